@@ -38,7 +38,7 @@ lowest:
 	$(LOWEST)/bin/python -m pip freeze | grep -E '^torch(vision)?==' >> $(LOWEST)/constraints.txt
 	$(LOWEST)/bin/python -m pip install --disable-pip-version-check -r requirements.txt -c $(LOWEST)/constraints.txt pytest hypothesis
 	$(LOWEST)/bin/python -m pip check
-	$(LOWEST)/bin/python -m pytest tests/test_smoke.py tests/dashboard/mitigations -W default -p no:cacheprovider
+	$(LOWEST)/bin/python -m pytest tests/test_smoke.py tests/dashboard/test_mitigations.py -W default -p no:cacheprovider
 
 $(VENV)/.installed: requirements.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

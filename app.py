@@ -7,10 +7,7 @@ from clipmem_core.dashboard.routes import middleware, open_browser, routes
 
 
 def open_first() -> None:
-    """Go on to the first page, unless the address names a page that is not there.
-
-    Were it the default page itself, its own address would lead nowhere.
-    """
+    """Switch to the first page, or report an unknown address; a default page cannot be opened by its own address."""
     name = unknown_page()
     if name:
         draw_no_page(name)

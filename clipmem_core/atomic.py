@@ -1,4 +1,4 @@
-"""A file is there whole or not at all: it is written under a temporary name beside its own and renamed."""
+"""Atomic writes: a file is written under a temporary name, synced and renamed."""
 
 import os
 import zipfile
@@ -14,10 +14,7 @@ Content = TypeVar("Content")
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path that becomes `path` when the block ends well and vanishes when it does not.
-
-    Both survive a power cut: the file is on the disk before it gets its name, and its name before the call returns.
-    """
+    """Yield a temporary path that becomes `path` when the block ends well, and is deleted when it does not."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with naming(path):
@@ -36,11 +33,7 @@ def cached(
     whole: Callable[[Path], bool],
     broken: Callable[[str], None] = lambda said: None,
 ) -> bool:
-    """Have a file made unless it is there and whole; its path is a key of all that changes what is in it.
-
-    Returns:
-        True if it was made now.
-    """
+    """Make a file unless it is `whole`, and tell whether it was made; its path is a key of its content."""
     if whole(path):
         return False
     if path.is_file():
@@ -51,17 +44,11 @@ def cached(
     return True
 
 
-def read_through(
-    path: Path,
-    make: Callable[[Path], None],
-    read: Callable[[Path], Content | None],
-    *,
-    broken: Callable[[str], None] = lambda said: None,
-) -> Content:
-    """Return what is in a cached file, which is made unless it is there and whole; reading it is what tells."""
+def read_through(path: Path, make: Callable[[Path], None], read: Callable[[Path], Content | None]) -> Content:
+    """Return the content of a cached file, which is made if `read` returns None."""
     content = read(path)
     if content is None:
-        cached(path, make, whole=lambda _: False, broken=broken)
+        cached(path, make, whole=lambda _: False)
         content = read(path)
     if content is None:
         raise RuntimeError(f"{path} was written and cannot be read")
@@ -70,7 +57,7 @@ def read_through(
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Let an error of a full disk and the like name the path: writing itself only says what went wrong."""
+    """Add the path to an error such as a full disk, which has none."""
     try:
         yield
     except OSError as error:
@@ -89,11 +76,11 @@ def sync(path: Path) -> None:
 
 
 def whole_archive(path: Path) -> bool:
-    """Tell whether a zip archive, such as .npz and torch's files, is there and is what was written."""
+    """Tell whether a zip archive (.npz, torch files) exists and its checksums are right."""
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.testzip() is None
-    except Exception as error:  # zipfile and zlib raise whatever damaged bytes lead them to
+    except Exception as error:  # zipfile and zlib raise many types on damaged bytes
         if shortage(error):
             raise
         return False

@@ -78,10 +78,5 @@ SPLITS = "splits of the pairs"  # where every replicate draws the groups anew
 
 
 def of_one_split(kind: str) -> str:
-    """Return the name of an interval, and for one over seeds also what it covers.
-
-    Example:
-        >>> of_one_split("95% interval over seeds"), of_one_split("SD over pairs")
-        ('95% interval over training seeds of one split', 'SD over pairs')
-    """
+    """Return the name of an interval, and for one over seeds also what it covers."""
     return kind.replace("over seeds", f"over {ONE_SPLIT}")

@@ -1,46 +1,42 @@
-"""The commands: what can be typed after each, and what each does. Wrong input is one line on stderr and exit code 2."""
+"""The commands, each a function whose signature gives its flags. Wrong input is one line on stderr and exit code 2."""
 
+import argparse
+import dataclasses
 import functools
+import inspect as introspection
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, get_args
 
 from clipmem_core import __version__
-from clipmem_core.arguments import flag, parse_command, positional
+from clipmem_core import config as settings
 from clipmem_core.audits.console import RichScreen, show_audits, show_verdict, write_results
 from clipmem_core.audits.jobs import run_job
 from clipmem_core.audits.settings import audit_name
 from clipmem_core.audits.status import list_states
 from clipmem_core.audits.store import open_audit
-from clipmem_core.config import (
-    DEFAULT_PRESET,
-    AuditConfig,
-    InputError,
-    SourceOptions,
-    data_folder,
-    meant,
-    preset_config,
-)
+from clipmem_core.config import AuditConfig, InputError, SourceOptions, preset_config
 from clipmem_core.shortage import shortage
 
-if TYPE_CHECKING:  # a command starts sooner without what it does not use
+if TYPE_CHECKING:  # a command starts faster without what it does not use
     from clipmem_core.audits.executor import Executor
 
 DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 AUDIT_IT = "audit it: "  # begins the line with the command that audits an export
 
-SOURCE = "SOURCE", "a path, a URL, a hub name, or `scenes`"
-NAME = "NAME", "the audit"
-Engine = Literal["local", "ray"]
-RUNS = "what runs the members: this machine, or the Ray cluster of RAY_ADDRESS"
+# A parameter annotated with a text is a flag, one with a tuple of its name in messages and a text is positional.
+Source = Annotated[str, ("SOURCE", "a path, a URL, a hub name, or `scenes`")]
+Name = Annotated[str, ("NAME", "the audit")]
+Engine = Annotated[Literal["local", "ray"], "what runs the work: this machine, or the Ray cluster of RAY_ADDRESS"]
+Texts = tuple[str, ...]
+LOCKED = preset_config(settings.DEFAULT_PRESET)
 
 
-def _executor(engine: Engine, config: AuditConfig) -> "Executor | None":
-    """Return what runs members and shards of features where that is not this machine."""
+def _executor(engine: str, config: AuditConfig) -> "Executor | None":
     if engine == "local":
         return None
     from clipmem_core.audits.cluster import imported, ray_tasks
@@ -49,78 +45,58 @@ def _executor(engine: Engine, config: AuditConfig) -> "Executor | None":
     return functools.partial(ray_tasks, gpus=int(config.device == "cuda"))
 
 
-@dataclass(frozen=True)
-class Inspect:
-    """Say what is in a data set and what is broken; changes nothing."""
+def _inspect(source: Source, options: SourceOptions = SourceOptions()) -> None:  # noqa: B008
+    """Print what is in a data set and what is broken; changes nothing."""
+    from clipmem_core.audits.preflight import inspect_source
 
-    source: str = positional(*SOURCE)
-    options: SourceOptions = field(default_factory=SourceOptions)
-
-    def run(self) -> None:
-        from clipmem_core.audits.preflight import inspect_source
-
-        inspect_source(self.source, self.options)
+    inspect_source(source, options)
 
 
-@dataclass(frozen=True)
-class Fetch:
+def _fetch(name: Annotated[str, ("SET", "openclipart | tuxpaint")]) -> None:
     """Fetch a data set from Debian's archive into the data folder."""
+    from clipmem_core.pairs.debian import fetch
 
-    name: str = positional("SET", "openclipart | tuxpaint")
-
-    def run(self) -> None:
-        from clipmem_core.pairs.debian import fetch
-
-        with RichScreen() as screen:
-            folder = fetch(self.name, data=data_folder(), report=screen.say)
-            screen.say(f"next: python -m clipmem_core audit {folder} --name {self.name}")
+    with RichScreen() as screen:
+        folder = fetch(name, data=settings.data_folder(), report=screen.say)
+        screen.say(f"next: python -m clipmem_core audit {folder} --name {name}")
 
 
-@dataclass(frozen=True)
-class Audit:
+def _audit(
+    source: Source,
+    name: Annotated[str, "the audit's folder; empty names it after the source"] = "",
+    engine: Engine = "local",
+    config: AuditConfig = LOCKED,
+) -> None:
     """Train members with and without parts of a data set and score how strongly each pair is memorized."""
+    from clipmem_core.audits.run import run_audit
 
-    source: str = positional(*SOURCE)
-    name: str = flag("the audit's folder; empty names it after the source", "")
-    engine: Engine = flag(RUNS, "local")
-    config: AuditConfig = field(default_factory=lambda: preset_config(DEFAULT_PRESET))
-
-    def run(self) -> None:
-        from clipmem_core.audits.run import run_audit
-
-        executor = _executor(self.engine, self.config)
-        with RichScreen(self.config.batch_size) as screen:
-            name = self.name or audit_name(self.source, self.config)
-            finished = run_audit(self.source, self.config, name=name, screen=screen, executor=executor)
-        show_verdict(finished)
+    executor, name = _executor(engine, config), name or audit_name(source, config)
+    with RichScreen(config.batch_size) as screen:
+        finished = run_audit(source, config, name=name, screen=screen, executor=executor)
+    show_verdict(finished)
 
 
-@dataclass(frozen=True)
-class Score:
+def _score(
+    source: Source,
+    name: Annotated[str, "the audit's folder"],
+    checkpoints: Annotated[
+        Texts,
+        "open_clip checkpoints, in the order of the member columns; without --membership a target and a reference",
+    ],
+    membership: Annotated[str, "CSV or Parquet: pair_id, one true/false column a member, and optionally group"] = "",
+    config: AuditConfig = AuditConfig(),  # noqa: B008
+) -> None:
     """Score existing checkpoints: no training."""
+    from clipmem_core.audits.checkpoints import COMPARISON_CLAIM, compare_checkpoints, score_checkpoints
 
-    source: str = positional(*SOURCE)
-    name: str = flag("the audit's folder")
-    checkpoints: tuple[str, ...] = flag(
-        "open_clip checkpoints, in the order of the member columns; without --membership a target and a reference"
-    )
-    membership: str = flag("CSV or Parquet: pair_id, one true/false column a member, and optionally group", "")
-    config: AuditConfig = field(default_factory=AuditConfig)
-
-    def run(self) -> None:
-        from clipmem_core.audits.checkpoints import DIFFERENCE_CLAIM, compare_checkpoints, score_checkpoints
-
-        given: dict[str, Any] = {"name": self.name, "checkpoints": self.checkpoints}
-        if not self.membership:
-            with RichScreen() as screen:
-                table = compare_checkpoints(self.source, self.config, **given, screen=screen)
-                screen.say(f"{table}: one row a pair")
-            print(DIFFERENCE_CLAIM)
+    how: dict[str, Any] = {"name": name, "checkpoints": checkpoints}
+    with RichScreen() as screen:
+        if not membership:
+            screen.say(f"{compare_checkpoints(source, config, **how, screen=screen)}: one row a pair")
+            screen.say(COMPARISON_CLAIM)
             return
-        with RichScreen() as screen:
-            given["membership"] = self.membership
-            finished = score_checkpoints(self.source, self.config, **given, screen=screen)
-        show_verdict(finished)
+        finished = score_checkpoints(source, config, **how, membership=membership, screen=screen)
+    show_verdict(finished)
 
 
 def _studies() -> str:
@@ -129,182 +105,133 @@ def _studies() -> str:
     return " | ".join(STUDIES)
 
 
-@dataclass(frozen=True)
-class Study:
+def _study(
+    study: Annotated[str, ("STUDY", _studies)],
+    source: Source,
+    name: Annotated[str, "the study's folder"],
+    also: Annotated[Texts, 'one more arm, such as "text_mask=0.3 decisions"', "repeated"] = (),
+    only: Annotated[Texts, "train only this arm now, and the one all are compared with", "repeated"] = (),
+    seeds_per_split: Annotated[
+        int, "seeds that train on one split of the pairs before another is drawn; 0: all share one"
+    ] = 1,
+    engine: Engine = "local",
+    config: AuditConfig = AuditConfig(),  # noqa: B008 the paper's claims are about trained encoders
+) -> None:
     """Compare settings over several seeds, each with its f and its g: memorization, utility and price."""
+    from clipmem_core.review.decisions import decided_of
+    from clipmem_core.studies.arm import parse_setting
+    from clipmem_core.studies.results import show_study
+    from clipmem_core.studies.run import run_study
 
-    study: str = positional("STUDY", _studies)
-    source: str = positional(*SOURCE)
-    name: str = flag("the study's folder")
-    also: tuple[str, ...] = flag('one more arm, such as "text_mask=0.3 decisions"', (), repeated=True)
-    only: tuple[str, ...] = flag("train only this arm now, and the one all are compared with", (), repeated=True)
-    seeds_per_split: int = flag(
-        "seeds that train on one split of the pairs before another is drawn; 0: all share one", 1
-    )
-    engine: Engine = flag(RUNS, "local")
-    # Not the preset of an audit: the paper's claims are about encoders that are trained.
-    config: AuditConfig = field(default_factory=AuditConfig)
-
-    def run(self) -> None:
-        from clipmem_core.review.decisions import decided_of
-        from clipmem_core.studies.arm import parse_setting
-        from clipmem_core.studies.results import show_study
-        from clipmem_core.studies.run import run_study
-
-        also = [parse_setting(text) for text in self.also]
-        more: dict[str, Any] = {"also": also, "only": self.only, "seeds_per_split": self.seeds_per_split}
-        more |= {"executor": _executor(self.engine, self.config)}
-        with RichScreen(self.config.batch_size) as screen:
-            more |= {"screen": screen, "decisions": decided_of}
-            done = run_study(self.study, self.source, self.config, name=self.name, **more)
-        show_study(done)
+    how: dict[str, Any] = {"also": [parse_setting(text) for text in also], "only": only, "decisions": decided_of}
+    how |= {"seeds_per_split": seeds_per_split, "executor": _executor(engine, config)}
+    with RichScreen(config.batch_size) as screen:
+        done = run_study(study, source, config, name=name, **how, screen=screen)
+    show_study(done)
 
 
-@dataclass(frozen=True)
-class Benchmark:
-    """Plant mistakes in a data set, train members on it, and compare how well each score finds them."""
+def _benchmark(
+    source: Source,
+    name: Annotated[str, "the benchmark's folder; empty names it after the source"] = "",
+    plantings: Annotated[
+        int, "of each kind and share, each with another split, other pairs and members of its own"
+    ] = 5,
+    kinds: Annotated[Texts, "random | label | nearest | partly | vague | duplicates; all if none is named"] = (),
+    shares: Annotated[tuple[float, ...], "of the scored pairs, for swaps; .05 .2 .4 if none is named"] = (),
+    out: Annotated[str, "a CSV file for the table"] = "",
+    engine: Engine = "local",
+    config: AuditConfig = LOCKED,
+) -> None:
+    """Inject errors into a data set, train members on it, and compare how well each score finds them."""
+    from clipmem_core.studies.benchmark import results
+    from clipmem_core.studies.benchmark.run import run_benchmark
 
-    source: str = positional(*SOURCE)
-    name: str = flag("the benchmark's folder; empty names it after the source", "")
-    plantings: int = flag("of each kind and share, each with another split, other pairs and members of its own", 5)
-    kinds: tuple[str, ...] = flag("random | label | nearest | partly | vague | duplicates; all if none is named", ())
-    shares: tuple[float, ...] = flag("of the scored pairs, for swaps; .05 .2 .4 if none is named", ())
-    out: str = flag("a CSV file for the table", "")
-    engine: Engine = flag(RUNS.replace("members", "plantings"), "local")
-    config: AuditConfig = field(default_factory=lambda: preset_config(DEFAULT_PRESET))
-
-    def run(self) -> None:
-        from clipmem_core.studies.benchmark.results import show_benchmark, write_results
-        from clipmem_core.studies.benchmark.run import run_benchmark
-
-        name = self.name or audit_name(self.source, self.config)
-        more: dict[str, Any] = {"plantings": self.plantings, "kinds": self.kinds, "shares": self.shares}
-        more |= {"executor": _executor(self.engine, self.config)}
-        with RichScreen() as screen:
-            done = run_benchmark(self.source, self.config, name=name, **more, screen=screen)
-        show_benchmark(done)
-        if self.out:
-            write_results(done, Path(self.out))
+    how: dict[str, Any] = {"plantings": plantings, "kinds": kinds, "shares": shares}
+    how |= {"name": name or audit_name(source, config), "executor": _executor(engine, config)}
+    with RichScreen() as screen:
+        done = run_benchmark(source, config, **how, screen=screen)
+    results.show_benchmark(done)
+    if out:
+        results.write_results(done, Path(out))
 
 
-@dataclass(frozen=True)
-class Units:
-    """Measure UnitMem: which pair sets each unit of an audit's members off, and how far it stands out."""
+def _units(
+    name: Name,
+    members: Annotated[Texts, "which members; all if none is named"] = (),
+    sample: Annotated[int, "pairs of each member to measure on; 0 means all that it was trained on"] = 0,
+) -> None:
+    """Measure UnitMem: which pair activates each unit of an audit's members most, and by how much."""
+    from clipmem_core.audits.unitmem import run_units, say_units
 
-    name: str = positional(*NAME)
-    members: tuple[str, ...] = flag("which members; all if none is named", ())
-    sample: int = flag("pairs of a member that are looked at; 0 means all that it was trained on", 0)
-
-    def run(self) -> None:
-        from clipmem_core.audits.unitmem import run_units, say_units
-
-        with RichScreen() as screen:
-            audit = open_audit(self.name)
-            run_units(audit, members=self.members, sample=self.sample, screen=screen)
-            say_units(audit, sample=self.sample, screen=screen)
+    with RichScreen() as screen:
+        audit = open_audit(name)
+        run_units(audit, members=members, sample=sample, screen=screen)
+        say_units(audit, sample=sample, screen=screen)
 
 
-@dataclass(frozen=True)
-class Paradigms:
-    """Teach an audit's image encoder by captions, by labels and by itself, and compare UnitMem by layer."""
+def _paradigms(
+    name: Name,
+    seeds: Annotated[int, "runs of each of the three paradigms"] = 3,
+    epochs: Annotated[int, "of each run; 0 means the audit's"] = 0,
+) -> None:
+    """Train an audit's image encoder on captions, on labels and self-supervised, and compare UnitMem by layer."""
+    from clipmem_core.audits.paradigms import run_paradigms, say_paradigms
 
-    name: str = positional(*NAME)
-    seeds: int = flag("runs of each of the three", 3)
-    epochs: int = flag("of each run; 0 means the audit's", 0)
-
-    def run(self) -> None:
-        from clipmem_core.audits.paradigms import run_paradigms, say_paradigms
-
-        with RichScreen() as screen:
-            audit = open_audit(self.name)
-            say_paradigms(run_paradigms(audit, seeds=self.seeds, epochs=self.epochs, screen=screen), screen)
+    with RichScreen() as screen:
+        say_paradigms(run_paradigms(open_audit(name), seeds=seeds, epochs=epochs, screen=screen), screen)
 
 
-@dataclass(frozen=True)
-class Export:
+def _export(
+    name: Name,
+    format: Annotated[str, "csv | coco | folder | imagefolder | wds | datacomp | html | decisions"],
+    out: Annotated[str, "the file or folder to write"],
+    overwrite: Annotated[bool, "replace what is there"] = False,
+) -> None:
     """Write an audit's cleaned data set, decisions or report in a format of other tools."""
+    from clipmem_core.exports import write
 
-    name: str = positional(*NAME)
-    format: str = flag("csv | coco | folder | imagefolder | wds | datacomp | html | decisions")
-    out: str = flag("the file to write, or the folder, or a URL of one")
-    overwrite: bool = flag("replace what is there", False)
-
-    def run(self) -> None:
-        from clipmem_core.exports import write
-        from clipmem_core.pairs.readers.files import is_url
-
-        audit, out = open_audit(self.name), self.out if is_url(self.out) else Path(self.out).expanduser()
-        with RichScreen() as screen:
-            summary = write(audit, self.format, out, overwrite=self.overwrite, progress=screen.pictures)
-            screen.say(f"{out}: {summary.line}")
-            for note in summary.notes:
-                screen.say(f"note: {note}")
-            if summary.command:
-                screen.say(f"{AUDIT_IT}{summary.command}")
+    audit, target = open_audit(name), Path(out).expanduser()
+    with RichScreen() as screen:
+        summary = write(audit, format, target, overwrite=overwrite, progress=screen.pictures)
+        lines = [f"{target}: {summary.line}", *(f"note: {note}" for note in summary.notes)]
+        for line in [*lines, *([f"{AUDIT_IT}{summary.command}"] if summary.command else [])]:
+            screen.say(line)
 
 
-@dataclass(frozen=True)
-class Again:
-    """Audit an audit's cleaned data set with the same members, and say what became of retrieval and memorization."""
+def _again(
+    audit: Name, name: Annotated[str, "the second audit's folder; empty adds -again to the first one's"] = ""
+) -> None:
+    """Audit an audit's cleaned data set with the same members, and compare retrieval and memorization."""
+    from clipmem_core.exports.reaudit import comparison_lines, default_name, read_comparison, reaudit
 
-    audit: str = positional(*NAME)
-    name: str = flag("the second audit's folder; empty adds -again to the first one's", "")
-
-    def run(self) -> None:
-        from clipmem_core.exports.reaudit import comparison_lines, default_name, read_comparison, reaudit
-
-        audit = open_audit(self.audit)
-        with RichScreen(audit.record.config.batch_size) as screen:
-            second = reaudit(audit, self.name or default_name(audit), screen)
-        print(*comparison_lines(read_comparison(second)[0]), sep="\n")
+    first = open_audit(audit)
+    with RichScreen(first.record.config.batch_size) as screen:
+        second = reaudit(first, name or default_name(first), screen)
+    print(*comparison_lines(read_comparison(second)[0]), sep="\n")
 
 
-@dataclass(frozen=True)
-class Forget:
-    """Write a member's checkpoint without the rows of rare tokens, which no one can then read out of it."""
-
-    name: str = positional(*NAME)
-    member: str = positional("MEMBER", "whose checkpoint")
-    out: str = positional("FILE", "the checkpoint to write")
-    fewer_than: int = flag("trained pairs that a token has to be in to stay", 3)
-
-    def run(self) -> None:
-        from clipmem_core.audits.checkpoints import write_without_rare
-
-        with RichScreen() as screen:
-            audit, path = open_audit(self.name), Path(self.out).expanduser()
-            screen.say(write_without_rare(audit, self.member, path, fewer_than=self.fewer_than))
-
-
-@dataclass(frozen=True)
-class Results:
+def _results(
+    name: Name,
+    out: Annotated[str, ("CSV", "the file to write")],
+    study: Annotated[bool, "NAME is a study"] = False,
+) -> None:
     """Write the results of an audit or a study as a small CSV that says how it was made."""
+    from clipmem_core.studies import results, store
 
-    name: str = positional(*NAME)
-    out: str = positional("CSV", "the file to write")
-    study: bool = flag("NAME is that of a study", False)
-
-    def run(self) -> None:
-        from clipmem_core.studies import results as study_results
-        from clipmem_core.studies.store import open_study
-
-        if self.study:
-            study_results.write_results(open_study(self.name), Path(self.out))
-            return
-        audit = open_audit(self.name)
-        if not audit.finished:
-            raise InputError(f"audit {audit.name!r} is not finished: run it again, it goes on where it stopped")
-        write_results(audit, Path(self.out))
+    if study:
+        results.write_results(store.open_study(name), Path(out))
+        return
+    audit = open_audit(name)
+    if not audit.finished:
+        raise InputError(f"audit {audit.name!r} is not finished: run it again, it goes on where it stopped")
+    write_results(audit, Path(out))
 
 
-@dataclass(frozen=True)
-class List:
-    """List the audits and studies there are."""
+def _list() -> None:
+    """List the audits and studies."""
+    from clipmem_core.studies.store import list_studies
 
-    def run(self) -> None:
-        from clipmem_core.studies.store import list_studies
-
-        show_audits(list_states(), [study.name for study in list_studies()])
+    show_audits(list_states(), [study.name for study in list_studies()])
 
 
 def _job(folder: str, *arguments: str) -> int:
@@ -323,51 +250,115 @@ def _map(audit: str, name: str) -> None:
     make_map(open_audit(audit), name, say=lambda line: print(line, flush=True))
 
 
-TYPED = (Inspect, Fetch, Audit, Score, Study, Benchmark, Units, Paradigms, Export, Again, Forget, Results, List)
-COMMANDS: dict[str, type] = {kind.__name__.lower(): kind for kind in TYPED}
-# What detached processes run: it takes words as they come, and nobody types it.
-PROCESSES: dict[str, Callable[..., int | None]] = {process.__name__[1:]: process for process in (_job, _check, _map)}
+TYPED = (
+    *(_inspect, _fetch, _audit, _score, _study, _benchmark, _units, _paradigms),
+    *(_export, _again, _results, _list),
+)
+COMMANDS: dict[str, Callable[..., None]] = {command.__name__[1:]: command for command in TYPED}
+# The work of detached processes; not for a terminal
+PROCESSES: dict[str, Callable[..., int | None]] = {"job": _job, "check": _check, "map": _map}
 
 
-def parse(arguments: Sequence[str]) -> Any:
-    """Parse what was typed."""
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message} (`{self.prog} --help` lists every flag)")
+
+
+def parse(arguments: Sequence[str]) -> SimpleNamespace:
+    """Return a command and its arguments; the first mistake is one line."""
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(_overview(), file=sys.stdout if arguments else sys.stderr)
+        lines = [f"  {name:9} {(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()]
+        overview = ["usage: python -m clipmem_core COMMAND …", "", *lines, "", "COMMAND --help lists every flag."]
+        print("\n".join(overview), file=sys.stdout if arguments else sys.stderr)
         raise SystemExit(DONE if arguments else WRONG_INPUT)
-    if arguments[0] == "--version":
+    name, *words = arguments
+    if name == "--version":
         print(f"clipmem {__version__}")
         raise SystemExit(DONE)
-    if arguments[0] not in COMMANDS:
-        raise InputError(
-            f"command {arguments[0]!r} is unknown: choose one of {', '.join(COMMANDS)}{meant(arguments[0], COMMANDS)}"
-        )
-    kind, changes = COMMANDS[arguments[0]], {}
-    if kind is Study:
+    if name not in COMMANDS:
+        hint = settings.meant(name, COMMANDS)
+        raise InputError(f"command {name!r} is unknown: choose one of {', '.join(COMMANDS)}{hint}")
+    changes: dict[str, Any] = {}
+    if name == "study":
         from clipmem_core.studies.plan import STUDIES, defaults_of
 
-        changes = defaults_of(next((word for word in arguments[1:] if word in STUDIES), ""))
-    return parse_command(kind, arguments[1:], program=f"python -m clipmem_core {arguments[0]}", changes=changes)
+        changes = defaults_of(next((word for word in words if word in STUDIES), ""))
+    return _parse_words(COMMANDS[name], words, program=f"python -m clipmem_core {name}", changes=changes)
 
 
-def _overview() -> str:
-    lines = [f"  {name:9} {(kind.__doc__ or '').splitlines()[0]}" for name, kind in COMMANDS.items()]
-    return "\n".join(["usage: python -m clipmem_core COMMAND …", "", *lines, "", "COMMAND --help lists every flag."])
+def _parse_words(
+    command: Callable[..., None], words: Sequence[str], *, program: str, changes: Mapping[str, Any]
+) -> SimpleNamespace:
+    """Parse the words after a command; `changes` are defaults that differ from the preset's."""
+    parameters = introspection.signature(command).parameters.values()
+    parts = [each for each in parameters if dataclasses.is_dataclass(each.default)]
+    fields = [(each, get_args(each.annotation)) for each in parameters if each not in parts]
+    metavars = [help[0] for _, (_, help, *_) in fields if isinstance(help, tuple)]
+    how: dict[str, Any] = {"allow_abbrev": False, "argument_default": argparse.SUPPRESS}
+    usage = " ".join([program, "[options]", *metavars])
+    parser, flags = _Parser(prog=program, usage=usage, description=command.__doc__, **how), list[str]()
+    for each, (kind, help, *repeated) in fields:
+        flags += _add(parser, each.name, kind, each.default, help, repeated=bool(repeated))
+    for each in parts:
+        group = parser.add_argument_group("settings")
+        for name, value in (settings.flat(settings.as_dict(each.default)) | dict(changes)).items():
+            flags += _add(group, name, type(value), value, settings.FIELDS[name].help)
+    namespace, unknown = parser.parse_known_args(words)
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}{settings.meant(unknown[0], flags)}")
+    typed: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in vars(namespace).items()
+    }
+    values = {each.name: typed.pop(each.name, each.default) for each, _ in fields}
+    for each in parts:
+        part: Any = each.default
+        if isinstance(part, AuditConfig):
+            part = dataclasses.replace(preset_config(typed.get("preset", part.preset)), **changes)
+            part = dataclasses.replace(part, source=_replaced(part.source, typed))
+        values[each.name] = _replaced(part, typed)
+    return SimpleNamespace(command=command, **values)
+
+
+def _add(parser: Any, name: str, kind: Any, default: Any, help: Any, *, repeated: bool = False) -> list[str]:
+    """Add a parameter to a parser or a group, and return its flags."""
+    metavar, help = help if isinstance(help, tuple) else ("", help)
+    said = (help() if callable(help) else help).replace("%", "%%")
+    if metavar:
+        return parser.add_argument(name, help=said, metavar=metavar).option_strings
+    required = default is introspection.Parameter.empty
+    shown = not required and default not in ("", ()) and default is not False
+    arguments: dict[str, Any] = {"help": f"{said} (default: {default})" if shown else said, "required": required}
+    value, *more = get_args(kind) or [kind]
+    if kind is bool:
+        arguments["action"] = argparse.BooleanOptionalAction
+    elif isinstance(value, str):
+        arguments["choices"] = [value, *more]
+    else:
+        arguments |= {"type": value, "metavar": value.__name__.upper()}
+        arguments |= {"action": "append"} if repeated else {"nargs": "*"} if more else {}
+    return parser.add_argument("--" + name.replace("_", "-"), **arguments).option_strings
+
+
+def _replaced(part: Any, typed: Mapping[str, Any]) -> Any:
+    names = {each.name for each in dataclasses.fields(part)}
+    return dataclasses.replace(part, **{name: value for name, value in typed.items() if name in names})
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run one command, or what a detached process is to do, and return its exit code."""
+    """Run a command, or the work of a detached process, and return its exit code."""
     logging.getLogger().setLevel(logging.ERROR)
     try:
         if arguments and arguments[0] in PROCESSES:
             return PROCESSES[arguments[0]](*arguments[1:]) or DONE
-        parse(arguments).run()
+        values = vars(parse(arguments))
+        values.pop("command")(**values)
     except InputError as error:
         print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
         return WRONG_INPUT
     except KeyboardInterrupt:
         print("interrupted: the same command goes on where it stopped", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:  # `… | head` has seen enough
+    except BrokenPipeError:  # of `… | head`
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     except (OSError, RuntimeError, MemoryError) as error:
         said, short = " ".join(str(error).splitlines()), shortage(error)

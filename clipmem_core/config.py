@@ -12,18 +12,14 @@ from pathlib import Path
 from typing import Any, get_args
 
 from clipmem_core.facts import Affected, Facts, InputError, Part, Slider, option
-from clipmem_core.mitigations import mitigation_fields
+from clipmem_core.mitigations import MitigationConfig
 
 DATA_VARIABLE = "CLIPMEM_DATA"
+SETS = "sets"  # the folder in the data folder that data sets are drawn, fetched and written into
 
 
 def meant(word: str, known: Iterable[str]) -> str:
-    """Return `; did you mean X?` of the known word that is nearest to one that is not, or nothing.
-
-    Example:
-        >>> meant("lokced", ["locked", "tiny"]), meant("huge", ["locked", "tiny"])
-        ("; did you mean 'locked'?", '')
-    """
+    """Return `; did you mean X?` with the most similar of some words, or nothing."""
     near = get_close_matches(word, known, n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
 
@@ -96,23 +92,13 @@ class TrainingConfig:
         main=6,
     )
     plant_miscaptions: int = option(
-        0,
-        "this many pairs get another pair's captions",
-        title="Planted mis-captions",
-        ge=0,
-        affects=("data",),
-        main=4,
+        0, "this many pairs get another pair's captions", title="Planted mis-captions", ge=0, affects=("data",), main=4
     )
     drop_lookalikes: bool = option(
         False, "keep only the first of near-duplicate pictures", title="Drop look-alikes", affects=("data",), main=5
     )
     captions: int = option(
-        0,
-        "captions used per pair; 0 means all",
-        title="Captions per pair (0: all)",
-        ge=0,
-        affects=("data",),
-        main=3,
+        0, "captions used per pair; 0 means all", title="Captions per pair (0: all)", ge=0, affects=("data",), main=3
     )
     sample: int = option(
         0,
@@ -123,14 +109,11 @@ class TrainingConfig:
     )
     train_captions: int = option(
         0,
-        "captions of a pair that training draws from; 0 means all that are used",
+        "captions of a pair that training draws from, one at random each epoch; 0 means all that are used",
         ge=0,
         part="captions",
         group="Captions",
-        control=(
-            "More captions per pair",
-            "How many captions of a pair training draws from; each epoch takes one of them at random.",
-        ),
+        toggle="More captions per pair",
     )
 
     model: str = option("small", "one of ours, a name of open_clip's, or a JSON file", alike="model", embeds=1)
@@ -187,10 +170,7 @@ class TrainingConfig:
         part="pictures",
         slider=Slider(0.05, 1.0, 0.05, 0.2),
         group="Pictures",
-        control=(
-            "Crops of another strength",
-            "The smallest share of a picture that a random crop may show: less is stronger, 1 shows whole pictures.",
-        ),
+        toggle="Crops of another strength",
         embeds=8,
     )
 
@@ -199,12 +179,12 @@ class TrainingConfig:
     lr: float = option(1e-3, "", title="Learning rate", gt=0)
     weight_decay: float = option(
         0.1,
-        "",
+        "how strongly weights are pulled towards 0 at every step",
         ge=0,
         part="length",
         slider=Slider(0.0, 1.0, 0.05, 0.3),
         group="Training",
-        control=("Another weight decay", "How strongly weights are pulled towards 0 at every step."),
+        toggle="Another weight decay",
     )
     beta1: float = option(0.9, "", ge=0, lt=1)
     beta2: float = option(0.98, "", ge=0, lt=1)
@@ -221,12 +201,8 @@ class TrainingConfig:
     threads: int = option(0, "processor threads of one member; 0 divides the cores", ge=0, affects=("machine",))
 
 
-# Typed as Any, so that a new mitigation's fields need no second declaration here.
-_MitigationConfig: Any = dataclasses.make_dataclass("_MitigationConfig", mitigation_fields(), frozen=True)
-
-
 @dataclass(frozen=True)
-class AuditConfig(_MitigationConfig, TrainingConfig):
+class AuditConfig(MitigationConfig, TrainingConfig):
     """Everything the numbers of an audit depend on, apart from the data set's content."""
 
     views: int = option(
@@ -282,29 +258,18 @@ MODIFIERS = {name: own.modifies for name, own in FIELDS.items() if own.modifies}
 
 
 def affecting(*affected: Affected) -> tuple[str, ...]:
-    """Return the fields that one of these depends on; without any, the fields that no number depends on.
-
-    Example:
-        >>> affecting("members"), affecting()
-        (('members', 'stable', 'rounds', 'seeds'), ('cache_gb',))
-    """
+    """Return the fields that one of these depends on; without any, the fields that no number depends on."""
     found = [own for own in FIELDS.values() if set(affected) & set(own.affects) or not (affected or own.affects)]
     return tuple(own.name for own in found)
 
 
 def switched_on(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the mitigating fields of a config that make a run differ from one without any.
-
-    Args:
-        values: a config's fields, some of them or all.
-
-    Example:
-        >>> switched_on({"epochs": 9, "text_noise": 0.1, "noise_place": "before", "text_mask": 0.0, "stop_epoch": 9})
-        {'text_noise': 0.1, 'noise_place': 'before'}
-    """
-    told = {name: value for name, value in values.items() if name in FIELDS and value != FIELDS[name].default}
-    on = {name for name, value in told.items() if FIELDS[name].mitigates and value != values.get(FIELDS[name].off_at)}
-    return {name: value for name, value in told.items() if name in on or on & set(FIELDS[name].modifies)}
+    """Return the mitigating fields, of some or all of a config's, that make a run differ from one without any."""
+    changed = {name: value for name, value in values.items() if name in FIELDS and value != FIELDS[name].default}
+    on = {
+        name for name, value in changed.items() if FIELDS[name].mitigates and value != values.get(FIELDS[name].off_at)
+    }
+    return {name: value for name, value in changed.items() if name in on or on & set(FIELDS[name].modifies)}
 
 
 DEFAULT_PRESET = "locked"  # of an audit; what compares or judges trained encoders starts from `AuditConfig.preset`
@@ -323,15 +288,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "warmup": 200,
         "views": 2,
     },
-    "tiny": {
-        "model": "tiny",
-        "cache_size": 40,
-        "epochs": 80,
-        "batch_size": 64,
-        "lr": 2e-3,
-        "warmup": 20,
-        "views": 2,
-    },
+    "tiny": {"model": "tiny", "cache_size": 40, "epochs": 80, "batch_size": 64, "lr": 2e-3, "warmup": 20, "views": 2},
     "small": {},
     "base": {
         "model": "ViT-B-32",
@@ -348,32 +305,16 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def preset_config(name: str) -> AuditConfig:
-    """Return the config of a preset.
-
-    Raises:
-        InputError: the preset is unknown; the message lists the known ones.
-
-    Example:
-        >>> preset_config("tiny").batch_size
-        64
-    """
+    """Return the config of a preset."""
     if name not in PRESETS:
         raise InputError(f"preset {name!r} is unknown: choose one of {', '.join(PRESETS)}{meant(name, PRESETS)}")
     return AuditConfig(preset=name, **PRESETS[name])
 
 
 def without_meaning(config: AuditConfig) -> dict[str, str]:
-    """Return the fields that change nothing with an encoder that a config locks, each with the encoder: image or text.
-
-    Example:
-        >>> list(without_meaning(AuditConfig(lock_image=True)))
-        ['crop_scale', 'colour', 'views', 'eval_crop_scale']
-    """
+    """Return the fields that change nothing in a config since their encoder is locked, with the encoder."""
     locked = {"image": config.lock_image, "text": config.lock_text}
     return {name: own.trained for name, own in FIELDS.items() if locked.get(own.trained, False)}
-
-
-SETS = "sets"  # the folder in it that data sets are drawn, fetched and written into
 
 
 def data_folder() -> Path:
@@ -387,32 +328,17 @@ def as_dict(config: Any) -> dict[str, Any]:
 
 
 def flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a config's fields with the options of its source beside the others, as its flags are.
-
-    Example:
-        >>> flat({"seed": 0, "source": {"split": "train"}})
-        {'seed': 0, 'split': 'train'}
-    """
+    """Return a config's fields with the options of its source beside the others, as its flags are."""
     return {key: value for key, value in values.items() if key != "source"} | values.get("source", {})
 
 
 def fingerprint(values: Any) -> str:
-    """Return 16 hex digits that change with any value: the key of caches and audits.
-
-    Example:
-        >>> fingerprint({"a": 1}) == fingerprint({"a": 1.5})
-        False
-    """
+    """Return 16 hex digits that change with any value: the key of caches and audits."""
     return hashlib.sha256(_json(values).encode()).hexdigest()[:16]
 
 
 def fingerprint_rows(rows: Iterable[Any], *, beside: Sequence[Any] = ()) -> str:
-    """Return the fingerprint of the list of rows, or of `[*beside, rows]`, without a text that holds them all.
-
-    Example:
-        >>> fingerprint_rows(iter("ab"), beside=[1]) == fingerprint([1, ["a", "b"]])
-        True
-    """
+    """Return the fingerprint of the list of rows, or of `[*beside, rows]`, without holding all of them as text."""
     opening, closing = (f"{_json(list(beside))[:-1]}, [", "]]") if beside else ("[", "]")
     digest, left = hashlib.sha256(opening.encode()), iter(rows)
     separator = ""

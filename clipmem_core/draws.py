@@ -37,23 +37,12 @@ def _step(part: int) -> np.uint64:
 
 
 def uniforms(keys: np.ndarray, count: int, *parts: int) -> np.ndarray:
-    """Draw `count` numbers in [0, 1) for each key, float64 [n, count].
-
-    Example:
-        >>> keys = draw_keys(["a", "b"])
-        >>> bool((uniforms(keys, 3, 7)[1] == uniforms(keys[1:], 3, 7)[0]).all())
-        True
-    """
+    """Draw `count` numbers in [0, 1) for each key, float64 [n, count]."""
     return _top_bits(keys, count, *parts) * 2.0**-53
 
 
 def normals(keys: np.ndarray, count: int, *parts: int) -> np.ndarray:
-    """Draw `count` numbers of the standard normal distribution for each key, float32 [n, count].
-
-    Example:
-        >>> bool(np.abs(normals(draw_keys(["a"]), 1000, 7)).max() < 5)
-        True
-    """
+    """Draw `count` numbers of the standard normal distribution for each key, float32 [n, count]."""
     # The middle of each step, so that no number lies at infinity.
     return ndtri((_top_bits(keys, count, *parts) + 0.5) * 2.0**-53).astype(np.float32)
 

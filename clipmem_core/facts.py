@@ -35,7 +35,7 @@ class Facts:
         mitigates: the field is a mitigation; its default, or the value of the field `off_at`, turns it off.
         modifies: names of the mitigations this field has an effect on.
         part: part of a study arm's text; None: arms cannot change it.
-        slider, group, control: its slider on the Mitigations page, the group there, and label and help of its toggle.
+        slider, group, toggle: its slider on the Mitigations page, the group there, and the label of its toggle.
         alike: name to show where clipmem is compared between equal values of this field only.
         embeds: its place in the key of tables of units.
         main: its place among the main widgets of the start form; own_widget: another widget sets it.
@@ -58,12 +58,17 @@ class Facts:
     part: Part | None = None
     slider: Slider | None = None
     group: str = ""
-    control: tuple[str, str] = ("", "")
+    toggle: str = ""
     alike: str = ""
     embeds: int = 0
     main: int = 0
     own_widget: bool = False
     trained: str = ""
+
+    @property
+    def control(self) -> tuple[str, str]:
+        """Label and help of its toggle."""
+        return self.toggle, f"{self.help[:1].upper()}{self.help[1:]}."
 
     @property
     def label(self) -> str:

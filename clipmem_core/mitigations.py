@@ -1,7 +1,7 @@
 """Mitigations: what can be done against memorization, each a class with its settings and its hooks.
 
-Registering a class with `@mitigation` adds its fields to the audit config and thereby to the command line, the
-Mitigations page, study arms and result columns. A mitigation whose fields have their defaults changes nothing. All
+`MitigationConfig` at the end lists them all: the audit config inherits their settings, and with them the command line,
+the Mitigations page, study arms and result columns. A mitigation whose fields have their defaults changes nothing. All
 draws are functions of seed, epoch and pair, so that a resumed run draws the same.
 """
 
@@ -9,7 +9,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, dataclass_transform
 
 import numpy as np
 
@@ -19,9 +19,7 @@ from clipmem_core.facts import InputError, Slider, option
 if TYPE_CHECKING:  # the config imports this module, and few of its readers need torch
     from torch import Tensor
 
-AHEAD_GROUP = "Only for pairs that run ahead"
-_WHO = "A pair runs ahead when it is aligned better than most pairs that nobody trains on."
-_NOISES = ("text_noise", "image_noise", "adaptive_noise")
+AHEAD_GROUP = "Only for pairs memorized early"
 ADAPTIVE = ("adaptive_noise", "adaptive_mask", "adaptive_rest")
 
 
@@ -71,51 +69,34 @@ class Mitigation:
         """Change the model's weights after a step of the optimizer."""
 
 
-MITIGATIONS: list[type[Mitigation]] = []
-_Kind = TypeVar("_Kind", bound=type[Mitigation])
+Registered = TypeVar("Registered", bound=type[Mitigation])
 
 
-def mitigation(*, group: str = "", trained: str = "") -> Callable[[_Kind], _Kind]:
-    """Register a mitigation.
+@dataclass_transform(frozen_default=True)
+def mitigation(*, group: str, trained: str = "") -> Callable[[Registered], Registered]:
+    """Make a class a mitigation.
 
     Args:
         group: group of its controls on the Mitigations page; a field may name another.
         trained: the encoder, image or text, that must be trained for it to have an effect; empty: none.
     """
 
-    def register(kind: _Kind) -> _Kind:
-        dataclass(eq=False)(kind)
+    def register(kind: Registered) -> Registered:
+        dataclass(frozen=True, eq=False)(kind)
         for own in dataclasses.fields(kind):  # type: ignore[arg-type]  # made a dataclass above
             facts = own.metadata["facts"]
-            control = (
-                facts.control
-                if facts.control[0] or facts.modifies
-                else (own.name.replace("_", " ").capitalize(), facts.help)
-            )
-            facts = dataclasses.replace(
-                facts, group=facts.group or group, trained=trained, mitigates=not facts.modifies, control=control
-            )
-            own.metadata = {**own.metadata, "facts": facts}  # type: ignore[assignment]  # dataclasses copies it
-        MITIGATIONS.append(kind)
+            named = {"group": facts.group or group, "trained": trained, "mitigates": not facts.modifies}
+            own.metadata = {**own.metadata, "facts": dataclasses.replace(facts, **named)}  # type: ignore[assignment]
         return kind
 
     return register
 
 
-def mitigation_fields() -> list[tuple[str, Any, Any]]:
-    """Return name, type and declaration of every mitigation's fields, for `dataclasses.make_dataclass`."""
-    return [
-        (own.name, own.type, dataclasses.field(default=own.default, metadata=own.metadata))
-        for kind in MITIGATIONS
-        for own in dataclasses.fields(kind)  # type: ignore[arg-type]
-    ]
-
-
 def mitigations_of(config: Any) -> list[Mitigation]:
     """Return every mitigation with the settings of an audit config."""
     return [
-        kind(**{own.name: getattr(config, own.name) for own in dataclasses.fields(kind)})  # type: ignore[arg-type]
-        for kind in MITIGATIONS
+        kind(**{own.name: getattr(config, own.name) for own in dataclasses.fields(kind)})
+        for kind in reversed(MitigationConfig.__bases__)
     ]
 
 
@@ -124,50 +105,43 @@ class EmbeddingNoise(Mitigation):
     """Gaussian noise on embeddings, for the loss alone.
 
     Its numbers are independent with standard deviation σ, so a pair's noise is about σ·√dim long: at σ = 0.15 1.7
-    with 128 numbers and 3.4 with the 512 of a ViT-B, beside a unit vector's 1. The paper names σ alone, and does not
-    say where its noise goes: onto the unit vector, which is made one again (`after`), or onto the encoder's output
-    (`before`), where σ is in the units of that.
+    with 128 numbers and 3.4 with the 512 of a ViT-B, beside a unit vector's 1. The paper does not say where its noise
+    goes: onto the unit vector, which is normalised again (`after`), or onto the encoder's output (`before`), in whose
+    units σ then is.
     """
 
     text_noise: float = option(
         0.0,
-        "SD of the Gaussian noise on each number of a text embedding; it is SD·√dim long",
+        "standard deviation of Gaussian noise on each number of a text embedding in training; it is SD·√dim long",
         ge=0,
         part="noise",
         slider=Slider(0.01, 0.5, 0.01, 0.15),
-        control=(
-            "Noise on text embeddings",
-            "Gaussian noise on every caption's embedding while training. σ is its standard deviation in each number, "
-            "so that σ·√dim is how long the noise is.",
-        ),
+        toggle="Noise on text embeddings",
     )
     image_noise: float = option(
         0.0,
-        "the same on the image embedding",
+        "the same noise on image embeddings, to compare with noise on text",
         ge=0,
         part="noise",
         slider=Slider(0.01, 0.5, 0.01, 0.15),
         group="Pictures",
-        control=(
-            "Noise on image embeddings",
-            "The same noise on the picture's embedding: a control for noise on the text.",
-        ),
+        toggle="Noise on image embeddings",
     )
     noise_place: str = option(
         "after",
         "before | after an embedding is made a unit vector (after: it is made one again)",
         choices=("before", "after"),
-        modifies=_NOISES,
+        modifies=("text_noise", "image_noise", "adaptive_noise"),
         part="noise",
     )
     adaptive_noise: float = option(
         0.0,
-        "text_noise for pairs that run ahead of the external pairs",
+        "noise on the text of pairs memorized early only, those aligned better than most external pairs",
         ge=0,
         part="ahead",
         slider=Slider(0.01, 0.5, 0.01, 0.15),
         group=AHEAD_GROUP,
-        control=("Noise on their text", f"Noise on the text embedding. {_WHO}"),
+        toggle="Noise on their text",
     )
 
     def embeddings(self, image: "Tensor", text: "Tensor", batch: Batch) -> tuple["Tensor", "Tensor"]:
@@ -175,7 +149,7 @@ class EmbeddingNoise(Mitigation):
         return noisy_image, self.noisy(text, batch.strength(self.text_noise, self.adaptive_noise), batch, TEXT_NOISE)
 
     def noisy(self, features: "Tensor", strength: np.ndarray, batch: Batch, stream: int) -> "Tensor":
-        """Add noise of each pair's σ, [n], to embeddings [n, dim]; `stream` keeps draws for image and text apart."""
+        """Add noise of each pair's σ, [n], to embeddings [n, dim], drawn from a random stream."""
         if not strength.any():
             return features
         import torch
@@ -188,44 +162,44 @@ class EmbeddingNoise(Mitigation):
 
 @mitigation(group="Text", trained="text")
 class TextMask(Mitigation):
-    """A share of each caption's words is left out, drawn anew each epoch.
+    """A share of each caption's words is left out (Déjà Vu Memorization in VLMs, Jayaraman et al., 2024).
 
-    Masking of text lowers memorization most in Déjà Vu Memorization in Vision-Language Models (Jayaraman et al., 2024).
-    A masked token is not replaced: what follows moves up, as if a shorter caption had been written, and the model
-    meets no token that it never meets again.
+    A masked token is not replaced: later words move up, so the model meets no token that it never meets again.
     """
 
     text_mask: float = option(
         0.0,
-        "share of a caption's words left out, drawn anew each epoch; what is left moves up",
+        "share of a caption's words left out in training, drawn anew each epoch",
         ge=0,
         lt=1,
         part="words",
         slider=Slider(0.05, 0.9, 0.05, 0.3),
-        control=("Masked words", "This share of a caption's words is left out, others each epoch."),
+        toggle="Masked words",
     )
     adaptive_mask: float = option(
         0.0,
-        "text_mask for pairs that run ahead of the external pairs",
+        "share of words left out for pairs memorized early only, those aligned better than most external pairs",
         ge=0,
         lt=1,
         part="ahead",
         slider=Slider(0.05, 0.95, 0.05, 0.6),
         group=AHEAD_GROUP,
-        control=("Masked words", f"This share of their words is left out. {_WHO}"),
+        toggle="Masked words",
     )
 
     def start(self, model: Any, tokens: np.ndarray) -> None:
         if self.text_mask or self.adaptive_mask:
             known = can_cut_text(model)
             end = model.text_eos_id if known and model.text_pool_type == "eos" else None
-            self.ends = find_ends(tokens, known=known, end=end, flags="--text-mask and --adaptive-mask")
+            ends = find_ends(tokens, known=known, end=end, flags="--text-mask and --adaptive-mask")
+            object.__setattr__(self, "ends", ends)  # settings are frozen
 
     def tokens(self, tokens: np.ndarray, batch: Batch) -> np.ndarray:
         if not (self.text_mask or self.adaptive_mask):
             return tokens
+        ends = vars(self)["ends"][batch.captions]
         draws = uniforms(batch.keys, tokens.shape[1], batch.seed, MASK, batch.epoch)
-        return drop_words(tokens, self.ends[batch.captions], batch.strength(self.text_mask, self.adaptive_mask), draws)
+        return drop_words(tokens, ends, batch.strength(self.text_mask, self.adaptive_mask), draws)
 
 
 def drop_words(tokens: np.ndarray, ends: np.ndarray, share: np.ndarray, draws: np.ndarray) -> np.ndarray:
@@ -262,29 +236,21 @@ class RareTokens(Mitigation):
 
     text_min_df: int = option(
         0,
-        "tokens that fewer trained pairs than this have are never read, in training or after",
+        "tokens (words, or pieces of long ones) that fewer trained pairs than this have are never read, in training or "
+        "after: a word of one caption names its picture",
         ge=0,
         part="vocabulary",
         slider=Slider(1, 100, 1, 10),
-        control=(
-            "Without rare words",
-            "Tokens (words, or pieces of long ones) that fewer trained pairs than this have are never read, in "
-            "training or after: a word of one caption names its picture, and says nothing of others.",
-        ),
+        toggle="Without rare words",
     )
     text_forget_df: int = option(
         0,
-        "tokens of fewer pairs than this are not read after training; checkpoint.pt keeps them: see the command forget",
+        "tokens of fewer pairs than this are not read after training; checkpoint.pt retains what was learned of them",
         ge=0,
         affects=("evaluation",),
         part="vocabulary",
         slider=Slider(1, 100, 1, 3),
-        control=(
-            "Forget rare words",
-            "Trained on every token, then never reading those again that fewer trained pairs than this have: at 1 only "
-            "those that no pair has, which were never trained. Takes no training of its own. In checkpoint.pt what was "
-            "learned stays until the rows of these tokens are deleted: the command forget does that.",
-        ),
+        toggle="Forget rare words",
     )
     text_forget_as: str = option(
         "omitted",
@@ -306,15 +272,12 @@ class Colour(Mitigation):
 
     colour: float = option(
         0.0,
-        "brightness, contrast and saturation of a training view change by up to this share",
+        "brightness, contrast and saturation of a picture change by up to this share each time it is seen",
         ge=0,
         le=1,
         part="pictures",
         slider=Slider(0.05, 1.0, 0.05, 0.4),
-        control=(
-            "Changed colours",
-            "Brightness, contrast and saturation of a picture change by up to this share, anew each time it is seen.",
-        ),
+        toggle="Changed colours",
     )
 
     def images(self, images: "Tensor", batch: Batch) -> "Tensor":
@@ -347,29 +310,22 @@ class LogitScale(Mitigation):
 
     min_logit_scale: float = option(
         1.0,
-        "the logit scale is held at or above this",
+        "least logit scale, the factor on similarities in the loss; it starts at 14. A high one lowers clipmem by its "
+        "units alone: compare membership AUROC too",
         ge=1,
         part="logit scale",
         slider=Slider(1.0, 100.0, 1.0, 30.0),
         alike="floor of the logit scale",
-        control=(
-            "Floor of the logit scale",
-            "Holds the factor on similarities in the loss at or above this; it starts at 14. Smaller differences are "
-            "enough then, so clipmem falls as it is in units of cosine: look at membership AUROC too.",
-        ),
+        toggle="Floor of the logit scale",
     )
     max_logit_scale: float = option(
         100.0,
-        "the logit scale is held at or below this",
+        "greatest logit scale; it starts at 14, and 100 is CLIP's own cap",
         ge=1,
         part="logit scale",
         slider=Slider(1.0, 100.0, 1.0, 30.0),
         alike="cap on the logit scale",
-        control=(
-            "Cap on the logit scale",
-            "Holds the factor on similarities in the loss at or below this; it starts at 14, and 100 is CLIP's own "
-            "cap.",
-        ),
+        toggle="Cap on the logit scale",
     )
 
     def after_step(self, model: Any) -> None:
@@ -382,14 +338,11 @@ class EarlyStop(Mitigation):
 
     stop_epoch: int = option(
         0,
-        "training ends after this epoch, the learning rate on its way as without; 0 means the last",
+        "training ends after this epoch, with the learning rate as high as it is then; 0 means the last",
         ge=0,
         off_at="epochs",
         part="length",
-        control=(
-            "Early stop",
-            "Training ends after this epoch of {epochs}, with the learning rate as high as it is then.",
-        ),
+        toggle="Early stop",
     )
 
 
@@ -399,17 +352,17 @@ class Rest(Mitigation):
 
     adaptive_rest: float = option(
         0.0,
-        "pairs that run ahead of the external pairs count this much less in the loss",
+        "how much less pairs memorized early (aligned better than most external pairs) count in the loss, up to 1",
         ge=0,
         le=1,
         part="ahead",
         # Above the median, half of what is not memorized at all would rest too.
         slider=Slider(0.05, 1.0, 0.05, 1.0, brings={"adaptive_quantile": 0.95}),
-        control=("Rest", f"They count this much less in the loss; at 1 they rest. {_WHO}"),
+        toggle="Lower weight",
     )
     adaptive_quantile: float = option(
         0.5,
-        "a pair is ahead when its alignment is above this quantile of the external pairs'",
+        "a pair is memorized early if its alignment is above this quantile of the external pairs'",
         gt=0,
         lt=1,
         modifies=ADAPTIVE,
@@ -418,7 +371,7 @@ class Rest(Mitigation):
     )
     adaptive_every: int = option(
         2,
-        "epochs between two looks at the external pairs",
+        "epochs between two measurements of the external pairs",
         ge=1,
         modifies=ADAPTIVE,
         part="ahead",
@@ -427,6 +380,11 @@ class Rest(Mitigation):
 
     def weight(self, batch: Batch) -> np.ndarray | None:
         return 1 - batch.strength(0, self.adaptive_rest) if self.adaptive_rest else None
+
+
+@dataclass(frozen=True)
+class MitigationConfig(Rest, EarlyStop, LogitScale, Colour, RareTokens, TextMask, EmbeddingNoise):
+    """The settings of all mitigations, the last one's first. Add a new mitigation at the front of the list."""
 
 
 def can_cut_text(model: Any) -> bool:
@@ -453,7 +411,7 @@ def find_ends(tokens: np.ndarray, *, known: bool, end: int | None, flags: str) -
     if not known:
         raise InputError(
             f"{flags} need a text encoder that reads up to an end token: "
-            "take one of open_clip's own, such as --model small, or leave them at 0"
+            "use one of open_clip's own, such as --model small, or leave them at 0"
         )
     return tokens.argmax(axis=1) if end is None else (tokens == end).argmax(axis=1)
 

@@ -1,4 +1,4 @@
-"""What a machine can run out of, or lose, in the middle of a run: an error of the run, never a fault of the data."""
+"""Shortages of the machine during a run: disk, memory, network; never an error in the data."""
 
 import errno
 
@@ -19,14 +19,7 @@ _SHORT = {
 
 
 def shortage(error: BaseException) -> str:
-    """Return in a few words what was short and what to do; empty where an error means something else.
-
-    Example:
-        >>> shortage(OSError(28, "No space left on device"))
-        'the disk is full: free some space'
-        >>> shortage(FileNotFoundError(2, "No such file or directory"))
-        ''
-    """
+    """Return what was short and what to do; empty for any other error."""
     if isinstance(error, OSError) and error.errno is not None:
         return _SHORT.get(error.errno, "")
     if isinstance(error, (OSError, RuntimeError)):  # Pillow's and torch's

@@ -1,9 +1,9 @@
-"""Start an audit once it was checked, see how far those at work are, and open, rename or delete the others."""
+"""All audits: start one, follow its progress, open, rename or delete it."""
 
 import streamlit as st
 
 from clipmem_core.audits.status import list_states
-from clipmem_core.dashboard.audits import choose, draw_list, draw_message
+from clipmem_core.dashboard.audits import choose, draw_list
 from clipmem_core.dashboard.new_audit import draw_check, draw_request
 from clipmem_core.dashboard.page import AUDIT, asked, choose_segment, open_bare_page
 from clipmem_core.dashboard.plain import explained_errors
@@ -23,9 +23,8 @@ open_bare_page("Audits")
 with explained_errors():
     usual = "list" if list_states() else "start"
     view = asked(VIEW, VIEWS, usual)
-    # A widget of its own for each view: what the browser still sends of the last view's changes nothing in this one.
+    # Each view has its own widget: a late message of the browser for the previous view changes nothing.
     choose_segment("View", VIEWS, parameter=VIEW, key=f"{VIEW}-{view}", usual=usual, hidden=True)
-    draw_message()
     if view == "start":
         draw_check(draw_request(), started=show_started)
     else:

@@ -1,4 +1,4 @@
-"""Pairs in the order of a score, filtered and searched, as pictures or as a table, to be opened or decided on."""
+"""Pairs in the order of a score, filtered and searched, as pictures or as a table, to open or to decide on."""
 
 from clipmem_core.dashboard.browse import draw_gallery, draw_top
 from clipmem_core.dashboard.filters import draw_conditions, draw_filters, read_filters
@@ -6,7 +6,7 @@ from clipmem_core.dashboard.page import open_page
 from clipmem_core.dashboard.pair_component import follow_way
 from clipmem_core.dashboard.plain import explained_errors
 
-follow_way()  # before anything is drawn that is left at once
+follow_way()  # before anything is drawn
 audit = open_page("Browse")
 with explained_errors():
     selection = read_filters(audit)

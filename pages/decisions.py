@@ -1,4 +1,4 @@
-"""What has been decided on the pairs of a data set, the history of it with undo, and exports of what was decided."""
+"""The decisions on the pairs of a data set, their history with undo, checks, exports and re-audits."""
 
 from clipmem_core.dashboard.deciding import draw_notice
 from clipmem_core.dashboard.decisions import draw_again, draw_checks, draw_decisions, draw_history, draw_reviewed
@@ -12,7 +12,7 @@ VIEWS = {
     "checks": (":material/rule: Checks", draw_checks),
     "history": (":material/history: History", draw_history),
     "export": (":material/output: Export", draw_exports),
-    "again": (":material/autorenew: Audit again", draw_again),
+    "again": (":material/autorenew: Re-audit", draw_again),
 }
 VIEW = "view"  # in the address
 

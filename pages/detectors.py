@@ -1,6 +1,6 @@
-"""Detectors of wrong captions: which finds planted mistakes best, how far they agree, and the pairs they differ on."""
+"""Detectors of wrong captions: their accuracy on injected errors, how far they agree, and the pairs they differ on."""
 
-from clipmem_core.dashboard.detectors import draw_agreement, draw_differences, draw_findings
+from clipmem_core.dashboard.detectors import draw_agreement, draw_findings
 from clipmem_core.dashboard.page import open_page
 from clipmem_core.dashboard.plain import explained_errors
 
@@ -8,4 +8,3 @@ audit = open_page("Detectors")
 with explained_errors():
     draw_findings(audit)
     draw_agreement(audit)
-    draw_differences(audit)

@@ -1,4 +1,4 @@
-"""Which encoder memorized what: their parts of clipmem, what their units respond to, and the studies of it."""
+"""Which encoder memorized what: their parts of clipmem, UnitMem, and the studies of both encoders."""
 
 from clipmem_core.dashboard.encoders import draw_contribution_map, draw_doubts, draw_means, draw_sslmem, draw_studies
 from clipmem_core.dashboard.page import choose_segment, open_page

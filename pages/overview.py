@@ -1,4 +1,4 @@
-"""What an audit found: how many captions are wrong, its most striking pairs, whether to believe it, its groups."""
+"""The results of an audit: probably wrong captions, the most striking pairs, the verdict, groups and utility."""
 
 import streamlit as st
 

@@ -1,4 +1,4 @@
-"""Pairs one after another, each judged by a key: what is pressed is taken in the browser and stored as it goes."""
+"""Pairs one after another, each decided by a key: the browser takes the key and stores the decision in batches."""
 
 from clipmem_core.dashboard.page import open_page
 from clipmem_core.dashboard.plain import explained_errors

@@ -12,34 +12,22 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image, ImageDraw
+from PIL import Image
 
+from clipmem_core.audits import store
 from clipmem_core.audits.jobs import process_start
 from clipmem_core.audits.prepare import membership_table
 from clipmem_core.audits.scoring import records
 from clipmem_core.audits.settings import machine, versions
 from clipmem_core.audits.setup import audit_fingerprint, member_seeds
-from clipmem_core.audits.store import (
-    CONFIG,
-    MEMBERSHIP,
-    PAIRS,
-    QUARANTINE,
-    SCORES,
-    UTILITY,
-    VERDICT,
-    Audit,
-    Record,
-    write_json,
-    write_manifest,
-    write_table,
-)
-from clipmem_core.audits.verdict import judge, uses
+from clipmem_core.audits.store import Audit, Record, write_json, write_manifest, write_table
+from clipmem_core.audits.verdict import NULL_CHECK, judge, uses
 from clipmem_core.columns import PAIR_COLUMNS, QUARANTINE_COLUMNS, UTILITY_COLUMNS
 from clipmem_core.config import AuditConfig, as_dict, preset_config
 from clipmem_core.pairs.errors import ERROR_KINDS
 from clipmem_core.scores.detection import DETECTORS, detection_table, numbers_reviewed
 from clipmem_core.scores.membership import Membership
-from clipmem_core.scores.registry import MISFIT_FORMULA, SCORE_COLUMNS
+from clipmem_core.scores.registry import SCORE_COLUMNS
 from clipmem_core.studies.benchmark.results import BENCHMARK, METRICS, Benchmark, Piece, benchmark_of
 
 HOSTILE = [
@@ -67,54 +55,46 @@ CENTRES = {"candidate": 0.3, "scored": 0.3, "independent": -0.3, "shared": -0.02
 
 def make_audit(data: Path, name: str = "made", *, protocol: str = "ensemble", seed: int = 0) -> Audit:
     """Write a finished audit below a data folder, its pictures beside it."""
-    rng = np.random.default_rng(seed)
-    root, folder = data / "sets" / name, data / "audits" / name
-    folder.mkdir(parents=True)
-    groups = np.repeat(list(GROUP_SIZES[protocol]), list(GROUP_SIZES[protocol].values()))
-    pairs = _pairs(root, rng, len(groups))
-    scores = made_scores(pairs, groups, rng)
-    record = made_record(name, root, protocol, groups)
-    write_json(folder / CONFIG, record.values)
-    write_table(folder / PAIRS, pairs)
-    write_table(folder / QUARANTINE, made_quarantine())
-    write_table(folder / MEMBERSHIP, membership_table(pairs, made_membership(groups, protocol, rng)))
-    write_table(folder / SCORES, scores)
+    rng, sizes = np.random.default_rng(seed), GROUP_SIZES[protocol]
+    root, groups = data / "sets" / name, np.repeat(list(sizes), list(sizes.values()))
+    (root / "images").mkdir(parents=True)
+    pairs = pd.DataFrame([_pair(root, rng, number) for number in range(len(groups))], columns=PAIR_COLUMNS)
+    scores, record = made_scores(pairs, groups, rng), made_record(name, root, protocol, groups)
+    return write_audit(data / "audits" / name, record, pairs, scores, groups, rng)
+
+
+def write_audit(
+    folder: Path,
+    record: Record,
+    pairs: pd.DataFrame,
+    scores: pd.DataFrame,
+    groups: np.ndarray,
+    rng: np.random.Generator,
+) -> Audit:
+    """Write every file of a finished audit but those of its members."""
+    folder.mkdir(parents=True, exist_ok=True)
+    membership = made_membership(groups, record.protocol, rng)
     utility = made_utility(record.members, rng)
-    write_table(folder / UTILITY, utility)
-    write_json(folder / VERDICT, made_verdict(scores, utility, record.config))
+    tables = {store.PAIRS: pairs, store.SCORES: scores, store.UTILITY: utility, store.QUARANTINE: made_quarantine()}
+    tables[store.MEMBERSHIP] = membership_table(pairs, membership)
+    for file, table in tables.items():
+        write_table(folder / file, table)
+    write_json(folder / store.CONFIG, record.values)
+    write_json(folder / store.VERDICT, made_verdict(scores, utility, record.config))
     write_manifest(folder)
     return Audit(folder)
-
-
-def _pairs(root: Path, rng: np.random.Generator, n: int) -> pd.DataFrame:
-    (root / "images").mkdir(parents=True)
-    rows = [_pair(root, rng, number) for number in range(n)]
-    return pd.DataFrame(rows, columns=PAIR_COLUMNS)
 
 
 def _pair(root: Path, rng: np.random.Generator, number: int) -> list[object]:
     shape, colour = rng.choice(SHAPES), rng.choice(COLOURS)
     width, height = (int(side) for side in rng.integers(60, 160, size=2))
     image = f"images/{number:03d}.png"
-    _draw(shape, colour, (width, height)).save(root / image)
+    Image.new("RGB", (width, height), colour).save(root / image)
     captions = [f"a {colour} {shape}", f"one {shape}, painted {colour}", f"{shape} in {colour} on a plain ground"]
     captions[:1] = HOSTILE[number : number + 1] or captions[:1]
     planted = "miscaption" if number % 10 == 0 else None
     digest = hashlib.sha256((root / image).read_bytes()).hexdigest()
     return [image, image, captions, str(shape), width, height, digest, planted]
-
-
-def _draw(shape: str, colour: str, size: tuple[int, int]) -> Image.Image:
-    image = Image.new("RGB", size, "#f3efe6")
-    box = (size[0] // 6, size[1] // 6, 5 * size[0] // 6, 5 * size[1] // 6)
-    draw = ImageDraw.Draw(image)
-    if shape == "circle":
-        draw.ellipse(box, fill=colour)
-    elif shape == "square":
-        draw.rectangle(box, fill=colour)
-    else:
-        draw.polygon([(size[0] // 2, box[1]), (box[0], box[3]), (box[2], box[3])], fill=colour)
-    return image
 
 
 def made_scores(pairs: pd.DataFrame, groups: np.ndarray, rng: np.random.Generator) -> pd.DataFrame:
@@ -217,16 +197,12 @@ def made_verdict(scores: pd.DataFrame, utility: pd.DataFrame, config: AuditConfi
         "external_pairs": int((scores["group"] == "external").sum()),
         "external_sd": float(scores["clipmem"][scores["group"] == "external"].std()),
     }
-    checks = [
-        {"name": "generalises", "good": True, "sentence": "External R@5 is 0.40, chance is 0.05.", "advice": ""},
-        {
-            "name": "null groups",
-            "good": False,
-            "sentence": "External clipmem is −0.11.",
-            "advice": "more repeats, *or* $5",
-        },
-        {"name": "ranking", "good": None, "sentence": "One repeat says nothing of stability.", "advice": "2 repeats"},
+    named = [
+        ("generalises", True, "External R@5 is 0.40, chance is 0.05.", ""),
+        (NULL_CHECK[0], False, "External clipmem is −0.11.", "more repeats, *or* $5"),
+        ("ranking", None, "One repeat says nothing of stability.", "2 repeats"),
     ]
+    checks = [dict(zip(("name", "good", "sentence", "advice"), row, strict=True)) for row in named]
     own = {"sentence": "Usable with care: the members generalise, but one null group is not flat.", "checks": checks}
     seconds = {"prepare": 1.0, "members": 41.0, "scoring": 0.5, "training_by_member": {}}
     return judge(summary, utility, config) | own | {"uses": uses(own), "seconds": seconds}
@@ -297,9 +273,7 @@ def make_benchmark(name: str, *, root: str, fingerprint: str = "another", planti
     (benchmark.folder / "plantings").mkdir(parents=True)
     config = as_dict(preset_config("tiny")) | {"members": 4}
     asked: dict[str, Any] = {"source": "scenes", "root": root, "config": config, "dataset_fingerprint": fingerprint}
-    asked |= {"pairs": 300, "captions": 1500, "left_out": {}, "towers": [], "machine": machine()}
-    asked |= {"misfit": MISFIT_FORMULA}
-    write_json(benchmark.folder / BENCHMARK, asked | {"versions": versions()})
+    write_json(benchmark.folder / BENCHMARK, asked | {"machine": machine()})
     for kind, known in ERROR_KINDS.items():
         for piece in (Piece(kind, share, seed) for share in known.shares for seed in range(plantings)):
             write_json(benchmark.result(piece), _result(piece, rng))
@@ -313,6 +287,6 @@ def _result(piece: Piece, rng: np.random.Generator) -> dict[str, object]:
         level = 0.95 - 0.03 * place
         values = {metric: float(level + rng.normal() * 0.01) for metric in METRICS}
         curve = (piece.share + (level - piece.share) * np.linspace(1, 0, len(numbers))).tolist()
-        detectors[name] = values | {"seconds": 0.1, "curve": curve}
+        detectors[name] = values | {"curve": curve}
     found = {"planted": 40, "judged": 200, "absent": "", "recall": 0.5, "reliability": 0.8, "without": {}}
     return piece._asdict() | found | {"numbers": numbers.tolist(), "detectors": detectors, "seconds": {"members": 3.0}}

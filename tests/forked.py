@@ -1,8 +1,4 @@
-"""Commands in real processes that start at once: one process imports the package, and each command is a fork of it.
-
-A process of its own takes seconds to import torch, and an audit starts one for each member as well. The forks have
-their own session, signals, files and pipes; only the start of Python is left out, which tests/test_smoke.py has.
-"""
+"""Commands in real processes that start at once: one process imports the package, and each command is a fork of it."""
 
 import contextlib
 import functools

@@ -31,7 +31,7 @@ EFFECTS = {
 def asked_of(study: str, config: Mapping[str, Any], arms: Mapping[str, Any], **more: Any) -> dict[str, Any]:
     """Return the content of a study.json."""
     asked = {"study": study, "source": "scenes", "config": config, "reference": next(iter(arms)), "arms": arms}
-    asked |= {"reference_fields": {}, "settings": {}, "snapshots": [], "seeds_per_split": 0, "compared": []}
+    asked |= {"reference_fields": {}, "settings": {}, "seeds_per_split": 0, "compared": []}
     asked |= {"dataset_fingerprint": "0123456789abcdef", "machine": {"processor": "an abacus", "cores": 2}}
     return asked | more
 

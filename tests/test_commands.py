@@ -1,62 +1,45 @@
-import json
-import re
 import shlex
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
-import clipmem_core
 from clipmem_core import commands
 from clipmem_core.audits.jobs import resume_arguments
 from clipmem_core.audits.settings import audit_name
 from clipmem_core.commands import main, parse
 from clipmem_core.config import AuditConfig, InputError, preset_config
-from clipmem_core.training.names import model_config
 from tests.exports.sources import audited, make_source
 from tests.fixtures import make_audit
-from tests.forked import Server
 
 Captured = pytest.CaptureFixture[str]
 
 WRONG = [
     ("nosuch", "command 'nosuch' is unknown: choose one of inspect, fetch, audit, score, study, benchmark, units,"),
     ("audit", "the following arguments are required: SOURCE"),
-    ("inspect", "the following arguments are required: SOURCE"),
-    ("fetch", "the following arguments are required: SET"),
     ("score scenes", "the following arguments are required: --name"),
     ("audit scenes extra", "unrecognized arguments: extra"),
-    ("audit scenes --nosuch 3", "unrecognized arguments: --nosuch 3"),
     ("inspect scenes --epochs 3", "unrecognized arguments: --epochs 3"),
     ("audit scenes --epochs", "argument --epochs: expected one argument"),
-    ("audit scenes --epochs many", "argument --epochs: invalid int value"),
     ("audit scenes --lr fast", "argument --lr: invalid float value"),
-    ("audti scenes", "command 'audti' is unknown: choose one of inspect, fetch, audit, score, study,"),
     ("audit scenes --epoch 3", "unrecognized arguments: --epoch 3; did you mean '--epochs'?"),
     (
         "audit scenes --preset lokced",
         "preset 'lokced' is unknown: choose one of locked, tiny, small, base; did you mean",
     ),
-    ("audit scenes --preset huge", "preset 'huge' is unknown: choose one of locked, tiny, small, base"),
-    ("audit scenes --preset=huge", "preset 'huge' is unknown: choose one of locked, tiny, small, base"),
-    ("audit scenes --model ViT-Q", "model 'ViT-Q' is unknown: try"),
     ("audit scenes --protocol loo", "--protocol must be one of ensemble, paper, not 'loo'"),
     ("audit scenes --name a/b", "name 'a/b' must be letters, digits"),
     ("audit nowhere.csv", "there is no 'nowhere.csv': give a CSV"),
     ("inspect nowhere", "there is no 'nowhere': give a CSV"),
     ("fetch imagenet", "data set 'imagenet' is unknown: choose one of openclipart, tuxpaint"),
     ("score scenes --name x --membership m.csv --checkpoints a.pt", "--membership 'm.csv' is not a file"),
-    ("export", "the following arguments are required: NAME, --format, --out"),
     ("export x --format csv --out x.csv", "there is no audit 'x' in"),
-    ("units", "the following arguments are required: NAME"),
     ("units x", "there is no audit 'x' in"),
     ("again x", "there is no audit 'x' in"),
-    ("paradigms x --seeds many", "argument --seeds: invalid int value"),
     ("paradigms x", "there is no audit 'x' in"),
-    ("export ../x --format csv --out x.csv", "name '../x' must be letters, digits"),
+    ("results x out.csv", "there is no audit 'x' in"),
+    ("results x out.csv --study", "there is no study 'x' in"),
 ]
 
 
@@ -73,41 +56,24 @@ def test_wrong_input_is_one_line_and_exit_code_2(typed: str, message: str, data:
     assert not list(data.glob("audits/[!.]*"))
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Callable[..., Path]:
-    """Makes a folder of pictures with captions, some of them broken."""
-
-    def made(good: int, broken: int = 0) -> Path:
-        path = tmp_path / "pictures"
-        path.mkdir()
-        for i in range(good):
-            noise = np.random.default_rng(i).integers(0, 256, (8, 8, 3), dtype=np.uint8)
-            Image.fromarray(noise).save(path / f"{i}.png")
-        for i in range(good, good + broken):
-            (path / f"{i}.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
-        for i in range(good + broken):
-            (path / f"{i}.txt").write_text(f"noise number {i}")
-        return path
-
-    return made
-
-
-def test_too_few_pairs_leave_no_folder(folder: Callable[..., Path], data: Path, capsys: Captured) -> None:
-    assert main(["audit", str(folder(3))]) == 2
-    assert "an audit needs at least 200 usable pairs, found 3" in line_of(capsys)
-    assert not list(data.glob("audits/[!.]*"))
-
-
-def test_nothing_left_to_audit_leaves_no_folder(folder: Callable[..., Path], data: Path, capsys: Captured) -> None:
-    assert main(["audit", str(folder(0, broken=2))]) == 2
-    assert "nothing is left to audit of 2 rows" in line_of(capsys)
-    assert not list(data.glob("audits/[!.]*"))
-
-
-def test_a_start_that_cannot_be_had_leaves_the_name_free(data: Path, capsys: Captured) -> None:
-    flags = shlex.split("--preset tiny --scenes-pairs 200 --members 2 --threads 1 --pretrained nosuch.pt")
-    assert main(["audit", "scenes", "--name", "x", *flags]) == 2
-    assert "nosuch.pt" in line_of(capsys)
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\x89PNG\r\n\x1a\n and no more", "nothing is left to audit of 3 rows"),
+        (b"", "an audit needs at least 200 usable pairs, found 3"),
+    ],
+)
+def test_an_audit_that_cannot_begin_leaves_no_folder(
+    tmp_path: Path, data: Path, capsys: Captured, content: bytes, message: str
+) -> None:
+    (tmp_path / "set").mkdir()
+    for i in range(3):
+        Image.effect_noise((8, 8), 50 + i).save(tmp_path / "set" / f"{i}.png")
+        (tmp_path / "set" / f"{i}.txt").write_text(f"noise number {i}")
+        if content:
+            (tmp_path / "set" / f"{i}.png").write_bytes(content)
+    assert main(["audit", str(tmp_path / "set")]) == 2
+    assert message in line_of(capsys)
     assert not list(data.glob("audits/[!.]*"))
 
 
@@ -128,35 +94,6 @@ def test_help_lists_the_commands_and_their_flags(capsys: Captured) -> None:
         assert expected in capsys.readouterr().out
 
 
-def test_no_command_is_answered_with_those_there_are(capsys: Captured) -> None:
-    with pytest.raises(SystemExit) as end:
-        main([])
-    assert end.value.code == 2
-    assert "usage: python -m clipmem_core COMMAND" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("command", ["audit", "score"])
-def test_a_model_that_no_memory_holds_is_refused_before_any_of_it_is_built(
-    tmp_path: Path, command: str, forks: Server
-) -> None:
-    """The process may have 8 GB; the model's image encoder alone would take 400."""
-    wide = model_config("tiny")
-    wide["vision_cfg"]["width"] = 65536
-    (tmp_path / "wide.json").write_text(json.dumps(wide))
-    (tmp_path / "m.csv").write_text("pair_id,f-0,g-0\n")
-    (tmp_path / "f.pt").write_bytes(b"")
-    given = {"audit": [], "score": ["--membership", "m.csv", "--checkpoints", "f.pt", "f.pt"]}[command]
-    limit = f"import os, resource; os.chdir({str(tmp_path)!r}); resource.setrlimit(resource.RLIMIT_AS, (8 << 30,) * 2)"
-    typed = [command, "scenes", "--name", "x", "--model", "wide.json", *given]
-    process = forks.start(*typed, data=tmp_path, before=limit)
-    (line,) = process.communicate()[1].splitlines()
-    assert process.returncode == 2
-    assert re.match(
-        r"error: model 'wide.json' has about 103,\d+ million weights: one member of it takes [\d,.]+ GB", line
-    )
-    assert not list(tmp_path.glob("audits/[!.]*"))
-
-
 def test_an_audit_locks_towers_and_what_judges_encoders_trains_them() -> None:
     audit = parse(shlex.split("audit set.csv --lr 0.5")).config
     assert audit == replace(preset_config("locked"), lr=0.5)
@@ -169,14 +106,6 @@ def test_a_switch_that_a_preset_turns_on_is_typed_to_be_off() -> None:
     words = resume_arguments("x", "set.csv", config)
     assert words == ["set.csv", "--name=x", "--preset=locked", "--model=small", "--no-lock-text", "--text-tower="]
     assert parse(["audit", *words]).config == config
-
-
-def test_a_preset_fills_in_what_is_not_typed() -> None:
-    typed = "audit set.csv --lr 0.5 --preset tiny --csv-caption-key title --drop-lookalikes"
-    config, tiny = parse(shlex.split(typed)).config, preset_config("tiny")
-    assert (config.preset, config.model, config.epochs, config.lr) == ("tiny", "tiny", tiny.epochs, 0.5)
-    assert config.source.csv_caption_key == "title"
-    assert config.drop_lookalikes
 
 
 def test_an_export_says_what_is_in_it_and_how_to_read_it_back(data: Path, tmp_path: Path, capsys: Captured) -> None:
@@ -193,23 +122,12 @@ def test_an_export_says_what_is_in_it_and_how_to_read_it_back(data: Path, tmp_pa
     assert main([*typed, "--overwrite"]) == 0
 
 
-def test_checkpoints_keep_their_order() -> None:
-    typed = "score scenes --name x --membership m.csv --checkpoints g.pt f.pt --model ViT-B-32"
-    command = parse(shlex.split(typed))
-    assert command.checkpoints == ("g.pt", "f.pt")
-    assert command.config.model == "ViT-B-32"
-
-
 @pytest.mark.parametrize(
     ("source", "protocol", "expected"),
     [
         ("scenes", "ensemble", "scenes"),
         ("data/sets/openclipart/", "paper", "openclipart-paper"),
         ("/x/my photos (1).csv", "ensemble", "my-photos-1"),
-        ("shards/name-{000..041}.tar", "ensemble", "name-000"),
-        ("owner/hub.name", "ensemble", "hub"),
-        (".", "ensemble", "audit"),
-        ("画像", "ensemble", "画像"),
     ],
 )
 def test_an_audit_is_named_after_its_source(source: str, protocol: str, expected: str) -> None:
@@ -225,27 +143,21 @@ def test_an_audit_is_named_after_its_source(source: str, protocol: str, expected
         (
             OSError(28, "No space left on device", "/x/y.npz"),
             2,
-            "error: the disk is full: free some space, and the same command goes on where it stopped "
-            "([Errno 28] No space left on device: '/x/y.npz')",
+            "error: the disk is full: free some space, and the same",
         ),
-        (
-            MemoryError("while picture 'a.png' was decoded"),
-            2,
-            "error: memory ran out: close other programs, or raise the limit (ulimit -v), and the same command goes on "
-            "where it stopped (while picture 'a.png' was decoded)",
-        ),
+        (MemoryError("picture 'a.png'"), 2, "error: memory ran out: close other programs"),
         (KeyboardInterrupt(), 130, "interrupted: the same command goes on where it stopped"),
     ],
 )
 def test_each_way_to_end_has_its_code_and_one_line(
     raised: BaseException, code: int, message: str, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
-    def fail(_: object) -> None:
+    def fail(name: commands.Name) -> None:
         raise raised
 
-    monkeypatch.setattr(commands.Fetch, "run", fail)
+    monkeypatch.setitem(commands.COMMANDS, "fetch", fail)
     assert main(["fetch", "tuxpaint"]) == code
-    assert line_of(capsys) == message
+    assert line_of(capsys).startswith(message)
 
 
 def test_audits_and_studies_are_listed_with_how_they_stand(data: Path, capsys: Captured) -> None:
@@ -257,12 +169,5 @@ def test_audits_and_studies_are_listed_with_how_they_stand(data: Path, capsys: C
     (data / "audits/broken/config.json").write_text("{")
     assert main(["list"]) == 0
     rows = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines() if len(line.split()) > 1}
-    assert (rows["mine"][0], rows["broken"][0]) == ("done", "broken")
+    assert (rows["mine"][0], rows["broken"][0]) == ("finished", "broken")
     assert " ".join(rows["other"]).startswith("not finished")
-
-
-def test_the_version_is_printed(capsys: Captured) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(["--version"])
-    assert not ended.value.code
-    assert capsys.readouterr().out == f"clipmem {clipmem_core.__version__}\n"

@@ -15,7 +15,7 @@ LAYERS = [
     {"review"},
     {"figures"},
     {"exports"},
-    {"arguments", "commands", "__main__", "__init__"},
+    {"commands", "__main__", "__init__"},
     {"dashboard"},
     {"pages"},
 ]

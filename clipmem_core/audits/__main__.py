@@ -13,11 +13,8 @@ from clipmem_core.config import InputError
 from clipmem_core.shortage import shortage
 
 
-def end_with_parent() -> None:
-    """Watch the pipe from the process that started this one: when that is gone, however it ended, end at once.
-
-    Otherwise a member could write beside the one that a new run of its audit starts in its place.
-    """
+def _end_with_parent() -> None:
+    """Exit when the parent process ends and closes its pipe: a resumed audit starts this work anew."""
     if stat.S_ISFIFO(os.fstat(0).st_mode):
         os.read(0, 1)
         os._exit(1)
@@ -27,7 +24,7 @@ def main(arguments: Sequence[str]) -> int:
     """Do the work of a task. An error is one line of JSON on stderr, or an exit code if the machine ran short."""
     logging.getLogger().setLevel(logging.ERROR)
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         do_work(arguments)
     except InputError as error:

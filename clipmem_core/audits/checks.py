@@ -1,4 +1,4 @@
-"""The table of checks that need no model: made with the audit, or when it is first asked for."""
+"""The table of checks that need no model, made with the audit or at its first use."""
 
 import dataclasses
 import functools
@@ -12,19 +12,10 @@ import pyarrow.parquet as pq
 
 from clipmem_core import columns as c
 from clipmem_core.atomic import read_through
+from clipmem_core.audits import store
 from clipmem_core.audits.prepare import pixels_folder
 from clipmem_core.audits.settings import opened, towers_of
-from clipmem_core.audits.store import (
-    CHECK_TABLE,
-    PAIRS,
-    ROW_GROUP,
-    Audit,
-    Record,
-    pair_blocks,
-    read_prepared,
-    read_table,
-    whole_table,
-)
+from clipmem_core.audits.store import Audit
 from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.pairs.checks import CHECKS, VERSION, Captions, Pictures, caption_frequencies, check_table, measure
 from clipmem_core.pairs.pictures import PictureError, read_square
@@ -32,56 +23,43 @@ from clipmem_core.pairs.pixels import PIXELS_FILE, Pixels, open_pixels
 from clipmem_core.training.names import model_config
 
 LOOKALIKE_OF = "lookalike_of"
-_VERSION_KEY = b"clipmem_checks"  # in the file's own metadata
+_VERSION_KEY = b"clipmem_checks"  # in the file's metadata
 
 
 def ensure_checks(audit: Audit) -> Path:
-    """Return the file of an audit's checks, which is made unless it is there, whole and of today's checks.
+    """Return the file of an audit's checks, made if it is missing, broken or of another version of the checks.
 
-    Its columns: pair_id; a bool for each check, null where it is not known; brightness, contrast and sharpness of the
-    picture; lookalike_of, the id of the first pair of its group of look-alikes, null where it looks like no other.
+    Its columns: pair_id; a bool for each check, null if unknown; brightness, contrast and sharpness of the picture;
+    lookalike_of, the id of the first of its near-duplicates, or null.
     """
-    path = audit.folder / CHECK_TABLE
+    path = audit.folder / store.CHECK_TABLE
     try:
-        return read_through(path, functools.partial(_write, audit), _whole)
+        return read_through(path, functools.partial(_write, audit), lambda _: kept_checks(audit))
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 def kept_checks(audit: Audit) -> Path | None:
-    """Return the file of an audit's checks where it is there, whole and of today's checks."""
-    return _whole(audit.folder / CHECK_TABLE)
-
-
-def _whole(path: Path) -> Path | None:
-    if not path.is_file():
+    """Return the file of an audit's checks if it exists and is of this version of the checks."""
+    path = audit.folder / store.CHECK_TABLE
+    try:
+        version = (pq.read_schema(path).metadata or {}).get(_VERSION_KEY)
+    except (FileNotFoundError, ValueError, pa.ArrowException):
         return None
-    status = path.stat()
-    return path if _is_todays(path, status.st_ino, status.st_mtime_ns) else None
-
-
-@functools.lru_cache(maxsize=64)
-def _is_todays(path: Path, inode: int, time: int) -> bool:
-    """Tell whether a file, which its inode and time tell from another, is whole and of today's checks."""
-    return whole_table(path) and (pq.read_schema(path).metadata or {}).get(_VERSION_KEY) == str(VERSION).encode()
+    return path if version == str(VERSION).encode() else None
 
 
 def _write(audit: Audit, path: Path) -> None:
-    table = pa.Table.from_pandas(make_checks(audit), preserve_index=False)
-    metadata = (table.schema.metadata or {}) | {_VERSION_KEY: str(VERSION).encode()}
-    pq.write_table(table.replace_schema_metadata(metadata), path, row_group_size=ROW_GROUP, write_page_checksum=True)
-
-
-def make_checks(audit: Audit) -> pd.DataFrame:
-    """Look at the captions and the small pictures of an audit and return the columns of `ensure_checks`."""
     record = audit.record
-    pairs = read_table(audit.folder / PAIRS, columns=[c.PAIR_ID, c.IMAGE, c.WIDTH, c.HEIGHT])
-    pictures = _pictures(audit, record, pairs)
-    frequencies, found = caption_frequencies(own for own, _ in _captions(audit)), list[pd.DataFrame]()
-    of_captions = [name for name, check in CHECKS.items() if check.of == "captions"]
-    for own, count in _captions(audit):
-        block = dataclasses.replace(own, cut=_cut(record.config, list(own.texts)), frequencies=frequencies)
-        found.append(check_table(block, Pictures(), pairs=count)[of_captions])
+    pairs = store.read_table(audit.folder / store.PAIRS, columns=[c.PAIR_ID, c.IMAGE, c.WIDTH, c.HEIGHT])
+    pictures = _pictures(audit, pairs)
+    frequencies = caption_frequencies(captions for captions, _ in _captions(audit))
+    names = [name for name, check in CHECKS.items() if check.of == "captions"]
+    found = []
+    for captions, count in _captions(audit):
+        cut = _cut(record.config, list(captions.texts))
+        block = dataclasses.replace(captions, cut=cut, frequencies=frequencies)
+        found.append(check_table(block, Pictures(), pairs=count)[names])
     table = check_table(Captions.from_pairs([]), pictures, pairs=len(pairs))
     table = table.assign(**pd.concat(found, ignore_index=True))
     table.insert(0, c.PAIR_ID, pairs[c.PAIR_ID])
@@ -90,64 +68,57 @@ def make_checks(audit: Audit) -> pd.DataFrame:
         alike = np.flatnonzero(table["lookalike"])
         first[alike] = pairs[c.PAIR_ID].iloc[pictures.clusters[alike]]
     table[LOOKALIKE_OF] = pd.Series(first, table.index, dtype=object)
-    return table
+    arrow = pa.Table.from_pandas(table, preserve_index=False)
+    metadata = (arrow.schema.metadata or {}) | {_VERSION_KEY: str(VERSION).encode()}
+    pq.write_table(arrow.replace_schema_metadata(metadata), path, row_group_size=store.ROW_GROUP)
 
 
 def _captions(audit: Audit) -> Iterator[tuple[Captions, int]]:
-    """Yield the captions of some pairs at a time, and how many pairs these are."""
-    for block in pair_blocks(audit, [c.CAPTIONS]):
+    for block in store.pair_blocks(audit, [c.CAPTIONS]):
         yield Captions.from_pairs(block[c.CAPTIONS].to_pylist()), len(block)
 
 
-def _pictures(audit: Audit, record: Record, pairs: pd.DataFrame) -> Pictures:
-    """Return what is known of the pictures; where they are gone, or there are none, that is little."""
-    shape = pairs[[c.WIDTH, c.HEIGHT]].to_numpy()
+def _pictures(audit: Audit, pairs: pd.DataFrame) -> Pictures:
+    """Return the measurements of the pictures; few of them if the pictures are gone."""
+    shape, config = pairs[[c.WIDTH, c.HEIGHT]].to_numpy(), audit.record.config
     shorter = shape.min(axis=1) if shape.all() else None
     try:
-        prepared = read_prepared(audit.folder)
+        prepared = store.read_prepared(audit.folder)
     except InputError:  # it may be missing from a finished audit
         return Pictures(shorter)
-    if record.config.features:
+    if config.features:
         return Pictures(shorter, prepared.clusters)
+    folder, root, images = pixels_folder(audit), audit.record.pictures, pairs[c.IMAGE].tolist()
     try:
-        pixels = _small(audit, record, pairs, prepared.cache_rows)
-        values = measure(pixels.gather, shape, padded=record.config.resize_mode == "longest")
+        if (folder / PIXELS_FILE).is_file():
+            pixels = open_pixels(folder, rows=prepared.cache_rows, root=root, images=images)
+        else:
+            read = functools.partial(read_square, root, size=config.cache_size, resize_mode=config.resize_mode)
+            pixels = Pixels(folder, prepared.cache_rows, config.cache_size, images, read)
+        values = measure(pixels.gather, shape, padded=config.resize_mode == "longest")
     except (FileNotFoundError, InputError, PictureError):
         return Pictures(shorter, prepared.clusters)
     return Pictures(shorter, prepared.clusters, *values)
 
 
-def _small(audit: Audit, record: Record, pairs: pd.DataFrame, rows: np.ndarray) -> Pixels:
-    """Return the small pictures as they are stored, or decoded from the data set's files where they are not."""
-    folder, root, images = pixels_folder(audit), record.pictures, pairs[c.IMAGE].tolist()
-    if (folder / PIXELS_FILE).is_file():
-        return open_pixels(folder, rows=rows, root=root, images=images)
-    size = record.config.cache_size
-    read = functools.partial(read_square, root, size=size, resize_mode=record.config.resize_mode)
-    return Pixels(folder, rows, size, images, read)
-
-
 def _cut(config: AuditConfig, texts: list[str]) -> np.ndarray | None:
-    """Tell which captions are longer than an audit's text tower reads, bool [n_captions]; None where that is not known.
-
-    The tower is asked only for those that may be: a token is at least one byte.
-    """
+    """Tell which captions are longer than the text tower reads, bool [n_captions]; None if that is unknown."""
     if config.features:
         return None
+    cut = np.zeros(len(texts), bool)
     try:
-        context, count = _reader(config)
+        context, count = _tokenizer(config)
         sizes = np.array([len(text.encode("utf-8", "surrogatepass")) for text in texts])
-        asked = np.flatnonzero(sizes > context - 2)
-        cut = np.zeros(len(texts), bool)
-        if len(asked):
-            cut[asked] = count([texts[place] for place in asked]) > context
+        long = np.flatnonzero(sizes > context - 2)  # a token is at least one byte
+        if len(long):
+            cut[long] = count([texts[place] for place in long]) > context
     except InputError:
         return None
     return cut
 
 
-def _reader(config: AuditConfig) -> tuple[int, Callable[[list[str]], np.ndarray]]:
-    """Return how many tokens the text tower of a config reads, and what counts those of captions."""
+def _tokenizer(config: AuditConfig) -> tuple[int, Callable[[list[str]], np.ndarray]]:
+    """Return how many tokens the text tower reads, and the function that counts those of captions."""
     if config.lock_text:
         from clipmem_core.features.embed import token_lengths  # torch, which the other checks do without
 

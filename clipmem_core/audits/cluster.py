@@ -1,8 +1,7 @@
-"""Running tasks (members, shards of features, plantings) on a Ray cluster (`--engine ray`): each is a process on
-whatever machine has room for it.
+"""Running tasks on a Ray cluster (`--engine ray`), each as a process on any machine with room for it.
 
-All machines see the data folder under the same path, and have the same code and the same torch. A task whose worker or
-machine is lost is run again elsewhere, and goes on from what it had saved.
+All machines have the data folder under the same path, the same code and the same torch. A task whose worker or machine
+is lost runs again on another one and resumes.
 """
 
 import contextlib
@@ -25,29 +24,26 @@ from clipmem_core.config import DATA_VARIABLE, InputError, data_folder
 from clipmem_core.shortage import shortage
 
 ADDRESS = "RAY_ADDRESS"
-TRIES_AGAIN = 20  # of a task whose worker is lost; one that says what is wrong is not run again
-# Ray tells its makers nothing, looks for no hooks, and leaves threads and devices to the task.
+RETRIES = 20  # of a task whose worker is lost; a task that fails is not retried
+# No telemetry and no hooks; threads and devices are left to the task.
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 
 
 def ray_tasks(tasks: Sequence[Task], *, gpus: int = 0) -> Looks:
-    """Run tasks on the cluster that RAY_ADDRESS names, or on one of this machine alone that ends with this process; an
-    `Executor`.
-    """
+    """Run tasks on the cluster of RAY_ADDRESS, or on one of this machine that ends with this process; an `Executor`."""
     if not tasks:
         return
     ray = imported()
-    ours, here = versions(), os.getcwd()
-    connect(ray)
+    _connect(ray)
     seen = {DATA_VARIABLE: str(data_folder().absolute()), "PYTHONPATH": str(Path(__file__).parents[2]), **QUIET}
-    how: dict[str, Any] = {"max_retries": TRIES_AGAIN, "retry_exceptions": False, "runtime_env": {"env_vars": seen}}
+    how: dict[str, Any] = {"max_retries": RETRIES, "retry_exceptions": False, "runtime_env": {"env_vars": seen}}
     remote = ray.remote(num_gpus=gpus, **how)(run_here)
     places = int(ray.cluster_resources().get("CPU", 0)) // tasks[0].threads
     running = {}
-    for task in spread_out(tasks, places):
-        # The worker's process is in another folder than this one.
+    for task in _spread_out(tasks, places):
+        # The worker runs in another folder
         absolute = dataclasses.replace(task, folders=tuple(folder.absolute() for folder in task.folders))
-        running[remote.options(num_cpus=task.threads).remote(absolute, ours, here)] = task
+        running[remote.options(num_cpus=task.threads).remote(absolute, versions(), os.getcwd())] = task
     try:
         while running:
             yield None
@@ -60,14 +56,8 @@ def ray_tasks(tasks: Sequence[Task], *, gpus: int = 0) -> Looks:
             ray.cancel(left, force=True)
 
 
-def spread_out(tasks: Sequence[Task], places: int) -> list[Task]:
-    """Split the blocks of members that share a process until there are as many tasks as places, if they can be.
-
-    Example:
-        >>> block = Task(tuple(Path(name) for name in "abcde"), ("run",), tuple("abcde"), threads=1)
-        >>> [task.command for task in spread_out([block], places=2)]
-        [('run', 'a', 'c', 'e'), ('run', 'b', 'd')]
-    """
+def _spread_out(tasks: Sequence[Task], places: int) -> list[Task]:
+    """Split tasks of several members until there are as many tasks as places, if possible."""
     wanted = max(1, math.ceil(places / len(tasks)))
     counts = [min(wanted, len(task.folders)) for task in tasks]
     return [
@@ -78,7 +68,6 @@ def spread_out(tasks: Sequence[Task], places: int) -> list[Task]:
 
 
 def imported() -> ModuleType:
-    """Return Ray."""
     os.environ.update(QUIET)
     try:
         import ray
@@ -87,8 +76,7 @@ def imported() -> ModuleType:
     return ray
 
 
-def connect(ray: ModuleType) -> None:
-    """Connect this process to the cluster, unless it is."""
+def _connect(ray: ModuleType) -> None:
     if ray.is_initialized():
         return
     address = os.environ.get(ADDRESS)
@@ -99,32 +87,29 @@ def connect(ray: ModuleType) -> None:
         said = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError(
             f"the Ray cluster {address or 'of this machine'} cannot be reached ({said[0]}): "
-            f"set {ADDRESS}, or unset it for one of this machine"
+            f"set {ADDRESS}, or unset it to use this machine"
         ) from None
 
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """Return the versions that all machines of a cluster must share, and a hash of this package's source."""
+    """Return the versions that all machines must share, and a hash of this package's source."""
     package, digest = Path(__file__).parents[1], hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
         digest.update(f"{path.relative_to(package).as_posix()}\n".encode() + path.read_bytes())
-    return {
-        "clipmem": __version__,
-        "code": digest.hexdigest()[:12],
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("torch", "open_clip_torch", "numpy")},
-    }
+    libraries = {name: version(name) for name in ("torch", "open_clip_torch", "numpy")}
+    return {"clipmem": __version__, "code": digest.hexdigest()[:12], "python": platform.python_version(), **libraries}
 
 
 def run_here(task: Task, wanted: dict[str, str], folder: str = ".") -> str | None:
-    """Run a task on the machine of this worker; return what a person has to mend, or None."""
+    """Run a task on this worker's machine; return what a person has to correct, or None."""
+    worker = f"the worker on {platform.node()}"
     differ = [f"{name} {own} and not {wanted[name]}" for name, own in versions().items() if own != wanted[name]]
     if differ:
-        return f"the worker on {platform.node()} has {', '.join(differ)}: install the same on all machines"
+        return f"{worker} has {', '.join(differ)}: install the same on all machines"
     missing = [folder for folder in task.folders if not folder.is_dir()]
     if missing:
-        return f"the worker on {platform.node()} does not see {missing[0]}: all machines must share the data folder"
+        return f"{worker} does not see {missing[0]}: all machines must share the data folder"
     try:
         with contextlib.chdir(folder if Path(folder).is_dir() else "."):
             run_task(dataclasses.replace(task, program=(sys.executable, *task.program[1:])))
@@ -134,14 +119,13 @@ def run_here(task: Task, wanted: dict[str, str], folder: str = ".") -> str | Non
 
 
 def _check_end(ray: ModuleType, ended: Any) -> None:
-    """Raise what went wrong with a task that ended."""
     try:
-        said = ray.get(ended)
+        fault = ray.get(ended)
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, OSError) and shortage(error.cause):
-            raise OSError(error.cause.errno, f"{error.cause.strerror} where a task ran") from None
+            raise OSError(error.cause.errno, f"{error.cause.strerror} on the machine of a task") from None
         raise RuntimeError(str(error.cause)) from None
     except ray.exceptions.RayError as error:
-        raise RuntimeError(f"a worker was lost {TRIES_AGAIN + 1} times: {str(error).splitlines()[0]}") from None
-    if said is not None:
-        raise InputError(said)
+        raise RuntimeError(f"a worker was lost {RETRIES + 1} times: {str(error).splitlines()[0]}") from None
+    if fault is not None:
+        raise InputError(fault)

@@ -1,11 +1,10 @@
-"""Shows an audit on a terminal while it runs and when it is finished, and writes its results as a CSV file."""
+"""Shows an audit on a terminal while it runs and when it is finished; writes its results as a CSV file."""
 
 import math
 import time
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import pandas as pd
@@ -28,94 +27,66 @@ from clipmem_core.audits.settings import typed, typed_flags
 from clipmem_core.audits.status import MemberProgress, State
 from clipmem_core.audits.store import Audit, audits_folder
 from clipmem_core.audits.verdict import RELIABILITY, WHOLE_HEAD, likely_wrong, uses, whole_rows
-from clipmem_core.columns import of_one_split
 from clipmem_core.config import affecting, as_dict
 from clipmem_core.scores.registry import PLANTED, scores_in
 
 MEASURES = ("auroc", "average_precision", "precision_at_k", "auroc_difference", "average_precision_difference")
+SECONDS_BETWEEN_LINES = 1.0  # of counts, on a pipe
+PAGE = "http://localhost:8501/overview"
 
 
 def command_of(audit: Audit) -> str:
     """Return the command that makes an audit again."""
-    record = audit.record
-    config = record.config
-    # What depends on the machine or follows from others, nobody types.
-    following = (
-        *affecting("machine"),
-        "members" if config.protocol == "paper" or config.members == 2 * config.folds else "",
-    )
-    words = ["python -m clipmem_core audit", record.source, f"--name {audit.name}", f"--preset {config.preset}"]
-    given = {name: value for name, value in typed(as_dict(config)).items() if name not in following}
-    return " ".join([*words, *typed_flags(given)])
+    config = audit.record.config
+    # Nobody types what depends on the machine or follows from other fields
+    following = [*affecting("machine")]
+    if config.protocol == "paper" or config.members == 2 * config.folds:
+        following.append("members")
+    values = {name: value for name, value in typed(as_dict(config)).items() if name not in following}
+    words = ["python -m clipmem_core audit", audit.record.source, f"--name {audit.name}", f"--preset {config.preset}"]
+    return " ".join([*words, *typed_flags(values)])
 
 
 def result_rows(audit: Audit) -> pd.DataFrame:
-    """Return an audit's results as a tidy table: what, of, measure, value, low, high, kind."""
-    verdict = audit.verdict
-    rows: list[dict[str, Any]] = [
-        {"what": "clipmem", "of": r["group"], "measure": "mean", "value": r["mean"], "low": r["low"], "high": r["high"]}
-        | {"kind": c.of_one_split(r["kind"]), "n": r["n"]}
-        for r in verdict["groups"]
-    ]
-    for planted in verdict["planted"]:
-        names = [name for name in planted if name not in (c.PLANTED, "n")]
-        rows += [
-            {"what": "planted", "of": planted[c.PLANTED], "measure": name, "value": planted[name], "n": planted["n"]}
-            for name in names
-        ]
-    for score in verdict["detection"]:
-        rows += [
-            {"what": "detection", "of": score["score"], "measure": name, "value": score[name]}
-            | {"low": score.get(f"{name}_low"), "high": score.get(f"{name}_high"), "kind": "95% paired bootstrap"}
-            for name in MEASURES
-        ]
-    rows += [
-        _plain("membership", name, "auroc", value) for name, value in verdict["membership_auroc_by_member"].items()
-    ]
-    rows += [_plain("ranking", "halves of the members", "spearman", verdict["ranking_stability"])]
-    rows += [_plain("ranking", "all members", "reliability", verdict[RELIABILITY])]
-    rows += [
-        _plain("encoders", "scored or candidate", name, verdict["encoders"][name]) for name in ("image", "text", "fit")
-    ]
+    """Return an audit's results as a tidy table: what, of, measure, value, low, high, kind, n."""
+    verdict, rows = audit.verdict, list[dict[str, Any]]()
+
+    def add(what: str, of: str, measure: str, value: Any, **more: Any) -> None:
+        rows.append({"what": what, "of": of, "measure": measure, "value": value} | more)
+
+    for row in verdict["groups"]:
+        interval = {"low": row["low"], "high": row["high"], "kind": c.of_one_split(row["kind"])}
+        add("clipmem", row["group"], "mean", row["mean"], **interval, n=row["n"])
+    for row in verdict["planted"]:
+        for name in (name for name in row if name not in (c.PLANTED, "n")):
+            add("planted", row[c.PLANTED], name, row[name], n=row["n"])
+    for row in verdict["detection"]:
+        for name in MEASURES:
+            interval = {"low": row.get(f"{name}_low"), "high": row.get(f"{name}_high")}
+            add("detection", row["score"], name, row[name], **interval, kind="95% paired bootstrap")
+    for name, value in verdict["membership_auroc_by_member"].items():
+        add("membership", name, "auroc", value)
+    add("ranking", "halves of the members", "spearman", verdict["ranking_stability"])
+    add("ranking", "all members", "reliability", verdict[RELIABILITY])
+    for name in ("image", "text", "fit"):
+        add("encoders", "scored or candidate", name, verdict["encoders"][name])
     for row in verdict["attacks"]:
         for over, kind in (("members", "95% interval over members"), ("pairs", "95% bootstrap over pairs")):
-            ends = {"low": row[f"{over}_low"], "high": row[f"{over}_high"], "kind": kind, "n": row["targets"]}
-            if row["value"] is not None and ends["low"] is not None:
-                rows.append(_plain("attack", row["attack"], row["measure"], row["value"]) | ends)
+            low, high = row[f"{over}_low"], row[f"{over}_high"]
+            if row["value"] is not None and low is not None:
+                interval = {"low": low, "high": high, "kind": kind}
+                add("attack", row["attack"], row["measure"], row["value"], **interval, n=row["targets"])
     utility = audit.utility[~audit.utility[c.METRIC].isin(c.ATTACK_METRICS.values())]
     for metric, values in utility.groupby(c.METRIC, sort=False)[c.VALUE]:
         spread = {"low": values.min(), "high": values.max(), "kind": "range over members", "n": len(values)}
-        rows.append(_plain("utility", "external", str(metric), values.mean()) | spread)
-    rows += [_plain("seconds", "audit", name, verdict["seconds"][name]) for name in ("prepare", "members", "scoring")]
-    rows += unit_rows(audit)
+        add("utility", "external", str(metric), values.mean(), **spread)
+    for name in ("prepare", "members", "scoring"):
+        add("seconds", "audit", name, verdict["seconds"][name])
     return pd.DataFrame(rows, columns=["what", "of", "measure", "value", "low", "high", "kind", "n"])
 
 
-def unit_rows(audit: Audit) -> list[dict[str, Any]]:
-    """Return UnitMem by layer, of the members and of what it is read against; no row where it was not measured."""
-    from clipmem_core.audits import unitmem as t  # torch
-
-    units, references = t.read_units(audit), t.read_units(audit, t.REFERENCES)
-    if units is None:
-        return []
-    rows = []
-    for (tower, layer), values in t.layer_means(units).groupby([t.TOWER, t.LAYER], sort=False)[t.UNITMEM_MEAN]:
-        spread = {"low": values.min(), "high": values.max(), "kind": "range over members", "n": len(values)}
-        rows.append(_plain("unitmem", f"{tower} encoder, layer {layer}", "members", values.mean()) | spread)
-    if references is not None:
-        found = t.layer_means(references, by=[c.MEMBER, t.REFERENCE, t.TOWER, t.LAYER])
-        for row in found.to_dict("records"):
-            of, alone = f"{row[t.TOWER]} encoder, layer {row[t.LAYER]}", f"member {row[c.MEMBER]} alone"
-            rows.append(_plain("unitmem", of, row[t.REFERENCE], row[t.UNITMEM_MEAN]) | {"kind": alone, "n": 1})
-    return rows
-
-
-def _plain(what: str, of: str, measure: str, value: Any) -> dict[str, Any]:
-    return {"what": what, "of": of, "measure": measure, "value": value}
-
-
 def write_results(audit: Audit, path: Path) -> None:
-    """Write the table with a head of comment lines that say where it comes from."""
+    """Write the results as a CSV file with comment lines that say where they come from."""
     record = audit.record
     head = [
         f"command: {command_of(audit)}",
@@ -128,7 +99,7 @@ def write_results(audit: Audit, path: Path) -> None:
 
 
 def machine_line(machine: Mapping[str, Any], config: Mapping[str, Any]) -> str:
-    """Say what something was computed on; `config` has device, precision and threads."""
+    """Return a line about the machine; `config` has device, precision and threads."""
     return (
         f"machine: {machine['processor']}, {machine['cores']} cores; {config['device']}, {config['precision']}, "
         f"{config['threads']} threads a member"
@@ -141,18 +112,14 @@ def write_csv(path: Path, head: Sequence[str], rows: pd.DataFrame) -> None:
     path.write_text("".join(f"# {line}\n" for line in head) + body, encoding="utf-8")
 
 
-SECONDS_BETWEEN_LINES = 1.0  # that say on a pipe how many are done
-PAGE = "http://localhost:8501/overview"  # where the dashboard shows an audit, unless it was started elsewhere
-
-
 def plain(text: str) -> Text:
-    """Return text of others as it is: markup stands for itself, and control characters do not reach the terminal."""
+    """Return foreign text without markup and control characters."""
     shown = "".join(" " if char in "\t\r\n" else "�" if unicodedata.category(char) == "Cc" else char for char in text)
     return Text(shown)
 
 
 class RichScreen:
-    """Bars and lines; on a pipe, lines only."""
+    """Progress bars and lines; on a pipe, lines only."""
 
     def __init__(self, batch_size: int = 0) -> None:
         self.console = Console(highlight=False)
@@ -169,39 +136,33 @@ class RichScreen:
         self.tasks: dict[str, TaskID] = {}
         self.stages: dict[str, str] = {}
         self.warned: set[str] = set()
-        self.said, self.counted = "", 0.0  # the last line, and when a count was last printed
+        self.last_line, self.counted = "", 0.0  # and when a count was last printed
 
     def __enter__(self) -> Self:
         self.progress.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.progress.stop()
 
     def say(self, text: str) -> None:
-        """Show a line."""
-        self.said = text
+        self.last_line = text
         self.progress.console.print(plain(text), soft_wrap=True)
 
     def pictures(self, done: int, total: int) -> None:
-        """Show how many pictures are finished."""
         self._count("pictures", done, total)
 
     def captions(self, done: int, total: int) -> None:
-        """Show how many captions are finished."""
         self._count("captions", done, total)
 
-    def plantings(self, done: int, total: int) -> None:
-        """Show how many plantings of a benchmark have their result."""
-        self._bar("plantings", done, total, "")
-
     def members(self, progress: list[MemberProgress]) -> None:
-        """Show how far each member is, and say once when one is done or its loss stays at chance."""
+        """Show the progress of each member, and warn once if its loss stays at chance."""
         for member in progress:
             if member.stage != "waiting":
-                self._bar(f"member {member.name}", member.step, member.steps, self._note(member))
+                note = member.stage if member.stage != "training" else ""
+                if not note and not math.isnan(member.loss):
+                    note = f"loss {member.loss:.3f}  {member.samples_per_second:,.0f} samples/s"
+                self._bar(f"member {member.name}", member.step, member.steps, note)
             if self.stages.get(member.name, "waiting") != member.stage and not self.console.is_terminal:
                 self.say(f"member {member.name}: {member.stage}")
             self.stages[member.name] = member.stage
@@ -212,42 +173,38 @@ class RichScreen:
                     "try another --lr, a smaller --batch-size or more --epochs"
                 )
 
-    def _note(self, member: MemberProgress) -> str:
-        if member.stage != "training" or math.isnan(member.loss):
-            return "" if member.stage == "training" else member.stage
-        return f"loss {member.loss:.3f}  {member.samples_per_second:,.0f} samples/s"
-
     def _count(self, what: str, done: int, total: int) -> None:
-        """Show a bar; on a pipe, a line now and then that says again what is counted for: a page reads the last."""
+        """Show a bar; on a pipe, a line once a second that repeats what is counted: a page reads the last line."""
         if self.console.is_terminal:
-            self._bar(what, done, total, "")
+            self._bar(what, done, total)
         elif done == total or time.monotonic() - self.counted >= SECONDS_BETWEEN_LINES:
             self.counted = time.monotonic()
             line = f"{done:,} of {total:,} {what}"
-            self.console.print(plain(f"{self.said}: {line}" if self.said else line), soft_wrap=True)
+            self.console.print(plain(f"{self.last_line}: {line}" if self.last_line else line), soft_wrap=True)
 
-    def _bar(self, name: str, done: int, total: int, note: str) -> None:
+    def _bar(self, name: str, done: int, total: int, note: str = "") -> None:
         if name not in self.tasks:
-            self.tasks[name] = self.progress.add_task(name, total=total or None, note=note)
+            self.tasks[name] = self.progress.add_task(name, note=note)
         self.progress.update(self.tasks[name], completed=done, total=total or None, note=note)
 
 
 def show_verdict(audit: Audit) -> None:
     """Print an audit's tables and its verdict on itself."""
     console, verdict = Console(highlight=False), audit.verdict
-    groups = [row | {"kind": of_one_split(row["kind"])} for row in verdict["groups"]]
-    console.print(_table("clipmem by group", groups, ["group", "n", "mean", "low", "high", "kind"]))
-    if verdict["planted"]:
-        # Its parts beside clipmem.
-        columns = ["planted", "n", *sorted(scores_in(PLANTED), key=lambda name: not name.startswith("clipmem"))]
-        console.print(_table("planted pairs beside the others (means)", verdict["planted"], columns))
-    if verdict["detection"]:
-        rows = [_detection(row) for row in verdict["detection"]]
-        console.print(_table("finding planted mis-captions, with 95 % bootstrap intervals", rows, list(rows[0])))
-    if attacks := [row for row in verdict["attacks"] if row["value"] is not None]:
-        console.print(_table("attacks on membership, each member by the others", attacks, list(attacks[0])[:-2]))
-    utility = [{"metric": metric, "mean over members": value} for metric, value in verdict["utility"].items()]
-    console.print(_table("utility", utility, ["metric", "mean over members"]))
+
+    def show(title: str, rows: Iterable[dict[str, Any]], columns: Sequence[str] = ()) -> None:
+        if rows := list(rows):
+            console.print(make_table(title, rows, columns or list(rows[0])))
+
+    groups = [row | {"kind": c.of_one_split(row["kind"])} for row in verdict["groups"]]
+    show("clipmem by group", groups, ["group", "n", "mean", "low", "high", "kind"])
+    scores = sorted(scores_in(PLANTED), key=lambda name: not name.startswith("clipmem"))
+    injected = [row | {"injected error": row["planted"]} for row in verdict["planted"]]
+    show("injected errors and other pairs (means)", injected, ["injected error", "n", *scores])
+    show("detector accuracy on injected errors, with 95 % bootstrap intervals", map(_detection, verdict["detection"]))
+    attacks = [row for row in verdict["attacks"] if row["value"] is not None]
+    show("attacks on membership, each member by the others", attacks, list(attacks[0])[:-2] if attacks else ())
+    show("utility", [{"metric": name, "mean over members": value} for name, value in verdict["utility"].items()])
     for check in verdict["checks"]:
         mark = {True: ("✓ ", "green"), False: ("✗ ", "red"), None: ("? ", "yellow")}[check["good"]]
         advice = f" → {check['advice']}" if check["advice"] else ""
@@ -256,9 +213,8 @@ def show_verdict(audit: Audit) -> None:
     console.print(Text(verdict["sentence"], style="bold"), soft_wrap=True)
     if likely := likely_wrong(verdict)[0]:
         console.print(plain(likely), style="bold", soft_wrap=True)
-    if whole := whole_rows(verdict):
-        rows = [dict(zip(WHOLE_HEAD, row, strict=True)) for row in whole]
-        console.print(_table(f"counts of all {audit.record.sampled_of:,} pairs", rows, list(WHOLE_HEAD)))
+    whole = [dict(zip(WHOLE_HEAD, row, strict=True)) for row in whole_rows(verdict)]
+    show(f"counts of all {audit.record.sampled_of:,} pairs", whole)
     for score, use in uses(verdict).items():
         console.print(Text.assemble("  ", (score, "bold"), f" {use}"), soft_wrap=True)
     console.print()
@@ -267,11 +223,11 @@ def show_verdict(audit: Audit) -> None:
 
 
 def show_audits(states: list[State], studies: list[str]) -> None:
-    """Print how every audit stands, those at work first, and which studies there are."""
+    """Print the state of every audit, and the names of the studies."""
     console = Console(highlight=False)
     if states:
         columns = ["name", "state", "data set", "preset", "pairs", "members"]
-        console.print(_table(f"audits in {audits_folder()}", [state.row for state in states], columns))
+        console.print(make_table(f"audits in {audits_folder()}", [state.row for state in states], columns))
     else:
         console.print(plain(f"no audit in {audits_folder()}: python -m clipmem_core audit PATH --name NAME"))
     if studies:
@@ -279,20 +235,17 @@ def show_audits(states: list[State], studies: list[str]) -> None:
 
 
 def _detection(row: dict[str, Any]) -> dict[str, Any]:
-    """Return a detector's row for the screen: its metrics, and how far the first detector leads it."""
-    shown = {
-        "score": row["score"],
-        "AUROC": row["auroc"],
-        "AP": row["average_precision"],
-        "P@50": row["precision_at_k"],
-    }
+    """Return a detector's row for the screen: its metrics, and how far the first detector leads."""
+    names = {"score": "score", "AUROC": "auroc", "AP": "average_precision", "P@50": "precision_at_k"}
+    shown = {short: row[name] for short, name in names.items()}
     for short, name in (("AUROC", "auroc"), ("AP", "average_precision")):
         lead, low, high = (row[f"{name}_difference{end}"] for end in ("", "_low", "_high"))
         shown[f"behind in {short}"] = f"{lead:.3f} [{low:.2f}, {high:.2f}]" if lead else "–"
     return shown
 
 
-def _table(title: str, rows: list[dict[str, Any]], columns: list[str]) -> Table:
+def make_table(title: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> Table:
+    """Return a table for the terminal; foreign text in it is plain."""
     table = Table(
         title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
     )

@@ -12,7 +12,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from clipmem_core.audits.status import MemberProgress, member_progress
+from clipmem_core.audits.status import MemberProgress, member_progress, second_names
 from clipmem_core.audits.store import Audit
 from clipmem_core.config import InputError
 from clipmem_core.shortage import shortage
@@ -21,15 +21,15 @@ SECONDS_BETWEEN_LOOKS = 0.1
 STDERR = ".stderr"
 PROGRAM = (sys.executable, "-m", "clipmem_core.audits")  # what to call, a folder and names follow
 NAMED = 8  # members of a task that a message lists
-# A process that ran short of something ends with this plus the error's number: on a full disk it can write nothing.
+# Exit code, plus the error number, of a process that ran out of disk or memory: on a full disk it cannot write why.
 RAN_SHORT = 64
-# Without these, glibc hands every large block back to the system and each step faults its pages in again.
+# Without these, glibc returns every large block to the system, and each step faults its pages in anew.
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "17179869184"}
 
 
 @dataclass(frozen=True)
 class Task:
-    """Members, shards, blocks or plantings that `command` computes one after the other, each in its own folder."""
+    """Members, shards, blocks or plantings that one process computes one after the other, each in its own folder."""
 
     folders: tuple[Path, ...]
     program: tuple[str, ...]
@@ -42,22 +42,22 @@ class Task:
         return (*self.program, *self.names)
 
 
+# Runs every task and yields each that has ended, and None in between so that its caller can show progress.
+# A task that fails stops the others: InputError if a person can correct it, OSError if its machine ran out of disk or
+# memory, RuntimeError otherwise.
+Looks = Generator[Task | None, None, None]
+Executor = Callable[[Sequence[Task]], Looks]
+
+
 def program_of(work: str, folder: Path) -> tuple[str, ...]:
     """Return the program of a task: a function (`module:name`) that computes names in a folder."""
     return (*PROGRAM, work, str(folder.absolute()))
 
 
 def do_work(arguments: Sequence[str]) -> None:
-    """Call the function of `program_of` on the folder and the names behind it."""
+    """Call the function of `program_of` on the folder and the names that follow."""
     work, folder, *names = arguments
     pkgutil.resolve_name(work)(Path(folder), names)
-
-
-# Runs every task and yields each that has ended, and None between them so that its caller can show progress.
-# A task that fails ends the others: InputError if a person can correct it, OSError if its machine ran short of disk or
-# memory, RuntimeError otherwise.
-Looks = Generator[Task | None, None, None]
-Executor = Callable[[Sequence[Task]], Looks]
 
 
 def run_members(
@@ -68,17 +68,23 @@ def run_members(
     blocks: int = 0,
     executor: Executor,
     watch: Callable[[list[MemberProgress]], None],
+    again: bool = False,
 ) -> None:
-    """Bring every member to its end; finished ones are not touched."""
-    left = [name for name in names if member_progress(audit.folder, name).stage != "done"]
-    tasks = member_tasks(audit, left, threads=threads, blocks=blocks)
-    run_member_tasks(tasks, executor, lambda: watch([member_progress(audit.folder, name) for name in names]))
+    """Train, embed and evaluate every member that is not finished (`again`: in the second round)."""
+    shown = second_names(names) if again else names
+
+    def progress() -> list[MemberProgress]:
+        return [member_progress(audit.folder, name) for name in shown]
+
+    left = [name for name, own in zip(names, progress(), strict=True) if own.stage != "finished"]
+    tasks = member_tasks(audit, left, threads=threads, blocks=blocks, again=again)
+    run_member_tasks(tasks, executor, lambda: watch(progress()))
 
 
 def member_tasks(
     audit: Audit, names: Sequence[str], *, threads: int, blocks: int = 0, again: bool = False
 ) -> list[Task]:
-    """Return the tasks that train some members, or train them `again` in the second round; as of `run_members`."""
+    """Return the tasks that train some members (`again`: in the second round), one each or in so many blocks."""
     program = program_of(f"clipmem_core.audits.member:{'train_again' if again else 'run_members'}", audit.folder)
     what = "second training of member" if again else "member"
     blocks = min(blocks or len(names), len(names))
@@ -87,7 +93,7 @@ def member_tasks(
 
 
 def run_member_tasks(tasks: Sequence[Task], executor: Executor, look: Callable[[], None]) -> None:
-    """Run tasks of members, of one audit or several; `look` is called again and again."""
+    """Run tasks and call `look` repeatedly."""
     with closing(executor(tasks)) as looks:
         for _ in looks:
             look()
@@ -95,7 +101,7 @@ def run_member_tasks(tasks: Sequence[Task], executor: Executor, look: Callable[[
 
 
 def local_processes(tasks: Sequence[Task], *, at_once: int) -> Looks:
-    """Run tasks on this machine, each as a process of its own, at most so many at once; an `Executor`."""
+    """Run each task in a process of this machine, at most so many at once; an `Executor`."""
     waiting, running = list(tasks), list[tuple[Task, "subprocess.Popen[bytes]"]]()
     try:
         while waiting or running:
@@ -109,12 +115,20 @@ def local_processes(tasks: Sequence[Task], *, at_once: int) -> Looks:
                 _check_end(task, process.returncode)
                 yield task
     finally:
-        stop([process for _, process in running])
+        for _, process in running:
+            process.send_signal(signal.SIGKILL)  # a member's files are complete at any moment
+        for _, process in running:
+            process.communicate()
+
+
+def run_task(task: Task) -> None:
+    """Run a task's process to its end."""
+    for _ in local_processes([task], at_once=1):
+        pass
 
 
 def in_this_process(tasks: Sequence[Task]) -> Looks:
-    """Run tasks of `program_of` in this process, one after the other; an `Executor`. Heads on cached features are
-    trained sooner than Python has started."""
+    """Run tasks of `program_of` in this process; an `Executor` for heads, which train faster than Python starts."""
     import torch
 
     threads = torch.get_num_threads()
@@ -134,7 +148,6 @@ def environment(threads: int) -> dict[str, str]:
 
 
 def start(task: Task) -> "subprocess.Popen[bytes]":
-    """Start a task's process."""
     with (task.folders[0] / STDERR).open("wb") as errors:
         return subprocess.Popen(
             task.command,
@@ -143,24 +156,6 @@ def start(task: Task) -> "subprocess.Popen[bytes]":
             stdout=errors,
             stderr=errors,
         )
-
-
-def run_task(task: Task) -> None:
-    """Run a task's process to its end."""
-    process = start(task)
-    try:
-        process.wait()
-    finally:
-        stop([process])
-    _check_end(task, process.returncode)
-
-
-def stop(processes: Sequence["subprocess.Popen[bytes]"]) -> None:
-    """End processes at once: a member's files are whole at any moment."""
-    for process in processes:
-        process.send_signal(signal.SIGKILL)
-    for process in processes:
-        process.communicate()
 
 
 def _check_end(task: Task, code: int) -> None:
@@ -173,6 +168,9 @@ def _check_end(task: Task, code: int) -> None:
     if code == 2 and lines[-1].startswith('{"error"'):
         raise InputError(json.loads(lines[-1])["error"])
     ended = f"was ended by signal {-code}" if code < 0 else f"failed: {lines[-1]}"
-    listed = [*(folder.name for folder in task.folders[:NAMED]), *(["…"] if len(task.folders) > NAMED else [])]
-    named = f"{task.what}{'s' if len(task.names) > 1 else ''} {', '.join(listed)}"
-    raise RuntimeError(f"{named} {ended}; its output is in {path}; the same command goes on where it stopped")
+    names = [folder.name for folder in task.folders]
+    listed = ", ".join(names[:NAMED] + ["…"] * (len(names) > NAMED))
+    raise RuntimeError(
+        f"{task.what}{'s' if len(names) > 1 else ''} {listed} {ended}; its output is in {path}; "
+        "the same command goes on where it stopped"
+    )

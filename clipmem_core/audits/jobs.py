@@ -1,10 +1,9 @@
-"""Work that the dashboard starts in detached processes: how it starts, is found again, is read and is ended.
+"""Detached processes of the dashboard: start, find, read and cancel.
 
     <data>/jobs/<name>/          of an audit: job.json (pid, start time, arguments) · output.log · exit_code
-    <data>/jobs/.<kind>/<key>/   of a download, a check, a look into encoders, a map, a study or an export
+    <data>/jobs/.<kind>/<key>/   of any other work
 
-A job goes on when the page is reloaded and when the server stops. Jobs that train run one at a time; what is typed in
-a terminal starts at once.
+A job outlives the page and the server. Jobs that train run one at a time; a command in a terminal starts at once.
 """
 
 import contextlib
@@ -20,37 +19,29 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 from filelock import FileLock, Timeout
-from typing_extensions import TypedDict
 
 import clipmem_core
 from clipmem_core.atomic import replacing
 from clipmem_core.audits.settings import typed, typed_flags
-from clipmem_core.audits.store import Audit, Whole, check_name, write_json
+from clipmem_core.audits.store import Audit, check_name, write_json
 from clipmem_core.config import AuditConfig, as_dict, data_folder
 from clipmem_core.files import read_json
 
 JOB, OUTPUT, EXIT_CODE = "job.json", "output.log", "exit_code"
-CANCEL = "cancel"  # a file that is there once a job was asked to end
-UNITS, PARADIGMS = "units", "paradigms"  # what encoders are looked into for
+CANCEL = "cancel"  # a file that marks a job as cancelled
+UNITS, PARADIGMS = "units", "paradigms"  # commands
 SAMPLE = 1000
 FAILED, INTERRUPTED = 1, 130
 PROGRAM = (sys.executable, "-m", "clipmem_core", "job")  # folder and arguments follow
 TRAINS = ("audit", "again", "study", UNITS, PARADIGMS)  # commands of which one runs at a time
 WAITS = "waiting for its turn"
-SECONDS_BETWEEN_LOOKS = 0.5
+SECONDS_BETWEEN_POLLS = 0.5
 _COUNT = re.compile(r"(?:.*: )?([\d,]+) of ([\d,]+) (pictures|captions)")
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-
-
-class JobFile(TypedDict):
-    """The fields of job.json."""
-
-    pid: Whole
-    started: str | None
-    arguments: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -68,7 +59,7 @@ class Job:
 
     @property
     def running(self) -> bool:
-        """Tell whether this very process still works, not another that got its pid."""
+        """Tell whether this process works, and not another one with its pid."""
         if self.started is None or (self.folder / EXIT_CODE).is_file():
             return False
         return process_start(self.pid) == self.started
@@ -83,14 +74,14 @@ class Job:
 
     @property
     def cancelling(self) -> bool:
-        """Tell whether it was asked to end, and has not yet."""
         return (self.folder / CANCEL).is_file() and self.running
 
     @property
     def cancelled(self) -> bool:
-        """Tell whether it ended by an interrupt, be it before Python was ready to answer one."""
-        asked = self.exit_code is None and (self.folder / CANCEL).is_file() and not self.running
-        return asked or self.exit_code == INTERRUPTED
+        """Tell whether it ended by an interrupt, even before Python could handle one."""
+        if self.exit_code is None:
+            return (self.folder / CANCEL).is_file() and not self.running
+        return self.exit_code == INTERRUPTED
 
     @property
     def failed(self) -> bool:
@@ -99,73 +90,66 @@ class Job:
 
     @property
     def waiting(self) -> bool:
-        """Tell whether another job that trains has its turn."""
+        """Tell whether it waits for another job that trains."""
         return self.last_line == WAITS
 
     @property
     def age(self) -> float:
-        """The seconds since it was started."""
+        """The seconds since its start."""
         return time.time() - (self.folder / JOB).stat().st_mtime
 
     @property
     def last_line(self) -> str:
-        """The last line of the output that says anything, without terminal colours."""
         return next(reversed(self.last_lines), "")
 
     @property
     def last_lines(self) -> list[str]:
-        """The last lines of the output that say anything, 4 kB, without terminal colours."""
-        text = tail(self.folder / OUTPUT).decode("utf-8", "replace")
-        lines = (line.strip() for line in re.split(r"[\r\n]+", _ESCAPES.sub("", text)))
-        return [line for line in lines if line]
+        """The last lines of the output that are not empty, 4 kB, without terminal colours."""
+        text = _ESCAPES.sub("", tail(self.folder / OUTPUT).decode("utf-8", "replace"))
+        return [line.strip() for line in re.split(r"[\r\n]+", text) if line.strip()]
 
     @property
     def count(self) -> tuple[int, int, str] | None:
-        """How many pictures or captions the last line says are finished, of how many, and which of both."""
+        """The numbers of finished and of all pictures or captions in the last line, and which of both."""
         found = _COUNT.fullmatch(self.last_line)
         return found and (int(found[1].replace(",", "")), int(found[2].replace(",", "")), found[3])
 
 
 def process_start(pid: int) -> str | None:
-    """Return when a running process was started, in ticks of the system: a pid can be reused, this pair cannot.
-
-    Returns:
-        None where no such process runs; one that ended and was not collected yet does not run.
-
-    Example:
-        >>> process_start(os.getpid()) is None
-        False
-    """
-    # Linux counts from the boot, so that a clock that is set anew changes nothing; the others note the time of day.
+    """Return the start time of a running process, or None: a pid can be reused, this pair cannot."""
+    # On Linux ticks since the boot, so that setting the clock changes nothing
     since = psutil.boot_time() if psutil.LINUX else 0.0
     try:
         process = psutil.Process(pid)
         if process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
             return None
         return str(round((process.create_time() - since) * os.sysconf("SC_CLK_TCK")))
-    except (psutil.NoSuchProcess, ValueError, OverflowError):  # also of a number that can be no pid
+    except (psutil.NoSuchProcess, ValueError, OverflowError):  # also of a number that cannot be a pid
         return None
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a detached process is to do: the arguments of `python -m clipmem_core`, and the folder it is found by."""
+    """Arguments of `python -m clipmem_core` for a detached process, and its folder."""
 
     folder: Path
     arguments: Sequence[str]
 
     @property
     def typed(self) -> str:
-        """What to type in a terminal to do the same."""
+        """The same command in a terminal."""
         return f"python -m clipmem_core {shlex.join(self.arguments)}"
 
     def find(self) -> Job | None:
-        """Return the job last started for it, running or not, or None."""
+        """Return the last job of this task, running or not."""
         path = self.folder / JOB
-        return Job(self.folder, **read_json(path, JobFile, mend=f"delete {self.folder}")) if path.is_file() else None
+        if not path.is_file():
+            return None
+        values = read_json(path, dict[str, Any], mend=f"delete {self.folder}")
+        return Job(self.folder, values["pid"], values["started"], tuple(values["arguments"]))
 
     def start(self) -> Job:
-        """Start it, or return its job if that runs."""
+        """Start a job, or return the one that runs."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self.folder / "start.lock"):
             job = self.find()
@@ -186,12 +170,12 @@ class Task:
                 )
             job = Job(self.folder, process.pid, process_start(process.pid), tuple(self.arguments))
             write_json(self.folder / JOB, {name: value for name, value in asdict(job).items() if name != "folder"})
-            threading.Thread(target=process.wait, daemon=True).start()  # leaves no zombie while this server runs
+            threading.Thread(target=process.wait, daemon=True).start()  # no zombie while this server runs
         return job
 
 
 def run_job(folder: Path, arguments: Sequence[str], run: Callable[[Sequence[str]], int]) -> int:
-    """Do the work of a job in its own process, write down its exit code and return it."""
+    """Run a job in its own process, write its exit code and return it."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the server runs in the background
     turn, code = FileLock(jobs_folder() / ".turn.lock"), FAILED
     try:
@@ -202,7 +186,7 @@ def run_job(folder: Path, arguments: Sequence[str], run: Callable[[Sequence[str]
                 turn.acquire(timeout=0)
             except Timeout:
                 print(WAITS, flush=True)
-                turn.acquire(poll_interval=SECONDS_BETWEEN_LOOKS)
+                turn.acquire(poll_interval=SECONDS_BETWEEN_POLLS)
         code = run(arguments)
     except KeyboardInterrupt:
         code = INTERRUPTED
@@ -216,7 +200,7 @@ def run_job(folder: Path, arguments: Sequence[str], run: Callable[[Sequence[str]
 
 
 def cancel(job: Job) -> None:
-    """Interrupt a job and all it started, as Ctrl-C does; what it has written so far stays, and it can be resumed."""
+    """Interrupt a job and its children, as Ctrl-C does; it can be resumed."""
     if job.running:
         (job.folder / CANCEL).touch()
         with contextlib.suppress(ProcessLookupError):  # it ended a moment ago
@@ -224,22 +208,19 @@ def cancel(job: Job) -> None:
 
 
 def jobs_folder() -> Path:
-    """Return the folder that holds every job."""
     return data_folder() / "jobs"
 
 
 def list_job_names() -> list[str]:
-    """Return the names under which audits were started and whose jobs are still there."""
+    """Return the names of all jobs of audits."""
     return sorted(path.parent.name for path in jobs_folder().glob(f"[!.]*/{JOB}"))
 
 
 def audit_task(name: str, arguments: Sequence[str] = ()) -> Task:
-    """Return the task of an audit."""
     return Task(jobs_folder() / check_name(name), ["audit", *arguments])
 
 
 def fetch_task(name: str) -> Task:
-    """Return the task of fetching a data set."""
     return Task(jobs_folder() / ".sets" / name, ["fetch", name])
 
 
@@ -250,27 +231,18 @@ def export_task(audit: Audit, format: str, out: Path) -> Task:
 
 
 def encoder_task(audit: Audit, kind: str, *, sample: int = 0) -> Task:
-    """Return the task of looking into an audit's encoders."""
+    """Return the task of measuring UnitMem or comparing paradigms."""
     arguments = [kind, audit.name, *(["--sample", str(sample)] if sample else [])]
     return Task(jobs_folder() / ".encoders" / audit.name / kind, arguments)
 
 
 def resume_arguments(name: str, source: str, config: AuditConfig) -> list[str]:
-    """Return the arguments that make `audit` go on with an audit of a source, with what was asked for.
-
-    Returns:
-        The source, the name, the preset, and every field that differs from the preset.
-
-    Example:
-        >>> from clipmem_core.config import preset_config
-        >>> resume_arguments("cats", "cats.csv", preset_config("tiny"))
-        ['cats.csv', '--name=cats', '--preset=tiny']
-    """
+    """Return the arguments of `audit`: source, name, preset, and every field that differs from the preset."""
     return [source, f"--name={name}", f"--preset={config.preset}", *typed_flags(typed(as_dict(config)), joint="=")]
 
 
 def tail(path: Path) -> bytes:
-    """Return the last 4 kB of a file; nothing where there is none."""
+    """Return the last 4 kB of a file; nothing if it is missing."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, file.seek(0, 2) - 4096))

@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ from clipmem_core.audits.store import Audit, Record
 from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.features.cache import Elsewhere
 from clipmem_core.features.embed import image_features, text_features
-from clipmem_core.features.towers import Kind, Opened, Tower
+from clipmem_core.features.towers import Opened, Tower
 from clipmem_core.training.model import LockedModel, Model, Standard, build_model, locked_model
 from clipmem_core.training.names import model_config
 from clipmem_core.training.views import FeatureViews
@@ -26,15 +27,15 @@ SHARDS = 8  # of a task: its process starts, and loads the tower, once
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """What locked towers give of an audit's pairs; None is that of a tower which members train."""
+    """The output of locked towers for an audit's pairs; None for a tower that members train."""
 
     image: np.ndarray | None  # float16 [n_pairs, width], mapped from the file
     text: np.ndarray | None  # float16 [n_captions, width]
-    cut: int = 0  # captions that are longer than the text tower reads
+    cut: int = 0  # captions longer than the text tower reads
 
     @functools.cached_property
     def standards(self) -> dict[str, Standard]:
-        """What heads standardise features by, from those of all pairs; worked out once for all members."""
+        """What heads standardise features by, computed once from all pairs for all members."""
         sides = {"image": self.image, "text": self.text}
         return {side: Standard.of(values) for side, values in sides.items() if values is not None}
 
@@ -49,24 +50,18 @@ def features_of(
     captions: Callable[[int, int], None] | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Features:
-    """Return what locked towers give of pairs; it is computed once and kept, and goes on where it was stopped.
-
-    `elsewhere` has shards of it computed by other processes; without, this one computes all. `pictures` and `captions`
-    are told how many are done.
-    """
-    image = text = None
-    cut = 0
+    """Return the features of pairs, computed once and cached; with `elsewhere`, other processes compute shards."""
+    image, text, cut = None, None, 0
     if towers.image:
-        image = image_features(pairs, root, towers.image, elsewhere=elsewhere, progress=pictures, say=say)
+        image = image_features(pairs, root, towers.image, elsewhere=elsewhere, progress=pictures)
     if towers.text:
         texts = [list(own) for own in pairs[c.CAPTIONS]]
-        found = text_features(texts, towers.text, elsewhere=elsewhere, progress=captions, say=say)
-        text, cut = found.features, found.cut
+        text, cut = text_features(texts, towers.text, elsewhere=elsewhere, progress=captions, say=say)
     return Features(image, text, cut)
 
 
 def elsewhere(executor: Executor | None, threads: int) -> Elsewhere | None:
-    """Return what has shards of features computed by an executor's tasks; None where this process computes them."""
+    """Return a function that computes shards of features as tasks of an executor; None to compute them here."""
     if executor is None:
         return None
 
@@ -81,37 +76,29 @@ def elsewhere(executor: Executor | None, threads: int) -> Elsewhere | None:
 
 
 def open_towers(audit: Audit, record: Record, pairs: pd.DataFrame) -> tuple[Towers, Features]:
-    """Return the locked towers of an audit and what they give, computed here or elsewhere."""
-    if not record.config.features:
+    """Return the locked towers of an audit and their features, computed here or elsewhere."""
+    path = record.config.features
+    if not path:
         towers = towers_of(record.config)
         return towers, features_of(towers, pairs, record.pictures)
-    features = Features(*given_features(audit, pixels_folder(audit)))
-    return Towers(_given("image", features.image, record), _given("text", features.text, record)), features
-
-
-def _given(kind: Kind, features: np.ndarray | None, record: Record) -> Tower:
-    """Return what stands for the tower of features that were computed elsewhere: it cannot be opened."""
-    assert features is not None
-    path = record.config.features
+    image, text = given_features(audit, pixels_folder(audit))
 
     def refuse() -> Opened:
         raise InputError(f"the features in {path} were computed elsewhere: nothing new can be embedded")
 
-    return Tower(name=path, kind=kind, version="", licence="", sha256="", dim=features.shape[1], open=refuse)
+    named: dict[str, Any] = {"name": path, "version": "", "licence": "", "sha256": "", "open": refuse}
+    towers = Towers(Tower(kind="image", dim=image.shape[1], **named), Tower(kind="text", dim=text.shape[1], **named))
+    return towers, Features(image, text)
 
 
-def build_locked(towers: Towers, config: AuditConfig, *, seed: int, pretrained: str = "") -> LockedModel:
-    """Build a model that reads what the locked towers give: its heads, and the tower that is not locked."""
+def build_member(config: AuditConfig, towers: Towers, *, seed: int, pretrained: str = "") -> Model:
+    """Build the model that members train; where towers are locked, with heads, which are not fitted yet."""
     whole: Model | None = None
     if not (towers.image and towers.text):
-        whole = build_model(
-            config.model,
-            loss=config.loss,
-            seed=seed,
-            image_size=config.image_size,
-            pretrained=pretrained,
-            device=config.device,
-        )
+        how: dict[str, Any] = {"image_size": config.image_size, "pretrained": pretrained, "device": config.device}
+        whole = build_model(config.model, loss=config.loss, seed=seed, **how)
+    if not (towers.image or towers.text):
+        return whole
     widths = [tower.dim if tower else 0 for tower in (towers.image, towers.text)]
     dim = int(model_config(config.model)["embed_dim"])
     return locked_model(*widths, dim=dim, loss=config.loss, seed=seed, whole=whole).to(config.device)
@@ -126,6 +113,6 @@ def fit_standards(model: LockedModel, features: Features) -> None:
 
 
 def feature_views(model: LockedModel, seed: int) -> FeatureViews:
-    """Return the views of pictures' features that a member of a seed is trained on."""
+    """Return the views of image features that a member of a seed is trained on."""
     standard = next(part for part in model.visual.modules() if isinstance(part, Standard))
     return FeatureViews(standard.mean, seed)

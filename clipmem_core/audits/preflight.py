@@ -1,4 +1,4 @@
-"""A dry run over a data set: what is in it, what is broken and where. Nothing is kept."""
+"""Checks of a data set before its audit: `inspect`, and the check that the dashboard runs in a job."""
 
 import dataclasses
 import json
@@ -13,25 +13,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from rich.console import Console
-from rich.table import Table
 
 from clipmem_core import columns as c
-from clipmem_core.audits.console import RichScreen, plain
+from clipmem_core.audits import prepare
+from clipmem_core.audits.console import RichScreen, make_table, plain
 from clipmem_core.audits.jobs import OUTPUT, Job, Task, audit_task, jobs_folder, resume_arguments
-from clipmem_core.audits.prepare import (
-    DataSet,
-    GivenRows,
-    draw_membership,
-    holds_features,
-    load_data_set,
-    look_at_pictures,
-    plant,
-    sampled,
-    with_features,
-)
+from clipmem_core.audits.prepare import DataSet, FeatureRows
 from clipmem_core.audits.settings import check_config, resolve
 from clipmem_core.audits.setup import check_same
-from clipmem_core.audits.store import Audit, audits_folder, check_name, write_json
+from clipmem_core.audits.store import Audit, write_json
 from clipmem_core.config import (
     DEFAULT_PRESET,
     AuditConfig,
@@ -44,110 +34,86 @@ from clipmem_core.config import (
 )
 from clipmem_core.files import parse_json, read_json
 from clipmem_core.pairs.checks import CHECKS, Captions, check_captions
-from clipmem_core.pairs.table import RawPairs, check_there, read_source
+from clipmem_core.pairs.table import check_there, read_source
 from clipmem_core.scores.membership import MIN_PAIRS
 
-SHOWN = 5
-PIXELS = 32  # enough to see that a picture opens and whom it looks like
-
-
-def inspect_source(source: str, options: SourceOptions) -> None:
-    """Print what a data set holds."""
-    with tempfile.TemporaryDirectory(prefix="clipmem-") as folder, RichScreen() as screen:
-        data = Path(folder)
-        if holds_features(source):
-            config = dataclasses.replace(preset_config(DEFAULT_PRESET), source=options, features=source)
-            given = load_data_set(source, config, cache=data)
-            show(source, given.raw, given, Console(highlight=False))
-            return
-        raw = read_source(source, options, data=data if source == "scenes" else data_folder(), say=screen.say)
-        config = dataclasses.replace(AuditConfig(), cache_size=PIXELS)
-        found = look_at_pictures(raw, config, cache=data / "pixels", progress=screen.pictures)
-        screen.progress.stop()
-        show(source, raw, found, Console(highlight=False))
-
-
-def show(source: str, raw: RawPairs, found: DataSet, console: Console) -> None:
-    """Print the summary, the reasons in quarantine with an example each, and the first pairs."""
-    pairs = found.pairs
-    counts = pairs[c.CAPTIONS].map(len)
-    labels = pairs[c.LABEL].dropna()
-    too_few = "" if len(pairs) >= MIN_PAIRS else f" (an audit needs {MIN_PAIRS})"
-    facts = {
-        "source": source,
-        "format": raw.format,
-        "pictures lie in": str(raw.root),
-        "rows": f"{raw.rows:,}",
-        "pairs that can be used": f"{len(pairs):,}{too_few}",
-        "captions a pair": f"{counts.min()} to {counts.max()}, {counts.mean():.2f} on average",
-        "labels": f"{labels.nunique():,} on {len(labels):,} pairs" if len(labels) else "none",
-        **sizes(found),
-        "look-alikes": f"{found.lookalikes:,} pictures look like an earlier one",
-        "in quarantine": f"{len(found.quarantine):,} rows",
-    }
-    for name, value in facts.items():
-        console.print(plain(f"{name:24} {value}"), soft_wrap=True)
-    if len(found.quarantine):
-        console.print(quarantine_table(found.quarantine))
-    console.print(checks_table(pairs))
-    table = Table(title=f"the first {SHOWN} pairs", title_justify="left")
-    for column in (c.PAIR_ID, c.IMAGE, c.LABEL, c.CAPTIONS):
-        table.add_column(column, overflow="fold")
-    for _, row in pairs.head(SHOWN).iterrows():
-        label = row[c.LABEL] if isinstance(row[c.LABEL], str) else "–"
-        captions = " | ".join(caption[:200] for caption in row[c.CAPTIONS])
-        table.add_row(*(plain(text) for text in (row[c.PAIR_ID], row[c.IMAGE], label, captions)))
-    console.print(table)
-
-
-def checks_table(pairs: pd.DataFrame) -> Table:
-    """Return how many captions each check finds, with an example of each."""
-    captions = Captions.from_pairs([list(own) for own in pairs[c.CAPTIONS]])
-    table = Table(title="captions to look at", title_justify="left")
-    table.add_column("captions", justify="right")
-    table.add_column("check", overflow="fold")
-    table.add_column("for example", overflow="fold")
-    for name, flags in check_captions(captions).items():
-        first = captions.texts[int(flags.argmax())][:80] if flags.any() else ""
-        table.add_row(f"{flags.sum():,}", CHECKS[name].label, plain(first))
-    return table
-
-
-def sizes(found: DataSet) -> dict[str, str]:
-    """Return how large the pictures are, or the features that stand for them."""
-    if isinstance(found.pixels, GivenRows):
-        return {"features": f"computed elsewhere, {found.pixels.values.shape[1]:,} numbers a picture: none is opened"}
-    pairs = found.pairs
-    return {
-        "picture widths": f"{pairs[c.WIDTH].min():,} to {pairs[c.WIDTH].max():,} pixels",
-        "picture heights": f"{pairs[c.HEIGHT].min():,} to {pairs[c.HEIGHT].max():,} pixels",
-    }
-
-
-def quarantine_table(quarantine: pd.DataFrame) -> Table:
-    """Return the reasons rows were set aside, the commonest first, each with one place to look at."""
-    table = Table(title="in quarantine", title_justify="left")
-    table.add_column("rows", justify="right")
-    table.add_column("reason", overflow="fold")
-    table.add_column("for example", overflow="fold")
-    for reason, rows in sorted(quarantine.groupby(c.REASON), key=lambda item: -len(item[1])):
-        table.add_row(f"{len(rows):,}", plain(str(reason)), plain(str(rows[c.SOURCE].iloc[0])))
-    return table
-
-
-FOLDER = ".checks"
-REQUEST = "request.json"
-KEPT_SECONDS = 7 * 24 * 3600.0  # a check older than this is thrown away
+SHOWN = 5  # pairs, and reasons of a check
+PIXELS = 32  # enough to open a picture and to find near-duplicates
+FOLDER, REQUEST = ".checks", "request.json"
+SECONDS_STORED = 7 * 24 * 3600.0  # older checks are deleted
 AGAIN = "check the audit again"
-FOUND, PICTURES = "found", "pictures"
-REASONS = 5  # shown, the commonest first
 SECONDS_BETWEEN_LINES = 0.5
 WRONG_INPUT = 2
 
 
+def inspect_source(source: str, options: SourceOptions) -> None:
+    """Print what a data set holds; nothing is stored."""
+    with tempfile.TemporaryDirectory(prefix="clipmem-") as folder, RichScreen() as screen:
+        data = Path(folder)
+        if prepare.holds_features(source):
+            config = dataclasses.replace(preset_config(DEFAULT_PRESET), source=options, features=source)
+            found = prepare.load_data_set(source, config, cache=data)
+        else:
+            raw = read_source(source, options, data=data if source == "scenes" else data_folder(), say=screen.say)
+            config = dataclasses.replace(AuditConfig(), cache_size=PIXELS)
+            found = prepare.look_at_pictures(raw, config, cache=data / "pixels", progress=screen.pictures)
+        screen.progress.stop()
+        _show(source, found)
+
+
+def _show(source: str, found: DataSet) -> None:
+    """Print the summary, the reasons in quarantine, the captions that checks find, and the first pairs."""
+    console, pairs, raw = Console(highlight=False), found.pairs, found.raw
+    counts, labels = pairs[c.CAPTIONS].map(len), pairs[c.LABEL].dropna()
+    too_few = "" if len(pairs) >= MIN_PAIRS else f" (an audit needs {MIN_PAIRS})"
+    facts = {
+        "source": source,
+        "format": raw.format,
+        "folder of pictures": str(raw.root),
+        "rows": f"{raw.rows:,}",
+        "pairs that can be used": f"{len(pairs):,}{too_few}",
+        "captions a pair": f"{counts.min()} to {counts.max()}, {counts.mean():.2f} on average",
+        "labels": f"{labels.nunique():,} on {len(labels):,} pairs" if len(labels) else "none",
+    }
+    if isinstance(found.pixels, FeatureRows):
+        facts["features"] = f"precomputed, {found.pixels.values.shape[1]:,} numbers a picture: no picture is opened"
+    else:
+        for name, column in (("picture widths", c.WIDTH), ("picture heights", c.HEIGHT)):
+            facts[name] = f"{pairs[column].min():,} to {pairs[column].max():,} pixels"
+    facts["near-duplicates"] = f"{found.lookalikes:,} of the pictures"
+    facts["in quarantine"] = f"{len(found.quarantine):,} rows"
+    for name, fact in facts.items():
+        console.print(plain(f"{name:24} {fact}"), soft_wrap=True)
+    if len(found.quarantine):
+        reasons = _reasons(found.quarantine, found.quarantine[c.REASON])
+        console.print(make_table("in quarantine", reasons, ["rows", "reason", "example"]))
+    captions = Captions.from_pairs([list(own) for own in pairs[c.CAPTIONS]])
+    checks = [
+        {"captions": int(flags.sum()), "check": CHECKS[name].label}
+        | {"example": captions.texts[int(flags.argmax())][:80] if flags.any() else ""}
+        for name, flags in check_captions(captions).items()
+    ]
+    console.print(make_table("captions that checks find", checks, ["captions", "check", "example"]))
+    first = [
+        {name: row[name] if isinstance(row[name], str) else None for name in (c.PAIR_ID, c.IMAGE, c.LABEL)}
+        | {c.CAPTIONS: " | ".join(caption[:200] for caption in row[c.CAPTIONS])}
+        for row in pairs.head(SHOWN).to_dict("records")
+    ]
+    console.print(make_table(f"the first {SHOWN} pairs", first, [c.PAIR_ID, c.IMAGE, c.LABEL, c.CAPTIONS]))
+
+
+def _reasons(quarantine: pd.DataFrame, kinds: pd.Series) -> list[dict[str, Any]]:
+    """Return the reasons in quarantine, the most common first, with an example each."""
+    reasons = [
+        {"rows": len(rows), "reason": str(reason), "example": str(rows[c.SOURCE].iloc[0])}
+        for reason, rows in quarantine.groupby(kinds)
+    ]
+    return sorted(reasons, key=lambda reason: -int(reason["rows"]))
+
+
 @dataclass(frozen=True)
 class Request:
-    """An audit that somebody wants: the fields of request.json."""
+    """The audit that a form describes."""
 
     source: str
     name: str
@@ -155,22 +121,17 @@ class Request:
 
     @property
     def key(self) -> str:
-        """What tells one request from another, 16 hex digits."""
+        """The folder of its check, 16 hex digits."""
         return fingerprint([self.source, self.name, as_dict(self.config)])
 
     @property
     def arguments(self) -> list[str]:
-        """What follows `audit` on the command line."""
         return resume_arguments(self.name, self.source, self.config)
 
 
 @dataclass(frozen=True)
 class Check:
-    """How far a check is.
-
-    `found` is what the data set holds, None at first; it is `exact` once every picture was opened. `error` says why the
-    audit cannot start.
-    """
+    """The progress of a check: `found` is what the data set holds, `error` why the audit cannot start."""
 
     job: Job
     found: dict[str, Any] | None = None
@@ -179,31 +140,33 @@ class Check:
 
     @property
     def exact(self) -> bool:
+        """Tell whether every picture was opened."""
         return bool(self.found and self.found["exact"])
 
 
 def refuse_at_once(request: Request) -> None:
-    """Refuse what can be seen to be wrong without reading the data set."""
-    check_name(request.name)
+    """Refuse what is wrong without reading the data set."""
+    audit, job = Audit.of(request.name), audit_task(request.name).find()
     if not request.source.strip():
         raise InputError("no data set is given: type its path, or choose one")
     check_there(request.source)
     check_config(request.config)
-    job = audit_task(request.name).find()
     if job is not None and job.running:
         raise InputError(f"audit {request.name!r} waits or runs already: take another name, or cancel it first")
-    audit = Audit(audits_folder() / request.name)
     if audit.begun:
-        check_same(audit, request.source, resolve(with_features(request.source, request.config)))
+        check_same(audit, request.source, resolve(prepare.with_features(request.source, request.config)))
 
 
 def start_check(request: Request) -> Job:
-    """Start the check of a request, or return the one that runs; throws old checks away."""
-    _sweep()
+    """Start the check of a request, or return the one that runs; old checks are deleted."""
+    for folder in (jobs_folder() / FOLDER).glob("*"):
+        job = _task(folder.name).find()
+        if time.time() - folder.stat().st_mtime > SECONDS_STORED and not (job and job.running):
+            shutil.rmtree(folder, ignore_errors=True)
     task = _task(request.key)
     task.folder.mkdir(parents=True, exist_ok=True)
-    asked = {"source": request.source, "name": request.name, "config": as_dict(request.config)}
-    write_json(task.folder / REQUEST, asked)
+    values = {"source": request.source, "name": request.name, "config": as_dict(request.config)}
+    write_json(task.folder / REQUEST, values)
     return task.start()
 
 
@@ -214,105 +177,86 @@ def read_request(path: Path) -> Request:
 
 def find_request(key: str) -> Request | None:
     """Return the request of a key, or None."""
-    path = _task(key).folder / REQUEST if re.fullmatch(r"[0-9a-f]{16}", key) else None
-    return read_request(path) if path is not None and path.is_file() else None
+    path = _task(key).folder / REQUEST
+    return read_request(path) if path.is_file() else None
 
 
 def find_check(key: str) -> Check | None:
-    """Return how far the check of a request is, or None where none was started."""
-    job = _task(key).find() if re.fullmatch(r"[0-9a-f]{16}", key) else None
-    return _read(job) if job is not None else None
-
-
-def _read(job: Job) -> Check:
-    """Gather the last word on each thing that a check has printed."""
+    """Return the progress of a request's check, or None."""
+    job = _task(key).find()
+    if job is None:
+        return None
     last: dict[str, dict[str, Any]] = {}
     for line in (job.folder / OUTPUT).read_bytes().splitlines(keepends=True):
         if line.startswith(b'{"stage"') and line.endswith(b"\n"):
-            said = parse_json(line.decode("utf-8", "replace"), dict[str, Any], path=job.folder / OUTPUT, mend=AGAIN)
-            last[said.pop("stage")] = said
-    pictures = last.get(PICTURES, {"done": 0, "total": 0})
-    return Check(job, last.get(FOUND), (pictures["done"], pictures["total"]), _end(job))
+            values = parse_json(line.decode("utf-8", "replace"), dict[str, Any], path=job.folder / OUTPUT, mend=AGAIN)
+            last[values.pop("stage")] = values
+    pictures = last.get("pictures", {"done": 0, "total": 0})
+    return Check(job, last.get("found"), (pictures["done"], pictures["total"]), _error(job))
 
 
-def _end(job: Job) -> str:
-    """Return what a check said is wrong, or how it ended; nothing while it runs, or where it ended well."""
+def _error(job: Job) -> str:
     if job.running or job.exit_code == 0:
         return ""
     if job.cancelled:
         return "the check was stopped: check again"
-    said = job.last_line
-    if job.exit_code == WRONG_INPUT and said.startswith("error: "):
-        return said.removeprefix("error: ")
-    return f"the check stopped with exit code {job.exit_code}: {said or 'it said nothing'}"
+    line = job.last_line
+    if job.exit_code == WRONG_INPUT and line.startswith("error: "):
+        return line.removeprefix("error: ")
+    return f"the check stopped with exit code {job.exit_code}: {line or 'it printed nothing'}"
 
 
 def _task(key: str) -> Task:
-    folder = jobs_folder() / FOLDER / key
+    valid = re.fullmatch(r"[0-9a-f]{16}", key)  # a key may come from a URL
+    folder = jobs_folder() / FOLDER / (key if valid else "none")
     return Task(folder, ["check", str(folder / REQUEST)])
 
 
-def _sweep() -> None:
-    for folder in (jobs_folder() / FOLDER).glob("*"):
-        job = _task(folder.name).find()
-        if time.time() - folder.stat().st_mtime > KEPT_SECONDS and not (job and job.running):
-            shutil.rmtree(folder, ignore_errors=True)
-
-
 def check(request: Request) -> None:
-    """Print what a data set holds, a line of JSON for each thing that is found out.
-
-    Pictures are opened last and stored small as the audit would, so that nothing of it is done twice.
-    """
-    config = resolve(with_features(request.source, request.config))
-    if config.features:  # no picture is opened
-        data_set = load_data_set(request.source, config)
+    """Print what a data set holds as lines of JSON; pictures are opened last and stored as the audit would."""
+    config = resolve(prepare.with_features(request.source, request.config))
+    if config.features:
+        data_set = prepare.load_data_set(request.source, config)
     else:
-        raw, _ = sampled(read_source(request.source, config.source, data=data_folder()), config)
+        raw, _ = prepare.sampled(read_source(request.source, config.source, data=data_folder()), config)
         if len(raw.pairs):
             clusters = np.arange(len(raw.pairs))
-            say_found(raw.pairs, raw.quarantine, clusters, config, exact=False, rows=raw.rows, lookalikes=0)
-        data_set = look_at_pictures(raw, config, progress=PictureLines())
-    how = {"exact": True, "rows": data_set.raw.rows, "lookalikes": data_set.lookalikes}
-    say_found(data_set.pairs, data_set.quarantine, data_set.clusters, config, **how)
+            _print_found(raw.pairs, raw.quarantine, clusters, config, exact=False, rows=raw.rows, lookalikes=0)
+        data_set = prepare.look_at_pictures(raw, config, progress=PictureLines())
+    more = {"exact": True, "rows": data_set.raw.rows, "lookalikes": data_set.lookalikes}
+    _print_found(data_set.pairs, data_set.quarantine, data_set.clusters, config, **more)
 
 
-def say(stage: str, **values: Any) -> None:
-    """Print a line of JSON."""
-    print(json.dumps({"stage": stage, **values}), flush=True)
-
-
-def say_found(
+def _print_found(
     pairs: pd.DataFrame, quarantine: pd.DataFrame, clusters: np.ndarray, config: AuditConfig, **more: int
 ) -> None:
-    """Print what a data set holds; draws the membership and plants as the audit will, for the errors of both."""
-    membership = draw_membership(clusters, config)
-    plant(pairs, membership, config)
+    """Print what a data set holds; draws the membership and injects errors as the audit will, for what they refuse."""
+    membership = prepare.draw_membership(clusters, config)
+    prepare.plant(pairs, membership, config)
     counts = pairs[c.CAPTIONS].map(len)
     kinds = quarantine[c.REASON].astype(str).str.replace(r"^look-alike of .*", "look-alike of another pair", regex=True)
-    reasons: list[dict[str, Any]] = [
-        {"rows": len(rows), "reason": reason, "example": str(rows[c.SOURCE].iloc[0])}
-        for reason, rows in quarantine.groupby(kinds)
-    ]
-    say(
-        FOUND,
+    _print(
+        "found",
         **more,
         pairs=len(pairs),
         captions=int((counts.clip(upper=config.captions) if config.captions else counts).sum()),
         quarantined=len(quarantine),
-        reasons=sorted(reasons, key=lambda reason: -reason["rows"])[:REASONS],
+        reasons=_reasons(quarantine, kinds)[:SHOWN],
         groups={str(name): int(count) for name, count in pd.Series(membership.group).value_counts().items()},
     )
 
 
+def _print(stage: str, **values: Any) -> None:
+    print(json.dumps({"stage": stage, **values}), flush=True)
+
+
 class PictureLines:
-    """Prints how many pictures are opened, twice a second at most."""
+    """Prints the number of opened pictures, twice a second at most."""
 
     def __init__(self) -> None:
         self.printed = 0.0
 
     def __call__(self, done: int, total: int) -> None:
-        """Take note of the pictures done."""
         if done == total or time.monotonic() - self.printed > SECONDS_BETWEEN_LINES:
             self.printed = time.monotonic()
-            say(PICTURES, done=done, total=total)
+            _print("pictures", done=done, total=total)

@@ -1,6 +1,5 @@
-"""Checks the config that a person asked for, and fills in what is left on `auto`."""
+"""Checks a config and fills in the fields left on `auto`."""
 
-import contextlib
 import dataclasses
 import functools
 import platform
@@ -11,7 +10,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import psutil
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from clipmem_core.config import (
@@ -27,19 +25,17 @@ from clipmem_core.config import (
 )
 from clipmem_core.pairs.workers import cores as available_cores
 from clipmem_core.scores.membership import MIN_PAIRS
-from clipmem_core.training.names import check_model_fields, parameters
+from clipmem_core.training.names import check_model_fields
 
 if TYPE_CHECKING:  # torch, which only embedding needs
     from clipmem_core.features.towers import Opened, Tower
 
 REPEATS, STABLE_REPEATS = 2, 4  # of an ensemble where no members are asked for; at most with --stable
-BYTES = 4  # of a weight
-TRAINED = 4 * BYTES  # with its gradient and the two moments of AdamW
 LIBRARIES = ("torch", "open_clip_torch", "faiss-cpu", "numpy", "scipy", "scikit-learn", "pandas", "pyarrow", "pillow")
 
 
 def audit_name(source: str, config: AuditConfig) -> str:
-    """Name an audit after its source, and its protocol where that is not the default.
+    """Name an audit after its source, and its protocol if that is not the default.
 
     Example:
         >>> audit_name("data/sets/openclipart/", AuditConfig(protocol="paper"))
@@ -50,20 +46,32 @@ def audit_name(source: str, config: AuditConfig) -> str:
 
 
 def config_from(values: dict[str, Any]) -> AuditConfig:
-    """Rebuild a config from the JSON it was stored as."""
+    """Rebuild a config from its stored JSON."""
     return AuditConfig(**values | {"source": SourceOptions(**values["source"])})
 
 
 def typed(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of a stored config that somebody typed beside its preset: those the preset sets otherwise."""
+    """Return the fields of a stored config that differ from its preset."""
     usual = flat(as_dict(preset_config(values.get("preset", AuditConfig.preset))))
     return {key: value for key, value in flat(values).items() if key != "preset" and value != usual.get(key, MISSING)}
+
+
+def typed_flags(values: Mapping[str, Any], *, joint: str = " ") -> list[str]:
+    """Return the flags that set fields of a config: ['--batch-size 8', '--drop-lookalikes', '--no-lock-text']."""
+    flags = []
+    for name, value in values.items():
+        flag = FIELDS[name].flag
+        if isinstance(value, bool):
+            flags.append(flag if value else flag.replace("--", "--no-", 1))
+        else:
+            flags.append(f"{flag}{joint}{value}" if value != "" or joint == "=" else f"{flag}{joint}''")
+    return flags
 
 
 def check_config(config: AuditConfig) -> None:
     """Refuse a config that cannot run."""
     check_fields(config)
-    _check_members(config)
+    _check_protocol(config)
     check_model_fields(config.model, image_size=config.image_size)
     _check_locks(config)
     if config.probe_data:
@@ -71,11 +79,14 @@ def check_config(config: AuditConfig) -> None:
 
 
 def check_fields(config: AuditConfig) -> AuditConfig:
-    """Return a config whose fields are in their bounds."""
+    """Return a config whose fields are within their bounds."""
     try:
         _bounds().model_validate(vars(config))
     except ValidationError as error:
-        raise InputError(_wrong_field(error)) from None
+        fault = error.errors(include_url=False)[0]
+        field = FIELDS[str(fault["loc"][0])]
+        wanted = field.wanted or fault["msg"].removeprefix("Input should be ")
+        raise InputError(f"{field.flag} must be {wanted}, not {fault['input']!r}") from None
     if config.min_logit_scale > config.max_logit_scale:
         raise InputError(
             f"--min-logit-scale must be at most the cap of {config.max_logit_scale}, not {config.min_logit_scale}"
@@ -93,7 +104,6 @@ def check_fields(config: AuditConfig) -> AuditConfig:
 
 @functools.cache
 def _bounds() -> type[BaseModel]:
-    """Return a model of the config's fields with their bounds and choices."""
     kinds: dict[str, Any] = {}
     for own in (FIELDS[field.name] for field in dataclasses.fields(AuditConfig) if field.name != "source"):
         kind = Literal[own.choices] if own.choices else type(own.default)
@@ -101,53 +111,30 @@ def _bounds() -> type[BaseModel]:
     return create_model("Bounds", __config__=ConfigDict(allow_inf_nan=False), **kinds)
 
 
-def _wrong_field(error: ValidationError) -> str:
-    """Say which field is out of its bounds, what it must be and what it is."""
-    fault = error.errors(include_url=False)[0]
-    own = FIELDS[str(fault["loc"][0])]
-    return f"{own.flag} must be {own.wanted or fault['msg'].removeprefix('Input should be ')}, not {fault['input']!r}"
-
-
-def typed_flags(given: Mapping[str, Any], *, joint: str = " ") -> list[str]:
-    """Return what is typed for some fields of a config: a flag and its value each, a switch without, or `--no-`.
-
-    Example:
-        >>> typed_flags({"batch_size": 8, "drop_lookalikes": True, "lock_text": False}, joint="=")
-        ['--batch-size=8', '--drop-lookalikes', '--no-lock-text']
-    """
-    return [_flag(FIELDS[name].flag, value, joint) for name, value in given.items()]
-
-
-def _flag(flag: str, value: Any, joint: str) -> str:
-    if isinstance(value, bool):
-        return flag if value else flag.replace("--", "--no-", 1)
-    return f"{flag}{joint}{value}" if value != "" or joint == "=" else f"{flag}{joint}''"
-
-
-def _check_members(config: AuditConfig) -> None:
-    if config.protocol == "ensemble" and config.seeds != 1:
-        raise InputError("--seeds belongs to --protocol paper; an ensemble grows by --members")
-    if config.protocol == "paper" and config.members not in (0, 2 * config.seeds):
-        raise InputError("--members belongs to --protocol ensemble; the paper's protocol grows by --seeds")
-    if config.protocol == "ensemble" and config.members % config.folds:
-        raise InputError(
-            f"--members must be a multiple of --folds ({config.folds}), not {config.members}: "
-            "each repeat trains one member a fold"
-        )
-    if config.protocol == "ensemble" and config.halves and config.folds % 2:
-        raise InputError(
-            f"--folds must be even with --halves, not {config.folds}: half of a repeat's members leave a pair out"
-        )
-    if config.protocol == "paper" and config.halves and not PRESETS.get(config.preset, {}).get("halves"):
-        raise InputError("--halves belongs to --protocol ensemble")
-    if config.protocol == "paper" and config.stable:
-        raise InputError("--stable belongs to --protocol ensemble; the paper's protocol grows by --seeds")
-    if config.protocol == "paper" and config.rounds == "2":
-        raise InputError("--rounds belongs to --protocol ensemble: misfit of the paper's is by f and g alone")
+def _check_protocol(config: AuditConfig) -> None:
+    if config.protocol == "ensemble":
+        if config.seeds != 1:
+            raise InputError("--seeds belongs to --protocol paper; an ensemble grows by --members")
+        if config.members % config.folds:
+            raise InputError(
+                f"--members must be a multiple of --folds ({config.folds}), not {config.members}: "
+                "each repeat trains one member a fold"
+            )
+        if config.halves and config.folds % 2:
+            raise InputError(f"--folds must be even with --halves, not {config.folds}")
+        return
+    wrong = {
+        "members": config.members not in (0, 2 * config.seeds),
+        "halves": config.halves and not PRESETS.get(config.preset, {}).get("halves"),
+        "stable": config.stable,
+        "rounds": config.rounds == "2",
+    }
+    for name in (name for name, given in wrong.items() if given):
+        raise InputError(f"--{name} belongs to --protocol ensemble; the paper's protocol grows by --seeds")
 
 
 def _check_locks(config: AuditConfig) -> None:
-    """Refuse locks and towers that do not go together, and what means nothing where an encoder is locked."""
+    """Refuse locks and towers that do not go together, and fields that have no effect on a locked encoder."""
     kinds = (("image", config.lock_image, config.image_tower), ("text", config.lock_text, config.text_tower))
     for kind, locked, tower in kinds:
         if tower and not locked:
@@ -158,11 +145,11 @@ def _check_locks(config: AuditConfig) -> None:
                 f"or those of model {config.model!r} with --pretrained"
             )
     if config.tower_size and not config.lock_image:
-        raise InputError("--tower-size is what a locked image tower sees: add --lock-image")
+        raise InputError("--tower-size is the picture size of a locked image tower: add --lock-image")
     if config.model == "locked" and config.lock_image != config.lock_text:
         raise InputError("--model locked has two locked towers and none to train: take --model small")
     if config.lock_image and config.probe_data:
-        raise InputError("--probe-data needs an image encoder that is trained: take away it or --lock-image")
+        raise InputError("--probe-data needs an image encoder that is trained: remove it or --lock-image")
     for name, kind in without_meaning(config).items():
         usual = (FIELDS[name].default, PRESETS.get(config.preset, {}).get(name))
         if FIELDS[name].part and getattr(config, name) not in usual:
@@ -172,14 +159,17 @@ def _check_locks(config: AuditConfig) -> None:
             )
 
 
-def resolve(config: AuditConfig, *, trains: bool = True) -> AuditConfig:
+def resolve(config: AuditConfig) -> AuditConfig:
     """Fill in every `auto` and 0 that depends on the machine or the protocol."""
     check_config(config)
     device = resolve_device(config.device)
-    _check_memory(config, TRAINED if trains and device == "cpu" else BYTES)
     repeats = STABLE_REPEATS if config.stable else REPEATS
     members = 2 * config.seeds if config.protocol == "paper" else config.members or repeats * config.folds
-    config = dataclasses.replace(config, device=device, members=members, precision=_precision(config.precision, device))
+    precision = config.precision
+    if precision == "auto":
+        has_bf16 = device == "cuda" or any(flag in _cpu_info() for flag in ("avx512_bf16", "amx_bf16"))
+        precision = "amp_bf16" if has_bf16 else "fp32"
+    config = dataclasses.replace(config, device=device, members=members, precision=precision)
     if not config.threads:
         config = dataclasses.replace(config, threads=max(1, available_cores() // side_by_side(config)))
     if opens_towers(config):
@@ -188,10 +178,7 @@ def resolve(config: AuditConfig, *, trains: bool = True) -> AuditConfig:
 
 
 def shares_process(config: AuditConfig) -> bool:
-    """Tell whether members are brought to their end one after the other in one process for each core.
-
-    Members that are heads cost seconds: a process of its own for each would cost as much again.
-    """
+    """Tell whether each process trains several members: a head takes seconds, as long as starting a process."""
     return config.lock_image and config.lock_text
 
 
@@ -201,37 +188,19 @@ def has_locked_tower(config: AuditConfig) -> bool:
 
 
 def opens_towers(config: AuditConfig) -> bool:
-    """Tell whether features are computed here, by the locked towers, and not elsewhere."""
+    """Tell whether locked towers compute features here."""
     return has_locked_tower(config) and not config.features
 
 
-def _check_memory(config: AuditConfig, each: int) -> None:
-    """Refuse a model whose weights alone, of so many bytes each, do not fit into the memory that is free now."""
-    count, free = parameters(config.model, image_size=config.image_size), _free_memory()
-    if count * each > free:
-        raise InputError(
-            f"model {config.model!r} has about {count / 1e6:,.0f} million weights: one member of it takes "
-            f"{count * each / 1e9:,.1f} GB of memory and {free / 1e9:,.1f} GB are free: take a smaller model"
-        )
-
-
-def _free_memory() -> int:
-    """Return the bytes that this machine, or the container that this runs in, can still give."""
-    free = psutil.virtual_memory().available
-    with contextlib.suppress(OSError, ValueError):  # "max" is no number
-        free = min(free, int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="utf-8")))
-    return free
-
-
 def side_by_side(config: AuditConfig) -> int:
-    """Return how many members train at once: one a core, but one at a time on a GPU."""
+    """Return how many members train at once: one per core, or one on a GPU."""
     if config.device == "cuda":
         return 1
     return max(1, min(config.members, available_cores() // max(1, config.threads)))
 
 
 def resolve_device(device: str) -> str:
-    """Return cpu or cuda. torch is loaded only where the machine has a GPU's device file."""
+    """Return cpu or cuda; torch is imported only if the machine has a GPU's device file."""
     has_gpu = Path("/dev/nvidiactl").exists() or platform.system() == "Windows"
     if device == "cpu" or (device == "auto" and not has_gpu):
         return "cpu"
@@ -244,34 +213,23 @@ def resolve_device(device: str) -> str:
     return "cpu"
 
 
-def _precision(precision: str, device: str) -> str:
-    if precision != "auto":
-        return precision
-    if device == "cuda":
-        return "amp_bf16"
+def _cpu_info() -> str:
     try:
-        flags = Path("/proc/cpuinfo").read_text()
+        return Path("/proc/cpuinfo").read_text()
     except OSError:
-        return "fp32"
-    return "amp_bf16" if "avx512_bf16" in flags or "amx_bf16" in flags else "fp32"
+        return ""
 
 
 def versions() -> dict[str, str]:
-    """Return the version of everything that computes."""
+    """Return the version of every library that computes."""
     return {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
 
 
 def machine() -> dict[str, Any]:
-    """Return what the times of an audit were measured on."""
-    return {"processor": _processor(), "cores": available_cores(), "system": platform.platform()}
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
+    """Return the machine that an audit's times were measured on."""
+    found = re.search(r"^model name\s*:\s*(.*?)\s*$", _cpu_info(), re.MULTILINE)
+    processor = found[1] if found else platform.processor()
+    return {"processor": processor, "cores": available_cores(), "system": platform.platform()}
 
 
 def probe_folders(folder: str) -> tuple[Path, Path]:
@@ -290,31 +248,30 @@ def probe_folders(folder: str) -> tuple[Path, Path]:
 
 @dataclass(frozen=True)
 class Towers:
-    """The locked towers of an audit; None is one that its members train."""
+    """The locked towers of an audit; None if members train that encoder."""
 
     image: "Tower | None"
     text: "Tower | None"
 
     @property
     def records(self) -> dict[str, dict[str, Any]]:
-        """What an audit keeps of them, by their kind."""
+        """What config.json says of them, by kind."""
         return {tower.kind: tower.record() for tower in (self.image, self.text) if tower}
 
 
 def towers_of(config: AuditConfig) -> Towers:
     """Return the towers that a resolved config locks."""
-    image, text = ((config.image_tower, config.lock_image), (config.text_tower, config.lock_text))
-    named = [
-        (name or config.model, "" if name else config.pretrained) if locked else None for name, locked in (image, text)
-    ]
-    return _towers(*named, size=config.tower_size, precision=config.precision, device=config.device)
+    image, text = (
+        (name or config.model, "" if name else config.pretrained) if locked else None
+        for name, locked in ((config.image_tower, config.lock_image), (config.text_tower, config.lock_text))
+    )
+    return _towers(image, text, size=config.tower_size, precision=config.precision, device=config.device)
 
 
-@functools.lru_cache(maxsize=2)  # a model of open_clip's is built to be looked up; a page may look at two audits
+@functools.lru_cache(maxsize=2)  # building an open_clip model takes time; a page may compare two audits
 def _towers(
     image: tuple[str, str] | None, text: tuple[str, str] | None, *, size: int, precision: str, device: str
 ) -> Towers:
-    """Return the locked towers of a name and a start each."""
     from clipmem_core.features.towers import image_tower, text_tower
 
     how: dict[str, Any] = {"precision": precision, "device": device}
@@ -326,16 +283,14 @@ def _towers(
 
 @functools.lru_cache(maxsize=1)
 def opened(tower: "Tower") -> "Opened":
-    """Load a tower, which takes seconds; it stays for the next member, or search, of this process."""
+    """Load a tower and cache it for the next member or search of this process."""
     return tower.open()
 
 
 def checked_towers(config: AuditConfig, known: Mapping[str, Mapping[str, Any]] | None = None) -> Towers:
-    """Return the towers that a resolved config locks, their weights being what they ought to be."""
+    """Return the towers that a resolved config locks after a check that their weights have not changed."""
     towers = towers_of(config)
-    for tower in (towers.image, towers.text):
-        if tower is None:
-            continue
+    for tower in (tower for tower in (towers.image, towers.text) if tower):
         began = (known or {}).get(tower.kind, {}).get("sha256", tower.sha256)
         if began != tower.sha256:
             raise InputError(

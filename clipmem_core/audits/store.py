@@ -8,7 +8,7 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, ClassVar, NamedTuple, Self
 
@@ -24,60 +24,65 @@ from typing_extensions import TypedDict
 from clipmem_core import columns as c
 from clipmem_core.atomic import replacing
 from clipmem_core.audits.settings import check_fields
-from clipmem_core.columns import CAPTIONS
 from clipmem_core.config import SETS, AuditConfig, InputError, as_dict, data_folder
 from clipmem_core.files import DELETE, read_json, reading
 from clipmem_core.shortage import shortage
 from clipmem_core.training.names import CHECKPOINT, TRAJECTORY
 
-VERSION = 1  # of the folder of an audit: one of another version has to be made again
+VERSION = 1  # of an audit's folder; there are no readers for other versions
 MAX_NAME = 100  # bytes; file systems take 255, and locks and temporary files add to it
 
 
 def check_name(name: str) -> str:
-    """Return a name that is safe as a folder's; anything else is an error."""
-    if not name or name.startswith((".", "-")) or not all(c.isalnum() or c in "-_." for c in name):
+    """Return a name if it is safe as the name of a folder."""
+    if not name or name.startswith((".", "-")) or not all(char.isalnum() or char in "-_." for char in name):
         raise InputError(f"name {name!r} must be letters, digits, '-', '_' or '.', and not start with '.' or '-'")
     if len(name.encode()) > MAX_NAME:
         raise InputError(f"name {name!r} must be at most {MAX_NAME} bytes long, not {len(name.encode())}")
     return name
 
 
+def is_name(name: str) -> bool:
+    """Tell whether an audit can have a name."""
+    try:
+        return bool(check_name(name))
+    except InputError:
+        return False
+
+
 def check_inner(name: str) -> str:
-    """Return a path that stays inside the folder it starts from, as it is written; anything else is an error."""
+    """Return a relative path if it stays inside its folder."""
     path = PurePosixPath(name)
     if path.is_absolute() or not path.parts or ".." in path.parts or "\\" in name or ":" in name:
         raise InputError(f"path {name!r} must lie inside the folder")
     return name
 
 
-def _no_twice(names: tuple[str, ...]) -> tuple[str, ...]:
-    if len(set(names)) < len(names):
-        raise InputError("no name may be there twice")
-    return names
+def inside(folder: Path, name: str) -> Path:
+    """Return a path inside a folder."""
+    path = folder / check_inner(name)
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise InputError(f"{path} is a link that leads out of {folder}: put the file itself there")
+    return path
 
 
 Name = Annotated[str, AfterValidator(check_name)]
 Inner = Annotated[str, AfterValidator(check_inner)]
 Whole = Annotated[int, Field(ge=0)]
-Row = dict[str, str | int | float | None]  # of a table in JSON
 CheckedConfig = Annotated[AuditConfig, AfterValidator(check_fields)]
 
 
 @dataclass(frozen=True)
 class Record:
-    """An audit's config.json; `source` and `root` may lie anywhere.
-
-    A new field needs its line here and its value in `setup.write_audit`. With a default, it is left out while empty.
-    """
+    """An audit's config.json. `source` and `root` may lie anywhere."""
 
     name: str
     source: str
-    root: Annotated[str, Field(min_length=1)]  # the folder that the pictures are in
+    root: Annotated[str, Field(min_length=1)]  # the folder of the pictures
     format: str
     pixels: Inner  # the store of small pictures, in the data folder
     protocol: Annotated[str, Field(pattern="^(ensemble|paper)$")]
-    members: Annotated[tuple[Name, ...], Field(min_length=1), AfterValidator(_no_twice)]
+    members: Annotated[tuple[Name, ...], Field(min_length=1)]
     seeds: dict[Name, Whole]  # that each member trains from
     threads: Annotated[int, Field(ge=1, le=1024)]  # of each member
     device: Annotated[str, Field(pattern="^(cpu|cuda)$")]
@@ -92,14 +97,14 @@ class Record:
     versions: dict[str, str]
     machine: dict[str, str | int]
     config: CheckedConfig
-    snapshots: tuple[Whole, ...] = ()  # epochs after which each member keeps its embeddings
-    towers: dict[str, dict[str, Any]] = field(default_factory=dict)  # what is known of those that are locked, by kind
-    sampled_of: Whole = 0  # pairs of the data set, where those of the audit are a random sample of them
-    again: str = ""  # the audit whose cleaned data set it is of, member by member with the same pairs
+    snapshots: tuple[Whole, ...] = ()  # epochs after which each member stores its embeddings
+    towers: dict[str, dict[str, Any]] = field(default_factory=dict)  # the locked towers, by kind
+    sampled_of: Whole = 0  # pairs of the data set, if the audit's are a random sample of them
+    again: str = ""  # the audit whose cleaned data set this one is of, with the same members
 
     @property
     def pictures(self) -> Path:
-        """The folder that the pictures are in: `root`, or on another machine the same set in its own data folder."""
+        """The folder of the pictures: `root`, or on another machine the same set in its data folder."""
         root = Path(self.root)
         if SETS in root.parts and not root.exists():
             below = root.parts[len(root.parts) - root.parts[::-1].index(SETS) :]
@@ -108,15 +113,11 @@ class Record:
 
     @property
     def groups(self) -> list[str]:
-        """The groups that its protocol can put a pair into."""
         return [c.SCORED, c.EXTERNAL] if self.protocol == "ensemble" else [g for g in c.GROUPS if g != c.SCORED]
 
     @property
     def values(self) -> dict[str, Any]:
-        """The content of config.json."""
-        optional = {one.name for one in fields(self) if one.default != MISSING or one.default_factory != MISSING}
-        values = {key: value for key, value in vars(self).items() if value or key not in optional}
-        values = {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+        values = {key: list(value) if isinstance(value, tuple) else value for key, value in vars(self).items()}
         return {"version": VERSION} | values | {"config": as_dict(self.config)}
 
 
@@ -130,13 +131,12 @@ class MemberRecord:
     model: str
     image_size: Whole
     model_config: dict[str, Any]
-    checkpoint: str = ""  # a given one, which may lie anywhere
+    checkpoint: str = ""  # of the `score` command; may lie anywhere
     checkpoint_sha256: str = ""
 
     @property
     def values(self) -> dict[str, Any]:
-        """The content of its file."""
-        return {key: value for key, value in vars(self).items() if value or "checkpoint" not in key}
+        return vars(self)
 
 
 class ManifestFile(TypedDict):
@@ -147,97 +147,55 @@ class ManifestFile(TypedDict):
     sizes: dict[Inner, Whole]  # bytes
 
 
-class VerdictCheck(TypedDict, total=False):
-    """One of an audit's checks of itself."""
-
-    name: str
-    good: bool | None
-    sentence: str
-    advice: str
-
-
-class VerdictFile(TypedDict, total=False):
-    """The fields of verdict.json."""
-
-    sentence: str
-    checks: list[VerdictCheck]
-    uses: dict[str, str]
-    groups: list[Row]
-    planted: list[Row]
-    wrong_captions: dict[str, Any]
-    sample: dict[str, Any]  # what the counts of a sample say of the whole set
-    captions_missing: str | None
-    detection: list[Row]
-    membership_auroc: float | None
-    membership_auroc_by_member: dict[str, float | None]
-    attacks: list[Row]
-    ranking_stability: float | None
-    ranking_reliability: float | None
-    trained_share: float | None
-    second_round_left_out: Whole  # pairs, where there was a second round of training
-    se_kind: str
-    se_degrees: float | None
-    exceeding: list[Row]
-    encoders: dict[str, str | float | None | dict[str, float]]
-    external_pairs: Whole
-    utility_pairs: Whole  # of these, where utility is measured on some that are set apart
-    external_sd: float | None
-    utility: dict[str, float | None]
-    seconds: dict[str, float | dict[str, float | None]]
-
-
 CONFIG = "config.json"
 PAIRS = "pairs.parquet"
 QUARANTINE = "quarantine.parquet"
 MEMBERSHIP = "membership.parquet"
 SCORES = "scores.parquet"
-CAPTION_TABLE = "captions.parquet"  # optional: one row a caption
-CHECK_TABLE = "checks.parquet"  # optional, in no manifest: it is made again where it is missing or of older checks
+CAPTION_TABLE = "captions.parquet"  # optional: one row per caption
+CHECK_TABLE = "checks.parquet"  # optional, not in the manifest: a missing one is made again
 UTILITY = "utility.parquet"
 VERDICT = "verdict.json"
 MANIFEST = "manifest.json"
 MEMBERS = "members"
 SNAPSHOTS = "snapshots"  # of a member: its embeddings after some epochs, a folder each
 IMAGE_EMBEDDINGS = "image.npy"
-TEXT_EMBEDDINGS = "text.npy"  # written last: a member that has it is complete
+TEXT_EMBEDDINGS = "text.npy"  # written last: marks a member as finished
 MEMBER_UTILITY = "utility.json"
-SECOND_TABLE = "second.parquet"  # optional: what a second round of training leaves out
-LEFT_OUT = "left_out"  # the column of it that is true for those pairs
-SECOND = "second"  # of a member that is trained a second time: a folder
-SECOND_FIT = "log_probability_out.npy"  # in there, written last
-SECOND_EMBEDDINGS = ".embeddings"  # in there, until the fit is written
-CAPTION_SCORES = "captions.npy"  # of a member, where pairs have several captions
+SECOND_TABLE = "second.parquet"  # optional: the pairs that the second round leaves out
+LEFT_OUT = "left_out"  # its column
+SECOND = "second"  # folder of a member's second training
+SECOND_FIT = "log_probability_out.npy"  # its result, written last
+SECOND_EMBEDDINGS = ".embeddings"  # there until the result is written
+CAPTION_SCORES = "captions.npy"  # of a member, if pairs have several captions
 MEMBER_ANEW = f"delete it and {TEXT_EMBEDDINGS} beside it, and run the audit again"
-ROW_GROUP = 8192  # rows of a Parquet file that are read together: a page of pairs touches few of a million
-PAIR_BLOCK = 65_536  # pairs that are Python objects at a time, where there may be millions
-PREPARED = ".prepared.npz"  # which stored picture each pair is, and its look-alikes; can be made again
+ROW_GROUP = 8192  # rows of a Parquet file that are read together: a page of pairs needs few of a million
+PAIR_BLOCK = 65_536  # pairs that are Python objects at a time
+PREPARED = ".prepared.npz"  # each pair's stored picture and near-duplicate cluster; can be made again
 
 
 def write_json(path: Path, values: Any) -> None:
     """Write JSON atomically."""
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(values, indent=2, sort_keys=False, allow_nan=False) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def write_table(path: Path, table: pd.DataFrame, *, checksums: bool = False) -> None:
-    """Write a Parquet table atomically; a column without a single value is one of text.
-
-    With `checksums` its pages carry some: that is for tables that no manifest lists, which `whole_table` tells of.
-    """
+    """Write a Parquet table atomically; a column of nulls becomes text. `checksums` are for tables in no manifest."""
     arrow = pa.Table.from_pandas(table, preserve_index=False)
     fields = [field.with_type(pa.string()) if pa.types.is_null(field.type) else field for field in arrow.schema]
-    # Lists that are Arrow's are read again as Python's are
-    noted = {
+    # pandas reads Arrow lists back as Python objects
+    metadata = {
         name: value.replace(b'"list<item: string>[pyarrow]"', b'"object"')
         for name, value in arrow.schema.metadata.items()
     }
     with replacing(path) as temporary:
-        whole = arrow.cast(pa.schema(fields, metadata=noted))
-        pq.write_table(whole, temporary, row_group_size=ROW_GROUP, write_page_checksum=checksums)
+        arrow = arrow.cast(pa.schema(fields, metadata=metadata))
+        pq.write_table(arrow, temporary, row_group_size=ROW_GROUP, write_page_checksum=checksums)
 
 
 def whole_table(path: Path) -> bool:
-    """Tell whether a Parquet table is there and can be read, with pages that are what was written."""
+    """Tell whether a Parquet table exists and can be read."""
     try:
         return pq.read_table(path, page_checksum_verification=True) is not None
     except (OSError, ValueError, pa.ArrowException) as error:
@@ -246,48 +204,39 @@ def whole_table(path: Path) -> bool:
         return False
 
 
-def write_prepared(folder: Path, *, cache_rows: np.ndarray, clusters: np.ndarray, pixels: str = "") -> None:
-    """Write, atomically, which stored picture each pair is and whom it looks like, int64 [n_pairs] each.
-
-    `pixels` is the store they are in, in the data folder, where that is no longer the one that config.json names.
-    """
-    with replacing(folder / PREPARED) as temporary, temporary.open("wb") as file:
-        np.savez(file, cache_rows=cache_rows, clusters=clusters, pixels=pixels)
-
-
 def read_table(path: Path, *, columns: Sequence[str] | None = None, mend: str = DELETE) -> pd.DataFrame:
     """Read a Parquet table; a missing or broken file is an error that names it."""
     with reading(path, mend=mend):
         return pd.read_parquet(path, columns=None if columns is None else list(columns))
 
 
-def caption_counts(audit: "Audit") -> np.ndarray:
-    """Return how many captions each pair has, int32 [n_pairs], without a Python object for any."""
-    counts = (pc.list_value_length(batch[CAPTIONS]) for batch in pair_blocks(audit, [CAPTIONS]))
-    return np.concatenate([own.to_numpy(zero_copy_only=False) for own in counts])
-
-
 def pair_blocks(audit: "Audit", columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """Yield columns of an audit's pairs, some rows at a time; a missing or broken file is an error that names it."""
+    """Yield columns of an audit's pairs, some rows at a time."""
     path = audit.folder / PAIRS
     with reading(path, mend=DELETE), pq.ParquetFile(path) as file:
         yield from file.iter_batches(PAIR_BLOCK, columns=list(columns))
 
 
+def caption_counts(audit: "Audit") -> np.ndarray:
+    """Return the number of captions of each pair, int32 [n_pairs]."""
+    counts = (pc.list_value_length(batch[c.CAPTIONS]) for batch in pair_blocks(audit, [c.CAPTIONS]))
+    return np.concatenate([block.to_numpy(zero_copy_only=False) for block in counts])
+
+
 def read_array(path: Path, *, shared: bool = False) -> np.ndarray:
-    """Read an array that a member left, or map it; a missing or broken file is an error that names it."""
+    """Read an array of a member, or map it."""
     with reading(path, mend=MEMBER_ANEW):
         return np.load(path, mmap_mode="r" if shared else None)
 
 
 def read_embeddings(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Map μ_I and μ_T of every pair from a member's folder, or from one of its snapshots, float32 [n_pairs, dim]."""
+    """Map the mean embeddings of every pair from the folder of a member or a snapshot, float32 [n_pairs, dim]."""
     image, text = (read_array(folder / name, shared=True) for name in (IMAGE_EMBEDDINGS, TEXT_EMBEDDINGS))
     return image, text
 
 
 def write_blocks(path: Path, blocks: Iterable[np.ndarray], rows: int) -> None:
-    """Write blocks [n, dim] as one array, float32 [rows, dim], atomically; one block is held at a time."""
+    """Write blocks [n, dim] as one array, float32 [rows, dim], atomically; one block is in memory at a time."""
     with replacing(path) as temporary, temporary.open("wb") as file:
         for block in blocks:
             if not file.tell():
@@ -297,7 +246,7 @@ def write_blocks(path: Path, blocks: Iterable[np.ndarray], rows: int) -> None:
 
 
 def remove_second_model(folder: Path) -> None:
-    """Remove what a second training needs only until its result is written."""
+    """Delete what a second training needs only until its result is written."""
     for name in (CHECKPOINT, TRAJECTORY):
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / SECOND_EMBEDDINGS, ignore_errors=True)
@@ -309,17 +258,23 @@ def read_utility(member: Path) -> dict[str, float]:
 
 
 class Prepared(NamedTuple):
-    """What an audit's members take from the data set beside its tables."""
+    """An audit's stored pictures and near-duplicates."""
 
-    cache_rows: np.ndarray  # which stored picture each pair is, int64 [n_pairs]
-    clusters: np.ndarray  # whom each pair looks like, int64 [n_pairs]
-    pixels: str  # where the stored pictures are in the data folder; empty where config.json says so
+    cache_rows: np.ndarray  # the stored picture of each pair, int64 [n_pairs]
+    clusters: np.ndarray  # the near-duplicate cluster of each pair, int64 [n_pairs]
+    pixels: str  # the store, in the data folder; empty: as in config.json
+
+
+def write_prepared(folder: Path, *, cache_rows: np.ndarray, clusters: np.ndarray, pixels: str = "") -> None:
+    """Write the fields of `Prepared` atomically."""
+    with replacing(folder / PREPARED) as temporary, temporary.open("wb") as file:
+        np.savez(file, cache_rows=cache_rows, clusters=clusters, pixels=pixels)
 
 
 def read_prepared(folder: Path) -> Prepared:
-    """Return what `write_prepared` wrote; a missing or broken file is an error that names it."""
+    """Return what `write_prepared` wrote."""
     mend = "delete it and run the audit again with as many members as before, which makes it anew"
-    # Opened here, since numpy leaves a broken archive open.
+    # numpy does not close a broken archive
     with reading(folder / PREPARED, mend=mend), (folder / PREPARED).open("rb") as file, np.load(file) as stored:
         pixels = str(stored["pixels"])
         return Prepared(stored["cache_rows"], stored["clusters"], check_inner(pixels) if pixels else "")
@@ -327,7 +282,7 @@ def read_prepared(folder: Path) -> Prepared:
 
 @dataclass(frozen=True)
 class Named:
-    """A folder that goes by its name: an audit's, a study's, a benchmark's."""
+    """The folder of an audit, a study or a benchmark, which has its name."""
 
     folder: Path
 
@@ -341,51 +296,50 @@ class Named:
 
     @property
     def begun(self) -> bool:
-        """Tell whether it got as far as writing down what it is."""
+        """Tell whether it exists, finished or not."""
         return (self.folder / self.FIRST).is_file()
 
     @classmethod
     def parent(cls) -> Path:
-        """Return the folder that holds every one of its kind."""
         return data_folder() / cls.PARENT
 
     @classmethod
     def of(cls, name: str) -> Self:
-        """Return the one of a name, whether it is there or not."""
+        """Return the one with a name, whether it exists or not."""
         return cls(cls.parent() / check_name(name))
 
     @classmethod
     def open(cls, name: str) -> Self:
-        """Return the one of a name."""
+        """Return the one with a name."""
         found = cls.of(name)
         if not found.begun:
-            known = ", ".join(one.name for one in cls.every()) or "none yet"
-            raise InputError(f"there is no {cls.KIND} {name!r} in {cls.parent()} (there is: {known})")
+            names = ", ".join(one.name for one in cls.every()) or "none yet"
+            raise InputError(f"there is no {cls.KIND} {name!r} in {cls.parent()} (there is: {names})")
         return found
 
     @classmethod
     def every(cls) -> list[Self]:
-        """Return every one, finished or not, by name; hidden folders are what a deletion left behind."""
+        """Return every one, finished or not, by name; hidden folders are left over from a deletion."""
         return [cls(path.parent) for path in sorted(cls.parent().glob(f"[!.]*/{cls.FIRST}"))]
 
 
 @dataclass(frozen=True)
 class Audit(Named):
-    """One audit's folder. Record and tables are read when asked for; nothing is kept."""
+    """One audit's folder; its files are read at every access."""
 
     KIND, PARENT, FIRST = "audit", "audits", CONFIG
 
     @classmethod
     def every(cls) -> list[Self]:
         """Return every audit, finished or not, the newest first."""
-        return sorted(super().every(), key=lambda audit: audit._began, reverse=True)
 
-    @property
-    def _began(self) -> float:
-        try:
-            return (self.folder / CONFIG).stat().st_mtime
-        except FileNotFoundError:  # deleted or renamed a moment ago
-            return 0.0
+        def began(audit: Self) -> float:
+            try:
+                return (audit.folder / CONFIG).stat().st_mtime
+            except FileNotFoundError:  # deleted or renamed a moment ago
+                return 0.0
+
+        return sorted(super().every(), key=began, reverse=True)
 
     @property
     def finished(self) -> bool:
@@ -393,12 +347,11 @@ class Audit(Named):
 
     @property
     def record(self) -> Record:
-        """What the audit is, as config.json says now; to be asked for once where more than one field is needed."""
         self.check_version()
         return read_json(self.folder / CONFIG, Record)
 
     def check_version(self) -> None:
-        """Refuse an audit that another version has made."""
+        """Refuse an audit of another version."""
         path = self.folder / CONFIG
         version = read_json(path, dict[str, Any]).get("version", 0)
         if version != VERSION:
@@ -426,11 +379,11 @@ class Audit(Named):
 
     @property
     def verdict(self) -> dict[str, Any]:
-        return read_json(self.folder / VERDICT, VerdictFile, mend="delete it and run the audit again")
+        return read_json(self.folder / VERDICT, dict[str, Any], mend="delete it and run the audit again")
 
     @property
     def manifest(self) -> ManifestFile:
-        """What manifest.json says of each file; nothing of an audit that is not finished."""
+        """The content of manifest.json, empty for an unfinished audit."""
         if not self.finished:
             return {"version": VERSION, "files": {}, "sizes": {}}
         return read_json(self.folder / MANIFEST, ManifestFile, mend="delete it and run the audit again")
@@ -445,7 +398,7 @@ class Audit(Named):
         return inside(self.folder, f"{MEMBERS}/{check_name(name)}")
 
     def member_record(self, name: str) -> MemberRecord:
-        """Return what a member is, as its config.json says."""
+        """Return the content of a member's config.json."""
         return read_json(self.member(name) / CONFIG, MemberRecord)
 
 
@@ -454,7 +407,7 @@ audits_folder, open_audit, list_audits = Audit.parent, Audit.open, Audit.every
 
 @contextmanager
 def acquire_lock(folder: Path, *, what: str) -> Iterator[None]:
-    """Let this process alone work in a folder: lock `.<name>.lock` beside it, note the holder in `.<name>.holder`."""
+    """Let only this process work in a folder: lock `.<name>.lock` beside it, and write who holds it to `.holder`."""
     holder = folder.with_name(f".{folder.name}.holder")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -488,14 +441,6 @@ def _lock_file(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.lock")
 
 
-def is_name(name: str) -> bool:
-    """Tell whether an audit can have a name."""
-    try:
-        return bool(check_name(name))
-    except InputError:
-        return False
-
-
 def file_sha256(path: Path) -> str:
     """Return the SHA-256 of a file's bytes."""
     with path.open("rb") as file:
@@ -503,27 +448,21 @@ def file_sha256(path: Path) -> str:
 
 
 def known_sha256(audit: "Audit", path: Path) -> str:
-    """Return the SHA-256 of one of an audit's files, which its manifest has."""
+    """Return the SHA-256 of one of an audit's files, from its manifest if it is listed."""
     if not path.is_file():
         raise InputError(f"{path} is missing: run the audit again, it goes on where it stopped")
     return audit.files.get(path.relative_to(audit.folder).as_posix()) or file_sha256(path)
 
 
-def inside(folder: Path, name: str) -> Path:
-    """Return a path inside a folder."""
-    path = folder / check_inner(name)
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise InputError(f"{path} is a link that leads out of {folder}: put the file itself there")
-    return path
-
-
 def write_manifest(folder: Path) -> None:
-    """List every file with its hash and size. Written last: its existence means that the audit is complete."""
-    unlisted = (MANIFEST, CHECK_TABLE)
+    """List every file with its hash and size. Written last: it marks the audit as finished."""
     files = {
         path.relative_to(folder).as_posix(): path
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and not path.name.startswith(".") and path.name not in unlisted and path.suffix != ".lock"
+        if path.is_file()
+        and not path.name.startswith(".")
+        and path.name not in (MANIFEST, CHECK_TABLE)
+        and path.suffix != ".lock"
     }
     hashes = {name: file_sha256(path) for name, path in files.items()}
     sizes = {name: path.stat().st_size for name, path in files.items()}
@@ -531,14 +470,14 @@ def write_manifest(folder: Path) -> None:
 
 
 def broken_files(folder: Path) -> list[str]:
-    """Return the files of a finished audit that are missing or of another size than its manifest says."""
+    """Return the files of a finished audit that are missing or whose size differs from the manifest."""
     sizes = Audit(folder).manifest["sizes"]
     paths = {name: inside(folder, name) for name in sizes}
     return [name for name, path in paths.items() if not path.is_file() or path.stat().st_size != sizes[name]]
 
 
 def reopen(audit: Audit, broken: Sequence[str]) -> None:
-    """Make an audit unfinished: members with a broken file are trained again, and all that follows is made again."""
+    """Make an audit unfinished; members with a broken file are trained again."""
     first = [name for name in broken if Path(name).name in (CONFIG, PAIRS, QUARANTINE, MEMBERSHIP)]
     if first:
         raise InputError(f"{audit.folder / first[0]} is broken: delete {audit.folder} and run the audit again")

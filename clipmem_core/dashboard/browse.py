@@ -1,4 +1,4 @@
-"""The page Browse: pairs as a grid or a table, saved views, and actions on the whole selection."""
+"""The page Browse: pairs as a grid or a table, and actions on the whole selection."""
 
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -19,19 +19,15 @@ from clipmem_core.dashboard.page import (
     TIGHT_STYLE,
     draw_pages,
     draw_set,
-    peek_selection,
     read_number,
     read_page,
     write,
-    write_selection,
 )
 from clipmem_core.dashboard.pair_component import draw_grid
 from clipmem_core.dashboard.plain import (
-    LIMIT,
     as_html,
     difference_html,
     draw_fault,
-    one_line,
     pairs_in_words,
     read_noise,
     read_verdict,
@@ -41,35 +37,43 @@ from clipmem_core.dashboard.review import draw_start
 from clipmem_core.review.bulk_edit import Changes, Rule, preview, store_changes
 from clipmem_core.review.cards import cards
 from clipmem_core.review.decisions import KEEP, REMOVE, open_review
-from clipmem_core.review.log import LONGEST, save_view, saved_views
 from clipmem_core.review.rows import count_pairs, find_rows, misfit_note, pair_ids, score_span
-from clipmem_core.review.selection import MATCH, Selection, from_parameters, to_parameters
+from clipmem_core.review.selection import MATCH, Selection
 from clipmem_core.scores.registry import BY_NAME, CARD, scores_in, words
 
 PAGE_SIZES = (12, 24, 48, 96)
 USUAL_SIZE = 24
 SUBTRACTED = "These pairs were learned by g, which is subtracted, so the lowest clipmem is the most memorized."
-MEANINGS = {name: score.legend for name, score in scores_in(CARD).items()} | {
-    MATCH: "cosine with what was searched for."
-}
-
-
-def read_layout() -> str:
-    """Return the layout of the address: grid, unless it says table."""
-    return TABLE if st.query_params.get(LAYOUT) == TABLE else GRID
+LEGEND = {name: score.legend for name, score in scores_in(CARD).items()} | {MATCH: "cosine with what was searched for."}
+QUESTION = "bulk_question"
+PREVIEWED = 8  # pairs on a page of the preview of find and replace
+MAX_PATTERN = 500  # characters
+ID_LIMIT = 80
+OPENED = "bulk_edit_opened"
+CHANGES = "bulk_edit_changes"  # the changes that are shown, and the input they were computed from
+CHANGE_STYLE = """<style>
+.change { font-size: .875rem; line-height: 1.5; overflow-wrap: anywhere; margin-bottom: .6rem }
+.change .id { opacity: .7; font-size: .8rem }
+.change del { background: #d62d2044; text-decoration-color: #d62d20 }
+.change ins { background: #1a9f4744; text-decoration-color: #1a9f47 }
+.change del + ins { margin-left: .25em }
+</style>"""
+PATTERN_HELP = (
+    r"Python's syntax, as of the package regex. In the replacement \1 is the first group, \g<name> a named one."
+)
 
 
 def draw_top(audit: Audit, selection: Selection) -> DeltaGenerator:
-    """Draw the queues and the layouts, and return the place beside them for what is done with all pairs."""
-    st.html(TIGHT_STYLE)  # the pictures have the screen
+    """Draw the queues and the layouts, and return the place beside them for actions on all pairs."""
+    st.html(TIGHT_STYLE)
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        draw_queues(audit, selection, read_layout())
+        draw_queues(audit, selection, TABLE if st.query_params.get(LAYOUT) == TABLE else GRID)
         st.space("stretch")
         return st.container(horizontal=True, vertical_alignment="center", gap="small", width="content")
 
 
 def draw_gallery(audit: Audit, selection: Selection, *, beside: DeltaGenerator) -> None:
-    """Draw the pairs of a selection, the page that the address names, and at a place what is done with all of them."""
+    """Draw the page of a selection that the address names, and in `beside` the actions on all of its pairs."""
     try:
         with st.spinner("Searching…") if selection.searched else nullcontext():
             count = count_pairs(audit, selection)
@@ -78,20 +82,18 @@ def draw_gallery(audit: Audit, selection: Selection, *, beside: DeltaGenerator) 
             raise
         draw_fault("This search cannot be made.", error, icon=":material/search_off:")
         st.stop()
-    with beside:
-        draw_views(audit, selection)
-        if count:
-            draw_bulk(audit, selection, count)
-            draw_start(audit, selection)
     if count == 0:
         _draw_nothing(audit, selection)
         return
+    with beside:
+        _draw_bulk(audit, selection, count)
+        draw_start(audit, selection)
     size = read_number(SIZE, USUAL_SIZE, among=PAGE_SIZES)
     page, pages = read_page(count, size)
     shown = cards(audit, find_rows(audit, selection, page=page, size=size), selection)
     _draw_legend(audit, selection, count)
     draw_notice(audit, key="browse")
-    table, key = read_layout() == TABLE, f"browse-{audit.name}"
+    table, key = st.query_params.get(LAYOUT) == TABLE, f"browse-{audit.name}"
     draw_grid(audit, shown, selection=selection, key=key, table=table, page=(page, pages))
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="bottom", gap="small"):
 
@@ -106,37 +108,30 @@ def _draw_legend(audit: Audit, selection: Selection, count: int) -> None:
     queue = queue_of(selection)
     why = queues(read_verdict(audit))[queue].sentence if queue else ""
     why = SUBTRACTED if queue and learned_by_g(selection) else why
-    noted = MEANINGS | {MISFIT: misfit_note(audit) or MEANINGS[MISFIT]}
-    meanings = "\n".join(f"- **{words(score)}**: {meaning}" for score, meaning in noted.items())
+    legend = LEGEND | {MISFIT: misfit_note(audit) or LEGEND[MISFIT]}
+    meanings = "\n".join(f"- **{words(score)}**: {meaning}" for score, meaning in legend.items())
     unlisted = 0 if selection.order == MATCH else count_pairs(audit, replace(selection, order=CLIPMEM)) - count
     absent = f"{pairs_in_words(unlisted)} without {words(selection.order)} not listed." if unlisted > 0 else ""
-    told = [f"**{pairs_in_words(count)}.**", absent, why, read_noise(audit).explain()]
-    st.caption(" ".join(filter(None, told)), help=meanings)
+    sentences = [f"**{pairs_in_words(count)}.**", absent, why, read_noise(audit).explain()]
+    st.caption(" ".join(filter(None, sentences)), help=meanings)
 
 
 def _draw_nothing(audit: Audit, selection: Selection) -> None:
-    """Say that there are no pairs, and which condition to give up."""
+    """Say that there are no pairs, and which condition to remove."""
     if selection.order in BY_NAME and score_span(audit, selection.order) is None:
-        st.info(f"No pair of this audit has a score {words(selection.order)}.", icon=":material/info:")
-        absent = BY_NAME[selection.order].absent
-        st.caption(f"{words(selection.order)} {absent}" if absent else "Order by another score.")
+        absent = BY_NAME[selection.order].absent or "is missing in this audit: sort by another score."
+        st.info(f"{words(selection.order)} {absent}", icon=":material/info:")
         return
     st.info("No pair fits all of these conditions.", icon=":material/search_off:")
     rests = [(f"without “{text}”", rest) for text, rest in conditions(selection)]
     rests += [("sorted by memorization", replace(selection, order=CLIPMEM))] if selection.order != MATCH else []
-    left = [(text, count_pairs(audit, rest)) for text, rest in rests]
-    for text, count in left:
-        if count:
-            show_text(f"{text}: {pairs_in_words(count)}")
-    if not any(count for _, count in left):
-        st.caption("Remove more than one of them, or clear them all.")
-
-
-ASKED = "deciding_asked"
+    for text, rest in rests:
+        if count := count_pairs(audit, rest):
+            show_text(f"{text}: {pairs_in_words(count)}", limit=ID_LIMIT)
 
 
 @dataclass(frozen=True)
-class Asked:
+class Question:
     """A decision on many pairs that waits for a yes."""
 
     decision: str | None
@@ -144,95 +139,68 @@ class Asked:
     selection: Selection
 
 
-def draw_bulk(audit: Audit, selection: Selection, count: int) -> None:
-    """Draw the buttons that decide for all pairs of the selection at once; `draw_notice` says what became of it."""
+def _draw_bulk(audit: Audit, selection: Selection, count: int) -> None:
+    """Draw the menu that decides for all pairs of the selection at once."""
     key = f"bulk-{review_session().presses}"
     with st.popover(f"All {count:,}", key=key, icon=":material/checklist:", width="content"):
         st.caption(f"Decide for all {pairs_in_words(count)} of this selection, on all of its pages.")
         with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
             for decision, label in ((KEEP, "Keep"), (REMOVE, "Remove"), (None, "Undecided")):
-                asked = Asked(decision, count, selection)
-                st.button(label, icon=BADGES[decision][1], key=f"bulk-{label}", on_click=_ask, args=(audit, asked))
+                question = {QUESTION: Question(decision, count, selection)}
+                ask = st.session_state.update
+                st.button(label, icon=BADGES[decision][1], key=f"bulk-{label}", on_click=ask, args=(question,))
         st.button("Find and replace in captions…", icon=":material/find_replace:", key="bulk-edit", on_click=_open)
         if st.session_state.pop(OPENED, False):
             _edit_dialog(audit, selection)
         _draw_question(audit, selection)
 
 
-def _ask(audit: Audit, asked: Asked) -> None:
-    """Decide for one pair at once; more of them wait for a yes. A callback."""
-    st.session_state.pop(ASKED, None)
-    if asked.count > 1:
-        st.session_state[ASKED] = asked
-    else:
-        _decide_all(audit, asked)
-
-
 def _draw_question(audit: Audit, selection: Selection) -> None:
     """Draw the question that waits, unless the page shows other pairs by now."""
-    asked: Asked | None = st.session_state.get(ASKED)
-    if asked is None or asked.selection != selection:
-        st.session_state.pop(ASKED, None)
+    question: Question | None = st.session_state.get(QUESTION)
+    if question is None or question.selection != selection:
+        st.session_state.pop(QUESTION, None)
         return
-    word, icon, _ = BADGES[asked.decision]
+    word, icon, _ = BADGES[question.decision]
     with st.container(border=True, horizontal=True, vertical_alignment="center", gap="small"):
-        st.markdown(f"Mark **{pairs_in_words(asked.count)}** as **{word}**?", width="content")
-        yes = st.button(f"Yes, {word}: {pairs_in_words(asked.count)}", type="primary", icon=icon, key="bulk-yes")
-        st.button("No", key="bulk-no", on_click=lambda: st.session_state.pop(ASKED, None))
+        st.markdown(f"Mark **{pairs_in_words(question.count)}** as **{word}**?", width="content")
+        yes = st.button(f"Yes, {word}: {pairs_in_words(question.count)}", type="primary", icon=icon, key="bulk-yes")
+        st.button("No", key="bulk-no", on_click=lambda: st.session_state.pop(QUESTION, None))
     if yes:
         with st.spinner("Saving…"):
-            _decide_all(audit, asked)
+            _decide_all(audit, question)
         st.rerun()
 
 
-def _decide_all(audit: Audit, asked: Asked) -> None:
-    """Store the decision; where the selection has grown or shrunk since the question, ask again."""
-    st.session_state.pop(ASKED, None)
+def _decide_all(audit: Audit, question: Question) -> None:
+    """Store the decision; where the selection has changed since the question, ask again."""
+    st.session_state.pop(QUESTION, None)
     again = None
     with in_turn() as session:
-        ids = pair_ids(audit, asked.selection)
-        if len(ids) == asked.count:
-            review = open_review(audit)
-            outcome = review.decide(ids, asked.decision, audit=audit.name)
-            session.remember(audit, review, outcome)
-            sentence = f"Saved: {BADGES[asked.decision][0]}, for {pairs_in_words(outcome.pairs)}."
+        ids = pair_ids(audit, question.selection)
+        if len(ids) == question.count:
+            outcome = open_review(audit).decide(ids, question.decision, audit=audit.name)
+            sentence = f"Saved: {BADGES[question.decision][0]}, for {pairs_in_words(outcome.pairs)}."
             session.notice = Notice(sentence, event=outcome.event)
-            session.presses += 1  # another popover, which is closed
+            session.presses += 1
         else:
-            again = replace(asked, count=len(ids))
+            again = replace(question, count=len(ids))
             session.notice = Notice("The selection has changed meanwhile: check it again.", good=False)
     if again is not None:
-        st.session_state[ASKED] = again
-
-
-PREVIEWED = 8  # pairs on a page of the preview of find and replace
-MAX_PATTERN = 500  # characters
-ID_LIMIT = 80
-OPENED = "bulk_edit_opened"
-KEPT = "bulk_edit_changes"  # the changes that are shown, and what they were worked out from
-CHANGE_STYLE = """<style>
-.change { font-size: .875rem; line-height: 1.5; overflow-wrap: anywhere; margin-bottom: .6rem }
-.change .id { opacity: .7; font-size: .8rem }
-.change del { background: #d62d2044; text-decoration-color: #d62d20 }
-.change ins { background: #1a9f4744; text-decoration-color: #1a9f47 }
-.change del + ins { margin-left: .25em }
-</style>"""
-PATTERN_HELP = (
-    r"Python's syntax, as of the package regex. In the replacement \1 is the first group, \g<name> a named one."
-)
+        st.session_state[QUESTION] = again
 
 
 def _open() -> None:
-    """Have the dialog opened by the run that follows, and the menu closed that its button is in. A callback."""
+    """Have the dialog opened by the run that follows, and its menu closed. A callback."""
     st.session_state[OPENED] = True
     review_session().presses += 1
 
 
 @st.dialog("Find and replace in captions", width="large")
 def _edit_dialog(audit: Audit, selection: Selection) -> None:
-    """Find and replace in the captions of many pairs: every change is seen before it is stored."""
+    """Find and replace in the captions of many pairs: every change is shown before it is stored."""
     ids = tuple(pair_ids(audit, selection))
-    st.caption(f"In the captions of the {pairs_in_words(len(ids))} of this selection, as they stand now.")
+    st.caption(f"In the current captions of the {pairs_in_words(len(ids))} of this selection.")
     with st.container(horizontal=True, gap="small"):
         find = st.text_input("Find", key="bulk-edit-find", max_chars=MAX_PATTERN)
         replacement = st.text_input("Replace with", key="bulk-edit-replace", max_chars=MAX_PATTERN)
@@ -242,28 +210,22 @@ def _edit_dialog(audit: Audit, selection: Selection) -> None:
     if not find:
         st.caption("You see every change before it is saved; one undo takes all of them back.")
         return
-    try:
-        with st.spinner("Searching…"):
-            changes = _changes(audit, ids, Rule(find, replacement, regular=regular, match_case=match_case))
-    except InputError as error:
-        st.warning("Nothing is changed.", icon=":material/warning:")
-        show_text(one_line(error), limit=LIMIT)
-        return
+    rule = Rule(find, replacement, regular=regular, match_case=match_case)
+    asked = (audit.name, ids, rule, open_review(audit).position())
+    cached: tuple[object, Changes] | None = st.session_state.get(CHANGES)
+    if cached is None or cached[0] != asked:  # turning a page of the preview does not compute it again
+        try:
+            with st.spinner("Searching…"):
+                cached = st.session_state[CHANGES] = (asked, preview(audit, ids, rule))
+        except InputError as error:
+            draw_fault("Nothing is changed.", error, icon=":material/warning:")
+            return
+    changes = cached[1]
     _draw_changes(changes)
     label = f"Change {changes.captions:,} captions of {pairs_in_words(len(changes.pairs))}"
     if st.button(label, type="primary", icon=":material/edit:", disabled=not changes.pairs, key="bulk-edit-store"):
         _store(audit, changes)
         st.rerun()
-
-
-def _changes(audit: Audit, ids: tuple[str, ...], rule: Rule) -> Changes:
-    """Return what a rule changes; turning a page of the preview does not work it out again."""
-    asked = (audit.name, ids, rule, open_review(audit).position())
-    known = st.session_state.get(KEPT)
-    if known is None or known[0] != asked:
-        known = st.session_state[KEPT] = (asked, preview(audit, ids, rule))
-    changes: Changes = known[1]
-    return changes
 
 
 def _draw_changes(changes: Changes) -> None:
@@ -293,52 +255,5 @@ def _store(audit: Audit, changes: Changes) -> None:
         if outcome.pairs == 0:
             session.notice = Notice(f"Nothing was changed.{left}", good=False)
             return
-        session.remember(audit, open_review(audit), outcome)
         sentence = f"Saved: captions of {pairs_in_words(outcome.pairs)} changed.{left}"
         session.notice = Notice(sentence, event=outcome.event)
-
-
-NAME, CHOSEN = "view-name", "view-chosen"
-
-
-def draw_views(audit: Audit, selection: Selection) -> None:
-    """Draw the saved views to choose from, and the box that saves the one that is shown."""
-    views = saved_views(open_review(audit).path)
-    with st.popover("Views", icon=":material/bookmark:", width="content"):
-        if views:
-            shown = next((name for name, given in views.items() if given == to_parameters(selection)), None)
-            st.session_state[CHOSEN] = shown
-            st.selectbox(
-                "Saved views",
-                list(views),
-                key=CHOSEN,
-                index=None,
-                placeholder="Choose",
-                on_change=_open_view,
-                args=(audit,),
-            )
-            if shown:
-                st.button("Delete this view", icon=":material/delete:", on_click=_delete, args=(audit, shown))
-        st.text_input("Save these filters and this order as", key=NAME, max_chars=LONGEST)
-        st.button("Save", icon=":material/bookmark_add:", on_click=_save, args=(audit,))
-
-
-def _open_view(audit: Audit) -> None:
-    parameters = saved_views(open_review(audit).path).get(st.session_state[CHOSEN] or "")
-    if parameters is not None:
-        write_selection(from_parameters(parameters)[0])
-
-
-def _save(audit: Audit) -> None:
-    name, parameters = st.session_state[NAME], to_parameters(peek_selection())
-    with in_turn() as session:
-        save_view(open_review(audit).path, name, parameters)
-        session.notice = Notice("View saved.", name.strip())
-        name = ""
-    st.session_state[NAME] = name
-
-
-def _delete(audit: Audit, name: str) -> None:
-    with in_turn() as session:
-        save_view(open_review(audit).path, name, None)
-        session.notice = Notice("View deleted.", name)

@@ -1,4 +1,4 @@
-"""Two audits beside each other: which can be compared, how well they agree, and the pairs that changed most."""
+"""Two audits compared: the choice of both, how well they agree, and the pairs that changed most."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -19,76 +19,58 @@ from clipmem_core.review.tables import Version, fetch_arrow, version_of
 from clipmem_core.scores.registry import BY_NAME, words
 
 ONE, OTHER, COLUMN = "one", "other", "column"  # in the address
+CHANGED, SIZE = 96, 12  # pairs listed, and on a page
+CHART = {"displaylogo": False, "scrollZoom": True, "modeBarButtonsToRemove": ["toImage", "select2d", "lasso2d"]}
 
 
 def draw_choice() -> tuple[Audit, Audit, str]:
-    """Draw the two audits and the score to choose, and return them; ends the page where there are no two."""
+    """Draw the choice of two audits and a score, and return them; ends the page if there are no two to compare."""
     audits = {audit.name: audit for audit in finished_audits()}
-    _warn_of_unknown(audits)
-    if len(audits) < 2:
-        only = "There is one finished audit" if audits else "There is no finished audit"
-        _draw_none(f"{only}; a comparison needs two of one data set.")
-    one = _first(audits)
-    others = {audit.name: audit for audit in partners(one, list(audits.values()))}
-    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
-        _draw_select("First audit", ONE, list(audits), one.name, clears=OTHER)
-        rest = _draw_rest(one, others) if others else None
-    if left_out := [name for name in audits if name not in (one.name, *others)]:
-        show_text(f"Not listed, as they audit other data sets: {', '.join(left_out)}.", limit=500)
-    if rest is None:
-        _draw_none("No other finished audit is of this data set.")
-    return one, *rest
-
-
-def _first(audits: dict[str, Audit]) -> Audit:
-    """Return the audit asked for here, else the first with a partner: the one at work with before, then the newest."""
-    if (asked := st.query_params.get(ONE)) in audits:
-        return audits[asked]
-    before = [st.query_params.get(AUDIT), st.session_state.get(CHOICE)]
-    ordered = [audits[name] for name in dict.fromkeys((*before, *audits)) if name in audits]
-    return next((audit for audit in ordered if partners(audit, list(audits.values()))), ordered[0])
-
-
-def _draw_rest(one: Audit, others: dict[str, Audit]) -> tuple[Audit, str]:
-    """Draw the second audit and the score to choose, and return them."""
-    asked, column = (st.query_params.get(name, "") for name in (OTHER, COLUMN))
-    other = others[asked if asked in others else next(iter(others))]
-    alike = {name for name, audit in others.items() if same_data_set(one, audit)}
-    named = {name: name if name in alike else f"{name} (another version of the data)" for name in others}
-    _draw_select("Second audit", OTHER, list(others), other.name, named=named.__getitem__)
-    swapped = {ONE: other.name, OTHER: one.name, PAGE: None}
-    st.button("Swap", icon=":material/swap_horiz:", on_click=write, kwargs=swapped)
-    column = column if column in BY_NAME else CLIPMEM
-    _draw_select("Score", COLUMN, list(BY_NAME), column, named=words)
-    return other, column
-
-
-def _warn_of_unknown(audits: dict[str, Audit]) -> None:
     for name in (st.query_params.get(ONE), st.query_params.get(OTHER)):
         if name and name not in audits:
             st.warning("There is no finished audit of this name.", icon=":material/search_off:")
             show_text(f"requested: {name}", limit=120)
+    if len(audits) < 2:
+        only = "There is one finished audit" if audits else "There is no finished audit"
+        _draw_none(f"{only}; a comparison needs two of one data set.")
+    one = audits.get(st.query_params.get(ONE, "")) or _usual(audits)
+    partners_of_one = {audit.name: audit for audit in partners(one, list(audits.values()))}
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
+        _draw_select("First audit", ONE, list(audits), one.name, clears=OTHER)
+        if partners_of_one:
+            asked = st.query_params.get(OTHER)
+            other = partners_of_one[asked if asked in partners_of_one else next(iter(partners_of_one))]
+            _draw_select("Second audit", OTHER, list(partners_of_one), other.name)
+            asked = st.query_params.get(COLUMN, CLIPMEM)
+            column = asked if asked in BY_NAME else CLIPMEM
+            _draw_select("Score", COLUMN, list(BY_NAME), column, named=words)
+    if not partners_of_one:
+        _draw_none("No other finished audit is of this data set.")
+    if not same_data_set(one, other):
+        st.caption("The second audit is of another version of the data set.")
+    return one, other, column
+
+
+def _usual(audits: dict[str, Audit]) -> Audit:
+    """Return the audit picked on another page, else the newest; one with a partner if possible."""
+    picked = st.query_params.get(AUDIT), st.session_state.get(CHOICE)
+    ordered = [audits[name] for name in dict.fromkeys((*picked, *audits)) if name in audits]
+    return next((audit for audit in ordered if partners(audit, ordered)), ordered[0])
 
 
 def _draw_select(
-    label: str,
-    name: str,
-    options: Sequence[str],
-    chosen: str,
-    *,
-    named: Callable[[str], str] = str,
-    clears: str = "",
+    label: str, name: str, options: Sequence[str], chosen: str, *, named: Callable[[str], str] = str, clears: str = PAGE
 ) -> None:
-    """Draw a choice that is kept in the address; a new one clears another parameter, and the page."""
+    """Draw a choice that is kept in the address."""
 
     def take(value: str) -> None:
-        write(**({PAGE: None} | ({clears: None} if clears else {}) | {name: value}))
+        write(**{PAGE: None, clears: None, name: value})
 
     draw_set(st.selectbox, label, options, key=f"compare-{name}", value=chosen, take=take, format_func=named, width=215)
 
 
 def _draw_none(sentence: str) -> NoReturn:
-    """Say why there is nothing to compare and how to come by it; ends the page."""
+    """Say why there is nothing to compare and what to do; ends the page."""
     st.info(sentence, icon=":material/compare_arrows:")
     st.markdown(
         "Audit a data set twice, with other settings or another seed; or export it cleaned and audit the export. "
@@ -103,7 +85,6 @@ def _draw_none(sentence: str) -> NoReturn:
 def draw_numbers(comparison: Comparison) -> None:
     """Draw how many pairs two audits share, and how well their scores agree."""
     found = comparison
-    interval = None if found.low is None else f"{number(found.low)} to {number(found.high)}"
     with st.grid(4, min_column_width=150) as grid:
         grid.metric("Common pairs", f"{found.n_common:,}", border=True)
         grid.metric("Spearman", number(found.spearman), border=True, help="Agreement of the two orders: 1 is the same.")
@@ -114,22 +95,21 @@ def draw_numbers(comparison: Comparison) -> None:
             border=True,
             help="Second minus first, over the pairs that have the score in both.",
         )
-    lines = [
-        f"{found.n_scored:,} pairs have {words(found.column)} in both.",
-        f"Mean difference: {interval} (95 % interval, paired by pair)." if interval else "",
-    ]
-    st.caption(" ".join(filter(None, lines)))
+    lines = [f"{found.n_scored:,} pairs have {words(found.column)} in both."]
+    if found.low is not None:
+        lines.append(f"Mean difference: {number(found.low)} to {number(found.high)} (95 % interval, paired by pair).")
     if found.edited or found.only_one or found.only_other:
-        st.caption(
+        lines.append(
             f"Changed pairs: {found.edited:,} with another caption or picture, {found.only_one:,} in the first only, "
             f"{found.only_other:,} in the second only."
         )
     if found.regrouped:
-        st.caption(f"In another group in the second: {pairs_in_words(found.regrouped)}, not listed below.")
+        lines.append(f"In another group in the second: {pairs_in_words(found.regrouped)}, not listed below.")
+    st.caption(" ".join(lines))
 
 
 def draw_settings(one: Audit, other: Audit, comparison: Comparison) -> None:
-    """Draw what forbids to compare the scores as they are, and every setting that differs."""
+    """Warn if the scores cannot be compared directly, and draw every setting that differs."""
     if comparison.warnings:
         st.warning("These audits ran differently: compare ranks, not scores.", icon=":material/warning:")
         for line in comparison.warnings:
@@ -143,22 +123,16 @@ def draw_settings(one: Audit, other: Audit, comparison: Comparison) -> None:
         st.dataframe(differing, hide_index=True, placeholder="", alt="Settings that differ between the two audits")
 
 
-CHANGED = 96  # pairs that changed most
-
-
 def finished_audits() -> list[Audit]:
     """Return every finished audit, the newest first."""
     return [audit for audit in list_audits() if is_name(audit.name) and audit.finished]
 
 
 def partners(one: Audit, audits: list[Audit]) -> list[Audit]:
-    """Return the audits of the same data set, then those of another version of it: some pair has the same picture.
-
-    An audit that is broken is none, unless it is of the same data set.
-    """
+    """Return the audits of the same data set, then those that have a pair with the same picture in common."""
     others = [audit for audit in audits if audit.name != one.name]
     same = [audit for audit in others if same_data_set(one, audit)]
-    return same + [audit for audit in others if audit not in same and _shares_pairs(one, audit)]
+    return same + [audit for audit in others if audit not in same and _share_pairs(one, audit)]
 
 
 def same_data_set(one: Audit, other: Audit) -> bool:
@@ -168,22 +142,22 @@ def same_data_set(one: Audit, other: Audit) -> bool:
 
 
 def fingerprint(audit: Audit) -> str | None:
-    """Return the fingerprint of an audit's data set; None where its config cannot be read."""
+    """Return the fingerprint of an audit's data set; None if its config is broken."""
     try:
         return audit.record.dataset_fingerprint
     except InputError:
         return None
 
 
-def _shares_pairs(one: Audit, other: Audit) -> bool:
+def _share_pairs(one: Audit, other: Audit) -> bool:
     try:
-        return _share_pairs(one, version_of(one), other, version_of(other))
+        return _shared(one, version_of(one), other, version_of(other))
     except InputError:
         return False
 
 
 @functools.lru_cache(maxsize=256)
-def _share_pairs(one: Audit, version_one: Version, other: Audit, version_other: Version) -> bool:
+def _shared(one: Audit, version_one: Version, other: Audit, version_other: Version) -> bool:
     theirs = fetch_arrow(other.folder / PAIRS, f'SELECT "{PAIR_ID}", "{SHA256}" FROM parquet')
     query = f'SELECT "{PAIR_ID}" FROM parquet JOIN theirs USING ("{PAIR_ID}", "{SHA256}") LIMIT 1'
     return fetch_arrow(one.folder / PAIRS, query, theirs=theirs).num_rows > 0
@@ -202,7 +176,7 @@ def _compared(one: Audit, version_one: Version, other: Audit, version_other: Ver
 
 
 def settings_of(audit: Audit) -> dict[str, Any]:
-    """Return the settings that an audit ran with, by the names of their flags."""
+    """Return the settings of an audit by the names of their flags."""
     return flat(as_dict(audit.record.config))
 
 
@@ -215,36 +189,28 @@ def differing_fields(one: Audit, other: Audit) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["setting", "first", "second"], dtype=str)
 
 
-SIZE = 12
-CHART = {"displaylogo": False, "scrollZoom": True, "modeBarButtonsToRemove": ["toImage", "select2d", "lasso2d"]}
-
-
 def draw_points(one: Audit, other: Audit, comparison: Comparison) -> None:
     """Draw one audit's score against the other's, and the pair that was clicked on."""
-    if comparison.points.empty:
+    points = comparison.points
+    if points.empty:
         st.info("No pair has this score in both audits: choose another score.", icon=":material/info:")
         return
-    drawn, scored = len(comparison.points), comparison.n_scored
-    few = "" if drawn == scored else f"{drawn:,} of {scored:,} pairs are shown, a random sample. "
+    scored = comparison.n_scored
+    few = "" if len(points) == scored else f"{len(points):,} of {scored:,} pairs are shown, a random sample. "
     st.caption(f"{few}Colours are the groups in the first audit. Click a dot to see its pair.")
     event: Any = st.plotly_chart(
-        comparison_figure(comparison.points, column=comparison.column, names=(one.name, other.name)),
+        comparison_figure(points, column=comparison.column, names=(one.name, other.name)),
         key=f"comparison-{one.name}-{other.name}-{comparison.column}",
         on_select="rerun",
         selection_mode="points",
         config=CHART,
         alt=f"{words(comparison.column)} of each pair in the first audit against that in the second",
     )
-    row = comparison.points[comparison.points["row_one"] == _clicked(event)]
+    dots = (event.get("selection") or {}).get("points") or []
+    clicked = [dot["customdata"][0] for dot in dots if dot.get("customdata")]
+    row = points[points["row_one"].isin(clicked[-1:])]
     if len(row):
         draw_change_cards(_sides(one, other), comparison.column, row.to_dict("records"), key="clicked")
-
-
-def _clicked(event: Any) -> int | None:  # noqa: ANN401  what Streamlit gives back
-    """Return the row, in the first audit, of the dot that was clicked on last; None where there is none."""
-    points = (event.get("selection") or {}).get("points") or []
-    data = points[-1].get("customdata") if points else None
-    return int(data[0]) if data else None
 
 
 def draw_changed(one: Audit, other: Audit, comparison: Comparison) -> None:

@@ -1,4 +1,4 @@
-"""The setting of the address, and a control for everything that can be done against memorization.
+"""The setting of the address, and a control for each mitigation.
 
 ?setting=text_mask=0.3 removal=clipmem:100   the text form of an arm; empty for the reference arm.
 Controls show the address, and write changes back into it.
@@ -18,27 +18,15 @@ from clipmem_core.audits.store import MEMBERSHIP, PAIRS, Audit
 from clipmem_core.config import FIELDS, MODIFIERS, AuditConfig, InputError, Slider, without_meaning
 from clipmem_core.dashboard.new_audit import draw_left_out
 from clipmem_core.dashboard.page import PAGE, choose_listed, write
-from clipmem_core.dashboard.plain import show_text
+from clipmem_core.dashboard.plain import one_line, one_line_errors, show_text
 from clipmem_core.mitigations import AHEAD_GROUP
 from clipmem_core.review.decisions import decided_for
 from clipmem_core.review.tables import Stamp, stamp
 from clipmem_core.scores.registry import REMOVAL as RANKS_REMOVAL
 from clipmem_core.scores.registry import scores_in
-from clipmem_core.studies.arm import (
-    DECISIONS,
-    LOOKALIKES,
-    NONE,
-    RANDOM,
-    REMOVAL,
-    SWITCHES,
-    Arm,
-    Removal,
-    normal,
-    parse_setting,
-    reference_config,
-)
+from clipmem_core.studies import arm
+from clipmem_core.studies.arm import NONE, RANDOM, REMOVAL, Arm, Removal, normal, parse_setting, reference_config
 from clipmem_core.studies.store import StudyFolder
-from clipmem_core.training.names import model_config
 
 PARAMETER = "setting"
 MOST = 1_000_000  # of any field: more is a slip, and no slider goes there
@@ -47,19 +35,23 @@ REMOVAL_BY, REMOVAL_COUNT = "removal-by", "removal-n"
 REMOVED = 100  # the paper's best number
 CAPTIONS, ALL_CAPTIONS = "train_captions", 0
 RANKINGS = {name: score.removal for name, score in scores_in(RANKS_REMOVAL).items()} | {RANDOM: "at random"}
-PLACES = {"before": "Before", "after": "After"}
-PLACE_HELP = (
-    "After: the embedding is a unit vector when noise is added, and is made one again. Before: noise is added to what "
-    "comes out of the encoder, whatever its length."
-)
-FORGETTING = {"omitted": "Left out", "deleted": "Deleted", "random": "At random"}
-FORGETTING_HELP = (
-    "Left out of every caption that is read; or deleted: read as nothing, as after the command forget. At random: as "
-    "many other words of the same caption are left out, to compare with."
-)
+CHOICES = {  # field → label, options, help
+    "noise_place": (
+        "Before or after normalising",
+        {"before": "Before", "after": "After"},
+        "After: noise is added to the unit vector, which is normalised again. Before: noise is added to the encoder's "
+        "output, whatever its length.",
+    ),
+    "text_forget_as": (
+        "How they are forgotten",
+        {"omitted": "Left out", "deleted": "Deleted", "random": "At random"},
+        "Left out of every caption that is read; or deleted: read as nothing. At random: as many other words of the "
+        "same caption are left out, to compare with.",
+    ),
+}
 # Each group's fields, with a label and a help for the toggle.
 WORDS = {
-    group: {name: own.control for name, own in FIELDS.items() if own.group == group and own.control[0]}
+    group: {name: field.control for name, field in FIELDS.items() if field.group == group and field.control[0]}
     for group in ("Captions", "Text", "Pictures", AHEAD_GROUP, "Training")
 }
 # Sliders below the toggles of the group AHEAD_GROUP; they have no toggle.
@@ -71,12 +63,11 @@ AHEAD_SLIDERS = {
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
-    """The reference arm: its config, the most captions of a pair, how many pairs f and g share; both 0 until it
-    trains."""
+    """The reference arm."""
 
     config: AuditConfig
-    captions: int = 0
-    shared: int = 0
+    captions: int = 0  # at most of a pair; 0 until it trains
+    shared: int = 0  # pairs that f and g share; 0 until it trains
 
 
 def reference_of(study: StudyFolder) -> Reference:
@@ -97,7 +88,7 @@ def _counts(audit: Audit, stamps: tuple[Stamp, ...]) -> tuple[int, int]:
 
 
 def draw_setting(study: StudyFolder) -> Arm:
-    """Draw a control for everything that can be done against memorization, and return the setting of the address."""
+    """Draw a control for each mitigation, and return the setting of the address."""
     reference = reference_of(study)
     try:
         setting = _read_address(reference)
@@ -105,12 +96,12 @@ def draw_setting(study: StudyFolder) -> Arm:
             write(**{PARAMETER: setting.text or None})  # the list of settings has each with its one text
     except InputError as error:
         st.warning("The setting of this address cannot be used; this is none.", icon=":material/link_off:")
-        show_text(" ".join(str(error).split()), limit=300)
+        show_text(one_line(error), limit=300)
         setting = Arm()
-    named = {setting.text: "another one" if setting.text else NONE}
-    named |= {text: arm for arm, text in study.settings.items()}
+    names = {setting.text: "another one" if setting.text else NONE}
+    names |= {text: name for name, text in study.settings.items()}
     label, key = "Settings of this study", "mitigations-listed"
-    choose_listed(label, list(named), parameter=PARAMETER, key=key, width=400, named=lambda text: named.get(text, text))
+    choose_listed(label, list(names), parameter=PARAMETER, key=key, width=400, named=lambda text: names.get(text, text))
     controls = Controls(setting, reference)
     with st.container(gap="small", key="mitigation-setting"):
         for title in (*WORDS, "Pairs"):
@@ -128,16 +119,15 @@ def draw_setting(study: StudyFolder) -> Arm:
 def _read_address(reference: Reference) -> Arm:
     """Return the setting of the address, without overrides that have no effect."""
     setting = parse_setting(st.query_params.get(PARAMETER, ""))
-    beyond = [name for name, value in setting.fields.items() if not isinstance(value, str) and abs(value) > MOST]
-    if beyond:
-        raise InputError(f"{beyond[0]} must be at most {MOST:,}")
+    for name, value in setting.fields.items():
+        if not isinstance(value, str) and abs(value) > MOST:
+            raise InputError(f"{name} must be at most {MOST:,}")
     check_config(dataclasses.replace(reference.config, **setting.fields))
     return normal(setting, reference.config)
 
 
 def _change(control: str, reference: Reference) -> None:
-    """Write the setting with the new value of a control into the address; its pairs begin at their first page. A
-    callback."""
+    """Write the setting with the new value of a control into the address. A callback."""
     try:
         overrides = dict(_read_address(reference).overrides)
     except InputError:
@@ -157,7 +147,7 @@ def _change(control: str, reference: Reference) -> None:
 
 def _first_values(name: str, reference: Reference) -> dict[str, Any]:
     """Return the overrides that a toggle begins with."""
-    if name in SWITCHES:
+    if name in arm.SWITCHES:
         return {name: True}
     if name == REMOVAL:  # as many as in the paper, or half of the shared pairs
         return {REMOVAL: Removal(c.CLIPMEM, max(1, min(REMOVED, reference.shared // 2 or REMOVED)))}
@@ -168,13 +158,13 @@ def _first_values(name: str, reference: Reference) -> dict[str, Any]:
 
 
 def slider_of(name: str, config: AuditConfig) -> Slider:
-    """Return the range of a field's slider and its first value: the usual one, or one step further if the reference
-    arm has that."""
-    own = FIELDS[name].slider
-    if own is None:  # an early stop: at two thirds of the study's epochs
-        own = Slider(1, max(2, config.epochs - 1), 1, max(1, round(config.epochs * 2 / 3)))
-    further = own.usual == getattr(config, name)
-    return dataclasses.replace(own, usual=min(own.high, own.usual + own.step)) if further else own
+    """Return the range of a field's slider and its first value, which the reference arm does not have."""
+    slider = FIELDS[name].slider
+    if slider is None:  # an early stop: at two thirds of the study's epochs
+        slider = Slider(1, max(2, config.epochs - 1), 1, max(1, round(config.epochs * 2 / 3)))
+    if slider.usual == getattr(config, name):
+        slider = dataclasses.replace(slider, usual=min(slider.high, slider.usual + slider.step))
+    return slider
 
 
 def caption_choices(reference: Reference) -> list[int]:
@@ -194,7 +184,8 @@ class Controls:
         """Draw how many captions of a pair are trained on."""
         choices = caption_choices(self.reference)
         if not choices:
-            st.caption("Every pair has one caption." if self.reference.captions else "Not known until none has begun.")
+            known = self.reference.captions
+            st.caption("Every pair has one caption." if known else "Unknown until the reference arm has begun.")
             return
         self._draw_toggle(CAPTIONS, *WORDS["Captions"][CAPTIONS])
         if (value := self.setting.fields.get(CAPTIONS)) is not None:
@@ -205,16 +196,18 @@ class Controls:
     def draw_fields(self, group: str) -> None:
         """Draw a toggle for each field of a group, with a slider if it is on."""
         idle, fields = without_meaning(self.reference.config), self.setting.fields
-        for name, (label, told) in WORDS[group].items():
+        # A choice stands once, below the first field that it has an effect on.
+        first = {next((each for each in MODIFIERS[choice] if each in fields), ""): choice for choice in CHOICES}
+        for name, (label, text) in WORDS[group].items():
             if name in idle and name not in fields:
                 continue
-            self._draw_toggle(name, label, told.replace("{epochs}", str(self.reference.config.epochs)))
+            self._draw_toggle(name, label, text.replace("{epochs}", str(self.reference.config.epochs)))
             if name in fields:
                 self._draw_slider(name, label)
-                if name in MODIFIERS["noise_place"]:
-                    self._draw_noise(name)
-                elif name in MODIFIERS["text_forget_as"]:
-                    self._draw_choice("text_forget_as", "How they are forgotten", FORGETTING, FORGETTING_HELP)
+                if choice := first.get(name):
+                    title, options, explanation = CHOICES[choice]
+                    shown = {"options": list(options), "format_func": options.__getitem__, "help": explanation}
+                    self._draw(st.segmented_control, title, choice, self._value(choice), required=True, **shown)
         here = {name: side for name, side in idle.items() if name in WORDS[group]}
         draw_left_out(here, called=lambda name: WORDS[group][name][0])
         if group == AHEAD_GROUP and any(name in fields for name in WORDS[AHEAD_GROUP]):
@@ -231,63 +224,36 @@ class Controls:
             self._draw(st.number_input, "How many", REMOVAL_COUNT, removal.n, **count)
             by: dict[str, Any] = {"options": list(RANKINGS), "format_func": lambda name: RANKINGS.get(name, name)}
             self._draw(st.selectbox, "Which first", REMOVAL_BY, removal.by, **by)
-        told = "Training keeps only the first of several near-duplicate pictures."
-        self._draw_toggle(LOOKALIKES, "Without near-duplicates", told)
+        text = "Training keeps only the first of several near-duplicate pictures."
+        self._draw_toggle(arm.LOOKALIKES, "Drop near-duplicates", text)
         removed = recaptioned = 0
-        fault = ""
-        try:
+        with one_line_errors("Decisions"):
             decided = decided_for(study)
             removed, recaptioned = len(decided.removed), len(decided.recaptioned)
-        except InputError as error:
-            fault = " ".join(str(error).split())
         counts = f"{removed:,} removed, {recaptioned:,} with changed captions" if removed or recaptioned else "none yet"
         self._draw_toggle(
-            DECISIONS,
+            arm.DECISIONS,
             f"My decisions: {counts}",
             "Pairs you decided to remove are left out of training, and changed captions replace the old ones.",
-            disabled=not (removed or recaptioned or DECISIONS in self.setting.overrides),
+            disabled=not (removed or recaptioned or arm.DECISIONS in self.setting.overrides),
         )
-        if fault:
-            show_text(fault, limit=300)
 
-    def _draw_toggle(self, name: str, label: str, told: str, *, disabled: bool = False) -> None:
-        self._draw(st.toggle, label, f"on-{name}", name in self.setting.overrides, help=told, disabled=disabled)
+    def _draw_toggle(self, name: str, label: str, text: str, *, disabled: bool = False) -> None:
+        self._draw(st.toggle, label, f"on-{name}", name in self.setting.overrides, help=text, disabled=disabled)
 
     def _value(self, name: str) -> Any:
         return self.setting.fields.get(name, getattr(self.reference.config, name))
 
     def _draw_slider(self, name: str, label: str, *, label_visibility: str = "collapsed") -> None:
         """Draw a field's value; one that is beyond the usual range widens the slider."""
-        own, value = slider_of(name, self.reference.config), self._value(name)
+        slider, value = slider_of(name, self.reference.config), self._value(name)
         kind = type(getattr(self.reference.config, name))
-        ends = {"min_value": kind(min(own.low, value)), "max_value": kind(max(own.high, value))}
-        shown = {"step": kind(own.step), "label_visibility": label_visibility}
+        ends = {"min_value": kind(min(slider.low, value)), "max_value": kind(max(slider.high, value))}
+        shown = {"step": kind(slider.step), "label_visibility": label_visibility}
         self._draw(st.slider, label, name, kind(value), **ends, **shown)
 
-    def _draw_noise(self, name: str) -> None:
-        """Draw how long the noise is and, below the first noise, where it is added."""
-        value, dim = self._value(name), _embedding_size(self.reference.config)
-        if dim:
-            length = f"σ·√dim = {value:g}·√{dim} = {value * math.sqrt(dim):.2f}"
-            st.caption(f"{length}: how long the noise is, beside an embedding of length 1.")
-        if name == next(other for other in MODIFIERS["noise_place"] if other in self.setting.fields):
-            self._draw_choice("noise_place", "Before or after normalising", PLACES, PLACE_HELP)
-
-    def _draw_choice(self, name: str, label: str, words: dict[str, str], told: str) -> None:
-        """Draw which of its choices a field has."""
-        shown: dict[str, Any] = {"options": list(words), "format_func": words.__getitem__, "help": told}
-        self._draw(st.segmented_control, label, name, self._value(name), required=True, **shown)
-
     def _draw(self, widget: Callable[..., Any], label: str, control: str, value: Any, **options: Any) -> None:
-        """Draw a widget that shows a value of the address, and writes what it is changed to."""
+        """Draw a widget that shows a value of the address, and writes its change into the address."""
         key = KEY.format(control)
         st.session_state[key] = value
         widget(label, key=key, on_change=_change, args=(control, self.reference), **options)
-
-
-def _embedding_size(config: AuditConfig) -> int:
-    """Return the numbers in an embedding; 0 if the model's config lacks it."""
-    try:
-        return int(model_config(config.model)["embed_dim"])
-    except (InputError, KeyError, TypeError, ValueError):
-        return 0

@@ -1,6 +1,6 @@
-"""The view of exports: formats, the button that starts an export, how far it is, and the export itself.
+"""The view of exports: formats, the button that starts an export, its progress, and the finished export.
 
-A detached job writes it, as the command line would: it continues when the page is closed and when the server stops.
+A detached job writes it with the command line's own command: it continues when the page is closed.
 """
 
 from pathlib import Path
@@ -21,16 +21,16 @@ from clipmem_core.review.decisions import RECAPTION, REMOVE
 from clipmem_core.review.selection import UNDECIDED
 
 FORMAT = "format"  # in the address
-CHOICES = {  # of the address → a format and the ending of its file
+CHOICES = {  # value in the address → a format and the ending of its file
     name if suffix == about.suffixes[0] else f"{name}-{suffix[1:]}": (name, suffix)
     for name, about in FORMATS.items()
     for suffix in about.suffixes
 }
-DOWNLOAD_BYTES = 200_000_000  # a browser's download is read into memory whole
+DOWNLOAD_BYTES = 200_000_000  # a download is read into memory
 
 
 def draw_exports(audit: Audit) -> None:
-    """Draw the choice of a format, what an export would hold, how far it is, and the one that is there."""
+    """Draw the choice of a format, what the export holds, its progress, and the finished export."""
     format, suffix = CHOICES.get(st.query_params.get(FORMAT, ""), next(iter(CHOICES.values())))
     about = FORMATS[format]
     path = data_folder().absolute() / "exports" / audit.name / f"{audit.name}-{format}{suffix}"
@@ -47,7 +47,8 @@ def draw_exports(audit: Audit) -> None:
             captions=[about.help for about in FORMATS.values()],
         )
     with right:
-        _draw_contents(audit, format)
+        st.markdown(f"**{about.title}:** {_contents(audit, format)}")
+        st.caption(about.limits)
         if len(about.suffixes) > 1:
             draw_set(
                 st.segmented_control,
@@ -77,25 +78,21 @@ def _choose(format: str, suffix: str) -> None:
     write(**{FORMAT: next(name for name, choice in CHOICES.items() if choice == (format, suffix))})
 
 
-def _draw_contents(audit: Audit, format: str) -> None:
-    """Draw what an export would hold as things stand."""
+def _contents(audit: Audit, format: str) -> str:
     counts = count_decisions(audit)
-    total = sum(counts.values())
-    removed, changed = counts[REMOVE], counts[RECAPTION]
-    kept = f"{total - removed:,} pairs kept, {removed:,} removed, {changed:,} with changed captions."
+    total, removed = sum(counts.values()), counts[REMOVE]
+    if format == "decisions":
+        return f"{total - counts[UNDECIDED]:,} decisions on pairs of this audit, and every note."
+    if format == "html":
+        return f"The report of all {total:,} pairs, with the decisions."
     if is_planted(audit):
-        kept = f"{total:,} pairs with their own captions, not the injected errors, without the pairs you removed."
-    held = {
-        "decisions": f"{total - counts[UNDECIDED]:,} decisions on pairs of this audit, and every note.",
-        "html": f"The report of all {total:,} pairs, with the decisions.",
-    }
-    st.markdown(f"**{FORMATS[format].title}:** {held.get(format, kept)}")
-    st.caption(FORMATS[format].limits)
+        return f"{total:,} pairs with their own captions, without injected errors and the pairs you removed."
+    return f"{total - removed:,} pairs kept, {removed:,} removed, {counts[RECAPTION]:,} with changed captions."
 
 
 @st.fragment(run_every=1)
 def _draw_running(task: Task) -> None:
-    """Draw how far an export is, every second, and the whole page again as soon as it has ended."""
+    """Draw the progress of an export every second; rerun the page once it has ended."""
     job = task.find()
     if job is None or not job.running:
         st.rerun()
@@ -103,7 +100,7 @@ def _draw_running(task: Task) -> None:
 
 
 def _draw_end(job: Job, path: Path) -> None:
-    """Draw how the last export ended: what was written and how to get it, or why it was not."""
+    """Draw what the last export wrote and a download, or why it failed."""
     if job.cancelled:
         st.info("Cancelled: nothing was written.", icon=":material/pause_circle:")
     elif job.failed:
@@ -111,8 +108,8 @@ def _draw_end(job: Job, path: Path) -> None:
     elif path.exists():
         with st.container(border=True):
             st.code(str(path), language=None, wrap_lines=True)
-            wanted = (f"{path}: ", "note: ")
-            show_text("\n".join(line.removeprefix(wanted[0]) for line in job.last_lines if line.startswith(wanted)))
+            shown = (f"{path}: ", "note: ")
+            show_text("\n".join(line.removeprefix(shown[0]) for line in job.last_lines if line.startswith(shown)))
             for line in job.last_lines:
                 if line.startswith(AUDIT_IT):
                     st.caption("Audit the result:")

@@ -6,16 +6,12 @@ On a cold server a link into a page runs it without app.py, so each page calls `
 kept in the address and in the session under a key that no widget owns: a widget's key is dropped with its page.
 """
 
-import base64
 import dataclasses
-import functools
-import io
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import streamlit as st
-from PIL import Image, ImageDraw
 
 from clipmem_core.audits.jobs import list_job_names
 from clipmem_core.audits.store import Audit, audits_folder, is_name, list_audits
@@ -26,19 +22,47 @@ from clipmem_core.glossary import MEANINGS
 from clipmem_core.review.selection import Selection, from_parameters, to_parameters
 
 AUDIT, PAGE, SIZE, LAYOUT, PAIR = "audit", "page", "size", "layout", "pair"
+ALL = ""  # the option without a condition
+SHOWN = "{}-shown"  # key in the session of the last value that a widget showed or sent
 SELECTION_PARAMETERS = frozenset(
     "range" if field.name == "ranges" else field.name for field in dataclasses.fields(Selection)
 )
+PAGES = {  # file → title and icon, in the order of the sidebar
+    "pages/overview.py": ("Overview", ":material/dashboard:"),
+    "pages/review.py": ("Review", ":material/rate_review:"),
+    "pages/browse.py": ("Browse", ":material/grid_view:"),
+    "pages/pair.py": ("Pair", ":material/image:"),
+    "pages/embeddings.py": ("Map of embeddings", ":material/bubble_chart:"),
+    "pages/detectors.py": ("Detectors", ":material/troubleshoot:"),
+    "pages/encoders.py": ("Encoders", ":material/call_split:"),
+    "pages/mitigations.py": ("Mitigations", ":material/tune:"),
+    "pages/decisions.py": ("Decisions and export", ":material/checklist:"),
+    "pages/compare.py": ("Compare audits", ":material/compare_arrows:"),
+    "pages/audits.py": ("Audits", ":material/science:"),
+}
+CHOICE = "chosen_audit"
+PICKER = "audit_picker"
+# Icons by name would be fetched from the network.
+ICON = "data:image/svg+xml," + quote(
+    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 64 64">'
+    f'<rect x="2" y="2" width="42" height="42" rx="9" fill="{ENCODER_COLOURS["image"]}"/>'
+    f'<rect x="20" y="20" width="42" height="42" rx="9" fill="{ENCODER_COLOURS["text"]}"/></svg>'
+)
+# For pages whose content needs the whole screen.
+TIGHT_STYLE = """<style>
+[data-testid="stMainBlockContainer"] { padding: 2rem 2rem 1rem; }
+[data-testid="stMainBlockContainer"] > [data-testid="stVerticalBlock"] { gap: .6rem; }
+@media (max-width: 600px) { [data-testid="stMainBlockContainer"] { padding: 3.75rem 1rem .5rem; } }
+[data-testid="stMainBlockContainer"] h1 { font-size: 1.4rem; }
+</style>"""
 
 
 def read_selection() -> Selection:
-    """Return the selection of the address; what cannot be understood is left out, and a line says so."""
+    """Return the selection of the address; invalid parts are ignored, and a line says so."""
     selection, wrong = from_parameters(st.query_params.to_dict())
     if wrong:
-        st.warning(
-            f"Part of this address is not valid and is ignored: {', '.join(wrong)}.",
-            icon=":material/link_off:",
-        )
+        names = ", ".join(wrong)
+        st.warning(f"Part of this address is not valid and is ignored: {names}.", icon=":material/link_off:")
     return selection
 
 
@@ -48,52 +72,51 @@ def peek_selection() -> Selection:
 
 
 def write_selection(selection: Selection, **others: str | int | None) -> None:
-    """Replace the selection in the address. Another selection begins at its first page, unless `page` is given."""
-    kept = {name: value for name, value in st.query_params.to_dict().items() if name not in SELECTION_PARAMETERS}
-    given = {PAGE: None, **others}
-    kept = {name: value for name, value in kept.items() if name not in given}
-    st.query_params.from_dict(kept | to_parameters(selection) | _told(given))
+    """Replace the selection in the address. Another selection begins at its first page, unless `page` is passed."""
+    _write(SELECTION_PARAMETERS, to_parameters(selection), {PAGE: None, **others})
 
 
 def write(**others: str | int | None) -> None:
-    """Set parameters that are not the selection's, and leave all else as it is; None removes one."""
-    kept = {name: value for name, value in st.query_params.to_dict().items() if name not in others}
-    st.query_params.from_dict(kept | _told(others))
+    """Set parameters that are not the selection's; None removes one."""
+    _write(frozenset(), {}, others)
+
+
+def _write(dropped: frozenset[str], added: dict[str, str], others: dict[str, str | int | None]) -> None:
+    parameters = {
+        name: value for name, value in st.query_params.to_dict().items() if name not in dropped and name not in others
+    }
+    st.query_params.from_dict(parameters | added | _as_text(others))
 
 
 def link(audit: Audit, selection: Selection, **others: str | int | None) -> dict[str, str]:
     """Return the parameters of a link into a page: `query_params` of st.page_link and st.switch_page."""
-    return {AUDIT: audit.name} | to_parameters(selection) | _told(others)
+    return {AUDIT: audit.name} | to_parameters(selection) | _as_text(others)
+
+
+def _as_text(parameters: dict[str, str | int | None]) -> dict[str, str]:
+    return {name: str(value) for name, value in parameters.items() if value is not None}
 
 
 def read_view() -> dict[str, str]:
-    """Return page, size and layout as the address has them: to be handed to `link` by pages that only pass them on."""
+    """Return page, size and layout of the address, for links that pass them on."""
     return {name: st.query_params[name] for name in (PAGE, SIZE, LAYOUT) if name in st.query_params}
 
 
 def read_number(name: str, default: int, *, among: tuple[int, ...] = ()) -> int:
-    """Return a whole number of at least 1 from the address, the default where it is none, or none of those offered."""
+    """Return a whole number of at least 1 from the address; the default where it is none, or not among the offered."""
     text = st.query_params.get(name, "")
     number = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
     return number if number >= 1 and (not among or number in among) else default
 
 
 def unknown_page() -> str:
-    """Return what the address names in the place of a page; empty at the app's own address. For the default page."""
+    """Return the address's page where it does not exist; empty at the app's own address. For the default page."""
     path = unquote(urlsplit(st.context.url or "").path).strip("/")
     return path.removeprefix(st.get_option("server.baseUrlPath").strip("/")).strip("/")
 
 
-def _told(others: dict[str, str | int | None]) -> dict[str, str]:
-    return {name: str(value) for name, value in others.items() if value is not None}
-
-
-ALL = ""  # the option that says nothing
-TOLD = "{}-told"  # key in the session of what a widget last showed or was told
-
-
 def asked(parameter: str, options: Collection[str], usual: str = "") -> str:
-    """Return what the address asks for; where that is no option, the usual one, else the first."""
+    """Return the option that the address names, else the usual one, else the first."""
     chosen = st.query_params.get(parameter)
     return chosen if chosen is not None and chosen in options else usual or next(iter(options))
 
@@ -117,9 +140,14 @@ def choose_segment(
     clears: Sequence[str] = (),
 ) -> str:
     """Draw options side by side and return the chosen one."""
-    look: dict[str, Any] = {"format_func": names.__getitem__, "required": True}
-    look["label_visibility"] = "collapsed" if hidden else "visible"
-    return _choose(st.segmented_control, label, list(names), usual, parameter, key, clears, **look)
+    look = {
+        "format_func": names.__getitem__,
+        "required": True,
+        "label_visibility": "collapsed" if hidden else "visible",
+    }
+    return _choose(
+        st.segmented_control, label, list(names), asked(parameter, names, usual), parameter, key, clears, look
+    )
 
 
 def choose_listed(
@@ -132,21 +160,22 @@ def choose_listed(
     named: Callable[[str], str] = str,
     clears: Sequence[str] = (),
 ) -> str:
-    """Draw options as a list to choose from, as `choose_segment` does; a list shows any text as it is."""
-    return _choose(st.selectbox, label, options, "", parameter, key, clears, format_func=named, width=width)
+    """Draw options as a list and return the chosen one; a list shows any text as it is."""
+    look = {"format_func": named, "width": width}
+    return _choose(st.selectbox, label, options, asked(parameter, options), parameter, key, clears, look)
 
 
 def _choose(
     draw: Callable[..., Any],
     label: str,
     options: Sequence[str],
-    usual: str,
+    chosen: str,
     parameter: str,
     key: str,
     clears: Sequence[str],
-    **look: Any,
+    look: dict[str, Any],
 ) -> str:
-    chosen = st.session_state[TOLD.format(key)] = asked(parameter, options, usual)
+    st.session_state[SHOWN.format(key)] = chosen
 
     def take(value: str | None) -> None:
         if _is_new(key):
@@ -156,8 +185,18 @@ def _choose(
     return chosen
 
 
+def _is_new(key: str) -> bool:
+    """Return whether a widget's value differs from the one it last showed or sent.
+
+    A browser may send the value of a widget after it is gone, and Streamlit calls that a change.
+    """
+    before, now = st.session_state.get(SHOWN.format(key)), st.session_state[key]
+    st.session_state[SHOWN.format(key)] = now
+    return bool(before != now)
+
+
 def read_page(count: int, size: int, *, parameter: str = PAGE) -> tuple[int, int]:
-    """Return the page that the address asks for, the last at most, and how many there are; one where nothing is."""
+    """Return the page of the address, the last at most, and the number of pages."""
     pages = max(1, -(-count // size))
     return min(read_number(parameter, 1), pages), pages
 
@@ -168,66 +207,30 @@ def draw_pages(page: int, pages: int, *, key: str, parameter: str = PAGE) -> Non
     Pagination always has a default, so its value may not be set: its key changes with the page instead.
     """
     if pages > 1:
-        own = f"{key}-{pages}-{page}"
-        st.session_state[TOLD.format(own)] = page
+        page_key = f"{key}-{pages}-{page}"
+        st.session_state[SHOWN.format(page_key)] = page
 
         def turn() -> None:
-            if _is_new(own):
-                write_page(st.session_state[own], parameter=parameter)
+            if _is_new(page_key):
+                write_page(st.session_state[page_key], parameter=parameter)
 
-        st.pagination(pages, default=page, max_visible_pages=5, key=own, on_change=turn)
+        st.pagination(pages, default=page, max_visible_pages=5, key=page_key, on_change=turn)
 
 
 def write_page(page: int, *, parameter: str = PAGE) -> None:
-    """Write a page into the address; the first needs no word."""
+    """Write a page into the address; the first is the default."""
     write(**{parameter: None if page == 1 else page})
-
-
-def _is_new(key: str) -> bool:
-    """Tell whether a widget was changed since it last showed or told something, and remember what it tells now.
-
-    A browser may still send what a widget showed when that widget is gone already, and Streamlit calls that a change.
-    """
-    told, now = st.session_state.get(TOLD.format(key)), st.session_state[key]
-    st.session_state[TOLD.format(key)] = now
-    return bool(told != now)
-
-
-PAGES = {  # file → title and icon, in the order of the sidebar
-    "pages/overview.py": ("Overview", ":material/dashboard:"),
-    "pages/review.py": ("Review", ":material/rate_review:"),
-    "pages/browse.py": ("Browse", ":material/grid_view:"),
-    "pages/pair.py": ("Pair", ":material/image:"),
-    "pages/embeddings.py": ("Map of embeddings", ":material/bubble_chart:"),
-    "pages/detectors.py": ("Detectors", ":material/troubleshoot:"),
-    "pages/encoders.py": ("Encoders", ":material/call_split:"),
-    "pages/mitigations.py": ("Mitigations", ":material/tune:"),
-    "pages/decisions.py": ("Decisions and export", ":material/checklist:"),
-    "pages/compare.py": ("Compare audits", ":material/compare_arrows:"),
-    "pages/audits.py": ("Audits", ":material/science:"),
-}
-CHOICE = "chosen_audit"
-PICKER = "audit_picker"
-# Of pages whose content is to have the screen.
-TIGHT_STYLE = """<style>
-[data-testid="stMainBlockContainer"] { padding: 2rem 2rem 1rem; }
-[data-testid="stMainBlockContainer"] > [data-testid="stVerticalBlock"] { gap: .6rem; }
-@media (max-width: 600px) { [data-testid="stMainBlockContainer"] { padding: 3.75rem 1rem .5rem; } }
-[data-testid="stMainBlockContainer"] h1 { font-size: 1.4rem; }
-</style>"""
 
 
 def open_page(title: str, *, otherwise: Callable[[], None] = lambda: None) -> Audit:
     """Set a page up and return the audit it shows; ends the page itself where there is no finished one."""
-    _set_up(title)
-    finished = _list_finished()
+    finished = _set_up(title)
     name = _choose_audit(list(finished))
+    _draw_links(name)
     if name is None:
-        _draw_links(None)
         draw_empty()
         otherwise()
         st.stop()
-    _draw_links(name)
     _draw_picker(finished, name)
     show_title(title, of=name)
     if not finished.get(name):
@@ -241,19 +244,13 @@ def open_page(title: str, *, otherwise: Callable[[], None] = lambda: None) -> Au
 
 def open_bare_page(title: str, *, clears: Sequence[str] = ()) -> str:
     """Set up a page that needs no audit; its links keep the chosen one."""
-    _set_up(title)
-    finished = _list_finished()
+    finished = _set_up(title)
     chosen = st.query_params.get(AUDIT) or st.session_state.get(CHOICE)
     _draw_links(chosen)
     if finished:
-        _draw_picker(finished, chosen if chosen in finished or _has_job(chosen) else None, clears)
+        _draw_picker(finished, chosen if chosen in finished or chosen in list_job_names() else None, clears)
     show_title(title)
     return chosen or ""
-
-
-def _list_finished() -> dict[str, bool]:
-    """Return the audits there are, and whether each is finished."""
-    return {audit.name: audit.finished for audit in list_audits() if is_name(audit.name)}
 
 
 def draw_no_page(name: str) -> None:
@@ -263,10 +260,11 @@ def draw_no_page(name: str) -> None:
     show_text(f"requested: {name}", limit=120)
 
 
-def _set_up(title: str) -> None:
-    """Give a page its title, icon and width, the first thing a page does, and the sidebar its name."""
-    st.set_page_config(page_title=f"{title} · CLIPMem", page_icon=_icon(), layout="wide")
+def _set_up(title: str) -> dict[str, bool]:
+    """Set title, icon and width, which a page does first, and return all audits and whether each is finished."""
+    st.set_page_config(page_title=f"{title} · CLIPMem", page_icon=ICON, layout="wide")
     st.sidebar.markdown("### CLIPMem")
+    return {audit.name: audit.finished for audit in list_audits() if is_name(audit.name)}
 
 
 def _draw_links(audit: str | None) -> None:
@@ -279,42 +277,19 @@ def _draw_links(audit: str | None) -> None:
                 st.markdown(f"**{term}**: {what} *{decision}*")
 
 
-@functools.cache
-def _icon() -> str:
-    """Draw the page's icon, as a data URL: a picture and its caption overlap. Icons by name would be fetched from the
-    network, and a file of the server's is gone once a page is left quickly."""
-    icon = Image.new("RGBA", (64, 64))
-    draw = ImageDraw.Draw(icon)
-    draw.rounded_rectangle((2, 2, 44, 44), radius=9, fill=ENCODER_COLOURS["image"])
-    draw.rounded_rectangle((20, 20, 62, 62), radius=9, fill=ENCODER_COLOURS["text"])
-    stream = io.BytesIO()
-    icon.save(stream, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"
-
-
-def _has_job(name: str | None) -> bool:
-    return name in list_job_names()
-
-
 def _choose_audit(names: list[str]) -> str | None:
     """Return the audit of the address, else of the session, else the newest; also one whose job has just begun."""
-    asked = st.query_params.get(AUDIT) or st.session_state.get(CHOICE)
-    fallback = names[0] if names else FIRST if _has_job(FIRST) else None
-    if asked and (asked in names or _has_job(asked)):
-        return _keep(asked)
-    if asked and fallback:
+    wanted, jobs = st.query_params.get(AUDIT) or st.session_state.get(CHOICE), list_job_names()
+    fallback = names[0] if names else FIRST if FIRST in jobs else None
+    if wanted and (wanted in names or wanted in jobs):
+        return _keep_audit(wanted)
+    if wanted and fallback:
         st.warning("That audit does not exist; showing another one.", icon=":material/search_off:")
-        show_text(f"requested: {asked}", limit=120)
-    return _keep(fallback) if fallback else None
+        show_text(f"requested: {wanted}", limit=120)
+    return _keep_audit(fallback) if fallback else None
 
 
-def _pick(clears: Sequence[str]) -> None:
-    write(**dict.fromkeys(clears))
-    if st.session_state[PICKER]:
-        _keep(st.session_state[PICKER])
-
-
-def _keep(name: str) -> str:
+def _keep_audit(name: str) -> str:
     st.session_state[CHOICE] = name
     if st.query_params.get(AUDIT) != name:
         st.query_params[AUDIT] = name
@@ -322,16 +297,18 @@ def _keep(name: str) -> str:
 
 
 def _draw_picker(finished: dict[str, bool], name: str | None, clears: Sequence[str] = ()) -> None:
-    names = [name, *finished] if name and name not in finished else list(finished)
+    def pick() -> None:
+        write(**dict.fromkeys(clears))
+        if st.session_state[PICKER]:
+            _keep_audit(st.session_state[PICKER])
+
     st.session_state[PICKER] = name
-    with st.sidebar:
-        st.selectbox(
-            "Audit",
-            names,
-            index=None if name is None else 0,
-            key=PICKER,
-            placeholder="Choose an audit",
-            format_func=lambda each: each if finished.get(each) else f"{each} (not finished)",
-            on_change=_pick,
-            args=(clears,),
-        )
+    st.sidebar.selectbox(
+        "Audit",
+        [name, *finished] if name and name not in finished else list(finished),
+        index=None if name is None else 0,
+        key=PICKER,
+        placeholder="Choose an audit",
+        format_func=lambda each: each if finished.get(each) else f"{each} (not finished)",
+        on_change=pick,
+    )

@@ -14,13 +14,12 @@ import streamlit as st
 
 from clipmem_core.audits.store import PAIRS, Audit
 from clipmem_core.columns import CLIPMEM, CLIPMEM_SHRUNK, SE
-from clipmem_core.dashboard.page import link, peek_selection, read_view, write_page, write_selection
+from clipmem_core.dashboard.page import PAIR, link, peek_selection, read_view, write, write_page, write_selection
 from clipmem_core.dashboard.plain import Noise, cut, number, read_noise
 from clipmem_core.dashboard.routes import PREFIX
 from clipmem_core.figures.layout import PLANTED_COLOUR, group_colour
 from clipmem_core.review.cards import PairCard
-from clipmem_core.review.decisions import decided, open_review
-from clipmem_core.review.log import known_tags, tags_of
+from clipmem_core.review.decisions import decided
 from clipmem_core.review.rows import count_decided
 from clipmem_core.review.selection import IMAGE_SIDE, MATCH, TEXT_SIDE, UNDECIDED, Selection, to_parameters
 from clipmem_core.review.tables import CAPTION_KEY, fetch_numbered
@@ -29,10 +28,10 @@ from clipmem_core.scores.registry import BY_NAME, CARD, ROW, scores_in, words
 SCRIPTS = ("outbox.js", "pairs.js", "pairs_grid.js", "pairs_single.js")
 HTML, CSS, *JS = (Path(__file__).with_name(name).read_text("utf-8") for name in ("pairs.html", "pairs.css", *SCRIPTS))
 CAPTION_LIMIT, FULL_LIMIT = 160, 5000
-TAGS_OFFERED = 50
 USUAL_SIDE = 170  # of a picture
 LIKE = {IMAGE_SIDE: "More like this picture", TEXT_SIDE: "More like this caption"}
 OPENED = "pair_opened"  # the row that the page of a pair showed last
+FOLLOWED = "pair_followed"  # the pair that the component of that page moved to last, and the number of its mount
 DESTINATION = "grid_destination"  # the page that a click leads to, with its parameters
 BROWSE, PAIR_PAGE = "pages/browse.py", "pages/pair.py"
 DECISION_KEYS = {"K": "Keep", "X": "Remove", "U": "Undo"}
@@ -43,7 +42,6 @@ BROWSE_KEYS = {
     "Shift →": "Select a range; so does Shift and a click",
     "Ctrl A": "Select the page",
     "Esc": "Unselect",
-    "T": "Tag",
 } | DECISION_KEYS
 REVIEW_KEYS = DECISION_KEYS | {
     "E": "Change caption",
@@ -52,19 +50,12 @@ REVIEW_KEYS = DECISION_KEYS | {
     "Ctrl Enter": "Save the caption that is being changed",
     "Esc": "Cancel",
 }
-PAIR_KEYS = DECISION_KEYS | {
-    "E": "Save the captions in the box",
-    "N": "Next undecided pair",
-    "← →": "Previous, next pair",
-    "Ctrl Enter": "Save, in the box",
-}
 _component = st.components.v2.component("clipmem_pairs", html=HTML, css=CSS, js="\n".join(JS))
 
 
-def draw_keys(keys: Mapping[str, str], *, picture: Mapping[str, str] | None = None) -> None:
+def draw_keys(keys: Mapping[str, str]) -> None:
     """Draw the button that lists the keys; the key ? does too."""
-    data = {"layout": "keys", "keys": dict(keys), "picture": picture}
-    _component(key="keys-help", data=data, width="content")
+    _component(key="keys-help", data={"layout": "keys", "keys": dict(keys)}, width="content")
 
 
 def draw_pointer(audit: Audit, chart: str, *, key: str, take: Callable[[int], None]) -> None:
@@ -79,10 +70,35 @@ def draw_pointer(audit: Audit, chart: str, *, key: str, take: Callable[[int], No
     _component(key=key, data=data, on_act_change=act)
 
 
-def draw_single(audit: Audit, selection: Selection, *, title: str, undecided: bool) -> None:
-    """Draw the pairs of a selection one after another."""
-    data = _mounted(audit, "single") | {"selection": to_parameters(selection), "undecided": undecided, "title": title}
-    _component(key=f"review-{audit.name}", data=data)
+def draw_single(audit: Audit, selection: Selection, *, title: str) -> None:
+    """Draw the pairs of a selection one after another, the one of the address first."""
+    undecided = selection.decision in ("", UNDECIDED)
+    _component(key=f"review-{audit.name}", data=_single_data(audit, selection, title=title, undecided=undecided))
+
+
+def draw_followed(audit: Audit, selection: Selection, pair_id: str) -> None:
+    """Draw one pair as `draw_single` does; the page's script runs for each pair that is moved to."""
+    shown, mount = st.session_state.get(FOLLOWED, ("", 0))
+    if shown != pair_id:  # a link led here: the component begins anew, at the pair of the address
+        mount += 1
+        st.session_state[FOLLOWED] = (pair_id, mount)
+    key = f"pair-{audit.name}-{mount}"
+
+    def follow() -> None:
+        match st.session_state[key].get("act"):
+            case {"pair": str(there)}:
+                st.session_state[FOLLOWED] = (there, mount)
+                write(**{PAIR: there})
+
+    data = _single_data(audit, selection, title="", undecided=selection.decision == UNDECIDED)
+    _component(key=key, data=data | {"follows": True}, on_act_change=follow)
+
+
+def _single_data(audit: Audit, selection: Selection, *, title: str, undecided: bool) -> dict[str, Any]:
+    """A pair stays in its place when it is decided, so the component itself passes over decided pairs."""
+    walked = replace(selection, decision="") if selection.decision == UNDECIDED else selection
+    data = {"selection": to_parameters(walked), "undecided": undecided, "title": title}
+    return _mounted(audit, "single") | data
 
 
 def _mounted(audit: Audit, layout: str) -> dict[str, Any]:
@@ -104,36 +120,30 @@ def draw_grid(
     follow_way()
     order, main = selection.order, page is not None
     at, pages = page or (1, 1)
-    review, rows = open_review(audit), [card.row for card in cards]
-    judged = fetch_numbered(audit.folder / PAIRS, [CAPTION_KEY], rows)
-    tags = tags_of(review.path, [card.pair_id for card in cards])
+    keys = fetch_numbered(audit.folder / PAIRS, [CAPTION_KEY], [card.row for card in cards])
     noise = read_noise(audit)
     shown = shown_scores(cards, noise, order, table=table)
     done, total = count_decided(audit, selection) if main else (0, len(cards))
     conditions = {name: value for name, value in to_parameters(selection).items() if name not in ("order", "ascending")}
-    data = (
-        _mounted(audit, "grid")
-        | {
-            "address": urlencode(link(audit, selection, **read_view())),
-            "view": urlencode({"key": key} | conditions),  # the same pairs in another order
-            "cards": [_told(card, judged[card.row][0], tags.get(card.pair_id, []), shown, noise) for card in cards],
-            "table": table,
-            "order": order,
-            "scores": [[name, words(name)] for name in shown],
-            "page": at,
-            "pages": pages,
-            "total": total,
-            "decided": done,
-            "entry": decided(audit).entry,
-            "opened": st.session_state.pop(OPENED, None) if main else None,
-            "tags": list(known_tags(review.path))[:TAGS_OFFERED],
-            "main": main,
-            "side": side,
-            "undecided": selection.decision == UNDECIDED,
-            "like": LIKE,
-        }
-    )
-    _component(key=key, data=data, on_act_change=lambda: _act(audit, selection, key))
+    data = {
+        "address": urlencode(link(audit, selection, **read_view())),
+        "view": urlencode({"key": key} | conditions),  # the same pairs in another order
+        "cards": [_card_data(card, keys[card.row][0], shown, noise) for card in cards],
+        "table": table,
+        "order": order,
+        "scores": [[name, words(name)] for name in shown],
+        "page": at,
+        "pages": pages,
+        "total": total,
+        "decided": done,
+        "entry": decided(audit).entry,
+        "opened": st.session_state.pop(OPENED, None) if main else None,
+        "main": main,
+        "side": side,
+        "undecided": selection.decision == UNDECIDED,
+        "like": LIKE,
+    }
+    _component(key=key, data=_mounted(audit, "grid") | data, on_act_change=lambda: _act(audit, selection, key))
 
 
 def follow_way() -> None:
@@ -146,32 +156,31 @@ def follow_way() -> None:
 def shown_scores(cards: Sequence[PairCard], noise: Noise, order: str, *, table: bool) -> list[str]:
     """Return the scores that are shown of each pair, the one that orders first.
 
-    What to expect of other members stands beside clipmem where that orders: luck is at the top of a list. The error is
-    a column of its own in a table alone.
+    The shrunk clipmem stands beside clipmem where that orders: luck is at the top of a list. The error is a column in a
+    table alone.
     """
     hidden = {MATCH} if noise.error and table else {MATCH, SE}
     if not table and order not in (CLIPMEM, CLIPMEM_SHRUNK):
         hidden.add(CLIPMEM_SHRUNK)
-    names = (order, *scores_in(ROW if table else CARD))
+    names = dict.fromkeys((order, *scores_in(ROW if table else CARD)))
     match = [MATCH] if any(card.match is not None for card in cards) else []
-    return [*match, *(name for name in dict.fromkeys(names) if name not in hidden and name in BY_NAME)]
+    return [*match, *(name for name in names if name not in hidden and name in BY_NAME)]
 
 
-def _told(card: PairCard, judged: int, tags: list[str], shown: Sequence[str], noise: Noise) -> dict[str, Any]:
+def _card_data(card: PairCard, caption_key: int, shown: Sequence[str], noise: Noise) -> dict[str, Any]:
     decision, values = card.decision, card.scores | {MATCH: card.match}
     around = noise.around(card.scores.get(CLIPMEM), card.scores.get(SE)) if noise.error else ""
     label = [f"label: {cut(card.label, CAPTION_LIMIT)}"] if card.label else []
     return {
         "row": card.row,
         "pair_id": card.pair_id,
-        "judged": str(judged),  # it has more digits than a browser's numbers
+        "judged": str(caption_key),  # it has more digits than a browser's numbers
         "captions": [cut(caption, FULL_LIMIT) for caption in card.captions],
         "decision": decision.decision if decision else None,
         "other": decision.words if decision and not decision.decision else "",
-        "tags": tags,
         "facts": [
             (card.group, group_colour(card.group), "group"),
-            *([(card.planted, PLANTED_COLOUR, "planted")] if card.planted else []),
+            *([(card.planted, PLANTED_COLOUR, "injected error")] if card.planted else []),
         ],
         "more": [*label, f"id: {cut(card.pair_id, CAPTION_LIMIT)}"],
         "scores": [f"{number(values.get(name))}{around if name == CLIPMEM else ''}" for name in shown],

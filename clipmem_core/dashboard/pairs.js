@@ -105,7 +105,7 @@ class Part {
     }
 }
 
-// A button and the key "?" show the keys of the page. On the page of a pair, a click enlarges the picture as well.
+// A button and the key "?" show the keys of the page.
 class Help extends Part {
     constructor(root, data) {
         super(root, data)
@@ -115,10 +115,6 @@ class Help extends Part {
             if (event.key !== '?' || event.ctrlKey || event.metaKey || event.altKey || target.closest?.(TYPING)) return
             event.preventDefault()
             this.show()
-        })
-        if (data.picture) this.on(document, 'click', event => {
-            const {path, ...given} = data.picture, src = new URL(path, location.href).href
-            if (event.target.closest('.st-key-pair-picture img')) showPicture(root, {src, ...given})
         })
     }
 
@@ -199,6 +195,10 @@ class Pairs extends Part {
         if (!free || !this.root.host.isConnected || !this.pressed(event.key.toLowerCase(), event, target)) return
         event.preventDefault()
         event.stopPropagation()
+    }
+
+    fullSize({row}) {
+        return `${this.data.prefix}/picture?${new URLSearchParams({audit: this.data.audit, row, full: 1})}`
     }
 
     sign(text, kind = '') {

@@ -10,9 +10,9 @@ const selectedIn = {} // conditions of a view → its selected pairs, row → ca
 class Grid extends Pairs {
     constructor(root, data) {
         super(root, data)
-        Object.assign(this, {current: -1, from: -1, nodes: new Map(), tags: new Map(), size: {small: 1}})
+        Object.assign(this, {current: -1, from: -1, nodes: new Map(), size: {small: 1}})
         this.cardOf = row => this.byRow.get(row) ?? {captions: []}
-        const slider = root.querySelector('[type=range]'), tag = this.tagBox = root.querySelector('[name=tag]')
+        const slider = root.querySelector('[type=range]')
         const key = `${SIZE}/${data.side}`, resize = () => this.find('cards').style.setProperty('--side', `${slider.value}px`)
         this.on(slider, 'input', () => {
             resize()
@@ -20,13 +20,6 @@ class Grid extends Pairs {
         })
         slider.value = tried(() => localStorage.getItem(key)) ?? data.side
         resize()
-        this.on(tag, 'keydown', event => event.key === 'Escape' && tag.blur())
-        this.on(this.find('tagging'), 'submit', event => {
-            event.preventDefault()
-            if (tag.value.trim()) this.putTag([...this.selected.values()], tag.value.trim(), true)
-            tag.value = ''
-            tag.blur()
-        })
         this.take(data)
         this.adopt()
         this.draw()
@@ -46,7 +39,6 @@ class Grid extends Pairs {
         this.byRow = new Map(data.cards.map(card => [card.row, card]))
         this.entry = Math.max(this.entry, data.entry)
         for (const card of data.cards) {
-            this.tags.set(card.row, card.tags)
             if (!own.has(card.row)) this.decisions.set(card.row, card.decision)
             if (this.selected.has(card.row)) this.selected.set(card.row, card)
         }
@@ -78,7 +70,7 @@ class Grid extends Pairs {
         const facts = card.facts.map(([text, colour, title]) => make('bdi', text, {title, style: `--dot:${colour}`}))
         const lines = scores.map(([name, label], at) =>
             make(name === order ? 'div.order' : 'div', make('dt', label), make('dd', card.scores[at])))
-        const said = make('div.said', Object.assign(link, {className: 'caption'}), make('p.tags'), make('p.fault'),
+        const said = make('div.said', Object.assign(link, {className: 'caption'}), make('p.fault'),
             make('p.facts', ...facts), this.rest(card))
         const node = make('article.card', {tabIndex: -1},
             make('a.picture', {href: this.fullSize(card), tabIndex: place ? -1 : 0}),
@@ -107,10 +99,6 @@ class Grid extends Pairs {
         this.loadAll([...this.nodes.keys()])
     }
 
-    fullSize({row}) {
-        return `${this.data.prefix}/picture?${new URLSearchParams({audit: this.data.audit, row, full: 1})}`
-    }
-
     enlarge(place) {
         const card = this.data.cards[place], link = this.pairLink(card, 'Open pair'), [caption = ''] = card.captions
         this.mark(place)
@@ -124,7 +112,7 @@ class Grid extends Pairs {
     }
 
     draw() {
-        const title = 'Take this tag off', {cards} = this.data
+        const {cards} = this.data
         for (const card of cards) {
             const {row} = card, decision = this.decisions.get(row) ?? null, node = this.nodes.get(row)
             const selected = node.querySelector('.check').checked = this.selected.has(row)
@@ -132,15 +120,13 @@ class Grid extends Pairs {
             node.className = `card ${decision ?? ''} ${selected ? 'selected' : ''} ${current ? 'current' : ''}`
             const badge = {className: `badge ${decision ?? ''}`, textContent: decision ?? card.other}
             Object.assign(node.querySelector('.badge'), badge)
-            const tags = this.tags.get(row).map(tag => button(() => this.putTag([card], tag, false), tag, {title}))
-            node.querySelector('.tags').replaceChildren(...tags)
         }
         this.drawState()
         this.loadAll([...this.nodes.keys()])
     }
 
     drawState() {
-        const {cards, decided, main, page, pages, tags, total} = this.data, {trouble} = this, count = this.selected.size
+        const {cards, decided, main, page, pages, total} = this.data, {trouble} = this, count = this.selected.size
         const changed = ({row, decision}) => Boolean(this.decisions.get(row)) - Boolean(decision)
         const done = cards.reduce((sum, card) => sum + changed(card), decided)
         const shown = total > cards.length ? `${inWords(cards.length)} of ${inWords(total)}` : inWords(cards.length)
@@ -152,7 +138,6 @@ class Grid extends Pairs {
         this.root.querySelector('[data-act=previous]').disabled = page <= 1
         this.root.querySelector('[data-act=next]').disabled = page >= pages
         this.root.querySelector('[data-act=undo]').hidden = !this.lastUndoable
-        this.root.querySelector('datalist').replaceChildren(...tags.map(value => make('option', {value})))
     }
 
     mark(place) {
@@ -177,7 +162,7 @@ class Grid extends Pairs {
     // With Ctrl the browser opens a link in another tab.
     click(event) {
         const inside = names => event.target.closest(names), node = inside('.card')
-        if (!node || inside('details, .tags') || event.ctrlKey || event.metaKey) return
+        if (!node || inside('details') || event.ctrlKey || event.metaKey) return
         const place = [...this.nodes.values()].indexOf(node), card = this.data.cards[place]
         if (event.shiftKey || !inside('.check')) event.preventDefault()
         if (event.shiftKey) this.select(this.from < 0 ? place : this.from, place)
@@ -201,18 +186,14 @@ class Grid extends Pairs {
         const control = event.ctrlKey || event.metaKey, moves = key in ARROWS || [' ', 'enter', 'a'].includes(key)
         if (control !== (key === 'a') || !this.data.main && !this.root.contains(target)) return false
         const free = !target.closest?.(INTERACTIVE) || target.closest('.card') && !target.closest('button, summary')
-        if (moves ? !free : key !== 't' && !(key in GRID_KEYS) || key === 'escape' && !this.selected.size) return false
+        if (moves ? !free : !(key in GRID_KEYS) || key === 'escape' && !this.selected.size) return false
         const card = this.data.cards[this.current]
         if (key in ARROWS) this.move(ARROWS[key], event.shiftKey)
         else if (event.repeat) return true
         else if (key in GRID_KEYS) this.act(GRID_KEYS[key])
-        else if (key === 't' && this.selected.size) this.tagBox.focus()
         else if (!card) this.sign('Mark a pair first: with an arrow key.', 'late')
         else if (key === 'enter') this.enlarge(this.current)
-        else {
-            this.select(this.from = this.current, this.current, key === 't' || !this.selected.has(card.row))
-            if (key === 't') this.tagBox.focus()
-        }
+        else this.select(this.from = this.current, this.current, !this.selected.has(card.row))
         return true
     }
 
@@ -249,17 +230,6 @@ class Grid extends Pairs {
         this.sign(`${word}: ${counted(cards.length)} ✓`, kind)
         this.selected.clear()
         if (!selected.length && this.current < this.data.cards.length - 1) this.mark(this.current + 1)
-    }
-
-    putTag(cards, tag, on) {
-        this.put(cards, {kind: on ? 'tag' : 'untag', tag})
-        for (const {row} of cards) {
-            const others = (this.tags.get(row) ?? []).filter(each => each !== tag)
-            this.tags.set(row, on ? [...others, tag] : others)
-        }
-        if (on && !this.data.tags.includes(tag)) this.data.tags.push(tag)
-        this.sign(`${on ? 'Tagged' : 'Tag taken off'}: ${counted(cards.length)} ✓`)
-        this.draw()
     }
 
     undone(rows) {

@@ -16,6 +16,7 @@ class Single extends Pairs {
         this.box = root.querySelector('textarea')
         this.only = this.find('undecided')
         this.only.checked = data.undecided
+        root.querySelector('.review').classList.toggle('follows', Boolean(data.follows))
         this.on(this.only, 'change', () => this.place < this.rows.length ? this.draw() : this.go(this.next(0)))
         this.on(this.find('edit'), 'keydown', event => {
             if (event.key === 'Escape') this.act('cancel')
@@ -33,6 +34,7 @@ class Single extends Pairs {
         try {
             const pair = new URLSearchParams(location.search).get('pair') ?? ''
             const {rows, first, entry, decided, status} = await (await this.ask('queue', {pair})).json()
+            if (first !== null && !rows.includes(first)) rows.unshift(first) // a link to a pair that is not in the selection
             Object.assign(this, {rows, entry, at: new Map(rows.map((row, place) => [row, place]))})
             for (const [row, decision] of Object.entries(decided)) this.set(Number(row), decision)
             this.adopt()
@@ -154,6 +156,7 @@ class Single extends Pairs {
             if (this.shown?.row === row) this.painted = performance.now()
         }))
         this.later('rest', REST, () => this.suggest())
+        if (this.data.follows) this.later('follow', REST, () => this.tell({pair: card.pair_id})) // the page shows its scores
     }
 
     drawState() {
@@ -204,8 +207,11 @@ class Single extends Pairs {
     }
 
     click(event) {
-        const line = event.target.closest('.captions li')
-        if (line) this.focusOn([...this.find('captions').children].indexOf(line))
+        const line = event.target.closest('.captions li'), {card, row} = this.shown ?? {}
+        if (event.target.closest('.picture img')) {
+            const [caption = ''] = card.captions
+            showPicture(this.root, {src: this.fullSize({row}), alt: altOf(card.captions), caption})
+        } else if (line) this.focusOn([...this.find('captions').children].indexOf(line))
     }
 
     // React to a key and return whether it is one of this page's. Up and down scroll the page of a pair with one caption.

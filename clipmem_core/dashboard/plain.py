@@ -19,7 +19,11 @@ from clipmem_core.audits.store import Audit
 from clipmem_core.config import InputError
 from clipmem_core.files import is_number, mapping
 
+LIMIT = 1000  # characters of what an error or a process says
 LINES = 6
+MODERATED = "moderated"  # the verdict's word for errors of single pairs
+MODERATED_ERROR = "standard error (pooled with like pairs; ± 1.96 of it covers 95 %)"
+UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
 def show_text(text: str, *, limit: int = 0) -> None:
@@ -28,35 +32,19 @@ def show_text(text: str, *, limit: int = 0) -> None:
 
 
 def cut(text: str, limit: int) -> str:
-    """Return text of at most `limit` characters and a few lines, with an ellipsis where something is missing.
-
-    Example:
-        >>> cut("a long caption", 6)
-        'a long…'
-    """
-    lines = text.splitlines()
-    short = "\n".join(lines[:LINES]) if len(lines) > LINES else text
+    """Return text of at most `limit` characters and a few lines, with an ellipsis where something is missing."""
+    short = "\n".join(text.splitlines()[:LINES]) if text.count("\n") >= LINES else text
     short = short[:limit].rstrip() if len(short) > limit else short
     return short if short == text else f"{short}…"
 
 
 def as_html(text: str, *, limit: int = 0) -> str:
-    """Return HTML that shows text as it is, and keeps the direction it is written in to itself: for `st.html`.
-
-    Example:
-        >>> as_html("<b>")
-        '<bdi>&lt;b&gt;</bdi>'
-    """
+    """Return HTML that shows text as it is, and isolates the direction it is written in: for `st.html`."""
     return f"<bdi>{html.escape(cut(text, limit) if limit else text)}</bdi>"
 
 
 def difference_html(before: str, after: str) -> str:
-    """Return HTML that shows how a text changes, word by word: what goes in `del`, what comes in `ins`.
-
-    Example:
-        >>> difference_html("a red <b>", "a blue <b>")
-        '<bdi>a <del>red</del><ins>blue</ins> &lt;b&gt;</bdi>'
-    """
+    """Return HTML that shows how a text changes, word by word: `del` for what goes, `ins` for what comes."""
     old, new = (re.split(r"(\s+)", text) for text in (before, after))
     parts = []
     for kind, a, b, c, d in SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
@@ -80,13 +68,10 @@ def show_chips(chips: list[tuple[str, str]]) -> None:
     """Write a row of words, each after a dot of its colour."""
     dots = (
         f'<span style="white-space:nowrap"><span aria-hidden="true" style="color:{colour}">●</span> '
-        f"<bdi>{html.escape(word)}</bdi></span>"
+        f"{as_html(word)}</span>"
         for word, colour in chips
     )
     st.html(f'<div style="display:flex;flex-wrap:wrap;gap:0 .8rem;font-size:.85rem">{"".join(dots)}</div>')
-
-
-LIMIT = 1000  # characters of what an error or a process says
 
 
 def one_line(said: object) -> str:
@@ -120,13 +105,9 @@ def draw_fault(sentence: str, said: object, *, icon: str = ":material/error:") -
     show_text(one_line(said), limit=LIMIT)
 
 
-MODERATED = "moderated"  # the verdict's word for errors of single pairs
-MODERATED_ERROR = "standard error (pooled with like pairs; ± 1.96 of it covers 95 %)"
-
-
 @dataclass(frozen=True)
 class Noise:
-    """What is known of the uncertainty of clipmem in an audit."""
+    """The uncertainty of clipmem in an audit."""
 
     error: str = ""  # what the errors of single pairs are; empty where there are none to show
     floor: float | None = None  # standard deviation of clipmem over external pairs, which no member learned
@@ -149,7 +130,7 @@ class Noise:
 
 
 def read_verdict(audit: Audit) -> dict[str, Any]:
-    """Return an audit's verdict, empty where it is missing or broken: for pages that show pairs without it too."""
+    """Return an audit's verdict, empty where it is missing or broken."""
     try:
         return mapping(audit.verdict)
     except InputError:
@@ -157,7 +138,7 @@ def read_verdict(audit: Audit) -> dict[str, Any]:
 
 
 def read_noise(audit: Audit) -> Noise:
-    """Return what an audit says of the uncertainty, and may show of it; nothing where it cannot be read."""
+    """Return the uncertainty that an audit's verdict states."""
     verdict = read_verdict(audit)
     error = MODERATED_ERROR if verdict.get("se_kind") == MODERATED else ""
     floor: Any = verdict.get("external_sd")
@@ -165,28 +146,20 @@ def read_noise(audit: Audit) -> Noise:
 
 
 def number(value: float | None) -> str:
-    """Return a score with the digits that matter.
-
-    Example:
-        >>> number(-0.3456), number(0.0312), number(3.0), number(None)
-        ('−0.35', '0.031', '3.00', '–')
-    """
+    """Return a score with the digits that matter: −0.35, 0.031, 3.00; a dash where it is None or not finite."""
     if value is None or not math.isfinite(value):
         return "–"
     small = 0 < abs(value) < 0.095
     return (f"{value:.2g}" if small else f"{value:.2f}").replace("-", "−")
 
 
-UNITS = ("B", "kB", "MB", "GB", "TB")
+def signed(value: float | None) -> str:
+    """Return a difference with its sign."""
+    return f"+{number(value)}" if value is not None and value > 0 else number(value)
 
 
 def duration(seconds: float) -> str:
-    """Return a time in words, of two units at most; nothing where it is not known.
-
-    Example:
-        >>> duration(9.6), duration(125), duration(3 * 3600 + 1260), duration(math.nan)
-        ('10 s', '2 min 5 s', '3 h 21 min', '')
-    """
+    """Return a time in two units at most; nothing where it is not finite."""
     if not math.isfinite(seconds):
         return ""
     minutes, rest = divmod(round(seconds), 60)
@@ -197,36 +170,16 @@ def duration(seconds: float) -> str:
 
 
 def bytes_in_words(count: int) -> str:
-    """Return a size in the unit that suits it.
-
-    Example:
-        >>> bytes_in_words(999), bytes_in_words(1_234_000), bytes_in_words(0)
-        ('999 B', '1.2 MB', '0 B')
-    """
+    """Return a size in the unit that suits it."""
     power = min(len(UNITS) - 1, int(math.log10(count) // 3)) if count else 0
     return f"{count:,} B" if power == 0 else f"{count / 1000**power:.1f} {UNITS[power]}"
 
 
-def signed(value: float | None) -> str:
-    """Return a difference with its sign."""
-    return f"+{number(value)}" if value is not None and value > 0 else number(value)
-
-
 def pairs_in_words(count: int) -> str:
-    """Return a number of pairs.
-
-    Example:
-        >>> pairs_in_words(1), pairs_in_words(1200)
-        ('1 pair', '1,200 pairs')
-    """
+    """Return a number of pairs."""
     return "1 pair" if count == 1 else f"{count:,} pairs"
 
 
 def moment(time: str) -> str:
-    """Return an ISO time without its seconds.
-
-    Example:
-        >>> moment("2025-01-31T12:34:56+00:00")
-        '2025-01-31 12:34'
-    """
+    """Return an ISO time without its seconds."""
     return f"{time[:10]} {time[11:16]}"

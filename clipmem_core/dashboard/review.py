@@ -1,4 +1,4 @@
-"""The page Review, how many captions are probably wrong, and the links that lead to a review."""
+"""The page Review, the number of wrong captions, and the links that lead to a review."""
 
 from dataclasses import replace
 
@@ -8,7 +8,7 @@ from clipmem_core.audits.store import Audit
 from clipmem_core.audits.verdict import queues
 from clipmem_core.columns import REVIEW_PLACE
 from clipmem_core.dashboard.filters import conditions
-from clipmem_core.dashboard.page import link, read_selection
+from clipmem_core.dashboard.page import TIGHT_STYLE, link, read_selection
 from clipmem_core.dashboard.pair_component import BROWSE, REVIEW_KEYS, draw_keys, draw_single
 from clipmem_core.dashboard.plain import read_verdict, show_strong, show_text
 from clipmem_core.review.rows import count_pairs, first_queue
@@ -17,15 +17,10 @@ from clipmem_core.review.wrong_captions import random_check, wrong_words
 from clipmem_core.scores.prevalence import CHECKED
 
 THIS_PAGE = "pages/review.py"
-STYLE = """<style>
-[data-testid="stMainBlockContainer"] { padding: 3rem 2rem .5rem; }
-@media (max-width: 600px) { [data-testid="stMainBlockContainer"] { padding: 3.75rem 1rem .5rem; } }
-[data-testid="stMainBlockContainer"] h1 { font-size: 1.4rem; }
-</style>"""
 
 
 def read_queue(audit: Audit) -> Selection:
-    """Return the selection of the address; where it says no order, the pairs that are probably wrong come first."""
+    """Return the selection of the address; without an order, likely wrong captions come first."""
     selection = read_selection()
     if selection.searched or "order" in st.query_params:
         return selection
@@ -34,16 +29,12 @@ def read_queue(audit: Audit) -> Selection:
 
 
 def draw_review(audit: Audit, selection: Selection) -> None:
-    """Draw the pairs of a selection one after another.
-
-    A pair stays in its place when it is decided, so the page itself passes over the decided ones of `undecided`.
-    """
-    st.html(STYLE)  # the pair has the screen
+    """Draw the pairs of a selection one after another."""
+    st.html(TIGHT_STYLE)
     walked = replace(selection, decision="") if selection.decision == UNDECIDED else selection
     if count_pairs(audit, walked):
         queue = queues(read_verdict(audit)).get(walked.order)
-        undecided = selection.decision in ("", UNDECIDED)
-        draw_single(audit, walked, title=queue.name if queue else "", undecided=undecided)
+        draw_single(audit, selection, title=queue.name if queue else "")
     else:
         st.info("No pair fits this selection.", icon=":material/search_off:")
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
@@ -65,7 +56,7 @@ def draw_wrong(audit: Audit) -> None:
     if sentence:
         show_strong(sentence)
     elif basis:
-        show_text(f"The number of wrong captions is not known: {basis}.")
+        show_text(f"The number of wrong captions is unknown: {basis}.")
     if first_queue(audit).order == REVIEW_PLACE:
         in_order = Selection(order=REVIEW_PLACE, ascending=True, decision=UNDECIDED)
         links = [("Review next (includes 10 % random spot checks)", ":material/playlist_add_check:", in_order)]

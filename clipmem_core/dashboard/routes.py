@@ -27,7 +27,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from clipmem_core.audits.store import MEMBERSHIP, PAIRS, Audit, audits_folder, is_name
 from clipmem_core.columns import IMAGE, MISFIT, REVIEW_PLACE
 from clipmem_core.config import InputError
-from clipmem_core.dashboard.cards import FULL_SIDE, SIDE, WORKERS, large_picture, thumbnail
+from clipmem_core.dashboard.cards import FULL_SIDE, LARGE_SIDE, SIDE, WORKERS, thumbnail
 from clipmem_core.dashboard.plain import number, one_line
 from clipmem_core.review.bulk_edit import Batch, store
 from clipmem_core.review.cards import cards
@@ -39,8 +39,8 @@ from clipmem_core.review.tables import caption_keys, fetch_numbered, find_row, k
 from clipmem_core.review.wrong_captions import drawn_at_random, wrong_words
 from clipmem_core.scores.registry import words
 
-# Streamlit's own page writes styles inline, its charts compile functions and draw in workers, and what a component of
-# ours runs it makes a blob of.
+# Streamlit's page writes styles inline, its charts compile functions and draw in workers, and it makes a blob of a
+# component's script.
 POLICY = {
     "default-src": "'self'",
     "script-src": "'self' 'unsafe-inline' 'unsafe-eval' blob:",
@@ -59,10 +59,19 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
+PREFIX = "api/review"  # below the address of the app; none of Streamlit's own begins so
+MOST_ROWS = 100  # of one answer
+LARGEST = 8_000_000  # bytes of a batch
+SAME_ORIGIN = {"Cross-Origin-Resource-Policy": "same-origin"}
+CLOSED = SAME_ORIGIN | {"Cache-Control": "no-store"}
+CACHED = SAME_ORIGIN | {"Cache-Control": "private, max-age=600"}
+JSON = "application/json"
+_few_pictures = threading.BoundedSemaphore(WORKERS)
+_one_search = threading.Lock()  # a search reads all captions; pictures do not wait for it
 
 
 class Policies:
-    """Say with every answer what a browser may do with it: nothing from elsewhere, and no frame of another site."""
+    """Send headers with every answer that forbid what comes from other hosts, and frames of other sites."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -89,71 +98,59 @@ async def open_browser(_: Any) -> AsyncIterator[None]:
 def middleware() -> list[Middleware]:
     """Return what every request passes: only names of `server.allowedHosts` are answered, the page's files too.
 
-    Streamlit by itself looks at the name only where a page opens its websocket.
+    Streamlit by itself checks the name only where a page opens its websocket.
     """
     named = [f"[{host}]" if ":" in host else host for host in st.get_option("server.allowedHosts")]  # IPv6 in brackets
     return [Middleware(Policies), Middleware(TrustedHostMiddleware, named or ["*"], www_redirect=False)]
-
-
-PREFIX = "api/review"  # below the address of the app; none of Streamlit's own begins so
-MOST_ROWS = 100  # of one answer
-LARGEST = 8_000_000  # bytes of a batch
-SIDES = {"small": SIDE, "full": FULL_SIDE}  # pixels of a picture, by what is asked for
-SAME_ORIGIN = {"Cross-Origin-Resource-Policy": "same-origin"}
-CLOSED = SAME_ORIGIN | {"Cache-Control": "no-store"}
-CACHED = SAME_ORIGIN | {"Cache-Control": "private, max-age=600"}
-JSON = "application/json"
-_few_pictures = threading.BoundedSemaphore(WORKERS)
-_one_search = threading.Lock()  # a search reads all captions; pictures do not wait for it
-
-
-class _Refusal(Exception):
-    """A request that is not answered: why, and the status that says so."""
-
-    def __init__(self, why: str, status: int) -> None:
-        super().__init__(why)
-        self.status = status
 
 
 def routes() -> list[BaseRoute]:
     """Return what the server answers below `PREFIX`."""
     base = st.get_option("server.baseUrlPath").strip("/")
     answers = {"queue": _queue, "changes": _changes, "pairs": _pairs, "picture": _picture, "suggestions": _suggest}
-    own = [Route(f"/{name}", _explained(answer), methods=["GET"]) for name, answer in answers.items()]
-    own.append(Route("/events", take_events, methods=["POST"]))
-    return [Mount(f"/{base}/{PREFIX}" if base else f"/{PREFIX}", routes=own)]
+    below = [Route(f"/{name}", _explained(answer), methods=["GET"]) for name, answer in answers.items()]
+    below.append(Route("/events", take_events, methods=["POST"]))
+    return [Mount(f"/{base}/{PREFIX}" if base else f"/{PREFIX}", routes=below)]
+
+
+class _RefusedError(Exception):
+    """A request that is not answered: why, and its status."""
+
+    def __init__(self, why: str, status: int) -> None:
+        super().__init__(why)
+        self.status = status
 
 
 def _explained(answer: Callable[..., Response]) -> Callable[..., Response]:
     """Answer an error in one line; Starlette runs what is no coroutine in a thread.
 
-    A `_Refusal` is about the request and final. An `InputError` is about our files: 503, the client tries again.
+    A `_RefusedError` is about the request and final. An `InputError` is about our files: 503, the client tries again.
     """
 
     @functools.wraps(answer)
-    def answered(*given: Any) -> Response:
+    def answered(*args: Any) -> Response:
         try:
-            return answer(*given)
-        except _Refusal as refusal:
-            return _told({"error": str(refusal)}, refusal.status)
+            return answer(*args)
+        except _RefusedError as refused:
+            return _json({"error": str(refused)}, refused.status)
         except InputError as error:
-            return _told({"error": one_line(error)}, 503)
+            return _json({"error": one_line(error)}, 503)
 
     return answered
 
 
-def _told(content: Any, status: int = 200) -> Response:
+def _json(content: Any, status: int = 200) -> Response:
     return JSONResponse(content, status, CLOSED)
 
 
 def _audit(name: str) -> Audit:
     audit = Audit(audits_folder() / name) if is_name(name) else None
     if audit is None or not audit.finished:
-        raise _Refusal("there is no such audit any more", 404)
+        raise _RefusedError("there is no such audit any more", 404)
     return audit
 
 
-def _asked(request: Request) -> tuple[Audit, Selection]:
+def _parse(request: Request) -> tuple[Audit, Selection]:
     parameters = dict(request.query_params)
     return _audit(parameters.get("audit", "")), from_parameters(parameters)[0]
 
@@ -161,46 +158,46 @@ def _asked(request: Request) -> tuple[Audit, Selection]:
 def _numbers(request: Request, parameter: str) -> list[int]:
     parts = request.query_params.get(parameter, "").split(",")
     if len(parts) > MOST_ROWS or not all(part.isascii() and part.isdigit() and len(part) < 10 for part in parts):
-        raise _Refusal(f"a list of at most {MOST_ROWS} numbers is wanted", 400)
+        raise _RefusedError(f"a list of at most {MOST_ROWS} numbers is wanted", 400)
     return [int(part) for part in parts]
 
 
 def _queue(request: Request) -> Response:
-    """Answer with the rows in the order in which they are judged, the one to begin with, and all that is decided."""
-    audit, selection = _asked(request)
+    """Answer with the rows in the order in which they are reviewed, the first one, and all decisions."""
+    audit, selection = _parse(request)
     entry, stands = decided_rows(audit)
     first = find_row(audit, request.query_params.get("pair", ""))
     rows = find_rows(audit, selection, page=1, size=max(1, count_pairs(audit, selection)))
     status = _status(audit, decided(audit))
-    return _told({"rows": rows, "first": first, "entry": entry, "decided": stands, "status": status})
+    return _json({"rows": rows, "first": first, "entry": entry, "decided": stands, "status": status})
 
 
 def _changes(request: Request) -> Response:
-    """Answer with what anybody decided after an entry of the log."""
-    audit, _ = _asked(request)
+    """Answer with all decisions after an entry of the log."""
+    audit, _ = _parse(request)
     entry, stands = changed_rows(audit, _numbers(request, "entry")[0])
-    return _told({"entry": entry, "decided": stands, "status": _status(audit, decided(audit))})
+    return _json({"entry": entry, "decided": stands, "status": _status(audit, decided(audit))})
 
 
 @functools.lru_cache(16)
 def _status(audit: Audit, now: Codes) -> str:
-    """Return how many captions were found wrong until now and what is left; what is likely before."""
+    """Return the sentence on wrong captions found and remaining, once for each state of the log."""
     return wrong_words(audit)[0]
 
 
 def _pairs(request: Request) -> Response:
-    """Answer with what is shown of some rows. Whether a pair was planted is not: that is for after the judging."""
-    audit, selection = _asked(request)
+    """Answer with what is shown of some rows, without injected errors: they are a secret until the review is done."""
+    audit, selection = _parse(request)
     found = cards(audit, _numbers(request, "rows"), selection)
     keys = caption_keys(audit.folder / PAIRS, [card.pair_id for card in found])
     checked = selection.order == RANDOM
     drawn = drawn_at_random(audit) if selection.order == REVIEW_PLACE else frozenset()
     order = MISFIT if checked or selection.order == REVIEW_PLACE else selection.order
-    told = []
+    answer = []
     for card in found:
         score, decision = card.match if card.match is not None else card.scores.get(order), card.decision
         at_random = " · random spot check" if checked or card.row in drawn else ""
-        told.append(
+        answer.append(
             {
                 "row": card.row,
                 "pair_id": card.pair_id,
@@ -213,36 +210,35 @@ def _pairs(request: Request) -> Response:
                 "note": decision.note if decision else "",
             }
         )
-    return _told(told)
+    return _json(answer)
 
 
 def _picture(request: Request) -> Response:
-    """Answer with a row's picture, or with a grey square and in a header why not. A size may be asked for."""
-    audit, _ = _asked(request)
+    """Answer with a row's picture, small or at full size if asked for, or with a grey square and a header why not."""
+    audit, _ = _parse(request)
     row = _numbers(request, "row")[0]
     found = fetch_numbered(audit.folder / PAIRS, [f'"{IMAGE}"'], [row])
     if row not in found:
         raise InputError(f"audit {audit.name!r} has no row {row}")
+    side = SIDE if "small" in request.query_params else FULL_SIDE if "full" in request.query_params else LARGE_SIDE
     with _few_pictures:
-        root, (image,) = audit_root(audit), found[row]
-        side = next((side for name, side in SIDES.items() if name in request.query_params), 0)
-        jpeg, fault = thumbnail(root, image, side=side) if side else large_picture(root, image)[::2]
+        jpeg, fault = thumbnail(audit_root(audit), found[row][0], side=side)
     headers = CLOSED | {"X-Fault": quote(one_line(fault))} if fault else CACHED
     return Response(jpeg, media_type="image/jpeg", headers=headers)
 
 
 def _suggest(request: Request) -> Response:
-    """Answer with captions of other pairs that members which never saw a row's pair suggest for it.
+    """Answer with captions of other pairs that models which never saw a row's pair suggest for it.
 
     An audit need not have what that takes, so a search that cannot be made is an answer too.
     """
-    audit, _ = _asked(request)
+    audit, _ = _parse(request)
     row = _numbers(request, "row")[0]
     with _one_search:
         try:
-            return _told(_suggestions(audit, row))
+            return _json(_suggestions(audit, row))
         except InputError as error:
-            return _told({"fault": one_line(error), "choices": []})
+            return _json({"fault": one_line(error), "choices": []})
 
 
 @kept(512, PAIRS, MEMBERSHIP)
@@ -260,14 +256,14 @@ async def take_events(request: Request) -> Response:
     """Store a batch of events, each once however often it is sent, and answer up to which number all are stored."""
     origin, host = request.headers.get("origin", ""), request.headers.get("host", "")
     if urlsplit(origin).netloc != host or not host:
-        return _told({"error": "decisions are taken from this dashboard's own pages alone"}, 403)
+        return _json({"error": "decisions are taken from this dashboard's own pages alone"}, 403)
     if request.headers.get("content-type", "").split(";")[0].strip() != JSON:
-        return _told({"error": f"decisions are sent as {JSON}"}, 415)
+        return _json({"error": f"decisions are sent as {JSON}"}, 415)
     body = b""
     async for part in request.stream():
         body += part
         if len(body) > LARGEST:
-            return _told({"error": f"a batch has at most {LARGEST:,} bytes"}, 413)
+            return _json({"error": f"a batch has at most {LARGEST:,} bytes"}, 413)
     return await run_in_threadpool(_explained(_store), body)
 
 
@@ -276,6 +272,6 @@ def _store(body: bytes) -> Response:
         batch = Batch.model_validate(json.loads(body))
     except (ValueError, RecursionError) as error:  # pydantic's errors are ValueErrors
         what = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
-        raise _Refusal(f"this is no batch of decisions: {one_line(what)}", 400) from None
+        raise _RefusedError(f"this is no batch of decisions: {one_line(what)}", 400) from None
     stored, refused = store(open_review(_audit(batch.audit)), batch)
-    return _told({"stored": stored, "refused": refused})
+    return _json({"stored": stored, "refused": refused})

@@ -1,8 +1,7 @@
 """Audits the cleaned data set with the same members, and compares both audits.
 
 <data>/sets/<name>/             captions.csv: the cleaned data set when the second audit began; captions_images/ if
-                                pictures lie in archives; cleaned.json: the audit it is of, and the entry of its log of
-                                decisions
+                                pictures lie in archives; cleaned.json: its audit, and the entry of the log of decisions
 <data>/audits/<name>/again.json the comparison
 """
 
@@ -44,7 +43,7 @@ def cleaned_folder(name: str) -> Path:
 
 
 def default_name(audit: Audit) -> str:
-    """Return the name of the second audit for a person who gives none."""
+    """Return the default name of the second audit."""
     return f"{audit.name}-again"
 
 
@@ -56,10 +55,8 @@ def reaudit(audit: Audit, name: str, screen: Screen) -> Audit:
     config = check_repeatable(audit)
     second, table = Audit(audits_folder() / check_name(name)), cleaned_folder(name) / CAPTIONS
     begun, note = (second.folder / CONFIG).is_file(), table.with_name(CLEANED)
-    if note.is_file():
-        ours = read_json(note, CleanedFile, mend=ADVICE)["of"] == audit.name
-    else:
-        ours = not begun and not table.parent.exists()
+    fresh = not begun and not table.parent.exists()
+    ours = read_json(note, CleanedFile, mend=ADVICE)["of"] == audit.name if note.is_file() else fresh
     if not ours or (begun and second.record.again != audit.name):
         raise InputError(f"{name!r} is another audit or data set already: take another --name")
     if not table.is_file():
@@ -85,14 +82,13 @@ def reaudit(audit: Audit, name: str, screen: Screen) -> Audit:
 
 
 def check_repeatable(audit: Audit) -> AuditConfig:
-    """Return the config that trains the same members on an audit's cleaned data set, or say why it cannot be done."""
+    """Return the config that trains the same members on an audit's cleaned data set."""
     if not audit.finished:
         raise InputError(f"audit {audit.name!r} is not finished: run it again, it goes on where it stopped")
     record, config = audit.record, audit.record.config
     if is_planted(audit):
         raise InputError(
-            f"audit {audit.name!r} planted wrong captions, and its cleaned data set has none, whatever was decided: "
-            "audit the data set without --plant-miscaptions, and clean that"
+            f"audit {audit.name!r} injected wrong captions: audit the data set without --plant-miscaptions, clean that"
         )
     if config.features or audit.member_record(record.members[0]).checkpoint:
         what = "features that were computed elsewhere" if config.features else "checkpoints that were trained elsewhere"
@@ -105,13 +101,13 @@ def check_repeatable(audit: Audit) -> AuditConfig:
 
 
 def is_outdated(audit: Audit, name: str) -> bool:
-    """Tell whether something was decided since the cleaned data set of a second audit was written."""
+    """Whether something was decided since the cleaned data set of a second audit was written."""
     path = cleaned_folder(name) / CLEANED
     return path.is_file() and read_json(path, CleanedFile, mend=ADVICE)["position"] != open_review(audit).position()
 
 
 def reaudit_task(audit: Audit, name: str) -> Task:
-    """Return the task of a second audit, which is followed as an audit is."""
+    """Return the task of a second audit."""
     return Task(audit_task(name).folder, ["again", audit.name, "--name", name])
 
 
@@ -121,7 +117,7 @@ def list_reaudits(audit: Audit) -> list[str]:
     for second in list_audits():
         try:
             begun += [second.name] if second.record.again == audit.name else []
-        except InputError:  # a broken one says so on its own page
+        except InputError:  # a broken one is reported on its page
             continue
     for name in (name for name in list_job_names() if name not in begun):
         task = reaudit_task(audit, name)
@@ -131,7 +127,7 @@ def list_reaudits(audit: Audit) -> list[str]:
 
 
 def read_comparison(second: Audit) -> tuple[Measured | None, bool]:
-    """Return the comparison of a second audit, and whether there is one at all."""
+    """Return the comparison of a second audit, and whether it has been made."""
     path = second.folder / AGAIN
     if not path.is_file():
         return None, False
@@ -139,18 +135,10 @@ def read_comparison(second: Audit) -> tuple[Measured | None, bool]:
 
 
 def comparison_lines(found: Measured | None) -> list[str]:
-    """Return the comparison in sentences: the changes, their data, what the intervals are over, and the limits."""
+    """Return the comparison in sentences: the changes, their data, the intervals, and the limits."""
     if found is None:
         return ["Fewer than ten external pairs are in both audits with the same captions: nothing can be compared."]
     retrieval, clipmem, auroc, (before, after) = found.retrieval, found.clipmem, found.auroc, found.whole
-    membership = (
-        ""
-        if auroc is None
-        else (
-            f"On these, how well a member's alignment tells what it trained on (AUROC, .5 is not at all) went from "
-            f"{auroc.then:.3f} to {auroc.now:.3f}: {_change(auroc)} over {auroc.over}."
-        )
-    )
     lines = [
         f"Retrieval {_change(retrieval)}, memorization {_change(clipmem)}.",
         f"Retrieval (mean of the recalls at 1, 5 and 10, both ways) went from {retrieval.then:.3f} to "
@@ -158,22 +146,25 @@ def comparison_lines(found: Measured | None) -> list[str]:
         f"audit trained on and whose captions stayed{_significance(retrieval)}",
         f"Memorization (mean clipmem) went from {clipmem.then:.3f} to {clipmem.now:.3f}, on the {found.scored:,} "
         f"scored pairs that are in both with the same captions{_significance(clipmem)}",
-        membership,
-        f"Of all pairs that each audit scored, those included that were removed or got another caption, mean clipmem "
+    ]
+    if auroc is not None:
+        lines.append(
+            "On these, the AUROC of membership (a member's alignment tells what it trained on; .5 is chance) went from "
+            f"{auroc.then:.3f} to {auroc.now:.3f}: {_change(auroc)} over {auroc.over}."
+        )
+    return [
+        *lines,
+        "Of all pairs that each audit scored, including those that were removed or got another caption, mean clipmem "
         f"went from {before:.3f} to {after:.3f}.".replace("-", "−"),
         f"In brackets: 95 % intervals over {clipmem.over} ({found.members} members, in both audits with the same seeds "
-        "and the same pairs but those removed); they hold for other members and pairs of the same data, not for other "
-        "data sets.",
-        f"What this does not tell: a member has {found.trained_less:.1%} fewer pairs to train on than before, and "
-        "pairs removed at random would change something too (study removal compares the two). The removed pairs were "
-        "chosen by scores of the first audit, so part of the fall over all pairs is chance. External pairs may have "
-        "wrong captions too.",
+        "and pairs); they hold for other members and pairs of the same data, not for other data sets.",
+        f"Limits: a member has {found.trained_less:.1%} fewer pairs to train on, and pairs removed at random would "
+        "change something too (study removal compares the two). The removed pairs were chosen by scores of the first "
+        "audit, so part of the fall over all pairs is chance. External pairs may have wrong captions too.",
     ]
-    return [line for line in lines if line]
 
 
 def _change(change: Change) -> str:
-    """Return a difference with its interval: +0.100 [−0.050, +0.150]."""
     ends = "" if change.low is None else f" [{change.low:+.3f}, {change.high:+.3f}]"
     return f"{change.difference:+.3f}{ends}".replace("-", "−")
 

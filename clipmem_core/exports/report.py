@@ -3,7 +3,7 @@
 import base64
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,26 +13,17 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
 from clipmem_core.audits.store import PAIRS, QUARANTINE, Audit
-from clipmem_core.audits.verdict import BASIS, WHOLE_HEAD, queues, whole_rows
+from clipmem_core.audits.verdict import BASIS, WHOLE_HEAD, whole_rows
+from clipmem_core.audits.verdict import queues as verdict_queues
 from clipmem_core.columns import GROUP, PAIR_ID
 from clipmem_core.exports.cleaned import Progress
 from clipmem_core.figures.audit_scores import group_figure
 from clipmem_core.files import is_number
 from clipmem_core.pairs.pictures import decode
 from clipmem_core.pairs.references import read_bytes
+from clipmem_core.review import overview as o
 from clipmem_core.review.cards import PairCard, cards
 from clipmem_core.review.decisions import FOR_OTHER, decision_words, open_review
-from clipmem_core.review.overview import (
-    BINS,
-    detection_table,
-    group_bins,
-    group_summary,
-    join_intervals,
-    model_words,
-    table,
-    utility_table,
-)
-from clipmem_core.review.overview import rows as rows_of
 from clipmem_core.review.rows import audit_root, find_rows
 from clipmem_core.review.selection import Selection
 from clipmem_core.review.tables import count_rows
@@ -60,7 +51,8 @@ def render_report(audit: Audit, progress: Progress | None = None) -> str:
     """Return the report of an audit as HTML."""
     record, verdict = audit.record, audit.verdict
     of = f", a random sample of {record.sampled_of:,}" if record.sampled_of else ""
-    groups = join_intervals(group_summary(audit), table(verdict, "groups"))
+    groups = o.join_intervals(o.group_summary(audit), o.table(verdict, "groups"))
+    settings = [(str(key), str(value)) for key, value in pd.json_normalize(record.values).iloc[0].items()]
     content = {
         "name": audit.name,
         "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -70,16 +62,16 @@ def render_report(audit: Audit, progress: Progress | None = None) -> str:
             "quarantined rows": f"{count_rows(audit.folder / QUARANTINE):,}",
             "protocol": record.protocol,
             "members": len(record.members),
-            "trained": model_words(record.config),
+            "trained": o.model_words(record.config),
         },
         "sentence": verdict.get("sentence") or "This audit has no verdict.",
-        "checks": rows_of(verdict, "checks"),
-        "figure": _figure(groups, group_bins(audit, bins=BINS)),
+        "checks": o.rows(verdict, "checks"),
+        "figure": _figure(groups, o.group_bins(audit, bins=o.BINS)),
         "tables": [each for each in _tables(audit, groups) if each.rows],
         "galleries": _galleries(audit, progress),
         "counts": open_review(audit).counts(),
         "decisions": _decision_table(open_review(audit).table()),
-        "settings": TextTable("How this audit was made", ("setting", "value"), list(_flatten(record.values))),
+        "settings": TextTable("How this audit was made", ("setting", "value"), settings),
         "side": SIDE,
     }
     loader = FileSystemLoader(Path(__file__).parent)
@@ -94,8 +86,8 @@ def _tables(audit: Audit, groups: pd.DataFrame) -> list[TextTable]:
         (row[GROUP], f"{row['n']:,}", *(number(row[name]) for name in ("mean", "low", "high")))
         for row in groups.to_dict("records")
     ]
-    detection = detection_table(table(verdict, "detection")).reindex(columns=["score", *_METRICS], fill_value="")
-    utility = utility_table(audit.utility)
+    detection = o.detection_table(o.table(verdict, "detection")).reindex(columns=["score", *_METRICS], fill_value="")
+    utility = o.utility_table(audit.utility)
     by_member = [(name, *map(number, values)) for name, *values in utility.itertuples(index=False, name=None)]
     note = f"low to high: {kinds}" if kinds else ""
     scores = ("score", *_METRICS.values())
@@ -117,14 +109,6 @@ def _decision_table(decisions: pd.DataFrame) -> TextTable:
     return TextTable("Decisions", ("id", "decision", "new captions", "note", "time"), rows, more)
 
 
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", str(value)
-
-
 def _figure(groups: pd.DataFrame, bins: pd.DataFrame) -> Any:
     """Return the figure of the groups as plain JSON, transparent, so that it fits a light and a dark page."""
     figure = group_figure(groups, bins)
@@ -136,18 +120,17 @@ def _figure(groups: pd.DataFrame, bins: pd.DataFrame) -> Any:
 
 
 def _galleries(audit: Audit, progress: Progress | None) -> list[dict[str, Any]]:
-    named = queues(audit.verdict)
-    found = {order: cards(audit, find_rows(audit, Selection(order=order), page=1, size=TOP)) for order in named}
+    queues = verdict_queues(audit.verdict)
+    found = {order: cards(audit, find_rows(audit, Selection(order=order), page=1, size=TOP)) for order in queues}
     root, total, done, galleries = audit_root(audit), sum(map(len, found.values())), 0, list[dict[str, Any]]()
     for order, shown in ((order, shown) for order, shown in found.items() if shown):
-        gallery, queue = list[dict[str, Any]](), named[order]
-        for card in shown:
-            gallery.append(_card(card, root))
-            done += 1
-            if progress:
-                progress(done, total)
-        explanation = f"Highest {order} first. {queue.sentence}"
-        galleries.append({"title": queue.name, "explanation": explanation, "cards": gallery})
+        explanation = f"Highest {order} first. {queues[order].sentence}"
+        galleries.append(
+            {"title": queues[order].name, "explanation": explanation, "cards": [_card(card, root) for card in shown]}
+        )
+        done += len(shown)
+        if progress:
+            progress(done, total)
     return galleries
 
 
@@ -179,10 +162,5 @@ def _cut(text: str) -> str:
 
 
 def number(value: Any) -> str:
-    """Return a number as text with three decimals and a real minus sign, and an empty text for anything else.
-
-    Example:
-        >>> number(-0.12345), number(None)
-        ('−0.123', '')
-    """
+    """Return a number as text with three decimals and a real minus sign; empty for anything else."""
     return f"{value:,.3f}".replace("-", "−") if is_number(value) else ""

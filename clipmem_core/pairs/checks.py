@@ -4,13 +4,14 @@ Pictures are measured on the small squares that an audit stores, a fraction of a
 slightly blurred at full size is therefore sharp: it is at the size that models see.
 """
 
+import contextlib
 import functools
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -67,6 +68,11 @@ class Captions:
     cut: np.ndarray | None = None  # bool [n_captions], longer than the text tower reads; None for an unknown tower
     frequencies: Frequencies | None = None  # of the whole data set; None where these are all its captions
 
+    @functools.cached_property
+    def counted(self) -> Frequencies:
+        """Return the frequencies of the whole data set."""
+        return self.frequencies or caption_frequencies([self])
+
     @classmethod
     def from_pairs(cls, captions: Sequence[Sequence[str]]) -> "Captions":
         """Flatten the lists of captions of pairs."""
@@ -91,12 +97,7 @@ def _hashes(captions: Captions) -> np.ndarray:
 
 
 def main_script(text: str) -> str:
-    """Return the script of most letters of a text by its Unicode name; empty for a text without letters.
-
-    Example:
-        >>> main_script("the angle θ"), main_script("Это лягушка"), main_script("12")
-        ('LATIN', 'CYRILLIC', '')
-    """
+    """Return the script of most letters of a text by its Unicode name; empty for a text without letters."""
     if text.isascii():
         return "LATIN" if any(letter.isalpha() for letter in text) else ""
     counts = Counter(_script(letter) for letter in text if letter.isalpha())
@@ -123,18 +124,14 @@ def _is_short(text: str) -> bool:
 
 
 def _is_gibberish(text: str) -> bool:
-    if _CONTROLS.search(text) or any(map(_is_utf8_as_cp1252, _TWICE_ENCODED.findall(text))):
+    if _CONTROLS.search(text):
         return True
+    for part in _TWICE_ENCODED.findall(text):
+        with contextlib.suppress(UnicodeError):
+            return bool(part.encode("cp1252").decode("utf-8"))
     words = _WORD.findall(text)
     odd = sum(len(word) for word in words if _is_odd(word))
     return odd > 0 and odd >= ODD_SHARE * sum(map(len, words))
-
-
-def _is_utf8_as_cp1252(part: str) -> bool:
-    try:
-        return bool(part.encode("cp1252").decode("utf-8"))
-    except UnicodeError:
-        return False
 
 
 def _is_odd(word: str) -> bool:
@@ -146,15 +143,6 @@ def _is_odd(word: str) -> bool:
     if not (plain.isascii() and plain.isalpha()) or word.isupper():
         return False
     return bool(_CONSONANTS.search(plain)) or (len(plain) >= 5 and not set(plain) & set("aeiouy"))
-
-
-def _other_script(captions: Captions) -> np.ndarray:
-    rare = (captions.frequencies or caption_frequencies([captions])).rare_scripts
-    return np.array([main_script(text) in rare for text in captions.texts], bool)
-
-
-def _repeated(captions: Captions) -> np.ndarray:
-    return np.isin(_hashes(captions), (captions.frequencies or caption_frequencies([captions])).repeated)
 
 
 @dataclass(frozen=True)
@@ -185,12 +173,12 @@ def measure(
     Returns:
         float32 [n_pairs] each.
     """
-    found = np.empty((3, len(shape)), np.float32)
+    values = np.empty((3, len(shape)), np.float32)
     for start in range(0, len(shape), _BLOCK):
         rows = np.arange(start, min(start + _BLOCK, len(shape)))
         squares = gather(rows)
         if not padded:
-            found[:, rows] = _measure_block(squares)
+            values[:, rows] = _measure_block(squares)
             continue
         for row, square in zip(rows.tolist(), squares, strict=True):
             size, sides = len(square), shape[row]
@@ -198,8 +186,8 @@ def measure(
             top, left = (size - high) // 2, (size - wide) // 2
             inner = square[top : top + high, left : left + wide]
             thick = np.pad(inner, ((0, max(0, 3 - high)), (0, max(0, 3 - wide)), (0, 0)), mode="edge")
-            found[:, row] = _measure_block(thick[None])[:, 0]
-    return found[0], found[1], found[2]
+            values[:, row] = _measure_block(thick[None])[:, 0]
+    return values[0], values[1], values[2]
 
 
 def _measure_block(squares: np.ndarray) -> np.ndarray:
@@ -228,11 +216,15 @@ class Check:
 
     name: str
     label: str
-    of: Literal["captions", "pictures"]
     find: Callable[[Any], np.ndarray]  # of Captions, bool [n_captions]; of what it needs of Pictures, bool [n_pairs]
     help: str  # what is found, and why it matters
     advice: str  # what a person should do
     needs: str = ""  # the field of Captions or Pictures without which the result is unknown
+
+    @property
+    def of(self) -> str:
+        """Return what it checks, captions or pictures."""
+        return "pictures" if self.needs in Pictures.__dataclass_fields__ else "captions"
 
 
 def _each(holds: Callable[[str], object]) -> Callable[[Captions], np.ndarray]:
@@ -243,7 +235,6 @@ _CHECKS = (
     Check(
         "empty_caption",
         "Caption without a word",
-        "captions",
         _each(_is_empty),
         "No letter in it: signs or numbers only.",
         "Write a caption, or remove it.",
@@ -251,7 +242,6 @@ _CHECKS = (
     Check(
         "short_caption",
         "Very short caption",
-        "captions",
         _each(_is_short),
         "One word, or fewer than 6 characters: it cannot tell two pictures of a kind apart. (DataComp's basic filter "
         "asks for more than two words.)",
@@ -260,7 +250,6 @@ _CHECKS = (
     Check(
         "long_caption",
         "Caption cut off",
-        "captions",
         lambda captions: captions.cut,
         "Longer than the text encoder of this audit reads: what comes after is never seen.",
         "Put what the picture shows first, or shorten it.",
@@ -269,7 +258,6 @@ _CHECKS = (
     Check(
         "markup",
         "Markup or web address",
-        "captions",
         _each(_MARKUP.search),
         "Tags or entities of HTML, links of a wiki or of Markdown, web addresses: a text encoder reads them as words.",
         "Take them out with find and replace.",
@@ -277,7 +265,6 @@ _CHECKS = (
     Check(
         "gibberish",
         "Gibberish",
-        "captions",
         _each(_is_gibberish),
         "Letters decoded wrongly (Ã© for é), or mostly words that no language has: no vowels, one letter four times, "
         "letters and digits mixed.",
@@ -286,15 +273,15 @@ _CHECKS = (
     Check(
         "other_script",
         "Another script",
-        "captions",
-        _other_script,
+        lambda captions: np.array(
+            [main_script(text) in captions.counted.rare_scripts for text in captions.texts], bool
+        ),
         "Mostly in a script that fewer than 5 % of the captions are in: encoders learn little of it.",
         "Translate it, or remove it.",
     ),
     Check(
         "file_name",
         "File name",
-        "captions",
         _each(lambda text: _FILE_NAME.fullmatch(text.strip())),
         "A name as files have (IMG_0042, red_car_3), or one that ends in .jpg and the like.",
         "Write a caption, or remove it.",
@@ -302,8 +289,7 @@ _CHECKS = (
     Check(
         "repeated_caption",
         "Same caption on many pictures",
-        "captions",
-        _repeated,
+        lambda captions: np.isin(_hashes(captions), captions.counted.repeated),
         "The caption of 5 pictures or more: nothing can tell which of them it belongs to, and it is a wrong negative "
         "for all the others.",
         "Say what sets each apart, or keep one of them.",
@@ -311,7 +297,6 @@ _CHECKS = (
     Check(
         "dark",
         "Dark picture",
-        "pictures",
         lambda brightness: brightness < DARK,
         "99 of 100 pixels are below 32 % of full brightness.",
         "Brighten it, or remove the pair where nothing can be made out.",
@@ -320,7 +305,6 @@ _CHECKS = (
     Check(
         "blurred",
         "Blurred picture",
-        "pictures",
         lambda sharpness: sharpness < BLURRED,
         "No edge is narrower than about a sixtieth of the picture's side: blurred even at the size that encoders see.",
         "Remove the pair where nothing can be made out.",
@@ -329,7 +313,6 @@ _CHECKS = (
     Check(
         "uniform",
         "Nearly uniform picture",
-        "pictures",
         lambda contrast: contrast < UNIFORM,
         "Every colour varies by less than 2 of 255 levels: as good as blank.",
         "Remove the pair.",
@@ -338,7 +321,6 @@ _CHECKS = (
     Check(
         "tiny",
         "Tiny picture",
-        "pictures",
         lambda shorter: shorter < TINY,
         "Shorter side below 64 pixels: encoders look at 192 and more.",
         "Find a larger copy, or remove the pair.",
@@ -347,7 +329,6 @@ _CHECKS = (
     Check(
         "lookalike",
         "Look-alikes",
-        "pictures",
         lambda clusters: np.bincount(clusters, minlength=len(clusters))[clusters] > 1,
         "The same picture again, rescaled or compressed anew: a twin in training hides memorization, and counts twice.",
         "Judge each group side by side: keep one, or keep all.",
@@ -358,27 +339,21 @@ CHECKS = {check.name: check for check in _CHECKS}
 
 
 def check_captions(captions: Captions) -> dict[str, np.ndarray]:
-    """Return what each check of captions finds, bool [n_captions], by its name; none for what is unknown.
-
-    Example:
-        >>> found = check_captions(Captions.from_pairs([["a frog &amp; a pond"], ["IMG_0042.jpg"]]))
-        >>> [name for name, flags in found.items() if flags[1]]
-        ['file_name']
-    """
+    """Return what each check of captions finds, bool [n_captions], by its name; none for what is unknown."""
     checks = [check for check in _CHECKS if check.of == "captions"]
     return {check.name: check.find(captions) for check in checks if check.needs != "cut" or captions.cut is not None}
 
 
 def check_table(captions: Captions, pictures: Pictures, *, pairs: int) -> pd.DataFrame:
     """Return one row a pair: true or false for each check, null where it is unknown, and the measured values."""
-    found, columns = check_captions(captions), dict[str, Any]()
+    flags, columns = check_captions(captions), dict[str, Any]()
     for check in _CHECKS:
-        needed = found.get(check.name) if check.of == "captions" else getattr(pictures, check.needs)
-        if needed is None:
+        values = flags.get(check.name) if check.of == "captions" else getattr(pictures, check.needs)
+        if values is None:
             columns[check.name] = None
         elif check.of == "captions":
-            columns[check.name] = np.bincount(captions.owner, weights=needed, minlength=pairs) > 0
+            columns[check.name] = np.bincount(captions.owner, weights=values, minlength=pairs) > 0
         else:
-            columns[check.name] = check.find(needed)
+            columns[check.name] = check.find(values)
     table = pd.DataFrame(columns | {name: getattr(pictures, name) for name in VALUES}, index=range(pairs))
     return table.astype(dict.fromkeys(CHECKS, "boolean") | dict.fromkeys(VALUES, "float32"))

@@ -28,7 +28,7 @@ from xml.parsers import expat
 
 from filelock import FileLock
 
-from clipmem_core.config import DATA_VARIABLE, SETS, InputError
+from clipmem_core.config import SETS, InputError
 
 Report = Callable[[str], None]
 
@@ -42,33 +42,22 @@ DESCRIPTION_WORDS = 12  # of a description, added to a caption
 
 
 def fetch(name: str, *, data: Path, report: Report) -> Path:
-    """Fetch a data set from Debian's archive, unless it is already there.
+    """Fetch a data set from Debian's archive, unless it is already there, and return its folder in `sets/`.
 
-    Args:
-        name: "openclipart" (8,121 drawings) or "tuxpaint" (about 950 stamps).
-        data: the data folder; the set goes to its `sets/<name>/`.
-        report: called with short lines of progress.
-
-    Returns:
-        The set's folder: `images/` with the original files, and `captions.jsonl` with one object a line
-        (image: path inside the folder, captions: a list of one, label: the top folder), sorted by path.
+    It has `images/` with the original files, and `captions.jsonl` with one object a line, sorted by path: image,
+    captions (a list of one) and label (the top folder).
     """
     if name not in PACKAGES:
         raise InputError(f"data set {name!r} is unknown: choose one of {', '.join(PACKAGES)}")
     target = data / SETS / name
     captions = target / CAPTIONS_FILE
     if not captions.is_file():
-        missing = [tool for tool in ("apt-get", "dpkg-deb") if shutil.which(tool) is None]
-        if missing:
-            raise InputError(f"fetch {name} needs {' and '.join(missing)}, found on Debian and Ubuntu only: {INSTEAD}")
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(target.parent / f".{name}.lock"):
-                if not captions.is_file():  # nor written by another process in the meantime
-                    _build(name, target, report)
-        except OSError as error:
-            advice = f"make room or set {DATA_VARIABLE} to another folder"
-            raise InputError(f"{target} cannot be written ({error.strerror or error}): {advice}") from error
+        if not shutil.which("apt-get") or not shutil.which("dpkg-deb"):
+            raise InputError(f"fetch {name} needs apt-get and dpkg-deb, found on Debian and Ubuntu only: {INSTEAD}")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(target.parent / f".{name}.lock"):
+            if not captions.is_file():  # nor written by another process in the meantime
+                _build(name, target, report)
     report(f"{target}: {len(captions.read_bytes().splitlines()):,} pictures")
     return target
 
@@ -84,73 +73,54 @@ def _build(name: str, target: Path, report: Report) -> None:
         prefix=prefix, dir=target.parent.absolute(), ignore_cleanup_errors=True
     ) as temporary:
         work, built = Path(temporary), Path(temporary) / name
-        for number, package in enumerate(PACKAGES[name], start=1):
-            report(f"downloading {number}/{len(PACKAGES[name])}: {package}")
-            archive = _download(package, work)
-            report(f"unpacking {package}")
-            done = _run("dpkg-deb", "-x", str(archive), str(work / "unpacked"), folder=work)
-            if done.returncode:
-                raise InputError(f"package {package} cannot be unpacked ({_reason(done)}): fetch again")
+        for package in PACKAGES[name]:
+            report(f"downloading and unpacking {package}")
+            # As root, apt would give the download to a user who may not write here, and warn.
+            options = ["-q", "-o", "APT::Sandbox::User=root", "-o", "Acquire::http::Timeout=30"]
+            _run("apt-get", *options, "download", package, folder=work)
+            archive = next(work.glob(f"{package}_*.deb"))
+            _run("dpkg-deb", "-x", str(archive), str(work / "unpacked"), folder=work)
             archive.unlink()
         share = work / "unpacked" / "usr" / "share" / name
         root = share / ("png" if name == "openclipart" else "stamps")
-        paths = _find_pictures(root, report)
-        report(f"captions of {len(paths):,} pictures")
+        files = sorted(root.rglob("*.png"), key=Path.as_posix)  # links that leave the folder are left out
+        files = [file for file in files if (real := file.resolve()).is_relative_to(root.resolve()) and real.is_file()]
+        if not files:
+            raise InputError(f"no pictures below {root.name}/ in the package: its layout has changed, {INSTEAD}")
+        report(f"captions of {len(files):,} pictures")
         if name == "openclipart":
-            drawings = [share / "svg" / path.with_suffix(".svg") for path in paths]
+            drawings = [share / "svg" / file.relative_to(root).with_suffix(".svg") for file in files]
             cores = [read_dublin_core(svg.read_bytes() if svg.is_file() else b"") for svg in drawings]
-            captions = write_captions((path.stem, core) for path, core in zip(paths, cores, strict=True))
+            captions = write_captions((file.stem, core) for file, core in zip(files, cores, strict=True))
         else:
-            captions = [_stamp_caption(root / path) for path in paths]
+            captions = [_stamp_caption(file) for file in files]
         lines = []
-        for path, caption in zip(paths, captions, strict=True):
-            image = Path("images") / path
-            (built / image).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(root / path, built / image)
+        for file, caption in zip(files, captions, strict=True):
+            path = file.relative_to(root)
+            (built / "images" / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, built / "images" / path)
             label = path.parts[0] if len(path.parts) > 1 else None
-            row = {"image": image.as_posix(), "captions": [caption], "label": label}
+            row = {"image": f"images/{path.as_posix()}", "captions": [caption], "label": label}
             lines.append(json.dumps(row, ensure_ascii=False) + "\n")
         (built / CAPTIONS_FILE).write_text("".join(lines), encoding="utf-8")
         built.rename(target)
 
 
-def _download(package: str, folder: Path) -> Path:
-    """Download a package's newest archive into a folder."""
-    # As root, apt would give the download to a user who may not write here, and warn.
-    options = ["-q", "-o", "APT::Sandbox::User=root", "-o", "Acquire::http::Timeout=30"]
-    done = _run("apt-get", *options, "download", package, folder=folder)
-    archive = next(folder.glob(f"{package}_*.deb"), None)
-    if done.returncode or archive is None:
-        advice = f"check the network and try `sudo apt-get update`, or {INSTEAD}"
-        raise InputError(f"package {package} cannot be downloaded ({_reason(done)}): {advice}")
-    return archive
-
-
-def _run(*command: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    env, nothing = {**os.environ, "LC_ALL": "C"}, subprocess.DEVNULL
-    return subprocess.run(
-        command, cwd=folder, env=env, stdin=nothing, capture_output=True, text=True, errors="replace", check=False
+def _run(*command: str, folder: Path) -> None:
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env={**os.environ, "LC_ALL": "C"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
     )
-
-
-def _reason(done: subprocess.CompletedProcess[str]) -> str:
-    """Return the first failed download or else the last line of what a program wrote to stderr."""
-    lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-    errors = [line for line in lines if line.startswith("E: Failed to fetch")] + lines[-1:]
-    return errors[0].removeprefix("E: ") if errors else "no reason given"
-
-
-def _find_pictures(root: Path, report: Report) -> list[Path]:
-    """Return the paths of all PNG files below a folder, sorted, without links that leave it."""
-    found = sorted((path.relative_to(root) for path in root.rglob("*.png")), key=Path.as_posix)
-    inside = root.resolve()
-    files = [(root / path).resolve() for path in found]
-    usable = [path for path, file in zip(found, files, strict=True) if file.is_relative_to(inside) and file.is_file()]
-    if len(usable) < len(found):
-        report(f"left out {len(found) - len(usable):,} links to pictures that are not in the package")
-    if not usable:
-        raise InputError(f"no pictures below {root.name}/ in the package: its layout has changed, {INSTEAD}")
-    return usable
+    if done.returncode:
+        reason = " ".join(done.stderr.split())[-300:] or "no reason given"
+        advice = f"check the network and try `sudo apt-get update`, or {INSTEAD}"
+        raise InputError(f"{command[0]} failed on {command[-1]} ({reason}): {advice}")
 
 
 def _stamp_caption(png: Path) -> str:
@@ -174,13 +144,7 @@ class DublinCore:
 
 
 def read_dublin_core(svg: bytes) -> DublinCore:
-    """Read the Dublin Core metadata of an SVG file; of a broken or unsafe file, the fields before the fault.
-
-    Example:
-        >>> svg = b"<svg><Work><dc:title>Red  kite</dc:title><dc:subject><li>bird</li></dc:subject></Work></svg>"
-        >>> read_dublin_core(svg)
-        DublinCore(title='Red kite', description='', keywords=['bird'], artists=[])
-    """
+    """Read the Dublin Core metadata of an SVG file; of a broken or unsafe file, the fields before the fault."""
     core, path, pieces = DublinCore(), [""], list[str]()
 
     def start(name: str, _attributes: dict[str, str]) -> None:
@@ -241,15 +205,7 @@ _SMALL_WORDS = frozenset(_GRAMMAR.split())
 
 
 def write_captions(pictures: Iterable[tuple[str, DublinCore]]) -> list[str]:
-    """Write one non-empty caption for each picture of a collection.
-
-    Args:
-        pictures: file name without its suffix, and metadata; of the whole collection, which shows what is shared.
-
-    Example:
-        >>> write_captions([("grey_cat_ann_lee_01", DublinCore("Cat", "", ["animals", "cat"], ["Ann Lee"]))])
-        ['Cat grey animals']
-    """
+    """Write one non-empty caption for each picture of a collection, given its name without suffix and metadata."""
     pictures, names = list(pictures), defaultdict[tuple[str, str], set[tuple[str, ...]]](set)
     for name, core in pictures:
         for kind, text in (("title", core.title), ("description", core.description)):
@@ -262,14 +218,7 @@ def write_captions(pictures: Iterable[tuple[str, DublinCore]]) -> list[str]:
 
 
 def name_words(name: str) -> list[str]:
-    """Return the words of a file name (without its suffix), leaving out versions and running numbers.
-
-    Example:
-        >>> name_words("bearBrown2_v0.1-small_03")
-        ['bear', 'Brown', 'small']
-        >>> name_words("007")
-        ['007']
-    """
+    """Return the words of a file name (without its suffix), leaving out versions and running numbers."""
     pieces = [piece for piece in _SEPARATORS.split(_VERSION.sub(" ", name)) if piece]
     words = [_NUMBERED.sub(r"\1", piece) if _NUMBERED.fullmatch(piece) else piece for piece in pieces]
     cut_short = [len(word) >= 5 and "openclipart".startswith(word.lower()) for word in words]
@@ -310,9 +259,8 @@ class _Caption:
             bare, key = word.strip("\"'.,;:!?()[]"), _key(word)
             new = bool(key) and key not in self.used and bare.lower() not in _SMALL_WORDS
             if abbreviated and len(key) >= 4:
-                new &= not any(used.startswith(key) for used in self.used) and not (
-                    len(key) > 4 and key in run_together
-                )
+                begins = any(used.startswith(key) for used in self.used)
+                new &= not begins and not (len(key) > 4 and key in run_together)
             if new and limit > 0:
                 self.words.append(bare)
                 self.used.add(key)

@@ -12,7 +12,7 @@ from scipy.sparse.csgraph import maximum_bipartite_matching
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, TfidfVectorizer
 from sklearn.neighbors import NearestNeighbors
 
-from clipmem_core.columns import CAPTIONS, DUPLICATE, HEIGHT, IMAGE, LABEL, MISCAPTION, PLANTED, SHA256, VAGUE, WIDTH
+from clipmem_core import columns as c
 from clipmem_core.config import InputError
 
 SWAP_SHARES = (0.05, 0.2, 0.4)
@@ -42,18 +42,9 @@ class ErrorKind:
 
 
 def inject_errors(kind: str, pairs: pd.DataFrame, rows: np.ndarray, *, share: float, seed: int) -> pd.DataFrame:
-    """Inject errors of one kind into a share of some pairs.
+    """Return the pairs with errors of one of `ERROR_KINDS` in a share of some rows, marked in the column planted.
 
-    Args:
-        kind: one of `ERROR_KINDS`.
-        pairs: table with the columns of an audit's pairs; not changed.
-        rows: int array [n_rows], the row numbers to draw from; rows already planted are skipped.
-        share: of the rows that are drawn from, in (0, 1).
-        seed: determines the draw.
-
-    Returns:
-        A new table with the error in the column planted (`duplicate`: both of two equal pairs; a copy has everything
-        of the other but its id).
+    Rows already planted are skipped. Of two equal pairs both are marked; a copy has everything of the other but its id.
     """
     if kind not in ERROR_KINDS:
         raise InputError(f"kind {kind!r} of mistake is unknown: choose of {', '.join(ERROR_KINDS)}")
@@ -65,23 +56,10 @@ def inject_errors(kind: str, pairs: pd.DataFrame, rows: np.ndarray, *, share: fl
 
 
 def plant_miscaptions(pairs: pd.DataFrame, rows: np.ndarray, *, n: int, seed: int) -> pd.DataFrame:
-    """Swap the captions of n pairs among themselves, so that none keeps a caption of its own.
+    """Swap the captions of n of some pairs among themselves, so that none keeps a caption of its own.
 
-    Captions are compared by their text: a pair never receives one that it had before, whichever pair it came from.
-
-    Args:
-        pairs: table with the columns captions and planted; not changed.
-        rows: int array [n_rows], the row numbers to draw from; rows already planted are skipped.
-        n: how many pairs get another pair's captions.
-        seed: determines the draw.
-
-    Returns:
-        A new table, in which n pairs have other captions and planted = "miscaption".
-
-    Example:
-        >>> pairs = pd.DataFrame({"captions": [["a cat"], ["a dog"], ["a cow"]], "planted": None})
-        >>> plant_miscaptions(pairs, np.array([0, 1]), n=2, seed=0)["captions"].tolist()
-        [['a dog'], ['a cat'], ['a cow']]
+    Captions are compared by their text: a pair never receives one that it had before, whichever pair it came from. Rows
+    already planted are skipped.
     """
     free = _unplanted(pairs, rows)
     if n < 0 or n == 1:
@@ -93,29 +71,29 @@ def plant_miscaptions(pairs: pd.DataFrame, rows: np.ndarray, *, n: int, seed: in
 
 def picture_sources(pairs: pd.DataFrame, planted: pd.DataFrame) -> np.ndarray:
     """Return the row that each pair's picture is from, int64 [n_pairs]: its own, unless it is a planted copy."""
-    first = {image: row for row, image in reversed(list(enumerate(pairs[IMAGE])))}
-    own = (pairs[IMAGE] == planted[IMAGE]).to_numpy()
-    return np.where(own, np.arange(len(pairs)), [first[image] for image in planted[IMAGE]])
+    first = {image: row for row, image in reversed(list(enumerate(pairs[c.IMAGE])))}
+    own = (pairs[c.IMAGE] == planted[c.IMAGE]).to_numpy()
+    return np.where(own, np.arange(len(pairs)), [first[image] for image in planted[c.IMAGE]])
 
 
 def _unplanted(pairs: pd.DataFrame, rows: np.ndarray) -> np.ndarray:
     free = np.unique(rows).astype(np.int64)
-    return free[pairs[PLANTED].isna().to_numpy()[free]]
+    return free[pairs[c.PLANTED].isna().to_numpy()[free]]
 
 
-def _with_captions(pairs: pd.DataFrame, new: dict[int, list[str]], kind: str = MISCAPTION) -> pd.DataFrame:
-    captions = [new.get(row, own) for row, own in enumerate(pairs[CAPTIONS])]
-    return _marked(pairs.assign(**{CAPTIONS: pd.Series(captions, index=pairs.index, dtype=object)}), list(new), kind)
+def _with_captions(pairs: pd.DataFrame, new: dict[int, list[str]], kind: str = c.MISCAPTION) -> pd.DataFrame:
+    captions = [new.get(row, own) for row, own in enumerate(pairs[c.CAPTIONS])]
+    return _marked(pairs.assign(**{c.CAPTIONS: pd.Series(captions, index=pairs.index, dtype=object)}), list(new), kind)
 
 
 def _marked(pairs: pd.DataFrame, rows: list[int] | np.ndarray, kind: str) -> pd.DataFrame:
-    planted = pairs[PLANTED].astype(object)
+    planted = pairs[c.PLANTED].astype(object)
     planted.iloc[rows] = kind
-    return pairs.assign(**{PLANTED: planted})
+    return pairs.assign(**{c.PLANTED: planted})
 
 
 def _swap_random(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int) -> pd.DataFrame:
-    rng, captions = np.random.default_rng(seed), pairs[CAPTIONS].tolist()
+    rng, captions = np.random.default_rng(seed), pairs[c.CAPTIONS].tolist()
     owned = [frozenset(captions[row]) for row in free]
     # with one text a pair the first draw settles it; captions that overlap in part may need luck
     for _ in range(DRAWS if any(len(texts) > 1 for texts in owned) else 1):
@@ -158,7 +136,7 @@ def _derange(owned: list[frozenset[str]], rng: np.random.Generator) -> np.ndarra
 
 def _swap_inside_label(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int) -> pd.DataFrame:
     """Swap captions among pairs of one label, the same share of each label that has two or more to swap."""
-    groups = pairs.iloc[free].groupby(LABEL).indices
+    groups = pairs.iloc[free].groupby(c.LABEL).indices
     if not groups:
         raise InputError("no pair has a label: swaps inside a label need some (`--csv-label-key`, or class folders)")
     swapped, share = pairs, n / len(free)
@@ -180,7 +158,7 @@ def _swap_nearest(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int) -> p
     A pair is swapped with one of the ten nearest, of the forty nearest, that have no caption of its own and are not
     swapped yet. Swapped and not copied: a caption that is there twice would give itself away.
     """
-    rng, captions = np.random.default_rng(seed), pairs[CAPTIONS].tolist()
+    rng, captions = np.random.default_rng(seed), pairs[c.CAPTIONS].tolist()
     texts = [" ".join(captions[row]) for row in free]
     try:
         words = TfidfVectorizer(token_pattern=r"(?u)\b\w+\b", sublinear_tf=True).fit_transform(texts)
@@ -211,7 +189,7 @@ def _replace_word(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int) -> p
     A noun is, without a tagger, a word that is no English stop word, has no digit, does not end as adverbs and
     participles do, and is in two captions or more; it is replaced by one about as frequent.
     """
-    rng, captions = np.random.default_rng(seed), pairs[CAPTIONS].tolist()
+    rng, captions = np.random.default_rng(seed), pairs[c.CAPTIONS].tolist()
     words = (dict.fromkeys(word.lower() for word in _WORD.findall(text)) for row in free for text in captions[row])
     counts = Counter(word for own in words for word in own)
     ignored = {*ENGLISH_STOP_WORDS, *_COLOURS, *_NUMBERS}
@@ -264,9 +242,9 @@ def _make_vague(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int) -> pd.
     """Give pairs captions that fit any picture, as many as they have, at most ten."""
     rng, new = np.random.default_rng(seed), {}
     for row in rng.choice(free, n, replace=False):
-        count = len(pairs[CAPTIONS].iloc[row])
+        count = len(pairs[c.CAPTIONS].iloc[row])
         new[int(row)] = [_VAGUE_CAPTIONS[i] for i in rng.permutation(len(_VAGUE_CAPTIONS))[:count]]
-    return _with_captions(pairs, new, VAGUE)
+    return _with_captions(pairs, new, c.VAGUE)
 
 
 def _duplicate(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int) -> pd.DataFrame:
@@ -274,11 +252,11 @@ def _duplicate(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int) -> pd.D
     drawn = np.random.default_rng(seed).choice(free, n // 2 * 2, replace=False)
     copies, originals = drawn[: n // 2], drawn[n // 2 :]
     planted = pairs.copy()
-    for column in (IMAGE, CAPTIONS, LABEL, WIDTH, HEIGHT, SHA256):
+    for column in (c.IMAGE, c.CAPTIONS, c.LABEL, c.WIDTH, c.HEIGHT, c.SHA256):
         values = planted[column].to_numpy(copy=True)
         values[copies] = values[originals]
         planted[column] = pd.Series(values, index=pairs.index, dtype=pairs[column].dtype)
-    return _marked(planted, drawn, DUPLICATE)
+    return _marked(planted, drawn, c.DUPLICATE)
 
 
 ERROR_KINDS = {

@@ -18,7 +18,7 @@ _COMPARED = 16_384  # pairs compared at a time
 
 
 def lookalike_clusters(descriptors: np.ndarray, sha256: Sequence[str]) -> np.ndarray:
-    """Say of each picture which cluster of near-duplicates it is in.
+    """Return the cluster of near-duplicates that each picture is in.
 
     Two pictures are look-alikes if their files hold the same bytes, or if their descriptors differ by little against
     their contrast. With c the smaller of the two contrasts (the standard deviation of a descriptor's values), rms and
@@ -40,69 +40,40 @@ def lookalike_clusters(descriptors: np.ndarray, sha256: Sequence[str]) -> np.nda
 
     Returns:
         int64 [n_pictures]: the row of the first picture of the cluster, for a picture without look-alikes its own.
-
-    Raises:
-        ValueError: the descriptors are not such an array, or there is not one hash for each.
-
-    Example:
-        >>> noise = np.random.default_rng(0).integers(0, 256, (3, 768), dtype=np.uint8)
-        >>> lookalike_clusters(noise[[0, 1, 0, 2]], ["a", "b", "c", "b"]).tolist()
-        [0, 1, 0, 1]
     """
-    _check(descriptors, sha256)
-    contrast = _contrast(descriptors)
-    clusters = np.arange(len(descriptors))
-    clusters = _join(clusters, *_repeats(sha256, range(len(sha256))))
+    n = len(descriptors)
+    if not n:
+        return np.empty(0, np.int64)
+    blocks = [descriptors[at : at + _COMPARED].std(axis=1, dtype=np.float32) for at in range(0, n, _COMPARED)]
+    contrast = np.concatenate(blocks)
     seen = np.flatnonzero(contrast >= FLAT)
-    again, first = _repeats((descriptors[row].tobytes() for row in seen), seen)
-    clusters = _join(clusters, again, first)
-    rows = np.setdiff1d(seen, again)
-    for a, b in _near_pairs(descriptors[rows], contrast[rows]):
-        clusters = _join(clusters, rows[a], rows[b])
-    return clusters
-
-
-def _check(descriptors: np.ndarray, sha256: Sequence[str]) -> None:
-    side = round((descriptors.shape[-1] / 3) ** 0.5)
-    if descriptors.ndim != 2 or descriptors.dtype != np.uint8 or side % 2 or 3 * side**2 != descriptors.shape[1]:
-        given = f"{descriptors.dtype} {list(descriptors.shape)}"
-        raise ValueError(f"descriptors must be uint8 [n, 3 · side · side] with an even side, not {given}")
-    if len(sha256) != len(descriptors):
-        raise ValueError(f"sha256 must hold one hash for each of the {len(descriptors)} pictures, not {len(sha256)}")
-
-
-def _contrast(descriptors: np.ndarray) -> np.ndarray:
-    """Return the standard deviation of each row, float32, without a float copy of them all."""
-    blocks = [
-        descriptors[at : at + _COMPARED].std(axis=1, dtype=np.float32) for at in range(0, len(descriptors), _COMPARED)
-    ]
-    return np.concatenate([np.empty(0, np.float32), *blocks])
-
-
-def _repeats(keys: Iterable[Hashable], rows: Iterable[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows whose key came before, and beside each the row where it came first. Empty keys do not count."""
-    first: dict[Hashable, int] = {}
-    found = [(row, first.setdefault(key, row)) for key, row in zip(keys, rows, strict=True) if key]
-    pairs = np.array([(row, earlier) for row, earlier in found if row != earlier], np.int64).reshape(-1, 2)
-    return pairs[:, 0], pairs[:, 1]
-
-
-def _join(clusters: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Unite the clusters of a[i] and b[i] for every i, and name each by its first row again."""
-    n = len(clusters)
-    if len(a) == 0:
-        return clusters
-    links = (np.concatenate([a, np.arange(n)]), np.concatenate([b, clusters]))
-    _, component = connected_components(coo_array((np.ones(len(links[0]), bool), links), shape=(n, n)), directed=False)
+    repeats = _repeats((descriptors[row].tobytes() for row in seen), seen)
+    rows = np.setdiff1d(seen, repeats[:, 0])
+    near = [rows[pairs] for pairs in _near_pairs(descriptors[rows], contrast[rows])]
+    links = np.concatenate([_repeats(sha256, range(n)), repeats, *near])
+    graph = coo_array((np.ones(len(links), bool), (links[:, 0], links[:, 1])), shape=(n, n))
+    _, component = connected_components(graph, directed=False)
     _, first = np.unique(component, return_index=True)
     return first[component]
 
 
-def _near_pairs(descriptors: np.ndarray, contrast: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield look-alikes a, b block by block: found on small vectors, then compared on the descriptors."""
+def _repeats(keys: Iterable[Hashable], rows: Iterable[int]) -> np.ndarray:
+    """Return int64 [n, 2]: each row whose key came before, and the row where it came first. Empty keys do not count."""
+    first: dict[Hashable, int] = {}
+    pairs = [(row, first.setdefault(key, row)) for key, row in zip(keys, rows, strict=True) if key]
+    return np.array([pair for pair in pairs if pair[0] != pair[1]], np.int64).reshape(-1, 2)
+
+
+def _near_pairs(descriptors: np.ndarray, contrast: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield look-alikes, int64 [n, 2], block by block: found on small vectors, then compared on the descriptors."""
     if len(descriptors) < 2:
         return
-    vectors = _vectors(descriptors, contrast)
+    side, blocks = round((descriptors.shape[1] / 3) ** 0.5), []
+    for at in range(0, len(descriptors), _COMPARED):  # at half their side, less their mean, in units of contrast
+        grid = descriptors[at : at + _COMPARED].reshape(-1, side // 2, 2, side // 2, 2, 3)
+        small = grid.mean(axis=(2, 4), dtype=np.float32).reshape(len(grid), -1)
+        blocks.append((small - small.mean(axis=1, keepdims=True)) / contrast[at : at + _COMPARED, None])
+    vectors = np.concatenate(blocks)
     index = faiss.IndexFlatL2(vectors.shape[1])
     index.add(vectors)
     for start in range(0, len(vectors), _QUERIES):
@@ -113,29 +84,10 @@ def _near_pairs(descriptors: np.ndarray, contrast: np.ndarray) -> Iterator[tuple
         smaller = np.minimum(contrast[a], contrast[b])
         share = np.sqrt(distances.clip(0) / vectors.shape[1]) / 2
         likely = (a < b) & (share < np.where(smaller < TEXTURED, CLOSE, NEAR) + 1e-3)  # room for rounding
-        yield _compare(descriptors, a[likely], b[likely], smaller[likely])
-
-
-def _vectors(descriptors: np.ndarray, contrast: np.ndarray) -> np.ndarray:
-    """Return descriptors at half their side, less their mean and in units of contrast, float32 [n, dim / 4]."""
-    side = round((descriptors.shape[1] / 3) ** 0.5)
-    blocks = []
-    for at in range(0, len(descriptors), _COMPARED):
-        grid = descriptors[at : at + _COMPARED].reshape(-1, side // 2, 2, side // 2, 2, 3)
-        small = grid.mean(axis=(2, 4), dtype=np.float32).reshape(len(grid), -1)
-        blocks.append((small - small.mean(axis=1, keepdims=True)) / contrast[at : at + _COMPARED, None])
-    return np.concatenate(blocks)
-
-
-def _compare(
-    descriptors: np.ndarray, a: np.ndarray, b: np.ndarray, contrast: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Keep the pairs that are look-alikes by their full descriptors."""
-    alike = np.zeros(len(a), bool)
-    for at in range(0, len(a), _COMPARED):
-        part = slice(at, at + _COMPARED)
-        difference = np.abs(descriptors[a[part]].astype(np.int16) - descriptors[b[part]])
-        share = np.sqrt(np.square(difference, dtype=np.float32).mean(axis=1)) / contrast[part]
-        peak = difference.max(axis=1) / contrast[part]
-        alike[part] = (share < CLOSE) | ((contrast[part] >= TEXTURED) & (share < NEAR) & (peak < PEAK))
-    return a[alike], b[alike]
+        pairs, smaller = np.stack([a[likely], b[likely]], axis=1), smaller[likely]
+        for at in range(0, len(pairs), _COMPARED):
+            part, unit = pairs[at : at + _COMPARED], smaller[at : at + _COMPARED]
+            difference = np.abs(descriptors[part[:, 0]].astype(np.int16) - descriptors[part[:, 1]])
+            rms = np.sqrt(np.square(difference, dtype=np.float32).mean(axis=1)) / unit
+            peak = difference.max(axis=1) / unit
+            yield part[(rms < CLOSE) | ((unit >= TEXTURED) & (rms < NEAR) & (peak < PEAK))]

@@ -1,4 +1,4 @@
-"""The pictures of a data set in a folder of files, read through: what is not there, or cannot be read, is made again.
+"""The pictures of a data set, cached in a folder of files; a file that is missing or cannot be read is made again.
 
     facts.parquet      one row a picture: width, height, sha256, reason
     descriptors.npy    uint8 [n_pictures, 768], for `lookalikes`
@@ -24,27 +24,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import PIL
-import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock
 
+from clipmem_core import columns as c
 from clipmem_core.atomic import naming, sync
-from clipmem_core.columns import HEIGHT, REASON, SHA256, WIDTH
 from clipmem_core.config import fingerprint
-from clipmem_core.pairs.pictures import (
-    DESCRIPTOR_LENGTH,
-    RESIZE_MODES,
-    Fact,
-    broken,
-    check_chunk,
-    has_room,
-    read_square,
-)
+from clipmem_core.pairs.pictures import Fact, check_chunk, read_square
 from clipmem_core.pairs.references import source_stamp
 from clipmem_core.pairs.workers import cores, map_chunks
 from clipmem_core.shortage import shortage
 
-VERSION = 2  # of what is kept and how it is computed; a new number leaves old caches behind
+VERSION = 2  # of what is stored and how it is computed; a new number leaves old caches behind
 FACTS_FILE = "facts.parquet"
 DESCRIPTORS_FILE = "descriptors.npy"
 PIXELS_FILE = "pixels.npy"
@@ -53,7 +44,6 @@ CACHE_FILE = "cache.json"
 Progress = Callable[[int, int], None]
 
 _CHUNK = 16  # pictures handed to a process at a time
-_CRASHED = "the process decoding it crashed or hung"
 
 
 @dataclass(eq=False)
@@ -75,11 +65,7 @@ class Pixels:
         return np.load(self.folder / DESCRIPTORS_FILE)[self.rows]
 
     def gather(self, rows: np.ndarray) -> np.ndarray:
-        """Return the squares of some pictures, uint8 [len(rows), size, size, 3], in the order asked for.
-
-        Args:
-            rows: int [m], of 0 … len − 1, repeats allowed. Only pictures without a `reason` have a square.
-        """
+        """Return the squares of rows in 0 … len − 1, uint8 [len(rows), size, size, 3]; they must have no `reason`."""
         if self.stored is not None:
             return self.stored[self.rows[rows]]
         assert self.read is not None
@@ -95,19 +81,10 @@ class Pixels:
 
 
 def open_pixels(folder: Path, *, rows: np.ndarray, root: Path, images: Sequence[str]) -> Pixels:
-    """Open squares that `check_pictures` left, in any process, within milliseconds.
+    """Open squares that `check_pictures` stored, in any process, within milliseconds.
 
-    Args:
-        folder: the cache's folder, as in `Pixels.folder`.
-        rows: int [n], rows of the cache, as in `Pixels.rows`.
-        root: the folder the references are relative to; read only where pictures stream.
-        images: reference of each picture, in the order of `rows`.
-
-    Raises:
-        ValueError: `images` and `rows` differ in length.
+    `folder` and `rows` are as in `Pixels`; `images` has the reference of each row, relative to `root`.
     """
-    if len(images) != len(rows):
-        raise ValueError(f"images must hold one reference for each of the {len(rows)} rows, not {len(images)}")
     made = json.loads((folder / CACHE_FILE).read_text())
     file = folder / PIXELS_FILE
     stored = np.asarray(np.load(file, mmap_mode="r")) if file.exists() else None
@@ -127,48 +104,36 @@ def check_pictures(
     progress: Progress | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> tuple[pd.DataFrame, Pixels]:
-    """Decode every picture of a data set once, or find that this was done before.
+    """Decode every picture of a data set once, or read what an earlier run stored of them.
 
-    Args:
-        root: the folder the references are relative to.
-        images: reference of each picture.
-        size: side of the squares, in pixels.
-        resize_mode: shortest, longest or squash.
-        cache: the folder caches live in.
-        budget_bytes: above this many bytes of squares, none are kept and pictures stream from their files.
-        workers: processes; None takes one for each core.
-        progress: called with (pictures done, pictures in all).
-        say: told which file was broken, where the pictures are decoded again because of one.
+    Above `budget_bytes` of squares, none are stored and pictures stream from their files. A machine that runs short of
+    something raises OSError or MemoryError, stores nothing, and says nothing of a picture.
 
     Returns:
         One row a picture, in order: width and height of the upright original (0 if unusable), sha256 of the file's
         bytes (empty if they cannot be read), reason (None, or why it is unusable); and the squares.
-
-    Raises:
-        ValueError: the size or the resize mode is not a possible one.
-        OSError, MemoryError: the machine ran short of something; nothing is kept, and it says nothing of a picture.
     """
-    if size < 1:
-        raise ValueError(f"size must be at least 1 pixel, not {size}")
-    if resize_mode not in RESIZE_MODES:
-        raise ValueError(f"resize_mode must be one of {', '.join(RESIZE_MODES)}, not {resize_mode!r}")
     kind = [VERSION, PIL.__version__, size, resize_mode]
     folder = cache / fingerprint([*kind, source_stamp(root, images)])
-    keep = 0 < len(images) * size * size * 3 <= budget_bytes
-    if broken_file(folder, keep=keep):
+    shape = (len(images), size, size, 3)
+    fits = 0 < math.prod(shape) <= budget_bytes
+    if broken_file(folder, with_pixels=fits):
         cache.mkdir(parents=True, exist_ok=True)
         with FileLock(cache / f"{folder.name}.lock"):  # two audits of one data set decode it once
-            if found := broken_file(folder, keep=keep):
+            if broken := broken_file(folder, with_pixels=fits):
                 if folder.is_dir():
-                    say(f"{found} is broken or gone: storing the small pictures again")
+                    say(f"{broken} is broken or gone: storing the small pictures again")
                 with _replacing_folder(folder) as part:
-                    pixels = part / PIXELS_FILE if keep else None
-                    if pixels:
-                        _make_room(pixels, (len(images), size, size, 3))
+                    pixels = part / PIXELS_FILE if fits else None
+                    if pixels:  # zeros, which take no room on the disk yet
+                        np.lib.format.open_memmap(pixels, mode="w+", dtype=np.uint8, shape=shape)
                     work = functools.partial(check_chunk, root=root, size=size, resize_mode=resize_mode, pixels=pixels)
                     _write(part, _collect(work, images, workers or cores(), progress))
                     (part / CACHE_FILE).write_text(json.dumps({"size": size, "resize_mode": resize_mode}))
-    return _read_facts(folder), open_pixels(folder, rows=np.arange(len(images)), root=root, images=images)
+    facts = pq.read_table(folder / FACTS_FILE).to_pydict()
+    texts = {name: pd.Series(facts[name], dtype=object) for name in (c.SHA256, c.REASON)}
+    numbers = {name: np.array(facts[name], np.int64) for name in (c.WIDTH, c.HEIGHT)}
+    return pd.DataFrame(numbers | texts), open_pixels(folder, rows=np.arange(len(images)), root=root, images=images)
 
 
 @contextmanager
@@ -190,20 +155,15 @@ def _replacing_folder(folder: Path) -> Iterator[Path]:
         raise
 
 
-def broken_file(folder: Path, *, keep: bool = False) -> Path | None:
-    """Return the first file of a cache that is missing or cannot be read, None where all can.
-
-    Args:
-        folder: the cache's.
-        keep: whether the pixels are to be there; if not, they may be.
-    """
+def broken_file(folder: Path, *, with_pixels: bool = False) -> Path | None:
+    """Return the first file of a cache that is missing or cannot be read; pixels may be missing unless required."""
     mapped = functools.partial(np.load, mmap_mode="r")  # fails where the file is shorter than its header says
     readers: dict[str, Callable[[Path], Any]] = {
         CACHE_FILE: lambda path: json.loads(path.read_text()),
         FACTS_FILE: pq.read_table,
         DESCRIPTORS_FILE: mapped,
     }
-    if keep or (folder / PIXELS_FILE).exists():
+    if with_pixels or (folder / PIXELS_FILE).exists():
         readers[PIXELS_FILE] = mapped
     for name, read in readers.items():
         try:
@@ -215,13 +175,6 @@ def broken_file(folder: Path, *, keep: bool = False) -> Path | None:
     return None
 
 
-def _make_room(pixels: Path, shape: tuple[int, ...]) -> None:
-    """Write a .npy file of zeros, which takes no room on the disk yet."""
-    with pixels.open("wb") as file:
-        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
-        file.truncate(file.tell() + math.prod(shape))
-
-
 def _collect(
     work: Callable[[list[tuple[int, str]]], list[tuple[int, Fact]]],
     images: Sequence[str],
@@ -230,37 +183,17 @@ def _collect(
 ) -> list[Fact]:
     """Return the fact of each picture, in order."""
     facts: dict[int, Fact] = {}
-    crashed: list[tuple[int, str]] = []
     with closing(map_chunks(work, list(enumerate(images)), workers=workers, chunk=_CHUNK)) as answers:
         for part, answer in answers:
-            if answer is None:
-                crashed += part
-                answer = [(row, broken(_CRASHED)) for row, _ in part]
-            facts.update(answer)
+            facts.update(answer or {row: Fact(reason="the process decoding it crashed or hung") for row, _ in part})
             if progress is not None:
                 progress(len(facts), len(images))
-    # Decoders crash, too, where memory is limited: then it tells nothing about the picture.
-    if crashed and not all(answer for _, answer in map_chunks(has_room, crashed[:1], workers=1, chunk=1)):
-        raise MemoryError(f"{_CRASHED}: picture {crashed[0][1]!r}")
     return [facts[row] for row in range(len(images))]
 
 
 def _write(folder: Path, facts: list[Fact]) -> None:
-    descriptors, buffer = np.frombuffer(b"".join(fact.descriptor for fact in facts), np.uint8), io.BytesIO()
-    np.save(buffer, descriptors.reshape(len(facts), DESCRIPTOR_LENGTH))  # straight to a full disk, no errno is raised
-    (folder / DESCRIPTORS_FILE).write_bytes(buffer.getvalue())
-    columns = {
-        WIDTH: pa.array([fact.width for fact in facts], pa.int64()),
-        HEIGHT: pa.array([fact.height for fact in facts], pa.int64()),
-        SHA256: pa.array([fact.sha256 for fact in facts], pa.string()),
-        REASON: pa.array([fact.reason for fact in facts], pa.string()),
-    }
-    pq.write_table(pa.table(columns), folder / FACTS_FILE)
-
-
-def _read_facts(folder: Path) -> pd.DataFrame:
-    """Return the facts as a frame whose texts are plain strings, and None where there is no reason."""
-    table = pq.read_table(folder / FACTS_FILE)
-    columns = {name: table[name].to_numpy() for name in (WIDTH, HEIGHT)}
-    texts = {name: pd.Series(table[name].to_pylist(), dtype=object) for name in (SHA256, REASON)}
-    return pd.DataFrame({**columns, **texts})
+    table = pd.DataFrame(facts, columns=Fact._fields).astype({c.WIDTH: np.int64, c.HEIGHT: np.int64})
+    descriptors, buffer = np.frombuffer(b"".join(table.pop("descriptor")), np.uint8), io.BytesIO()
+    np.save(buffer, descriptors.reshape(len(facts), len(Fact().descriptor)))
+    (folder / DESCRIPTORS_FILE).write_bytes(buffer.getvalue())  # np.save itself raises no errno on a full disk
+    table.astype({c.SHA256: "string", c.REASON: "string"}).to_parquet(folder / FACTS_FILE, index=False)

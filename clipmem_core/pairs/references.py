@@ -35,14 +35,8 @@ def split_reference(root: Path, image: str) -> tuple[Path, str | int | None]:
 def read_bytes(root: Path, image: str) -> bytes:
     """Read the picture a reference points to, undecoded.
 
-    Args:
-        root: the data set's folder.
-        image: path, tar member or table row, relative to `root`.
-
-    Raises:
-        InputError: the reference leaves the folder, or its archive is damaged.
-        FileNotFoundError: nothing readable is there.
-        OSError: too many files are open, or the disk fails, which says nothing about the picture.
+    A reference that leaves the folder or a damaged archive is an InputError; where nothing is, FileNotFoundError is
+    raised. Other OSErrors (too many open files, a failing disk) say nothing about the picture.
     """
     try:
         path, part = split_reference(root, normal_reference(image))
@@ -61,25 +55,14 @@ def read_bytes(root: Path, image: str) -> bytes:
 
 
 def source_stamp(root: Path, images: Sequence[str]) -> str:
-    """Return 32 hex digits that change with the references, their order, or the size or time of a file behind them.
-
-    Args:
-        root: the data set's folder.
-        images: references; an archive that many point into is looked at once.
-    """
+    """Return 32 hex digits that change with the references, their order, or the size or time of a file behind them."""
     digest = hashlib.sha256()
-    files: dict[Path, None] = {}
     for image in images:
         digest.update(image.encode("utf-8", "surrogatepass") + b"\n")
-        files.setdefault(split_reference(root, image)[0])
-    for path in files:
-        digest.update(_file_stamp(path).encode())
+    for path in dict.fromkeys(split_reference(root, image)[0] for image in images):
+        try:
+            status = path.stat()
+            digest.update(f"{status.st_size} {status.st_mtime_ns // 1_000_000}\n".encode())
+        except OSError:
+            digest.update(b"missing\n")
     return digest.hexdigest()[:32]
-
-
-def _file_stamp(path: Path) -> str:
-    try:
-        status = path.stat()
-    except OSError:
-        return "missing\n"
-    return f"{status.st_size} {status.st_mtime_ns // 1_000_000}\n"

@@ -24,24 +24,16 @@ _CRASHES = {-signal.SIGSEGV, -signal.SIGBUS, -signal.SIGABRT, -signal.SIGILL, -s
 
 def cores() -> int:
     """Return the number of processor cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def map_chunks(
     work: Callable[[list[Item]], Answer], items: Sequence[Item], *, workers: int, chunk: int
 ) -> Generator[tuple[list[Item], Answer | None], None, None]:
-    """Yield each chunk of items with what `work` returned for it.
+    """Yield each chunk of items with what `work`, a function of a module or a partial of one, returned for it.
 
-    The items of a chunk whose process died or hung are tried again one by one at the end, in a single process. Then an
-    item that crashes or hangs its process has None for an answer. Close the iterator to stop early: the processes end.
-
-    Args:
-        work: a function of a module, or a `functools.partial` of one.
-        items: what to work on.
-        workers: processes.
-        chunk: items handed over at a time, at most.
+    The items of a chunk whose process died or hung are retried one by one at the end, in a single process. Then an item
+    that crashes or hangs its process has None for an answer. Close the iterator to stop early: the processes end.
 
     Raises:
         MemoryError: a process that worked on one item alone was killed, too; or `work` ran out of memory.

@@ -6,69 +6,43 @@ from dataclasses import dataclass
 from sqlite3 import Connection
 from typing import Annotated
 
-import pyarrow as pa
 import regex
 from pydantic import BaseModel, Field
 
 from clipmem_core.audits.store import PAIRS, Audit
 from clipmem_core.columns import CAPTIONS, PAIR_ID
 from clipmem_core.config import InputError
-from clipmem_core.review.decisions import (
-    RECAPTION,
-    REMOVE,
-    Edit,
-    Outcome,
-    Review,
-    captions_to_store,
-    open_review,
-    standing,
-)
-from clipmem_core.review.log import (
-    TAG,
-    UNTAG,
-    add_decision,
-    add_outcome,
-    add_tag,
-    add_undo,
-    stored_outcomes,
-    tag_fault,
-    writing,
-)
-from clipmem_core.review.tables import caption_keys, fetch_columns
+from clipmem_core.review import log as events
+from clipmem_core.review.decisions import Edit, Outcome, Review, captions_to_store, open_review, standing
+from clipmem_core.review.tables import caption_keys, fetch_pairs
 
 UNDO, UNDECIDE = "undo", "undecide"
 MOST_EVENTS, MOST_PAIRS = 100, 100_000  # of a batch, of an event
 
-Number = Annotated[int, Field(strict=True, ge=1, lt=2**53)]  # a client's own, of its events
+Number = Annotated[int, Field(strict=True, ge=1, lt=2**53)]  # a client's number of an event
 Client = Annotated[str, Field(pattern=r"^[0-9a-z]{8,64}$")]  # one page of one browser
 Key = Annotated[int, Field(ge=0, lt=2**63)]  # of captions
 
 
 class Event(BaseModel):
-    """A decision on pairs with the captions that were on screen, the undo of an earlier event, or a tag.
+    """A decision on pairs with the captions that were on screen, or the undo of an earlier event.
 
-    It is on all of its pairs or, where it is refused for one of them, on none.
+    It is on all of its pairs or, if it is refused for one of them, on none.
     """
 
     number: Number
-    kind: str  # keep | remove | recaption | undecide | undo | tag | untag
+    kind: str  # keep | remove | recaption | undecide | undo
     pair_id: str = ""
     judged: Key = 0  # the key of the captions that were on screen
     others: Annotated[tuple[tuple[str, Key], ...], Field(max_length=MOST_PAIRS)] = ()  # further pairs and their keys
     captions: tuple[str, ...] = ()  # the new ones of a recaption
     undoes: tuple[Client, Number] | None = None
-    tag: str = ""
     seen: tuple[str, ...] | None = None  # the decision that the client knew of, see `standing`; None replaces any
 
     @property
     def pairs(self) -> dict[str, int]:
         """Return the pairs and the keys of their captions, each pair once."""
         return {self.pair_id: self.judged} | dict(self.others)
-
-    @property
-    def decision(self) -> str | None:
-        """Return the decision, None for undecided."""
-        return None if self.kind == UNDECIDE else self.kind
 
 
 class Batch(BaseModel):
@@ -83,51 +57,41 @@ def store(review: Review, batch: Batch) -> tuple[int, dict[int, str]]:
     """Store a batch in one transaction; an event that came before is not stored again.
 
     Returns:
-        The last number, and by number why an event is refused, now or when it came first: a decision on captions that
-        the pair does not have, on no pair of the audit, without the captions that it needs, or where another decision
-        stands than the client saw; an undo of an event that does not stand.
+        The last number, and by number why an event was refused, now or when it came first.
     """
     ids = {pair_id for event in batch.events if event.kind != UNDO for pair_id in event.pairs}
     keys = caption_keys(review.pairs, ids) if review.pairs is not None and ids else {}
     numbers = [event.number for event in batch.events]
-    with writing(review.path) as log:
-        known = stored_outcomes(log, batch.client, numbers)
+    with events.writing(review.path) as log:
+        outcomes = events.stored_outcomes(log, batch.client, numbers)
         for event in batch.events:
-            if event.number not in known:
-                known[event.number] = added, why = _add(log, event, keys, batch.audit)
-                add_outcome(log, batch.client, event.number, event=added, refused=why)
-    return max(numbers), {number: why for number in numbers if (why := known[number][1])}
+            if event.number not in outcomes:
+                outcomes[event.number] = added, why = _add(log, event, keys, batch.audit)
+                events.add_outcome(log, batch.client, event.number, event=added, refused=why)
+    return max(numbers), {number: why for number in numbers if (why := outcomes[number][1])}
 
 
 def _add(log: Connection, event: Event, keys: dict[str, int], audit: str) -> tuple[int, str]:
-    """Return the number in the log of the event that was added; 0 for a tag, and where it is refused, with why."""
+    """Return the number in the log of the event that was added; 0 and why if it is refused."""
     if event.kind == UNDO:
-        return _undo(log, event)
+        client, number = event.undoes or ("", 0)
+        undone, _ = events.stored_outcomes(log, client, [number]).get(number, (0, ""))
+        if not undone:
+            return 0, "what it undoes was not stored"
+        undo, _ = events.add_undo(log, undone)
+        return (undo.event, "") if undo else (0, "there is a newer decision, or it is undone already")
     if not all(pair_id in keys for pair_id in event.pairs):
         return 0, "the audit has no such pair"
-    if event.kind in (TAG, UNTAG):
-        if not (why := tag_fault(event.tag)):
-            add_tag(log, event.pairs, event.tag, on=event.kind == TAG)
-        return 0, why
     if any(keys[pair_id] != judged for pair_id, judged in event.pairs.items()):
-        return 0, "the pair has other captions than those that were judged: look at it again"
+        return 0, "the captions of the pair have changed since it was shown: reload the page"
+    decision = None if event.kind == UNDECIDE else event.kind
     try:
-        captions = captions_to_store(event.decision, event.captions)
+        captions = captions_to_store(decision, event.captions)
     except InputError as error:
         return 0, str(error)
-    if event.seen is not None and (stands := standing(log, event.pair_id, event.judged)) != event.seen:
-        return 0, f"just marked {(stands or ('undecided',))[0].capitalize()} in another tab"
-    pairs = event.pairs.items()
-    return add_decision(log, pairs, audit=audit, decision=event.decision, captions=captions, note=None).event, ""
-
-
-def _undo(log: Connection, event: Event) -> tuple[int, str]:
-    client, number = event.undoes or ("", 0)
-    undone, _ = stored_outcomes(log, client, [number]).get(number, (0, ""))
-    if not undone:
-        return 0, "what it undoes was not stored"
-    added, _ = add_undo(log, undone)
-    return (added.event, "") if added else (0, "somebody has decided anew since, or it is undone already")
+    if event.seen is not None and (current := standing(log, event.pair_id, event.judged)) != event.seen:
+        return 0, f"just marked {(current or ('undecided',))[0].capitalize()} in another tab"
+    return events.add_decision(log, event.pairs.items(), audit=audit, decision=decision, captions=captions).event, ""
 
 
 SECONDS = 5.0  # that a pattern may take on all captions together
@@ -136,10 +100,7 @@ LONGEST = 5_000  # characters of a caption that it may grow to
 
 @dataclass(frozen=True)
 class Rule:
-    """What is looked for and what comes in its place.
-
-    Of a regular expression `replace` may name groups, \\1 or \\g<name>; otherwise both are taken as they are.
-    """
+    """Find and replace. In the replacement of a regular expression, \\1 and \\g<name> are groups."""
 
     find: str
     replace: str = ""
@@ -149,7 +110,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Change:
-    """The captions of one pair as they stand and as they would be, and the pair's entry of the log then."""
+    """The captions of one pair before and after a rule, and the pair's entry of the log when it was applied."""
 
     pair_id: str
     before: tuple[str, ...]
@@ -164,11 +125,11 @@ class Change:
 
 @dataclass(frozen=True)
 class Changes:
-    """What a rule would do. Pairs that are to be removed are not looked at."""
+    """What a rule would change."""
 
     pairs: tuple[Change, ...]
-    emptied: int  # captions that would have nothing left, and stay as they are
-    removed: int  # pairs that are to be removed
+    emptied: int  # captions that would be empty, and stay as they are
+    removed: int  # pairs that are marked for removal, and stay as they are
 
     @property
     def captions(self) -> int:
@@ -177,16 +138,19 @@ class Changes:
 
 
 def preview(audit: Audit, pair_ids: Sequence[str], rule: Rule) -> Changes:
-    """Return what a rule changes in the captions of pairs as they stand: the new ones where a pair was recaptioned."""
+    """Return what a rule changes in the current captions of pairs: the new ones of a recaptioned pair."""
     replaced = _replacing(rule)
-    own, stands = _own_captions(audit, pair_ids), open_review(audit).decisions(list(pair_ids))
+    found = fetch_pairs(audit.folder / PAIRS, [CAPTIONS], pair_ids)
+    own = dict(zip(found[PAIR_ID].to_pylist(), found[CAPTIONS].to_pylist(), strict=True))
+    decisions = open_review(audit).decisions(pair_ids)
     changes, emptied, removed = [], 0, 0
-    for pair_id, captions in own.items():
-        decision = stands.get(pair_id)
-        if decision is not None and decision.decision == REMOVE:
+    for pair_id in (pair_id for pair_id in pair_ids if pair_id in own):
+        decision = decisions.get(pair_id)
+        kind = decision.decision if decision else None
+        if kind == events.REMOVE:
             removed += 1
             continue
-        before = decision.captions if decision is not None and decision.decision == RECAPTION else captions
+        before = decision.captions if decision and kind == events.RECAPTION else tuple(own[pair_id])
         wanted = tuple(map(replaced, before))
         emptied += sum(not new.strip() for new in wanted)
         after = tuple(new if new.strip() else old for old, new in zip(before, wanted, strict=True))
@@ -196,24 +160,16 @@ def preview(audit: Audit, pair_ids: Sequence[str], rule: Rule) -> Changes:
 
 
 def store_changes(audit: Audit, changes: Changes) -> Outcome:
-    """Store changes as one event, which is undone as one; pairs that were decided on since the preview stay.
+    """Store changes as one event, without the pairs that were decided on since the preview.
 
-    It does not count as a judgement of the captions: what people found is estimated without it.
+    They do not say whether the captions were right: estimates from decisions do not count them.
     """
     edits = {change.pair_id: Edit(change.after, change.entry) for change in changes.pairs}
     return open_review(audit).edit(edits, audit=audit.name, apart=True)
 
 
-def _own_captions(audit: Audit, pair_ids: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    asked = pa.table({"asked": pa.array(list(pair_ids), pa.string())})
-    query = f'SELECT "{PAIR_ID}", {CAPTIONS} FROM parquet SEMI JOIN asked ON "{PAIR_ID}" = asked.asked'
-    found = fetch_columns(audit.folder / PAIRS, query, asked=asked)
-    known = {pair_id: tuple(map(str, own)) for pair_id, own in zip(found[PAIR_ID], found[CAPTIONS], strict=True)}
-    return {pair_id: known[pair_id] for pair_id in pair_ids if pair_id in known}
-
-
 def _replacing(rule: Rule) -> Callable[[str], str]:
-    """Return what replaces in a text, and takes no more than `SECONDS` for all of them."""
+    """Return a function that applies a rule to a text, and takes at most `SECONDS` for all texts together."""
     if not rule.find:
         raise InputError("there is nothing to find: write what is to be replaced")
     try:
@@ -231,9 +187,9 @@ def _replacing(rule: Rule) -> Callable[[str], str]:
         except TimeoutError:
             raise InputError(f"the pattern takes longer than {SECONDS:g} seconds: write it more simply") from None
         except (regex.error, IndexError) as error:
-            raise InputError(f"what comes in its place cannot be read: {error}") from None
+            raise InputError(f"the replacement cannot be read: {error}") from None
         if len(new) > max(LONGEST, len(text)):
-            raise InputError(f"a caption would become longer than {LONGEST:,} characters: find less, or put in less")
+            raise InputError(f"a caption would become longer than {LONGEST:,} characters: shorten the replacement")
         return text if new == text else " ".join(new.split())
 
     return replaced

@@ -1,4 +1,4 @@
-"""What is known of pairs: as cards for a page, from the tables of an audit and the decisions, and as pandas frames."""
+"""Everything about pairs: as cards for a page, from the tables of an audit and the decisions, and as pandas frames."""
 
 import math
 from collections.abc import Sequence
@@ -6,27 +6,26 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 
 from clipmem_core import columns as c
 from clipmem_core.audits.checks import ensure_checks
 from clipmem_core.audits.store import CAPTION_TABLE, PAIRS, SCORES, Audit, read_table
-from clipmem_core.columns import CAPTION, CAPTIONS, GROUP, IMAGE, LABEL, MISFIT, ODD, PAIR_ID, PLANTED, SIMILARITY_OUT
 from clipmem_core.config import InputError
 from clipmem_core.review.decisions import Decision, open_review
 from clipmem_core.review.search import hits
 from clipmem_core.review.selection import Selection
-from clipmem_core.review.tables import fetch_arrow, fetch_numbered, fetch_rows, mismatched_tables, number
+from clipmem_core.review.tables import fetch_numbered, fetch_pairs, fetch_rows, mismatched_tables, number
 from clipmem_core.scores.registry import BY_NAME, CARD, EXPORT, PAIR, ROW, scores_in
 
 SHOWN = tuple(dict.fromkeys(name for place in (CARD, ROW, PAIR, EXPORT) for name in scores_in(place)))
+OWN_CAPTIONS = "own_captions"
+LISTED = {c.SIMILARITY_OUT: "caption_similarity_out", c.MISFIT: "caption_misfit"}  # names of their lists
 _UNSEARCHED = Selection()
-_FROM_PAIRS = (PAIR_ID, IMAGE, CAPTIONS, LABEL, PLANTED)
 
 
 @dataclass(frozen=True)
 class PairCard:
-    """One pair as a page shows it. A score is None where the audit has none; `match` where nothing was searched for."""
+    """One pair as a page shows it. A score is None if the audit has none; `match` is None without a search."""
 
     row: int
     pair_id: str
@@ -41,10 +40,11 @@ class PairCard:
 
 
 def cards(audit: Audit, rows: Sequence[int], selection: Selection = _UNSEARCHED) -> list[PairCard]:
-    """Return what is shown of some pairs, in the order given."""
+    """Return the cards of some pairs, in the order of `rows`."""
     names = list(dict.fromkeys([*SHOWN, *([selection.order] if selection.order in BY_NAME else [])]))
-    scores = fetch_numbered(audit.folder / SCORES, [f'"{PAIR_ID}"', f'"{GROUP}"', *map(number, names)], rows)
-    pairs = fetch_numbered(audit.folder / PAIRS, [f'"{column}"' for column in _FROM_PAIRS], rows)
+    scores = fetch_numbered(audit.folder / SCORES, [f'"{c.PAIR_ID}"', f'"{c.GROUP}"', *map(number, names)], rows)
+    columns = (c.PAIR_ID, c.IMAGE, c.CAPTIONS, c.LABEL, c.PLANTED)
+    pairs = fetch_numbered(audit.folder / PAIRS, [f'"{column}"' for column in columns], rows)
     for row in rows:
         if row not in scores and row not in pairs:
             raise InputError(f"audit {audit.name!r} has no row {row}: open the pair from the gallery again")
@@ -57,19 +57,14 @@ def cards(audit: Audit, rows: Sequence[int], selection: Selection = _UNSEARCHED)
     for row in rows:
         (pair_id, image, captions, label, planted), (_, group, *values) = pairs[row], scores[row]
         numbers = {name: value if math.isfinite(value) else None for name, value in zip(names, values, strict=True)}
-        texts = tuple(str(caption) for caption in captions or ())
-        own = (row, pair_id, image, texts, label, planted, group, numbers)
+        own = (row, pair_id, image, tuple(map(str, captions or ())), label, planted, group, numbers)
         shown.append(PairCard(*own, matches.get(row), decisions.get(pair_id)))
     return shown
 
 
-OWN_CAPTIONS = "own_captions"
-LISTED = {SIMILARITY_OUT: "caption_similarity_out", MISFIT: "caption_misfit"}  # what lists of them are called
-
-
 @dataclass(frozen=True)
 class CaptionScore:
-    """What is known of one caption; None where it is not."""
+    """The scores of one caption, None if unknown."""
 
     similarity_out: float | None
     misfit: float | None
@@ -77,70 +72,61 @@ class CaptionScore:
 
     @property
     def words(self) -> str:
-        """The numbers in words; empty where there are none."""
+        """The scores in words."""
         known = {"similarity out": self.similarity_out, "misfit": self.misfit}
         return " · ".join(f"{name} {value:.2f}".replace("-", "−") for name, value in known.items() if value is not None)
 
 
 def caption_scores(audit: Audit, pair_id: str) -> dict[int, CaptionScore]:
-    """Return the scores of a pair's captions by their place, from 0; empty where the audit has none."""
+    """Return the scores of a pair's captions by their place, from 0; empty for an audit without such scores."""
     path = audit.folder / CAPTION_TABLE
     if not path.is_file():
         return {}
-    finite = ", ".join(f"CASE WHEN isfinite({name}) THEN {name} END" for name in (SIMILARITY_OUT, MISFIT))
-    query = f'SELECT "{CAPTION}", {finite}, {ODD} FROM parquet WHERE "{PAIR_ID}" = ?'
+    finite = ", ".join(f"CASE WHEN isfinite({name}) THEN {name} END" for name in LISTED)
+    query = f'SELECT "{c.CAPTION}", {finite}, {c.ODD} FROM parquet WHERE "{c.PAIR_ID}" = ?'
     return {place: CaptionScore(*values) for place, *values in fetch_rows(path, query, [pair_id])}
 
 
 def listed_scores(audit: Audit, pair_ids: Sequence[str]) -> pd.DataFrame:
-    """Return the own captions of some pairs, and the scores of each, as lists in their order.
+    """Return pair_id and own_captions of some pairs; if the audit scores single captions, their lists `LISTED` too.
 
-    Returns:
-        pair_id and own_captions; where the audit scores single captions, caption_similarity_out and caption_misfit too.
-        A list has None where a caption has no such score. Pairs that the audit does not have are left out.
+    A list has None for a caption without the score. Pairs that the audit does not have are left out.
     """
-    asked = pa.table({"asked": pa.array(list(pair_ids), pa.string())})
-    among = f'SEMI JOIN asked ON "{PAIR_ID}" = asked.asked'
-    query = f'SELECT "{PAIR_ID}", "{CAPTIONS}" AS {OWN_CAPTIONS} FROM parquet {among}'
-    own = pd.DataFrame(fetch_arrow(audit.folder / PAIRS, query, asked=asked).to_pydict(), dtype=object)
+    found = fetch_pairs(audit.folder / PAIRS, [f'"{c.CAPTIONS}" AS {OWN_CAPTIONS}'], pair_ids)
+    own = pd.DataFrame(found.to_pydict(), dtype=object)
     path = audit.folder / CAPTION_TABLE
     if not path.is_file():
         return own
-    lists = ", ".join(
-        f'list(CASE WHEN isfinite("{name}") THEN "{name}" END ORDER BY "{CAPTION}") AS {listed}'
+    lists = [
+        f'list(CASE WHEN isfinite("{name}") THEN "{name}" END ORDER BY "{c.CAPTION}") AS {listed}'
         for name, listed in LISTED.items()
-    )
-    query = f'SELECT "{PAIR_ID}", {lists} FROM parquet {among} GROUP BY "{PAIR_ID}"'
-    return own.merge(
-        pd.DataFrame(fetch_arrow(path, query, asked=asked).to_pydict(), dtype=object), on=PAIR_ID, how="left"
-    )
+    ]
+    scores = fetch_pairs(path, lists, pair_ids, end=f'GROUP BY "{c.PAIR_ID}"')
+    return own.merge(pd.DataFrame(scores.to_pydict(), dtype=object), on=c.PAIR_ID, how="left")
 
 
 class AuditFrames(Audit):
-    """A finished audit with further tables. Each is read when it is asked for, and is yours to change.
-
-    pairs, scores and membership have one row a pair in one order; decisions are those of today.
-    """
+    """A finished audit with more tables. Each is read on access; pairs, scores and membership have the same order."""
 
     @property
     def decisions(self) -> pd.DataFrame:
-        """One row a pair that a person decided on, with the captions given; the last decided first."""
+        """One row a pair that a person decided on; the last decided first."""
         return open_review(self).table()
 
     @property
     def checks(self) -> pd.DataFrame:
-        """One row a pair: what the checks that need no model found, made now where it was not before."""
+        """One row a pair: the results of the checks that need no model, which are made if they are missing."""
         return read_table(ensure_checks(self))
 
     @property
     def captions(self) -> pd.DataFrame:
-        """One row a caption: pair_id, number of the caption within its pair, caption.
+        """One row a caption: pair_id, number of the caption within its pair, caption, and its scores if there are any.
 
-        Where the audit scores single captions there are similarity_out, margin_out, learned, misfit, gap and odd too.
+        The scores are similarity_out, margin_out, learned, misfit, gap and odd.
         """
         exploded = self.pairs[[c.PAIR_ID, c.CAPTIONS]].explode(c.CAPTIONS, ignore_index=True)
-        number = exploded.groupby(c.PAIR_ID, sort=False).cumcount()
-        table = pd.DataFrame({c.PAIR_ID: exploded[c.PAIR_ID], "number": number, "caption": exploded[c.CAPTIONS]})
+        table = exploded.rename(columns={c.CAPTIONS: "caption"})
+        table.insert(1, "number", exploded.groupby(c.PAIR_ID, sort=False).cumcount())
         path = self.folder / CAPTION_TABLE
         if not path.is_file():
             return table
@@ -148,19 +134,17 @@ class AuditFrames(Audit):
         return table.merge(scores, on=[c.PAIR_ID, "number"], how="left")
 
     def table(self) -> pd.DataFrame:
-        """Return everything that is known of a pair in one row.
+        """Return pairs, scores and decisions in one row a pair.
 
-        `filepath` is the picture's file, None where it lies in a shard or table; then come the columns of `pairs`,
-        those of `scores`, `decision` (keep, remove, recaption; NaN where there is none) and `note`.
+        `filepath` is the picture's file, None if it lies in a shard or table; then come the columns of `pairs`, those
+        of `scores`, `decision` (keep, remove, recaption; NaN if undecided) and `note`.
         """
-        pairs, decisions = self.pairs, self.decisions
+        pairs = self.pairs
         root = self.record.pictures
         files = [str(root / image) if (root / image).is_file() else None for image in pairs[c.IMAGE]]
         pairs.insert(1, "filepath", pd.Series(files, dtype=object))
-        decided = decisions[[c.PAIR_ID, "decision", "note"]]
-        # Row by row, since all tables of an audit are in one order.
-        joined = pd.concat([pairs, self.scores.drop(columns=[c.PAIR_ID])], axis=1)
-        return joined.merge(decided, on=c.PAIR_ID, how="left")
+        joined = pd.concat([pairs, self.scores.drop(columns=[c.PAIR_ID])], axis=1)  # all tables have one order
+        return joined.merge(self.decisions[[c.PAIR_ID, "decision", "note"]], on=c.PAIR_ID, how="left")
 
 
 def open_frames(name: str) -> AuditFrames:

@@ -1,7 +1,6 @@
-"""Maps (UMAP) of a member's embeddings of pictures or captions, kept as files, and the words of their regions.
+"""Maps (UMAP) of a member's embeddings of pictures or captions, cached as files, and the words of their regions.
 
     <data>/cache/maps/<key>.parquet         row int64, map_x and map_y float32
-    <data>/cache/maps/<key>.words.parquet   map_x and top float32, words, pairs
 
 A map of 20,000 pairs takes a minute or more, so it is built once, by a process of its own.
 """
@@ -17,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from scipy.sparse import csr_matrix
 from sklearn.cluster import KMeans
 from sklearn.feature_extraction.text import CountVectorizer
 
@@ -27,7 +25,6 @@ from clipmem_core.audits.store import (
     PAIRS,
     SCORES,
     Audit,
-    file_sha256,
     known_sha256,
     read_array,
     read_table,
@@ -38,29 +35,29 @@ from clipmem_core.columns import CAPTIONS, GROUP, LABEL, PLANTED
 from clipmem_core.config import InputError, data_folder
 from clipmem_core.review.search import EMBEDDINGS, embeddings_path
 from clipmem_core.review.selection import MAP_X, MAP_Y
-from clipmem_core.review.tables import ROW, fetch_arrow, fetch_columns, mismatched_tables, number
+from clipmem_core.review.tables import ROW, fetch_arrow, fetch_columns, kept, mismatched_tables, number
 
 MAP_ROW = "row"
 LIMIT = 20_000  # pairs on a map
 FEWEST = 5
-SEED = 0  # of the map and of the pairs drawn for it
+SEED = 0  # of the map, of the pairs drawn for it and of its regions
 NEIGHBOURS = 15
 SETTINGS = {"min_dist": 0.1, "metric": "cosine"}
 LIBRARIES = ("umap-learn", "pynndescent")
+WORDS = 3  # of a region
+REGIONS = (3, 14)  # at least and at most
+PAIRS_A_REGION = 60  # about, on a map of few pairs
+LONGEST_WORD = 24  # letters of a word
+FEWEST_WITH = 3  # pairs of a region that a word is in, at least
 
 
 def map_name(member: str, side: str) -> str:
-    """Return the name of a map, which an address carries.
-
-    Example:
-        >>> map_name("r0-f0", "image")
-        'r0-f0.image'
-    """
+    """Return the name of a map in an address: "r0-f0.image"."""
     return f"{member}.{side}"
 
 
 def map_path(audit: Audit, name: str) -> Path:
-    """Return where a map is kept: under another name for each content it could have."""
+    """Return the path of a map: another one for each content it could have."""
     member, _, side = name.rpartition(".")
     if side not in EMBEDDINGS or member not in audit.record.members:
         raise InputError(f"{audit.name} has no map {name!r}: choose one on the page Map of embeddings")
@@ -73,12 +70,13 @@ def map_path(audit: Audit, name: str) -> Path:
     return data_folder() / "cache" / "maps" / f"{key}.parquet"
 
 
-def map_file(audit: Audit, name: str) -> Path | None:
-    """Return the file of a map that has been drawn.
+@functools.cache
+def _versions() -> dict[str, str]:
+    return {library: importlib.metadata.version(library) for library in LIBRARIES}
 
-    Returns:
-        None where there is no such map, as for a name from an address, or where it has not been drawn or is broken.
-    """
+
+def map_file(audit: Audit, name: str) -> Path | None:
+    """Return the file of a map; None if it is broken, not drawn yet, or there is no such map."""
     try:
         path = map_path(audit, name)
     except InputError:
@@ -95,10 +93,9 @@ def read_map(audit: Audit, name: str) -> pd.DataFrame:
 
 
 def map_points(audit: Audit, name: str, column: str) -> pd.DataFrame:
-    """Return row, map_x, map_y and one column more of the pairs on a map that has been drawn."""
+    """Return row, map_x, map_y and one more column of the pairs on a map that has been drawn."""
     places = read_map(audit, name)
-    text = column in (LABEL, PLANTED, GROUP)
-    value = f'"{column}"' if text else number(column)
+    value = f'"{column}"' if column in (LABEL, PLANTED, GROUP) else number(column)
     query = f'SELECT {ROW}, map_x, map_y, {value} AS "{column}" FROM parquet JOIN places USING ({ROW}) ORDER BY {ROW}'
     table = audit.folder / (PAIRS if column in (LABEL, PLANTED) else SCORES)
     arrow = pa.Table.from_pandas(places.rename(columns={MAP_ROW: ROW}), preserve_index=False)
@@ -115,7 +112,9 @@ def make_map(audit: Audit, name: str, *, say: Callable[[str], None] = lambda lin
     def draw(temporary: Path) -> None:
         say("reading the embeddings")
         vectors = read_array(embeddings_path(audit, *name.rsplit(".", 1)), shared=True)
-        rows = sampled_rows(len(vectors))
+        rows = np.arange(len(vectors))
+        if len(rows) > LIMIT:
+            rows = np.sort(np.random.default_rng(SEED).choice(len(rows), LIMIT, replace=False))
         places = lay_out(np.array(vectors[rows]), say=say)
         table = pd.DataFrame({MAP_ROW: rows, MAP_X: places[:, 0], MAP_Y: places[:, 1]})
         write_table(temporary, table, checksums=True)
@@ -124,20 +123,11 @@ def make_map(audit: Audit, name: str, *, say: Callable[[str], None] = lambda lin
     return path
 
 
-def sampled_rows(n_pairs: int) -> np.ndarray:
-    """Return the rows that are on a map, int64, ascending: all of them, or `LIMIT` drawn from a fixed seed."""
-    if n_pairs <= LIMIT:
-        return np.arange(n_pairs)
-    return np.sort(np.random.default_rng(SEED).choice(n_pairs, LIMIT, replace=False))
-
-
 def lay_out(vectors: np.ndarray, *, say: Callable[[str], None] = lambda line: None) -> np.ndarray:
-    """Lay vectors out in the plane so that neighbours by cosine stay neighbours (UMAP, McInnes et al. 2018).
+    """Lay vectors out in the plane, float32 [n_pairs, 2], so that neighbours by cosine stay neighbours.
 
-    Distances between far groups mean little. The same vectors give the same map: one seed, hence one core.
-
-    Returns:
-        float32 [n_pairs, 2].
+    UMAP, McInnes et al. 2018. Distances between far groups mean little. The same vectors give the same map: one seed,
+    hence one core.
     """
     if len(vectors) < FEWEST:
         raise InputError(f"a map needs at least {FEWEST} pairs, and there are {len(vectors)}: audit a larger data set")
@@ -152,120 +142,54 @@ def lay_out(vectors: np.ndarray, *, say: Callable[[str], None] = lambda line: No
     return UMAP(n_neighbors=neighbours, random_state=SEED, n_jobs=1, **SETTINGS).fit_transform(vectors)
 
 
-@functools.cache
-def _versions() -> dict[str, str]:
-    return {library: importlib.metadata.version(library) for library in LIBRARIES}
-
-
 def map_task(audit: Audit, name: str) -> Task:
     """Return the task of drawing a map in a process of its own."""
     folder = jobs_folder() / ".maps" / map_path(audit, name).stem
     return Task(folder, ["map", audit.name, name])
 
 
-TOP = "top"
-WORDS = 3  # of a region
-REGIONS = (3, 14)  # at least and at most
-PAIRS_A_REGION = 60  # about, on a map of few pairs
-LONGEST_WORD = 24  # letters of a word
-FEWEST_WITH = 3  # pairs of a region that a word is in, at least
-SEED = 0
-EDITION = 3  # of what is done here: another one is another file
-
-
+@kept(8, PAIRS, paths=lambda audit, name: [map_path(audit, name)])
 def map_words(audit: Audit, name: str) -> pd.DataFrame:
-    """Return the words of each region of a map that has been drawn: found once and kept beside it.
+    """Cut a map into regions, and return the words that are typical of each, its place and its number of pairs.
 
-    Returns:
-        map_x (the middle of the region), top (what nine tenths of its pairs lie below), words (empty for none) and
-        pairs (how many lie there).
+    map_x is the middle of the region; nine tenths of its pairs lie below top.
     """
-    pairs = audit.files.get(PAIRS) or file_sha256(audit.folder / PAIRS)
-    content = [
-        map_path(audit, name).stem,
-        pairs,
-        WORDS,
-        REGIONS,
-        PAIRS_A_REGION,
-        LONGEST_WORD,
-        FEWEST_WITH,
-        SEED,
-        EDITION,
-    ]
-    key = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
-    path = map_path(audit, name).with_name(f"{key}.words.parquet")
-    if not whole_table(path):
-        places = read_map(audit, name)
-        query = f'SELECT {ROW}, array_to_string("{CAPTIONS}", chr(10)) AS text FROM parquet ORDER BY {ROW}'
-        texts = fetch_columns(audit.folder / PAIRS, query)["text"][places[MAP_ROW].to_numpy()]
-        table = region_words(places[[MAP_X, MAP_Y]].to_numpy(), [str(text) for text in texts])
-        cached(path, lambda temporary: write_table(temporary, table, checksums=True), whole=whole_table)
-    return read_table(path, columns=[MAP_X, TOP, "words", "pairs"], mend="delete it and open the map again")
-
-
-def region_words(places: np.ndarray, texts: list[str]) -> pd.DataFrame:
-    """Cut a map into regions and find the words that tell each of them from the others.
-
-    Args:
-        places: float32 [n_pairs, 2].
-        texts: [n_pairs], all captions of a pair in one text.
-
-    Returns:
-        map_x, top, words and pairs of each region.
-
-    Example:
-        >>> places = np.repeat([[0, 0], [9, 9], [0, 9]], 20, axis=0).astype(np.float32)
-        >>> words = [f"a {animal} in the grass" for animal in ("frog", "crow", "mole") for _ in range(20)]
-        >>> sorted(region_words(places, words)["words"])
-        ['crow', 'frog', 'mole']
-    """
+    places = read_map(audit, name)
+    query = f'SELECT array_to_string("{CAPTIONS}", chr(10)) AS text FROM parquet ORDER BY {ROW}'
+    texts = fetch_columns(audit.folder / PAIRS, query)["text"][places[MAP_ROW].to_numpy()]
     fewest, most = REGIONS
-    count = min(most, max(fewest, len(places) // PAIRS_A_REGION), len(np.unique(places, axis=0)))
-    found = KMeans(count, n_init=3, random_state=SEED).fit(places)
-    regions = pd.DataFrame(places, columns=[MAP_X, MAP_Y]).groupby(found.labels_)
-    table = pd.DataFrame({MAP_X: regions[MAP_X].median(), TOP: regions[MAP_Y].quantile(0.9)}).astype(np.float32)
-    return table.assign(words=distinctive_words(texts, found.labels_), pairs=regions.size())
+    count = min(most, max(fewest, len(places) // PAIRS_A_REGION), len(places[[MAP_X, MAP_Y]].drop_duplicates()))
+    classes = KMeans(count, n_init=3, random_state=SEED).fit_predict(places[[MAP_X, MAP_Y]].to_numpy())
+    regions = places.groupby(classes)
+    table = pd.DataFrame({MAP_X: regions[MAP_X].median(), "top": regions[MAP_Y].quantile(0.9)})
+    return table.assign(words=distinctive_words([str(text) for text in texts], classes), pairs=regions.size())
 
 
 def distinctive_words(texts: list[str], classes: np.ndarray) -> list[str]:
-    """Return the words of each class that tell it from the others, the most telling first.
+    """Return the words of each class that distinguish it from the others, the most distinctive first.
 
-    Class-based TF-IDF (Grootendorst 2022, BERTopic): share of the class times log(1 + A / f), where A is the words of a
-    class on average and f how often the word is there in all. A pair counts once for a word, however often it says it.
-    A word that is as frequent in the class as elsewhere is left out.
-
-    Args:
-        texts: [n_pairs].
-        classes: int [n_pairs], from 0.
-
-    Example:
-        >>> distinctive_words(["red frog", "red crow"] * 5, np.array([0, 1] * 5))
-        ['frog', 'crow']
+    Class-based TF-IDF (Grootendorst 2022, BERTopic): share of the class times log(1 + A / f), where A is the mean
+    number of words of a class and f how often the word occurs in all. A pair counts once for a word. A word that is not
+    more frequent in the class than in all is left out.
     """
     n_classes = int(classes.max(initial=-1)) + 1
     counter = CountVectorizer(binary=True, stop_words="english", token_pattern=r"(?u)\b[^\W\d_]{2,}\b", dtype=np.int64)
     try:
-        said = counter.fit_transform(texts)
-    except ValueError:  # there are no words but the most usual ones
+        occurs = counter.fit_transform(texts)
+    except ValueError:  # only stop words
         return [""] * n_classes
-    members = csr_matrix((np.ones(len(texts), np.int64), (classes, np.arange(len(texts)))), (n_classes, len(texts)))
-    counts = (members @ said).toarray()  # [n_classes, n_words]
-    in_all = counts.sum(axis=0)
-    totals = counts.sum(axis=1, keepdims=True)
+    counts = np.stack([np.asarray(occurs[classes == k].sum(axis=0)).ravel() for k in range(n_classes)])
+    in_all, totals = counts.sum(axis=0), counts.sum(axis=1, keepdims=True)
     shares = counts / np.maximum(totals, 1)
     scores = shares * np.log1p(totals.mean() / in_all)
     scores[(counts < FEWEST_WITH) | (shares <= in_all / in_all.sum())] = 0
     names = counter.get_feature_names_out()
     scores[:, [len(name) > LONGEST_WORD for name in names]] = 0
-    return [_named(names, row) for row in scores]
-
-
-def _named(names: np.ndarray, scores: np.ndarray) -> str:
-    """Return the best words, without those that begin as another one does: a house and houses say the same."""
-    chosen: list[str] = []
-    for name in names[np.argsort(-scores, kind="stable")[: np.count_nonzero(scores)]]:
-        if not any(name.startswith(other) or other.startswith(name) for other in chosen):
-            chosen.append(str(name))
-        if len(chosen) == WORDS:
-            break
-    return ", ".join(chosen)
+    found = []
+    for row in scores:
+        chosen: list[str] = []
+        for name in names[np.argsort(-row, kind="stable")[: np.count_nonzero(row)]]:
+            if not any(name.startswith(other) or other.startswith(name) for other in chosen):  # house, houses
+                chosen.append(str(name))
+        found.append(", ".join(chosen[:WORDS]))
+    return found

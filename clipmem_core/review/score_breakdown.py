@@ -18,19 +18,10 @@ from clipmem_core.audits.prepare import sides_of
 from clipmem_core.audits.store import MEMBERSHIP, PAIRS, SCORES, Audit, read_array
 from clipmem_core.audits.verdict import FLAT
 from clipmem_core.config import InputError
+from clipmem_core.review import search as s
 from clipmem_core.review.cards import LISTED, OWN_CAPTIONS, listed_scores
-from clipmem_core.review.overview import LIMIT, pair_density, sample_points
-from clipmem_core.review.search import (
-    ALL_UP_TO,
-    EMBEDDINGS,
-    cosines,
-    embeddings_path,
-    normalized,
-    top_k,
-    vectors_at,
-    vectors_of,
-)
-from clipmem_core.review.tables import ROW, count_pairs_of, fetch_arrow, fetch_columns, fetch_numbered, kept, number
+from clipmem_core.review.overview import LIMIT, points_and_density
+from clipmem_core.review.tables import ROW, count_pairs_of, fetch_columns, fetch_frame, fetch_numbered, kept, number
 from clipmem_core.scores.alignment import external_means, terms_of
 from clipmem_core.scores.membership import Membership, Sides
 from clipmem_core.scores.registry import BY_NAME
@@ -38,10 +29,10 @@ from clipmem_core.scores.seeds import MIN_REPLICATES, over_seeds, seed_interval
 
 TRAINED, SIDE = "trained", "side"
 IN, OUT = "in", "out"
-SHORTLIST = 2000  # pairs that all members look at in an audit of more than ALL_UP_TO pairs
+SHORTLIST = 2000  # pairs that all members score in an audit of more than ALL_UP_TO pairs
 LEAD, BEHIND, LEAST = 0.55, 10, 1000  # a suggestion leads the tenth best by so much, in an audit of so many pairs
 QUALITY = "With injected errors, 9 of 10 such suggestions matched on photographs, 19 of 22 on textbook figures."
-_MORE = 4  # captions are looked at in batches that grow by this factor, until enough of them differ
+_MORE = 4  # captions are read in batches that grow by this factor, until enough of them differ
 
 
 @dataclass(frozen=True)
@@ -56,7 +47,7 @@ class Suggestion:
 
 @dataclass(frozen=True)
 class Suggested:
-    """The members that never saw a pair, the mean cosine of each of its own captions, and captions of other pairs."""
+    """The members that never saw a pair, the mean cosine of each of its captions, and captions of other pairs."""
 
     members: tuple[str, ...] = ()
     own: tuple[float, ...] = ()
@@ -64,21 +55,18 @@ class Suggested:
 
     @property
     def worst(self) -> int:
-        """The place of the pair's own caption that fits worst."""
+        """The place of the pair's caption that fits worst."""
         return int(np.nanargmin(self.own)) if np.isfinite(self.own).any() else 0
 
 
 def suggested_captions(audit: Audit, row: int, *, k: int = 3) -> Suggested:
-    """Return single captions of other pairs that members which never saw a pair would give it.
+    """Return captions of other pairs that members which never saw a pair would give it, the highest score first.
 
-    A pair is scored by the mean cosines of its captions and of its own picture with this picture. Of each pair the
-    caption that fits its own picture best is taken. Only those that lead the tenth by `LEAD` are suggested: of these
-    `QUALITY` is true, see data/results/suggestions.csv. Below `LEAST` pairs, none is.
-
-    Returns:
-        Captions that the pair does not have, each once, the highest score first.
+    A pair's score is the sum of the mean cosines of its captions and of its picture with this picture; its caption that
+    fits its picture best is suggested. Only pairs that lead the tenth by `LEAD` are suggested: for these `QUALITY` was
+    measured, see data/results/suggestions.csv. Below `LEAST` pairs, none is.
     """
-    membership = _membership_at(audit, row)
+    membership = _sides_at(audit, row).membership
     others = [name for name, saw in zip(membership.members, membership.trained[:, row], strict=True) if not saw]
     if not others:
         return Suggested()
@@ -96,42 +84,33 @@ def suggested_captions(audit: Audit, row: int, *, k: int = 3) -> Suggested:
 
 
 def _mean_cosines(audit: Audit, members: Sequence[str], row: int, n_pairs: int) -> np.ndarray:
-    """Return the mean cosines of a pair's picture with each pair's captions and picture in some members' spaces.
+    """Return the mean cosines of a pair's picture with each pair's captions and picture, [2, n_pairs].
 
-    Above `ALL_UP_TO` pairs only the pair itself and the `SHORTLIST` pairs that are the closest in the space of the
-    audit's first member are looked at; NaN for the others.
-
-    Returns:
-        float64 [2, n_pairs]: captions, picture.
+    Above `ALL_UP_TO` pairs only the `SHORTLIST` pairs that are the closest in the first member's space have them; NaN
+    for the others.
     """
-    full = n_pairs <= ALL_UP_TO
-    total = np.zeros((2, n_pairs))
-    for name in members if full else audit.record.members[:1]:
-        image_path, text_path = _checked_files(audit, name, n_pairs)
-        picture = vectors_at(image_path, [row])[0]
-        total += [cosines(text_path, picture), cosines(image_path, picture)]
-    if full:
-        return total / len(members)
-    near = np.union1d(top_k(total.sum(axis=0), SHORTLIST), [row])
+
+    def total(names: Sequence[str], rows: np.ndarray | slice) -> np.ndarray:
+        found = []
+        for name in names:
+            image, text = _checked_files(audit, name, n_pairs)
+            picture = s.vectors_at(image, [row])[0]
+            found.append([s.cosines(path, picture, rows) for path in (text, image)])
+        return np.asarray(found, dtype=np.float64).sum(axis=0)
+
+    rows: np.ndarray | slice = slice(None)
+    if n_pairs > s.ALL_UP_TO:
+        rows = np.union1d(s.top_k(total(members[:1], rows).sum(axis=0), SHORTLIST), [row])
     found = np.full((2, n_pairs), np.nan)
-    found[:, near] = 0.0
-    for name in members:
-        image, text = vectors_of(audit, name, near.tolist())
-        picture = normalized(image[np.searchsorted(near, row)])
-        found[:, near] += np.array([_unit_rows(text) @ picture, _unit_rows(image) @ picture]) / len(members)
+    found[:, rows] = total(members, rows) / len(members)
     return found
-
-
-def _unit_rows(vectors: np.ndarray) -> np.ndarray:
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)
 
 
 def _different(audit: Audit, seen: set[str], score: np.ndarray) -> list[tuple[int, str]]:
     """Return the rows of the highest scores, `BEHIND` at most, each with a caption that is not among those seen."""
     size = BEHIND + _MORE
     while True:
-        rows, ranked = top_k(score, size).tolist(), dict[str, int]()
+        rows, ranked = s.top_k(score, size).tolist(), dict[str, int]()
         for place, captions in zip(rows, _captions(audit, rows), strict=True):
             if captions:
                 best = max(captions, key=lambda each: -math.inf if each[1] is None else each[1])
@@ -143,7 +122,7 @@ def _different(audit: Audit, seen: set[str], score: np.ndarray) -> list[tuple[in
 
 
 def _captions(audit: Audit, rows: Sequence[int]) -> list[list[tuple[str, float | None]]]:
-    """Return the captions of pairs, each with its similarity_out where single captions have scores."""
+    """Return the captions of pairs, each with its similarity_out if single captions have scores."""
     ids = fetch_numbered(audit.folder / PAIRS, [c.PAIR_ID], rows)
     table = listed_scores(audit, [ids[row][0] for row in rows]).set_index(c.PAIR_ID)
     found = []
@@ -156,7 +135,7 @@ def _captions(audit: Audit, rows: Sequence[int]) -> list[list[tuple[str, float |
 
 
 def mean_terms(audit: Audit, row: int) -> dict[str, float | None]:
-    """Return one pair's row of the scores: every column but its id and group, None where there is no number."""
+    """Return one pair's row of the scores: every column but its id and group, None if there is no number."""
     found = fetch_numbered(audit.folder / SCORES, [number(column) for column in BY_NAME], [row])
     if row not in found:
         raise InputError(f"audit {audit.name!r} has no row {row} in its scores")
@@ -165,49 +144,40 @@ def mean_terms(audit: Audit, row: int) -> dict[str, float | None]:
 
 
 def member_terms(audit: Audit, row: int) -> pd.DataFrame:
-    """Measure one pair under every member, as the scores do.
+    """Return the terms of one pair under every member, in cosine units.
 
-    Returns:
-        One row a member: member, trained (on this pair), side (`in` or `out`: what it counts as in clipmem, by the
-        audit's protocol), positive, negative_text, negative_image, alignment, similarity, in cosine units. The mean
-        alignment of `in` less that of `out` is the pair's clipmem.
+    `trained` is true if the member trained on the pair, `side` is what the member counts as in clipmem: the mean
+    alignment of `in` minus that of `out` is the pair's clipmem.
     """
-    membership = _membership_at(audit, row)
-    inside = _inside(audit)[:, row]
-    table = pd.DataFrame([_terms(audit, name, membership, row) for name in membership.members])
+    sides = _sides_at(audit, row)
+    membership = sides.membership
+    table = pd.DataFrame([_terms(audit, name, sides, row) for name in membership.members])
     table.insert(0, c.MEMBER, list(membership.members))
     table.insert(1, TRAINED, membership.trained[:, row])
-    table.insert(2, SIDE, np.where(inside, IN, OUT).tolist())
+    table.insert(2, SIDE, np.where(sides.inside[:, row], IN, OUT).tolist())
     return table
 
 
 def _files(audit: Audit, member: str) -> list[Path]:
-    return [embeddings_path(audit, member, by) for by in EMBEDDINGS]
+    return [s.embeddings_path(audit, member, by) for by in s.EMBEDDINGS]
 
 
-def _terms(audit: Audit, member: str, membership: Membership, row: int) -> dict[str, float]:
+def _terms(audit: Audit, member: str, sides: Sides, row: int) -> dict[str, float]:
     """Return the terms of one member's alignment with one pair; see scores/alignment.py."""
-    _checked_files(audit, member, len(membership.group))
-    external = _external(audit)
+    _checked_files(audit, member, len(sides.external))
     mean_image, mean_text = _external_means(audit, member)
-    image, text = (vectors[0].astype(np.float64) for vectors in vectors_of(audit, member, [row]))
+    image, text = (vectors[0].astype(np.float64) for vectors in s.vectors_of(audit, member, [row]))
     products = np.array([[image @ text], [image @ mean_text], [mean_image @ text], [image @ image], [text @ text]])
-    terms = terms_of(products, np.flatnonzero([row in external]), len(external))
+    terms = terms_of(products, np.flatnonzero([sides.external[row]]), int(sides.external.sum()))
     shown = (c.POSITIVE, c.NEGATIVE_TEXT, c.NEGATIVE_IMAGE, c.ALIGNMENT, c.SIMILARITY)
     return {term: float(terms[term][0]) for term in shown}
-
-
-@kept(8, MEMBERSHIP)
-def _external(audit: Audit) -> list[int]:
-    """Return the rows of the external pairs that centre alignments."""
-    return np.flatnonzero(sides_of(audit, audit.record.config, _membership(audit)).external).tolist()
 
 
 @kept(64, MEMBERSHIP, paths=_files)
 def _external_means(audit: Audit, member: str) -> tuple[np.ndarray, np.ndarray]:
     """Return ν_I and ν_T."""
-    external = _external(audit)
-    image, text = vectors_of(audit, member, external)
+    external = np.flatnonzero(_sides(audit).external)
+    image, text = s.vectors_of(audit, member, external.tolist())
     try:
         return external_means(image, text, np.ones(len(external), dtype=bool))
     except ValueError as error:
@@ -215,7 +185,7 @@ def _external_means(audit: Audit, member: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _checked_files(audit: Audit, member: str, n_pairs: int) -> list[Path]:
-    """Return a member's files of embeddings, after a check that they are of these pairs."""
+    """Return a member's files of embeddings of pictures and captions, after a check that they are of these pairs."""
     paths = _files(audit, member)
     for path in paths:
         if (found := len(read_array(path, shared=True))) != n_pairs:
@@ -223,29 +193,23 @@ def _checked_files(audit: Audit, member: str, n_pairs: int) -> list[Path]:
     return paths
 
 
-def _membership_at(audit: Audit, row: int) -> Membership:
-    membership = _membership(audit)
-    if not 0 <= row < len(membership.group):
-        raise InputError(f"audit {audit.name!r} has no row {row}, only {len(membership.group):,}")
-    return membership
+def _sides_at(audit: Audit, row: int) -> Sides:
+    sides = _sides(audit)
+    if not 0 <= row < len(sides.external):
+        raise InputError(f"audit {audit.name!r} has no row {row}, only {len(sides.external):,}")
+    return sides
 
 
 @kept(2, MEMBERSHIP)
-def _membership(audit: Audit) -> Membership:
-    """Read who trains on what, but for the pairs' ids, which are most of the file."""
+def _sides(audit: Audit) -> Sides:
+    """Read who trains on what, without the pairs' ids, which are most of the file."""
     path = audit.folder / MEMBERSHIP
     columns = fetch_columns(path, f"SELECT * EXCLUDE ({c.PAIR_ID}, {ROW}) FROM parquet")
     group = columns.pop(c.GROUP, np.empty(0))
     if not columns or not len(group):
         raise InputError(f"{path} names no groups or no members: delete the audit's folder and run it again")
-    return Membership(group, tuple(columns), np.stack(list(columns.values())).astype(bool))
-
-
-@kept(2, MEMBERSHIP)
-def _inside(audit: Audit) -> np.ndarray:
-    """Return which members count as `in` for each pair, [n_members, n_pairs]."""
-    membership, config = _membership(audit), audit.record.config
-    return Sides(membership, config.protocol, config.seed).inside
+    membership = Membership(group, tuple(columns), np.stack(list(columns.values())).astype(bool))
+    return sides_of(audit, audit.record.config, membership)
 
 
 IMAGE, TEXT = "image", "text"
@@ -253,7 +217,7 @@ PARTS = {IMAGE: c.CLIPMEM_IMAGE, TEXT: c.CLIPMEM_TEXT}
 SSLMEM = {IMAGE: c.SSLMEM_IMAGE, TEXT: c.SSLMEM_TEXT}
 MEMORIZED = (c.CANDIDATE, c.SCORED)  # the groups whose clipmem is memorization with its sign
 NOT_PLANTED = "not planted"
-POOR_FIT = 0.5  # mean cosine on held-out pairs below which mapped embeddings are nearer to strange than to their own
+POOR_FIT = 0.5  # mean cosine on held-out pairs; below it a mapped embedding is closer to others than to its pair's
 Z = 1.96
 VARIANTS = {"mean": t.UNITMEM_MEAN, "median": t.UNITMEM_MEDIAN}
 MEMBERS = "members"
@@ -262,75 +226,51 @@ SOURCE, DEPTH, LEADS = "source", "depth", "leads"
 
 
 def load_contributions(audit: Audit) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Read the contributions of both encoders to the clipmem of every pair that has both.
-
-    Returns:
-        The pairs to draw, at most `LIMIT` of them at random: row, clipmem_image, clipmem_text, group, planted, label.
-        And x, y and n of the cells with pairs in them, over all pairs; empty where all are drawn.
-    """
-    points = sample_points(audit, *PARTS.values(), colour_by=[c.GROUP, c.PLANTED, c.LABEL], limit=LIMIT)
-    density = pair_density(audit, *PARTS.values()) if len(points) == LIMIT else pd.DataFrame()
-    return points, density if len(density) and density["n"].sum() > LIMIT else pd.DataFrame()
+    """Read the contributions of both encoders to clipmem: points and density, see `points_and_density`."""
+    return points_and_density(audit, *PARTS.values(), colour_by=[c.GROUP, c.PLANTED, c.LABEL], limit=LIMIT)[:2]
 
 
 def encoder_means(
     audit: Audit, columns: Mapping[str, str] = PARTS, *, by: str, groups: Sequence[str] = c.GROUPS, limit: int = 50
 ) -> pd.DataFrame:
-    """Average a score of each encoder over groups, labels or planted kinds.
+    """Average the scores of encoders, `PARTS` or `SSLMEM`, over groups, labels or planted kinds of pairs of `groups`.
 
-    Args:
-        audit: a finished audit.
-        columns: the score of each encoder, `PARTS` or `SSLMEM`, in cosine units.
-        by: `group`, `label` or `planted`.
-        groups: only pairs of these.
-        limit: the most frequent names, at most so many.
-
-    Returns:
-        A row a name and encoder: name, encoder, n, mean, low, high. The interval is mean ± 1.96 standard errors over
-        pairs: other pairs would move the mean so far, other members are not in it. Groups come in their order, planted
-        kinds before the pairs that are not planted, labels by how many pairs have them. A pair without a label has no
-        name; NaN where an encoder has no value.
+    Returns name, encoder, n, mean, low and high for the most frequent names; NaN if an encoder has no value. The
+    interval is mean ± 1.96 standard errors over pairs, not over members. Groups come in their order, planted kinds
+    before the pairs that are not planted, labels by frequency.
     """
     count_pairs_of(audit)
-    source = SCORES if by == c.GROUP else PAIRS
-    named = fetch_arrow(audit.folder / source, f'SELECT {ROW} AS place, CAST("{by}" AS VARCHAR) AS name FROM parquet')
-    name = f"coalesce(name, '{NOT_PLANTED}')" if by == c.PLANTED else "name"
-    known = {column: f"FILTER (WHERE isfinite({number(column)}))" for column in columns.values()}
-    numbers = ", ".join(
-        f"count(*) {known[column]} AS n_{encoder}, avg({number(column)}) {known[column]} AS mean_{encoder}, "
-        f"stddev_samp({number(column)}) {known[column]} AS sd_{encoder}"
-        for encoder, column in columns.items()
-    )
-    query = f"""
-        SELECT {name} AS name, count(*) AS n, {numbers} FROM parquet JOIN named ON {ROW} = place
-        WHERE "{c.GROUP}" IN ({", ".join("?" * len(groups))}) AND {name} IS NOT NULL
-        GROUP BY 1 ORDER BY n DESC, name LIMIT {limit}
-    """
-    wide = fetch_arrow(audit.folder / SCORES, query, list(groups), named=named).to_pandas()
+    wanted = ", ".join(f'{number(column)} AS "{encoder}"' for encoder, column in columns.items())
+    scores = fetch_frame(audit.folder / SCORES, f'SELECT "{c.GROUP}", {wanted} FROM parquet ORDER BY {ROW}')
+    query = f'SELECT CAST("{by}" AS VARCHAR) AS name FROM parquet ORDER BY {ROW}'
+    scores["name"] = fetch_frame(audit.folder / (SCORES if by == c.GROUP else PAIRS), query)["name"]
+    if by == c.PLANTED:
+        scores["name"] = scores["name"].fillna(NOT_PLANTED)
+    scores = scores[scores[c.GROUP].isin(groups)]
+    counts = scores["name"].value_counts().sort_index().sort_values(ascending=False, kind="stable")
     places = {name: place for place, name in enumerate(c.GROUPS)} | {NOT_PLANTED: len(c.GROUPS) + 1}
-    order = [places.get(name, len(c.GROUPS)) for name in wide["name"]]
+    means = scores.groupby("name")[list(columns)].agg(["count", "mean", "sem"])
     rows = []
-    for row in wide.iloc[np.argsort(order, kind="stable")].to_dict("records"):
+    for name in sorted(counts.index[:limit], key=lambda name: places.get(name, len(c.GROUPS))):
         for encoder in columns:
-            n, mean, sd = (row[f"{what}_{encoder}"] for what in ("n", "mean", "sd"))
-            half = Z * sd / np.sqrt(n) if n >= 2 else np.nan
-            rows.append((row["name"], encoder, n, mean, mean - half, mean + half))
+            n, mean, error = means.loc[name, encoder]
+            rows.append((name, encoder, int(n), mean, mean - Z * error, mean + Z * error))
     return pd.DataFrame(rows, columns=["name", "encoder", "n", "mean", "low", "high"])
 
 
 def map_fit(verdict: Mapping[str, Any]) -> float | None:
-    """Return how well the members' spaces map onto each other, as the verdict has it; None where it does not say."""
+    """Return how well the members' spaces map onto each other, from the verdict."""
     fit = verdict.get("encoders", {}).get("fit")
     return float(fit) if isinstance(fit, int | float) else None
 
 
 def why_no_parts(verdict: Mapping[str, Any]) -> str:
-    """Return why an audit has no parts of the encoders, as the verdict has it; empty where it has them."""
+    """Return why an audit has no parts of the encoders, from the verdict; empty for one that has them."""
     return str(verdict.get("encoders", {}).get("missing") or "")
 
 
 def doubts(groups: pd.DataFrame, fit: float | None) -> list[str]:
-    """Say what speaks against the split into two encoders; nothing where all is well."""
+    """Return a sentence for each reason to doubt the split into two encoders."""
     found = []
     if fit is not None and fit < POOR_FIT:
         found.append(
@@ -349,15 +289,12 @@ def doubts(groups: pd.DataFrame, fit: float | None) -> list[str]:
 
 
 def tower_layers(units: pd.DataFrame, references: pd.DataFrame | None, *, column: str) -> pd.DataFrame:
-    """Return UnitMem by layer of both encoders, and of the references.
+    """Return tower, source (`members`, or the name of a reference), layer, mean, low and high of UnitMem.
 
-    Returns:
-        tower, source (`members`, or the name of a reference), layer, mean, low and high: of the members their mean, the
-        lowest and the highest one; of a reference the value alone.
+    For the members these are their mean, the lowest and the highest one.
     """
     grouped = t.layer_means(units).groupby([t.TOWER, t.LAYER], sort=False)[column]
-    own = grouped.agg(mean="mean", low="min", high="max").reset_index().assign(**{SOURCE: MEMBERS})
-    tables = [own]
+    tables = [grouped.agg(mean="mean", low="min", high="max").reset_index().assign(**{SOURCE: MEMBERS})]
     if references is not None:
         means = t.layer_means(references, by=[t.REFERENCE, t.TOWER, t.LAYER])
         tables.append(means.rename(columns={t.REFERENCE: SOURCE, column: "mean"}).assign(low=np.nan, high=np.nan))
@@ -366,12 +303,7 @@ def tower_layers(units: pd.DataFrame, references: pd.DataFrame | None, *, column
 
 
 def paradigm_layers(table: pd.DataFrame, *, column: str) -> pd.DataFrame:
-    """Return UnitMem by layer of each paradigm over its seeds.
-
-    Returns:
-        paradigm, layer, depth (0 the first layer, 1 the last), n (seeds), mean, low and high: an interval where there
-        are three seeds or more.
-    """
+    """Return paradigm, layer, depth (0 the first layer, 1 the last), n (seeds), mean, low and high of UnitMem."""
     means = over_seeds(table, by=[p.PARADIGM, t.LAYER], measures=[column]).drop(columns="measure")
     known = means[means[p.PARADIGM].isin(p.PARADIGMS)]
     last = known[t.LAYER].max()
@@ -384,48 +316,33 @@ def claim_1(table: pd.DataFrame, *, column: str) -> str:
     by_seed = table.groupby([p.PARADIGM, p.SEED])[column].mean().unstack(p.PARADIGM)
     names = [name for name in p.PARADIGMS if name in by_seed]
     listed = ", ".join(f"{PARADIGM_NAMES[name]} {by_seed[name].mean():.3f}" for name in names)
-    told = f"Mean UnitMem over the layers: {listed}."
-    if len(names) < len(p.PARADIGMS):
-        missing = " and ".join(PARADIGM_NAMES[name] for name in p.PARADIGMS if name not in names)
-        return f"{told} Claim 1 compares three paradigms: {missing} is not there, or cannot be taught on these pairs."
+    start = f"Mean UnitMem over the layers: {listed}. Claim 1 (CLIP lies between the other two):"
+    if missing := [PARADIGM_NAMES[name] for name in p.PARADIGMS if name not in names]:
+        return f"{start} {' and '.join(missing)} is missing, or cannot be trained on these pairs."
     complete = by_seed.dropna()
     if len(complete) < MIN_REPLICATES:
-        return f"{told} Claim 1 (CLIP lies between the other two): seeds so far: {len(complete)}, too few to say more."
-    sides = {}  # of CLIP, on which the interval of the other paradigm over seeds lies; 0 where it holds CLIP's
-    for name in (p.SUPERVISED, p.SELF_SUPERVISED):
-        low, high = seed_interval((complete[name] - complete[p.CLIP]).to_numpy())
-        sides[name] = 1 if low > 0 else -1 if high < 0 else 0
-    if 0 in sides.values():
-        words = {1: "lies above it", -1: "lies below it", 0: "cannot be told from it"}
-        each = " and ".join(f"{PARADIGM_NAMES[name]} {words[side]}" for name, side in sides.items())
-        place = f"the seeds leave it open, since {each}"
-    elif len(set(sides.values())) == 2:
-        place = "so it does here"
-    else:
-        place = f"here it lies {'below' if 1 in sides.values() else 'above'} both"
-    return f"{told} Claim 1 (CLIP lies between the other two): {place}."
+        return f"{start} seeds so far: {len(complete)}, too few to say more."
+    others = (p.SUPERVISED, p.SELF_SUPERVISED)
+    intervals = [seed_interval((complete[name] - complete[p.CLIP]).to_numpy()) for name in others]
+    sides = [1 if low > 0 else -1 if high < 0 else 0 for low, high in intervals]  # of CLIP; 0: the interval holds it
+    if 0 in sides:
+        same = " and ".join(PARADIGM_NAMES[name] for name, side in zip(others, sides, strict=True) if side == 0)
+        return f"{start} the seeds leave it open, since {same} cannot be told from CLIP."
+    place = {0: "so it does here", 2: "here it lies below both", -2: "here it lies above both"}[sum(sides)]
+    return f"{start} {place}."
 
 
 def ranked_units(
     units: pd.DataFrame, *, column: str, member: str = "", tower: str = "", layer: int = 0
 ) -> pd.DataFrame:
-    """Return the pairs that set a unit off most, each with the unit that stands out most for it, the highest first.
+    """Return each pair's unit with the highest UnitMem in `column`, the highest first, then the larger margin.
 
-    Args:
-        units: as `read_units`; silent ones have no UnitMem and are left out.
-        column: unitmem_mean or unitmem_median, by which they are ordered; of equal ones the larger margin first.
-        member: only its units; empty takes all.
-        tower: only this encoder's; empty takes both.
-        layer: only this layer's, from 1; 0 takes all.
-
-    Returns:
-        Their rows, and `leads`: how many units of the same member the same pair sets off most.
+    Only units of a member, encoder or layer, if given. `leads` counts the units of the same member with their maximum
+    at the same pair.
     """
     fired = units[units[column].notna()]
-    leads = fired.groupby([c.MEMBER, t.ROW], sort=False)[t.UNIT].transform("size")
-    chosen = fired.assign(**{LEADS: leads})
+    chosen = fired.assign(**{LEADS: fired.groupby([c.MEMBER, t.ROW], sort=False)[t.UNIT].transform("size")})
     for name, value in ((c.MEMBER, member), (t.TOWER, tower), (t.LAYER, layer)):
         chosen = chosen[chosen[name] == value] if value else chosen
-    margin = chosen["max"] - chosen["second"]
-    order = np.lexsort((chosen[t.UNIT], -margin, -chosen[column]))
+    order = np.lexsort((chosen[t.UNIT], chosen["second"] - chosen["max"], -chosen[column]))
     return chosen.iloc[order].drop_duplicates(t.ROW).reset_index(drop=True)

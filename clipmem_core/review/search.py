@@ -1,8 +1,7 @@
-"""Pairs found by what they mean: those nearest to a pair, or to a text that a member's own text encoder embeds.
+"""Search by meaning: the pairs nearest to a pair, or to a text that a member's text encoder embeds.
 
-Where an audit's text tower is locked, that encoder is the tower and the member's head on it.
-
-Embeddings are means of unit vectors, whose lengths differ. A search is one exact pass over a member's file, by cosine.
+With a locked text tower, that encoder is the tower and the member's head. Embeddings are means of unit vectors, whose
+lengths differ. A search is one exact pass over a member's file, by cosine.
 """
 
 import dataclasses
@@ -24,22 +23,21 @@ from clipmem_core.training.names import CHECKPOINT
 from clipmem_core.training.vocabulary import Vocabulary
 
 LIMIT = 1000  # pairs that a search finds
-ALL_UP_TO = 100_000  # pairs: in a larger audit the first member alone is searched, unless another is named
+ALL_UP_TO = 100_000  # pairs; in a larger audit only the first or the named member is searched
 EMBEDDINGS = {IMAGE_SIDE: IMAGE_EMBEDDINGS, TEXT_SIDE: TEXT_EMBEDDINGS}
-_BLOCK_BYTES = 1 << 20  # stays in a core's cache while two products read it
+_BLOCK_BYTES = 1 << 20  # fits a core's cache
 # Building a model touches torch's random state and open_clip's list of models: one page at a time.
 _ENCODING = threading.Lock()
+_ONE_TEXT: dict[str, Any] = {"device": "cpu", "precision": "fp32"}  # towers on any machine
 
 
 def hits(audit: Audit, selection: Selection) -> tuple[np.ndarray, np.ndarray]:
     """Search the embeddings of pictures (`by` image) or captions (`by` text) of one member, or of all.
 
-    A meaning is embedded by the member's own text encoder; `like` is that pair's own embedding, and the pair comes
-    first. Both together ask for what lies between them. The same search again costs nothing until the index changes.
-
-    Each member searches its own space; where none is named, the cosines of all are averaged, which finds more: of the
-    first ten pairs that 20 words find among OpenClipart's captions, .50 hold the word for four members, .37 for the
-    first alone.
+    A meaning is embedded by the member's text encoder; `like` is that pair's embedding; both together are averaged.
+    Each member has its own space. Without a named one, the cosines of all are averaged, which finds more: of the first
+    ten pairs found for 20 words among OpenClipart's captions, .50 have the word for four members, .37 for the first
+    alone.
 
     Returns:
         At most `LIMIT` rows int64 and their cosines float32, the closest first; not to be written to.
@@ -47,10 +45,9 @@ def hits(audit: Audit, selection: Selection) -> tuple[np.ndarray, np.ndarray]:
     if not selection.searched:
         raise ValueError("selection must have a meaning or a pair to be like")
     record = audit.record
+    members = tuple(record.members)
     if selection.member or record.pairs > ALL_UP_TO:
-        members: tuple[str, ...] = (choose_member(record.members, selection.member),)
-    else:
-        members = record.members
+        members = (choose_member(record.members, selection.member),)
     return _hits(audit, selection.meaning, selection.like, selection.by, members)
 
 
@@ -58,38 +55,25 @@ def hits(audit: Audit, selection: Selection) -> tuple[np.ndarray, np.ndarray]:
     64, paths=lambda audit, meaning, like, side, members: [embeddings_path(audit, member, side) for member in members]
 )
 def _hits(audit: Audit, meaning: str, like: str, side: str, members: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
-    asked = {member: _asked(audit, member, meaning, like, side) for member in members}
-    found = np.mean([cosines(embeddings_path(audit, member, side), query) for member, query in asked.items()], axis=0)
-    rows = top_k(found, LIMIT)
-    match = found[rows]
-    rows.flags.writeable = match.flags.writeable = False
-    return rows, match
-
-
-def _asked(audit: Audit, member: str, meaning: str, like: str, side: str) -> np.ndarray:
-    """Return what is asked for in one member's space, [dim]."""
-    path = embeddings_path(audit, member, side)
-    asked = [embed_text(audit, meaning, member=member)] if meaning else []
-    if like:
-        row = find_row(audit, like)
-        if row is None:
-            raise InputError(f"there is no pair {like!r} in audit {audit.name!r}: take another to search by")
-        asked.append(normalized(vectors_at(path, [row])[0]))
-    return np.mean(asked, axis=0)
+    found = []
+    for member in members:
+        path = embeddings_path(audit, member, side)
+        queries = [embed_text(audit, meaning, member=member)] if meaning else []
+        if like:
+            row = find_row(audit, like)
+            if row is None:
+                raise InputError(f"there is no pair {like!r} in audit {audit.name!r}: take another to search by")
+            queries.append(normalized(vectors_at(path, [row])[0]))
+        found.append(cosines(path, np.mean(queries, axis=0)))
+    mean = np.mean(found, axis=0)
+    rows = top_k(mean, LIMIT)
+    return rows, mean[rows]
 
 
 def nearest(audit: Audit, row: int, *, by: str, member: str = "", k: int) -> list[tuple[int, float]]:
-    """Return the pairs most like one pair, in one member's space.
+    """Return at most k pairs most like one pair as (row, cosine) in one member's space, the closest first.
 
-    Args:
-        audit: a finished audit.
-        row: the pair's number.
-        by: `image` or `text`: which of its embeddings is compared, with the same of the others.
-        member: whose encoders; empty is the audit's first.
-        k: how many.
-
-    Returns:
-        At most k of (row, cosine), the closest first; the pair itself is left out.
+    `by` is `image` or `text`: which embeddings are compared. Without a member, it is the audit's first.
     """
     member = choose_member(audit.record.members, member)
     path = embeddings_path(audit, member, by)
@@ -99,11 +83,7 @@ def nearest(audit: Audit, row: int, *, by: str, member: str = "", k: int) -> lis
 
 
 def embed_text(audit: Audit, text: str, *, member: str = "") -> np.ndarray:
-    """Embed a text as a member of an audit would embed a caption, in full precision.
-
-    Returns:
-        Unit vector float32 [dim].
-    """
+    """Embed a text as a member of an audit embeds a caption, in full precision: a unit vector float32 [dim]."""
     if not text.strip():
         raise InputError("the text to search for is empty: write what the pictures or captions should be about")
     from clipmem_core.training.model import text_embeddings, tokenize
@@ -125,7 +105,7 @@ def embed_text(audit: Audit, text: str, *, member: str = "") -> np.ndarray:
 
 
 def checkpoint_path(audit: Audit, member: str) -> Path:
-    """Return the file with a member's weights: its own, or the given one that it scores."""
+    """Return the file with a member's weights: trained here, or the given checkpoint that it scores."""
     given = audit.member_record(member).checkpoint
     path = Path(given) if given else audit.member(member) / CHECKPOINT
     if not path.is_file():
@@ -140,10 +120,7 @@ def _own_files(audit: Audit, member: str) -> list[Path]:
 
 @kept(2, paths=_own_files)
 def _text_encoder(audit: Audit, member: str) -> tuple[Any, Vocabulary | None]:
-    """Return a member's model as it is trained, and the tokens that it then reads.
-
-    Its image encoder, which is most of it, is let go.
-    """
+    """Return a member's model without its image encoder, which is most of it, and its vocabulary."""
     from clipmem_core.audits.member import vocabulary_of_member
     from clipmem_core.training.model import build_model
 
@@ -155,44 +132,35 @@ def _text_encoder(audit: Audit, member: str) -> tuple[Any, Vocabulary | None]:
     return model, vocabulary_of_member(audit, member)
 
 
-@kept(64, paths=_own_files)
-def _text_head(audit: Audit, member: str) -> Any:
-    """Return a member whose text tower is locked: a head of some 300,000 weights, so that those of all are kept."""
-    return _locked_model(audit, member)
-
-
 def _locked_model(audit: Audit, member: str) -> Any:
-    """Return a member with a locked tower as it is trained; its image encoder or head is let go."""
-    from clipmem_core.audits.locked import build_locked
+    """Return a member with a locked tower, without its image encoder or head."""
+    from clipmem_core.audits.locked import build_member
     from clipmem_core.training.model import load_weights
 
-    config = _for_one_text(audit.record.config)
-    model: Any = build_locked(towers_of(config), config, seed=0)
+    config = dataclasses.replace(audit.record.config, **_ONE_TEXT)
+    model: Any = build_member(config, towers_of(config), seed=0)
     load_weights(model, checkpoint_path(audit, member))
     model.visual = None
     return model
 
 
+_text_head = kept(64, paths=_own_files)(_locked_model)  # some 300,000 weights: those of all members are cached
+
+
 @lru_cache(1024)
 def _text_features(config: AuditConfig, text: str) -> np.ndarray:
-    """Return what the locked text tower gives of a text, float32 [1, width], which the heads of all members read.
+    """Return the locked text tower's features of a text, float32 [1, width], which the heads of all members read.
 
     The tower stays loaded, 90 MB of memory for the built-in one, since loading it takes seconds.
     """
-
-    tower = towers_of(_for_one_text(config)).text
+    tower = towers_of(dataclasses.replace(config, **_ONE_TEXT)).text
     assert tower is not None
     return opened(tower).embed([text])
 
 
-def _for_one_text(config: AuditConfig) -> AuditConfig:
-    """Return the config that towers are described by on any machine."""
-    return dataclasses.replace(config, device="cpu", precision="fp32")
-
-
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Leave the other cores to the pages of others; a single text needs one for milliseconds."""
+    """Leave the other cores to other pages; a single text needs one for milliseconds."""
     import torch
 
     before = torch.get_num_threads()
@@ -204,7 +172,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def choose_member(members: Sequence[str], name: str) -> str:
-    """Return the name of a member of an audit, its first where none is named."""
+    """Check the name of a member of an audit; the first for an empty name."""
     if name and name not in members:
         raise InputError(f"there is no member {name!r} in this audit (there is: {', '.join(map(str, members))})")
     return name or str(members[0])
@@ -233,27 +201,14 @@ def vectors_at(path: Path, rows: Sequence[int]) -> np.ndarray:
 
 
 def normalized(values: np.ndarray) -> np.ndarray:
-    """Return a vector [dim] at length 1; one without a length stays as it is.
-
-    Example:
-        >>> normalized(np.array([3.0, 4.0])).tolist()
-        [0.6, 0.8]
-    """
+    """Return a vector [dim] at length 1; a zero vector stays as it is."""
     length = float(np.linalg.norm(values))
     return values / length if length else values
 
 
-def cosines(path: Path, query: np.ndarray) -> np.ndarray:
-    """Compare a vector with every row of a file of embeddings, in one pass.
-
-    Args:
-        path: of mean embeddings [n_pairs, dim].
-        query: any vector of that space, [dim].
-
-    Returns:
-        float32 [n_pairs], in [−1, 1] up to rounding; 0 where a vector has no length.
-    """
-    stored = read_array(path, shared=True)
+def cosines(path: Path, query: np.ndarray, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
+    """Return the cosines float32 [n_rows] of a vector with each row of a file of embeddings, or with some rows."""
+    stored = read_array(path, shared=True)[rows]
     n_pairs, dim = stored.shape
     if query.shape != (dim,):
         raise InputError(f"{path} has {dim} dimensions and the query {query.size}: delete it and run the audit again")
@@ -267,16 +222,7 @@ def cosines(path: Path, query: np.ndarray) -> np.ndarray:
 
 
 def top_k(values: np.ndarray, k: int) -> np.ndarray:
-    """Return the places of the k highest values, the highest first and of equal ones the first first.
-
-    Args:
-        values: [n]; NaN is never among them.
-        k: how many at most.
-
-    Example:
-        >>> top_k(np.array([0.5, np.nan, 0.9, 0.5]), 2).tolist()
-        [2, 0]
-    """
+    """Return the places of at most k of the highest values [n], without NaN, the highest first, ties by place."""
     places = np.flatnonzero(~np.isnan(values))
     known = values[places]
     if k <= 0 or not len(known):

@@ -1,4 +1,4 @@
-"""Which pairs a person looks at and in which order, and the parameters of an address that reopens the same view."""
+"""Which pairs are listed and in which order, and the parameters of an address that opens the same list."""
 
 import dataclasses
 import math
@@ -50,8 +50,7 @@ class Selection:
     planted: str = ""  # a kind, `any` or `none`
     decision: str = ""  # keep | remove | recaption | decided | undecided
     check: str = ""  # a check that the pair's captions or picture fail, of pairs.checks
-    tag: str = ""  # a word that somebody put on it
-    words: str = ""  # each must stand in a caption, in any order, whatever the case
+    words: str = ""  # each must be in a caption, in any order and case
     ranges: tuple[Range, ...] = ()
     outline: Outline | None = None
     map: str = ""  # the map of embeddings that an outline over map_x and map_y was drawn on
@@ -62,27 +61,23 @@ class Selection:
 
     @property
     def searched(self) -> bool:
-        """Tell whether it is a search, whose results can be ordered by `match`."""
+        """Whether it is a search, whose results can be ordered by `match`."""
         return bool(self.meaning or self.like)
 
 
-_TEXTS = ("group", "label", "planted", "decision", "check", "tag", "words", "map", "meaning", "like", "by", "member")
+_TEXTS = ("group", "label", "planted", "decision", "check", "words", "map", "meaning", "like", "by", "member")
 
 
 def to_parameters(selection: Selection) -> dict[str, str]:
-    """Return the parameters of an address, without those that say nothing.
-
-    Example:
-        >>> to_parameters(Selection(order="misfit", ranges=(Range("clipmem", 0.5),)))
-        {'order': 'misfit', 'range': 'clipmem:0.5:'}
-    """
-    usual = Selection(order=MATCH if selection.searched else "")
-    given = {name: getattr(selection, name) for name in ("order", *_TEXTS)}
-    parameters = {name: value for name, value in given.items() if value != getattr(usual, name)}
+    """Return the parameters of an address, without defaults."""
+    default = Selection(order=MATCH if selection.searched else "")
+    values = {name: getattr(selection, name) for name in ("order", *_TEXTS)}
+    parameters = {name: value for name, value in values.items() if value != getattr(default, name)}
     if selection.ascending:
         parameters["ascending"] = "1"
     if selection.ranges:
-        parameters["range"] = ",".join(f"{r.column}:{_number(r.low)}:{_number(r.high)}" for r in selection.ranges)
+        ends = (["" if end is None else f"{end:.6g}" for end in (r.low, r.high)] for r in selection.ranges)
+        parameters["range"] = ",".join(":".join([r.column, *e]) for r, e in zip(selection.ranges, ends, strict=True))
     if selection.outline:
         corners = (number for corner in thinned(selection.outline.corners) for number in corner)
         parameters["outline"] = ":".join([selection.outline.x, selection.outline.y, *(f"{n:.4g}" for n in corners)])
@@ -90,35 +85,29 @@ def to_parameters(selection: Selection) -> dict[str, str]:
 
 
 def from_parameters(parameters: Mapping[str, str]) -> tuple[Selection, list[str]]:
-    """Read a selection from an address. One without an order lists likely wrong captions first, a search the closest.
+    """Read a selection from an address. Without an order, misfit comes first, or the best match of a search.
 
     Returns:
-        The selection, and the names of the parameters that say nothing that can be understood; those are left out.
-
-    Example:
-        >>> from_parameters({"order": "misfit", "range": "clipmem:0.5:", "group": "scored"})[0].ranges
-        (Range(column='clipmem', low=0.5, high=None),)
-        >>> from_parameters({"order": "beauty"})[1]
-        ['order']
+        The selection, and the names of the parameters that cannot be read; those are left out.
     """
     texts: dict[str, Any] = {name: parameters[name] for name in _TEXTS if parameters.get(name)}
     wrong = ["by"] if texts.get("by", IMAGE_SIDE) not in (IMAGE_SIDE, TEXT_SIDE) else []
     wrong += ["check"] if texts.get("check", "") not in ("", *CHECKS) else []
     selection = Selection(**{name: value for name, value in texts.items() if name not in wrong})
-    usual = MATCH if selection.searched else MISFIT
-    order, ranges = parameters.get("order") or usual, _ranges(parameters.get("range", ""))
+    default = MATCH if selection.searched else MISFIT
+    order, ranges = parameters.get("order") or default, _ranges(parameters.get("range", ""))
     outline = _outline(parameters.get("outline", ""))
-    if order not in (*BY_NAME, RANDOM, usual):
-        wrong, order = [*wrong, "order"], usual
+    if order not in (*BY_NAME, RANDOM, default):
+        wrong, order = [*wrong, "order"], default
     wrong += ["range"] if ranges is None else []
     wrong += ["outline"] if outline is None and parameters.get("outline") else []
-    turned = parameters.get("ascending") == "1"
-    found = dataclasses.replace(selection, order=order, ascending=turned, ranges=ranges or (), outline=outline)
-    return found, wrong
+    ascending = parameters.get("ascending") == "1"
+    read = dataclasses.replace(selection, order=order, ascending=ascending, ranges=ranges or (), outline=outline)
+    return read, wrong
 
 
 def thinned(corners: tuple[tuple[float, float], ...]) -> tuple[tuple[float, float], ...]:
-    """Return at most `MAX_CORNERS` of a shape's corners, evenly taken: a lasso has one for each move of the hand."""
+    """Return at most `MAX_CORNERS` of a shape's corners, evenly spaced: a lasso has one for each mouse event."""
     if len(corners) <= MAX_CORNERS:
         return corners
     return tuple(corners[place * len(corners) // MAX_CORNERS] for place in range(MAX_CORNERS))
@@ -131,12 +120,8 @@ def box(x: str, y: str, x_ends: Iterable[float], y_ends: Iterable[float]) -> Out
     return Outline(x, y, ((left, low), (right, low), (right, high), (left, high)))
 
 
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.6g}"
-
-
 def _ranges(text: str) -> tuple[Range, ...] | None:
-    """Return the ranges of `column:low:high,…`, or None where that is not what it is."""
+    """Return the ranges of `column:low:high,…`, None for another text."""
     if not text:
         return ()
     found = []

@@ -1,13 +1,13 @@
-"""Queries over an audit's Parquet files; a missing or broken file is an error that names it.
+"""DuckDB queries over an audit's Parquet files; a missing or broken file is an input error that names it.
 
-DuckDB reads the columns a query needs and skips the row groups it does not, so that a million pairs answer as a
-thousand do. All tables of an audit share one row order: `file_row_number` is a pair's row everywhere.
+DuckDB reads only the columns and row groups that a query needs. All tables of an audit share one row order:
+`file_row_number` is a pair's row everywhere.
 """
 
 import functools
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeAlias, TypeVar, cast
@@ -31,17 +31,10 @@ Result = TypeVar("Result")
 OfAudit: TypeAlias = Callable[Concatenate[Audit, Params], Result]
 # SQL for the key of a pair's captions, a positive number of 63 bits; no caption has a NUL in it.
 CAPTION_KEY = f"""greatest(1, (md5_number_lower(array_to_string("{CAPTIONS}", chr(0))) // 2)::BIGINT)"""
-_SETTINGS: dict[str, str | bool | int | float | list[str]] = {
-    "autoinstall_known_extensions": False,
-    "autoload_known_extensions": False,
-    "python_enable_replacements": False,
-    "memory_limit": "1GB",
-    "temp_directory": f"{tempfile.gettempdir()}/clipmem-{os.getpid()}",  # made only when that memory does not do
-}
 
 
 def stamp(path: Path) -> Stamp:
-    """Return what changes whenever a file is replaced or written to; whatever was made from it is kept under that."""
+    """Return inode, size and time of a file, which change when it is replaced or written to."""
     try:
         status = path.stat()
     except OSError:
@@ -57,23 +50,20 @@ def version_of(audit: Audit) -> Version:
 def kept(
     size: int, *names: str, paths: Callable[..., Iterable[Path]] = lambda *given: ()
 ) -> Callable[[OfAudit[Params, Result]], OfAudit[Params, Result]]:
-    """Keep what a function of an audit returns in memory, until one of the files it was made from changes.
+    """Cache the last `size` results of a function of an audit until one of the files they were made from changes.
 
-    Args:
-        size: how many results are kept.
-        names: of the audit's files that it is made from.
-        paths: what it is made from beside those, of the function's own arguments.
+    The files: `names` of the audit's, and those that `paths` returns for the function's arguments.
     """
 
     def decorate(make: OfAudit[Params, Result]) -> OfAudit[Params, Result]:
         made: Any = functools.lru_cache(maxsize=size)(lambda version, *given, **named: make(*given, **named))
 
         @functools.wraps(make)
-        def of_today(audit: Audit, *args: Params.args, **named: Params.kwargs) -> Result:
+        def cached(audit: Audit, *args: Params.args, **named: Params.kwargs) -> Result:
             files = [*(audit.folder / name for name in names), *paths(audit, *args, **named)]
             return cast(Result, made(tuple(map(stamp, files)), audit, *args, **named))
 
-        return of_today
+        return cached
 
     return decorate
 
@@ -88,12 +78,12 @@ def count_pairs_of(audit: Audit) -> int:
 
 
 def mismatched_tables(audit: Audit) -> InputError:
-    """Return the error of an audit whose tables do not belong together."""
+    """Return the error of an audit whose tables do not list the same pairs."""
     return InputError(f"{audit.folder / PAIRS} and {SCORES} list other pairs: delete {SCORES} and run the audit again")
 
 
 def find_row(audit: Audit, pair_id: str) -> int | None:
-    """Return the row of a pair, None where the audit has no such pair."""
+    """Return the row of a pair, None if the audit has no such pair."""
     found = fetch_rows(audit.folder / PAIRS, f'SELECT {ROW} FROM parquet WHERE "{PAIR_ID}" = ? LIMIT 1', [pair_id])
     return found[0][0] if found else None
 
@@ -118,33 +108,38 @@ def count_rows(path: Path) -> int:
 
 
 def fetch_rows(path: Path, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-    """Run a query and return its rows."""
+    """Run a query over a Parquet file, which it calls `parquet`, and return its rows."""
     with _executed(path, query, values) as result:
         return result.fetchall()
 
 
 def fetch_columns(path: Path, query: str, values: Sequence[Any] = (), **tables: Table) -> Columns:
-    """Run a query as `fetch_rows` does, over further tables too, by their names, and return its columns."""
+    """Run a query as `fetch_rows` does, over further named tables too, and return its columns."""
     with _executed(path, query, values, **tables) as result:
-        return cast(Columns, result.fetchnumpy())  # no column is of a type that makes it anything else
+        return cast(Columns, result.fetchnumpy())
 
 
 def fetch_frame(path: Path, query: str, values: Sequence[Any] = ()) -> pd.DataFrame:
-    """Run a query as `fetch_rows` does and return a table of pandas'."""
+    """Run a query as `fetch_rows` does and return a data frame."""
     with _executed(path, query, values) as result:
         return result.df()
 
 
 def fetch_arrow(path: Path, query: str, values: Sequence[Any] = (), **tables: Table) -> pa.Table:
-    """Run a query as `fetch_columns` does and return a table of Arrow's."""
-    with _cursor(path, tables) as cursor:
-        return cursor.sql(
-            _with_parquet(query), params=[_escaped_glob(path), *map(without_surrogates, values)]
-        ).to_arrow_table()
+    """Run a query as `fetch_columns` does and return an Arrow table."""
+    with _executed(path, query, values, **tables) as result:
+        return result.to_arrow_table()
+
+
+def fetch_pairs(path: Path, columns: Sequence[str], pair_ids: Iterable[str], *, end: str = "") -> pa.Table:
+    """Return pair_id and columns of some pairs of a file; `end` ends the query."""
+    asked = pa.table({"asked": pa.array(map(without_surrogates, pair_ids), pa.string())})
+    query = f'SELECT "{PAIR_ID}", {", ".join(columns)} FROM parquet SEMI JOIN asked ON "{PAIR_ID}" = asked.asked {end}'
+    return fetch_arrow(path, query, asked=asked)
 
 
 def fetch_numbered(path: Path, columns: Sequence[str], rows: Sequence[int]) -> dict[int, tuple[Any, ...]]:
-    """Return the columns of some rows, by row. The rows are spelled out, so that DuckDB skips where they are not."""
+    """Return the columns of some rows, by row. The query lists the rows, so that DuckDB skips other row groups."""
     if not rows:
         return {}
     numbers = ", ".join(str(int(row)) for row in rows)
@@ -153,30 +148,34 @@ def fetch_numbered(path: Path, columns: Sequence[str], rows: Sequence[int]) -> d
 
 
 def number(column: str) -> str:
-    """Return SQL for a score as a number, NaN where there is none; a column without any value may be one of text."""
+    """Return SQL for a score as a number, NaN if missing; a column without any value may be one of text."""
     return f"coalesce(TRY_CAST(\"{column}\" AS DOUBLE), 'nan'::DOUBLE)"
-
-
-def load(path: Path, query: str, *, into: str) -> duckdb.DuckDBPyConnection:
-    """Return a database of its own that keeps what a query over a file finds as a table."""
-    database = duckdb.connect(config=_SETTINGS)
-    with as_input_error(path):
-        database.execute(f"CREATE TABLE {into} AS {_with_parquet(query)}", [_escaped_glob(path)])
-    return database
 
 
 @functools.cache
 def _database() -> duckdb.DuckDBPyConnection:
-    """Return the database that the process shares. It holds nothing; each query has a cursor, for threads."""
-    return duckdb.connect(config=_SETTINGS)
+    """Return the database of the process. It holds nothing; each query has a cursor, for threads."""
+    return duckdb.connect(
+        config={
+            "autoinstall_known_extensions": False,
+            "autoload_known_extensions": False,
+            "python_enable_replacements": False,
+            "memory_limit": "1GB",
+            "temp_directory": f"{tempfile.gettempdir()}/clipmem-{os.getpid()}",  # made only if memory is short
+        }
+    )
 
 
 @contextmanager
-def as_input_error(path: Path) -> Iterator[None]:
-    """Turn what DuckDB says of a file into one line that names the file and what to do."""
-    stamp(path)
+def _executed(path: Path, query: str, values: Sequence[Any], **tables: Table) -> Iterator[duckdb.DuckDBPyRelation]:
+    stamp(path)  # a missing file has its own message
+    glob = "".join(f"[{letter}]" if letter in "*?[" else letter for letter in str(path))  # DuckDB takes patterns
+    query = f"WITH parquet AS NOT MATERIALIZED (SELECT * FROM read_parquet(?, file_row_number = true)) {query}"
     try:
-        yield
+        with _database().cursor() as cursor:
+            for name, table in tables.items():
+                cursor.register(name, table)
+            yield cursor.sql(query, params=[glob, *map(without_surrogates, values)])
     except duckdb.OutOfMemoryException:
         raise InputError(f"{path} needs more memory than there is: close other programs and try again") from None
     except duckdb.Error as error:
@@ -184,31 +183,8 @@ def as_input_error(path: Path) -> Iterator[None]:
         raise InputError(f"{path} cannot be read ({reason}): delete the audit's folder and run it again") from None
 
 
-@contextmanager
-def _executed(path: Path, query: str, values: Sequence[Any], **tables: Table) -> Iterator[duckdb.DuckDBPyConnection]:
-    with _cursor(path, tables) as cursor:
-        yield cursor.execute(_with_parquet(query), [_escaped_glob(path), *map(without_surrogates, values)])
-
-
-@contextmanager
-def _cursor(path: Path, tables: Mapping[str, Table]) -> Iterator[duckdb.DuckDBPyConnection]:
-    with as_input_error(path), _database().cursor() as cursor:
-        for name, table in tables.items():
-            cursor.register(name, table)
-        yield cursor
-
-
-def _with_parquet(query: str) -> str:
-    return f"WITH parquet AS NOT MATERIALIZED (SELECT * FROM read_parquet(?, file_row_number = true)) {query}"
-
-
 def without_surrogates(value: Any) -> Any:
     """Return text without halves of letters, which DuckDB refuses and no table holds."""
     if not isinstance(value, str) or value.isascii():
         return value
     return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
-def _escaped_glob(path: Path) -> str:
-    """Return a path that DuckDB, which takes patterns, reads as itself."""
-    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in str(path))

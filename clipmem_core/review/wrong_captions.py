@@ -1,4 +1,4 @@
-"""How many captions of an audit are wrong: what its scores say, and what people found so far."""
+"""How many captions of an audit are wrong, from its scores and from the decisions so far."""
 
 from dataclasses import dataclass
 from typing import TypeAlias, cast
@@ -11,17 +11,7 @@ from clipmem_core.audits.verdict import likely_wrong
 from clipmem_core.files import mapping, numbers
 from clipmem_core.review.decisions import CODES, KEEP, UNDECIDED_CODE, decided
 from clipmem_core.review.tables import kept
-from clipmem_core.scores.prevalence import (
-    CHECKED,
-    Review,
-    WrongCount,
-    count_of_sample,
-    count_reviewed,
-    left_after,
-    plan_review,
-    suggest_stop,
-    suspicion_of,
-)
+from clipmem_core.scores import prevalence as p
 
 Estimate: TypeAlias = tuple[float, float, float]  # and a 95 % interval
 NEEDED = [c.MISFIT, c.CSLS_OUT, c.P_WRONG, c.REVIEW_PLACE]
@@ -35,15 +25,15 @@ MEANINGS = (
 
 @dataclass(frozen=True, eq=False)
 class WrongEstimate:
-    """What the scores of an audit say before anybody looks: the count, and the order to look in."""
+    """The count of wrong captions by the scores of an audit, and the order of the review."""
 
-    count: WrongCount
-    review: Review
+    count: p.WrongCount
+    review: p.Review
 
 
 @dataclass(frozen=True, eq=False)
 class ReviewProgress:
-    """What people decided on the pairs of an audit, and how many wrong captions remain.
+    """The decisions on the pairs of an audit, and how many wrong captions remain.
 
     `ahead` is how many of the next pairs are expected to be wrong, `more` after how many of them to stop. `left` is the
     number of undecided pairs with a wrong caption and its 95 % interval: by the scores, or by the random spot checks if
@@ -59,7 +49,7 @@ class ReviewProgress:
 
     @property
     def sentence(self) -> str:
-        """The line above the review; empty while nothing is decided."""
+        """The line above the review; empty without decisions."""
         if not self.decided:
             return ""
         sentence = f"You changed or removed {self.wrong:,} of {self.decided:,}"
@@ -76,69 +66,66 @@ class ReviewProgress:
 def wrong_estimate(audit: Audit) -> WrongEstimate:
     """Return how many captions the scores of an audit count as wrong, and the order of the review."""
     misfit, fit, posterior, place = read_table(audit.folder / SCORES, columns=NEEDED)[NEEDED].to_numpy(dtype=float).T
-    told = mapping(mapping(audit.verdict).get("wrong_captions"))
-    estimate, low, high = numbers([told.get(name) for name in ("estimate", "low", "high")], 3) or (None, None, None)
-    missing = str(told.get("missing") or "the verdict has no count") if estimate is None else ""
-    count = WrongCount(estimate, low, high, posterior, missing=missing)
-    return WrongEstimate(count, plan_review(suspicion_of(misfit, fit), place=place))
+    stored = mapping(mapping(audit.verdict).get("wrong_captions"))
+    estimate, low, high = numbers([stored.get(name) for name in ("estimate", "low", "high")], 3) or (None, None, None)
+    missing = str(stored.get("missing") or "the verdict has no count") if estimate is None else ""
+    count = p.WrongCount(estimate, low, high, posterior, missing=missing)
+    return WrongEstimate(count, p.plan_review(p.suspicion_of(misfit, fit), place=place))
 
 
 def review_progress(audit: Audit) -> ReviewProgress:
-    """Return what people found so far among the pairs of an audit, and how many wrong captions probably remain.
+    """Return the decisions on the pairs of an audit, and how many wrong captions probably remain.
 
-    A pair that was removed or given another caption counts as wrong, one that is kept as right. Find and replace, and
-    the choice among look-alikes, say neither and do not count.
+    A removed or recaptioned pair counts as wrong, a kept one as right. Find and replace, and the choice among
+    look-alikes, say neither and do not count.
     """
-    known, told = wrong_estimate(audit), decided(audit)
-    codes, judged = told.codes, np.zeros(len(told.codes), dtype=bool)
-    judged[known.review.ranked] = True
-    said = judged & ~told.apart & (codes != UNDECIDED_CODE)
-    wrong = said & (codes != CODES[KEEP])
-    done, found, count = int(said.sum()), int(wrong.sum()), known.count
-    if not done:
+    known, decisions = wrong_estimate(audit), decided(audit)
+    codes, scored, review, count = (
+        decisions.codes,
+        np.zeros(len(decisions.codes), dtype=bool),
+        known.review,
+        known.count,
+    )
+    scored[review.ranked] = True
+    done = scored & ~decisions.apart & (codes != UNDECIDED_CODE)
+    wrong = done & (codes != CODES[KEEP])
+    n_done, n_wrong = int(done.sum()), int(wrong.sum())
+    if not n_done:
         return ReviewProgress(0, 0)
-    by_checks = count_reviewed(known.review, wrong, said, count.posterior)
+    by_checks = p.count_reviewed(review, wrong, done, count.posterior)
     ends = (by_checks.estimate, by_checks.low, by_checks.high)
-    checked = None if by_checks.missing else cast(Estimate, tuple(end - found for end in ends if end is not None))
-    if count.missing:
-        return ReviewProgress(done, found, checked, by_spot_checks=True)
-    left = left_after(count, said)
-    if checked and not checked[1] <= left[0] <= checked[2]:
-        return ReviewProgress(done, found, checked, by_spot_checks=True)
-    ahead = known.review.order[~said[known.review.order]]
-    expected = float(np.nansum(count.posterior[ahead[:NEXT]]))
-    more = min(max(_stop(known, ahead), CHECKED - done), len(ahead))
-    return ReviewProgress(done, found, left, ahead=expected, more=more)
-
-
-def _stop(known: WrongEstimate, ahead: np.ndarray) -> int:
-    """Return after how many of the pairs ahead, in the order of the review, to stop looking."""
-    ranked = known.review.ranked[np.isin(known.review.ranked, ahead)]
-    worth = ranked[: suggest_stop(known.count.posterior[ranked], -np.arange(len(ranked)))]
-    return int(np.flatnonzero(np.isin(ahead, worth)).max(initial=-1)) + 1
+    checked = None if by_checks.missing else cast(Estimate, tuple(end - n_wrong for end in ends if end is not None))
+    left = None if count.missing else p.left_after(count, done)
+    if left is None or (checked and not checked[1] <= left[0] <= checked[2]):
+        return ReviewProgress(n_done, n_wrong, checked, by_spot_checks=True)
+    ahead = review.order[~done[review.order]]
+    ranked = review.ranked[~done[review.ranked]]
+    worth = ranked[: p.suggest_stop(count.posterior[ranked], -np.arange(len(ranked)))]
+    stop = int(np.flatnonzero(np.isin(ahead, worth)).max(initial=-1)) + 1
+    more = min(max(stop, p.CHECKED - n_done), len(ahead))
+    return ReviewProgress(n_done, n_wrong, left, ahead=float(np.nansum(count.posterior[ahead[:NEXT]])), more=more)
 
 
 def wrong_words(audit: Audit) -> tuple[str, str]:
     """Return in a line how many captions are wrong and what to review, and how that is estimated.
 
-    By the scores alone while nobody has decided on anything. If there is no count, the line is empty and the other text
-    says why.
+    Without decisions it comes from the scores alone. Without a count the line is empty and the other text says why.
     """
-    found, (likely, basis) = review_progress(audit), likely_wrong(audit.verdict)
-    if not found.sentence:
+    progress, (likely, basis) = review_progress(audit), likely_wrong(audit.verdict)
+    if not progress.sentence:
         return likely, basis
-    return found.sentence, " ".join(filter(None, [likely, basis, MEANINGS if found.left else ""]))
+    return progress.sentence, " ".join(filter(None, [likely, basis, MEANINGS if progress.left else ""]))
 
 
 def random_check(audit: Audit) -> str:
-    """Say what a random check of 50 pairs shows; empty where there are no more pairs than that."""
+    """Say what a random check of 50 pairs shows; empty for an audit with no more pairs than that."""
     pairs = len(wrong_estimate(audit).review.drawn)
-    if pairs <= CHECKED:
+    if pairs <= p.CHECKED:
         return ""
-    most = count_of_sample(0, CHECKED, pairs)[1]
+    most = p.count_of_sample(0, p.CHECKED, pairs)[1]
     return (
-        f"A random check finds every kind of error, also a single wrong word. If all {CHECKED} captions are right, at "
-        f"most {most:,} of the {pairs:,} are wrong ({most / pairs:.0%}; 95 % interval)."
+        f"A random check finds every kind of error, also a single wrong word. If all {p.CHECKED} captions are right, "
+        f"at most {most:,} of the {pairs:,} are wrong ({most / pairs:.0%}; 95 % interval)."
     )
 
 

@@ -1,5 +1,5 @@
-"""What is measured on the members of an arm: the row of each seed, the rows of its epochs, and the attack by the
-arm's other seeds."""
+"""Measurements of the members of an arm: the row of each seed, the rows of its epochs, and the attack by the arm's
+other seeds."""
 
 import dataclasses
 import math
@@ -21,57 +21,34 @@ from clipmem_core.scores.encoders import contributions
 from clipmem_core.scores.membership import Sides
 from clipmem_core.scores.memorization import membership_auroc
 from clipmem_core.scores.utility import retrieval_ranks, retrieval_recalls
-from clipmem_core.studies.store import (
-    ARM,
-    ATTACK_SHADOWS,
-    CLIPMEM_CANDIDATE,
-    CLIPMEM_EXTERNAL,
-    EPOCH,
-    IMAGE_EXTERNAL,
-    MEMBERSHIP_AUROC,
-    PEAK_MB,
-    RETRIEVAL,
-    SAMPLES_SEEN,
-    SECONDS,
-    TEXT_EXTERNAL,
-)
+from clipmem_core.studies import store as s
 from clipmem_core.training.names import LOG, TRAJECTORY, model_config
 from clipmem_core.training.vocabulary import caption_ends, pairs_with
 
 KS = (1, 5, 10)
 RECALLS = tuple(f"{way}_R@{k}" for way in ("image_to_text", "text_to_image") for k in KS)
-RETRIEVAL_RARE, RETRIEVAL_OTHER, QUERIES_RARE = "retrieval_rare", "retrieval_other", "queries_rare"
 RARE = 2  # trained pairs that have the token, at most
-ATTACKED = (*c.ATTACK_METRICS.values(), ATTACK_SHADOWS)
-FEWEST_ATTACKED = 2  # seeds of an arm
+ATTACKED = (*c.ATTACK_METRICS.values(), s.ATTACK_SHADOWS)
 
 
 def measure(audit: Audit, number: int, compared: np.ndarray, *, by_rarity: bool = False) -> dict[str, Any]:
-    """Measure f and g of one seed of an arm.
+    """Measure the trained members f-number and g-number of an arm's audit.
 
-    Args:
-        audit: the arm's; its members f-number and g-number are done.
-        number: of the seed in this audit, from 0.
-        compared: pairs that every arm trains on if its group does, bool [n_pairs].
-        by_rarity: whether to measure retrieval apart for captions with a rare word.
-
-    Returns:
-        Memorization of compared candidates; utility, the mean of f and g; the samples that one of them saw, the seconds
-        that both trained, and the larger peak of memory.
+    Memorization is of `compared` pairs, those that every arm trains on if its group does, bool [n_pairs]; utility is
+    the mean of f and g; samples are those of one of them, seconds of both, and memory is the larger peak.
     """
     names = (f"f-{number}", f"g-{number}")
     folders = [audit.member(name) for name in names]
-    utilities = [read_utility(folder) for folder in folders]
-    utility = {name: float(np.mean([one[name] for one in utilities])) for name in utilities[0]}
+    means = pd.DataFrame(map(read_utility, folders)).mean()
+    utility = {str(name): float(mean) for name, mean in means.items()}
     ends = [last_line(folder / LOG) for folder in folders]
-    seen = int(np.isfinite(read_array(folders[0] / TRAJECTORY, shared=True)[..., 0]).sum())
     return {
         **memorization(list(map(read_embeddings, folders)), _sides(audit, names), compared),
-        RETRIEVAL: float(np.mean([utility[name] for name in RECALLS])),
+        s.RETRIEVAL: float(np.mean([utility[name] for name in RECALLS])),
         **utility,
-        SAMPLES_SEEN: seen,
-        SECONDS: round(sum(end.get("seconds", math.nan) for end in ends), 2),
-        PEAK_MB: max(end.get("peak_mb", math.nan) for end in ends),
+        s.SAMPLES_SEEN: int(np.isfinite(read_array(folders[0] / TRAJECTORY, shared=True)[..., 0]).sum()),
+        s.SECONDS: round(sum(end.get("seconds", math.nan) for end in ends), 2),
+        s.PEAK_MB: max(end.get("peak_mb", math.nan) for end in ends),
         **(retrieval_by_rarity(audit, names) if by_rarity else {}),
     }
 
@@ -83,42 +60,35 @@ def measure_epochs(audit: Audit, number: int, compared: np.ndarray) -> list[dict
     """
     names = (f"f-{number}", f"g-{number}")
     sides = _sides(audit, names)
-    rows = []
+    rows = utility_rows(sides)
+    found = []
     for epoch in audit.record.snapshots:
-        folders = [audit.member(name) / SNAPSHOTS / str(epoch) for name in names]
-        embedded = list(map(read_embeddings, folders))
-        external = utility_rows(sides)
-        owner = np.arange(len(external))
+        embedded = [read_embeddings(audit.member(name) / SNAPSHOTS / str(epoch)) for name in names]
         recalls = [
-            list(retrieval_recalls(np.asarray(image)[external], np.asarray(text)[external], owner).values())
+            list(retrieval_recalls(np.asarray(image)[rows], np.asarray(text)[rows], np.arange(len(rows))).values())
             for image, text in embedded
         ]
-        rows.append({EPOCH: epoch} | memorization(embedded, sides, compared) | {RETRIEVAL: float(np.mean(recalls))})
-    return rows
+        row = {s.EPOCH: epoch} | memorization(embedded, sides, compared)
+        found.append(row | {s.RETRIEVAL: float(np.mean(recalls))})
+    return found
 
 
 def memorization(embedded: list[tuple[np.ndarray, np.ndarray]], sides: Sides, compared: np.ndarray) -> dict[str, float]:
-    """Measure what f and g memorized from their embeddings.
-
-    Args:
-        embedded: μ_I and μ_T of f and of g, [n_pairs, dim] each.
-        sides: of these two, and the external pairs that centre alignments.
-        compared: pairs that every arm trains on if its group does, bool [n_pairs].
-    """
+    """Measure memorization from μ_I and μ_T of f and of g, [n_pairs, dim] each, on `compared` pairs, bool [n_pairs]."""
     (f_image, f_text), (g_image, g_text) = embedded
     membership, external = sides.membership, sides.external
     candidate = (membership.group == c.CANDIDATE) & compared
     f, g = (pair_terms(image, text, external)[c.ALIGNMENT] for image, text in embedded)
     parts, fits = contributions([f_image, g_image], [f_text, g_text], sides)
-    kept = dataclasses.replace(membership, group=membership.group[compared], trained=membership.trained[:, compared])
+    subset = dataclasses.replace(membership, group=membership.group[compared], trained=membership.trained[:, compared])
     return {
-        CLIPMEM_CANDIDATE: float((f - g)[candidate].mean()),
-        MEMBERSHIP_AUROC: membership_auroc([f[compared], g[compared]], kept)[1],
+        s.CLIPMEM_CANDIDATE: float((f - g)[candidate].mean()),
+        s.MEMBERSHIP_AUROC: membership_auroc([f[compared], g[compared]], subset)[1],
         c.CLIPMEM_IMAGE: float(parts[c.CLIPMEM_IMAGE][candidate].mean()),
         c.CLIPMEM_TEXT: float(parts[c.CLIPMEM_TEXT][candidate].mean()),
-        CLIPMEM_EXTERNAL: float((f - g)[external].mean()),
-        IMAGE_EXTERNAL: float(parts[c.CLIPMEM_IMAGE][external].mean()),
-        TEXT_EXTERNAL: float(parts[c.CLIPMEM_TEXT][external].mean()),
+        s.CLIPMEM_EXTERNAL: float((f - g)[external].mean()),
+        s.IMAGE_EXTERNAL: float(parts[c.CLIPMEM_IMAGE][external].mean()),
+        s.TEXT_EXTERNAL: float(parts[c.CLIPMEM_TEXT][external].mean()),
         "map_fit": float(np.mean(list(fits.values()))),
     }
 
@@ -126,31 +96,28 @@ def memorization(embedded: list[tuple[np.ndarray, np.ndarray]], sides: Sides, co
 def retrieval_by_rarity(audit: Audit, members: tuple[str, ...]) -> dict[str, float]:
     """Measure retrieval on pairs whose caption has a rare trained word, and on the others.
 
-    Rare is a token that one or two pairs of the member's training have, whatever an arm leaves out: in every arm the
-    same pairs are told apart. A token that no trained pair has is not rare but unknown. The gallery is all pairs that
-    utility is measured on, each with its mean text embedding.
-
-    Returns:
-        The mean of the six recalls on either kind of pairs and the share of the former; means over members.
+    Rare is a token that one or two pairs of the member's training have, whatever an arm leaves out: the pairs are
+    divided alike in every arm. A token that no trained pair has is not rare but unknown. The gallery is all pairs that
+    utility is measured on, each with its mean text embedding. Values are means of the six recalls and over members.
     """
     config, pairs = audit.record.config, audit.pairs
     membership = membership_of(audit.membership)
     rows = utility_rows(sides_of(audit, config, membership))
     tokens, start = tokens_of(pairs, config)
     model = model_config(config.model)
-    own = tokens[start[rows]]  # the first caption of each, which all arms are evaluated on
-    words = words_of(own, caption_ends(model, own))
+    captions = tokens[start[rows]]  # the first of each, which all arms are evaluated on
+    words = words_of(captions, caption_ends(model, captions))
     found = []
     for name in members:
         trained = np.flatnonzero(membership.trained[membership.members.index(name)])
-        counts = pairs_with(model, tokens, start, trained, first=config.train_captions)[own]
+        counts = pairs_with(model, tokens, start, trained, first=config.train_captions)[captions]
         rare = (words & (counts > 0) & (counts <= RARE)).any(axis=1)
         image, text = (vectors[rows] for vectors in read_embeddings(audit.member(name)))
         ranks = np.stack(list(retrieval_ranks(image, text, np.arange(len(rows))).values()))
         hits = np.mean([ranks < k for k in KS], axis=(0, 1))
         found.append([hits[rare].mean() if rare.any() else np.nan, hits[~rare].mean(), rare.mean()])
     means = np.mean(found, axis=0)
-    return dict(zip((RETRIEVAL_RARE, RETRIEVAL_OTHER, QUERIES_RARE), map(float, means), strict=True))
+    return dict(zip(("retrieval_rare", "retrieval_other", "queries_rare"), map(float, means), strict=True))
 
 
 def _sides(audit: Audit, names: tuple[str, str]) -> Sides:
@@ -159,11 +126,10 @@ def _sides(audit: Audit, names: tuple[str, str]) -> Sides:
 
 
 def arms_to_attack(rows: pd.DataFrame) -> list[str]:
-    """Return the arms of a table whose members were attacked with fewer shadows than there are now, or not at all."""
-    shadows = rows.reindex(columns=[ARM, ATTACK_SHADOWS])
-    counts = shadows.groupby(ARM, sort=False)[ATTACK_SHADOWS].agg(["size", "min", "count"])
-    old = (counts["min"] != 2 * (counts["size"] - 1)) | (counts["count"] < counts["size"])
-    return [str(arm) for arm in counts.index[old & (counts["size"] >= FEWEST_ATTACKED)]]
+    """Return the arms with two seeds or more in which a row has another number of shadows than it could have now."""
+    rows = rows.reindex(columns=[s.ARM, s.ATTACK_SHADOWS])
+    seeds = rows.groupby(s.ARM)[s.ARM].transform("size")
+    return list(dict.fromkeys(rows.loc[(seeds > 1) & (rows[s.ATTACK_SHADOWS] != 2 * (seeds - 1)), s.ARM]))
 
 
 def attack_arm(seeds: Sequence[tuple[Audit, int, np.ndarray]]) -> list[dict[str, float]]:
@@ -171,15 +137,8 @@ def attack_arm(seeds: Sequence[tuple[Audit, int, np.ndarray]]) -> list[dict[str,
 
     If every seed draws its own split, a shadow is trained on most pairs and not on some; if seeds share one split, all
     f are trained on the same pairs and all g on others, so that what f and g differ in by the other pairs of their
-    groups helps the attack too.
-
-    Args:
-        seeds: the audit of each seed, the seed's number in it, and the compared pairs, bool [n_pairs]; at least two
-            seeds, of the same pairs in the same order.
-
-    Returns:
-        The columns ATTACKED of each seed's row: the mean of f and g as the target, NaN where a metric is undefined, and
-        the number of shadows.
+    groups helps the attack too. `seeds` are the audit of each seed, the seed's number in it, and the compared pairs;
+    metrics are means of f and g as the target.
     """
     alignments, sides = [], []
     for audit, number, _ in seeds:
@@ -201,6 +160,6 @@ def attack_arm(seeds: Sequence[tuple[Audit, int, np.ndarray]]) -> list[dict[str,
     curves = [roc(one, BAVARIA) for one in attack(alignments, shadows, attacks=(BAVARIA,))]
     return [
         {column: (f[name] + g[name]) / 2 for name, column in c.ATTACK_METRICS.items()}
-        | {ATTACK_SHADOWS: len(alignments) - 2}
+        | {s.ATTACK_SHADOWS: len(alignments) - 2}
         for f, g in zip(curves[::2], curves[1::2], strict=True)
     ]

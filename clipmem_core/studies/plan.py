@@ -19,24 +19,9 @@ from clipmem_core import columns as c
 from clipmem_core.audits.jobs import Task, jobs_folder
 from clipmem_core.audits.settings import check_config, typed, typed_flags
 from clipmem_core.audits.store import is_locked, write_json
-from clipmem_core.config import AuditConfig, InputError, affecting, fingerprint, flat, meant, without_meaning
-from clipmem_core.studies.arm import (
-    ALL,
-    DECISIONS,
-    LOOKALIKES,
-    NONE,
-    PAIRS_KEPT,
-    RANDOM,
-    REMOVAL,
-    Arm,
-    Decided,
-    Removal,
-    Split,
-    first_split,
-    normal,
-    parse_setting,
-    reference_config,
-)
+from clipmem_core.config import AuditConfig, InputError, affecting, fingerprint, flat, meant
+from clipmem_core.studies import arm as arms
+from clipmem_core.studies.arm import ALL, NONE, Arm, Decided, Removal, Split
 from clipmem_core.studies.store import OWN, StudyFolder, studies_folder, study_folder
 from clipmem_core.training.names import model_config
 
@@ -46,11 +31,10 @@ EVALUATED_ALIKE = {"eval_crop_scale": 1.0, "eval_captions": 1, "views": 2}
 COMMON_DEFAULTS = {"protocol": "paper", "seeds": 5, "retrieval_apart": True}
 STRONG_CROPS, NO_CROPS = 0.2, 1.0
 FACTORS = {"half": 0.5, "one": 1.0, "double": 2.0}  # of an encoder's width
-FOREIGN = ("timm_model_name", "hf_model_name")  # in configs of towers whose width is not in their config
 MOST_CAPTIONS = 5
 NOISE_LEVELS = (0.01, 0.05, 0.10, 0.15, 0.20, 0.25, 0.30)
 REMOVED = (50, 100, 200, 400, 800)
-REMOVED_BY = (c.CLIPMEM, c.SIMILARITY_IN, RANDOM)
+REMOVED_BY = (c.CLIPMEM, c.SIMILARITY_IN, arms.RANDOM)
 SCALE = (500, 1_000, 2_000, 4_000, 8_000, 16_000, 32_000)  # pairs that a member trains on, beside all that there are
 CROPS: dict[str, Any] = {"crop_scale": 0.2, "colour": 0.4}
 FLOOR: dict[str, Any] = {"min_logit_scale": 30.0}  # open_clip starts at 14.3
@@ -66,12 +50,8 @@ FEWEST_COMPARED = 10  # candidates, and as many independent pairs, that every ar
 
 def size_arms(config: AuditConfig, pairs: pd.DataFrame) -> list[Arm]:
     """Return each width of the image encoder with each of the text encoder."""
-    if config.lock_image or config.lock_text:
-        raise InputError(
-            "study size changes the width of encoders that are trained: take away --lock-image, --lock-text"
-        )
-    if config.pretrained:
-        raise InputError("study size changes the model: take away --pretrained")
+    if config.lock_image or config.lock_text or config.pretrained:
+        raise InputError("study size trains models of other widths: remove --lock-image, --lock-text and --pretrained")
     model = model_config(config.model)
     return [
         Arm(
@@ -85,49 +65,29 @@ def size_arms(config: AuditConfig, pairs: pd.DataFrame) -> list[Arm]:
 
 
 def sized(model: dict[str, Any], *, image: float, text: float) -> dict[str, Any]:
-    """Scale the width of each encoder and the number of its heads; depth and the embedding stay.
-
-    Args:
-        model: a config in open_clip's form, of transformers of open_clip's own.
-        image: factor of the image encoder's width.
-        text: factor of the text encoder's width.
-
-    Raises:
-        InputError: a tower cannot be scaled so.
-
-    Example:
-        >>> small = {"vision_cfg": {"width": 128, "head_width": 64}, "text_cfg": {"width": 128, "heads": 2}}
-        >>> sized(small, image=2, text=0.5)
-        {'vision_cfg': {'width': 256, 'head_width': 64}, 'text_cfg': {'width': 64, 'heads': 1}}
-    """
-    found = copy.deepcopy(model)
-    vision, words = found["vision_cfg"], found["text_cfg"]
-    foreign = [key for tower in (vision, words) for key in FOREIGN if tower.get(key)]
-    if foreign or not isinstance(vision.get("layers", 12), int):
-        raise InputError(
-            "study size scales the width of open_clip's own transformers: take a ViT such as --model small"
-        )
+    """Scale the width of each encoder and the number of its heads; depth and the embedding stay."""
+    scaled = copy.deepcopy(model)
+    vision, words = scaled["vision_cfg"], scaled["text_cfg"]
     head = vision.get("head_width", 64)
-    vision["width"] = head * _whole(vision.get("width", 768) / head * image, "image")
-    words["width"] = _whole(words.get("width", 512) * text, "text")
-    words["heads"] = _whole(words.get("heads", 8) * text, "text")
-    return found
-
-
-def _whole(value: float, encoder: str) -> int:
-    if value < 1 or value != int(value):
+    heads = vision.get("width", 768) / head * image, words.get("heads", 8) * text
+    foreign = (
+        vision.get("timm_model_name") or words.get("hf_model_name") or not isinstance(vision.get("layers", 12), int)
+    )
+    if foreign or any(count < 1 or count != int(count) for count in heads):
         raise InputError(
-            f"study size halves the heads of each encoder, and the {encoder} encoder would be left with {value:g}: "
-            "take a model with an even number of heads"
+            "study size scales the width of open_clip's own transformers with an even number of heads: take a ViT such "
+            "as --model small"
         )
-    return int(value)
+    vision["width"] = head * int(heads[0])
+    words["width"], words["heads"] = int(words.get("width", 512) * text), int(heads[1])
+    return scaled
 
 
 def views_arms(config: AuditConfig, pairs: pd.DataFrame) -> list[Arm]:
     """Return crops off, as asked and strong, with one caption a pair and, if there are more, with all."""
     if config.lock_image:
         raise InputError(
-            "study views compares crops, and a locked image tower sees whole pictures: take --no-lock-image"
+            "study views compares crops, and a locked image tower sees whole pictures: add --no-lock-image"
         )
     if not STRONG_CROPS < config.crop_scale < NO_CROPS:
         raise InputError(
@@ -149,13 +109,10 @@ def views_arms(config: AuditConfig, pairs: pd.DataFrame) -> list[Arm]:
 
 
 def captions_arms(config: AuditConfig, pairs: pd.DataFrame) -> list[Arm]:
-    """Return one caption a pair, two, …, up to five or as many as the source has, and all where that is more."""
+    """Return one caption a pair, two, …, up to five or as many as the source has, and all if that is more."""
     most = _most_captions(pairs)
     if most < 2:
-        raise InputError(
-            "study captions compares one caption a pair with more, and this source has one: take one with several "
-            "captions a pair, or another study"
-        )
+        raise InputError("study captions compares one caption a pair with more, and this source has one")
     counts = {str(number): number for number in range(2, min(most, MOST_CAPTIONS) + 1)}
     counts |= {"all": config.train_captions} if most > MOST_CAPTIONS else {}
     more = [Arm(f"captions-{n}", {"train_captions": count}, shown={"captions": n}) for n, count in counts.items()]
@@ -168,14 +125,13 @@ def scale_arms(config: AuditConfig, pairs: pd.DataFrame) -> list[Arm]:
     sizes = [size for size in SCALE if size < every]
     if len(sizes) < 2:
         raise InputError(f"study scale trains on {SCALE[0]}, {SCALE[1]} and more pairs, and here are {every:,}")
-    arms = [Arm(ALL, shown={"pairs": every, "fixed": ALL, "epochs": config.epochs})]
+    found = [Arm(ALL, shown={"pairs": every, "fixed": ALL, "epochs": config.epochs})]
     for fixed in ("epochs", "steps"):
         for size in sizes:
             epochs = config.epochs if fixed == "epochs" else round(config.epochs * every / size)
-            overrides = {PAIRS_KEPT: size} | ({"epochs": epochs} if epochs != config.epochs else {})
-            shown = {"pairs": size, "fixed": fixed, "epochs": epochs}
-            arms.append(Arm(f"{fixed}-{size}", overrides, shown=shown))
-    return arms
+            overrides = {arms.PAIRS_KEPT: size} | ({"epochs": epochs} if epochs != config.epochs else {})
+            found.append(Arm(f"{fixed}-{size}", overrides, shown={"pairs": size, "fixed": fixed, "epochs": epochs}))
+    return found
 
 
 def text_noise_arms(config: AuditConfig, pairs: pd.DataFrame) -> list[Arm]:
@@ -193,11 +149,11 @@ def removal_arms(config: AuditConfig, pairs: pd.DataFrame) -> list[Arm]:
     shared = int((pairs[c.GROUP] == c.SHARED).sum())
     counts = [n for n in REMOVED if n <= shared // 2]
     if not counts:
-        raise InputError(f"study removal takes {REMOVED[0]} of at least {2 * REMOVED[0]} shared pairs, not of {shared}")
+        raise InputError(f"study removal needs at least {2 * REMOVED[0]} shared pairs, and there are {shared}")
     return [
         _none(pairs, removed_by=NONE, removed=0),
         *(
-            Arm(f"{by}-{n}", {REMOVAL: Removal(by, n)}, shown={"removed_by": by, "removed": n})
+            Arm(f"{by}-{n}", {arms.REMOVAL: Removal(by, n)}, shown={"removed_by": by, "removed": n})
             for n in counts
             for by in REMOVED_BY
         ),
@@ -242,7 +198,7 @@ def combined_arms(config: AuditConfig, pairs: pd.DataFrame) -> list[Arm]:
 def forgetting_arms(config: AuditConfig, pairs: pd.DataFrame) -> list[Arm]:
     """Return rare words forgotten after training in each way, beside an arm that forgets only those never trained."""
     if config.lock_text:
-        raise InputError("study forgetting is about the words of a trained text encoder: take --no-lock-text")
+        raise InputError("study forgetting is about the words of a trained text encoder: add --no-lock-text")
     ways = {"forget": {}, "delete": {"text_forget_as": "deleted"}, "placebo": {"text_forget_as": "random"}}
     return [
         _none(pairs),
@@ -269,96 +225,51 @@ class Study:
 
     `arms` are drawn from the config and the pair table; `reference` is the arm that differences are taken to.
     `defaults` are config fields that hold unless typed otherwise. After each epoch of `snapshots` that is run, and
-    after the last, embeddings are stored, and times.parquet has a row for each. `takes_settings`: a person may add
-    arms. `by_rarity`: retrieval is also measured apart for captions with rare words.
+    after the last, embeddings are stored, and times.parquet has a row for each. `by_rarity`: retrieval is also measured
+    for captions with rare words.
     """
 
     question: str
     arms: Callable[[AuditConfig, pd.DataFrame], list[Arm]]
     reference: str = NONE
-    defaults: Mapping[str, Any] = field(default_factory=dict)
+    defaults: Mapping[str, Any] = field(default_factory=lambda: EVALUATED_ALIKE)
     snapshots: tuple[int, ...] = ()
-    takes_settings: bool = True
     by_rarity: bool = False
 
-    def epochs_kept(self, epochs: int) -> list[int]:
-        """Return the epochs of a run after which embeddings are stored."""
-        return sorted({epoch for epoch in self.snapshots if epoch < epochs} | {epochs}) if self.snapshots else []
+    @property
+    def takes_settings(self) -> bool:
+        """Whether a person may add arms."""
+        return self.reference == NONE and not self.snapshots
 
 
-STUDIES: dict[str, Study] = {
-    "scale": Study(
-        "Does memorization shrink as epochs over pairs?",
-        scale_arms,
-        reference=ALL,
-        defaults={"batch_size": 256},  # the same at all sizes, so no larger than the smallest
-        takes_settings=False,
-    ),
-    "size": Study(
-        "Does a larger image encoder flip claim 3?",
-        size_arms,
-        reference="image-one-text-one",
-        takes_settings=False,
-    ),
-    "views": Study(
-        "Is the text share only the missing caption augmentation?",
-        views_arms,
-        reference="crops-normal-captions-1",
-        defaults=EVALUATED_ALIKE,
-        takes_settings=False,
-    ),
-    "time": Study(
-        "Which encoder memorizes first?",
-        lambda config, pairs: [Arm(NONE)],
-        takes_settings=False,
-        snapshots=(1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 50, 60, 80),
-    ),
-    "captions": Study(
-        "Do more captions a pair lower memorization and raise utility?", captions_arms, defaults=EVALUATED_ALIKE
-    ),
-    "text-noise": Study(
-        "Does noise on the text embedding lower memorization and raise utility?",
-        text_noise_arms,
-        defaults=EVALUATED_ALIKE,
-    ),
-    "removal": Study("Does taking the most memorized pairs out raise utility?", removal_arms, defaults=EVALUATED_ALIKE),
-    "combined": Study(
-        "Which mitigations lower memorization at no loss of utility?", combined_arms, defaults=EVALUATED_ALIKE
-    ),
-    "forgetting": Study(
-        "What is it worth to forget rare words after training?",
-        forgetting_arms,
-        defaults=EVALUATED_ALIKE,
-        by_rarity=True,
-    ),
+EPOCHS_STORED = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 50, 60, 80)
+STUDIES = {
+    # The batch is the same at all sizes, so no larger than the smallest.
+    "scale": Study("Does memorization shrink as epochs over pairs?", scale_arms, ALL, {"batch_size": 256}),
+    "size": Study("Does a larger image encoder flip claim 3?", size_arms, "image-one-text-one", {}),
+    "views": Study("Is the text share only the missing caption augmentation?", views_arms, "crops-normal-captions-1"),
+    "time": Study("Which encoder memorizes first?", lambda config, pairs: [Arm(NONE)], NONE, {}, EPOCHS_STORED),
+    "captions": Study("Do more captions a pair lower memorization and raise utility?", captions_arms),
+    "text-noise": Study("Does noise on the text embedding lower memorization and raise utility?", text_noise_arms),
+    "removal": Study("Does taking the most memorized pairs out raise utility?", removal_arms),
+    "combined": Study("Which mitigations lower memorization at no loss of utility?", combined_arms),
+    "forgetting": Study("What is it worth to forget rare words after training?", forgetting_arms, by_rarity=True),
 }
 
 
-def find_study(name: str) -> Study:
-    """Return the study of a name.
-
-    Raises:
-        InputError: there is none; the message lists those there are.
-    """
+def find_study(name: str, *, with_settings: bool = False) -> Study:
+    """Return the study of a name; if arms are to be added, only one that takes them."""
     if name not in STUDIES:
         raise InputError(f"study {name!r} is unknown: choose one of {', '.join(STUDIES)}{meant(name, STUDIES)}")
+    if with_settings and not STUDIES[name].takes_settings:
+        others = ", ".join(other for other, study in STUDIES.items() if study.takes_settings)
+        raise InputError(f"study {name} takes no further settings; these studies do: {others}")
     return STUDIES[name]
 
 
 def defaults_of(name: str) -> dict[str, Any]:
     """Return the config fields that a study sets unless they are typed; for an unknown one those of all."""
     return COMMON_DEFAULTS | (dict(STUDIES[name].defaults) if name in STUDIES else {})
-
-
-def check_takes_settings(name: str) -> None:
-    """Refuse a study that nobody may add arms to.
-
-    Raises:
-        InputError: it is one; the message lists the others.
-    """
-    if not find_study(name).takes_settings:
-        open_ = ", ".join(other for other, study in STUDIES.items() if study.takes_settings)
-        raise InputError(f"study {name} has its own arms and no others: settings can be added to {open_}")
 
 
 def fault_where_locked(name: str, config: AuditConfig) -> str:
@@ -371,20 +282,6 @@ def fault_where_locked(name: str, config: AuditConfig) -> str:
     return ""
 
 
-def with_meaning(arms: Sequence[Arm], config: AuditConfig) -> tuple[list[Arm], list[str]]:
-    """Return the arms that have a meaning with the locked towers of a config, and the names of the others.
-
-    Example:
-        >>> arms = [Arm("crops", {"crop_scale": 0.2}), Arm("decay", {"weight_decay": 1.0})]
-        >>> left, out = with_meaning(arms, AuditConfig(lock_image=True))
-        >>> [arm.name for arm in left], out
-        (['decay'], ['crops'])
-    """
-    idle = set(without_meaning(config))
-    out = [arm.name for arm in arms if idle & set(arm.overrides)]
-    return [arm for arm in arms if arm.name not in out], out
-
-
 # --- Arms that a person adds, in own.json: {"arms": [{"name", "setting", and decisions "removed", "recaptioned"}]}
 
 
@@ -394,43 +291,32 @@ def read_own(study: StudyFolder) -> list[Arm]:
     for values in study.own:
         captions = {id_: tuple(own) for id_, own in values.get("recaptioned", {}).items()}
         decided = Decided(frozenset(values.get("removed", ())), captions)
-        found.append(dataclasses.replace(parse_setting(values["setting"]), name=values["name"], decided=decided))
+        found.append(dataclasses.replace(arms.parse_setting(values["setting"]), name=values["name"], decided=decided))
     return found
 
 
 def find_arm(study: StudyFolder, setting: Arm, *, decided: Decided | None = None) -> str | None:
     """Return the name of the arm that has a setting, run or not, or None.
 
-    Args:
-        study: begun.
-        setting: its overrides of the reference arm.
-        decided: the decisions meant by `decisions`; without them, those of the arm that was added last.
+    `decided` are the decisions meant by `decisions`; without them, those of the arm that was added last.
     """
-    setting = normal(setting, reference_config(study))
-    if not setting.overrides.get(DECISIONS):
+    setting = arms.normal(setting, arms.reference_config(study))
+    if not setting.overrides.get(arms.DECISIONS):
         return next((name for name, text in study.settings.items() if text == setting.text), None)
     found = [arm for arm in read_own(study) if arm.text == setting.text]
     if decided is not None:
-        applicable = first_split(study).applicable(decided)
+        applicable = arms.first_split(study).applicable(decided)
         found = [arm for arm in found if arm.decided == applicable]
     return found[-1].name if found else None
 
 
 def add_own(study: StudyFolder, setting: Arm, *, decided: Decided | None = None) -> str:
-    """Add an arm to a study, to be run when the study goes on, and return its name.
+    """Add an arm to a study whose reference arm has begun, to be run when the study goes on, and return its name.
 
     If an arm has this very setting, and the same decisions, its name is returned and nothing is written.
-
-    Args:
-        study: one whose reference arm has begun.
-        setting: its overrides of the reference arm.
-        decided: the decisions, for a setting with `decisions`.
-
-    Raises:
-        InputError: it cannot run, or nothing can be measured; one line says why, and nothing is written.
     """
-    check_takes_settings(study.asked["study"])
-    return add_all(study, first_split(study), [dataclasses.replace(setting, decided=decided or Decided())])[0]
+    find_study(study.asked["study"], with_settings=True)
+    return add_all(study, arms.first_split(study), [dataclasses.replace(setting, decided=decided or Decided())])[0]
 
 
 def add_all(study: StudyFolder, split: Split, wanted: Sequence[Arm]) -> list[str]:
@@ -441,58 +327,43 @@ def add_all(study: StudyFolder, split: Split, wanted: Sequence[Arm]) -> list[str
         own = read_own(study)
         before, names = len(own), []
         for arm in wanted:
-            decided = split.applicable(arm.decided) if arm.overrides.get(DECISIONS) else Decided()
-            arm = dataclasses.replace(normal(arm, split.reference), decided=decided)
+            decided = split.applicable(arm.decided) if arm.overrides.get(arms.DECISIONS) else Decided()
+            arm = dataclasses.replace(arms.normal(arm, split.reference), decided=decided)
             same = [name for name, text in split.planned.items() if text == arm.text and not decided]
             same += [other.name for other in own if other.text == arm.text and other.decided == decided]
             if not same:
                 _check_arm(arm, own, split)
-                own.append(dataclasses.replace(arm, name=_new_name(arm, {*split.planned, *(one.name for one in own)})))
-                same = [own[-1].name]
+                name = arm.folder_name
+                if decided:  # other decisions are another arm
+                    name += f"-{fingerprint(list(_decided_json(decided).values()))[:6]}"
+                same = [name]
+                own.append(dataclasses.replace(arm, name=name))
             names.append(same[0])
         if len(own) > before:
             study.folder.mkdir(parents=True, exist_ok=True)
-            write_json(study.folder / OWN, {"arms": [_own_json(arm) for arm in own]})
+            rows = [{"name": arm.name, "setting": arm.text, **_decided_json(arm.decided)} for arm in own]
+            write_json(study.folder / OWN, {"arms": rows})
     return names
 
 
-def _new_name(arm: Arm, taken: set[str]) -> str:
-    name = arm.folder_name
-    if arm.decided:  # other decisions are another arm
-        name += f"-{fingerprint(list(_decided_json(arm.decided).values()))[:6]}"
-    return f"{name}-{fingerprint([arm.text, name])[:6]}" if name in taken else name
-
-
-def _own_json(arm: Arm) -> dict[str, Any]:
-    decided = {name: value for name, value in _decided_json(arm.decided).items() if value}
-    return {"name": arm.name, "setting": arm.text} | decided
-
-
 def _decided_json(decided: Decided) -> dict[str, Any]:
-    return {
-        "removed": sorted(decided.removed),
-        "recaptioned": {id_: list(captions) for id_, captions in sorted(decided.recaptioned.items())},
-    }
+    recaptioned = {id_: list(captions) for id_, captions in sorted(decided.recaptioned.items())}
+    return {"removed": sorted(decided.removed), "recaptioned": recaptioned}
 
 
 def _check_arm(arm: Arm, own: Sequence[Arm], split: Split) -> None:
     """Refuse an arm that cannot run, or after which too few pairs are left to train on or to compare."""
     check_config(split.config_of(arm))
-    if arm.overrides.get(LOOKALIKES) and not split.lookalikes:
-        raise InputError("lookalikes: no two of the pictures that members train on look alike, so none can be left out")
-    if arm.overrides.get(DECISIONS) and not arm.decided:
+    changes = split.changes(arm)
+    if arm.overrides.get(arms.LOOKALIKES) and not split.lookalikes:
+        raise InputError("lookalikes: there are no near-duplicates among the pictures that members train on")
+    if arm.overrides.get(arms.DECISIONS) and not (arm.decided and changes):
         raise InputError("decisions: no pair of this study is decided to be removed or recaptioned: decide first")
-    shared, removed = split.ids(c.SHARED), split.changes(arm).removed
-    fixed, ranked = len(removed & shared), arm.removal.n if arm.removal else 0
-    most = len(shared) // 2 - fixed
-    if most < 0:
-        raise InputError(f"{fixed:,} of {len(shared):,} shared pairs would be taken out: at most half of them can be")
-    if ranked:
-        most = min(most, len(split.ranked - removed))
-    if ranked > most:
-        after = f" after the {fixed:,} others that it takes out" if fixed else ""
+    shared = split.ids(c.SHARED)
+    removed = len(changes.removed & shared) + (arm.removal.n if arm.removal else 0)
+    if removed > len(shared) // 2:
         raise InputError(
-            f"removal takes out at most {most:,} of the {len(shared):,} shared pairs{after}, not {ranked:,}"
+            f"{arm.text}: {removed:,} of {len(shared):,} shared pairs would be removed, and at most half of them can be"
         )
     changed = frozenset[str]().union(*(split.changes(one).ids for one in (arm, *own)))
     for group in (c.CANDIDATE, c.INDEPENDENT):
@@ -500,7 +371,7 @@ def _check_arm(arm: Arm, own: Sequence[Arm], split: Split) -> None:
         if left < FEWEST_COMPARED:
             raise InputError(
                 f"{arm.text}: {left} {group} pairs would be left that all arms train on alike, and memorization "
-                f"is measured on at least {FEWEST_COMPARED}: change fewer pairs, or take another study"
+                f"is measured on at least {FEWEST_COMPARED}: change fewer pairs, or use another study"
             )
 
 
@@ -509,14 +380,7 @@ def _check_arm(arm: Arm, own: Sequence[Arm], split: Split) -> None:
 
 def study_arguments(study: str, source: str, name: str, config: Mapping[str, Any]) -> list[str]:
     """Return the arguments of `python -m clipmem_core study` for a config: its seeds, and fields that study and preset
-    set otherwise.
-
-    Args:
-        study: which one, by its name in STUDIES.
-        source: a path, a hub name or `scenes`.
-        name: the study's folder.
-        config: its fields.
-    """
+    set otherwise."""
     values, usual = flat(config), defaults_of(study)
     given = {
         key: value
@@ -530,63 +394,41 @@ def study_arguments(study: str, source: str, name: str, config: Mapping[str, Any
 
 
 def resume_arguments(study: StudyFolder) -> list[str]:
-    """Return the arguments of `study` that continue a study with the very same config.
-
-    The arms that a person added are in its folder already.
-    """
+    """Return the arguments of `study` that continue a study with the very same config; its added arms are stored."""
     asked = study.asked
-    return [
-        *study_arguments(asked["study"], asked["source"], study.name, asked["config"]),
-        f"--seeds-per-split={asked['seeds_per_split']}",
-    ]
+    words = study_arguments(asked["study"], asked["source"], study.name, asked["config"])
+    return [*words, f"--seeds-per-split={asked['seeds_per_split']}"]
 
 
-def commands_of(study: StudyFolder) -> list[str]:
-    """Return the commands that make the rows of a study again, with the arms that a person added; on any machine.
-
-    One if all arms have as many seeds, and one more for each number of seeds that only some have. For a study without
-    rows, the command as it was asked for.
-    """
+def command_of(study: StudyFolder) -> str:
+    """Return the command that makes the rows of a study again, with the arms that a person added; on any machine."""
     asked, rows = study.asked, Counter(arm for arm, _ in study.done())
     config = {name: own for name, own in asked["config"].items() if name not in affecting("machine")}
-    commands: list[str] = []
-    for seeds in sorted(set(rows.values())) or [config["seeds"]]:
-        words = study_arguments(asked["study"], asked["source"], study.name, config | {"seeds": seeds})
-        if asked["seeds_per_split"] != 1:
-            words.append(f"--seeds-per-split={asked['seeds_per_split']}")
-        if not commands:
-            words += [f"--also={arm['setting']}" for arm in study.own]
-        some = [arm for arm in asked["arms"] if rows[arm] >= seeds] if rows else list(asked["arms"])
-        if len(some) < len(asked["arms"]):
-            # The reference goes along unnamed, except where it goes alone.
-            words += [f"--only={arm}" for arm in [arm for arm in some if arm != asked["reference"]] or some]
-        commands.append(shlex.join(["python", "-m", "clipmem_core", "study", *words]))
-    return commands
+    config["seeds"] = max(rows.values(), default=config["seeds"])
+    words = study_arguments(asked["study"], asked["source"], study.name, config)
+    if asked["seeds_per_split"] != 1:
+        words.append(f"--seeds-per-split={asked['seeds_per_split']}")
+    words += [f"--also={arm['setting']}" for arm in study.own]
+    if 0 < len(rows) < len(asked["arms"]):
+        words += [f"--only={arm}" for arm in rows if arm != asked["reference"] or len(rows) == 1]
+    return shlex.join(["python", "-m", "clipmem_core", "study", *words])
 
 
 def study_task(name: str, arguments: Sequence[str] = ()) -> Task:
-    """Return the task of a study.
-
-    Args:
-        name: the study's.
-        arguments: those of `python -m clipmem_core study`; not needed to look for its job.
-
-    Raises:
-        InputError: the name cannot be one.
-    """
+    """Return the task of a study; `arguments` are not needed to find its job."""
     return Task(jobs_folder() / ".studies" / study_folder(name).name, ["study", *arguments])
 
 
 def resume_study(study: StudyFolder) -> None:
-    """Continue a study, with the arms that were added to it, unless another process holds it.
+    """Continue a study, with the arms that were added to it, unless another process runs it.
 
-    A study at work looks for added arms when the others are done.
+    A running study reads the added arms again after its last.
     """
     if not is_elsewhere(study.name):
         study_task(study.name, resume_arguments(study)).start()
 
 
 def is_elsewhere(name: str) -> bool:
-    """Tell whether a process works on a study that is not its job."""
+    """Tell whether a process other than its job runs a study."""
     job = study_task(name).find()
     return not (job is not None and job.running) and is_locked(study_folder(name).folder)

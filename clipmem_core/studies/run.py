@@ -19,11 +19,10 @@ from clipmem_core.audits.run import Screen, bring_to_end, counts, ensure_feature
 from clipmem_core.audits.setup import check_same, differing_fields, grow, write_audit
 from clipmem_core.audits.status import LEFT, seconds_left
 from clipmem_core.audits.store import Audit, acquire_lock, write_json, write_table
-from clipmem_core.config import AuditConfig, InputError, as_dict, fingerprint
-from clipmem_core.files import read_json
+from clipmem_core.config import AuditConfig, InputError, as_dict, fingerprint, without_meaning
 from clipmem_core.studies.arm import DECISIONS, Arm, Decided, Split, text_of
 from clipmem_core.studies.measure import ATTACKED, arms_to_attack, attack_arm, measure, measure_epochs
-from clipmem_core.studies.plan import Study, add_all, check_takes_settings, find_study, read_own, with_meaning
+from clipmem_core.studies.plan import Study, add_all, find_study, read_own
 from clipmem_core.studies.store import ARM, ARMS, RANKING, SEED, SPLIT, TIMES, StudyFolder, study_folder
 from clipmem_core.training.names import CHECKPOINT
 
@@ -32,7 +31,7 @@ Decisions = Callable[[str, pa.Table], Decided]
 
 @dataclass(eq=False)
 class StudyRun:
-    """A study at work."""
+    """A running study."""
 
     study: str  # its name in plan.STUDIES
     source: str
@@ -40,7 +39,7 @@ class StudyRun:
     planned: Sequence[Arm]
     dataset_fingerprint: str  # before anything was planted, as audits of it have it
     config: AuditConfig  # of all arms, resolved, with all seeds
-    data_sets: Sequence[DataSet]  # of each split, with what is planted
+    data_sets: Sequence[DataSet]  # of each split, with its injected errors
     splits: list[Split]
     seeds_per_split: int  # 0: all seeds share one split
     screen: Screen
@@ -78,8 +77,9 @@ class StudyRun:
         return dataclasses.replace(config, seeds=seeds, members=2 * seeds)
 
     def snapshots_of(self, arm: str) -> list[int]:
-        """Return the epochs after which an arm's members store their embeddings."""
-        return self.plan.epochs_kept(self.config_of(arm, 1).trained_epochs)
+        """Return the epochs after which an arm's members store their embeddings: those of the plan, and the last."""
+        epochs, planned = self.config_of(arm, 1).trained_epochs, self.plan.snapshots
+        return sorted({epoch for epoch in planned if epoch < epochs} | {epochs}) if planned else []
 
 
 def run_study(
@@ -95,37 +95,18 @@ def run_study(
     decisions: Decisions = lambda *_: Decided(),
     executor: Executor | None = None,
 ) -> StudyFolder:
-    """Run a study, or continue it.
+    """Run a study of plan.STUDIES, or continue it, until every arm and seed to train has its row.
 
-    Args:
-        study: which one, by its name in plan.STUDIES.
-        source: a path, a hub name or `scenes`.
-        config: of all arms; its seeds say how often each arm is trained.
-        name: the study's folder.
-        screen: shows progress.
-        also: arms to add to those of the plan.
-        only: arms that are trained now, the reference arm with them; the others keep their rows. None named means all.
-        seeds_per_split: how many seeds train on one split of the pairs before another is drawn; 0: all share one.
-        decisions: from a data set's fingerprint and its pairs, pair_id and captions, to the decisions on these.
-        executor: runs members; without it, processes of this machine.
-
-    Returns:
-        The study's folder; every arm and seed that was to be trained has its row.
-
-    Raises:
-        InputError: a field is out of range, which is found before anything is written, or an input is wrong.
+    `also` are arms added to those of the plan; with `only`, these arms and the reference arm alone are trained now.
+    After `seeds_per_split` seeds another split of the pairs is drawn; 0: all share one. `decisions` returns those on a
+    data set from its fingerprint and its pairs.
     """
-    find_study(study)
-    if also:
-        check_takes_settings(study)
+    find_study(study, with_settings=bool(also))
     folder = study_folder(name)
     if config.protocol != "paper":
         raise InputError(f"a study runs --protocol paper, not {config.protocol}")
     if seeds_per_split < 0 or (seeds_per_split and config.seeds % seeds_per_split):
-        raise InputError(
-            f"--seeds must be a multiple of --seeds-per-split ({seeds_per_split}), not {config.seeds}: "
-            "each split has as many"
-        )
+        raise InputError(f"--seeds must be a multiple of --seeds-per-split ({seeds_per_split}), not {config.seeds}")
     with acquire_lock(folder.folder, what="study"):
         run = start(study, source, settings.resolve(with_features(source, config)), folder, screen, seeds_per_split)
         run.only, run.executor = frozenset(only), executor
@@ -146,43 +127,35 @@ def run_study(
 def start(
     study: str, source: str, config: AuditConfig, folder: StudyFolder, screen: Screen, seeds_per_split: int = 0
 ) -> StudyRun:
-    """Read the data set, draw the splits, and check every arm; nothing is written.
-
-    Raises:
-        InputError: an arm cannot run, or there is a study of that name that asked for something else.
-    """
+    """Read the data set, draw the splits, and check every arm; nothing is written."""
     screen.say(f"reading {source}")
     data_set = load_data_set(source, config, progress=screen.pictures, say=screen.say)
     if folder.begun:
         asked = folder.asked
-        differ = [] if asked["study"] == study else [f"it is study {asked['study']!r} there and {study!r} here"]
-        differ += differing_fields(asked["source"], settings.config_from(asked["config"]), source, config)
-        if (before := asked["seeds_per_split"]) != seeds_per_split:
-            differ.append(f"--seeds-per-split is {before} there and {seeds_per_split} here")
+        differ = differing_fields(asked["source"], settings.config_from(asked["config"]), source, config)
+        for what, now in (("study", study), ("seeds_per_split", seeds_per_split)):
+            if asked[what] != now:
+                differ.insert(0, f"{what} is {asked[what]!r} there and {now!r} here")
         if differ:
-            raise InputError(f"study {folder.name!r} exists with another: {'; '.join(differ)}. Take another --name")
+            raise InputError(f"study {folder.name!r} exists with another: {'; '.join(differ)}. Choose another --name")
     # Rows of more seeds than are asked for now may be measured again.
     seeds = max([config.seeds, *(seed + 1 for _, seed in folder.done())])
-    data_sets, groups, configs = [], [], []
+    plan, idle = find_study(study), set(without_meaning(config))
+    data_sets, splits = list[DataSet](), list[Split]()
     for number in range(math.ceil(seeds / seeds_per_split) if seeds_per_split else 1):
         own = dataclasses.replace(config, seed=config.seed + number * seeds_per_split)
         membership = draw_membership(data_set.clusters, own)
-        data_sets.append(dataclasses.replace(data_set, pairs=plant(data_set.pairs, membership, own)))
-        groups.append(membership.group)
-        configs.append(own)
+        pairs = plant(data_set.pairs, membership, own)
+        data_sets.append(dataclasses.replace(data_set, pairs=pairs))
         if not number:
             screen.say(counts(data_sets[0], membership))
-    plan, pairs = find_study(study), data_sets[0].pairs
-    arms, out = with_meaning(plan.arms(config, pairs.assign(**{c.GROUP: groups[0]})), config)
-    if out:
-        screen.say(f"left out, since they mean nothing where a tower is locked: {', '.join(out)}")
-    none = next(arm for arm in arms if arm.name == plan.reference)
-    reference = dataclasses.replace(config, **none.fields)
-    texts = {arm.name: text_of(arm, reference) for arm in arms}
-    splits = [
-        Split(own, none, texts, there.pairs, group, there.clusters, one_of_several=seeds_per_split > 0)
-        for own, there, group in zip(configs, data_sets, groups, strict=True)
-    ]
+            arms = plan.arms(config, pairs.assign(**{c.GROUP: membership.group}))
+            if out := [arm.name for arm in arms if idle & set(arm.overrides)]:
+                screen.say(f"left out, since they mean nothing if a tower is locked: {', '.join(out)}")
+                arms = [arm for arm in arms if arm.name not in out]
+            none = next(arm for arm in arms if arm.name == plan.reference)
+            texts = {arm.name: text_of(arm, dataclasses.replace(config, **none.fields)) for arm in arms}
+        splits.append(Split(own, none, texts, pairs, membership.group, data_set.clusters))
     for arm in arms:
         settings.check_config(splits[0].config_of(arm))
     return StudyRun(
@@ -191,7 +164,7 @@ def start(
 
 
 def with_decisions(run: StudyRun, also: Sequence[Arm], decisions: Decisions) -> list[Arm]:
-    """Return arms with the decisions there are now."""
+    """Return arms with today's decisions."""
     if not any(arm.overrides.get(DECISIONS) for arm in also):
         return list(also)
     pairs = pa.Table.from_pandas(run.splits[0].pairs[[c.PAIR_ID, c.CAPTIONS]], preserve_index=False)
@@ -200,12 +173,11 @@ def with_decisions(run: StudyRun, also: Sequence[Arm], decisions: Decisions) -> 
 
 
 def _train(run: StudyRun) -> None:
-    """Bring every arm and seed to its row."""
-    for name, arm in run.arms.items():  # models of their own
-        path = run.folder.models / f"{name}.json"
-        if arm.model and not (path.is_file() and read_json(path) == arm.model):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(path, dict(arm.model))
+    """Train every arm and seed that has no row, and write its row."""
+    for name, arm in run.arms.items():
+        if arm.model:
+            run.folder.models.mkdir(parents=True, exist_ok=True)
+            write_json(run.folder.models / f"{name}.json", dict(arm.model))
     _find_changes(run)
     if any(arm.removal for arm in run.arms.values()):
         if not run.folder.begun:
@@ -224,16 +196,14 @@ def _train(run: StudyRun) -> None:
     if run.executor is not None:
         _train_side_by_side(run, run.executor)
     begun = time.monotonic()
-    for place, (name, seed) in enumerate(left, start=1):
-        began = time.monotonic()
-        seconds = seconds_left(began - begun, place - 1, len(left))
+    for place, (name, seed) in enumerate(left):
+        seconds = seconds_left(time.monotonic() - begun, place, len(left))
         rest = f", {LEFT} {math.ceil(seconds / 60):,} min" if math.isfinite(seconds) else ""
-        run.screen.say(f"arm {name}, seed {seed}: {place} of {len(left)}{rest}")
+        run.screen.say(f"arm {name}, seed {seed}: {place + 1} of {len(left)}{rest}")
         row, epochs = _rows(run, name, seed)
         if epochs:
             run.folder.add(TIMES, epochs)
         run.folder.add(ARMS, [row])
-        run.screen.say(f"arm {name}, seed {seed}: done in {time.monotonic() - began:,.0f} s")
     _attack(run)
 
 
@@ -258,7 +228,6 @@ def _asked_of(run: StudyRun) -> dict[str, Any]:
         "reference_fields": run.splits[0].none.fields,
         "arms": {name: arm.row(run.changes[0][name]) for name, arm in run.arms.items()},
         "settings": planned | {arm.name: arm.text for arm in run.own},
-        "snapshots": run.snapshots_of(run.plan.reference),
         "seeds_per_split": run.seeds_per_split,
         "compared": [fingerprint(own.tolist()) for own in run.compared],
         "dataset_fingerprint": run.dataset_fingerprint,
@@ -276,20 +245,18 @@ def _rank(run: StudyRun, number: int) -> Audit:
         write_audit(audit, run.source, config, data_set, data_set.pairs, membership, seconds=0.0)
     if not audit.finished:
         run.screen.say("the audit that ranks the pairs")
-        bring_to_end(audit, run.screen, fresh=False, executor=run.executor)
+        bring_to_end(audit, run.screen, executor=run.executor)
     return audit
 
 
 def _measure_again(run: StudyRun) -> None:
-    """Make the rows that are there again, from members that are there, after the compared pairs changed."""
+    """Make all rows again, from trained members, after the compared pairs changed."""
     done = [(name, number) for name, number in run.folder.done() if name in run.arms]
-    if not done:
-        return
     run.screen.say(f"other pairs are compared now: measuring {len(done)} rows again")
     found = [_rows(run, name, number) for name, number in done]
-    if any(epochs for _, epochs in found):
-        write_table(run.folder.folder / TIMES, pd.DataFrame([row for _, epochs in found for row in epochs]))
-    write_table(run.folder.folder / ARMS, pd.DataFrame([row for row, _ in found]))
+    for table, rows in ((TIMES, [row for _, epochs in found for row in epochs]), (ARMS, [row for row, _ in found])):
+        if rows:
+            write_table(run.folder.folder / table, pd.DataFrame(rows))
 
 
 def _rows(run: StudyRun, name: str, seed: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -297,30 +264,31 @@ def _rows(run: StudyRun, name: str, seed: int) -> tuple[dict[str, Any], list[dic
     split, number = run.place(seed)
     audit = _begun_arm(run, name, split, seeds=number + 1)
     # Neither heads nor the measurement of trained members are worth the start of a process.
-    trained = all((audit.member(member) / CHECKPOINT).is_file() for member in audit.record.members)
-    here = trained or (run.executor is None and settings.shares_process(run.config))
-    bring_to_end(audit, run.screen, fresh=False, executor=in_this_process if here else run.executor)
+    here = not _untrained(audit) or (run.executor is None and settings.shares_process(run.config))
+    bring_to_end(audit, run.screen, executor=in_this_process if here else run.executor)
     compared = run.compared[split]
     place = {ARM: name, SEED: seed} | ({SPLIT: split} if run.seeds_per_split else {})
     row = run.arms[name].row(run.changes[split][name]) | measure(audit, number, compared, by_rarity=run.plan.by_rarity)
-    epochs = measure_epochs(audit, number, compared) if run.snapshots_of(name) else []
-    return place | row, [place | own for own in epochs]
+    return place | row, [place | own for own in measure_epochs(audit, number, compared)]
+
+
+def _untrained(audit: Audit) -> list[str]:
+    return [member for member in audit.record.members if not (audit.member(member) / CHECKPOINT).is_file()]
 
 
 def _train_side_by_side(run: StudyRun, executor: Executor) -> None:
     """Train the members of all arms and seeds that are left side by side: one arm has too few for a cluster."""
     seeds: dict[tuple[str, int], int] = {}
-    for name, seed in run.left:
+    for name, seed in run.left:  # in ascending order
         split, number = run.place(seed)
-        seeds[name, split] = max(number + 1, seeds.get((name, split), 0))
+        seeds[name, split] = number + 1
     tasks = []
     for (name, split), count in seeds.items():
         audit = _begun_arm(run, name, split, seeds=count)
         ensure_pixels(audit, run.screen)
         ensure_features(audit, audit.record, run.screen, executor)
-        left = [member for member in audit.record.members if not (audit.member(member) / CHECKPOINT).is_file()]
         blocks = int(settings.shares_process(run.config))
-        tasks += member_tasks(audit, left, threads=audit.record.threads, blocks=blocks)
+        tasks += member_tasks(audit, _untrained(audit), threads=audit.record.threads, blocks=blocks)
     if tasks:
         run.screen.say(f"training {sum(len(task.names) for task in tasks)} members of {len(seeds)} arms")
         run_member_tasks(tasks, executor, lambda: None)
@@ -336,12 +304,9 @@ def _begun_arm(run: StudyRun, name: str, split: int, *, seeds: int) -> Audit:
         grow(audit, config)
         return audit
     config, data_set, changes = run.config_of(name, seeds, split), run.data_sets[split], run.changes[split][name]
-    membership = draw_membership(data_set.clusters, config)
-    pairs = data_set.pairs.copy()
-    # Utility is measured on external pairs: they keep their captions.
-    ids = pairs[c.PAIR_ID].where(membership.group != c.EXTERNAL, "")
+    membership, pairs = draw_membership(data_set.clusters, config), data_set.pairs.copy()
     pairs[c.CAPTIONS] = [
-        list(changes.recaptioned.get(id_, own)) for id_, own in zip(ids, pairs[c.CAPTIONS], strict=True)
+        list(changes.recaptioned.get(id_, own)) for id_, own in zip(pairs[c.PAIR_ID], pairs[c.CAPTIONS], strict=True)
     ]
     membership = leave_out(membership, pairs[c.PAIR_ID].isin(changes.removed).to_numpy())
     data_set, snapshots = dataclasses.replace(data_set, pairs=pairs), run.snapshots_of(name)
@@ -356,10 +321,7 @@ def _attack(run: StudyRun) -> None:
     for name in (name for name in arms_to_attack(table) if name in run.arms):
         rows = table.index[table[ARM] == name]
         places = [run.place(seed) for seed in table.loc[rows, SEED].astype(int)]
-        audits = [run.folder.audit(name, split) for split, _ in places]
-        if max(split for split, _ in places) >= len(run.splits) or not all(audit.finished for audit in audits):
-            continue  # fewer seeds are asked for now than there were
+        seeds = [(run.folder.audit(name, split), number, run.compared[split]) for split, number in places]
         run.screen.say(f"arm {name}: attacking each member with those of other seeds")
-        seeds = [(audit, number, run.compared[split]) for audit, (split, number) in zip(audits, places, strict=True)]
         table.loc[rows, list(ATTACKED)] = pd.DataFrame(attack_arm(seeds), index=rows)
         write_table(run.folder.folder / ARMS, table)

@@ -1,4 +1,4 @@
-"""The folder of a study: its files, what it was asked for, and its tables.
+"""The folder of a study: its files, the request that made it, and its tables.
 
 <data>/studies/<name>/   study.json · own.json: arms that a person added · arms.parquet, times.parquet ·
                          models/ of arms with their own · audits/split-<number>/<arm>/, or audits/<arm>/ where all
@@ -27,7 +27,7 @@ ATTACK_SHADOWS = "attack_shadows"  # members behind the attack_ columns of a row
 CLIPMEM_EXTERNAL = "clipmem_external"
 IMAGE_EXTERNAL = "clipmem_image_external"
 TEXT_EXTERNAL = "clipmem_text_external"
-# Means over candidates, and over external pairs: nobody trained on those, so what is left there is error.
+# Means over candidates, and over external pairs: no member trains on these, so their means measure the error.
 MEMORIZATION = (
     *(CLIPMEM_CANDIDATE, MEMBERSHIP_AUROC, c.CLIPMEM_IMAGE, c.CLIPMEM_TEXT),
     *(CLIPMEM_EXTERNAL, IMAGE_EXTERNAL, TEXT_EXTERNAL, "map_fit"),
@@ -35,10 +35,7 @@ MEMORIZATION = (
 RETRIEVAL = "retrieval"  # the mean of the six recalls
 SAMPLES_SEEN, SECONDS, PEAK_MB = "samples_seen", "seconds", "peak_mb"
 
-STUDY = "study.json"
-OWN = "own.json"
-ARMS = "arms.parquet"
-TIMES = "times.parquet"
+STUDY, OWN, ARMS, TIMES = "study.json", "own.json", "arms.parquet", "times.parquet"
 RANKING = "ranking"  # the audit of the same pairs that removals are ranked by
 MEND = "delete it and run the study again; trained members stay"
 Values = dict[str, bool | int | float | str | None]
@@ -54,7 +51,6 @@ class StudyFile(TypedDict):
     reference_fields: Values
     arms: dict[Inner, Values]
     settings: dict[Inner, str]  # the text of each arm that a text can describe
-    snapshots: list[Whole]
     seeds_per_split: Whole  # 0: all seeds share one split
     compared: list[str]  # a fingerprint of the pairs compared, of each split
     dataset_fingerprint: Inner
@@ -78,7 +74,7 @@ class OwnFile(TypedDict):
 
 @dataclass(frozen=True)
 class StudyFolder(Named):
-    """One study's folder. Tables are read when asked for."""
+    """One study's folder. Tables are read on access."""
 
     KIND, PARENT, FIRST = "study", "studies", STUDY
 
@@ -95,7 +91,7 @@ class StudyFolder(Named):
 
     @property
     def settings(self) -> dict[str, str]:
-        """The text of each arm's setting, with those that a person added; an arm that no text describes has none."""
+        """The text of each arm's setting, also of added arms; an arm that no text describes has none."""
         return self.asked["settings"] | {arm["name"]: arm["setting"] for arm in self.own}
 
     @property
@@ -105,12 +101,12 @@ class StudyFolder(Named):
 
     @property
     def arms(self) -> pd.DataFrame:
-        """One row an arm and seed that is done; empty before the first."""
+        """One row per finished arm and seed; empty before the first."""
         return self._table(ARMS)
 
     @property
     def times(self) -> pd.DataFrame:
-        """One row an arm, seed and epoch of a study that keeps snapshots; empty otherwise."""
+        """One row per arm, seed and epoch of a study that stores snapshots; empty otherwise."""
         return self._table(TIMES)
 
     @property
@@ -123,7 +119,7 @@ class StudyFolder(Named):
         return int(self.asked["seeds_per_split"]) if self.begun else 0
 
     def audit(self, arm: str, split: int = 0) -> Audit:
-        """Return the audit of an arm on one split, over all seeds of it that are done."""
+        """Return the audit of an arm on one split, over all finished seeds."""
         return Audit(inside(self.folder, f"audits/split-{split}/{arm}" if self.seeds_per_split else f"audits/{arm}"))
 
     def _table(self, name: str) -> pd.DataFrame:
@@ -135,11 +131,12 @@ class StudyFolder(Named):
         return [(str(arm), int(seed)) for arm, seed in self.arms[[ARM, SEED]].itertuples(index=False)]
 
     def add(self, name: str, rows: Sequence[dict[str, Any]]) -> None:
-        """Put rows into a table, in the place of those of the same arm and seed, atomically."""
+        """Put rows into a table, in place of those of the same arm, seed and epoch, atomically."""
         table, new = self._table(name), pd.DataFrame(rows)
-        keys = pd.MultiIndex.from_frame(new[[ARM, SEED]])
-        old = table[~pd.MultiIndex.from_frame(table[[ARM, SEED]]).isin(keys)]
-        write_table(self.folder / name, pd.concat([old, new], ignore_index=True) if len(old) else new)
+        if len(table):
+            keys = [key for key in (ARM, SEED, EPOCH) if key in new]
+            new = pd.concat([table, new], ignore_index=True).drop_duplicates(keys, keep="last", ignore_index=True)
+        write_table(self.folder / name, new)
 
     def write_asked(self, asked: dict[str, Any]) -> None:
         """Write study.json, which makes the folder a study."""

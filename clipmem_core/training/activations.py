@@ -18,11 +18,8 @@ from torch import Tensor, nn
 from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.mitigations import can_cut_text
 from clipmem_core.scores.encoders import UnitTally
-from clipmem_core.training.model import Model, autocast, encode_text, mean_by_pair
+from clipmem_core.training.model import Model, autocast, batched, encode_text, mean_by_pair
 from clipmem_core.training.views import TrainingData, ViewMaker
-
-BATCH = 256
-Seen = tuple[np.ndarray, np.ndarray, np.ndarray]  # pairs, their units above 0, and what lay below
 
 
 class Layers(NamedTuple):
@@ -34,11 +31,7 @@ class Layers(NamedTuple):
 
 
 def unit_layers(model: Model, tower: str) -> Layers:
-    """Return the blocks of an encoder, `image` or `text`.
-
-    Raises:
-        InputError: it is no transformer of open_clip's own (a ResNet, a tower of timm or of the hub).
-    """
+    """Return the blocks of an encoder, `image` or `text`."""
     encoder: Any = model.visual if tower == "image" else getattr(model, "text", model)
     transformer: Any = getattr(encoder, "transformer", None)
     blocks = list(getattr(transformer, "resblocks", []))
@@ -47,69 +40,6 @@ def unit_layers(model: Model, tower: str) -> Layers:
         raise InputError(f"UnitMem of the {tower} encoder needs a transformer of open_clip's own, and a {kind} is none")
     activations = tuple(block.mlp.gelu for block in blocks)
     return Layers(activations, tuple(block.mlp.c_proj.in_features for block in blocks), transformer.batch_first)
-
-
-class UnitWatch(ExitStack):
-    """Hooks on the units of an encoder: what they did in the last forward pass. Leaving the block removes them."""
-
-    def __init__(self, model: Model, tower: str, config: AuditConfig, device: str) -> None:
-        super().__init__()
-        self.model, self.config, self.device = model, config, device
-        self.layers = unit_layers(model, tower)
-        self.mask: Tensor | None = None  # bool [n, length], the tokens that count; None: all
-        self.above: list[Tensor] = [torch.empty(0)] * len(self.layers.activations)
-        self.below = list(self.above)
-        for place, module in enumerate(self.layers.activations):
-            self.enter_context(module.register_forward_hook(partial(self._note, place)))
-
-    def _note(self, place: int, _module: nn.Module, _inputs: Any, activation: Tensor) -> None:
-        if not self.layers.batch_first:
-            activation = activation.transpose(0, 1)
-        weights = self._weights(activation)
-        # A mean over tokens as a product: on a CPU it takes half as long, but never in bfloat16.
-        with torch.autocast(activation.device.type, enabled=False):
-            signed = activation.float()
-            mean = torch.matmul(weights, signed).squeeze(1)
-            self.above[place] = torch.matmul(weights, signed.clamp(min=0)).squeeze(1)
-        self.below[place] = self.above[place] - mean
-
-    def _weights(self, activation: Tensor) -> Tensor:
-        """Return what each token of [n, length, width] counts in the mean, float32 [n or 1, 1, length]."""
-        length = activation.shape[1]
-        if self.mask is None:
-            return torch.full((1, 1, length), 1 / length, device=activation.device)
-        if length > self.mask.shape[1]:
-            raise InputError(f"UnitMem cannot tell which of {length} tokens are those of a caption")
-        mask = self.mask[:, None, :length].float()
-        return mask / mask.sum(dim=2, keepdim=True)
-
-    def _seen(self) -> np.ndarray:
-        """Return activations above 0 and what lay below, of all layers side by side, float32 [2, n, n_units]."""
-        return torch.stack([torch.cat(self.above, dim=1), torch.cat(self.below, dim=1)]).cpu().numpy()
-
-    def pictures(self, data: TrainingData, views: ViewMaker, rows: np.ndarray) -> Iterator[Seen]:
-        """Pass the views of each pair's picture through the image encoder."""
-        for start in range(0, len(rows), BATCH):
-            block = rows[start : start + BATCH]
-            pixels = data.pixels.gather(block)
-            total = np.zeros((2, len(block), sum(self.layers.widths)), np.float32)
-            for view in range(self.config.views):
-                images = views.images(pixels, views.boxes(data.keys[block], view), self.device)
-                with autocast(self.config.precision, self.device):
-                    self.model.visual(images)
-                total += self._seen()
-            yield block, *(total / self.config.views)
-
-    def captions(self, data: TrainingData, rows: np.ndarray) -> Iterator[Seen]:
-        """Pass the captions of each pair, those that are evaluated, through the text encoder."""
-        cut = can_cut_text(self.model)
-        for block, captions, start in _caption_blocks(data, rows, self.config.eval_captions or len(data.tokens)):
-            tokens = torch.from_numpy(data.tokens[captions].astype(np.int64)).to(self.device)
-            self.mask = caption_mask(tokens)
-            with autocast(self.config.precision, self.device):
-                encode_text(self.model, tokens, cut=cut)
-            above, below = self._seen()
-            yield block, mean_by_pair(above, start), mean_by_pair(below, start)
 
 
 @torch.inference_mode()
@@ -124,30 +54,65 @@ def count_units(
     device: str,
     report: Callable[[int], None] | None = None,
 ) -> UnitTally:
-    """Count what every unit of an encoder does on each of the pairs.
+    """Count the activations of every unit of an encoder on each of the pairs.
 
     Args:
-        model: anything with the encoder that is asked for.
-        data: where pixels and tokens come from; its own `rows` are not used.
+        model: has the encoder.
+        data: pixels and tokens; `data.rows` are not used.
         views: the evaluation views.
         tower: `image`, over `config.views` views of each picture, or `text`, over the captions that are evaluated.
-        rows: the pairs that are looked at, int64 [n].
+        rows: the pairs, int64 [n].
         config: of the audit.
         device: cpu or cuda.
-        report: is told how many pairs are done.
+        report: called with the number of pairs that are done.
     """
     model.eval()
-    with UnitWatch(model, tower, config, device) as watch:
-        tally = UnitTally(sum(watch.layers.widths))
-        for seen in watch.pictures(data, views, rows) if tower == "image" else watch.captions(data, rows):
-            tally.add(*seen)
-            if report:
-                report(tally.count)
+    layers = unit_layers(model, tower)
+    tally = UnitTally(sum(layers.widths))
+    means: list[Tensor] = [torch.empty(0)] * len(layers.widths)  # of each layer, above 0 and below, [2, n, width]
+    mask: Tensor | None = None  # bool [n, length], the tokens that count; None: all
+
+    def note(layer: int, _module: nn.Module, _inputs: Any, activation: Tensor) -> None:
+        signed = (activation if layers.batch_first else activation.transpose(0, 1)).float()
+        counted = torch.ones(1, signed.shape[1], device=signed.device) if mask is None else mask.float()
+        if signed.shape[1] > counted.shape[1]:
+            raise InputError(f"UnitMem cannot tell which of {signed.shape[1]} tokens are those of a caption")
+        weights = counted[:, None, : signed.shape[1]] / counted.sum(dim=1)[:, None, None]
+        # A mean over tokens as a product: on a CPU it takes half as long, but never in bfloat16.
+        with torch.autocast(signed.device.type, enabled=False):
+            above, mean = (torch.matmul(weights, part).squeeze(1) for part in (signed.clamp(min=0), signed))
+        means[layer] = torch.stack([above, above - mean])
+
+    with ExitStack() as hooks:
+        for layer, module in enumerate(layers.activations):
+            handle = module.register_forward_hook(partial(note, layer))
+            hooks.callback(handle.remove)
+        if tower == "image":
+            for block in batched(rows):
+                pixels, total = data.pixels.gather(block), np.zeros((2, len(block), sum(layers.widths)), np.float32)
+                for view in range(config.views):
+                    images = views.images(pixels, views.boxes(data.keys[block], view), device)
+                    with autocast(config.precision, device):
+                        model.visual(images)
+                    total += torch.cat(means, dim=2).cpu().numpy()
+                tally.add(block, *(total / config.views))
+                if report:
+                    report(tally.count)
+        else:
+            cut = can_cut_text(model)
+            for block, captions, start in _caption_batches(data, rows, config.eval_captions):
+                tokens = torch.from_numpy(data.tokens[captions].astype(np.int64)).to(device)
+                mask = caption_mask(tokens)
+                with autocast(config.precision, device):
+                    encode_text(model, tokens, cut=cut)
+                tally.add(block, *(mean_by_pair(part.cpu().numpy(), start) for part in torch.cat(means, dim=2)))
+                if report:
+                    report(tally.count)
     return tally
 
 
 def caption_mask(tokens: Tensor) -> Tensor:
-    """Tell which tokens are a caption's: all up to its end token, the last one that is not 0; bool [n, length].
+    """Return which tokens belong to a caption: all up to its end token, the last one that is not 0; bool [n, length].
 
     Token 0 pads, but within a caption it is a word.
 
@@ -160,18 +125,13 @@ def caption_mask(tokens: Tensor) -> Tensor:
     return places <= last[:, None]
 
 
-def _caption_blocks(
-    data: TrainingData, rows: np.ndarray, most: int
+def _caption_batches(
+    data: TrainingData, rows: np.ndarray, first: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Yield pairs whose longest captions are of like length: pairs, caption numbers, and where each pair's begin."""
-    lengths = np.maximum.reduceat((data.tokens != 0).sum(axis=1), data.caption_start[:-1])
-    rows = rows[np.argsort(lengths[rows], kind="stable")]
-    counts = np.minimum(data.caption_start[rows + 1] - data.caption_start[rows], most)
-    ends, done = np.cumsum(counts), 0
-    while done < len(rows):
-        before = ends[done] - counts[done]
-        last = max(done + 1, int(np.searchsorted(ends, before + BATCH, side="right")))
-        block, start = rows[done:last], np.concatenate([[0], ends[done:last] - before])
-        captions = np.repeat(data.caption_start[block] - start[:-1], counts[done:last]) + np.arange(start[-1])
-        yield block, captions, start
-        done = last
+    """Yield pairs whose longest captions have similar lengths: pairs, caption numbers, and where each pair's begin."""
+    longest = np.maximum.reduceat((data.tokens != 0).sum(axis=1), data.caption_start[:-1])
+    counts = np.diff(data.caption_start)
+    counts = np.minimum(counts, first) if first else counts
+    for block in batched(rows[np.argsort(longest[rows], kind="stable")]):
+        start = np.concatenate([[0], np.cumsum(counts[block])])
+        yield block, np.repeat(data.caption_start[block] - start[:-1], counts[block]) + np.arange(start[-1]), start

@@ -1,4 +1,4 @@
-"""Models: open_clip models and heads on locked towers, how they are built and loaded, and the embeddings they give."""
+"""Models: open_clip models and heads on locked towers, how they are built and loaded, and their embeddings."""
 
 import functools
 import math
@@ -27,12 +27,11 @@ from clipmem_core.training.views import TrainingData, Views
 # An open_clip model: its towers are reached by attributes that torch's Module does not declare.
 Model: TypeAlias = Any
 
-# Above this length the fused attention kernel of torch wins over plain matrix products on a CPU.
-SHORT = 128
-
+SHORT = 128  # above this length torch's fused attention kernel is faster than plain matrix products on a CPU
 HIDDEN = 512  # width of the hidden layer of a text head
 BLOCK = 65_536  # features that are read at a time
-MOST_STANDARD = 2_000_000  # features that mean and scale are taken from; of more, blocks evenly spaced
+MOST_STANDARD = 2_000_000  # features that mean and scale are computed from; of more, blocks evenly spaced
+BATCH = 256
 
 
 def build_model(
@@ -40,17 +39,10 @@ def build_model(
 ) -> Model:
     """Build an open_clip model whose initial weights are a function of the seed.
 
-    Args:
-        name: one of ours, of open_clip's, or a JSON model config.
-        loss: "clip", or "siglip", which starts at logit scale 10 and bias -10.
-        seed: of the initial weights.
-        image_size: pixels; 0 keeps the model's own.
-        pretrained: a checkpoint file, or a tag of open_clip's, to start from.
-
-    Raises:
-        InputError: the config is wrong, the weights or the tower need a network, or the checkpoint does not fit.
+    `pretrained` is a checkpoint file, or a tag of open_clip's, to start from. The loss "siglip" starts at logit scale
+    10 and bias -10. An image size of 0 is the model's own.
     """
-    registered = _registered(name)
+    registered = _register(name)
     _ask_hub(name, pretrained)
     options = {"init_logit_scale": math.log(10), "init_logit_bias": -10.0} if loss == "siglip" else {}
     try:
@@ -68,32 +60,30 @@ def build_model(
     except Exception as error:  # config classes, towers, torch and pickle each raise their own kinds
         start = f" from {pretrained!r}, which must be of this model and loss" if pretrained else ""
         raise InputError(f"model {name!r} cannot be built{start}: {one_line(error)}") from None
-    if device == "cpu":
-        use_short_attention(model)
+    for block in model.modules() if device == "cpu" else ():
+        if isinstance(block, ResidualAttentionBlock) and not hasattr(block, "ln_1_kv"):
+            block.attention = functools.partial(short_attention, block.attn, block.attention)
     return model
 
 
 def _ask_hub(name: str, pretrained: str = "") -> None:
-    """Find out at once whether the hub answers where weights, a text tower or a tokenizer are to come from there."""
+    """If weights, a text tower or a tokenizer come from the hub, test at once whether it answers."""
     of_hub = {"hf_model_name", "hf_tokenizer_name"} & set(model_config(name)["text_cfg"])
     if of_hub or (pretrained and not Path(pretrained).is_file()):
         hub_answers()
 
 
 def one_line(error: Exception) -> str:
-    if isinstance(error, pickle.UnpicklingError):  # torch's own words tell people to run the code in the file
+    """Return the message of an error of torch, open_clip or the hub as one line."""
+    if isinstance(error, pickle.UnpicklingError):  # torch's message advises to run the code in the file
         return "it is no checkpoint, or holds more than weights"
-    if isinstance(error, ModuleNotFoundError):  # towers and tokenizers of the hub, which few need
+    if isinstance(error, ModuleNotFoundError):  # for towers and tokenizers of the hub, which few need
         return f"it needs a package: run `pip install {error.name}`"
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def load_weights(model: Model, checkpoint: Path) -> None:
-    """Load an open_clip checkpoint (`epoch_N.pt` or a bare state dict, with or without `module.`), weights only.
-
-    Raises:
-        InputError: not a checkpoint, one of another model, or one whose training broke.
-    """
+    """Load an open_clip checkpoint (`epoch_N.pt` or a bare state dict, with or without `module.`), weights only."""
     try:
         open_clip.load_checkpoint(model, str(checkpoint), weights_only=True)
     except Exception as error:  # torch, pickle and zip each raise their own kinds
@@ -106,25 +96,14 @@ def load_weights(model: Model, checkpoint: Path) -> None:
 
 
 def logit_scale_of(checkpoint: Path) -> float:
-    """Return what a model multiplies cosines by, read from its checkpoint; NaN where that does not say.
-
-    Raises:
-        InputError: not a checkpoint.
-    """
-    if checkpoint.suffix in (".npz", ".npy"):  # JAX weights, which open_clip has another way for
+    """Return the factor on cosines in the loss, read from a checkpoint; NaN if the checkpoint lacks it."""
+    if checkpoint.suffix in (".npz", ".npy"):  # JAX weights, which open_clip loads in another way
         return math.nan
     try:
         state = factory.load_state_dict(str(checkpoint), weights_only=True)
     except Exception as error:  # torch, pickle and zip each raise their own kinds
         raise InputError(f"checkpoint {str(checkpoint)!r} does not load ({one_line(error)})") from None
     return float(state["logit_scale"].float().exp()) if "logit_scale" in state else math.nan
-
-
-def use_short_attention(model: Model) -> None:
-    """Give every plain attention block the form that is fast for short sequences on a CPU; weights stay as they are."""
-    for block in model.modules():
-        if isinstance(block, ResidualAttentionBlock) and not hasattr(block, "ln_1_kv"):
-            block.attention = functools.partial(short_attention, block.attn, block.attention)
 
 
 def short_attention(
@@ -157,45 +136,34 @@ def tokenize(name: str, captions: Sequence[str]) -> np.ndarray:
     """Turn captions into tokens, int32 [n_captions, context_length].
 
     A caption that spells a special token (`<end_of_text>`) loses it: the text encoder pools at the first one it sees.
-
-    Raises:
-        InputError: the tokenizer is one of a hub and cannot be had offline.
     """
     context, tokenizer = model_config(name)["text_cfg"].get("context_length", 77), open_tokenizer(name)
-    if type(tokenizer) is SimpleTokenizer:
-        return _simple_tokens(tokenizer, captions, context)
-    return tokenizer(list(captions), context_length=context).numpy().astype(np.int32)
-
-
-def open_tokenizer(name: str) -> Any:
-    """Return the tokenizer of a model, which knows no limit of length.
-
-    Raises:
-        InputError: it is one of a hub and cannot be had offline.
-    """
-    _ask_hub(name)
-    try:
-        return open_clip.get_tokenizer(_registered(name))
-    except Exception as error:  # transformers and the hub client each raise their own kinds
-        raise InputError(f"the tokenizer of model {name!r} cannot be had: {one_line(error)}") from None
-
-
-def _registered(name: str) -> str:
-    # add_model_config skips a config inside `model_cfg`, and of two files with one name it keeps the later for good.
-    stem = model_file(name).stem
-    factory._MODEL_CONFIGS[stem] = model_config(name)
-    return stem
-
-
-def _simple_tokens(tokenizer: SimpleTokenizer, captions: Sequence[str], context: int) -> np.ndarray:
+    if type(tokenizer) is not SimpleTokenizer:
+        return tokenizer(list(captions), context_length=context).numpy().astype(np.int32)
     special = set(tokenizer.all_special_ids)
     tokens = np.zeros((len(captions), context), dtype=np.int32)
     for row, caption in enumerate(captions):
-        # Far more than the kept tokens can span; byte-pair encoding is quadratic in a word's length.
+        # Far more characters than `context` tokens can span; byte-pair encoding is quadratic in a word's length.
         start = " ".join(caption.split())[: 64 * context]
         words = [token for token in tokenizer.encode(start) if token not in special][: context - 2]
         tokens[row, : len(words) + 2] = [tokenizer.sot_token_id, *words, tokenizer.eot_token_id]
     return tokens
+
+
+def open_tokenizer(name: str) -> Any:
+    """Return the tokenizer of a model, which does not cut captions off."""
+    _ask_hub(name)
+    try:
+        return open_clip.get_tokenizer(_register(name))
+    except Exception as error:  # transformers and the hub client each raise their own kinds
+        raise InputError(f"the tokenizer of model {name!r} is not available: {one_line(error)}") from None
+
+
+def _register(name: str) -> str:
+    # add_model_config skips a config inside `model_cfg`, and of two files with one name it keeps the later for good.
+    stem = model_file(name).stem
+    factory._MODEL_CONFIGS[stem] = model_config(name)
+    return stem
 
 
 def encode_text(model: Model, tokens: Tensor, *, cut: bool) -> Tensor:
@@ -204,10 +172,10 @@ def encode_text(model: Model, tokens: Tensor, *, cut: bool) -> Tensor:
 
 
 def text_features(model: Model, tokens: Tensor, *, cut: bool) -> Tensor:
-    """Encode tokens [n, context_length] into embeddings as the encoder gives them, float32 [n, dim].
+    """Encode tokens [n, context_length] into embeddings before normalisation, float32 [n, dim].
 
-    With `cut`, positions after the batch's last end token are left out: exact for causal towers, where nothing
-    before that token sees them.
+    With `cut`, positions after the batch's last end token are left out: exact for causal towers, where no token
+    sees later ones.
     """
     if not cut:
         return model.encode_text(tokens).float()
@@ -224,23 +192,18 @@ def text_features(model: Model, tokens: Tensor, *, cut: bool) -> Tensor:
 
 
 def text_input(tokens: np.ndarray) -> Tensor:
-    """Return what a text tower takes: tokens as int64, and features as float32, [n, …]."""
+    """Return the input of a text tower: tokens as int64, or features as float32, [n, …]."""
     return torch.from_numpy(tokens).to(torch.int64 if tokens.dtype.kind == "i" else torch.float32)
 
 
 def autocast(precision: str, device: str) -> AbstractContextManager[Any]:
-    """Return the context a member computes in: bfloat16 products for amp_bf16, nothing for fp32."""
+    """Return the context that a member computes in: bfloat16 products for amp_bf16, no change for fp32."""
     return torch.autocast(device, dtype=torch.bfloat16) if precision == "amp_bf16" else nullcontext()
 
 
 def encode_image(model: Model, images: Tensor) -> Tensor:
     """Encode images float [n, 3, size, size] into unit vectors float32 [n, dim]."""
-    return F.normalize(image_features(model, images), dim=-1)
-
-
-def image_features(model: Model, images: Tensor) -> Tensor:
-    """Encode images float [n, 3, size, size] into embeddings as the encoder gives them, float32 [n, dim]."""
-    return model.encode_image(images).float()
+    return F.normalize(model.encode_image(images).float(), dim=-1)
 
 
 class Standard(nn.Module):
@@ -261,7 +224,7 @@ class Standard(nn.Module):
     @classmethod
     @torch.no_grad()
     def of(cls, features: np.ndarray) -> "Standard":
-        """Take mean and scale from features, [n, width]; they may be a memory map."""
+        """Fit mean and scale to features [n, width], which may be a memory map."""
         total, square, count = np.zeros(features.shape[1]), 0.0, 0
         for start in range(0, len(features), BLOCK * -(-len(features) // MOST_STANDARD)):
             block = features[start : start + BLOCK].astype(np.float64)
@@ -276,23 +239,11 @@ class Standard(nn.Module):
         return standard
 
 
-def image_head(width: int, dim: int) -> nn.Module:
-    """Return one linear map from features [n, width] to embeddings [n, dim], named as in open_clip's timm towers."""
-    head = nn.Sequential(OrderedDict({"proj": nn.Linear(width, dim, bias=False)}))
-    return nn.Sequential(OrderedDict({"standard": Standard(width), "head": head}))
-
-
-def text_head(width: int, dim: int) -> nn.Module:
-    """Return two linear maps with a hidden layer between them, named as in open_clip's Hugging Face towers."""
-    layers = nn.Sequential(nn.Linear(width, HIDDEN, bias=False), nn.GELU(), nn.Linear(HIDDEN, dim, bias=False))
-    return nn.Sequential(OrderedDict({"standard": Standard(width), "proj": layers}))
-
-
 class LockedModel(nn.Module):
-    """A CLIP model of which one tower or both are locked: what is locked is given as features, and a head reads them.
+    """A CLIP model with one or both towers locked: heads read the features of locked towers.
 
-    `encode_image` takes features [n, width] where the image tower is locked, else images; `encode_text` features or
-    tokens. Its weights have the names that open_clip gives them; those of locked towers are not among them.
+    `encode_image` takes features [n, width] if the image tower is locked, else images; `encode_text` features or
+    tokens. Weights have open_clip's names; those of locked towers are not part of the model.
     """
 
     def __init__(self, visual: nn.Module, text: nn.Module, *, loss: str) -> None:
@@ -318,17 +269,25 @@ def locked_model(
     """Build a model with locked towers; the initial weights of its heads are a function of the seed.
 
     Args:
-        image_width: length of a picture's features; 0 where the image tower is trained.
-        text_width: length of a caption's features; 0 where the text tower is trained.
+        image_width, text_width: length of a picture's and a caption's features; 0 for a tower that is trained.
         dim: length of an embedding.
         loss: "clip" or "siglip".
         seed: of the initial weights.
-        whole: the model that gives the tower which is not locked, where one is not.
+        whole: the open_clip model of the tower that is trained, if one is.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        visual = image_head(image_width, dim) if image_width or whole is None else whole.visual
-        text = text_head(text_width, dim) if text_width or whole is None else _TextTower(whole)
+        if image_width or whole is None:  # one linear map, named as in open_clip's timm towers
+            head = nn.Sequential(OrderedDict({"proj": nn.Linear(image_width, dim, bias=False)}))
+            visual: nn.Module = nn.Sequential(OrderedDict({"standard": Standard(image_width), "head": head}))
+        else:
+            visual = whole.visual
+        if text_width or whole is None:  # two linear maps, named as in open_clip's Hugging Face towers
+            layers = nn.Linear(text_width, HIDDEN, bias=False), nn.GELU(), nn.Linear(HIDDEN, dim, bias=False)
+            proj = nn.Sequential(*layers)
+            text: nn.Module = nn.Sequential(OrderedDict({"standard": Standard(text_width), "proj": proj}))
+        else:
+            text = _TextTower(whole)
     return LockedModel(visual, text, loss=loss)
 
 
@@ -344,10 +303,8 @@ class _TextTower(nn.Module):
         return self.model.encode_text(tokens)
 
 
-BATCH = 256
-
-
-def _cut(rows: np.ndarray) -> Iterator[np.ndarray]:
+def batched(rows: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield rows in batches of at most `BATCH`."""
     return (rows[start : start + BATCH] for start in range(0, len(rows), BATCH))
 
 
@@ -359,22 +316,16 @@ def mean_image_embeddings(
 
 
 def image_blocks(
-    model: Model,
-    data: TrainingData,
-    views: Views,
-    *,
-    n_views: int,
-    precision: str,
-    device: str,
+    model: Model, data: TrainingData, views: Views, *, n_views: int, precision: str, device: str
 ) -> Iterator[np.ndarray]:
-    """Yield what `mean_image_embeddings` returns, a few pairs at a time, float32 [n, dim]."""
+    """Yield the result of `mean_image_embeddings` a batch of pairs at a time, float32 [n, dim]."""
     model.eval()
-    for some in _cut(np.arange(len(data.keys))):
-        pixels = data.pixels.gather(some)
+    for rows in batched(np.arange(len(data.keys))):
+        pixels = data.pixels.gather(rows)
         encoded = []
         with torch.inference_mode():
             for view in range(n_views):
-                images = views.evaluation_images(pixels, data.keys[some], view, device)
+                images = views.evaluation_images(pixels, data.keys[rows], view, device)
                 with autocast(precision, device):
                     encoded.append(encode_image(model, images))
             mean = torch.stack(encoded).mean(dim=0)
@@ -393,33 +344,30 @@ def text_blocks(
 ) -> Iterator[np.ndarray]:
     """Yield the mean over each pair's captions, all or the `first` ones, float32 [n, dim].
 
-    Features in the place of tokens come some pairs at a time; tokens all at once, so that like lengths share a batch.
-    `note` looks at the embeddings of single captions, float32 [n_captions, dim], as they come, and passes them on.
+    Features in place of tokens come a batch of pairs at a time; tokens all at once, so that captions of similar length
+    share a batch. `note` reads the embeddings of single captions, float32 [n_captions, dim], and passes them on.
     """
     at_once = len(caption_start) if tokens.dtype.kind == "i" else BATCH
     starts = [caption_start[at : at + at_once + 1] for at in range(0, len(caption_start) - 1, at_once)]
-    found = (
+    embedded = (
         text_embeddings(model, tokens[start[0] : start[-1]], precision=precision, device=device) for start in starts
     )
-    for start, vectors in zip(starts, note(found), strict=True):
+    for start, vectors in zip(starts, note(embedded), strict=True):
         yield mean_by_pair(vectors, start - start[0], first=first)
 
 
 @torch.inference_mode()
 def text_embeddings(model: Model, tokens: np.ndarray, *, precision: str, device: str) -> np.ndarray:
-    """Embed tokens [n, context_length] into unit vectors, float32 [n, dim]; neighbours in length share a batch."""
+    """Embed tokens [n, context_length] into unit vectors, float32 [n, dim]; similar lengths share a batch."""
     model.eval()
     cut = can_cut_text(model)
     lengths = (tokens != 0).sum(axis=1) if tokens.dtype.kind == "i" else np.zeros(len(tokens))
     order = np.argsort(lengths, kind="stable")
-    vectors: np.ndarray | None = None
-    for rows in _cut(order):
+    blocks = []
+    for rows in batched(order):
         with autocast(precision, device):
-            encoded = encode_text(model, text_input(tokens[rows]).to(device), cut=cut)
-        vectors = np.empty((len(tokens), encoded.shape[1]), np.float32) if vectors is None else vectors
-        vectors[rows] = encoded.cpu().numpy()
-    assert vectors is not None
-    return vectors
+            blocks.append(encode_text(model, text_input(tokens[rows]).to(device), cut=cut).cpu().numpy())
+    return np.concatenate(blocks)[np.argsort(order)]
 
 
 def mean_by_pair(vectors: np.ndarray, caption_start: np.ndarray, *, first: int = 0) -> np.ndarray:

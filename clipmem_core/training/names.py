@@ -1,7 +1,7 @@
-"""Names and configs of models, and names of the files training leaves: all that is needed without importing torch."""
+"""Names and configs of models, and names of the files of training: everything that does not import torch."""
 
 import importlib.util
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,9 @@ LOG = "log.jsonl"
 STATE = "resume.pt"  # only while it trains
 
 OURS = Path(__file__).parent / "models"
-# The least and the most that a field may be. The most is far above every model of open_clip's: above it is a slip, and
-# such a model would be built for hours. A context has room for its start, a word and its end.
+TOWERS = ("vision_cfg", "text_cfg", "multimodal_cfg")
+# The least and the most that a field may be; the most is far above every model of open_clip's, and above it a model
+# would be built for hours. A context has room for its start, a word and its end.
 BOUNDS = {
     "embed_dim": (1, 1 << 16),
     "layers": (1, 512),
@@ -27,29 +28,23 @@ BOUNDS = {
     "context_length": (3, 1 << 16),
     "vocab_size": (1, 1 << 24),
     "mlp_ratio": (0.01, 64),
-    "attn_pooler_queries": (1, 1 << 16),
 }
-LISTS = {"vision_cfg.layers": 4, "vision_cfg.image_size": 2}  # what may be so many numbers instead of one
-TOWERS = ("vision_cfg", "text_cfg", "multimodal_cfg")
 
 
-def _open_clip_configs() -> Path:
+def _folders() -> tuple[Path, Path]:
     spec = importlib.util.find_spec("open_clip")
     if spec is None or not spec.submodule_search_locations:
         raise InputError("open_clip is not installed: run `pip install -r requirements.txt`")
-    return Path(spec.submodule_search_locations[0]) / "model_configs"
+    return OURS, Path(spec.submodule_search_locations[0]) / "model_configs"
 
 
 def known_models() -> list[str]:
     """Return every name `--model` takes: ours first, then open_clip's."""
-    return [*sorted(p.stem for p in OURS.glob("*.json")), *sorted(p.stem for p in _open_clip_configs().glob("*.json"))]
+    return [path.stem for folder in _folders() for path in sorted(folder.glob("*.json"))]
 
 
 def model_file(name: str) -> Path:
     """Return the JSON file that describes a model.
-
-    Raises:
-        InputError: the name is neither ours, nor open_clip's, nor a JSON file.
 
     Example:
         >>> model_file("small").name
@@ -57,12 +52,13 @@ def model_file(name: str) -> Path:
     """
     if name.endswith(".json"):
         return _checked_file(Path(name))
-    for folder in (OURS, _open_clip_configs()):
+    for folder in _folders():
         path = folder / f"{name.replace('/', '-')}.json"
         if path.is_file():
             return path
-    near = [known for known in known_models() if known.lower().startswith(name.lower()[:5])] or known_models()
-    raise InputError(f"model {name!r} is unknown: try {', '.join(near[:8])}, … or give a JSON model config")
+    models = known_models()
+    alike = [model for model in models if model.lower().startswith(name.lower()[:5])] or models
+    raise InputError(f"model {name!r} is unknown: try {', '.join(alike[:8])}, … or give a JSON model config")
 
 
 def _checked_file(path: Path) -> Path:
@@ -70,87 +66,60 @@ def _checked_file(path: Path) -> Path:
         raise InputError(f"model {str(path)!r} is not a file: give the path of a JSON model config in open_clip's form")
     config = read_json(path, mend="give a JSON model config in open_clip's form")
     config = config.get("model_cfg", config) if isinstance(config, dict) else {}
-    kinds = {"embed_dim": int, "vision_cfg": dict, "text_cfg": dict}
-    kinds |= {"multimodal_cfg": dict} if isinstance(config, dict) and "multimodal_cfg" in config else {}
-    missing = [k for k, kind in kinds.items() if not isinstance(config, dict) or not isinstance(config.get(k), kind)]
+    types = {"embed_dim": int, "vision_cfg": dict, "text_cfg": dict}
+    missing = [k for k, kind in types.items() if not isinstance(config, dict) or not isinstance(config.get(k), kind)]
     if missing:
         raise InputError(f"model {str(path)!r} lacks {', '.join(missing)}: an open_clip model config has all three")
     return path
 
 
-def model_config(name: str) -> dict[str, Any]:
-    """Return the model config behind a name: embed_dim, vision_cfg, text_cfg."""
+def model_config(name: str, *, image_size: int = 0) -> dict[str, Any]:
+    """Return the model config of a name: embed_dim, vision_cfg, text_cfg; with another image size if one is asked."""
     config = read_json(model_file(name))
-    return config.get("model_cfg", config)
+    config = config.get("model_cfg", config)
+    return config | {"vision_cfg": config["vision_cfg"] | {"image_size": image_size}} if image_size else config
 
 
 def check_model_fields(name: str, *, image_size: int = 0) -> None:
-    """Refuse a model with a field that no model can have.
-
-    Args:
-        name: of the model.
-        image_size: pixels, in place of the model's own; 0 keeps them.
-
-    Raises:
-        InputError: a field is no number, or out of `BOUNDS`.
-    """
-    for field, value in _fields(_of_size(model_config(name), image_size)):
-        least, most = BOUNDS[field.rpartition(".")[2]]
-        for number in value if isinstance(value, list) and len(value) == LISTS.get(field) else [value]:
-            whole = isinstance(number, int) or (isinstance(number, float) and isinstance(least, float))
-            if isinstance(number, bool) or not whole or not least <= number <= most:
-                kind = "a number" if isinstance(least, float) else "a whole number"
-                raise InputError(f"model {name!r}: {field} must be {kind} from {least} to {most:,}, not {value!r:.60}")
-
-
-def _fields(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield the fields of a model config that have bounds, each with its tower's name before it."""
-    yield "embed_dim", config["embed_dim"]
+    """Refuse a model with a field that is no number, or out of `BOUNDS`."""
+    config = model_config(name, image_size=image_size)
+    fields = {"embed_dim": config["embed_dim"]}
     for tower in TOWERS:
-        for field, value in config.get(tower, {}).items():
-            if field in BOUNDS and (value is not None or field != "patch_size"):  # a ResNet has none
-                yield f"{tower}.{field}", value
-
-
-def _of_size(config: dict[str, Any], image_size: int) -> dict[str, Any]:
-    vision = config["vision_cfg"] | ({"image_size": image_size} if image_size else {})
-    return config | {"vision_cfg": vision}
+        fields |= {f"{tower}.{field}": value for field, value in config.get(tower, {}).items() if field in BOUNDS}
+    for field, value in fields.items():
+        if value is None and field.endswith("patch_size"):  # a ResNet has none
+            continue
+        least, most = BOUNDS[field.rpartition(".")[2]]
+        for number in value if isinstance(value, list) else [value]:  # a ResNet's layers, or height and width
+            if isinstance(number, bool) or not isinstance(number, type(least) | int) or not least <= number <= most:
+                told = f"from {least} to {most:,}, not {value!r:.60}"
+                raise InputError(f"model {name!r}: {field} must be a number {told}")
 
 
 def parameters(name: str, *, image_size: int = 0) -> int:
     """Return about how many weights a model has, within a tenth, without building it.
 
     A tower that another library builds by its name counts for nothing.
-
-    Args:
-        name: of the model, whose fields are in their bounds.
-        image_size: pixels, in place of the model's own; 0 keeps them.
     """
-    config = _of_size(model_config(name), image_size)
-    dim, decoder = config["embed_dim"], config.get("multimodal_cfg")
-    total = _vision_parameters(config["vision_cfg"], dim) + _text_parameters(config["text_cfg"], dim)
-    return total + (_text_parameters(decoder, dim) + _blocks(decoder) if decoder else 0)  # it looks at pictures too
-
-
-def _blocks(tower: Mapping[str, Any], width: int = 512) -> int:
-    return round(tower.get("layers", 12) * tower.get("width", width) ** 2 * (4 + 2 * tower.get("mlp_ratio", 4)))
-
-
-def _vision_parameters(tower: Mapping[str, Any], dim: int) -> int:
-    width, layers, patch = tower.get("width", 768), tower.get("layers", 12), tower.get("patch_size", 16)
-    height, breadth = size if isinstance(size := tower.get("image_size", 224), list) else (size, size)
-    if "timm_model_name" in tower:
-        return 0
-    if isinstance(layers, list):  # a ResNet of bottlenecks, four times as wide outside, and a pool by attention
+    config = model_config(name, image_size=image_size)
+    dim, vision, total = config["embed_dim"], config["vision_cfg"], 0
+    for tower in ("text_cfg", "multimodal_cfg"):
+        text, width = config.get(tower, {}), config.get(tower, {}).get("width", 512)
+        if text and "hf_model_name" not in text:
+            context = text.get("context_length", 77)
+            # The causal mask is no weight, but takes as much room. A decoder attends to pictures too.
+            total += _blocks(text, width) * (2 if tower == "multimodal_cfg" else 1)
+            total += width * (text.get("vocab_size", 49408) + context + dim) + context**2
+    width, layers, patch = vision.get("width", 768), vision.get("layers", 12), vision.get("patch_size", 16)
+    height, breadth = size if isinstance(size := vision.get("image_size", 224), list) else (size, size)
+    if "timm_model_name" in vision:
+        return total
+    if isinstance(layers, list):  # a ResNet of bottlenecks, four times as wide outside, and attention pooling
         stages = sum(blocks * 17 * (width << stage) ** 2 for stage, blocks in enumerate(layers))
-        return stages + 32 * width * (3 * 32 * width + dim + height // 32 * (breadth // 32))
+        return total + stages + 32 * width * (3 * 32 * width + dim + height // 32 * (breadth // 32))
     positions = (height // patch) * (breadth // patch) + 1
-    return _blocks(tower, width) + width * (3 * patch**2 + positions + dim)
+    return total + _blocks(vision, width) + width * (3 * patch**2 + positions + dim)
 
 
-def _text_parameters(tower: Mapping[str, Any], dim: int) -> int:
-    width, context = tower.get("width", 512), tower.get("context_length", 77)
-    if "hf_model_name" in tower:
-        return 0
-    # The mask of who attends to whom is no weight, but takes as much room.
-    return _blocks(tower) + width * (tower.get("vocab_size", 49408) + context + dim) + context**2
+def _blocks(tower: Mapping[str, Any], width: int) -> int:
+    return round(tower.get("layers", 12) * width**2 * (4 + 2 * tower.get("mlp_ratio", 4)))

@@ -1,7 +1,11 @@
-"""Train one member: from pixels and tokens to a checkpoint and a trajectory. Killed at any step, it goes on from its
-last saved state and ends with the same bits."""
+"""Train one member: from pixels and tokens to a checkpoint and a trajectory. A killed run continues from its last saved
+state and ends with the same weights."""
 
+import io
+import json
 import math
+import platform
+import resource
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,58 +18,36 @@ from open_clip.loss import SigLipLoss
 from torch import Tensor
 from torch.nn import functional as F
 
+from clipmem_core.atomic import replacing, whole_archive
+from clipmem_core.columns import ALIGNMENT
 from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.draws import CAPTION, ORDER, hashed
-from clipmem_core.mitigations import Batch, can_cut_text, mitigations_of
-from clipmem_core.training.model import (
-    Model,
-    autocast,
-    encode_image,
-    encode_text,
-    image_features,
-    text_features,
-    text_input,
-)
+from clipmem_core.mitigations import ADAPTIVE, Batch, Mitigation, can_cut_text, mitigations_of
+from clipmem_core.scores.alignment import external_means, pair_terms
+from clipmem_core.shortage import shortage
+from clipmem_core.training.model import Model, autocast, encode_image, encode_text, text_features, text_input
 from clipmem_core.training.names import CHECKPOINT, LOG, STATE, TRAJECTORY
-from clipmem_core.training.state import (
-    HeldOutLevel,
-    Log,
-    Progress,
-    load_state,
-    peak_mb,
-    save_array,
-    save_atomically,
-    save_state,
-)
 from clipmem_core.training.views import PixelSource, TrainingData, Views
 
 SECONDS_BETWEEN_SAVES = 20.0
 TRAINED_TO_SAVED = 20.0  # seconds of training to one of saving, at least
 SECONDS_BETWEEN_LINES = 1.0
-# A larger set may not fit into memory: its order is one of blocks of rows that lie together, and of the pairs among
-# some blocks at a time. Pairs in one batch are then of these blocks.
+# A larger set may not fit into memory: its order is one of blocks of neighbouring rows, and of the pairs among some
+# blocks at a time. The pairs of a batch come from these blocks.
 SHUFFLED_UP_TO = 2_000_000
 BLOCK, BLOCKS_AT_ONCE = 8_192, 32
 
 
 def epoch_batches(data: TrainingData, *, seed: int, epoch: int, batch_size: int) -> list[np.ndarray]:
     """Cut an epoch's order into batches of equal size (±1), none larger than batch_size and none dropped."""
-    parts = [data.rows] if len(data.keys) <= SHUFFLED_UP_TO else blocks_at_once(data, seed=seed, epoch=epoch)
-    order = np.concatenate(
-        [rows[np.argsort(hashed(data.keys[rows], seed, ORDER, epoch), kind="stable")] for rows in parts]
-    )
-    return np.array_split(order, math.ceil(len(order) / batch_size))
-
-
-def blocks_at_once(data: TrainingData, *, seed: int, epoch: int) -> Iterator[np.ndarray]:
-    """Yield the trained rows, int64 [n], of some blocks at a time; the order of blocks is drawn for each epoch."""
-    starts = np.searchsorted(data.rows, np.arange(0, len(data.keys) + BLOCK, BLOCK))
-    blocks = np.arange(len(starts) - 1)
-    order = np.argsort(hashed(blocks.astype(np.uint64), seed, ORDER, epoch), kind="stable")
-    for at in range(0, len(order), BLOCKS_AT_ONCE):
-        yield np.concatenate(
-            [data.rows[starts[block] : starts[block + 1]] for block in order[at : at + BLOCKS_AT_ONCE]]
-        )
+    parts = [data.rows]
+    if len(data.keys) > SHUFFLED_UP_TO:
+        starts = np.searchsorted(data.rows, np.arange(0, len(data.keys) + BLOCK, BLOCK))
+        order = np.argsort(hashed(np.arange(len(starts) - 1, dtype=np.uint64), seed, ORDER, epoch), kind="stable")
+        blocks = [data.rows[starts[block] : starts[block + 1]] for block in order]
+        parts = [np.concatenate(blocks[at : at + BLOCKS_AT_ONCE]) for at in range(0, len(blocks), BLOCKS_AT_ONCE)]
+    shuffled = [rows[np.argsort(hashed(data.keys[rows], seed, ORDER, epoch), kind="stable")] for rows in parts]
+    return np.array_split(np.concatenate(shuffled), math.ceil(len(data.rows) / batch_size))
 
 
 def chosen_captions(data: TrainingData, rows: np.ndarray, *, seed: int, epoch: int, first: int = 0) -> np.ndarray:
@@ -90,23 +72,21 @@ def learning_rate(step: int, *, total: int, peak: float, warmup: int) -> float:
 
 
 def make_optimizer(model: Model, config: AuditConfig) -> torch.optim.AdamW:
-    """Build AdamW; gains, biases and the logit scale are not decayed, as in open_clip."""
-    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    marks = ("bn", "ln", "bias", "logit_scale")
-    exempt = [p for name, p in named if p.ndim < 2 or any(mark in name for mark in marks)]
-    kept = {id(p) for p in exempt}
-    groups = [
-        {"params": exempt, "weight_decay": 0.0},
-        {"params": [p for _, p in named if id(p) not in kept], "weight_decay": config.weight_decay},
-    ]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps, fused=True)
+    """Build AdamW; gains, biases and the logit scale have no weight decay, as in open_clip."""
+    groups: dict[float, list[Tensor]] = {0.0: [], config.weight_decay: []}
+    for name, parameter in model.named_parameters():
+        exempt = parameter.ndim < 2 or any(mark in name for mark in ("bn", "ln", "bias", "logit_scale"))
+        if parameter.requires_grad:
+            groups[0.0 if exempt else config.weight_decay].append(parameter)
+    parameters = [{"params": own, "weight_decay": decay} for decay, own in groups.items()]
+    return torch.optim.AdamW(parameters, lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps, fused=True)
 
 
 def partner_log_probability(image: Tensor, text: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     """Return cosine and in-batch log-probability of each true partner, both directions averaged, [n] each.
 
-    Less the mean of the log-probabilities, which have gradients, is open_clip's ClipLoss. That multiplies pictures with
-    captions once for each direction, and for the gradients twice each; here it is once, and twice for the gradients.
+    Minus the mean of the log-probabilities is open_clip's ClipLoss, with one product of pictures and captions where
+    that computes two.
 
     Args:
         image: unit vectors [n, dim].
@@ -132,8 +112,8 @@ class _Partners(torch.autograd.Function):
         logits = scale * cosines
         over_text, over_image = torch.log_softmax(logits, dim=1), torch.log_softmax(logits, dim=0)
         ctx.save_for_backward(image, text, scale, cosines, over_text, over_image)
-        ctx.mark_non_differentiable(own := cosines.diagonal().clone())
-        return own, (over_text.diagonal() + over_image.diagonal()) / 2
+        ctx.mark_non_differentiable(partner := cosines.diagonal().clone())
+        return partner, (over_text.diagonal() + over_image.diagonal()) / 2
 
     @staticmethod
     def backward(ctx: Any, _: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -143,6 +123,38 @@ class _Partners(torch.autograd.Function):
         by_scale = torch.dot(slope.view(-1), cosines.view(-1))
         slope *= scale
         return slope @ text, slope.T @ image, by_scale
+
+
+class HeldOutLevel:
+    """The alignment level of the external pairs, and which trained pairs are ahead of it.
+
+    Alignment grows for all pairs while a model learns; the growth beyond that of held-out pairs is memorization. So
+    every few epochs the external pairs are embedded, one view and one caption each, and a quantile of their alignments
+    is the level. A trained pair is ahead if its last training step had it above that level.
+    """
+
+    def __init__(self, n_pairs: int, quantile: float, every: int) -> None:
+        self.quantile, self.every = quantile, every
+        self.ahead = np.zeros(n_pairs, dtype=bool)
+        self.level = math.inf  # no pair is ahead before the first measurement
+        self.means: tuple[Tensor, ...] = ()  # ν_I and ν_T, float32 [dim] each
+
+    def measure(self, image: Tensor, text: Tensor) -> None:
+        """Set the level from the unit vectors of the external pairs, [n_external, dim] each."""
+        if len(image) < 2:  # a pair leaves itself out of the means
+            return
+        vectors = image.float().cpu().numpy(), text.float().cpu().numpy()
+        external = np.ones(len(image), dtype=bool)
+        self.level = float(np.quantile(pair_terms(*vectors, external)[ALIGNMENT], self.quantile))
+        self.means = tuple(torch.from_numpy(mean.astype(np.float32)) for mean in external_means(*vectors, external))
+
+    def compare(self, rows: np.ndarray, image: Tensor, text: Tensor) -> None:
+        """Update which pairs of a batch are ahead, from their unit vectors in this step, [n, dim] each."""
+        if math.isinf(self.level):
+            return
+        image_mean, text_mean = (mean.to(image.device) for mean in self.means)
+        alignment = (image * text).sum(dim=1) - image @ text_mean - text @ image_mean
+        self.ahead[rows] = (alignment > self.level).cpu().numpy()
 
 
 class Trainer:
@@ -159,10 +171,18 @@ class Trainer:
         self.batches = math.ceil(len(data.rows) / config.batch_size)
         self.schedule = config.epochs * self.batches  # steps until the learning rate is 0
         self.total = config.trained_epochs * self.batches
-        self.held_out = HeldOutLevel.of(config, len(data.keys))
-        self.mitigations = mitigations_of(config)
-        for each in self.mitigations:
-            each.start(model, data.tokens)
+        self.done = 0  # steps
+        self.seconds = 0.0
+        self.sums = np.zeros(3)  # loss, log-probability and steps since the last line of the log
+        self.trajectory = np.full((config.epochs, len(data.keys), 2), np.nan, dtype=np.float16)
+        self.held_out: HeldOutLevel | None = None
+        self.mitigations: list[Mitigation] = []
+        if hasattr(model, "logit_scale"):  # not an image encoder alone
+            self.mitigations = mitigations_of(config)
+            for mitigation in self.mitigations:
+                mitigation.start(model, data.tokens)
+            if any(getattr(config, name) for name in ADAPTIVE):
+                self.held_out = HeldOutLevel(len(data.keys), config.adaptive_quantile, config.adaptive_every)
 
     def batch(self, rows: np.ndarray, epoch: int) -> Batch:
         """Draw a caption for each pair and collect what mitigations need to know about a batch."""
@@ -174,104 +194,145 @@ class Trainer:
         """Return the views and captions of a batch: images [n, 3, size, size], tokens [n, context_length]."""
         images = self.views.training_images(pixels, batch.keys, batch.epoch, self.device)
         tokens = self.data.tokens[batch.captions]
-        for each in self.mitigations:
-            tokens = each.tokens(tokens, batch)
+        for mitigation in self.mitigations:
+            tokens = mitigation.tokens(tokens, batch)
         return images, text_input(tokens).to(self.device)
 
-    def step(self, rows: np.ndarray, progress: Progress, pixels: np.ndarray | None = None) -> float:
-        """Train on one batch, note the trajectory of its pairs, and return the loss; reads `pixels` if not given."""
-        epoch = progress.step // self.batches
+    def step(self, rows: np.ndarray, pixels: np.ndarray) -> float:
+        """Train on one batch, write its pairs into the trajectory, and return the loss."""
+        epoch = self.done // self.batches
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(
-                progress.step, total=self.schedule, peak=self.config.lr, warmup=self.config.warmup
-            )
-        # Dropout inside a tower, where a model has it, must not depend on where a run was resumed.
-        self.generator.manual_seed((self.seed * 1_000_003 + progress.step) % 2**63)
-        pixels = self.data.pixels.gather(rows) if pixels is None else pixels
+            group["lr"] = learning_rate(self.done, total=self.schedule, peak=self.config.lr, warmup=self.config.warmup)
+        # Dropout inside a tower must not depend on the step that a run was resumed at.
+        self.generator.manual_seed((self.seed * 1_000_003 + self.done) % 2**63)
         loss, cosine, log_probability = self.forward_loss(rows, epoch, pixels)
         if not torch.isfinite(loss):
-            raise InputError(f"the loss is {loss.item()} at step {progress.step}: try a lower --lr or --precision fp32")
+            raise InputError(f"the loss is {loss.item()} at step {self.done}: try a lower --lr or --precision fp32")
         loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self.after_step()
-        progress.note(epoch, rows, cosine.cpu().numpy(), log_probability.cpu().numpy(), loss=float(loss.detach()))
-        return float(loss.detach())
+        for mitigation in self.mitigations:  # one clamps the logit scale
+            mitigation.after_step(self.model)
+        self.trajectory[epoch, rows] = torch.stack([cosine, log_probability], dim=1).cpu().numpy()
+        self.sums += (loss.item(), log_probability.mean().item(), 1)
+        self.done += 1
+        return loss.item()
 
     def forward_loss(self, rows: np.ndarray, epoch: int, pixels: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
         """Return a batch's loss, and for the trajectory each pair's cosine and log-probability of its partner, [n].
 
-        Changed embeddings are in the loss alone: trajectory and held-out level are measured without mitigations.
+        Mitigations change only the loss: trajectory and held-out level are measured on the unchanged embeddings.
         """
         batch = self.batch(rows, epoch)
         images, tokens = self.inputs(batch, pixels)
         with autocast(self.config.precision, self.device):
-            image_out, text_out = image_features(self.model, images), text_features(self.model, tokens, cut=self.cut)
+            image_out = self.model.encode_image(images).float()
+            text_out = text_features(self.model, tokens, cut=self.cut)
         image, text = F.normalize(image_out, dim=-1), F.normalize(text_out, dim=-1)
         scale = self.model.logit_scale.exp()
         cosine, log_probability = partner_log_probability(image, text, scale)
-        changed = image_out, text_out
+        changed_image, changed_text = image_out, text_out
         weight: np.ndarray | None = None
-        for each in self.mitigations:
-            changed = each.embeddings(*changed, batch)
-            own = each.weight(batch)
+        for mitigation in self.mitigations:
+            changed_image, changed_text = mitigation.embeddings(changed_image, changed_text, batch)
+            own = mitigation.weight(batch)
             weight = own if weight is None else weight if own is None else weight * own
-        loss_image = image if changed[0] is image_out else F.normalize(changed[0], dim=-1)
-        loss_text = text if changed[1] is text_out else F.normalize(changed[1], dim=-1)
+        loss_image = image if changed_image is image_out else F.normalize(changed_image, dim=-1)
+        loss_text = text if changed_text is text_out else F.normalize(changed_text, dim=-1)
         if self.config.loss == "siglip":
             loss = SigLipLoss()(loss_image, loss_text, scale, logit_bias=self.model.logit_bias)
         else:
-            found = log_probability
+            terms = log_probability
             if loss_image is not image or loss_text is not text:
-                found = partner_log_probability(loss_image, loss_text, scale)[1]
+                terms = partner_log_probability(loss_image, loss_text, scale)[1]
             if weight is not None:
-                found = found * torch.from_numpy(weight.astype(np.float32)).to(self.device)
-            loss = -found.mean()
+                terms = terms * torch.from_numpy(weight.astype(np.float32)).to(self.device)
+            loss = -terms.mean()
         if self.held_out is not None:
             self.held_out.compare(rows, image.detach(), text.detach())
         return loss, cosine, log_probability.detach()
 
-    def after_step(self) -> None:
-        """Let mitigations change the weights after a step; the logit scale is clamped here."""
-        for each in self.mitigations:
-            each.after_step(self.model)
-
     @torch.no_grad()
     def measure_held_out(self, held_out: HeldOutLevel, epoch: int) -> None:
-        """Set the held-out level from one view and one caption of each external pair, drawn as those of the epoch."""
+        """Set the held-out level from one view and one caption of each external pair, drawn as in this epoch."""
         external = self.data.external
         if not len(external):
             return
         self.model.eval()
-        found = []
+        images, texts = [], []
         for rows in np.array_split(external, math.ceil(len(external) / self.config.batch_size)):
-            images, tokens = self.inputs(self.batch(rows, epoch), self.data.pixels.gather(rows))
+            views, tokens = self.inputs(self.batch(rows, epoch), self.data.pixels.gather(rows))
             with autocast(self.config.precision, self.device):
-                found.append((encode_image(self.model, images), encode_text(self.model, tokens, cut=self.cut)))
+                images.append(encode_image(self.model, views))
+                texts.append(encode_text(self.model, tokens, cut=self.cut))
         self.model.train()
-        held_out.measure(*(torch.cat(parts) for parts in zip(*found, strict=True)))
+        held_out.measure(torch.cat(images), torch.cat(texts))
 
-    def shown(self) -> dict[str, float]:
-        """Return what a line of the log says beside the loss."""
-        held_out = self.held_out
-        ahead = {} if held_out is None else {"ahead": round(float(held_out.ahead[self.data.rows].mean()), 4)}
-        return {"logit_scale": round(float(self.model.logit_scale.detach().exp()), 3)} | ahead
-
-    def steps(self, progress: Progress) -> Iterator[None]:
+    def steps(self) -> Iterator[None]:
         """Run every step that is left, pausing after each."""
-        while progress.step < self.total:
-            epoch, first = divmod(progress.step, self.batches)
-            if self.held_out is not None and not first and self.held_out.due(epoch):
+        while self.done < self.total:
+            epoch, first = divmod(self.done, self.batches)
+            if self.held_out is not None and epoch and not first and epoch % self.held_out.every == 0:
                 self.measure_held_out(self.held_out, epoch)
             batches = epoch_batches(self.data, seed=self.seed, epoch=epoch, batch_size=self.config.batch_size)
             for rows, pixels in read_ahead(self.data.pixels, batches[first:]):
-                self.step(rows, progress, pixels)
-                progress.step += 1
+                self.step(rows, pixels)
                 yield
+
+    def log_line(self) -> dict[str, float]:
+        """Return the means since the last line of the log."""
+        loss, log_probability, count = self.sums
+        self.sums = np.zeros(3)
+        line = {
+            "step": self.done,
+            "steps": self.total,
+            "epoch": round(self.done / self.batches, 3),
+            "loss": round(loss / count, 5),
+            "log_probability": round(log_probability / count, 5),
+            "seconds": round(self.seconds, 2),
+            "peak_mb": round(peak_mb(self.device), 1),
+        }
+        if hasattr(self.model, "logit_scale"):
+            line["logit_scale"] = round(float(self.model.logit_scale.detach().exp()), 3)
+        if self.held_out is not None:
+            line["ahead"] = round(float(self.held_out.ahead[self.data.rows].mean()), 4)
+        return line
+
+    def save(self, folder: Path) -> None:
+        """Save the state that a killed run resumes from."""
+        held_out = self.held_out
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.done,
+            "seconds": self.seconds,
+            "trajectory": torch.from_numpy(self.trajectory),
+            "sums": self.sums.tolist(),
+            "held_out": held_out and (torch.from_numpy(held_out.ahead), held_out.level, held_out.means),
+        }
+        save_atomically(state, folder / STATE)
+
+    def resume(self, folder: Path) -> None:
+        """Load the last saved state; one that is missing or broken is ignored."""
+        if not whole_archive(folder / STATE):
+            return
+        try:
+            state = torch.load(folder / STATE, map_location=self.device, weights_only=True)
+        except Exception as error:  # torch, pickle and zip each raise their own kinds
+            if shortage(error):
+                raise
+            return
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.done, self.seconds, self.sums = state["step"], state["seconds"], np.array(state["sums"])
+        self.trajectory = state["trajectory"].cpu().numpy()
+        if self.held_out is not None:
+            ahead, self.held_out.level, means = state["held_out"]
+            self.held_out.ahead, self.held_out.means = ahead.cpu().numpy(), tuple(means)
 
 
 def read_ahead(pixels: PixelSource, batches: list[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield each batch with its pixels, reading the next while this one is trained on: matters when they stream."""
+    """Yield each batch with its pixels, and read the next one meanwhile: reading from files takes as long as a step."""
     with ThreadPoolExecutor(1) as pool:
         ahead = [pool.submit(pixels.gather, rows) for rows in batches[:1]]
         for place, rows in enumerate(batches):
@@ -281,48 +342,72 @@ def read_ahead(pixels: PixelSource, batches: list[np.ndarray]) -> Iterator[tuple
 
 
 def train(trainer: Trainer, folder: Path, *, after_epoch: Callable[[int], None] | None = None) -> None:
-    """Train a member to its end and leave checkpoint.pt, trajectory.npy and log.jsonl in its folder.
+    """Train a member to its end and write checkpoint.pt, trajectory.npy and log.jsonl into its folder.
 
     Args:
         trainer: of the member.
         folder: the member's.
-        after_epoch: called with the number of each epoch that ended, from 1; may look at the model, but not change it.
+        after_epoch: called with the number of each epoch that ended, from 1; must not change the model.
     """
-    held_out, n_pairs = trainer.held_out, len(trainer.data.caption_start) - 1
-    progress = load_state(trainer.model, trainer.optimizer, folder, device=trainer.device, held_out=held_out)
-    if progress is None:
-        progress = Progress(0, np.full((trainer.config.epochs, n_pairs, 2), np.nan, dtype=np.float16))
-    log = Log(folder / LOG, progress.step)
-    began = time.monotonic() - progress.seconds
-    last_line, last_step, last_save, pause = time.monotonic(), progress.step, time.monotonic(), SECONDS_BETWEEN_SAVES
+    trainer.resume(folder)
+    _cut_log(folder / LOG, trainer.done)
+    began = time.monotonic() - trainer.seconds
+    last_line = last_save = time.monotonic()
+    last_step, pause = trainer.done, SECONDS_BETWEEN_SAVES
     trainer.model.train()
-    for _ in trainer.steps(progress):
+    for _ in trainer.steps():
         now = time.monotonic()
-        progress.seconds = now - began
-        if now - last_line > SECONDS_BETWEEN_LINES or progress.step % trainer.batches == 0:
-            seen = (progress.step - last_step) * len(trainer.data.rows) / trainer.batches
-            loss, log_probability, count = progress.sums
-            progress.sums = [0.0, 0.0, 0.0]
-            log.add(
-                step=progress.step,
-                steps=trainer.total,
-                epoch=round(progress.step / trainer.batches, 3),
-                loss=round(loss / count, 5),
-                log_probability=round(log_probability / count, 5),
-                **trainer.shown(),
-                samples_per_second=round(seen / max(now - last_line, 1e-9), 1),
-                seconds=round(progress.seconds, 2),
-                peak_mb=round(peak_mb(trainer.device), 1),
-            )
-            last_line, last_step = now, progress.step
-        if after_epoch is not None and progress.step % trainer.batches == 0:
-            after_epoch(progress.step // trainer.batches)
+        trainer.seconds = now - began
+        epoch, step = divmod(trainer.done, trainer.batches)
+        if now - last_line > SECONDS_BETWEEN_LINES or step == 0:
+            samples = (trainer.done - last_step) * len(trainer.data.rows) / trainer.batches
+            rate = {"samples_per_second": round(samples / max(now - last_line, 1e-9), 1)}
+            with (folder / LOG).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(trainer.log_line() | rate) + "\n")
+            last_line, last_step = now, trainer.done
+        if after_epoch is not None and step == 0:
+            after_epoch(epoch)
             trainer.model.train()
-        if now - last_save > pause and progress.step < trainer.total:
-            save_state(trainer.model, trainer.optimizer, progress, folder, held_out=held_out)
+        if now - last_save > pause and trainer.done < trainer.total:
+            trainer.save(folder)
             last_save = time.monotonic()
             pause = max(SECONDS_BETWEEN_SAVES, TRAINED_TO_SAVED * (last_save - now))
-    save_array(progress.trajectory, folder / TRAJECTORY)
+    save_array(trainer.trajectory, folder / TRAJECTORY)
     # Last, since a member with a checkpoint is not trained again.
     save_atomically(trainer.model.state_dict(), folder / CHECKPOINT)
     (folder / STATE).unlink(missing_ok=True)
+
+
+def _cut_log(path: Path, step: int) -> None:
+    """Remove lines after a step, and the line that a kill cut short."""
+    lines = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        try:
+            if json.loads(line)["step"] <= step:
+                lines.append(f"{line}\n")
+        except ValueError:
+            continue
+    with replacing(path) as temporary:
+        temporary.write_text("".join(lines), encoding="utf-8")
+
+
+def save_atomically(value: Any, path: Path) -> None:
+    """Write a torch value under a temporary name and rename it."""
+    buffer = io.BytesIO()  # torch writes the file's name into the file
+    torch.save(value, buffer)
+    with replacing(path) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
+
+
+def save_array(array: np.ndarray, path: Path) -> None:
+    """Write a .npy file atomically."""
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.save(file, array)
+
+
+def peak_mb(device: str) -> float:
+    """Return the most memory that this process has held so far, on a GPU if it trains there, in MB."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated() / 1e6
+    unit = 1 if platform.system() == "Darwin" else 1024  # bytes there, KiB on other systems
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6

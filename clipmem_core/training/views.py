@@ -1,9 +1,8 @@
-"""What a member may see of its pairs, and the views of pictures and features it is trained and measured on."""
+"""The data of a member, and the views of pictures and features that it is trained and evaluated on."""
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -14,37 +13,27 @@ from clipmem_core.draws import VIEW, hashed, uniforms
 from clipmem_core.mitigations import Batch, Mitigation
 
 ASPECT = (3 / 4, 4 / 3)  # torchvision's default for a random resized crop
-DROPOUT = 0.2  # share of a picture's features that a training view lacks
+DROPOUT = 0.2  # share of a picture's features that is at its mean in a training view
 MASKS = 4096  # different views of features; a pair takes one of them in each epoch
 
 
 class PixelSource(Protocol):
-    """Stored pictures by row, or the features that a locked tower gives of them."""
+    """Stored pictures by row, or the features of a locked tower."""
 
     def gather(self, rows: np.ndarray) -> np.ndarray:
         """Return uint8 [n, size, size, 3], or float16 [n, width]."""
 
 
-class Views(Protocol):
-    """What of a stored picture, or of its features, a member sees."""
-
-    def training_images(self, pixels: np.ndarray, keys: np.ndarray, epoch: int, device: str) -> Tensor:
-        """Return what it is trained on in an epoch, float32 [n, …]."""
-
-    def evaluation_images(self, pixels: np.ndarray, keys: np.ndarray, view: int, device: str) -> Tensor:
-        """Return what it is measured on, float32 [n, …]."""
-
-
 @dataclass(frozen=True)
 class TrainingData:
-    """What a member may see. Rows are those of the pair table."""
+    """The pairs of a member. Rows are those of the pair table."""
 
     pixels: PixelSource
-    tokens: np.ndarray  # int32 [n_captions, context_length]; float16 [n_captions, width] where the text tower is locked
+    tokens: np.ndarray  # int32 [n_captions, context_length]; float16 [n_captions, width] if the text tower is locked
     caption_start: np.ndarray  # int64 [n_pairs + 1]: captions of pair i are rows start[i] … start[i + 1] - 1
-    keys: np.ndarray  # uint64 [n_pairs], what draws depend on
+    keys: np.ndarray  # uint64 [n_pairs], which draws depend on
     rows: np.ndarray  # int64 [n_trained], the pairs this member trains on, ascending
-    # int64 [n_external], pairs that no member trains on; looked at by what holds trained pairs against them
+    # int64 [n_external], pairs that no member trains on; adaptive mitigations compare trained pairs with them
     external: np.ndarray = field(default_factory=lambda: np.array([], dtype=np.int64))
 
 
@@ -52,7 +41,7 @@ class TrainingData:
 class ViewMaker:
     """Cuts random resized crops: area share uniform in [crop_scale, 1], aspect log-uniform in 3/4 … 4/3.
 
-    Views to train on are changed by mitigations too; views to measure on never are.
+    Mitigations change the training views and not the evaluation views.
     """
 
     image_size: int
@@ -92,46 +81,40 @@ class ViewMaker:
         With `batch` they are training views, which mitigations change.
         """
         stored = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float()
-        centre = 2 * (boxes[:, :2] + boxes[:, 2:] / 2) - 1
         theta = np.zeros((len(boxes), 2, 3), dtype=np.float32)
         theta[:, 0, 0], theta[:, 1, 1] = boxes[:, 2], boxes[:, 3]
-        theta[:, :, 2] = centre
+        theta[:, :, 2] = 2 * (boxes[:, :2] + boxes[:, 2:] / 2) - 1  # the centre
         size = [len(boxes), 3, self.image_size, self.image_size]
         grid = F.affine_grid(torch.from_numpy(theta).to(device), size, align_corners=False)
         images = F.grid_sample(stored, grid, mode="bilinear", padding_mode="border", align_corners=False)
         if batch is not None:
             for each in self.mitigations:
                 images = each.images(images, batch)
-        mean = torch.tensor(self.mean, device=device).view(1, 3, 1, 1) * 255
-        std = torch.tensor(self.std, device=device).view(1, 3, 1, 1) * 255
+        mean, std = (torch.tensor(value, device=device).view(1, 3, 1, 1) * 255 for value in (self.mean, self.std))
         return (images - mean) / std
 
 
 @dataclass(frozen=True, eq=False)
 class FeatureRows:
-    """Features of pictures in the place of their pixels: float16 [n_pairs, width], may be a memory map."""
+    """Features of pictures in place of their pixels: float16 [n_pairs, width], may be a memory map."""
 
     values: np.ndarray
 
     def gather(self, rows: np.ndarray) -> np.ndarray:
-        """Return those of some pairs, float16 [n, width]."""
+        """Return the features of some pairs, float16 [n, width]."""
         return self.values[rows]
 
 
 class FeatureViews:
-    """Views of features: in those to train on a share of the numbers is at its mean, those to measure on have all.
+    """Views of features: in a training view a share of the numbers is at its mean; an evaluation view has all.
 
-    A view is a function of seed, epoch and pair: one of `MASKS` drawn from the seed, chosen by hashing.
+    A training view is a function of seed, epoch and pair: one of `MASKS` drawn from the seed, chosen by hashing.
     """
 
-    def __init__(self, mean: Tensor, seed: int, *, dropout: float = DROPOUT) -> None:
-        self.mean, self.seed, self.dropout = mean, seed, dropout
-
-    @functools.cached_property
-    def masks(self) -> Tensor:
-        """What numbers are multiplied by, float32 [MASKS, width]; drawn once a view is asked for."""
-        drawn = np.random.default_rng([self.seed, VIEW]).random((MASKS, len(self.mean)), dtype=np.float32)
-        return torch.from_numpy((drawn >= self.dropout) / np.float32(1 - self.dropout))
+    def __init__(self, mean: Tensor, seed: int) -> None:
+        self.mean, self.seed = mean, seed
+        drawn = np.random.default_rng([seed, VIEW]).random((MASKS, len(mean)), dtype=np.float32)
+        self.masks = torch.from_numpy((drawn >= DROPOUT) / np.float32(1 - DROPOUT))
 
     def training_images(self, features: np.ndarray, keys: np.ndarray, epoch: int, device: str = "cpu") -> Tensor:
         """Return a view of features [n, width] for an epoch, float32 [n, width]."""
@@ -140,5 +123,8 @@ class FeatureViews:
         return self.mean + (self.evaluation_images(features, keys, 0, device) - self.mean) * masks
 
     def evaluation_images(self, features: np.ndarray, keys: np.ndarray, view: int, device: str = "cpu") -> Tensor:
-        """Return features as they are, float32 [n, width]."""
+        """Return features unchanged, float32 [n, width]."""
         return torch.from_numpy(features).to(device).float()
+
+
+Views: TypeAlias = ViewMaker | FeatureViews

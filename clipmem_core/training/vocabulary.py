@@ -1,11 +1,9 @@
-"""The tokens of a member's captions → what it reads of any caption: all but tokens that few of its pairs have.
+"""The tokens that a member reads of a caption: tokens that few of its training pairs have may be left out.
 
-A token of one caption names that picture: whatever a text encoder learns of it memorizes that pair, and says nothing
-of pairs it has not seen. `min_df` is scikit-learn's: the documents, here trained pairs, that a token has to be in.
-The vocabulary of a member is part of it, as its tokenizer is, and memorization and utility are measured on what it
-reads. Other tokens are never read, in training or after (`text_min_df`), or are trained on and then forgotten
-(`text_forget_df`). A checkpoint keeps the weights of a forgotten token, and whoever reads it finds what was memorized
-with it: `delete_rows` deletes its row of the token embedding, which then reads as nothing.
+A token of one caption names that picture: what a text encoder learns of it memorizes that pair, and says nothing of
+others. `min_df` is scikit-learn's: the number of documents, here training pairs, that a token must be in. Memorization
+and utility are measured on the tokens that are read. Other tokens are never read, in training or after
+(`text_min_df`), or are trained on and then forgotten (`text_forget_df`).
 """
 
 from collections.abc import Mapping, MutableMapping
@@ -21,31 +19,31 @@ from clipmem_core.mitigations import find_ends, leave_out, words_of
 if TYPE_CHECKING:
     from torch import Tensor
 
-OMITTED, DELETED, RANDOM = "omitted", "deleted", "random"  # what text_forget_as may be
+OMITTED, DELETED, RANDOM = "omitted", "deleted", "random"  # values of text_forget_as
 
 
 @dataclass(frozen=True, eq=False)
 class Vocabulary:
-    """The tokens that a member knows.
+    """The tokens that a member reads.
 
-    `how` is the config's `text_forget_as`: unknown tokens are left out of what is read; or they are read, their rows of
-    the token embedding being deleted; or, as a placebo, as many words of the caption are left out at random.
+    `how` is the config's `text_forget_as`: rare tokens are left out of captions; or they are read, and their rows of
+    the token embedding are 0; or, as a placebo, as many words of the caption are left out at random.
     """
 
-    model: Mapping[str, Any]  # its open_clip configuration, which says where a caption ends
-    pairs: np.ndarray  # in how many trained pairs each token is, int64 [vocab_size]
+    model: Mapping[str, Any]  # its open_clip configuration
+    pairs: np.ndarray  # number of training pairs of each token, int64 [vocab_size]
     min_df: int
     how: str = OMITTED
 
     def read(self, tokens: np.ndarray) -> np.ndarray:
-        """Leave out the tokens that are not known, [n, context_length]; what is left moves up.
+        """Leave out rare tokens, [n, context_length]; the tokens after them move up.
 
-        Where a caption has none that is known, the one that most pairs have stays, the first of several.
+        A caption with only rare tokens retains its most common one, the first of several.
 
         Example:
             >>> ends_at_9 = {"text_cfg": {"pool_type": "argmax"}}
-            >>> known = Vocabulary(ends_at_9, np.array([0, 5, 1, 3, 0, 0, 0, 0, 0, 5]), 2)
-            >>> known.read(np.array([[7, 1, 2, 3, 9, 0], [7, 2, 4, 9, 0, 0]])).tolist()
+            >>> vocabulary = Vocabulary(ends_at_9, np.array([0, 5, 1, 3, 0, 0, 0, 0, 0, 5]), 2)
+            >>> vocabulary.read(np.array([[7, 1, 2, 3, 9, 0], [7, 2, 4, 9, 0, 0]])).tolist()
             [[7, 1, 3, 9, 0, 0], [7, 2, 9, 0, 0, 0]]
         """
         if self.how == DELETED:
@@ -53,54 +51,38 @@ class Vocabulary:
         words = words_of(tokens, caption_ends(self.model, tokens))
         counts = np.where(words, self.pairs[tokens], -1)
         gone = words & (counts < self.min_df)
-        if self.how == RANDOM:
-            gone = _as_many(gone, words & (counts > 0), tokens)
+        if (
+            self.how == RANDOM
+        ):  # words never trained on, and at random as many trained ones; the same for equal captions
+            trained = words & (counts > 0)
+            keys = draw_keys([row.tobytes().hex() for row in tokens.astype(np.int32)])
+            draws = np.where(trained, uniforms(keys, tokens.shape[1], PLACEBO), 2.0)
+            rank = draws.argsort(axis=1, kind="stable").argsort(axis=1)
+            gone = (gone & ~trained) | (trained & (rank < (gone & trained).sum(axis=1)[:, None]))
         nothing = np.flatnonzero(words.any(axis=1) & (gone == words).all(axis=1))
         gone[nothing, counts[nothing].argmax(axis=1)] = False
         return leave_out(tokens, gone)
 
     def rare_rows(self, tokens: np.ndarray) -> np.ndarray:
-        """Return the tokens whose rows are deleted, int64: those that are not known, but for what begins and ends
-        captions.
-
-        Args:
-            tokens: of any captions, [n, context_length].
-        """
+        """Return the rare tokens, int64, without those that begin and end the captions `tokens` [n, context_length]."""
         rare = self.pairs < self.min_df
         rare[tokens[:, 0]] = False
         rare[tokens[np.arange(len(tokens)), caption_ends(self.model, tokens)]] = False
         return np.flatnonzero(rare)
 
 
-def _as_many(gone: np.ndarray, trained: np.ndarray, tokens: np.ndarray) -> np.ndarray:
-    """Return which tokens the placebo leaves out: those never trained on, and at random among the caption's others as
-    many as `gone` has of these; the same of a caption wherever it comes, [n, context_length]."""
-    keys = draw_keys([row.tobytes().hex() for row in tokens.astype(np.int32)])
-    draws = np.where(trained, uniforms(keys, tokens.shape[1], PLACEBO), 2.0)
-    rank = draws.argsort(axis=1, kind="stable").argsort(axis=1)
-    return (gone & ~trained) | (trained & (rank < (gone & trained).sum(axis=1)[:, None]))
-
-
 def delete_rows(weights: MutableMapping[str, "Tensor"], rows: np.ndarray) -> None:
-    """Set rows of the token embedding to 0, in place: what was learned of these tokens is gone from the weights.
-
-    Args:
-        weights: a state dict of open_clip's.
-        rows: the tokens.
-
-    Raises:
-        InputError: it has no token embedding, as where the text tower is locked.
-    """
+    """Set the rows of some tokens to 0 in the token embedding of an open_clip state dict, in place."""
     names = [name for name in weights if name.endswith("token_embedding.weight")]
     if len(names) != 1:
-        raise InputError("these weights have no token embedding: rows of tokens can be deleted where text is trained")
+        raise InputError("these weights have no token embedding: rows of tokens can be deleted if the text is trained")
     weights[names[0]][rows] = 0
 
 
 def pairs_with(
     model: Mapping[str, Any], tokens: np.ndarray, caption_start: np.ndarray, rows: np.ndarray, *, first: int = 0
 ) -> np.ndarray:
-    """Count in how many trained pairs each token is, int64 [vocab_size].
+    """Count the training pairs of each token, int64 [vocab_size].
 
     Args:
         model: an open_clip configuration.
@@ -108,9 +90,6 @@ def pairs_with(
         caption_start: captions of pair i are rows start[i] … start[i + 1] - 1, [n_pairs + 1].
         rows: the pairs that are trained on.
         first: how many captions of a pair are trained on; 0 means all.
-
-    Raises:
-        InputError: the model's text encoder does not read up to an end token.
     """
     counts = np.diff(caption_start)
     pair = np.repeat(np.arange(len(counts)), counts)
@@ -118,7 +97,7 @@ def pairs_with(
     trained = np.isin(pair, rows) & ((place < first) if first else True)
     caption, position = np.nonzero(words_of(tokens, caption_ends(model, tokens)) & trained[:, None])
     size = model["text_cfg"]["vocab_size"]
-    once = np.unique(pair[caption] * size + tokens[caption, position])  # one number a pair and token: sorts faster
+    once = np.unique(pair[caption] * size + tokens[caption, position])  # one number a pair and token
     return np.bincount(once % size, minlength=size)
 
 
@@ -128,12 +107,9 @@ def caption_ends(model: Mapping[str, Any], tokens: np.ndarray) -> np.ndarray:
     Args:
         model: an open_clip configuration.
         tokens: [n_captions, context_length].
-
-    Raises:
-        InputError: what it says is not known to read up to an end token.
     """
     text = model["text_cfg"]
     pool = text.get("pool_type", "argmax")
     other = model.get("custom_text") or any(text.get(name) for name in ("hf_model_name", "no_causal_mask", "embed_cls"))
-    known, end = not other and pool in ("argmax", "eos"), text.get("eos_id", 2) if pool == "eos" else None
-    return find_ends(tokens, known=known, end=end, flags="--text-min-df and --text-forget-df")
+    reads_to_end, end = not other and pool in ("argmax", "eos"), text.get("eos_id", 2) if pool == "eos" else None
+    return find_ends(tokens, known=reads_to_end, end=end, flags="--text-min-df and --text-forget-df")

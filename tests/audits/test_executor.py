@@ -6,14 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from clipmem_core.audits.executor import Looks, Task, environment, local_processes, run_members
+from clipmem_core.audits.executor import Looks, Task, local_processes, run_members
 from clipmem_core.audits.status import MemberProgress
 from clipmem_core.audits.store import Audit
 from clipmem_core.config import InputError
 
-# What a member's process does, in place of training.
+# What a member's process does, in place of training
 FINISH = "open(f'{sys.argv[1]}/text.npy', 'w')"
-WAIT = "import time; time.sleep(60)"
 SAID = 'print("a warning", file=sys.stderr); print(\'{"error": "model is too small"}\', file=sys.stderr); sys.exit(2)'
 
 
@@ -26,13 +25,12 @@ def audit(tmp_path: Path) -> Audit:
 
 @pytest.fixture
 def run(audit: Audit) -> Callable[..., None]:
-    """Run scripts as tasks, each in a process of its own."""
+    """Run scripts as tasks, each in its own process."""
 
     def run(at_once: int = 2, threads: int = 1, **scripts: str) -> None:
         command = (sys.executable, "-S", "-c")
-        folders = {name: audit.member(name) for name in scripts}
         tasks = [
-            Task((folders[name],), (*command, f"import sys, os; {script}"), (str(folders[name]),), threads)
+            Task((folder := audit.member(name),), (*command, f"import sys, os; {script}"), (str(folder),), threads)
             for name, script in scripts.items()
         ]
         ended = [task.folders[0].name for task in local_processes(tasks, at_once=at_once) if task is not None]
@@ -41,7 +39,7 @@ def run(audit: Audit) -> Callable[..., None]:
     return run
 
 
-def test_members_that_are_not_done_become_tasks_and_are_told_of_as_they_end(audit: Audit) -> None:
+def test_members_that_are_not_finished_become_tasks(audit: Audit) -> None:
     asked: list[Task] = []
 
     def here(tasks: Sequence[Task]) -> Looks:
@@ -56,37 +54,14 @@ def test_members_that_are_not_done_become_tasks_and_are_told_of_as_they_end(audi
     run_members(audit, ["a", "b", "c"], threads=3, executor=here, watch=seen.append)
     assert [(task.folders, task.threads) for task in asked] == [((audit.member(name),), 3) for name in "ac"]
     assert asked[0].command[-2:] == (str(audit.folder), "a")
-    assert [[member.stage for member in look] for look in (seen[0], seen[-1])] == [
-        ["waiting", "done", "waiting"],
-        ["done"] * 3,
-    ]
+    stages = [[member.stage for member in look] for look in (seen[0], seen[-1])]
+    assert stages == [["waiting", "finished", "waiting"], ["finished"] * 3]
 
 
-def test_an_executor_ends_with_its_caller(audit: Audit) -> None:
-    ended = []
-
-    def here(tasks: Sequence[Task]) -> Looks:
-        try:
-            yield from [None] * 9
-        finally:
-            ended.append(True)
-
-    def interrupted(_: list[MemberProgress]) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        run_members(audit, ["a"], threads=1, executor=here, watch=interrupted)
-    assert ended == [True]
-
-
-def test_no_more_members_run_at_once_than_asked(run: Callable[..., None], tmp_path: Path) -> None:
+def test_no_more_members_run_at_once_than_asked_each_with_its_threads(run: Callable[..., None], tmp_path: Path) -> None:
     alone = f"os.mkdir('{tmp_path}/busy'); import time; time.sleep(.1); os.rmdir('{tmp_path}/busy'); "
-    run(at_once=1, **dict.fromkeys("abc", alone + FINISH))
-
-
-def test_a_members_threads_are_told_to_every_library(run: Callable[..., None]) -> None:
-    run(threads=3, a=f"assert os.environ['OMP_NUM_THREADS'] == os.environ['MKL_NUM_THREADS'] == '3'; {FINISH}")
-    assert environment(2)["OMP_NUM_THREADS"] == "2"
+    threads = "assert os.environ['OMP_NUM_THREADS'] == os.environ['MKL_NUM_THREADS'] == '3'; "
+    run(at_once=1, threads=3, **dict.fromkeys("abc", alone + threads + FINISH))
 
 
 @pytest.mark.parametrize(
@@ -94,17 +69,13 @@ def test_a_members_threads_are_told_to_every_library(run: Callable[..., None]) -
     [
         (SAID, InputError, "^model is too small$"),
         ("raise ZeroDivisionError('oh')", RuntimeError, r"member a failed: ZeroDivisionError: oh; .* in .*a/\.stderr"),
-        (
-            f"os.kill(os.getpid(), {int(signal.SIGKILL)})",
-            RuntimeError,
-            "ended by signal 9; .* same command goes on",
-        ),
+        (f"os.kill(os.getpid(), {int(signal.SIGKILL)})", RuntimeError, "ended by signal 9; .* same command goes on"),
     ],
 )
-def test_a_member_that_fails_says_why_and_takes_the_others_along(
+def test_a_member_that_fails_says_why_and_stops_the_others(
     run: Callable[..., None], tmp_path: Path, script: str, error: type[Exception], message: str
 ) -> None:
-    beside = f"open('{tmp_path}/pid', 'w').write(str(os.getpid())); {WAIT}"
+    beside = f"open('{tmp_path}/pid', 'w').write(str(os.getpid())); import time; time.sleep(60)"
     with pytest.raises(error, match=message):
         run(a=script, b=beside)
     if (tmp_path / "pid").exists():

@@ -4,7 +4,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,9 +17,7 @@ from clipmem_core.audits.jobs import (
     cancel,
     jobs_folder,
     process_start,
-    resume_arguments,
 )
-from clipmem_core.config import SourceOptions, preset_config
 from tests.fixtures import SCRIPTS
 
 SLEEP = "import time; print('here', flush=True); time.sleep(60)"
@@ -60,16 +57,13 @@ def until(done: Callable[[], object], *, seconds: float = 60) -> None:
         time.sleep(0.02)
 
 
-def test_a_job_that_ends_leaves_its_exit_code_and_its_last_line_and_can_be_started_anew(start: Start) -> None:
+def test_a_job_leaves_its_exit_code_and_its_last_line(start: Start) -> None:
     first = start("again", "print('one\\n\\x1b[31mtwo\\x1b[0m\\r\\n'); code = 2")
     until(lambda: not first.running)
     assert (first.exit_code, first.last_line, first.failed) == (2, "two", True)
     second = start("again", "print('second')")
     until(lambda: not second.running)
     assert (second.exit_code, second.pid != first.pid, second.last_line, second.failed) == (0, True, "second", False)
-
-
-def test_a_crash_shows_its_last_line_and_a_kill_is_a_failure(start: Start) -> None:
     crashed = start("crashed", "raise KeyError('no such thing')")
     until(lambda: not crashed.running)
     assert (crashed.exit_code, crashed.last_line, crashed.failed) == (1, "KeyError: 'no such thing'", True)
@@ -120,15 +114,6 @@ def test_a_job_is_cancelled_with_all_it_started_and_says_so_at_once(start: Start
     until(lambda: not job.running and process_start(pid) is None)
     assert (job.cancelled, job.failed) == (True, False)
     cancel(job)  # and once more: nothing to interrupt, nothing happens
-
-
-def test_resuming_repeats_the_fields_that_differ_from_the_preset() -> None:
-    source = SourceOptions(csv_separator="\t", split="train", scenes_pairs=500)
-    config = replace(preset_config("tiny"), source=source, seeds=3, drop_lookalikes=True, protocol="paper")
-    arguments = resume_arguments("a", "my pairs.csv", config)
-    assert arguments[:3] == ["my pairs.csv", "--name=a", "--preset=tiny"]
-    wanted = ["--csv-separator=\t", "--drop-lookalikes", "--protocol=paper", "--scenes-pairs=500", "--seeds=3"]
-    assert sorted(arguments[3:]) == wanted
 
 
 def test_one_trains_the_others_wait_and_the_turn_passes_when_it_ends_or_is_killed(start: Start) -> None:

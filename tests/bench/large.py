@@ -2,20 +2,18 @@
 
     python -m tests.bench.large FOLDER [--pairs N …] [--epochs E] [--dim D]
 
-Works in FOLDER and leaves features and audits there: 10,000,000 pairs × 512 numbers take 50 GB. An interrupted audit
+Works in FOLDER and leaves features and audits there: 10,000,000 pairs × 512 numbers take 70 GB. An interrupted audit
 resumes, but its seconds are then those of the rest alone. Each measurement is a command of its own; memory is the
 anonymous memory (RssAnon) of all its processes: mapped files do not count.
 
 `towers` compares features of synthetic pictures and captions, from files to the cache, with the towers alone on decoded
-pictures and captions (the floor), and with a loop like clip-retrieval's inference: a torch DataLoader whose workers
-decode, batches of 256 through the same towers one after the other, float16 to numpy.
+pictures and captions (the floor).
 """
 
 import hashlib
 import itertools
 import math
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -25,15 +23,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import pandas as pd
 import psutil
 import torch
 import tyro
-from PIL import Image
-from torch.utils.data import DataLoader, Dataset
 
 from clipmem_core import columns as c
-from clipmem_core.audits.settings import Towers, resolve, towers_of
+from clipmem_core.audits.settings import resolve, towers_of
 from clipmem_core.audits.store import Audit
 from clipmem_core.config import DATA_VARIABLE, SourceOptions, preset_config
 from clipmem_core.features.embed import IMAGE_BATCH, TEXT_BATCH, image_features, text_features
@@ -49,9 +44,6 @@ WIDTH = 512
 FLAGS = ("--preset", "locked", "--folds", "4", "--members", "4")
 SIZES, QUICK = (1_000, 10_000, 100_000), (500, 1_000)
 CHANGES = ("open", "page", "order", "decision", "table")  # of Browse; these find pairs in any audit
-
-
-BATCH, WORKERS = 256, 2  # of clip-retrieval's loop; so large a batch is its default
 
 
 def measure_features(quick: bool) -> Measures:
@@ -77,15 +69,11 @@ def _grow(sizes: tuple[int, ...], flags: list[str]) -> Measures:
 
 def growth(spent: dict[int, float]) -> Measures:
     """Return the exponent e of seconds ~ pairs^e between sizes."""
-    return [
-        Measure(
-            f"growth from {few:,} to {many:,} pairs",
-            math.log(spent[many] / spent[few]) / math.log(many / few),
-            "exponent",
-            target="≤ 1.05",
-        )
-        for few, many in itertools.pairwise(spent)
-    ]
+    found = []
+    for few, many in itertools.pairwise(spent):
+        exponent = math.log(spent[many] / spent[few]) / math.log(many / few)
+        found.append(Measure(f"growth from {few:,} to {many:,} pairs", exponent, "exponent", target="≤ 1.05"))
+    return found
 
 
 def audit(table: Path, data: Path, pairs: int, flags: list[str]) -> tuple[Measures, float, float]:
@@ -108,19 +96,15 @@ def audit(table: Path, data: Path, pairs: int, flags: list[str]) -> tuple[Measur
 def run_command(words: list[str], data: Path) -> tuple[float, float, int]:
     """Run a command of the package; return its seconds, processor seconds and peak of anonymous bytes."""
     command = [sys.executable, "-m", "clipmem_core", *words]
-    before, began, peak = _children(), time.perf_counter(), 0
+    before, began, peak = os.times(), time.perf_counter(), 0
     with subprocess.Popen(command, env={**os.environ, DATA_VARIABLE: str(data)}, stdout=subprocess.DEVNULL) as process:
         while process.poll() is None:
             peak = max(peak, _anonymous(process.pid))
             time.sleep(0.2)
     if process.returncode:
         raise RuntimeError(f"{' '.join(command)} ended with exit code {process.returncode}")
-    return time.perf_counter() - began, _children() - before, peak
-
-
-def _children() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+    after = os.times()
+    return time.perf_counter() - began, sum(after[2:4]) - sum(before[2:4]), peak
 
 
 def _anonymous(pid: int) -> int:
@@ -142,7 +126,9 @@ def measure_towers(quick: bool) -> Measures:
     with scratch() as temporary:
         count = 200 if quick else 800
         raw = read_source("scenes", SourceOptions(scenes_pairs=count), data=temporary)
-        pairs = raw.pairs.assign(**{c.SHA256: [_sha256(raw.root, image) for image in raw.pairs[c.IMAGE]]})
+        pairs = raw.pairs.assign(
+            **{c.SHA256: [hashlib.sha256(read_bytes(raw.root, image)).hexdigest() for image in raw.pairs[c.IMAGE]]}
+        )
         captions = [list(own) for own in pairs[c.CAPTIONS]]
         texts = list(dict.fromkeys(text for own in captions for text in own))  # equal ones are computed once
         towers = towers_of(config)
@@ -164,7 +150,6 @@ def measure_towers(quick: bool) -> Measures:
                 _bare(towers.text, _parts(by_length, TEXT_BATCH)),
                 lambda: text_features(captions, towers.text, folder=folder),
             ),
-            *_beside_loop(pairs, raw.root, towers, temporary),
         ]
 
 
@@ -186,71 +171,14 @@ def _bare(tower: Tower, batches: Sequence[Any]) -> float:
         return sum(pool.map(timed, batches))
 
 
-def _beside_loop(pairs: pd.DataFrame, root: Path, towers: Towers, folder: Path) -> Measures:
-    """Compute the features of pairs, each with its first caption, once by ours and once by the loop."""
-    assert towers.image
-    assert towers.text
-    captions = [own[0] for own in pairs[c.CAPTIONS]]
-    began = time.perf_counter()
-    image_features(pairs, root, towers.image, folder=folder / "ours")
-    text_features([[caption] for caption in captions], towers.text, folder=folder / "ours")
-    ours = time.perf_counter() - began
-    began = time.perf_counter()
-    _loop([root / image for image in pairs[c.IMAGE]], captions, towers.image, towers.text, folder)
-    theirs = time.perf_counter() - began
-    what = f"{len(pairs):,} pairs from files to .npy"
-    loop = f"a loop like clip-retrieval's, {WORKERS} workers"
-    return [Measure(what, ours, "s", alternative=loop, alternative_value=theirs, target="ratio ≥ 1")]
-
-
-class _Files(Dataset[tuple[np.ndarray, str]]):
-    """Pictures as squares, and their captions."""
-
-    def __init__(self, files: list[Path], captions: list[str], size: int) -> None:
-        self.files, self.captions, self.size = files, captions, size
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, place: int) -> tuple[np.ndarray, str]:
-        with Image.open(self.files[place]) as picture:
-            square = picture.convert("RGB").resize((self.size, self.size), Image.Resampling.BICUBIC)
-        return np.asarray(square), self.captions[place]
-
-
-def _collate(batch: list[tuple[np.ndarray, str]]) -> tuple[np.ndarray, list[str]]:
-    squares, captions = zip(*batch, strict=True)
-    return np.stack(squares), list(captions)
-
-
-def _loop(files: list[Path], captions: list[str], image: Tower, text: Tower, folder: Path) -> None:
-    encode_image, encode_text, found = image.open().embed, text.open().embed, ([], [])
-    data = _Files(files, captions, image.size)
-    for squares, said in DataLoader(data, batch_size=BATCH, num_workers=WORKERS, collate_fn=_collate):
-        for own, values in zip(found, (encode_image(squares), encode_text(said)), strict=True):
-            own.append((values / np.linalg.norm(values, axis=1, keepdims=True)).astype(np.float16))
-    for name, own in zip(("img_emb", "text_emb"), found, strict=True):
-        np.save(folder / f"{name}.npy", np.concatenate(own))
-
-
 def _beside_floor(what: str, count: int, bare: float, compute: Callable[[], object]) -> Measures:
     """Compute features, and set their price beside that of the bare tower, which took `bare` core seconds."""
-    whole = _processor(compute)
+    before = os.times()
+    compute()
+    whole = sum(os.times()[:4]) - sum(before[:4])  # also of processes that it starts and ends
     console.print(f"{count:,} {what}s: {whole:.1f} s of processors, the tower alone {bare:.1f} s")
     name = f"{what}: file to cached features; floor: the tower alone"
     return [Measure(name, 1000 * whole / count, "core ms", floor=1000 * bare / count, target="≤ 1.3 floor")]
-
-
-def _sha256(root: Path, image: str) -> str:
-    return hashlib.sha256(read_bytes(root, image)).hexdigest()
-
-
-def _processor(work: Callable[[], object]) -> float:
-    """Return the processor seconds of some work, those of the processes that it starts and ends among them."""
-    before = os.times()
-    work()
-    after = os.times()
-    return sum(after[:4]) - sum(before[:4])
 
 
 def main(

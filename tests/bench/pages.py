@@ -6,6 +6,7 @@ if the page took it and the log has no event for it, or has one on another pair;
 painted is refused with a sign.
 """
 
+import itertools
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
@@ -27,9 +29,8 @@ from clipmem_core.review.rows import pair_ids
 from clipmem_core.review.selection import Selection
 from tests.bench import ROOT, Measure, Measures, Skipped, console
 from tests.browser.conftest import FLAGS
-from tests.browser.reviewing import WATCH, all_stored, open_review_page, taken
+from tests.browser.reviewing import WATCH, all_stored, events, open_review_page, taken
 from tests.browser.server import serve
-from tests.browser.test_keys import events
 from tests.browser.watched import check_pictures, open_watched, settle
 from tests.fixtures import make_audit
 from tests.large_fixtures import make_large_audit
@@ -49,11 +50,9 @@ def measure_browse(quick: bool) -> Measures:
             statistics.median(turn(small, what)["seconds"] for _ in range(3)) for what in ("open", "imports")
         )
         console.print(f"making an audit of {pairs:,} pairs")
-        audit, before = make_large_audit(large, "million", pairs=pairs), os.environ.get(DATA_VARIABLE)
-        os.environ[DATA_VARIABLE] = str(large)
-        open_review(audit).decide(pair_ids(audit, Selection())[: pairs // 5], KEEP, audit=audit.name)
-        os.environ.pop(DATA_VARIABLE)
-        os.environ |= {DATA_VARIABLE: before} if before else {}
+        audit = make_large_audit(large, "million", pairs=pairs)
+        with patch.dict(os.environ, {DATA_VARIABLE: str(large)}):
+            open_review(audit).decide(pair_ids(audit, Selection())[: pairs // 5], KEEP, audit=audit.name)
         found = turn(large, "browse", str(runs))
     plain, memory = statistics.median(found.pop("plain")), found.pop("memory_mb")
     lines = [Measure("Browse, 100 pairs, first page in a fresh process", cold, "s", floor=imported)]
@@ -86,20 +85,16 @@ def measure_review(quick: bool) -> Measures:
         raise Skipped("playwright is not installed") from None
     if chromium is None:
         raise Skipped("no chromium on this machine: apt-get install chromium")
-    with tempfile.TemporaryDirectory() as folder:
-        data, before = Path(folder), os.environ.get(DATA_VARIABLE)
-        os.environ[DATA_VARIABLE] = folder
+    with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, {DATA_VARIABLE: folder}):
         subprocess.run([sys.executable, "-m", "clipmem_core", "audit", "scenes", "--name", NAME], check=True)
-        review = open_review(Audit(data / "audits" / NAME))
-        with serve(data) as address, sync_playwright() as started:
+        review = open_review(Audit(Path(folder) / "audits" / NAME))
+        with serve(Path(folder)) as address, sync_playwright() as started:
             browser = started.chromium.launch(executable_path=chromium, args=FLAGS)
             lines = _interactions(open_watched(browser, size=(1440, 900)), address, 2 if quick else RUNS)
             pages = [open_watched(browser) for _ in range(2)]
             for page in pages:
                 page.add_init_script(WATCH)
             lines += _keys(pages, address, review, 5 if quick else 60)
-        os.environ.pop(DATA_VARIABLE)
-        os.environ |= {DATA_VARIABLE: before} if before else {}
     return lines
 
 
@@ -136,7 +131,8 @@ def _keys(pages: list[Any], address: str, review: Review, seconds: int) -> Measu
             all_stored(page)
         found = [(pair, decision) for pair, decision, _ in events(review)][before:]
         own = [found] if len(crew) == 1 else [[each for each in found if each[1] == d] for d in ("keep", "remove")]
-        lost = sum(_differing(taken(page), stored) for page, stored in zip(crew, own, strict=True))
+        pairs = [itertools.zip_longest(taken(page), stored) for page, stored in zip(crew, own, strict=True)]
+        lost = sum(wanted != stored for pair in pairs for wanted, stored in pair)
         refused = seconds * pace - sum(len(taken(page)) for page in crew)
         what = f"Review, {seconds * pace} keys at {pace} a second in {len(crew)} browser(s)"
         lines.append(Measure(f"{what}: lost or on another pair", lost, "keys", target="0"))
@@ -150,15 +146,8 @@ def _keys(pages: list[Any], address: str, review: Review, seconds: int) -> Measu
         began = time.monotonic()
         pages[1].get_by_text("Somebody else has just said: keep.").wait_for()
         times.append(time.monotonic() - began)
-    return [
-        *lines,
-        Measure("Review: until another browser shows a decision, largest of 5", max(times), "s", target="≤ 2"),
-    ]
-
-
-def _differing(wanted: list[Any], found: list[Any]) -> int:
-    """Return the number of places at which two lists differ."""
-    return sum(one != other for one, other in zip(wanted, found, strict=False)) + abs(len(wanted) - len(found))
+    what = "Review: until another browser shows a decision, largest of 5"
+    return [*lines, Measure(what, max(times), "s", target="≤ 2")]
 
 
 def _select_range(page: Any) -> Callable[[], None]:

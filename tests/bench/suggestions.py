@@ -6,7 +6,6 @@ The other pair is left out. A suggestion is usable where its cosine with a right
 `CLOSE` or more, and fewer than `NEAREST` different captions of other pairs are closer. Audits stay and are resumed.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import date
@@ -19,14 +18,14 @@ import tyro
 
 from clipmem_core import columns as c
 from clipmem_core.audits import settings
-from clipmem_core.audits.console import RichScreen, write_csv
+from clipmem_core.audits.console import write_csv
 from clipmem_core.audits.prepare import load_data_set
-from clipmem_core.audits.run import run_audit
 from clipmem_core.audits.store import Audit
-from clipmem_core.config import data_folder, preset_config
+from clipmem_core.config import preset_config
 from clipmem_core.features.towers import minilm
 from clipmem_core.review import score_breakdown
 from tests.bench import console, made_on
+from tests.bench.validity import audited_copy
 
 PLANTED, CLOSE, NEAREST = 150, 0.6, 10
 LEADS = (-np.inf, 0.4, 0.45, 0.5, 0.55, 0.6)  # the first: all suggestions, up to three a pair
@@ -48,7 +47,6 @@ def measured(source: str, seeds: tuple[int, ...]) -> Iterator[dict[str, object]]
     config = replace(config, source=replace(config.source, scenes_pairs=SCENES_PAIRS))
     data_set = load_data_set(source, settings.resolve(config))
     pairs = data_set.pairs[data_set.pairs[c.PLANTED].isna()].reset_index(drop=True)
-    pairs[c.IMAGE] = [str(data_set.raw.root / image) for image in pairs[c.IMAGE]]
     place = {text: at for at, text in enumerate(dict.fromkeys(text for own in pairs[c.CAPTIONS] for text in own))}
     embed, texts = minilm().open().embed, list(place)
     vectors = np.concatenate([embed(texts[start : start + 64]) for start in range(0, len(texts), 64)])
@@ -56,12 +54,9 @@ def measured(source: str, seeds: tuple[int, ...]) -> Iterator[dict[str, object]]
         wrong, donors = np.random.default_rng(seed).permutation(len(pairs))[: 2 * PLANTED].reshape(2, -1)
         moved = pairs[c.CAPTIONS].copy()
         moved[wrong] = moved[donors].to_numpy()
-        path = data_folder() / "sets" / f"suggestions-{name}-{seed}.jsonl"
-        table = pairs.assign(**{c.CAPTIONS: moved}).drop(index=donors)[[c.PAIR_ID, c.IMAGE, c.CAPTIONS]]
-        path.write_text("".join(f"{json.dumps(row)}\n" for row in table.to_dict("records")), encoding="utf-8")
-        options = replace(config.source, image_folder=str(data_set.raw.root), csv_id_key=c.PAIR_ID)
-        asked = replace(config, seed=seed, source=options)
-        audit = run_audit(str(path), asked, name=path.stem, screen=RichScreen())
+        table = pairs.assign(**{c.CAPTIONS: moved}).drop(index=donors)
+        asked = replace(config, seed=seed)
+        audit = audited_copy(table, data_set.raw.root, asked, f"suggestions-{name}-{seed}")
         own = {row: set(pairs[c.CAPTIONS][row]) for row in wrong}
         right = {pairs[c.PAIR_ID][row]: own[row] for row in wrong if own[row].isdisjoint(moved[row])}
         found = held_against(audit, right, place, vectors / np.linalg.norm(vectors, axis=1, keepdims=True))

@@ -13,7 +13,6 @@ Ray cluster on this machine with one worker and with two, each a node of one cor
 
 import dataclasses
 import functools
-import json
 import os
 import shutil
 import subprocess
@@ -32,7 +31,7 @@ from clipmem_core import columns as c
 from clipmem_core.audits.cluster import ADDRESS, QUIET
 from clipmem_core.audits.prepare import draw_membership, look_at_pictures
 from clipmem_core.audits.settings import resolve
-from clipmem_core.audits.store import Audit
+from clipmem_core.audits.store import Audit, write_json
 from clipmem_core.config import DATA_VARIABLE, AuditConfig, data_folder, preset_config
 from clipmem_core.pairs.pictures import decode, resize
 from clipmem_core.pairs.table import read_source
@@ -126,17 +125,9 @@ def make_clipart(folder: Path, *, trained: int, config: AuditConfig, size: int) 
 
 def run_ours(clipart: Clipart, config: AuditConfig, data: Path) -> tuple[float, float, float]:
     """Audit in an empty data folder; return the seconds until both checkpoints, in all, and of preparing."""
-    flags = {
-        "name": "bench",
-        "preset": config.preset,
-        "protocol": config.protocol,
-        "epochs": config.epochs,
-        "batch-size": config.batch_size,
-        "cache-size": config.cache_size,
-        "csv-img-key": IMAGE,
-        "csv-caption-key": CAPTION,
-    }
-    words = [f"--{name}={value}" for name, value in flags.items()]
+    words = ["--name=bench", f"--preset={config.preset}", f"--protocol={config.protocol}", f"--epochs={config.epochs}"]
+    words += [f"--batch-size={config.batch_size}", f"--cache-size={config.cache_size}"]
+    words += [f"--csv-img-key={IMAGE}", f"--csv-caption-key={CAPTION}"]
     command = [sys.executable, "-m", "clipmem_core", "audit", str(clipart.folder / "pairs.tsv"), *words]
     began = time.time()
     run_command(command, log=data.with_suffix(".log"), data=data)
@@ -154,8 +145,7 @@ def run_ours(clipart: Clipart, config: AuditConfig, data: Path) -> tuple[float, 
 def run_theirs(clipart: Clipart, config: AuditConfig, folder: Path, *, workers: int) -> float:
     """Train on the pairs of each member with open_clip's trainer and return the seconds until the last checkpoint."""
     folder.mkdir()
-    described = json.dumps({"model_cfg": model_config(config.model)})
-    (folder / "open_clip_config.json").write_text(described, encoding="utf-8")
+    write_json(folder / "open_clip_config.json", {"model_cfg": model_config(config.model)})
     commands = {member: _their_command(clipart, config, folder, member, workers) for member in clipart.trained}
     began = time.time()
     for member, command in commands.items():
@@ -170,29 +160,13 @@ def _their_command(clipart: Clipart, config: AuditConfig, folder: Path, member: 
     own = clipart.pairs[clipart.trained[member]]
     own.to_csv(clipart.folder / f"{member}.tsv", sep="\t", index=False)
     steps = config.epochs * (len(own) // config.batch_size)
-    flags = {
-        "train-data": clipart.folder / f"{member}.tsv",
-        "dataset-type": "csv",
-        "csv-img-key": IMAGE,
-        "csv-caption-key": CAPTION,
-        "model": f"local-dir:{folder}",
-        "aug-cfg": f"scale=({config.crop_scale},1.0)",
-        "batch-size": config.batch_size,
-        "epochs": config.epochs,
-        "lr": config.lr,
-        "wd": config.weight_decay,
-        "beta1": config.beta1,
-        "beta2": config.beta2,
-        "eps": config.eps,
-        "warmup": min(config.warmup, steps // 10),
-        "precision": resolve(config).precision,
-        "device": "cpu",
-        "workers": workers,
-        "save-frequency": 0,
-        "seed": config.seed,
-        "logs": folder,
-        "name": member,
-    }
+    flags: dict[str, object] = {"train-data": clipart.folder / f"{member}.tsv", "dataset-type": "csv"}
+    flags |= {"csv-img-key": IMAGE, "csv-caption-key": CAPTION, "model": f"local-dir:{folder}"}
+    flags |= {"aug-cfg": f"scale=({config.crop_scale},1.0)", "batch-size": config.batch_size, "epochs": config.epochs}
+    flags |= {"lr": config.lr, "wd": config.weight_decay, "warmup": min(config.warmup, steps // 10)}
+    flags |= {"beta1": config.beta1, "beta2": config.beta2, "eps": config.eps, "precision": resolve(config).precision}
+    flags |= {"device": "cpu", "workers": workers, "save-frequency": 0, "seed": config.seed}
+    flags |= {"logs": folder, "name": member}
     words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
     return [sys.executable, "-m", "open_clip_train.main", *words]
 
@@ -238,21 +212,9 @@ def measure_engines(quick: bool) -> Measures:
 
 def _members_seconds(data: Path, engine: str, *, quick: bool, only: int = 0) -> float:
     """Return the seconds of an audit's members, on so many of the cores; 0: all."""
-    command = [
-        sys.executable,
-        "-m",
-        "clipmem_core",
-        "audit",
-        "scenes",
-        "--name",
-        "bench",
-        "--engine",
-        engine,
-        "--preset",
-        "tiny",
-    ]
     sizes = "--scenes-pairs 220 --epochs 1 --members 2" if quick else "--scenes-pairs 1100 --epochs 20 --members 8"
-    command += ["--preset", "tiny", "--threads", "1", *sizes.split()]
+    flags = f"audit scenes --name bench --engine {engine} --preset tiny --threads 1 {sizes}"
+    command = [sys.executable, "-m", "clipmem_core", *flags.split()]
     environment = {**os.environ, DATA_VARIABLE: str(data)}
     own = functools.partial(os.sched_setaffinity, 0, sorted(os.sched_getaffinity(0))[:only]) if only else None
     subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=True, preexec_fn=own)

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -42,7 +42,7 @@ from clipmem_core.scores.membership import Membership, Sides, replicate_rows, si
 from clipmem_core.scores.prevalence import count_reviewed, estimate_wrong, plan_review
 from clipmem_core.scores.uncertainty import Errors, Noise, share_above, shrunk_by_group, standard_errors
 from tests.bench import console, made_on
-from tests.scores.simulated import Simulated, simulate
+from tests.scores.simulated import simulate
 
 DESIGNS: dict[str, dict[str, Any]] = {
     "2 folds": {"folds": 2, "halves": False},
@@ -68,14 +68,13 @@ class Coverage:
     out: str = ""  # a folder for the tables
 
 
-@dataclass(frozen=True, eq=False)
-class Block:
-    """What some members of an audit say."""
+class Block(NamedTuple):
+    """The estimates of some members of an audit."""
 
     clipmem: np.ndarray
     errors: Errors
     shrunk: np.ndarray
-    welch: np.ndarray  # variance of clipmem by the pair's own members alone, each side for itself
+    welch: np.ndarray  # variance of clipmem by the members of the pair alone, each side for itself
 
 
 def simulated(seeds: int) -> pd.DataFrame:
@@ -95,20 +94,16 @@ def _one(seed: int, **how: Any) -> dict[str, float]:
     small = (nothing.p() <= 0.05)[nothing.scored]
     tenths = [small[rows].mean() for rows in np.array_split(np.argsort(nothing.noise[nothing.scored]), 10)]
     half = simulate(seed, **how)
-    found = {"coverage": half.covered(), "share_coverage": _shares_within(half), "p_05": small.mean()}
+    rows = np.flatnonzero(half.scored)
+    shares = share_above(half.clipmem[rows], Noise.of(half.errors, rows), SIZES, seed=0)
+    true = (half.true[rows, None] >= SIZES).mean(axis=0)
+    within = float(((shares["low"] <= true) & (true <= shares["high"])).mean())
+    found = {"coverage": half.covered(), "share_coverage": within, "p_05": small.mean()}
     found |= {"p_05_quietest_tenth": tenths[0], "p_05_noisiest_tenth": tenths[-1]}
     for name, other in {"": {}, "_quiet_external": {"external_noise": 0.8}, "_few": {"memorized": 0.1}}.items():
         rate, power = simulate(seed, **how, **other).false_finds(LEVEL)
         found |= {f"false_at_q_10{name}": rate, f"found_at_q_10{name}": power}
     return found
-
-
-def _shares_within(drawn: Simulated) -> float:
-    """Return how many of the intervals of the share of pairs above a size hold the true one."""
-    rows = np.flatnonzero(drawn.scored)
-    table = share_above(drawn.clipmem[rows], Noise.of(drawn.errors, rows), SIZES, seed=0)
-    true = (drawn.true[rows, None] >= SIZES).mean(axis=0)
-    return float(((table["low"] <= true) & (true <= table["high"])).mean())
 
 
 def of_audit(name: str) -> pd.DataFrame:
@@ -150,14 +145,12 @@ def _blocks(values: np.ndarray, sides: Sides, repeats: int) -> Iterator[Block]:
         mean_in, mean_out = side_means(alignments, own.inside)
         errors = standard_errors(alignments, own)
         expected = shrunk_by_group(mean_in - mean_out, errors, drawn.group, seed=own.seed)
-        welch = sum(_own_variance(values[rows], side) for side in (own.inside, ~own.inside))
-        yield Block(mean_in - mean_out, errors, expected, np.asarray(welch))
-
-
-def _own_variance(values: np.ndarray, side: np.ndarray) -> np.ndarray:
-    count = side.sum(axis=0)
-    mean = (values * side).sum(axis=0) / count
-    return (side * (values - mean) ** 2).sum(axis=0) / (count - 1) / count
+        welch = np.zeros(len(expected))
+        for side in (own.inside, ~own.inside):
+            count = side.sum(axis=0)
+            mean = (values[rows] * side).sum(axis=0) / count
+            welch += (side * (values[rows] - mean) ** 2).sum(axis=0) / (count - 1) / count
+        yield Block(mean_in - mean_out, errors, expected, welch)
 
 
 def _against(twos: Sequence[tuple[Block, Block]], scored: np.ndarray) -> dict[str, float]:
@@ -278,10 +271,13 @@ def one_set(asked: Intervals, kind: str, share: float, seed: int) -> dict[str, t
 def counted(asked: Count) -> pd.DataFrame:
     """Return one row a share: the planted number, and the count with its interval."""
     rows = []
-    config = dataclasses.replace(preset_config("locked"), drop_lookalikes=True)
+    config, path = dataclasses.replace(preset_config("locked"), drop_lookalikes=True), Path(asked.source)
+    pairs = len(load_data_set(asked.source, settings.resolve(config), say=console.print).pairs)
+    scored = pairs - min(max(pairs // 11, 50), 5_000)
     for share in asked.shares:
-        clean = sized(asked.source, config)
-        audit = audited(asked.source, dataclasses.replace(config, plant_miscaptions=round(share * clean)))
+        planting = dataclasses.replace(config, plant_miscaptions=round(share * scored))
+        name = f"wrong-{path.parent.name if path.is_file() else path.name}-{planting.plant_miscaptions}"
+        audit = run_audit(asked.source, planting, name=name, screen=RichScreen())
         told = audit.verdict["wrong_captions"]
         by_pair = audit.scores[c.P_WRONG][(audit.pairs[c.PLANTED] == c.MISCAPTION).to_numpy()]
         rows.append(
@@ -300,20 +296,6 @@ def counted(asked: Count) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def sized(source: str, config: AuditConfig) -> int:
-    """Return how many pairs are scored in an audit of a source."""
-    data_set = load_data_set(source, settings.resolve(config), say=console.print)
-    external = len(data_set.pairs) // 11
-    return len(data_set.pairs) - min(max(external, 50), 5_000)
-
-
-def audited(source: str, config: AuditConfig) -> Audit:
-    """Return a finished audit, named after its source and what is planted; it is gone on with."""
-    path = Path(source)
-    name = f"wrong-{path.parent.name if path.is_file() else path.name}-{config.plant_miscaptions}"
-    return run_audit(source, config, name=name, screen=RichScreen())
-
-
 def captions_found(asked: Captions) -> pd.DataFrame:
     """Return how well each score finds the wrong caption, among all captions and among all pairs."""
     config = preset_config("locked")
@@ -323,7 +305,8 @@ def captions_found(asked: Captions) -> pd.DataFrame:
     pairs, place = with_one_wrong(data_set.pairs, n=asked.planted, seed=asked.seed)
     name = f"one-caption-{Path(asked.source).name}-{asked.seed}-{asked.planted}"
     audit = audited_copy(pairs, data_set.raw.root, config, name)
-    return held_against(audit, dict(zip(pairs[c.PAIR_ID], place, strict=True)), set(known_wrong(pairs)))
+    any_caption = set(pairs.loc[pairs[c.PLANTED].notna(), c.PAIR_ID])  # of these every caption may be wrong
+    return held_against(audit, dict(zip(pairs[c.PAIR_ID], place, strict=True)), any_caption)
 
 
 def with_one_wrong(pairs: pd.DataFrame, *, n: int, seed: int) -> tuple[pd.DataFrame, np.ndarray]:
@@ -374,8 +357,9 @@ def held_out_found(asked: HeldOut) -> pd.DataFrame:
         every = pd.concat(audits, keys=range(asked.seeds), names=["seed"])
         held_out = every[c.GROUP] == c.EXTERNAL
         parts = {"held out": every[held_out], "others": every[~held_out]}
+        metrics = (roc_auc_score, average_precision_score)
         by_seed = {
-            name: np.array([ranked(own["wrong"], own[c.MISFIT]) for _, own in part.groupby("seed")])
+            name: np.array([[m(own["wrong"], own[c.MISFIT]) for m in metrics] for _, own in part.groupby("seed")])
             for name, part in parts.items()
         }
         parts["difference"], by_seed["difference"] = every, by_seed["held out"] - by_seed["others"]  # within each split
@@ -386,16 +370,6 @@ def held_out_found(asked: HeldOut) -> pd.DataFrame:
             console.print(*map(str, rows[-1]))
     columns = ["share", "pairs", "n", "wrong", "auroc", "auroc_half", "average_precision", "average_precision_half"]
     return pd.DataFrame(rows, columns=columns)
-
-
-def ranked(wrong: pd.Series, score: pd.Series) -> tuple[float, float]:
-    """Return the AUROC and the average precision of a score."""
-    return roc_auc_score(wrong, score), average_precision_score(wrong, score)
-
-
-def known_wrong(pairs: pd.DataFrame) -> list[str]:
-    """Return the pairs whose every caption may be wrong: they are no part of the comparison."""
-    return pairs.loc[pairs[c.PLANTED].notna(), c.PAIR_ID].tolist()
 
 
 def held_against(audit: Audit, place: dict[str, int], left_out: set[str]) -> pd.DataFrame:
@@ -437,7 +411,6 @@ def write(path: str, table: pd.DataFrame, words: Sequence[str], more: Sequence[s
 
 
 def measure_coverage(asked: Coverage, words: Sequence[str]) -> None:
-    """Measure, print and write the tables of `coverage`."""
     tables = {"simulated": simulated(asked.seeds)} if asked.seeds else {}
     if asked.audits:
         tables["audits"] = pd.concat([of_audit(name) for name in asked.audits], ignore_index=True)
@@ -445,15 +418,6 @@ def measure_coverage(asked: Coverage, words: Sequence[str]) -> None:
         console.print(table.round(3).T.to_string())
         if asked.out:
             write(f"{asked.out}/coverage-{name}.csv", table, words, [SEEDS[name].format(asked.seeds - 1)])
-
-
-def measure_wrong(asked: Intervals | Count | Captions | HeldOut, words: Sequence[str]) -> None:
-    """Measure, print and write the table of one kind of `wrong`."""
-    kinds = {Intervals: intervals, Count: counted, Captions: captions_found, HeldOut: held_out_found}
-    table = kinds[type(asked)](asked)
-    console.print(table.round(3).to_string(), markup=False)
-    if asked.out:
-        write(asked.out, table, words)
 
 
 def command(what: str, arguments: Sequence[str]) -> int:
@@ -465,7 +429,12 @@ def command(what: str, arguments: Sequence[str]) -> int:
             measure_coverage(tyro.cli(Coverage, args=arguments, prog=prog, config=flags), words)
         else:
             kinds = {"coverage": Intervals, "count": Count, "captions": Captions, "held-out": HeldOut}
-            measure_wrong(tyro.extras.subcommand_cli_from_dict(kinds, args=arguments, prog=prog), words)
+            measures = {Intervals: intervals, Count: counted, Captions: captions_found, HeldOut: held_out_found}
+            asked = tyro.extras.subcommand_cli_from_dict(kinds, args=arguments, prog=prog)
+            table = measures[type(asked)](asked)
+            console.print(table.round(3).to_string(), markup=False)
+            if asked.out:
+                write(asked.out, table, words)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

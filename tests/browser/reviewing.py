@@ -1,18 +1,22 @@
-"""Review mode in a browser: keys pressed at a pace, and what was on screen at each of them."""
+"""Review mode in a browser: keys pressed at a pace, what was on screen at each of them, and what was stored."""
 
+import sqlite3
 import time
 from typing import Any
 
+from clipmem_core.review.decisions import Review
 from tests.browser.conftest import TRAINED
-from tests.browser.test_keys import KEYS
 from tests.browser.watched import settle
 
+KEYS = {"k": "keep", "x": "remove"}
+STORED = "() => !Object.keys(localStorage).some(key => key.startsWith('clipmem-review'))"
 # What was on screen when a key went down, seen before the page's own listener, and whether that then took the key: the
 # last thing it does is to stop the event.
 WATCH = """
     window.pressed = []
     addEventListener('keydown', event => {
-        const shown = document.querySelector('[data-testid=stBidiComponentIsolated]')?.shadowRoot
+        const components = [...document.querySelectorAll('[data-testid=stBidiComponentIsolated]')]
+        const shown = components.map(each => each.shadowRoot).find(root => root?.querySelector('.pair'))
         const pair = shown?.querySelector('.pair:not([hidden]) .id')?.textContent.replace('id: ', '') ?? ''
         const press = {key: event.key, pair, taken: false}
         window.pressed.push(press)
@@ -24,9 +28,9 @@ WATCH = """
 """
 
 
-def open_review_page(page: Any, address: str, audit: str = TRAINED, **parameters: str) -> None:
+def open_review_page(page: Any, address: str, audit: str = TRAINED, name: str = "review", **parameters: str) -> None:
     asked = "&".join(f"{name}={value}" for name, value in {"audit": audit, **parameters}.items())
-    page.goto(f"{address}/review?{asked}")
+    page.goto(f"{address}/{name}?{asked}")
     page.locator(".pair[data-pair]").wait_for()
     settle(page)
 
@@ -43,5 +47,24 @@ def taken(page: Any) -> list[tuple[str, str]]:
     return [(each["pair"], KEYS[each["key"]]) for each in page.evaluate("window.pressed") if each["taken"]]
 
 
+def shown_pair(page: Any) -> str:
+    return page.locator(".id").inner_text().removeprefix("id: ")
+
+
+def next_pair(page: Any, pair: str) -> str:
+    """Wait until another pair than this one is on screen, and return it."""
+    page.locator(f".pair[data-pair]:not([data-pair='{pair}'])").wait_for()
+    return shown_pair(page)
+
+
 def all_stored(page: Any) -> None:
     page.locator(".stored", has_text="saved").wait_for()
+
+
+def events(review: Review) -> list[tuple[str, str, str | None]]:
+    """Pair, decision and note of every event, the first one first."""
+    if not review.path.exists():
+        return []
+    with sqlite3.connect(review.path) as log:
+        query = "SELECT pair_id, decision, note FROM event JOIN entry ON entry.id = first_entry ORDER BY event.id"
+        return log.execute(query).fetchall()

@@ -1,4 +1,4 @@
-"""Browse in a browser: ranges, a page removed with two clicks, keys at five a second, tags; and the map's pictures."""
+"""Browse in a browser: ranges, a page removed with two clicks, keys at five a second; and the pictures of the maps."""
 
 from pathlib import Path
 from typing import Any
@@ -7,15 +7,12 @@ import pytest
 
 from clipmem_core.audits.store import Audit
 from clipmem_core.review.decisions import Review
-from clipmem_core.review.log import tags_of
 from clipmem_core.review.maps import make_map
 from tests.browser.conftest import TRAINED
-from tests.browser.reviewing import press
-from tests.browser.test_keys import events
+from tests.browser.reviewing import STORED, events, press
 from tests.browser.watched import check_pictures, settle
 from tests.fixtures import HOSTILE
 
-STORED = "() => !Object.keys(localStorage).some(key => key.startsWith('clipmem-review'))"
 POINT = """() => {
     const plot = document.querySelector('.js-plotly-plot'), {x, y, customdata} = plot._fullData.at(-1)
     const {left, top} = plot.querySelector('.nsewdrag').getBoundingClientRect(), {xaxis, yaxis} = plot._fullLayout
@@ -23,10 +20,9 @@ POINT = """() => {
 }"""
 
 
-def open_browse(page: Any, address: str, audit: str = TRAINED, **parameters: str) -> list[str]:
+def open_browse(page: Any, address: str, audit: str = TRAINED) -> list[str]:
     """Open Browse and return the ids of its pairs, once all pictures are there."""
-    asked = "&".join(f"{name}={value}" for name, value in {"audit": audit, "order": "clipmem", **parameters}.items())
-    page.goto(f"{address}/browse?{asked}")
+    page.goto(f"{address}/browse?audit={audit}&order=clipmem&size=12")
     page.locator(".card").first.wait_for()
     settle(page)
     check_pictures(page, at_least=12)
@@ -36,7 +32,7 @@ def open_browse(page: Any, address: str, audit: str = TRAINED, **parameters: str
 def test_two_clicks_remove_a_page_a_key_takes_it_back_and_shift_selects_a_range(
     page: Any, address: str, review: Review
 ) -> None:
-    ids = open_browse(page, address, size="12")
+    ids = open_browse(page, address)
     page.get_by_role("button", name="Select page").click()
     page.get_by_role("button", name="Remove").click()
     page.locator(".badge.remove").nth(11).wait_for()
@@ -51,11 +47,6 @@ def test_two_clicks_remove_a_page_a_key_takes_it_back_and_shift_selects_a_range(
     page.locator(".card .check").nth(2).click()
     page.locator(".card .picture").nth(7).click(modifiers=["Shift"])
     page.get_by_text("6 selected").wait_for()
-    page.keyboard.press("t")
-    page.keyboard.type("to <b>check</b>")
-    page.keyboard.press("Enter")
-    page.wait_for_function(STORED)
-    assert tags_of(review.path, ids) == {each: ["to <b>check</b>"] for each in ids[2:8]}
     page.keyboard.press("k")
     page.locator(".badge.keep").nth(5).wait_for()
     page.wait_for_function(STORED)
@@ -65,7 +56,7 @@ def test_two_clicks_remove_a_page_a_key_takes_it_back_and_shift_selects_a_range(
 def test_at_five_keys_a_second_each_is_stored_once_on_the_marked_pair_and_others_are_seen(
     page: Any, address: str, review: Review
 ) -> None:
-    ids = open_browse(page, address, size="12")
+    ids = open_browse(page, address)
     page.keyboard.press("x")
     page.get_by_text("Mark a pair first").wait_for()
     page.keyboard.press("ArrowRight")
@@ -85,19 +76,18 @@ def test_at_five_keys_a_second_each_is_stored_once_on_the_marked_pair_and_others
 
 @pytest.mark.parametrize("page", ["dark"], indirect=True)
 def test_hostile_captions_show_as_they_are_and_do_nothing(page: Any, address: str) -> None:
-    open_browse(page, address, "hostile", size="12")
-    told = page.locator(".caption").all_text_contents()
-    assert told[:4] == HOSTILE[:4]
+    open_browse(page, address, "hostile")
+    assert page.locator(".caption").all_text_contents()[:4] == HOSTILE[:4]
     assert page.title() == "Browse · CLIPMem"
     assert page.locator(".cards :is(script, b, img[src=x], a:not(.picture, .caption))").count() == 0
 
 
-def test_a_click_or_enter_shows_a_picture_at_full_size_and_enter_again_opens_the_pair(
+def test_enter_shows_a_picture_and_opens_its_pair_and_keys_rest_below_a_dialog(
     page: Any, address: str, review: Review
 ) -> None:
-    ids = open_browse(page, address, size="12")
+    ids = open_browse(page, address)
+    image, keys = page.locator("dialog img"), page.locator("dialog.keys")
     page.locator(".card .picture").nth(2).click()
-    image = page.locator("dialog img")
     image.wait_for()
     check_pictures(page)
     assert "full=1" in image.get_attribute("src")
@@ -108,36 +98,19 @@ def test_a_click_or_enter_shows_a_picture_at_full_size_and_enter_again_opens_the
     image.wait_for()
     page.keyboard.press("Enter")
     page.wait_for_url(f"**pair={ids[2]}**")
-    page.locator(".st-key-pair-picture img").click()
+    page.locator(".pair img").click()
     image.wait_for()
-    check_pictures(page)
-    assert "full=1" in image.get_attribute("src")
     page.keyboard.press("k")
     page.keyboard.press("Escape")
     image.wait_for(state="detached")
+    page.keyboard.press("?")
+    keys.wait_for()
+    page.keyboard.press("x")
+    page.keyboard.press("Escape")
+    keys.wait_for(state="detached")
     settle(page)
     assert review.counts() == {"keep": 0, "remove": 0, "recaption": 0}
     page.troubles.clear()  # a page that is left leaves pictures behind
-
-
-@pytest.mark.parametrize("name", ["browse", "review", "pair"])
-def test_a_question_mark_lists_the_keys_of_a_page_which_rest_meanwhile(
-    page: Any, address: str, review: Review, name: str
-) -> None:
-    page.goto(f"{address}/{name}?audit={TRAINED}")
-    settle(page)
-    page.get_by_role("button", name="Keys").wait_for()
-    page.keyboard.press("ArrowRight" if name == "browse" else "Shift")
-    page.keyboard.press("?")
-    told = page.locator("dialog.keys")
-    told.get_by_text("Remove").wait_for()
-    page.keyboard.press("x")
-    page.keyboard.press("Escape")
-    told.wait_for(state="detached")
-    settle(page)
-    page.wait_for_function(STORED)
-    assert review.counts()["remove"] == 0
-    page.troubles.clear()
 
 
 def test_the_map_shows_the_picture_at_the_pointer_and_a_click_those_around_it(
@@ -145,9 +118,8 @@ def test_the_map_shows_the_picture_at_the_pointer_and_a_click_those_around_it(
 ) -> None:
     audit = Audit(data / "audits" / TRAINED)
     monkeypatch.setenv("CLIPMEM_DATA", str(data))
-    name = f"{audit.record.members[0]}.image"
     monkeypatch.setattr("clipmem_core.review.maps.lay_out", lambda vectors, *, say: vectors[:, :2])
-    make_map(audit, name)
+    make_map(audit, f"{audit.record.members[0]}.image")
     page.goto(f"{address}/embeddings?audit={TRAINED}")
     settle(page)
     page.locator(".nsewdrag").first.wait_for()
@@ -158,7 +130,29 @@ def test_the_map_shows_the_picture_at_the_pointer_and_a_click_those_around_it(
     page.locator(".hover img").wait_for()
     assert page.locator(".hover p").text_content() == audit.pairs["captions"][row][0]
     page.mouse.click(x, y)
-    page.get_by_text("The clicked pair").wait_for()
     page.locator(".card").nth(11).wait_for()
     assert page.locator(".card").first.get_attribute("data-row") == str(row)
     check_pictures(page, at_least=12)
+
+
+def test_a_lasso_on_the_map_of_scores_opens_its_pairs(page: Any, address: str) -> None:
+    page.goto(f"{address}/overview?audit=hostile")
+    settle(page)
+    check_pictures(page, at_least=12)
+    plot = page.locator(".js-plotly-plot:has(.modebar)").last
+    plot.locator(".nsewdrag").first.wait_for()
+    plot.locator(".modebar-btn[data-val=lasso]").click()
+    area = plot.locator(".nsewdrag").last.bounding_box()
+    for place, (a, b) in enumerate([(0.02, 0.02), (0.98, 0.02), (0.98, 0.5), (0.02, 0.5)]):
+        page.mouse.move(area["x"] + a * area["width"], area["y"] + b * area["height"], steps=8 if place else 1)
+        if place == 0:
+            page.mouse.down()
+    page.mouse.up()
+    button = page.get_by_role("button", name="in Browse")
+    button.wait_for()
+    count = button.inner_text().split()[-4]
+    button.click()
+    page.wait_for_url("**/browse?**")
+    page.get_by_text(f"{count} pairs").first.wait_for()
+    settle(page)
+    check_pictures(page, at_least=1)

@@ -1,32 +1,90 @@
+"""Thumbnails, the card of a change, numbers and the uncertainty beside them."""
+
 import html
+import io
 from pathlib import Path
 
-from clipmem_core.audits.store import Audit
-from clipmem_core.dashboard.cards import Sides, change_html
+import pytest
+from PIL import Image
+
+from clipmem_core.audits.store import Audit, write_json
+from clipmem_core.dashboard.cards import SIDE, Sides, change_html, placeholder, start_thumbnails, thumbnail
+from clipmem_core.dashboard.plain import Noise, number, read_noise
 from clipmem_core.review.cards import PairCard
-
-SIDES = Sides(Audit(Path("one")), Audit(Path("other")), names=("without", "with"), in_other="with it")
-CHANGE = {"one": 0.5, "other": 0.25, "difference": -0.25}
+from tests.fixtures import Copy
 
 
-def card(text: str, *, group: str = "candidate") -> PairCard:
-    return PairCard(0, text, text, (text,), text, text, group, {})
+def opened(data: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(data))
 
 
-def test_a_card_calls_the_sides_by_their_names() -> None:
-    shown = change_html(card("a cat"), card("a cat"), CHANGE, "similarity_out", SIDES)
-    assert '<span class="name">without</span><span class="value">0.50</span>' in shown
-    assert '<span class="name">with</span><span class="value">0.25</span>' in shown
-    assert '<span class="value order">−0.25</span>' in shown
-    assert "similarity out" in shown
-    assert "differ;" not in shown
+def test_pictures_become_small_jpegs_of_the_same_shape(tmp_path: Path) -> None:
+    Image.new("RGB", (2000, 1000), "navy").save(tmp_path / "a.png")
+    Image.new("RGB", (20, 10), "navy").save(tmp_path / "small.png")
+    large, small, late = (
+        picture.result() for picture in start_thumbnails(tmp_path, ["a.png", "small.png", "late.png"])
+    )
+    assert (opened(large[0]).format, opened(large[0]).size, large[1]) == ("JPEG", (SIDE, SIDE // 2), "")
+    assert opened(small[0]).size == (20, 10)
+    assert late[1]
+    assert opened(thumbnail(tmp_path, "a.png", side=64)[0]).size == (64, 32)
+    Image.new("RGB", (9, 9)).save(tmp_path / "late.png")
+    assert not thumbnail(tmp_path, "late.png")[1]  # a failure is not cached
 
 
-def test_what_others_wrote_is_escaped_on_either_side() -> None:
+@pytest.mark.parametrize(
+    ("image", "reason"),
+    [("broken.png", "not a picture"), ("../up.png", "leaves"), ("no.tar/x.png", "no.tar")],
+)
+def test_an_unreadable_picture_is_a_grey_square_with_the_reason(tmp_path: Path, image: str, reason: str) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "broken.png").write_bytes(b"nothing")
+    Image.new("RGB", (9, 9)).save(tmp_path / "up.png")
+    data, fault = thumbnail(root, image)
+    assert data == placeholder()
+    assert reason in fault
+
+
+def test_a_change_names_its_sides_and_escapes_foreign_text() -> None:
+    def card(text: str) -> PairCard:
+        return PairCard(0, text, text, (text,), text, text, text, {})
+
     one, other = '<b onclick="x">&', "<i>other</i>"
-    shown = change_html(card(one, group=one), card(other, group=other), CHANGE, "clipmem", SIDES)
-    assert "captions differ; with it:" in shown
+    sides = Sides(Audit(Path("one")), Audit(Path("other")), names=("without", "with"), in_other="with it")
+    change = {"one": 0.5, "other": 0.25, "difference": -0.25}
+    shown = change_html(card(one), card(other), change, "similarity_out", sides)
+    for text in ("without", "0.50", "with", "0.25", "−0.25", "similarity out", "captions differ; with it:"):
+        assert f">{text}<" in shown
     assert shown.count(html.escape(one)) == shown.count(html.escape(other)) == 2  # caption and group
     assert "<i>" not in shown
-    rise = {"one": 0.1, "other": 0.4, "difference": 0.3}
-    assert "+0.30" in change_html(card("a"), card("a"), rise, "clipmem", SIDES)
+    assert "differ;" not in change_html(card(one), card(one), change, "clipmem", sides)
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(0.6612, "0.66"), (-1.5, "−1.50"), (0.0312, "0.031"), (0.0, "0.00"), (None, "–"), (float("nan"), "–")],
+)
+def test_a_number_has_the_digits_that_matter(value: float | None, shown: str) -> None:
+    assert number(value) == shown
+
+
+@pytest.mark.parametrize(
+    ("verdict", "floor", "around"),
+    [
+        ({"se_kind": "moderated", "external_sd": 0.2}, 0.2, " ± 0.02"),
+        ({"se_kind": "sd of external", "external_sd": 0.2}, 0.2, " (noise 0.20)"),
+        ({"se_kind": ["<b>"], "external_sd": "x"}, None, ""),
+        ([], None, ""),
+    ],
+)
+def test_the_uncertainty_beside_clipmem_is_that_of_the_verdict(
+    copy: Copy, verdict: object, floor: float | None, around: str
+) -> None:
+    audit = copy()
+    write_json(audit.folder / "verdict.json", verdict)
+    noise = read_noise(audit)
+    assert noise.floor == floor
+    assert noise.around(0.5, 0.02) == around
+    (audit.folder / "verdict.json").unlink()
+    assert read_noise(audit) == Noise()

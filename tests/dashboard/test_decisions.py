@@ -1,13 +1,22 @@
+"""The page Decisions: list, history with undo, near-duplicates, and the re-audit."""
+
+import dataclasses
 from urllib.parse import parse_qs, urlsplit
 
+import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from clipmem_core.audits.store import CONFIG, PAIRS, Audit, write_json, write_table
+from clipmem_core.audits.jobs import Job, Task
+from clipmem_core.audits.reaudit import Change, Measured
+from clipmem_core.audits.store import CONFIG, PAIRS, Audit, MemberRecord, write_json, write_prepared, write_table
+from clipmem_core.exports.reaudit import AGAIN, reaudit_task
+from clipmem_core.pairs.checks import CHECKS
 from clipmem_core.review.decisions import Review, open_review
-from tests.dashboard.test_pages import captions, metrics, open_page, texts, titles
+from clipmem_core.review.rows import check_counts
+from tests.dashboard.test_pages import captions, links, metrics, open_page, press, texts, titles, toasts
 from tests.dashboard.test_reviewing import mounted
-from tests.fixtures import HOSTILE, Copy
+from tests.fixtures import HOSTILE, Copy, leave_job
 
 PAGE = "pages/decisions.py"
 
@@ -32,21 +41,25 @@ def open_view(view: str = "decisions", **parameters: str) -> AppTest:
     return open_page(PAGE, audit="made", view=view, **parameters)
 
 
-def links(app: AppTest) -> list[str]:
-    return [link.proto.label for link in app.get("page_link")]
+def press_key(app: AppTest, key: str) -> AppTest:
+    app.button(key=key).click().run()
+    assert not app.exception, app.exception[0].message
+    return app
+
+
+def keys(app: AppTest) -> list[str]:
+    return [button.key for button in app.button if button.key and button.key.startswith("undo-")]
 
 
 def test_without_decisions_the_page_says_so_and_leads_to_browse(audit: Audit) -> None:
     app = open_page(PAGE, audit="made")
     assert metrics(app) == {"Keep": "0", "Remove": "0", "Recaption": "0", "Undecided": "100"}
-    assert "Nothing has been decided yet" in app.info[0].value
-    assert "Browse the most memorized pairs and decide" in links(app)
-    assert "Nothing has been decided yet" in open_view("history").info[0].value
+    assert app.info
+    assert "Browse" in dict(links(app))
+    assert open_view("history").info
 
 
-def test_the_list_shows_what_was_decided_the_last_first_and_the_address_filters_it(
-    audit: Audit, review: Review
-) -> None:
+def test_the_list_shows_the_last_decision_first_and_the_address_filters_it(audit: Audit, review: Review) -> None:
     review.decide(["elsewhere.png"], "keep", audit="other")
     app = open_view()
     assert metrics(app) == {"Keep": "2", "Remove": "3", "Recaption": "1", "Undecided": "94"}
@@ -58,23 +71,11 @@ def test_the_list_shows_what_was_decided_the_last_first_and_the_address_filters_
     assert table["picture"][1:].str.startswith("data:image/jpeg;base64,").all()
     assert parse_qs(urlsplit(table["open"][1]).query)["pair"] == [ids[6]]
     assert table.iloc[0][["picture", "open"]].isna().all()
-    assert any("another audit of this data set" in caption.value for caption in app.caption)
-    for decision, count in (("keep", 3), ("remove", 3), ("note only", 1)):
-        app = open_view(decision=decision)
-        assert app.dataframe[0].value["decision"].tolist() == [decision] * count
-        assert app.segmented_control[1].value == decision
-
-
-def test_a_choice_is_written_into_the_address_and_begins_at_the_first_page(review: Review) -> None:
+    for decision, count in (("keep", 3), ("remove", 3), ("other", 1)):
+        assert len(open_view(decision=decision).dataframe[0].value) == count
     app = open_view(page="2")
     app.segmented_control[1].select("remove").run()
-    assert app.query_params["decision"] == "remove"
-    assert "page" not in app.query_params
-    app.segmented_control[0].select("history").run()
-    assert app.query_params["view"] == "history"
-    assert open_view("nonsense", page="-3", decision="[x]").dataframe
-    assert open_view("history", history="99").button
-    assert open_view("export", format="../..").radio[0].value == "csv"
+    assert (app.query_params["decision"], "page" in app.query_params) == ("remove", False)
 
 
 def test_long_lists_and_histories_have_pages(audit: Audit) -> None:
@@ -84,110 +85,148 @@ def test_long_lists_and_histories_have_pages(audit: Audit) -> None:
     assert len(keys(open_view("history"))) == 10
     assert keys(open_view("history", history="2")) == ["undo-2", "undo-1"]
     open_review(audit).decide(ids[12:30], "keep")
-    pages = [open_view(page=page).dataframe[0].value["pair"].tolist() for page in ("1", "2", "3")]
+    pages = [open_view(page=page).dataframe[0].value["pair"].tolist() for page in ("1", "2", "99")]
     assert sum(pages, []) == ids[:30][::-1]
-    assert open_view(page="99").dataframe[0].value["pair"].tolist() == pages[2]
-    app = open_view(decision="remove")
-    assert not app.dataframe
-    assert "No pair has this decision." in [caption.value for caption in app.caption]
 
 
-def test_hostile_notes_and_captions_stay_in_cells(audit: Audit) -> None:
+def test_hostile_notes_and_captions_are_text(audit: Audit) -> None:
     for text in HOSTILE[:8]:
         open_review(audit).decide([text], "recaption", captions=[text], note=text, audit=text)
     for view in ("decisions", "history", "export"):
         app = open_view(view)
         read = [element.value for element in (*app.markdown, *app.caption, *app.info, *app.warning)]
-        assert not [value for value in read for text in HOSTILE[:8] if text in value]
-        assert "<script>" not in titles(app)
-        assert "<img" not in titles(app)
+        assert not [value for value in [*read, titles(app)] for text in HOSTILE[:8] if text in value]
     assert open_view().dataframe[0].value["note"].tolist() == [" ".join(text.split()) for text in HOSTILE[7::-1]]
 
 
-def test_the_history_undoes_one_event_and_does_it_again(audit: Audit, review: Review) -> None:
+def test_the_history_undoes_an_event_and_redoes_it_unless_there_is_a_newer_decision(
+    audit: Audit, review: Review
+) -> None:
     app = press_key(open_view("history"), "undo-3")
     assert review.counts()["remove"] == 0
-    assert "undo of 3" in titles(app)
+    assert "undo of 3" in " ".join(texts(app))
     assert "undo-3" not in keys(app)
-    app = press_key(app, "redo-5")
+    app = press_key(app, "undo-5")
     assert review.counts()["remove"] == 3
-    assert "Redone for 3 pairs" in app.toast[0].value
-
-
-def test_an_undo_and_a_redo_that_others_were_faster_than_say_so(audit: Audit, review: Review) -> None:
+    assert "Redone: remove, 3 pairs." in toasts(app)
     app = open_view("history")
     review.decide(audit.pairs["pair_id"][3:6], "keep")
-    app = press_key(app, "undo-3")
-    assert "newer decision" in app.toast[0].value
+    assert "newer decision" in toasts(press_key(app, "undo-6"))
     assert review.counts() == {"keep": 5, "remove": 0, "recaption": 1}
-    app = press_key(app, "undo-5")
-    review.decide(audit.pairs["pair_id"][3:6], "keep")
-    assert "newer decision" in press_key(app, "redo-6").toast[0].value
-
-
-def press_key(app: AppTest, key: str) -> AppTest:
-    app.button(key=key).click().run()
-    assert not app.exception, app.exception[0].message
-    return app
-
-
-def keys(app: AppTest) -> list[str]:
-    return [button.key for button in app.button if button.key and button.key.startswith(("undo-", "redo-"))]
 
 
 def test_a_broken_audit_or_log_is_one_line(audit: Audit, review: Review) -> None:
     pairs = (audit.folder / "pairs.parquet").read_bytes()
     (audit.folder / "pairs.parquet").unlink()
     for view in ("decisions", "history", "export"):
-        app = open_view(view)
-        assert app.error[0].value == "This audit cannot be shown."
-        assert any("pairs.parquet is missing" in text for text in texts(app))
+        assert any("pairs.parquet is missing" in text for text in texts(open_view(view)))
     (audit.folder / "pairs.parquet").write_bytes(pairs)
     for path in review.path.parent.iterdir():
         path.unlink()
     review.path.write_text("no log of ours")
-    told = " ".join(texts(open_view()))
-    assert "is not a log" in told or "cannot be used" in told
+    assert review.path.name in " ".join(texts(open_view()))
 
 
-ROWS = [20, 30]
-
-
-@pytest.fixture
-def pairs(copy: Copy) -> list[str]:
-    """Ids of two pairs that audit `own` removes, and to which audit `planted` gave each other's captions."""
-    own, planted = copy(name="own"), copy(name="planted")
-    captions = planted.pairs["captions"].copy()
-    captions[ROWS] = captions[ROWS[::-1]].tolist()
-    write_table(planted.folder / PAIRS, planted.pairs.assign(captions=captions))
+def test_decisions_on_other_captions_do_not_count_and_say_so(copy: Copy) -> None:
+    rows, own, planted = [20, 30], copy(name="own"), copy(name="planted")
+    swapped = planted.pairs["captions"].copy()
+    swapped[rows] = swapped[rows[::-1]].tolist()
+    write_table(planted.folder / PAIRS, planted.pairs.assign(captions=swapped))
     config = planted.record.values
     write_json(planted.folder / CONFIG, config | {"config": config["config"] | {"plant_miscaptions": 2}})
-    ids = own.pairs["pair_id"][ROWS].tolist()
-    open_review(own).decide(ids, "remove", audit="own")
-    return ids
-
-
-def markdown(app: AppTest) -> str:
-    return " ".join(element.value for element in app.markdown)
-
-
-def test_browse_decisions_and_export_of_an_audit_with_other_captions_say_so(pairs: list[str]) -> None:
+    open_review(own).decide(own.pairs["pair_id"][rows], "remove", audit="own")
     for audit, decision, badge, shown in (
         ("own", "remove", "remove", 2),
         ("planted", "remove", "remove", 0),
         ("planted", "undecided", "remove for other captions", 2),
     ):
         app = open_page("pages/browse.py", audit=audit, planted="miscaption", decision=decision)
-        told = [card["decision"] or card["other"] for given in mounted(app) for card in given["cards"]]
-        assert told.count(badge) == shown
-    app = open_page("pages/decisions.py", audit="planted")
-    assert metrics(app)["Remove"] == "0"
-    assert metrics(app)["Undecided"] == "100"
-    listed = app.dataframe[0].value
-    assert sorted(listed["pair"]) == sorted(pairs)
-    assert set(listed["decision"]) == {"remove for other captions"}
-    assert "It does not count here, and is not exported." in captions(app)
-    assert metrics(open_page("pages/decisions.py", audit="own"))["Remove"] == "2"
-    promised = markdown(open_page("pages/decisions.py", audit="planted", view="export"))
-    assert "100 pairs with their own captions, not the injected errors" in promised
-    assert "98 pairs kept, 2 removed" in markdown(open_page("pages/decisions.py", audit="own", view="export"))
+        badges = [card["decision"] or card["other"] for given in mounted(app) for card in given["cards"]]
+        assert badges.count(badge) == shown
+    app = open_page(PAGE, audit="planted")
+    assert (metrics(app)["Remove"], metrics(app)["Undecided"]) == ("0", "100")
+    assert app.dataframe[0].value["decision"].tolist() == ["remove for other captions"] * 2
+    assert "is not exported" in captions(app)
+
+
+def test_each_check_has_its_count_and_leads_to_its_pairs(audit: Audit) -> None:
+    counts = check_counts(audit)
+    shown = {f"{check.label}: **{counts[name]:,}**": name for name, check in CHECKS.items() if counts[name]}
+    found = {label: query for label, query in links(open_view("checks")) if label in shown}
+    assert found == {label: f"audit=made&order=clipmem&check={name}" for label, name in shown.items()}
+    name = next(iter(shown.values()))
+    app = open_page("pages/browse.py", audit="made", order="clipmem", check=name, size="96")
+    assert sum(len(given["cards"]) for given in mounted(app)) == counts[name]
+
+
+def test_one_near_duplicate_is_kept_and_the_others_removed_or_all_are_kept(audit: Audit) -> None:
+    rows = np.arange(len(audit.pairs))
+    clusters = rows.copy()
+    clusters[[7, 9]] = 5
+    write_prepared(audit.folder, cache_rows=rows, clusters=clusters)
+    ids, review = audit.pairs["pair_id"].iloc[[5, 7, 9]].tolist(), open_review(audit)
+
+    def decided() -> list[str | None]:
+        found = review.decisions(ids)
+        return [found[pair_id].decision if pair_id in found else None for pair_id in ids]
+
+    app = press_key(open_view("checks"), "keep-one-7")
+    assert decided() == ["remove", "keep", "remove"]
+    press(app, "Undo")
+    assert decided() == [None, "keep", None]
+    press_key(app, "keep-all-5")
+    assert decided() == ["keep"] * 3
+
+
+LESS = Change(0.3, 0.25, -0.05, -0.06, -0.04, "members and pairs")
+FOUND = Measured(
+    "made", 3, 1, 4, 18, 20, 77, 0.04, dataclasses.replace(LESS, low=-0.1, high=0.1), LESS, None, (0.3, 0.2)
+)
+
+
+@pytest.fixture
+def trained(audit: Audit) -> Audit:
+    for name in audit.record.members:
+        audit.member(name).mkdir(parents=True)
+        write_json(audit.member(name) / CONFIG, MemberRecord(name, 0, audit.record.fingerprint, "tiny", 48, {}).values)
+    return audit
+
+
+def test_a_re_audit_is_started_by_one_button_once_there_are_decisions(
+    trained: Audit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert open_view("again").button(key="start-again").disabled
+    open_review(trained).decide(trained.pairs["pair_id"][:3], "remove")
+    started: list[tuple[str, list[str]]] = []
+    monkeypatch.setattr(Task, "start", lambda task: started.append((task.folder.name, list(task.arguments))))
+    app = press_key(open_view("again"), "start-again")
+    assert started == [("made-again", ["again", "made", "--name", "made-again"])]
+    assert app.query_params["again"] in ("made-again", ["made-again"])
+
+
+@pytest.mark.parametrize("changes", [{"plant_miscaptions": 2}, {"features": "elsewhere.npz"}, {"root": "/gone"}, {}])
+def test_an_audit_that_cannot_be_repeated_has_a_disabled_button(trained: Audit, changes: dict[str, object]) -> None:
+    ids = trained.pairs["pair_id"]
+    open_review(trained).decide(ids[:3] if changes else ids, "remove")
+    values = trained.record.values
+    config = values["config"] | {name: value for name, value in changes.items() if name in values["config"]}
+    write_json(trained.folder / CONFIG, values | {"root": changes.get("root", values["root"]), "config": config})
+    assert open_view("again").button(key="start-again").disabled
+
+
+def test_a_re_audit_is_followed_compared_and_shown(trained: Audit, copy: Copy, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = reaudit_task(trained, "later")
+    leave_job(task.folder, said="reading scenes\n")
+    write_json(task.folder / "job.json", {"pid": task.find().pid, "started": "1", "arguments": list(task.arguments)})
+    with monkeypatch.context() as patch:
+        patch.setattr(Job, "running", True)
+        assert "reading scenes" in texts(open_view("again", again="later"))
+    second = copy(name="made-again")
+    write_json(second.folder / CONFIG, dataclasses.replace(second.record, again="made").values)
+    assert "Compare" in [button.label for button in open_view("again", again="made-again").button]
+    write_json(second.folder / AGAIN, {"found": dataclasses.asdict(FOUND)})
+    app = open_view("again", again="made-again")
+    assert "Retrieval −0.050 [−0.100, +0.100], memorization −0.050 [−0.060, −0.040]." in titles(app)
+    assert "one=made&other=made-again" in dict(links(app))["Compare pair by pair"]
+    write_json(second.folder / AGAIN, {"found": None})
+    assert "Fewer than ten external pairs are in both" in titles(open_view("again", again="made-again"))

@@ -5,13 +5,12 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qs
 
-import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from clipmem_core.audits.store import CAPTION_TABLE, VERDICT, Audit, write_json, write_table
+from clipmem_core.audits.store import VERDICT, Audit, write_json, write_table
 from clipmem_core.review.decisions import open_review
-from tests.dashboard.test_pages import captions, links, open_page, texts, titles
+from tests.dashboard.test_pages import links, open_page, texts, titles
 from tests.fixtures import HOSTILE
 
 REVIEW = "pages/review.py"
@@ -86,12 +85,3 @@ def test_the_number_of_wrong_captions_and_its_basis_are_plain_text(audit: Audit)
     app = open_page(audit="made")
     assert "(25–60)" in titles(app)
     assert any(text.startswith(HOSTILE[0]) for text in texts(app))
-
-
-def test_each_caption_of_a_pair_has_its_scores_and_the_odd_one_is_marked(audit: Audit) -> None:
-    row = {"pair_id": audit.pairs["pair_id"][20], "similarity_out": 0.25, "misfit": 1.5}
-    table = pd.DataFrame([row | {"caption": place, "odd": place == 1} for place in range(3)])
-    write_table(audit.folder / CAPTION_TABLE, table)
-    shown = captions(open_page("pages/pair.py", audit="made", pair=row["pair_id"]))
-    assert shown.count("similarity out 0.25 · misfit 1.50") == 3
-    assert shown.count("fits much worse than the others") == 1

@@ -9,7 +9,6 @@ import pytest
 from PIL import Image
 
 from clipmem_core.audits.store import VERDICT, Audit, write_json
-from clipmem_core.config import InputError
 from clipmem_core.exports import report, write
 from clipmem_core.exports.report import number
 from clipmem_core.review.decisions import RECAPTION, REMOVE, open_review
@@ -124,18 +123,6 @@ def test_it_has_the_verdict_the_tables_and_how_it_was_made(audit: Audit, page: P
     assert shown[:50] == top
 
 
-def test_the_name_of_its_second_gallery_follows_the_verdict(copy: Copy, tmp_path: Path) -> None:
-    audit = copy()
-    for good, name in ((True, "Likely wrong captions"), (False, "Low fit, not to be trusted here")):
-        check = {"name": "the members have learned little", "good": good}
-        write_json(audit.folder / VERDICT, audit.verdict | {"checks": [check]})
-        write(audit, "html", tmp_path / f"{good}.html")
-        page = (tmp_path / f"{good}.html").read_text(encoding="utf-8")
-        assert f"<h2>{name}</h2>" in page
-        assert ("Not to be trusted here: the members have learned little." in page) is not good
-        assert ("<h2>Likely wrong captions</h2>" in page) is good
-
-
 def test_what_cannot_be_read_is_said(copy: Copy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     audit = copy()
     write_json(audit.folder / "config.json", audit.record.values | {"root": str(tmp_path / "gone")})
@@ -151,6 +138,3 @@ def test_what_cannot_be_read_is_said(copy: Copy, tmp_path: Path, monkeypatch: py
     texts = Page((tmp_path / "report.html").read_text(encoding="utf-8")).texts
     assert "keep: 0 · remove: 10 · recaption: 0" in texts
     assert any(text.startswith("6 more are left out") for text in texts)
-    write_json(audit.folder / VERDICT, {"checks": [1, {"good": "</script>"}], "groups": None})
-    with pytest.raises(InputError, match=r"verdict\.json: checks\.0 is wrong"):
-        write(audit, "html", tmp_path / "broken.html")

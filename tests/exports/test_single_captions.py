@@ -42,20 +42,6 @@ NOW = {
 }
 
 
-def test_csv_coco_and_keys_have_what_is_left(audit: Audit, tmp_path: Path) -> None:
-    assert write(audit, "csv", tmp_path / "clean.csv").recaptioned == 3
-    table = pd.read_csv(tmp_path / "clean.csv")
-    assert {pair_id: table.loc[table["pair_id"] == pair_id, "title"].tolist() for pair_id in NOW} == NOW
-    write(audit, "coco", tmp_path / "clean.json")
-    coco = json.loads((tmp_path / "clean.json").read_text())
-    ids = {image["id"]: image["pair_id"] for image in coco["images"]}
-    for pair_id, left in NOW.items():
-        assert [each["caption"] for each in coco["annotations"] if ids[each["image_id"]] == pair_id] == left
-    write(audit, "wds", tmp_path / "keys.txt")
-    beside = (tmp_path / "keys.txt.captions.jsonl").read_text().splitlines()
-    assert [json.loads(line)["captions"] for line in beside] == list(NOW.values())
-
-
 @pytest.mark.parametrize("name", ["said.csv", "said.parquet"])
 def test_decisions_have_old_and_new_captions_and_the_scores_of_each(audit: Audit, tmp_path: Path, name: str) -> None:
     write(audit, "decisions", tmp_path / name)

@@ -16,12 +16,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from webdataset.tariterators import base_plus_ext, group_by_keys, tar_file_expander
+from webdataset.tariterators import group_by_keys, tar_file_expander
 
-from clipmem_core.audits.store import PAIRS, Audit, write_json, write_table
-from clipmem_core.exports import Summary, formats, write
+from clipmem_core.audits.store import Audit, write_json
+from clipmem_core.exports import Summary, write
 from clipmem_core.exports.cleaned import Cleaned, suffix_of
-from clipmem_core.exports.formats import MISSING, uid_of, webdataset_key, write_csv
+from clipmem_core.exports.formats import MISSING, uid_of, write_csv
 from clipmem_core.pairs.pictures import FORMATS
 from clipmem_core.review.decisions import RECAPTION, REMOVE, open_review
 from tests.exports.sources import CAPTIONS, LABELS, audited, make_source, picture
@@ -112,21 +112,6 @@ def test_captions_that_pandas_takes_for_missing_and_missing_pictures_are_counted
     assert "1 pictures are no longer there, first 'images/3.png'" in notes
 
 
-def test_order_and_content_do_not_depend_on_the_block_size(
-    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    audit = audited(make_source("csv", tmp_path / "set"))
-    write_table(audit.folder / PAIRS, audit.pairs.iloc[::-1])
-    for block in (20_000, 3):
-        monkeypatch.setattr(formats, "BLOCK", block)
-        for format, suffix in (("csv", "csv"), ("coco", "json")):
-            write(audit, format, tmp_path / f"{block}.{suffix}")
-    for suffix in ("csv", "json"):
-        assert (tmp_path / f"20000.{suffix}").read_bytes() == (tmp_path / f"3.{suffix}").read_bytes()
-    ids = pd.read_csv(tmp_path / "3.csv")["pair_id"]
-    assert list(dict.fromkeys(ids)) == [f"id {at}" for at in reversed(range(10))]
-
-
 def test_it_is_laid_out_as_coco_is(tmp_path: Path, data: Path) -> None:
     write(audited(make_source("csv", tmp_path / "set")), "coco", tmp_path / "clean.json")
     value = json.loads((tmp_path / "clean.json").read_text(encoding="utf-8"))
@@ -202,13 +187,6 @@ def test_shared_keys_are_said_and_new_captions_go_into_a_file_beside_them(tmp_pa
     review.undo()
     write(audit, "wds", tmp_path / "keys.txt", overwrite=True)
     assert not beside.exists()
-
-
-@settings(max_examples=50)
-@given(st.text(st.sampled_from("ab./_ é"), min_size=1, max_size=12))
-def test_a_key_is_what_webdataset_makes_of_the_name(name: str) -> None:
-    key, _ = base_plus_ext(name)
-    assert key is None or webdataset_key(name) == key
 
 
 UIDS = ["ffffffffffffffff0000000000000001", "000000000000000A00000000000000ff", "000000000000000a0000000000000001"]

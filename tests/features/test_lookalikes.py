@@ -41,8 +41,8 @@ def test_many_features_are_searched_in_cells_and_nearly_all_links_are_found(monk
     features = np.concatenate([features, features[:500] + noise.astype(np.float16)])
     exact = alike_by_features(features)
     monkeypatch.setattr(lookalikes, "EXACT_UP_TO", 100)
-    monkeypatch.setattr(lookalikes, "_QUERIES", 7)  # some blocks a cell, on either side
-    monkeypatch.setattr(lookalikes, "_BLOCK", 5)
+    monkeypatch.setattr(lookalikes, "QUERIES", 7)  # some blocks a cell, on either side
+    monkeypatch.setattr(lookalikes, "BLOCK", 5)
     found = alike_by_features(features)
     linked = exact != np.arange(2000)
     assert 300 < linked.sum() < 500

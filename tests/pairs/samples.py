@@ -2,9 +2,31 @@
 
 import io
 import tarfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from PIL import Image
+
+from clipmem_core.config import SourceOptions
+from clipmem_core.pairs.table import RawPairs, read_source
+
+
+def read(source: Path | str, *, data: Path = Path("data"), **options: str) -> RawPairs:
+    """Read a data set; options are those of the source."""
+    return read_source(str(source), SourceOptions(**options), data=data)
+
+
+def reasons(raw: RawPairs) -> dict[str, str]:
+    """Return source → reason of the quarantine."""
+    return dict(zip(raw.quarantine.source, raw.quarantine.reason, strict=True))
+
+
+def check_reasons(raw: RawPairs, wanted: dict[str, str]) -> None:
+    """Check that these sources, and no others, are in quarantine, each for a reason with these words."""
+    found = reasons(raw)
+    assert set(found) == set(wanted)
+    assert not [(source, found[source]) for source, words in wanted.items() if words not in found[source]]
+    assert raw.rows == len(wanted) + sum(map(len, raw.pairs.captions))
 
 
 def picture_bytes(shade: int = 100, *, format: str = "PNG") -> bytes:
@@ -22,10 +44,10 @@ def draw(folder: Path, *names: str) -> None:
         path.write_bytes(picture_bytes(at))
 
 
-def write_tar(path: Path, members: dict[str, bytes | str]) -> None:
+def write_tar(path: Path, members: dict[str, bytes | str] | Iterable[tuple[str, bytes | str]]) -> None:
     """Write a tar of files, text as UTF-8."""
     with tarfile.open(path, "w") as tar:
-        for name, value in members.items():
+        for name, value in members.items() if isinstance(members, dict) else members:
             data = value.encode() if isinstance(value, str) else value
             info = tarfile.TarInfo(name)
             info.size = len(data)

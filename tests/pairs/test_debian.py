@@ -4,19 +4,16 @@ import json
 import os
 import shutil
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
 from clipmem_core.config import InputError
 from clipmem_core.pairs import debian
-from clipmem_core.pairs.debian import LONGEST_FIELD, DublinCore, name_words, read_dublin_core, write_captions
+from clipmem_core.pairs.debian import DublinCore, read_dublin_core, write_captions
 
 needs_dpkg = pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="dpkg-deb builds the packages")
 
@@ -95,7 +92,6 @@ def test_openclipart_becomes_pictures_and_captions_sorted_by_path(archive: Path,
         {"image": "images/logos/barn_owl_02.png", "captions": ["barn owl"], "label": "logos"},
         {"image": "images/plants/old_tree.png", "captions": ["old tree"], "label": "plants"},
     ]
-    assert "left out 1 links to pictures that are not in the package" in lines
     copied = folder / "images/logos/barn_owl_02.png"
     assert not copied.is_symlink()
     assert copied.read_bytes() == (folder / "images/animals/birds/barn_owl_02.png").read_bytes()
@@ -129,127 +125,61 @@ def test_an_interrupted_fetch_leaves_nothing_and_a_killed_one_is_cleaned_up(arch
     write(sets / ".openclipart.partial-1/openclipart/captions.jsonl", "left by a kill")
     assert len(rows(debian.fetch("openclipart", data=tmp_path / "data", report=print))) == 3
     assert not (sets / ".openclipart.partial-1").exists()
-
-
-@needs_dpkg
-def test_a_package_of_another_layout_or_half_a_download_is_refused(archive: Path, tmp_path: Path) -> None:
-    package = tmp_path / "tuxpaint-stamps-default"
-    shutil.rmtree(package)
-    write(package / "usr/share/other/a.txt", "nothing")
-    build(package, archive)
-    with pytest.raises(InputError, match="no pictures below stamps/ in the package"):
-        debian.fetch("tuxpaint", data=tmp_path / "data", report=print)
     write(archive / "tuxpaint-stamps-default_1_all.deb", "half a down")
-    with pytest.raises(InputError, match="tuxpaint-stamps-default cannot be unpacked"):
+    with pytest.raises(InputError, match="dpkg-deb failed"):
         debian.fetch("tuxpaint", data=tmp_path / "data", report=print)
-    assert not list((tmp_path / "data").rglob("*.deb"))
+    assert not list(sets.rglob("*.deb"))
 
 
-@needs_dpkg
-@pytest.mark.parametrize(
-    ("script", "message"),
-    [
-        ("echo 'E: Unable to locate package stamps' >&2; exit 100", r"\(Unable to locate package stamps\).*apt-get up"),
-        ("echo 'E: Failed to fetch http://a/b  404' >&2; echo 'E: Other' >&2; exit 100", r"\(Failed to fetch .*404\)"),
-        ("exit 3", "no reason given"),
-        ("exit 0", "no reason given"),
-    ],
-)
-def test_a_failed_download_is_one_line_that_says_what_to_do(
-    tmp_path: Path, apt: Callable[[str], None], script: str, message: str
+def test_what_cannot_be_fetched_is_one_line(
+    tmp_path: Path, apt: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    apt(script)
-    with pytest.raises(InputError, match=message) as caught:
-        debian.fetch("tuxpaint", data=tmp_path / "data", report=print)
-    assert "\n" not in str(caught.value)
-
-
-def test_what_cannot_be_fetched_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="'imagenet' is unknown: choose one of openclipart, tuxpaint"):
         debian.fetch("imagenet", data=tmp_path, report=print)
-    with monkeypatch.context() as patch:
-        patch.setattr(shutil, "which", lambda tool: None)
-        with pytest.raises(InputError, match="needs apt-get and dpkg-deb"):
-            debian.fetch("tuxpaint", data=tmp_path, report=print)
-    assert not list(tmp_path.iterdir())
+    apt("echo 'E: Unable to locate\npackage stamps' >&2; exit 100")
     monkeypatch.setattr(shutil, "which", lambda tool: tool)
+    with pytest.raises(InputError, match="Unable to locate package stamps.*apt-get update") as caught:
+        debian.fetch("tuxpaint", data=tmp_path, report=print)
+    assert "\n" not in str(caught.value)
     write(tmp_path / "sets/tuxpaint/mine.txt", "mine")
     with pytest.raises(InputError, match="tuxpaint is there but has no captions.jsonl: move it away"):
         debian.fetch("tuxpaint", data=tmp_path, report=print)
     assert (tmp_path / "sets/tuxpaint/mine.txt").read_text() == "mine"
-    write(tmp_path / "file", "a file where the folder should be")
-    with pytest.raises(InputError, match="cannot be written .*CLIPMEM_DATA"):
-        debian.fetch("tuxpaint", data=tmp_path / "file", report=print)
+    monkeypatch.setattr(shutil, "which", lambda tool: None)
+    with pytest.raises(InputError, match="needs apt-get and dpkg-deb"):
+        debian.fetch("openclipart", data=tmp_path, report=print)
 
 
-INKSCAPE = """<?xml version="1.0" encoding="{encoding}" standalone="no"?>
-<!DOCTYPE svg PUBLIC "-//W3C//DTD SVG 20010904//EN" "http://www.w3.org/TR/2001/REC-SVG-20010904/DTD/svg10.dtd">
-<svg xmlns="http://www.w3.org/2000/svg" xmlns:cc="http://web.resource.org/cc/"
-     xmlns:dc="http://purl.org/dc/elements/1.1/" xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
+DRAWING = """<?xml version="1.0" encoding="{encoding}"?>
+<!DOCTYPE svg [<!ENTITY ns_dc "http://purl.org/dc/elements/1.1/">]>
+<svg xmlns:cc="http://web.resource.org/cc/" xmlns:dc="&ns_dc;" xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
   <title>a drawing's own title</title>
   <metadata><rdf:RDF><cc:Work rdf:about="">
-    <dc:title>{title}</dc:title>
+    <dc:title>Grande chouette d'été</dc:title>
     <dc:description>Sits on
       a wall.</dc:description>
-    <dc:subject><rdf:Bag><rdf:li>bird</rdf:li><rdf:li></rdf:li><rdf:li>night</rdf:li></rdf:Bag></dc:subject>
+    <other:subject><rdf:Bag><rdf:li>bird</rdf:li><rdf:li></rdf:li><rdf:li>night</rdf:li></rdf:Bag></other:subject>
     <dc:creator><cc:Agent><dc:title>Ann Lee</dc:title></cc:Agent></dc:creator>
   </cc:Work></rdf:RDF></metadata>
-  <path d="M 0 0"/>
+  {rest}
 </svg>"""
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "iso-8859-1", "utf-16"])
-def test_the_four_fields_are_read_in_any_declared_encoding(encoding: str) -> None:
-    svg = INKSCAPE.format(encoding=encoding, title="Grande chouette d'été").encode(encoding)
+def test_the_fields_before_any_fault_are_read_in_any_declared_encoding(encoding: str) -> None:
     expected = DublinCore("Grande chouette d'été", "Sits on a wall.", ["bird", "night"], ["Ann Lee"])
-    assert read_dublin_core(svg) == expected
-
-
-def test_other_prefixes_several_titles_entities_of_drawing_programs_and_huge_fields_are_read() -> None:
-    svg = b"""<svg><RDF xmlns="http://web.resource.org/cc/"><Work><title xmlns="http://purl.org/dc/elements/1.1/">Owl
-        </title><undeclared:subject><r:Bag><r:li>bird</r:li></r:Bag></undeclared:subject></Work></RDF></svg>"""
-    assert read_dublin_core(svg) == DublinCore("Owl", "", ["bird"])
-    assert read_dublin_core(b"<Work><title/><title>one</title><title>two</title></Work>").title == "one"
-    svg = b"""<!DOCTYPE svg [<!ENTITY ns_dc "http://purl.org/dc/elements/1.1/">]>
-        <svg xmlns:dc="&ns_dc;"><Work><dc:title>Owl &amp; moon</dc:title></Work></svg>"""
-    assert read_dublin_core(svg).title == "Owl & moon"
-    svg = b"<Work><description>" + b"word " * 1_000_000 + b"</description></Work>"
-    assert LONGEST_FIELD - 10 < len(read_dublin_core(svg).description) <= LONGEST_FIELD
-
-
-def test_a_broken_file_gives_the_fields_before_the_fault_and_no_xml_gives_none() -> None:
-    for svg in (b"", b"\x89PNG\r\n\x1a\n", b"no markup", b"<svg><Work><title>Owl</svg>", b"<?xml encoding='x'?><a/>"):
+    for rest in ('<path d="M 0 0"/>', "<path d=></wrong>"):
+        assert read_dublin_core(DRAWING.format(encoding=encoding, rest=rest).encode(encoding)) == expected
+    for svg in (b"", b"\x89PNG\r\n\x1a\n", b"<svg><Work><title>Owl</svg>", b"<?xml encoding='x'?><a/>"):
         assert read_dublin_core(svg) == DublinCore()
-    assert read_dublin_core(INKSCAPE.format(encoding="utf-8", title="été").encode("latin-1")) == DublinCore()
-    svg = INKSCAPE.format(encoding="utf-8", title="Owl").replace('<path d="M 0 0"/>', "<path d=></wrong>").encode()
-    assert read_dublin_core(svg).title == "Owl"
 
 
 def test_entities_are_never_expanded_nor_files_that_they_name_opened() -> None:
     laughs = "".join(f'<!ENTITY l{n} "{f"&l{n - 1};" * 10}">' for n in range(1, 12))
     svg = f'<!DOCTYPE svg [<!ENTITY l0 "ha">{laughs}]><svg><Work a="&l11;"><title>&l11;</title></Work></svg>'
-    started = time.perf_counter()
     assert read_dublin_core(svg.encode()) == DublinCore()
-    assert time.perf_counter() - started < 1
-    svg = b'<!DOCTYPE svg [<!ENTITY file SYSTEM "file:///etc/hostname">]><Work><title>&file;</title></Work>'
-    assert read_dublin_core(svg) == DublinCore()
-
-
-def test_words_of_file_names_have_no_versions_and_running_numbers() -> None:
-    for name, words in {
-        "green_apple_02": "green apple",
-        "white_h_9": "white h 9",
-        "sheep-md-v0.1": "sheep md",
-        "arrow08_3": "arrow 3",
-        "books-aj.svg": "books aj",
-        "sleepingCat": "sleeping Cat",
-        "moon_openclip_01": "moon",
-        "star_67pt05step": "star 67pt05step",
-        "line_double_line": "line double",
-        "01": "01",
-        "___": "___",
-    }.items():
-        assert " ".join(name_words(name)) == words
+    svg = '<!DOCTYPE svg [<!ENTITY file SYSTEM "file:///etc/hostname">]><Work><title>&file;</title></Work>'
+    assert read_dublin_core(svg.encode()) == DublinCore()
 
 
 def caption(name: str, title: str = "", description: str = "", keywords: str = "", artist: str = "") -> str:
@@ -265,28 +195,21 @@ def caption(name: str, title: str = "", description: str = "", keywords: str = "
             ("barn_owl_on_wall_03", "Barn Owl", "A white owl at night. Drawn in 2004.", "owls,night_birds,Bird"),
             "Barn Owl wall night birds white",
         ),
-        # a word cut short in the name is part of the title
+        # words of names without versions and running numbers; one cut short is part of the title
+        (("sleepingCat2_v0.1-small_03",), "sleeping Cat small"),
+        (("moon_openclip_01",), "moon"),
+        (("___",), "___"),
         (("hotel_laundry_serv_01", "Hotel Laundry Service"), "Hotel Laundry Service"),
-        (("piggybank", "Piggy Bank"), "Piggy Bank"),
-        # boilerplate of titles
+        # boilerplate of titles, and titles that say nothing
         (("x", "Clipart by Ann Lee - Germany - Bavaria", "", "", "Ann Lee"), "Germany Bavaria"),
-        (("x", "SVG Road Signs"), "Road Signs"),
         (("x", "Part of the Flat Icon Collection (Wed Aug 25 23:29:46 2004)"), "Flat Icon"),
-        (("x", "Gradients by Ann Lee, 2004.", "", "", "Ann Lee"), "Gradients"),
-        (("x", "libyan_arab_jamahiriya"), "libyan arab jamahiriya"),
-        (("x", "open book 01"), "open book"),
         (("x", "Owl ann@example.org http://example.org/owl"), "Owl"),
-        (("x", "Dog&#39;s house"), "Dog's house"),
-        (("x", "Stand by me", "", "", "Ann Lee"), "Stand by me"),
-        # titles that say nothing
-        *((("grey_cat_01", title), "grey cat") for title in ("", "Untitled 3", "Clipart", "...", "Various Cliparts")),
+        (("x", "Dog&#39;s house 01"), "Dog's house"),
+        *((("grey_cat_01", title), "grey cat") for title in ("", "Untitled 3", "...", "Various Cliparts")),
         # the artist at the end of a name
         (("cavallo_architetto_franc_01", "Cavallo", "", "", "Architetto Francesco Rossi"), "Cavallo"),
-        (("safety_pin_timothy_whit_r", "", "", "", "Timothy Whitman"), "safety pin"),
         (("chapeau_celine_b_02", "", "", "", "Céline Bois"), "chapeau"),
         (("bear_brown", "Brown bear", "", "", "Rob Brown"), "Brown bear"),
-        (("brown", "", "", "", "Rob Brown"), "brown"),
-        (("closed_library", "", "", "", "Open Clip Art Library"), "closed library"),
         # keywords and descriptions without meaning
         (("cat", "", "", "hash,hash(0x8a3ecd4),0x8b754fc,unsorted,ann lee,11,clip art,pet", "Ann Lee"), "cat pet"),
         *((("cat", "", text), "cat") for text in ("ann@example.org", "EPS from http://a.org", "Made with inkscape")),
@@ -297,7 +220,6 @@ def test_a_caption_has_what_tells_pictures_apart_first(facts: tuple[str, ...], e
 
 
 def test_a_title_of_many_pictures_moves_behind_the_name_unless_numbered() -> None:
-    assert len(caption("cat", description=" ".join(f"word{n}x" for n in range(100))).split()) == 13
     core = DublinCore("gramastar", "One of a large family of shapes.", ["shape"])
     assert write_captions([(name, core) for name in ("red_star", "blue_star", "green_moon")]) == [
         "red star gramastar shape",
@@ -305,19 +227,3 @@ def test_a_title_of_many_pictures_moves_behind_the_name_unless_numbered() -> Non
         "green moon gramastar shape",
     ]
     assert write_captions([(f"horse_0{n}", DublinCore("Cavallo")) for n in range(5)]) == ["Cavallo horse"] * 5
-    core = DublinCore("Clipart by Ann Lee - contour_chipmunk", "", ["mammal"], ["Ann Lee"])
-    names = ["contour_giraffe", "contour_lion", "contour_seal"]
-    assert write_captions([(name, core) for name in names])[0] == "contour giraffe mammal"
-
-
-TEXT = st.text(max_size=60)
-
-
-@given(
-    name=st.from_regex(r"[^\s/\x00-\x1f]{1,30}", fullmatch=True),
-    core=st.builds(DublinCore, TEXT, TEXT, st.lists(TEXT, max_size=4), st.lists(TEXT, max_size=2)),
-)
-def test_every_picture_keeps_a_caption_of_one_line(name: str, core: DublinCore) -> None:
-    (text,) = write_captions([(name, core)])
-    assert text.strip()
-    assert len(text.splitlines()) == 1

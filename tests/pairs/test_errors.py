@@ -73,14 +73,6 @@ def test_a_share_of_the_rows_is_planted_and_the_rest_stays(kind: str) -> None:
     assert not inject_errors(kind, pairs, rows, share=0.2, seed=4).equals(planted)
 
 
-def test_a_swap_inside_a_label_brings_captions_of_that_label() -> None:
-    pairs = table()
-    planted = inject_errors("label", pairs, np.arange(120), share=0.4, seed=0)
-    owner = {captions[0]: label for captions, label in zip(pairs["captions"], pairs["label"], strict=True)}
-    for row in changed(pairs, planted):
-        assert owner[planted["captions"][row][0]] == pairs["label"][row]
-
-
 def test_near_captions_are_swapped_between_pairs_that_scikit_learn_finds_near() -> None:
     pairs = table()
     planted = inject_errors("nearest", pairs, np.arange(120), share=0.3, seed=0)
@@ -133,7 +125,6 @@ def test_a_duplicate_has_picture_and_captions_of_another_and_both_are_marked() -
         ("label", table(labels=0), 0.2, "no pair has a label"),
         ("label", table(labels=60), 0.05, "no label has two pairs to swap at a share of 5%"),
         ("random", table(n=20), 0.05, "5% of 20 pairs are fewer than 2"),
-        ("nearest", table().assign(captions=[["?!"]] * 120), 0.2, "no words that could be compared"),
         ("nearest", table().assign(captions=[["same"]] * 120), 0.2, "only 0 pairs have another caption near their own"),
         ("partly", table().assign(captions=[["of the"]] * 120), 0.2, "only 0 pairs have a word in each caption"),
     ],
@@ -143,15 +134,11 @@ def test_where_there_is_no_room_one_line_says_why(kind: str, pairs: pd.DataFrame
         inject_errors(kind, pairs, np.arange(len(pairs)), share=share, seed=0)
 
 
-few_texts = st.lists(st.lists(st.sampled_from("abcd"), min_size=1, max_size=2, unique=True), min_size=2, max_size=6)
+FEW_TEXTS = st.lists(st.lists(st.sampled_from("abcd"), min_size=1, max_size=2, unique=True), min_size=2, max_size=6)
 
 
 def of_captions(captions: list[list[str]]) -> pd.DataFrame:
     return pd.DataFrame({"captions": captions, "planted": pd.Series([None] * len(captions), dtype=object)})
-
-
-def distinct(n: int) -> pd.DataFrame:
-    return of_captions([[f"caption {i}", f"other caption {i}"] for i in range(n)])
 
 
 def texts(pairs: pd.DataFrame) -> Counter[tuple[str, ...]]:
@@ -168,28 +155,8 @@ def can_swap(captions: list[list[str]], n: int) -> bool:
     )
 
 
-@settings(max_examples=40)
-@given(st.integers(2, 40), st.data())
-def test_exactly_n_pairs_of_the_rows_get_foreign_captions_and_nothing_else_changes(
-    size: int, data: st.DataObject
-) -> None:
-    pairs = distinct(size)
-    rows = np.array(data.draw(st.lists(st.integers(0, size - 1), min_size=2, unique=True)))
-    n = data.draw(st.integers(2, len(rows)))
-    seed = data.draw(st.integers(0, 1000))
-    planted = plant_miscaptions(pairs, rows, n=n, seed=seed)
-    changed = np.flatnonzero(planted["planted"] == "miscaption")
-    assert len(changed) == n
-    assert set(changed) <= set(rows)
-    assert texts(planted) == texts(pairs)
-    for i in range(size):
-        assert (planted["captions"][i] != pairs["captions"][i]) == (i in changed)
-    pd.testing.assert_frame_equal(plant_miscaptions(pairs, rows, n=n, seed=seed), planted)
-    pd.testing.assert_frame_equal(pairs, distinct(size))
-
-
 @settings(max_examples=50)
-@given(few_texts, st.integers(2, 6), st.integers(0, 100))
+@given(FEW_TEXTS, st.integers(2, 6), st.integers(0, 100))
 def test_shared_captions_are_swapped_wherever_an_exhaustive_search_finds_a_way(
     captions: list[list[str]], n: int, seed: int
 ) -> None:
@@ -207,28 +174,9 @@ def test_shared_captions_are_swapped_wherever_an_exhaustive_search_finds_a_way(
     assert texts(planted) == texts(pairs)
 
 
-def test_a_boilerplate_title_of_most_pairs_never_comes_back_to_one_of_them() -> None:
-    pairs = of_captions([["untitled"]] * 900 + [[f"a picture of {i}"] for i in range(100)])
-    planted = plant_miscaptions(pairs, np.arange(1000), n=200, seed=1)
-    changed = np.flatnonzero(planted["planted"].notna())
-    assert len(changed) == 200
-    assert all(planted["captions"][i] != pairs["captions"][i] for i in changed)
-    with pytest.raises(InputError, match="too many share the same caption text"):
-        plant_miscaptions(pairs, np.arange(1000), n=202, seed=1)
-
-
-def test_captions_as_arrays_and_any_index_are_read() -> None:
-    pairs = distinct(4).set_index(pd.Index([7, 7, 3, 9]))
-    pairs["captions"] = [np.array(captions, dtype=object) for captions in pairs["captions"]]
-    planted = plant_miscaptions(pairs, np.array([1, 3]), n=2, seed=0)
-    assert planted["captions"].iloc[1].tolist() == ["caption 3", "other caption 3"]
-    assert planted["captions"].iloc[3].tolist() == ["caption 1", "other caption 1"]
-    assert planted.index.tolist() == [7, 7, 3, 9]
-    pairs = distinct(3)
-    pd.testing.assert_frame_equal(plant_miscaptions(pairs, np.array([], dtype=int), n=0, seed=0), pairs)
-
-
 def test_a_number_that_cannot_be_planted_is_refused() -> None:
+    pairs = of_captions([[f"caption {i}"] for i in range(4)])
     for n, message in ((1, "2 and more, got 1"), (-2, "2 and more, got -2"), (4, "at most 3, .* got 4")):
         with pytest.raises(InputError, match=f"plant_miscaptions .*{message}"):
-            plant_miscaptions(distinct(4), np.arange(3), n=n, seed=0)
+            plant_miscaptions(pairs, np.arange(3), n=n, seed=0)
+    pd.testing.assert_frame_equal(plant_miscaptions(pairs, np.array([], dtype=int), n=0, seed=0), pairs)

@@ -3,10 +3,7 @@
 import contextlib
 import io
 import struct
-import subprocess
-import sys
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -63,23 +60,13 @@ def test_exif_orientation_is_applied_once(kind: str, orientation: int) -> None:
     assert np.array_equal(np.asarray(decoded), np.asarray(expected))
 
 
-def test_a_picture_decoded_small_is_upright_and_reports_its_full_size() -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    data = encoded(photograph(1600, 800), "JPEG", exif=exif, quality=95)
-    small, size = decode_measured(data, size=32)
-    assert size == (800, 1600)
-    assert small.size == (100, 200)
-    gap = np.abs(resize(small, 32, "squash").astype(int) - resize(decode(data), 32, "squash"))
-    assert gap.mean() < 1
-
-
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 def test_decoding_small_changes_the_square_by_about_a_grey_level(kind: str) -> None:
     image = photograph(1500, 1100)
     image.paste((0, 0, 0), (400, 300, 700, 320))  # a hard edge
     data = encoded(image, kind)
     full, fast = (resize(decode(data, size=size), 64, "squash").astype(int) for size in (None, 64))
+    assert decode_measured(data, size=64)[1] == (1500, 1100)
     assert np.abs(full - fast).mean() < 0.5
     assert np.abs(full - fast).max() < 16
 
@@ -97,10 +84,7 @@ def test_what_is_transparent_shows_white() -> None:
     image.putdata([0, 1, 2, 1])
     by_index = decode(encoded(image, "PNG", transparency=1))
     assert [by_index.getpixel((x, 0)) for x in range(3)] == [(0, 0, 0), (255, 255, 255), (0, 255, 0)]
-    by_bytes = decode(encoded(image, "PNG", transparency=b"\xff\x00\xff"))
-    assert by_bytes.tobytes() == by_index.tobytes()
-    image = Image.fromarray(np.array([[10, 200]], np.uint8))
-    decoded = decode(encoded(image, "PNG", transparency=10))
+    decoded = decode(encoded(Image.fromarray(np.array([[10, 200]], np.uint8)), "PNG", transparency=10))
     assert [decoded.getpixel((x, 0)) for x in (0, 1)] == [(255, 255, 255), (200, 200, 200)]
 
 
@@ -116,13 +100,6 @@ def test_sixteen_bit_grey_is_scaled_to_eight(kind: str) -> None:
     values = np.array([[0, 128, 257, 32768, 65535]], np.uint16)
     decoded = np.asarray(decode(encoded(Image.fromarray(values), kind)))[0, :, 0]
     assert decoded.tolist() == [round(value / 257) for value in values[0].tolist()]
-
-
-@pytest.mark.parametrize(("kind", "options"), [("GIF", {}), ("WEBP", {"lossless": True}), ("PNG", {})])
-def test_an_animation_shows_its_first_frame(kind: str, options: dict[str, object]) -> None:
-    later = [Image.new("RGB", (8, 8), "blue"), Image.new("RGB", (8, 8), "green")]
-    data = encoded(Image.new("RGB", (8, 8), "red"), kind, save_all=True, append_images=later, **options)
-    assert decode(data).getpixel((4, 4)) == (255, 0, 0)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
@@ -154,7 +131,7 @@ def test_what_is_no_usable_picture_is_refused_with_a_reason(data: bytes, reason:
 def test_the_limit_holds_whatever_pillows_own_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pictures, "PIXEL_LIMIT", 99)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
-    with pytest.raises(PictureError, match="too large: 10 × 10 pixels"):
+    with pytest.raises(PictureError, match="too large"):
         decode(encoded(Image.new("RGB", (10, 10)), "PNG"))
 
 
@@ -183,28 +160,6 @@ def test_squares_are_cut_from_the_middle_padded_with_white_or_squashed() -> None
     image = photograph(150, 90)
     plain = np.asarray(image.resize((64, 64), Image.Resampling.BICUBIC)).astype(int)
     assert np.abs(resize(image, 64, "squash") - plain).max() <= 2
-    with pytest.raises(ValueError, match="shortest, longest, squash, not 'fit'"):
-        resize(Image.new("RGB", (4, 4)), 4, "fit")
-
-
-@pytest.mark.parametrize("mode", pictures.RESIZE_MODES)
-def test_any_shape_becomes_a_square(mode: str) -> None:
-    for shape in [(1, 1), (9000, 1), (1, 9000), (3, 7)]:
-        square = resize(Image.new("RGB", shape, "navy"), 16, mode)
-        assert (square.shape, square.dtype) == ((16, 16, 3), np.uint8)
-
-
-GREY = """
-import resource, sys
-from clipmem_core.pairs.pictures import decode
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-decode(open(sys.argv[1], "rb").read(), size=64)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
-"""
-
-
-def test_sixteen_bit_grey_takes_little_more_memory_than_its_pixels(tmp_path: Path) -> None:
-    Image.fromarray(np.zeros((4000, 4000), np.uint16)).save(tmp_path / "a.png")
-    command = [sys.executable, "-c", GREY, str(tmp_path / "a.png")]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert int(done.stdout) * 1024 < 2 * (2 * 4000 * 4000)  # 32 MB of pixels; it was 18 times that
+    for mode in pictures.RESIZE_MODES:
+        for shape in [(1, 1), (9000, 1), (1, 9000), (3, 7)]:
+            assert resize(Image.new("RGB", shape, "navy"), 16, mode).shape == (16, 16, 3)

@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageDraw
+from PIL import Image
 
-from clipmem_core.config import InputError
-from clipmem_core.pairs.scenes.drawing import SIDE, draw_scene, draw_scenes, place_objects
-from clipmem_core.pairs.scenes.objects import COLOURS, KINDS, Brush
+from clipmem_core.pairs.scenes.drawing import SIDE, draw_scenes, place_objects
+from clipmem_core.pairs.scenes.objects import COLOURS, KINDS
 from clipmem_core.pairs.scenes.plan import (
+    HANGING_IN,
     NUMBERS,
-    PLACE_PHRASES,
+    PLACES,
+    STANDING_IN,
     VAGUE_CAPTIONS,
     PlannedPair,
-    Scene,
     Thing,
     captions_of,
     plan_pairs,
@@ -100,35 +100,16 @@ def test_the_default_injects_the_promised_shares_among_attributes_with_a_long_ta
     assert {plan.scene.main.kind for plan in plans} == set(KINDS)
 
 
-def test_a_miscaptioned_pair_has_the_captions_of_another_that_shares_neither_kind_nor_colour(
-    plans: list[PlannedPair],
-) -> None:
+def test_swapped_captions_share_neither_kind_nor_colour_and_swaps_are_complete(plans: list[PlannedPair]) -> None:
     for plan in (plan for plan in plans if plan.planted == "miscaption"):
         described = plans[plan.partner or 0].scene
-        assert {t.kind for t in plan.scene.things}.isdisjoint(t.kind for t in described.things)
-        assert {t.colour for t in plan.scene.things}.isdisjoint(t.colour for t in described.things)
+        assert {fact for thing in plan.scene.things for fact in thing}.isdisjoint(
+            fact for thing in described.things for fact in thing
+        )
     for pairs in (1, 7, 40, 77, 130, 1100):
         swapped = [plan for plan in plan_pairs(pairs, seed=5) if plan.planted == "miscaption"]
         assert {plan.number for plan in swapped} == {plan.partner for plan in swapped}
         assert all(plan.partner != plan.number for plan in swapped)
-
-
-def test_a_duplicate_looks_like_its_original_and_is_not_the_same_file(drawn: Path) -> None:
-    copies = [plan for plan in plan_pairs(PAIRS, seed=3) if plan.planted == "duplicate"]
-    others = np.mean([np.abs(pixels(drawn, i) - pixels(drawn, i + 1)).mean() for i in range(20)])
-    for plan in copies:
-        assert plan.partner is not None
-        difference = np.abs(pixels(drawn, plan.number) - pixels(drawn, plan.partner)).mean()
-        assert 0 < difference < others / 5
-        assert records(drawn)[plan.number]["captions"] != records(drawn)[plan.partner]["captions"]
-    assert len(copies) >= 2
-
-
-def test_too_few_pairs_and_a_negative_seed_are_refused(tmp_path: Path) -> None:
-    for name, wrong in (("scenes_pairs", {"pairs": 0}), ("scenes_seed", {"seed": -1})):
-        with pytest.raises(InputError, match=name):
-            draw_scenes(tmp_path / "set", **wrong)
-    assert not (tmp_path / "set").exists()
 
 
 @settings(max_examples=60)
@@ -140,7 +121,7 @@ def test_captions_and_places_agree_with_the_plan(seed: int) -> None:
     assert len(set(captions)) == 5
     assert not re.search(r"\ba [aeio]|\ban [^aeiou]|  |[{}]", " ".join(captions))
     # colours and objects that belong to the words for a place or a light
-    phrases = [phrase for group in PLACE_PHRASES[scene.place] for phrase in group]
+    phrases = [phrase for group in (STANDING_IN, HANGING_IN, PLACES) for phrase in group[scene.place]]
     text = " ".join(captions)
     for phrase in sorted([*phrases, "soft green light", "in blue water"], key=len, reverse=True):
         text = text.replace(phrase, "")
@@ -164,26 +145,3 @@ def test_captions_and_places_agree_with_the_plan(seed: int) -> None:
             "front": spots[1] is main and main.y > other.y,
             "on": main.y < other.y - 0.2 and main.x == other.x,
         }[scene.relation]
-
-
-@pytest.mark.parametrize("name", KINDS)
-def test_a_drawing_fills_the_extent_of_its_kind_in_its_colour(name: str) -> None:
-    kind = KINDS[name]
-    for seed in range(8):
-        sheet = Image.new("RGB", (400, 400))
-        brush = Brush(ImageDraw.Draw(sheet, "RGBA"), "teal", np.eye(2) * 160.0, np.array((200.0, 200.0)), 3)
-        kind.draw(brush, np.random.default_rng(seed))
-        left, top, right, bottom = ((edge - 200) / 160 for edge in sheet.getbbox() or (0,) * 4)
-        assert max(-left, right) == pytest.approx(kind.half_width, abs=0.05)
-        assert max(-top, bottom) == pytest.approx(kind.half_height, abs=0.12)
-        common = sorted(sheet.getcolors(1 << 18) or (), reverse=True)[:3]  # black around it is one of them
-        assert COLOURS["teal"] in [colour for _, colour in common]
-
-
-@pytest.mark.parametrize("look", ["upside down", "dotted", "glitch"])
-def test_an_odd_look_changes_the_picture_and_one_caption_says_so(look: str) -> None:
-    plain, odd = (Scene(Thing("house", "red"), "meadow", "sunny", look=each) for each in ("", look))
-    first, second = (np.asarray(draw_scene(scene, np.random.default_rng(0))).astype(int) for scene in (plain, odd))
-    assert np.abs(first - second).mean() > 1
-    captions = captions_of(odd, np.random.default_rng(0))
-    assert [text for text in captions if re.search("upside|head|dots|torn|broken|glitch", text)] == [captions[3]]

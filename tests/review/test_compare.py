@@ -13,7 +13,6 @@ from clipmem_core.review.compare import (
     POINTS,
     agreement,
     benchmark_findings,
-    benchmarks_of,
     compare,
     detector_scores,
     differ_most,
@@ -98,31 +97,6 @@ def test_it_agrees_with_pandas_on_audits_of_other_order_and_size(copy: Copy) -> 
     assert result.points["pair_id"].tolist() == expected.sort_values("index_one")["pair_id"].tolist()
 
 
-def test_what_cannot_be_compared_is_named(copy: Copy) -> None:
-    one, other = copy(name="a"), copy(name="b")
-    with pytest.raises(InputError, match="score 'pair_id' is unknown: choose one of n_in"):
-        compare(one, other, column="pair_id", limit=5)
-    rescored(other, other.scores.assign(pair_id=other.scores["pair_id"] + "!"))
-    with pytest.raises(InputError, match="audits 'a' and 'b' share no pair_id"):
-        compare(one, other, limit=5)
-    (other.folder / SCORES).unlink()
-    with pytest.raises(InputError, match=r"b/scores.parquet is missing"):
-        compare(one, other, limit=5)
-
-
-def test_a_score_that_no_pair_has_in_both_has_no_numbers(copy: Copy) -> None:
-    one, other = copy("paper", name="a"), copy("ensemble", name="b")
-    scores = one.scores.assign(misfit=np.nan)
-    result = compare(rescored(one, scores), other, column="misfit", limit=5)
-    assert (result.n_common, result.n_scored) == (100, 0)
-    assert (result.spearman, result.pearson, result.mean_difference, result.low) == (None, None, None, None)
-    assert result.changed.empty
-    assert result.points.empty
-    flat = compare(rescored(one, scores.assign(clipmem=0.5)), other, limit=1)  # no correlation
-    assert (flat.spearman, flat.pearson) == (None, None)
-    assert flat.mean_difference is not None
-
-
 def test_settings_that_forbid_a_comparison_are_named(copy: Copy) -> None:
     one = copy("paper", name="a")
     other = with_config(copy("ensemble", name="b"), loss="siglip", model="ViT-B-32", max_logit_scale=20.0, epochs=7)
@@ -130,15 +104,6 @@ def test_settings_that_forbid_a_comparison_are_named(copy: Copy) -> None:
     assert [text.split()[1] for text in warnings] == ["protocol", "model", "loss", "cap"]
     assert "paper in a, ensemble in b (--protocol)" in warnings[0]
     assert compare(one, other, limit=1).warnings == warnings
-
-
-def test_a_misfit_of_another_formula_is_named(copy: Copy) -> None:
-    one, other = copy("paper", name="one"), copy("paper", name="other")
-    write_table(other.folder / SCORES, other.scores.assign(log_probability_second=-1.0))
-    (warning,) = compare(one, other, column="misfit", limit=1).warnings
-    assert warning.startswith("The formula of misfit differs: in other, misfit is −(z(learned) + 4 z(")
-    assert not compare(one, other, column="clipmem", limit=1).warnings
-    assert not compare(other, other, column="misfit", limit=1).warnings
 
 
 def test_the_interval_is_that_of_a_worked_example() -> None:
@@ -163,17 +128,6 @@ def test_every_detector_is_the_way_up_that_is_suspicious_over_the_pairs_that_are
         np.testing.assert_allclose(found[name], BY_NAME[name].direction * scores[name][judged])
 
 
-def test_a_detector_that_an_audit_lacks_is_left_out(copy: Copy) -> None:
-    audit = copy()
-    scores = audit.scores.assign(misfit=np.nan, csls_out=np.nan)
-    scores.loc[3, "clipmem"] = np.inf
-    write_table(audit.folder / SCORES, scores)
-    found = detector_scores(audit)
-    assert not {"misfit", "csls_out"} & set(found)
-    assert 3 not in found["row"].tolist()
-    assert len(found) == (scores["group"] == "scored").sum() - 1
-
-
 def test_what_was_planted_is_found_as_scikit_learn_says(copy: Copy) -> None:
     audit = copy()
     pairs = audit.pairs
@@ -194,12 +148,6 @@ def test_what_was_planted_is_found_as_scikit_learn_says(copy: Copy) -> None:
     assert last.loc[("vague", "misfit"), "precision"] == pytest.approx(3 / last.loc[("vague", "misfit"), "number"])
 
 
-def test_where_nothing_was_planted_nothing_is_said(copy: Copy) -> None:
-    audit = copy()
-    write_table(audit.folder / PAIRS, audit.pairs.assign(planted=None))
-    assert planted_findings(audit) is None
-
-
 def test_agreement_is_scipys_rank_correlation(copy: Copy) -> None:
     scores = detector_scores(copy())
     found = agreement(scores)
@@ -214,16 +162,6 @@ def test_pairs_that_two_detectors_differ_on_are_those_whose_ranks_are_furthest_a
     assert found["row"].tolist() == scores["row"].to_numpy()[np.argsort(-apart, kind="stable")[:5]].tolist()
     assert ((found["one"] - found["other"]) * (len(scores) - 1)).to_numpy() == pytest.approx(np.sort(apart)[::-1][:5])
     assert differ_most(scores, "misfit", "misfit", limit=5).empty
-
-
-def test_benchmarks_of_the_same_pairs_come_first_and_those_of_other_pictures_not_at_all(copy: Copy) -> None:
-    audit = copy()
-    record = audit.record
-    make_benchmark("a-root", root=record.root, fingerprint="another")
-    make_benchmark("same", root="/elsewhere", fingerprint=record.dataset_fingerprint)
-    make_benchmark("other", root="/elsewhere", fingerprint="another")
-    (make_benchmark("broken", root=record.root).folder / "benchmark.json").write_text("{")
-    assert [benchmark.name for benchmark in benchmarks_of(audit)] == ["same", "a-root"]
 
 
 def test_a_benchmark_is_averaged_and_a_broken_result_is_named(copy: Copy) -> None:

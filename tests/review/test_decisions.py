@@ -1,16 +1,18 @@
+"""What is in force of decisions, undos and captions, in one audit and in others of its data set."""
+
 import tempfile
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-import pandas as pd
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from clipmem_core.audits.store import CONFIG, Audit, write_json
+from clipmem_core.audits.store import PAIRS, Audit, write_table
 from clipmem_core.config import InputError
+from clipmem_core.review.cards import cards
 from clipmem_core.review.decisions import (
     CHOICES,
     HISTORY_COLUMNS,
@@ -21,9 +23,17 @@ from clipmem_core.review.decisions import (
     Decision,
     Outcome,
     Review,
+    decided,
+    decided_for,
+    decided_of,
     open_review,
 )
-from tests.fixtures import HOSTILE
+from clipmem_core.review.rows import find_rows
+from clipmem_core.review.selection import Selection
+from clipmem_core.studies.arm import Decided
+from clipmem_core.studies.store import StudyFolder
+from tests.fixtures import HOSTILE, Copy
+from tests.made_arms import asked_of
 
 
 @pytest.fixture
@@ -44,17 +54,9 @@ def test_a_decision_is_there_at_once_and_for_every_review_of_the_data_set(
     outcome = first.decide(["a.png"], RECAPTION, captions=[" a crow ", "", "\n"], note="it is no raven", audit="one")
     assert outcome == Outcome(event=1, pairs=1)
     found = second.current("a.png")
-    assert found == Decision("a.png", RECAPTION, ("a crow",), "it is no raven", found.time, 1)
+    assert found == Decision("a.png", RECAPTION, ("a crow",), "it is no raven", found.time, 1, audit="one")
     assert before <= datetime.fromisoformat(found.time) <= datetime.now(UTC)
     assert (data / "review" / "fedcba9876543210.sqlite").is_file()
-
-
-@pytest.mark.parametrize("config", [{"dataset_fingerprint": 7}, {"dataset_fingerprint": "../../away"}])
-def test_an_audit_that_names_no_data_set_is_an_error(copy: Callable[..., Audit], config: dict[str, object]) -> None:
-    audit = copy()
-    write_json(audit.folder / CONFIG, audit.record.values | config)
-    with pytest.raises(InputError, match="dataset_fingerprint|must be letters"):
-        open_review(audit)
 
 
 def test_an_empty_log_reads_as_one_and_reading_makes_no_file(review: Review, data: Path) -> None:
@@ -73,17 +75,6 @@ def test_an_empty_log_reads_as_one_and_reading_makes_no_file(review: Review, dat
     assert not (data / "review").exists()
 
 
-def test_a_note_stays_until_another_replaces_it(review: Review) -> None:
-    assert review.decide(iter(["a", "b", "a"]), KEEP, note="first").pairs == 2  # an id given twice counts once
-    review.decide(["a", "b", "c"], REMOVE)
-    assert [said(review, pair) for pair in "abc"] == [(REMOVE, (), "first"), (REMOVE, (), "first"), (REMOVE, (), "")]
-    review.decide(["b"], None, note="")
-    review.decide(["a"], None)
-    assert said(review, "a") == (None, (), "first")
-    assert said(review, "b") == (None, (), "")
-    assert list(review.table()[["pair_id", "note"]].itertuples(index=False, name=None)) == [("a", "first"), ("c", "")]
-
-
 def test_the_table_tells_all_that_stands_the_last_decided_first(review: Review) -> None:
     review.decide(["a", "b"], KEEP, note="fine", audit="one")
     review.decide(["c"], RECAPTION, captions=["x", "y"], audit="two")
@@ -99,27 +90,6 @@ def test_the_table_tells_all_that_stands_the_last_decided_first(review: Review) 
     assert table["time"].map(datetime.fromisoformat).notna().all()
     assert review.counts() == {KEEP: 1, REMOVE: 1, RECAPTION: 1}
     assert list(review.counts()) == list(CHOICES)
-
-
-def test_what_was_said_since_a_pair_was_shown_is_reported_and_nothing_is_lost(review: Review) -> None:
-    shown = 0
-    assert review.decide(["a"], KEEP, note="mine", seen=shown).overtaken is None
-    theirs = review.decide(["a"], REMOVE, note="theirs", seen=shown)
-    assert theirs.overtaken == Decision("a", KEEP, (), "mine", theirs.overtaken.time, 1)
-    assert said(review, "a") == (REMOVE, (), "theirs")
-    assert [entry[1] for entry in review.entries_after(0)] == [KEEP, REMOVE]
-    assert review.decide(["a"], KEEP, seen=review.current("a").entry).overtaken is None
-    assert review.decide(["a"], KEEP).overtaken is None
-    review.decide(["a", "b"], KEEP)
-    shown = review.position()
-    assert review.decide(["a", "b"], KEEP, seen=shown).overtaken is None
-    review.decide(["b"], REMOVE)
-    review.decide(["c"], REMOVE)
-    assert review.decide(["a", "b"], KEEP, seen=shown + 2).overtaken.pair_id == "b"
-    review.decide(["d"], KEEP)
-    review.undo()
-    overtaken = review.decide(["d"], KEEP, seen=0).overtaken  # an undone decision still overtakes
-    assert (overtaken.decision, overtaken.note, overtaken.entry) == (None, "", review.position() - 1)
 
 
 @pytest.mark.parametrize(
@@ -162,37 +132,7 @@ def test_every_text_comes_back_as_it_was(review: Review) -> None:
         assert [entry[0] for entry in review.entries_after(before)] == [text, text + "x"]
 
 
-def test_the_history_is_read_page_by_page_the_newest_first(review: Review) -> None:
-    review.decide(["a", "b"], KEEP, audit="one")
-    review.decide(["b"], REMOVE, audit="two")
-    review.undo()
-    review.undo(3)
-    review.undo(1)
-    assert review.count_events() == 5
-    pages = pd.concat([review.history(page=page, size=2) for page in (1, 2, 3, 4)])
-    assert list(pages.drop(columns="time").fillna(0).itertuples(index=False, name=None)) == [
-        (5, "one", "undo", KEEP, 1, "a", False, 1),
-        (4, "two", "undo", REMOVE, 1, "b", False, 3),
-        (3, "two", "undo", REMOVE, 1, "b", True, 2),
-        (2, "two", "decide", REMOVE, 1, "b", False, 0),
-        (1, "one", "decide", KEEP, 2, "a", True, 0),
-    ]
-
-
-def test_many_pairs_are_decided_and_asked_for_at_once(review: Review) -> None:
-    ids = [f"pair {number}" for number in range(3000)]
-    review.decide(reversed(ids), REMOVE, note="all of them")
-    review.decide(ids[:1000], KEEP)
-    found = review.decisions([*ids, "no such pair"])
-    assert set(found) == set(ids)
-    assert [found[pair].decision for pair in ids] == [KEEP] * 1000 + [REMOVE] * 2000
-    assert {found[pair].note for pair in ids} == {"all of them"}
-    assert review.counts() == {KEEP: 1000, REMOVE: 2000, RECAPTION: 0}
-    assert [entry for _, _, entry, *_ in review.entries_after(3500)] == list(range(3501, 4001))
-    assert [pair for pair, *_ in review.entries_after(3500)] == ids[500:1000]
-
-
-PAIRS = ["a", "b", "c", "d"]
+NAMES = ["a", "b", "c", "d"]
 
 
 def review_in(folder: Path) -> Review:
@@ -200,39 +140,8 @@ def review_in(folder: Path) -> Review:
 
 
 def stand(review: Review) -> list[str | None]:
-    found = review.decisions(PAIRS)
-    return [found[pair].decision if pair in found else None for pair in PAIRS]
-
-
-def test_undo_walks_back_decision_by_decision_to_the_beginning(tmp_path: Path) -> None:
-    review = review_in(tmp_path)
-    review.decide(["a", "b"], KEEP, note="one")
-    review.decide(["b", "c"], RECAPTION, captions=["crow"], note="two")
-    review.decide(["c"], REMOVE)
-    before = review.decisions(PAIRS)["a"]
-    assert review.undo() == Outcome(event=4, pairs=1)
-    assert stand(review) == [KEEP, RECAPTION, RECAPTION, None]
-    assert review.current("c").captions == ("crow",)
-    assert review.undo() == Outcome(event=5, pairs=2)
-    assert stand(review) == [KEEP, KEEP, None, None]
-    assert [review.current(pair).note for pair in "abc"] == ["one", "one", ""]
-    assert review.current("a") == before
-    assert review.undo() == Outcome(event=6, pairs=2)
-    assert stand(review) == [None] * 4
-    assert review.undo() is None
-    assert review.count_events() == 6
-
-
-def test_an_undo_is_undone_and_redone(tmp_path: Path) -> None:
-    review = review_in(tmp_path)
-    review.decide(["a"], KEEP, note="why")
-    decided = review.current("a")
-    for event in (1, 2, 3, 4):
-        assert review.undo(event).event == event + 1
-        assert stand(review)[0] == (None if event % 2 else KEEP)
-    redone = review.current("a")
-    assert (redone.decision, redone.note, redone.time) == (KEEP, "why", decided.time)
-    assert redone.entry == 5
+    found = review.decisions(NAMES)
+    return [found[pair].decision if pair in found else None for pair in NAMES]
 
 
 class Rounds(RuleBasedStateMachine):
@@ -251,7 +160,7 @@ class Rounds(RuleBasedStateMachine):
         self.folder.cleanup()
 
     @rule(
-        pairs=st.lists(st.sampled_from(PAIRS), min_size=1, max_size=5),
+        pairs=st.lists(st.sampled_from(NAMES), min_size=1, max_size=5),
         decision=st.sampled_from([None, *CHOICES]),
         note=st.sampled_from([None, None, "", "x", "y"]),
     )
@@ -297,7 +206,7 @@ class Rounds(RuleBasedStateMachine):
 
     @invariant()
     def the_log_says_the_same(self) -> None:
-        found = self.review.decisions(PAIRS)
+        found = self.review.decisions(NAMES)
         assert {pair: (d.decision, d.captions, d.note) for pair, d in found.items()} == {
             pair: state[1:] for pair, state in self.stands.items()
         }
@@ -315,3 +224,64 @@ class Rounds(RuleBasedStateMachine):
 
 Rounds.TestCase.settings = settings(max_examples=10, stateful_step_count=20, deadline=None)
 TestRounds = Rounds.TestCase
+
+
+SWAPPED = [20, 30]  # rows that have each other's captions in the second audit
+
+
+@pytest.fixture
+def twins(copy: Copy) -> tuple[Audit, Audit]:
+    """Two audits of one data set; the second has planted captions."""
+    own, planted = copy(name="own"), copy(name="planted")
+    pairs = planted.pairs
+    captions = pairs["captions"].copy()
+    captions[SWAPPED] = captions[SWAPPED[::-1]].tolist()
+    write_table(planted.folder / PAIRS, pairs.assign(captions=captions))
+    return own, planted
+
+
+def ids_of(audit: Audit) -> list[str]:
+    return audit.pairs["pair_id"].tolist()
+
+
+def rows_so(audit: Audit, decision: str) -> list[int]:
+    return sorted(find_rows(audit, Selection(decision=decision), page=1, size=1000))
+
+
+@pytest.mark.parametrize("at", [0, 1])
+def test_what_is_decided_in_one_audit_counts_in_the_other_for_pairs_with_the_same_captions(
+    twins: tuple[Audit, Audit], at: int
+) -> None:
+    here, there = twins[at], twins[1 - at]
+    ids = ids_of(here)
+    open_review(here).decide([ids[SWAPPED[0]], ids[5]], REMOVE, audit=here.name)
+    for audit, expected in ((here, [5, SWAPPED[0]]), (there, [5])):
+        review = open_review(audit)
+        assert rows_so(audit, "remove") == rows_so(audit, "decided") == expected
+        assert rows_so(audit, "undecided") == [row for row in range(100) if row not in expected]
+        assert int((decided(audit).codes != 0).sum()) == len(expected)
+        assert review.counts()[REMOVE] == len(expected)
+        table = review.table()
+        assert sorted(table.loc[table["decision"] == REMOVE, "pair_id"]) == [ids[row] for row in expected]
+        removed = decided_of(review.path.stem, audit.folder / PAIRS).removed
+        assert removed == {ids[row] for row in expected}
+    found = open_review(there).current(ids[SWAPPED[0]])
+    assert (found.decision, found.for_other, found.entry, found.words) == (None, REMOVE, 0, "remove for other captions")
+    table = open_review(there).table().set_index("pair_id")
+    assert table["for_other_captions"].to_dict() == {ids[SWAPPED[0]]: REMOVE, ids[5]: None}
+    card = cards(there, [SWAPPED[0]])[0]
+    assert (card.decision.decision, card.decision.for_other) == (None, REMOVE)
+
+
+def test_what_is_removed_and_recaptioned_counts_and_what_is_taken_back_does_not(data: Path) -> None:
+    review = Review(data / "review" / "0123abcd.sqlite")
+    assert decided_of("0123abcd") == Decided()
+    review.decide(["a", "b", "c"], REMOVE)
+    review.decide(["d"], RECAPTION, captions=["new", "newer"])
+    review.decide(["e"], KEEP)
+    review.decide(["b"], KEEP)
+    review.decide(["c"], None, note="not sure")
+    assert decided_of("0123abcd") == Decided(frozenset("a"), {"d": ("new", "newer")})
+    study = StudyFolder(data / "studies" / "mine")
+    study.write_asked(asked_of("combined", {}, {"none": {}}, dataset_fingerprint="0123abcd"))
+    assert decided_for(study) == decided_of("0123abcd")

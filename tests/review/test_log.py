@@ -1,32 +1,35 @@
+"""The log of decisions as a file: broken files, append-only tables, and processes that write at once or are killed."""
+
+import json
 import sqlite3
-import subprocess
-import sys
-import tempfile
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
+from uuid import uuid4
 
 import pytest
-from filelock import FileLock
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-import clipmem_core
 from clipmem_core.audits.store import Audit
 from clipmem_core.commands import main
 from clipmem_core.config import InputError
 from clipmem_core.review import log
-from clipmem_core.review.decisions import KEEP, RECAPTION, REMOVE, Review, open_review
-
-ROOT = Path(clipmem_core.__file__).parents[1]
+from clipmem_core.review.decisions import CHOICES, KEEP, REMOVE, Review, open_review
+from tests.fixtures import Copy
+from tests.forked import Server
 
 
 @pytest.fixture
-def review(tmp_path: Path) -> Review:
+def empty(tmp_path: Path) -> Review:
+    return Review(tmp_path / "review" / "set.sqlite")
+
+
+@pytest.fixture
+def review(empty: Review) -> Review:
     """A log with three pairs decided on."""
-    made = Review(tmp_path / "review" / "set.sqlite")
-    made.decide(["a", "b", "c"], KEEP)
-    return made
+    empty.decide(["a", "b", "c"], KEEP)
+    return empty
 
 
 def query(path: Path, *statements: str) -> None:
@@ -35,194 +38,50 @@ def query(path: Path, *statements: str) -> None:
             connection.execute(statement)
 
 
-CALLS: dict[str, Callable[[Review], object]] = {
-    "decide": lambda review: review.decide(["a"], REMOVE),
-    "undo": lambda review: review.undo(),
-    "current": lambda review: review.current("a"),
-    "decisions": lambda review: review.decisions(["b", "c"]),
-    "undo 2": lambda review: review.undo(2) if review.count_events() > 1 else review.undo(1),
-    "table": lambda review: review.table(),
-    "counts": lambda review: review.counts(),
-    "history": lambda review: review.history(page=1, size=10),
-    "position": lambda review: review.position(),
-    "entries": lambda review: review.entries_after(0),
-}
-
-
-def faults(review: Review, calls: list[str]) -> set[str]:
-    """Return the fault of every call, which must be one line that names the file."""
-    found = set()
-    for name in calls:
-        with pytest.raises(InputError) as refused:
-            CALLS[name](review)
-        assert str(review.path) in str(refused.value), name
-        assert "\n" not in str(refused.value)
-        found.add(str(refused.value).removeprefix(f"{review.path} "))
-    return found
-
-
-OTHER_VERSION = "is of version {} and this CLIPMem reads version 3: move it away, or use the CLIPMem that wrote it"
-NOT_OURS = "is not a log of decisions: move it away, or put a copy of it back"
+def refused(review: Review) -> str:
+    """Return why a decision is refused: one line that names the file."""
+    with pytest.raises(InputError) as error:
+        review.decide(["a"], REMOVE)
+    assert str(review.path) in str(error.value)
+    assert "\n" not in str(error.value)
+    return str(error.value)
 
 
 def test_a_file_that_is_no_log_of_ours_is_named_and_left_alone(review: Review) -> None:
-    review.path.write_bytes(b"these are notes, not decisions\n" * 100)
-    advice = "move it away, or put a copy of it back"
-    assert faults(review, list(CALLS)) == {f"cannot be used (file is not a database): {advice}"}
+    changes = {"PRAGMA user_version = 4": "version 4", "DROP TABLE standing": "no such table", "": "not a database"}
+    for change, why in changes.items():
+        whole = review.path.read_bytes()
+        query(review.path, change) if change else review.path.write_bytes(b"these are notes\n" * 100)
+        before = review.path.read_bytes()
+        assert why in refused(review)
+        with pytest.raises(InputError, match="move it away"):
+            review.table()
+        assert review.path.read_bytes() == before
+        review.path.write_bytes(whole)
     review.path.write_bytes(b"")
-    assert faults(review, list(CALLS)) == {NOT_OURS}
+    assert "is not a log of decisions" in refused(review)
     review.path.unlink()
-    query(review.path, "CREATE TABLE event (id INTEGER PRIMARY KEY)")
-    before = review.path.read_bytes()
-    assert faults(review, list(CALLS)) == {NOT_OURS}
-    assert review.path.read_bytes() == before
-
-
-@pytest.mark.parametrize(
-    ("change", "calls", "fault"),
-    [
-        ("PRAGMA user_version = 4", list(CALLS), OTHER_VERSION.format(4)),
-        ("PRAGMA user_version = 2", list(CALLS), OTHER_VERSION.format(2)),
-        (
-            "DROP TABLE standing",
-            ["decide", "undo", "current", "table", "counts"],
-            "cannot be used (no such table: standing): move it away, or put a copy of it back",
-        ),
-    ],
-)
-def test_a_log_of_another_version_or_without_a_table_is_named_and_left_alone(
-    review: Review, change: str, calls: list[str], fault: str
-) -> None:
-    query(review.path, change)
-    before = review.path.read_bytes()
-    assert faults(review, calls) == {fault}
-    assert review.path.read_bytes() == before
-
-
-def test_a_folder_or_file_in_the_place_of_another_is_named(tmp_path: Path) -> None:
-    review = Review(tmp_path / "set.sqlite")
     review.path.mkdir()
-    assert all("unable to open database file" in fault for fault in faults(review, list(CALLS)))
-    (tmp_path / "review").write_text("")
-    fault = faults(Review(tmp_path / "review" / "set.sqlite"), ["decide"])
-    assert fault == {"cannot be made or read (File exists): choose another data folder"}
-
-
-@pytest.fixture
-def loose(review: Review) -> Review:
-    """A log of every kind of event, whose tables take any value: what a damaged one may hold."""
-    review.decide(["b"], REMOVE, note="a note", audit="one")
-    review.decide(["c"], RECAPTION, captions=["a crow", "a black bird"])
-    review.undo()
-    query(
-        review.path,
-        "DROP TRIGGER event_unchanged",
-        "DROP TRIGGER entry_unchanged",
-        "PRAGMA writable_schema = ON",
-        "UPDATE sqlite_schema SET sql = replace(sql, ' NOT NULL', '')",
-        "PRAGMA writable_schema = RESET",
-    )
-    return review
-
-
-WRONG = {  # column by table → SQL of values that it cannot have
-    "event": {
-        "time": ["NULL", "7", "'yesterday'", "x'ff'"],
-        "audit": ["NULL", "x'ff'", "CAST(x'ff' AS TEXT)"],
-        "decision": ["7", "'burn'", "x'ff'"],
-        "captions": ["NULL", "7", "'a crow'", "'{}'", "'[1]'", "'[null]'", "x'ff'", "CAST(x'5bff5d' AS TEXT)"],
-        "note": ["x'ff'"],
-        "undoes": ["'first'", "x'ff'"],
-        "first_entry": ["NULL", "'first'", "99"],
-        "pairs": ["NULL", "'many'"],
-    },
-    "entry": {"pair_id": ["NULL", "x'ff'"], "decided": ["99", "'one'"], "judged": ["'x'", "NULL"]},
-    "standing": {"decided": ["99", "'one'"], "judged": ["'x'"], "pair_id": ["x'ff'"], "entry": ["'x'"]},
-}
-CELLS = [
-    (table, name, value) for table, columns in WRONG.items() for name, values in columns.items() for value in values
-]
-
-
-def outcomes(review: Review) -> list[str]:
-    """Make every call, and return the faults; each must be one line that names the file and says what to do."""
-    found = {name: fault for name, call in CALLS.items() if (fault := fault_of(call, review))}
-    for name, fault in found.items():
-        assert str(review.path) in fault, name
-        assert "move it away, or put a copy of it back" in fault, name
-        assert fault.isprintable(), name
-    return list(found.values())
-
-
-def fault_of(call: Callable[[Review], object], review: Review) -> str:
-    """Make a call, and return what is said where it cannot be answered; any other error is one of ours."""
-    try:
-        call(review)
-    except InputError as error:
-        return str(error)
-    return ""
-
-
-@pytest.mark.parametrize(("table", "column", "value"), CELLS)
-def test_a_value_that_no_log_of_ours_has_is_named_with_its_column(
-    loose: Review, table: str, column: str, value: str
-) -> None:
-    key = "WHERE pair_id = 'b'" if table == "standing" else "WHERE id = 2" if table == "event" else "WHERE id = 1"
-    query(loose.path, f"UPDATE {table} SET {column} = {value} {key}")
-    found = outcomes(loose)
-    named = {"first_entry": "pair_id", "entry": "previous"}.get(column, column)
-    assert any(f"column '{name}'" in fault for fault in found for name in (column, named, "decision")) or any(
-        "event 99 is not there" in fault for fault in found
-    )
-
-
-@settings(max_examples=25, deadline=None)
-@given(data=st.data())
-def test_whatever_becomes_of_a_byte_a_log_is_read_or_named(data: st.DataObject) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        review = Review(Path(folder) / "set.sqlite")
-        review.decide(["a", "b", "c"], KEEP, audit="one")
-        review.decide(["b"], RECAPTION, captions=["a crow", "a black bird"], note="a note")
-        review.undo()
-        whole = bytearray(review.path.read_bytes())
-        written = [at for at, byte in enumerate(whole) if byte]
-        for _ in range(data.draw(st.integers(1, 4))):
-            whole[data.draw(st.sampled_from(written))] = data.draw(st.integers(0, 255))
-        review.path.write_bytes(whole[: data.draw(st.sampled_from([len(whole)] * 3 + list(range(0, len(whole), 512))))])
-        faults_said = [fault for call in CALLS.values() if (fault := fault_of(call, review))]
-        assert all(str(review.path) in fault and fault.isprintable() for fault in faults_said)
+    assert "unable to open database file" in refused(review)
 
 
 def test_a_damaged_log_is_one_line_and_exit_code_2_of_an_export(
-    copy: Callable[..., Audit], capsys: pytest.CaptureFixture[str], tmp_path: Path
+    copy: Copy, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    audit = copy()
+    audit: Audit = copy()
     review = open_review(audit)
     review.decide(audit.pairs["pair_id"].tolist()[:3], REMOVE)
-    query(review.path, "DROP TRIGGER event_unchanged", "UPDATE event SET captions = 'a crow'")
-    for format, name in (("csv", "it.csv"), ("decisions", "it.parquet"), ("html", "it.html")):
-        assert main(["export", "made", "--format", format, "--out", str(tmp_path / name)]) == 2
-        told = capsys.readouterr().err
-        assert told.count("\n") == 1
-        assert f"{review.path} cannot be used (its column 'captions' holds 'a crow')" in told
-        assert not (tmp_path / name).exists()
+    query(review.path, "DROP TABLE standing")
+    assert main(["export", "made", "--format", "csv", "--out", str(tmp_path / "it.csv")]) == 2
+    assert str(review.path) in capsys.readouterr().err
+    assert not (tmp_path / "it.csv").exists()
 
 
-def test_a_log_that_somebody_else_makes_for_ever_is_told_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(log, "LOCK_TIMEOUT", 0.1)
-    with FileLock(tmp_path / ".set.sqlite.lock"):
-        fault = faults(Review(tmp_path / "set.sqlite"), ["decide"])
-    assert fault == {"cannot be used (it is locked): another process is writing: try again"}
-
-
-def test_a_writer_that_waited_in_vain_is_told_to_try_again(review: Review, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert 4 < log.LOCK_TIMEOUT < 15
+def test_a_writer_that_waited_too_long_is_told_to_try_again(review: Review, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log, "LOCK_TIMEOUT", 0)
     with closing(sqlite3.connect(review.path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        assert faults(review, ["decide", "undo"]) == {
-            "cannot be used (database is locked): another process is writing: try again"
-        }
+        assert "another process is writing: try again" in refused(review)
         assert review.counts()[KEEP] == 3  # reading never waits
     assert review.decide(["a"], REMOVE).pairs == 1
 
@@ -254,65 +113,141 @@ def test_an_error_takes_everything_back_and_files_beside_a_deleted_log_are_not_r
     assert list(review.table()["pair_id"]) == ["a"]
 
 
-def test_the_data_folder_may_have_any_name_and_be_relative(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("a?mode=memory", "50% #1 &x=y", "ünïcödé 🐊", "' OR '", "%41"):
-        review = Review(tmp_path / name / "set.sqlite")
-        review.decide(["a"], KEEP)
-        assert review.path.is_file()
-        assert review.position() == 1
-    monkeypatch.chdir(tmp_path)
-    Review(Path("data") / "set.sqlite").decide(["a"], KEEP)
-    assert Review(tmp_path / "data" / "set.sqlite").position() == 1
-
-
-POOR = """
-import os, sys
+START = """
+import json, os, sqlite3, sys, time
 from pathlib import Path
-from clipmem_core.config import InputError
-from clipmem_core.review.decisions import KEEP, Review
-if os.getuid() == 0:
-    os.setgroups([]), os.setgid(65534), os.setuid(65534)
-review = Review(Path(sys.argv[1]))
-print(review.counts()[KEEP], review.position())
-try:
-    review.decide(["a"], KEEP)
-except InputError as error:
-    print(error)
+from clipmem_core.review.decisions import CHOICES, KEEP, REMOVE, Review
+review, name, gate, rounds = Review(Path(os.environ["LOG"])), os.environ["NAME"], Path(os.environ["GATE"]), iter("012")
+def wait():
+    own = next(rounds)
+    (gate / f"{name}.{own}").touch()
+    while not (gate / own).exists():
+        time.sleep(.001)
+wait()
+"""
+END = """
+sys.stdout.flush()
+os._exit(0)
+"""
+ROUNDS = """
+review.decide(["a", "b"], KEEP, note=name)
+wait()
+outcome = review.undo(4)
+undone = outcome and outcome.pairs
+wait()
+for number in range(30):
+    review.decide([f"{name} {number}", "everyone's"], CHOICES[number % 2], note=name)
+print(json.dumps(undone))
+"""
+DIE_AT_EACH_STATEMENT = """
+connect = sqlite3.connect
+
+def dying(last):
+    left = iter(range(last - 1, -1, -1))
+
+    def traced(*where, **how):
+        connection = connect(*where, **how)
+        connection.set_trace_callback(lambda _: next(left) or os.kill(os.getpid(), 9))
+        return connection
+
+    return traced
+
+for last in range(1, 1000):
+    child = os.fork()
+    if not child:
+        sqlite3.connect = dying(last)
+        review.decide([f"{last} {pair}" for pair in range(5)], REMOVE, note=str(last))
+        os._exit(0)
+    if not os.waitpid(child, 0)[1]:
+        print(json.dumps(last))
+        break
 """
 
 
+def until(done: Callable[[], bool]) -> None:
+    while not done():
+        time.sleep(0.001)
+
+
+class Processes:
+    """Processes with a script each, which all go on at the same moment."""
+
+    def __init__(self, forks: Server, path: Path, scripts: Sequence[str]) -> None:
+        self.gate, self.rounds = path.parents[1] / f"gate-{uuid4()}", 0
+        self.gate.mkdir()
+        own = {"LOG": str(path), "GATE": str(self.gate)}
+        names = [f"p{at}" for at in range(len(scripts))]
+        self.started = [
+            forks.start(data=path.parent, before=START + script + END, NAME=name, **own)
+            for name, script in zip(names, scripts, strict=True)
+        ]
+        self.go()
+
+    def go(self) -> None:
+        until(lambda: len(list(self.gate.glob(f"p*.{self.rounds}"))) == len(self.started))
+        (self.gate / str(self.rounds)).touch()
+        self.rounds += 1
+
+
+Run = Callable[..., list[Any]]
+
+
 @pytest.fixture
-def seen_by_all() -> Iterator[Path]:
-    """A folder that other users may look into; pytest's own are closed to them."""
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)
-        yield Path(folder)
-        for path in [Path(folder), *Path(folder).rglob("*")]:
-            path.chmod(0o755)
+def run(forks: Server, empty: Review) -> Run:
+    """Runs a process for each script, all at once, and returns what each printed."""
+
+    def run_all(*scripts: str, rounds: int = 1) -> list[Any]:
+        processes = Processes(forks, empty.path, scripts)
+        for _ in range(rounds - 1):
+            processes.go()
+        ended = [(*process.communicate(), process.returncode) for process in processes.started]
+        assert [(errors, code) for _, errors, code in ended] == [("", 0)] * len(scripts)
+        return [json.loads(printed or "null") for printed, *_ in ended]
+
+    return run_all
 
 
-def as_one_who_may_not_write(path: Path) -> list[str]:
-    command = [sys.executable, "-c", POOR, str(path)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+def ask(review: Review, query: str) -> list[tuple]:
+    with closing(sqlite3.connect(review.path)) as connection:
+        return connection.execute(query).fetchall()
 
 
-@pytest.mark.parametrize(
-    ("folder", "end"), [(0o555, "see that the disk has room and that you may write there"), (0o777, "there")]
-)
-def test_what_may_not_be_written_to_is_read_and_writing_is_refused(seen_by_all: Path, folder: int, end: str) -> None:
-    review = Review(seen_by_all / "review" / "set.sqlite")
-    review.decide(["a", "b", "c"], KEEP)
-    review.path.chmod(0o444)
-    review.path.parent.chmod(folder)
-    counted, refused = as_one_who_may_not_write(review.path)
-    assert counted == "3 3"
-    assert refused.startswith(f"{review.path} cannot be used (")
-    assert refused.endswith(end)
-    assert folder == 0o555 or "readonly database" in refused
+def assert_whole(review: Review) -> None:
+    """Every event has the entries that it says, in one run of numbers, and what stands is each pair's last."""
+    assert ask(review, "PRAGMA integrity_check") == [("ok",)]
+    counted = dict(ask(review, "SELECT event, count(*) FROM entry GROUP BY event"))
+    events = ask(review, "SELECT id, first_entry, pairs FROM event ORDER BY id")
+    assert [number for number, _, _ in events] == list(range(1, len(events) + 1))
+    assert counted == {number: pairs for number, _, pairs in events}
+    assert [first for _, first, _ in events] == [1 + sum(e[2] for e in events[:at]) for at in range(len(events))]
+    last = ask(review, "SELECT pair_id, max(id) FROM entry GROUP BY pair_id ORDER BY pair_id")
+    assert last == ask(review, "SELECT pair_id, entry FROM standing ORDER BY pair_id")
 
 
-def test_where_no_folder_can_be_made_writing_is_refused(seen_by_all: Path) -> None:
-    seen_by_all.chmod(0o555)
-    counted, refused = as_one_who_may_not_write(seen_by_all / "review" / "set.sqlite")
-    assert counted == "0 0"
-    assert refused.endswith("cannot be made or read (Permission denied): choose another data folder")
+def test_processes_that_decide_and_undo_at_once_lose_nothing(empty: Review, run: Run) -> None:
+    undone = run(*[ROUNDS] * 4, rounds=3)
+    order = [note for (note,) in ask(empty, "SELECT note FROM event ORDER BY id LIMIT 4")]
+    assert sorted(order) == ["p0", "p1", "p2", "p3"]
+    assert sorted(undone, key=str) == [2, None, None, None]
+    entries = empty.entries_after(10)
+    assert len(entries) == 4 * 30 * 2
+    for process in range(4):
+        own = [pair for pair, *_ in entries if pair.startswith(f"p{process} ")]
+        assert own == [f"p{process} {number}" for number in range(30)]
+    found = empty.decisions([f"p{process} {number}" for process in range(4) for number in range(30)])
+    assert {pair: (d.decision, d.note) for pair, d in found.items()} == {
+        f"p{process} {number}": (CHOICES[number % 2], f"p{process}") for process in range(4) for number in range(30)
+    }
+    chain = ask(empty, "SELECT id, previous FROM entry WHERE pair_id = 'everyone''s' ORDER BY id")
+    assert [previous for _, previous in chain] == [0, *(entry for entry, _ in chain[:-1])]
+    assert_whole(empty)
+
+
+def test_a_process_that_is_killed_before_any_statement_leaves_its_whole_event_or_nothing(
+    empty: Review, run: Run
+) -> None:
+    (survivor,) = run(DIE_AT_EACH_STATEMENT)
+    assert survivor > 15  # those before it died, at one statement more each
+    assert ask(empty, "SELECT note, pairs FROM event") == [(str(survivor), 5)]
+    assert_whole(empty)
+    assert empty.decide(["a"], KEEP).event == 2

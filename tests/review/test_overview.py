@@ -1,28 +1,20 @@
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
 
-from clipmem_core.audits.console import show_verdict
 from clipmem_core.audits.store import Audit, write_json, write_table
-from clipmem_core.config import InputError
-from clipmem_core.exports import write
 from clipmem_core.review import overview
 from clipmem_core.review.overview import (
     attack_auroc,
     attack_rows,
     detection_table,
-    explain_null,
     find_corners,
     group_bins,
     group_summary,
     join_intervals,
     load_overview,
-    load_score_map,
-    pair_density,
+    points_and_density,
     quarantine_page,
-    sample_points,
     utility_table,
 )
 from clipmem_core.review.tables import count_rows
@@ -56,14 +48,6 @@ def test_a_verdict_of_one_sentence_and_of_odd_parts_is_enough(copy: Copy, groups
     found = load_overview(audit).groups
     assert found["low"].isna().all()
     assert found["n"].tolist() == [80, 20]
-
-
-@pytest.mark.parametrize("name", ["verdict.json", "config.json"])
-def test_json_that_is_no_object_is_named(copy: Copy, name: str) -> None:
-    audit = copy()
-    (audit.folder / name).write_text("[]")
-    with pytest.raises(InputError, match=rf"{name}: .* should be an object"):
-        load_overview(audit)
 
 
 def test_tables_keep_their_order_and_have_means_and_intervals_beside_numbers() -> None:
@@ -102,49 +86,6 @@ def test_attacks_are_shown_with_both_intervals_and_absent_ones_with_their_reason
     assert attack_rows(pd.DataFrame())[0].empty
 
 
-def test_no_utility_and_no_detection_are_empty_tables(copy: Copy) -> None:
-    audit = copy()
-    write_table(audit.folder / "utility.parquet", audit.utility.iloc[:0])
-    assert load_overview(audit).utility.empty
-    assert detection_table(pd.DataFrame({"auroc": [0.5]})).empty
-
-
-NULL = pd.DataFrame({"group": ["candidate", "shared", "external"], "mean": [0.3, -0.0071, 0.0042]})
-
-
-@pytest.mark.parametrize(
-    ("good", "start", "end"),
-    [
-        (True, "The null is near 0: ", "as memorized."),
-        (False, "The null is not near 0: ", "not against 0."),
-        (None, "The null: ", "as memorized."),
-    ],
-)
-def test_the_null_is_told_in_words_as_the_verdict_judged_it(good: bool | None, start: str, end: str) -> None:
-    sentence = explain_null(
-        NULL, {"checks": [{"name": "x", "good": not good}, {"name": "a null group …", "good": good}]}
-    )
-    assert sentence.startswith(start)
-    assert sentence.endswith(end)
-    assert "mean clipmem is −0.007 for shared and +0.004 for external pairs" in sentence
-
-
-def test_intervals_over_seeds_say_that_they_cover_one_split_on_page_report_and_terminal(
-    copy: Copy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    audit = copy("paper")
-    told = audit.verdict
-    for row in told["groups"]:
-        row["kind"] = "95% interval over seeds"  # as audits of today and of before say it
-    write_json(audit.folder / "verdict.json", told)
-    assert set(load_overview(audit).groups["kind"]) == {"95% interval over training seeds of one split"}
-    write(audit, "html", tmp_path / "report.html")
-    assert "low to high: 95% interval over training seeds of one split" in (tmp_path / "report.html").read_text()
-    write_json(audit.folder / "verdict.json", told | {"detection": [], "utility": {}})  # made ones are not whole
-    show_verdict(audit)
-    assert "95% interval over training seeds of one split" in " ".join(capsys.readouterr().out.split())
-
-
 def test_groups_and_their_bins_agree_with_pandas_and_numpy(made: dict[str, Audit]) -> None:
     scores = made["paper"].scores
     wanted = scores.groupby("group")["clipmem"].agg(["size", "mean", "std"])
@@ -156,19 +97,13 @@ def test_groups_and_their_bins_agree_with_pandas_and_numpy(made: dict[str, Audit
         own = bins[bins["group"] == group]
         np.testing.assert_allclose(own["share"], counts[counts > 0] / len(rows))
         np.testing.assert_allclose(own["low"], edges[:-1][counts > 0])
-    scores, cells = made["paper"].scores, pair_density(made["paper"])
+    _, cells, _ = points_and_density(made["paper"], "similarity_out", "clipmem", limit=9)
     counts, x_edges, y_edges = np.histogram2d(scores["similarity_out"], scores["clipmem"], bins=overview.CELLS)
     slow = [
         (x_edges[i : i + 2].mean(), y_edges[j : j + 2].mean(), counts[i, j])
         for i, j in zip(*counts.nonzero(), strict=True)
     ]
     np.testing.assert_allclose(cells[["x", "y", "n"]].to_numpy(float), np.array(slow))
-
-
-def test_one_value_everywhere_falls_into_one_bin_and_cell(copy: Copy) -> None:
-    audit = with_scores(copy(), clipmem=0.25, similarity_out=0.5)
-    assert group_bins(audit, bins=40)["share"].tolist() == [1.0, 1.0]
-    assert pair_density(audit)["n"].tolist() == [100]
 
 
 @pytest.mark.parametrize("protocol", ["ensemble", "paper"])
@@ -182,52 +117,16 @@ def test_corners_are_quantiles_of_the_external_pairs(made: dict[str, Audit], pro
     assert corners.low is None or corners.low == pytest.approx(np.quantile(external["clipmem"], 0.05))
 
 
-def test_pairs_without_one_of_the_scores_are_not_on_the_map(copy: Copy) -> None:
-    audit = copy()
-    scores = audit.scores
-    scores.loc[:9, "similarity_out"] = np.nan
-    scores.loc[10:14, "clipmem"] = np.inf
-    write_table(audit.folder / "scores.parquet", scores)
-    found = load_score_map(audit)
-    assert found.count == 85
-    assert found.points["row"].tolist() == list(range(15, 100))
-    assert found.points["planted"].dropna().tolist() == ["miscaption"] * 8
-    assert found.density.empty
-    empty = load_score_map(with_scores(audit, similarity_out=None))
-    assert (empty.count, len(empty.points), empty.corners) == (0, 0, None)
-    assert find_corners(with_scores(audit, group="scored", similarity_out=0.1)) is None
-
-
-def test_a_large_map_is_thinned_and_its_density_is_not(made: dict[str, Audit], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(overview, "LIMIT", 30)
-    one, again = load_score_map(made["ensemble"]), load_score_map(made["ensemble"])
-    assert len(one.points) == 30
-    pd.testing.assert_frame_equal(one.points, again.points)
-    assert one.count == one.density["n"].sum() == 100
-
-
 def test_points_are_drawn_the_same_each_time_and_carry_their_columns(made: dict[str, Audit]) -> None:
     audit = made["ensemble"]
     both = audit.pairs.merge(audit.scores, on="pair_id")
-    asked = ["group", "label", "planted", "misfit"]
-    some = sample_points(audit, "similarity_out", "misfit", colour_by=asked, limit=50)
+    asked = {"colour_by": ["group", "label", "planted"], "limit": 50}
+    some, density, count = points_and_density(audit, "similarity_out", "misfit", **asked)
     assert list(some.columns) == ["row", "similarity_out", "misfit", "group", "label", "planted"]
-    assert len(some) == 50
+    assert (len(some), count, density["n"].sum()) == (50, 80, 80)
     for column in some.columns.drop("row"):
         wanted = both.loc[some["row"], column].reset_index(drop=True)
         pd.testing.assert_series_equal(some[column], wanted, check_dtype=False)
-    again = sample_points(audit, "similarity_out", "misfit", colour_by=asked, limit=50)
-    pd.testing.assert_frame_equal(some, again)
-    other = sample_points(audit, "similarity_out", "misfit", limit=50, seed=1)
-    assert other["row"].tolist() != some["row"].tolist()
-    assert len(sample_points(audit, "similarity_out", "misfit", limit=10_000)) == 80
-    with pytest.raises(ValueError, match="columns must be scores, group, label or planted, not 'captions'"):
-        sample_points(audit, "similarity_out", "misfit", colour_by=["captions"], limit=1)
-
-
-def test_a_missing_file_is_named(copy: Copy) -> None:
-    audit = copy()
-    (audit.folder / "scores.parquet").unlink()
-    for read in (group_summary, load_score_map):
-        with pytest.raises(InputError, match=r"scores\.parquet is missing: run the audit again"):
-            read(audit)
+    pd.testing.assert_frame_equal(some, points_and_density(audit, "similarity_out", "misfit", **asked)[0])
+    every, density, _ = points_and_density(audit, "similarity_out", "misfit", limit=80)
+    assert (len(every), len(density)) == (80, 0)

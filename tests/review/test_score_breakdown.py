@@ -7,18 +7,12 @@ import pytest
 from clipmem_core.audits.store import Audit, write_table
 from clipmem_core.audits.unitmem import REFERENCES, read_units
 from clipmem_core.columns import GROUPS
-from clipmem_core.config import InputError
 from clipmem_core.review import score_breakdown
 from clipmem_core.review.score_breakdown import (
     MEMORIZED,
-    SSLMEM,
-    Suggested,
     claim_1,
     doubts,
     encoder_means,
-    load_contributions,
-    map_fit,
-    mean_terms,
     member_terms,
     paradigm_layers,
     ranked_units,
@@ -26,7 +20,7 @@ from clipmem_core.review.score_breakdown import (
     tower_layers,
 )
 from clipmem_core.scores.alignment import pair_terms
-from clipmem_core.scores.membership import Membership, Sides
+from clipmem_core.scores.membership import Membership
 from tests.fixtures import Copy
 from tests.made_encoders import make_units, paradigm_rows
 from tests.review.embedded import Embeddings, embed
@@ -54,20 +48,6 @@ def test_terms_of_one_pair_are_those_of_the_pass_over_all(audit: Audit) -> None:
         assert found["member"].tolist() == list(vectors)
         wanted = pd.DataFrame([{term: whole[name][term][row] for term in TERMS} for name in vectors])
         np.testing.assert_allclose(found[TERMS], wanted, atol=1e-6)
-
-
-def test_sides_are_the_protocols_and_trained_is_the_truth(audit: Audit) -> None:
-    embed(audit)
-    membership = members_of(audit)
-    config = audit.record.values
-    inside = Sides(membership, config["protocol"], config["config"]["seed"]).inside
-    for row in range(0, 100, 9):
-        found = member_terms(audit, row)
-        assert (found["side"] == "in").tolist() == inside[:, row].tolist()
-        assert found["trained"].tolist() == membership.trained[:, row].tolist()
-    if config["protocol"] == "paper":  # f is in and g out, whoever saw the pair
-        assert found["side"].tolist() == ["in", "out"] * 3
-        assert not found["trained"].any()
 
 
 @pytest.fixture
@@ -148,41 +128,6 @@ def test_only_what_leads_the_tenth_is_suggested_and_nothing_in_a_small_audit(
         assert len(suggested_captions(audit, 99).choices) == shown
 
 
-def test_the_row_of_the_scores_has_every_column_and_none_for_what_is_missing(copy: Copy) -> None:
-    audit = copy()
-    scores = audit.scores
-    scores.loc[7, "se"] = np.inf
-    scores.loc[7, "q_value"] = np.nan
-    write_table(audit.folder / "scores.parquet", scores)
-    found = mean_terms(audit, 7)
-    assert list(found) == scores.columns[2:].tolist()
-    assert found["se"] is found["q_value"] is None
-    assert found["clipmem"] == scores["clipmem"][7]
-    assert found["similarity_out"] == scores["similarity_out"][7]
-
-
-def test_what_cannot_be_taken_apart_is_named(copy: Copy) -> None:
-    audit = copy()
-    vectors = embed(audit)
-    with pytest.raises(InputError, match="audit 'made' has no row 100 in its scores"):
-        mean_terms(audit, 100)
-    for row in (-1, 100):
-        for read in (member_terms, suggested_captions):
-            with pytest.raises(InputError, match=f"audit 'made' has no row {row}, only 100"):
-                read(audit, row)
-    np.save(audit.member("r1-f0") / "text.npy", vectors["r1-f0"][0][:90])
-    for read, at in ((member_terms, 3), (suggested_captions, 99)):
-        with pytest.raises(InputError, match=r"r1-f0/text\.npy has 90 rows"):
-            read(audit, at)
-    path, membership = audit.folder / "membership.parquet", audit.membership
-    membership.loc[8, membership.columns[2:]] = True  # a pair that every member saw
-    write_table(path, membership)
-    assert suggested_captions(audit, 8) == Suggested()
-    path.write_bytes(b"PAR1 not really PAR1")
-    with pytest.raises(InputError, match=r"membership\.parquet cannot be read"):
-        member_terms(audit, 3)
-
-
 MEAN = "unitmem_mean"
 
 
@@ -213,86 +158,6 @@ def test_means_are_those_of_a_slow_loop(made: dict[str, Audit], protocol: str, b
             row = own.loc[name]
             assert (row["n"], row["mean"]) == (n, pytest.approx(mean))
             assert (row["high"] - row["low"]) / 2 == pytest.approx(1.96 * error)
-
-
-def test_groups_come_in_their_order_and_planted_kinds_before_the_others(copy: Copy) -> None:
-    audit = copy("paper")
-    order = encoder_means(audit, by="group")["name"].drop_duplicates().tolist()
-    assert order == [group for group in GROUPS if group in order]
-    assert encoder_means(audit, by="planted")["name"].drop_duplicates().tolist() == ["miscaption", "not planted"]
-
-
-def labelled(audit: Audit, labels: object) -> pd.DataFrame:
-    write_table(audit.folder / "pairs.parquet", audit.pairs.assign(label=labels))
-    return encoder_means(audit, by="label", limit=12)
-
-
-def test_labels_are_names_as_they_are_the_most_frequent_only(copy: Copy) -> None:
-    audit, hostile = copy(), "'; DROP TABLE named; --"
-    found = labelled(audit, [f"label {number % 20}" if number < 90 else "label 3" for number in range(100)])
-    assert found["name"].nunique() == 12
-    assert found["name"][0] == "label 3"
-    assert set(labelled(audit, hostile)["name"]) == {hostile}
-    alone = labelled(audit, ["rare"] + [None] * 99)
-    assert alone["n"].tolist() == [1, 1]
-    assert alone["low"].isna().all()
-
-
-def test_an_encoder_without_a_value_has_no_mean(copy: Copy) -> None:
-    audit = copy()
-    write_table(audit.folder / "scores.parquet", audit.scores.assign(sslmem_text=np.nan))
-    found = encoder_means(audit, SSLMEM, by="group").set_index(["encoder", "name"])
-    assert found.loc["text", "n"].eq(0).all()
-    assert found.loc["text", "mean"].isna().all()
-    assert found.loc["image", "mean"].notna().all()
-    write_table(audit.folder / "pairs.parquet", audit.pairs.head(7))
-    with pytest.raises(InputError, match="list other pairs"):
-        encoder_means(audit, by="group")
-
-
-def test_a_map_of_many_pairs_is_thinned_and_its_density_counts_all(copy: Copy, monkeypatch: pytest.MonkeyPatch) -> None:
-    audit = copy()
-    for limit in (101, 100):
-        monkeypatch.setattr(score_breakdown, "LIMIT", limit)
-        assert [len(table) for table in load_contributions(audit)] == [100, 0]
-    monkeypatch.setattr(score_breakdown, "LIMIT", 30)
-    points, density = load_contributions(audit)
-    assert (len(points), density["n"].sum()) == (30, 100)
-    assert points["clipmem_image"].tolist() == audit.scores.loc[points["row"], "clipmem_image"].tolist()
-    assert density["x"].between(*audit.scores["clipmem_image"].agg(["min", "max"])).all()
-    assert density["y"].between(*audit.scores["clipmem_text"].agg(["min", "max"])).all()
-
-
-def groups(null_image: float, *, error: float = 0.001) -> pd.DataFrame:
-    """Candidates with .05 and .35, external pairs with a null of the image encoder."""
-    rows = [("candidate", "image", 0.05), ("candidate", "text", 0.35), ("external", "image", null_image)]
-    rows.append(("external", "text", 0.0))
-    table = pd.DataFrame(rows, columns=["name", "encoder", "mean"])
-    return table.assign(n=100, low=table["mean"] - 1.96 * error, high=table["mean"] + 1.96 * error)
-
-
-@pytest.mark.parametrize(
-    ("null", "error", "fit", "words"),
-    [
-        (0.0, 0.001, 0.9, []),
-        (0.039, 0.001, 0.5, []),  # within a tenth of .40
-        (0.041, 0.02, 0.9, []),  # within three standard errors
-        (0.0, 0.001, None, []),
-        (0.0, 0.001, 0.49, ["fits poorly: 0.49"]),
-        (-0.041, 0.001, 0.9, ["null of the image encoder is not near 0: −0.041"]),
-        (0.2, 0.001, 0.1, ["fits poorly: 0.10", "null of the image encoder"]),
-    ],
-)
-def test_a_poor_fit_and_a_null_off_0_are_said(null: float, error: float, fit: float | None, words: list[str]) -> None:
-    found = doubts(groups(null, error=error), fit)
-    assert len(found) == len(words)
-    assert all(word in doubt for word, doubt in zip(words, found, strict=True))
-
-
-@pytest.mark.parametrize("verdict", [{}, {"encoders": {"fit": "x"}}, {"encoders": {"fit": None}}, {"encoders": {}}])
-def test_a_verdict_that_does_not_say_has_no_fit(verdict: dict[str, dict[str, object]]) -> None:
-    assert map_fit(verdict) is None
-    assert map_fit({"encoders": {"fit": 0.7}}) == 0.7
 
 
 def test_a_layer_is_the_mean_over_members_between_the_lowest_and_the_highest(copy: Copy) -> None:
@@ -341,28 +206,22 @@ def test_paradigms_go_by_relative_depth_with_an_interval_over_seeds() -> None:
     assert alone["low"].isna().all()
 
 
-@pytest.mark.parametrize(
-    ("means", "spread", "end"),
-    [
-        ({"clip": 0.4, "supervised": 0.5, "self-supervised": 0.3}, 0.001, "so it does here."),
-        ({"clip": 0.4, "supervised": 0.3, "self-supervised": 0.5}, 0.001, "so it does here."),
-        ({"clip": 0.6, "supervised": 0.3, "self-supervised": 0.5}, 0.001, "here it lies above both."),
-        ({"clip": 0.2, "supervised": 0.3, "self-supervised": 0.5}, 0.001, "here it lies below both."),
-    ],
-)
-def test_claim_1_is_answered_by_the_seeds(means: dict[str, float], spread: float, end: str) -> None:
-    said = claim_1(paradigm_rows(means, spread=spread), column=MEAN)
-    assert said.endswith(end)
-    assert f"CLIP {means['clip'] + 0.015:.3f}" in said
+def test_a_poor_fit_and_a_null_off_0_are_doubted() -> None:
+    rows = [("candidate", "image", 0.05), ("candidate", "text", 0.35), ("external", "image", -0.041)]
+    table = pd.DataFrame([*rows, ("external", "text", 0.0)], columns=["name", "encoder", "mean"])
+    table = table.assign(low=table["mean"] - 0.002, high=table["mean"] + 0.002)
+    poor, null = doubts(table, 0.49)
+    assert "fits poorly: 0.49" in poor
+    assert "null of the image encoder is not near 0: −0.041" in null
+    assert doubts(table.replace(-0.041, 0.039), 0.5) == []  # within a tenth of .40
 
 
-def test_claim_1_is_left_open_where_seeds_disagree_or_are_too_few_or_a_paradigm_is_missing() -> None:
-    means = {"clip": 0.4, "supervised": 0.5, "self-supervised": 0.3}
-    table = paradigm_rows(means)
-    swapped = table.assign(
-        **{MEAN: table[MEAN] + 0.3 * ((table["paradigm"] == "clip") & (table["seed"] == 0)).astype(float)}
-    )
-    assert "the seeds leave it open, since supervised cannot be told from it" in claim_1(swapped, column=MEAN)
-    assert claim_1(paradigm_rows(means, seeds=2), column=MEAN).endswith("seeds so far: 2, too few to say more.")
-    only: pd.DataFrame = table[table["paradigm"] != "supervised"]
-    assert "supervised is not there, or cannot be taught" in claim_1(only, column=MEAN)
+def test_claim_1_is_answered_by_the_seeds() -> None:
+    others = {"supervised": 0.5, "self-supervised": 0.3}
+    ends = {0.4: "so it does here.", 0.6: "here it lies above both.", 0.2: "here it lies below both."}
+    for mean, end in ends.items():
+        assert claim_1(paradigm_rows({"clip": mean, **others}, spread=0.001), column=MEAN).endswith(end)
+    table = paradigm_rows({"clip": 0.4, **others})
+    odd = 0.3 * ((table["paradigm"] == "clip") & (table["seed"] == 0)).astype(float)
+    assert "the seeds leave it open" in claim_1(table.assign(**{MEAN: table[MEAN] + odd}), column=MEAN)
+    assert "supervised is missing" in claim_1(table[table["paradigm"] != "supervised"], column=MEAN)

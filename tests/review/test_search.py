@@ -2,7 +2,6 @@
 
 import io
 import math
-import os
 from pathlib import Path
 
 import numpy as np
@@ -20,17 +19,12 @@ from clipmem_core.audits.store import CONFIG, Audit, read_json, write_json
 from clipmem_core.config import InputError
 from clipmem_core.features.towers import minilm
 from clipmem_core.review import search
-from clipmem_core.review.score_breakdown import suggested_captions
 from clipmem_core.review.search import (
-    choose_member,
     cosines,
     embed_text,
-    embeddings_path,
     hits,
     nearest,
-    normalized,
     top_k,
-    vectors_at,
 )
 from clipmem_core.review.selection import Selection
 from clipmem_core.training.model import build_model
@@ -55,19 +49,6 @@ def test_neighbours_are_those_of_scikit_learn(audit: Audit, vectors: Embeddings,
     np.testing.assert_allclose([cosine for _, cosine in found], 1 - distances[0, 1:], atol=1e-6)
 
 
-def test_the_first_member_speaks_where_none_is_named_and_all_others_may_be_asked_for(
-    audit: Audit, vectors: Embeddings
-) -> None:
-    assert nearest(audit, 3, by="text", k=5) == nearest(audit, 3, by="text", member="r0-f0", k=5)
-    assert nearest(audit, 3, by="text", k=5) != nearest(audit, 3, by="text", member="r0-f1", k=5)
-    assert sorted(row for row, _ in nearest(audit, 3, by="image", k=1000)) == [row for row in range(100) if row != 3]
-    assert nearest(audit, 3, by="image", k=0) == []
-    own = vectors["r0-f0"][0]
-    own[3] = own[50] * 0.5
-    np.save(audit.member("r0-f0") / "image.npy", own)
-    assert nearest(audit, 50, by="image", k=1) == [(3, pytest.approx(1))]  # a twin, and never the pair itself
-
-
 @pytest.mark.parametrize(("n_pairs", "dim"), [(1, 3), (7, 5), (5_001, 128), (3_000, 512)])
 def test_cosines_are_exact_whatever_the_size(tmp_path: Path, n_pairs: int, dim: int) -> None:
     rng = np.random.default_rng(0)
@@ -77,12 +58,24 @@ def test_cosines_are_exact_whatever_the_size(tmp_path: Path, n_pairs: int, dim: 
     np.testing.assert_allclose(cosines(tmp_path / "image.npy", query), wanted, atol=1e-6)
 
 
-def test_a_vector_without_length_is_like_nothing(tmp_path: Path) -> None:
-    vectors = np.array([[0, 0], [2, 0], [np.nan, 1]], dtype=np.float32)
-    np.save(tmp_path / "image.npy", vectors)
-    np.testing.assert_array_equal(cosines(tmp_path / "image.npy", np.array([1.0, 0.0])), [0, 1, np.nan])
-    np.testing.assert_array_equal(cosines(tmp_path / "image.npy", np.zeros(2)), [0, 0, np.nan])
-    assert normalized(np.zeros(2)).tolist() == [0, 0]
+def test_what_cannot_be_searched_is_one_line(audit: Audit) -> None:
+    with pytest.raises(InputError, match=r"r0-f0/image\.npy is missing: run the audit again"):
+        nearest(audit, 3, by="image", k=5)
+    embed(audit)
+    with pytest.raises(InputError, match=r"no member '\.\./f-0' in this audit \(there is: r0-f0, r0-f1"):
+        nearest(audit, 3, by="image", member="../f-0", k=5)
+    with pytest.raises(InputError, match="there is no pair '<b>none</b>' in audit 'made': take another"):
+        hits(audit, Selection(like="<b>none</b>"))
+
+
+def test_what_cannot_be_embedded_is_one_line(written: Audit) -> None:
+    with pytest.raises(InputError, match="the text to search for is empty: write what"):
+        embed_text(written, " \n\u2003")
+    with pytest.raises(InputError, match=r"checkpoint .*g-1/checkpoint\.pt of member g-1 is missing: run the audit"):
+        embed_text(written, "a cat", member="g-1")
+    (written.member("f-0") / "checkpoint.pt").write_bytes(b"no checkpoint")
+    with pytest.raises(InputError, match=r"model 'tiny' cannot be built from .*checkpoint\.pt', which must be of"):
+        embed_text(written, "a cat")
 
 
 @given(st.lists(st.sampled_from([-1.0, 0.0, 0.25, 0.5, 1.0, math.nan])), st.integers(-1, 12))
@@ -90,32 +83,6 @@ def test_the_highest_are_the_first_of_a_stable_sort(values: list[float], k: int)
     known = [place for place, value in enumerate(values) if not math.isnan(value)]
     wanted = sorted(known, key=lambda place: -values[place])[: max(k, 0)]
     assert top_k(np.array(values, dtype=np.float32), k).tolist() == wanted
-
-
-def test_what_cannot_be_compared_is_named(audit: Audit) -> None:
-    with pytest.raises(InputError, match=r"r0-f0/image\.npy is missing: run the audit again"):
-        nearest(audit, 3, by="image", k=5)
-    embed(audit)
-    with pytest.raises(InputError, match=r"no member '\.\./f-0' in this audit \(there is: r0-f0, r0-f1, r1-f0, r1-f1"):
-        nearest(audit, 3, by="image", member="../f-0", k=5)
-    for row in (-1, 100):
-        with pytest.raises(InputError, match=f"has no row {row}, only 100: delete it"):
-            nearest(audit, row, by="image", k=5)
-    with pytest.raises(InputError, match=r"image\.npy has 12 dimensions and the query 3: delete it"):
-        cosines(audit.member("r0-f0") / "image.npy", np.ones(3))
-    with pytest.raises(ValueError, match="by must be one of image, text, not 'smell'"):
-        nearest(audit, 3, by="smell", k=5)
-    assert choose_member(["r0-f0", "r0-f1"], "") == "r0-f0"
-
-
-@pytest.mark.usefixtures("vectors")
-def test_in_a_large_audit_the_first_member_alone_is_searched_unless_another_is_named(
-    audit: Audit, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(search, "ALL_UP_TO", 99)
-    like = audit.pairs["pair_id"][5]
-    found = {name: hits(audit, Selection(like=like, member=name))[0].tolist() for name in ("", "r0-f0", "r1-f1")}
-    assert found[""] == found["r0-f0"] != found["r1-f1"]
 
 
 def meaning_of(text: str) -> np.ndarray:
@@ -135,12 +102,6 @@ def encoder(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
 
     monkeypatch.setattr(search, "embed_text", embed_text)
     return asked
-
-
-def expected(query: np.ndarray, vectors: np.ndarray) -> tuple[list[int], np.ndarray]:
-    cosine = cosine_similarity(query[None], vectors)[0]
-    order = sorted(range(len(vectors)), key=lambda row: -cosine[row])
-    return order, cosine[order]
 
 
 @pytest.mark.parametrize(("by", "side"), SIDES)
@@ -174,39 +135,6 @@ def test_without_a_member_the_cosines_of_all_are_averaged(
     rows, match = hits(audit, Selection(**asked))
     assert rows.tolist() == np.argsort(-np.mean(found, axis=0)).tolist()
     np.testing.assert_allclose(match, np.mean(found, axis=0)[rows], atol=1e-6)
-
-
-def test_a_search_ends_at_its_limit_and_is_made_once_until_the_index_changes(
-    audit: Audit, vectors: Embeddings, encoder: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked = Selection(meaning="music", by="image", member="r0-f0")
-    first = hits(audit, asked)
-    again = hits(audit, Selection(meaning="music", by="image", member="r0-f0", order="misfit", group="scored"))
-    assert first[0] is again[0]
-    assert len(encoder) == 1
-    for array in first:
-        with pytest.raises(ValueError, match="read-only"):
-            array[0] = 1
-    path = audit.member("r0-f0") / "image.npy"
-    then = path.stat().st_mtime_ns
-    np.save(path, vectors["r0-f0"][0][::-1])
-    os.utime(path, ns=(then + 1, then + 1))
-    assert (99 - hits(audit, asked)[0]).tolist() == first[0].tolist()
-    monkeypatch.setattr(search, "LIMIT", 7)
-    assert [len(array) for array in hits(audit, Selection(meaning="songs"))] == [7, 7]
-
-
-@pytest.mark.usefixtures("encoder")
-def test_what_cannot_be_searched_is_named(audit: Audit) -> None:
-    with pytest.raises(InputError, match=r"image\.npy is missing: run the audit again"):
-        hits(audit, Selection(meaning="music"))
-    embed(audit)
-    with pytest.raises(InputError, match="there is no pair '<b>none</b>' in audit 'made': take another"):
-        hits(audit, Selection(like="<b>none</b>"))
-    with pytest.raises(InputError, match=r"no member 'm9' in this audit \(there is: r0-f0, r0-f1, r1-f0, r1-f1\)"):
-        hits(audit, Selection(meaning="music", member="m9"))
-    with pytest.raises(ValueError, match="selection must have a meaning or a pair to be like"):
-        hits(audit, Selection())
 
 
 def save(path: Path, *, seed: int, loss: str = "clip") -> Path:
@@ -280,50 +208,6 @@ def test_a_text_is_read_with_the_tokens_that_the_member_knows_after_training(wri
     np.testing.assert_allclose(read, plain(written.member("g-0") / "checkpoint.pt", words.index[0]), atol=1e-5)
 
 
-def test_a_checkpoint_that_changes_is_loaded_anew(
-    written: Audit, checkpoints: list[bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    built: list[str] = []
-    monkeypatch.setattr(
-        "clipmem_core.training.model.build_model",
-        lambda name, **how: built.append(how["pretrained"]) or build_model(name, **how),
-    )
-    before = embed_text(written, "music")
-    assert np.array_equal(before, embed_text(written, "music"))
-    assert len(built) == 1
-    (written.member("f-0") / "checkpoint.pt").write_bytes(checkpoints[2])
-    assert np.abs(before - embed_text(written, "music")).max() > 0.01
-    assert len(built) == 2
-
-
-def test_a_model_trained_with_siglip_has_its_bias(written: Audit) -> None:
-    config = written.record.values
-    config["config"]["loss"] = "siglip"
-    write_json(written.folder / CONFIG, config)
-    save(written.member("f-0") / "checkpoint.pt", seed=0, loss="siglip")
-    assert np.linalg.norm(embed_text(written, "a red car")) == pytest.approx(1, abs=1e-6)
-
-
-def test_what_cannot_be_embedded_is_one_line(written: Audit) -> None:
-    for text in ("", "  \n\t", "\u2003"):
-        with pytest.raises(InputError, match="the text to search for is empty: write what"):
-            embed_text(written, text)
-    with pytest.raises(InputError, match=r"checkpoint .*g-1/checkpoint\.pt of member g-1 is missing: run the audit"):
-        embed_text(written, "a cat", member="g-1")
-    (written.folder.parent / "epoch_9.pt").unlink()
-    with pytest.raises(InputError, match=r"epoch_9\.pt of member f-1 is missing: put it back, or search with another"):
-        embed_text(written, "a cat", member="f-1")
-    for content in (b"", b"no checkpoint"):
-        (written.member("f-0") / "checkpoint.pt").write_bytes(content)
-        with pytest.raises(InputError, match=r"model 'tiny' cannot be built from .*checkpoint\.pt', which must be of"):
-            embed_text(written, "a cat")
-    config = written.record.values
-    del config["config"]
-    write_json(written.folder / CONFIG, config)
-    with pytest.raises(InputError, match=r"config\.json lacks the field 'config': delete"):
-        embed_text(written, "a cat")
-
-
 @pytest.fixture
 def locked_audit(typed: Path) -> Audit:
     """A small audit with the built-in towers; none may change it."""
@@ -349,21 +233,3 @@ def test_a_locked_text_tower_and_the_heads_of_members_embed_what_is_searched_for
         wanted = heads_of(locked_audit, member, features)[0]
         np.testing.assert_allclose(embed_text(locked_audit, text, member=member), wanted, atol=1e-5)
     assert settings.opened.cache_info().misses <= before + 1
-
-
-def test_a_caption_of_a_locked_audit_finds_its_own_pair_and_every_search_works_on_it(locked_audit: Audit) -> None:
-    pairs = locked_audit.pairs
-    counts = pairs["captions"].map(lambda own: tuple(own)).value_counts()
-    row = next(row for row, own in enumerate(pairs["captions"]) if counts[tuple(own)] == 1 and len(own) > 1)
-    member = locked_audit.record.members[0]
-    mean = np.mean([embed_text(locked_audit, text, member=member) for text in pairs["captions"][row]], axis=0)
-    stored = vectors_at(embeddings_path(locked_audit, member, "text"), [row])[0]
-    np.testing.assert_allclose(stored, mean, atol=5e-3)  # of features that are kept in half precision
-    for asked in ({"meaning": "a red boat"}, {"like": pairs["pair_id"][row]}):
-        rows, match = hits(locked_audit, Selection(**asked))
-        assert len(rows) == len(match) == len(pairs)
-    assert hits(locked_audit, Selection(like=pairs["pair_id"][row]))[0][0] == row
-    found = suggested_captions(locked_audit, row)
-    out = [name for name in locked_audit.record.members if not locked_audit.membership[name][row]]
-    assert list(found.members) == out
-    assert nearest(locked_audit, row, by="text", k=2)[0][0] != row

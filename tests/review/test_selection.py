@@ -29,7 +29,6 @@ selections = st.builds(
     label=texts,
     planted=texts,
     decision=texts,
-    tag=texts,
     words=texts,
     ranges=st.lists(ranges, max_size=3).map(tuple),
     outline=st.none() | outlines,

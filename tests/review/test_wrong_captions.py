@@ -8,20 +8,18 @@ import pytest
 
 from clipmem_core.audits.scoring import wrong_captions
 from clipmem_core.audits.store import CAPTION_TABLE, SCORES, VERDICT, Audit, write_json, write_table
-from clipmem_core.audits.verdict import likely_wrong
 from clipmem_core.columns import PAIR_COLUMNS
 from clipmem_core.review.cards import caption_scores
 from clipmem_core.review.decisions import open_review
 from clipmem_core.review.rows import find_rows
 from clipmem_core.review.selection import RANDOM, Selection
 from clipmem_core.review.wrong_captions import (
-    drawn_at_random,
     random_check,
     review_progress,
     wrong_estimate,
     wrong_words,
 )
-from clipmem_core.scores.prevalence import estimate_wrong, p_wrong, plan_review, review_place
+from clipmem_core.scores.prevalence import p_wrong, review_place
 
 Copy = Callable[..., Audit]
 
@@ -89,29 +87,6 @@ def test_what_is_ahead_and_when_to_stop_follow_from_the_probabilities_in_the_ord
     assert found.more == 40  # fifty at least
     review.decide([f"p{row}" for row in order[10:50]], "keep")
     assert review_progress(audit).more == 0
-
-
-def test_count_and_order_are_those_of_scoring_and_not_made_again(audit: Audit) -> None:
-    with_counts(audit, 30, 400)
-    known, scores = wrong_estimate(audit), audit.scores
-    again = plan_review(scores["misfit"].to_numpy())
-    assert known.review.order.tolist() == again.order.tolist()
-    assert drawn_at_random(audit) == set(again.order[again.at_random])
-    count = estimate_wrong(scores["csls_out"].to_numpy(), scores["csls_swapped"].to_numpy())
-    assert (known.count.estimate, known.count.high) == (count.estimate, count.high)
-
-
-def test_the_verdict_says_how_many_and_what_that_rests_on(audit: Audit) -> None:
-    with_counts(audit, 30, 400)
-    told = wrong_captions(audit.pairs.assign(planted=["miscaption"] * 3 + [None] * 397), audit.scores)
-    sentence, basis = likely_wrong({"wrong_captions": told, "checks": [{"name": "fine", "good": True}]})
-    assert sentence.startswith("About 3")
-    assert "injected: 3 wrong" in sentence
-    assert f"up to {told['near'][2]:,.0f}" in sentence
-    assert "Review the top 50" in sentence
-    assert "swapped at random" in basis
-    failed = {"name": "the members hardly generalise", "good": False}
-    assert likely_wrong({"wrong_captions": told, "checks": [failed]})[1].endswith("the members hardly generalise.")
 
 
 def test_captions_have_their_scores_by_their_place(audit: Audit) -> None:

@@ -24,25 +24,15 @@ from clipmem_core.studies.store import StudyFolder
 from tests.audits.small import Silent, made_once
 
 FLAGS = [
-    "--preset",
-    "tiny",
-    "--scenes-pairs",
-    "220",
-    "--epochs",
-    "2",
-    "--threads",
-    "1",
-    "--seeds",
-    "2",
-    "--seeds-per-split",
-    "0",
+    *("--preset", "tiny", "--scenes-pairs", "220", "--epochs", "2"),
+    *("--threads", "1", "--seeds", "2", "--seeds-per-split", "0"),
 ]
 RANKED = ["text_mask=0.3 removal=clipmem:9", "removal=random:9"]
 
 
 def study_of(*arms: Arm) -> Study:
     """A study with these arms."""
-    return Study("?", lambda config, pairs: list(arms), reference=arms[0].name)
+    return Study("?", lambda config, pairs: list(arms), reference=arms[0].name, defaults={})
 
 
 def config_of(study: str, *flags: str) -> AuditConfig:
@@ -56,9 +46,12 @@ class Trained:
         self.members: list[str] = []
         self.stop_after: int | None = None
 
-    def run_members(self, audit: Audit, names: Sequence[str], **how: object) -> None:
+    def run_members(self, audit: Audit, names: Sequence[str], *, again: bool = False, **how: object) -> None:
+        if again:
+            member.train_again(audit.folder, names)
+            return
         for name in names:
-            if member_progress(audit.folder, name).stage == "done":
+            if member_progress(audit.folder, name).stage == "finished":
                 continue
             if len(self.members) == self.stop_after:
                 raise KeyboardInterrupt

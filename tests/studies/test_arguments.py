@@ -1,4 +1,4 @@
-"""What is typed for a study, read by the command line again."""
+"""The command line of a study, parsed again, and the job that resumes it."""
 
 import dataclasses
 import shlex
@@ -7,14 +7,16 @@ from typing import Any
 
 import pytest
 
+from clipmem_core.audits.jobs import Task
 from clipmem_core.audits.settings import resolve
-from clipmem_core.audits.store import write_json
+from clipmem_core.audits.store import acquire_lock, write_json
 from clipmem_core.commands import parse
 from clipmem_core.config import SourceOptions, as_dict
-from clipmem_core.studies.plan import commands_of, resume_arguments
+from clipmem_core.studies.plan import command_of, is_elsewhere, resume_arguments, resume_study
 from clipmem_core.studies.store import ARM, ARMS, SEED, StudyFolder
 from tests.made_arms import asked_of
 from tests.studies.conftest import config_of
+from tests.studies.made_context import make_study
 
 
 def asked_for(data: Path, study: str, *flags: str, **changes: Any) -> StudyFolder:
@@ -47,7 +49,7 @@ def test_a_study_goes_on_with_the_very_same_config_and_its_command_makes_it_agai
         assert as_dict(dataclasses.replace(command.config, members=asked["members"])) == asked
         if changes:
             continue
-        again = as_dict(parse(shlex.split(*commands_of(folder))[3:]).config)
+        again = as_dict(parse(shlex.split(command_of(folder))[3:]).config)
         apart = ("device", "precision", "threads", "members")
         assert {name: own for name, own in again.items() if name not in apart} == {
             name: own for name, own in asked.items() if name not in apart
@@ -57,7 +59,7 @@ def test_a_study_goes_on_with_the_very_same_config_and_its_command_makes_it_agai
 def test_the_command_says_nothing_that_follows_from_the_machine_and_is_safe_to_paste(tmp_path: Path) -> None:
     folder = asked_for(tmp_path, "combined", "--weight-decay", "0.2")
     write_json(folder.folder / "own.json", {"arms": [{"name": "a", "setting": "text_mask=0.3 lookalikes"}]})
-    words = shlex.split(*commands_of(folder))
+    words = shlex.split(command_of(folder))
     command = parse(words[3:])
     assert words[:3] == ["python", "-m", "clipmem_core"]
     assert (command.source, command.also, command.config.weight_decay) == (
@@ -68,21 +70,29 @@ def test_the_command_says_nothing_that_follows_from_the_machine_and_is_safe_to_p
     assert not {"--device", "--precision", "--threads", "--protocol", "--views"} & set(words)
 
 
-SEEDS: list[tuple[dict[str, int], list[tuple[int, tuple[str, ...]]]]] = [
-    ({"none": 7, "a": 7, "b c": 7}, [(7, ())]),
-    ({"none": 2, "a": 2, "b c": 2}, [(2, ())]),
-    ({"none": 3, "a": 2, "b c": 3}, [(2, ()), (3, ("b c",))]),
-    ({"none": 5, "a": 1, "b c": 3}, [(1, ()), (3, ("b c",)), (5, ("none",))]),
-    ({"none": 2, "a": 1, "b c": 0}, [(1, ("a",)), (2, ("none",))]),
-    ({"none": 0, "a": 0, "b c": 0}, [(7, ())]),
-]
-
-
-def test_arms_with_more_seeds_have_a_command_of_their_own(tmp_path: Path) -> None:
-    for place, (seeds, commands) in enumerate(SEEDS):
-        folder = asked_for(tmp_path / str(place), "combined", seeds=7)
-        folder.write_asked(folder.asked | {"arms": {arm: {} for arm in seeds}})
-        if rows := [{ARM: arm, SEED: seed} for arm, count in seeds.items() for seed in range(count)]:
+def test_the_command_names_the_arms_that_ran_if_not_all_did(tmp_path: Path) -> None:
+    folder = asked_for(tmp_path, "combined", seeds=7)
+    folder.write_asked(folder.asked | {"arms": {"none": {}, "a": {}, "b": {}}})
+    for arms, only in (({}, ()), ({"none": 2, "a": 2}, ("a",)), ({"none": 2, "a": 1, "b": 2}, ())):
+        rows = [{ARM: arm, SEED: seed} for arm, count in arms.items() for seed in range(count)]
+        if rows:
             folder.add(ARMS, rows)
-        found = [parse(shlex.split(command)[3:]) for command in commands_of(folder)]
-        assert [(command.config.seeds, command.only) for command in found] == commands
+        command = parse(shlex.split(command_of(folder))[3:])
+        assert (command.config.seeds, command.only) == (max(arms.values(), default=7), only)
+
+
+def test_a_study_is_resumed_with_its_config_unless_another_process_runs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLIPMEM_DATA", str(tmp_path))
+    started: list[Task] = []
+    monkeypatch.setattr(Task, "start", lambda task: started.append(task))
+    study = make_study(tmp_path)
+    with acquire_lock(study.folder, what="study"):
+        assert is_elsewhere(study.name)
+        resume_study(study)
+    assert not started
+    resume_study(study)
+    (task,) = started
+    assert task.folder == tmp_path / "jobs" / ".studies" / "made"
+    assert task.arguments == ["study", *resume_arguments(study)]

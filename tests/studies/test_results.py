@@ -10,121 +10,131 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clipmem_core.commands import main
-from clipmem_core.config import InputError
-from clipmem_core.studies.plan import commands_of
+from clipmem_core.studies.plan import command_of
 from clipmem_core.studies.results import (
     COLUMNS,
-    RESULTS,
     all_differences,
     differences,
     front,
-    read_reference,
     reference_studies,
     sentence_of,
     sentences,
     show_study,
-    write_results,
 )
-from clipmem_core.studies.store import StudyFolder, list_studies
+from clipmem_core.studies.store import StudyFolder
 from tests.studies.conftest import Trained
 from tests.studies.made_context import make_study
 
 Start = Callable[..., StudyFolder]
 
 
-def test_time_keeps_what_was_memorized_after_each_epoch_and_a_look_changes_nothing(
-    start: Start, trained: Trained, whole: StudyFolder, tmp_path: Path
+def test_time_stores_memorization_after_each_epoch_and_changes_no_member(
+    start: Start, trained: Trained, whole: StudyFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     study = start("time", "t", seeds=1)
     times, arms = study.times, study.arms
     assert times["epoch"].tolist() == [1, 2]
-    other = ("arm", "seed", "retrieval")  # after an epoch a pair's captions are looked for as one
+    other = ("arm", "seed", "retrieval")  # after an epoch a pair's captions count as one
     shared = [name for name in times if name in arms and name not in other]
     assert "clipmem_text" in shared
-    np.testing.assert_allclose(
-        times.loc[1, shared].astype(float), arms.loc[0, shared].astype(float), atol=1e-5
-    )  # the last look is at the finished member
+    # The last row is of the finished member.
+    np.testing.assert_allclose(times.loc[1, shared].astype(float), arms.loc[0, shared].astype(float), atol=1e-5)
     assert (times.loc[0, shared] != arms.loc[0, shared]).any()
-    write_results(study, tmp_path / "t.csv")
+    show_study(study)
+    assert "means over seeds after each epoch" in capsys.readouterr().out
+    assert main(["results", "t", str(tmp_path / "t.csv"), "--study"]) == 0
     table = pd.read_csv(tmp_path / "t.csv", comment="#")
     row = table.query("measure == 'clipmem_text' and epoch == 1").iloc[0]
     assert row["value"] == pytest.approx(times.loc[0, "clipmem_text"], rel=1e-4)
-    for name in ("checkpoint.pt", "trajectory.npy", "image.npy", "text.npy"):
-        first, second = (one.audit("none").member("f-0") / name for one in (study, whole))
-        assert not first.samefile(second)
-        assert first.read_bytes() == second.read_bytes()
+    first, second = (vectors.audit("none").member("f-0") / "image.npy" for vectors in (study, whole))
+    assert first.read_bytes() == second.read_bytes()
 
 
-def test_a_study_is_shown_and_written_with_its_answer_and_what_made_it(
-    whole: StudyFolder, trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_study_is_shown_and_written_with_its_sentences_and_its_command(
+    drawn: Path, whole: StudyFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setenv("CLIPMEM_DATA", str(drawn))
     show_study(whole)
-    shown = capsys.readouterr().out
+    shown = " ".join(capsys.readouterr().out.split())
     assert "none (n = 2), and paired differences to it" in shown
-    assert "95 % interval over training seeds of one split" in " ".join(shown.split())
+    assert "95 % interval over training seeds of one split" in shown
     assert "whole: fewer than 3 replicates" in shown
-    assert "±" in shown
-    write_results(whole, tmp_path / "two.csv")
+    assert main(["results", "whole", str(tmp_path / "two.csv"), "--study"]) == 0
     lines = (tmp_path / "two.csv").read_text().splitlines()
-    assert lines[0] == "# command: " + commands_of(whole)[0]
+    assert lines[0] == f"# command: {command_of(whole)}"
     assert lines[1].startswith("# machine: ")
     assert lines[2] == "# seeds: 0, 1"
     assert "# whole: fewer than 3 replicates, too few to compare." in lines
     table = pd.read_csv(tmp_path / "two.csv", comment="#")
     arms = whole.arms.set_index(["arm", "seed"])["clipmem_candidate"]
-    assert set(table["reference"]) == {"none"}
-    row = table.query("arm == 'whole' and measure == 'clipmem_candidate'").iloc[0]
+    row = table.query("arm == 'whole' and measure == 'clipmem_candidate' and reference == 'none'").iloc[0]
     assert row["difference"] == pytest.approx(np.mean([arms["whole", s] - arms["none", s] for s in (0, 1)]), rel=1e-4)
+    assert main(["results", "nosuch", "x", "--study"]) == 2
 
 
-def test_the_command_line_writes_a_table_or_says_what_is_wrong(
-    drawn: Path, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("CLIPMEM_DATA", str(drawn))
-    assert [one.name for one in list_studies()] == ["ranked", "whole"]
-    assert main(["results", "whole", str(tmp_path / "out.csv"), "--study"]) == 0
-    assert (tmp_path / "out.csv").is_file()
-    assert main(["results", "whole", "--study"]) == main(["results", "nosuch", "x", "--study"]) == 2
-    assert capsys.readouterr().err.count("error: ") == 2
+def rows(
+    arms: dict[str, list[float]], *, retrieval: dict[str, list[float]] | None = None, per_split: int = 0
+) -> pd.DataFrame:
+    """A table of arms with clipmem and retrieval by seed, all of clipmem from text."""
+    found = [
+        {
+            "arm": arm,
+            "seed": seed,
+            "clipmem_candidate": value,
+            "membership_auroc": 0.5 + value,
+            "retrieval": (retrieval or {}).get(arm, [0.5] * len(own))[seed],
+            "clipmem_image": 0.0,
+            "clipmem_text": value,
+        }
+        | ({"split": seed // per_split} if per_split else {})
+        for arm, own in arms.items()
+        for seed, value in enumerate(own)
+    ]
+    return pd.DataFrame(found)
 
 
-def test_a_study_without_a_row_has_no_table(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("CLIPMEM_DATA", str(tmp_path))
-    make_study(tmp_path)
-    assert main(["results", "made", str(tmp_path / "out.csv"), "--study"]) == 2
-    assert "study 'made' has no result yet: run it again" in capsys.readouterr().err
-    assert not (tmp_path / "out.csv").exists()
-
-
-def contributions(values: dict[str, list[tuple[float, float]]]) -> pd.DataFrame:
-    """Arms with (image, text) contributions, one a seed."""
-    return pd.DataFrame(
-        [
-            {"arm": arm, "seed": seed, "clipmem_image": image, "clipmem_text": text, "clipmem_candidate": image + text}
-            for arm, seeds in values.items()
-            for seed, (image, text) in enumerate(seeds)
-        ]
-    )
+def compare(arms: pd.DataFrame) -> pd.Series:
+    """How arm `a` differs from `none` in clipmem."""
+    return differences(arms, "none").query("arm == 'a' and measure == 'clipmem_candidate'").iloc[0]
 
 
 def test_differences_are_taken_seed_by_seed() -> None:
-    table = contributions({"none": [(0, 1), (0, 2), (0, 3)], "less": [(0, 0.5), (0, 1.4), (0, 2.6)]})
-    found = differences(table, "none")
+    arms = rows({"none": [1, 2, 3], "a": [0.5, 1.4, 2.6]})
+    found = differences(arms, "none")
     assert list(found.columns) == COLUMNS
-    less = found.query("arm == 'less' and measure == 'clipmem_text'").iloc[0]
+    less = compare(arms)
     assert (less["n"], less["value"], less["difference"]) == (3, pytest.approx(1.5), pytest.approx(-0.5))
     # Differences −.5, −.6, −.4: SD .1, and t.975 with two degrees of freedom is 4.3027.
     assert less["high"] - less["difference"] == pytest.approx(4.3027 * 0.1 / np.sqrt(3), abs=1e-4)
     none = found.query("arm == 'none' and measure == 'clipmem_text'").iloc[0]
     assert none["difference"] == 0
     assert np.isnan(none["low"])
-    table = contributions({"none": [(0, 1), (0, 2), (0, 9)], "less": [(0, 0), (0, 1)]})
-    less = differences(table, "none").query("arm == 'less' and measure == 'clipmem_text'").iloc[0]
-    assert (less["n"], less["difference"]) == (2, -1)
-    alone = differences(table.query("arm == 'less'"), "none")
-    assert alone.empty
+    fewer = compare(rows({"none": [1, 2, 9], "a": [0, 1]}))
+    assert (fewer["n"], fewer["difference"]) == (2, -1)
+    assert differences(arms.query("arm == 'a'"), "none").empty
+
+
+def test_seeds_of_a_split_are_averaged_before_an_interval_is_taken() -> None:
+    arms = rows({"none": [0.4, 0.4, 0.5, 0.5, 0.6, 0.6], "a": [0.2, 0.4, 0.3, 0.3, 0.2, 0.6]}, per_split=2)
+    found = compare(arms)
+    # By split −.1, −.2, −.2: mean −1/6, SD .05774, and t.975 with two degrees of freedom is 4.3027.
+    assert (found["n"], found["difference"]) == (3, pytest.approx(-1 / 6))
+    assert found["high"] - found["difference"] == pytest.approx(4.3027 * 0.057735 / 3**0.5, rel=1e-4)
+    one_less = compare(arms[~((arms["arm"] == "a") & (arms["seed"] == 5))])
+    assert one_less["difference"] == pytest.approx((-0.1 - 0.2 - 0.4) / 3)  # the third split has one shared seed
+
+
+def test_arms_are_corrected_for_their_number_beside_the_raw_intervals() -> None:
+    none, less = [0.40, 0.42, 0.38, 0.41], (0, 0.01, -0.01, 0.005)
+    arms = {f"a{n}": [x - 0.15 + n * d for x, d in zip(none, less, strict=True)] for n in range(1, 5)}
+    table = differences(rows({"none": none, **arms}, per_split=1), "none")
+    table = table.query("measure == 'clipmem_candidate' and arm != 'none'")
+    assert (table["arms"] == 4).all()
+    assert (table["p_of_all"] >= table["p_value"]).all()
+    assert table["p_of_all"].min() == pytest.approx(4 * table["p_value"].min())
+    wider = (table["high_of_all"] - table["low_of_all"]) / (table["high"] - table["low"])
+    # t with three degrees of freedom at .05 / 8 and at .025: 5.3919 and 3.1824 (scipy's and any table's)
+    assert wider.tolist() == pytest.approx([5.0472 / 3.1824] * 4, rel=0.08)
 
 
 steps = st.integers(0, 4).map(float)
@@ -139,60 +149,41 @@ def test_the_front_is_what_no_arm_beats_in_both(values: list[tuple[float, float]
     }
     found = front(points, "less", "more")
     assert set(found) == set(points["arm"]) - beaten
-    at = points.set_index("arm").loc[found, "less"].to_numpy()
-    assert (np.diff(at) >= 0).all()
-
-
-def test_an_arm_without_a_value_is_on_no_front() -> None:
-    points = pd.DataFrame({"arm": ["a", "b", "c"], "x": [0.0, 1.0, np.nan], "y": [np.nan, 1.0, 2.0]})
-    assert front(points, "x", "y") == ["b"]
-    assert front(points[:0], "x", "y") == []
-
-
-def rows(**arms: list[tuple[float, float]]) -> pd.DataFrame:
-    """Return a table of arms whose seeds have clipmem and retrieval."""
-    parts = dict.fromkeys(["clipmem_image", "clipmem_text"], 0.1)
-    return pd.DataFrame(
-        [
-            {"arm": arm, "seed": seed, "clipmem_candidate": clipmem, "retrieval": retrieval, **parts}
-            for arm, seeds in arms.items()
-            for seed, (clipmem, retrieval) in enumerate(seeds)
-        ]
-    )
+    assert (np.diff(points.set_index("arm").loc[found, "less"].to_numpy()) >= 0).all()
 
 
 def test_a_sentence_says_what_is_other_than_0_after_holms_correction() -> None:
-    none = [(0.4, 0.5), (0.42, 0.51), (0.38, 0.49)]
-    less = [(x - 0.1, y + d) for (x, y), d in zip(none, (0.01, -0.01, 0.001), strict=True)]
-    more = [(x + 0.04, y - 0.1) for x, y in none]
-    compared = differences(rows(none=none, less=less, more=more), "none")
+    none, retrieval = (
+        [0.4, 0.42, 0.38],
+        {"none": [0.5, 0.51, 0.49], "less": [0.51, 0.5, 0.491], "more": [0.4, 0.41, 0.39]},
+    )
+    arms = {"none": none, "less": [x - 0.1 for x in none], "more": [x + 0.04 for x in none]}
+    compared = differences(rows(arms, retrieval=retrieval), "none")
     assert sentence_of(compared, "less") == "less: 25 % less memorization, retrieval unchanged."
     assert sentence_of(compared, "more") == "more: 10 % more memorization, 20 % less retrieval."
-    few = differences(rows(none=none[:2], less=less[:2]), "none")
+    few = differences(rows({"none": none[:2], "less": none[:2]}), "none")
     assert sentence_of(few, "less") == "less: fewer than 3 replicates, too few to compare."
-    below = differences(rows(none=[(-0.1, 0.5)] * 3, less=[(-0.2, 0.5)] * 3), "none")
+    below = differences(rows({"none": [-0.1] * 3, "less": [-0.2] * 3}), "none")
     assert sentence_of(below, "less") == "less: 0.100 less memorization, retrieval unchanged."
 
 
 @pytest.mark.parametrize("reference", ["forget-untrained", "text_forget_df-1"])
 @pytest.mark.parametrize("field", ["text_forget_df", "text_min_df"])
-def test_arms_that_leave_tokens_out_are_also_compared_with_what_leaves_out_only_those_never_trained(
+def test_arms_without_rare_tokens_are_also_compared_with_the_arm_without_untrained_ones(
     reference: str, field: str
 ) -> None:
-    arm = [(0.2, 0.48)] * 3
-    arms = rows(none=[(0.4, 0.5)] * 3, untrained=[(0.39, 0.51)] * 3, rare=arm, mask=arm)
-    arms = arms.replace({"untrained": reference})
+    retrieval = {"none": [0.5] * 3, reference: [0.51] * 3, "rare": [0.48] * 3, "mask": [0.48] * 3}
+    arms = rows({"none": [0.4] * 3, reference: [0.39] * 3, "rare": [0.2] * 3, "mask": [0.2] * 3}, retrieval=retrieval)
     arms["text_forget_df"] = arms["arm"].map({reference: 1.0})
     arms[field] = arms.get(field, arms["arm"].map({})).where(arms["arm"] != "rare", 3.0)
     compared = all_differences(arms, "none")
-    assert compared.query("arm == 'rare' and measure == 'retrieval'")[
-        ["reference", "difference"]
-    ].to_numpy().tolist() == [["none", pytest.approx(-0.02)], [reference, pytest.approx(-0.03)]]
+    found = compared.query("arm == 'rare' and measure == 'retrieval'")[["reference", "difference"]]
+    assert found.to_numpy().tolist() == [["none", pytest.approx(-0.02)], [reference, pytest.approx(-0.03)]]
     assert set(compared.query("reference != 'none'")["arm"]) == {"rare"}
     assert sentence_of(compared, "rare") == f"rare (against {reference}): 49 % less memorization, 6 % less retrieval."
 
 
-def test_a_study_of_scale_says_the_power_of_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_study_of_scale_says_the_power_of_pairs(tmp_path: Path) -> None:
     rng, found = np.random.default_rng(0), []
     for fixed, power in {"epochs": -1.0, "steps": -1.5}.items():
         for size in (500, 1_000, 2_000, 4_000):
@@ -206,9 +197,8 @@ def test_a_study_of_scale_says_the_power_of_pairs(tmp_path: Path, monkeypatch: p
     study.write_asked(study.asked | {"study": "scale", "reference": "all"})
     study.add("arms.parquet", table.assign(**named).to_dict("records"))
     told = [sentence for sentence in sentences(study) if sentence.startswith("With ")]
-    for sentence, fixed, power, law in zip(told, ("epochs", "steps"), (-1.0, -1.5), ("−1", "−2"), strict=True):
+    for sentence, fixed, power in zip(told, ("epochs", "steps"), (-1.0, -1.5), strict=True):
         assert sentence.startswith(f"With {fixed} fixed")
-        assert sentence.endswith(f"predicts {law}.")
         assert float(sentence.split("power of ")[1].split(" ")[0].replace("−", "-")) == pytest.approx(power, abs=0.02)
 
 
@@ -216,31 +206,10 @@ def test_shipped_tables_are_read_those_over_splits_first() -> None:
     found = reference_studies(["combined", "forgetting", "text-noise", "captions", "removal"])
     assert (found[0].plan, found[0].over) == ("combined", "splits of the pairs")
     named = {study.name: study for study in found}
-    assert named["combined-scenes-locked"].title == (
-        "reference study: scenes, preset locked, AMD EPYC, 2 cores, 5 splits"
-    )
-    assert named["combined-openstax-locked"].source == "openstax"
-    assert named["combined-photographs"].source == "photographs"
+    expected = "reference study: scenes, preset locked, AMD EPYC, 2 cores, 5 splits"
+    assert named["combined-scenes-locked"].title == expected
+    assert named["combined-openstax-locked"].title.startswith("reference study: openstax, ")
     assert {study.plan for study in reference_studies(["time", "size", "views"])} == {"time", "size", "views"}
-
-
-def test_rows_are_those_of_the_reference_arm_alone() -> None:
-    study = read_reference(RESULTS / "study-forgetting.csv")
-    assert study.reference == "none"
-    assert not study.rows.duplicated(["arm", "measure"]).any()
-    none = study.rows[study.rows["arm"] == "none"]
-    assert (none["difference"] == 0).all()
-
-
-def test_a_table_that_does_not_say_what_made_it_is_told(tmp_path: Path) -> None:
-    path = tmp_path / "study-x.csv"
-    pd.DataFrame({"arm": ["none"], "measure": ["clipmem"]}).to_csv(path, index=False)
-    with pytest.raises(InputError, match=r"study-x.csv cannot be read .*: get the file again"):
-        read_reference(path)
-    path.write_text(
-        "# command: python -m clipmem_core study combined scenes --name x\n# machine: M; cpu\n# seeds: 0, 1\n"
-        "# value: mean over seeds; low, high: 95 % interval over splits of the pairs of the paired difference\n"
-        "arm,measure\nnone,clipmem\n"
-    )
-    with pytest.raises(InputError, match=r"study-x.csv lacks difference, high, low, n, value: get the file again"):
-        read_reference(path)
+    forgetting = named["forgetting"]
+    assert forgetting.reference == "none"
+    assert not forgetting.rows.duplicated(["arm", "measure"]).any()

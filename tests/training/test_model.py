@@ -1,6 +1,5 @@
 """Models start from their seed alone, load safely, and encode as open_clip's own do; heads on locked towers."""
 
-import functools
 import json
 import math
 import re
@@ -12,14 +11,13 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
 from clipmem_core.config import InputError
 from clipmem_core.mitigations import can_cut_text
 from clipmem_core.training import model as under_test
 from clipmem_core.training.model import (
-    Model,
     Standard,
     build_model,
     encode_image,
@@ -37,34 +35,20 @@ from tests.training import toys
 from tests.training.toys import draw_data, draw_tokens, view_maker
 
 
-def refused(*_: Any, **__: Any) -> Tensor:
-    raise AssertionError("the fallback is for what the short form cannot do")
-
-
-def both_ways(length: int, mask: Tensor | None) -> list[list[Tensor]]:
-    """Attend by the short form and by torch: output, then gradients of input and weights, of each."""
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("length", [1, 128])
+def test_short_attention_and_its_gradients_equal_torchs(length: int, causal: bool) -> None:
     torch.manual_seed(0)
     attn = nn.MultiheadAttention(24, 3, batch_first=True)
     nn.init.normal_(attn.in_proj_bias)
     x, weights = torch.randn(4, length, 24), torch.randn(4, length, 24) / length
-    results = []
-    for attend in (
-        functools.partial(short_attention, attn, refused),
-        lambda x, attn_mask: attn(x, x, x, attn_mask=attn_mask, need_weights=False)[0],
-    ):
-        own = x.clone().requires_grad_()
-        out = attend(own, attn_mask=mask)
-        results.append([out, *torch.autograd.grad((out * weights).sum(), [own, *attn.parameters()])])
-    return results
-
-
-@pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("length", [1, 7, 128])
-def test_short_attention_and_its_gradients_equal_torchs(length: int, causal: bool) -> None:
     mask = torch.full((length, length), -math.inf).triu(1) if causal else None
-    ours, theirs = both_ways(length, mask)
-    for one, other in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+    inputs = [x.requires_grad_(), *attn.parameters()]
+    ours = short_attention(attn, lambda *_, **__: pytest.fail("it is short"), x, attn_mask=mask)
+    theirs = attn(x, x, x, attn_mask=mask, need_weights=False)[0]
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+    gradients = (torch.autograd.grad((out * weights).sum(), inputs) for out in (ours, theirs))
+    torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-4)
 
 
 def test_a_built_model_computes_what_open_clips_own_computes() -> None:
@@ -81,38 +65,30 @@ def test_a_built_model_computes_what_open_clips_own_computes() -> None:
         )
 
 
-@pytest.mark.parametrize("pool", ["argmax", "eos"])
-@pytest.mark.parametrize("longest", [1, 3, 6])
-def test_text_cut_to_the_longest_caption_equals_the_full_context(tmp_path: Path, longest: int, pool: str) -> None:
-    text = {**toys.MODEL["text_cfg"], "pool_type": pool, "eos_id": toys.END}
-    path = tmp_path / "toy.json"
-    path.write_text(json.dumps({**toys.MODEL, "text_cfg": text}))
-    model = build_model(str(path), loss="clip", seed=0).eval()
-    assert can_cut_text(model)
-    tokens = torch.from_numpy(toys.draw_tokens(20).astype(np.int64))
-    tokens = tokens[(tokens == toys.END).int().argmax(dim=1) <= longest + 1]
-    with torch.no_grad():
-        full = nn.functional.normalize(model.encode_text(tokens), dim=-1)
-        torch.testing.assert_close(encode_text(model, tokens, cut=True), full, atol=1e-6, rtol=0)
-        torch.testing.assert_close(encode_text(model, tokens, cut=False), full, atol=1e-6, rtol=0)
-
-
-@pytest.mark.parametrize("captions", [["!"], ["!!!", "a dog!", "wow ! ! !"], ["! a", "!"]])
-def test_captions_of_exclamation_marks_are_not_cut_short(captions: list[str]) -> None:
-    # The token of "!" is 0, and so is padding.
-    model = build_model("tiny", loss="clip", seed=0).eval()
-    tokens = torch.from_numpy(tokenize("tiny", captions)).long()
-    assert (tokens[:, 1:-1] == 0).any()
-    with torch.no_grad():
-        full = nn.functional.normalize(model.encode_text(tokens), dim=-1)
-        torch.testing.assert_close(encode_text(model, tokens, cut=True), full, atol=1e-6, rtol=0)
-
-
-@pytest.mark.parametrize("change", [{"no_causal_mask": True}, {"pool_type": "last"}, {"pool_type": "first"}])
-def test_text_is_not_cut_where_that_would_change_it(tmp_path: Path, change: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("change", "cut"),
+    [
+        ({"pool_type": "argmax"}, True),
+        ({"pool_type": "eos", "eos_id": toys.END}, True),
+        ({"no_causal_mask": True}, False),
+        ({"pool_type": "last"}, False),
+    ],
+)
+def test_text_cut_to_the_longest_caption_equals_the_full_context(
+    tmp_path: Path, change: dict[str, Any], cut: bool
+) -> None:
     path = tmp_path / "toy.json"
     path.write_text(json.dumps({**toys.MODEL, "text_cfg": {**toys.MODEL["text_cfg"], **change}}))
-    assert not can_cut_text(build_model(str(path), loss="clip", seed=0))
+    model = build_model(str(path), loss="clip", seed=0).eval()
+    assert can_cut_text(model) is cut
+    tokens = torch.from_numpy(draw_tokens(20).astype(np.int64))
+    ends = (tokens == toys.END).int().argmax(dim=1)
+    tokens[3, 1:3] = 0  # the token of "!", and of padding
+    for longest in (2, 7):
+        own = tokens[ends <= longest]
+        with torch.no_grad():
+            full = F.normalize(model.encode_text(own), dim=-1)
+            torch.testing.assert_close(encode_text(model, own, cut=cut), full, atol=1e-6, rtol=0)
 
 
 def test_initial_weights_are_a_function_of_the_seed(toy: str) -> None:
@@ -126,25 +102,6 @@ def test_initial_weights_are_a_function_of_the_seed(toy: str) -> None:
     assert (np.random.get_state()[1] == numpy_before).all()
 
 
-def test_a_config_inside_model_cfg_is_built_with_its_own_tokens(tmp_path: Path) -> None:
-    path = tmp_path / "open_clip_config.json"
-    path.write_text(json.dumps({"model_cfg": toys.MODEL}))
-    assert build_model(str(path), loss="clip", seed=0).visual.image_size == (8, 8)
-    assert tokenize(str(path), ["a"]).shape == (1, 8)
-    impostor = Path(toys.write_model(tmp_path)).rename(tmp_path / "tiny.json")
-    assert build_model(str(impostor), loss="clip", seed=0).visual.image_size == (8, 8)
-    assert build_model("tiny", loss="clip", seed=0).visual.image_size == (32, 32)
-
-
-@pytest.mark.parametrize(
-    ("vision", "reason"),
-    [({"colour": 1}, "unexpected keyword argument 'colour'"), ({"width": 28}, "must be divisible by num_heads")],
-)
-def test_a_config_that_open_clip_cannot_build_is_refused(tmp_path: Path, vision: dict[str, Any], reason: str) -> None:
-    with pytest.raises(InputError, match=f"toy.json' cannot be built: .*{reason}"):
-        build_model(toys.write_model(tmp_path, **vision), loss="clip", seed=0)
-
-
 def test_a_hub_that_cannot_be_reached_gives_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def offline(*_: Any, **__: Any) -> None:
         raise OSError("We couldn't connect to 'https://hub.example'\nto load this file.\n" + "Check again. " * 100)
@@ -154,49 +111,24 @@ def test_a_hub_that_cannot_be_reached_gives_one_line(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(under_test.open_clip, "get_tokenizer", offline)
     with pytest.raises(InputError, match="model 'roberta-ViT-B-32' cannot be built: We couldn't connect") as built:
         build_model("roberta-ViT-B-32", loss="clip", seed=0)
-    with pytest.raises(InputError, match="the tokenizer of model 'roberta-ViT-B-32' cannot be had: We") as tokens:
+    with pytest.raises(InputError, match="the tokenizer of model 'roberta-ViT-B-32' is not available: We") as tokens:
         tokenize("roberta-ViT-B-32", ["a dog"])
-    for error in (built, tokens):
-        assert "\n" not in str(error.value)
-        assert len(str(error.value)) < 400
+    assert "\n" not in str(built.value) + str(tokens.value)
+    assert len(str(built.value)) < 400
 
 
 START, END = 49406, 49407
-CAPTIONS = [
-    "a photo of a cat",
-    "Two DOGS, one ball & 3 sticks!",
-    "  spaced \t out\n caption ",
-    "größe, naïve café – “quoted” 日本語 🐈",
-    "don't they'll we've I'm",
-    "<b>bold</b> &amp; &lt;i&gt;",
-    "voil\u00c3\u00a0 mojibake",
-    "12345 x 67890",
-    "!",
-    "x",
-    "",
-]
+CAPTIONS = ["Two DOGS, one ball & 3 sticks!", "  spaced \t out\n ", "größe – “quoted” 日本語 🐈", "&lt;i&gt;", "!", ""]
 
 
 @pytest.mark.parametrize(("model", "context"), [("tiny", 16), ("ViT-B-32", 77)])
 def test_tokens_of_ordinary_captions_are_open_clips(model: str, context: int) -> None:
     tokens = tokenize(model, CAPTIONS)
-    expected = open_clip.get_tokenizer("ViT-B-32")(CAPTIONS, context_length=context)
     assert tokens.dtype == "int32"
-    assert tokens.shape == (len(CAPTIONS), context)
-    assert (tokens == expected.numpy()).all()
+    np.testing.assert_array_equal(tokens, open_clip.get_tokenizer("ViT-B-32")(CAPTIONS, context_length=context))
 
 
-@pytest.mark.parametrize(
-    "spelled",
-    [
-        "<end_of_text>",
-        "&lt;end_of_text&gt;",
-        "&amp;lt;end_of_text&amp;gt;",
-        "<start_of_text>",
-        "<END_OF_TEXT>",
-        "<end_of_text>" * 3,
-    ],
-)
+@pytest.mark.parametrize("spelled", ["<end_of_text>", "&amp;lt;end_of_text&amp;gt;", "<START_OF_TEXT>"])
 def test_special_tokens_that_a_caption_spells_vanish(spelled: str) -> None:
     plain, odd = tokenize("tiny", ["a red dog", f"a {spelled} red {spelled} dog"])
     assert odd.tolist() == plain.tolist()
@@ -224,34 +156,26 @@ class Trap:
         return Path.touch, (self.path,)
 
 
-def toy_model(name: str, *, loss: str = "clip", seed: int = 0) -> Model:
-    return build_model(name, loss=loss, seed=seed)
-
-
 def assert_refused(name: str, path: Path, reason: str) -> None:
     """Check that a file is refused as a checkpoint and as a start, each in one line."""
-    with pytest.raises(
-        InputError, match=rf"checkpoint {re.escape(repr(str(path)))} does not load \({reason}"
-    ) as loaded:
-        load_weights(toy_model(name), path)
-    with pytest.raises(InputError, match=f"cannot be built from {re.escape(repr(str(path)))}, .*: {reason}") as built:
+    quoted = re.escape(repr(str(path)))
+    with pytest.raises(InputError, match=rf"checkpoint {quoted} does not load \({reason}") as loaded:
+        load_weights(build_model(name, loss="clip", seed=0), path)
+    with pytest.raises(InputError, match=f"cannot be built from {quoted}, .*: {reason}") as built:
         build_model(name, loss="clip", seed=0, pretrained=str(path))
     assert "\n" not in str(loaded.value) + str(built.value)
 
 
-@pytest.mark.parametrize("prefix", ["", "module."])
-@pytest.mark.parametrize("bare", [True, False])
+@pytest.mark.parametrize(("prefix", "bare"), [("", True), ("module.", False)])
 def test_open_clips_own_forms_load(toy: str, tmp_path: Path, prefix: str, bare: bool) -> None:
-    source, target = toy_model(toy, seed=1), toy_model(toy, seed=2)
+    source, target = (build_model(toy, loss="clip", seed=seed) for seed in (1, 2))
     optimizer = torch.optim.AdamW(source.parameters()).state_dict()
     state = {prefix + name: value for name, value in source.state_dict().items()}
     path = tmp_path / "epoch_1.pt"
     torch.save(state if bare else {"epoch": 1, "name": "run", "state_dict": state, "optimizer": optimizer}, path)
     load_weights(target, path)
     started = build_model(toy, loss="clip", seed=2, pretrained=str(path))
-    for name, value in source.state_dict().items():
-        assert torch.equal(target.state_dict()[name], value)
-        assert torch.equal(started.state_dict()[name], value)
+    torch.testing.assert_close([target.state_dict(), started.state_dict()], [source.state_dict()] * 2)
 
 
 def test_code_in_a_checkpoint_does_not_run(toy: str, tmp_path: Path) -> None:
@@ -263,7 +187,7 @@ def test_code_in_a_checkpoint_does_not_run(toy: str, tmp_path: Path) -> None:
     assert trace.exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"hello world", b"PK\x03\x04 cut short"])
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut short"])
 def test_a_file_that_is_no_checkpoint_is_refused(toy: str, tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "broken.pt"
     path.write_bytes(content)
@@ -273,13 +197,8 @@ def test_a_file_that_is_no_checkpoint_is_refused(toy: str, tmp_path: Path, conte
 HOW = {"precision": "fp32", "device": "cpu"}
 
 
-@pytest.fixture(params=[3, 256], ids=["three a batch", "one batch"])
-def _batch(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(under_test, "BATCH", request.param)
-
-
-@pytest.mark.usefixtures("_batch")
-def test_mean_image_embeddings_equal_the_slow_mean_over_views(toy: str) -> None:
+def test_mean_image_embeddings_equal_the_slow_mean_over_views(toy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(under_test, "BATCH", 3)
     model, data, views = build_model(toy, loss="clip", seed=0), draw_data(10), view_maker(seed=5)
     means = mean_image_embeddings(model, data, views, n_views=3, **HOW)
     assert means.dtype == np.float32
@@ -295,8 +214,8 @@ def test_mean_image_embeddings_equal_the_slow_mean_over_views(toy: str) -> None:
         assert np.linalg.norm(means[pair]) < 1
 
 
-@pytest.mark.usefixtures("_batch")
-def test_text_embeddings_come_in_order_and_equal_one_by_one(toy: str) -> None:
+def test_text_embeddings_come_in_order_and_equal_one_by_one(toy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(under_test, "BATCH", 3)
     model, tokens = build_model(toy, loss="clip", seed=0), draw_tokens(25)
     vectors = text_embeddings(model, tokens, **HOW)
     assert vectors.dtype == np.float32
@@ -314,7 +233,6 @@ def test_captions_are_averaged_within_their_pair_all_or_the_first_where_that_is_
     start = np.array([0, 1, 4, 6])
     np.testing.assert_allclose(mean_by_pair(vectors, start, first=1), vectors[[0, 1, 4]])
     np.testing.assert_allclose(mean_by_pair(vectors, start, first=2), [[1, 0], [0.5, 1], [3.5, 1.5]])
-    np.testing.assert_allclose(mean_by_pair(vectors, start, first=9), mean_by_pair(vectors, start))
 
 
 FEATURES = np.random.default_rng(0).normal(3, 2, (500, 6)).astype(np.float16)
@@ -326,17 +244,14 @@ def test_standard_features_have_mean_zero_and_mean_square_one() -> None:
     assert (found**2).mean() == pytest.approx(1, abs=1e-4)
 
 
-def test_the_first_weights_are_a_function_of_the_seed() -> None:
-    one, same, other = (locked_model(6, 4, dim=3, loss="clip", seed=seed).state_dict() for seed in (1, 1, 2))
-    assert all(torch.equal(one[name], same[name]) for name in one)
-    assert not torch.equal(one["visual.head.proj.weight"], other["visual.head.proj.weight"])
-
-
-def test_both_losses_start_where_open_clip_starts_them() -> None:
+def test_locked_models_start_where_open_clip_starts_them_as_a_function_of_the_seed() -> None:
     for loss in ("clip", "siglip"):
         model, whole = locked_model(6, 4, dim=3, loss=loss, seed=0), build_model("tiny", loss=loss, seed=0)
         assert model.logit_scale.item() == pytest.approx(whole.logit_scale.item())
         assert (model.logit_bias is not None) == (loss == "siglip")
+    one, same, other = (locked_model(6, 4, dim=3, loss="clip", seed=seed).state_dict() for seed in (1, 1, 2))
+    assert all(torch.equal(one[name], same[name]) for name in one)
+    assert not torch.equal(one["visual.head.proj.weight"], other["visual.head.proj.weight"])
 
 
 def test_a_tower_that_is_not_locked_is_that_of_the_whole_model() -> None:

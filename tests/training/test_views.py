@@ -22,10 +22,6 @@ def normalised(pixels: np.ndarray) -> np.ndarray:
     return ((scaled - [0.5, 0.4, 0.3]) / [0.2, 0.25, 0.3]).transpose(0, 3, 1, 2)
 
 
-def interpolated(pixels: np.ndarray, size: int) -> torch.Tensor:
-    return F.interpolate(torch.from_numpy(normalised(pixels)).float(), size=size, mode="bilinear", align_corners=False)
-
-
 def test_the_whole_box_at_equal_size_is_the_picture_normalised() -> None:
     images = view_maker(image_size=16).images(PIXELS, WHOLE)
     assert images.dtype == torch.float32
@@ -46,12 +42,13 @@ def test_a_box_cuts_the_part_it_names(box: list[float], rows: slice, columns: sl
     boxes = np.array([box, box])
     same = view_maker(image_size=8).images(PIXELS, boxes)
     np.testing.assert_allclose(same.numpy(), normalised(part), atol=1e-4)
-    # Enlarged, the outermost pixels blend with what lies beyond the box: compare the inside.
+    # Enlarged, the outermost pixels blend with pixels beyond the box: compare the inside.
     larger = view_maker(image_size=16).images(PIXELS, boxes)[:, :, 1:-1, 1:-1]
-    torch.testing.assert_close(larger, interpolated(part, 16)[:, :, 1:-1, 1:-1], atol=1e-4, rtol=0)
+    whole = F.interpolate(torch.from_numpy(normalised(part)).float(), size=16, mode="bilinear", align_corners=False)
+    torch.testing.assert_close(larger, whole[:, :, 1:-1, 1:-1], atol=1e-4, rtol=0)
 
 
-@settings(max_examples=100)
+@settings(max_examples=30)
 @given(st.floats(0.01, 0.999), st.integers(0, 2**41), st.integers(0, 100))
 def test_boxes_lie_inside_the_picture_and_keep_their_share_and_aspect(scale: float, seed: int, turn: int) -> None:
     x, y, width, height = view_maker(crop_scale=scale, seed=seed).boxes(KEYS[:100], turn).T
@@ -75,11 +72,8 @@ def test_area_is_uniform_and_aspect_log_uniform() -> None:
     assert stats.kstest(np.log(aspect[whole]), "uniform", args=(low, -2 * low)).pvalue > 1e-3
 
 
-def test_crop_scale_1_is_the_whole_picture() -> None:
-    assert (view_maker(crop_scale=1.0).boxes(KEYS[:2], 3) == WHOLE).all()
-
-
 def test_a_box_depends_on_seed_turn_and_pair_alone() -> None:
+    assert (view_maker(crop_scale=1.0).boxes(KEYS[:2], 3) == WHOLE).all()
     boxes = view_maker(seed=4).boxes(KEYS, 2)
     assert (view_maker(seed=4).boxes(KEYS[5:9], 2) == boxes[5:9]).all()
     for other in (view_maker(seed=5).boxes(KEYS, 2), view_maker(seed=4).boxes(KEYS, 3)):

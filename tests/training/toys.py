@@ -62,6 +62,12 @@ def draw_data(pairs: int, *, captions: int = 1, size: int = 10, context: int = C
     )
 
 
+def held_out_data(pairs: int = 30) -> TrainingData:
+    """Draw pairs of up to three captions; the last six are external."""
+    rows = np.arange(pairs)
+    return replace(draw_data(pairs, captions=3), rows=rows[:-6], external=rows[-6:])
+
+
 def view_maker(*, image_size: int = 8, crop_scale: float = 0.5, seed: int = 0, colour: float = 0.0) -> ViewMaker:
     return ViewMaker(
         image_size, crop_scale, (0.5, 0.4, 0.3), (0.2, 0.25, 0.3), seed, mitigations_of(AuditConfig(colour=colour))

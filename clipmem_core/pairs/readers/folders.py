@@ -7,7 +7,7 @@ without a `.txt` from its label.
 import os
 import re
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from clipmem_core.config import InputError, SourceOptions
 from clipmem_core.pairs.readers.files import LINK_LEAVES, TEXT, decode_text, is_inside, is_picture, read_file
@@ -19,7 +19,7 @@ _LINE_END = re.compile(r"\r\n|\r|\n")
 
 
 def holds_pictures(root: Path) -> bool:
-    """Say whether a folder has a picture somewhere below."""
+    """Tell whether a folder has a picture somewhere below."""
     return any(is_picture(name) for _, files in _walk(root) for name in files)
 
 
@@ -34,20 +34,27 @@ def read_folder(root: Path, options: SourceOptions) -> Rows:
     template = options.caption_template
     if template and LABEL not in template:
         raise InputError(f"--caption-template {template!r} must hold {LABEL}: 'a photo of a {LABEL}'")
-    return Rows(root, "folder", _rows(root, template))
 
+    def rows() -> Iterator[Row]:
+        used = False
+        for folder, files in _walk(root):
+            texts = {os.path.splitext(name)[0]: name for name in files if name.lower().endswith(".txt")}
+            for name in filter(is_picture, files):
+                text = texts.get(os.path.splitext(name)[0])
+                row = _row(root, os.path.join(folder, name), text and os.path.join(folder, text), template)
+                used = used or not row.reason
+                yield row
+            paired = {os.path.splitext(name)[0] for name in files if is_picture(name)}
+            for stem, name in texts.items():
+                if stem not in paired:
+                    yield Row(os.path.join(folder, name), reason="no picture of the same name")
+        if not used:
+            raise InputError(
+                f"{root} holds pictures but no captions: put a .txt of the same name beside each, give a table, "
+                f"or let class folders name them: --caption-template 'a photo of a {LABEL}'"
+            )
 
-def _rows(root: Path, template: str) -> Iterator[Row]:
-    used = False
-    for folder, files in _walk(root):
-        for row in _folder_rows(root, folder, files, template):
-            used = used or not row.reason
-            yield row
-    if not used:
-        raise InputError(
-            f"{root} holds pictures but no captions: put a .txt of the same name beside each, give a table, "
-            f"or let class folders name them: --caption-template 'a photo of a {LABEL}'"
-        )
+    return Rows(root, "folder", rows())
 
 
 def _walk(root: Path) -> Iterator[tuple[str, list[str]]]:
@@ -58,25 +65,12 @@ def _walk(root: Path) -> Iterator[tuple[str, list[str]]]:
         yield "" if relative == "." else relative, sorted(name for name in files if not name.startswith("."))
 
 
-def _folder_rows(root: Path, folder: str, files: list[str], template: str) -> Iterator[Row]:
-    texts = {os.path.splitext(name)[0]: name for name in files if name.lower().endswith(".txt")}
-    pictures = [name for name in files if is_picture(name)]
-    for name in pictures:
-        text = texts.get(os.path.splitext(name)[0])
-        yield _row(root, os.path.join(folder, name), text and os.path.join(folder, text), template)
-    paired = {os.path.splitext(name)[0] for name in pictures}
-    for stem, name in texts.items():
-        if stem not in paired:
-            yield Row(os.path.join(folder, name), reason="no picture of the same name")
-
-
 def _row(root: Path, image: str, text: str | None, template: str) -> Row:
     label = os.path.dirname(image).partition("/")[0] or None
     if text is None and template and label:
         return Row(image, image, [template.replace(LABEL, label.replace("_", " "))], label)
     if text is None:
-        stem = PurePosixPath(image).stem
-        return Row(image, image, reason=f"no caption file: {stem}.txt is not beside the picture")
+        return Row(image, image, reason=f"no caption file: {Path(image).stem}.txt is not beside the picture")
     path = root / text
     if path.is_symlink() and not is_inside(os.path.realpath(root), os.fspath(path)):
         return Row(image, image, reason=LINK_LEAVES.replace("image", "caption file"))

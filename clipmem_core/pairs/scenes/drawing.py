@@ -12,23 +12,11 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
 
+from clipmem_core import columns as c
 from clipmem_core.atomic import replacing
-from clipmem_core.columns import CAPTIONS, DUPLICATE, IMAGE, LABEL, MISCAPTION, PAIR_ID, PLANTED, VAGUE
 from clipmem_core.config import InputError
+from clipmem_core.pairs.scenes import plan as scene_plan
 from clipmem_core.pairs.scenes.objects import COLOURS, KINDS, SHADE, SHINE, Brush, Colour, blend, rotation
-from clipmem_core.pairs.scenes.plan import (
-    CARRIERS,
-    COPY,
-    PICTURE,
-    WORDS,
-    PlannedPair,
-    Scene,
-    Thing,
-    captions_of,
-    plan_pairs,
-    stream,
-    vague_captions,
-)
 
 CAPTIONS_FILE = "captions.jsonl"
 SIDE = 128  # pixels of a finished picture
@@ -76,37 +64,36 @@ def draw_scenes(folder: Path, *, pairs: int = 1100, seed: int = 0) -> None:
     (folder / "images").mkdir(parents=True, exist_ok=True)
     listing = folder / CAPTIONS_FILE
     listing.unlink(missing_ok=True)  # no listing means unfinished
-    plans = list(plan_pairs(pairs, seed=seed))
-    lines = []
+    plans, lines = list(scene_plan.plan_pairs(pairs, seed=seed)), []
     for plan in plans:
         image = f"images/{plan.number:05d}.png"
-        _picture(plan, seed).save(folder / image, compress_level=4)
-        described = plans[plan.partner] if plan.planted == MISCAPTION and plan.partner is not None else plan
-        rng = stream(seed, described.number, WORDS)
+        partner = plan.number if plan.partner is None else plan.partner
+        if plan.planted == c.DUPLICATE:  # a near-duplicate: cropped by about a pixel on two sides, with faint noise
+            picture = draw_scene(plan.scene, scene_plan.stream(seed, partner, scene_plan.PICTURE))
+            rng = scene_plan.stream(seed, plan.number, scene_plan.COPY)
+            left, top = rng.uniform(0.3, 1.3, size=2)
+            moved = picture.resize(picture.size, Image.Resampling.BICUBIC, box=(left, top, *picture.size))
+            noise = rng.integers(-3, 4, size=(*picture.size, 3))
+            picture = Image.fromarray((np.asarray(moved, dtype=np.int16) + noise).clip(0, 255).astype(np.uint8))
+        else:
+            picture = draw_scene(plan.scene, scene_plan.stream(seed, plan.number, scene_plan.PICTURE))
+        picture.save(folder / image, compress_level=4)
+        described = plans[partner] if plan.planted == c.MISCAPTION else plan
+        rng = scene_plan.stream(seed, described.number, scene_plan.WORDS)
+        vague = plan.planted == c.VAGUE
         record = {
-            IMAGE: image,
-            PAIR_ID: f"scene-{plan.number:05d}",
-            CAPTIONS: vague_captions(rng) if plan.planted == VAGUE else captions_of(described.scene, rng),
-            LABEL: plan.scene.main.kind,
-            PLANTED: plan.planted,
+            c.IMAGE: image,
+            c.PAIR_ID: f"scene-{plan.number:05d}",
+            c.CAPTIONS: scene_plan.vague_captions(rng) if vague else scene_plan.captions_of(described.scene, rng),
+            c.LABEL: plan.scene.main.kind,
+            c.PLANTED: plan.planted,
         }
         lines.append(json.dumps(record) + "\n")
     with replacing(listing) as unfinished:
         unfinished.write_text("".join(lines), encoding="utf-8")
 
 
-def _picture(plan: PlannedPair, seed: int) -> Image.Image:
-    if plan.planted != DUPLICATE or plan.partner is None:
-        return draw_scene(plan.scene, stream(seed, plan.number, PICTURE))
-    # a near-duplicate: cropped by about a pixel on two sides, with faint noise
-    picture, rng = draw_scene(plan.scene, stream(seed, plan.partner, PICTURE)), stream(seed, plan.number, COPY)
-    left, top = rng.uniform(0.3, 1.3, size=2)
-    moved = picture.resize(picture.size, Image.Resampling.BICUBIC, box=(left, top, *picture.size))
-    noise = rng.integers(-3, 4, size=(*picture.size, 3))
-    return Image.fromarray((np.asarray(moved, dtype=np.int16) + noise).clip(0, 255).astype(np.uint8))
-
-
-def draw_scene(scene: Scene, rng: np.random.Generator) -> Image.Image:
+def draw_scene(scene: scene_plan.Scene, rng: np.random.Generator) -> Image.Image:
     """Draw a scene as an RGB picture of SIDE × SIDE pixels; `rng` varies shapes, sizes, places and details."""
     canvas = Canvas(SIDE * SUPERSAMPLING, scene.light, rng)
     _BACKGROUNDS[scene.place](canvas)
@@ -128,25 +115,25 @@ def draw_scene(scene: Scene, rng: np.random.Generator) -> Image.Image:
 class Spot(NamedTuple):
     """One object's place, in shares of the picture's side."""
 
-    thing: Thing
+    thing: scene_plan.Thing
     x: float  # the centre's
     y: float
     size: float  # half the side of the object's own square
     grounded: bool  # it casts a shadow, or floats on the water
 
 
-def place_objects(scene: Scene, rng: np.random.Generator) -> list[Spot]:
+def place_objects(scene: scene_plan.Scene, rng: np.random.Generator) -> list[Spot]:
     """Place every object of a scene, the farthest first."""
     main, other, stands = scene.main, scene.other, KINDS[scene.main.kind].stands
 
-    def spot(thing: Thing, x: float, y: float, size: float, wobble: float = 0.01) -> Spot:
+    def spot(thing: scene_plan.Thing, x: float, y: float, size: float, wobble: float = 0.01) -> Spot:
         dx, dy = rng.uniform(-wobble, wobble, size=2)
         size *= rng.uniform(0.93, 1.04)
         kind = KINDS[thing.kind]
         y += dy - (kind.half_height * size if kind.stands else 0.0)
         return Spot(thing, x + dx, y, size, kind.stands)
 
-    def size_of(thing: Thing) -> float:
+    def size_of(thing: scene_plan.Thing) -> float:
         return 0.17 if thing.kind in SMALL else 0.21
 
     if other is None and scene.count > 1:
@@ -169,7 +156,7 @@ def place_objects(scene: Scene, rng: np.random.Generator) -> list[Spot]:
     if scene.relation == "front":
         return [spot(other, 0.5, 0.83, 0.33), spot(main, 0.5 + rng.choice((-0.19, 0.19)), 0.95, 0.17)]
     below = spot(other, 0.5, 0.93, 0.26)
-    feet = below.y + CARRIERS[other.kind] * below.size
+    feet = below.y + scene_plan.CARRIERS[other.kind] * below.size
     return [below, Spot(main, below.x, feet - KINDS[main.kind].half_height * 0.16, 0.16, False)]
 
 
@@ -187,7 +174,7 @@ class Canvas:
     def gradient(self, *colours: Colour, end: float = 1.0) -> None:
         """Fill the canvas from top to bottom, the last colour at `end`."""
         heights, column = np.linspace(0, end, len(colours)), np.linspace(0, 1, self.side)
-        channels = [np.interp(column, heights, [colour[c] for colour in colours]) for c in range(3)]
+        channels = [np.interp(column, heights, [colour[i] for colour in colours]) for i in range(3)]
         strip = np.stack(channels, axis=1).round().astype(np.uint8)[:, None, :]
         self.image.paste(Image.fromarray(np.repeat(strip, self.side, axis=1)))
 

@@ -36,12 +36,7 @@ WARM = (255, 228, 150)
 
 
 def blend(first: Colour, second: Colour, share: float) -> Colour:
-    """Return the colour `share` of the way from the first to the second.
-
-    Example:
-        >>> blend((0, 0, 0), (100, 200, 40), 0.5)
-        (50, 100, 20)
-    """
+    """Return the colour `share` of the way from the first to the second."""
     return tuple(round(a + (b - a) * share) for a, b in zip(first, second, strict=True))
 
 

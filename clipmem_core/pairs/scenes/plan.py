@@ -6,11 +6,14 @@ exception: of two pairs with each other's captions, the first keeps its own if t
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from clipmem_core.columns import ATYPICAL, DUPLICATE, MISCAPTION, VAGUE
 from clipmem_core.pairs.scenes.objects import COLOURS, KINDS
+
+Item = TypeVar("Item", str, int)
 
 BLOCK = 100  # pairs among which errors are placed: 4 miscaption, 4 vague, 3 atypical, 2 duplicate
 PLAN, PICTURE, WORDS, COPY = range(4)  # streams of random numbers of one pair
@@ -45,9 +48,8 @@ LOOKS: dict[str, tuple[str, ...]] = {  # of atypical pictures; the kinds on whic
 }
 
 
-@dataclass(frozen=True)
-class Thing:
-    """One object: its kind and colour."""
+class Thing(NamedTuple):
+    """One object."""
 
     kind: str
     colour: str
@@ -100,7 +102,9 @@ def _plan_block(start: int, seed: int) -> list[PlannedPair]:
     order = [int(i) for i in stream(seed, start, COPY).permutation(BLOCK)]
     for i, j in (order[0:2], order[2:4]):
         rng, scene = stream(seed, start + j, PLAN), plans[j].scene
-        while not _clearly_different(plans[i].scene, scene):
+        other = plans[i].scene
+        facts = {fact for thing in other.things for fact in thing} | {other.place}
+        while facts & ({fact for thing in scene.things for fact in thing} | {scene.place}):  # kinds, colours, the place
             scene = plan_scene(rng)
         plans[i] = replace(plans[i], planted=MISCAPTION, partner=start + j)
         plans[j] = replace(plans[j], planted=MISCAPTION, partner=start + i, scene=scene)
@@ -125,7 +129,7 @@ def plan_scene(rng: np.random.Generator) -> Scene:
     if form < 0.42:
         return scene
     if form < 0.66:
-        return replace(scene, count=2 + _zipf_rank(rng, 4, 1.0))
+        return replace(scene, count=_pick(rng, (2, 3, 4, 5), 1.0))
     main = scene.main.kind
     there = [kind for kind in KINDS if kind != main and scene.place in KINDS[kind].places]
     relation = _pick(rng, [name for name, fits in RELATIONS.items() if any(fits(main, kind) for kind in there)], 2.0)
@@ -141,12 +145,6 @@ def _plan_alone(rng: np.random.Generator) -> Scene:
     return Scene(Thing(kind, _pick_colour(rng, kind, light)), place, light)
 
 
-def _clearly_different(first: Scene, second: Scene) -> bool:
-    """Check that two pictures share no kind, no colour and not the place."""
-    both = [(one, two) for one in first.things for two in second.things]
-    return first.place != second.place and all(a.kind != b.kind and a.colour != b.colour for a, b in both)
-
-
 def _pick_colour(rng: np.random.Generator, kind: str, light: str, taken: str = "") -> str:
     """Draw a colour other than the taken one; no black at night, where it cannot be seen."""
     barred = (taken, "black" if light == "night" else "")
@@ -154,70 +152,49 @@ def _pick_colour(rng: np.random.Generator, kind: str, light: str, taken: str = "
     return _pick(rng, [colour for colour in order if colour not in barred], 1.0)
 
 
-def _pick(rng: np.random.Generator, items: Sequence[str], head: float) -> str:
-    return items[_zipf_rank(rng, len(items), head)]
-
-
-def _zipf_rank(rng: np.random.Generator, n: int, head: float) -> int:
-    """Draw a rank below n with probability ∝ 1 / (rank + head): Zipf's law, flatter for a larger `head`."""
-    weights = np.cumsum(1 / (np.arange(n) + head))
-    return int(np.searchsorted(weights, rng.random() * weights[-1], side="right"))
+def _pick(rng: np.random.Generator, items: Sequence[Item], head: float) -> Item:
+    """Draw an item with probability ∝ 1 / (rank + head): Zipf's law, flatter for a larger `head`."""
+    weights = np.cumsum(1 / (np.arange(len(items)) + head))
+    return items[int(np.searchsorted(weights, rng.random() * weights[-1], side="right"))]
 
 
 NUMBERS = {1: "one", 2: "two", 3: "three", 4: "four", 5: "five"}
 
-# Of each place: where a standing object is, where a hanging one is, and the place itself; the plainest comes first.
-PLACE_PHRASES: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
-    "meadow": (
-        ("in a meadow", "on the grass", "in a green field"),
-        ("over a meadow", "above the grass", "over a green field"),
-        ("a meadow", "a green field"),
-    ),
-    "sea": (
-        ("at sea", "on the water", "on the open sea"),
-        ("over the sea", "above the waves", "over the water"),
-        ("the sea", "a view of the sea"),
-    ),
-    "hills": (
-        ("on a hill", "in the hills", "in hilly country"),
-        ("over the hills", "above the dark hills", "high over the hills"),
-        ("a night sky", "dark hills"),
-    ),
-    "desert": (
-        ("in the desert", "among the dunes", "on desert sand"),
-        ("over the desert", "above the dunes", "over desert sand"),
-        ("a desert", "a sandy desert"),
-    ),
-    "snow": (
-        ("in the snow", "on a snowy field", "in a winter landscape"),
-        ("over the snow", "above a snowy field", "in a winter landscape"),
-        ("a winter landscape", "a snowy field"),
-    ),
-    "city": (
-        ("in the city", "on a city street", "in front of tall buildings"),
-        ("over the city", "above a city street", "in front of tall buildings"),
-        ("a city street", "the city"),
-    ),
-    "room": (
-        ("in a room", "on the floor", "inside a room"),
-        ("in a room", "in the middle of a room", "inside a room"),
-        ("a room", "a bright room"),
-    ),
-    "beach": (
-        ("on the beach", "on the sand", "by the sea"),
-        ("over the beach", "above the sand", "by the sea"),
-        ("a beach", "a sandy beach"),
-    ),
-    "forest": (
-        ("in the forest", "in the woods", "on the forest floor"),
-        ("in the forest", "in the woods", "between the trees"),
-        ("a forest", "the woods"),
-    ),
-    "underwater": (
-        ("underwater", "on the sea floor", "under the sea"),
-        ("underwater", "in deep water", "under the sea"),
-        ("an underwater scene", "deep water"),
-    ),
+STANDING_IN: dict[str, tuple[str, ...]] = {  # of each place, where a standing object is; the plainest comes first
+    "meadow": ("in a meadow", "on the grass", "in a green field"),
+    "sea": ("at sea", "on the water", "on the open sea"),
+    "hills": ("on a hill", "in the hills", "in hilly country"),
+    "desert": ("in the desert", "among the dunes", "on desert sand"),
+    "snow": ("in the snow", "on a snowy field", "in a winter landscape"),
+    "city": ("in the city", "on a city street", "in front of tall buildings"),
+    "room": ("in a room", "on the floor", "inside a room"),
+    "beach": ("on the beach", "on the sand", "by the sea"),
+    "forest": ("in the forest", "in the woods", "on the forest floor"),
+    "underwater": ("underwater", "on the sea floor", "under the sea"),
+}
+HANGING_IN: dict[str, tuple[str, ...]] = {  # where a hanging object is
+    "meadow": ("over a meadow", "above the grass", "over a green field"),
+    "sea": ("over the sea", "above the waves", "over the water"),
+    "hills": ("over the hills", "above the dark hills", "high over the hills"),
+    "desert": ("over the desert", "above the dunes", "over desert sand"),
+    "snow": ("over the snow", "above a snowy field", "in a winter landscape"),
+    "city": ("over the city", "above a city street", "in front of tall buildings"),
+    "room": ("in a room", "in the middle of a room", "inside a room"),
+    "beach": ("over the beach", "above the sand", "by the sea"),
+    "forest": ("in the forest", "in the woods", "between the trees"),
+    "underwater": ("underwater", "in deep water", "under the sea"),
+}
+PLACES: dict[str, tuple[str, ...]] = {  # the place itself
+    "meadow": ("a meadow", "a green field"),
+    "sea": ("the sea", "a view of the sea"),
+    "hills": ("a night sky", "dark hills"),
+    "desert": ("a desert", "a sandy desert"),
+    "snow": ("a winter landscape", "a snowy field"),
+    "city": ("a city street", "the city"),
+    "room": ("a room", "a bright room"),
+    "beach": ("a beach", "a sandy beach"),
+    "forest": ("a forest", "the woods"),
+    "underwater": ("an underwater scene", "deep water"),
 }
 LIGHT_PHRASES: dict[str, tuple[str, ...]] = {
     "sunny": ("on a sunny day", "in bright sunshine", "under the sun"),
@@ -276,18 +253,12 @@ VAGUE_CAPTIONS = (
 
 
 def captions_of(scene: Scene, rng: np.random.Generator) -> list[str]:
-    """Return five captions of a scene that differ in wording and content.
-
-    Example:
-        >>> scene = Scene(Thing("apple", "red"), "room", "indoors")
-        >>> captions_of(scene, np.random.default_rng(1))[3]
-        'an apple, and it is red'
-    """
+    """Return five captions of a scene that differ in wording and content."""
     templates: list[tuple[str, ...]] = list(TWO if scene.other else SEVERAL if scene.count > 1 else ALONE)
     if scene.look:
         templates[3] = ODD[scene.look]
     main, other, pair = scene.main, scene.other, scene.count == 2
-    standing, hanging, by_itself = PLACE_PHRASES[scene.place]
+    standing, hanging = STANDING_IN[scene.place], HANGING_IN[scene.place]
     if other is None:
         where = _any(standing if KINDS[main.kind].stands else hanging, rng)
     else:  # one may stand while the other hangs or sits on it: the plainest phrase, true of both
@@ -304,7 +275,7 @@ def captions_of(scene: Scene, rng: np.random.Generator) -> list[str]:
         "all_counted": "Both" if pair else f"All {count}",
         "count": count,
         "where": where,
-        "scene": _any(by_itself, rng),
+        "scene": _any(PLACES[scene.place], rng),
         "light": light,
         "when": f"{where} {light}" if scene.light in WEATHER else light,
     }

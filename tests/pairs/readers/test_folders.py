@@ -1,15 +1,12 @@
+"""Folders of pictures with texts beside them, or with class folders."""
+
 import os
 from pathlib import Path
 
 import pytest
 
-from clipmem_core.config import InputError, SourceOptions
-from clipmem_core.pairs.table import RawPairs, read_source
-from tests.pairs.samples import draw
-
-
-def read(folder: Path) -> RawPairs:
-    return read_source(str(folder), SourceOptions(), data=folder / "data")
+from clipmem_core.config import InputError
+from tests.pairs.samples import check_reasons, draw, read
 
 
 def test_pictures_with_texts_beside_them_are_read(tmp_path: Path) -> None:
@@ -28,13 +25,17 @@ def test_pictures_with_texts_beside_them_are_read(tmp_path: Path) -> None:
 
 def test_every_bad_file_is_quarantined_with_its_reason(tmp_path: Path) -> None:
     root = tmp_path / "set"
-    draw(root, "a.png", "silent.png", "empty.png", "leak.png", "dir.png", ".hidden.png", ".git/b.png")
+    draw(root, "a.png", "silent.png", "empty.png", "leak.png", "dir.png", "long.png", ".hidden.png", ".git/b.png")
+    draw(root, "pipe.png")
     draw(tmp_path, "out.png")
     (tmp_path / "secret.txt").write_text("secret")
-    for name in ("a", "lonely", "link", "bad\udcff"):
+    for name in ("a", "lonely", "link", "bad\udcff", "folder"):
         (root / f"{name}.txt").write_text("x")
     (root / "empty.txt").write_text(" \n\n")
+    (root / "long.txt").write_bytes(b"x" * ((1 << 20) + 1))
     (root / "dir.txt").mkdir()
+    (root / "folder.png").mkdir()
+    os.mkfifo(root / "pipe.txt")
     (root / "link.png").symlink_to(tmp_path / "out.png")
     (root / "leak.txt").symlink_to(tmp_path / "secret.txt")
     (root / "dangling.png").symlink_to(root / "gone.png")
@@ -47,35 +48,28 @@ def test_every_bad_file_is_quarantined_with_its_reason(tmp_path: Path) -> None:
         "empty.png": "caption is empty",
         "leak.png": "caption file is reached by a link that leaves",
         "dir.png": "no caption file",
+        "long.png": "larger than 1 MiB",
+        "pipe.png": "not a regular file",
         "lonely.txt": "no picture of the same name",
+        "folder.txt": "no picture of the same name",
         "link.png": "link that leaves",
         "dangling.png": "caption file cannot be read",
         "bad\\udcff.png": "not valid text",
     }
-    found = dict(zip(raw.quarantine.source, raw.quarantine.reason, strict=True))
-    assert set(found) == set(wanted)
-    for source, reason in wanted.items():
-        assert reason in found[source]
-    assert raw.rows == 1 + len(raw.quarantine)
-
-
-def test_pictures_without_any_caption_are_refused(tmp_path: Path) -> None:
-    draw(tmp_path, "a.png", "b.png")
-    with pytest.raises(InputError, match="holds pictures but no captions: put a .txt"):
-        read(tmp_path)
+    check_reasons(raw, wanted)
 
 
 def test_a_template_captions_pictures_of_class_folders_from_their_labels(tmp_path: Path) -> None:
     draw(tmp_path, "tree_frog/a.png", "owl/b.png", "owl/c.png", "loose.png")
+    with pytest.raises(InputError, match="holds pictures but no captions: put a .txt"):
+        read(tmp_path)
     (tmp_path / "owl/c.txt").write_text("an owl asleep")
-    options = SourceOptions(caption_template="a photo of a {label}")
-    raw = read_source(str(tmp_path), options, data=tmp_path / "data")
-    captions = dict(zip(raw.pairs.image, raw.pairs.captions, strict=True))
-    assert captions == {
+    raw = read(tmp_path, caption_template="a photo of a {label}")
+    assert dict(zip(raw.pairs.image, raw.pairs.captions, strict=True)) == {
         "owl/b.png": ["a photo of a owl"],
         "owl/c.png": ["an owl asleep"],
         "tree_frog/a.png": ["a photo of a tree frog"],
     }
     assert list(raw.quarantine.pair_id) == ["loose.png"]
     with pytest.raises(InputError, match="--caption-template 'a photo' must hold {label}"):
-        read_source(str(tmp_path), SourceOptions(caption_template="a photo"), data=tmp_path / "data")
+        read(tmp_path, caption_template="a photo")

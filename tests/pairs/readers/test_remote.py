@@ -1,25 +1,22 @@
-"""Data sets that a URL names: in memory, on disk, and on an S3 of this process."""
+"""Data sets that a URL or a name on the hub gives: in memory, on disk, and on an S3 of this process."""
 
+import os
+import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import datasets
 import fsspec
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from clipmem_core.commands import main
-from clipmem_core.config import InputError, SourceOptions
+from clipmem_core.config import InputError
 from clipmem_core.pairs.readers import remote
+from clipmem_core.pairs.readers.remote import is_hub_name
 from clipmem_core.pairs.references import read_bytes
-from clipmem_core.pairs.table import RawPairs, read_source
-from tests.pairs.samples import draw, picture_bytes, write_tar
-
-
-def read(source: str, data: Path) -> RawPairs:
-    return read_source(source, SourceOptions(), data=data)
+from tests.pairs.samples import draw, picture_bytes, read, write_tar
 
 
 @pytest.fixture
@@ -34,41 +31,25 @@ def shards(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def put(shards: Path, request: pytest.FixtureRequest) -> Iterator[str]:
-    """A bucket in memory that holds the shards."""
+def put(shards: Path) -> Iterator[str]:
+    """A bucket in memory that holds the shards and a folder of pictures."""
     memory = fsspec.filesystem("memory")
+    draw(shards.parent / "pictures", "a/x.png", "a/y.png")
+    (shards.parent / "pictures/captions.csv").write_text("filepath,title\na/x.png,one\na/y.png,two\n")
     memory.put(f"{shards}/", "/bucket/set/", recursive=True)
+    memory.put(f"{shards.parent}/pictures/", "/bucket/pictures/", recursive=True)
     yield "memory://bucket/set"
     memory.rm("/bucket", recursive=True)
 
 
-@pytest.mark.parametrize("ending", ["", "/", "/s-{0..1}.tar"])
-def test_shards_at_a_url_are_read_as_those_on_disk(put: str, shards: Path, tmp_path: Path, ending: str) -> None:
-    found, local = read(f"{put}{ending}", tmp_path / "data"), read(f"{shards}{ending}", tmp_path)
+@pytest.mark.parametrize("ending", ["", "/", "/s-{0..1}.tar", "/s-1.tar", "/../pictures"])
+def test_what_is_at_a_url_is_read_as_on_disk(put: str, shards: Path, tmp_path: Path, ending: str) -> None:
+    url = put.replace("set", "pictures") if "pictures" in ending else f"{put}{ending}"
+    found, local = read(url, data=tmp_path / "data"), read(f"{shards}{ending}")
     assert found.pairs.equals(local.pairs)
     assert found.root.parent == tmp_path / "data" / "sets"
     for image in local.pairs["image"]:
         assert read_bytes(found.root, image) == read_bytes(local.root, image)
-
-
-def test_a_file_and_a_folder_of_pictures_at_a_url_are_read(tmp_path: Path) -> None:
-    memory = fsspec.filesystem("memory")
-    draw(tmp_path / "set", "a/x.png", "a/y.png")
-    (tmp_path / "set" / "captions.csv").write_text("filepath,title\na/x.png,one\na/y.png,two\n")
-    table = pa.table({"image": [picture_bytes(7)], "caption": ["inside"]})
-    pq.write_table(table, tmp_path / "set" / "a" / "pairs.parquet")
-    memory.put(f"{tmp_path / 'set'}/", "/pictures/", recursive=True)
-    try:
-        assert read("memory://pictures", tmp_path / "data").pairs["captions"].tolist() == [["one"], ["two"]]
-        assert read("memory://pictures/a/pairs.parquet", tmp_path / "data").pairs["captions"].tolist() == [["inside"]]
-    finally:
-        memory.rm("/pictures", recursive=True)
-
-
-def test_a_file_url_is_read_where_it_lies(shards: Path, tmp_path: Path) -> None:
-    found = read(f"file://{shards}", tmp_path / "data")
-    assert (found.root, len(found.pairs)) == (shards, 4)
-    assert not (tmp_path / "data").exists()
 
 
 def test_only_what_changed_or_was_cut_short_is_fetched_again(
@@ -81,110 +62,96 @@ def test_only_what_changed_or_was_cut_short_is_fetched_again(
         fetched.append(path)
         if len(fetched) == 1:
             Path(target).write_bytes(b"the beginning")
-            raise KeyboardInterrupt
+            raise ConnectionResetError("it hung up")
         get(self, path, target, **more)
 
     monkeypatch.setattr(type(memory), "get_file", noted)
     monkeypatch.setattr(remote, "AT_ONCE", 1)
-    with pytest.raises(KeyboardInterrupt):
-        read(put, tmp_path)
-    first = read(put, tmp_path)
+    with pytest.raises(InputError, match="cannot be reached: it hung up"):
+        read(put, data=tmp_path)
+    first = read(put, data=tmp_path)
     assert sorted(fetched) == ["/bucket/set/s-0.tar", "/bucket/set/s-0.tar", "/bucket/set/s-1.tar"]
-    assert read(put, tmp_path).pairs.equals(first.pairs)
+    assert read(put, data=tmp_path).pairs.equals(first.pairs)
     assert len(fetched) == 3
     write_tar(tmp_path / "new.tar", {"0.txt": "another", "0.png": picture_bytes(9)})
     memory.put_file(str(tmp_path / "new.tar"), "/bucket/set/s-1.tar")
-    assert read(put, tmp_path).pairs["captions"].tolist()[2:] == [["another"]]
+    assert read(put, data=tmp_path).pairs["captions"].tolist()[2:] == [["another"]]
     assert fetched[3:] == ["/bucket/set/s-1.tar"]
-
-
-def test_a_shard_that_is_missing_is_named_and_the_others_are_read(put: str, tmp_path: Path) -> None:
-    found = read(f"{put}/s-{{0..2}}.tar", tmp_path)
-    assert len(found.pairs) == 4
+    found = read(f"{put}/s-{{0..2}}.tar", data=tmp_path)
+    assert len(found.pairs) == 3
     assert found.quarantine["source"].tolist() == ["s-2.tar"]
 
 
-def test_a_shard_is_not_missing_where_a_file_on_this_machine_is(
-    put: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    memory = type(fsspec.filesystem("memory"))
-    get = memory.get_file
-
-    def deleted(self: object, path: str, target: str, **more: object) -> None:
-        get(self, path, target, **more)
-        if "s-0" in path:
-            Path(target).unlink()
-
-    with monkeypatch.context() as patch:
-        patch.setattr(memory, "get_file", deleted)
-        with pytest.raises(InputError, match="cannot be reached"):
-            read(put, tmp_path)
-    assert len(read(put, tmp_path).pairs) == 4
-
-
-@pytest.mark.parametrize("times", [2, 99])
-def test_a_connection_that_is_lost_is_tried_again_and_then_told_of(
-    put: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], times: int
-) -> None:
-    monkeypatch.setattr(remote, "WAITS", (0.0,) * 3)
-    monkeypatch.setenv("CLIPMEM_DATA", str(tmp_path))
-    memory, left = type(fsspec.filesystem("memory")), [times]
-    own = memory.get_file
-
-    def failing(self: object, *given: Any, **more: Any) -> None:
-        left[0] -= 1
-        if left[0] >= 0:
-            raise ConnectionResetError("it hung up")
-        own(self, *given, **more)
-
-    monkeypatch.setattr(memory, "get_file", failing)
-    assert main(["inspect", put]) == (0 if times == 2 else 2)
-    if times == 99:
-        (line,) = capsys.readouterr().err.splitlines()
-        assert line.startswith("error: what is at a URL cannot be reached")
-        assert "it hung up" in line
-
-
-@pytest.mark.parametrize(
-    ("url", "said"),
-    [
-        ("memory://nowhere/set", "there is nothing at memory://nowhere/set"),
-        ("memory://nowhere/{0..1}.tar", "there is no '0.tar' in /nowhere"),
-        ("nosuch://bucket/set", "nosuch://bucket/set cannot be reached: Protocol not known: nosuch"),
-        ("s3://bucket/set", "s3://bucket/set cannot be reached: Install s3fs"),
-    ],
-)
-def test_a_url_that_cannot_be_read_is_one_line(
-    url: str,
-    said: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+@pytest.mark.parametrize("url", ["memory://nowhere/set", "memory://nowhere/{0..1}.tar", "nosuch://a/b", "s3://a/b"])
+def test_a_url_that_cannot_be_read_is_one_line(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "s3fs", None)
-    monkeypatch.setenv("CLIPMEM_DATA", str(tmp_path))
-    assert main(["inspect", url]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"error: {said}")
-    with pytest.raises(InputError):
-        read(url, tmp_path)
+    with pytest.raises(InputError, match=r"there is no|cannot be reached: (Protocol not known|Install s3fs)") as caught:
+        read(url, data=tmp_path)
+    assert "\n" not in str(caught.value)
 
 
-def test_shards_in_a_bucket_of_s3(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("s3fs")
-    server = pytest.importorskip("moto.server").ThreadedMotoServer(port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "made-up")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    try:
-        bucket = fsspec.filesystem("s3", skip_instance_cache=True)
-        bucket.mkdir("bucket")
-        bucket.put(f"{shards}/", "bucket/set/", recursive=True)
-        assert read("s3://bucket/set", tmp_path / "data").pairs.equals(read(str(shards), tmp_path).pairs)
-        with pytest.raises(InputError, match="there is nothing at s3://bucket/other"):
-            read("s3://bucket/other", tmp_path)
-    finally:
-        server.stop()
+def test_a_hub_name_is_told_from_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    names = ["nlphuji/flickr30k", "a/b-c.d_e", "here/set", "a/b.csv", "a/b/c", "name", "../a", "/a/b", "a/{0..3}.tar"]
+    assert [name for name in names if is_hub_name(name)] == names[:2]
+
+
+def test_a_data_set_of_the_hub_is_downloaded_once_and_kept_as_parquet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def load(name: str, *, split: str) -> datasets.Dataset:
+        asked.append((name, split))
+        columns = {"image": [{"bytes": picture_bytes(at), "path": None} for at in range(3)], "caption": ["x", "y", "z"]}
+        return datasets.Dataset.from_dict(columns).cast_column("image", datasets.Image())
+
+    monkeypatch.setattr(remote, "hub_answers", lambda: True)
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    for _ in range(2):
+        raw = read("owner/name", data=tmp_path, split="train[:3]")
+        assert (raw.root, raw.format) == (tmp_path / "sets/owner--name", "huggingface")
+        assert list(raw.pairs.captions) == [["x"], ["y"], ["z"]]
+        assert [read_bytes(raw.root, image) for image in raw.pairs.image] == [picture_bytes(at) for at in range(3)]
+    assert asked == [("owner/name", "train[:3]")]
+    assert [path.suffix for path in raw.root.iterdir()] == [".parquet"]
+
+
+def test_without_a_network_or_room_one_line_says_so_and_nothing_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(*_: Any, **__: Any) -> None:
+        raise ConnectionError("no route\nto the hub")
+
+    monkeypatch.setattr(remote, "hub_answers", lambda: True)
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    with pytest.raises(InputError, match=r"'owner/name' is not a path here.*no route to the hub") as caught:
+        read("owner/name", data=tmp_path)
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+    class Full:
+        def to_parquet(self, path: Path) -> None:
+            path.write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: Full())
+    with pytest.raises(InputError, match="owner/name cannot be read: No space left"):
+        read("owner/name", data=tmp_path)
+    assert list((tmp_path / "sets/owner--name").iterdir()) == []
+
+
+def test_a_hub_that_is_silent_is_not_waited_for(tmp_path: Path) -> None:
+    """Whoever listens takes the connection and says nothing: on its own, the client waits 10 s, and that six times."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        hidden = {
+            "HF_ENDPOINT": f"http://127.0.0.1:{silent.getsockname()[1]}",
+            "HF_HOME": str(tmp_path),
+            "CLIPMEM_DATA": str(tmp_path),
+            "PYTHONPATH": str(Path(__file__).parents[3]),
+        }
+        command = [sys.executable, "-m", "clipmem_core", "inspect", "owner/name"]
+        environment = {**os.environ, **hidden}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr

@@ -1,80 +1,25 @@
-"""Whatever a table holds, every row is in a pair or in quarantine, never in both and never in none."""
+"""What all readers share: columns, picture folders, ids, and that every row is in a pair or in quarantine."""
 
-import csv
-import posixpath
-from collections import Counter
+import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from clipmem_core.config import InputError, SourceOptions
 from clipmem_core.pairs.readers.files import as_name, decode_text, printable, tidy
-from clipmem_core.pairs.readers.rows import Row, check_rows, find_fields, merge_rows
-from clipmem_core.pairs.table import read_source
-from tests.pairs.samples import draw
-
-IMAGES = ["a.png", "./a.png", "sub/b.png", "sub\\b.png", "c.png", "gone.png", "../a.png", "/a.png", "", "nan", "sub"]
-CAPTIONS = ["one", "two", " one ", "", "  ", "NaN", 'a "quoted", one', "two\nlines", "é"]
-
-
-def merged(*rows: Row) -> tuple[int, list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return how many rows there were, the pairs and the quarantine."""
-    checked = check_rows(rows)
-    pairs, quarantine = merge_rows(checked, Path(), files=False)
-    return len(checked), pairs.to_pylist(), quarantine.to_pylist()
-
-
-LINES = st.lists(
-    st.one_of(
-        st.tuples(st.sampled_from(["1", "2", "a.png", ""]), st.sampled_from(IMAGES), st.sampled_from(CAPTIONS)),
-        st.lists(st.sampled_from(["x", "1"]), min_size=1, max_size=5).filter(lambda row: len(row) != 3),
-    ),
-    max_size=12,
-)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("set")
-    draw(path, "a.png", "sub/b.png", "c.png")
-    return path
-
-
-@settings(max_examples=40)
-@given(lines=LINES)
-def test_rows_are_pairs_and_quarantine(folder: Path, lines: list[list[str]]) -> None:
-    starts = []
-    with (folder / "captions.csv").open("w", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(["id", "image", "caption"])
-        line = 2
-        for row in lines:
-            starts.append(line)
-            writer.writerow(row)
-            line += 1 + sum(value.count("\n") for value in row)
-    raw = read_source(str(folder / "captions.csv"), SourceOptions(), data=folder)
-    refused = Counter(raw.quarantine.source)
-    assert raw.rows == len(lines)
-    assert set(refused) <= {f"captions.csv:{start}" for start in starts}
-    assert all(count == 1 for count in refused.values())
-    used = [row for start, row in zip(starts, lines, strict=True) if f"captions.csv:{start}" not in refused]
-    wanted: dict[str, list[str]] = {}
-    for _, image, caption in used:
-        texts = wanted.setdefault(posixpath.normpath(image.replace("\\", "/")), [])
-        if caption.strip() not in texts:
-            texts.append(caption.strip())
-    assert dict(zip(raw.pairs.image, raw.pairs.captions, strict=True)) == wanted
-    assert raw.pairs.pair_id.is_unique
-    assert raw.rows == len(used) + len(raw.quarantine)
+from clipmem_core.pairs.readers.rows import Row, Rows, find_fields, merge_rows
+from clipmem_core.pairs.references import read_bytes
+from tests.pairs.samples import draw, picture_bytes, read
 
 
 @given(st.lists(st.lists(st.sampled_from(["x", "y", "", " ", None]), max_size=4), max_size=6))
 def test_an_empty_entry_among_captions_is_a_row_of_its_own(lists: list[list[str | None]]) -> None:
     rows = [Row(f"t:{at}", f"{at}.png", entries) for at, entries in enumerate(lists)]
-    total, pairs, quarantine = merged(*rows)
+    total, pairs, quarantine = merge_rows(Rows(Path(), "", rows, files=False))
     full = [entries for entries in lists if any(entry and entry.strip() for entry in entries)]
     empty_beside = sum(not (entry and entry.strip()) for entries in full for entry in entries)
     assert len(pairs) == len(full)
@@ -83,107 +28,104 @@ def test_an_empty_entry_among_captions_is_a_row_of_its_own(lists: list[list[str 
 
 
 @pytest.mark.parametrize(
-    ("row", "reason"),
+    ("columns", "fields"),
     [
-        (Row("t", "a.png", 5), "caption is not text but int"),
-        (Row("t", "a.png", ["x", {}]), "caption is not text but dict"),
-        (Row("t", 5, "x"), "image reference is not text but int"),
-        (Row("t", None, "x"), "image reference is missing"),
-        (Row("t", float("nan"), "x"), "image reference is missing"),
-        (Row("t", "a.png", None), "caption is missing"),
-        (Row("t", "a.png", float("nan")), "caption is missing"),
-        (Row("t", "a\ud800.png", "x"), "not valid text"),
-        (Row("t", "a.png", []), "caption is empty"),
-        (Row("t", reason="as the reader says"), "as the reader says"),
+        (["filepath", "caption"], ("filepath", "caption", "", "", "")),
+        (["File_Name", " TEXT "], ("File_Name", " TEXT ", "", "", "")),
+        (["key", "caption", "url"], ("url", "caption", "", "", "")),
+        (["id", "path", "description", "title", "class"], ("path", "title", "class", "id", "")),
+        (["pair_id", "image", "captions", "label", "planted"], ("image", "captions", "label", "pair_id", "planted")),
     ],
 )
-def test_values_of_the_wrong_kind_are_quarantined(row: Row, reason: str) -> None:
-    total, pairs, quarantine = merged(row)
-    assert (total, len(pairs)) == (1, 0)
-    assert reason in quarantine[0]["reason"]
+def test_columns_are_known_by_their_usual_names(columns: list[str], fields: tuple[str, ...]) -> None:
+    assert find_fields(columns, SourceOptions(), source="a.csv") == fields
 
 
-def test_an_id_is_free_again_when_its_first_row_is_refused() -> None:
-    rows = [
-        Row("t:1", "a.png", "", pair_id=1),
-        Row("t:2", "b.png", "x", pair_id=1.0),
-        Row("t:3", "b.png", "y", pair_id="2"),
-    ]
-    total, pairs, quarantine = merged(*rows)
-    assert [(pair["pair_id"], pair["captions"]) for pair in pairs] == [("1", ["x", "y"])]
-    assert (total, [row["source"] for row in quarantine]) == (3, ["t:1"])
-
-
-@pytest.mark.parametrize(
-    ("columns", "image", "caption"),
-    [
-        (["filepath", "caption"], "filepath", "caption"),
-        (["title", "filepath"], "filepath", "title"),
-        (["File_Name", " TEXT "], "File_Name", " TEXT "),
-        (["image_name", " comment_number", " comment"], "image_name", " comment"),
-        (["key", "caption", "url"], "url", "caption"),
-        (["path", "description", "title"], "path", "title"),
-    ],
-)
-def test_columns_are_known_by_their_usual_names(columns: list[str], image: str, caption: str) -> None:
-    fields = find_fields(columns, SourceOptions(), source="a.csv")
-    assert (fields.image, fields.caption) == (image, caption)
-
-
-def test_columns_are_found_once_by_name_first_value_or_flag() -> None:
-    fields = find_fields(["id", "image", "caption", "class", "planted"], SourceOptions(), source="a.csv")
-    assert (fields.label, fields.pair_id, fields.planted) == ("class", "id", "planted")
-    assert sorted(fields.chosen()) == ["caption", "class", "id", "image", "planted"]
-    fields = find_fields(["who", "Bild", "caption"], SourceOptions(), source="a", first={"who": "x", "Bild": "a/b.JPG"})
-    assert fields.image == "Bild"
+def test_flags_choose_columns_and_one_that_is_not_there_lists_those_there_are() -> None:
     options = SourceOptions(csv_img_key="b", csv_caption_key="label", csv_label_key="caption", csv_id_key="path")
     fields = find_fields(["b", "label", "caption", "path", "image"], options, source="a.csv")
-    assert (fields.image, fields.caption, fields.label, fields.pair_id) == ("b", "label", "caption", "path")
-
-
-@pytest.mark.parametrize("key", ["csv_img_key", "csv_caption_key", "csv_label_key", "csv_id_key"])
-def test_a_flag_that_names_no_column_lists_those_there_are(key: str) -> None:
-    flag = "--" + key.replace("_", "-")
-    with pytest.raises(InputError, match=f"{flag} names column 'gone', but a.csv has the columns 'image', 'caption'"):
-        find_fields(["image", "caption"], SourceOptions(**{key: "gone"}), source="a.csv")
-
-
-def test_a_column_that_cannot_be_guessed_names_its_flag_on_one_short_line() -> None:
-    with pytest.raises(InputError, match="hold captions: name it with --csv-caption-key"):
-        find_fields(["image", "other"], SourceOptions(), source="a.csv")
-    with pytest.raises(InputError, match="hold pictures: name it with --csv-img-key"):
-        find_fields(["caption", "other"], SourceOptions(), source="a.csv")
+    assert fields[:4] == ("b", "label", "caption", "path")
+    for key in ("csv_img_key", "csv_caption_key", "csv_label_key", "csv_id_key"):
+        flag = "--" + key.replace("_", "-")
+        with pytest.raises(InputError, match=f"{flag} names column 'gone', but a.csv has the columns 'image', 'capt"):
+            find_fields(["image", "caption"], SourceOptions(**{key: "gone"}), source="a.csv")
+    for columns, flag in ((["image", "other"], "--csv-caption-key"), (["caption", "other"], "--csv-img-key")):
+        with pytest.raises(InputError, match=f"name it with {flag}"):
+            find_fields(columns, SourceOptions(), source="a.csv")
     with pytest.raises(InputError) as caught:
         find_fields(["a\nb" * 1000] * 1000, SourceOptions(), source="a.csv")
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 1000
 
 
-WESTERN = "Café à la crème près de la fenêtre, Grüße aus Köln"
+def write_csv(path: Path, images: list[str]) -> Path:
+    pd.DataFrame({"filepath": images, "title": "x"}).to_csv(path.with_suffix(".csv"))
+    return path.with_suffix(".csv")
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32", "cp1252"])
-def test_text_is_read_in_its_encoding(encoding: str) -> None:
-    assert decode_text(WESTERN.encode(encoding)) == WESTERN
+def write_jsonl(path: Path, images: list[str]) -> Path:
+    path.with_suffix(".jsonl").write_text("\n".join(json.dumps({"image": i, "caption": "x"}) for i in images))
+    return path.with_suffix(".jsonl")
 
 
-def test_the_other_byte_order_one_bad_line_and_one_foreign_letter_are_read() -> None:
-    assert decode_text(b"\xfe\xff" + WESTERN.encode("utf-16-be")) == WESTERN
-    data = "naïve 猫\n".encode() + "déjà vu\n".encode("cp1252") + b"plain\n"
-    assert decode_text(data) == "naïve 猫\ndéjà vu\nplain\n"
-    assert decode_text(b"Caf\xe9") == "Café"
+def write_parquet(path: Path, images: list[str]) -> Path:
+    pd.DataFrame({"path": images, "text": "x"}).to_parquet(path.with_suffix(".parquet"))
+    return path.with_suffix(".parquet")
 
 
-@pytest.mark.parametrize(
-    ("text", "encoding"),
-    [
-        ("Привет мир, кошка сидит на столе", "cp1251"),
-        ("猫が机の上に座っている写真です", "shift_jis"),
-        ("Zażółć gęślą jaźń", "cp1250"),
-    ],
-)
-def test_other_alphabets_are_guessed(text: str, encoding: str) -> None:
-    assert decode_text(text.encode(encoding)) == text
+def write_coco(path: Path, images: list[str]) -> Path:
+    entries = [{"id": at, "file_name": image} for at, image in enumerate(images)]
+    annotations = [{"image_id": at, "caption": "x"} for at in range(len(images))]
+    path.with_suffix(".json").write_text(json.dumps({"images": entries, "annotations": annotations}))
+    return path.with_suffix(".json")
+
+
+@pytest.mark.parametrize("write", [write_csv, write_jsonl, write_parquet, write_coco])
+def test_paths_start_in_the_folder_and_what_leaves_it_is_refused(
+    tmp_path: Path, write: Callable[[Path, list[str]], Path]
+) -> None:
+    pictures = tmp_path / "pictures"
+    draw(pictures, "a.png", "deep/b.png", "c.png")
+    draw(tmp_path, "pictures-2/a.png", "secret.png")
+    (pictures / "link.png").symlink_to(tmp_path / "secret.png")
+    (pictures / "far").symlink_to(tmp_path / "pictures-2")
+    (tmp_path / "link").symlink_to(pictures)
+    wrong = {
+        f"{tmp_path}/secret.png": "absolute",
+        f"{pictures}/../secret.png": "absolute",
+        f"{pictures}-2/a.png": "absolute",
+        f"{pictures}": "absolute",
+        "/etc/passwd": "absolute",
+        "../secret.png": "leaves",
+        f"{pictures}/..%2fsecret.png": "leaves",
+        f"{pictures}/%2fetc/passwd": "absolute",
+        "link.png": "link that leaves",
+        f"{pictures}/far/a.png": "link that leaves",
+        f"{pictures}/gone.png": "no such picture",
+        f"file://{pictures}/a.png": "URL",
+    }
+    right = ["a.png", f"{pictures}/deep/b.png", f" {tmp_path}/link/deep/.././c.png "]
+    (tmp_path / "tables").mkdir()
+    raw = read(write(tmp_path / "tables/set", [*right, *wrong]), image_folder=str(tmp_path / "link"))
+    assert raw.root == pictures.resolve()
+    assert list(raw.pairs.image) == ["a.png", "deep/b.png", "c.png"]
+    assert [read_bytes(raw.root, image) for image in raw.pairs.image] == [picture_bytes(at) for at in range(3)]
+    for reason, wanted in zip(raw.quarantine.reason, wrong.values(), strict=True):
+        assert wanted in reason
+
+
+def test_the_folder_is_searched_for_from_here_and_beside_the_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw(tmp_path, "set/pictures/a.png", "here/a.png", "set/a.png")
+    monkeypatch.chdir(tmp_path)
+    file = write_csv(tmp_path / "set/set", ["a.png", f"{tmp_path}/set/a.png"])
+    assert read(file, image_folder="pictures").root == tmp_path / "set/pictures"
+    assert read(file, image_folder="here").root == tmp_path / "here"
+    assert "--image-folder" in read(file).quarantine.reason[0]
+    for folder in ("gone", "~nobody/x"):
+        with pytest.raises(InputError, match=f"--image-folder {folder} is not a folder"):
+            read(file, image_folder=folder)
 
 
 @given(st.binary(max_size=200))
@@ -191,20 +133,9 @@ def test_any_bytes_give_text_without_nul(data: bytes) -> None:
     assert "\0" not in decode_text(data)
 
 
-@given(st.text(alphabet=st.characters(exclude_characters="\0", exclude_categories=("Cs",))))
-def test_tidying_only_strips(text: str) -> None:
-    assert tidy(text) == text.strip()
-
-
-def test_what_no_file_can_hold_is_replaced() -> None:
-    assert tidy("a\ud800b\0") == "a\ufffdb"
+def test_text_and_names_are_cleaned() -> None:
+    assert tidy("  two\n lines \0") == "two\n lines"
+    assert tidy("a\ud800b\0 😀 ") == "a\ufffdb 😀"
     assert printable("bad\udcff.jpg").isprintable()
-    assert tidy("😀 ") == "😀"
-
-
-@pytest.mark.parametrize(
-    ("value", "name"),
-    [(3, "3"), (3.0, "3"), (3.5, "3.5"), (None, None), (float("nan"), None), (" ", None), ("a ", "a")],
-)
-def test_ids_and_labels_become_names(value: object, name: str | None) -> None:
-    assert as_name(value) == name
+    names = {3: "3", 3.5: "3.5", 12.0: "12", None: None, float("nan"): None, " ": None, "a ": "a", " NaN ": None}
+    assert {value: as_name(value) for value in names} == names

@@ -1,0 +1,307 @@
+"""The page Audits: the list with its actions, running and stopped audits, and the form that checks and starts one."""
+
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from clipmem_core.audits.jobs import WAITS, Task
+from clipmem_core.audits.preflight import Request, read_request
+from clipmem_core.audits.store import Audit, broken_files, write_json
+from clipmem_core.commands import parse
+from clipmem_core.config import as_dict, preset_config
+from clipmem_core.dashboard import new_audit, running
+from tests.dashboard.test_pages import open_page, texts, titles
+from tests.fixtures import Copy, leave_job
+
+PAGE = "pages/audits.py"
+FOUND = {"rows": 230, "lookalikes": 3, "pairs": 220, "captions": 1100, "quarantined": 10}
+FOUND |= {"groups": {"scored": 170, "external": 50}}
+TINY = preset_config("tiny")
+Calls = list[tuple[str, Any]]
+
+
+def button(app: AppTest, label: str) -> Any:
+    return next(each for each in app.button if each.label == label)
+
+
+def labels(app: AppTest) -> list[str]:
+    return [each.label for each in app.button]
+
+
+def table(app: AppTest, column: str) -> Any:
+    """The table that has a column."""
+    return next(each.value for each in app.dataframe if column in each.value.columns)
+
+
+def unfinish(audit: Audit) -> Audit:
+    (audit.folder / "manifest.json").unlink()
+    for name, step in (("r0-f0", 50), ("r0-f1", 25)):
+        folder = audit.folder / "members" / name
+        folder.mkdir(parents=True)
+        line = {"step": step, "steps": 100, "epoch": step / 10, "loss": 2.0, "log_probability": -1.0, "seconds": 10.0}
+        (folder / "log.jsonl").write_text(json.dumps(line | {"samples_per_second": 900.0}) + "\n")
+    for path in audit.folder.rglob("*"):
+        os.utime(path, (time.time() - 1000, time.time() - 1000))
+    return audit
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
+    """Every process that the page starts or cancels, instead of doing it."""
+    made: Calls = []
+
+    def start(task: Task) -> None:
+        words = list(task.arguments)
+        made.append(("check", read_request(Path(words[-1]))) if words[0] == "check" else (task.folder.name, words))
+
+    monkeypatch.setattr(Task, "start", start)
+    for module in (new_audit, running):
+        monkeypatch.setattr(module, "cancel", lambda job: made.append(("cancel", job.name)))
+    return made
+
+
+@pytest.fixture
+def leave_check(data: Path) -> Callable[..., Request]:
+    """Leaves the check of a tiny audit of the synthetic set with its output."""
+
+    def leave(*lines: dict[str, object] | str, exit_code: int | None = 0) -> Request:
+        request = Request("scenes", "scenes", TINY)
+        name = f".checks/{request.key}"
+        output = "".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines)
+        leave_job(data / "jobs" / name, running=exit_code is None, exit_code=exit_code, said=output)
+        stored = {"source": request.source, "name": request.name, "config": as_dict(request.config)}
+        write_json(data / "jobs" / name / "request.json", stored)
+        return request
+
+    return leave
+
+
+def form(source: str = "scenes") -> AppTest:
+    app = open_page(PAGE, view="start")
+    app.text_input(key="new-path").set_value(source)
+    app.segmented_control(key="new-preset").select("tiny").run()
+    return app
+
+
+def test_all_audits_are_in_the_table_and_the_address_chooses_one(copy: Copy) -> None:
+    copy("ensemble", name="one")
+    copy("paper", name="two")
+    app = open_page(PAGE, audit="two")
+    rows = table(app, "size").set_index("name")
+    assert (rows.loc["one", "protocol"], rows.loc["two", "members"]) == ("ensemble", 6)
+    assert rows["state"].tolist() == ["finished", "finished"]
+    assert rows.loc["two", "size"] > 10_000
+    assert "two" in titles(app)
+    assert app.main.get("page_link")
+    assert "Delete for good" not in labels(open_page(PAGE))
+
+
+def test_a_renamed_audit_is_shown_under_its_new_name(copy: Copy, data: Path) -> None:
+    copy()
+    copy(name="other")
+    app = open_page(PAGE, audit="made")
+    assert button(app, "Rename").disabled
+    for name in ("other", "[x](javascript:alert(1))"):
+        app.text_input(key="new-name-of-made").set_value(name).run()
+        app.button(key="rename-now-made").click().run()
+        assert app.error
+        assert [text for text in texts(app) if repr(name) in text]
+    app.text_input(key="new-name-of-made").set_value("better").run()
+    app.button(key="rename-now-made").click().run()
+    assert app.query_params["audit"] == "better"
+    renamed = Audit(data / "audits" / "better")
+    assert renamed.finished
+    assert broken_files(renamed.folder) == []
+
+
+def test_an_audit_is_deleted_once_its_name_was_typed(copy: Copy, data: Path) -> None:
+    copy()
+    copy(name="other")
+    app = open_page(PAGE, audit="made")
+    for typed in ("", "other"):
+        app.text_input(key="confirm-made").set_value(typed).run()
+        assert button(app, "Delete for good").disabled
+    app.text_input(key="confirm-made").set_value("made").run()
+    button(app, "Delete for good").click().run()
+    assert table(app, "size")["name"].tolist() == ["other"]
+    assert not (data / "audits" / "made").exists()
+    assert "audit" not in app.query_params
+
+
+@pytest.mark.parametrize("content", ["{", "null"])
+def test_a_broken_audit_is_named_and_can_be_deleted(copy: Copy, content: str) -> None:
+    audit = copy()
+    (audit.folder / "manifest.json").unlink()
+    (audit.folder / "config.json").write_text(content)
+    os.utime(audit.folder / "config.json", (1, 1))
+    app = open_page(PAGE, audit="made")
+    assert table(app, "size")["state"].tolist() == ["broken"]
+    assert [text for text in texts(app) if str(audit.folder / "config.json") in text]
+    assert "Delete for good" in labels(app)
+
+
+def test_a_running_audit_shows_members_losses_and_output_and_can_be_cancelled(
+    copy: Copy, data: Path, calls: Calls
+) -> None:
+    audit = unfinish(copy())
+    leave_job(data / "jobs" / "made", running=True, said="member r0-f0: training\n")
+    app = open_page(PAGE, audit="made")
+    assert table(app, "size")["state"].tolist() == ["training"]
+    assert table(app, "member")["stage"].tolist() == ["training", "training", "waiting", "waiting"]
+    assert table(app, "member")["progress"].tolist() == [0.5, 0.25, 0, 0]
+    assert app.get("plotly_chart")
+    assert "member r0-f0: training" in texts(app)
+    assert "Delete for good" not in labels(app)
+    button(app, "Cancel").click().run()
+    assert calls == [("cancel", "made")]
+    write_json(audit.folder / "manifest.json", {"files": {}, "sizes": {}})
+    assert table(app.run(), "size")["state"].tolist() == ["finished"]
+
+
+def test_a_queued_audit_can_be_cancelled(copy: Copy, data: Path) -> None:
+    unfinish(copy())
+    leave_job(data / "jobs" / "made", running=True, said=f"{WAITS}\n")
+    app = open_page(PAGE, audit="made")
+    assert table(app, "size")["state"].tolist() == ["waiting"]
+    assert "Cancel" in labels(app)
+
+
+def test_a_cancelled_audit_resumes_with_its_settings(copy: Copy, data: Path, calls: Calls) -> None:
+    audit = unfinish(copy())
+    leave_job(data / "jobs" / "made", exit_code=130, said="interrupted\n")
+    button(open_page(PAGE, audit="made"), "Resume").click().run()
+    ((name, words),) = calls
+    command = parse(words)
+    assert (name, command.source, command.config) == ("made", "scenes", audit.record.config)
+
+
+@pytest.mark.parametrize("exit_code", [2, None])
+def test_a_stopped_audit_says_why_and_can_be_tried_again(data: Path, calls: Calls, exit_code: int | None) -> None:
+    leave_job(data / "jobs" / "refused", exit_code=exit_code, said="error: <b>nothing</b> is left\n")
+    app = open_page(PAGE, audit="refused")
+    assert app.error
+    assert "error: <b>nothing</b> is left" in texts(app)
+    assert table(app, "size")["state"].tolist() == ["stopped"]
+    button(app, "Try again").click().run()
+    assert calls == [("refused", ["once", "more"])]
+
+
+def test_what_is_typed_is_what_is_checked(calls: Calls, tmp_path: Path) -> None:
+    path = tmp_path / "my pairs.csv"
+    path.touch()
+    app = form(f" {path} ")
+    app.segmented_control(key="new-protocol").select("paper").run()
+    assert app.text_input(key="new-name").placeholder == "my-pairs-paper"
+    app.number_input(key="new-seeds").set_value(3)
+    app.number_input(key=f"new-epochs-{TINY.epochs}").set_value(7)
+    app.toggle(key="new-drop_lookalikes-False").set_value(True)
+    app.selectbox(key=f"new-loss-{TINY.loss}").set_value("siglip")
+    app.text_input(key="new-csv_caption_key-").set_value("title")
+    app.text_input(key="new-name").set_value("mine").run()
+    button(app, "Check").click().run()
+    fields = ["--protocol=paper", "--seeds=3", "--drop-lookalikes", "--loss=siglip", "--epochs=7"]
+    assert calls[-1][1].arguments == [str(path), "--name=mine", "--preset=tiny", *fields, "--csv-caption-key=title"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "field"),
+    [
+        (f"new-epochs-{TINY.epochs}", 0, "--epochs"),
+        ("new-repeats", -1, "--members"),
+        ("new-name", "[x](javascript:alert(1))", "name '[x](javascript:alert(1))'"),
+        (f"new-model-{TINY.model}", "<b>no</b>", "model '<b>no</b>'"),
+        ("new-path", "", "no data set"),
+        ("new-path", "<b>x</b>.csv", "there is no '<b>x</b>.csv'"),
+    ],
+)
+def test_a_wrong_setting_is_one_line_and_nothing_starts(calls: Calls, key: str, value: object, field: str) -> None:
+    app = form()
+    getattr(app, "text_input" if isinstance(value, str) else "number_input")(key=key).set_value(value).run()
+    button(app, "Check").click().run()
+    assert calls == []
+    assert app.error
+    assert [text for text in texts(app) if text.startswith(field)]
+
+
+def test_class_folders_without_captions_offer_their_names(calls: Calls, tmp_path: Path) -> None:
+    for place in ("classes/cat/1.jpg", "classes/dog/2.jpg", "captioned/cat/1.jpg", "captioned/cat/1.txt"):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).touch()
+    assert not [toggle for toggle in form(str(tmp_path / "captioned")).toggle if toggle.key == "new-folder-names"]
+    app = form(str(tmp_path / "classes"))
+    app.toggle(key="new-folder-names").set_value(True).run()
+    button(app, "Check").click().run()
+    assert calls[-1][1].config.source.caption_template == "a photo of a {label}"
+
+
+def test_a_name_of_another_audit_is_refused_and_the_proposed_one_is_free(copy: Copy, calls: Calls) -> None:
+    audit = copy(name="scenes")
+    write_json(audit.folder / "config.json", audit.record.values | {"source": "elsewhere.csv"})
+    app = form()
+    assert app.text_input(key="new-name").placeholder == "scenes-2"
+    app.text_input(key="new-name").set_value("scenes").run()
+    button(app, "Check").click().run()
+    assert app.error
+    assert calls == []
+
+
+def test_sets_in_the_data_folder_are_offered(data: Path) -> None:
+    for name in ("tuxpaint", "scenes-220-0", ".openclipart.partial-x"):
+        (data / "sets" / name).mkdir(parents=True)
+    app = open_page(PAGE)
+    assert app.button_group(key="new-path-offered").options == ["scenes", "tuxpaint"]
+    app.button_group(key="new-path-offered").select("tuxpaint").run()
+    assert app.text_input(key="new-path").value == str(data / "sets" / "tuxpaint")
+
+
+def test_locked_towers_are_the_default_and_hide_fields_without_effect(calls: Calls) -> None:
+    app = open_page(PAGE, view="start")
+    app.text_input(key="new-path").set_value("scenes").run()
+    hidden = {"new-text_mask-0.0", "new-crop_scale-0.5"}
+    assert not hidden & {slot.key for slot in (*app.number_input, *app.selectbox, *app.text_input)}
+    button(app, "Check").click().run()
+    assert calls[-1][1] == Request("scenes", "scenes", preset_config("locked"))
+    app.toggle(key="new-lock_text-True").set_value(False).run()
+    assert "new-text_mask-0.0" in {slot.key for slot in app.number_input}
+    button(app, "Check").click().run()
+    assert calls[-1][1].config == dataclasses.replace(
+        preset_config("locked"), model="small", lock_text=False, text_tower=""
+    )
+
+
+def test_a_finished_check_starts_exactly_what_it_checked(leave_check: Callable[..., Request], calls: Calls) -> None:
+    reason = {"rows": 10, "reason": "<b>[x](javascript:alert(1))", "example": "$x$"}
+    leave_check({"stage": "found", "exact": True, "reasons": [reason], **FOUND})
+    app = form()
+    assert [metric.value for metric in app.metric] == ["220", "1,100", "10", "3"]
+    assert table(app, "reason")["reason"].tolist() == ["<b>[x](javascript:alert(1))"]
+    epochs = app.number_input(key=f"new-epochs-{TINY.epochs}")
+    epochs.set_value(8).run()
+    assert "Start" not in labels(app)
+    epochs.set_value(TINY.epochs).run()
+    button(app, "Start").click().run()
+    assert calls == [("scenes", ["audit", "scenes", "--name=scenes", "--preset=tiny"])]
+    assert (app.query_params["view"], app.query_params["audit"]) == ("list", "scenes")
+
+
+def test_a_failed_check_says_why_and_offers_no_start(leave_check: Callable[..., Request]) -> None:
+    leave_check("error: folds must be at most 170", exit_code=2)
+    app = form()
+    assert "folds must be at most 170" in texts(app)
+    assert "Start" not in labels(app)
+
+
+def test_a_running_check_can_be_stopped(leave_check: Callable[..., Request], calls: Calls) -> None:
+    leave_check(exit_code=None)
+    app = form()
+    assert app.get("progress")
+    assert "Start" not in labels(app)
+    button(app, "Stop the check").click().run()
+    assert calls[0][0] == "cancel"

@@ -1,0 +1,160 @@
+"""Figures: each pair or arm is one dot at its place, with its interval, and foreign text is escaped."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import pytest
+
+from clipmem_core.audits.store import Audit
+from clipmem_core.figures.audit_scores import TERM_NAMES, comparison_figure, group_figure, loss_figure, term_figure
+from clipmem_core.figures.clouds import contribution_figure, embedding_figure, score_map_figure
+from clipmem_core.figures.layout import GROUP_COLOURS, OTHER, group_colour
+from clipmem_core.figures.studies import means_figure, precision_figure, tradeoff_figure
+from clipmem_core.review.overview import Corners, load_overview
+from clipmem_core.scores.detection import DETECTORS
+
+NONE = pd.DataFrame()
+MAPS: dict[str, tuple[Callable[..., go.Figure], str, str]] = {
+    "scores": (
+        lambda frame, by: score_map_figure(frame, colour_by=by, corners=None, density=NONE),
+        "similarity_out",
+        "clipmem",
+    ),
+    "contributions": (
+        lambda frame, by: contribution_figure(frame, colour_by=by, density=NONE),
+        "clipmem_image",
+        "clipmem_text",
+    ),
+    "embeddings": (lambda frame, by: embedding_figure(frame, colour_by=by), "map_x", "map_y"),
+}
+
+
+def points(n: int = 40) -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    columns = ("similarity_out", "clipmem", "map_x", "map_y", "misfit", "clipmem_image", "clipmem_text")
+    frame = pd.DataFrame({name: rng.normal(size=n) for name in columns})
+    frame["row"] = np.arange(n) + 100
+    frame["group"] = ["scored", "external"] * (n // 2)
+    frame["planted"] = [None, None, "miscaption", "vague"] * (n // 4)
+    frame["label"] = [f"label {row % 20}" for row in range(n)]
+    return frame
+
+
+def test_groups_have_a_ridge_and_their_mean_with_its_interval(made: dict[str, Audit]) -> None:
+    overview = load_overview(made["paper"])
+    figure = group_figure(overview.groups, overview.bins)
+    dots = [trace for trace in figure.data if trace.mode == "markers"]
+    assert [trace.x[0] for trace in dots] == overview.groups["mean"].tolist()
+    assert [trace.marker.color for trace in dots] == [GROUP_COLOURS[group] for group in overview.groups["group"]]
+    assert dots[0].x[0] + dots[0].error_x.array[0] == pytest.approx(overview.groups["high"][0])
+    for place, area in zip((3, 2, 1, 0), (trace for trace in figure.data if trace.fill == "toself"), strict=True):
+        assert place == min(area.y) < max(area.y) < place + 0.8  # below the next group
+
+
+def test_terms_have_a_dot_a_member_and_a_bar_at_the_mean_of_each_side() -> None:
+    terms = {term: [place + 0.1 * row for row in range(3)] for place, term in enumerate(TERM_NAMES)}
+    members = pd.DataFrame({"member": ["<m0>", "m1", "m2"], "side": ["in", "in", "out"], **terms})
+    figure = term_figure(members, colour="#123456", names={"in": "trained <with> it", "out": "trained without it"})
+    mean_in, dots_in, mean_out, dots_out = figure.data
+    assert list(mean_in.x) == pytest.approx([place + 0.05 for place in range(5)])
+    assert list(dots_in.x) == pytest.approx([place + shift for shift in (0, 0.1) for place in range(5)])
+    assert list(mean_out.x) == list(dots_out.x) == pytest.approx([place + 0.2 for place in range(5)])
+    assert (dots_in.name, dots_in.customdata[0]) == ("trained &lt;with&gt; it", "&lt;m0&gt;")
+
+
+def test_a_comparison_has_a_dot_a_pair_that_carries_its_row() -> None:
+    rows = np.arange(3)
+    table = pd.DataFrame({"pair_id": ["a", "b", "<a href='x'>" + "y" * 100], "row_one": rows, "row_other": rows + 9})
+    table = table.assign(one=rows * 0.5, other=rows * 0.5 - 1, group_one=["scored", "external", "<b>g</b>"])
+    figure = comparison_figure(table, column="similarity_out", names=("<i>x</i>", "b"))
+    dots = {trace.name: trace for trace in figure.data if trace.mode == "markers"}
+    assert dots["external"].marker.color == group_colour("external")
+    assert (dots["external"].x[0], dots["external"].y[0], dots["external"].customdata[0][0]) == (0.5, -0.5, 1)
+    assert dots["&lt;b&gt;g&lt;/b&gt;"].customdata[0][1].startswith("&lt;a href='x'&gt;yyy")
+    assert figure.layout.xaxis.title.text == "similarity out in &lt;i&gt;x&lt;/i&gt;"
+    assert list(figure.data[-1].x) == list(figure.data[-1].y) == [-1.0, 1.0]  # the line on which nothing changed
+
+
+def test_losses_are_one_line_a_member() -> None:
+    losses = pd.DataFrame({"member": ["r0-f0", "r0-f0", "<a href=x>"], "epoch": [1.0, 2.0, 1.0], "loss": [3.0, 2, 4]})
+    first, hostile = loss_figure(losses).data
+    assert (list(first.x), list(first.y), first.mode) == ([1, 2], [3, 2], "lines")
+    assert "<" not in hostile.name
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_classes_on_a_map_have_their_colours_and_all_their_pairs(name: str) -> None:
+    (draw, x, y), frame = MAPS[name], points()
+    figure = draw(frame, "group")
+    assert figure.layout.dragmode == "lasso"
+    assert [trace.name for trace in figure.data] == ["external", "scored"]
+    for trace in figure.data:
+        own = frame[frame["group"] == trace.name]
+        assert trace.marker.color == group_colour(trace.name)
+        assert (list(trace.x), list(trace.y)) == (own[x].tolist(), own[y].tolist())
+        assert list(trace.customdata) == own["row"].tolist()
+    assert [trace.name for trace in draw(frame, "planted").data] == ["no error injected", "miscaption", "vague"]
+    assert [trace.name for trace in draw(points(400), "label").data][0] == "other"
+    (hostile,) = draw(frame.assign(label='<img src=x> & "%{x}"\n' + "x" * 100), "label").data
+    assert hostile.name.startswith('&lt;img src=x&gt; &amp; "%{x}" xxx')
+    assert len(hostile.name) < 60
+    assert "img" not in hostile.hovertemplate
+
+
+def test_a_score_on_a_map_has_a_scale_clipped_at_its_percentiles() -> None:
+    frame = points(200)
+    frame.loc[7, "misfit"] = 1000.0
+    frame.loc[:4, "misfit"] = np.nan
+    without, scaled = embedding_figure(frame, colour_by="misfit").data
+    assert (without.name, len(without.x), without.marker.color) == ("no misfit", 5, OTHER)
+    assert scaled.marker.cmax == pytest.approx(np.nanpercentile(frame["misfit"], 98))
+    assert (scaled.x[-1], scaled.marker.color[-1]) == (frame.loc[7, "map_x"], 1000)
+
+
+@pytest.mark.parametrize("low", [None, -0.15])
+def test_the_corners_of_the_map_of_scores_are_cut_off_and_named(low: float | None) -> None:
+    figure = score_map_figure(points(), colour_by="group", corners=Corners(0.2, 0.1, low), density=NONE)
+    names = [note.text for note in figure.layout.annotations]
+    assert names[2:] == (["<b>not learned</b>", "<b>typical</b>"] if low is None else names[:2])
+    assert [line.y0 for line in figure.layout.shapes] == [0, 0.1, *([] if low is None else [low])]
+
+
+def test_means_of_encoders_lie_at_the_mean_with_their_interval() -> None:
+    rows = [("a", "image", 500, 0.02, 0.01, 0.03), ("a", "text", 500, 0.3, 0.28, 0.33)]
+    rows += [("<b>", "image", 50, -0.001, np.nan, np.nan), ("<b>", "text", 0, np.nan, np.nan, np.nan)]
+    means = pd.DataFrame(rows, columns=["name", "encoder", "n", "mean", "low", "high"])
+    figure = means_figure(means, means[2:], title="t")
+    image, text = figure.data
+    assert (list(image.x), list(text.x)) == ([0.02, -0.001], [0.3])
+    assert (text.error_x.array[0], text.error_x.arrayminus[0], image.error_x.array[1]) == pytest.approx((0.03, 0.02, 0))
+    assert [line.x0 for line in figure.layout.shapes] == [-0.001]
+    assert "<b>" not in figure.layout.yaxis.ticktext[1].replace("<br>", "")
+
+
+def test_each_arm_is_a_dot_with_both_intervals_and_an_arrow_leads_to_the_chosen_one() -> None:
+    places = {"none": (0.3, 0.4), "mask": (0.2, 0.45), "noise": (0.29, 0.38), "<img src=x>": (0.1, 0.3)}
+    rows = [
+        {"arm": arm, "memorization": x, "memorization_low": x - 0.01, "memorization_high": x + 0.01}
+        | {"utility": y, "utility_low": y - 0.01, "utility_high": y + 0.01, "text": [arm, "3 seeds"]}
+        for arm, (x, y) in places.items()
+    ]
+    shown = {"titles": ("<b>x</b>", "y"), "front": ["<img src=x>", "mask"], "none": "none", "chosen": "mask"}
+    figure = tradeoff_figure(pd.DataFrame(rows), **shown)
+    by_name = {trace.name: trace for trace in figure.data if trace.name}
+    best = by_name["Pareto-optimal"]
+    assert list(zip(best.x, best.y, strict=True)) == [(0.2, 0.45), (0.1, 0.3)]
+    assert best.error_x.array[0] == best.error_y.arrayminus[0] == pytest.approx(0.01)
+    assert list(best.customdata) == ["mask<br>3 seeds", "&lt;img src=x&gt;<br>3 seeds"]
+    assert list(by_name["dominated"].x) == [0.29]
+    (arrow,) = figure.layout.annotations
+    assert (arrow.ax, arrow.ay, arrow.x, arrow.y) == (0.3, 0.4, 0.2, 0.45)
+    assert "<img" not in figure.to_json().replace("\\u003c", "<")
+
+
+def test_each_detector_has_its_own_line_and_the_reference_the_widest() -> None:
+    rows = [(name, number, 1 / number) for name in DETECTORS for number in (10, 100)]
+    figure = precision_figure(pd.DataFrame(rows, columns=["detector", "number", "precision"]), share=0.05)
+    assert max(figure.data, key=lambda line: line.line.width).name == "misfit"
+    assert len({(line.line.color, line.line.dash) for line in figure.data}) == len(DETECTORS)

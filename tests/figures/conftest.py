@@ -1,3 +1,0 @@
-from tests.fixtures import copy, data, made
-
-__all__ = ["copy", "data", "made"]

@@ -1,0 +1,222 @@
+"""A benchmark from its command to its files, and its table against SciPy and a hand-worked case."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from scipy import stats
+
+from clipmem_core.audits.executor import PROGRAM, Looks, Task, do_work
+from clipmem_core.audits.run import run_audit
+from clipmem_core.config import AuditConfig, InputError
+from clipmem_core.scores.detection import DETECTORS, MISFIT_SECOND
+from clipmem_core.studies.benchmark.results import (
+    METRICS,
+    Benchmark,
+    Piece,
+    benchmark_table,
+    mean_curves,
+    metric_rows,
+    open_benchmark,
+    show_benchmark,
+    write_results,
+)
+from clipmem_core.studies.benchmark.run import run_benchmark
+from clipmem_core.training.model import build_model
+from tests.audits.small import Silent, config_of
+from tests.audits.small import here as members_here
+from tests.audits.test_locked import flags
+
+SHARE = 0.2
+KINDS = ["random", "duplicates"]
+
+
+def here(tasks: Sequence[Task]) -> Looks:
+    """Run plantings, and shards of features, in this process."""
+    threads = torch.get_num_threads()
+    for task in tasks:
+        do_work(task.command[len(PROGRAM) :])
+        torch.set_num_threads(threads)
+        yield task
+
+
+def run(config: AuditConfig, **more: Any) -> Benchmark:
+    asked: dict[str, Any] = {"name": "b", "plantings": 1, "kinds": ["random"], "shares": [SHARE], "screen": Silent()}
+    return run_benchmark("scenes", config, **asked | more, executor=here)
+
+
+@pytest.fixture
+def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty data folder."""
+    monkeypatch.setenv("CLIPMEM_DATA", str(tmp_path / "data"))
+    return tmp_path / "data"
+
+
+@pytest.fixture(scope="module")
+def locked(tmp_path_factory: pytest.TempPathFactory) -> AuditConfig:
+    path = tmp_path_factory.mktemp("start") / "tiny.pt"
+    torch.save(build_model("tiny", loss="clip", seed=5).state_dict(), path)
+    return config_of(flags(str(path), "--members", "4", "--rounds", "1"))
+
+
+@pytest.fixture(scope="module")
+def data_of_module(tmp_path_factory: pytest.TempPathFactory, locked: AuditConfig) -> Path:
+    folder = tmp_path_factory.mktemp("benchmarks")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CLIPMEM_DATA", str(folder))
+        run(locked, kinds=KINDS)
+    return folder
+
+
+@pytest.fixture
+def made(data_of_module: Path, monkeypatch: pytest.MonkeyPatch) -> Benchmark:
+    monkeypatch.setenv("CLIPMEM_DATA", str(data_of_module))
+    return open_benchmark("b")
+
+
+def test_a_planting_has_the_scores_of_an_audit_with_the_same_errors(empty: Path, locked: AuditConfig) -> None:
+    twice = dataclasses.replace(locked, rounds="2", epochs=8)
+    made = run(twice, shares=[0.4])
+    (piece,) = made.done
+    planted = dataclasses.replace(twice, plant_miscaptions=made.read(piece)["planted"])
+    audit = run_audit("scenes", planted, name="a", screen=Silent(), executor=members_here)
+    table = pd.read_parquet(made.scores(piece)).set_index("row")
+    own = audit.scores.loc[table.index]
+    np.testing.assert_array_equal(table["planted"], audit.pairs["planted"].notna()[table.index])
+    assert audit.verdict["second_round_left_out"] > 0
+    pairs = {"misfit_second": ("misfit", 1), "clipmem": ("clipmem", 1)}
+    negative = ("similarity_in", "similarity_out", "csls_out", "learned", "log_probability_out")
+    for name in (*negative, "log_probability_second"):
+        pairs[name] = (name, -1)
+    for name, (column, sign) in pairs.items():
+        np.testing.assert_allclose(table[name], sign * own[column], atol=1e-5, err_msg=name)
+    assert not np.allclose(table["misfit"], own["misfit"])
+    with pytest.raises(InputError, match=r"--rounds is 2 there and 1 here"):
+        run(dataclasses.replace(twice, rounds="1"))
+
+
+def test_a_finished_planting_stays_and_a_missing_one_comes_back_the_same(made: Benchmark, locked: AuditConfig) -> None:
+    assert made.done == [Piece("random", SHARE, 0), Piece("duplicates", 0.05, 0)]
+    files = [made.result(piece) for piece in made.done]
+    before = {path: path.stat().st_mtime_ns for path in files}
+    first = json.loads(files[1].read_text())
+    (files[1].parent / f".{files[1].name}.123").write_text("half")
+    files[1].unlink()
+    run(locked, kinds=KINDS)
+    assert json.loads(files[1].read_text()) | {"seconds": {}} == first | {"seconds": {}}
+    assert [path for path in files if path.stat().st_mtime_ns != before[path]] == [files[1]]
+
+
+def test_a_copy_is_trained_on_with_its_original_and_counts_as_planted(made: Benchmark) -> None:
+    result = made.read(Piece("duplicates", 0.05, 0))
+    assert result["planted"] % 2 == 0
+    assert result["planted"] == pytest.approx(0.05 * result["judged"], abs=2)
+    assert set(result["detectors"]) | set(result["without"]) >= {"misfit", "clipmem", "lemon_out", "random"}
+
+
+def test_members_from_scratch_are_benchmarked_as_well(empty: Path) -> None:
+    few = ["--scenes-pairs", "220", "--epochs", "1", "--members", "2", "--threads", "1", "--rounds", "1"]
+    made = run(config_of(["--preset", "tiny", *few]), kinds=["duplicates"])
+    (piece,) = made.done
+    found = made.read(piece)
+    assert set(found["detectors"]) == set(DETECTORS) - {MISFIT_SECOND, "log_probability_second"}
+    assert found["without"][MISFIT_SECOND] == "it needs a second round of training (--rounds 2)"
+
+
+def test_a_kind_without_room_is_left_out_with_its_reason(empty: Path, locked: AuditConfig, tmp_path: Path) -> None:
+    folder = tmp_path / "unlabelled"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(210):
+        Image.fromarray(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)).save(folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text("of the\n")
+    made = run_benchmark(
+        str(folder), locked, name="c", plantings=1, kinds=["label", "partly"], screen=Silent(), executor=here
+    )
+    assert made.results() == []
+    assert made.absent["label"].startswith("no pair has a label")
+    assert set(made.absent) == {"label", "partly"}
+    show_benchmark(made)
+    write_results(made, tmp_path / "table.csv")
+
+
+WRONG: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+    ({"kinds": ["swaps"]}, {}, "kind 'swaps' of error is unknown: choose from random, label"),
+    ({"plantings": 0}, {}, "--plantings must be at least 1, not 0"),
+    ({"shares": [0.2, 1.5]}, {}, "--shares must be above 0 and below 1, not 1.5"),
+    ({}, {"protocol": "paper", "halves": False}, "a benchmark has members of --protocol ensemble"),
+    ({}, {"plant_miscaptions": 9}, "not --plant-miscaptions"),
+    ({}, {"image_noise": 0.1}, "without mitigations: leave out image_noise"),
+    ({}, {"epochs": 9}, "benchmark 'b' exists with another config: --epochs is 3 there and 9 here"),
+    ({}, {"members": 12}, "--members is 4 there and 12 here"),
+]
+
+
+@pytest.mark.parametrize(("asked", "fields", "message"), WRONG)
+def test_wrong_input_is_one_line(
+    made: Benchmark, locked: AuditConfig, asked: dict[str, Any], fields: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        run(dataclasses.replace(locked, **fields), **asked)
+
+
+def test_a_benchmark_is_shown_and_written_with_its_command(
+    made: Benchmark, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    show_benchmark(made)
+    assert "captions swapped at random, 20% (30 of 151 pairs; 1 plantings)" in capsys.readouterr().out
+    write_results(made, tmp_path / "table.csv")
+    lines = (tmp_path / "table.csv").read_text().splitlines()
+    command = "# command: python -m clipmem_core benchmark scenes --name b --preset small --plantings 1"
+    assert lines[0].startswith(f"{command} --kinds random duplicates --shares 0.2 ")
+    assert " --lr 0.002 " in lines[0]
+    assert lines[[line.startswith("#") for line in lines].index(False)].startswith("kind,share,detector,measure,n,mean")
+
+
+def result(seed: int, values: dict[str, float], **more: Any) -> dict[str, Any]:
+    detectors = {name: dict.fromkeys(METRICS, value) | {"curve": [value, value / 2]} for name, value in values.items()}
+    own = {"kind": "random", "share": 0.2, "seed": seed, "judged": 100, "numbers": [10, 100], "detectors": detectors}
+    return own | more
+
+
+def drawn(n: int) -> list[dict[str, Any]]:
+    values = np.random.default_rng(0).uniform(0.5, 1, size=(n, 2))
+    return [result(seed, {"misfit": a, "csls_out": b}) for seed, (a, b) in enumerate(values)]
+
+
+def test_intervals_are_scipys_of_the_mean_and_of_the_paired_differences() -> None:
+    results = drawn(6)
+    table = benchmark_table(metric_rows(results)).set_index(["detector", "measure"])
+    values = {name: [one["detectors"][name]["auroc"] for one in results] for name in ("misfit", "csls_out")}
+    for name, own in values.items():
+        row = table.loc[name, "auroc"]
+        low, high = stats.t.interval(0.95, 5, loc=np.mean(own), scale=stats.sem(own))
+        assert row[["n", "mean", "low", "high"]].tolist() == pytest.approx([6, np.mean(own), low, high])
+    paired = stats.ttest_rel(values["csls_out"], values["misfit"]).confidence_interval(0.95)
+    row = table.loc["csls_out", "auroc"]
+    assert [row["over_reference_low"], row["over_reference_high"]] == pytest.approx([paired.low, paired.high])
+    two = benchmark_table(metric_rows(drawn(2)))
+    assert two[["low", "high", "over_reference_low", "over_reference_high"]].isna().all(axis=None)
+
+
+def test_a_detector_that_some_plantings_lack_is_compared_on_the_others() -> None:
+    results = drawn(5)
+    del results[0]["detectors"]["csls_out"]
+    del results[1]["detectors"]["misfit"]
+    table = benchmark_table(metric_rows(results)).set_index(["detector", "measure"])
+    assert table.loc[("csls_out", "auroc"), "n"] == 4
+    difference = [one["detectors"]["csls_out"]["auroc"] - one["detectors"]["misfit"]["auroc"] for one in results[2:]]
+    assert table.loc[("csls_out", "auroc"), "over_reference"] == pytest.approx(np.mean(difference))
+
+
+def test_curves_are_means_at_the_numbers_that_all_plantings_reach() -> None:
+    curve = mean_curves([result(0, {"misfit": 1.0}), result(1, {"misfit": 0.5}, numbers=[10, 90], judged=90)])
+    assert curve["number"].tolist() == [10]
+    assert curve["precision"].tolist() == [0.75]
