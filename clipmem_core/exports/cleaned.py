@@ -2,6 +2,7 @@
 files that any program can open."""
 
 import io
+import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from PIL import Image
 from clipmem_core.audits.store import PAIRS, Audit, reading
 from clipmem_core.columns import CAPTIONS, HEIGHT, IMAGE, LABEL, PAIR_ID, WIDTH
 from clipmem_core.config import InputError
-from clipmem_core.pairs.readers.files import picture_check, tidy
+from clipmem_core.pairs.readers.files import picture_fault, tidy
 from clipmem_core.pairs.references import read_bytes
 from clipmem_core.review.decisions import FOR_OTHER, RECAPTION, REMOVE, open_review
 
@@ -140,7 +141,8 @@ def picture_files(cleaned: Cleaned, path: Path, *, progress: Progress | None = N
     check_root(cleaned.root)
     images = cleaned.pairs[IMAGE]
     if not pc.any(pc.match_substring_regex(images, _IN_ARCHIVE)).as_py():
-        gone = list(filter(picture_check(cleaned.root), values_of(images)))
+        root = os.path.realpath(cleaned.root)
+        gone = [image for image in values_of(images) if picture_fault(root, image)]
         note = f"{len(gone):,} pictures are no longer there, first {gone[0]!r}" if gone else ""
         yield Pictures(cleaned.root, images, counted((len(gone), note)))
         return
