@@ -39,11 +39,7 @@ DESCRIPTION_WORDS = 12  # of a description in a caption
 
 
 def fetch(name: str, *, data: Path, report: Report) -> Path:
-    """Fetch a data set from Debian's archive if it is not in `sets/`, and return its folder.
-
-    The folder has `images/` with the original files, and `captions.jsonl` with one object a line, sorted by path:
-    image, captions (a list of one) and label (the top folder).
-    """
+    """Fetch a data set from Debian's archive if it is not in `sets/`, and return its folder with a captions.jsonl."""
     if name not in PACKAGES:
         raise InputError(f"data set {name!r} is unknown: choose one of {', '.join(PACKAGES)}")
     target = data / SETS / name

@@ -100,8 +100,8 @@ def check_pictures(
 ) -> tuple[pd.DataFrame, Pixels]:
     """Decode every picture of a data set once, or read the facts and squares that an earlier run stored.
 
-    Above `budget_bytes`, no squares are stored and pictures stream from their files. A full disk or a lack of memory
-    raises OSError or MemoryError, stores nothing, and marks no picture as unusable.
+    Above `budget_bytes`, no squares are stored. A full disk or a lack of memory raises OSError or MemoryError, stores
+    nothing, and marks no picture as unusable.
 
     Returns:
         One row a picture, in order: width and height of the upright original (0 if unusable), sha256 of the file's

@@ -29,9 +29,9 @@ _FILE_ENDINGS = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".ndjson", ".parquet
 
 
 def fetch(url: str, *, data: Path, say: Callable[[str], None] = lambda line: None) -> str:
-    """Copy the file, folder or shards (a brace pattern) at a URL into the data folder and return the path there.
+    """Copy the file, folder or shards (a brace pattern) at a URL into the data folder and return the local path.
 
-    Files that are already there are not copied again; file:// is read in place.
+    Unchanged files are not copied a second time; file:// is read in place.
     """
     import fsspec  # slow to import, and most data sets are local
 
