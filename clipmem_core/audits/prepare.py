@@ -4,7 +4,6 @@ import dataclasses
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import pandas as pd
 
 from clipmem_core import columns as c
 from clipmem_core.audits.store import Audit, Record, pair_blocks, read_prepared, write_prepared
-from clipmem_core.config import AuditConfig, InputError, data_folder, fingerprint_rows
+from clipmem_core.config import AuditConfig, InputError, data_folder, fingerprint
 from clipmem_core.draws import SAMPLE, draw_keys, hashed
 from clipmem_core.features.cache import some_rows
 from clipmem_core.features.lookalikes import alike_by_features
@@ -24,8 +23,6 @@ from clipmem_core.pairs.pixels import Pixels, check_pictures
 from clipmem_core.pairs.readers.rows import named_folder
 from clipmem_core.pairs.table import RawPairs, local_path, read_source
 from clipmem_core.scores.membership import Membership, Sides, ensemble_membership, paper_membership, set_apart
-from clipmem_core.shortage import shortage
-from clipmem_core.training.names import model_config
 
 ARRAYS = {side: f"{side}.npy" for side in SIDES}  # features, in the folder of a table
 TABLES = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson")
@@ -70,7 +67,7 @@ class DataSet:
 def content_fingerprint(pairs: pd.DataFrame) -> str:
     """Return a key of a pair table's content: ids, pictures and captions."""
     rows = zip(*(pairs[name] for name in (c.PAIR_ID, c.SHA256, c.CAPTIONS)), strict=True)
-    return fingerprint_rows([pair_id, sha256, list(captions)] for pair_id, sha256, captions in rows)
+    return fingerprint([[pair_id, sha256, list(captions)] for pair_id, sha256, captions in rows])
 
 
 def holds_features(source: str) -> bool:
@@ -316,24 +313,6 @@ def membership_of(table: pd.DataFrame) -> Membership:
 def pixels_folder(audit: Audit) -> Path:
     """Return the store of an audit's small pictures."""
     return data_folder() / (read_prepared(audit.folder).pixels or audit.record.pixels)
-
-
-def tokens_file(model: str, pairs: pd.DataFrame) -> Path:
-    """Return the file with the tokens of all captions, which members share."""
-    captions = (caption for own in pairs[c.CAPTIONS] for caption in own)
-    key = fingerprint_rows(captions, beside=[model_config(model)["text_cfg"], version("open_clip_torch")])
-    return data_folder() / "cache" / "tokens" / f"{key}.npz"
-
-
-def read_tokens(path: Path) -> np.ndarray | None:
-    """Return the tokens in such a file, int32 [n_captions, context_length]; None if it is missing or broken."""
-    try:
-        with path.open("rb") as file, np.load(file) as archive:  # numpy does not close a broken archive
-            return archive["tokens"]
-    except Exception as error:  # zipfile and zlib raise many types on damaged bytes
-        if shortage(error):
-            raise
-        return None
 
 
 def store_again(audit: Audit, record: Record, *, progress: Report | None = None) -> None:

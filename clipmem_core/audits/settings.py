@@ -20,8 +20,8 @@ from clipmem_core.config import (
     SourceOptions,
     as_dict,
     flat,
+    ineffective_fields,
     preset_config,
-    without_meaning,
 )
 from clipmem_core.pairs.workers import cores as available_cores
 from clipmem_core.scores.membership import MIN_PAIRS
@@ -85,7 +85,7 @@ def check_fields(config: AuditConfig) -> AuditConfig:
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
         field = FIELDS[str(fault["loc"][0])]
-        wanted = field.wanted or fault["msg"].removeprefix("Input should be ")
+        wanted = field.requirement or fault["msg"].removeprefix("Input should be ")
         raise InputError(f"{field.flag} must be {wanted}, not {fault['input']!r}") from None
     if config.min_logit_scale > config.max_logit_scale:
         raise InputError(
@@ -150,7 +150,7 @@ def _check_locks(config: AuditConfig) -> None:
         raise InputError("--model locked has two locked towers and none to train: take --model small")
     if config.lock_image and config.probe_data:
         raise InputError("--probe-data needs an image encoder that is trained: remove it or --lock-image")
-    for name, kind in without_meaning(config).items():
+    for name, kind in ineffective_fields(config).items():
         usual = (FIELDS[name].default, PRESETS.get(config.preset, {}).get(name))
         if FIELDS[name].part and getattr(config, name) not in usual:
             raise InputError(

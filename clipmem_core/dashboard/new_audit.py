@@ -22,8 +22,8 @@ from clipmem_core.config import (
     InputError,
     SourceOptions,
     data_folder,
+    ineffective_fields,
     preset_config,
-    without_meaning,
 )
 from clipmem_core.dashboard.page import draw_set
 from clipmem_core.dashboard.plain import draw_fault, explained_errors
@@ -73,7 +73,7 @@ def draw_request() -> Request:
         if source == DRAWN:
             options |= _draw_fields(grid, ["scenes_pairs"], SourceOptions())
     with st.expander("Further settings", icon=":material/tune:"):
-        idle = without_meaning(usual)
+        idle = ineffective_fields(usual)
         left_out = {*MAIN, *idle, *(() if usual.lock_image else ("tower_size",))}
         names = [name for name in _field_names(AuditConfig) if not FIELDS[name].own_widget and name not in left_out]
         reader_names = [name for name in _field_names(SourceOptions) if name not in {*options, "scenes_pairs"}]

@@ -9,14 +9,12 @@ from PIL import Image
 
 from clipmem_core.audits.member import (
     MemberRun,
-    cached_tokens,
     open_member,
     probe_accuracy,
     trained_model,
     utility,
     view_maker,
 )
-from clipmem_core.audits.prepare import tokens_file
 from clipmem_core.config import InputError, preset_config
 from clipmem_core.training.model import build_model
 from tests.audits.small import vectors
@@ -39,20 +37,13 @@ def test_candidate_and_independent_share_every_draw_and_no_others_do(run: Member
     assert run.data.rows.tolist() == np.flatnonzero(run.membership["f-0"]).tolist()
 
 
-def test_broken_tokens_are_made_again(run: MemberRun, data: Path) -> None:
-    made = cached_tokens("tiny", run.pairs)
-    path = tokens_file("tiny", run.pairs)
-    path.write_bytes(path.read_bytes()[:-100])
-    assert np.array_equal(cached_tokens("tiny", run.pairs), made)
-
-
 def test_a_class_that_only_external_pairs_have_counts_in_zero_shot(made: Made, run: MemberRun) -> None:
     labels = run.pairs["label"].to_numpy(dtype=object).copy()
     labels[np.flatnonzero(run.membership["group"] == "external")] = "zebra"
     model, image = trained_model(run), vectors(run.folder / "image.npy").astype(np.float32)
-    found = utility(dataclasses.replace(run, pairs=run.pairs.assign(label=labels)), model, image)
-    assert found["linear_probe"] == 0
-    assert 0 <= found["zero_shot"] <= 1
+    metrics = utility(dataclasses.replace(run, pairs=run.pairs.assign(label=labels)), model, image)
+    assert metrics["linear_probe"] == 0
+    assert 0 <= metrics["zero_shot"] <= 1
     without = utility(dataclasses.replace(run, pairs=run.pairs.assign(label=None)), model, image)
     assert sorted(without) == sorted(f"{way}_R@{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10))
 

@@ -1,11 +1,8 @@
-import json
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
-from clipmem_core.audits.store import write_json
 from clipmem_core.audits.verdict import doubt, judge, queues, uses
 from clipmem_core.config import AuditConfig
 
@@ -68,14 +65,6 @@ def test_pairs_that_nobody_memorized_score_within_a_tenth_of_the_effect(
 ) -> None:
     rows = [{"group": name, "mean": mean} for name, mean in groups.items()]
     assert judged(protocol=protocol, groups=rows)["checks"][1]["good"] is good
-
-
-def test_the_verdict_keeps_the_numbers_and_is_json(tmp_path: Path) -> None:
-    verdict = judged()
-    assert verdict["membership_auroc"] == 0.9
-    assert verdict["utility"] == {"image_to_text_R@5": 0.5, "text_to_image_R@5": 0.5, "zero_shot": 0.9}
-    write_json(tmp_path / "verdict.json", verdict)
-    assert json.loads((tmp_path / "verdict.json").read_text()) == verdict
 
 
 def test_captions_are_called_wrong_only_if_no_check_failed_and_the_reason_is_shown() -> None:
