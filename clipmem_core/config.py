@@ -34,8 +34,7 @@ class SourceOptions:
     csv_separator: str = option("", "one character", title="Separator")
     image_folder: str = option("", "the folder that picture paths start in; absolute paths must lie in it")
     caption_template: str = option(
-        "",
-        "a folder: the caption of pictures that have none, from the name of their class folder: `a photo of a {label}`",
+        "", "folder: caption of pictures that have none, from their class folder, as in `a photo of a {label}`"
     )
     split: str = option("train", "Hugging Face data sets")
     scenes_pairs: int = option(1100, "`scenes`: how many pairs are drawn", title="Pairs to draw")
@@ -46,32 +45,19 @@ class SourceOptions:
 class TrainingConfig:
     """The pairs, the model, and its training."""
 
-    preset: str = option("small", "", affects=("data", "training"), own_widget=True)
+    preset: str = option("small", "", affects=("data", "training"))
     source: SourceOptions = field(default_factory=SourceOptions, metadata={"facts": Facts(affects=("data",))})
 
     protocol: str = option(
-        "ensemble",
-        "ensemble | paper",
-        choices=("ensemble", "paper"),
-        affects=("data",),
-        alike="protocol",
-        own_widget=True,
+        "ensemble", "ensemble | paper", choices=("ensemble", "paper"), affects=("data",), alike="protocol"
     )
     folds: int = option(2, "ensemble: parts a repeat is cut into; each member leaves one out", ge=2, affects=("data",))
     halves: bool = option(
-        False,
-        "ensemble: each pair is left out by half of the members of a repeat, drawn at random, instead of by one",
-        affects=("data",),
+        False, "ensemble: a random half of the members of a repeat leaves a pair out, instead of one", affects=("data",)
     )
-    members: int = option(
-        0, "ensemble: repeats × folds in all; 0 means two repeats", ge=0, affects=("members",), own_widget=True
-    )
+    members: int = option(0, "ensemble: repeats × folds in all; 0 means two repeats", ge=0, affects=("members",))
     stable: float = option(
-        0.0,
-        "ensemble: stop before --members once the ranking by clipmem has this reliability; 0 trains all of them",
-        ge=0,
-        lt=1,
-        affects=("members",),
+        0.0, "stop before --members once the ranking has this reliability; 0: never", ge=0, lt=1, affects=("members",)
     )
     rounds: str = option(
         "auto",
@@ -81,28 +67,22 @@ class TrainingConfig:
         choices=("auto", "1", "2"),
         affects=("members",),
     )
-    seeds: int = option(1, "paper: pairs of members f-s and g-s", ge=1, affects=("members",), own_widget=True)
+    seeds: int = option(1, "paper: pairs of members f-s and g-s", ge=1, affects=("members",))
     seed: int = option(
-        0,
-        "splits, initialisation and every draw start here",
-        ge=0,
-        affects=("data", "training", "evaluation"),
-        embeds=7,
-        main=6,
+        0, "splits, initialisation and every draw start here", ge=0, affects=("data", "training", "evaluation")
     )
     plant_miscaptions: int = option(
-        0, "this many pairs get another pair's captions", title="Injected mis-captions", ge=0, affects=("data",), main=4
+        0, "this many pairs get another pair's captions", title="Injected mis-captions", ge=0, affects=("data",)
     )
     drop_lookalikes: bool = option(
-        False, "keep only the first of near-duplicate pictures", title="Drop near-duplicates", affects=("data",), main=5
+        False, "keep only the first of near-duplicate pictures", title="Drop near-duplicates", affects=("data",)
     )
     captions: int = option(
-        0, "captions used per pair; 0 means all", title="Captions per pair (0: all)", ge=0, affects=("data",), main=3
+        0, "captions used per pair; 0 means all", title="Captions per pair (0: all)", ge=0, affects=("data",)
     )
     sample: int = option(
         0,
-        "audit a random sample of this many pairs, and estimate the counts of the full set; 0 means all pairs",
-        title="Sample of pairs (0: all)",
+        "audit a random sample of this many pairs, and estimate counts of the full set; 0: all",
         ge=0,
         affects=("data",),
     )
@@ -115,29 +95,22 @@ class TrainingConfig:
         toggle="More captions per pair",
     )
 
-    model: str = option("small", "one of ours, a name of open_clip's, or a JSON file", alike="model", embeds=1)
+    model: str = option("small", "one of ours, a name of open_clip's, or a JSON file", alike="model")
     pretrained: str = option("", "start from this checkpoint or tag instead of from scratch", alike="start")
     lock_image: bool = option(
         False,
         "the image tower stays pretrained: its features are computed once, and members train a head on them",
         title="Lock image tower",
         alike="locked image tower",
-        own_widget=True,
     )
-    lock_text: bool = option(
-        False, "the same for the text tower", title="Lock text tower", alike="locked text tower", own_widget=True
-    )
+    lock_text: bool = option(False, "the same for the text tower", title="Lock text tower", alike="locked text tower")
     image_tower: str = option(
-        "",
-        "locked image tower: built in (efficientnet-lite0 to 2) or one of timm's; empty takes that of --model",
-        alike="image tower",
-        own_widget=True,
+        "", "locked image tower: efficientnet-lite0 to 2, or one of timm's; empty: that of --model", alike="image tower"
     )
     text_tower: str = option(
         "",
-        "locked text tower: built in (all-MiniLM-L6-v2) or of sentence-transformers; empty takes that of --model",
+        "locked text tower: all-MiniLM-L6-v2 or of sentence-transformers; empty: that of --model",
         alike="text tower",
-        own_widget=True,
     )
     tower_size: int = option(0, "pixels that a locked image tower sees; 0 means its own", ge=0)
     features: str = option(
@@ -146,20 +119,11 @@ class TrainingConfig:
         "folder with image.npy and text.npy, a row for each of SOURCE's; needs both towers locked, and no picture",
         title="Features computed elsewhere",
         affects=("data",),
-        own_widget=True,
     )
     loss: str = option("clip", "clip | siglip", choices=("clip", "siglip"), alike="loss")
-    image_size: int = option(0, "pixels the model sees; 0 means the model's own", ge=0, embeds=2)
-    cache_size: int = option(
-        64, "pixels a picture is stored at; crops are cut from these", ge=8, affects=("data",), embeds=3
-    )
-    resize_mode: str = option(
-        "squash",
-        "shortest | longest | squash, as in open_clip",
-        choices=("shortest", "longest", "squash"),
-        affects=("data",),
-        embeds=4,
-    )
+    image_size: int = option(0, "pixels the model sees; 0 means the model's own", ge=0)
+    cache_size: int = option(64, "pixels a picture is stored at; crops are cut from these", ge=8, affects=("data",))
+    resize_mode: str = option("squash", "as in open_clip", choices=("shortest", "longest", "squash"), affects=("data",))
     crop_scale: float = option(
         0.5,
         "smallest area share of a random crop; 1 turns image augmentation off",
@@ -170,11 +134,10 @@ class TrainingConfig:
         slider=Slider(0.05, 1.0, 0.05, 0.2),
         group="Pictures",
         toggle="Crop strength",
-        embeds=8,
     )
 
-    epochs: int = option(30, "", ge=1, main=1)
-    batch_size: int = option(256, "", ge=2, main=2)
+    epochs: int = option(30, "", ge=1)
+    batch_size: int = option(256, "", ge=2)
     lr: float = option(1e-3, "", title="Learning rate", gt=0)
     weight_decay: float = option(
         0.1,
@@ -194,7 +157,6 @@ class TrainingConfig:
         "auto | fp32 | amp_bf16; auto is bf16 where the processor has it",
         choices=("auto", "fp32", "amp_bf16"),
         affects=("machine",),
-        embeds=5,
     )
     device: str = option("auto", "auto | cpu | cuda", choices=("auto", "cpu", "cuda"), affects=("machine",))
     threads: int = option(0, "processor threads of one member; 0 divides the cores", ge=0, affects=("machine",))
@@ -205,36 +167,21 @@ class AuditConfig(MitigationConfig, TrainingConfig):
     """Everything the numbers of an audit depend on, apart from the data set's content."""
 
     views: int = option(
-        4,
-        "augmented views per picture in evaluation, at least 2",
-        trained="image",
-        ge=2,
-        affects=("evaluation",),
-        embeds=6,
+        4, "augmented views per picture in evaluation, at least 2", trained="image", ge=2, affects=("evaluation",)
     )
     eval_crop_scale: float = option(
-        0.0,
-        "smallest area share of an evaluation view; 0 means that of training",
-        trained="image",
-        ge=0,
-        le=1,
-        affects=("evaluation",),
-        embeds=9,
+        0.0, "crop scale of evaluation views; 0: as in training", trained="image", ge=0, le=1, affects=("evaluation",)
     )
     eval_captions: int = option(
         0,
         "captions of a pair that memorization is measured on; 0 means all that are used",
         ge=0,
         affects=("evaluation",),
-        embeds=10,
     )
     retrieval_apart: bool = option(
-        False,
-        "utility is measured on half of the external pairs, which then neither centre alignments nor steer adaptive_*",
-        title="Separate pairs for utility",
+        False, "utility on half of the external pairs; the others centre alignments", title="Separate pairs for utility"
     )
     cache_gb: float = option(8.0, "above this, pictures stream from disk", title="Picture store (GB)", gt=0, affects=())
-    probe_data: str = option("", "a torchvision ImageFolder for the linear probe", affects=("evaluation",))
 
     @property
     def trained_epochs(self) -> int:

@@ -37,8 +37,6 @@ class Facts:
         part: part of a study arm's text; None: arms cannot change it.
         slider, group, toggle: its slider on the Mitigations page, the group there, and the label of its toggle.
         alike: name of the field in warnings that clipmem is comparable only between equal values of it.
-        embeds: its place in the key of tables of units.
-        main: its place among the main widgets of the start form; own_widget: another widget sets it.
         trained: the encoder, image or text, that must be trained for the field to have an effect.
     """
 
@@ -60,9 +58,6 @@ class Facts:
     group: str = ""
     toggle: str = ""
     alike: str = ""
-    embeds: int = 0
-    main: int = 0
-    own_widget: bool = False
     trained: str = ""
 
     @property

@@ -21,10 +21,9 @@ def make_members(audit: Audit) -> None:
     """Write the config of each member, by which its units are cached."""
     for number, name in enumerate(audit.record.members):
         audit.member(name).mkdir(parents=True, exist_ok=True)
-        member = MemberRecord(
-            name, number, audit.record.fingerprint, "tiny", 0, MODEL, checkpoint_sha256=f"{number:064d}"
-        )
-        write_json(audit.member(name) / CONFIG, member.values)
+        sha256 = f"{number:064d}"
+        record = MemberRecord(name, number, audit.record.fingerprint, "tiny", 0, MODEL, checkpoint_sha256=sha256)
+        write_json(audit.member(name) / CONFIG, record.values)
 
 
 def make_units(audit: Audit) -> pd.DataFrame:

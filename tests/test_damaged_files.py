@@ -1,7 +1,6 @@
 """Damaged files of an audit: every command works or says one line, and nothing outside the data folder changes."""
 
 import io
-import itertools
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -87,19 +86,3 @@ def test_a_file_that_is_no_json_is_one_line(content: bytes, copy: Callable[[], P
         replace(data / "audits/a" / name, content)
         for number, action in reversed(list(enumerate(commands(data)))):
             check(action, f"{name} {content[:20]!r} action {number}")
-
-
-@pytest.mark.parametrize("finished", [True, False])
-def test_a_file_cut_short_is_one_line(finished: bool, copy: Callable[[], Path]) -> None:
-    data = copy()
-    names = [path.relative_to(data) for path in sorted((data / "audits/a").rglob("*")) if path.is_file()]
-    turn = itertools.cycle(range(len(commands(data))))
-    for name in names:
-        if not finished:
-            (data / "audits/a/manifest.json").unlink(missing_ok=True)
-        if (data / name).is_file():
-            content = (data / name).read_bytes()
-            replace(data / name, content[: int(len(content) * 0.6)])
-            for number in sorted({0, next(turn)}, reverse=True):  # running it again may restore it
-                check(commands(data)[number], f"{name} action {number}")
-        data = copy()

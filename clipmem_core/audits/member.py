@@ -11,22 +11,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from torchvision.datasets import ImageFolder
 
 from clipmem_core import columns as c
 from clipmem_core.atomic import cached
 from clipmem_core.audits import prepare, store
 from clipmem_core.audits.locked import Features, build_member, feature_views, fit_standards, open_towers
-from clipmem_core.audits.settings import Towers, opened, probe_folders
+from clipmem_core.audits.settings import Towers, opened
 from clipmem_core.audits.store import Audit, MemberRecord, Record
-from clipmem_core.config import AuditConfig, InputError, data_folder, fingerprint
+from clipmem_core.config import AuditConfig, data_folder, fingerprint
 from clipmem_core.draws import draw_keys
 from clipmem_core.mitigations import mitigations_of
-from clipmem_core.pairs.pictures import PictureError, decode, resize
 from clipmem_core.pairs.pixels import open_pixels
 from clipmem_core.scores import detectors
 from clipmem_core.scores.utility import linear_probe, retrieval_recalls, zero_shot
-from clipmem_core.shortage import shortage
 from clipmem_core.training import model as models
 from clipmem_core.training.model import Model
 from clipmem_core.training.names import CHECKPOINT, STATE, TRAJECTORY, model_config
@@ -34,7 +31,6 @@ from clipmem_core.training.trainer import Trainer, chosen_captions, save_array, 
 from clipmem_core.training.views import FeatureRows, TrainingData, ViewMaker, Views
 from clipmem_core.training.vocabulary import DELETED, OMITTED, Vocabulary, delete_rows, pairs_with
 
-PROBE_BATCH, MAX_PROBED = 256, 10_000  # pictures; larger splits are sampled
 EVALUATION = 1 << 40  # added to the seed of evaluation views: no training seed is as large
 PROMPT = "a picture of {}"
 
@@ -97,7 +93,7 @@ def open_shared(folder: Path) -> Shared:
         pixels = FeatureRows(features.image)
     data = TrainingData(
         pixels=pixels,
-        tokens=_cached_tokens(config.model, pairs) if features.text is None else features.text,
+        tokens=cached_tokens(config.model, pairs) if features.text is None else features.text,
         caption_start=np.concatenate([[0], np.cumsum(store.caption_counts(audit))]).astype(np.int64),
         keys=keys,
         rows=np.array([], dtype=np.int64),
@@ -117,18 +113,13 @@ def open_member(folder: Path, name: str, shared: Shared | None = None) -> Member
     return MemberRun(**values, name=name, member=shared.audit.member_record(name), vocabulary=vocabulary)
 
 
-def _cached_tokens(model: str, pairs: pd.DataFrame) -> np.ndarray:
+def cached_tokens(model: str, pairs: pd.DataFrame) -> np.ndarray:
     """Return the tokens of all captions, int32 [n_captions, context_length], made once for all members."""
     captions = [caption for listed in pairs[c.CAPTIONS] for caption in listed]
     key = fingerprint([model_config(model)["text_cfg"], version("open_clip_torch"), captions])
     path = data_folder() / "cache" / "tokens" / f"{key}.npy"
     cached(path, lambda temporary: save_array(models.tokenize(model, captions), temporary), whole=Path.is_file)
     return np.load(path)
-
-
-def tokens_of(pairs: pd.DataFrame, config: AuditConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Return the tokens of all captions and each pair's first row in them, int64 [n_pairs + 1]."""
-    return _cached_tokens(config.model, pairs), caption_starts(pairs)
 
 
 def caption_starts(pairs: pd.DataFrame) -> np.ndarray:
@@ -150,7 +141,8 @@ def vocabulary_of_member(audit: Audit, name: str) -> Vocabulary | None:
     config = audit.record.config
     if not (config.text_min_df or config.text_forget_df):
         return None  # without reading every caption
-    return _vocabulary(config, *tokens_of(audit.pairs, config), np.flatnonzero(audit.membership[name].to_numpy()))
+    pairs, rows = audit.pairs, np.flatnonzero(audit.membership[name].to_numpy())
+    return _vocabulary(config, cached_tokens(config.model, pairs), caption_starts(pairs), rows)
 
 
 def view_maker(model: Model, config: AuditConfig, seed: int, *, crop_scale: float = 0.0) -> ViewMaker:
@@ -277,42 +269,7 @@ def utility(run: MemberRun, model: Model, image: np.ndarray) -> dict[str, float]
             inputs = opened(tower).embed(prompts) if tower else run.read(models.tokenize(config.model, prompts))
             text = models.text_embeddings(model, inputs, precision=config.precision, device=run.record.device)
             metrics["zero_shot"] = zero_shot(image[test], text, np.searchsorted(classes, names[test]))
-    if config.probe_data:
-        name = f"linear_probe_{Path(config.probe_data).name}"
-        metrics[name] = probe_accuracy(model, config, view_maker(model, config, 0), run.record.device)
     return metrics
-
-
-@torch.inference_mode()
-def probe_accuracy(model: Model, config: AuditConfig, views: ViewMaker, device: str) -> float:
-    """Fit a logistic regression on the embeddings of train/ and return its accuracy on val/, in [0, 1]."""
-
-    def load(path: str) -> np.ndarray:
-        try:
-            return resize(decode(Path(path).read_bytes(), size=views.image_size), views.image_size, config.resize_mode)
-        except (OSError, PictureError) as error:
-            if shortage(error):
-                raise
-            raise InputError(f"probe-data picture {path!r} is broken ({error}): remove it and run again") from None
-
-    def embed(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-        try:
-            pictures = ImageFolder(str(folder), loader=load)
-        except OSError as error:
-            raise InputError(f"probe-data {str(folder)!r} cannot be read: {str(error).splitlines()[0]}") from None
-        rows = np.arange(len(pictures))
-        if len(rows) > MAX_PROBED:
-            rows = np.sort(np.random.default_rng(config.seed).choice(len(rows), MAX_PROBED, replace=False))
-        blocks = []
-        for part in np.split(rows, range(PROBE_BATCH, len(rows), PROBE_BATCH)):
-            pixels = np.stack([pictures[row][0] for row in part])
-            images = views.images(pixels, np.tile([0.0, 0.0, 1.0, 1.0], (len(part), 1)), device)
-            blocks.append(models.encode_image(model, images).cpu().numpy())
-        return np.concatenate(blocks), np.array(pictures.classes)[np.array(pictures.targets)[rows]]
-
-    model.eval()
-    fit, test = map(embed, probe_folders(config.probe_data))
-    return linear_probe(*fit, *test, seed=config.seed)
 
 
 def clear_leftovers(folder: Path) -> None:

@@ -25,7 +25,7 @@ from clipmem_core.audits.member import EVALUATION, MemberRun, open_member, train
 from clipmem_core.audits.run import Screen, ensure_pixels
 from clipmem_core.audits.status import MemberProgress
 from clipmem_core.audits.store import Audit
-from clipmem_core.config import FIELDS, InputError, data_folder, fingerprint
+from clipmem_core.config import InputError, data_folder, fingerprint
 from clipmem_core.scores.encoders import BINS, UnitTally
 from clipmem_core.training.activations import count_units, unit_layers
 from clipmem_core.training.model import Model
@@ -39,7 +39,8 @@ TOWER, LAYER, UNIT, ROW = "tower", "layer", "unit", "row"
 IMAGE_TOWER, TEXT_TOWER = "image", "text"
 UNITMEM_MEAN, UNITMEM_MEDIAN, MEDIAN_ERROR, CLIPPED = "unitmem_mean", "unitmem_median", "median_error", "clipped"
 # The settings that decide how pictures and captions reach a member's encoders
-_EMBEDDING_FIELDS = sorted((name for name, facts in FIELDS.items() if facts.embeds), key=lambda n: FIELDS[n].embeds)
+_EMBEDDING_FIELDS = ("model", "image_size", "cache_size", "resize_mode", "precision", "views", "seed", "crop_scale")
+_EMBEDDING_FIELDS += ("eval_crop_scale", "eval_captions")
 
 
 def run_units(audit: Audit, *, members: Sequence[str] = (), screen: Screen) -> None:
@@ -117,21 +118,16 @@ def measure_model(
     run: MemberRun, model: Model, towers: Sequence[str], rows: np.ndarray, *, label: str, screen: Screen
 ) -> pd.DataFrame:
     """Measure encoders of a model on pairs of a run under its evaluation views; returns as `unit_table`."""
-    config, pair_ids = run.config, run.pairs[c.PAIR_ID].to_numpy()
-    # A picture costs a pass for each view; the captions of a pair count as one.
-    weights = {tower: config.views if tower == IMAGE_TOWER and len(towers) > 1 else 1 for tower in towers}
-    steps, before, tables = sum(weights.values()) * len(rows), 0, []
-    for tower, weight in weights.items():
+    config, pair_ids, tables = run.config, run.pairs[c.PAIR_ID].to_numpy(), []
+    views = view_maker(model, config, config.seed + EVALUATION, crop_scale=config.eval_crop_scale)
+    for tower in towers:
 
-        def report(done: int, before: int = before, weight: int = weight) -> None:
-            screen.members([MemberProgress(label, "units", step=before + weight * done, steps=steps)])
+        def report(done: int, tower: str = tower) -> None:
+            screen.members([MemberProgress(f"{label} {tower}", "units", step=done, steps=len(rows))])
 
-        widths = unit_layers(model, tower).widths
-        views = view_maker(model, config, config.seed + EVALUATION, crop_scale=config.eval_crop_scale)
         options: dict[str, Any] = {"rows": rows, "config": config, "device": run.record.device, "report": report}
         tally = count_units(model, run.data, views, tower, **options)
-        tables.append(unit_table(tally, widths, tower=tower, pair_ids=pair_ids))
-        before += weight * len(rows)
+        tables.append(unit_table(tally, unit_layers(model, tower).widths, tower=tower, pair_ids=pair_ids))
     return pd.concat(tables, ignore_index=True)
 
 

@@ -26,7 +26,6 @@ from tests.conftest import Made
     ("text", "message"),
     [
         ("", "cannot be read"),
-        ("id,f-0\na,1\n", "needs a column pair_id"),
         ("pair_id,f-0\na,1\na,0\n", "has pair 'a' more than once"),
         ("pair_id,f-0\na,maybe\n", "column 'f-0'"),
     ],

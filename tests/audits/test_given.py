@@ -1,7 +1,6 @@
 """Audits of features that were computed elsewhere, in each form they come in, without a picture."""
 
 import shlex
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import pandas as pd
 import pytest
 
 from clipmem_core.audits.prepare import given_features, pixels_folder
-from clipmem_core.audits.run import ensure_pixels, run_audit
+from clipmem_core.audits.run import run_audit
 from clipmem_core.audits.store import Audit
 from clipmem_core.commands import main, parse
 from clipmem_core.config import AuditConfig, InputError
@@ -101,18 +100,6 @@ def test_rows_keep_their_features_if_captions_are_planted_and_near_duplicates_dr
     image_stored, text_stored = given_features(audit, pixels_folder(audit))
     np.testing.assert_array_equal(image_stored[:], image.astype(np.float16)[rows])
     np.testing.assert_array_equal(text_stored[np.arange(len(rows))], text.astype(np.float16)[owner])
-
-
-def test_the_cached_features_are_read_again_if_they_are_gone_unless_they_changed(folder: Path) -> None:
-    audit = audit_of(beside_table(folder))
-    cache = pixels_folder(audit)
-    shutil.rmtree(cache)
-    ensure_pixels(audit, Silent())
-    np.testing.assert_array_equal(given_features(audit, cache)[0], drawn()[0].astype(np.float16))
-    np.save(folder / "image.npy", drawn(seed=1)[0])
-    shutil.rmtree(cache)
-    with pytest.raises(InputError, match="have changed since audit 'given' began"):
-        ensure_pixels(audit, Silent())
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,6 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"folds": 5}, "--folds must be even with --halves, not 5"),
     ({"protocol": "paper", "stable": 0.9}, "--stable belongs to --protocol ensemble"),
     ({"preset": "small", "protocol": "paper"}, "--halves belongs to --protocol ensemble"),
-    ({"probe_data": "."}, "--probe-data needs an image encoder that is trained"),
 ]
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from clipmem_core.audits.run import run_audit
-from clipmem_core.audits.store import Audit, broken_files
+from clipmem_core.audits.store import Audit
 from clipmem_core.commands import main
 from clipmem_core.config import AuditConfig
 from tests.audits.small import Silent, config_of, with_drawn_set
@@ -49,20 +49,6 @@ def test_the_most_suspicious_pairs_are_left_out_and_misfit_is_of_the_second_roun
     np.testing.assert_allclose(scores.loc[scored.index, "misfit"], second, atol=1e-9)
     assert not np.allclose(first, second)
     assert second.idxmax() == scores.loc[scored.index, "review_place"].idxmin()
-
-
-def test_a_member_with_a_broken_result_of_it_is_trained_again_and_no_other(
-    finished: Audit, config: AuditConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("CLIPMEM_DATA", str(finished.folder.parents[1]))
-    path = finished.member(finished.record.members[1]) / "second" / "log_probability_out.npy"
-    other = finished.member(finished.record.members[0]) / "checkpoint.pt"
-    before, moment = np.load(path), other.stat().st_mtime_ns
-    path.write_bytes(b"broken")
-    run_audit("scenes", config, name="a", screen=Silent())
-    np.testing.assert_allclose(np.load(path), before, atol=1e-5)
-    assert other.stat().st_mtime_ns == moment
-    assert not broken_files(finished.folder)
 
 
 MOMENTS = (
