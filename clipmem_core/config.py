@@ -82,7 +82,7 @@ class TrainingConfig:
     )
     sample: int = option(
         0,
-        "audit a random sample of this many pairs, and estimate counts of the full set; 0: all",
+        "audit a random sample of this many pairs, and estimate counts of all; 0: all pairs",
         ge=0,
         affects=("data",),
     )
@@ -174,7 +174,7 @@ class AuditConfig(MitigationConfig, TrainingConfig):
     )
     eval_captions: int = option(
         0,
-        "captions of a pair that memorization is measured on; 0 means all that are used",
+        "captions of a pair that memorization is measured on; 0: all that are used",
         ge=0,
         affects=("evaluation",),
     )

@@ -58,7 +58,17 @@ def make_audit(data: Path, name: str = "made", *, protocol: str = "ensemble", se
     rng, sizes = np.random.default_rng(seed), GROUP_SIZES[protocol]
     root, groups = data / "sets" / name, np.repeat(list(sizes), list(sizes.values()))
     (root / "images").mkdir(parents=True)
-    pairs = pd.DataFrame([_pair(root, rng, number) for number in range(len(groups))], columns=c.PAIR_COLUMNS)
+    rows = []
+    for number in range(len(groups)):
+        shape, colour = str(rng.choice(SHAPES)), rng.choice(COLOURS)
+        size = tuple(int(side) for side in rng.integers(60, 160, size=2))
+        image = f"images/{number:03d}.png"
+        Image.new("RGB", size, colour).save(root / image)
+        captions = [f"a {colour} {shape}", f"one {shape}, painted {colour}", f"{shape} in {colour} on a plain ground"]
+        captions[:1] = HOSTILE[number : number + 1] or captions[:1]
+        digest = hashlib.sha256((root / image).read_bytes()).hexdigest()
+        rows.append((image, image, captions, shape, *size, digest, "miscaption" if number % 10 == 0 else None))
+    pairs = pd.DataFrame(rows, columns=c.PAIR_COLUMNS)
     scores, record = made_scores(pairs, groups, rng), made_record(name, root, protocol, groups)
     return write_audit(data / "audits" / name, record, pairs, scores, groups, rng)
 
@@ -91,18 +101,6 @@ def write_audit(
     write_json(folder / store.VERDICT, made_verdict(scores, utility, record.config))
     write_manifest(folder)
     return Audit(folder)
-
-
-def _pair(root: Path, rng: np.random.Generator, number: int) -> list[object]:
-    shape, colour = rng.choice(SHAPES), rng.choice(COLOURS)
-    width, height = (int(side) for side in rng.integers(60, 160, size=2))
-    image = f"images/{number:03d}.png"
-    Image.new("RGB", (width, height), colour).save(root / image)
-    captions = [f"a {colour} {shape}", f"one {shape}, painted {colour}", f"{shape} in {colour} on a plain ground"]
-    captions[:1] = HOSTILE[number : number + 1] or captions[:1]
-    planted = "miscaption" if number % 10 == 0 else None
-    digest = hashlib.sha256((root / image).read_bytes()).hexdigest()
-    return [image, image, captions, str(shape), width, height, digest, planted]
 
 
 def made_scores(pairs: pd.DataFrame, groups: np.ndarray, rng: np.random.Generator) -> pd.DataFrame:
@@ -200,10 +198,8 @@ def made_verdict(scores: pd.DataFrame, utility: pd.DataFrame, config: AuditConfi
         ("ranking", None, "One repeat says nothing of stability.", "2 repeats"),
     ]
     checks = [dict(zip(("name", "good", "sentence", "advice"), row, strict=True)) for row in rows]
-    checked = {
-        "sentence": "Usable with care: the members generalise, but one null group is not flat.",
-        "checks": checks,
-    }
+    sentence = "Usable with care: the members generalise, but one null group is not flat."
+    checked = {"sentence": sentence, "checks": checks}
     seconds = {"prepare": 1.0, "members": 41.0, "scoring": 0.5, "training_by_member": {}}
     return judge(summary, utility, config) | checked | {"uses": uses(checked), "seconds": seconds}
 

@@ -31,7 +31,7 @@ ENSEMBLE = shlex.split("--preset tiny --scenes-pairs 400 --epochs 10 --threads 1
 
 
 class Silent:
-    """A screen that keeps what it was told."""
+    """A screen that records its lines."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []

