@@ -52,9 +52,8 @@ class Server:
         self._count += 1
         out, err = (str(self._folder / f"{self._count}.{kind}") for kind in ("out", "err"))
         environment = {**environment, "CLIPMEM_DATA": str(data)}
-        return Forked(
-            self, {"arguments": arguments, "before": before, "environment": environment, "out": out, "err": err}
-        )
+        request = {"arguments": arguments, "before": before, "environment": environment, "out": out, "err": err}
+        return Forked(self, request)
 
     def ask(self, request: dict[str, Any]) -> Any:
         if self._process is None:

@@ -126,10 +126,9 @@ def make_features(folder: Path, *, pairs: int, dim: int = 512, seed: int = 0) ->
                 seen = latent + SIDE_NOISE * rng.standard_normal((len(rows), LATENT), dtype=np.float32)
                 noise = rng.standard_normal((len(rows), dim), dtype=np.float32)
                 file.write((seen @ spread[side] + NOISE * noise).astype(np.float16).tobytes())
-            captions = [
-                f"a {_word(int(about))} with {_word(n)}" for n, about in zip(rows.tolist(), concept, strict=True)
-            ]
-            writer.write_table(
-                pa.table({"image": [f"{n // 10_000:03d}/{n:07d}.jpg" for n in rows], "caption": captions})
-            )
+            columns = {
+                "image": [f"{n // 10_000:03d}/{n:07d}.jpg" for n in rows],
+                "caption": [f"a {_word(int(k))} with {_word(n)}" for n, k in zip(rows.tolist(), concept, strict=True)],
+            }
+            writer.write_table(pa.table(columns))
     return table

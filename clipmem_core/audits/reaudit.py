@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import roc_auc_score
 
 from clipmem_core import columns as c
 from clipmem_core.audits.prepare import membership_of
@@ -12,6 +11,7 @@ from clipmem_core.audits.run import Screen, ensure_features, ensure_pixels
 from clipmem_core.audits.store import Audit, read_embeddings
 from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.membership import Membership, Sides, replicate_clipmem, side_means
+from clipmem_core.scores.memorization import membership_auroc
 from clipmem_core.scores.seeds import MIN_REPLICATES, crossed_mean, paired_difference
 from clipmem_core.scores.utility import retrieval_ranks
 
@@ -149,15 +149,14 @@ def weighted(values: np.ndarray, inside: np.ndarray) -> np.ndarray:
 
 def _auroc(before: np.ndarray, after: np.ndarray, membership: Membership) -> Change | None:
     """Return the change of membership AUROC, paired by member."""
-    scored = np.isin(membership.group, c.SCORED_GROUPS)
-    trained = membership.trained[:, scored]
-    rows = [row for row in range(len(trained)) if 0 < trained[row].sum() < scored.sum()]
-    if not rows:
+    then, now = (membership_auroc(list(each), membership)[0] for each in (before, after))
+    measured = ~np.isnan(then)  # members trained on some of the scored pairs
+    if not measured.any():
         return None
-    then, now = ([float(roc_auc_score(trained[row], each[row, scored])) for row in rows] for each in (before, after))
-    difference = paired_difference(now, then)
+    then, now = then[measured], now[measured]
+    difference = paired_difference(now.tolist(), then.tolist())
     low, high = (difference.low, difference.high) if difference.n >= MIN_REPLICATES else (None, None)
-    return Change(float(np.mean(then)), float(np.mean(now)), difference.mean, low, high, "members")
+    return Change(float(then.mean()), float(now.mean()), difference.mean, low, high, "members")
 
 
 def _mean_clipmem(audit: Audit) -> float:
