@@ -258,11 +258,11 @@ def attack_members(evidence: Evidence) -> tuple[pd.DataFrame, list[dict[str, Any
         rows = {"attack": attacks.BAVARIA, "measure": attacks.MEASURES, "targets": 0, "missing": missing}
         return pd.DataFrame(columns=c.UTILITY_COLUMNS), records(pd.DataFrame(rows).reindex(columns=attacks.COLUMNS))
     shadows = attacks.shadows_of(sides)
-    judged = np.flatnonzero(shadows.judged.all(axis=0))
-    if len(judged) > MAX_ATTACKED:
-        sampled = np.zeros(shadows.judged.shape[1], bool)
-        sampled[np.random.default_rng([shadows.seed, 7]).choice(judged, MAX_ATTACKED, replace=False)] = True
-        shadows = dataclasses.replace(shadows, judged=np.broadcast_to(sampled, shadows.judged.shape))
+    attacked = np.flatnonzero(shadows.attacked.all(axis=0))
+    if len(attacked) > MAX_ATTACKED:
+        sampled = np.zeros(shadows.attacked.shape[1], bool)
+        sampled[np.random.default_rng([shadows.seed, 7]).choice(attacked, MAX_ATTACKED, replace=False)] = True
+        shadows = dataclasses.replace(shadows, attacked=np.broadcast_to(sampled, shadows.attacked.shape))
     results = attacks.attack(evidence.alignments, shadows)
     n_boot = int(np.clip(RESAMPLED // sum(len(result.rows) for result in results), 100, 300))
     metrics = [
