@@ -29,7 +29,7 @@ from clipmem_core.pairs.scenes import drawing
 from clipmem_core.pairs.scenes.drawing import draw_scenes
 from clipmem_core.scores import prevalence
 from clipmem_core.scores.prevalence import WrongCount
-from tests.audits.small import ENSEMBLE, LOCKED, PAPER, Silent, config_of, here, made_once
+from tests.audits.small import ENSEMBLE, LOCKED, PAPER, Silent, config_of, in_process, made_once
 from tests.forked import Server
 
 # A busy machine makes no test wrong: an example may take as long as it takes.
@@ -60,7 +60,7 @@ def _few_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: None)
         patch.setattr(drawing, "draw_scenes", drawn_once)
-        patch.setattr(run, "local_processes", here)
+        patch.setattr(run, "local_processes", in_process)
         patch.setattr(factory, "SimpleTokenizer", functools.cache(SimpleTokenizer))
         patch.setattr(manifest_scanner, "scan_component_manifests", functools.cache(scan_component_manifests))
         patch.setattr(prevalence, "estimate_wrong", _counted_once(prevalence.estimate_wrong))

@@ -123,8 +123,8 @@ def made_record(name: str, root: Path, protocol: str, groups: np.ndarray) -> Rec
     """Return the config.json of an audit of pairs in these groups, with its pictures below `root`."""
     members = MEMBERS[protocol]
     counts = {"members": len(members), "seeds": 3 if protocol == "paper" else 1}
-    how = {"device": "cpu", "precision": "amp_bf16", "threads": 1}
-    config = replace(preset_config("tiny"), protocol=protocol, **counts, **how)
+    options = {"device": "cpu", "precision": "amp_bf16", "threads": 1}
+    config = replace(preset_config("tiny"), protocol=protocol, **counts, **options)
     return Record(
         name=name,
         source="scenes",
@@ -134,7 +134,7 @@ def made_record(name: str, root: Path, protocol: str, groups: np.ndarray) -> Rec
         protocol=protocol,
         members=members,
         seeds=member_seeds(config, members),
-        **how,
+        **options,
         pairs=len(groups),
         external_pairs=int((groups == "external").sum()),
         lookalikes=0,

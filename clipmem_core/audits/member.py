@@ -298,7 +298,7 @@ def run_member(folder: Path, name: str, shared: Shared | None = None) -> None:
     write_embeddings(run, model, run.folder, evaluate=True)
 
 
-def train_again(folder: Path, names: Sequence[str]) -> None:
+def train_second_round(folder: Path, names: Sequence[str]) -> None:
     """Train members a second time without the pairs left out, and store only their scores on other pairs."""
     shared = open_shared(folder)
     left_out = store.read_table(folder / store.SECOND_TABLE, columns=[store.LEFT_OUT])[store.LEFT_OUT].to_numpy()

@@ -141,7 +141,7 @@ def _picture_paths(path: Path, image_folder: str, images: pd.Series) -> tuple[Pa
     return root, pd.Series([os.path.relpath(image, root) for image in images])
 
 
-def given_features(audit: Audit, folder: Path) -> tuple[np.ndarray, np.ndarray]:
+def precomputed_features(audit: Audit, folder: Path) -> tuple[np.ndarray, np.ndarray]:
     """Return the features of an audit's pictures and captions, float16 [n_pairs, width] and [n_captions, width]."""
     rows = read_prepared(audit.folder).cache_rows
     text = caption_rows(folder, rows, (batch[c.CAPTIONS] for batch in pair_blocks(audit, [c.CAPTIONS])))

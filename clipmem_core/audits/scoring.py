@@ -135,7 +135,7 @@ def score_table(evidence: Evidence) -> tuple[pd.DataFrame, dict[str, Any]]:
     return pd.DataFrame({name: columns[name] for name in SCORE_COLUMNS}, copy=False), split
 
 
-def scored_again(scores: pd.DataFrame, **values: np.ndarray) -> pd.DataFrame:
+def update_scores(scores: pd.DataFrame, **values: np.ndarray) -> pd.DataFrame:
     """Return scores with new values of some columns, [n_pairs] each, and of the columns derived from them."""
     columns, changed = {name: scores[name].to_numpy() for name in BY_NAME} | values, set(values)
     _compute_derived(columns, changed)

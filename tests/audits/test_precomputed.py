@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clipmem_core.audits.prepare import given_features, pixels_folder
+from clipmem_core.audits.prepare import pixels_folder, precomputed_features
 from clipmem_core.audits.run import run_audit
 from clipmem_core.audits.store import Audit
 from clipmem_core.commands import main, parse
@@ -78,7 +78,7 @@ def test_a_source_with_features_is_inspected_and_audited_without_a_picture(
     assert audit.record.config.features == source
     assert audit.scores["pair_id"].tolist() == audit.pairs["pair_id"].tolist() == IDS
     assert audit.scores["clipmem"].notna().all()
-    for stored, features in zip(given_features(audit, pixels_folder(audit)), drawn(), strict=True):
+    for stored, features in zip(precomputed_features(audit, pixels_folder(audit)), drawn(), strict=True):
         np.testing.assert_array_equal(stored, features.astype(np.float16))
     rows, _ = hits(audit, Selection(like=IDS[3]))
     assert rows[0] == 3
@@ -97,7 +97,7 @@ def test_rows_keep_their_features_if_captions_are_planted_and_near_duplicates_dr
     assert audit.quarantine["reason"].tolist() == [f"look-alike of {IDS[n]}" for n in range(20)]
     owner = np.array([CAPTIONS.index(captions[0]) for captions in audit.pairs["captions"]])
     assert (owner != rows).sum() == 40
-    image_stored, text_stored = given_features(audit, pixels_folder(audit))
+    image_stored, text_stored = precomputed_features(audit, pixels_folder(audit))
     np.testing.assert_array_equal(image_stored[:], image.astype(np.float16)[rows])
     np.testing.assert_array_equal(text_stored[np.arange(len(rows))], text.astype(np.float16)[owner])
 
