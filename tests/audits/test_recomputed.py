@@ -1,4 +1,4 @@
-"""A finished audit's scores and utility, computed audit from its files by slow loops, scikit-learn and open_clip."""
+"""A finished audit's scores and utility, recomputed from its files by slow loops, scikit-learn and open_clip."""
 
 import numpy as np
 import open_clip
@@ -28,7 +28,7 @@ def ensemble(made: Made) -> Recomputed:
 
 
 @pytest.fixture(params=["paper", "ensemble"])
-def audit(request: pytest.FixtureRequest) -> Recomputed:
+def run(request: pytest.FixtureRequest) -> Recomputed:
     return request.getfixturevalue(request.param)
 
 
@@ -53,47 +53,50 @@ def test_the_ensemble_compares_members_with_and_without_the_pair(ensemble: Recom
         close(ensemble.scores.loc[scored, f"{name}_out"], ensemble.over(name, ~ensemble.trained)[scored])
 
 
-def test_clipmem_is_in_minus_out_and_similarity_follows_who_saw_the_pair(audit: Recomputed) -> None:
-    scores = audit.scores
+def test_clipmem_is_in_minus_out_and_similarity_follows_who_saw_the_pair(run: Recomputed) -> None:
+    scores = run.scores
     close(scores["clipmem"], (scores["alignment_in"] - scores["alignment_out"]).to_numpy())
     close(scores["clipmem_relative"], (scores["clipmem"] / scores["clipmem"].abs().max()).to_numpy())
-    close(scores["similarity_in"], audit.over("similarity", audit.trained))
-    close(scores["similarity_out"], audit.over("similarity", ~audit.trained))
+    close(scores["similarity_in"], run.over("similarity", run.trained))
+    close(scores["similarity_out"], run.over("similarity", ~run.trained))
 
 
-def test_misfit_joins_late_learning_with_the_fit_for_members_that_never_saw_the_pair(audit: Recomputed) -> None:
-    epochs = [np.load(audit.audit.member(n) / "trajectory.npy")[..., 1].astype(np.float64) for n in audit.members]
+def test_misfit_joins_late_learning_with_the_fit_for_members_that_never_saw_the_pair(run: Recomputed) -> None:
+    epochs = [np.load(run.audit.member(n) / "trajectory.npy")[..., 1].astype(np.float64) for n in run.members]
     learned = np.full(400, np.nan)
-    for i in np.flatnonzero(audit.trained.any(axis=0)):
-        learned[i] = np.mean([epochs[member][:, i] for member in np.flatnonzero(audit.trained[:, i])])
-    np.testing.assert_allclose(audit.scores["learned"], learned, atol=1e-9)
-    scored = np.isin(audit.group, ["candidate", "independent", "scored"])
+    for i in np.flatnonzero(run.trained.any(axis=0)):
+        learned[i] = np.mean([epochs[member][:, i] for member in np.flatnonzero(run.trained[:, i])])
+    np.testing.assert_allclose(run.scores["learned"], learned, atol=1e-9)
+    scored = np.isin(run.group, ["candidate", "independent", "scored"])
     late, strange = (
         -(values - values.mean()) / values.std()
-        for values in (learned[scored], audit.scores["log_probability_out"].to_numpy()[scored])
+        for values in (learned[scored], run.scores["log_probability_out"].to_numpy()[scored])
     )
-    np.testing.assert_allclose(audit.scores["misfit"][scored], late + 2 * strange, atol=1e-9)
-    assert audit.scores["misfit"].notna().all()
+    np.testing.assert_allclose(run.scores["misfit"][scored], late + 2 * strange, atol=1e-9)
+    assert run.scores["misfit"].notna().all()
 
 
-def test_members_that_never_saw_a_pair_choose_its_partner_among_external_ones(audit: Recomputed) -> None:
-    values = np.full(audit.trained.shape, np.nan)
-    for member, name in enumerate(audit.members):
-        state = torch.load(audit.audit.member(name) / "checkpoint.pt", weights_only=True)
-        image, text = (torch.nn.functional.normalize(torch.from_numpy(part)) for part in embeddings(audit.audit, name))
+def test_members_that_never_saw_a_pair_choose_its_partner_among_external_ones(run: Recomputed) -> None:
+    values = np.full(run.trained.shape, np.nan)
+    for member, name in enumerate(run.members):
+        state = torch.load(run.audit.member(name) / "checkpoint.pt", weights_only=True)
+        image, text = (torch.nn.functional.normalize(torch.from_numpy(part)) for part in embeddings(run.audit, name))
         logits = state["logit_scale"].exp() * image @ text.T
-        for i in np.flatnonzero(~audit.trained[member]):
-            others = np.flatnonzero(audit.external & (np.arange(len(audit.group)) != i))
+        for i in np.flatnonzero(~run.trained[member]):
+            others = np.flatnonzero(run.external & (np.arange(len(run.group)) != i))
             ways = [torch.log_softmax(way[i, [i, *others]], dim=0)[0] for way in (logits, logits.T)]
             values[member, i] = float(sum(ways)) / 2
-    expected, unseen = np.full(len(audit.group), np.nan), ~audit.trained.all(axis=0)
+    expected, unseen = np.full(len(run.group), np.nan), ~run.trained.all(axis=0)
     expected[unseen] = np.nanmean(values[:, unseen], axis=0)
-    np.testing.assert_allclose(audit.scores["log_probability_out"], expected, atol=2e-5)
+    np.testing.assert_allclose(run.scores["log_probability_out"], expected, atol=2e-5)
 
 
 def test_the_encoders_parts_are_shapley_values_of_mapped_members(paper: Recomputed, ensemble: Recomputed) -> None:
-    for audit in (paper, ensemble):
-        close(audit.scores["clipmem_image"] + audit.scores["clipmem_text"], audit.scores["clipmem"].to_numpy())
+    for run in (paper, ensemble):
+        close(
+            run.scores["clipmem_image"] + run.scores["clipmem_text"],
+            run.scores["clipmem"].to_numpy(),
+        )
     (f_image, f_text), (g_image, g_text) = (embeddings(paper.audit, name) for name in ("f-0", "g-0"))
     shared = paper.group == "shared"
     fitted = np.concatenate([f_image[shared], f_text[shared]]), np.concatenate([g_image[shared], g_text[shared]])
@@ -106,27 +109,27 @@ def test_the_encoders_parts_are_shapley_values_of_mapped_members(paper: Recomput
     close(paper.scores["clipmem_image"], (h["f", "g"] - h["g", "g"] + h["f", "f"] - h["g", "f"]) / 2)
 
 
-def test_sslmem_compares_the_mean_cosine_of_views_and_captions(audit: Recomputed) -> None:
-    counts, rows = audit.audit.pairs["captions"].map(len).to_numpy(), np.flatnonzero(~audit.external)
-    paper = audit.members[0] == "f-0"
-    inside = (np.repeat([[True], [False]], 400, axis=1) if paper else audit.trained)[:, rows]
+def test_sslmem_compares_the_mean_cosine_of_views_and_captions(run: Recomputed) -> None:
+    counts, rows = run.audit.pairs["captions"].map(len).to_numpy(), np.flatnonzero(~run.external)
+    paper = run.members[0] == "f-0"
+    inside = (np.repeat([[True], [False]], 400, axis=1) if paper else run.trained)[:, rows]
     for column, place, n in (("sslmem_image", 0, np.full(400, 2)), ("sslmem_text", 1, counts)):
         n = n[rows]
-        squares = np.stack([(embeddings(audit.audit, name)[place][rows] ** 2).sum(axis=1) for name in audit.members])
+        squares = np.stack([(embeddings(run.audit, name)[place][rows] ** 2).sum(axis=1) for name in run.members])
         with np.errstate(divide="ignore", invalid="ignore"):
             cosine = np.where(n < 2, np.nan, (n * squares - 1) / (n - 1))
         means = [np.where(side, cosine, 0).sum(axis=0) / side.sum(axis=0) for side in (inside, ~inside)]
         expected = np.where(n < 2, np.nan, means[0] - means[1])
-        np.testing.assert_allclose(audit.scores[column][rows], expected, atol=2e-5)
+        np.testing.assert_allclose(run.scores[column][rows], expected, atol=2e-5)
 
 
-def test_group_means_and_membership_auroc_are_those_of_the_scores(audit: Recomputed) -> None:
-    verdict, means = audit.audit.verdict, audit.scores.groupby("group")["clipmem"].mean()
+def test_group_means_and_membership_auroc_are_those_of_the_scores(run: Recomputed) -> None:
+    verdict, means = run.audit.verdict, run.scores.groupby("group")["clipmem"].mean()
     assert {row["group"]: row["mean"] for row in verdict["groups"]} == pytest.approx(means.to_dict(), abs=1e-6)
-    scored = np.isin(audit.group, ["candidate", "independent", "scored"])
+    scored = np.isin(run.group, ["candidate", "independent", "scored"])
     aurocs = [
         roc_auc_score(trained[scored], terms["alignment"][scored])
-        for trained, terms in zip(audit.trained, audit.terms, strict=True)
+        for trained, terms in zip(run.trained, run.terms, strict=True)
     ]
     assert verdict["membership_auroc"] == pytest.approx(np.mean(aurocs), abs=1e-4)
 
