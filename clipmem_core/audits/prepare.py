@@ -22,7 +22,7 @@ from clipmem_core.pairs.lookalikes import lookalike_clusters
 from clipmem_core.pairs.pixels import Pixels, check_pictures
 from clipmem_core.pairs.readers.rows import named_folder
 from clipmem_core.pairs.table import RawPairs, local_path, read_source
-from clipmem_core.scores.membership import Membership, Sides, ensemble_membership, paper_membership, set_apart
+from clipmem_core.scores.membership import Membership, Sides, draw_utility_pairs, ensemble_membership, paper_membership
 
 ARRAYS = {side: f"{side}.npy" for side in SIDES}  # features, in the folder of a table
 TABLES = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson")
@@ -274,15 +274,15 @@ def repeat_membership(audit: Audit, pairs: pd.DataFrame) -> Membership:
 
 def sides_of(audit: Audit, config: AuditConfig, membership: Membership) -> Sides:
     """Return as what each member counts for each pair, and the external pairs that only measure utility."""
-    apart = None
+    utility_only = None
     if config.retrieval_apart:
-        apart = set_apart(membership.group, read_prepared(audit.folder).clusters, seed=config.seed)
-    return Sides(membership, config.protocol, config.seed, apart)
+        utility_only = draw_utility_pairs(membership.group, read_prepared(audit.folder).clusters, seed=config.seed)
+    return Sides(membership, config.protocol, config.seed, utility_only)
 
 
 def utility_rows(sides: Sides) -> np.ndarray:
     """Return the external pairs that utility is measured on."""
-    return np.flatnonzero(sides.external if sides.apart is None else sides.apart)
+    return np.flatnonzero(sides.external if sides.utility_only is None else sides.utility_only)
 
 
 def leave_out(membership: Membership, rows: np.ndarray) -> Membership:

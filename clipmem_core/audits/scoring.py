@@ -206,7 +206,7 @@ def summary(evidence: Evidence, scores: pd.DataFrame, split: dict[str, Any]) -> 
             **split,
         },
         "external_pairs": len(null),
-        **({} if sides.apart is None else {"utility_pairs": int(sides.apart.sum())}),
+        **({} if sides.utility_only is None else {"utility_pairs": int(sides.utility_only.sum())}),
         "external_sd": float(null[c.CLIPMEM].std()),
     }
 

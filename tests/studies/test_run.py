@@ -20,7 +20,7 @@ from clipmem_core.config import InputError
 from clipmem_core.review.decisions import RECAPTION, REMOVE, Review
 from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.attacks import BAVARIA, Shadows, attack
-from clipmem_core.scores.membership import set_apart
+from clipmem_core.scores.membership import draw_utility_pairs
 from clipmem_core.studies import plan
 from clipmem_core.studies.arm import Arm, parse_setting
 from clipmem_core.studies.measure import attack_arm
@@ -39,7 +39,7 @@ Start = Callable[..., StudyFolder]
 def centring(audit: Audit) -> np.ndarray:
     """The external pairs that utility is not measured on."""
     group, clusters = audit.membership[c.GROUP].to_numpy(), np.load(audit.folder / ".prepared.npz")["clusters"]
-    return (group == c.EXTERNAL) & ~set_apart(group, clusters, seed=audit.record.config.seed)
+    return (group == c.EXTERNAL) & ~draw_utility_pairs(group, clusters, seed=audit.record.config.seed)
 
 
 def mean_clipmem(study: StudyFolder, arm: str, *, seed: int = 0, without: Sequence[str] = ()) -> float:
