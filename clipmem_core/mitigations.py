@@ -141,7 +141,7 @@ class EmbeddingNoise(Mitigation):
         part="ahead",
         slider=Slider(0.01, 0.5, 0.01, 0.15),
         group=AHEAD_GROUP,
-        toggle="Noise on text embeddings",
+        toggle="Noise on text",
     )
 
     def embeddings(self, image: "Tensor", text: "Tensor", batch: Batch) -> tuple["Tensor", "Tensor"]:

@@ -216,8 +216,9 @@ def _notes(
             "the second round; all other scores use the first."
         )
     if towers:
+        trained = "the heads" if len(towers) > 1 else "the heads and the other encoder"
         sentences = [
-            f"Locked and the same in all members: the {' and the '.join(towers)} encoder. clipmem is what the heads "
+            f"Locked and the same in all members: the {' and the '.join(towers)} encoder. clipmem is what {trained} "
             "memorized, not what a pretrained encoder knew before."
         ]
         for tower in towers.values():
