@@ -39,8 +39,8 @@ TOWER, LAYER, UNIT, ROW = "tower", "layer", "unit", "row"
 IMAGE_TOWER, TEXT_TOWER = "image", "text"
 UNITMEM_MEAN, UNITMEM_MEDIAN, MEDIAN_ERROR, CLIPPED = "unitmem_mean", "unitmem_median", "median_error", "clipped"
 # The settings that decide how pictures and captions reach a member's encoders
-_EMBEDDING_FIELDS = ("model", "image_size", "cache_size", "resize_mode", "precision", "views", "seed", "crop_scale")
-_EMBEDDING_FIELDS += ("eval_crop_scale", "eval_captions")
+_EMBEDDING_FIELDS = ["model", "image_size", "cache_size", "resize_mode", "precision", "views", "seed", "crop_scale"]
+_EMBEDDING_FIELDS += ["eval_crop_scale", "eval_captions"]
 
 
 def run_units(audit: Audit, *, members: Sequence[str] = (), screen: Screen) -> None:

@@ -35,8 +35,8 @@ from clipmem_core.pairs.table import DRAWN, check_there, lacks_captions
 TEMPLATE = "a photo of a {label}"
 MAIN = ("epochs", "batch_size", "captions", "plant_miscaptions", "drop_lookalikes", "seed")
 # Fields with a widget of their own, above
-DRAWN_ABOVE = ("preset", "protocol", "members", "seeds", "features")
-DRAWN_ABOVE += ("lock_image", "lock_text", "image_tower", "text_tower")
+DRAWN_ABOVE = ["preset", "protocol", "members", "seeds", "features"]
+DRAWN_ABOVE += ["lock_image", "lock_text", "image_tower", "text_tower"]
 USUAL_REPEATS = 2
 REPETITIONS = {  # protocol → label, default, help
     "ensemble": ("Repeats", USUAL_REPEATS, "Random partitions into folds; each trains one member per fold."),
