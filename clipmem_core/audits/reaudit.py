@@ -88,8 +88,8 @@ def measure(audit: Audit, again: Audit, screen: Screen) -> Measured | None:
         scored=int(np.isin(membership.group, c.TARGET_GROUPS).sum()),
         trained_less=float(1 - second.trained.sum() / first.trained.sum()),
         retrieval=_change(float(hits[0].mean()), float(hits[1].mean()), retrieval, retrieval.over),
-        clipmem=_clipmem(*alignments, membership, again),
-        auroc=_auroc(*alignments, membership),
+        clipmem=_clipmem(alignments[0], alignments[1], membership, again),
+        auroc=_auroc(alignments[0], alignments[1], membership),
         whole=(_mean_clipmem(audit), _mean_clipmem(again)),
     )
 
