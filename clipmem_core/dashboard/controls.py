@@ -15,7 +15,7 @@ import streamlit as st
 from clipmem_core import columns as c
 from clipmem_core.audits.settings import check_config
 from clipmem_core.audits.store import MEMBERSHIP, PAIRS, Audit
-from clipmem_core.config import FIELDS, MODIFIERS, AuditConfig, InputError, Slider, without_meaning
+from clipmem_core.config import FIELDS, MODIFIERS, AuditConfig, InputError, Slider, ineffective_fields
 from clipmem_core.dashboard.new_audit import draw_left_out
 from clipmem_core.dashboard.page import PAGE, choose_listed, write
 from clipmem_core.dashboard.plain import one_line, one_line_errors, show_text
@@ -195,7 +195,7 @@ class Controls:
 
     def draw_fields(self, group: str) -> None:
         """Draw a toggle for each field of a group, with a slider if it is on."""
-        idle, fields = without_meaning(self.reference.config), self.setting.fields
+        idle, fields = ineffective_fields(self.reference.config), self.setting.fields
         # A choice stands once, below the first field that it has an effect on.
         first = {next((each for each in MODIFIERS[choice] if each in fields), ""): choice for choice in CHOICES}
         for name, (label, text) in WORDS[group].items():

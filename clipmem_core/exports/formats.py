@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from clipmem_core.atomic import replacing
 from clipmem_core.audits.store import PAIRS, SCORES, Audit
 from clipmem_core.columns import CAPTIONS, HEIGHT, IMAGE, LABEL, PAIR_ID, WIDTH
-from clipmem_core.config import DEFAULT_PRESET, InputError, meant
+from clipmem_core.config import DEFAULT_PRESET, InputError, did_you_mean
 from clipmem_core.exports import cleaned as d
 from clipmem_core.exports.cleaned import RECAPTIONED, Cleaned, Progress, counted
 from clipmem_core.pairs.readers.containers import scan_tar
@@ -413,7 +413,9 @@ def write(
 ) -> Summary:
     """Export a finished audit into a file or folder; `progress` gets the number of pictures done and of all."""
     if format not in FORMATS:
-        raise InputError(f"--format {format!r} is unknown: choose one of {', '.join(FORMATS)}{meant(format, FORMATS)}")
+        raise InputError(
+            f"--format {format!r} is unknown: choose one of {', '.join(FORMATS)}{did_you_mean(format, FORMATS)}"
+        )
     about = FORMATS[format]
     _check_target(about, format, path, overwrite)
     if not audit.finished:

@@ -172,4 +172,4 @@ def _change(change: Change) -> str:
 def _significance(change: Change) -> str:
     if change.low is None:
         return "; too few to say more."
-    return "." if change.told else "; a change cannot be told from none."
+    return "." if change.significant else "; a change cannot be told from none."
