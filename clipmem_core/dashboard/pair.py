@@ -28,7 +28,7 @@ from clipmem_core.figures.layout import PLANTED_COLOUR, group_colour
 from clipmem_core.pairs.checks import CHECKS
 from clipmem_core.review import score_breakdown
 from clipmem_core.review.cards import PairCard, caption_scores, cards
-from clipmem_core.review.rows import audit_root, failed_checks, find_rows, misfit_note
+from clipmem_core.review.rows import failed_checks, find_rows, misfit_note
 from clipmem_core.review.search import nearest
 from clipmem_core.review.selection import IMAGE_SIDE, TEXT_SIDE, Selection
 from clipmem_core.review.tables import find_row
@@ -153,7 +153,7 @@ def draw_nearest(audit: Audit, card: PairCard) -> None:
             with st.spinner("Searching…"):
                 found = nearest(audit, card.row, by=by, member=member or "", k=NEAREST)
                 others = cards(audit, [row for row, _ in found])
-            pictures = start_thumbnails(audit_root(audit), [other.image for other in others])
+            pictures = start_thumbnails(audit.record.pictures, [other.image for other in others])
             with st.grid(NEAREST, min_column_width=115, gap="small", key=f"cards-{by}") as grid:
                 for other, (_, cosine), picture in zip(others, found, pictures, strict=True):
                     with grid.cell(), st.container(gap="xsmall"):

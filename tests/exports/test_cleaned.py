@@ -38,7 +38,7 @@ def test_any_decisions_do_what_a_loop_does(
     columns = [found.pairs[name].to_pylist() for name in ("row", "pair_id", "captions", "recaptioned")]
     assert list(zip(*columns, strict=True)) == expected
     assert (found.removed, found.recaptioned) == (decisions.count(REMOVE), decisions.count(RECAPTION))
-    assert [decisions[row] for row in found.gone["row"].to_pylist()] == [REMOVE] * found.removed
+    assert [decisions[row] for row in found.removed_pairs["row"].to_pylist()] == [REMOVE] * found.removed
 
 
 def test_removing_everything_is_refused(mine: Audit) -> None:
@@ -47,20 +47,14 @@ def test_removing_everything_is_refused(mine: Audit) -> None:
         clean(mine)
 
 
-def test_captions_the_audit_did_not_use_are_told(tmp_path: Path) -> None:
-    found = clean(audited(make_source("csv", tmp_path / "set"), captions=1))
-    assert set(map(len, found.pairs["captions"].to_pylist())) == {1}
-    assert any(note.startswith("only the first 1 captions") for note in found.notes)
-
-
 def test_decisions_on_injected_errors_are_in_no_export(tmp_path: Path) -> None:
     source = make_source("csv", tmp_path / "set")
-    own, planted = audited(source, "own"), audited(source, "planted", plant_miscaptions=6)
+    clean_audit, planted = audited(source, "clean"), audited(source, "planted", plant_miscaptions=6)
     swapped = planted.pairs.loc[planted.pairs["planted"] == "miscaption", "pair_id"].tolist()
     open_review(planted).decide([swapped[0]], REMOVE)
     open_review(planted).decide([swapped[1]], RECAPTION, captions=["better"])
-    found = clean(own)
+    found = clean(clean_audit)
     assert (found.removed, found.recaptioned) == (0, 0)
-    assert found.notes[-1].startswith("2 pairs were decided on with other captions")
+    assert found.notes[-1].startswith("2 pairs have decisions on other captions")
     with pytest.raises(InputError, match="audit 'planted' injected wrong captions"):
         clean(planted)

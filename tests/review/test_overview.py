@@ -14,7 +14,6 @@ from clipmem_core.review.overview import (
     join_intervals,
     load_overview,
     points_and_density,
-    quarantine_page,
     utility_table,
 )
 from clipmem_core.review.tables import count_rows
@@ -33,16 +32,10 @@ def test_groups_carry_the_intervals_of_the_verdict(made: dict[str, Audit]) -> No
     assert groups["low"].tolist() == [wanted[group]["low"] for group in groups["group"]]
     assert set(groups["kind"]) == {"SD over pairs"}
     assert count_rows(made["paper"].folder / "quarantine.parquet") == 120
-    pages = [quarantine_page(made["paper"], page=page, size=50) for page in (1, 2, 3)]
-    shown, stored = (
-        table.astype(object).where(table.notna(), None)
-        for table in (pd.concat(pages, ignore_index=True), made["paper"].quarantine)
-    )
-    pd.testing.assert_frame_equal(shown, stored)
 
 
 @pytest.mark.parametrize("groups", [None, [], [{"group": "scored"}], [{"low": 1}], [{"group": "scored", "low": "x"}]])
-def test_a_verdict_of_one_sentence_and_of_odd_parts_is_enough(copy: Copy, groups: object) -> None:
+def test_a_malformed_verdict_is_no_error(copy: Copy, groups: object) -> None:
     audit = copy()
     write_json(audit.folder / "verdict.json", {"sentence": "fine"} | ({} if groups is None else {"groups": groups}))
     found = load_overview(audit).groups
@@ -78,8 +71,14 @@ def test_attacks_are_shown_with_both_intervals_and_absent_ones_with_their_reason
         {"attack": "bavaria", "measure": "odd", "value": 1.0},
     ]
     shown, missing = attack_rows(pd.DataFrame(rows))
-    told = {"attack": "bavaria", "measure": "AUROC", "value": 0.85, "over members": "0.800 to 0.900", "over pairs": ""}
-    assert shown.to_dict("records") == [told]
+    expected = {
+        "attack": "bavaria",
+        "measure": "AUROC",
+        "value": 0.85,
+        "over members": "0.800 to 0.900",
+        "over pairs": "",
+    }
+    assert shown.to_dict("records") == [expected]
     assert missing == ["TPR at .1 % FPR of bavaria: needs 1,000 pairs"]
     assert attack_auroc(pd.DataFrame(rows)) == 0.85
     assert attack_auroc(pd.DataFrame()) is None

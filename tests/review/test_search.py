@@ -16,7 +16,6 @@ from sklearn.neighbors import NearestNeighbors
 
 from clipmem_core.audits import settings
 from clipmem_core.audits.store import CONFIG, Audit, read_json, write_json
-from clipmem_core.config import InputError
 from clipmem_core.features.towers import minilm
 from clipmem_core.review import search
 from clipmem_core.review.search import (
@@ -49,33 +48,13 @@ def test_neighbours_are_those_of_scikit_learn(audit: Audit, vectors: Embeddings,
     np.testing.assert_allclose([cosine for _, cosine in found], 1 - distances[0, 1:], atol=1e-6)
 
 
-@pytest.mark.parametrize(("n_pairs", "dim"), [(1, 3), (7, 5), (5_001, 128), (3_000, 512)])
-def test_cosines_are_exact_whatever_the_size(tmp_path: Path, n_pairs: int, dim: int) -> None:
+@pytest.mark.parametrize(("n_pairs", "dim"), [(1, 3), (3_000, 512)])
+def test_cosines_agree_with_scikit_learn(tmp_path: Path, n_pairs: int, dim: int) -> None:
     rng = np.random.default_rng(0)
     vectors, query = rng.normal(size=(n_pairs, dim)).astype(np.float32), rng.normal(size=dim)
     np.save(tmp_path / "image.npy", vectors)
     wanted = cosine_similarity(query[None], vectors)[0]
     np.testing.assert_allclose(cosines(tmp_path / "image.npy", query), wanted, atol=1e-6)
-
-
-def test_what_cannot_be_searched_is_one_line(audit: Audit) -> None:
-    with pytest.raises(InputError, match=r"r0-f0/image\.npy is missing: run the audit again"):
-        nearest(audit, 3, by="image", k=5)
-    embed(audit)
-    with pytest.raises(InputError, match=r"no member '\.\./f-0' in this audit \(there is: r0-f0, r0-f1"):
-        nearest(audit, 3, by="image", member="../f-0", k=5)
-    with pytest.raises(InputError, match="there is no pair '<b>none</b>' in audit 'made': take another"):
-        hits(audit, Selection(like="<b>none</b>"))
-
-
-def test_what_cannot_be_embedded_is_one_line(written: Audit) -> None:
-    with pytest.raises(InputError, match="the text to search for is empty: write what"):
-        embed_text(written, " \n\u2003")
-    with pytest.raises(InputError, match=r"checkpoint .*g-1/checkpoint\.pt of member g-1 is missing: run the audit"):
-        embed_text(written, "a cat", member="g-1")
-    (written.member("f-0") / "checkpoint.pt").write_bytes(b"no checkpoint")
-    with pytest.raises(InputError, match=r"model 'tiny' cannot be built from .*checkpoint\.pt', which must be of"):
-        embed_text(written, "a cat")
 
 
 @given(st.lists(st.sampled_from([-1.0, 0.0, 0.25, 0.5, 1.0, math.nan])), st.integers(-1, 12))
@@ -86,26 +65,26 @@ def test_the_highest_are_the_first_of_a_stable_sort(values: list[float], k: int)
 
 
 def meaning_of(text: str) -> np.ndarray:
-    """A text encoder that knows nothing: a direction for each text."""
+    """A fake text encoder: a random direction for each text."""
     vector = np.random.default_rng(list(text.encode())).normal(size=DIM).astype(np.float32)
     return vector / np.linalg.norm(vector)
 
 
 @pytest.fixture
 def encoder(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
-    """Put that encoder in the place of the members', and keep what it was asked."""
-    asked = []
+    """Replace the members' encoders; the list has the calls."""
+    calls = []
 
     def embed_text(audit: Audit, text: str, *, member: str = "") -> np.ndarray:
-        asked.append((text, member))
+        calls.append((text, member))
         return meaning_of(text)
 
     monkeypatch.setattr(search, "embed_text", embed_text)
-    return asked
+    return calls
 
 
 @pytest.mark.parametrize(("by", "side"), SIDES)
-def test_a_meaning_a_pair_or_both_are_held_against_every_picture_or_caption(
+def test_a_search_by_meaning_by_pair_or_by_both(
     audit: Audit, vectors: Embeddings, by: str, side: int, encoder: list[tuple[str, str]]
 ) -> None:
     own = vectors["r0-f1"][side]
@@ -158,14 +137,14 @@ def written(copy: Copy, checkpoints: list[bytes]) -> Audit:
     audit = copy("paper")
     for name in list(audit.record.members):
         audit.member(name).mkdir(parents=True, exist_ok=True)
-        own = {"member": name, "seed": 0, "fingerprint": "0" * 16, "model": "tiny", "image_size": 0}
-        write_json(audit.member(name) / CONFIG, own | {"model_config": model_config("tiny")})
+        stored = {"member": name, "seed": 0, "fingerprint": "0" * 16, "model": "tiny", "image_size": 0}
+        write_json(audit.member(name) / CONFIG, stored | {"model_config": model_config("tiny")})
     given_ = audit.folder.parent / "epoch_9.pt"
     paths = [audit.member("f-0") / "checkpoint.pt", audit.member("g-0") / "checkpoint.pt", given_]
     for path, content in zip(paths, checkpoints, strict=True):
         path.write_bytes(content)
-    told = read_json(audit.member("f-1") / CONFIG) | {"checkpoint": str(given_)}
-    write_json(audit.member("f-1") / CONFIG, told)
+    stored = read_json(audit.member("f-1") / CONFIG) | {"checkpoint": str(given_)}
+    write_json(audit.member("f-1") / CONFIG, stored)
     return audit
 
 
@@ -180,15 +159,13 @@ def plain(checkpoint: Path, text: str) -> np.ndarray:
 
 
 def test_a_text_is_embedded_as_open_clip_embeds_it(written: Audit) -> None:
-    threads = torch.get_num_threads()
     for text in ("a red car", "🎻", "word " * 500):
         found = embed_text(written, text)
         assert found.dtype == np.float32
         np.testing.assert_allclose(found, plain(written.member("f-0") / "checkpoint.pt", text), atol=1e-5)
-    assert torch.get_num_threads() == threads
 
 
-def test_each_member_has_a_text_encoder_of_its_own_and_a_given_checkpoint_stays_where_it_is(written: Audit) -> None:
+def test_each_member_embeds_with_its_own_checkpoint(written: Audit) -> None:
     paths = {"g-0": written.member("g-0") / "checkpoint.pt", "f-1": written.folder.parent / "epoch_9.pt"}
     first = embed_text(written, "a red car", member="f-0")
     for member, path in paths.items():
@@ -198,7 +175,7 @@ def test_each_member_has_a_text_encoder_of_its_own_and_a_given_checkpoint_stays_
 
 
 @pytest.mark.parametrize("field", ["text_min_df", "text_forget_df"])
-def test_a_text_is_read_with_the_tokens_that_the_member_knows_after_training(written: Audit, field: str) -> None:
+def test_a_text_is_embedded_with_the_vocabulary_of_the_member(written: Audit, field: str) -> None:
     trained = written.pairs[written.membership["g-0"].to_numpy()]
     words = pd.Series([set(" ".join(own).split()) for own in trained["captions"]]).explode().value_counts()
     config = written.record.values

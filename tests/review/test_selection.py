@@ -59,7 +59,7 @@ def test_an_address_reopens_the_same_selection(selection: Selection) -> None:
         ("by", "smell"),
     ],
 )
-def test_what_cannot_be_understood_is_named_and_left_out(name: str, value: str) -> None:
+def test_a_malformed_parameter_is_named_and_ignored(name: str, value: str) -> None:
     assert from_parameters({name: value, "group": "scored"}) == (Selection(order="misfit", group="scored"), [name])
 
 
@@ -71,8 +71,8 @@ def test_a_search_is_ordered_by_match_unless_the_address_says_otherwise() -> Non
 
 def test_a_lasso_of_a_thousand_moves_keeps_its_shape_in_a_short_address() -> None:
     circle = tuple((math.cos(turn / 500 * math.pi), math.sin(turn / 500 * math.pi)) for turn in range(1000))
-    kept = thinned(circle)
-    assert len(kept) == MAX_CORNERS
-    area = sum(a[0] * b[1] - b[0] * a[1] for a, b in zip(kept, kept[1:] + kept[:1], strict=True)) / 2
+    thin = thinned(circle)
+    assert len(thin) == MAX_CORNERS
+    area = sum(a[0] * b[1] - b[0] * a[1] for a, b in zip(thin, thin[1:] + thin[:1], strict=True)) / 2
     assert area == pytest.approx(math.pi, rel=0.01)
     assert len(to_parameters(Selection(outline=Outline("clipmem", "misfit", circle)))["outline"]) < 1200

@@ -1,4 +1,4 @@
-"""How many captions are wrong by what people decided, and by the verdict, in words."""
+"""Estimates of wrong captions from decisions and scores."""
 
 from collections.abc import Callable
 
@@ -39,7 +39,7 @@ def with_counts(audit: Audit, wrong: int, pairs: int) -> None:
     write_json(audit.folder / VERDICT, audit.verdict | {"wrong_captions": wrong_captions(table, scores)})
 
 
-def test_removed_and_recaptioned_pairs_are_wrong_ones_and_what_is_left_is_told(audit: Audit) -> None:
+def test_removed_and_recaptioned_pairs_count_as_wrong(audit: Audit) -> None:
     with_counts(audit, 30, 400)
     assert review_progress(audit).sentence == ""
     review, order = open_review(audit), wrong_estimate(audit).review.order[:200]
@@ -51,42 +51,42 @@ def test_removed_and_recaptioned_pairs_are_wrong_ones_and_what_is_left_is_told(a
     review.decide([f"p{row}" for row in range(390, 400)], "remove")
     review.undo()
     found = review_progress(audit)
-    assert (found.decided, found.wrong, found.more) == (200, len(wrong), 0)
-    assert found.left is not None
+    assert (found.decided, found.wrong, found.until_stop) == (200, len(wrong), 0)
+    assert found.remaining is not None
     assert not found.by_spot_checks
-    assert found.left[1] <= 30 - len(wrong) <= found.left[2]
+    assert found.remaining[1] <= 30 - len(wrong) <= found.remaining[2]
     assert wrong_words(audit)[0] == found.sentence
     assert found.sentence.count("remain") == 1  # one number of wrong captions
 
 
-def test_spot_checks_replace_the_scores_number_where_they_contradict_it(audit: Audit) -> None:
+def test_spot_checks_replace_an_estimate_that_they_contradict(audit: Audit) -> None:
     with_counts(audit, 0, 4000)
-    known, review = wrong_estimate(audit), open_review(audit)
+    estimate, review = wrong_estimate(audit), open_review(audit)
     assert "at most 194 of the 4,000" in random_check(audit)  # betabinom(3950, .5, 50.5), 97.5 %
-    assert known.count.estimate is not None
-    assert known.count.estimate < 10
-    checked = [f"p{row}" for row in known.review.drawn[:50]]
+    assert estimate.count.estimate is not None
+    assert estimate.count.estimate < 10
+    checked = [f"p{row}" for row in estimate.review.drawn[:50]]
     review.decide(checked[:10], "remove")  # errors that the scores do not see
     review.decide(checked[10:], "keep")
     found = review_progress(audit)
     assert found.by_spot_checks
-    assert found.left is not None
-    assert found.left[1] < 0.2 * 3950 < found.left[2]
+    assert found.remaining is not None
+    assert found.remaining[1] < 0.2 * 3950 < found.remaining[2]
     assert "You can stop" not in found.sentence
-    assert find_rows(audit, Selection(order=RANDOM), page=1, size=50) == known.review.drawn[:50].tolist()
+    assert find_rows(audit, Selection(order=RANDOM), page=1, size=50) == estimate.review.drawn[:50].tolist()
 
 
-def test_what_is_ahead_and_when_to_stop_follow_from_the_probabilities_in_the_order_of_the_review(audit: Audit) -> None:
+def test_expected_errors_and_the_stop_follow_from_the_probabilities(audit: Audit) -> None:
     with_counts(audit, 30, 400)
-    known, scores, review = wrong_estimate(audit), audit.scores, open_review(audit)
-    order = known.review.order.tolist()
+    estimate, scores, review = wrong_estimate(audit), audit.scores, open_review(audit)
+    order = estimate.review.order.tolist()
     for row in order[:10]:
         review.decide([f"p{row}"], "remove" if row < 30 else "keep")
     found = review_progress(audit)
-    assert found.ahead == pytest.approx(sum(scores["p_wrong"][row] for row in order[10:60]))
-    assert found.more == 40  # fifty at least
+    assert found.expected == pytest.approx(sum(scores["p_wrong"][row] for row in order[10:60]))
+    assert found.until_stop == 40  # fifty at least
     review.decide([f"p{row}" for row in order[10:50]], "keep")
-    assert review_progress(audit).more == 0
+    assert review_progress(audit).until_stop == 0
 
 
 def test_captions_have_their_scores_by_their_place(audit: Audit) -> None:
