@@ -1,7 +1,5 @@
 """The page Pair: one pair as in review, with its scores and their terms, its note, and similar pairs."""
 
-import dataclasses
-
 import pandas as pd
 import streamlit as st
 
@@ -70,9 +68,9 @@ def draw_facts(audit: Audit, card: PairCard) -> None:
     planted = [(f"injected error: {card.planted}", PLANTED_COLOUR)] if card.planted else []
     show_chips([(card.group, group_colour(card.group)), *planted])
     show_text(f"file: {card.image}", limit=CAPTION_LIMIT)
-    if scores := caption_scores(audit, card.pair_id):
-        table = pd.DataFrame([dataclasses.asdict(score) for score in scores.values()])
-        table.insert(0, "caption", [cut(card.captions[place], CAPTION_LIMIT) for place in scores])
+    table = caption_scores(audit, card.pair_id)
+    if len(table):
+        table.insert(0, "caption", [cut(card.captions[number], CAPTION_LIMIT) for number in table.pop("number")])
         odd = st.column_config.CheckboxColumn("odd", help="Fits much worse than the pair's other captions.")
         st.dataframe(table, hide_index=True, column_config={"odd": odd}, alt="The scores of each caption")
     with one_line_errors("Checks"), st.container(horizontal=True, gap="small"):

@@ -26,9 +26,9 @@ ADVICE = "delete it and repeat the command; what was trained stays"
 
 
 class AgainFile(TypedDict):
-    """The fields of again.json; `found` is null if too few pairs are in both audits."""
+    """The fields of again.json; `measured` is null if too few pairs are in both audits."""
 
-    found: Measured | None
+    measured: Measured | None
 
 
 def cleaned_folder(name: str) -> Path:
@@ -71,7 +71,7 @@ def reaudit(audit: Audit, name: str, screen: Screen) -> Audit:
     run_audit(str(table), dataclasses.replace(config, source=source), name=name, screen=screen, again=audit)
     if not (second.folder / AGAIN).is_file():
         measured = measure(audit, second, screen)
-        write_json(second.folder / AGAIN, {"found": measured and dataclasses.asdict(measured)})
+        write_json(second.folder / AGAIN, {"measured": measured and dataclasses.asdict(measured)})
     return second
 
 
@@ -127,7 +127,7 @@ def read_comparison(second: Audit) -> tuple[Measured | None, bool]:
     path = second.folder / AGAIN
     if not path.is_file():
         return None, False
-    return read_json(path, AgainFile, mend=ADVICE)["found"], True
+    return read_json(path, AgainFile, mend=ADVICE)["measured"], True
 
 
 def comparison_lines(measured: Measured | None) -> list[str]:

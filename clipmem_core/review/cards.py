@@ -14,7 +14,7 @@ from clipmem_core.config import InputError
 from clipmem_core.review.decisions import Decision, open_review
 from clipmem_core.review.search import hits
 from clipmem_core.review.selection import Selection
-from clipmem_core.review.tables import fetch_numbered, fetch_pairs, fetch_rows, mismatched_tables, number
+from clipmem_core.review.tables import fetch_frame, fetch_numbered, fetch_pairs, mismatched_tables, number
 from clipmem_core.scores.registry import BY_NAME, CARD, EXPORT, PAIR, ROW, scores_in
 
 SHOWN = tuple(dict.fromkeys(name for place in (CARD, ROW, PAIR, EXPORT) for name in scores_in(place)))
@@ -62,31 +62,13 @@ def cards(audit: Audit, rows: Sequence[int], selection: Selection = _UNSEARCHED)
     return shown
 
 
-@dataclass(frozen=True)
-class CaptionScore:
-    """The scores of one caption, None if unknown."""
-
-    similarity_out: float | None
-    misfit: float | None
-    odd: bool  # fits much worse than the other captions of its pair
-
-    @property
-    def words(self) -> str:
-        """The scores in words."""
-        scores = {"similarity out": self.similarity_out, "misfit": self.misfit}
-        return " · ".join(
-            f"{name} {value:.2f}".replace("-", "−") for name, value in scores.items() if value is not None
-        )
-
-
-def caption_scores(audit: Audit, pair_id: str) -> dict[int, CaptionScore]:
-    """Return the scores of a pair's captions by number, from 0; empty if single captions have no scores."""
+def caption_scores(audit: Audit, pair_id: str) -> pd.DataFrame:
+    """Return number, similarity_out, misfit and odd of each caption of a pair, empty if there are no such scores."""
     path = audit.folder / CAPTION_TABLE
     if not path.is_file():
-        return {}
-    finite = ", ".join(f"CASE WHEN isfinite({name}) THEN {name} END" for name in LISTED)
-    query = f'SELECT "{c.CAPTION}", {finite}, {c.ODD} FROM parquet WHERE "{c.PAIR_ID}" = ?'
-    return {place: CaptionScore(*values) for place, *values in fetch_rows(path, query, [pair_id])}
+        return pd.DataFrame()
+    columns = ", ".join([f'"{c.CAPTION}" AS number', *LISTED, c.ODD])
+    return fetch_frame(path, f'SELECT {columns} FROM parquet WHERE "{c.PAIR_ID}" = ? ORDER BY number', [pair_id])
 
 
 def listed_scores(audit: Audit, pair_ids: Sequence[str]) -> pd.DataFrame:

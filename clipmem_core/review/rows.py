@@ -83,7 +83,7 @@ def _order(audit: Audit, selection: Selection) -> np.ndarray:
     if selection.order == s.MATCH and selection.searched:
         rows = hits(audit, selection)[0]
     elif selection.order == s.RANDOM:
-        rows = wrong_estimate(audit).review.drawn
+        rows = wrong_estimate(audit)[1].drawn
     else:
         rows = _sorted(audit, selection.order)
     learned_by_g = selection.order == c.CLIPMEM and selection.group == c.INDEPENDENT

@@ -24,14 +24,6 @@ MEANINGS = (
 
 
 @dataclass(frozen=True, eq=False)
-class WrongEstimate:
-    """The number of wrong captions according to the scores, and the order of the review."""
-
-    count: p.WrongCount
-    review: p.Review
-
-
-@dataclass(frozen=True, eq=False)
 class ReviewProgress:
     """The decisions so far and the wrong captions that remain.
 
@@ -64,14 +56,14 @@ class ReviewProgress:
 
 
 @cached(2, SCORES, VERDICT)
-def wrong_estimate(audit: Audit) -> WrongEstimate:
+def wrong_estimate(audit: Audit) -> tuple[p.WrongCount, p.Review]:
     """Return the number of wrong captions according to the scores, and the order of the review."""
     misfit, fit, posterior, place = read_table(audit.folder / SCORES, columns=NEEDED)[NEEDED].to_numpy(dtype=float).T
     stored = mapping(mapping(audit.verdict).get("wrong_captions"))
     estimate, low, high = numbers([stored.get(name) for name in ("estimate", "low", "high")], 3) or (None, None, None)
     missing = str(stored.get("missing") or "the verdict has no count") if estimate is None else ""
     count = p.WrongCount(estimate, low, high, posterior, missing=missing)
-    return WrongEstimate(count, p.plan_review(p.suspicion_of(misfit, fit), place=place))
+    return count, p.plan_review(p.suspicion_of(misfit, fit), place=place)
 
 
 def review_progress(audit: Audit) -> ReviewProgress:
@@ -79,8 +71,8 @@ def review_progress(audit: Audit) -> ReviewProgress:
 
     A removed or recaptioned pair counts as wrong, a kept pair as right. Neutral decisions do not count.
     """
-    estimate, decisions = wrong_estimate(audit), decided(audit)
-    review, count, codes = estimate.review, estimate.count, decisions.codes
+    (count, review), decisions = wrong_estimate(audit), decided(audit)
+    codes = decisions.codes
     scored = np.isin(np.arange(len(codes)), review.ranked)
     done = scored & ~decisions.neutral & (codes != UNDECIDED_CODE)
     wrong = done & (codes != CODES[KEEP])
@@ -115,7 +107,7 @@ def wrong_words(audit: Audit) -> tuple[str, str]:
 
 def random_check(audit: Audit) -> str:
     """Say what a random check of 50 pairs shows; empty for a smaller audit."""
-    pairs = len(wrong_estimate(audit).review.drawn)
+    pairs = len(wrong_estimate(audit)[1].drawn)
     if pairs <= p.CHECKED:
         return ""
     most = p.count_of_sample(0, p.CHECKED, pairs)[1]
@@ -127,5 +119,5 @@ def random_check(audit: Audit) -> str:
 
 def drawn_at_random(audit: Audit) -> frozenset[int]:
     """Return the rows that are random spot checks in the order of the review."""
-    review = wrong_estimate(audit).review
+    _, review = wrong_estimate(audit)
     return frozenset(review.order[review.at_random].tolist())

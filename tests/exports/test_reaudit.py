@@ -94,7 +94,7 @@ def test_the_same_call_does_nothing_and_a_lost_comparison_is_made_anew(both: tup
     reaudit(both[0], "second", screen)
     assert "it is finished: nothing to do" in screen.lines
     after = json.loads(path.read_text())
-    assert after["found"]["retrieval"] == before["found"]["retrieval"]
+    assert after["measured"]["retrieval"] == before["measured"]["retrieval"]
     assert after == before
     assert list_reaudits(both[0]) == ["second"]
     assert not is_outdated(both[0], "second")

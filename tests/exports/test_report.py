@@ -74,20 +74,20 @@ def test_it_refers_to_nothing_outside_and_captions_and_notes_are_text(page: Page
     assert {tag for tag, _ in page.elements} & {"link", "iframe", "object", "embed", "base", "a", "form"} == set()
     references = [
         value
-        for _, found in page.elements
-        for name, value in found.items()
+        for _, result in page.elements
+        for name, value in result.items()
         if name in ("src", "href", "srcset", "style")
     ]
     assert references
     assert all(value.startswith("data:image/jpeg;base64,") for value in references)
     assert "url(" not in page.data["style"]
     assert "@import" not in page.data["style"]
-    policy = next(found["content"] for found in page.attributes("meta") if "http-equiv" in found)
+    policy = next(result["content"] for result in page.attributes("meta") if "http-equiv" in result)
     assert policy.startswith("default-src 'none'; img-src data:;")
     assert "http" not in policy
     assert len(page.attributes("script")) == 3
     assert not page.attributes("b")
-    assert not any(name.startswith("on") for _, found in page.elements for name in found)
+    assert not any(name.startswith("on") for _, result in page.elements for name in result)
     assert HOSTILE[0] in page.texts
     assert "<script>alert(1)</script>" in page.texts
     assert "<b>new</b>" in page.texts

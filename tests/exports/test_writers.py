@@ -145,9 +145,9 @@ def uid_source(folder: Path, ids: list[str]) -> Path:
 def test_uids_are_two_numbers_each_sorted_by_hand(tmp_path: Path, data: Path) -> None:
     audit = audited(uid_source(tmp_path / "set", UIDS))
     summary = write(audit, "datacomp", tmp_path / "uids.npy")
-    found = np.load(tmp_path / "uids.npy", allow_pickle=False)
-    assert found.dtype == np.dtype("u8,u8")
-    assert found.tolist() == [(10, 1), (10, 255), (2**64 - 1, 1)]
+    result = np.load(tmp_path / "uids.npy", allow_pickle=False)
+    assert result.dtype == np.dtype("u8,u8")
+    assert result.tolist() == [(10, 1), (10, 255), (2**64 - 1, 1)]
     assert (summary.notes, list(tmp_path.glob("*.csv"))) == ((), [])
     open_review(audit).decide([UIDS[0]], REMOVE)
     write(audit, "datacomp", tmp_path / "uids.npy", overwrite=True)
@@ -166,7 +166,7 @@ def test_other_ids_are_hashed_and_listed(tmp_path: Path, data: Path) -> None:
             'é, "x"': hashlib.sha256('é, "x"'.encode()).hexdigest()[:32],
         }
     )
-    found = np.load(tmp_path / "uids.npy", allow_pickle=False)
-    assert (0x509B0D4641A7C3BA, 0x088FFA28559D1F57) in found.tolist()
+    result = np.load(tmp_path / "uids.npy", allow_pickle=False)
+    assert (0x509B0D4641A7C3BA, 0x088FFA28559D1F57) in result.tolist()
     for almost in ("0" * 31, "0" * 33, "g" + "0" * 31, "0" * 31 + "\n", "０" * 32):
         assert uid_of(almost) == hashlib.sha256(almost.encode()).hexdigest()[:32]

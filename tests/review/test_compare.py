@@ -4,23 +4,19 @@ from dataclasses import asdict
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import rankdata
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from clipmem_core.audits.store import CONFIG, PAIRS, SCORES, Audit, write_json, write_table
-from clipmem_core.config import InputError
 from clipmem_core.review.compare import (
     POINTS,
-    benchmark_findings,
     compare,
     detector_scores,
-    differ_most,
     differing_settings,
     names_in,
     planted_findings,
 )
 from clipmem_core.scores.registry import BY_NAME, DETECTION, scores_in
-from tests.fixtures import Copy, make_benchmark
+from tests.fixtures import Copy
 
 
 def rescored(audit: Audit, scores: pd.DataFrame) -> Audit:
@@ -134,26 +130,3 @@ def test_planted_findings_agree_with_scikit_learn(copy: Copy) -> None:
             assert table.loc[(kind, name, "average_precision"), "mean"] == pytest.approx(precision)
     last = findings.curves.groupby(["kind", "detector"]).last()
     assert last.loc[("vague", "misfit"), "precision"] == pytest.approx(3 / last.loc[("vague", "misfit"), "number"])
-
-
-def test_pairs_with_the_largest_difference_of_ranks(copy: Copy) -> None:
-    scores = detector_scores(copy())
-    found = differ_most(scores, "misfit", "csls_out", limit=5)
-    difference = rankdata(scores["misfit"]) - rankdata(scores["csls_out"])
-    assert found["row"].tolist() == scores["row"].to_numpy()[np.argsort(-difference, kind="stable")[:5]].tolist()
-    assert ((found["one"] - found["other"]) * (len(scores) - 1)).to_numpy() == pytest.approx(
-        np.sort(difference)[::-1][:5]
-    )
-    assert differ_most(scores, "misfit", "misfit", limit=5).empty
-
-    lead = (found["one"] - found["other"]) * (len(scores) - 1)
-    assert lead.to_numpy() == pytest.approx(np.sort(difference)[::-1][:5])
-    benchmark = make_benchmark("b", root=copy().record.root)
-    found = benchmark_findings(benchmark)
-    assert found is not None
-    assert (found.table["n"] == 3).all()
-    assert set(found.curves["detector"]) == set(found.table["detector"])
-    path = benchmark.result(benchmark.done[0])
-    path.write_text('{"kind": 5}')
-    with pytest.raises(InputError, match=f"{path.name}.*delete it and run the benchmark again"):
-        benchmark_findings(benchmark)

@@ -219,8 +219,8 @@ def test_concurrent_processes_lose_nothing(empty: Review, run: Run) -> None:
     for process in range(4):
         pairs = [pair for pair, *_ in entries if pair.startswith(f"p{process} ")]
         assert pairs == [f"p{process} {number}" for number in range(30)]
-    found = empty.decisions([f"p{process} {number}" for process in range(4) for number in range(30)])
-    assert {pair: (d.decision, d.note) for pair, d in found.items()} == {
+    result = empty.decisions([f"p{process} {number}" for process in range(4) for number in range(30)])
+    assert {pair: (d.decision, d.note) for pair, d in result.items()} == {
         f"p{process} {number}": (CHOICES[number % 2], f"p{process}") for process in range(4) for number in range(30)
     }
     chain = ask(empty, "SELECT id, previous FROM entry WHERE pair_id = 'everyone''s' ORDER BY id")

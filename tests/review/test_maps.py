@@ -88,18 +88,6 @@ def test_each_member_and_side_has_a_map_and_other_names_are_refused(audit: Audit
         make_map(audit, NAME)
 
 
-def test_a_broken_map_is_none_and_is_named_when_it_is_drawn_again(audit: Audit, drawn: list[int]) -> None:
-    path = make_map(audit, NAME)
-    content = path.read_bytes()
-    path.write_bytes(content[:60] + bytes([content[60] ^ 1]) + content[61:])
-    assert map_file(audit, NAME) is None
-    with pytest.raises(InputError, match="there is no map 'r0-f0.image' of .* yet: draw it"):
-        map_points(audit, NAME, "clipmem")
-    messages: list[str] = []
-    assert make_map(audit, NAME, say=messages.append).read_bytes() == content
-    assert messages[0] == f"{path} is broken: drawing it again"
-
-
 def test_the_job_draws_the_map_or_ends_with_one_line(
     audit: Audit, data: Path, drawn: list[int], capsys: pytest.CaptureFixture[str]
 ) -> None:

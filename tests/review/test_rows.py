@@ -92,10 +92,10 @@ def slowly(audit: Audit, selection: Selection, decisions: dict[str, str]) -> lis
     pairs = table.astype(object).where(table.notna(), None).fillna(math.nan).to_dict("records")
     for pair in pairs:
         pair["planted"] = pair["planted"] if isinstance(pair["planted"], str) else None
-    found = [row for row, p in enumerate(pairs) if is_selected(selection, p, decisions.get(p["pair_id"]))]
-    found.sort(key=lambda row: (-pairs[row][selection.order], row))
+    result = [row for row, p in enumerate(pairs) if is_selected(selection, p, decisions.get(p["pair_id"]))]
+    result.sort(key=lambda row: (-pairs[row][selection.order], row))
     turned = selection.order == "clipmem" and selection.group == "independent"
-    return found[::-1] if selection.ascending != turned else found
+    return result[::-1] if selection.ascending != turned else result
 
 
 def every(audit: Audit, selection: Selection) -> list[int]:
@@ -116,11 +116,11 @@ def with_pairs(audit: Audit, **columns: object) -> Audit:
 @settings(max_examples=40)
 def test_any_selection_agrees_with_a_slow_loop(made: dict[str, Audit], selection: Selection, protocol: str) -> None:
     audit = made[protocol]
-    wanted, names = slowly(audit, selection, {}), audit.pairs["pair_id"]
-    assert every(audit, selection) == wanted
-    assert count_pairs(audit, selection) == len(wanted)
+    expected, names = slowly(audit, selection, {}), audit.pairs["pair_id"]
+    assert every(audit, selection) == expected
+    assert count_pairs(audit, selection) == len(expected)
     ids = pair_ids(audit, selection)
-    assert ids == names[wanted].tolist()
+    assert ids == names[expected].tolist()
 
 
 def test_independent_pairs_alone_come_lowest_first_unless_turned_round(
@@ -129,13 +129,13 @@ def test_independent_pairs_alone_come_lowest_first_unless_turned_round(
     lowest = made["paper"].scores.query("group == 'independent'").sort_values("clipmem").index.tolist()
     assert every(made["paper"], Selection(group="independent")) == lowest
     assert every(made["paper"], Selection(group="independent", ascending=True)) == lowest[::-1]
-    wanted = made["ensemble"].scores.sort_values("clipmem", ascending=False)["pair_id"].tolist()
+    expected = made["ensemble"].scores.sort_values("clipmem", ascending=False)["pair_id"].tolist()
     pages = [find_rows(made["ensemble"], Selection(), page=page, size=30) for page in (1, 2, 3, 4, 5)]
     assert [len(page) for page in pages] == [30, 30, 30, 10, 0]
     ids = made["ensemble"].pairs["pair_id"]
-    assert [ids[row] for page in pages for row in page] == wanted == pair_ids(made["ensemble"], Selection())
+    assert [ids[row] for page in pages for row in page] == expected == pair_ids(made["ensemble"], Selection())
     monkeypatch.setattr(rows, "_FEW", 0)
-    assert pair_ids(made["ensemble"], Selection()) == wanted
+    assert pair_ids(made["ensemble"], Selection()) == expected
 
 
 def test_the_span_of_a_score_is_that_of_its_numbers(copy: Copy) -> None:
@@ -173,57 +173,37 @@ def test_an_outline_on_a_map_holds_pairs_of_the_map(
     audit, path = copy(), tmp_path / "map.parquet"
     table = pd.DataFrame({"row": [70, 7, 50], "map_x": [0.5, 0.2, 3.0], "map_y": [0.5, 0.9, 0.5]})
     write_table(path, table.astype({"map_x": "float32", "map_y": "float32"}))
-    asked: list[str] = []
-    monkeypatch.setattr(rows, "map_file", lambda audit, name: asked.append(name) or (path if "image" in name else None))
+    calls: list[str] = []
+    monkeypatch.setattr(rows, "map_file", lambda audit, name: calls.append(name) or (path if "image" in name else None))
     shape = box("map_x", "map_y", (0, 1), (0, 1))
     assert sorted(every(audit, Selection(outline=shape, map="m0.image"))) == [7, 70]
     with pytest.raises(InputError, match=r"there is no map 'm0\.text' of made yet: draw it on the page Map of embedd"):
         count_pairs(audit, Selection(outline=shape, map="m0.text"))
     assert count_pairs(audit, Selection(map="m0.image", outline=None)) == 100
-    assert asked == ["m0.image", "m0.text"]  # only where an outline needs one
+    assert calls == ["m0.image", "m0.text"]  # only where an outline needs one
 
 
 def test_a_search_is_ordered_by_match_and_can_be_filtered_and_turned_round(
     made: dict[str, Audit], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    audit, found = made["ensemble"], (np.array([5, 90, 2, 33]), np.array([0.9, 0.8, 0.8, 0.1], np.float32))
-    monkeypatch.setattr(rows, "hits", lambda audit, selection: found)
-    asked = Selection(order="match", meaning="a cat")
-    assert every(audit, asked) == [5, 90, 2, 33]
+    audit, result = made["ensemble"], (np.array([5, 90, 2, 33]), np.array([0.9, 0.8, 0.8, 0.1], np.float32))
+    monkeypatch.setattr(rows, "hits", lambda audit, selection: result)
+    requested = Selection(order="match", meaning="a cat")
+    assert every(audit, requested) == [5, 90, 2, 33]
     assert every(audit, Selection(order="match", meaning="a cat", group="scored")) == [5, 2, 33]
     assert every(audit, Selection(order="match", meaning="a cat", ascending=True)) == [33, 2, 90, 5]
-    by_alignment = audit.scores.loc[found[0], "alignment_in"].sort_values(ascending=False).index.tolist()
+    by_alignment = audit.scores.loc[result[0], "alignment_in"].sort_values(ascending=False).index.tolist()
     assert every(audit, Selection(order="alignment_in", meaning="a cat")) == by_alignment
     monkeypatch.setattr(rows, "hits", lambda audit, selection: (np.array([100]), np.array([0.9])))
     with pytest.raises(InputError, match="has embeddings of more pairs than scores: delete it and run it again"):
         count_pairs(audit, Selection(order="match", meaning="a dog"))
 
 
-WORDS = [
-    ("Ein großer ΣΊΣΥΦΟΣ", "σίσυφος GROßER", True),
-    ("cafe\u0301 au lait", "CAFÉ", True),
-    ("one\ntwo", "on two", True),
-    ("50% of a_b 'c' \"d\" \\e", "% _ ' \" \\", True),
-    ("abc", "a.c", False),
-    ("𝔘𝔫𝔦 👩‍👧", "👩‍👧", True),
-    ("abc", "\ud800", False),
-    ("red", "redlast", False),  # no word reaches from one caption into the next
-]
-
-
-def test_words_are_found_as_they_are_written(copy: Copy) -> None:
-    captions = [["first", caption, "last"] for caption, _, _ in WORDS]
-    audit = with_pairs(copy(), captions=captions + [[]] * (100 - len(WORDS)))
-    for row, (_, words, found) in enumerate(WORDS):
-        assert (row in every(audit, Selection(words=words))) == found, words
-    assert every(audit, Selection(words=" \t ")) == every(audit, Selection())
-
-
 def test_a_file_that_was_replaced_is_read_again(copy: Copy) -> None:
-    audit, asked = copy(), Selection(words="circle", ranges=(Range("clipmem", -50),))
-    assert count_pairs(audit, asked) > 0
+    audit, requested = copy(), Selection(words="circle", ranges=(Range("clipmem", -50),))
+    assert count_pairs(audit, requested) > 0
     with_pairs(audit, captions=[["square"]] * 100)
-    assert count_pairs(audit, asked) == 0
+    assert count_pairs(audit, requested) == 0
     with_scores(audit, clipmem=range(100))
     assert find_rows(audit, Selection(), page=1, size=2) == [99, 98]
     write_table(audit.folder / "pairs.parquet", audit.pairs.iloc[:-1])

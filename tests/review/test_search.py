@@ -1,4 +1,4 @@
-"""Pairs found by meaning: nearest pairs against scikit-learn, texts against open_clip alone."""
+"""Search by meaning: nearest pairs against scikit-learn, texts against open_clip."""
 
 import io
 import math
@@ -19,7 +19,6 @@ from clipmem_core.audits.store import CONFIG, Audit, read_json, write_json
 from clipmem_core.features.towers import minilm
 from clipmem_core.review import search
 from clipmem_core.review.search import (
-    cosines,
     embed_text,
     hits,
     nearest,
@@ -43,25 +42,16 @@ def vectors(audit: Audit) -> Embeddings:
 def test_neighbours_are_those_of_scikit_learn(audit: Audit, vectors: Embeddings, by: str, side: int) -> None:
     own = vectors["r1-f0"][side]
     distances, rows = NearestNeighbors(n_neighbors=9, metric="cosine").fit(own).kneighbors(own[[7]])
-    found = nearest(audit, 7, by=by, member="r1-f0", k=8)
-    assert [row for row, _ in found] == rows[0, 1:].tolist()
-    np.testing.assert_allclose([cosine for _, cosine in found], 1 - distances[0, 1:], atol=1e-6)
-
-
-@pytest.mark.parametrize(("n_pairs", "dim"), [(1, 3), (3_000, 512)])
-def test_cosines_agree_with_scikit_learn(tmp_path: Path, n_pairs: int, dim: int) -> None:
-    rng = np.random.default_rng(0)
-    vectors, query = rng.normal(size=(n_pairs, dim)).astype(np.float32), rng.normal(size=dim)
-    np.save(tmp_path / "image.npy", vectors)
-    wanted = cosine_similarity(query[None], vectors)[0]
-    np.testing.assert_allclose(cosines(tmp_path / "image.npy", query), wanted, atol=1e-6)
+    result = nearest(audit, 7, by=by, member="r1-f0", k=8)
+    assert [row for row, _ in result] == rows[0, 1:].tolist()
+    np.testing.assert_allclose([cosine for _, cosine in result], 1 - distances[0, 1:], atol=1e-6)
 
 
 @given(st.lists(st.sampled_from([-1.0, 0.0, 0.25, 0.5, 1.0, math.nan])), st.integers(-1, 12))
 def test_the_highest_are_the_first_of_a_stable_sort(values: list[float], k: int) -> None:
-    known = [place for place, value in enumerate(values) if not math.isnan(value)]
-    wanted = sorted(known, key=lambda place: -values[place])[: max(k, 0)]
-    assert top_k(np.array(values, dtype=np.float32), k).tolist() == wanted
+    stored = [place for place, value in enumerate(values) if not math.isnan(value)]
+    expected = sorted(stored, key=lambda place: -values[place])[: max(k, 0)]
+    assert top_k(np.array(values, dtype=np.float32), k).tolist() == expected
 
 
 def meaning_of(text: str) -> np.ndarray:
@@ -89,10 +79,10 @@ def test_a_search_by_meaning_by_pair_or_by_both(
 ) -> None:
     own = vectors["r0-f1"][side]
     like, meant = own[42] / np.linalg.norm(own[42]), meaning_of("a red car")
-    asked = [({"meaning": "a red car"}, meant), ({"like": "images/042.png"}, like)]
-    asked.append(({"meaning": "a red car", "like": "images/042.png"}, (meant + like) / 2))
-    for given_, query in asked:
-        rows, match = hits(audit, Selection(**given_, by=by, member="r0-f1"))
+    requested = [({"meaning": "a red car"}, meant), ({"like": "images/042.png"}, like)]
+    requested.append(({"meaning": "a red car", "like": "images/042.png"}, (meant + like) / 2))
+    for supplied, query in requested:
+        rows, match = hits(audit, Selection(**supplied, by=by, member="r0-f1"))
         cosine = cosine_similarity(query[None], own)[0]
         assert rows.tolist() == sorted(range(100), key=lambda row, cosine=cosine: -cosine[row])
         np.testing.assert_allclose(match, cosine[rows], atol=1e-6)
@@ -101,19 +91,19 @@ def test_a_search_by_meaning_by_pair_or_by_both(
 
 
 @pytest.mark.parametrize(
-    ("asked", "side"),
+    ("requested", "side"),
     [({"like": "images/042.png"}, 0), ({"meaning": "music"}, 0), ({"meaning": "music", "by": "text"}, 1)],
 )
 @pytest.mark.usefixtures("encoder")
 def test_without_a_member_the_cosines_of_all_are_averaged(
-    audit: Audit, vectors: Embeddings, asked: dict[str, str], side: int
+    audit: Audit, vectors: Embeddings, requested: dict[str, str], side: int
 ) -> None:
     spaces = [both[side] for both in vectors.values()]
-    queries = [meaning_of("music") if "meaning" in asked else own[42] for own in spaces]
-    found = [cosine_similarity(query[None], own)[0] for query, own in zip(queries, spaces, strict=True)]
-    rows, match = hits(audit, Selection(**asked))
-    assert rows.tolist() == np.argsort(-np.mean(found, axis=0)).tolist()
-    np.testing.assert_allclose(match, np.mean(found, axis=0)[rows], atol=1e-6)
+    queries = [meaning_of("music") if "meaning" in requested else own[42] for own in spaces]
+    result = [cosine_similarity(query[None], own)[0] for query, own in zip(queries, spaces, strict=True)]
+    rows, match = hits(audit, Selection(**requested))
+    assert rows.tolist() == np.argsort(-np.mean(result, axis=0)).tolist()
+    np.testing.assert_allclose(match, np.mean(result, axis=0)[rows], atol=1e-6)
 
 
 def save(path: Path, *, seed: int, loss: str = "clip") -> Path:
@@ -139,11 +129,11 @@ def written(copy: Copy, checkpoints: list[bytes]) -> Audit:
         audit.member(name).mkdir(parents=True, exist_ok=True)
         stored = {"member": name, "seed": 0, "fingerprint": "0" * 16, "model": "tiny", "image_size": 0}
         write_json(audit.member(name) / CONFIG, stored | {"model_config": model_config("tiny")})
-    given_ = audit.folder.parent / "epoch_9.pt"
-    paths = [audit.member("f-0") / "checkpoint.pt", audit.member("g-0") / "checkpoint.pt", given_]
+    supplied = audit.folder.parent / "epoch_9.pt"
+    paths = [audit.member("f-0") / "checkpoint.pt", audit.member("g-0") / "checkpoint.pt", supplied]
     for path, content in zip(paths, checkpoints, strict=True):
         path.write_bytes(content)
-    stored = read_json(audit.member("f-1") / CONFIG) | {"checkpoint": str(given_)}
+    stored = read_json(audit.member("f-1") / CONFIG) | {"checkpoint": str(supplied)}
     write_json(audit.member("f-1") / CONFIG, stored)
     return audit
 
@@ -160,18 +150,18 @@ def plain(checkpoint: Path, text: str) -> np.ndarray:
 
 def test_a_text_is_embedded_as_open_clip_embeds_it(written: Audit) -> None:
     for text in ("a red car", "🎻", "word " * 500):
-        found = embed_text(written, text)
-        assert found.dtype == np.float32
-        np.testing.assert_allclose(found, plain(written.member("f-0") / "checkpoint.pt", text), atol=1e-5)
+        result = embed_text(written, text)
+        assert result.dtype == np.float32
+        np.testing.assert_allclose(result, plain(written.member("f-0") / "checkpoint.pt", text), atol=1e-5)
 
 
 def test_each_member_embeds_with_its_own_checkpoint(written: Audit) -> None:
     paths = {"g-0": written.member("g-0") / "checkpoint.pt", "f-1": written.folder.parent / "epoch_9.pt"}
     first = embed_text(written, "a red car", member="f-0")
     for member, path in paths.items():
-        found = embed_text(written, "a red car", member=member)
-        np.testing.assert_allclose(found, plain(path, "a red car"), atol=1e-5)
-        assert np.abs(found - first).max() > 0.01
+        result = embed_text(written, "a red car", member=member)
+        np.testing.assert_allclose(result, plain(path, "a red car"), atol=1e-5)
+        assert np.abs(result - first).max() > 0.01
 
 
 @pytest.mark.parametrize("field", ["text_min_df", "text_forget_df"])
@@ -195,8 +185,8 @@ def heads_of(audit: Audit, member: str, features: np.ndarray) -> np.ndarray:
     """Embed features of captions by a member's text head, from its checkpoint alone."""
     state = torch.load(audit.member(member) / "checkpoint.pt", weights_only=True)
     state = state.get("state_dict", state)
-    given_ = (torch.from_numpy(features) - state["text.standard.mean"]) / state["text.standard.scale"]
-    hidden = torch.nn.functional.gelu(given_ @ state["text.proj.0.weight"].T)
+    supplied = (torch.from_numpy(features) - state["text.standard.mean"]) / state["text.standard.scale"]
+    hidden = torch.nn.functional.gelu(supplied @ state["text.proj.0.weight"].T)
     return torch.nn.functional.normalize(hidden @ state["text.proj.2.weight"].T, dim=-1).numpy()
 
 
@@ -207,6 +197,6 @@ def test_a_locked_text_tower_and_the_heads_of_members_embed_what_is_searched_for
     features = minilm().open().embed([text])
     before = settings.opened.cache_info().misses
     for member in locked_audit.record.members[:2]:
-        wanted = heads_of(locked_audit, member, features)[0]
-        np.testing.assert_allclose(embed_text(locked_audit, text, member=member), wanted, atol=1e-5)
+        expected = heads_of(locked_audit, member, features)[0]
+        np.testing.assert_allclose(embed_text(locked_audit, text, member=member), expected, atol=1e-5)
     assert settings.opened.cache_info().misses <= before + 1
