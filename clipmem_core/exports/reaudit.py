@@ -9,8 +9,6 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from typing_extensions import TypedDict
-
 from clipmem_core.audits.jobs import Task, audit_task, list_job_names
 from clipmem_core.audits.reaudit import Change, Measured, measure
 from clipmem_core.audits.run import Screen, run_audit
@@ -23,12 +21,6 @@ from clipmem_core.review.decisions import open_review
 
 AGAIN, CLEANED, CAPTIONS = "again.json", "cleaned.json", "captions.csv"
 ADVICE = "delete it and repeat the command; what was trained stays"
-
-
-class AgainFile(TypedDict):
-    """The fields of again.json; `measured` is null if too few pairs are in both audits."""
-
-    measured: Measured | None
 
 
 def cleaned_folder(name: str) -> Path:
@@ -127,7 +119,7 @@ def read_comparison(second: Audit) -> tuple[Measured | None, bool]:
     path = second.folder / AGAIN
     if not path.is_file():
         return None, False
-    return read_json(path, AgainFile, mend=ADVICE)["measured"], True
+    return read_json(path, dict[str, Measured | None], mend=ADVICE)["measured"], True
 
 
 def comparison_lines(measured: Measured | None) -> list[str]:

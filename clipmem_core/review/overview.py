@@ -11,7 +11,7 @@ from clipmem_core import columns as c
 from clipmem_core.audits.store import PAIRS, QUARANTINE, SCORES, UTILITY, Audit, Record
 from clipmem_core.audits.verdict import NULL_CHECK
 from clipmem_core.config import AuditConfig, InputError
-from clipmem_core.files import is_number, mapping
+from clipmem_core.files import is_number, mapping, numbers
 from clipmem_core.review.tables import ROW, count_pairs_of, count_rows, fetch_frame, number
 
 BINS = 60
@@ -89,9 +89,8 @@ def exceeding(verdict: dict[str, Any]) -> dict[float, tuple[float, float, float]
     """Return by size the share of pairs whose clipmem exceeds it, and its interval."""
     shares = {}
     for row in rows(verdict, "exceeding"):
-        values = [row.get(name) for name in ("size", "share", "low", "high")]
-        if all(map(is_number, values)):
-            size, share, low, high = map(float, values)  # type: ignore[arg-type]
+        if values := numbers([row.get(name) for name in ("size", "share", "low", "high")], 4):
+            size, share, low, high = values
             shares[size] = (share, low, high)
     return shares
 
