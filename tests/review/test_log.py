@@ -120,7 +120,7 @@ wait()
 outcome = review.undo(4)
 undone = outcome and outcome.pairs
 wait()
-for number in range(30):
+for number in range(10):
     review.decide([f"{name} {number}", "everyone's"], CHOICES[number % 2], note=name)
 print(json.dumps(undone))
 """
@@ -215,13 +215,13 @@ def test_concurrent_processes_lose_nothing(empty: Review, run: Run) -> None:
     assert sorted(order) == ["p0", "p1", "p2", "p3"]
     assert sorted(undone, key=str) == [2, None, None, None]
     entries = empty.entries_after(10)
-    assert len(entries) == 4 * 30 * 2
+    assert len(entries) == 4 * 10 * 2
     for process in range(4):
         pairs = [pair for pair, *_ in entries if pair.startswith(f"p{process} ")]
-        assert pairs == [f"p{process} {number}" for number in range(30)]
-    result = empty.decisions([f"p{process} {number}" for process in range(4) for number in range(30)])
+        assert pairs == [f"p{process} {number}" for number in range(10)]
+    result = empty.decisions([f"p{process} {number}" for process in range(4) for number in range(10)])
     assert {pair: (d.decision, d.note) for pair, d in result.items()} == {
-        f"p{process} {number}": (CHOICES[number % 2], f"p{process}") for process in range(4) for number in range(30)
+        f"p{process} {number}": (CHOICES[number % 2], f"p{process}") for process in range(4) for number in range(10)
     }
     chain = ask(empty, "SELECT id, previous FROM entry WHERE pair_id = 'everyone''s' ORDER BY id")
     assert [previous for _, previous in chain] == [0, *(entry for entry, _ in chain[:-1])]

@@ -247,5 +247,5 @@ def test_a_check_is_a_condition_and_lookalikes_come_in_groups_the_largest_first(
     assert failed_checks(checked, 3) == []  # before the checks are made
     assert sorted(every(checked, Selection(check="lookalike"))) == [5, 7, 9, 12, 19, 20]
     assert count_pairs(checked, Selection(check="markup", words="frog")) == 1
-    assert failed_checks(checked, 3) == ["markup"]
+    assert "markup" in failed_checks(checked, 3)
     assert lookalike_groups(checked) == [[5, 7, 9, 12], [19, 20]]
