@@ -43,7 +43,7 @@ def test_any_decisions_do_what_a_loop_does(
 
 def test_removing_everything_is_refused(mine: Audit) -> None:
     open_review(mine).decide(mine.pairs["pair_id"].tolist(), REMOVE)
-    with pytest.raises(InputError, match="every pair of audit 'mine' is to be removed: nothing is left to export"):
+    with pytest.raises(InputError, match="every pair of audit 'mine' is marked for removal: there is nothing to export"):
         clean(mine)
 
 
