@@ -251,7 +251,7 @@ def _store(audit: Audit, changes: Changes) -> None:
     with in_turn() as session:
         outcome = store_changes(audit, changes)
         session.presses += 1
-        left = f" {pairs_in_words(outcome.left)}, decided meanwhile, unchanged." if outcome.left else ""
+        left = f" {pairs_in_words(outcome.skipped)}, decided meanwhile, unchanged." if outcome.skipped else ""
         if outcome.pairs == 0:
             session.notice = Notice(f"Nothing was changed.{left}", good=False)
             return

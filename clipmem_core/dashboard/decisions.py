@@ -34,7 +34,7 @@ from clipmem_core.exports import reaudit
 from clipmem_core.pairs.checks import CHECKS
 from clipmem_core.review.cards import PairCard, cards
 from clipmem_core.review.decisions import CHOICES, CODES, FOR_OTHER, KEEP, REMOVE, decided, decision_words, open_review
-from clipmem_core.review.rows import audit_root, check_counts, lookalike_groups
+from clipmem_core.review.rows import check_counts, lookalike_groups
 from clipmem_core.review.selection import DECIDED, UNDECIDED, Selection
 from clipmem_core.review.tables import ROW, fetch_rows
 
@@ -127,7 +127,7 @@ def _read_table(path: Path, inode: int, position: int, audit: Audit) -> pd.DataF
 def _draw_page(audit: Audit, part: pd.DataFrame, selection: Selection) -> None:
     rows = rows_of(audit, part[PAIR_ID].tolist())
     found = {card.pair_id: card for card in cards(audit, list(rows.values()))}
-    pictures = start_thumbnails(audit_root(audit), [card.image for card in found.values()], side=SIDE)
+    pictures = start_thumbnails(audit.record.pictures, [card.image for card in found.values()], side=SIDE)
     jpegs = {pair_id: picture.result()[0] for pair_id, picture in zip(found, pictures, strict=True)}
     if len(found) < len(part):
         st.caption("Pairs without a picture are in another audit of this data set, and not in this one.")
@@ -331,7 +331,7 @@ def _draw_groups(audit: Audit) -> None:
 def _draw_group(audit: Audit, group: Sequence[PairCard], more: int) -> None:
     """Draw the pairs of a group beside each other, and the buttons that decide on all of them."""
     ids = [card.pair_id for card in group]
-    pictures = start_thumbnails(audit_root(audit), [card.image for card in group], side=GROUP_SIDE)
+    pictures = start_thumbnails(audit.record.pictures, [card.image for card in group], side=GROUP_SIDE)
     with st.container(border=True):
         with st.container(horizontal=True, gap="medium"):
             for card, picture in zip(group, pictures, strict=True):
@@ -362,6 +362,6 @@ def _decide(audit: Audit, keep: Sequence[str], remove: Sequence[str]) -> None:
     with in_turn() as session:
         for decision, pair_ids in ((KEEP, keep), (REMOVE, remove)):
             if pair_ids:
-                outcome = open_review(audit).decide(pair_ids, decision, audit=audit.name, apart=True)
+                outcome = open_review(audit).decide(pair_ids, decision, audit=audit.name, neutral=True)
                 sentence = f"Saved: {BADGES[decision][0]}, for {pairs_in_words(outcome.pairs)}."
                 session.notice = Notice(sentence, event=outcome.event)

@@ -20,7 +20,7 @@ from clipmem_core.figures.layout import OTHER
 from clipmem_core.pairs.checks import CHECKS
 from clipmem_core.review import selection as s
 from clipmem_core.review.decisions import CHOICES
-from clipmem_core.review.rows import labels, planted_kinds, score_histogram, score_span
+from clipmem_core.review.rows import frequent_values, score_histogram, score_span
 from clipmem_core.review.selection import Range, Selection
 from clipmem_core.scores.registry import BY_NAME, QUEUE, scores_in, words
 
@@ -159,9 +159,13 @@ def draw_filters(audit: Audit, selection: Selection) -> None:
 
 
 def _draw_more(audit: Audit, selection: Selection) -> None:
-    groups, kinds, checks = list(audit.record.groups), planted_kinds(audit), {n: k.label for n, k in CHECKS.items()}
+    groups, kinds, checks = (
+        list(audit.record.groups),
+        frequent_values(audit, c.PLANTED),
+        {n: k.label for n, k in CHECKS.items()},
+    )
     _choose_listed(selection, "group", "Group", groups)
-    _choose_listed(selection, "label", "Label", labels(audit))
+    _choose_listed(selection, "label", "Label", frequent_values(audit, c.LABEL))
     _choose_listed(selection, "planted", "Injected error", [*PLANTED, *kinds] if kinds else [], names=PLANTED)
     _choose_listed(selection, "check", "Check", list(checks), names=checks)
     _choose(selection, "by", "Search by meaning among", list(SIDES), SIDES.__getitem__)

@@ -1,7 +1,5 @@
 """The page Pair: one pair as in review, with its scores and their terms, its note, and similar pairs."""
 
-import dataclasses
-
 import pandas as pd
 import streamlit as st
 
@@ -28,7 +26,7 @@ from clipmem_core.figures.layout import PLANTED_COLOUR, group_colour
 from clipmem_core.pairs.checks import CHECKS
 from clipmem_core.review import score_breakdown
 from clipmem_core.review.cards import PairCard, caption_scores, cards
-from clipmem_core.review.rows import audit_root, failed_checks, find_rows, misfit_note
+from clipmem_core.review.rows import failed_checks, find_rows, misfit_note
 from clipmem_core.review.search import nearest
 from clipmem_core.review.selection import IMAGE_SIDE, TEXT_SIDE, Selection
 from clipmem_core.review.tables import find_row
@@ -70,9 +68,9 @@ def draw_facts(audit: Audit, card: PairCard) -> None:
     planted = [(f"injected error: {card.planted}", PLANTED_COLOUR)] if card.planted else []
     show_chips([(card.group, group_colour(card.group)), *planted])
     show_text(f"file: {card.image}", limit=CAPTION_LIMIT)
-    if scores := caption_scores(audit, card.pair_id):
-        table = pd.DataFrame([dataclasses.asdict(score) for score in scores.values()])
-        table.insert(0, "caption", [cut(card.captions[place], CAPTION_LIMIT) for place in scores])
+    table = caption_scores(audit, card.pair_id)
+    if len(table):
+        table.insert(0, "caption", [cut(card.captions[number], CAPTION_LIMIT) for number in table.pop("number")])
         odd = st.column_config.CheckboxColumn("odd", help="Fits much worse than the pair's other captions.")
         st.dataframe(table, hide_index=True, column_config={"odd": odd}, alt="The scores of each caption")
     with one_line_errors("Checks"), st.container(horizontal=True, gap="small"):
@@ -153,7 +151,7 @@ def draw_nearest(audit: Audit, card: PairCard) -> None:
             with st.spinner("Searching…"):
                 found = nearest(audit, card.row, by=by, member=member or "", k=NEAREST)
                 others = cards(audit, [row for row, _ in found])
-            pictures = start_thumbnails(audit_root(audit), [other.image for other in others])
+            pictures = start_thumbnails(audit.record.pictures, [other.image for other in others])
             with st.grid(NEAREST, min_column_width=115, gap="small", key=f"cards-{by}") as grid:
                 for other, (_, cosine), picture in zip(others, found, pictures, strict=True):
                     with grid.cell(), st.container(gap="xsmall"):

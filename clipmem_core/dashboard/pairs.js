@@ -229,8 +229,8 @@ class Pairs extends Part {
 
     // Put an event on some pairs into the outbox.
     put(cards, given) {
-        const {prefix, audit, dataset} = this.data, [{pair_id, judged}, ...others] = cards
-        const pairs = {pair_id, judged, others: others.map(card => [card.pair_id, card.judged])}
+        const {prefix, audit, dataset} = this.data, [{pair_id, caption_key}, ...others] = cards
+        const pairs = {pair_id, caption_key, others: others.map(card => [card.pair_id, card.caption_key])}
         return outbox.put({prefix, audit, dataset, rows: cards.map(({row}) => row), ...pairs, ...given})
     }
 
@@ -238,9 +238,9 @@ class Pairs extends Part {
         const decision = kind === 'undecide' ? null : kind
         const {client, number} = this.put(cards, {kind, shows: decision, ...given})
         const before = cards.map(({row}) => [row, this.decisions.get(row) ?? null, this.captions.get(row)])
-        const [{row, pair_id, judged}] = cards, {audit} = this.data
+        const [{row, pair_id, caption_key}] = cards, {audit} = this.data
         for (const card of cards) this.set(card.row, decision, given.captions)
-        this.keepUndoable([...this.undoable, {audit, client, number, pair: {row, pair_id, judged}, before}].slice(-HELD))
+        this.keepUndoable([...this.undoable, {audit, client, number, pair: {row, pair_id, caption_key}, before}].slice(-HELD))
     }
 
     keepUndoable(undoable) {

@@ -178,7 +178,7 @@ class Single extends Pairs {
 
     // The place of the caption in focus: the one that was chosen, else the one that fits worst.
     get focused() {
-        const fits = this.suggestions.get(this.shown.row)?.own ?? []
+        const fits = this.suggestions.get(this.shown.row)?.cosines ?? []
         const worst = fits.reduce((at, fit, place) => (fit ?? Infinity) < (fits[at] ?? Infinity) ? place : at, 0)
         return this.shown.focus ?? worst
     }
@@ -191,7 +191,7 @@ class Single extends Pairs {
 
     // Draw suggestions for the caption in focus: those that fit better than it does.
     drawSuggestions() {
-        const found = this.suggestions.get(this.shown.row), {focused} = this, fit = found?.own?.[focused] ?? null
+        const found = this.suggestions.get(this.shown.row), {focused} = this, fit = found?.cosines?.[focused] ?? null
         this.choices = (found?.choices ?? []).filter(choice => choice.cosine > (fit ?? -Infinity))
         Array.from(this.find('captions').children, (line, place) => line.classList.toggle('focus', place === focused))
         const {length} = this.choices, title = 'Suggested by models that never saw it'
@@ -240,14 +240,14 @@ class Single extends Pairs {
         return meant
     }
 
-    // `seen` is the decision that this page knows of: the server refuses to replace another one.
+    // `expected` is the current decision on this page: the server refuses to replace another one.
     decideShown(kind, captions, event) {
         if (!this.takes(event)) return
         const {row, card, news} = this.shown, before = this.decisions.get(row)
         this.shown.news = ''
         if (news) return this.sign(`${news} Press again to replace that.`, 'late')
-        const seen = before ? [before, ...before === 'recaption' ? this.captions.get(row) : []] : []
-        this.decide([card], kind, {captions, seen})
+        const expected = before ? [before, ...before === 'recaption' ? this.captions.get(row) : []] : []
+        this.decide([card], kind, {captions, expected})
         this.visited.add(row)
         this.sign(`${kind} ✓`, kind)
         this.go(this.next(this.place + 1))
