@@ -95,7 +95,7 @@ def test_the_page_has_the_numbers_of_pandas_and_the_pairs_that_changed_most(two:
     one, other = (audit.scores["clipmem"][20] for audit in two)
     assert f"{one:.2f}".replace("-", "−") in cards[0]
     assert f"+{other - one:.2f}" in cards[0]
-    assert len(cards) == page.SIZE
+    assert len(cards) == page.PAGE_SIZE
     protos = [link.proto for link in app.get("page_link") if link.proto.label.startswith("In ")]
     assert [(proto.label, proto.query_string) for proto in protos[:2]] == [
         ("In first", "audit=one&order=clipmem&pair=images%2F020.png"),
