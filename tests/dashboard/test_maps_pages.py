@@ -6,14 +6,14 @@ import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from clipmem_core.audits.jobs import Job, Task
+from clipmem_core.audits.jobs import Task
 from clipmem_core.audits.store import Audit, write_json, write_manifest, write_table
 from clipmem_core.dashboard import maps as page
 from clipmem_core.dashboard.maps import drawn_outline
-from clipmem_core.review import maps, overview
+from clipmem_core.review import maps
 from clipmem_core.review.maps import make_map, map_name, map_path
 from clipmem_core.review.selection import Outline
-from tests.dashboard.test_pages import ROOT, address, captions, figures, open_page, texts
+from tests.dashboard.test_pages import ROOT, address, figures, open_page, texts
 from tests.dashboard.test_reviewing import mounted
 from tests.fixtures import HOSTILE, Copy, leave_job
 from tests.review.embedded import embed
@@ -63,26 +63,6 @@ def trace_names(app: AppTest) -> list[str]:
     return [trace["name"] for trace in chart["data"] if "name" in trace]
 
 
-def test_the_map_of_scores_keeps_its_colour_in_the_address(copy: Copy) -> None:
-    copy()
-    app = open_page(colour="planted")
-    assert trace_names(app) == ["no error injected", "miscaption"]
-    app.segmented_control(key="map-colour").select("group").run()
-    assert address(app)["colour"] == "group"
-    assert trace_names(app) == ["external", "scored"]
-
-
-def test_a_map_of_scores_with_a_sample_says_so(copy: Copy, monkeypatch: pytest.MonkeyPatch) -> None:
-    audit = copy()
-    write_table(audit.folder / "pairs.parquet", audit.pairs.assign(planted=None))
-    monkeypatch.setattr(overview, "LIMIT", 30)
-    page._load_score_map.clear()
-    app = open_page(colour="planted")
-    assert "30 of 100 pairs" in captions(app)
-    assert not app.segmented_control  # nothing was planted
-    page._load_score_map.clear()
-
-
 @pytest.mark.usefixtures("shape")
 @pytest.mark.parametrize(
     ("where", "key", "columns"),
@@ -123,14 +103,6 @@ def test_a_map_that_is_missing_or_failed_is_built_by_a_button(audit: Audit, star
     assert HOSTILE[2] in texts(app)
     app.button[0].click().run()
     assert started == ["r1-f0.text", NAME]
-
-
-def test_a_map_that_is_built_shows_its_stage(audit: Audit, monkeypatch: pytest.MonkeyPatch) -> None:
-    leave_job(maps.map_task(audit, NAME).folder, said="loading UMAP\nplacing 100 pairs\n")
-    monkeypatch.setattr(Job, "running", property(lambda job: True))
-    app = open_page(EMBEDDINGS)
-    assert [text for text in texts(app) if "placing 100 pairs" in text]
-    assert not app.button
 
 
 def test_member_side_and_colour_are_in_the_address(audit: Audit, built: pd.DataFrame) -> None:
