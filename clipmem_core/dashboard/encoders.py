@@ -103,7 +103,7 @@ def draw_contribution_map(audit: Audit) -> None:
             key=f"contributions-{audit.name}",
             alt=f"{count:,} pairs: the text encoder's part of clipmem against the image encoder's.",
         )
-    st.caption(f"Each dot is a pair. {sample_note(len(points), count)}".strip())
+    st.caption(sample_note(len(points), count))
 
 
 @st.cache_data(max_entries=4, show_spinner=False)
