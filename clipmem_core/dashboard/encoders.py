@@ -103,7 +103,8 @@ def draw_contribution_map(audit: Audit) -> None:
             key=f"contributions-{audit.name}",
             alt=f"{count:,} pairs: the text encoder's part of clipmem against the image encoder's.",
         )
-    st.caption(sample_note(len(points), count))
+    if note := sample_note(len(points), count):
+        st.caption(note)
 
 
 @st.cache_data(max_entries=4, show_spinner=False)
