@@ -11,7 +11,6 @@ from clipmem_core.figures.audit_scores import loss_figure
 from clipmem_core.glossary import DRAWN, meaning
 
 FIRST = "scenes"
-FIRST_ARGUMENTS = ["scenes", "--name", FIRST]
 STAGES = {
     s.PREPARING: "Preparing.",
     s.FEATURES: "Computing features with the locked towers.",
@@ -30,7 +29,7 @@ def draw_empty() -> None:
     )
     label = "Audit the synthetic set (about a minute)"
     if st.button(label, type="primary", icon=":material/play_arrow:", help=meaning(DRAWN)):
-        audit_task(FIRST, FIRST_ARGUMENTS).start()
+        audit_task(FIRST, [FIRST, "--name", FIRST]).start()
         st.rerun()
     st.page_link("pages/audits.py", label="Or audit your own pairs", icon=":material/science:")
     st.caption("Command line:")
