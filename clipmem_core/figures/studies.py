@@ -69,19 +69,20 @@ def line_figure(lines: Iterable[Line], x: str, titles: tuple[str, str], *, order
     """Draw lines of means with their intervals; `order` lists the values of x if they are names."""
     figure = go.Figure()
     for number, (name, rows, colour, dash) in enumerate(lines):
+        if rows.empty:  # an arm of an unfinished study
+            continue
         at = rows[x].map(order.index) + 0.08 * number if order else rows[x]
         rows = rows.assign(at=at).sort_values("at")
-        if len(rows):
-            figure.add_scatter(
-                x=rows["at"],
-                y=rows["mean"],
-                error_y=layout.error_bar(rows, colour),
-                name=name,
-                mode="lines+markers",
-                line={"color": colour, "width": 2, "dash": dash},
-                customdata=layout.mean_texts(rows),
-                hovertemplate="%{customdata}<extra>%{fullData.name}</extra>",
-            )
+        figure.add_scatter(
+            x=rows["at"],
+            y=rows["mean"],
+            error_y=layout.error_bar(rows, colour),
+            name=name,
+            mode="lines+markers",
+            line={"color": colour, "width": 2, "dash": dash},
+            customdata=layout.mean_texts(rows),
+            hovertemplate="%{customdata}<extra>%{fullData.name}</extra>",
+        )
     figure.update_xaxes(title=titles[0], zeroline=False)
     if order:
         figure.update_xaxes(tickvals=list(range(len(order))), ticktext=list(order))
