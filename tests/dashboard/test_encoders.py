@@ -73,8 +73,8 @@ def test_each_own_study_is_a_figure_and_a_sentence_an_arm(copy: Copy, data: Path
     app = open_page(PAGE, view="studies", study_size="part")
     assert not app.error
     assert len(figures(app)) == 2
-    assert "9 of 27 arms and seeds are finished" in captions(app)
-    assert "none is finished yet" in app.info[0].value
+    assert "9 of 27 arms × seeds are finished" in captions(app)
+    assert "is finished yet" in app.info[0].value
     app.selectbox(key="encoders-study_size").select("other").run()
     assert address(app)["study_size"] == "other"
     assert "image-double-text-one: memorization" in " ".join(texts(app))

@@ -63,7 +63,7 @@ def begun(data: Path, made: dict[str, Audit]) -> StudyFolder:
 def jobs(monkeypatch: pytest.MonkeyPatch) -> Jobs:
     """What the page does to jobs, instead of doing it."""
     done: Jobs = []
-    monkeypatch.setattr(studies, "resume_study", lambda study: done.append(("resume", study.name)))
+    monkeypatch.setattr(studies.p, "resume_study", lambda study: done.append(("resume", study.name)))
     monkeypatch.setattr(running, "cancel", lambda job: done.append(("cancel", job.name)))
     monkeypatch.setattr(Task, "start", lambda task: done.append((task.folder.name, shlex.join(task.arguments))))
     return done
