@@ -200,14 +200,14 @@ def draw_studies() -> None:
 
 def _plan_of(study: StudyFolder) -> str:
     try:
-        return str(study.asked["study"])
+        return str(study.request["study"])
     except InputError:  # no plan's page can show it
         return ""
 
 
 def _draw_study(study: StudyFolder, plan: Plan) -> None:
     """Draw a study's figure and its sentences."""
-    total = len(study.asked["arms"]) * study.asked["config"]["seeds"]
+    total = len(study.request["arms"]) * study.request["config"]["seeds"]
     rows, times = rows_of(study), study.times
     if rows.empty:
         st.info(f"Study of {total} arms and seeds: none is finished yet.", icon=":material/hourglass:")
@@ -221,7 +221,7 @@ def _draw_study(study: StudyFolder, plan: Plan) -> None:
     else:
         table, by = rows, [ARM]
     means = over_seeds(by_split(table, by, plan.measures), by=by, measures=plan.measures)
-    show_text(f"{study.name}: {study.asked.get('source')}", limit=200)
+    show_text(f"{study.name}: {study.request.get('source')}", limit=200)
     st.plotly_chart(plan.figure(means), key=f"study-{study.name}", config=FIXED, alt=plan.meaning)
     for sentence in sentences(study):
         show_text(sentence)

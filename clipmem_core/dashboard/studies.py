@@ -23,13 +23,13 @@ from clipmem_core.review.decisions import decided_for
 from clipmem_core.studies.arm import DECISIONS, Arm
 from clipmem_core.studies.plan import (
     STUDIES,
-    add_own,
+    add_arm,
     defaults_of,
-    fault_where_locked,
     find_arm,
-    is_elsewhere,
-    read_own,
+    locked_fault,
+    read_added,
     resume_study,
+    runs_outside_job,
     study_arguments,
     study_task,
 )
@@ -94,10 +94,10 @@ def known_studies() -> tuple[list[Known], list[str]]:
 
 def know(study: StudyFolder) -> Known | None:
     """Read what a study compares and how far it is; None if it is not one of mitigations."""
-    asked = study.asked
+    asked = study.request
     if asked["study"] not in PLANS:
         return None
-    arms = dict.fromkeys([*asked["arms"], *(arm.name for arm in read_own(study))])
+    arms = dict.fromkeys([*asked["arms"], *(arm.name for arm in read_added(study))])
     done = frozenset(study.done()) if len(rows_of(study)) else frozenset()
     machine = f"{asked['machine'].get('processor', '')}, {asked['machine'].get('cores', 1)} cores".lstrip(", ")
     seeds = asked["config"]["seeds"]
@@ -141,7 +141,7 @@ def shown_errors() -> Iterator[None]:
 def is_working(name: str) -> bool:
     """Tell whether a process works on a study."""
     job = study_task(name).find()
-    return (job is not None and job.running) or is_elsewhere(name)
+    return (job is not None and job.running) or runs_outside_job(name)
 
 
 @st.fragment(run_every=2)
@@ -203,7 +203,7 @@ def draw_waiting(known: Known, setting: Arm, arm: str | None, *, working: bool) 
             st.markdown("**Ran with older decisions**" if outdated else "**Not run**")
             if st.button("Run it", type="primary", icon=PLAY, key="mitigation-run"):
                 try:
-                    add_own(study, setting, decided=decided)
+                    add_arm(study, setting, decided=decided)
                     resume_study(study)
                 except InputError as error:
                     draw_fault("This setting cannot run.", error)
@@ -222,7 +222,7 @@ def draw_start(picked: str, *, started: Callable[[str], None]) -> None:
     proposed = free_name(f"{audit_name(source, AuditConfig())}-{plan}", taken=_is_taken)
     typed = st.text_input("Name", key="study-name", placeholder=proposed, help="The study's folder.", width=400, **KEPT)
     name = typed.strip() or proposed
-    fault = _fault_of(source, name, config) or fault_where_locked(plan, config)
+    fault = _fault_of(source, name, config) or locked_fault(plan, config)
     if fault:
         st.warning("This study cannot start yet.", icon=":material/error:")
         show_text(fault, limit=1000)

@@ -200,7 +200,7 @@ def benchmarks_of(audit: Audit) -> list[b.Benchmark]:
     record, same, others = audit.record, list[b.Benchmark](), list[b.Benchmark]()
     for benchmark in b.list_benchmarks():
         try:
-            asked = benchmark.asked
+            asked = benchmark.request
         except InputError:
             continue  # running it again reports it
         if asked["dataset_fingerprint"] == record.dataset_fingerprint:

@@ -352,5 +352,5 @@ def decided_for(study: StudyFolder) -> Decided:
     All audits with the same pairs share these decisions. An audit with another `--captions`, or with
     `--drop-lookalikes` where the study was made without it, has its own.
     """
-    pairs = study.audit(study.asked["reference"]).folder / PAIRS
+    pairs = study.audit(study.request["reference"]).folder / PAIRS
     return decided_of(study.dataset_fingerprint, pairs if pairs.is_file() else None)

@@ -34,7 +34,7 @@ def test_every_study_has_its_reference_and_arms_that_can_run_and_that_their_text
     config = dataclasses.replace(preset_config("small"), **defaults_of(name))
     for captions in (1, 2, 7):
         if name == "captions" and captions == 1:
-            with pytest.raises(InputError, match="study captions compares one caption a pair with more, and this sour"):
+            with pytest.raises(InputError, match="study captions needs pairs with several captions"):
                 find_study(name).arms(config, pairs(captions))
             continue
         arms = {arm.name: arm for arm in find_study(name).arms(config, pairs(captions))}
@@ -101,7 +101,7 @@ def test_arms_of_scale_have_as_many_epochs_or_as_many_steps_as_all_pairs() -> No
     assert arms["epochs-500"].shown == {"pairs": 500, "fixed": "epochs", "epochs": 12}
     assert arms["steps-1000"].fields == {"epochs": round(12 * 2.2)}
     assert STUDIES["scale"].defaults == {"batch_size": 256}
-    with pytest.raises(InputError, match="study scale trains on 500, 1000 and more pairs, and here are 850"):
+    with pytest.raises(InputError, match="study scale trains on 500, 1000 and more pairs, and there are 850"):
         scale_arms(AuditConfig(), PAIRS[1_350:])
 
 
