@@ -149,7 +149,7 @@ def attack_arm(seeds: Sequence[tuple[Audit, int, np.ndarray]]) -> list[dict[str,
     ]
     shadows = Shadows(
         trained=np.concatenate([side.membership.trained for side in sides]),
-        judged=np.repeat(scored, 2, axis=0),
+        attacked=np.repeat(scored, 2, axis=0),
         external=np.repeat([side.external for side in sides], 2, axis=0),
         replicate=np.repeat(np.arange(len(seeds)), 2),
         seed=sides[0].seed,
