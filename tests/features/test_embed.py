@@ -142,13 +142,3 @@ def test_shards_continue_where_they_were_stopped(tmp_path: Path, small: Seen) ->
     np.testing.assert_array_equal(found[:], expected(MANY))
     assert compute.asked == [["0", "1"]]
     assert small.batches == [48, 64, 64]
-
-
-def test_faults_in_a_shard_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embed, "text_tower", lambda **_: fake_texts(Seen(), context=9))
-    with pytest.raises(InputError, match=r"the text tower fake on .* is fake-\w+ and not fake-\w+: install the same"):
-        text_features(MANY, fake_texts(Seen()), folder=tmp_path, compute=Compute())
-    tower = fake_images(Seen(), make=lambda square: np.full(6, np.nan if square[0, 0, 0] == 6 else 1.0))
-    monkeypatch.setattr(embed, "image_tower", lambda **_: tower)
-    with pytest.raises(InputError, match="NaN or infinity for picture '2.png'"):
-        image_features(a_set(tmp_path, COLOURS), tmp_path, tower, folder=tmp_path / "cache", compute=Compute())

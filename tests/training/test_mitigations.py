@@ -19,7 +19,7 @@ from clipmem_core.draws import MASK, TEXT_NOISE, draw_keys, uniforms
 from clipmem_core.mitigations import Batch, EmbeddingNoise, TextMask, drop_words, jitter
 from clipmem_core.training.model import build_model, tokenize
 from clipmem_core.training.trainer import HeldOutLevel, Trainer, epoch_batches, train
-from tests.training.toys import END, START, draw_tokens, held_out_data, trainer, view_maker
+from tests.training.toys import END, START, draw_tokens, held_out_data, trainer
 
 
 def run(member: Trainer, folder: Path) -> Path:
@@ -129,18 +129,6 @@ def test_it_is_torchvisions_brightness_contrast_and_saturation() -> None:
         bright = tv.adjust_brightness(picture / 255, brightness)
         theirs = tv.adjust_saturation(tv.adjust_contrast(bright, contrast), saturation)
         torch.testing.assert_close(own / 255, theirs, atol=1e-5, rtol=0)
-
-
-def test_views_to_train_on_change_colour_and_views_to_measure_on_do_not() -> None:
-    pixels = np.random.default_rng(1).integers(0, 256, (5, 10, 10, 3), dtype=np.uint8)
-    plain, coloured = (view_maker(colour=colour) for colour in (0.0, 0.5))
-    boxes = plain.boxes(KEYS[:5], 3)
-    assert (coloured.boxes(KEYS[:5], 3) == boxes).all()
-    assert torch.equal(coloured.images(pixels, boxes), plain.images(pixels, boxes))
-    assert torch.equal(plain.training_images(pixels, KEYS[:5], 3), plain.images(pixels, boxes))
-    assert not torch.allclose(coloured.training_images(pixels, KEYS[:5], 3), plain.images(pixels, boxes))
-    whole = coloured.training_images(pixels, KEYS[:5], 3)
-    assert torch.allclose(coloured.training_images(pixels[[4, 1]], KEYS[[4, 1]], 3), whole[[4, 1]], atol=1e-6)
 
 
 CONTEXT = 16
