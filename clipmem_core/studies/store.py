@@ -7,7 +7,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NotRequired
+from typing import Annotated, Any
 
 import pandas as pd
 from pydantic import AfterValidator
@@ -56,21 +56,6 @@ class StudyFile(TypedDict):
     machine: dict[str, str | int]
 
 
-class AddedArmFile(TypedDict):
-    """The fields of an arm in own.json."""
-
-    name: Inner
-    setting: str
-    removed: NotRequired[list[str]]
-    recaptioned: NotRequired[dict[str, list[str]]]
-
-
-class AddedFile(TypedDict):
-    """The fields of own.json."""
-
-    arms: list[AddedArmFile]
-
-
 @dataclass(frozen=True)
 class StudyFolder(Named):
     """One study's folder. Tables are read on access."""
@@ -86,7 +71,7 @@ class StudyFolder(Named):
     def added(self) -> list[dict[str, Any]]:
         """The content of own.json: the added arms, trained or not."""
         path = self.folder / ADDED
-        return list(read_json(path, AddedFile, mend=HINT)["arms"]) if path.is_file() else []
+        return read_json(path, dict[str, list[dict[str, Any]]], mend=HINT)["arms"] if path.is_file() else []
 
     @property
     def settings(self) -> dict[str, str]:
