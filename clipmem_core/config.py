@@ -150,7 +150,7 @@ class TrainingConfig:
         own_widget=True,
     )
     loss: str = option("clip", "clip | siglip", choices=("clip", "siglip"), alike="loss")
-    image_size: int = option(0, "pixels the model sees; 0 means the model's own", ge=0, embeds=2)
+    image_size: int = option(0, "pixels the model sees; 0 means the model's own", ge=0, le=8192, embeds=2)
     cache_size: int = option(
         64, "pixels a picture is stored at; crops are cut from these", ge=8, affects=("data",), embeds=3
     )

@@ -25,16 +25,6 @@ def test_models_of_open_clip_ours_and_json_files_are_known(tmp_path: Path) -> No
     assert model_config(str(wrapped), image_size=16)["vision_cfg"] == {**MODEL["vision_cfg"], "image_size": 16}
 
 
-def test_an_unknown_name_lists_those_that_begin_alike() -> None:
-    for name, message in {
-        "vit-b-33": r"model 'vit-b-33' is unknown: try ViT-B-16.* or give a JSON model config",
-        "nothing": "model 'nothing' is unknown: try locked, small, tiny",
-        "gone.json": "'gone.json' is not a file: give the path",
-    }.items():
-        with pytest.raises(InputError, match=message):
-            model_file(name)
-
-
 @pytest.mark.parametrize(
     ("content", "reason"),
     [

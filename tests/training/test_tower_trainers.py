@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from clipmem_core.config import InputError
 from clipmem_core.training.model import build_model
 from clipmem_core.training.names import LOG, TRAJECTORY
 from clipmem_core.training.tower_trainers import (
@@ -88,8 +87,3 @@ def test_it_learns_on_the_batches_of_a_clip_member_and_writes_the_same_files(
     line = json.loads((tmp_path / LOG).read_text().splitlines()[-1])
     assert line["step"] == line["steps"] == 80
     assert all(name.startswith(("visual.", "head.")) for name in torch.load(tmp_path / "checkpoint.pt"))
-
-
-def test_whole_pictures_have_no_second_view(toy: str) -> None:
-    with pytest.raises(InputError, match="needs views that differ: crop_scale must be below 1"):
-        self_supervised(toy, draw_data(4), crop_scale=1.0)
