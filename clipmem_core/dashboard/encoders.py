@@ -154,7 +154,7 @@ def draw_studies() -> None:
     by_plan: dict[str, dict[str, s.StudyFolder]] = {name: {} for name in PLANS}
     for study in s.list_studies():
         try:
-            by_plan.get(study.asked["study"], {})[study.name] = study
+            by_plan.get(study.request["study"], {})[study.name] = study
         except InputError:  # a broken study.json does not name its plan
             continue
     for plan, studies in by_plan.items():
@@ -175,7 +175,7 @@ def draw_studies() -> None:
 def _draw_study(study: s.StudyFolder, plan: str) -> None:
     """Draw a study's figure and its sentences."""
     _, meaning, measures, figure = PLANS[plan]
-    total = len(study.asked["arms"]) * study.asked["config"]["seeds"]
+    total = len(study.request["arms"]) * study.request["config"]["seeds"]
     rows, times = r.rows_of(study), study.times
     if rows.empty:
         st.info(f"None of {total} arms × seeds is finished yet.", icon=":material/hourglass:")
@@ -188,7 +188,7 @@ def _draw_study(study: s.StudyFolder, plan: str) -> None:
             raise InputError(f"{study.folder} lacks {columns}: delete it and run the study again")
         table, by = r.beyond_external(times), [s.EPOCH]
     means = over_seeds(r.by_split(table, by, measures), by=by, measures=measures)
-    show_text(f"{study.name}: {study.asked.get('source')}", limit=200)
+    show_text(f"{study.name}: {study.request.get('source')}", limit=200)
     st.plotly_chart(figure(means), key=f"study-{study.name}", config=CHART, alt=meaning)
     for sentence in r.sentences(study):
         show_text(sentence)

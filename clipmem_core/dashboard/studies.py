@@ -80,10 +80,10 @@ def list_states() -> tuple[list[StudyState], list[str]]:
 
 def state_of(study: StudyFolder) -> StudyState | None:
     """Read the arms and the progress of a study; None if it is not one of mitigations."""
-    settings = study.asked
+    settings = study.request
     if settings["study"] not in PLANS:
         return None
-    arms = dict.fromkeys([*settings["arms"], *(arm.name for arm in p.read_own(study))])
+    arms = dict.fromkeys([*settings["arms"], *(arm.name for arm in p.read_added(study))])
     done = frozenset(study.done()) if len(rows_of(study)) else frozenset()
     machine = f"{settings['machine'].get('processor', '')}, {settings['machine'].get('cores', 1)} cores".lstrip(", ")
     return StudyState(study, settings["source"], machine, settings["config"]["seeds"], tuple(arms), done)
@@ -126,7 +126,7 @@ def shown_errors() -> Iterator[None]:
 def is_running(name: str) -> bool:
     """Tell whether a process works on a study."""
     job = study_job(name)
-    return (job is not None and job.running) or p.is_elsewhere(name)
+    return (job is not None and job.running) or p.runs_outside_job(name)
 
 
 @st.fragment(run_every=2)
@@ -185,7 +185,7 @@ def draw_missing(state: StudyState, setting: Arm, arm: str | None, *, running: b
             st.markdown("**Ran with older decisions**" if outdated else "**Not run**")
             if st.button("Run it", type="primary", icon=PLAY, key="mitigation-run"):
                 try:
-                    p.add_own(study, setting, decided=decided)
+                    p.add_arm(study, setting, decided=decided)
                     p.resume_study(study)
                 except InputError as error:
                     draw_fault("This setting cannot run.", error)
@@ -205,7 +205,7 @@ def draw_start(audit: str, *, started: Callable[[str], None]) -> None:
         "Name", key="study-name", placeholder=proposed, help="The study's folder.", width=400, **PERSIST
     )
     name = typed.strip() or proposed
-    fault = _fault_of(source, name, config) or p.fault_where_locked(plan, config)
+    fault = _fault_of(source, name, config) or p.locked_fault(plan, config)
     if fault:
         st.warning("This study cannot start yet.", icon=":material/error:")
         show_text(fault, limit=1000)

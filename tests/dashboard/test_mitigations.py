@@ -18,7 +18,7 @@ from clipmem_core.dashboard.controls import WORDS
 from clipmem_core.dashboard.studies import PLANS
 from clipmem_core.dashboard.tradeoff import compared_of, points_of, table_of
 from clipmem_core.review.decisions import open_review
-from clipmem_core.studies.plan import read_own
+from clipmem_core.studies.plan import read_added
 from clipmem_core.studies.store import ARMS, STUDY, StudyFolder
 from tests.dashboard.test_every_page import said
 from tests.dashboard.test_pages import address, figures, open_page, press, texts, titles
@@ -40,7 +40,7 @@ Jobs = list[tuple[str, str]]
 def make_lab(data: Path, audit: Audit, **how: Any) -> StudyFolder:
     """Write a study whose reference arm has the audit's pairs, and its strong mask half of their clipmem."""
     study = make_arms(data, name="lab", **how)
-    write_json(study.folder / STUDY, study.asked | {"dataset_fingerprint": audit.record.dataset_fingerprint})
+    write_json(study.folder / STUDY, study.request | {"dataset_fingerprint": audit.record.dataset_fingerprint})
     rows = np.arange(len(audit.pairs))
     for arm, scale in (("none", 1.0), ("text-mask-strong", 0.5)):
         write_prepared(give_audit(study, arm, audit, scale=scale).folder, cache_rows=rows, clusters=rows)
@@ -151,7 +151,7 @@ def test_measures_are_in_the_address_and_names_escaped(lab: StudyFolder) -> None
     bad = "<img src=x>[x](//evil.test)"
     arms = lab.arms.replace({"arm": {"text-mask": bad}})
     write_table(lab.folder / ARMS, arms)
-    write_json(lab.folder / STUDY, lab.asked | {"arms": {arm: {} for arm in dict.fromkeys(arms["arm"])}})
+    write_json(lab.folder / STUDY, lab.request | {"arms": {arm: {} for arm in dict.fromkeys(arms["arm"])}})
     app = open_page(PAGE, memorization="membership_auroc", utility="zero_shot")
     assert figures(app)[0]["layout"]["xaxis"]["title"]["text"] == "← less memorized · membership AUROC"
     app.selectbox(key="mitigation-utility").select("linear_probe").run()
@@ -192,11 +192,11 @@ def test_a_setting_nobody_ran_is_added_and_the_study_resumed(lab: StudyFolder, j
     assert f"{total} of {total} arms × seeds finished" in before
     app = press(open_page(PAGE, setting="text_mask=0.35 text_noise=0.1"), "Run it")
     assert jobs == [("resume", "lab")]
-    assert [own.text for own in read_own(lab)] == ["text_noise=0.1 text_mask=0.35"]
+    assert [own.text for own in read_added(lab)] == ["text_noise=0.1 text_mask=0.35"]
     assert f"{total} of {total + 3} arms × seeds finished" in said(app)
     app = press(open_page(PAGE, setting="lookalikes"), "Run it")  # no two pictures look alike
     assert app.error
-    assert len(read_own(lab)) == 1
+    assert len(read_added(lab)) == 1
 
 
 def test_later_decisions_make_an_arm_outdated(copy: Copy, lab: StudyFolder, jobs: Jobs) -> None:
@@ -204,12 +204,12 @@ def test_later_decisions_make_an_arm_outdated(copy: Copy, lab: StudyFolder, jobs
     assert open_page(PAGE).toggle(key="mitigation-on-decisions").disabled
     open_review(audit).decide(ids[45:47], "remove", audit=audit.name)
     press(open_page(PAGE, setting="decisions"), "Run it")
-    (own,) = read_own(lab)
+    (own,) = read_added(lab)
     write_table(lab.folder / ARMS, lab.arms.replace({"arm": {"text-mask": own.name}}))
     assert "Run it" not in labels(open_page(PAGE, setting="decisions"))
     open_review(audit).decide(ids[47:48], "remove", audit=audit.name)
     press(open_page(PAGE, setting="decisions"), "Run it")
-    assert len(read_own(lab)) == 2
+    assert len(read_added(lab)) == 2
 
 
 # --- Progress
