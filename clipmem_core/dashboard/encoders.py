@@ -17,7 +17,7 @@ from clipmem_core.dashboard.page import choose_listed, choose_segment
 from clipmem_core.dashboard.plain import draw_fault, explained_errors, show_text
 from clipmem_core.figures.clouds import contribution_figure
 from clipmem_core.figures.studies import MEASURES, means_figure, size_figure, time_figure, views_figure
-from clipmem_core.files import mapping
+from clipmem_core.io import mapping
 from clipmem_core.review import score_breakdown as b
 from clipmem_core.review.overview import locked_towers
 from clipmem_core.review.selection import Selection

@@ -21,7 +21,7 @@ from scipy.stats import linregress
 from clipmem_core import columns as c
 from clipmem_core.audits.console import machine_line, plain, write_csv
 from clipmem_core.config import FIELDS, InputError
-from clipmem_core.files import reading
+from clipmem_core.io import reading
 from clipmem_core.scores.seeds import MIN_REPLICATES, holm, paired_difference, seed_interval
 from clipmem_core.studies import store as s
 from clipmem_core.studies.arm import ALL, NONE
@@ -309,7 +309,7 @@ def reference_studies(plans: Sequence[str]) -> list[ReferenceStudy]:
 @functools.lru_cache(maxsize=64)
 def read_reference(path: Path) -> ReferenceStudy:
     """Read a table of results."""
-    with reading(path, mend=REFERENCE_HINT):
+    with reading(path, repair=REFERENCE_HINT):
         lines = path.read_text(encoding="utf-8").splitlines()
         table = pd.read_csv(path, comment="#", dtype={ARM: str})
         pairs = [line.removeprefix("# ").partition(": ") for line in reversed(lines) if line.startswith("#")]

@@ -17,7 +17,7 @@ from clipmem_core import columns as c
 from clipmem_core.audits.settings import check_fields
 from clipmem_core.audits.store import Audit, Inner, Named, Whole, inside, read_table, write_json, write_table
 from clipmem_core.config import AuditConfig, as_dict
-from clipmem_core.files import read_json
+from clipmem_core.io import read_json
 
 ARM, SEED, SPLIT, EPOCH = "arm", "seed", "split", "epoch"
 CLIPMEM_CANDIDATE = "clipmem_candidate"
@@ -65,13 +65,13 @@ class StudyFolder(Named):
     @property
     def request(self) -> dict[str, Any]:
         """The content of study.json."""
-        return read_json(self.folder / STUDY, StudyFile, mend=HINT)
+        return read_json(self.folder / STUDY, StudyFile, repair=HINT)
 
     @property
     def added(self) -> list[dict[str, Any]]:
         """The content of own.json: the added arms, trained or not."""
         path = self.folder / ADDED
-        return read_json(path, dict[str, list[dict[str, Any]]], mend=HINT)["arms"] if path.is_file() else []
+        return read_json(path, dict[str, list[dict[str, Any]]], repair=HINT)["arms"] if path.is_file() else []
 
     @property
     def settings(self) -> dict[str, str]:
@@ -107,7 +107,7 @@ class StudyFolder(Named):
 
     def _table(self, name: str) -> pd.DataFrame:
         path = self.folder / name
-        return read_table(path, mend=HINT) if path.is_file() else pd.DataFrame({ARM: [], SEED: []})
+        return read_table(path, repair=HINT) if path.is_file() else pd.DataFrame({ARM: [], SEED: []})
 
     def done(self) -> list[tuple[str, int]]:
         """Return the arm and seed of each row."""

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from clipmem_core.config import InputError
-from clipmem_core.files import read_json
+from clipmem_core.io import read_json
 
 CHECKPOINT = "checkpoint.pt"  # an open_clip state dict
 TRAJECTORY = "trajectory.npy"
@@ -42,7 +42,7 @@ def model_file(name: str) -> Path:
 
 def model_config(name: str, *, image_size: int = 0) -> dict[str, Any]:
     """Return an open_clip model config: embed_dim, vision_cfg, text_cfg. An image size of 0 is the model's own."""
-    config = read_json(model_file(name), mend="give a JSON model config in open_clip's form")
+    config = read_json(model_file(name), repair="give a JSON model config in open_clip's form")
     config = config.get("model_cfg", config) if isinstance(config, dict) else {}
     types = {"embed_dim": int, "vision_cfg": dict, "text_cfg": dict}
     missing = [key for key, kind in types.items() if not isinstance((config or {}).get(key), kind)]

@@ -21,7 +21,7 @@ from clipmem_core.audits.console import machine_line, plain, write_csv
 from clipmem_core.audits.settings import check_fields, typed, typed_flags
 from clipmem_core.audits.store import PAIRS, Named, Prepared, read_prepared, read_table
 from clipmem_core.config import AuditConfig, affecting, as_dict
-from clipmem_core.files import read_json
+from clipmem_core.io import read_json
 from clipmem_core.pairs.errors import ERROR_KINDS
 from clipmem_core.scores.detection import AUROC, AVERAGE_PRECISION, DETECTORS, MISFIT_SECOND, PRECISION_AT_K, REFERENCE
 from clipmem_core.scores.registry import MISFIT_FORMULA, SECOND_FORMULA, words
@@ -76,11 +76,11 @@ class Benchmark(Named):
     @property
     def request(self) -> dict[str, Any]:
         """The content of benchmark.json; its config as an `AuditConfig`."""
-        return read_json(self.folder / BENCHMARK, BenchmarkFile, mend=HINT)
+        return read_json(self.folder / BENCHMARK, BenchmarkFile, repair=HINT)
 
     @property
     def pairs(self) -> pd.DataFrame:
-        return read_table(self.folder / PAIRS, mend=HINT)
+        return read_table(self.folder / PAIRS, repair=HINT)
 
     @property
     def prepared(self) -> Prepared:
@@ -101,7 +101,7 @@ class Benchmark(Named):
         return sorted(pieces, key=lambda piece: (list(ERROR_KINDS).index(piece.kind), *piece))
 
     def read(self, piece: Piece) -> dict[str, Any]:
-        return read_json(self.result(piece), dict[str, Any], mend="delete it and run the benchmark again")
+        return read_json(self.result(piece), dict[str, Any], repair="delete it and run the benchmark again")
 
     def results(self) -> list[dict[str, Any]]:
         """Return the results, without plantings that had too few suitable pairs."""
