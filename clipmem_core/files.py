@@ -49,7 +49,7 @@ def reading(path: Path, *, mend: str = DELETE) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        raise InputError(f"{path} is missing: run the audit again, it goes on where it stopped") from None
+        raise InputError(f"{path} is missing: run the audit again to resume it") from None
     except InputError:
         raise
     except (OSError, EOFError, KeyError, ValueError, BadZipFile, ArrowException) as error:

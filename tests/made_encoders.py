@@ -22,7 +22,7 @@ def make_members(audit: Audit) -> None:
     for number, name in enumerate(audit.record.members):
         audit.member(name).mkdir(parents=True, exist_ok=True)
         own = MemberRecord(name, number, audit.record.fingerprint, "tiny", 0, MODEL, checkpoint_sha256=f"{number:064d}")
-        write_json(audit.member(name) / CONFIG, own.values)
+        write_json(audit.member(name) / CONFIG, vars(own))
 
 
 def make_units(audit: Audit, *, sample: int = 0, references: bool = True, seed: int = 0) -> pd.DataFrame:

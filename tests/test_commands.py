@@ -36,7 +36,7 @@ WRONG = [
     ("score scenes --name x --membership m.csv --checkpoints a.pt", "--membership 'm.csv' is not a file"),
     ("export x --format csv --out x.csv", "there is no audit 'x' in"),
     ("units x", "there is no audit 'x' in"),
-    ("again x", "there is no audit 'x' in"),
+    ("reaudit x", "there is no audit 'x' in"),
     ("paradigms x", "there is no audit 'x' in"),
     ("results x out.csv", "there is no audit 'x' in"),
     ("results x out.csv --study", "there is no study 'x' in"),
@@ -59,7 +59,7 @@ def test_wrong_input_is_one_line_and_exit_code_2(typed: str, message: str, data:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"\x89PNG\r\n\x1a\n and no more", "nothing is left to audit of 3 rows"),
+        (b"\x89PNG\r\n\x1a\n and no more", "no usable pair among 3 rows"),
         (b"", "an audit needs at least 200 usable pairs, found 3"),
     ],
 )
@@ -146,7 +146,7 @@ def test_an_audit_is_named_after_its_source(source: str, protocol: str, expected
             "error: the disk is full: free some space, and the same",
         ),
         (MemoryError("picture 'a.png'"), 2, "error: memory ran out: close other programs"),
-        (KeyboardInterrupt(), 130, "interrupted: the same command goes on where it stopped"),
+        (KeyboardInterrupt(), 130, "interrupted: the same command resumes it"),
     ],
 )
 def test_each_way_to_end_has_its_code_and_one_line(

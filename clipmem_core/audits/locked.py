@@ -11,7 +11,7 @@ import pandas as pd
 
 from clipmem_core import columns as c
 from clipmem_core.audits.executor import Executor, Looks, Task, program_of
-from clipmem_core.audits.prepare import given_features, pixels_folder
+from clipmem_core.audits.prepare import pixels_folder, precomputed_features
 from clipmem_core.audits.settings import Towers, towers_of
 from clipmem_core.audits.store import Audit, Record
 from clipmem_core.config import AuditConfig, InputError
@@ -81,7 +81,7 @@ def open_towers(audit: Audit, record: Record, pairs: pd.DataFrame) -> tuple[Towe
     if not path:
         towers = towers_of(record.config)
         return towers, features_of(towers, pairs, record.pictures)
-    image, text = given_features(audit, pixels_folder(audit))
+    image, text = precomputed_features(audit, pixels_folder(audit))
 
     def refuse() -> Opened:
         raise InputError(f"the features in {path} were computed elsewhere: nothing new can be embedded")

@@ -417,7 +417,7 @@ def write(
     about = FORMATS[format]
     _check_target(about, format, path, overwrite)
     if not audit.finished:
-        raise InputError(f"audit {audit.name!r} is not finished: run it again, it goes on where it stopped")
+        raise InputError(f"audit {audit.name!r} is not finished: run it again to resume it")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if about.cleaned:

@@ -84,7 +84,7 @@ def reaudit(audit: Audit, name: str, screen: Screen) -> Audit:
 def check_repeatable(audit: Audit) -> AuditConfig:
     """Return the config that trains the same members on an audit's cleaned data set."""
     if not audit.finished:
-        raise InputError(f"audit {audit.name!r} is not finished: run it again, it goes on where it stopped")
+        raise InputError(f"audit {audit.name!r} is not finished: run it again to resume it")
     record, config = audit.record, audit.record.config
     if is_planted(audit):
         raise InputError(
@@ -108,7 +108,7 @@ def is_outdated(audit: Audit, name: str) -> bool:
 
 def reaudit_task(audit: Audit, name: str) -> Task:
     """Return the task of a second audit."""
-    return Task(audit_task(name).folder, ["again", audit.name, "--name", name])
+    return Task(audit_task(name).folder, ["reaudit", audit.name, "--name", name])
 
 
 def list_reaudits(audit: Audit) -> list[str]:

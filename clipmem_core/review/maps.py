@@ -25,10 +25,10 @@ from clipmem_core.audits.store import (
     PAIRS,
     SCORES,
     Audit,
-    known_sha256,
+    is_table,
     read_array,
     read_table,
-    whole_table,
+    recorded_sha256,
     write_table,
 )
 from clipmem_core.columns import CAPTIONS, GROUP, LABEL, PLANTED
@@ -62,7 +62,7 @@ def map_path(audit: Audit, name: str) -> Path:
     if side not in EMBEDDINGS or member not in audit.record.members:
         raise InputError(f"{audit.name} has no map {name!r}: choose one on the page Map of embeddings")
     content = {
-        "embeddings": known_sha256(audit, embeddings_path(audit, member, side)),
+        "embeddings": recorded_sha256(audit, embeddings_path(audit, member, side)),
         "settings": {**SETTINGS, "n_neighbors": NEIGHBOURS, "seed": SEED, "limit": LIMIT},
         "versions": _versions(),
     }
@@ -81,7 +81,7 @@ def map_file(audit: Audit, name: str) -> Path | None:
         path = map_path(audit, name)
     except InputError:
         return None
-    return path if whole_table(path) else None
+    return path if is_table(path) else None
 
 
 def read_map(audit: Audit, name: str) -> pd.DataFrame:
@@ -117,9 +117,9 @@ def make_map(audit: Audit, name: str, *, say: Callable[[str], None] = lambda lin
             rows = np.sort(np.random.default_rng(SEED).choice(len(rows), LIMIT, replace=False))
         places = lay_out(np.array(vectors[rows]), say=say)
         table = pd.DataFrame({MAP_ROW: rows, MAP_X: places[:, 0], MAP_Y: places[:, 1]})
-        write_table(temporary, table, checksums=True)
+        write_table(temporary, table)
 
-    cached(path, draw, whole=whole_table, broken=lambda _: say(f"{path} is broken: drawing it again"))
+    cached(path, draw, whole=is_table, broken=lambda _: say(f"{path} is broken: drawing it again"))
     return path
 
 

@@ -274,7 +274,7 @@ def result_rows(study: StudyFolder) -> pd.DataFrame:
 def write_results(study: StudyFolder, path: Path) -> None:
     """Write the table with a head of comment lines: the command, the machine, the seeds, and the sentences."""
     if study.arms.empty:
-        raise InputError(f"study {study.name!r} has no result yet: run it again, it goes on where it stopped")
+        raise InputError(f"study {study.name!r} has no result yet: run it again to resume it")
     asked = study.asked
     config = asked["config"]
     head = [

@@ -15,9 +15,9 @@ from clipmem_core import columns as c
 from clipmem_core.audits import settings
 from clipmem_core.audits.executor import Executor, in_this_process, member_tasks, run_member_tasks
 from clipmem_core.audits.prepare import DataSet, draw_membership, leave_out, load_data_set, plant, with_features
-from clipmem_core.audits.run import Screen, bring_to_end, counts, ensure_features, ensure_pixels
+from clipmem_core.audits.run import Screen, counts, ensure_features, ensure_pixels, finish_audit
 from clipmem_core.audits.setup import check_same, differing_fields, grow, write_audit
-from clipmem_core.audits.status import LEFT, seconds_left
+from clipmem_core.audits.status import TIME_LEFT, seconds_left
 from clipmem_core.audits.store import Audit, acquire_lock, write_json, write_table
 from clipmem_core.config import AuditConfig, InputError, as_dict, fingerprint, without_meaning
 from clipmem_core.studies.arm import DECISIONS, Arm, Decided, Split, text_of
@@ -198,7 +198,7 @@ def _train(run: StudyRun) -> None:
     begun = time.monotonic()
     for place, (name, seed) in enumerate(left):
         seconds = seconds_left(time.monotonic() - begun, place, len(left))
-        rest = f", {LEFT} {math.ceil(seconds / 60):,} min" if math.isfinite(seconds) else ""
+        rest = f", {TIME_LEFT} {math.ceil(seconds / 60):,} min" if math.isfinite(seconds) else ""
         run.screen.say(f"arm {name}, seed {seed}: {place + 1} of {len(left)}{rest}")
         row, epochs = _rows(run, name, seed)
         if epochs:
@@ -245,7 +245,7 @@ def _rank(run: StudyRun, number: int) -> Audit:
         write_audit(audit, run.source, config, data_set, data_set.pairs, membership, seconds=0.0)
     if not audit.finished:
         run.screen.say("the audit that ranks the pairs")
-        bring_to_end(audit, run.screen, executor=run.executor)
+        finish_audit(audit, run.screen, executor=run.executor)
     return audit
 
 
@@ -265,7 +265,7 @@ def _rows(run: StudyRun, name: str, seed: int) -> tuple[dict[str, Any], list[dic
     audit = _begun_arm(run, name, split, seeds=number + 1)
     # Neither heads nor the measurement of trained members are worth the start of a process.
     here = not _untrained(audit) or (run.executor is None and settings.shares_process(run.config))
-    bring_to_end(audit, run.screen, executor=in_this_process if here else run.executor)
+    finish_audit(audit, run.screen, executor=in_this_process if here else run.executor)
     compared = run.compared[split]
     place = {ARM: name, SEED: seed} | ({SPLIT: split} if run.seeds_per_split else {})
     row = run.arms[name].row(run.changes[split][name]) | measure(audit, number, compared, by_rarity=run.plan.by_rarity)

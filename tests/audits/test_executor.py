@@ -69,7 +69,7 @@ def test_no_more_members_run_at_once_than_asked_each_with_its_threads(run: Calla
     [
         (SAID, InputError, "^model is too small$"),
         ("raise ZeroDivisionError('oh')", RuntimeError, r"member a failed: ZeroDivisionError: oh; .* in .*a/\.stderr"),
-        (f"os.kill(os.getpid(), {int(signal.SIGKILL)})", RuntimeError, "ended by signal 9; .* same command goes on"),
+        (f"os.kill(os.getpid(), {int(signal.SIGKILL)})", RuntimeError, "ended by signal 9; .* same command resumes it"),
     ],
 )
 def test_a_member_that_fails_says_why_and_stops_the_others(

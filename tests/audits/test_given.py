@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clipmem_core.audits.prepare import given_features, pixels_folder
+from clipmem_core.audits.prepare import pixels_folder, precomputed_features
 from clipmem_core.audits.run import ensure_pixels, run_audit
 from clipmem_core.audits.store import Audit
 from clipmem_core.commands import main, parse
@@ -79,7 +79,7 @@ def test_a_source_with_features_is_inspected_and_audited_without_a_picture(
     assert audit.record.config.features == source
     assert audit.scores["pair_id"].tolist() == audit.pairs["pair_id"].tolist() == IDS
     assert audit.scores["clipmem"].notna().all()
-    for found, features in zip(given_features(audit, pixels_folder(audit)), drawn(), strict=True):
+    for found, features in zip(precomputed_features(audit, pixels_folder(audit)), drawn(), strict=True):
         np.testing.assert_array_equal(found, features.astype(np.float16))
     rows, _ = hits(audit, Selection(like=IDS[3]))
     assert rows[0] == 3
@@ -98,7 +98,7 @@ def test_rows_keep_their_features_if_captions_are_planted_and_near_duplicates_dr
     assert audit.quarantine["reason"].tolist() == [f"look-alike of {IDS[n]}" for n in range(20)]
     whose = np.array([CAPTIONS.index(own[0]) for own in audit.pairs["captions"]])
     assert (whose != rows).sum() == 40
-    found = given_features(audit, pixels_folder(audit))
+    found = precomputed_features(audit, pixels_folder(audit))
     np.testing.assert_array_equal(found[0][:], image.astype(np.float16)[rows])
     np.testing.assert_array_equal(found[1][np.arange(len(rows))], text.astype(np.float16)[whose])
 
@@ -108,7 +108,7 @@ def test_the_cached_features_are_read_again_if_they_are_gone_unless_they_changed
     cache = pixels_folder(audit)
     shutil.rmtree(cache)
     ensure_pixels(audit, Silent())
-    np.testing.assert_array_equal(given_features(audit, cache)[0], drawn()[0].astype(np.float16))
+    np.testing.assert_array_equal(precomputed_features(audit, cache)[0], drawn()[0].astype(np.float16))
     np.save(folder / "image.npy", drawn(seed=1)[0])
     shutil.rmtree(cache)
     with pytest.raises(InputError, match="have changed since audit 'given' began"):

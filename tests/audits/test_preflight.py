@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipmem_core.audits.preflight import Request, find_check, refuse_at_once, start_check
+from clipmem_core.audits.preflight import Request, check_request, find_check, start_check
 from clipmem_core.audits.prepare import load_data_set
 from clipmem_core.audits.settings import resolve
 from clipmem_core.audits.store import write_json
@@ -44,7 +44,7 @@ def checked(request: Request, capsys: Captured) -> tuple[int, list[dict[str, Any
 )
 def test_what_is_wrong_at_first_sight_is_refused(data: Path, request_: Request, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        refuse_at_once(request_)
+        check_request(request_)
 
 
 def test_a_check_finds_what_the_audit_will_have(data: Path) -> None:

@@ -29,7 +29,7 @@ from PIL import Image
 
 from clipmem_core import columns as c
 from clipmem_core.audits.cluster import ADDRESS, QUIET
-from clipmem_core.audits.prepare import draw_membership, look_at_pictures
+from clipmem_core.audits.prepare import draw_membership, read_pictures
 from clipmem_core.audits.settings import resolve
 from clipmem_core.audits.store import Audit, write_json
 from clipmem_core.config import DATA_VARIABLE, AuditConfig, data_folder, preset_config
@@ -101,7 +101,7 @@ def make_clipart(folder: Path, *, trained: int, config: AuditConfig, size: int) 
     raw = read_source(str(source), AuditConfig().source, data=data_folder())
     order = np.random.default_rng(0).permutation(len(raw.pairs))[: wanted + 50]  # a few pictures are broken
     drawn = dataclasses.replace(raw, pairs=raw.pairs.iloc[order].reset_index(drop=True))
-    usable = look_at_pictures(drawn, config, cache=folder / "checked").pairs.iloc[:wanted]
+    usable = read_pictures(drawn, config, cache=folder / "checked").pairs.iloc[:wanted]
     if len(usable) < wanted:
         raise Skipped(f"only {len(usable)} of {len(order)} pictures of OpenClipart can be used, {wanted} are needed")
     (folder / "pictures").mkdir(parents=True)
@@ -117,7 +117,7 @@ def make_clipart(folder: Path, *, trained: int, config: AuditConfig, size: int) 
     pairs = pd.DataFrame(rows, columns=[IMAGE, CAPTION])
     pairs.to_csv(folder / "pairs.tsv", sep="\t", index=False)
     copied = read_source(str(folder / "pairs.tsv"), config.source, data=data_folder())
-    data_set = look_at_pictures(copied, config, cache=folder / "checked")
+    data_set = read_pictures(copied, config, cache=folder / "checked")
     membership = draw_membership(data_set.clusters, resolve(config))
     shutil.rmtree(folder / "checked")
     return Clipart(folder, pairs, dict(zip(membership.members, membership.trained, strict=True)))

@@ -39,7 +39,7 @@ def run_benchmark(
     with acquire_lock(benchmark.folder, what="benchmark"):
         if benchmark.begun:
             _check_same(benchmark, source, config)
-            screen.say(f"going on with benchmark {name!r}")
+            screen.say(f"resuming benchmark {name!r}")
         else:
             _prepare(benchmark, source, config, screen)
         left = [
