@@ -10,26 +10,6 @@ import pytest
 from clipmem_core.atomic import cached, read_through, replacing, whole_archive
 
 
-def test_a_file_is_synced_before_it_is_renamed_and_its_folder_after(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    done: list[str] = []
-    replace = Path.replace
-
-    def synced(descriptor: int) -> None:
-        done.append(f"sync {Path(os.readlink(f'/proc/self/fd/{descriptor}')).name}")
-
-    def renamed(self: Path, target: Path) -> Path:
-        done.append(f"rename {target.name}")
-        return replace(self, target)
-
-    monkeypatch.setattr(os, "fsync", synced)
-    monkeypatch.setattr(Path, "replace", renamed)
-    with replacing(tmp_path / "a.txt") as temporary:
-        temporary.write_text("content")
-    assert done == [f"sync {temporary.name}", "rename a.txt", f"sync {tmp_path.name}"]
-
-
 def test_a_disk_that_fails_leaves_the_old_file_and_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_: int) -> None:
         raise OSError(errno.EIO, "Input/output error")

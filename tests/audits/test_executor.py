@@ -58,12 +58,6 @@ def test_members_that_are_not_finished_become_tasks(audit: Audit) -> None:
     assert stages == [["waiting", "finished", "waiting"], ["finished"] * 3]
 
 
-def test_no_more_members_run_at_once_than_asked_each_with_its_threads(run: Callable[..., None], tmp_path: Path) -> None:
-    alone = f"os.mkdir('{tmp_path}/busy'); import time; time.sleep(.1); os.rmdir('{tmp_path}/busy'); "
-    threads = "assert os.environ['OMP_NUM_THREADS'] == os.environ['MKL_NUM_THREADS'] == '3'; "
-    run(at_once=1, threads=3, **dict.fromkeys("abc", alone + threads + FINISH))
-
-
 @pytest.mark.parametrize(
     ("script", "error", "message"),
     [

@@ -12,9 +12,7 @@ from clipmem_core.audits.console import RichScreen
 from clipmem_core.audits.status import (
     MemberProgress,
     delete_audit,
-    last_line,
     list_states,
-    member_progress,
     rename_audit,
     state_of,
     training_seconds_left,
@@ -26,26 +24,6 @@ from tests.fixtures import leave_job, make_audit
 
 def line(step: int, **more: Any) -> str:
     return json.dumps({"step": step, "steps": 100, "loss": 2.0, "seconds": 5.0, "epoch": 1.0} | more) + "\n"
-
-
-def test_the_last_complete_line_of_a_log_counts(tmp_path: Path) -> None:
-    log = tmp_path / "log.jsonl"
-    assert last_line(log) == {}
-    log.write_text(line(1) + line(2) + '{"step": 3, "ste')
-    assert last_line(log)["step"] == 2
-    log.write_bytes(b"\xff not text\n" * 10_000 + line(7, note="x" * 500).encode())
-    assert last_line(log)["step"] == 7
-
-
-def test_a_members_stage_follows_from_its_files(tmp_path: Path) -> None:
-    folder = tmp_path / "members" / "f-0"
-    folder.mkdir(parents=True)
-    stages = [member_progress(tmp_path, "f-0").stage]
-    for name, content in (("log.jsonl", line(10)), ("checkpoint.pt", ""), ("image.npy", ""), ("text.npy", "")):
-        (folder / name).write_text(content)
-        stages.append(member_progress(tmp_path, "f-0").stage)
-    assert stages == ["waiting", "training", "embedding", "embedding", "finished"]
-    assert member_progress(tmp_path, "f-0").step == 10
 
 
 def member(stage: str, step: int, seconds: float) -> MemberProgress:
