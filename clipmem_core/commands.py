@@ -309,11 +309,11 @@ def _parse_words(
     }
     values = {field.name: typed.pop(field.name, field.default) for field, _ in fields}
     for part in parts:
-        value: Any = part.default
-        if isinstance(value, AuditConfig):
-            value = dataclasses.replace(preset_config(typed.get("preset", value.preset)), **changes)
-            value = dataclasses.replace(value, source=_replaced(value.source, typed))
-        values[part.name] = _replaced(value, typed)
+        filled: Any = part.default
+        if isinstance(filled, AuditConfig):
+            filled = dataclasses.replace(preset_config(typed.get("preset", filled.preset)), **changes)
+            filled = dataclasses.replace(filled, source=_replaced(filled.source, typed))
+        values[part.name] = _replaced(filled, typed)
     return SimpleNamespace(command=command, **values)
 
 

@@ -1,9 +1,7 @@
-import json
 import math
 import os
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -20,10 +18,6 @@ from clipmem_core.audits.status import (
 from clipmem_core.audits.store import Audit, acquire_lock, broken_files, list_audits
 from clipmem_core.config import InputError
 from tests.fixtures import leave_job, make_audit
-
-
-def line(step: int, **more: Any) -> str:
-    return json.dumps({"step": step, "steps": 100, "loss": 2.0, "seconds": 5.0, "epoch": 1.0} | more) + "\n"
 
 
 def member(stage: str, step: int, seconds: float) -> MemberProgress:
