@@ -26,18 +26,10 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def cached(
-    path: Path,
-    make: Callable[[Path], None],
-    *,
-    whole: Callable[[Path], bool],
-    broken: Callable[[str], None] = lambda said: None,
-) -> bool:
-    """Make a file unless it is `whole`, and tell whether it was made; its path is a key of its content."""
-    if whole(path):
-        return False
+def write_once(path: Path, make: Callable[[Path], None]) -> bool:
+    """Make a file unless it exists, and tell whether it was made."""
     if path.is_file():
-        broken(f"{path} is broken: making it again")
+        return False
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         make(temporary)
@@ -48,10 +40,10 @@ def read_through(path: Path, make: Callable[[Path], None], read: Callable[[Path]
     """Return the content of a cached file, which is made if `read` returns None."""
     content = read(path)
     if content is None:
-        cached(path, make, whole=lambda _: False)
+        path.unlink(missing_ok=True)
+        write_once(path, make)
         content = read(path)
-    if content is None:
-        raise RuntimeError(f"{path} was written and cannot be read")
+    assert content is not None, f"{path} was written and cannot be read"
     return content
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clipmem_core.atomic import cached, read_through, replacing, whole_archive
+from clipmem_core.atomic import read_through, replacing, whole_archive, write_once
 
 
 def test_a_disk_that_fails_leaves_the_old_file_and_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -21,21 +21,18 @@ def test_a_disk_that_fails_leaves_the_old_file_and_is_named(tmp_path: Path, monk
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.txt", "old")]
 
 
-def test_a_cached_file_is_made_once_and_again_if_it_is_broken(tmp_path: Path) -> None:
-    path, said = tmp_path / "key" / "a.txt", list[str]()
-
-    def whole(path: Path) -> bool:
-        return path.is_file() and path.read_text() == "whole"
+def test_a_cached_file_is_made_once_and_again_if_it_cannot_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "key" / "a.txt"
 
     def make(file: Path) -> None:
-        file.write_text("whole")
+        file.write_text("complete")
 
-    assert [cached(path, make, whole=whole, broken=said.append) for _ in range(2)] == [True, False]
-    path.write_text("who")
-    assert cached(path, make, whole=whole, broken=said.append)
-    assert str(path) in said[0]
-    path.unlink()
-    assert read_through(path, make, lambda path: path.read_text() if whole(path) else None) == "whole"
+    def read(path: Path) -> str | None:
+        return "complete" if path.is_file() and path.read_text() == "complete" else None
+
+    assert [write_once(path, make) for _ in range(2)] == [True, False]
+    path.write_text("comp")
+    assert read_through(path, make, read) == "complete"
 
 
 def test_a_cut_archive_is_not_whole(tmp_path: Path) -> None:

@@ -186,14 +186,6 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
         pq.write_table(arrow.cast(pa.schema(fields, metadata=metadata)), temporary, row_group_size=ROW_GROUP)
 
 
-def is_table(path: Path) -> bool:
-    """Tell whether a Parquet table exists and can be read."""
-    try:
-        return bool(len(read_table(path).columns))
-    except InputError:
-        return False
-
-
 def read_table(path: Path, *, columns: Sequence[str] | None = None, mend: str = DELETE) -> pd.DataFrame:
     """Read a Parquet table; a missing or broken file is an error that names it."""
     with reading(path, mend=mend):

@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 
 from clipmem_core import columns as c
-from clipmem_core.atomic import cached
+from clipmem_core.atomic import write_once
 from clipmem_core.audits import settings, store
 from clipmem_core.audits.locked import build_member
 from clipmem_core.audits.member import EVALUATION, MemberRun, open_member, trained_model, view_maker
@@ -54,7 +54,7 @@ def run_units(audit: Audit, *, members: Sequence[str] = (), sample: int = 0, scr
         def make(temporary: Path, name: str = name, table: str = table) -> None:
             store.write_table(temporary, measure_member(audit, name, table, sample=sample, screen=screen))
 
-        if not cached(table_file(audit, name, table, sample=sample), make, whole=Path.is_file):
+        if not write_once(table_file(audit, name, table, sample=sample), make):
             screen.say(f"member {name}: its {table.removesuffix('.parquet')} are measured already")
 
 

@@ -19,13 +19,12 @@ import pyarrow as pa
 from sklearn.cluster import KMeans
 from sklearn.feature_extraction.text import CountVectorizer
 
-from clipmem_core.atomic import cached
+from clipmem_core.atomic import write_once
 from clipmem_core.audits.jobs import Task, jobs_folder
 from clipmem_core.audits.store import (
     PAIRS,
     SCORES,
     Audit,
-    is_table,
     read_array,
     read_table,
     recorded_sha256,
@@ -76,12 +75,12 @@ def _versions() -> dict[str, str]:
 
 
 def map_file(audit: Audit, name: str) -> Path | None:
-    """Return the file of a map; None if it is broken, not drawn yet, or there is no such map."""
+    """Return the file of a map; None if it is not drawn yet or the name is wrong."""
     try:
         path = map_path(audit, name)
     except InputError:
         return None
-    return path if is_table(path) else None
+    return path if path.is_file() else None
 
 
 def read_map(audit: Audit, name: str) -> pd.DataFrame:
@@ -119,7 +118,7 @@ def make_map(audit: Audit, name: str, *, say: Callable[[str], None] = lambda lin
         table = pd.DataFrame({MAP_ROW: rows, MAP_X: places[:, 0], MAP_Y: places[:, 1]})
         write_table(temporary, table)
 
-    cached(path, draw, whole=is_table, broken=lambda _: say(f"{path} is broken: drawing it again"))
+    write_once(path, draw)
     return path
 
 

@@ -90,18 +90,6 @@ def test_every_member_and_side_has_its_own_map_and_no_other_name_has_one(audit: 
         make_map(audit, NAME)
 
 
-def test_a_broken_map_is_none_and_is_named_when_it_is_drawn_again(audit: Audit, drawn: list[int]) -> None:
-    path = make_map(audit, NAME)
-    whole = path.read_bytes()
-    path.write_bytes(whole[:60] + bytes([whole[60] ^ 1]) + whole[61:])
-    assert map_file(audit, NAME) is None
-    with pytest.raises(InputError, match="there is no map 'r0-f0.image' of .* yet: draw it"):
-        read_map(audit, NAME)
-    said: list[str] = []
-    assert make_map(audit, NAME, say=said.append).read_bytes() == whole
-    assert said[0] == f"{path} is broken: drawing it again"
-
-
 def test_a_process_of_its_own_says_what_it_does_and_leaves_the_map_or_one_line(
     audit: Audit, data: Path, drawn: list[int], capsys: pytest.CaptureFixture[str]
 ) -> None:
