@@ -1,12 +1,11 @@
-"""The state of audits and members; renaming and deleting an audit."""
+"""The state of audits and members; deleting an audit."""
 
 import contextlib
-import dataclasses
 import json
 import math
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -202,45 +201,17 @@ def list_states() -> list[State]:
     return sorted(listed, key=lambda state: not state.at_work)
 
 
-def rename_audit(name: str, new: str) -> Audit:
-    """Rename an audit: its folder, its job, and the name in its config.json.
-
-    The manifest is deleted before config.json changes and written after it, so that a killed rename is resumed by
-    running the audit.
-    """
-    if new == name:
-        raise InputError(f"the audit is named {name!r} already: choose another name")
-    with _exclusive(name) as audit, _exclusive(new) as target:
-        if not audit.begun:
-            raise InputError(f"there is no audit {name!r} to rename in {store.audits_folder()}")
-        if target.folder.exists():
-            raise InputError(f"there is an audit {new!r} already: choose another name")
-        record, manifest = dataclasses.replace(audit.record, name=new), audit.manifest if audit.finished else None
-        audit.folder.rename(target.folder)
-        (target.folder / store.MANIFEST).unlink(missing_ok=True)
-        path = target.folder / store.CONFIG
-        created = path.stat().st_mtime_ns
-        store.write_json(path, record.values)
-        os.utime(path, ns=(created, created))  # audits are listed by this time
-        if manifest is not None:
-            manifest["files"][store.CONFIG] = store.file_sha256(path)
-            manifest["sizes"][store.CONFIG] = path.stat().st_size
-            store.write_json(target.folder / store.MANIFEST, manifest)
-        old, job = jobs_folder() / name, jobs_folder() / new
-        _remove(job)  # of a deleted audit
-        if old.is_dir():
-            old.rename(job)
-    return target
-
-
 def delete_audit(name: str) -> int:
     """Delete an audit and its job, but no decision, and return the number of freed bytes."""
-    with _exclusive(name) as audit:
-        job = jobs_folder() / name
-        if not audit.folder.exists() and not job.exists():
+    audit, job = Audit.of(name), audit_task(name).find()
+    if job is not None and job.running:
+        raise InputError(f"audit {name!r} is at work: cancel it first")
+    with store.acquire_lock(audit.folder, what="audit"):
+        folders = [folder for folder in (audit.folder, jobs_folder() / name) if folder.exists()]
+        if not folders:
             raise InputError(f"there is no audit {name!r} in {store.audits_folder()}")
-        freed = folder_bytes(audit.folder) + folder_bytes(job)
-        for folder in (audit.folder, job):
+        freed = sum(map(folder_bytes, folders))
+        for folder in folders:
             _remove(folder)
     return freed
 
@@ -253,17 +224,6 @@ def folder_bytes(folder: Path) -> int:
             with contextlib.suppress(FileNotFoundError):  # a temporary file that was just renamed
                 size += (Path(parent) / name).lstat().st_size
     return size
-
-
-@contextlib.contextmanager
-def _exclusive(name: str) -> Iterator[Audit]:
-    """Lock an audit that has no running job."""
-    audit = Audit.of(name)
-    job = audit_task(name).find()
-    if job is not None and job.running:
-        raise InputError(f"audit {name!r} is at work: cancel it first")
-    with store.acquire_lock(audit.folder, what="audit"):
-        yield audit
 
 
 def _remove(folder: Path) -> None:

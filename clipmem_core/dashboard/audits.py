@@ -1,4 +1,4 @@
-"""The page Audits: a table of all audits, and the actions on the selected one: open, rename, delete."""
+"""The page Audits: a table of all audits, and the actions on the selected one: open, delete."""
 
 from datetime import datetime
 from typing import Any
@@ -14,7 +14,6 @@ from clipmem_core.audits.status import (
     delete_audit,
     folder_bytes,
     list_states,
-    rename_audit,
 )
 from clipmem_core.audits.store import CONFIG
 from clipmem_core.config import InputError
@@ -42,7 +41,7 @@ def draw_list() -> None:
         return
     selected = _draw_table(states)
     if selected is None:
-        st.caption("Choose a row to open, rename or delete an audit, or to see its progress.")
+        st.caption("Choose a row to open or delete an audit, or to see its progress.")
         return
     with st.container(border=True):
         show_strong(selected.audit.name)
@@ -107,30 +106,13 @@ def _draw_table(states: list[State]) -> State | None:
 
 
 def _draw_actions(state: State) -> None:
-    """Draw the buttons that open, rename and delete an audit that nobody works on."""
+    """Draw the buttons that open and delete an audit that nobody works on."""
     name = state.audit.name
     with st.container(horizontal=True, vertical_alignment="center"):
         if state.word == DONE:
             st.page_link("pages/overview.py", label="Open", icon=":material/open_in_new:", query_params={AUDIT: name})
-        if state.audit.begun:
-            with st.popover("Rename", icon=":material/edit:", key=f"rename-{name}"):
-                _draw_rename(name)
         with st.popover("Delete", icon=":material/delete:", key=f"delete-{name}"):
             _draw_delete(name, state)
-
-
-def _draw_rename(name: str) -> None:
-    new = st.text_input("New name", value=name, key=f"new-name-of-{name}").strip()
-    if not st.button("Rename", key=f"rename-now-{name}", type="primary", disabled=new in ("", name)):
-        return
-    try:
-        rename_audit(name, new)
-    except (InputError, OSError) as error:
-        draw_fault("The audit was not renamed.", error)
-        return
-    st.session_state[MESSAGE] = "Renamed."
-    choose(new)
-    st.rerun()
 
 
 def _draw_delete(name: str, state: State) -> None:
