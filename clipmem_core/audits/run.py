@@ -281,12 +281,8 @@ def counts(data_set: DataSet, membership: Membership) -> str:
     groups = ", ".join(f"{count:,} {name}" for name, count in pd.Series(membership.group).value_counts().items())
     return (
         f"{len(data_set.pairs):,} pairs with {captions:,} captions ({groups}); "
-        f"{counted(data_set.lookalikes, 'near-duplicate')}; {counted(len(data_set.quarantine), 'row')} in quarantine"
+        f"near-duplicates: {data_set.lookalikes:,}; rows in quarantine: {len(data_set.quarantine):,}"
     )
-
-
-def counted(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _add_repeat(progress: Progress, measure: Callable[[], float | None]) -> bool:
