@@ -21,7 +21,7 @@ from typing import Any
 from clipmem_core import __version__
 from clipmem_core.audits.executor import SECONDS_BETWEEN_POLLS, Looks, Task, run_task
 from clipmem_core.config import DATA_VARIABLE, InputError, data_folder
-from clipmem_core.shortage import shortage
+from clipmem_core.io import shortage
 
 ADDRESS = "RAY_ADDRESS"
 RETRIES = 20  # of a task whose worker is lost; a failed task is not retried

@@ -14,7 +14,7 @@ from pathlib import Path
 from clipmem_core.audits.status import MemberProgress, member_progress, second_names
 from clipmem_core.audits.store import Audit
 from clipmem_core.config import InputError
-from clipmem_core.shortage import shortage
+from clipmem_core.io import shortage
 
 SECONDS_BETWEEN_POLLS = 0.1
 STDERR = ".stderr"

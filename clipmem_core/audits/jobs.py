@@ -25,11 +25,10 @@ import psutil
 from filelock import FileLock, Timeout
 
 import clipmem_core
-from clipmem_core.atomic import replacing
 from clipmem_core.audits.settings import typed, typed_flags
 from clipmem_core.audits.store import Audit, check_name, write_json
 from clipmem_core.config import AuditConfig, as_dict, data_folder
-from clipmem_core.files import read_json
+from clipmem_core.io import read_json, replacing
 
 JOB, OUTPUT, EXIT_CODE = "job.json", "output.log", "exit_code"
 CANCEL = "cancel"  # a file that marks a job as cancelled

@@ -13,19 +13,18 @@ import torch
 from torchvision.datasets import ImageFolder
 
 from clipmem_core import columns as c
-from clipmem_core.atomic import read_through, replacing
 from clipmem_core.audits import prepare, store
 from clipmem_core.audits.locked import Features, build_member, feature_views, fit_standards, open_towers
 from clipmem_core.audits.settings import Towers, opened, probe_folders
 from clipmem_core.audits.store import Audit, MemberRecord, Record
 from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.draws import draw_keys
+from clipmem_core.io import read_through, replacing, shortage
 from clipmem_core.mitigations import mitigations_of
 from clipmem_core.pairs.pictures import PictureError, decode, resize
 from clipmem_core.pairs.pixels import open_pixels
 from clipmem_core.scores import detectors
 from clipmem_core.scores.utility import linear_probe, retrieval_recalls, zero_shot
-from clipmem_core.shortage import shortage
 from clipmem_core.training import model as models
 from clipmem_core.training.model import Model
 from clipmem_core.training.names import CHECKPOINT, STATE, TRAJECTORY, model_config

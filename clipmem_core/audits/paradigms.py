@@ -20,7 +20,6 @@ import torch
 from filelock import FileLock, Timeout
 
 from clipmem_core import columns as c
-from clipmem_core.atomic import replacing
 from clipmem_core.audits import settings, store
 from clipmem_core.audits.console import write_csv
 from clipmem_core.audits.locked import build_member
@@ -39,7 +38,7 @@ from clipmem_core.audits.unitmem import (
     measure_model,
 )
 from clipmem_core.config import InputError, as_dict, data_folder, fingerprint
-from clipmem_core.files import read_json
+from clipmem_core.io import read_json, replacing
 from clipmem_core.scores.utility import linear_probe
 from clipmem_core.training.activations import unit_layers
 from clipmem_core.training.model import Model, mean_image_embeddings

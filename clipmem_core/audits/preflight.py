@@ -24,7 +24,7 @@ from clipmem_core.audits.settings import check_config, resolve
 from clipmem_core.audits.setup import check_same
 from clipmem_core.audits.store import Audit, write_json
 from clipmem_core.config import AuditConfig, InputError, as_dict, data_folder
-from clipmem_core.files import parse_json, read_json
+from clipmem_core.io import parse_json, read_json
 from clipmem_core.pairs.checks import CHECKS, Captions, check_captions
 from clipmem_core.pairs.table import check_there, read_source
 from clipmem_core.scores.membership import MIN_PAIRS

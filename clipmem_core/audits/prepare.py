@@ -18,13 +18,13 @@ from clipmem_core.draws import SAMPLE, draw_keys, hashed
 from clipmem_core.features.cache import some_rows
 from clipmem_core.features.lookalikes import alike_by_features
 from clipmem_core.features.stored import SIDES, Stored, caption_rows, open_features, stored_features
+from clipmem_core.io import shortage
 from clipmem_core.pairs.errors import plant_miscaptions
 from clipmem_core.pairs.lookalikes import lookalike_clusters
 from clipmem_core.pairs.pixels import Pixels, check_pictures
 from clipmem_core.pairs.readers.rows import named_folder
 from clipmem_core.pairs.table import RawPairs, local_path, read_source
 from clipmem_core.scores.membership import Membership, Sides, ensemble_membership, paper_membership, set_apart
-from clipmem_core.shortage import shortage
 from clipmem_core.training.names import model_config
 
 ARRAYS = {side: f"{side}.npy" for side in SIDES}  # features, in the folder of a table

@@ -22,10 +22,9 @@ from pydantic import AfterValidator, Field
 from typing_extensions import TypedDict
 
 from clipmem_core import columns as c
-from clipmem_core.atomic import replacing
 from clipmem_core.audits.settings import check_fields
 from clipmem_core.config import SETS, AuditConfig, InputError, as_dict, data_folder
-from clipmem_core.files import DELETE, read_json, reading
+from clipmem_core.io import DELETE, read_json, reading, replacing
 from clipmem_core.training.names import CHECKPOINT, TRAJECTORY
 
 VERSION = 1  # of an audit's folder; other versions cannot be read

@@ -19,7 +19,6 @@ import pandas as pd
 import torch
 
 from clipmem_core import columns as c
-from clipmem_core.atomic import write_once
 from clipmem_core.audits import settings, store
 from clipmem_core.audits.locked import build_member
 from clipmem_core.audits.member import EVALUATION, MemberRun, open_member, trained_model, view_maker
@@ -27,6 +26,7 @@ from clipmem_core.audits.run import Screen, ensure_pixels
 from clipmem_core.audits.status import MemberProgress
 from clipmem_core.audits.store import Audit
 from clipmem_core.config import FIELDS, InputError, data_folder, fingerprint
+from clipmem_core.io import write_once
 from clipmem_core.scores.encoders import BINS, UnitTally
 from clipmem_core.training.activations import count_units, unit_layers
 from clipmem_core.training.model import Model

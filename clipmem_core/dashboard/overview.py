@@ -10,7 +10,7 @@ from clipmem_core import glossary
 from clipmem_core.audits.verdict import BASIS, RELIABILITY, WHOLE_HEAD, uses, whole_rows
 from clipmem_core.dashboard.plain import show_strong, show_text
 from clipmem_core.figures.audit_scores import group_figure
-from clipmem_core.files import is_number, mapping
+from clipmem_core.io import is_number, mapping
 from clipmem_core.review import overview as o
 from clipmem_core.scores.registry import CARD, scores_in
 

@@ -17,7 +17,7 @@ from clipmem_core.audits.store import CONFIG, Audit, audits_folder, check_name, 
 from clipmem_core.config import SETS, AuditConfig, InputError, SourceOptions, data_folder
 from clipmem_core.exports.cleaned import check_root, clean, images_folder, is_planted
 from clipmem_core.exports.formats import write_csv
-from clipmem_core.files import read_json
+from clipmem_core.io import read_json
 from clipmem_core.review.decisions import open_review
 
 AGAIN, CLEANED, CAPTIONS = "again.json", "cleaned.json", "captions.csv"

@@ -24,11 +24,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from clipmem_core.atomic import replacing
-from clipmem_core.files import read_json
+from clipmem_core.io import read_json, replacing, shortage
 from clipmem_core.pairs.pictures import PictureError, decode, resize
 from clipmem_core.pairs.references import read_bytes
-from clipmem_core.shortage import shortage
 
 BATCHES = 64  # of a shard: 1,024 pictures are half a minute of one core
 KEY, CUT = "key", "cut"

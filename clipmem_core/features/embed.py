@@ -18,11 +18,11 @@ import torch
 from filelock import FileLock
 
 from clipmem_core import columns as c
-from clipmem_core.atomic import naming, replacing
 from clipmem_core.config import InputError, data_folder
 from clipmem_core.features import cache
 from clipmem_core.features.cache import Computed, Elsewhere, FeatureStore
 from clipmem_core.features.towers import Opened, Tower, image_tower, text_tower
+from clipmem_core.io import naming, replacing
 from clipmem_core.pairs.workers import cores, map_chunks
 
 IMAGE_BATCH = 16  # pictures: larger batches leave the processor's caches, at 192 pixels a fifth slower

@@ -19,7 +19,6 @@ import pyarrow as pa
 from sklearn.cluster import KMeans
 from sklearn.feature_extraction.text import CountVectorizer
 
-from clipmem_core.atomic import write_once
 from clipmem_core.audits.jobs import Task, jobs_folder
 from clipmem_core.audits.store import (
     PAIRS,
@@ -32,6 +31,7 @@ from clipmem_core.audits.store import (
 )
 from clipmem_core.columns import CAPTIONS, GROUP, LABEL, PLANTED
 from clipmem_core.config import InputError, data_folder
+from clipmem_core.io import write_once
 from clipmem_core.review.search import EMBEDDINGS, embeddings_path
 from clipmem_core.review.selection import MAP_X, MAP_Y
 from clipmem_core.review.tables import ROW, fetch_arrow, fetch_columns, kept, mismatched_tables, number

@@ -22,7 +22,7 @@ from scipy.stats import linregress
 from clipmem_core import columns as c
 from clipmem_core.audits.console import machine_line, plain, write_csv
 from clipmem_core.config import FIELDS, InputError
-from clipmem_core.files import reading
+from clipmem_core.io import reading
 from clipmem_core.scores.seeds import MIN_REPLICATES, holm, paired_difference, seed_interval
 from clipmem_core.studies import store as s
 from clipmem_core.studies.arm import ALL, NONE

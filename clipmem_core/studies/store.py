@@ -18,7 +18,7 @@ from clipmem_core import columns as c
 from clipmem_core.audits.settings import check_fields
 from clipmem_core.audits.store import Audit, Inner, Named, Whole, inside, read_table, write_json, write_table
 from clipmem_core.config import AuditConfig, as_dict
-from clipmem_core.files import read_json
+from clipmem_core.io import read_json
 
 ARM, SEED, SPLIT, EPOCH = "arm", "seed", "split", "epoch"
 CLIPMEM_CANDIDATE = "clipmem_candidate"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from clipmem_core.config import InputError
-from clipmem_core.files import read_json
+from clipmem_core.io import read_json
 
 CHECKPOINT = "checkpoint.pt"  # an open_clip state dict
 TRAJECTORY = "trajectory.npy"

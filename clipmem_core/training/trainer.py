@@ -18,13 +18,12 @@ from open_clip.loss import SigLipLoss
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipmem_core.atomic import replacing, whole_archive
 from clipmem_core.columns import ALIGNMENT
 from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.draws import CAPTION, ORDER, hashed
+from clipmem_core.io import replacing, shortage, whole_archive
 from clipmem_core.mitigations import ADAPTIVE, Batch, Mitigation, can_cut_text, mitigations_of
 from clipmem_core.scores.alignment import external_means, pair_terms
-from clipmem_core.shortage import shortage
 from clipmem_core.training.model import Model, autocast, encode_image, encode_text, text_features, text_input
 from clipmem_core.training.names import CHECKPOINT, LOG, STATE, TRAJECTORY
 from clipmem_core.training.views import PixelSource, TrainingData, Views

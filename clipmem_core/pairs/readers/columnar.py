@@ -18,9 +18,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from clipmem_core.config import InputError, SourceOptions
+from clipmem_core.io import shortage
 from clipmem_core.pairs.readers.files import JSON, LINK_LEAVES, Stamped, is_inside, parse, read_file, stamped
 from clipmem_core.pairs.readers.rows import Fields, Row, Rows, find_fields, placed
-from clipmem_core.shortage import shortage
 
 _BATCH = 8192  # rows that are Python objects at a time
 _SPLIT = re.compile(r"(.+)-\d{5}-of-\d{5}$|(train|validation|valid|val|dev|test)(?=$|[-_.])")

@@ -16,6 +16,7 @@ from braceexpand import braceexpand
 
 from clipmem_core import columns as c
 from clipmem_core.config import InputError, SourceOptions
+from clipmem_core.io import shortage
 from clipmem_core.pairs.readers.files import (
     LINK_LEAVES,
     PICTURE,
@@ -30,7 +31,6 @@ from clipmem_core.pairs.readers.files import (
     stamped,
 )
 from clipmem_core.pairs.readers.rows import LABEL_NAMES, Row, Rows
-from clipmem_core.shortage import shortage
 
 _TEXTS = ("txt", "json", "cls")
 _BLOCK = 512  # bytes of a tar header

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clipmem_core.atomic import read_through, replacing, whole_archive, write_once
+from clipmem_core.io import read_through, replacing, whole_archive, write_once
 
 
 def test_a_disk_that_fails_leaves_the_old_file_and_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
