@@ -4,8 +4,6 @@ import dataclasses
 import json
 import re
 import tempfile
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +31,6 @@ SHOWN = 5  # pairs, and reasons of a check
 PIXELS = 32  # enough to find near-duplicates
 FOLDER, REQUEST = ".checks", "request.json"
 RETRY = "check the audit again"
-SECONDS_BETWEEN_LINES = 0.5
 WRONG_INPUT = 2
 
 
@@ -168,19 +165,17 @@ def find_check(key: str) -> Check | None:
     job = _task(key).find()
     if job is None:
         return None
-    last: dict[str, dict[str, Any]] = {}
-    for line in (job.folder / OUTPUT).read_bytes().splitlines(keepends=True):
-        if line.startswith(b'{"stage"') and line.endswith(b"\n"):
-            values = parse_json(line.decode("utf-8", "replace"), dict[str, Any], path=job.folder / OUTPUT, mend=RETRY)
-            last[values.pop("stage")] = values
-    pictures, error = last.get("pictures", {"done": 0, "total": 0}), ""
+    path, error = job.folder / OUTPUT, ""
+    lines = path.read_bytes().splitlines(keepends=True)
+    summaries = [line for line in lines if line.startswith(b"{") and line.endswith(b"\n")]
+    found = parse_json(summaries[-1], dict[str, Any], path=path, mend=RETRY) if summaries else None
     if job.cancelled:
         error = "the check was stopped: check again"
     elif not job.running and job.exit_code != 0:
         error = job.last_line.removeprefix("error: ")
         if job.exit_code != WRONG_INPUT:
             error = f"the check stopped with exit code {job.exit_code}: {error or 'it printed nothing'}"
-    return Check(job, last.get("found"), (pictures["done"], pictures["total"]), error)
+    return Check(job, found, job.count[:2] if job.count else (0, 0), error)
 
 
 def _task(key: str) -> Task:
@@ -190,7 +185,7 @@ def _task(key: str) -> Task:
 
 
 def check(request: Request) -> None:
-    """Print the content of a data set as lines of JSON; pictures are opened last and stored as in the audit."""
+    """Print the content of a data set as JSON; pictures are opened last and stored as in the audit."""
     config = resolve(prepare.with_features(request.source, request.config))
     if config.features:
         data_set = prepare.load_data_set(request.source, config)
@@ -199,7 +194,7 @@ def check(request: Request) -> None:
         if len(raw.pairs):
             clusters = np.arange(len(raw.pairs))
             _print_found(raw.pairs, raw.quarantine, clusters, config, exact=False, rows=raw.rows, lookalikes=0)
-        data_set = prepare.read_pictures(raw, config, progress=_picture_lines())
+        data_set = prepare.read_pictures(raw, config, progress=RichScreen().pictures)
     counts = {"exact": True, "rows": data_set.raw.rows, "lookalikes": data_set.lookalikes}
     _print_found(data_set.pairs, data_set.quarantine, data_set.clusters, config, **counts)
 
@@ -212,29 +207,11 @@ def _print_found(
     prepare.plant(pairs, membership, config)
     counts = pairs[c.CAPTIONS].map(len)
     kinds = quarantine[c.REASON].astype(str).str.replace(r"^look-alike of .*", "look-alike of another pair", regex=True)
-    _print(
-        "found",
-        **more,
-        pairs=len(pairs),
-        captions=int((counts.clip(upper=config.captions) if config.captions else counts).sum()),
-        quarantined=len(quarantine),
-        reasons=_reasons(quarantine, kinds)[:SHOWN],
-        groups={str(name): int(count) for name, count in pd.Series(membership.group).value_counts().items()},
-    )
-
-
-def _print(stage: str, **values: Any) -> None:
-    print(json.dumps({"stage": stage, **values}), flush=True)
-
-
-def _picture_lines() -> Callable[[int, int], None]:
-    """Return a function that prints the number of opened pictures, twice a second at most."""
-    printed = 0.0
-
-    def report(done: int, total: int) -> None:
-        nonlocal printed
-        if done == total or time.monotonic() - printed > SECONDS_BETWEEN_LINES:
-            printed = time.monotonic()
-            _print("pictures", done=done, total=total)
-
-    return report
+    summary = {
+        "pairs": len(pairs),
+        "captions": int((counts.clip(upper=config.captions) if config.captions else counts).sum()),
+        "quarantined": len(quarantine),
+        "reasons": _reasons(quarantine, kinds)[:SHOWN],
+        "groups": {str(name): int(count) for name, count in pd.Series(membership.group).value_counts().items()},
+    }
+    print(json.dumps(summary | more), flush=True)
