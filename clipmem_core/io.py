@@ -97,7 +97,7 @@ def read_through(path: Path, make: Callable[[Path], None], read: Callable[[Path]
     return content
 
 
-def whole_archive(path: Path) -> bool:
+def is_complete_archive(path: Path) -> bool:
     """Tell whether a zip archive (.npz, torch files) exists and its checksums are right."""
     try:
         with zipfile.ZipFile(path) as archive:
@@ -112,10 +112,10 @@ class Fields(dict[str, Any]):
     """A JSON object of a file; a missing field is an error that names both."""
 
     path: Path
-    mend: str
+    repair: str
 
     def __missing__(self, name: str) -> Any:
-        raise InputError(f"{self.path} lacks the field {name!r}: {self.mend}")
+        raise InputError(f"{self.path} lacks the field {name!r}: {self.repair}")
 
 
 def mapping(values: Any) -> dict[str, Any]:
@@ -135,7 +135,7 @@ def numbers(values: Any, count: int) -> list[float]:
 
 
 @contextmanager
-def reading(path: Path, *, mend: str = DELETE) -> Iterator[None]:
+def reading(path: Path, *, repair: str = DELETE) -> Iterator[None]:
     """Turn an error of reading one of our files into an input error that names it and says what to do."""
     try:
         yield
@@ -146,17 +146,17 @@ def reading(path: Path, *, mend: str = DELETE) -> Iterator[None]:
     except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, ArrowException) as error:
         if shortage(error):
             raise
-        raise InputError(f"{path} cannot be read ({' '.join(str(error).split())}): {mend}") from None
+        raise InputError(f"{path} cannot be read ({' '.join(str(error).split())}): {repair}") from None
 
 
-def read_json(path: Path, kind: Any = Any, *, mend: str = DELETE) -> Any:
+def read_json(path: Path, kind: Any = Any, *, repair: str = DELETE) -> Any:
     """Read one of our JSON files as a type; an object is a `Fields` unless the type is a class."""
-    with reading(path, mend=mend):
+    with reading(path, repair=repair):
         text = path.read_bytes()
-    return parse_json(text, kind, path=path, mend=mend)
+    return parse_json(text, kind, path=path, repair=repair)
 
 
-def parse_json(text: str | bytes, kind: Any, *, path: Path, mend: str) -> Any:
+def parse_json(text: str | bytes, kind: Any, *, path: Path, repair: str) -> Any:
     """Parse JSON of a file, as `read_json` does."""
     try:
         value = _adapter(kind).validate_json(text, strict=True)
@@ -170,10 +170,10 @@ def parse_json(text: str | bytes, kind: Any, *, path: Path, mend: str) -> Any:
             message = f"{path} is not valid JSON ({reason})"
         else:
             message = f"{path}: {field or 'its content'} is wrong ({reason}; it is {str(fault['input'])[:60]!r})"
-        raise InputError(f"{message}: {mend}") from None
+        raise InputError(f"{message}: {repair}") from None
     if isinstance(value, dict):
         value = Fields(value)
-        value.path, value.mend = path, mend
+        value.path, value.repair = path, repair
     return value
 
 

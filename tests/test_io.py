@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clipmem_core.io import read_through, replacing, whole_archive, write_once
+from clipmem_core.io import is_complete_archive, read_through, replacing, write_once
 
 
 def test_a_disk_that_fails_leaves_the_old_file_and_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,10 +37,10 @@ def test_a_cached_file_is_made_once_and_again_if_it_cannot_be_read(tmp_path: Pat
 
 def test_a_cut_archive_is_not_whole(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
-    assert not whole_archive(path)
+    assert not is_complete_archive(path)
     np.savez(path, tokens=np.arange(60))
-    assert whole_archive(path)
+    assert is_complete_archive(path)
     content = path.read_bytes()
     for length in (0, len(content) // 2, len(content) - 1):
         path.write_bytes(content[:length])
-        assert not whole_archive(path)
+        assert not is_complete_archive(path)

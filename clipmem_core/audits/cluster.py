@@ -19,7 +19,7 @@ from types import ModuleType
 from typing import Any
 
 from clipmem_core import __version__
-from clipmem_core.audits.executor import SECONDS_BETWEEN_POLLS, Looks, Task, run_task
+from clipmem_core.audits.executor import SECONDS_BETWEEN_POLLS, Task, TaskEvents, run_task
 from clipmem_core.config import DATA_VARIABLE, InputError, data_folder
 from clipmem_core.io import shortage
 
@@ -29,7 +29,7 @@ RETRIES = 20  # of a task whose worker is lost; a failed task is not retried
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 
 
-def ray_tasks(tasks: Sequence[Task], *, gpus: int = 0) -> Looks:
+def ray_tasks(tasks: Sequence[Task], *, gpus: int = 0) -> TaskEvents:
     """Run tasks on the cluster of RAY_ADDRESS, or on one of this machine that ends with this process; an `Executor`."""
     if not tasks:
         return

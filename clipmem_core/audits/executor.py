@@ -44,8 +44,8 @@ class Task:
 # An executor runs every task and yields each that has ended, and None in between so that its caller shows progress.
 # A failed task stops the others: InputError if a person can correct it, OSError if its machine ran out of disk or
 # memory, RuntimeError otherwise.
-Looks = Generator[Task | None, None, None]
-Executor = Callable[[Sequence[Task]], Looks]
+TaskEvents = Generator[Task | None, None, None]
+Executor = Callable[[Sequence[Task]], TaskEvents]
 
 
 def program_of(work: str, folder: Path) -> tuple[str, ...]:
@@ -99,7 +99,7 @@ def run_member_tasks(tasks: Sequence[Task], executor: Executor, report: Callable
     report()
 
 
-def local_processes(tasks: Sequence[Task], *, at_once: int) -> Looks:
+def local_processes(tasks: Sequence[Task], *, at_once: int) -> TaskEvents:
     """Run each task in a process of this machine; an `Executor`."""
     waiting, running = list(tasks), list[tuple[Task, "subprocess.Popen[bytes]"]]()
     try:
@@ -126,7 +126,7 @@ def run_task(task: Task) -> None:
         pass
 
 
-def in_this_process(tasks: Sequence[Task]) -> Looks:
+def in_this_process(tasks: Sequence[Task]) -> TaskEvents:
     """Run tasks of `program_of` in this process; an `Executor` for heads, which train faster than Python starts."""
     import torch
 

@@ -144,7 +144,7 @@ class Task:
         path = self.folder / JOB
         if not path.is_file():
             return None
-        values = read_json(path, dict[str, Any], mend=f"delete {self.folder}")
+        values = read_json(path, dict[str, Any], repair=f"delete {self.folder}")
         return Job(self.folder, values["pid"], values["started"], tuple(values["arguments"]))
 
     def start(self) -> Job:

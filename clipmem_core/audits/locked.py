@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from clipmem_core import columns as c
-from clipmem_core.audits.executor import Executor, Looks, Task, program_of
+from clipmem_core.audits.executor import Executor, Task, TaskEvents, program_of
 from clipmem_core.audits.prepare import pixels_folder, precomputed_features
 from clipmem_core.audits.settings import Towers, towers_of
 from clipmem_core.audits.store import Audit, Record
@@ -65,7 +65,7 @@ def elsewhere(executor: Executor | None, threads: int) -> Elsewhere | None:
     if executor is None:
         return None
 
-    def compute(part: Path, names: Sequence[str]) -> Looks:
+    def compute(part: Path, names: Sequence[str]) -> TaskEvents:
         for name in names:
             (part / name).mkdir(exist_ok=True)
         program = program_of("clipmem_core.features.embed:run_shards", part)

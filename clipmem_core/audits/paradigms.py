@@ -173,7 +173,7 @@ def run_paradigms(audit: Audit, *, seeds: int = 3, epochs: int = 0, screen: Scre
         with FileLock(folder / ".lock", timeout=0):
             if not (folder / SETTINGS).is_file():
                 store.write_json(folder / SETTINGS, made_from)
-            if read_json(folder / SETTINGS, mend=f"delete {folder} and run the command again") != made_from:
+            if read_json(folder / SETTINGS, repair=f"delete {folder} and run the command again") != made_from:
                 raise InputError(f"{folder} has runs of another audit or other --epochs: delete it, or use the same")
             runs = [run for seed in range(seeds) for run in plan_runs(audit, seed, epochs)]
             for name in PARADIGMS:
@@ -220,9 +220,9 @@ def _write_table(audit: Audit) -> None:
     folder, record, machine = paradigms_folder(audit), audit.record, settings.machine()
     tables = []
     for path in (folder / RUNS).glob(f"*/{RESULT}"):
-        mend = f"delete {path.parent} and run the command again"
-        layers = layer_means(store.read_table(path.parent / UNITS, mend=mend), by=[LAYER])
-        tables.append(layers.assign(**read_json(path, dict[str, int | str | float | None], mend=mend)))
+        repair = f"delete {path.parent} and run the command again"
+        layers = layer_means(store.read_table(path.parent / UNITS, repair=repair), by=[LAYER])
+        tables.append(layers.assign(**read_json(path, dict[str, int | str | float | None], repair=repair)))
     whole = pd.concat(tables, ignore_index=True)
     whole = whole.sort_values(
         [PARADIGM, SEED, LAYER], key=lambda own: own.map(PARADIGMS.index) if own.name == PARADIGM else own

@@ -157,7 +157,7 @@ def start_check(request: Request) -> Job:
 
 def read_request(path: Path) -> Request:
     """Read a request."""
-    return read_json(path, Request, mend=RETRY)
+    return read_json(path, Request, repair=RETRY)
 
 
 def find_check(key: str) -> Check | None:
@@ -168,7 +168,7 @@ def find_check(key: str) -> Check | None:
     path, error = job.folder / OUTPUT, ""
     lines = path.read_bytes().splitlines(keepends=True)
     summaries = [line for line in lines if line.startswith(b"{") and line.endswith(b"\n")]
-    found = parse_json(summaries[-1], dict[str, Any], path=path, mend=RETRY) if summaries else None
+    found = parse_json(summaries[-1], dict[str, Any], path=path, repair=RETRY) if summaries else None
     if job.cancelled:
         error = "the check was stopped: check again"
     elif not job.running and job.exit_code != 0:

@@ -119,7 +119,7 @@ def _features(audit: Audit, progress: Progress) -> None:
     audit.quarantine  # noqa: B018
     for name in record.members:
         audit.member_record(name)
-    with reading(path, mend=DELETE):
+    with reading(path, repair=DELETE):
         names = pq.read_schema(path).names
     if tuple(name for name in names if name not in (c.PAIR_ID, c.GROUP)) != record.members:
         raise InputError(f"{path} and {store.CONFIG} differ in members: delete {audit.folder} and run it again")

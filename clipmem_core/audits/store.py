@@ -66,7 +66,7 @@ def inside(folder: Path, name: str) -> Path:
 
 Name = Annotated[str, AfterValidator(check_name)]
 Inner = Annotated[str, AfterValidator(check_inner)]
-Whole = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=0)]
 CheckedConfig = Annotated[AuditConfig, AfterValidator(check_fields)]
 
 
@@ -81,23 +81,23 @@ class Record:
     pixels: Inner  # the store of small pictures, in the data folder
     protocol: Annotated[str, Field(pattern="^(ensemble|paper)$")]
     members: Annotated[tuple[Name, ...], Field(min_length=1)]
-    seeds: dict[Name, Whole]  # that each member trains from
+    seeds: dict[Name, Count]  # that each member trains from
     threads: Annotated[int, Field(ge=1, le=1024)]  # of each member
     device: Annotated[str, Field(pattern="^(cpu|cuda)$")]
     precision: Annotated[str, Field(pattern="^(fp32|amp_bf16)$")]
-    pairs: Whole
-    external_pairs: Whole
-    lookalikes: Whole
-    quarantined: Whole
+    pairs: Count
+    external_pairs: Count
+    lookalikes: Count
+    quarantined: Count
     dataset_fingerprint: str
     fingerprint: str
     prepare_seconds: float
     versions: dict[str, str]
     machine: dict[str, str | int]
     config: CheckedConfig
-    snapshots: tuple[Whole, ...] = ()  # epochs after which each member stores its embeddings
+    snapshots: tuple[Count, ...] = ()  # epochs after which each member stores its embeddings
     towers: dict[str, dict[str, Any]] = field(default_factory=dict)  # the locked towers, by kind
-    sampled_of: Whole = 0  # pairs of the data set, if the audit's are a random sample of them
+    sampled_of: Count = 0  # pairs of the data set, if the audit's are a random sample of them
     again: str = ""  # the audit that this one repeats on its cleaned data set, with the same members
 
     @property
@@ -124,10 +124,10 @@ class MemberRecord:
     """A member's config.json: its model, and its seed or its checkpoint."""
 
     member: str
-    seed: Whole
+    seed: Count
     fingerprint: str
     model: str
-    image_size: Whole
+    image_size: Count
     model_config: dict[str, Any]
     checkpoint: str = ""  # of the `score` command; may lie anywhere
     checkpoint_sha256: str = ""
@@ -138,7 +138,7 @@ class ManifestFile(TypedDict):
 
     version: Annotated[int, Field(ge=VERSION, le=VERSION)]
     files: dict[Inner, str]  # SHA-256
-    sizes: dict[Inner, Whole]  # bytes
+    sizes: dict[Inner, Count]  # bytes
 
 
 CONFIG = "config.json"
@@ -162,7 +162,7 @@ SECOND = "second"  # folder of a member's second training
 SECOND_FIT = "log_probability_out.npy"  # its result, written last
 SECOND_EMBEDDINGS = ".embeddings"  # deleted once the result is written
 CAPTION_SCORES = "captions.npy"  # of a member, if pairs have several captions
-MEMBER_ANEW = f"delete it and {TEXT_EMBEDDINGS} beside it, and run the audit again"
+RETRAIN = f"delete it and {TEXT_EMBEDDINGS} next to it, and run the audit again"
 ROW_GROUP = 8192  # rows of a Parquet file that are read together; a page shows few of a million pairs
 PAIR_BLOCK = 65_536  # pairs that are Python objects at a time
 PREPARED = ".prepared.npz"  # each pair's stored picture and near-duplicate cluster; can be recomputed
@@ -185,16 +185,16 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
         pq.write_table(arrow.cast(pa.schema(fields, metadata=metadata)), temporary, row_group_size=ROW_GROUP)
 
 
-def read_table(path: Path, *, columns: Sequence[str] | None = None, mend: str = DELETE) -> pd.DataFrame:
+def read_table(path: Path, *, columns: Sequence[str] | None = None, repair: str = DELETE) -> pd.DataFrame:
     """Read a Parquet table; a missing or broken file is an error that names it."""
-    with reading(path, mend=mend):
+    with reading(path, repair=repair):
         return pd.read_parquet(path, columns=None if columns is None else list(columns))
 
 
 def pair_blocks(audit: "Audit", columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     """Yield columns of an audit's pairs in blocks of rows."""
     path = audit.folder / PAIRS
-    with reading(path, mend=DELETE), pq.ParquetFile(path) as file:
+    with reading(path, repair=DELETE), pq.ParquetFile(path) as file:
         yield from file.iter_batches(PAIR_BLOCK, columns=list(columns))
 
 
@@ -206,7 +206,7 @@ def caption_counts(audit: "Audit") -> np.ndarray:
 
 def read_array(path: Path, *, shared: bool = False) -> np.ndarray:
     """Read an array of a member, or map it."""
-    with reading(path, mend=MEMBER_ANEW):
+    with reading(path, repair=RETRAIN):
         return np.load(path, mmap_mode="r" if shared else None)
 
 
@@ -235,7 +235,7 @@ def remove_second_model(folder: Path) -> None:
 
 def read_utility(member: Path) -> dict[str, float]:
     """Return the metrics of a member's utility."""
-    return read_json(member / MEMBER_UTILITY, dict[str, float], mend=MEMBER_ANEW)
+    return read_json(member / MEMBER_UTILITY, dict[str, float], repair=RETRAIN)
 
 
 class Prepared(NamedTuple):
@@ -254,9 +254,9 @@ def write_prepared(folder: Path, *, cache_rows: np.ndarray, clusters: np.ndarray
 
 def read_prepared(folder: Path) -> Prepared:
     """Read the near-duplicates and stored pictures of an audit."""
-    mend = "delete it and run the audit again with the same --members, which recomputes it"
+    repair = "delete it and run the audit again with the same --members, which recomputes it"
     # numpy does not close a broken archive
-    with reading(folder / PREPARED, mend=mend), (folder / PREPARED).open("rb") as file, np.load(file) as stored:
+    with reading(folder / PREPARED, repair=repair), (folder / PREPARED).open("rb") as file, np.load(file) as stored:
         pixels = str(stored["pixels"])
         return Prepared(stored["cache_rows"], stored["clusters"], check_inner(pixels) if pixels else "")
 
@@ -357,14 +357,14 @@ class Audit(Named):
 
     @property
     def verdict(self) -> dict[str, Any]:
-        return read_json(self.folder / VERDICT, dict[str, Any], mend="delete it and run the audit again")
+        return read_json(self.folder / VERDICT, dict[str, Any], repair="delete it and run the audit again")
 
     @property
     def manifest(self) -> ManifestFile:
         """The content of manifest.json; empty for an unfinished audit."""
         if not self.finished:
             return {"version": VERSION, "files": {}, "sizes": {}}
-        return read_json(self.folder / MANIFEST, ManifestFile, mend="delete it and run the audit again")
+        return read_json(self.folder / MANIFEST, ManifestFile, repair="delete it and run the audit again")
 
     @property
     def files(self) -> dict[str, str]:

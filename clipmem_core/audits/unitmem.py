@@ -193,8 +193,8 @@ def read_units(audit: Audit, table: str = UNITS, *, sample: int = 0) -> pd.DataF
     for name in audit.record.members if audit.finished else ():
         path = table_file(audit, name, table, sample=sample)
         if path.is_file():
-            mend = f"delete it and run `python -m clipmem_core units {audit.name}`"
-            found.append(store.read_table(path, mend=mend))
+            repair = f"delete it and run `python -m clipmem_core units {audit.name}`"
+            found.append(store.read_table(path, repair=repair))
             found[-1].insert(0, c.MEMBER, name)
     return pd.concat(found, ignore_index=True) if found else None
 

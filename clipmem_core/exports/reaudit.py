@@ -56,7 +56,7 @@ def reaudit(audit: Audit, name: str, screen: Screen) -> Audit:
     second, table = Audit(audits_folder() / check_name(name)), cleaned_folder(name) / CAPTIONS
     begun, note = (second.folder / CONFIG).is_file(), table.with_name(CLEANED)
     fresh = not begun and not table.parent.exists()
-    ours = read_json(note, CleanedFile, mend=ADVICE)["of"] == audit.name if note.is_file() else fresh
+    ours = read_json(note, CleanedFile, repair=ADVICE)["of"] == audit.name if note.is_file() else fresh
     if not ours or (begun and second.record.again != audit.name):
         raise InputError(f"{name!r} is another audit or data set already: take another --name")
     if not table.is_file():
@@ -103,7 +103,7 @@ def check_repeatable(audit: Audit) -> AuditConfig:
 def is_outdated(audit: Audit, name: str) -> bool:
     """Whether something was decided since the cleaned data set of a second audit was written."""
     path = cleaned_folder(name) / CLEANED
-    return path.is_file() and read_json(path, CleanedFile, mend=ADVICE)["position"] != open_review(audit).position()
+    return path.is_file() and read_json(path, CleanedFile, repair=ADVICE)["position"] != open_review(audit).position()
 
 
 def reaudit_task(audit: Audit, name: str) -> Task:
@@ -131,7 +131,7 @@ def read_comparison(second: Audit) -> tuple[Measured | None, bool]:
     path = second.folder / AGAIN
     if not path.is_file():
         return None, False
-    return read_json(path, AgainFile, mend=ADVICE)["found"], True
+    return read_json(path, AgainFile, repair=ADVICE)["found"], True
 
 
 def comparison_lines(found: Measured | None) -> list[str]:

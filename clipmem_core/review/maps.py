@@ -88,7 +88,7 @@ def read_map(audit: Audit, name: str) -> pd.DataFrame:
     path = map_file(audit, name)
     if path is None:
         raise InputError(f"there is no map {name!r} of {audit.name} yet: draw it on the page Map of embeddings")
-    return read_table(path, columns=[MAP_ROW, MAP_X, MAP_Y], mend="delete it and draw the map again")
+    return read_table(path, columns=[MAP_ROW, MAP_X, MAP_Y], repair="delete it and draw the map again")
 
 
 def map_points(audit: Audit, name: str, column: str) -> pd.DataFrame:

@@ -315,7 +315,7 @@ def reference_studies(plans: Sequence[str]) -> list[ReferenceStudy]:
 @functools.lru_cache(maxsize=64)
 def read_reference(path: Path) -> ReferenceStudy:
     """Read a table of results."""
-    with reading(path, mend=REFERENCE_MEND):
+    with reading(path, repair=REFERENCE_MEND):
         lines = path.read_text(encoding="utf-8").splitlines()
         table = pd.read_csv(path, comment="#", dtype={ARM: str})
         pairs = [line.removeprefix("# ").partition(": ") for line in reversed(lines) if line.startswith("#")]

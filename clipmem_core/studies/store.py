@@ -16,7 +16,7 @@ from typing_extensions import TypedDict
 
 from clipmem_core import columns as c
 from clipmem_core.audits.settings import check_fields
-from clipmem_core.audits.store import Audit, Inner, Named, Whole, inside, read_table, write_json, write_table
+from clipmem_core.audits.store import Audit, Count, Inner, Named, inside, read_table, write_json, write_table
 from clipmem_core.config import AuditConfig, as_dict
 from clipmem_core.io import read_json
 
@@ -51,7 +51,7 @@ class StudyFile(TypedDict):
     reference_fields: Values
     arms: dict[Inner, Values]
     settings: dict[Inner, str]  # the text of each arm that a text can describe
-    seeds_per_split: Whole  # 0: all seeds share one split
+    seeds_per_split: Count  # 0: all seeds share one split
     compared: list[str]  # a fingerprint of the pairs compared, of each split
     dataset_fingerprint: Inner
     machine: dict[str, str | int]
@@ -81,13 +81,13 @@ class StudyFolder(Named):
     @property
     def asked(self) -> dict[str, Any]:
         """The content of study.json."""
-        return read_json(self.folder / STUDY, StudyFile, mend=MEND)
+        return read_json(self.folder / STUDY, StudyFile, repair=MEND)
 
     @property
     def own(self) -> list[dict[str, Any]]:
         """The content of own.json: the arms that a person added, run or not."""
         path = self.folder / OWN
-        return list(read_json(path, OwnFile, mend=MEND)["arms"]) if path.is_file() else []
+        return list(read_json(path, OwnFile, repair=MEND)["arms"]) if path.is_file() else []
 
     @property
     def settings(self) -> dict[str, str]:
@@ -124,7 +124,7 @@ class StudyFolder(Named):
 
     def _table(self, name: str) -> pd.DataFrame:
         path = self.folder / name
-        return read_table(path, mend=MEND) if path.is_file() else pd.DataFrame({ARM: [], SEED: []})
+        return read_table(path, repair=MEND) if path.is_file() else pd.DataFrame({ARM: [], SEED: []})
 
     def done(self) -> list[tuple[str, int]]:
         """Return the arms and seeds that have their row, in the order of the rows."""

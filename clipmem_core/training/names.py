@@ -64,7 +64,7 @@ def model_file(name: str) -> Path:
 def _checked_file(path: Path) -> Path:
     if not path.is_file():
         raise InputError(f"model {str(path)!r} is not a file: give the path of a JSON model config in open_clip's form")
-    config = read_json(path, mend="give a JSON model config in open_clip's form")
+    config = read_json(path, repair="give a JSON model config in open_clip's form")
     config = config.get("model_cfg", config) if isinstance(config, dict) else {}
     types = {"embed_dim": int, "vision_cfg": dict, "text_cfg": dict}
     missing = [k for k, kind in types.items() if not isinstance(config, dict) or not isinstance(config.get(k), kind)]

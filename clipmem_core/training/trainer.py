@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from clipmem_core.columns import ALIGNMENT
 from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.draws import CAPTION, ORDER, hashed
-from clipmem_core.io import replacing, shortage, whole_archive
+from clipmem_core.io import is_complete_archive, replacing, shortage
 from clipmem_core.mitigations import ADAPTIVE, Batch, Mitigation, can_cut_text, mitigations_of
 from clipmem_core.scores.alignment import external_means, pair_terms
 from clipmem_core.training.model import Model, autocast, encode_image, encode_text, text_features, text_input
@@ -313,7 +313,7 @@ class Trainer:
 
     def resume(self, folder: Path) -> None:
         """Load the last saved state; one that is missing or broken is ignored."""
-        if not whole_archive(folder / STATE):
+        if not is_complete_archive(folder / STATE):
             return
         try:
             state = torch.load(folder / STATE, map_location=self.device, weights_only=True)

@@ -67,10 +67,10 @@ def test_a_check_finds_what_the_audit_will_have(data: Path) -> None:
     ],
 )
 def test_what_is_wrong_is_one_line(data: Path, capsys: Captured, request_: Request, message: str) -> None:
-    code, message_ = checked(request_, capsys)
+    code, line = checked(request_, capsys)
     assert code == 2
-    assert message in message_
-    assert message_.count("\n") == 1
+    assert message in line
+    assert line.count("\n") == 1
 
 
 HOSTILE = "[bold]shout[/bold] :smile: [/] {x} \\"

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from scipy import stats
 
-from clipmem_core.audits.executor import PROGRAM, Looks, Task, do_work
+from clipmem_core.audits.executor import PROGRAM, Task, TaskEvents, do_work
 from clipmem_core.audits.run import run_audit
 from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.scores.detection import DETECTORS, MISFIT_SECOND
@@ -38,7 +38,7 @@ SHARE = 0.2
 KINDS = ["random", "duplicates"]
 
 
-def here(tasks: Sequence[Task]) -> Looks:
+def here(tasks: Sequence[Task]) -> TaskEvents:
     """Run plantings, and shards of features, in this process."""
     threads = torch.get_num_threads()
     for task in tasks:

@@ -11,7 +11,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from clipmem_core import columns as c
-from clipmem_core.audits.executor import Looks, Task
+from clipmem_core.audits.executor import Task, TaskEvents
 from clipmem_core.audits.member import open_member, trained_model
 from clipmem_core.audits.prepare import membership_of, sides_of
 from clipmem_core.audits.store import Audit, read_embeddings
@@ -284,7 +284,7 @@ def test_a_cluster_trains_members_of_all_arms_and_seeds_side_by_side_and_no_numb
 ) -> None:
     asked: list[list[str]] = []
 
-    def cluster(tasks: Sequence[Task]) -> Looks:
+    def cluster(tasks: Sequence[Task]) -> TaskEvents:
         asked.append([f"{folder.parents[1].name}/{folder.name}" for task in tasks for folder in task.folders])
         yield from here(tasks)
 

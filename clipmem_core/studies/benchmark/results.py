@@ -77,11 +77,11 @@ class Benchmark(Named):
     @property
     def asked(self) -> dict[str, Any]:
         """The content of benchmark.json; its config as an `AuditConfig`."""
-        return read_json(self.folder / BENCHMARK, BenchmarkFile, mend=MEND)
+        return read_json(self.folder / BENCHMARK, BenchmarkFile, repair=MEND)
 
     @property
     def pairs(self) -> pd.DataFrame:
-        return read_table(self.folder / PAIRS, mend=MEND)
+        return read_table(self.folder / PAIRS, repair=MEND)
 
     @property
     def prepared(self) -> Prepared:
@@ -103,7 +103,7 @@ class Benchmark(Named):
 
     def read(self, piece: Piece) -> dict[str, Any]:
         """Return a planting's result."""
-        return read_json(self.result(piece), dict[str, Any], mend="delete it and run the benchmark again")
+        return read_json(self.result(piece), dict[str, Any], repair="delete it and run the benchmark again")
 
     def results(self) -> list[dict[str, Any]]:
         """Return every planting's result; those whose kind had no room are left out."""
