@@ -1,4 +1,4 @@
-"""The commands, each a function whose signature gives its flags. Wrong input is one line on stderr and exit code 2."""
+"""The commands, each a function whose signature defines its flags. Wrong input is one line and exit code 2."""
 
 import argparse
 import dataclasses
@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, get_args
 
 from clipmem_core import __version__
-from clipmem_core import config as settings
+from clipmem_core import config as configs
 from clipmem_core.audits.console import RichScreen, show_audits, show_verdict, write_results
 from clipmem_core.audits.jobs import run_job
 from clipmem_core.audits.settings import audit_name
@@ -22,31 +22,31 @@ from clipmem_core.audits.store import open_audit
 from clipmem_core.config import AuditConfig, InputError, SourceOptions, preset_config
 from clipmem_core.io import shortage
 
-if TYPE_CHECKING:  # a command starts faster without what it does not use
+if TYPE_CHECKING:  # a command imports only what it needs, to start faster
     from clipmem_core.audits.executor import Executor
 
 DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 AUDIT_IT = "audit it: "  # begins the line with the command that audits an export
 
-# A parameter annotated with a text is a flag, one with a tuple of its name in messages and a text is positional.
+# A parameter annotated with a text is a flag; one annotated with (name in messages, text) is positional.
 Source = Annotated[str, ("SOURCE", "a path, a URL, a hub name, or `scenes`")]
 Name = Annotated[str, ("NAME", "the audit")]
 Engine = Annotated[Literal["local", "ray"], "what runs the work: this machine, or the Ray cluster of RAY_ADDRESS"]
 Texts = tuple[str, ...]
-LOCKED = preset_config(settings.DEFAULT_PRESET)
+LOCKED = preset_config(configs.DEFAULT_PRESET)
 
 
 def _executor(engine: str, config: AuditConfig) -> "Executor | None":
     if engine == "local":
         return None
-    from clipmem_core.audits.cluster import imported, ray_tasks
+    from clipmem_core.audits.cluster import import_ray, ray_tasks
 
-    imported()
+    import_ray()
     return functools.partial(ray_tasks, gpus=int(config.device == "cuda"))
 
 
 def _inspect(source: Source, options: SourceOptions = SourceOptions()) -> None:  # noqa: B008
-    """Print what is in a data set and what is broken; changes nothing."""
+    """Print the content of a data set and its errors; changes nothing."""
     from clipmem_core.audits.preflight import inspect_source
 
     inspect_source(source, options)
@@ -57,7 +57,7 @@ def _fetch(name: Annotated[str, ("SET", "openclipart | tuxpaint")]) -> None:
     from clipmem_core.pairs.debian import fetch
 
     with RichScreen() as screen:
-        folder = fetch(name, data=settings.data_folder(), report=screen.say)
+        folder = fetch(name, data=configs.data_folder(), report=screen.say)
         screen.say(f"next: python -m clipmem_core audit {folder} --name {name}")
 
 
@@ -89,13 +89,13 @@ def _score(
     """Score existing checkpoints: no training."""
     from clipmem_core.audits.checkpoints import COMPARISON_CLAIM, compare_checkpoints, score_checkpoints
 
-    how: dict[str, Any] = {"name": name, "checkpoints": checkpoints}
     with RichScreen() as screen:
+        options: dict[str, Any] = {"name": name, "checkpoints": checkpoints, "screen": screen}
         if not membership:
-            screen.say(f"{compare_checkpoints(source, config, **how, screen=screen)}: one row a pair")
+            screen.say(f"{compare_checkpoints(source, config, **options)}: one row a pair")
             screen.say(COMPARISON_CLAIM)
             return
-        finished = score_checkpoints(source, config, **how, membership=membership, screen=screen)
+        finished = score_checkpoints(source, config, membership=membership, **options)
     show_verdict(finished)
 
 
@@ -110,12 +110,12 @@ def _study(
     source: Source,
     name: Annotated[str, "the study's folder"],
     also: Annotated[Texts, 'one more arm, such as "text_mask=0.3 decisions"', "repeated"] = (),
-    only: Annotated[Texts, "train only this arm now, and the one all are compared with", "repeated"] = (),
+    only: Annotated[Texts, "train only this arm and the baseline now", "repeated"] = (),
     seeds_per_split: Annotated[
         int, "seeds that train on one split of the pairs before another is drawn; 0: all share one"
     ] = 1,
     engine: Engine = "local",
-    config: AuditConfig = AuditConfig(),  # noqa: B008 the paper's claims are about trained encoders
+    config: AuditConfig = AuditConfig(),  # noqa: B008 studies are about trained encoders, not locked ones
 ) -> None:
     """Compare settings over several seeds, each with its f and its g: memorization, utility and price."""
     from clipmem_core.review.decisions import decided_of
@@ -123,19 +123,17 @@ def _study(
     from clipmem_core.studies.results import show_study
     from clipmem_core.studies.run import run_study
 
-    how: dict[str, Any] = {"also": [parse_setting(text) for text in also], "only": only, "decisions": decided_of}
-    how |= {"seeds_per_split": seeds_per_split, "executor": _executor(engine, config)}
+    options: dict[str, Any] = {"also": [parse_setting(text) for text in also], "only": only, "decisions": decided_of}
+    options |= {"seeds_per_split": seeds_per_split, "executor": _executor(engine, config)}
     with RichScreen(config.batch_size) as screen:
-        done = run_study(study, source, config, name=name, **how, screen=screen)
-    show_study(done)
+        finished = run_study(study, source, config, name=name, **options, screen=screen)
+    show_study(finished)
 
 
 def _benchmark(
     source: Source,
     name: Annotated[str, "the benchmark's folder; empty names it after the source"] = "",
-    plantings: Annotated[
-        int, "of each kind and share, each with another split, other pairs and members of its own"
-    ] = 5,
+    plantings: Annotated[int, "of each kind and share, each with another split, other pairs and other members"] = 5,
     kinds: Annotated[Texts, "random | label | nearest | partly | vague | duplicates; all if none is named"] = (),
     shares: Annotated[tuple[float, ...], "of the scored pairs, for swaps; .05 .2 .4 if none is named"] = (),
     out: Annotated[str, "a CSV file for the table"] = "",
@@ -146,13 +144,13 @@ def _benchmark(
     from clipmem_core.studies.benchmark import results
     from clipmem_core.studies.benchmark.run import run_benchmark
 
-    how: dict[str, Any] = {"plantings": plantings, "kinds": kinds, "shares": shares}
-    how |= {"name": name or audit_name(source, config), "executor": _executor(engine, config)}
+    options: dict[str, Any] = {"plantings": plantings, "kinds": kinds, "shares": shares}
+    options |= {"name": name or audit_name(source, config), "executor": _executor(engine, config)}
     with RichScreen() as screen:
-        done = run_benchmark(source, config, **how, screen=screen)
-    results.show_benchmark(done)
+        finished = run_benchmark(source, config, **options, screen=screen)
+    results.show_benchmark(finished)
     if out:
-        results.write_results(done, Path(out))
+        results.write_results(finished, Path(out))
 
 
 def _units(
@@ -184,7 +182,7 @@ def _export(
     name: Name,
     format: Annotated[str, "csv | coco | folder | imagefolder | wds | datacomp | html | decisions"],
     out: Annotated[str, "the file or folder to write"],
-    overwrite: Annotated[bool, "replace what is there"] = False,
+    overwrite: Annotated[bool, "replace an existing file or folder"] = False,
 ) -> None:
     """Write an audit's cleaned data set, decisions or report in a format of other tools."""
     from clipmem_core.exports import write
@@ -197,7 +195,7 @@ def _export(
             screen.say(line)
 
 
-def _again(
+def _reaudit(
     audit: Name, name: Annotated[str, "the second audit's folder; empty adds -again to the first one's"] = ""
 ) -> None:
     """Audit an audit's cleaned data set with the same members, and compare retrieval and memorization."""
@@ -214,7 +212,7 @@ def _results(
     out: Annotated[str, ("CSV", "the file to write")],
     study: Annotated[bool, "NAME is a study"] = False,
 ) -> None:
-    """Write the results of an audit or a study as a small CSV that says how it was made."""
+    """Write the results of an audit or a study as a small CSV with its command and machine."""
     from clipmem_core.studies import results, store
 
     if study:
@@ -222,7 +220,7 @@ def _results(
         return
     audit = open_audit(name)
     if not audit.finished:
-        raise InputError(f"audit {audit.name!r} is not finished: run it again, it goes on where it stopped")
+        raise InputError(f"audit {audit.name!r} is not finished: run it again to resume it")
     write_results(audit, Path(out))
 
 
@@ -251,10 +249,10 @@ def _map(audit: str, name: str) -> None:
 
 TYPED = (
     *(_inspect, _fetch, _audit, _score, _study, _benchmark, _units, _paradigms),
-    *(_export, _again, _results, _list),
+    *(_export, _reaudit, _results, _list),
 )
 COMMANDS: dict[str, Callable[..., None]] = {command.__name__[1:]: command for command in TYPED}
-# The work of detached processes; not for a terminal
+# Run in detached processes, not in a terminal
 PROCESSES: dict[str, Callable[..., int | None]] = {"job": _job, "check": _check, "map": _map}
 
 
@@ -264,7 +262,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse(arguments: Sequence[str]) -> SimpleNamespace:
-    """Return a command and its arguments; the first mistake is one line."""
+    """Return a command and its arguments; the first mistake is an input error."""
     if not arguments or arguments[0] in ("-h", "--help"):
         lines = [f"  {name:9} {(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()]
         overview = ["usage: python -m clipmem_core COMMAND …", "", *lines, "", "COMMAND --help lists every flag."]
@@ -275,7 +273,7 @@ def parse(arguments: Sequence[str]) -> SimpleNamespace:
         print(f"clipmem {__version__}")
         raise SystemExit(DONE)
     if name not in COMMANDS:
-        hint = settings.did_you_mean(name, COMMANDS)
+        hint = configs.did_you_mean(name, COMMANDS)
         raise InputError(f"command {name!r} is unknown: choose one of {', '.join(COMMANDS)}{hint}")
     changes: dict[str, Any] = {}
     if name == "study":
@@ -290,43 +288,43 @@ def _parse_words(
 ) -> SimpleNamespace:
     """Parse the words after a command; `changes` are defaults that differ from the preset's."""
     parameters = introspection.signature(command).parameters.values()
-    parts = [each for each in parameters if dataclasses.is_dataclass(each.default)]
-    fields = [(each, get_args(each.annotation)) for each in parameters if each not in parts]
+    parts = [parameter for parameter in parameters if dataclasses.is_dataclass(parameter.default)]
+    fields = [(parameter, get_args(parameter.annotation)) for parameter in parameters if parameter not in parts]
     metavars = [help[0] for _, (_, help, *_) in fields if isinstance(help, tuple)]
-    how: dict[str, Any] = {"allow_abbrev": False, "argument_default": argparse.SUPPRESS}
     usage = " ".join([program, "[options]", *metavars])
-    parser, flags = _Parser(prog=program, usage=usage, description=command.__doc__, **how), list[str]()
-    for each, (kind, help, *repeated) in fields:
-        flags += _add(parser, each.name, kind, each.default, help, repeated=bool(repeated))
-    for each in parts:
+    suppressed: dict[str, Any] = {"allow_abbrev": False, "argument_default": argparse.SUPPRESS}
+    parser, flags = _Parser(prog=program, usage=usage, description=command.__doc__, **suppressed), list[str]()
+    for field, (kind, help, *repeated) in fields:
+        flags += _add(parser, field.name, kind, field.default, help, repeated=bool(repeated))
+    for part in parts:
         group = parser.add_argument_group("settings")
-        for name, value in (settings.flat(settings.as_dict(each.default)) | dict(changes)).items():
-            flags += _add(group, name, type(value), value, settings.FIELDS[name].help)
+        for name, value in (configs.flat(configs.as_dict(part.default)) | dict(changes)).items():
+            flags += _add(group, name, type(value), value, configs.FIELDS[name].help)
     namespace, unknown = parser.parse_known_args(words)
     if unknown:
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}{settings.did_you_mean(unknown[0], flags)}")
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}{configs.did_you_mean(unknown[0], flags)}")
     typed: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in vars(namespace).items()
     }
-    values = {each.name: typed.pop(each.name, each.default) for each, _ in fields}
-    for each in parts:
-        part: Any = each.default
-        if isinstance(part, AuditConfig):
-            part = dataclasses.replace(preset_config(typed.get("preset", part.preset)), **changes)
-            part = dataclasses.replace(part, source=_replaced(part.source, typed))
-        values[each.name] = _replaced(part, typed)
+    values = {field.name: typed.pop(field.name, field.default) for field, _ in fields}
+    for part in parts:
+        filled: Any = part.default
+        if isinstance(filled, AuditConfig):
+            filled = dataclasses.replace(preset_config(typed.get("preset", filled.preset)), **changes)
+            filled = dataclasses.replace(filled, source=_replaced(filled.source, typed))
+        values[part.name] = _replaced(filled, typed)
     return SimpleNamespace(command=command, **values)
 
 
 def _add(parser: Any, name: str, kind: Any, default: Any, help: Any, *, repeated: bool = False) -> list[str]:
     """Add a parameter to a parser or a group, and return its flags."""
     metavar, help = help if isinstance(help, tuple) else ("", help)
-    said = (help() if callable(help) else help).replace("%", "%%")
+    text = (help() if callable(help) else help).replace("%", "%%")
     if metavar:
-        return parser.add_argument(name, help=said, metavar=metavar).option_strings
+        return parser.add_argument(name, help=text, metavar=metavar).option_strings
     required = default is introspection.Parameter.empty
     shown = not required and default not in ("", ()) and default is not False
-    arguments: dict[str, Any] = {"help": f"{said} (default: {default})" if shown else said, "required": required}
+    arguments: dict[str, Any] = {"help": f"{text} (default: {default})" if shown else text, "required": required}
     value, *more = get_args(kind) or [kind]
     if kind is bool:
         arguments["action"] = argparse.BooleanOptionalAction
@@ -339,7 +337,7 @@ def _add(parser: Any, name: str, kind: Any, default: Any, help: Any, *, repeated
 
 
 def _replaced(part: Any, typed: Mapping[str, Any]) -> Any:
-    names = {each.name for each in dataclasses.fields(part)}
+    names = {field.name for field in dataclasses.fields(part)}
     return dataclasses.replace(part, **{name: value for name, value in typed.items() if name in names})
 
 
@@ -355,13 +353,14 @@ def main(arguments: Sequence[str]) -> int:
         print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
         return WRONG_INPUT
     except KeyboardInterrupt:
-        print("interrupted: the same command goes on where it stopped", file=sys.stderr)
+        print("interrupted: the same command resumes it", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # of `… | head`
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     except (OSError, RuntimeError, MemoryError) as error:
-        said, short = " ".join(str(error).splitlines()), shortage(error)
-        go_on = f"{short}, and the same command goes on where it stopped{f' ({said})' if said else ''}"
-        print(f"error: {go_on if short else said}", file=sys.stderr)
+        message, short = " ".join(str(error).splitlines()), shortage(error)
+        if short:
+            message = f"{short}, and the same command resumes it{f' ({message})' if message else ''}"
+        print(f"error: {message}", file=sys.stderr)
         return WRONG_INPUT if short else FAILED
     return DONE

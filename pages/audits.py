@@ -1,4 +1,4 @@
-"""All audits: start one, follow its progress, open, rename or delete it."""
+"""All audits: start one, follow its progress, open or delete it."""
 
 import streamlit as st
 

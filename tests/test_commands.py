@@ -7,10 +7,8 @@ from PIL import Image
 
 from clipmem_core import commands
 from clipmem_core.audits.jobs import resume_arguments
-from clipmem_core.audits.settings import audit_name
 from clipmem_core.commands import main, parse
-from clipmem_core.config import AuditConfig, InputError, preset_config
-from tests.exports.sources import audited, make_source
+from clipmem_core.config import InputError, preset_config
 from tests.fixtures import make_audit
 
 Captured = pytest.CaptureFixture[str]
@@ -36,7 +34,7 @@ WRONG = [
     ("score scenes --name x --membership m.csv --checkpoints a.pt", "--membership 'm.csv' is not a file"),
     ("export x --format csv --out x.csv", "there is no audit 'x' in"),
     ("units x", "there is no audit 'x' in"),
-    ("again x", "there is no audit 'x' in"),
+    ("reaudit x", "there is no audit 'x' in"),
     ("paradigms x", "there is no audit 'x' in"),
     ("results x out.csv", "there is no audit 'x' in"),
     ("results x out.csv --study", "there is no study 'x' in"),
@@ -59,7 +57,7 @@ def test_wrong_input_is_one_line_and_exit_code_2(typed: str, message: str, data:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"\x89PNG\r\n\x1a\n and no more", "nothing is left to audit of 3 rows"),
+        (b"\x89PNG\r\n\x1a\n and no more", "no usable pair among 3 rows"),
         (b"", "an audit needs at least 200 usable pairs, found 3"),
     ],
 )
@@ -86,14 +84,6 @@ def test_a_data_folder_that_cannot_be_written_is_named(
     assert line_of(capsys).endswith("set CLIPMEM_DATA")
 
 
-def test_help_lists_the_commands_and_their_flags(capsys: Captured) -> None:
-    for arguments, expected in ((["--help"], "inspect"), (["audit", "--help"], "--plant-miscaptions")):
-        with pytest.raises(SystemExit) as end:
-            main(arguments)
-        assert not end.value.code
-        assert expected in capsys.readouterr().out
-
-
 def test_an_audit_locks_towers_and_what_judges_encoders_trains_them() -> None:
     audit = parse(shlex.split("audit set.csv --lr 0.5")).config
     assert audit == replace(preset_config("locked"), lr=0.5)
@@ -108,32 +98,6 @@ def test_a_switch_that_a_preset_turns_on_is_typed_to_be_off() -> None:
     assert parse(["audit", *words]).config == config
 
 
-def test_an_export_says_what_is_in_it_and_how_to_read_it_back(data: Path, tmp_path: Path, capsys: Captured) -> None:
-    audited(make_source("tar", tmp_path / "set"))
-    typed = ["export", "mine", "--format", "csv", "--out", str(tmp_path / "clean.csv")]
-    assert main(typed) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert f"{tmp_path}/clean.csv: 10 pairs kept, 0 removed, 0 recaptioned" in lines
-    assert f"note: 10 pictures were extracted to {tmp_path}/clean_images" in lines
-    (command,) = (line.partition(": ")[2] for line in lines if line.startswith("audit it: "))
-    assert command.startswith(f"python -m clipmem_core audit {tmp_path}/clean.csv --name mine-clean --image-folder")
-    assert main(typed) == 2
-    assert "exists already: choose another --out, or replace it with --overwrite" in line_of(capsys)
-    assert main([*typed, "--overwrite"]) == 0
-
-
-@pytest.mark.parametrize(
-    ("source", "protocol", "expected"),
-    [
-        ("scenes", "ensemble", "scenes"),
-        ("data/sets/openclipart/", "paper", "openclipart-paper"),
-        ("/x/my photos (1).csv", "ensemble", "my-photos-1"),
-    ],
-)
-def test_an_audit_is_named_after_its_source(source: str, protocol: str, expected: str) -> None:
-    assert audit_name(source, AuditConfig(protocol=protocol)) == expected
-
-
 @pytest.mark.parametrize(
     ("raised", "code", "message"),
     [
@@ -146,7 +110,7 @@ def test_an_audit_is_named_after_its_source(source: str, protocol: str, expected
             "error: the disk is full: free some space, and the same",
         ),
         (MemoryError("picture 'a.png'"), 2, "error: memory ran out: close other programs"),
-        (KeyboardInterrupt(), 130, "interrupted: the same command goes on where it stopped"),
+        (KeyboardInterrupt(), 130, "interrupted: the same command resumes it"),
     ],
 )
 def test_each_way_to_end_has_its_code_and_one_line(

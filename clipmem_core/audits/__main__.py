@@ -14,14 +14,14 @@ from clipmem_core.io import shortage
 
 
 def _end_with_parent() -> None:
-    """Exit when the parent process ends and closes its pipe: a resumed audit starts this work anew."""
+    """Exit when the parent process ends and closes its pipe; a resumed audit starts this work again."""
     if stat.S_ISFIFO(os.fstat(0).st_mode):
         os.read(0, 1)
         os._exit(1)
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Do the work of a task. An error is one line of JSON on stderr, or an exit code if the machine ran short."""
+    """Run a task. An error is one line of JSON on stderr, or an exit code if disk or memory ran out."""
     logging.getLogger().setLevel(logging.ERROR)
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     threading.Thread(target=_end_with_parent, daemon=True).start()

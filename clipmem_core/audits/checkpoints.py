@@ -52,7 +52,7 @@ def score_checkpoints(
     with store.acquire_lock(audit.folder, what="audit"):
         fresh = not audit.begun
         _begin(audit, source, config, files, screen, lambda pairs: align_membership(table, names, pairs))
-        finish_audit(audit, screen, fresh=fresh)
+        finish_audit(audit, screen, is_new=fresh)
     return audit
 
 

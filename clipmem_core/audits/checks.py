@@ -1,8 +1,8 @@
-"""The table of checks that need no model, made with the audit or at its first use."""
+"""The table of checks that need no model."""
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -27,9 +27,9 @@ _VERSION_KEY = b"clipmem_checks"  # in the file's metadata
 
 
 def ensure_checks(audit: Audit) -> Path:
-    """Return the file of an audit's checks, made if it is missing, broken or of another version of the checks.
+    """Return the file of an audit's checks; compute it if it is missing or of another version of the checks.
 
-    Its columns: pair_id; a bool for each check, null if unknown; brightness, contrast and sharpness of the picture;
+    Columns: pair_id; a bool for each check, null if unknown; brightness, contrast and sharpness of the picture;
     lookalike_of, the id of the first of its near-duplicates, or null.
     """
     path = audit.folder / store.CHECK_TABLE
@@ -40,7 +40,7 @@ def ensure_checks(audit: Audit) -> Path:
 
 
 def stored_checks(audit: Audit) -> Path | None:
-    """Return the file of an audit's checks if it exists and is of this version of the checks."""
+    """Return the file of an audit's checks if it exists in this version."""
     path = audit.folder / store.CHECK_TABLE
     try:
         version = (pq.read_schema(path).metadata or {}).get(_VERSION_KEY)
@@ -55,18 +55,18 @@ def _write(audit: Audit, path: Path) -> None:
     pictures = _pictures(audit, pairs)
     frequencies = caption_frequencies(captions for captions, _ in _captions(audit))
     names = [name for name, check in CHECKS.items() if check.of == "captions"]
-    found = []
+    blocks = []
     for captions, count in _captions(audit):
         cut = _cut(record.config, list(captions.texts))
-        block = dataclasses.replace(captions, cut=cut, frequencies=frequencies)
-        found.append(check_table(block, Pictures(), pairs=count)[names])
+        captions = dataclasses.replace(captions, cut=cut, frequencies=frequencies)
+        blocks.append(check_table(captions, Pictures(), pairs=count)[names])
     table = check_table(Captions.from_pairs([]), pictures, pairs=len(pairs))
-    table = table.assign(**pd.concat(found, ignore_index=True))
+    table = table.assign(**pd.concat(blocks, ignore_index=True))
     table.insert(0, c.PAIR_ID, pairs[c.PAIR_ID])
     first = np.full(len(pairs), None)
     if pictures.clusters is not None:
-        alike = np.flatnonzero(table["lookalike"])
-        first[alike] = pairs[c.PAIR_ID].iloc[pictures.clusters[alike]]
+        rows = np.flatnonzero(table["lookalike"])
+        first[rows] = pairs[c.PAIR_ID].iloc[pictures.clusters[rows]]
     table[LOOKALIKE_OF] = pd.Series(first, table.index, dtype=object)
     arrow = pa.Table.from_pandas(table, preserve_index=False)
     metadata = (arrow.schema.metadata or {}) | {_VERSION_KEY: str(VERSION).encode()}
@@ -79,7 +79,7 @@ def _captions(audit: Audit) -> Iterator[tuple[Captions, int]]:
 
 
 def _pictures(audit: Audit, pairs: pd.DataFrame) -> Pictures:
-    """Return the measurements of the pictures; few of them if the pictures are gone."""
+    """Return the measurements of the pictures, without those that need missing files."""
     shape, config = pairs[[c.WIDTH, c.HEIGHT]].to_numpy(), audit.record.config
     shorter = shape.min(axis=1) if shape.all() else None
     try:
@@ -102,31 +102,24 @@ def _pictures(audit: Audit, pairs: pd.DataFrame) -> Pictures:
 
 
 def _cut(config: AuditConfig, texts: list[str]) -> np.ndarray | None:
-    """Tell which captions are longer than the text tower reads, bool [n_captions]; None if that is unknown."""
+    """Tell which captions are longer than the text encoder reads, bool [n_captions]; None if that is unknown."""
     if config.features:
         return None
-    cut = np.zeros(len(texts), bool)
     try:
-        context, count = _tokenizer(config)
+        tower = towers_of(config).text if config.lock_text else None
+        context = tower.context if tower else int(model_config(config.model)["text_cfg"].get("context_length", 77))
         sizes = np.array([len(text.encode("utf-8", "surrogatepass")) for text in texts])
-        long = np.flatnonzero(sizes > context - 2)  # a token is at least one byte
-        if len(long):
-            cut[long] = count([texts[place] for place in long]) > context
+        cut = sizes > context - 2  # a token is at least one byte
+        if cut.any():
+            from clipmem_core.features import embed, towers  # torch, which the other checks do without
+            from clipmem_core.training.model import open_tokenizer
+
+            long = [texts[row] for row in np.flatnonzero(cut)]
+            if tower:
+                lengths = embed.token_lengths(opened(tower), long)
+            else:
+                lengths = towers.open_clip_lengths(open_tokenizer(config.model), long)
+            cut[cut] = lengths > context
     except InputError:
         return None
     return cut
-
-
-def _tokenizer(config: AuditConfig) -> tuple[int, Callable[[list[str]], np.ndarray]]:
-    """Return how many tokens the text tower reads, and the function that counts those of captions."""
-    if config.lock_text:
-        from clipmem_core.features.embed import token_lengths  # torch, which the other checks do without
-
-        tower = towers_of(config).text
-        assert tower is not None
-        return tower.context, lambda texts: token_lengths(opened(tower), texts)
-    from clipmem_core.features.towers import open_clip_lengths
-    from clipmem_core.training.model import open_tokenizer
-
-    context = int(model_config(config.model)["text_cfg"].get("context_length", 77))
-    return context, lambda texts: open_clip_lengths(open_tokenizer(config.model), texts)

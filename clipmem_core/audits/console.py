@@ -1,4 +1,4 @@
-"""Shows an audit on a terminal while it runs and when it is finished; writes its results as a CSV file."""
+"""Shows the progress and results of an audit on a terminal, and writes its results as a CSV file."""
 
 import math
 import time
@@ -36,13 +36,13 @@ PAGE = "http://localhost:8501/overview"
 
 
 def command_of(audit: Audit) -> str:
-    """Return the command that makes an audit again."""
+    """Return the command that reproduces an audit."""
     config = audit.record.config
-    # Nobody types what depends on the machine or follows from other fields
-    following = [*affecting("machine")]
+    # Without fields that depend on the machine or follow from others
+    omitted = [*affecting("machine")]
     if config.protocol == "paper" or config.members == 2 * config.folds:
-        following.append("members")
-    values = {name: value for name, value in typed(as_dict(config)).items() if name not in following}
+        omitted.append("members")
+    values = {name: value for name, value in typed(as_dict(config)).items() if name not in omitted}
     words = ["python -m clipmem_core audit", audit.record.source, f"--name {audit.name}", f"--preset {config.preset}"]
     return " ".join([*words, *typed_flags(values)])
 
@@ -71,8 +71,8 @@ def result_rows(audit: Audit) -> pd.DataFrame:
     for name in ("image", "text", "fit"):
         add("encoders", "scored or candidate", name, verdict["encoders"][name])
     for row in verdict["attacks"]:
-        for over, kind in (("members", "95% interval over members"), ("pairs", "95% bootstrap over pairs")):
-            low, high = row[f"{over}_low"], row[f"{over}_high"]
+        for unit, kind in (("members", "95% interval over members"), ("pairs", "95% bootstrap over pairs")):
+            low, high = row[f"{unit}_low"], row[f"{unit}_high"]
             if row["value"] is not None and low is not None:
                 interval = {"low": low, "high": high, "kind": kind}
                 add("attack", row["attack"], row["measure"], row["value"], **interval, n=row["targets"])
@@ -86,7 +86,7 @@ def result_rows(audit: Audit) -> pd.DataFrame:
 
 
 def write_results(audit: Audit, path: Path) -> None:
-    """Write the results as a CSV file with comment lines that say where they come from."""
+    """Write the results as a CSV file whose comment lines hold the command, machine and seeds."""
     record = audit.record
     head = [
         f"command: {command_of(audit)}",
@@ -136,7 +136,7 @@ class RichScreen:
         self.tasks: dict[str, TaskID] = {}
         self.stages: dict[str, str] = {}
         self.warned: set[str] = set()
-        self.last_line, self.counted = "", 0.0  # and when a count was last printed
+        self.last_line, self.counted = "", 0.0  # the second is the time of the last printed count
 
     def __enter__(self) -> Self:
         self.progress.start()
@@ -169,12 +169,12 @@ class RichScreen:
             if self.batch_size and member.at_chance(self.batch_size) and member.name not in self.warned:
                 self.warned.add(member.name)
                 self.say(
-                    f"warning: member {member.name} still guesses (loss {member.loss:.2f}): "
+                    f"warning: the loss of member {member.name} is at chance ({member.loss:.2f}): "
                     "try another --lr, a smaller --batch-size or more --epochs"
                 )
 
     def _count(self, what: str, done: int, total: int) -> None:
-        """Show a bar; on a pipe, a line once a second that repeats what is counted: a page reads the last line."""
+        """Show a bar; on a pipe, print a line once a second that repeats the stage, because a page reads one line."""
         if self.console.is_terminal:
             self._bar(what, done, total)
         elif done == total or time.monotonic() - self.counted >= SECONDS_BETWEEN_LINES:
@@ -189,7 +189,7 @@ class RichScreen:
 
 
 def show_verdict(audit: Audit) -> None:
-    """Print an audit's tables and its verdict on itself."""
+    """Print an audit's tables, its checks of itself and its verdict."""
     console, verdict = Console(highlight=False), audit.verdict
 
     def show(title: str, rows: Iterable[dict[str, Any]], columns: Sequence[str] = ()) -> None:
@@ -213,8 +213,8 @@ def show_verdict(audit: Audit) -> None:
     console.print(Text(verdict["sentence"], style="bold"), soft_wrap=True)
     if likely := likely_wrong(verdict)[0]:
         console.print(plain(likely), style="bold", soft_wrap=True)
-    whole = [dict(zip(WHOLE_HEAD, row, strict=True)) for row in whole_rows(verdict)]
-    show(f"counts of all {audit.record.sampled_of:,} pairs", whole)
+    counts = [dict(zip(WHOLE_HEAD, row, strict=True)) for row in whole_rows(verdict)]
+    show(f"counts of all {audit.record.sampled_of:,} pairs", counts)
     for score, use in uses(verdict).items():
         console.print(Text.assemble("  ", (score, "bold"), f" {use}"), soft_wrap=True)
     console.print()
@@ -235,7 +235,7 @@ def show_audits(states: list[State], studies: list[str]) -> None:
 
 
 def _detection(row: dict[str, Any]) -> dict[str, Any]:
-    """Return a detector's row for the screen: its metrics, and how far the first detector leads."""
+    """Return a detector's row for the screen: its metrics, and its distance to the best detector."""
     names = {"score": "score", "AUROC": "auroc", "AP": "average_precision", "P@50": "precision_at_k"}
     shown = {short: row[name] for short, name in names.items()}
     for short, name in (("AUROC", "auroc"), ("AP", "average_precision")):

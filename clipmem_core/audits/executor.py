@@ -1,9 +1,8 @@
-"""Running the members of an audit: the tasks they make up, and the processes side by side that run these."""
+"""Splits the members of an audit into tasks, and runs tasks in processes of this machine."""
 
 import json
 import os
 import pkgutil
-import signal
 import subprocess
 import sys
 import time
@@ -17,33 +16,33 @@ from clipmem_core.audits.store import Audit
 from clipmem_core.config import InputError
 from clipmem_core.io import shortage
 
-SECONDS_BETWEEN_LOOKS = 0.1
+SECONDS_BETWEEN_POLLS = 0.1
 STDERR = ".stderr"
-PROGRAM = (sys.executable, "-m", "clipmem_core.audits")  # what to call, a folder and names follow
-NAMED = 8  # members of a task that a message lists
-# Exit code, plus the error number, of a process that ran out of disk or memory: on a full disk it cannot write why.
+PROGRAM = (sys.executable, "-m", "clipmem_core.audits")  # a function, a folder and names follow
+SHOWN = 8  # members of a task that a message lists
+# Exit code, plus the error number, of a process that ran out of disk or memory: a full disk takes no message.
 RAN_SHORT = 64
-# Without these, glibc returns every large block to the system, and each step faults its pages in anew.
+# By default glibc returns every large block to the system, and each step faults its pages in again.
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "17179869184"}
 
 
 @dataclass(frozen=True)
 class Task:
-    """Members, shards, blocks or plantings that one process computes one after the other, each in its own folder."""
+    """Members, or parts of another computation, that one process computes one after the other."""
 
-    folders: tuple[Path, ...]
+    folders: tuple[Path, ...]  # one for each name
     program: tuple[str, ...]
     names: tuple[str, ...]  # the program's arguments, such as the names of members
     threads: int
-    what: str = "member"  # each is, for messages
+    noun: str = "member"  # for messages
 
     @property
     def command(self) -> tuple[str, ...]:
         return (*self.program, *self.names)
 
 
-# Runs every task and yields each that has ended, and None in between so that its caller can show progress.
-# A task that fails stops the others: InputError if a person can correct it, OSError if its machine ran out of disk or
+# An executor runs every task and yields each that has ended, and None in between so that its caller shows progress.
+# A failed task stops the others: InputError if a person can correct it, OSError if its machine ran out of disk or
 # memory, RuntimeError otherwise.
 TaskEvents = Generator[Task | None, None, None]
 Executor = Callable[[Sequence[Task]], TaskEvents]
@@ -71,52 +70,52 @@ def run_members(
     again: bool = False,
 ) -> None:
     """Train, embed and evaluate every member that is not finished (`again`: in the second round)."""
-    shown = second_names(names) if again else names
+    folders = second_names(names) if again else names
 
     def progress() -> list[MemberProgress]:
-        return [member_progress(audit.folder, name) for name in shown]
+        return [member_progress(audit.folder, name) for name in folders]
 
-    left = [name for name, own in zip(names, progress(), strict=True) if own.stage != "finished"]
-    tasks = member_tasks(audit, left, threads=threads, blocks=blocks, again=again)
+    unfinished = [name for name, member in zip(names, progress(), strict=True) if member.stage != "finished"]
+    tasks = member_tasks(audit, unfinished, threads=threads, blocks=blocks, again=again)
     run_member_tasks(tasks, executor, lambda: watch(progress()))
 
 
 def member_tasks(
     audit: Audit, names: Sequence[str], *, threads: int, blocks: int = 0, again: bool = False
 ) -> list[Task]:
-    """Return the tasks that train some members (`again`: in the second round), one each or in so many blocks."""
+    """Return the tasks that train members (`again`: in the second round), one each or in `blocks` tasks."""
     program = program_of(f"clipmem_core.audits.member:{'train_second_round' if again else 'run_members'}", audit.folder)
-    what = "second training of member" if again else "member"
+    noun = "second training of member" if again else "member"
     blocks = min(blocks or len(names), len(names))
     parts = [names[block::blocks] for block in range(blocks)]
-    return [Task(tuple(map(audit.member, part)), program, tuple(part), threads, what) for part in parts]
+    return [Task(tuple(map(audit.member, part)), program, tuple(part), threads, noun) for part in parts]
 
 
-def run_member_tasks(tasks: Sequence[Task], executor: Executor, look: Callable[[], None]) -> None:
-    """Run tasks and call `look` repeatedly."""
-    with closing(executor(tasks)) as looks:
-        for _ in looks:
-            look()
-    look()
+def run_member_tasks(tasks: Sequence[Task], executor: Executor, report: Callable[[], None]) -> None:
+    """Run tasks and call `report` repeatedly."""
+    with closing(executor(tasks)) as events:
+        for _ in events:
+            report()
+    report()
 
 
 def local_processes(tasks: Sequence[Task], *, at_once: int) -> TaskEvents:
-    """Run each task in a process of this machine, at most so many at once; an `Executor`."""
+    """Run each task in a process of this machine; an `Executor`."""
     waiting, running = list(tasks), list[tuple[Task, "subprocess.Popen[bytes]"]]()
     try:
         while waiting or running:
             while waiting and len(running) < at_once:
                 running.append((waiting[0], start(waiting.pop(0))))
-            time.sleep(SECONDS_BETWEEN_LOOKS)
+            time.sleep(SECONDS_BETWEEN_POLLS)
             yield None
-            for task, process in [one for one in running if one[1].poll() is not None]:
+            for task, process in [pair for pair in running if pair[1].poll() is not None]:
                 running.remove((task, process))
                 process.communicate()
                 _check_end(task, process.returncode)
                 yield task
     finally:
         for _, process in running:
-            process.send_signal(signal.SIGKILL)  # a member's files are complete at any moment
+            process.kill()  # a member's files are complete at any moment
         for _, process in running:
             process.communicate()
 
@@ -141,7 +140,7 @@ def in_this_process(tasks: Sequence[Task]) -> TaskEvents:
 
 
 def environment(threads: int) -> dict[str, str]:
-    """Return the environment of a process that computes with so many threads."""
+    """Return the environment of a process that computes with `threads` threads."""
     path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
     counts = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     return {**os.environ, **KEEP_MEMORY, **counts, "PYTHONPATH": path}
@@ -152,7 +151,7 @@ def start(task: Task) -> "subprocess.Popen[bytes]":
         return subprocess.Popen(
             task.command,
             env=environment(task.threads),
-            stdin=subprocess.PIPE,  # never written to: it closes with this process, and the member ends
+            stdin=subprocess.PIPE,  # never written to; when this process ends it closes, and the member exits
             stdout=errors,
             stderr=errors,
         )
@@ -169,8 +168,6 @@ def _check_end(task: Task, code: int) -> None:
         raise InputError(json.loads(lines[-1])["error"])
     ended = f"was ended by signal {-code}" if code < 0 else f"failed: {lines[-1]}"
     names = [folder.name for folder in task.folders]
-    listed = ", ".join(names[:NAMED] + ["…"] * (len(names) > NAMED))
-    raise RuntimeError(
-        f"{task.what}{'s' if len(names) > 1 else ''} {listed} {ended}; its output is in {path}; "
-        "the same command goes on where it stopped"
-    )
+    listed = ", ".join(names[:SHOWN] + ["…"] * (len(names) > SHOWN))
+    plural = "s" if len(names) > 1 else ""
+    raise RuntimeError(f"{task.noun}{plural} {listed} {ended}; its output is in {path}; the same command resumes it")

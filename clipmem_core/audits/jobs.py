@@ -35,7 +35,7 @@ CANCEL = "cancel"  # a file that marks a job as cancelled
 UNITS, PARADIGMS = "units", "paradigms"  # commands
 FAILED, INTERRUPTED = 1, 130
 PROGRAM = (sys.executable, "-m", "clipmem_core", "job")  # folder and arguments follow
-TRAINS = ("audit", "again", "study", UNITS, PARADIGMS)  # commands of which one runs at a time
+TRAINS = ("audit", "reaudit", "study", UNITS, PARADIGMS)  # one of these commands runs at a time
 WAITS = "waiting for its turn"
 SECONDS_BETWEEN_POLLS = 0.5
 _COUNT = re.compile(r"(?:.*: )?([\d,]+) of ([\d,]+) (pictures|captions)")
@@ -57,7 +57,7 @@ class Job:
 
     @property
     def running(self) -> bool:
-        """Tell whether this process works, and not another one with its pid."""
+        """Tell whether this process runs; another one may have its pid."""
         if self.started is None or (self.folder / EXIT_CODE).is_file():
             return False
         return process_start(self.pid) == self.started
@@ -76,7 +76,7 @@ class Job:
 
     @property
     def cancelled(self) -> bool:
-        """Tell whether it ended by an interrupt, even before Python could handle one."""
+        """Tell whether it was interrupted, even before Python could handle that."""
         if self.exit_code is None:
             return (self.folder / CANCEL).is_file() and not self.running
         return self.exit_code == INTERRUPTED
@@ -102,19 +102,19 @@ class Job:
 
     @property
     def last_lines(self) -> list[str]:
-        """The last lines of the output that are not empty, 4 kB, without terminal colours."""
+        """The non-empty lines in the last 4 kB of the output, without terminal colours."""
         text = _ESCAPES.sub("", tail(self.folder / OUTPUT).decode("utf-8", "replace"))
         return [line.strip() for line in re.split(r"[\r\n]+", text) if line.strip()]
 
     @property
     def count(self) -> tuple[int, int, str] | None:
-        """The numbers of finished and of all pictures or captions in the last line, and which of both."""
-        found = _COUNT.fullmatch(self.last_line)
-        return found and (int(found[1].replace(",", "")), int(found[2].replace(",", "")), found[3])
+        """The finished number, the total and the noun (pictures or captions) in the last line."""
+        match = _COUNT.fullmatch(self.last_line)
+        return match and (int(match[1].replace(",", "")), int(match[2].replace(",", "")), match[3])
 
 
 def process_start(pid: int) -> str | None:
-    """Return the start time of a running process, or None: a pid can be reused, this pair cannot."""
+    """Return the start time of a running process, or None. It tells processes with the same pid apart."""
     # On Linux ticks since the boot, so that setting the clock changes nothing
     since = psutil.boot_time() if psutil.LINUX else 0.0
     try:
@@ -122,7 +122,7 @@ def process_start(pid: int) -> str | None:
         if process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
             return None
         return str(round((process.create_time() - since) * os.sysconf("SC_CLK_TCK")))
-    except (psutil.NoSuchProcess, ValueError, OverflowError):  # also of a number that cannot be a pid
+    except (psutil.NoSuchProcess, ValueError, OverflowError):  # the last two for a number that cannot be a pid
         return None
 
 
@@ -153,8 +153,8 @@ class Task:
             job = self.find()
             if job is not None and job.running:
                 return job
-            for left_over in (JOB, OUTPUT, EXIT_CODE, CANCEL):
-                (self.folder / left_over).unlink(missing_ok=True)
+            for name in (JOB, OUTPUT, EXIT_CODE, CANCEL):
+                (self.folder / name).unlink(missing_ok=True)
             package = str(Path(clipmem_core.__file__).resolve().parents[1])
             path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
             with (self.folder / OUTPUT).open("wb") as log:
@@ -188,7 +188,7 @@ def run_job(folder: Path, arguments: Sequence[str], run: Callable[[Sequence[str]
         code = run(arguments)
     except KeyboardInterrupt:
         code = INTERRUPTED
-    except Exception:  # written before the exit code, so that the page has it as the last line
+    except Exception:  # printed before the exit code is written, so that a page reads it as the last line
         traceback.print_exc()
     finally:
         turn.release()
@@ -198,7 +198,7 @@ def run_job(folder: Path, arguments: Sequence[str], run: Callable[[Sequence[str]
 
 
 def cancel(job: Job) -> None:
-    """Interrupt a job and its children, as Ctrl-C does; it can be resumed."""
+    """Interrupt a job and its children, as Ctrl-C does."""
     if job.running:
         (job.folder / CANCEL).touch()
         with contextlib.suppress(ProcessLookupError):  # it ended a moment ago
@@ -218,12 +218,8 @@ def audit_task(name: str, arguments: Sequence[str] = ()) -> Task:
     return Task(jobs_folder() / check_name(name), ["audit", *arguments])
 
 
-def fetch_task(name: str) -> Task:
-    return Task(jobs_folder() / ".sets" / name, ["fetch", name])
-
-
 def export_task(audit: Audit, format: str, out: Path) -> Task:
-    """Return the task of exporting an audit, in place of an older export."""
+    """Return the task of exporting an audit; it replaces an older export."""
     arguments = ["export", audit.name, "--format", format, "--out", str(out), "--overwrite"]
     return Task(jobs_folder() / ".exports" / audit.name / out.name, arguments)
 
@@ -234,12 +230,12 @@ def encoder_task(audit: Audit, kind: str) -> Task:
 
 
 def resume_arguments(name: str, source: str, config: AuditConfig) -> list[str]:
-    """Return the arguments of `audit`: source, name, preset, and every field that differs from the preset."""
+    """Return the arguments of `audit`: source, name, preset, and the fields that differ from the preset."""
     return [source, f"--name={name}", f"--preset={config.preset}", *typed_flags(typed(as_dict(config)), joint="=")]
 
 
 def tail(path: Path) -> bytes:
-    """Return the last 4 kB of a file; nothing if it is missing."""
+    """Return the last 4 kB of a file; empty if it is missing."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, file.seek(0, 2) - 4096))

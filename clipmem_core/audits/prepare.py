@@ -1,4 +1,4 @@
-"""From a data set to the tables a member starts from: pairs, quarantine, membership, and pictures or features."""
+"""Reads a data set for an audit: pairs, quarantine, membership, and small pictures or precomputed features."""
 
 import dataclasses
 import os
@@ -57,6 +57,7 @@ class DataSet:
 
     @property
     def lookalikes(self) -> int:
+        """The number of pictures that repeat another one."""
         return int((self.clusters != np.arange(len(self.clusters))).sum())
 
     @property
@@ -71,19 +72,16 @@ def content_fingerprint(pairs: pd.DataFrame) -> str:
 
 
 def holds_features(source: str) -> bool:
-    """Tell whether features come with a data set: a clip-retrieval folder, DataComp .parquet and .npz files, or a table
-    with image.npy and text.npy in its folder."""
+    """Tell whether features come with a data set: a clip-retrieval folder, DataComp files, or a table with arrays."""
     path = Path(os.path.expanduser(source))
     if not os.path.exists(path):  # False also for text that cannot be a path
         return False
     if path.is_file():
-        named = path.suffix == ".parquet" and path.with_suffix(".npz").is_file()
-        return named or (path.suffix in TABLES and _has_arrays(path.parent))
-    if all((path / name).is_dir() for name in ("img_emb", "text_emb")):
-        return True
-    if any(table.with_suffix(".npz").is_file() for table in path.glob("*.parquet")):
-        return True
-    return _has_arrays(path) and len(_tables(path)) == 1
+        datacomp = path.suffix == ".parquet" and path.with_suffix(".npz").is_file()
+        return datacomp or (path.suffix in TABLES and _has_arrays(path.parent))
+    retrieval = all((path / name).is_dir() for name in ("img_emb", "text_emb"))
+    datacomp = any(table.with_suffix(".npz").is_file() for table in path.glob("*.parquet"))
+    return retrieval or datacomp or (_has_arrays(path) and len(_tables(path)) == 1)
 
 
 def _has_arrays(folder: Path) -> bool:
@@ -98,7 +96,7 @@ def with_features(source: str, config: AuditConfig) -> AuditConfig:
     """Use the features that come with a source if both towers are locked and --features names no others."""
     locked = config.lock_image and config.lock_text
     if config.features and not locked:
-        raise InputError("--features needs both towers locked: take --preset locked")
+        raise InputError("--features needs both towers locked: use --preset locked")
     if locked and not config.features and holds_features(source):
         return dataclasses.replace(config, features=source)
     return config
@@ -108,37 +106,32 @@ def read_features(
     source: str, config: AuditConfig, *, cache: Path | None = None, say: Say = lambda line: None
 ) -> tuple[RawPairs, Stored]:
     """Read a table and its precomputed features."""
-    local = {one: local_path(one, data=data_folder(), say=say) for one in {source, config.features}}
-    path, features = (Path(os.path.expanduser(local[one])) for one in (source, config.features))
-    for one, name in ((path, local[source]), (features, f"--features {local[config.features]}")):
-        if not one.exists():
-            raise InputError(f"there is no {name}: give a table or a folder, and the folder of its features")
+    local = {name: local_path(name, data=data_folder(), say=say) for name in {source, config.features}}
+    path, features = (Path(os.path.expanduser(local[name])) for name in (source, config.features))
+    for file in (path, features):
+        if not file.exists():
+            raise InputError(f"there is no {file}: name a table or a folder, and the folder of its --features")
     folder = features if features.is_dir() else features.parent
     table, arrays = features, {side: "" for side in SIDES}
-    with_npz = features.suffix == ".parquet" and features.with_suffix(".npz").is_file()
-    if not with_npz and any((folder / name).is_file() for name in ARRAYS.values()):
+    has_npz = features.suffix == ".parquet" and features.with_suffix(".npz").is_file()
+    if not has_npz and any((folder / name).is_file() for name in ARRAYS.values()):
         arrays = {side: str(folder / name) for side, name in ARRAYS.items()}
-        table = next((one for one in (features, path) if one.is_file()), path)
+        table = features if features.is_file() else path
         if table.is_dir():
             tables = _tables(table)
             if len(tables) != 1:
                 raise InputError(f"{path} must hold one table of the features' rows, not {len(tables)}: name the table")
             table = tables[0]
     stored = stored_features(table, config.source, **arrays, folder=cache)
-    root, images = _picture_paths(path.absolute(), config.source.image_folder, stored.pairs[c.IMAGE])
+    path, image_folder, images = path.absolute(), config.source.image_folder, stored.pairs[c.IMAGE]
+    root = named_folder(image_folder, path) if image_folder else path if path.is_dir() else path.parent
+    if all(map(os.path.isabs, images)):
+        folders = sorted({os.path.dirname(image) for image in images})
+        if not image_folder and not all(Path(name).is_relative_to(root) for name in folders):
+            root = Path(os.path.commonpath(folders))
+        images = pd.Series([os.path.relpath(image, root) for image in images])
     pairs = stored.pairs.assign(**{c.IMAGE: images, c.PLANTED: None, c.WIDTH: 0, c.HEIGHT: 0})
     return RawPairs(root, "features", len(pairs) + len(stored.quarantine), pairs, stored.quarantine), stored
-
-
-def _picture_paths(path: Path, image_folder: str, images: pd.Series) -> tuple[Path, pd.Series]:
-    """Return the folder that contains the pictures, and the path of each in it."""
-    root = named_folder(image_folder, path) if image_folder else path if path.is_dir() else path.parent
-    if not all(map(os.path.isabs, images)):
-        return root, images
-    folders = sorted({os.path.dirname(image) for image in images})
-    if not image_folder and not all(Path(folder).is_relative_to(root) for folder in folders):
-        root = Path(os.path.commonpath(folders))
-    return root, pd.Series([os.path.relpath(image, root) for image in images])
 
 
 def precomputed_features(audit: Audit, folder: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -149,11 +142,9 @@ def precomputed_features(audit: Audit, folder: Path) -> tuple[np.ndarray, np.nda
 
 
 def sampled(raw: RawPairs, config: AuditConfig, *, say: Say = lambda line: None) -> tuple[RawPairs, np.ndarray]:
-    """Return as many pairs of a data set as a config asks for, and their rows, int64 ascending."""
+    """Draw the random sample of a data set that a config requests, and return its pairs and rows, int64 ascending."""
     count = len(raw.pairs)
     if not 0 < config.sample < count:
-        if config.sample:
-            say(f"note: --sample {config.sample:,} is no less than the {count:,} pairs there are: all are audited")
         return raw, np.arange(count)
     order = hashed(draw_keys(raw.pairs[c.PAIR_ID].tolist()), config.seed, SAMPLE)
     rows = np.sort(np.argsort(order, kind="stable")[: config.sample])
@@ -169,8 +160,7 @@ def load_data_set(
     progress: Report | None = None,
     say: Say = lambda line: None,
 ) -> DataSet:
-    """Read a data set, check every picture, and set aside the rows that cannot be used. Small pictures and features are
-    stored in `cache`, or in the data folder."""
+    """Read a data set, check every picture, and quarantine the rows that cannot be used."""
     if not config.features:
         raw, _ = sampled(read_source(source, config.source, data=data_folder(), say=say), config, say=say)
         return read_pictures(raw, config, cache=cache, progress=progress)
@@ -185,24 +175,23 @@ def read_pictures(
     raw: RawPairs, config: AuditConfig, *, cache: Path | None = None, progress: Report | None = None
 ) -> DataSet:
     """Decode every picture once: store it small, find broken ones and near-duplicates."""
-    _check_left(raw, raw.pairs, raw.quarantine)
+    _check_not_empty(raw, raw.pairs, raw.quarantine)
     facts, pixels = _store_pixels(raw.root, raw.pairs, config, cache=cache, progress=progress)
     usable = facts[c.REASON].isna().to_numpy()
-    quarantine = pd.concat([raw.quarantine, _set_aside(raw.pairs, facts[c.REASON], ~usable)], ignore_index=True)
+    quarantine = pd.concat([raw.quarantine, _quarantined(raw.pairs, facts[c.REASON], ~usable)], ignore_index=True)
     facts, pairs = facts[usable].reset_index(drop=True), raw.pairs[usable].reset_index(drop=True)
-    _check_left(raw, pairs, quarantine)
+    _check_not_empty(raw, pairs, quarantine)
     rows = np.flatnonzero(usable)
     clusters = lookalike_clusters(pixels.descriptors()[rows], facts[c.SHA256].tolist())
     pairs = pairs.assign(**{name: facts[name] for name in (c.WIDTH, c.HEIGHT, c.SHA256)})
     return _data_set(raw, pairs, quarantine, clusters, pixels.select(rows), config)
 
 
-def _check_left(raw: RawPairs, pairs: pd.DataFrame, quarantine: pd.DataFrame) -> None:
+def _check_not_empty(raw: RawPairs, pairs: pd.DataFrame, quarantine: pd.DataFrame) -> None:
     if pairs.empty:
         reasons = quarantine[c.REASON].value_counts()
         most = f"; most often: {reasons.index[0]} ({reasons.iloc[0]:,} rows)" if len(reasons) else ""
-        message = f"nothing is left to audit of {raw.rows:,} rows in {raw.root}{most}"
-        raise InputError(f"{message}: `inspect` shows every reason")
+        raise InputError(f"no usable pair among {raw.rows:,} rows in {raw.root}{most}: `inspect` shows every reason")
 
 
 def _store_pixels(
@@ -227,20 +216,20 @@ def _data_set(
     pixels: Pixels,
     config: AuditConfig,
 ) -> DataSet:
-    """Return a data set with as many captions as the config uses, and with near-duplicates dropped if it says so."""
+    """Apply the config's limit of captions, and drop near-duplicates if it says so."""
     if config.captions:
-        pairs = pairs.assign(**{c.CAPTIONS: pairs[c.CAPTIONS].map(lambda own: list(own)[: config.captions])})
+        pairs = pairs.assign(**{c.CAPTIONS: pairs[c.CAPTIONS].map(lambda captions: list(captions)[: config.captions])})
     pairs = pairs.reindex(columns=c.PAIR_COLUMNS)
     if config.drop_lookalikes:
         first = clusters == np.arange(len(clusters))
         reasons = "look-alike of " + pairs[c.PAIR_ID].iloc[clusters].reset_index(drop=True)
-        quarantine = pd.concat([quarantine, _set_aside(pairs, reasons, ~first)], ignore_index=True)
+        quarantine = pd.concat([quarantine, _quarantined(pairs, reasons, ~first)], ignore_index=True)
         pairs, pixels = pairs[first].reset_index(drop=True), pixels.select(np.flatnonzero(first))
         clusters = np.arange(len(pairs))
     return DataSet(raw, pairs, quarantine, clusters, pixels)
 
 
-def _set_aside(pairs: pd.DataFrame, reasons: pd.Series, mask: np.ndarray) -> pd.DataFrame:
+def _quarantined(pairs: pd.DataFrame, reasons: pd.Series, mask: np.ndarray) -> pd.DataFrame:
     return pd.DataFrame({c.SOURCE: pairs[c.IMAGE], c.PAIR_ID: pairs[c.PAIR_ID], c.REASON: reasons.to_numpy()})[mask]
 
 
@@ -261,14 +250,14 @@ def draw_membership(clusters: np.ndarray, config: AuditConfig, *, members: int =
 def repeat_membership(audit: Audit, pairs: pd.DataFrame) -> Membership:
     """Return the membership that another audit gives to the pairs of a table."""
     table = audit.membership.set_index(c.PAIR_ID)
-    strange = pairs[c.PAIR_ID][~pairs[c.PAIR_ID].isin(table.index)]
-    if len(strange):
-        raise InputError(f"{len(strange):,} pairs are not in audit {audit.name!r}, first {strange.iloc[0]!r}")
+    missing = pairs[c.PAIR_ID][~pairs[c.PAIR_ID].isin(table.index)]
+    if len(missing):
+        raise InputError(f"{len(missing):,} pairs are not in audit {audit.name!r}, first {missing.iloc[0]!r}")
     return membership_of(table.loc[pairs[c.PAIR_ID]].reset_index())
 
 
 def sides_of(audit: Audit, config: AuditConfig, membership: Membership) -> Sides:
-    """Return as what each member counts for each pair, and the external pairs that only measure utility."""
+    """Return each pair's side for each member, and the external pairs reserved for utility."""
     utility_only = None
     if config.retrieval_apart:
         utility_only = draw_utility_pairs(membership.group, read_prepared(audit.folder).clusters, seed=config.seed)
@@ -281,7 +270,7 @@ def utility_rows(sides: Sides) -> np.ndarray:
 
 
 def leave_out(membership: Membership, rows: np.ndarray) -> Membership:
-    """Let no member train on some pairs, true in [n_pairs]; groups stay."""
+    """Let no member train on the pairs of a mask, bool [n_pairs]."""
     return dataclasses.replace(membership, trained=membership.trained & ~rows)
 
 
@@ -312,8 +301,7 @@ def pixels_folder(audit: Audit) -> Path:
 
 def rebuild_store(audit: Audit, record: Record, *, progress: Report | None = None) -> None:
     """Store an audit's small pictures or features again after their store was lost or damaged."""
-    changed = f"have changed since audit {audit.name!r} began: take another --name"
-    pairs = audit.pairs
+    changed, pairs = f"have changed since audit {audit.name!r} began: use another --name", audit.pairs
     pixels: Pixels
     if record.config.features:
         stored = read_features(record.source, record.config)[1]

@@ -1,4 +1,4 @@
-"""An audit from a data set to its scores, stage by stage. The same call again resumes it, or does nothing.
+"""Runs an audit stage by stage, from a data set to its scores. The same call resumes it, or does nothing.
 
 A new stage is a function and its place in `PIPELINE`.
 """
@@ -35,7 +35,7 @@ from clipmem_core.pairs.pixels import broken_file
 from clipmem_core.scores.membership import Membership, side_means
 from clipmem_core.scores.prevalence import SECOND_ROUND_FROM, likely_wrong
 
-# BLAS threads wait for each other on a busy machine, ten times as long as these small products take.
+# On a busy machine BLAS threads wait for each other, ten times as long as these small products take.
 one_thread = threadpool_limits.wrap(limits=1, user_api="blas")
 
 
@@ -53,28 +53,29 @@ class Screen(Protocol):
 
 @dataclass
 class Progress:
-    """What the stages of a run share."""
+    """The inputs and intermediate results of a run, shared by its stages."""
 
     audit: Audit
     screen: Screen
     source: str = ""
-    asked: AuditConfig | None = None  # the resolved config of the command, which may ask for more members
-    again: Audit | None = None  # whose membership is repeated
+    requested: AuditConfig | None = None  # the resolved config of the command, which may request more members
+    again: Audit | None = None  # the audit whose membership is repeated
     executor: Executor | None = None
     seconds: dict[str, float] = field(default_factory=lambda: collections.defaultdict(float))  # by stage
     second_seconds: float = 0.0  # of the second training
     cut: int = 0  # captions longer than the locked text tower reads
-    left_out: int = 0  # pairs, by the second round
+    left_out: int = 0  # pairs excluded by the second round
     attacks: list[dict[str, Any]] = field(default_factory=list)
     captions_missing: str = ""
 
-    @property
-    def how(self) -> dict[str, Any]:
-        """How members run: the executor, and the number of blocks that share a process."""
-        config = self.audit.record.config
-        at_once = settings.side_by_side(config)
-        blocks = at_once if settings.shares_process(config) else 0
-        return {"executor": self.executor or functools.partial(local_processes, at_once=at_once), "blocks": blocks}
+    def train(self, *, again: bool = False) -> None:
+        """Train all members that are not finished (`again`: in the second round)."""
+        record = self.audit.record
+        at_once = settings.side_by_side(record.config)
+        executor = self.executor or functools.partial(local_processes, at_once=at_once)
+        blocks = at_once if settings.shares_process(record.config) else 0
+        options: dict[str, Any] = {"threads": record.threads, "blocks": blocks, "again": again}
+        run_members(self.audit, record.members, executor=executor, watch=self.screen.members, **options)
 
     @functools.cached_property
     def evidence(self) -> scoring.Evidence:
@@ -91,8 +92,8 @@ class Progress:
 
 
 def _prepare(audit: Audit, progress: Progress) -> None:
-    """Read the data set, draw the membership, inject errors, and write all of it."""
-    config, screen, again, began = progress.asked, progress.screen, progress.again, time.monotonic()
+    """Read the data set, draw the membership, inject errors, and write the result."""
+    config, screen, again, began = progress.requested, progress.screen, progress.again, time.monotonic()
     assert config is not None
     screen.say(f"reading {progress.source}")
     data_set = prepare.load_data_set(progress.source, config, progress=screen.pictures, say=screen.say)
@@ -109,11 +110,11 @@ def _prepare(audit: Audit, progress: Progress) -> None:
         screen.say(f"note: members train on {trained:,} pairs, which is less than a batch: one step an epoch")
     name, seconds = again.name if again else "", time.monotonic() - began
     setup.write_audit(audit, progress.source, config, data_set, pairs, membership, seconds=seconds, again=name)
-    pa.default_memory_pool().release_unused()  # the pairs' texts, before members need the memory
+    pa.default_memory_pool().release_unused()  # captions, before members need the memory
 
 
 def _features(audit: Audit, progress: Progress) -> None:
-    """Check the beginning of the audit and compute the locked towers' features of pictures and captions."""
+    """Check the files of `prepare`, and compute the locked towers' features of pictures and captions."""
     record, path = audit.record, audit.folder / store.MEMBERSHIP
     audit.quarantine  # noqa: B018
     for name in record.members:
@@ -129,28 +130,33 @@ def _features(audit: Audit, progress: Progress) -> None:
 @one_thread
 def _members(audit: Audit, progress: Progress) -> None:
     """Train the members; with --stable, more of them until the ranking is reliable enough."""
-    asked, screen = progress.asked, progress.screen
     while True:
-        record = audit.record
-        screen.say(f"{TRAINING} {len(record.members)} members")
-        run_members(audit, record.members, threads=record.threads, **progress.how, watch=screen.members)
-        if asked is None or not _wants_more(
-            audit, asked, lambda: scoring.reliability(progress.evidence), say=screen.say
-        ):
+        progress.screen.say(f"{TRAINING} {len(audit.record.members)} members")
+        progress.train()
+        if not _add_repeat(progress, lambda: scoring.reliability(progress.evidence)):
             return
-        _add_repeat(audit, asked, screen)
         del progress.evidence
 
 
 @one_thread
 def _second_round(audit: Audit, progress: Progress) -> None:
-    """Train each member once more, without the pairs whose captions the first round finds wrong. Only its scores on
-    pairs it did not train on are stored."""
+    """Train each member a second time, without the pairs whose captions are probably wrong. Only its scores on pairs
+    it did not train on are stored."""
     record, screen, began = audit.record, progress.screen, time.monotonic()
     names, rounds = record.members, record.config.rounds
     if rounds == "1" or record.protocol == "paper" or audit.member_record(names[0]).checkpoint:
         return
-    progress.left_out = _choose_left_out(audit, progress.first_scores[0], SECOND_ROUND_FROM[rounds])
+    scores = progress.first_scores[0]
+    scored = scores[c.GROUP].isin(c.SCORED_GROUPS).to_numpy()
+    misfit, fit = (np.where(scored, scores[name], np.nan) for name in (c.MISFIT, c.CSLS_OUT))
+    left_out = likely_wrong(misfit, fit, scores[c.CSLS_SWAPPED].to_numpy(), least=SECOND_ROUND_FROM[rounds])
+    path = audit.folder / store.SECOND_TABLE
+    before = store.read_table(path)[store.LEFT_OUT].to_numpy() if path.is_file() else np.zeros(len(scores), bool)
+    if not np.array_equal(before, left_out):
+        for name in names:
+            shutil.rmtree(audit.member(name) / store.SECOND, ignore_errors=True)
+        store.write_table(path, pd.DataFrame({c.PAIR_ID: scores[c.PAIR_ID], store.LEFT_OUT: left_out}))
+    progress.left_out = int(left_out.sum())
     if not progress.left_out:
         if rounds == "2":
             screen.say("note: no second round: hardly any caption is wrong, or the number of wrong ones is unknown")
@@ -159,22 +165,8 @@ def _second_round(audit: Audit, progress: Progress) -> None:
     for name in names:
         if _second_fit(audit, name).is_file():  # a kill may have come before its model was removed
             store.remove_second_model(audit.member(name) / store.SECOND)
-    run_members(audit, names, threads=record.threads, **progress.how, watch=screen.members, again=True)
+    progress.train(again=True)
     progress.second_seconds = time.monotonic() - began
-
-
-def _choose_left_out(audit: Audit, scores: pd.DataFrame, least: float) -> int:
-    """Write which pairs are left out, and return how many; if they change, delete what was trained without them."""
-    scored = scores[c.GROUP].isin(c.SCORED_GROUPS).to_numpy()
-    misfit, fit = (np.where(scored, scores[name], np.nan) for name in (c.MISFIT, c.CSLS_OUT))
-    left_out = likely_wrong(misfit, fit, scores[c.CSLS_SWAPPED].to_numpy(), least=least)
-    path = audit.folder / store.SECOND_TABLE
-    before = store.read_table(path)[store.LEFT_OUT].to_numpy() if path.is_file() else np.zeros(len(scores), bool)
-    if not np.array_equal(before, left_out):
-        for name in audit.record.members:
-            shutil.rmtree(audit.member(name) / store.SECOND, ignore_errors=True)
-        store.write_table(path, pd.DataFrame({c.PAIR_ID: scores[c.PAIR_ID], store.LEFT_OUT: left_out}))
-    return int(left_out.sum())
 
 
 @one_thread
@@ -197,22 +189,22 @@ def _score(audit: Audit, progress: Progress) -> None:
 
 
 @one_thread
-def _judge(audit: Audit, progress: Progress) -> None:
-    """Write the audit's checks of itself and its results."""
+def _verdict(audit: Audit, progress: Progress) -> None:
+    """Write the audit's results and its checks of itself."""
     began, spent, record, scores = time.monotonic(), progress.seconds, audit.record, audit.scores
-    found = scoring.summary(progress.evidence, scores, progress.first_scores[1]) | {"attacks": progress.attacks}
-    if sample := scoring.whole_set(audit, record, scores, ensure_checks(audit), found["wrong_captions"]):
-        found["sample"] = sample
+    results = scoring.summary(progress.evidence, scores, progress.first_scores[1]) | {"attacks": progress.attacks}
+    if sample := scoring.whole_set(audit, record, scores, ensure_checks(audit), results["wrong_captions"]):
+        results["sample"] = sample
     if progress.left_out:
-        found[SECOND_LEFT_OUT] = progress.left_out
+        results[SECOND_LEFT_OUT] = progress.left_out
     utility = scoring.utility_table(audit, record.members)
-    verdict = judge(found, utility, record.config, towers=record.towers, cut=progress.cut)
-    judged = spent["second round"] - progress.second_seconds + spent["score"] + time.monotonic() - began
+    verdict = judge(results, utility, record.config, towers=record.towers, cut=progress.cut)
+    scoring_seconds = spent["second round"] - progress.second_seconds + spent["score"] + time.monotonic() - began
     training = {name: member_progress(audit.folder, name).seconds or None for name in record.members}
     seconds = {
         "prepare": record.prepare_seconds,
         "members": round(spent["features"] + spent["members"], 2),
-        "scoring": round(judged, 2),
+        "scoring": round(scoring_seconds, 2),
         "second_round": round(progress.second_seconds, 2),
         "training_by_member": training,
     }
@@ -220,14 +212,14 @@ def _judge(audit: Audit, progress: Progress) -> None:
     store.write_json(audit.folder / store.VERDICT, verdict | more)
 
 
-# Each is done once the manifest is written, but for `prepare`, which is done once the audit has begun.
+# All run until the manifest is written, except `prepare`, which is done once config.json exists.
 PIPELINE: dict[str, Callable[[Audit, Progress], None]] = {
     "prepare": _prepare,
     "features": _features,
     "members": _members,
     "second round": _second_round,
     "score": _score,
-    "judge": _judge,
+    "verdict": _verdict,
     "manifest": lambda audit, _: store.write_manifest(audit.folder),
 }
 
@@ -250,24 +242,24 @@ def run_audit(
             # With --stable only growth that a kill interrupted is resumed here
             more = setup.grow(audit, config, members=len(audit.record.members) if config.stable else 0)
             added = f"{more} members" if more else "a second round" if setup.add_round(audit, config) else ""
-            screen.say(f"adding {added} to audit {name!r}" if added else f"going on with audit {name!r}")
-        _finish(audit, Progress(audit, screen, source, config, again, executor))
+            screen.say(f"adding {added} to audit {name!r}" if added else f"resuming audit {name!r}")
+        _finish(Progress(audit, screen, source, config, again, executor), is_new=not audit.begun)
     return audit
 
 
-def finish_audit(audit: Audit, screen: Screen, *, fresh: bool = False, executor: Executor | None = None) -> None:
-    """Finish an audit that has begun; a `fresh` one that cannot start to train is deleted."""
-    _finish(audit, Progress(audit, screen, executor=executor), fresh=fresh)
+def finish_audit(audit: Audit, screen: Screen, *, is_new: bool = False, executor: Executor | None = None) -> None:
+    """Finish an audit whose members' folders exist; a new one that cannot start to train is deleted."""
+    _finish(Progress(audit, screen, executor=executor), is_new=is_new)
 
 
-def _finish(audit: Audit, progress: Progress, *, fresh: bool = False) -> None:
-    """Run the first stage that is not done and all after it; broken and missing files are made again."""
-    fresh, asked, screen = fresh or not audit.begun, progress.asked, progress.screen
+def _finish(progress: Progress, *, is_new: bool) -> None:
+    """Run the first stage that is not done and all after it; broken and missing files are recomputed."""
+    audit, screen = progress.audit, progress.screen
     if broken := store.broken_files(audit.folder):
-        screen.say(f"{len(broken)} of its files are broken or missing, first {broken[0]}: making them again")
+        screen.say(f"{len(broken)} of its files are broken or missing, first {broken[0]}: recomputing them")
         store.reopen(audit, broken)
-    elif audit.finished and asked is not None and _wants_more(audit, asked, lambda: audit.verdict[RELIABILITY]):
-        _add_repeat(audit, asked, screen)
+    elif audit.finished:
+        _add_repeat(progress, lambda: audit.verdict[RELIABILITY])
     if audit.finished:
         screen.say("it is finished: nothing to do")
         return
@@ -278,7 +270,7 @@ def _finish(audit: Audit, progress: Progress, *, fresh: bool = False) -> None:
                 stage(audit, progress)
                 progress.seconds[name] = time.monotonic() - began
     except InputError:
-        if fresh and audit.folder.exists() and not any((audit.folder / store.MEMBERS).glob(f"*/{LOG}")):
+        if is_new and audit.folder.exists() and not any((audit.folder / store.MEMBERS).glob(f"*/{LOG}")):
             shutil.rmtree(audit.folder)
         raise
 
@@ -289,34 +281,24 @@ def counts(data_set: DataSet, membership: Membership) -> str:
     groups = ", ".join(f"{count:,} {name}" for name, count in pd.Series(membership.group).value_counts().items())
     return (
         f"{len(data_set.pairs):,} pairs with {captions:,} captions ({groups}); "
-        f"{counted(data_set.lookalikes, 'near-duplicate')}; {counted(len(data_set.quarantine), 'row')} in quarantine"
+        f"near-duplicates: {data_set.lookalikes:,}; rows in quarantine: {len(data_set.quarantine):,}"
     )
 
 
-def counted(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def _wants_more(
-    audit: Audit,
-    asked: AuditConfig,
-    measure: Callable[[], float | None],
-    *,
-    say: Callable[[str], None] = lambda line: None,
-) -> bool:
-    """Tell whether the ranking is less reliable than asked for and may have another repeat."""
-    if not asked.stable:
+def _add_repeat(progress: Progress, measure: Callable[[], float | None]) -> bool:
+    """Add members if the ranking is less reliable than --stable requests, and tell whether some were added."""
+    audit, config = progress.audit, progress.requested
+    if config is None or not config.stable:
         return False
-    members, reached = len(audit.record.members), measure()
-    enough = reached is not None and reached >= asked.stable
-    found = "is not known" if reached is None else f"{reached:.3f} {'≥' if enough else '<'} {asked.stable:g}"
-    say(f"reliability {found} with {members} of {asked.members} members")
-    return not enough and members < asked.members
-
-
-def _add_repeat(audit: Audit, asked: AuditConfig, screen: Screen) -> None:
-    more = setup.grow(audit, asked, members=len(audit.record.members) + asked.folds)
-    screen.say(f"adding {more} members to audit {audit.name!r}")
+    members, value = len(audit.record.members), measure()
+    reached = value is not None and value >= config.stable
+    shown = "is unknown" if value is None else f"{value:.3f} {'≥' if reached else '<'} {config.stable:g}"
+    progress.screen.say(f"reliability {shown} with {members} of {config.members} members")
+    if reached or members >= config.members:
+        return False
+    more = setup.grow(audit, config, members=members + config.folds)
+    progress.screen.say(f"adding {more} members to audit {audit.name!r}")
+    return True
 
 
 def _second_fit(audit: Audit, name: str) -> Path:
@@ -331,19 +313,20 @@ def ensure_pixels(audit: Audit, screen: Screen) -> None:
         folder = prepare.pixels_folder(audit)
         broken = (None if is_stored(folder) else folder) if record.config.features else broken_file(folder)
     if broken is not None:
-        what = "reading the features" if record.config.features else "storing the small pictures"
-        screen.say(f"{broken} is broken or missing: {what} again")
+        action = "reading the features" if record.config.features else "storing the small pictures"
+        screen.say(f"{broken} is broken or missing: {action} again")
         prepare.rebuild_store(audit, record, progress=screen.pictures)
 
 
 def ensure_features(audit: Audit, record: Record, screen: Screen, executor: Executor | None = None) -> int:
-    """Compute the locked towers' features before members read them, and return how many captions are longer than the
-    text tower reads. Without an executor they are computed in this process."""
+    """Compute the locked towers' features, in this process if there is no executor, and return the number of captions
+    that the text tower cuts off."""
     if not settings.opens_towers(record.config):
         return 0
     from clipmem_core.audits.locked import elsewhere, features_of  # torch
 
     screen.say(f"{FEATURES} with the locked towers")
     towers = settings.checked_towers(record.config, record.towers)
-    how: dict[str, Any] = {"pictures": screen.pictures, "captions": screen.captions, "say": screen.say}
-    return features_of(towers, audit.pairs, record.pictures, elsewhere=elsewhere(executor, record.threads), **how).cut
+    report: dict[str, Any] = {"pictures": screen.pictures, "captions": screen.captions, "say": screen.say}
+    remote = elsewhere(executor, record.threads)
+    return features_of(towers, audit.pairs, record.pictures, elsewhere=remote, **report).cut

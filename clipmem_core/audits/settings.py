@@ -1,4 +1,4 @@
-"""Checks a config and fills in the fields left on `auto`."""
+"""Checks a config, fills in its `auto` fields, and opens the locked towers that it names."""
 
 import dataclasses
 import functools
@@ -12,17 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
-from clipmem_core.config import (
-    FIELDS,
-    PRESETS,
-    AuditConfig,
-    InputError,
-    SourceOptions,
-    as_dict,
-    flat,
-    ineffective_fields,
-    preset_config,
-)
+from clipmem_core import config as configs
+from clipmem_core.config import FIELDS, AuditConfig, InputError
 from clipmem_core.pairs.workers import cores as available_cores
 from clipmem_core.scores.membership import MIN_PAIRS
 from clipmem_core.training.names import model_config
@@ -30,30 +21,26 @@ from clipmem_core.training.names import model_config
 if TYPE_CHECKING:  # torch, which only embedding needs
     from clipmem_core.features.towers import Opened, Tower
 
-REPEATS, STABLE_REPEATS = 2, 4  # of an ensemble where no members are asked for; at most with --stable
+REPEATS, STABLE_REPEATS = 2, 4  # of an ensemble without --members; the second with --stable
 LIBRARIES = ("torch", "open_clip_torch", "faiss-cpu", "numpy", "scipy", "scikit-learn", "pandas", "pyarrow", "pillow")
 
 
 def audit_name(source: str, config: AuditConfig) -> str:
-    """Name an audit after its source, and its protocol if that is not the default.
-
-    Example:
-        >>> audit_name("data/sets/openclipart/", AuditConfig(protocol="paper"))
-        'openclipart-paper'
-    """
+    """Name an audit after its source, and its protocol if that is not the default."""
     stem = re.sub(r"[^\w.]+", "-", Path(source).name.split(".")[0]).strip("-.") or "audit"
     return stem if config.protocol == "ensemble" else f"{stem}-{config.protocol}"
 
 
 def config_from(values: dict[str, Any]) -> AuditConfig:
     """Rebuild a config from its stored JSON."""
-    return AuditConfig(**values | {"source": SourceOptions(**values["source"])})
+    return AuditConfig(**values | {"source": configs.SourceOptions(**values["source"])})
 
 
 def typed(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of a stored config that differ from its preset."""
-    usual = flat(as_dict(preset_config(values.get("preset", AuditConfig.preset))))
-    return {key: value for key, value in flat(values).items() if key != "preset" and value != usual.get(key, MISSING)}
+    preset = configs.flat(configs.as_dict(configs.preset_config(values.get("preset", AuditConfig.preset))))
+    changed = {key: value for key, value in configs.flat(values).items() if value != preset.get(key, MISSING)}
+    return {key: value for key, value in changed.items() if key != "preset"}
 
 
 def typed_flags(values: Mapping[str, Any], *, joint: str = " ") -> list[str]:
@@ -71,9 +58,37 @@ def typed_flags(values: Mapping[str, Any], *, joint: str = " ") -> list[str]:
 def check_config(config: AuditConfig) -> None:
     """Refuse a config that cannot run."""
     check_fields(config)
-    _check_protocol(config)
+    preset = configs.PRESETS.get(config.preset, {})
+    ensemble = config.protocol == "ensemble"
+    paper_only = "belongs to --protocol paper; an ensemble grows by --members"
+    ensemble_only = "belongs to --protocol ensemble; the paper's protocol grows by --seeds"
+    wrong: dict[str, Any] = {
+        f"--seeds {paper_only}": ensemble and config.seeds != 1,
+        f"--members must be a multiple of --folds ({config.folds}), not {config.members}": ensemble
+        and config.members % config.folds,
+        f"--folds must be even with --halves, not {config.folds}": ensemble and config.halves and config.folds % 2,
+        f"--members {ensemble_only}": not ensemble and config.members not in (0, 2 * config.seeds),
+        f"--halves {ensemble_only}": not ensemble and config.halves and not preset.get("halves"),
+        f"--stable {ensemble_only}": not ensemble and config.stable,
+        f"--rounds {ensemble_only}": not ensemble and config.rounds == "2",
+        "--tower-size is the picture size of a locked image tower: add --lock-image": config.tower_size
+        and not config.lock_image,
+        "--model locked has two locked towers and none to train: use --model small": config.model == "locked"
+        and config.lock_image != config.lock_text,
+    }
+    kinds = (("image", config.lock_image, config.image_tower), ("text", config.lock_text, config.text_tower))
+    for kind, locked, tower in kinds:
+        wrong[f"--{kind}-tower {tower} is a locked tower: add --lock-{kind}, or set --{kind}-tower ''"] = (
+            tower and not locked
+        )
+        wrong[f"--lock-{kind} needs pretrained weights: set --{kind}-tower or --pretrained"] = locked and not (
+            tower or config.pretrained
+        )
+    _refuse(wrong)
     model_config(config.model)
-    _check_locks(config)
+    for name, kind in configs.ineffective_fields(config).items():
+        if FIELDS[name].part and getattr(config, name) not in (FIELDS[name].default, preset.get(name)):
+            raise InputError(f"{FIELDS[name].flag} has no effect on a locked {kind} tower: remove it or --lock-{kind}")
 
 
 def check_fields(config: AuditConfig) -> AuditConfig:
@@ -83,76 +98,35 @@ def check_fields(config: AuditConfig) -> AuditConfig:
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
         field = FIELDS[str(fault["loc"][0])]
-        wanted = field.requirement or fault["msg"].removeprefix("Input should be ")
-        raise InputError(f"{field.flag} must be {wanted}, not {fault['input']!r}") from None
-    if config.min_logit_scale > config.max_logit_scale:
-        raise InputError(
-            f"--min-logit-scale must be at most the cap of {config.max_logit_scale}, not {config.min_logit_scale}"
-        )
-    if 0 < config.sample < MIN_PAIRS:
-        raise InputError(f"--sample must be at least {MIN_PAIRS} pairs, or 0 for all, not {config.sample}")
-    if config.stop_epoch > config.epochs:
-        raise InputError(
-            f"--stop-epoch must be one of the {config.epochs} epochs, or 0 for none, not {config.stop_epoch}"
-        )
-    if config.adaptive_rest and config.loss != "clip":
-        raise InputError(f"--adaptive-rest works on --loss clip alone, not {config.loss}")
+        valid = field.requirement or fault["msg"].removeprefix("Input should be ")
+        raise InputError(f"{field.flag} must be {valid}, not {fault['input']!r}") from None
+    low, high, epochs = config.min_logit_scale, config.max_logit_scale, config.epochs
+    _refuse(
+        {
+            f"--min-logit-scale must be at most the cap of {high}, not {low}": low > high,
+            f"--sample must be at least {MIN_PAIRS} pairs, or 0 for all": 0 < config.sample < MIN_PAIRS,
+            f"--stop-epoch must be one of the {epochs} epochs, or 0 for none": config.stop_epoch > epochs,
+            f"--adaptive-rest works on --loss clip alone, not {config.loss}": config.adaptive_rest
+            and config.loss != "clip",
+        }
+    )
     return config
+
+
+def _refuse(wrong: Mapping[str, object]) -> None:
+    """Raise the first message whose condition is true."""
+    for message, is_wrong in wrong.items():
+        if is_wrong:
+            raise InputError(message)
 
 
 @functools.cache
 def _bounds() -> type[BaseModel]:
     kinds: dict[str, Any] = {}
-    for own in (FIELDS[field.name] for field in dataclasses.fields(AuditConfig) if field.name != "source"):
-        kind = Literal[own.choices] if own.choices else type(own.default)
-        kinds[own.name] = (kind, Field(ge=own.ge, gt=own.gt, le=own.le, lt=own.lt))
+    for field in (FIELDS[field.name] for field in dataclasses.fields(AuditConfig) if field.name != "source"):
+        kind = Literal[field.choices] if field.choices else type(field.default)
+        kinds[field.name] = (kind, Field(ge=field.ge, gt=field.gt, le=field.le, lt=field.lt))
     return create_model("Bounds", __config__=ConfigDict(allow_inf_nan=False), **kinds)
-
-
-def _check_protocol(config: AuditConfig) -> None:
-    if config.protocol == "ensemble":
-        if config.seeds != 1:
-            raise InputError("--seeds belongs to --protocol paper; an ensemble grows by --members")
-        if config.members % config.folds:
-            raise InputError(
-                f"--members must be a multiple of --folds ({config.folds}), not {config.members}: "
-                "each repeat trains one member a fold"
-            )
-        if config.halves and config.folds % 2:
-            raise InputError(f"--folds must be even with --halves, not {config.folds}")
-        return
-    wrong = {
-        "members": config.members not in (0, 2 * config.seeds),
-        "halves": config.halves and not PRESETS.get(config.preset, {}).get("halves"),
-        "stable": config.stable,
-        "rounds": config.rounds == "2",
-    }
-    for name in (name for name, given in wrong.items() if given):
-        raise InputError(f"--{name} belongs to --protocol ensemble; the paper's protocol grows by --seeds")
-
-
-def _check_locks(config: AuditConfig) -> None:
-    """Refuse locks and towers that do not go together, and fields that have no effect on a locked encoder."""
-    kinds = (("image", config.lock_image, config.image_tower), ("text", config.lock_text, config.text_tower))
-    for kind, locked, tower in kinds:
-        if tower and not locked:
-            raise InputError(f"--{kind}-tower {tower} is a locked tower: add --lock-{kind}, or say --{kind}-tower ''")
-        if locked and not (tower or config.pretrained):
-            raise InputError(
-                f"--lock-{kind} needs pretrained weights: name a tower with --{kind}-tower, "
-                f"or those of model {config.model!r} with --pretrained"
-            )
-    if config.tower_size and not config.lock_image:
-        raise InputError("--tower-size is the picture size of a locked image tower: add --lock-image")
-    if config.model == "locked" and config.lock_image != config.lock_text:
-        raise InputError("--model locked has two locked towers and none to train: take --model small")
-    for name, kind in ineffective_fields(config).items():
-        usual = (FIELDS[name].default, PRESETS.get(config.preset, {}).get(name))
-        if FIELDS[name].part and getattr(config, name) not in usual:
-            raise InputError(
-                f"{FIELDS[name].flag} means nothing with --lock-{kind}: a locked {kind} tower sees each "
-                f"{'picture' if kind == 'image' else 'caption'} once, as it is"
-            )
 
 
 def resolve(config: AuditConfig) -> AuditConfig:
@@ -174,7 +148,7 @@ def resolve(config: AuditConfig) -> AuditConfig:
 
 
 def shares_process(config: AuditConfig) -> bool:
-    """Tell whether each process trains several members: a head takes seconds, as long as starting a process."""
+    """Tell whether each process trains several members: a head trains as fast as Python starts."""
     return config.lock_image and config.lock_text
 
 
@@ -184,7 +158,7 @@ def has_locked_tower(config: AuditConfig) -> bool:
 
 
 def opens_towers(config: AuditConfig) -> bool:
-    """Tell whether locked towers compute features here."""
+    """Tell whether features have to be computed by locked towers."""
     return has_locked_tower(config) and not config.features
 
 
@@ -205,7 +179,7 @@ def resolve_device(device: str) -> str:
     if torch.cuda.is_available():
         return "cuda"
     if device == "cuda":
-        raise InputError("--device cuda: this machine has no GPU that torch can use; take --device cpu")
+        raise InputError("--device cuda: this machine has no GPU that torch can use; set --device cpu")
     return "cpu"
 
 
@@ -223,8 +197,8 @@ def versions() -> dict[str, str]:
 
 def machine() -> dict[str, Any]:
     """Return the machine that an audit's times were measured on."""
-    found = re.search(r"^model name\s*:\s*(.*?)\s*$", _cpu_info(), re.MULTILINE)
-    processor = found[1] if found else platform.processor()
+    model = re.search(r"^model name\s*:\s*(.*?)\s*$", _cpu_info(), re.MULTILINE)
+    processor = model[1] if model else platform.processor()
     return {"processor": processor, "cores": available_cores(), "system": platform.platform()}
 
 
@@ -237,7 +211,7 @@ class Towers:
 
     @property
     def records(self) -> dict[str, dict[str, Any]]:
-        """What config.json says of them, by kind."""
+        """The record of each tower in config.json, by kind."""
         return {tower.kind: tower.record() for tower in (self.image, self.text) if tower}
 
 
@@ -251,15 +225,12 @@ def towers_of(config: AuditConfig) -> Towers:
 
 
 @functools.lru_cache(maxsize=2)  # building an open_clip model takes time; a page may compare two audits
-def _towers(
-    image: tuple[str, str] | None, text: tuple[str, str] | None, *, size: int, precision: str, device: str
-) -> Towers:
+def _towers(image: tuple[str, str] | None, text: tuple[str, str] | None, *, size: int, **options: Any) -> Towers:
     from clipmem_core.features.towers import image_tower, text_tower
 
-    how: dict[str, Any] = {"precision": precision, "device": device}
     return Towers(
-        image_tower(image[0], pretrained=image[1], size=size, **how) if image else None,
-        text_tower(text[0], pretrained=text[1], **how) if text else None,
+        image_tower(image[0], pretrained=image[1], size=size, **options) if image else None,
+        text_tower(text[0], pretrained=text[1], **options) if text else None,
     )
 
 
@@ -269,15 +240,15 @@ def opened(tower: "Tower") -> "Opened":
     return tower.open()
 
 
-def checked_towers(config: AuditConfig, known: Mapping[str, Mapping[str, Any]] | None = None) -> Towers:
-    """Return the towers that a resolved config locks after a check that their weights have not changed."""
+def checked_towers(config: AuditConfig, recorded: Mapping[str, Mapping[str, Any]] | None = None) -> Towers:
+    """Return the towers that a resolved config locks after a check that their weights equal the recorded ones."""
     towers = towers_of(config)
     for tower in (tower for tower in (towers.image, towers.text) if tower):
-        began = (known or {}).get(tower.kind, {}).get("sha256", tower.sha256)
-        if began != tower.sha256:
+        sha256 = (recorded or {}).get(tower.kind, {}).get("sha256", tower.sha256)
+        if sha256 != tower.sha256:
             raise InputError(
                 f"the {tower.kind} tower {tower.name} has weights of sha256 {tower.sha256[:12]}…, and the audit began "
-                f"with {began[:12]}…: put those back, or take another --name"
+                f"with {sha256[:12]}…: restore those, or use another --name"
             )
         tower.check()
     return towers

@@ -1,4 +1,4 @@
-"""The beginning of an audit: what its members start from, written once, compared and grown later."""
+"""Creates an audit's folder, compares its config with a new one, and adds members or a second round to it."""
 
 import dataclasses
 import re
@@ -31,18 +31,13 @@ def write_audit(
     snapshots: Sequence[int] = (),
     again: str = "",
 ) -> None:
-    """Write everything the members start from; config.json is written last and makes the folder an audit.
-
-    `snapshots` are epochs after which each member stores its embeddings. `again` is the audit whose membership it
-    repeats.
-    """
+    """Write everything the members start from; config.json is written last and makes the folder an audit."""
     audit.folder.mkdir(parents=True, exist_ok=True)
     quarantine = data_set.quarantine.reindex(columns=c.QUARANTINE_COLUMNS).astype("string")
     store.write_table(audit.folder / store.PAIRS, pairs)
     store.write_table(audit.folder / store.QUARANTINE, quarantine)
     store.write_table(audit.folder / store.MEMBERSHIP, membership_table(pairs, membership))
     store.write_prepared(audit.folder, cache_rows=data_set.pixels.rows, clusters=data_set.clusters)
-    content = data_set.fingerprint
     record = Record(
         name=audit.name,
         source=source,
@@ -59,8 +54,8 @@ def write_audit(
         external_pairs=int((membership.group == c.EXTERNAL).sum()),
         lookalikes=data_set.lookalikes,
         quarantined=len(data_set.quarantine),
-        dataset_fingerprint=content,
-        fingerprint=audit_fingerprint(config, content),
+        dataset_fingerprint=data_set.fingerprint,
+        fingerprint=audit_fingerprint(config, data_set.fingerprint),
         prepare_seconds=round(seconds, 2),
         versions=settings.versions(),
         machine=settings.machine(),
@@ -75,16 +70,15 @@ def write_audit(
 
 
 def _write_members(audit: Audit, record: Record, names: Sequence[str], checkpoints: Sequence[Path] = ()) -> None:
-    """Make each new member's folder: what rebuilds its model, and the seed it trains from or the checkpoint it is."""
+    """Create the folder and config.json of each new member."""
     model, size = record.config.model, record.config.image_size
-    for place, name in enumerate(names):
+    for index, name in enumerate(names):
         audit.member(name).mkdir(parents=True, exist_ok=True)
-        paths = checkpoints[place : place + 1]
-        file = [text for path in paths for text in (str(path), store.file_sha256(path))]
+        checkpoint = [(str(path), store.file_sha256(path)) for path in checkpoints[index : index + 1]]
         member = store.MemberRecord(
-            name, record.seeds[name], record.fingerprint, model, size, model_config(model), *file
+            name, record.seeds[name], record.fingerprint, model, size, model_config(model), *sum(checkpoint, ())
         )
-        store.write_json(audit.member(name) / store.CONFIG, member.values)
+        store.write_json(audit.member(name) / store.CONFIG, vars(member))
 
 
 def audit_fingerprint(config: AuditConfig, data_set: str) -> str:
@@ -103,18 +97,18 @@ def check_same(audit: Audit, source: str, config: AuditConfig) -> None:
     """Refuse to resume an audit under another config."""
     record = audit.record
     if differ := differing_fields(record.source, record.config, source, config):
-        raise InputError(f"audit {audit.name!r} exists with another config: {'; '.join(differ)}. Take another --name")
-    members = len(record.members)  # fewer than asked for, if an audit stopped once it was stable
+        raise InputError(f"audit {audit.name!r} exists with another config: {'; '.join(differ)}. Use another --name")
+    members = len(record.members)  # with --stable, an audit may have stopped with fewer than requested
     if config.members < members:
         raise InputError(
-            f"audit {audit.name!r} has {members} members and {config.members} were asked for: "
-            "ask for as many or more, or take another --name"
+            f"audit {audit.name!r} has {members} members, so --members {config.members} is too low: "
+            "request as many or more, or use another --name"
         )
 
 
 def differing_fields(source_then: str, config_then: AuditConfig, source: str, config: AuditConfig) -> list[str]:
-    """Say what differs between the source and config of an audit or a study and those asked for now."""
-    now, then = (flat(as_dict(one)) for one in (config, config_then))
+    """Describe how the source and config of an audit or a study differ from the requested ones."""
+    now, then = flat(as_dict(config)), flat(as_dict(config_then))
     differ = [
         f"{FIELDS[key].flag} is {then[key]!r} there and {now[key]!r} here"
         for key in now
@@ -126,17 +120,17 @@ def differing_fields(source_then: str, config_then: AuditConfig, source: str, co
 
 
 def grow(audit: Audit, config: AuditConfig, *, members: int = 0) -> int:
-    """Add repeats or seeds to an audit until it has as many `members` (0: as the config asks for), and return how many
-    were added. Pairs left out of the training of the first members are left out of that of the new ones.
+    """Add repeats or seeds to an audit until it has `members` (0: those of the config), and return the number added.
 
-    The manifest is deleted first and membership.parquet is written last, so that growth resumes after a kill.
+    Pairs that the first members don't train on are excluded for the new ones too. The manifest is deleted first and
+    membership.parquet is written last, so that growth resumes after a kill.
     """
     record, drawn = audit.record, membership_of(audit.membership)
     more = (members or config.members) - len(drawn.members)
     if more <= 0:
         return 0
     if record.again:
-        raise InputError(f"audit {audit.name!r} has the members of audit {record.again!r}: take another --name")
+        raise InputError(f"audit {audit.name!r} has the members of audit {record.again!r}: use another --name")
     _check_trains(audit, drawn.members[0])
     rounds = "2" if config.rounds == "2" else record.config.rounds
     config = dataclasses.replace(config, threads=record.threads, rounds=rounds)
@@ -150,7 +144,7 @@ def grow(audit: Audit, config: AuditConfig, *, members: int = 0) -> int:
 
 
 def add_round(audit: Audit, config: AuditConfig) -> bool:
-    """Give an audit the second round of training if a config asks for it, and tell whether it had none."""
+    """Add the second round of training to an audit if the config requests it, and tell whether it was added."""
     record = audit.record
     if config.rounds != "2" or record.config.rounds == "2":
         return False
@@ -161,11 +155,11 @@ def add_round(audit: Audit, config: AuditConfig) -> bool:
 
 def _check_trains(audit: Audit, member: str) -> None:
     if audit.member_record(member).checkpoint:
-        raise InputError(f"audit {audit.name!r} scores given checkpoints and cannot train: take another --name")
+        raise InputError(f"audit {audit.name!r} scores existing checkpoints and cannot train: use another --name")
 
 
 def _change(audit: Audit, record: Record, new: Sequence[str] = ()) -> None:
-    """Make an audit unfinished, and write its changed record and the folders of new members."""
+    """Reopen an audit, and write its changed record and the folders of new members."""
     record = dataclasses.replace(record, fingerprint=audit_fingerprint(record.config, record.dataset_fingerprint))
     (audit.folder / store.MANIFEST).unlink(missing_ok=True)
     _write_members(audit, record, new)

@@ -1,12 +1,11 @@
-"""The state of an audit and of its members; renaming and deleting an audit."""
+"""The state of audits and members; deleting an audit."""
 
 import contextlib
-import dataclasses
 import json
 import math
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,9 @@ from clipmem_core.audits.store import Audit, is_name
 from clipmem_core.config import InputError
 from clipmem_core.training.names import CHECKPOINT, LOG
 
-CHANCE_SHARE = 0.98  # of ln(batch_size), the loss of guessing the partner within a batch
+CHANCE_SHARE = 0.98  # of ln(batch_size), the loss of a random guess within a batch
 FEATURES, TRAINING = "computing features", "training"  # first words of an output line when a stage begins
-LEFT = "time left: about"  # in a line of a study's output
+TIME_LEFT = "time left: about"  # in a line of a study's output
 POINTS = 300  # of a loss curve
 
 
@@ -32,7 +31,7 @@ def seconds_left(seconds: float, done: float, total: float) -> float:
 
 @dataclass(frozen=True)
 class MemberProgress:
-    """One member: its stage (waiting, training, embedding, finished) and the last line of its log."""
+    """A member's stage (waiting, training, embedding, finished) and the last line of its log."""
 
     name: str
     stage: str
@@ -56,24 +55,24 @@ class MemberProgress:
         return min(1.0, self.step / self.steps) if self.steps else 0.0
 
     def at_chance(self, batch_size: int) -> bool:
-        """Tell whether the loss is still that of guessing after a fifth of the run."""
+        """Tell whether the loss is still at chance after a fifth of the run."""
         late = self.steps > 0 and self.step >= self.steps / 5
         return late and self.log_probability <= -CHANCE_SHARE * math.log(batch_size)
 
 
 def training_seconds_left(members: Sequence[MemberProgress]) -> float:
-    """Return the training time left of all members: what is left of each, shared by those that train at once."""
+    """Return the training time left of all members, divided by the number that trains at once."""
     active = [member for member in members if member.step and member.stage in ("training", "embedding")]
     if not active:
         return math.nan
-    each = [member.seconds * member.steps / member.step for member in members if member.step]
+    totals = [member.seconds * member.steps / member.step for member in members if member.step]
     waiting = sum(member.stage == "waiting" for member in members)
-    left = sum(member.seconds_left for member in active if member.stage == "training")
-    return (left + waiting * sum(each) / len(each)) / len(active)
+    remaining = sum(member.seconds_left for member in active if member.stage == "training")
+    return (remaining + waiting * sum(totals) / len(totals)) / len(active)
 
 
 def loss_curves(audit: Path, names: Sequence[str]) -> pd.DataFrame:
-    """Return the loss of each member while it trained: member, epoch, loss, at most `POINTS` rows per member."""
+    """Return the loss of each member by epoch: member, epoch, loss, at most `POINTS` rows per member."""
     points = []
     for name in names:
         with contextlib.suppress(FileNotFoundError):
@@ -86,7 +85,7 @@ def loss_curves(audit: Path, names: Sequence[str]) -> pd.DataFrame:
 
 
 def _parsed(line: bytes) -> dict[str, Any]:
-    """Return the content of a log line; nothing for a line that is being written."""
+    """Return the content of a log line; empty for an incomplete line."""
     try:
         value = json.loads(line)
     except ValueError:
@@ -95,7 +94,7 @@ def _parsed(line: bytes) -> dict[str, Any]:
 
 
 def last_line(path: Path) -> dict[str, Any]:
-    """Return the last complete line at the end of a JSON-lines file, or nothing."""
+    """Return the last complete line of a JSON-lines file; empty if there is none."""
     return next((parsed for line in reversed(tail(path).splitlines()) if (parsed := _parsed(line))), {})
 
 
@@ -121,27 +120,22 @@ def all_progress(audit: Path, names: Sequence[str]) -> list[MemberProgress]:
 
 
 def second_names(names: Sequence[str]) -> list[str]:
-    """Return the names of members in the second round, such as r0-f0/second: the paths of their folders."""
+    """Return the folder names of members in the second round, such as r0-f0/second."""
     return [f"{name}/{store.SECOND}" for name in names]
 
 
 WAITING = "waiting"  # another job trains
 PREPARING = "preparing"  # its job reads the data set
-SCORING = "scoring"
-DONE = "finished"
-CANCELLING = "cancelling"
-ELSEWHERE = "running elsewhere"  # its folder is locked and it has no job, perhaps a terminal
-CANCELLED = "cancelled"
-STOPPED = "stopped"
-PAUSED = "not finished"
-BROKEN = "broken"
+SCORING, DONE, CANCELLING, CANCELLED, STOPPED = "scoring", "finished", "cancelling", "cancelled", "stopped"
+OUTSIDE = "running elsewhere"  # its folder is locked and it has no job, perhaps a terminal
+PAUSED, BROKEN = "not finished", "broken"
 AT_WORK = (WAITING, PREPARING, FEATURES, TRAINING, SCORING, CANCELLING)
 DELETED = ".deleted"
 
 
 @dataclass(frozen=True)
 class State:
-    """The state of an audit in one word, its last job, and what is broken."""
+    """The state of an audit in one word, its last job, and the error if it is broken."""
 
     audit: Audit
     word: str
@@ -173,14 +167,21 @@ def state_of(name: str) -> State:
     try:
         job = audit_task(name).find()
         members = audit.record.members if audit.begun else ()
-        word = _running(audit, members, job) if job is not None and job.running else _resting(audit, job)
+        if job is not None and job.running:
+            word = _running(audit, members, job)
+        elif audit.finished:
+            word = DONE
+        elif store.is_locked(audit.folder):
+            word = OUTSIDE
+        else:
+            word = PAUSED if job is None or job.exit_code == 0 else CANCELLED if job.cancelled else STOPPED
         return State(audit, word, job)
     except InputError as error:
         return State(audit, BROKEN, fault=str(error))
 
 
 def _running(audit: Audit, members: Sequence[str], job: Job) -> str:
-    """Return what a running job does, by its last line and the files of the members."""
+    """Return the stage of a running job, by its last line and the files of the members."""
     if job.cancelling or job.waiting or audit.finished:
         return CANCELLING if job.cancelling else WAITING if job.waiting else DONE
     stages = {member.stage for member in all_progress(audit.folder, members)}
@@ -191,19 +192,8 @@ def _running(audit: Audit, members: Sequence[str], job: Job) -> str:
     return SCORING if stages == {"finished"} else TRAINING
 
 
-def _resting(audit: Audit, job: Job | None) -> str:
-    if audit.finished:
-        return DONE
-    if store.is_locked(audit.folder):
-        return ELSEWHERE
-    if job is None or job.exit_code == 0:
-        return PAUSED
-    return CANCELLED if job.cancelled else STOPPED
-
-
 def list_states() -> list[State]:
-    """Return the state of every audit with a valid name, also before its job writes a folder: at work first, then the
-    newest."""
+    """Return the state of every audit and of every job without a folder yet: at work first, then the newest."""
     folders = [audit.name for audit in store.list_audits() if is_name(audit.name)]
     jobs = [name for name in list_job_names() if is_name(name) and name not in folders]
     states = [state_of(name) for name in [*jobs, *folders]]
@@ -211,50 +201,17 @@ def list_states() -> list[State]:
     return sorted(listed, key=lambda state: not state.at_work)
 
 
-def odd_names() -> list[str]:
-    """Return the folders of audits whose name is not valid."""
-    return [audit.name for audit in store.list_audits() if not is_name(audit.name)]
-
-
-def rename_audit(name: str, new: str) -> Audit:
-    """Rename an audit: its folder, its job, and the name in its config.json.
-
-    The manifest is deleted before config.json changes and written after it: a kill leaves the audit finished, or such
-    that running it again only scores it.
-    """
-    if new == name:
-        raise InputError(f"the audit is named {name!r} already: take another name")
-    with _exclusive(name) as audit, _exclusive(new) as target:
-        if not audit.begun:
-            raise InputError(f"there is no audit {name!r} to rename in {store.audits_folder()}")
-        if target.folder.exists():
-            raise InputError(f"there is an audit {new!r} already: take another name")
-        record, manifest = dataclasses.replace(audit.record, name=new), audit.manifest if audit.finished else None
-        audit.folder.rename(target.folder)
-        (target.folder / store.MANIFEST).unlink(missing_ok=True)
-        path = target.folder / store.CONFIG
-        begun = path.stat().st_mtime_ns
-        store.write_json(path, record.values)
-        os.utime(path, ns=(begun, begun))  # audits are listed by this time
-        if manifest is not None:
-            manifest["files"][store.CONFIG] = store.file_sha256(path)
-            manifest["sizes"][store.CONFIG] = path.stat().st_size
-            store.write_json(target.folder / store.MANIFEST, manifest)
-        old, job = jobs_folder() / name, jobs_folder() / new
-        _remove(job)  # of a deleted audit
-        if old.is_dir():
-            old.rename(job)
-    return target
-
-
 def delete_audit(name: str) -> int:
-    """Delete an audit and its job, and return how many bytes that frees. Decisions on its pairs stay."""
-    with _exclusive(name) as audit:
-        job = jobs_folder() / name
-        if not audit.folder.exists() and not job.exists():
+    """Delete an audit and its job, but no decision, and return the number of freed bytes."""
+    audit, job = Audit.of(name), audit_task(name).find()
+    if job is not None and job.running:
+        raise InputError(f"audit {name!r} is at work: cancel it first")
+    with store.acquire_lock(audit.folder, what="audit"):
+        folders = [folder for folder in (audit.folder, jobs_folder() / name) if folder.exists()]
+        if not folders:
             raise InputError(f"there is no audit {name!r} in {store.audits_folder()}")
-        freed = folder_bytes(audit.folder) + folder_bytes(job)
-        for folder in (audit.folder, job):
+        freed = sum(map(folder_bytes, folders))
+        for folder in folders:
             _remove(folder)
     return freed
 
@@ -269,24 +226,13 @@ def folder_bytes(folder: Path) -> int:
     return size
 
 
-@contextlib.contextmanager
-def _exclusive(name: str) -> Iterator[Audit]:
-    """Lock an audit that no job works on."""
-    audit = Audit.of(name)
-    job = audit_task(name).find()
-    if job is not None and job.running:
-        raise InputError(f"audit {name!r} is at work: cancel it first")
-    with store.acquire_lock(audit.folder, what="audit"):
-        yield audit
-
-
 def _remove(folder: Path) -> None:
-    """Delete a folder, which first gets a hidden name: a kill leaves no half of an audit. A link is only unlinked."""
+    """Hide a folder under another name, then delete it: a kill leaves no partial audit. A link is only unlinked."""
     if folder.is_symlink():
         folder.unlink()
     elif folder.exists():
         hidden = folder.with_name(f".{folder.name}{DELETED}")
         shutil.rmtree(hidden, ignore_errors=True)
         folder.rename(hidden)
-    for left_over in folder.parent.glob(f".*{DELETED}"):
-        shutil.rmtree(left_over, ignore_errors=True)
+    for hidden in folder.parent.glob(f".*{DELETED}"):
+        shutil.rmtree(hidden, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""The folder of an audit: the fields of its files, where they are, how they are written, and its lock."""
+"""The folder of an audit: its file names and fields, reading and writing them, the lock and the manifest."""
 
 import hashlib
 import json
@@ -7,7 +7,7 @@ import platform
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, ClassVar, NamedTuple, Self
@@ -24,11 +24,11 @@ from typing_extensions import TypedDict
 from clipmem_core import columns as c
 from clipmem_core.audits.settings import check_fields
 from clipmem_core.config import SETS, AuditConfig, InputError, as_dict, data_folder
-from clipmem_core.io import DELETE, read_json, reading, replacing, shortage
+from clipmem_core.io import DELETE, read_json, reading, replacing
 from clipmem_core.training.names import CHECKPOINT, TRAJECTORY
 
-VERSION = 1  # of an audit's folder; there are no readers for other versions
-MAX_NAME = 100  # bytes; file systems take 255, and locks and temporary files add to it
+VERSION = 1  # of an audit's folder; other versions cannot be read
+MAX_NAME = 100  # bytes; file systems allow 255, and the names of locks and temporary files are longer
 
 
 def check_name(name: str) -> str:
@@ -41,7 +41,7 @@ def check_name(name: str) -> str:
 
 
 def is_name(name: str) -> bool:
-    """Tell whether an audit can have a name."""
+    """Tell whether a name is valid."""
     try:
         return bool(check_name(name))
     except InputError:
@@ -66,7 +66,7 @@ def inside(folder: Path, name: str) -> Path:
 
 Name = Annotated[str, AfterValidator(check_name)]
 Inner = Annotated[str, AfterValidator(check_inner)]
-Whole = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=0)]
 CheckedConfig = Annotated[AuditConfig, AfterValidator(check_fields)]
 
 
@@ -81,24 +81,24 @@ class Record:
     pixels: Inner  # the store of small pictures, in the data folder
     protocol: Annotated[str, Field(pattern="^(ensemble|paper)$")]
     members: Annotated[tuple[Name, ...], Field(min_length=1)]
-    seeds: dict[Name, Whole]  # that each member trains from
+    seeds: dict[Name, Count]  # that each member trains from
     threads: Annotated[int, Field(ge=1, le=1024)]  # of each member
     device: Annotated[str, Field(pattern="^(cpu|cuda)$")]
     precision: Annotated[str, Field(pattern="^(fp32|amp_bf16)$")]
-    pairs: Whole
-    external_pairs: Whole
-    lookalikes: Whole
-    quarantined: Whole
+    pairs: Count
+    external_pairs: Count
+    lookalikes: Count
+    quarantined: Count
     dataset_fingerprint: str
     fingerprint: str
     prepare_seconds: float
     versions: dict[str, str]
     machine: dict[str, str | int]
     config: CheckedConfig
-    snapshots: tuple[Whole, ...] = ()  # epochs after which each member stores its embeddings
+    snapshots: tuple[Count, ...] = ()  # epochs after which each member stores its embeddings
     towers: dict[str, dict[str, Any]] = field(default_factory=dict)  # the locked towers, by kind
-    sampled_of: Whole = 0  # pairs of the data set, if the audit's are a random sample of them
-    again: str = ""  # the audit whose cleaned data set this one is of, with the same members
+    sampled_of: Count = 0  # pairs of the data set, if the audit's are a random sample of them
+    again: str = ""  # the audit that this one repeats on its cleaned data set, with the same members
 
     @property
     def pictures(self) -> Path:
@@ -121,20 +121,16 @@ class Record:
 
 @dataclass(frozen=True)
 class MemberRecord:
-    """A member's config.json: what rebuilds its model, and the seed it trains from or the checkpoint it is."""
+    """A member's config.json: its model, and its seed or its checkpoint."""
 
     member: str
-    seed: Whole
+    seed: Count
     fingerprint: str
     model: str
-    image_size: Whole
+    image_size: Count
     model_config: dict[str, Any]
     checkpoint: str = ""  # of the `score` command; may lie anywhere
     checkpoint_sha256: str = ""
-
-    @property
-    def values(self) -> dict[str, Any]:
-        return vars(self)
 
 
 class ManifestFile(TypedDict):
@@ -142,7 +138,7 @@ class ManifestFile(TypedDict):
 
     version: Annotated[int, Field(ge=VERSION, le=VERSION)]
     files: dict[Inner, str]  # SHA-256
-    sizes: dict[Inner, Whole]  # bytes
+    sizes: dict[Inner, Count]  # bytes
 
 
 CONFIG = "config.json"
@@ -151,7 +147,7 @@ QUARANTINE = "quarantine.parquet"
 MEMBERSHIP = "membership.parquet"
 SCORES = "scores.parquet"
 CAPTION_TABLE = "captions.parquet"  # optional: one row per caption
-CHECK_TABLE = "checks.parquet"  # optional, not in the manifest: a missing one is made again
+CHECK_TABLE = "checks.parquet"  # optional, not in the manifest: it is recomputed if missing
 UTILITY = "utility.parquet"
 VERDICT = "verdict.json"
 MANIFEST = "manifest.json"
@@ -160,16 +156,16 @@ SNAPSHOTS = "snapshots"  # of a member: its embeddings after some epochs, a fold
 IMAGE_EMBEDDINGS = "image.npy"
 TEXT_EMBEDDINGS = "text.npy"  # written last: marks a member as finished
 MEMBER_UTILITY = "utility.json"
-SECOND_TABLE = "second.parquet"  # optional: the pairs that the second round leaves out
+SECOND_TABLE = "second.parquet"  # optional: the pairs that the second round excludes
 LEFT_OUT = "left_out"  # its column
 SECOND = "second"  # folder of a member's second training
 SECOND_FIT = "log_probability_out.npy"  # its result, written last
-SECOND_EMBEDDINGS = ".embeddings"  # there until the result is written
+SECOND_EMBEDDINGS = ".embeddings"  # deleted once the result is written
 CAPTION_SCORES = "captions.npy"  # of a member, if pairs have several captions
-MEMBER_ANEW = f"delete it and {TEXT_EMBEDDINGS} beside it, and run the audit again"
-ROW_GROUP = 8192  # rows of a Parquet file that are read together: a page of pairs needs few of a million
+RETRAIN = f"delete it and {TEXT_EMBEDDINGS} next to it, and run the audit again"
+ROW_GROUP = 8192  # rows of a Parquet file that are read together; a page shows few of a million pairs
 PAIR_BLOCK = 65_536  # pairs that are Python objects at a time
-PREPARED = ".prepared.npz"  # each pair's stored picture and near-duplicate cluster; can be made again
+PREPARED = ".prepared.npz"  # each pair's stored picture and near-duplicate cluster; can be recomputed
 
 
 def write_json(path: Path, values: Any) -> None:
@@ -178,28 +174,15 @@ def write_json(path: Path, values: Any) -> None:
         temporary.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def write_table(path: Path, table: pd.DataFrame, *, checksums: bool = False) -> None:
-    """Write a Parquet table atomically; a column of nulls becomes text. `checksums` are for tables in no manifest."""
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Write a Parquet table atomically; a column of nulls becomes text."""
     arrow = pa.Table.from_pandas(table, preserve_index=False)
     fields = [field.with_type(pa.string()) if pa.types.is_null(field.type) else field for field in arrow.schema]
     # pandas reads Arrow lists back as Python objects
-    metadata = {
-        name: value.replace(b'"list<item: string>[pyarrow]"', b'"object"')
-        for name, value in arrow.schema.metadata.items()
-    }
+    lists = b'"list<item: string>[pyarrow]"'
+    metadata = {name: value.replace(lists, b'"object"') for name, value in arrow.schema.metadata.items()}
     with replacing(path) as temporary:
-        arrow = arrow.cast(pa.schema(fields, metadata=metadata))
-        pq.write_table(arrow, temporary, row_group_size=ROW_GROUP, write_page_checksum=checksums)
-
-
-def whole_table(path: Path) -> bool:
-    """Tell whether a Parquet table exists and can be read."""
-    try:
-        return pq.read_table(path, page_checksum_verification=True) is not None
-    except (OSError, ValueError, pa.ArrowException) as error:
-        if shortage(error):
-            raise
-        return False
+        pq.write_table(arrow.cast(pa.schema(fields, metadata=metadata)), temporary, row_group_size=ROW_GROUP)
 
 
 def read_table(path: Path, *, columns: Sequence[str] | None = None, repair: str = DELETE) -> pd.DataFrame:
@@ -209,7 +192,7 @@ def read_table(path: Path, *, columns: Sequence[str] | None = None, repair: str 
 
 
 def pair_blocks(audit: "Audit", columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """Yield columns of an audit's pairs, some rows at a time."""
+    """Yield columns of an audit's pairs in blocks of rows."""
     path = audit.folder / PAIRS
     with reading(path, repair=DELETE), pq.ParquetFile(path) as file:
         yield from file.iter_batches(PAIR_BLOCK, columns=list(columns))
@@ -223,7 +206,7 @@ def caption_counts(audit: "Audit") -> np.ndarray:
 
 def read_array(path: Path, *, shared: bool = False) -> np.ndarray:
     """Read an array of a member, or map it."""
-    with reading(path, repair=MEMBER_ANEW):
+    with reading(path, repair=RETRAIN):
         return np.load(path, mmap_mode="r" if shared else None)
 
 
@@ -244,7 +227,7 @@ def write_blocks(path: Path, blocks: Iterable[np.ndarray], rows: int) -> None:
 
 
 def remove_second_model(folder: Path) -> None:
-    """Delete what a second training needs only until its result is written."""
+    """Delete the model and embeddings of a second training, which only its result needs."""
     for name in (CHECKPOINT, TRAJECTORY):
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / SECOND_EMBEDDINGS, ignore_errors=True)
@@ -252,7 +235,7 @@ def remove_second_model(folder: Path) -> None:
 
 def read_utility(member: Path) -> dict[str, float]:
     """Return the metrics of a member's utility."""
-    return read_json(member / MEMBER_UTILITY, dict[str, float], repair=MEMBER_ANEW)
+    return read_json(member / MEMBER_UTILITY, dict[str, float], repair=RETRAIN)
 
 
 class Prepared(NamedTuple):
@@ -264,14 +247,14 @@ class Prepared(NamedTuple):
 
 
 def write_prepared(folder: Path, *, cache_rows: np.ndarray, clusters: np.ndarray, pixels: str = "") -> None:
-    """Write the fields of `Prepared` atomically."""
+    """Write the near-duplicates and stored pictures of an audit atomically."""
     with replacing(folder / PREPARED) as temporary, temporary.open("wb") as file:
         np.savez(file, cache_rows=cache_rows, clusters=clusters, pixels=pixels)
 
 
 def read_prepared(folder: Path) -> Prepared:
-    """Return what `write_prepared` wrote."""
-    repair = "delete it and run the audit again with as many members as before, which makes it anew"
+    """Read the near-duplicates and stored pictures of an audit."""
+    repair = "delete it and run the audit again with the same --members, which recomputes it"
     # numpy does not close a broken archive
     with reading(folder / PREPARED, repair=repair), (folder / PREPARED).open("rb") as file, np.load(file) as stored:
         pixels = str(stored["pixels"])
@@ -280,13 +263,13 @@ def read_prepared(folder: Path) -> Prepared:
 
 @dataclass(frozen=True)
 class Named:
-    """The folder of an audit, a study or a benchmark, which has its name."""
+    """The folder of an audit, a study or a benchmark."""
 
     folder: Path
 
     KIND: ClassVar[str]
-    PARENT: ClassVar[str]  # the folder of all of its kind, in the data folder
-    FIRST: ClassVar[str]  # the file that makes a folder one of its kind
+    PARENT: ClassVar[str]  # a folder in the data folder
+    FIRST: ClassVar[str]  # the file that marks a folder as one of this kind
 
     @property
     def name(self) -> str:
@@ -303,21 +286,21 @@ class Named:
 
     @classmethod
     def of(cls, name: str) -> Self:
-        """Return the one with a name, whether it exists or not."""
+        """Return the folder of a name; it may not exist."""
         return cls(cls.parent() / check_name(name))
 
     @classmethod
     def open(cls, name: str) -> Self:
-        """Return the one with a name."""
-        found = cls.of(name)
-        if not found.begun:
-            names = ", ".join(one.name for one in cls.every()) or "none yet"
+        """Return the folder of a name if it exists."""
+        named = cls.of(name)
+        if not named.begun:
+            names = ", ".join(other.name for other in cls.every()) or "none yet"
             raise InputError(f"there is no {cls.KIND} {name!r} in {cls.parent()} (there is: {names})")
-        return found
+        return named
 
     @classmethod
     def every(cls) -> list[Self]:
-        """Return every one, finished or not, by name; hidden folders are left over from a deletion."""
+        """Return all of this kind, finished or not, by name; hidden folders remain from a deletion."""
         return [cls(path.parent) for path in sorted(cls.parent().glob(f"[!.]*/{cls.FIRST}"))]
 
 
@@ -330,14 +313,11 @@ class Audit(Named):
     @classmethod
     def every(cls) -> list[Self]:
         """Return every audit, finished or not, the newest first."""
-
-        def began(audit: Self) -> float:
-            try:
-                return (audit.folder / CONFIG).stat().st_mtime
-            except FileNotFoundError:  # deleted or renamed a moment ago
-                return 0.0
-
-        return sorted(super().every(), key=began, reverse=True)
+        times = {}
+        for audit in super().every():
+            with suppress(FileNotFoundError):  # deleted or renamed a moment ago
+                times[audit] = (audit.folder / CONFIG).stat().st_mtime
+        return sorted(times, key=lambda audit: -times[audit])
 
     @property
     def finished(self) -> bool:
@@ -381,7 +361,7 @@ class Audit(Named):
 
     @property
     def manifest(self) -> ManifestFile:
-        """The content of manifest.json, empty for an unfinished audit."""
+        """The content of manifest.json; empty for an unfinished audit."""
         if not self.finished:
             return {"version": VERSION, "files": {}, "sizes": {}}
         return read_json(self.folder / MANIFEST, ManifestFile, repair="delete it and run the audit again")
@@ -405,11 +385,11 @@ audits_folder, open_audit, list_audits = Audit.parent, Audit.open, Audit.every
 
 @contextmanager
 def acquire_lock(folder: Path, *, what: str) -> Iterator[None]:
-    """Let only this process work in a folder: lock `.<name>.lock` beside it, and write who holds it to `.holder`."""
+    """Let only this process work in a folder: lock `.<name>.lock` next to it, and write who holds it to `.holder`."""
     holder = folder.with_name(f".{folder.name}.holder")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(_lock_file(folder)).acquire(timeout=0.5)  # `is_locked` holds it for a moment
+        lock = FileLock(_lock_file(folder)).acquire(timeout=0.5)  # `is_locked` acquires it for a moment
         holder.write_text(f"process {os.getpid()} on {platform.node()} since {time.strftime('%Y-%m-%d %H:%M')}")
     except Timeout:
         by = holder.read_text() if holder.is_file() else "just started"
@@ -448,20 +428,14 @@ def file_sha256(path: Path) -> str:
 def recorded_sha256(audit: "Audit", path: Path) -> str:
     """Return the SHA-256 of one of an audit's files, from its manifest if it is listed."""
     if not path.is_file():
-        raise InputError(f"{path} is missing: run the audit again, it goes on where it stopped")
+        raise InputError(f"{path} is missing: run the audit again to resume it")
     return audit.files.get(path.relative_to(audit.folder).as_posix()) or file_sha256(path)
 
 
 def write_manifest(folder: Path) -> None:
-    """List every file with its hash and size. Written last: it marks the audit as finished."""
-    files = {
-        path.relative_to(folder).as_posix(): path
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-        and not path.name.startswith(".")
-        and path.name not in (MANIFEST, CHECK_TABLE)
-        and path.suffix != ".lock"
-    }
+    """Write the hash and size of every file. The manifest is written last and marks the audit as finished."""
+    paths = [path for path in sorted(folder.rglob("[!.]*")) if path.is_file() and path.suffix != ".lock"]
+    files = {path.relative_to(folder).as_posix(): path for path in paths if path.name not in (MANIFEST, CHECK_TABLE)}
     hashes = {name: file_sha256(path) for name, path in files.items()}
     sizes = {name: path.stat().st_size for name, path in files.items()}
     write_json(folder / MANIFEST, {"version": VERSION, "files": hashes, "sizes": sizes})

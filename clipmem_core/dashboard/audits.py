@@ -1,4 +1,4 @@
-"""The page Audits: a table of all audits, and the actions on the selected one: open, rename, delete."""
+"""The page Audits: a table of all audits, and the actions on the selected one: open, delete."""
 
 from datetime import datetime
 from typing import Any
@@ -34,7 +34,7 @@ def draw_list() -> None:
         return
     selected = _draw_table(states)
     if selected is None:
-        st.caption("Select a row to open, rename or delete an audit, or to see its progress.")
+        st.caption("Select a row to open or delete an audit, or to see its progress.")
         return
     with st.container(border=True):
         show_strong(selected.audit.name)
@@ -97,27 +97,13 @@ def _draw_table(states: list[s.State]) -> s.State | None:
 
 
 def _draw_actions(state: s.State) -> None:
-    """Draw the buttons that open, rename and delete an audit without a running process."""
+    """Draw the buttons that open and delete an audit without a running process."""
     name = state.audit.name
     with st.container(horizontal=True, vertical_alignment="center"):
         if state.word == s.DONE:
             st.page_link("pages/overview.py", label="Open", icon=":material/open_in_new:", query_params={AUDIT: name})
-        if state.audit.begun:
-            with st.popover("Rename", icon=":material/edit:", key=f"rename-{name}"):
-                _draw_rename(name)
         with st.popover("Delete", icon=":material/delete:", key=f"delete-{name}"):
             _draw_delete(state)
-
-
-def _draw_rename(name: str) -> None:
-    new = st.text_input("New name", value=name, key=f"new-name-of-{name}").strip()
-    if st.button("Rename", key=f"rename-now-{name}", type="primary", disabled=new in ("", name)):
-        try:
-            s.rename_audit(name, new)
-        except (InputError, OSError) as error:
-            draw_fault("The audit was not renamed.", error)
-            return
-        _finish("Renamed.", new)
 
 
 def _draw_delete(state: s.State) -> None:

@@ -252,7 +252,7 @@ def _draw_start(audit: Audit) -> None:
         show_text(fault, limit=LIMIT)
         return
     st.caption("Command line:")
-    st.code(f"python -m clipmem_core again {audit.name} --name {name}", language="bash", wrap_lines=True)
+    st.code(f"python -m clipmem_core reaudit {audit.name} --name {name}", language="bash", wrap_lines=True)
 
 
 def _draw_second(audit: Audit, name: str) -> None:

@@ -10,7 +10,7 @@ import pandas as pd
 import streamlit as st
 
 from clipmem_core.audits.jobs import audit_task, cancel
-from clipmem_core.audits.preflight import Check, Request, find_check, refuse_at_once, start_check
+from clipmem_core.audits.preflight import Check, Request, check_request, find_check, start_check
 from clipmem_core.audits.settings import audit_name
 from clipmem_core.audits.store import CONFIG, audits_folder, is_name
 from clipmem_core.config import (
@@ -204,7 +204,7 @@ def _draw_counts(check: Check, counts: dict[str, Any]) -> None:
 def _allowed(request: Request) -> bool:
     """Tell whether an audit may start, without reading the data set; draw why not."""
     try:
-        refuse_at_once(request)
+        check_request(request)
     except InputError as error:
         draw_fault("This audit cannot start.", error)
         return False

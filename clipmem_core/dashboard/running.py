@@ -51,7 +51,7 @@ def draw_progress(name: str) -> None:
     if state.at_work and job is not None:
         draw_job(job, key="cancel-audit", stage=STAGES.get(state.word, ""))
         return
-    if state.word == s.ELSEWHERE:
+    if state.word == s.OUTSIDE:
         st.caption("Another process is running it, perhaps in a terminal.")
         return
     if state.word == s.CANCELLED:

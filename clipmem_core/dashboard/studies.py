@@ -9,7 +9,7 @@ import streamlit as st
 
 from clipmem_core.audits.jobs import Job, Task
 from clipmem_core.audits.settings import audit_name, check_config
-from clipmem_core.audits.status import LEFT
+from clipmem_core.audits.status import TIME_LEFT
 from clipmem_core.audits.store import is_name
 from clipmem_core.config import PRESETS, AuditConfig, InputError, SourceOptions, as_dict, preset_config
 from clipmem_core.dashboard.compare import fingerprint, finished_audits
@@ -142,7 +142,7 @@ def draw_state(state: StudyState, *, running: bool) -> None:
         if running:
             st.progress(state.finished / max(1, state.total), text=state.progress)
         if job is not None and job.running:
-            show_text("".join([line for line in job.last_lines if LEFT in line][-1:]), limit=400)
+            show_text("".join([line for line in job.last_lines if TIME_LEFT in line][-1:]), limit=400)
             draw_job(job, key="mitigations-cancel")
         elif running:
             st.caption("Another process is running it, perhaps in a terminal.")

@@ -132,5 +132,5 @@ def open_frames(name: str) -> AuditFrames:
     """Return a finished audit's frames; `clipmem_core.open_audit` is this."""
     audit = AuditFrames.open(name)
     if not audit.finished:
-        raise InputError(f"audit {name!r} is not finished: run it again, it goes on where it stopped")
+        raise InputError(f"audit {name!r} is not finished: run it again to resume it")
     return audit

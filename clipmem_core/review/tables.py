@@ -32,7 +32,7 @@ def stamp(path: Path) -> Stamp:
     try:
         status = path.stat()
     except OSError:
-        raise InputError(f"{path} is missing: run the audit again, it goes on where it stopped") from None
+        raise InputError(f"{path} is missing: run the audit again to resume it") from None
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 

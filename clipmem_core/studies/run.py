@@ -17,7 +17,7 @@ from clipmem_core.audits.executor import Executor, in_this_process, member_tasks
 from clipmem_core.audits.prepare import DataSet, draw_membership, leave_out, load_data_set, plant, with_features
 from clipmem_core.audits.run import Screen, counts, ensure_features, ensure_pixels, finish_audit
 from clipmem_core.audits.setup import check_same, differing_fields, grow, write_audit
-from clipmem_core.audits.status import LEFT, seconds_left
+from clipmem_core.audits.status import TIME_LEFT, seconds_left
 from clipmem_core.audits.store import Audit, acquire_lock, write_json, write_table
 from clipmem_core.config import AuditConfig, InputError, as_dict, fingerprint, ineffective_fields
 from clipmem_core.studies.arm import DECISIONS, Arm, Decided, Split, text_of
@@ -198,7 +198,7 @@ def _train(run: StudyRun) -> None:
     begun = time.monotonic()
     for place, (name, seed) in enumerate(pending):
         seconds = seconds_left(time.monotonic() - begun, place, len(pending))
-        rest = f", {LEFT} {math.ceil(seconds / 60):,} min" if math.isfinite(seconds) else ""
+        rest = f", {TIME_LEFT} {math.ceil(seconds / 60):,} min" if math.isfinite(seconds) else ""
         run.screen.say(f"arm {name}, seed {seed}: {place + 1} of {len(pending)}{rest}")
         row, epochs = _rows(run, name, seed)
         if epochs:

@@ -15,7 +15,7 @@ from typing_extensions import TypedDict
 
 from clipmem_core import columns as c
 from clipmem_core.audits.settings import check_fields
-from clipmem_core.audits.store import Audit, Inner, Named, Whole, inside, read_table, write_json, write_table
+from clipmem_core.audits.store import Audit, Count, Inner, Named, inside, read_table, write_json, write_table
 from clipmem_core.config import AuditConfig, as_dict
 from clipmem_core.io import read_json
 
@@ -50,7 +50,7 @@ class StudyFile(TypedDict):
     reference_fields: Values
     arms: dict[Inner, Values]
     settings: dict[Inner, str]  # the text of each arm, except arms without one
-    seeds_per_split: Whole  # 0: all seeds share one split
+    seeds_per_split: Count  # 0: all seeds share one split
     compared: list[str]  # for each split a fingerprint of the compared pairs
     dataset_fingerprint: Inner
     machine: dict[str, str | int]

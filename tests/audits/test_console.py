@@ -22,13 +22,6 @@ def test_a_pipe_gets_foreign_text_as_it_is_and_one_line_per_stage(capsys: pytest
     assert lines[1:4] == ["member f-0: training", "member f-0: finished", "member g-0: training"]
 
 
-def test_a_loss_that_stays_at_chance_is_warned_of_once(capsys: pytest.CaptureFixture[str]) -> None:
-    with RichScreen(64) as screen:
-        for step in (10, 20, 30):
-            screen.members([member("f-0", "training", step=step, loss=4.159, log_probability=-4.159)])
-    assert len([line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: member f-0")]) == 1
-
-
 def test_the_verdict_is_printed_with_its_tables(audit: Audit, capsys: pytest.CaptureFixture[str]) -> None:
     show_verdict(audit)
     printed = capsys.readouterr().out

@@ -1,13 +1,11 @@
 import dataclasses
-import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from clipmem_core.audits.preflight import Request, find_check, refuse_at_once, start_check
+from clipmem_core.audits.preflight import Request, check_request, find_check, start_check
 from clipmem_core.audits.prepare import load_data_set
 from clipmem_core.audits.settings import resolve
 from clipmem_core.audits.store import write_json
@@ -27,11 +25,10 @@ def leave_request(data: Path, request: Request) -> Path:
     return path
 
 
-def checked(request: Request, capsys: Captured) -> tuple[int, list[dict[str, Any]], str]:
-    """Check a request in this process: exit code, what is printed for the page, and the line of an error."""
+def checked(request: Request, capsys: Captured) -> tuple[int, str]:
+    """Check a request in this process; return the exit code and the line of an error."""
     code = main(["check", str(leave_request(data_folder(), request))])
-    printed = capsys.readouterr()
-    return code, [json.loads(line) for line in printed.out.splitlines()], printed.err
+    return code, capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -44,7 +41,7 @@ def checked(request: Request, capsys: Captured) -> tuple[int, list[dict[str, Any
 )
 def test_what_is_wrong_at_first_sight_is_refused(data: Path, request_: Request, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        refuse_at_once(request_)
+        check_request(request_)
 
 
 def test_a_check_finds_what_the_audit_will_have(data: Path) -> None:
@@ -70,10 +67,10 @@ def test_a_check_finds_what_the_audit_will_have(data: Path) -> None:
     ],
 )
 def test_what_is_wrong_is_one_line(data: Path, capsys: Captured, request_: Request, message: str) -> None:
-    code, _, said = checked(request_, capsys)
+    code, line = checked(request_, capsys)
     assert code == 2
-    assert message in said
-    assert said.count("\n") == 1
+    assert message in line
+    assert line.count("\n") == 1
 
 
 HOSTILE = "[bold]shout[/bold] :smile: [/] {x} \\"

@@ -8,7 +8,6 @@ from PIL import Image
 
 from clipmem_core import columns as c
 from clipmem_core.audits.prepare import (
-    content_fingerprint,
     draw_membership,
     load_data_set,
     plant,
@@ -57,19 +56,6 @@ def test_look_alikes_share_a_cluster_and_dropped_ones_name_their_twin(folder: Pa
     assert kept.pairs[c.PAIR_ID].tolist() == [i for i in found.pairs[c.PAIR_ID] if i != "dog/3.png"]
     assert kept.lookalikes == 0
     assert np.array_equal(kept.pixels.gather(np.arange(5)), found.pixels.gather(np.array([0, 1, 2, 4, 5])))
-
-
-def test_the_fingerprint_follows_the_content_alone_also_of_a_stored_table(folder: Path, tmp_path: Path) -> None:
-    found = load_data_set(str(folder), CONFIG)
-    found.pairs.to_parquet(tmp_path / "pairs.parquet")
-    assert content_fingerprint(pd.read_parquet(tmp_path / "pairs.parquet")) == found.fingerprint
-    first = load_data_set(str(folder), CONFIG).fingerprint
-    assert load_data_set(str(folder), dataclasses.replace(CONFIG, cache_size=20, seed=3)).fingerprint == first
-    (folder / "cat" / "1.png").rename(folder / "cat" / "1b.png")
-    (folder / "cat" / "1.txt").rename(folder / "cat" / "1b.txt")
-    renamed = load_data_set(str(folder), CONFIG).fingerprint
-    picture(folder / "cat" / "2.png", 99)
-    assert len({first, renamed, load_data_set(str(folder), CONFIG).fingerprint}) == 3
 
 
 def many(n: int) -> pd.DataFrame:

@@ -126,7 +126,7 @@ def test_killed_before_each_file_is_in_its_place(runs: Runs, whole: Audit) -> No
         code, line = runs.kill_before(file)
         assert code == 1
         assert "was ended by signal 9" in line
-        assert line.endswith("the same command goes on where it stopped")
+        assert line.endswith("the same command resumes it")
     trained = [runs.audit.member("f-0") / name for name in ("checkpoint.pt", "trajectory.npy")]
     before = [path.stat().st_mtime_ns for path in trained]
     assert runs.kill_before("killed/manifest.json")[0] == -signal.SIGKILL

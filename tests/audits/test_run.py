@@ -48,7 +48,7 @@ def test_the_store_of_small_pictures_can_be_made_again(moved: Audit, data: Path)
     (moved.folder / ".prepared.npz").unlink()
     changed = moved.record.pictures / moved.pairs["image"].iloc[7]
     Image.new("RGB", (64, 64), "red").save(changed)
-    with pytest.raises(InputError, match="have changed since audit 'paper' began: take another --name"):
+    with pytest.raises(InputError, match="have changed since audit 'paper' began: use another --name"):
         ensure_pixels(moved, Silent())
 
 

@@ -8,14 +8,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from clipmem_core import columns as c
-from clipmem_core.audits.console import show_verdict
 from clipmem_core.audits.prepare import sampled
 from clipmem_core.audits.run import run_audit
 from clipmem_core.audits.scoring import UNUSABLE
 from clipmem_core.audits.store import CHECK_TABLE, Audit
 from clipmem_core.audits.verdict import WRONG
 from clipmem_core.config import AuditConfig
-from clipmem_core.exports import write
 from clipmem_core.pairs.checks import CHECKS
 from clipmem_core.pairs.table import RawPairs
 from clipmem_core.scores.prevalence import whole_count
@@ -84,12 +82,3 @@ def test_an_audit_of_a_sample_says_so_and_counts_the_whole_set(audit: Audit) -> 
     estimate = verdict["wrong_captions"]["estimate"]
     assert counts[WRONG]["whole"] == pytest.approx(estimate * (PAIRS - 20) / counts[WRONG]["among"], abs=0.1)
     assert counts[WRONG]["among"] == SAMPLE
-
-
-def test_the_command_and_the_report_tell_the_counts_of_the_whole_set(
-    audit: Audit, capsys: pytest.CaptureFixture[str]
-) -> None:
-    show_verdict(audit)
-    assert "counts of all 680 pairs" in capsys.readouterr().out
-    write(audit, "html", audit.folder / "report.html")
-    assert "400, a random sample of 680" in (audit.folder / "report.html").read_text()

@@ -1,10 +1,9 @@
 import dataclasses
-import os
 from typing import Any
 
 import pytest
 
-from clipmem_core.audits.settings import check_config, resolve, resolve_device
+from clipmem_core.audits.settings import check_config, resolve
 from clipmem_core.config import AuditConfig, InputError, preset_config
 
 WRONG: list[tuple[dict[str, Any], str]] = [
@@ -37,18 +36,3 @@ def test_every_preset_can_run_in_both_protocols(preset: str, protocol: str) -> N
     resolved = resolve(dataclasses.replace(preset_config(preset), protocol=protocol, device="cpu"))
     assert resolved.members == {"ensemble": 4, "paper": 2}[protocol]
     check_config(resolved)
-
-
-@pytest.mark.parametrize(
-    ("changes", "members"),
-    [({"folds": 3}, 6), ({"folds": 4, "members": 4}, 4), ({"members": 8}, 8), ({"protocol": "paper", "seeds": 3}, 6)],
-)
-def test_members_follow_from_protocol_folds_and_seeds(changes: dict[str, Any], members: int) -> None:
-    assert resolve(dataclasses.replace(AuditConfig(device="cpu"), **changes)).members == members
-
-
-@pytest.mark.skipif(os.path.exists("/dev/nvidiactl"), reason="this machine has a GPU")
-def test_a_missing_gpu_is_one_line() -> None:
-    assert resolve_device("auto") == "cpu"
-    with pytest.raises(InputError, match="--device cuda: this machine has no GPU"):
-        resolve_device("cuda")

@@ -1,7 +1,6 @@
 """Files outside an audit's folder are never touched, and an audit whose beginning is broken does not finish."""
 
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -123,11 +122,3 @@ def test_a_member_with_a_file_of_another_size_is_trained_again(name: str, copied
     assert not copied.finished
     assert [left.name for left in path.parent.iterdir()] == ["config.json"]
     assert (copied.folder / "members" / "r0-f1" / name).is_file()
-
-
-def test_an_audit_without_its_manifest_is_scored_again_and_no_member_is_trained(copied: Audit) -> None:
-    (copied.folder / "manifest.json").unlink()
-    before = {path: os.stat(path).st_mtime_ns for path in (copied.folder / "members").rglob("*.pt")}
-    again()
-    assert copied.finished
-    assert {path: os.stat(path).st_mtime_ns for path in before} == before

@@ -13,7 +13,7 @@ from streamlit.testing.v1 import AppTest
 
 from clipmem_core.audits.jobs import Task
 from clipmem_core.audits.preflight import Request, read_request
-from clipmem_core.audits.store import Audit, broken_files, write_json
+from clipmem_core.audits.store import Audit, write_json
 from clipmem_core.commands import parse
 from clipmem_core.config import as_dict, preset_config
 from clipmem_core.dashboard import running
@@ -99,24 +99,6 @@ def test_all_audits_are_in_the_table_and_the_address_chooses_one(copy: Copy) -> 
     assert "two" in titles(app)
     assert app.main.get("page_link")
     assert "Delete for good" not in labels(open_page(PAGE))
-
-
-def test_a_renamed_audit_is_shown_under_its_new_name(copy: Copy, data: Path) -> None:
-    copy()
-    copy(name="other")
-    app = open_page(PAGE, audit="made")
-    assert button(app, "Rename").disabled
-    for name in ("other", "[x](javascript:alert(1))"):
-        app.text_input(key="new-name-of-made").set_value(name).run()
-        app.button(key="rename-now-made").click().run()
-        assert app.error
-        assert [text for text in texts(app) if repr(name) in text]
-    app.text_input(key="new-name-of-made").set_value("better").run()
-    app.button(key="rename-now-made").click().run()
-    assert app.query_params["audit"] == "better"
-    renamed = Audit(data / "audits" / "better")
-    assert renamed.finished
-    assert broken_files(renamed.folder) == []
 
 
 def test_an_audit_is_deleted_once_its_name_was_typed(copy: Copy, data: Path) -> None:
@@ -248,7 +230,7 @@ def test_locked_towers_are_the_default_and_hide_fields_without_effect(calls: Cal
 
 def test_a_finished_check_starts_exactly_what_it_checked(leave_check: Callable[..., Request], calls: Calls) -> None:
     reason = {"rows": 10, "reason": "<b>[x](javascript:alert(1))", "example": "$x$"}
-    leave_check({"stage": "found", "exact": True, "reasons": [reason], **FOUND})
+    leave_check({"exact": True, "reasons": [reason], **FOUND})
     app = form()
     assert [metric.value for metric in app.metric] == ["220", "1,100", "10", "3"]
     assert table(app, "reason")["reason"].tolist() == ["<b>[x](javascript:alert(1))"]

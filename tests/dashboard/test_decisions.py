@@ -188,7 +188,7 @@ FOUND = Measured(
 def trained(audit: Audit) -> Audit:
     for name in audit.record.members:
         audit.member(name).mkdir(parents=True)
-        write_json(audit.member(name) / CONFIG, MemberRecord(name, 0, audit.record.fingerprint, "tiny", 48, {}).values)
+        write_json(audit.member(name) / CONFIG, vars(MemberRecord(name, 0, audit.record.fingerprint, "tiny", 48, {})))
     return audit
 
 
@@ -200,7 +200,7 @@ def test_a_re_audit_is_started_by_one_button_once_there_are_decisions(
     started: list[tuple[str, list[str]]] = []
     monkeypatch.setattr(Task, "start", lambda task: started.append((task.folder.name, list(task.arguments))))
     app = press_key(open_view("again"), "start-again")
-    assert started == [("made-again", ["again", "made", "--name", "made-again"])]
+    assert started == [("made-again", ["reaudit", "made", "--name", "made-again"])]
     assert app.query_params["again"] in ("made-again", ["made-again"])
 
 

@@ -1,0 +1,46 @@
+"""A file is on the disk before it counts, and a damaged one is found."""
+
+import errno
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from clipmem_core.io import is_complete_archive, read_through, replacing, write_once
+
+
+def test_a_disk_that_fails_leaves_the_old_file_and_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    (tmp_path / "a.txt").write_text("old")
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match=r"Input/output error: '.*a\.txt'"), replacing(tmp_path / "a.txt") as temporary:
+        temporary.write_text("new")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.txt", "old")]
+
+
+def test_a_cached_file_is_made_once_and_again_if_it_cannot_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "key" / "a.txt"
+
+    def make(file: Path) -> None:
+        file.write_text("complete")
+
+    def read(path: Path) -> str | None:
+        return "complete" if path.is_file() and path.read_text() == "complete" else None
+
+    assert [write_once(path, make) for _ in range(2)] == [True, False]
+    path.write_text("comp")
+    assert read_through(path, make, read) == "complete"
+
+
+def test_a_cut_archive_is_not_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    assert not is_complete_archive(path)
+    np.savez(path, tokens=np.arange(60))
+    assert is_complete_archive(path)
+    content = path.read_bytes()
+    for length in (0, len(content) // 2, len(content) - 1):
+        path.write_bytes(content[:length])
+        assert not is_complete_archive(path)
