@@ -66,7 +66,9 @@ def _draw_select(
     def take(value: str) -> None:
         write(**{PAGE: None, clears: None, name: value})
 
-    draw_set(st.selectbox, label, options, key=f"compare-{name}", value=chosen, take=take, format_func=named, width=215)
+    draw_set(
+        st.selectbox, label, options, key=f"compare-{name}", value=chosen, on_choose=take, format_func=named, width=215
+    )
 
 
 def _draw_none(sentence: str) -> NoReturn:

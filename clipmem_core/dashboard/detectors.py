@@ -93,7 +93,7 @@ def _draw_curves(found: r.Findings) -> None:
         parameter="mistake",
         key="detectors-kind",
         width=420,
-        named=lambda cell: _cell_name(*cells[cell]),
+        format_func=lambda cell: _cell_name(*cells[cell]),
     )
     kind, share = cells[chosen]
     st.plotly_chart(

@@ -96,7 +96,12 @@ def draw_chart(table: pd.DataFrame, *, over: str, key: str, reference: str = NON
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         memorized, useful = (
             choose_listed(
-                label, names, parameter=parameter, key=f"mitigation-{parameter}", width=250, named=NAMES.__getitem__
+                label,
+                names,
+                parameter=parameter,
+                key=f"mitigation-{parameter}",
+                width=250,
+                format_func=NAMES.__getitem__,
             )
             for label, names, parameter in (
                 ("Memorization", memorizations, "memorization"),
