@@ -131,7 +131,7 @@ def choose_segment(
     clears: Sequence[str] = (),
 ) -> str:
     """Draw options side by side and return the chosen one."""
-    options = {"required": True, "label_visibility": "collapsed" if hidden else "visible"}
+    options: dict[str, Any] = {"required": True, "label_visibility": "collapsed" if hidden else "visible"}
     options["format_func"] = names.__getitem__
     chosen = read_choice(parameter, names, default)
     return _choose(st.segmented_control, label, list(names), chosen, parameter, key, clears, **options)

@@ -1,4 +1,4 @@
-"""A browser, and a served data folder: a small audit that was really trained, made-up hostile ones, a broken one."""
+"""A browser, and a served data folder: a small audit that was really trained, and made-up hostile ones."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -50,12 +50,10 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="package")
 def data(browser: Any, tmp_path_factory: pytest.TempPathFactory, run: Callable[..., str]) -> Path:
-    """A data folder with four finished audits; the one that was really trained is the newest."""
+    """A data folder with two finished audits; the trained one is the newest."""
 
     def make(folder: Path) -> None:
         make_audit(folder, "hostile")
-        make_audit(folder, "paper", protocol="paper")
-        (make_audit(folder, "broken").folder / "scores.parquet").unlink()
         run(folder, "audit", "scenes", "--name", TRAINED, "--preset", "tiny", "--epochs", "3", "--scenes-pairs", "220")
 
     made = made_once(tmp_path_factory, "served", make)
@@ -105,11 +103,11 @@ def review(data: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Review]:
     """The decisions of the audit, none yet and none afterwards."""
     monkeypatch.setenv("CLIPMEM_DATA", str(data))
     review = open_review(Audit(data / "audits" / TRAINED))
-    kept = review.path.with_suffix(".kept")
+    backup = review.path.with_suffix(".backup")
     if review.path.exists():
-        review.path.rename(kept)
+        review.path.rename(backup)
     yield review
     for path in review.path.parent.glob(f"{review.path.name}*"):
         path.unlink(missing_ok=True)  # the server may close it meanwhile
-    if kept.exists():
-        kept.rename(review.path)
+    if backup.exists():
+        backup.rename(review.path)

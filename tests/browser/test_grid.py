@@ -11,7 +11,6 @@ from clipmem_core.review.maps import make_map
 from tests.browser.conftest import TRAINED
 from tests.browser.reviewing import STORED, events, press
 from tests.browser.watched import check_pictures, settle
-from tests.fixtures import HOSTILE
 
 POINT = """() => {
     const plot = document.querySelector('.js-plotly-plot'), {x, y, customdata} = plot._fullData.at(-1)
@@ -74,14 +73,6 @@ def test_at_five_keys_a_second_each_is_stored_once_on_the_marked_pair_and_others
     page.troubles.clear()  # a page that is turned leaves pictures behind
 
 
-@pytest.mark.parametrize("page", ["dark"], indirect=True)
-def test_hostile_captions_show_as_they_are_and_do_nothing(page: Any, address: str) -> None:
-    open_browse(page, address, "hostile")
-    assert page.locator(".caption").all_text_contents()[:4] == HOSTILE[:4]
-    assert page.title() == "Browse · CLIPMem"
-    assert page.locator(".cards :is(script, b, img[src=x], a:not(.picture, .caption))").count() == 0
-
-
 def test_enter_shows_a_picture_and_opens_its_pair_and_keys_rest_below_a_dialog(
     page: Any, address: str, review: Review
 ) -> None:
@@ -133,26 +124,3 @@ def test_the_map_shows_the_picture_at_the_pointer_and_a_click_those_around_it(
     page.locator(".card").nth(11).wait_for()
     assert page.locator(".card").first.get_attribute("data-row") == str(row)
     check_pictures(page, at_least=12)
-
-
-def test_a_lasso_on_the_map_of_scores_opens_its_pairs(page: Any, address: str) -> None:
-    page.goto(f"{address}/overview?audit=hostile")
-    settle(page)
-    check_pictures(page, at_least=12)
-    plot = page.locator(".js-plotly-plot:has(.modebar)").last
-    plot.locator(".nsewdrag").first.wait_for()
-    plot.locator(".modebar-btn[data-val=lasso]").click()
-    area = plot.locator(".nsewdrag").last.bounding_box()
-    for place, (a, b) in enumerate([(0.02, 0.02), (0.98, 0.02), (0.98, 0.5), (0.02, 0.5)]):
-        page.mouse.move(area["x"] + a * area["width"], area["y"] + b * area["height"], steps=8 if place else 1)
-        if place == 0:
-            page.mouse.down()
-    page.mouse.up()
-    button = page.get_by_role("button", name="in Browse")
-    button.wait_for()
-    count = button.inner_text().split()[-4]
-    button.click()
-    page.wait_for_url("**/browse?**")
-    page.get_by_text(f"{count} pairs").first.wait_for()
-    settle(page)
-    check_pictures(page, at_least=1)

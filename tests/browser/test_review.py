@@ -58,10 +58,10 @@ def test_decisions_are_kept_while_the_server_cannot_be_reached_and_stored_once(
     open_review_page(page, address)
     page.route(EVENTS, lambda route: route.abort())
     press(page, "kxkx")
-    page.get_by_text("kept here (the server cannot be reached), tried again").wait_for()
+    page.get_by_text("not saved yet (the server cannot be reached); retrying").wait_for()
     pressed = taken(page)
     page.reload()
-    page.get_by_text("kept here").wait_for()
+    page.get_by_text("not saved yet").wait_for()
     page.unroute(EVENTS)
     all_stored(page)
 
@@ -90,11 +90,11 @@ def test_a_refusal_is_shown_until_it_was_read_and_its_pair_is_undecided_again(
     pair = shown_pair(page)
     page.route(EVENTS, refuse)
     page.keyboard.press("x")
-    told = page.get_by_text(f"Not saved: remove of {pair}: <b>other captions</b>.")
-    told.wait_for()
+    message = page.get_by_text(f"Not saved: remove of {pair}: <b>other captions</b>.")
+    message.wait_for()
     page.get_by_text("0 decided, saved").wait_for()
-    told.click()
-    told.wait_for(state="hidden")
+    message.click()
+    message.wait_for(state="hidden")
     assert events(review) == []
 
 

@@ -3,12 +3,11 @@
 import json
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import parse_qs
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from clipmem_core.audits.store import VERDICT, Audit, write_json, write_table
+from clipmem_core.audits.store import VERDICT, Audit, write_json
 from clipmem_core.review.decisions import open_review
 from tests.dashboard.test_pages import links, open_page, texts, titles
 from tests.fixtures import HOSTILE
@@ -28,12 +27,6 @@ def mounted(app: AppTest) -> list[dict[str, Any]]:
     return [each for each in given if "keys" not in each]
 
 
-def start(app: AppTest) -> dict[str, list[str]]:
-    """Where "Start review" leads."""
-    (there,) = (parse_qs(query) for label, query in links(app) if label == "Start review")
-    return there
-
-
 def test_the_pairs_that_are_probably_wrong_come_first_and_the_address_changes_that(audit: Audit) -> None:
     (given,) = mounted(open_page(REVIEW))
     assert given["selection"] == {"order": "review_place", "ascending": "1"}
@@ -46,14 +39,6 @@ def test_the_pairs_that_are_probably_wrong_come_first_and_the_address_changes_th
     assert (given["selection"], given["undecided"]) == ({"order": "clipmem", "decision": "keep"}, False)
 
 
-def test_an_audit_without_misfit_is_reviewed_by_clipmem(audit: Audit) -> None:
-    unplaced = audit.scores.assign(review_place=float("nan"))
-    write_table(audit.folder / "scores.parquet", unplaced)
-    assert mounted(open_page(REVIEW))[0]["selection"] == {"order": "misfit"}
-    write_table(audit.folder / "scores.parquet", unplaced.assign(misfit=float("nan")))
-    assert mounted(open_page(REVIEW))[0]["selection"] == {"order": "clipmem"}
-
-
 @pytest.mark.usefixtures("audit")
 def test_an_empty_selection_is_told_with_the_way_to_another() -> None:
     app = open_page(REVIEW, words="<b>no such word</b>")
@@ -61,15 +46,6 @@ def test_an_empty_selection_is_told_with_the_way_to_another() -> None:
     assert app.info[0].value == "No pair fits this selection."
     assert "words: <b>no such word</b>" in texts(app)
     assert [label for label, _ in links(app)] == ["Filter in Browse"]
-
-
-@pytest.mark.usefixtures("audit")
-def test_overview_and_browse_lead_to_a_review_of_what_they_show() -> None:
-    there = dict(links(open_page("pages/overview.py")))
-    assert "order=review_place" in str(there["Review next (includes 10 % random spot checks)"])
-    assert "order=random" in str(there["Check 50 at random"])
-    there = start(open_page("pages/browse.py", group="scored", words="circle"))
-    assert there == {"audit": ["made"], "group": ["scored"], "words": ["circle"], "order": ["misfit"]}
 
 
 def test_the_number_of_wrong_captions_and_its_basis_are_plain_text(audit: Audit) -> None:
