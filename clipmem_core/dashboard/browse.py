@@ -202,13 +202,13 @@ def _edit_dialog(audit: Audit, selection: Selection) -> None:
         draw_fault("No caption was changed.", error, icon=":material/warning:")
         return
     if changes.emptied:
-        st.caption(f"{changes.emptied:,} captions would be empty and stay unchanged.")
+        st.caption(f"Unchanged, as they would be empty: {changes.emptied:,} captions.")
     if changes.removed:
-        st.caption(f"{changes.removed:,} pairs are marked for removal and stay unchanged.")
+        st.caption(f"Unchanged, as marked for removal: {pairs_in_words(changes.removed)}.")
     if changes.pairs:
         rows = [(change.pair_id, *texts) for change in changes.pairs for texts in change.captions]
         table = pd.DataFrame(rows, columns=["pair", "before", "after"])
-        st.dataframe(table, hide_index=True, height=300, row_height=50, alt="Captions before and after the change")
+        st.dataframe(table, hide_index=True, height=300, alt="Captions before and after the change")
     else:
         st.info("No caption changes.", icon=":material/search_off:")
     label = f"Change {changes.captions:,} captions of {pairs_in_words(len(changes.pairs))}"

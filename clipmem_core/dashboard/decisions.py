@@ -276,7 +276,7 @@ def draw_checks(audit: Audit) -> None:
     for name, count in counts.items():
         if count:
             check = CHECKS[name]
-            left, right = st.columns([2, 5], vertical_alignment="center", gap="small")
+            left, right = st.columns([3, 5], vertical_alignment="center", gap="small")
             icon = ":material/image:" if check.of == "pictures" else ":material/notes:"
             parameters = link(audit, Selection(check=name))
             left.page_link(BROWSE, label=f"{check.label}: **{count:,}**", icon=icon, query_params=parameters)

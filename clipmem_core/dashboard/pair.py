@@ -31,7 +31,7 @@ from clipmem_core.review.rows import failed_checks, find_rows, misfit_note
 from clipmem_core.review.search import nearest
 from clipmem_core.review.selection import IMAGE_SIDE, TEXT_SIDE, Selection
 from clipmem_core.review.tables import find_row
-from clipmem_core.scores.registry import BY_NAME, scores_in
+from clipmem_core.scores.registry import BY_NAME, scores_in, words
 from clipmem_core.scores.registry import PAIR as SHOWN_HERE
 
 CAPTION_LIMIT = 600
@@ -66,11 +66,11 @@ def draw_way_back(audit: Audit, selection: Selection) -> None:
 def draw_facts(audit: Audit, card: PairCard) -> None:
     """Draw group, injected error and file of a pair, the scores of its captions, and the checks it fails."""
     facts = [f"group: {card.group}", *([f"injected error: {card.planted}"] if card.planted else [])]
-    show_text(" · ".join(facts))
-    show_text(f"file: {card.image}", limit=CAPTION_LIMIT)
+    show_text(f"{' · '.join(facts)}\nfile: {card.image}", limit=CAPTION_LIMIT)
     if scores := caption_scores(audit, card.pair_id):
         table = pd.DataFrame([dataclasses.asdict(score) for score in scores.values()])
         table.insert(0, "caption", [cut(card.captions[place], CAPTION_LIMIT) for place in scores])
+        table = table.rename(columns={c.SIMILARITY_OUT: words(c.SIMILARITY_OUT)})
         odd = st.column_config.CheckboxColumn("odd", help="Fits much worse than the pair's other captions.")
         st.dataframe(table, hide_index=True, column_config={"odd": odd}, alt="The scores of each caption")
     with one_line_errors("Checks"), st.container(horizontal=True, gap="small"):

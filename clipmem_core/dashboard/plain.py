@@ -20,7 +20,7 @@ from clipmem_core.files import is_number, mapping
 LIMIT = 1000  # characters of a message
 LINES = 6
 MODERATED = "moderated"  # `se_kind` of the verdict if single pairs have errors
-MODERATED_ERROR = "standard error (pooled with like pairs; ± 1.96 of it covers 95 %)"
+MODERATED_ERROR = "standard error, pooled over similar pairs (95 % interval: 1.96 times it)"
 UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
