@@ -3,7 +3,7 @@
 import streamlit as st
 
 from clipmem_core.dashboard.page import PAGES
-from clipmem_core.dashboard.routes import middleware, open_browser, routes
+from clipmem_core.dashboard.routes import middleware, routes
 
 
 def open_first() -> None:
@@ -15,4 +15,4 @@ if __name__ == "__main__":  # a session runs it
     pages = [st.Page(path, title=title) for path, (title, _) in PAGES.items()]
     st.navigation([st.Page(open_first, title="CLIPMem", default=True), *pages], position="hidden").run()
 else:  # the server imports it
-    app = st.App(__file__, routes=routes(), middleware=middleware(), lifespan=open_browser)
+    app = st.App(__file__, routes=routes(), middleware=middleware())

@@ -158,9 +158,8 @@ def _draw_question(audit: Audit, selection: Selection) -> None:
 
 
 def _decide_all(audit: Audit, question: Question) -> None:
-    """Store the decision, or ask again if the selection has changed since the question."""
+    """Store the decision, unless the selection has changed since the question."""
     st.session_state.pop(QUESTION, None)
-    new_question = None
     with locked_session() as session:
         ids = pair_ids(audit, question.selection)
         if len(ids) == question.count:
@@ -169,10 +168,7 @@ def _decide_all(audit: Audit, question: Question) -> None:
             session.notice = Notice(sentence, event=outcome.event)
             session.presses += 1
         else:
-            new_question = replace(question, count=len(ids))
-            session.notice = Notice("The selection has changed meanwhile: check it again.", good=False)
-    if new_question is not None:
-        st.session_state[QUESTION] = new_question
+            session.notice = Notice("Not saved: the selection has changed meanwhile.", good=False)
 
 
 def _open() -> None:

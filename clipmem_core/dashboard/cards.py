@@ -15,7 +15,7 @@ from PIL import Image
 from clipmem_core.audits.store import Audit
 from clipmem_core.audits.verdict import queues
 from clipmem_core.dashboard.page import link, read_view
-from clipmem_core.dashboard.plain import as_html, cut, explained_errors, number, read_verdict, show_text, signed
+from clipmem_core.dashboard.plain import as_html, cut, explained_errors, number, read_verdict, signed
 from clipmem_core.pairs.pictures import decode
 from clipmem_core.pairs.references import read_bytes
 from clipmem_core.review.cards import PairCard, cards
@@ -89,12 +89,10 @@ def _as_jpeg(picture: Image.Image) -> bytes:
     return file.getvalue()
 
 
-def draw_card_picture(card: PairCard, jpeg: bytes, fault: str, *, explained: bool = True) -> None:
-    """Draw a picture, or a grey square and, unless `explained` is off, the reason."""
+def draw_card_picture(card: PairCard, jpeg: bytes, fault: str) -> None:
+    """Draw a picture, or a grey square if it cannot be read."""
     caption = cut(" ".join(card.captions[:1]), ALT_LIMIT)
     st.image(jpeg, width="stretch", alt="Picture cannot be read" if fault else f"Picture: {caption}")
-    if fault and explained:
-        show_text(f"Picture cannot be read: {fault}", limit=CAPTION_LIMIT)
 
 
 @dataclass(frozen=True)
@@ -173,7 +171,7 @@ def draw_card_row(
     with st.grid(STRIP_SIZE, min_column_width=115, gap="small", key=f"cards-{key}") as grid:
         for card, label, picture in zip(shown, labels, pictures, strict=True):
             with grid.cell(), st.container(gap="xsmall"):
-                draw_card_picture(card, *picture.result(), explained=False)
+                draw_card_picture(card, *picture.result())
                 parameters = link(audit, selection, **(read_view() | {"pair": card.pair_id}))
                 st.page_link(PAIR_PAGE, label=label, icon="", query_params=parameters)
                 caption = as_html(" ".join(card.captions[:1]), limit=STRIP_LIMIT)

@@ -56,10 +56,6 @@ COLUMNS = {
     "decided (UTC)": st.column_config.TextColumn(width=130),
     "audit": st.column_config.TextColumn(help="The audit on screen at the time of the decision."),
 }
-FOR_OTHERS = (
-    "“For other captions”: decided in another audit, where the pair has other captions, for example injected errors. "
-    "Such a decision does not count here and is not exported."
-)
 AGAIN = (
     "Writes the data set without the pairs you removed and with the captions you changed, audits it with the same "
     "settings, seeds and members, and compares both audits on the pairs they share. It takes about as "
@@ -110,8 +106,6 @@ def draw_decisions(audit: Audit) -> None:
     if shown.empty:
         st.caption("No pair has this decision.")
         return
-    if shown[FOR_OTHER].notna().any():
-        st.caption(FOR_OTHERS)
     _draw_page(audit, shown.iloc[(page - 1) * SIZE : page * SIZE], selection)
 
 
@@ -306,7 +300,7 @@ def _draw_group(audit: Audit, group: Sequence[PairCard], *, hidden: int) -> None
         with st.container(horizontal=True, gap="medium"):
             for card, picture in zip(group, pictures, strict=True):
                 with st.container(width=GROUP_SIDE + 20, gap="xsmall"):
-                    draw_card_picture(card, *picture.result(), explained=False)
+                    draw_card_picture(card, *picture.result())
                     show_text(cut(" · ".join(card.captions), GROUP_LIMIT))
                     label, icon, colour = BADGES[card.decision.decision if card.decision else None]
                     st.badge(label, icon=icon, color=colour)

@@ -14,11 +14,10 @@ from clipmem_core.dashboard.deciding import BADGES
 from clipmem_core.dashboard.page import LAYOUT, draw_set, peek_selection, read_selection, write, write_selection
 from clipmem_core.dashboard.pair_component import BROWSE_KEYS, draw_keys
 from clipmem_core.dashboard.plain import read_verdict
-from clipmem_core.figures.layout import OTHER
 from clipmem_core.pairs.checks import CHECKS
 from clipmem_core.review import selection as s
 from clipmem_core.review.decisions import CHOICES
-from clipmem_core.review.rows import labels, planted_kinds, score_histogram, score_span
+from clipmem_core.review.rows import labels, planted_kinds, score_span
 from clipmem_core.review.selection import Range, Selection
 from clipmem_core.scores.registry import BY_NAME, QUEUE, scores_in, words
 
@@ -37,8 +36,6 @@ DECISIONS |= {name: BADGES[name][0] for name in CHOICES}
 PLANTED = {s.ANY: "any injected error", s.NONE: "no injected error"}
 DIRECTIONS = {False: "high to low", True: "low to high"}
 STEPS = 200  # of a slider
-IN_RANGE = "#2f8f6d"
-BARS = "display:flex;align-items:flex-end;gap:1px;height:40px"
 HIDDEN = {"label_visibility": "collapsed"}
 
 
@@ -128,9 +125,9 @@ def draw_queues(audit: Audit, selection: Selection, layout: str) -> None:
         ("Queue", names, queue_of(selection), choose_queue, False),
         ("Layout", LAYOUTS, layout, choose_layout, True),
     ):
-        look = {"format_func": options.__getitem__, "width": "content", "required": required} | HIDDEN
+        style = {"format_func": options.__getitem__, "width": "content", "required": required} | HIDDEN
         key = label.lower()
-        draw_set(st.segmented_control, label, list(options), key=key, value=value, on_choose=on_choose, **look)
+        draw_set(st.segmented_control, label, list(options), key=key, value=value, on_choose=on_choose, **style)
 
 
 def draw_filters(audit: Audit, selection: Selection) -> None:
@@ -141,9 +138,9 @@ def draw_filters(audit: Audit, selection: Selection) -> None:
             ("meaning", "Search by meaning", search, 235),
             ("words", "Words in the caption", "Words in the caption", 165),
         ):
-            look = {"type": "search", "placeholder": placeholder, "width": width} | HIDDEN
+            style = {"type": "search", "placeholder": placeholder, "width": width} | HIDDEN
             value, on_choose = getattr(selection, field), _setter(field)
-            draw_set(st.text_input, label, key=field, value=value, on_choose=on_choose, **look)
+            draw_set(st.text_input, label, key=field, value=value, on_choose=on_choose, **style)
         _choose(selection, "decision", "Decision", DECISIONS, DECISIONS.__getitem__, width=132, **HIDDEN)
         scores = [*([s.MATCH] if selection.searched else []), *BY_NAME, s.RANDOM]
         names = {score: f"Sort by {words(score)}" for score in scores}
@@ -190,19 +187,19 @@ def draw_conditions(selection: Selection) -> None:
         write_selection(removed[0] if len(removed) == 1 else cleared(selection))
 
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        look = {"format_func": lambda place: chips[place][0], "wrap": True} | HIDDEN
-        draw_set(st.multiselect, "Active filters", places, key="conditions", value=places, on_choose=remove, **look)
+        style = {"format_func": lambda place: chips[place][0], "wrap": True} | HIDDEN
+        draw_set(st.multiselect, "Active filters", places, key="conditions", value=places, on_choose=remove, **style)
         icon = ":material/close:"
         st.button("Clear all", type="tertiary", icon=icon, on_click=lambda: write_selection(cleared(selection)))
 
 
 def _draw_range(audit: Audit, selection: Selection) -> None:
-    """Draw the histogram of a score with two handles that select a range."""
+    """Draw a score with two handles that select a range."""
     scores = list(BY_NAME)
     first = scores.index(selection.ranges[-1].column if selection.ranges else c.CLIPMEM)
     column = st.selectbox("Score", scores, index=first, key="range-column", format_func=words)
-    histogram, span = score_histogram(audit, column), score_span(audit, column)
-    if histogram is None or span is None:
+    span = score_span(audit, column)
+    if span is None or not span[0] < span[1]:
         st.caption("The values of this score have no range.")
         return
     current = next((each for each in selection.ranges if each.column == column), Range(column))
@@ -210,34 +207,22 @@ def _draw_range(audit: Audit, selection: Selection) -> None:
         float(np.clip(default if end is None else end, *span))
         for end, default in zip((current.low, current.high), span, strict=True)
     )
-    st.html(_histogram_html(*histogram, low, high))
 
     def choose_range(ends: tuple[float, float]) -> None:
         low, high = (None if end == default else end for end, default in zip(ends, span, strict=True))
         write_selection(with_range(peek_selection(), Range(column, low, high)))
 
-    step, key = (span[1] - span[0]) / STEPS, f"histogram-{column}"
-    look = {"min_value": span[0], "max_value": span[1], "step": step, "format": "%.3g"} | HIDDEN
-    draw_set(st.slider, words(column), key=key, value=(low, high), on_choose=choose_range, **look)
-
-
-def _histogram_html(counts: np.ndarray, edges: np.ndarray, low: float, high: float) -> str:
-    """Return the bars of a histogram as HTML; those outside of a range are grey."""
-    tallest = max(counts.max(), 1)
-    bars = (
-        f'<i style="flex:1;min-height:{min(count, 1)}px;height:{100 * count / tallest:.1f}%;'
-        f'background:{IN_RANGE if right >= low and left <= high else OTHER}"></i>'
-        for count, left, right in zip(counts.tolist(), edges[:-1], edges[1:], strict=True)
-    )
-    return f'<div aria-hidden="true" style="{BARS}">{"".join(bars)}</div>'
+    step, key = (span[1] - span[0]) / STEPS, f"range-{column}"
+    style = {"min_value": span[0], "max_value": span[1], "step": step, "format": "%.3g"} | HIDDEN
+    draw_set(st.slider, words(column), key=key, value=(low, high), on_choose=choose_range, **style)
 
 
 def _choose(
-    selection: Selection, field: str, label: str, options: Any, format_func: Callable[[Any], str], **look: Any
+    selection: Selection, field: str, label: str, options: Any, format_func: Callable[[Any], str], **style: Any
 ) -> None:
     """Draw a list that shows and changes a field of the selection."""
-    look |= {"key": field, "value": getattr(selection, field), "format_func": format_func}
-    draw_set(st.selectbox, label, list(options), on_choose=_setter(field), **look)
+    style |= {"key": field, "value": getattr(selection, field), "format_func": format_func}
+    draw_set(st.selectbox, label, list(options), on_choose=_setter(field), **style)
 
 
 def _setter(field: str) -> Callable[[Any], None]:

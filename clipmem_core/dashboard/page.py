@@ -149,8 +149,8 @@ def choose_listed(
     clears: Sequence[str] = (),
 ) -> str:
     """Draw options as a list and return the chosen one; a list shows any text as it is."""
-    chosen, look = read_choice(parameter, options, default), {"format_func": format_func, "width": width}
-    return _choose(st.selectbox, label, options, chosen, parameter, key, clears, **look)
+    chosen, style = read_choice(parameter, options, default), {"format_func": format_func, "width": width}
+    return _choose(st.selectbox, label, options, chosen, parameter, key, clears, **style)
 
 
 def _choose(
@@ -161,12 +161,12 @@ def _choose(
     parameter: str,
     key: str,
     clears: Sequence[str],
-    **look: Any,
+    **style: Any,
 ) -> str:
     def on_choose(value: str | None) -> None:
         write(**{parameter: value or None, **dict.fromkeys(clears)})
 
-    draw_set(draw, label, options, key=key, value=chosen, on_choose=on_choose, **look)
+    draw_set(draw, label, options, key=key, value=chosen, on_choose=on_choose, **style)
     return chosen
 
 

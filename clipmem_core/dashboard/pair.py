@@ -103,7 +103,12 @@ def draw_terms(audit: Audit, card: PairCard) -> None:
         except InputError as error:
             show_text(f"Single members cannot be shown: {one_line(error)}", limit=LIMIT)
         else:
-            names = side_names(members, paper=audit.record.protocol == "paper")
+            paper = audit.record.protocol == "paper"
+            names = (
+                {IN: f"{IN}: f", OUT: f"{OUT}: g"}
+                if paper
+                else {IN: f"{IN}: trained on it", OUT: f"{OUT}: not trained on it"}
+            )
             figure = term_figure(members, colour=group_colour(card.group), names=names)
             st.plotly_chart(figure, config=FIXED, alt="Terms of the score, a dot for each member", key="terms")
     with right:
@@ -117,20 +122,6 @@ def draw_terms(audit: Audit, card: PairCard) -> None:
         if parts := {name: value for name, value in sides if value is not None}:
             alt = "The part of each encoder in this pair's clipmem"
             st.plotly_chart(encoder_figure(parts), config=FIXED, alt=alt, key="encoders")
-
-
-def side_names(members: pd.DataFrame, *, paper: bool) -> dict[str, str]:
-    """Return the names of the two sides: trained with the pair or not, and in the paper's protocol also f and g.
-
-    `members` has the columns side and trained, one row a member. In the paper's protocol `side` is f or g even if the
-    other one trained on the pair.
-    """
-    names = {}
-    for side, letter in ((IN, "f"), (OUT, "g")):
-        trained = members.loc[members["side"] == side, "trained"].astype(bool)
-        how = "trained with it" if trained.all() else "trained without it" if not trained.any() else "some with it"
-        names[side] = f"{side}: {letter}, {how}" if paper else f"{side}: {how}"
-    return names
 
 
 @st.fragment

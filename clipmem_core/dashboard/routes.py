@@ -7,9 +7,7 @@ import functools
 import json
 import math
 import threading
-import webbrowser
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -75,14 +73,6 @@ async def add_headers(request: Request, call_next: RequestResponseEndpoint) -> R
     response = await call_next(request)
     response.headers.update(HEADERS)
     return response
-
-
-@asynccontextmanager
-async def open_browser(_: Any) -> AsyncIterator[None]:
-    """Open the dashboard in a browser when its server starts, as Streamlit does for a script that has no middleware."""
-    if not st.get_option("server.headless"):
-        webbrowser.open(f"http://localhost:{st.get_option('server.port')}")
-    yield
 
 
 def middleware() -> list[Middleware]:

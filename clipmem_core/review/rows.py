@@ -25,7 +25,6 @@ from clipmem_core.review.wrong_captions import wrong_estimate
 from clipmem_core.scores.registry import BY_NAME, QUEUE, SECOND_NOTE, scores_in
 
 LABELS_SHOWN = 200
-BINS = 40  # of a histogram
 _FEW = 1000  # rows that are fetched one by one; for more the whole column is read
 _FOLDED = "lower(upper(nfc_normalize({})))"  # up and down again, so that both forms of a sigma match
 
@@ -211,16 +210,6 @@ def score_span(audit: Audit, column: str) -> tuple[float, float] | None:
     query = f"SELECT min({value}), max({value}) FROM parquet WHERE isfinite({value})"
     low, high = fetch_rows(audit.folder / SCORES, query)[0]
     return None if low is None else (low, high)
-
-
-@kept(64, SCORES)
-def score_histogram(audit: Audit, column: str) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return how many pairs have a score in each of `BINS` equal bins, and their edges; None without a range."""
-    span = score_span(audit, column)
-    if span is None or not np.spacing(np.abs(span).max()) * BINS < span[1] - span[0] < np.inf:
-        return None
-    scores = fetch_columns(audit.folder / SCORES, f"SELECT {number(column)} AS score FROM parquet")["score"]
-    return np.histogram(scores[np.isfinite(scores)], BINS, span)
 
 
 def misfit_note(audit: Audit) -> str:
