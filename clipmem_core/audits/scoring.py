@@ -265,12 +265,12 @@ def attack_members(evidence: Evidence) -> tuple[pd.DataFrame, list[dict[str, Any
         rows = {"attack": attacks.BAVARIA, "measure": attacks.MEASURES, "targets": 0, "missing": missing}
         return pd.DataFrame(columns=c.UTILITY_COLUMNS), records(pd.DataFrame(rows).reindex(columns=attacks.COLUMNS))
     shadows = attacks.shadows_of(sides)
-    judged = np.flatnonzero(shadows.judged.all(axis=0))
+    judged = np.flatnonzero(shadows.attacked.all(axis=0))
     if len(judged) > MOST_ATTACKED:
-        some = np.zeros(shadows.judged.shape[1], bool)
+        some = np.zeros(shadows.attacked.shape[1], bool)
         # 7: a random stream of its own
         some[np.random.default_rng([shadows.seed, 7]).choice(judged, MOST_ATTACKED, replace=False)] = True
-        shadows = dataclasses.replace(shadows, judged=np.broadcast_to(some, shadows.judged.shape))
+        shadows = dataclasses.replace(shadows, attacked=np.broadcast_to(some, shadows.attacked.shape))
     found = attacks.attack(evidence.alignments, shadows)
     draws = int(np.clip(RESAMPLED // sum(len(one.rows) for one in found), 100, 300))
     metrics = [

@@ -16,22 +16,18 @@ import numpy as np
 
 from clipmem_core.columns import ALIGNMENT, NEGATIVE_IMAGE, NEGATIVE_TEXT, POSITIVE, SIMILARITY
 
-IMAGE_SQUARE = "image_square"
-TEXT_SQUARE = "text_square"
+IMAGE_SQUARE, TEXT_SQUARE = "image_square", "text_square"
 _CHUNK = 16_384  # rows that a thread takes at a time
 _BLOCK_BYTES = 1 << 20  # of one matrix: both blocks together fit a core's cache
 
 
 def external_means(image: np.ndarray, text: np.ndarray, external: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return ν_I and ν_T, the means of the pairs' mean embeddings over the external pairs, summed in float64.
+    """Return ν_I and ν_T, [dim] each: the means of the pairs' mean embeddings over the external pairs, in float64.
 
     Args:
         image: μ_I, mean of the unit embeddings of a pair's views, [n_pairs, dim].
         text: μ_T, mean of the unit embeddings of a pair's captions, [n_pairs, dim].
         external: true for external pairs, [n_pairs]; at least two.
-
-    Returns:
-        ν_I and ν_T, [dim] each.
     """
     rows = np.flatnonzero(external)
     if image.shape != text.shape or image.ndim != 2:
@@ -47,20 +43,11 @@ def pair_terms(image: np.ndarray, text: np.ndarray, external: np.ndarray) -> dic
     Alignment lies in [−3, 3]; the higher, the better the member matches the pair beyond what any caption and any
     image would get. An external pair leaves itself out of ν. Both matrices may be memory maps of any size.
 
-    Args:
-        image: μ_I, mean of the unit embeddings of a pair's views, [n_pairs, dim].
-        text: μ_T, mean of the unit embeddings of a pair's captions, [n_pairs, dim].
-        external: true for external pairs, [n_pairs]; at least two.
+    Args: as for `external_means`.
 
     Returns:
         float32 [n_pairs] each: positive, negative_text, negative_image, alignment, similarity (positive as a cosine,
         0 where a mean has no length), and image_square, text_square: ‖μ‖², which `sslmem` takes.
-
-    Example:
-        >>> image = text = np.eye(4, dtype=np.float32)
-        >>> terms = pair_terms(image, text, np.array([False, False, True, True]))
-        >>> terms["alignment"].tolist()
-        [1.0, 1.0, 1.0, 1.0]
     """
     nu_image, nu_text = external_means(image, text, external)
     nu_image, nu_text = nu_image.astype(image.dtype), nu_text.astype(text.dtype)
@@ -82,19 +69,14 @@ def pair_terms(image: np.ndarray, text: np.ndarray, external: np.ndarray) -> dic
     return terms_of(products, np.flatnonzero(external), int(np.sum(external)))
 
 
-def leave_out(with_all: np.ndarray, own: np.ndarray, n_external: int) -> np.ndarray:
-    """Turn a mean over all external pairs into the mean without the pair's own share.
-
-    Args:
-        with_all: product with ν, the mean over all external pairs.
-        own: the same product with the pair's own μ.
-        n_external: number of external pairs.
+def leave_out(with_all: np.ndarray, pair_product: np.ndarray, n_external: int) -> np.ndarray:
+    """Turn a product with ν, the mean over all external pairs, into that with the mean without the pair's own μ.
 
     Example:
         >>> float(leave_out(np.array(2.0), np.array(3.0), 2))  # (3 + 1) / 2 without the 3
         1.0
     """
-    return (n_external * with_all - own) / (n_external - 1)
+    return (n_external * with_all - pair_product) / (n_external - 1)
 
 
 def terms_of(products: np.ndarray, external: np.ndarray, n_external: int) -> dict[str, np.ndarray]:

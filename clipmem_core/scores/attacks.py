@@ -1,10 +1,9 @@
 """Likelihood-ratio membership inference. Each member is the target once; the others are shadow models.
 
 The pair's alignment under the target is compared with its alignments under shadows that were trained on the pair, and
-under those that were not. Alignments are centred on the mean of the external pairs under the same member.
-
-On each side a pair has one shadow fewer than it has members, whichever side the target is on; otherwise their number
-would leak that side. The shadow left out opposite the target is of its own repeat or seed where possible.
+under those that were not, each less the mean of the external pairs. On each side a pair has one shadow fewer than it
+has members, whichever side the target is on; otherwise their number would leak that side. The shadow left out opposite
+the target is of the target's repeat or seed where possible.
 """
 
 from collections.abc import Sequence
@@ -23,9 +22,7 @@ ATTACKS = (BAVARIA, LIRA, RMIA, ALIGNMENT)
 AUROC = "auroc"
 RATES = {"TPR@0.01": 0.01, "TPR@0.001": 0.001}  # true-positive rate by false-positive rate
 MEASURES = (AUROC, *RATES)
-COLUMNS = [
-    *("attack", "measure", "value", "members_low", "members_high", "pairs_low", "pairs_high", "targets", "missing"),
-]
+COLUMNS = ["attack", "measure", "value", "members_low", "members_high", "pairs_low", "pairs_high", "targets", "missing"]
 OWN_VARIANCE = 64  # shadows of a pair, from which LiRA uses the variance of the pair alone (its section VI)
 FEWEST = 3  # members: a target, and a shadow on either side
 _MOST_SHAPE = 50.0  # of the prior of the variance
@@ -40,14 +37,14 @@ class Shadows:
 
     Attributes:
         trained: true where the member is trained on the pair, [n_members, n_pairs].
-        judged: true where the member is attacked on the pair, [n_members, n_pairs].
+        attacked: true where the member is attacked on the pair, [n_members, n_pairs].
         external: true for pairs that the member's alignments are centred on, [n_members, n_pairs].
         replicate: number of the repeat or seed of each member, [n_members].
         seed: start of every draw.
     """
 
     trained: np.ndarray
-    judged: np.ndarray
+    attacked: np.ndarray
     external: np.ndarray
     replicate: np.ndarray
     seed: int
@@ -59,8 +56,9 @@ def shadows_of(sides: Sides) -> Shadows:
     replicate = np.zeros(len(trained), dtype=np.int64)
     for number, rows in enumerate(sides.replicates):
         replicate[rows] = number
-    judged, external = (np.broadcast_to(own, trained.shape) for own in (np.isin(group, SCORED_GROUPS), sides.external))
-    return Shadows(trained, judged, external, replicate, sides.seed)
+    attacked = np.broadcast_to(np.isin(group, SCORED_GROUPS), trained.shape)
+    external = np.broadcast_to(sides.external, trained.shape)
+    return Shadows(trained, attacked, external, replicate, sides.seed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,34 +92,36 @@ def attack(alignments: Sequence[np.ndarray], shadows: Shadows, *, attacks: Seque
 
     Returns:
         One entry a member, with NaN where an attack needs a shadow on either side and a pair has none.
-
-    Raises:
-        ValueError: fewer than three members.
     """
     members = len(shadows.trained)
     if len(alignments) != members or members < FEWEST:
         raise ValueError(f"alignments must be of {members} members and of at least {FEWEST}, not {len(alignments)}")
-    columns = shadows.judged.any(axis=0)
+    columns = shadows.attacked.any(axis=0)
     places = np.flatnonzero(columns)
-    values = np.stack([np.asarray(own)[columns] for own in alignments]).astype(np.float64)
-    outside = np.array([np.mean(own[where]) for own, where in zip(alignments, shadows.external, strict=True)])
+    values = np.stack([np.asarray(alignment)[columns] for alignment in alignments]).astype(np.float64)
+    outside = np.array(
+        [np.mean(alignment[where]) for alignment, where in zip(alignments, shadows.external, strict=True)]
+    )
     centred, trained = values - outside[:, None], shadows.trained[:, columns]
     key = np.random.default_rng([shadows.seed, _KEY_DRAW]).random(trained.shape, dtype=np.float32)
-    noise = _external_variance(alignments, outside, shadows)
-    found = []
+    noise, external = float("nan"), shadows.external.all(axis=0)
+    if external.any():
+        beyond = np.stack([np.asarray(alignment, dtype=np.float64)[external] for alignment in alignments])
+        noise = float((beyond - outside[:, None]).var(axis=0, ddof=1).mean())
+    attacked = []
     for target in range(members):
-        rows = np.flatnonzero(shadows.judged[target, columns])
-        own = trained[:, rows]
-        used = _used(own, target, shadows.replicate, key[:, rows])
-        inside, outer = (_side(centred[:, rows], used & side) for side in (own, ~own))
+        rows = np.flatnonzero(shadows.attacked[target, columns])
+        in_target = trained[:, rows]
+        used = _used(in_target, target, shadows.replicate, key[:, rows])
+        inside, outer = (_side(centred[:, rows], used & side) for side in (in_target, ~in_target))
         scores = {
             name: values[target, rows]
             if name == ALIGNMENT
             else _SCORES[name](centred[target, rows], inside, outer, noise)
             for name in attacks
         }
-        found.append(Attacked(places[rows], own[target], scores))
-    return found
+        attacked.append(Attacked(places[rows], in_target[target], scores))
+    return attacked
 
 
 def bavaria(values: np.ndarray, inside: Side, outside: Side, noise: float) -> np.ndarray:
@@ -135,8 +135,7 @@ def bavaria(values: np.ndarray, inside: Side, outside: Side, noise: float) -> np
 
     Args:
         values: the target's alignments, [n].
-        inside: of the shadows that were trained on the pair.
-        outside: of those that were not.
+        inside, outside: the shadows that were trained on the pair, and the others.
         noise: variance of an alignment between members, used where no side has two shadows of a pair.
 
     Returns:
@@ -151,15 +150,12 @@ def lira(values: np.ndarray, inside: Side, outside: Side, noise: float) -> np.nd
     """Return the log-likelihood ratio of two Gaussians (Carlini et al., "Membership Inference Attacks From First
     Principles", IEEE S&P 2022): the pair's means, and variances pooled over pairs where its shadows are few.
 
-    Args: as for `bavaria`.
-
-    Returns:
-        The log ratio, [n]; NaN for a pair without a shadow on either side.
+    Args: as for `bavaria`. NaN for a pair without a shadow on either side.
     """
     ratio = np.zeros(len(values))
     for sign, side in ((1, inside), (-1, outside)):
-        own = side.squares / np.maximum(side.count - 1, 1)
-        variance = np.where(side.count >= OWN_VARIANCE, own, _pooled(side, noise))
+        sample_variance = side.squares / np.maximum(side.count - 1, 1)
+        variance = np.where(side.count >= OWN_VARIANCE, sample_variance, _pooled(side, noise))
         ratio += sign * norm.logpdf(values, _known_mean(side), np.sqrt(variance))
     return ratio
 
@@ -172,10 +168,7 @@ def rmia(values: np.ndarray, inside: Side, outside: Side, noise: float) -> np.nd
     population pairs that it exceeds rises with this ratio, so that for one target the ROC is the same, but for ties.
     We use alignment as the log-likelihood, in units so large that the log of its mean is the mean.
 
-    Args: as for `bavaria`; `noise` is not used.
-
-    Returns:
-        The difference in cosine units, [n]; NaN for a pair without a shadow on either side.
+    Args: as for `bavaria`; `noise` is not used. In cosine units; NaN for a pair without a shadow on either side.
     """
     return values - (_known_mean(inside) + _known_mean(outside)) / 2
 
@@ -201,15 +194,6 @@ def _side(values: np.ndarray, used: np.ndarray) -> Side:
     return Side(count, mean, np.sum((values - mean) ** 2, axis=0, where=used))
 
 
-def _external_variance(alignments: Sequence[np.ndarray], outside: np.ndarray, shadows: Shadows) -> float:
-    """Return the variance between members of the alignment of a pair that is external to all of them."""
-    everywhere = shadows.external.all(axis=0)
-    if not everywhere.any():
-        return float("nan")
-    values = np.stack([np.asarray(own, dtype=np.float64)[everywhere] for own in alignments])
-    return float((values - outside[:, None]).var(axis=0, ddof=1).mean())
-
-
 def _pooled(side: Side, noise: float) -> float:
     """Return the variance of one alignment, pooled over pairs."""
     freedom = np.maximum(side.count - 1, 0).sum()
@@ -232,20 +216,19 @@ def _shape(side: Side) -> float:
 
 
 def _line(side: Side, other: Side) -> np.ndarray:
-    """Return the prior mean of each pair on a side: the mean of all, or a straight line of the pair's own mean on the
-    other side, [n]."""
-    known, both = side.count > 0, (side.count > 0) & (other.count > 0)
+    """Return a side's prior mean of each pair: the mean of all, or a line of the pair's mean on the other side, [n]."""
+    present, both = side.count > 0, (side.count > 0) & (other.count > 0)
     if both.sum() < 3 or np.ptp(other.mean[both]) == 0:
-        return np.full(len(known), side.mean[known].mean())
+        return np.full(len(present), side.mean[present].mean())
     line = np.polynomial.Polynomial.fit(other.mean[both], side.mean[both], 1)
-    return np.where(other.count > 0, line(other.mean), side.mean[known].mean())
+    return np.where(other.count > 0, line(other.mean), side.mean[present].mean())
 
 
 def _predictive(values: np.ndarray, side: Side, other: Side, noise: float) -> np.ndarray:
     """Return the log density of values under the Student's t predictive of a side's shadows and the prior, [n]."""
-    variance, shape, line, known = _pooled(side, noise), _shape(side), _line(side, other), side.count > 0
+    variance, shape, line, present = _pooled(side, noise), _shape(side), _line(side, other), side.count > 0
     # Means scatter about the line by the differences between pairs, and by the remaining noise of single members
-    between = np.mean((side.mean - line)[known] ** 2) - variance * np.mean(1 / side.count[known])
+    between = np.mean((side.mean - line)[present] ** 2) - variance * np.mean(1 / side.count[present])
     weight = variance / max(between, _FLAT * variance)  # of the prior mean, in shadows
     n = weight + side.count
     mean = (weight * line + side.count * side.mean) / n
@@ -263,26 +246,22 @@ def roc(attacked: Attacked, attack: str) -> dict[str, float]:
 
     Returns:
         `auroc`, in [0, 1], ties counting half; and the true-positive rate at the lowest threshold with a
-        false-positive rate of at most 1 and .1 %. NaN where a side is empty, where a score is missing, or where
-        that rate is less than one false positive.
-
-    Example:
-        >>> roc(Attacked(np.arange(3), np.array([True, True, False]), {"lira": np.array([3.0, 1.0, 2.0])}), "lira")
-        {'auroc': 0.5, 'TPR@0.01': nan, 'TPR@0.001': nan}
+        false-positive rate of at most 1 and .1 %. NaN where a side is empty, a score is missing, or that rate is less
+        than one false positive.
     """
     scores, others = attacked.scores[attack], int((~attacked.trained).sum())
     if np.isnan(scores).any() or others in (0, len(scores)):
         return dict.fromkeys(MEASURES, float("nan"))
     order, ends = _steps(scores)
-    found = _rates(attacked.trained[order], np.ones((1, len(order))), ends)
-    return {name: float("nan") if RATES.get(name, 1) * others < 1 else float(value[0]) for name, value in found.items()}
+    rates = _rates(attacked.trained[order], np.ones((1, len(order))), ends)
+    return {name: float("nan") if RATES.get(name, 1) * others < 1 else float(value[0]) for name, value in rates.items()}
 
 
-def attack_table(found: Sequence[Attacked], *, n_boot: int, seed: int) -> pd.DataFrame:
+def attack_table(attacked: Sequence[Attacked], *, n_boot: int, seed: int) -> pd.DataFrame:
     """Summarise each attack over all targets.
 
     Args:
-        found: what `attack` returns.
+        attacked: the result of `attack`.
         n_boot: bootstrap resamples of pairs, the same for all targets.
         seed: start of the resampling.
 
@@ -293,34 +272,34 @@ def attack_table(found: Sequence[Attacked], *, n_boot: int, seed: int) -> pd.Dat
         missing: why there is no value.
     """
     rows = []
-    for name in found[0].scores:
-        values = pd.DataFrame([roc(one, name) for one in found])
-        over_pairs = _resampled(found, name, n_boot=n_boot, seed=seed) if name in (BAVARIA, ALIGNMENT) else {}
+    for name in attacked[0].scores:
+        values = pd.DataFrame([roc(target, name) for target in attacked])
+        over_pairs = _resampled(attacked, name, n_boot=n_boot, seed=seed) if name in (BAVARIA, ALIGNMENT) else {}
         for measure in MEASURES:
-            known = values[measure].dropna().to_numpy()
-            mean = float(known.mean()) if len(known) else float("nan")
-            ends = over_pairs.get(measure, (float("nan"),) * 2) if len(known) else (float("nan"),) * 2
-            missing = "" if len(known) else _missing(found, name, measure)
-            rows.append([name, measure, mean, *seed_interval(known), *ends, len(known), missing])
+            finite = values[measure].dropna().to_numpy()
+            mean = float(finite.mean()) if len(finite) else float("nan")
+            ends = over_pairs.get(measure, (float("nan"),) * 2) if len(finite) else (float("nan"),) * 2
+            missing = "" if len(finite) else _missing(attacked, name, measure)
+            rows.append([name, measure, mean, *seed_interval(finite), *ends, len(finite), missing])
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _missing(found: Sequence[Attacked], name: str, measure: str) -> str:
-    others = max(int((~one.trained).sum()) for one in found)
-    if any(np.isnan(one.scores[name]).any() for one in found):
+def _missing(attacked: Sequence[Attacked], name: str, measure: str) -> str:
+    others = max(int((~target.trained).sum()) for target in attacked)
+    if any(np.isnan(target.scores[name]).any() for target in attacked):
         return "some pair has no shadow on one side"
     if measure in RATES and others * RATES[measure] < 1:
         return f"needs {round(1 / RATES[measure]):,} pairs that a member was not trained on, and there are {others:,}"
     return "no member has pairs that it was trained on beside pairs that it was not"
 
 
-def _resampled(found: Sequence[Attacked], name: str, *, n_boot: int, seed: int) -> dict[str, tuple[float, float]]:
+def _resampled(attacked: Sequence[Attacked], name: str, *, n_boot: int, seed: int) -> dict[str, tuple[float, float]]:
     """Return the 2.5 and 97.5 percentiles of the mean over targets, over resamples of pairs."""
-    known = [one for one in found if not np.isnan(roc(one, name)[AUROC])]
-    if not known:
+    measured = [target for target in attacked if not np.isnan(roc(target, name)[AUROC])]
+    if not measured:
         return {}
-    pairs = np.unique(np.concatenate([one.rows for one in known]))
-    steps = [_steps(one.scores[name]) for one in known]
+    pairs = np.unique(np.concatenate([target.rows for target in measured]))
+    steps = [_steps(target.scores[name]) for target in measured]
     rng = np.random.default_rng([seed, _RESAMPLE_DRAW])
     at_once = max(1, _BLOCK // len(pairs))
     means = []
@@ -329,10 +308,10 @@ def _resampled(found: Sequence[Attacked], name: str, *, n_boot: int, seed: int) 
         for drawn in weights:
             drawn[pairs] = np.bincount(rng.integers(len(pairs), size=len(pairs)), minlength=len(pairs))
         rates = [
-            _rates(one.trained[order], weights[:, one.rows[order]], ends)
-            for one, (order, ends) in zip(known, steps, strict=True)
+            _rates(target.trained[order], weights[:, target.rows[order]], ends)
+            for target, (order, ends) in zip(measured, steps, strict=True)
         ]
-        means.append(np.mean([list(own.values()) for own in rates], axis=0))
+        means.append(np.mean([list(rate.values()) for rate in rates], axis=0))
     low, high = np.nanpercentile(np.hstack(means), (2.5, 97.5), axis=1)
     return {measure: (float(low[at]), float(high[at])) for at, measure in enumerate(MEASURES)}
 
@@ -344,19 +323,13 @@ def _steps(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _rates(trained: np.ndarray, weights: np.ndarray, ends: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the measures of pairs in the order of their scores, [n_draws] each.
-
-    Args:
-        trained: true for the target's own, [n].
-        weights: how often each pair counts, [n_draws, n].
-        ends: the last place of each different score, [n_scores].
-    """
+    """Return the measures of pairs in the order of their scores, [n_draws] each; weights [n_draws, n] count pairs."""
     start = np.zeros((len(weights), 1))
-    found, alarms = (np.hstack([start, np.cumsum(weights * side, axis=1)[:, ends]]) for side in (trained, ~trained))
-    all_found, all_alarms = found[:, -1], alarms[:, -1]
-    rates = {AUROC: np.trapezoid(found, alarms, axis=1) / (all_found * all_alarms)}
+    hits, alarms = (np.hstack([start, np.cumsum(weights * side, axis=1)[:, ends]]) for side in (trained, ~trained))
+    all_hits, all_alarms = hits[:, -1], alarms[:, -1]
+    rates = {AUROC: np.trapezoid(hits, alarms, axis=1) / (all_hits * all_alarms)}
     for name, most in RATES.items():
         # Slightly above, since the number of alarms allowed may fall short of a whole one by rounding
         last = (alarms <= most * all_alarms[:, None] + 1e-9).sum(axis=1) - 1
-        rates[name] = np.take_along_axis(found, last[:, None], axis=1)[:, 0] / all_found
+        rates[name] = np.take_along_axis(hits, last[:, None], axis=1)[:, 0] / all_hits
     return rates

@@ -50,16 +50,7 @@ def margin_over_epochs(trajectory: np.ndarray) -> np.ndarray:
     partner less the logsumexp (theirs: the largest) of the others' logits, which is log p − log(1 − p) of the
     probability p in the trajectory, the geometric mean of both directions.
 
-    Args:
-        trajectory: as for `mean_over_epochs`, [n_epochs, n_pairs, 2].
-
-    Returns:
-        float64 [n_pairs], in logits, within ±13.9; NaN for pairs the member never trained on.
-
-    Example:
-        >>> half = np.log(0.5)
-        >>> margin_over_epochs(np.array([[[0.1, half]], [[0.1, half]]])).round(6) + 0.0
-        array([0.])
+    Args: as for `mean_over_epochs`. In logits, within ±13.9; NaN for pairs the member never trained on.
     """
     margins = []
     for epoch in trajectory:
@@ -80,20 +71,15 @@ def lemon(image: np.ndarray, text: np.ndarray, image_neighbours: np.ndarray, tex
         text: text embeddings, [n_pairs, dim].
         image_neighbours: rows of each image's nearest images, itself left out, [n_pairs, k].
         text_neighbours: rows of each caption's nearest captions, itself left out, [n_pairs, k].
-
-    Returns:
-        [n_pairs], larger more suspicious.
     """
     image, text = unit(image), unit(text)
-    own = 1 - np.einsum("nd,nd->n", image, text)
-    score = own.astype(np.float64)
+    distance = 1 - np.einsum("nd,nd->n", image, text)
+    score = distance.astype(np.float64)
     for start in range(0, len(image), _CHUNK):
         rows = slice(start, start + _CHUNK)
-        for near, far, neighbours in ((image, text, image_neighbours[rows]), (text, image, text_neighbours[rows])):
-            distances, others = (
-                1 - np.einsum("nd,nkd->nk", vectors[rows], vectors[neighbours]) for vectors in (near, far)
-            )
-            fading = np.exp(-0.1 * distances - 5.0 * own[neighbours])
+        for searched, other, near in ((image, text, image_neighbours[rows]), (text, image, text_neighbours[rows])):
+            distances, others = (1 - np.einsum("nd,nkd->nk", v[rows], v[near]) for v in (searched, other))
+            fading = np.exp(-0.1 * distances - 5.0 * distance[near])
             score[rows] += 5.0 * (others * fading).mean(axis=1)
     return score
 
@@ -113,11 +99,11 @@ def nearest(vectors: np.ndarray, k: int) -> np.ndarray:
         [1, 0, 1]
     """
     k = min(k, len(vectors) - 1)
-    own = vectors.astype(np.float32) - vectors.mean(axis=0, dtype=np.float32)
-    faiss.normalize_L2(own)
-    index = faiss.IndexFlatIP(own.shape[1])
-    index.add(own)
-    rows = index.search(own, k + 1)[1]
+    centred = vectors.astype(np.float32) - vectors.mean(axis=0, dtype=np.float32)
+    faiss.normalize_L2(centred)
+    index = faiss.IndexFlatIP(centred.shape[1])
+    index.add(centred)
+    rows = index.search(centred, k + 1)[1]
     itself = rows == np.arange(len(rows))[:, None]
     itself[~itself.any(axis=1), -1] = True  # an equal row is in its place
     return rows[~itself].reshape(len(rows), k)
@@ -138,9 +124,6 @@ def confident_learning(features: np.ndarray, labels: np.ndarray, *, seed: int) -
 
     Returns:
         float64 [n_pairs], in [−2, 2]; 0 for pairs without a label, or with one of fewer than five pairs.
-
-    Raises:
-        ValueError: fewer than two labels have five pairs each.
     """
     names, classes, counts = np.unique(
         [name if isinstance(name, str) else "" for name in labels], return_inverse=True, return_counts=True
@@ -151,30 +134,27 @@ def confident_learning(features: np.ndarray, labels: np.ndarray, *, seed: int) -
     rows = np.flatnonzero(usable[classes])
     if len(rows) > _MOST_LABELLED:
         rows = np.sort(np.random.default_rng(seed).choice(rows, _MOST_LABELLED, replace=False))
-    _, own = np.unique(classes[rows], return_inverse=True)
+    _, classes_of_rows = np.unique(classes[rows], return_inverse=True)
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=100))
     folds = StratifiedKFold(_FOLDS, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         warnings.simplefilter("ignore", UserWarning)  # a class drawn down below the number of folds
         chosen = np.asarray(features[rows], dtype=np.float32)
-        probability = cross_val_predict(model, chosen, own, cv=folds, method="predict_proba")
+        probability = cross_val_predict(model, chosen, classes_of_rows, cv=folds, method="predict_proba")
     score = np.zeros(len(labels))
-    score[rows] = _over_thresholds(probability, own)
+    score[rows] = _over_thresholds(probability, classes_of_rows)
     return score
 
 
 def _over_thresholds(probability: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """Return the largest of the other classes' probabilities above their thresholds, less that of the own class, [n].
-
-    A class's threshold is its mean probability over the rows that have it.
-    """
+    """Return the largest probability of another class above its threshold, less that of the pair's class, [n]."""
     rows = np.arange(len(classes))
     thresholds = np.bincount(classes, weights=probability[rows, classes]) / np.bincount(classes)
     above = probability - thresholds
-    own = above[rows, classes].copy()
+    own_margin = above[rows, classes].copy()
     above[rows, classes] = -np.inf
-    return above.max(axis=1) - own
+    return above.max(axis=1) - own_margin
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,10 +190,6 @@ class Observed:
     def trained(self) -> np.ndarray:
         return self.sides.membership.trained
 
-    @property
-    def scored(self) -> np.ndarray:
-        return ~self.sides.external
-
     @functools.cached_property
     def terms(self) -> list[dict[str, np.ndarray]]:
         """The terms of alignment, one dict a member."""
@@ -236,12 +212,13 @@ class Observed:
     @functools.cached_property
     def lemon(self) -> tuple[np.ndarray, np.ndarray]:
         """LEMoN under members that trained on the pair, and under the others."""
-        features = [self.image_features, self.text_features]
-        locked = [None if own is None else nearest(own, NEAREST) for own in features]
+        features = (self.image_features, self.text_features)
+        locked = [None if matrix is None else nearest(matrix, NEAREST) for matrix in features]
         values = []
-        for pair in zip(self.image, self.text, strict=True):
-            near = [nearest(own, NEAREST) if rows is None else rows for own, rows in zip(pair, locked, strict=True)]
-            values.append(lemon(*pair, *near))
+        for member in zip(self.image, self.text, strict=True):
+            found = zip(member, locked, strict=True)
+            rows = [nearest(matrix, NEAREST) if fixed is None else fixed for matrix, fixed in found]
+            values.append(lemon(*member, *rows))
         return side_means(values, self.trained)
 
     def misfit(self, second: np.ndarray | None = None) -> np.ndarray:
@@ -257,53 +234,49 @@ class Observed:
 
     def likely_wrong(self, least: float) -> np.ndarray:
         """Return the pairs that a second round of training leaves out; `least` as of `likely_wrong`."""
-        misfit, fit = (np.where(self.scored, values, np.nan) for values in (self.misfit(), self.fit_out[0]))
+        misfit, fit = (np.where(self.sides.external, np.nan, values) for values in (self.misfit(), self.fit_out[0]))
         swapped, _ = swapped_csls(self.image, self.text, self.trained, self.sides.external, seed=self.sides.seed)
         return likely_wrong(misfit, fit, swapped, least=least)
 
 
-def _second(seen: Observed) -> np.ndarray:
-    if seen.second is None:
+def _second(observed: Observed) -> np.ndarray:
+    if observed.second is None:
         raise ValueError("it needs a second round of training (--rounds 2)")
-    return seen.second
+    return observed.second
 
 
-def _log_probability_second(seen: Observed) -> np.ndarray:
-    second = _second(seen)
-    return -(second if np.isfinite(second).any() else seen.fit_out[1])
+def _log_probability_second(observed: Observed) -> np.ndarray:
+    second = _second(observed)
+    return -(second if np.isfinite(second).any() else observed.fit_out[1])
 
 
-def _margin(seen: Observed) -> np.ndarray:
-    return -learned([margin_over_epochs(trajectory) for trajectory in seen.trajectories])
-
-
-def _confident_learning(seen: Observed) -> np.ndarray:
+def _confident_learning(observed: Observed) -> np.ndarray:
     # Members' spaces cannot be averaged: without features of a locked tower, those of the first member are used.
-    features = seen.text[0] if seen.text_features is None else seen.text_features
-    return confident_learning(features, seen.labels, seed=seen.seed)
+    features = observed.text[0] if observed.text_features is None else observed.text_features
+    return confident_learning(features, observed.labels, seed=observed.seed)
 
 
-def _clipmem(seen: Observed) -> np.ndarray:
-    inside, outside = side_means([terms[c.ALIGNMENT] for terms in seen.terms], seen.sides.inside)
+def _clipmem(observed: Observed) -> np.ndarray:
+    inside, outside = side_means([terms[c.ALIGNMENT] for terms in observed.terms], observed.sides.inside)
     return inside - outside
 
 
 # Each returns [n_pairs], larger more suspicious, or raises a ValueError that names what the data set lacks.
 DETECTORS: dict[str, Callable[[Observed], np.ndarray]] = {
     c.MISFIT: Observed.misfit,
-    MISFIT_SECOND: lambda seen: seen.misfit(_second(seen)),
-    c.SIMILARITY_IN: lambda seen: -seen.similarity[0],
-    c.SIMILARITY_OUT: lambda seen: -seen.similarity[1],
-    c.CSLS_OUT: lambda seen: -seen.fit_out[0],
-    c.LOG_PROBABILITY_OUT: lambda seen: -seen.fit_out[1],
+    MISFIT_SECOND: lambda observed: observed.misfit(_second(observed)),
+    c.SIMILARITY_IN: lambda observed: -observed.similarity[0],
+    c.SIMILARITY_OUT: lambda observed: -observed.similarity[1],
+    c.CSLS_OUT: lambda observed: -observed.fit_out[0],
+    c.LOG_PROBABILITY_OUT: lambda observed: -observed.fit_out[1],
     c.LOG_PROBABILITY_SECOND: _log_probability_second,
-    LEMON_IN: lambda seen: seen.lemon[0],
-    LEMON_OUT: lambda seen: seen.lemon[1],
-    c.LEARNED: lambda seen: -seen.learned,
-    MARGIN: _margin,
+    LEMON_IN: lambda observed: observed.lemon[0],
+    LEMON_OUT: lambda observed: observed.lemon[1],
+    c.LEARNED: lambda observed: -observed.learned,
+    MARGIN: lambda observed: -learned([margin_over_epochs(trajectory) for trajectory in observed.trajectories]),
     CONFIDENT_LEARNING: _confident_learning,
     c.CLIPMEM: _clipmem,
-    RANDOM: lambda seen: np.random.default_rng([seen.seed, len(seen.labels)]).random(len(seen.labels)),
+    RANDOM: lambda observed: np.random.default_rng([observed.seed, len(observed.labels)]).random(len(observed.labels)),
 }
 
 
@@ -334,15 +307,6 @@ def detection_table(
         One row a score: score, then auroc, average_precision and precision_at_k with `_low` and `_high`; then
         auroc_difference and average_precision_difference (reference − score) with `_low` and `_high`, NaN where the
         reference is not among the scores.
-
-    Raises:
-        ValueError: truth is all true or all false, or a score is not finite.
-
-    Example:
-        >>> table = detection_table({"good": np.array([3.0, 2.0, 1.0]), "bad": np.array([1.0, 2.0, 3.0])},
-        ...                         np.array([True, False, False]), k=1, n_boot=10, reference="good")
-        >>> table[["score", "auroc", "precision_at_k", "auroc_difference"]].values.tolist()
-        [['good', 1.0, 1.0, 0.0], ['bad', 0.0, 0.0, 1.0]]
     """
     truth = np.asarray(truth, dtype=bool)
     if truth.all() or not truth.any():
@@ -350,14 +314,13 @@ def detection_table(
     for name, values in scores.items():
         if not np.isfinite(values).all():
             raise ValueError(f"score {name} must be finite for every pair")
-    ranked = {name: _rank(np.asarray(values, dtype=np.float64), truth) for name, values in scores.items()}
-    k = min(k, len(truth))
+    scores, k = {name: np.asarray(values, dtype=np.float64) for name, values in scores.items()}, min(k, len(truth))
     once = np.ones((1, len(truth)), dtype=np.int64)
-    points = {name: _metrics(ranks, once, k)[:, 0] for name, ranks in ranked.items()}
+    points = {name: _metrics(values, truth, once, k)[:, 0] for name, values in scores.items()}
     resampled: dict[str, list[np.ndarray]] = {name: [] for name in scores}
     for weights in _resamples(truth, n_boot, np.random.default_rng(seed)):
-        for name, ranks in ranked.items():
-            resampled[name].append(_metrics(ranks, weights, k))
+        for name, values in scores.items():
+            resampled[name].append(_metrics(values, truth, weights, k))
     draws = {name: np.concatenate(blocks, axis=1) for name, blocks in resampled.items()}
 
     unknown = np.full((len(_METRICS), 1), np.nan)
@@ -369,57 +332,33 @@ def detection_table(
             (_METRICS, "", points[name], draws[name]),
             (_METRICS[:2], "_difference", lead - points[name], lead_draws - draws[name]),
         ):
-            for metric, value, own in zip(metrics, values, drawn, strict=False):
-                low, high = np.percentile(own, (2.5, 97.5))
+            for metric, value, resampled_values in zip(metrics, values, drawn, strict=False):
+                low, high = np.percentile(resampled_values, (2.5, 97.5))
                 column = metric + suffix
                 row |= {column: float(value), f"{column}_low": float(low), f"{column}_high": float(high)}
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-@dataclass(frozen=True)
-class _Ranked:
-    """One score, sorted."""
-
-    positives: np.ndarray  # rows of the positives, highest score first
-    negatives: np.ndarray  # rows of the negatives, highest score first
-    first: np.ndarray  # for each positive, the first positive tied with it
-    last: np.ndarray  # … and one past the last
-    above: np.ndarray  # for each positive, negatives above it
-    at_least: np.ndarray  # … and negatives above or tied with it
-
-
-def _rank(score: np.ndarray, truth: np.ndarray) -> _Ranked:
-    order = np.argsort(-score, kind="stable")
-    positives, negatives = order[truth[order]], order[~truth[order]]
-    falling, others = -score[positives], -score[negatives]
-    return _Ranked(
-        positives,
-        negatives,
-        np.searchsorted(falling, falling, side="left"),
-        np.searchsorted(falling, falling, side="right"),
-        np.searchsorted(others, falling, side="left"),
-        np.searchsorted(others, falling, side="right"),
-    )
-
-
-def _metrics(ranked: _Ranked, weights: np.ndarray, k: int) -> np.ndarray:
+def _metrics(score: np.ndarray, truth: np.ndarray, weights: np.ndarray, k: int) -> np.ndarray:
     """Return the three metrics of each resample, [3, n_resamples]; weights count how often a pair is drawn.
 
     Everything that changes along a ranking changes at its positives, so only their columns are computed.
     """
-    positive = weights[:, ranked.positives]
-    found = _running(positive)
-    passed = _running(weights[:, ranked.negatives])
-    above, at_least = passed[:, ranked.above], passed[:, ranked.at_least]
-    found_before, found_with = found[:, ranked.first], found[:, ranked.last]
-    n_positive, n_negative = found[:, -1], passed[:, -1]
+    order = np.argsort(-score, kind="stable")
+    positives, negatives = order[truth[order]], order[~truth[order]]
+    positive, falling = weights[:, positives], -score[positives]
+    hits, passed = _running(positive), _running(weights[:, negatives])
+    # Of each positive: positives above it, and above or tied with it; then the same of negatives
+    hits_before, hits_with = (hits[:, np.searchsorted(falling, falling, side=side)] for side in ("left", "right"))
+    above, at_least = (passed[:, np.searchsorted(-score[negatives], falling, side=side)] for side in ("left", "right"))
+    n_positive, n_negative = hits[:, -1], passed[:, -1]
 
     auroc = 1 - (positive * (above + at_least)).sum(axis=1) / (2 * n_positive * n_negative)
-    precision = found_with / np.maximum(found_with + at_least, 1)
+    precision = hits_with / np.maximum(hits_with + at_least, 1)
     average_precision = (positive * precision).sum(axis=1) / n_positive
-    tied = np.maximum(found_with - found_before + at_least - above, 1)
-    taken = np.clip((k - found_before - above) / tied, 0, 1)
+    tied = np.maximum(hits_with - hits_before + at_least - above, 1)
+    taken = np.clip((k - hits_before - above) / tied, 0, 1)
     return np.stack([auroc, average_precision, (positive * taken).sum(axis=1) / k])
 
 
@@ -451,17 +390,10 @@ def precision_curve(score: np.ndarray, truth: np.ndarray, numbers: np.ndarray) -
         score: [n_pairs], larger more suspicious, finite.
         truth: true for pairs that are wrong, [n_pairs].
         numbers: pairs reviewed, from 1 to n_pairs, [n_numbers].
-
-    Returns:
-        float64 [n_numbers].
-
-    Example:
-        >>> precision_curve(np.array([3.0, 2.0, 2.0]), np.array([True, False, True]), np.array([1, 2, 3])).round(2)
-        array([1.  , 0.75, 0.67])
     """
     _, tied, counts = np.unique(-score, return_inverse=True, return_counts=True)
-    found = np.repeat(np.bincount(tied, weights=truth) / counts, counts).cumsum()
-    return found[numbers - 1] / numbers
+    hits = np.repeat(np.bincount(tied, weights=truth) / counts, counts).cumsum()
+    return hits[numbers - 1] / numbers
 
 
 def numbers_reviewed(n_pairs: int) -> np.ndarray:

@@ -32,10 +32,6 @@ def mean_over_epochs(trajectory: np.ndarray) -> np.ndarray:
 
     Returns:
         float64 [n_pairs]; NaN for pairs the member never trained on.
-
-    Example:
-        >>> mean_over_epochs(np.array([[[0.1, -3.0], [0.2, np.nan]], [[0.3, -1.0], [0.2, np.nan]]]))
-        array([-2., nan])
     """
     return nan_mean([epoch[:, LOG_PROBABILITY] for epoch in trajectory])
 
@@ -45,15 +41,7 @@ def learned(log_probabilities: Sequence[np.ndarray]) -> np.ndarray:
 
     At most 0; near 0 learned at once, far below late or never. Paper: candidates have it from f, independents from g.
 
-    Args:
-        log_probabilities: one array a member, [n_pairs]; NaN where the member does not train on the pair.
-
-    Returns:
-        float64 [n_pairs]; NaN for pairs that no member trains on.
-
-    Example:
-        >>> learned([np.array([-1.0, np.nan]), np.array([-3.0, np.nan])])
-        array([-2., nan])
+    Args: one array a member, [n_pairs]; NaN where the member does not train on the pair.
     """
     return nan_mean(log_probabilities)
 
@@ -65,19 +53,12 @@ def misfit(learned: np.ndarray, log_probability_out: np.ndarray, *, second: bool
     injected errors than those they were evaluated on (data/results/README.md).
 
     A pair with one part (a held-out pair has no `learned`, a pair that every member trains on has no
-    `log_probability_out`) gets the misfit at the same quantile among the pairs with both parts.
+    `log_probability_out`) gets the misfit at the same quantile among the pairs with both; one with none is NaN.
 
     Args:
         learned: mean log-probability in training, [n_pairs]; NaN for held-out pairs.
         log_probability_out: of the true partner among held-out ones, under members that never saw the pair, [n_pairs].
         second: whether log_probability_out is of a second round of training, and then weighs 4.
-
-    Returns:
-        [n_pairs]; NaN where both parts are missing, and everywhere if no pair has both.
-
-    Example:
-        >>> misfit(np.array([-1.0, -3.0, np.nan]), np.array([-0.5, -4.5, -2.5]))
-        array([-3.,  3.,  0.])
     """
     return _sum_of_z((learned, 1.0), (log_probability_out, 4.0 if second else 2.0))
 
@@ -85,9 +66,7 @@ def misfit(learned: np.ndarray, log_probability_out: np.ndarray, *, second: bool
 def caption_misfit(learned: np.ndarray, margin_out: np.ndarray) -> np.ndarray:
     """Score how badly one of several captions fits its image: −(z(learned) + z(margin_out)); else as `misfit`.
 
-    Args:
-        learned: of each caption, [n_captions]; NaN for captions of held-out pairs and those that no epoch drew.
-        margin_out: from `margins`, [n_captions].
+    Args: `learned_by_caption`, NaN where no epoch drew the caption, and `margins`, [n_captions] each.
     """
     return _sum_of_z((learned, 1.0), (margin_out, 1.0))
 
@@ -109,7 +88,7 @@ def _sum_of_z(*parts: tuple[np.ndarray, float]) -> np.ndarray:
     return score
 
 
-def csls(own: np.ndarray, by_image: np.ndarray, by_text: np.ndarray) -> np.ndarray:
+def csls(cosine: np.ndarray, by_image: np.ndarray, by_text: np.ndarray) -> np.ndarray:
     """Measure how much closer picture and caption are to each other than to their nearest external partners.
 
     CSLS (Conneau et al., ICLR 2018, equation 3): 2 cos(x, y) − mean cosine of x with the k nearest captions
@@ -117,7 +96,7 @@ def csls(own: np.ndarray, by_image: np.ndarray, by_text: np.ndarray) -> np.ndarr
     ours only external ones, which no member saw.
 
     Args:
-        own: cosine of picture and caption, [n].
+        cosine: of picture and caption, [n].
         by_image: the picture's with external captions, [n, n_external].
         by_text: the caption's with external pictures, [n, n_external].
 
@@ -125,7 +104,7 @@ def csls(own: np.ndarray, by_image: np.ndarray, by_text: np.ndarray) -> np.ndarr
         >>> csls(np.array([1.0]), np.array([[0.0, 0.5]]), np.array([[0.5, -np.inf]])).tolist()
         [1.25]
     """
-    return 2 * own - _nearest_mean(by_image) - _nearest_mean(by_text)
+    return 2 * cosine - _nearest_mean(by_image) - _nearest_mean(by_text)
 
 
 def _nearest_mean(cosines: np.ndarray) -> np.ndarray:
@@ -134,25 +113,21 @@ def _nearest_mean(cosines: np.ndarray) -> np.ndarray:
     return np.partition(cosines, -k, axis=1)[:, -k:].mean(axis=1)
 
 
-def log_probability(own: np.ndarray, by_image: np.ndarray, by_text: np.ndarray, *, logit_scale: float) -> np.ndarray:
+def log_probability(cosine: np.ndarray, by_image: np.ndarray, by_text: np.ndarray, *, logit_scale: float) -> np.ndarray:
     """Return a member's log-probability of a pair's true partner among the external partners.
 
     Mean over both directions of the log of the softmax of logit_scale × cosine. At most 0. SigLIP's loss has no
     softmax: this is then that of its scaled cosines, as in the trajectory; a bias would cancel.
 
     Args:
-        own, by_image, by_text: as for `csls`.
+        cosine, by_image, by_text: as for `csls`.
         logit_scale: of the member; NaN where unknown, as is the result then.
-
-    Example:
-        >>> log_probability(np.array([1.0]), np.array([[1.0]]), np.array([[-np.inf]]), logit_scale=9.0).round(2)
-        array([-0.35])
     """
-    total = np.zeros_like(own)
+    total = np.zeros_like(cosine)
     for cosines in (by_image, by_text):  # scipy's logsumexp takes seven times as long
-        top = np.maximum(own, cosines.max(axis=1))
+        top = np.maximum(cosine, cosines.max(axis=1))
         others = np.exp((cosines - top[:, None]) * logit_scale).sum(axis=1)
-        beyond = (own - top) * logit_scale
+        beyond = (cosine - top) * logit_scale
         total += beyond - np.log(np.exp(beyond) + others)
     return total / 2
 
@@ -170,16 +145,10 @@ def fit_out(
 
     Returns:
         csls_out and log_probability_out, float64 [n_pairs] each; NaN for pairs that every member trains on.
-
-    Example:
-        >>> alone = np.zeros((1, 3), bool)
-        >>> fit, sure = fit_out([np.eye(3)], [np.eye(3)], alone, np.array([False, True, True]), [1.0])
-        >>> fit.tolist(), sure.round(2).tolist()
-        ([2.0, 2.0, 2.0], [-0.55, -0.31, -0.31])
     """
 
-    def measure(a: np.ndarray, b: np.ndarray, own: np.ndarray, scale: float) -> np.ndarray:
-        rows = np.flatnonzero(~own)
+    def measure(a: np.ndarray, b: np.ndarray, in_training: np.ndarray, scale: float) -> np.ndarray:
+        rows = np.flatnonzero(~in_training)
         values = np.full((2, len(external)), np.nan, dtype=np.float32)
         for part, *cosines in _beside_external(a, b, external, rows):
             values[:, rows[part]] = csls(*cosines), log_probability(*cosines, logit_scale=scale)
@@ -193,8 +162,8 @@ def fit_out(
 
 def external_used(external: np.ndarray) -> np.ndarray:
     """Return the external pairs that others are compared with: all, or 1,000 evenly spaced; int [n]."""
-    found = np.flatnonzero(external)
-    return found if len(found) <= MOST_EXTERNAL else found[np.arange(MOST_EXTERNAL) * len(found) // MOST_EXTERNAL]
+    rows = np.flatnonzero(external)
+    return rows if len(rows) <= MOST_EXTERNAL else rows[np.arange(MOST_EXTERNAL) * len(rows) // MOST_EXTERNAL]
 
 
 def _beside_external(
@@ -202,16 +171,16 @@ def _beside_external(
 ) -> Iterator[tuple[slice, np.ndarray, np.ndarray, np.ndarray]]:
     """Yield for blocks of rows: the slice, own cosine [n], image's cosines with external captions [n, n_external], and
     caption's with external images; −∞ for an external pair's own."""
-    found = external_used(external)
-    if len(found) < 2:
-        raise ValueError(f"external must name at least 2 pairs, since a pair leaves itself out, not {len(found)}")
-    images, texts = unit(image[found]).T, unit(text[found]).T
+    partners = external_used(external)
+    if len(partners) < 2:
+        raise ValueError(f"external must name at least 2 pairs, since a pair leaves itself out, not {len(partners)}")
+    images, texts = unit(image[partners]).T, unit(text[partners]).T
     for start in range(0, len(rows), _CHUNK):
         part = slice(start, start + _CHUNK)
         a, b = unit(image[rows[part]]), unit(text[rows[part]])
         by_image, by_text = a @ texts, b @ images
         for cosines in (by_image, by_text):
-            cosines[rows[part, None] == found] = -np.inf
+            cosines[rows[part, None] == partners] = -np.inf
         yield part, np.vecdot(a, b), by_image, by_text
 
 
@@ -219,9 +188,9 @@ def nan_mean(values: Sequence[np.ndarray]) -> np.ndarray:
     """Return the mean over arrays that skips NaN, one array at a time, of their shape; NaN where all are NaN."""
     total, count = np.zeros(values[0].shape), np.zeros(values[0].shape)
     for value in values:
-        known = ~np.isnan(value)
-        total += np.where(known, value, 0.0)
-        count += known
+        finite = ~np.isnan(value)
+        total += np.where(finite, value, 0.0)
+        count += finite
     return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
 
 
@@ -236,39 +205,32 @@ def swapped_csls(
     """Return the `csls_out` that each picture would have with the caption of an external pair.
 
     No member was trained on an external pair, so the members that leave a picture out have seen neither: these are
-    known positives of a set whose other pairs are unlabelled.
+    positives of a set whose other pairs are unlabelled.
 
     Returns:
         With a caption drawn at random, and with the one most like its own (by the first member's text embeddings)
         that is not equal to it; float64 [n_pairs] each, NaN for external pairs, those that every member trains on,
         those not among the 20,000 used, and everywhere with fewer than three external pairs.
-
-    Example:
-        >>> member = np.eye(4, 3)
-        >>> external = np.array([False, True, True, True])
-        >>> at_random, near = swapped_csls([member], [member], np.zeros((1, 4), bool), external, seed=0)
-        >>> at_random.shape, bool(np.isnan(at_random[1:]).all())
-        ((4,), True)
     """
-    found = external_used(external)
+    donor_rows = external_used(external)
     pairs = np.flatnonzero(~external & ~trained.all(axis=0))
     total, count = np.zeros((2, len(external))), np.zeros(len(external))
-    if len(found) < 3 or not len(pairs):
+    if len(donor_rows) < 3 or not len(pairs):
         return np.full(len(external), np.nan), np.full(len(external), np.nan)
     if len(pairs) > MOST_SWAPPED:
         pairs = pairs[np.arange(MOST_SWAPPED) * len(pairs) // MOST_SWAPPED]
     donors = np.zeros((2, len(external)), dtype=np.int64)
-    donors[0] = np.random.default_rng([seed, _SWAP_DRAW]).integers(len(found), size=len(external))
+    donors[0] = np.random.default_rng([seed, _SWAP_DRAW]).integers(len(donor_rows), size=len(external))
     for part, _, by_text, _ in _beside_external(text[0], text[0], external, pairs):
         donors[1, pairs[part]] = np.where(by_text < _SAME, by_text, -np.inf).argmax(axis=1)
-    for a, b, own in zip(image, text, trained, strict=True):
-        rows = pairs[~own[pairs]]
+    for a, b, in_training in zip(image, text, trained, strict=True):
+        rows = pairs[~in_training[pairs]]
         if len(rows):
             total[:, rows] += _swapped(a, b, external, rows, donors[:, rows])
             count[rows] += 1
     with np.errstate(invalid="ignore"):
-        at_random, near = np.where(count > 0, total / count, np.nan)
-    return at_random, near
+        at_random, similar = np.where(count > 0, total / count, np.nan)
+    return at_random, similar
 
 
 def _swapped(
@@ -281,10 +243,10 @@ def _swapped(
     for part, _, by_image, _ in _beside_external(image, text, external, rows):
         every = np.arange(len(by_image))
         for kind, drawn in enumerate(donors[:, part]):
-            own = by_image[every, drawn].copy()
+            cosine = by_image[every, drawn].copy()
             by_image[every, drawn] = -np.inf  # a pair's own caption is not among its neighbours
-            score[kind, part] = 2 * own - _nearest_mean(by_image) - around[drawn]
-            by_image[every, drawn] = own
+            score[kind, part] = 2 * cosine - _nearest_mean(by_image) - around[drawn]
+            by_image[every, drawn] = cosine
     return score
 
 
@@ -295,10 +257,6 @@ def similarities(vectors: np.ndarray, image: np.ndarray, owner: np.ndarray) -> n
         vectors: unit embeddings of captions, [n, dim].
         image: embeddings of pictures of any length, [n_pairs, dim].
         owner: each caption's pair, [n].
-
-    Example:
-        >>> similarities(np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([[2.0, 0.0]]), np.array([0, 0])).tolist()
-        [1.0, 0.0]
     """
     first, last = (int(owner.min()), int(owner.max()) + 1) if len(owner) else (0, 0)
     return np.vecdot(vectors, unit(np.asarray(image[first:last]))[owner - first])
@@ -312,10 +270,8 @@ def margins(
     Half of `csls`: similarity − mean cosine with the 10 nearest external pictures. In [−2, 2].
 
     Args:
-        vectors: unit embeddings of captions, [n, dim].
+        vectors, image, owner: as for `similarities`.
         similarity: with their pictures, [n].
-        owner: each caption's pair, [n].
-        image: embeddings of pictures of any length, [n_pairs, dim].
         beside: rows of the external pairs, [n_beside]; a caption is not compared with its own picture.
     """
     pictures, margin = unit(np.asarray(image[beside])), np.full(len(vectors), np.nan)
@@ -354,10 +310,10 @@ def learned_by_caption(
     total, count = np.zeros(n_captions), np.zeros(n_captions)
     for epoch, captions in zip(log_probability, drawn, strict=True):
         value = epoch[rows].astype(np.float64)
-        known = ~np.isnan(value)
-        if known.any():
-            total += np.bincount(captions[known], value[known] - value[known].mean(), minlength=n_captions)
-            count += np.bincount(captions[known], minlength=n_captions)
+        finite = ~np.isnan(value)
+        if finite.any():
+            total += np.bincount(captions[finite], value[finite] - value[finite].mean(), minlength=n_captions)
+            count += np.bincount(captions[finite], minlength=n_captions)
     return np.divide(total, count, out=np.full(n_captions, np.nan), where=count > 0)
 
 
@@ -372,10 +328,10 @@ def gaps(margin: np.ndarray, owner: np.ndarray) -> np.ndarray:
         >>> gaps(np.array([1.0, 1.0, 0.0, 0.5]), np.array([0, 0, 0, 1])).tolist()
         [-0.5, -0.5, 1.0, nan]
     """
-    known = ~np.isnan(margin)
-    values = np.where(known, margin, 0.0)
+    finite = ~np.isnan(margin)
+    values = np.where(finite, margin, 0.0)
     others = np.bincount(owner, values)[owner] - values
-    count = np.bincount(owner, known)[owner] - known
+    count = np.bincount(owner, finite)[owner] - finite
     mean = np.divide(others, count, out=np.full(len(margin), np.nan), where=count > 0)
     return mean - margin
 
@@ -385,10 +341,6 @@ def odd_captions(gap: np.ndarray) -> np.ndarray:
 
     Those whose gap is more than 4 robust standard deviations (1.4826 × the median distance from the median; Rousseeuw &
     Croux, JASA 1993) above the median of all captions.
-
-    Example:
-        >>> odd_captions(np.array([0.1, -0.1, 0.0, 0.2, -0.2, 3.0, np.nan])).tolist()
-        [False, False, False, False, False, True, False]
     """
     if not np.isfinite(gap).any():
         return np.zeros(len(gap), dtype=bool)

@@ -48,9 +48,6 @@ def contributions(
     Returns:
         A table with clipmem_image and clipmem_text, one row a pair, and for each mapped member the fit of its map:
         the mean cosine over the held-out half.
-
-    Raises:
-        InputError: members embed in different widths, or there are fewer than two pairs to fit a map on.
     """
     membership, paper = sides.membership, sides.protocol == "paper"
     widths = sorted({matrix.shape[1] for matrix in (*image, *text)})
@@ -118,15 +115,9 @@ def _mean_cosine(a: np.ndarray, b: np.ndarray) -> float:
 def _hybrid_parts(
     members: Sequence[tuple[Embeddings, np.ndarray | None]], inside: np.ndarray, external: np.ndarray
 ) -> np.ndarray:
-    """Compute the two-player Shapley values of clipmem, averaged over all in–out pairs of members.
+    """Return image and text part, [2, n_pairs]: the Shapley values averaged over all in–out pairs of members.
 
-    Args:
-        members: μ_I and μ_T of each member, [n_pairs, dim], and its map to the common space, None for the identity.
-        inside: true where the member is on the `in` side, [n_members, n_pairs].
-        external: true for external pairs, [n_pairs].
-
-    Returns:
-        Image and text part, [2, n_pairs], in cosine units; they add up to clipmem.
+    Args: `members` are μ_I and μ_T of each, [n_pairs, dim], and its map to the common space, None for the identity.
     """
     means = [[_turned(nu, turn) for nu in external_means(*own, external)] for own, turn in members]
     nu_image, nu_text = (np.stack(side) for side in zip(*means, strict=True))  # [n_members, dim]
@@ -146,12 +137,12 @@ def _hybrid_parts(
 
     def measure(start: int) -> None:
         rows = slice(start, start + _CHUNK)
-        own = inside[:, rows]
+        is_in = inside[:, rows]
         with np.errstate(invalid="ignore"):  # a pair without members on one side has no clipmem: NaN
-            weights = np.stack([side / side.sum(axis=0) for side in (own, ~own)])
-        shape = (2, own.shape[1], nu_image.shape[1])  # [in and out, n_rows, dim]
+            weights = np.stack([side / side.sum(axis=0) for side in (is_in, ~is_in)])
+        shape = (2, is_in.shape[1], nu_image.shape[1])  # [in and out, n_rows, dim]
         mean_image, mean_text = np.zeros(shape, dtype=np.float32), np.zeros(shape, dtype=np.float32)
-        clipmem = np.zeros(own.shape[1])
+        clipmem = np.zeros(is_in.shape[1])
         for member, ((images, texts), turn) in enumerate(members):
             image, text = _turned(images[rows], turn), _turned(texts[rows], turn)
             for side in (0, 1):
@@ -181,15 +172,8 @@ def unitmem(highest: np.ndarray, rest: np.ndarray) -> np.ndarray:
     In [0, 1]: 1 is a unit that fires for one pair alone, 0 one that fires alike for all.
 
     Args:
-        highest: the largest of the pairs' mean activations, at least 0, [n_units].
+        highest: the largest of the pairs' mean activations, at least 0, [n_units]; NaN results from 0.
         rest: mean (the paper) or median (its code) of those of the other pairs, at least 0, [n_units].
-
-    Returns:
-        float64 [n_units]; NaN for a silent unit, whose activation is 0 everywhere.
-
-    Example:
-        >>> unitmem(np.array([3.0, 1.0, 0.0]), np.array([0.0, 0.5, 0.0])).round(3)
-        array([1.   , 0.333,   nan])
     """
     highest, rest = np.asarray(highest, np.float64), np.asarray(rest, np.float64)
     total = highest + rest
@@ -277,7 +261,7 @@ class UnitTally:
         """
         if self.count < 2:
             raise ValueError(f"UnitMem compares a pair with the others: it needs two pairs at least, not {self.count}")
-        highest, whole = self.highest.astype(np.float64), self.below + self.total
+        highest, total = self.highest.astype(np.float64), self.below + self.total
         rest_mean = np.maximum(self.total - highest, 0) / (self.count - 1)
         rest_median, spread = self._rest_median()
         median = unitmem(highest, rest_median)
@@ -290,7 +274,7 @@ class UnitTally:
             "second": self.second.astype(np.float64),
             "rest_mean": rest_mean,
             "rest_median": rest_median,
-            "clipped": np.divide(self.below, whole, out=np.zeros(len(highest)), where=whole > 0),
+            "clipped": np.divide(self.below, total, out=np.zeros(len(highest)), where=total > 0),
             "row": self.row,
         }
         return pd.DataFrame(columns)

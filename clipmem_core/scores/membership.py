@@ -44,9 +44,7 @@ class Membership:
 
 
 def group_size(n_pairs: int) -> int:
-    """Return how many pairs the external group has (and candidate and independent): a part in 11, from 50 to 5,000.
-
-    The paper's proportions: 65,000 shared pairs beside groups of 5,000.
+    """Return how many pairs external, candidate and independent have: the paper's part in 11, from 50 to 5,000.
 
     Example:
         >>> group_size(5_500), group_size(300), group_size(1_000_000)
@@ -70,18 +68,13 @@ def ensemble_membership(
     Args:
         clusters: of near-duplicates.
         folds: members of a repeat, at least 2; member `r<repeat>-f<fold>` leaves that fold out.
-        repeats: how often the scored pairs are split anew, at least 1.
+        repeats: how often the scored pairs are split, at least 1.
         seed: start of every draw.
         halves: each pair is left out by a random half of the members of a repeat (`folds` is even), so that the
             training sets of two members are nearly unrelated.
 
     Returns:
         Groups `scored` and `external`; folds × repeats members. Folds differ by at most one cluster.
-
-    Example:
-        >>> drawn = ensemble_membership(np.arange(300), folds=2, repeats=2, seed=0)
-        >>> drawn.members, int((drawn.group == "external").sum()), drawn.trained.sum(axis=1).tolist()
-        (('r0-f0', 'r0-f1', 'r1-f0', 'r1-f1'), 50, [125, 125, 125, 125])
     """
     size = group_size(len(clusters))
     cluster, sizes = _sized(clusters)
@@ -115,20 +108,8 @@ def ensemble_membership(
 def paper_membership(clusters: np.ndarray, *, seeds: int, seed: int) -> Membership:
     """Draw the paper's four groups: f trains on shared and candidate, g on shared and independent, neither on external.
 
-    Groups do not depend on `seeds`: every seed trains its f and g on the same groups.
-
-    Args:
-        clusters: of near-duplicates.
-        seeds: how many f and g there are, at least 1: members f-0, g-0, f-1, g-1, …
-        seed: start of every draw.
-
-    Returns:
-        Candidate, independent and external of exactly `group_size` pairs each, the rest shared.
-
-    Example:
-        >>> drawn = paper_membership(np.arange(550), seeds=1, seed=0)
-        >>> drawn.members, drawn.trained.sum(axis=1).tolist(), int((drawn.group == "shared").sum())
-        (('f-0', 'g-0'), [450, 450], 400)
+    Candidate, independent and external have exactly `group_size` pairs each, the rest is shared. Groups do not depend
+    on `seeds`, the number of f and g (members f-0, g-0, f-1, g-1, …).
     """
     size = group_size(len(clusters))
     cluster, sizes = _sized(clusters)
@@ -152,12 +133,6 @@ def set_apart(group: np.ndarray, clusters: np.ndarray, *, seed: int) -> np.ndarr
 
     The other half centres alignments and steers adaptive mitigations, so that no arm is evaluated on pairs that
     steered it. Near-duplicates stay together.
-
-    Example:
-        >>> group = np.array(["external"] * 6 + ["shared"] * 2)
-        >>> apart = set_apart(group, np.array([0, 0, 2, 3, 4, 5, 6, 7]), seed=0)
-        >>> int(apart.sum()), bool(apart[0] == apart[1]), apart[6:].tolist()
-        (3, True, [False, False])
     """
     rows = np.flatnonzero(group == EXTERNAL)
     cluster, sizes = _sized(clusters[rows])
@@ -175,9 +150,8 @@ def _sized(clusters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _draw_groups(sizes: np.ndarray, target: int, count: int, rng: np.random.Generator) -> list[np.ndarray]:
     """Draw `count` disjoint sets of clusters of `target` pairs each, or the largest possible below it."""
-    chosen: list[np.ndarray] = []
     for _ in range(_ATTEMPTS):
-        order, chosen = rng.permutation(len(sizes)), []
+        order, chosen = rng.permutation(len(sizes)), list[np.ndarray]()
         for _ in range(count):
             positions = _adding_up(sizes[order], target)
             chosen.append(order[positions])
@@ -190,8 +164,7 @@ def _draw_groups(sizes: np.ndarray, target: int, count: int, rng: np.random.Gene
 def _adding_up(sizes: np.ndarray, target: int) -> list[int]:
     """Return positions of sizes that add up to `target`, or to the largest sum below it, from the shortest prefix.
 
-    Subset sums by dynamic programming: bit s of a number says that a sum of s can be reached. The prefix of a random
-    order ends as soon as the target is reached, so clusters are chosen about as often as they occur.
+    Subset sums by dynamic programming: bit s of a number says that a sum of s can be reached.
     """
     within = (1 << (target + 1)) - 1
     reached, grew = [1], []
@@ -259,12 +232,7 @@ def protocol_of(members: Sequence[str]) -> str:
 
 
 def replicate_rows(members: Sequence[str]) -> list[np.ndarray]:
-    """Return, for each repeat or seed in order, the positions of its members.
-
-    Example:
-        >>> [rows.tolist() for rows in replicate_rows(["r0-f0", "r0-f1", "r1-f0", "r1-f1"])]
-        [[0, 1], [2, 3]]
-    """
+    """Return, for each repeat or seed in order, the positions of its members."""
     protocol = protocol_of(members)
     numbers = [int(match.group(1)) for match in map(_NAMES[protocol].fullmatch, members) if match]
     rows = [np.flatnonzero(np.array(numbers) == number) for number in sorted(set(numbers))]
@@ -338,12 +306,6 @@ def labellings(sides: Sides, n_pairs: int) -> Iterable[np.ndarray]:
 
     Of each repeat as many as leave a scored pair out. All labellings, the same for every pair, while they are at most
     256; otherwise 256 drawn for each pair.
-
-    Example:
-        >>> trained = np.array([[True, False], [False, True], [True, False], [False, True]])
-        >>> membership = Membership(np.array(["scored"] * 2), ("r0-f0", "r0-f1", "r1-f0", "r1-f1"), trained)
-        >>> [label[:, 0].tolist() for label in labellings(Sides(membership, "ensemble", 0), 1)]
-        [[0, 2], [0, 3], [1, 2], [1, 3]]
     """
     parts = [(rows, sides.leaving_out(rows)) for rows in sides.replicates]
     if math.prod(math.comb(len(rows), count) for rows, count in parts) <= MAX_LABELLINGS:
@@ -356,18 +318,11 @@ def labellings(sides: Sides, n_pairs: int) -> Iterable[np.ndarray]:
 
 
 def side_means(values: Sequence[np.ndarray], inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the mean over the members that are in, and over those that are out, for each pair.
+    """Return the mean over the members that are in, and over those that are out, for each pair; NaN without a member.
 
     Args:
         values: one array a member, [n_pairs] each.
         inside: true where the member is in, [n_members, n_pairs].
-
-    Returns:
-        In and out means, [n_pairs] each; NaN where no member is on that side.
-
-    Example:
-        >>> side_means([np.array([1.0, 1.0]), np.array([3.0, 3.0])], np.array([[True, True], [True, False]]))
-        (array([2., 1.]), array([nan,  3.]))
     """
     total_in, total_out = np.zeros(inside.shape[1]), np.zeros(inside.shape[1])
     for value, is_in in zip(values, inside, strict=True):
@@ -383,15 +338,9 @@ def side_means(values: Sequence[np.ndarray], inside: np.ndarray) -> tuple[np.nda
 def replicate_clipmem(
     alignments: Sequence[np.ndarray], replicates: Sequence[np.ndarray], inside: np.ndarray
 ) -> np.ndarray:
-    """Return clipmem from each repeat or seed alone: mean alignment in minus out over its members.
+    """Return clipmem from each repeat or seed alone, [n_replicates, n_pairs]; NaN without a member on a side.
 
-    Args:
-        alignments: one array a member, [n_pairs] each.
-        replicates: the positions of each one's members.
-        inside: true where the member is on the `in` side, [n_members, n_pairs].
-
-    Returns:
-        [n_replicates, n_pairs]; NaN where a replicate has no member on one side.
+    Args: as for `side_means`; `replicates` are the positions of each one's members.
     """
     sides = (side_means([alignments[row] for row in rows.tolist()], inside[rows]) for rows in replicates)
     return np.stack([mean_in - mean_out for mean_in, mean_out in sides])

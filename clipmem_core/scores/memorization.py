@@ -10,36 +10,10 @@ import pandas as pd
 from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
-from clipmem_core.columns import (
-    ALIGNMENT,
-    CLIPMEM,
-    CLIPMEM_RELATIVE,
-    CLIPMEM_SHRUNK,
-    GROUP,
-    GROUPS,
-    N_IN,
-    N_OUT,
-    P_VALUE,
-    Q_VALUE,
-    SCORED_GROUPS,
-    SE,
-    SIMILARITY,
-    SSLMEM_IMAGE,
-    SSLMEM_TEXT,
-    TERMS,
-)
+from clipmem_core import columns as c
 from clipmem_core.scores.membership import Membership, Sides, replicate_clipmem, side_means
 from clipmem_core.scores.seeds import MIN_REPLICATES, half_width
-from clipmem_core.scores.uncertainty import (
-    Errors,
-    Noise,
-    in_errors,
-    null_scores,
-    p_values,
-    q_values,
-    shrunk,
-    standard_errors,
-)
+from clipmem_core.scores.uncertainty import in_errors, null_scores, p_values, q_values, shrunk_by_group, standard_errors
 
 
 def memorization_table(
@@ -67,39 +41,29 @@ def memorization_table(
     """
     membership = sides.membership
     means = {}
-    for term in TERMS:
-        side = membership.trained if term == SIMILARITY else sides.inside
+    for term in c.TERMS:
+        side = membership.trained if term == c.SIMILARITY else sides.inside
         both = side_means([member[term] for member in terms], side)
         means[f"{term}_in"], means[f"{term}_out"] = map(keep, both)
-    clipmem = keep(means[f"{ALIGNMENT}_in"] - means[f"{ALIGNMENT}_out"])
+    clipmem = keep(means[f"{c.ALIGNMENT}_in"] - means[f"{c.ALIGNMENT}_out"])
 
-    alignments = [member[ALIGNMENT] for member in terms]
+    alignments = [member[c.ALIGNMENT] for member in terms]
     errors = standard_errors(alignments, sides)
     null = null_scores(alignments, sides, errors)
     p = p_values(in_errors(clipmem, errors.variance, errors.degrees), null, membership.group)
     n_in = membership.trained.sum(axis=0)
     largest = np.max(np.abs(clipmem), initial=0.0, where=~np.isnan(clipmem))
     scores = {
-        N_IN: n_in,
-        N_OUT: len(terms) - n_in,
-        CLIPMEM: clipmem,
-        CLIPMEM_RELATIVE: clipmem / largest if largest > 0 else clipmem.copy(),
-        SE: errors.se,
-        P_VALUE: p,
-        Q_VALUE: q_values(p, membership.group),
-        CLIPMEM_SHRUNK: shrunk_by_group(clipmem, errors, membership.group, seed=sides.seed),
+        c.N_IN: n_in,
+        c.N_OUT: len(terms) - n_in,
+        c.CLIPMEM: clipmem,
+        c.CLIPMEM_RELATIVE: clipmem / largest if largest > 0 else clipmem.copy(),
+        c.SE: errors.se,
+        c.P_VALUE: p,
+        c.Q_VALUE: q_values(p, membership.group),
+        c.CLIPMEM_SHRUNK: shrunk_by_group(clipmem, errors, membership.group, seed=sides.seed),
     }
     return pd.DataFrame(scores | means, copy=False)  # a copy of fresh columns costs as much as all the sums
-
-
-def shrunk_by_group(clipmem: np.ndarray, errors: Errors, group: np.ndarray, *, seed: int) -> np.ndarray:
-    """Return `shrunk` clipmem of each group; NaN outside candidate, independent and scored, [n_pairs]."""
-    found = np.full(len(clipmem), np.nan)
-    for name in SCORED_GROUPS:
-        rows = np.flatnonzero((group == name) & np.isfinite(clipmem))
-        if len(rows):
-            found[rows] = shrunk(clipmem[rows], Noise.of(errors, rows), seed=seed)
-    return found
 
 
 def sslmem(
@@ -113,21 +77,16 @@ def sslmem(
     """Measure how much closer each encoder alone puts the views (or captions) of a pair that it trained on.
 
     SSLMem (ICLR 2024) with d = 1 − cosine: E d under out minus E d under in, in [−2, 2], positive memorized. The mean
-    pairwise cosine of n unit vectors with mean μ is (n‖μ‖² − 1) / (n − 1).
+    pairwise cosine of n unit vectors with mean μ is (n‖μ‖² − 1) / (n − 1); NaN with fewer than two.
 
     Args:
-        image_square: ‖μ_I‖² of each member, [n_pairs], as `pair_terms` returns it.
-        text_square: ‖μ_T‖² of each member, [n_pairs].
-        n_views: views behind each μ_I, one number or [n_pairs].
-        n_captions: captions behind each μ_T, one number or [n_pairs].
-
-    Returns:
-        A table with sslmem_image and sslmem_text, one row a pair; NaN with fewer than two views or captions.
+        image_square, text_square: ‖μ_I‖² and ‖μ_T‖² of each member, [n_pairs], as `pair_terms` returns them.
+        n_views, n_captions: behind each μ_I and μ_T, one number or [n_pairs].
     """
     columns = {}
-    for name, squares, count in ((SSLMEM_IMAGE, image_square, n_views), (SSLMEM_TEXT, text_square, n_captions)):
+    for name, squares, count in ((c.SSLMEM_IMAGE, image_square, n_views), (c.SSLMEM_TEXT, text_square, n_captions)):
         n = np.broadcast_to(np.asarray(count, dtype=np.float64), len(sides.membership.group))
-        cosines = [np.divide(n * own - 1, n - 1, out=np.full(len(n), np.nan), where=n >= 2) for own in squares]
+        cosines = [np.divide(n * square - 1, n - 1, out=np.full(len(n), np.nan), where=n >= 2) for square in squares]
         mean_in, mean_out = side_means(cosines, sides.inside)
         columns[name] = mean_in - mean_out
     return pd.DataFrame(columns)
@@ -137,16 +96,12 @@ def group_summary(alignments: Sequence[np.ndarray], sides: Sides) -> pd.DataFram
     """Summarise clipmem by group, with a t interval over seeds or repeats where there are at least three.
 
     With fewer, low and high are one standard deviation over the pairs either side of the mean. The external group is
-    the offset to compare the others with.
-
-    Returns:
-        One row a group: group, n, mean, low, high, kind (`95% interval over seeds`, `95% interval over repeats` or
-        `SD over pairs`).
+    the offset to compare the others with. One row a group: group, n, mean, low, high, and kind of the interval.
     """
     replicates = replicate_clipmem(alignments, sides.replicates, sides.inside)
     mean_in, mean_out = side_means(alignments, sides.inside)
     rows, group = [], sides.membership.group
-    for name in (name for name in GROUPS if (group == name).any()):
+    for name in (name for name in c.GROUPS if (group == name).any()):
         members = group == name
         clipmem = (mean_in - mean_out)[members]
         half, kind = clipmem.std(ddof=1) if len(clipmem) > 1 else np.nan, "SD over pairs"
@@ -154,39 +109,33 @@ def group_summary(alignments: Sequence[np.ndarray], sides: Sides) -> pd.DataFram
             half = half_width(replicates[:, members].mean(axis=1))
             kind = f"95% interval over {'seeds' if sides.protocol == 'paper' else 'repeats'}"
         rows.append((name, int(members.sum()), clipmem.mean(), clipmem.mean() - half, clipmem.mean() + half, kind))
-    return pd.DataFrame(rows, columns=[GROUP, "n", "mean", "low", "high", "kind"])
+    return pd.DataFrame(rows, columns=[c.GROUP, "n", "mean", "low", "high", "kind"])
 
 
 def membership_auroc(alignments: Sequence[np.ndarray], membership: Membership) -> tuple[np.ndarray, float]:
     """Measure how well each member's alignment separates pairs it trained on from pairs it did not.
 
     In [0, 1]: 0.5 nothing memorized, 1 every trained pair above every other. Over candidate, independent and scored
-    pairs.
-
-    Returns:
-        One value a member, [n_members], and their mean; NaN for a member that trained on all or none of the pairs.
+    pairs. One value a member, and their mean; NaN for a member that trained on all or none of the pairs.
     """
-    scored = np.isin(membership.group, SCORED_GROUPS)
+    scored = np.isin(membership.group, c.SCORED_GROUPS)
     values = np.full(len(membership.members), np.nan)
     for row, alignment in enumerate(alignments):
         trained = membership.trained[row, scored]
         if trained.any() and not trained.all():
             values[row] = roc_auc_score(trained, np.asarray(alignment)[scored])
-    known = values[~np.isnan(values)]
-    return values, float(known.mean()) if len(known) else float("nan")
+    finite = values[~np.isnan(values)]
+    return values, float(finite.mean()) if len(finite) else float("nan")
 
 
 def ranking_stability(alignments: Sequence[np.ndarray], sides: Sides) -> float:
     """Correlate the clipmem ranking of two disjoint halves of the repeats (ensemble) or seeds (paper), by Spearman.
 
     In [−1, 1]: 1 the same order, 0 no relation. Over candidate, independent and scored pairs, each by true membership,
-    so that the sign that separates candidate from independent does not count as agreement.
-
-    Returns:
-        The correlation; NaN with only one repeat or seed, or where all pairs score alike. Of an odd number the last
-        is not used.
+    so that the sign that separates candidate from independent does not count as agreement. NaN with only one repeat or
+    seed, or where all pairs score alike; of an odd number the last is not used.
     """
-    scored = np.isin(sides.membership.group, SCORED_GROUPS)
+    scored = np.isin(sides.membership.group, c.SCORED_GROUPS)
     replicates = replicate_clipmem(alignments, sides.replicates, sides.membership.trained)[:, scored]
     half = len(replicates) // 2
     if half == 0:

@@ -2,7 +2,7 @@
 
 From scores: a mixture of captions that fit and of captions swapped at random (`swapped_csls`), the known positives of
 positive-unlabelled learning (Elkan & Noto, KDD 2008). In general only an upper bound of their share is identified
-(Blanchard, Lee & Scott, JMLR 2010; Scott, AISTATS 2015). What identifies it here is the assumed shape of the others: a
+(Blanchard, Lee & Scott, JMLR 2010; Scott, AISTATS 2015). Here the assumed shape of the others identifies it: a
 two-piece Student t with one peak (Fernández & Steel, JASA 93, 1998).
 
 From a review: two strata, the most suspicious pairs, which are all reviewed and counted, and the rest, estimated from
@@ -13,9 +13,8 @@ not depend on the scores.
 with a caption swapped at random, [n_swapped]; `suspicion` is larger where a pair is reviewed first, [n_pairs].
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -48,7 +47,6 @@ _LIMITS = ((-4.0, 4.0), (-3.0, 2.0), (-3.0, 2.0), (0.7, 4.6))  # peak, log width
 _START = (0.0, 0.0, 0.0, 3.0)
 _NEXT, _WORTH = 20, 0.1  # the review goes on while this share of the next pairs is expected to be wrong
 _SLOT_DRAW, _ORDER_DRAW = 11, 12  # random streams: which places of the review are random, and the random order
-_CHUNK = 65_536
 
 
 @dataclass(frozen=True)
@@ -73,34 +71,33 @@ def estimate_wrong(fit: np.ndarray, swapped: np.ndarray) -> WrongCount:
 
     Returns:
         The count among the pairs with a score, its 95 % interval, and each pair's probability, in [0, 1].
-
-    Example:
-        >>> rng = np.random.default_rng(1)
-        >>> fit = np.concatenate([rng.normal(4, 1, 950), rng.normal(0, 1, 50)])
-        >>> found = estimate_wrong(fit, rng.normal(0, 1, 1000))
-        >>> found.low < 50 < found.high, round(found.estimate, -1)
-        (True, 50.0)
     """
-    judged, known = np.isfinite(fit), swapped[np.isfinite(swapped)]
+    scored, reference = np.isfinite(fit), swapped[np.isfinite(swapped)]
     posterior = np.full(len(fit), np.nan)
-    if min(judged.sum(), len(known)) < FEWEST:
-        few = f"a count needs {FEWEST} pairs and swapped pairs with a score, not {judged.sum()} and {len(known)}"
+    if min(scored.sum(), len(reference)) < FEWEST:
+        few = f"a count needs {FEWEST} pairs and swapped pairs with a score, not {scored.sum()} and {len(reference)}"
         return WrongCount(None, None, None, posterior, missing=few)
-    values = fit[judged]
+    values = fit[scored]
     middle, spread = np.median(values), np.percentile(values, 84) - np.percentile(values, 16)
-    if not spread > 0 or not known.std() > 0:
+    if not spread > 0 or not reference.std() > 0:
         return WrongCount(None, None, None, posterior, missing="the pairs do not differ in how well captions fit")
-    cells = _Cells.of((values - middle) / (spread / 2), (known - middle) / (spread / 2))
-    weights, wrong = _profile(cells)
-    mean = (cells.counts * wrong).sum(axis=1)
-    spread_of_count = np.sqrt((cells.counts * wrong * (1 - wrong)).sum(axis=1))
-    posterior[judged] = (weights @ wrong)[cells.place]
+    standard, standard_swapped = ((part - middle) / (spread / 2) for part in (values, reference))
+    # Counted in cells, so that the time does not depend on the number of pairs
+    ends = min(standard.min(), standard_swapped.min()), max(standard.max(), standard_swapped.max())
+    edges = np.linspace(ends[0] - 1e-9, ends[1] + 1e-9, _CELLS + 1)
+    place = np.clip(np.searchsorted(edges, standard, side="right") - 1, 0, _CELLS - 1)
+    counts, middles = np.bincount(place, minlength=_CELLS).astype(float), (edges[1:] + edges[:-1]) / 2
+    density = gaussian_kde(standard_swapped[:: max(1, len(reference) // 5_000)])(middles) + _FLOOR
+    weights, wrong = _profile(middles, counts, density / density.sum())
+    mean = (counts * wrong).sum(axis=1)
+    spread_of_count = np.maximum(np.sqrt((counts * wrong * (1 - wrong)).sum(axis=1)), 1e-6)
+    posterior[scored] = (weights @ wrong)[place]
     low, high = (_quantile(q, weights, mean, spread_of_count) for q in (_TAIL, 1 - _TAIL))
     estimate = float(weights @ mean)
     # The scores of swapped captions are a sample too, which matters where as many captions are wrong.
-    wider = float(np.sqrt(1 + estimate / len(known)))
+    wider = float(np.sqrt(1 + estimate / len(reference)))
     low, high = (estimate + wider * (end - estimate) for end in (low, high))
-    high = min(max(high, most_wrong(values, known)), len(values))
+    high = min(max(high, most_wrong(values, reference)), len(values))
     return WrongCount(estimate, min(max(low, 0.0), estimate), max(high, estimate), posterior)
 
 
@@ -124,68 +121,37 @@ def most_wrong(fit: np.ndarray, swapped: np.ndarray) -> float:
     return float((root**2)[least > 0].min())
 
 
-@dataclass(frozen=True, eq=False)
-class _Cells:
-    """Standardised scores counted in cells, so that the time does not depend on the number of pairs."""
+def _profile(middles: np.ndarray, counts: np.ndarray, swapped: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the weight of each share of wrong captions that was tried, and each cell's probability of wrong by it.
 
-    middles: np.ndarray  # [n_cells]
-    counts: np.ndarray  # pairs, [n_cells]
-    swapped: np.ndarray  # probability of a swapped pair, [n_cells]
-    place: np.ndarray  # each pair's cell
+    Args: the middle of each cell, its number of pairs, and the probability of a swapped pair in it, [n_cells] each.
+    """
+    filled, total = counts > 0, counts.sum()
 
-    @classmethod
-    def of(cls, values: np.ndarray, swapped: np.ndarray) -> "_Cells":
-        ends = min(values.min(), swapped.min()), max(values.max(), swapped.max())
-        edges = np.linspace(ends[0] - 1e-9, ends[1] + 1e-9, _CELLS + 1)
-        place = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, _CELLS - 1)
-        middles = (edges[1:] + edges[:-1]) / 2
-        thinned = swapped[:: max(1, len(swapped) // 5_000)]
-        density = gaussian_kde(thinned)(middles) + _FLOOR
-        return cls(middles, np.bincount(place, minlength=_CELLS).astype(float), density / density.sum(), place)
-
-
-def _profile(cells: _Cells) -> tuple[np.ndarray, np.ndarray]:
-    """Return the weight of each share of wrong captions that was tried, and each cell's probability of wrong by it."""
-    ends = np.log(0.05 / cells.counts.sum()), np.log(0.95 / 0.05)
-    shape = np.array(_START)
-    for _ in range(3):  # narrow the range of likely shares
-        logits = np.linspace(*ends, _SHARES)
-        tried = [_fitted(cells, 1 / (1 + np.exp(-logit)), shape) for logit in logits]
-        heights = np.array([own.height for own in tried])
-        shape = tried[int(heights.argmax())].shape
-        near = np.flatnonzero(heights > heights.max() - _DROP)
-        ends = logits[max(near[0] - 1, 0)], logits[min(near[-1] + 1, _SHARES - 1)]
-    shares = 1 / (1 + np.exp(-logits))
-    # Jeffreys' prior of a share, by its logit.
-    weights = np.exp(heights - heights.max()) * np.sqrt(shares * (1 - shares))
-    return weights / weights.sum(), np.stack([own.wrong for own in tried])
-
-
-@dataclass(frozen=True, eq=False)
-class _Fitted:
-    """The captions that fit, for a share of wrong ones: their shape, its log-likelihood, each cell's P(wrong)."""
-
-    shape: np.ndarray
-    height: float
-    wrong: np.ndarray  # probability in each cell
-
-
-def _fitted(cells: _Cells, share: float, start: np.ndarray) -> _Fitted:
-    """Return the shape of the captions that fit with the highest likelihood."""
-    filled = cells.counts > 0
-    counts, total = cells.counts[filled], cells.counts.sum()
-    swapped = share * cells.swapped
-
-    def loss(shape: np.ndarray) -> tuple[float, np.ndarray]:
-        chance, slopes = _two_piece_t(cells.middles, shape)
-        both = swapped + (1 - share) * chance
-        slope = slopes[:, filled] @ (counts * (1 - share) / both[filled])
-        return -float(counts @ np.log(both[filled])) / total, -slope / total
+    def loss(shape: np.ndarray, share: float) -> tuple[float, np.ndarray]:
+        chance, slopes = _two_piece_t(middles, shape)
+        both = (share * swapped + (1 - share) * chance)[filled]
+        slope = slopes[:, filled] @ (counts[filled] * (1 - share) / both)
+        return -float(counts[filled] @ np.log(both)) / total, -slope / total
 
     options = {"ftol": 1e-10, "gtol": 1e-6}
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=_LIMITS, options=options)
-    fits = (1 - share) * _two_piece_t(cells.middles, found.x)[0]
-    return _Fitted(found.x, -float(found.fun) * total, swapped / (swapped + fits))
+    ends, shape = (np.log(0.05 / total), np.log(0.95 / 0.05)), np.array(_START)
+    for _ in range(3):  # narrow the range of likely shares
+        logits = np.linspace(*ends, _SHARES)
+        shares = 1 / (1 + np.exp(-logits))
+        fitted = [
+            minimize(loss, shape, (share,), jac=True, method="L-BFGS-B", bounds=_LIMITS, options=options)
+            for share in shares
+        ]
+        heights = np.array([-total * solution.fun for solution in fitted])  # log-likelihoods
+        shape = fitted[int(heights.argmax())].x
+        likely = np.flatnonzero(heights > heights.max() - _DROP)
+        ends = logits[max(likely[0] - 1, 0)], logits[min(likely[-1] + 1, _SHARES - 1)]
+    # Jeffreys' prior of a share, by its logit.
+    weights = np.exp(heights - heights.max()) * np.sqrt(shares * (1 - shares))
+    fits = np.stack([_two_piece_t(middles, solution.x)[0] for solution in fitted])
+    wrong = shares[:, None] * swapped
+    return weights / weights.sum(), wrong / (wrong + (1 - shares[:, None]) * fits)
 
 
 def _two_piece_t(values: np.ndarray, shape: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -200,20 +166,15 @@ def _two_piece_t(values: np.ndarray, shape: np.ndarray) -> tuple[np.ndarray, np.
     by_df = density * ((df + 1) / 2 * (z**2 / df) / reach - df / 2 * np.log(reach))
     slopes = np.stack([pull * narrow, pull * z * below, pull * z * ~below, by_df])
     density += _FLOOR
-    whole = density.sum()
-    chance = density / whole
-    return chance, (slopes - chance * slopes.sum(axis=1, keepdims=True)) / whole
+    total = density.sum()
+    chance = density / total
+    return chance, (slopes - chance * slopes.sum(axis=1, keepdims=True)) / total
 
 
 def _quantile(q: float, weights: np.ndarray, mean: np.ndarray, spread: np.ndarray) -> float:
     """Return a quantile of the count: a normal about each share's mean, mixed by the weights."""
-    spread = np.maximum(spread, 1e-6)
-
-    def excess(count: float) -> float:
-        return float(weights @ ndtr((count - mean) / spread)) - q
-
     ends = (mean - 8 * spread).min() - 1, (mean + 8 * spread).max() + 1
-    return float(brentq(excess, *ends))
+    return float(brentq(lambda count: weights @ ndtr((count - mean) / spread) - q, *ends))
 
 
 def p_wrong(fit: np.ndarray, swapped: np.ndarray) -> np.ndarray:
@@ -228,16 +189,6 @@ def likely_wrong(suspicion: np.ndarray, fit: np.ndarray, swapped: np.ndarray, *,
     never saw the pair.
 
     Args: `least` is a share of the pairs with a score; if fewer are wrong, nothing is left out.
-
-    Returns:
-        True for pairs to leave out, [n_pairs].
-
-    Example:
-        >>> rng = np.random.default_rng(1)
-        >>> fit = np.concatenate([rng.normal(4, 1, 950), rng.normal(0, 1, 50)])
-        >>> out = likely_wrong(-fit, fit, rng.normal(0, 1, 1000), least=0.01)
-        >>> bool(40 < out.sum() < 60), bool(out[950:].mean() > 0.9)
-        (True, True)
     """
     count = round(estimate_wrong(fit, swapped).estimate or 0.0)
     left_out = np.zeros(len(fit), dtype=bool)
@@ -248,14 +199,9 @@ def likely_wrong(suspicion: np.ndarray, fit: np.ndarray, swapped: np.ndarray, *,
 
 
 def suggest_stop(posterior: np.ndarray, suspicion: np.ndarray) -> int:
-    """Return the number of pairs, the most suspicious first, after which fewer than one in ten of the next is wrong.
-
-    Example:
-        >>> suggest_stop(np.array([0.9] * 30 + [0.0] * 100), -np.arange(130.0))
-        30
-    """
-    known = np.flatnonzero(np.isfinite(posterior))
-    ordered = posterior[known[np.argsort(-suspicion[known], kind="stable")]]
+    """Return the number of pairs, the most suspicious first, after which fewer than one in ten of the next is wrong."""
+    finite = np.flatnonzero(np.isfinite(posterior))
+    ordered = posterior[finite[np.argsort(-suspicion[finite], kind="stable")]]
     ahead = np.concatenate([[0.0], np.cumsum(ordered)])
     window = min(_NEXT, len(ordered))
     expected = (ahead[window:] - ahead[:-window]) / max(window, 1)
@@ -275,32 +221,26 @@ def left_after(count: WrongCount, reviewed: np.ndarray) -> tuple[float, float, f
     assert count.low is not None
     assert count.high is not None
     others = np.nan_to_num(count.posterior[~reviewed])
-    left, own = float(others.sum()), 1.96 * float(np.sqrt((others * (1 - others)).sum()))
+    left, sampling = float(others.sum()), 1.96 * float(np.sqrt((others * (1 - others)).sum()))
     share = left / max(count.estimate, 1e-9)
     low, high = ((count.estimate - end) * share for end in (count.low, count.high))
-    return left, max(0.0, left - np.hypot(low, own)), left + np.hypot(high, own)
+    return left, max(0.0, left - np.hypot(low, sampling)), left + np.hypot(high, sampling)
 
 
-def summarize_count(fit: np.ndarray, swapped: np.ndarray, near: np.ndarray, suspicion: np.ndarray) -> dict[str, Any]:
+def summarize_count(fit: np.ndarray, swapped: np.ndarray, similar: np.ndarray, suspicion: np.ndarray) -> dict[str, Any]:
     """Return the number of wrong captions for an audit's verdict.
 
-    Args: `near` is as `swapped`, with the caption most like a pair's own.
+    Args: `similar` is as `swapped`, with the caption most like a pair's own.
 
     Returns:
         estimate, low, high, method, assumptions and missing as of `WrongCount`; `stop`, the number of pairs to review,
         at least 50, and `left`, how many wrong captions are left then, with its interval; `near`, the count, low and
-        high with near captions as the swapped ones: only the upper bound holds for wrong captions that are so near.
+        high with similar captions as the swapped ones: only the upper bound holds for wrong captions that are similar.
     """
-    count, if_near = estimate_wrong(fit, swapped), estimate_wrong(fit, near)
-    summary: dict[str, Any] = {
-        "estimate": count.estimate,
-        "low": count.low,
-        "high": count.high,
-        "near": [if_near.estimate, if_near.low, if_near.high],
-        "method": count.method,
-        "assumptions": count.assumptions,
-        "missing": count.missing or None,
-    }
+    count, if_similar = estimate_wrong(fit, swapped), estimate_wrong(fit, similar)
+    summary = {name: getattr(count, name) for name in ("estimate", "low", "high", "method", "assumptions")}
+    summary["near"] = [if_similar.estimate, if_similar.low, if_similar.high]
+    summary["missing"] = count.missing or None
     if count.missing:
         return summary
     stop = min(max(suggest_stop(count.posterior, suspicion), CHECKED), int(np.isfinite(fit).sum()))
@@ -327,11 +267,6 @@ def plan_review(suspicion: np.ndarray, *, place: np.ndarray | None = None, share
         place: of each pair in the order where it is stored, as `review_place` returns it, [n_pairs].
         share: of the places that get the next pair of the random order instead of the most suspicious.
         seed: start of both draws.
-
-    Example:
-        >>> review = plan_review(np.arange(10.0), share=0.2)
-        >>> review.ranked[:3].tolist(), sorted(review.order.tolist()) == list(range(10))
-        ([9, 8, 7], True)
     """
     rows = np.flatnonzero(np.isfinite(suspicion))
     ranked = rows[np.argsort(-suspicion[rows], kind="stable")]
@@ -340,23 +275,17 @@ def plan_review(suspicion: np.ndarray, *, place: np.ndarray | None = None, share
     if place is not None:
         return Review(ranked, drawn, rows[np.argsort(place[rows], kind="stable")], at_random)
     order, taken = np.empty_like(rows), np.zeros(len(suspicion), dtype=bool)
-    queues = {False: _numbers(ranked), True: _numbers(drawn)}
-    for slot, random in enumerate(_numbers(at_random)):
+    queues = {False: iter(ranked), True: iter(drawn)}
+    for slot, random in enumerate(at_random):
         row = next(row for row in queues[random] if not taken[row])
         order[slot], taken[row] = row, True
     return Review(ranked, drawn, order, at_random)
 
 
-def _numbers(values: np.ndarray) -> Iterator[Any]:
-    """Yield values as Python's numbers, in chunks: a list of millions needs more memory than the array."""
-    return chain.from_iterable(part.tolist() for part in np.array_split(values, len(values) // _CHUNK + 1))
-
-
 def review_place(misfit: np.ndarray, csls_out: np.ndarray) -> np.ndarray:
     """Return each pair's place in the review, from 1; NaN for pairs that have no score to be ordered by."""
     suspicion = suspicion_of(misfit, csls_out)
-    order = plan_review(suspicion).order
-    place = np.full(len(suspicion), np.nan)
+    order, place = plan_review(suspicion).order, np.full(len(suspicion), np.nan)
     place[order] = np.arange(1, len(order) + 1)
     return place
 
@@ -378,33 +307,23 @@ def count_reviewed(review: Review, wrong: np.ndarray, decided: np.ndarray, poste
     Returns:
         The count among all pairs with a score. While no random pair of the rest is reviewed, the interval runs from
         the wrong captions found to all that are not known to be right.
-
-    Example:
-        >>> suspicion = np.arange(1000.0)[::-1]
-        >>> review = plan_review(suspicion)
-        >>> wrong = np.arange(1000) < 30
-        >>> decided = np.zeros(1000, dtype=bool)
-        >>> decided[review.order[:300]] = True
-        >>> found = count_reviewed(review, wrong & decided, decided, np.full(1000, 0.03))
-        >>> found.low, found.estimate
-        (30.0, 30.0)
     """
-    seen = decided[review.ranked]
-    top = len(seen) if seen.all() else int(seen.argmin())
+    reviewed = decided[review.ranked]
+    top = len(reviewed) if reviewed.all() else int(reviewed.argmin())
     rest = np.zeros(len(decided), dtype=bool)
     rest[review.ranked[top:]] = True
     drawn = review.drawn[rest[review.drawn]]
     checked = decided[drawn]
     sample = drawn[: len(drawn) if checked.all() else int(checked.argmin())]
     counted = int(wrong[review.ranked[:top]].sum())
-    known, right = int((wrong & decided & rest).sum()), int((~wrong & decided & rest).sum())
-    found = int(wrong[sample].sum())
-    low, high = count_of_sample(found, len(sample), len(drawn))
+    wrong_elsewhere, right = int((wrong & decided & rest).sum()), int((~wrong & decided & rest).sum())
+    wrong_in_sample = int(wrong[sample].sum())
+    low, high = count_of_sample(wrong_in_sample, len(sample), len(drawn))
     enough = len(sample) >= min(FEWEST_CHECKED, len(drawn))
-    estimate = counted + max(len(drawn) * found / max(len(sample), 1), known) if enough else None
+    estimate = counted + max(len(drawn) * wrong_in_sample / max(len(sample), 1), wrong_elsewhere) if enough else None
     return WrongCount(
         estimate,
-        float(counted + max(low, known)),
+        float(counted + max(low, wrong_elsewhere)),
         float(counted + min(high, len(drawn) - right)),
         np.where(decided, wrong.astype(float), posterior),
         method="review",
@@ -456,12 +375,6 @@ def whole_count(
 
     Returns:
         Estimate, and low and high of a 95 % interval.
-
-    Example:
-        >>> whole_count(10, 100, 1_000)
-        (100.0, 52.0, 172.0)
-        >>> whole_count(10, 100, 100)
-        (10.0, 10.0, 10.0)
     """
     if not 0 <= found <= drawn <= total or drawn < 1:
         raise ValueError(f"found, drawn and total must ascend from 0, not {found}, {drawn}, {total}")

@@ -1,5 +1,8 @@
-"""The registry of scores. Orders, filters, queues, legends, tables and exports follow from it: a new score is a column
-name in `columns`, and one entry here."""
+"""The registry of scores. Orders, filters, queues, legends, tables and exports follow from it.
+
+A new score that is computed from other scores is one entry here: its name, its texts, the places where it is shown,
+`needs` and `compute`. Its column of scores.parquet follows.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -25,8 +28,7 @@ EXPORT = "export"  # exported tables and reports
 MISFIT_FORMULA = "−(z(learned) + 2 z(log_probability_out))"
 SECOND_FORMULA = "−(z(learned) + 4 z(log_probability_second))"  # with a second round of training
 SECOND_NOTE = (
-    f"misfit is {SECOND_FORMULA} here: members were trained a second time, without the captions that the first time "
-    "takes for wrong."
+    f"misfit is {SECOND_FORMULA} here. Members were trained a second time without the captions that are probably wrong."
 )
 
 
@@ -74,8 +76,8 @@ def words(column: str) -> str:
 
 def _misfit_of_rounds(learned: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Return misfit, by the log-probability of the second round of training if any."""
-    again = bool(np.isfinite(second).any())
-    return misfit(learned, second if again else first, second=again)
+    two_rounds = bool(np.isfinite(second).any())
+    return misfit(learned, second if two_rounds else first, second=two_rounds)
 
 
 TABLE = (
@@ -94,12 +96,7 @@ TABLE = (
     Score(c.CLIPMEM_RELATIVE),
     Score(c.SE, places={ROW: 1}),
     Score(c.P_VALUE, direction=-1),
-    Score(
-        c.Q_VALUE,
-        direction=-1,
-        places={PAIR: 3},
-        help=glossary.meaning(glossary.Q_VALUE),
-    ),
+    Score(c.Q_VALUE, direction=-1, places={PAIR: 3}, help=glossary.meaning(glossary.Q_VALUE)),
     Score(
         c.CLIPMEM_SHRUNK,
         places={CARD: 1, ROW: 2, PAIR: 5, EXPORT: 1},
@@ -134,18 +131,7 @@ TABLE = (
     Score(c.SSLMEM_TEXT),
     Score(
         c.MISFIT,
-        places={
-            QUEUE: 1,
-            USE: 0,
-            DETECTION: 0,
-            REMOVAL: 2,
-            PLANTED: 2,
-            CARD: 3,
-            ROW: 4,
-            PAIR: 2,
-            COLOUR: 1,
-            EXPORT: 2,
-        },
+        places={QUEUE: 1, USE: 0, DETECTION: 0, REMOVAL: 2, PLANTED: 2, CARD: 3, ROW: 4, PAIR: 2, COLOUR: 1, EXPORT: 2},
         legend=f"high where a pair was learned late and has a low log probability out: {MISFIT_FORMULA}.",
         help=glossary.meaning(glossary.MISFIT),
         use="finds captions that are probably wrong: start with the pairs of highest misfit",
@@ -158,7 +144,7 @@ TABLE = (
         removal="highest misfit",
         needs=(c.LEARNED, c.LOG_PROBABILITY_OUT, c.LOG_PROBABILITY_SECOND),
         compute=_misfit_of_rounds,
-        absent="needs to know when each pair was learned; members that were trained elsewhere do not tell.",
+        absent="needs the training history of the members, which checkpoints from outside do not have.",
     ),
     Score(c.LEARNED, direction=-1, places={DETECTION: 3}),
     Score(
@@ -188,8 +174,7 @@ TABLE = (
     Score(
         c.LOG_PROBABILITY_SECOND,
         direction=-1,
-        help="Log probability out under members trained a second time, without the captions that the first time takes "
-        "for wrong.",
+        help="Log probability out under members trained a second time, without the captions that are probably wrong.",
         absent="is in audits with a second round of training (--rounds 2).",
     ),
 )
@@ -204,5 +189,5 @@ def scores_in(place: str) -> dict[str, Score]:
         >>> list(scores_in(QUEUE))
         ['clipmem', 'misfit']
     """
-    found = sorted((score for score in TABLE if place in score.places), key=lambda score: score.places[place])
-    return {score.name: score for score in found}
+    shown = sorted((score for score in TABLE if place in score.places), key=lambda score: score.places[place])
+    return {score.name: score for score in shown}

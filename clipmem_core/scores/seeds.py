@@ -20,13 +20,7 @@ def half_width(values: np.ndarray) -> float:
 
 
 def seed_interval(values: np.ndarray) -> tuple[float, float]:
-    """Return Student's t interval of the mean over seeds; NaN with fewer than three.
-
-    Example:
-        >>> low, high = seed_interval(np.array([1.0, 2.0, 3.0]))
-        >>> round(low, 3), round(high, 3)
-        (-0.484, 4.484)
-    """
+    """Return Student's t interval of the mean over seeds; NaN with fewer than three."""
     if len(values) < MIN_REPLICATES:
         return float("nan"), float("nan")
     mean, half = float(np.mean(values)), half_width(values)
@@ -34,16 +28,15 @@ def seed_interval(values: np.ndarray) -> tuple[float, float]:
 
 
 def over_seeds(table: pd.DataFrame, *, by: Sequence[str], measures: Sequence[str]) -> pd.DataFrame:
-    """Average measures over seeds.
+    """Average measures over seeds, with a t interval; missing values are skipped.
 
     Args:
         table: one row for each seed and combination of `by`.
         by: the columns to group by.
-        measures: numeric columns; missing values are skipped.
+        measures: numeric columns.
 
     Returns:
-        The columns of `by`, then measure, n (seeds), mean, low and high, in the order of the table; groups without a
-        value are left out.
+        The columns of `by`, then measure, n (seeds), mean, low and high; groups without a value are left out.
     """
     long = table.melt(id_vars=list(by), value_vars=list(measures), var_name="measure").dropna(subset=["value"])
     rows = []
@@ -70,17 +63,7 @@ def paired_difference(values: ArrayLike, reference: ArrayLike, *, level: float =
     Effects that a seed has on both arms (split, initialisation, draws) cancel. In the units of the values; above 0:
     the arm has more than the reference.
 
-    Args:
-        values: the arm's, [n_seeds].
-        reference: the reference arm's on the same seeds, [n_seeds].
-        level: coverage of the interval.
-
-    Raises:
-        ValueError: the two differ in length, or are empty.
-
-    Example:
-        >>> paired_difference([3.0, 5.0, 7.0], [2.0, 3.0, 4.0]).mean
-        2.0
+    Args: values of both arms on the same seeds, [n_seeds] each; `level` is the coverage of the interval.
     """
     values, reference = np.asarray(values, dtype=np.float64), np.asarray(reference, dtype=np.float64)
     if len(values) != len(reference) or not len(values):
@@ -91,27 +74,19 @@ def paired_difference(values: ArrayLike, reference: ArrayLike, *, level: float =
         return Difference(n, mean, *[float("nan")] * 3)
     if differences.std() <= 1e-12 * abs(mean):  # constant, for which the test is not defined
         return Difference(n, mean, mean, mean, float(mean == 0))
-    found = ttest_rel(values, reference)
-    low, high = found.confidence_interval(level)
-    return Difference(n, mean, float(low), float(high), float(found.pvalue))
+    test = ttest_rel(values, reference)
+    low, high = test.confidence_interval(level)
+    return Difference(n, mean, float(low), float(high), float(test.pvalue))
 
 
 def holm(p_values: np.ndarray) -> np.ndarray:
     """Correct p values for multiple comparisons: Holm's step-down (Scandinavian Journal of Statistics, 1979).
 
-    Args:
-        p_values: one for each comparison, [n]; NaN is skipped, and stays.
-
-    Returns:
-        Corrected p, [n], in [0, 1].
-
-    Example:
-        >>> holm(np.array([0.01, 0.04, np.nan, 0.03])).tolist()
-        [0.03, 0.06, nan, 0.06]
+    Args: one p for each comparison, [n]; NaN is skipped, and stays.
     """
     corrected = np.full(len(p_values), np.nan)
-    known = np.flatnonzero(~np.isnan(p_values))
-    order = known[np.argsort(p_values[known], kind="stable")]
+    finite = np.flatnonzero(~np.isnan(p_values))
+    order = finite[np.argsort(p_values[finite], kind="stable")]
     steps = p_values[order] * np.arange(len(order), 0, -1)
     corrected[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
     return corrected
@@ -135,10 +110,8 @@ def crossed_mean(values: np.ndarray) -> CrossedMean:
     pairs, less the cells' own, which is in both; no less than either. Student's t with the fewer of either, less one.
 
     Args:
-        values: of each member and pair, in any unit, [n_members, n_pairs].
-
-    Returns:
-        The mean and its interval; with fewer than three members one over pairs alone, with fewer than two pairs none.
+        values: of each member and pair, in any unit, [n_members, n_pairs]. With fewer than three members the interval
+            is over pairs alone, with fewer than two pairs there is none.
 
     Example:
         >>> found = crossed_mean(np.array([[1.0, 2.0, 3.0], [2.0, 3.0, 4.0], [3.0, 4.0, 5.0]]))
@@ -149,13 +122,13 @@ def crossed_mean(values: np.ndarray) -> CrossedMean:
     mean, by_member, by_pair = float(values.mean()), values.mean(axis=1), values.mean(axis=0)
     if pairs < 2:
         return CrossedMean(mean, None, None, PAIRS_ALONE)
-    spread = float(by_pair.var(ddof=1)) / pairs
+    variance = float(by_pair.var(ddof=1)) / pairs
     few = members < MIN_REPLICATES
     if not few:
-        own = float(by_member.var(ddof=1)) / members
+        by_members = float(by_member.var(ddof=1)) / members
         rest = values - by_member[:, None] - by_pair + mean
         cells = float((rest**2).sum()) / ((members - 1) * (pairs - 1)) / values.size
-        spread = max(own + spread - cells, own, spread)
+        variance = max(by_members + variance - cells, by_members, variance)
     degrees = (pairs if few else min(members, pairs)) - 1
-    half = float(t.ppf((1 + LEVEL) / 2, degrees)) * spread**0.5
+    half = float(t.ppf((1 + LEVEL) / 2, degrees)) * variance**0.5
     return CrossedMean(mean, mean - half, mean + half, PAIRS_ALONE if few else BOTH)

@@ -81,14 +81,7 @@ def design(inside: np.ndarray, blocks: Sequence[np.ndarray]) -> Design:
     as many in as out, members of one side of a repeat estimate the same variance, with more degrees of freedom. For
     any other membership: two samples of independent members.
 
-    Args:
-        inside: as above.
-        blocks: the positions of the members of each repeat or seed.
-
-    Example:
-        >>> halves = np.array([[True, False], [True, True], [False, False], [False, True]])
-        >>> design(halves, [np.arange(4)]).degrees, design(halves, [np.arange(2), np.arange(2, 4)]).degrees
-        (2, 2)
+    Args: `blocks` are the positions of the members of each repeat or seed.
     """
     n_members = len(inside)
     counts = np.stack([inside[rows].sum(axis=0) for rows in blocks])  # [n_blocks, n_pairs]
@@ -104,26 +97,26 @@ def design(inside: np.ndarray, blocks: Sequence[np.ndarray]) -> Design:
 
 def error_variances(alignments: Sequence[np.ndarray], inside: np.ndarray, plan: Design) -> np.ndarray:
     """Estimate the variance of each pair's clipmem from its own members, in squared cosine units, [n_pairs]."""
-    found = np.empty(inside.shape[1])
-    for start in range(0, len(found), CHUNK):
+    variance = np.empty(inside.shape[1])
+    for start in range(0, len(variance), CHUNK):
         chunk = slice(start, start + CHUNK)
-        values = np.stack([np.asarray(own[chunk], dtype=np.float64) for own in alignments])
-        found[chunk] = _chunk_variances(values, inside[:, chunk], plan)
-    return found
+        values = np.stack([np.asarray(alignment[chunk], dtype=np.float64) for alignment in alignments])
+        variance[chunk] = _chunk_variances(values, inside[:, chunk], plan)
+    return variance
 
 
 def _chunk_variances(values: np.ndarray, inside: np.ndarray, plan: Design) -> np.ndarray:
-    """Combine sums of squares of the differences between blocks, and within the sides of blocks."""
+    """Add up squares of the differences between blocks, and within the sides of blocks."""
     differences, squares = [], np.zeros(values.shape[1])
     for rows in plan.blocks:
-        own, is_in = values[rows], inside[rows]
+        block, is_in = values[rows], inside[rows]
         n_in = is_in.sum(axis=0)
         n_out = len(rows) - n_in
-        mean_in = (own * is_in).sum(axis=0) / n_in
-        mean_out = (own * ~is_in).sum(axis=0) / n_out
+        mean_in = (block * is_in).sum(axis=0) / n_in
+        mean_out = (block * ~is_in).sum(axis=0) / n_out
         differences.append(mean_in - mean_out)
         if plan.within:
-            squares += ((own - np.where(is_in, mean_in, mean_out)) ** 2).sum(axis=0)
+            squares += ((block - np.where(is_in, mean_in, mean_out)) ** 2).sum(axis=0)
     if not plan.within:
         return np.var(differences, axis=0, ddof=1) / len(differences)
     per_member = 1 / n_in + 1 / n_out  # variance of a block's difference, in units of a member's
@@ -138,17 +131,10 @@ def fit_prior(variance: np.ndarray, degrees: int, covariate: np.ndarray) -> Prio
     Args:
         variance: sample variances, [n_pairs].
         degrees: of freedom of each, at least 1.
-        covariate: what s0² follows a trend over, [n_pairs]; from 100 pairs on, a cubic spline.
+        covariate: s0² follows a trend over it, from 100 pairs on, a cubic spline, [n_pairs].
 
     Returns:
         s0² of each pair and d0, which is infinite where the logs vary no more than samples of one variance do.
-
-    Example:
-        >>> rng = np.random.default_rng(0)
-        >>> true = 4 * 10 / rng.chisquare(10, 20_000)  # s0² = 4 with d0 = 10
-        >>> prior = fit_prior(true * rng.chisquare(3, 20_000) / 3, 3, rng.normal(size=20_000))
-        >>> round(prior.degrees), round(float(prior.scale.mean()), 1)
-        (10, 4.0)
     """
     floor = _TINY * np.median(variance)
     if floor <= 0:  # most pairs do not vary at all
@@ -170,12 +156,7 @@ def fit_prior(variance: np.ndarray, degrees: int, covariate: np.ndarray) -> Prio
 
 
 def moderate(variance: np.ndarray, degrees: int, prior: Prior) -> np.ndarray:
-    """Return the mean of each variance's posterior, of `degrees + prior.degrees` degrees of freedom, [n_pairs].
-
-    Example:
-        >>> moderate(np.array([1.0, 4.0]), 2, Prior(np.array([2.0, 2.0]), 2.0))
-        array([1.5, 3. ])
-    """
+    """Return the mean of each variance's posterior, of `degrees + prior.degrees` degrees of freedom, [n_pairs]."""
     if np.isinf(prior.degrees):
         return prior.scale.copy()
     return (prior.degrees * prior.scale + degrees * variance) / (prior.degrees + degrees)
@@ -218,24 +199,19 @@ def standard_errors(alignments: Sequence[np.ndarray], sides: Sides) -> Errors:
         mean_in, mean_out = side_means(alignments, inside)
         spread = (mean_in - mean_out)[sides.external].var(ddof=1)
         return Errors(np.full(len(group), spread), np.full(len(group), np.inf), "sd of external")
-    level = np.zeros(len(group))  # mean alignment over all members
-    for values in alignments:
-        level += values
-    level = level / len(alignments)
+    level = sum(alignments, np.zeros(len(group))) / len(alignments)  # mean over all members
     variance, degrees, priors = np.empty(len(group)), np.empty(len(group)), {}
     for name, plan in plans.items():
         rows = np.flatnonzero(group == name)
-        own = error_variances([np.asarray(values)[rows] for values in alignments], inside[:, rows], plan)
-        priors[name] = fit_prior(own, plan.degrees, level[rows])
-        variance[rows] = moderate(own, plan.degrees, priors[name])
+        sample_variance = error_variances([np.asarray(values)[rows] for values in alignments], inside[:, rows], plan)
+        priors[name] = fit_prior(sample_variance, plan.degrees, level[rows])
+        variance[rows] = moderate(sample_variance, plan.degrees, priors[name])
         degrees[rows] = plan.degrees + priors[name].degrees
     return Errors(variance, degrees, "moderated", plans.get(EXTERNAL), priors.get(EXTERNAL))
 
 
 def in_errors(clipmem: np.ndarray, variance: np.ndarray, degrees: np.ndarray) -> np.ndarray:
-    """Return clipmem in units of its error, [n_pairs]: the normal quantile of the same p.
-
-    Makes pairs with different degrees of freedom comparable.
+    """Return clipmem in units of its error, [n_pairs]: the normal quantile of the same p, for any degrees of freedom.
 
     Example:
         >>> in_errors(np.array([0.2, -0.2, 0.4]), np.array([0.01, 0.01, 0.04]), np.array([np.inf, np.inf, 2])).round(2)
@@ -254,10 +230,8 @@ def null_scores(alignments: Sequence[np.ndarray], sides: Sides, errors: Errors) 
 
     Computed as `in_errors` computes it for other pairs, since external pairs may be more or less noisy; an offset that
     all pairs share, as where f is better than g, is in it too. Ensemble: of every external pair under all labellings
-    that leave as many members out of each repeat as scored pairs have, or 256 drawn for each pair if there are more.
-
-    Returns:
-        Null values, [n_external] or [n_labellings × n_external].
+    that leave as many members out of each repeat as scored pairs have, or 256 drawn for each pair if there are more;
+    [n_labellings × n_external].
     """
     rows = np.flatnonzero(sides.external)
     external = [np.asarray(values)[rows].astype(np.float64) for values in alignments]
@@ -268,10 +242,10 @@ def null_scores(alignments: Sequence[np.ndarray], sides: Sides, errors: Errors) 
     for inside in _null_sides(sides, rows):
         mean_in, mean_out = side_means(external, inside)
         if prior is not None and errors.plan is not None and sides.protocol == "ensemble":
-            own = error_variances(external, inside, errors.plan)
-            variance = moderate(own, errors.plan.degrees, prior)
+            sample_variance = error_variances(external, inside, errors.plan)
+            variance = moderate(sample_variance, errors.plan.degrees, prior)
         scores.append(in_errors(mean_in - mean_out, variance, degrees))
-    return np.concatenate(scores) if scores else np.empty(0)
+    return np.concatenate(scores)
 
 
 def _null_sides(sides: Sides, rows: np.ndarray) -> Iterator[np.ndarray]:
@@ -288,20 +262,13 @@ def _null_sides(sides: Sides, rows: np.ndarray) -> Iterator[np.ndarray]:
 def p_values(score: np.ndarray, null: np.ndarray, group: np.ndarray) -> np.ndarray:
     """Compute one-sided p values, p = (1 + #{null ≥ s}) / (1 + #null) with s = clipmem in units of its error.
 
-    Independent pairs are expected to be negative: s = −clipmem, against the negated null. Small p: memorized
+    Independent pairs are expected to be negative: s = −clipmem, against the negated null. In (0, 1]; small p: memorized
     more than external pairs, which cannot be.
 
     Args:
-        score: clipmem in units of its error, from `in_errors`, [n_pairs].
+        score: clipmem in units of its error, from `in_errors`, [n_pairs]; p is NaN where it is.
         null: that of external pairs, from `null_scores`.
         group: group names, [n_pairs].
-
-    Returns:
-        p values in (0, 1], [n_pairs]; NaN where the score is.
-
-    Example:
-        >>> p_values(np.array([0.5, 0.0]), np.array([-0.1, 0.0, 0.1]), np.array(["candidate", "candidate"]))
-        array([0.25, 0.75])
     """
     p = np.empty(len(score))
     for rows, sign in ((group == INDEPENDENT, -1), (group != INDEPENDENT, 1)):
@@ -313,12 +280,7 @@ def p_values(score: np.ndarray, null: np.ndarray, group: np.ndarray) -> np.ndarr
 def q_values(p: np.ndarray, group: np.ndarray) -> np.ndarray:
     """Adjust p values for multiple testing: Benjamini–Hochberg within candidate, independent and scored each.
 
-    Returns:
-        q values in (0, 1], [n_pairs]; NaN in other groups and where p is.
-
-    Example:
-        >>> q_values(np.array([0.01, 0.04, 0.5]), np.array(["scored", "scored", "external"]))
-        array([0.02, 0.04,  nan])
+    In (0, 1], [n_pairs]; NaN in other groups and where p is.
     """
     q = np.full(len(p), np.nan)
     for name in SCORED_GROUPS:
@@ -361,25 +323,13 @@ def shrunk(clipmem: np.ndarray, noise: Noise, *, seed: int) -> np.ndarray:
     error have a distribution of their own, since memorized pairs are noisier.
 
     Args:
-        clipmem: of pairs of one group, [n_pairs].
+        clipmem: of pairs of one group, [n_pairs]; all NaN where there are fewer than 50, or all have one value.
         noise: their errors.
         seed: of the draw of pairs that distributions are fitted on.
-
-    Returns:
-        [n_pairs]; NaN where there are fewer than 50 pairs, or all have one value.
-
-    Example:
-        >>> rng = np.random.default_rng(0)
-        >>> true = np.where(np.arange(2_000) < 200, 1.0, 0.0)
-        >>> seen = true + 0.5 * rng.normal(size=2_000)
-        >>> top = np.argsort(-seen)[:50]
-        >>> expected = shrunk(seen, Noise(np.full(2_000, 0.5), np.inf), seed=0)[top].mean()
-        >>> print(f"true {true[top].mean():.1f}, seen {seen[top].mean():.1f}, expected {expected:.1f}")
-        true 0.9, seen 1.6, expected 0.8
     """
-    found = np.full(len(clipmem), np.nan)
+    expected = np.full(len(clipmem), np.nan)
     if not _enough(clipmem):
-        return found
+        return expected
     grid = _grid(clipmem, noise)
     for rows in _strata(noise.error):
         some = _some(rows, seed)
@@ -387,8 +337,18 @@ def shrunk(clipmem: np.ndarray, noise: Noise, *, seed: int) -> np.ndarray:
         for start in range(0, len(rows), SHRUNK_CHUNK):
             chunk = rows[start : start + SHRUNK_CHUNK]
             posterior = weights * noise.likelihood(clipmem, grid, chunk)
-            found[chunk] = posterior @ grid / posterior.sum(axis=1)
-    return found
+            expected[chunk] = posterior @ grid / posterior.sum(axis=1)
+    return expected
+
+
+def shrunk_by_group(clipmem: np.ndarray, errors: Errors, group: np.ndarray, *, seed: int) -> np.ndarray:
+    """Return `shrunk` clipmem of each group; NaN outside candidate, independent and scored, [n_pairs]."""
+    expected = np.full(len(clipmem), np.nan)
+    for name in SCORED_GROUPS:
+        rows = np.flatnonzero((group == name) & np.isfinite(clipmem))
+        if len(rows):
+            expected[rows] = shrunk(clipmem[rows], Noise.of(errors, rows), seed=seed)
+    return expected
 
 
 def share_above(clipmem: np.ndarray, noise: Noise, sizes: np.ndarray, *, seed: int) -> pd.DataFrame:
@@ -428,7 +388,7 @@ def _enough(clipmem: np.ndarray) -> bool:
 
 
 def _grid(clipmem: np.ndarray, noise: Noise) -> np.ndarray:
-    """Return the values, [n_grid]; about two a typical error."""
+    """Return the values that true clipmem may have, [n_grid]; about two a typical error."""
     error = max(float(np.median(noise.error)), float(np.ptp(clipmem)) / FINEST)
     return np.linspace(clipmem.min(), clipmem.max(), int(np.clip(2 * np.ptp(clipmem) / error, GRID, FINEST)))
 

@@ -48,13 +48,6 @@ def retrieval_ranks(image: np.ndarray, text: np.ndarray, caption_owner: np.ndarr
 
     Returns:
         `image_to_text`, [n_images], and `text_to_image`, [n_captions] in the order of their owners.
-
-    Raises:
-        ValueError: an image has no caption.
-
-    Example:
-        >>> {way: ranks.tolist() for way, ranks in retrieval_ranks(np.eye(2), np.eye(2), np.array([0, 1])).items()}
-        {'image_to_text': [0, 0], 'text_to_image': [0, 0]}
     """
     owner = np.asarray(caption_owner)
     if not np.array_equal(np.unique(owner), np.arange(len(image))):
@@ -73,10 +66,12 @@ def _caption_ranks(image: np.ndarray, text: np.ndarray, owner: np.ndarray) -> np
         rows = np.arange(first, min(first + step, len(image)))
         cosines = image[rows] @ text.T
         begin, end = starts[rows[0]], starts[rows[-1] + 1]
-        own = cosines[owner[begin:end] - first, np.arange(begin, end)]
-        bar = np.maximum.reduceat(own, starts[rows] - begin) - _TIE
-        own_before = np.add.reduceat(own >= np.repeat(bar, np.diff(starts[first : rows[-1] + 2])), starts[rows] - begin)
-        ranks[rows] = (cosines >= bar[:, None]).sum(axis=1) - own_before
+        true_cosines = cosines[owner[begin:end] - first, np.arange(begin, end)]
+        bar = np.maximum.reduceat(true_cosines, starts[rows] - begin) - _TIE
+        true_before = np.add.reduceat(
+            true_cosines >= np.repeat(bar, np.diff(starts[first : rows[-1] + 2])), starts[rows] - begin
+        )
+        ranks[rows] = (cosines >= bar[:, None]).sum(axis=1) - true_before
     return ranks
 
 
@@ -86,8 +81,8 @@ def _image_ranks(image: np.ndarray, text: np.ndarray, owner: np.ndarray) -> np.n
     step = max(1, _BLOCK // len(image))
     for first in range(0, len(text), step):
         cosines = text[first : first + step] @ image.T
-        own = cosines[np.arange(len(cosines)), owner[first : first + step]]
-        ranks[first : first + step] = (cosines >= own[:, None] - _TIE).sum(axis=1) - 1
+        true_cosines = cosines[np.arange(len(cosines)), owner[first : first + step]]
+        ranks[first : first + step] = (cosines >= true_cosines[:, None] - _TIE).sum(axis=1) - 1
     return ranks
 
 
@@ -96,17 +91,13 @@ def linear_probe(
 ) -> float:
     """Measure accuracy of logistic regression on frozen, standardised features (the paper's utility).
 
-    In [0, 1], larger better. A class that training lacks cannot be predicted, so its test rows count as errors.
+    In [0, 1], larger better; NaN with fewer than two classes to fit or no test rows. A class that training lacks cannot
+    be predicted, so its test rows count as errors.
 
     Args:
-        train_x: features to fit on, [n_train, dim]; more than 10,000 rows are sampled down to that.
-        train_y: their labels, [n_train].
-        test_x: features to evaluate on, [n_test, dim].
-        test_y: their labels, [n_test].
+        train_x, train_y: features and labels to fit on, [n_train, dim] and [n_train]; of more than 10,000 rows some.
+        test_x, test_y: features and labels to evaluate on, [n_test, dim] and [n_test].
         seed: of the sample of training rows.
-
-    Returns:
-        The accuracy; NaN with fewer than two classes to fit or no test rows.
     """
     train_x, train_y = np.asarray(train_x), np.asarray(train_y)
     if len(train_x) > PROBE_ROWS:
@@ -124,22 +115,15 @@ def linear_probe(
 def zero_shot(image: np.ndarray, class_text: np.ndarray, labels: np.ndarray) -> float:
     """Measure how often the name of an image's class is its nearest among all class names.
 
-    In [0, 1], larger better; chance is 1 / n_classes. Ties count against the member.
+    In [0, 1], larger better; chance is 1 / n_classes; NaN without images. Ties count against the member.
 
     Args:
         image: image embeddings of any length, [n_images, dim].
         class_text: embedding of each class's name, [n_classes, dim].
         labels: row of each image's class, [n_images].
-
-    Returns:
-        The accuracy; NaN without images.
-
-    Example:
-        >>> zero_shot(np.array([[1.0, 0.1], [0.9, 1.0], [1.0, 0.0]]), np.eye(2), np.array([0, 1, 1]))
-        0.6666666666666666
     """
     if len(image) == 0:
         return float("nan")
     cosines = unit(image) @ unit(class_text).T
-    own = cosines[np.arange(len(image)), labels]
-    return float(((cosines >= own[:, None] - _TIE).sum(axis=1) == 1).mean())
+    true_cosines = cosines[np.arange(len(image)), labels]
+    return float(((cosines >= true_cosines[:, None] - _TIE).sum(axis=1) == 1).mean())

@@ -152,7 +152,7 @@ def attack_arm(seeds: Sequence[tuple[Audit, int, np.ndarray]]) -> list[dict[str,
     ]
     shadows = Shadows(
         trained=np.concatenate([own.membership.trained for own in sides]),
-        judged=np.repeat(scored, 2, axis=0),
+        attacked=np.repeat(scored, 2, axis=0),
         external=np.repeat([own.external for own in sides], 2, axis=0),
         replicate=np.repeat(np.arange(len(seeds)), 2),
         seed=sides[0].seed,

@@ -39,9 +39,8 @@ from clipmem_core.pairs.errors import plant_miscaptions
 from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.detection import detection_table
 from clipmem_core.scores.membership import Membership, Sides, replicate_rows, side_means
-from clipmem_core.scores.memorization import shrunk_by_group
 from clipmem_core.scores.prevalence import count_reviewed, estimate_wrong, plan_review
-from clipmem_core.scores.uncertainty import Errors, Noise, share_above, standard_errors
+from clipmem_core.scores.uncertainty import Errors, Noise, share_above, shrunk_by_group, standard_errors
 from tests.bench import console, made_on
 from tests.scores.simulated import simulate
 

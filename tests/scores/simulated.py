@@ -25,8 +25,7 @@ class Simulated:
 
     @property
     def clipmem(self) -> np.ndarray:
-        mean_in, mean_out = side_means(self.alignments, self.sides.inside)
-        return mean_in - mean_out
+        return np.subtract(*side_means(self.alignments, self.sides.inside))
 
     @property
     def errors(self) -> Errors:
@@ -34,9 +33,7 @@ class Simulated:
 
     def p(self) -> np.ndarray:
         """Return the p values of all pairs."""
-        errors = self.errors
-        score = in_errors(self.clipmem, errors.variance, errors.degrees)
-        return p_values(score, null_scores(self.alignments, self.sides, errors), self.sides.membership.group)
+        return p_of(self.alignments, self.sides)
 
     def covered(self) -> float:
         """Return the share of scored pairs whose true clipmem is within 1.96 se of clipmem."""
@@ -49,18 +46,21 @@ class Simulated:
         return float((found & ~real).sum() / max(found.sum(), 1)), float(found[self.scored & real].mean())
 
 
+def p_of(alignments: list[np.ndarray], sides: Sides) -> np.ndarray:
+    """Return the p values of all pairs."""
+    errors, clipmem = standard_errors(alignments, sides), np.subtract(*side_means(alignments, sides.inside))
+    score = in_errors(clipmem, errors.variance, errors.degrees)
+    return p_values(score, null_scores(alignments, sides, errors), sides.membership.group)
+
+
 def simulate(
     seed: int,
     *,
     members: int = 16,
     folds: int = 8,
     halves: bool = True,
-    pairs: int = 2_200,
-    spread: float = 0.5,
     memorized: float = 0.5,
     external_noise: float = 1.0,
-    alike: float = 0.2,
-    told_by_level: float = 0.5,
 ) -> Simulated:
     """Draw an audit of an ensemble.
 
@@ -69,21 +69,17 @@ def simulate(
         members: in all, a multiple of `folds`.
         folds: members of a repeat.
         halves: whether a pair is left out by half of a repeat's members, or by one.
-        pairs: scored and external.
-        spread: standard deviation over pairs of the log of their noise.
         memorized: share of the pairs that are; their clipmem is exponential, 0.15 in the mean.
         external_noise: of external pairs, in that of others.
-        alike: how far members of a repeat pull apart: they have this times their mean taken off.
-        told_by_level: correlation of the log of a pair's noise with its level of alignment.
     """
-    rng = np.random.default_rng([seed, 7])
+    rng, pairs = np.random.default_rng([seed, 7]), 2_200
     drawn = ensemble_membership(np.arange(pairs), folds=folds, repeats=members // folds, seed=seed, halves=halves)
     logs = rng.normal(size=pairs)
-    noise = NOISE * np.exp(spread * logs) * np.where(drawn.group == "external", external_noise, 1.0)
-    level = 0.5 - 0.1 * (told_by_level * logs + np.sqrt(1 - told_by_level**2) * rng.normal(size=pairs))
+    noise = NOISE * np.exp(0.5 * logs) * np.where(drawn.group == "external", external_noise, 1.0)
+    level = 0.5 - 0.1 * (0.5 * logs + np.sqrt(0.75) * rng.normal(size=pairs))  # noise and level correlate by −0.5
     true = np.where(rng.random(pairs) < memorized, rng.exponential(0.15, pairs), 0.0)
     own = rng.normal(size=(members // folds, folds, pairs))
-    own -= alike * own.mean(axis=1, keepdims=True)
+    own -= 0.2 * own.mean(axis=1, keepdims=True)  # members of a repeat differ more than others
     values = level + 0.02 * rng.normal(size=(members, 1)) + true * drawn.trained + noise * own.reshape(members, pairs)
     return Simulated(Sides(drawn, "ensemble", seed), list(values), np.where(drawn.group == "scored", true, 0.0), noise)
 
@@ -91,16 +87,14 @@ def simulate(
 Drawn = tuple[Membership, list[np.ndarray]]
 
 
-def noisy_ensemble(
-    n_pairs: int = 2_200, *, folds: int = 2, repeats: int = 2, memorized: float = 0.0, seed: int = 0
-) -> Drawn:
+def noisy_ensemble(*, folds: int = 2, repeats: int = 2, memorized: float = 0.0) -> Drawn:
     """Members of an ensemble whose alignments are noise, a little higher from member to member."""
-    drawn = ensemble_membership(np.arange(n_pairs), folds=folds, repeats=repeats, seed=seed)
-    noise = np.random.default_rng(seed).normal(size=drawn.trained.shape) + np.arange(folds * repeats)[:, None] / 10
+    drawn = ensemble_membership(np.arange(2_200), folds=folds, repeats=repeats, seed=0)
+    noise = np.random.default_rng(0).normal(size=drawn.trained.shape) + np.arange(folds * repeats)[:, None] / 10
     return drawn, list(noise + memorized * drawn.trained)
 
 
-def noisy_paper(n_pairs: int = 2_200, *, seeds: int = 1, memorized: float = 0.0, seed: int = 0) -> Drawn:
+def noisy_paper(n_pairs: int = 2_200, *, seeds: int = 1, memorized: float = 0.0) -> Drawn:
     """Members f and g of each seed whose alignments are noise."""
-    drawn = paper_membership(np.arange(n_pairs), seeds=seeds, seed=seed)
-    return drawn, list(np.random.default_rng(seed).normal(size=drawn.trained.shape) + memorized * drawn.trained)
+    drawn = paper_membership(np.arange(n_pairs), seeds=seeds, seed=0)
+    return drawn, list(np.random.default_rng(0).normal(size=drawn.trained.shape) + memorized * drawn.trained)

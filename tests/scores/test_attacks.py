@@ -7,53 +7,35 @@ from scipy.special import gammaln, logsumexp
 from scipy.stats import norm, spearmanr
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from clipmem_core.scores.attacks import (
-    ALIGNMENT,
-    BAVARIA,
-    LIRA,
-    RMIA,
-    Attacked,
-    Shadows,
-    Side,
-    attack,
-    attack_table,
-    bavaria,
-    lira,
-    rmia,
-    roc,
-    shadows_of,
-)
-from clipmem_core.scores.membership import Membership, Sides, ensemble_membership, paper_membership
+from clipmem_core.scores import attacks
+from clipmem_core.scores.attacks import Attacked, Shadows, Side, attack, attack_table, roc, shadows_of
+from clipmem_core.scores.membership import Sides, ensemble_membership, paper_membership
+
+ALIGNMENT, BAVARIA, LIRA, RMIA = ATTACKS = ("alignment", "bavaria", "lira", "rmia")
 
 
 def drawn_members(
-    membership: Membership, *, memorized: float, spread: float = 1.0, uneven: float = 0.0, seed: int = 0
+    trained: np.ndarray, *, memorized: float = 1.0, uneven: float = 0.0, seed: int = 0
 ) -> list[np.ndarray]:
-    """Alignments of pairs that differ by `spread`, under members that differ by an offset, with noise of σ 1 about."""
+    """Alignments of pairs that differ, under members that differ by an offset, with noise of σ 1 about."""
     rng = np.random.default_rng(seed)
-    members, pairs = membership.trained.shape
+    members, pairs = trained.shape
     noise = np.exp(uneven * rng.normal(size=pairs)) * rng.normal(size=(members, pairs))
-    offsets = 0.3 * np.arange(members)[:, None]
-    return list(spread * rng.normal(size=pairs) + noise + offsets + memorized * membership.trained)
+    return list(rng.normal(size=pairs) + noise + 0.3 * np.arange(members)[:, None] + memorized * trained)
 
 
-def halves(n_pairs: int, members: int) -> Shadows:
-    drawn = ensemble_membership(np.arange(n_pairs), folds=members, repeats=1, seed=0, halves=True)
+def shadows(n_pairs: int, *, folds: int, repeats: int = 1, halves: bool = True) -> Shadows:
+    drawn = ensemble_membership(np.arange(n_pairs), folds=folds, repeats=repeats, seed=0, halves=halves)
     return shadows_of(Sides(drawn, "ensemble", 0))
-
-
-def mean_auroc(found: list[Attacked], name: str) -> float:
-    return float(np.mean([roc(one, name)["auroc"] for one in found]))
 
 
 def test_with_many_shadows_the_attack_is_the_best_there_is() -> None:
     """Gaussian noise of σ 1 about a mean that training moves by 1.5: by Neyman and Pearson nothing beats the value
     itself less the pair's own mean, whose AUROC is Φ(1.5 / √2) and which finds Φ(1.5 − z) at a rate of false alarms."""
-    membership = ensemble_membership(np.arange(5_500), folds=64, repeats=1, seed=0, halves=True)
-    shadows = shadows_of(Sides(membership, "ensemble", 0))
-    shadows = dataclasses.replace(shadows, judged=shadows.judged & (np.arange(64) % 16 == 0)[:, None])
-    alignments = drawn_members(membership, memorized=1.5)
-    found = [one for one in attack(alignments, shadows, attacks=(BAVARIA, ALIGNMENT)) if len(one.rows)]
+    among = shadows(5_500, folds=64)
+    among = dataclasses.replace(among, attacked=among.attacked & (np.arange(64) % 16 == 0)[:, None])
+    alignments = drawn_members(among.trained, memorized=1.5)
+    found = [one for one in attack(alignments, among, attacks=(BAVARIA, ALIGNMENT)) if len(one.rows)]
     table = attack_table(found, n_boot=20, seed=0).set_index(["attack", "measure"])["value"]
     assert table[BAVARIA, "auroc"] == pytest.approx(norm.cdf(1.5 / math.sqrt(2)), abs=0.008)
     for rate in (0.01, 0.001):
@@ -62,21 +44,21 @@ def test_with_many_shadows_the_attack_is_the_best_there_is() -> None:
 
 
 DESIGNS = {
-    "2 folds, 2 repeats": (ensemble_membership(np.arange(1_100), folds=2, repeats=2, seed=0), "ensemble"),
-    "halves, 2 repeats": (ensemble_membership(np.arange(1_100), folds=8, repeats=2, seed=0, halves=True), "ensemble"),
-    "4 folds, 2 repeats": (ensemble_membership(np.arange(1_100), folds=4, repeats=2, seed=0), "ensemble"),
-    "paper, 3 seeds": (paper_membership(np.arange(2_200), seeds=3, seed=0), "paper"),
+    "2 folds": shadows(1_100, folds=2, repeats=2, halves=False),
+    "halves": shadows(1_100, folds=8, repeats=2),
+    "4 folds": shadows(1_100, folds=4, repeats=2, halves=False),
+    "paper": shadows_of(Sides(paper_membership(np.arange(2_200), seeds=3, seed=0), "paper", 0)),
 }
 
 
 @pytest.mark.parametrize("design", DESIGNS)
-def test_where_nothing_is_memorized_no_attack_tells_anything(design: str) -> None:
-    """Neither the number of a pair's shadows nor an offset of a member may tell which side the target is on."""
-    membership, protocol = DESIGNS[design]
-    shadows = shadows_of(Sides(membership, protocol, 0))
-    runs = [attack(drawn_members(membership, memorized=0.0, uneven=0.5, seed=seed), shadows) for seed in range(12)]
-    for name in (BAVARIA, LIRA, RMIA, ALIGNMENT):
-        values = np.array([mean_auroc(found, name) for found in runs])
+def test_where_nothing_is_memorized_no_attack_finds_anything(design: str) -> None:
+    """Neither the number of a pair's shadows nor an offset of a member may show which side the target is on."""
+    among = DESIGNS[design]
+    draws = (drawn_members(among.trained, memorized=0.0, uneven=0.5, seed=seed) for seed in range(12))
+    runs = [attack(alignments, among) for alignments in draws]
+    for name in ATTACKS:
+        values = np.array([np.mean([roc(one, name)["auroc"] for one in found]) for found in runs])
         assert abs(values.mean() - 0.5) < 0.003 + 3 * values.std(ddof=1) / math.sqrt(len(values)), name
 
 
@@ -103,14 +85,7 @@ def test_bavaria_is_the_ratio_of_marginal_likelihoods_of_a_slow_loop() -> None:
     rng = np.random.default_rng(0)
     sides = [[rng.normal(pair / 9, 1 + pair % 3, size=4 + pair % 2) for pair in range(30)] for _ in range(2)]
     values = rng.normal(size=30)
-    packed = [
-        Side(
-            np.array([len(x) for x in side]),
-            np.array([x.mean() for x in side]),
-            np.array([((x - x.mean()) ** 2).sum() for x in side]),
-        )
-        for side in sides
-    ]
+    packed = [Side(*np.array([(len(x), x.mean(), ((x - x.mean()) ** 2).sum()) for x in side]).T) for side in sides]
     expected = np.zeros(30)
     for sign, own, other in ((1, *sides), (-1, *reversed(sides))):
         variance, shape, line = _fitted(own, other)
@@ -120,14 +95,14 @@ def test_bavaria_is_the_ratio_of_marginal_likelihoods_of_a_slow_loop() -> None:
         for pair in range(30):
             with_it = _evidence(np.append(own[pair], values[pair]), line[pair], *prior)
             expected[pair] += sign * (with_it - _evidence(own[pair], line[pair], *prior))
-    np.testing.assert_allclose(bavaria(values, *packed, noise=1.0), expected, rtol=1e-9)
+    np.testing.assert_allclose(attacks.bavaria(values, *packed, noise=1.0), expected, rtol=1e-9)
 
 
 def test_lira_is_the_ratio_of_gaussians_with_the_pooled_variance() -> None:
     inside, outside = (Side(np.array([2, 2]), mean, np.array([2.0, 4.0])) for mean in (np.ones(2), np.zeros(2)))
     values = np.array([1.0, 0.25])
     expected = [norm.logpdf(x, 1, math.sqrt(3)) - norm.logpdf(x, 0, math.sqrt(3)) for x in values]
-    np.testing.assert_allclose(lira(values, inside, outside, noise=9.0), expected)
+    np.testing.assert_allclose(attacks.lira(values, inside, outside, noise=9.0), expected)
 
 
 def test_rmia_ranks_pairs_as_the_share_of_population_pairs_they_beat() -> None:
@@ -138,18 +113,17 @@ def test_rmia_ranks_pairs_as_the_share_of_population_pairs_they_beat() -> None:
     ratio = target / 1000 - np.mean([logsumexp(side / 1000, axis=0) for side in shadows], axis=0)
     beside = population / 1000 - logsumexp(others / 1000, axis=0) + math.log(2)  # ten shadows, not five
     share = [(one >= beside).mean() for one in ratio]
-    ours = rmia(target, *(Side(np.full(60, 5), side.mean(axis=0), np.zeros(60)) for side in shadows), noise=1.0)
+    ours = attacks.rmia(target, *(Side(np.full(60, 5), side.mean(axis=0), np.zeros(60)) for side in shadows), noise=1.0)
     assert spearmanr(ours, share).statistic > 0.999
 
 
-def test_a_target_is_judged_by_the_others_alone_and_one_of_its_repeat_less() -> None:
-    """What the target, and its complement in the repeat, give a pair moves no shadow's mean."""
-    membership = ensemble_membership(np.arange(550), folds=2, repeats=3, seed=0)
-    shadows = shadows_of(Sides(membership, "ensemble", 0))
-    alignments = drawn_members(membership, memorized=1.0)
-    before = attack(alignments, shadows, attacks=(RMIA,))
-    changed = [values + 5 * (row == 1) * (membership.group == "scored") for row, values in enumerate(alignments)]
-    after = attack(changed, shadows, attacks=(RMIA,))
+def test_a_target_is_compared_with_the_others_alone_and_one_of_its_repeat_less() -> None:
+    """Alignments of the target, and of its complement in the repeat, move no shadow's mean."""
+    among = shadows(550, folds=2, repeats=3, halves=False)
+    alignments = drawn_members(among.trained)
+    before = attack(alignments, among, attacks=(RMIA,))
+    changed = [values + 5 * (row == 1) * among.attacked[row] for row, values in enumerate(alignments)]
+    after = attack(changed, among, attacks=(RMIA,))
     np.testing.assert_allclose(after[0].scores[RMIA], before[0].scores[RMIA])  # r0-f1 is the complement of r0-f0
     assert not np.allclose(after[2].scores[RMIA], before[2].scores[RMIA])
 
@@ -166,9 +140,8 @@ def test_the_measures_are_those_of_scikit_learn_ties_counting_against_the_attack
 
 
 def test_intervals_over_pairs_are_those_of_pairs_drawn_anew() -> None:
-    shadows = halves(550, 4)
-    membership = Membership(np.repeat("x", 550), ("r0-f0",), shadows.trained)
-    found = attack(drawn_members(membership, memorized=1.0), shadows, attacks=(ALIGNMENT,))
+    among = shadows(550, folds=4)
+    found = attack(drawn_members(among.trained), among, attacks=(ALIGNMENT,))
     table = attack_table(found, n_boot=60, seed=3).set_index("measure")
     pairs, rng = found[0].rows, np.random.default_rng([3, 6])
     means = []
@@ -179,19 +152,15 @@ def test_intervals_over_pairs_are_those_of_pairs_drawn_anew() -> None:
     np.testing.assert_allclose([row["pairs_low"], row["pairs_high"]], np.percentile(means, (2.5, 97.5)))
 
 
-def test_a_rate_of_less_than_one_false_alarm_is_absent_with_its_reason() -> None:
-    shadows = halves(1_100, 4)
-    membership = Membership(np.repeat("x", 1_100), ("r0-f0",), shadows.trained)
-    table = attack_table(attack(drawn_members(membership, memorized=1.0), shadows), n_boot=5, seed=0)
+def test_a_rate_of_less_than_one_false_alarm_and_an_attack_without_a_shadow_on_one_side_are_absent() -> None:
+    among = shadows(1_100, folds=4)
+    table = attack_table(attack(drawn_members(among.trained), among), n_boot=5, seed=0)
     rows = table[table["attack"] == BAVARIA].set_index("measure")
     assert np.isfinite(rows.loc["TPR@0.01", "value"])
-    assert np.isnan(rows.loc["TPR@0.001", ["value", "pairs_low"]].astype(float)).all()
+    assert rows.loc["TPR@0.001", ["value", "pairs_low"]].isna().all()
     assert rows.loc["TPR@0.001", "missing"].startswith("needs 1,000 pairs that a member was not trained on")
-
-
-def test_an_attack_without_a_shadow_on_one_side_is_absent_and_alignment_is_not() -> None:
-    membership = ensemble_membership(np.arange(550), folds=4, repeats=1, seed=0)  # one of four leaves a pair out
-    found = attack(drawn_members(membership, memorized=1.0), shadows_of(Sides(membership, "ensemble", 0)))
+    among = shadows(550, folds=4, halves=False)  # one of four leaves a pair out
+    found = attack(drawn_members(among.trained), among)
     rows = attack_table(found, n_boot=5, seed=0).query("measure == 'auroc'").set_index("attack")
     assert rows["value"].isna().to_dict() == {BAVARIA: True, LIRA: True, RMIA: True, ALIGNMENT: False}
     assert rows.loc[BAVARIA, "missing"] == "some pair has no shadow on one side"

@@ -4,23 +4,9 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import zscore
-from sklearn.neighbors import NearestNeighbors
-from sklearn.preprocessing import normalize
 
 from clipmem_core.scores import detectors
-from clipmem_core.scores.detectors import (
-    caption_misfit,
-    fit_out,
-    gaps,
-    learned,
-    learned_by_caption,
-    margins,
-    mean_over_epochs,
-    misfit,
-    odd_captions,
-    similarities,
-    swapped_csls,
-)
+from clipmem_core.scores.detectors import fit_out, learned, misfit, swapped_csls
 
 
 def test_learned_is_the_mean_over_epochs_and_over_the_members_that_train_on_a_pair() -> None:
@@ -28,13 +14,13 @@ def test_learned_is_the_mean_over_epochs_and_over_the_members_that_train_on_a_pa
     trajectory[:, 0] = [[0.5, -4], [0.5, -2], [0.5, -1.5]]
     trajectory[:2, 1] = [[0.1, -3], [0.1, -2]]
     trajectory[1, 2] = [0.9, -8]
-    assert mean_over_epochs(trajectory).tolist()[:3] == [-2.5, -2.5, -8]
-    assert np.isnan(mean_over_epochs(trajectory)[3])
+    assert detectors.mean_over_epochs(trajectory).tolist()[:3] == [-2.5, -2.5, -8]
+    assert np.isnan(detectors.mean_over_epochs(trajectory)[3])
     members = [np.array([-1.0, -2.0, np.nan]), np.array([-3.0, np.nan, np.nan])]
     np.testing.assert_array_equal(learned(members), [-2, -2, np.nan])
 
 
-@pytest.mark.parametrize(("formula", "weight"), [(misfit, 2), (caption_misfit, 1)])
+@pytest.mark.parametrize(("formula", "weight"), [(misfit, 2), (detectors.caption_misfit, 1)])
 def test_misfit_is_minus_the_weighted_sum_of_scipys_z_scores(formula: Callable[..., np.ndarray], weight: int) -> None:
     late, strange = np.random.default_rng(0).normal(size=(2, 30))
     late[20:], strange[0] = np.nan, np.nan
@@ -51,18 +37,19 @@ def test_a_pair_with_one_part_gets_the_misfit_at_the_same_quantile() -> None:
     strange[1000] = np.nan
     score = misfit(late, strange)
     assert np.isnan(score[1000])
-    known = score[~held_out]
-    for row in range(1001, 2000):
+    both = score[~held_out]
+    for row in range(1001, 2000, 10):
         share = (strange[~held_out] > strange[row]).mean()
         if 0.01 < share < 0.99:
-            assert np.quantile(known, share - 0.002) <= score[row] <= np.quantile(known, share + 0.002)
-    assert known.min() <= score[1001:].min() <= score[1001:].max() <= known.max()
+            assert np.quantile(both, share - 0.002) <= score[row] <= np.quantile(both, share + 0.002)
+    assert both.min() <= score[1001:].min() <= score[1001:].max() <= both.max()
 
 
 def test_misfit_of_four_pairs_by_hand() -> None:
     # z of the first is 1, −1, 1, −1, of the second 1, 1, −1, −1
-    found = misfit(np.array([-1.0, -3.0, -1.0, -3.0]), np.array([-2.0, -2.0, -6.0, -6.0]))
-    np.testing.assert_allclose(found, [-3, -1, 1, 3])
+    parts = np.array([-1.0, -3.0, -1.0, -3.0]), np.array([-2.0, -2.0, -6.0, -6.0])
+    np.testing.assert_allclose(misfit(*parts), [-3, -1, 1, 3])
+    np.testing.assert_allclose(misfit(*parts, second=True), [-5, -3, 3, 5])
 
 
 def drawn_embeddings(n: int = 40) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -77,18 +64,10 @@ def alone(
     return fit_out([image], [text], np.zeros((1, len(image)), dtype=bool), external, [logit_scale])
 
 
-def test_csls_is_its_formula_with_the_neighbours_that_scikit_learn_finds() -> None:
+def test_csls_is_its_formula_in_a_slow_loop() -> None:
     image, text, external = drawn_embeddings()
-    a, b = normalize(image), normalize(text)
-    expected = []
-    for pair in range(len(image)):
-        others = np.flatnonzero(external & (np.arange(len(image)) != pair))
-        near = [
-            1 - NearestNeighbors(n_neighbors=10, metric="cosine").fit(there[others]).kneighbors(here[[pair]])[0].mean()
-            for here, there in ((a, b), (b, a))
-        ]
-        expected.append(2 * a[pair] @ b[pair] - near[0] - near[1])
-    np.testing.assert_allclose(alone(image, text, external)[0], expected, atol=1e-5)
+    for row, found in enumerate(alone(image, text, external)[0]):
+        assert found == pytest.approx(one_csls(image[row], text[row], image, text, external, row), abs=1e-5)
 
 
 @pytest.mark.parametrize("scale", [7.0, 100.0])
@@ -133,37 +112,32 @@ def test_fit_is_the_mean_over_members_that_never_saw_the_pair() -> None:
 
 def test_a_member_of_unknown_logit_scale_has_no_part_in_the_log_probability_and_costs_no_other_score() -> None:
     image, text, external = drawn_embeddings()
-    unseen = np.zeros((2, 40), dtype=bool)
-    known = alone(image, text, external, logit_scale=5.0)
-    fit, sure = fit_out([image] * 2, [text] * 2, unseen, external, [5.0, np.nan])
-    np.testing.assert_allclose([fit, sure], known)
-    assert np.isnan(fit_out([image], [text], unseen[:1], external, [np.nan])[1]).all()
-
-
-N, EXTERNAL = 40, 16
+    found = fit_out([image] * 2, [text] * 2, np.zeros((2, 40), dtype=bool), external, [5.0, np.nan])
+    np.testing.assert_allclose(found, alone(image, text, external, logit_scale=5.0))
+    assert np.isnan(alone(image, text, external, logit_scale=np.nan)[1]).all()
 
 
 def members() -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
-    image, text = ([rng.normal(size=(N, 6)) for _ in range(3)] for _ in range(2))
-    external = np.arange(N) >= N - EXTERNAL
-    trained = (rng.random((3, N)) < 0.5) & ~external
-    trained[0] = ~external  # one member that knows all but the external pairs
+    image, text = ([rng.normal(size=(40, 6)) for _ in range(3)] for _ in range(2))
+    external = np.arange(40) >= 24
+    trained = (rng.random((3, 40)) < 0.5) & ~external
+    trained[0] = ~external
     return image, text, trained, external
 
 
 def test_a_swapped_caption_scores_as_csls_of_the_table_with_that_swap() -> None:
     image, text, trained, external = members()
     at_random, near = swapped_csls(image, text, trained, external, seed=0)
-    matched = 0
-    for row in np.flatnonzero(np.isfinite(at_random)):
-        slow = {}
-        for donor in np.flatnonzero(external):
-            values = [one_csls(a[row], b[donor], a, b, external, donor) for a, b in zip(image, text, strict=True)]
-            slow[donor] = np.mean([value for value, own in zip(values, trained[:, row], strict=True) if not own])
+    assert np.isfinite(at_random).sum() > 10
+    for row in np.flatnonzero(np.isfinite(at_random))[:8]:
+        unseen = [(a, b) for a, b, own in zip(image, text, trained[:, row], strict=True) if not own]
+        slow = [
+            np.mean([one_csls(a[row], b[donor], a, b, external, donor) for a, b in unseen])
+            for donor in np.flatnonzero(external)
+        ]
         for found in (at_random[row], near[row]):
-            matched += np.isclose(found, list(slow.values())).any()
-    assert matched == 2 * np.isfinite(at_random).sum() > 0
+            assert np.isclose(found, slow).any()
 
 
 def one_csls(
@@ -184,20 +158,16 @@ def test_the_near_caption_is_the_one_most_like_its_own_of_those_that_say_somethi
     text[0][-2] = np.eye(6)[0] + 0.2 * np.eye(6)[1]
     trained[:, 0] = [True, False, True]
     found = swapped_csls(image, text, trained, external, seed=0)[1][0]
-    assert np.isclose(found, one_csls(image[1][0], text[1][-2], image[1], text[1], external, N - 2))
+    assert np.isclose(found, one_csls(image[1][0], text[1][-2], image[1], text[1], external, 38))
 
 
-def test_pairs_without_a_member_that_left_them_out_and_external_pairs_have_none() -> None:
+def test_some_of_the_pairs_that_a_member_left_out_are_swapped(monkeypatch: pytest.MonkeyPatch) -> None:
     image, text, trained, external = members()
     trained[:, 0] = True
     at_random, near = swapped_csls(image, text, trained, external, seed=0)
     assert np.isnan(at_random[0])
     assert np.isnan(near[external]).all()
-    assert np.isnan(swapped_csls(image, text, trained, np.arange(N) < 2, seed=0)[0]).all()
-
-
-def test_of_many_pairs_some_are_swapped_and_these_score_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    image, text, trained, external = members()
+    assert np.isnan(swapped_csls(image, text, trained, np.arange(40) < 2, seed=0)[0]).all()
     before = swapped_csls(image, text, trained, external, seed=0)
     monkeypatch.setattr(detectors, "MOST_SWAPPED", 5)
     for whole, some in zip(before, swapped_csls(image, text, trained, external, seed=0), strict=True):
@@ -210,8 +180,8 @@ def test_the_margin_is_that_of_a_slow_loop_and_leaves_a_pairs_own_picture_out() 
     image, owner, beside = rng.normal(size=(30, 5)), np.repeat(np.arange(30), 2), np.arange(15, 30)
     vectors = rng.normal(size=(60, 5))
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    similarity = similarities(vectors, image, owner)
-    found = margins(vectors, similarity, owner, image, beside)
+    similarity = detectors.similarities(vectors, image, owner)
+    found = detectors.margins(vectors, similarity, owner, image, beside)
     for caption in range(60):
         cosines = {row: vectors[caption] @ image[row] / np.linalg.norm(image[row]) for row in range(30)}
         near = sorted((cosines[row] for row in beside if row != owner[caption]), reverse=True)[:10]
@@ -225,7 +195,7 @@ def test_captions_of_late_epochs_do_not_look_better_learned() -> None:
     log_probability[:, 3] = np.nan
     rng = np.random.default_rng(0)
     drawn = [np.array([0, 2, 4]) + rng.integers(2, size=3) for _ in range(6)]
-    found = learned_by_caption(log_probability, np.arange(3), drawn, 8)
+    found = detectors.learned_by_caption(log_probability, np.arange(3), drawn, 8)
     assert np.nanmax(np.abs(found)) == 0
     assert np.isnan(found[6:]).all()
 
@@ -236,5 +206,5 @@ def test_one_wrong_caption_of_five_is_the_odd_one() -> None:
     margin += np.repeat(rng.normal(0, 1, 100), 5)  # pairs differ by far more
     wrong = np.arange(0, 500, 50) + np.arange(10) % 5
     margin[wrong] -= 1
-    assert np.flatnonzero(odd_captions(gaps(margin, owner))).tolist() == wrong.tolist()
-    assert not odd_captions(np.full(3, np.nan)).any()
+    assert np.flatnonzero(detectors.odd_captions(detectors.gaps(margin, owner))).tolist() == wrong.tolist()
+    assert not detectors.odd_captions(np.full(3, np.nan)).any()

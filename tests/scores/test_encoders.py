@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -6,33 +8,24 @@ from hypothesis import strategies as st
 from scipy.linalg import orthogonal_procrustes
 from scipy.stats import ortho_group
 
-from clipmem_core.scores.alignment import pair_terms
+from clipmem_core.scores.alignment import pair_terms, unit
 from clipmem_core.scores.encoders import UnitTally, contributions
-from clipmem_core.scores.membership import Membership, Sides, ensemble_membership, paper_membership
+from clipmem_core.scores.membership import Sides, ensemble_membership, paper_membership
 from clipmem_core.scores.memorization import memorization_table
 
 N, DIM = 220, 6
 
 
-Matrices = list[np.ndarray]
+def _units(rng: np.random.Generator, n_rows: int = N) -> np.ndarray:
+    return unit(rng.normal(size=(n_rows, DIM))).astype(np.float32)
 
 
-def _units(rng: np.random.Generator, n_rows: int = N, dim: int = DIM) -> np.ndarray:
-    vectors = rng.normal(size=(n_rows, dim))
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
-
-
-def _members(n_members: int, *, seed: int = 0, noise: float = 0.3) -> tuple[Matrices, Matrices]:
-    """Members that see one world with noise of their own, so that there is a space to map to."""
-    rng = np.random.default_rng(seed)
-    world = _units(rng), _units(rng)
-    image, text = ([side + noise * _units(rng) for _ in range(n_members)] for side in world)
+def _members(n_members: int, *, noise: float = 0.3) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Members that embed the same vectors with different noise, so that there is a space to map to."""
+    rng = np.random.default_rng(0)
+    without_noise = _units(rng), _units(rng)
+    image, text = ([side + noise * _units(rng) for _ in range(n_members)] for side in without_noise)
     return image, text
-
-
-def _clipmem(image: Matrices, text: Matrices, drawn: Membership, protocol: str) -> np.ndarray:
-    terms = [pair_terms(a, b, drawn.group == "external") for a, b in zip(image, text, strict=True)]
-    return memorization_table(terms, Sides(drawn, protocol, 0))["clipmem"].to_numpy()
 
 
 def _h(image: np.ndarray, text: np.ndarray, external: np.ndarray, pair: int) -> float:
@@ -43,17 +36,16 @@ def _h(image: np.ndarray, text: np.ndarray, external: np.ndarray, pair: int) -> 
 
 @pytest.mark.parametrize(("protocol", "seeds"), [("paper", 1), ("paper", 3), ("ensemble", 0)])
 def test_the_two_parts_add_up_to_clipmem_in_every_row(protocol: str, seeds: int) -> None:
-    ids = np.arange(N)
     if protocol == "paper":
-        drawn = paper_membership(ids, seeds=seeds, seed=0)
+        drawn = paper_membership(np.arange(N), seeds=seeds, seed=0)
     else:
-        drawn = ensemble_membership(ids, folds=3, repeats=2, seed=0)
-    image, text = _members(len(drawn.members))
-    parts, fits = contributions(image, text, Sides(drawn, protocol, 0))
-    np.testing.assert_allclose(parts.sum(axis=1), _clipmem(image, text, drawn, protocol), atol=1e-5)
+        drawn = ensemble_membership(np.arange(N), folds=3, repeats=2, seed=0)
+    (image, text), sides = _members(len(drawn.members)), Sides(drawn, protocol, 0)
+    parts, fits = contributions(image, text, sides)
+    terms = [pair_terms(a, b, sides.external) for a, b in zip(image, text, strict=True)]
+    np.testing.assert_allclose(parts.sum(axis=1), memorization_table(terms, sides)["clipmem"], atol=1e-5)
     assert list(parts) == ["clipmem_image", "clipmem_text"]
-    mapped = [member for member in drawn.members if member.startswith("f" if protocol == "paper" else "r")]
-    assert list(fits) == (mapped if protocol == "paper" else mapped[1:])
+    assert list(fits) == list(drawn.members[::2] if protocol == "paper" else drawn.members[1:])
     assert all(0.8 < fit < 1 for fit in fits.values())
 
 
@@ -76,9 +68,8 @@ def test_equal_members_have_no_parts_and_those_that_differ_in_text_only_owe_ever
     parts, fits = contributions([image] * 2, [text] * 2, Sides(drawn, "paper", 0))
     np.testing.assert_allclose(parts, 0, atol=1e-6)
     assert fits == {"f-0": pytest.approx(1)}
-    memorizing = np.where(
-        (drawn.group == "candidate")[:, None], image, text
-    )  # equal on shared pairs: R is the identity
+    # Equal on shared pairs: R is the identity
+    memorizing = np.where((drawn.group == "candidate")[:, None], image, text)
     parts, _ = contributions([image] * 2, [memorizing, text], Sides(drawn, "paper", 0))
     np.testing.assert_allclose(parts["clipmem_image"], 0, atol=1e-6)
     assert parts["clipmem_text"][drawn.group == "candidate"].mean() > 0.5
@@ -101,96 +92,63 @@ def test_the_linear_form_is_the_mean_over_all_pairs_of_in_and_out_members() -> N
     rng = np.random.default_rng(5)  # members agree on external pairs, so that every map is the identity
     for matrix in (*image, *text):
         matrix[~external] += 0.5 * _units(rng, int((~external).sum()))
-    parts, _ = contributions(image, text, Sides(drawn, "ensemble", 0))
-    inside = Sides(drawn, "ensemble", 0).inside
+    sides = Sides(drawn, "ensemble", 0)
+    parts, _ = contributions(image, text, sides)
     for pair in [*np.flatnonzero(external)[:3], *np.flatnonzero(~external)[:5]]:
-        shares = [
-            0.5
-            * (
-                _h(image[f], text[g], external, pair)
-                - _h(image[g], text[g], external, pair)
-                + _h(image[f], text[f], external, pair)
-                - _h(image[g], text[f], external, pair)
-            )
-            for f in np.flatnonzero(inside[:, pair])
-            for g in np.flatnonzero(~inside[:, pair])
-        ]
+        shares = []
+        inside = sides.inside[:, pair]
+        for f, g in itertools.product(np.flatnonzero(inside), np.flatnonzero(~inside)):
+            pairs = ((f, g), (g, g), (f, f), (g, f))
+            fg, gg, ff, gf = (_h(image[a], text[b], external, pair) for a, b in pairs)
+            shares.append((fg - gg + ff - gf) / 2)
         assert parts["clipmem_image"][pair] == pytest.approx(np.mean(shares), abs=1e-5)
 
 
-def streamed(values: np.ndarray, *, batch: int = 7, order: np.ndarray | None = None) -> pd.DataFrame:
+def streamed(values: np.ndarray, order: np.ndarray, *, batch: int) -> pd.DataFrame:
     """Count a table [n_pairs, n_units] batch by batch."""
     tally = UnitTally(values.shape[1])
-    rows = np.arange(len(values)) if order is None else order
-    for start in range(0, len(rows), batch):
-        part = rows[start : start + batch]
+    for part in np.split(order, range(batch, len(order), batch)):
         tally.add(part, values[part], np.zeros_like(values[part]))
     return tally.scores()
 
 
-def slowly(values: np.ndarray) -> list[dict[str, float]]:
-    """Measure each unit of a table [n_pairs, n_units] on its own, with everything in memory."""
-    found = []
-    for unit in values.astype(np.float64).T:
-        row = int(unit.argmax())
-        others = np.delete(unit, row)
-        top, mean, median = unit[row], others.mean(), float(np.median(others))
-        with np.errstate(invalid="ignore"):
-            ratios = [np.float64(top - rest) / np.float64(top + rest) for rest in (mean, median)]
-        found.append({"mean": ratios[0], "median": ratios[1], "row": row, "second": others.max(), "rest": median})
-    return found
-
-
-def tables() -> st.SearchStrategy[np.ndarray]:
+@st.composite
+def tables(draw: st.DrawFn) -> np.ndarray:
     """Tables of activations of many sizes, with zeros, ties and one large value among small ones."""
-
-    def table(seed: int, pairs: int, spread: float) -> np.ndarray:
-        rng = np.random.default_rng(seed)
-        values = np.exp(spread * rng.standard_normal((pairs, 5))) * (rng.random((pairs, 5)) < 0.8)
-        values[:, 3] = rng.integers(0, 3, pairs)
-        values[:, 4] = 0
-        return values.astype(np.float32)
-
-    return st.builds(table, st.integers(0, 10**6), st.integers(2, 60), st.floats(0.01, 8))
+    rng, pairs = np.random.default_rng(draw(st.integers(0, 10**6))), draw(st.integers(2, 60))
+    values = np.exp(draw(st.floats(0.01, 8)) * rng.standard_normal((pairs, 5))) * (rng.random((pairs, 5)) < 0.8)
+    values[:, 3], values[:, 4] = rng.integers(0, 3, pairs), 0
+    return values.astype(np.float32)
 
 
 def test_two_units_by_hand() -> None:
     #                    pair 0, 1, 2, 3; the second unit's others are 1, 1, 4: mean 2, median 1
     values = np.array([[0.0, 1.0], [2.0, 1.0], [0.0, 6.0], [0.0, 4.0]], dtype=np.float32)
-    scores = streamed(values, batch=3)
+    scores = streamed(values, np.arange(4), batch=3)
     np.testing.assert_allclose(scores.unitmem_mean, [1, (6 - 2) / (6 + 2)])
-    assert scores.row.tolist() == [1, 2]
-    assert scores["max"].tolist() == [2, 6]
-    assert scores.second.tolist() == [0, 4]
+    assert scores[["row", "max", "second"]].to_numpy().tolist() == [[1, 2, 0], [2, 6, 4]]
     np.testing.assert_allclose(scores.rest_mean, [0, 2])
-    assert scores.unitmem_median[0] == 1
-    assert scores.median_error[0] == 0
+    assert scores.loc[0, ["unitmem_median", "median_error"]].tolist() == [1, 0]
     assert abs(scores.unitmem_median[1] - (6 - 1) / (6 + 1)) <= scores.median_error[1] <= 2 / 512
 
 
-@given(tables(), st.integers(1, 9))
-def test_streaming_is_the_table_in_memory(values: np.ndarray, batch: int) -> None:
-    scores = streamed(values, batch=batch)
-    for unit, slow in enumerate(slowly(values)[:4]):
-        if not values[:, unit].any():
-            continue
-        np.testing.assert_allclose(scores.unitmem_mean[unit], slow["mean"], rtol=1e-9, atol=1e-12)
-        assert scores.second[unit] == slow["second"]
-        assert scores.row[unit] == slow["row"]
-        assert abs(scores.unitmem_median[unit] - slow["median"]) <= scores.median_error[unit] + 1e-12
-        assert 0 <= scores.median_error[unit] <= 2 / 512
-    assert np.isnan(scores.unitmem_mean[4])
-    assert np.isnan(scores.unitmem_median[4])
-    assert scores.row[4] == -1
-
-
 @given(tables(), st.integers(0, 10**6), st.integers(1, 9))
-def test_neither_the_order_nor_the_size_of_batches_matters(values: np.ndarray, seed: int, batch: int) -> None:
-    order = np.random.default_rng(seed).permutation(len(values))
-    one, other = streamed(values, batch=100), streamed(values, batch=batch, order=order)
-    exact = ["unitmem_median", "median_error", "max", "second", "rest_median", "row"]
-    pd.testing.assert_frame_equal(one[exact], other[exact], check_exact=True)
-    np.testing.assert_allclose(one.unitmem_mean, other.unitmem_mean, rtol=1e-12)
+def test_streaming_in_any_order_is_the_table_in_memory(values: np.ndarray, seed: int, batch: int) -> None:
+    scores = streamed(values, np.random.default_rng(seed).permutation(len(values)), batch=batch)
+    same = ["unitmem_median", "median_error", "max", "second", "rest_median", "row"]
+    at_once = streamed(values, np.arange(len(values)), batch=100)
+    pd.testing.assert_frame_equal(scores[same], at_once[same], check_exact=True)
+    for at in np.flatnonzero(values.any(axis=0)):
+        activations = values[:, at].astype(np.float64)
+        row = activations.argmax()
+        top, others = activations[row], np.delete(activations, row)
+        by_mean, by_median = ((top - rest) / (top + rest) for rest in (others.mean(), np.median(others)))
+        np.testing.assert_allclose(scores.unitmem_mean[at], by_mean, rtol=1e-9, atol=1e-12)
+        assert (scores.row[at], scores.second[at]) == (row, others.max())
+        assert abs(scores.unitmem_median[at] - by_median) <= scores.median_error[at] + 1e-12
+        assert 0 <= scores.median_error[at] <= 2 / 512
+    assert scores.loc[4, ["unitmem_mean", "unitmem_median"]].isna().all()
+    assert scores.row[4] == -1
 
 
 def test_what_is_left_out_below_zero_is_a_share() -> None:

@@ -1,21 +1,13 @@
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clipmem_core.config import InputError
-from clipmem_core.scores.membership import (
-    Sides,
-    ensemble_membership,
-    group_size,
-    labellings,
-    paper_membership,
-    protocol_of,
-    replicate_clipmem,
-    replicate_rows,
-    set_apart,
-    side_means,
-)
+from clipmem_core.scores import membership
+from clipmem_core.scores.membership import Sides, ensemble_membership, paper_membership
 
 
 @st.composite
@@ -29,34 +21,21 @@ def _is_constant_within(values: np.ndarray, ids: np.ndarray) -> bool:
     return all(len(np.unique(values[..., ids == one], axis=-1).T) == 1 for one in np.unique(ids))
 
 
-@settings(max_examples=20)
-@given(clusters(), st.integers(2, 4), st.integers(1, 3), st.integers(0, 99))
-def test_ensemble_leaves_every_scored_pair_out_once_a_repeat_and_keeps_look_alikes_together(
-    ids: np.ndarray, folds: int, repeats: int, seed: int
+@settings(max_examples=30)
+@given(clusters(), st.sampled_from([2, 3, 4, 6]), st.integers(1, 3), st.integers(0, 99), st.booleans())
+def test_ensemble_leaves_every_scored_pair_out_of_one_or_half_of_a_repeat_and_keeps_look_alikes_together(
+    ids: np.ndarray, folds: int, repeats: int, seed: int, halves: bool
 ) -> None:
-    drawn = ensemble_membership(ids, folds=folds, repeats=repeats, seed=seed)
+    halves = halves and folds % 2 == 0
+    drawn = ensemble_membership(ids, folds=folds, repeats=repeats, seed=seed, halves=halves)
     scored = drawn.group == "scored"
-    assert drawn.trained.shape == (folds * repeats, len(ids))
-    assert ((drawn.group == "external") == ~scored).all()
-    assert (~scored).sum() == group_size(len(ids))
+    assert (drawn.group == "external").sum() == (~scored).sum() == membership.group_size(len(ids))
     assert not drawn.trained[:, ~scored].any()
     left_out = ~drawn.trained.reshape(repeats, folds, -1)[:, :, scored]
-    assert (left_out.sum(axis=1) == 1).all()
-    parts = left_out.sum(axis=2)
-    assert np.ptp(parts, axis=1).max() <= np.unique(ids[scored], return_counts=True)[1].max()
+    assert (left_out.sum(axis=1) == (folds // 2 if halves else 1)).all()
+    largest = np.unique(ids[scored], return_counts=True)[1].max()
+    assert halves or np.ptp(left_out.sum(axis=2), axis=1).max() <= largest
     assert _is_constant_within(drawn.group, ids)
-    assert _is_constant_within(drawn.trained, ids)
-
-
-@settings(max_examples=10)
-@given(clusters(), st.integers(1, 3), st.integers(1, 3), st.integers(0, 99))
-def test_halves_leave_every_scored_pair_out_of_half_of_a_repeat(
-    ids: np.ndarray, half: int, repeats: int, seed: int
-) -> None:
-    drawn = ensemble_membership(ids, folds=2 * half, repeats=repeats, seed=seed, halves=True)
-    scored = drawn.group == "scored"
-    assert not drawn.trained[:, ~scored].any()
-    assert (drawn.trained.reshape(repeats, 2 * half, -1)[:, :, scored].sum(axis=1) == half).all()
     assert _is_constant_within(drawn.trained, ids)
 
 
@@ -64,7 +43,7 @@ def test_halves_leave_every_scored_pair_out_of_half_of_a_repeat(
 @given(clusters(), st.integers(1, 3), st.integers(0, 99))
 def test_paper_groups_have_their_sizes_and_trained_members(ids: np.ndarray, seeds: int, seed: int) -> None:
     drawn = paper_membership(ids, seeds=seeds, seed=seed)
-    size = group_size(len(ids))
+    size = membership.group_size(len(ids))
     in_f, in_g = drawn.trained[0::2], drawn.trained[1::2]
     for name, f, g in (("candidate", True, False), ("independent", False, True), ("external", False, False)):
         rows = drawn.group == name
@@ -79,10 +58,10 @@ def test_paper_groups_have_their_sizes_and_trained_members(ids: np.ndarray, seed
 
 def test_more_repeats_or_seeds_only_add_members_folds_are_even_and_another_seed_draws_others() -> None:
     ids = np.random.default_rng(0).integers(300, size=400)
-    small, large = (ensemble_membership(ids, folds=3, repeats=repeats, seed=5) for repeats in (1, 3))
-    assert (small.group == large.group).all()
-    assert (small.trained == large.trained[:3]).all()
-    assert small.members == large.members[:3]
+    one, three = (ensemble_membership(ids, folds=3, repeats=repeats, seed=5) for repeats in (1, 3))
+    assert (one.group == three.group).all()
+    assert (one.trained == three.trained[:3]).all()
+    assert one.members == three.members[:3]
     one, three = (paper_membership(ids, seeds=seeds, seed=5) for seeds in (1, 3))
     assert (one.group == three.group).all()
     assert three.members == ("f-0", "g-0", "f-1", "g-1", "f-2", "g-2")
@@ -94,36 +73,33 @@ def test_more_repeats_or_seeds_only_add_members_folds_are_even_and_another_seed_
     assert (one.trained != other.trained).any()
 
 
-def test_wrong_wishes_are_named_in_one_line() -> None:
-    singles = np.arange(300)
-    with pytest.raises(InputError, match="needs at least 200 usable pairs, found 199"):
-        group_size(199)
-    with pytest.raises(InputError, match="folds must be at least 2, not 1"):
-        ensemble_membership(singles, folds=1, repeats=2, seed=0)
-    with pytest.raises(InputError, match="repeats must be at least 1, not 0"):
-        ensemble_membership(singles, folds=2, repeats=0, seed=0)
-    with pytest.raises(InputError, match="folds must be at most 250"):
-        ensemble_membership(singles, folds=251, repeats=1, seed=0)
-    with pytest.raises(InputError, match="folds must be even .* not 3"):
-        ensemble_membership(singles, folds=3, repeats=1, seed=0, halves=True)
-    with pytest.raises(InputError, match="seeds must be at least 1, not 0"):
-        paper_membership(singles, seeds=0, seed=0)
-    with pytest.raises(InputError, match="no way to fill the group external with 50 pairs"):
-        ensemble_membership(singles // 60, folds=2, repeats=1, seed=0)
-    with pytest.raises(InputError, match="look-alike pictures leave no way .* --drop-lookalikes"):
-        paper_membership(singles // 3, seeds=1, seed=0)
+@pytest.mark.parametrize(
+    ("message", "divisor", "how"),
+    [
+        ("folds must be at least 2, not 1", 1, {"folds": 1, "repeats": 2}),
+        ("repeats must be at least 1, not 0", 1, {"folds": 2, "repeats": 0}),
+        ("folds must be at most 250", 1, {"folds": 251, "repeats": 1}),
+        ("folds must be even .* not 3", 1, {"folds": 3, "repeats": 1, "halves": True}),
+        ("no way to fill the group external with 50 pairs", 60, {"folds": 2, "repeats": 1}),
+        ("seeds must be at least 1, not 0", 1, {"seeds": 0}),
+        ("look-alike pictures leave no way .* --drop-lookalikes", 3, {"seeds": 1}),
+    ],
+)
+def test_what_cannot_be_drawn_is_named_in_one_line(message: str, divisor: int, how: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=message):
+        (paper_membership if "seeds" in how else ensemble_membership)(np.arange(300) // divisor, seed=0, **how)
 
 
 def test_half_of_the_external_pairs_is_set_apart_and_look_alikes_stay_together() -> None:
     clusters = np.arange(600)
     clusters[1::5] = clusters[::5]  # a fifth of the pairs has a twin
     drawn = paper_membership(clusters, seeds=1, seed=3)
-    apart = set_apart(drawn.group, clusters, seed=3)
+    apart = membership.set_apart(drawn.group, clusters, seed=3)
     external = drawn.group == "external"
     assert (apart.sum(), external.sum()) == (27, 54)
     assert not (apart & ~external).any()
     assert not set(clusters[apart]) & set(clusters[external & ~apart])
-    assert (apart != set_apart(drawn.group, clusters, seed=4)).any()
+    assert (apart != membership.set_apart(drawn.group, clusters, seed=4)).any()
 
 
 def test_external_pairs_have_one_member_out_in_each_repeat_and_scored_pairs_keep_the_truth() -> None:
@@ -146,41 +122,35 @@ def test_side_means_agree_with_masked_arrays() -> None:
     rng = np.random.default_rng(0)
     values, inside = rng.normal(size=(5, 40)), rng.random((5, 40)) < 0.5
     inside[:, 0], inside[:, 1] = True, False
-    mean_in, mean_out = side_means(list(values), inside)
-    for mean, hidden in ((mean_in, ~inside), (mean_out, inside)):
+    for mean, hidden in zip(membership.side_means(list(values), inside), (~inside, inside), strict=True):
         np.testing.assert_allclose(mean, np.ma.array(values, mask=hidden).mean(axis=0).filled(np.nan))
-    assert np.isnan(mean_out[0])
-    assert np.isnan(mean_in[1])
-    drawn = ensemble_membership(np.arange(300), folds=3, repeats=4, seed=0)
-    values = list(np.random.default_rng(0).normal(size=(12, 300)))
-    sides = Sides(drawn, "ensemble", 0)
-    mean_in, mean_out = side_means(values, sides.inside)
-    np.testing.assert_allclose(
-        replicate_clipmem(values, sides.replicates, sides.inside).mean(axis=0), mean_in - mean_out
-    )
+    sides = Sides(ensemble_membership(np.arange(300), folds=3, repeats=4, seed=0), "ensemble", 0)
+    values = rng.normal(size=(12, 300))
+    found = membership.replicate_clipmem(list(values), sides.replicates, sides.inside).mean(axis=0)
+    np.testing.assert_allclose(found, np.subtract(*membership.side_means(list(values), sides.inside)))
 
 
 def test_many_labellings_are_sampled_with_one_member_of_every_repeat() -> None:
     drawn = ensemble_membership(np.arange(300), folds=3, repeats=6, seed=0)
-    drawn = np.stack(list(labellings(Sides(drawn, "ensemble", 0), 5)))  # of 729 in all
+    drawn = np.stack(list(membership.labellings(Sides(drawn, "ensemble", 0), 5)))  # of 729 in all
     assert drawn.shape == (256, 6, 5)
     assert (drawn // 3 == np.arange(6)[None, :, None]).all()
     assert len(np.unique(drawn[:, :, 0], axis=0)) > 150
-    one, two = (
-        Sides(ensemble_membership(np.arange(300), folds=4, repeats=repeats, seed=0, halves=True), "ensemble", 0)
-        for repeats in (1, 3)
-    )
-    assert [tuple(label[:, 0]) for label in labellings(one, 1)] == [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)]
-    drawn = np.stack(list(labellings(two, 2)))  # of 216: all
+    halves = ensemble_membership(np.arange(300), folds=4, repeats=3, seed=0, halves=True)
+    sides = Sides(halves, "ensemble", 0)
+    drawn = np.stack(list(membership.labellings(sides, 2)))  # of 216: all
     assert drawn.shape == (216, 6, 2)
+    assert drawn[:6, -2:, 0].tolist() == [[8, 9], [8, 10], [8, 11], [9, 10], [9, 11], [10, 11]]
     assert (np.bincount(drawn[:, :, 0].ravel()) == 108).all()
-    external = two.membership.group == "external"
-    assert (two.inside[:, external].reshape(3, 4, -1).sum(axis=1) == 2).all()
+    external = halves.group == "external"
+    assert (sides.inside[:, external].reshape(3, 4, -1).sum(axis=1) == 2).all()
 
 
-def test_names_that_do_not_fit_are_named() -> None:
-    assert protocol_of(("r0-f0", "r0-f1")) == "ensemble"
+def test_too_few_pairs_and_names_that_do_not_fit_are_named() -> None:
+    with pytest.raises(InputError, match="needs at least 200 usable pairs, found 199"):
+        membership.group_size(199)
+    assert membership.protocol_of(("r0-f0", "r0-f1")) == "ensemble"
     with pytest.raises(InputError, match="not a, b"):
-        protocol_of(("a", "b"))
+        membership.protocol_of(("a", "b"))
     with pytest.raises(InputError, match="found f-0, g-1"):
-        replicate_rows(("f-0", "g-1"))
+        membership.replicate_rows(("f-0", "g-1"))

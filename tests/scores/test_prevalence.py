@@ -2,22 +2,8 @@ import numpy as np
 import pytest
 from scipy.stats import hypergeom
 
-from clipmem_core.scores.prevalence import (
-    WrongCount,
-    _two_piece_t,
-    count_of_sample,
-    count_reviewed,
-    estimate_wrong,
-    left_after,
-    likely_wrong,
-    most_wrong,
-    plan_review,
-    review_place,
-    suggest_stop,
-    summarize_count,
-    suspicion_of,
-    whole_count,
-)
+from clipmem_core.scores import prevalence
+from clipmem_core.scores.prevalence import count_of_sample, count_reviewed, estimate_wrong, plan_review, whole_count
 
 
 def drawn(seed: int, wrong: int, *, pairs: int = 1000, apart: float = 4.0) -> tuple[np.ndarray, np.ndarray]:
@@ -33,10 +19,9 @@ def test_the_interval_holds_the_number_of_swapped_captions_from_1_to_40_percent(
     for seed in range(4):
         for wrong in (10, 50, 200, 400):
             found = estimate_wrong(*drawn(seed, wrong))
-            assert found.low is not None
-            assert found.high is not None
-            missed += not found.low <= wrong <= found.high
-            widths.append((found.high - found.low) / wrong)
+            low, high = np.array([found.low, found.high], dtype=float)
+            missed += not low <= wrong <= high
+            widths.append((high - low) / wrong)
     assert missed <= 4
     assert np.median(widths) < 0.6  # and it says something
 
@@ -46,17 +31,17 @@ def test_the_upper_bound_needs_no_shape_of_the_scores_of_right_captions() -> Non
     rng = np.random.default_rng(0)
     for wrong in (20, 200):
         fit = np.concatenate([rng.normal(0, 1, wrong), rng.normal(4, 1, 900), rng.normal(0.5, 0.3, 100)])
-        canaries = rng.normal(0, 1, 1000)
-        assert most_wrong(fit, canaries) >= wrong
-        high = estimate_wrong(fit, canaries).high
+        swapped = rng.normal(0, 1, 1000)
+        most, high = prevalence.most_wrong(fit, swapped), estimate_wrong(fit, swapped).high
+        assert most >= wrong
         assert high is not None
-        assert high >= most_wrong(fit, canaries) - 1e-9
+        assert high >= most - 1e-9
 
 
 def test_the_posterior_is_that_of_two_known_densities() -> None:
     """Bayes' rule with the true normal densities is the independent answer."""
-    fit, canaries = drawn(0, 300, pairs=4000, apart=3.0)
-    found = estimate_wrong(fit, canaries)
+    fit, swapped = drawn(0, 300, pairs=4000, apart=3.0)
+    found = estimate_wrong(fit, swapped)
     wrong, right = 300 * np.exp(-(fit**2) / 2), 3700 * np.exp(-((fit - 3) ** 2) / 2)
     assert np.abs(found.posterior - wrong / (wrong + right)).mean() < 0.02
     assert found.estimate == pytest.approx(found.posterior.sum(), rel=0.01)
@@ -64,11 +49,9 @@ def test_the_posterior_is_that_of_two_known_densities() -> None:
 
 def test_the_slopes_of_the_shape_are_those_of_finite_differences() -> None:
     cells, shape = np.linspace(-4, 4, 50), np.array([0.3, -0.2, 0.4, 1.5])
-    _, slopes = _two_piece_t(cells, shape)
-    for place in range(4):
-        step = np.eye(4)[place] * 1e-6
-        slow = (_two_piece_t(cells, shape + step)[0] - _two_piece_t(cells, shape - step)[0]) / 2e-6
-        np.testing.assert_allclose(slopes[place], slow, atol=1e-7)
+    for slope, step in zip(prevalence._two_piece_t(cells, shape)[1], np.eye(4) * 1e-6, strict=True):
+        after, before = (prevalence._two_piece_t(cells, shape + move)[0] for move in (step, -step))
+        np.testing.assert_allclose(slope, (after - before) / 2e-6, atol=1e-7)
 
 
 def test_too_few_pairs_or_no_difference_give_a_reason_and_no_number() -> None:
@@ -76,49 +59,31 @@ def test_too_few_pairs_or_no_difference_give_a_reason_and_no_number() -> None:
     assert (few.estimate, few.low, few.high) == (None, None, None)
     assert "needs 100 pairs" in few.missing
     assert "do not differ" in estimate_wrong(np.ones(200), np.arange(200.0)).missing
-    told = summarize_count(np.arange(50.0), np.arange(500.0), np.arange(500.0), -np.arange(50.0))
-    assert told["estimate"] is None
-    assert told["missing"] == few.missing
-    assert "stop" not in told
+    summary = prevalence.summarize_count(np.arange(50.0), np.arange(500.0), np.arange(500.0), -np.arange(50.0))
+    assert (summary["estimate"], summary["missing"], "stop" in summary) == (None, few.missing, False)
 
 
 def test_a_second_round_leaves_out_the_most_suspicious_as_many_as_are_counted() -> None:
-    fit, canaries = drawn(0, 50)
+    fit, swapped = drawn(0, 50)
     more = np.concatenate([fit, np.full(500, np.nan)])
     suspicion = np.where(np.isnan(more), np.nan, np.random.default_rng(3).permutation(1500).astype(float))
-    out = likely_wrong(suspicion, more, canaries, least=0.01)
-    count = round(estimate_wrong(fit, canaries).estimate)
-    assert out.sum() == count > 30
+    out = prevalence.likely_wrong(suspicion, more, swapped, least=0.01)
+    assert out.sum() == round(estimate_wrong(fit, swapped).estimate or 0) > 30
     assert suspicion[out].min() > np.nanmax(suspicion[~out])
-    assert not likely_wrong(suspicion, more, canaries, least=0.1).any()
-    assert not likely_wrong(suspicion[:50], more[:50], canaries, least=0.01).any()
+    assert not prevalence.likely_wrong(suspicion, more, swapped, least=0.1).any()
+    assert not prevalence.likely_wrong(suspicion[:50], more[:50], swapped, least=0.01).any()
 
 
-def test_looking_stops_where_hardly_one_in_ten_of_the_next_is_wrong() -> None:
+def test_the_review_stops_where_fewer_than_one_in_ten_of_the_next_is_wrong() -> None:
     posterior = np.concatenate([np.full(40, 0.8), np.full(400, 0.01), [np.nan] * 5])
-    assert suggest_stop(posterior, np.concatenate([-np.arange(440.0), [9.0] * 5])) == 40
-    assert suggest_stop(np.zeros(100), -np.arange(100.0)) == 0
-    assert suggest_stop(np.ones(30), -np.arange(30.0)) == 30
-
-
-def test_what_is_left_are_the_probabilities_of_the_others_and_nothing_once_all_were_looked_at() -> None:
-    count = WrongCount(20.0, 10.0, 40.0, np.array([1.0] * 15 + [0.5] * 10))
-    left, low, high = left_after(count, np.arange(25) < 15)
+    assert prevalence.suggest_stop(posterior, np.concatenate([-np.arange(440.0), [9.0] * 5])) == 40
+    assert prevalence.suggest_stop(np.zeros(100), -np.arange(100.0)) == 0
+    assert prevalence.suggest_stop(np.ones(30), -np.arange(30.0)) == 30
+    count = prevalence.WrongCount(20.0, 10.0, 40.0, np.array([1.0] * 15 + [0.5] * 10))
+    left, low, high = prevalence.left_after(count, np.arange(25) < 15)
     assert left == 5.0
     assert 0 < low < 5 < high < 15
-    assert left_after(count, np.ones(25, dtype=bool)) == (0.0, 0.0, 0.0)
-
-
-def reviewed(seed: int, share: float, apart: float, looked_at: int, pairs: int = 600) -> tuple[int, float, float]:
-    rng = np.random.default_rng(seed)
-    wrong = rng.permutation(pairs) < share * pairs
-    review = plan_review(rng.normal(size=pairs) + apart * wrong, seed=seed)
-    decided = np.zeros(pairs, dtype=bool)
-    decided[review.order[:looked_at]] = True
-    count = count_reviewed(review, wrong & decided, decided, np.full(pairs, 0.5))
-    assert count.low is not None
-    assert count.high is not None
-    return int(wrong.sum()), count.low, count.high
+    assert prevalence.left_after(count, np.ones(25, dtype=bool)) == (0.0, 0.0, 0.0)
 
 
 @pytest.mark.parametrize("apart", [3.0, 0.5, -2.0])
@@ -127,8 +92,14 @@ def test_the_interval_covers_whatever_the_scores_are_worth(apart: float) -> None
     missed = 0
     for seed in range(50):
         for share in (0.05, 0.2, 0.4):
-            truth, low, high = reviewed(seed, share, apart, 200)
-            missed += not low <= truth <= high
+            rng = np.random.default_rng(seed)
+            wrong = rng.permutation(600) < share * 600
+            review, decided = plan_review(rng.normal(size=600) + apart * wrong, seed=seed), np.zeros(600, dtype=bool)
+            decided[review.order[:200]] = True
+            count = count_reviewed(review, wrong & decided, decided, np.full(600, 0.5))
+            assert count.low is not None
+            assert count.high is not None
+            missed += not count.low <= wrong.sum() <= count.high
     assert missed <= 15
 
 
@@ -152,36 +123,28 @@ def test_the_top_is_counted_and_the_rest_is_estimated_by_its_sample_alone() -> N
     decided[rest] = True
     count = count_reviewed(review, wrong & decided, decided, np.zeros(100))
     found = int(wrong[rest].sum())
-    assert count.estimate == 10 + 90 * found / 12
     low, high = count_of_sample(found, 12, 90)
-    assert (count.low, count.high) == (10 + low, 10 + high)
+    assert (count.estimate, count.low, count.high) == (10 + 90 * found / 12, 10 + low, 10 + high)
 
 
-def test_without_a_random_pair_only_what_is_known_bounds_the_count() -> None:
+def test_without_a_random_pair_the_decisions_bound_the_count_and_with_all_it_is_exact() -> None:
     review = plan_review(-np.arange(100.0), share=0.0)
-    decided, wrong = np.arange(100) < 10, np.arange(100) < 4
-    count = count_reviewed(review, wrong, decided, np.zeros(100))
-    assert count.estimate is None
+    assert review.drawn[0] >= 10
+    count = count_reviewed(review, np.arange(100) < 4, np.arange(100) < 10, np.zeros(100))
+    assert (count.estimate, count.low, count.high) == (None, 4.0, 94.0)
     assert "at random" in count.missing
-    drawn_first = review.drawn[0] < 10
-    assert drawn_first or (count.low, count.high) == (4.0, 94.0)
-
-
-def test_when_everything_was_looked_at_the_count_is_exact() -> None:
     wrong, decided = np.arange(50) % 7 == 0, np.ones(50, dtype=bool)
     count = count_reviewed(plan_review(np.arange(50.0)), wrong, decided, np.zeros(50))
-    assert (count.low, count.high) == (8.0, 8.0)
+    assert (count.low, count.estimate, count.high) == (8.0, 8.0, 8.0)
 
 
-def test_pairs_that_somebody_picked_widen_nothing_and_are_not_lost() -> None:
+def test_pairs_that_a_person_picked_widen_nothing_and_are_counted() -> None:
     review = plan_review(-np.arange(200.0), seed=1)
-    decided = np.arange(200) < 20
-    decided[review.drawn[review.drawn >= 20][:5]] = True
-    wrong = np.zeros(200, dtype=bool)
-    picked = review.drawn[review.drawn >= 20][50:80]
-    decided[picked], wrong[picked] = True, True
+    decided, wrong = np.arange(200) < 20, np.zeros(200, dtype=bool)
+    rest = review.drawn[review.drawn >= 20]
+    decided[rest[:5]], decided[rest[50:80]], wrong[rest[50:80]] = True, True, True
     count = count_reviewed(review, wrong, decided, np.zeros(200))
-    assert count.low == 30  # what was found by other ways
+    assert count.low == 30
     assert count.high is not None
     assert count.high >= 30
 
@@ -199,29 +162,24 @@ def test_the_interval_of_a_sample_covers_95_percent_on_average_over_shares() -> 
 
 
 def test_without_a_misfit_pairs_come_by_csls() -> None:
-    suspicion = suspicion_of(np.full(3, np.nan), np.array([0.5, -0.5, np.nan]))
+    suspicion = prevalence.suspicion_of(np.full(3, np.nan), np.array([0.5, -0.5, np.nan]))
     np.testing.assert_array_equal(suspicion, [-0.5, 0.5, np.nan])
-    place = review_place(np.array([1.0, 2.0, np.nan]), np.zeros(3))
+    place = prevalence.review_place(np.array([1.0, 2.0, np.nan]), np.zeros(3))
     assert sorted(place[:2]) == [1.0, 2.0]
     assert np.isnan(place[2])
 
 
-def _by_trying(found: int, drawn: int, total: int) -> tuple[int, int]:
-    """Every number of the kind that neither tail of what was found speaks against."""
-    kinds = np.arange(found, total - drawn + found + 1)
-    at_least = np.array([hypergeom.pmf(range(found, drawn + 1), total, kind, drawn).sum() for kind in kinds])
-    at_most = np.array([hypergeom.pmf(range(found + 1), total, kind, drawn).sum() for kind in kinds])
-    within = kinds[(at_least > 0.025) & (at_most > 0.025)]
-    return int(within[0]), int(within[-1])
-
-
 @pytest.mark.parametrize(
-    ("found", "drawn", "total"), [(0, 20, 90), (3, 20, 90), (19, 20, 90), (20, 20, 21), (7, 60, 70)]
+    ("found", "drawn", "total"), [(0, 20, 90), (3, 20, 90), (19, 20, 90), (20, 20, 21), (7, 60, 70), (7, 60, 60)]
 )
 def test_limits_are_those_found_by_trying_every_number(found: int, drawn: int, total: int) -> None:
     estimate, low, high = whole_count(found, drawn, total)
     assert estimate == pytest.approx(found * total / drawn)
-    assert (low, high) == _by_trying(found, drawn, total)
+    kinds = np.arange(found, total - drawn + found + 1)
+    at_least = np.array([hypergeom.pmf(range(found, drawn + 1), total, kind, drawn).sum() for kind in kinds])
+    at_most = np.array([hypergeom.pmf(range(found + 1), total, kind, drawn).sum() for kind in kinds])
+    within = kinds[(at_least > 0.025) & (at_most > 0.025)]
+    assert (low, high) == (within[0], within[-1])
 
 
 def test_a_count_that_is_uncertain_makes_it_wider() -> None:

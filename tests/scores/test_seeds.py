@@ -1,26 +1,19 @@
+import dataclasses
 import math
 
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from scipy.stats import ttest_1samp, ttest_rel
+from scipy.stats import ttest_1samp
 
 from clipmem_core.scores.seeds import PAIRS_ALONE, crossed_mean, holm, over_seeds, paired_difference, seed_interval
 
-VALUES = st.lists(st.tuples(st.integers(-100, 100), st.integers(-100, 100)), min_size=2, max_size=12)
 
-
-@given(st.lists(st.floats(-1, 1), min_size=3, max_size=8).filter(lambda values: np.std(values) > 1e-6))
-def test_the_interval_is_that_of_a_t_test(values: list[float]) -> None:
+@pytest.mark.parametrize("values", [[0.1, 0.4, -0.3], [3.0, 5.0, 4.0, 9.0, 1.0]])
+def test_the_interval_is_that_of_a_t_test_from_three_seeds_on(values: list[float]) -> None:
     expected = ttest_1samp(values, 0.0).confidence_interval(0.95)
     assert seed_interval(np.array(values)) == pytest.approx((expected.low, expected.high))
-
-
-@pytest.mark.parametrize("values", [[], [0.1], [0.1, 0.2]])
-def test_fewer_than_three_seeds_claim_no_interval(values: list[float]) -> None:
-    assert np.isnan(seed_interval(np.array(values))).all()
+    assert np.isnan(seed_interval(np.array(values[:2]))).all()
 
 
 def test_means_are_taken_over_the_seeds_of_each_thing() -> None:
@@ -36,48 +29,31 @@ def test_means_are_taken_over_the_seeds_of_each_thing() -> None:
     # SD 1, three seeds, t.975 with two degrees of freedom 4.3027
     assert found["high"][0] == pytest.approx(2 + 4.3027 / np.sqrt(3), abs=1e-4)
     assert found["high"][1:].isna().all()
-    empty = pd.DataFrame({"arm": [], "seed": [], "x": []})
-    assert over_seeds(empty, by=["arm"], measures=["x"]).empty
+    assert over_seeds(table[:0], by=["arm"], measures=["x"]).empty
 
 
-def test_a_hand_worked_case() -> None:
+def test_paired_differences_by_hand() -> None:
     # Differences 1, 2, 3: mean 2, SD 1, error 1/√3; t.975 with two degrees of freedom is 4.3027.
     found = paired_difference([3.0, 5.0, 7.0], [2.0, 3.0, 4.0])
-    assert (found.n, found.mean) == (3, 2.0)
-    assert found.low == pytest.approx(2 - 4.3027 / math.sqrt(3), abs=1e-4)
-    assert found.high == pytest.approx(2 + 4.3027 / math.sqrt(3), abs=1e-4)
-
-
-@given(VALUES)
-def test_interval_and_p_value_are_those_of_scipys_paired_t_test(drawn: list[tuple[int, int]]) -> None:
-    values, reference = (np.array(side, dtype=float) for side in zip(*drawn, strict=True))
-    if np.ptp(values - reference) == 0:
-        return
-    found, known = paired_difference(values, reference), ttest_rel(values, reference)
-    interval = known.confidence_interval(0.95)
-    assert [found.low, found.high] == pytest.approx([interval.low, interval.high], rel=1e-9, abs=1e-9)
-    assert found.p_value == pytest.approx(known.pvalue, rel=1e-9)
-
-
-def test_one_seed_claims_nothing() -> None:
-    found = paired_difference([2.0], [1.0])
-    assert (found.n, found.mean) == (1, 1.0)
-    assert all(math.isnan(value) for value in (found.low, found.high, found.p_value))
-    found = paired_difference([2.0, 3.0], [2.0, 3.0])
-    assert (found.mean, found.low, found.high, found.p_value) == (0, 0, 0, 1)
+    half = 4.3027 / math.sqrt(3)
+    assert dataclasses.astuple(found)[:4] == pytest.approx((3, 2, 2 - half, 2 + half), abs=1e-4)
+    assert found.p_value == pytest.approx(ttest_1samp([1.0, 2.0, 3.0], 0).pvalue)
+    of_one = dataclasses.astuple(paired_difference([2.0], [1.0]))
+    np.testing.assert_array_equal(of_one, [1, 1, np.nan, np.nan, np.nan])
+    assert dataclasses.astuple(paired_difference([2.0, 3.0], [2.0, 3.0])) == (2, 0, 0, 0, 1)
     assert paired_difference([2.0, 3.0], [1.0, 2.0]).p_value == 0
 
 
 def test_holms_p_is_worked_out_by_hand() -> None:
     # Sorted .005, .01, .03, .04 times 4, 3, 2, 1: .02, .03, .06, .04, and no smaller than the one before.
-    assert holm(np.array([0.01, 0.04, 0.03, 0.005])).tolist() == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    found = holm(np.array([0.01, 0.04, np.nan, 0.03, 0.005]))
+    np.testing.assert_allclose(found, [0.03, 0.06, np.nan, 0.06, 0.02])
     assert holm(np.array([0.9, 0.8])).tolist() == [1.0, 1.0]
-    assert np.isnan(holm(np.array([np.nan]))).all()
 
 
 def test_simultaneous_intervals_hold_for_all_comparisons_at_once() -> None:
     # Twelve arms against one reference, five splits, nothing true: as dependent as arms of a study are.
-    rng, runs, arms = np.random.default_rng(0), 400, 12
+    rng, runs, arms = np.random.default_rng(0), 150, 12
     none, others = rng.normal(size=(runs, 1, 5)), rng.normal(size=(runs, arms, 5))
     covered = {"each": 0, "all": 0}
     for own, base in zip(others, none, strict=True):
@@ -88,18 +64,14 @@ def test_simultaneous_intervals_hold_for_all_comparisons_at_once() -> None:
     assert covered["all"] / runs > 0.95 - 2 * (0.05 * 0.95 / runs) ** 0.5
 
 
-def drawn(seed: int, members: int, pairs: int, *, by_member: float, by_pair: float) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    own, each = by_member * rng.normal(size=(members, 1)), by_pair * rng.normal(size=(1, pairs))
-    return 0.3 + own + each + rng.normal(size=(members, pairs))
-
-
 @pytest.mark.parametrize(("by_member", "by_pair"), [(0.0, 0.0), (0.5, 0.0), (0.0, 0.5), (0.3, 0.3)])
 def test_the_interval_covers_for_other_members_and_other_pairs(by_member: float, by_pair: float) -> None:
     """Nominal .95; of 200 tables at most 19 may miss (P = .003 under .95)."""
     missed = 0
     for seed in range(200):
-        found = crossed_mean(drawn(seed, 8, 60, by_member=by_member, by_pair=by_pair))
+        rng = np.random.default_rng(seed)
+        effects = by_member * rng.normal(size=(8, 1)) + by_pair * rng.normal(size=(1, 60))
+        found = crossed_mean(0.3 + effects + rng.normal(size=(8, 60)))
         assert found.low is not None
         assert found.high is not None
         missed += not found.low <= 0.3 <= found.high

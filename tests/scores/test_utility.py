@@ -20,8 +20,8 @@ def test_recalls_of_several_captions_in_any_order_written_by_hand(block: int, mo
     monkeypatch.setattr(utility, "_BLOCK", block)
     image, text = _embeddings([[0.1, 0.5, 0.2, 0.4, 0.3], [0.6, 0.3, 0.7, 0.5, 0.2]])
     owner = np.array([1, 1, 0, 0, 0])
-    # the first image's best own caption (0.4) comes after 0.5; the second's (0.6) after 0.7
-    # captions 1 to 5: own image against the other 0.6 > 0.1, 0.3 < 0.5, 0.2 < 0.7, 0.4 < 0.5, 0.3 > 0.2
+    # Best caption of each image: 0.4 after 0.5, 0.6 after 0.7.
+    # Images of captions 1 to 5: 0.6 > 0.1, 0.3 < 0.5, 0.2 < 0.7, 0.4 < 0.5, 0.3 > 0.2
     assert retrieval_recalls(image, 3 * text, owner, ks=(1, 2)) == pytest.approx(
         {"image_to_text_R@1": 0, "image_to_text_R@2": 1, "text_to_image_R@1": 2 / 5, "text_to_image_R@2": 1}
     )
@@ -49,23 +49,20 @@ def test_a_member_that_maps_everything_to_one_point_finds_nothing() -> None:
     assert zero_shot(np.ones((4, 3)), np.ones((2, 3)), np.array([0, 1, 0, 1])) == 0
 
 
-def test_owners_that_do_not_fit_are_named() -> None:
-    matrix = np.eye(3)
-    for owner in ([1, 2, 3], [0, 1, 1]):
-        with pytest.raises(ValueError, match="each of 3 images"):
-            retrieval_recalls(matrix, matrix, np.array(owner))
+@pytest.mark.parametrize("owner", [[1, 2, 3], [0, 1, 1]])
+def test_owners_that_do_not_fit_are_named(owner: list[int]) -> None:
+    with pytest.raises(ValueError, match="each of 3 images"):
+        retrieval_recalls(np.eye(3), np.eye(3), np.array(owner))
 
 
-def test_the_probe_reads_classes_that_lie_apart_and_not_noise() -> None:
+def test_the_probe_reads_classes_that_differ_and_not_noise() -> None:
     rng = np.random.default_rng(0)
     labels = np.array(["cat", "dog", "owl"])[np.arange(300) % 3]
     apart = rng.normal(size=(300, 5)) + 6 * np.eye(5)[np.arange(300) % 3]
     assert linear_probe(apart[:200], labels[:200], apart[200:], labels[200:], seed=0) > 0.97
     noise = rng.normal(size=(300, 5))
     assert linear_probe(noise[:200], labels[:200], noise[200:], labels[200:], seed=0) < 0.55
-
-
-def test_classes_without_training_rows_are_errors_and_one_class_is_no_probe() -> None:
+    # A class without training rows is an error, and one class is no probe
     x, y = np.array([[0.0], [0.1], [5.0], [5.1]]), np.array([0, 0, 1, 1])
     assert linear_probe(x, y, np.array([[0.0], [5.0], [9.0], [-4.0]]), np.array([0, 1, 2, 2]), seed=0) == 0.5
     assert np.isnan(linear_probe(x, np.zeros(4), x, np.zeros(4), seed=0))
