@@ -1,6 +1,5 @@
 """Thumbnails, and pairs as cards: changes between two audits, and strips of a queue."""
 
-import base64
 import functools
 import io
 from collections.abc import Mapping, Sequence
@@ -69,11 +68,6 @@ def start_thumbnails(root: Path, images: Sequence[str], *, side: int = SIDE) -> 
 @functools.cache
 def _workers() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(WORKERS, thread_name_prefix="thumbnail")
-
-
-def data_uri(jpeg: bytes) -> str:
-    """Return a JPEG as a data URI."""
-    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
 
 
 @functools.cache

@@ -1,5 +1,6 @@
 """The page Decisions: progress, the list, the history with undo, checks without a model, and the re-audit."""
 
+from base64 import b64encode
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlencode
@@ -13,7 +14,7 @@ from clipmem_core.audits.status import DONE, state_of
 from clipmem_core.audits.store import PAIRS, Audit, audits_folder
 from clipmem_core.columns import CAPTIONS, PAIR_ID
 from clipmem_core.config import InputError
-from clipmem_core.dashboard.cards import data_uri, draw_card_picture, start_thumbnails
+from clipmem_core.dashboard.cards import draw_card_picture, start_thumbnails
 from clipmem_core.dashboard.deciding import BADGES, Notice, locked_session, undo
 from clipmem_core.dashboard.new_audit import free_name, is_taken
 from clipmem_core.dashboard.page import ALL, PAGE, choose_listed, choose_segment, draw_pages, link, read_page, write
@@ -114,7 +115,7 @@ def _draw_page(audit: Audit, part: pd.DataFrame, selection: Selection) -> None:
     rows = [row for _, row in fetch_rows(audit.folder / PAIRS, query, part[PAIR_ID].tolist())]
     by_id = {card.pair_id: card for card in cards(audit, rows)}
     pictures = start_thumbnails(audit_root(audit), [card.image for card in by_id.values()], side=SIDE)
-    jpegs = {pair_id: picture.result()[0] for pair_id, picture in zip(by_id, pictures, strict=True)}
+    jpegs = {pair_id: b64encode(picture.result()[0]).decode() for pair_id, picture in zip(by_id, pictures, strict=True)}
     if len(by_id) < len(part):
         st.caption("Pairs without a picture are in another audit of this data set, and not in this one.")
     lines = []
@@ -125,7 +126,7 @@ def _draw_page(audit: Audit, part: pd.DataFrame, selection: Selection) -> None:
         texts = {"caption": card.captions if card else (), "new captions": entry[CAPTIONS]}
         lines.append(
             {
-                "picture": data_uri(jpegs[pair_id]) if card else None,
+                "picture": f"data:image/jpeg;base64,{jpegs[pair_id]}" if card else None,
                 "open": f"pair?{urlencode(link(audit, selection, pair=pair_id))}" if card else None,
                 "decision": label or decision_words(None, entry[FOR_OTHER]) or "note only",
                 **{name: cut(one_line(" · ".join(captions)), CAPTION_LIMIT) for name, captions in texts.items()},

@@ -188,14 +188,9 @@ def draw_pages(page: int, pages: int, *, key: str, parameter: str = PAGE) -> Non
 
         def turn() -> None:
             if _is_new(page_key):
-                write_page(st.session_state[page_key], parameter=parameter)
+                write(**{parameter: st.session_state[page_key]})
 
         st.pagination(pages, default=page, max_visible_pages=5, key=page_key, on_change=turn)
-
-
-def write_page(page: int, *, parameter: str = PAGE) -> None:
-    """Write a page into the address; the first is the default."""
-    write(**{parameter: None if page == 1 else page})
 
 
 def open_page(title: str, *, draw_without_audit: Callable[[], None] = lambda: None) -> Audit:

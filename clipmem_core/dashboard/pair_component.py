@@ -14,7 +14,7 @@ import streamlit as st
 
 from clipmem_core.audits.store import PAIRS, Audit
 from clipmem_core.columns import CLIPMEM, CLIPMEM_SHRUNK, SE
-from clipmem_core.dashboard.page import PAIR, link, peek_selection, read_view, write, write_page, write_selection
+from clipmem_core.dashboard.page import PAIR, link, peek_selection, read_view, write, write_selection
 from clipmem_core.dashboard.plain import Noise, cut, number, read_noise
 from clipmem_core.dashboard.routes import PREFIX
 from clipmem_core.figures.layout import PLANTED_COLOUR, group_colour
@@ -197,6 +197,6 @@ def _act(audit: Audit, selection: Selection, key: str) -> None:
             like = Selection(order=MATCH, like=pair_id, by=by, member=selection.member)
             st.session_state[DESTINATION] = BROWSE, link(audit, like, **(read_view() | {"page": None}))
         case {"page": int(page)} if page > 0:
-            write_page(page)
+            write(page=page)
         case {"order": str(order)} if order in BY_NAME or order == MATCH and current.searched:
             write_selection(replace(current, order=order, ascending=False))
