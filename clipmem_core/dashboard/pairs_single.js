@@ -125,15 +125,18 @@ class Single extends Pairs {
             this.name('')
             this.wait(this.only.checked ? 'All pairs are decided.' : 'That was the last pair.')
         } else if (loaded && this.shown?.row !== row) this.fill(row, loaded)
-        else if (this.shown?.row !== row) this.wait('Loading…')
+        else if (this.shown?.row !== row) {
+            if (!this.data.follows) this.name('') // a reload must not return to the pair that was just decided
+            this.wait('Loading…')
+        }
         this.drawState()
         this.loadAll(this.upcoming(AHEAD))
     }
 
     // Write the pair into the address, for reloads, the back button and links. Some browsers limit how often.
     name(pair) {
-        if (location.pathname !== this.path) return
-        const url = new URL(location)
+        const url = new URL(location), before = url.searchParams.get('pair') ?? ''
+        if (location.pathname !== this.path || before === pair) return
         url.searchParams.delete('pair')
         if (pair) url.searchParams.set('pair', pair)
         tried(() => history.replaceState(history.state, '', url))
