@@ -29,7 +29,7 @@ TRAINED = "scenes"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what is in this folder: Playwright leaves its own pipes to the garbage collector."""
+    """Mark the tests of this folder: Playwright does not close its pipes."""
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"))
@@ -90,7 +90,7 @@ def context(browser: Any, address: str) -> Any:  # noqa: ANN401
 
 @pytest.fixture
 def page(request: pytest.FixtureRequest, context: Any, address: str) -> Iterator[Any]:
-    """A page in the light theme, or the one asked for; nothing may go wrong in it, and nothing leave the machine."""
+    """A page in the light theme, or the parametrized one, without errors and without requests to other hosts."""
     if "review" in request.fixturenames:
         request.getfixturevalue("review")  # its file is deleted after the page, which reads it every second, is closed
     opened = open_watched(context, theme=getattr(request, "param", "light"))

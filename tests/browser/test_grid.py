@@ -10,7 +10,7 @@ from clipmem_core.review.decisions import Review
 from clipmem_core.review.maps import make_map
 from tests.browser.conftest import TRAINED
 from tests.browser.reviewing import STORED, events, press
-from tests.browser.watched import check_pictures, settle
+from tests.browser.watched import check_pictures, wait_idle
 
 POINT = """() => {
     const plot = document.querySelector('.js-plotly-plot'), {x, y, customdata} = plot._fullData.at(-1)
@@ -20,10 +20,10 @@ POINT = """() => {
 
 
 def open_browse(page: Any, address: str, audit: str = TRAINED) -> list[str]:
-    """Open Browse and return the ids of its pairs, once all pictures are there."""
+    """Open Browse and return the ids of its pairs, once all pictures are loaded."""
     page.goto(f"{address}/browse?audit={audit}&order=clipmem&size=12")
     page.locator(".card").first.wait_for()
-    settle(page)
+    wait_idle(page)
     check_pictures(page, at_least=12)
     return [text.removeprefix("id: ") for text in page.locator(".card details p:last-of-type").all_text_contents()]
 
@@ -61,8 +61,8 @@ def test_at_five_keys_a_second_each_is_stored_once_on_the_marked_pair_and_others
     page.keyboard.press("ArrowRight")
     press(page, "kx" * 5)
     page.wait_for_function(STORED)
-    wanted = [(each, ("keep", "remove")[place % 2]) for place, each in enumerate(ids[:10])]
-    assert [(pair, decision) for pair, decision, _ in events(review)] == wanted
+    expected = [(each, ("keep", "remove")[place % 2]) for place, each in enumerate(ids[:10])]
+    assert [(pair, decision) for pair, decision, _ in events(review)] == expected
     review.decide(ids[11:], "remove", audit="of somebody else")
     page.locator(".card").nth(11).locator(".badge.remove").wait_for()
     page.keyboard.press("ArrowRight")
@@ -99,9 +99,9 @@ def test_enter_shows_a_picture_and_opens_its_pair_and_keys_rest_below_a_dialog(
     page.keyboard.press("x")
     page.keyboard.press("Escape")
     keys.wait_for(state="detached")
-    settle(page)
+    wait_idle(page)
     assert review.counts() == {"keep": 0, "remove": 0, "recaption": 0}
-    page.troubles.clear()  # a page that is left leaves pictures behind
+    page.troubles.clear()  # pictures of the previous page
 
 
 def test_the_map_shows_the_picture_at_the_pointer_and_a_click_those_around_it(
@@ -112,7 +112,7 @@ def test_the_map_shows_the_picture_at_the_pointer_and_a_click_those_around_it(
     monkeypatch.setattr("clipmem_core.review.maps.lay_out", lambda vectors, *, say: vectors[:, :2])
     make_map(audit, f"{audit.record.members[0]}.image")
     page.goto(f"{address}/embeddings?audit={TRAINED}")
-    settle(page)
+    wait_idle(page)
     page.locator(".nsewdrag").first.wait_for()
     page.wait_for_timeout(1000)
     x, y, row = page.evaluate(POINT)

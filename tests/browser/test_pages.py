@@ -7,7 +7,7 @@ import pytest
 
 from clipmem_core.dashboard.page import PAGES
 from tests.browser.conftest import TRAINED
-from tests.browser.watched import check_pictures, settle
+from tests.browser.watched import check_pictures, wait_idle
 
 NAMES = {Path(path).stem: title for path, (title, _) in PAGES.items()}
 PICTURES = {"overview": 12, "browse": 24, "pair": 1}  # at least so many
@@ -25,7 +25,7 @@ def test_a_page_fits_desk_and_phone_and_hostile_captions_do_nothing(
     page: Any, address: str, name: str, audit: str
 ) -> None:
     page.goto(f"{address}/{name}?audit={audit}")
-    settle(page)
+    wait_idle(page)
     check_pictures(page, at_least=PICTURES.get(name, 0))
     assert page.title() == f"{NAMES[name]} · CLIPMem"
     assert page.locator("h1").is_visible()

@@ -1,4 +1,4 @@
-"""One session, as a person walks through it: search, open a pair, decide, take back, export, read back, audit anew."""
+"""One session: search, open a pair, change its caption, export, read the export, start and cancel an audit."""
 
 import shlex
 from collections.abc import Callable, Iterator
@@ -13,7 +13,7 @@ from clipmem_core.audits.store import Audit
 from tests.browser.conftest import TRAINED
 from tests.browser.reviewing import all_stored, next_pair, open_review_page
 from tests.browser.server import serve
-from tests.browser.watched import PATIENCE, check_pictures, close_watched, open_watched, settle
+from tests.browser.watched import PATIENCE, check_pictures, close_watched, open_watched, wait_idle
 
 STARTED = "walked"
 
@@ -38,23 +38,23 @@ def recaption(page: Any, address: str, pair: str, text: str) -> None:
 
 def test_the_app_opens_with_the_newest_audit_and_a_search_by_meaning_leads_to_a_pair(page: Any, address: str) -> None:
     page.goto(address)
-    settle(page)
+    wait_idle(page)
     assert TRAINED in page.locator("h1").inner_text()
     assert page.title() == "Overview · CLIPMem"
     page.get_by_role("link", name="Browse", exact=True).click()
     page.wait_for_url("**/browse?**")
     page.locator(".card").nth(23).wait_for()
-    settle(page)
+    wait_idle(page)
     page.get_by_label("Search by meaning").fill("a red house")
     page.keyboard.press("Enter")
     page.get_by_text("close to: a red house").wait_for()
-    settle(page)
+    wait_idle(page)
     check_pictures(page, at_least=24)
     assert parameters(page) == {"audit": TRAINED, "meaning": "a red house"}
     page.locator(".card .caption").first.click()
     page.wait_for_url("**/pair?**")
     page.get_by_text("1 of 220").wait_for()
-    settle(page)
+    wait_idle(page)
     check_pictures(page, at_least=13)
     assert parameters(page)["meaning"] == "a red house"
 
@@ -65,7 +65,7 @@ def test_a_link_to_a_pair_opens_on_a_server_that_nobody_has_asked_anything_yet(b
         page = open_watched(browser)
         page.goto(f"{cold}/pair?audit={TRAINED}&pair={pair}")
         page.locator(f".pair[data-pair='{pair}']").wait_for()
-        settle(page)
+        wait_idle(page)
         check_pictures(page, at_least=13)
         assert page.title() == "Pair · CLIPMem"
         close_watched(page, cold)
@@ -108,12 +108,12 @@ def none_left(data: Path) -> Iterator[None]:
 def test_an_audit_is_started_still_there_after_a_reload_and_cancelled(page: Any, address: str) -> None:
     page.goto(f"{address}/audits?view=start")
     page.get_by_text("tiny", exact=True).click()
-    settle(page)
+    wait_idle(page)
     path = "Path, URL or Hugging Face name"
     for label, value in ((path, "scenes"), ("Pairs to draw", "220"), ("Epochs", "9000"), ("Name", STARTED)):
         page.get_by_label(label, exact=True).fill(value)
         page.keyboard.press("Enter")
-        settle(page)
+        wait_idle(page)
     page.get_by_role("button", name="Check", exact=True).click()
     page.get_by_role("button", name="Start", exact=True).click(timeout=3 * PATIENCE)
     page.wait_for_url(f"**audit={STARTED}**")
