@@ -10,7 +10,7 @@ from tests.browser.watched import wait_idle
 
 KEYS = {"k": "keep", "x": "remove"}
 STORED = "() => !Object.keys(localStorage).some(key => key.startsWith('clipmem-review'))"
-# Record the pair on screen at each key press, before the page's listener runs, and whether the listener accepts the key:
+# Record the pair on screen at each key press, before the listener of the page runs, and whether that accepts the key:
 # it then stops the event.
 WATCH = """
     window.pressed = []

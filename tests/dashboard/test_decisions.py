@@ -111,11 +111,11 @@ def test_a_broken_audit_or_log_is_one_line(audit: Audit, review: Review) -> None
 def test_each_check_has_its_count_and_leads_to_its_pairs(audit: Audit) -> None:
     counts = check_counts(audit)
     shown = {f"{check.label}: **{counts[name]:,}**": name for name, check in CHECKS.items() if counts[name]}
-    found = {label: query for label, query in links(open_view("checks")) if label in shown}
-    assert found == {label: f"audit=made&order=clipmem&check={name}" for label, name in shown.items()}
+    rows = {label: query for label, query in links(open_view("checks")) if label in shown}
+    assert rows == {label: f"audit=made&order=clipmem&check={name}" for label, name in shown.items()}
     name = next(iter(shown.values()))
     app = open_page("pages/browse.py", audit="made", order="clipmem", check=name, size="96")
-    assert sum(len(given["cards"]) for given in mounted(app)) == counts[name]
+    assert sum(len(data["cards"]) for data in mounted(app)) == counts[name]
 
 
 def test_one_near_duplicate_is_kept_and_the_others_removed_or_all_are_kept(audit: Audit) -> None:
@@ -126,8 +126,8 @@ def test_one_near_duplicate_is_kept_and_the_others_removed_or_all_are_kept(audit
     ids, review = audit.pairs["pair_id"].iloc[[5, 7, 9]].tolist(), open_review(audit)
 
     def decided() -> list[str | None]:
-        found = review.decisions(ids)
-        return [found[pair_id].decision if pair_id in found else None for pair_id in ids]
+        rows = review.decisions(ids)
+        return [rows[pair_id].decision if pair_id in rows else None for pair_id in ids]
 
     app = press_key(open_view("checks"), "keep-one-7")
     assert decided() == ["remove", "keep", "remove"]

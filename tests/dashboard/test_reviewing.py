@@ -22,21 +22,21 @@ def audit(copy: Callable[..., Audit]) -> Audit:
 
 
 def mounted(app: AppTest) -> list[dict[str, Any]]:
-    """What the pair component of the page is given, leaving out the list of keys."""
-    given = [json.loads(element.proto.json) for element in app.get("bidi_component")]
-    return [each for each in given if "keys" not in each]
+    """Data of the pair components of the page, without the list of keys."""
+    data = [json.loads(element.proto.json) for element in app.get("bidi_component")]
+    return [each for each in data if "keys" not in each]
 
 
 def test_the_pairs_that_are_probably_wrong_come_first_and_the_address_changes_that(audit: Audit) -> None:
-    (given,) = mounted(open_page(REVIEW))
-    assert given["selection"] == {"order": "review_place", "ascending": "1"}
-    assert (given["audit"], given["dataset"]) == ("made", audit.record.dataset_fingerprint)
-    assert given["undecided"] is True
-    (given,) = mounted(open_page(REVIEW, order="clipmem", group="scored", decision="undecided"))
-    assert (given["selection"], given["undecided"]) == ({"order": "clipmem", "group": "scored"}, True)
+    (data,) = mounted(open_page(REVIEW))
+    assert data["selection"] == {"order": "review_place", "ascending": "1"}
+    assert (data["audit"], data["dataset"]) == ("made", audit.record.dataset_fingerprint)
+    assert data["undecided"] is True
+    (data,) = mounted(open_page(REVIEW, order="clipmem", group="scored", decision="undecided"))
+    assert (data["selection"], data["undecided"]) == ({"order": "clipmem", "group": "scored"}, True)
     open_review(audit).decide(audit.pairs["pair_id"][:3], "keep", audit="made")
-    (given,) = mounted(open_page(REVIEW, order="clipmem", decision="keep"))
-    assert (given["selection"], given["undecided"]) == ({"order": "clipmem", "decision": "keep"}, False)
+    (data,) = mounted(open_page(REVIEW, order="clipmem", decision="keep"))
+    assert (data["selection"], data["undecided"]) == ({"order": "clipmem", "decision": "keep"}, False)
 
 
 @pytest.mark.usefixtures("audit")
