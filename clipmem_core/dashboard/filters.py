@@ -141,11 +141,11 @@ def draw_filters(audit: Audit, selection: Selection) -> None:
             style = {"type": "search", "placeholder": placeholder, "width": width} | HIDDEN
             value, on_choose = getattr(selection, field), _setter(field)
             draw_set(st.text_input, label, key=field, value=value, on_choose=on_choose, **style)
-        _choose(selection, "decision", "Decision", DECISIONS, DECISIONS.__getitem__, width=132, **HIDDEN)
+        _choose(selection, "decision", "Decision", DECISIONS, DECISIONS.__getitem__, width=155, **HIDDEN)
         scores = [*([s.MATCH] if selection.searched else []), *BY_NAME, s.RANDOM]
         names = {score: f"Sort by {words(score)}" for score in scores}
         names |= {c.CLIPMEM: "Sort by memorization", s.RANDOM: "Random order"}
-        _choose(selection, "order", "Sort by", scores, names.__getitem__, width=190, **HIDDEN)
+        _choose(selection, "order", "Sort by", scores, names.__getitem__, width=170, **HIDDEN)
         reverse = learned_by_g(selection)
         directions = {ascending: DIRECTIONS[ascending != reverse] for ascending in DIRECTIONS}
         _choose(selection, "ascending", "Direction", directions, directions.__getitem__, width=128, **HIDDEN)
