@@ -116,7 +116,7 @@ def draw_agreement(audit: Audit) -> None:
     st.caption(f"Rank correlation over {len(scores):,} pairs: 1 is the same order, 0 is unrelated.")
     st.subheader("Where two detectors differ most", anchor=False)
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
-        look: dict[str, Any] = {"width": 215, "named": words}
+        look: dict[str, Any] = {"width": 215, "format_func": words}
         one = choose_listed("Detector", names, parameter="one", key="detectors-one", **look)
         others = [name for name in names if name != one]
         other = choose_listed("Other detector", others, parameter="other", key="detectors-other", **look)
