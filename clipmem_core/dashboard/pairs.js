@@ -303,7 +303,7 @@ class Pairs extends Part {
     // Why events stay in the outbox; empty if the server stores them.
     get trouble() {
         const {trouble, waiting} = outbox
-        return trouble && waiting.length ? `${inWords(waiting.length)} not saved yet (${trouble}); retrying` : trouble
+        return trouble && waiting.length ? `${inWords(waiting.length)} unsent (${trouble}); retrying` : trouble
     }
 
     // Ask for decisions of other tabs. A newer poll replaces an unanswered one, whose answer may be out of date.

@@ -59,10 +59,10 @@ def test_decisions_are_kept_while_the_server_cannot_be_reached_and_stored_once(
     open_review_page(page, address)
     page.route(EVENTS, lambda route: route.abort())
     press(page, "kxkx")
-    page.get_by_text("not saved yet (the server cannot be reached); retrying").wait_for()
+    page.get_by_text("unsent (the server cannot be reached); retrying").wait_for()
     pressed = accepted(page)
     page.reload()
-    page.get_by_text("not saved yet").wait_for()
+    page.get_by_text("unsent (").wait_for()
     page.unroute(EVENTS)
     all_stored(page)
 
