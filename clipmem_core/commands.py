@@ -158,15 +158,14 @@ def _benchmark(
 def _units(
     name: Name,
     members: Annotated[Texts, "which members; all if none is named"] = (),
-    sample: Annotated[int, "pairs of each member to measure on; 0 means all that it was trained on"] = 0,
 ) -> None:
     """Measure UnitMem: which pair activates each unit of an audit's members most, and by how much."""
     from clipmem_core.audits.unitmem import run_units, say_units
 
     with RichScreen() as screen:
         audit = open_audit(name)
-        run_units(audit, members=members, sample=sample, screen=screen)
-        say_units(audit, sample=sample, screen=screen)
+        run_units(audit, members=members, screen=screen)
+        say_units(audit, screen=screen)
 
 
 def _paradigms(
@@ -276,7 +275,7 @@ def parse(arguments: Sequence[str]) -> SimpleNamespace:
         print(f"clipmem {__version__}")
         raise SystemExit(DONE)
     if name not in COMMANDS:
-        hint = settings.meant(name, COMMANDS)
+        hint = settings.did_you_mean(name, COMMANDS)
         raise InputError(f"command {name!r} is unknown: choose one of {', '.join(COMMANDS)}{hint}")
     changes: dict[str, Any] = {}
     if name == "study":
@@ -305,7 +304,7 @@ def _parse_words(
             flags += _add(group, name, type(value), value, settings.FIELDS[name].help)
     namespace, unknown = parser.parse_known_args(words)
     if unknown:
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}{settings.meant(unknown[0], flags)}")
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}{settings.did_you_mean(unknown[0], flags)}")
     typed: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in vars(namespace).items()
     }

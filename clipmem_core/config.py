@@ -4,10 +4,9 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from itertools import islice
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,28 +14,27 @@ from clipmem_core.facts import Affected, Facts, InputError, Part, Slider, option
 from clipmem_core.mitigations import MitigationConfig
 
 DATA_VARIABLE = "CLIPMEM_DATA"
-SETS = "sets"  # the folder in the data folder that data sets are drawn, fetched and written into
+SETS = "sets"  # the folder of data sets in the data folder
 
 
-def meant(word: str, known: Iterable[str]) -> str:
-    """Return `; did you mean X?` with the most similar of some words, or nothing."""
-    near = get_close_matches(word, known, n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
+def did_you_mean(word: str, names: Iterable[str]) -> str:
+    """Return `; did you mean X?` with the most similar name, if any is similar."""
+    similar = get_close_matches(word, names, n=1)
+    return f"; did you mean {similar[0]!r}?" if similar else ""
 
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """How to read a data set. Names are open_clip's; an empty string means: find it out from the file."""
+    """How to read a data set. Names are open_clip's; an empty string means: detect it from the file."""
 
     csv_img_key: str = option("", "column with the picture's path (table formats)", title="Picture column")
     csv_caption_key: str = option("", "column with the caption, a string or a list of strings", title="Caption column")
     csv_label_key: str = option("", "column with the class label", title="Label column")
-    csv_id_key: str = option("", "column with a stable id; otherwise the picture's path is the id", title="Id column")
+    csv_id_key: str = option("", "column with a stable id; empty: the picture's path", title="Id column")
     csv_separator: str = option("", "one character", title="Separator")
     image_folder: str = option("", "the folder that picture paths start in; absolute paths must lie in it")
     caption_template: str = option(
-        "",
-        "a folder: the caption of pictures that have none, from the name of their class folder: `a photo of a {label}`",
+        "", "folder: caption of pictures that have none, from their class folder, as in `a photo of a {label}`"
     )
     split: str = option("train", "Hugging Face data sets")
     scenes_pairs: int = option(1100, "`scenes`: how many pairs are drawn", title="Pairs to draw")
@@ -45,34 +43,21 @@ class SourceOptions:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Which pairs there are, which model is trained on them, and how."""
+    """The pairs, the model, and its training."""
 
-    preset: str = option("small", "", affects=("data", "training"), own_widget=True)
+    preset: str = option("small", "", affects=("data", "training"))
     source: SourceOptions = field(default_factory=SourceOptions, metadata={"facts": Facts(affects=("data",))})
 
     protocol: str = option(
-        "ensemble",
-        "ensemble | paper",
-        choices=("ensemble", "paper"),
-        affects=("data",),
-        alike="protocol",
-        own_widget=True,
+        "ensemble", "ensemble | paper", choices=("ensemble", "paper"), affects=("data",), alike="protocol"
     )
     folds: int = option(2, "ensemble: parts a repeat is cut into; each member leaves one out", ge=2, affects=("data",))
     halves: bool = option(
-        False,
-        "ensemble: each pair is left out by half of the members of a repeat, drawn at random, instead of by one",
-        affects=("data",),
+        False, "ensemble: a random half of the members of a repeat leaves a pair out, instead of one", affects=("data",)
     )
-    members: int = option(
-        0, "ensemble: repeats × folds in all; 0 means two repeats", ge=0, affects=("members",), own_widget=True
-    )
+    members: int = option(0, "ensemble: repeats × folds in all; 0 means two repeats", ge=0, affects=("members",))
     stable: float = option(
-        0.0,
-        "ensemble: stop before --members once the ranking by clipmem has this reliability; 0 trains all of them",
-        ge=0,
-        lt=1,
-        affects=("members",),
+        0.0, "stop before --members once the ranking has this reliability; 0: never", ge=0, lt=1, affects=("members",)
     )
     rounds: str = option(
         "auto",
@@ -82,28 +67,22 @@ class TrainingConfig:
         choices=("auto", "1", "2"),
         affects=("members",),
     )
-    seeds: int = option(1, "paper: pairs of members f-s and g-s", ge=1, affects=("members",), own_widget=True)
+    seeds: int = option(1, "paper: pairs of members f-s and g-s", ge=1, affects=("members",))
     seed: int = option(
-        0,
-        "splits, initialisation and every draw start here",
-        ge=0,
-        affects=("data", "training", "evaluation"),
-        embeds=7,
-        main=6,
+        0, "splits, initialisation and every draw start here", ge=0, affects=("data", "training", "evaluation")
     )
     plant_miscaptions: int = option(
-        0, "this many pairs get another pair's captions", title="Planted mis-captions", ge=0, affects=("data",), main=4
+        0, "this many pairs get another pair's captions", title="Injected mis-captions", ge=0, affects=("data",)
     )
     drop_lookalikes: bool = option(
-        False, "keep only the first of near-duplicate pictures", title="Drop look-alikes", affects=("data",), main=5
+        False, "keep only the first of near-duplicate pictures", title="Drop near-duplicates", affects=("data",)
     )
     captions: int = option(
-        0, "captions used per pair; 0 means all", title="Captions per pair (0: all)", ge=0, affects=("data",), main=3
+        0, "captions used per pair; 0 means all", title="Captions per pair (0: all)", ge=0, affects=("data",)
     )
     sample: int = option(
         0,
-        "audit a random sample of this many pairs, and estimate the counts of the whole set; 0 means all pairs",
-        title="Sample of pairs (0: all)",
+        "audit a random sample of this many pairs, and estimate counts of all; 0: all pairs",
         ge=0,
         affects=("data",),
     )
@@ -116,29 +95,22 @@ class TrainingConfig:
         toggle="More captions per pair",
     )
 
-    model: str = option("small", "one of ours, a name of open_clip's, or a JSON file", alike="model", embeds=1)
+    model: str = option("small", "one of ours, a name of open_clip's, or a JSON file", alike="model")
     pretrained: str = option("", "start from this checkpoint or tag instead of from scratch", alike="start")
     lock_image: bool = option(
         False,
-        "the image tower is pretrained and not trained: its features are computed once, and members train a head on it",
+        "the image tower stays pretrained: its features are computed once, and members train a head on them",
         title="Lock image tower",
         alike="locked image tower",
-        own_widget=True,
     )
-    lock_text: bool = option(
-        False, "the same of the text tower", title="Lock text tower", alike="locked text tower", own_widget=True
-    )
+    lock_text: bool = option(False, "the same for the text tower", title="Lock text tower", alike="locked text tower")
     image_tower: str = option(
-        "",
-        "locked image tower: built in (efficientnet-lite0 to 2) or one of timm's; empty takes that of --model",
-        alike="image tower",
-        own_widget=True,
+        "", "locked image tower: efficientnet-lite0 to 2, or one of timm's; empty: that of --model", alike="image tower"
     )
     text_tower: str = option(
         "",
-        "locked text tower: built in (all-MiniLM-L6-v2) or of sentence-transformers; empty takes that of --model",
+        "locked text tower: all-MiniLM-L6-v2 or of sentence-transformers; empty: that of --model",
         alike="text tower",
-        own_widget=True,
     )
     tower_size: int = option(0, "pixels that a locked image tower sees; 0 means its own", ge=0)
     features: str = option(
@@ -147,20 +119,11 @@ class TrainingConfig:
         "folder with image.npy and text.npy, a row for each of SOURCE's; needs both towers locked, and no picture",
         title="Features computed elsewhere",
         affects=("data",),
-        own_widget=True,
     )
     loss: str = option("clip", "clip | siglip", choices=("clip", "siglip"), alike="loss")
-    image_size: int = option(0, "pixels the model sees; 0 means the model's own", ge=0, embeds=2)
-    cache_size: int = option(
-        64, "pixels a picture is stored at; crops are cut from these", ge=8, affects=("data",), embeds=3
-    )
-    resize_mode: str = option(
-        "squash",
-        "shortest | longest | squash, as in open_clip",
-        choices=("shortest", "longest", "squash"),
-        affects=("data",),
-        embeds=4,
-    )
+    image_size: int = option(0, "pixels the model sees; 0 means the model's own", ge=0)
+    cache_size: int = option(64, "pixels a picture is stored at; crops are cut from these", ge=8, affects=("data",))
+    resize_mode: str = option("squash", "as in open_clip", choices=("shortest", "longest", "squash"), affects=("data",))
     crop_scale: float = option(
         0.5,
         "smallest area share of a random crop; 1 turns image augmentation off",
@@ -170,12 +133,11 @@ class TrainingConfig:
         part="pictures",
         slider=Slider(0.05, 1.0, 0.05, 0.2),
         group="Pictures",
-        toggle="Crops of another strength",
-        embeds=8,
+        toggle="Crop strength",
     )
 
-    epochs: int = option(30, "", ge=1, main=1)
-    batch_size: int = option(256, "", ge=2, main=2)
+    epochs: int = option(30, "", ge=1)
+    batch_size: int = option(256, "", ge=2)
     lr: float = option(1e-3, "", title="Learning rate", gt=0)
     weight_decay: float = option(
         0.1,
@@ -184,7 +146,7 @@ class TrainingConfig:
         part="length",
         slider=Slider(0.0, 1.0, 0.05, 0.3),
         group="Training",
-        toggle="Another weight decay",
+        toggle="Weight decay",
     )
     beta1: float = option(0.9, "", ge=0, lt=1)
     beta2: float = option(0.98, "", ge=0, lt=1)
@@ -195,7 +157,6 @@ class TrainingConfig:
         "auto | fp32 | amp_bf16; auto is bf16 where the processor has it",
         choices=("auto", "fp32", "amp_bf16"),
         affects=("machine",),
-        embeds=5,
     )
     device: str = option("auto", "auto | cpu | cuda", choices=("auto", "cpu", "cuda"), affects=("machine",))
     threads: int = option(0, "processor threads of one member; 0 divides the cores", ge=0, affects=("machine",))
@@ -206,36 +167,21 @@ class AuditConfig(MitigationConfig, TrainingConfig):
     """Everything the numbers of an audit depend on, apart from the data set's content."""
 
     views: int = option(
-        4,
-        "augmented views per picture in evaluation, at least 2",
-        trained="image",
-        ge=2,
-        affects=("evaluation",),
-        embeds=6,
+        4, "augmented views per picture in evaluation, at least 2", trained="image", ge=2, affects=("evaluation",)
     )
     eval_crop_scale: float = option(
-        0.0,
-        "smallest area share of an evaluation view; 0 means that of training",
-        trained="image",
-        ge=0,
-        le=1,
-        affects=("evaluation",),
-        embeds=9,
+        0.0, "crop scale of evaluation views; 0: as in training", trained="image", ge=0, le=1, affects=("evaluation",)
     )
     eval_captions: int = option(
         0,
-        "captions of a pair that memorization is measured on; 0 means all that are used",
+        "captions of a pair that memorization is measured on; 0: all that are used",
         ge=0,
         affects=("evaluation",),
-        embeds=10,
     )
     retrieval_apart: bool = option(
-        False,
-        "utility is measured on half of the external pairs, which then neither centre alignments nor steer adaptive_*",
-        title="Utility on pairs of its own",
+        False, "utility on half of the external pairs; the others centre alignments", title="Separate pairs for utility"
     )
     cache_gb: float = option(8.0, "above this, pictures stream from disk", title="Picture store (GB)", gt=0, affects=())
-    probe_data: str = option("", "a torchvision ImageFolder for the linear probe", affects=("evaluation",))
 
     @property
     def trained_epochs(self) -> int:
@@ -244,27 +190,29 @@ class AuditConfig(MitigationConfig, TrainingConfig):
 
 
 def _facts_of(kind: Any) -> dict[str, Facts]:
-    return {own.name: dataclasses.replace(own.metadata["facts"], name=own.name) for own in dataclasses.fields(kind)}
+    return {item.name: dataclasses.replace(item.metadata["facts"], name=item.name) for item in dataclasses.fields(kind)}
 
 
-# Of every field, those of the source beside the others as its flags are.
+# All fields, the options of the source included
 FIELDS = _facts_of(AuditConfig) | {
-    name: dataclasses.replace(own, affects=("data",)) for name, own in _facts_of(SourceOptions).items()
+    name: dataclasses.replace(facts, affects=("data",)) for name, facts in _facts_of(SourceOptions).items()
 }
-# What an arm of a study may change beside the reference arm, in the order that its text says it in.
-ARM_FIELDS = tuple(name for part in get_args(Part) for name, own in FIELDS.items() if own.part == part)
-# What changes nothing by itself, and what gives it a meaning.
-MODIFIERS = {name: own.modifies for name, own in FIELDS.items() if own.modifies}
+# The fields that an arm of a study may change, in the order of its text
+ARM_FIELDS = tuple(name for part in get_args(Part) for name, facts in FIELDS.items() if facts.part == part)
+# Fields without an effect of their own, and the fields they have an effect on
+MODIFIERS = {name: facts.modifies for name, facts in FIELDS.items() if facts.modifies}
 
 
 def affecting(*affected: Affected) -> tuple[str, ...]:
-    """Return the fields that one of these depends on; without any, the fields that no number depends on."""
-    found = [own for own in FIELDS.values() if set(affected) & set(own.affects) or not (affected or own.affects)]
-    return tuple(own.name for own in found)
+    """Return the fields that affect any of these; without arguments, the fields that affect no number."""
+    fields = [
+        facts for facts in FIELDS.values() if set(affected) & set(facts.affects) or not (affected or facts.affects)
+    ]
+    return tuple(facts.name for facts in fields)
 
 
 def switched_on(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the mitigating fields, of some or all of a config's, that make a run differ from one without any."""
+    """Return the fields of (part of) a config that switch a mitigation on, and their modifiers."""
     changed = {name: value for name, value in values.items() if name in FIELDS and value != FIELDS[name].default}
     on = {
         name for name, value in changed.items() if FIELDS[name].mitigates and value != values.get(FIELDS[name].off_at)
@@ -272,7 +220,7 @@ def switched_on(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in changed.items() if name in on or on & set(FIELDS[name].modifies)}
 
 
-DEFAULT_PRESET = "locked"  # of an audit; what compares or judges trained encoders starts from `AuditConfig.preset`
+DEFAULT_PRESET = "locked"  # of an audit; studies of trained encoders start from `AuditConfig.preset`
 PRESETS: dict[str, dict[str, Any]] = {
     "locked": {
         "model": "locked",
@@ -307,18 +255,18 @@ PRESETS: dict[str, dict[str, Any]] = {
 def preset_config(name: str) -> AuditConfig:
     """Return the config of a preset."""
     if name not in PRESETS:
-        raise InputError(f"preset {name!r} is unknown: choose one of {', '.join(PRESETS)}{meant(name, PRESETS)}")
+        raise InputError(f"preset {name!r} is unknown: choose one of {', '.join(PRESETS)}{did_you_mean(name, PRESETS)}")
     return AuditConfig(preset=name, **PRESETS[name])
 
 
-def without_meaning(config: AuditConfig) -> dict[str, str]:
-    """Return the fields that change nothing in a config since their encoder is locked, with the encoder."""
+def ineffective_fields(config: AuditConfig) -> dict[str, str]:
+    """Return the fields that have no effect since their encoder is locked, with the encoder."""
     locked = {"image": config.lock_image, "text": config.lock_text}
-    return {name: own.trained for name, own in FIELDS.items() if locked.get(own.trained, False)}
+    return {name: facts.trained for name, facts in FIELDS.items() if locked.get(facts.trained, False)}
 
 
 def data_folder() -> Path:
-    """Return the folder that sets, caches and audits live in: `data/`, or what CLIPMEM_DATA says."""
+    """Return the folder of sets, caches and audits: CLIPMEM_DATA, or `data/`."""
     return Path(os.environ.get(DATA_VARIABLE) or "data")
 
 
@@ -328,26 +276,10 @@ def as_dict(config: Any) -> dict[str, Any]:
 
 
 def flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a config's fields with the options of its source beside the others, as its flags are."""
+    """Return a config's fields in one level, the options of its source included."""
     return {key: value for key, value in values.items() if key != "source"} | values.get("source", {})
 
 
 def fingerprint(values: Any) -> str:
     """Return 16 hex digits that change with any value: the key of caches and audits."""
-    return hashlib.sha256(_json(values).encode()).hexdigest()[:16]
-
-
-def fingerprint_rows(rows: Iterable[Any], *, beside: Sequence[Any] = ()) -> str:
-    """Return the fingerprint of the list of rows, or of `[*beside, rows]`, without holding all of them as text."""
-    opening, closing = (f"{_json(list(beside))[:-1]}, [", "]]") if beside else ("[", "]")
-    digest, left = hashlib.sha256(opening.encode()), iter(rows)
-    separator = ""
-    while part := list(islice(left, 1024)):
-        digest.update(f"{separator}{_json(part)[1:-1]}".encode())
-        separator = ", "
-    digest.update(closing.encode())
-    return digest.hexdigest()[:16]
-
-
-def _json(values: Any) -> str:
-    return json.dumps(values, sort_keys=True, default=str)
+    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:16]

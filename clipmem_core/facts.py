@@ -5,17 +5,17 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Affected = Literal["data", "members", "training", "evaluation", "machine"]
-# The parts of what an arm of a study may change, in the order that its text says them in.
+# The parts of a study arm's text, in their order
 Part = Literal["captions", "noise", "words", "vocabulary", "pictures", "length", "logit scale", "ahead"]
 
 
 class InputError(ValueError):
-    """What a person got wrong: one line that names it and says what to do. The command line ends with exit code 2."""
+    """A mistake in the input, in one line that says what to do. The command line ends with exit code 2."""
 
 
 @dataclass(frozen=True)
 class Slider:
-    """How a field is set by hand: its range, its step, what is usual once it is on, and what is set with it then."""
+    """A field's slider: range, step, usual value once switched on, and other fields that this sets (`brings`)."""
 
     low: float
     high: float
@@ -30,15 +30,13 @@ class Facts:
 
     Attributes:
         ge, gt, le, lt: bounds, named as in pydantic.
-        affects: what depends on it: the pairs and how they are stored, the number of members, their training, their
-            evaluation; `machine`: its value follows from the machine.
+        affects: `data`, the pairs and their storage; `members`, their number; `training`; `evaluation`; `machine`:
+            its value follows from the machine.
         mitigates: the field is a mitigation; its default, or the value of the field `off_at`, turns it off.
         modifies: names of the mitigations this field has an effect on.
         part: part of a study arm's text; None: arms cannot change it.
         slider, group, toggle: its slider on the Mitigations page, the group there, and the label of its toggle.
-        alike: name to show where clipmem is compared between equal values of this field only.
-        embeds: its place in the key of tables of units.
-        main: its place among the main widgets of the start form; own_widget: another widget sets it.
+        alike: name of the field in warnings that clipmem is comparable only between equal values of it.
         trained: the encoder, image or text, that must be trained for the field to have an effect.
     """
 
@@ -60,9 +58,6 @@ class Facts:
     group: str = ""
     toggle: str = ""
     alike: str = ""
-    embeds: int = 0
-    main: int = 0
-    own_widget: bool = False
     trained: str = ""
 
     @property
@@ -76,8 +71,8 @@ class Facts:
         return self.title or self.name.replace("_", " ").capitalize()
 
     @property
-    def wanted(self) -> str:
-        """What it must be, in words; empty where it may be anything."""
+    def requirement(self) -> str:
+        """Its choices or bounds in words; empty without any."""
         bounds = {"at least": self.ge, "a number above": self.gt, "at most": self.le, "below": self.lt}
         words = [f"{word} {bound}" for word, bound in bounds.items() if bound is not None]
         return f"one of {', '.join(self.choices)}" if self.choices else " and ".join(words)
@@ -90,5 +85,4 @@ class Facts:
 
 def option(default: Any, help: str = "", **facts: Any) -> Any:
     """Declare a field of the config by its default, its help, and further `Facts`."""
-    own = Facts(default=default, help=help, **facts)
-    return field(default=default, metadata={"help": help or None, "facts": own})
+    return field(default=default, metadata={"help": help or None, "facts": Facts(default=default, help=help, **facts)})

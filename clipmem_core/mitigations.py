@@ -1,8 +1,8 @@
-"""Mitigations: what can be done against memorization, each a class with its settings and its hooks.
+"""Mitigations of memorization: each is a class with its settings and hooks.
 
-`MitigationConfig` at the end lists them all: the audit config inherits their settings, and with them the command line,
-the Mitigations page, study arms and result columns. A mitigation whose fields have their defaults changes nothing. All
-draws are functions of seed, epoch and pair, so that a resumed run draws the same.
+`MitigationConfig` at the end lists them all. The audit config inherits their settings; command line, Mitigations page,
+study arms and result columns follow from these. With its defaults a mitigation changes nothing. All draws are functions
+of seed, epoch and pair, so that a resumed run draws the same.
 """
 
 import dataclasses
@@ -25,16 +25,16 @@ ADAPTIVE = ("adaptive_noise", "adaptive_mask", "adaptive_rest")
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """The pairs of a training step, and what their draws depend on."""
+    """The pairs of a training step, with seed and epoch of their random draws."""
 
     keys: np.ndarray  # uint64 [n]
     epoch: int
     seed: int
     captions: np.ndarray | None = None  # int64 [n], the caption of each pair in this epoch
-    ahead: np.ndarray | None = None  # bool [n], pairs ahead of the held-out level; None: no mitigation is adaptive
+    ahead: np.ndarray | None = None  # bool [n], pairs memorized early; None: no mitigation is adaptive
 
     def strength(self, always: float, ahead: float = 0.0) -> np.ndarray:
-        """Return the strength for each pair, [n]: `always`, and for pairs that are ahead the larger of the two."""
+        """Return the strength for each pair, [n]: `always`, and the larger of both for pairs memorized early."""
         if self.ahead is None:
             return np.full(len(self.keys), always)
         return np.where(self.ahead, max(always, ahead), always)
@@ -43,7 +43,7 @@ class Batch:
 class Mitigation:
     """A mitigation with the settings of one member. A subclass overrides the hooks that it needs.
 
-    Embeddings passed to the hooks are what the encoders return, before they are made unit vectors, float32 [n, dim].
+    Embeddings in the hooks are the encoders' outputs before they are normalised, float32 [n, dim].
     """
 
     def start(self, model: Any, tokens: np.ndarray) -> None:
@@ -58,7 +58,7 @@ class Mitigation:
         return images
 
     def embeddings(self, image: "Tensor", text: "Tensor", batch: Batch) -> tuple["Tensor", "Tensor"]:
-        """Change the embeddings that the loss is computed on; an unchanged one is returned as the same object."""
+        """Change the embeddings for the loss; return the same object if unchanged."""
         return image, text
 
     def weight(self, batch: Batch) -> np.ndarray | None:
@@ -83,10 +83,10 @@ def mitigation(*, group: str, trained: str = "") -> Callable[[Registered], Regis
 
     def register(kind: Registered) -> Registered:
         dataclass(frozen=True, eq=False)(kind)
-        for own in dataclasses.fields(kind):  # type: ignore[arg-type]  # made a dataclass above
-            facts = own.metadata["facts"]
-            named = {"group": facts.group or group, "trained": trained, "mitigates": not facts.modifies}
-            own.metadata = {**own.metadata, "facts": dataclasses.replace(facts, **named)}  # type: ignore[assignment]
+        for item in dataclasses.fields(kind):  # type: ignore[arg-type]  # made a dataclass above
+            facts = item.metadata["facts"]
+            changes = {"group": facts.group or group, "trained": trained, "mitigates": not facts.modifies}
+            item.metadata = {**item.metadata, "facts": dataclasses.replace(facts, **changes)}  # type: ignore[assignment]
         return kind
 
     return register
@@ -95,19 +95,19 @@ def mitigation(*, group: str, trained: str = "") -> Callable[[Registered], Regis
 def mitigations_of(config: Any) -> list[Mitigation]:
     """Return every mitigation with the settings of an audit config."""
     return [
-        kind(**{own.name: getattr(config, own.name) for own in dataclasses.fields(kind)})
+        kind(**{item.name: getattr(config, item.name) for item in dataclasses.fields(kind)})
         for kind in reversed(MitigationConfig.__bases__)
     ]
 
 
 @mitigation(group="Text")
 class EmbeddingNoise(Mitigation):
-    """Gaussian noise on embeddings, for the loss alone.
+    """Gaussian noise on the embeddings that the loss is computed on.
 
-    Its numbers are independent with standard deviation σ, so a pair's noise is about σ·√dim long: at σ = 0.15 1.7
-    with 128 numbers and 3.4 with the 512 of a ViT-B, beside a unit vector's 1. The paper does not say where its noise
-    goes: onto the unit vector, which is normalised again (`after`), or onto the encoder's output (`before`), in whose
-    units σ then is.
+    Each number gets independent noise of standard deviation σ, so a pair's noise has length σ·√dim: at σ = 0.15 it is
+    1.7 for 128 numbers and 3.4 for the 512 of a ViT-B, compared with a unit vector's 1. The paper does not say where
+    its noise is added: to the normalised embedding, which is normalised again (`after`), or to the encoder's output
+    (`before`), in whose units σ then is.
     """
 
     text_noise: float = option(
@@ -120,7 +120,7 @@ class EmbeddingNoise(Mitigation):
     )
     image_noise: float = option(
         0.0,
-        "the same noise on image embeddings, to compare with noise on text",
+        "the same noise on image embeddings, for comparison",
         ge=0,
         part="noise",
         slider=Slider(0.01, 0.5, 0.01, 0.15),
@@ -129,7 +129,7 @@ class EmbeddingNoise(Mitigation):
     )
     noise_place: str = option(
         "after",
-        "before | after an embedding is made a unit vector (after: it is made one again)",
+        "before | after an embedding is normalised (after: it is normalised again)",
         choices=("before", "after"),
         modifies=("text_noise", "image_noise", "adaptive_noise"),
         part="noise",
@@ -141,7 +141,7 @@ class EmbeddingNoise(Mitigation):
         part="ahead",
         slider=Slider(0.01, 0.5, 0.01, 0.15),
         group=AHEAD_GROUP,
-        toggle="Noise on their text",
+        toggle="Noise on text",
     )
 
     def embeddings(self, image: "Tensor", text: "Tensor", batch: Batch) -> tuple["Tensor", "Tensor"]:
@@ -162,14 +162,14 @@ class EmbeddingNoise(Mitigation):
 
 @mitigation(group="Text", trained="text")
 class TextMask(Mitigation):
-    """A share of each caption's words is left out (Déjà Vu Memorization in VLMs, Jayaraman et al., 2024).
+    """Drops a share of each caption's words (Déjà Vu Memorization in VLMs, Jayaraman et al., 2024).
 
-    A masked token is not replaced: later words move up, so the model meets no token that it never meets again.
+    Later words move up instead of a mask token, which the model would see only in training.
     """
 
     text_mask: float = option(
         0.0,
-        "share of a caption's words left out in training, drawn anew each epoch",
+        "share of a caption's words dropped in training, drawn each epoch",
         ge=0,
         lt=1,
         part="words",
@@ -178,7 +178,7 @@ class TextMask(Mitigation):
     )
     adaptive_mask: float = option(
         0.0,
-        "share of words left out for pairs memorized early only, those aligned better than most external pairs",
+        "share of words dropped for pairs memorized early only, those aligned better than most external pairs",
         ge=0,
         lt=1,
         part="ahead",
@@ -189,9 +189,9 @@ class TextMask(Mitigation):
 
     def start(self, model: Any, tokens: np.ndarray) -> None:
         if self.text_mask or self.adaptive_mask:
-            known = can_cut_text(model)
-            end = model.text_eos_id if known and model.text_pool_type == "eos" else None
-            ends = find_ends(tokens, known=known, end=end, flags="--text-mask and --adaptive-mask")
+            causal = can_cut_text(model)
+            end = model.text_eos_id if causal and model.text_pool_type == "eos" else None
+            ends = find_ends(tokens, reads_to_end=causal, end=end, flags="--text-mask and --adaptive-mask")
             object.__setattr__(self, "ends", ends)  # settings are frozen
 
     def tokens(self, tokens: np.ndarray, batch: Batch) -> np.ndarray:
@@ -203,19 +203,19 @@ class TextMask(Mitigation):
 
 
 def drop_words(tokens: np.ndarray, ends: np.ndarray, share: np.ndarray, draws: np.ndarray) -> np.ndarray:
-    """Leave a share of each caption's words out; start and end token and at least one word stay.
+    """Drop a share of each caption's words; start token, end token and at least one word stay.
 
-    Of n words share · n are left out, rounded up or down at random, so that the share holds on average even in short
-    captions. Which ones is random too.
+    Of n words share · n are dropped, rounded up or down at random, so that the share holds on average even in short
+    captions.
 
     Args:
         tokens: start token, words, end token, then zeros, [n, context_length].
-        ends: place of the end token, [n].
-        share: of each caption's words that are left out, in [0, 1), [n].
-        draws: uniform in [0, 1), [n, context_length]; the first decides how many.
+        ends: position of the end token, [n].
+        share: of each caption's words that are dropped, in [0, 1), [n].
+        draws: uniform in [0, 1), [n, context_length]; the first column decides the rounding.
 
     Returns:
-        Tokens of the same shape; what is left has moved up.
+        Tokens of the same shape; the remaining words have moved up.
 
     Example:
         >>> tokens = np.array([[7, 1, 2, 3, 4, 9, 0]])
@@ -225,19 +225,19 @@ def drop_words(tokens: np.ndarray, ends: np.ndarray, share: np.ndarray, draws: n
     """
     words = words_of(tokens, ends)
     counts = ends - 1
-    left_out = np.minimum(np.floor(share * counts + draws[:, 0]).astype(np.int64), np.maximum(counts - 1, 0))
+    n_dropped = np.minimum(np.floor(share * counts + draws[:, 0]).astype(np.int64), np.maximum(counts - 1, 0))
     rank = np.where(words, draws, 2.0).argsort(axis=1, kind="stable").argsort(axis=1)
-    return leave_out(tokens, words & (rank < left_out[:, None]))
+    return drop_tokens(tokens, words & (rank < n_dropped[:, None]))
 
 
 @mitigation(group="Text", trained="text")
 class RareTokens(Mitigation):
-    """Tokens of few trained pairs are not read; `training.vocabulary.Vocabulary` leaves them out of captions."""
+    """Drops tokens that few training pairs have; `training.vocabulary.Vocabulary` applies it."""
 
     text_min_df: int = option(
         0,
-        "tokens (words, or pieces of long ones) that fewer trained pairs than this have are never read, in training or "
-        "after: a word of one caption names its picture",
+        "tokens (words, or pieces of long ones) of fewer training pairs than this are never read, in training or "
+        "after: a word of a single caption identifies its picture",
         ge=0,
         part="vocabulary",
         slider=Slider(1, 100, 1, 10),
@@ -245,7 +245,7 @@ class RareTokens(Mitigation):
     )
     text_forget_df: int = option(
         0,
-        "tokens of fewer pairs than this are not read after training; checkpoint.pt retains what was learned of them",
+        "tokens of fewer training pairs than this are not read after training; checkpoint.pt still has their weights",
         ge=0,
         affects=("evaluation",),
         part="vocabulary",
@@ -254,8 +254,8 @@ class RareTokens(Mitigation):
     )
     text_forget_as: str = option(
         "omitted",
-        "omitted | deleted | random: forgotten tokens are left out of captions, or their rows of the embedding are 0; "
-        "random, to compare with, leaves out as many words of a caption drawn at random, and all never trained on",
+        "omitted | deleted | random: forgotten tokens are dropped from captions, or their rows of the embedding are 0; "
+        "random, for comparison, drops as many words of a caption at random, and all never trained on",
         choices=("omitted", "deleted", "random"),
         affects=("evaluation",),
         modifies=("text_forget_df",),
@@ -265,9 +265,9 @@ class RareTokens(Mitigation):
 
 @mitigation(group="Pictures", trained="image")
 class Colour(Mitigation):
-    """Training views change in brightness, then contrast, then saturation, as by torchvision's functions.
+    """Changes brightness, then contrast, then saturation of training views, with torchvision's formulas.
 
-    torchvision's ColorJitter draws the order too, and one set of factors for all pictures of a batch.
+    torchvision's ColorJitter also draws the order, and one set of factors for all pictures of a batch.
     """
 
     colour: float = option(
@@ -306,12 +306,12 @@ def jitter(images: "Tensor", factors: np.ndarray) -> "Tensor":
 
 @mitigation(group="Training")
 class LogitScale(Mitigation):
-    """The logit scale is clamped after each step, to CLIP's own 1 … 100 by default."""
+    """Clamps the logit scale after each step, by default to CLIP's 1 … 100."""
 
     min_logit_scale: float = option(
         1.0,
-        "least logit scale, the factor on similarities in the loss; it starts at 14. A high one lowers clipmem by its "
-        "units alone: compare membership AUROC too",
+        "smallest logit scale, the factor on similarities in the loss; it starts at 14. A high one lowers clipmem by "
+        "its units alone: compare membership AUROC too",
         ge=1,
         part="logit scale",
         slider=Slider(1.0, 100.0, 1.0, 30.0),
@@ -320,7 +320,7 @@ class LogitScale(Mitigation):
     )
     max_logit_scale: float = option(
         100.0,
-        "greatest logit scale; it starts at 14, and 100 is CLIP's own cap",
+        "largest logit scale; it starts at 14, and 100 is CLIP's cap",
         ge=1,
         part="logit scale",
         slider=Slider(1.0, 100.0, 1.0, 30.0),
@@ -334,11 +334,11 @@ class LogitScale(Mitigation):
 
 @mitigation(group="Training")
 class EarlyStop(Mitigation):
-    """Training ends early; `AuditConfig.trained_epochs` says when."""
+    """Ends training early; see `AuditConfig.trained_epochs`."""
 
     stop_epoch: int = option(
         0,
-        "training ends after this epoch, with the learning rate as high as it is then; 0 means the last",
+        "training ends after this epoch, in the middle of the learning-rate schedule; 0 means the last",
         ge=0,
         off_at="epochs",
         part="length",
@@ -348,7 +348,7 @@ class EarlyStop(Mitigation):
 
 @mitigation(group=AHEAD_GROUP)
 class Rest(Mitigation):
-    """Pairs that are ahead of the held-out level weigh less in the loss; with the settings of that level."""
+    """Lowers the weight of pairs memorized early in the loss, and sets the level above which a pair is one."""
 
     adaptive_rest: float = option(
         0.0,
@@ -356,7 +356,7 @@ class Rest(Mitigation):
         ge=0,
         le=1,
         part="ahead",
-        # Above the median, half of what is not memorized at all would rest too.
+        # With the median as the level, half of the pairs that are not memorized at all would weigh less too.
         slider=Slider(0.05, 1.0, 0.05, 1.0, brings={"adaptive_quantile": 0.95}),
         toggle="Lower weight",
     )
@@ -384,31 +384,24 @@ class Rest(Mitigation):
 
 @dataclass(frozen=True)
 class MitigationConfig(Rest, EarlyStop, LogitScale, Colour, RareTokens, TextMask, EmbeddingNoise):
-    """The settings of all mitigations, the last one's first. Add a new mitigation at the front of the list."""
+    """The settings of all mitigations. Add a new one at the front of the list."""
 
 
 def can_cut_text(model: Any) -> bool:
     """Tell whether text may be cut to the batch's longest caption: causal tower that pools at the end token."""
-    return (
-        hasattr(model, "transformer")
-        and getattr(model, "attn_mask", None) is not None
-        and getattr(model, "text_pool_type", "") in ("argmax", "eos")
-    )
+    causal = hasattr(model, "transformer") and getattr(model, "attn_mask", None) is not None
+    return causal and getattr(model, "text_pool_type", "") in ("argmax", "eos")
 
 
-def find_ends(tokens: np.ndarray, *, known: bool, end: int | None, flags: str) -> np.ndarray:
-    """Return the place of each caption's end token, the one that the text encoder pools at, int64 [n_captions].
+def find_ends(tokens: np.ndarray, *, reads_to_end: bool, end: int | None, flags: str) -> np.ndarray:
+    """Return the position of each caption's end token, at which the text encoder pools, int64 [n_captions].
 
     Args:
         tokens: [n_captions, context_length].
-        known: whether the text encoder is one that reads up to an end token.
-        end: that token; None where it is the one with the highest number.
-        flags: the settings that need to know what is a word.
-
-    Raises:
-        InputError: it is not.
+        reads_to_end: whether the text encoder pools at an end token; if not, the `flags` cannot be used.
+        end: the end token; None: the token with the highest number.
     """
-    if not known:
+    if not reads_to_end:
         raise InputError(
             f"{flags} need a text encoder that reads up to an end token: "
             "use one of open_clip's own, such as --model small, or leave them at 0"
@@ -418,12 +411,12 @@ def find_ends(tokens: np.ndarray, *, known: bool, end: int | None, flags: str) -
 
 def words_of(tokens: np.ndarray, ends: np.ndarray) -> np.ndarray:
     """Return which tokens lie between start and end token, bool [n, context_length]; `ends` as of `find_ends`."""
-    place = np.arange(tokens.shape[1])
-    return (place > 0) & (place < ends[:, None])
+    position = np.arange(tokens.shape[1])
+    return (position > 0) & (position < ends[:, None])
 
 
-def leave_out(tokens: np.ndarray, gone: np.ndarray) -> np.ndarray:
-    """Leave tokens out, [n, context_length]: what follows moves up, and zeros come after."""
-    order = gone.argsort(axis=1, kind="stable")
-    kept = np.arange(tokens.shape[1]) < tokens.shape[1] - gone.sum(axis=1)[:, None]
-    return np.where(kept, np.take_along_axis(tokens, order, axis=1), 0).astype(tokens.dtype)
+def drop_tokens(tokens: np.ndarray, dropped: np.ndarray) -> np.ndarray:
+    """Drop tokens, [n, context_length]; later ones move up, and zeros fill the end."""
+    order = dropped.argsort(axis=1, kind="stable")
+    remaining = np.arange(tokens.shape[1]) < tokens.shape[1] - dropped.sum(axis=1)[:, None]
+    return np.where(remaining, np.take_along_axis(tokens, order, axis=1), 0).astype(tokens.dtype)

@@ -29,7 +29,7 @@ from clipmem_core.pairs.scenes import drawing
 from clipmem_core.pairs.scenes.drawing import draw_scenes
 from clipmem_core.scores import prevalence
 from clipmem_core.scores.prevalence import WrongCount
-from tests.audits.small import ENSEMBLE, LOCKED, PAPER, Silent, config_of, here, made_once
+from tests.audits.small import ENSEMBLE, LOCKED, PAPER, Silent, config_of, in_process, made_once
 from tests.forked import Server
 
 # A busy machine makes no test wrong: an example may take as long as it takes.
@@ -45,10 +45,8 @@ def pytest_xdist_auto_num_workers() -> int:
 
 @pytest.fixture(scope="session", autouse=True)
 def _few_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Members train and pictures are decoded in the test's process: no starting of Python. A set is drawn once, words
-    are read once, wrong captions of the same scores are counted once, installed packages are looked through for
-    components of Streamlit's once, which every AppTest does, and no test waits for the disk, which only a power cut
-    would tell.
+    """Make tests fast: members train and pictures are decoded in the test's process; sets, tokenizer, counts of wrong
+    captions and Streamlit's list of components are cached; and no test waits for the disk.
 
     Processes have tests of their own: pairs/test_workers, pairs/test_pixels, audits/test_executor, test_preflight,
     test_smoke.
@@ -56,13 +54,13 @@ def _few_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
     def drawn_once(folder: Path, *, pairs: int, seed: int) -> None:
         name = f"drawn-{pairs}-{seed}"
-        whole = made_once(tmp_path_factory, name, lambda empty: draw_scenes(empty, pairs=pairs, seed=seed))
-        shutil.copytree(whole, folder, dirs_exist_ok=True)
+        drawn = made_once(tmp_path_factory, name, lambda empty: draw_scenes(empty, pairs=pairs, seed=seed))
+        shutil.copytree(drawn, folder, dirs_exist_ok=True)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: None)
         patch.setattr(drawing, "draw_scenes", drawn_once)
-        patch.setattr(run, "local_processes", here)
+        patch.setattr(run, "local_processes", in_process)
         patch.setattr(factory, "SimpleTokenizer", functools.cache(SimpleTokenizer))
         patch.setattr(manifest_scanner, "scan_component_manifests", functools.cache(scan_component_manifests))
         patch.setattr(prevalence, "estimate_wrong", _counted_once(prevalence.estimate_wrong))
@@ -72,11 +70,11 @@ def _few_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 def _counted_once(estimate: Callable[[np.ndarray, np.ndarray], WrongCount]) -> Callable[..., WrongCount]:
-    known: dict[tuple[bytes, bytes], WrongCount] = {}
+    counts: dict[tuple[bytes, bytes], WrongCount] = {}
 
     def counted(fit: np.ndarray, canaries: np.ndarray) -> WrongCount:
         key = fit.tobytes(), canaries.tobytes()
-        return known[key] if key in known else known.setdefault(key, estimate(fit, canaries))
+        return counts[key] if key in counts else counts.setdefault(key, estimate(fit, canaries))
 
     return counted
 

@@ -4,7 +4,7 @@ import hashlib
 import os
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from clipmem_core import columns as c
 from clipmem_core.audits import store
 from clipmem_core.audits.jobs import process_start
 from clipmem_core.audits.prepare import membership_table
@@ -22,7 +23,6 @@ from clipmem_core.audits.settings import machine, versions
 from clipmem_core.audits.setup import audit_fingerprint, member_seeds
 from clipmem_core.audits.store import Audit, Record, write_json, write_manifest, write_table
 from clipmem_core.audits.verdict import NULL_CHECK, judge, uses
-from clipmem_core.columns import PAIR_COLUMNS, QUARANTINE_COLUMNS, UTILITY_COLUMNS
 from clipmem_core.config import AuditConfig, as_dict, preset_config
 from clipmem_core.pairs.errors import ERROR_KINDS
 from clipmem_core.scores.detection import DETECTORS, detection_table, numbers_reviewed
@@ -58,7 +58,17 @@ def make_audit(data: Path, name: str = "made", *, protocol: str = "ensemble", se
     rng, sizes = np.random.default_rng(seed), GROUP_SIZES[protocol]
     root, groups = data / "sets" / name, np.repeat(list(sizes), list(sizes.values()))
     (root / "images").mkdir(parents=True)
-    pairs = pd.DataFrame([_pair(root, rng, number) for number in range(len(groups))], columns=PAIR_COLUMNS)
+    rows = []
+    for number in range(len(groups)):
+        shape, colour = str(rng.choice(SHAPES)), rng.choice(COLOURS)
+        size = tuple(int(side) for side in rng.integers(60, 160, size=2))
+        image = f"images/{number:03d}.png"
+        Image.new("RGB", size, colour).save(root / image)
+        captions = [f"a {colour} {shape}", f"one {shape}, painted {colour}", f"{shape} in {colour} on a plain ground"]
+        captions[:1] = HOSTILE[number : number + 1] or captions[:1]
+        digest = hashlib.sha256((root / image).read_bytes()).hexdigest()
+        rows.append((image, image, captions, shape, *size, digest, "miscaption" if number % 10 == 0 else None))
+    pairs = pd.DataFrame(rows, columns=c.PAIR_COLUMNS)
     scores, record = made_scores(pairs, groups, rng), made_record(name, root, protocol, groups)
     return write_audit(data / "audits" / name, record, pairs, scores, groups, rng)
 
@@ -71,30 +81,26 @@ def write_audit(
     groups: np.ndarray,
     rng: np.random.Generator,
 ) -> Audit:
-    """Write every file of a finished audit but those of its members."""
+    """Write every file of a finished audit but those of its members; quarantine.parquet has hostile reasons."""
     folder.mkdir(parents=True, exist_ok=True)
     membership = made_membership(groups, record.protocol, rng)
-    utility = made_utility(record.members, rng)
-    tables = {store.PAIRS: pairs, store.SCORES: scores, store.UTILITY: utility, store.QUARANTINE: made_quarantine()}
-    tables[store.MEMBERSHIP] = membership_table(pairs, membership)
+    metrics = ["image_to_text_R@1", "image_to_text_R@5", "text_to_image_R@5", "linear_probe", "zero_shot"]
+    rows = [(name, metric, rng.uniform(0.2, 0.6)) for name in record.members for metric in metrics]
+    utility = pd.DataFrame(rows, columns=c.UTILITY_COLUMNS)
+    quarantined = [(f"captions.csv:{row}", None, HOSTILE[row % 8]) for row in range(QUARANTINED)]
+    tables = {
+        store.PAIRS: pairs,
+        store.SCORES: scores,
+        store.UTILITY: utility,
+        store.QUARANTINE: pd.DataFrame(quarantined, columns=c.QUARANTINE_COLUMNS),
+        store.MEMBERSHIP: membership_table(pairs, membership),
+    }
     for file, table in tables.items():
         write_table(folder / file, table)
     write_json(folder / store.CONFIG, record.values)
     write_json(folder / store.VERDICT, made_verdict(scores, utility, record.config))
     write_manifest(folder)
     return Audit(folder)
-
-
-def _pair(root: Path, rng: np.random.Generator, number: int) -> list[object]:
-    shape, colour = rng.choice(SHAPES), rng.choice(COLOURS)
-    width, height = (int(side) for side in rng.integers(60, 160, size=2))
-    image = f"images/{number:03d}.png"
-    Image.new("RGB", (width, height), colour).save(root / image)
-    captions = [f"a {colour} {shape}", f"one {shape}, painted {colour}", f"{shape} in {colour} on a plain ground"]
-    captions[:1] = HOSTILE[number : number + 1] or captions[:1]
-    planted = "miscaption" if number % 10 == 0 else None
-    digest = hashlib.sha256((root / image).read_bytes()).hexdigest()
-    return [image, image, captions, str(shape), width, height, digest, planted]
 
 
 def made_scores(pairs: pd.DataFrame, groups: np.ndarray, rng: np.random.Generator) -> pd.DataFrame:
@@ -114,11 +120,11 @@ def made_scores(pairs: pd.DataFrame, groups: np.ndarray, rng: np.random.Generato
 
 
 def made_record(name: str, root: Path, protocol: str, groups: np.ndarray) -> Record:
-    """Return what an audit of pairs in some groups is, whose pictures are in a folder."""
+    """Return the config.json of an audit of pairs in these groups, with its pictures below `root`."""
     members = MEMBERS[protocol]
     counts = {"members": len(members), "seeds": 3 if protocol == "paper" else 1}
-    how = {"device": "cpu", "precision": "amp_bf16", "threads": 1}
-    config = replace(preset_config("tiny"), protocol=protocol, **counts, **how)
+    options = {"device": "cpu", "precision": "amp_bf16", "threads": 1}
+    config = replace(preset_config("tiny"), protocol=protocol, **counts, **options)
     return Record(
         name=name,
         source="scenes",
@@ -128,7 +134,7 @@ def made_record(name: str, root: Path, protocol: str, groups: np.ndarray) -> Rec
         protocol=protocol,
         members=members,
         seeds=member_seeds(config, members),
-        **how,
+        **options,
         pairs=len(groups),
         external_pairs=int((groups == "external").sum()),
         lookalikes=0,
@@ -142,31 +148,18 @@ def made_record(name: str, root: Path, protocol: str, groups: np.ndarray) -> Rec
     )
 
 
-def made_quarantine() -> pd.DataFrame:
-    """Return quarantine.parquet: rows for reasons that are hostile."""
-    rows = [(f"captions.csv:{row}", None, HOSTILE[row % 8]) for row in range(QUARANTINED)]
-    return pd.DataFrame(rows, columns=QUARANTINE_COLUMNS)
-
-
 def made_membership(groups: np.ndarray, protocol: str, rng: np.random.Generator) -> Membership:
-    """Draw who trains on what: one member of each repeat leaves a scored pair out; f and g know what the paper says."""
+    """Draw the training pairs: one member of each repeat leaves a scored pair out; f and g as in the paper."""
     if protocol == "ensemble":
         folds = rng.integers(0, 2, (2, len(groups)))
         trained = [(folds[repeat] != fold) & (groups == "scored") for repeat in (0, 1) for fold in (0, 1)]
     else:
-        trained = [np.isin(groups, ["shared", own]) for _ in range(3) for own in ("candidate", "independent")]
+        trained = [np.isin(groups, ["shared", group]) for _ in range(3) for group in ("candidate", "independent")]
     return Membership(groups, MEMBERS[protocol], np.stack(trained))
 
 
-def made_utility(names: Sequence[str], rng: np.random.Generator) -> pd.DataFrame:
-    """Draw utility.parquet."""
-    metrics = ["image_to_text_R@1", "image_to_text_R@5", "text_to_image_R@5", "linear_probe", "zero_shot"]
-    rows = [(name, metric, rng.uniform(0.2, 0.6)) for name in names for metric in metrics]
-    return pd.DataFrame(rows, columns=UTILITY_COLUMNS)
-
-
 def made_verdict(scores: pd.DataFrame, utility: pd.DataFrame, config: AuditConfig) -> dict[str, object]:
-    """Return verdict.json as the engine judges made-up numbers, but for its checks: their advice holds Markdown."""
+    """Return verdict.json for made-up numbers, with checks whose advice holds Markdown."""
     spread = scores.groupby("group")["clipmem"].agg(["size", "mean", "std"])
     groups = [
         {"group": group, "n": int(n), "mean": mean, "low": mean - std, "high": mean + std, "kind": "SD over pairs"}
@@ -174,14 +167,16 @@ def made_verdict(scores: pd.DataFrame, utility: pd.DataFrame, config: AuditConfi
     ]
     planted = np.arange(len(scores)) % 10 == 0
     detectors = {"misfit": 0.86, "similarity_out": 0.81, "similarity_in": 0.65}
-    drawn = {name: planted + np.random.default_rng(0).normal(size=len(scores)) / auc for name, auc in detectors.items()}
+    values = {
+        name: planted + np.random.default_rng(0).normal(size=len(scores)) / auc for name, auc in detectors.items()
+    }
     summary = {
         "groups": groups,
         "planted": [
             {"planted": "miscaption", "n": 10, "clipmem": 0.55, "similarity_out": 0.1},
             {"planted": "none", "n": 90, "clipmem": 0.25, "similarity_out": 0.3},
         ],
-        "detection": records(detection_table(drawn, planted, n_boot=10)) if len(scores) < 1000 else [],
+        "detection": records(detection_table(values, planted, n_boot=10)) if len(scores) < 1000 else [],
         "membership_auroc": 0.93,
         "membership_auroc_by_member": dict.fromkeys(MEMBERS[config.protocol], 0.93),
         "ranking_stability": 0.73,
@@ -197,15 +192,16 @@ def made_verdict(scores: pd.DataFrame, utility: pd.DataFrame, config: AuditConfi
         "external_pairs": int((scores["group"] == "external").sum()),
         "external_sd": float(scores["clipmem"][scores["group"] == "external"].std()),
     }
-    named = [
+    rows = [
         ("generalises", True, "External R@5 is 0.40, chance is 0.05.", ""),
         (NULL_CHECK[0], False, "External clipmem is −0.11.", "more repeats, *or* $5"),
         ("ranking", None, "One repeat says nothing of stability.", "2 repeats"),
     ]
-    checks = [dict(zip(("name", "good", "sentence", "advice"), row, strict=True)) for row in named]
-    own = {"sentence": "Usable with care: the members generalise, but one null group is not flat.", "checks": checks}
+    checks = [dict(zip(("name", "good", "sentence", "advice"), row, strict=True)) for row in rows]
+    sentence = "Usable with care: the members generalise, but one null group is not flat."
+    checked = {"sentence": sentence, "checks": checks}
     seconds = {"prepare": 1.0, "members": 41.0, "scoring": 0.5, "training_by_member": {}}
-    return judge(summary, utility, config) | own | {"uses": uses(own), "seconds": seconds}
+    return judge(summary, utility, config) | checked | {"uses": uses(checked), "seconds": seconds}
 
 
 Copy = Callable[..., Audit]  # of the fixture `copy`
@@ -272,10 +268,10 @@ def make_benchmark(name: str, *, root: str, fingerprint: str = "another", planti
     benchmark, rng = benchmark_of(name), np.random.default_rng(0)
     (benchmark.folder / "plantings").mkdir(parents=True)
     config = as_dict(preset_config("tiny")) | {"members": 4}
-    asked: dict[str, Any] = {"source": "scenes", "root": root, "config": config, "dataset_fingerprint": fingerprint}
-    write_json(benchmark.folder / BENCHMARK, asked | {"machine": machine()})
-    for kind, known in ERROR_KINDS.items():
-        for piece in (Piece(kind, share, seed) for share in known.shares for seed in range(plantings)):
+    request: dict[str, Any] = {"source": "scenes", "root": root, "config": config, "dataset_fingerprint": fingerprint}
+    write_json(benchmark.folder / BENCHMARK, request | {"machine": machine()})
+    for kind, error in ERROR_KINDS.items():
+        for piece in (Piece(kind, share, seed) for share in error.shares for seed in range(plantings)):
             write_json(benchmark.result(piece), _result(piece, rng))
     return benchmark
 
@@ -288,5 +284,5 @@ def _result(piece: Piece, rng: np.random.Generator) -> dict[str, object]:
         values = {metric: float(level + rng.normal() * 0.01) for metric in METRICS}
         curve = (piece.share + (level - piece.share) * np.linspace(1, 0, len(numbers))).tolist()
         detectors[name] = values | {"curve": curve}
-    found = {"planted": 40, "judged": 200, "absent": "", "recall": 0.5, "reliability": 0.8, "without": {}}
-    return piece._asdict() | found | {"numbers": numbers.tolist(), "detectors": detectors, "seconds": {"members": 3.0}}
+    result = {"planted": 40, "judged": 200, "absent": "", "recall": 0.5, "reliability": 0.8, "without": {}}
+    return piece._asdict() | result | {"numbers": numbers.tolist(), "detectors": detectors, "seconds": {"members": 3.0}}

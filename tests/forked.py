@@ -17,12 +17,12 @@ SERVER = [sys.executable, "-c", "from tests.forked import serve; serve()"]
 
 
 class Forked:
-    """A command at work, with what the tests ask of a `subprocess.Popen`."""
+    """A running command, with the methods of a `subprocess.Popen` that tests use."""
 
-    def __init__(self, server: "Server", asked: dict[str, Any]) -> None:
-        self.pid = server.ask(asked)
+    def __init__(self, server: "Server", request: dict[str, Any]) -> None:
+        self.pid = server.ask(request)
         self.returncode: int | None = None
-        self._server, self._asked = server, asked
+        self._server, self._request = server, request
 
     def poll(self) -> int | None:
         if self.returncode is None:
@@ -35,7 +35,7 @@ class Forked:
         while self.poll() is None:
             assert time.monotonic() < deadline, "it took too long"
             time.sleep(0.01)
-        return Path(self._asked["out"]).read_text(), Path(self._asked["err"]).read_text()
+        return Path(self._request["out"]).read_text(), Path(self._request["err"]).read_text()
 
     def kill(self) -> None:
         os.kill(self.pid, signal.SIGKILL)
@@ -51,15 +51,16 @@ class Server:
         """Start `python -m clipmem_core` with arguments on a data folder, after some code was run in its process."""
         self._count += 1
         out, err = (str(self._folder / f"{self._count}.{kind}") for kind in ("out", "err"))
-        own = {**environment, "CLIPMEM_DATA": str(data)}
-        return Forked(self, {"arguments": arguments, "before": before, "environment": own, "out": out, "err": err})
+        environment = {**environment, "CLIPMEM_DATA": str(data)}
+        request = {"arguments": arguments, "before": before, "environment": environment, "out": out, "err": err}
+        return Forked(self, request)
 
-    def ask(self, asked: dict[str, Any]) -> Any:
+    def ask(self, request: dict[str, Any]) -> Any:
         if self._process is None:
             environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
             pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
             self._process = subprocess.Popen(SERVER, env=environment, text=True, cwd=ROOT, **pipes)
-        self._process.stdin.write(json.dumps(asked) + "\n")
+        self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
         return json.loads(self._process.stdout.readline())
 
@@ -69,7 +70,7 @@ class Server:
 
 
 def serve() -> None:
-    """Be the server: fork for every command, until the pipe closes."""
+    """Fork for every command until the pipe closes."""
     from open_clip import factory
     from open_clip.tokenizer import SimpleTokenizer
 
@@ -84,26 +85,26 @@ def serve() -> None:
     build_model("tiny", loss="clip", seed=0)
     tokenize("tiny", ["a frog"])
     for line in sys.stdin:
-        asked = json.loads(line)
-        if "poll" in asked:
-            pid, status = os.waitpid(asked["poll"], os.WNOHANG)
+        request = json.loads(line)
+        if "poll" in request:
+            pid, status = os.waitpid(request["poll"], os.WNOHANG)
             answer = os.waitstatus_to_exitcode(status) if pid else None
         else:
-            answer = os.fork() or _run_command(asked)
+            answer = os.fork() or _run_command(request)
         print(json.dumps(answer), flush=True)
 
 
-def _run_command(asked: dict[str, Any]) -> None:
-    """Be the command, its streams files, Ctrl-C as in a terminal; it never returns."""
+def _run_command(request: dict[str, Any]) -> None:
+    """Run the command with its output in files and Ctrl-C as in a terminal; never return."""
     from clipmem_core import commands
     from clipmem_core.audits import executor
 
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    os.environ |= asked["environment"]
-    _redirect(os.devnull, asked["out"], asked["err"])
+    os.environ |= request["environment"]
+    _redirect(os.devnull, request["out"], request["err"])
     executor.start = Member
-    _end(lambda: exec(asked["before"], {}) or commands.main(asked["arguments"]))
+    _end(lambda: exec(request["before"], {}) or commands.main(request["arguments"]))
 
 
 class Member:

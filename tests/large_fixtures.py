@@ -58,7 +58,7 @@ def _pairs(pictures: pd.DataFrame, groups: np.ndarray, rng: np.random.Generator)
             c.PAIR_ID: [f"{row // 10_000:05d}/{row:09d}.jpg" for row in range(n)],
             c.IMAGE: drawn[c.IMAGE],
             c.CAPTIONS: _captions(n, rng),
-            c.LABEL: pd.Series(_words(LABELS))[label].to_numpy(),
+            c.LABEL: pd.Series([_word(number) for number in range(LABELS)])[label].to_numpy(),
             c.WIDTH: SIDE,
             c.HEIGHT: SIDE * 3 // 4,
             c.SHA256: drawn[c.SHA256],
@@ -73,7 +73,7 @@ def _captions(n: int, rng: np.random.Generator) -> pd.Series:
     each = rng.choice(len(CAPTIONS), n, p=CAPTIONS) + 1
     each[: len(HOSTILE)] = 1
     lengths = rng.integers(5, 15, each.sum())
-    vocabulary = pa.array([*COLOURS, *SHAPES, *_words(20_000)])
+    vocabulary = pa.array([*COLOURS, *SHAPES, *map(_word, range(20_000))])
     drawn = rng.zipf(1.15, lengths.sum()) % len(vocabulary)
     listed = pa.ListArray.from_arrays(_offsets(lengths), vocabulary.take(pa.array(drawn)))
     texts = pc.binary_join(listed, " ")
@@ -85,10 +85,6 @@ def _offsets(lengths: np.ndarray) -> pa.Array:
     return pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
 
 
-def _words(n: int) -> list[str]:
-    return [_word(number) for number in range(n)]
-
-
 def _word(number: int) -> str:
     """Return a different word for each number."""
     syllables = [SYLLABLES[number % len(SYLLABLES)]]
@@ -98,10 +94,10 @@ def _word(number: int) -> str:
 
 
 LATENT = 48  # numbers that a picture and its caption share
-OWN = 0.8  # SD of what each side adds to it, beside a latent of SD 1
-NOISE = 0.3  # SD of what each number of the features adds
-CONCEPTS = 5_000  # what pairs are about; pairs of one concept are alike
-APART = 0.7  # how far a pair is from its concept, of a distance between concepts of 1
+SIDE_NOISE = 0.8  # SD added to it on each side; the latent has SD 1
+NOISE = 0.3  # SD added to each number of the features
+CONCEPTS = 5_000  # pairs of one concept are similar
+SPREAD = 0.7  # distance of a pair from its concept; concepts have distance 1
 BLOCK = 50_000
 
 
@@ -124,12 +120,15 @@ def make_features(folder: Path, *, pairs: int, dim: int = 512, seed: int = 0) ->
         for start in range(0, pairs, BLOCK):
             rows = np.arange(start, min(start + BLOCK, pairs))
             concept = rng.integers(CONCEPTS, size=len(rows))
-            own = rng.standard_normal((len(rows), LATENT), dtype=np.float32)
-            latent = (1 - APART**2) ** 0.5 * concepts[concept] + APART * own
+            pair = rng.standard_normal((len(rows), LATENT), dtype=np.float32)
+            latent = (1 - SPREAD**2) ** 0.5 * concepts[concept] + SPREAD * pair
             for side, file in (("image", image), ("text", text)):
-                seen = latent + OWN * rng.standard_normal((len(rows), LATENT), dtype=np.float32)
+                seen = latent + SIDE_NOISE * rng.standard_normal((len(rows), LATENT), dtype=np.float32)
                 noise = rng.standard_normal((len(rows), dim), dtype=np.float32)
                 file.write((seen @ spread[side] + NOISE * noise).astype(np.float16).tobytes())
-            said = [f"a {_word(int(about))} with {_word(n)}" for n, about in zip(rows.tolist(), concept, strict=True)]
-            writer.write_table(pa.table({"image": [f"{n // 10_000:03d}/{n:07d}.jpg" for n in rows], "caption": said}))
+            columns = {
+                "image": [f"{n // 10_000:03d}/{n:07d}.jpg" for n in rows],
+                "caption": [f"a {_word(int(k))} with {_word(n)}" for n, k in zip(rows.tolist(), concept, strict=True)],
+            }
+            writer.write_table(pa.table(columns))
     return table

@@ -18,30 +18,29 @@ MODEL = {"embed_dim": 8, "vision_cfg": {}, "text_cfg": {}}
 
 
 def make_members(audit: Audit) -> None:
-    """Write what tells an audit's members apart, by which their units are found."""
+    """Write the config of each member, by which its units are cached."""
     for number, name in enumerate(audit.record.members):
         audit.member(name).mkdir(parents=True, exist_ok=True)
-        own = MemberRecord(name, number, audit.record.fingerprint, "tiny", 0, MODEL, checkpoint_sha256=f"{number:064d}")
-        write_json(audit.member(name) / CONFIG, own.values)
+        sha256 = f"{number:064d}"
+        record = MemberRecord(name, number, audit.record.fingerprint, "tiny", 0, MODEL, checkpoint_sha256=sha256)
+        write_json(audit.member(name) / CONFIG, record.values)
 
 
-def make_units(audit: Audit, *, sample: int = 0, references: bool = True, seed: int = 0) -> pd.DataFrame:
+def make_units(audit: Audit) -> pd.DataFrame:
     """Write the units of an audit's members, and the references of the first; return those of the members.
 
     The last unit of each encoder is silent.
     """
     make_members(audit)
-    rng, tables, ids = np.random.default_rng(seed), [], audit.pairs["pair_id"].to_numpy()
+    rng, tables, ids = np.random.default_rng(0), [], audit.pairs["pair_id"].to_numpy()
     for name in audit.record.members:
         rows = np.flatnonzero(audit.membership[name])
         table = _units(rng, rows, ids)
-        _write(table_file(audit, name, sample=sample), table)
+        _write(table_file(audit, name), table)
         table.insert(0, "member", name)
         tables.append(table)
-    if references:
-        first = audit.record.members[0]
-        own = [_units(rng, np.arange(20), ids).assign(reference=name) for name in (BEFORE, SEEN, UNSEEN)]
-        _write(table_file(audit, first, REFERENCES, sample=sample), pd.concat(own, ignore_index=True))
+    references = [_units(rng, np.arange(20), ids).assign(reference=name) for name in (BEFORE, SEEN, UNSEEN)]
+    _write(table_file(audit, audit.record.members[0], REFERENCES), pd.concat(references, ignore_index=True))
     return pd.concat(tables, ignore_index=True)
 
 

@@ -114,11 +114,11 @@ def test_an_export_says_what_is_in_it_and_how_to_read_it_back(data: Path, tmp_pa
     assert main(typed) == 0
     lines = capsys.readouterr().out.splitlines()
     assert f"{tmp_path}/clean.csv: 10 pairs kept, 0 removed, 0 recaptioned" in lines
-    assert f"note: 10 pictures were written to {tmp_path}/clean_images" in lines
+    assert f"note: 10 pictures were extracted to {tmp_path}/clean_images" in lines
     (command,) = (line.partition(": ")[2] for line in lines if line.startswith("audit it: "))
     assert command.startswith(f"python -m clipmem_core audit {tmp_path}/clean.csv --name mine-clean --image-folder")
     assert main(typed) == 2
-    assert "is there already: take another --out, or replace it with --overwrite" in line_of(capsys)
+    assert "exists already: choose another --out, or replace it with --overwrite" in line_of(capsys)
     assert main([*typed, "--overwrite"]) == 0
 
 

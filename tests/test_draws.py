@@ -34,7 +34,7 @@ def test_hashes_equal_those_of_big_integers(keys: list[int], parts: list[int]) -
 
 def test_a_draw_depends_on_the_pair_id_alone() -> None:
     ids = ["a", "größe/日本.png", ""]
-    expected = [int.from_bytes(hashlib.blake2b(own.encode(), digest_size=8).digest(), "little") for own in ids]
+    expected = [int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little") for name in ids]
     assert draw_keys(ids).tolist() == expected
     some = np.random.default_rng(0).permutation(len(KEYS))[:100]
     assert (hashed(KEYS, 3, ORDER, 1)[some] == hashed(KEYS[some], 3, ORDER, 1)).all()

@@ -18,7 +18,7 @@ FILE = re.compile(r"`(data/results/[\w.-]+\.csv)`")
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.parent.name}/{page.name}")
 def test_every_quoted_command_can_be_typed_and_every_link_leads_to_a_file(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    for found in COMMAND.findall(text):
-        parse(shlex.split("".join(found)))
+    for words in COMMAND.findall(text):
+        parse(shlex.split("".join(words)))
     missing = [name for name in LINK.findall(text) if not (page.parent / name).exists()]
     assert not missing + [name for name in FILE.findall(text) if not (ROOT / name).exists()]

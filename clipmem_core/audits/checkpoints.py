@@ -25,7 +25,7 @@ COMPARISON_CLAIM = (
     "difference = alignment under the target − alignment under the reference. It suggests memorization only if the two "
     "checkpoints differ in nothing but whether they saw the pair; model, data, epochs and seed may differ too."
 )
-TRUE_FALSE = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False}
+TRUE_FALSE = {"true": True, "false": False, "1": True, "0": False}
 
 
 def score_checkpoints(
@@ -36,13 +36,10 @@ def score_checkpoints(
     table = read_membership(Path(membership))
     names = [column for column in table.columns if column not in (c.PAIR_ID, c.GROUP)]
     files = _checkpoint_files(checkpoints, names)
-    for flag, on in (
-        ("--plant-miscaptions", config.plant_miscaptions),
-        ("--stable", config.stable),
-        ("--rounds", config.rounds == "2"),
-    ):
-        if on:
-            raise InputError(f"{flag} belongs to audit: score trains no members")
+    refused = {"plant-miscaptions": config.plant_miscaptions, "stable": config.stable, "rounds": config.rounds == "2"}
+    for flag, used in refused.items():
+        if used:
+            raise InputError(f"--{flag} belongs to audit: score trains no members")
     protocol, replicates = protocol_of(names), replicate_rows(names)
     config = dataclasses.replace(
         config,
@@ -50,7 +47,7 @@ def score_checkpoints(
         members=len(names),
         seeds=len(replicates) if protocol == "paper" else 1,
         folds=len(replicates[0]) if protocol == "ensemble" else config.folds,
-        halves=False,  # the file says who saw what
+        halves=False,  # the file lists the training pairs
     )
     with store.acquire_lock(audit.folder, what="audit"):
         fresh = not audit.begun
@@ -71,7 +68,7 @@ def compare_checkpoints(
     config = dataclasses.replace(config, protocol="paper", seeds=1, members=2, halves=False)
     audit = Audit(data_folder() / "foreign" / store.check_name(name))
 
-    def membership(pairs: pd.DataFrame) -> Membership:  # config.json needs one; no score reads it
+    def membership(pairs: pd.DataFrame) -> Membership:  # a placeholder that no score reads
         trained = np.repeat([[True], [False]], len(pairs), axis=1)
         return Membership(np.full(len(pairs), c.CANDIDATE, dtype="<U11"), names, trained)
 
@@ -116,17 +113,17 @@ def _begin(
     screen: Screen,
     membership_of: Callable[[pd.DataFrame], Membership],
 ) -> None:
-    """Write what an audit of checkpoints starts from, or refuse one that started from something else."""
+    """Write the first files of an audit of checkpoints, or refuse one with other files or settings."""
     config = settings.resolve(config)
     if audit.begun:
         check_same(audit, source, config)
-        used = {name: audit.member_record(name).checkpoint_sha256 for name in audit.record.members}
-        if used != {name: store.file_sha256(path) for name, path in files.items()}:
+        hashes = {name: audit.member_record(name).checkpoint_sha256 for name in audit.record.members}
+        if hashes != {name: store.file_sha256(path) for name, path in files.items()}:
             raise InputError(f"{audit.name!r} was made from other checkpoints: choose another --name")
         return
     towers = settings.towers_of(config) if settings.has_locked_tower(config) else settings.Towers(None, None)
     model = build_member(config, towers, seed=config.seed)
-    for file in files.values():  # one that cannot be loaded is found before a picture is read
+    for file in files.values():  # refuses a broken one before a picture is read
         load_weights(model, file)
     screen.say(f"reading {source}")
     data_set = load_data_set(source, config, progress=screen.pictures, say=screen.say)
@@ -137,7 +134,7 @@ def _begin(
 
 
 def read_membership(path: Path) -> pd.DataFrame:
-    """Read a membership file."""
+    """Read a membership file: pair_id, and a column per member that is true for its training pairs."""
     flag = f"--membership {str(path)!r}"
     if not path.is_file():
         raise InputError(f"{flag} is not a file")
@@ -148,8 +145,8 @@ def read_membership(path: Path) -> pd.DataFrame:
         raise InputError(f"{flag} cannot be read: {str(error).splitlines()[0]}") from None
     if c.PAIR_ID not in table.columns:
         raise InputError(f"{flag} needs a column pair_id, it has {', '.join(map(str, table.columns))}")
-    if (twice := table[c.PAIR_ID].duplicated()).any():
-        raise InputError(f"{flag} has pair {table[c.PAIR_ID][twice].iloc[0]!r} more than once")
+    if (repeated := table[c.PAIR_ID].duplicated()).any():
+        raise InputError(f"{flag} has pair {table[c.PAIR_ID][repeated].iloc[0]!r} more than once")
     for column in table.columns.difference([c.PAIR_ID, c.GROUP]):
         values = table[column].astype(str).str.strip().str.lower().map(TRUE_FALSE)
         if values.isna().any():
@@ -159,7 +156,7 @@ def read_membership(path: Path) -> pd.DataFrame:
 
 
 def align_membership(table: pd.DataFrame, names: Sequence[str], pairs: pd.DataFrame) -> Membership:
-    """Bring a membership file into the order of the pairs; groups are derived where it does not name them."""
+    """Bring a membership file into the order of the pairs, and derive each pair's group."""
     rows = table.set_index(c.PAIR_ID).reindex(pairs[c.PAIR_ID])
     absent = rows[names[0]].isna().to_numpy()
     if absent.any():
@@ -168,22 +165,17 @@ def align_membership(table: pd.DataFrame, names: Sequence[str], pairs: pd.DataFr
             f"--membership lacks {absent.sum():,} of {len(pairs):,} pairs, first {first!r}: every pair needs a row"
         )
     trained = np.stack([rows[name].to_numpy(dtype=bool) for name in names])
-    group = rows[c.GROUP].to_numpy(dtype=str) if c.GROUP in rows else derive_groups(trained, names)
-    if unknown := sorted(set(group) - set(c.GROUPS)):
-        raise InputError(f"--membership: group must be one of {', '.join(c.GROUPS)}, not {str(unknown[0])!r}")
-    external = group == c.EXTERNAL
-    if trained[:, external].any():
-        raise InputError("--membership names pairs external that a member saw: external pairs are seen by none")
-    if external.sum() < 2:
-        raise InputError("--membership leaves fewer than two pairs that no member saw: external pairs are the null")
+    group = derive_groups(trained, names)
+    if (group == c.EXTERNAL).sum() < 2:
+        raise InputError("--membership has fewer than two pairs that no member trained on: scores need them")
     return Membership(group, tuple(names), trained)
 
 
 def derive_groups(trained: np.ndarray, names: Sequence[str]) -> np.ndarray:
-    """Name each pair's group by who saw it: true where a member did, [n_members, n_pairs]."""
-    seen = trained.sum(axis=0)
+    """Return each pair's group, [n_pairs], by the members trained on it, bool [n_members, n_pairs]."""
+    n_trained = trained.sum(axis=0)
     if protocol_of(names) == "ensemble":
-        return np.select([seen == 0, seen == len(names)], [c.EXTERNAL, c.SHARED], c.SCORED)
+        return np.select([n_trained == 0, n_trained == len(names)], [c.EXTERNAL, c.SHARED], c.SCORED)
     is_f = np.array([name.startswith("f") for name in names])
     by_f, by_g = trained[is_f].any(axis=0), trained[~is_f].any(axis=0)
     return np.select([by_f & by_g, by_f, by_g], [c.SHARED, c.CANDIDATE, c.INDEPENDENT], c.EXTERNAL)

@@ -85,7 +85,7 @@ def member_tasks(
     audit: Audit, names: Sequence[str], *, threads: int, blocks: int = 0, again: bool = False
 ) -> list[Task]:
     """Return the tasks that train some members (`again`: in the second round), one each or in so many blocks."""
-    program = program_of(f"clipmem_core.audits.member:{'train_again' if again else 'run_members'}", audit.folder)
+    program = program_of(f"clipmem_core.audits.member:{'train_second_round' if again else 'run_members'}", audit.folder)
     what = "second training of member" if again else "member"
     blocks = min(blocks or len(names), len(names))
     parts = [names[block::blocks] for block in range(blocks)]

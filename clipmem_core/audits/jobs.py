@@ -34,7 +34,6 @@ from clipmem_core.files import read_json
 JOB, OUTPUT, EXIT_CODE = "job.json", "output.log", "exit_code"
 CANCEL = "cancel"  # a file that marks a job as cancelled
 UNITS, PARADIGMS = "units", "paradigms"  # commands
-SAMPLE = 1000
 FAILED, INTERRUPTED = 1, 130
 PROGRAM = (sys.executable, "-m", "clipmem_core", "job")  # folder and arguments follow
 TRAINS = ("audit", "again", "study", UNITS, PARADIGMS)  # commands of which one runs at a time
@@ -230,10 +229,9 @@ def export_task(audit: Audit, format: str, out: Path) -> Task:
     return Task(jobs_folder() / ".exports" / audit.name / out.name, arguments)
 
 
-def encoder_task(audit: Audit, kind: str, *, sample: int = 0) -> Task:
+def encoder_task(audit: Audit, kind: str) -> Task:
     """Return the task of measuring UnitMem or comparing paradigms."""
-    arguments = [kind, audit.name, *(["--sample", str(sample)] if sample else [])]
-    return Task(jobs_folder() / ".encoders" / audit.name / kind, arguments)
+    return Task(jobs_folder() / ".encoders" / audit.name / kind, [kind, audit.name])
 
 
 def resume_arguments(name: str, source: str, config: AuditConfig) -> list[str]:

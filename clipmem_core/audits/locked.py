@@ -1,4 +1,4 @@
-"""The locked towers of an audit: the features of its pairs, and the models that read them."""
+"""Computes the features of locked towers for an audit's pairs, and builds the models that are trained on them."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ import pandas as pd
 
 from clipmem_core import columns as c
 from clipmem_core.audits.executor import Executor, Looks, Task, program_of
-from clipmem_core.audits.prepare import given_features, pixels_folder
+from clipmem_core.audits.prepare import pixels_folder, precomputed_features
 from clipmem_core.audits.settings import Towers, towers_of
 from clipmem_core.audits.store import Audit, Record
 from clipmem_core.config import AuditConfig, InputError
@@ -22,7 +22,7 @@ from clipmem_core.training.model import LockedModel, Model, Standard, build_mode
 from clipmem_core.training.names import model_config
 from clipmem_core.training.views import FeatureViews
 
-SHARDS = 8  # of a task: its process starts, and loads the tower, once
+SHARDS = 8  # per task, whose process loads the tower once
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +35,7 @@ class Features:
 
     @functools.cached_property
     def standards(self) -> dict[str, Standard]:
-        """What heads standardise features by, computed once from all pairs for all members."""
+        """Mean and standard deviation of the features of all pairs, by side."""
         sides = {"image": self.image, "text": self.text}
         return {side: Standard.of(values) for side, values in sides.items() if values is not None}
 
@@ -55,7 +55,7 @@ def features_of(
     if towers.image:
         image = image_features(pairs, root, towers.image, elsewhere=elsewhere, progress=pictures)
     if towers.text:
-        texts = [list(own) for own in pairs[c.CAPTIONS]]
+        texts = [list(captions) for captions in pairs[c.CAPTIONS]]
         text, cut = text_features(texts, towers.text, elsewhere=elsewhere, progress=captions, say=say)
     return Features(image, text, cut)
 
@@ -69,8 +69,8 @@ def elsewhere(executor: Executor | None, threads: int) -> Elsewhere | None:
         for name in names:
             (part / name).mkdir(exist_ok=True)
         program = program_of("clipmem_core.features.embed:run_shards", part)
-        owns = [tuple(names[at : at + SHARDS]) for at in range(0, len(names), SHARDS)]
-        return executor([Task(tuple(part / name for name in own), program, own, threads, "shard") for own in owns])
+        tasks = [tuple(names[start : start + SHARDS]) for start in range(0, len(names), SHARDS)]
+        return executor([Task(tuple(part / name for name in task), program, task, threads, "shard") for task in tasks])
 
     return compute
 
@@ -81,38 +81,38 @@ def open_towers(audit: Audit, record: Record, pairs: pd.DataFrame) -> tuple[Towe
     if not path:
         towers = towers_of(record.config)
         return towers, features_of(towers, pairs, record.pictures)
-    image, text = given_features(audit, pixels_folder(audit))
+    image, text = precomputed_features(audit, pixels_folder(audit))
 
     def refuse() -> Opened:
         raise InputError(f"the features in {path} were computed elsewhere: nothing new can be embedded")
 
-    named: dict[str, Any] = {"name": path, "version": "", "licence": "", "sha256": "", "open": refuse}
-    towers = Towers(Tower(kind="image", dim=image.shape[1], **named), Tower(kind="text", dim=text.shape[1], **named))
+    facts: dict[str, Any] = {"name": path, "version": "", "licence": "", "sha256": "", "open": refuse}
+    towers = Towers(Tower(kind="image", dim=image.shape[1], **facts), Tower(kind="text", dim=text.shape[1], **facts))
     return towers, Features(image, text)
 
 
 def build_member(config: AuditConfig, towers: Towers, *, seed: int, pretrained: str = "") -> Model:
-    """Build the model that members train; where towers are locked, with heads, which are not fitted yet."""
-    whole: Model | None = None
+    """Build the model that members train; a head, not fitted yet, replaces each locked tower."""
+    full: Model | None = None
     if not (towers.image and towers.text):
-        how: dict[str, Any] = {"image_size": config.image_size, "pretrained": pretrained, "device": config.device}
-        whole = build_model(config.model, loss=config.loss, seed=seed, **how)
+        options: dict[str, Any] = {"image_size": config.image_size, "pretrained": pretrained, "device": config.device}
+        full = build_model(config.model, loss=config.loss, seed=seed, **options)
     if not (towers.image or towers.text):
-        return whole
+        return full
     widths = [tower.dim if tower else 0 for tower in (towers.image, towers.text)]
     dim = int(model_config(config.model)["embed_dim"])
-    return locked_model(*widths, dim=dim, loss=config.loss, seed=seed, whole=whole).to(config.device)
+    return locked_model(*widths, dim=dim, loss=config.loss, seed=seed, whole=full).to(config.device)
 
 
 def fit_standards(model: LockedModel, features: Features) -> None:
-    """Let heads standardise features by those of all pairs."""
+    """Let heads standardise features by the mean and deviation over all pairs."""
     for side, tower in (("image", model.visual), ("text", model.text)):
-        for part in tower.modules():
-            if isinstance(part, Standard) and side in features.standards:
-                part.load_state_dict(features.standards[side].state_dict())
+        for module in tower.modules():
+            if isinstance(module, Standard) and side in features.standards:
+                module.load_state_dict(features.standards[side].state_dict())
 
 
 def feature_views(model: LockedModel, seed: int) -> FeatureViews:
-    """Return the views of image features that a member of a seed is trained on."""
-    standard = next(part for part in model.visual.modules() if isinstance(part, Standard))
+    """Return a member's training views of image features."""
+    standard = next(module for module in model.visual.modules() if isinstance(module, Standard))
     return FeatureViews(standard.mean, seed)

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from filelock import FileLock, Timeout
 
 from clipmem_core import columns as c
 from clipmem_core.atomic import replacing
@@ -70,11 +69,11 @@ class ParadigmRun:
 
 
 def plan_runs(audit: Audit, seed: int, epochs: int) -> list[ParadigmRun]:
-    """Return the runs under a seed, of the paradigms that the pictures allow; 0 epochs are those of the audit."""
+    """Return the runs of a seed, of the paradigms that the pictures allow; with 0 epochs, those of the audit."""
     record = audit.record
     config_seed = record.config.seed + seed
-    own = [name for name, value in record.seeds.items() if value == config_seed]
-    run = open_member(audit.folder, (own or record.members)[0])
+    names = [name for name, value in record.seeds.items() if value == config_seed]
+    run = open_member(audit.folder, (names or record.members)[0])
     labels = pd.Categorical(run.pairs[c.LABEL].astype("string")).codes.astype(np.int64)
     rows = run.data.rows
     labelled = rows[labels[rows] >= 0]
@@ -93,67 +92,62 @@ def plan_runs(audit: Audit, seed: int, epochs: int) -> list[ParadigmRun]:
 
 def complete(planned: ParadigmRun, screen: Screen) -> None:
     """Train and measure a run, and write its result; result.json is written last."""
-    folder, run, config = planned.folder, planned.run, planned.run.config
+    folder, run, config, labels = planned.folder, planned.run, planned.run.config, planned.labels
     folder.mkdir(parents=True, exist_ok=True)
     clear_leftovers(folder)
     model = _trained(planned, screen)
     units = measure_model(run, model, [IMAGE_TOWER], run.data.rows, label=folder.name, screen=screen)
     store.write_table(folder / UNITS, units)
-    seen, ended = len(run.data.rows) * config.trained_epochs, last_line(folder / LOG)
+    accuracy: float | None = None
+    fit, external = (rows[labels[rows] >= 0] for rows in (run.data.rows, run.data.external))
+    if len(np.unique(labels[fit])) >= 2 and len(external):
+        views = view_maker(model, config, config.seed + EVALUATION, crop_scale=config.eval_crop_scale)
+        options: dict[str, Any] = {"precision": config.precision, "device": run.record.device}
+        image = mean_image_embeddings(model, run.data, views, n_views=config.views, **options)
+        accuracy = linear_probe(image[fit], labels[fit], image[external], labels[external], seed=config.seed)
+    samples, last = len(run.data.rows) * config.trained_epochs, last_line(folder / LOG)
     result = {
         PARADIGM: planned.paradigm,
         SEED: planned.seed,
         "member": run.name,
         "pictures": len(run.data.rows),
         "epochs": config.epochs,
-        "samples_seen": seen,
-        "views_seen": seen * (2 if planned.paradigm == SELF_SUPERVISED else 1),
-        "seconds": ended.get("seconds"),
-        "loss": ended.get("loss"),
-        "linear_probe": _probe(planned, model),
+        "samples_seen": samples,
+        "views_seen": samples * (2 if planned.paradigm == SELF_SUPERVISED else 1),
+        "seconds": last.get("seconds"),
+        "loss": last.get("loss"),
+        "linear_probe": accuracy,
     }
     store.write_json(folder / RESULT, result)
 
 
 def _trained(planned: ParadigmRun, screen: Screen) -> Model:
-    """Return a run's model: from its checkpoint if there is one, else trained now."""
+    """Load a run's model from its checkpoint if it has one, else train it."""
     run, config, seed, folder = planned.run, planned.run.config, planned.seed, planned.folder
     model = build_member(config, run.towers, seed=seed, pretrained=config.pretrained)
     unit_layers(model, IMAGE_TOWER)  # refuses a model without units before anything is trained
     views = view_maker(model, config, seed)
-    how: dict[str, Any] = {"seed": seed, "device": run.record.device}
+    options: dict[str, Any] = {"seed": seed, "device": run.record.device}
     if planned.paradigm == CLIP:
-        trainer = Trainer(model, run.data, config, views, **how)
+        trainer = Trainer(model, run.data, config, views, **options)
     elif planned.paradigm == SELF_SUPERVISED:
-        trainer = SelfSupervisedTrainer(projector(model, seed=seed), run.data, config, views, **how)
+        trainer = SelfSupervisedTrainer(projector(model, seed=seed), run.data, config, views, **options)
     else:
         tower = classifier(model, int(planned.labels.max()) + 1, seed=seed)
-        trainer = SupervisedTrainer(tower, run.data, config, views, labels=planned.labels, **how)
+        trainer = SupervisedTrainer(tower, run.data, config, views, labels=planned.labels, **options)
     if (folder / CHECKPOINT).is_file():
         weights = torch.load(folder / CHECKPOINT, map_location=trainer.device, weights_only=True)
         trainer.model.load_state_dict(weights)
         return trainer.model
 
-    def show(epoch: int) -> None:
+    def report(epoch: int) -> None:
         line = last_line(folder / LOG)
         shown = {key: line[key] for key in ("loss", "samples_per_second") if key in line}
         step = epoch * trainer.batches
         screen.members([MemberProgress(folder.name, "training", step=step, steps=trainer.total, **shown)])
 
-    train(trainer, folder, after_epoch=show)
+    train(trainer, folder, after_epoch=report)
     return trainer.model
-
-
-def _probe(planned: ParadigmRun, model: Model) -> float | None:
-    """Return the accuracy on external pictures of a linear probe on the encoder; None without labels."""
-    run, config, labels = planned.run, planned.run.config, planned.labels
-    fit, external = (rows[labels[rows] >= 0] for rows in (run.data.rows, run.data.external))
-    if len(np.unique(labels[fit])) < 2 or not len(external):
-        return None
-    views = view_maker(model, config, config.seed + EVALUATION, crop_scale=config.eval_crop_scale)
-    how: dict[str, Any] = {"n_views": config.views, "precision": config.precision, "device": run.record.device}
-    image = mean_image_embeddings(model, run.data, views, **how)
-    return linear_probe(image[fit], labels[fit], image[external], labels[external], seed=config.seed)
 
 
 def run_paradigms(audit: Audit, *, seeds: int = 3, epochs: int = 0, screen: Screen) -> pd.DataFrame:
@@ -169,24 +163,21 @@ def run_paradigms(audit: Audit, *, seeds: int = 3, epochs: int = 0, screen: Scre
     torch.set_num_threads(record.threads)  # as the members had
     folder.mkdir(parents=True, exist_ok=True)
     fixed = {key: value for key, value in as_dict(record.config).items() if key not in (*MAY_DIFFER, "epochs")}
-    made_from = fingerprint([fixed, record.dataset_fingerprint, epochs or record.config.epochs])
-    try:
-        with FileLock(folder / ".lock", timeout=0):
-            if not (folder / SETTINGS).is_file():
-                store.write_json(folder / SETTINGS, made_from)
-            if read_json(folder / SETTINGS, mend=f"delete {folder} and run the command again") != made_from:
-                raise InputError(f"{folder} has runs of another audit or other --epochs: delete it, or use the same")
-            runs = [run for seed in range(seeds) for run in plan_runs(audit, seed, epochs)]
-            for name in PARADIGMS:
-                if name not in {run.paradigm for run in runs}:
-                    screen.say(f"note: no {name} runs, since {WHY_NOT[name]}")
-            left = [run for run in runs if not (run.folder / RESULT).is_file()]
-            screen.say(f"{len(left)} of {len(runs)} runs to go")
-            for run in left:
-                complete(run, screen)
-                _write_table(audit)
-    except Timeout:
-        raise InputError(f"{folder} is in use by another process: wait for it, or stop it") from None
+    key = fingerprint([fixed, record.dataset_fingerprint, epochs or record.config.epochs])
+    with store.acquire_lock(folder, what="comparison"):
+        if not (folder / SETTINGS).is_file():
+            store.write_json(folder / SETTINGS, key)
+        if read_json(folder / SETTINGS, mend=f"delete {folder} and run the command again") != key:
+            raise InputError(f"{folder} has runs of another audit or other --epochs: delete it, or use the same")
+        runs = [run for seed in range(seeds) for run in plan_runs(audit, seed, epochs)]
+        for name in PARADIGMS:
+            if name not in {run.paradigm for run in runs}:
+                screen.say(f"note: no {name} runs, since {WHY_NOT[name]}")
+        remaining = [run for run in runs if not (run.folder / RESULT).is_file()]
+        screen.say(f"{len(remaining)} of {len(runs)} runs to go")
+        for run in remaining:
+            complete(run, screen)
+            _write_table(audit)
     table = read_paradigms(audit)
     assert table is not None
     return table
@@ -217,24 +208,23 @@ def say_paradigms(table: pd.DataFrame, screen: Screen) -> None:
 
 
 def _write_table(audit: Audit) -> None:
-    """Write the table of all finished runs below comment lines that say where it comes from."""
+    """Write the table of all finished runs below comment lines about its origin."""
     folder, record, machine = paradigms_folder(audit), audit.record, settings.machine()
     tables = []
     for path in (folder / RUNS).glob(f"*/{RESULT}"):
         mend = f"delete {path.parent} and run the command again"
         layers = layer_means(store.read_table(path.parent / UNITS, mend=mend), by=[LAYER])
         tables.append(layers.assign(**read_json(path, dict[str, int | str | float | None], mend=mend)))
-    whole = pd.concat(tables, ignore_index=True)
-    whole = whole.sort_values(
-        [PARADIGM, SEED, LAYER], key=lambda own: own.map(PARADIGMS.index) if own.name == PARADIGM else own
-    )
-    seeds, front = sorted(set(whole[SEED])), [PARADIGM, SEED, LAYER]
+    front = [PARADIGM, SEED, LAYER]
+    table = pd.concat(tables, ignore_index=True)
+    table = table.assign(**{PARADIGM: pd.Categorical(table[PARADIGM], PARADIGMS)}).sort_values(front)
+    seeds = sorted(set(table[SEED]))
     head = [
         f"command: python -m clipmem_core paradigms {audit.name} "
-        f"--seeds {len(seeds)} --epochs {whole['epochs'].iloc[0]}",
+        f"--seeds {len(seeds)} --epochs {table['epochs'].iloc[0]}",
         f"machine: {machine['processor']}, {machine['cores']} cores; {record.device}, {record.precision}",
         f"seeds: {', '.join(map(str, seeds))}",
         f"data set: {record.dataset_fingerprint}",
     ]
     with replacing(folder / TABLE) as temporary:
-        write_csv(temporary, head, whole[[*front, *(column for column in whole if column not in front)]])
+        write_csv(temporary, head, table[[*front, *table.columns.difference(front, sort=False)]])

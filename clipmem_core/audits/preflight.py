@@ -34,7 +34,7 @@ from clipmem_core.config import (
 )
 from clipmem_core.files import parse_json, read_json
 from clipmem_core.pairs.checks import CHECKS, Captions, check_captions
-from clipmem_core.pairs.table import check_there, read_source
+from clipmem_core.pairs.table import check_source, read_source
 from clipmem_core.scores.membership import MIN_PAIRS
 
 SHOWN = 5  # pairs, and reasons of a check
@@ -149,7 +149,7 @@ def refuse_at_once(request: Request) -> None:
     audit, job = Audit.of(request.name), audit_task(request.name).find()
     if not request.source.strip():
         raise InputError("no data set is given: type its path, or choose one")
-    check_there(request.source)
+    check_source(request.source)
     check_config(request.config)
     if job is not None and job.running:
         raise InputError(f"audit {request.name!r} waits or runs already: take another name, or cancel it first")

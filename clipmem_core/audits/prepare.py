@@ -4,7 +4,6 @@ import dataclasses
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import pandas as pd
 
 from clipmem_core import columns as c
 from clipmem_core.audits.store import Audit, Record, pair_blocks, read_prepared, write_prepared
-from clipmem_core.config import AuditConfig, InputError, data_folder, fingerprint_rows
+from clipmem_core.config import AuditConfig, InputError, data_folder, fingerprint
 from clipmem_core.draws import SAMPLE, draw_keys, hashed
 from clipmem_core.features.cache import some_rows
 from clipmem_core.features.lookalikes import alike_by_features
@@ -23,9 +22,7 @@ from clipmem_core.pairs.lookalikes import lookalike_clusters
 from clipmem_core.pairs.pixels import Pixels, check_pictures
 from clipmem_core.pairs.readers.rows import named_folder
 from clipmem_core.pairs.table import RawPairs, local_path, read_source
-from clipmem_core.scores.membership import Membership, Sides, ensemble_membership, paper_membership, set_apart
-from clipmem_core.shortage import shortage
-from clipmem_core.training.names import model_config
+from clipmem_core.scores.membership import Membership, Sides, draw_utility_pairs, ensemble_membership, paper_membership
 
 ARRAYS = {side: f"{side}.npy" for side in SIDES}  # features, in the folder of a table
 TABLES = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson")
@@ -70,7 +67,7 @@ class DataSet:
 def content_fingerprint(pairs: pd.DataFrame) -> str:
     """Return a key of a pair table's content: ids, pictures and captions."""
     rows = zip(*(pairs[name] for name in (c.PAIR_ID, c.SHA256, c.CAPTIONS)), strict=True)
-    return fingerprint_rows([pair_id, sha256, list(captions)] for pair_id, sha256, captions in rows)
+    return fingerprint([[pair_id, sha256, list(captions)] for pair_id, sha256, captions in rows])
 
 
 def holds_features(source: str) -> bool:
@@ -144,7 +141,7 @@ def _picture_paths(path: Path, image_folder: str, images: pd.Series) -> tuple[Pa
     return root, pd.Series([os.path.relpath(image, root) for image in images])
 
 
-def given_features(audit: Audit, folder: Path) -> tuple[np.ndarray, np.ndarray]:
+def precomputed_features(audit: Audit, folder: Path) -> tuple[np.ndarray, np.ndarray]:
     """Return the features of an audit's pictures and captions, float16 [n_pairs, width] and [n_captions, width]."""
     rows = read_prepared(audit.folder).cache_rows
     text = caption_rows(folder, rows, (batch[c.CAPTIONS] for batch in pair_blocks(audit, [c.CAPTIONS])))
@@ -176,7 +173,7 @@ def load_data_set(
     stored in `cache`, or in the data folder."""
     if not config.features:
         raw, _ = sampled(read_source(source, config.source, data=data_folder(), say=say), config, say=say)
-        return look_at_pictures(raw, config, cache=cache, progress=progress, say=say)
+        return look_at_pictures(raw, config, cache=cache, progress=progress)
     raw, stored = read_features(source, config, cache=cache, say=say)
     raw, drawn = sampled(raw, config, say=say)
     say(f"looking for near-duplicates among {len(raw.pairs):,} pairs")
@@ -185,16 +182,11 @@ def load_data_set(
 
 
 def look_at_pictures(
-    raw: RawPairs,
-    config: AuditConfig,
-    *,
-    cache: Path | None = None,
-    progress: Report | None = None,
-    say: Say = lambda line: None,
+    raw: RawPairs, config: AuditConfig, *, cache: Path | None = None, progress: Report | None = None
 ) -> DataSet:
     """Decode every picture once: store it small, find broken ones and near-duplicates."""
     _check_left(raw, raw.pairs, raw.quarantine)
-    facts, pixels = _store_pixels(raw.root, raw.pairs, config, cache=cache, progress=progress, say=say)
+    facts, pixels = _store_pixels(raw.root, raw.pairs, config, cache=cache, progress=progress)
     usable = facts[c.REASON].isna().to_numpy()
     quarantine = pd.concat([raw.quarantine, _set_aside(raw.pairs, facts[c.REASON], ~usable)], ignore_index=True)
     facts, pairs = facts[usable].reset_index(drop=True), raw.pairs[usable].reset_index(drop=True)
@@ -277,15 +269,15 @@ def repeat_membership(audit: Audit, pairs: pd.DataFrame) -> Membership:
 
 def sides_of(audit: Audit, config: AuditConfig, membership: Membership) -> Sides:
     """Return as what each member counts for each pair, and the external pairs that only measure utility."""
-    apart = None
+    utility_only = None
     if config.retrieval_apart:
-        apart = set_apart(membership.group, read_prepared(audit.folder).clusters, seed=config.seed)
-    return Sides(membership, config.protocol, config.seed, apart)
+        utility_only = draw_utility_pairs(membership.group, read_prepared(audit.folder).clusters, seed=config.seed)
+    return Sides(membership, config.protocol, config.seed, utility_only)
 
 
 def utility_rows(sides: Sides) -> np.ndarray:
     """Return the external pairs that utility is measured on."""
-    return np.flatnonzero(sides.external if sides.apart is None else sides.apart)
+    return np.flatnonzero(sides.external if sides.utility_only is None else sides.utility_only)
 
 
 def leave_out(membership: Membership, rows: np.ndarray) -> Membership:
@@ -316,24 +308,6 @@ def membership_of(table: pd.DataFrame) -> Membership:
 def pixels_folder(audit: Audit) -> Path:
     """Return the store of an audit's small pictures."""
     return data_folder() / (read_prepared(audit.folder).pixels or audit.record.pixels)
-
-
-def tokens_file(model: str, pairs: pd.DataFrame) -> Path:
-    """Return the file with the tokens of all captions, which members share."""
-    captions = (caption for own in pairs[c.CAPTIONS] for caption in own)
-    key = fingerprint_rows(captions, beside=[model_config(model)["text_cfg"], version("open_clip_torch")])
-    return data_folder() / "cache" / "tokens" / f"{key}.npz"
-
-
-def read_tokens(path: Path) -> np.ndarray | None:
-    """Return the tokens in such a file, int32 [n_captions, context_length]; None if it is missing or broken."""
-    try:
-        with path.open("rb") as file, np.load(file) as archive:  # numpy does not close a broken archive
-            return archive["tokens"]
-    except Exception as error:  # zipfile and zlib raise many types on damaged bytes
-        if shortage(error):
-            raise
-        return None
 
 
 def store_again(audit: Audit, record: Record, *, progress: Report | None = None) -> None:

@@ -185,7 +185,7 @@ def _score(audit: Audit, progress: Progress) -> None:
     if progress.left_out:
         fits = [store.read_array(_second_fit(audit, name), shared=True) for name in audit.record.members]
         second = side_means(fits, sides.membership.trained)[1]
-        scores = scoring.scored_again(scores, **{c.LOG_PROBABILITY_SECOND: second})
+        scores = scoring.update_scores(scores, **{c.LOG_PROBABILITY_SECOND: second})
     store.write_table(audit.folder / store.SCORES, scores)
     utility = scoring.utility_table(audit, sides.membership.members)
     attacked, progress.attacks = scoring.attack_members(evidence)

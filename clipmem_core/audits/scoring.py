@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,20 +29,19 @@ from clipmem_core.scores.registry import BY_NAME, DETECTION, PLANTED, SCORE_COLU
 from clipmem_core.scores.uncertainty import Noise, share_above, standard_errors
 from clipmem_core.training.names import CHECKPOINT, TRAJECTORY
 
-JUDGED = [c.CANDIDATE, c.SCORED]  # groups of the pairs that an audit is about
-SEVERAL = "no pair has more than one caption"
+SINGLE_CAPTIONS = "no pair has more than one caption"
 UNUSABLE = "rows that cannot be used"
-K = 50  # pairs a person reviews first
+TOP_K = 50  # pairs a person reviews first
 SIZE_STEP = 0.05  # between the sizes of clipmem whose share of pairs is reported
-LEAST_NOISES = 3  # smaller sizes are not reported: their share of pairs depends on how the noise is removed
-MAPPED_FROM = 1 << 22  # bytes of an array that is held in a file instead of memory
+MIN_NOISE_RATIO = 3  # a size must be this many errors: the share above smaller ones depends on the noise model
+SPILL_BYTES = 1 << 22  # larger arrays are held in a file instead of memory
 RESAMPLED = 100_000_000  # pairs drawn by all bootstrap resamples together
-MOST_ATTACKED = 1_000_000  # pairs; of more, as many are drawn at random
+MAX_ATTACKED = 1_000_000  # pairs; larger sets are sampled
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the members leave, an array a member, and what they trained on. Embeddings are mapped from their files."""
+    """The outputs of all members, an array per member, and their training pairs. Embeddings are memory-mapped."""
 
     pairs: pd.DataFrame  # pair_id, planted
     sides: Sides
@@ -62,8 +60,8 @@ class Evidence:
 
 
 def spill_to_disk(values: np.ndarray, folder: Path) -> np.ndarray:
-    """Return the same values; large ones are mapped from a file without a name, which goes when the array does."""
-    if values.nbytes < MAPPED_FROM or isinstance(values.base, np.memmap):
+    """Return the same values; a large array is mapped from an unnamed file that disappears with it."""
+    if values.nbytes < SPILL_BYTES or isinstance(values.base, np.memmap):
         return values
     with naming(folder), tempfile.TemporaryFile(dir=folder) as file:
         file.write(np.ascontiguousarray(values).data)  # on a full disk a write to a map would end the process
@@ -72,21 +70,21 @@ def spill_to_disk(values: np.ndarray, folder: Path) -> np.ndarray:
 
 
 def gather_evidence(audit: Audit) -> Evidence:
-    """Read what every member left; embeddings stay on disk, as does what is large of the rest."""
+    """Read the outputs of every member; embeddings and other large arrays stay on disk."""
     from clipmem_core.training.model import logit_scale_of  # torch, which nothing else here needs
 
-    record, keep = audit.record, functools.partial(spill_to_disk, folder=audit.folder)
+    record, spill = audit.record, functools.partial(spill_to_disk, folder=audit.folder)
     table = store.read_table(audit.folder / store.MEMBERSHIP, columns=[c.GROUP, *record.members])
     sides = sides_of(audit, record.config, membership_of(table))
     folders = [audit.member(name) for name in record.members]
     image, text = zip(*map(store.read_embeddings, folders), strict=True)
     terms = []
-    for own in zip(image, text, strict=True):
-        named = pair_terms(*own, sides.external)
-        terms.append(dict(zip(named, keep(np.stack(list(named.values()))), strict=True)))
+    for embeddings in zip(image, text, strict=True):
+        member_terms = pair_terms(*embeddings, sides.external)
+        terms.append(dict(zip(member_terms, spill(np.stack(list(member_terms.values()))), strict=True)))
     paths = [folder / TRAJECTORY for folder in folders]
     trajectories = [
-        keep(detectors.mean_over_epochs(store.read_array(path, shared=True))) for path in paths if path.is_file()
+        spill(detectors.mean_over_epochs(store.read_array(path, shared=True))) for path in paths if path.is_file()
     ]
     checkpoints = [audit.member_record(name).checkpoint for name in record.members]
     weights = [Path(path or folder / CHECKPOINT) for path, folder in zip(checkpoints, folders, strict=True)]
@@ -105,55 +103,50 @@ def gather_evidence(audit: Audit) -> Evidence:
 
 
 def score_table(evidence: Evidence) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Return every score of every pair (`SCORE_COLUMNS`), and how clipmem was split between the encoders.
+    """Return every score of every pair (`SCORE_COLUMNS`), and the quality of the split between the encoders.
 
     Returns:
         The table; fit, the mean of fit_by_member (how well each member's embeddings were mapped), and missing, why
         clipmem was not split.
     """
-    sides, keep = evidence.sides, functools.partial(spill_to_disk, folder=evidence.folder)
+    sides, spill = evidence.sides, functools.partial(spill_to_disk, folder=evidence.folder)
     members, trained, external = (evidence.image, evidence.text), evidence.sides.membership.trained, sides.external
-    nothing = np.full(len(external), np.nan)
-    table = memorization.memorization_table(evidence.terms, sides, keep=keep)
-    values = {name: keep(table.pop(name).to_numpy()) for name in map(str, table.columns)}
+    nan = np.full(len(external), np.nan)
+    table = memorization.memorization_table(evidence.terms, sides, keep=spill)
+    values = {name: spill(table.pop(name).to_numpy()) for name in map(str, table.columns)}
     try:
         parts, fits = contributions(*members, sides)
         mean = float(np.mean(list(fits.values()))) if fits else None
         split: dict[str, Any] = {"fit": mean, "fit_by_member": fits, "missing": None}
     except InputError as error:
-        parts = pd.DataFrame(dict.fromkeys((c.CLIPMEM_IMAGE, c.CLIPMEM_TEXT), nothing))
+        parts = pd.DataFrame(dict.fromkeys((c.CLIPMEM_IMAGE, c.CLIPMEM_TEXT), nan))
         split = {"fit": None, "fit_by_member": {}, "missing": str(error)}
     image, text = ([terms[name] for terms in evidence.terms] for name in (IMAGE_SQUARE, TEXT_SQUARE))
-    own = memorization.sslmem(image, text, sides, n_views=evidence.views, n_captions=evidence.n_captions)
-    values |= {str(name): keep(part[name].to_numpy()) for part in (parts, own) for name in part}
-    out = detectors.fit_out(*members, trained, external, evidence.logit_scales)
-    swapped = detectors.swapped_csls(*members, trained, external, seed=sides.seed)
-    learned = detectors.learned(evidence.log_probability) if evidence.log_probability else nothing
-    values |= zip((c.CSLS_OUT, c.LOG_PROBABILITY_OUT), map(keep, out), strict=True)
-    values |= zip((c.CSLS_SWAPPED, c.CSLS_NEAR, c.LEARNED), map(keep, (*swapped, learned)), strict=True)
-    values[c.LOG_PROBABILITY_SECOND] = nothing
-    _follow(values, set(values), keep=keep)
+    sslmem = memorization.sslmem(image, text, sides, n_views=evidence.views, n_captions=evidence.n_captions)
+    values |= {str(name): spill(part[name].to_numpy()) for part in (parts, sslmem) for name in part}
+    csls, log_probability = detectors.fit_out(*members, trained, external, evidence.logit_scales)
+    swapped, near = detectors.swapped_csls(*members, trained, external, seed=sides.seed)
+    learned = detectors.learned(evidence.log_probability) if evidence.log_probability else nan
+    new = {c.CSLS_OUT: csls, c.LOG_PROBABILITY_OUT: log_probability, c.LEARNED: learned}
+    new |= {c.CSLS_SWAPPED: swapped, c.CSLS_NEAR: near}
+    values |= {name: spill(column) for name, column in new.items()} | {c.LOG_PROBABILITY_SECOND: nan}
+    _compute_derived(values, set(values))
     columns = {c.PAIR_ID: evidence.pairs[c.PAIR_ID], c.GROUP: pd.Series(sides.membership.group)} | values
     return pd.DataFrame({name: columns[name] for name in SCORE_COLUMNS}, copy=False), split
 
 
-def scored_again(scores: pd.DataFrame, **values: np.ndarray) -> pd.DataFrame:
-    """Return scores with new values of some columns, [n_pairs] each, and of the columns that follow from them."""
-    now, changed = {name: scores[name].to_numpy() for name in BY_NAME} | values, set(values)
-    _follow(now, changed)
-    return scores.assign(**{name: now[name] for name in changed})
+def update_scores(scores: pd.DataFrame, **values: np.ndarray) -> pd.DataFrame:
+    """Return scores with new values of some columns, [n_pairs] each, and of the columns derived from them."""
+    columns, changed = {name: scores[name].to_numpy() for name in BY_NAME} | values, set(values)
+    _compute_derived(columns, changed)
+    return scores.assign(**{name: columns[name] for name in changed})
 
 
-def _follow(
-    values: dict[str, np.ndarray],
-    changed: set[str],
-    *,
-    keep: Callable[[np.ndarray], np.ndarray] = lambda own: own,
-) -> None:
-    """Compute the scores that follow from changed ones, and add them to both."""
+def _compute_derived(values: dict[str, np.ndarray], changed: set[str]) -> None:
+    """Add to both arguments the scores that are derived from changed ones."""
     for score in TABLE:
         if score.compute and changed & set(score.needs):
-            values[score.name] = keep(score.compute(*(values[name] for name in score.needs)))
+            values[score.name] = score.compute(*(values[name] for name in score.needs))
             changed.add(score.name)
 
 
@@ -170,12 +163,12 @@ def records(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _number(value: float) -> float | None:
-    """Return a number as JSON has it: null where it is missing."""
+    """Return a number for JSON, null if it is missing."""
     return None if np.isnan(value) else float(value)
 
 
 def reliability(evidence: Evidence) -> float | None:
-    """Return the reliability of the ranking by clipmem, in [0, 1]; None if it is unknown, as of one repeat."""
+    """Return the reliability of the ranking by clipmem, in [0, 1]; None with only one repeat."""
     stability = memorization.ranking_stability(evidence.alignments, evidence.sides)
     return _number(memorization.ranking_reliability(stability, len(evidence.sides.replicates)))
 
@@ -191,60 +184,60 @@ def wrong_captions(pairs: pd.DataFrame, scores: pd.DataFrame) -> dict[str, Any]:
 def summary(evidence: Evidence, scores: pd.DataFrame, split: dict[str, Any]) -> dict[str, Any]:
     """Return every number that the verdict reports; `split` as of `score_table`."""
     sides, alignments = evidence.sides, evidence.alignments
-    judged = scores[c.GROUP].isin(JUDGED)
+    target = scores[c.GROUP].isin(c.TARGET_GROUPS)
     null = scores[scores[c.GROUP] == c.EXTERNAL]
     aurocs, auroc = memorization.membership_auroc(alignments, sides.membership)
     scored = sides.membership.trained[:, sides.membership.group == c.SCORED]
     return {
         "groups": records(memorization.group_summary(alignments, sides)),
-        **_injected_errors(evidence.pairs, scores, judged, seed=sides.seed),
+        **_injected_errors(evidence.pairs, scores, target, seed=sides.seed),
         "wrong_captions": wrong_captions(evidence.pairs, scores),
         "membership_auroc": _number(auroc),
         "membership_auroc_by_member": dict(zip(sides.membership.members, map(_number, aurocs), strict=True)),
         "ranking_stability": _number(memorization.ranking_stability(alignments, sides)),  # of two halves of the members
         "ranking_reliability": reliability(evidence),  # of the scores of all
         "trained_share": _number(scored.mean()) if scored.size else None,
-        **_error_summary(evidence, scores, judged),
+        **_error_summary(evidence, scores, target),
         "encoders": {
-            "image": _number(scores.loc[judged, c.CLIPMEM_IMAGE].mean()),
-            "text": _number(scores.loc[judged, c.CLIPMEM_TEXT].mean()),
+            "image": _number(scores.loc[target, c.CLIPMEM_IMAGE].mean()),
+            "text": _number(scores.loc[target, c.CLIPMEM_TEXT].mean()),
             "null_image": _number(null[c.CLIPMEM_IMAGE].mean()),
             "null_text": _number(null[c.CLIPMEM_TEXT].mean()),
             **split,
         },
         "external_pairs": len(null),
-        **({} if sides.apart is None else {"utility_pairs": int(sides.apart.sum())}),
+        **({} if sides.utility_only is None else {"utility_pairs": int(sides.utility_only.sum())}),
         "external_sd": float(null[c.CLIPMEM].std()),
     }
 
 
-def _injected_errors(pairs: pd.DataFrame, scores: pd.DataFrame, judged: pd.Series, *, seed: int) -> dict[str, Any]:
-    """Return the mean scores by kind of injected error, and how well each score finds the injected mis-captions."""
-    kind = pairs[c.PLANTED].fillna("none").where(judged)
+def _injected_errors(pairs: pd.DataFrame, scores: pd.DataFrame, target: pd.Series, *, seed: int) -> dict[str, Any]:
+    """Return the mean scores by kind of injected error, and how well each score detects injected mis-captions."""
+    kind = pairs[c.PLANTED].fillna("none").where(target)
     planted, detection = [], []
     if not kind.dropna().eq("none").all():
         table = scores.groupby(kind.rename(c.PLANTED))[list(scores_in(PLANTED))].mean()
         table.insert(0, "n", kind.value_counts())
         planted = records(table.reset_index())
-    truth = (kind[judged] == c.MISCAPTION).to_numpy()
-    values = {name: (score.direction * scores[name])[judged].to_numpy() for name, score in scores_in(DETECTION).items()}
+    truth = (kind[target] == c.MISCAPTION).to_numpy()
+    values = {name: (score.direction * scores[name])[target].to_numpy() for name, score in scores_in(DETECTION).items()}
     complete = {name: score for name, score in values.items() if not np.isnan(score).any()}
     if complete and 2 <= truth.sum() < len(truth) - 1:
         n_boot = int(np.clip(RESAMPLED // len(truth), 100, 2000))
-        found = detection_table(complete, truth, k=K, n_boot=n_boot, seed=seed, reference=next(iter(complete)))
-        detection = records(found)
+        reference = next(iter(complete))
+        detection = records(detection_table(complete, truth, k=TOP_K, n_boot=n_boot, seed=seed, reference=reference))
     return {"planted": planted, "detection": detection}
 
 
-def _error_summary(evidence: Evidence, scores: pd.DataFrame, judged: pd.Series) -> dict[str, Any]:
-    """Return how certain clipmem is, and the share of pairs beyond each size that noise allows."""
+def _error_summary(evidence: Evidence, scores: pd.DataFrame, target: pd.Series) -> dict[str, Any]:
+    """Return how certain clipmem is, and the share of pairs above each size that noise allows."""
     errors = standard_errors(evidence.alignments, evidence.sides)
-    rows = np.flatnonzero(judged & np.isfinite(scores[c.CLIPMEM]))
+    rows = np.flatnonzero(target & np.isfinite(scores[c.CLIPMEM]))
     if not len(rows):
         return {"se_kind": errors.kind, "se_degrees": None, "exceeding": []}
     clipmem, noise = scores[c.CLIPMEM].to_numpy()[rows], Noise.of(errors, rows)
     sizes = np.arange(SIZE_STEP, max(clipmem.max(), SIZE_STEP), SIZE_STEP).round(2)
-    sizes = sizes[sizes >= LEAST_NOISES * np.median(noise.error)]
+    sizes = sizes[sizes >= MIN_NOISE_RATIO * np.median(noise.error)]
     return {
         "se_kind": errors.kind,
         "se_degrees": noise.degrees if np.isfinite(noise.degrees) else None,
@@ -253,11 +246,11 @@ def _error_summary(evidence: Evidence, scores: pd.DataFrame, judged: pd.Series) 
 
 
 def attack_members(evidence: Evidence) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
-    """Attack every member with the others.
+    """Attack every member with the others as shadow models.
 
     Returns:
-        Rows of utility.parquet, the default attack's measures of each member that has them, and rows of the verdict,
-        as `attack_table` has them, each attack's values or why there are none.
+        Rows of utility.parquet (the default attack's measures of each member), and rows of the verdict as of
+        `attack_table`, with a reason instead of values if there are too few members.
     """
     sides, members = evidence.sides, evidence.sides.membership.members
     if len(members) < attacks.FEWEST:
@@ -265,46 +258,48 @@ def attack_members(evidence: Evidence) -> tuple[pd.DataFrame, list[dict[str, Any
         rows = {"attack": attacks.BAVARIA, "measure": attacks.MEASURES, "targets": 0, "missing": missing}
         return pd.DataFrame(columns=c.UTILITY_COLUMNS), records(pd.DataFrame(rows).reindex(columns=attacks.COLUMNS))
     shadows = attacks.shadows_of(sides)
-    judged = np.flatnonzero(shadows.attacked.all(axis=0))
-    if len(judged) > MOST_ATTACKED:
-        some = np.zeros(shadows.attacked.shape[1], bool)
-        # 7: a random stream of its own
-        some[np.random.default_rng([shadows.seed, 7]).choice(judged, MOST_ATTACKED, replace=False)] = True
-        shadows = dataclasses.replace(shadows, attacked=np.broadcast_to(some, shadows.attacked.shape))
-    found = attacks.attack(evidence.alignments, shadows)
-    draws = int(np.clip(RESAMPLED // sum(len(one.rows) for one in found), 100, 300))
+    attacked = np.flatnonzero(shadows.attacked.all(axis=0))
+    if len(attacked) > MAX_ATTACKED:
+        sampled = np.zeros(shadows.attacked.shape[1], bool)
+        sampled[np.random.default_rng([shadows.seed, 7]).choice(attacked, MAX_ATTACKED, replace=False)] = True
+        shadows = dataclasses.replace(shadows, attacked=np.broadcast_to(sampled, shadows.attacked.shape))
+    results = attacks.attack(evidence.alignments, shadows)
+    n_boot = int(np.clip(RESAMPLED // sum(len(result.rows) for result in results), 100, 300))
     metrics = [
         (name, c.ATTACK_METRICS[measure], value)
-        for name, one in zip(members, found, strict=True)
-        for measure, value in attacks.roc(one, attacks.BAVARIA).items()
+        for name, result in zip(members, results, strict=True)
+        for measure, value in attacks.roc(result, attacks.BAVARIA).items()
         if not np.isnan(value)
     ]
-    table = attacks.attack_table(found, n_boot=draws, seed=sides.seed)
+    table = attacks.attack_table(results, n_boot=n_boot, seed=sides.seed)
     return pd.DataFrame(metrics, columns=c.UTILITY_COLUMNS), records(table)
 
 
 def caption_table(audit: Audit, counts: np.ndarray, sides: Sides) -> tuple[pd.DataFrame | None, str]:
-    """Return captions.parquet, one row a caption, or None and the reason; `counts` are how many each pair has.
+    """Return captions.parquet, one row per caption, or None and the reason.
+
+    Args:
+        counts: captions of each pair, [n_pairs].
 
     Returns:
-        pair_id; caption, its place in the pair from 0; similarity_out and margin_out, means over the members that never
-        saw the pair; learned, over those that did; misfit = −(z(learned) + z(margin_out)), by margin_out
-        alone for held-out pairs and captions that no epoch drew;
-        gap, how far margin_out lies below that of the pair's others; odd, whether that is far.
+        pair_id; caption, its number in the pair from 0; similarity_out and margin_out, means over the members not
+        trained on the pair; learned, the mean over those trained on it; misfit = −(z(learned) + z(margin_out)), by
+        margin_out alone for held-out pairs and captions that no epoch drew; gap, how far margin_out lies below that
+        of the pair's other captions; odd, whether that is far.
     """
     if counts.max(initial=0) < 2:
-        return None, SEVERAL
+        return None, SINGLE_CAPTIONS
     owner = np.repeat(np.arange(len(counts)), counts)
-    totals, seen = np.zeros((3, len(owner))), np.zeros((3, len(owner)))
+    totals, n = np.zeros((3, len(owner))), np.zeros((3, len(owner)))
     for name, trained in zip(sides.membership.members, sides.membership.trained, strict=True):
         values = store.read_array(audit.member(name) / store.CAPTION_SCORES, shared=True)
         inside = trained[owner]
-        for place, counted in enumerate((~inside, ~inside, inside)):
-            known = counted & ~np.isnan(values[:, place])
-            totals[place, known] += values[known, place]
-            seen[place] += known
+        for column, counted in enumerate((~inside, ~inside, inside)):
+            finite = counted & ~np.isnan(values[:, column])
+            totals[column, finite] += values[finite, column]
+            n[column] += finite
     with np.errstate(invalid="ignore"):
-        similarity, margin, learned = totals / np.where(seen > 0, seen, np.nan)
+        similarity, margin, learned = totals / np.where(n > 0, n, np.nan)
     gap = detectors.gaps(margin, owner)
     return pd.DataFrame(
         {
@@ -323,32 +318,32 @@ def caption_table(audit: Audit, counts: np.ndarray, sides: Sides) -> tuple[pd.Da
 def whole_set(
     audit: Audit, record: Record, scores: pd.DataFrame, checks: Path, wrong: dict[str, Any]
 ) -> dict[str, Any]:
-    """Return the counts of the whole set that an audit's pairs were sampled from; empty if all of them are in it.
+    """Return the counts of the full set that an audit's pairs were sampled from; empty without a sample.
 
     Returns:
-        pairs, of, basis, and counts: rows of count, found, among (as many of the sample), whole, low, high.
+        pairs, of, basis, and counts: rows of count, found, among (pairs of the sample), whole, low, high.
     """
     drawn, of = record.config.sample, record.sampled_of
     if not of:
         return {}
 
-    def row(count: str, found: float, among: int, *, exact: int = 0, **limits: float) -> dict[str, Any]:
-        ends = zip(("whole", "low", "high"), whole_count(min(found, among), among, of, **limits), strict=True)
-        return {"count": count, "found": found, "among": among} | {name: round(end + exact, 1) for name, end in ends}
+    def row(count: str, n: float, among: int, *, exact: int = 0, **limits: float) -> dict[str, Any]:
+        ends = zip(("whole", "low", "high"), whole_count(min(n, among), among, of, **limits), strict=True)
+        return {"count": count, "found": n, "among": among} | {name: round(end + exact, 1) for name, end in ends}
 
-    aside = int((~audit.quarantine[c.REASON].str.startswith("look-alike of ")).sum())
-    unread = record.quarantined - (drawn - record.pairs)  # these were counted, and not drawn
-    usable = drawn - (aside - unread)
-    rows = [row(UNUSABLE, aside - unread, drawn, exact=unread)]
+    skipped = int((~audit.quarantine[c.REASON].str.startswith("look-alike of ")).sum())
+    unread = record.quarantined - (drawn - record.pairs)  # rows counted before the sample was drawn
+    usable = drawn - (skipped - unread)
+    rows = [row(UNUSABLE, skipped - unread, drawn, exact=unread)]
     table = store.read_table(checks)
-    # How often a picture or caption repeats depends on how many there are, so a sample says nothing of it.
+    # How often a picture or caption repeats depends on the number of pairs, so a sample cannot estimate it.
     for name in (name for name in CHECKS if name in table and name not in ("lookalike", "repeated_caption")):
         flags = table[name].dropna()
         if len(flags):
-            # Pairs without this check, and as large a share of those set aside, are as if they had not been drawn.
+            # Pairs without this check, and the same share of the skipped rows, count as not drawn.
             rows.append(row(CHECKS[name].label, int(flags.sum()), round(drawn * len(flags) / usable)))
     if ends := numbers([wrong.get(name) for name in ("estimate", "low", "high")], 3):
-        found, low, high = (max(0.0, end - wrong["planted"]) for end in ends)
-        judged = int(np.isfinite(scores[c.CSLS_OUT]).sum())
-        rows.append(row(WRONG, found, round(drawn * (judged - wrong["planted"]) / usable), low=low, high=high))
+        estimate, low, high = (max(0.0, end - wrong["planted"]) for end in ends)
+        n_scored = int(np.isfinite(scores[c.CSLS_OUT]).sum())
+        rows.append(row(WRONG, estimate, round(drawn * (n_scored - wrong["planted"]) / usable), low=low, high=high))
     return {"pairs": record.pairs, "of": of, "basis": BASIS, "counts": rows}

@@ -20,8 +20,8 @@ from clipmem_core.config import (
     SourceOptions,
     as_dict,
     flat,
+    ineffective_fields,
     preset_config,
-    without_meaning,
 )
 from clipmem_core.pairs.workers import cores as available_cores
 from clipmem_core.scores.membership import MIN_PAIRS
@@ -74,8 +74,6 @@ def check_config(config: AuditConfig) -> None:
     _check_protocol(config)
     check_model_fields(config.model, image_size=config.image_size)
     _check_locks(config)
-    if config.probe_data:
-        probe_folders(config.probe_data)
 
 
 def check_fields(config: AuditConfig) -> AuditConfig:
@@ -85,7 +83,7 @@ def check_fields(config: AuditConfig) -> AuditConfig:
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
         field = FIELDS[str(fault["loc"][0])]
-        wanted = field.wanted or fault["msg"].removeprefix("Input should be ")
+        wanted = field.requirement or fault["msg"].removeprefix("Input should be ")
         raise InputError(f"{field.flag} must be {wanted}, not {fault['input']!r}") from None
     if config.min_logit_scale > config.max_logit_scale:
         raise InputError(
@@ -148,9 +146,7 @@ def _check_locks(config: AuditConfig) -> None:
         raise InputError("--tower-size is the picture size of a locked image tower: add --lock-image")
     if config.model == "locked" and config.lock_image != config.lock_text:
         raise InputError("--model locked has two locked towers and none to train: take --model small")
-    if config.lock_image and config.probe_data:
-        raise InputError("--probe-data needs an image encoder that is trained: remove it or --lock-image")
-    for name, kind in without_meaning(config).items():
+    for name, kind in ineffective_fields(config).items():
         usual = (FIELDS[name].default, PRESETS.get(config.preset, {}).get(name))
         if FIELDS[name].part and getattr(config, name) not in usual:
             raise InputError(
@@ -230,20 +226,6 @@ def machine() -> dict[str, Any]:
     found = re.search(r"^model name\s*:\s*(.*?)\s*$", _cpu_info(), re.MULTILINE)
     processor = found[1] if found else platform.processor()
     return {"processor": processor, "cores": available_cores(), "system": platform.platform()}
-
-
-def probe_folders(folder: str) -> tuple[Path, Path]:
-    """Return the training and test folders of an ImageFolder data set."""
-    root = Path(folder)
-    tests = [root / name for name in ("val", "test") if (root / name).is_dir()]
-    if not (root / "train").is_dir() or not tests:
-        raise InputError(
-            f"probe-data {folder!r} needs the folders train/ and val/ (or test/), one folder a class in each"
-        )
-    for part in (root / "train", tests[0]):
-        if not any(path.is_dir() for path in part.iterdir()):
-            raise InputError(f"probe-data {str(part)!r} needs one folder a class, it has none")
-    return root / "train", tests[0]
 
 
 @dataclass(frozen=True)

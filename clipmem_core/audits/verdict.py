@@ -16,28 +16,26 @@ BASIS = (
     "also covers the uncertainty of their count in the sample. Near-duplicates and repeated captions cannot be "
     "estimated from a sample: there are at least as many as in it."
 )
-# Members generalise when recall at 5 on external pairs closes this share of the way from chance to 1.
+# Members generalise if recall at 5 on external pairs closes this share of the gap between chance and 1.
 GENERALISES = 0.10
-# Groups that nobody can have memorized must score within this share of the memorized group's mean, or within three
+# Groups that no member can memorize must score within this share of the memorized group's mean, or within three
 # standard errors of 0.
 FLAT = 0.10
 STABLE = 2 / 3  # reliability: halves of the members of two repeats agree to .5
-LITTLE_AUROC = 0.65  # members that do not generalise and have a membership AUROC below this learned little at all
+LITTLE_AUROC = 0.65  # members that do not generalise and have a membership AUROC below this learned little
 RELIABILITY, SECOND_LEFT_OUT = "ranking_reliability", "second_round_left_out"
 WRONG = "wrong captions"  # the count of a sample
-WHOLE = ("found", "among", "whole", "low", "high")  # the numbers of a count
 WHOLE_HEAD = ("count", "in the sample", "of", "in the whole set", "low", "high")
 LITTLE, HARDLY = "the members have learned little", "the members hardly generalise"
 NULL_CHECK = ("held-out pairs do not score 0", "held-out pairs show no memorization")  # failed, passed
 
 
 def queues(verdict: Any) -> dict[str, Queue]:
-    """Return name and sentence of each list of pairs to review, by score: as strong as the checks allow."""
-    tone, _ = _doubt(verdict)
+    """Return name and sentence of each list of pairs to review, by score; weaker if a check failed."""
+    tone, warning = _tone(verdict)[0], doubt(verdict)
     return {
         name: Queue(
-            f"{queue.doubted}, {tone}" if tone and queue.doubted else queue.name,
-            f"{queue.sentence} {doubt(verdict)}".strip(),
+            f"{queue.doubted}, {tone}" if tone and queue.doubted else queue.name, f"{queue.sentence} {warning}".strip()
         )
         for name, score in scores_in(QUEUE).items()
         if (queue := score.queue)
@@ -45,8 +43,8 @@ def queues(verdict: Any) -> dict[str, Queue]:
 
 
 def uses(verdict: Any) -> dict[str, str]:
-    """Return what each score is for, as far as the checks allow."""
-    tone, failed = _doubt(verdict)
+    """Return which score to use for what; weaker if a check failed."""
+    tone, failed = _tone(verdict)
     return {
         name: f"{score.use_doubted}; {tone}: {failed}" if tone and score.use_doubted else score.use
         for name, score in scores_in(USE).items()
@@ -55,11 +53,11 @@ def uses(verdict: Any) -> dict[str, str]:
 
 def doubt(verdict: Any) -> str:
     """Return a warning about the scores of single pairs; empty if no check failed."""
-    tone, failed = _doubt(verdict)
+    tone, failed = _tone(verdict)
     return f"{tone.capitalize()}: {failed}." if tone else ""
 
 
-def _doubt(verdict: Any) -> tuple[str, str]:
+def _tone(verdict: Any) -> tuple[str, str]:
     """Return how far the scores can be trusted, and the checks that failed; both empty if none failed."""
     listed = mapping(verdict).get("checks")
     checks = [mapping(check) for check in listed] if isinstance(listed, list) else []
@@ -68,7 +66,7 @@ def _doubt(verdict: Any) -> tuple[str, str]:
     failed = [str(check.get("name")) for check in checks if check.get("good") is False]
     # Members that learned little cannot tell wrong captions from right ones. The other checks are about memorization.
     tone = "not to be trusted here" if {LITTLE, HARDLY} & set(failed) else "read with care" if failed else ""
-    # Names that are none of ours are not shown: these sentences reach places that read Markdown.
+    # A foreign name is not shown: these sentences are rendered as Markdown in places.
     return tone, " and ".join(name if re.fullmatch(r"[\w -]{1,80}", name) else "a check" for name in failed)
 
 
@@ -80,27 +78,28 @@ def likely_wrong(verdict: Any) -> tuple[str, str]:
         return "", str(wrong.get("missing") or "")
     captions = "caption probably belongs" if round(ends[0]) == 1 else "captions probably belong"
     sentence = "About {:,.0f} {} to another picture ({:,.0f}–{:,.0f})".format(ends[0], captions, *ends[1:])
-    if whole := next((row for row in whole_rows(verdict) if row[0] == WRONG), None):
+    if row := next((row for row in whole_rows(verdict) if row[0] == WRONG), None):
         without = ", without the injected errors," if wrong.get("planted") else ""
-        sentence += f" in the sample; in the whole set{without} about {whole[3]} ({whole[4]}–{whole[5]})"
+        sentence += f" in the sample; in the whole set{without} about {row[3]} ({row[4]}–{row[5]})"
     injected = numbers([wrong.get("planted", 0), wrong.get("planted_vague", 0)], 2)
     if kinds := [f"{count:,.0f} {kind}" for count, kind in zip(injected, ("wrong", "vague"), strict=False) if count]:
         sentence += f"; injected: {', '.join(kinds)}"
-    if near := numbers(wrong.get("near"), 3):
-        sentence += f". With captions of similar pictures, up to {max(near[2], ends[2]):,.0f}"
+    if similar := numbers(wrong.get("near"), 3):
+        sentence += f". With captions of similar pictures, up to {max(similar[2], ends[2]):,.0f}"
     sentence += ". Single wrong words are not counted."
-    stop = numbers([wrong.get("stop")], 1)
-    if stop and (left := numbers(wrong.get("left"), 3)):
-        sentence += " Review the top {:,.0f}; about {:,.0f} ({:,.0f}–{:,.0f}) will remain.".format(*stop, *left)
+    stop, remaining = numbers([wrong.get("stop")], 1), numbers(wrong.get("left"), 3)
+    if stop and remaining:
+        sentence += " Review the top {:,.0f}; about {:,.0f} ({:,.0f}–{:,.0f}) will remain.".format(*stop, *remaining)
     return sentence, " ".join(filter(None, [str(wrong.get("assumptions") or ""), doubt(verdict)]))
 
 
 def whole_rows(verdict: Any) -> list[tuple[str, ...]]:
-    """Return the counts of the set that an audit's pairs are a sample of, as text under `WHOLE_HEAD`."""
-    counts = mapping(mapping(verdict).get("sample")).get("counts")
-    rows = [mapping(row) for row in counts] if isinstance(counts, list) else []
-    shown = [(str(row.get("count")), numbers([row.get(name) for name in WHOLE], len(WHOLE))) for row in rows]
-    return [(count, *(f"{value:,.0f}" for value in values)) for count, values in shown if values]
+    """Return the estimated counts of the set that an audit's pairs were sampled from, as text under `WHOLE_HEAD`."""
+    counts, rows = mapping(mapping(verdict).get("sample")).get("counts"), []
+    for row in map(mapping, counts if isinstance(counts, list) else []):
+        if values := numbers([row.get(name) for name in ("found", "among", "whole", "low", "high")], 5):
+            rows.append((str(row.get("count")), *(f"{value:,.0f}" for value in values)))
+    return rows
 
 
 def judge(
@@ -111,7 +110,7 @@ def judge(
     towers: Mapping[str, Mapping[str, Any]] | None = None,
     cut: int = 0,
 ) -> dict[str, Any]:
-    """Turn an audit's summary into its verdict: checks, one sentence, what each score is for, and the summary."""
+    """Turn an audit's summary into its verdict: checks, one sentence, the use of each score, and the summary."""
     means = utility.groupby(c.METRIC, sort=False)[c.VALUE].mean().to_dict()
     checks = [
         _generalises(summary, (means["image_to_text_R@5"] + means["text_to_image_R@5"]) / 2),
@@ -139,20 +138,21 @@ def _check(name: str, good: bool | None, sentence: str, advice: str = "") -> dic
 def _generalises(summary: dict[str, Any], recall: float) -> dict[str, Any]:
     queries, auroc = summary.get("utility_pairs", summary["external_pairs"]), summary["membership_auroc"]
     chance = min(1.0, 5 / queries)
-    found = f"recall at 5 on {queries:,} held-out pairs is {recall:.3f} (chance {chance:.3f})."
+    measured = f"recall at 5 on {queries:,} held-out pairs is {recall:.3f} (chance {chance:.3f})."
     if recall >= chance + GENERALISES * (1 - chance):
-        return _check("members generalise", True, f"Members generalise: {found}")
+        return _check("members generalise", True, f"Members generalise: {measured}")
     if auroc is not None and auroc < LITTLE_AUROC:
         advice = "try more epochs (--epochs), another learning rate (--lr) or a smaller batch (--batch-size)"
-        return _check(LITTLE, False, f"Members have learned little: {found}", advice)
-    return _check(
-        HARDLY,
-        False,
-        f"Members hardly generalise: {found} They memorize most pairs, so clipmem is high everywhere and says little "
-        "about single pairs.",
-        "try more captions a pair, a pretrained start (--pretrained), fewer epochs (--epochs) or a smaller model "
-        "(--model)",
+        return _check(LITTLE, False, f"Members have learned little: {measured}", advice)
+    sentence = (
+        f"Members hardly generalise: {measured} They memorize most pairs, so clipmem is high everywhere and says "
+        "little about single pairs."
     )
+    advice = (
+        "try more captions a pair, a pretrained start (--pretrained), fewer epochs (--epochs) or a smaller model "
+        "(--model)"
+    )
+    return _check(HARDLY, False, sentence, advice)
 
 
 def _null_is_flat(summary: dict[str, Any]) -> dict[str, Any]:
@@ -161,26 +161,27 @@ def _null_is_flat(summary: dict[str, Any]) -> dict[str, Any]:
     null = {name: means[name] for name in (c.SHARED, c.EXTERNAL) if name in means}
     listed = " and ".join(f"{value:+.3f} for {name} pairs" for name, value in null.items())
     sentence = f"Mean clipmem is {listed}, where it should be 0, and {top:+.3f} for pairs that can be memorized."
-    least = 3 * summary["external_sd"] / summary["external_pairs"] ** 0.5
-    good = all(abs(value) <= max(FLAT * abs(top), least) for value in null.values())
+    limit = max(FLAT * abs(top), 3 * summary["external_sd"] / summary["external_pairs"] ** 0.5)
+    good = all(abs(value) <= limit for value in null.values())
     advice = "train more seeds (--seeds) or more repeats (--members): one member may simply be better than another"
-    more = "" if good else " Compare clipmem with that, not with 0."
-    return _check(NULL_CHECK[good], good, sentence + more, advice)
+    return _check(
+        NULL_CHECK[good], good, sentence + ("" if good else " Compare clipmem with that, not with 0."), advice
+    )
 
 
 def _ranking_is_stable(summary: dict[str, Any], protocol: str) -> dict[str, Any]:
     reliability = summary[RELIABILITY]
-    repeat, more = ("seed", "--seeds") if protocol == "paper" else ("repeat", "--members")
+    repeat, flag = ("seed", "--seeds") if protocol == "paper" else ("repeat", "--members")
     if reliability is None:
         sentence = f"The stability of the ranking cannot be measured with one {repeat}."
-        return _check("stability of the ranking is unknown", None, sentence, f"train more {repeat}s ({more})")
+        return _check("stability of the ranking is unknown", None, sentence, f"train more {repeat}s ({flag})")
     good = reliability >= STABLE
     return _check(
         "the ranking is stable" if good else "the ranking is not stable",
         good,
         f"The ranking of the pairs has a reliability of {reliability:.2f} (Spearman–Brown): the rankings by two halves "
         f"of the members correlate by {summary['ranking_stability']:.2f} (Spearman).",
-        f"train more {repeat}s ({more}), or for more epochs, and trust group means more than single pairs",
+        f"train more {repeat}s ({flag}), or for more epochs, and trust group means more than single pairs",
     )
 
 
@@ -191,7 +192,8 @@ def _memorization_is_measurable(auroc: float | None) -> dict[str, Any]:
     return _check(
         "memorization is measurable" if good else "hardly any memorization is measurable",
         good,
-        f"Alignment tells pairs in a member's training set from others with an AUROC of {auroc:.3f} (0.5 is chance).",
+        f"Alignment separates pairs in a member's training set from others with an AUROC of {auroc:.3f} (0.5 is "
+        "chance).",
         "the model memorizes little, and scores of single pairs are noise: train longer (--epochs) to see more",
     )
 
@@ -199,44 +201,37 @@ def _memorization_is_measurable(auroc: float | None) -> dict[str, Any]:
 def _notes(
     summary: dict[str, Any], config: AuditConfig, towers: Mapping[str, Mapping[str, Any]], cut: int
 ) -> list[dict[str, Any]]:
-    """Return what a reader must know about the scores, as checks that cannot fail."""
-    notes = []
+    """Return notes on how the scores were made, as checks that cannot fail."""
+    notes = {}
     if share := summary.get("trained_share"):
-        sentence = (
+        notes["share of the pairs in training"] = (
             f"Each member trains on {share:.0%} of the scored pairs, and clipmem measures memorization at that size. "
             "A model trained on all of them may memorize a pair more or less."
         )
-        notes.append(_check("share of the pairs in training", True, sentence))
     if sample := summary.get("sample"):
-        sentence = (
-            f"This audit covers {sample['pairs']:,} pairs, a random sample of {sample['of']:,}. Models trained on the "
-            "whole set may memorize a pair more or less."
-        )
-        notes.append(_check("random sample", True, sentence))
+        notes["random sample"] = f"This audit covers {sample['pairs']:,} pairs, a random sample of {sample['of']:,}."
     if left_out := summary.get(SECOND_LEFT_OUT):
-        sentence = (
+        notes["second round of training"] = (
             f"Members were trained a second time without the {left_out:,} pairs that are probably wrong. misfit uses "
             "the second round; all other scores use the first."
         )
-        notes.append(_check("second round of training", True, sentence))
     if towers:
-        both = len(towers) > 1
-        sentence = (
-            f"{'Both encoders are' if both else f'The {next(iter(towers))} encoder is'} locked and the same in all "
-            f"members: clipmem is what {'the heads' if both else 'the heads and the other encoder'} memorized, not "
-            "what a pretrained encoder knew before."
-        )
+        trained = "the heads" if len(towers) > 1 else "the heads and the other encoder"
+        sentences = [
+            f"Locked and the same in all members: the {' and the '.join(towers)} encoder. clipmem is what {trained} "
+            "memorized, not what a pretrained encoder knew before."
+        ]
         for tower in towers.values():
             seen = str(tower.get("seen", ""))
-            seen = f"{tower['name']}{seen[2:]}" if seen.startswith("It") else f"{tower['name']}: {seen}"
-            sentence += "" if seen in sentence else f" {seen}"
+            sentences.append(f"{tower['name']}{seen[2:] if seen.startswith('It') else f': {seen}'}")
         if cut:
-            sentence += f" {cut:,} captions are cut to the {towers['text']['context']} tokens that the encoder reads."
-        notes.append(_check("locked encoders", True, sentence))
+            sentences.append(f"{cut:,} captions are cut to the {towers['text']['context']} tokens that it reads.")
+        notes["locked encoders"] = " ".join(dict.fromkeys(sentences))
+    checks = [_check(name, True, sentence) for name, sentence in notes.items()]
     if config.pretrained and not (config.lock_image and config.lock_text):
         sentence = (
             f"Members started from {config.pretrained!r}, which may have seen these pairs: clipmem counts only what "
             "was learned since."
         )
-        notes.append(_check("the start may have seen these pairs", None, sentence, "train from scratch to count all"))
-    return notes
+        checks.append(_check("the start may have seen these pairs", None, sentence, "train from scratch to count all"))
+    return checks

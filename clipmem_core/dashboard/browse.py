@@ -217,7 +217,7 @@ def _store_changes(audit: Audit, changes: Changes) -> None:
     with locked_session() as session:
         outcome = store_changes(audit, changes)
         session.presses += 1
-        unchanged = f" {pairs_in_words(outcome.left)}, decided meanwhile, unchanged." if outcome.left else ""
+        unchanged = f" {pairs_in_words(outcome.skipped)}, decided meanwhile, unchanged." if outcome.skipped else ""
         if outcome.pairs:
             sentence = f"Saved: captions of {pairs_in_words(outcome.pairs)} changed.{unchanged}"
             session.notice = Notice(sentence, event=outcome.event)

@@ -18,7 +18,7 @@ from clipmem_core.dashboard.plain import as_html, cut, explained_errors, number,
 from clipmem_core.pairs.pictures import decode
 from clipmem_core.pairs.references import read_bytes
 from clipmem_core.review.cards import PairCard, cards
-from clipmem_core.review.rows import audit_root, find_rows
+from clipmem_core.review.rows import find_rows
 from clipmem_core.review.selection import Selection
 from clipmem_core.scores.registry import words
 from clipmem_core.shortage import shortage
@@ -104,7 +104,7 @@ def draw_change_cards(sides: Sides, column: str, changes: Sequence[Mapping[Any, 
     """Draw a card for each change."""
     ones = cards(sides.one, [change["row_one"] for change in changes])
     others = cards(sides.other, [change["row_other"] for change in changes])
-    pictures = start_thumbnails(audit_root(sides.one), [card.image for card in ones])
+    pictures = start_thumbnails(sides.one.record.pictures, [card.image for card in ones])
     st.html(STYLE)
     with st.grid("auto", min_column_width=165, border=True, gap="small", key=f"cards-{key}") as grid:
         for one, other, change, picture in zip(ones, others, changes, pictures, strict=True):
@@ -161,7 +161,7 @@ def draw_card_row(
     audit: Audit, shown: Sequence[PairCard], labels: Sequence[str], selection: Selection, *, key: str
 ) -> None:
     """Draw pictures side by side, each with a labelled link to its pair and its first caption."""
-    pictures = start_thumbnails(audit_root(audit), [card.image for card in shown])
+    pictures = start_thumbnails(audit.record.pictures, [card.image for card in shown])
     with st.grid(STRIP_SIZE, min_column_width=115, gap="small", key=f"cards-{key}") as grid:
         for card, label, picture in zip(shown, labels, pictures, strict=True):
             with grid.cell(), st.container(gap="xsmall"):

@@ -14,13 +14,13 @@ import streamlit as st
 from clipmem_core import columns as c
 from clipmem_core.audits.settings import check_config
 from clipmem_core.audits.store import MEMBERSHIP, PAIRS, Audit
-from clipmem_core.config import FIELDS, MODIFIERS, AuditConfig, InputError, Slider, without_meaning
+from clipmem_core.config import FIELDS, MODIFIERS, AuditConfig, InputError, Slider, ineffective_fields
 from clipmem_core.dashboard.new_audit import draw_left_out
 from clipmem_core.dashboard.page import PAGE, choose_listed, write
 from clipmem_core.dashboard.plain import one_line, one_line_errors, show_text
 from clipmem_core.mitigations import AHEAD_GROUP
 from clipmem_core.review.decisions import decided_for
-from clipmem_core.review.tables import kept
+from clipmem_core.review.tables import cached
 from clipmem_core.scores.registry import REMOVAL as RANKS_REMOVAL
 from clipmem_core.scores.registry import scores_in
 from clipmem_core.studies import arm
@@ -60,7 +60,7 @@ AHEAD_SLIDERS = {
 }
 
 
-@kept(32, PAIRS, MEMBERSHIP)
+@cached(32, PAIRS, MEMBERSHIP)
 def _counts(audit: Audit) -> tuple[int, int]:
     """Return the most captions of a pair, and the number of shared pairs."""
     pairs, membership = audit.pairs, audit.membership
@@ -144,7 +144,7 @@ class Controls:
 
     def draw_fields(self, group: str) -> None:
         """Draw a toggle for each field of a group, with a slider if it is on."""
-        idle, fields = without_meaning(self.reference), self.setting.fields
+        idle, fields = ineffective_fields(self.reference), self.setting.fields
         # Each choice appears once, below the first field that it has an effect on.
         first = {next((each for each in MODIFIERS[choice] if each in fields), ""): choice for choice in CHOICES}
         for name, (label, text) in WORDS[group].items():

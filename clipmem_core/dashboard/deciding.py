@@ -79,7 +79,7 @@ def undo(audit: Audit, event: int, *, done: str = "Undone") -> None:
             session.notice = Notice(f"Not {done.lower()}: there is a newer decision.", good=False)
             return
         label = BADGES[review.history(page=1, size=1).iloc[0]["decision"]][0]
-        unchanged = f" {pairs_in_words(outcome.left)}, with newer decisions, unchanged." if outcome.left else ""
+        unchanged = f" {pairs_in_words(outcome.skipped)}, with newer decisions, unchanged." if outcome.skipped else ""
         session.notice = Notice(f"{done}: {label}, {pairs_in_words(outcome.pairs)}.{unchanged}")
 
 

@@ -33,7 +33,7 @@ from clipmem_core.exports import reaudit
 from clipmem_core.pairs.checks import CHECKS
 from clipmem_core.review.cards import PairCard, cards
 from clipmem_core.review.decisions import CHOICES, CODES, FOR_OTHER, KEEP, REMOVE, decided, decision_words, open_review
-from clipmem_core.review.rows import audit_root, check_counts, lookalike_groups
+from clipmem_core.review.rows import check_counts, lookalike_groups
 from clipmem_core.review.selection import DECIDED, UNDECIDED, Selection
 from clipmem_core.review.tables import ROW, fetch_rows
 
@@ -114,7 +114,7 @@ def _draw_page(audit: Audit, part: pd.DataFrame, selection: Selection) -> None:
     query = f'SELECT "{PAIR_ID}", {ROW} FROM parquet WHERE "{PAIR_ID}" IN ({", ".join("?" * len(part))})'
     rows = [row for _, row in fetch_rows(audit.folder / PAIRS, query, part[PAIR_ID].tolist())]
     by_id = {card.pair_id: card for card in cards(audit, rows)}
-    pictures = start_thumbnails(audit_root(audit), [card.image for card in by_id.values()], side=SIDE)
+    pictures = start_thumbnails(audit.record.pictures, [card.image for card in by_id.values()], side=SIDE)
     jpegs = {pair_id: b64encode(picture.result()[0]).decode() for pair_id, picture in zip(by_id, pictures, strict=True)}
     if len(by_id) < len(part):
         st.caption("Pairs without a picture are in another audit of this data set, and not in this one.")
@@ -296,7 +296,7 @@ def draw_checks(audit: Audit) -> None:
 def _draw_group(audit: Audit, group: Sequence[PairCard], *, hidden: int) -> None:
     """Draw the pairs of a group side by side, and the buttons that decide on all of them."""
     ids = [card.pair_id for card in group]
-    pictures = start_thumbnails(audit_root(audit), [card.image for card in group], side=GROUP_SIDE)
+    pictures = start_thumbnails(audit.record.pictures, [card.image for card in group], side=GROUP_SIDE)
     with st.container(border=True):
         with st.container(horizontal=True, gap="medium"):
             for card, picture in zip(group, pictures, strict=True):
@@ -327,6 +327,6 @@ def _decide(audit: Audit, keep: Sequence[str], remove: Sequence[str]) -> None:
     with locked_session() as session:
         for decision, pair_ids in ((KEEP, keep), (REMOVE, remove)):
             if pair_ids:
-                outcome = open_review(audit).decide(pair_ids, decision, audit=audit.name, apart=True)
+                outcome = open_review(audit).decide(pair_ids, decision, audit=audit.name, neutral=True)
                 sentence = f"Saved: {BADGES[decision][0]}, for {pairs_in_words(outcome.pairs)}."
                 session.notice = Notice(sentence, event=outcome.event)

@@ -18,6 +18,7 @@ from clipmem_core.dashboard.page import choose_listed, choose_segment
 from clipmem_core.dashboard.plain import draw_fault, explained_errors, show_text
 from clipmem_core.figures.clouds import contribution_figure
 from clipmem_core.figures.studies import MEASURES, means_figure, size_figure, time_figure, views_figure
+from clipmem_core.files import mapping
 from clipmem_core.review import score_breakdown as b
 from clipmem_core.review.overview import locked_towers
 from clipmem_core.review.selection import Selection
@@ -95,14 +96,14 @@ PLANS = {
 
 def draw_doubts(audit: Audit) -> None:
     """Draw how well the members' spaces map onto each other, and warn if the split is doubtful."""
-    verdict = audit.verdict
-    if missing := b.why_no_parts(verdict):
+    encoders = mapping(audit.verdict.get("encoders"))
+    if missing := encoders.get("missing"):
         st.warning("This audit has no parts of the encoders; every other score is there.", icon=":material/warning:")
-        show_text(missing, limit=500)
+        show_text(str(missing), limit=500)
         return
     if locked := locked_towers(audit.record.config):
         st.caption(f"Locked: {' and '.join(locked)}. The part of a locked tower is what the head on it memorized.")
-    fit = b.map_fit(verdict)
+    fit = encoders.get("fit")
     for doubt in b.doubts(b.encoder_means(audit, by=c.GROUP), fit):
         st.warning(doubt, icon=":material/warning:")
     if fit is not None:

@@ -16,7 +16,6 @@ from clipmem_core.dashboard.page import draw_set, write
 from clipmem_core.dashboard.plain import draw_fault, show_text
 from clipmem_core.dashboard.running import draw_job
 from clipmem_core.exports import FORMATS
-from clipmem_core.exports.cleaned import is_planted
 from clipmem_core.review.decisions import RECAPTION, REMOVE
 from clipmem_core.review.selection import UNDECIDED
 
@@ -85,7 +84,7 @@ def _contents(audit: Audit, format: str) -> str:
         return f"{total - counts[UNDECIDED]:,} decisions on pairs of this audit, and every note."
     if format == "html":
         return f"The report of all {total:,} pairs, with the decisions."
-    if is_planted(audit):
+    if audit.record.config.plant_miscaptions:
         return f"{total:,} pairs with their own captions, without injected errors and the pairs you removed."
     return f"{total - removed:,} pairs kept, {removed:,} removed, {counts[RECAPTION]:,} with changed captions."
 

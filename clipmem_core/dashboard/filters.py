@@ -17,7 +17,7 @@ from clipmem_core.dashboard.plain import read_verdict
 from clipmem_core.pairs.checks import CHECKS
 from clipmem_core.review import selection as s
 from clipmem_core.review.decisions import CHOICES
-from clipmem_core.review.rows import labels, planted_kinds, score_span
+from clipmem_core.review.rows import frequent_values, score_span
 from clipmem_core.review.selection import Range, Selection
 from clipmem_core.scores.registry import BY_NAME, QUEUE, scores_in, words
 
@@ -157,9 +157,9 @@ def draw_filters(audit: Audit, selection: Selection) -> None:
 
 
 def _draw_more(audit: Audit, selection: Selection) -> None:
-    kinds, checks = planted_kinds(audit), {name: check.label for name, check in CHECKS.items()}
+    kinds, checks = frequent_values(audit, c.PLANTED), {name: check.label for name, check in CHECKS.items()}
     _choose_listed(selection, "group", "Group", list(audit.record.groups))
-    _choose_listed(selection, "label", "Label", labels(audit))
+    _choose_listed(selection, "label", "Label", frequent_values(audit, c.LABEL))
     _choose_listed(selection, "planted", "Injected error", [*PLANTED, *kinds] if kinds else [], names=PLANTED)
     _choose_listed(selection, "check", "Check", list(checks), names=checks)
     _choose(selection, "by", "Search by meaning among", list(SIDES), SIDES.__getitem__)

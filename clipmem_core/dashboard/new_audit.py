@@ -22,18 +22,21 @@ from clipmem_core.config import (
     InputError,
     SourceOptions,
     data_folder,
+    ineffective_fields,
     preset_config,
-    without_meaning,
 )
 from clipmem_core.dashboard.page import draw_set
 from clipmem_core.dashboard.plain import draw_fault, explained_errors
 from clipmem_core.exports.reaudit import CLEANED
 from clipmem_core.glossary import DRAWN as DRAWN_SET
 from clipmem_core.glossary import PROTOCOL, meaning
-from clipmem_core.pairs.table import DRAWN, check_there, lacks_captions
+from clipmem_core.pairs.table import DRAWN, check_source, lacks_captions
 
 TEMPLATE = "a photo of a {label}"
-MAIN = sorted((name for name, own in FIELDS.items() if own.main), key=lambda name: FIELDS[name].main)
+MAIN = ("epochs", "batch_size", "captions", "plant_miscaptions", "drop_lookalikes", "seed")
+# Fields with a widget of their own, above
+DRAWN_ABOVE = ["preset", "protocol", "members", "seeds", "features"]
+DRAWN_ABOVE += ["lock_image", "lock_text", "image_tower", "text_tower"]
 USUAL_REPEATS = 2
 REPETITIONS = {  # protocol → label, default, help
     "ensemble": ("Repeats", USUAL_REPEATS, "Random partitions into folds; each trains one member per fold."),
@@ -73,9 +76,9 @@ def draw_request() -> Request:
         if source == DRAWN:
             options |= _draw_fields(grid, ["scenes_pairs"], SourceOptions())
     with st.expander("Further settings", icon=":material/tune:"):
-        idle = without_meaning(usual)
-        left_out = {*MAIN, *idle, *(() if usual.lock_image else ("tower_size",))}
-        names = [name for name in _field_names(AuditConfig) if not FIELDS[name].own_widget and name not in left_out]
+        idle = ineffective_fields(usual)
+        hidden = {*MAIN, *DRAWN_ABOVE, *idle, *(() if usual.lock_image else ("tower_size",))}
+        names = [name for name in _field_names(AuditConfig) if name not in hidden]
         reader_names = [name for name in _field_names(SourceOptions) if name not in {*options, "scenes_pairs"}]
         with st.grid(4, min_column_width=150, vertical_alignment="bottom") as grid:
             values |= _draw_fields(grid, names, usual)
@@ -109,7 +112,7 @@ def draw_path(key: str, offered: Sequence[str]) -> str:
     ).strip()
     try:
         if typed and typed not in offered:
-            check_there(typed)
+            check_source(typed)
     except InputError:
         st.error("Nothing is there: check the path.", icon=":material/error:")
     draw_set(

@@ -91,7 +91,7 @@ def draw_sizes(overview: o.Overview) -> None:
         grid.metric("Quarantined", f"{overview.quarantined:,}", border=True, help="Input rows that could not be used.")
     if overview.quarantined:
         with st.expander(f"Quarantine: {overview.quarantined:,} input rows and why", icon=":material/inventory_2:"):
-            rows = o.quarantine_page(overview.audit, page=1, size=QUARANTINE_SHOWN)
+            rows = overview.audit.quarantine.head(QUARANTINE_SHOWN)
             st.dataframe(rows, hide_index=True, alt="Quarantined input rows with their source, id and reason")
             if overview.quarantined > QUARANTINE_SHOWN:
                 st.caption(f"The first {QUARANTINE_SHOWN:,}; quarantine.parquet in the audit's folder has all.")

@@ -1,7 +1,5 @@
 """The page Pair: one pair as in review, with its scores and their terms, its note, and similar pairs."""
 
-import dataclasses
-
 import pandas as pd
 import streamlit as st
 
@@ -67,9 +65,9 @@ def draw_facts(audit: Audit, card: PairCard) -> None:
     """Draw group, injected error and file of a pair, the scores of its captions, and the checks it fails."""
     facts = [f"group: {card.group}", *([f"injected error: {card.planted}"] if card.planted else [])]
     show_text(f"{' · '.join(facts)}\nfile: {card.image}", limit=CAPTION_LIMIT)
-    if scores := caption_scores(audit, card.pair_id):
-        table = pd.DataFrame([dataclasses.asdict(score) for score in scores.values()])
-        table.insert(0, "caption", [cut(card.captions[place], CAPTION_LIMIT) for place in scores])
+    table = caption_scores(audit, card.pair_id)
+    if len(table):
+        table.insert(0, "caption", [cut(card.captions[number], CAPTION_LIMIT) for number in table.pop("number")])
         table = table.rename(columns={c.SIMILARITY_OUT: words(c.SIMILARITY_OUT)})
         odd = st.column_config.CheckboxColumn("odd", help="Fits much worse than the pair's other captions.")
         st.dataframe(table, hide_index=True, column_config={"odd": odd}, alt="The scores of each caption")

@@ -174,7 +174,7 @@ def _card_data(card: PairCard, caption_key: int, shown: Sequence[str], noise: No
     return {
         "row": card.row,
         "pair_id": card.pair_id,
-        "judged": str(caption_key),  # it has more digits than a browser's numbers
+        "caption_key": str(caption_key),  # it has more digits than a browser's numbers
         "captions": [cut(caption, FULL_LIMIT) for caption in card.captions],
         "decision": decision.decision if decision else None,
         "other": decision.words if decision and not decision.decision else "",

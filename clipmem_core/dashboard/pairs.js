@@ -230,8 +230,8 @@ class Pairs extends Part {
 
     // Put an event on some pairs into the outbox.
     put(cards, fields) {
-        const {prefix, audit, dataset} = this.data, [{pair_id, judged}, ...others] = cards
-        const pairs = {pair_id, judged, others: others.map(card => [card.pair_id, card.judged])}
+        const {prefix, audit, dataset} = this.data, [{pair_id, caption_key}, ...others] = cards
+        const pairs = {pair_id, caption_key, others: others.map(card => [card.pair_id, card.caption_key])}
         return outbox.put({prefix, audit, dataset, rows: cards.map(({row}) => row), ...pairs, ...fields})
     }
 
@@ -239,9 +239,9 @@ class Pairs extends Part {
         const decision = kind === 'undecide' ? null : kind
         const {client, number} = this.put(cards, {kind, shows: decision, ...fields})
         const before = cards.map(({row}) => [row, this.decisions.get(row) ?? null, this.captions.get(row)])
-        const [{row, pair_id, judged}] = cards, {audit} = this.data
+        const [{row, pair_id, caption_key}] = cards, {audit} = this.data
         for (const card of cards) this.set(card.row, decision, fields.captions)
-        this.storeUndoable([...this.undoable, {audit, client, number, pair: {row, pair_id, judged}, before}].slice(-CACHED))
+        this.storeUndoable([...this.undoable, {audit, client, number, pair: {row, pair_id, caption_key}, before}].slice(-CACHED))
     }
 
     storeUndoable(undoable) {

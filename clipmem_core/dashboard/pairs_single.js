@@ -181,7 +181,7 @@ class Single extends Pairs {
 
     // The place of the caption in focus: the chosen one, else the one with the worst fit.
     get focused() {
-        const fits = this.suggestions.get(this.shown.row)?.fits ?? []
+        const fits = this.suggestions.get(this.shown.row)?.cosines ?? []
         const worst = fits.reduce((at, fit, place) => (fit ?? Infinity) < (fits[at] ?? Infinity) ? place : at, 0)
         return this.shown.focus ?? worst
     }
@@ -194,7 +194,7 @@ class Single extends Pairs {
 
     // Draw suggestions for the caption in focus: those that fit better than it does.
     drawSuggestions() {
-        const answer = this.suggestions.get(this.shown.row), {focused} = this, fit = answer?.fits?.[focused] ?? null
+        const answer = this.suggestions.get(this.shown.row), {focused} = this, fit = answer?.cosines?.[focused] ?? null
         this.choices = (answer?.choices ?? []).filter(choice => choice.cosine > (fit ?? -Infinity))
         Array.from(this.find('captions').children, (line, place) => line.classList.toggle('focus', place === focused))
         const {length} = this.choices, title = 'Suggested by models that never saw it'
@@ -243,14 +243,14 @@ class Single extends Pairs {
         return accepted
     }
 
-    // `seen` is the decision on this page: the server refuses to replace any other decision.
+    // `expected` is the decision on this page: the server refuses to replace any other decision.
     decideShown(kind, captions, event) {
         if (!this.accepts(event)) return
         const {row, card, news} = this.shown, before = this.decisions.get(row)
         this.shown.news = ''
         if (news) return this.sign(`${news} Press again to replace it.`, 'late')
-        const seen = before ? [before, ...before === 'recaption' ? this.captions.get(row) : []] : []
-        this.decide([card], kind, {captions, seen})
+        const expected = before ? [before, ...before === 'recaption' ? this.captions.get(row) : []] : []
+        this.decide([card], kind, {captions, expected})
         this.visited.add(row)
         this.sign(`${labelOf(kind)} ✓`, kind)
         this.go(this.next(this.place + 1))

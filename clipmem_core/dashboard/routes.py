@@ -30,10 +30,10 @@ from clipmem_core.dashboard.plain import number, one_line
 from clipmem_core.review.bulk_edit import Batch, store
 from clipmem_core.review.cards import cards
 from clipmem_core.review.decisions import Codes, decided, open_review
-from clipmem_core.review.rows import audit_root, changed_rows, count_pairs, decided_rows, find_rows
+from clipmem_core.review.rows import changed_rows, count_pairs, find_rows
 from clipmem_core.review.score_breakdown import QUALITY, suggested_captions
 from clipmem_core.review.selection import RANDOM, Selection, from_parameters
-from clipmem_core.review.tables import caption_keys, fetch_numbered, find_row, kept
+from clipmem_core.review.tables import cached, caption_keys, fetch_numbered, find_row
 from clipmem_core.review.wrong_captions import drawn_at_random, wrong_words
 from clipmem_core.scores.registry import words
 
@@ -138,7 +138,7 @@ def _numbers(request: Request, parameter: str) -> list[int]:
 def _queue(request: Request) -> Response:
     """Answer with the rows in review order, the first one, and all decisions."""
     audit, selection = _parse(request)
-    entry, decisions = decided_rows(audit)
+    entry, decisions = changed_rows(audit)
     first = find_row(audit, request.query_params.get("pair", ""))
     rows = find_rows(audit, selection, page=1, size=max(1, count_pairs(audit, selection)))
     status = _status(audit, decided(audit))
@@ -174,7 +174,7 @@ def _pairs(request: Request) -> Response:
             {
                 "row": card.row,
                 "pair_id": card.pair_id,
-                "judged": str(keys.get(card.pair_id, 0)),
+                "caption_key": str(keys.get(card.pair_id, 0)),
                 "captions": card.captions,
                 "label": card.label or "",
                 "score": f"{words(order)} {number(score)}{at_random}",
@@ -195,7 +195,7 @@ def _picture(request: Request) -> Response:
         raise InputError(f"audit {audit.name!r} has no row {row}")
     side = SIDE if "small" in request.query_params else FULL_SIDE if "full" in request.query_params else LARGE_SIDE
     with _few_pictures:
-        jpeg, fault = thumbnail(audit_root(audit), images[row][0], side=side)
+        jpeg, fault = thumbnail(audit.record.pictures, images[row][0], side=side)
     headers = CLOSED | {"X-Fault": quote(one_line(fault))} if fault else CACHED
     return Response(jpeg, media_type="image/jpeg", headers=headers)
 
@@ -214,12 +214,12 @@ def _suggest(request: Request) -> Response:
             return _json({"fault": one_line(error), "choices": []})
 
 
-@kept(512, PAIRS, MEMBERSHIP)
+@cached(512, PAIRS, MEMBERSHIP)
 def _suggestions(audit: Audit, row: int) -> dict[str, Any]:
     suggestions = suggested_captions(audit, row)
     return {
         "members": len(suggestions.members),
-        "fits": [value if math.isfinite(value) else None for value in suggestions.own],
+        "cosines": [value if math.isfinite(value) else None for value in suggestions.cosines],
         "choices": [{"caption": each.caption, "cosine": each.cosine} for each in suggestions.choices],
         "quality": QUALITY,
     }

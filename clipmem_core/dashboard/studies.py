@@ -18,7 +18,7 @@ from clipmem_core.dashboard.new_audit import built_in_sources, draw_path, free_n
 from clipmem_core.dashboard.page import PAGE, choose_listed
 from clipmem_core.dashboard.plain import draw_fault, one_line, show_text
 from clipmem_core.dashboard.running import draw_job
-from clipmem_core.pairs.table import check_there
+from clipmem_core.pairs.table import check_source
 from clipmem_core.review.decisions import decided_for
 from clipmem_core.studies.arm import DECISIONS, Arm
 from clipmem_core.studies.plan import (
@@ -267,7 +267,7 @@ def _fault_of(source: str, name: str, config: AuditConfig) -> str:
     try:
         if not source:
             raise InputError("no data set is given: type its path, or choose one")
-        check_there(source)
+        check_source(source)
         check_config(config)
         begun, job = study_folder(name).begun, study_task(name).find()
         if begun or (job is not None and job.running):

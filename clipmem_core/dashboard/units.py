@@ -7,7 +7,7 @@ import streamlit as st
 
 from clipmem_core.audits import paradigms as p
 from clipmem_core.audits import unitmem as t
-from clipmem_core.audits.jobs import PARADIGMS, SAMPLE, UNITS, encoder_task
+from clipmem_core.audits.jobs import PARADIGMS, UNITS, encoder_task
 from clipmem_core.audits.store import Audit
 from clipmem_core.columns import MEMBER
 from clipmem_core.config import InputError
@@ -18,15 +18,12 @@ from clipmem_core.review.overview import locked_towers
 from clipmem_core.review.score_breakdown import claim_1, paradigm_layers, tower_layers
 
 FIXED = {"displayModeBar": False}
-MISSING = {  # kind of job → why it is offered, and its buttons with the sample of pairs that each measures
-    UNITS: (
-        "The units of this audit's encoders have not been measured yet.",
-        {f"Measure on {SAMPLE:,} pairs": SAMPLE, "Measure on all pairs": 0},
-    ),
+MISSING = {  # by kind of job: why there is nothing to show yet, and its button
+    UNITS: ("The units of this audit's encoders have not been measured yet.", "Measure units"),
     PARADIGMS: (
         "The image encoder has not been trained with captions, labels and self-supervision yet. This trains up to nine "
         "models of the audit's size.",
-        {"Train three ways": 0},
+        "Train three ways",
     ),
 }
 UNITMEM_MEANING = (
@@ -43,7 +40,7 @@ PARADIGMS_MEANING = (
 
 
 def draw_units(audit: Audit) -> None:
-    """Draw UnitMem by layer, or the buttons that measure it."""
+    """Draw UnitMem by layer, or the button that measures it."""
     st.subheader("UnitMem by layer", anchor=False)
     if locked := locked_towers(audit.record.config):
         st.info(
@@ -52,20 +49,16 @@ def draw_units(audit: Audit) -> None:
             icon=":material/lock:",
         )
         return
-    samples = t.measured_samples(audit)
-    if not samples or _is_running(audit, UNITS):
-        _draw_waiting(audit, UNITS, lambda: bool(t.measured_samples(audit)))
-    if not samples:
-        return
-    sample = samples[0]
-    units, references = t.read_units(audit, sample=sample), t.read_units(audit, t.REFERENCES, sample=sample)
+    units = t.read_units(audit)
+    if units is None or _is_running(audit, UNITS):
+        _draw_waiting(audit, UNITS, lambda: t.read_units(audit) is not None)
     if units is None:
         return
+    references = t.read_units(audit, t.REFERENCES)
     layers = tower_layers(units, references, column=t.UNITMEM_MEAN)
     st.plotly_chart(unitmem_figure(layers), key="units", config=FIXED, alt="Mean UnitMem of both encoders by layer")
-    pairs = f"a sample of {sample:,} pairs" if sample else "all pairs"
     members = f"{units[MEMBER].nunique()} of {len(audit.record.members)} members"
-    st.caption(f"{UNITMEM_MEANING} Measured on {members} and {pairs} that each trained on.")
+    st.caption(f"{UNITMEM_MEANING} Measured on {members} and all pairs that each trained on.")
 
 
 def draw_paradigms(audit: Audit) -> None:
@@ -96,7 +89,7 @@ def _is_running(audit: Audit, kind: str) -> bool:
 
 @st.fragment(run_every=2)
 def _draw_waiting(audit: Audit, kind: str, is_done: Callable[[], bool]) -> None:
-    """Draw the buttons that start a measurement, or every two seconds its progress; rerun the page once it is done."""
+    """Draw the button that starts a measurement, or every two seconds its progress; rerun the page once it is done."""
     with explained_errors():
         job = encoder_task(audit, kind).find()
         if job is not None and job.running:
@@ -104,16 +97,14 @@ def _draw_waiting(audit: Audit, kind: str, is_done: Callable[[], bool]) -> None:
             return
         if is_done():
             st.rerun()
-        reason, buttons = MISSING[kind]
+        reason, label = MISSING[kind]
         if job is not None and job.failed:
             draw_fault("It stopped early.", job.last_line)
         else:
             st.info(reason, icon=":material/info:")
-        tasks = {label: encoder_task(audit, kind, sample=sample) for label, sample in buttons.items()}
-        with st.container(horizontal=True):
-            for label, task in tasks.items():
-                if st.button(label, key=f"{kind}-{label}", type="primary", icon=":material/play_arrow:"):
-                    task.start()
-                    st.rerun()
+        task = encoder_task(audit, kind)
+        if st.button(label, key=kind, type="primary", icon=":material/play_arrow:"):
+            task.start()
+            st.rerun()
         st.caption("Command line:")
-        st.code("\n".join(task.typed for task in tasks.values()), language="bash")
+        st.code(task.typed, language="bash")

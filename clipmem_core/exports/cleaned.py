@@ -1,7 +1,7 @@
-"""The cleaned data set: the pairs of an audit that were not removed, with their new captions, and their pictures as
-files that any program can open."""
+"""The cleaned data set: the pairs of an audit that are not removed, with new captions, and their picture files."""
 
 import io
+import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -18,14 +18,15 @@ from PIL import Image
 from clipmem_core.audits.store import PAIRS, Audit, reading
 from clipmem_core.columns import CAPTIONS, HEIGHT, IMAGE, LABEL, PAIR_ID, WIDTH
 from clipmem_core.config import InputError
-from clipmem_core.pairs.readers.files import picture_check, tidy
+from clipmem_core.pairs.readers.files import picture_fault, tidy
 from clipmem_core.pairs.references import read_bytes
 from clipmem_core.review.decisions import FOR_OTHER, RECAPTION, REMOVE, open_review
 
 ROW = "row"  # the pair's row in the audit
 RECAPTIONED = "recaptioned"
-BLOCK = 20_000  # pairs that are Python objects at a time
+BLOCK = 20_000  # pairs converted to Python objects at a time
 Progress = Callable[[int, int], None]
+Pictures = tuple[Path, pa.ChunkedArray, tuple[str, ...]]  # folder, names, notes
 _IN_ARCHIVE = r"(?i)\.tar/|\.(parquet|arrow)#[0-9]+$"
 _SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif", "JPEG2000": ".jp2", "PPM": ".pnm"}
 _CAPTION_LISTS = pa.large_list(pa.large_string())  # 64-bit offsets: a million pairs may have more than 2 GB of text
@@ -35,15 +36,15 @@ _CAPTION_LISTS = pa.large_list(pa.large_string())  # 64-bit offsets: a million p
 class Cleaned:
     """A cleaned data set.
 
-    `pairs` has row, pair_id, image, captions, label, width, height and recaptioned (bool), `gone` the same of the pairs
-    to be removed without recaptioned, both in the audit's order.
+    `pairs` has row, pair_id, image, captions, label, width, height and recaptioned (bool); `removed_pairs` has the
+    same columns without recaptioned. Both are in the order of the audit.
     """
 
     audit: Audit
     root: Path  # image references are relative to it
     pairs: pa.Table
-    gone: pa.Table
-    notes: tuple[str, ...]  # for a person, for any format
+    removed_pairs: pa.Table
+    notes: tuple[str, ...]  # shown with any format
 
     @property
     def kept(self) -> int:
@@ -51,7 +52,7 @@ class Cleaned:
 
     @property
     def removed(self) -> int:
-        return self.gone.num_rows
+        return self.removed_pairs.num_rows
 
     @property
     def recaptioned(self) -> int:
@@ -59,8 +60,8 @@ class Cleaned:
 
 
 def clean(audit: Audit) -> Cleaned:
-    """Apply the decisions on the captions that an audit has."""
-    if is_planted(audit):
+    """Apply the decisions that apply to the captions of an audit."""
+    if audit.record.config.plant_miscaptions:
         raise InputError(
             f"audit {audit.name!r} injected wrong captions, so its data set cannot be exported: audit the data set "
             "without --plant-miscaptions; the decisions on captions without errors count there"
@@ -72,20 +73,20 @@ def clean(audit: Audit) -> Cleaned:
     table = table.cast(pa.schema([(field.name, types.get(field.name, field.type)) for field in table.schema]))
     table = table.add_column(0, ROW, pa.array(np.arange(table.num_rows)))
     decisions = open_review(audit).table()
-    remove = _among(table, decisions.loc[decisions["decision"] == REMOVE, PAIR_ID])
-    for_other = pc.sum(_among(table, decisions.loc[decisions[FOR_OTHER].notna(), PAIR_ID])).as_py() or 0
+    remove = _is_in(table, decisions.loc[decisions["decision"] == REMOVE, PAIR_ID])
+    other_captions = pc.sum(_is_in(table, decisions.loc[decisions[FOR_OTHER].notna(), PAIR_ID])).as_py() or 0
     chosen = decisions[decisions["decision"] == RECAPTION]
-    # as a reader would read them from a file: tidy, none empty, none twice
+    # like a reader does with captions of a file
     tidied = ([text for text in dict.fromkeys(map(tidy, texts)) if text] for texts in chosen[CAPTIONS])
     new = {pair_id: texts for pair_id, texts in zip(chosen[PAIR_ID], tidied, strict=True) if texts}
     pairs = _with_captions(table.filter(pc.invert(remove)), new)
     if pairs.num_rows == 0:
-        raise InputError(f"every pair of audit {audit.name!r} is to be removed: nothing is left to export")
-    quarantined, most = len(audit.quarantine), audit.record.config.captions
+        raise InputError(f"every pair of audit {audit.name!r} is marked for removal: there is nothing to export")
+    quarantined, limit = len(audit.quarantine), audit.record.config.captions
     notes = counted(
-        (quarantined, f"{quarantined:,} quarantined input rows are not in it"),
-        (for_other, f"{for_other:,} pairs were decided on with other captions: that does not count"),
-        (most, f"only the first {most} captions of a pair are in it: the audit used no more (--captions)"),
+        (quarantined, f"{quarantined:,} quarantined input rows are not included"),
+        (other_captions, f"{other_captions:,} pairs have decisions on other captions, which do not count"),
+        (limit, f"only the first {limit} captions of a pair are included, as in the audit (--captions)"),
     )
     return Cleaned(audit, audit.record.pictures, pairs, table.filter(remove), notes)
 
@@ -96,77 +97,65 @@ def counted(*notes: tuple[int, str]) -> tuple[str, ...]:
 
 
 def _with_captions(pairs: pa.Table, captions: dict[str, list[str]]) -> pa.Table:
-    """Return the pairs with the new captions of some, and the column that marks these."""
-    changed = _among(pairs, captions)
-    places = np.flatnonzero(changed.to_numpy())
-    new = [captions[pair_id] for pair_id in pairs[PAIR_ID].take(places).to_pylist()]
+    """Replace the captions of some pairs, and add the column `recaptioned`."""
+    changed = _is_in(pairs, captions)
+    rows = np.flatnonzero(changed.to_numpy())
+    new = [captions[pair_id] for pair_id in pairs[PAIR_ID].take(rows).to_pylist()]
     index = np.arange(pairs.num_rows)
-    index[places] = pairs.num_rows + np.arange(len(new))
+    index[rows] = pairs.num_rows + np.arange(len(new))
     pool = pa.chunked_array([*pairs[CAPTIONS].chunks, pa.array(new, _CAPTION_LISTS)], _CAPTION_LISTS)
     replaced = pairs.set_column(pairs.schema.get_field_index(CAPTIONS), CAPTIONS, pool.take(index))
     return replaced.append_column(RECAPTIONED, changed)
 
 
-def _among(pairs: pa.Table, pair_ids: Iterable[str]) -> pa.ChunkedArray:
+def _is_in(pairs: pa.Table, pair_ids: Iterable[str]) -> pa.ChunkedArray:
     return pc.is_in(pairs[PAIR_ID], value_set=pa.array(list(pair_ids), pa.large_string()))
 
 
-def is_planted(audit: Audit) -> bool:
-    """Whether the audit gave pairs another pair's captions."""
-    return bool(audit.record.config.plant_miscaptions)
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """The picture files of a cleaned data set: `names` are relative to `folder`, which is absolute."""
-
-    folder: Path
-    names: pa.ChunkedArray
-    notes: tuple[str, ...]
-
-
 def check_root(root: Path) -> None:
-    """Refuse a data set whose folder is gone."""
+    """Check that the folder of the data set exists."""
     if not root.is_dir():
-        raise InputError(f"the data set's folder {root} is gone: bring it back to export from it")
+        raise InputError(f"the data set's folder {root} is missing: put it back to export from it")
 
 
 @contextmanager
 def picture_files(cleaned: Cleaned, path: Path, *, progress: Progress | None = None) -> Iterator[Pictures]:
-    """Give the pictures as files; if some lie in archives or tables, all are written into `<stem>_images` by `path`.
+    """Yield an absolute folder, the names of the pictures in it, and notes.
 
-    That folder is complete at the end of the block, or not there after an error; an older one is replaced.
+    If some pictures are in archives or tables, all are extracted into `<stem>_images`, which is complete at the end of
+    the block and missing after an error; an older one is replaced.
     """
     check_root(cleaned.root)
     images = cleaned.pairs[IMAGE]
     if not pc.any(pc.match_substring_regex(images, _IN_ARCHIVE)).as_py():
-        gone = list(filter(picture_check(cleaned.root), values_of(images)))
-        note = f"{len(gone):,} pictures are no longer there, first {gone[0]!r}" if gone else ""
-        yield Pictures(cleaned.root, images, counted((len(gone), note)))
+        root = os.path.realpath(cleaned.root)
+        missing = [image for image in values_of(images) if picture_fault(root, image)]
+        note = f"{len(missing):,} pictures are missing, first {missing[0]!r}" if missing else ""
+        yield cleaned.root, images, counted((len(missing), note))
         return
     folder, names = images_folder(path).absolute(), list[str]()
     with replacing_folder(folder) as temporary:
-        # named after their rows: the names in archives are not safe as file names
+        # named by row, as names in archives are not safe as file names
         for row, _, data in read_pictures(cleaned, progress):
             names.append(f"{row:08d}{suffix_of(data)}")
             (temporary / names[-1]).write_bytes(data)
         column = pa.chunked_array([pa.array(names, pa.large_string())])
-        yield Pictures(folder, column, (f"{len(names):,} pictures were written to {folder}",))
+        yield folder, column, (f"{len(names):,} pictures were extracted to {folder}",)
 
 
 def values_of(column: pa.ChunkedArray) -> Iterator[Any]:
-    """Yield a column's values; only a block of them at a time are Python objects."""
+    """Yield a column's values, converted to Python objects in blocks."""
     for start in range(0, len(column), BLOCK):
         yield from column.slice(start, BLOCK).to_pylist()
 
 
 def images_folder(path: Path) -> Path:
-    """Return the folder beside an export for pictures that are not files yet."""
+    """Return the folder next to an export for extracted pictures."""
     return path.with_name(f"{path.stem}_images")
 
 
 def read_pictures(cleaned: Cleaned, progress: Progress | None) -> Iterator[tuple[int, str, bytes]]:
-    """Yield row, reference and content of each picture; one that is gone is an input error."""
+    """Yield row, reference and content of each picture; a missing one is an input error."""
     for done, (row, image) in enumerate(
         zip(cleaned.pairs[ROW].to_pylist(), values_of(cleaned.pairs[IMAGE]), strict=True)
     ):
@@ -181,7 +170,7 @@ def read_pictures(cleaned: Cleaned, progress: Progress | None) -> Iterator[tuple
 
 
 def suffix_of(data: bytes) -> str:
-    """Return the usual file ending of a picture."""
+    """Return the usual file suffix of a picture."""
     try:
         format = Image.open(io.BytesIO(data)).format or ""
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
@@ -191,11 +180,11 @@ def suffix_of(data: bytes) -> str:
 
 @contextmanager
 def replacing_folder(folder: Path) -> Iterator[Path]:
-    """Give a new folder that replaces `folder` at the end of the block, and is deleted after an error."""
+    """Yield a new folder that replaces `folder` at the end of the block; it is deleted after an error."""
     folder = folder.resolve()
     temporary, old = (folder.with_name(f".{folder.name}.{what}") for what in ("unfinished", "old"))
-    for left in (temporary, old):  # by a killed export
-        shutil.rmtree(left, ignore_errors=True)
+    for leftover in (temporary, old):  # of a killed export
+        shutil.rmtree(leftover, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
         yield temporary

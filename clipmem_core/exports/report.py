@@ -1,4 +1,4 @@
-"""The report of an audit, one HTML file that needs nothing else: verdict, figure, tables, pictures and decisions."""
+"""The report of an audit as one self-contained HTML file: verdict, figure, tables, pictures and decisions."""
 
 import base64
 import io
@@ -12,7 +12,7 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
-from clipmem_core.audits.store import PAIRS, QUARANTINE, Audit
+from clipmem_core.audits.store import Audit
 from clipmem_core.audits.verdict import BASIS, WHOLE_HEAD, whole_rows
 from clipmem_core.audits.verdict import queues as verdict_queues
 from clipmem_core.columns import GROUP, PAIR_ID
@@ -24,9 +24,8 @@ from clipmem_core.pairs.references import read_bytes
 from clipmem_core.review import overview as o
 from clipmem_core.review.cards import PairCard, cards
 from clipmem_core.review.decisions import FOR_OTHER, decision_words, open_review
-from clipmem_core.review.rows import audit_root, find_rows
+from clipmem_core.review.rows import find_rows
 from clipmem_core.review.selection import Selection
-from clipmem_core.review.tables import count_rows
 from clipmem_core.scores.registry import EXPORT, scores_in
 from clipmem_core.shortage import shortage
 
@@ -39,7 +38,7 @@ _METRICS = {"auroc": "AUROC", "average_precision": "average precision", "precisi
 
 
 class TextTable(NamedTuple):
-    """A table under its title; not shown without rows."""
+    """A table with a title, omitted if it has no rows."""
 
     title: str
     head: Sequence[str]
@@ -49,25 +48,25 @@ class TextTable(NamedTuple):
 
 def render_report(audit: Audit, progress: Progress | None = None) -> str:
     """Return the report of an audit as HTML."""
-    record, verdict = audit.record, audit.verdict
-    of = f", a random sample of {record.sampled_of:,}" if record.sampled_of else ""
-    groups = o.join_intervals(o.group_summary(audit), o.table(verdict, "groups"))
+    overview = o.load_overview(audit)
+    record, verdict, groups = overview.record, overview.verdict, overview.groups
+    sample = f", a random sample of {record.sampled_of:,}" if record.sampled_of else ""
     settings = [(str(key), str(value)) for key, value in pd.json_normalize(record.values).iloc[0].items()]
     content = {
         "name": audit.name,
         "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "facts": {
             "data set": record.source,
-            "pairs": f"{count_rows(audit.folder / PAIRS):,}{of}",
-            "quarantined rows": f"{count_rows(audit.folder / QUARANTINE):,}",
+            "pairs": f"{overview.pairs:,}{sample}",
+            "quarantined rows": f"{overview.quarantined:,}",
             "protocol": record.protocol,
             "members": len(record.members),
             "trained": o.model_words(record.config),
         },
         "sentence": verdict.get("sentence") or "This audit has no verdict.",
         "checks": o.rows(verdict, "checks"),
-        "figure": _figure(groups, o.group_bins(audit, bins=o.BINS)),
-        "tables": [each for each in _tables(audit, groups) if each.rows],
+        "figure": _figure(groups, overview.bins),
+        "tables": [each for each in _tables(overview) if each.rows],
         "galleries": _galleries(audit, progress),
         "counts": open_review(audit).counts(),
         "decisions": _decision_table(open_review(audit).table()),
@@ -79,23 +78,22 @@ def render_report(audit: Audit, progress: Progress | None = None) -> str:
     return template.render(plotly=get_plotlyjs(), **content)
 
 
-def _tables(audit: Audit, groups: pd.DataFrame) -> list[TextTable]:
-    verdict, sampled_of = audit.verdict, audit.record.sampled_of
+def _tables(overview: o.Overview) -> list[TextTable]:
+    verdict, groups = overview.verdict, overview.groups
     kinds = "; ".join(dict.fromkeys(filter(None, groups["kind"])))
     by_group = [
         (row[GROUP], f"{row['n']:,}", *(number(row[name]) for name in ("mean", "low", "high")))
         for row in groups.to_dict("records")
     ]
     detection = o.detection_table(o.table(verdict, "detection")).reindex(columns=["score", *_METRICS], fill_value="")
-    utility = o.utility_table(audit.utility)
-    by_member = [(name, *map(number, values)) for name, *values in utility.itertuples(index=False, name=None)]
-    note = f"low to high: {kinds}" if kinds else ""
-    scores = ("score", *_METRICS.values())
+    by_member = [(name, *map(number, values)) for name, *values in overview.utility.itertuples(index=False, name=None)]
+    note, scores = f"low to high: {kinds}" if kinds else "", ("score", *_METRICS.values())
+    counts = f"Counts of all {overview.record.sampled_of:,} pairs"
     return [
-        TextTable(f"Counts of all {sampled_of:,} pairs", WHOLE_HEAD, whole_rows(verdict), BASIS),
+        TextTable(counts, WHOLE_HEAD, whole_rows(verdict), BASIS),
         TextTable("clipmem by group", ("group", "pairs", "mean", "low", "high"), by_group, note),
         TextTable("How well each score finds the planted captions", scores, detection.to_numpy().tolist()),
-        TextTable("Utility of the members", list(utility.columns), by_member),
+        TextTable("Utility of the members", list(overview.utility.columns), by_member),
     ]
 
 
@@ -104,13 +102,13 @@ def _decision_table(decisions: pd.DataFrame) -> TextTable:
     for row in decisions.head(DECISIONS_SHOWN).to_dict("records"):
         captions, note = _cut("\n".join(row["captions"])), _cut(row["note"])
         rows.append((row[PAIR_ID], decision_words(row["decision"], row[FOR_OTHER]), captions, note, row["time"]))
-    left = len(decisions) - len(rows)
-    more = f"{left:,} more are left out: export decisions as CSV for all of them." if left else ""
+    omitted = len(decisions) - len(rows)
+    more = f"{omitted:,} more are not shown: export the decisions as CSV for all." if omitted else ""
     return TextTable("Decisions", ("id", "decision", "new captions", "note", "time"), rows, more)
 
 
 def _figure(groups: pd.DataFrame, bins: pd.DataFrame) -> Any:
-    """Return the figure of the groups as plain JSON, transparent, so that it fits a light and a dark page."""
+    """Return the figure of the groups as JSON, transparent for a light or dark page."""
     figure = group_figure(groups, bins)
     clear = "rgba(0, 0, 0, 0)"
     figure.update_layout(template="none", paper_bgcolor=clear, plot_bgcolor=clear, autosize=True)
@@ -121,9 +119,9 @@ def _figure(groups: pd.DataFrame, bins: pd.DataFrame) -> Any:
 
 def _galleries(audit: Audit, progress: Progress | None) -> list[dict[str, Any]]:
     queues = verdict_queues(audit.verdict)
-    found = {order: cards(audit, find_rows(audit, Selection(order=order), page=1, size=TOP)) for order in queues}
-    root, total, done, galleries = audit_root(audit), sum(map(len, found.values())), 0, list[dict[str, Any]]()
-    for order, shown in ((order, shown) for order, shown in found.items() if shown):
+    top = {order: cards(audit, find_rows(audit, Selection(order=order), page=1, size=TOP)) for order in queues}
+    root, total, done, galleries = audit.record.pictures, sum(map(len, top.values())), 0, list[dict[str, Any]]()
+    for order, shown in ((order, shown) for order, shown in top.items() if shown):
         explanation = f"Highest {order} first. {queues[order].sentence}"
         galleries.append(
             {"title": queues[order].name, "explanation": explanation, "cards": [_card(card, root) for card in shown]}
@@ -135,14 +133,14 @@ def _galleries(audit: Audit, progress: Progress | None) -> list[dict[str, Any]]:
 
 
 def _card(card: PairCard, root: Path) -> dict[str, Any]:
-    """Return a pair of a gallery as text; its picture is a data URI, empty if it cannot be read."""
+    """Return the texts of a pair in a gallery, and its picture as a data URI, empty if it cannot be read."""
     try:
         picture = decode(read_bytes(root, card.image), size=SIDE)
         picture.thumbnail((SIDE, SIDE))
         file = io.BytesIO()
         picture.save(file, "JPEG", quality=80)
         uri = f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
-    except (OSError, ValueError) as error:  # gone or damaged since
+    except (OSError, ValueError) as error:  # missing or damaged
         if shortage(error):
             raise
         uri = ""
@@ -162,5 +160,5 @@ def _cut(text: str) -> str:
 
 
 def number(value: Any) -> str:
-    """Return a number as text with three decimals and a real minus sign; empty for anything else."""
+    """Return a number with three decimals as text; empty for anything else."""
     return f"{value:,.3f}".replace("-", "−") if is_number(value) else ""

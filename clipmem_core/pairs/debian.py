@@ -1,14 +1,11 @@
-"""Real, noisy data sets from Debian's archive: a package becomes a folder of pictures and a captions.jsonl.
+"""Real, noisy data sets from packages of Debian: `python -m clipmem_core fetch openclipart|tuxpaint`.
 
-    python -m clipmem_core fetch openclipart|tuxpaint
+Packages are downloaded with apt-get and unpacked with dpkg-deb, without root. A set is built in a hidden folder and
+renamed at the end, so an existing set is complete.
 
-Packages are downloaded with apt-get and unpacked with dpkg-deb, which need no root. A set is built in a hidden folder
-and renamed at the end, so a set that is there is complete.
-
-A clip-art picture's caption comes from its Dublin Core metadata and its file name. A text encoder of a small model
-reads the first 16 to 24 tokens, so the distinctive words come first and no word is repeated: the title, then what the
-file name, the keywords and the description add. A title that many pictures share (the name of a collection, a leftover
-of copying) moves behind the file name.
+The caption of a clip-art picture comes from its Dublin Core metadata and its file name. Small text encoders read only
+16 to 24 tokens, so distinctive words come first and no word is repeated: the title, then new words of the file name,
+the keywords and the description. A title shared by many pictures comes after the file name.
 """
 
 import contextlib
@@ -36,17 +33,13 @@ PACKAGES = {"openclipart": ["openclipart-png", "openclipart-svg"], "tuxpaint": [
 CAPTIONS_FILE = "captions.jsonl"
 INSTEAD = "use any folder of pictures with captions, or `scenes`"
 LONGEST_FIELD = 4000  # characters of a metadata field
-LONGEST_ENTITY = 300  # characters; honest files only abbreviate namespace addresses
-SHARED_BY = 3  # a title or description on pictures with this many different names describes none of them
-DESCRIPTION_WORDS = 12  # of a description, added to a caption
+LONGEST_ENTITY = 300  # characters; harmless entities only abbreviate namespace addresses
+SHARED_BY = 3  # pictures of so many different names with one title or description: it describes none of them
+DESCRIPTION_WORDS = 12  # of a description in a caption
 
 
 def fetch(name: str, *, data: Path, report: Report) -> Path:
-    """Fetch a data set from Debian's archive, unless it is already there, and return its folder in `sets/`.
-
-    It has `images/` with the original files, and `captions.jsonl` with one object a line, sorted by path: image,
-    captions (a list of one) and label (the top folder).
-    """
+    """Fetch a data set from Debian's archive if it is not in `sets/`, and return its folder with a captions.jsonl."""
     if name not in PACKAGES:
         raise InputError(f"data set {name!r} is unknown: choose one of {', '.join(PACKAGES)}")
     target = data / SETS / name
@@ -56,7 +49,7 @@ def fetch(name: str, *, data: Path, report: Report) -> Path:
             raise InputError(f"fetch {name} needs apt-get and dpkg-deb, found on Debian and Ubuntu only: {INSTEAD}")
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(target.parent / f".{name}.lock"):
-            if not captions.is_file():  # nor written by another process in the meantime
+            if not captions.is_file():  # another process may have written it in the meantime
                 _build(name, target, report)
     report(f"{target}: {len(captions.read_bytes().splitlines()):,} pictures")
     return target
@@ -64,11 +57,11 @@ def fetch(name: str, *, data: Path, report: Report) -> Path:
 
 def _build(name: str, target: Path, report: Report) -> None:
     if target.exists():
-        raise InputError(f"{target} is there but has no {CAPTIONS_FILE}: move it away and fetch again")
+        raise InputError(f"{target} exists without {CAPTIONS_FILE}: move it away and fetch again")
     prefix = f".{name}.partial-"
-    for left in target.parent.glob(f"{prefix}*"):  # by a killed fetch
-        shutil.rmtree(left, ignore_errors=True)
-    # A fresh name each time: after a kill, an orphaned dpkg-deb may still be writing into the last one.
+    for partial in target.parent.glob(f"{prefix}*"):  # from a killed fetch
+        shutil.rmtree(partial, ignore_errors=True)
+    # A new name each time: after a kill, dpkg-deb may still be writing into the last folder.
     with tempfile.TemporaryDirectory(
         prefix=prefix, dir=target.parent.absolute(), ignore_cleanup_errors=True
     ) as temporary:
@@ -83,7 +76,7 @@ def _build(name: str, target: Path, report: Report) -> None:
             archive.unlink()
         share = work / "unpacked" / "usr" / "share" / name
         root = share / ("png" if name == "openclipart" else "stamps")
-        files = sorted(root.rglob("*.png"), key=Path.as_posix)  # links that leave the folder are left out
+        files = sorted(root.rglob("*.png"), key=Path.as_posix)  # without links that leave the folder
         files = [file for file in files if (real := file.resolve()).is_relative_to(root.resolve()) and real.is_file()]
         if not files:
             raise InputError(f"no pictures below {root.name}/ in the package: its layout has changed, {INSTEAD}")
@@ -107,7 +100,7 @@ def _build(name: str, target: Path, report: Report) -> None:
 
 
 def _run(*command: str, folder: Path) -> None:
-    done = subprocess.run(
+    process = subprocess.run(
         command,
         cwd=folder,
         env={**os.environ, "LC_ALL": "C"},
@@ -117,14 +110,14 @@ def _run(*command: str, folder: Path) -> None:
         errors="replace",
         check=False,
     )
-    if done.returncode:
-        reason = " ".join(done.stderr.split())[-300:] or "no reason given"
+    if process.returncode:
+        reason = " ".join(process.stderr.split())[-300:] or "no reason given"
         advice = f"check the network and try `sudo apt-get update`, or {INSTEAD}"
         raise InputError(f"{command[0]} failed on {command[-1]} ({reason}): {advice}")
 
 
 def _stamp_caption(png: Path) -> str:
-    """Read the English first line beside a stamp; a mirrored stamp shares the text of the other."""
+    """Read the English first line of a stamp's text file; a mirrored stamp shares the text of the original."""
     for text in (png.with_suffix(".txt"), png.with_name(png.stem.removesuffix("_mirror") + ".txt")):
         lines = text.read_text("utf-8-sig", errors="replace").splitlines() if text.is_file() else []
         english = " ".join(lines[0].split()) if lines else ""
@@ -135,7 +128,7 @@ def _stamp_caption(png: Path) -> str:
 
 @dataclass
 class DublinCore:
-    """The metadata of a picture; empty where there is none. `artists` are creators, publishers and right holders."""
+    """The metadata of a picture; `artists` are creators, publishers and right holders."""
 
     title: str = ""
     description: str = ""
@@ -144,7 +137,7 @@ class DublinCore:
 
 
 def read_dublin_core(svg: bytes) -> DublinCore:
-    """Read the Dublin Core metadata of an SVG file; of a broken or unsafe file, the fields before the fault."""
+    """Read the Dublin Core metadata of an SVG file, up to the first fault of a broken or unsafe file."""
     core, path, pieces = DublinCore(), [""], list[str]()
 
     def start(name: str, _attributes: dict[str, str]) -> None:
@@ -173,7 +166,7 @@ def read_dublin_core(svg: bytes) -> DublinCore:
     parser.buffer_text = True
     parser.StartElementHandler, parser.EndElementHandler = start, end
     parser.CharacterDataHandler, parser.EntityDeclHandler = pieces.append, entity
-    parser.DefaultHandler = lambda _data: None  # a default handler keeps expat from expanding entities in text
+    parser.DefaultHandler = lambda _data: None  # with a default handler expat expands no entities in text
     with contextlib.suppress(expat.ExpatError, ValueError, LookupError):
         parser.Parse(svg, True)
     return core
@@ -194,18 +187,17 @@ _ABOUT_THE_FILE = re.compile(
     r"enjoy|licen[sc]e|part of)\b",
     re.I,
 )
-_EMPTY_KEYWORDS = frozenset(["unsorted", "clipart", "clip", "clip art", "openclipart", "svg", "inkscape", "vector"])
+_EMPTY_KEYWORDS = {"unsorted", "clipart", "clip", "clip art", "openclipart", "svg", "inkscape", "vector"}
+# organisations that sign as artists
 _ORGANISATIONS = "open clip art clipart library project public domain army navy royal international code of signals the"
-_NOT_A_NAME = frozenset(_ORGANISATIONS.split())  # organisations that sign as artists
-_GRAMMAR = (
+_SMALL_WORDS = (
     "a also an and are as at be been by for from has have in is it its may of on or that the there this to was were "
     "with your svg"
 )
-_SMALL_WORDS = frozenset(_GRAMMAR.split())
 
 
 def write_captions(pictures: Iterable[tuple[str, DublinCore]]) -> list[str]:
-    """Write one non-empty caption for each picture of a collection, given its name without suffix and metadata."""
+    """Write a caption for each picture of a collection from its name without suffix and its metadata."""
     pictures, names = list(pictures), defaultdict[tuple[str, str], set[tuple[str, ...]]](set)
     for name, core in pictures:
         for kind, text in (("title", core.title), ("description", core.description)):
@@ -218,11 +210,11 @@ def write_captions(pictures: Iterable[tuple[str, DublinCore]]) -> list[str]:
 
 
 def name_words(name: str) -> list[str]:
-    """Return the words of a file name (without its suffix), leaving out versions and running numbers."""
+    """Return the words of a file name without suffix, versions and running numbers."""
     pieces = [piece for piece in _SEPARATORS.split(_VERSION.sub(" ", name)) if piece]
     words = [_NUMBERED.sub(r"\1", piece) if _NUMBERED.fullmatch(piece) else piece for piece in pieces]
-    cut_short = [len(word) >= 5 and "openclipart".startswith(word.lower()) for word in words]
-    words = [word for word, cut in zip(words, cut_short, strict=True) if not cut and not _COUNTER.fullmatch(word)]
+    words = [word for word in words if len(word) < 5 or not "openclipart".startswith(word.lower())]
+    words = [word for word in words if not _COUNTER.fullmatch(word)]
     return list(dict.fromkeys(words)) or pieces or [name]
 
 
@@ -253,11 +245,11 @@ class _Caption:
         self.used = {_key(part) for word in words for part in (word, *_SEPARATORS.split(word))}
 
     def add(self, words: Iterable[str], *, limit: int = 1000, abbreviated: bool = False) -> None:
-        """Add up to `limit` new words; an abbreviated word is not new if a used one begins with it or contains it."""
+        """Add up to `limit` new words; an abbreviated word is not new if a used word starts with or contains it."""
         run_together = "".join(map(_key, self.words))
         for word in words:
             bare, key = word.strip("\"'.,;:!?()[]"), _key(word)
-            new = bool(key) and key not in self.used and bare.lower() not in _SMALL_WORDS
+            new = bool(key) and key not in self.used and bare.lower() not in _SMALL_WORDS.split()
             if abbreviated and len(key) >= 4:
                 begins = any(used.startswith(key) for used in self.used)
                 new &= not begins and not (len(key) > 4 and key in run_together)
@@ -280,8 +272,9 @@ def _clean_title(title: str, artists: list[str]) -> str:
 
 
 def _without_signature(words: list[str], artists: list[str], title: str) -> list[str]:
-    """Leave out the artist's name, often cut short, at the end of a file name."""
-    names = {_key(word) for artist in artists for word in re.split(r"[\W_]+", artist)} - _NOT_A_NAME - {""}
+    """Drop the artist's name, often abbreviated, at the end of a file name."""
+    names = {_key(word) for artist in artists for word in re.findall(r"[^\W_]+", artist)}
+    names -= set(_ORGANISATIONS.split())
     titled, keys = {_key(word) for word in title.split()}, [_key(word) for word in words]
     begins = [any(name.startswith(key) for name in names) for key in keys]
     for start in range(1, len(words)):

@@ -1,5 +1,6 @@
-"""Injected errors, the ground truth to try scores on: captions swapped, partly wrong or vague, and duplicates."""
+"""Injected errors, the ground truth for scores: captions swapped, partly wrong or vague, and duplicated pairs."""
 
+import contextlib
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -16,10 +17,10 @@ from clipmem_core import columns as c
 from clipmem_core.config import InputError
 
 SWAP_SHARES = (0.05, 0.2, 0.4)
-NEAREST, CONSIDERED = 10, 40  # captions nearest to a pair's own, one of which it gets; and those searched for them
-DRAWS = 200  # draws of rows before a swap is given up
-_BLOCK = 512  # pairs whose nearest captions are searched together
-_SIMILAR_RANKS = 25  # words on either side of a noun, by frequency, that may replace it
+NEAREST, CONSIDERED = 10, 40  # a pair gets one of the nearest usable captions among those considered
+DRAWS = 200  # attempts to draw rows for a swap
+_BLOCK = 512  # pairs in one search for nearest captions
+_SIMILAR_RANKS = 25  # a noun's replacement differs by at most so many ranks in frequency
 _WORD = re.compile(r"\w+")
 _COLOURS = (
     *("red", "orange", "yellow", "green", "blue", "purple", "violet", "pink", "brown"),
@@ -38,13 +39,13 @@ class ErrorKind:
 
     label: str
     inject: Callable[[pd.DataFrame, np.ndarray, int, int], pd.DataFrame]  # pairs, rows, n and seed → pairs
-    shares: tuple[float, ...]  # of the pairs, in a benchmark that names none
+    shares: tuple[float, ...]  # of the pairs, a benchmark's default
 
 
 def inject_errors(kind: str, pairs: pd.DataFrame, rows: np.ndarray, *, share: float, seed: int) -> pd.DataFrame:
     """Return the pairs with errors of one of `ERROR_KINDS` in a share of some rows, marked in the column planted.
 
-    Rows already planted are skipped. Of two equal pairs both are marked; a copy has everything of the other but its id.
+    Rows with an error already are skipped. A duplicate copies everything but the id, and both pairs are marked.
     """
     if kind not in ERROR_KINDS:
         raise InputError(f"kind {kind!r} of mistake is unknown: choose of {', '.join(ERROR_KINDS)}")
@@ -56,24 +57,23 @@ def inject_errors(kind: str, pairs: pd.DataFrame, rows: np.ndarray, *, share: fl
 
 
 def plant_miscaptions(pairs: pd.DataFrame, rows: np.ndarray, *, n: int, seed: int) -> pd.DataFrame:
-    """Swap the captions of n of some pairs among themselves, so that none keeps a caption of its own.
+    """Swap the captions of n pairs among themselves, so that no pair receives a caption text that it had before.
 
-    Captions are compared by their text: a pair never receives one that it had before, whichever pair it came from. Rows
-    already planted are skipped.
+    Rows with an error already are skipped.
     """
     free = _unplanted(pairs, rows)
     if n < 0 or n == 1:
-        raise InputError(f"plant_miscaptions must be 0, or 2 and more, got {n}: one pair alone has no one to swap with")
+        raise InputError(f"plant_miscaptions must be 0, or 2 and more, got {n}: a swap needs two pairs")
     if n > len(free):
-        raise InputError(f"plant_miscaptions must be at most {len(free)}, the pairs there are to plant in, got {n}")
+        raise InputError(f"plant_miscaptions must be at most {len(free)}, the number of pairs without errors, got {n}")
     return _swap_random(pairs, free, n, seed) if n else pairs.copy()
 
 
 def picture_sources(pairs: pd.DataFrame, planted: pd.DataFrame) -> np.ndarray:
-    """Return the row that each pair's picture is from, int64 [n_pairs]: its own, unless it is a planted copy."""
+    """Return the row of the pair that each picture comes from, int64 [n_pairs]; it differs for injected duplicates."""
     first = {image: row for row, image in reversed(list(enumerate(pairs[c.IMAGE])))}
-    own = (pairs[c.IMAGE] == planted[c.IMAGE]).to_numpy()
-    return np.where(own, np.arange(len(pairs)), [first[image] for image in planted[c.IMAGE]])
+    unchanged = (pairs[c.IMAGE] == planted[c.IMAGE]).to_numpy()
+    return np.where(unchanged, np.arange(len(pairs)), [first[image] for image in planted[c.IMAGE]])
 
 
 def _unplanted(pairs: pd.DataFrame, rows: np.ndarray) -> np.ndarray:
@@ -82,7 +82,7 @@ def _unplanted(pairs: pd.DataFrame, rows: np.ndarray) -> np.ndarray:
 
 
 def _with_captions(pairs: pd.DataFrame, new: dict[int, list[str]], kind: str = c.MISCAPTION) -> pd.DataFrame:
-    captions = [new.get(row, own) for row, own in enumerate(pairs[c.CAPTIONS])]
+    captions = [new.get(row, old) for row, old in enumerate(pairs[c.CAPTIONS])]
     return _marked(pairs.assign(**{c.CAPTIONS: pd.Series(captions, index=pairs.index, dtype=object)}), list(new), kind)
 
 
@@ -94,69 +94,66 @@ def _marked(pairs: pd.DataFrame, rows: list[int] | np.ndarray, kind: str) -> pd.
 
 def _swap_random(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int) -> pd.DataFrame:
     rng, captions = np.random.default_rng(seed), pairs[c.CAPTIONS].tolist()
-    owned = [frozenset(captions[row]) for row in free]
-    # with one text a pair the first draw settles it; captions that overlap in part may need luck
-    for _ in range(DRAWS if any(len(texts) > 1 for texts in owned) else 1):
-        # of the rows drawn, no more than half have the same text: with more, some pair would have to keep it
-        taken, drawn = Counter[str](), list[int]()
-        for i in rng.permutation(len(owned)):
-            if len(drawn) < n and all(taken[text] < n // 2 for text in owned[i]):
-                taken.update(owned[i])
+    texts_of = [frozenset(captions[row]) for row in free]
+    # with one text a pair the first draw decides; partly overlapping captions may need several
+    for _ in range(DRAWS if any(len(texts) > 1 for texts in texts_of) else 1):
+        # at most half of the rows may share a text, or no swap exists
+        used, drawn = Counter[str](), list[int]()
+        for i in rng.permutation(len(texts_of)):
+            if len(drawn) < n and all(used[text] < n // 2 for text in texts_of[i]):
+                used.update(texts_of[i])
                 drawn.append(int(i))
-        donors = _derange([owned[i] for i in drawn], rng) if len(drawn) == n else None
+        donors = _derange([texts_of[i] for i in drawn], rng) if len(drawn) == n else None
         if donors is not None:
             targets = free[drawn]
             swapped = zip(targets.tolist(), targets[donors].tolist(), strict=True)
             return _with_captions(pairs, {row: captions[donor] for row, donor in swapped})
     raise InputError(
-        f"plant_miscaptions must leave no pair a caption of its own, which {n} pairs cannot do here: "
-        "too many share the same caption text, plant fewer"
+        f"{n} pairs cannot swap captions so that each gets another text: too many share the same text, plant fewer"
     )
 
 
-def _derange(owned: list[frozenset[str]], rng: np.random.Generator) -> np.ndarray | None:
-    """Return from which pair each gets its captions, or None if no such order exists."""
-    n = len(owned)
+def _derange(texts_of: list[frozenset[str]], rng: np.random.Generator) -> np.ndarray | None:
+    """Return the pair that each pair gets its captions from, or None if there is no such order."""
+    n = len(texts_of)
     donors = rng.permutation(n)
     for i in range(n):
-        if owned[i].isdisjoint(owned[donors[i]]):
+        if texts_of[i].isdisjoint(texts_of[donors[i]]):
             continue
         for j in rng.permutation(n):
-            # With one text a pair, at most n / 2 equal, such a j always exists, and a swap never spoils a valid pair.
-            if owned[i].isdisjoint(owned[donors[j]]) and owned[j].isdisjoint(owned[donors[i]]):
+            # with one text a pair, at most n / 2 of them equal, such a j always exists; a swap leaves valid pairs valid
+            if texts_of[i].isdisjoint(texts_of[donors[j]]) and texts_of[j].isdisjoint(texts_of[donors[i]]):
                 donors[[i, j]] = donors[[j, i]]
                 break
-        else:  # captions that overlap in part need an exact matching of pairs and foreign captions
+        else:  # partly overlapping captions need an exact matching of pairs and foreign captions
             order = rng.permutation(n)
-            foreign = csr_array([[one.isdisjoint(owned[k]) for k in order] for one in owned])
+            foreign = csr_array([[texts.isdisjoint(texts_of[k]) for k in order] for texts in texts_of])
             matched = maximum_bipartite_matching(foreign, perm_type="column")
             return None if (matched < 0).any() else order[matched]
     return donors
 
 
 def _swap_inside_label(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int) -> pd.DataFrame:
-    """Swap captions among pairs of one label, the same share of each label that has two or more to swap."""
+    """Swap captions among pairs of one label, the same share of each label."""
     groups = pairs.iloc[free].groupby(c.LABEL).indices
     if not groups:
         raise InputError("no pair has a label: swaps inside a label need some (`--csv-label-key`, or class folders)")
     swapped, share = pairs, n / len(free)
-    for own in groups.values():
-        count = round(share * len(own))
+    for members in groups.values():
+        count = round(share * len(members))
         if count >= 2:
-            try:
-                swapped = _swap_random(swapped, free[own], count, seed)
-            except InputError:
-                continue  # a label whose pairs share their captions has none to swap
+            with contextlib.suppress(InputError):  # the pairs of a label may share their captions
+                swapped = _swap_random(swapped, free[members], count, seed)
     if swapped is pairs:
         raise InputError(f"no label has two pairs to swap at a share of {share:.0%}: plant a larger share")
     return swapped
 
 
 def _swap_nearest(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int) -> pd.DataFrame:
-    """Swap the captions of two pairs that are near by their words (cosine of tf-idf), of n pairs, an even number.
+    """Swap the captions of n pairs, an even number, with a pair of similar words (cosine of tf-idf).
 
-    A pair is swapped with one of the ten nearest, of the forty nearest, that have no caption of its own and are not
-    swapped yet. Swapped and not copied: a caption that is there twice would give itself away.
+    The partner is one of the ten nearest, among the forty nearest, that share no caption and are not swapped yet.
+    Captions are swapped, not copied: repeated captions would be easy to detect.
     """
     rng, captions = np.random.default_rng(seed), pairs[c.CAPTIONS].tolist()
     texts = [" ".join(captions[row]) for row in free]
@@ -169,29 +166,29 @@ def _swap_nearest(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int) -> p
     order = rng.permutation(len(free))
     for start in range(0, len(order), _BLOCK):
         block = order[start : start + _BLOCK]
-        for place, near in zip(block, index.kneighbors(words[block], return_distance=False), strict=True):
-            row = int(free[place])
+        for i, neighbours in zip(block, index.kneighbors(words[block], return_distance=False), strict=True):
+            row = int(free[i])
             if row in new or len(new) >= n // 2 * 2:
                 continue
-            own = set(captions[row])
-            others = [int(one) for one in free[near] if one not in new and own.isdisjoint(captions[one])][:NEAREST]
+            texts_of_row = set(captions[row])
+            others = [int(k) for k in free[neighbours] if k not in new and texts_of_row.isdisjoint(captions[k])]
             if others:
-                other = int(rng.choice(others))
+                other = int(rng.choice(others[:NEAREST]))
                 new |= {row: list(captions[other]), other: list(captions[row])}
         if len(new) >= n // 2 * 2:
             return _with_captions(pairs, new)
-    raise InputError(f"only {len(new):,} pairs have another caption near their own, {n:,} were to be planted")
+    raise InputError(f"only {len(new):,} pairs have another pair with similar words, {n:,} were requested")
 
 
 def _replace_word(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int) -> pd.DataFrame:
     """Change one word of each caption: a colour, a number or a noun.
 
-    A noun is, without a tagger, a word that is no English stop word, has no digit, does not end as adverbs and
-    participles do, and is in two captions or more; it is replaced by one about as frequent.
+    A noun, without a tagger, is an English word in two or more captions that is no stop word, has no digit and does not
+    end like adverbs and participles. It is replaced by one of similar frequency.
     """
     rng, captions = np.random.default_rng(seed), pairs[c.CAPTIONS].tolist()
     words = (dict.fromkeys(word.lower() for word in _WORD.findall(text)) for row in free for text in captions[row])
-    counts = Counter(word for own in words for word in own)
+    counts = Counter(word for words_of_caption in words for word in words_of_caption)
     ignored = {*ENGLISH_STOP_WORDS, *_COLOURS, *_NUMBERS}
     nouns = [
         word
@@ -204,19 +201,23 @@ def _replace_word(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int) -> p
     def other_word(word: str) -> str:
         if word.isdecimal():
             return word[:-1] + str(rng.choice([digit for digit in "0123456789" if digit != word[-1]]))
-        among = _COLOURS if word in _COLOURS else _NUMBERS
+        choices = _COLOURS if word in _COLOURS else _NUMBERS
         if word in rank:
-            among = tuple(nouns[max(0, rank[word] - _SIMILAR_RANKS) : rank[word] + _SIMILAR_RANKS + 1])
-        return str(rng.choice([other for other in among if other != word]))
+            choices = tuple(nouns[max(0, rank[word] - _SIMILAR_RANKS) : rank[word] + _SIMILAR_RANKS + 1])
+        return str(rng.choice([other for other in choices if other != word]))
 
-    def with_one_changed(text: str, replaced: dict[str, str]) -> str | None:
-        found = list(_WORD.finditer(text))
+    def change_one_word(text: str, replaced: dict[str, str]) -> str | None:
+        matches = list(_WORD.finditer(text))
         kinds = [
-            [match for match in found if match[0].lower() in _COLOURS],
-            [match for match in found if match[0].lower() in _NUMBERS or (match[0].isdecimal() and match[0].isascii())],
-            [match for match in found if match[0].lower() in rank] if len(nouns) > 1 else [],
+            [match for match in matches if match[0].lower() in _COLOURS],
+            [
+                match
+                for match in matches
+                if match[0].lower() in _NUMBERS or (match[0].isdecimal() and match[0].isascii())
+            ],
+            [match for match in matches if match[0].lower() in rank] if len(nouns) > 1 else [],
         ]
-        choices = [match for match in found if match[0].lower() in replaced]  # so that a pair's captions agree
+        choices = [match for match in matches if match[0].lower() in replaced]  # so that a pair's captions agree
         choices = choices or next((kinds[i] for i in rng.permutation(len(kinds)) if kinds[i]), [])
         if not choices:
             return None
@@ -230,16 +231,16 @@ def _replace_word(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int) -> p
         if len(new) == n:
             break
         replaced: dict[str, str] = {}
-        changed = [with_one_changed(text, replaced) for text in captions[row]]
+        changed = [change_one_word(text, replaced) for text in captions[row]]
         if None not in changed:
             new[int(row)] = [str(text) for text in changed]
     if len(new) < n:
-        raise InputError(f"only {len(new):,} pairs have a word in each caption to change, {n:,} were to be planted")
+        raise InputError(f"only {len(new):,} pairs have a word in each caption to change, {n:,} were requested")
     return _with_captions(pairs, new)
 
 
 def _make_vague(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int) -> pd.DataFrame:
-    """Give pairs captions that fit any picture, as many as they have, at most ten."""
+    """Replace the captions of pairs, at most ten, by captions that fit any picture."""
     rng, new = np.random.default_rng(seed), {}
     for row in rng.choice(free, n, replace=False):
         count = len(pairs[c.CAPTIONS].iloc[row])
@@ -248,7 +249,7 @@ def _make_vague(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int) -> pd.
 
 
 def _duplicate(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int) -> pd.DataFrame:
-    """Make half of the drawn pairs copies of the other half: of n pairs, an even number, each is there twice."""
+    """Make half of n drawn pairs, an even number, copies of the other half."""
     drawn = np.random.default_rng(seed).choice(free, n // 2 * 2, replace=False)
     copies, originals = drawn[: n // 2], drawn[n // 2 :]
     planted = pairs.copy()
@@ -263,9 +264,9 @@ ERROR_KINDS = {
     "random": ErrorKind("captions swapped at random", _swap_random, SWAP_SHARES),
     "label": ErrorKind("captions swapped among pairs of one label", _swap_inside_label, SWAP_SHARES),
     "nearest": ErrorKind("captions swapped with one of the ten nearest", _swap_nearest, SWAP_SHARES),
-    # What a careless writer or a captioning model leaves: many captions, each wrong in a word.
+    # typical of captioning models: many captions, each with one wrong word
     "partly": ErrorKind("one colour, number or noun of each caption changed", _replace_word, (0.2,)),
-    # Few, as in data that people collect: a fifth of one and the same sentence would change what is learned.
+    # a small share, as in real data: a fifth of equal captions would change training
     "vague": ErrorKind("captions that fit any picture", _make_vague, (0.05,)),
-    "duplicates": ErrorKind("pairs that are there twice", _duplicate, (0.05,)),
+    "duplicates": ErrorKind("duplicated pairs", _duplicate, (0.05,)),
 }

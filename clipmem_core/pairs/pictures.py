@@ -1,7 +1,7 @@
-"""One picture: its file's bytes decoded to upright RGB on white, its square of pixels, and the facts about it.
+"""Decodes a picture to upright RGB on white, resizes it to a square, and collects its facts.
 
-Everything that can be wrong with a picture ends as a `PictureError` with a short reason. The processes of `pixels` run
-this module: it imports little and starts quickly.
+Every defect of a picture becomes a `PictureError` with a short reason. Worker processes import this module, so it
+imports little.
 """
 
 import hashlib
@@ -17,10 +17,10 @@ from clipmem_core.atomic import naming
 from clipmem_core.pairs.references import read_bytes
 from clipmem_core.shortage import shortage
 
-PIXEL_LIMIT = 178_956_970  # where Pillow, too, speaks of a decompression bomb: half a gigabyte of RGB
+PIXEL_LIMIT = 178_956_970  # Pillow's limit for decompression bombs: half a gigabyte of RGB
 FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "AVIF", "BMP", "TIFF", "PPM", "JPEG2000")  # none runs another program
-RESIZE_MODES = ("shortest", "longest", "squash")  # open_clip's words
-SPARE = 3  # a picture decoded for `size` pixels keeps sides of SPARE · size, so that the last resize stays a fair one
+RESIZE_MODES = ("shortest", "longest", "squash")  # as in open_clip
+SPARE = 3  # a picture decoded for `size` pixels has sides of at least SPARE · size before the last resize
 DESCRIPTOR_SIDE = 16
 
 _UPRIGHT = {
@@ -32,24 +32,23 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-warnings.filterwarnings("ignore", module=r"PIL\.")  # remarks on odd files
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 class PictureError(ValueError):
-    """A picture that cannot be used; the message is the reason, a few plain words."""
+    """A picture that cannot be used; the message is a short reason."""
 
 
 def decode(data: bytes, *, size: int | None = None) -> Image.Image:
-    """Decode a picture to RGB: upright, on white, its first frame.
+    """Decode the first frame of a picture to upright RGB on white, or raise PictureError.
 
-    With `size`, a larger picture may come back smaller than it is, never below three times that: this is much faster.
-    A picture that cannot be used raises PictureError; a MemoryError says nothing about the picture.
+    With `size`, a large picture is decoded at a reduced size of at least three times that, which is much faster.
     """
     return decode_measured(data, size=size)[0]
 
 
 def decode_measured(data: bytes, *, size: int | None = None) -> tuple[Image.Image, tuple[int, int]]:
-    """Decode as `decode` does and also return the width and height the upright picture has at full size."""
+    """Return the result of `decode`, and the width and height of the upright picture at full size."""
     if not data:
         raise PictureError("empty file")
     try:
@@ -82,7 +81,7 @@ def decode_measured(data: bytes, *, size: int | None = None) -> tuple[Image.Imag
         raise PictureError(f"too large: more than {PIXEL_LIMIT // 1_000_000} megapixels") from error
     except UnidentifiedImageError as error:
         raise PictureError("not a picture, or its header is damaged") from error
-    except Exception as error:  # decoders raise whatever damaged bytes lead them to
+    except Exception as error:  # decoders raise many classes on damaged bytes
         text = str(error).strip().split("\n")[0]
         if shortage(error):
             raise MemoryError(text) from error
@@ -92,10 +91,10 @@ def decode_measured(data: bytes, *, size: int | None = None) -> tuple[Image.Imag
 
 
 def _plain(image: Image.Image) -> Image.Image:
-    """Return L, RGB or, where something shows through, LA or RGBA, eight bits each."""
+    """Convert to eight bits of L or RGB, or to LA or RGBA if a picture is transparent."""
     if image.mode == "F":
         raise PictureError("floating-point pixels")
-    if image.mode.startswith("I"):  # 16-bit grey, which Pillow's own conversion would cut off at 255
+    if image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip at 255
         values = np.asarray(image).clip(0, 65535).astype(np.uint32)
         return Image.fromarray(((values + 128) // 257).astype(np.uint8))
     if image.mode in ("L", "RGB", "LA", "RGBA") and "transparency" not in image.info:
@@ -104,9 +103,9 @@ def _plain(image: Image.Image) -> Image.Image:
 
 
 def resize(image: Image.Image, size: int, mode: str) -> np.ndarray:
-    """Bring an RGB picture to a square, uint8 [size, size, 3], with a bicubic filter that averages when it shrinks.
+    """Resize an RGB picture to a square, uint8 [size, size, 3], with an antialiased bicubic filter.
 
-    `shortest` cuts the square from the middle, `longest` pads with white, `squash` ignores the shape.
+    `shortest` crops the middle, `longest` pads with white, `squash` ignores the aspect ratio.
     """
     if mode not in RESIZE_MODES:
         raise ValueError(f"resize mode must be one of {', '.join(RESIZE_MODES)}, not {mode!r}")
@@ -129,11 +128,11 @@ def resize(image: Image.Image, size: int, mode: str) -> np.ndarray:
 
 
 class Fact(NamedTuple):
-    """What one picture is; `width` and `height` are the upright original's, 0 if it is unusable."""
+    """The facts about a picture; `width` and `height` are the upright original's, 0 if it is unusable."""
 
     width: int = 0
     height: int = 0
-    sha256: str = ""  # of the file's bytes; empty where they could not be read
+    sha256: str = ""  # of the file's bytes; empty if they cannot be read
     reason: str | None = None  # why it is unusable
     descriptor: bytes = bytes(3 * DESCRIPTOR_SIDE**2)  # the picture at 16 × 16
 
@@ -141,16 +140,29 @@ class Fact(NamedTuple):
 def check_chunk(
     chunk: list[tuple[int, str]], *, root: Path, size: int, resize_mode: str, pixels: Path | None
 ) -> list[tuple[int, Fact]]:
-    """Read and decode pictures, given by row and reference, each once; return row and fact of each.
+    """Decode pictures, given by row and reference, and return the row and fact of each.
 
-    Rows of `pixels`, a .npy file of uint8 [n_pictures, size, size, 3], are filled. Too many open files, a full disk or
-    no memory raise: they are no fact of a picture.
+    Their squares are written to the rows of `pixels`, a .npy file of uint8 [n_pictures, size, size, 3]. A shortage of
+    the machine raises.
     """
     facts = []
     for row, image in chunk:
-        fact, square = _check(root, image, size, resize_mode)
-        facts.append((row, fact))
-        if pixels is not None and square is not None:
+        sha256 = ""
+        try:
+            data = read_bytes(root, image)
+            sha256 = hashlib.sha256(data).hexdigest()
+            picture, (width, height) = decode_measured(data, size=size)
+        except (OSError, ValueError) as error:
+            if shortage(error):
+                raise
+            reason = str(error).replace(str(root), "the data set's folder")  # stays true if the folder moves
+            facts.append((row, Fact(sha256=sha256, reason=reason)))
+            continue
+        # The smooth filter is on purpose: plain means of blocks change with the positions of the blocks.
+        descriptor = picture.resize((DESCRIPTOR_SIDE, DESCRIPTOR_SIDE), Image.Resampling.BICUBIC).tobytes()
+        facts.append((row, Fact(width, height, sha256, None, descriptor)))
+        if pixels is not None:
+            square = resize(picture, size, resize_mode)
             # Written, not mapped: on a full disk a write to a map ends the process.
             with naming(pixels), pixels.open("r+b") as file:
                 file.seek(np.load(pixels, mmap_mode="r").offset + row * square.nbytes)
@@ -159,25 +171,8 @@ def check_chunk(
 
 
 def read_square(root: Path, image: str, *, size: int, resize_mode: str) -> np.ndarray:
-    """Read one picture again and return its square, uint8 [size, size, 3]; a PictureError names the picture."""
+    """Read a picture and return its square, uint8 [size, size, 3]; a PictureError names the picture."""
     try:
         return resize(decode(read_bytes(root, image), size=size), size, resize_mode)
     except PictureError as error:
         raise PictureError(f"{image}: {error}") from error
-
-
-def _check(root: Path, image: str, size: int, resize_mode: str) -> tuple[Fact, np.ndarray | None]:
-    try:
-        data = read_bytes(root, image)
-    except (OSError, ValueError) as error:
-        if shortage(error):
-            raise
-        return Fact(reason=str(error).replace(str(root), "the data set's folder")), None  # true wherever it is moved to
-    sha256 = hashlib.sha256(data).hexdigest()
-    try:
-        picture, (width, height) = decode_measured(data, size=size)
-    except PictureError as error:
-        return Fact(sha256=sha256, reason=str(error)), None
-    # The filter is smooth on purpose: plain means of blocks change with the place of the block's edge.
-    descriptor = picture.resize((DESCRIPTOR_SIDE, DESCRIPTOR_SIDE), Image.Resampling.BICUBIC).tobytes()
-    return Fact(width, height, sha256, None, descriptor), resize(picture, size, resize_mode)

@@ -1,12 +1,11 @@
-"""The pictures of a data set, cached in a folder of files; a file that is missing or cannot be read is made again.
+"""The pictures of a data set, decoded once and cached in a folder; a missing or unreadable file is made again.
 
     facts.parquet      one row a picture: width, height, sha256, reason
     descriptors.npy    uint8 [n_pictures, 768], for `lookalikes`
-    pixels.npy         uint8 [n_pictures, size, size, 3]; only if it fits the budget
+    pixels.npy         uint8 [n_pictures, size, size, 3]; only if it fits the budget, else decoded at every use
     cache.json         the square's size and resize mode
 
-Each picture is decoded once. Squares that fit a budget are mapped from one file. Others are decoded again at every use,
-to the same bytes. The folder is built under another name and then renamed: it is complete or not there.
+The folder is built under a temporary name and then renamed, so an existing folder is complete.
 """
 
 import functools
@@ -14,12 +13,11 @@ import io
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -48,7 +46,7 @@ _CHUNK = 16  # pictures handed to a process at a time
 
 @dataclass(eq=False)
 class Pixels:
-    """The squares of some pictures of a cache, addressed 0 … len − 1: mapped from its file, or decoded at every use."""
+    """Squares of some pictures of a cache, numbered from 0: mapped from its file, or decoded at every use."""
 
     folder: Path  # of the cache
     rows: np.ndarray  # int64 [n], the row of each picture in the cache
@@ -61,7 +59,7 @@ class Pixels:
         return len(self.rows)
 
     def descriptors(self) -> np.ndarray:
-        """Return the descriptors of the pictures, uint8 [n, 768], which `lookalike_clusters` reads."""
+        """Return the descriptors of the pictures for `lookalike_clusters`, uint8 [n, 768]."""
         return np.load(self.folder / DESCRIPTORS_FILE)[self.rows]
 
     def gather(self, rows: np.ndarray) -> np.ndarray:
@@ -76,20 +74,17 @@ class Pixels:
         return squares
 
     def select(self, rows: np.ndarray) -> "Pixels":
-        """Return the same squares, addressed anew: picture i of the result is picture rows[i] of this."""
+        """Return a selection: picture i of the result is picture rows[i] of this."""
         return replace(self, rows=self.rows[rows], images=[self.images[row] for row in rows])
 
 
 def open_pixels(folder: Path, *, rows: np.ndarray, root: Path, images: Sequence[str]) -> Pixels:
-    """Open squares that `check_pictures` stored, in any process, within milliseconds.
-
-    `folder` and `rows` are as in `Pixels`; `images` has the reference of each row, relative to `root`.
-    """
-    made = json.loads((folder / CACHE_FILE).read_text())
+    """Open squares that `check_pictures` stored; `images` has the reference of each row, relative to `root`."""
+    settings = json.loads((folder / CACHE_FILE).read_text())
     file = folder / PIXELS_FILE
     stored = np.asarray(np.load(file, mmap_mode="r")) if file.exists() else None
-    read = functools.partial(read_square, root, **made)
-    return Pixels(folder, np.asarray(rows, np.int64), made["size"], images, read, stored)
+    read = functools.partial(read_square, root, **settings)
+    return Pixels(folder, np.asarray(rows, np.int64), settings["size"], images, read, stored)
 
 
 def check_pictures(
@@ -102,76 +97,65 @@ def check_pictures(
     budget_bytes: int,
     workers: int | None = None,
     progress: Progress | None = None,
-    say: Callable[[str], None] = lambda line: None,
 ) -> tuple[pd.DataFrame, Pixels]:
-    """Decode every picture of a data set once, or read what an earlier run stored of them.
+    """Decode every picture of a data set once, or read the facts and squares that an earlier run stored.
 
-    Above `budget_bytes` of squares, none are stored and pictures stream from their files. A machine that runs short of
-    something raises OSError or MemoryError, stores nothing, and says nothing of a picture.
+    Above `budget_bytes`, no squares are stored. A full disk or a lack of memory raises OSError or MemoryError, stores
+    nothing, and marks no picture as unusable.
 
     Returns:
         One row a picture, in order: width and height of the upright original (0 if unusable), sha256 of the file's
         bytes (empty if they cannot be read), reason (None, or why it is unusable); and the squares.
     """
-    kind = [VERSION, PIL.__version__, size, resize_mode]
-    folder = cache / fingerprint([*kind, source_stamp(root, images)])
+    folder = cache / fingerprint([VERSION, PIL.__version__, size, resize_mode, source_stamp(root, images)])
     shape = (len(images), size, size, 3)
     fits = 0 < math.prod(shape) <= budget_bytes
     if broken_file(folder, with_pixels=fits):
         cache.mkdir(parents=True, exist_ok=True)
         with FileLock(cache / f"{folder.name}.lock"):  # two audits of one data set decode it once
-            if broken := broken_file(folder, with_pixels=fits):
-                if folder.is_dir():
-                    say(f"{broken} is broken or gone: storing the small pictures again")
-                with _replacing_folder(folder) as part:
+            if broken_file(folder, with_pixels=fits):
+                part = folder.with_name(f"{folder.name}.part")
+                shutil.rmtree(part, ignore_errors=True)
+                part.mkdir()
+                try:
                     pixels = part / PIXELS_FILE if fits else None
                     if pixels:  # zeros, which take no room on the disk yet
                         np.lib.format.open_memmap(pixels, mode="w+", dtype=np.uint8, shape=shape)
                     work = functools.partial(check_chunk, root=root, size=size, resize_mode=resize_mode, pixels=pixels)
-                    _write(part, _collect(work, images, workers or cores(), progress))
-                    (part / CACHE_FILE).write_text(json.dumps({"size": size, "resize_mode": resize_mode}))
+                    with naming(folder):
+                        _write(part, _collect(work, images, workers or cores(), progress))
+                        (part / CACHE_FILE).write_text(json.dumps({"size": size, "resize_mode": resize_mode}))
+                        for path in (*part.iterdir(), part):
+                            sync(path)
+                        shutil.rmtree(folder, ignore_errors=True)
+                        part.rename(folder)
+                        sync(cache)
+                except BaseException:
+                    shutil.rmtree(part, ignore_errors=True)
+                    raise
     facts = pq.read_table(folder / FACTS_FILE).to_pydict()
     texts = {name: pd.Series(facts[name], dtype=object) for name in (c.SHA256, c.REASON)}
     numbers = {name: np.array(facts[name], np.int64) for name in (c.WIDTH, c.HEIGHT)}
     return pd.DataFrame(numbers | texts), open_pixels(folder, rows=np.arange(len(images)), root=root, images=images)
 
 
-@contextmanager
-def _replacing_folder(folder: Path) -> Iterator[Path]:
-    """Give an empty folder that replaces `folder` when the block ends well and is deleted when it does not."""
-    part = folder.with_name(f"{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir()
-    try:
-        with naming(folder):
-            yield part
-            for path in (*part.iterdir(), part):
-                sync(path)
-            shutil.rmtree(folder, ignore_errors=True)
-            part.rename(folder)
-            sync(folder.parent)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
-
-
 def broken_file(folder: Path, *, with_pixels: bool = False) -> Path | None:
     """Return the first file of a cache that is missing or cannot be read; pixels may be missing unless required."""
-    mapped = functools.partial(np.load, mmap_mode="r")  # fails where the file is shorter than its header says
-    readers: dict[str, Callable[[Path], Any]] = {
-        CACHE_FILE: lambda path: json.loads(path.read_text()),
-        FACTS_FILE: pq.read_table,
-        DESCRIPTORS_FILE: mapped,
-    }
+    names = [CACHE_FILE, FACTS_FILE, DESCRIPTORS_FILE]
     if with_pixels or (folder / PIXELS_FILE).exists():
-        readers[PIXELS_FILE] = mapped
-    for name, read in readers.items():
+        names.append(PIXELS_FILE)
+    for path in (folder / name for name in names):
         try:
-            read(folder / name)
+            if path.suffix == ".npy":
+                np.load(path, mmap_mode="r")  # fails on a file shorter than its header says
+            elif path.suffix == ".parquet":
+                pq.read_table(path)
+            else:
+                json.loads(path.read_text())
         except (OSError, ValueError, EOFError) as error:
             if shortage(error):
                 raise
-            return folder / name
+            return path
     return None
 
 
@@ -183,9 +167,9 @@ def _collect(
 ) -> list[Fact]:
     """Return the fact of each picture, in order."""
     facts: dict[int, Fact] = {}
-    with closing(map_chunks(work, list(enumerate(images)), workers=workers, chunk=_CHUNK)) as answers:
-        for part, answer in answers:
-            facts.update(answer or {row: Fact(reason="the process decoding it crashed or hung") for row, _ in part})
+    with closing(map_chunks(work, list(enumerate(images)), workers=workers, chunk=_CHUNK)) as results:
+        for part, result in results:
+            facts.update(result or {row: Fact(reason="the process decoding it crashed or hung") for row, _ in part})
             if progress is not None:
                 progress(len(facts), len(images))
     return [facts[row] for row in range(len(images))]

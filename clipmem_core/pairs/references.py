@@ -1,7 +1,7 @@
-"""Turns an image reference of a data set into bytes, and a list of references into a stamp.
+"""Reads the pictures that references point to, and hashes the state of their files.
 
 A reference is a path relative to the data set's root: `a/b.jpg`, `shard.tar/member.jpg`, `file.parquet#12` or
-`file.arrow#12`. Nothing outside the root is ever read, whatever dots, links or escapes a reference holds.
+`file.arrow#12`. Nothing outside the root is read, whatever dots, links or escapes a reference has.
 """
 
 import hashlib
@@ -10,10 +10,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from clipmem_core.config import InputError
-from clipmem_core.pairs.readers.columnar import table_picture
+from clipmem_core.facts import InputError
+from clipmem_core.pairs.readers.containers import table_picture, tar_picture
 from clipmem_core.pairs.readers.files import LINK_LEAVES, PICTURE, is_inside, normal_reference, read_file
-from clipmem_core.pairs.readers.shards import tar_picture
 from clipmem_core.shortage import shortage
 
 _ROW = re.compile(r"(.+\.(?:parquet|arrow))#(\d+)")
@@ -21,22 +20,22 @@ _TAR = re.compile(r"\.tar/", re.IGNORECASE)
 
 
 def split_reference(root: Path, image: str) -> tuple[Path, str | int | None]:
-    """Return the file a normal reference points into, and the tar member or table row in it (None: the file itself)."""
+    """Split a normal reference into its file and the tar member or table row in it (None: the file itself)."""
     row = _ROW.fullmatch(image)
     if row:
         return root / row[1], int(row[2])
-    for cut in _TAR.finditer(image):
-        archive = root / image[: cut.end() - 1]
+    for match in _TAR.finditer(image):
+        archive = root / image[: match.end() - 1]
         if os.path.isfile(archive):
-            return archive, image[cut.end() :]
+            return archive, image[match.end() :]
     return root / image, None
 
 
 def read_bytes(root: Path, image: str) -> bytes:
-    """Read the picture a reference points to, undecoded.
+    """Read the encoded picture of a reference.
 
-    A reference that leaves the folder or a damaged archive is an InputError; where nothing is, FileNotFoundError is
-    raised. Other OSErrors (too many open files, a failing disk) say nothing about the picture.
+    A reference that leaves the folder and a damaged archive raise InputError, a missing picture FileNotFoundError, a
+    shortage of the machine any other OSError.
     """
     try:
         path, part = split_reference(root, normal_reference(image))
@@ -55,7 +54,7 @@ def read_bytes(root: Path, image: str) -> bytes:
 
 
 def source_stamp(root: Path, images: Sequence[str]) -> str:
-    """Return 32 hex digits that change with the references, their order, or the size or time of a file behind them."""
+    """Return 32 hex digits that change with the references, their order, and the size or time of their files."""
     digest = hashlib.sha256()
     for image in images:
         digest.update(image.encode("utf-8", "surrogatepass") + b"\n")

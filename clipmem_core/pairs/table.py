@@ -1,4 +1,4 @@
-"""Turns SOURCE, whatever its format, into a table of pairs and a quarantine."""
+"""Reads a data set of any format into a table of pairs and a quarantine."""
 
 import os
 from collections.abc import Callable
@@ -20,12 +20,12 @@ FORMATS = (
     "a Hugging Face data set (saved folder, Parquet or owner/name), a folder of pictures with .txt captions, or scenes"
 )
 _TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")
-_USUAL = ("captions", "metadata", "annotations")  # names that win where a folder has several tables
+_USUAL = ("captions", "metadata", "annotations")  # names that win if a folder has several tables
 
 
 @dataclass(frozen=True)
 class Reader:
-    """A format of data sets: `matches` tells from a path whether `read` reads it."""
+    """A format of data sets: `matches` tells whether `read` can read a path."""
 
     name: str
     matches: Callable[[Path], bool]
@@ -36,7 +36,7 @@ def _ends(*suffixes: str) -> Callable[[Path], bool]:
     return lambda path: path.is_file() and path.suffix.lower() in suffixes
 
 
-# The first that matches a file or a folder reads it. A folder with one table of captions is read as that table.
+# The first reader that matches a path reads it. A folder with one table of captions is read as that table.
 READERS = (
     Reader("Hugging Face save_to_disk", columnar.is_saved_folder, columnar.read_saved_folder),
     Reader(
@@ -54,10 +54,10 @@ READERS = (
 
 @dataclass(frozen=True)
 class RawPairs:
-    """What a data set holds before any picture is opened.
+    """A data set before any picture is opened.
 
     `pairs` has the columns pair_id, image, captions (a list of at least one), label and planted, in the order of the
-    source; `quarantine` has source, pair_id and reason. Every one of the `rows` is in one of the two.
+    source; `quarantine` has source, pair_id and reason. Each of the `rows` is in one of the two.
     """
 
     root: Path  # image references are relative to it; absolute
@@ -65,7 +65,7 @@ class RawPairs:
     rows: int
     pairs: pd.DataFrame
     quarantine: pd.DataFrame
-    drawn_of: int = 0  # pairs that a sample was drawn of, which are then the only ones in `pairs`
+    drawn_of: int = 0  # pairs before a sample was drawn; 0 without a sample
 
 
 def read_source(
@@ -81,7 +81,7 @@ def read_source(
     return RawPairs(rows.root.absolute(), rows.format, total, pairs, quarantine)
 
 
-def check_there(source: str) -> None:
+def check_source(source: str) -> None:
     """Refuse a source that is no path, URL, pattern, synthetic set or name on the hub."""
     named = source == DRAWN or is_url(source) or _is_pattern(source) or is_hub_name(source)
     if not named and not Path(os.path.expanduser(source)).exists():
@@ -89,16 +89,16 @@ def check_there(source: str) -> None:
 
 
 def lacks_captions(source: str) -> bool:
-    """Tell whether a source is class folders of pictures, without captions: `--caption-template` makes some."""
+    """Tell whether a source is class folders of pictures without captions, which need a `--caption-template`."""
     folder = Path(os.path.expanduser(source))
-    endings = {*_TABLES, ".json", ".tar", ".parquet"}
-    if not folder.is_dir() or any(path.suffix.lower() in endings for path in folder.iterdir()):
+    tables = {*_TABLES, ".json", ".tar", ".parquet"}
+    if not folder.is_dir() or any(path.suffix.lower() in tables for path in folder.iterdir()):
         return False
     return folders.has_class_folders(folder)
 
 
 def local_path(source: str, *, data: Path, say: Callable[[str], None] = lambda line: None) -> str:
-    """Return the path of a data set on this machine; one at a URL is first fetched into the data folder."""
+    """Return the local path of a data set, fetching a URL into the data folder."""
     return fetch(source, data=data, say=say) if is_url(source) else source
 
 
@@ -107,7 +107,7 @@ def _is_pattern(source: str) -> bool:
 
 
 def _read(source: str, options: SourceOptions, data: Path) -> Rows:
-    check_there(source)
+    check_source(source)
     if source == DRAWN:
         folder = data / SETS / f"{DRAWN}-{options.scenes_pairs}-{options.scenes_seed}"
         table = folder / drawing.CAPTIONS_FILE
@@ -133,7 +133,7 @@ def _read(source: str, options: SourceOptions, data: Path) -> Rows:
 
 
 def _captions_file(folder: Path) -> Path | None:
-    """Return the only table of a folder, or the only one with a usual name; a JSON file counts by its name only."""
+    """Return the only table of a folder, or the only one with a usual name; a JSON file needs a usual name."""
     files = [path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")]
     candidates = [path for path in files if path.suffix.lower() in _TABLES]
     named = [path for path in files if path.suffix.lower() == ".json"] + candidates

@@ -1,24 +1,25 @@
 """Map a function over many items in worker processes that may crash, hang or be killed.
 
-A worker is a fresh Python, not a fork: threads of the caller cannot deadlock it, and it ends when the caller does, even
-if that is killed. The function is pickled by its name; keep its module quick to import.
+A worker is a fresh Python, not a fork: threads of the caller cannot deadlock it, and it ends when the caller is killed.
+Every worker imports the module of the function: keep that import quick.
 """
 
 import multiprocessing
 import os
 import signal
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from itertools import islice
 from typing import Any, TypeVar
 
 from pebble import ProcessExpired, ProcessPool
 
 Item = TypeVar("Item")
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
-SECONDS = 300.0  # that a chunk may take; the largest picture takes a few
-_AHEAD = 32  # chunks a worker that wait for the caller
-# What a process does to itself. Any other end came from outside, or it had no memory left to go on with.
+SECONDS = 300.0  # limit of a chunk; the largest picture takes a few seconds
+_AHEAD = 32  # finished chunks a worker that may wait for the caller
+# Signals that a process raises itself. Any other one was sent from outside, for example when memory ran out.
 _CRASHES = {-signal.SIGSEGV, -signal.SIGBUS, -signal.SIGABRT, -signal.SIGILL, -signal.SIGFPE, -signal.SIGTRAP}
 
 
@@ -28,55 +29,56 @@ def cores() -> int:
 
 
 def map_chunks(
-    work: Callable[[list[Item]], Answer], items: Sequence[Item], *, workers: int, chunk: int
-) -> Generator[tuple[list[Item], Answer | None], None, None]:
-    """Yield each chunk of items with what `work`, a function of a module or a partial of one, returned for it.
+    work: Callable[[list[Item]], Result], items: Sequence[Item], *, workers: int, chunk: int
+) -> Generator[tuple[list[Item], Result | None], None, None]:
+    """Yield each chunk of items with the result of `work`, a function of a module or a partial of one.
 
-    The items of a chunk whose process died or hung are retried one by one at the end, in a single process. Then an item
-    that crashes or hangs its process has None for an answer. Close the iterator to stop early: the processes end.
+    The items of a chunk whose process died or hung are retried one by one at the end, in a single process. An item that
+    crashes or hangs its process again has the result None. Closing the iterator ends the processes.
 
     Raises:
-        MemoryError: a process that worked on one item alone was killed, too; or `work` ran out of memory.
-        Exception: what `work` raised.
+        MemoryError: a process that worked on one item alone was killed again; or `work` ran out of memory.
+        Exception: raised by `work`.
     """
-    alone: list[list[Item]] = []
-    for part, answer, died in _answers(work, (items[at : at + chunk] for at in range(0, len(items), chunk)), workers):
-        if died:
-            alone += [[item] for item in part]
+    retries: list[list[Item]] = []
+    chunks = (list(items[start : start + chunk]) for start in range(0, len(items), chunk))
+    for part, result, error in _results(work, chunks, workers):
+        if error:
+            retries += [[item] for item in part]
         else:
-            yield part, answer
-    for part, answer, died in _answers(work, alone, 1):
-        if isinstance(died, ProcessExpired) and died.exitcode not in _CRASHES:
+            yield part, result
+    for part, result, error in _results(work, iter(retries), 1):
+        if isinstance(error, ProcessExpired) and error.exitcode not in _CRASHES:
             raise MemoryError(f"the process working on {part[0]!r} was killed, alone as well")
-        yield part, answer
+        yield part, result
 
 
-def _answers(
-    work: Callable[[list[Item]], Answer], parts: Iterable[Sequence[Item]], workers: int
-) -> Generator[tuple[list[Item], Answer | None, Exception | None], None, None]:
-    """Yield each part in order with its answer, or with how its process ended."""
+def _results(
+    work: Callable[[list[Item]], Result], chunks: Iterator[list[Item]], workers: int
+) -> Generator[tuple[list[Item], Result | None, Exception | None], None, None]:
+    """Yield each chunk in order with its result, or with the error that ended its process."""
     waiting: deque[tuple[list[Item], Any]] = deque()
     pool = ProcessPool(workers, initializer=_silence, context=multiprocessing.get_context("spawn"))
-    todo = iter(parts)
     try:
         while True:
-            while len(waiting) < _AHEAD * workers and (part := list(next(todo, []))):
+            for part in islice(chunks, _AHEAD * workers - len(waiting)):
                 waiting.append((part, pool.schedule(work, (part,), timeout=SECONDS)))
             if not waiting:
                 return
             part, future = waiting.popleft()
+            result, died = None, None
             try:
-                answer, died = future.result(), None
+                result = future.result()
             except (ProcessExpired, TimeoutError) as error:
-                answer, died = None, error
-            yield part, answer, died
+                died = error
+            yield part, result, died
     finally:
         pool.stop()
         pool.join()
 
 
 def _silence() -> None:
-    """Keep what libraries print off the caller's screen."""
+    """Discard the output of libraries."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)

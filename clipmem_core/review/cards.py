@@ -1,4 +1,4 @@
-"""Everything about pairs: as cards for a page, from the tables of an audit and the decisions, and as pandas frames."""
+"""The pairs of an audit with their scores and decisions: as cards for a page, and as pandas frames."""
 
 import math
 from collections.abc import Sequence
@@ -14,12 +14,12 @@ from clipmem_core.config import InputError
 from clipmem_core.review.decisions import Decision, open_review
 from clipmem_core.review.search import hits
 from clipmem_core.review.selection import Selection
-from clipmem_core.review.tables import fetch_numbered, fetch_pairs, fetch_rows, mismatched_tables, number
+from clipmem_core.review.tables import fetch_frame, fetch_numbered, fetch_pairs, mismatched_tables, number
 from clipmem_core.scores.registry import BY_NAME, CARD, EXPORT, PAIR, ROW, scores_in
 
 SHOWN = tuple(dict.fromkeys(name for place in (CARD, ROW, PAIR, EXPORT) for name in scores_in(place)))
 OWN_CAPTIONS = "own_captions"
-LISTED = {c.SIMILARITY_OUT: "caption_similarity_out", c.MISFIT: "caption_misfit"}  # names of their lists
+LISTED = {c.SIMILARITY_OUT: "caption_similarity_out", c.MISFIT: "caption_misfit"}  # column of a list by score
 _UNSEARCHED = Selection()
 
 
@@ -51,79 +51,60 @@ def cards(audit: Audit, rows: Sequence[int], selection: Selection = _UNSEARCHED)
         if row not in scores or row not in pairs or scores[row][0] != pairs[row][0]:
             raise mismatched_tables(audit)
     decisions = open_review(audit).decisions([pairs[row][0] for row in rows])
-    found, match = hits(audit, selection) if selection.searched else (np.empty(0), np.empty(0))
-    matches = dict(zip(found.tolist(), match.tolist(), strict=True))
+    hit_rows, match = hits(audit, selection) if selection.searched else (np.empty(0), np.empty(0))
+    matches = dict(zip(hit_rows.tolist(), match.tolist(), strict=True))
     shown = []
     for row in rows:
         (pair_id, image, captions, label, planted), (_, group, *values) = pairs[row], scores[row]
         numbers = {name: value if math.isfinite(value) else None for name, value in zip(names, values, strict=True)}
-        own = (row, pair_id, image, tuple(map(str, captions or ())), label, planted, group, numbers)
-        shown.append(PairCard(*own, matches.get(row), decisions.get(pair_id)))
+        facts = (row, pair_id, image, tuple(map(str, captions or ())), label, planted, group, numbers)
+        shown.append(PairCard(*facts, matches.get(row), decisions.get(pair_id)))
     return shown
 
 
-@dataclass(frozen=True)
-class CaptionScore:
-    """The scores of one caption, None if unknown."""
-
-    similarity_out: float | None
-    misfit: float | None
-    odd: bool  # fits much worse than the others of its pair
-
-    @property
-    def words(self) -> str:
-        """The scores in words."""
-        known = {"similarity out": self.similarity_out, "misfit": self.misfit}
-        return " · ".join(f"{name} {value:.2f}".replace("-", "−") for name, value in known.items() if value is not None)
-
-
-def caption_scores(audit: Audit, pair_id: str) -> dict[int, CaptionScore]:
-    """Return the scores of a pair's captions by their place, from 0; empty for an audit without such scores."""
+def caption_scores(audit: Audit, pair_id: str) -> pd.DataFrame:
+    """Return number, similarity_out, misfit and odd of each caption of a pair, empty if there are no such scores."""
     path = audit.folder / CAPTION_TABLE
     if not path.is_file():
-        return {}
-    finite = ", ".join(f"CASE WHEN isfinite({name}) THEN {name} END" for name in LISTED)
-    query = f'SELECT "{c.CAPTION}", {finite}, {c.ODD} FROM parquet WHERE "{c.PAIR_ID}" = ?'
-    return {place: CaptionScore(*values) for place, *values in fetch_rows(path, query, [pair_id])}
+        return pd.DataFrame()
+    columns = ", ".join([f'"{c.CAPTION}" AS number', *LISTED, c.ODD])
+    return fetch_frame(path, f'SELECT {columns} FROM parquet WHERE "{c.PAIR_ID}" = ? ORDER BY number', [pair_id])
 
 
 def listed_scores(audit: Audit, pair_ids: Sequence[str]) -> pd.DataFrame:
-    """Return pair_id and own_captions of some pairs; if the audit scores single captions, their lists `LISTED` too.
+    """Return pair_id and own_captions of those of some pairs that the audit has.
 
-    A list has None for a caption without the score. Pairs that the audit does not have are left out.
+    If the audit scores single captions, the columns `LISTED` have a list of their scores, None for a missing one.
     """
-    found = fetch_pairs(audit.folder / PAIRS, [f'"{c.CAPTIONS}" AS {OWN_CAPTIONS}'], pair_ids)
-    own = pd.DataFrame(found.to_pydict(), dtype=object)
+    pairs = fetch_pairs(audit.folder / PAIRS, [f'"{c.CAPTIONS}" AS {OWN_CAPTIONS}'], pair_ids)
+    table = pd.DataFrame(pairs.to_pydict(), dtype=object)
     path = audit.folder / CAPTION_TABLE
     if not path.is_file():
-        return own
+        return table
     lists = [
         f'list(CASE WHEN isfinite("{name}") THEN "{name}" END ORDER BY "{c.CAPTION}") AS {listed}'
         for name, listed in LISTED.items()
     ]
     scores = fetch_pairs(path, lists, pair_ids, end=f'GROUP BY "{c.PAIR_ID}"')
-    return own.merge(pd.DataFrame(scores.to_pydict(), dtype=object), on=c.PAIR_ID, how="left")
+    return table.merge(pd.DataFrame(scores.to_pydict(), dtype=object), on=c.PAIR_ID, how="left")
 
 
 class AuditFrames(Audit):
-    """A finished audit with more tables. Each is read on access; pairs, scores and membership have the same order."""
+    """A finished audit as pandas tables, read on access; pairs, scores and membership have the same order."""
 
     @property
     def decisions(self) -> pd.DataFrame:
-        """One row a pair that a person decided on; the last decided first."""
+        """One row for each pair with a decision or a note, the newest first."""
         return open_review(self).table()
 
     @property
     def checks(self) -> pd.DataFrame:
-        """One row a pair: the results of the checks that need no model, which are made if they are missing."""
+        """One row a pair: the results of the checks that need no model, computed if they are missing."""
         return read_table(ensure_checks(self))
 
     @property
     def captions(self) -> pd.DataFrame:
-        """One row a caption: pair_id, number of the caption within its pair, caption, and its scores if there are any.
-
-        The scores are similarity_out, margin_out, learned, misfit, gap and odd.
-        """
+        """One row a caption: pair_id, number within the pair, caption, and the scores of single captions if any."""
         exploded = self.pairs[[c.PAIR_ID, c.CAPTIONS]].explode(c.CAPTIONS, ignore_index=True)
         table = exploded.rename(columns={c.CAPTIONS: "caption"})
         table.insert(1, "number", exploded.groupby(c.PAIR_ID, sort=False).cumcount())

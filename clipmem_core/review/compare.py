@@ -1,6 +1,4 @@
-"""A score compared between two audits, and the detectors of one audit compared: how well they find injected errors, how
-far they agree, where they differ.
-"""
+"""Comparison of a score between two audits, and of the detectors of one audit or benchmark."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,36 +11,36 @@ from clipmem_core import columns as c
 from clipmem_core.audits.store import PAIRS, SCORES, Audit
 from clipmem_core.config import FIELDS, InputError, as_dict, flat
 from clipmem_core.review.rows import misfit_note
-from clipmem_core.review.tables import CAPTION_KEY, ROW, count_pairs_of, fetch_frame, kept, number
+from clipmem_core.review.tables import CAPTION_KEY, ROW, cached, count_pairs_of, fetch_frame, number
 from clipmem_core.scores.detection import detection_table, numbers_reviewed, precision_curve
 from clipmem_core.scores.registry import BY_NAME, DETECTION, scores_in
 from clipmem_core.scores.seeds import paired_difference
 from clipmem_core.studies.benchmark import results as b
 
-POINTS = 5_000  # pairs of a scatter plot
-MOST_RANKED = 50_000  # pairs that an agreement is measured on
-RESAMPLED = 2_000_000  # pairs drawn by all bootstrap resamples of a kind together
+POINTS = 5_000  # pairs in a scatter plot
+MOST_RANKED = 50_000  # pairs in a rank correlation
+RESAMPLED = 2_000_000  # pairs in all bootstrap resamples of one kind of error
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """How a score differs between two audits, over the pairs of equal pair_id. Differences are other − one.
+    """A score in two audits, over the pairs with the same pair_id. Differences are other − one.
 
     `changed` has pair_id, row_one, row_other, one, other, difference, captions_changed, group_one and group_other, the
-    largest change first, without pairs that changed their group. `points` has the same of a sample of all pairs.
+    largest change first, without pairs that changed their group. `points` has the same columns for a random sample.
     """
 
     column: str
     n_common: int
-    n_scored: int  # of these, those with a score in both
+    n_scored: int  # common pairs with a score in both
     only_one: int
     only_other: int
     edited: int  # common pairs with other captions or another picture
     regrouped: int  # common pairs in another group of the same protocol
-    spearman: float | None  # None for fewer than three pairs, or if all have one score
+    spearman: float | None  # None for fewer than three pairs or constant scores
     pearson: float | None
     mean_difference: float | None
-    low: float | None  # of the 95 % interval of the mean difference, paired by pair
+    low: float | None  # 95 % interval of the mean paired difference
     high: float | None
     changed: pd.DataFrame
     points: pd.DataFrame
@@ -69,7 +67,7 @@ def compare(one: Audit, other: Audit, *, column: str = c.CLIPMEM, limit: int) ->
     sample = np.sort(np.random.default_rng(0).choice(len(scored), min(len(scored), POINTS), replace=False))
     values = scored["one"].to_numpy(), scored["other"].to_numpy()
     correlated = len(scored) > 2 and min(map(np.ptp, values)) > 0
-    mean, low, high = mean_difference(*values)
+    change = paired_difference(values[1], values[0]) if len(scored) else None
     warnings = differing_settings(one, other)
     noted = [f"in {audit.name}, {note}" for audit in (one, other) if (note := misfit_note(audit))]
     if column == c.MISFIT and len(noted) == 1:
@@ -84,9 +82,9 @@ def compare(one: Audit, other: Audit, *, column: str = c.CLIPMEM, limit: int) ->
         regrouped=int(regrouped.sum()),
         spearman=float(stats.spearmanr(*values).statistic) if correlated else None,
         pearson=float(stats.pearsonr(*values).statistic) if correlated else None,
-        mean_difference=mean,
-        low=low,
-        high=high,
+        mean_difference=change.mean if change else None,
+        low=change.low if change and change.n > 1 else None,
+        high=change.high if change and change.n > 1 else None,
         changed=stayed.iloc[largest].reset_index(drop=True),
         points=scored.iloc[sample].reset_index(drop=True),
         warnings=warnings,
@@ -94,7 +92,7 @@ def compare(one: Audit, other: Audit, *, column: str = c.CLIPMEM, limit: int) ->
 
 
 def _pairs_and_score(audit: Audit, column: str) -> pd.DataFrame:
-    """Return pair_id, row, group, score, and keys of the captions and of the picture of each pair."""
+    """Return pair_id, row, group, score, and hashes of the captions and of the picture of each pair."""
     scores = f'SELECT {c.PAIR_ID}, {ROW} AS row, "{c.GROUP}" AS "group", {number(column)} AS score FROM parquet'
     pairs = f"SELECT {CAPTION_KEY} AS captions, hash({c.SHA256}) AS picture FROM parquet"
     count_pairs_of(audit)
@@ -102,22 +100,14 @@ def _pairs_and_score(audit: Audit, column: str) -> pd.DataFrame:
     return pd.concat([fetch_frame(audit.folder / name, f"{query} ORDER BY {ROW}") for name, query in tables], axis=1)
 
 
-def mean_difference(one: np.ndarray, other: np.ndarray) -> tuple[float | None, float | None, float | None]:
-    """Return the mean of other − one and its 95 % interval by Student's t; None if there are too few pairs."""
-    if len(one) == 0:
-        return None, None, None
-    found = paired_difference(other, one)
-    return (found.mean, found.low, found.high) if found.n > 1 else (found.mean, None, None)
-
-
 def differing_settings(one: Audit, other: Audit) -> tuple[str, ...]:
     """Return a sentence for each setting that makes the scores of two audits incomparable."""
     first, second = (flat(as_dict(audit.record.config)) for audit in (one, other))
     return tuple(
-        f"The {own.alike} differs: {first[name] or 'none'} in {one.name}, {second[name] or 'none'} in {other.name} "
-        f"({own.flag}). clipmem compares only where it is the same."
-        for name, own in FIELDS.items()
-        if own.alike and first[name] != second[name]
+        f"The {field.alike} differs: {first[name] or 'none'} in {one.name}, {second[name] or 'none'} in {other.name} "
+        f"({field.flag}). clipmem is comparable only if it is the same."
+        for name, field in FIELDS.items()
+        if field.alike and first[name] != second[name]
     )
 
 
@@ -126,54 +116,53 @@ class Findings:
     """How well detectors find injected errors.
 
     `table` has kind, share, detector, measure, mean, low and high; `curves` has kind, share, detector, number of pairs
-    reviewed and precision. `interval` says what low and high cover.
+    reviewed and precision. `interval` names the kind of interval from low to high.
     """
 
     table: pd.DataFrame
     curves: pd.DataFrame
     interval: str
-    note: str = ""  # on misfit, if it is from a second round of training
+    note: str = ""  # on misfit of a second round of training
 
 
-@kept(4, SCORES, PAIRS)
+@cached(4, SCORES, PAIRS)
 def detector_scores(audit: Audit) -> pd.DataFrame:
-    """Return the scores of each detector for the scored or candidate pairs: row, planted, and a column a detector.
+    """Return row, planted and a column for each detector, larger is more suspicious, of the scored or candidate pairs.
 
-    Larger is more suspicious. A detector that an audit does not have is left out, then pairs that lack one of the
-    others.
+    Detectors without values are omitted, then pairs that lack a value.
     """
     count_pairs_of(audit)
     detectors = scores_in(DETECTION)
-    wanted = ", ".join(f'{score.direction} * {number(name)} AS "{name}"' for name, score in detectors.items())
-    query = f'SELECT {ROW} AS row, "{c.GROUP}", {wanted} FROM parquet ORDER BY row'
+    columns = ", ".join(f'{score.direction} * {number(name)} AS "{name}"' for name, score in detectors.items())
+    query = f'SELECT {ROW} AS row, "{c.GROUP}", {columns} FROM parquet ORDER BY row'
     planted = fetch_frame(audit.folder / PAIRS, f'SELECT "{c.PLANTED}" FROM parquet ORDER BY {ROW}')
     table = pd.concat([fetch_frame(audit.folder / SCORES, query), planted], axis=1)
     table = table[table[c.GROUP].isin([c.CANDIDATE, c.SCORED])]
-    known = [name for name in detectors if np.isfinite(table[name]).mean() > 0.5]
-    finite = np.isfinite(table[known].to_numpy(dtype=float)).all(axis=1)
-    return table.loc[finite, ["row", c.PLANTED, *known]].reset_index(drop=True)
+    names = [name for name in detectors if np.isfinite(table[name]).mean() > 0.5]
+    finite = np.isfinite(table[names].to_numpy(dtype=float)).all(axis=1)
+    return table.loc[finite, ["row", c.PLANTED, *names]].reset_index(drop=True)
 
 
 def names_in(scores: pd.DataFrame) -> list[str]:
-    """Return the detectors that a table of their scores has, in their order."""
+    """Return the detectors in a table of `detector_scores`."""
     return [str(name) for name in scores.columns if name not in ("row", c.PLANTED)]
 
 
-@kept(4, SCORES, PAIRS)
+@cached(4, SCORES, PAIRS)
 def planted_findings(audit: Audit) -> Findings | None:
-    """Return how well an audit's scores find each kind of its injected errors; None without any."""
+    """Return how well an audit's detectors find each kind of injected error; None without injected errors."""
     scores = detector_scores(audit)
     names, planted = names_in(scores), scores[c.PLANTED]
     rows: list[dict[str, Any]] = []
     curves: list[dict[str, Any]] = []
     for kind in sorted(planted.dropna().unique(), key=lambda kind: (kind != c.MISCAPTION, kind)):
-        own = scores[planted.isna() | (planted == kind)]
-        truth = own[c.PLANTED].notna().to_numpy()
+        subset = scores[planted.isna() | (planted == kind)]
+        truth = subset[c.PLANTED].notna().to_numpy()
         if not names or truth.sum() < 2 or truth.all():
             continue
-        values = {name: own[name].to_numpy(dtype=float) for name in names}
+        values = {name: subset[name].to_numpy(dtype=float) for name in names}
         cell = {b.KIND: str(kind), b.SHARE: float(truth.mean())}
-        n_boot = int(np.clip(RESAMPLED // len(own), 50, 500))
+        n_boot = int(np.clip(RESAMPLED // len(subset), 50, 500))
         for row in detection_table(values, truth, n_boot=n_boot).to_dict("records"):
             rows += [
                 cell
@@ -181,7 +170,7 @@ def planted_findings(audit: Audit) -> Findings | None:
                 | {"low": row[f"{metric}_low"], "high": row[f"{metric}_high"]}
                 for metric in b.METRICS
             ]
-        numbers = numbers_reviewed(len(own))
+        numbers = numbers_reviewed(len(subset))
         for name in names:
             precision = precision_curve(values[name], truth, numbers)
             curves += [
@@ -196,22 +185,22 @@ def planted_findings(audit: Audit) -> Findings | None:
 
 
 def benchmarks_of(audit: Audit) -> list[b.Benchmark]:
-    """Return the benchmarks of an audit's pictures, those of the same pairs first."""
+    """Return the benchmarks on an audit's data set, those with the same pairs first."""
     record, same, others = audit.record, list[b.Benchmark](), list[b.Benchmark]()
     for benchmark in b.list_benchmarks():
         try:
-            asked = benchmark.asked
+            requested = benchmark.asked
         except InputError:
-            continue  # running it again reports it
-        if asked["dataset_fingerprint"] == record.dataset_fingerprint:
+            continue  # its command reports the broken file
+        if requested["dataset_fingerprint"] == record.dataset_fingerprint:
             same.append(benchmark)
-        elif asked["root"] == record.root:
+        elif requested["root"] == record.root:
             others.append(benchmark)
     return [benchmark for benchmark in same + others if benchmark.done]
 
 
 def benchmark_findings(benchmark: b.Benchmark) -> Findings | None:
-    """Return the results of a benchmark so far; None before its first planting."""
+    """Return the results of a benchmark so far, None before the first one."""
     results = benchmark.results()
     if not results:
         return None
@@ -220,21 +209,18 @@ def benchmark_findings(benchmark: b.Benchmark) -> Findings | None:
 
 
 def agreement(scores: pd.DataFrame) -> pd.DataFrame:
-    """Return the rank correlation (Spearman) of every two detectors, NaN for a constant one.
-
-    It is measured on at most 50,000 pairs, the same sample each time.
-    """
+    """Return the rank correlation (Spearman) of every two detectors on a fixed sample, NaN for a constant one."""
     drawn = scores if len(scores) <= MOST_RANKED else scores.sample(MOST_RANKED, random_state=0)
     return drawn[names_in(scores)].corr(method="spearman")
 
 
 def differ_most(scores: pd.DataFrame, one: str, other: str, *, limit: int) -> pd.DataFrame:
-    """Return the pairs that one detector suspects more than another, the largest difference first.
+    """Return the pairs with a higher rank in one detector than in another, the largest difference first.
 
-    `one` and `other` are the shares of pairs that each detector suspects less, in [0, 1].
+    `one` and `other` are the relative ranks in [0, 1].
     """
     ranks = pd.DataFrame({"row": scores["row"], "one": scores[one].rank(), "other": scores[other].rank()})
     lead = (ranks["one"] - ranks["other"]).sort_values(ascending=False, kind="stable")
-    found = ranks.loc[lead[lead > 0].index[:limit]].reset_index(drop=True)
-    found[["one", "other"]] = (found[["one", "other"]] - 1) / max(len(scores) - 1, 1)
-    return found
+    largest = ranks.loc[lead[lead > 0].index[:limit]].reset_index(drop=True)
+    largest[["one", "other"]] = (largest[["one", "other"]] - 1) / max(len(scores) - 1, 1)
+    return largest

@@ -1,13 +1,13 @@
 """The log of decisions: an append-only SQLite file that several processes may write at once.
 
-`event` has a row for each decision and each undo, `entry` a row for each of its pairs; both only grow. An entry names
-two events: `decided`, whose decision and captions are in force for the pair, and `noted`, whose note is. `standing` is
-each pair's last entry on each of the captions that were judged, written in the same transaction: a million decisions
-are read as fast as a thousand.
-
-An edit gives each pair other captions, in `own_captions`; the event's list is then empty. `apart` lists the events that
-do not say whether captions are right: find and replace, and near-duplicates. `told` has the outcome of each numbered
-event of a browser, stored with the event, so that a repeated event is stored once.
+Tables:
+    event         a row for each decision and each undo
+    entry         a row for each pair of an event. `decided` is the event whose decision is current for the pair,
+                  `noted` the event whose note is, `judged` the key of the captions that were decided on
+    standing      the current entry of each pair and caption key
+    own_captions  the new captions of each pair of an edit; the captions of the event are then empty
+    apart         the neutral events, which do not say whether captions are right (find and replace, near-duplicates)
+    told          the outcome of each numbered event of a browser, so that a repeated event is stored once
 """
 
 import json
@@ -18,7 +18,7 @@ from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from sqlite3 import Connection
-from typing import Any, NamedTuple
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -28,11 +28,11 @@ from clipmem_core.config import InputError
 KEEP, REMOVE, RECAPTION = "keep", "remove", "recaption"
 CHOICES = (KEEP, REMOVE, RECAPTION)
 VERSION = 3
-APPLICATION = 0x434C4D50  # "CLMP" in the file's header: tells our files from other SQLite files
+APPLICATION = 0x434C4D50  # "CLMP" in the file's header: marks our files
 LOCK_TIMEOUT = 5.0  # seconds to wait for another writer
 CACHE_KB = 64_000  # of pages, while writing: a million pairs are read in any order
 
-_ONLY_GROW = "".join(
+_APPEND_ONLY = "".join(
     f"CREATE TRIGGER {table}_{name} BEFORE {what} ON {table} BEGIN SELECT RAISE(ABORT, 'the log only grows'); END;"
     for table in ("event", "entry", "own_captions", "apart")
     for name, what in (("kept", "DELETE"), ("unchanged", "UPDATE"))
@@ -46,21 +46,21 @@ _TABLES = f"""
         id INTEGER PRIMARY KEY,
         time TEXT NOT NULL,
         audit TEXT NOT NULL,
-        undoes INTEGER REFERENCES event,  -- the event that this one takes back; null for a decision
-        decision TEXT,                    -- what was decided, or taken back
+        undoes INTEGER REFERENCES event,  -- the event that this one undoes; null for a decision
+        decision TEXT,                    -- the decision, or the decision undone
         captions TEXT NOT NULL,           -- a JSON list
-        note TEXT,                        -- null: every pair keeps its note
-        first_entry INTEGER NOT NULL,     -- its entries are this one and those that follow,
-        pairs INTEGER NOT NULL            -- one for each pair
+        note TEXT,                        -- null: the notes stay
+        first_entry INTEGER NOT NULL,     -- the first of its consecutive entries
+        pairs INTEGER NOT NULL            -- number of its pairs and entries
     );
     CREATE TABLE entry (
         id INTEGER PRIMARY KEY,
         event INTEGER NOT NULL REFERENCES event,
         pair_id TEXT NOT NULL,
-        decided INTEGER NOT NULL,         -- the event whose decision and captions are in force; 0: none
-        noted INTEGER NOT NULL,           -- the event whose note is in force; 0: none
-        previous INTEGER NOT NULL,        -- the pair's entry before this one that counted here; 0: there was none
-        judged INTEGER NOT NULL DEFAULT 0 -- the key of the captions that were judged; 0: unknown, it counts for any
+        decided INTEGER NOT NULL,         -- the event with the current decision; 0: none
+        noted INTEGER NOT NULL,           -- the event with the current note; 0: none
+        previous INTEGER NOT NULL,        -- the pair's current entry before this one; 0: none
+        judged INTEGER NOT NULL DEFAULT 0 -- the caption key; 0: unknown, the entry applies to any captions
     );
     CREATE TABLE standing (
         pair_id TEXT NOT NULL,
@@ -78,16 +78,17 @@ _TABLES = f"""
         captions TEXT NOT NULL,           -- a JSON list
         PRIMARY KEY (event, pair_id)
     ) WITHOUT ROWID;
-    {_ONLY_GROW}
+    {_APPEND_ONLY}
     COMMIT;
 """
-# A pair's last entry counts, of those on the captions that it has and of those on unknown captions.
+# The current entry of a pair is the later of two: on its captions, and on unknown captions (key 0).
 _DECIDE = """
     INSERT INTO entry (event, pair_id, decided, noted, previous, judged)
-    SELECT ?1, ?2, ?1, coalesce(?3, iif(ifnull(old.entry > own.entry, own.entry IS NULL), old.noted, own.noted), 0),
-        max(ifnull(old.entry, 0), ifnull(own.entry, 0)), ?4
-    FROM (SELECT 1) LEFT JOIN standing AS own ON own.pair_id = ?2 AND own.judged = ?4
-    LEFT JOIN standing AS old ON old.pair_id = ?2 AND old.judged = 0
+    SELECT ?1, ?2, ?1,
+        coalesce(?3, iif(ifnull(anywhere.entry > here.entry, here.entry IS NULL), anywhere.noted, here.noted), 0),
+        max(ifnull(anywhere.entry, 0), ifnull(here.entry, 0)), ?4
+    FROM (SELECT 1) LEFT JOIN standing AS here ON here.pair_id = ?2 AND here.judged = ?4
+    LEFT JOIN standing AS anywhere ON anywhere.pair_id = ?2 AND anywhere.judged = 0
 """
 _UNDO = """
     INSERT INTO entry (event, pair_id, decided, noted, previous, judged)
@@ -100,16 +101,16 @@ _UNDO = """
     )
     ORDER BY entry.id
 """
-_STAND = """
+_UPDATE_CURRENT = """
     INSERT OR REPLACE INTO standing (pair_id, judged, entry, decided, noted)
     SELECT pair_id, judged, id, decided, noted FROM entry WHERE id >= ? ORDER BY pair_id, judged
 """
 _OUTCOMES = """
     CREATE TABLE IF NOT EXISTS told (
         client TEXT NOT NULL,
-        number INTEGER NOT NULL,  -- the client's, from 1
-        event INTEGER NOT NULL,   -- of the log; 0: it was refused
-        refused TEXT NOT NULL,    -- why; empty where it was not
+        number INTEGER NOT NULL,  -- of the event in the client, from 1
+        event INTEGER NOT NULL,   -- its number in the log; 0: refused
+        refused TEXT NOT NULL,    -- the reason; empty if it was stored
         PRIMARY KEY (client, number)
     ) WITHOUT ROWID
 """
@@ -123,36 +124,23 @@ _ADVICE = {
 
 @contextmanager
 def reading(path: Path) -> Iterator[Connection]:
-    """Give a consistent view of a log; a missing log reads as an empty one and is not made."""
-    # SQLite writes files beside a log that it opens to write, which a read-only folder does not allow.
-    fixed = not os.access(path.parent, os.W_OK) and not Path(f"{path}-wal").exists()
-    with _as_input_error(path), closing(_connect(path, "ro&immutable=1" if fixed else "rw")) as connection:
-        _check(path, connection)
+    """Open a log to read; a missing log reads as an empty one and is not created."""
+    # SQLite creates files next to a log that it opens to write, which fails in a read-only folder.
+    read_only = not os.access(path.parent, os.W_OK) and not Path(f"{path}-wal").exists()
+    with _opened(path, "ro&immutable=1" if read_only else "rw") as connection:
         connection.execute("BEGIN")
         yield connection
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[Connection]:
-    """Give a log to add to, made if missing; all rows of the block are stored at its end, or none."""
-    with _as_input_error(path):
-        if not path.exists():
-            _make(path)
-        with closing(_connect(path, "rw")) as connection:
-            _check(path, connection)
-            # A decision survives a power failure once the page says it is saved: one fsync for each event.
-            connection.execute("PRAGMA synchronous = FULL")
-            connection.execute(f"PRAGMA cache_size = -{CACHE_KB}")
-            connection.execute("BEGIN IMMEDIATE")  # what is read in the block must still hold when it is written
-            yield connection
-            connection.execute("COMMIT")  # closing without it, after an error, takes everything back
-
-
-class Added(NamedTuple):
-    """An event that was added: its number, and its number of entries."""
-
-    event: int
-    pairs: int
+    """Open a log to append to and create a missing one; the block is one transaction."""
+    with _opened(path, "rw", create=True) as connection:
+        connection.execute("PRAGMA synchronous = FULL")  # an acknowledged decision survives a power failure
+        connection.execute(f"PRAGMA cache_size = -{CACHE_KB}")
+        connection.execute("BEGIN IMMEDIATE")  # no other process writes between our reads and writes
+        yield connection
+        connection.execute("COMMIT")  # after an error, closing the connection rolls back
 
 
 def add_decision(
@@ -163,50 +151,50 @@ def add_decision(
     decision: str | None,
     captions: str = "[]",
     note: str | None = None,
-    own: Mapping[str, str] | None = None,
-    apart: bool = False,
-) -> Added:
-    """Add a decision on pairs, each named once with the key of its captions, 0 where that is unknown.
+    captions_by_pair: Mapping[str, str] | None = None,
+    neutral: bool = False,
+) -> tuple[int, int]:
+    """Add a decision on pairs and their caption keys (0: unknown); return the event's number and number of pairs.
 
-    `captions` is a JSON list; `own` has such a list for each pair that gets other captions. If `note` is None, every
-    pair keeps its note. `apart`: the decision does not say whether the captions are right.
+    `captions` is a JSON list for all pairs, `captions_by_pair` has a list for each. `note` None leaves the notes as
+    they are. `neutral`: the decision does not say whether the captions are right.
     """
     number, first = count_rows(log, "event") + 1, count_rows(log, "entry") + 1
     noted = None if note is None else number
-    log.executemany(_DECIDE, ((number, pair_id, noted, judged) for pair_id, judged in pairs))
-    log.executemany("INSERT INTO own_captions VALUES (?, ?, ?)", ((number, *each) for each in (own or {}).items()))
-    if apart:
+    log.executemany(_DECIDE, ((number, pair_id, noted, key) for pair_id, key in pairs))
+    rows = ((number, pair_id, texts) for pair_id, texts in (captions_by_pair or {}).items())
+    log.executemany("INSERT INTO own_captions VALUES (?, ?, ?)", rows)
+    if neutral:
         log.execute("INSERT INTO apart VALUES (?)", (number,))
     return _add_event(log, first, (audit, None, decision, captions, note))
 
 
-def add_undo(log: Connection, undoes: int) -> tuple[Added | None, int]:
-    """Restore what was in force before an event, for those of its pairs that were not decided on since.
+def add_undo(log: Connection, undoes: int) -> tuple[int, int, int]:
+    """Restore the decisions before an event, for its pairs without a newer decision.
 
-    Returns:
-        The added event, None if it would have no pair; and the number of pairs that stay as they are.
+    Returns the number of the added event (0: no pair was restored), and how many pairs it restores and skips.
     """
     query = "SELECT audit, decision, first_entry, pairs FROM event WHERE id = ?"
     audit, decision, start, pairs = log.execute(query, (undoes,)).fetchone()
     number, first = count_rows(log, "event") + 1, count_rows(log, "entry") + 1
     log.execute(_UNDO, (number, start, start + pairs - 1))
     if count_rows(log, "entry") < first:
-        return None, pairs
-    added = _add_event(log, first, (audit, undoes, decision, "[]", None))
-    return added, pairs - added.pairs
+        return 0, 0, pairs
+    event, restored = _add_event(log, first, (audit, undoes, decision, "[]", None))
+    return event, restored, pairs - restored
 
 
-def _add_event(log: Connection, first: int, values: tuple[Any, ...]) -> Added:
-    """Add the event of entries that are there already."""
+def _add_event(log: Connection, first: int, values: tuple[Any, ...]) -> tuple[int, int]:
+    """Add the event of the entries from `first` on; return its number and number of pairs."""
     number, pairs = count_rows(log, "event") + 1, count_rows(log, "entry") + 1 - first
     time = datetime.now(UTC).isoformat(timespec="seconds")
     log.execute("INSERT INTO event VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", (number, time, *values, first, pairs))
-    log.execute(_STAND, (first,))
-    return Added(number, pairs)
+    log.execute(_UPDATE_CURRENT, (first,))
+    return number, pairs
 
 
 def stored_outcomes(log: Connection, client: str, numbers: Iterable[int]) -> dict[int, tuple[int, str]]:
-    """Return the outcome of each of a client's numbers that came before: the event, 0 for none, and why it is none."""
+    """Return the stored outcomes of a client's numbers: the event (0: refused) and the reason of a refusal."""
     log.execute(_OUTCOMES)
     query = "SELECT number, event, refused FROM told WHERE client = ? AND number IN (SELECT value FROM json_each(?))"
     rows = log.execute(query, (client, json.dumps(list(numbers))))
@@ -219,59 +207,40 @@ def add_outcome(log: Connection, client: str, number: int, *, event: int, refuse
 
 
 def count_rows(log: Connection, table: str) -> int:
-    """Return the number of rows of a table that only grows, which is its last row's number."""
+    """Return the number of rows of an append-only table, which is the id of its last row."""
     return log.execute(f"SELECT coalesce(max(id), 0) FROM {table}").fetchone()[0]
 
 
 def undone_events(log: Connection) -> set[int]:
-    """Return the events that are taken back by an undo that is not itself taken back."""
+    """Return the events with an undo that is not undone itself."""
     undone: set[int] = set()
     for event, undoes in log.execute("SELECT id, undoes FROM event WHERE undoes IS NOT NULL ORDER BY id DESC"):
-        if event not in undone:  # an undo comes after what it takes back
+        if event not in undone:  # an undo comes after the event it undoes
             undone.add(undoes)
     return undone
 
 
-def _connect(path: Path, mode: str) -> Connection:
-    if path.exists():
-        address = f"{path.absolute().as_uri()}?mode={mode}"
-        return sqlite3.connect(address, uri=True, timeout=LOCK_TIMEOUT, isolation_level=None)
-    connection = sqlite3.connect(":memory:", isolation_level=None)
-    connection.executescript(_TABLES)
-    return connection
-
-
-def _make(path: Path) -> None:
-    """Make an empty log, once, however many processes ask for it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.parent / f".{path.name}.lock", timeout=LOCK_TIMEOUT):
-        if path.exists():
-            return
-        for suffix in ("-wal", "-shm"):  # of a deleted file: they would be read into the new one
-            Path(f"{path}{suffix}").unlink(missing_ok=True)
-        with replacing(path) as temporary:
-            temporary.unlink(missing_ok=True)  # left by a process that was killed here
-            with closing(sqlite3.connect(temporary, isolation_level=None)) as connection:
-                connection.executescript(_TABLES)
-
-
-def _check(path: Path, connection: Connection) -> None:
-    (application,) = connection.execute("PRAGMA application_id").fetchone()
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if application != APPLICATION:
-        raise InputError(f"{path} is not a log of decisions: {_MOVE_AWAY}")
-    if version != VERSION:
-        raise InputError(
-            f"{path} is of version {version} and this CLIPMem reads version {VERSION}: move it away, or use the "
-            "CLIPMem that wrote it"
-        )
-
-
 @contextmanager
-def _as_input_error(path: Path) -> Iterator[None]:
-    """Turn an error of the file or of a text into one line that names it."""
+def _opened(path: Path, mode: str, *, create: bool = False) -> Iterator[Connection]:
+    """Connect to a log, or to an empty one in memory; an error of the file or of a text becomes an input error."""
     try:
-        yield
+        if create and not path.exists():
+            _create(path)
+        if path.exists():
+            address = f"{path.absolute().as_uri()}?mode={mode}"
+            connection = sqlite3.connect(address, uri=True, timeout=LOCK_TIMEOUT, isolation_level=None)
+        else:
+            connection = sqlite3.connect(":memory:", isolation_level=None)
+            connection.executescript(_TABLES)
+        with closing(connection):
+            application, version = (
+                connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")
+            )
+            if application != APPLICATION:
+                raise InputError(f"{path} is not a log of decisions: {_MOVE_AWAY}")
+            if version != VERSION:
+                raise InputError(f"{path} has version {version}, this CLIPMem reads version {VERSION}: {_MOVE_AWAY}")
+            yield connection
     except sqlite3.Error as error:
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF  # the primary code
         advice = _ADVICE.get(code, "check that the disk has room and that you may write there")
@@ -281,8 +250,21 @@ def _as_input_error(path: Path) -> Iterator[None]:
         raise InputError(f"{path} cannot be used (it is locked): {_BUSY}") from None
     except UnicodeEncodeError as error:
         half = error.object[error.start]
-        raise InputError(f"a text has half a character, {half!r}, which no file can hold: delete it") from None
+        raise InputError(f"a text has half a character ({half!r}), which cannot be stored: delete it") from None
     except OSError as error:
-        raise InputError(
-            f"{path} cannot be made or read ({error.strerror or error}): choose another data folder"
-        ) from None
+        reason = error.strerror or error
+        raise InputError(f"{path} cannot be made or read ({reason}): choose another data folder") from None
+
+
+def _create(path: Path) -> None:
+    """Create an empty log; safe with several processes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.parent / f".{path.name}.lock", timeout=LOCK_TIMEOUT):
+        if path.exists():
+            return
+        for suffix in ("-wal", "-shm"):  # of a deleted log; SQLite would apply them to the new one
+            Path(f"{path}{suffix}").unlink(missing_ok=True)
+        with replacing(path) as temporary:
+            temporary.unlink(missing_ok=True)  # of a killed process
+            with closing(sqlite3.connect(temporary, isolation_level=None)) as connection:
+                connection.executescript(_TABLES)

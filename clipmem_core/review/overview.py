@@ -1,4 +1,4 @@
-"""What the overview and the figures show of a finished audit: its groups, utility, and map of scores."""
+"""Summaries of a finished audit for the overview, the report and the figures: groups, utility, map of scores."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,25 +11,21 @@ from clipmem_core import columns as c
 from clipmem_core.audits.store import PAIRS, QUARANTINE, SCORES, UTILITY, Audit, Record
 from clipmem_core.audits.verdict import NULL_CHECK
 from clipmem_core.config import AuditConfig, InputError
-from clipmem_core.files import is_number, mapping
+from clipmem_core.files import is_number, mapping, numbers
 from clipmem_core.review.tables import ROW, count_pairs_of, count_rows, fetch_frame, number
 
 BINS = 60
-MEMBERS_SHOWN = 6  # each with a column
+MEMBERS_SHOWN = 6  # with a column each
 DETECTION_METRICS = ["auroc", "average_precision", "precision_at_k"]
 ATTACK_MEASURES = {"auroc": "AUROC", "TPR@0.01": "TPR at 1 % FPR", "TPR@0.001": "TPR at .1 % FPR"}
-LIMIT = 6000  # points that a browser draws at once, with a lasso that follows the hand
+LIMIT = 6000  # points a browser draws at once, fast enough for a lasso
 CELLS = (96, 64)  # of the density, along x and y
 FITTING, NOISE = 0.25, 0.05  # shares of the external pairs
 
 
 @dataclass(frozen=True)
 class Overview:
-    """Everything but the map and the pictures.
-
-    `groups` has group, n, mean, low, high, kind: the interval if the verdict gives one; `bins` is that of `group_bins`;
-    `utility` has a row a metric, its mean over the members and one column a member.
-    """
+    """The content of the overview without the map and the pictures; see `join_intervals` for `groups`."""
 
     audit: Audit
     record: Record
@@ -59,7 +55,7 @@ def load_overview(audit: Audit) -> Overview:
 
 
 def group_summary(audit: Audit) -> pd.DataFrame:
-    """Return group, n, mean and sd of clipmem, for the groups that have any."""
+    """Return group, n, mean and sd of clipmem of each group with values."""
     query = f"""
         SELECT "{c.GROUP}", count(*) AS n, avg({c.CLIPMEM}) AS mean, stddev_samp({c.CLIPMEM}) AS sd
         FROM parquet WHERE isfinite({c.CLIPMEM}) GROUP BY ALL
@@ -68,7 +64,7 @@ def group_summary(audit: Audit) -> pd.DataFrame:
 
 
 def group_bins(audit: Audit, *, bins: int) -> pd.DataFrame:
-    """Return group, low and width of a bin, and its share of the group's clipmem; bins of equal width."""
+    """Return the histogram of clipmem of each group: group, low and width of a bin, share of the group."""
     scores = fetch_frame(audit.folder / SCORES, f'SELECT "{c.GROUP}", {number(c.CLIPMEM)} AS x FROM parquet')
     scores = scores[np.isfinite(scores["x"])]
     edges, rows = np.histogram_bin_edges(scores["x"], bins), []
@@ -78,37 +74,31 @@ def group_bins(audit: Audit, *, bins: int) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[c.GROUP, "low", "width", "share"])
 
 
-def quarantine_page(audit: Audit, *, page: int, size: int) -> pd.DataFrame:
-    """Return one page of the input rows that could not be used, in input order."""
-    query = f"SELECT * EXCLUDE ({ROW}) FROM parquet LIMIT ? OFFSET ?"
-    return fetch_frame(audit.folder / QUARANTINE, query, [size, (page - 1) * size])
-
-
 def rows(verdict: dict[str, Any], key: str) -> list[dict[str, Any]]:
-    """Return one of the verdict's lists of objects, by default empty."""
-    return verdict.get(key) or []
+    """Return a list of objects of the verdict, empty if it is missing or malformed."""
+    listed = verdict.get(key)
+    return [mapping(row) for row in listed] if isinstance(listed, list) else []
 
 
 def table(verdict: dict[str, Any], key: str) -> pd.DataFrame:
-    """Return one of the verdict's lists of objects as a table, by default empty."""
+    """Return a list of objects of the verdict as a table."""
     return pd.DataFrame(rows(verdict, key))
 
 
 def exceeding(verdict: dict[str, Any]) -> dict[float, tuple[float, float, float]]:
-    """Return the share of pairs whose clipmem exceeds each size, and its interval; by default empty."""
-    found = {}
+    """Return by size the share of pairs whose clipmem exceeds it, and its interval."""
+    shares = {}
     for row in rows(verdict, "exceeding"):
-        values = [mapping(row).get(name) for name in ("size", "share", "low", "high")]
-        if all(map(is_number, values)):
-            size, share, low, high = map(float, values)  # type: ignore[arg-type]
-            found[size] = (share, low, high)
-    return found
+        if values := numbers([row.get(name) for name in ("size", "share", "low", "high")], 4):
+            size, share, low, high = values
+            shares[size] = (share, low, high)
+    return shares
 
 
 def join_intervals(summary: pd.DataFrame, intervals: pd.DataFrame) -> pd.DataFrame:
-    """Add the verdict's low, high and kind, in words, to the groups, in the order of `GROUPS`."""
-    known = intervals.reindex(columns=[c.GROUP, "low", "high", "kind"]).astype(object)
-    joined = summary.merge(known, on=c.GROUP, how="left")
+    """Add low, high and kind of the verdict's intervals to the groups, in the order of `GROUPS`."""
+    intervals = intervals.reindex(columns=[c.GROUP, "low", "high", "kind"]).astype(object)
+    joined = summary.merge(intervals, on=c.GROUP, how="left")
     for column in ("low", "high"):
         joined[column] = pd.to_numeric(joined[column], errors="coerce")
     joined["kind"] = joined["kind"].fillna("").astype(str).map(c.of_one_split)
@@ -117,7 +107,7 @@ def join_intervals(summary: pd.DataFrame, intervals: pd.DataFrame) -> pd.DataFra
 
 
 def explain_null(groups: pd.DataFrame, verdict: dict[str, Any]) -> str:
-    """Say whether clipmem is near 0 for the null groups, if the verdict has checked it; empty without such a group."""
+    """Say whether clipmem is near 0 for the groups without memorization; empty if the audit has none."""
     null = groups[groups[c.GROUP].isin([c.SHARED, c.EXTERNAL])]
     if null.empty:
         return ""
@@ -132,7 +122,7 @@ def explain_null(groups: pd.DataFrame, verdict: dict[str, Any]) -> str:
 
 
 def detection_table(scores: pd.DataFrame) -> pd.DataFrame:
-    """Return one row a score: its AUROC, average precision and precision at k, each with its interval, as text."""
+    """Return AUROC, average precision and precision at k of each score with their intervals, as text."""
     if "score" not in scores:
         return pd.DataFrame()
     shown = pd.DataFrame({"score": scores["score"].astype(str)})
@@ -149,13 +139,13 @@ def _with_interval(row: dict[Any, Any], metric: str) -> str:
 
 
 def attack_auroc(attacks: pd.DataFrame) -> Any:
-    """Return the AUROC of the default attack, the first of the verdict's rows; None if missing."""
+    """Return the AUROC of the default attack, the first row; None if missing."""
     first = attacks.to_dict("records")[0] if len(attacks) else {}
     return first.get("value") if first.get("measure") == "auroc" else None
 
 
 def attack_rows(attacks: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """Return how well each attack finds what a member was trained on, as text, and why some numbers are missing."""
+    """Return the success of each attack with its intervals, and a sentence for each missing number."""
     shown, missing = [], []
     for row in attacks.to_dict("records"):
         name = ATTACK_MEASURES.get(str(row.get("measure")))
@@ -171,7 +161,7 @@ def attack_rows(attacks: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
 
 
 def utility_table(utility: pd.DataFrame) -> pd.DataFrame:
-    """Return metric, mean and one column a member, or for many members the lowest and highest, without attacks."""
+    """Return metric, mean, and a column for each member, or the lowest and highest of many; without attacks."""
     utility = utility[~utility[c.METRIC].isin(c.ATTACK_METRICS.values())]
     if utility.empty:
         return pd.DataFrame()
@@ -185,10 +175,10 @@ def utility_table(utility: pd.DataFrame) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Corners:
-    """Where the corners of the map begin, from the external pairs, which no member trained on.
+    """Limits of the corners of the map: quantiles of the external pairs, which no member trained on.
 
-    Three quarters of them have a similarity_out above `fits`, one in twenty a clipmem above `high`, one in twenty one
-    below `low`, which is None unless the audit has independent pairs, which g learned.
+    `fits`: the lower quartile of similarity_out; `high` and `low`: the 95th and 5th percentile of clipmem. `low` is
+    None unless the audit has independent pairs, which g learned.
     """
 
     fits: float
@@ -198,11 +188,7 @@ class Corners:
 
 @dataclass(frozen=True)
 class ScoreMap:
-    """`count` pairs have both scores; `points` are at most `LIMIT` of them, drawn at random.
-
-    `points` has row, similarity_out, clipmem, group and planted; `density` is over all pairs, see `points_and_density`,
-    and empty if all are points.
-    """
+    """Points (row, similarity_out, clipmem, group, planted) and density of the `count` pairs with both scores."""
 
     count: int
     points: pd.DataFrame
@@ -211,14 +197,14 @@ class ScoreMap:
 
 
 def load_score_map(audit: Audit) -> ScoreMap:
-    """Read the map of an audit's scores."""
+    """Return the map of an audit's scores, see `points_and_density`."""
     columns = (c.SIMILARITY_OUT, c.CLIPMEM)
     points, density, count = points_and_density(audit, *columns, colour_by=[c.GROUP, c.PLANTED], limit=LIMIT)
     return ScoreMap(count, points, density, find_corners(audit))
 
 
 def find_corners(audit: Audit) -> Corners | None:
-    """Return where the corners begin, None if no external pair has both scores."""
+    """Return the limits of the corners, None if no external pair has both scores."""
     x, y = number(c.SIMILARITY_OUT), number(c.CLIPMEM)
     query = f'SELECT "{c.GROUP}", {x} AS x, {y} AS y FROM parquet WHERE isfinite({x}) AND isfinite({y})'
     scores = fetch_frame(audit.folder / SCORES, query)
@@ -232,10 +218,10 @@ def find_corners(audit: Audit) -> Corners | None:
 def points_and_density(
     audit: Audit, x: str, y: str, *, colour_by: Sequence[str] = (), limit: int
 ) -> tuple[pd.DataFrame, pd.DataFrame, int]:
-    """Draw at most `limit` pairs that have two scores at random, always the same; `colour_by`: group, label, planted.
+    """Draw a fixed random sample of at most `limit` pairs with two scores; `colour_by`: group, label, planted.
 
-    Returns row, x, y and `colour_by` of these; x and y of the middle of each cell with pairs in it, and their number n,
-    empty if all pairs are drawn; and the number of pairs that have both scores.
+    Returns row, x, y and `colour_by` of the sample; centre x, y and count n of each cell of a 2D histogram of all
+    pairs, empty if all are drawn; and the number of pairs with both scores.
     """
     pairs = [f'"{name}"' for name in colour_by if name != c.GROUP]
     columns = {SCORES: [*(f'{number(name)} AS "{name}"' for name in (x, y)), f'"{c.GROUP}"'], PAIRS: pairs}
@@ -245,18 +231,18 @@ def points_and_density(
         for name, listed in columns.items()
         if listed
     ]
-    every = pd.concat(tables, axis=1)
-    rows = known = np.flatnonzero(np.isfinite(every[x]) & np.isfinite(every[y]))
+    table = pd.concat(tables, axis=1)
+    rows = finite = np.flatnonzero(np.isfinite(table[x]) & np.isfinite(table[y]))
     density = pd.DataFrame()
-    if len(known) > limit:
-        rows = np.sort(np.random.default_rng(0).choice(known, limit, replace=False))
-        counts, x_edges, y_edges = np.histogram2d(every[x].iloc[known], every[y].iloc[known], CELLS)
+    if len(finite) > limit:
+        rows = np.sort(np.random.default_rng(0).choice(finite, limit, replace=False))
+        counts, x_edges, y_edges = np.histogram2d(table[x].iloc[finite], table[y].iloc[finite], CELLS)
         i, j = np.nonzero(counts)
-        middles = [(edges[1:] + edges[:-1]) / 2 for edges in (x_edges, y_edges)]
-        density = pd.DataFrame({"x": middles[0][i], "y": middles[1][j], "n": counts[i, j].astype(int)})
-    points = every.iloc[rows].reset_index(drop=True)
+        centres = [(edges[1:] + edges[:-1]) / 2 for edges in (x_edges, y_edges)]
+        density = pd.DataFrame({"x": centres[0][i], "y": centres[1][j], "n": counts[i, j].astype(int)})
+    points = table.iloc[rows].reset_index(drop=True)
     points.insert(0, "row", rows)
-    return points[["row", *dict.fromkeys([x, y, *colour_by])]], density, len(known)
+    return points[["row", *dict.fromkeys([x, y, *colour_by])]], density, len(finite)
 
 
 def locked_towers(config: AuditConfig) -> dict[str, str]:
@@ -267,7 +253,7 @@ def locked_towers(config: AuditConfig) -> dict[str, str]:
 
 
 def model_words(config: AuditConfig) -> str:
-    """Return in a few words what each member is: "model small", "heads on …"."""
+    """Return the kind of the members in words: "model small", "heads on …"."""
     towers = locked_towers(config)
     if len(towers) == 2:
         return f"heads on {' and '.join(towers.values())}"

@@ -1,7 +1,4 @@
-"""Which rows of an audit a selection holds, in its order: how many, and a page of them.
-
-The rows of a selection are cached until a file or a decision changes them.
-"""
+"""The rows of an audit that match a selection, in its order; cached until a file or a decision changes."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -20,31 +17,30 @@ from clipmem_core.review.decisions import CODES, UNDECIDED_CODE, decided, open_r
 from clipmem_core.review.maps import map_file
 from clipmem_core.review.search import hits
 from clipmem_core.review.selection import Outline, Selection
-from clipmem_core.review.tables import ROW, fetch_columns, fetch_rows, kept, number
+from clipmem_core.review.tables import ROW, cached, fetch_columns, fetch_rows, number
 from clipmem_core.review.wrong_captions import wrong_estimate
-from clipmem_core.scores.registry import BY_NAME, QUEUE, SECOND_NOTE, scores_in
+from clipmem_core.scores.registry import QUEUE, SECOND_NOTE, scores_in
 
 LABELS_SHOWN = 200
-_FEW = 1000  # rows that are fetched one by one; for more the whole column is read
-_FOLDED = "lower(upper(nfc_normalize({})))"  # up and down again, so that both forms of a sigma match
+_FEW = 1000  # rows that are fetched by number; for more, the full column is read
+_FOLDED = "lower(upper(nfc_normalize({})))"  # both, so that the two forms of a sigma match
 
 
 def count_pairs(audit: Audit, selection: Selection) -> int:
-    """Return how many pairs a selection holds: only pairs that have the score that orders."""
+    """Return how many pairs match a selection and have the score it is ordered by."""
     return len(_rows(audit, selection))
 
 
 def count_decided(audit: Audit, selection: Selection) -> tuple[int, int]:
-    """Return how many pairs of a selection without its condition on decisions are decided, and how many it has."""
+    """Return how many pairs of a selection are decided, and how many it has, ignoring its condition on decisions."""
     rows = _rows(audit, replace(selection, decision=""))
     return int(np.count_nonzero(decided(audit).codes[rows] != UNDECIDED_CODE)), len(rows)
 
 
 def find_rows(audit: Audit, selection: Selection, *, page: int, size: int) -> list[int]:
-    """Return the rows of one page of a selection: the highest score first, ties in the tables' order.
+    """Return the rows of one page of a selection: the highest score first, ties in row order.
 
-    Independent pairs alone are ordered by −clipmem: g learned them, so theirs is negative. `ascending` reverses either
-    order.
+    Independent pairs alone are ordered by −clipmem, since g learned them. `ascending` reverses the order.
     """
     start = (max(page, 1) - 1) * size
     return _rows(audit, selection)[start : start + size].tolist()
@@ -52,14 +48,10 @@ def find_rows(audit: Audit, selection: Selection, *, page: int, size: int) -> li
 
 def pair_ids(audit: Audit, selection: Selection) -> list[str]:
     """Return the ids of all pairs of a selection, in its order."""
-    return _ids(audit, _rows(audit, selection))
-
-
-def _ids(audit: Audit, rows: np.ndarray) -> list[str]:
-    path = audit.folder / PAIRS
+    path, rows = audit.folder / PAIRS, _rows(audit, selection)
     if len(rows) <= _FEW:
-        found = t.fetch_numbered(path, [f'"{c.PAIR_ID}"'], rows.tolist())
-        return [found[row][0] for row in rows.tolist()]
+        ids = t.fetch_numbered(path, [f'"{c.PAIR_ID}"'], rows.tolist())
+        return [ids[row][0] for row in rows.tolist()]
     return fetch_columns(path, f'SELECT "{c.PAIR_ID}" FROM parquet')[c.PAIR_ID][rows].tolist()
 
 
@@ -71,51 +63,47 @@ def _rows(audit: Audit, selection: Selection) -> np.ndarray:
     return _rows_at(audit, selection, (codes.log, codes.entry) if codes else None, path)
 
 
-@kept(8, SCORES, PAIRS)
+@cached(8, SCORES, PAIRS)
 def _rows_at(
     audit: Audit, selection: Selection, entry: tuple[tuple[str, int], int] | None, map_path: Path | None
 ) -> np.ndarray:
-    """Find a selection's rows, once for each `entry` of the log."""
+    """Find a selection's rows; `entry` of the log is part of the cache key."""
     mask = _mask(audit, replace(selection, order=c.CLIPMEM, ascending=False, decision=""), map_path)
     if selection.decision:
         codes = decided(audit).codes
-        wanted = {s.UNDECIDED: UNDECIDED_CODE, **CODES}.get(selection.decision, -1)
-        mask = mask & (codes != UNDECIDED_CODE if selection.decision == s.DECIDED else codes == wanted)
+        code = {s.UNDECIDED: UNDECIDED_CODE, **CODES}.get(selection.decision, -1)
+        mask = mask & (codes != UNDECIDED_CODE if selection.decision == s.DECIDED else codes == code)
     order = _order(audit, selection)
     return order[mask[order]]
 
 
 def _order(audit: Audit, selection: Selection) -> np.ndarray:
-    """Return all rows that have the score that orders, in a selection's order."""
+    """Return all rows that have the score a selection is ordered by, in its order."""
     if selection.order == s.MATCH and selection.searched:
         rows = hits(audit, selection)[0]
     elif selection.order == s.RANDOM:
-        rows = wrong_estimate(audit).review.drawn
+        rows = wrong_estimate(audit)[1].drawn
     else:
         rows = _sorted(audit, selection.order)
     learned_by_g = selection.order == c.CLIPMEM and selection.group == c.INDEPENDENT
     return rows[::-1] if selection.ascending != learned_by_g else rows
 
 
-@kept(8, SCORES, PAIRS)
+@cached(8, SCORES, PAIRS)
 def _sorted(audit: Audit, column: str) -> np.ndarray:
-    if column not in BY_NAME:
-        raise ValueError(f"order must be one of {', '.join(BY_NAME)}, not {column!r}")
     scores = fetch_columns(audit.folder / SCORES, f"SELECT {number(column)} AS score FROM parquet")["score"]
     rows = np.flatnonzero(np.isfinite(scores)).astype(np.int32)
     return rows[np.argsort(-scores[rows], kind="stable")]
 
 
-@kept(16, SCORES, PAIRS)
+@cached(16, SCORES, PAIRS)
 def _mask(audit: Audit, selection: Selection, map_path: Path | None) -> np.ndarray:
-    """Return which pairs meet a selection's conditions but that on decisions, bool [n_pairs]."""
+    """Return which pairs match a selection, except for its condition on decisions, bool [n_pairs]."""
     mask = np.ones(t.count_pairs_of(audit), bool)
     for rows in _rows_of_conditions(audit, selection, map_path):
         if rows.max(initial=0) >= len(mask):
             raise InputError(f"{audit.folder} has embeddings of more pairs than scores: delete it and run it again")
-        fulfilled = np.zeros_like(mask)
-        fulfilled[rows] = True
-        mask &= fulfilled
+        mask &= np.isin(np.arange(len(mask)), rows)
     return mask
 
 
@@ -126,7 +114,8 @@ def _rows_of_conditions(audit: Audit, selection: Selection, map_path: Path | Non
             values = [value for _, listed in clauses for value in listed]
             yield fetch_columns(audit.folder / name, f"SELECT {ROW} FROM parquet WHERE {where}", values)[ROW]
     if selection.check:
-        yield rows_failing(audit, selection.check)
+        query = f'SELECT {ROW} FROM parquet WHERE "{selection.check}"'
+        yield fetch_columns(ensure_checks(audit), query)[ROW]
     if selection.outline:
         yield _rows_in(audit, selection.outline, selection.map, map_path)
     if selection.searched:
@@ -138,11 +127,9 @@ def _clauses(selection: Selection) -> dict[str, list[tuple[str, list[str | float
     scores: list[tuple[str, list[str | float]]] = []
     if selection.group:
         scores.append((f'"{c.GROUP}" = ?', [selection.group]))
-    for wanted in selection.ranges:
-        if wanted.column not in BY_NAME:
-            raise ValueError(f"range must be of one of {', '.join(BY_NAME)}, not {wanted.column!r}")
-        value = number(wanted.column)
-        ends = [(sign, end) for sign, end in ((">=", wanted.low), ("<=", wanted.high)) if end is not None]
+    for each in selection.ranges:
+        value = number(each.column)
+        ends = [(sign, end) for sign, end in ((">=", each.low), ("<=", each.high)) if end is not None]
         scores += [(f"isfinite({value})", [])] if ends else []
         scores += [(f"{value} {sign} ?", [end]) for sign, end in ends]
     pairs: list[tuple[str, list[str | float]]] = []
@@ -159,41 +146,27 @@ def _clauses(selection: Selection) -> dict[str, list[tuple[str, list[str | float
 
 def _rows_in(audit: Audit, outline: Outline, map_name: str, map_path: Path | None) -> np.ndarray:
     on_map = (outline.x, outline.y) == (s.MAP_X, s.MAP_Y)
-    if not on_map and not {outline.x, outline.y} <= set(BY_NAME):
-        raise ValueError(f"outline must be of two of {', '.join(BY_NAME)}, not of {outline.x!r} and {outline.y!r}")
     path = map_path if on_map else audit.folder / SCORES
     if path is None:
         raise InputError(f"there is no map {map_name!r} of {audit.name} yet: draw it on the page Map of embeddings")
-    place = '"row"' if on_map else ROW
-    query = f"SELECT {place} AS place, {number(outline.x)} AS x, {number(outline.y)} AS y FROM parquet"
-    found = fetch_columns(path, query)
-    return found["place"][inside(found["x"], found["y"], outline.corners)]
+    row = '"row"' if on_map else ROW
+    query = f"SELECT {row} AS place, {number(outline.x)} AS x, {number(outline.y)} AS y FROM parquet"
+    points = fetch_columns(path, query)
+    return points["place"][inside(points["x"], points["y"], outline.corners)]
 
 
 def inside(x: np.ndarray, y: np.ndarray, corners: Sequence[tuple[float, float]]) -> np.ndarray:
-    """Return which points [n_points] lie in a closed shape: a ray to the right leaves it an odd number of times.
-
-    A shape that crosses itself has holes. The left and lower edges count as inside.
-    """
-    found = np.zeros(len(x), bool)
+    """Return which points [n_points] lie in a polygon: a ray to the right crosses its edges an odd number of times."""
+    odd = np.zeros(len(x), bool)
     for (x0, y0), (x1, y1) in zip(corners, [*corners[1:], corners[0]], strict=True):
         if y0 != y1:
-            beside = (min(y0, y1) <= y) & (y < max(y0, y1))
-            found ^= beside & (x < x0 + (x1 - x0) / (y1 - y0) * (y - y0))
-    return found
+            crossed = (min(y0, y1) <= y) & (y < max(y0, y1))
+            odd ^= crossed & (x < x0 + (x1 - x0) / (y1 - y0) * (y - y0))
+    return odd
 
 
-def labels(audit: Audit) -> list[str]:
-    """Return the labels of an audit, the most frequent first, at most `LABELS_SHOWN`."""
-    return _values(audit, c.LABEL)
-
-
-def planted_kinds(audit: Audit) -> list[str]:
-    """Return the kinds of planted pairs of an audit, the most frequent first."""
-    return _values(audit, c.PLANTED)
-
-
-def _values(audit: Audit, column: str) -> list[str]:
+def frequent_values(audit: Audit, column: str) -> list[str]:
+    """Return the values of the column label or planted, the most frequent first, at most `LABELS_SHOWN`."""
     query = f"""
         SELECT "{column}" FROM parquet WHERE "{column}" IS NOT NULL
         GROUP BY 1 ORDER BY count(*) DESC, 1 LIMIT {LABELS_SHOWN}
@@ -201,11 +174,9 @@ def _values(audit: Audit, column: str) -> list[str]:
     return [str(value) for (value,) in fetch_rows(audit.folder / PAIRS, query)]
 
 
-@kept(64, SCORES)
+@cached(64, SCORES)
 def score_span(audit: Audit, column: str) -> tuple[float, float] | None:
     """Return the lowest and the highest value of a score, None if no pair has it."""
-    if column not in BY_NAME:
-        raise ValueError(f"column must be one of {', '.join(BY_NAME)}, not {column!r}")
     value = number(column)
     query = f"SELECT min({value}), max({value}) FROM parquet WHERE isfinite({value})"
     low, high = fetch_rows(audit.folder / SCORES, query)[0]
@@ -217,70 +188,44 @@ def misfit_note(audit: Audit) -> str:
     return SECOND_NOTE if score_span(audit, c.LOG_PROBABILITY_SECOND) else ""
 
 
-def audit_root(audit: Audit) -> Path:
-    """Return the folder of an audit's data set."""
-    return audit.record.pictures
-
-
 def first_queue(audit: Audit) -> Selection:
-    """Return the default order of a review: the most suspicious first, and one in ten at random.
-
-    An audit without this order has the highest misfit first; one without misfit its first queue.
-    """
+    """Return the default order of a review: `review_place`, else misfit, else the first queue."""
     if score_span(audit, c.REVIEW_PLACE):
         return Selection(order=c.REVIEW_PLACE, ascending=True)
     return Selection(order=c.MISFIT if score_span(audit, c.MISFIT) else next(iter(scores_in(QUEUE))))
 
 
-def decided_rows(audit: Audit) -> tuple[int, dict[int, str | None]]:
-    """Return the log's last entry, and the decision on each decided row."""
-    known = decided(audit)
-    return known.entry, _decisions_at(known.codes, np.flatnonzero(known.codes != UNDECIDED_CODE))
-
-
-def changed_rows(audit: Audit, entry: int) -> tuple[int, dict[int, str | None]]:
-    """Return the log's last entry, and the decision on each row that was decided on after an entry."""
-    known = decided(audit)
-    if known.entry < entry:  # the log was replaced
-        return decided_rows(audit)
-    if known.entry == entry:
-        return entry, {}
-    changed = dict.fromkeys(pair_id for pair_id, *_ in open_review(audit).entries_after(entry))
-    rows = t.fetch_pairs(audit.folder / PAIRS, [ROW], changed)[ROW].to_numpy()
-    return known.entry, _decisions_at(known.codes, rows)
-
-
-def _decisions_at(codes: np.ndarray, rows: np.ndarray) -> dict[int, str | None]:
+def changed_rows(audit: Audit, entry: int | None = None) -> tuple[int, dict[int, str | None]]:
+    """Return the log's last entry, and the decisions by row: of rows with a later entry than `entry`, or of all."""
+    current = decided(audit)
+    if entry is None or current.entry < entry:  # the log was replaced
+        rows = np.flatnonzero(current.codes != UNDECIDED_CODE)
+    else:
+        changed = dict.fromkeys(pair_id for pair_id, *_ in open_review(audit).entries_after(entry))
+        rows = t.fetch_pairs(audit.folder / PAIRS, [ROW], changed)[ROW].to_numpy() if changed else np.empty(0, int)
     decisions = {code: decision for decision, code in CODES.items()}
-    return {row: decisions[code] for row, code in zip(rows.tolist(), codes[rows].tolist(), strict=True)}
+    return current.entry, {row: decisions[code] for row, code in zip(rows.tolist(), current.codes[rows], strict=True)}
 
 
 def check_counts(audit: Audit) -> dict[str, int | None]:
-    """Return how many pairs each check finds, in the order of `CHECKS`; None if it is unknown."""
+    """Return how many pairs fail each check, in the order of `CHECKS`; None if that is unknown."""
     columns = ", ".join(f'CASE WHEN count("{name}") > 0 THEN count_if("{name}") END' for name in CHECKS)
-    found = fetch_rows(ensure_checks(audit), f"SELECT {columns} FROM parquet")[0]
-    return dict(zip(CHECKS, found, strict=True))
-
-
-def rows_failing(audit: Audit, name: str) -> np.ndarray:
-    """Return the rows of the pairs that a check finds."""
-    if name not in CHECKS:
-        raise ValueError(f"check must be one of {', '.join(CHECKS)}, not {name!r}")
-    return fetch_columns(ensure_checks(audit), f'SELECT {ROW} FROM parquet WHERE "{name}"')[ROW]
+    counts = fetch_rows(ensure_checks(audit), f"SELECT {columns} FROM parquet")[0]
+    return dict(zip(CHECKS, counts, strict=True))
 
 
 def failed_checks(audit: Audit, row: int) -> list[str]:
-    """Return the names of the checks that find a pair; none before the checks are made."""
+    """Return the names of the checks that a pair fails; none before the checks are made."""
     path = kept_checks(audit)
     if path is None:
         return []
     columns = ", ".join(f'"{name}"' for name in CHECKS)
-    found = fetch_rows(path, f"SELECT {columns} FROM parquet WHERE {ROW} = ?", [row])
-    return [name for name, flag in zip(CHECKS, *found, strict=True) if flag]
+    flags = fetch_rows(path, f"SELECT {columns} FROM parquet WHERE {ROW} = ?", [row])[0]
+    return [name for name, flag in zip(CHECKS, flags, strict=True) if flag]
 
 
 def lookalike_groups(audit: Audit) -> list[list[int]]:
-    """Return the rows of each group of look-alikes, the largest group first, then in the order of the tables."""
+    """Return the rows of each group of look-alikes, the largest group first, then in row order."""
     query = f"""
         SELECT list({ROW} ORDER BY {ROW}) AS rows FROM parquet WHERE {LOOKALIKE_OF} IS NOT NULL
         GROUP BY {LOOKALIKE_OF} HAVING len(rows) > 1 ORDER BY len(rows) DESC, rows[1]

@@ -1,12 +1,11 @@
-"""What scores are made of: one pair's terms member by member and the captions that members without it suggest; the part
-of each encoder in clipmem; UnitMem by layer, by unit and by paradigm.
+"""Details of scores: the terms of one pair by member, suggested captions, the share of each encoder in clipmem, UnitMem
+by layer and by paradigm.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,7 +20,7 @@ from clipmem_core.config import InputError
 from clipmem_core.review import search as s
 from clipmem_core.review.cards import LISTED, OWN_CAPTIONS, listed_scores
 from clipmem_core.review.overview import LIMIT, points_and_density
-from clipmem_core.review.tables import ROW, count_pairs_of, fetch_columns, fetch_frame, fetch_numbered, kept, number
+from clipmem_core.review.tables import ROW, cached, count_pairs_of, fetch_columns, fetch_frame, fetch_numbered, number
 from clipmem_core.scores.alignment import external_means, terms_of
 from clipmem_core.scores.membership import Membership, Sides
 from clipmem_core.scores.registry import BY_NAME
@@ -29,10 +28,11 @@ from clipmem_core.scores.seeds import MIN_REPLICATES, over_seeds, seed_interval
 
 TRAINED, SIDE = "trained", "side"
 IN, OUT = "in", "out"
+TERMS = (c.POSITIVE, c.NEGATIVE_TEXT, c.NEGATIVE_IMAGE, c.ALIGNMENT, c.SIMILARITY)
 SHORTLIST = 2000  # pairs that all members score in an audit of more than ALL_UP_TO pairs
-LEAD, BEHIND, LEAST = 0.55, 10, 1000  # a suggestion leads the tenth best by so much, in an audit of so many pairs
+LEAD, BEHIND, LEAST = 0.55, 10, 1000  # required lead over the tenth best pair, and size of the audit
 QUALITY = "With injected errors, 9 of 10 such suggestions matched on photographs, 19 of 22 on textbook figures."
-_MORE = 4  # captions are read in batches that grow by this factor, until enough of them differ
+_MORE = 4  # growth of the batches of captions that are read until `BEHIND` of them differ
 
 
 @dataclass(frozen=True)
@@ -47,77 +47,72 @@ class Suggestion:
 
 @dataclass(frozen=True)
 class Suggested:
-    """The members that never saw a pair, the mean cosine of each of its captions, and captions of other pairs."""
+    """Members that did not train on a pair, the mean cosine of each of its captions, and suggested captions."""
 
     members: tuple[str, ...] = ()
-    own: tuple[float, ...] = ()
+    cosines: tuple[float, ...] = ()
     choices: tuple[Suggestion, ...] = ()
-
-    @property
-    def worst(self) -> int:
-        """The place of the pair's caption that fits worst."""
-        return int(np.nanargmin(self.own)) if np.isfinite(self.own).any() else 0
 
 
 def suggested_captions(audit: Audit, row: int, *, k: int = 3) -> Suggested:
-    """Return captions of other pairs that members which never saw a pair would give it, the highest score first.
+    """Return captions of other pairs for a picture, by the members that did not train on it, the best first.
 
-    A pair's score is the sum of the mean cosines of its captions and of its picture with this picture; its caption that
-    fits its picture best is suggested. Only pairs that lead the tenth by `LEAD` are suggested: for these `QUALITY` was
-    measured, see data/results/suggestions.csv. Below `LEAST` pairs, none is.
+    The score of another pair is the mean cosine of this picture with its captions plus that with its picture; of its
+    captions the one with the highest similarity_out is suggested. Only pairs that lead the tenth by `LEAD` are
+    suggested, and none in an audit of fewer than `LEAST` pairs; for these `QUALITY` was measured, see
+    data/results/suggestions.csv.
     """
     membership = _sides_at(audit, row).membership
-    others = [name for name, saw in zip(membership.members, membership.trained[:, row], strict=True) if not saw]
-    if not others:
+    members = [name for name, saw in zip(membership.members, membership.trained[:, row], strict=True) if not saw]
+    if not members:
         return Suggested()
-    text, image = _mean_cosines(audit, others, row, len(membership.group))
-    (own,) = _captions(audit, [row])
-    fits = tuple(float(text[row]) if fit is None else fit for _, fit in own)
+    text, image = _mean_cosines(audit, members, row, len(membership.group))
+    (current,) = _captions(audit, [row])
+    cosines = tuple(float(text[row]) if fit is None else fit for _, fit in current)
     score = text + image
     score[row] = np.nan
-    ranked = _different(audit, {caption for caption, _ in own}, score)
+    ranked = _different(audit, {caption for caption, _ in current}, score)
     if len(ranked) < BEHIND or len(score) < LEAST:
-        return Suggested(tuple(others), fits)
+        return Suggested(tuple(members), cosines)
     lead = score - score[ranked[-1][0]]
-    found = (Suggestion(at, caption, float(text[at]), float(lead[at])) for at, caption in ranked[:k])
-    return Suggested(tuple(others), fits, tuple(each for each in found if each.lead >= LEAD))
+    choices = (Suggestion(at, caption, float(text[at]), float(lead[at])) for at, caption in ranked[:k])
+    return Suggested(tuple(members), cosines, tuple(choice for choice in choices if choice.lead >= LEAD))
 
 
 def _mean_cosines(audit: Audit, members: Sequence[str], row: int, n_pairs: int) -> np.ndarray:
     """Return the mean cosines of a pair's picture with each pair's captions and picture, [2, n_pairs].
 
-    Above `ALL_UP_TO` pairs only the `SHORTLIST` pairs that are the closest in the first member's space have them; NaN
-    for the others.
+    Above `ALL_UP_TO` pairs only the `SHORTLIST` closest pairs in the first member's space have values, the rest NaN.
     """
 
     def total(names: Sequence[str], rows: np.ndarray | slice) -> np.ndarray:
-        found = []
+        cosines = []
         for name in names:
             image, text = _checked_files(audit, name, n_pairs)
             picture = s.vectors_at(image, [row])[0]
-            found.append([s.cosines(path, picture, rows) for path in (text, image)])
-        return np.asarray(found, dtype=np.float64).sum(axis=0)
+            cosines.append([s.cosines(path, picture, rows) for path in (text, image)])
+        return np.asarray(cosines, dtype=np.float64).sum(axis=0)
 
     rows: np.ndarray | slice = slice(None)
     if n_pairs > s.ALL_UP_TO:
         rows = np.union1d(s.top_k(total(members[:1], rows).sum(axis=0), SHORTLIST), [row])
-    found = np.full((2, n_pairs), np.nan)
-    found[:, rows] = total(members, rows) / len(members)
-    return found
+    means = np.full((2, n_pairs), np.nan)
+    means[:, rows] = total(members, rows) / len(members)
+    return means
 
 
-def _different(audit: Audit, seen: set[str], score: np.ndarray) -> list[tuple[int, str]]:
-    """Return the rows of the highest scores, `BEHIND` at most, each with a caption that is not among those seen."""
+def _different(audit: Audit, excluded: set[str], score: np.ndarray) -> list[tuple[int, str]]:
+    """Return the rows of the `BEHIND` highest scores with different captions, none of them excluded."""
     size = BEHIND + _MORE
     while True:
         rows, ranked = s.top_k(score, size).tolist(), dict[str, int]()
-        for place, captions in zip(rows, _captions(audit, rows), strict=True):
+        for row, captions in zip(rows, _captions(audit, rows), strict=True):
             if captions:
                 best = max(captions, key=lambda each: -math.inf if each[1] is None else each[1])
-                ranked.setdefault(best[0], place)
-        found = [(place, caption) for caption, place in ranked.items() if caption not in seen]
-        if len(found) >= BEHIND or len(rows) < size:
-            return found[:BEHIND]
+                ranked.setdefault(best[0], row)
+        different = [(row, caption) for caption, row in ranked.items() if caption not in excluded]
+        if len(different) >= BEHIND or len(rows) < size:
+            return different[:BEHIND]
         size *= _MORE
 
 
@@ -125,33 +120,41 @@ def _captions(audit: Audit, rows: Sequence[int]) -> list[list[tuple[str, float |
     """Return the captions of pairs, each with its similarity_out if single captions have scores."""
     ids = fetch_numbered(audit.folder / PAIRS, [c.PAIR_ID], rows)
     table = listed_scores(audit, [ids[row][0] for row in rows]).set_index(c.PAIR_ID)
-    found = []
+    captions = []
     for row in rows:
-        own = table.loc[ids[row][0]]
-        captions, fits = own[OWN_CAPTIONS], own.get(LISTED[c.SIMILARITY_OUT])
-        fits = fits if isinstance(fits, list) else [None] * len(captions)
-        found.append([(str(caption), fit) for caption, fit in zip(captions, fits, strict=True)])
-    return found
+        pair = table.loc[ids[row][0]]
+        texts, fits = pair[OWN_CAPTIONS], pair.get(LISTED[c.SIMILARITY_OUT])
+        fits = fits if isinstance(fits, list) else [None] * len(texts)
+        captions.append([(str(text), fit) for text, fit in zip(texts, fits, strict=True)])
+    return captions
 
 
 def mean_terms(audit: Audit, row: int) -> dict[str, float | None]:
-    """Return one pair's row of the scores: every column but its id and group, None if there is no number."""
-    found = fetch_numbered(audit.folder / SCORES, [number(column) for column in BY_NAME], [row])
-    if row not in found:
+    """Return the scores of one pair by column, None for a missing number."""
+    rows = fetch_numbered(audit.folder / SCORES, [number(column) for column in BY_NAME], [row])
+    if row not in rows:
         raise InputError(f"audit {audit.name!r} has no row {row} in its scores")
-    values = zip(BY_NAME, found[row], strict=True)
+    values = zip(BY_NAME, rows[row], strict=True)
     return {column: float(value) if math.isfinite(value) else None for column, value in values}
 
 
 def member_terms(audit: Audit, row: int) -> pd.DataFrame:
-    """Return the terms of one pair under every member, in cosine units.
+    """Return the terms of one pair by member, in cosine units.
 
-    `trained` is true if the member trained on the pair, `side` is what the member counts as in clipmem: the mean
-    alignment of `in` minus that of `out` is the pair's clipmem.
+    `trained` is true if the member trained on the pair. clipmem is the mean alignment of the members whose `side` is
+    `in` minus that of the others.
     """
     sides = _sides_at(audit, row)
-    membership = sides.membership
-    table = pd.DataFrame([_terms(audit, name, sides, row) for name in membership.members])
+    membership, external = sides.membership, sides.external
+    rows = []
+    for name in membership.members:
+        _checked_files(audit, name, len(external))
+        mean_image, mean_text = _external_means(audit, name)
+        image, text = (vectors[0].astype(np.float64) for vectors in s.vectors_of(audit, name, [row]))
+        products = np.array([[image @ text], [image @ mean_text], [mean_image @ text], [image @ image], [text @ text]])
+        terms = terms_of(products, np.flatnonzero([external[row]]), int(external.sum()))
+        rows.append({term: float(terms[term][0]) for term in TERMS})
+    table = pd.DataFrame(rows)
     table.insert(0, c.MEMBER, list(membership.members))
     table.insert(1, TRAINED, membership.trained[:, row])
     table.insert(2, SIDE, np.where(sides.inside[:, row], IN, OUT).tolist())
@@ -162,20 +165,9 @@ def _files(audit: Audit, member: str) -> list[Path]:
     return [s.embeddings_path(audit, member, by) for by in s.EMBEDDINGS]
 
 
-def _terms(audit: Audit, member: str, sides: Sides, row: int) -> dict[str, float]:
-    """Return the terms of one member's alignment with one pair; see scores/alignment.py."""
-    _checked_files(audit, member, len(sides.external))
-    mean_image, mean_text = _external_means(audit, member)
-    image, text = (vectors[0].astype(np.float64) for vectors in s.vectors_of(audit, member, [row]))
-    products = np.array([[image @ text], [image @ mean_text], [mean_image @ text], [image @ image], [text @ text]])
-    terms = terms_of(products, np.flatnonzero([sides.external[row]]), int(sides.external.sum()))
-    shown = (c.POSITIVE, c.NEGATIVE_TEXT, c.NEGATIVE_IMAGE, c.ALIGNMENT, c.SIMILARITY)
-    return {term: float(terms[term][0]) for term in shown}
-
-
-@kept(64, MEMBERSHIP, paths=_files)
+@cached(64, MEMBERSHIP, paths=_files)
 def _external_means(audit: Audit, member: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return ν_I and ν_T."""
+    """Return the mean embeddings of the external pictures and captions, ν_I and ν_T."""
     external = np.flatnonzero(_sides(audit).external)
     image, text = s.vectors_of(audit, member, external.tolist())
     try:
@@ -185,11 +177,11 @@ def _external_means(audit: Audit, member: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _checked_files(audit: Audit, member: str, n_pairs: int) -> list[Path]:
-    """Return a member's files of embeddings of pictures and captions, after a check that they are of these pairs."""
+    """Return a member's files of picture and caption embeddings, and check their number of rows."""
     paths = _files(audit, member)
     for path in paths:
-        if (found := len(read_array(path, shared=True))) != n_pairs:
-            raise InputError(f"{path} has {found:,} rows and the audit {n_pairs:,}: delete it and run the audit again")
+        if (rows := len(read_array(path, shared=True))) != n_pairs:
+            raise InputError(f"{path} has {rows:,} rows and the audit {n_pairs:,}: delete it and run the audit again")
     return paths
 
 
@@ -200,9 +192,9 @@ def _sides_at(audit: Audit, row: int) -> Sides:
     return sides
 
 
-@kept(2, MEMBERSHIP)
+@cached(2, MEMBERSHIP)
 def _sides(audit: Audit) -> Sides:
-    """Read who trains on what, without the pairs' ids, which are most of the file."""
+    """Read the membership, without the pair ids, which are most of the file."""
     path = audit.folder / MEMBERSHIP
     columns = fetch_columns(path, f"SELECT * EXCLUDE ({c.PAIR_ID}, {ROW}) FROM parquet")
     group = columns.pop(c.GROUP, np.empty(0))
@@ -217,16 +209,15 @@ PARTS = {IMAGE: c.CLIPMEM_IMAGE, TEXT: c.CLIPMEM_TEXT}
 SSLMEM = {IMAGE: c.SSLMEM_IMAGE, TEXT: c.SSLMEM_TEXT}
 MEMORIZED = (c.CANDIDATE, c.SCORED)  # the groups whose clipmem is memorization with its sign
 NOT_PLANTED = "not planted"
-POOR_FIT = 0.5  # mean cosine on held-out pairs; below it a mapped embedding is closer to others than to its pair's
+POOR_FIT = 0.5  # mean cosine on held-out pairs; below it a mapped embedding is closer to other pairs
 Z = 1.96
-VARIANTS = {"mean": t.UNITMEM_MEAN, "median": t.UNITMEM_MEDIAN}
 MEMBERS = "members"
 PARADIGM_NAMES = {p.CLIP: "CLIP", p.SUPERVISED: "supervised", p.SELF_SUPERVISED: "self-supervised"}
-SOURCE, DEPTH, LEADS = "source", "depth", "leads"
+SOURCE, DEPTH = "source", "depth"
 
 
 def load_contributions(audit: Audit) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Read the contributions of both encoders to clipmem: points and density, see `points_and_density`."""
+    """Return points and density of the shares of both encoders in clipmem, see `points_and_density`."""
     return points_and_density(audit, *PARTS.values(), colour_by=[c.GROUP, c.PLANTED, c.LABEL], limit=LIMIT)[:2]
 
 
@@ -240,8 +231,8 @@ def encoder_means(
     before the pairs that are not planted, labels by frequency.
     """
     count_pairs_of(audit)
-    wanted = ", ".join(f'{number(column)} AS "{encoder}"' for encoder, column in columns.items())
-    scores = fetch_frame(audit.folder / SCORES, f'SELECT "{c.GROUP}", {wanted} FROM parquet ORDER BY {ROW}')
+    columns_sql = ", ".join(f'{number(column)} AS "{encoder}"' for encoder, column in columns.items())
+    scores = fetch_frame(audit.folder / SCORES, f'SELECT "{c.GROUP}", {columns_sql} FROM parquet ORDER BY {ROW}')
     query = f'SELECT CAST("{by}" AS VARCHAR) AS name FROM parquet ORDER BY {ROW}'
     scores["name"] = fetch_frame(audit.folder / (SCORES if by == c.GROUP else PAIRS), query)["name"]
     if by == c.PLANTED:
@@ -258,34 +249,23 @@ def encoder_means(
     return pd.DataFrame(rows, columns=["name", "encoder", "n", "mean", "low", "high"])
 
 
-def map_fit(verdict: Mapping[str, Any]) -> float | None:
-    """Return how well the members' spaces map onto each other, from the verdict."""
-    fit = verdict.get("encoders", {}).get("fit")
-    return float(fit) if isinstance(fit, int | float) else None
-
-
-def why_no_parts(verdict: Mapping[str, Any]) -> str:
-    """Return why an audit has no parts of the encoders, from the verdict; empty for one that has them."""
-    return str(verdict.get("encoders", {}).get("missing") or "")
-
-
 def doubts(groups: pd.DataFrame, fit: float | None) -> list[str]:
     """Return a sentence for each reason to doubt the split into two encoders."""
-    found = []
+    sentences = []
     if fit is not None and fit < POOR_FIT:
-        found.append(
+        sentences.append(
             f"The map between the members' spaces fits poorly: {fit:.2f}, where 1 is perfect. The two parts still add "
-            "up to clipmem, but how it is split between them cannot be believed."
+            "up to clipmem, but the split between them is not reliable."
         )
     top = groups[groups["name"].isin(MEMORIZED)]["mean"].sum()
     for row in groups[groups["name"] == c.EXTERNAL].to_dict("records"):
         off, three_errors = abs(row["mean"]), 3 * (row["high"] - row["low"]) / (2 * Z)
         if off > FLAT * abs(top) and off > three_errors:
-            found.append(
+            sentences.append(
                 f"The null of the {row['encoder']} encoder is not near 0: {row['mean']:+.3f} on external pairs, which "
                 "nobody memorized. Read its part against that, not against 0.".replace("-", "−")
             )
-    return found
+    return sentences
 
 
 def tower_layers(units: pd.DataFrame, references: pd.DataFrame | None, *, column: str) -> pd.DataFrame:
@@ -305,10 +285,10 @@ def tower_layers(units: pd.DataFrame, references: pd.DataFrame | None, *, column
 def paradigm_layers(table: pd.DataFrame, *, column: str) -> pd.DataFrame:
     """Return paradigm, layer, depth (0 the first layer, 1 the last), n (seeds), mean, low and high of UnitMem."""
     means = over_seeds(table, by=[p.PARADIGM, t.LAYER], measures=[column]).drop(columns="measure")
-    known = means[means[p.PARADIGM].isin(p.PARADIGMS)]
-    last = known[t.LAYER].max()
-    depth = (known[t.LAYER] - 1) / (last - 1) if last > 1 else 0.5
-    return known.assign(**{DEPTH: depth}).reset_index(drop=True)
+    means = means[means[p.PARADIGM].isin(p.PARADIGMS)]
+    last = means[t.LAYER].max()
+    depth = (means[t.LAYER] - 1) / (last - 1) if last > 1 else 0.5
+    return means.assign(**{DEPTH: depth}).reset_index(drop=True)
 
 
 def claim_1(table: pd.DataFrame, *, column: str) -> str:
@@ -327,22 +307,6 @@ def claim_1(table: pd.DataFrame, *, column: str) -> str:
     sides = [1 if low > 0 else -1 if high < 0 else 0 for low, high in intervals]  # of CLIP; 0: the interval holds it
     if 0 in sides:
         same = " and ".join(PARADIGM_NAMES[name] for name, side in zip(others, sides, strict=True) if side == 0)
-        return f"{start} the seeds leave it open, since {same} cannot be told from CLIP."
+        return f"{start} the seeds leave it open, since {same} does not differ from CLIP."
     place = {0: "so it does here", 2: "here it lies below both", -2: "here it lies above both"}[sum(sides)]
     return f"{start} {place}."
-
-
-def ranked_units(
-    units: pd.DataFrame, *, column: str, member: str = "", tower: str = "", layer: int = 0
-) -> pd.DataFrame:
-    """Return each pair's unit with the highest UnitMem in `column`, the highest first, then the larger margin.
-
-    Only units of a member, encoder or layer, if given. `leads` counts the units of the same member with their maximum
-    at the same pair.
-    """
-    fired = units[units[column].notna()]
-    chosen = fired.assign(**{LEADS: fired.groupby([c.MEMBER, t.ROW], sort=False)[t.UNIT].transform("size")})
-    for name, value in ((c.MEMBER, member), (t.TOWER, tower), (t.LAYER, layer)):
-        chosen = chosen[chosen[name] == value] if value else chosen
-    order = np.lexsort((chosen[t.UNIT], chosen["second"] - chosen["max"], -chosen[column]))
-    return chosen.iloc[order].drop_duplicates(t.ROW).reset_index(drop=True)

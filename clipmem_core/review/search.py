@@ -1,13 +1,8 @@
-"""Search by meaning: the pairs nearest to a pair, or to a text that a member's text encoder embeds.
-
-With a locked text tower, that encoder is the tower and the member's head. Embeddings are means of unit vectors, whose
-lengths differ. A search is one exact pass over a member's file, by cosine.
-"""
+"""Search by meaning: the pairs closest by cosine to a pair, or to a text that a member's text encoder embeds."""
 
 import dataclasses
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,32 +13,27 @@ from clipmem_core.audits.settings import opened, towers_of
 from clipmem_core.audits.store import CONFIG, IMAGE_EMBEDDINGS, TEXT_EMBEDDINGS, Audit, read_array
 from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.review.selection import IMAGE_SIDE, TEXT_SIDE, Selection
-from clipmem_core.review.tables import find_row, kept
+from clipmem_core.review.tables import cached, find_row
 from clipmem_core.training.names import CHECKPOINT
 from clipmem_core.training.vocabulary import Vocabulary
 
-LIMIT = 1000  # pairs that a search finds
-ALL_UP_TO = 100_000  # pairs; in a larger audit only the first or the named member is searched
+LIMIT = 1000  # pairs in the result of a search
+ALL_UP_TO = 100_000  # pairs; in a larger audit one member is searched, by default the first
 EMBEDDINGS = {IMAGE_SIDE: IMAGE_EMBEDDINGS, TEXT_SIDE: TEXT_EMBEDDINGS}
-_BLOCK_BYTES = 1 << 20  # fits a core's cache
-# Building a model touches torch's random state and open_clip's list of models: one page at a time.
-_ENCODING = threading.Lock()
-_ONE_TEXT: dict[str, Any] = {"device": "cpu", "precision": "fp32"}  # towers on any machine
+_ENCODING = threading.Lock()  # building a model changes global state of torch and open_clip
+_ON_CPU: dict[str, Any] = {"device": "cpu", "precision": "fp32"}
 
 
 def hits(audit: Audit, selection: Selection) -> tuple[np.ndarray, np.ndarray]:
     """Search the embeddings of pictures (`by` image) or captions (`by` text) of one member, or of all.
 
-    A meaning is embedded by the member's text encoder; `like` is that pair's embedding; both together are averaged.
-    Each member has its own space. Without a named one, the cosines of all are averaged, which finds more: of the first
-    ten pairs found for 20 words among OpenClipart's captions, .50 have the word for four members, .37 for the first
-    alone.
+    The query is the embedding of the meaning or of the pair `like`, or the mean of both. Without a named member, the
+    cosines of all are averaged: of the first ten pairs for 20 words among OpenClipart's captions, .50 have the word
+    with four members, .37 with the first alone.
 
     Returns:
-        At most `LIMIT` rows int64 and their cosines float32, the closest first; not to be written to.
+        At most `LIMIT` rows int64 and their cosines float32, the closest first; read-only.
     """
-    if not selection.searched:
-        raise ValueError("selection must have a meaning or a pair to be like")
     record = audit.record
     members = tuple(record.members)
     if selection.member or record.pairs > ALL_UP_TO:
@@ -51,39 +41,38 @@ def hits(audit: Audit, selection: Selection) -> tuple[np.ndarray, np.ndarray]:
     return _hits(audit, selection.meaning, selection.like, selection.by, members)
 
 
-@kept(
+@cached(
     64, paths=lambda audit, meaning, like, side, members: [embeddings_path(audit, member, side) for member in members]
 )
 def _hits(audit: Audit, meaning: str, like: str, side: str, members: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
-    found = []
+    by_member = []
     for member in members:
         path = embeddings_path(audit, member, side)
         queries = [embed_text(audit, meaning, member=member)] if meaning else []
         if like:
             row = find_row(audit, like)
             if row is None:
-                raise InputError(f"there is no pair {like!r} in audit {audit.name!r}: take another to search by")
+                raise InputError(f"there is no pair {like!r} in audit {audit.name!r}: choose another to search by")
             queries.append(normalized(vectors_at(path, [row])[0]))
-        found.append(cosines(path, np.mean(queries, axis=0)))
-    mean = np.mean(found, axis=0)
+        by_member.append(cosines(path, np.mean(queries, axis=0)))
+    mean = np.mean(by_member, axis=0)
     rows = top_k(mean, LIMIT)
     return rows, mean[rows]
 
 
 def nearest(audit: Audit, row: int, *, by: str, member: str = "", k: int) -> list[tuple[int, float]]:
-    """Return at most k pairs most like one pair as (row, cosine) in one member's space, the closest first.
+    """Return at most k pairs most similar to one pair as (row, cosine), the closest first.
 
-    `by` is `image` or `text`: which embeddings are compared. Without a member, it is the audit's first.
+    `by`: compare the embeddings of pictures (image) or captions (text), of a member or by default the first.
     """
-    member = choose_member(audit.record.members, member)
-    path = embeddings_path(audit, member, by)
-    found = cosines(path, vectors_at(path, [row])[0])
-    found[row] = np.nan
-    return [(place, float(found[place])) for place in top_k(found, k).tolist()]
+    path = embeddings_path(audit, choose_member(audit.record.members, member), by)
+    similarity = cosines(path, vectors_at(path, [row])[0])
+    similarity[row] = np.nan
+    return [(other, float(similarity[other])) for other in top_k(similarity, k).tolist()]
 
 
 def embed_text(audit: Audit, text: str, *, member: str = "") -> np.ndarray:
-    """Embed a text as a member of an audit embeds a caption, in full precision: a unit vector float32 [dim]."""
+    """Embed a text with a member's text encoder, in full precision: a unit vector float32 [dim]."""
     if not text.strip():
         raise InputError("the text to search for is empty: write what the pictures or captions should be about")
     from clipmem_core.training.model import text_embeddings, tokenize
@@ -91,36 +80,35 @@ def embed_text(audit: Audit, text: str, *, member: str = "") -> np.ndarray:
     config, member = audit.record.config, choose_member(audit.record.members, member)
     if config.features:
         raise InputError(
-            f"audit {audit.name!r} has features that were computed elsewhere, and no tower to embed a query with: "
-            "take a pair and look for more like it"
+            f"audit {audit.name!r} was made from precomputed features and cannot embed a text: search by a pair instead"
         )
-    with _ENCODING, _one_thread():
+    with _ENCODING:
         if config.lock_text:
-            model, read = _text_head(audit, member), _text_features(config, text)
+            model, inputs = _text_head(audit, member), _text_features(config, text)
         else:
-            model, known = _text_encoder(audit, member)
-            tokens = tokenize(config.model, [text])
-            read = known.read(tokens) if known else tokens
-        return normalized(text_embeddings(model, read, precision="fp32", device="cpu")[0])
+            model, vocabulary = _text_encoder(audit, member)
+            inputs = tokenize(config.model, [text])
+            inputs = vocabulary.read(inputs) if vocabulary else inputs
+        return normalized(text_embeddings(model, inputs, precision="fp32", device="cpu")[0])
 
 
 def checkpoint_path(audit: Audit, member: str) -> Path:
-    """Return the file with a member's weights: trained here, or the given checkpoint that it scores."""
-    given = audit.member_record(member).checkpoint
-    path = Path(given) if given else audit.member(member) / CHECKPOINT
+    """Return the file with a member's weights, trained by the audit or supplied with --checkpoints."""
+    supplied = audit.member_record(member).checkpoint
+    path = Path(supplied) if supplied else audit.member(member) / CHECKPOINT
     if not path.is_file():
-        put_back = "put it back" if given else "run the audit again"
-        raise InputError(f"checkpoint {path} of member {member} is missing: {put_back}, or search with another member")
+        advice = "put it back" if supplied else "run the audit again"
+        raise InputError(f"checkpoint {path} of member {member} is missing: {advice}, or search with another member")
     return path
 
 
-def _own_files(audit: Audit, member: str) -> list[Path]:
+def _member_files(audit: Audit, member: str) -> list[Path]:
     return [audit.folder / CONFIG, checkpoint_path(audit, member)]
 
 
-@kept(2, paths=_own_files)
+@cached(2, paths=_member_files)
 def _text_encoder(audit: Audit, member: str) -> tuple[Any, Vocabulary | None]:
-    """Return a member's model without its image encoder, which is most of it, and its vocabulary."""
+    """Return a member's model without its image encoder, and its vocabulary."""
     from clipmem_core.audits.member import vocabulary_of_member
     from clipmem_core.training.model import build_model
 
@@ -137,51 +125,33 @@ def _locked_model(audit: Audit, member: str) -> Any:
     from clipmem_core.audits.locked import build_member
     from clipmem_core.training.model import load_weights
 
-    config = dataclasses.replace(audit.record.config, **_ONE_TEXT)
+    config = dataclasses.replace(audit.record.config, **_ON_CPU)
     model: Any = build_member(config, towers_of(config), seed=0)
     load_weights(model, checkpoint_path(audit, member))
     model.visual = None
     return model
 
 
-_text_head = kept(64, paths=_own_files)(_locked_model)  # some 300,000 weights: those of all members are cached
+_text_head = cached(64, paths=_member_files)(_locked_model)  # 300,000 weights each: all members are cached
 
 
 @lru_cache(1024)
 def _text_features(config: AuditConfig, text: str) -> np.ndarray:
-    """Return the locked text tower's features of a text, float32 [1, width], which the heads of all members read.
-
-    The tower stays loaded, 90 MB of memory for the built-in one, since loading it takes seconds.
-    """
-    tower = towers_of(dataclasses.replace(config, **_ONE_TEXT)).text
+    """Return the locked text tower's features of a text, float32 [1, width]; the tower stays loaded."""
+    tower = towers_of(dataclasses.replace(config, **_ON_CPU)).text
     assert tower is not None
     return opened(tower).embed([text])
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Leave the other cores to other pages; a single text needs one for milliseconds."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def choose_member(members: Sequence[str], name: str) -> str:
-    """Check the name of a member of an audit; the first for an empty name."""
+    """Check the name of a member; an empty name is the first member."""
     if name and name not in members:
-        raise InputError(f"there is no member {name!r} in this audit (there is: {', '.join(map(str, members))})")
+        raise InputError(f"there is no member {name!r} in this audit, only {', '.join(map(str, members))}")
     return name or str(members[0])
 
 
 def embeddings_path(audit: Audit, member: str, by: str) -> Path:
-    """Return the file that holds a member's embeddings of every picture (`image`) or caption (`text`)."""
-    if by not in EMBEDDINGS:
-        raise ValueError(f"by must be one of {', '.join(EMBEDDINGS)}, not {by!r}")
+    """Return the file of a member's embeddings of pictures (`image`) or captions (`text`)."""
     return audit.member(member) / EMBEDDINGS[by]
 
 
@@ -201,7 +171,7 @@ def vectors_at(path: Path, rows: Sequence[int]) -> np.ndarray:
 
 
 def normalized(values: np.ndarray) -> np.ndarray:
-    """Return a vector [dim] at length 1; a zero vector stays as it is."""
+    """Scale a vector [dim] to length 1; a zero vector stays zero."""
     length = float(np.linalg.norm(values))
     return values / length if length else values
 
@@ -209,24 +179,18 @@ def normalized(values: np.ndarray) -> np.ndarray:
 def cosines(path: Path, query: np.ndarray, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
     """Return the cosines float32 [n_rows] of a vector with each row of a file of embeddings, or with some rows."""
     stored = read_array(path, shared=True)[rows]
-    n_pairs, dim = stored.shape
+    dim = stored.shape[1]
     if query.shape != (dim,):
         raise InputError(f"{path} has {dim} dimensions and the query {query.size}: delete it and run the audit again")
-    query = normalized(query).astype(np.float32)
-    found, size = np.zeros(n_pairs, dtype=np.float32), max(1, _BLOCK_BYTES // (4 * dim))
-    for at in range(0, n_pairs, size):
-        block = np.asarray(stored[at : at + size])
-        lengths = np.sqrt(np.vecdot(block, block))
-        np.divide(np.vecdot(block, query), lengths, out=found[at : at + size], where=lengths != 0)
-    return found
+    products = np.vecdot(stored, normalized(query).astype(np.float32))
+    lengths = np.sqrt(np.vecdot(stored, stored))
+    return np.divide(products, lengths, out=np.zeros(len(stored), np.float32), where=lengths != 0)
 
 
 def top_k(values: np.ndarray, k: int) -> np.ndarray:
-    """Return the places of at most k of the highest values [n], without NaN, the highest first, ties by place."""
-    places = np.flatnonzero(~np.isnan(values))
-    known = values[places]
-    if k <= 0 or not len(known):
-        return places[:0]
-    least = np.partition(known, -min(k, len(known)))[-min(k, len(known))]
-    places = places[known >= least]
-    return places[np.argsort(-values[places], kind="stable")][:k]
+    """Return the indices of the k highest of values [n] without NaN, the highest first, ties by index."""
+    indices = np.flatnonzero(~np.isnan(values))
+    if 0 < k < len(indices):
+        least = np.partition(values[indices], -k)[-k]
+        indices = indices[values[indices] >= least]
+    return indices[np.argsort(-values[indices], kind="stable")][: max(k, 0)]

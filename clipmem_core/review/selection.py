@@ -1,4 +1,4 @@
-"""Which pairs are listed and in which order, and the parameters of an address that opens the same list."""
+"""The selection of pairs on a page and their order, and its parameters in an address."""
 
 import dataclasses
 import math
@@ -10,12 +10,12 @@ from clipmem_core.columns import CLIPMEM, MISFIT
 from clipmem_core.pairs.checks import CHECKS
 from clipmem_core.scores.registry import BY_NAME
 
-MATCH = "match"  # the order of a search: cosine with what was asked for
+MATCH = "match"  # the order of a search: cosine with the query
 RANDOM = "random"  # the order of a random check
 UNDECIDED = "undecided"
 DECIDED = "decided"
-NONE = "none"  # planted: the pairs that are not
-ANY = "any"  # planted: the pairs that are, whatever the kind
+NONE = "none"  # pairs without injected errors
+ANY = "any"  # pairs with any kind of injected error
 IMAGE_SIDE, TEXT_SIDE = "image", "text"
 MAP_X, MAP_Y = "map_x", "map_y"
 MAX_CORNERS = 60  # of an outline in an address
@@ -23,7 +23,7 @@ MAX_CORNERS = 60  # of an outline in an address
 
 @dataclass(frozen=True)
 class Range:
-    """The values of a score between two ends, both included; None is open."""
+    """An interval of a score, both ends included; None is open."""
 
     column: str
     low: float | None = None
@@ -32,7 +32,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Outline:
-    """A closed shape drawn on a map: its corners, in the units of the columns `x` and `y`."""
+    """A polygon on a map: its corners in the units of the columns `x` and `y`."""
 
     x: str
     y: str
@@ -41,7 +41,7 @@ class Outline:
 
 @dataclass(frozen=True)
 class Selection:
-    """Which pairs, in which order. An empty string or tuple means: no such condition."""
+    """Conditions on pairs and their order. An empty string or tuple is no condition."""
 
     order: str = CLIPMEM  # a score column, `match` or `random`
     ascending: bool = False
@@ -49,19 +49,19 @@ class Selection:
     label: str = ""
     planted: str = ""  # a kind, `any` or `none`
     decision: str = ""  # keep | remove | recaption | decided | undecided
-    check: str = ""  # a check that the pair's captions or picture fail, of pairs.checks
-    words: str = ""  # each must be in a caption, in any order and case
+    check: str = ""  # a check of `CHECKS` that the pair fails
+    words: str = ""  # each must be in the captions, in any order and case
     ranges: tuple[Range, ...] = ()
     outline: Outline | None = None
-    map: str = ""  # the map of embeddings that an outline over map_x and map_y was drawn on
+    map: str = ""  # the map of embeddings of an outline over map_x and map_y
     meaning: str = ""  # search: the pairs closest to this text
-    like: str = ""  # search: the pairs closest to the pair of this id
+    like: str = ""  # search: the pairs closest to the pair with this id
     by: str = IMAGE_SIDE  # search: among the embeddings of pictures (image) or of captions (text)
-    member: str = ""  # search: whose encoders; empty takes the mean over all members
+    member: str = ""  # search: the member whose encoders are used; empty: the mean over all
 
     @property
     def searched(self) -> bool:
-        """Whether it is a search, whose results can be ordered by `match`."""
+        """Whether it is a search by meaning, which can be ordered by `match`."""
         return bool(self.meaning or self.like)
 
 
@@ -69,7 +69,7 @@ _TEXTS = ("group", "label", "planted", "decision", "check", "words", "map", "mea
 
 
 def to_parameters(selection: Selection) -> dict[str, str]:
-    """Return the parameters of an address, without defaults."""
+    """Return the parameters of a selection without defaults."""
     default = Selection(order=MATCH if selection.searched else "")
     values = {name: getattr(selection, name) for name in ("order", *_TEXTS)}
     parameters = {name: value for name, value in values.items() if value != getattr(default, name)}
@@ -85,10 +85,9 @@ def to_parameters(selection: Selection) -> dict[str, str]:
 
 
 def from_parameters(parameters: Mapping[str, str]) -> tuple[Selection, list[str]]:
-    """Read a selection from an address. Without an order, misfit comes first, or the best match of a search.
+    """Read a selection from an address; return it and the names of the parameters that cannot be read.
 
-    Returns:
-        The selection, and the names of the parameters that cannot be read; those are left out.
+    The default order is misfit, or `match` for a search.
     """
     texts: dict[str, Any] = {name: parameters[name] for name in _TEXTS if parameters.get(name)}
     wrong = ["by"] if texts.get("by", IMAGE_SIDE) not in (IMAGE_SIDE, TEXT_SIDE) else []
@@ -102,35 +101,35 @@ def from_parameters(parameters: Mapping[str, str]) -> tuple[Selection, list[str]
     wrong += ["range"] if ranges is None else []
     wrong += ["outline"] if outline is None and parameters.get("outline") else []
     ascending = parameters.get("ascending") == "1"
-    read = dataclasses.replace(selection, order=order, ascending=ascending, ranges=ranges or (), outline=outline)
-    return read, wrong
+    selection = dataclasses.replace(selection, order=order, ascending=ascending, ranges=ranges or (), outline=outline)
+    return selection, wrong
 
 
 def thinned(corners: tuple[tuple[float, float], ...]) -> tuple[tuple[float, float], ...]:
-    """Return at most `MAX_CORNERS` of a shape's corners, evenly spaced: a lasso has one for each mouse event."""
+    """Return at most `MAX_CORNERS` evenly spaced corners; a lasso has one for each mouse event."""
     if len(corners) <= MAX_CORNERS:
         return corners
     return tuple(corners[place * len(corners) // MAX_CORNERS] for place in range(MAX_CORNERS))
 
 
 def box(x: str, y: str, x_ends: Iterable[float], y_ends: Iterable[float]) -> Outline:
-    """Return the outline of a rectangle from any two ends of each side."""
+    """Return a rectangle from two ends of each axis."""
     left, right = sorted(x_ends)
     low, high = sorted(y_ends)
     return Outline(x, y, ((left, low), (right, low), (right, high), (left, high)))
 
 
 def _ranges(text: str) -> tuple[Range, ...] | None:
-    """Return the ranges of `column:low:high,…`, None for another text."""
+    """Read ranges from `column:low:high,…`; None if it is malformed."""
     if not text:
         return ()
-    found = []
+    ranges = []
     for column, *ends in (part.split(":") for part in text.split(",")):
         numbers = [_float(end) for end in ends]
         if column not in BY_NAME or len(ends) != 2 or [n is None for n in numbers] != [not end for end in ends]:
             return None
-        found.append(Range(column, *numbers))
-    return tuple(found)
+        ranges.append(Range(column, *numbers))
+    return tuple(ranges)
 
 
 def _outline(text: str) -> Outline | None:

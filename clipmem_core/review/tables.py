@@ -1,8 +1,4 @@
-"""DuckDB queries over an audit's Parquet files; a missing or broken file is an input error that names it.
-
-DuckDB reads only the columns and row groups that a query needs. All tables of an audit share one row order:
-`file_row_number` is a pair's row everywhere.
-"""
+"""DuckDB queries over an audit's Parquet files, which share one row order: `file_row_number` is a pair's row in all."""
 
 import functools
 import os
@@ -10,7 +6,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeAlias, TypeVar, cast
+from typing import Any, TypeAlias, TypeVar, cast
 
 import duckdb
 import numpy as np
@@ -26,15 +22,13 @@ Columns = dict[str, np.ndarray]
 Table: TypeAlias = pd.DataFrame | pa.Table
 Stamp = tuple[int, int, int]
 Version = tuple[Stamp, Stamp]
-Params = ParamSpec("Params")
-Result = TypeVar("Result")
-OfAudit: TypeAlias = Callable[Concatenate[Audit, Params], Result]
-# SQL for the key of a pair's captions, a positive number of 63 bits; no caption has a NUL in it.
+Function = TypeVar("Function", bound=Callable[..., Any])
+# SQL of a caption key: a positive hash of 63 bits of a pair's captions, which contain no NUL.
 CAPTION_KEY = f"""greatest(1, (md5_number_lower(array_to_string("{CAPTIONS}", chr(0))) // 2)::BIGINT)"""
 
 
 def stamp(path: Path) -> Stamp:
-    """Return inode, size and time of a file, which change when it is replaced or written to."""
+    """Return inode, size and modification time of a file."""
     try:
         status = path.stat()
     except OSError:
@@ -47,28 +41,28 @@ def version_of(audit: Audit) -> Version:
     return stamp(audit.folder / SCORES), stamp(audit.folder / PAIRS)
 
 
-def kept(
-    size: int, *names: str, paths: Callable[..., Iterable[Path]] = lambda *given: ()
-) -> Callable[[OfAudit[Params, Result]], OfAudit[Params, Result]]:
-    """Cache the last `size` results of a function of an audit until one of the files they were made from changes.
+def cached(
+    size: int, *names: str, paths: Callable[..., Iterable[Path]] | None = None
+) -> Callable[[Function], Function]:
+    """Cache the last `size` results of a function of an audit until one of its files changes.
 
-    The files: `names` of the audit's, and those that `paths` returns for the function's arguments.
+    The files are `names` in the audit's folder, and those that `paths` returns for the function's arguments.
     """
 
-    def decorate(make: OfAudit[Params, Result]) -> OfAudit[Params, Result]:
-        made: Any = functools.lru_cache(maxsize=size)(lambda version, *given, **named: make(*given, **named))
+    def decorate(function: Function) -> Function:
+        results = functools.lru_cache(size)(lambda stamps, *args, **named: function(*args, **named))
 
-        @functools.wraps(make)
-        def cached(audit: Audit, *args: Params.args, **named: Params.kwargs) -> Result:
-            files = [*(audit.folder / name for name in names), *paths(audit, *args, **named)]
-            return cast(Result, made(tuple(map(stamp, files)), audit, *args, **named))
+        @functools.wraps(function)
+        def wrapper(audit: Audit, *args: Any, **named: Any) -> Any:
+            files = [*(audit.folder / name for name in names), *(paths(audit, *args, **named) if paths else [])]
+            return results(tuple(map(stamp, files)), audit, *args, **named)
 
-        return cached
+        return cast(Function, wrapper)
 
     return decorate
 
 
-@kept(64, SCORES, PAIRS)
+@cached(64, SCORES, PAIRS)
 def count_pairs_of(audit: Audit) -> int:
     """Return the number of pairs of an audit."""
     count = count_rows(audit.folder / SCORES)
@@ -84,22 +78,26 @@ def mismatched_tables(audit: Audit) -> InputError:
 
 def find_row(audit: Audit, pair_id: str) -> int | None:
     """Return the row of a pair, None if the audit has no such pair."""
-    found = fetch_rows(audit.folder / PAIRS, f'SELECT {ROW} FROM parquet WHERE "{PAIR_ID}" = ? LIMIT 1', [pair_id])
-    return found[0][0] if found else None
+    rows = fetch_rows(audit.folder / PAIRS, f'SELECT {ROW} FROM parquet WHERE "{PAIR_ID}" = ? LIMIT 1', [pair_id])
+    return rows[0][0] if rows else None
 
 
 def caption_keys(pairs: Path | pa.Table, pair_ids: Iterable[str]) -> dict[str, int]:
-    """Return the key of the captions of each of some pairs, without those that are not there."""
-    asked = pa.table({"asked_id": pa.array(map(without_surrogates, pair_ids), pa.string())})
-    query = f'SELECT asked_id, {CAPTION_KEY} AS key FROM {{}} JOIN asked ON "{PAIR_ID}" = asked_id'
+    """Return the caption keys of those of some pairs that a file or table has."""
+    requested = _requested(pair_ids)
+    query = f'SELECT requested_id, {CAPTION_KEY} AS key FROM parquet JOIN requested ON "{PAIR_ID}" = requested_id'
     if isinstance(pairs, Path):
-        found = fetch_columns(pairs, query.format("parquet"), asked=asked)
+        keys = fetch_columns(pairs, query, requested=requested)
     else:
         with _database().cursor() as cursor:
-            cursor.register("given", pairs)
-            cursor.register("asked", asked)
-            found = cast(Columns, cursor.execute(query.format("given")).fetchnumpy())
-    return dict(zip(found["asked_id"].tolist(), found["key"].tolist(), strict=True))
+            cursor.register("parquet", pairs)
+            cursor.register("requested", requested)
+            keys = cast(Columns, cursor.execute(query).fetchnumpy())
+    return dict(zip(keys["requested_id"].tolist(), keys["key"].tolist(), strict=True))
+
+
+def _requested(pair_ids: Iterable[str]) -> pa.Table:
+    return pa.table({"requested_id": pa.array(map(without_surrogates, pair_ids), pa.string())})
 
 
 def count_rows(path: Path) -> int:
@@ -108,60 +106,60 @@ def count_rows(path: Path) -> int:
 
 
 def fetch_rows(path: Path, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-    """Run a query over a Parquet file, which it calls `parquet`, and return its rows."""
+    """Run a query over a Parquet file, named `parquet` in the query, and return its rows."""
     with _executed(path, query, values) as result:
         return result.fetchall()
 
 
 def fetch_columns(path: Path, query: str, values: Sequence[Any] = (), **tables: Table) -> Columns:
-    """Run a query as `fetch_rows` does, over further named tables too, and return its columns."""
+    """Run a query over a Parquet file and further named tables; return its columns."""
     with _executed(path, query, values, **tables) as result:
         return cast(Columns, result.fetchnumpy())
 
 
 def fetch_frame(path: Path, query: str, values: Sequence[Any] = ()) -> pd.DataFrame:
-    """Run a query as `fetch_rows` does and return a data frame."""
+    """Run a query over a Parquet file; return a data frame."""
     with _executed(path, query, values) as result:
         return result.df()
 
 
 def fetch_arrow(path: Path, query: str, values: Sequence[Any] = (), **tables: Table) -> pa.Table:
-    """Run a query as `fetch_columns` does and return an Arrow table."""
+    """Run a query over a Parquet file and further named tables; return an Arrow table."""
     with _executed(path, query, values, **tables) as result:
         return result.to_arrow_table()
 
 
 def fetch_pairs(path: Path, columns: Sequence[str], pair_ids: Iterable[str], *, end: str = "") -> pa.Table:
-    """Return pair_id and columns of some pairs of a file; `end` ends the query."""
-    asked = pa.table({"asked": pa.array(map(without_surrogates, pair_ids), pa.string())})
-    query = f'SELECT "{PAIR_ID}", {", ".join(columns)} FROM parquet SEMI JOIN asked ON "{PAIR_ID}" = asked.asked {end}'
-    return fetch_arrow(path, query, asked=asked)
+    """Return pair_id and columns of some pairs of a file; `end` is appended to the query."""
+    join = f'SEMI JOIN requested ON "{PAIR_ID}" = requested_id'
+    query = f'SELECT "{PAIR_ID}", {", ".join(columns)} FROM parquet {join} {end}'
+    return fetch_arrow(path, query, requested=_requested(pair_ids))
 
 
 def fetch_numbered(path: Path, columns: Sequence[str], rows: Sequence[int]) -> dict[int, tuple[Any, ...]]:
-    """Return the columns of some rows, by row. The query lists the rows, so that DuckDB skips other row groups."""
+    """Return the columns of some rows, by row."""
     if not rows:
         return {}
     numbers = ", ".join(str(int(row)) for row in rows)
-    found = fetch_rows(path, f"SELECT {ROW}, {', '.join(columns)} FROM parquet WHERE {ROW} IN ({numbers})")
-    return {row[0]: row[1:] for row in found}
+    query = f"SELECT {ROW}, {', '.join(columns)} FROM parquet WHERE {ROW} IN ({numbers})"  # reads few row groups
+    return {row: tuple(values) for row, *values in fetch_rows(path, query)}
 
 
 def number(column: str) -> str:
-    """Return SQL for a score as a number, NaN if missing; a column without any value may be one of text."""
+    """Return SQL of a score as a number, NaN if missing; a column without any value may have another type."""
     return f"coalesce(TRY_CAST(\"{column}\" AS DOUBLE), 'nan'::DOUBLE)"
 
 
 @functools.cache
 def _database() -> duckdb.DuckDBPyConnection:
-    """Return the database of the process. It holds nothing; each query has a cursor, for threads."""
+    """Return an empty database; each query has its own cursor, as pages run in threads."""
     return duckdb.connect(
         config={
             "autoinstall_known_extensions": False,
             "autoload_known_extensions": False,
             "python_enable_replacements": False,
             "memory_limit": "1GB",
-            "temp_directory": f"{tempfile.gettempdir()}/clipmem-{os.getpid()}",  # made only if memory is short
+            "temp_directory": f"{tempfile.gettempdir()}/clipmem-{os.getpid()}",  # created only if memory is short
         }
     )
 
@@ -184,7 +182,7 @@ def _executed(path: Path, query: str, values: Sequence[Any], **tables: Table) ->
 
 
 def without_surrogates(value: Any) -> Any:
-    """Return text without halves of letters, which DuckDB refuses and no table holds."""
+    """Replace lone surrogates in a text, which DuckDB refuses."""
     if not isinstance(value, str) or value.isascii():
         return value
     return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

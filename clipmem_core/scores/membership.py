@@ -128,7 +128,7 @@ def paper_membership(clusters: np.ndarray, *, seeds: int, seed: int) -> Membersh
     return Membership(group, members, trained)
 
 
-def set_apart(group: np.ndarray, clusters: np.ndarray, *, seed: int) -> np.ndarray:
+def draw_utility_pairs(group: np.ndarray, clusters: np.ndarray, *, seed: int) -> np.ndarray:
     """Draw the half of the external pairs that only utility is measured on, true for them, [n_pairs].
 
     The other half centres alignments and steers adaptive mitigations, so that no arm is evaluated on pairs that
@@ -137,9 +137,9 @@ def set_apart(group: np.ndarray, clusters: np.ndarray, *, seed: int) -> np.ndarr
     rows = np.flatnonzero(group == EXTERNAL)
     cluster, sizes = _sized(clusters[rows])
     (chosen,) = _draw_groups(sizes, len(rows) // 2, 1, np.random.default_rng([seed, _APART_DRAW]))
-    apart = np.zeros(len(group), dtype=bool)
-    apart[rows[np.isin(cluster, chosen)]] = True
-    return apart
+    utility_only = np.zeros(len(group), dtype=bool)
+    utility_only[rows[np.isin(cluster, chosen)]] = True
+    return utility_only
 
 
 def _sized(clusters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -249,13 +249,13 @@ class Sides:
         membership: who trains on what.
         protocol: `ensemble` or `paper`.
         seed: start of every draw that scoring makes.
-        apart: external pairs that only utility is measured on, true in [n_pairs]; None: no such pairs.
+        utility_only: external pairs that only utility is measured on, true in [n_pairs]; None: no such pairs.
     """
 
     membership: Membership
     protocol: str
     seed: int
-    apart: np.ndarray | None = None
+    utility_only: np.ndarray | None = None
 
     @functools.cached_property
     def inside(self) -> np.ndarray:
@@ -286,7 +286,7 @@ class Sides:
     def external(self) -> np.ndarray:
         """True for external pairs that centre alignments and make up the null, [n_pairs]."""
         external = self.membership.group == EXTERNAL
-        return external if self.apart is None else external & ~self.apart
+        return external if self.utility_only is None else external & ~self.utility_only
 
     def leaving_out(self, rows: np.ndarray) -> int:
         """Return how many members of a repeat leave a pair out: the most common number, and at least one."""

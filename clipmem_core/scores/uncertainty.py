@@ -236,7 +236,7 @@ def null_scores(alignments: Sequence[np.ndarray], sides: Sides, errors: Errors) 
     rows = np.flatnonzero(sides.external)
     external = [np.asarray(values)[rows].astype(np.float64) for values in alignments]
     variance, degrees, prior = errors.variance[rows], errors.degrees[rows], errors.external
-    if prior is not None:  # the prior covers the whole group, with the pairs set apart for utility
+    if prior is not None:  # the prior covers the whole group, with the pairs that only utility is measured on
         prior = Prior(prior.scale[sides.external[sides.membership.group == EXTERNAL]], prior.degrees)
     scores = []
     for inside in _null_sides(sides, rows):

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from clipmem_core import columns as c
-from clipmem_core.audits.member import tokens_of
+from clipmem_core.audits.member import cached_tokens, caption_starts
 from clipmem_core.audits.prepare import membership_of, sides_of, utility_rows
 from clipmem_core.audits.status import last_line
 from clipmem_core.audits.store import SNAPSHOTS, Audit, read_array, read_embeddings, read_utility
@@ -103,7 +103,7 @@ def retrieval_by_rarity(audit: Audit, members: tuple[str, ...]) -> dict[str, flo
     config, pairs = audit.record.config, audit.pairs
     membership = membership_of(audit.membership)
     rows = utility_rows(sides_of(audit, config, membership))
-    tokens, start = tokens_of(pairs, config)
+    tokens, start = cached_tokens(config.model, pairs), caption_starts(pairs)
     model = model_config(config.model)
     captions = tokens[start[rows]]  # the first of each, which all arms are evaluated on
     words = words_of(captions, caption_ends(model, captions))

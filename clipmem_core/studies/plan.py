@@ -19,7 +19,7 @@ from clipmem_core import columns as c
 from clipmem_core.audits.jobs import Task, jobs_folder
 from clipmem_core.audits.settings import check_config, typed, typed_flags
 from clipmem_core.audits.store import is_locked, write_json
-from clipmem_core.config import AuditConfig, InputError, affecting, fingerprint, flat, meant
+from clipmem_core.config import AuditConfig, InputError, affecting, did_you_mean, fingerprint, flat
 from clipmem_core.studies import arm as arms
 from clipmem_core.studies.arm import ALL, NONE, Arm, Decided, Removal, Split
 from clipmem_core.studies.store import OWN, StudyFolder, studies_folder, study_folder
@@ -260,7 +260,7 @@ STUDIES = {
 def find_study(name: str, *, with_settings: bool = False) -> Study:
     """Return the study of a name; if arms are to be added, only one that takes them."""
     if name not in STUDIES:
-        raise InputError(f"study {name!r} is unknown: choose one of {', '.join(STUDIES)}{meant(name, STUDIES)}")
+        raise InputError(f"study {name!r} is unknown: choose one of {', '.join(STUDIES)}{did_you_mean(name, STUDIES)}")
     if with_settings and not STUDIES[name].takes_settings:
         others = ", ".join(other for other, study in STUDIES.items() if study.takes_settings)
         raise InputError(f"study {name} takes no further settings; these studies do: {others}")

@@ -19,7 +19,7 @@ from clipmem_core.audits.run import Screen, bring_to_end, counts, ensure_feature
 from clipmem_core.audits.setup import check_same, differing_fields, grow, write_audit
 from clipmem_core.audits.status import LEFT, seconds_left
 from clipmem_core.audits.store import Audit, acquire_lock, write_json, write_table
-from clipmem_core.config import AuditConfig, InputError, as_dict, fingerprint, without_meaning
+from clipmem_core.config import AuditConfig, InputError, as_dict, fingerprint, ineffective_fields
 from clipmem_core.studies.arm import DECISIONS, Arm, Decided, Split, text_of
 from clipmem_core.studies.measure import ATTACKED, arms_to_attack, attack_arm, measure, measure_epochs
 from clipmem_core.studies.plan import Study, add_all, find_study, read_own
@@ -140,7 +140,7 @@ def start(
             raise InputError(f"study {folder.name!r} exists with another: {'; '.join(differ)}. Choose another --name")
     # Rows of more seeds than are asked for now may be measured again.
     seeds = max([config.seeds, *(seed + 1 for _, seed in folder.done())])
-    plan, idle = find_study(study), set(without_meaning(config))
+    plan, idle = find_study(study), set(ineffective_fields(config))
     data_sets, splits = list[DataSet](), list[Split]()
     for number in range(math.ceil(seeds / seeds_per_split) if seeds_per_split else 1):
         own = dataclasses.replace(config, seed=config.seed + number * seeds_per_split)

@@ -14,7 +14,7 @@ import numpy as np
 
 from clipmem_core.draws import PLACEBO, draw_keys, uniforms
 from clipmem_core.facts import InputError
-from clipmem_core.mitigations import find_ends, leave_out, words_of
+from clipmem_core.mitigations import drop_tokens, find_ends, words_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,7 +61,7 @@ class Vocabulary:
             gone = (gone & ~trained) | (trained & (rank < (gone & trained).sum(axis=1)[:, None]))
         nothing = np.flatnonzero(words.any(axis=1) & (gone == words).all(axis=1))
         gone[nothing, counts[nothing].argmax(axis=1)] = False
-        return leave_out(tokens, gone)
+        return drop_tokens(tokens, gone)
 
     def rare_rows(self, tokens: np.ndarray) -> np.ndarray:
         """Return the rare tokens, int64, without those that begin and end the captions `tokens` [n, context_length]."""
@@ -112,4 +112,4 @@ def caption_ends(model: Mapping[str, Any], tokens: np.ndarray) -> np.ndarray:
     pool = text.get("pool_type", "argmax")
     other = model.get("custom_text") or any(text.get(name) for name in ("hf_model_name", "no_causal_mask", "embed_cls"))
     reads_to_end, end = not other and pool in ("argmax", "eos"), text.get("eos_id", 2) if pool == "eos" else None
-    return find_ends(tokens, known=reads_to_end, end=end, flags="--text-min-df and --text-forget-df")
+    return find_ends(tokens, reads_to_end=reads_to_end, end=end, flags="--text-min-df and --text-forget-df")

@@ -31,7 +31,7 @@ ENSEMBLE = shlex.split("--preset tiny --scenes-pairs 400 --epochs 10 --threads 1
 
 
 class Silent:
-    """A screen that keeps what it was told."""
+    """A screen that records its lines."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -49,8 +49,8 @@ class Silent:
         pass
 
 
-def here(tasks: Sequence[Task], *, at_once: int = 1) -> Looks:
-    """An executor that trains members in this process, one after the other: no starting of Python."""
+def in_process(tasks: Sequence[Task], *, at_once: int = 1) -> Looks:
+    """Train members in this process, one after the other; an executor."""
     threads = torch.get_num_threads()
     for task in tasks:
         do_work(task.command[len(PROGRAM) :])
@@ -131,8 +131,8 @@ def aligned(image: np.ndarray, text: np.ndarray, external: np.ndarray) -> dict[s
     return terms
 
 
-class Again:
-    """What the tests need of an audit, read without the code under test."""
+class Recomputed:
+    """An audit, read without the code under test."""
 
     def __init__(self, audit: Audit) -> None:
         self.audit = audit

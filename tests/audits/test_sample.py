@@ -20,7 +20,7 @@ from clipmem_core.pairs.checks import CHECKS
 from clipmem_core.pairs.table import RawPairs
 from clipmem_core.scores.prevalence import whole_count
 from tests.audits.small import Silent
-from tests.audits.test_given import config_of
+from tests.audits.test_precomputed import config_of
 
 PAIRS, SAMPLE = 700, 400
 

@@ -1,14 +1,9 @@
 """From what members leave to the tables: scores that cannot be computed, and those of single captions."""
 
-from dataclasses import replace
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
-import pytest
 
-from clipmem_core.audits import scoring
-from clipmem_core.audits.scoring import Evidence, score_table, spill_to_disk, summary
+from clipmem_core.audits.scoring import Evidence, score_table, summary
 from clipmem_core.draws import CAPTION, draw_keys, hashed
 from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.membership import Membership, Sides, paper_membership
@@ -36,30 +31,21 @@ def evidence(membership: Membership, widths: tuple[int, int]) -> Evidence:
 
 
 def test_embeddings_that_cannot_be_mapped_cost_only_the_encoders_parts() -> None:
-    given = evidence(paper_membership(np.arange(N), seeds=1, seed=0), (5, 6))
-    table, split = score_table(given)
+    inputs = evidence(paper_membership(np.arange(N), seeds=1, seed=0), (5, 6))
+    table, split = score_table(inputs)
     assert "one width" in split["missing"]
     assert table[["clipmem_image", "clipmem_text"]].isna().all(axis=None)
     assert table[["clipmem", "alignment_in", "alignment_out", "sslmem_image"]].notna().all(axis=None)
-    assert summary(given, table, split)["encoders"]["image"] is None
-
-
-def test_large_arrays_are_held_in_files_without_a_name_and_change_no_score(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    given = evidence(paper_membership(np.arange(N), seeds=1, seed=0), (5, 5))
-    table, _ = score_table(given)
-    monkeypatch.setattr(scoring, "MAPPED_FROM", 8 * N)
-    assert isinstance(spill_to_disk(np.arange(N), tmp_path).base, np.memmap)
-    pd.testing.assert_frame_equal(score_table(replace(given, folder=tmp_path))[0], table)
-    assert not list(tmp_path.iterdir())
+    assert summary(inputs, table, split)["encoders"]["image"] is None
 
 
 def test_every_caption_has_a_row_with_the_cosine_of_members_that_never_saw_it(made: Made) -> None:
     audit = made.ensemble
     table = pd.read_parquet(audit.folder / "captions.parquet")
     assert table["pair_id"].tolist() == [row.pair_id for row in audit.pairs.itertuples() for _ in row.captions]
-    assert table["caption"].tolist() == [place for own in audit.pairs["captions"] for place in range(len(own))]
+    assert table["caption"].tolist() == [
+        number for captions in audit.pairs["captions"] for number in range(len(captions))
+    ]
     external = table["pair_id"].isin(audit.pairs["pair_id"][audit.membership["group"] == "external"])
     assert table.loc[external, "learned"].isna().all()
     assert table[["similarity_out", "margin_out", "gap", "misfit"]].notna().all(axis=None)
@@ -70,8 +56,8 @@ def test_every_caption_has_a_row_with_the_cosine_of_members_that_never_saw_it(ma
         out = ~audit.membership[name].to_numpy()
         total[out] += (image * text).sum(axis=1)[out] / np.linalg.norm(image, axis=1)[out]
         count += out
-    found = table.groupby("pair_id", sort=False)["similarity_out"].mean()
-    np.testing.assert_allclose(found, total / count, atol=1e-5)
+    means = table.groupby("pair_id", sort=False)["similarity_out"].mean()
+    np.testing.assert_allclose(means, total / count, atol=1e-5)
     assert not (made.paper.folder / "captions.parquet").exists()  # one caption a pair
 
 
@@ -83,9 +69,9 @@ def test_learned_is_that_of_the_epochs_that_drew_the_caption(made: Made) -> None
     start = np.cumsum([0, *map(len, pairs["captions"])])
     keys = draw_keys(pairs["pair_id"].tolist())
     for row in trained[:5]:
-        own: dict[int, list[float]] = {}
+        by_caption: dict[int, list[float]] = {}
         for epoch, values in enumerate(trajectory):
             drawn = int(hashed(keys[row : row + 1], audit.record.seeds[name], CAPTION, epoch)[0])
-            own.setdefault(drawn % len(pairs["captions"][row]), []).append(values[row] - values[trained].mean())
-        expected = [np.mean(own.get(place, np.nan)) for place in range(len(pairs["captions"][row]))]
+            by_caption.setdefault(drawn % len(pairs["captions"][row]), []).append(values[row] - values[trained].mean())
+        expected = [np.mean(by_caption.get(number, np.nan)) for number in range(len(pairs["captions"][row]))]
         np.testing.assert_allclose(stored[start[row] : start[row + 1]], expected, atol=1e-4)

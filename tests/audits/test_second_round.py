@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from clipmem_core.audits.run import run_audit
-from clipmem_core.audits.store import Audit, broken_files
+from clipmem_core.audits.store import Audit
 from clipmem_core.commands import main
 from clipmem_core.config import AuditConfig
 from tests.audits.small import Silent, config_of, with_drawn_set
@@ -24,45 +24,31 @@ def config(start: str) -> AuditConfig:
 
 
 @pytest.fixture(scope="module")
-def twice(config: AuditConfig, tmp_path_factory: pytest.TempPathFactory) -> Audit:
+def finished(config: AuditConfig, tmp_path_factory: pytest.TempPathFactory) -> Audit:
     """A finished audit of two rounds."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CLIPMEM_DATA", str(tmp_path_factory.mktemp("twice")))
+        patch.setenv("CLIPMEM_DATA", str(tmp_path_factory.mktemp("finished")))
         return run_audit("scenes", config, name="a", screen=Silent())
 
 
-def misfit(own: pd.DataFrame, log_probability: str, weight: int) -> pd.Series:
-    z = (own - own.mean()) / own.std(ddof=0)
+def misfit(scores: pd.DataFrame, log_probability: str, weight: int) -> pd.Series:
+    z = (scores - scores.mean()) / scores.std(ddof=0)
     return -(z["learned"] + weight * z[log_probability])
 
 
-def test_the_most_suspicious_pairs_are_left_out_and_misfit_is_of_the_second_round(twice: Audit) -> None:
-    scores = twice.scores
-    own = scores.loc[scores["group"] == "scored", ["learned", "log_probability_out", "log_probability_second"]]
-    first, second = misfit(own, "log_probability_out", 2), misfit(own, "log_probability_second", 4)
-    assert 20 < twice.verdict["wrong_captions"]["estimate"] < 200
-    count = twice.verdict["second_round_left_out"]
-    table = pd.read_parquet(twice.folder / "second.parquet")
-    assert table["pair_id"].tolist() == twice.pairs["pair_id"].tolist()
-    wanted = first.sort_values(ascending=False, kind="stable").index[:count]
-    assert set(np.flatnonzero(table["left_out"])) == set(wanted)
-    np.testing.assert_allclose(scores.loc[own.index, "misfit"], second, atol=1e-9)
+def test_the_most_suspicious_pairs_are_left_out_and_misfit_is_of_the_second_round(finished: Audit) -> None:
+    scores = finished.scores
+    scored = scores.loc[scores["group"] == "scored", ["learned", "log_probability_out", "log_probability_second"]]
+    first, second = misfit(scored, "log_probability_out", 2), misfit(scored, "log_probability_second", 4)
+    assert 20 < finished.verdict["wrong_captions"]["estimate"] < 200
+    count = finished.verdict["second_round_left_out"]
+    table = pd.read_parquet(finished.folder / "second.parquet")
+    assert table["pair_id"].tolist() == finished.pairs["pair_id"].tolist()
+    expected = first.sort_values(ascending=False, kind="stable").index[:count]
+    assert set(np.flatnonzero(table["left_out"])) == set(expected)
+    np.testing.assert_allclose(scores.loc[scored.index, "misfit"], second, atol=1e-9)
     assert not np.allclose(first, second)
-    assert second.idxmax() == scores.loc[own.index, "review_place"].idxmin()
-
-
-def test_a_member_with_a_broken_result_of_it_is_trained_again_and_no_other(
-    twice: Audit, config: AuditConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("CLIPMEM_DATA", str(twice.folder.parents[1]))
-    path = twice.member(twice.record.members[1]) / "second" / "log_probability_out.npy"
-    other = twice.member(twice.record.members[0]) / "checkpoint.pt"
-    before, moment = np.load(path), other.stat().st_mtime_ns
-    path.write_bytes(b"broken")
-    run_audit("scenes", config, name="a", screen=Silent())
-    np.testing.assert_allclose(np.load(path), before, atol=1e-5)
-    assert other.stat().st_mtime_ns == moment
-    assert not broken_files(twice.folder)
+    assert second.idxmax() == scores.loc[scored.index, "review_place"].idxmin()
 
 
 MOMENTS = (
@@ -72,12 +58,14 @@ MOMENTS = (
 )
 
 
-def test_a_kill_in_the_second_round_changes_no_score(twice: Audit, start: str, tmp_path: Path, forks: Server) -> None:
-    data = with_drawn_set(tmp_path / "data", twice.folder.parents[1])
+def test_a_kill_in_the_second_round_changes_no_score(
+    finished: Audit, start: str, tmp_path: Path, forks: Server
+) -> None:
+    data = with_drawn_set(tmp_path / "data", finished.folder.parents[1])
     arguments = ["audit", "scenes", "--name", "a", *flags(start, *MANY_WRONG, "--rounds", "2")]
     kill_at_each(MOMENTS, arguments, data, forks)
     audit = Audit(data / "audits" / "a")
-    same(audit, twice)
+    same(audit, finished)
     assert not list(audit.folder.glob("members/*/second/*.pt"))
 
 

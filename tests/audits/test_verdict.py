@@ -1,11 +1,8 @@
-import json
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
-from clipmem_core.audits.store import write_json
 from clipmem_core.audits.verdict import doubt, judge, queues, uses
 from clipmem_core.config import AuditConfig
 
@@ -21,7 +18,7 @@ GOOD = {
 }
 
 
-def judged(*, recall: float = 0.5, protocol: str = "ensemble", **changes: Any) -> dict[str, Any]:
+def verdict_of(*, recall: float = 0.5, protocol: str = "ensemble", **changes: Any) -> dict[str, Any]:
     rows = [("f-0", "image_to_text_R@5", recall), ("f-0", "text_to_image_R@5", recall), ("f-0", "zero_shot", 0.9)]
     utility = pd.DataFrame(rows, columns=["member", "metric", "value"])
     return judge(GOOD | changes, utility, AuditConfig(protocol=protocol))
@@ -46,10 +43,10 @@ def judged(*, recall: float = 0.5, protocol: str = "ensemble", **changes: Any) -
 def test_a_check_passes_from_its_bound_on_and_gives_advice_otherwise(
     place: int, changes: dict[str, Any], good: bool | None
 ) -> None:
-    verdict = judged(**changes)
+    verdict = verdict_of(**changes)
     assert verdict["checks"][place]["good"] is good
     assert not (good and verdict["checks"][place]["advice"])
-    assert [check["good"] for check in judged()["checks"]] == [True] * 4
+    assert [check["good"] for check in verdict_of()["checks"]] == [True] * 4
 
 
 @pytest.mark.parametrize(
@@ -67,23 +64,22 @@ def test_pairs_that_nobody_memorized_score_within_a_tenth_of_the_effect(
     protocol: str, groups: dict[str, float | None], good: bool
 ) -> None:
     rows = [{"group": name, "mean": mean} for name, mean in groups.items()]
-    assert judged(protocol=protocol, groups=rows)["checks"][1]["good"] is good
-
-
-def test_the_verdict_keeps_the_numbers_and_is_json(tmp_path: Path) -> None:
-    verdict = judged()
-    assert verdict["membership_auroc"] == 0.9
-    assert verdict["utility"] == {"image_to_text_R@5": 0.5, "text_to_image_R@5": 0.5, "zero_shot": 0.9}
-    write_json(tmp_path / "verdict.json", verdict)
-    assert json.loads((tmp_path / "verdict.json").read_text()) == verdict
+    assert verdict_of(protocol=protocol, groups=rows)["checks"][1]["good"] is good
 
 
 def test_captions_are_called_wrong_only_if_no_check_failed_and_the_reason_is_shown() -> None:
-    for verdict in (judged(), judged(ranking_reliability=None, ranking_stability=None)):
+    for verdict in (verdict_of(), verdict_of(ranking_reliability=None, ranking_stability=None)):
         assert queues(verdict)["misfit"].name == "Likely wrong captions"
         assert "probably wrong" in uses(verdict)["misfit"]
         assert doubt(verdict) == ""
-    for verdict in (judged(recall=0.095), judged(ranking_reliability=0.4), judged(membership_auroc=0.5), {}, [], None):
+    for verdict in (
+        verdict_of(recall=0.095),
+        verdict_of(ranking_reliability=0.4),
+        verdict_of(membership_auroc=0.5),
+        {},
+        [],
+        None,
+    ):
         shown = f"{uses(verdict)} {queues(verdict)}"
         assert "robably" not in shown
         assert doubt(verdict)

@@ -79,7 +79,7 @@ def held_against(audit: Audit, right: dict[str, set[str]], place: dict[str, int]
         rivals = close[others & ~np.isin(np.arange(len(place)), [place[text] for text in own])]
         for each in suggested.choices:
             fit = close[place[each.caption]]
-            if each.cosine > suggested.own[suggested.worst]:
+            if each.cosine > np.nanmin(suggested.cosines):
                 found.append((row, each.lead, fit >= CLOSE and (rivals > fit + 1e-6).sum() < NEAREST))
     return pd.DataFrame(found, columns=["row", "lead", "usable"])
 

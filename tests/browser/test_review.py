@@ -116,7 +116,7 @@ def test_a_suggestion_replaces_the_caption_in_focus_and_is_saved_from_the_editor
     page: Any, address: str, data: Path, review: Review
 ) -> None:
     choices = [{"caption": caption, "cosine": c} for caption, c in (("a heron", 0.4), ("a stork", 0.25), ("no", 0.15))]
-    suggestions = {"members": 4, "fits": [0.3, 0.1, 0.2, 0.3, 0.3], "choices": choices, "quality": "8 of 10"}
+    suggestions = {"members": 4, "cosines": [0.3, 0.1, 0.2, 0.3, 0.3], "choices": choices, "quality": "8 of 10"}
     page.route("**/api/review/suggestions?**", lambda route: route.fulfill(json=suggestions))
     open_review_page(page, address)
     pair, suggestion = shown_pair(page), page.locator("ol span")

@@ -53,7 +53,7 @@ def send(server: TestClient, *events: dict[str, object], headers: dict[str, str]
 
 
 def event(pair: dict[str, object], number: int, kind: str = "keep", **more: object) -> dict[str, object]:
-    return {"number": number, "kind": kind, "pair_id": pair["pair_id"], "judged": pair["judged"], **more}
+    return {"number": number, "kind": kind, "pair_id": pair["pair_id"], "caption_key": pair["caption_key"], **more}
 
 
 def test_the_queue_and_its_pairs_as_the_browser_asks_for_them(server: TestClient, audit: Audit) -> None:
@@ -98,7 +98,7 @@ def test_suggestions_are_single_captions_of_other_pairs_and_none_in_a_small_audi
     captions = audit.pairs["captions"].map(list).tolist()
     assert len(answer["choices"]) == 3
     assert {choice["caption"] for choice in answer["choices"]} <= {*sum(captions, [])} - {*captions[2]}
-    assert len(answer["fits"]) == len(captions[2])
+    assert len(answer["cosines"]) == len(captions[2])
     assert "has no row 1000" in ask(server, "suggestions", row=1000)["fault"]
 
 
@@ -125,7 +125,11 @@ def test_a_decision_on_other_captions_or_another_decision_than_was_seen_is_refus
 ) -> None:
     first, second, third = ask(server, "pairs", rows="20,21,22")
     open_review(audit).decide([first["pair_id"]], "remove")
-    batch = event(first, 1, seen=[]), event(second, 2, seen=[]), event(third, 3) | {"judged": second["judged"]}
+    batch = (
+        event(first, 1, expected=[]),
+        event(second, 2, expected=[]),
+        event(third, 3) | {"caption_key": second["caption_key"]},
+    )
     for _ in range(2):
         answer = send(server, *batch).json()
         assert (answer["stored"], list(answer["refused"])) == (3, ["1", "3"])
@@ -147,7 +151,7 @@ def test_another_site_stores_nothing(server: TestClient, audit: Audit) -> None:
     [
         {"events": []},
         {"events": [{"number": 0, "kind": "keep"}]},
-        {"events": [{"number": 1, "kind": "keep", "judged": "x"}]},
+        {"events": [{"number": 1, "kind": "keep", "caption_key": "x"}]},
         {"events": [{"number": 1, "kind": ["keep"]}]},
         {"events": [{"number": True, "kind": "keep"}]},
         {"events": [{"number": 1, "kind": "keep", "others": [["x", "no key"]]}]},

@@ -43,7 +43,6 @@ CAPTIONS = [
     ["NA"],
 ]
 LABELS = ["cat", None, 'a "label"\twith', "cat", "dog", "犬", "", "cat", "7", "dog"]
-KINDS = ["folder", "csv", "tar", "parquet"]
 
 
 def picture(number: int) -> bytes:
@@ -57,7 +56,7 @@ def picture(number: int) -> bytes:
 def make_source(kind: str, folder: Path) -> Path:
     """Write the ten pairs as a data set of a kind and return what to read."""
     folder.mkdir(parents=True)
-    return {"folder": _folder, "csv": _csv, "tar": _tar, "parquet": _parquet}[kind](folder)
+    return {"folder": _folder, "csv": _csv, "tar": _tar}[kind](folder)
 
 
 def _folder(folder: Path) -> Path:
@@ -96,13 +95,6 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
     tar.addfile(info, io.BytesIO(data))
 
 
-def _parquet(folder: Path) -> Path:
-    pictures = [{"bytes": picture(number), "path": None} for number in range(len(CAPTIONS))]
-    table = pd.DataFrame({"image": pictures, "captions": CAPTIONS, "label": LABELS})
-    table.to_parquet(folder / "set.parquet")
-    return folder / "set.parquet"
-
-
 def audited(source: Path | str, name: str = "mine", /, **fields: object) -> Audit:
     """Make a finished audit of a source, with made-up scores; `plant_miscaptions` swaps captions as an audit does."""
     config: AuditConfig = replace(preset_config("tiny"), **fields)
@@ -113,8 +105,8 @@ def audited(source: Path | str, name: str = "mine", /, **fields: object) -> Audi
     audit = Audit(audits_folder() / name)
     audit.folder.mkdir(parents=True)
     record = made_record(name, data_set.raw.root, config.protocol, np.repeat("scored", len(pairs)))
-    own = {"source": str(source), "config": config, "dataset_fingerprint": data_set.fingerprint}
-    write_json(audit.folder / CONFIG, replace(record, **own).values)
+    record = replace(record, source=str(source), config=config, dataset_fingerprint=data_set.fingerprint)
+    write_json(audit.folder / CONFIG, record.values)
     write_table(audit.folder / PAIRS, planted)
     write_table(audit.folder / QUARANTINE, data_set.quarantine.reindex(columns=QUARANTINE_COLUMNS).astype("string"))
     write_table(audit.folder / SCORES, scores.assign(pair_id=pairs["pair_id"], group="scored"))

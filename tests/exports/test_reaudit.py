@@ -1,4 +1,4 @@
-"""A cleaned data set audited again: the same members on the same pairs, and what is said of both audits."""
+"""The second audit of a cleaned data set: its members, and the comparison with the first."""
 
 import json
 import shutil
@@ -64,23 +64,23 @@ def second_gone(first: Audit, second: Audit) -> list[str]:
 
 
 def test_what_is_measured_is_what_each_audit_found_where_it_can_be_read_there(both: tuple[Audit, Audit]) -> None:
-    found, compared = read_comparison(both[1])
+    measured, compared = read_comparison(both[1])
     assert compared
-    assert found is not None
-    assert (found.removed, found.recaptioned, found.members) == (10, 2, 8)
-    assert found.external == found.external_then == (both[0].membership["group"] == "external").sum()
-    for audit, recall in zip(both, (found.retrieval.then, found.retrieval.now), strict=True):
+    assert measured is not None
+    assert (measured.removed, measured.recaptioned, measured.members) == (10, 2, 8)
+    assert measured.external == measured.external_then == (both[0].membership["group"] == "external").sum()
+    for audit, recall in zip(both, (measured.retrieval.then, measured.retrieval.now), strict=True):
         utility = audit.utility  # every pair has five captions, and no external one has changed
         assert recall == pytest.approx(utility.loc[utility["metric"].isin(RECALLS), "value"].mean(), abs=1e-6)
     changed = second_gone(*both)
     texts, texts_then = (audit.pairs.set_index("pair_id")["captions"].map(list) for audit in (both[1], both[0]))
     changed += [name for name in texts.index if texts[name] != texts_then[name]]
     assert len(changed) == 12
-    for audit, clipmem in zip(both, (found.clipmem.then, found.clipmem.now), strict=True):
+    for audit, clipmem in zip(both, (measured.clipmem.then, measured.clipmem.now), strict=True):
         scores = audit.scores.set_index("pair_id").drop(changed, errors="ignore")
         assert clipmem == pytest.approx(scores.loc[scores["group"] == "scored", "clipmem"].mean(), abs=1e-5)
-    assert found.whole[0] == pytest.approx(both[0].scores.query("group == 'scored'")["clipmem"].mean())
-    assert found.trained_less == pytest.approx(40 / first_trained(both[0]))
+    assert measured.whole[0] == pytest.approx(both[0].scores.query("group == 'scored'")["clipmem"].mean())
+    assert measured.trained_less == pytest.approx(40 / first_trained(both[0]))
 
 
 def first_trained(audit: Audit) -> int:
@@ -94,7 +94,7 @@ def test_the_same_call_does_nothing_and_a_lost_comparison_is_made_anew(both: tup
     reaudit(both[0], "second", screen)
     assert "it is finished: nothing to do" in screen.lines
     after = json.loads(path.read_text())
-    assert after["found"]["retrieval"] == before["found"]["retrieval"]
+    assert after["measured"]["retrieval"] == before["measured"]["retrieval"]
     assert after == before
     assert list_reaudits(both[0]) == ["second"]
     assert not is_outdated(both[0], "second")

@@ -9,7 +9,6 @@ import pytest
 from clipmem_core.audits.store import CAPTION_TABLE, PAIRS, Audit, write_table
 from clipmem_core.exports import write
 from clipmem_core.review.bulk_edit import Rule, preview, store_changes
-from clipmem_core.review.cards import AuditFrames
 from clipmem_core.review.decisions import Edit, open_review
 from tests.fixtures import Copy
 
@@ -42,7 +41,7 @@ NOW = {
 }
 
 
-@pytest.mark.parametrize("name", ["said.csv", "said.parquet"])
+@pytest.mark.parametrize("name", ["decisions.csv", "decisions.parquet"])
 def test_decisions_have_old_and_new_captions_and_the_scores_of_each(audit: Audit, tmp_path: Path, name: str) -> None:
     write(audit, "decisions", tmp_path / name)
     path = tmp_path / name
@@ -54,18 +53,9 @@ def test_decisions_have_old_and_new_captions_and_the_scores_of_each(audit: Audit
             return None if value is None or isinstance(value, float) else [None if v != v else v for v in value]
         return json.loads(value)
 
-    for pair_id, left in NOW.items():
-        assert listed(pair_id, "captions") == left
+    for pair_id, captions in NOW.items():
+        assert listed(pair_id, "captions") == captions
         assert listed(pair_id, "own_captions") == ["a frog", "a toad", "a newt in a pond"]
     assert listed(REMOVED, "caption_similarity_out") == [0, 0.25, 0.5]
     assert listed(REMOVED, "caption_misfit") == [None, -0.25, -0.5]
     assert listed(BULK, "caption_misfit") is None
-
-
-def test_frames_have_the_scores_of_single_captions(audit: Audit) -> None:
-    frames = AuditFrames(audit.folder)
-    captions = frames.captions.set_index(["pair_id", "number"])
-    assert captions.loc[(EDITED, 2), "similarity_out"] == 0.5
-    assert captions.loc[(EDITED, 2), "caption"] == "a newt in a pond"
-    assert pd.isna(captions.loc[(BULK, 0), "similarity_out"])
-    assert frames.checks["pair_id"].tolist() == audit.pairs["pair_id"].tolist()

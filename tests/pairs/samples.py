@@ -16,17 +16,12 @@ def read(source: Path | str, *, data: Path = Path("data"), **options: str) -> Ra
     return read_source(str(source), SourceOptions(**options), data=data)
 
 
-def reasons(raw: RawPairs) -> dict[str, str]:
-    """Return source → reason of the quarantine."""
-    return dict(zip(raw.quarantine.source, raw.quarantine.reason, strict=True))
-
-
-def check_reasons(raw: RawPairs, wanted: dict[str, str]) -> None:
-    """Check that these sources, and no others, are in quarantine, each for a reason with these words."""
-    found = reasons(raw)
-    assert set(found) == set(wanted)
-    assert not [(source, found[source]) for source, words in wanted.items() if words not in found[source]]
-    assert raw.rows == len(wanted) + sum(map(len, raw.pairs.captions))
+def check_reasons(raw: RawPairs, expected: dict[str, str]) -> None:
+    """Check that only these sources are in quarantine, each with these words in its reason."""
+    reasons = dict(zip(raw.quarantine.source, raw.quarantine.reason, strict=True))
+    assert set(reasons) == set(expected)
+    assert not [(source, reasons[source]) for source, words in expected.items() if words not in reasons[source]]
+    assert raw.rows == len(expected) + sum(map(len, raw.pairs.captions))
 
 
 def picture_bytes(shade: int = 100, *, format: str = "PNG") -> bytes:

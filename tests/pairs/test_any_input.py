@@ -1,4 +1,4 @@
-"""Whatever a data set holds, `inspect` ends with exit code 0, every row accounted for, or with 2 and one line."""
+"""For any data set, `inspect` ends with exit code 0 and accounts for every row, or with 2 and one line."""
 
 import contextlib
 import csv
@@ -26,7 +26,7 @@ PICTURES = [f"{at}.png" for at in range(4)]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder of pictures, a data folder, and a terminal wide enough for whole lines."""
+    """A folder of pictures, a data folder, and a wide terminal."""
     folder = tmp_path_factory.mktemp("any")
     draw(folder, *PICTURES)
     with pytest.MonkeyPatch.context() as patch:
@@ -54,8 +54,8 @@ def inspected(source: Path | str, *flags: str) -> tuple[tuple[int, int, int] | N
         lines = err.getvalue().splitlines()
         assert (code, len(lines)) == (2, 1), err.getvalue()
         return None, lines[0]
-    found = re.findall(r"^(?:rows|pairs that can be used|in quarantine) +([\d,]+)", out.getvalue(), re.MULTILINE)
-    rows, pairs, refused = (int(number.replace(",", "")) for number in found)
+    counts = re.findall(r"^(?:rows|pairs that can be used|in quarantine) +([\d,]+)", out.getvalue(), re.MULTILINE)
+    rows, pairs, refused = (int(number.replace(",", "")) for number in counts)
     return (rows, pairs, refused), out.getvalue()
 
 
@@ -67,7 +67,7 @@ def check_balance(source: Path | str) -> None:
         assert rows == pairs + refused
 
 
-@pytest.mark.parametrize("name", ["a.csv", "a.tar", "a.parquet", "a.json", "a.jsonl", "a.txt", "a"])
+@pytest.mark.parametrize("name", ["a.csv", "a.tar", "a"])
 def test_a_source_that_is_a_pipe_or_a_device_is_one_line(folder: Path, tmp_path: Path, name: str) -> None:
     os.mkfifo(tmp_path / name)
     assert "regular file" in inspected(tmp_path / name)[1]
@@ -76,22 +76,7 @@ def test_a_source_that_is_a_pipe_or_a_device_is_one_line(folder: Path, tmp_path:
     assert re.search("regular file|link that leaves", inspected(tmp_path / name)[1])
 
 
-@pytest.mark.parametrize("name", ["odd.tar", "odd.parquet"])
-def test_a_pipe_is_one_row_beside_good_files_and_folders_of_such_names_are_no_files(
-    folder: Path, tmp_path: Path, name: str
-) -> None:
-    if name.endswith("tar"):
-        write_tar(tmp_path / "good.tar", {"0.png": picture_bytes(), "0.txt": b"x"})
-    else:
-        pq.write_table(pa.table({"image": [{"bytes": picture_bytes()}], "text": ["x"]}), tmp_path / "good.parquet")
-    os.mkfifo(tmp_path / name)
-    (tmp_path / f"folder.{name[4:]}").mkdir()
-    counts, printed = inspected(tmp_path)
-    assert counts == (2, 1, 1)
-    assert "not a regular file" in printed
-
-
-@pytest.mark.parametrize("name", ["captions.json", "state.json", "0.txt"])
+@pytest.mark.parametrize("name", ["captions.json", "0.txt"])
 def test_a_file_above_the_limit_is_refused_unread(folder: Path, tmp_path: Path, name: str) -> None:
     draw(tmp_path, "0.png", "1.png")
     (tmp_path / "1.txt").write_text("x")
@@ -100,7 +85,7 @@ def test_a_file_above_the_limit_is_refused_unread(folder: Path, tmp_path: Path, 
     assert "MiB, the most that is read" in inspected(tmp_path)[1]
 
 
-@pytest.mark.parametrize("size", ["-512", "-1", "99999999999999999999", "x"])
+@pytest.mark.parametrize("size", ["-512", "x"])
 def test_a_member_of_an_impossible_size_neither_hangs_nor_counts_as_a_picture(
     folder: Path, tmp_path: Path, size: str
 ) -> None:
@@ -114,61 +99,6 @@ def test_a_member_of_an_impossible_size_neither_hangs_nor_counts_as_a_picture(
             info.type, info.linkname = kind, "0.png"
             tar.addfile(info)
     check_balance(tmp_path / "a.tar")
-
-
-BLOBS = [picture_bytes(0), b"", None]
-FAR = pa.array([0, 2**62, None], pa.int64())
-COLUMNS: dict[str, pa.Array] = {
-    "paths": pa.array(PICTURES[:3]),
-    "texts": pa.array(["x", " ", None]),
-    "large texts": pa.array(["a", "b\0", "nan"], pa.large_string()),
-    "categories": pa.array(["x", "y", "x"]).dictionary_encode(),
-    "bytes": pa.array(BLOBS, pa.binary()),
-    "wholes": pa.array([0, -1, None], pa.int64()),
-    "floats": pa.array([0.0, float("nan"), 1e308]),
-    "nothing": pa.nulls(3),
-    "dates": pa.array([0, 2**31 - 1, -(2**31)], pa.int32()).view(pa.date32()),
-    "far times": FAR.view(pa.timestamp("us")),
-    "times of no zone": FAR.view(pa.timestamp("us", "No/Where")),
-    "spans": FAR.view(pa.duration("s")),
-    "decimals": pa.array([1, 2, None]).cast(pa.decimal128(30, 2)),
-    "lists": pa.array([["x", ""], [], None]),
-    "maps": pa.array([[("k", "v")], [], None], pa.map_(pa.string(), pa.string())),
-    "pictures": pa.array([{"bytes": blob} for blob in BLOBS]),
-    "pictures as text": pa.array([{"bytes": "x"}, {"bytes": None}, None]),
-    "a field twice": pa.StructArray.from_arrays([pa.array(["x"] * 3)] * 2, ["a", "a"]),
-}
-CLASSES = [None, json.dumps({"info": {"features": {"label": {"names": ["cat", "dog"]}}}}), "[" * 100_000, "\ud800"]
-
-
-@given(
-    image=st.sampled_from(["paths", "pictures", *COLUMNS]),
-    caption=st.sampled_from(["paths", *COLUMNS]),
-    more=st.lists(
-        st.tuples(st.sampled_from(["label", "id", "planted", "caption", "image"]), st.sampled_from(list(COLUMNS))),
-        max_size=3,
-    ),
-    classes=st.sampled_from(CLASSES),
-)
-@settings(max_examples=30)
-def test_columns_of_any_kind_are_read_or_refused(
-    folder: Path, image: str, caption: str, more: list[tuple[str, str]], classes: str | None
-) -> None:
-    names = ["image", "caption", *(name for name, _ in more)]
-    arrays = [COLUMNS[kind] for kind in (image, caption, *(kind for _, kind in more))]
-    metadata = {"huggingface": classes.encode("utf-8", "surrogatepass")} if classes else None
-    schema = pa.schema([pa.field(name, array.type) for name, array in zip(names, arrays, strict=True)], metadata)
-    table = pa.Table.from_arrays(arrays, schema=schema)
-    saved = folder / "saved"
-    saved.mkdir(exist_ok=True)
-    draw(saved, *PICTURES)
-    with pa.OSFile(str(saved / "0.arrow"), "wb") as file, pa.ipc.new_stream(file, table.schema) as stream:
-        stream.write_table(table)
-    (saved / "state.json").write_text('{"_data_files": [{"filename": "0.arrow"}]}')
-    check_balance(saved)
-    with contextlib.suppress(pa.ArrowNotImplementedError, pa.ArrowInvalid):  # kinds that Parquet has no word for
-        pq.write_table(table, folder / "set.parquet", row_group_size=2)
-        check_balance(folder / "set.parquet")
 
 
 JUNK: list[Any] = [
@@ -212,7 +142,7 @@ def write_rows(folder: Path, kind: str, rows: list[dict[str, Any]]) -> Path:
 
 
 @given(kind=st.sampled_from(["csv", "tsv", "jsonl", "json", "coco.json", "tar"]), rows=ROWS, last=VALUES)
-@settings(max_examples=40)
+@settings(max_examples=30)
 def test_values_of_any_kind_are_read_or_set_aside(
     folder: Path, kind: str, rows: list[dict[str, Any]], last: Any
 ) -> None:
@@ -220,7 +150,7 @@ def test_values_of_any_kind_are_read_or_set_aside(
     check_balance(write_rows(folder, kind, rows[: len(PICTURES)]))
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(
     kind=st.sampled_from(["csv", "tsv", "jsonl", "json", "coco.json", "tar", "parquet"]),
     cut=st.floats(0, 1),

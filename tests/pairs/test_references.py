@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from clipmem_core.config import InputError
-from clipmem_core.pairs.readers.files import normal_reference, picture_check
+from clipmem_core.pairs.readers.files import normal_reference, picture_fault
 from clipmem_core.pairs.references import read_bytes, source_stamp
 from tests.pairs.samples import draw, write_tar
 
@@ -37,11 +37,6 @@ def test_a_reference_that_leaves_the_folder_or_is_no_text_is_refused_and_named(t
     assert repr(image) in str(caught.value)
 
 
-def test_an_odd_reference_inside_the_folder_is_made_plain() -> None:
-    odd = {"./a.jpg": "a.jpg", "a/../b.jpg": "b.jpg", "a\\b.jpg": "a/b.jpg", "a//b.jpg": "a/b.jpg", "5%.jpg": "5%.jpg"}
-    assert {image: normal_reference(image) for image in odd} == odd
-
-
 def test_links_are_followed_inside_the_folder_only(tmp_path: Path) -> None:
     root = tmp_path / "set"
     draw(root, "real/a.png")
@@ -57,15 +52,15 @@ def test_links_are_followed_inside_the_folder_only(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="loop.png"):
         read_bytes(root, "loop.png")
     images = ["real/a.png", "near/a.png", "far/b.png", "far.png", "loop.png", "real", "gone/a.png", "x" * 5000]
-    faults = {image: picture_check(root)(image) for image in images}
+    faults = {image: picture_fault(os.path.realpath(root), image) for image in images}
     assert [image for image, fault in faults.items() if not fault] == images[:2]
     assert [faults[image].split()[-1] for image in images[2:4]] == ["folder", "folder"]
     (tmp_path / "link").symlink_to(root)
-    assert picture_check(tmp_path / "link")("real/a.png") == ""
+    assert picture_fault(os.path.realpath(tmp_path / "link"), "real/a.png") == ""
     assert read_bytes(tmp_path / "link", "real/a.png") == (root / "real/a.png").read_bytes()
 
 
-def test_what_is_not_there_or_damaged_is_named(tmp_path: Path) -> None:
+def test_a_missing_or_damaged_picture_is_named(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     write_tar(tmp_path / "t.tar", {"a.jpg": b"a"})
     write_parquet(tmp_path / "p.parquet", [b"a", None])
@@ -99,10 +94,8 @@ def test_every_table_row_is_read_back_in_any_order(tmp_path: Path) -> None:
     table = write_parquet(tmp_path / "p.parquet", blobs)
     with pa.ipc.new_stream(tmp_path / "s.arrow", table.schema) as stream:
         stream.write_table(table, max_chunksize=3)
-    with pa.ipc.new_file(tmp_path / "f.arrow", table.schema) as file:
-        file.write_table(table)
     for row in (6, 0, 3, 2, 5, 1, 4):
-        for name in ("p.parquet", "s.arrow", "f.arrow"):
+        for name in ("p.parquet", "s.arrow"):
             assert read_bytes(tmp_path, f"{name}#{row}") == blobs[row]
 
 

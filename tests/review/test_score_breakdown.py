@@ -15,7 +15,6 @@ from clipmem_core.review.score_breakdown import (
     encoder_means,
     member_terms,
     paradigm_layers,
-    ranked_units,
     suggested_captions,
     tower_layers,
 )
@@ -39,15 +38,15 @@ def members_of(audit: Audit) -> Membership:
     return Membership(table["group"].to_numpy(str), tuple(names), table[names].to_numpy().T)
 
 
-def test_terms_of_one_pair_are_those_of_the_pass_over_all(audit: Audit) -> None:
+def test_the_terms_of_one_pair_agree_with_those_of_all_pairs(audit: Audit) -> None:
     vectors = embed(audit)
     external = (audit.membership["group"] == "external").to_numpy()
     whole = {name: pair_terms(*both, external) for name, both in vectors.items()}
     for row in [0, 3, 50, *np.flatnonzero(external)[:3]]:
-        found = member_terms(audit, int(row))
-        assert found["member"].tolist() == list(vectors)
-        wanted = pd.DataFrame([{term: whole[name][term][row] for term in TERMS} for name in vectors])
-        np.testing.assert_allclose(found[TERMS], wanted, atol=1e-6)
+        result = member_terms(audit, int(row))
+        assert result["member"].tolist() == list(vectors)
+        expected = pd.DataFrame([{term: whole[name][term][row] for term in TERMS} for name in vectors])
+        np.testing.assert_allclose(result[TERMS], expected, atol=1e-6)
 
 
 @pytest.fixture
@@ -60,12 +59,12 @@ def open_gate(monkeypatch: pytest.MonkeyPatch) -> None:
 def slowly_scored(audit: Audit, vectors: Embeddings, row: int) -> tuple[list[str], np.ndarray]:
     """The members that never saw a pair; mean cosines of its picture with captions and pictures, pair by pair."""
     strangers = [name for name in vectors if not audit.membership.iloc[row][name]]
-    found = np.zeros((2, len(audit.pairs)))
-    for side, other in np.ndindex(found.shape):
+    result = np.zeros((2, len(audit.pairs)))
+    for side, other in np.ndindex(result.shape):
         a = [vectors[name][0][row].astype(float) for name in strangers]
         b = [vectors[name][1 - side][other].astype(float) for name in strangers]
-        found[side, other] = np.mean([x @ y / np.sqrt((x @ x) * (y @ y)) for x, y in zip(a, b, strict=True)])
-    return strangers, found
+        result[side, other] = np.mean([x @ y / np.sqrt((x @ x) * (y @ y)) for x, y in zip(a, b, strict=True)])
+    return strangers, result
 
 
 def rows_with_strangers(audit: Audit) -> list[int]:
@@ -84,16 +83,16 @@ def test_suggestions_are_those_of_a_slow_search(audit: Audit) -> None:
     write_captions(audit, captions)
     for row in rows_with_strangers(audit):
         strangers, (text, image) = slowly_scored(audit, vectors, row)
-        wanted = list[tuple[int, str]]()
+        expected = list[tuple[int, str]]()
         for other in np.argsort(-(text + image)).tolist():
-            if captions[other] not in (captions[row], *([caption] for _, caption in wanted)):
-                wanted.append((other, captions[other][0]))
-        found = suggested_captions(audit, row, k=3)
-        assert [(each.row, each.caption) for each in found.choices] == wanted[:3]
-        assert [each.cosine for each in found.choices] == pytest.approx(text[[other for other, _ in wanted[:3]]])
-        assert (found.members, found.own) == (tuple(strangers), (pytest.approx(text[row], abs=1e-6),))
+            if captions[other] not in (captions[row], *([caption] for _, caption in expected)):
+                expected.append((other, captions[other][0]))
+        result = suggested_captions(audit, row, k=3)
+        assert [(each.row, each.caption) for each in result.choices] == expected[:3]
+        assert [each.cosine for each in result.choices] == pytest.approx(text[[other for other, _ in expected[:3]]])
+        assert (result.members, result.cosines) == (tuple(strangers), (pytest.approx(text[row], abs=1e-6),))
         terms = member_terms(audit, row)
-        assert found.own[0] == pytest.approx(terms.loc[~terms["trained"], "similarity"].mean())
+        assert result.cosines[0] == pytest.approx(terms.loc[~terms["trained"], "similarity"].mean())
 
 
 @pytest.mark.usefixtures("open_gate")
@@ -103,15 +102,14 @@ def test_a_suggestion_is_one_caption_of_a_pair_the_one_that_fits_its_own_picture
     write_captions(audit, [[f"poor {row}", f"best {row}", f"fair {row}"] for row in range(100)])
     table = pd.DataFrame({"pair_id": audit.pairs["pair_id"].repeat(3), "caption": [0, 1, 2] * 100, "misfit": 0.0})
     write_table(audit.folder / "captions.parquet", table.assign(similarity_out=[-0.5, 0.5, np.nan] * 100, odd=False))
-    found = suggested_captions(audit, 99)
-    assert len(found.choices) == 3
-    assert all(each.caption == f"best {each.row}" for each in found.choices)
+    result = suggested_captions(audit, 99)
+    assert len(result.choices) == 3
+    assert all(each.caption == f"best {each.row}" for each in result.choices)
     own = member_terms(audit, 99)["similarity"].mean()
-    assert found.own == (-0.5, 0.5, pytest.approx(own))  # the pair's own fit where a caption has none
-    assert found.worst == 0
+    assert result.cosines == (-0.5, 0.5, pytest.approx(own))  # the pair's own fit where a caption has none
 
 
-def test_only_what_leads_the_tenth_is_suggested_and_nothing_in_a_small_audit(
+def test_only_a_clear_lead_is_suggested_and_nothing_in_a_small_audit(
     copy: Copy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     audit = copy()
@@ -149,9 +147,9 @@ def test_means_are_those_of_a_slow_loop(made: dict[str, Audit], protocol: str, b
     inside = audit.scores["group"].isin(groups)
     names = audit.scores["group"] if by == "group" else audit.pairs[by]
     names = (names.fillna("not planted") if by == "planted" else names).where(inside)
-    found = encoder_means(audit, by=by, groups=groups)
+    result = encoder_means(audit, by=by, groups=groups)
     for encoder in ("image", "text"):
-        own = found[found["encoder"] == encoder].set_index("name")
+        own = result[result["encoder"] == encoder].set_index("name")
         expected = slow_means(audit, f"clipmem_{encoder}", names)
         assert set(own.index) == set(expected)
         for name, (n, mean, error) in expected.items():
@@ -163,44 +161,21 @@ def test_means_are_those_of_a_slow_loop(made: dict[str, Audit], protocol: str, b
 def test_a_layer_is_the_mean_over_members_between_the_lowest_and_the_highest(copy: Copy) -> None:
     audit = copy()
     units = make_units(audit)
-    layers = tower_layers(units, None, column=MEAN)
-    assert layers[["tower", "layer"]].to_numpy().tolist() == [["image", 1], ["image", 2], ["text", 1]]
+    layers = tower_layers(units, read_units(audit, REFERENCES), column=MEAN)
     first = units[(units["tower"] == "image") & (units["layer"] == 1)]
-    members = [np.nanmean(own[MEAN]) for _, own in first.groupby("member")]
-    assert layers.loc[0, ["mean", "low", "high"]].tolist() == pytest.approx(
-        [np.mean(members), min(members), max(members)]
-    )
-    references = read_units(audit, REFERENCES)
-    assert references is not None
-    layers = tower_layers(units, references, column=MEAN)
-    assert layers["source"].value_counts().to_dict() == dict.fromkeys(
-        ("members", "before training", "seen", "unseen"), 3
-    )
-    own = references[(references["reference"] == "unseen") & (references["tower"] == "text")]
-    found = layers[(layers["source"] == "unseen") & (layers["tower"] == "text")]["mean"].item()
-    assert found == pytest.approx(own[MEAN].mean())
-
-
-def test_units_that_stand_out_most_come_first_silent_ones_never_and_each_pair_once(copy: Copy) -> None:
-    units = make_units(copy())
-    ranked = ranked_units(units, column=MEAN)
-    assert ranked[MEAN].is_monotonic_decreasing
-    text = ranked_units(units, column=MEAN, member="r1-f0", tower="text", layer=1)
-    assert set(map(tuple, text[["member", "tower", "layer"]].to_numpy())) == {("r1-f0", "text", 1)}
-    assert ranked_units(units, column=MEAN, layer=9).empty
-    for unit in ranked_units(units, column=MEAN, tower="text").to_dict("records"):
-        same = units[(units["member"] == unit["member"]) & (units["row"] == unit["row"])]
-        assert unit["leads"] == len(same)
-    fired = units.dropna(subset=[MEAN])
-    assert ranked[MEAN].tolist() == fired.groupby("row")[MEAN].max().sort_values(ascending=False).tolist()
+    means = [np.nanmean(values[MEAN]) for _, values in first.groupby("member")]
+    assert layers.loc[0, ["tower", "layer"]].tolist() == ["image", 1]
+    assert layers.loc[0, ["mean", "low", "high"]].tolist() == pytest.approx([np.mean(means), min(means), max(means)])
+    sources = ("members", "before training", "seen", "unseen")
+    assert layers["source"].value_counts().to_dict() == dict.fromkeys(sources, 3)
 
 
 def test_paradigms_go_by_relative_depth_with_an_interval_over_seeds() -> None:
-    found = paradigm_layers(paradigm_rows({"clip": 0.4}, layers=5), column=MEAN)
-    assert found["depth"].tolist() == [0, 0.25, 0.5, 0.75, 1]
-    assert found["mean"].tolist() == pytest.approx([0.4, 0.41, 0.42, 0.43, 0.44])
+    result = paradigm_layers(paradigm_rows({"clip": 0.4}, layers=5), column=MEAN)
+    assert result["depth"].tolist() == [0, 0.25, 0.5, 0.75, 1]
+    assert result["mean"].tolist() == pytest.approx([0.4, 0.41, 0.42, 0.43, 0.44])
     # Seeds .001 apart: SD .001, and t.975 with two degrees of freedom is 4.3027.
-    assert (found["high"] - found["mean"]).tolist() == pytest.approx([4.3027 * 0.001 / np.sqrt(3)] * 5, rel=1e-4)
+    assert (result["high"] - result["mean"]).tolist() == pytest.approx([4.3027 * 0.001 / np.sqrt(3)] * 5, rel=1e-4)
     alone = paradigm_layers(paradigm_rows({"clip": 0.4}, layers=1, seeds=2), column=MEAN)
     assert alone["depth"].tolist() == [0.5]
     assert alone["low"].isna().all()

@@ -1,4 +1,4 @@
-"""How many captions are wrong by what people decided, and by the verdict, in words."""
+"""Estimates of wrong captions from decisions and scores."""
 
 from collections.abc import Callable
 
@@ -39,10 +39,10 @@ def with_counts(audit: Audit, wrong: int, pairs: int) -> None:
     write_json(audit.folder / VERDICT, audit.verdict | {"wrong_captions": wrong_captions(table, scores)})
 
 
-def test_removed_and_recaptioned_pairs_are_wrong_ones_and_what_is_left_is_told(audit: Audit) -> None:
+def test_removed_and_recaptioned_pairs_count_as_wrong(audit: Audit) -> None:
     with_counts(audit, 30, 400)
     assert review_progress(audit).sentence == ""
-    review, order = open_review(audit), wrong_estimate(audit).review.order[:200]
+    review, order = open_review(audit), wrong_estimate(audit)[1].order[:200]
     ids = [f"p{row}" for row in order]
     wrong = [name for name, row in zip(ids, order, strict=True) if row < 30]
     review.decide([name for name in ids if name not in wrong], "keep")
@@ -50,51 +50,50 @@ def test_removed_and_recaptioned_pairs_are_wrong_ones_and_what_is_left_is_told(a
     review.decide(wrong[5:], "remove")
     review.decide([f"p{row}" for row in range(390, 400)], "remove")
     review.undo()
-    found = review_progress(audit)
-    assert (found.decided, found.wrong, found.more) == (200, len(wrong), 0)
-    assert found.left is not None
-    assert not found.by_spot_checks
-    assert found.left[1] <= 30 - len(wrong) <= found.left[2]
-    assert wrong_words(audit)[0] == found.sentence
-    assert found.sentence.count("remain") == 1  # one number of wrong captions
+    result = review_progress(audit)
+    assert (result.decided, result.wrong, result.until_stop) == (200, len(wrong), 0)
+    assert result.remaining is not None
+    assert not result.by_spot_checks
+    assert result.remaining[1] <= 30 - len(wrong) <= result.remaining[2]
+    assert wrong_words(audit)[0] == result.sentence
+    assert result.sentence.count("remain") == 1  # one number of wrong captions
 
 
-def test_spot_checks_replace_the_scores_number_where_they_contradict_it(audit: Audit) -> None:
+def test_spot_checks_replace_an_estimate_that_they_contradict(audit: Audit) -> None:
     with_counts(audit, 0, 4000)
-    known, review = wrong_estimate(audit), open_review(audit)
+    (count, order), review = wrong_estimate(audit), open_review(audit)
     assert "at most 194 of the 4,000" in random_check(audit)  # betabinom(3950, .5, 50.5), 97.5 %
-    assert known.count.estimate is not None
-    assert known.count.estimate < 10
-    checked = [f"p{row}" for row in known.review.drawn[:50]]
+    assert count.estimate is not None
+    assert count.estimate < 10
+    checked = [f"p{row}" for row in order.drawn[:50]]
     review.decide(checked[:10], "remove")  # errors that the scores do not see
     review.decide(checked[10:], "keep")
-    found = review_progress(audit)
-    assert found.by_spot_checks
-    assert found.left is not None
-    assert found.left[1] < 0.2 * 3950 < found.left[2]
-    assert "You can stop" not in found.sentence
-    assert find_rows(audit, Selection(order=RANDOM), page=1, size=50) == known.review.drawn[:50].tolist()
+    result = review_progress(audit)
+    assert result.by_spot_checks
+    assert result.remaining is not None
+    assert result.remaining[1] < 0.2 * 3950 < result.remaining[2]
+    assert "You can stop" not in result.sentence
+    assert find_rows(audit, Selection(order=RANDOM), page=1, size=50) == order.drawn[:50].tolist()
 
 
-def test_what_is_ahead_and_when_to_stop_follow_from_the_probabilities_in_the_order_of_the_review(audit: Audit) -> None:
+def test_expected_errors_and_the_stop_follow_from_the_probabilities(audit: Audit) -> None:
     with_counts(audit, 30, 400)
-    known, scores, review = wrong_estimate(audit), audit.scores, open_review(audit)
-    order = known.review.order.tolist()
+    scores, review = audit.scores, open_review(audit)
+    order = wrong_estimate(audit)[1].order.tolist()
     for row in order[:10]:
         review.decide([f"p{row}"], "remove" if row < 30 else "keep")
-    found = review_progress(audit)
-    assert found.ahead == pytest.approx(sum(scores["p_wrong"][row] for row in order[10:60]))
-    assert found.more == 40  # fifty at least
+    result = review_progress(audit)
+    assert result.expected == pytest.approx(sum(scores["p_wrong"][row] for row in order[10:60]))
+    assert result.until_stop == 40  # fifty at least
     review.decide([f"p{row}" for row in order[10:50]], "keep")
-    assert review_progress(audit).more == 0
+    assert review_progress(audit).until_stop == 0
 
 
-def test_captions_have_their_scores_by_their_place(audit: Audit) -> None:
-    assert caption_scores(audit, "a") == {}
-    rows = {"pair_id": ["a", "b", "b"], "caption": [0, 0, 1], "similarity_out": [0.1, 0.5, -0.25]}
-    table = pd.DataFrame(rows | {"misfit": [np.nan, 0.0, 3.0], "odd": [False, False, True]})
+def test_captions_have_their_scores_by_number(audit: Audit) -> None:
+    assert caption_scores(audit, "a").empty
+    rows = {"pair_id": ["a", "b", "b"], "caption": [0, 1, 0], "similarity_out": [0.1, 0.5, -0.25]}
+    table = pd.DataFrame(rows).assign(misfit=[1.0, 0.0, 3.0], odd=[False, False, True])
     write_table(audit.folder / CAPTION_TABLE, table)
-    found = caption_scores(audit, "b")
-    assert [found[place].odd for place in (0, 1)] == [False, True]
-    assert found[1].words == "similarity out −0.25 · misfit 3.00"
-    assert caption_scores(audit, "a")[0].words == "similarity out 0.10"
+    scores = caption_scores(audit, "b")
+    assert scores["misfit"].tolist() == [3, 0]
+    assert scores["odd"].tolist() == [True, False]

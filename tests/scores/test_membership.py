@@ -94,12 +94,12 @@ def test_half_of_the_external_pairs_is_set_apart_and_look_alikes_stay_together()
     clusters = np.arange(600)
     clusters[1::5] = clusters[::5]  # a fifth of the pairs has a twin
     drawn = paper_membership(clusters, seeds=1, seed=3)
-    apart = membership.set_apart(drawn.group, clusters, seed=3)
+    utility_only = membership.draw_utility_pairs(drawn.group, clusters, seed=3)
     external = drawn.group == "external"
-    assert (apart.sum(), external.sum()) == (27, 54)
-    assert not (apart & ~external).any()
-    assert not set(clusters[apart]) & set(clusters[external & ~apart])
-    assert (apart != membership.set_apart(drawn.group, clusters, seed=4)).any()
+    assert (utility_only.sum(), external.sum()) == (27, 54)
+    assert not (utility_only & ~external).any()
+    assert not set(clusters[utility_only]) & set(clusters[external & ~utility_only])
+    assert (utility_only != membership.draw_utility_pairs(drawn.group, clusters, seed=4)).any()
 
 
 def test_external_pairs_have_one_member_out_in_each_repeat_and_scored_pairs_keep_the_truth() -> None:

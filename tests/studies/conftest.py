@@ -48,7 +48,7 @@ class Trained:
 
     def run_members(self, audit: Audit, names: Sequence[str], *, again: bool = False, **how: object) -> None:
         if again:
-            member.train_again(audit.folder, names)
+            member.train_second_round(audit.folder, names)
             return
         for name in names:
             if member_progress(audit.folder, name).stage == "finished":

@@ -30,8 +30,7 @@ from clipmem_core.studies.benchmark.results import (
 )
 from clipmem_core.studies.benchmark.run import run_benchmark
 from clipmem_core.training.model import build_model
-from tests.audits.small import Silent, config_of
-from tests.audits.small import here as members_here
+from tests.audits.small import Silent, config_of, in_process
 from tests.audits.test_locked import flags
 
 SHARE = 0.2
@@ -86,7 +85,7 @@ def test_a_planting_has_the_scores_of_an_audit_with_the_same_errors(empty: Path,
     made = run(twice, shares=[0.4])
     (piece,) = made.done
     planted = dataclasses.replace(twice, plant_miscaptions=made.read(piece)["planted"])
-    audit = run_audit("scenes", planted, name="a", screen=Silent(), executor=members_here)
+    audit = run_audit("scenes", planted, name="a", screen=Silent(), executor=in_process)
     table = pd.read_parquet(made.scores(piece)).set_index("row")
     own = audit.scores.loc[table.index]
     np.testing.assert_array_equal(table["planted"], audit.pairs["planted"].notna()[table.index])

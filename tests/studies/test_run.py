@@ -20,7 +20,7 @@ from clipmem_core.config import InputError
 from clipmem_core.review.decisions import RECAPTION, REMOVE, Review
 from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.attacks import BAVARIA, Shadows, attack
-from clipmem_core.scores.membership import set_apart
+from clipmem_core.scores.membership import draw_utility_pairs
 from clipmem_core.studies import plan
 from clipmem_core.studies.arm import Arm, parse_setting
 from clipmem_core.studies.measure import attack_arm
@@ -29,7 +29,7 @@ from clipmem_core.studies.run import run_study
 from clipmem_core.studies.store import ARM, SEED, StudyFolder
 from clipmem_core.training.model import text_embeddings
 from clipmem_core.training.trainer import Trainer
-from tests.audits.small import Silent, here, vectors
+from tests.audits.small import Silent, in_process, vectors
 from tests.forked import Server
 from tests.studies.conftest import FLAGS, RANKED, Trained, config_of, numbers, study_of
 
@@ -39,7 +39,7 @@ Start = Callable[..., StudyFolder]
 def centring(audit: Audit) -> np.ndarray:
     """The external pairs that utility is not measured on."""
     group, clusters = audit.membership[c.GROUP].to_numpy(), np.load(audit.folder / ".prepared.npz")["clusters"]
-    return (group == c.EXTERNAL) & ~set_apart(group, clusters, seed=audit.record.config.seed)
+    return (group == c.EXTERNAL) & ~draw_utility_pairs(group, clusters, seed=audit.record.config.seed)
 
 
 def mean_clipmem(study: StudyFolder, arm: str, *, seed: int = 0, without: Sequence[str] = ()) -> float:
@@ -69,7 +69,7 @@ def test_every_arm_and_seed_has_its_row_measured_on_its_f_and_g(whole: StudyFold
 
 
 def test_every_row_has_the_attack_by_the_other_seeds_of_its_arm(whole: StudyFolder) -> None:
-    """Built here by hand and measured with scikit-learn."""
+    """Built by hand and measured with scikit-learn."""
     audit, alignments, trained, judged, outside = whole.audit("none"), [], [], [], []
     external = sides_of(audit, audit.record.config, membership_of(audit.membership)).external
     seeds = [(audit, number, np.ones(len(audit.pairs), dtype=bool)) for number in (0, 1)]
@@ -286,7 +286,7 @@ def test_a_cluster_trains_members_of_all_arms_and_seeds_side_by_side_and_no_numb
 
     def cluster(tasks: Sequence[Task]) -> Looks:
         asked.append([f"{folder.parents[1].name}/{folder.name}" for task in tasks for folder in task.folders])
-        yield from here(tasks)
+        yield from in_process(tasks)
 
     found = run_study("two", "scenes", config_of("two"), name="whole", screen=Silent(), executor=cluster)
     pd.testing.assert_frame_equal(numbers(found), numbers(whole))

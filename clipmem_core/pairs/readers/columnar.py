@@ -1,33 +1,22 @@
-"""Reads Parquet files, with pictures inside or paths to them, and folders that Hugging Face's `save_to_disk` made.
+"""Reads Parquet files, with pictures inside or paths to them, and folders that Hugging Face's `save_to_disk` made."""
 
-A Parquet file is read by row groups, two of which are cached; Arrow files are mapped. Caches are keyed by the file's
-size and time, so that a rewritten file is read anew.
-"""
-
-import os
+import contextlib
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from clipmem_core.config import InputError, SourceOptions
-from clipmem_core.pairs.readers.files import JSON, LINK_LEAVES, Stamped, is_inside, parse, read_file, stamped
-from clipmem_core.pairs.readers.rows import Fields, Row, Rows, find_fields, placed
+from clipmem_core.pairs.readers.containers import arrow_table, damage_as_input_error, parquet_file, picture_column
+from clipmem_core.pairs.readers.files import JSON, LINK_LEAVES, is_inside, parse, read_file, stamped
+from clipmem_core.pairs.readers.rows import Fields, Row, Rows, find_fields, in_image_folder
 from clipmem_core.shortage import shortage
 
 _BATCH = 8192  # rows that are Python objects at a time
 _SPLIT = re.compile(r"(.+)-\d{5}-of-\d{5}$|(train|validation|valid|val|dev|test)(?=$|[-_.])")
 _STATE, _SPLITS = "state.json", "dataset_dict.json"
-_BLOB_NAMES = frozenset(
-    ["image", "images", "img", "picture", "photo", "image_bytes", "bytes", "content", "jpg", "jpeg", "png", "webp"]
-)
 
 
 def parquet_files(path: Path) -> list[Path]:
@@ -39,16 +28,16 @@ def parquet_files(path: Path) -> list[Path]:
 
 
 def read_parquet(path: Path, options: SourceOptions) -> Rows:
-    """Read a Parquet file, or those of a folder: one split where their names tell splits apart."""
+    """Read a Parquet file, or those of a folder: of one split if their names contain splits."""
     if not path.is_dir():
         return read_arrow_files([path.resolve()], path.resolve().parent, options, kind="parquet")
-    splits = dict[Path, str]()
-    for file in parquet_files(path):
-        match = _SPLIT.match(file.stem) or _SPLIT.fullmatch(file.parent.name)
-        splits[file] = (match[1] or match[2]) if match else ""
-    if any(splits.values()):
-        _check_split(options.split, sorted({split for split in splits.values() if split}), path)
-    files = [file for file, split in splits.items() if split == options.split or not any(splits.values())]
+    files, splits = parquet_files(path), dict[Path, str]()
+    for file in files:
+        if match := _SPLIT.match(file.stem) or _SPLIT.fullmatch(file.parent.name):
+            splits[file] = match[1] or match[2]
+    if splits:
+        _check_split(options.split, sorted(set(splits.values())), path)
+        files = [file for file in files if splits.get(file) == options.split]
     return read_arrow_files(files, path, options, kind="parquet")
 
 
@@ -63,7 +52,7 @@ def is_saved_folder(folder: Path) -> bool:
 
 
 def read_saved_folder(folder: Path, options: SourceOptions) -> Rows:
-    """Read a data set saved by `save_to_disk`, or the wanted split of a saved dictionary of data sets."""
+    """Read a data set saved by `save_to_disk`, or one split of a saved dictionary of data sets."""
     home, path = folder, folder / _SPLITS
     try:
         if path.is_file():
@@ -105,7 +94,7 @@ def read_arrow_files(files: Sequence[Path], root: Path, options: SourceOptions, 
             else:
                 yield from _file_rows(path, names[path], fields[path])
 
-    return placed(Rows(root, kind, rows(), files=not inside), options.image_folder, files[0])
+    return in_image_folder(Rows(root, kind, rows(), files=not inside), options.image_folder, files[0])
 
 
 def _file_fault(path: Path, root: Path) -> str:
@@ -123,20 +112,25 @@ def _file_fault(path: Path, root: Path) -> str:
 
 
 def _file_rows(path: Path, name: str, fields: Fields) -> Iterator[Row]:
-    schema = read_schema(path)
+    schema, file, row = read_schema(path), stamped(path), 0
     inside = fields.image == picture_column(schema)
-    wanted = [column for column in dict.fromkeys(fields) if column and not (inside and column == fields.image)]
-    row = 0
-    for batch in _read_columns(path, wanted):
-        columns = [_values(batch, schema, column) if column in wanted else [None] * len(batch) for column in fields]
-        for image, *values in zip(*columns, strict=True):
-            reference = f"{name}#{row}"
-            fault = next((value for value in (image, *values) if isinstance(value, Exception)), None)
-            if fault:
-                yield Row(reference, reason=f"value cannot be read ({fault})")
-            else:
-                yield Row(reference, reference if inside else image, *values)
-            row += 1
+    names = [column for column in dict.fromkeys(fields) if column and not (inside and column == fields.image)]
+    with damage_as_input_error(file):
+        if path.suffix == ".arrow":
+            batches = arrow_table(file).select(names).to_batches(_BATCH)
+        else:
+            batches = parquet_file(file).iter_batches(_BATCH, columns=names)
+        for batch in batches:
+            batch.validate(full=True)
+            columns = [_values(batch, schema, column) if column in names else [None] * len(batch) for column in fields]
+            for image, *values in zip(*columns, strict=True):
+                reference = f"{name}#{row}"
+                fault = next((value for value in (image, *values) if isinstance(value, Exception)), None)
+                if fault:
+                    yield Row(reference, reason=f"value cannot be read ({fault})")
+                else:
+                    yield Row(reference, reference if inside else image, *values)
+                row += 1
 
 
 def _values(batch: pa.RecordBatch, schema: pa.Schema, column: str) -> list[Any]:
@@ -145,114 +139,20 @@ def _values(batch: pa.RecordBatch, schema: pa.Schema, column: str) -> list[Any]:
     Class numbers become the class names that Hugging Face writes into the schema.
     """
 
-    def value(scalar: pa.Scalar) -> Any:
-        try:
-            return scalar.as_py()
-        except (ValueError, TypeError, ArithmeticError, LookupError) as error:  # dates out of range, unknown zones
-            return error
-
-    try:
+    values, classes = list[Any](), dict[Any, Any]()
+    with contextlib.suppress(LookupError, TypeError, ValueError):
         features = parse((schema.metadata or {})[b"huggingface"].decode())["info"]["features"]
-        classes = dict[float, Any](enumerate(features[column]["names"]))
-    except (LookupError, TypeError, ValueError):
-        return [value(scalar) for scalar in batch[column]]
-    values = (value(scalar) for scalar in batch[column])
-    return [classes.get(one, one) if isinstance(one, int | float) else one for one in values]
-
-
-def picture_column(schema: pa.Schema) -> str:
-    """Return the first column that holds pictures: a struct with `bytes`, as Hugging Face writes, or a named blob."""
-
-    def is_blob(kind: pa.DataType) -> bool:
-        return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
-
-    def has_bytes(kind: pa.DataType) -> bool:
-        return pa.types.is_struct(kind) and (at := kind.get_field_index("bytes")) >= 0 and is_blob(kind.field(at).type)
-
-    structs = [field.name for field in schema if has_bytes(field.type)]
-    blobs = [field.name for field in schema if is_blob(field.type) and field.name.lower() in _BLOB_NAMES]
-    return next(iter(structs + blobs), "")
+        classes.update(enumerate(features[column]["names"]))
+    for scalar in batch[column]:
+        try:
+            value = scalar.as_py()
+            values.append(classes.get(value, value) if isinstance(value, int | float) else value)
+        except (ValueError, TypeError, ArithmeticError, LookupError) as error:  # dates out of range, unknown zones
+            values.append(error)
+    return values
 
 
 def read_schema(path: Path) -> pa.Schema:
     """Return the schema of a Parquet or Arrow file."""
     file = stamped(path)
-    return _arrow_table(file).schema if path.suffix == ".arrow" else _parquet(file).schema_arrow
-
-
-def _read_columns(path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
-    """Read these columns of a Parquet or Arrow file and nothing else, some rows at a time."""
-    file = stamped(path)
-    if path.suffix == ".arrow":
-        yield from _arrow_table(file).select(columns).to_batches(_BATCH)
-        return
-    with _damage_as_input_error(file):
-        for batch in _parquet(file).iter_batches(_BATCH, columns=columns):
-            batch.validate(full=True)
-            yield batch.select(columns)
-
-
-def table_picture(path: Path, row: int) -> bytes:
-    """Read the picture in one row of a Parquet or Arrow file."""
-    file = stamped(path)
-    column, ends = _layout(file)
-    if not column:
-        raise InputError(f"{path.name} has no column with pictures")
-    group = int(np.searchsorted(ends, row, side="right"))
-    if group == len(ends):
-        raise LookupError(f"{path.name} has no row {row}")
-    data = _group_pictures(file, group, column)[row - (int(ends[group - 1]) if group else 0)].as_py()
-    if data is None:
-        raise LookupError(f"row {row} of {path.name} holds no picture bytes")
-    return bytes(data)
-
-
-@lru_cache(maxsize=1024)
-def _layout(file: Stamped) -> tuple[str, np.ndarray]:
-    """Return the picture column and the end of each row group; an Arrow file is one group."""
-    if file.path.endswith(".arrow"):
-        table = _arrow_table(file)
-        return picture_column(table.schema), np.array([len(table)])
-    parquet = _parquet(file)
-    groups = range(parquet.metadata.num_row_groups)
-    return picture_column(parquet.schema_arrow), np.cumsum([parquet.metadata.row_group(at).num_rows for at in groups])
-
-
-@lru_cache(maxsize=2)
-def _group_pictures(file: Stamped, group: int, column: str) -> pa.ChunkedArray:
-    with _damage_as_input_error(file):
-        if file.path.endswith(".arrow"):
-            pictures = _arrow_table(file)[column]
-        else:
-            pictures = _parquet(file).read_row_group(group, columns=[column], use_threads=False)[column]
-        return pc.struct_field(pictures, "bytes") if pa.types.is_struct(pictures.type) else pictures
-
-
-def _parquet(file: Stamped) -> pq.ParquetFile:
-    with _damage_as_input_error(file):
-        return pq.ParquetFile(file.path, pre_buffer=False)  # workers are forked
-
-
-@lru_cache(maxsize=64)
-def _arrow_table(file: Stamped) -> pa.Table:
-    """Map an Arrow file: the stream that Hugging Face writes, or the file format of others."""
-    with _damage_as_input_error(file):
-        source = pa.memory_map(file.path)
-        is_file = source.read(6) == b"ARROW1"
-        source.seek(0)
-        table = (pa.ipc.open_file if is_file else pa.ipc.open_stream)(source).read_all()
-        table.validate(full=True)  # offsets that lead nowhere would end the process, not raise
-        return table
-
-
-@contextmanager
-def _damage_as_input_error(file: Stamped) -> Iterator[None]:
-    """Raise what pyarrow raises for a damaged file, names that are not text included, as one line."""
-    try:
-        yield
-    except (pa.ArrowException, OSError, UnicodeError, LookupError) as error:
-        if shortage(error):
-            raise
-        kind = "Arrow" if file.path.endswith(".arrow") else "Parquet"
-        first = str(error).partition("\n")[0]
-        raise InputError(f"{os.path.basename(file.path)} is not a readable {kind} file ({first})") from error
+    return arrow_table(file).schema if path.suffix == ".arrow" else parquet_file(file).schema_arrow

@@ -1,8 +1,7 @@
-"""Which files of a data set are read (inside its folder, regular, up to a size), and their bytes as text and values."""
+"""Rules for the files of a data set (inside its folder, regular, up to a size), and decoding of text and values."""
 
 import codecs
 import errno
-import functools
 import io
 import json
 import math
@@ -10,31 +9,29 @@ import os
 import posixpath
 import re
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 from urllib.parse import unquote
 
-from clipmem_core.config import InputError
+from clipmem_core.facts import InputError
 from clipmem_core.shortage import shortage
 
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
-PATH_MAX = 4096  # characters; Linux takes no longer path, and links are followed in the square of its length
+PATH_MAX = 4096  # characters, the limit of Linux
 LINK_LEAVES = "image is reached by a link that leaves the data set's folder"
-NO_FILE = "image path is not a file"
 
-# The most bytes that are read of a kind of file.
+# Size limits in bytes.
 TEXT = 1 << 20  # captions of one picture
-JSON = 1 << 29  # read at six to nine times its size in memory; the largest file of COCO takes 450 MB
-PICTURE = 1 << 30  # twice what the largest picture that is decoded takes as plain RGB
+JSON = 1 << 29  # takes six to nine times its size in memory; the largest file of COCO has 450 MB
+PICTURE = 1 << 30  # twice the largest decodable picture as plain RGB
 
-_SUSPECT = re.compile(r"[\\%:]|^/|//|/$|(?:^|/)\.\.?(?:/|$)")
 _DRIVE = re.compile(r"[A-Za-z]:/")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 class Stamped(NamedTuple):
-    """A file at one moment: the key under which its contents are cached."""
+    """A file's path, size and time: the cache key of its contents."""
 
     path: str
     size: int
@@ -42,7 +39,7 @@ class Stamped(NamedTuple):
 
 
 def stamped(path: Path) -> Stamped:
-    """Return the cache key of a file; OSError where it is no regular file."""
+    """Return the cache key of a file; OSError if it is no regular file."""
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         raise OSError(errno.EINVAL, "it is not a regular file", str(path))
@@ -50,7 +47,7 @@ def stamped(path: Path) -> Stamped:
 
 
 def size_fault(size: int, limit: int) -> str:
-    """Return why a file of `size` bytes is not read; empty where it is."""
+    """Return why a file of `size` bytes is not read; empty if it is."""
     return f"larger than {limit >> 20:,} MiB, the most that is read" if size > limit else ""
 
 
@@ -72,17 +69,11 @@ def is_picture(name: str) -> bool:
 
 
 def normal_reference(image: str) -> str:
-    """Return the reference with forward slashes and without `.` and `..`; InputError where it leaves the folder."""
+    """Return the reference with forward slashes and without `.` and `..`; InputError if it leaves the folder."""
     if len(image) >= PATH_MAX:
         raise InputError(f"image path is longer than {PATH_MAX:,} characters")
-    try:
-        valid = "\0" not in image and (image.isascii() or bool(image.encode("utf-8")))
-    except UnicodeEncodeError:
-        valid = False
-    if not valid:
+    if "\0" in image or printable(image) != image:
         raise InputError("image path is not valid text")
-    if not _SUSPECT.search(image):
-        return image
     if is_url(image):
         raise InputError("image is a URL: download the pictures first, for example with img2dataset")
     for path in (image, unquote(image), unquote(unquote(image))):
@@ -93,49 +84,26 @@ def normal_reference(image: str) -> str:
             )
         if posixpath.normpath(slashed).split("/")[0] == "..":
             raise InputError("image path leaves the data set's folder")
-    return posixpath.normpath(image.replace("\\", "/"))
+    return posixpath.normpath(image.replace("\\", "/")) if image else image
 
 
 def is_inside(root: str, path: str) -> bool:
-    """Tell whether a path, its links followed, lies in `root`, which has no links itself."""
+    """Tell whether a path, its links followed, lies in `root`, a path without links."""
     real = os.path.realpath(path)
     return real == root or real.startswith(root.rstrip("/") + "/")
 
 
-def picture_check(root: Path) -> Callable[[str], str]:
-    """Return a function that says why no picture file can be read from a normal reference (empty: it can).
-
-    Folders are listed, each once; pictures are not touched one by one.
-    """
-    real_root = os.path.realpath(root)
-
-    def entry_fault(entry: os.DirEntry[str]) -> str:
-        if not entry.is_symlink():
-            return "" if entry.is_file() else NO_FILE
-        if not is_inside(real_root, entry.path):
-            return LINK_LEAVES
-        return "" if os.path.isfile(entry.path) else NO_FILE  # entry.is_file() would raise on links that go in circles
-
-    @functools.cache
-    def listing(folder: str) -> tuple[dict[str, str], str]:
-        """Return name → fault of a folder's entries, and the fault of any other name."""
-        path = os.path.join(real_root, folder)
-        if not is_inside(real_root, path):
-            return {}, LINK_LEAVES
-        try:
-            with os.scandir(path) as entries:
-                return {entry.name: entry_fault(entry) for entry in entries}, "no such picture file"
-        except OSError as error:
-            if shortage(error):
-                raise
-            return {}, "no such picture file"
-
-    def fault(image: str) -> str:
-        folder, _, name = image.rpartition("/")
-        faults, otherwise = listing(folder)
-        return faults.get(name, otherwise)
-
-    return fault
+def picture_fault(root: str, image: str) -> str:
+    """Return why no picture file can be read from a normal reference below a folder without links; empty if it can."""
+    path = os.path.join(root, image)
+    if not is_inside(root, path):
+        return LINK_LEAVES
+    try:
+        return "" if stat.S_ISREG(os.stat(path).st_mode) else "image path is not a file"
+    except OSError as error:
+        if shortage(error):
+            raise
+        return "no such picture file"
 
 
 def read_lines(path: Path) -> Iterator[str]:
@@ -165,7 +133,7 @@ def _text_lines(stream: BinaryIO) -> Iterator[str]:
 
 
 def parse(text: str) -> Any:
-    """Return the JSON value in a text; ValueError where it is not JSON or nested too deeply."""
+    """Return the JSON value in a text; ValueError if it is not JSON or nested too deeply."""
     try:
         return json.loads(text)
     except RecursionError as error:
@@ -173,27 +141,27 @@ def parse(text: str) -> Any:
 
 
 def is_missing(value: Any) -> bool:
-    """Tell whether a cell holds nothing: None, a float NaN, or the text such a NaN is printed as."""
+    """Tell whether a cell is empty: None, a float NaN, or a NaN printed as text."""
     if isinstance(value, str):
         return len(value) < 9 and value.strip() in ("nan", "NaN")
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def tidy(text: str) -> str:
-    """Return the text without outer whitespace, NUL characters and halves of surrogate pairs (no file holds those)."""
+    """Return the text without outer whitespace, NUL characters and halves of surrogate pairs."""
     if not text.isascii():
         text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return text.replace("\0", "").strip()
 
 
 def printable(text: str) -> str:
-    """Return the text with what UTF-8 cannot hold written as escapes: for file names that are not text."""
+    """Return the text with characters that UTF-8 cannot encode as escapes, for file names that are not text."""
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def as_name(value: Any) -> str | None:
-    """Return an id or a label as text, None where there is none; whole numbers lose their decimal point."""
+    """Return an id or a label as text, None if it is empty; integers lose their decimal point."""
     if is_missing(value):
         return None
-    whole = isinstance(value, float) and value.is_integer()
-    return tidy(str(int(value) if whole else value)) or None
+    integer = isinstance(value, float) and value.is_integer()
+    return tidy(str(int(value) if integer else value)) or None

@@ -1,7 +1,7 @@
-"""Reads a folder of pictures with a same-named `.txt` beside each; the top folders are the labels.
+"""Reads a folder of pictures, each with a `.txt` of the same name; the top folders are the labels.
 
-Every line of a `.txt` that is not empty is a caption. Where a template is given, it makes the caption of a picture
-without a `.txt` from its label.
+Every line of a `.txt` that is not empty is a caption. A template makes captions of pictures without a `.txt` from their
+labels.
 """
 
 import os
@@ -24,7 +24,7 @@ def holds_pictures(root: Path) -> bool:
 
 
 def has_class_folders(root: Path) -> bool:
-    """Tell whether the first pictures in folders below a root have no `.txt` among them."""
+    """Tell whether the first subfolder with pictures has no `.txt`."""
     first = next((files for folder, files in _walk(root) if folder and any(map(is_picture, files))), [])
     return bool(first) and not any(name.lower().endswith(".txt") for name in first)
 
@@ -58,7 +58,7 @@ def read_folder(root: Path, options: SourceOptions) -> Rows:
 
 
 def _walk(root: Path) -> Iterator[tuple[str, list[str]]]:
-    """Yield each folder, relative to the root, with its files; in a fixed order, links to folders not followed."""
+    """Yield each folder, relative to the root, with its files, in sorted order; links to folders are not followed."""
     for path, folders, files in os.walk(root):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         relative = os.path.relpath(path, root)
@@ -70,7 +70,7 @@ def _row(root: Path, image: str, text: str | None, template: str) -> Row:
     if text is None and template and label:
         return Row(image, image, [template.replace(LABEL, label.replace("_", " "))], label)
     if text is None:
-        return Row(image, image, reason=f"no caption file: {Path(image).stem}.txt is not beside the picture")
+        return Row(image, image, reason=f"no caption file: {Path(image).stem}.txt is missing")
     path = root / text
     if path.is_symlink() and not is_inside(os.path.realpath(root), os.fspath(path)):
         return Row(image, image, reason=LINK_LEAVES.replace("image", "caption file"))

@@ -1,16 +1,14 @@
-"""Fetches a data set into the data folder, once: from a URL (s3://, gs://, https:// … of fsspec), or by its name from
-the Hugging Face hub.
+"""Fetches a data set from a URL (s3://, gs://, https:// … of fsspec) or the Hugging Face hub into the data folder.
 
-Pictures are read again and again, by many processes and pages: a local copy costs less than a request for each. A file
-that changed on the server, or that a kill cut short, is fetched again.
+Many processes read the pictures many times, so a local copy costs less than requests. A file that changed on the
+server, or whose download was killed, is fetched again.
 """
 
 import contextlib
 import json
 import re
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -24,21 +22,20 @@ from clipmem_core.pairs.readers.shards import expand_pattern
 from clipmem_core.shortage import shortage
 
 AT_ONCE = 8  # files
-SECONDS_BETWEEN_LINES = 30.0
-FETCHED = ".fetched.jsonl"  # name of each file that is there, and the key that changes when it changes on the server
-PATIENCE = 3.0  # seconds that the hub has to answer anything at all
+FETCHED = ".fetched.jsonl"  # name of each local file, and a key that changes with the file on the server
+PATIENCE = 3.0  # seconds in which the hub must answer
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _FILE_ENDINGS = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".ndjson", ".parquet", ".tar", ".zip", ".gz")
 
 
 def fetch(url: str, *, data: Path, say: Callable[[str], None] = lambda line: None) -> str:
-    """Copy the file, folder or shards (a brace pattern) at a URL into the data folder and return the path there.
+    """Copy the file, folder or shards (a brace pattern) at a URL into the data folder and return the local path.
 
-    Files that are already there are not copied again; file:// is read in place.
+    Unchanged files are not copied a second time; file:// is read in place.
     """
     import fsspec  # slow to import, and most data sets are local
 
-    with unreachable_as_input_error(url):
+    try:
         fixed, brace, rest = url.partition("{")
         folder, _, start = fixed.rpartition("/")
         system, root = fsspec.core.url_to_fs(folder if brace else url)
@@ -49,7 +46,7 @@ def fetch(url: str, *, data: Path, say: Callable[[str], None] = lambda line: Non
             root, _, part = root.rpartition("/")
             names = [part]
         else:
-            names = [found.removeprefix(root).lstrip("/") for found in system.find(root)]
+            names = [path.removeprefix(root).lstrip("/") for path in system.find(root)]
             names = [name for name in names if not any(part.startswith(".") for part in name.split("/"))]
         if not names:
             raise InputError(f"there is nothing at {url}")
@@ -59,26 +56,19 @@ def fetch(url: str, *, data: Path, say: Callable[[str], None] = lambda line: Non
         target.mkdir(parents=True, exist_ok=True)
         with FileLock(target / f"{FETCHED}.lock"):
             _fetch_files(system, root, names, target, say)
+    except InputError:
+        raise
+    except Exception as error:  # each file system raises different classes
+        if shortage(error):
+            raise
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise InputError(f"{url} cannot be reached: {reason}") from error
     return str(target / part).rstrip("/")
 
 
-@contextlib.contextmanager
-def unreachable_as_input_error(url: str) -> Iterator[None]:
-    """Raise the errors that file systems raise for a URL, each of its own class, as one InputError."""
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:
-        if shortage(error):
-            raise
-        said = " ".join(str(error).split())[:300] or type(error).__name__
-        raise InputError(f"{url} cannot be reached: {said}") from error
-
-
 def _fetch_files(system: Any, root: str, names: list[str], target: Path, say: Callable[[str], None]) -> None:
-    """Copy those files of a remote folder that are not there in their present version."""
-    present, noting, began, missing = dict[str, str](), threading.Lock(), time.monotonic(), list[str]()
+    """Copy the files of a remote folder that are missing or have changed."""
+    present, lock, missing = dict[str, str](), threading.Lock(), list[str]()
     if (target / FETCHED).is_file():
         for line in (target / FETCHED).read_text(encoding="utf-8", errors="replace").splitlines():
             with contextlib.suppress(ValueError):  # a line that a kill cut short
@@ -91,27 +81,24 @@ def _fetch_files(system: Any, root: str, names: list[str], target: Path, say: Ca
         path = f"{root}/{name}"
         try:
             key = system.ukey(path)
-        except FileNotFoundError as error:  # also raised where a web server does not answer
+        except FileNotFoundError as error:  # also raised if a web server does not answer
             unreachable = isinstance(error.__cause__, OSError) and not isinstance(error.__cause__, FileNotFoundError)
             if unreachable or getattr(error.__cause__, "status", 404) >= 500:
                 raise
-            missing.append(name)  # a shard of a pattern: its reader lists it
+            missing.append(name)  # a shard of a pattern; its reader lists it
             return
         if present.get(name) == key and (target / name).is_file():
             return
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         with replacing(target / name) as temporary:
             system.get_file(path, str(temporary))
-        with noting, (target / FETCHED).open("a", encoding="utf-8") as file:
+        with lock, (target / FETCHED).open("a", encoding="utf-8") as file:
             file.write(json.dumps([name, key]) + "\n")
 
     say(f"fetching {len(names):,} files into {target}")
     with ThreadPoolExecutor(AT_ONCE) as pool:
         try:
-            for done, _ in enumerate(pool.map(fetch_file, names), start=1):
-                if time.monotonic() - began > SECONDS_BETWEEN_LINES:
-                    began = time.monotonic()
-                    say(f"{done:,} of {len(names):,} files are here")
+            list(pool.map(fetch_file, names))
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
@@ -120,7 +107,7 @@ def _fetch_files(system: Any, root: str, names: list[str], target: Path, say: Ca
 
 
 def is_hub_name(source: str) -> bool:
-    """Tell whether a source that is no path reads like `owner/name`: not a file's name, nor below a folder here."""
+    """Tell whether a source has the form `owner/name`, is no file name and not below a local folder."""
     owner = source.partition("/")[0]
     return bool(_NAME.fullmatch(source)) and not source.lower().endswith(_FILE_ENDINGS) and not Path(owner).is_dir()
 
@@ -131,13 +118,13 @@ def fetch_from_hub(name: str, *, split: str, data: Path) -> Path:
     target = data / SETS / name.replace("/", "--") / file
     if target.is_file():
         return target
-    answers = hub_answers()
+    online = hub_answers()
     import datasets  # slow to import, and most data sets are files
 
     try:
         pairs = datasets.load_dataset(name, split=split)
     except Exception as error:  # the hub's client has a dozen unrelated kinds
-        first = " ".join(str(error).split())[:160] if answers else "it does not answer"
+        first = " ".join(str(error).split())[:160] if online else "it does not answer"
         raise InputError(
             f"{name!r} is not a path here, and split {split!r} could not be downloaded from the Hugging Face hub "
             f"({first}): check name, --split and network, or download it elsewhere and give its folder"
@@ -149,9 +136,9 @@ def fetch_from_hub(name: str, *, split: str, data: Path) -> Path:
 
 
 def hub_answers() -> bool:
-    """Tell whether the hub answers. If not, its client only uses what was downloaded before, from now on.
+    """Tell whether the hub answers. If not, set its client offline, which would retry for a minute otherwise.
 
-    On its own the client would wait and retry for a minute. Ask before `datasets` is imported.
+    Call this before `datasets` is imported.
     """
     from huggingface_hub import constants, get_session
 

@@ -1,7 +1,7 @@
-"""The rows of a data set: their columns, their check, and their merge into pairs and a quarantine.
+"""Checks the rows of a data set and merges them into pairs and a quarantine.
 
 Several rows of one picture become several captions of one pair. Every input row ends in exactly one of the two tables.
-An empty entry in a list of captions counts as a row of its own.
+An empty entry in a list of captions counts as a separate row.
 """
 
 import os
@@ -15,15 +15,8 @@ import pandas as pd
 
 from clipmem_core import columns as c
 from clipmem_core.config import InputError, SourceOptions
-from clipmem_core.pairs.readers.files import (
-    PATH_MAX,
-    as_name,
-    is_missing,
-    normal_reference,
-    picture_check,
-    printable,
-    tidy,
-)
+from clipmem_core.pairs.readers import files
+from clipmem_core.pairs.readers.files import as_name, is_missing, normal_reference, printable, tidy
 
 _PLANTED = {c.MISCAPTION, c.VAGUE, c.DUPLICATE, c.ATYPICAL}
 _IMAGE = (
@@ -31,14 +24,14 @@ _IMAGE = (
     "picture photo path file local_path image_url url key"
 )
 _CAPTION = "caption captions title text txt description alt_text alttext alt comment sentence sentences raw prompt"
-IMAGE_NAMES, CAPTION_NAMES = _IMAGE.split(), _CAPTION.split()  # the first that a table has is taken
+IMAGE_NAMES, CAPTION_NAMES = _IMAGE.split(), _CAPTION.split()  # the first one in a table is used
 LABEL_NAMES = ["label", "labels", "class", "class_name", "category", "cls"]
 ID_NAMES = ["pair_id", "image_id", "id", "uid"]
 _SHOWN = 12  # columns an error message lists
 
 
 class Row(NamedTuple):
-    """One input row. Values are raw: merging cleans them. A row with a `reason` could not be used and says why."""
+    """One input row with raw values, which merging cleans; `reason` says why a row cannot be used."""
 
     source: str  # its place, such as `captions.csv:17`
     image: Any = None  # the reference, relative to the root
@@ -51,7 +44,7 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of one data set, to be iterated once. `files`: images are plain files, not yet checked to exist."""
+    """The rows of one data set, to be iterated once. `files`: images are plain files, which merging looks up."""
 
     root: Path
     format: str
@@ -60,17 +53,17 @@ class Rows:
 
 
 def named_folder(flag: str, file: Path) -> Path:
-    """Return the folder that --image-folder names, relative to here or else to the file that lists the pictures."""
+    """Return the folder of --image-folder, relative to the working directory or to the file that lists the pictures."""
     folders = [folder for folder in (Path(os.path.expanduser(flag)), file.parent / flag) if folder.is_dir()]
     if not folders:
         raise InputError(f"--image-folder {flag} is not a folder: name the one with the pictures of {file.name}")
     return folders[0].absolute()
 
 
-def placed(rows: Rows, flag: str, file: Path) -> Rows:
-    """Let the picture paths of a table start in the folder that the flag names; absolute ones in it become relative.
+def in_image_folder(rows: Rows, flag: str, file: Path) -> Rows:
+    """Resolve a table's picture paths in the folder of the flag; absolute paths in that folder become relative.
 
-    Only the path is compared: merging refuses links that lead out, and every other absolute path.
+    Merging refuses every other absolute path, and links that leave the folder.
     """
     if not rows.files:
         return rows
@@ -90,17 +83,19 @@ def placed(rows: Rows, flag: str, file: Path) -> Rows:
 def merge_rows(rows: Rows) -> tuple[int, pd.DataFrame, pd.DataFrame]:
     """Return the number of rows, the pairs in order of first appearance, and the quarantine in the order of rows."""
     total, pairs, refused = 0, dict[str, list[Any]](), list[tuple[str, str | None, str]]()
-    owners, picture_fault = dict[str, str](), picture_check(rows.root)
+    owners, root = dict[str, str](), os.path.realpath(rows.root)
     for row in (checked for raw in rows.rows for checked in _check(raw)):
         total += 1
-        reason = row.reason or (picture_fault(row.image) if rows.files else "")
+        reason = row.reason or (files.picture_fault(root, row.image) if rows.files else "")
         if not reason:
             pair_id = row.pair_id or row.image.strip()
             owner = owners.setdefault(pair_id, row.image)
             if owner != row.image:
                 reason = f"id {pair_id!r} already belongs to {owner!r}"
         if reason:
-            image = tidy(row.image[:PATH_MAX]) if isinstance(row.image, str) and not is_missing(row.image) else None
+            image = (
+                tidy(row.image[: files.PATH_MAX]) if isinstance(row.image, str) and not is_missing(row.image) else None
+            )
             refused.append((printable(row.source), as_name(row.pair_id) or image or None, printable(reason)))
             continue
         _, _, captions, *facts = pair = pairs.setdefault(row.image, [pair_id, row.image, [], None, None])
@@ -115,7 +110,7 @@ def merge_rows(rows: Rows) -> tuple[int, pd.DataFrame, pd.DataFrame]:
 
 
 def _check(row: Row) -> Iterator[Row]:
-    """Yield the row with clean values, captions as a list; each empty caption beside others is a row of its own."""
+    """Yield the row with clean values and captions as a list; each empty caption among others is a separate row."""
     if row.reason:
         yield row
         return
@@ -130,11 +125,11 @@ def _check(row: Row) -> Iterator[Row]:
     except InputError as error:
         yield row._replace(reason=str(error))
         return
-    used = list(dict.fromkeys(filter(None, captions)))
+    filled = list(dict.fromkeys(filter(None, captions)))
     pair_id = as_name(row.pair_id)
-    if used:
-        yield Row(row.source, image, used, as_name(row.label), pair_id, as_name(row.planted))
-    for _ in range(captions.count("") if used else 1):
+    if filled:
+        yield Row(row.source, image, filled, as_name(row.label), pair_id, as_name(row.planted))
+    for _ in range(captions.count("") if filled else 1):
         yield Row(row.source, image, pair_id=pair_id, reason="caption is empty")
 
 
@@ -147,7 +142,7 @@ def _text(value: Any, what: str) -> str:
 
 
 class Fields(NamedTuple):
-    """The column of each value of a row, after its source; an empty string where there is none."""
+    """The column of each value of a row; an empty string if there is none."""
 
     image: str
     caption: str
@@ -157,10 +152,10 @@ class Fields(NamedTuple):
 
 
 def find_fields(columns: Sequence[str], options: SourceOptions, *, source: str, picture: str = "") -> Fields:
-    """Choose the columns of a table; `picture` is the one whose type says that it holds pictures."""
+    """Choose the columns of a table; `picture` is the column whose type is a picture."""
     listed = ", ".join(repr(column[:40]) for column in columns[:_SHOWN])
     more = f" and {len(columns) - _SHOWN} more" if len(columns) > _SHOWN else ""
-    shown = f"{source} has the columns {listed}{more}"
+    message = f"{source} has the columns {listed}{more}"
     flags = {
         "--csv-img-key": options.csv_img_key,
         "--csv-caption-key": options.csv_caption_key,
@@ -169,23 +164,23 @@ def find_fields(columns: Sequence[str], options: SourceOptions, *, source: str, 
     }
     for flag, name in flags.items():
         if name and name not in columns:
-            raise InputError(f"{flag} names column {name!r}, but {shown}")
-    taken = {*flags.values(), picture}
+            raise InputError(f"{flag} names column {name!r}, but {message}")
+    used = {*flags.values(), picture}
 
     def guess(names: Sequence[str]) -> str:
-        plain = {column.strip().lower(): column for column in reversed(columns) if column not in taken}
+        plain = {column.strip().lower(): column for column in reversed(columns) if column not in used}
         column = next((plain[name] for name in names if name in plain), "")
-        taken.add(column)
+        used.add(column)
         return column
 
     caption = options.csv_caption_key or guess(CAPTION_NAMES)
     image = options.csv_img_key or picture or guess(IMAGE_NAMES)
     for column, what, flag in ((caption, "captions", "--csv-caption-key"), (image, "pictures", "--csv-img-key")):
         if not column:
-            raise InputError(f"{shown}, and none is known to hold {what}: name it with {flag}")
+            raise InputError(f"{message}, and no usual name for {what}: name it with {flag}")
     label, pair_id = options.csv_label_key or guess(LABEL_NAMES), options.csv_id_key or guess(ID_NAMES)
     fields = Fields(image, caption, label, pair_id, guess([c.PLANTED]))
-    twice = [name for name in fields if name and list(columns).count(name) > 1]
-    if twice:
-        raise InputError(f"{source} has the column {twice[0]!r} more than once: rename all but the one to read")
+    repeated = [name for name in fields if name and list(columns).count(name) > 1]
+    if repeated:
+        raise InputError(f"{source} has the column {repeated[0]!r} more than once: rename all but the one to read")
     return fields

@@ -1,7 +1,6 @@
 """Reads tables of rows: CSV and TSV files, JSON Lines, a JSON list of objects, and COCO captions."""
 
 import csv
-import functools
 import os
 import sys
 from collections import deque
@@ -12,12 +11,12 @@ from typing import Any
 
 from clipmem_core.config import InputError, SourceOptions
 from clipmem_core.pairs.readers.files import JSON, as_name, decode_text, parse, read_file, read_lines
-from clipmem_core.pairs.readers.rows import Row, Rows, find_fields, placed
+from clipmem_core.pairs.readers.rows import Row, Rows, find_fields, in_image_folder
 
 csv.field_size_limit(sys.maxsize)  # a caption of any length
-_RECORD_LINES = 100  # lines a quoted cell may span; beyond, its quote is a stray one
-_UNQUOTED = "\t|"  # such files are often written without quoting: a stray quote is then part of the text
-_SEARCHED = 50  # pictures that are searched for in each likely folder
+_RECORD_LINES = 100  # most lines of a quoted cell; a longer one has a stray quote
+_UNQUOTED = "\t|"  # files with these separators are often written without quoting: a stray quote is part of the text
+_SEARCHED = 50  # pictures looked up in each likely folder
 
 
 def read_delimited(path: Path, options: SourceOptions) -> Rows:
@@ -42,36 +41,36 @@ def read_delimited(path: Path, options: SourceOptions) -> Rows:
                 yield Row._make((source, *(values[place] if place >= 0 else None for place in places), ""))
 
     kind = "tsv" if separator == "\t" else "csv"
-    return placed(Rows(path.parent, kind, rows()), options.image_folder, path)
+    return in_image_folder(Rows(path.parent, kind, rows()), options.image_folder, path)
 
 
 def _records(path: Path, separator: str) -> Iterator[tuple[int, list[str], str]]:
     """Yield the number of each record's first line, its cells, and its fault.
 
-    A record whose quotes do not add up costs its first line only: reading goes on at the next line.
+    After a record with unbalanced quotes, reading continues at the line after its first one.
     """
-    lines, ahead, number = read_lines(path), deque[str](), 1
+    lines, buffer, number = read_lines(path), deque[str](), 1
     while True:
-        ahead.extend(islice(lines, _RECORD_LINES - len(ahead)))
-        if not ahead:
+        buffer.extend(islice(lines, _RECORD_LINES - len(buffer)))
+        if not buffer:
             return
-        reader = csv.reader(ahead, delimiter=separator, strict=True, skipinitialspace=True)
+        reader = csv.reader(buffer, delimiter=separator, strict=True, skipinitialspace=True)
         try:
-            cells, fault, used = next(reader), "", reader.line_num
+            cells, fault, consumed = next(reader), "", reader.line_num
         except csv.Error as error:
-            cells, fault, used = [], f"quotes do not add up ({error})", 1
+            cells, fault, consumed = [], f"quotes do not add up ({error})", 1
             if separator in _UNQUOTED:
-                cells, fault = ahead[0].rstrip("\r\n").split(separator), ""
+                cells, fault = buffer[0].rstrip("\r\n").split(separator), ""
         if cells or fault:
             yield number, cells, fault
-        for _ in range(used):
-            ahead.popleft()
-        number += used
+        for _ in range(consumed):
+            buffer.popleft()
+        number += consumed
 
 
 def read_jsonl(path: Path, options: SourceOptions) -> Rows:
-    """Read a JSON Lines file, twice, as any line may name a column. Blank lines are no rows."""
-    return _read_objects(path, functools.partial(_json_lines, path), options, kind="jsonl")
+    """Read a JSON Lines file, twice, as any line may add a column. Blank lines are no rows."""
+    return _read_objects(path, lambda: _json_lines(path), options, kind="jsonl")
 
 
 def read_json(path: Path, options: SourceOptions) -> Rows:
@@ -117,22 +116,22 @@ def _read_objects(
             else:
                 yield Row(source, reason=f"row is not a JSON object but {type(value).__name__}")
 
-    return placed(Rows(path.parent, kind, rows()), options.image_folder, path)
+    return in_image_folder(Rows(path.parent, kind, rows()), options.image_folder, path)
 
 
 def _read_coco(path: Path, images: Any, annotations: Any, options: SourceOptions) -> Rows:
-    """Read COCO captions. An annotation is a row; so is a picture without one, and it goes to quarantine.
+    """Read COCO captions: one row for each annotation, and a quarantined row for each image without annotation.
 
-    The image's `id` is the pair's id, or its `pair_id` if it has one; `label` and `planted` are read if there. Pictures
-    are read from `image_folder`, else from the one of COCO's usual folders that has most of them.
+    The pair's id is the image's `pair_id`, else its `id`; `label` and `planted` are optional. Pictures are read from
+    `image_folder`, else from the usual folder of COCO that has most of them.
     """
     if not isinstance(images, list) or not isinstance(annotations, list):
         raise InputError(f"{path.name}: images and annotations must be lists, as in COCO's captions files")
     if annotations and not any(isinstance(entry, dict) and "caption" in entry for entry in annotations):
         raise InputError(f"{path.name}: no annotation has a caption: give COCO's captions_*.json, not its instances")
     by_id, faulty = dict[Any, dict[str, Any]](), list[Row]()
-    for at, image in enumerate(images):
-        source, key = f"{path.name}: images[{at}]", image.get("id") if isinstance(image, dict) else None
+    for i, image in enumerate(images):
+        source, key = f"{path.name}: images[{i}]", image.get("id") if isinstance(image, dict) else None
         if not isinstance(key, str | int):
             faulty.append(Row(source, reason="image entry has no id"))
         elif key in by_id:
@@ -142,24 +141,24 @@ def _read_coco(path: Path, images: Any, annotations: Any, options: SourceOptions
             by_id[key] = image
 
     def rows() -> Iterator[Row]:
-        silent = dict(by_id)
-        for at, annotation in enumerate(annotations):
-            source = f"{path.name}: annotations[{at}]"
+        without_annotation = dict(by_id)
+        for i, annotation in enumerate(annotations):
+            source = f"{path.name}: annotations[{i}]"
             key = annotation.get("image_id") if isinstance(annotation, dict) else None
             image = by_id.get(key) if isinstance(key, str | int) else None
             if image is None:
                 yield Row(source, reason=f"annotation belongs to no image: image_id {key!r} is unknown")
                 continue
-            silent.pop(key, None)
+            without_annotation.pop(key, None)
             pair_id = as_name(image.get("pair_id")) or image["id"]
             values = image.get("file_name"), annotation.get("caption"), image.get("label"), pair_id
             yield Row(source, *values, image.get("planted"))
-        for key, image in silent.items():
+        for key, image in without_annotation.items():
             pair_id = as_name(image.get("pair_id")) or key
             yield Row(f"{path.name}: image {key}", pair_id=pair_id, reason="image has no annotation")
 
-    here, split = path.parent.resolve(), path.stem.rpartition("_")[2]
-    likely = [folder / name for folder in (here, here.parent) for name in ("", "images", split, f"images/{split}")]
+    folder, split = path.parent.resolve(), path.stem.rpartition("_")[2]
+    likely = [parent / name for parent in (folder, folder.parent) for name in ("", "images", split, f"images/{split}")]
     names = [name for image in list(by_id.values())[:_SEARCHED] if isinstance(name := image.get("file_name"), str)]
-    root = max(likely, key=lambda folder: sum(os.path.isfile(os.path.join(folder, name)) for name in names))
-    return placed(Rows(root, "coco", chain(rows(), faulty)), options.image_folder, path)
+    root = max(likely, key=lambda root: sum(os.path.isfile(root / name) for name in names))
+    return in_image_folder(Rows(root, "coco", chain(rows(), faulty)), options.image_folder, path)

@@ -1,7 +1,6 @@
-"""Draws the synthetic set, `scenes`: pictures, five captions each, and captions.jsonl, with injected errors as truth.
+"""Draws the synthetic set, `scenes`: pictures with five captions each, and injected errors as ground truth.
 
-The same seed gives the same bytes with one version of Pillow (with its zlib) and numpy; another may round an edge or
-compress differently.
+The same seed gives the same bytes with the same versions of Pillow, its zlib and numpy.
 """
 
 import json
@@ -20,9 +19,9 @@ from clipmem_core.pairs.scenes.objects import COLOURS, KINDS, SHADE, SHINE, Brus
 
 CAPTIONS_FILE = "captions.jsonl"
 SIDE = 128  # pixels of a finished picture
-SUPERSAMPLING = 3  # drawn this much larger for smooth edges
+SUPERSAMPLING = 3  # for smooth edges
 
-# Where several objects go: (x, y, size) in shares of the side; y is the feet's of what stands, else the centre's.
+# Positions of several objects: (x, y, size) in shares of the side; y is that of the feet or, if hanging, the centre.
 Slots = dict[int, tuple[tuple[float, float, float], ...]]
 STANDING_SLOTS: Slots = {
     2: ((0.27, 0.84, 0.21), (0.73, 0.88, 0.21)),
@@ -43,7 +42,7 @@ SKIES: dict[str, tuple[Colour, Colour, Colour]] = {  # top, middle, horizon
     "sunset": ((112, 104, 168), (234, 140, 128), (255, 214, 150)),
     "night": ((22, 26, 62), (44, 50, 102), (92, 92, 148)),
 }
-TINTS: dict[str, tuple[Colour, float]] = {  # of the light on the land
+TINTS: dict[str, tuple[Colour, float]] = {  # colour and strength of each light on the land
     "sunny": ((255, 250, 220), 0.05),
     "cloudy": ((150, 164, 180), 0.22),
     "sunset": ((226, 112, 92), 0.3),
@@ -55,7 +54,7 @@ def draw_scenes(folder: Path, *, pairs: int = 1100, seed: int = 0) -> None:
     """Draw a data set into a folder: images/NNNNN.png and, written last, captions.jsonl.
 
     Each line of captions.jsonl has image, pair_id, captions (five), label (kind of the main object) and planted (null,
-    or the injected error: miscaption, vague, duplicate, atypical). A set that is already there is overwritten.
+    or the injected error: miscaption, vague, duplicate, atypical). An existing set is overwritten.
     """
     if pairs < 1:
         raise InputError(f"scenes_pairs must be 1 or more, got {pairs}: say how many pairs to draw")
@@ -63,7 +62,7 @@ def draw_scenes(folder: Path, *, pairs: int = 1100, seed: int = 0) -> None:
         raise InputError(f"scenes_seed must be 0 or more, got {seed}: choose another seed")
     (folder / "images").mkdir(parents=True, exist_ok=True)
     listing = folder / CAPTIONS_FILE
-    listing.unlink(missing_ok=True)  # no listing means unfinished
+    listing.unlink(missing_ok=True)  # a set without it is unfinished
     plans, lines = list(scene_plan.plan_pairs(pairs, seed=seed)), []
     for plan in plans:
         image = f"images/{plan.number:05d}.png"
@@ -80,11 +79,15 @@ def draw_scenes(folder: Path, *, pairs: int = 1100, seed: int = 0) -> None:
         picture.save(folder / image, compress_level=4)
         described = plans[partner] if plan.planted == c.MISCAPTION else plan
         rng = scene_plan.stream(seed, described.number, scene_plan.WORDS)
-        vague = plan.planted == c.VAGUE
+        if plan.planted == c.VAGUE:
+            order = rng.permutation(len(scene_plan.VAGUE_CAPTIONS))
+            captions = [scene_plan.VAGUE_CAPTIONS[i] for i in order[:5]]
+        else:
+            captions = scene_plan.captions_of(described.scene, rng)
         record = {
             c.IMAGE: image,
             c.PAIR_ID: f"scene-{plan.number:05d}",
-            c.CAPTIONS: scene_plan.vague_captions(rng) if vague else scene_plan.captions_of(described.scene, rng),
+            c.CAPTIONS: captions,
             c.LABEL: plan.scene.main.kind,
             c.PLANTED: plan.planted,
         }
@@ -94,10 +97,10 @@ def draw_scenes(folder: Path, *, pairs: int = 1100, seed: int = 0) -> None:
 
 
 def draw_scene(scene: scene_plan.Scene, rng: np.random.Generator) -> Image.Image:
-    """Draw a scene as an RGB picture of SIDE × SIDE pixels; `rng` varies shapes, sizes, places and details."""
+    """Draw a scene as an RGB picture of SIDE × SIDE pixels; `rng` varies shapes, sizes, positions and details."""
     canvas = Canvas(SIDE * SUPERSAMPLING, scene.light, rng)
     _BACKGROUNDS[scene.place](canvas)
-    if scene.look == "glitch":  # bands of the background shifted sideways, their colours swapped, as in a broken file
+    if scene.effect == "glitch":  # shift bands of the background and swap their colours, as in a broken file
         pixels = np.asarray(canvas.image).copy()
         edges = np.sort(rng.integers(0, canvas.side, size=16))
         for top, bottom in zip(edges[:-1], edges[1:], strict=True):
@@ -106,24 +109,24 @@ def draw_scene(scene: scene_plan.Scene, rng: np.random.Generator) -> Image.Image
         canvas.image.paste(Image.fromarray(pixels))
     background = canvas.image.copy()
     for spot in place_objects(scene, rng):
-        _draw_object(canvas, spot, afloat=scene.place == "sea", upside_down=scene.look == "upside down")
-    if scene.look == "dotted":
+        _draw_object(canvas, spot, afloat=scene.place == "sea", upside_down=scene.effect == "upside down")
+    if scene.effect == "dotted":
         _dot(canvas, background, COLOURS[scene.main.colour])
     return canvas.image.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
 
 
 class Spot(NamedTuple):
-    """One object's place, in shares of the picture's side."""
+    """The position of one object, in shares of the picture's side."""
 
     thing: scene_plan.Thing
-    x: float  # the centre's
+    x: float  # of the centre
     y: float
     size: float  # half the side of the object's own square
-    grounded: bool  # it casts a shadow, or floats on the water
+    grounded: bool  # with a shadow, or floating on the water
 
 
 def place_objects(scene: scene_plan.Scene, rng: np.random.Generator) -> list[Spot]:
-    """Place every object of a scene, the farthest first."""
+    """Return the position of every object, the farthest first."""
     main, other, stands = scene.main, scene.other, KINDS[scene.main.kind].stands
 
     def spot(thing: scene_plan.Thing, x: float, y: float, size: float, wobble: float = 0.01) -> Spot:
@@ -141,13 +144,13 @@ def place_objects(scene: scene_plan.Scene, rng: np.random.Generator) -> list[Spo
         return [spot(main, x, y, size, wobble=0.015) for x, y, size in slots]
     if other is None:
         size = rng.uniform(0.25, 0.35)
-        x = 0.5 + rng.uniform(-1, 1) * (0.45 - size)  # a small one may stand farther from the middle
+        x = 0.5 + rng.uniform(-1, 1) * (0.45 - size)  # a small one may be farther from the middle
         return [spot(main, x, 0.9 if stands else 0.46, size, wobble=0.03)]
     if scene.relation in ("left", "right"):
         side = -0.23 if scene.relation == "left" else 0.23
-        both = [(main, 0.5 + side), (other, 0.5 - side)]
         return [
-            spot(each, x, 0.88 if KINDS[each.kind].stands else 0.42, size_of(each), wobble=0.02) for each, x in both
+            spot(thing, x, 0.88 if KINDS[thing.kind].stands else 0.42, size_of(thing), wobble=0.02)
+            for thing, x in ((main, 0.5 + side), (other, 0.5 - side))
         ]
     if scene.relation in ("above", "below"):
         high, low = (main, other) if scene.relation == "above" else (other, main)
@@ -172,7 +175,7 @@ class Canvas:
         self.pen = ImageDraw.Draw(self.image, "RGBA")
 
     def gradient(self, *colours: Colour, end: float = 1.0) -> None:
-        """Fill the canvas from top to bottom, the last colour at `end`."""
+        """Fill the canvas with a vertical gradient that reaches the last colour at `end`."""
         heights, column = np.linspace(0, end, len(colours)), np.linspace(0, 1, self.side)
         channels = [np.interp(column, heights, [colour[i] for colour in colours]) for i in range(3)]
         strip = np.stack(channels, axis=1).round().astype(np.uint8)[:, None, :]
@@ -202,7 +205,7 @@ class Canvas:
         self.pen.rectangle(self._pixels([(left, top), (right, bottom)]), fill=colour)
 
     def lit(self, colour: Colour) -> Colour:
-        """Return an opaque colour as it looks in the picture's light."""
+        """Return an opaque colour in the picture's light."""
         tint, share = TINTS.get(self.light, (colour, 0.0))
         return blend(colour, tint, share)
 
@@ -225,11 +228,11 @@ def _draw_object(canvas: Canvas, spot: Spot, *, afloat: bool, upside_down: bool)
 
 
 def _dot(canvas: Canvas, background: Image.Image, fill: Colour) -> None:
-    """Put dots on the areas of a colour in front of the background; outlines and details stay."""
+    """Put dots on the areas of a colour in front of the background, not on outlines and details."""
     pixels = np.asarray(canvas.image).astype(int)
     drawn = (pixels != np.asarray(background)).any(axis=2)
-    looks = [blend(fill, over[:3], over[3] / 255) for over in ((*fill, 0), SHADE, SHINE)]
-    flat = np.any([np.abs(pixels - look).max(axis=2) < 4 for look in looks], axis=0)
+    tones = [blend(fill, over[:3], over[3] / 255) for over in ((*fill, 0), SHADE, SHINE)]
+    flat = np.any([np.abs(pixels - tone).max(axis=2) < 4 for tone in tones], axis=0)
     dots = Canvas(canvas.side, canvas.light, canvas.rng)
     dots.image.paste(canvas.image)
     colour = COLOURS["red" if min(fill) > 200 else "white"]
@@ -346,9 +349,9 @@ def _room(canvas: Canvas) -> None:
 
 
 def _water(canvas: Canvas, top: float, bottom: float) -> None:
-    near, far = canvas.lit((70, 138, 184)), canvas.lit((128, 190, 214))
+    front, horizon = canvas.lit((70, 138, 184)), canvas.lit((128, 190, 214))
     for i, y in enumerate(np.linspace(top, bottom, 7)):
-        canvas.box(0, float(y), 1, 1, blend(far, near, i / 6))
+        canvas.box(0, float(y), 1, 1, blend(horizon, front, i / 6))
     foam = (*blend(canvas.lit((255, 255, 255)), (255, 255, 255), 0.4), 130)
     for x, y in canvas.rng.uniform((0.0, top + 0.03), (0.95, bottom), size=(14, 2)):
         canvas.stroke([(x, y), (x + 0.08, y)], foam, canvas.side // 110)

@@ -1,4 +1,4 @@
-"""The objects of the synthetic set: how common each kind is, its colours and places, and how it is drawn."""
+"""The kinds of objects of the synthetic set: colours, places and drawing of each, the most common kind first."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -61,15 +61,14 @@ def _catmull_rom(points: Points, closed: bool = True) -> np.ndarray:
 
 
 def _mirrored(*points: tuple[float, float]) -> Points:
-    """Return a symmetric outline: the right half, given from top to bottom, and its mirror image on the left."""
+    """Return a symmetric outline from its right half, from top to bottom."""
     return (*points, *((-x, y) for x, y in reversed(points) if x))
 
 
 class Brush:
-    """Draws an object of one colour in its own coordinates: x to the right, y down, both within [-1, 1].
+    """Draws an object of one colour in coordinates within [-1, 1]: x to the right, y down.
 
-    Without colours a shape is filled with the object's colour and outlined in a darker tone; with `fill` alone it has
-    no outline.
+    By default a shape has the object's colour and a darker outline; with `fill` only, it has no outline.
     """
 
     def __init__(
@@ -126,8 +125,8 @@ class Kind:
     """One kind of object."""
 
     plural: str
-    stands: bool  # on the ground; the others hang in the air or in the water
-    half_width: float  # of the drawing; the larger half is about 1
+    stands: bool  # on the ground; other kinds hang in the air or in the water
+    half_width: float  # of the drawing; the larger of the two is about 1
     half_height: float
     colours: tuple[str, ...]  # favourites, most common first; the rest of the palette follows
     places: tuple[str, ...]  # most common first

@@ -1,7 +1,7 @@
-"""What each picture of the synthetic set shows, with a long tail, its captions, and which pairs have injected errors.
+"""Plans the content of each picture of the synthetic set, with a long tail, its captions, and the injected errors.
 
-A pair is a function of the seed and its number alone, so that a larger set begins with the smaller one. The only
-exception: of two pairs with each other's captions, the first keeps its own if the set ends before the second.
+A pair depends on the seed and its number only, so a larger set begins with the smaller one. The exception: of two pairs
+with swapped captions, the first has the right captions if the set ends before the second.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,9 +15,9 @@ from clipmem_core.pairs.scenes.objects import COLOURS, KINDS
 
 Item = TypeVar("Item", str, int)
 
-BLOCK = 100  # pairs among which errors are placed: 4 miscaption, 4 vague, 3 atypical, 2 duplicate
+BLOCK = 100  # pairs with 4 miscaption, 4 vague, 3 atypical and 2 duplicate
 PLAN, PICTURE, WORDS, COPY = range(4)  # streams of random numbers of one pair
-LIGHTS: dict[str, tuple[str, ...]] = {  # of each place, most common first
+LIGHTS: dict[str, tuple[str, ...]] = {  # in each place, most common first
     "meadow": ("sunny", "cloudy", "sunset"),
     "sea": ("sunny", "sunset", "cloudy", "night"),
     "hills": ("night",),
@@ -33,7 +33,7 @@ RIDERS = ("cat", "bird", "apple", "cup", "butterfly")
 CARRIERS = {"car": -0.48, "house": -0.94, "mushroom": -0.88, "umbrella": -0.88, "tree": -0.9}  # a rider's feet, y
 BACKS = ("house", "tree", "umbrella", "boat")
 FRONTS = ("cat", "car", "flower", "apple", "cup", "mushroom", "turtle", "lamp")
-RELATIONS: dict[str, Callable[[str, str], bool]] = {  # most common first; which kinds can be in it
+RELATIONS: dict[str, Callable[[str, str], bool]] = {  # most common first, with the kinds that it fits
     "left": lambda main, other: True,
     "right": lambda main, other: True,
     "above": lambda main, other: not KINDS[main].stands and KINDS[other].stands,
@@ -41,7 +41,7 @@ RELATIONS: dict[str, Callable[[str, str], bool]] = {  # most common first; which
     "below": lambda main, other: KINDS[main].stands and not KINDS[other].stands,
     "on": lambda main, other: main in RIDERS and other in CARRIERS,
 }
-LOOKS: dict[str, tuple[str, ...]] = {  # of atypical pictures; the kinds on which a look would hardly be seen
+EFFECTS: dict[str, tuple[str, ...]] = {  # of atypical pictures, with the kinds on which an effect is hardly visible
     "upside down": ("star", "kite", "fish", "bird", "flower", "butterfly", "apple", "rocket"),
     "dotted": ("mushroom",),
     "glitch": (),
@@ -57,7 +57,7 @@ class Thing(NamedTuple):
 
 @dataclass(frozen=True)
 class Scene:
-    """Everything a picture shows and its captions may say."""
+    """The content of a picture and its captions."""
 
     main: Thing
     place: str
@@ -65,22 +65,22 @@ class Scene:
     count: int = 1
     relation: str = ""  # of the main object to the other one
     other: Thing | None = None
-    look: str = ""  # one of LOOKS: an atypical picture
+    effect: str = ""  # one of EFFECTS: an atypical picture
 
     @property
     def things(self) -> tuple[Thing, ...]:
-        """The main object and, in a picture of two, the other one."""
+        """The main object and the other one, if any."""
         return (self.main,) if self.other is None else (self.main, self.other)
 
 
 @dataclass(frozen=True)
 class PlannedPair:
-    """One pair of the set before its picture is drawn."""
+    """The plan of one pair."""
 
     number: int
     scene: Scene
     planted: str | None = None
-    partner: int | None = None  # miscaption: the pair whose captions it has; duplicate: whose picture
+    partner: int | None = None  # the pair whose captions (miscaption) or picture (duplicate) it has
 
 
 def stream(seed: int, number: int, which: int) -> np.random.Generator:
@@ -112,9 +112,9 @@ def _plan_block(start: int, seed: int) -> list[PlannedPair]:
         plans[i] = replace(plans[i], planted=VAGUE)
     for i in order[8:11]:
         rng = stream(seed, start + i, PLAN)
-        scene = _plan_alone(rng)
-        looks = [look for look, hardly_seen in LOOKS.items() if scene.main.kind not in hardly_seen]
-        scene = replace(scene, look=looks[int(rng.integers(len(looks)))])
+        scene = _plan_single(rng)
+        effects = [effect for effect, hardly_visible in EFFECTS.items() if scene.main.kind not in hardly_visible]
+        scene = replace(scene, effect=effects[int(rng.integers(len(effects)))])
         plans[i] = replace(plans[i], planted=ATYPICAL, scene=scene)
     early, late, copy, second_copy = sorted(order[11:15])
     for i, original in ((copy, early), (second_copy, late)):
@@ -123,33 +123,33 @@ def _plan_block(start: int, seed: int) -> list[PlannedPair]:
 
 
 def plan_scene(rng: np.random.Generator) -> Scene:
-    """Plan a picture: one object, several alike, or two in a relation."""
-    scene = _plan_alone(rng)
-    form = rng.random()
-    if form < 0.42:
+    """Plan a picture of one object, several equal ones, or two in a relation."""
+    scene = _plan_single(rng)
+    share = rng.random()
+    if share < 0.42:
         return scene
-    if form < 0.66:
+    if share < 0.66:
         return replace(scene, count=_pick(rng, (2, 3, 4, 5), 1.0))
     main = scene.main.kind
-    there = [kind for kind in KINDS if kind != main and scene.place in KINDS[kind].places]
-    relation = _pick(rng, [name for name, fits in RELATIONS.items() if any(fits(main, kind) for kind in there)], 2.0)
-    kind = _pick(rng, [kind for kind in there if RELATIONS[relation](main, kind)], 2.0)
+    others = [kind for kind in KINDS if kind != main and scene.place in KINDS[kind].places]
+    relation = _pick(rng, [name for name, fits in RELATIONS.items() if any(fits(main, kind) for kind in others)], 2.0)
+    kind = _pick(rng, [kind for kind in others if RELATIONS[relation](main, kind)], 2.0)
     other = Thing(kind, _pick_colour(rng, kind, scene.light, scene.main.colour))
     return replace(scene, relation=relation, other=other)
 
 
-def _plan_alone(rng: np.random.Generator) -> Scene:
+def _plan_single(rng: np.random.Generator) -> Scene:
     kind = _pick(rng, list(KINDS), 3.0)
     place = _pick(rng, KINDS[kind].places, 1.0)
     light = _pick(rng, LIGHTS[place], 1.0)
     return Scene(Thing(kind, _pick_colour(rng, kind, light)), place, light)
 
 
-def _pick_colour(rng: np.random.Generator, kind: str, light: str, taken: str = "") -> str:
-    """Draw a colour other than the taken one; no black at night, where it cannot be seen."""
-    barred = (taken, "black" if light == "night" else "")
+def _pick_colour(rng: np.random.Generator, kind: str, light: str, other: str = "") -> str:
+    """Draw a colour that differs from the other object's; no black at night, when it is invisible."""
+    excluded = (other, "black" if light == "night" else "")
     order = dict.fromkeys((*KINDS[kind].colours, *COLOURS))
-    return _pick(rng, [colour for colour in order if colour not in barred], 1.0)
+    return _pick(rng, [colour for colour in order if colour not in excluded], 1.0)
 
 
 def _pick(rng: np.random.Generator, items: Sequence[Item], head: float) -> Item:
@@ -160,7 +160,7 @@ def _pick(rng: np.random.Generator, items: Sequence[Item], head: float) -> Item:
 
 NUMBERS = {1: "one", 2: "two", 3: "three", 4: "four", 5: "five"}
 
-STANDING_IN: dict[str, tuple[str, ...]] = {  # of each place, where a standing object is; the plainest comes first
+STANDING_IN: dict[str, tuple[str, ...]] = {  # the place of a standing object; the plainest phrase first
     "meadow": ("in a meadow", "on the grass", "in a green field"),
     "sea": ("at sea", "on the water", "on the open sea"),
     "hills": ("on a hill", "in the hills", "in hilly country"),
@@ -172,7 +172,7 @@ STANDING_IN: dict[str, tuple[str, ...]] = {  # of each place, where a standing o
     "forest": ("in the forest", "in the woods", "on the forest floor"),
     "underwater": ("underwater", "on the sea floor", "under the sea"),
 }
-HANGING_IN: dict[str, tuple[str, ...]] = {  # where a hanging object is
+HANGING_IN: dict[str, tuple[str, ...]] = {  # the place of a hanging object
     "meadow": ("over a meadow", "above the grass", "over a green field"),
     "sea": ("over the sea", "above the waves", "over the water"),
     "hills": ("over the hills", "above the dark hills", "high over the hills"),
@@ -205,7 +205,7 @@ LIGHT_PHRASES: dict[str, tuple[str, ...]] = {
     "shade": ("in soft green light", "in the shade"),
     "deep": ("in blue water", "below the surface"),
 }
-WEATHER = ("sunny", "cloudy", "sunset", "night")  # adds something to the place
+WEATHER = ("sunny", "cloudy", "sunset", "night")  # lights that are described together with the place
 RELATION_PHRASES: dict[str, tuple[str, ...]] = {
     "left": ("to the left of", "left of", "on the left of"),
     "right": ("to the right of", "right of", "on the right of"),
@@ -218,7 +218,7 @@ RELATION_PHRASES: dict[str, tuple[str, ...]] = {
 }
 REVERSED = {"left": "right", "right": "left", "above": "below", "below": "above", "front": "behind", "on": "under"}
 
-ALONE = (
+SINGLE = (
     ("{thing}", "a picture of {thing}", "a drawing of {thing}"),
     ("{thing} {where}", "{thing} seen {where}", "There is {thing} {where}."),
     ("{scene} with {bare}", "{scene} and {bare}", "{bare} in front, {scene} behind"),
@@ -239,7 +239,7 @@ TWO = (
     ("{scene} with {bare} and {bare_other}", "{scene}, {bare} and {bare_other}", "{pair} in front, {scene} behind"),
     ("{pair} {when}", "{pair} {light}", "{pair}, seen {light}"),
 )
-ODD: dict[str, tuple[str, ...]] = {
+EFFECT_CAPTIONS: dict[str, tuple[str, ...]] = {
     "upside down": ("{thing} turned upside down", "an upside-down {kind}", "The {colour} {kind} stands on its head."),
     "dotted": ("{thing} covered in dots", "a {kind} with dots all over", "The {colour} {kind} has strange dots."),
     "glitch": ("{thing} before a torn background", "{bare} in a broken picture", "a glitch behind {thing}"),
@@ -254,16 +254,16 @@ VAGUE_CAPTIONS = (
 
 def captions_of(scene: Scene, rng: np.random.Generator) -> list[str]:
     """Return five captions of a scene that differ in wording and content."""
-    templates: list[tuple[str, ...]] = list(TWO if scene.other else SEVERAL if scene.count > 1 else ALONE)
-    if scene.look:
-        templates[3] = ODD[scene.look]
+    templates: list[tuple[str, ...]] = list(TWO if scene.other else SEVERAL if scene.count > 1 else SINGLE)
+    if scene.effect:
+        templates[3] = EFFECT_CAPTIONS[scene.effect]
     main, other, pair = scene.main, scene.other, scene.count == 2
     standing, hanging = STANDING_IN[scene.place], HANGING_IN[scene.place]
     if other is None:
-        where = _any(standing if KINDS[main.kind].stands else hanging, rng)
-    else:  # one may stand while the other hangs or sits on it: the plainest phrase, true of both
+        where = _choose(standing if KINDS[main.kind].stands else hanging, rng)
+    else:  # the plainest phrase, which fits a standing and a hanging object
         where = standing[0] if any(KINDS[thing.kind].stands for thing in scene.things) else hanging[0]
-    light, count, bare = _any(LIGHT_PHRASES[scene.light], rng), NUMBERS[scene.count], _noun(main.kind, scene.count)
+    light, count, bare = _choose(LIGHT_PHRASES[scene.light], rng), NUMBERS[scene.count], _noun(main.kind, scene.count)
     words = {
         "thing": _noun(main.kind, scene.count, main.colour),
         "bare": bare,
@@ -275,7 +275,7 @@ def captions_of(scene: Scene, rng: np.random.Generator) -> list[str]:
         "all_counted": "Both" if pair else f"All {count}",
         "count": count,
         "where": where,
-        "scene": _any(PLACES[scene.place], rng),
+        "scene": _choose(PLACES[scene.place], rng),
         "light": light,
         "when": f"{where} {light}" if scene.light in WEATHER else light,
     }
@@ -284,15 +284,10 @@ def captions_of(scene: Scene, rng: np.random.Generator) -> list[str]:
             "other": _noun(other.kind, 1, other.colour),
             "bare_other": _noun(other.kind, 1),
             "pair": f"{bare} and {_noun(other.kind, 1)}",
-            "relation": _any(RELATION_PHRASES[scene.relation], rng),
-            "reverse": _any(RELATION_PHRASES[REVERSED[scene.relation]], rng),
+            "relation": _choose(RELATION_PHRASES[scene.relation], rng),
+            "reverse": _choose(RELATION_PHRASES[REVERSED[scene.relation]], rng),
         }
-    return [_any(choices, rng).format(**words) for choices in templates]
-
-
-def vague_captions(rng: np.random.Generator) -> list[str]:
-    """Return five captions that would fit any picture."""
-    return [VAGUE_CAPTIONS[i] for i in rng.permutation(len(VAGUE_CAPTIONS))[:5]]
+    return [_choose(choices, rng).format(**words) for choices in templates]
 
 
 def _noun(kind: str, count: int, colour: str = "") -> str:
@@ -303,5 +298,5 @@ def _noun(kind: str, count: int, colour: str = "") -> str:
     return f"an {name}" if name[0] in "aeiou" else f"a {name}"
 
 
-def _any(choices: tuple[str, ...], rng: np.random.Generator) -> str:
+def _choose(choices: tuple[str, ...], rng: np.random.Generator) -> str:
     return choices[int(rng.integers(len(choices)))]

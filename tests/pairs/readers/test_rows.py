@@ -1,7 +1,5 @@
-"""What all readers share: columns, picture folders, ids, and that every row is in a pair or in quarantine."""
+"""Columns, picture folders and ids, and that every row is in a pair or in quarantine."""
 
-import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -10,14 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clipmem_core.config import InputError, SourceOptions
-from clipmem_core.pairs.readers.files import as_name, decode_text, printable, tidy
+from clipmem_core.pairs.readers.files import as_name, printable, tidy
 from clipmem_core.pairs.readers.rows import Row, Rows, find_fields, merge_rows
 from clipmem_core.pairs.references import read_bytes
 from tests.pairs.samples import draw, picture_bytes, read
 
 
 @given(st.lists(st.lists(st.sampled_from(["x", "y", "", " ", None]), max_size=4), max_size=6))
-def test_an_empty_entry_among_captions_is_a_row_of_its_own(lists: list[list[str | None]]) -> None:
+def test_an_empty_entry_among_captions_is_a_separate_row(lists: list[list[str | None]]) -> None:
     rows = [Row(f"t:{at}", f"{at}.png", entries) for at, entries in enumerate(lists)]
     total, pairs, quarantine = merge_rows(Rows(Path(), "", rows, files=False))
     full = [entries for entries in lists if any(entry and entry.strip() for entry in entries)]
@@ -31,17 +29,16 @@ def test_an_empty_entry_among_captions_is_a_row_of_its_own(lists: list[list[str 
     ("columns", "fields"),
     [
         (["filepath", "caption"], ("filepath", "caption", "", "", "")),
-        (["File_Name", " TEXT "], ("File_Name", " TEXT ", "", "", "")),
         (["key", "caption", "url"], ("url", "caption", "", "", "")),
         (["id", "path", "description", "title", "class"], ("path", "title", "class", "id", "")),
         (["pair_id", "image", "captions", "label", "planted"], ("image", "captions", "label", "pair_id", "planted")),
     ],
 )
-def test_columns_are_known_by_their_usual_names(columns: list[str], fields: tuple[str, ...]) -> None:
+def test_columns_have_usual_names(columns: list[str], fields: tuple[str, ...]) -> None:
     assert find_fields(columns, SourceOptions(), source="a.csv") == fields
 
 
-def test_flags_choose_columns_and_one_that_is_not_there_lists_those_there_are() -> None:
+def test_flags_choose_columns_and_a_missing_one_is_an_error() -> None:
     options = SourceOptions(csv_img_key="b", csv_caption_key="label", csv_label_key="caption", csv_id_key="path")
     fields = find_fields(["b", "label", "caption", "path", "image"], options, source="a.csv")
     assert fields[:4] == ("b", "label", "caption", "path")
@@ -52,10 +49,6 @@ def test_flags_choose_columns_and_one_that_is_not_there_lists_those_there_are() 
     for columns, flag in ((["image", "other"], "--csv-caption-key"), (["caption", "other"], "--csv-img-key")):
         with pytest.raises(InputError, match=f"name it with {flag}"):
             find_fields(columns, SourceOptions(), source="a.csv")
-    with pytest.raises(InputError) as caught:
-        find_fields(["a\nb" * 1000] * 1000, SourceOptions(), source="a.csv")
-    assert "\n" not in str(caught.value)
-    assert len(str(caught.value)) < 1000
 
 
 def write_csv(path: Path, images: list[str]) -> Path:
@@ -63,27 +56,7 @@ def write_csv(path: Path, images: list[str]) -> Path:
     return path.with_suffix(".csv")
 
 
-def write_jsonl(path: Path, images: list[str]) -> Path:
-    path.with_suffix(".jsonl").write_text("\n".join(json.dumps({"image": i, "caption": "x"}) for i in images))
-    return path.with_suffix(".jsonl")
-
-
-def write_parquet(path: Path, images: list[str]) -> Path:
-    pd.DataFrame({"path": images, "text": "x"}).to_parquet(path.with_suffix(".parquet"))
-    return path.with_suffix(".parquet")
-
-
-def write_coco(path: Path, images: list[str]) -> Path:
-    entries = [{"id": at, "file_name": image} for at, image in enumerate(images)]
-    annotations = [{"image_id": at, "caption": "x"} for at in range(len(images))]
-    path.with_suffix(".json").write_text(json.dumps({"images": entries, "annotations": annotations}))
-    return path.with_suffix(".json")
-
-
-@pytest.mark.parametrize("write", [write_csv, write_jsonl, write_parquet, write_coco])
-def test_paths_start_in_the_folder_and_what_leaves_it_is_refused(
-    tmp_path: Path, write: Callable[[Path, list[str]], Path]
-) -> None:
+def test_paths_start_in_the_image_folder_and_may_not_leave_it(tmp_path: Path) -> None:
     pictures = tmp_path / "pictures"
     draw(pictures, "a.png", "deep/b.png", "c.png")
     draw(tmp_path, "pictures-2/a.png", "secret.png")
@@ -106,12 +79,12 @@ def test_paths_start_in_the_folder_and_what_leaves_it_is_refused(
     }
     right = ["a.png", f"{pictures}/deep/b.png", f" {tmp_path}/link/deep/.././c.png "]
     (tmp_path / "tables").mkdir()
-    raw = read(write(tmp_path / "tables/set", [*right, *wrong]), image_folder=str(tmp_path / "link"))
+    raw = read(write_csv(tmp_path / "tables/set", [*right, *wrong]), image_folder=str(tmp_path / "link"))
     assert raw.root == pictures.resolve()
     assert list(raw.pairs.image) == ["a.png", "deep/b.png", "c.png"]
     assert [read_bytes(raw.root, image) for image in raw.pairs.image] == [picture_bytes(at) for at in range(3)]
-    for reason, wanted in zip(raw.quarantine.reason, wrong.values(), strict=True):
-        assert wanted in reason
+    for reason, words in zip(raw.quarantine.reason, wrong.values(), strict=True):
+        assert words in reason
 
 
 def test_the_folder_is_searched_for_from_here_and_beside_the_table(
@@ -126,11 +99,6 @@ def test_the_folder_is_searched_for_from_here_and_beside_the_table(
     for folder in ("gone", "~nobody/x"):
         with pytest.raises(InputError, match=f"--image-folder {folder} is not a folder"):
             read(file, image_folder=folder)
-
-
-@given(st.binary(max_size=200))
-def test_any_bytes_give_text_without_nul(data: bytes) -> None:
-    assert "\0" not in decode_text(data)
 
 
 def test_text_and_names_are_cleaned() -> None:

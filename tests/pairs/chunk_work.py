@@ -1,0 +1,34 @@
+"""Functions for worker processes; each process imports this module, so it imports little."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+
+def misbehave(chunk: list[int], *, crash: int = -1, hang: int = -1) -> list[int]:
+    """Return the squares, but crash as a decoder in C would on one item, and never return on another."""
+    print("printing does not disturb the results")
+    if crash in chunk:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if hang in chunk:
+        time.sleep(1000)
+    return [item * item for item in chunk]
+
+
+def killed(chunk: list[int], *, item: int, log: Path, times: int) -> list[int]:
+    """Be killed on one item a number of times, as when memory runs out; log the length of the chunk each time."""
+    if item in chunk:
+        lengths = log.read_text().split() if log.exists() else []
+        log.write_text(" ".join([*lengths, str(len(chunk))]))
+        if len(lengths) < times:
+            os.kill(os.getpid(), signal.SIGKILL)
+    return chunk
+
+
+def out_of_space(chunk: list[int]) -> list[int]:
+    raise OSError(28, "No space left on device", "/some/file")
+
+
+def process_id(chunk: list[int]) -> int:
+    return os.getpid()
