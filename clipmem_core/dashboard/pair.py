@@ -101,8 +101,8 @@ def draw_terms(audit: Audit, card: PairCard) -> None:
         except InputError as error:
             show_text(f"Single members cannot be shown: {one_line(error)}", limit=LIMIT)
         else:
-            sides = ("f", "g") if audit.record.protocol == "paper" else ("trained on it", "not trained on it")
-            names = {side: f"{side}: {name}" for side, name in zip((IN, OUT), sides, strict=True)}
+            labels = ("f", "g") if audit.record.protocol == "paper" else ("trained on it", "not trained on it")
+            names = {side: f"{side}: {name}" for side, name in zip((IN, OUT), labels, strict=True)}
             figure = term_figure(members, colour=group_colour(card.group), names=names)
             st.plotly_chart(figure, config=FIXED, alt="Terms of the score, a dot for each member", key="terms")
     with right:
