@@ -20,7 +20,7 @@ from clipmem_core.audits.settings import audit_name
 from clipmem_core.audits.status import list_states
 from clipmem_core.audits.store import open_audit
 from clipmem_core.config import AuditConfig, InputError, SourceOptions, preset_config
-from clipmem_core.shortage import shortage
+from clipmem_core.io import shortage
 
 if TYPE_CHECKING:  # a command starts faster without what it does not use
     from clipmem_core.audits.executor import Executor

@@ -121,7 +121,7 @@ class TrainingConfig:
         affects=("data",),
     )
     loss: str = option("clip", "clip | siglip", choices=("clip", "siglip"), alike="loss")
-    image_size: int = option(0, "pixels the model sees; 0 means the model's own", ge=0)
+    image_size: int = option(0, "pixels the model sees; 0 means the model's own", ge=0, le=8192)
     cache_size: int = option(64, "pixels a picture is stored at; crops are cut from these", ge=8, affects=("data",))
     resize_mode: str = option("squash", "as in open_clip", choices=("shortest", "longest", "squash"), affects=("data",))
     crop_scale: float = option(

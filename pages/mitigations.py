@@ -21,42 +21,42 @@ def show_started(name: str) -> None:
     st.rerun()
 
 
-def show_study(known: s.Known) -> None:
+def show_study(state: s.StudyState) -> None:
     """Draw a study: its settings beside the chart, then the effect of each."""
-    working = s.is_working(known.study.name)
-    s.draw_state(known, working=working)
+    study, running = state.study, s.is_running(state.study.name)
+    s.draw_state(state, running=running)
     (left, right), setting = st.columns([1, 2], gap="medium"), Arm()
     with left, s.shown_errors():
-        setting = draw_setting(known.study)
-    arm = find_arm(known.study, setting) if setting.text else NONE
+        setting = draw_setting(study)
+    arm = find_arm(study, setting) if setting.text else NONE
     with right, s.shown_errors():
-        if not known.done:
+        if not state.done:
             st.info("No arm of this study is finished yet.", icon=":material/hourglass:")
             return
-        s.draw_waiting(known, setting, arm, working=working)
-    chosen = arm if any(name == arm for name, _ in known.done) else None
+        s.draw_missing(state, setting, arm, running=running)
+    chosen = arm if any(name == arm for name, _ in state.done) else None
     with right, s.shown_errors():
-        t.draw_results(known.study, chosen)
+        t.draw_results(study, chosen)
     with s.shown_errors():
-        t.draw_table(t.compared_of(known.study), over=replicates(known.study.arms), chosen=chosen)
+        t.draw_table(t.compared_of(study), over=replicates(study.arms), chosen=chosen)
     with s.shown_errors():
-        t.draw_changed_pairs(known.study, chosen)
+        t.draw_changed_pairs(study, chosen)
 
 
-picked = open_bare_page("Mitigations")
+audit = open_bare_page("Mitigations")
 with explained_errors():
-    known, faults = s.known_studies()
-    begins = s.beginning(known)
+    states, faults = s.list_states()
+    starting = s.starting_study(states)
     view = read_choice(VIEW, VIEWS)
     # Each view has its own widget: a late message of the browser for the previous view changes nothing.
     choose_segment("View", VIEWS, parameter=VIEW, key=f"mitigations-{view}", hidden=True)
     for fault in faults:
         draw_fault("A study cannot be shown.", fault)
     if view == "start":
-        s.draw_start(picked, started=show_started)
-    elif not (known or begins):
+        s.draw_start(audit, started=show_started)
+    elif not (states or starting):
         t.draw_references()
-    elif chosen_study := s.choose_study(known, begins, picked):
-        show_study(chosen_study)
-    elif begins:
-        s.draw_beginning(begins)
+    elif state := s.choose_study(states, starting):
+        show_study(state)
+    elif starting:
+        s.draw_starting(starting)

@@ -28,7 +28,7 @@ EFFECTS = {
 }
 
 
-def asked_of(study: str, config: Mapping[str, Any], arms: Mapping[str, Any], **more: Any) -> dict[str, Any]:
+def request_of(study: str, config: Mapping[str, Any], arms: Mapping[str, Any], **more: Any) -> dict[str, Any]:
     """Return the content of a study.json."""
     asked = {"study": study, "source": "scenes", "config": config, "reference": next(iter(arms)), "arms": arms}
     asked |= {"reference_fields": {}, "settings": {}, "seeds_per_split": 0, "compared": []}
@@ -48,7 +48,7 @@ def make_arms(
     values = as_dict(dataclasses.replace(config, seeds=seeds if isinstance(seeds, int) else 3))
     settings = {arm.name: text_of(arm, none) for arm in arms}
     fields = {"reference_fields": {"train_captions": none.train_captions}, "settings": settings}
-    study.write_asked(asked_of(plan, values, {arm.name: arm.row(Decided()) for arm in arms}, **fields))
+    study.write_request(request_of(plan, values, {arm.name: arm.row(Decided()) for arm in arms}, **fields))
     counts = {arm.name: seeds if isinstance(seeds, int) else seeds.get(arm.name, 0) for arm in arms}
     rows = [
         _row(arm.name, place, seed, config) | arm.row(Decided())

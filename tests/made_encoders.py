@@ -11,7 +11,7 @@ from clipmem_core.audits.store import CONFIG, Audit, MemberRecord, write_json, w
 from clipmem_core.audits.unitmem import BEFORE, REFERENCES, SEEN, UNSEEN, table_file, unit_table
 from clipmem_core.scores.encoders import UnitTally
 from clipmem_core.studies.store import ARMS, MEMORIZATION, PEAK_MB, SAMPLES_SEEN, SECONDS, STUDY, TIMES
-from tests.made_arms import asked_of
+from tests.made_arms import request_of
 
 WIDTHS = {"image": [6, 5], "text": [4]}
 MODEL = {"embed_dim": 8, "vision_cfg": {}, "text_cfg": {}}
@@ -84,7 +84,7 @@ def make_study(data: Path, plan: str, *, name: str = "", seeds: int = 3, done: i
     folder.mkdir(parents=True)
     arms = _arms(plan)
     done = seeds if done is None else done
-    write_json(folder / STUDY, asked_of(plan, {"seeds": seeds}, arms))
+    write_json(folder / STUDY, request_of(plan, {"seeds": seeds}, arms))
     rows = [_row(rng) | {"arm": arm, "seed": seed, **shown} for arm, shown in arms.items() for seed in range(done)]
     if rows:
         write_table(folder / ARMS, pd.DataFrame(rows))

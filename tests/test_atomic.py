@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clipmem_core.atomic import cached, read_through, replacing, whole_archive
+from clipmem_core.io import cached, is_complete_archive, read_through, replacing
 
 
 def test_a_file_is_synced_before_it_is_renamed_and_its_folder_after(
@@ -60,10 +60,10 @@ def test_a_cached_file_is_made_once_and_again_if_it_is_broken(tmp_path: Path) ->
 
 def test_a_cut_archive_is_not_whole(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
-    assert not whole_archive(path)
+    assert not is_complete_archive(path)
     np.savez(path, tokens=np.arange(60))
-    assert whole_archive(path)
+    assert is_complete_archive(path)
     content = path.read_bytes()
     for length in (0, len(content) // 2, len(content) - 1):
         path.write_bytes(content[:length])
-        assert not whole_archive(path)
+        assert not is_complete_archive(path)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from clipmem_core.audits.executor import RAN_SHORT, do_work
 from clipmem_core.config import InputError
-from clipmem_core.shortage import shortage
+from clipmem_core.io import shortage
 
 
 def _end_with_parent() -> None:

@@ -12,7 +12,7 @@ from clipmem_core.audits import settings, store
 from clipmem_core.audits.locked import build_member
 from clipmem_core.audits.member import open_member, trained_model, write_embeddings
 from clipmem_core.audits.prepare import load_data_set
-from clipmem_core.audits.run import Screen, bring_to_end, counts, ensure_features, ensure_pixels
+from clipmem_core.audits.run import Screen, counts, ensure_features, ensure_pixels, finish_audit
 from clipmem_core.audits.setup import check_same, write_audit
 from clipmem_core.audits.store import Audit
 from clipmem_core.config import AuditConfig, InputError, data_folder
@@ -52,7 +52,7 @@ def score_checkpoints(
     with store.acquire_lock(audit.folder, what="audit"):
         fresh = not audit.begun
         _begin(audit, source, config, files, screen, lambda pairs: align_membership(table, names, pairs))
-        bring_to_end(audit, screen, fresh=fresh)
+        finish_audit(audit, screen, fresh=fresh)
     return audit
 
 

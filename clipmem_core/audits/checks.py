@@ -11,12 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clipmem_core import columns as c
-from clipmem_core.atomic import read_through
 from clipmem_core.audits import store
 from clipmem_core.audits.prepare import pixels_folder
 from clipmem_core.audits.settings import opened, towers_of
 from clipmem_core.audits.store import Audit
 from clipmem_core.config import AuditConfig, InputError
+from clipmem_core.io import read_through
 from clipmem_core.pairs.checks import CHECKS, VERSION, Captions, Pictures, caption_frequencies, check_table, measure
 from clipmem_core.pairs.pictures import PictureError, read_square
 from clipmem_core.pairs.pixels import PIXELS_FILE, Pixels, open_pixels
@@ -34,12 +34,12 @@ def ensure_checks(audit: Audit) -> Path:
     """
     path = audit.folder / store.CHECK_TABLE
     try:
-        return read_through(path, functools.partial(_write, audit), lambda _: kept_checks(audit))
+        return read_through(path, functools.partial(_write, audit), lambda _: stored_checks(audit))
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
-def kept_checks(audit: Audit) -> Path | None:
+def stored_checks(audit: Audit) -> Path | None:
     """Return the file of an audit's checks if it exists and is of this version of the checks."""
     path = audit.folder / store.CHECK_TABLE
     try:

@@ -19,9 +19,9 @@ from types import ModuleType
 from typing import Any
 
 from clipmem_core import __version__
-from clipmem_core.audits.executor import SECONDS_BETWEEN_LOOKS, Looks, Task, run_task
+from clipmem_core.audits.executor import SECONDS_BETWEEN_LOOKS, Task, TaskEvents, run_task
 from clipmem_core.config import DATA_VARIABLE, InputError, data_folder
-from clipmem_core.shortage import shortage
+from clipmem_core.io import shortage
 
 ADDRESS = "RAY_ADDRESS"
 RETRIES = 20  # of a task whose worker is lost; a task that fails is not retried
@@ -29,7 +29,7 @@ RETRIES = 20  # of a task whose worker is lost; a task that fails is not retried
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 
 
-def ray_tasks(tasks: Sequence[Task], *, gpus: int = 0) -> Looks:
+def ray_tasks(tasks: Sequence[Task], *, gpus: int = 0) -> TaskEvents:
     """Run tasks on the cluster of RAY_ADDRESS, or on one of this machine that ends with this process; an `Executor`."""
     if not tasks:
         return
@@ -37,7 +37,7 @@ def ray_tasks(tasks: Sequence[Task], *, gpus: int = 0) -> Looks:
     _connect(ray)
     seen = {DATA_VARIABLE: str(data_folder().absolute()), "PYTHONPATH": str(Path(__file__).parents[2]), **QUIET}
     how: dict[str, Any] = {"max_retries": RETRIES, "retry_exceptions": False, "runtime_env": {"env_vars": seen}}
-    remote = ray.remote(num_gpus=gpus, **how)(run_here)
+    remote = ray.remote(num_gpus=gpus, **how)(run_on_worker)
     places = int(ray.cluster_resources().get("CPU", 0)) // tasks[0].threads
     running = {}
     for task in _spread_out(tasks, places):
@@ -101,7 +101,7 @@ def versions() -> dict[str, str]:
     return {"clipmem": __version__, "code": digest.hexdigest()[:12], "python": platform.python_version(), **libraries}
 
 
-def run_here(task: Task, wanted: dict[str, str], folder: str = ".") -> str | None:
+def run_on_worker(task: Task, wanted: dict[str, str], folder: str = ".") -> str | None:
     """Run a task on this worker's machine; return what a person has to correct, or None."""
     worker = f"the worker on {platform.node()}"
     differ = [f"{name} {own} and not {wanted[name]}" for name, own in versions().items() if own != wanted[name]]

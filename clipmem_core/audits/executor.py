@@ -15,7 +15,7 @@ from pathlib import Path
 from clipmem_core.audits.status import MemberProgress, member_progress, second_names
 from clipmem_core.audits.store import Audit
 from clipmem_core.config import InputError
-from clipmem_core.shortage import shortage
+from clipmem_core.io import shortage
 
 SECONDS_BETWEEN_LOOKS = 0.1
 STDERR = ".stderr"
@@ -45,8 +45,8 @@ class Task:
 # Runs every task and yields each that has ended, and None in between so that its caller can show progress.
 # A task that fails stops the others: InputError if a person can correct it, OSError if its machine ran out of disk or
 # memory, RuntimeError otherwise.
-Looks = Generator[Task | None, None, None]
-Executor = Callable[[Sequence[Task]], Looks]
+TaskEvents = Generator[Task | None, None, None]
+Executor = Callable[[Sequence[Task]], TaskEvents]
 
 
 def program_of(work: str, folder: Path) -> tuple[str, ...]:
@@ -100,7 +100,7 @@ def run_member_tasks(tasks: Sequence[Task], executor: Executor, look: Callable[[
     look()
 
 
-def local_processes(tasks: Sequence[Task], *, at_once: int) -> Looks:
+def local_processes(tasks: Sequence[Task], *, at_once: int) -> TaskEvents:
     """Run each task in a process of this machine, at most so many at once; an `Executor`."""
     waiting, running = list(tasks), list[tuple[Task, "subprocess.Popen[bytes]"]]()
     try:
@@ -127,7 +127,7 @@ def run_task(task: Task) -> None:
         pass
 
 
-def in_this_process(tasks: Sequence[Task]) -> Looks:
+def in_this_process(tasks: Sequence[Task]) -> TaskEvents:
     """Run tasks of `program_of` in this process; an `Executor` for heads, which train faster than Python starts."""
     import torch
 

@@ -25,11 +25,10 @@ import psutil
 from filelock import FileLock, Timeout
 
 import clipmem_core
-from clipmem_core.atomic import replacing
 from clipmem_core.audits.settings import typed, typed_flags
 from clipmem_core.audits.store import Audit, check_name, write_json
 from clipmem_core.config import AuditConfig, as_dict, data_folder
-from clipmem_core.files import read_json
+from clipmem_core.io import read_json, replacing
 
 JOB, OUTPUT, EXIT_CODE = "job.json", "output.log", "exit_code"
 CANCEL = "cancel"  # a file that marks a job as cancelled
@@ -144,7 +143,7 @@ class Task:
         path = self.folder / JOB
         if not path.is_file():
             return None
-        values = read_json(path, dict[str, Any], mend=f"delete {self.folder}")
+        values = read_json(path, dict[str, Any], repair=f"delete {self.folder}")
         return Job(self.folder, values["pid"], values["started"], tuple(values["arguments"]))
 
     def start(self) -> Job:

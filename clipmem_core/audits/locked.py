@@ -10,12 +10,12 @@ import numpy as np
 import pandas as pd
 
 from clipmem_core import columns as c
-from clipmem_core.audits.executor import Executor, Looks, Task, program_of
+from clipmem_core.audits.executor import Executor, Task, TaskEvents, program_of
 from clipmem_core.audits.prepare import pixels_folder, precomputed_features
 from clipmem_core.audits.settings import Towers, towers_of
 from clipmem_core.audits.store import Audit, Record
 from clipmem_core.config import AuditConfig, InputError
-from clipmem_core.features.cache import Elsewhere
+from clipmem_core.features.cache import ComputeShards
 from clipmem_core.features.embed import image_features, text_features
 from clipmem_core.features.towers import Opened, Tower
 from clipmem_core.training.model import LockedModel, Model, Standard, build_model, locked_model
@@ -45,7 +45,7 @@ def features_of(
     pairs: pd.DataFrame,
     root: Path,
     *,
-    elsewhere: Elsewhere | None = None,
+    elsewhere: ComputeShards | None = None,
     pictures: Callable[[int, int], None] | None = None,
     captions: Callable[[int, int], None] | None = None,
     say: Callable[[str], None] = lambda line: None,
@@ -53,19 +53,19 @@ def features_of(
     """Return the features of pairs, computed once and cached; with `elsewhere`, other processes compute shards."""
     image, text, cut = None, None, 0
     if towers.image:
-        image = image_features(pairs, root, towers.image, elsewhere=elsewhere, progress=pictures)
+        image = image_features(pairs, root, towers.image, compute=elsewhere, progress=pictures)
     if towers.text:
         texts = [list(captions) for captions in pairs[c.CAPTIONS]]
-        text, cut = text_features(texts, towers.text, elsewhere=elsewhere, progress=captions, say=say)
+        text, cut = text_features(texts, towers.text, compute=elsewhere, progress=captions, say=say)
     return Features(image, text, cut)
 
 
-def elsewhere(executor: Executor | None, threads: int) -> Elsewhere | None:
+def elsewhere(executor: Executor | None, threads: int) -> ComputeShards | None:
     """Return a function that computes shards of features as tasks of an executor; None to compute them here."""
     if executor is None:
         return None
 
-    def compute(part: Path, names: Sequence[str]) -> Looks:
+    def compute(part: Path, names: Sequence[str]) -> TaskEvents:
         for name in names:
             (part / name).mkdir(exist_ok=True)
         program = program_of("clipmem_core.features.embed:run_shards", part)
@@ -101,7 +101,7 @@ def build_member(config: AuditConfig, towers: Towers, *, seed: int, pretrained: 
         return full
     widths = [tower.dim if tower else 0 for tower in (towers.image, towers.text)]
     dim = int(model_config(config.model)["embed_dim"])
-    return locked_model(*widths, dim=dim, loss=config.loss, seed=seed, whole=full).to(config.device)
+    return locked_model(*widths, dim=dim, loss=config.loss, seed=seed, full_model=full).to(config.device)
 
 
 def fit_standards(model: LockedModel, features: Features) -> None:

@@ -13,13 +13,13 @@ import pandas as pd
 import torch
 
 from clipmem_core import columns as c
-from clipmem_core.atomic import cached
 from clipmem_core.audits import prepare, store
 from clipmem_core.audits.locked import Features, build_member, feature_views, fit_standards, open_towers
 from clipmem_core.audits.settings import Towers, opened
 from clipmem_core.audits.store import Audit, MemberRecord, Record
 from clipmem_core.config import AuditConfig, data_folder, fingerprint
 from clipmem_core.draws import draw_keys
+from clipmem_core.io import write_once
 from clipmem_core.mitigations import mitigations_of
 from clipmem_core.pairs.pixels import open_pixels
 from clipmem_core.scores import detectors
@@ -118,7 +118,7 @@ def cached_tokens(model: str, pairs: pd.DataFrame) -> np.ndarray:
     captions = [caption for listed in pairs[c.CAPTIONS] for caption in listed]
     key = fingerprint([model_config(model)["text_cfg"], version("open_clip_torch"), captions])
     path = data_folder() / "cache" / "tokens" / f"{key}.npy"
-    cached(path, lambda temporary: save_array(models.tokenize(model, captions), temporary), whole=Path.is_file)
+    write_once(path, lambda temporary: save_array(models.tokenize(model, captions), temporary))
     return np.load(path)
 
 

@@ -19,7 +19,6 @@ import pandas as pd
 import torch
 
 from clipmem_core import columns as c
-from clipmem_core.atomic import replacing
 from clipmem_core.audits import settings, store
 from clipmem_core.audits.console import write_csv
 from clipmem_core.audits.locked import build_member
@@ -38,7 +37,7 @@ from clipmem_core.audits.unitmem import (
     measure_model,
 )
 from clipmem_core.config import InputError, as_dict, data_folder, fingerprint
-from clipmem_core.files import read_json
+from clipmem_core.io import read_json, replacing
 from clipmem_core.scores.utility import linear_probe
 from clipmem_core.training.activations import unit_layers
 from clipmem_core.training.model import Model, mean_image_embeddings
@@ -167,7 +166,7 @@ def run_paradigms(audit: Audit, *, seeds: int = 3, epochs: int = 0, screen: Scre
     with store.acquire_lock(folder, what="comparison"):
         if not (folder / SETTINGS).is_file():
             store.write_json(folder / SETTINGS, key)
-        if read_json(folder / SETTINGS, mend=f"delete {folder} and run the command again") != key:
+        if read_json(folder / SETTINGS, repair=f"delete {folder} and run the command again") != key:
             raise InputError(f"{folder} has runs of another audit or other --epochs: delete it, or use the same")
         runs = [run for seed in range(seeds) for run in plan_runs(audit, seed, epochs)]
         for name in PARADIGMS:
@@ -212,9 +211,9 @@ def _write_table(audit: Audit) -> None:
     folder, record, machine = paradigms_folder(audit), audit.record, settings.machine()
     tables = []
     for path in (folder / RUNS).glob(f"*/{RESULT}"):
-        mend = f"delete {path.parent} and run the command again"
-        layers = layer_means(store.read_table(path.parent / UNITS, mend=mend), by=[LAYER])
-        tables.append(layers.assign(**read_json(path, dict[str, int | str | float | None], mend=mend)))
+        repair = f"delete {path.parent} and run the command again"
+        layers = layer_means(store.read_table(path.parent / UNITS, repair=repair), by=[LAYER])
+        tables.append(layers.assign(**read_json(path, dict[str, int | str | float | None], repair=repair)))
     front = [PARADIGM, SEED, LAYER]
     table = pd.concat(tables, ignore_index=True)
     table = table.assign(**{PARADIGM: pd.Categorical(table[PARADIGM], PARADIGMS)}).sort_values(front)

@@ -32,7 +32,7 @@ from clipmem_core.config import (
     fingerprint,
     preset_config,
 )
-from clipmem_core.files import parse_json, read_json
+from clipmem_core.io import parse_json, read_json
 from clipmem_core.pairs.checks import CHECKS, Captions, check_captions
 from clipmem_core.pairs.table import check_source, read_source
 from clipmem_core.scores.membership import MIN_PAIRS
@@ -56,7 +56,7 @@ def inspect_source(source: str, options: SourceOptions) -> None:
         else:
             raw = read_source(source, options, data=data if source == "scenes" else data_folder(), say=screen.say)
             config = dataclasses.replace(AuditConfig(), cache_size=PIXELS)
-            found = prepare.look_at_pictures(raw, config, cache=data / "pixels", progress=screen.pictures)
+            found = prepare.read_pictures(raw, config, cache=data / "pixels", progress=screen.pictures)
         screen.progress.stop()
         _show(source, found)
 
@@ -172,7 +172,7 @@ def start_check(request: Request) -> Job:
 
 def read_request(path: Path) -> Request:
     """Read a request."""
-    return read_json(path, Request, mend=AGAIN)
+    return read_json(path, Request, repair=AGAIN)
 
 
 def find_request(key: str) -> Request | None:
@@ -189,7 +189,7 @@ def find_check(key: str) -> Check | None:
     last: dict[str, dict[str, Any]] = {}
     for line in (job.folder / OUTPUT).read_bytes().splitlines(keepends=True):
         if line.startswith(b'{"stage"') and line.endswith(b"\n"):
-            values = parse_json(line.decode("utf-8", "replace"), dict[str, Any], path=job.folder / OUTPUT, mend=AGAIN)
+            values = parse_json(line.decode("utf-8", "replace"), dict[str, Any], path=job.folder / OUTPUT, repair=AGAIN)
             last[values.pop("stage")] = values
     pictures = last.get("pictures", {"done": 0, "total": 0})
     return Check(job, last.get("found"), (pictures["done"], pictures["total"]), _error(job))
@@ -222,7 +222,7 @@ def check(request: Request) -> None:
         if len(raw.pairs):
             clusters = np.arange(len(raw.pairs))
             _print_found(raw.pairs, raw.quarantine, clusters, config, exact=False, rows=raw.rows, lookalikes=0)
-        data_set = prepare.look_at_pictures(raw, config, progress=PictureLines())
+        data_set = prepare.read_pictures(raw, config, progress=PictureLines())
     more = {"exact": True, "rows": data_set.raw.rows, "lookalikes": data_set.lookalikes}
     _print_found(data_set.pairs, data_set.quarantine, data_set.clusters, config, **more)
 

@@ -173,7 +173,7 @@ def load_data_set(
     stored in `cache`, or in the data folder."""
     if not config.features:
         raw, _ = sampled(read_source(source, config.source, data=data_folder(), say=say), config, say=say)
-        return look_at_pictures(raw, config, cache=cache, progress=progress)
+        return read_pictures(raw, config, cache=cache, progress=progress)
     raw, stored = read_features(source, config, cache=cache, say=say)
     raw, drawn = sampled(raw, config, say=say)
     say(f"looking for near-duplicates among {len(raw.pairs):,} pairs")
@@ -181,7 +181,7 @@ def load_data_set(
     return _data_set(raw, raw.pairs, raw.quarantine, rows.clusters(), rows, config)
 
 
-def look_at_pictures(
+def read_pictures(
     raw: RawPairs, config: AuditConfig, *, cache: Path | None = None, progress: Report | None = None
 ) -> DataSet:
     """Decode every picture once: store it small, find broken ones and near-duplicates."""
@@ -310,7 +310,7 @@ def pixels_folder(audit: Audit) -> Path:
     return data_folder() / (read_prepared(audit.folder).pixels or audit.record.pixels)
 
 
-def store_again(audit: Audit, record: Record, *, progress: Report | None = None) -> None:
+def rebuild_store(audit: Audit, record: Record, *, progress: Report | None = None) -> None:
     """Store an audit's small pictures or features again after their store was lost or damaged."""
     changed = f"have changed since audit {audit.name!r} began: take another --name"
     pairs = audit.pairs

@@ -30,7 +30,7 @@ from clipmem_core.audits.store import Audit, Record
 from clipmem_core.audits.verdict import RELIABILITY, SECOND_LEFT_OUT, judge
 from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.features.stored import is_stored
-from clipmem_core.files import DELETE, reading
+from clipmem_core.io import DELETE, reading
 from clipmem_core.pairs.pixels import broken_file
 from clipmem_core.scores.membership import Membership, side_means
 from clipmem_core.scores.prevalence import SECOND_ROUND_FROM, likely_wrong
@@ -118,7 +118,7 @@ def _features(audit: Audit, progress: Progress) -> None:
     audit.quarantine  # noqa: B018
     for name in record.members:
         audit.member_record(name)
-    with reading(path, mend=DELETE):
+    with reading(path, repair=DELETE):
         names = pq.read_schema(path).names
     if tuple(name for name in names if name not in (c.PAIR_ID, c.GROUP)) != record.members:
         raise InputError(f"{path} and {store.CONFIG} differ in members: delete {audit.folder} and run it again")
@@ -255,7 +255,7 @@ def run_audit(
     return audit
 
 
-def bring_to_end(audit: Audit, screen: Screen, *, fresh: bool = False, executor: Executor | None = None) -> None:
+def finish_audit(audit: Audit, screen: Screen, *, fresh: bool = False, executor: Executor | None = None) -> None:
     """Finish an audit that has begun; a `fresh` one that cannot start to train is deleted."""
     _finish(audit, Progress(audit, screen, executor=executor), fresh=fresh)
 
@@ -333,7 +333,7 @@ def ensure_pixels(audit: Audit, screen: Screen) -> None:
     if broken is not None:
         what = "reading the features" if record.config.features else "storing the small pictures"
         screen.say(f"{broken} is broken or missing: {what} again")
-        prepare.store_again(audit, record, progress=screen.pictures)
+        prepare.rebuild_store(audit, record, progress=screen.pictures)
 
 
 def ensure_features(audit: Audit, record: Record, screen: Screen, executor: Executor | None = None) -> int:

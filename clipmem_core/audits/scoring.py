@@ -11,13 +11,12 @@ import numpy as np
 import pandas as pd
 
 from clipmem_core import columns as c
-from clipmem_core.atomic import naming
 from clipmem_core.audits import store
 from clipmem_core.audits.prepare import membership_of, sides_of
 from clipmem_core.audits.store import Audit, Record
 from clipmem_core.audits.verdict import BASIS, WRONG
 from clipmem_core.config import InputError
-from clipmem_core.files import numbers
+from clipmem_core.io import naming, numbers
 from clipmem_core.pairs.checks import CHECKS
 from clipmem_core.scores import attacks, detectors, memorization
 from clipmem_core.scores.alignment import IMAGE_SQUARE, TEXT_SQUARE, pair_terms

@@ -25,7 +25,7 @@ from clipmem_core.config import (
 )
 from clipmem_core.pairs.workers import cores as available_cores
 from clipmem_core.scores.membership import MIN_PAIRS
-from clipmem_core.training.names import check_model_fields
+from clipmem_core.training.names import model_config
 
 if TYPE_CHECKING:  # torch, which only embedding needs
     from clipmem_core.features.towers import Opened, Tower
@@ -72,7 +72,7 @@ def check_config(config: AuditConfig) -> None:
     """Refuse a config that cannot run."""
     check_fields(config)
     _check_protocol(config)
-    check_model_fields(config.model, image_size=config.image_size)
+    model_config(config.model)
     _check_locks(config)
 
 

@@ -22,11 +22,9 @@ from pydantic import AfterValidator, Field
 from typing_extensions import TypedDict
 
 from clipmem_core import columns as c
-from clipmem_core.atomic import replacing
 from clipmem_core.audits.settings import check_fields
 from clipmem_core.config import SETS, AuditConfig, InputError, as_dict, data_folder
-from clipmem_core.files import DELETE, read_json, reading
-from clipmem_core.shortage import shortage
+from clipmem_core.io import DELETE, read_json, reading, replacing, shortage
 from clipmem_core.training.names import CHECKPOINT, TRAJECTORY
 
 VERSION = 1  # of an audit's folder; there are no readers for other versions
@@ -204,16 +202,16 @@ def whole_table(path: Path) -> bool:
         return False
 
 
-def read_table(path: Path, *, columns: Sequence[str] | None = None, mend: str = DELETE) -> pd.DataFrame:
+def read_table(path: Path, *, columns: Sequence[str] | None = None, repair: str = DELETE) -> pd.DataFrame:
     """Read a Parquet table; a missing or broken file is an error that names it."""
-    with reading(path, mend=mend):
+    with reading(path, repair=repair):
         return pd.read_parquet(path, columns=None if columns is None else list(columns))
 
 
 def pair_blocks(audit: "Audit", columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     """Yield columns of an audit's pairs, some rows at a time."""
     path = audit.folder / PAIRS
-    with reading(path, mend=DELETE), pq.ParquetFile(path) as file:
+    with reading(path, repair=DELETE), pq.ParquetFile(path) as file:
         yield from file.iter_batches(PAIR_BLOCK, columns=list(columns))
 
 
@@ -225,7 +223,7 @@ def caption_counts(audit: "Audit") -> np.ndarray:
 
 def read_array(path: Path, *, shared: bool = False) -> np.ndarray:
     """Read an array of a member, or map it."""
-    with reading(path, mend=MEMBER_ANEW):
+    with reading(path, repair=MEMBER_ANEW):
         return np.load(path, mmap_mode="r" if shared else None)
 
 
@@ -254,7 +252,7 @@ def remove_second_model(folder: Path) -> None:
 
 def read_utility(member: Path) -> dict[str, float]:
     """Return the metrics of a member's utility."""
-    return read_json(member / MEMBER_UTILITY, dict[str, float], mend=MEMBER_ANEW)
+    return read_json(member / MEMBER_UTILITY, dict[str, float], repair=MEMBER_ANEW)
 
 
 class Prepared(NamedTuple):
@@ -273,9 +271,9 @@ def write_prepared(folder: Path, *, cache_rows: np.ndarray, clusters: np.ndarray
 
 def read_prepared(folder: Path) -> Prepared:
     """Return what `write_prepared` wrote."""
-    mend = "delete it and run the audit again with as many members as before, which makes it anew"
+    repair = "delete it and run the audit again with as many members as before, which makes it anew"
     # numpy does not close a broken archive
-    with reading(folder / PREPARED, mend=mend), (folder / PREPARED).open("rb") as file, np.load(file) as stored:
+    with reading(folder / PREPARED, repair=repair), (folder / PREPARED).open("rb") as file, np.load(file) as stored:
         pixels = str(stored["pixels"])
         return Prepared(stored["cache_rows"], stored["clusters"], check_inner(pixels) if pixels else "")
 
@@ -379,14 +377,14 @@ class Audit(Named):
 
     @property
     def verdict(self) -> dict[str, Any]:
-        return read_json(self.folder / VERDICT, dict[str, Any], mend="delete it and run the audit again")
+        return read_json(self.folder / VERDICT, dict[str, Any], repair="delete it and run the audit again")
 
     @property
     def manifest(self) -> ManifestFile:
         """The content of manifest.json, empty for an unfinished audit."""
         if not self.finished:
             return {"version": VERSION, "files": {}, "sizes": {}}
-        return read_json(self.folder / MANIFEST, ManifestFile, mend="delete it and run the audit again")
+        return read_json(self.folder / MANIFEST, ManifestFile, repair="delete it and run the audit again")
 
     @property
     def files(self) -> dict[str, str]:
@@ -447,7 +445,7 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def known_sha256(audit: "Audit", path: Path) -> str:
+def recorded_sha256(audit: "Audit", path: Path) -> str:
     """Return the SHA-256 of one of an audit's files, from its manifest if it is listed."""
     if not path.is_file():
         raise InputError(f"{path} is missing: run the audit again, it goes on where it stopped")

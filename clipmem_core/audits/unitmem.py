@@ -18,7 +18,6 @@ import pandas as pd
 import torch
 
 from clipmem_core import columns as c
-from clipmem_core.atomic import cached
 from clipmem_core.audits import settings, store
 from clipmem_core.audits.locked import build_member
 from clipmem_core.audits.member import EVALUATION, MemberRun, open_member, trained_model, view_maker
@@ -26,6 +25,7 @@ from clipmem_core.audits.run import Screen, ensure_pixels
 from clipmem_core.audits.status import MemberProgress
 from clipmem_core.audits.store import Audit
 from clipmem_core.config import InputError, data_folder, fingerprint
+from clipmem_core.io import write_once
 from clipmem_core.scores.encoders import BINS, UnitTally
 from clipmem_core.training.activations import count_units, unit_layers
 from clipmem_core.training.model import Model
@@ -52,7 +52,7 @@ def run_units(audit: Audit, *, members: Sequence[str] = (), screen: Screen) -> N
         def make(temporary: Path, name: str = name, table: str = table) -> None:
             store.write_table(temporary, measure_member(audit, name, table, screen=screen))
 
-        if not cached(table_file(audit, name, table), make, whole=Path.is_file):
+        if not write_once(table_file(audit, name, table), make):
             screen.say(f"member {name}: its {table.removesuffix('.parquet')} are measured already")
 
 
@@ -166,11 +166,11 @@ def read_units(audit: Audit, table: str = UNITS) -> pd.DataFrame | None:
         on the member's pairs; `seen` and `unseen`, the member on equally many of its training pairs and of the
         external pairs.
     """
-    mend, tables = f"delete it and run `python -m clipmem_core units {audit.name}`", []
+    repair, tables = f"delete it and run `python -m clipmem_core units {audit.name}`", []
     for name in audit.record.members if audit.finished else ():
         path = table_file(audit, name, table)
         if path.is_file():
-            tables.append(store.read_table(path, mend=mend))
+            tables.append(store.read_table(path, repair=repair))
             tables[-1].insert(0, c.MEMBER, name)
     return pd.concat(tables, ignore_index=True) if tables else None
 

@@ -8,7 +8,7 @@ import pandas as pd
 
 from clipmem_core import columns as c
 from clipmem_core.config import AuditConfig
-from clipmem_core.files import mapping, numbers
+from clipmem_core.io import mapping, numbers
 from clipmem_core.scores.registry import QUEUE, USE, Queue, scores_in
 
 BASIS = (

@@ -6,24 +6,16 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
+from clipmem_core.audits import status as s
 from clipmem_core.audits.jobs import jobs_folder
-from clipmem_core.audits.status import (
-    BROKEN,
-    DONE,
-    State,
-    delete_audit,
-    folder_bytes,
-    list_states,
-    rename_audit,
-)
 from clipmem_core.audits.store import CONFIG
 from clipmem_core.config import InputError
 from clipmem_core.dashboard.page import AUDIT, CHOICE
-from clipmem_core.dashboard.plain import bytes_in_words, draw_fault, show_strong, show_text
+from clipmem_core.dashboard.plain import bytes_in_words, draw_fault, show_strong
 from clipmem_core.dashboard.running import draw_progress
 
 TABLE = "audits-table"
-MESSAGE = "audits-message"  # shown once, after the page has been run again
+MESSAGE = "audits-message"  # shown once, after the rerun that follows an action
 COLUMNS = {
     "pairs": st.column_config.NumberColumn(format="localized"),
     "begun": st.column_config.DatetimeColumn("started", format="YYYY-MM-DD HH:mm"),
@@ -35,21 +27,20 @@ def draw_list() -> None:
     """Draw all audits, and the progress and actions of the selected one."""
     if message := st.session_state.pop(MESSAGE, ""):
         st.success(message, icon=":material/check:")
-    states = list_states()
+    states = s.list_states()
     _watch([(state.audit.name, state.word) for state in states])
     if not states:
-        st.info("There is no audit yet: start one.", icon=":material/science:")
+        st.info("No audit yet. Start one above.", icon=":material/science:")
         return
     selected = _draw_table(states)
     if selected is None:
-        st.caption("Choose a row to open, rename or delete an audit, or to see its progress.")
+        st.caption("Select a row to open, rename or delete an audit, or to see its progress.")
         return
     with st.container(border=True):
         show_strong(selected.audit.name)
-        if selected.word == BROKEN:
-            st.error("This audit is broken.", icon=":material/error:")
-            show_text(" ".join(selected.fault.split()))
-        elif selected.word != DONE:
+        if selected.word == s.BROKEN:
+            draw_fault("This audit is broken.", selected.fault)
+        elif selected.word != s.DONE:
             draw_progress(selected.audit.name)
         if not selected.at_work:
             _draw_actions(selected)
@@ -58,12 +49,12 @@ def draw_list() -> None:
 @st.fragment(run_every=2)
 def _watch(drawn: list[tuple[str, str]]) -> None:
     """Rerun the page when an audit starts or ends."""
-    if [(state.audit.name, state.word) for state in list_states()] != drawn:
+    if [(state.audit.name, state.word) for state in s.list_states()] != drawn:
         st.rerun()
 
 
 def choose(name: str | None) -> None:
-    """Keep the selected audit in the address and in the session, as every page does."""
+    """Store the selected audit in the address and in the session, as every page does."""
     if name is None:
         st.session_state.pop(CHOICE, None)
         st.query_params.pop(AUDIT, None)
@@ -71,25 +62,24 @@ def choose(name: str | None) -> None:
         st.session_state[CHOICE] = st.query_params[AUDIT] = name
 
 
-def _draw_table(states: list[State]) -> State | None:
+def _draw_table(states: list[s.State]) -> s.State | None:
     """Draw all audits and return the selected one."""
     names = [state.audit.name for state in states]
-    asked = st.query_params.get(AUDIT) or st.session_state.get(CHOICE)
-    place = names.index(asked) if asked in names else None
+    name = st.query_params.get(AUDIT) or st.session_state.get(CHOICE)
+    selected = [names.index(name)] if name in names else []
     rows = []
     for state in states:
         row: dict[str, Any] = state.row | {"begun": None, "size": None}
         if state.audit.begun:
             row["begun"] = datetime.fromtimestamp((state.audit.folder / CONFIG).stat().st_mtime)
-            row["size"] = folder_bytes(state.audit.folder)
+            row["size"] = s.folder_bytes(state.audit.folder)
         rows.append(row)
 
     def select() -> None:
         chosen = st.session_state[TABLE].selection.rows
         choose(names[chosen[0]] if chosen else None)
 
-    shown = [] if place is None else [place]
-    st.session_state[TABLE] = {"selection": {"rows": shown, "columns": [], "cells": []}}
+    st.session_state[TABLE] = {"selection": {"rows": selected, "columns": [], "cells": []}}
     st.dataframe(
         pd.DataFrame(rows),
         key=TABLE,
@@ -100,50 +90,52 @@ def _draw_table(states: list[State]) -> State | None:
         selection_mode="single-row",
         alt="All audits: name, state, data set, protocol, sizes",
     )
-    if place is None:
+    if not selected:
         return None
-    choose(names[place])
-    return states[place]
+    choose(name)
+    return states[selected[0]]
 
 
-def _draw_actions(state: State) -> None:
-    """Draw the buttons that open, rename and delete an audit that nobody works on."""
+def _draw_actions(state: s.State) -> None:
+    """Draw the buttons that open, rename and delete an audit without a running process."""
     name = state.audit.name
     with st.container(horizontal=True, vertical_alignment="center"):
-        if state.word == DONE:
+        if state.word == s.DONE:
             st.page_link("pages/overview.py", label="Open", icon=":material/open_in_new:", query_params={AUDIT: name})
         if state.audit.begun:
             with st.popover("Rename", icon=":material/edit:", key=f"rename-{name}"):
                 _draw_rename(name)
         with st.popover("Delete", icon=":material/delete:", key=f"delete-{name}"):
-            _draw_delete(name, state)
+            _draw_delete(state)
 
 
 def _draw_rename(name: str) -> None:
     new = st.text_input("New name", value=name, key=f"new-name-of-{name}").strip()
-    if not st.button("Rename", key=f"rename-now-{name}", type="primary", disabled=new in ("", name)):
-        return
-    try:
-        rename_audit(name, new)
-    except (InputError, OSError) as error:
-        draw_fault("The audit was not renamed.", error)
-        return
-    st.session_state[MESSAGE] = "Renamed."
-    choose(new)
-    st.rerun()
+    if st.button("Rename", key=f"rename-now-{name}", type="primary", disabled=new in ("", name)):
+        try:
+            s.rename_audit(name, new)
+        except (InputError, OSError) as error:
+            draw_fault("The audit was not renamed.", error)
+            return
+        _finish("Renamed.", new)
 
 
-def _draw_delete(name: str, state: State) -> None:
-    size = bytes_in_words(folder_bytes(state.audit.folder) + folder_bytes(jobs_folder() / name))
+def _draw_delete(state: s.State) -> None:
+    name = state.audit.name
+    size = bytes_in_words(s.folder_bytes(state.audit.folder) + s.folder_bytes(jobs_folder() / name))
     st.markdown(f"Deletes {size}: members, scores and output. Decisions are kept.")
     typed = st.text_input("Type its name to confirm", key=f"confirm-{name}", placeholder=name).strip()
-    if not st.button("Delete for good", key=f"delete-now-{name}", type="primary", disabled=typed != name):
-        return
-    try:
-        freed = delete_audit(name)
-    except (InputError, OSError) as error:
-        draw_fault("The audit was not deleted.", error)
-        return
-    st.session_state[MESSAGE] = f"Deleted; {bytes_in_words(freed)} freed."
-    choose(None)
+    if st.button("Delete for good", key=f"delete-now-{name}", type="primary", disabled=typed != name):
+        try:
+            freed = s.delete_audit(name)
+        except (InputError, OSError) as error:
+            draw_fault("The audit was not deleted.", error)
+            return
+        _finish(f"Deleted; {bytes_in_words(freed)} freed.", None)
+
+
+def _finish(message: str, selected: str | None) -> None:
+    """Rerun the page with a message and another selection."""
+    st.session_state[MESSAGE] = message
+    choose(selected)
     st.rerun()

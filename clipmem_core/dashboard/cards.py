@@ -15,13 +15,13 @@ from clipmem_core.audits.store import Audit
 from clipmem_core.audits.verdict import queues
 from clipmem_core.dashboard.page import link, read_view
 from clipmem_core.dashboard.plain import as_html, cut, explained_errors, number, read_verdict, signed
+from clipmem_core.io import shortage
 from clipmem_core.pairs.pictures import decode
 from clipmem_core.pairs.references import read_bytes
 from clipmem_core.review.cards import PairCard, cards
 from clipmem_core.review.rows import find_rows
 from clipmem_core.review.selection import Selection
 from clipmem_core.scores.registry import words
-from clipmem_core.shortage import shortage
 
 SIDE, LARGE_SIDE, FULL_SIDE = 320, 900, 4000  # pixels: of a card, in review, at full size
 GREY = (150, 150, 150)

@@ -19,55 +19,61 @@ from clipmem_core.review.tables import Version, fetch_arrow, version_of
 from clipmem_core.scores.registry import BY_NAME, words
 
 ONE, OTHER, COLUMN = "one", "other", "column"  # in the address
-CHANGED, SIZE = 96, 12  # pairs listed, and on a page
+LISTED, PAGE_SIZE = 96, 12  # pairs that changed most
 CHART = {"displaylogo": False, "scrollZoom": True, "modeBarButtonsToRemove": ["toImage", "select2d", "lasso2d"]}
 
 
 def draw_choice() -> tuple[Audit, Audit, str]:
     """Draw the choice of two audits and a score, and return them; ends the page if there are no two to compare."""
     audits = {audit.name: audit for audit in finished_audits()}
-    for name in (st.query_params.get(ONE), st.query_params.get(OTHER)):
+    names = [st.query_params.get(ONE, ""), st.query_params.get(OTHER, "")]
+    for name in names:
         if name and name not in audits:
             st.warning("There is no finished audit of this name.", icon=":material/search_off:")
             show_text(f"requested: {name}", limit=120)
     if len(audits) < 2:
-        only = "There is one finished audit" if audits else "There is no finished audit"
-        _draw_none(f"{only}; a comparison needs two of one data set.")
-    one = audits.get(st.query_params.get(ONE, "")) or _usual(audits)
-    partners_of_one = {audit.name: audit for audit in partners(one, list(audits.values()))}
+        _draw_none("A comparison needs two finished audits of one data set.")
+    one = audits.get(names[0]) or _default_audit(audits)
+    others = {audit.name: audit for audit in partners(one, list(audits.values()))}
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         _draw_select("First audit", ONE, list(audits), one.name, clears=OTHER)
-        if partners_of_one:
-            asked = st.query_params.get(OTHER)
-            other = partners_of_one[asked if asked in partners_of_one else next(iter(partners_of_one))]
-            _draw_select("Second audit", OTHER, list(partners_of_one), other.name)
-            asked = st.query_params.get(COLUMN, CLIPMEM)
-            column = asked if asked in BY_NAME else CLIPMEM
+        if others:
+            other = others[names[1] if names[1] in others else next(iter(others))]
+            _draw_select("Second audit", OTHER, list(others), other.name)
+            column = st.query_params.get(COLUMN, CLIPMEM)
+            column = column if column in BY_NAME else CLIPMEM
             _draw_select("Score", COLUMN, list(BY_NAME), column, named=words)
-    if not partners_of_one:
-        _draw_none("No other finished audit is of this data set.")
+    if not others:
+        _draw_none("This data set has no second finished audit.")
     if not same_data_set(one, other):
         st.caption("The second audit is of another version of the data set.")
     return one, other, column
 
 
-def _usual(audits: dict[str, Audit]) -> Audit:
-    """Return the audit picked on another page, else the newest; one with a partner if possible."""
-    picked = st.query_params.get(AUDIT), st.session_state.get(CHOICE)
-    ordered = [audits[name] for name in dict.fromkeys((*picked, *audits)) if name in audits]
+def _default_audit(audits: dict[str, Audit]) -> Audit:
+    """Return the audit chosen on another page, else the newest; if possible one with a partner."""
+    chosen = st.query_params.get(AUDIT), st.session_state.get(CHOICE)
+    ordered = [audits[name] for name in dict.fromkeys((*chosen, *audits)) if name in audits]
     return next((audit for audit in ordered if partners(audit, ordered)), ordered[0])
 
 
 def _draw_select(
     label: str, name: str, options: Sequence[str], chosen: str, *, named: Callable[[str], str] = str, clears: str = PAGE
 ) -> None:
-    """Draw a choice that is kept in the address."""
+    """Draw a choice whose value the address keeps."""
 
-    def take(value: str) -> None:
+    def choose(value: str) -> None:
         write(**{PAGE: None, clears: None, name: value})
 
     draw_set(
-        st.selectbox, label, options, key=f"compare-{name}", value=chosen, on_choose=take, format_func=named, width=215
+        st.selectbox,
+        label,
+        options,
+        key=f"compare-{name}",
+        value=chosen,
+        on_choose=choose,
+        format_func=named,
+        width=215,
     )
 
 
@@ -76,7 +82,7 @@ def _draw_none(sentence: str) -> NoReturn:
     st.info(sentence, icon=":material/compare_arrows:")
     st.markdown(
         "Audit a data set twice, with other settings or another seed; or export it cleaned and audit the export. "
-        "Pairs keep their ids, so that their scores can be compared."
+        "Pairs keep their ids, so their scores can be compared."
     )
     st.page_link("pages/audits.py", label="Start an audit", icon=":material/science:", query_params={"view": "start"})
     st.caption("Command line:")
@@ -86,43 +92,39 @@ def _draw_none(sentence: str) -> NoReturn:
 
 def draw_numbers(comparison: Comparison) -> None:
     """Draw how many pairs two audits share, and how well their scores agree."""
-    found = comparison
+    difference = signed(comparison.mean_difference)
     with st.grid(4, min_column_width=150) as grid:
-        grid.metric("Common pairs", f"{found.n_common:,}", border=True)
-        grid.metric("Spearman", number(found.spearman), border=True, help="Agreement of the two orders: 1 is the same.")
-        grid.metric("Pearson", number(found.pearson), border=True, help="Linear agreement of the scores.")
-        grid.metric(
-            "Mean difference",
-            signed(found.mean_difference),
-            border=True,
-            help="Second minus first, over the pairs that have the score in both.",
+        grid.metric("Common pairs", f"{comparison.n_common:,}", border=True)
+        grid.metric("Spearman", number(comparison.spearman), border=True, help="Rank agreement: 1 is the same order.")
+        grid.metric("Pearson", number(comparison.pearson), border=True, help="Linear agreement of the scores.")
+        grid.metric("Mean difference", difference, border=True, help="Second minus first, over pairs scored in both.")
+    notes = [f"{comparison.n_scored:,} pairs have {words(comparison.column)} in both."]
+    if comparison.low is not None:
+        interval = f"{number(comparison.low)} to {number(comparison.high)}"
+        notes.append(f"Mean difference: {interval} (95 % interval, paired by pair).")
+    if comparison.edited or comparison.only_one or comparison.only_other:
+        notes.append(
+            f"Changed pairs: {comparison.edited:,} with another caption or picture, {comparison.only_one:,} in the "
+            f"first only, {comparison.only_other:,} in the second only."
         )
-    lines = [f"{found.n_scored:,} pairs have {words(found.column)} in both."]
-    if found.low is not None:
-        lines.append(f"Mean difference: {number(found.low)} to {number(found.high)} (95 % interval, paired by pair).")
-    if found.edited or found.only_one or found.only_other:
-        lines.append(
-            f"Changed pairs: {found.edited:,} with another caption or picture, {found.only_one:,} in the first only, "
-            f"{found.only_other:,} in the second only."
-        )
-    if found.regrouped:
-        lines.append(f"In another group in the second: {pairs_in_words(found.regrouped)}, not listed below.")
-    st.caption(" ".join(lines))
+    if comparison.regrouped:
+        notes.append(f"In another group in the second: {pairs_in_words(comparison.regrouped)}, not listed below.")
+    st.caption(" ".join(notes))
 
 
 def draw_settings(one: Audit, other: Audit, comparison: Comparison) -> None:
     """Warn if the scores cannot be compared directly, and draw every setting that differs."""
     if comparison.warnings:
-        st.warning("These audits ran differently: compare ranks, not scores.", icon=":material/warning:")
+        st.warning("These audits ran with different settings: compare ranks, not scores.", icon=":material/warning:")
         for line in comparison.warnings:
             show_text(line, limit=500)
-    differing = differing_fields(one, other)
-    if differing.empty:
+    table = differing_fields(one, other)
+    if table.empty:
         st.caption("Both have the same settings.")
         return
-    label = "1 setting differs" if len(differing) == 1 else f"{len(differing)} settings differ"
+    label = "1 setting differs" if len(table) == 1 else f"{len(table)} settings differ"
     with st.expander(label, icon=":material/tune:"):
-        st.dataframe(differing, hide_index=True, placeholder="", alt="Settings that differ between the two audits")
+        st.dataframe(table, hide_index=True, placeholder="", alt="Settings that differ between the two audits")
 
 
 def finished_audits() -> list[Audit]:
@@ -153,41 +155,36 @@ def fingerprint(audit: Audit) -> str | None:
 
 def _share_pairs(one: Audit, other: Audit) -> bool:
     try:
-        return _shared(one, version_of(one), other, version_of(other))
+        return _have_common_pair(one, version_of(one), other, version_of(other))
     except InputError:
         return False
 
 
 @functools.lru_cache(maxsize=256)
-def _shared(one: Audit, version_one: Version, other: Audit, version_other: Version) -> bool:
-    theirs = fetch_arrow(other.folder / PAIRS, f'SELECT "{PAIR_ID}", "{SHA256}" FROM parquet')
-    query = f'SELECT "{PAIR_ID}" FROM parquet JOIN theirs USING ("{PAIR_ID}", "{SHA256}") LIMIT 1'
-    return fetch_arrow(one.folder / PAIRS, query, theirs=theirs).num_rows > 0
+def _have_common_pair(one: Audit, version_one: Version, other: Audit, version_other: Version) -> bool:
+    second = fetch_arrow(other.folder / PAIRS, f'SELECT "{PAIR_ID}", "{SHA256}" FROM parquet')
+    query = f'SELECT "{PAIR_ID}" FROM parquet JOIN second USING ("{PAIR_ID}", "{SHA256}") LIMIT 1'
+    return fetch_arrow(one.folder / PAIRS, query, second=second).num_rows > 0
 
 
 def compared(one: Audit, other: Audit, column: str) -> Comparison:
-    """Return how a score compares between two audits."""
-    for audit in (one, other):
-        settings_of(audit)
+    """Return how a score compares between two audits, computed once per version of their files."""
     return _compared(one, version_of(one), other, version_of(other), column)
 
 
 @functools.lru_cache(maxsize=4)
 def _compared(one: Audit, version_one: Version, other: Audit, version_other: Version, column: str) -> Comparison:
-    return compare(one, other, column=column, limit=CHANGED)
-
-
-def settings_of(audit: Audit) -> dict[str, Any]:
-    """Return the settings of an audit by the names of their flags."""
-    return flat(as_dict(audit.record.config))
+    return compare(one, other, column=column, limit=LISTED)
 
 
 def differing_fields(one: Audit, other: Audit) -> pd.DataFrame:
     """Return the settings that differ between two audits: setting, first, second, as text."""
-    first, second = settings_of(one), settings_of(other)
-    names = [name for name in {**first, **second} if first.get(name) != second.get(name)]
-    shown = [["–" if each.get(name) in (None, "") else str(each[name]) for each in (first, second)] for name in names]
-    rows = [(name, *values) for name, values in zip(names, shown, strict=True)]
+    first, second = (flat(as_dict(audit.record.config)) for audit in (one, other))
+    rows = [
+        (name, *("–" if values.get(name) in (None, "") else str(values[name]) for values in (first, second)))
+        for name in first | second
+        if first.get(name) != second.get(name)
+    ]
     return pd.DataFrame(rows, columns=["setting", "first", "second"], dtype=str)
 
 
@@ -198,8 +195,8 @@ def draw_points(one: Audit, other: Audit, comparison: Comparison) -> None:
         st.info("No pair has this score in both audits: choose another score.", icon=":material/info:")
         return
     scored = comparison.n_scored
-    few = "" if len(points) == scored else f"{len(points):,} of {scored:,} pairs are shown, a random sample. "
-    st.caption(f"{few}Colours are the groups in the first audit. Click a dot to see its pair.")
+    sample = "" if len(points) == scored else f"A random sample of {len(points):,} of {scored:,} pairs. "
+    st.caption(f"{sample}Colours are the groups in the first audit. Click a dot to see its pair.")
     event: Any = st.plotly_chart(
         comparison_figure(points, column=comparison.column, names=(one.name, other.name)),
         key=f"comparison-{one.name}-{other.name}-{comparison.column}",
@@ -210,9 +207,7 @@ def draw_points(one: Audit, other: Audit, comparison: Comparison) -> None:
     )
     dots = (event.get("selection") or {}).get("points") or []
     clicked = [dot["customdata"][0] for dot in dots if dot.get("customdata")]
-    row = points[points["row_one"].isin(clicked[-1:])]
-    if len(row):
-        draw_change_cards(_sides(one, other), comparison.column, row.to_dict("records"), key="clicked")
+    _draw_cards(one, other, comparison, points[points["row_one"].isin(clicked[-1:])], key="clicked")
 
 
 def draw_changed(one: Audit, other: Audit, comparison: Comparison) -> None:
@@ -220,13 +215,14 @@ def draw_changed(one: Audit, other: Audit, comparison: Comparison) -> None:
     changed = comparison.changed
     if changed.empty:
         return
-    page, pages = read_page(len(changed), SIZE)
+    page, pages = read_page(len(changed), PAGE_SIZE)
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="bottom"):
         st.subheader("Changed most", anchor=False, width="content")
         draw_pages(page, pages, key="changed-pages")
-    shown = changed.iloc[(page - 1) * SIZE : page * SIZE]
-    draw_change_cards(_sides(one, other), comparison.column, shown.to_dict("records"), key="changed")
+    _draw_cards(one, other, comparison, changed.iloc[(page - 1) * PAGE_SIZE : page * PAGE_SIZE], key="changed")
 
 
-def _sides(one: Audit, other: Audit) -> Sides:
-    return Sides(one, other, links={"In first": one, "In second": other})
+def _draw_cards(one: Audit, other: Audit, comparison: Comparison, pairs: pd.DataFrame, *, key: str) -> None:
+    sides = Sides(one, other, links={"In first": one, "In second": other})
+    if len(pairs):
+        draw_change_cards(sides, comparison.column, pairs.to_dict("records"), key=key)

@@ -22,6 +22,7 @@ from clipmem_core.dashboard.plain import (
     LIMIT,
     cut,
     draw_fault,
+    explained_errors,
     moment,
     one_line,
     pairs_in_words,
@@ -238,7 +239,8 @@ def _draw_second(audit: Audit, name: str) -> None:
     if state_of(name).word != DONE:
         draw_progress(name)
         return
-    result, compared = reaudit.read_comparison(Audit(audits_folder() / name))
+    with explained_errors():
+        result, compared = reaudit.read_comparison(Audit(audits_folder() / name))
     if compared:
         first, *others = reaudit.comparison_lines(result)
         show_strong(first)

@@ -1,4 +1,4 @@
-"""The parts of the page Detectors: their accuracy on injected errors, how far they agree, and where two differ."""
+"""The parts of the page Detectors: accuracy on injected errors, agreement, and the pairs on which two differ."""
 
 import shlex
 from typing import Any
@@ -18,24 +18,24 @@ from clipmem_core.review.selection import Selection
 from clipmem_core.scores.registry import words
 from clipmem_core.studies.benchmark.results import DETECTOR, KIND, MEASURE, OVER, SHARE, SHORT
 
-OWN = "this audit"
+THIS_AUDIT = "this audit"
 CHART = {"displaylogo": False, "displayModeBar": False}
-PLANTED_WORDS = {"miscaption": "another pair's captions", "vague": "vague captions", "duplicate": "there twice"}
+PLANTED_WORDS = {"miscaption": "another pair's captions", "vague": "vague captions", "duplicate": "duplicated pair"}
 
 
 def draw_findings(audit: Audit) -> None:
     """Draw the accuracy of each detector on errors injected here or in a benchmark, or the command that measures it."""
     st.subheader("Detector accuracy on injected errors", anchor=False)
-    own = r.planted_findings(audit)
+    audit_findings = r.planted_findings(audit)
     benchmarks = {f"benchmark {benchmark.name}": benchmark for benchmark in r.benchmarks_of(audit)}
-    options = [*benchmarks, *([OWN] if own else [])]
+    options = [*benchmarks, *([THIS_AUDIT] if audit_findings else [])]
     if not options:
         st.info(
-            "No errors were injected in this audit, and there is no benchmark of its data set. Without known errors, "
-            "detectors can only be compared with each other.",
+            "This audit has no injected errors and its data set has no benchmark, so detectors can only be compared "
+            "with each other.",
             icon=":material/quiz:",
         )
-        st.caption("This injects six kinds of errors into copies of the data set and measures every detector:")
+        st.caption("To inject six kinds of errors into copies of the data set and measure every detector, run:")
         source = shlex.quote(audit.record.source)
         st.code(f"python -m clipmem_core benchmark {source} --name {audit.name}", language="bash")
         return
@@ -43,24 +43,24 @@ def draw_findings(audit: Audit) -> None:
     if len(options) > 1:
         chosen = choose_listed("Errors injected in", options, parameter="from", key="detectors-from", width=320)
     with one_line_errors("This benchmark"):
-        found = own if chosen == OWN else r.benchmark_findings(benchmarks[chosen])
-        if found is None:
-            st.info("Its first run is not finished yet.", icon=":material/hourglass_empty:")
+        findings = audit_findings if chosen == THIS_AUDIT else r.benchmark_findings(benchmarks[chosen])
+        if findings is None:
+            st.info("The first run of this benchmark is not finished yet.", icon=":material/hourglass_empty:")
             return
-        _draw_table(found)
-        _draw_curves(found)
+        _draw_table(findings)
+        _draw_curves(findings.curves)
 
 
-def _draw_table(found: r.Findings) -> None:
-    if found.note:
-        st.caption(found.note)
-    measures = {name: short for name, short in SHORT.items() if (found.table[MEASURE] == name).any()}
+def _draw_table(findings: r.Findings) -> None:
+    if findings.note:
+        st.caption(findings.note)
+    measures = {name: short for name, short in SHORT.items() if (findings.table[MEASURE] == name).any()}
     measure = choose_segment("Measure", measures, parameter="measure", key="detectors-measure", hidden=True)
-    rows = found.table[found.table[MEASURE] == measure]
+    rows = findings.table[findings.table[MEASURE] == measure]
     cells = pd.DataFrame(
         {
             DETECTOR: rows[DETECTOR].map(words),
-            KIND: [_cell_name(kind, share) for kind, share in zip(rows[KIND], rows[SHARE], strict=True)],
+            KIND: [_error_name(kind, share) for kind, share in zip(rows[KIND], rows[SHARE], strict=True)],
             "text": [_cell_text(row) for row in rows.to_dict("records")],
         }
     )
@@ -69,10 +69,10 @@ def _draw_table(found: r.Findings) -> None:
     alt = f"{SHORT[measure]} of each detector by kind of error, with intervals"
     st.dataframe(table, hide_index=True, height="content", alt=alt)
     paired = " ▲ ▼: better or worse than misfit; the paired interval excludes 0." if rows[OVER].notna().any() else ""
-    st.caption(f"{SHORT[measure]}, in brackets {found.interval}.{paired}")
+    st.caption(f"{SHORT[measure]}, in brackets {findings.interval}.{paired}")
 
 
-def _cell_name(kind: str, share: float) -> str:
+def _error_name(kind: str, share: float) -> str:
     return f"{ERROR_KINDS[kind].label if kind in ERROR_KINDS else PLANTED_WORDS.get(kind, kind)}, {share:.0%}"
 
 
@@ -83,23 +83,18 @@ def _cell_text(row: dict[Any, Any]) -> str:
     return f"{row['mean']:.3f}{interval}{mark}"
 
 
-def _draw_curves(found: r.Findings) -> None:
-    curves = found.curves
+def _draw_curves(curves: pd.DataFrame) -> None:
     pieces = dict.fromkeys(zip(curves[KIND], curves[SHARE], strict=True))
-    cells = {f"{kind}-{share:g}": (kind, share) for kind, share in pieces}
+    errors = {f"{kind}-{share:g}": (kind, share) for kind, share in pieces}
+    names = {error: _error_name(kind, share) for error, (kind, share) in errors.items()}
     chosen = choose_listed(
-        "Error",
-        list(cells),
-        parameter="mistake",
-        key="detectors-kind",
-        width=420,
-        format_func=lambda cell: _cell_name(*cells[cell]),
+        "Error", list(errors), parameter="mistake", key="detectors-kind", width=420, format_func=names.__getitem__
     )
-    kind, share = cells[chosen]
+    kind, share = errors[chosen]
     st.plotly_chart(
         precision_figure(curves[(curves[KIND] == kind) & (curves[SHARE] == share)], share=share),
         config=CHART,
-        alt=f"Precision of each detector against the number of pairs reviewed: {_cell_name(kind, share)}",
+        alt=f"Precision of each detector against the number of pairs reviewed: {names[chosen]}",
     )
     st.caption("Dotted: a random order. Click a name to hide its line.")
 
@@ -116,15 +111,15 @@ def draw_agreement(audit: Audit) -> None:
     st.caption(f"Rank correlation over {len(scores):,} pairs: 1 is the same order, 0 is unrelated.")
     st.subheader("Where two detectors differ most", anchor=False)
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
-        look: dict[str, Any] = {"width": 215, "format_func": words}
-        one = choose_listed("Detector", names, parameter="one", key="detectors-one", **look)
+        options: dict[str, Any] = {"width": 215, "format_func": words}
+        one = choose_listed("Detector", names, parameter="one", key="detectors-one", **options)
         others = [name for name in names if name != one]
-        other = choose_listed("Other detector", others, parameter="other", key="detectors-other", **look)
+        other = choose_listed("Other detector", others, parameter="other", key="detectors-other", **options)
     for first, second in ((one, other), (other, one)):
         show_text(f"Suspicious by {words(first)}, not by {words(second)}")
-        found = r.differ_most(scores, first, second, limit=6)
-        if found.empty:
+        rows = r.differ_most(scores, first, second, limit=6)["row"].tolist()
+        if rows:
+            pairs = cards(audit, rows, Selection())
+            draw_grid(audit, pairs, selection=Selection(order=first), key=f"differ-{first}-{second}")
+        else:
             st.caption("No pair.")
-            continue
-        shown = cards(audit, found["row"].tolist(), Selection())
-        draw_grid(audit, shown, selection=Selection(order=first), key=f"differ-{first}-{second}")

@@ -1,7 +1,6 @@
 """The page Encoders: each encoder's part of clipmem, and the studies of the encoders."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,42 +12,24 @@ import streamlit as st
 from clipmem_core import columns as c
 from clipmem_core.audits.store import Audit
 from clipmem_core.config import InputError
-from clipmem_core.dashboard.maps import draw_selectable, sample_words
+from clipmem_core.dashboard.maps import draw_selectable, sample_note
 from clipmem_core.dashboard.page import choose_listed, choose_segment
 from clipmem_core.dashboard.plain import draw_fault, explained_errors, show_text
 from clipmem_core.figures.clouds import contribution_figure
 from clipmem_core.figures.studies import MEASURES, means_figure, size_figure, time_figure, views_figure
-from clipmem_core.files import mapping
+from clipmem_core.io import mapping
 from clipmem_core.review import score_breakdown as b
 from clipmem_core.review.overview import locked_towers
 from clipmem_core.review.selection import Selection
 from clipmem_core.review.tables import Version, version_of
 from clipmem_core.scores.seeds import over_seeds
+from clipmem_core.studies import results as r
+from clipmem_core.studies import store as s
 from clipmem_core.studies.plan import STUDIES
-from clipmem_core.studies.results import (
-    TEXT_LEAD,
-    ReferenceStudy,
-    beyond_external,
-    by_split,
-    reference_studies,
-    replicates,
-    rows_of,
-    sentences,
-)
-from clipmem_core.studies.store import (
-    ARM,
-    EPOCH,
-    IMAGE_EXTERNAL,
-    SEED,
-    TEXT_EXTERNAL,
-    StudyFolder,
-    list_studies,
-)
 
 LABELS_SHOWN = 12
-FIXED = {"displayModeBar": False}
+CHART = {"displayModeBar": False}
 CLASSES = {c.GROUP: "Group", c.LABEL: "Label", c.PLANTED: "Injected error"}
-MEANING = "Each dot is a pair: the text encoder's part of its clipmem (up) against the image encoder's (right)."
 BARS = (
     "Bars are mean ± 1.96 standard errors over pairs, for these members. Dotted lines: the same over external pairs, "
     "which no model memorized."
@@ -56,38 +37,27 @@ BARS = (
 MIRRORED = "Independent pairs were learned by g, which is subtracted: theirs are negative."
 SSLMEM = (
     "How much closer an encoder puts the views of one picture (text: the captions of one pair) if it trained on the "
-    "pair. It needs two views, which a locked tower does not see, or two captions."
+    "pair. It needs two captions, or two views of the picture, which a locked tower does not have."
 )
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How the results of a study's plan are drawn."""
-
-    title: str
-    meaning: str
-    measures: list[str]
-    figure: Callable[[pd.DataFrame], go.Figure]
-
-
-PLANS = {
-    "time": Plan(
+Plan = tuple[str, str, list[str], Callable[[pd.DataFrame], go.Figure]]  # title, meaning, measures and figure
+PLANS: dict[str, Plan] = {
+    "time": (
         "Time: which encoder memorizes first?",
         "Each encoder's mean contribution to the clipmem of candidates over training, minus that of external pairs, "
         "which no model memorized.",
         list(MEASURES),
         time_figure,
     ),
-    "size": Plan(
+    "size": (
         "Size: does the text encoder lead beside a larger image encoder too?",
         "The text encoder's contribution minus the image encoder's, with either at half, normal and double width; "
         "below 0 the image encoder leads.",
-        [TEXT_LEAD],
+        [r.TEXT_LEAD],
         size_figure,
     ),
-    "views": Plan(
+    "views": (
         "Views: does text lead only because captions are not varied as pictures are?",
-        "Each encoder's contribution with image crops off, normal and strong, and with one caption a pair or all.",
+        "Each encoder's contribution with image crops off, normal and strong, and with one caption per pair or all.",
         list(MEASURES),
         views_figure,
     ),
@@ -98,7 +68,7 @@ def draw_doubts(audit: Audit) -> None:
     """Draw how well the members' spaces map onto each other, and warn if the split is doubtful."""
     encoders = mapping(audit.verdict.get("encoders"))
     if missing := encoders.get("missing"):
-        st.warning("This audit has no parts of the encoders; every other score is there.", icon=":material/warning:")
+        st.warning("Encoder parts are not available in this audit; all other scores are.", icon=":material/warning:")
         show_text(str(missing), limit=500)
         return
     if locked := locked_towers(audit.record.config):
@@ -119,12 +89,12 @@ def draw_contribution_map(audit: Audit) -> None:
     """Draw the pairs; only this fragment reruns when the colours change or a shape is drawn."""
     st.subheader("Text against image encoder, pair by pair", anchor=False)
     with explained_errors():
-        points, density = _loaded(audit.folder, version_of(audit))
+        points, density = _load_contributions(audit.folder, version_of(audit))
         if points.empty:
             st.info("No pair has contributions of both encoders.", icon=":material/info:")
             return
-        offered = {name: label for name, label in CLASSES.items() if points[name].notna().any()}
-        colour_by = choose_segment("Colour", offered, parameter="colour", key="encoder-colour", default=c.GROUP)
+        classes = {name: label for name, label in CLASSES.items() if points[name].notna().any()}
+        colour_by = choose_segment("Colour", classes, parameter="colour", key="encoder-colour", default=c.GROUP)
         count = len(points) if density.empty else int(density["n"].sum())
         draw_selectable(
             audit,
@@ -134,11 +104,12 @@ def draw_contribution_map(audit: Audit) -> None:
             key=f"contributions-{audit.name}",
             alt=f"{count:,} pairs: the text encoder's part of clipmem against the image encoder's.",
         )
-    st.caption(f"{MEANING} {sample_words(len(points), count)}".strip())
+    if note := sample_note(len(points), count):
+        st.caption(note)
 
 
 @st.cache_data(max_entries=4, show_spinner=False)
-def _loaded(folder: Path, version: Version) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _load_contributions(folder: Path, version: Version) -> tuple[pd.DataFrame, pd.DataFrame]:
     return b.load_contributions(Audit(folder))
 
 
@@ -154,7 +125,7 @@ def draw_means(audit: Audit) -> None:
     st.plotly_chart(
         means_figure(means, null, title="mean part of clipmem (cosine units)"),
         key=f"encoder-means-{by}",
-        config=FIXED,
+        config=CHART,
         alt=f"Mean part of each encoder by {by}",
     )
     mirrored = by == c.GROUP and (means["name"] == c.INDEPENDENT).any()
@@ -171,7 +142,7 @@ def draw_sslmem(audit: Audit) -> None:
     st.plotly_chart(
         means_figure(means, means[means["name"] == c.EXTERNAL], title="mean SSLMem (cosine units)"),
         key="encoder-sslmem",
-        config=FIXED,
+        config=CHART,
         alt="Mean SSLMem of each encoder by group",
     )
     st.caption(f"{SSLMEM} {BARS}")
@@ -179,67 +150,61 @@ def draw_sslmem(audit: Audit) -> None:
 
 def draw_studies() -> None:
     """Draw one study of each question: your own, or a reference study."""
-    st.caption("Studies train their own members over several seeds; they are about a data set, not about one audit.")
-    own = list_studies()
-    for name, plan in PLANS.items():
-        st.subheader(plan.title, anchor=False)
+    st.caption("A study trains its own members over several seeds. It describes a data set, not one audit.")
+    by_plan: dict[str, dict[str, s.StudyFolder]] = {name: {} for name in PLANS}
+    for study in s.list_studies():
         try:
-            studies: dict[str, Any] = {study.name: study for study in own if _plan_of(study) == name}
-            is_own = bool(studies)
-            studies = studies or {study.name: study for study in reference_studies((name,))}
-            key = f"study_{name}"
-            if studies:
-                chosen = choose_listed("Study", list(studies), parameter=key, key=f"encoders-{key}", width=260)
-                (_draw_study if is_own else _draw_reference)(studies[chosen], plan)
+            by_plan.get(study.request["study"], {})[study.name] = study
+        except InputError:  # a broken study.json does not name its plan
+            continue
+    for plan, studies in by_plan.items():
+        st.subheader(PLANS[plan][0], anchor=False)
+        try:
+            options: dict[str, Any] = studies or {study.name: study for study in r.reference_studies((plan,))}
+            if options:
+                key = f"study_{plan}"
+                chosen = choose_listed("Study", list(options), parameter=key, key=f"encoders-{key}", width=260)
+                (_draw_study if studies else _draw_reference)(options[chosen], plan)
         except InputError as error:
             draw_fault("This study cannot be shown.", error)
-            continue
-        if not is_own:
-            st.caption(f"No study of your own yet: {STUDIES[name].question} Command line:")
-            st.code(f"python -m clipmem_core study {name} SOURCE --name {name} --preset small", language="bash")
+        if not studies:
+            st.caption(f"No study of your own yet: {STUDIES[plan].question} Command line:")
+            st.code(f"python -m clipmem_core study {plan} SOURCE --name {plan} --preset small", language="bash")
 
 
-def _plan_of(study: StudyFolder) -> str:
-    try:
-        return str(study.asked["study"])
-    except InputError:  # no plan's page can show it
-        return ""
-
-
-def _draw_study(study: StudyFolder, plan: Plan) -> None:
+def _draw_study(study: s.StudyFolder, plan: str) -> None:
     """Draw a study's figure and its sentences."""
-    total = len(study.asked["arms"]) * study.asked["config"]["seeds"]
-    rows, times = rows_of(study), study.times
+    _, meaning, measures, figure = PLANS[plan]
+    total = len(study.request["arms"]) * study.request["config"]["seeds"]
+    rows, times = r.rows_of(study), study.times
     if rows.empty:
-        st.info(f"Study of {total} arms and seeds: none is finished yet.", icon=":material/hourglass:")
+        st.info(f"None of {total} arms × seeds is finished yet.", icon=":material/hourglass:")
         return
-    if plan.figure is time_figure:
-        lacking = {EPOCH, SEED, *MEASURES, IMAGE_EXTERNAL, TEXT_EXTERNAL} - set(times)
+    table, by = rows, [s.ARM]
+    if plan == "time":
+        lacking = {s.EPOCH, s.SEED, *MEASURES, s.IMAGE_EXTERNAL, s.TEXT_EXTERNAL} - set(times)
         if lacking:
-            missing = ", ".join(sorted(lacking))
-            raise InputError(f"{study.folder} lacks {missing}: delete it and run the study again")
-        table, by = beyond_external(times), [EPOCH]
-    else:
-        table, by = rows, [ARM]
-    means = over_seeds(by_split(table, by, plan.measures), by=by, measures=plan.measures)
-    show_text(f"{study.name}: {study.asked.get('source')}", limit=200)
-    st.plotly_chart(plan.figure(means), key=f"study-{study.name}", config=FIXED, alt=plan.meaning)
-    for sentence in sentences(study):
+            columns = ", ".join(sorted(lacking))
+            raise InputError(f"{study.folder} lacks {columns}: delete it and run the study again")
+        table, by = r.beyond_external(times), [s.EPOCH]
+    means = over_seeds(r.by_split(table, by, measures), by=by, measures=measures)
+    show_text(f"{study.name}: {study.request.get('source')}", limit=200)
+    st.plotly_chart(figure(means), key=f"study-{study.name}", config=CHART, alt=meaning)
+    for sentence in r.sentences(study):
         show_text(sentence)
-    progress = f" {len(rows)} of {total} arms and seeds are finished." if len(rows) < total else ""
-    st.caption(f"{plan.meaning} Bars are 95 % intervals over {replicates(rows)}; they need three.{progress}")
+    progress = f" {len(rows)} of {total} arms × seeds are finished." if len(rows) < total else ""
+    st.caption(f"{meaning} Bars are 95 % intervals over {r.replicates(rows)}; they need three.{progress}")
 
 
-def _draw_reference(study: ReferenceStudy, plan: Plan) -> None:
+def _draw_reference(study: r.ReferenceStudy, plan: str) -> None:
     """Draw the figure of a study that comes with the code, from its table of means."""
-    rows = study.rows.rename(columns={"value": "mean"}).assign(low=np.nan, high=np.nan)
-    if plan.figure is time_figure:
-        wide = rows[rows[EPOCH].notna()].pivot_table(index=EPOCH, columns="measure", values="mean").reset_index()
-        parts = beyond_external(wide)[[EPOCH, *MEASURES]]
-        means = parts.melt(id_vars=[EPOCH], var_name="measure", value_name="mean").assign(low=np.nan, high=np.nan)
-    else:
-        means = rows[rows["measure"].isin(plan.measures)]
+    _, meaning, measures, figure = PLANS[plan]
+    rows = study.rows.rename(columns={"value": "mean"})
+    if plan == "time":
+        wide = rows[rows[s.EPOCH].notna()].pivot_table(index=s.EPOCH, columns="measure", values="mean").reset_index()
+        rows = r.beyond_external(wide).melt(id_vars=[s.EPOCH], var_name="measure", value_name="mean")
+    means = rows[rows["measure"].isin(measures)].assign(low=np.nan, high=np.nan)
     st.badge("Reference", icon=":material/menu_book:", color="grey")
     show_text(study.title)
-    st.plotly_chart(plan.figure(means), key=f"reference-{study.name}", config=FIXED, alt=plan.meaning)
-    st.caption(f"{plan.meaning} Means over {study.seeds} seeds, without intervals.")
+    st.plotly_chart(figure(means), key=f"reference-{study.name}", config=CHART, alt=meaning)
+    st.caption(f"{meaning} Means over {study.seeds} seeds, without intervals.")

@@ -1,6 +1,6 @@
 """The view of exports: formats, the button that starts an export, its progress, and the finished export.
 
-A detached job writes it with the command line's own command: it continues when the page is closed.
+A detached job writes it with the command that the page shows: it continues when the page is closed.
 """
 
 from pathlib import Path
@@ -20,7 +20,7 @@ from clipmem_core.review.decisions import RECAPTION, REMOVE
 from clipmem_core.review.selection import UNDECIDED
 
 FORMAT = "format"  # in the address
-CHOICES = {  # value in the address → a format and the ending of its file
+CHOICES = {  # value in the address → a format and the suffix of its file
     name if suffix == about.suffixes[0] else f"{name}-{suffix[1:]}": (name, suffix)
     for name, about in FORMATS.items()
     for suffix in about.suffixes
@@ -29,7 +29,7 @@ DOWNLOAD_BYTES = 200_000_000  # a download is read into memory
 
 
 def draw_exports(audit: Audit) -> None:
-    """Draw the choice of a format, what the export holds, its progress, and the finished export."""
+    """Draw the choice of a format, the contents of the export, its progress, and the finished export."""
     format, suffix = CHOICES.get(st.query_params.get(FORMAT, ""), next(iter(CHOICES.values())))
     about = FORMATS[format]
     path = data_folder().absolute() / "exports" / audit.name / f"{audit.name}-{format}{suffix}"
@@ -85,7 +85,7 @@ def _contents(audit: Audit, format: str) -> str:
     if format == "html":
         return f"The report of all {total:,} pairs, with the decisions."
     if audit.record.config.plant_miscaptions:
-        return f"{total:,} pairs with their own captions, without injected errors and the pairs you removed."
+        return f"{total:,} pairs with their original captions, minus injected errors and the pairs you removed."
     return f"{total - removed:,} pairs kept, {removed:,} removed, {counts[RECAPTION]:,} with changed captions."
 
 
@@ -107,12 +107,12 @@ def _draw_end(job: Job, path: Path) -> None:
     elif path.exists():
         with st.container(border=True):
             st.code(str(path), language=None, wrap_lines=True)
-            shown = (f"{path}: ", "note: ")
-            show_text("\n".join(line.removeprefix(shown[0]) for line in job.last_lines if line.startswith(shown)))
             for line in job.last_lines:
                 if line.startswith(AUDIT_IT):
                     st.caption("Audit the result:")
                     st.code(line.removeprefix(AUDIT_IT), language="bash", wrap_lines=True)
+                elif line.startswith((f"{path}: ", "note: ")):
+                    show_text(line.removeprefix(f"{path}: "))
             if path.is_file() and path.stat().st_size <= DOWNLOAD_BYTES:
                 st.download_button(
                     "Download",

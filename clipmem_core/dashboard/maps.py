@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import plotly.graph_objects as go
 import streamlit as st
 
@@ -27,8 +26,7 @@ from clipmem_core.scores.registry import COLOUR as SCORE_COLOUR
 from clipmem_core.scores.registry import scores_in, words
 
 STRIP, STRIP_HEIGHT, STRIP_SIDE = 24, 560, 110  # pairs beside a chart, pixels of the strip and of a picture
-NEAREST = 12  # pairs shown for a clicked point, itself included
-CONFIG = {
+CHART = {
     "displaylogo": False,
     "displayModeBar": True,
     "scrollZoom": True,
@@ -38,7 +36,7 @@ MAP_COLOURS = {c.GROUP: "Group", c.PLANTED: "Injected error"}
 SIDES = {s.IMAGE_SIDE: "Pictures", s.TEXT_SIDE: "Captions"}
 LINES = (
     "The lines come from the external pairs, which no member trained on: three quarters of them lie to the right of "
-    "the vertical one, and one in twenty above the horizontal one."
+    "the vertical line, and one in twenty above the horizontal line."
 )
 MIRRORED = "Independent pairs were learned by g, which is subtracted: their memorized pairs lie below the lower line."
 
@@ -46,38 +44,37 @@ MIRRORED = "Independent pairs were learned by g, which is subtracted: their memo
 def draw_selectable(
     audit: Audit, figure: go.Figure, *, selection: s.Selection, columns: tuple[str, str], key: str, alt: str
 ) -> None:
-    """Draw a chart, and beside it the pairs within the shape drawn on it, or those nearest to the clicked point."""
+    """Draw a chart, and beside it the clicked pair or the pairs within the shape drawn on the chart."""
     clicked_key = f"{key}-clicked"
     left, right = st.columns([3, 2], gap="medium")
     with left:
         event: Any = st.plotly_chart(
-            figure, key=key, on_select="rerun", selection_mode=("box", "lasso"), config=CONFIG, alt=alt
+            figure, key=key, on_select="rerun", selection_mode=("box", "lasso"), config=CHART, alt=alt
         )
         outline = drawn_outline(event, *columns)
-        chart = f"st-key-{re.sub('[^a-zA-Z0-9_-]', '-', key)}"  # the class that Streamlit gives to an element's key
+        css_class = f"st-key-{re.sub('[^a-zA-Z0-9_-]', '-', key)}"  # Streamlit derives it from the key
 
-        def take(row: int) -> None:
+        def click(row: int) -> None:
             st.session_state[clicked_key] = row, outline
 
-        draw_pointer(audit, chart, key=f"{key}-pointer", on_choose=take)
-    clicked, outline_then = st.session_state.get(clicked_key, (None, None))
+        draw_pointer(audit, css_class, key=f"{key}-pointer", on_choose=click)
+    row, outline_at_click = st.session_state.get(clicked_key, (None, None))
     with right:
-        if clicked is not None and outline in (None, outline_then):  # no shape was drawn since
-            rows = _nearest_rows(figure, clicked)
-            st.caption(f"The clicked pair and its {len(rows) - 1} nearest on the map.")
-            _draw_strip(audit, rows, s.Selection(), key=key)
+        if row is not None and outline in (None, outline_at_click):  # no shape was drawn after the click
+            _draw_strip(audit, [row], s.Selection(), key=key)
         elif outline is not None:
-            _draw_shape(audit, as_linked(dataclasses.replace(selection, outline=outline)), key=key)
+            _draw_shape(audit, dataclasses.replace(selection, outline=outline), key=key)
         else:
             st.caption("Click a point, or lasso points to see their pictures.")
 
 
 def _draw_shape(audit: Audit, selection: s.Selection, *, key: str) -> None:
+    selection, _ = s.from_parameters(s.to_parameters(selection))  # with the rounding of an address, as in Browse
     count = count_pairs(audit, selection)
     if count == 0:
         st.caption("No pair inside. Double-click removes the shape.")
         return
-    label = f"Open {count:,} pairs in Browse"
+    label = "Open 1 pair in Browse" if count == 1 else f"Open {count:,} pairs in Browse"
     if st.button(label, key=f"{key}-open", type="primary", icon=":material/grid_view:"):
         st.switch_page("pages/browse.py", query_params=link(audit, selection))
     if count > STRIP:
@@ -90,18 +87,6 @@ def _draw_strip(audit: Audit, rows: Sequence[int], selection: s.Selection, *, ke
         draw_grid(audit, cards(audit, rows, selection), selection=selection, key=f"{key}-strip", side=STRIP_SIDE)
 
 
-def _nearest_rows(figure: go.Figure, row: int) -> list[int]:
-    """Return the row of a chart's point, and those of the points nearest to it on the chart."""
-    traces = [trace for trace in figure.data if trace.customdata is not None]
-    rows, x, y = (np.concatenate([np.asarray(trace[name]) for trace in traces]) for name in ("customdata", "x", "y"))
-    places = np.stack([x, y], axis=1).astype(float)
-    if row not in rows:
-        return [row]
-    distances = np.linalg.norm((places - places[rows == row][0]) / np.maximum(np.ptp(places, axis=0), 1e-12), axis=1)
-    distances[rows == row] = -1
-    return rows[np.argsort(distances, kind="stable")[:NEAREST]].tolist()
-
-
 def drawn_outline(event: Mapping[str, Any], x: str, y: str) -> s.Outline | None:
     """Return the shape that was drawn last on a chart of the columns x and y, or None."""
     selected = event.get("selection") or {}
@@ -112,52 +97,48 @@ def drawn_outline(event: Mapping[str, Any], x: str, y: str) -> s.Outline | None:
     return s.box(x, y, boxes[-1]["x"], boxes[-1]["y"]) if boxes else None
 
 
-def as_linked(selection: s.Selection) -> s.Selection:
-    """Return a selection with the rounding of an address, so that Browse shows the same pairs."""
-    return s.from_parameters(s.to_parameters(selection))[0]
-
-
 @st.fragment
 def draw_score_map(audit: Audit) -> None:
     """Draw the map of scores; only this fragment reruns when its colours change or a shape is drawn on it."""
     st.subheader("Learned and memorized", anchor=False)
     with explained_errors():
-        score_map = _loaded(audit.folder, version_of(audit))
+        score_map = _load_score_map(audit.folder, version_of(audit))
         if score_map.count == 0:
             st.info("No pair has both similarity out and clipmem.", icon=":material/info:")
             return
         colour_by = c.GROUP
         if score_map.points[c.PLANTED].notna().any():
             colour_by = choose_segment("Colour", MAP_COLOURS, parameter="colour", key="map-colour")
+        corners = score_map.corners
         draw_selectable(
             audit,
-            score_map_figure(
-                score_map.points, colour_by=colour_by, corners=score_map.corners, density=score_map.density
-            ),
+            score_map_figure(score_map.points, colour_by=colour_by, corners=corners, density=score_map.density),
             selection=s.Selection(),
             columns=(c.SIMILARITY_OUT, c.CLIPMEM),
             key=f"score-map-{audit.name}",
             alt=f"Map of {score_map.count:,} pairs: similarity out against clipmem, its corners named.",
         )
-    notes = [LINES] if score_map.corners else []
-    if score_map.corners and score_map.corners.low is not None:
-        notes.append(MIRRORED)
-    notes += [sample_words(len(score_map.points), score_map.count), doubt(read_verdict(audit))]
+    notes = [
+        LINES if corners else "",
+        MIRRORED if corners and corners.low is not None else "",
+        sample_note(len(score_map.points), score_map.count),
+        doubt(read_verdict(audit)),
+    ]
     st.caption(" ".join(filter(None, notes)))
 
 
-def sample_words(drawn: int, count: int) -> str:
+def sample_note(drawn: int, count: int) -> str:
     """Explain a map that shows a random sample of its pairs; empty if it shows all."""
     if drawn == count:
         return ""
     return (
-        f"Points are a random sample of {drawn:,} of {count:,} pairs; the grey area counts all pairs, and a shape "
-        "selects among all of them."
+        f"Points are a random sample of {drawn:,} of {count:,} pairs. The grey area counts all pairs, and a shape "
+        "selects among all pairs."
     )
 
 
 @st.cache_data(max_entries=4, show_spinner=False)
-def _loaded(folder: Path, version: Version) -> ScoreMap:
+def _load_score_map(folder: Path, version: Version) -> ScoreMap:
     return load_score_map(Audit(folder))
 
 
@@ -181,7 +162,7 @@ def draw_choices(audit: Audit) -> tuple[str, str]:
 def draw_embedding_map(audit: Audit, name: str, colour_by: str) -> None:
     """Draw a map of embeddings, or the button that builds it."""
     if map_file(audit, name) is None:
-        _draw_waiting(audit, name)
+        _draw_job(audit, name)
         return
     with explained_errors():
         points = map_points(audit, name, colour_by)
@@ -194,9 +175,7 @@ def draw_embedding_map(audit: Audit, name: str, colour_by: str) -> None:
             key=f"embeddings-{name}",
             alt=f"Map of {len(points):,} pairs by their embeddings, coloured by {words(colour_by)}.",
         )
-    notes = [
-        "Pairs that the model finds similar lie close together. Axes and distances between far groups have no meaning."
-    ]
+    notes = ["Similar pairs lie close together. Axes and distances between far groups have no meaning."]
     if colour_by not in (c.GROUP, c.LABEL, c.PLANTED):
         notes.append("Colours end at the {}nd and {}th percentile.".format(*PERCENTILES))
     if pairs > len(points):
@@ -205,16 +184,15 @@ def draw_embedding_map(audit: Audit, name: str, colour_by: str) -> None:
 
 
 @st.fragment(run_every=1)
-def _draw_waiting(audit: Audit, name: str) -> None:
-    """Draw the progress of a map every second, and rerun the page once it is finished."""
+def _draw_job(audit: Audit, name: str) -> None:
+    """Draw the button that builds a map, or its progress; rerun the page once it is finished."""
     with explained_errors():
         if map_file(audit, name) is not None:
             st.rerun()
         job = map_task(audit, name).find()
         if job is not None and job.running:
-            stage = job.last_line or "starting"
-            show_text(f"Building the map: {stage} ({duration(job.age)} so far).", limit=200)
-            st.caption("The map is cached. You can close this page while it is built.")
+            show_text(f"Building the map: {job.last_line or 'starting'} ({duration(job.age)} so far).", limit=200)
+            st.caption("You can close this page; it continues.")
             return
         if job is not None and job.failed:
             draw_fault("The map could not be built.", job.last_line.removeprefix("error: "))

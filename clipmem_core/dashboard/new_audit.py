@@ -34,81 +34,84 @@ from clipmem_core.pairs.table import DRAWN, check_source, lacks_captions
 
 TEMPLATE = "a photo of a {label}"
 MAIN = ("epochs", "batch_size", "captions", "plant_miscaptions", "drop_lookalikes", "seed")
-# Fields with a widget of their own, above
+# Fields that have another widget above
 DRAWN_ABOVE = ["preset", "protocol", "members", "seeds", "features"]
 DRAWN_ABOVE += ["lock_image", "lock_text", "image_tower", "text_tower"]
-USUAL_REPEATS = 2
+DEFAULT_REPEATS = 2
 REPETITIONS = {  # protocol → label, default, help
-    "ensemble": ("Repeats", USUAL_REPEATS, "Random partitions into folds; each trains one member per fold."),
+    "ensemble": ("Repeats", DEFAULT_REPEATS, "Random partitions into folds; each trains one member per fold."),
     "paper": ("Seeds", 1, "Pairs of models f and g; 3 give intervals."),
 }
 PRESET_HELP = {
-    "locked": "Both towers are pretrained and locked, members train heads on their features: minutes on a processor, "
-    "and the best choice to find wrong captions. clipmem measures what the heads memorized.",
-    "tiny": "Whole encoders from scratch, as small as they can be: for a quick test.",
-    "small": "Whole encoders from scratch, for thousands of pairs on two cores: what encoders memorize.",
+    "locked": "Both towers are pretrained and locked, and members train heads on their features: minutes on a "
+    "processor, and the best choice to find wrong captions. clipmem measures what the heads memorized.",
+    "tiny": "The smallest encoders, trained from scratch: for a quick test.",
+    "small": "Small encoders, trained from scratch, for thousands of pairs on two cores: what encoders memorize.",
     "base": "ViT-B/32 from scratch, as in the paper; it needs a GPU.",
 }
 TOWERS = {"image": "sees pictures unchanged", "text": "reads captions unchanged"}
-KEPT: dict[str, Any] = {"persist_state": "session"}
+PERSIST: dict[str, Any] = {"persist_state": "session"}
+GRID: dict[str, Any] = {"columns": 4, "min_column_width": 150, "vertical_alignment": "bottom"}
 
 
 def draw_request() -> Request:
-    """Draw the form and return what it asks for."""
+    """Draw the form and return its request."""
     source = draw_path("new-path", built_in_sources())
     options: dict[str, Any] = {}
     if source and lacks_captions(source):
         st.caption("These are folders of pictures without captions.")
-        if st.toggle("Use folder names as captions", key="new-folder-names", **KEPT):
+        if st.toggle("Use folder names as captions", key="new-folder-names", **PERSIST):
             options = {"caption_template": _draw_field("caption_template", TEMPLATE)}
     with st.container(horizontal=True, gap="large"):
         preset = _choose("Preset", list(PRESETS), DEFAULT_PRESET)
         protocol = _choose("Protocol", FIELDS["protocol"].choices, AuditConfig.protocol, help=meaning(PROTOCOL))
     st.caption(PRESET_HELP[preset])
-    usual = dataclasses.replace(preset_config(preset), protocol=protocol)
-    usual = dataclasses.replace(usual, **_draw_towers(usual))
-    with st.grid(4, min_column_width=150, vertical_alignment="bottom") as grid:
-        label, default, told = REPETITIONS[protocol]
+    defaults = dataclasses.replace(preset_config(preset), protocol=protocol)
+    defaults = dataclasses.replace(defaults, **_draw_towers(defaults))
+    with st.grid(**GRID) as grid:
+        label, default, help_text = REPETITIONS[protocol]
         key = f"new-{label.lower()}"
         st.session_state.setdefault(key, default)
-        repetitions = int(grid.number_input(label, step=1, key=key, help=told, **KEPT) or 0)
-        values = _draw_fields(grid, MAIN, usual)
+        repetitions = int(grid.number_input(label, step=1, key=key, help=help_text, **PERSIST) or 0)
+        values = _draw_fields(grid, MAIN, defaults)
         if source == DRAWN:
             options |= _draw_fields(grid, ["scenes_pairs"], SourceOptions())
     with st.expander("Further settings", icon=":material/tune:"):
-        idle = ineffective_fields(usual)
-        hidden = {*MAIN, *DRAWN_ABOVE, *idle, *(() if usual.lock_image else ("tower_size",))}
-        names = [name for name in _field_names(AuditConfig) if name not in hidden]
+        unavailable = ineffective_fields(defaults)
+        omitted = {*MAIN, *DRAWN_ABOVE, *unavailable, *(() if defaults.lock_image else ("tower_size",))}
+        names = [name for name in _field_names(AuditConfig) if name not in omitted]
         reader_names = [name for name in _field_names(SourceOptions) if name not in {*options, "scenes_pairs"}]
-        with st.grid(4, min_column_width=150, vertical_alignment="bottom") as grid:
-            values |= _draw_fields(grid, names, usual)
+        with st.grid(**GRID) as grid:
+            values |= _draw_fields(grid, names, defaults)
             options |= _draw_fields(grid, reader_names, SourceOptions())
-        draw_left_out(idle)
+        draw_left_out(unavailable)
     if protocol == "paper":
         values["seeds"] = repetitions
     else:
-        values["members"] = 0 if repetitions == USUAL_REPEATS else repetitions * values["folds"]
-    config = dataclasses.replace(usual, **values, source=SourceOptions(**options))
+        values["members"] = 0 if repetitions == DEFAULT_REPEATS else repetitions * values["folds"]
+    config = dataclasses.replace(defaults, **values, source=SourceOptions(**options))
     proposed = free_name(audit_name(source, config), taken=is_taken)
-    typed = st.text_input("Name", key="new-name", placeholder=proposed, help="The audit's folder.", **KEPT)
+    typed = st.text_input("Name", key="new-name", placeholder=proposed, help="The audit's folder.", **PERSIST)
     return Request(source, typed.strip() or proposed, config)
 
 
-def draw_left_out(idle: Mapping[str, str], *, called: Callable[[str], str] = lambda name: FIELDS[name].label) -> None:
+def draw_left_out(
+    unavailable: Mapping[str, str], *, called: Callable[[str], str] = lambda name: FIELDS[name].label
+) -> None:
     """Name the fields that are not available because a tower is locked."""
-    for side, does in TOWERS.items():
-        if labels := [called(name) for name, own in idle.items() if own == side]:
-            st.caption(f"Not available, as the {side} tower is locked and {does}: {', '.join(labels)}.")
+    for side, effect in TOWERS.items():
+        if labels := [called(name) for name, tower in unavailable.items() if tower == side]:
+            st.caption(f"Not available, as the {side} tower is locked and {effect}: {', '.join(labels)}.")
 
 
 def draw_path(key: str, offered: Sequence[str]) -> str:
     """Draw the field for a data set and buttons for those that need no typing; return its path or name."""
     typed = st.text_input(
-        "Path, URL or Hugging Face name",
+        "Path, shards or Hugging Face name",
         key=key,
         help="A CSV, TSV, JSONL, Parquet or COCO file, shards, a folder of pictures with captions, or owner/name.",
         placeholder="/data/pairs.csv",
-        **KEPT,
+        **PERSIST,
     ).strip()
     try:
         if typed and typed not in offered:
@@ -138,7 +141,7 @@ def built_in_sources() -> list[str]:
 def free_name(name: str, *, taken: Callable[[str], bool]) -> str:
     """Return a name, with a number behind it if it is taken."""
     numbered = (f"{name}-{number}" for number in itertools.count(2))
-    return next(each for each in itertools.chain([name], numbered) if not taken(each))
+    return next(free for free in itertools.chain([name], numbered) if not taken(free))
 
 
 def is_taken(name: str) -> bool:
@@ -155,13 +158,14 @@ def draw_check(request: Request, *, started: Callable[[str], None]) -> None:
         start_check(request)
         st.rerun()
     if check:
-        _draw_result(request, started)
+        _draw_check(request, started)
     else:
         st.caption("Reads the data set and opens its pictures.")
 
 
 @st.fragment(run_every=1)
-def _draw_result(request: Request, started: Callable[[str], None]) -> None:
+def _draw_check(request: Request, started: Callable[[str], None]) -> None:
+    """Draw the progress and the result of a check, and the button that starts the audit."""
     check = find_check(request.key)
     if check is None:
         return
@@ -169,7 +173,7 @@ def _draw_result(request: Request, started: Callable[[str], None]) -> None:
         draw_fault("This audit cannot start.", check.error)
         return
     if check.found is not None:
-        _draw_found(check, check.found)
+        _draw_counts(check, check.found)
     with st.container(horizontal=True):
         start = check.found is not None and st.button("Start", type="primary", icon=":material/play_arrow:")
         if check.job.running and st.button("Stop the check", icon=":material/stop_circle:"):
@@ -185,15 +189,15 @@ def _draw_result(request: Request, started: Callable[[str], None]) -> None:
         started(request.name)
 
 
-def _draw_found(check: Check, found: dict[str, Any]) -> None:
+def _draw_counts(check: Check, counts: dict[str, Any]) -> None:
     with st.grid(4, min_column_width=140) as grid:
-        grid.metric("Pairs", f"{found['pairs']:,}", border=True)
-        grid.metric("Captions", f"{found['captions']:,}", border=True)
-        grid.metric("In quarantine", f"{found['quarantined']:,}", border=True, help="Rows that cannot be used.")
-        grid.metric("Near-duplicates", f"{found['lookalikes']:,}" if check.exact else "…", border=True)
-    st.caption("Groups: " + ", ".join(f"{count:,} {name}" for name, count in found["groups"].items()))
-    if found["reasons"]:
-        reasons = pd.DataFrame(found["reasons"], columns=["rows", "reason", "example"])
+        grid.metric("Pairs", f"{counts['pairs']:,}", border=True)
+        grid.metric("Captions", f"{counts['captions']:,}", border=True)
+        grid.metric("In quarantine", f"{counts['quarantined']:,}", border=True, help="Rows that cannot be used.")
+        grid.metric("Near-duplicates", f"{counts['lookalikes']:,}" if check.exact else "…", border=True)
+    st.caption("Groups: " + ", ".join(f"{count:,} {name}" for name, count in counts["groups"].items()))
+    if counts["reasons"]:
+        reasons = pd.DataFrame(counts["reasons"], columns=["rows", "reason", "example"])
         st.dataframe(reasons, hide_index=True, alt="The most frequent reasons why rows cannot be used")
 
 
@@ -210,29 +214,30 @@ def _allowed(request: Request) -> bool:
 def _choose(label: str, options: Sequence[str], default: str, *, help: str | None = None) -> str:
     key = f"new-{label.lower()}"
     st.session_state.setdefault(key, default)
-    return st.segmented_control(label, options, key=key, help=help, required=True, **KEPT) or default
+    return st.segmented_control(label, options, key=key, help=help, required=True, **PERSIST) or default
 
 
-def _draw_towers(usual: AuditConfig) -> dict[str, Any]:
-    """Draw which towers are locked and, beside each locked one, its name; return these fields and the model."""
+def _draw_towers(defaults: AuditConfig) -> dict[str, Any]:
+    """Draw which towers are locked and the name of each locked one; return these fields and the model."""
     values: dict[str, Any] = {}
-    with st.grid(4, min_column_width=150, vertical_alignment="bottom") as grid:
+    with st.grid(**GRID) as grid:
         for side in TOWERS:
             lock, tower = f"lock_{side}", f"{side}_tower"
-            values |= _draw_fields(grid, [lock], usual) | {tower: ""}
+            values |= _draw_fields(grid, [lock], defaults) | {tower: ""}
             if values[lock]:
-                default = dataclasses.replace(usual, **{tower: getattr(usual, tower) or PRESETS[DEFAULT_PRESET][tower]})
-                values |= _draw_fields(grid, [tower], default)
-    if usual.model == PRESETS[DEFAULT_PRESET]["model"] and not (values["lock_image"] and values["lock_text"]):
+                default = getattr(defaults, tower) or PRESETS[DEFAULT_PRESET][tower]
+                with grid.container():
+                    values[tower] = _draw_field(tower, default)
+    if defaults.model == PRESETS[DEFAULT_PRESET]["model"] and not (values["lock_image"] and values["lock_text"]):
         values["model"] = AuditConfig.model  # the model of heads alone has no encoder to train
     return values
 
 
-def _draw_fields(grid: Any, names: Sequence[str], usual: AuditConfig | SourceOptions) -> dict[str, Any]:
+def _draw_fields(grid: Any, names: Sequence[str], defaults: AuditConfig | SourceOptions) -> dict[str, Any]:
     values = {}
     for name in names:
         with grid.container():
-            values[name] = _draw_field(name, getattr(usual, name))
+            values[name] = _draw_field(name, getattr(defaults, name))
     return values
 
 
@@ -241,16 +246,16 @@ def _field_names(kind: type) -> list[str]:
 
 
 def _draw_field(name: str, default: Any) -> Any:
-    """Draw the widget of a field and return its value; each default has its own widget, so that presets differ."""
-    own = FIELDS[name]
-    shared: dict[str, Any] = {"key": f"new-{name}-{default}", "help": own.help or None, **KEPT}
-    st.session_state.setdefault(shared["key"], default)
-    if own.choices:
-        return st.selectbox(own.label, own.choices, **shared)
+    """Draw the widget of a field and return its value; the key holds the default, so presets have separate widgets."""
+    field = FIELDS[name]
+    options: dict[str, Any] = {"key": f"new-{name}-{default}", "help": field.help or None, **PERSIST}
+    st.session_state.setdefault(options["key"], default)
+    if field.choices:
+        return st.selectbox(field.label, field.choices, **options)
     if isinstance(default, bool):
-        return st.toggle(own.label, **shared)
+        return st.toggle(field.label, **options)
     if isinstance(default, int):
-        return int(st.number_input(own.label, step=1, **shared) or 0)
+        return int(st.number_input(field.label, step=1, **options) or 0)
     if isinstance(default, float):
-        return float(st.number_input(own.label, step=default / 10 or 0.1, format="%.6g", **shared) or 0.0)
-    return st.text_input(own.label, **shared).strip()
+        return float(st.number_input(field.label, step=default / 10 or 0.1, format="%.6g", **options) or 0.0)
+    return st.text_input(field.label, **options).strip()

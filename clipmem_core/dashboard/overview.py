@@ -10,25 +10,22 @@ from clipmem_core import glossary
 from clipmem_core.audits.verdict import BASIS, RELIABILITY, WHOLE_HEAD, uses, whole_rows
 from clipmem_core.dashboard.plain import show_strong, show_text
 from clipmem_core.figures.audit_scores import group_figure
-from clipmem_core.files import is_number, mapping
+from clipmem_core.io import is_number, mapping
 from clipmem_core.review import overview as o
 from clipmem_core.scores.registry import CARD, scores_in
 
 PROTOCOLS = {
-    "ensemble": "Every member leaves out one part of the pairs. clipmem is the alignment of a pair under the members "
+    "ensemble": "Each member leaves out one part of the pairs. clipmem is the alignment of a pair under the members "
     "trained with it, minus that under the members trained without it.",
     "paper": "f is trained on shared and candidate pairs, g on shared and independent pairs. clipmem is the alignment "
     "of a pair under f, minus that under g.",
 }
-CHECK_ICONS = {
-    True: ":green[:material/check_circle:]",
-    False: ":orange[:material/warning:]",
-    None: ":gray[:material/help:]",
-}
-QUARANTINE_SHOWN = 1000
+CHECK_ICONS = {True: ":green[:material/check_circle:]", False: ":orange[:material/warning:]"}
+UNKNOWN_ICON = ":gray[:material/help:]"
+QUARANTINE_ROWS = 1000
 ATTACKS_HELP = (
-    "Each member is attacked by the others. TPR: the share of its training pairs found at the given false positive "
-    "rate. Intervals: Student's t over members, which share their attackers, and a bootstrap over pairs."
+    "Each member is attacked with the help of the others. TPR: share of its training pairs detected at the stated "
+    "false positive rate. Intervals: Student's t over members, which share their attackers, and a bootstrap over pairs."
 )
 MEASURES = {  # name in the verdict → label and help
     "membership_auroc": ("Membership AUROC", glossary.meaning(glossary.AUROC)),
@@ -39,25 +36,23 @@ MEASURES = {  # name in the verdict → label and help
     ),
     RELIABILITY: (
         "Ranking reliability",
-        "Expected rank agreement of clipmem with a second audit of this size, from two halves of this one "
+        "Expected rank agreement of clipmem with a second audit of this size, estimated from two halves of this audit "
         "(Spearman–Brown): 1 is the same order, 0 is chance.",
     ),
-    "image": ("Image part", "The part of clipmem that lies in the image encoder. See Encoders."),
-    "text": ("Text part", "The part of clipmem that lies in the text encoder. See Encoders."),
+    "image": ("Image part", "The image encoder's part of clipmem. See Encoders."),
+    "text": ("Text part", "The text encoder's part of clipmem. See Encoders."),
 }
 SHARES_HELP = (
-    "Of the scored (or candidate) pairs, with a 95 % interval: the share of true values, from the clipmem of all pairs "
-    "and its errors. Unlike the share of pairs with a small q, it does not grow with the number of members: q only "
-    "says whether training on a pair had any effect at all."
+    "Share of the scored (or candidate) pairs with a 95 % interval, corrected for the noise of clipmem. It does not "
+    "grow with the number of members, unlike the share of pairs with a small q."
 )
-NO_SHARES = "Not available: this needs 50 pairs and sizes of at least three times the noise of clipmem."
 
 
 def draw_header(overview: o.Overview) -> None:
     """Describe the audit in one line."""
     record, config = overview.record, overview.record.config
-    of = f", a random sample of {record.sampled_of:,}" if record.sampled_of else ""
-    sizes = f"{overview.pairs:,} pairs{of} · {len(record.members)} members"
+    sample = f", a random sample of {record.sampled_of:,}" if record.sampled_of else ""
+    sizes = f"{overview.pairs:,} pairs{sample} · {len(record.members)} members"
     show_text(f"{record.source} · {sizes} · {o.model_words(config)} · preset {config.preset}")
 
 
@@ -70,7 +65,7 @@ def draw_verdict(overview: o.Overview) -> None:
         for check in checks:
             good = check.get("good")
             with st.container(horizontal=True, gap="small", wrap=False):
-                st.markdown(CHECK_ICONS[good if isinstance(good, bool) else None], width="content")
+                st.markdown(CHECK_ICONS[good] if isinstance(good, bool) else UNKNOWN_ICON, width="content")
                 with st.container(gap=None):
                     show_text(str(check.get("sentence") or check.get("name") or ""))
                     if check.get("advice") and good is not True:
@@ -78,7 +73,7 @@ def draw_verdict(overview: o.Overview) -> None:
 
 
 def draw_sizes(overview: o.Overview) -> None:
-    """Draw which score to use, the audit's sizes and protocol, and the rows that could not be used."""
+    """Draw which score to use, the audit's sizes and protocol, and its quarantine."""
     record = overview.record
     with st.expander("Which score to use", icon=":material/help_center:"):
         for score, use in uses(overview.verdict).items():
@@ -91,13 +86,13 @@ def draw_sizes(overview: o.Overview) -> None:
         grid.metric("Quarantined", f"{overview.quarantined:,}", border=True, help="Input rows that could not be used.")
     if overview.quarantined:
         with st.expander(f"Quarantine: {overview.quarantined:,} input rows and why", icon=":material/inventory_2:"):
-            rows = overview.audit.quarantine.head(QUARANTINE_SHOWN)
+            rows = overview.audit.quarantine.head(QUARANTINE_ROWS)
             st.dataframe(rows, hide_index=True, alt="Quarantined input rows with their source, id and reason")
-            if overview.quarantined > QUARANTINE_SHOWN:
-                st.caption(f"The first {QUARANTINE_SHOWN:,}; quarantine.parquet in the audit's folder has all.")
-    if whole := whole_rows(overview.verdict):
+            if overview.quarantined > QUARANTINE_ROWS:
+                st.caption(f"The first {QUARANTINE_ROWS:,}; quarantine.parquet in the audit's folder has all.")
+    if estimates := whole_rows(overview.verdict):
         with st.expander(f"Estimates for all {record.sampled_of:,} pairs", icon=":material/query_stats:"):
-            _draw_table(pd.DataFrame(whole, columns=list(WHOLE_HEAD)), alt="Estimates for the whole set with intervals")
+            _draw_table(pd.DataFrame(estimates, columns=list(WHOLE_HEAD)), alt="Estimates with their intervals")
             show_text(BASIS)
 
 
@@ -113,16 +108,15 @@ def draw_groups(overview: o.Overview) -> None:
             config={"displaylogo": False, "displayModeBar": False},
             alt=f"Distribution and mean of clipmem by group. Means: {means}.",
         )
-        st.caption("Area: distribution over pairs. Dot: mean. Bar: the interval named in the table.")
-        st.caption(o.explain_null(groups, verdict))
+        st.caption(f"Area: distribution over pairs. Dot: mean. Bar: its interval. {o.explain_null(groups, verdict)}")
     with right:
         st.subheader("Means", anchor=False)
-        shown = groups[["group", "n", "mean", "low", "high"]].dropna(axis=1, how="all")
-        _draw_table(shown, alt="Mean clipmem of each group with its interval")
+        table = groups[["group", "n", "mean", "low", "high"]].dropna(axis=1, how="all")
+        _draw_table(table, alt="Mean clipmem of each group with its interval")
         kinds = dict.fromkeys(filter(None, groups["kind"]))
-        named = [f"mean ± 1 {kind}" if kind.startswith("SD") else kind for kind in kinds]
-        if named:
-            show_text(f"low to high: {'; '.join(named)}")
+        if kinds:
+            intervals = "; ".join(f"mean ± 1 {kind}" if kind.startswith("SD") else kind for kind in kinds)
+            show_text(f"low and high: {intervals}")
         attacks = o.table(verdict, "attacks")
         values = verdict | mapping(verdict.get("encoders")) | {c.ATTACK_AUROC: o.attack_auroc(attacks)}
         with st.grid(2, min_column_width=140) as grid:
@@ -139,11 +133,11 @@ def draw_groups(overview: o.Overview) -> None:
 
 
 def draw_exceeding(overview: o.Overview) -> None:
-    """Draw the share of pairs whose clipmem exceeds a chosen size, corrected for noise."""
+    """Draw the share of pairs whose clipmem exceeds each of several sizes, corrected for noise."""
     st.subheader("Distribution of memorization", anchor=False)
     shares = o.exceeding(overview.verdict)
     if not shares:
-        st.caption(NO_SHARES)
+        st.caption("Not available: this needs 50 pairs and values of at least three times the noise of clipmem.")
         return
     rows = [(size, f"{share:.1%} ({low:.1%} to {high:.1%})") for size, (share, low, high) in shares.items()]
     columns = {"size": st.column_config.NumberColumn("clipmem above", format="%.2f")}
@@ -167,6 +161,7 @@ def draw_tables(overview: o.Overview) -> None:
         if len(planted) or len(detection):
             st.subheader("Injected errors", anchor=False)
         if len(planted):
+            planted = planted.rename(columns={"planted": "injected error"})
             _draw_table(planted, alt="Mean scores of pairs with injected errors and of others")
         if len(detection):
             st.caption("How well each score finds injected wrong captions")

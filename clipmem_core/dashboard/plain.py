@@ -15,7 +15,7 @@ import streamlit as st
 
 from clipmem_core.audits.store import Audit
 from clipmem_core.config import InputError
-from clipmem_core.files import is_number, mapping
+from clipmem_core.io import is_number, mapping
 
 LIMIT = 1000  # characters of a message
 LINES = 6

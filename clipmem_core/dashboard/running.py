@@ -1,7 +1,5 @@
 """The progress of an unfinished audit or a job, with buttons to start, cancel and resume it."""
 
-from collections.abc import Sequence
-
 import pandas as pd
 import streamlit as st
 
@@ -13,7 +11,6 @@ from clipmem_core.figures.audit_scores import loss_figure
 from clipmem_core.glossary import DRAWN, meaning
 
 FIRST = "scenes"
-FIRST_ARGUMENTS = ["scenes", "--name", FIRST]
 STAGES = {
     s.PREPARING: "Preparing.",
     s.FEATURES: "Computing features with the locked towers.",
@@ -32,7 +29,7 @@ def draw_empty() -> None:
     )
     label = "Audit the synthetic set (about a minute)"
     if st.button(label, type="primary", icon=":material/play_arrow:", help=meaning(DRAWN)):
-        audit_task(FIRST, FIRST_ARGUMENTS).start()
+        audit_task(FIRST, [FIRST, "--name", FIRST]).start()
         st.rerun()
     st.page_link("pages/audits.py", label="Or audit your own pairs", icon=":material/science:")
     st.caption("Command line:")
@@ -60,8 +57,8 @@ def draw_progress(name: str) -> None:
     if state.word == s.CANCELLED:
         st.info("Cancelled. Resume continues where it stopped.", icon=":material/pause_circle:")
     elif state.word == s.STOPPED and job is not None:
-        how = "it was killed" if job.exit_code is None else f"exit code {job.exit_code}"
-        draw_fault(f"The audit stopped: {how}.", job.last_line)
+        reason = "it was killed" if job.exit_code is None else f"exit code {job.exit_code}"
+        draw_fault(f"The audit stopped: {reason}.", job.last_line)
     else:
         st.info("This audit is not finished and not running.", icon=":material/pause_circle:")
     if st.button("Resume" if audit.begun else "Try again", type="primary", icon=":material/play_arrow:"):
@@ -96,9 +93,11 @@ def _draw_members(state: s.State) -> None:
     members = s.all_progress(audit.folder, record.members)
     if all(member.stage == "waiting" for member in members):
         return
-    share = sum(member.share for member in members) / len(members)
-    st.progress(share, text=_summary(members, at_work=state.at_work))
-    table, curves = st.columns([3, 2], gap="medium")
+    finished = sum(member.stage == "finished" for member in members)
+    summary = f"{finished} of {len(members)} members finished"
+    if state.at_work and (left := duration(s.training_seconds_left(members))):
+        summary += f" · {left} of training left"
+    st.progress(sum(member.share for member in members) / len(members), text=summary)
     rows = [
         {
             "member": member.name,
@@ -115,12 +114,11 @@ def _draw_members(state: s.State) -> None:
         "loss": st.column_config.NumberColumn(format="%.2f", width=60),
         "pairs/s": st.column_config.NumberColumn(format="%.0f", width=70),
     }
-    table.dataframe(pd.DataFrame(rows), hide_index=True, column_config=columns, alt="Progress of each member")
-    first, second = members[: len(record.members)], members[len(record.members) :]
-    shown = second if any(member.step for member in second) else first
-    losses = s.loss_curves(audit.folder, [member.name for member in shown])
+    left_column, right_column = st.columns([3, 2], gap="medium")
+    left_column.dataframe(pd.DataFrame(rows), hide_index=True, column_config=columns, alt="Progress of each member")
+    losses = s.loss_curves(audit.folder, [member.name for member in members if member.step])
     if len(losses):
-        curves.plotly_chart(
+        right_column.plotly_chart(
             loss_figure(losses),
             key=f"losses-{audit.name}",
             config={"displayModeBar": False},
@@ -131,15 +129,3 @@ def _draw_members(state: s.State) -> None:
             "The loss of a model is still at chance: check that captions fit their pictures, or lower lr.",
             icon=":material/warning:",
         )
-
-
-def _summary(members: Sequence[s.MemberProgress], *, at_work: bool) -> str:
-    """Return how many members are finished and, while they train, the speed and the time left."""
-    done = sum(member.stage == "finished" for member in members)
-    parts = [f"{done} of {len(members)} members finished"]
-    training = [member.samples_per_second for member in members if member.stage == "training" and member.step]
-    if at_work and training:
-        parts.append(f"{sum(training):,.0f} samples/s")
-    if at_work and (left := duration(s.training_seconds_left(members))):
-        parts.append(f"{left} of training left")
-    return " · ".join(parts)

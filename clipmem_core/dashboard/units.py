@@ -17,9 +17,9 @@ from clipmem_core.figures.studies import paradigm_figure, unitmem_figure
 from clipmem_core.review.overview import locked_towers
 from clipmem_core.review.score_breakdown import claim_1, paradigm_layers, tower_layers
 
-FIXED = {"displayModeBar": False}
+CHART = {"displayModeBar": False}
 MISSING = {  # by kind of job: why there is nothing to show yet, and its button
-    UNITS: ("The units of this audit's encoders have not been measured yet.", "Measure units"),
+    UNITS: ("UnitMem has not been measured in this audit yet.", "Measure units"),
     PARADIGMS: (
         "The image encoder has not been trained with captions, labels and self-supervision yet. This trains up to nine "
         "models of the audit's size.",
@@ -27,10 +27,10 @@ MISSING = {  # by kind of job: why there is nothing to show yet, and its button
     ),
 }
 UNITMEM_MEANING = (
-    "UnitMem: how far the one pair that activates a unit most stands out from all others, "
-    "(max − mean of the rest) / (max + mean of the rest); 1 is a unit that fires for one pair alone. Shown is the mean "
-    "over the units of a layer; bars go from the lowest to the highest member. Only the part above the dashed lines, "
-    "before training and for pairs never seen, can be memorization."
+    "UnitMem of a unit: (max − mean of the other pairs) / (max + mean of the other pairs) over its activations; 1 is a "
+    "unit that fires for one pair alone. Shown is the mean over the units of a layer; bars go from the lowest to the "
+    "highest member. Only the part above the dashed lines, before training and for pairs never trained on, can be "
+    "memorization."
 )
 PARADIGMS_MEANING = (
     "The same image encoder on the same pictures, trained with captions (CLIP), labels and self-supervision (SimCLR); "
@@ -51,12 +51,12 @@ def draw_units(audit: Audit) -> None:
         return
     units = t.read_units(audit)
     if units is None or _is_running(audit, UNITS):
-        _draw_waiting(audit, UNITS, lambda: t.read_units(audit) is not None)
+        _draw_job(audit, UNITS, lambda: t.read_units(audit) is not None)
     if units is None:
         return
     references = t.read_units(audit, t.REFERENCES)
     layers = tower_layers(units, references, column=t.UNITMEM_MEAN)
-    st.plotly_chart(unitmem_figure(layers), key="units", config=FIXED, alt="Mean UnitMem of both encoders by layer")
+    st.plotly_chart(unitmem_figure(layers), key="units", config=CHART, alt="Mean UnitMem of both encoders by layer")
     members = f"{units[MEMBER].nunique()} of {len(audit.record.members)} members"
     st.caption(f"{UNITMEM_MEANING} Measured on {members} and all pairs that each trained on.")
 
@@ -73,11 +73,11 @@ def draw_paradigms(audit: Audit) -> None:
     if table is not None and not set(table.columns) >= {p.PARADIGM, p.SEED, t.LAYER, t.UNITMEM_MEAN}:
         raise InputError(f"{p.paradigms_folder(audit)} holds a broken table: delete it and run the command again")
     if table is None or _is_running(audit, PARADIGMS):
-        _draw_waiting(audit, PARADIGMS, lambda: p.read_paradigms(audit) is not None)
+        _draw_job(audit, PARADIGMS, lambda: p.read_paradigms(audit) is not None)
     if table is not None:
         figure = paradigm_figure(paradigm_layers(table, column=t.UNITMEM_MEAN))
         sentence = claim_1(table, column=t.UNITMEM_MEAN)
-        st.plotly_chart(figure, key="paradigms", config=FIXED, alt=f"Mean UnitMem by depth. {sentence}")
+        st.plotly_chart(figure, key="paradigms", config=CHART, alt=f"Mean UnitMem by depth. {sentence}")
         st.markdown(sentence)
         st.caption(PARADIGMS_MEANING)
 
@@ -88,7 +88,7 @@ def _is_running(audit: Audit, kind: str) -> bool:
 
 
 @st.fragment(run_every=2)
-def _draw_waiting(audit: Audit, kind: str, is_done: Callable[[], bool]) -> None:
+def _draw_job(audit: Audit, kind: str, is_done: Callable[[], bool]) -> None:
     """Draw the button that starts a measurement, or every two seconds its progress; rerun the page once it is done."""
     with explained_errors():
         job = encoder_task(audit, kind).find()
@@ -99,7 +99,7 @@ def _draw_waiting(audit: Audit, kind: str, is_done: Callable[[], bool]) -> None:
             st.rerun()
         reason, label = MISSING[kind]
         if job is not None and job.failed:
-            draw_fault("It stopped early.", job.last_line)
+            draw_fault("The job failed.", job.last_line)
         else:
             st.info(reason, icon=":material/info:")
         task = encoder_task(audit, kind)

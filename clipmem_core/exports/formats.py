@@ -18,12 +18,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from clipmem_core.atomic import replacing
 from clipmem_core.audits.store import PAIRS, SCORES, Audit
 from clipmem_core.columns import CAPTIONS, HEIGHT, IMAGE, LABEL, PAIR_ID, WIDTH
 from clipmem_core.config import DEFAULT_PRESET, InputError, did_you_mean
 from clipmem_core.exports import cleaned as d
 from clipmem_core.exports.cleaned import RECAPTIONED, Cleaned, Progress, counted
+from clipmem_core.io import replacing
 from clipmem_core.pairs.readers.containers import scan_tar
 from clipmem_core.pairs.readers.files import is_picture
 from clipmem_core.pairs.references import split_reference

@@ -16,7 +16,7 @@ from clipmem_core.audits.store import CONFIG, Audit, audits_folder, check_name, 
 from clipmem_core.config import SETS, AuditConfig, InputError, SourceOptions, data_folder
 from clipmem_core.exports.cleaned import check_root, clean, images_folder
 from clipmem_core.exports.formats import write_csv
-from clipmem_core.files import read_json
+from clipmem_core.io import read_json
 from clipmem_core.review.decisions import open_review
 
 AGAIN, CLEANED, CAPTIONS = "again.json", "cleaned.json", "captions.csv"
@@ -42,7 +42,7 @@ def reaudit(audit: Audit, name: str, screen: Screen) -> Audit:
     second, table = Audit(audits_folder() / check_name(name)), cleaned_folder(name) / CAPTIONS
     started, note = (second.folder / CONFIG).is_file(), table.with_name(CLEANED)
     fresh = not started and not table.parent.exists()
-    ours = read_json(note, dict[str, Any], mend=ADVICE)["of"] == audit.name if note.is_file() else fresh
+    ours = read_json(note, dict[str, Any], repair=ADVICE)["of"] == audit.name if note.is_file() else fresh
     if not ours or (started and second.record.again != audit.name):
         raise InputError(f"{name!r} is another audit or data set already: choose another --name")
     if not table.is_file():
@@ -91,7 +91,9 @@ def check_repeatable(audit: Audit) -> AuditConfig:
 def is_outdated(audit: Audit, name: str) -> bool:
     """Whether there are decisions after the cleaned data set of a second audit was written."""
     path = cleaned_folder(name) / CLEANED
-    return path.is_file() and read_json(path, dict[str, Any], mend=ADVICE)["position"] != open_review(audit).position()
+    return (
+        path.is_file() and read_json(path, dict[str, Any], repair=ADVICE)["position"] != open_review(audit).position()
+    )
 
 
 def reaudit_task(audit: Audit, name: str) -> Task:
@@ -119,7 +121,7 @@ def read_comparison(second: Audit) -> tuple[Measured | None, bool]:
     path = second.folder / AGAIN
     if not path.is_file():
         return None, False
-    return read_json(path, dict[str, Measured | None], mend=ADVICE)["measured"], True
+    return read_json(path, dict[str, Measured | None], repair=ADVICE)["measured"], True
 
 
 def comparison_lines(measured: Measured | None) -> list[str]:

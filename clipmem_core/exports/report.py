@@ -18,7 +18,7 @@ from clipmem_core.audits.verdict import queues as verdict_queues
 from clipmem_core.columns import GROUP, PAIR_ID
 from clipmem_core.exports.cleaned import Progress
 from clipmem_core.figures.audit_scores import group_figure
-from clipmem_core.files import is_number
+from clipmem_core.io import is_number, shortage
 from clipmem_core.pairs.pictures import decode
 from clipmem_core.pairs.references import read_bytes
 from clipmem_core.review import overview as o
@@ -27,7 +27,6 @@ from clipmem_core.review.decisions import FOR_OTHER, decision_words, open_review
 from clipmem_core.review.rows import find_rows
 from clipmem_core.review.selection import Selection
 from clipmem_core.scores.registry import EXPORT, scores_in
-from clipmem_core.shortage import shortage
 
 TEMPLATE = "report.html.j2"
 SIDE = 160  # pixels of a thumbnail's longer side

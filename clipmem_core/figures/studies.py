@@ -9,20 +9,7 @@ import plotly.graph_objects as go
 from clipmem_core.audits import paradigms as p
 from clipmem_core.audits import unitmem as t
 from clipmem_core.columns import CLIPMEM_IMAGE, CLIPMEM_TEXT
-from clipmem_core.figures.layout import (
-    CHOSEN_COLOUR,
-    DOTTED,
-    ENCODER_COLOURS,
-    FRONT_COLOUR,
-    LABEL_COLOURS,
-    LEGEND_ABOVE,
-    OTHER,
-    error_bar,
-    in_words,
-    laid_out,
-    safe,
-    short_name,
-)
+from clipmem_core.figures import layout
 from clipmem_core.review.score_breakdown import DEPTH, MEMBERS, PARADIGM_NAMES, SOURCE
 from clipmem_core.scores.detection import DETECTORS, RANDOM, REFERENCE, SECOND_ROUND
 from clipmem_core.scores.registry import words
@@ -38,89 +25,76 @@ PAPER = {p.CLIP: (0.272, 0.411), p.SELF_SUPERVISED: (0.339, 0.376), p.SUPERVISED
 SOURCES = {  # name and dash
     MEMBERS: ("trained members", "solid"),
     t.BEFORE: ("before training", "dash"),
-    t.SEEN: ("pairs it trained on, as many", "dot"),
-    t.UNSEEN: ("pairs it never saw", "dashdot"),
+    t.SEEN: ("as many training pairs", "dot"),
+    t.UNSEEN: ("pairs never trained on", "dashdot"),
 }
 MEMORIZATION, UTILITY, TEXT = "memorization", "utility", "text"
 CORRELATION_COLOURS = ((0.0, "#d5552a"), (0.5, "#808080"), (1.0, "#1479b8"))  # −1, 0 and 1
-DETECTOR_COLOURS: Mapping[str, str] = {RANDOM: OTHER} | dict(
-    zip((name for name in DETECTORS if name != RANDOM and name not in SECOND_ROUND), LABEL_COLOURS, strict=False)
+DETECTOR_COLOURS: Mapping[str, str] = {RANDOM: layout.OTHER} | dict(
+    zip((name for name in DETECTORS if name != RANDOM and name not in SECOND_ROUND), layout.LABEL_COLOURS, strict=False)
 )
 Line = tuple[str, pd.DataFrame, str, str]  # name, rows, colour and dash
 
 
 def means_figure(means: pd.DataFrame, null: pd.DataFrame, *, title: str) -> go.Figure:
-    """Draw the mean of each encoder by name: a dot with its interval, and a line where the null lies.
+    """Draw the mean of each encoder by name with its interval, and a line at the mean of external pairs.
 
-    Args:
-        means: name, encoder, n, mean, low, high, a row a name and encoder, in cosine units; the first is drawn on top.
-        null: the same columns, of external pairs alone; empty draws no lines.
-        title: of the axis.
+    Both tables have the columns name, encoder, n, mean, low and high, in cosine units.
     """
     figure, names = go.Figure(), list(dict.fromkeys(means["name"]))
     places = {name: len(names) - 1 - row for row, name in enumerate(names)}
-    for shift, (encoder, colour) in zip((0.16, -0.16), ENCODER_COLOURS.items(), strict=True):
-        own = means[(means["encoder"] == encoder) & means["mean"].notna()]
+    for shift, (encoder, colour) in zip((0.16, -0.16), layout.ENCODER_COLOURS.items(), strict=True):
+        rows = means[(means["encoder"] == encoder) & means["mean"].notna()]
         figure.add_scatter(
-            x=own["mean"],
-            y=[places[name] + shift for name in own["name"]],
-            error_x=error_bar(own, colour),
+            x=rows["mean"],
+            y=[places[name] + shift for name in rows["name"]],
+            error_x=layout.error_bar(rows, colour),
             mode="markers",
             marker={"color": colour, "size": 9},
             name=f"{encoder} encoder",
-            customdata=in_words(own),
+            customdata=layout.mean_texts(rows),
             hovertemplate="%{customdata}<extra>%{fullData.name}</extra>",
         )
         for mean in null.loc[(null["encoder"] == encoder) & null["mean"].notna(), "mean"]:
-            figure.add_vline(mean, line=DOTTED | {"color": colour})
+            figure.add_vline(mean, line=layout.DOTTED | {"color": colour})
     counts = means.groupby("name", sort=False)["n"].max()
-    labels = [f"{short_name(name, NAME_LENGTH)}<br>{counts[name]:,} pairs" for name in names]
+    labels = [f"{layout.short_name(name, NAME_LENGTH)}<br>{counts[name]:,} pairs" for name in names]
     figure.update_yaxes(tickvals=[places[name] for name in names], ticktext=labels, showgrid=False, zeroline=False)
     figure.update_yaxes(range=[-0.6, len(names) - 0.4], fixedrange=True)
-    figure.update_xaxes(title=title, zeroline=True, zerolinecolor=OTHER, zerolinewidth=1)
-    return laid_out(figure, 110 + 44 * len(names), showlegend=True, legend=LEGEND_ABOVE)
+    figure.update_xaxes(title=title, zeroline=True, zerolinecolor=layout.OTHER, zerolinewidth=1)
+    return layout.set_layout(figure, 110 + 44 * len(names), showlegend=True, legend=layout.LEGEND_ABOVE)
 
 
 def line_figure(lines: Iterable[Line], x: str, titles: tuple[str, str], *, order: Sequence[str] = ()) -> go.Figure:
-    """Draw means along lines with their intervals; a line without rows is left out.
-
-    Args:
-        lines: name, rows (x, mean, low, high), colour and dash of each.
-        x: the column of the horizontal axis.
-        titles: of the horizontal and the vertical axis.
-        order: the values of x where these are names; lines are then drawn beside each other.
-    """
+    """Draw lines of means with their intervals; `order` lists the values of x if they are names."""
     figure = go.Figure()
     for number, (name, rows, colour, dash) in enumerate(lines):
+        if rows.empty:  # an arm of an unfinished study
+            continue
         at = rows[x].map(order.index) + 0.08 * number if order else rows[x]
         rows = rows.assign(at=at).sort_values("at")
-        if len(rows):
-            figure.add_scatter(
-                x=rows["at"],
-                y=rows["mean"],
-                error_y=error_bar(rows, colour),
-                name=name,
-                mode="lines+markers",
-                line={"color": colour, "width": 2, "dash": dash},
-                customdata=in_words(rows),
-                hovertemplate="%{customdata}<extra>%{fullData.name}</extra>",
-            )
+        figure.add_scatter(
+            x=rows["at"],
+            y=rows["mean"],
+            error_y=layout.error_bar(rows, colour),
+            name=name,
+            mode="lines+markers",
+            line={"color": colour, "width": 2, "dash": dash},
+            customdata=layout.mean_texts(rows),
+            hovertemplate="%{customdata}<extra>%{fullData.name}</extra>",
+        )
     figure.update_xaxes(title=titles[0], zeroline=False)
     if order:
         figure.update_xaxes(tickvals=list(range(len(order))), ticktext=list(order))
     figure.update_yaxes(title=titles[1], zeroline=False)
-    return laid_out(figure, 370, legend=LEGEND_ABOVE)
+    return layout.set_layout(figure, 370, legend=layout.LEGEND_ABOVE)
 
 
 def unitmem_figure(layers: pd.DataFrame) -> go.Figure:
-    """Draw UnitMem by layer of both encoders: of the members, and what UnitMem is without memorization.
-
-    Args:
-        layers: tower, source, layer, mean, low, high.
-    """
+    """Draw UnitMem by layer of both encoders: of the members, and of the references without memorization."""
     lines = [
         (f"{tower}: {name}", layers[(layers[t.TOWER] == tower) & (layers[SOURCE] == source)], colour, dash)
-        for tower, colour in ENCODER_COLOURS.items()
+        for tower, colour in layout.ENCODER_COLOURS.items()
         for source, (name, dash) in SOURCES.items()
     ]
     figure = line_figure(lines, t.LAYER, ("layer", "mean UnitMem"))
@@ -128,11 +102,7 @@ def unitmem_figure(layers: pd.DataFrame) -> go.Figure:
 
 
 def paradigm_figure(means: pd.DataFrame) -> go.Figure:
-    """Draw UnitMem by relative depth of an image encoder under each paradigm, beside the paper's first and last layers.
-
-    Args:
-        means: paradigm, depth (0 the first layer, 1 the last), mean, low, high.
-    """
+    """Draw UnitMem by relative depth of an image encoder under each paradigm, beside the paper's values."""
     lines: list[Line] = []
     for paradigm, colour in PARADIGM_COLOURS.items():
         name = PARADIGM_NAMES[paradigm]
@@ -143,84 +113,72 @@ def paradigm_figure(means: pd.DataFrame) -> go.Figure:
 
 
 def time_figure(means: pd.DataFrame) -> go.Figure:
-    """Draw each encoder's contribution after each epoch, less that of external pairs.
-
-    Args:
-        means: epoch, measure (clipmem_image or clipmem_text), mean, low, high.
-    """
+    """Draw each encoder's contribution after each epoch, minus that of external pairs."""
     lines = [
-        (f"{encoder} encoder", means[means["measure"] == measure], ENCODER_COLOURS[encoder], "solid")
+        (f"{encoder} encoder", means[means["measure"] == measure], layout.ENCODER_COLOURS[encoder], "solid")
         for measure, encoder in MEASURES.items()
     ]
-    figure = line_figure(lines, EPOCH, ("epoch", "part of clipmem, less that of external pairs"))
-    return figure.add_hline(0, line=DOTTED)
+    figure = line_figure(lines, EPOCH, ("epoch", "part of clipmem, minus that of external pairs"))
+    return figure.add_hline(0, line=layout.DOTTED)
 
 
 def size_figure(means: pd.DataFrame) -> go.Figure:
-    """Draw how far the text encoder leads, by the width of either encoder: below 0 the image encoder leads.
-
-    Args:
-        means: arm (named after both widths), mean, low, high of text − image.
-    """
+    """Draw the text minus the image contribution by the width of either encoder, which the arm's name holds."""
     rows = means.join(means[ARM].str.extract(r"image-(?P<image>\w+)-text-(?P<text>\w+)"))
     rows = rows[rows["image"].isin(list(WIDTHS))]
     lines = [(f"text encoder: {name}", rows[rows["text"] == name], colour, "solid") for name, colour in WIDTHS.items()]
     titles = "width of the image encoder", "text − image contribution"
-    return line_figure(lines, "image", titles, order=list(WIDTHS)).add_hline(0, line=DOTTED)
+    return line_figure(lines, "image", titles, order=list(WIDTHS)).add_hline(0, line=layout.DOTTED)
 
 
 def views_figure(means: pd.DataFrame) -> go.Figure:
-    """Draw each encoder's contribution by how pictures are augmented and how many captions are trained on.
-
-    Args:
-        means: arm (named after crops and captions), measure (clipmem_image or clipmem_text), mean, low, high.
-    """
+    """Draw each encoder's contribution by crops and number of captions, which the arm's name holds."""
     rows = means.join(means[ARM].str.extract(r"crops-(?P<crop>\w+)-captions-(?P<captions>\w+)"))
     rows = rows[rows["crop"].isin(CROPS)]
     lines = [
         (
             f"{encoder} encoder, {name}",
             rows[(rows["measure"] == measure) & (rows["captions"] == captions)],
-            ENCODER_COLOURS[encoder],
+            layout.ENCODER_COLOURS[encoder],
             dash,
         )
         for measure, encoder in MEASURES.items()
         for captions, name, dash in (("1", "one caption", "solid"), ("all", "all captions", "dash"))
     ]
     titles = "crops of the pictures", "part of clipmem (candidates)"
-    return line_figure(lines, "crop", titles, order=CROPS).add_hline(0, line=DOTTED)
+    return line_figure(lines, "crop", titles, order=CROPS).add_hline(0, line=layout.DOTTED)
 
 
 def tradeoff_figure(
-    points: pd.DataFrame, *, titles: tuple[str, str], front: Sequence[str], none: str, chosen: str | None = None
+    points: pd.DataFrame, *, titles: tuple[str, str], front: Sequence[str], reference: str, chosen: str | None = None
 ) -> go.Figure:
-    """Draw each arm as a dot with its intervals, the Pareto front, and an arrow from `none` to the chosen arm.
+    """Draw each arm as a dot with its intervals, the Pareto front, and an arrow from the reference to the chosen arm.
 
-    Args:
-        points: arm, memorization and utility with _low and _high (NaN: no interval), and text: lines shown on hover.
-        titles: of memorization and of utility.
-        front: the Pareto-optimal arms, from left to right.
-        none: the reference arm.
-        chosen: the arm to highlight; None for none of them.
+    `points` has the columns arm, memorization and utility with _low and _high, and text: lines shown on hover.
     """
     figure, by_arm = go.Figure(), points.set_index(ARM)
     best = by_arm.loc[list(front)]
-    line = {"color": OTHER, "width": 1.5, "shape": "hv", "dash": "dot"}
+    line = {"color": layout.OTHER, "width": 1.5, "shape": "hv", "dash": "dot"}
     figure.add_scatter(
         x=best[MEMORIZATION], y=best[UTILITY], mode="lines", line=line, hoverinfo="skip", showlegend=False
     )
-    is_none, on_front = points[ARM] == none, points[ARM].isin(front)
+    is_reference, on_front = points[ARM] == reference, points[ARM].isin(front)
     for name, rows, colour, symbol in (
-        ("dominated", points[~is_none & ~on_front], OTHER, "circle"),
-        ("Pareto-optimal", points[~is_none & on_front], FRONT_COLOUR, "circle"),
-        ("none", points[is_none], FRONT_COLOUR if none in front else OTHER, "diamond"),
+        ("dominated", points[~is_reference & ~on_front], layout.OTHER, "circle"),
+        ("Pareto-optimal", points[~is_reference & on_front], layout.FRONT_COLOUR, "circle"),
+        (
+            "baseline",
+            points[is_reference],
+            layout.FRONT_COLOUR if reference in front else layout.OTHER,
+            "diamond",
+        ),
     ):
         if rows.empty:
             continue
         bars = {}
         for axis, measure in (("error_x", MEMORIZATION), ("error_y", UTILITY)):
             ends = rows[[measure, f"{measure}_low", f"{measure}_high"]].set_axis(["mean", "low", "high"], axis=1)
-            bars[axis] = error_bar(ends, colour) | {"thickness": 1, "width": 0}
+            bars[axis] = layout.error_bar(ends, colour) | {"thickness": 1, "width": 0}
         figure.add_scatter(
             x=rows[MEMORIZATION],
             y=rows[UTILITY],
@@ -228,61 +186,56 @@ def tradeoff_figure(
             name=name,
             mode="markers+text",
             marker={"color": colour, "symbol": symbol, "opacity": 1, "size": 11},
-            text=[safe(arm) if arm in (*front, none, chosen) else "" for arm in rows[ARM]],
+            text=[layout.safe(arm) if arm in (*front, reference, chosen) else "" for arm in rows[ARM]],
             textposition=["bottom left" if arm in front[1::2] else "top right" for arm in rows[ARM]],
             textfont={"size": 11},
-            customdata=["<br>".join(map(safe, lines)) for lines in rows[TEXT]],
+            customdata=["<br>".join(map(layout.safe, lines)) for lines in rows[TEXT]],
             hovertemplate="%{customdata}<extra></extra>",
         )
     if chosen is not None and chosen in by_arm.index:
         x, y = by_arm.loc[chosen, [MEMORIZATION, UTILITY]]
-        ring = {"symbol": "circle-open", "size": 24, "color": CHOSEN_COLOUR, "line": {"width": 2.5}}
+        ring = {"symbol": "circle-open", "size": 24, "color": layout.CHOSEN_COLOUR, "line": {"width": 2.5}}
         figure.add_scatter(x=[x], y=[y], mode="markers", marker=ring, hoverinfo="skip", showlegend=False)
-        if chosen != none and none in by_arm.index:
-            start_x, start_y = by_arm.loc[none, [MEMORIZATION, UTILITY]]
+        if chosen != reference and reference in by_arm.index:
+            start_x, start_y = by_arm.loc[reference, [MEMORIZATION, UTILITY]]
             figure.add_annotation(
                 **{"x": x, "y": y, "ax": start_x, "ay": start_y, "xref": "x", "yref": "y", "axref": "x", "ayref": "y"},
-                **{"showarrow": True, "text": "", "arrowhead": 2, "arrowwidth": 2, "arrowcolor": CHOSEN_COLOUR},
+                **{"showarrow": True, "text": "", "arrowhead": 2, "arrowwidth": 2, "arrowcolor": layout.CHOSEN_COLOUR},
                 **{"standoff": 12, "startstandoff": 10},
             )
-    figure.update_xaxes(title=f"← less memorized · {safe(titles[0])}", zeroline=False)
-    figure.update_yaxes(title=f"{safe(titles[1])} · more useful →", zeroline=False)
-    return laid_out(figure, 440, legend=LEGEND_ABOVE, dragmode=False, hoverlabel={"align": "left"})
+    figure.update_xaxes(title=f"← less memorized · {layout.safe(titles[0])}", zeroline=False)
+    figure.update_yaxes(title=f"{layout.safe(titles[1])} · more useful →", zeroline=False)
+    return layout.set_layout(figure, 440, legend=layout.LEGEND_ABOVE, dragmode=False, hoverlabel={"align": "left"})
 
 
 def precision_figure(curves: pd.DataFrame, *, share: float) -> go.Figure:
-    """Draw the precision of each detector against the number of pairs reviewed: the reference is the wide line,
-    detectors of the second round are dashed.
+    """Draw the precision of each detector against the number of pairs reviewed, and that of a random order.
 
-    Args:
-        curves: detector, number and precision, of one kind and share.
-        share: of the pairs that have an injected error, which is the precision of a random order.
+    The reference has a wide line; detectors of the second round have dashed lines.
     """
     figure = go.Figure()
-    for name, own in curves.groupby("detector", sort=False):
-        first = SECOND_ROUND.get(str(name), str(name))
-        dash = "solid" if first == name else "dash"
+    for detector, rows in curves.groupby("detector", sort=False):
+        name = str(detector)
+        first_round = SECOND_ROUND.get(name, name)
+        colour = DETECTOR_COLOURS.get(first_round, layout.OTHER)
+        dash = "solid" if first_round == name else "dash"
         figure.add_scatter(
-            x=own["number"],
-            y=own["precision"],
-            name=words(str(name)),
+            x=rows["number"],
+            y=rows["precision"],
+            name=words(name),
             mode="lines",
-            line={"color": DETECTOR_COLOURS.get(first, OTHER), "width": 4 if name == REFERENCE else 1.8, "dash": dash},
-            hovertemplate=f"{words(str(name))}: %{{y:.3f}} of the first %{{x:,}}<extra></extra>",
+            line={"color": colour, "width": 4 if name == REFERENCE else 1.8, "dash": dash},
+            hovertemplate=f"{words(name)}: %{{y:.3f}} of the first %{{x:,}}<extra></extra>",
         )
-    figure.add_hline(share, line=DOTTED)
+    figure.add_hline(share, line=layout.DOTTED)
     ticks = [first * 10**power for power in range(7) for first in (1, 2, 5)]
     figure.update_xaxes(title="pairs reviewed, the most suspicious first", type="log", tickvals=ticks)
     figure.update_yaxes(title="share with an injected error", range=[0, 1.03], zeroline=False)
-    return laid_out(figure, 380, top=10, dragmode=False)
+    return layout.set_layout(figure, 380, top=10, dragmode=False)
 
 
 def agreement_figure(correlations: pd.DataFrame) -> go.Figure:
-    """Draw the rank correlation of every two detectors as coloured squares with their numbers.
-
-    Args:
-        correlations: square, detectors on both sides.
-    """
+    """Draw the rank correlation of every two detectors as coloured squares with their numbers."""
     names = [words(str(name)) for name in correlations]
     heatmap = go.Heatmap(
         z=correlations.to_numpy(),
@@ -299,4 +252,4 @@ def agreement_figure(correlations: pd.DataFrame) -> go.Figure:
     figure = go.Figure(heatmap)
     figure.update_yaxes(autorange="reversed", fixedrange=True)
     figure.update_xaxes(fixedrange=True)
-    return laid_out(figure, 110 + 42 * len(names), top=10)
+    return layout.set_layout(figure, 110 + 42 * len(names), top=10)

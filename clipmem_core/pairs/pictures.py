@@ -13,9 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from clipmem_core.atomic import naming
+from clipmem_core.io import naming, shortage
 from clipmem_core.pairs.references import read_bytes
-from clipmem_core.shortage import shortage
 
 PIXEL_LIMIT = 178_956_970  # Pillow's limit for decompression bombs: half a gigabyte of RGB
 FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "AVIF", "BMP", "TIFF", "PPM", "JPEG2000")  # none runs another program

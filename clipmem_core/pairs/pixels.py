@@ -26,12 +26,11 @@ import pyarrow.parquet as pq
 from filelock import FileLock
 
 from clipmem_core import columns as c
-from clipmem_core.atomic import naming, sync
 from clipmem_core.config import fingerprint
+from clipmem_core.io import naming, shortage, sync
 from clipmem_core.pairs.pictures import Fact, check_chunk, read_square
 from clipmem_core.pairs.references import source_stamp
 from clipmem_core.pairs.workers import cores, map_chunks
-from clipmem_core.shortage import shortage
 
 VERSION = 2  # of what is stored and how it is computed; a new number leaves old caches behind
 FACTS_FILE = "facts.parquet"

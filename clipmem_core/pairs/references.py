@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from clipmem_core.facts import InputError
+from clipmem_core.io import shortage
 from clipmem_core.pairs.readers.containers import table_picture, tar_picture
 from clipmem_core.pairs.readers.files import LINK_LEAVES, PICTURE, is_inside, normal_reference, read_file
-from clipmem_core.shortage import shortage
 
 _ROW = re.compile(r"(.+\.(?:parquet|arrow))#(\d+)")
 _TAR = re.compile(r"\.tar/", re.IGNORECASE)

@@ -189,7 +189,7 @@ def benchmarks_of(audit: Audit) -> list[b.Benchmark]:
     record, same, others = audit.record, list[b.Benchmark](), list[b.Benchmark]()
     for benchmark in b.list_benchmarks():
         try:
-            requested = benchmark.asked
+            requested = benchmark.request
         except InputError:
             continue  # its command reports the broken file
         if requested["dataset_fingerprint"] == record.dataset_fingerprint:

@@ -343,5 +343,5 @@ def decided_of(dataset_fingerprint: str, pairs: Path | pa.Table | None = None) -
 
 def decided_for(study: StudyFolder) -> Decided:
     """Return the decisions on the pairs of a study, with the captions of its reference audit."""
-    pairs = study.audit(study.asked["reference"]).folder / PAIRS
+    pairs = study.audit(study.request["reference"]).folder / PAIRS
     return decided_of(study.dataset_fingerprint, pairs if pairs.is_file() else None)

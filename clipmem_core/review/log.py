@@ -22,8 +22,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from clipmem_core.atomic import replacing
 from clipmem_core.config import InputError
+from clipmem_core.io import replacing
 
 KEEP, REMOVE, RECAPTION = "keep", "remove", "recaption"
 CHOICES = (KEEP, REMOVE, RECAPTION)

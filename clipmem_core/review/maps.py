@@ -16,20 +16,19 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from clipmem_core.atomic import cached
 from clipmem_core.audits.jobs import Task, jobs_folder
 from clipmem_core.audits.store import (
     PAIRS,
     SCORES,
     Audit,
-    known_sha256,
     read_array,
     read_table,
-    whole_table,
+    recorded_sha256,
     write_table,
 )
 from clipmem_core.columns import GROUP, LABEL, PLANTED
 from clipmem_core.config import InputError, data_folder
+from clipmem_core.io import write_once
 from clipmem_core.review.search import EMBEDDINGS, embeddings_path
 from clipmem_core.review.selection import MAP_X, MAP_Y
 from clipmem_core.review.tables import ROW, fetch_arrow, mismatched_tables, number
@@ -54,7 +53,7 @@ def map_path(audit: Audit, name: str) -> Path:
     if side not in EMBEDDINGS or member not in audit.record.members:
         raise InputError(f"{audit.name} has no map {name!r}: choose one on the page Map of embeddings")
     content = {
-        "embeddings": known_sha256(audit, embeddings_path(audit, member, side)),
+        "embeddings": recorded_sha256(audit, embeddings_path(audit, member, side)),
         "settings": {**SETTINGS, "n_neighbors": NEIGHBOURS, "seed": SEED, "limit": LIMIT},
         "versions": {library: importlib.metadata.version(library) for library in LIBRARIES},
     }
@@ -63,12 +62,12 @@ def map_path(audit: Audit, name: str) -> Path:
 
 
 def map_file(audit: Audit, name: str) -> Path | None:
-    """Return the file of a map; None if it is not drawn, broken, or has an unknown name."""
+    """Return the file of a map; None if it is not drawn or has an unknown name."""
     try:
         path = map_path(audit, name)
     except InputError:
         return None
-    return path if whole_table(path) else None
+    return path if path.is_file() else None
 
 
 def map_points(audit: Audit, name: str, column: str) -> pd.DataFrame:
@@ -76,7 +75,7 @@ def map_points(audit: Audit, name: str, column: str) -> pd.DataFrame:
     path = map_file(audit, name)
     if path is None:
         raise InputError(f"there is no map {name!r} of {audit.name} yet: draw it on the page Map of embeddings")
-    places = read_table(path, columns=[MAP_ROW, MAP_X, MAP_Y], mend="delete it and draw the map again")
+    places = read_table(path, columns=[MAP_ROW, MAP_X, MAP_Y], repair="delete it and draw the map again")
     value = f'"{column}"' if column in (LABEL, PLANTED, GROUP) else number(column)
     query = f'SELECT {ROW}, map_x, map_y, {value} AS "{column}" FROM parquet JOIN places USING ({ROW}) ORDER BY {ROW}'
     table = audit.folder / (PAIRS if column in (LABEL, PLANTED) else SCORES)
@@ -88,7 +87,7 @@ def map_points(audit: Audit, name: str, column: str) -> pd.DataFrame:
 
 
 def make_map(audit: Audit, name: str, *, say: Callable[[str], None] = lambda line: None) -> Path:
-    """Return the file of a map, which is drawn if it is missing or broken."""
+    """Return the file of a map, which is drawn if it is missing."""
     path = map_path(audit, name)
 
     def draw(temporary: Path) -> None:
@@ -99,9 +98,9 @@ def make_map(audit: Audit, name: str, *, say: Callable[[str], None] = lambda lin
             rows = np.sort(np.random.default_rng(SEED).choice(len(rows), LIMIT, replace=False))
         places = lay_out(np.array(vectors[rows]), say=say)
         table = pd.DataFrame({MAP_ROW: rows, MAP_X: places[:, 0], MAP_Y: places[:, 1]})
-        write_table(temporary, table, checksums=True)
+        write_table(temporary, table)
 
-    cached(path, draw, whole=whole_table, broken=lambda _: say(f"{path} is broken: drawing it again"))
+    write_once(path, draw)
     return path
 
 

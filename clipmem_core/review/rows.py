@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from clipmem_core import columns as c
-from clipmem_core.audits.checks import LOOKALIKE_OF, ensure_checks, kept_checks
+from clipmem_core.audits.checks import LOOKALIKE_OF, ensure_checks, stored_checks
 from clipmem_core.audits.store import PAIRS, SCORES, Audit
 from clipmem_core.config import InputError
 from clipmem_core.pairs.checks import CHECKS
@@ -216,7 +216,7 @@ def check_counts(audit: Audit) -> dict[str, int | None]:
 
 def failed_checks(audit: Audit, row: int) -> list[str]:
     """Return the names of the checks that a pair fails; none before the checks are made."""
-    path = kept_checks(audit)
+    path = stored_checks(audit)
     if path is None:
         return []
     columns = ", ".join(f'"{name}"' for name in CHECKS)

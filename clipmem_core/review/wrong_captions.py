@@ -8,7 +8,7 @@ import numpy as np
 from clipmem_core import columns as c
 from clipmem_core.audits.store import SCORES, VERDICT, Audit, read_table
 from clipmem_core.audits.verdict import likely_wrong
-from clipmem_core.files import mapping, numbers
+from clipmem_core.io import mapping, numbers
 from clipmem_core.review.decisions import CODES, KEEP, UNDECIDED_CODE, decided
 from clipmem_core.review.tables import cached
 from clipmem_core.scores import prevalence as p

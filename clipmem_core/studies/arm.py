@@ -1,4 +1,4 @@
-"""An arm of a study: its overrides, the text that describes them, and the pairs they change on one split.
+"""An arm of a study: its overrides, their text form, and the pairs they change on one split.
 
 text_mask=0.3 removal=clipmem:100 lookalikes decisions
 """
@@ -24,13 +24,13 @@ from clipmem_core.scores.registry import scores_in
 from clipmem_core.studies.store import StudyFolder
 
 NONE, ALL, RANDOM = "none", "all", "random"
-REMOVAL, LOOKALIKES, DECISIONS, PAIRS_KEPT = "removal", "lookalikes", "decisions", "pairs"
+REMOVAL, LOOKALIKES, DECISIONS, PAIRS_TRAINED = "removal", "lookalikes", "decisions", "pairs"
 SWITCHES = (LOOKALIKES, DECISIONS)
-# Pairs are removed from the highest value on (1) or from the lowest (−1).
+# 1: the highest values are removed first; −1: the lowest.
 DIRECTIONS = {name: score.direction for name, score in scores_in(RANKS_REMOVAL).items()}
 RANKED_BY = (*DIRECTIONS, RANDOM)
 RANKING_REPEATS = 2
-LONGEST_NAME = 70  # fingerprints may follow
+LONGEST_NAME = 70  # without fingerprints
 
 
 class Removal(NamedTuple):
@@ -45,7 +45,7 @@ class Removal(NamedTuple):
 
 @dataclass(frozen=True)
 class Decided:
-    """Ids of pairs to remove, and ids with their new captions."""
+    """Decisions on pairs: ids to remove, and ids with new captions."""
 
     removed: frozenset[str] = frozenset()
     recaptioned: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -60,12 +60,12 @@ class Decided:
 
 @dataclass(frozen=True)
 class Arm:
-    """The overrides of an arm, relative to the reference arm; those of the reference arm, to the study's config.
+    """An arm as overrides of the reference arm, or, for the reference arm, of the study's config.
 
-    `overrides` are config fields, and changes of the pairs: `removal` (a Removal), `lookalikes` (all but the first of
-    near-duplicate pictures are removed), `decisions` (a person's decisions are applied) and `pairs` (a member trains on
-    so many). `decided` has the decisions at the time the arm was added. `model` is a model config of this arm alone.
-    `shown` replaces the overrides in tables.
+    `overrides` are config fields and changes of the pairs: `removal` (a Removal), `lookalikes` (keep only the first of
+    near-duplicate pictures), `decisions` (apply the review's decisions) and `pairs` (the number a member trains on).
+    `decided` has the decisions at the time the arm was added, `model` is the arm's model config, and `shown`
+    replaces the overrides in tables.
     """
 
     name: str = ""
@@ -76,7 +76,7 @@ class Arm:
 
     @property
     def fields(self) -> dict[str, Any]:
-        """The overrides of the config."""
+        """The overrides of config fields."""
         return {name: value for name, value in self.overrides.items() if name in FIELDS}
 
     @property
@@ -85,7 +85,7 @@ class Arm:
 
     @property
     def text(self) -> str:
-        """Its overrides in one line, always in the same order; empty for the reference arm."""
+        """Its overrides in one line, in a fixed order; empty for the reference arm."""
         parts = []
         for name in (*ARM_FIELDS, REMOVAL):
             if name in self.overrides:
@@ -95,12 +95,12 @@ class Arm:
 
     @property
     def folder_name(self) -> str:
-        """Its text as the name of its folder."""
+        """A folder name from its text."""
         name = "_".join(re.sub(r"[^\w.]+", "-", part) for part in self.text.split()) or NONE
         return name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}-{fingerprint(self.text)[:6]}"
 
     def row(self, changes: Decided) -> dict[str, Any]:
-        """Return the columns that describe the arm in tables, with the counts of the pairs it changes."""
+        """Return the arm's columns in tables, with the counts of the pairs it changes."""
         described = {name: value for name, value in self.overrides.items() if name != REMOVAL}
         described |= {"removed_by": self.removal.by} if self.removal else {}
         counts = {"removed": len(changes.removed), "recaptioned": len(changes.recaptioned)}
@@ -129,7 +129,7 @@ def _parse_value(name: str, value: str) -> Any:
         )
     if name not in ARM_FIELDS:
         options = ", ".join((*ARM_FIELDS, REMOVAL, *SWITCHES))
-        raise InputError(f"a setting does not know {name[:40]!r}: choose from {options}")
+        raise InputError(f"setting {name[:40]!r} is unknown: choose from {options}")
     kind, choices = type(FIELDS[name].default), FIELDS[name].choices
     try:
         parsed = kind(value)
@@ -137,13 +137,12 @@ def _parse_value(name: str, value: str) -> Any:
             return parsed
     except (ValueError, OverflowError):
         pass
-    wanted = f"one of {', '.join(choices)}" if choices else "a whole number" if kind is int else "a number"
-    raise InputError(f"{name} must be {wanted}, not {value[:40]!r}")
+    expected = f"one of {', '.join(choices)}" if choices else "a whole number" if kind is int else "a number"
+    raise InputError(f"{name} must be {expected}, not {value[:40]!r}")
 
 
 def normal(arm: Arm, config: AuditConfig) -> Arm:
-    """Return an arm without overrides that have no effect on a reference config, so that equal trainings have equal
-    texts."""
+    """Return an arm without overrides that have no effect, so that equal trainings have equal texts."""
     usual = vars(config)
     values = usual | arm.fields
     on = set(switched_on(values))
@@ -154,15 +153,15 @@ def normal(arm: Arm, config: AuditConfig) -> Arm:
 
 
 def text_of(arm: Arm, config: AuditConfig) -> str | None:
-    """Return the normal text of an arm of a plan, relative to the reference config; None if no text describes it."""
+    """Return the normal text of an arm relative to the reference config; None if it has no text form."""
     described = set(arm.overrides) <= {*ARM_FIELDS, REMOVAL, *SWITCHES}
     return normal(arm, config).text if described and not arm.model else None
 
 
 def removed_by(removal: Removal, scores: pd.DataFrame, pool: np.ndarray, *, seed: int) -> frozenset[str]:
-    """Return the ids of the pairs that a removal removes from a pool of ids; equal scores are ordered by chance.
+    """Return the ids that a removal removes from a pool of ids; ties are broken at random.
 
-    A random removal draws from the same pairs as the others, those with scores, and a larger one includes a smaller.
+    A random removal also draws from pairs with scores only, and a larger one includes a smaller one.
     """
     value = c.CLIPMEM if removal.by == RANDOM else removal.by
     scored = scores.loc[scores[c.PAIR_ID].isin(pool), [c.PAIR_ID, value]].dropna()
@@ -174,11 +173,11 @@ def removed_by(removal: Removal, scores: pd.DataFrame, pool: np.ndarray, *, seed
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """One split of the pairs: turns an arm into a config and into the pairs that it changes.
+    """One split of the pairs, which turns an arm into a config and the pairs it changes.
 
-    `config` is the study's with the seed that draws this split, and `none` its reference arm; `planned` are the texts
-    of all arms of its plan, None where no text describes one. `pairs`, their `group` and their `clusters` of
-    near-duplicates are in one order. `scores` are those that removals rank by, once they are computed.
+    `config` is the study's with the seed of this split, `none` its reference arm, and `planned` the text (or None) of
+    each planned arm. `pairs`, their `group` and their `clusters` of near-duplicates have one order. `scores` are what
+    removals rank by, once they are computed.
     """
 
     config: AuditConfig
@@ -196,83 +195,85 @@ class Split:
 
     @property
     def ranking(self) -> AuditConfig:
-        """The config of the audit that ranks pairs: the reference arm's, with each pair left out of some members.
+        """The config of the audit that ranks pairs: protocol ensemble.
 
-        In the paper's protocol every member trains on a shared pair, so that it has no score; here all but the external
-        pairs of another split have one.
+        In protocol paper every member trains on a shared pair, so that shared pairs have no score.
         """
         members = RANKING_REPEATS * self.config.folds
         return dataclasses.replace(self.reference, protocol="ensemble", seeds=1, members=members)
 
     @property
     def lookalikes(self) -> frozenset[str]:
-        """Ids of all but the first of near-duplicate pictures, without external pairs."""
+        """Ids of non-external pairs that are near-duplicates of an earlier pair."""
         later = (self.clusters != np.arange(len(self.clusters))) & (self.group != c.EXTERNAL)
         return frozenset(self.pairs.loc[later, c.PAIR_ID])
 
     def ids(self, group: str) -> frozenset[str]:
-        """Return the ids of a group."""
         return frozenset(self.pairs.loc[self.group == group, c.PAIR_ID])
 
     def config_of(self, arm: Arm, models: Path | None = None) -> AuditConfig:
-        """Return the config of an arm; its model, if it has one, is the file of its name in `models`."""
+        """Return the config of an arm; an arm with a model reads it from its file in `models`."""
         model = {"model": str(models / f"{arm.name}.json")} if arm.model and models else {}
         return dataclasses.replace(self.reference, **(arm.fields | model))
 
     def applicable(self, decided: Decided) -> Decided:
-        """Return the decisions that change a pair of this study; new captions count up to the number that is used."""
-        before = {id_: tuple(own) for id_, own in zip(self.pairs[c.PAIR_ID], self.pairs[c.CAPTIONS], strict=True)}
-        after = {id_: tuple(own)[: self.config.captions or None] for id_, own in decided.recaptioned.items()}
-        changed = {id_: own for id_, own in after.items() if id_ in before and own != before[id_]}
+        """Return the decisions that change a pair of this study, with at most `config.captions` new captions."""
+        before = {
+            id_: tuple(captions) for id_, captions in zip(self.pairs[c.PAIR_ID], self.pairs[c.CAPTIONS], strict=True)
+        }
+        after = {id_: tuple(captions)[: self.config.captions or None] for id_, captions in decided.recaptioned.items()}
+        changed = {id_: captions for id_, captions in after.items() if id_ in before and captions != before[id_]}
         return Decided(decided.removed & frozenset(before), changed)
 
     def changes(self, arm: Arm) -> Decided:
         """Return the pairs that an arm removes and recaptions; without scores, none by a ranking.
 
-        Utility is measured on external pairs: they stay as they are.
+        External pairs never change, since utility is measured on them.
         """
         external = self.ids(c.EXTERNAL)
         removed = arm.decided.removed - external
         if arm.overrides.get(LOOKALIKES):
             removed |= self.lookalikes
-        if PAIRS_KEPT in arm.overrides:
-            removed |= self._beyond(arm.overrides[PAIRS_KEPT])
-        captions = {id_: own for id_, own in arm.decided.recaptioned.items() if id_ not in removed | external}
+        if PAIRS_TRAINED in arm.overrides:
+            removed |= self._all_but(arm.overrides[PAIRS_TRAINED])
+        captions = {id_: words for id_, words in arm.decided.recaptioned.items() if id_ not in removed | external}
         if arm.removal and self.scores is not None:
             shared = self.pairs.loc[self.group == c.SHARED, c.PAIR_ID]
             pool = shared[~shared.isin(removed)].to_numpy()
             removed |= removed_by(arm.removal, self.scores, pool, seed=self.config.seed)
         return Decided(removed, captions)
 
-    def _beyond(self, pairs: int) -> frozenset[str]:
-        """Return ids to remove so that a member trains on so many pairs: of candidates and of independent pairs at
-        most half as many stay, and the rest are shared. Fewer pairs are always part of more."""
+    def _all_but(self, pairs: int) -> frozenset[str]:
+        """Return ids to remove so that a member trains on a number of pairs, at most half of them candidates.
+
+        A smaller number selects a subset of a larger one.
+        """
         ids = self.pairs[c.PAIR_ID].to_numpy()
         order = np.argsort(hashed(draw_keys(ids.tolist()), self.config.seed), kind="stable")
-        of = {name: ids[order][(self.group == name)[order]] for name in (c.CANDIDATE, c.INDEPENDENT, c.SHARED)}
-        most = min(pairs // 2, len(of[c.CANDIDATE]), len(of[c.INDEPENDENT]))
-        stay = {c.CANDIDATE: most, c.INDEPENDENT: most, c.SHARED: pairs - most}
-        return frozenset(str(id_) for name, drawn in of.items() for id_ in drawn[stay[name] :])
+        by_group = {name: ids[order][(self.group == name)[order]] for name in (c.CANDIDATE, c.INDEPENDENT, c.SHARED)}
+        most = min(pairs // 2, len(by_group[c.CANDIDATE]), len(by_group[c.INDEPENDENT]))
+        counts = {c.CANDIDATE: most, c.INDEPENDENT: most, c.SHARED: pairs - most}
+        return frozenset(str(id_) for name, drawn in by_group.items() for id_ in drawn[counts[name] :])
 
 
 def reference_config(study: StudyFolder) -> AuditConfig:
-    """Return the config of a study's reference arm, which settings change."""
-    asked = study.asked
-    return dataclasses.replace(config_from(asked["config"]), **asked["reference_fields"])
+    """Return the config of a study's reference arm."""
+    request = study.request
+    return dataclasses.replace(config_from(request["config"]), **request["reference_fields"])
 
 
 def first_split(study: StudyFolder) -> Split:
     """Return the first split of a study, from its folder."""
-    asked, added = study.asked, {arm["name"] for arm in study.own}
-    audit = study.audit(asked["reference"])
+    request, added_names = study.request, {arm["name"] for arm in study.added}
+    audit = study.audit(request["reference"])
     if not audit.begun:
         raise InputError(
-            f"arm {audit.name} of study {study.name!r} has not begun: wait until it trains, or run the study again"
+            f"arm {audit.name} of study {study.name!r} has not started: wait until it trains, or run the study again"
         )
     return Split(
-        config_from(asked["config"]),
-        Arm(audit.name, dict(asked["reference_fields"])),
-        {name: asked["settings"].get(name) for name in asked["arms"] if name not in added},
+        config_from(request["config"]),
+        Arm(audit.name, dict(request["reference_fields"])),
+        {name: request["settings"].get(name) for name in request["arms"] if name not in added_names},
         audit.pairs,
         audit.membership[c.GROUP].to_numpy(dtype=str),
         read_prepared(audit.folder).clusters,

@@ -1,5 +1,4 @@
-"""Measurements of the members of an arm: the row of each seed, the rows of its epochs, and the attack by the arm's
-other seeds."""
+"""Measurements of the members of an arm: a row a seed, a row an epoch, and the attack by the arm's other seeds."""
 
 import dataclasses
 import math
@@ -27,15 +26,15 @@ from clipmem_core.training.vocabulary import caption_ends, pairs_with
 
 KS = (1, 5, 10)
 RECALLS = tuple(f"{way}_R@{k}" for way in ("image_to_text", "text_to_image") for k in KS)
-RARE = 2  # trained pairs that have the token, at most
+RARE = 2  # maximum number of trained pairs with a rare token
 ATTACKED = (*c.ATTACK_METRICS.values(), s.ATTACK_SHADOWS)
 
 
 def measure(audit: Audit, number: int, compared: np.ndarray, *, by_rarity: bool = False) -> dict[str, Any]:
     """Measure the trained members f-number and g-number of an arm's audit.
 
-    Memorization is of `compared` pairs, those that every arm trains on if its group does, bool [n_pairs]; utility is
-    the mean of f and g; samples are those of one of them, seconds of both, and memory is the larger peak.
+    Memorization is measured on `compared` pairs, bool [n_pairs]. Utility is the mean of f and g; samples are those of
+    f, seconds the sum of both, and memory is the larger peak.
     """
     names = (f"f-{number}", f"g-{number}")
     folders = [audit.member(name) for name in names]
@@ -56,12 +55,12 @@ def measure(audit: Audit, number: int, compared: np.ndarray, *, by_rarity: bool 
 def measure_epochs(audit: Audit, number: int, compared: np.ndarray) -> list[dict[str, Any]]:
     """Measure memorization and retrieval of a seed after each epoch whose embeddings were stored.
 
-    For retrieval a pair's captions count as one, their mean.
+    Retrieval uses the mean embedding of a pair's captions.
     """
     names = (f"f-{number}", f"g-{number}")
     sides = _sides(audit, names)
     rows = utility_rows(sides)
-    found = []
+    epochs = []
     for epoch in audit.record.snapshots:
         embedded = [read_embeddings(audit.member(name) / SNAPSHOTS / str(epoch)) for name in names]
         recalls = [
@@ -69,8 +68,8 @@ def measure_epochs(audit: Audit, number: int, compared: np.ndarray) -> list[dict
             for image, text in embedded
         ]
         row = {s.EPOCH: epoch} | memorization(embedded, sides, compared)
-        found.append(row | {s.RETRIEVAL: float(np.mean(recalls))})
-    return found
+        epochs.append(row | {s.RETRIEVAL: float(np.mean(recalls))})
+    return epochs
 
 
 def memorization(embedded: list[tuple[np.ndarray, np.ndarray]], sides: Sides, compared: np.ndarray) -> dict[str, float]:
@@ -96,18 +95,18 @@ def memorization(embedded: list[tuple[np.ndarray, np.ndarray]], sides: Sides, co
 def retrieval_by_rarity(audit: Audit, members: tuple[str, ...]) -> dict[str, float]:
     """Measure retrieval on pairs whose caption has a rare trained word, and on the others.
 
-    Rare is a token that one or two pairs of the member's training have, whatever an arm leaves out: the pairs are
-    divided alike in every arm. A token that no trained pair has is not rare but unknown. The gallery is all pairs that
-    utility is measured on, each with its mean text embedding. Values are means of the six recalls and over members.
+    A rare token occurs in one or two of the member's training pairs, before an arm removes tokens, so that all arms
+    divide the pairs alike. The gallery is all utility pairs, each with its mean text embedding. Values are means of the
+    six recalls and over members.
     """
     config, pairs = audit.record.config, audit.pairs
     membership = membership_of(audit.membership)
     rows = utility_rows(sides_of(audit, config, membership))
     tokens, start = cached_tokens(config.model, pairs), caption_starts(pairs)
     model = model_config(config.model)
-    captions = tokens[start[rows]]  # the first of each, which all arms are evaluated on
+    captions = tokens[start[rows]]  # the first of each pair
     words = words_of(captions, caption_ends(model, captions))
-    found = []
+    by_member = []
     for name in members:
         trained = np.flatnonzero(membership.trained[membership.members.index(name)])
         counts = pairs_with(model, tokens, start, trained, first=config.train_captions)[captions]
@@ -115,8 +114,8 @@ def retrieval_by_rarity(audit: Audit, members: tuple[str, ...]) -> dict[str, flo
         image, text = (vectors[rows] for vectors in read_embeddings(audit.member(name)))
         ranks = np.stack(list(retrieval_ranks(image, text, np.arange(len(rows))).values()))
         hits = np.mean([ranks < k for k in KS], axis=(0, 1))
-        found.append([hits[rare].mean() if rare.any() else np.nan, hits[~rare].mean(), rare.mean()])
-    means = np.mean(found, axis=0)
+        by_member.append([hits[rare].mean() if rare.any() else np.nan, hits[~rare].mean(), rare.mean()])
+    means = np.mean(by_member, axis=0)
     return dict(zip(("retrieval_rare", "retrieval_other", "queries_rare"), map(float, means), strict=True))
 
 
@@ -126,19 +125,17 @@ def _sides(audit: Audit, names: tuple[str, str]) -> Sides:
 
 
 def arms_to_attack(rows: pd.DataFrame) -> list[str]:
-    """Return the arms with two seeds or more in which a row has another number of shadows than it could have now."""
+    """Return the arms with two seeds or more in which a row was attacked with fewer shadows than exist now."""
     rows = rows.reindex(columns=[s.ARM, s.ATTACK_SHADOWS])
     seeds = rows.groupby(s.ARM)[s.ARM].transform("size")
     return list(dict.fromkeys(rows.loc[(seeds > 1) & (rows[s.ATTACK_SHADOWS] != 2 * (seeds - 1)), s.ARM]))
 
 
 def attack_arm(seeds: Sequence[tuple[Audit, int, np.ndarray]]) -> list[dict[str, float]]:
-    """Attack f and g of each seed of an arm with those of its other seeds as shadows.
+    """Attack f and g of each seed of an arm with those of its other seeds as shadows; return the means of f and g.
 
-    If every seed draws its own split, a shadow is trained on most pairs and not on some; if seeds share one split, all
-    f are trained on the same pairs and all g on others, so that what f and g differ in by the other pairs of their
-    groups helps the attack too. `seeds` are the audit of each seed, the seed's number in it, and the compared pairs;
-    metrics are means of f and g as the target.
+    `seeds` are the audit of each seed, the seed's number in it, and the compared pairs. If seeds share one split, all f
+    are trained on the same pairs, and the attack also uses differences by the other pairs of a group.
     """
     alignments, sides = [], []
     for audit, number, _ in seeds:
@@ -147,17 +144,17 @@ def attack_arm(seeds: Sequence[tuple[Audit, int, np.ndarray]]) -> list[dict[str,
         for name in names:
             alignments.append(pair_terms(*read_embeddings(audit.member(name)), sides[-1].external)[c.ALIGNMENT])
     scored = [
-        np.isin(own.membership.group, c.SCORED_GROUPS) & compared
-        for own, (_, _, compared) in zip(sides, seeds, strict=True)
+        np.isin(side.membership.group, c.SCORED_GROUPS) & compared
+        for side, (_, _, compared) in zip(sides, seeds, strict=True)
     ]
     shadows = Shadows(
-        trained=np.concatenate([own.membership.trained for own in sides]),
+        trained=np.concatenate([side.membership.trained for side in sides]),
         attacked=np.repeat(scored, 2, axis=0),
-        external=np.repeat([own.external for own in sides], 2, axis=0),
+        external=np.repeat([side.external for side in sides], 2, axis=0),
         replicate=np.repeat(np.arange(len(seeds)), 2),
         seed=sides[0].seed,
     )
-    curves = [roc(one, BAVARIA) for one in attack(alignments, shadows, attacks=(BAVARIA,))]
+    curves = [roc(target, BAVARIA) for target in attack(alignments, shadows, attacks=(BAVARIA,))]
     return [
         {column: (f[name] + g[name]) / 2 for name, column in c.ATTACK_METRICS.items()}
         | {s.ATTACK_SHADOWS: len(alignments) - 2}

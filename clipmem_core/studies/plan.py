@@ -1,7 +1,7 @@
-"""What a study compares: the built-in plans, the arms that a person adds, and the command line that runs them.
+"""The built-in studies, arms added to them, and their command lines.
 
-The reference arm of the studies of mitigations is `none`. It trains on one caption a pair, the paper's first column,
-and all arms are evaluated on that caption and on whole pictures: on what every arm trains on.
+The reference arm of studies of mitigations is `none`. It trains on one caption a pair, as in the paper. All arms are
+evaluated on that caption and on uncropped pictures, which every arm trains on.
 """
 
 import copy
@@ -22,12 +22,12 @@ from clipmem_core.audits.store import is_locked, write_json
 from clipmem_core.config import AuditConfig, InputError, affecting, did_you_mean, fingerprint, flat
 from clipmem_core.studies import arm as arms
 from clipmem_core.studies.arm import ALL, NONE, Arm, Decided, Removal, Split
-from clipmem_core.studies.store import OWN, StudyFolder, studies_folder, study_folder
+from clipmem_core.studies.store import ADDED, StudyFolder, studies_folder, study_folder
 from clipmem_core.training.names import model_config
 
-# With crops or further captions, one arm would be evaluated on pictures or captions it never saw.
+# Otherwise an arm is evaluated on crops or captions it did not train on.
 EVALUATED_ALIKE = {"eval_crop_scale": 1.0, "eval_captions": 1, "views": 2}
-# Five seeds are five splits of the pairs. External pairs that steer an adaptive mitigation don't measure its price.
+# Five seeds are five splits. External pairs that control adaptive mitigations are not used for utility.
 COMMON_DEFAULTS = {"protocol": "paper", "seeds": 5, "retrieval_apart": True}
 STRONG_CROPS, NO_CROPS = 0.2, 1.0
 FACTORS = {"half": 0.5, "one": 1.0, "double": 2.0}  # of an encoder's width
@@ -35,21 +35,21 @@ MOST_CAPTIONS = 5
 NOISE_LEVELS = (0.01, 0.05, 0.10, 0.15, 0.20, 0.25, 0.30)
 REMOVED = (50, 100, 200, 400, 800)
 REMOVED_BY = (c.CLIPMEM, c.SIMILARITY_IN, arms.RANDOM)
-SCALE = (500, 1_000, 2_000, 4_000, 8_000, 16_000, 32_000)  # pairs that a member trains on, beside all that there are
+SCALE = (500, 1_000, 2_000, 4_000, 8_000, 16_000, 32_000)  # pairs that a member trains on
 CROPS: dict[str, Any] = {"crop_scale": 0.2, "colour": 0.4}
 FLOOR: dict[str, Any] = {"min_logit_scale": 30.0}  # open_clip starts at 14.3
 MIN_DF: dict[str, Any] = {"text_min_df": 10}
 FORGET_DF: dict[str, Any] = {"text_forget_df": 3}
 MASK: dict[str, Any] = {"text_mask": 0.15}
 ADAPTIVE_MASK: dict[str, Any] = {"adaptive_mask": 0.6}
-FEWEST_COMPARED = 10  # candidates, and as many independent pairs, that every arm trains on alike
+FEWEST_COMPARED = 10  # candidates, and independent pairs, that no arm changes
 
 
 # --- The arms of each built-in study, from the config and the pairs
 
 
 def size_arms(config: AuditConfig, pairs: pd.DataFrame) -> list[Arm]:
-    """Return each width of the image encoder with each of the text encoder."""
+    """Return all combinations of widths of the image and the text encoder."""
     if config.lock_image or config.lock_text or config.pretrained:
         raise InputError("study size trains models of other widths: remove --lock-image, --lock-text and --pretrained")
     model = model_config(config.model)
@@ -65,7 +65,7 @@ def size_arms(config: AuditConfig, pairs: pd.DataFrame) -> list[Arm]:
 
 
 def sized(model: dict[str, Any], *, image: float, text: float) -> dict[str, Any]:
-    """Scale the width of each encoder and the number of its heads; depth and the embedding stay."""
+    """Scale the width and number of heads of each encoder."""
     scaled = copy.deepcopy(model)
     vision, words = scaled["vision_cfg"], scaled["text_cfg"]
     head = vision.get("head_width", 64)
@@ -75,8 +75,8 @@ def sized(model: dict[str, Any], *, image: float, text: float) -> dict[str, Any]
     )
     if foreign or any(count < 1 or count != int(count) for count in heads):
         raise InputError(
-            "study size scales the width of open_clip's own transformers with an even number of heads: take a ViT such "
-            "as --model small"
+            "study size scales the width of open_clip's transformers with an even number of heads: use a ViT such as "
+            "--model small"
         )
     vision["width"] = head * int(heads[0])
     words["width"], words["heads"] = int(words.get("width", 512) * text), int(heads[1])
@@ -84,7 +84,7 @@ def sized(model: dict[str, Any], *, image: float, text: float) -> dict[str, Any]
 
 
 def views_arms(config: AuditConfig, pairs: pd.DataFrame) -> list[Arm]:
-    """Return crops off, as asked and strong, with one caption a pair and, if there are more, with all."""
+    """Return normal, no and strong crops, with one caption a pair and, if there are more, with all."""
     if config.lock_image:
         raise InputError(
             "study views compares crops, and a locked image tower sees whole pictures: add --no-lock-image"
@@ -109,10 +109,10 @@ def views_arms(config: AuditConfig, pairs: pd.DataFrame) -> list[Arm]:
 
 
 def captions_arms(config: AuditConfig, pairs: pd.DataFrame) -> list[Arm]:
-    """Return one caption a pair, two, …, up to five or as many as the source has, and all if that is more."""
+    """Return one caption a pair, two, …, up to five, and all if there are more."""
     most = _most_captions(pairs)
     if most < 2:
-        raise InputError("study captions compares one caption a pair with more, and this source has one")
+        raise InputError("study captions needs pairs with several captions, and this source has none")
     counts = {str(number): number for number in range(2, min(most, MOST_CAPTIONS) + 1)}
     counts |= {"all": config.train_captions} if most > MOST_CAPTIONS else {}
     more = [Arm(f"captions-{n}", {"train_captions": count}, shown={"captions": n}) for n, count in counts.items()]
@@ -120,18 +120,18 @@ def captions_arms(config: AuditConfig, pairs: pd.DataFrame) -> list[Arm]:
 
 
 def scale_arms(config: AuditConfig, pairs: pd.DataFrame) -> list[Arm]:
-    """Return ever fewer pairs to train on, for as many epochs as all pairs, and for as many steps."""
+    """Return smaller numbers of training pairs, with the epochs of all pairs and with their steps."""
     every = int(pairs[c.GROUP].isin([c.SHARED, c.CANDIDATE]).sum())
     sizes = [size for size in SCALE if size < every]
     if len(sizes) < 2:
-        raise InputError(f"study scale trains on {SCALE[0]}, {SCALE[1]} and more pairs, and here are {every:,}")
-    found = [Arm(ALL, shown={"pairs": every, "fixed": ALL, "epochs": config.epochs})]
+        raise InputError(f"study scale trains on {SCALE[0]}, {SCALE[1]} and more pairs, and there are {every:,}")
+    scaled = [Arm(ALL, shown={"pairs": every, "fixed": ALL, "epochs": config.epochs})]
     for fixed in ("epochs", "steps"):
         for size in sizes:
             epochs = config.epochs if fixed == "epochs" else round(config.epochs * every / size)
-            overrides = {arms.PAIRS_KEPT: size} | ({"epochs": epochs} if epochs != config.epochs else {})
-            found.append(Arm(f"{fixed}-{size}", overrides, shown={"pairs": size, "fixed": fixed, "epochs": epochs}))
-    return found
+            overrides = {arms.PAIRS_TRAINED: size} | ({"epochs": epochs} if epochs != config.epochs else {})
+            scaled.append(Arm(f"{fixed}-{size}", overrides, shown={"pairs": size, "fixed": fixed, "epochs": epochs}))
+    return scaled
 
 
 def text_noise_arms(config: AuditConfig, pairs: pd.DataFrame) -> list[Arm]:
@@ -141,10 +141,10 @@ def text_noise_arms(config: AuditConfig, pairs: pd.DataFrame) -> list[Arm]:
 
 
 def removal_arms(config: AuditConfig, pairs: pd.DataFrame) -> list[Arm]:
-    """Return ever more of the shared pairs removed, at most half of them, by each ranking.
+    """Return growing numbers of removed shared pairs, at most half of them, by each ranking.
 
-    The paper removes candidates from the training of f. Of the shared pairs f and g lose the same ones, and
-    memorization is that of all candidates in every arm.
+    The paper removes candidates from the training of f. Here f and g lose the same shared pairs, so that every arm
+    measures memorization on all candidates.
     """
     shared = int((pairs[c.GROUP] == c.SHARED).sum())
     counts = [n for n in REMOVED if n <= shared // 2]
@@ -161,7 +161,7 @@ def removal_arms(config: AuditConfig, pairs: pd.DataFrame) -> list[Arm]:
 
 
 def combined_arms(config: AuditConfig, pairs: pd.DataFrame) -> list[Arm]:
-    """Return each mitigation at one setting, and some together."""
+    """Return each mitigation at one setting, and some combinations."""
     settings: dict[str, dict[str, Any]] = {
         "text-noise": {"text_noise": 0.15},
         "image-noise": {"image_noise": 0.15},
@@ -178,7 +178,7 @@ def combined_arms(config: AuditConfig, pairs: pd.DataFrame) -> list[Arm]:
         "early-stop": {"stop_epoch": max(1, round(config.epochs * 2 / 3))},
         "adaptive-noise": {"adaptive_noise": 0.15},
         "adaptive-mask": ADAPTIVE_MASK,
-        # Above the median of the held-out pairs, half of what is not memorized would rest, and nothing is learned.
+        # At the median, half of all pairs that are not memorized would rest, and nothing is learned.
         "adaptive-rest": {"adaptive_rest": 1.0, "adaptive_quantile": 0.95},
         "rare-words-and-floor": MIN_DF | FLOOR,
         "forget-rare-words-and-floor": FORGET_DF | FLOOR,
@@ -196,14 +196,14 @@ def combined_arms(config: AuditConfig, pairs: pd.DataFrame) -> list[Arm]:
 
 
 def forgetting_arms(config: AuditConfig, pairs: pd.DataFrame) -> list[Arm]:
-    """Return rare words forgotten after training in each way, beside an arm that forgets only those never trained."""
+    """Return each way to forget rare words after training, and an arm that forgets only untrained words."""
     if config.lock_text:
-        raise InputError("study forgetting is about the words of a trained text encoder: add --no-lock-text")
+        raise InputError("study forgetting needs a trained text encoder: add --no-lock-text")
     ways = {"forget": {}, "delete": {"text_forget_as": "deleted"}, "placebo": {"text_forget_as": "random"}}
     return [
         _none(pairs),
         Arm("forget-untrained", {"text_forget_df": 1}),
-        *(Arm(f"{way}-{df}", {"text_forget_df": df} | own) for df in (2, 3) for way, own in ways.items()),
+        *(Arm(f"{way}-{df}", {"text_forget_df": df} | fields) for df in (2, 3) for way, fields in ways.items()),
     ]
 
 
@@ -223,10 +223,9 @@ def _none(pairs: pd.DataFrame, **shown: Any) -> Arm:
 class Study:
     """A question and the arms that answer it.
 
-    `arms` are drawn from the config and the pair table; `reference` is the arm that differences are taken to.
-    `defaults` are config fields that hold unless typed otherwise. After each epoch of `snapshots` that is run, and
-    after the last, embeddings are stored, and times.parquet has a row for each. `by_rarity`: retrieval is also measured
-    for captions with rare words.
+    `arms` builds them from the config and the pair table; differences are to the arm `reference`. `defaults` are config
+    fields, unless typed otherwise. Embeddings are stored after each epoch of `snapshots` and after the last, each
+    with a row in times.parquet. `by_rarity`: also measure retrieval for captions with rare words.
     """
 
     question: str
@@ -238,13 +237,13 @@ class Study:
 
     @property
     def takes_settings(self) -> bool:
-        """Whether a person may add arms."""
+        """Whether arms can be added."""
         return self.reference == NONE and not self.snapshots
 
 
 EPOCHS_STORED = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 50, 60, 80)
 STUDIES = {
-    # The batch is the same at all sizes, so no larger than the smallest.
+    # The batch must fit the smallest size.
     "scale": Study("Does memorization shrink as epochs over pairs?", scale_arms, ALL, {"batch_size": 256}),
     "size": Study("Does a larger image encoder flip claim 3?", size_arms, "image-one-text-one", {}),
     "views": Study("Is the text share only the missing caption augmentation?", views_arms, "crops-normal-captions-1"),
@@ -258,7 +257,7 @@ STUDIES = {
 
 
 def find_study(name: str, *, with_settings: bool = False) -> Study:
-    """Return the study of a name; if arms are to be added, only one that takes them."""
+    """Return the study of a name; `with_settings`: only one to which arms can be added."""
     if name not in STUDIES:
         raise InputError(f"study {name!r} is unknown: choose one of {', '.join(STUDIES)}{did_you_mean(name, STUDIES)}")
     if with_settings and not STUDIES[name].takes_settings:
@@ -268,12 +267,12 @@ def find_study(name: str, *, with_settings: bool = False) -> Study:
 
 
 def defaults_of(name: str) -> dict[str, Any]:
-    """Return the config fields that a study sets unless they are typed; for an unknown one those of all."""
+    """Return the config fields that a study sets unless they are typed."""
     return COMMON_DEFAULTS | (dict(STUDIES[name].defaults) if name in STUDIES else {})
 
 
-def fault_where_locked(name: str, config: AuditConfig) -> str:
-    """Return why a study has no meaning under a config that locks a tower; empty if it has one."""
+def locked_fault(name: str, config: AuditConfig) -> str:
+    """Return why a study cannot run with a locked tower; empty if it can."""
     pairs = pd.DataFrame({c.CAPTIONS: [["", ""]] * 2, c.GROUP: c.SHARED})
     try:
         find_study(name).arms(config, pairs)
@@ -282,67 +281,64 @@ def fault_where_locked(name: str, config: AuditConfig) -> str:
     return ""
 
 
-# --- Arms that a person adds, in own.json: {"arms": [{"name", "setting", and decisions "removed", "recaptioned"}]}
+# --- Added arms, in own.json: {"arms": [{"name", "setting", and decisions "removed", "recaptioned"}]}
 
 
-def read_own(study: StudyFolder) -> list[Arm]:
-    """Return the arms that a person added to a study, in that order."""
-    found = []
-    for values in study.own:
-        captions = {id_: tuple(own) for id_, own in values.get("recaptioned", {}).items()}
+def read_added(study: StudyFolder) -> list[Arm]:
+    """Return the arms that were added to a study, in that order."""
+    added = []
+    for values in study.added:
+        captions = {id_: tuple(words) for id_, words in values.get("recaptioned", {}).items()}
         decided = Decided(frozenset(values.get("removed", ())), captions)
-        found.append(dataclasses.replace(arms.parse_setting(values["setting"]), name=values["name"], decided=decided))
-    return found
+        added.append(dataclasses.replace(arms.parse_setting(values["setting"]), name=values["name"], decided=decided))
+    return added
 
 
 def find_arm(study: StudyFolder, setting: Arm, *, decided: Decided | None = None) -> str | None:
-    """Return the name of the arm that has a setting, run or not, or None.
+    """Return the name of the arm that has a setting, trained or not, or None.
 
-    `decided` are the decisions meant by `decisions`; without them, those of the arm that was added last.
+    A setting with `decisions` must have been added with `decided`; by default the last one added is returned.
     """
     setting = arms.normal(setting, arms.reference_config(study))
     if not setting.overrides.get(arms.DECISIONS):
         return next((name for name, text in study.settings.items() if text == setting.text), None)
-    found = [arm for arm in read_own(study) if arm.text == setting.text]
+    matches = [arm for arm in read_added(study) if arm.text == setting.text]
     if decided is not None:
         applicable = arms.first_split(study).applicable(decided)
-        found = [arm for arm in found if arm.decided == applicable]
-    return found[-1].name if found else None
+        matches = [arm for arm in matches if arm.decided == applicable]
+    return matches[-1].name if matches else None
 
 
-def add_own(study: StudyFolder, setting: Arm, *, decided: Decided | None = None) -> str:
-    """Add an arm to a study whose reference arm has begun, to be run when the study goes on, and return its name.
-
-    If an arm has this very setting, and the same decisions, its name is returned and nothing is written.
-    """
-    find_study(study.asked["study"], with_settings=True)
-    return add_all(study, arms.first_split(study), [dataclasses.replace(setting, decided=decided or Decided())])[0]
+def add_arm(study: StudyFolder, setting: Arm, *, decided: Decided | None = None) -> str:
+    """Add an arm to a study whose reference arm has begun, and return its name; an equal arm is not added again."""
+    find_study(study.request["study"], with_settings=True)
+    return add_arms(study, arms.first_split(study), [dataclasses.replace(setting, decided=decided or Decided())])[0]
 
 
-def add_all(study: StudyFolder, split: Split, wanted: Sequence[Arm]) -> list[str]:
-    """Add arms to a study, all of them or, if one cannot run, none; return their names."""
-    if not wanted:
+def add_arms(study: StudyFolder, split: Split, requested: Sequence[Arm]) -> list[str]:
+    """Add arms to a study, or none if one of them cannot run; return their names."""
+    if not requested:
         return []
     with FileLock(studies_folder() / f".{study.name}.own.lock"):
-        own = read_own(study)
-        before, names = len(own), []
-        for arm in wanted:
+        stored = read_added(study)
+        before, names = len(stored), []
+        for arm in requested:
             decided = split.applicable(arm.decided) if arm.overrides.get(arms.DECISIONS) else Decided()
             arm = dataclasses.replace(arms.normal(arm, split.reference), decided=decided)
             same = [name for name, text in split.planned.items() if text == arm.text and not decided]
-            same += [other.name for other in own if other.text == arm.text and other.decided == decided]
+            same += [other.name for other in stored if other.text == arm.text and other.decided == decided]
             if not same:
-                _check_arm(arm, own, split)
+                _check_arm(arm, stored, split)
                 name = arm.folder_name
-                if decided:  # other decisions are another arm
+                if decided:
                     name += f"-{fingerprint(list(_decided_json(decided).values()))[:6]}"
                 same = [name]
-                own.append(dataclasses.replace(arm, name=name))
+                stored.append(dataclasses.replace(arm, name=name))
             names.append(same[0])
-        if len(own) > before:
+        if len(stored) > before:
             study.folder.mkdir(parents=True, exist_ok=True)
-            rows = [{"name": arm.name, "setting": arm.text, **_decided_json(arm.decided)} for arm in own]
-            write_json(study.folder / OWN, {"arms": rows})
+            rows = [{"name": arm.name, "setting": arm.text, **_decided_json(arm.decided)} for arm in stored]
+            write_json(study.folder / ADDED, {"arms": rows})
     return names
 
 
@@ -351,8 +347,8 @@ def _decided_json(decided: Decided) -> dict[str, Any]:
     return {"removed": sorted(decided.removed), "recaptioned": recaptioned}
 
 
-def _check_arm(arm: Arm, own: Sequence[Arm], split: Split) -> None:
-    """Refuse an arm that cannot run, or after which too few pairs are left to train on or to compare."""
+def _check_arm(arm: Arm, stored: Sequence[Arm], split: Split) -> None:
+    """Refuse an arm that cannot run, or leaves too few pairs to train on or to compare."""
     check_config(split.config_of(arm))
     changes = split.changes(arm)
     if arm.overrides.get(arms.LOOKALIKES) and not split.lookalikes:
@@ -363,14 +359,14 @@ def _check_arm(arm: Arm, own: Sequence[Arm], split: Split) -> None:
     removed = len(changes.removed & shared) + (arm.removal.n if arm.removal else 0)
     if removed > len(shared) // 2:
         raise InputError(
-            f"{arm.text}: {removed:,} of {len(shared):,} shared pairs would be removed, and at most half of them can be"
+            f"{arm.text}: {removed:,} of {len(shared):,} shared pairs would be removed: remove at most half"
         )
-    changed = frozenset[str]().union(*(split.changes(one).ids for one in (arm, *own)))
+    changed = frozenset[str]().union(*(split.changes(added).ids for added in (arm, *stored)))
     for group in (c.CANDIDATE, c.INDEPENDENT):
-        left = len(split.ids(group) - changed)
-        if left < FEWEST_COMPARED:
+        remaining = len(split.ids(group) - changed)
+        if remaining < FEWEST_COMPARED:
             raise InputError(
-                f"{arm.text}: {left} {group} pairs would be left that all arms train on alike, and memorization "
+                f"{arm.text}: {remaining} {group} pairs would be unchanged in all arms, and memorization "
                 f"is measured on at least {FEWEST_COMPARED}: change fewer pairs, or use another study"
             )
 
@@ -379,56 +375,55 @@ def _check_arm(arm: Arm, own: Sequence[Arm], split: Split) -> None:
 
 
 def study_arguments(study: str, source: str, name: str, config: Mapping[str, Any]) -> list[str]:
-    """Return the arguments of `python -m clipmem_core study` for a config: its seeds, and fields that study and preset
-    set otherwise."""
+    """Return the arguments of `python -m clipmem_core study`: seeds, and fields that differ from study and preset."""
     values, usual = flat(config), defaults_of(study)
-    given = {
+    fields = {
         key: value
         for key, value in typed(config).items()
         if key not in ("seeds", "members") and value != usual.get(key)  # members follow from seeds
     }
-    # Fields that the study sets and somebody typed back to the preset's value.
-    given |= {key: values[key] for key, value in usual.items() if key != "seeds" and values[key] != value}
+    # Fields that the study sets, typed back to the preset's value.
+    fields |= {key: values[key] for key, value in usual.items() if key != "seeds" and values[key] != value}
     named = [f"--name={name}", f"--preset={config['preset']}", f"--seeds={config['seeds']}"]
-    return [study, source, *named, *typed_flags(given, joint="=")]
+    return [study, source, *named, *typed_flags(fields, joint="=")]
 
 
 def resume_arguments(study: StudyFolder) -> list[str]:
-    """Return the arguments of `study` that continue a study with the very same config; its added arms are stored."""
-    asked = study.asked
-    words = study_arguments(asked["study"], asked["source"], study.name, asked["config"])
-    return [*words, f"--seeds-per-split={asked['seeds_per_split']}"]
+    """Return the arguments that continue a study with the same config."""
+    request = study.request
+    words = study_arguments(request["study"], request["source"], study.name, request["config"])
+    return [*words, f"--seeds-per-split={request['seeds_per_split']}"]
 
 
 def command_of(study: StudyFolder) -> str:
-    """Return the command that makes the rows of a study again, with the arms that a person added; on any machine."""
-    asked, rows = study.asked, Counter(arm for arm, _ in study.done())
-    config = {name: own for name, own in asked["config"].items() if name not in affecting("machine")}
+    """Return the command that reproduces the rows of a study on any machine, with added arms."""
+    request, rows = study.request, Counter(arm for arm, _ in study.done())
+    config = {name: value for name, value in request["config"].items() if name not in affecting("machine")}
     config["seeds"] = max(rows.values(), default=config["seeds"])
-    words = study_arguments(asked["study"], asked["source"], study.name, config)
-    if asked["seeds_per_split"] != 1:
-        words.append(f"--seeds-per-split={asked['seeds_per_split']}")
-    words += [f"--also={arm['setting']}" for arm in study.own]
-    if 0 < len(rows) < len(asked["arms"]):
-        words += [f"--only={arm}" for arm in rows if arm != asked["reference"] or len(rows) == 1]
+    words = study_arguments(request["study"], request["source"], study.name, config)
+    if request["seeds_per_split"] != 1:
+        words.append(f"--seeds-per-split={request['seeds_per_split']}")
+    words += [f"--also={arm['setting']}" for arm in study.added]
+    if 0 < len(rows) < len(request["arms"]):
+        words += [f"--only={arm}" for arm in rows if arm != request["reference"] or len(rows) == 1]
     return shlex.join(["python", "-m", "clipmem_core", "study", *words])
 
 
 def study_task(name: str, arguments: Sequence[str] = ()) -> Task:
-    """Return the task of a study; `arguments` are not needed to find its job."""
+    """Return the task of a study; without `arguments`, only to find its job."""
     return Task(jobs_folder() / ".studies" / study_folder(name).name, ["study", *arguments])
 
 
 def resume_study(study: StudyFolder) -> None:
-    """Continue a study, with the arms that were added to it, unless another process runs it.
+    """Continue a study with its added arms, unless another process runs it.
 
-    A running study reads the added arms again after its last.
+    A running study reads the added arms again when it has finished the others.
     """
-    if not is_elsewhere(study.name):
+    if not runs_outside_job(study.name):
         study_task(study.name, resume_arguments(study)).start()
 
 
-def is_elsewhere(name: str) -> bool:
-    """Tell whether a process other than its job runs a study."""
+def runs_outside_job(name: str) -> bool:
+    """Return whether a process other than its job runs a study."""
     job = study_task(name).find()
     return not (job is not None and job.running) and is_locked(study_folder(name).folder)

@@ -1,7 +1,6 @@
-"""The results of a study: paired differences of every arm to the reference, a sentence an arm, tables and a small CSV.
+"""The results of a study: paired differences of every arm to the reference, a sentence an arm, tables and a CSV.
 
-Seeds that share a split are averaged first: they say nothing about other pairs. The intervals of a study with one split
-are over its training seeds.
+Seeds that share a split are averaged first. The intervals of a study with one split are over its training seeds.
 """
 
 import functools
@@ -22,7 +21,7 @@ from scipy.stats import linregress
 from clipmem_core import columns as c
 from clipmem_core.audits.console import machine_line, plain, write_csv
 from clipmem_core.config import FIELDS, InputError
-from clipmem_core.files import reading
+from clipmem_core.io import reading
 from clipmem_core.scores.seeds import MIN_REPLICATES, holm, paired_difference, seed_interval
 from clipmem_core.studies import store as s
 from clipmem_core.studies.arm import ALL, NONE
@@ -30,7 +29,7 @@ from clipmem_core.studies.plan import command_of
 from clipmem_core.studies.store import ARM, EPOCH, RETRIEVAL, SEED, SPLIT, StudyFolder
 
 TEXT_LEAD = "text_minus_image"
-# No member trains on external pairs: where f aligns them better than g, the two models differ by an offset.
+# clipmem of candidates minus that of external pairs, which no member trains on
 CLIPMEM_NET = "clipmem_net"
 MEASURES = (
     *(s.CLIPMEM_CANDIDATE, CLIPMEM_NET, s.MEMBERSHIP_AUROC, c.ATTACK_AUROC, c.ATTACK_TPR),
@@ -44,33 +43,32 @@ COLUMNS = [
     *("arms", "low_of_all", "high_of_all", "p_of_all"),
 ]
 LEVEL = 0.05  # of Holm's p
-# Arms that leave out only tokens that no trained pair has, which `none` reads as the random vectors they began as: the
-# plan's, and one that a person added.
+# Arms that remove only untrained tokens, which `none` reads with their initial random vectors: the plan's, and an added
+# one.
 UNTRAINED = ("forget-untrained", "text_forget_df-1")
-LAWS = {"epochs": -1, "steps": -2}  # study scale: the fixed quantity → the power of pairs that epochs/pairs predicts
+LAWS = {"epochs": -1, "steps": -2}  # study scale: fixed quantity → power of pairs predicted by epochs/pairs
 # The measures on a terminal, with their short names.
 SHOWN = {s.CLIPMEM_CANDIDATE: "clipmem", s.MEMBERSHIP_AUROC: "AUROC", TEXT_LEAD: "text − image", RETRIEVAL: "retrieval"}
 SHOWN_BY_EPOCH = [s.CLIPMEM_CANDIDATE, c.CLIPMEM_IMAGE, c.CLIPMEM_TEXT, s.MEMBERSHIP_AUROC, RETRIEVAL]
 RESULTS = Path(__file__).parents[2] / "data" / "results"
-REFERENCE_MEND = "get the file again from where the code came from"
+REFERENCE_HINT = "download the file again with the code"
 
 
 # --- Rows and differences
 
 
 def rows_of(study: StudyFolder) -> pd.DataFrame:
-    """Return a row per finished arm and seed, with the text encoder's lead over the image encoder in clipmem, and the
-    mean clipmem of candidates beyond that of external pairs."""
+    """Return a row per finished arm and seed, with the columns of `with_lead`."""
     arms = study.arms
     if arms.empty:
         return arms
     if missing := [name for name in NEEDED if name not in arms]:
-        raise InputError(f"{study.folder / s.ARMS} lacks {', '.join(missing)}: {s.MEND}")
+        raise InputError(f"{study.folder / s.ARMS} lacks {', '.join(missing)}: {s.HINT}")
     return with_lead(arms)
 
 
 def with_lead(table: pd.DataFrame) -> pd.DataFrame:
-    """Add the text encoder's lead, and clipmem beyond that of external pairs."""
+    """Add the text minus the image encoder's contribution, and clipmem minus that of external pairs."""
     table = table.assign(**{TEXT_LEAD: table[c.CLIPMEM_TEXT] - table[c.CLIPMEM_IMAGE]})
     if s.CLIPMEM_EXTERNAL in table:
         table[CLIPMEM_NET] = table[s.CLIPMEM_CANDIDATE] - table[s.CLIPMEM_EXTERNAL]
@@ -78,27 +76,26 @@ def with_lead(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def beyond_external(times: pd.DataFrame) -> pd.DataFrame:
-    """Return rows with each encoder's contribution less that of external pairs, the offset between f and g."""
+    """Subtract the contributions of external pairs from those of each encoder."""
     nulls = {c.CLIPMEM_IMAGE: s.IMAGE_EXTERNAL, c.CLIPMEM_TEXT: s.TEXT_EXTERNAL}
     return times.assign(**{name: times[name] - times[null] for name, null in nulls.items()})
 
 
 def replicates(table: pd.DataFrame) -> str:
-    """Return what intervals of a study are over: its splits, or the training seeds of the only one."""
+    """Return the replicates of a study's intervals: splits, or training seeds of one split."""
     return c.SPLITS if SPLIT in table else c.ONE_SPLIT
 
 
 def by_split(table: pd.DataFrame, by: Sequence[str], measures: Sequence[str]) -> pd.DataFrame:
-    """Return the means of measures over the seeds of each split; for a study with one split the table."""
+    """Average measures over the seeds of each split; a study with one split is returned unchanged."""
     return table.groupby([*by, SPLIT], sort=False)[list(measures)].mean().reset_index() if SPLIT in table else table
 
 
 def differences(table: pd.DataFrame, reference: str) -> pd.DataFrame:
     """Compare every arm with the reference arm, seed by seed, in one row per arm and measure.
 
-    `n` splits (for one split, seeds) that both have, `value` the arm's mean, `difference` to the reference with its
-    95 % interval and p value, empty for the reference itself. Then the same corrected for how many `arms` are compared
-    in this measure: simultaneous 95 % intervals (Bonferroni's t) and Holm's p.
+    Columns: `n` shared splits (with one split, seeds), `value` the arm's mean, `difference` to the reference with 95 %
+    interval and p value, and the same corrected for the number of `arms`: Bonferroni's t and Holm's p.
     """
     arms = list(dict.fromkeys(table[ARM]))
     if reference not in arms:
@@ -106,7 +103,7 @@ def differences(table: pd.DataFrame, reference: str) -> pd.DataFrame:
     many = len(arms) - 1
     replicate = table.drop_duplicates(SEED).set_index(SEED)[SPLIT] if SPLIT in table else None
     shared = table.loc[table[ARM] == reference, SEED]
-    compared = {}  # the values of each measure and their differences, by seed or split and arm
+    compared = {}  # measure → values and differences by seed or split and arm
     for measure in (name for name in MEASURES if name in table and table[name].notna().any()):
         wide = table.pivot(index=SEED, columns=ARM, values=measure).astype(float)
         paired = wide.sub(wide[reference], axis=0)
@@ -114,64 +111,64 @@ def differences(table: pd.DataFrame, reference: str) -> pd.DataFrame:
     rows = []
     for arm in arms:
         for measure, (values, paired) in compared.items():
-            found = paired[arm].dropna().to_numpy()
-            if not len(found):
+            values_by_split = paired[arm].dropna().to_numpy()
+            if not len(values_by_split):
                 continue
-            one, of_all = (
-                paired_difference(found, np.zeros_like(found), level=1 - LEVEL / count) for count in (1, max(many, 1))
+            single, simultaneous = (
+                paired_difference(values_by_split, np.zeros_like(values_by_split), level=1 - LEVEL / count)
+                for count in (1, max(many, 1))
             )
-            row = [arm, measure, one.n, values[arm].mean(), one.mean]
+            row = [arm, measure, single.n, values[arm].mean(), single.mean]
             if arm == reference:
                 rows.append([*row, np.nan, np.nan, np.nan, many, np.nan, np.nan])
             else:
-                rows.append([*row, one.low, one.high, one.p_value, many, of_all.low, of_all.high])
+                rows.append([*row, single.low, single.high, single.p_value, many, simultaneous.low, simultaneous.high])
     tidy = pd.DataFrame(rows, columns=COLUMNS[:-1])
     corrected = tidy.groupby("measure", sort=False)["p_value"].transform(lambda p: holm(p.to_numpy()))
     return tidy.assign(**{COLUMNS[-1]: corrected.astype(float)})
 
 
 def all_differences(table: pd.DataFrame, reference: str) -> pd.DataFrame:
-    """Compare every arm with the reference arm as `differences` does, in the column `reference`; after that, arms that
-    never read or forget rare tokens with the arm that leaves out only tokens nobody trained, if there is one."""
-    found = [differences(table, reference).assign(reference=reference)]
+    """Return `differences` with the column `reference`. Arms without rare tokens are also compared with the arm
+    that removes only untrained tokens, if there is one."""
+    tables = [differences(table, reference).assign(reference=reference)]
     if other := next((name for name in UNTRAINED if (table[ARM] == name).any()), ""):
-        rare = [name for name, own in FIELDS.items() if own.part == "vocabulary"]
+        rare = [name for name, field_info in FIELDS.items() if field_info.part == "vocabulary"]
         fields = table.reindex(columns=rare).apply(pd.to_numeric, errors="coerce")
         without = {*table.loc[(fields > 0).any(axis=1), ARM]} - set(UNTRAINED)
         compared = differences(table[table[ARM].isin([other, *without])], other).assign(reference=other)
-        found.append(compared[compared[ARM] != other])
-    return pd.concat(found, ignore_index=True)
+        tables.append(compared[compared[ARM] != other])
+    return pd.concat(tables, ignore_index=True)
 
 
 def front(points: pd.DataFrame, x: str, y: str) -> list[str]:
-    """Return the Pareto-optimal arms from left to right: no other has less of x and as much of y, or more."""
+    """Return the Pareto-optimal arms by ascending x: small x and large y are better."""
     points = points.dropna(subset=[x, y]).sort_values([x, y], ascending=[True, False], kind="stable")
-    # Of those with the same x the best y comes first, so that an arm is beaten by one before it or by none.
-    found, best, at = [], -np.inf, np.nan
-    for arm, left, up in points[[ARM, x, y]].itertuples(index=False, name=None):
-        if up > best or (up == best and left == at):
-            found.append(str(arm))
-            best, at = up, left
-    return found
+    optimal, best, x_of_best = [], -np.inf, np.nan
+    for arm, best_x, value in points[[ARM, x, y]].itertuples(index=False, name=None):
+        if value > best or (value == best and best_x == x_of_best):
+            optimal.append(str(arm))
+            best, x_of_best = value, best_x
+    return optimal
 
 
 # --- Sentences
 
 
 def sentence_of(compared: pd.DataFrame, arm: str, *, lead: bool = False) -> str:
-    """Say in one sentence how an arm changes memorization and retrieval, and with `lead` the lead of the text encoder.
+    """Return a sentence on how an arm changes memorization and retrieval, and with `lead` the lead of the text encoder.
 
-    A change counts if Holm's p is below .05; of two references the last counts.
+    Changes need Holm's p below .05; of two references the last is used.
     """
-    own = compared[compared[ARM] == arm].drop_duplicates("measure", keep="last").set_index("measure")
+    rows = compared[compared[ARM] == arm].drop_duplicates("measure", keep="last").set_index("measure")
     words = (
         {s.CLIPMEM_CANDIDATE: "memorization"} | ({TEXT_LEAD: "lead of text"} if lead else {}) | {RETRIEVAL: RETRIEVAL}
     )
     parts = []
     for measure, word in words.items():
-        if measure not in own.index:
+        if measure not in rows.index:
             continue
-        row = own.loc[measure]
+        row = rows.loc[measure]
         if row["n"] < MIN_REPLICATES:
             return f"{arm}: fewer than {MIN_REPLICATES} replicates, too few to compare."
         base, change = row["value"] - row["difference"], abs(row["difference"])
@@ -180,13 +177,13 @@ def sentence_of(compared: pd.DataFrame, arm: str, *, lead: bool = False) -> str:
             parts.append(f"{amount} {'more' if row['difference'] > 0 else 'less'} {word}")
         else:
             parts.append(f"{word} unchanged")
-    against = own["reference"].iloc[0] if "reference" in own else NONE
+    against = rows["reference"].iloc[0] if "reference" in rows else NONE
     return f"{arm}{f' (against {against})' if against in UNTRAINED else ''}: {', '.join(parts)}."
 
 
 def sentences(study: StudyFolder) -> list[str]:
-    """Return a sentence per arm, and those of a study of scale."""
-    rows, reference = rows_of(study), study.asked["reference"]
+    """Return a sentence per arm, and the powers of study scale."""
+    rows, reference = rows_of(study), study.request["reference"]
     if rows.empty:
         return []
     compared = all_differences(rows, reference)
@@ -195,9 +192,9 @@ def sentences(study: StudyFolder) -> list[str]:
 
 
 def _powers(rows: pd.DataFrame) -> Iterator[str]:
-    """Say how clipmem goes with the number of pairs in a study of scale, fitted seed by seed in logarithms.
+    """Yield the fitted power of pairs for clipmem in study scale.
 
-    Gomez, "Rethinking Membership Inference Attacks for CLIP", AAAI 2026: as epochs over pairs.
+    Gomez, "Rethinking Membership Inference Attacks for CLIP", AAAI 2026, predicts epochs over pairs.
     """
     for fixed, law in LAWS.items() if {"pairs", "fixed", CLIPMEM_NET} <= set(rows) else ():
         wide = rows[rows["fixed"].isin([fixed, ALL])].pivot_table(index=SEED, columns="pairs", values=CLIPMEM_NET)
@@ -206,11 +203,11 @@ def _powers(rows: pd.DataFrame) -> Iterator[str]:
         if wide.shape[1] < 2 or wide.empty:
             continue
         sizes = np.log(wide.columns.to_numpy(dtype=float))
-        slopes = np.array([linregress(sizes, np.log(one)).slope for one in wide.to_numpy(dtype=float)])
+        slopes = np.array([linregress(sizes, np.log(values)).slope for values in wide.to_numpy(dtype=float)])
         low, high = seed_interval(slopes)
         interval = "" if np.isnan(low) else f" [{low:.3f}, {high:.3f}]"
         yield (
-            f"With {fixed} fixed, clipmem less that of external pairs goes as pairs to the power of "
+            f"With {fixed} fixed, clipmem minus that of external pairs scales as pairs to the power of "
             f"{slopes.mean():.3f}{interval}; epochs over pairs predicts {law}."
         ).replace("-", "−")
 
@@ -220,7 +217,7 @@ def _powers(rows: pd.DataFrame) -> Iterator[str]:
 
 def show_study(study: StudyFolder) -> None:
     """Print a study's tables and its sentences."""
-    console, reference, rows, times = Console(highlight=False), study.asked["reference"], rows_of(study), study.times
+    console, reference, rows, times = Console(highlight=False), study.request["reference"], rows_of(study), study.times
     if len(rows):
         compared = differences(rows, reference)
         title = (
@@ -246,7 +243,7 @@ def _cell(row: dict[Any, Any], reference: str) -> str:
 
 
 def print_table(console: Console, title: str, table: pd.DataFrame) -> None:
-    """Print a table of texts, all but its first column aligned right."""
+    """Print a table of strings; all columns but the first are aligned right."""
     style: dict[str, Any] = {"box": SIMPLE_HEAD, "pad_edge": False, "padding": (0, 1, 0, 0)}
     shown = Table(title=title, title_justify="left", title_style="bold", **style)
     for place, name in enumerate(table):
@@ -257,29 +254,26 @@ def print_table(console: Console, title: str, table: pd.DataFrame) -> None:
 
 
 def result_rows(study: StudyFolder) -> pd.DataFrame:
-    """Return a study's results as a tidy table: the rows of `all_differences`.
-
-    For a study that stores snapshots, rows of each epoch follow: the mean over seeds, lowest and highest.
-    """
-    rows, times = all_differences(rows_of(study), study.asked["reference"]), study.times
+    """Return the rows of `all_differences`, and of each snapshot the mean, minimum and maximum over seeds."""
+    rows, times = all_differences(rows_of(study), study.request["reference"]), study.times
     if times.empty:
         return rows
     measures = [name for name in times.columns if name not in (ARM, SEED, SPLIT, EPOCH)]
     long = times.melt(id_vars=[ARM, SEED, EPOCH], value_vars=measures, var_name="measure")
     by_epoch = long.groupby([ARM, EPOCH, "measure"], sort=False)["value"]
-    found = by_epoch.agg(n="size", value="mean", low="min", high="max").reset_index()
-    return pd.concat([rows, found], ignore_index=True)
+    summary = by_epoch.agg(n="size", value="mean", low="min", high="max").reset_index()
+    return pd.concat([rows, summary], ignore_index=True)
 
 
 def write_results(study: StudyFolder, path: Path) -> None:
-    """Write the table with a head of comment lines: the command, the machine, the seeds, and the sentences."""
+    """Write the results as a CSV with a header of comment lines: command, machine, seeds, and sentences."""
     if study.arms.empty:
-        raise InputError(f"study {study.name!r} has no result yet: run it again, it goes on where it stopped")
-    asked = study.asked
-    config = asked["config"]
+        raise InputError(f"study {study.name!r} has no result yet: run the same command to resume it")
+    request = study.request
+    config = request["config"]
     head = [
         f"command: {command_of(study)}",
-        machine_line(asked["machine"], config),
+        machine_line(request["machine"], config),
         f"seeds: {', '.join(str(config['seed'] + number) for number in range(config['seeds']))}",
         f"value: mean over seeds; low, high: 95 % interval over {replicates(study.arms)} of the paired difference to "
         "the arm in the column reference, of an epoch the lowest and highest seed; n: how many; low_of_all, "
@@ -289,7 +283,7 @@ def write_results(study: StudyFolder, path: Path) -> None:
     write_csv(path, head, result_rows(study))
 
 
-# --- Tables of results that come with the code
+# --- Tables of data/results
 
 
 @dataclass(frozen=True, eq=False)
@@ -300,26 +294,26 @@ class ReferenceStudy:
     plan: str
     title: str
     seeds: int
-    over: str  # what its intervals are over
-    reference: str  # the arm that all others are compared with
-    rows: pd.DataFrame  # the columns of `differences`, to the reference arm alone; NaN in older tables
+    over: str  # the replicates of its intervals
+    reference: str  # the reference arm
+    rows: pd.DataFrame  # the columns of `differences`; NaN in older tables
 
 
 def reference_studies(plans: Sequence[str]) -> list[ReferenceStudy]:
-    """Return the studies of some plans that come with the code, those over splits first."""
-    found = [read_reference(path) for path in sorted(RESULTS.glob("study-*.csv"))]
-    of_plans = [study for study in found if study.plan in plans]
+    """Return the stored studies of some plans, those over splits first."""
+    studies = [read_reference(path) for path in sorted(RESULTS.glob("study-*.csv"))]
+    of_plans = [study for study in studies if study.plan in plans]
     return sorted(of_plans, key=lambda study: (plans.index(study.plan), not study.over.startswith("splits")))
 
 
 @functools.lru_cache(maxsize=64)
 def read_reference(path: Path) -> ReferenceStudy:
     """Read a table of results."""
-    with reading(path, mend=REFERENCE_MEND):
+    with reading(path, repair=REFERENCE_HINT):
         lines = path.read_text(encoding="utf-8").splitlines()
         table = pd.read_csv(path, comment="#", dtype={ARM: str})
         pairs = [line.removeprefix("# ").partition(": ") for line in reversed(lines) if line.startswith("#")]
-        head = {name: value for name, _, value in pairs}  # the first of several commands
+        head = {name: value for name, _, value in pairs}  # of several commands the first
         plan, source, *_ = shlex.split(head["command"].partition("clipmem_core study ")[2])
         seeds, value, machine = head["seeds"].count(",") + 1, head["value"], head["machine"].partition(";")[0]
         named = re.search(r"paired difference to the arm (\S+?),", value)
@@ -331,7 +325,7 @@ def read_reference(path: Path) -> ReferenceStudy:
             table["p_of_all"] = table.groupby("measure")["p_value"].transform(lambda p: holm(p.to_numpy()))
     preset = re.search(r"--preset[ =](\S+)", head["command"])
     place, name = Path(source), path.stem.removeprefix("study-")
-    if place.stem == "captions":  # the data set is named after its folder, or after the table
+    if place.stem == "captions":  # take the name of the data set from its folder or the table
         place = Path(place.parent.name or name.split("-")[1])
     over = value.partition("interval over ")[2].partition(" of the paired")[0]
     counted = f"{seeds} {'splits' if over.startswith('splits') else 'seeds of one split'}"

@@ -1,4 +1,4 @@
-"""A study from a data set to its tables: audits over arms × splits × seeds. The same call resumes it."""
+"""Run a study from a data set to its tables: audits over arms × splits × seeds. The same call resumes it."""
 
 import dataclasses
 import math
@@ -15,14 +15,14 @@ from clipmem_core import columns as c
 from clipmem_core.audits import settings
 from clipmem_core.audits.executor import Executor, in_this_process, member_tasks, run_member_tasks
 from clipmem_core.audits.prepare import DataSet, draw_membership, leave_out, load_data_set, plant, with_features
-from clipmem_core.audits.run import Screen, bring_to_end, counts, ensure_features, ensure_pixels
+from clipmem_core.audits.run import Screen, counts, ensure_features, ensure_pixels, finish_audit
 from clipmem_core.audits.setup import check_same, differing_fields, grow, write_audit
 from clipmem_core.audits.status import LEFT, seconds_left
 from clipmem_core.audits.store import Audit, acquire_lock, write_json, write_table
 from clipmem_core.config import AuditConfig, InputError, as_dict, fingerprint, ineffective_fields
 from clipmem_core.studies.arm import DECISIONS, Arm, Decided, Split, text_of
 from clipmem_core.studies.measure import ATTACKED, arms_to_attack, attack_arm, measure, measure_epochs
-from clipmem_core.studies.plan import Study, add_all, find_study, read_own
+from clipmem_core.studies.plan import Study, add_arms, find_study, read_added
 from clipmem_core.studies.store import ARM, ARMS, RANKING, SEED, SPLIT, TIMES, StudyFolder, study_folder
 from clipmem_core.training.names import CHECKPOINT
 
@@ -37,18 +37,18 @@ class StudyRun:
     source: str
     folder: StudyFolder
     planned: Sequence[Arm]
-    dataset_fingerprint: str  # before anything was planted, as audits of it have it
-    config: AuditConfig  # of all arms, resolved, with all seeds
+    dataset_fingerprint: str  # before errors are injected
+    config: AuditConfig  # resolved, with all seeds
     data_sets: Sequence[DataSet]  # of each split, with its injected errors
     splits: list[Split]
     seeds_per_split: int  # 0: all seeds share one split
     screen: Screen
-    only: frozenset[str] = frozenset()  # names of the arms that are trained now; none means all
-    executor: Executor | None = None  # runs members side by side; None means this machine, an arm at a time
-    own: Sequence[Arm] = ()  # that a person added
-    changes: list[dict[str, Decided]] = field(default_factory=list)  # of each split, the pairs that each arm changes
-    # Of each split all but the candidates and independent pairs that an arm changes, bool [n_pairs]. Memorization is
-    # not measured on shared pairs, so that it does not matter which of them an arm trains on.
+    only: frozenset[str] = frozenset()  # names of the arms to train; empty means all
+    executor: Executor | None = None  # runs members side by side; None: this machine, one arm at a time
+    added: Sequence[Arm] = ()
+    changes: list[dict[str, Decided]] = field(default_factory=list)  # the pairs that each arm changes, by split
+    # All pairs except candidates and independent pairs that an arm changes, by split, bool [n_pairs]. Shared pairs may
+    # change, since memorization is not measured on them.
     compared: list[np.ndarray] = field(default_factory=list)
 
     @property
@@ -58,26 +58,26 @@ class StudyRun:
     @property
     def arms(self) -> dict[str, Arm]:
         """All arms by their names, those of the plan first."""
-        return {arm.name: arm for arm in (*self.planned, *self.own)}
+        return {arm.name: arm for arm in (*self.planned, *self.added)}
 
     @property
-    def left(self) -> list[tuple[str, int]]:
-        """The arms and seeds to train now: seed by seed over the arms, so that soon every arm has a point."""
+    def pending(self) -> list[tuple[str, int]]:
+        """The arms and seeds to train, seed by seed over the arms."""
         done, named = self.folder.done(), self.only | {self.plan.reference}
         arms = [name for name in self.arms if not self.only or name in named]
         return [(arm, seed) for seed in range(self.config.seeds) for arm in arms if (arm, seed) not in done]
 
     def place(self, seed: int) -> tuple[int, int]:
-        """Return the split that a seed of the study trains on, and its number among the seeds of that split."""
+        """Return the split of a seed of the study, and its number among the seeds of that split."""
         return divmod(seed, self.seeds_per_split) if self.seeds_per_split else (0, seed)
 
     def config_of(self, arm: str, seeds: int, split: int = 0) -> AuditConfig:
-        """Return the config of an arm's audit of a split with so many seeds."""
+        """Return the config of an arm's audit of a split."""
         config = self.splits[split].config_of(self.arms[arm], self.folder.models)
         return dataclasses.replace(config, seeds=seeds, members=2 * seeds)
 
     def snapshots_of(self, arm: str) -> list[int]:
-        """Return the epochs after which an arm's members store their embeddings: those of the plan, and the last."""
+        """Return the epochs after which an arm's members store embeddings: those of the plan, and the last."""
         epochs, planned = self.config_of(arm, 1).trained_epochs, self.plan.snapshots
         return sorted({epoch for epoch in planned if epoch < epochs} | {epochs}) if planned else []
 
@@ -97,9 +97,9 @@ def run_study(
 ) -> StudyFolder:
     """Run a study of plan.STUDIES, or continue it, until every arm and seed to train has its row.
 
-    `also` are arms added to those of the plan; with `only`, these arms and the reference arm alone are trained now.
-    After `seeds_per_split` seeds another split of the pairs is drawn; 0: all share one. `decisions` returns those on a
-    data set from its fingerprint and its pairs.
+    `also` are arms added to those of the plan; `only` are the arms to train, with the reference arm. A new split of the
+    pairs is drawn after `seeds_per_split` seeds; 0: all share one. `decisions` returns the decisions on a data set from
+    its fingerprint and its pairs.
     """
     find_study(study, with_settings=bool(also))
     folder = study_folder(name)
@@ -110,16 +110,14 @@ def run_study(
     with acquire_lock(folder.folder, what="study"):
         run = start(study, source, settings.resolve(with_features(source, config)), folder, screen, seeds_per_split)
         run.only, run.executor = frozenset(only), executor
-        add_all(folder, run.splits[0], with_decisions(run, also, decisions))
-        run.own = read_own(folder)
+        add_arms(folder, run.splits[0], with_decisions(run, also, decisions))
+        run.added = read_added(folder)
         if unknown := sorted(run.only.difference(run.arms)):
-            raise InputError(
-                f"study {study} has no arm {unknown[0]!r} to train only: choose from {', '.join(run.arms)}"
-            )
+            raise InputError(f"study {study} has no arm {unknown[0]!r} for --only: choose from {', '.join(run.arms)}")
         _train(run)
-        # Some may have been added from the dashboard while others were trained.
-        while len(read_own(folder)) > len(run.own):
-            run.own = read_own(folder)
+        # Arms added from the dashboard in the meantime.
+        while len(read_added(folder)) > len(run.added):
+            run.added = read_added(folder)
             _train(run)
     return folder
 
@@ -131,31 +129,33 @@ def start(
     screen.say(f"reading {source}")
     data_set = load_data_set(source, config, progress=screen.pictures, say=screen.say)
     if folder.begun:
-        asked = folder.asked
-        differ = differing_fields(asked["source"], settings.config_from(asked["config"]), source, config)
+        request = folder.request
+        differ = differing_fields(request["source"], settings.config_from(request["config"]), source, config)
         for what, now in (("study", study), ("seeds_per_split", seeds_per_split)):
-            if asked[what] != now:
-                differ.insert(0, f"{what} is {asked[what]!r} there and {now!r} here")
+            if request[what] != now:
+                differ.insert(0, f"{what} is {request[what]!r} there and {now!r} here")
         if differ:
-            raise InputError(f"study {folder.name!r} exists with another: {'; '.join(differ)}. Choose another --name")
-    # Rows of more seeds than are asked for now may be measured again.
+            raise InputError(
+                f"study {folder.name!r} exists with another config: {'; '.join(differ)}. Choose another --name"
+            )
+    # Finished rows may have more seeds than requested.
     seeds = max([config.seeds, *(seed + 1 for _, seed in folder.done())])
     plan, idle = find_study(study), set(ineffective_fields(config))
     data_sets, splits = list[DataSet](), list[Split]()
     for number in range(math.ceil(seeds / seeds_per_split) if seeds_per_split else 1):
-        own = dataclasses.replace(config, seed=config.seed + number * seeds_per_split)
-        membership = draw_membership(data_set.clusters, own)
-        pairs = plant(data_set.pairs, membership, own)
+        split_config = dataclasses.replace(config, seed=config.seed + number * seeds_per_split)
+        membership = draw_membership(data_set.clusters, split_config)
+        pairs = plant(data_set.pairs, membership, split_config)
         data_sets.append(dataclasses.replace(data_set, pairs=pairs))
         if not number:
             screen.say(counts(data_sets[0], membership))
             arms = plan.arms(config, pairs.assign(**{c.GROUP: membership.group}))
             if out := [arm.name for arm in arms if idle & set(arm.overrides)]:
-                screen.say(f"left out, since they mean nothing if a tower is locked: {', '.join(out)}")
+                screen.say(f"skipped, since they have no effect if a tower is locked: {', '.join(out)}")
                 arms = [arm for arm in arms if arm.name not in out]
             none = next(arm for arm in arms if arm.name == plan.reference)
             texts = {arm.name: text_of(arm, dataclasses.replace(config, **none.fields)) for arm in arms}
-        splits.append(Split(own, none, texts, pairs, membership.group, data_set.clusters))
+        splits.append(Split(split_config, none, texts, pairs, membership.group, data_set.clusters))
     for arm in arms:
         settings.check_config(splits[0].config_of(arm))
     return StudyRun(
@@ -164,7 +164,7 @@ def start(
 
 
 def with_decisions(run: StudyRun, also: Sequence[Arm], decisions: Decisions) -> list[Arm]:
-    """Return arms with today's decisions."""
+    """Return arms with the current decisions."""
     if not any(arm.overrides.get(DECISIONS) for arm in also):
         return list(also)
     pairs = pa.Table.from_pandas(run.splits[0].pairs[[c.PAIR_ID, c.CAPTIONS]], preserve_index=False)
@@ -173,7 +173,7 @@ def with_decisions(run: StudyRun, also: Sequence[Arm], decisions: Decisions) -> 
 
 
 def _train(run: StudyRun) -> None:
-    """Train every arm and seed that has no row, and write its row."""
+    """Train every pending arm and seed, and write its row."""
     for name, arm in run.arms.items():
         if arm.model:
             run.folder.models.mkdir(parents=True, exist_ok=True)
@@ -181,25 +181,25 @@ def _train(run: StudyRun) -> None:
     _find_changes(run)
     if any(arm.removal for arm in run.arms.values()):
         if not run.folder.begun:
-            run.folder.write_asked(_asked_of(run))
+            run.folder.write_request(_request_of(run))
         run.splits = [
             dataclasses.replace(split, scores=_rank(run, number).scores) for number, split in enumerate(run.splits)
         ]
         _find_changes(run)
-    asked = _asked_of(run)
-    before = run.folder.asked["compared"] if run.folder.begun else []
-    if any(then != now for then, now in zip(before, asked["compared"], strict=False)):
-        _measure_again(run)
-    run.folder.write_asked(asked)
-    left = run.left
-    run.screen.say(f"{len({arm for arm, _ in left})} arms, {len(left)} f and g to train")
+    request = _request_of(run)
+    before = run.folder.request["compared"] if run.folder.begun else []
+    if any(then != now for then, now in zip(before, request["compared"], strict=False)):
+        _remeasure(run)
+    run.folder.write_request(request)
+    pending = run.pending
+    run.screen.say(f"{len({arm for arm, _ in pending})} arms, {len(pending)} f and g to train")
     if run.executor is not None:
         _train_side_by_side(run, run.executor)
     begun = time.monotonic()
-    for place, (name, seed) in enumerate(left):
-        seconds = seconds_left(time.monotonic() - begun, place, len(left))
+    for place, (name, seed) in enumerate(pending):
+        seconds = seconds_left(time.monotonic() - begun, place, len(pending))
         rest = f", {LEFT} {math.ceil(seconds / 60):,} min" if math.isfinite(seconds) else ""
-        run.screen.say(f"arm {name}, seed {seed}: {place + 1} of {len(left)}{rest}")
+        run.screen.say(f"arm {name}, seed {seed}: {place + 1} of {len(pending)}{rest}")
         row, epochs = _rows(run, name, seed)
         if epochs:
             run.folder.add(TIMES, epochs)
@@ -208,16 +208,16 @@ def _train(run: StudyRun) -> None:
 
 
 def _find_changes(run: StudyRun) -> None:
-    """Find the pairs that each arm changes, split by split, and those that are compared."""
+    """Update the pairs that each arm changes, and the compared pairs, of each split."""
     run.changes = [{name: split.changes(arm) for name, arm in run.arms.items()} for split in run.splits]
     run.compared = []
     for split, changes in zip(run.splits, run.changes, strict=True):
-        changed = frozenset[str]().union(*(one.ids for one in changes.values()))
+        changed = frozenset[str]().union(*(changed_pairs.ids for changed_pairs in changes.values()))
         scored = np.isin(split.group, c.SCORED_GROUPS)
         run.compared.append(~(scored & split.pairs[c.PAIR_ID].isin(changed).to_numpy()))
 
 
-def _asked_of(run: StudyRun) -> dict[str, Any]:
+def _request_of(run: StudyRun) -> dict[str, Any]:
     """Return the content of study.json."""
     planned = {name: text for name, text in run.splits[0].planned.items() if text is not None}
     return {
@@ -227,16 +227,16 @@ def _asked_of(run: StudyRun) -> dict[str, Any]:
         "reference": run.plan.reference,
         "reference_fields": run.splits[0].none.fields,
         "arms": {name: arm.row(run.changes[0][name]) for name, arm in run.arms.items()},
-        "settings": planned | {arm.name: arm.text for arm in run.own},
+        "settings": planned | {arm.name: arm.text for arm in run.added},
         "seeds_per_split": run.seeds_per_split,
-        "compared": [fingerprint(own.tolist()) for own in run.compared],
+        "compared": [fingerprint(compared.tolist()) for compared in run.compared],
         "dataset_fingerprint": run.dataset_fingerprint,
         "machine": settings.machine(),
     }
 
 
 def _rank(run: StudyRun, number: int) -> Audit:
-    """Finish the audit that ranks the pairs of a split."""
+    """Run the audit that ranks the pairs of a split."""
     audit, config, data_set = run.folder.audit(RANKING, number), run.splits[number].ranking, run.data_sets[number]
     if audit.begun:
         check_same(audit, run.source, config)
@@ -245,31 +245,34 @@ def _rank(run: StudyRun, number: int) -> Audit:
         write_audit(audit, run.source, config, data_set, data_set.pairs, membership, seconds=0.0)
     if not audit.finished:
         run.screen.say("the audit that ranks the pairs")
-        bring_to_end(audit, run.screen, executor=run.executor)
+        finish_audit(audit, run.screen, executor=run.executor)
     return audit
 
 
-def _measure_again(run: StudyRun) -> None:
-    """Make all rows again, from trained members, after the compared pairs changed."""
+def _remeasure(run: StudyRun) -> None:
+    """Recompute all rows from trained members after the compared pairs changed."""
     done = [(name, number) for name, number in run.folder.done() if name in run.arms]
-    run.screen.say(f"other pairs are compared now: measuring {len(done)} rows again")
-    found = [_rows(run, name, number) for name, number in done]
-    for table, rows in ((TIMES, [row for _, epochs in found for row in epochs]), (ARMS, [row for row, _ in found])):
+    run.screen.say(f"the compared pairs changed: measuring {len(done)} rows again")
+    measured = [_rows(run, name, number) for name, number in done]
+    for table, rows in (
+        (TIMES, [row for _, epochs in measured for row in epochs]),
+        (ARMS, [row for row, _ in measured]),
+    ):
         if rows:
             write_table(run.folder.folder / table, pd.DataFrame(rows))
 
 
 def _rows(run: StudyRun, name: str, seed: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Train an arm's seed, if it is not, and return its row, and the rows of the epochs that were stored."""
+    """Train an arm's seed, if needed, and return its row and the rows of its stored epochs."""
     split, number = run.place(seed)
     audit = _begun_arm(run, name, split, seeds=number + 1)
-    # Neither heads nor the measurement of trained members are worth the start of a process.
+    # Heads train, and trained members are measured, in less time than a process takes to start.
     here = not _untrained(audit) or (run.executor is None and settings.shares_process(run.config))
-    bring_to_end(audit, run.screen, executor=in_this_process if here else run.executor)
+    finish_audit(audit, run.screen, executor=in_this_process if here else run.executor)
     compared = run.compared[split]
     place = {ARM: name, SEED: seed} | ({SPLIT: split} if run.seeds_per_split else {})
     row = run.arms[name].row(run.changes[split][name]) | measure(audit, number, compared, by_rarity=run.plan.by_rarity)
-    return place | row, [place | own for own in measure_epochs(audit, number, compared)]
+    return place | row, [place | epoch for epoch in measure_epochs(audit, number, compared)]
 
 
 def _untrained(audit: Audit) -> list[str]:
@@ -277,9 +280,9 @@ def _untrained(audit: Audit) -> list[str]:
 
 
 def _train_side_by_side(run: StudyRun, executor: Executor) -> None:
-    """Train the members of all arms and seeds that are left side by side: one arm has too few for a cluster."""
+    """Train the members of all pending arms and seeds side by side: one arm has too few for a cluster."""
     seeds: dict[tuple[str, int], int] = {}
-    for name, seed in run.left:  # in ascending order
+    for name, seed in run.pending:  # ascending
         split, number = run.place(seed)
         seeds[name, split] = number + 1
     tasks = []
@@ -295,10 +298,10 @@ def _train_side_by_side(run: StudyRun, executor: Executor) -> None:
 
 
 def _begun_arm(run: StudyRun, name: str, split: int, *, seeds: int) -> Audit:
-    """Return an arm's audit of a split, with so many seeds or more."""
+    """Return an arm's audit of a split with at least `seeds` seeds."""
     audit = run.folder.audit(name, split)
     if audit.begun:
-        # A row may be gone while its members are there: never ask for fewer seeds than it has.
+        # Members may exist without their row: never shrink the audit.
         config = run.config_of(name, max(seeds, len(audit.record.members) // 2), split)
         check_same(audit, run.source, config)
         grow(audit, config)
@@ -306,7 +309,8 @@ def _begun_arm(run: StudyRun, name: str, split: int, *, seeds: int) -> Audit:
     config, data_set, changes = run.config_of(name, seeds, split), run.data_sets[split], run.changes[split][name]
     membership, pairs = draw_membership(data_set.clusters, config), data_set.pairs.copy()
     pairs[c.CAPTIONS] = [
-        list(changes.recaptioned.get(id_, own)) for id_, own in zip(pairs[c.PAIR_ID], pairs[c.CAPTIONS], strict=True)
+        list(changes.recaptioned.get(id_, words))
+        for id_, words in zip(pairs[c.PAIR_ID], pairs[c.CAPTIONS], strict=True)
     ]
     membership = leave_out(membership, pairs[c.PAIR_ID].isin(changes.removed).to_numpy())
     data_set, snapshots = dataclasses.replace(data_set, pairs=pairs), run.snapshots_of(name)
@@ -315,7 +319,7 @@ def _begun_arm(run: StudyRun, name: str, split: int, *, seeds: int) -> Audit:
 
 
 def _attack(run: StudyRun) -> None:
-    """Attack the members of each arm with those of its other seeds, if there are more of these than last time."""
+    """Attack the members of each arm with those of its other seeds, if new seeds have finished."""
     table = run.folder.arms
     table = table.reindex(columns=list(dict.fromkeys([*table.columns, *ATTACKED])))
     for name in (name for name in arms_to_attack(table) if name in run.arms):

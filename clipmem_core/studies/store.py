@@ -1,14 +1,13 @@
-"""The folder of a study: its files, the request that made it, and its tables.
+"""The folder of a study.
 
-<data>/studies/<name>/   study.json · own.json: arms that a person added · arms.parquet, times.parquet ·
-                         models/ of arms with their own · audits/split-<number>/<arm>/, or audits/<arm>/ where all
-                         seeds share one split
+<data>/studies/<name>/   study.json: the request · own.json: arms added later · arms.parquet, times.parquet ·
+                         models/ of single arms · audits/split-<number>/<arm>/, or audits/<arm>/ with one split
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NotRequired
+from typing import Annotated, Any
 
 import pandas as pd
 from pydantic import AfterValidator
@@ -18,7 +17,7 @@ from clipmem_core import columns as c
 from clipmem_core.audits.settings import check_fields
 from clipmem_core.audits.store import Audit, Inner, Named, Whole, inside, read_table, write_json, write_table
 from clipmem_core.config import AuditConfig, as_dict
-from clipmem_core.files import read_json
+from clipmem_core.io import read_json
 
 ARM, SEED, SPLIT, EPOCH = "arm", "seed", "split", "epoch"
 CLIPMEM_CANDIDATE = "clipmem_candidate"
@@ -27,7 +26,7 @@ ATTACK_SHADOWS = "attack_shadows"  # members behind the attack_ columns of a row
 CLIPMEM_EXTERNAL = "clipmem_external"
 IMAGE_EXTERNAL = "clipmem_image_external"
 TEXT_EXTERNAL = "clipmem_text_external"
-# Means over candidates, and over external pairs: no member trains on these, so their means measure the error.
+# Means over candidates, and over external pairs, which no member trains on: their means measure the error.
 MEMORIZATION = (
     *(CLIPMEM_CANDIDATE, MEMBERSHIP_AUROC, c.CLIPMEM_IMAGE, c.CLIPMEM_TEXT),
     *(CLIPMEM_EXTERNAL, IMAGE_EXTERNAL, TEXT_EXTERNAL, "map_fit"),
@@ -35,9 +34,9 @@ MEMORIZATION = (
 RETRIEVAL = "retrieval"  # the mean of the six recalls
 SAMPLES_SEEN, SECONDS, PEAK_MB = "samples_seen", "seconds", "peak_mb"
 
-STUDY, OWN, ARMS, TIMES = "study.json", "own.json", "arms.parquet", "times.parquet"
-RANKING = "ranking"  # the audit of the same pairs that removals are ranked by
-MEND = "delete it and run the study again; trained members stay"
+STUDY, ADDED, ARMS, TIMES = "study.json", "own.json", "arms.parquet", "times.parquet"
+RANKING = "ranking"  # the audit with the scores that removals rank by
+HINT = "delete it and run the study again; trained members stay"
 Values = dict[str, bool | int | float | str | None]
 
 
@@ -50,26 +49,11 @@ class StudyFile(TypedDict):
     reference: Inner
     reference_fields: Values
     arms: dict[Inner, Values]
-    settings: dict[Inner, str]  # the text of each arm that a text can describe
+    settings: dict[Inner, str]  # the text of each arm, except arms without one
     seeds_per_split: Whole  # 0: all seeds share one split
-    compared: list[str]  # a fingerprint of the pairs compared, of each split
+    compared: list[str]  # for each split a fingerprint of the compared pairs
     dataset_fingerprint: Inner
     machine: dict[str, str | int]
-
-
-class OwnArmFile(TypedDict):
-    """The fields of an arm in own.json."""
-
-    name: Inner
-    setting: str
-    removed: NotRequired[list[str]]
-    recaptioned: NotRequired[dict[str, list[str]]]
-
-
-class OwnFile(TypedDict):
-    """The fields of own.json."""
-
-    arms: list[OwnArmFile]
 
 
 @dataclass(frozen=True)
@@ -79,25 +63,24 @@ class StudyFolder(Named):
     KIND, PARENT, FIRST = "study", "studies", STUDY
 
     @property
-    def asked(self) -> dict[str, Any]:
+    def request(self) -> dict[str, Any]:
         """The content of study.json."""
-        return read_json(self.folder / STUDY, StudyFile, mend=MEND)
+        return read_json(self.folder / STUDY, StudyFile, repair=HINT)
 
     @property
-    def own(self) -> list[dict[str, Any]]:
-        """The content of own.json: the arms that a person added, run or not."""
-        path = self.folder / OWN
-        return list(read_json(path, OwnFile, mend=MEND)["arms"]) if path.is_file() else []
+    def added(self) -> list[dict[str, Any]]:
+        """The content of own.json: the added arms, trained or not."""
+        path = self.folder / ADDED
+        return read_json(path, dict[str, list[dict[str, Any]]], repair=HINT)["arms"] if path.is_file() else []
 
     @property
     def settings(self) -> dict[str, str]:
-        """The text of each arm's setting, also of added arms; an arm that no text describes has none."""
-        return self.asked["settings"] | {arm["name"]: arm["setting"] for arm in self.own}
+        """The text of each arm, also of added arms."""
+        return self.request["settings"] | {arm["name"]: arm["setting"] for arm in self.added}
 
     @property
     def dataset_fingerprint(self) -> str:
-        """The key of the data set's content, the same as in audits of it."""
-        return str(self.asked["dataset_fingerprint"])
+        return str(self.request["dataset_fingerprint"])
 
     @property
     def arms(self) -> pd.DataFrame:
@@ -115,8 +98,8 @@ class StudyFolder(Named):
 
     @property
     def seeds_per_split(self) -> int:
-        """How many seeds train on one split of the pairs; 0: all share one."""
-        return int(self.asked["seeds_per_split"]) if self.begun else 0
+        """The number of seeds of one split of the pairs; 0: all seeds share one."""
+        return int(self.request["seeds_per_split"]) if self.begun else 0
 
     def audit(self, arm: str, split: int = 0) -> Audit:
         """Return the audit of an arm on one split, over all finished seeds."""
@@ -124,24 +107,24 @@ class StudyFolder(Named):
 
     def _table(self, name: str) -> pd.DataFrame:
         path = self.folder / name
-        return read_table(path, mend=MEND) if path.is_file() else pd.DataFrame({ARM: [], SEED: []})
+        return read_table(path, repair=HINT) if path.is_file() else pd.DataFrame({ARM: [], SEED: []})
 
     def done(self) -> list[tuple[str, int]]:
-        """Return the arms and seeds that have their row, in the order of the rows."""
+        """Return the arm and seed of each row."""
         return [(str(arm), int(seed)) for arm, seed in self.arms[[ARM, SEED]].itertuples(index=False)]
 
     def add(self, name: str, rows: Sequence[dict[str, Any]]) -> None:
-        """Put rows into a table, in place of those of the same arm, seed and epoch, atomically."""
+        """Add rows to a table, replacing those of the same arm, seed and epoch."""
         table, new = self._table(name), pd.DataFrame(rows)
         if len(table):
             keys = [key for key in (ARM, SEED, EPOCH) if key in new]
             new = pd.concat([table, new], ignore_index=True).drop_duplicates(keys, keep="last", ignore_index=True)
         write_table(self.folder / name, new)
 
-    def write_asked(self, asked: dict[str, Any]) -> None:
-        """Write study.json, which makes the folder a study."""
+    def write_request(self, request: dict[str, Any]) -> None:
+        """Write study.json, which marks the folder as a study."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_json(self.folder / STUDY, asked)
+        write_json(self.folder / STUDY, request)
 
 
 studies_folder, study_folder = StudyFolder.parent, StudyFolder.of

@@ -1,9 +1,8 @@
-"""The activations of a trained model's MLP units, counted pair by pair as they stream by.
+"""Activations of a trained model's MLP units on each pair.
 
 A unit is a hidden unit of a transformer block's MLP, after its activation function. Its activation on a pair is the
-mean over tokens and over the evaluation views of the picture (image encoder: every token, the class token among them)
-or over the pair's captions (text encoder: tokens up to the end token, no padding). Below 0 it counts as 0, token by
-token, as `UnitTally` explains.
+mean over tokens and evaluation views of the picture (image encoder: all tokens, with the class token) or over the
+pair's captions (text encoder: tokens up to the end token). Values below 0 count as 0; see `UnitTally`.
 """
 
 from collections.abc import Callable, Iterator
@@ -37,7 +36,7 @@ def unit_layers(model: Model, tower: str) -> Layers:
     blocks = list(getattr(transformer, "resblocks", []))
     if not blocks or not all(hasattr(getattr(block, "mlp", None), "gelu") for block in blocks):
         kind = type(encoder).__name__
-        raise InputError(f"UnitMem of the {tower} encoder needs a transformer of open_clip's own, and a {kind} is none")
+        raise InputError(f"UnitMem of the {tower} encoder needs a transformer of open_clip's, not a {kind}")
     activations = tuple(block.mlp.gelu for block in blocks)
     return Layers(activations, tuple(block.mlp.c_proj.in_features for block in blocks), transformer.batch_first)
 
@@ -54,7 +53,7 @@ def count_units(
     device: str,
     report: Callable[[int], None] | None = None,
 ) -> UnitTally:
-    """Count the activations of every unit of an encoder on each of the pairs.
+    """Compute the activation of every unit of an encoder on each pair.
 
     Args:
         model: has the encoder.
@@ -64,19 +63,19 @@ def count_units(
         rows: the pairs, int64 [n].
         config: of the audit.
         device: cpu or cuda.
-        report: called with the number of pairs that are done.
+        report: called with the number of finished pairs.
     """
     model.eval()
     layers = unit_layers(model, tower)
     tally = UnitTally(sum(layers.widths))
     means: list[Tensor] = [torch.empty(0)] * len(layers.widths)  # of each layer, above 0 and below, [2, n, width]
-    mask: Tensor | None = None  # bool [n, length], the tokens that count; None: all
+    mask: Tensor | None = None  # bool [n, length], the tokens to average; None: all
 
     def note(layer: int, _module: nn.Module, _inputs: Any, activation: Tensor) -> None:
         signed = (activation if layers.batch_first else activation.transpose(0, 1)).float()
         counted = torch.ones(1, signed.shape[1], device=signed.device) if mask is None else mask.float()
         if signed.shape[1] > counted.shape[1]:
-            raise InputError(f"UnitMem cannot tell which of {signed.shape[1]} tokens are those of a caption")
+            raise InputError(f"UnitMem cannot find the caption's tokens among {signed.shape[1]}")
         weights = counted[:, None, : signed.shape[1]] / counted.sum(dim=1)[:, None, None]
         # A mean over tokens as a product: on a CPU it takes half as long, but never in bfloat16.
         with torch.autocast(signed.device.type, enabled=False):
@@ -112,9 +111,9 @@ def count_units(
 
 
 def caption_mask(tokens: Tensor) -> Tensor:
-    """Return which tokens belong to a caption: all up to its end token, the last one that is not 0; bool [n, length].
+    """Return which tokens belong to a caption, bool [n, length]: all up to its end token, the last that is not 0.
 
-    Token 0 pads, but within a caption it is a word.
+    Token 0 is padding, but also a word ("!") within a caption.
 
     Example:
         >>> caption_mask(torch.tensor([[5, 0, 9, 0]])).tolist()
@@ -128,7 +127,7 @@ def caption_mask(tokens: Tensor) -> Tensor:
 def _caption_batches(
     data: TrainingData, rows: np.ndarray, first: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Yield pairs whose longest captions have similar lengths: pairs, caption numbers, and where each pair's begin."""
+    """Yield batches of pairs with captions of similar length: pairs, caption numbers, and the offsets of the pairs."""
     longest = np.maximum.reduceat((data.tokens != 0).sum(axis=1), data.caption_start[:-1])
     counts = np.diff(data.caption_start)
     counts = np.minimum(counts, first) if first else counts

@@ -1,4 +1,4 @@
-"""Models: open_clip models and heads on locked towers, how they are built and loaded, and their embeddings."""
+"""Build and load open_clip models and heads on locked towers, and compute their embeddings."""
 
 import functools
 import math
@@ -24,8 +24,7 @@ from clipmem_core.pairs.readers.remote import hub_answers
 from clipmem_core.training.names import model_config, model_file
 from clipmem_core.training.views import TrainingData, Views
 
-# An open_clip model: its towers are reached by attributes that torch's Module does not declare.
-Model: TypeAlias = Any
+Model: TypeAlias = Any  # an open_clip model; torch's Module does not declare the attributes of its towers
 
 SHORT = 128  # above this length torch's fused attention kernel is faster than plain matrix products on a CPU
 HIDDEN = 512  # width of the hidden layer of a text head
@@ -39,8 +38,13 @@ def build_model(
 ) -> Model:
     """Build an open_clip model whose initial weights are a function of the seed.
 
-    `pretrained` is a checkpoint file, or a tag of open_clip's, to start from. The loss "siglip" starts at logit scale
-    10 and bias -10. An image size of 0 is the model's own.
+    Args:
+        name: as in `--model`.
+        loss: "clip" or "siglip"; "siglip" starts at logit scale 10 and bias -10.
+        seed: of the initial weights.
+        image_size: in pixels; 0 is the model's own.
+        pretrained: a checkpoint file, or a tag of open_clip's, to start from.
+        device: cpu or cuda.
     """
     registered = _register(name)
     _ask_hub(name, pretrained)
@@ -67,9 +71,10 @@ def build_model(
 
 
 def _ask_hub(name: str, pretrained: str = "") -> None:
-    """If weights, a text tower or a tokenizer come from the hub, test at once whether it answers."""
-    of_hub = {"hf_model_name", "hf_tokenizer_name"} & set(model_config(name)["text_cfg"])
-    if of_hub or (pretrained and not Path(pretrained).is_file()):
+    """Test whether the hub answers if weights, a text tower or a tokenizer come from there."""
+    if {"hf_model_name", "hf_tokenizer_name"} & set(model_config(name)["text_cfg"]) or (
+        pretrained and not Path(pretrained).is_file()
+    ):
         hub_answers()
 
 
@@ -77,7 +82,7 @@ def one_line(error: Exception) -> str:
     """Return the message of an error of torch, open_clip or the hub as one line."""
     if isinstance(error, pickle.UnpicklingError):  # torch's message advises to run the code in the file
         return "it is no checkpoint, or holds more than weights"
-    if isinstance(error, ModuleNotFoundError):  # for towers and tokenizers of the hub, which few need
+    if isinstance(error, ModuleNotFoundError):  # an optional package for towers and tokenizers of the hub
         return f"it needs a package: run `pip install {error.name}`"
     return " ".join(str(error).split())[:300] or type(error).__name__
 
@@ -97,7 +102,7 @@ def load_weights(model: Model, checkpoint: Path) -> None:
 
 def logit_scale_of(checkpoint: Path) -> float:
     """Return the factor on cosines in the loss, read from a checkpoint; NaN if the checkpoint lacks it."""
-    if checkpoint.suffix in (".npz", ".npy"):  # JAX weights, which open_clip loads in another way
+    if checkpoint.suffix in (".npz", ".npy"):  # JAX weights
         return math.nan
     try:
         state = factory.load_state_dict(str(checkpoint), weights_only=True)
@@ -116,8 +121,7 @@ def short_attention(
 ) -> Tensor:
     """Attend over [batch, length, width] by two batched matrix products.
 
-    torch's fused CPU kernel spends 40 % of a training step in its backward pass at length 37; plain products are
-    equal up to rounding and take a tenth.
+    At length 37 the backward pass of torch's fused CPU kernel takes ten times as long, 40 % of a training step.
     """
     batch, length, width = q_x.shape
     if length > SHORT or attn.in_proj_weight is None or not attn.batch_first:
@@ -135,7 +139,7 @@ def short_attention(
 def tokenize(name: str, captions: Sequence[str]) -> np.ndarray:
     """Turn captions into tokens, int32 [n_captions, context_length].
 
-    A caption that spells a special token (`<end_of_text>`) loses it: the text encoder pools at the first one it sees.
+    Special tokens in a caption (`<end_of_text>`) are removed: the text encoder pools at the first one.
     """
     context, tokenizer = model_config(name)["text_cfg"].get("context_length", 77), open_tokenizer(name)
     if type(tokenizer) is not SimpleTokenizer:
@@ -151,7 +155,7 @@ def tokenize(name: str, captions: Sequence[str]) -> np.ndarray:
 
 
 def open_tokenizer(name: str) -> Any:
-    """Return the tokenizer of a model, which does not cut captions off."""
+    """Return the tokenizer of a model."""
     _ask_hub(name)
     try:
         return open_clip.get_tokenizer(_register(name))
@@ -160,7 +164,7 @@ def open_tokenizer(name: str) -> Any:
 
 
 def _register(name: str) -> str:
-    # add_model_config skips a config inside `model_cfg`, and of two files with one name it keeps the later for good.
+    # open_clip.add_model_config ignores a config inside `model_cfg`.
     stem = model_file(name).stem
     factory._MODEL_CONFIGS[stem] = model_config(name)
     return stem
@@ -174,8 +178,7 @@ def encode_text(model: Model, tokens: Tensor, *, cut: bool) -> Tensor:
 def text_features(model: Model, tokens: Tensor, *, cut: bool) -> Tensor:
     """Encode tokens [n, context_length] into embeddings before normalisation, float32 [n, dim].
 
-    With `cut`, positions after the batch's last end token are left out: exact for causal towers, where no token
-    sees later ones.
+    `cut` drops the positions after the batch's last end token. This is exact for causal towers.
     """
     if not cut:
         return model.encode_text(tokens).float()
@@ -197,7 +200,7 @@ def text_input(tokens: np.ndarray) -> Tensor:
 
 
 def autocast(precision: str, device: str) -> AbstractContextManager[Any]:
-    """Return the context that a member computes in: bfloat16 products for amp_bf16, no change for fp32."""
+    """Return the context of a precision: bfloat16 products for amp_bf16, no change for fp32."""
     return torch.autocast(device, dtype=torch.bfloat16) if precision == "amp_bf16" else nullcontext()
 
 
@@ -207,7 +210,7 @@ def encode_image(model: Model, images: Tensor) -> Tensor:
 
 
 class Standard(nn.Module):
-    """Features moved and scaled to a mean of 0 in each number and a mean square of 1 over all; not trained."""
+    """Standardise features: mean 0 in each dimension, mean square 1 over all; not trained."""
 
     mean: Tensor
     scale: Tensor
@@ -218,7 +221,7 @@ class Standard(nn.Module):
         self.register_buffer("scale", torch.ones(()))
 
     def forward(self, features: Tensor) -> Tensor:
-        """Map features [n, width] to standard ones, [n, width]."""
+        """Standardise features [n, width]."""
         return (features - self.mean) / self.scale
 
     @classmethod
@@ -240,10 +243,9 @@ class Standard(nn.Module):
 
 
 class LockedModel(nn.Module):
-    """A CLIP model with one or both towers locked: heads read the features of locked towers.
+    """A CLIP model with one or both towers locked: heads read features [n, width] in place of images or tokens.
 
-    `encode_image` takes features [n, width] if the image tower is locked, else images; `encode_text` features or
-    tokens. Weights have open_clip's names; those of locked towers are not part of the model.
+    Its weights have open_clip's names and exclude those of the locked towers.
     """
 
     def __init__(self, visual: nn.Module, text: nn.Module, *, loss: str) -> None:
@@ -251,7 +253,7 @@ class LockedModel(nn.Module):
         self.visual, self.text = visual, text
         siglip = loss == "siglip"
         self.logit_scale = nn.Parameter(torch.tensor(math.log(10 if siglip else 1 / 0.07)))
-        # open_clip's loader of checkpoints asks for the bias of any model.
+        # open_clip.load_checkpoint reads this attribute of any model.
         self.logit_bias = nn.Parameter(torch.tensor(-10.0)) if siglip else None
 
     def encode_image(self, image: Tensor) -> Tensor:
@@ -264,7 +266,7 @@ class LockedModel(nn.Module):
 
 
 def locked_model(
-    image_width: int, text_width: int, *, dim: int, loss: str, seed: int, whole: Model | None = None
+    image_width: int, text_width: int, *, dim: int, loss: str, seed: int, full_model: Model | None = None
 ) -> LockedModel:
     """Build a model with locked towers; the initial weights of its heads are a function of the seed.
 
@@ -273,21 +275,21 @@ def locked_model(
         dim: length of an embedding.
         loss: "clip" or "siglip".
         seed: of the initial weights.
-        whole: the open_clip model of the tower that is trained, if one is.
+        full_model: the open_clip model that has the trained tower, if there is one.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if image_width or whole is None:  # one linear map, named as in open_clip's timm towers
+        if image_width or full_model is None:  # one linear map, named as in open_clip's timm towers
             head = nn.Sequential(OrderedDict({"proj": nn.Linear(image_width, dim, bias=False)}))
             visual: nn.Module = nn.Sequential(OrderedDict({"standard": Standard(image_width), "head": head}))
         else:
-            visual = whole.visual
-        if text_width or whole is None:  # two linear maps, named as in open_clip's Hugging Face towers
+            visual = full_model.visual
+        if text_width or full_model is None:  # two linear maps, named as in open_clip's Hugging Face towers
             layers = nn.Linear(text_width, HIDDEN, bias=False), nn.GELU(), nn.Linear(HIDDEN, dim, bias=False)
             proj = nn.Sequential(*layers)
             text: nn.Module = nn.Sequential(OrderedDict({"standard": Standard(text_width), "proj": proj}))
         else:
-            text = _TextTower(whole)
+            text = _TextTower(full_model)
     return LockedModel(visual, text, loss=loss)
 
 
@@ -342,10 +344,10 @@ def text_blocks(
     precision: str,
     device: str,
 ) -> Iterator[np.ndarray]:
-    """Yield the mean over each pair's captions, all or the `first` ones, float32 [n, dim].
+    """Yield the mean embedding of each pair's captions, all or the `first` ones, float32 [n, dim].
 
-    Features in place of tokens come a batch of pairs at a time; tokens all at once, so that captions of similar length
-    share a batch. `note` reads the embeddings of single captions, float32 [n_captions, dim], and passes them on.
+    Features are embedded a batch of pairs at a time; tokens all at once, so that captions of similar length share a
+    batch. `note` iterates over the embeddings of single captions, float32 [n_captions, dim], and yields them again.
     """
     at_once = len(caption_start) if tokens.dtype.kind == "i" else BATCH
     starts = [caption_start[at : at + at_once + 1] for at in range(0, len(caption_start) - 1, at_once)]

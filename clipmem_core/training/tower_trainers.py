@@ -54,7 +54,6 @@ def projector(model: Model, *, seed: int) -> HeadedTower:
 
 class _TowerTrainer(Trainer):
     def outputs(self, pixels: np.ndarray, rows: np.ndarray, turn: int) -> Tensor:
-        """Pass a view of each picture through encoder and head, float32 [n, width]."""
         images = self.views.training_images(pixels, self.data.keys[rows], turn, self.device)
         with autocast(self.config.precision, self.device):
             return self.model(images)
@@ -71,16 +70,16 @@ class SupervisedTrainer(_TowerTrainer):
         """Return the loss, 1 for each picture whose label was predicted, and the label's log-probability."""
         log_probabilities = F.log_softmax(self.outputs(pixels, rows, epoch), dim=1)
         labels = torch.from_numpy(self.labels[rows]).to(self.device)
-        of_label = log_probabilities.gather(1, labels[:, None])[:, 0]
-        right = log_probabilities.argmax(dim=1) == labels
-        return -of_label.mean(), right.float(), of_label.detach()
+        log_probability = log_probabilities.gather(1, labels[:, None])[:, 0]
+        correct = log_probabilities.argmax(dim=1) == labels
+        return -log_probability.mean(), correct.float(), log_probability.detach()
 
 
 class SelfSupervisedTrainer(_TowerTrainer):
-    """Trains as SimCLR (Chen et al., ICML 2020): two views of a picture find each other among those of the batch.
+    """Trains as SimCLR (Chen et al., ICML 2020): the two views of a picture are positives within the batch.
 
-    With two views of a picture the library's SupConLoss is NT-Xent. One view is that of the other paradigms; the second
-    comes from turns that no epoch uses. Views are crops alone, without SimCLR's colours and blur.
+    With two views of a picture the library's SupConLoss is NT-Xent. The first view is that of the other paradigms.
+    Views are crops, without SimCLR's colours and blur.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -90,14 +89,14 @@ class SelfSupervisedTrainer(_TowerTrainer):
         self.loss = SelfSupervisedLoss(SupConLoss(temperature=TEMPERATURE))
 
     def forward_loss(self, rows: np.ndarray, epoch: int, pixels: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the loss, the cosine of each picture's two views, and the mean log-probability that each of them finds
-        the other among all others of the batch."""
-        one, other = (
+        """Return the loss, the cosine of each picture's two views, and the mean log-probability of one view given the
+        other among all views of the batch."""
+        first, second = (
             F.normalize(self.outputs(pixels, rows, turn), dim=1) for turn in (epoch, epoch + self.config.epochs)
         )
-        both = torch.cat([one.detach(), other.detach()])
+        both = torch.cat([first.detach(), second.detach()])
         logits = (both @ both.T / TEMPERATURE).fill_diagonal_(-torch.inf)
-        partner = torch.arange(len(both), device=both.device).roll(len(one))
+        partner = torch.arange(len(both), device=both.device).roll(len(first))
         log_probability = F.log_softmax(logits, dim=1).gather(1, partner[:, None])[:, 0]
-        cosine = (one.detach() * other.detach()).sum(dim=1)
-        return self.loss(one, other), cosine, log_probability.view(2, -1).mean(dim=0)
+        cosine = (first.detach() * second.detach()).sum(dim=1)
+        return self.loss(first, second), cosine, log_probability.view(2, -1).mean(dim=0)

@@ -1,5 +1,4 @@
-"""Train one member: from pixels and tokens to a checkpoint and a trajectory. A killed run continues from its last saved
-state and ends with the same weights."""
+"""Train one member. A killed run continues from its last saved state and ends with the same weights."""
 
 import io
 import json
@@ -18,13 +17,12 @@ from open_clip.loss import SigLipLoss
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipmem_core.atomic import replacing, whole_archive
 from clipmem_core.columns import ALIGNMENT
 from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.draws import CAPTION, ORDER, hashed
+from clipmem_core.io import is_complete_archive, replacing, shortage
 from clipmem_core.mitigations import ADAPTIVE, Batch, Mitigation, can_cut_text, mitigations_of
 from clipmem_core.scores.alignment import external_means, pair_terms
-from clipmem_core.shortage import shortage
 from clipmem_core.training.model import Model, autocast, encode_image, encode_text, text_features, text_input
 from clipmem_core.training.names import CHECKPOINT, LOG, STATE, TRAJECTORY
 from clipmem_core.training.views import PixelSource, TrainingData, Views
@@ -32,8 +30,7 @@ from clipmem_core.training.views import PixelSource, TrainingData, Views
 SECONDS_BETWEEN_SAVES = 20.0
 TRAINED_TO_SAVED = 20.0  # seconds of training to one of saving, at least
 SECONDS_BETWEEN_LINES = 1.0
-# A larger set may not fit into memory: its order is one of blocks of neighbouring rows, and of the pairs among some
-# blocks at a time. The pairs of a batch come from these blocks.
+# A larger set may not fit into memory: blocks of neighbouring rows are shuffled, and the pairs of some blocks together.
 SHUFFLED_UP_TO = 2_000_000
 BLOCK, BLOCKS_AT_ONCE = 8_192, 32
 
@@ -78,15 +75,14 @@ def make_optimizer(model: Model, config: AuditConfig) -> torch.optim.AdamW:
         exempt = parameter.ndim < 2 or any(mark in name for mark in ("bn", "ln", "bias", "logit_scale"))
         if parameter.requires_grad:
             groups[0.0 if exempt else config.weight_decay].append(parameter)
-    parameters = [{"params": own, "weight_decay": decay} for decay, own in groups.items()]
+    parameters = [{"params": group, "weight_decay": decay} for decay, group in groups.items()]
     return torch.optim.AdamW(parameters, lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps, fused=True)
 
 
 def partner_log_probability(image: Tensor, text: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     """Return cosine and in-batch log-probability of each true partner, both directions averaged, [n] each.
 
-    Minus the mean of the log-probabilities is open_clip's ClipLoss, with one product of pictures and captions where
-    that computes two.
+    Minus the mean of the log-probabilities is open_clip's ClipLoss, with one matrix product in place of two.
 
     Args:
         image: unit vectors [n, dim].
@@ -103,8 +99,10 @@ def partner_log_probability(image: Tensor, text: Tensor, scale: Tensor) -> tuple
 
 
 class _Partners(torch.autograd.Function):
-    """The log-probability of pair i, ½(log p_ii + log q_ii) with p and q the softmax of logits over captions and over
-    pictures, changes with logit ij by ½(δ_ij − p_ij) and with logit ji by ½(δ_ij − q_ji)."""
+    """½(log p_ii + log q_ii) for pair i, with p and q the softmax of logits over captions and over pictures.
+
+    Its derivative is ½(δ_ij − p_ij) by logit ij and ½(δ_ij − q_ji) by logit ji.
+    """
 
     @staticmethod
     def forward(ctx: Any, image: Tensor, text: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
@@ -128,9 +126,8 @@ class _Partners(torch.autograd.Function):
 class HeldOutLevel:
     """The alignment level of the external pairs, and which trained pairs are ahead of it.
 
-    Alignment grows for all pairs while a model learns; the growth beyond that of held-out pairs is memorization. So
-    every few epochs the external pairs are embedded, one view and one caption each, and a quantile of their alignments
-    is the level. A trained pair is ahead if its last training step had it above that level.
+    Every few epochs the external pairs are embedded, one view and one caption each; the level is a quantile of their
+    alignments. A trained pair is ahead if its alignment was above the level in its last training step.
     """
 
     def __init__(self, n_pairs: int, quantile: float, every: int) -> None:
@@ -141,7 +138,7 @@ class HeldOutLevel:
 
     def measure(self, image: Tensor, text: Tensor) -> None:
         """Set the level from the unit vectors of the external pairs, [n_external, dim] each."""
-        if len(image) < 2:  # a pair leaves itself out of the means
+        if len(image) < 2:  # the means exclude the pair itself
             return
         vectors = image.float().cpu().numpy(), text.float().cpu().numpy()
         external = np.ones(len(image), dtype=bool)
@@ -185,7 +182,7 @@ class Trainer:
                 self.held_out = HeldOutLevel(len(data.keys), config.adaptive_quantile, config.adaptive_every)
 
     def batch(self, rows: np.ndarray, epoch: int) -> Batch:
-        """Draw a caption for each pair and collect what mitigations need to know about a batch."""
+        """Draw a caption for each pair, and return the batch as mitigations read it."""
         captions = chosen_captions(self.data, rows, seed=self.seed, epoch=epoch, first=self.config.train_captions)
         ahead = None if self.held_out is None else self.held_out.ahead[rows]
         return Batch(self.data.keys[rows], epoch, self.seed, captions, ahead)
@@ -203,7 +200,7 @@ class Trainer:
         epoch = self.done // self.batches
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.done, total=self.schedule, peak=self.config.lr, warmup=self.config.warmup)
-        # Dropout inside a tower must not depend on the step that a run was resumed at.
+        # Dropout inside a tower must not depend on the step a run resumes at.
         self.generator.manual_seed((self.seed * 1_000_003 + self.done) % 2**63)
         loss, cosine, log_probability = self.forward_loss(rows, epoch, pixels)
         if not torch.isfinite(loss):
@@ -235,8 +232,8 @@ class Trainer:
         weight: np.ndarray | None = None
         for mitigation in self.mitigations:
             changed_image, changed_text = mitigation.embeddings(changed_image, changed_text, batch)
-            own = mitigation.weight(batch)
-            weight = own if weight is None else weight if own is None else weight * own
+            factor = mitigation.weight(batch)
+            weight = factor if weight is None else weight if factor is None else weight * factor
         loss_image = image if changed_image is image_out else F.normalize(changed_image, dim=-1)
         loss_text = text if changed_text is text_out else F.normalize(changed_text, dim=-1)
         if self.config.loss == "siglip":
@@ -269,7 +266,7 @@ class Trainer:
         held_out.measure(torch.cat(images), torch.cat(texts))
 
     def steps(self) -> Iterator[None]:
-        """Run every step that is left, pausing after each."""
+        """Run all remaining steps, one per iteration."""
         while self.done < self.total:
             epoch, first = divmod(self.done, self.batches)
             if self.held_out is not None and epoch and not first and epoch % self.held_out.every == 0:
@@ -313,8 +310,8 @@ class Trainer:
         save_atomically(state, folder / STATE)
 
     def resume(self, folder: Path) -> None:
-        """Load the last saved state; one that is missing or broken is ignored."""
-        if not whole_archive(folder / STATE):
+        """Load the last saved state, if it exists and can be read."""
+        if not is_complete_archive(folder / STATE):
             return
         try:
             state = torch.load(folder / STATE, map_location=self.device, weights_only=True)
@@ -332,7 +329,7 @@ class Trainer:
 
 
 def read_ahead(pixels: PixelSource, batches: list[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield each batch with its pixels, and read the next one meanwhile: reading from files takes as long as a step."""
+    """Yield each batch with its pixels while a thread reads the next."""
     with ThreadPoolExecutor(1) as pool:
         ahead = [pool.submit(pixels.gather, rows) for rows in batches[:1]]
         for place, rows in enumerate(batches):
@@ -342,15 +339,12 @@ def read_ahead(pixels: PixelSource, batches: list[np.ndarray]) -> Iterator[tuple
 
 
 def train(trainer: Trainer, folder: Path, *, after_epoch: Callable[[int], None] | None = None) -> None:
-    """Train a member to its end and write checkpoint.pt, trajectory.npy and log.jsonl into its folder.
+    """Train a member and write checkpoint.pt, trajectory.npy and log.jsonl into its folder.
 
-    Args:
-        trainer: of the member.
-        folder: the member's.
-        after_epoch: called with the number of each epoch that ended, from 1; must not change the model.
+    `after_epoch` is called with the number of each finished epoch, from 1; it must not change the model.
     """
     trainer.resume(folder)
-    _cut_log(folder / LOG, trainer.done)
+    _truncate_log(folder / LOG, trainer.done)
     began = time.monotonic() - trainer.seconds
     last_line = last_save = time.monotonic()
     last_step, pause = trainer.done, SECONDS_BETWEEN_SAVES
@@ -373,13 +367,13 @@ def train(trainer: Trainer, folder: Path, *, after_epoch: Callable[[int], None] 
             last_save = time.monotonic()
             pause = max(SECONDS_BETWEEN_SAVES, TRAINED_TO_SAVED * (last_save - now))
     save_array(trainer.trajectory, folder / TRAJECTORY)
-    # Last, since a member with a checkpoint is not trained again.
+    # The checkpoint is written last: it marks the member as trained.
     save_atomically(trainer.model.state_dict(), folder / CHECKPOINT)
     (folder / STATE).unlink(missing_ok=True)
 
 
-def _cut_log(path: Path, step: int) -> None:
-    """Remove lines after a step, and the line that a kill cut short."""
+def _truncate_log(path: Path, step: int) -> None:
+    """Remove lines after a step, and an incomplete line."""
     lines = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
         try:
@@ -406,7 +400,7 @@ def save_array(array: np.ndarray, path: Path) -> None:
 
 
 def peak_mb(device: str) -> float:
-    """Return the most memory that this process has held so far, on a GPU if it trains there, in MB."""
+    """Return this process's peak memory in MB, of the GPU for cuda."""
     if device == "cuda":
         return torch.cuda.max_memory_allocated() / 1e6
     unit = 1 if platform.system() == "Darwin" else 1024  # bytes there, KiB on other systems

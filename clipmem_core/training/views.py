@@ -1,4 +1,4 @@
-"""The data of a member, and the views of pictures and features that it is trained and evaluated on."""
+"""The data of a member, and the views of pictures and features it is trained and evaluated on."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,8 +13,8 @@ from clipmem_core.draws import VIEW, hashed, uniforms
 from clipmem_core.mitigations import Batch, Mitigation
 
 ASPECT = (3 / 4, 4 / 3)  # torchvision's default for a random resized crop
-DROPOUT = 0.2  # share of a picture's features that is at its mean in a training view
-MASKS = 4096  # different views of features; a pair takes one of them in each epoch
+DROPOUT = 0.2  # share of features replaced by their mean in a training view
+MASKS = 4096  # dropout masks; a pair uses one in each epoch
 
 
 class PixelSource(Protocol):
@@ -31,7 +31,7 @@ class TrainingData:
     pixels: PixelSource
     tokens: np.ndarray  # int32 [n_captions, context_length]; float16 [n_captions, width] if the text tower is locked
     caption_start: np.ndarray  # int64 [n_pairs + 1]: captions of pair i are rows start[i] … start[i + 1] - 1
-    keys: np.ndarray  # uint64 [n_pairs], which draws depend on
+    keys: np.ndarray  # uint64 [n_pairs], seeds of the random draws
     rows: np.ndarray  # int64 [n_trained], the pairs this member trains on, ascending
     # int64 [n_external], pairs that no member trains on; adaptive mitigations compare trained pairs with them
     external: np.ndarray = field(default_factory=lambda: np.array([], dtype=np.int64))
@@ -39,7 +39,7 @@ class TrainingData:
 
 @dataclass(frozen=True)
 class ViewMaker:
-    """Cuts random resized crops: area share uniform in [crop_scale, 1], aspect log-uniform in 3/4 … 4/3.
+    """Random resized crops: area share uniform in [crop_scale, 1], aspect log-uniform in 3/4 … 4/3.
 
     Mitigations change the training views and not the evaluation views.
     """
@@ -88,8 +88,8 @@ class ViewMaker:
         grid = F.affine_grid(torch.from_numpy(theta).to(device), size, align_corners=False)
         images = F.grid_sample(stored, grid, mode="bilinear", padding_mode="border", align_corners=False)
         if batch is not None:
-            for each in self.mitigations:
-                images = each.images(images, batch)
+            for mitigation in self.mitigations:
+                images = mitigation.images(images, batch)
         mean, std = (torch.tensor(value, device=device).view(1, 3, 1, 1) * 255 for value in (self.mean, self.std))
         return (images - mean) / std
 
@@ -106,9 +106,9 @@ class FeatureRows:
 
 
 class FeatureViews:
-    """Views of features: in a training view a share of the numbers is at its mean; an evaluation view has all.
+    """Views of features: dropout to the mean in training views, none in evaluation views.
 
-    A training view is a function of seed, epoch and pair: one of `MASKS` drawn from the seed, chosen by hashing.
+    The mask of a training view is one of `MASKS` drawn from the seed, chosen by a hash of seed, epoch and pair.
     """
 
     def __init__(self, mean: Tensor, seed: int) -> None:

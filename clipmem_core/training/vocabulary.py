@@ -1,9 +1,8 @@
-"""The tokens that a member reads of a caption: tokens that few of its training pairs have may be left out.
+"""Removal of rare tokens from captions, in training and evaluation (`text_min_df`) or after training
+(`text_forget_df`).
 
-A token of one caption names that picture: what a text encoder learns of it memorizes that pair, and says nothing of
-others. `min_df` is scikit-learn's: the number of documents, here training pairs, that a token must be in. Memorization
-and utility are measured on the tokens that are read. Other tokens are never read, in training or after
-(`text_min_df`), or are trained on and then forgotten (`text_forget_df`).
+A token of a single caption identifies that pair, so learning it is memorization. `min_df` is scikit-learn's: the number
+of documents, here training pairs, that must contain a token.
 """
 
 from collections.abc import Mapping, MutableMapping
@@ -26,8 +25,8 @@ OMITTED, DELETED, RANDOM = "omitted", "deleted", "random"  # values of text_forg
 class Vocabulary:
     """The tokens that a member reads.
 
-    `how` is the config's `text_forget_as`: rare tokens are left out of captions; or they are read, and their rows of
-    the token embedding are 0; or, as a placebo, as many words of the caption are left out at random.
+    `how` is the config's `text_forget_as`: "omitted" removes rare tokens from captions, "deleted" sets their rows of
+    the token embedding to 0, and "random", a placebo, removes as many words of the caption at random.
     """
 
     model: Mapping[str, Any]  # its open_clip configuration
@@ -36,7 +35,7 @@ class Vocabulary:
     how: str = OMITTED
 
     def read(self, tokens: np.ndarray) -> np.ndarray:
-        """Leave out rare tokens, [n, context_length]; the tokens after them move up.
+        """Remove rare tokens, [n, context_length]; later tokens move up.
 
         A caption with only rare tokens retains its most common one, the first of several.
 
@@ -50,21 +49,19 @@ class Vocabulary:
             return tokens
         words = words_of(tokens, caption_ends(self.model, tokens))
         counts = np.where(words, self.pairs[tokens], -1)
-        gone = words & (counts < self.min_df)
-        if (
-            self.how == RANDOM
-        ):  # words never trained on, and at random as many trained ones; the same for equal captions
+        removed = words & (counts < self.min_df)
+        if self.how == RANDOM:  # remove untrained words and as many random trained ones, alike for equal captions
             trained = words & (counts > 0)
             keys = draw_keys([row.tobytes().hex() for row in tokens.astype(np.int32)])
             draws = np.where(trained, uniforms(keys, tokens.shape[1], PLACEBO), 2.0)
             rank = draws.argsort(axis=1, kind="stable").argsort(axis=1)
-            gone = (gone & ~trained) | (trained & (rank < (gone & trained).sum(axis=1)[:, None]))
-        nothing = np.flatnonzero(words.any(axis=1) & (gone == words).all(axis=1))
-        gone[nothing, counts[nothing].argmax(axis=1)] = False
-        return drop_tokens(tokens, gone)
+            removed = (removed & ~trained) | (trained & (rank < (removed & trained).sum(axis=1)[:, None]))
+        emptied = np.flatnonzero(words.any(axis=1) & (removed == words).all(axis=1))
+        removed[emptied, counts[emptied].argmax(axis=1)] = False
+        return drop_tokens(tokens, removed)
 
     def rare_rows(self, tokens: np.ndarray) -> np.ndarray:
-        """Return the rare tokens, int64, without those that begin and end the captions `tokens` [n, context_length]."""
+        """Return the rare tokens, int64, except start and end tokens of `tokens` [n, context_length]."""
         rare = self.pairs < self.min_df
         rare[tokens[:, 0]] = False
         rare[tokens[np.arange(len(tokens)), caption_ends(self.model, tokens)]] = False
@@ -89,7 +86,7 @@ def pairs_with(
         tokens: of all captions, [n_captions, context_length].
         caption_start: captions of pair i are rows start[i] … start[i + 1] - 1, [n_pairs + 1].
         rows: the pairs that are trained on.
-        first: how many captions of a pair are trained on; 0 means all.
+        first: number of captions of a pair that are trained on; 0 means all.
     """
     counts = np.diff(caption_start)
     pair = np.repeat(np.arange(len(counts)), counts)
@@ -97,17 +94,12 @@ def pairs_with(
     trained = np.isin(pair, rows) & ((place < first) if first else True)
     caption, position = np.nonzero(words_of(tokens, caption_ends(model, tokens)) & trained[:, None])
     size = model["text_cfg"]["vocab_size"]
-    once = np.unique(pair[caption] * size + tokens[caption, position])  # one number a pair and token
-    return np.bincount(once % size, minlength=size)
+    distinct = np.unique(pair[caption] * size + tokens[caption, position])  # each pair and token once
+    return np.bincount(distinct % size, minlength=size)
 
 
 def caption_ends(model: Mapping[str, Any], tokens: np.ndarray) -> np.ndarray:
-    """Return the place of each caption's end token, int64 [n_captions].
-
-    Args:
-        model: an open_clip configuration.
-        tokens: [n_captions, context_length].
-    """
+    """Return the position of the end token of each row of `tokens` [n_captions, context_length], int64."""
     text = model["text_cfg"]
     pool = text.get("pool_type", "argmax")
     other = model.get("custom_text") or any(text.get(name) for name in ("hf_model_name", "no_causal_mask", "embed_cls"))

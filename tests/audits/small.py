@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import torch
 
-from clipmem_core.audits.executor import PROGRAM, Looks, Task, do_work
+from clipmem_core.audits.executor import PROGRAM, Task, TaskEvents, do_work
 from clipmem_core.audits.status import MemberProgress
 from clipmem_core.audits.store import Audit
 from clipmem_core.commands import parse
@@ -49,7 +49,7 @@ class Silent:
         pass
 
 
-def in_process(tasks: Sequence[Task], *, at_once: int = 1) -> Looks:
+def in_process(tasks: Sequence[Task], *, at_once: int = 1) -> TaskEvents:
     """Train members in this process, one after the other; an executor."""
     threads = torch.get_num_threads()
     for task in tasks:

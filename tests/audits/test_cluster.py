@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from clipmem_core.audits import cluster
-from clipmem_core.audits.cluster import ray_tasks, run_here, versions
+from clipmem_core.audits.cluster import ray_tasks, run_on_worker, versions
 from clipmem_core.audits.executor import Task
 from clipmem_core.audits.run import run_audit
 from clipmem_core.config import InputError
@@ -118,6 +118,6 @@ def test_an_audit_whose_worker_and_machine_are_lost_ends_as_one_that_ran_here(
 
 def test_a_worker_with_other_code_or_without_the_folder_says_so(tmp_path: Path) -> None:
     task = Task((tmp_path / "gone",), (sys.executable, "-c", ""), (), threads=1)
-    assert re.search(rf"does not see {task.folders[0]}: .* share the data folder", str(run_here(task, versions())))
-    said = str(run_here(task, versions() | {"code": "1.0"}))
+    assert re.search(rf"does not see {task.folders[0]}: .* share the data folder", str(run_on_worker(task, versions())))
+    said = str(run_on_worker(task, versions() | {"code": "1.0"}))
     assert re.search(r"has code \S+ and not 1\.0: install the same on all machines", said)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from clipmem_core.audits.executor import Looks, Task, local_processes, run_members
+from clipmem_core.audits.executor import Task, TaskEvents, local_processes, run_members
 from clipmem_core.audits.status import MemberProgress
 from clipmem_core.audits.store import Audit
 from clipmem_core.config import InputError
@@ -42,7 +42,7 @@ def run(audit: Audit) -> Callable[..., None]:
 def test_members_that_are_not_finished_become_tasks(audit: Audit) -> None:
     asked: list[Task] = []
 
-    def here(tasks: Sequence[Task]) -> Looks:
+    def here(tasks: Sequence[Task]) -> TaskEvents:
         asked.extend(tasks)
         for task in tasks:
             yield None

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from clipmem_core.audits.executor import Looks, Task
+from clipmem_core.audits.executor import Task, TaskEvents
 from clipmem_core.audits.run import run_audit
 from clipmem_core.audits.store import VERSION, Audit, check_name, open_audit, read_json, read_table, write_json
 from clipmem_core.config import InputError
@@ -57,7 +57,7 @@ def copied(made: Made, data: Path) -> Audit:
 def again() -> None:
     """Run the audit again; an error if it would train."""
 
-    def trains(tasks: Sequence[Task]) -> Looks:
+    def trains(tasks: Sequence[Task]) -> TaskEvents:
         if tasks:
             raise RuntimeError("it trains")
         yield None

@@ -69,8 +69,8 @@ def show(parts: Mapping[str, Measures]) -> None:
 
 def made_on() -> str:
     """Return the machine in words."""
-    found = machine()
-    return f"{found['processor']}, {found['cores']} cores"
+    facts = machine()
+    return f"{facts['processor']}, {facts['cores']} cores"
 
 
 def save(part: str, measures: Measures, *, command: str) -> None:

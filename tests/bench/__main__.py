@@ -1,12 +1,12 @@
 """Measures how fast the program is, each part once, and prints one table.
 
-    python -m tests.bench [training] [towers] [features] [browse] [review] [engines] [million] [--quick]
+    python -m tests.bench [training] [towers] [features] [browse] [review] [engines] [--quick]
     python -m tests.bench wrong coverage|count|captions|held-out: how many captions are wrong, and which of several
     python -m tests.bench coverage [AUDIT…] [--seeds 20]: whether standard errors, p and q values hold what they say
     python -m tests.bench.large FOLDER [--pairs N …] [--epochs E] [--dim D]: up to ten million pairs, exports, Browse
     python -m tests.bench.suggestions SOURCE…: how often a suggested caption is right
 
-`million` takes half an hour and 10 GB of disk; it runs only when named. Each part writes data/results/bench-<part>.csv;
+Each part writes data/results/bench-<part>.csv;
 `--quick` tries the code on small sizes and writes nothing. Run it on a machine that does nothing else.
 """
 
@@ -26,7 +26,6 @@ PARTS: dict[str, Callable[[bool], Measures]] = {
     "browse": pages.measure_browse,
     "review": pages.measure_review,
     "engines": training.measure_engines,
-    "million": large.measure_million,
 }
 
 
@@ -34,9 +33,7 @@ PARTS: dict[str, Callable[[bool], Measures]] = {
 class Bench:
     """Measure how fast the program is."""
 
-    parts: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PART")] = tuple(
-        part for part in PARTS if part != "million"
-    )
+    parts: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PART")] = tuple(PARTS)
     quick: bool = False  # small sizes: try the code, write no results
 
 

@@ -45,12 +45,12 @@ def browse(repeats: int, kinds: list[str]) -> dict[str, Any]:
 
     audit, app = list_audits()[0], _page()
     rng = np.random.default_rng(0)
-    found: dict[str, Any] = {"plain": [_plain(audit.folder) for _ in range(repeats + 1)][1:]}
+    times: dict[str, Any] = {"plain": [_plain(audit.folder) for _ in range(repeats + 1)][1:]}
     for kind, draw in _changes(rng).items():
         if not kinds or kind in kinds:
-            found[kind] = [_run(app, draw()) for _ in range(repeats + 1)][1:]
+            times[kind] = [_run(app, draw()) for _ in range(repeats + 1)][1:]
     pages = Path("/proc/self/statm").read_text().split()
-    return found | {"memory_mb": int(pages[1]) * 4096 / 1e6}
+    return times | {"memory_mb": int(pages[1]) * 4096 / 1e6}
 
 
 def _changes(rng: Any) -> dict[str, Callable[[], Address]]:

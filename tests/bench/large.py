@@ -48,18 +48,10 @@ CHANGES = ("open", "page", "order", "decision", "table")  # of Browse; these fin
 
 def measure_features(quick: bool) -> Measures:
     """Audit features of 1,000 to 100,000 pairs."""
-    return _grow(QUICK if quick else SIZES, ["--epochs", "3"] if quick else [])
-
-
-def measure_million(quick: bool) -> Measures:
-    """Audit features of 1,000 to a million pairs."""
-    return _grow(QUICK if quick else (*SIZES, 1_000_000), ["--epochs", "3"] if quick else [])
-
-
-def _grow(sizes: tuple[int, ...], flags: list[str]) -> Measures:
+    flags = ["--epochs", "3"] if quick else []
     lines: Measures = []
     processor: dict[int, float] = {}
-    for pairs in sizes:
+    for pairs in QUICK if quick else SIZES:
         with scratch() as folder:
             table = make_features(folder / "features", pairs=pairs, dim=WIDTH)
             measured, _, processor[pairs] = audit(table, folder / "data", pairs, flags)
@@ -69,24 +61,24 @@ def _grow(sizes: tuple[int, ...], flags: list[str]) -> Measures:
 
 def growth(spent: dict[int, float]) -> Measures:
     """Return the exponent e of seconds ~ pairs^e between sizes."""
-    found = []
+    lines = []
     for few, many in itertools.pairwise(spent):
         exponent = math.log(spent[many] / spent[few]) / math.log(many / few)
-        found.append(Measure(f"growth from {few:,} to {many:,} pairs", exponent, "exponent", target="≤ 1.05"))
-    return found
+        lines.append(Measure(f"growth from {few:,} to {many:,} pairs", exponent, "exponent", target="≤ 1.05"))
+    return lines
 
 
 def audit(table: Path, data: Path, pairs: int, flags: list[str]) -> tuple[Measures, float, float]:
     """Audit a table; return what was measured, the seconds and the processor seconds."""
     words = ["audit", str(table), "--name", "large", *FLAGS, *flags]
     seconds, processor, peak = run_command(words, data)
-    own = Audit(data / "audits" / "large").verdict["seconds"]
+    stages = Audit(data / "audits" / "large").verdict["seconds"]
     console.print(f"{pairs:,} pairs: {seconds:.0f} s, {peak / 1e6:.0f} MB")
     name = f"audit of {pairs:,} pairs"
     lines = [
         Measure(name, seconds, "s"),
         Measure(f"{name}, each pair", 1e6 * seconds / pairs, "µs a pair"),
-        *(Measure(f"{name}: {part}", own[part], "s") for part in ("prepare", "members", "scoring")),
+        *(Measure(f"{name}: {part}", stages[part], "s") for part in ("prepare", "members", "scoring")),
         Measure(f"{name}: processors", processor, "s"),
         Measure(f"{name}: memory", peak / 1e6, "MB", target="< 6000"),
     ]
@@ -129,8 +121,8 @@ def measure_towers(quick: bool) -> Measures:
         pairs = raw.pairs.assign(
             **{c.SHA256: [hashlib.sha256(read_bytes(raw.root, image)).hexdigest() for image in raw.pairs[c.IMAGE]]}
         )
-        captions = [list(own) for own in pairs[c.CAPTIONS]]
-        texts = list(dict.fromkeys(text for own in captions for text in own))  # equal ones are computed once
+        captions = [list(words) for words in pairs[c.CAPTIONS]]
+        texts = list(dict.fromkeys(text for words in captions for text in words))  # equal ones are computed once
         towers = towers_of(config)
         assert towers.image
         assert towers.text
@@ -138,13 +130,13 @@ def measure_towers(quick: bool) -> Measures:
         square = np.random.default_rng(0).integers(0, 256, (images.size, images.size, 3), dtype=np.uint8)
         by_length = sorted(texts, key=len)  # as they are embedded
         return [
-            *_beside_floor(
+            *_compare_with_floor(
                 "picture",
                 len(pairs),
                 _bare(images, [np.stack([square] * len(part)) for part in _parts(pairs.index, IMAGE_BATCH)]),
                 lambda: image_features(pairs, raw.root, images, folder=folder),
             ),
-            *_beside_floor(
+            *_compare_with_floor(
                 "caption",
                 len(texts),
                 _bare(towers.text, _parts(by_length, TEXT_BATCH)),
@@ -171,14 +163,14 @@ def _bare(tower: Tower, batches: Sequence[Any]) -> float:
         return sum(pool.map(timed, batches))
 
 
-def _beside_floor(what: str, count: int, bare: float, compute: Callable[[], object]) -> Measures:
+def _compare_with_floor(what: str, count: int, bare: float, compute: Callable[[], object]) -> Measures:
     """Compute features, and set their price beside that of the bare tower, which took `bare` core seconds."""
     before = os.times()
     compute()
-    whole = sum(os.times()[:4]) - sum(before[:4])  # also of processes that it starts and ends
-    console.print(f"{count:,} {what}s: {whole:.1f} s of processors, the tower alone {bare:.1f} s")
+    total = sum(os.times()[:4]) - sum(before[:4])  # also of processes that it starts and ends
+    console.print(f"{count:,} {what}s: {total:.1f} s of processors, the tower alone {bare:.1f} s")
     name = f"{what}: file to cached features; floor: the tower alone"
-    return [Measure(name, 1000 * whole / count, "core ms", floor=1000 * bare / count, target="≤ 1.3 floor")]
+    return [Measure(name, 1000 * total / count, "core ms", floor=1000 * bare / count, target="≤ 1.3 floor")]
 
 
 def main(
@@ -203,9 +195,9 @@ def main(
             seconds, _, peak = run_command(["export", "large", "--format", kind, "--out", out, "--overwrite"], data)
             lines.append(Measure(f"export of {count:,} pairs to {kind}", seconds, "s"))
             lines.append(Measure(f"export of {count:,} pairs to {kind}: memory", peak / 1e6, "MB"))
-        found = turn(data, "browse", "2", *CHANGES)
-        memory, plain = found.pop("memory_mb"), min(found.pop("plain"))
-        slowest, kind = max((max(times), kind) for kind, times in found.items())
+        times_by_kind = turn(data, "browse", "2", *CHANGES)
+        memory, plain = times_by_kind.pop("memory_mb"), min(times_by_kind.pop("plain"))
+        slowest, kind = max((max(times), kind) for kind, times in times_by_kind.items())
         lines.append(Measure(f"Browse, {count:,} pairs, slowest change ({kind})", slowest, "ms", floor=plain))
         lines.append(Measure(f"Browse, {count:,} pairs: memory", memory, "MB"))
     lines += growth(spent)

@@ -53,10 +53,10 @@ def measure_browse(quick: bool) -> Measures:
         audit = make_large_audit(large, "million", pairs=pairs)
         with patch.dict(os.environ, {DATA_VARIABLE: str(large)}):
             open_review(audit).decide(pair_ids(audit, Selection())[: pairs // 5], KEEP, audit=audit.name)
-        found = turn(large, "browse", str(runs))
-    plain, memory = statistics.median(found.pop("plain")), found.pop("memory_mb")
+        times_by_kind = turn(large, "browse", str(runs))
+    plain, memory = statistics.median(times_by_kind.pop("plain")), times_by_kind.pop("memory_mb")
     lines = [Measure("Browse, 100 pairs, first page in a fresh process", cold, "s", floor=imported)]
-    for kind, times in found.items():
+    for kind, times in times_by_kind.items():
         lines += _percentiles(f"Browse, {pairs:,} pairs, {kind}", times, 300, floor=plain)
     return [*lines, Measure(f"Browse, {pairs:,} pairs: memory", memory, "MB", target="< 2000")]
 
@@ -129,10 +129,14 @@ def _keys(pages: list[Any], address: str, review: Review, seconds: int) -> Measu
             crew[place % len(crew)].keyboard.press("kx"[place % 2])
         for page in crew:
             all_stored(page)
-        found = [(pair, decision) for pair, decision, _ in events(review)][before:]
-        own = [found] if len(crew) == 1 else [[each for each in found if each[1] == d] for d in ("keep", "remove")]
-        pairs = [itertools.zip_longest(accepted(page), stored) for page, stored in zip(crew, own, strict=True)]
-        lost = sum(wanted != stored for pair in pairs for wanted, stored in pair)
+        stored_events = [(pair, decision) for pair, decision, _ in events(review)][before:]
+        by_browser = (
+            [stored_events]
+            if len(crew) == 1
+            else [[each for each in stored_events if each[1] == d] for d in ("keep", "remove")]
+        )
+        pairs = [itertools.zip_longest(accepted(page), stored) for page, stored in zip(crew, by_browser, strict=True)]
+        lost = sum(pressed != stored for pair in pairs for pressed, stored in pair)
         refused = seconds * pace - sum(len(accepted(page)) for page in crew)
         what = f"Review, {seconds * pace} keys at {pace} a second in {len(crew)} browser(s)"
         lines.append(Measure(f"{what}: lost or on another pair", lost, "keys", target="0"))

@@ -47,7 +47,9 @@ def measured(source: str, seeds: tuple[int, ...]) -> Iterator[dict[str, object]]
     config = replace(config, source=replace(config.source, scenes_pairs=SCENES_PAIRS))
     data_set = load_data_set(source, settings.resolve(config))
     pairs = data_set.pairs[data_set.pairs[c.PLANTED].isna()].reset_index(drop=True)
-    place = {text: at for at, text in enumerate(dict.fromkeys(text for own in pairs[c.CAPTIONS] for text in own))}
+    place = {
+        text: at for at, text in enumerate(dict.fromkeys(text for captions in pairs[c.CAPTIONS] for text in captions))
+    }
     embed, texts = minilm().open().embed, list(place)
     vectors = np.concatenate([embed(texts[start : start + 64]) for start in range(0, len(texts), 64)])
     for seed in seeds:
@@ -55,33 +57,35 @@ def measured(source: str, seeds: tuple[int, ...]) -> Iterator[dict[str, object]]
         moved = pairs[c.CAPTIONS].copy()
         moved[wrong] = moved[donors].to_numpy()
         table = pairs.assign(**{c.CAPTIONS: moved}).drop(index=donors)
-        asked = replace(config, seed=seed)
-        audit = audited_copy(table, data_set.raw.root, asked, f"suggestions-{name}-{seed}")
-        own = {row: set(pairs[c.CAPTIONS][row]) for row in wrong}
-        right = {pairs[c.PAIR_ID][row]: own[row] for row in wrong if own[row].isdisjoint(moved[row])}
-        found = held_against(audit, right, place, vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+        seeded = replace(config, seed=seed)
+        audit = audited_copy(table, data_set.raw.root, seeded, f"suggestions-{name}-{seed}")
+        captions = {row: set(pairs[c.CAPTIONS][row]) for row in wrong}
+        right = {pairs[c.PAIR_ID][row]: captions[row] for row in wrong if captions[row].isdisjoint(moved[row])}
+        suggested = compared_with_truth(audit, right, place, vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
         for lead in LEADS:
-            shown = found[found["lead"] >= lead]
-            told = {"pairs": len(audit.pairs), "planted": len(right), "with_suggestion": shown["row"].nunique()}
+            shown = suggested[suggested["lead"] >= lead]
+            counts = {"pairs": len(audit.pairs), "planted": len(right), "with_suggestion": shown["row"].nunique()}
             usable = {"suggestions": len(shown), "usable": shown["usable"].sum(), "precision": shown["usable"].mean()}
-            yield {"set": name, "seed": seed, "lead": lead} | told | usable
+            yield {"set": name, "seed": seed, "lead": lead} | counts | usable
 
 
-def held_against(audit: Audit, right: dict[str, set[str]], place: dict[str, int], vectors: np.ndarray) -> pd.DataFrame:
+def compared_with_truth(
+    audit: Audit, right: dict[str, set[str]], place: dict[str, int], vectors: np.ndarray
+) -> pd.DataFrame:
     """Return what is suggested for the planted pairs of an audit whatever it leads by: row, lead, usable."""
-    pairs, found, score_breakdown.LEAD = audit.pairs, [], -np.inf
-    others = np.isin(np.arange(len(place)), [place[text] for own in pairs[c.CAPTIONS] for text in own])
-    for row, (pair_id, own) in enumerate(zip(pairs[c.PAIR_ID], pairs[c.CAPTIONS], strict=True)):
+    pairs, rows, score_breakdown.LEAD = audit.pairs, [], -np.inf
+    others = np.isin(np.arange(len(place)), [place[text] for captions in pairs[c.CAPTIONS] for text in captions])
+    for row, (pair_id, captions) in enumerate(zip(pairs[c.PAIR_ID], pairs[c.CAPTIONS], strict=True)):
         if pair_id not in right:
             continue
         suggested = score_breakdown.suggested_captions(audit, row)
         close = (vectors @ vectors[[place[text] for text in right[pair_id]]].T).max(axis=1)
-        rivals = close[others & ~np.isin(np.arange(len(place)), [place[text] for text in own])]
+        rivals = close[others & ~np.isin(np.arange(len(place)), [place[text] for text in captions])]
         for each in suggested.choices:
             fit = close[place[each.caption]]
             if each.cosine > np.nanmin(suggested.cosines):
-                found.append((row, each.lead, fit >= CLOSE and (rivals > fit + 1e-6).sum() < NEAREST))
-    return pd.DataFrame(found, columns=["row", "lead", "usable"])
+                rows.append((row, each.lead, fit >= CLOSE and (rivals > fit + 1e-6).sum() < NEAREST))
+    return pd.DataFrame(rows, columns=["row", "lead", "usable"])
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from PIL import Image
 
 from clipmem_core import columns as c
 from clipmem_core.audits.cluster import ADDRESS, QUIET
-from clipmem_core.audits.prepare import draw_membership, look_at_pictures
+from clipmem_core.audits.prepare import draw_membership, read_pictures
 from clipmem_core.audits.settings import resolve
 from clipmem_core.audits.store import Audit, write_json
 from clipmem_core.config import DATA_VARIABLE, AuditConfig, data_folder, preset_config
@@ -69,7 +69,7 @@ def measure(quick: bool) -> Measures:
                 cache_size=side or config.cache_size,
             )
             clipart = make_clipart(folder / "clipart", trained=trained, config=config, size=side)
-            ours, whole, prepare = run_ours(clipart, config, folder / "ours")
+            ours, total, prepare = run_ours(clipart, config, folder / "ours")
             theirs = {
                 workers: run_theirs(clipart, config, folder / f"theirs-{workers}", workers=workers)
                 for workers in WORKERS
@@ -79,7 +79,7 @@ def measure(quick: bool) -> Measures:
         what = f"2 members × {trained:,} clip-art pairs × {epochs} epochs, {name}"
         lines += [
             Measure(f"{what}, to both checkpoints", ours, "s", **best, target=target),
-            Measure(f"{what}, the audit", whole, "s", **best),
+            Measure(f"{what}, the audit", total, "s", **best),
             Measure(f"{what}, of it reading and decoding", prepare, "s"),
             Measure(f"{what}, throughput", 2 * trained * epochs / ours, "pairs/s"),
         ]
@@ -97,13 +97,13 @@ def make_clipart(folder: Path, *, trained: int, config: AuditConfig, size: int) 
         console.print("fetching OpenClipart")
         if subprocess.run(command, check=False).returncode != 0:
             raise Skipped("OpenClipart cannot be fetched: see `python -m clipmem_core fetch openclipart`")
-    wanted = next(n for n in range(trained, 3 * trained) if n - 2 * group_size(n) == trained)
+    needed = next(n for n in range(trained, 3 * trained) if n - 2 * group_size(n) == trained)
     raw = read_source(str(source), AuditConfig().source, data=data_folder())
-    order = np.random.default_rng(0).permutation(len(raw.pairs))[: wanted + 50]  # a few pictures are broken
+    order = np.random.default_rng(0).permutation(len(raw.pairs))[: needed + 50]  # a few pictures are broken
     drawn = dataclasses.replace(raw, pairs=raw.pairs.iloc[order].reset_index(drop=True))
-    usable = look_at_pictures(drawn, config, cache=folder / "checked").pairs.iloc[:wanted]
-    if len(usable) < wanted:
-        raise Skipped(f"only {len(usable)} of {len(order)} pictures of OpenClipart can be used, {wanted} are needed")
+    usable = read_pictures(drawn, config, cache=folder / "checked").pairs.iloc[:needed]
+    if len(usable) < needed:
+        raise Skipped(f"only {len(usable)} of {len(order)} pictures of OpenClipart can be used, {needed} are needed")
     (folder / "pictures").mkdir(parents=True)
     rows = []
     for number, (image, captions) in enumerate(zip(usable[c.IMAGE], usable[c.CAPTIONS], strict=True)):
@@ -117,7 +117,7 @@ def make_clipart(folder: Path, *, trained: int, config: AuditConfig, size: int) 
     pairs = pd.DataFrame(rows, columns=[IMAGE, CAPTION])
     pairs.to_csv(folder / "pairs.tsv", sep="\t", index=False)
     copied = read_source(str(folder / "pairs.tsv"), config.source, data=data_folder())
-    data_set = look_at_pictures(copied, config, cache=folder / "checked")
+    data_set = read_pictures(copied, config, cache=folder / "checked")
     membership = draw_membership(data_set.clusters, resolve(config))
     shutil.rmtree(folder / "checked")
     return Clipart(folder, pairs, dict(zip(membership.members, membership.trained, strict=True)))
@@ -157,9 +157,9 @@ def run_theirs(clipart: Clipart, config: AuditConfig, folder: Path, *, workers: 
 
 
 def _their_command(clipart: Clipart, config: AuditConfig, folder: Path, member: str, workers: int) -> list[str]:
-    own = clipart.pairs[clipart.trained[member]]
-    own.to_csv(clipart.folder / f"{member}.tsv", sep="\t", index=False)
-    steps = config.epochs * (len(own) // config.batch_size)
+    rows = clipart.pairs[clipart.trained[member]]
+    rows.to_csv(clipart.folder / f"{member}.tsv", sep="\t", index=False)
+    steps = config.epochs * (len(rows) // config.batch_size)
     flags: dict[str, object] = {"train-data": clipart.folder / f"{member}.tsv", "dataset-type": "csv"}
     flags |= {"csv-img-key": IMAGE, "csv-caption-key": CAPTION, "model": f"local-dir:{folder}"}
     flags |= {"aug-cfg": f"scale=({config.crop_scale},1.0)", "batch-size": config.batch_size, "epochs": config.epochs}
@@ -216,8 +216,8 @@ def _members_seconds(data: Path, engine: str, *, quick: bool, only: int = 0) -> 
     flags = f"audit scenes --name bench --engine {engine} --preset tiny --threads 1 {sizes}"
     command = [sys.executable, "-m", "clipmem_core", *flags.split()]
     environment = {**os.environ, DATA_VARIABLE: str(data)}
-    own = functools.partial(os.sched_setaffinity, 0, sorted(os.sched_getaffinity(0))[:only]) if only else None
-    subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=True, preexec_fn=own)
+    restrict = functools.partial(os.sched_setaffinity, 0, sorted(os.sched_getaffinity(0))[:only]) if only else None
+    subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=True, preexec_fn=restrict)
     members = Audit(data / "audits" / "bench").verdict["seconds"]["members"]
     console.print(f"{data.name}: members {members:.1f} s")
     return members
@@ -230,13 +230,13 @@ def _cluster(workers: int) -> Iterator[None]:
     import ray
     from ray.cluster_utils import Cluster
 
-    found = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     try:
         for _ in range(workers):
-            found.add_node(num_cpus=1, include_dashboard=False)
-        os.environ[ADDRESS] = found.address
+            cluster.add_node(num_cpus=1, include_dashboard=False)
+        os.environ[ADDRESS] = cluster.address
         yield
     finally:
         os.environ.pop(ADDRESS, None)
         ray.shutdown()
-        found.shutdown()
+        cluster.shutdown()

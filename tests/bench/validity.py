@@ -98,12 +98,12 @@ def _one(seed: int, **how: Any) -> dict[str, float]:
     shares = share_above(half.clipmem[rows], Noise.of(half.errors, rows), SIZES, seed=0)
     true = (half.true[rows, None] >= SIZES).mean(axis=0)
     within = float(((shares["low"] <= true) & (true <= shares["high"])).mean())
-    found = {"coverage": half.covered(), "share_coverage": within, "p_05": small.mean()}
-    found |= {"p_05_quietest_tenth": tenths[0], "p_05_noisiest_tenth": tenths[-1]}
+    row = {"coverage": half.covered(), "share_coverage": within, "p_05": small.mean()}
+    row |= {"p_05_quietest_tenth": tenths[0], "p_05_noisiest_tenth": tenths[-1]}
     for name, other in {"": {}, "_quiet_external": {"external_noise": 0.8}, "_few": {"memorized": 0.1}}.items():
         rate, power = simulate(seed, **how, **other).false_finds(LEVEL)
-        found |= {f"false_at_q_10{name}": rate, f"found_at_q_10{name}": power}
-    return found
+        row |= {f"false_at_q_10{name}": rate, f"found_at_q_10{name}": power}
+    return row
 
 
 def of_audit(name: str) -> pd.DataFrame:
@@ -140,13 +140,13 @@ def _blocks(values: np.ndarray, sides: Sides, repeats: int) -> Iterator[Block]:
         drawn = Membership(
             sides.membership.group, tuple(names[row] for row in rows.tolist()), sides.membership.trained[rows]
         )
-        own = Sides(drawn, sides.protocol, sides.seed)
+        block_sides = Sides(drawn, sides.protocol, sides.seed)
         alignments = list(values[rows])
-        mean_in, mean_out = side_means(alignments, own.inside)
-        errors = standard_errors(alignments, own)
-        expected = shrunk_by_group(mean_in - mean_out, errors, drawn.group, seed=own.seed)
+        mean_in, mean_out = side_means(alignments, block_sides.inside)
+        errors = standard_errors(alignments, block_sides)
+        expected = shrunk_by_group(mean_in - mean_out, errors, drawn.group, seed=block_sides.seed)
         welch = np.zeros(len(expected))
-        for side in (own.inside, ~own.inside):
+        for side in (block_sides.inside, ~block_sides.inside):
             count = side.sum(axis=0)
             mean = (values[rows] * side).sum(axis=0) / count
             welch += (side * (values[rows] - mean) ** 2).sum(axis=0) / (count - 1) / count
@@ -156,27 +156,27 @@ def _blocks(values: np.ndarray, sides: Sides, repeats: int) -> Iterator[Block]:
 def _against(twos: Sequence[tuple[Block, Block]], scored: np.ndarray) -> dict[str, float]:
     """Compare blocks two by two."""
     covered, before, tops = [], [], []
-    for one, other in twos:
-        off = np.abs(one.clipmem - other.clipmem)[scored]
-        covered.append((off <= 1.96 * np.hypot(one.errors.se, other.errors.se)[scored]).mean())
-        before.append((off <= 1.96 * np.sqrt(one.welch + other.welch)[scored]).mean())
-        tops += [_top(one, other, scored), _top(other, one, scored)]
-    found = {"comparisons": len(twos), "coverage": np.mean(covered)}
-    found |= {"coverage_lowest": np.min(covered), "coverage_highest": np.max(covered)}
-    return found | {"coverage_of_own_members_alone": np.mean(before)} | pd.DataFrame(tops).mean().to_dict()
+    for first, second in twos:
+        off = np.abs(first.clipmem - second.clipmem)[scored]
+        covered.append((off <= 1.96 * np.hypot(first.errors.se, second.errors.se)[scored]).mean())
+        before.append((off <= 1.96 * np.sqrt(first.welch + second.welch)[scored]).mean())
+        tops += [_top(first, second, scored), _top(second, first, scored)]
+    row = {"comparisons": len(twos), "coverage": np.mean(covered)}
+    row |= {"coverage_lowest": np.min(covered), "coverage_highest": np.max(covered)}
+    return row | {"coverage_of_own_members_alone": np.mean(before)} | pd.DataFrame(tops).mean().to_dict()
 
 
-def _top(one: Block, other: Block, scored: np.ndarray) -> dict[str, float]:
+def _top(first: Block, second: Block, scored: np.ndarray) -> dict[str, float]:
     """Return the means of the pairs that are highest in one block: raw, shrunken, and in the other block."""
     rows = np.flatnonzero(scored)
-    top = rows[np.argsort(-one.clipmem[rows])[:TOP]]
-    again = rows[np.argsort(-one.shrunk[rows])[:TOP]]
+    top = rows[np.argsort(-first.clipmem[rows])[:TOP]]
+    by_shrunk = rows[np.argsort(-first.shrunk[rows])[:TOP]]
     return {
-        f"top_{TOP}": one.clipmem[top].mean(),
-        f"top_{TOP}_shrunk": one.shrunk[top].mean(),
-        f"top_{TOP}_other_members": other.clipmem[top].mean(),
-        f"top_{TOP}_by_shrunk": one.shrunk[again].mean(),
-        f"top_{TOP}_by_shrunk_other_members": other.clipmem[again].mean(),
+        f"top_{TOP}": first.clipmem[top].mean(),
+        f"top_{TOP}_shrunk": first.shrunk[top].mean(),
+        f"top_{TOP}_other_members": second.clipmem[top].mean(),
+        f"top_{TOP}_by_shrunk": first.shrunk[by_shrunk].mean(),
+        f"top_{TOP}_by_shrunk_other_members": second.clipmem[by_shrunk].mean(),
     }
 
 
@@ -237,9 +237,9 @@ def intervals(asked: Intervals) -> pd.DataFrame:
     rows = []
     for kind in KINDS:
         for share in asked.shares:
-            found = [one_set(asked, kind, share, seed) for seed in range(asked.sets)]
-            for method in found[0]:
-                ends = np.array([own[method] for own in found])
+            sets = [one_set(asked, kind, share, seed) for seed in range(asked.sets)]
+            for method in sets[0]:
+                ends = np.array([values[method] for values in sets])
                 truth = round(share * asked.pairs)
                 covered = (ends[:, 0] <= truth) & (truth <= ends[:, 1])
                 rows.append((kind, share, method, covered.mean(), *ends.mean(axis=0)))
@@ -253,19 +253,19 @@ def one_set(asked: Intervals, kind: str, share: float, seed: int) -> dict[str, t
     wrong = np.zeros(asked.pairs, dtype=bool)
     wrong[rng.choice(asked.pairs, round(share * asked.pairs), replace=False)] = True
     fit = scores_of(rng, wrong, kind)
-    found = {}
+    methods = {}
     if asked.by_scores:
         # What captions swapped for the count score, at random and with the most alike one, is so whatever is wrong.
         by_scores, near = (estimate_wrong(fit, rng.normal(-lower, 1, asked.pairs)) for lower in KINDS.values())
-        found["scores"] = (by_scores.low or 0.0, by_scores.high or 0.0)
-        found["scores, with near ones"] = (by_scores.low or 0.0, near.high or 0.0)
+        methods["scores"] = (by_scores.low or 0.0, by_scores.high or 0.0)
+        methods["scores, with near ones"] = (by_scores.low or 0.0, near.high or 0.0)
     review = plan_review(-fit, seed=seed)
     for looked_at in asked.reviewed:
         decided = np.zeros(asked.pairs, dtype=bool)
         decided[review.order[:looked_at]] = True
         count = count_reviewed(review, wrong & decided, decided, np.zeros(asked.pairs))
-        found[f"review of {looked_at}"] = (count.low or 0.0, count.high or 0.0)
-    return found
+        methods[f"review of {looked_at}"] = (count.low or 0.0, count.high or 0.0)
+    return methods
 
 
 def counted(asked: Count) -> pd.DataFrame:
@@ -278,18 +278,18 @@ def counted(asked: Count) -> pd.DataFrame:
         planting = dataclasses.replace(config, plant_miscaptions=round(share * scored))
         name = f"wrong-{path.parent.name if path.is_file() else path.name}-{planting.plant_miscaptions}"
         audit = run_audit(asked.source, planting, name=name, screen=RichScreen())
-        told = audit.verdict["wrong_captions"]
+        count = audit.verdict["wrong_captions"]
         by_pair = audit.scores[c.P_WRONG][(audit.pairs[c.PLANTED] == c.MISCAPTION).to_numpy()]
         rows.append(
             {
                 "share": share,
-                "planted": told["planted"],
-                **{name: told[name] for name in ("estimate", "low", "high")},
-                "holds": told["low"] <= told["planted"] <= told["high"],
+                "planted": count["planted"],
+                **{name: count[name] for name in ("estimate", "low", "high")},
+                "holds": count["low"] <= count["planted"] <= count["high"],
                 "p_wrong_of_planted": by_pair.mean(),
-                "near": told["near"][0],
-                "stop": told["stop"],
-                "left": told["left"][0],
+                "near": count["near"][0],
+                "stop": count["stop"],
+                "left": count["left"][0],
             }
         )
         console.print(str(rows[-1]), markup=False)
@@ -306,7 +306,7 @@ def captions_found(asked: Captions) -> pd.DataFrame:
     name = f"one-caption-{Path(asked.source).name}-{asked.seed}-{asked.planted}"
     audit = audited_copy(pairs, data_set.raw.root, config, name)
     any_caption = set(pairs.loc[pairs[c.PLANTED].notna(), c.PAIR_ID])  # of these every caption may be wrong
-    return held_against(audit, dict(zip(pairs[c.PAIR_ID], place, strict=True)), any_caption)
+    return compared_with_truth(audit, dict(zip(pairs[c.PAIR_ID], place, strict=True)), any_caption)
 
 
 def with_one_wrong(pairs: pd.DataFrame, *, n: int, seed: int) -> tuple[pd.DataFrame, np.ndarray]:
@@ -372,7 +372,7 @@ def held_out_found(asked: HeldOut) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def held_against(audit: Audit, place: dict[str, int], left_out: set[str]) -> pd.DataFrame:
+def compared_with_truth(audit: Audit, place: dict[str, int], left_out: set[str]) -> pd.DataFrame:
     """Return AUROC and average precision of captions, of pairs by their own scores, and of picks within a pair."""
     table = read_table(audit.folder / CAPTION_TABLE)
     several = table[c.GAP].notna() & table[c.MISFIT].notna()
@@ -381,7 +381,7 @@ def held_against(audit: Audit, place: dict[str, int], left_out: set[str]) -> pd.
     scores = {f"caption -{name}": -table[name].to_numpy() for name in (c.SIMILARITY_OUT, c.MARGIN_OUT, c.LEARNED)}
     scores["caption misfit"] = table[c.MISFIT].to_numpy()
     scores["caption gap"] = table[c.GAP].to_numpy()
-    found = [detection_table(scores, truth, n_boot=500, reference="caption misfit")]
+    tables = [detection_table(scores, truth, n_boot=500, reference="caption misfit")]
     pair = audit.scores
     pair = pair[pair[c.MISFIT].notna()]
     pair = pair.assign(before=-zscore(pair[c.LEARNED]) - zscore(pair[c.SIMILARITY_OUT]))
@@ -393,8 +393,8 @@ def held_against(audit: Audit, place: dict[str, int], left_out: set[str]) -> pd.
     by_pair |= {f"pair -{name}": -pair[name].to_numpy() for name in (c.SIMILARITY_OUT, c.CSLS_OUT)}
     by_pair["pair, its worst caption's misfit"] = pair[c.PAIR_ID].map(worst[c.MISFIT].max()).to_numpy()
     by_pair["pair, its worst caption's gap"] = pair[c.PAIR_ID].map(worst[c.GAP].max()).to_numpy()
-    found.append(detection_table(by_pair, wrong, n_boot=500, reference=f"pair {c.MISFIT}"))
-    result = pd.concat(found, ignore_index=True)
+    tables.append(detection_table(by_pair, wrong, n_boot=500, reference=f"pair {c.MISFIT}"))
+    result = pd.concat(tables, ignore_index=True)
     for name, values in scores.items():
         picked = table.loc[pd.Series(values).groupby(table[c.PAIR_ID]).idxmax()]
         picked = picked[picked[c.PAIR_ID].map(place) >= 0]

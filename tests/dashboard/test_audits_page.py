@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from clipmem_core.audits.jobs import WAITS, Task
+from clipmem_core.audits.jobs import Task
 from clipmem_core.audits.preflight import Request, read_request
 from clipmem_core.audits.store import Audit, broken_files, write_json
 from clipmem_core.commands import parse
 from clipmem_core.config import as_dict, preset_config
-from clipmem_core.dashboard import new_audit, running
+from clipmem_core.dashboard import running
 from tests.dashboard.test_pages import open_page, texts, titles
 from tests.fixtures import Copy, leave_job
 
@@ -62,8 +62,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
         made.append(("check", read_request(Path(words[-1]))) if words[0] == "check" else (task.folder.name, words))
 
     monkeypatch.setattr(Task, "start", start)
-    for module in (new_audit, running):
-        monkeypatch.setattr(module, "cancel", lambda job: made.append(("cancel", job.name)))
+    monkeypatch.setattr(running, "cancel", lambda job: made.append(("cancel", job.name)))
     return made
 
 
@@ -71,11 +70,10 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
 def leave_check(data: Path) -> Callable[..., Request]:
     """Leaves the check of a tiny audit of the synthetic set with its output."""
 
-    def leave(*lines: dict[str, object] | str, exit_code: int | None = 0) -> Request:
+    def leave(line: dict[str, object]) -> Request:
         request = Request("scenes", "scenes", TINY)
         name = f".checks/{request.key}"
-        output = "".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines)
-        leave_job(data / "jobs" / name, running=exit_code is None, exit_code=exit_code, said=output)
+        leave_job(data / "jobs" / name, exit_code=0, said=f"{json.dumps(line)}\n")
         stored = {"source": request.source, "name": request.name, "config": as_dict(request.config)}
         write_json(data / "jobs" / name / "request.json", stored)
         return request
@@ -165,14 +163,6 @@ def test_a_running_audit_shows_members_losses_and_output_and_can_be_cancelled(
     assert table(app.run(), "size")["state"].tolist() == ["finished"]
 
 
-def test_a_queued_audit_can_be_cancelled(copy: Copy, data: Path) -> None:
-    unfinish(copy())
-    leave_job(data / "jobs" / "made", running=True, said=f"{WAITS}\n")
-    app = open_page(PAGE, audit="made")
-    assert table(app, "size")["state"].tolist() == ["waiting"]
-    assert "Cancel" in labels(app)
-
-
 def test_a_cancelled_audit_resumes_with_its_settings(copy: Copy, data: Path, calls: Calls) -> None:
     audit = unfinish(copy())
     leave_job(data / "jobs" / "made", exit_code=130, said="interrupted\n")
@@ -241,26 +231,6 @@ def test_class_folders_without_captions_offer_their_names(calls: Calls, tmp_path
     assert calls[-1][1].config.source.caption_template == "a photo of a {label}"
 
 
-def test_a_name_of_another_audit_is_refused_and_the_proposed_one_is_free(copy: Copy, calls: Calls) -> None:
-    audit = copy(name="scenes")
-    write_json(audit.folder / "config.json", audit.record.values | {"source": "elsewhere.csv"})
-    app = form()
-    assert app.text_input(key="new-name").placeholder == "scenes-2"
-    app.text_input(key="new-name").set_value("scenes").run()
-    button(app, "Check").click().run()
-    assert app.error
-    assert calls == []
-
-
-def test_sets_in_the_data_folder_are_offered(data: Path) -> None:
-    for name in ("tuxpaint", "scenes-220-0", ".openclipart.partial-x"):
-        (data / "sets" / name).mkdir(parents=True)
-    app = open_page(PAGE)
-    assert app.button_group(key="new-path-offered").options == ["scenes", "tuxpaint"]
-    app.button_group(key="new-path-offered").select("tuxpaint").run()
-    assert app.text_input(key="new-path").value == str(data / "sets" / "tuxpaint")
-
-
 def test_locked_towers_are_the_default_and_hide_fields_without_effect(calls: Calls) -> None:
     app = open_page(PAGE, view="start")
     app.text_input(key="new-path").set_value("scenes").run()
@@ -289,19 +259,3 @@ def test_a_finished_check_starts_exactly_what_it_checked(leave_check: Callable[.
     button(app, "Start").click().run()
     assert calls == [("scenes", ["audit", "scenes", "--name=scenes", "--preset=tiny"])]
     assert (app.query_params["view"], app.query_params["audit"]) == ("list", "scenes")
-
-
-def test_a_failed_check_says_why_and_offers_no_start(leave_check: Callable[..., Request]) -> None:
-    leave_check("error: folds must be at most 170", exit_code=2)
-    app = form()
-    assert "folds must be at most 170" in texts(app)
-    assert "Start" not in labels(app)
-
-
-def test_a_running_check_can_be_stopped(leave_check: Callable[..., Request], calls: Calls) -> None:
-    leave_check(exit_code=None)
-    app = form()
-    assert app.get("progress")
-    assert "Start" not in labels(app)
-    button(app, "Stop the check").click().run()
-    assert calls[0][0] == "cancel"

@@ -10,7 +10,7 @@ from clipmem_core.audits.store import CONFIG, PAIRS, SCORES, Audit, write_json, 
 from clipmem_core.config import as_dict
 from clipmem_core.dashboard import compare as page
 from clipmem_core.dashboard.compare import differing_fields, finished_audits, partners
-from tests.dashboard.test_pages import captions, metrics, open_page, texts, titles
+from tests.dashboard.test_pages import metrics, open_page, texts, titles
 from tests.fixtures import HOSTILE, Copy
 
 PAGE = "pages/compare.py"
@@ -95,7 +95,7 @@ def test_the_page_has_the_numbers_of_pandas_and_the_pairs_that_changed_most(two:
     one, other = (audit.scores["clipmem"][20] for audit in two)
     assert f"{one:.2f}".replace("-", "−") in cards[0]
     assert f"+{other - one:.2f}" in cards[0]
-    assert len(cards) == page.SIZE
+    assert len(cards) == page.PAGE_SIZE
     protos = [link.proto for link in app.get("page_link") if link.proto.label.startswith("In ")]
     assert [(proto.label, proto.query_string) for proto in protos[:2]] == [
         ("In first", "audit=one&order=clipmem&pair=images%2F020.png"),
@@ -114,13 +114,6 @@ def test_the_choice_is_in_the_address(two: tuple[Audit, Audit]) -> None:
     wrong = [text for text in texts(app) if text.startswith("requested")]
     assert wrong == ["requested: ../../etc", "requested: [x](javascript:alert(1))"]
     assert app.selectbox[2].value == "clipmem"
-
-
-def test_another_version_of_the_data_counts_its_changed_pairs(two: tuple[Audit, Audit]) -> None:
-    other = with_config(two[1], dataset_fingerprint="another")
-    write_table(other.folder / SCORES, other.scores.iloc[:90])
-    write_table(other.folder / PAIRS, other.pairs.iloc[:90])
-    assert "0 with another caption or picture, 10 in the first only, 0 in the second only" in captions(open_pair())
 
 
 @pytest.mark.parametrize(("broken", "name"), [(0, SCORES), (1, PAIRS), (1, CONFIG)])

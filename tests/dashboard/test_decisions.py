@@ -173,9 +173,9 @@ def test_a_re_audit_is_followed_compared_and_shown(trained: Audit, copy: Copy, m
     second = copy(name="made-again")
     write_json(second.folder / CONFIG, dataclasses.replace(second.record, again="made").values)
     assert "Compare" in [button.label for button in open_view("again", again="made-again").button]
-    write_json(second.folder / AGAIN, {"found": dataclasses.asdict(FOUND)})
+    write_json(second.folder / AGAIN, {"measured": dataclasses.asdict(FOUND)})
     app = open_view("again", again="made-again")
     assert "Retrieval −0.050 [−0.100, +0.100], memorization −0.050 [−0.060, −0.040]." in titles(app)
     assert "one=made&other=made-again" in dict(links(app))["Compare pair by pair"]
-    write_json(second.folder / AGAIN, {"found": None})
+    write_json(second.folder / AGAIN, {"measured": None})
     assert "Fewer than ten external pairs are in both" in titles(open_view("again", again="made-again"))

@@ -11,7 +11,6 @@ from clipmem_core.audits.jobs import Task, export_task
 from clipmem_core.audits.store import PAIRS, Audit, write_table
 from clipmem_core.commands import parse
 from clipmem_core.config import data_folder
-from clipmem_core.dashboard import running
 from clipmem_core.dashboard.exporting import CHOICES
 from clipmem_core.review.decisions import open_review
 from tests.dashboard.test_pages import open_page, press, texts
@@ -71,16 +70,3 @@ def test_an_export_that_did_not_finish_says_why(audit: Audit, data: Path, exit_c
     app = open_export(format="html")
     assert shown in " ".join([*texts(app), *(each.value for kind in ("error", "info") for each in app.get(kind))])
     assert "Export" in [button.label for button in app.button]
-
-
-def test_a_running_export_shows_its_progress_and_can_be_cancelled(
-    audit: Audit, data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    leave_job(data, said="25 of 100 pictures\n", running=True)
-    cancelled: list[str] = []
-    monkeypatch.setattr(running, "cancel", lambda job: cancelled.append(job.name))
-    app = open_export(format="html")
-    assert app.get("progress")[-1].proto.value == 25
-    assert "Export" not in [button.label for button in app.button]
-    press(app, "Cancel")
-    assert cancelled

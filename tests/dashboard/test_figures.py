@@ -8,12 +8,11 @@ import plotly.graph_objects as go
 import pytest
 
 from clipmem_core.audits.store import Audit
-from clipmem_core.figures.audit_scores import TERM_NAMES, comparison_figure, group_figure, loss_figure, term_figure
+from clipmem_core.figures.audit_scores import TERM_NAMES, comparison_figure, group_figure, term_figure
 from clipmem_core.figures.clouds import contribution_figure, embedding_figure, score_map_figure
-from clipmem_core.figures.layout import GROUP_COLOURS, OTHER, group_colour
-from clipmem_core.figures.studies import means_figure, precision_figure, tradeoff_figure
-from clipmem_core.review.overview import Corners, load_overview
-from clipmem_core.scores.detection import DETECTORS
+from clipmem_core.figures.layout import GROUP_COLOURS, group_colour
+from clipmem_core.figures.studies import means_figure, tradeoff_figure
+from clipmem_core.review.overview import load_overview
 
 NONE = pd.DataFrame()
 MAPS: dict[str, tuple[Callable[..., go.Figure], str, str]] = {
@@ -77,13 +76,6 @@ def test_a_comparison_has_a_dot_a_pair_that_carries_its_row() -> None:
     assert list(figure.data[-1].x) == list(figure.data[-1].y) == [-1.0, 1.0]  # the line on which nothing changed
 
 
-def test_losses_are_one_line_a_member() -> None:
-    losses = pd.DataFrame({"member": ["r0-f0", "r0-f0", "<a href=x>"], "epoch": [1.0, 2.0, 1.0], "loss": [3.0, 2, 4]})
-    first, hostile = loss_figure(losses).data
-    assert (list(first.x), list(first.y), first.mode) == ([1, 2], [3, 2], "lines")
-    assert "<" not in hostile.name
-
-
 @pytest.mark.parametrize("name", MAPS)
 def test_classes_on_a_map_have_their_colours_and_all_their_pairs(name: str) -> None:
     (draw, x, y), frame = MAPS[name], points()
@@ -101,24 +93,6 @@ def test_classes_on_a_map_have_their_colours_and_all_their_pairs(name: str) -> N
     assert hostile.name.startswith('&lt;img src=x&gt; &amp; "%{x}" xxx')
     assert len(hostile.name) < 60
     assert "img" not in hostile.hovertemplate
-
-
-def test_a_score_on_a_map_has_a_scale_clipped_at_its_percentiles() -> None:
-    frame = points(200)
-    frame.loc[7, "misfit"] = 1000.0
-    frame.loc[:4, "misfit"] = np.nan
-    without, scaled = embedding_figure(frame, colour_by="misfit").data
-    assert (without.name, len(without.x), without.marker.color) == ("no misfit", 5, OTHER)
-    assert scaled.marker.cmax == pytest.approx(np.nanpercentile(frame["misfit"], 98))
-    assert (scaled.x[-1], scaled.marker.color[-1]) == (frame.loc[7, "map_x"], 1000)
-
-
-@pytest.mark.parametrize("low", [None, -0.15])
-def test_the_corners_of_the_map_of_scores_are_cut_off_and_named(low: float | None) -> None:
-    figure = score_map_figure(points(), colour_by="group", corners=Corners(0.2, 0.1, low), density=NONE)
-    names = [note.text for note in figure.layout.annotations]
-    assert names[2:] == (["<b>not learned</b>", "<b>typical</b>"] if low is None else names[:2])
-    assert [line.y0 for line in figure.layout.shapes] == [0, 0.1, *([] if low is None else [low])]
 
 
 def test_means_of_encoders_lie_at_the_mean_with_their_interval() -> None:
@@ -140,7 +114,7 @@ def test_each_arm_is_a_dot_with_both_intervals_and_an_arrow_leads_to_the_chosen_
         | {"utility": y, "utility_low": y - 0.01, "utility_high": y + 0.01, "text": [arm, "3 seeds"]}
         for arm, (x, y) in places.items()
     ]
-    shown = {"titles": ("<b>x</b>", "y"), "front": ["<img src=x>", "mask"], "none": "none", "chosen": "mask"}
+    shown = {"titles": ("<b>x</b>", "y"), "front": ["<img src=x>", "mask"], "reference": "none", "chosen": "mask"}
     figure = tradeoff_figure(pd.DataFrame(rows), **shown)
     by_name = {trace.name: trace for trace in figure.data if trace.name}
     best = by_name["Pareto-optimal"]
@@ -151,10 +125,3 @@ def test_each_arm_is_a_dot_with_both_intervals_and_an_arrow_leads_to_the_chosen_
     (arrow,) = figure.layout.annotations
     assert (arrow.ax, arrow.ay, arrow.x, arrow.y) == (0.3, 0.4, 0.2, 0.45)
     assert "<img" not in figure.to_json().replace("\\u003c", "<")
-
-
-def test_each_detector_has_its_own_line_and_the_reference_the_widest() -> None:
-    rows = [(name, number, 1 / number) for name in DETECTORS for number in (10, 100)]
-    figure = precision_figure(pd.DataFrame(rows, columns=["detector", "number", "precision"]), share=0.05)
-    assert max(figure.data, key=lambda line: line.line.width).name == "misfit"
-    assert len({(line.line.color, line.line.dash) for line in figure.data}) == len(DETECTORS)

@@ -7,8 +7,8 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from clipmem_core.audits.jobs import Task
-from clipmem_core.audits.store import Audit, acquire_lock, write_json, write_table
-from tests.fixtures import HOSTILE, Copy, leave_job
+from clipmem_core.audits.store import Audit, acquire_lock, write_json
+from tests.fixtures import HOSTILE, Copy
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -116,32 +116,11 @@ def test_the_overview_calls_captions_wrong_only_where_the_checks_hold(copy: Copy
     assert any("probably wrong" in text for text in told) is good
 
 
-def test_a_queue_without_a_score_is_left_out_and_pictures_that_are_gone_leave_a_grey_square(
-    copy: Copy, tmp_path: Path
-) -> None:
-    audit = copy()
-    write_json(audit.folder / "config.json", audit.record.values | {"root": str(tmp_path / "gone")})
-    write_table(audit.folder / "scores.parquet", audit.scores.assign(misfit=float("nan")))
-    app = open_page()
-    assert [label for label, _ in links(app)].count("Browse in this order") == 1
-    assert len(app.image) == 6
-    assert "made" in titles(app)
-
-
 def test_without_an_audit_a_button_starts_one(started: list[tuple[list[str], str]]) -> None:
     app = open_page()
     assert app.title[0].value == "CLIPMem"
     app.button[0].click().run()
     assert started == [(["scenes", "--name", "scenes"], "scenes")]
-
-
-def test_a_job_without_a_folder_yet_shows_what_it_says(data: Path) -> None:
-    leave_job(data / "jobs" / "scenes", said="reading scenes\n", exit_code=2)
-    app = open_page()
-    assert "scenes" in titles(app)
-    assert "exit code 2" in app.error[0].value
-    assert "reading scenes" in texts(app)
-    assert app.button[0].label == "Try again"
 
 
 def test_an_unfinished_audit_resumes_unless_another_process_works_on_it_or_its_config_is_broken(
@@ -174,20 +153,6 @@ def test_a_loss_at_chance_is_told_and_an_audit_opens_as_soon_as_it_is_finished(c
     write_json(audit.folder / "manifest.json", {"files": {}, "sizes": {}})
     app.run()
     assert len(app.image) == 12
-
-
-def test_the_choice_is_kept_in_the_address_and_in_the_session(copy: Copy) -> None:
-    copy("ensemble", name="one")
-    copy("paper", name="two")
-    app = open_page(audit="one")
-    assert "one" in titles(app)
-    app.selectbox(key="audit_picker").select("two").run()
-    assert "two" in titles(app)
-    assert app.query_params["audit"] == "two"
-    assert app.session_state["chosen_audit"] == "two"
-    del app.query_params["audit"]
-    app.run()
-    assert "two" in titles(app)
 
 
 def test_an_audit_that_does_not_exist_is_told_in_plain_text_and_odd_names_are_not_offered(copy: Copy) -> None:

@@ -28,12 +28,6 @@ def test_clusters_are_those_of_a_slow_loop(threshold: float) -> None:
     assert alike_by_features(features, threshold=threshold).tolist() == by_loop(features, threshold)
 
 
-def test_halves_kept_on_disk_are_read_as_they_are() -> None:
-    features = np.random.default_rng(0).random((30, 16)).astype(np.float16)  # all point one way, as after a ReLU
-    again = np.concatenate([features, features[:3] * np.float16(1.01)])
-    assert alike_by_features(again, threshold=0.98).tolist() == [*range(30), 0, 1, 2]
-
-
 def test_many_features_are_searched_in_cells_and_nearly_all_links_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(2)
     features = rng.normal(size=(1500, 96)).astype(np.float16)

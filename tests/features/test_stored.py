@@ -97,12 +97,12 @@ def test_a_list_of_captions_has_a_row_of_features_each_and_captions_are_found_wh
     check(found, [["x", "y"], ["z"], ["w"]], [0, 1, 2], [0, 1, 2, 3])
     moved = [pa.array([["x"], ["y", "w"]]), pa.array([["z"]])]
     assert caption_rows(found.folder, np.array([0, 1, 2]), moved).tolist() == [0, 1, 3, 2]
-    with pytest.raises(InputError, match="caption 'new' has no features"):
+    with pytest.raises(InputError, match="caption 'new' has no precomputed features"):
         caption_rows(found.folder, np.array([1]), [pa.array([["new"]])])
 
 
 @pytest.mark.parametrize(
-    ("value", "reason"), [(0, "all zero"), (np.nan, "NaN or infinite"), (1e9, "NaN or infinite"), (2, "one number")]
+    ("value", "reason"), [(0, "all zero"), (np.nan, "NaN or infinite"), (1e9, "NaN or infinite"), (2, "constant")]
 )
 def test_a_row_that_cannot_be_used_is_in_quarantine_with_the_reason(tmp_path: Path, value: float, reason: str) -> None:
     image, text = IMAGE.copy(), TEXT.copy()

@@ -101,7 +101,7 @@ def test_a_model_of_timm_gives_what_its_classifier_reads(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: image_tower("nosuch"), "image tower 'nosuch' is unknown: take efficientnet-lite0"),
+        (lambda: image_tower("nosuch"), "image tower 'nosuch' is unknown: choose efficientnet-lite0"),
         (lambda: image_tower("tiny"), "'tiny' has random weights: name a tag or a checkpoint with --pretrained"),
         (lambda: image_tower("resnet10t", pretrained="/no/such.pt"), "checkpoint '/no/such.pt' is not a file"),
         (lambda: text_tower("no/such"), "text tower 'no/such' is no folder, and the hub does not answer"),

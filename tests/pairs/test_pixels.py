@@ -12,10 +12,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from clipmem_core.io import shortage
 from clipmem_core.pairs.pictures import PictureError, decode, resize
 from clipmem_core.pairs.pixels import Pixels, check_pictures, open_pixels
 from clipmem_core.pairs.workers import map_chunks
-from clipmem_core.shortage import shortage
 
 IMAGES = ["a.png", "turned.jpg", "broken.png", "sub/clear.png", "a.png", "missing.png"]
 GOOD = np.array([0, 1, 3, 4])

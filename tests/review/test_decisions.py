@@ -31,7 +31,7 @@ from clipmem_core.review.selection import Selection
 from clipmem_core.studies.arm import Decided
 from clipmem_core.studies.store import StudyFolder
 from tests.fixtures import HOSTILE, Copy
-from tests.made_arms import asked_of
+from tests.made_arms import request_of
 
 
 @pytest.fixture
@@ -239,5 +239,5 @@ def test_removed_and_recaptioned_pairs_are_passed_to_studies(data: Path) -> None
     review.decide(["c"], None, note="not sure")
     assert decided_of("0123abcd") == Decided(frozenset("a"), {"d": ("new", "newer")})
     study = StudyFolder(data / "studies" / "mine")
-    study.write_asked(asked_of("combined", {}, {"none": {}}, dataset_fingerprint="0123abcd"))
+    study.write_request(request_of("combined", {}, {"none": {}}, dataset_fingerprint="0123abcd"))
     assert decided_for(study) == decided_of("0123abcd")

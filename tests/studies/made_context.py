@@ -10,7 +10,7 @@ from clipmem_core.audits.store import CONFIG, MEMBERSHIP, PAIRS, write_json, wri
 from clipmem_core.config import as_dict, preset_config
 from clipmem_core.studies.store import StudyFolder
 from tests.fixtures import made_record
-from tests.made_arms import asked_of
+from tests.made_arms import request_of
 
 GROUPS = {"shared": 220, "candidate": 60, "independent": 60, "external": 60}
 SIZE = dataclasses.replace(preset_config("tiny"), protocol="paper", seeds=3, members=6, threads=1, device="cpu")
@@ -24,7 +24,7 @@ def make_study(data: Path) -> StudyFolder:
     arms = {"none": {}, "text-mask": {"text_mask": 0.15}, "early-stop": {"stop_epoch": 40}}
     settings = {"none": "", "text-mask": "text_mask=0.15", "early-stop": "stop_epoch=40"}
     more = {"source": "made.csv", "settings": settings, "reference_fields": {"train_captions": 1}}
-    study.write_asked(asked_of("combined", as_dict(SIZE), arms, **more))
+    study.write_request(request_of("combined", as_dict(SIZE), arms, **more))
     group = np.repeat(list(GROUPS), list(GROUPS.values()))
     ids = [f"p{row}" for row in range(len(group))]
     folder = study.audit("none").folder

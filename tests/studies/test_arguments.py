@@ -12,9 +12,9 @@ from clipmem_core.audits.settings import resolve
 from clipmem_core.audits.store import acquire_lock, write_json
 from clipmem_core.commands import parse
 from clipmem_core.config import SourceOptions, as_dict
-from clipmem_core.studies.plan import command_of, is_elsewhere, resume_arguments, resume_study
-from clipmem_core.studies.store import ARM, ARMS, SEED, StudyFolder
-from tests.made_arms import asked_of
+from clipmem_core.studies.plan import command_of, resume_arguments, resume_study, runs_outside_job
+from clipmem_core.studies.store import StudyFolder
+from tests.made_arms import request_of
 from tests.studies.conftest import config_of
 from tests.studies.made_context import make_study
 
@@ -23,7 +23,9 @@ def asked_for(data: Path, study: str, *flags: str, **changes: Any) -> StudyFolde
     """Write the study.json of a study that was started with some flags."""
     config = dataclasses.replace(resolve(config_of(study, *flags)), **changes)
     folder = StudyFolder(data / "studies" / "asked")
-    folder.write_asked(asked_of(study, as_dict(config), arms={"none": {}}, source="my pairs.csv", seeds_per_split=1))
+    folder.write_request(
+        request_of(study, as_dict(config), arms={"none": {}}, source="my pairs.csv", seeds_per_split=1)
+    )
     return folder
 
 
@@ -43,7 +45,7 @@ FLAGS: list[tuple[list[str], dict[str, Any]]] = [
 def test_a_study_goes_on_with_the_very_same_config_and_its_command_makes_it_again(tmp_path: Path, study: str) -> None:
     for flags, changes in FLAGS:
         folder = asked_for(tmp_path, study, *flags, **changes)
-        asked = folder.asked["config"]
+        asked = folder.request["config"]
         command = parse(["study", *resume_arguments(folder)])
         assert (command.study, command.source, command.name) == (study, "my pairs.csv", "asked")
         assert as_dict(dataclasses.replace(command.config, members=asked["members"])) == asked
@@ -70,17 +72,6 @@ def test_the_command_says_nothing_that_follows_from_the_machine_and_is_safe_to_p
     assert not {"--device", "--precision", "--threads", "--protocol", "--views"} & set(words)
 
 
-def test_the_command_names_the_arms_that_ran_if_not_all_did(tmp_path: Path) -> None:
-    folder = asked_for(tmp_path, "combined", seeds=7)
-    folder.write_asked(folder.asked | {"arms": {"none": {}, "a": {}, "b": {}}})
-    for arms, only in (({}, ()), ({"none": 2, "a": 2}, ("a",)), ({"none": 2, "a": 1, "b": 2}, ())):
-        rows = [{ARM: arm, SEED: seed} for arm, count in arms.items() for seed in range(count)]
-        if rows:
-            folder.add(ARMS, rows)
-        command = parse(shlex.split(command_of(folder))[3:])
-        assert (command.config.seeds, command.only) == (max(arms.values(), default=7), only)
-
-
 def test_a_study_is_resumed_with_its_config_unless_another_process_runs_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -89,7 +80,7 @@ def test_a_study_is_resumed_with_its_config_unless_another_process_runs_it(
     monkeypatch.setattr(Task, "start", lambda task: started.append(task))
     study = make_study(tmp_path)
     with acquire_lock(study.folder, what="study"):
-        assert is_elsewhere(study.name)
+        assert runs_outside_job(study.name)
         resume_study(study)
     assert not started
     resume_study(study)

@@ -11,7 +11,6 @@ from clipmem_core.config import AuditConfig, InputError, preset_config
 from clipmem_core.studies.arm import Decided, Split, text_of
 from clipmem_core.studies.plan import (
     STUDIES,
-    captions_arms,
     defaults_of,
     find_study,
     removal_arms,
@@ -19,7 +18,6 @@ from clipmem_core.studies.plan import (
     sized,
 )
 from clipmem_core.training.names import model_config
-from tests.studies.conftest import config_of
 
 CONFIG = AuditConfig()
 NOTHING = Decided()
@@ -34,7 +32,7 @@ def test_every_study_has_its_reference_and_arms_that_can_run_and_that_their_text
     config = dataclasses.replace(preset_config("small"), **defaults_of(name))
     for captions in (1, 2, 7):
         if name == "captions" and captions == 1:
-            with pytest.raises(InputError, match="study captions compares one caption a pair with more, and this sour"):
+            with pytest.raises(InputError, match="study captions needs pairs with several captions"):
                 find_study(name).arms(config, pairs(captions))
             continue
         arms = {arm.name: arm for arm in find_study(name).arms(config, pairs(captions))}
@@ -45,26 +43,6 @@ def test_every_study_has_its_reference_and_arms_that_can_run_and_that_their_text
         assert len(set(texts.values())) == (2 if name in ("size", "scale") else len(arms))  # what no text can say
         for arm in arms.values():
             check_config(dataclasses.replace(reference, **arm.fields))
-
-
-def test_views_has_six_arms_where_there_are_captions_to_choose_from_and_three_elsewhere() -> None:
-    config = config_of("views")
-    more, one = (STUDIES["views"].arms(config, pairs(captions)) for captions in (2, 1))
-    assert (len(more), len(one)) == (6, 3)
-    # All are evaluated on what every arm trains on: the whole picture and the first caption.
-    assert (config.eval_crop_scale, config.eval_captions) == (1.0, 1)
-    assert config_of("views", "--eval-crop-scale", "0.5").eval_crop_scale == 0.5  # typed
-    assert {arm.fields.get("crop_scale", 0.5) for arm in more} == {1.0, 0.5, 0.2}
-    assert {arm.fields["train_captions"] for arm in more} == {1, config.train_captions}
-
-
-def test_captions_go_from_one_to_five_and_to_all_where_there_are_more() -> None:
-    assert [arm.name for arm in captions_arms(CONFIG, pairs(3))] == ["none", "captions-2", "captions-3"]
-    five, seven = (captions_arms(CONFIG, pairs(n)) for n in (5, 7))
-    assert [arm.fields["train_captions"] for arm in five] == [1, 2, 3, 4, 5]
-    assert [arm.name for arm in seven[4:]] == ["captions-5", "captions-all"]
-    assert seven[-1].fields["train_captions"] == CONFIG.train_captions
-    assert [arm.row(NOTHING)["captions"] for arm in seven] == ["1", "2", "3", "4", "5", "all"]
 
 
 def test_removal_goes_as_far_as_half_of_the_shared_pairs() -> None:
@@ -101,7 +79,7 @@ def test_arms_of_scale_have_as_many_epochs_or_as_many_steps_as_all_pairs() -> No
     assert arms["epochs-500"].shown == {"pairs": 500, "fixed": "epochs", "epochs": 12}
     assert arms["steps-1000"].fields == {"epochs": round(12 * 2.2)}
     assert STUDIES["scale"].defaults == {"batch_size": 256}
-    with pytest.raises(InputError, match="study scale trains on 500, 1000 and more pairs, and here are 850"):
+    with pytest.raises(InputError, match="study scale trains on 500, 1000 and more pairs, and there are 850"):
         scale_arms(AuditConfig(), PAIRS[1_350:])
 
 

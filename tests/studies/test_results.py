@@ -124,19 +124,6 @@ def test_seeds_of_a_split_are_averaged_before_an_interval_is_taken() -> None:
     assert one_less["difference"] == pytest.approx((-0.1 - 0.2 - 0.4) / 3)  # the third split has one shared seed
 
 
-def test_arms_are_corrected_for_their_number_beside_the_raw_intervals() -> None:
-    none, less = [0.40, 0.42, 0.38, 0.41], (0, 0.01, -0.01, 0.005)
-    arms = {f"a{n}": [x - 0.15 + n * d for x, d in zip(none, less, strict=True)] for n in range(1, 5)}
-    table = differences(rows({"none": none, **arms}, per_split=1), "none")
-    table = table.query("measure == 'clipmem_candidate' and arm != 'none'")
-    assert (table["arms"] == 4).all()
-    assert (table["p_of_all"] >= table["p_value"]).all()
-    assert table["p_of_all"].min() == pytest.approx(4 * table["p_value"].min())
-    wider = (table["high_of_all"] - table["low_of_all"]) / (table["high"] - table["low"])
-    # t with three degrees of freedom at .05 / 8 and at .025: 5.3919 and 3.1824 (scipy's and any table's)
-    assert wider.tolist() == pytest.approx([5.0472 / 3.1824] * 4, rel=0.08)
-
-
 steps = st.integers(0, 4).map(float)
 
 
@@ -194,7 +181,7 @@ def test_a_study_of_scale_says_the_power_of_pairs(tmp_path: Path) -> None:
     table = pd.DataFrame(found).drop_duplicates(["arm", "seed"])
     named = dict.fromkeys(["membership_auroc", "clipmem_image", "clipmem_text", "retrieval", "clipmem_external"], 0.0)
     study = make_study(tmp_path)
-    study.write_asked(study.asked | {"study": "scale", "reference": "all"})
+    study.write_request(study.request | {"study": "scale", "reference": "all"})
     study.add("arms.parquet", table.assign(**named).to_dict("records"))
     told = [sentence for sentence in sentences(study) if sentence.startswith("With ")]
     for sentence, fixed, power in zip(told, ("epochs", "steps"), (-1.0, -1.5), strict=True):

@@ -7,11 +7,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from sklearn.metrics import roc_auc_score
 
 from clipmem_core import columns as c
-from clipmem_core.audits.executor import Looks, Task
+from clipmem_core.audits.executor import Task, TaskEvents
 from clipmem_core.audits.member import open_member, trained_model
 from clipmem_core.audits.prepare import membership_of, sides_of
 from clipmem_core.audits.store import Audit, read_embeddings
@@ -28,7 +27,6 @@ from clipmem_core.studies.plan import command_of, resume_arguments
 from clipmem_core.studies.run import run_study
 from clipmem_core.studies.store import ARM, SEED, StudyFolder
 from clipmem_core.training.model import text_embeddings
-from clipmem_core.training.trainer import Trainer
 from tests.audits.small import Silent, in_process, vectors
 from tests.forked import Server
 from tests.studies.conftest import FLAGS, RANKED, Trained, config_of, numbers, study_of
@@ -88,26 +86,6 @@ def test_every_row_has_the_attack_by_the_other_seeds_of_its_arm(whole: StudyFold
     assert set(whole.arms["attack_shadows"]) == {2}
 
 
-def test_members_of_two_arms_start_from_the_same_weights_and_train_on_the_same_pairs(
-    start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    begun: list[tuple[dict[str, torch.Tensor], np.ndarray]] = []
-
-    def record(trainer: Trainer) -> None:
-        weights = {name: value.clone() for name, value in trainer.model.state_dict().items()}
-        begun.append((weights, trainer.data.rows))
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Trainer, "steps", record)
-    for arm in (Arm("none"), Arm("whole", {"crop_scale": 1.0})):
-        monkeypatch.setitem(plan.STUDIES, "two", study_of(arm))
-        with pytest.raises(KeyboardInterrupt):
-            start("two", arm.name, seeds=1)
-    (weights, rows), (others, other_rows) = begun
-    assert all(torch.equal(weights[name], others[name]) for name in weights)
-    assert (rows == other_rows).all()
-
-
 def test_each_arm_loses_the_first_pairs_of_its_ranking_from_f_and_g_and_no_other(
     ranked: StudyFolder, whole: StudyFolder
 ) -> None:
@@ -128,24 +106,6 @@ def test_each_arm_loses_the_first_pairs_of_its_ranking_from_f_and_g_and_no_other
     # Shared pairs that are removed change no other row.
     both = [name for name in numbers(whole) if not name.startswith("attack")]  # one seed has no other to attack it
     pd.testing.assert_frame_equal(numbers(ranked)[:2][both], numbers(whole)[:2][both])
-
-
-def test_a_study_that_was_interrupted_ends_with_the_same_table(
-    start: Start, trained: Trained, ranked: StudyFolder, whole: StudyFolder
-) -> None:
-    trained.stop_after = 2  # while pairs are ranked
-    with pytest.raises(KeyboardInterrupt):
-        start("two", "again", seeds=1, also=RANKED)
-    trained.stop_after = None
-    again = start("two", "again", seeds=1)
-    assert len(trained.members) == len(set(trained.members)) == 4 + 2 * 4
-    pd.testing.assert_frame_equal(numbers(again), numbers(ranked))
-    # Seeds are added.
-    rows = numbers(start("two", "again", only=["whole"]))
-    assert trained.members[12:] == ["none/f-1", "none/g-1", "whole/f-1", "whole/g-1"]
-    both = [name for name in numbers(whole) if not name.startswith("attack")]  # one seed has no other to attack it
-    rows = rows[rows["arm"].isin(["none", "whole"])].reset_index(drop=True)
-    pd.testing.assert_frame_equal(rows[both], numbers(whole)[both])
 
 
 # Lets a process run the study of two arms, and train its members itself.
@@ -258,11 +218,11 @@ WRONG = [
     ("size scenes --name a/b", "name 'a/b' must be letters, digits"),
     ("size scenes --name a --protocol ensemble", "a study runs --protocol paper, not ensemble"),
     ("size scenes --name a --seeds 3 --seeds-per-split 2", "--seeds must be a multiple of --seeds-per-split (2), not"),
-    ("size scenes --name a --model RN50", "study size scales the width of open_clip's own transformers"),
+    ("size scenes --name a --model RN50", "study size scales the width of open_clip's transformers"),
     ("views scenes --name a --crop-scale 1", "study views compares --crop-scale with 0.2 and 1: it must lie between"),
-    ("combined scenes --name a --also nosuch", "a setting does not know 'nosuch': choose from train_captions"),
+    ("combined scenes --name a --also nosuch", "setting 'nosuch' is unknown: choose from train_captions"),
     ("combined scenes --name a --also removal=clipmem:99", "removal=clipmem:99: 99 of 70 shared pairs would be remov"),
-    ("combined scenes --name a --only nosuch", "study combined has no arm 'nosuch' to train only: choose from none"),
+    ("combined scenes --name a --only nosuch", "study combined has no arm 'nosuch' for --only: choose from none"),
     ("time scenes --name a --also text_mask=0.1", "study time takes no further settings"),
     ("two scenes --name a", "--weight-decay must be at least 0, not -1"),
 ]
@@ -284,7 +244,7 @@ def test_a_cluster_trains_members_of_all_arms_and_seeds_side_by_side_and_no_numb
 ) -> None:
     asked: list[list[str]] = []
 
-    def cluster(tasks: Sequence[Task]) -> Looks:
+    def cluster(tasks: Sequence[Task]) -> TaskEvents:
         asked.append([f"{folder.parents[1].name}/{folder.name}" for task in tasks for folder in task.folders])
         yield from in_process(tasks)
 

@@ -3,7 +3,6 @@
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,33 +19,13 @@ from clipmem_core.draws import MASK, TEXT_NOISE, draw_keys, uniforms
 from clipmem_core.mitigations import Batch, EmbeddingNoise, TextMask, drop_words, jitter
 from clipmem_core.training.model import build_model, tokenize
 from clipmem_core.training.trainer import HeldOutLevel, Trainer, epoch_batches, train
-from tests.training.toys import END, START, draw_tokens, held_out_data, trainer, view_maker
-
-AHEAD = {"adaptive_every": 1, "adaptive_quantile": 0.5}
-EACH: list[dict[str, Any]] = [
-    {},
-    {"text_noise": 0.2},
-    {"image_noise": 0.2},
-    {"text_noise": 0.2, "noise_place": "before"},
-    {"text_mask": 0.4},
-    {"colour": 0.5},
-    {"max_logit_scale": 14.0},
-    {"min_logit_scale": 14.5},
-    {"adaptive_noise": 0.5, **AHEAD},
-    {"adaptive_mask": 0.5, **AHEAD},
-    {"adaptive_rest": 1.0, **AHEAD},
-]
+from tests.training.toys import END, START, draw_tokens, held_out_data, trainer
 
 
 def run(member: Trainer, folder: Path) -> Path:
     folder.mkdir()
     train(member, folder)
     return folder
-
-
-def test_each_changes_the_run(toy: str, tmp_path: Path) -> None:
-    runs = [run(trainer(toy, held_out_data(), **how), tmp_path / str(number)) for number, how in enumerate(EACH)]
-    assert len({(folder / "checkpoint.pt").read_bytes() for folder in runs}) == len(runs)
 
 
 def seen(member: Trainer, epoch: int) -> dict[int, np.ndarray]:
@@ -152,18 +131,6 @@ def test_it_is_torchvisions_brightness_contrast_and_saturation() -> None:
         torch.testing.assert_close(own / 255, theirs, atol=1e-5, rtol=0)
 
 
-def test_views_to_train_on_change_colour_and_views_to_measure_on_do_not() -> None:
-    pixels = np.random.default_rng(1).integers(0, 256, (5, 10, 10, 3), dtype=np.uint8)
-    plain, coloured = (view_maker(colour=colour) for colour in (0.0, 0.5))
-    boxes = plain.boxes(KEYS[:5], 3)
-    assert (coloured.boxes(KEYS[:5], 3) == boxes).all()
-    assert torch.equal(coloured.images(pixels, boxes), plain.images(pixels, boxes))
-    assert torch.equal(plain.training_images(pixels, KEYS[:5], 3), plain.images(pixels, boxes))
-    assert not torch.allclose(coloured.training_images(pixels, KEYS[:5], 3), plain.images(pixels, boxes))
-    whole = coloured.training_images(pixels, KEYS[:5], 3)
-    assert torch.allclose(coloured.training_images(pixels[[4, 1]], KEYS[[4, 1]], 3), whole[[4, 1]], atol=1e-6)
-
-
 CONTEXT = 16
 TOKENS = draw_tokens(4000, context=CONTEXT)
 ENDS = (TOKENS == END).argmax(axis=1)
@@ -232,17 +199,3 @@ def test_the_level_is_a_quantile_of_alignments_over_all_other_external_pairs() -
         negative_image = np.mean([float(image[j] @ text[i]) for j in others])
         alignments.append(own - negative_text - negative_image)
     assert held_out.level == pytest.approx(np.quantile(alignments, 0.75), abs=1e-5)
-
-
-def test_a_pair_is_ahead_if_its_last_step_had_it_above_the_level() -> None:
-    held_out, external = HeldOutLevel(10, 0.9, 2), (units(30, 0), units(30, 1))
-    rows, image = np.array([3, 7, 8]), units(3, 2)
-    held_out.compare(rows, image, image)
-    assert not held_out.ahead.any()  # nothing was measured yet
-    held_out.measure(*external)
-    nu_image, nu_text = (part.mean(dim=0) for part in external)
-    for text in (image, -image, torch.cat([image[:1], -image[1:]])):
-        held_out.compare(rows, image, text)
-        alignments = [float(a @ b - a @ nu_text - b @ nu_image) for a, b in zip(image, text, strict=True)]
-        assert held_out.ahead[rows].tolist() == [alignment > held_out.level for alignment in alignments]
-    assert held_out.ahead.sum() == 1

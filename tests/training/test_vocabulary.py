@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 from sklearn.feature_extraction.text import CountVectorizer
 
 from clipmem_core.config import InputError
-from clipmem_core.mitigations import can_cut_text
 from clipmem_core.training.model import build_model
 from clipmem_core.training.names import model_config
-from clipmem_core.training.vocabulary import Vocabulary, caption_ends, delete_rows, pairs_with
+from clipmem_core.training.vocabulary import Vocabulary, delete_rows, pairs_with
 
 MODEL: dict[str, Any] = {"text_cfg": {"vocab_size": 12, "context_length": 7}}
 START, END = 10, 11
@@ -49,27 +48,6 @@ def test_the_tokens_that_are_read_are_scikit_learns(
         if words_in(before) and not left:  # the most common one stays, the first of several
             left = [max(words_in(before), key=lambda word: frequency[word])]
         assert after.tolist() == tokens_of([left])[0].tolist()
-
-
-TEXT = {**model_config("tiny")["text_cfg"], "vocab_size": 99}
-
-
-@pytest.mark.parametrize(
-    ("text", "refused"),
-    [({}, False), ({"pool_type": "eos", "eos_id": 98}, False), ({"pool_type": "last"}, True)],
-)
-def test_a_configuration_and_its_model_agree_on_the_end_of_captions(
-    text: dict[str, Any], refused: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = {**model_config("tiny"), "text_cfg": {**TEXT, **text}}
-    monkeypatch.setattr("clipmem_core.training.model.model_config", lambda _: config)
-    assert can_cut_text(build_model("tiny", loss="clip", seed=0)) is not refused
-    tokens = np.array([[97, 5, 6, 98, 0], [97, 98, 0, 0, 0]])
-    if refused:
-        with pytest.raises(InputError, match="--text-min-df and --text-forget-df need a text encoder that reads up"):
-            caption_ends(config, tokens)
-    else:
-        assert caption_ends(config, tokens).tolist() == [3, 1]
 
 
 def test_the_placebo_leaves_out_as_many_trained_words_and_all_untrained_ones() -> None:

@@ -9,10 +9,10 @@ from typing import Any
 import pyarrow as pa
 
 from clipmem_core.config import InputError, SourceOptions
+from clipmem_core.io import shortage
 from clipmem_core.pairs.readers.containers import arrow_table, damage_as_input_error, parquet_file, picture_column
 from clipmem_core.pairs.readers.files import JSON, LINK_LEAVES, is_inside, parse, read_file, stamped
 from clipmem_core.pairs.readers.rows import Fields, Row, Rows, find_fields, in_image_folder
-from clipmem_core.shortage import shortage
 
 _BATCH = 8192  # rows that are Python objects at a time
 _SPLIT = re.compile(r"(.+)-\d{5}-of-\d{5}$|(train|validation|valid|val|dev|test)(?=$|[-_.])")

@@ -18,8 +18,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from clipmem_core.facts import InputError
+from clipmem_core.io import shortage
 from clipmem_core.pairs.readers.files import PICTURE, Stamped, is_picture, size_fault, stamped
-from clipmem_core.shortage import shortage
 
 _TAR_BLOCK = 512  # bytes of a tar header
 _TAR_DAMAGE = (tarfile.TarError, ValueError, LookupError, ArithmeticError, RecursionError)  # what tarfile raises

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, NamedTuple
 from urllib.parse import unquote
 
 from clipmem_core.facts import InputError
-from clipmem_core.shortage import shortage
+from clipmem_core.io import shortage
 
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
 PATH_MAX = 4096  # characters, the limit of Linux

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from clipmem_core.config import InputError, SourceOptions
+from clipmem_core.io import shortage
 from clipmem_core.pairs.readers.files import LINK_LEAVES, TEXT, decode_text, is_inside, is_picture, read_file
 from clipmem_core.pairs.readers.rows import Row, Rows
-from clipmem_core.shortage import shortage
 
 LABEL = "{label}"
 _LINE_END = re.compile(r"\r\n|\r|\n")

@@ -15,11 +15,10 @@ from typing import Any
 
 from filelock import FileLock
 
-from clipmem_core.atomic import replacing
 from clipmem_core.config import SETS, InputError, fingerprint
+from clipmem_core.io import replacing, shortage
 from clipmem_core.pairs.readers.files import normal_reference
 from clipmem_core.pairs.readers.shards import expand_pattern
-from clipmem_core.shortage import shortage
 
 AT_ONCE = 8  # files
 FETCHED = ".fetched.jsonl"  # name of each local file, and a key that changes with the file on the server

@@ -10,10 +10,10 @@ from braceexpand import braceexpand
 
 from clipmem_core import columns as c
 from clipmem_core.config import InputError, SourceOptions
+from clipmem_core.io import shortage
 from clipmem_core.pairs.readers import files
 from clipmem_core.pairs.readers.containers import TarContent, scan_tar
 from clipmem_core.pairs.readers.rows import LABEL_NAMES, Row, Rows
-from clipmem_core.shortage import shortage
 
 _TEXTS = ("txt", "json", "cls")
 

@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from clipmem_core import columns as c
-from clipmem_core.atomic import replacing
 from clipmem_core.config import InputError
+from clipmem_core.io import replacing
 from clipmem_core.pairs.scenes import plan as scene_plan
 from clipmem_core.pairs.scenes.objects import COLOURS, KINDS, SHADE, SHINE, Brush, Colour, blend, rotation
 

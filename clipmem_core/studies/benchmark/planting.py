@@ -1,4 +1,4 @@
-"""One planting of a benchmark: split, plant, train members, and measure how well each detector finds the errors."""
+"""One planting of a benchmark: split, inject errors, train members, and measure each detector."""
 
 import dataclasses
 import time
@@ -64,23 +64,23 @@ def run_pieces(folder: Path, names: Sequence[str]) -> None:
 
 
 def run_piece(benchmark: Benchmark, piece: Piece) -> None:
-    """Run one planting and write its result; of one whose kind has no room in its split, why."""
-    config = dataclasses.replace(benchmark.asked["config"], seed=piece.seed)
+    """Run one planting and write its result, or the reason if its split has too few suitable pairs."""
+    config = dataclasses.replace(benchmark.request["config"], seed=piece.seed)
     before = benchmark.pairs
     membership = draw_membership(benchmark.prepared.clusters, config)
-    # Errors are injected into and found among scored pairs that came without an injected one.
+    # Only scored pairs without an earlier injected error
     rows = np.flatnonzero((membership.group == c.SCORED) & before[c.PLANTED].isna().to_numpy())
     benchmark.result(piece).parent.mkdir(parents=True, exist_ok=True)
     try:
         pairs = inject_errors(piece.kind, before, rows, share=piece.share, seed=piece.seed)
     except InputError as error:
-        nothing = {"planted": 0, "judged": 0, "absent": str(error), "recall": None, "reliability": None}
+        counts = {"planted": 0, "judged": 0, "absent": str(error), "recall": None, "reliability": None}
         empty: dict[str, Any] = {"seconds": {}, "numbers": [], "detectors": {}, "without": {}}
-        write_json(benchmark.result(piece), piece._asdict() | nothing | empty)
+        write_json(benchmark.result(piece), piece._asdict() | counts | empty)
         return
     times = [time.process_time()]
     source = picture_sources(before, pairs)
-    # A copy is trained on with its original, as look-alikes are.
+    # A copy shares the group of its original, as near-duplicates do.
     membership = dataclasses.replace(membership, trained=membership.trained[:, source])
     inputs = _inputs(benchmark, config, pairs, membership, source)
     times.append(time.process_time())
@@ -106,9 +106,9 @@ def run_piece(benchmark: Benchmark, piece: Piece) -> None:
         "planted": int(truth.sum()),
         "judged": len(rows),
         "absent": "",
-        "recall": float(np.mean([list(one.values()) for one in recalls])),
+        "recall": float(np.mean([list(recall.values()) for recall in recalls])),
         "reliability": None if np.isnan(reliability) else reliability,
-        # Of the processor: those of a busy machine are the same as those of an idle one.
+        # processor time, which does not depend on the load of the machine
         "seconds": dict(zip(("features", "members", "detectors"), np.diff(times).round(3).tolist(), strict=True)),
         "numbers": numbers.tolist(),
         "detectors": {
@@ -127,10 +127,10 @@ def _inputs(
     benchmark: Benchmark, config: AuditConfig, pairs: pd.DataFrame, membership: Membership, source: np.ndarray
 ) -> Inputs:
     towers = towers_of(config) if config.lock_image or config.lock_text else Towers(None, None)
-    root, prepared = Path(benchmark.asked["root"]), benchmark.prepared
+    root, prepared = Path(benchmark.request["root"]), benchmark.prepared
     stored = features_of(towers, pairs, root)
-    # In memory: members read them again and again.
-    image, text = (None if own is None else np.asarray(own) for own in (stored.image, stored.text))
+    # In memory, since every member reads them.
+    image, text = (None if values is None else np.asarray(values) for values in (stored.image, stored.text))
     pixels = None
     if image is None:
         images = benchmark.pairs[c.IMAGE].tolist()
@@ -140,15 +140,15 @@ def _inputs(
 
 
 def _observe(inputs: Inputs) -> Observed:
-    """Train the members, and those of a second round, and return their outputs."""
+    """Train the members, and the second round's if there is one, and return their outputs."""
     members = list(_trained_members(inputs))
     features, labels, config = inputs.features, inputs.pairs[c.LABEL], inputs.config
     text = features.text
     seen = Observed(
-        image=[one.image for one in members],
-        text=[one.text for one in members],
-        trajectories=[one.trajectory for one in members],
-        logit_scales=[one.logit_scale for one in members],
+        image=[member.image for member in members],
+        text=[member.text for member in members],
+        trajectories=[member.trajectory for member in members],
+        logit_scales=[member.logit_scale for member in members],
         sides=Sides(inputs.membership, config.protocol, config.seed),
         labels=labels.astype(object).where(labels.notna(), None).to_numpy(),
         image_features=features.image,
@@ -159,26 +159,26 @@ def _observe(inputs: Inputs) -> Observed:
 
 
 def _second(inputs: Inputs, seen: Observed) -> np.ndarray:
-    """Return the log-probability out of members trained again without pairs that are likely wrong, [n_pairs]; NaN if
-    there are none."""
+    """Return the log-probability out of members trained without likely wrong pairs, [n_pairs]; NaN if there are
+    none."""
     trained, external = seen.trained, seen.sides.external
-    left_out = seen.likely_wrong(SECOND_ROUND_FROM[inputs.config.rounds])
-    if not left_out.any():
+    excluded = seen.likely_wrong(SECOND_ROUND_FROM[inputs.config.rounds])
+    if not excluded.any():
         return np.full(trained.shape[1], np.nan)
-    fewer = dataclasses.replace(inputs.membership, trained=trained & ~left_out)
+    fewer = dataclasses.replace(inputs.membership, trained=trained & ~excluded)
     members = _trained_members(dataclasses.replace(inputs, membership=fewer))
-    said = [
-        fit_out([one.image], [one.text], own[None], external, [one.logit_scale])[1]
-        for one, own in zip(members, trained, strict=True)
+    fits = [
+        fit_out([member.image], [member.text], is_trained[None], external, [member.logit_scale])[1]
+        for member, is_trained in zip(members, trained, strict=True)
     ]
-    return side_means(said, trained)[1]
+    return side_means(fits, trained)[1]
 
 
 def _trained_members(inputs: Inputs) -> Iterator[Outputs]:
     """Train every member of a split, one after the other, on one thread."""
     torch.set_num_threads(1)
     config, features, membership = inputs.config, inputs.features, inputs.membership
-    captions = [caption for own in inputs.pairs[c.CAPTIONS] for caption in own]
+    captions = [caption for texts in inputs.pairs[c.CAPTIONS] for caption in texts]
     pixels = inputs.pixels if features.image is None else FeatureRows(features.image)
     assert pixels is not None
     data = TrainingData(
@@ -190,7 +190,7 @@ def _trained_members(inputs: Inputs) -> Iterator[Outputs]:
         external=np.flatnonzero(membership.group == c.EXTERNAL),
     )
     seeds = member_seeds(config, membership.members)
-    views: dict[int, Views] = {}  # members of one repeat share a seed, and with it their views of features
+    views: dict[int, Views] = {}  # members of one repeat share a seed
     for name, trained in zip(membership.members, membership.trained, strict=True):
         yield _trained(inputs, dataclasses.replace(data, rows=np.flatnonzero(trained)), seeds[name], views)
 
@@ -206,7 +206,7 @@ def _trained(inputs: Inputs, data: TrainingData, seed: int, views: dict[int, Vie
     model.train()
     for _ in trainer.steps():
         pass
-    evaluated, n_views = views[seed], 1  # of features there is one view, the same for any seed
+    evaluated, n_views = views[seed], 1  # features have a single evaluation view
     if not towers.image:
         evaluated = view_maker(model, config, config.seed + EVALUATION, crop_scale=config.eval_crop_scale)
         n_views = config.views

@@ -1,8 +1,8 @@
-"""A benchmark's folder and its results: detectors by kind and share with intervals, on a terminal, as a CSV and curves.
+"""A benchmark's folder and its results: tables with intervals, a CSV and curves.
 
 <data>/benchmarks/<name>/   benchmark.json · pairs.parquet, as those of an audit
-    plantings/<kind>-<share>-<seed>.json       how well each detector found the injected errors; written last
-    plantings/<kind>-<share>-<seed>.parquet    row, planted (true or false) and each detector's score of a scored pair
+    plantings/<kind>-<share>-<seed>.json       metrics of each detector on the injected errors; written last
+    plantings/<kind>-<share>-<seed>.parquet    row, planted (bool) and each detector's score of the scored pairs
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from clipmem_core.audits.console import machine_line, plain, write_csv
 from clipmem_core.audits.settings import check_fields, typed, typed_flags
 from clipmem_core.audits.store import PAIRS, Named, Prepared, read_prepared, read_table
 from clipmem_core.config import AuditConfig, affecting, as_dict
-from clipmem_core.files import read_json
+from clipmem_core.io import read_json
 from clipmem_core.pairs.errors import ERROR_KINDS
 from clipmem_core.scores.detection import AUROC, AVERAGE_PRECISION, DETECTORS, MISFIT_SECOND, PRECISION_AT_K, REFERENCE
 from clipmem_core.scores.registry import MISFIT_FORMULA, SECOND_FORMULA, words
@@ -37,7 +37,7 @@ TABLE_COLUMNS = [
     *(KIND, SHARE, DETECTOR, MEASURE, "n", "mean", "low", "high"),
     *(OVER, f"{OVER}_low", f"{OVER}_high"),
 ]
-MEND = "delete its folder and run the benchmark again"
+HINT = "delete its folder and run the benchmark again"
 
 
 class BenchmarkFile(TypedDict):
@@ -51,7 +51,7 @@ class BenchmarkFile(TypedDict):
 
 
 class Piece(NamedTuple):
-    """One planting: a kind of error, the share of pairs that have it, and the seed of split, draw and members."""
+    """One planting: a kind of error, its share of the pairs, and the seed of split, draw and members."""
 
     kind: str
     share: float
@@ -63,55 +63,53 @@ class Piece(NamedTuple):
 
     @classmethod
     def of(cls, name: str) -> "Piece":
-        """Return the piece of a name."""
         kind, share, seed = name.rsplit("-", 2)
         return cls(kind, float(share), int(seed))
 
 
 @dataclass(frozen=True)
 class Benchmark(Named):
-    """One benchmark's folder. Its files are read on access."""
+    """One benchmark's folder. Files are read on access."""
 
     KIND, PARENT, FIRST = "benchmark", "benchmarks", BENCHMARK
 
     @property
-    def asked(self) -> dict[str, Any]:
+    def request(self) -> dict[str, Any]:
         """The content of benchmark.json; its config as an `AuditConfig`."""
-        return read_json(self.folder / BENCHMARK, BenchmarkFile, mend=MEND)
+        return read_json(self.folder / BENCHMARK, BenchmarkFile, repair=HINT)
 
     @property
     def pairs(self) -> pd.DataFrame:
-        return read_table(self.folder / PAIRS, mend=MEND)
+        return read_table(self.folder / PAIRS, repair=HINT)
 
     @property
     def prepared(self) -> Prepared:
         return read_prepared(self.folder)
 
     def result(self, piece: Piece) -> Path:
-        """Return the file of a planting's result; if it exists, the planting is done."""
+        """Return the result file of a planting; it exists if the planting is done."""
         return self.folder / "plantings" / f"{piece.name}.json"
 
     def scores(self, piece: Piece) -> Path:
-        """Return the table of each detector's score of each pair."""
+        """Return the file with each detector's scores."""
         return self.folder / "plantings" / f"{piece.name}.parquet"
 
     @property
     def done(self) -> list[Piece]:
-        """The plantings that have a result, by kind, share and seed."""
-        found = [Piece.of(path.name.removesuffix(".json")) for path in (self.folder / "plantings").glob("[!.]*.json")]
-        return sorted(found, key=lambda piece: (list(ERROR_KINDS).index(piece.kind), *piece))
+        """The finished plantings, by kind, share and seed."""
+        pieces = [Piece.of(path.name.removesuffix(".json")) for path in (self.folder / "plantings").glob("[!.]*.json")]
+        return sorted(pieces, key=lambda piece: (list(ERROR_KINDS).index(piece.kind), *piece))
 
     def read(self, piece: Piece) -> dict[str, Any]:
-        """Return a planting's result."""
-        return read_json(self.result(piece), dict[str, Any], mend="delete it and run the benchmark again")
+        return read_json(self.result(piece), dict[str, Any], repair="delete it and run the benchmark again")
 
     def results(self) -> list[dict[str, Any]]:
-        """Return every planting's result; those whose kind had no room are left out."""
+        """Return the results, without plantings that had too few suitable pairs."""
         return [result for result in map(self.read, self.done) if not result["absent"]]
 
     @property
     def absent(self) -> dict[str, str]:
-        """The kinds that had no room in a planting, with the reason."""
+        """The kinds with too few suitable pairs, with the reason."""
         return {result[KIND]: result["absent"] for result in map(self.read, self.done) if result["absent"]}
 
 
@@ -121,9 +119,9 @@ benchmark_of, open_benchmark, list_benchmarks = Benchmark.of, Benchmark.open, Be
 def metric_rows(results: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """Return one row per planting and detector: kind, share, seed, detector and the metrics."""
     rows = [
-        {KIND: one[KIND], SHARE: one[SHARE], SEED: one[SEED], DETECTOR: name, **found}
-        for one in results
-        for name, found in one["detectors"].items()
+        {KIND: result[KIND], SHARE: result[SHARE], SEED: result[SEED], DETECTOR: name, **metrics}
+        for result in results
+        for name, metrics in result["detectors"].items()
     ]
     return pd.DataFrame(rows, columns=[KIND, SHARE, SEED, DETECTOR, *METRICS])
 
@@ -131,13 +129,13 @@ def metric_rows(results: Sequence[dict[str, Any]]) -> pd.DataFrame:
 def benchmark_table(rows: pd.DataFrame, *, reference: str = REFERENCE) -> pd.DataFrame:
     """Average over plantings, and compare each detector with the reference on the same plantings.
 
-    Intervals are Student's t over plantings, each of which has its own split, draw and members; NaN below three.
-    over_reference is the mean of the paired differences detector − reference.
+    Intervals are Student's t over plantings; NaN below three. `over_reference` is the mean of the paired differences
+    detector − reference.
     """
-    found = []
-    for (kind, share), own in rows.groupby([KIND, SHARE], sort=False):
-        wide = {measure: own.pivot(index=SEED, columns=DETECTOR, values=measure) for measure in METRICS}
-        for name in dict.fromkeys(own[DETECTOR]):
+    table = []
+    for (kind, share), plantings in rows.groupby([KIND, SHARE], sort=False):
+        wide = {measure: plantings.pivot(index=SEED, columns=DETECTOR, values=measure) for measure in METRICS}
+        for name in dict.fromkeys(plantings[DETECTOR]):
             for measure in METRICS:
                 values = wide[measure][name].dropna()
                 over = [np.nan] * 3
@@ -147,24 +145,26 @@ def benchmark_table(rows: pd.DataFrame, *, reference: str = REFERENCE) -> pd.Dat
                     ends = [paired.low, paired.high] if paired.n >= MIN_REPLICATES else [np.nan] * 2
                     over = [paired.mean, *ends]
                 mean = [len(values), values.mean(), *seed_interval(values.to_numpy())]
-                found.append([kind, share, name, measure, *mean, *over])
-    return pd.DataFrame(found, columns=TABLE_COLUMNS)
+                table.append([kind, share, name, measure, *mean, *over])
+    return pd.DataFrame(table, columns=TABLE_COLUMNS)
 
 
 def mean_curves(results: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """Average precision against the number of pairs reviewed over plantings: kind, share, detector, number, precision.
+    """Average the precision by number of reviewed pairs over plantings: kind, share, detector, number, precision.
 
-    Plantings may judge a few pairs more or less: curves are read at the numbers of the first, as far as all reach.
+    Curves are interpolated at the numbers of the first planting, up to the smallest number of scored pairs.
     """
     rows = []
-    for kind, share in dict.fromkeys((one[KIND], one[SHARE]) for one in results):
-        own = [one for one in results if (one[KIND], one[SHARE]) == (kind, share)]
-        numbers = [number for number in own[0]["numbers"] if number <= min(one["judged"] for one in own)]
-        for name in own[0]["detectors"]:
+    for kind, share in dict.fromkeys((result[KIND], result[SHARE]) for result in results):
+        plantings = [result for result in results if (result[KIND], result[SHARE]) == (kind, share)]
+        numbers = [
+            number for number in plantings[0]["numbers"] if number <= min(result["judged"] for result in plantings)
+        ]
+        for name in plantings[0]["detectors"]:
             curves = [
-                np.interp(numbers, one["numbers"], one["detectors"][name]["curve"])
-                for one in own
-                if name in one["detectors"]
+                np.interp(numbers, result["numbers"], result["detectors"][name]["curve"])
+                for result in plantings
+                if name in result["detectors"]
             ]
             rows += [
                 (kind, share, name, number, float(value))
@@ -174,22 +174,22 @@ def mean_curves(results: Sequence[dict[str, Any]]) -> pd.DataFrame:
 
 
 def show_benchmark(benchmark: Benchmark) -> None:
-    """Print a table per kind and share, and what is missing and why."""
+    """Print a table per kind and share, and the skipped kinds and detectors with reasons."""
     console, results = Console(highlight=False), benchmark.results()
-    for (kind, share), own in benchmark_table(metric_rows(results)).groupby([KIND, SHARE], sort=False):
-        planted = [one for one in results if (one[KIND], one[SHARE]) == (kind, share)]
+    for (kind, share), cell_rows in benchmark_table(metric_rows(results)).groupby([KIND, SHARE], sort=False):
+        planted = [result for result in results if (result[KIND], result[SHARE]) == (kind, share)]
         counts = f"{planted[0]['planted']:,} of {planted[0]['judged']:,} pairs; {len(planted)} plantings"
-        shown = {"detector": own[DETECTOR].drop_duplicates().map(words).tolist()}
-        for measure, cells in own.groupby(MEASURE, sort=False):
+        shown = {"detector": cell_rows[DETECTOR].drop_duplicates().map(words).tolist()}
+        for measure, cells in cell_rows.groupby(MEASURE, sort=False):
             shown[SHORT[str(measure)]] = _intervals(cells[["mean", "low", "high"]], "")
             shown[f"{SHORT[str(measure)]} over {REFERENCE}"] = _intervals(cells[TABLE_COLUMNS[-3:]], "+")
         print_table(console, f"{ERROR_KINDS[str(kind)].label}, {share:.0%} ({counts})", pd.DataFrame(shown))
     missing = {f"kind {kind!r}": {reason} for kind, reason in benchmark.absent.items()}
-    missing |= {words(name): {one["without"].get(name) for one in results} - {None} for name in DETECTORS}
+    missing |= {words(name): {result["without"].get(name) for result in results} - {None} for name in DETECTORS}
     for what, reasons in missing.items():
         if reasons:
-            console.print(plain(f"{what} is left out: {'; '.join(sorted(reasons))}"), soft_wrap=True)
-    console.print("In brackets: 95 % over plantings (Student's t), each with its own split, draw and members.")
+            console.print(plain(f"{what} is skipped: {'; '.join(sorted(reasons))}"), soft_wrap=True)
+    console.print("In brackets: 95 % over plantings (Student's t), each with another split, draw and members.")
     console.print(plain(str(benchmark.folder)), soft_wrap=True)
 
 
@@ -201,43 +201,43 @@ def _intervals(cells: pd.DataFrame, sign: str) -> list[str]:
 
 
 def command_of(benchmark: Benchmark) -> str:
-    """Return the command that makes a benchmark again."""
-    asked, done = benchmark.asked, benchmark.done
-    config: AuditConfig = asked["config"]
+    """Return the command that reproduces a benchmark."""
+    request, done = benchmark.request, benchmark.done
+    config: AuditConfig = request["config"]
     following = (*affecting("machine"), "members" if config.members == 2 * config.folds else "")
-    given = {name: value for name, value in typed(as_dict(config)).items() if name not in following}
+    fields = {name: value for name, value in typed(as_dict(config)).items() if name not in following}
     swaps = sorted({piece.share for piece in done if len(ERROR_KINDS[piece.kind].shares) > 1})
-    source = Path(asked["source"])
+    source = Path(request["source"])
     parts = [
         f"python -m clipmem_core benchmark {source.name if source.is_absolute() else source} --name {benchmark.name}",
         f"--preset {config.preset} --plantings {len({piece.seed for piece in done})}",
         f"--kinds {' '.join(dict.fromkeys(piece.kind for piece in done))}",
         *([f"--shares {' '.join(map(str, swaps))}"] if swaps else []),
     ]
-    return " ".join([*parts, *typed_flags(given)])
+    return " ".join([*parts, *typed_flags(fields)])
 
 
 def write_results(benchmark: Benchmark, path: Path) -> None:
-    """Write the table below comment lines that say what made it."""
-    asked, results, pairs = benchmark.asked, benchmark.results(), benchmark.pairs
-    config = as_dict(asked["config"])
-    seeds = ", ".join(map(str, sorted({one[SEED] for one in results})))
+    """Write the table below comment lines with command, machine, seeds and means."""
+    request, results, pairs = benchmark.request, benchmark.results(), benchmark.pairs
+    config = as_dict(request["config"])
+    seeds = ", ".join(map(str, sorted({result[SEED] for result in results})))
     second = f"; {words(MISFIT_SECOND)}: {SECOND_FORMULA}" if config["rounds"] != "1" else ""
-    seconds = pd.DataFrame([one["seconds"] for one in results]).mean()
+    seconds = pd.DataFrame([result["seconds"] for result in results]).mean()
     by_cell = pd.DataFrame(results, columns=[SHARE, KIND, "recall", "reliability"]).groupby([KIND, SHARE], sort=False)
     head = [
         f"command: {command_of(benchmark)}",
-        machine_line(asked["machine"], config),
+        machine_line(request["machine"], config),
         f"seeds: {seeds}, each another split and planting, trained by {config['members']} members",
         "low, high: 95 % over them (Student's t); over_reference: detector − misfit, paired",
         f"misfit: {MISFIT_FORMULA}{second}",
         f"pairs: {len(pairs):,} with {pairs[c.CAPTIONS].map(len).sum():,} captions; data set: "
-        f"{asked['dataset_fingerprint']}",
-        f"left out: {'; '.join(f'{kind}: {why}' for kind, why in benchmark.absent.items()) or 'no kind'}",
-        f"seconds of one processor a planting: {', '.join(f'{name} {value:,.1f}' for name, value in seconds.items())}",
+        f"{request['dataset_fingerprint']}",
+        f"skipped: {'; '.join(f'{kind}: {why}' for kind, why in benchmark.absent.items()) or 'no kind'}",
+        f"processor seconds per planting: {', '.join(f'{name} {value:,.1f}' for name, value in seconds.items())}",
         *(
-            f"{kind} {share:.0%}: R@5 {own['recall'].mean():.3f}, reliability {own['reliability'].mean():.3f}"
-            for (kind, share), own in by_cell
+            f"{kind} {share:.0%}: R@5 {cell['recall'].mean():.3f}, reliability {cell['reliability'].mean():.3f}"
+            for (kind, share), cell in by_cell
         ),
     ]
     write_csv(path, head, benchmark_table(metric_rows(results)))

@@ -1,4 +1,4 @@
-"""Run a benchmark of detectors on a data set: prepare it, choose the plantings and run those that are left."""
+"""Run a benchmark of detectors on a data set: prepare it, and run the plantings without a result."""
 
 import dataclasses
 import functools
@@ -28,54 +28,53 @@ def run_benchmark(
     screen: Screen,
     executor: Executor | None = None,
 ) -> Benchmark:
-    """Run a benchmark, or continue it: so many plantings of each kind of error and share of the scored pairs.
+    """Run a benchmark, or continue it: a number of plantings of each kind of error and share of the scored pairs.
 
-    The config's seed is that of the first planting. Without `kinds` or `shares` all are run; without an executor, in
-    processes of this machine.
+    The first planting has the config's seed. By default all `kinds` and `shares` are run, in processes of this machine.
     """
     benchmark = benchmark_of(name)
-    _check_asked(plantings, kinds, shares, config)
+    _check_request(plantings, kinds, shares, config)
     config = settings.resolve(dataclasses.replace(config, threads=config.threads or 1))
     with acquire_lock(benchmark.folder, what="benchmark"):
         if benchmark.begun:
             _check_same(benchmark, source, config)
-            screen.say(f"going on with benchmark {name!r}")
+            screen.say(f"resuming benchmark {name!r}")
         else:
             _prepare(benchmark, source, config, screen)
-        left = [
+        pending = [
             piece
             for number in range(plantings)
             for kind in kinds or ERROR_KINDS
             for share in (shares if shares and len(ERROR_KINDS[kind].shares) > 1 else ERROR_KINDS[kind].shares)
             if not benchmark.result(piece := Piece(kind, share, config.seed + number)).is_file()
         ]
-        if left:
-            _run_pieces(benchmark, left, screen, executor)
+        if pending:
+            _run_pieces(benchmark, pending, screen, executor)
     return benchmark
 
 
-def _check_asked(plantings: int, kinds: Sequence[str], shares: Sequence[float], config: AuditConfig) -> None:
+def _check_request(plantings: int, kinds: Sequence[str], shares: Sequence[float], config: AuditConfig) -> None:
     if unknown := [kind for kind in kinds if kind not in ERROR_KINDS]:
         raise InputError(f"kind {unknown[0]!r} of error is unknown: choose from {', '.join(ERROR_KINDS)}")
     if plantings < 1:
-        raise InputError(f"--plantings must be at least 1, not {plantings}: from 3 on there are intervals")
+        raise InputError(f"--plantings must be at least 1, not {plantings}: intervals need 3")
     if wrong := [share for share in shares if not 0 < share < 1]:
         raise InputError(f"--shares must be above 0 and below 1, not {wrong[0]:g}")
     if config.protocol != "ensemble" or config.stable:
-        raise InputError("a benchmark has members of --protocol ensemble, as many each time: no --stable")
+        raise InputError("a benchmark needs --protocol ensemble without --stable")
     if config.features:
-        raise InputError("a benchmark embeds captions that it changes: --features has no tower for that")
+        raise InputError("a benchmark embeds changed captions: it cannot use --features")
     if config.plant_miscaptions:
         raise InputError("a benchmark injects its own errors: use --kinds and --shares, not --plant-miscaptions")
     if mitigating := switched_on(as_dict(config)):
-        raise InputError(f"a benchmark trains members without mitigations: leave out {', '.join(mitigating)}")
+        raise InputError(f"a benchmark trains members without mitigations: remove {', '.join(mitigating)}")
 
 
 def _check_same(benchmark: Benchmark, source: str, config: AuditConfig) -> None:
-    asked = benchmark.asked
-    differ = differing_fields(asked["source"], asked["config"], source, config)
+    request = benchmark.request
+    differ = differing_fields(request["source"], request["config"], source, config)
     for name in affecting("members"):  # an audit may get more of them, a benchmark not
-        then, now = (getattr(one, name) for one in (asked["config"], config))
+        then, now = (getattr(config_, name) for config_ in (request["config"], config))
         if then != now:
             differ.append(f"{FIELDS[name].flag} is {then} there and {now} here")
     if differ:
@@ -85,7 +84,7 @@ def _check_same(benchmark: Benchmark, source: str, config: AuditConfig) -> None:
 
 
 def _prepare(benchmark: Benchmark, source: str, config: AuditConfig, screen: Screen) -> None:
-    """Read the data set and store it; benchmark.json comes last and makes the folder a benchmark."""
+    """Read the data set and store it; benchmark.json is written last."""
     screen.say(f"reading {source}")
     data_set = load_data_set(source, config, progress=screen.pictures, say=screen.say)
     pixels, folder = data_set.pixels, benchmark.folder
@@ -93,19 +92,19 @@ def _prepare(benchmark: Benchmark, source: str, config: AuditConfig, screen: Scr
     write_table(folder / PAIRS, data_set.pairs)
     stored = pixels.folder.relative_to(data_folder()).as_posix()
     write_prepared(folder, cache_rows=pixels.rows, clusters=data_set.clusters, pixels=stored)
-    asked = {
+    request = {
         "source": source,
         "root": str(data_set.raw.root.resolve()),
         "config": as_dict(config),
         "dataset_fingerprint": data_set.fingerprint,
         "machine": settings.machine(),
     }
-    write_json(folder / BENCHMARK, asked)
+    write_json(folder / BENCHMARK, request)
 
 
-def _run_pieces(benchmark: Benchmark, left: Sequence[Piece], screen: Screen, executor: Executor | None) -> None:
-    """Run the plantings that are left, some side by side."""
-    config: AuditConfig = benchmark.asked["config"]
+def _run_pieces(benchmark: Benchmark, pending: Sequence[Piece], screen: Screen, executor: Executor | None) -> None:
+    """Run plantings, some side by side."""
+    config: AuditConfig = benchmark.request["config"]
     if settings.opens_towers(config):
         from clipmem_core.audits.locked import elsewhere, features_of
 
@@ -113,25 +112,25 @@ def _run_pieces(benchmark: Benchmark, left: Sequence[Piece], screen: Screen, exe
         features_of(
             settings.checked_towers(config),
             benchmark.pairs,
-            Path(benchmark.asked["root"]),
+            Path(benchmark.request["root"]),
             elsewhere=elsewhere(executor, config.threads),
             pictures=screen.pictures,
             captions=screen.captions,
             say=screen.say,
         )
-    at_once = len(left) if executor else min(len(left), settings.side_by_side(config))
-    screen.say(f"{len(left)} plantings of {config.members} members are left")
+    at_once = len(pending) if executor else min(len(pending), settings.side_by_side(config))
+    screen.say(f"{len(pending)} plantings of {config.members} members to run")
     tasks = []
     for first in range(at_once):
-        folder = benchmark.folder / f".process-{first}"  # has its error output
+        folder = benchmark.folder / f".process-{first}"  # for its error output
         folder.mkdir(parents=True, exist_ok=True)
         program = program_of("clipmem_core.studies.benchmark.planting:run_pieces", benchmark.folder)
-        names = tuple(piece.name for piece in left[first::at_once])
+        names = tuple(piece.name for piece in pending[first::at_once])
         tasks.append(Task((folder,), program, names, config.threads, "planting"))
     finished, run = 0, executor or functools.partial(local_processes, at_once=at_once)
-    with closing(run(tasks)) as looks:
-        for _ in looks:
-            done = sum(benchmark.result(piece).is_file() for piece in left)
+    with closing(run(tasks)) as polls:
+        for _ in polls:
+            done = sum(benchmark.result(piece).is_file() for piece in pending)
             if done > finished:
-                screen.say(f"{done} of {len(left)} plantings finished")
+                screen.say(f"{done} of {len(pending)} plantings finished")
             finished = done

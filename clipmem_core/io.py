@@ -1,0 +1,182 @@
+"""Reading and writing our own files: atomic writes, errors that name the file, and shortages of the machine."""
+
+import errno
+import functools
+import math
+import os
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pyarrow import ArrowException
+from pydantic import TypeAdapter, ValidationError
+
+from clipmem_core.config import InputError
+
+Content = TypeVar("Content")
+DELETE = "delete the audit's folder and run it again"
+_MEMORY = "memory ran out: close other programs, or raise the limit (ulimit -v)"
+_SHORTAGES = {
+    errno.ENOSPC: "the disk is full: free some space",
+    errno.EDQUOT: "the disk quota is used up: free some space",
+    errno.EFBIG: "a file would be larger than is allowed: raise the limit (ulimit -f)",
+    errno.EMFILE: "too many files are open: raise the limit (ulimit -n)",
+    errno.ENFILE: "too many files are open on this machine: close other programs",
+    errno.ENOMEM: _MEMORY,
+    errno.EAGAIN: "no more processes can be started: close other programs, or raise the limit (ulimit -u)",
+    errno.EIO: "a disk or network folder failed: check it",
+    errno.EHOSTUNREACH: "a URL cannot be reached: check the network",
+    **dict.fromkeys((errno.ESTALE, errno.ENOTCONN, errno.EHOSTDOWN), "a network folder is gone: mount it again"),
+}
+
+
+def shortage(error: BaseException) -> str:
+    """Return which resource of the machine ran out and what to do; empty for any other error."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return _SHORTAGES.get(error.errno, "")
+    if isinstance(error, (OSError, RuntimeError)):  # Pillow's and torch's
+        text = str(error).lower()
+        return _MEMORY if any(words in text for words in ("out of memory", "allocate memory", "memoryerror")) else ""
+    return _MEMORY if isinstance(error, MemoryError) else ""
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path that is synced and renamed to `path` if the block succeeds, and deleted otherwise."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with naming(path):
+            yield temporary
+            sync(temporary)
+            temporary.replace(path)
+            sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Add the path to errors without one, such as a full disk."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and shortage(error):
+            error.filename = os.fspath(path)
+        raise
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_once(path: Path, make: Callable[[Path], None]) -> bool:
+    """Make a file unless it exists, and tell whether it was made."""
+    if path.is_file():
+        return False
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        make(temporary)
+    return True
+
+
+def read_through(path: Path, make: Callable[[Path], None], read: Callable[[Path], Content | None]) -> Content:
+    """Return the content of a cached file, which is made if `read` returns None."""
+    content = read(path)
+    if content is None:
+        path.unlink(missing_ok=True)
+        write_once(path, make)
+        content = read(path)
+    assert content is not None, f"{path} was written and cannot be read"
+    return content
+
+
+def is_complete_archive(path: Path) -> bool:
+    """Tell whether a zip archive (.npz, torch files) exists and its checksums are right."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except Exception as error:  # zipfile and zlib raise many types on damaged bytes
+        if shortage(error):
+            raise
+        return False
+
+
+class Fields(dict[str, Any]):
+    """A JSON object of a file; a missing field is an error that names both."""
+
+    path: Path
+    repair: str
+
+    def __missing__(self, name: str) -> Any:
+        raise InputError(f"{self.path} lacks the field {name!r}: {self.repair}")
+
+
+def mapping(values: Any) -> dict[str, Any]:
+    """Return a JSON object, or an empty one for anything else."""
+    return values if isinstance(values, dict) else {}
+
+
+def is_number(value: Any) -> bool:
+    """Tell whether a JSON value is a finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def numbers(values: Any, count: int) -> list[float]:
+    """Return a JSON list if it has `count` numbers, or an empty one."""
+    fits = isinstance(values, list) and len(values) == count and all(map(is_number, values))
+    return [float(value) for value in values] if fits else []
+
+
+@contextmanager
+def reading(path: Path, *, repair: str = DELETE) -> Iterator[None]:
+    """Turn an error of reading one of our files into an input error that names it and says what to do."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing: run the audit again to resume it") from None
+    except InputError:
+        raise
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, ArrowException) as error:
+        if shortage(error):
+            raise
+        raise InputError(f"{path} cannot be read ({' '.join(str(error).split())}): {repair}") from None
+
+
+def read_json(path: Path, kind: Any = Any, *, repair: str = DELETE) -> Any:
+    """Read one of our JSON files as a type; an object is a `Fields` unless the type is a class."""
+    with reading(path, repair=repair):
+        text = path.read_bytes()
+    return parse_json(text, kind, path=path, repair=repair)
+
+
+def parse_json(text: str | bytes, kind: Any, *, path: Path, repair: str) -> Any:
+    """Parse JSON of a file, as `read_json` does."""
+    try:
+        value = _adapter(kind).validate_json(text, strict=True)
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in fault["loc"] if part != "[key]")
+        reason = fault["msg"].removeprefix("Value error, ").removeprefix("Invalid JSON: ")
+        if fault["type"] == "missing":
+            message = f"{path} lacks the field {field!r}"
+        elif fault["type"] == "json_invalid":
+            message = f"{path} is not valid JSON ({reason})"
+        else:
+            message = f"{path}: {field or 'its content'} is wrong ({reason}; it is {str(fault['input'])[:60]!r})"
+        raise InputError(f"{message}: {repair}") from None
+    if isinstance(value, dict):
+        value = Fields(value)
+        value.path, value.repair = path, repair
+    return value
+
+
+@functools.cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
