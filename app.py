@@ -2,21 +2,17 @@
 
 import streamlit as st
 
-from clipmem_core.dashboard.page import PAGES, draw_no_page, unknown_page
-from clipmem_core.dashboard.routes import middleware, open_browser, routes
+from clipmem_core.dashboard.page import PAGES
+from clipmem_core.dashboard.routes import middleware, routes
 
 
 def open_first() -> None:
-    """Switch to the first page, or report an unknown address; a default page cannot be opened by its own address."""
-    name = unknown_page()
-    if name:
-        draw_no_page(name)
-    else:
-        st.switch_page(next(iter(PAGES)), query_params=st.query_params.to_dict())
+    """Switch to the first page; the default page itself has no address of its own."""
+    st.switch_page(next(iter(PAGES)), query_params=st.query_params.to_dict())
 
 
 if __name__ == "__main__":  # a session runs it
     pages = [st.Page(path, title=title) for path, (title, _) in PAGES.items()]
     st.navigation([st.Page(open_first, title="CLIPMem", default=True), *pages], position="hidden").run()
 else:  # the server imports it
-    app = st.App(__file__, routes=routes(), middleware=middleware(), lifespan=open_browser)
+    app = st.App(__file__, routes=routes(), middleware=middleware())

@@ -5,7 +5,7 @@ import streamlit as st
 from clipmem_core.audits.status import list_states
 from clipmem_core.dashboard.audits import choose, draw_list
 from clipmem_core.dashboard.new_audit import draw_check, draw_request
-from clipmem_core.dashboard.page import AUDIT, asked, choose_segment, open_bare_page
+from clipmem_core.dashboard.page import AUDIT, choose_segment, open_bare_page, read_choice
 from clipmem_core.dashboard.plain import explained_errors
 
 VIEWS = {"list": "All audits", "start": "Start an audit"}
@@ -22,9 +22,9 @@ def show_started(name: str) -> None:
 open_bare_page("Audits")
 with explained_errors():
     usual = "list" if list_states() else "start"
-    view = asked(VIEW, VIEWS, usual)
+    view = read_choice(VIEW, VIEWS, usual)
     # Each view has its own widget: a late message of the browser for the previous view changes nothing.
-    choose_segment("View", VIEWS, parameter=VIEW, key=f"{VIEW}-{view}", usual=usual, hidden=True)
+    choose_segment("View", VIEWS, parameter=VIEW, key=f"{VIEW}-{view}", default=usual, hidden=True)
     if view == "start":
         draw_check(draw_request(), started=show_started)
     else:

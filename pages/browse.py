@@ -1,16 +1,16 @@
-"""Pairs in the order of a score, filtered and searched, as pictures or as a table, to open or to decide on."""
+"""Pairs sorted by a score, filtered and searched, as pictures or as a table, to open or to decide on."""
 
 from clipmem_core.dashboard.browse import draw_gallery, draw_top
 from clipmem_core.dashboard.filters import draw_conditions, draw_filters, read_filters
 from clipmem_core.dashboard.page import open_page
-from clipmem_core.dashboard.pair_component import follow_way
+from clipmem_core.dashboard.pair_component import follow_destination
 from clipmem_core.dashboard.plain import explained_errors
 
-follow_way()  # before anything is drawn
+follow_destination()  # before anything is drawn
 audit = open_page("Browse")
 with explained_errors():
     selection = read_filters(audit)
-    beside = draw_top(audit, selection)
+    actions = draw_top(audit, selection)
     draw_filters(audit, selection)
     draw_conditions(selection)
-    draw_gallery(audit, selection, beside=beside)
+    draw_gallery(audit, selection, actions=actions)

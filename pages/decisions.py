@@ -1,7 +1,7 @@
 """The decisions on the pairs of a data set, their history with undo, checks, exports and re-audits."""
 
 from clipmem_core.dashboard.deciding import draw_notice
-from clipmem_core.dashboard.decisions import draw_again, draw_checks, draw_decisions, draw_history, draw_reviewed
+from clipmem_core.dashboard.decisions import draw_checks, draw_decisions, draw_history, draw_reaudits, draw_reviewed
 from clipmem_core.dashboard.exporting import draw_exports
 from clipmem_core.dashboard.page import choose_segment, open_page
 from clipmem_core.dashboard.plain import explained_errors
@@ -12,7 +12,7 @@ VIEWS = {
     "checks": (":material/rule: Checks", draw_checks),
     "history": (":material/history: History", draw_history),
     "export": (":material/output: Export", draw_exports),
-    "again": (":material/autorenew: Re-audit", draw_again),
+    "again": (":material/autorenew: Re-audit", draw_reaudits),
 }
 VIEW = "view"  # in the address
 

@@ -12,7 +12,7 @@ VIEWS = {
 }
 VIEW = "view"  # in the address
 
-audit = open_page("Encoders", otherwise=draw_studies)
+audit = open_page("Encoders", draw_without_audit=draw_studies)
 with explained_errors():
     names = {view: name for view, (name, _) in VIEWS.items()}
     view = choose_segment("View", names, parameter=VIEW, key="encoders-view", hidden=True)

@@ -5,7 +5,7 @@ import streamlit as st
 from clipmem_core.dashboard import studies as s
 from clipmem_core.dashboard import tradeoff as t
 from clipmem_core.dashboard.controls import draw_setting
-from clipmem_core.dashboard.page import asked, choose_segment, open_bare_page, write
+from clipmem_core.dashboard.page import choose_segment, open_bare_page, read_choice, write
 from clipmem_core.dashboard.plain import draw_fault, explained_errors
 from clipmem_core.studies.arm import NONE, Arm
 from clipmem_core.studies.plan import find_arm
@@ -47,7 +47,7 @@ audit = open_bare_page("Mitigations")
 with explained_errors():
     states, faults = s.list_states()
     starting = s.starting_study(states)
-    view = asked(VIEW, VIEWS)
+    view = read_choice(VIEW, VIEWS)
     # Each view has its own widget: a late message of the browser for the previous view changes nothing.
     choose_segment("View", VIEWS, parameter=VIEW, key=f"mitigations-{view}", hidden=True)
     for fault in faults:

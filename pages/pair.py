@@ -1,4 +1,4 @@
-"""One pair: picture, captions and decision as in review, why it scores as it does, and similar pairs."""
+"""One pair: picture, captions and decision as in review, the terms of its score, and similar pairs."""
 
 import streamlit as st
 

@@ -1,4 +1,4 @@
-"""Pairs one after another, each decided by a key: the browser takes the key and stores the decision in batches."""
+"""Pairs one after another, each decided by a key; the browser sends the decisions in batches."""
 
 from clipmem_core.dashboard.page import open_page
 from clipmem_core.dashboard.plain import explained_errors

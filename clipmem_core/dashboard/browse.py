@@ -3,6 +3,7 @@
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
+import pandas as pd
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
@@ -10,23 +11,20 @@ from clipmem_core.audits.store import Audit
 from clipmem_core.audits.verdict import queues
 from clipmem_core.columns import CLIPMEM, MISFIT
 from clipmem_core.config import InputError
-from clipmem_core.dashboard.deciding import BADGES, Notice, draw_notice, in_turn, review_session
+from clipmem_core.dashboard.deciding import BADGES, Notice, draw_notice, locked_session, review_session
 from clipmem_core.dashboard.filters import GRID, TABLE, conditions, draw_queues, learned_by_g, queue_of
 from clipmem_core.dashboard.page import (
     LAYOUT,
     PAGE,
     SIZE,
     TIGHT_STYLE,
+    choose_listed,
     draw_pages,
-    draw_set,
-    read_number,
+    read_choice,
     read_page,
-    write,
 )
 from clipmem_core.dashboard.pair_component import draw_grid
 from clipmem_core.dashboard.plain import (
-    as_html,
-    difference_html,
     draw_fault,
     pairs_in_words,
     read_noise,
@@ -41,30 +39,21 @@ from clipmem_core.review.rows import count_pairs, find_rows, misfit_note, pair_i
 from clipmem_core.review.selection import MATCH, Selection
 from clipmem_core.scores.registry import BY_NAME, CARD, scores_in, words
 
-PAGE_SIZES = (12, 24, 48, 96)
-USUAL_SIZE = 24
+PAGE_SIZES = ("12", "24", "48", "96")
+DEFAULT_SIZE = "24"
 SUBTRACTED = "These pairs were learned by g, which is subtracted, so the lowest clipmem is the most memorized."
-LEGEND = {name: score.legend for name, score in scores_in(CARD).items()} | {MATCH: "cosine with what was searched for."}
+LEGEND = {name: score.legend for name, score in scores_in(CARD).items()} | {MATCH: "cosine with the search."}
 QUESTION = "bulk_question"
-PREVIEWED = 8  # pairs on a page of the preview of find and replace
 MAX_PATTERN = 500  # characters
 ID_LIMIT = 80
 OPENED = "bulk_edit_opened"
-CHANGES = "bulk_edit_changes"  # the changes that are shown, and the input they were computed from
-CHANGE_STYLE = """<style>
-.change { font-size: .875rem; line-height: 1.5; overflow-wrap: anywhere; margin-bottom: .6rem }
-.change .id { opacity: .7; font-size: .8rem }
-.change del { background: #d62d2044; text-decoration-color: #d62d20 }
-.change ins { background: #1a9f4744; text-decoration-color: #1a9f47 }
-.change del + ins { margin-left: .25em }
-</style>"""
 PATTERN_HELP = (
     r"Python's syntax, as of the package regex. In the replacement \1 is the first group, \g<name> a named one."
 )
 
 
 def draw_top(audit: Audit, selection: Selection) -> DeltaGenerator:
-    """Draw the queues and the layouts, and return the place beside them for actions on all pairs."""
+    """Draw the queues and the layouts, and return the container for actions on all pairs."""
     st.html(TIGHT_STYLE)
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         draw_queues(audit, selection, TABLE if st.query_params.get(LAYOUT) == TABLE else GRID)
@@ -72,23 +61,23 @@ def draw_top(audit: Audit, selection: Selection) -> DeltaGenerator:
         return st.container(horizontal=True, vertical_alignment="center", gap="small", width="content")
 
 
-def draw_gallery(audit: Audit, selection: Selection, *, beside: DeltaGenerator) -> None:
-    """Draw the page of a selection that the address names, and in `beside` the actions on all of its pairs."""
+def draw_gallery(audit: Audit, selection: Selection, *, actions: DeltaGenerator) -> None:
+    """Draw the current page of a selection, and in `actions` the buttons for all of its pairs."""
     try:
         with st.spinner("Searching…") if selection.searched else nullcontext():
             count = count_pairs(audit, selection)
     except InputError as error:
         if not selection.searched:
             raise
-        draw_fault("This search cannot be made.", error, icon=":material/search_off:")
+        draw_fault("This search failed.", error, icon=":material/search_off:")
         st.stop()
     if count == 0:
         _draw_nothing(audit, selection)
         return
-    with beside:
+    with actions:
         _draw_bulk(audit, selection, count)
         draw_start(audit, selection)
-    size = read_number(SIZE, USUAL_SIZE, among=PAGE_SIZES)
+    size = int(read_choice(SIZE, PAGE_SIZES, DEFAULT_SIZE))
     page, pages = read_page(count, size)
     shown = cards(audit, find_rows(audit, selection, page=page, size=size), selection)
     _draw_legend(audit, selection, count)
@@ -96,31 +85,27 @@ def draw_gallery(audit: Audit, selection: Selection, *, beside: DeltaGenerator) 
     table, key = st.query_params.get(LAYOUT) == TABLE, f"browse-{audit.name}"
     draw_grid(audit, shown, selection=selection, key=key, table=table, page=(page, pages))
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="bottom", gap="small"):
-
-        def take(chosen: int) -> None:
-            write(**{SIZE: chosen, PAGE: None})
-
-        draw_set(st.selectbox, "Per page", PAGE_SIZES, key=SIZE, value=size, take=take, width=85)
+        choose_listed("Per page", PAGE_SIZES, parameter=SIZE, key=SIZE, width=85, default=DEFAULT_SIZE, clears=[PAGE])
         draw_pages(page, pages, key="pages")
 
 
 def _draw_legend(audit: Audit, selection: Selection, count: int) -> None:
     queue = queue_of(selection)
-    why = queues(read_verdict(audit))[queue].sentence if queue else ""
-    why = SUBTRACTED if queue and learned_by_g(selection) else why
+    meaning = queues(read_verdict(audit))[queue].sentence if queue else ""
+    meaning = SUBTRACTED if queue and learned_by_g(selection) else meaning
     legend = LEGEND | {MISFIT: misfit_note(audit) or LEGEND[MISFIT]}
-    meanings = "\n".join(f"- **{words(score)}**: {meaning}" for score, meaning in legend.items())
+    scores = "\n".join(f"- **{words(score)}**: {text}" for score, text in legend.items())
     unlisted = 0 if selection.order == MATCH else count_pairs(audit, replace(selection, order=CLIPMEM)) - count
-    absent = f"{pairs_in_words(unlisted)} without {words(selection.order)} not listed." if unlisted > 0 else ""
-    sentences = [f"**{pairs_in_words(count)}.**", absent, why, read_noise(audit).explain()]
-    st.caption(" ".join(filter(None, sentences)), help=meanings)
+    missing = f"{pairs_in_words(unlisted)} without {words(selection.order)} not listed." if unlisted > 0 else ""
+    sentences = [f"**{pairs_in_words(count)}.**", missing, meaning, read_noise(audit).explain()]
+    st.caption(" ".join(filter(None, sentences)), help=scores)
 
 
 def _draw_nothing(audit: Audit, selection: Selection) -> None:
-    """Say that there are no pairs, and which condition to remove."""
+    """Draw that no pair is listed, and how many there are without each condition."""
     if selection.order in BY_NAME and score_span(audit, selection.order) is None:
-        absent = BY_NAME[selection.order].absent or "is missing in this audit: sort by another score."
-        st.info(f"{words(selection.order)} {absent}", icon=":material/info:")
+        reason = BY_NAME[selection.order].absent or "is missing in this audit: sort by another score."
+        st.info(f"{words(selection.order)} {reason}", icon=":material/info:")
         return
     st.info("No pair fits all of these conditions.", icon=":material/search_off:")
     rests = [(f"without “{text}”", rest) for text, rest in conditions(selection)]
@@ -132,7 +117,7 @@ def _draw_nothing(audit: Audit, selection: Selection) -> None:
 
 @dataclass(frozen=True)
 class Question:
-    """A decision on many pairs that waits for a yes."""
+    """A decision on many pairs that needs a confirmation."""
 
     decision: str | None
     count: int
@@ -147,8 +132,8 @@ def _draw_bulk(audit: Audit, selection: Selection, count: int) -> None:
         with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
             for decision, label in ((KEEP, "Keep"), (REMOVE, "Remove"), (None, "Undecided")):
                 question = {QUESTION: Question(decision, count, selection)}
-                ask = st.session_state.update
-                st.button(label, icon=BADGES[decision][1], key=f"bulk-{label}", on_click=ask, args=(question,))
+                update = st.session_state.update
+                st.button(label, icon=BADGES[decision][1], key=f"bulk-{label}", on_click=update, args=(question,))
         st.button("Find and replace in captions…", icon=":material/find_replace:", key="bulk-edit", on_click=_open)
         if st.session_state.pop(OPENED, False):
             _edit_dialog(audit, selection)
@@ -156,15 +141,15 @@ def _draw_bulk(audit: Audit, selection: Selection, count: int) -> None:
 
 
 def _draw_question(audit: Audit, selection: Selection) -> None:
-    """Draw the question that waits, unless the page shows other pairs by now."""
+    """Draw the open question, unless the page now shows other pairs."""
     question: Question | None = st.session_state.get(QUESTION)
     if question is None or question.selection != selection:
         st.session_state.pop(QUESTION, None)
         return
-    word, icon, _ = BADGES[question.decision]
+    label, icon, _ = BADGES[question.decision]
     with st.container(border=True, horizontal=True, vertical_alignment="center", gap="small"):
-        st.markdown(f"Mark **{pairs_in_words(question.count)}** as **{word}**?", width="content")
-        yes = st.button(f"Yes, {word}: {pairs_in_words(question.count)}", type="primary", icon=icon, key="bulk-yes")
+        st.markdown(f"Mark **{pairs_in_words(question.count)}** as **{label}**?", width="content")
+        yes = st.button(f"Yes, {label}: {pairs_in_words(question.count)}", type="primary", icon=icon, key="bulk-yes")
         st.button("No", key="bulk-no", on_click=lambda: st.session_state.pop(QUESTION, None))
     if yes:
         with st.spinner("Saving…"):
@@ -173,10 +158,9 @@ def _draw_question(audit: Audit, selection: Selection) -> None:
 
 
 def _decide_all(audit: Audit, question: Question) -> None:
-    """Store the decision; where the selection has changed since the question, ask again."""
+    """Store the decision, unless the selection has changed since the question."""
     st.session_state.pop(QUESTION, None)
-    again = None
-    with in_turn() as session:
+    with locked_session() as session:
         ids = pair_ids(audit, question.selection)
         if len(ids) == question.count:
             outcome = open_review(audit).decide(ids, question.decision, audit=audit.name)
@@ -184,22 +168,19 @@ def _decide_all(audit: Audit, question: Question) -> None:
             session.notice = Notice(sentence, event=outcome.event)
             session.presses += 1
         else:
-            again = replace(question, count=len(ids))
-            session.notice = Notice("The selection has changed meanwhile: check it again.", good=False)
-    if again is not None:
-        st.session_state[QUESTION] = again
+            session.notice = Notice("Not saved: the selection has changed meanwhile.", good=False)
 
 
 def _open() -> None:
-    """Have the dialog opened by the run that follows, and its menu closed. A callback."""
+    """Open the dialog in the next run, and close its menu. A callback."""
     st.session_state[OPENED] = True
     review_session().presses += 1
 
 
 @st.dialog("Find and replace in captions", width="large")
 def _edit_dialog(audit: Audit, selection: Selection) -> None:
-    """Find and replace in the captions of many pairs: every change is shown before it is stored."""
-    ids = tuple(pair_ids(audit, selection))
+    """Find and replace in the captions of many pairs, with a preview of every change."""
+    ids = pair_ids(audit, selection)
     st.caption(f"In the current captions of the {pairs_in_words(len(ids))} of this selection.")
     with st.container(horizontal=True, gap="small"):
         find = st.text_input("Find", key="bulk-edit-find", max_chars=MAX_PATTERN)
@@ -208,52 +189,37 @@ def _edit_dialog(audit: Audit, selection: Selection) -> None:
         regular = st.toggle("Regular expression", key="bulk-edit-regular", help=PATTERN_HELP)
         match_case = st.toggle("Match case", value=True, key="bulk-edit-case")
     if not find:
-        st.caption("You see every change before it is saved; one undo takes all of them back.")
+        st.caption("You see every change before it is saved; one undo reverts all of them.")
         return
-    rule = Rule(find, replacement, regular=regular, match_case=match_case)
-    asked = (audit.name, ids, rule, open_review(audit).position())
-    cached: tuple[object, Changes] | None = st.session_state.get(CHANGES)
-    if cached is None or cached[0] != asked:  # turning a page of the preview does not compute it again
-        try:
-            with st.spinner("Searching…"):
-                cached = st.session_state[CHANGES] = (asked, preview(audit, ids, rule))
-        except InputError as error:
-            draw_fault("Nothing is changed.", error, icon=":material/warning:")
-            return
-    changes = cached[1]
-    _draw_changes(changes)
+    try:
+        with st.spinner("Searching…"):
+            changes = preview(audit, ids, Rule(find, replacement, regular=regular, match_case=match_case))
+    except InputError as error:
+        draw_fault("No caption was changed.", error, icon=":material/warning:")
+        return
+    if changes.emptied:
+        st.caption(f"Unchanged, as they would be empty: {changes.emptied:,} captions.")
+    if changes.removed:
+        st.caption(f"Unchanged, as marked for removal: {pairs_in_words(changes.removed)}.")
+    if changes.pairs:
+        rows = [(change.pair_id, *texts) for change in changes.pairs for texts in change.captions]
+        table = pd.DataFrame(rows, columns=["pair", "before", "after"])
+        st.dataframe(table, hide_index=True, height=300, alt="Captions before and after the change")
+    else:
+        st.info("No caption changes.", icon=":material/search_off:")
     label = f"Change {changes.captions:,} captions of {pairs_in_words(len(changes.pairs))}"
     if st.button(label, type="primary", icon=":material/edit:", disabled=not changes.pairs, key="bulk-edit-store"):
-        _store(audit, changes)
+        _store_changes(audit, changes)
         st.rerun()
 
 
-def _draw_changes(changes: Changes) -> None:
-    for count, sentence in (
-        (changes.emptied, "captions would be empty and stay unchanged."),
-        (changes.removed, "pairs are marked for removal and stay unchanged."),
-    ):
-        if count:
-            st.caption(f"{count:,} {sentence}")
-    if not changes.pairs:
-        st.info("No caption changes.", icon=":material/search_off:")
-        return
-    pages = -(-len(changes.pairs) // PREVIEWED)
-    page = st.pagination(pages, max_visible_pages=5, key=f"bulk-edit-page-{pages}") if pages > 1 else 1
-    st.html(CHANGE_STYLE)
-    for change in changes.pairs[(page - 1) * PREVIEWED : page * PREVIEWED]:
-        shown = "<br>".join(difference_html(old, new) for old, new in change.captions)
-        name = as_html(change.pair_id, limit=ID_LIMIT)
-        st.html(f'<div class="change"><div class="id">{name}</div>{shown}</div>')
-
-
-def _store(audit: Audit, changes: Changes) -> None:
-    with in_turn() as session:
+def _store_changes(audit: Audit, changes: Changes) -> None:
+    with locked_session() as session:
         outcome = store_changes(audit, changes)
         session.presses += 1
-        left = f" {pairs_in_words(outcome.skipped)}, decided meanwhile, unchanged." if outcome.skipped else ""
-        if outcome.pairs == 0:
-            session.notice = Notice(f"Nothing was changed.{left}", good=False)
-            return
-        sentence = f"Saved: captions of {pairs_in_words(outcome.pairs)} changed.{left}"
-        session.notice = Notice(sentence, event=outcome.event)
+        unchanged = f" {pairs_in_words(outcome.skipped)}, decided meanwhile, unchanged." if outcome.skipped else ""
+        if outcome.pairs:
+            sentence = f"Saved: captions of {pairs_in_words(outcome.pairs)} changed.{unchanged}"
+            session.notice = Notice(sentence, event=outcome.event)
+        else:
+            session.notice = Notice(f"No caption was changed.{unchanged}", good=False)

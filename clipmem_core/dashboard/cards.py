@@ -1,6 +1,5 @@
 """Thumbnails, and pairs as cards: changes between two audits, and strips of a queue."""
 
-import base64
 import functools
 import io
 from collections.abc import Mapping, Sequence
@@ -14,15 +13,15 @@ from PIL import Image
 
 from clipmem_core.audits.store import Audit
 from clipmem_core.audits.verdict import queues
-from clipmem_core.dashboard.page import link
-from clipmem_core.dashboard.plain import as_html, cut, explained_errors, number, read_verdict, show_text, signed
+from clipmem_core.dashboard.page import link, read_view
+from clipmem_core.dashboard.plain import as_html, cut, explained_errors, number, read_verdict, signed
 from clipmem_core.io import shortage
 from clipmem_core.pairs.pictures import decode
 from clipmem_core.pairs.references import read_bytes
 from clipmem_core.review.cards import PairCard, cards
 from clipmem_core.review.rows import find_rows
 from clipmem_core.review.selection import Selection
-from clipmem_core.scores.registry import Queue, words
+from clipmem_core.scores.registry import words
 
 SIDE, LARGE_SIDE, FULL_SIDE = 320, 900, 4000  # pixels: of a card, in review, at full size
 GREY = (150, 150, 150)
@@ -30,6 +29,7 @@ CACHED = 5000  # thumbnails, of about 20 kB each
 WORKERS = 2  # Pillow decodes outside Python's lock; the largest pictures take half a gigabyte each
 CAPTION_LIMIT, ALT_LIMIT, STRIP_LIMIT = 160, 120, 60
 STRIP_SIZE = 6
+PAIR_PAGE = "pages/pair.py"
 STYLE = """<style>
 [class*="st-key-cards-"] [data-testid="stImage"] img { aspect-ratio: 1; object-fit: contain; }
 .pair-card { font-size: .875rem; line-height: 1.4; overflow-wrap: anywhere; }
@@ -39,7 +39,6 @@ STYLE = """<style>
 .pair-card .scores { display: grid; grid-template-columns: 1fr auto; gap: 0 .5rem; }
 .pair-card .name { opacity: .75; }
 .pair-card .value { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-.pair-card .order { font-weight: 700; }
 </style>"""
 
 
@@ -52,7 +51,7 @@ def thumbnail(root: Path, image: str, *, side: int = SIDE) -> tuple[bytes, str]:
 
 
 def _make_jpeg(root: Path, image: str, side: int) -> bytes:
-    picture = decode(read_bytes(root, image), size=-(-side // 3))  # it comes three times as large, or as it is
+    picture = decode(read_bytes(root, image), size=-(-side // 3))  # up to three times as large
     picture.thumbnail((side, side))
     return _as_jpeg(picture)
 
@@ -62,18 +61,13 @@ _cached_jpeg = functools.lru_cache(maxsize=CACHED)(_make_jpeg)
 
 
 def start_thumbnails(root: Path, images: Sequence[str], *, side: int = SIDE) -> list[Future[tuple[bytes, str]]]:
-    """Return a future of `thumbnail` for each image; they are made in parallel."""
+    """Return a future of `thumbnail` for each image, made in parallel."""
     return [_workers().submit(thumbnail, root, image, side=side) for image in images]
 
 
 @functools.cache
 def _workers() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(WORKERS, thread_name_prefix="thumbnail")
-
-
-def data_uri(jpeg: bytes) -> str:
-    """Return JPEG bytes as an address that holds them."""
-    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
 
 
 @functools.cache
@@ -89,17 +83,15 @@ def _as_jpeg(picture: Image.Image) -> bytes:
     return file.getvalue()
 
 
-def draw_card_picture(card: PairCard, jpeg: bytes, fault: str, *, explained: bool = True) -> None:
-    """Draw a picture, or the grey square in its place and, unless `explained` is off, why it cannot be read."""
+def draw_card_picture(card: PairCard, jpeg: bytes, fault: str) -> None:
+    """Draw a picture, or a grey square if it cannot be read."""
     caption = cut(" ".join(card.captions[:1]), ALT_LIMIT)
     st.image(jpeg, width="stretch", alt="Picture cannot be read" if fault else f"Picture: {caption}")
-    if fault and explained:
-        show_text(f"Picture cannot be read: {fault}", limit=CAPTION_LIMIT)
 
 
 @dataclass(frozen=True)
 class Sides:
-    """Two audits, their names on cards, and the audits in which a pair can be opened, by the words of the link."""
+    """Two audits, their names on cards, and the audits in which a pair can be opened, by the label of the link."""
 
     one: Audit
     other: Audit
@@ -121,8 +113,8 @@ def draw_change_cards(sides: Sides, column: str, changes: Sequence[Mapping[Any, 
                 st.html(change_html(one, other, change, column, sides))
                 with st.container(horizontal=True, gap="xsmall"):
                     for label, audit in sides.links.items():
-                        there = link(audit, Selection(), pair=one.pair_id)
-                        st.page_link("pages/pair.py", label=label, query_params=there, width="content")
+                        parameters = link(audit, Selection(), pair=one.pair_id)
+                        st.page_link(PAIR_PAGE, label=label, query_params=parameters, width="content")
 
 
 def change_html(one: PairCard, other: PairCard, change: Mapping[Any, Any], column: str, sides: Sides) -> str:
@@ -136,42 +128,45 @@ def change_html(one: PairCard, other: PairCard, change: Mapping[Any, Any], colum
         lines += [f'<div class="top"><b>captions differ; {sides.in_other}:</b></div>{second}']
     if one.group != other.group:
         lines.append(f'<div class="top">{as_html(one.group)} → {as_html(other.group)}</div>')
-    values = dict(zip(sides.names, (number(change["one"]), number(change["other"])), strict=True))
+    names = (*sides.names, "difference")
+    values = (number(change["one"]), number(change["other"]), f"<b>{signed(change['difference'])}</b>")
     rows = "".join(
-        f'<span class="name">{name}</span><span class="value{order}">{value}</span>'
-        for name, value, order in (
-            *((name, value, "") for name, value in values.items()),
-            ("difference", signed(change["difference"]), " order"),
-        )
+        f'<span class="name">{name}</span><span class="value">{value}</span>'
+        for name, value in zip(names, values, strict=True)
     )
     lines.append(f'<div class="top">{words(column)}</div><div class="scores">{rows}</div>')
     return f'<div class="pair-card">{"".join(lines)}</div>'
 
 
 def draw_strips(audit: Audit) -> None:
-    """Draw the first pairs of either queue, likely wrong captions first; nothing of a queue without pairs."""
+    """Draw the first pairs of each queue that has pairs, likely wrong captions first."""
     st.html(STYLE)
     for order, queue in reversed(queues(read_verdict(audit)).items()):
         selection = Selection(order=order)
         with explained_errors():
-            if rows := find_rows(audit, selection, page=1, size=STRIP_SIZE):
-                _draw_strip(audit, cards(audit, rows, selection), selection, queue)
+            rows = find_rows(audit, selection, page=1, size=STRIP_SIZE)
+            shown = cards(audit, rows, selection)
+        if not rows:
+            continue
+        with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="bottom"):
+            st.subheader(queue.name, anchor=False, width="content")
+            label, icon, parameters = "Browse in this order", ":material/grid_view:", link(audit, selection)
+            st.page_link("pages/browse.py", label=label, icon=icon, query_params=parameters)
+        st.caption(queue.sentence)
+        labels = [f"{words(order)} {number(card.scores[order])}" for card in shown]
+        draw_card_row(audit, shown, labels, selection, key=order)
 
 
-def _draw_strip(audit: Audit, found: Sequence[PairCard], selection: Selection, queue: Queue) -> None:
-    order = selection.order
-    with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="bottom"):
-        st.subheader(queue.name, anchor=False, width="content")
-        there = link(audit, selection)
-        st.page_link("pages/browse.py", label="Browse in this order", icon=":material/grid_view:", query_params=there)
-    st.caption(queue.sentence)
-    pictures = start_thumbnails(audit.record.pictures, [card.image for card in found])
-    with st.grid(STRIP_SIZE, min_column_width=120, gap="small", key=f"cards-{order}") as grid:
-        for card, picture in zip(found, pictures, strict=True):
+def draw_card_row(
+    audit: Audit, shown: Sequence[PairCard], labels: Sequence[str], selection: Selection, *, key: str
+) -> None:
+    """Draw pictures side by side, each with a labelled link to its pair and its first caption."""
+    pictures = start_thumbnails(audit.record.pictures, [card.image for card in shown])
+    with st.grid(STRIP_SIZE, min_column_width=115, gap="small", key=f"cards-{key}") as grid:
+        for card, label, picture in zip(shown, labels, pictures, strict=True):
             with grid.cell(), st.container(gap="xsmall"):
-                draw_card_picture(card, *picture.result(), explained=False)
-                there = link(audit, selection, pair=card.pair_id)
-                score = f"{words(order)} {number(card.scores[order])}"
-                st.page_link("pages/pair.py", label=score, icon="", query_params=there)
+                draw_card_picture(card, *picture.result())
+                parameters = link(audit, selection, **(read_view() | {"pair": card.pair_id}))
+                st.page_link(PAIR_PAGE, label=label, icon="", query_params=parameters)
                 caption = as_html(" ".join(card.captions[:1]), limit=STRIP_LIMIT)
                 st.html(f'<div class="pair-card" dir="auto">{caption}</div>')

@@ -66,7 +66,14 @@ def _draw_select(
         write(**{PAGE: None, clears: None, name: value})
 
     draw_set(
-        st.selectbox, label, options, key=f"compare-{name}", value=chosen, take=choose, format_func=named, width=215
+        st.selectbox,
+        label,
+        options,
+        key=f"compare-{name}",
+        value=chosen,
+        on_choose=choose,
+        format_func=named,
+        width=215,
     )
 
 

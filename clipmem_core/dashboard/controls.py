@@ -5,7 +5,6 @@ Controls show the address, and write changes back into it.
 """
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -21,7 +20,7 @@ from clipmem_core.dashboard.page import PAGE, choose_listed, write
 from clipmem_core.dashboard.plain import one_line, one_line_errors, show_text
 from clipmem_core.mitigations import AHEAD_GROUP
 from clipmem_core.review.decisions import decided_for
-from clipmem_core.review.tables import Stamp, stamp
+from clipmem_core.review.tables import cached
 from clipmem_core.scores.registry import REMOVAL as RANKS_REMOVAL
 from clipmem_core.scores.registry import scores_in
 from clipmem_core.studies import arm
@@ -29,8 +28,8 @@ from clipmem_core.studies.arm import NONE, RANDOM, REMOVAL, Arm, Removal, normal
 from clipmem_core.studies.store import StudyFolder
 
 PARAMETER = "setting"
-MOST = 1_000_000  # of any field: more is a slip, and no slider goes there
-KEY = "mitigation-{}"  # of a control; that of a toggle has `on-` before the name
+LARGEST = 1_000_000  # value of any field; no slider goes further
+KEY = "mitigation-{}"  # of a control; `on-` precedes the name of a toggle
 REMOVAL_BY, REMOVAL_COUNT = "removal-by", "removal-n"
 REMOVED = 100  # the paper's best number
 CAPTIONS, ALL_CAPTIONS = "train_captions", 0
@@ -45,8 +44,8 @@ CHOICES = {  # field → label, options, help
     "text_forget_as": (
         "How they are forgotten",
         {"omitted": "Left out", "deleted": "Deleted", "random": "At random"},
-        "Left out of every caption that is read; or deleted: read as nothing. At random: as many other words of the "
-        "same caption are left out, to compare with.",
+        "Left out: omitted from every caption. Deleted: their token embedding is 0. At random: as many words of the "
+        "same caption, drawn at random, are omitted, for comparison.",
     ),
 }
 # Each group's fields, with a label and a help for the toggle.
@@ -61,25 +60,8 @@ AHEAD_SLIDERS = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Reference:
-    """The reference arm."""
-
-    config: AuditConfig
-    captions: int = 0  # at most of a pair; 0 until it trains
-    shared: int = 0  # pairs that f and g share; 0 until it trains
-
-
-def reference_of(study: StudyFolder) -> Reference:
-    """Return the reference arm of a study of mitigations."""
-    audit = study.audit(NONE)
-    files = [audit.folder / name for name in (PAIRS, MEMBERSHIP)]
-    counts = _counts(audit, tuple(map(stamp, files))) if all(path.is_file() for path in files) else (0, 0)
-    return Reference(reference_config(study), *counts)
-
-
-@functools.lru_cache(maxsize=32)
-def _counts(audit: Audit, stamps: tuple[Stamp, ...]) -> tuple[int, int]:
+@cached(32, PAIRS, MEMBERSHIP)
+def _counts(audit: Audit) -> tuple[int, int]:
     """Return the most captions of a pair, and the number of shared pairs."""
     pairs, membership = audit.pairs, audit.membership
     if c.CAPTIONS not in pairs or c.GROUP not in membership or pairs.empty:
@@ -89,20 +71,27 @@ def _counts(audit: Audit, stamps: tuple[Stamp, ...]) -> tuple[int, int]:
 
 def draw_setting(study: StudyFolder) -> Arm:
     """Draw a control for each mitigation, and return the setting of the address."""
-    reference = reference_of(study)
+    reference, audit = reference_config(study), study.audit(NONE)
     try:
         setting = _read_address(reference)
         if st.query_params.get(PARAMETER, "") != setting.text:
-            write(**{PARAMETER: setting.text or None})  # the list of settings has each with its one text
+            write(**{PARAMETER: setting.text or None})  # the list of settings has one text for each
     except InputError as error:
-        st.warning("The setting of this address cannot be used; this is none.", icon=":material/link_off:")
+        st.warning("The setting of this address is not valid and is ignored.", icon=":material/link_off:")
         show_text(one_line(error), limit=300)
         setting = Arm()
-    names = {setting.text: "another one" if setting.text else NONE}
+    names = {setting.text: "new setting" if setting.text else NONE}
     names |= {text: name for name, text in study.settings.items()}
-    label, key = "Settings of this study", "mitigations-listed"
-    choose_listed(label, list(names), parameter=PARAMETER, key=key, width=400, named=lambda text: names.get(text, text))
-    controls = Controls(setting, reference)
+    choose_listed(
+        "Settings of this study",
+        list(names),
+        parameter=PARAMETER,
+        key="mitigations-listed",
+        width=400,
+        format_func=lambda text: names.get(text, text),
+    )
+    begun = all((audit.folder / name).is_file() for name in (PAIRS, MEMBERSHIP))
+    controls = Controls(setting, reference, *(_counts(audit) if begun else (0, 0)))
     with st.container(gap="small", key="mitigation-setting"):
         for title in (*WORDS, "Pairs"):
             with st.container(gap="xsmall", key=f"mitigation-group-{title.split()[0].lower()}"):
@@ -116,76 +105,31 @@ def draw_setting(study: StudyFolder) -> Arm:
     return setting
 
 
-def _read_address(reference: Reference) -> Arm:
+def _read_address(reference: AuditConfig) -> Arm:
     """Return the setting of the address, without overrides that have no effect."""
     setting = parse_setting(st.query_params.get(PARAMETER, ""))
     for name, value in setting.fields.items():
-        if not isinstance(value, str) and abs(value) > MOST:
-            raise InputError(f"{name} must be at most {MOST:,}")
-    check_config(dataclasses.replace(reference.config, **setting.fields))
-    return normal(setting, reference.config)
-
-
-def _change(control: str, reference: Reference) -> None:
-    """Write the setting with the new value of a control into the address. A callback."""
-    try:
-        overrides = dict(_read_address(reference).overrides)
-    except InputError:
-        overrides = {}
-    value, name = st.session_state[KEY.format(control)], control.removeprefix("on-")
-    if name != control:  # a toggle
-        overrides.pop(name, None)
-        overrides |= _first_values(name, reference) if value else {}
-    elif name in (REMOVAL_BY, REMOVAL_COUNT):
-        by, count = (st.session_state[KEY.format(part)] for part in (REMOVAL_BY, REMOVAL_COUNT))
-        overrides[REMOVAL] = Removal(by, int(count))
-    else:
-        overrides[name] = round(value, 6) if isinstance(value, float) else value
-    setting = normal(Arm(overrides=overrides), reference.config)
-    write(**{PARAMETER: setting.text or None, PAGE: None})
-
-
-def _first_values(name: str, reference: Reference) -> dict[str, Any]:
-    """Return the overrides that a toggle begins with."""
-    if name in arm.SWITCHES:
-        return {name: True}
-    if name == REMOVAL:  # as many as in the paper, or half of the shared pairs
-        return {REMOVAL: Removal(c.CLIPMEM, max(1, min(REMOVED, reference.shared // 2 or REMOVED)))}
-    if name == CAPTIONS:
-        return {CAPTIONS: caption_choices(reference)[-1]}
-    slider = slider_of(name, reference.config)
-    return {name: slider.usual, **slider.brings}
-
-
-def slider_of(name: str, config: AuditConfig) -> Slider:
-    """Return the range of a field's slider and its first value, which the reference arm does not have."""
-    slider = FIELDS[name].slider
-    if slider is None:  # an early stop: at two thirds of the study's epochs
-        slider = Slider(1, max(2, config.epochs - 1), 1, max(1, round(config.epochs * 2 / 3)))
-    if slider.usual == getattr(config, name):
-        slider = dataclasses.replace(slider, usual=min(slider.high, slider.usual + slider.step))
-    return slider
-
-
-def caption_choices(reference: Reference) -> list[int]:
-    """Return how many captions a pair may be trained on instead; 0 stands for all, and none if there is one."""
-    counts = [*range(1, reference.captions + 1), ALL_CAPTIONS] if reference.captions > 1 else []
-    return [count for count in counts if count != reference.config.train_captions]
+        if not isinstance(value, str) and abs(value) > LARGEST:
+            raise InputError(f"{name} must be at most {LARGEST:,}")
+    check_config(dataclasses.replace(reference, **setting.fields))
+    return normal(setting, reference)
 
 
 @dataclasses.dataclass(frozen=True)
 class Controls:
-    """The controls of a setting."""
+    """The controls of a setting, and the reference arm: its config and, once it trains, its pairs."""
 
     setting: Arm
-    reference: Reference
+    reference: AuditConfig
+    captions: int = 0  # most captions of a pair
+    shared: int = 0  # pairs that f and g share
 
     def draw_captions(self) -> None:
         """Draw how many captions of a pair are trained on."""
-        choices = caption_choices(self.reference)
+        choices = self._caption_choices()
         if not choices:
-            known = self.reference.captions
-            st.caption("Every pair has one caption." if known else "Unknown until the reference arm has begun.")
+            text = "Every pair has one caption." if self.captions else "Available once the reference arm has started."
+            st.caption(text)
             return
         self._draw_toggle(CAPTIONS, *WORDS["Captions"][CAPTIONS])
         if (value := self.setting.fields.get(CAPTIONS)) is not None:
@@ -193,35 +137,40 @@ class Controls:
             shown: dict[str, Any] = {"options": options, "format_func": lambda count: str(count) if count else "all"}
             self._draw(st.select_slider, "Captions per pair", CAPTIONS, value, **shown)
 
+    def _caption_choices(self) -> list[int]:
+        """Return the counts of captions that differ from the reference arm; 0 stands for all."""
+        counts = [*range(1, self.captions + 1), ALL_CAPTIONS] if self.captions > 1 else []
+        return [count for count in counts if count != self.reference.train_captions]
+
     def draw_fields(self, group: str) -> None:
         """Draw a toggle for each field of a group, with a slider if it is on."""
-        idle, fields = ineffective_fields(self.reference.config), self.setting.fields
-        # A choice stands once, below the first field that it has an effect on.
+        idle, fields = ineffective_fields(self.reference), self.setting.fields
+        # Each choice appears once, below the first field that it has an effect on.
         first = {next((each for each in MODIFIERS[choice] if each in fields), ""): choice for choice in CHOICES}
         for name, (label, text) in WORDS[group].items():
             if name in idle and name not in fields:
                 continue
-            self._draw_toggle(name, label, text.replace("{epochs}", str(self.reference.config.epochs)))
+            self._draw_toggle(name, label, text.replace("{epochs}", str(self.reference.epochs)))
             if name in fields:
                 self._draw_slider(name, label)
                 if choice := first.get(name):
                     title, options, explanation = CHOICES[choice]
                     shown = {"options": list(options), "format_func": options.__getitem__, "help": explanation}
                     self._draw(st.segmented_control, title, choice, self._value(choice), required=True, **shown)
-        here = {name: side for name, side in idle.items() if name in WORDS[group]}
-        draw_left_out(here, called=lambda name: WORDS[group][name][0])
+        unavailable = {name: side for name, side in idle.items() if name in WORDS[group]}
+        draw_left_out(unavailable, called=lambda name: WORDS[group][name][0])
         if group == AHEAD_GROUP and any(name in fields for name in WORDS[AHEAD_GROUP]):
             for name, label in AHEAD_SLIDERS.items():
                 self._draw_slider(name, label, label_visibility="visible")
 
     def draw_pairs(self, study: StudyFolder) -> None:
         """Draw which pairs are removed before training: by a ranking, as near-duplicates, by decisions."""
-        shared, removal = self.reference.shared, self.setting.removal
+        shared, removal = self.shared, self.setting.removal
         self._draw_toggle(REMOVAL, "Remove pairs", "Shared pairs that rank first are left out of training.")
         if removal is not None:
-            of = f"Of the {shared:,} pairs that both models of a seed train on." if shared else None
-            count: dict[str, Any] = {"min_value": 1, "max_value": max(shared, removal.n, 1), "step": 10, "help": of}
-            self._draw(st.number_input, "How many", REMOVAL_COUNT, removal.n, **count)
+            help_text = f"Of the {shared:,} pairs that both models of a seed train on." if shared else None
+            count: dict[str, Any] = {"min_value": 1, "max_value": max(shared, removal.n, 1), "step": 10}
+            self._draw(st.number_input, "How many", REMOVAL_COUNT, removal.n, help=help_text, **count)
             by: dict[str, Any] = {"options": list(RANKINGS), "format_func": lambda name: RANKINGS.get(name, name)}
             self._draw(st.selectbox, "Which first", REMOVAL_BY, removal.by, **by)
         text = "Training keeps only the first of several near-duplicate pictures."
@@ -238,22 +187,58 @@ class Controls:
             disabled=not (removed or recaptioned or arm.DECISIONS in self.setting.overrides),
         )
 
-    def _draw_toggle(self, name: str, label: str, text: str, *, disabled: bool = False) -> None:
-        self._draw(st.toggle, label, f"on-{name}", name in self.setting.overrides, help=text, disabled=disabled)
-
     def _value(self, name: str) -> Any:
-        return self.setting.fields.get(name, getattr(self.reference.config, name))
+        return self.setting.fields.get(name, getattr(self.reference, name))
+
+    def _slider(self, name: str) -> Slider:
+        """Return the range of a field's slider and its first value, which differs from the reference arm's."""
+        slider = FIELDS[name].slider
+        if slider is None:  # an early stop: at two thirds of the study's epochs
+            epochs = self.reference.epochs
+            slider = Slider(1, max(2, epochs - 1), 1, max(1, round(epochs * 2 / 3)))
+        if slider.usual == getattr(self.reference, name):
+            slider = dataclasses.replace(slider, usual=min(slider.high, slider.usual + slider.step))
+        return slider
 
     def _draw_slider(self, name: str, label: str, *, label_visibility: str = "collapsed") -> None:
-        """Draw a field's value; one that is beyond the usual range widens the slider."""
-        slider, value = slider_of(name, self.reference.config), self._value(name)
-        kind = type(getattr(self.reference.config, name))
+        """Draw a field's value; a value beyond the usual range widens the slider."""
+        slider, value = self._slider(name), self._value(name)
+        kind = type(getattr(self.reference, name))
         ends = {"min_value": kind(min(slider.low, value)), "max_value": kind(max(slider.high, value))}
         shown = {"step": kind(slider.step), "label_visibility": label_visibility}
         self._draw(st.slider, label, name, kind(value), **ends, **shown)
+
+    def _draw_toggle(self, name: str, label: str, text: str, *, disabled: bool = False) -> None:
+        self._draw(st.toggle, label, f"on-{name}", name in self.setting.overrides, help=text, disabled=disabled)
 
     def _draw(self, widget: Callable[..., Any], label: str, control: str, value: Any, **options: Any) -> None:
         """Draw a widget that shows a value of the address, and writes its change into the address."""
         key = KEY.format(control)
         st.session_state[key] = value
-        widget(label, key=key, on_change=_change, args=(control, self.reference), **options)
+        widget(label, key=key, on_change=self._change, args=(control,), **options)
+
+    def _change(self, control: str) -> None:
+        """Write the setting with the new value of a control into the address. A callback."""
+        overrides = dict(self.setting.overrides)
+        value, name = st.session_state[KEY.format(control)], control.removeprefix("on-")
+        if name != control:  # a toggle
+            overrides.pop(name, None)
+            overrides |= self._first_values(name) if value else {}
+        elif name in (REMOVAL_BY, REMOVAL_COUNT):
+            by, count = (st.session_state[KEY.format(part)] for part in (REMOVAL_BY, REMOVAL_COUNT))
+            overrides[REMOVAL] = Removal(by, int(count))
+        else:
+            overrides[name] = round(value, 6) if isinstance(value, float) else value
+        setting = normal(Arm(overrides=overrides), self.reference)
+        write(**{PARAMETER: setting.text or None, PAGE: None})
+
+    def _first_values(self, name: str) -> dict[str, Any]:
+        """Return the overrides of a toggle that is switched on."""
+        if name in arm.SWITCHES:
+            return {name: True}
+        if name == REMOVAL:  # as many as in the paper, or half of the shared pairs
+            return {REMOVAL: Removal(c.CLIPMEM, max(1, min(REMOVED, self.shared // 2 or REMOVED)))}
+        if name == CAPTIONS:
+            return {CAPTIONS: self._caption_choices()[-1]}
+        slider = self._slider(name)
+        return {name: slider.usual, **slider.brings}

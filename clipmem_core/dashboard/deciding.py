@@ -1,8 +1,8 @@
-"""Decisions by buttons of a page, written into the review's log at once, with a notice that undoes them.
+"""Decisions by buttons of a page, stored at once, with a notice that undoes them.
 
-Buttons write in their callbacks, which run before the page is drawn: the page then shows what is stored. A callback
-leaves a notice for `draw_notice`. Streamlit stops a run, its callbacks too, wherever it touches the session's state,
-and begins the next one in parallel. So a callback works on the `ReviewSession` alone, in `in_turn`.
+Buttons store in their callbacks, which run before the page is drawn, and store a notice for `draw_notice`. Streamlit
+may stop a callback at any access to the session's state and start the next run in parallel, so a callback only changes
+its `ReviewSession`, under the lock of `locked_session`.
 """
 
 import threading
@@ -21,10 +21,10 @@ from clipmem_core.review.cards import PairCard
 from clipmem_core.review.decisions import KEEP, RECAPTION, REMOVE, open_review
 
 Colour = Literal["green", "red", "blue", "gray"]
-BADGES: dict[str | None, tuple[str, str, Colour]] = {  # decision → word, icon, colour
+BADGES: dict[str | None, tuple[str, str, Colour]] = {  # decision → label, icon, colour
     KEEP: ("keep", ":material/check_circle:", "green"),
     REMOVE: ("remove", ":material/delete:", "red"),
-    RECAPTION: ("recaption", ":material/edit:", "blue"),
+    RECAPTION: ("change caption", ":material/edit:", "blue"),
     None: ("undecided", ":material/radio_button_unchecked:", "gray"),
 }
 SESSION = "review_session"
@@ -34,20 +34,20 @@ NOTE_CHARACTERS = 2000
 
 @dataclass(frozen=True)
 class Notice:
-    """The result of a press of a button: our own sentence, and foreign text."""
+    """The result of a pressed button: a sentence, and foreign text."""
 
     sentence: str
-    about: str = ""
+    text: str = ""
     good: bool = True
     event: int | None = None  # for its Undo button
 
 
 @dataclass
 class ReviewSession:
-    """The state of a session that callbacks work on."""
+    """The state that callbacks change."""
 
-    turn: threading.RLock = field(default_factory=threading.RLock)
-    presses: int = 0  # part of the keys of menus, so that a press closes its menu
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    presses: int = 0  # part of the keys of menus, so that a pressed button closes its menu
     notice: Notice | None = None
 
 
@@ -60,10 +60,10 @@ def review_session() -> ReviewSession:
 
 
 @contextmanager
-def in_turn() -> Iterator[ReviewSession]:
-    """Run a callback's block alone in its session; an `InputError` becomes the next notice."""
+def locked_session() -> Iterator[ReviewSession]:
+    """Return the session's state, locked for the block; an `InputError` becomes the next notice."""
     session = review_session()
-    with session.turn:
+    with session.lock:
         try:
             yield session
         except InputError as error:
@@ -71,20 +71,20 @@ def in_turn() -> Iterator[ReviewSession]:
 
 
 def undo(audit: Audit, event: int, *, done: str = "Undone") -> None:
-    """Take back an event, which may be an undo. A callback."""
-    with in_turn() as session:
+    """Undo an event, which may be an undo itself. A callback."""
+    with locked_session() as session:
         review = open_review(audit)
         outcome = review.undo(event)
         if outcome is None or outcome.pairs == 0:
             session.notice = Notice(f"Not {done.lower()}: there is a newer decision.", good=False)
             return
-        word = BADGES[review.history(page=1, size=1).iloc[0]["decision"]][0]
-        left = f" {pairs_in_words(outcome.skipped)}, with newer decisions, unchanged." if outcome.skipped else ""
-        session.notice = Notice(f"{done}: {word}, {pairs_in_words(outcome.pairs)}.{left}")
+        label = BADGES[review.history(page=1, size=1).iloc[0]["decision"]][0]
+        unchanged = f" {pairs_in_words(outcome.skipped)}, with newer decisions, unchanged." if outcome.skipped else ""
+        session.notice = Notice(f"{done}: {label}, {pairs_in_words(outcome.pairs)}.{unchanged}")
 
 
 def draw_notice(audit: Audit, *, key: str) -> None:
-    """Draw the result of the last press of a button, once, with a button that undoes it."""
+    """Draw the result of the last pressed button, once, with a button that undoes it."""
     session = review_session()
     notice, session.notice = session.notice, None
     if notice is None:
@@ -96,14 +96,14 @@ def draw_notice(audit: Audit, *, key: str) -> None:
         if notice.event is not None:
             button = f"{key}-undo-{notice.event}"
             st.button("Undo", type="tertiary", key=button, on_click=undo, args=(audit, notice.event))
-        if notice.about:
-            show_text(notice.about, limit=LIMIT)
+        if notice.text:
+            show_text(notice.text, limit=LIMIT)
 
 
 def draw_note(audit: Audit, card: PairCard) -> None:
-    """Draw the box of a pair's note, which stands beside any decision."""
+    """Draw the box of a pair's note, which is independent of its decision."""
     stored = card.decision.note if card.decision else ""
-    key = f"note-{audit.name}-{card.row}-{crc32(stored.encode())}"  # another note has another box
+    key = f"note-{audit.name}-{card.row}-{crc32(stored.encode())}"  # another note needs another box
     with st.form(f"{key}-form", border=False):
         st.text_area("Note", stored, key=key, height=80, max_chars=NOTE_CHARACTERS)
         store: dict[str, Any] = {"on_click": _store_note, "args": (audit, card.pair_id, stored, key)}
@@ -113,13 +113,13 @@ def draw_note(audit: Audit, card: PairCard) -> None:
 def _store_note(audit: Audit, pair_id: str, before: str, key: str) -> None:
     """Store a note, unless another tab has changed it. A callback."""
     typed = st.session_state[key]
-    with in_turn() as session:
+    with locked_session() as session:
         review = open_review(audit)
-        stands = review.current(pair_id)
-        if (stands.note if stands else "") != before:
+        current = review.current(pair_id)
+        if (current.note if current else "") != before:
             sentence = "Not saved: the note has just changed in another tab. Read it, then write yours again:"
             session.notice = Notice(sentence, typed, good=False)
         elif typed != before:
-            decision, captions = (stands.decision, stands.captions) if stands else (None, ())
+            decision, captions = (current.decision, current.captions) if current else (None, ())
             outcome = review.decide([pair_id], decision, captions=captions, note=typed, audit=audit.name)
             session.notice = Notice("Note saved.", event=outcome.event)

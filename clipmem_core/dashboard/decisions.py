@@ -1,8 +1,7 @@
 """The page Decisions: progress, the list, the history with undo, checks without a model, and the re-audit."""
 
-import functools
+from base64 import b64encode
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
@@ -15,14 +14,15 @@ from clipmem_core.audits.status import DONE, state_of
 from clipmem_core.audits.store import PAIRS, Audit, audits_folder
 from clipmem_core.columns import CAPTIONS, PAIR_ID
 from clipmem_core.config import InputError
-from clipmem_core.dashboard.cards import data_uri, draw_card_picture, start_thumbnails
-from clipmem_core.dashboard.deciding import BADGES, Notice, in_turn, undo
+from clipmem_core.dashboard.cards import draw_card_picture, start_thumbnails
+from clipmem_core.dashboard.deciding import BADGES, Notice, locked_session, undo
 from clipmem_core.dashboard.new_audit import free_name, is_taken
 from clipmem_core.dashboard.page import ALL, PAGE, choose_listed, choose_segment, draw_pages, link, read_page, write
 from clipmem_core.dashboard.plain import (
     LIMIT,
     cut,
     draw_fault,
+    explained_errors,
     moment,
     one_line,
     pairs_in_words,
@@ -39,12 +39,12 @@ from clipmem_core.review.selection import DECIDED, UNDECIDED, Selection
 from clipmem_core.review.tables import ROW, fetch_rows
 
 BROWSE, PAIR_PAGE = "pages/browse.py", "pages/pair.py"
-DECISION, HISTORY_PAGE, GROUP_PAGE, SECOND = "decision", "history", "group", "again"  # in the address
+DECISION, HISTORY_PAGE, GROUP_PAGE, SECOND = "decision", "history", "group", "again"  # parameters of the address
 SIZE, HISTORY_SIZE, GROUPS = 12, 10, 6  # on a page
 SHOWN = 12  # pictures of a group
 SIDE, GROUP_SIDE = 64, 150  # pixels of a picture
 ROW_HEIGHT = 68
-CAPTION_LIMIT = 85  # three lines; the pair's own page has the rest
+CAPTION_LIMIT = 85  # three lines; the page Pair shows the full caption
 NOTE_LIMIT, ID_LIMIT, GROUP_LIMIT = 1000, 60, 120
 OTHER = "other"  # a note alone, or a decision on other captions
 COLUMNS = {
@@ -58,14 +58,10 @@ COLUMNS = {
     "decided (UTC)": st.column_config.TextColumn(width=130),
     "audit": st.column_config.TextColumn(help="The audit on screen at the time of the decision."),
 }
-FOR_OTHERS = (
-    "“For other captions”: decided in another audit, where the pair has other captions, as with injected errors. "
-    "It does not count here, and is not exported."
-)
 AGAIN = (
     "Writes the data set without the pairs you removed and with the captions you changed, audits it with the same "
     "settings, seeds and members, and compares both audits on the pairs they share. It takes about as "
-    "long as the first audit did."
+    "long as the first audit."
 )
 
 
@@ -78,21 +74,19 @@ def count_decisions(audit: Audit) -> dict[str, int]:
 def draw_reviewed(audit: Audit) -> None:
     """Draw the number of pairs of each decision."""
     counts = count_decisions(audit)
-    total, left = sum(counts.values()), counts[UNDECIDED]
+    total, undecided = sum(counts.values()), counts[UNDECIDED]
     with st.grid(4, min_column_width=130) as grid:
         for choice in (*CHOICES, UNDECIDED):
-            icon = BADGES[None if choice == UNDECIDED else choice][1]
-            grid.metric(choice.capitalize(), f"{counts[choice]:,}", icon=icon, border=True)
-    share = (total - left) / total if total else 0.0
-    st.progress(share, text=f"{total - left:,} of {total:,} pairs of this audit are decided ({share:.0%})")
+            label, icon, _ = BADGES[None if choice == UNDECIDED else choice]
+            grid.metric(label.capitalize(), f"{counts[choice]:,}", icon=icon, border=True)
+    share = (total - undecided) / total if total else 0.0
+    st.progress(share, text=f"{total - undecided:,} of {total:,} pairs of this audit are decided ({share:.0%})")
 
 
 def draw_decisions(audit: Audit) -> None:
-    """Draw the decisions on the data set of an audit, those that the address asks for."""
-    review = open_review(audit)
+    """Draw the decisions on the data set of an audit, filtered by the address."""
     with st.spinner("Reading the decisions…"):
-        inode = review.path.stat().st_ino if review.path.exists() else 0
-        table = _read_table(review.path, inode, review.position(), audit)
+        table = open_review(audit).table()
     if table.empty:
         st.info("Nothing has been decided yet.", icon=":material/checklist:")
         st.page_link(BROWSE, label="Browse", icon=":material/grid_view:", query_params=link(audit, Selection()))
@@ -100,47 +94,42 @@ def draw_decisions(audit: Audit) -> None:
     choices = table["decision"].fillna(OTHER)
     counts = choices.value_counts()
     names = {ALL: f"All {len(table):,}"}
-    names |= {name: f"{name.capitalize()} {counts.get(name, 0):,}" for name in (*CHOICES, OTHER)}
+    names |= {name: f"{BADGES[name][0].capitalize()} {counts.get(name, 0):,}" for name in CHOICES}
+    names[OTHER] = f"Other {counts.get(OTHER, 0):,}"
     choice = choose_segment("Decision", names, parameter=DECISION, key="decision-list", hidden=True, clears=[PAGE])
     shown = table if choice == ALL else table[choices == choice]
     selection = Selection(decision={ALL: DECIDED, OTHER: UNDECIDED}.get(choice, choice))
+    page, pages = read_page(len(shown), SIZE)
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
-        page, pages = read_page(len(shown), SIZE)
-        there = link(audit, selection)
         if choice != OTHER:  # Browse cannot filter by these
-            st.page_link(BROWSE, label="Browse these", icon=":material/grid_view:", query_params=there)
+            label, parameters = "Browse these", link(audit, selection)
+            st.page_link(BROWSE, label=label, icon=":material/grid_view:", query_params=parameters)
         draw_pages(page, pages, key="decision-pages")
     if shown.empty:
         st.caption("No pair has this decision.")
         return
-    if shown[FOR_OTHER].notna().any():
-        st.caption(FOR_OTHERS)
     _draw_page(audit, shown.iloc[(page - 1) * SIZE : page * SIZE], selection)
 
 
-@functools.lru_cache(maxsize=2)
-def _read_table(path: Path, inode: int, position: int, audit: Audit) -> pd.DataFrame:
-    """Read all decisions once for every state of the log: a million take seconds."""
-    return open_review(audit).table()
-
-
 def _draw_page(audit: Audit, part: pd.DataFrame, selection: Selection) -> None:
-    rows = rows_of(audit, part[PAIR_ID].tolist())
-    found = {card.pair_id: card for card in cards(audit, list(rows.values()))}
-    pictures = start_thumbnails(audit.record.pictures, [card.image for card in found.values()], side=SIDE)
-    jpegs = {pair_id: picture.result()[0] for pair_id, picture in zip(found, pictures, strict=True)}
-    if len(found) < len(part):
+    query = f'SELECT "{PAIR_ID}", {ROW} FROM parquet WHERE "{PAIR_ID}" IN ({", ".join("?" * len(part))})'
+    rows = [row for _, row in fetch_rows(audit.folder / PAIRS, query, part[PAIR_ID].tolist())]
+    by_id = {card.pair_id: card for card in cards(audit, rows)}
+    pictures = start_thumbnails(audit.record.pictures, [card.image for card in by_id.values()], side=SIDE)
+    jpegs = {pair_id: b64encode(picture.result()[0]).decode() for pair_id, picture in zip(by_id, pictures, strict=True)}
+    if len(by_id) < len(part):
         st.caption("Pairs without a picture are in another audit of this data set, and not in this one.")
     lines = []
     for entry in part.to_dict("records"):
         pair_id = entry[PAIR_ID]
-        card = found.get(pair_id)
+        card = by_id.get(pair_id)
+        label = BADGES[entry["decision"]][0] if entry["decision"] else ""
         texts = {"caption": card.captions if card else (), "new captions": entry[CAPTIONS]}
         lines.append(
             {
-                "picture": data_uri(jpegs[pair_id]) if card else None,
+                "picture": f"data:image/jpeg;base64,{jpegs[pair_id]}" if card else None,
                 "open": f"pair?{urlencode(link(audit, selection, pair=pair_id))}" if card else None,
-                "decision": decision_words(entry["decision"], entry[FOR_OTHER]) or "note only",
+                "decision": label or decision_words(None, entry[FOR_OTHER]) or "note only",
                 **{name: cut(one_line(" · ".join(captions)), CAPTION_LIMIT) for name, captions in texts.items()},
                 "note": cut(one_line(entry["note"]), NOTE_LIMIT),
                 "pair": pair_id,
@@ -159,59 +148,48 @@ def _draw_page(audit: Audit, part: pd.DataFrame, selection: Selection) -> None:
     )
 
 
-def rows_of(audit: Audit, pair_ids: Sequence[str]) -> dict[str, int]:
-    """Return the row of each of some pairs that the audit has, in their order."""
-    ids = list(dict.fromkeys(pair_ids))
-    query = f'SELECT "{PAIR_ID}", {ROW} FROM parquet WHERE "{PAIR_ID}" IN ({", ".join("?" * len(ids)) or "NULL"})'
-    found = dict(fetch_rows(audit.folder / PAIRS, query, ids))
-    return {pair_id: found[pair_id] for pair_id in ids if pair_id in found}
-
-
 def draw_history(audit: Audit) -> None:
-    """Draw the page of the history that the address asks for."""
+    """Draw the history's page that the address names."""
     review = open_review(audit)
     count = review.count_events()
     if count == 0:
         st.info("Nothing has been decided yet, so there is nothing to undo.", icon=":material/history:")
         return
     page, pages = read_page(count, HISTORY_SIZE, parameter=HISTORY_PAGE)
-    events = review.history(page=page, size=HISTORY_SIZE)
     st.caption("Full history; undo is recorded too. Newer decisions are kept.")
-    rows = rows_of(audit, events["first_pair_id"].tolist())
-    for event in events.to_dict("records"):
-        _draw_event(audit, event, has_pair=event["first_pair_id"] in rows)
+    for event in review.history(page=page, size=HISTORY_SIZE).to_dict("records"):
+        _draw_event(audit, event)
     draw_pages(page, pages, key="history-pages", parameter=HISTORY_PAGE)
 
 
-def _draw_event(audit: Audit, event: dict[Any, Any], *, has_pair: bool) -> None:
+def _draw_event(audit: Audit, event: dict[Any, Any]) -> None:
     number, pair_id = int(event["event"]), event["first_pair_id"]
-    word, icon, colour = BADGES[event["decision"]]
+    label, icon, colour = BADGES[event["decision"]]
     others = f" and {event['pairs'] - 1:,} more" if event["pairs"] > 1 else ""
-    about = [str(number), f"{moment(event['time'])} UTC"]
-    about += [f"audit {cut(event['audit'], ID_LIMIT)}"] if event["audit"] else []
-    about += [f"undo of {int(event['undoes'])}"] if not pd.isna(event["undoes"]) else []
-    about += ["undone"] if event["undone"] else []
+    facts = [str(number), f"{moment(event['time'])} UTC"]
+    facts += [f"audit {cut(event['audit'], ID_LIMIT)}"] if event["audit"] else []
+    facts += [f"undo of {int(event['undoes'])}"] if not pd.isna(event["undoes"]) else []
+    facts += ["undone"] if event["undone"] else []
     with st.container(horizontal=True, vertical_alignment="center", gap="small", border=True):
-        st.badge(word, icon=icon, color=colour)
+        st.badge(label, icon=icon, color=colour)
         with st.container(gap=None):
             show_text(f"{cut(pair_id, ID_LIMIT)}{others}")
-            show_text(" · ".join(about))
-        if has_pair:
-            there = link(audit, Selection(), pair=pair_id)
-            st.page_link(PAIR_PAGE, label="Open", query_params=there, width="content")
+            show_text(" · ".join(facts))
+        parameters = link(audit, Selection(), pair=pair_id)
+        st.page_link(PAIR_PAGE, label="Open", query_params=parameters, width="content")
         if not event["undone"]:
-            done = "Undone" if event["kind"] == "decide" else "Redone"
+            undoing = event["kind"] == "decide"
             button: dict[str, Any] = {
                 "key": f"undo-{number}",
                 "on_click": undo,
                 "args": (audit, number),
-                "kwargs": {"done": done},
+                "kwargs": {"done": "Undone" if undoing else "Redone"},
             }
-            st.button("Undo" if done == "Undone" else "Redo", icon=":material/undo:", **button)
+            st.button("Undo" if undoing else "Redo", icon=":material/undo:", **button)
 
 
-def draw_again(audit: Audit) -> None:
-    """Draw the re-audit that the address asks for, and the button that starts another."""
+def draw_reaudits(audit: Audit) -> None:
+    """Draw the chosen re-audit, and the button that starts another."""
     names = reaudit.list_reaudits(audit)
     if not names:
         _draw_start(audit)
@@ -220,22 +198,22 @@ def draw_again(audit: Audit) -> None:
     if reaudit.is_outdated(audit, name):
         st.caption(":material/update: There are newer decisions than this audit: re-audit to include them.")
     _draw_second(audit, name)
-    with st.expander("Re-audit with current decisions", icon=":material/autorenew:", expanded=False):
+    with st.expander("Re-audit with current decisions", icon=":material/autorenew:"):
         _draw_start(audit)
 
 
 def _draw_start(audit: Audit) -> None:
-    """Draw the button that re-audits, and below it, when it is disabled, the reason."""
+    """Draw the button that re-audits, and the reason if it is disabled."""
     counts, fault = count_decisions(audit), ""
     changed = sum(count for choice, count in counts.items() if choice not in (KEEP, UNDECIDED))
     try:
         reaudit.check_repeatable(audit)
     except InputError as error:
         fault = one_line(error)
-    if not fault and not changed:
-        fault = "No pair is removed and no caption changed yet, so nothing would change."
-    if not fault and counts[REMOVE] == sum(counts.values()):
-        fault = "Every pair is removed: nothing is left to audit."
+    if not changed:
+        fault = fault or "No pair is removed and no caption changed yet, so nothing would change."
+    if counts[REMOVE] == sum(counts.values()):
+        fault = fault or "Every pair is removed: nothing is left to audit."
     st.caption(AGAIN)
     default = reaudit.default_name(audit)
     name = free_name(default, taken=lambda each: is_taken(each) or reaudit.cleaned_folder(each).exists())
@@ -244,43 +222,36 @@ def _draw_start(audit: Audit) -> None:
         try:
             reaudit.reaudit_task(audit, name).start()
         except InputError as error:
-            draw_fault("It could not be started.", error)
+            draw_fault("The re-audit did not start.", error)
             return
         write(**{SECOND: name})
         st.rerun()
     if fault:
         show_text(fault, limit=LIMIT)
-        return
-    st.caption("Command line:")
-    st.code(f"python -m clipmem_core reaudit {audit.name} --name {name}", language="bash", wrap_lines=True)
+    else:
+        st.caption("Command line:")
+        st.code(f"python -m clipmem_core reaudit {audit.name} --name {name}", language="bash", wrap_lines=True)
 
 
+@st.fragment(run_every=2)
 def _draw_second(audit: Audit, name: str) -> None:
-    """Draw the progress of a re-audit, or its result."""
+    """Draw the progress of a re-audit and of its comparison, or its result."""
     if state_of(name).word != DONE:
         draw_progress(name)
         return
-    found, compared = reaudit.read_comparison(Audit(audits_folder() / name))
-    if not compared:
-        _draw_comparing(audit, name)
+    with explained_errors():
+        result, compared = reaudit.read_comparison(Audit(audits_folder() / name))
+    if compared:
+        first, *others = reaudit.comparison_lines(result)
+        show_strong(first)
+        for sentence in others:
+            show_text(sentence)
+        both, icon = {"one": audit.name, "other": name}, ":material/compare_arrows:"
+        with st.container(horizontal=True):
+            st.page_link("pages/overview.py", label="Open", icon=":material/open_in_new:", query_params={"audit": name})
+            st.page_link("pages/compare.py", label="Compare pair by pair", icon=icon, query_params=both)
         return
-    first, *rest = reaudit.comparison_lines(found)
-    show_strong(first)
-    for sentence in rest:
-        show_text(sentence)
-    both = {"one": audit.name, "other": name}
-    with st.container(horizontal=True):
-        st.page_link("pages/overview.py", label="Open it", icon=":material/open_in_new:", query_params={"audit": name})
-        icon = ":material/compare_arrows:"
-        st.page_link("pages/compare.py", label="Compare pair by pair", icon=icon, query_params=both)
-
-
-@st.fragment(run_every=1)
-def _draw_comparing(audit: Audit, name: str) -> None:
-    """Draw the comparison in progress, and the whole page once it is done; a button if no process works on it."""
     job = audit_task(name).find()
-    if reaudit.read_comparison(Audit(audits_folder() / name))[1]:
-        st.rerun()
     if job is not None and job.running:
         st.caption("The second audit is finished; comparing it with the first.")
         show_text(job.last_line, limit=200)
@@ -298,22 +269,18 @@ def draw_checks(audit: Audit) -> None:
     """Draw the number of pairs that fail each check, and the groups of near-duplicates."""
     with st.spinner("Checking captions and pictures, once…"):
         counts = check_counts(audit)
-    st.caption("Found without a model. Each is a hint, not a verdict: a short caption may be fine.")
+    st.caption("Found without a model. These are hints: a short caption may be fine.")
     for name, count in counts.items():
         if count:
             check = CHECKS[name]
-            left, right = st.columns([2, 5], vertical_alignment="center", gap="small")
+            left, right = st.columns([3, 5], vertical_alignment="center", gap="small")
             icon = ":material/image:" if check.of == "pictures" else ":material/notes:"
-            there = link(audit, Selection(check=name))
-            left.page_link(BROWSE, label=f"{check.label}: **{count:,}**", icon=icon, query_params=there)
+            parameters = link(audit, Selection(check=name))
+            left.page_link(BROWSE, label=f"{check.label}: **{count:,}**", icon=icon, query_params=parameters)
             right.caption(f"{check.help} {check.advice}")
-    for sentence, of in (("Nothing found", 0), ("Not available in this audit", None)):
-        if names := [CHECKS[name].label.lower() for name, count in counts.items() if count == of]:
+    for sentence, value in (("Nothing found", 0), ("Not available in this audit", None)):
+        if names := [CHECKS[name].label.lower() for name, count in counts.items() if count == value]:
             st.caption(f"{sentence}: {', '.join(names)}.")
-    _draw_groups(audit)
-
-
-def _draw_groups(audit: Audit) -> None:
     groups = lookalike_groups(audit)
     st.subheader("Near-duplicates", anchor=False)
     if not groups:
@@ -321,45 +288,45 @@ def _draw_groups(audit: Audit) -> None:
         return
     page, pages = read_page(len(groups), GROUPS, parameter=GROUP_PAGE)
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
-        count = f"{len(groups):,} {'group' if len(groups) == 1 else 'groups'}"
-        st.caption(f"{count}, {pairs_in_words(sum(map(len, groups)))}", width="content")
+        count_text = f"{len(groups):,} {'group' if len(groups) == 1 else 'groups'}"
+        st.caption(f"{count_text}, {pairs_in_words(sum(map(len, groups)))}", width="content")
         draw_pages(page, pages, key="lookalike-pages", parameter=GROUP_PAGE)
     for group in groups[(page - 1) * GROUPS : page * GROUPS]:
-        _draw_group(audit, cards(audit, group[:SHOWN]), len(group) - SHOWN)
+        _draw_group(audit, cards(audit, group[:SHOWN]), hidden=len(group) - SHOWN)
 
 
-def _draw_group(audit: Audit, group: Sequence[PairCard], more: int) -> None:
-    """Draw the pairs of a group beside each other, and the buttons that decide on all of them."""
+def _draw_group(audit: Audit, group: Sequence[PairCard], *, hidden: int) -> None:
+    """Draw the pairs of a group side by side, and the buttons that decide on all of them."""
     ids = [card.pair_id for card in group]
     pictures = start_thumbnails(audit.record.pictures, [card.image for card in group], side=GROUP_SIDE)
     with st.container(border=True):
         with st.container(horizontal=True, gap="medium"):
             for card, picture in zip(group, pictures, strict=True):
                 with st.container(width=GROUP_SIDE + 20, gap="xsmall"):
-                    draw_card_picture(card, *picture.result(), explained=False)
+                    draw_card_picture(card, *picture.result())
                     show_text(cut(" · ".join(card.captions), GROUP_LIMIT))
-                    word, icon, colour = BADGES[card.decision.decision if card.decision else None]
-                    st.badge(word, icon=icon, color=colour)
-                    there = link(audit, Selection(), pair=card.pair_id)
-                    st.page_link(PAIR_PAGE, label="Open", query_params=there)
+                    label, icon, colour = BADGES[card.decision.decision if card.decision else None]
+                    st.badge(label, icon=icon, color=colour)
+                    parameters = link(audit, Selection(), pair=card.pair_id)
+                    st.page_link(PAIR_PAGE, label="Open", query_params=parameters)
                     st.button(
                         "Keep this one",
                         key=f"keep-one-{card.row}",
                         help="Remove the others of this group",
-                        disabled=more > 0,
+                        disabled=hidden > 0,
                         on_click=_decide,
                         args=(audit, [card.pair_id], [pair_id for pair_id in ids if pair_id != card.pair_id]),
                     )
-        if more > 0:
-            st.caption(f"{more:,} more are not shown: decide for them in Browse.")
+        if hidden > 0:
+            st.caption(f"{hidden:,} more are not shown: decide on them in Browse.")
         else:
             key = f"keep-all-{group[0].row}"
             st.button("Keep all", icon=":material/done_all:", key=key, on_click=_decide, args=(audit, ids, []))
 
 
 def _decide(audit: Audit, keep: Sequence[str], remove: Sequence[str]) -> None:
-    """Keep pairs of a group and remove the others, which tells nothing of their captions. A callback."""
-    with in_turn() as session:
+    """Keep some pairs of a group and remove the others; estimates of wrong captions ignore this. A callback."""
+    with locked_session() as session:
         for decision, pair_ids in ((KEEP, keep), (REMOVE, remove)):
             if pair_ids:
                 outcome = open_review(audit).decide(pair_ids, decision, audit=audit.name, neutral=True)

@@ -88,7 +88,7 @@ def _draw_curves(curves: pd.DataFrame) -> None:
     errors = {f"{kind}-{share:g}": (kind, share) for kind, share in pieces}
     names = {error: _error_name(kind, share) for error, (kind, share) in errors.items()}
     chosen = choose_listed(
-        "Error", list(errors), parameter="mistake", key="detectors-kind", width=420, named=names.__getitem__
+        "Error", list(errors), parameter="mistake", key="detectors-kind", width=420, format_func=names.__getitem__
     )
     kind, share = errors[chosen]
     st.plotly_chart(
@@ -111,7 +111,7 @@ def draw_agreement(audit: Audit) -> None:
     st.caption(f"Rank correlation over {len(scores):,} pairs: 1 is the same order, 0 is unrelated.")
     st.subheader("Where two detectors differ most", anchor=False)
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
-        options: dict[str, Any] = {"width": 215, "named": words}
+        options: dict[str, Any] = {"width": 215, "format_func": words}
         one = choose_listed("Detector", names, parameter="one", key="detectors-one", **options)
         others = [name for name in names if name != one]
         other = choose_listed("Other detector", others, parameter="other", key="detectors-other", **options)

@@ -94,7 +94,7 @@ def draw_contribution_map(audit: Audit) -> None:
             st.info("No pair has contributions of both encoders.", icon=":material/info:")
             return
         classes = {name: label for name, label in CLASSES.items() if points[name].notna().any()}
-        colour_by = choose_segment("Colour", classes, parameter="colour", key="encoder-colour", usual=c.GROUP)
+        colour_by = choose_segment("Colour", classes, parameter="colour", key="encoder-colour", default=c.GROUP)
         count = len(points) if density.empty else int(density["n"].sum())
         draw_selectable(
             audit,

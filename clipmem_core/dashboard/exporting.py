@@ -41,7 +41,7 @@ def draw_exports(audit: Audit) -> None:
             list(FORMATS),
             key="export-format",
             value=format,
-            take=lambda name: _choose(name, FORMATS[name].suffixes[0]),
+            on_choose=lambda name: _choose(name, FORMATS[name].suffixes[0]),
             format_func=lambda name: FORMATS[name].title,
             captions=[about.help for about in FORMATS.values()],
         )
@@ -55,7 +55,7 @@ def draw_exports(audit: Audit) -> None:
                 about.suffixes,
                 key="export-suffix",
                 value=suffix,
-                take=lambda chosen: _choose(format, chosen),
+                on_choose=lambda chosen: _choose(format, chosen),
                 required=True,
                 label_visibility="collapsed",
             )

@@ -57,7 +57,7 @@ def draw_selectable(
         def click(row: int) -> None:
             st.session_state[clicked_key] = row, outline
 
-        draw_pointer(audit, css_class, key=f"{key}-pointer", take=click)
+        draw_pointer(audit, css_class, key=f"{key}-pointer", on_choose=click)
     row, outline_at_click = st.session_state.get(clicked_key, (None, None))
     with right:
         if row is not None and outline in (None, outline_at_click):  # no shape was drawn after the click
@@ -148,7 +148,7 @@ def draw_choices(audit: Audit) -> tuple[str, str]:
     colours = [*scores_in(SCORE_COLOUR), c.GROUP, c.LABEL, c.PLANTED]
     with st.container(horizontal=True, vertical_alignment="bottom"):
         member, side, colour = (
-            choose_listed(label, options, parameter=parameter, key=f"map-{parameter}", width=180, named=named)
+            choose_listed(label, options, parameter=parameter, key=f"map-{parameter}", width=180, format_func=named)
             for label, parameter, options, named in (
                 ("Model", "member", list(audit.record.members), str),
                 ("Embeddings of", "side", list(SIDES), SIDES.__getitem__),

@@ -124,7 +124,7 @@ def draw_path(key: str, offered: Sequence[str]) -> str:
         offered,
         key=f"{key}-offered",
         value=typed if typed in offered else None,
-        take=lambda chosen: st.session_state.update({key: chosen or ""}),
+        on_choose=lambda chosen: st.session_state.update({key: chosen or ""}),
         format_func=lambda source: source.removeprefix(f"{data_folder() / SETS}/"),
         help=f"{DRAWN} is the synthetic set. {meaning(DRAWN_SET)}",
     )

@@ -1,4 +1,4 @@
-// The outbox: decisions are sent to the server in numbered batches and stay in the browser until the server stored them.
+// The outbox: sends decisions to the server in numbered batches and stores them in the browser until the server has them.
 
 const STORE = 'clipmem-review'
 const BATCH = 50 // events in one request
@@ -11,23 +11,23 @@ async function ask(path, {parameters = {}, ...options} = {}) {
         throw new Error('the server cannot be reached')
     })
     if (answer.ok) return answer
-    const {error = `the server answers ${answer.status}`} = await answer.json().catch(() => ({}))
+    const {error = `the server answered with status ${answer.status}`} = await answer.json().catch(() => ({}))
     throw Object.assign(new Error(error), {status: answer.status})
 }
 
-// Use the browser's store; it may be full, forbidden, or hold text that is not JSON.
-function tried(use, otherwise) {
+// Use the browser's storage, which may be full, forbidden, or hold text that is not JSON.
+function tried(use, fallback) {
     try {
         return use()
     } catch {
-        return otherwise
+        return fallback
     }
 }
 
 const inWords = number => number.toLocaleString('en')
 
-// Each event has its own entry in the browser's store from the key press to the answer. A page also sends the events
-// that other pages of this browser left there: the server stores a client's number once, whoever sends it.
+// Each event has an entry in the browser's storage from the key press to the answer. A page also sends events of other
+// pages of this browser that are still there: the server stores each number of a client once, whoever sends it.
 class Outbox {
     constructor() {
         this.client = [...crypto.getRandomValues(new Uint32Array(4))].map(number => number.toString(36)).join('')
@@ -37,11 +37,11 @@ class Outbox {
         addEventListener('online', () => this.schedule(0))
     }
 
-    put(given) {
-        const event = {...given, client: this.client, number: ++this.number, time: Date.now()}
+    put(fields) {
+        const event = {...fields, client: this.client, number: ++this.number, time: Date.now()}
         this.waiting.push(event)
         const stored = tried(() => localStorage.setItem(this.key(event), JSON.stringify(event)) ?? true, false)
-        if (!stored) this.trouble = 'the storage of this browser is full: leave the page open'
+        if (!stored) this.trouble = 'the storage of this browser is full: keep this page open'
         this.schedule(this.delay)
         return event
     }
@@ -50,13 +50,13 @@ class Outbox {
         return `${STORE}/${client}/${number}`
     }
 
-    // Take over the events on a data set that other pages, or this one before a reload, left.
+    // Adopt unsent events on a data set from other pages, or from this page before a reload.
     adopt(dataset) {
         const waiting = new Set(this.waiting.map(this.key)), keys = tried(() => Object.keys(localStorage), [])
-        const left = keys.filter(key => key.startsWith(`${STORE}/`) && !waiting.has(key))
+        const unsent = keys.filter(key => key.startsWith(`${STORE}/`) && !waiting.has(key))
             .map(key => tried(() => JSON.parse(localStorage.getItem(key)))).filter(event => event?.dataset === dataset)
-        left.sort((a, b) => a.client === b.client ? a.number - b.number : a.time - b.time)
-        this.waiting = [...left, ...this.waiting]
+        unsent.sort((a, b) => a.client === b.client ? a.number - b.number : a.time - b.time)
+        this.waiting = [...unsent, ...this.waiting]
         this.schedule(0)
     }
 
@@ -69,8 +69,8 @@ class Outbox {
     // The first events of one client and one audit.
     batch() {
         const [first] = this.waiting
-        const other = this.waiting.findIndex(event => event.client !== first.client || event.audit !== first.audit)
-        return this.waiting.slice(0, other < 0 ? this.most : Math.min(this.most, other))
+        const end = this.waiting.findIndex(event => event.client !== first.client || event.audit !== first.audit)
+        return this.waiting.slice(0, end < 0 ? this.most : Math.min(this.most, end))
     }
 
     post(events, options = {}) {
@@ -90,9 +90,9 @@ class Outbox {
         } catch (error) {
             const {message, status} = error, refused = [400, 413].includes(status)
             Object.assign(this, {trouble: message, delay: Math.min(2 * this.delay, SLOWEST)})
-            if (refused && batch.length > 1) this.most = 1 // sent one by one: one of them is at fault
+            if (refused && batch.length > 1) this.most = 1 // send one by one to find the invalid one
             else if (refused) this.remove(batch, {[batch[0].number]: message})
-            else if (status === 404) this.waiting = this.waiting.filter(event => !batch.includes(event)) // stays in the store
+            else if (status === 404) this.waiting = this.waiting.filter(event => !batch.includes(event)) // stays in the storage
         }
         this.busy = false
         for (const listener of this.listeners) listener.sent()
@@ -103,9 +103,9 @@ class Outbox {
         this.waiting = this.waiting.filter(event => !batch.includes(event))
         for (const event of batch) {
             tried(() => localStorage.removeItem(this.key(event)))
-            const why = refused[event.number]
-            if (!why) continue
-            this.refusals.push(`${event.kind} of ${event.pair_id}: ${why}`)
+            const reason = refused[event.number]
+            if (!reason) continue
+            this.refusals.push(`${event.kind} of ${event.pair_id}: ${reason}`)
             for (const listener of this.listeners) listener.refused(event)
         }
     }

@@ -1,15 +1,15 @@
 """The frame of every page: sidebar, audit picker, and the address that keeps the view.
 
-The address is the only place where a view is kept: each run reads it, sets the widgets from it, and a widget's
-callback writes the change back. Streamlit's own binding would write labels in place of values.
-On a cold server a link into a page runs it without app.py, so each page calls `open_page` first. The chosen audit is
-kept in the address and in the session under a key that no widget owns: a widget's key is dropped with its page.
+Only the address stores a view: each run sets the widgets from it, and a widget's callback writes the change back.
+Streamlit's own binding would write labels in place of values.
+On a cold server a link into a page runs it without app.py, so each page calls `open_page` first. Address and session
+store the chosen audit, the session under a key that no widget has: Streamlit drops a widget's key with its page.
 """
 
 import dataclasses
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote
 
 import streamlit as st
 
@@ -58,34 +58,28 @@ TIGHT_STYLE = """<style>
 
 
 def read_selection() -> Selection:
-    """Return the selection of the address; invalid parts are ignored, and a line says so."""
-    selection, wrong = from_parameters(st.query_params.to_dict())
-    if wrong:
-        names = ", ".join(wrong)
+    """Return the selection of the address; a warning names parts that are not valid, which are ignored."""
+    selection, invalid = from_parameters(st.query_params.to_dict())
+    if invalid:
+        names = ", ".join(invalid)
         st.warning(f"Part of this address is not valid and is ignored: {names}.", icon=":material/link_off:")
     return selection
 
 
 def peek_selection() -> Selection:
-    """Return the selection of the address and say nothing: for callbacks, which draw nothing."""
+    """Return the selection of the address without a warning: for callbacks, which draw nothing."""
     return from_parameters(st.query_params.to_dict())[0]
 
 
 def write_selection(selection: Selection, **others: str | int | None) -> None:
-    """Replace the selection in the address. Another selection begins at its first page, unless `page` is passed."""
-    _write(SELECTION_PARAMETERS, to_parameters(selection), {PAGE: None, **others})
+    """Replace the selection in the address and begin at its first page, unless `page` is passed."""
+    write(**{PAGE: None, **dict.fromkeys(SELECTION_PARAMETERS), **to_parameters(selection), **others})
 
 
-def write(**others: str | int | None) -> None:
-    """Set parameters that are not the selection's; None removes one."""
-    _write(frozenset(), {}, others)
-
-
-def _write(dropped: frozenset[str], added: dict[str, str], others: dict[str, str | int | None]) -> None:
-    parameters = {
-        name: value for name, value in st.query_params.to_dict().items() if name not in dropped and name not in others
-    }
-    st.query_params.from_dict(parameters | added | _as_text(others))
+def write(**parameters: str | int | None) -> None:
+    """Set parameters of the address; None removes one."""
+    others = {name: value for name, value in st.query_params.to_dict().items() if name not in parameters}
+    st.query_params.from_dict(others | _as_text(parameters))
 
 
 def link(audit: Audit, selection: Selection, **others: str | int | None) -> dict[str, str]:
@@ -102,87 +96,18 @@ def read_view() -> dict[str, str]:
     return {name: st.query_params[name] for name in (PAGE, SIZE, LAYOUT) if name in st.query_params}
 
 
-def read_number(name: str, default: int, *, among: tuple[int, ...] = ()) -> int:
-    """Return a whole number of at least 1 from the address; the default where it is none, or not among the offered."""
-    text = st.query_params.get(name, "")
-    number = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
-    return number if number >= 1 and (not among or number in among) else default
-
-
-def unknown_page() -> str:
-    """Return the address's page where it does not exist; empty at the app's own address. For the default page."""
-    path = unquote(urlsplit(st.context.url or "").path).strip("/")
-    return path.removeprefix(st.get_option("server.baseUrlPath").strip("/")).strip("/")
-
-
-def asked(parameter: str, options: Collection[str], usual: str = "") -> str:
-    """Return the option that the address names, else the usual one, else the first."""
+def read_choice(parameter: str, options: Collection[str], default: str = "") -> str:
+    """Return the option that the address names, else the default, else the first."""
     chosen = st.query_params.get(parameter)
-    return chosen if chosen is not None and chosen in options else usual or next(iter(options))
+    return chosen if chosen is not None and chosen in options else default or next(iter(options))
 
 
 def draw_set(
-    draw: Callable[..., Any], *given: Any, key: str, value: Any, take: Callable[[Any], None], **look: Any
+    draw: Callable[..., Any], *args: Any, key: str, value: Any, on_choose: Callable[[Any], None], **options: Any
 ) -> None:
-    """Draw a widget that shows a value, and calls a function with the other one that a person chooses."""
-    st.session_state[key] = value
-    draw(*given, key=key, on_change=lambda: take(st.session_state[key]), **look)
-
-
-def choose_segment(
-    label: str,
-    names: Mapping[str, str],
-    *,
-    parameter: str,
-    key: str,
-    usual: str = "",
-    hidden: bool = False,
-    clears: Sequence[str] = (),
-) -> str:
-    """Draw options side by side and return the chosen one."""
-    look = {
-        "format_func": names.__getitem__,
-        "required": True,
-        "label_visibility": "collapsed" if hidden else "visible",
-    }
-    return _choose(
-        st.segmented_control, label, list(names), asked(parameter, names, usual), parameter, key, clears, look
-    )
-
-
-def choose_listed(
-    label: str,
-    options: Sequence[str],
-    *,
-    parameter: str,
-    key: str,
-    width: int,
-    named: Callable[[str], str] = str,
-    clears: Sequence[str] = (),
-) -> str:
-    """Draw options as a list and return the chosen one; a list shows any text as it is."""
-    look = {"format_func": named, "width": width}
-    return _choose(st.selectbox, label, options, asked(parameter, options), parameter, key, clears, look)
-
-
-def _choose(
-    draw: Callable[..., Any],
-    label: str,
-    options: Sequence[str],
-    chosen: str,
-    parameter: str,
-    key: str,
-    clears: Sequence[str],
-    look: dict[str, Any],
-) -> str:
-    st.session_state[SHOWN.format(key)] = chosen
-
-    def take(value: str | None) -> None:
-        if _is_new(key):
-            write(**{parameter: value or None, **dict.fromkeys(clears)})
-
-    draw_set(draw, label, options, key=key, value=chosen, take=take, **look)
-    return chosen
+    """Draw a widget that shows a value, and call a function with another value that a person chooses."""
+    st.session_state[key] = st.session_state[SHOWN.format(key)] = value
+    draw(*args, key=key, on_change=lambda: on_choose(st.session_state[key]) if _is_new(key) else None, **options)
 
 
 def _is_new(key: str) -> bool:
@@ -195,10 +120,61 @@ def _is_new(key: str) -> bool:
     return bool(before != now)
 
 
+def choose_segment(
+    label: str,
+    names: Mapping[str, str],
+    *,
+    parameter: str,
+    key: str,
+    default: str = "",
+    hidden: bool = False,
+    clears: Sequence[str] = (),
+) -> str:
+    """Draw options side by side and return the chosen one."""
+    options: dict[str, Any] = {"required": True, "label_visibility": "collapsed" if hidden else "visible"}
+    options["format_func"] = names.__getitem__
+    chosen = read_choice(parameter, names, default)
+    return _choose(st.segmented_control, label, list(names), chosen, parameter, key, clears, **options)
+
+
+def choose_listed(
+    label: str,
+    options: Sequence[str],
+    *,
+    parameter: str,
+    key: str,
+    width: int,
+    default: str = "",
+    format_func: Callable[[str], str] = str,
+    clears: Sequence[str] = (),
+) -> str:
+    """Draw options as a list and return the chosen one; a list shows any text as it is."""
+    chosen, style = read_choice(parameter, options, default), {"format_func": format_func, "width": width}
+    return _choose(st.selectbox, label, options, chosen, parameter, key, clears, **style)
+
+
+def _choose(
+    draw: Callable[..., Any],
+    label: str,
+    options: Sequence[str],
+    chosen: str,
+    parameter: str,
+    key: str,
+    clears: Sequence[str],
+    **style: Any,
+) -> str:
+    def on_choose(value: str | None) -> None:
+        write(**{parameter: value or None, **dict.fromkeys(clears)})
+
+    draw_set(draw, label, options, key=key, value=chosen, on_choose=on_choose, **style)
+    return chosen
+
+
 def read_page(count: int, size: int, *, parameter: str = PAGE) -> tuple[int, int]:
-    """Return the page of the address, the last at most, and the number of pages."""
-    pages = max(1, -(-count // size))
-    return min(read_number(parameter, 1), pages), pages
+    """Return the page of the address, clipped to the existing pages, and the number of pages."""
+    pages, text = max(1, -(-count // size)), st.query_params.get(parameter, "")
+    page = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 1
+    return min(max(page, 1), pages), pages
 
 
 def draw_pages(page: int, pages: int, *, key: str, parameter: str = PAGE) -> None:
@@ -212,27 +188,21 @@ def draw_pages(page: int, pages: int, *, key: str, parameter: str = PAGE) -> Non
 
         def turn() -> None:
             if _is_new(page_key):
-                write_page(st.session_state[page_key], parameter=parameter)
+                write(**{parameter: st.session_state[page_key]})
 
         st.pagination(pages, default=page, max_visible_pages=5, key=page_key, on_change=turn)
 
 
-def write_page(page: int, *, parameter: str = PAGE) -> None:
-    """Write a page into the address; the first is the default."""
-    write(**{parameter: None if page == 1 else page})
-
-
-def open_page(title: str, *, otherwise: Callable[[], None] = lambda: None) -> Audit:
-    """Set a page up and return the audit it shows; ends the page itself where there is no finished one."""
+def open_page(title: str, *, draw_without_audit: Callable[[], None] = lambda: None) -> Audit:
+    """Set a page up and return the audit it shows; the page ends here if none is finished."""
     finished = _set_up(title)
     name = _choose_audit(list(finished))
-    _draw_links(name)
+    _draw_sidebar(finished, name)
     if name is None:
         draw_empty()
-        otherwise()
+        draw_without_audit()
         st.stop()
-    _draw_picker(finished, name)
-    show_title(title, of=name)
+    show_title(title, subject=name)
     if not finished.get(name):
         draw_progress(name)
         st.stop()
@@ -246,69 +216,65 @@ def open_bare_page(title: str, *, clears: Sequence[str] = ()) -> str:
     """Set up a page that needs no audit; its links keep the chosen one."""
     finished = _set_up(title)
     chosen = st.query_params.get(AUDIT) or st.session_state.get(CHOICE)
-    _draw_links(chosen)
-    if finished:
-        _draw_picker(finished, chosen if chosen in finished or chosen in list_job_names() else None, clears)
+    _draw_sidebar(finished, chosen, clears)
     show_title(title)
     return chosen or ""
-
-
-def draw_no_page(name: str) -> None:
-    """Draw the page of an address that leads to none."""
-    open_bare_page("No such page")
-    st.warning("This page does not exist: choose one on the left.", icon=":material/link_off:")
-    show_text(f"requested: {name}", limit=120)
 
 
 def _set_up(title: str) -> dict[str, bool]:
     """Set title, icon and width, which a page does first, and return all audits and whether each is finished."""
     st.set_page_config(page_title=f"{title} · CLIPMem", page_icon=ICON, layout="wide")
-    st.sidebar.markdown("### CLIPMem")
     return {audit.name: audit.finished for audit in list_audits() if is_name(audit.name)}
-
-
-def _draw_links(audit: str | None) -> None:
-    """Draw the links to all pages. Streamlit's own are off: they lose the audit, and their icons need a network."""
-    with st.sidebar:
-        for path, (title, icon) in PAGES.items():
-            st.page_link(path, label=title, icon=icon, query_params={AUDIT: audit} if audit else None)
-        with st.popover("Glossary", icon=":material/menu_book:", width="stretch"):
-            for term, (what, decision) in MEANINGS.items():
-                st.markdown(f"**{term}**: {what} *{decision}*")
 
 
 def _choose_audit(names: list[str]) -> str | None:
     """Return the audit of the address, else of the session, else the newest; also one whose job has just begun."""
-    wanted, jobs = st.query_params.get(AUDIT) or st.session_state.get(CHOICE), list_job_names()
-    fallback = names[0] if names else FIRST if FIRST in jobs else None
-    if wanted and (wanted in names or wanted in jobs):
-        return _keep_audit(wanted)
-    if wanted and fallback:
+    requested, jobs = st.query_params.get(AUDIT) or st.session_state.get(CHOICE), list_job_names()
+    name = names[0] if names else FIRST if FIRST in jobs else None
+    if requested and (requested in names or requested in jobs):
+        name = requested
+    elif requested and name:
         st.warning("That audit does not exist; showing another one.", icon=":material/search_off:")
-        show_text(f"requested: {wanted}", limit=120)
-    return _keep_audit(fallback) if fallback else None
-
-
-def _keep_audit(name: str) -> str:
-    st.session_state[CHOICE] = name
-    if st.query_params.get(AUDIT) != name:
-        st.query_params[AUDIT] = name
+        show_text(f"requested: {requested}", limit=120)
+    if name:
+        _store_choice(name)
     return name
 
 
-def _draw_picker(finished: dict[str, bool], name: str | None, clears: Sequence[str] = ()) -> None:
+def _store_choice(name: str) -> None:
+    st.session_state[CHOICE] = name
+    if st.query_params.get(AUDIT) != name:
+        st.query_params[AUDIT] = name
+
+
+def _draw_sidebar(finished: dict[str, bool], audit: str | None, clears: Sequence[str] = ()) -> None:
+    """Draw links to all pages, the glossary, and the audit picker, which also clears parameters of the address.
+
+    Streamlit's own links are off: they lose the audit, and their icons need a network.
+    """
+    with st.sidebar:
+        st.markdown("### CLIPMem")
+        for path, (title, icon) in PAGES.items():
+            st.page_link(path, label=title, icon=icon, query_params={AUDIT: audit} if audit else None)
+        with st.popover("Glossary", icon=":material/menu_book:", width="stretch"):
+            for term, (definition, decision) in MEANINGS.items():
+                st.markdown(f"**{term}**: {definition} *{decision}*")
+    listed = audit in finished or audit in list_job_names()
+    if not finished and not listed:
+        return
+
     def pick() -> None:
         write(**dict.fromkeys(clears))
         if st.session_state[PICKER]:
-            _keep_audit(st.session_state[PICKER])
+            _store_choice(st.session_state[PICKER])
 
-    st.session_state[PICKER] = name
+    st.session_state[PICKER] = audit if listed else None
     st.sidebar.selectbox(
         "Audit",
-        [name, *finished] if name and name not in finished else list(finished),
-        index=None if name is None else 0,
+        list(dict.fromkeys([*([audit] if listed else []), *finished])),
+        index=0 if listed else None,
         key=PICKER,
         placeholder="Choose an audit",
-        format_func=lambda each: each if finished.get(each) else f"{each} (not finished)",
+        format_func=lambda name: name if finished.get(name) else f"{name} (not finished)",
         on_change=pick,
     )

@@ -7,9 +7,9 @@ from clipmem_core import columns as c
 from clipmem_core.audits.store import Audit
 from clipmem_core.audits.verdict import queues
 from clipmem_core.config import InputError
-from clipmem_core.dashboard.cards import STYLE, draw_card_picture, start_thumbnails
+from clipmem_core.dashboard.cards import STRIP_SIZE, STYLE, draw_card_row
 from clipmem_core.dashboard.page import PAIR, link, peek_selection, read_view
-from clipmem_core.dashboard.pair_component import BROWSE, OPENED, PAIR_PAGE
+from clipmem_core.dashboard.pair_component import BROWSE, OPENED
 from clipmem_core.dashboard.plain import (
     LIMIT,
     cut,
@@ -18,11 +18,10 @@ from clipmem_core.dashboard.plain import (
     one_line_errors,
     read_noise,
     read_verdict,
-    show_chips,
     show_text,
 )
 from clipmem_core.figures.audit_scores import IN, OUT, TERM_NAMES, encoder_figure, term_figure
-from clipmem_core.figures.layout import PLANTED_COLOUR, group_colour
+from clipmem_core.figures.layout import group_colour
 from clipmem_core.pairs.checks import CHECKS
 from clipmem_core.review import score_breakdown
 from clipmem_core.review.cards import PairCard, caption_scores, cards
@@ -30,29 +29,28 @@ from clipmem_core.review.rows import failed_checks, find_rows, misfit_note
 from clipmem_core.review.search import nearest
 from clipmem_core.review.selection import IMAGE_SIDE, TEXT_SIDE, Selection
 from clipmem_core.review.tables import find_row
-from clipmem_core.scores.registry import BY_NAME, scores_in
+from clipmem_core.scores.registry import BY_NAME, scores_in, words
 from clipmem_core.scores.registry import PAIR as SHOWN_HERE
 
-CAPTION_LIMIT, SHORT_LIMIT = 600, 60
+CAPTION_LIMIT = 600
 FIXED = {"displayModeBar": False}
-NEAREST = 6
 TITLES = {IMAGE_SIDE: "Nearest pictures", TEXT_SIDE: "Nearest captions"}
 
 
 def find_pair(audit: Audit, selection: Selection) -> PairCard:
-    """Return the pair of the address, else the first one of the selection; ends the page where there is none."""
-    asked = st.query_params.get(PAIR)
-    row = find_row(audit, asked) if asked else next(iter(find_rows(audit, selection, page=1, size=1)), None)
+    """Return the pair of the address, else the first one of the selection; end the page without one."""
+    pair_id = st.query_params.get(PAIR)
+    row = find_row(audit, pair_id) if pair_id else next(iter(find_rows(audit, selection, page=1, size=1)), None)
     if row is None:
-        if asked:
+        if pair_id:
             st.warning("This audit has no such pair.", icon=":material/search_off:")
-            show_text(f"requested: {asked}", limit=300)
+            show_text(f"requested: {pair_id}", limit=300)
         else:
             st.info("No pair fits this selection.", icon=":material/info:")
         draw_way_back(audit, selection)
         st.stop()
     card = cards(audit, [row], selection)[0]
-    st.query_params[PAIR] = card.pair_id  # always: a link from this very page leaves the old address
+    st.query_params[PAIR] = card.pair_id  # always: after a link from this page the address is still the old one
     st.session_state[OPENED] = card.row
     return card
 
@@ -65,12 +63,12 @@ def draw_way_back(audit: Audit, selection: Selection) -> None:
 
 def draw_facts(audit: Audit, card: PairCard) -> None:
     """Draw group, injected error and file of a pair, the scores of its captions, and the checks it fails."""
-    planted = [(f"injected error: {card.planted}", PLANTED_COLOUR)] if card.planted else []
-    show_chips([(card.group, group_colour(card.group)), *planted])
-    show_text(f"file: {card.image}", limit=CAPTION_LIMIT)
+    facts = [f"group: {card.group}", *([f"injected error: {card.planted}"] if card.planted else [])]
+    show_text(f"{' · '.join(facts)}\nfile: {card.image}", limit=CAPTION_LIMIT)
     table = caption_scores(audit, card.pair_id)
     if len(table):
         table.insert(0, "caption", [cut(card.captions[number], CAPTION_LIMIT) for number in table.pop("number")])
+        table = table.rename(columns={c.SIMILARITY_OUT: words(c.SIMILARITY_OUT)})
         odd = st.column_config.CheckboxColumn("odd", help="Fits much worse than the pair's other captions.")
         st.dataframe(table, hide_index=True, column_config={"odd": odd}, alt="The scores of each caption")
     with one_line_errors("Checks"), st.container(horizontal=True, gap="small"):
@@ -103,7 +101,8 @@ def draw_terms(audit: Audit, card: PairCard) -> None:
         except InputError as error:
             show_text(f"Single members cannot be shown: {one_line(error)}", limit=LIMIT)
         else:
-            names = side_names(members, paper=audit.record.protocol == "paper")
+            labels = ("f", "g") if audit.record.protocol == "paper" else ("trained on it", "not trained on it")
+            names = {side: f"{side}: {name}" for side, name in zip((IN, OUT), labels, strict=True)}
             figure = term_figure(members, colour=group_colour(card.group), names=names)
             st.plotly_chart(figure, config=FIXED, alt="Terms of the score, a dot for each member", key="terms")
     with right:
@@ -119,23 +118,9 @@ def draw_terms(audit: Audit, card: PairCard) -> None:
             st.plotly_chart(encoder_figure(parts), config=FIXED, alt=alt, key="encoders")
 
 
-def side_names(members: pd.DataFrame, *, paper: bool) -> dict[str, str]:
-    """Return what the sides are called: trained with the pair or not, and in the paper's protocol f and g.
-
-    `members` has the columns side and trained, one row a member. In the paper's protocol the side is f or g whoever
-    trained with the pair.
-    """
-    names = {}
-    for side, letter in ((IN, "f"), (OUT, "g")):
-        trained = members.loc[members["side"] == side, "trained"].astype(bool)
-        how = "trained with it" if trained.all() else "trained without it" if not trained.any() else "some with it"
-        names[side] = f"{side}: {letter}, {how}" if paper else f"{side}: {how}"
-    return names
-
-
 @st.fragment
 def draw_nearest(audit: Audit, card: PairCard) -> None:
-    """Draw the pairs with the most similar pictures, and those with the most similar captions, by one member."""
+    """Draw the pairs with the most similar pictures and captions, in the space of one member's encoders."""
     st.subheader("Similar pairs", anchor=False)
     st.html(STYLE)
     member = st.selectbox(
@@ -149,13 +134,7 @@ def draw_nearest(audit: Audit, card: PairCard) -> None:
         st.markdown(f"**{title}**")
         with one_line_errors(title):
             with st.spinner("Searching…"):
-                found = nearest(audit, card.row, by=by, member=member or "", k=NEAREST)
-                others = cards(audit, [row for row, _ in found])
-            pictures = start_thumbnails(audit.record.pictures, [other.image for other in others])
-            with st.grid(NEAREST, min_column_width=115, gap="small", key=f"cards-{by}") as grid:
-                for other, (_, cosine), picture in zip(others, found, pictures, strict=True):
-                    with grid.cell(), st.container(gap="xsmall"):
-                        draw_card_picture(other, *picture.result(), explained=False)
-                        parameters = link(audit, peek_selection(), **{**read_view(), PAIR: other.pair_id})
-                        st.page_link(PAIR_PAGE, label=f"Open, cosine {number(cosine)}", query_params=parameters)
-                        show_text(" ".join(other.captions[:1]), limit=SHORT_LIMIT)
+                similar = nearest(audit, card.row, by=by, member=member or "", k=STRIP_SIZE)
+                others = cards(audit, [row for row, _ in similar])
+            labels = [f"cosine {number(cosine)}" for _, cosine in similar]
+            draw_card_row(audit, others, labels, peek_selection(), key=by)

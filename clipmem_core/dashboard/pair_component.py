@@ -1,7 +1,7 @@
 """The pair component: grid, single pair, list of keys and pointer of a map, mounted from one HTML, CSS and JavaScript.
 
-`outbox.js` stores decisions through `routes` and keeps them until the server has answered. The page's script runs only
-for another page, order or pair.
+`outbox.js` sends decisions to `routes` and stores them in the browser until the server has answered. The page's script
+runs only for another page, order or pair.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +14,7 @@ import streamlit as st
 
 from clipmem_core.audits.store import PAIRS, Audit
 from clipmem_core.columns import CLIPMEM, CLIPMEM_SHRUNK, SE
-from clipmem_core.dashboard.page import PAIR, link, peek_selection, read_view, write, write_page, write_selection
+from clipmem_core.dashboard.page import PAIR, link, peek_selection, read_view, write, write_selection
 from clipmem_core.dashboard.plain import Noise, cut, number, read_noise
 from clipmem_core.dashboard.routes import PREFIX
 from clipmem_core.figures.layout import PLANTED_COLOUR, group_colour
@@ -28,11 +28,11 @@ from clipmem_core.scores.registry import BY_NAME, CARD, ROW, scores_in, words
 SCRIPTS = ("outbox.js", "pairs.js", "pairs_grid.js", "pairs_single.js")
 HTML, CSS, *JS = (Path(__file__).with_name(name).read_text("utf-8") for name in ("pairs.html", "pairs.css", *SCRIPTS))
 CAPTION_LIMIT, FULL_LIMIT = 160, 5000
-USUAL_SIDE = 170  # of a picture
+DEFAULT_SIDE = 170  # of a picture
 LIKE = {IMAGE_SIDE: "More like this picture", TEXT_SIDE: "More like this caption"}
-OPENED = "pair_opened"  # the row that the page of a pair showed last
-FOLLOWED = "pair_followed"  # the pair that the component of that page moved to last, and the number of its mount
-DESTINATION = "grid_destination"  # the page that a click leads to, with its parameters
+OPENED = "pair_opened"  # the last row on the page Pair
+FOLLOWED = "pair_followed"  # the last pair that the component of that page moved to, and the number of its mount
+DESTINATION = "grid_destination"  # target page of a click, with its parameters
 BROWSE, PAIR_PAGE = "pages/browse.py", "pages/pair.py"
 DECISION_KEYS = {"K": "Keep", "X": "Remove", "U": "Undo"}
 BROWSE_KEYS = {
@@ -45,59 +45,59 @@ BROWSE_KEYS = {
 } | DECISION_KEYS
 REVIEW_KEYS = DECISION_KEYS | {
     "E": "Change caption",
-    "1 2 3": "Take a suggested caption",
+    "1 2 3": "Use a suggested caption",
     "← →": "Previous, next pair",
-    "Ctrl Enter": "Save the caption that is being changed",
+    "Ctrl Enter": "Save the changed caption",
     "Esc": "Cancel",
 }
 _component = st.components.v2.component("clipmem_pairs", html=HTML, css=CSS, js="\n".join(JS))
 
 
 def draw_keys(keys: Mapping[str, str]) -> None:
-    """Draw the button that lists the keys; the key ? does too."""
+    """Draw the button that lists the keys; the key ? opens the list too."""
     _component(key="keys-help", data={"layout": "keys", "keys": dict(keys)}, width="content")
 
 
-def draw_pointer(audit: Audit, chart: str, *, key: str, take: Callable[[int], None]) -> None:
-    """Show pictures at the pointer on a chart; Streamlit does not report clicks on one whose drag draws a shape."""
+def draw_pointer(audit: Audit, chart: str, *, key: str, on_choose: Callable[[int], None]) -> None:
+    """Show pictures at the pointer on a chart, and report clicks: Streamlit does not if a drag draws a shape."""
 
     def act() -> None:
         match st.session_state[key].get("act"):
             case {"row": int(row)}:
-                take(row)
+                on_choose(row)
 
     data = {"layout": "pointer", "prefix": PREFIX, "audit": audit.name, "chart": chart}
     _component(key=key, data=data, on_act_change=act)
 
 
 def draw_single(audit: Audit, selection: Selection, *, title: str) -> None:
-    """Draw the pairs of a selection one after another, the one of the address first."""
+    """Draw the pairs of a selection one after another, the pair of the address first."""
     undecided = selection.decision in ("", UNDECIDED)
     _component(key=f"review-{audit.name}", data=_single_data(audit, selection, title=title, undecided=undecided))
 
 
 def draw_followed(audit: Audit, selection: Selection, pair_id: str) -> None:
-    """Draw one pair as `draw_single` does; the page's script runs for each pair that is moved to."""
+    """Draw one pair as `draw_single` does; the page's script runs for each new pair."""
     shown, mount = st.session_state.get(FOLLOWED, ("", 0))
-    if shown != pair_id:  # a link led here: the component begins anew, at the pair of the address
+    if shown != pair_id:  # after a link the component restarts at the pair of the address
         mount += 1
         st.session_state[FOLLOWED] = (pair_id, mount)
     key = f"pair-{audit.name}-{mount}"
 
     def follow() -> None:
         match st.session_state[key].get("act"):
-            case {"pair": str(there)}:
-                st.session_state[FOLLOWED] = (there, mount)
-                write(**{PAIR: there})
+            case {"pair": str(moved_to)}:
+                st.session_state[FOLLOWED] = (moved_to, mount)
+                write(**{PAIR: moved_to})
 
     data = _single_data(audit, selection, title="", undecided=selection.decision == UNDECIDED)
     _component(key=key, data=data | {"follows": True}, on_act_change=follow)
 
 
 def _single_data(audit: Audit, selection: Selection, *, title: str, undecided: bool) -> dict[str, Any]:
-    """A pair stays in its place when it is decided, so the component itself passes over decided pairs."""
-    walked = replace(selection, decision="") if selection.decision == UNDECIDED else selection
-    data = {"selection": to_parameters(walked), "undecided": undecided, "title": title}
+    """Decided pairs stay in the selection, so that their places do not change; the component skips them."""
+    listed = replace(selection, decision="") if selection.decision == UNDECIDED else selection
+    data = {"selection": to_parameters(listed), "undecided": undecided, "title": title}
     return _mounted(audit, "single") | data
 
 
@@ -112,18 +112,18 @@ def draw_grid(
     *,
     selection: Selection,
     key: str,
-    side: int = USUAL_SIDE,
+    side: int = DEFAULT_SIDE,
     table: bool = False,
     page: tuple[int, int] | None = None,
 ) -> None:
     """Draw pairs that can be opened, selected and decided."""
-    follow_way()
+    follow_destination()
     order, main = selection.order, page is not None
-    at, pages = page or (1, 1)
+    current, pages = page or (1, 1)
     keys = fetch_numbered(audit.folder / PAIRS, [CAPTION_KEY], [card.row for card in cards])
     noise = read_noise(audit)
     shown = shown_scores(cards, noise, order, table=table)
-    done, total = count_decided(audit, selection) if main else (0, len(cards))
+    decided_count, total = count_decided(audit, selection) if main else (0, len(cards))
     conditions = {name: value for name, value in to_parameters(selection).items() if name not in ("order", "ascending")}
     data = {
         "address": urlencode(link(audit, selection, **read_view())),
@@ -132,10 +132,10 @@ def draw_grid(
         "table": table,
         "order": order,
         "scores": [[name, words(name)] for name in shown],
-        "page": at,
+        "page": current,
         "pages": pages,
         "total": total,
-        "decided": done,
+        "decided": decided_count,
         "entry": decided(audit).entry,
         "opened": st.session_state.pop(OPENED, None) if main else None,
         "main": main,
@@ -146,18 +146,18 @@ def draw_grid(
     _component(key=key, data=_mounted(audit, "grid") | data, on_act_change=lambda: _act(audit, selection, key))
 
 
-def follow_way() -> None:
-    """Go to the page that a click led to; a callback cannot."""
+def follow_destination() -> None:
+    """Switch to the target page of a click; a callback cannot."""
     if destination := st.session_state.pop(DESTINATION, None):
         page, parameters = destination
         st.switch_page(page, query_params=parameters)
 
 
 def shown_scores(cards: Sequence[PairCard], noise: Noise, order: str, *, table: bool) -> list[str]:
-    """Return the scores that are shown of each pair, the one that orders first.
+    """Return the scores to show of each pair, first the one that sorts.
 
-    The shrunk clipmem stands beside clipmem where that orders: luck is at the top of a list. The error is a column in a
-    table alone.
+    A list sorted by clipmem also shows the shrunk clipmem, since noise puts pairs at its top. Only a table has a column
+    for the error.
     """
     hidden = {MATCH} if noise.error and table else {MATCH, SE}
     if not table and order not in (CLIPMEM, CLIPMEM_SHRUNK):
@@ -188,8 +188,8 @@ def _card_data(card: PairCard, caption_key: int, shown: Sequence[str], noise: No
 
 
 def _act(audit: Audit, selection: Selection, key: str) -> None:
-    """Do what a click asks for that the grid cannot do itself. A callback; a browser may send anything."""
-    now = peek_selection()
+    """Handle a click that needs the page's script. A callback; a browser may send anything."""
+    current = peek_selection()
     match st.session_state[key].get("act"):
         case {"open": str(pair_id)}:
             st.session_state[DESTINATION] = PAIR_PAGE, link(audit, selection, pair=pair_id, **read_view())
@@ -197,6 +197,6 @@ def _act(audit: Audit, selection: Selection, key: str) -> None:
             like = Selection(order=MATCH, like=pair_id, by=by, member=selection.member)
             st.session_state[DESTINATION] = BROWSE, link(audit, like, **(read_view() | {"page": None}))
         case {"page": int(page)} if page > 0:
-            write_page(page)
-        case {"order": str(order)} if order in BY_NAME or order == MATCH and now.searched:
-            write_selection(replace(now, order=order, ascending=False))
+            write(page=page)
+        case {"order": str(order)} if order in BY_NAME or order == MATCH and current.searched:
+            write_selection(replace(current, order=order, ascending=False))

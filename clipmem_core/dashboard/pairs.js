@@ -2,8 +2,8 @@
 // picture at the pointer on a map. Foreign text reaches the page as text content alone.
 
 const UNDOABLE = 'clipmem-undoable'
-const HELD = 200 // pairs in memory, and decisions that can be undone
-const AT_ONCE = 3 // pairs on their way, each with two requests: a browser sends six at once
+const CACHED = 200 // pairs in memory, and decisions that can be undone
+const PARALLEL = 3 // pairs that load at once, with two requests each: a browser sends six at once
 const POLL = 1000, SIGN = 4000, HOVER = 60 // milliseconds
 const STEPS = {previous: -1, next: 1}
 const TYPING = 'textarea, select, [contenteditable], [role=dialog], input:not([type=checkbox])'
@@ -20,10 +20,11 @@ function make(name, ...parts) {
 
 const foreign = (name, textContent, ...parts) => make(name, {dir: 'auto', textContent}, ...parts)
 const button = (onclick, ...parts) => make('button', {type: 'button', onclick}, ...parts)
+const labelOf = decision => decision === 'recaption' ? 'change caption' : decision
 const counted = count => count === 1 ? '1 pair' : `${inWords(count)} pairs`
 const altOf = (captions, fault) => fault ? 'Picture cannot be read' : `Picture: ${(captions[0] ?? '').slice(0, 120)}`
 
-// Show a dialog. Escape and a click close it. Its role makes the keys of the page rest, see TYPING.
+// Show a dialog that Escape and a click close. Its role turns the keys of the page off, see TYPING.
 function showDialog(root, className, ...content) {
     const dialog = make('dialog', {className, tabIndex: -1, role: 'dialog', onclick: () => dialog.close()}, ...content)
     dialog.addEventListener('keydown', event => event.stopPropagation())
@@ -41,17 +42,17 @@ function limitSize(image) {
 // The lightbox: a picture as large as the screen, its caption and links below it.
 function showPicture(root, {src, alt, caption}, ...links) {
     const image = make('img', {src, alt, onload: () => limitSize(image)})
-    const alone = make('a', {href: src, target: '_blank'}, 'Open in a new tab')
-    showDialog(root, 'enlarged', image, make('p', foreign('span', caption), ...links, alone))
+    const newTab = make('a', {href: src, target: '_blank'}, 'Open in a new tab')
+    showDialog(root, 'enlarged', image, make('p', foreign('span', caption), ...links, newTab))
 }
 
-// What every layout has: listeners and timers that end with it, requests, and pictures with the cards of their pairs.
+// Base of all layouts: listeners and timers that end with the layout, requests, and loaded pictures with their cards.
 class Part {
     constructor(root, data) {
         Object.assign(this, {root, data, loaded: new Map(), timers: {}, stopped: new AbortController()})
     }
 
-    get gone() {
+    get isStopped() {
         return this.stopped.signal.aborted
     }
 
@@ -85,7 +86,7 @@ class Part {
         return ask(`${prefix}/${name}`, {parameters: {...selection, audit, ...parameters}, signal})
     }
 
-    // Load a pair's picture and, where the layout does not have it, the pair's card.
+    // Load a pair's picture and, unless the layout has it, the pair's card.
     async load(row) {
         this.loaded.set(row, null)
         const cards = this.cardOf ? [this.cardOf(row)] : this.ask('pairs', {rows: row}).then(answer => answer.json())
@@ -95,8 +96,8 @@ class Part {
         const fault = broken || decodeURIComponent(answer.headers.get('X-Fault') ?? '')
         image.alt = altOf(card.captions, fault)
         this.loaded.set(row, {card, image, fault, url})
-        if (this.loaded.size > HELD) this.forget(this.loaded.keys().next().value)
-        if (this.gone) this.forget(row)
+        if (this.loaded.size > CACHED) this.forget(this.loaded.keys().next().value)
+        if (this.isStopped) this.forget(row)
     }
 
     forget(row) {
@@ -133,19 +134,19 @@ class Pointer extends Part {
         super(root, data)
         this.size = {small: 1}
         this.box = this.find('hover')
-        this.look()
+        this.listen()
     }
 
     // Listen to the chart; Streamlit may replace it.
-    look() {
-        this.later('look', POLL / 2, () => this.look())
+    listen() {
+        this.later('listen', POLL / 2, () => this.listen())
         const plot = document.querySelector(`.${CSS.escape(this.data.chart)} .js-plotly-plot`)
         if (!plot?.on || plot === this.plot) return
         this.plot = plot
         const rowOf = ({points}) => [points.at(-1)?.customdata].flat()[0]
-        plot.on('plotly_click', found => Number.isInteger(rowOf(found)) && this.tell({row: rowOf(found)}))
+        plot.on('plotly_click', event => Number.isInteger(rowOf(event)) && this.trigger({row: rowOf(event)}))
         plot.on('plotly_unhover', () => this.enter(null))
-        plot.on('plotly_hover', found => Number.isInteger(rowOf(found)) && this.enter(rowOf(found), found.event))
+        plot.on('plotly_hover', event => Number.isInteger(rowOf(event)) && this.enter(rowOf(event), event.event))
     }
 
     enter(row, event) {
@@ -164,12 +165,12 @@ class Pointer extends Part {
     }
 }
 
-// What grid and single pair share: keys and buttons, pairs loaded ahead, decisions and undo, the decisions of others.
+// Shared by grid and single pair: keys and buttons, preloading, decisions and undo, decisions of other tabs.
 class Pairs extends Part {
     constructor(root, data) {
         super(root, data)
         this.entry = 0
-        this.decisions = new Map() // row → decision, of this page or as the server said last
+        this.decisions = new Map() // row → decision, of this page or from the server's last answer
         this.captions = new Map() // row → captions of its recaption
         this.undoable = tried(() => JSON.parse(sessionStorage.getItem(UNDOABLE))) ?? []
         this.on(window, 'keydown', event => this.key(event), true)
@@ -191,8 +192,8 @@ class Pairs extends Part {
     }
 
     key(event) {
-        const [target] = event.composedPath(), free = !event.altKey && !target.closest?.(TYPING)
-        if (!free || !this.root.host.isConnected || !this.pressed(event.key.toLowerCase(), event, target)) return
+        const [target] = event.composedPath(), isShortcut = !event.altKey && !target.closest?.(TYPING)
+        if (!isShortcut || !this.root.host.isConnected || !this.pressed(event.key.toLowerCase(), event, target)) return
         event.preventDefault()
         event.stopPropagation()
     }
@@ -209,15 +210,15 @@ class Pairs extends Part {
 
     // Load pairs in their order, a few at a time.
     loadAll(rows) {
-        const free = AT_ONCE - [...this.loaded.values()].filter(each => each === null).length
-        for (const row of rows.filter(each => !this.loaded.has(each)).slice(0, Math.max(0, free))) {
+        const slots = PARALLEL - [...this.loaded.values()].filter(each => each === null).length
+        for (const row of rows.filter(each => !this.loaded.has(each)).slice(0, Math.max(0, slots))) {
             this.load(row).then(() => {
                 this.failure = ''
-                if (!this.gone) this.came(row)
+                if (!this.isStopped) this.showLoaded(row)
             }, error => {
                 this.failure = error.message
                 this.forget(row)
-                if (!this.gone) this.later('retry', POLL, () => this.draw())
+                if (!this.isStopped) this.later('retry', POLL, () => this.draw())
             })
         }
     }
@@ -228,22 +229,22 @@ class Pairs extends Part {
     }
 
     // Put an event on some pairs into the outbox.
-    put(cards, given) {
+    put(cards, fields) {
         const {prefix, audit, dataset} = this.data, [{pair_id, caption_key}, ...others] = cards
         const pairs = {pair_id, caption_key, others: others.map(card => [card.pair_id, card.caption_key])}
-        return outbox.put({prefix, audit, dataset, rows: cards.map(({row}) => row), ...pairs, ...given})
+        return outbox.put({prefix, audit, dataset, rows: cards.map(({row}) => row), ...pairs, ...fields})
     }
 
-    decide(cards, kind, given = {}) {
+    decide(cards, kind, fields = {}) {
         const decision = kind === 'undecide' ? null : kind
-        const {client, number} = this.put(cards, {kind, shows: decision, ...given})
+        const {client, number} = this.put(cards, {kind, shows: decision, ...fields})
         const before = cards.map(({row}) => [row, this.decisions.get(row) ?? null, this.captions.get(row)])
         const [{row, pair_id, caption_key}] = cards, {audit} = this.data
-        for (const card of cards) this.set(card.row, decision, given.captions)
-        this.keepUndoable([...this.undoable, {audit, client, number, pair: {row, pair_id, caption_key}, before}].slice(-HELD))
+        for (const card of cards) this.set(card.row, decision, fields.captions)
+        this.storeUndoable([...this.undoable, {audit, client, number, pair: {row, pair_id, caption_key}, before}].slice(-CACHED))
     }
 
-    keepUndoable(undoable) {
+    storeUndoable(undoable) {
         this.undoable = undoable
         tried(() => sessionStorage.setItem(UNDOABLE, JSON.stringify(undoable)))
     }
@@ -254,9 +255,9 @@ class Pairs extends Part {
 
     undo() {
         const last = this.lastUndoable
-        if (!last) return this.sign('Nothing was decided here that could be undone.')
+        if (!last) return this.sign('Nothing to undo.')
         const {client, number, pair, before} = last, rows = before.map(([row]) => row), shows = before[0][1]
-        this.keepUndoable(this.undoable.filter(each => each !== last))
+        this.storeUndoable(this.undoable.filter(each => each !== last))
         this.put([pair], {rows, kind: 'undo', undoes: [client, number], shows})
         for (const each of before) this.set(...each)
         this.sign(`Undone: ${counted(rows.length)}.`)
@@ -280,13 +281,13 @@ class Pairs extends Part {
     refused(event) {
         this.drawRefusals()
         if (event.audit !== this.data.audit) return
-        this.keepUndoable(this.undoable.filter(({client, number}) => client !== event.client || number !== event.number))
+        this.storeUndoable(this.undoable.filter(({client, number}) => client !== event.client || number !== event.number))
         this.entry = 0 // the next poll asks for all decisions
-        this.takeOver((event.rows ?? []).map(row => [row, null]))
+        this.replaceDecisions((event.rows ?? []).map(row => [row, null]))
     }
 
-    // Take over decisions; the cards of their pairs are out of date.
-    takeOver(decided) {
+    // Replace decisions; the cards of their pairs are out of date.
+    replaceDecisions(decided) {
         for (const [row, decision] of decided) {
             this.set(row, decision)
             this.forget(row)
@@ -295,46 +296,46 @@ class Pairs extends Part {
     }
 
     drawRefusals() {
-        const {refusals} = outbox, more = refusals.length > 1 ? ` And ${inWords(refusals.length - 1)} before it.` : ''
+        const {refusals} = outbox, more = refusals.length > 1 ? ` And ${inWords(refusals.length - 1)} more.` : ''
         this.write({refused: refusals.length ? `Not saved: ${refusals.at(-1)}.${more}` : ''})
     }
 
-    // Why events stay in the outbox; empty where the server stores them.
+    // Why events stay in the outbox; empty if the server stores them.
     get trouble() {
         const {trouble, waiting} = outbox
-        return trouble && waiting.length ? `${inWords(waiting.length)} kept here (${trouble}), tried again` : trouble
+        return trouble && waiting.length ? `${inWords(waiting.length)} unsent (${trouble}); retrying` : trouble
     }
 
-    // Ask for the decisions of others. A newer poll replaces one without an answer yet, whose answer may be older than
-    // what was stored since. Own decisions that are on their way come after those of others.
+    // Ask for decisions of other tabs. A newer poll replaces an unanswered one, whose answer may be out of date.
+    // Decisions in the outbox are newer than those of other tabs.
     async poll() {
-        const asked = this.polled = {}, visible = !document.hidden && this.root.host.isConnected
-        const found = visible && await this.ask('changes', {entry: this.entry}).then(answer => answer.json()).catch(() => null)
-        if (this.gone || this.polled !== asked) return
+        const request = this.polled = {}, visible = !document.hidden && this.root.host.isConnected
+        const answer = visible && await this.ask('changes', {entry: this.entry}).then(response => response.json()).catch(() => null)
+        if (this.isStopped || this.polled !== request) return
         this.polled = null
         this.later('poll', POLL, () => this.poll())
-        if (!found) return
-        const own = new Set(this.pending.flatMap(event => event.rows))
-        const decided = Object.entries(found.decided).map(([row, decision]) => [Number(row), decision])
-        const changed = decided.filter(([row, decision]) => !own.has(row) && (this.decisions.get(row) ?? null) !== decision)
-        this.entry = found.entry
-        this.takeOver(changed)
-        this.heard?.(changed, found.status)
+        if (!answer) return
+        const unsent = new Set(this.pending.flatMap(event => event.rows))
+        const decided = Object.entries(answer.decided).map(([row, decision]) => [Number(row), decision])
+        const changed = decided.filter(([row, decision]) => !unsent.has(row) && (this.decisions.get(row) ?? null) !== decision)
+        this.entry = answer.entry
+        this.replaceDecisions(changed)
+        this.showChanges?.(changed, answer.status)
     }
 }
 
 const views = new WeakMap()
 
-// Streamlit calls this after each run of the page's script, and the function it returns when the page is left.
+// Streamlit calls this after each run of the page's script, and the returned function when the user leaves the page.
 export default function ({data, parentElement: root, setTriggerValue}) {
-    const {layout} = data, given = JSON.stringify(data), before = views.get(root)
+    const {layout} = data, json = JSON.stringify(data), before = views.get(root)
     for (const node of root.querySelectorAll(`[data-only]:not([data-only=${layout}])`)) node.remove()
-    const takes = before?.take && !before.gone && before.data.audit === data.audit
-    if (before?.given !== given && takes) before.take(data)
-    else if (before?.given !== given || before.gone) {
+    const updates = before?.update && !before.isStopped && before.data.audit === data.audit
+    if (before?.json !== json && updates) before.update(data)
+    else if (before?.json !== json || before.isStopped) {
         before?.stop()
         views.set(root, new {grid: Grid, single: Single, keys: Help, pointer: Pointer}[layout](root, data))
     }
-    const view = Object.assign(views.get(root), {given, tell: what => setTriggerValue('act', what)})
+    const view = Object.assign(views.get(root), {json, trigger: value => setTriggerValue('act', value)})
     return () => view.stop()
 }

@@ -1,11 +1,11 @@
 // Pairs side by side, or as rows of a table: selected and decided with the mouse or with keys.
 
 const SIZE = 'clipmem-size'
-const PATIENT = 1500 // milliseconds: a page is turned once its decisions are stored, or after this time
+const TURN = 1500 // milliseconds: a page turns once its decisions are stored, or after this time
 const GRID_KEYS = {k: 'keep', x: 'remove', u: 'undo', a: 'page', escape: 'none'}
 const ARROWS = {arrowleft: -1, arrowright: 1, arrowup: -Infinity, arrowdown: Infinity}
 const INTERACTIVE = 'button, a, summary, input, [role=slider], [role=radio], [role=tab], [role=option], [role=switch]'
-const selectedIn = {} // conditions of a view → its selected pairs, row → card: they stay selected from page to page
+const selectedIn = {} // conditions of a view → its selected pairs, row → card, across pages
 
 class Grid extends Pairs {
     constructor(root, data) {
@@ -20,7 +20,7 @@ class Grid extends Pairs {
         })
         slider.value = tried(() => localStorage.getItem(key)) ?? data.side
         resize()
-        this.take(data)
+        this.update(data)
         this.adopt()
         this.draw()
         if (data.opened !== null) requestAnimationFrame(() => this.undone([data.opened])) // the way back from a pair
@@ -30,16 +30,16 @@ class Grid extends Pairs {
         return selectedIn[this.data.view] ??= new Map()
     }
 
-    // Take what the page's script says: other pairs, or the same ones with other decisions.
-    take(data) {
+    // Show the data of the page's last run: other pairs, or the same ones with other decisions.
+    update(data) {
         const shown = ({cards, table, order, address}) => JSON.stringify([cards.map(({row}) => row), table, order, address])
         const before = this.data, other = !this.nodes.size || shown(before) !== shown(data)
-        const own = new Set(this.pending.flatMap(event => event.rows))
+        const unsent = new Set(this.pending.flatMap(event => event.rows))
         this.data = data
         this.byRow = new Map(data.cards.map(card => [card.row, card]))
         this.entry = Math.max(this.entry, data.entry)
         for (const card of data.cards) {
-            if (!own.has(card.row)) this.decisions.set(card.row, card.decision)
+            if (!unsent.has(card.row)) this.decisions.set(card.row, card.decision)
             if (this.selected.has(card.row)) this.selected.set(card.row, card)
         }
         if (other) this.build(before.page !== data.page)
@@ -51,17 +51,17 @@ class Grid extends Pairs {
         box.classList.toggle('table', table)
         box.style.setProperty('--scores', scores.length)
         this.nodes = new Map(cards.map((card, place) => [card.row, this.node(card, place)]))
-        box.replaceChildren(...(table ? [this.head()] : []), ...this.nodes.values())
+        box.replaceChildren(...(table ? [this.header()] : []), ...this.nodes.values())
         this.current = this.from = -1
-        for (const {row} of cards) if (this.loaded.get(row)) this.came(row)
+        for (const {row} of cards) if (this.loaded.get(row)) this.showLoaded(row)
         if (turned) document.querySelector('[data-testid=stMain]').scrollTo(0, 0)
         if (turned && this.byKey) this.mark(0)
         this.byKey = false
     }
 
-    head() {
+    header() {
         const {scores, order} = this.data, inOrder = name => name === order ? 'order' : ''
-        const names = scores.map(([name, label]) => button(() => this.tell({order: name}), label, {className: inOrder(name)}))
+        const names = scores.map(([name, label]) => button(() => this.trigger({order: name}), label, {className: inOrder(name)}))
         return make('div.head', make('span'), make('span'), make('span', 'caption'), make('span', 'decision'), ...names)
     }
 
@@ -70,12 +70,12 @@ class Grid extends Pairs {
         const facts = card.facts.map(([text, colour, title]) => make('bdi', text, {title, style: `--dot:${colour}`}))
         const lines = scores.map(([name, label], at) =>
             make(name === order ? 'div.order' : 'div', make('dt', label), make('dd', card.scores[at])))
-        const said = make('div.said', Object.assign(link, {className: 'caption'}), make('p.fault'),
-            make('p.facts', ...facts), this.rest(card))
+        const texts = make('div.texts', Object.assign(link, {className: 'caption'}), make('p.fault'),
+            make('p.facts', ...facts), this.details(card))
         const node = make('article.card', {tabIndex: -1},
             make('a.picture', {href: this.fullSize(card), tabIndex: place ? -1 : 0}),
             make('input.check', {type: 'checkbox', tabIndex: -1, ariaLabel: `Select this pair: ${caption.slice(0, 80)}`}),
-            make('div.words', said, make('span.badge'), make('dl.scores', ...lines)))
+            make('div.words', texts, make('span.badge'), make('dl.scores', ...lines)))
         node.dataset.row = card.row
         return node
     }
@@ -85,14 +85,14 @@ class Grid extends Pairs {
         return foreign('a', text, {href, tabIndex: -1})
     }
 
-    rest(card) {
+    details(card) {
         const count = card.captions.length, title = count > 1 ? `All ${count} captions and more` : 'The caption in full and more'
-        const like = Object.entries(this.data.like).map(([by, text]) => button(() => this.tell({like: card.pair_id, by}), text))
+        const like = Object.entries(this.data.like).map(([by, text]) => button(() => this.trigger({like: card.pair_id, by}), text))
         return make('details', make('summary', {title, ariaLabel: title}, count > 1 ? `+${count - 1}` : '…'),
             ...[...card.captions, ...card.more].map(text => foreign('p', text)), ...like)
     }
 
-    came(row) {
+    showLoaded(row) {
         const {image, fault} = this.loaded.get(row), node = this.nodes.get(row)
         node?.querySelector('.picture').replaceChildren(image)
         if (fault) node?.querySelector('.fault').replaceChildren(`Picture cannot be read: ${fault}`)
@@ -106,7 +106,7 @@ class Grid extends Pairs {
         link.onclick = event => {
             if (event.ctrlKey || event.metaKey) return
             event.preventDefault()
-            this.tell({open: card.pair_id})
+            this.trigger({open: card.pair_id})
         }
         showPicture(this.root, {src: this.fullSize(card), alt: altOf(card.captions), caption}, link)
     }
@@ -118,7 +118,7 @@ class Grid extends Pairs {
             const selected = node.querySelector('.check').checked = this.selected.has(row)
             const current = card === cards[this.current]
             node.className = `card ${decision ?? ''} ${selected ? 'selected' : ''} ${current ? 'current' : ''}`
-            const badge = {className: `badge ${decision ?? ''}`, textContent: decision ?? card.other}
+            const badge = {className: `badge ${decision ?? ''}`, textContent: labelOf(decision) ?? card.other}
             Object.assign(node.querySelector('.badge'), badge)
         }
         this.drawState()
@@ -128,11 +128,11 @@ class Grid extends Pairs {
     drawState() {
         const {cards, decided, main, page, pages, total} = this.data, {trouble} = this, count = this.selected.size
         const changed = ({row, decision}) => Boolean(this.decisions.get(row)) - Boolean(decision)
-        const done = cards.reduce((sum, card) => sum + changed(card), decided)
+        const decidedCount = cards.reduce((sum, card) => sum + changed(card), decided)
         const shown = total > cards.length ? `${inWords(cards.length)} of ${inWords(total)}` : inWords(cards.length)
-        this.write({count: main ? `${inWords(done)} of ${inWords(total)} decided` : `${shown} pairs`, stored: trouble})
+        this.write({count: main ? `${inWords(decidedCount)} of ${inWords(total)} decided` : `${shown} pairs`, stored: trouble})
         this.write({number: `${inWords(count)} selected`, place: `${inWords(page)} / ${inWords(pages)}`})
-        Object.assign(this.root.querySelector('progress'), {max: total || 1, value: done, hidden: !main || count > 0})
+        Object.assign(this.root.querySelector('progress'), {max: total || 1, value: decidedCount, hidden: !main || count > 0})
         this.find('bulk').hidden = !count
         this.find('turn').hidden = pages < 2
         this.root.querySelector('[data-act=previous]').disabled = page <= 1
@@ -152,14 +152,14 @@ class Grid extends Pairs {
     // Turn the page once all decisions are stored: they change which undecided pairs come next.
     async turn(by) {
         const {cards, page, pages, undecided} = this.data, began = Date.now()
-        const there = undecided && by > 0 && cards.some(({row}) => this.decisions.get(row)) ? page : page + by
-        if (there < 1 || there > pages) return this.sign(by > 0 ? 'This is the last page.' : 'This is the first page.')
+        const target = undecided && by > 0 && cards.some(({row}) => this.decisions.get(row)) ? page : page + by
+        if (target < 1 || target > pages) return this.sign(by > 0 ? 'This is the last page.' : 'This is the first page.')
         outbox.schedule(0)
-        while (this.pending.length && Date.now() - began < PATIENT) await new Promise(go => setTimeout(go, 20))
-        this.tell({page: there})
+        while (this.pending.length && Date.now() - began < TURN) await new Promise(go => setTimeout(go, 20))
+        this.trigger({page: target})
     }
 
-    // With Ctrl the browser opens a link in another tab.
+    // With Ctrl the browser opens a link in a new tab.
     click(event) {
         const inside = names => event.target.closest(names), node = inside('.card')
         if (!node || inside('details') || event.ctrlKey || event.metaKey) return
@@ -167,7 +167,7 @@ class Grid extends Pairs {
         if (event.shiftKey || !inside('.check')) event.preventDefault()
         if (event.shiftKey) this.select(this.from < 0 ? place : this.from, place)
         else if (inside('.check')) this.select(this.from = place, place, !this.selected.has(card.row))
-        else if (inside('.caption')) return this.tell({open: card.pair_id})
+        else if (inside('.caption')) return this.trigger({open: card.pair_id})
         else if (inside('.picture')) return this.enlarge(place)
         else this.from = place
         this.mark(place)
@@ -185,13 +185,13 @@ class Grid extends Pairs {
     pressed(key, event, target) {
         const control = event.ctrlKey || event.metaKey, moves = key in ARROWS || [' ', 'enter', 'a'].includes(key)
         if (control !== (key === 'a') || !this.data.main && !this.root.contains(target)) return false
-        const free = !target.closest?.(INTERACTIVE) || target.closest('.card') && !target.closest('button, summary')
-        if (moves ? !free : !(key in GRID_KEYS) || key === 'escape' && !this.selected.size) return false
+        const isOurs = !target.closest?.(INTERACTIVE) || target.closest('.card') && !target.closest('button, summary')
+        if (moves ? !isOurs : !(key in GRID_KEYS) || key === 'escape' && !this.selected.size) return false
         const card = this.data.cards[this.current]
         if (key in ARROWS) this.move(ARROWS[key], event.shiftKey)
         else if (event.repeat) return true
         else if (key in GRID_KEYS) this.act(GRID_KEYS[key])
-        else if (!card) this.sign('Mark a pair first: with an arrow key.', 'late')
+        else if (!card) this.sign('Mark a pair first with an arrow key.', 'late')
         else if (key === 'enter') this.enlarge(this.current)
         else this.select(this.from = this.current, this.current, !this.selected.has(card.row))
         return true
@@ -200,15 +200,15 @@ class Grid extends Pairs {
     move(by, selects) {
         if (this.current < 0) return this.mark(0)
         const columns = this.data.table ? 1 : getComputedStyle(this.find('cards')).gridTemplateColumns.split(' ').length
-        const there = this.current + (Number.isFinite(by) ? by : Math.sign(by) * columns)
-        if (there < 0 || there >= this.data.cards.length) {
+        const target = this.current + (Number.isFinite(by) ? by : Math.sign(by) * columns)
+        if (target < 0 || target >= this.data.cards.length) {
             this.byKey = Number.isFinite(by) && !selects
             if (this.byKey) this.turn(by)
             return
         }
-        if (!selects) this.from = there
-        else this.select(this.from < 0 ? this.from = this.current : this.from, there)
-        this.mark(there)
+        if (!selects) this.from = target
+        else this.select(this.from < 0 ? this.from = this.current : this.from, target)
+        this.mark(target)
     }
 
     act(name) {
@@ -222,12 +222,12 @@ class Grid extends Pairs {
 
     // Decide on the selected pairs, else on the marked one.
     decideShown(kind) {
-        const selected = [...this.selected.values()], one = this.data.cards[this.current]
-        const cards = selected.length ? selected : [one], word = kind === 'undecide' ? 'undecided' : kind
-        if (!cards[0]) return this.sign('Mark a pair first: with an arrow key or a click beside its picture.', 'late')
-        if (!selected.length && !this.loaded.get(one.row)) return this.sign('Not taken: the picture is not there yet.', 'late')
+        const selected = [...this.selected.values()], marked = this.data.cards[this.current]
+        const cards = selected.length ? selected : [marked], label = kind === 'undecide' ? 'undecided' : kind
+        if (!cards[0]) return this.sign('Mark a pair first with an arrow key or a click on its card.', 'late')
+        if (!selected.length && !this.loaded.get(marked.row)) return this.sign('Ignored: the picture has not loaded yet.', 'late')
         this.decide(cards, kind)
-        this.sign(`${word}: ${counted(cards.length)} ✓`, kind)
+        this.sign(`${label}: ${counted(cards.length)} ✓`, kind)
         this.selected.clear()
         if (!selected.length && this.current < this.data.cards.length - 1) this.mark(this.current + 1)
     }

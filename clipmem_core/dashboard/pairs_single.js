@@ -1,7 +1,7 @@
-// One pair after another: a key decides on the pair that is painted at that moment; an earlier key is refused, visibly.
+// One pair after another: a key decides on the pair on screen; a key pressed before the pair was painted is ignored, visibly.
 
-const AHEAD = 20 // pairs that are loaded before they are needed
-const REST = 300 // milliseconds on a pair until suggestions are asked for, which cost the server a search
+const AHEAD = 20 // pairs that are preloaded
+const REST = 300 // milliseconds on a pair until its suggestions are requested, which cost the server a search
 const SINGLE_KEYS = {k: 'keep', x: 'remove', e: 'edit', u: 'undo', arrowleft: 'previous', arrowright: 'next', 1: 1, 2: 2, 3: 3}
 
 const figures = value => value.toFixed(2).replace('-', '−')
@@ -38,11 +38,11 @@ class Single extends Pairs {
             Object.assign(this, {rows, entry, at: new Map(rows.map((row, place) => [row, place]))})
             for (const [row, decision] of Object.entries(decided)) this.set(Number(row), decision)
             this.adopt()
-            this.heard([], status)
+            this.showChanges([], status)
             this.go(this.at.get(first) ?? this.next(0))
         } catch (error) {
-            if (this.gone) return
-            this.wait(`This queue cannot be opened: ${error.message}. Tried again.`)
+            if (this.isStopped) return
+            this.wait(`This queue cannot be opened: ${error.message}. Retrying…`)
             this.later('open', 2 * POLL, () => this.open())
         }
     }
@@ -52,7 +52,7 @@ class Single extends Pairs {
         return this.only.checked && Boolean(this.decisions.get(row)) && !except.has(row)
     }
 
-    // The places to show, from one on; from the top again where only undecided pairs are shown.
+    // The places to show after a place; "Undecided only" wraps around at the end.
     *places(from) {
         const count = this.rows.length, end = this.only.checked ? from + count : count
         for (let place = from; place < end; place += 1) if (!this.isHidden(place % count)) yield place % count
@@ -84,56 +84,59 @@ class Single extends Pairs {
         return [...rows]
     }
 
-    came(row) {
-        const {card} = this.loaded.get(row), own = this.pending.some(({rows = []}) => rows.includes(row))
-        if (!own && card.decision === (this.decisions.get(row) ?? null)) this.set(row, card.decision, card.recaptioned)
+    showLoaded(row) {
+        const {card} = this.loaded.get(row), unsent = this.pending.some(({rows = []}) => rows.includes(row))
+        if (!unsent && card.decision === (this.decisions.get(row) ?? null)) this.set(row, card.decision, card.recaptioned)
         this.draw()
     }
 
     async suggest() {
         const row = this.upcoming(3).find(each => !this.suggestions.has(each))
-        if (this.gone || this.searching || row === undefined) return
+        if (this.isStopped || this.searching || row === undefined) return
         this.searching = true
-        const found = await this.ask('suggestions', {row}).then(answer => answer.json()).catch(() => null)
+        const answer = await this.ask('suggestions', {row}).then(response => response.json()).catch(() => null)
         this.searching = false
-        if (this.gone) return
-        if (found) this.suggestions.set(row, found)
+        if (this.isStopped) return
+        if (answer) this.suggestions.set(row, answer)
         if (row === this.shown?.row) this.drawSuggestions()
-        this.later('rest', found ? 0 : POLL, () => this.suggest())
+        this.later('rest', answer ? 0 : POLL, () => this.suggest())
     }
 
-    heard(changed, status) {
-        const [, decision] = changed.find(([row]) => row === this.shown?.row) ?? [], word = decision ?? 'undecided'
+    showChanges(changed, status) {
+        const [, decision] = changed.find(([row]) => row === this.shown?.row) ?? [], label = labelOf(decision) ?? 'undecided'
         if (decision !== undefined) {
-            this.shown.news = `Just marked ${word[0].toUpperCase()}${word.slice(1)} in another tab.`
+            this.shown.news = `Just marked ${label[0].toUpperCase()}${label.slice(1)} in another tab.`
             this.sign(this.shown.news, 'late')
         }
         this.write({status: status ?? ''})
         this.drawState()
     }
 
-    wait(why) {
+    wait(reason) {
         Object.assign(this, {shown: null, choices: [], painted: Infinity})
         delete this.find('pair').dataset.pair
         this.find('pair').hidden = true
-        this.write({wait: this.failure ? `${why} (${this.failure}: tried again)` : why})
+        this.write({wait: this.failure ? `${reason} (${this.failure}; retrying)` : reason})
     }
 
     draw() {
         const row = this.rows[this.place], loaded = this.loaded.get(row)
         if (row === undefined) {
             this.name('')
-            this.wait(this.only.checked ? 'No undecided pair is left here.' : 'That was the last pair.')
+            this.wait(this.only.checked ? 'All pairs are decided.' : 'That was the last pair.')
         } else if (loaded && this.shown?.row !== row) this.fill(row, loaded)
-        else if (this.shown?.row !== row) this.wait('The pair is on its way…')
+        else if (this.shown?.row !== row) {
+            if (!this.data.follows) this.name('') // a reload must not return to the pair that was just decided
+            this.wait('Loading…')
+        }
         this.drawState()
         this.loadAll(this.upcoming(AHEAD))
     }
 
-    // Name a pair in the address, so that a reload, a way back and a link lead to it. Some browsers limit how often.
+    // Write the pair into the address, for reloads, the back button and links. Some browsers limit how often.
     name(pair) {
-        if (location.pathname !== this.path) return
-        const url = new URL(location)
+        const url = new URL(location), before = url.searchParams.get('pair') ?? ''
+        if (location.pathname !== this.path || before === pair) return
         url.searchParams.delete('pair')
         if (pair) url.searchParams.set('pair', pair)
         tried(() => history.replaceState(history.state, '', url))
@@ -148,7 +151,7 @@ class Single extends Pairs {
         this.find('picture').replaceChildren(image)
         this.find('captions').replaceChildren(...card.captions.map(text => foreign('li', text)))
         this.find('captions').classList.toggle('several', card.captions.length > 1)
-        for (const part of ['said', 'suggested']) this.find(part).scrollTop = 0
+        for (const part of ['texts', 'suggested']) this.find(part).scrollTop = 0
         this.find('pair').hidden = false
         this.find('pair').dataset.pair = card.pair_id
         this.drawSuggestions()
@@ -156,27 +159,27 @@ class Single extends Pairs {
             if (this.shown?.row === row) this.painted = performance.now()
         }))
         this.later('rest', REST, () => this.suggest())
-        if (this.data.follows) this.later('follow', REST, () => this.tell({pair: card.pair_id})) // the page shows its scores
+        if (this.data.follows) this.later('follow', REST, () => this.trigger({pair: card.pair_id})) // the page shows its scores
     }
 
     drawState() {
         const {rows, place, shown, data: {title}} = this, {waiting, trouble} = outbox, row = rows[place]
-        const here = (row === undefined ? '' : `${inWords(place + 1)} of `) + inWords(rows.length)
-        const done = [...this.decisions].filter(([each, decision]) => decision && this.at.has(each)).length
+        const position = (row === undefined ? '' : `${inWords(place + 1)} of `) + inWords(rows.length)
+        const decidedCount = [...this.decisions].filter(([each, decision]) => decision && this.at.has(each)).length
         const sent = waiting.length ? `${inWords(waiting.length)} being sent` : 'saved'
         const decision = this.decisions.get(row), note = shown && this.loaded.get(row)?.card.note
-        const queue = rows.length ? `${here}${title && `, ${title.toLowerCase()}`}` : ''
-        this.write({place: queue, stored: `${inWords(done)} decided, ${this.trouble || sent}`})
-        this.write({badge: decision ?? 'undecided', note: note ? `note: ${note}` : ''})
+        const queue = rows.length ? `${position}${title && `, ${title.toLowerCase()}`}` : ''
+        this.write({place: queue, stored: `${inWords(decidedCount)} decided, ${this.trouble || sent}`})
+        this.write({badge: labelOf(decision) ?? 'undecided', note: note ? `note: ${note}` : ''})
         this.find('stored').classList.toggle('trouble', Boolean(trouble))
         this.find('badge').className = `badge ${decision ?? ''}`
         const captions = shown && decision === 'recaption' ? this.captions.get(row) : []
         this.find('recaptioned').replaceChildren(...captions.map(text => foreign('li', text)))
         this.find('edit').hidden = !this.editing
-        if (!this.editing) this.box.blur() // a hidden box keeps the focus, and the next key, until the next frame
+        if (!this.editing) this.box.blur() // a hidden box has the focus, and gets the next key, until the next frame
     }
 
-    // The place of the caption in focus: the one that was chosen, else the one that fits worst.
+    // The place of the caption in focus: the chosen one, else the one with the worst fit.
     get focused() {
         const fits = this.suggestions.get(this.shown.row)?.cosines ?? []
         const worst = fits.reduce((at, fit, place) => (fit ?? Infinity) < (fits[at] ?? Infinity) ? place : at, 0)
@@ -191,15 +194,15 @@ class Single extends Pairs {
 
     // Draw suggestions for the caption in focus: those that fit better than it does.
     drawSuggestions() {
-        const found = this.suggestions.get(this.shown.row), {focused} = this, fit = found?.cosines?.[focused] ?? null
-        this.choices = (found?.choices ?? []).filter(choice => choice.cosine > (fit ?? -Infinity))
+        const answer = this.suggestions.get(this.shown.row), {focused} = this, fit = answer?.cosines?.[focused] ?? null
+        this.choices = (answer?.choices ?? []).filter(choice => choice.cosine > (fit ?? -Infinity))
         Array.from(this.find('captions').children, (line, place) => line.classList.toggle('focus', place === focused))
         const {length} = this.choices, title = 'Suggested by models that never saw it'
-        const heading = !found ? `${title} …` : found.fault ? `No suggestion: ${found.fault}`
-            : !found.members ? 'No suggestion: every model saw this pair.'
+        const heading = !answer ? `${title} …` : answer.fault ? `No suggestion: ${answer.fault}`
+            : !answer.members ? 'No suggestion: every model saw this pair.'
             : !length ? 'No suggestion: none is likely enough to be right.'
             : fit === null ? title : `${title} (fit of the caption: ${figures(fit)})`
-        this.write({heading, quality: length ? found.quality : ''})
+        this.write({heading, quality: length ? answer.quality : ''})
         this.find('choices').replaceChildren(...this.choices.map(({caption, cosine}, place) => {
             const parts = [make('kbd', place + 1), foreign('span', caption), make('i', figures(cosine))]
             return make('li', button(event => this.act(place + 1, event), ...parts))
@@ -227,29 +230,29 @@ class Single extends Pairs {
         if (name === 'keep' || name === 'remove') this.decideShown(name, [], event)
         else if (name === 'undo') this.undo()
         else if (name in STEPS) this.step(STEPS[name])
-        else if (name === 'edit') this.edit(event, this.standing)
+        else if (name === 'edit') this.edit(event, this.currentCaptions)
         else if (name === 'cancel') this.editing = false
         else this.useSuggestion(name - 1, event)
         this.drawState()
     }
 
-    // Whether a press is meant for the pair on screen: it came after the pair was painted.
-    takes(event) {
-        const meant = this.shown !== null && event.timeStamp >= this.painted
-        if (!meant) this.sign('Not taken: no pair was on screen yet.', 'late')
-        return meant
+    // Whether a key or click came after the pair on screen was painted, so that it refers to this pair.
+    accepts(event) {
+        const accepted = this.shown !== null && event.timeStamp >= this.painted
+        if (!accepted) this.sign('Ignored: the pair was not on screen yet.', 'late')
+        return accepted
     }
 
-    // `expected` is the current decision on this page: the server refuses to replace another one.
+    // `expected` is the decision on this page: the server refuses to replace any other decision.
     decideShown(kind, captions, event) {
-        if (!this.takes(event)) return
+        if (!this.accepts(event)) return
         const {row, card, news} = this.shown, before = this.decisions.get(row)
         this.shown.news = ''
-        if (news) return this.sign(`${news} Press again to replace that.`, 'late')
+        if (news) return this.sign(`${news} Press again to replace it.`, 'late')
         const expected = before ? [before, ...before === 'recaption' ? this.captions.get(row) : []] : []
         this.decide([card], kind, {captions, expected})
         this.visited.add(row)
-        this.sign(`${kind} ✓`, kind)
+        this.sign(`${labelOf(kind)} ✓`, kind)
         this.go(this.next(this.place + 1))
     }
 
@@ -258,8 +261,8 @@ class Single extends Pairs {
         this.go(this.at.get(rows[0]) ?? this.place)
     }
 
-    // The captions of the pair on screen with its decision.
-    get standing() {
+    // The current captions of the pair on screen.
+    get currentCaptions() {
         const {row, card} = this.shown ?? {}
         return this.decisions.get(row) === 'recaption' ? this.captions.get(row) : card?.captions
     }
@@ -267,14 +270,14 @@ class Single extends Pairs {
     // Open a suggestion in the editor, in the place of the caption in focus.
     useSuggestion(number, event) {
         if (!this.choices[number]) return this.sign('There is no such suggestion.', 'late')
-        const {standing} = this, at = Math.min(this.focused, standing.length - 1)
-        this.edit(event, standing.with(at, this.choices[number].caption))
+        const {currentCaptions} = this, at = Math.min(this.focused, currentCaptions.length - 1)
+        this.edit(event, currentCaptions.with(at, this.choices[number].caption))
     }
 
     edit(event, captions) {
-        if (!this.takes(event)) return
+        if (!this.accepts(event)) return
         this.box.value = asLines(captions)
-        this.unchanged = [asLines(this.standing), asLines(this.shown.card.captions)]
+        this.unchanged = [asLines(this.currentCaptions), asLines(this.shown.card.captions)]
         this.editing = true
         this.find('edit').hidden = false
         this.box.focus()
@@ -284,6 +287,6 @@ class Single extends Pairs {
         const lines = this.box.value.split('\n').map(line => line.trim()).filter(Boolean)
         if (!lines.length) this.sign('Not saved: write at least one caption.', 'late')
         else if (!this.unchanged.includes(lines.join('\n'))) this.decideShown('recaption', lines, event)
-        else this.sign('Not saved: these are the captions it has. Change them, or cancel.', 'late')
+        else this.sign('Not saved: nothing was changed.', 'late')
     }
 }

@@ -6,11 +6,9 @@ They reach the page through this module or through data tables, never through a 
 
 import html
 import math
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from difflib import SequenceMatcher
 from typing import Any
 
 import streamlit as st
@@ -19,43 +17,33 @@ from clipmem_core.audits.store import Audit
 from clipmem_core.config import InputError
 from clipmem_core.io import is_number, mapping
 
-LIMIT = 1000  # characters of what an error or a process says
+LIMIT = 1000  # characters of a message
 LINES = 6
-MODERATED = "moderated"  # the verdict's word for errors of single pairs
-MODERATED_ERROR = "standard error (pooled with like pairs; ± 1.96 of it covers 95 %)"
+MODERATED = "moderated"  # `se_kind` of the verdict if single pairs have errors
+MODERATED_ERROR = "standard error, pooled over similar pairs (95 % interval: 1.96 times it)"
 UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
 def show_text(text: str, *, limit: int = 0) -> None:
-    """Write text as it is, parsed as nothing; a limit in characters cuts it visibly."""
+    """Write text without parsing it; a limit in characters cuts it, with an ellipsis."""
     st.text(cut(text, limit) if limit else text)
 
 
 def cut(text: str, limit: int) -> str:
-    """Return text of at most `limit` characters and a few lines, with an ellipsis where something is missing."""
+    """Return text of at most `limit` characters and a few lines, with an ellipsis if it was cut."""
     short = "\n".join(text.splitlines()[:LINES]) if text.count("\n") >= LINES else text
     short = short[:limit].rstrip() if len(short) > limit else short
     return short if short == text else f"{short}…"
 
 
 def as_html(text: str, *, limit: int = 0) -> str:
-    """Return HTML that shows text as it is, and isolates the direction it is written in: for `st.html`."""
+    """Return text as escaped HTML that isolates its writing direction: for `st.html`."""
     return f"<bdi>{html.escape(cut(text, limit) if limit else text)}</bdi>"
 
 
-def difference_html(before: str, after: str) -> str:
-    """Return HTML that shows how a text changes, word by word: `del` for what goes, `ins` for what comes."""
-    old, new = (re.split(r"(\s+)", text) for text in (before, after))
-    parts = []
-    for kind, a, b, c, d in SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
-        gone, came = (html.escape("".join(words)) for words in (old[a:b], new[c:d]))
-        parts.append(came if kind == "equal" else f"<del>{gone}</del>" * bool(gone) + f"<ins>{came}</ins>" * bool(came))
-    return f"<bdi>{''.join(parts)}</bdi>"
-
-
-def show_title(text: str, of: str = "") -> None:
-    """Write text as the page's main heading, and in lighter letters what the page is about."""
-    about = f' <bdi style="font-weight:400;opacity:.65">{html.escape(of)}</bdi>' if of else ""
+def show_title(text: str, subject: str = "") -> None:
+    """Write text as the page's main heading, and in lighter letters the subject of the page."""
+    about = f' <bdi style="font-weight:400;opacity:.65">{html.escape(subject)}</bdi>' if subject else ""
     st.html(f'<h1 dir="auto" style="margin:0;padding:0;overflow-wrap:anywhere">{html.escape(text)}{about}</h1>')
 
 
@@ -64,19 +52,9 @@ def show_strong(text: str) -> None:
     st.html(f'<div dir="auto" style="font-weight:600;overflow-wrap:anywhere">{html.escape(text)}</div>')
 
 
-def show_chips(chips: list[tuple[str, str]]) -> None:
-    """Write a row of words, each after a dot of its colour."""
-    dots = (
-        f'<span style="white-space:nowrap"><span aria-hidden="true" style="color:{colour}">●</span> '
-        f"{as_html(word)}</span>"
-        for word, colour in chips
-    )
-    st.html(f'<div style="display:flex;flex-wrap:wrap;gap:0 .8rem;font-size:.85rem">{"".join(dots)}</div>')
-
-
-def one_line(said: object) -> str:
-    """Return what an error or a process says in one line."""
-    return " ".join(str(said).split())
+def one_line(message: object) -> str:
+    """Return a message in one line."""
+    return " ".join(str(message).split())
 
 
 @contextmanager
@@ -91,29 +69,29 @@ def explained_errors() -> Iterator[None]:
 
 
 @contextmanager
-def one_line_errors(what: str) -> Iterator[None]:
-    """Say in one line that a part of the page cannot be shown, and why; the rest of the page stays."""
+def one_line_errors(part: str) -> Iterator[None]:
+    """Show an `InputError` of the block in one line, and go on with the page."""
     try:
         yield
     except InputError as error:
-        show_text(f"{what} cannot be shown: {one_line(error)}", limit=LIMIT)
+        show_text(f"{part} cannot be shown: {one_line(error)}", limit=LIMIT)
 
 
-def draw_fault(sentence: str, said: object, *, icon: str = ":material/error:") -> None:
-    """Draw what failed, in our own words, and below it in one line what an error or a process says of it."""
+def draw_fault(sentence: str, message: object, *, icon: str = ":material/error:") -> None:
+    """Draw which step failed, and below it in one line the message of the error or process."""
     st.error(sentence, icon=icon)
-    show_text(one_line(said), limit=LIMIT)
+    show_text(one_line(message), limit=LIMIT)
 
 
 @dataclass(frozen=True)
 class Noise:
     """The uncertainty of clipmem in an audit."""
 
-    error: str = ""  # what the errors of single pairs are; empty where there are none to show
-    floor: float | None = None  # standard deviation of clipmem over external pairs, which no member learned
+    error: str = ""  # a description of the errors of single pairs; empty without such errors
+    floor: float | None = None  # standard deviation of clipmem over external pairs, which no member trained on
 
     def around(self, clipmem: float | None, error: float | None) -> str:
-        """Return what is written after a pair's clipmem."""
+        """Return the uncertainty that follows a pair's clipmem."""
         if clipmem is None:
             return ""
         if error is not None and self.error:
@@ -121,7 +99,7 @@ class Noise:
         return "" if self.floor is None else f" (noise {self.floor:.2f})"
 
     def explain(self) -> str:
-        """Return one line on what `around` writes."""
+        """Return a sentence that explains `around`."""
         if self.error:
             return f"± {self.error}."
         if self.floor is None:
@@ -146,7 +124,7 @@ def read_noise(audit: Audit) -> Noise:
 
 
 def number(value: float | None) -> str:
-    """Return a score with the digits that matter: −0.35, 0.031, 3.00; a dash where it is None or not finite."""
+    """Return a score in two or three digits: −0.35, 0.031, 3.00; a dash if it is None or not finite."""
     if value is None or not math.isfinite(value):
         return "–"
     small = 0 < abs(value) < 0.095
@@ -159,24 +137,24 @@ def signed(value: float | None) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a time in two units at most; nothing where it is not finite."""
+    """Return a time in two units at most; empty if it is not finite."""
     if not math.isfinite(seconds):
         return ""
-    minutes, rest = divmod(round(seconds), 60)
+    minutes, remainder = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
         return f"{hours:,} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    return f"{minutes} min {remainder} s" if minutes else f"{remainder} s"
 
 
 def bytes_in_words(count: int) -> str:
-    """Return a size in the unit that suits it."""
+    """Return a size as text, in B to TB."""
     power = min(len(UNITS) - 1, int(math.log10(count) // 3)) if count else 0
     return f"{count:,} B" if power == 0 else f"{count / 1000**power:.1f} {UNITS[power]}"
 
 
 def pairs_in_words(count: int) -> str:
-    """Return a number of pairs."""
+    """Return a number of pairs as text."""
     return "1 pair" if count == 1 else f"{count:,} pairs"
 
 

@@ -20,7 +20,7 @@ THIS_PAGE = "pages/review.py"
 
 
 def read_queue(audit: Audit) -> Selection:
-    """Return the selection of the address; without an order, likely wrong captions come first."""
+    """Return the selection of the address; the default order is likely wrong captions first."""
     selection = read_selection()
     if selection.searched or "order" in st.query_params:
         return selection
@@ -31,27 +31,26 @@ def read_queue(audit: Audit) -> Selection:
 def draw_review(audit: Audit, selection: Selection) -> None:
     """Draw the pairs of a selection one after another."""
     st.html(TIGHT_STYLE)
-    walked = replace(selection, decision="") if selection.decision == UNDECIDED else selection
-    if count_pairs(audit, walked):
-        queue = queues(read_verdict(audit)).get(walked.order)
+    listed = replace(selection, decision="") if selection.decision == UNDECIDED else selection
+    if count_pairs(audit, listed):
+        queue = queues(read_verdict(audit)).get(listed.order)
         draw_single(audit, selection, title=queue.name if queue else "")
     else:
         st.info("No pair fits this selection.", icon=":material/search_off:")
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        there = link(audit, walked)
-        st.page_link(BROWSE, label="Filter in Browse", icon=":material/grid_view:", query_params=there)
-        show_text(" · ".join(text for text, _ in conditions(walked)))
+        st.page_link(BROWSE, label="Filter in Browse", icon=":material/grid_view:", query_params=link(audit, listed))
+        show_text(" · ".join(text for text, _ in conditions(listed)))
         draw_keys(REVIEW_KEYS)
 
 
 def draw_start(audit: Audit, selection: Selection) -> None:
     """Draw the link to the review of a selection."""
-    there = link(audit, selection, order=selection.order)  # said even where Browse would leave it out
-    st.page_link(THIS_PAGE, label="Start review", icon=":material/rate_review:", query_params=there)
+    parameters = link(audit, selection, order=selection.order)  # Review's default order differs from Browse's
+    st.page_link(THIS_PAGE, label="Start review", icon=":material/rate_review:", query_params=parameters)
 
 
 def draw_wrong(audit: Audit) -> None:
-    """Draw how many captions are wrong, how that is estimated, and links to the review and to a random check."""
+    """Draw how many captions are wrong, the basis of the estimate, and links to the review and to a random check."""
     sentence, basis = wrong_words(audit)
     if sentence:
         show_strong(sentence)
@@ -60,13 +59,13 @@ def draw_wrong(audit: Audit) -> None:
     if first_queue(audit).order == REVIEW_PLACE:
         in_order = Selection(order=REVIEW_PLACE, ascending=True, decision=UNDECIDED)
         links = [("Review next (includes 10 % random spot checks)", ":material/playlist_add_check:", in_order)]
-        if shows := random_check(audit):
+        if random_text := random_check(audit):
             at_random = Selection(order=RANDOM, decision=UNDECIDED)
             links.append((f"Check {CHECKED} at random", ":material/casino:", at_random))
         with st.container(horizontal=True):
             for label, icon, selection in links:
                 st.page_link(THIS_PAGE, label=label, icon=icon, query_params=link(audit, selection))
-        show_text(shows)
+        show_text(random_text)
     if sentence and basis:
         with st.expander("How this is estimated", icon=":material/help_center:"):
             show_text(basis)

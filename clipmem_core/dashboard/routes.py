@@ -1,28 +1,26 @@
-"""HTTP: security headers, and what the pair component asks of the server without a run of the page's script.
+"""HTTP: security headers, and the requests of the pair component, which run no page script.
 
-A key press must not wait for a run of Streamlit. Only pages of this origin are answered; the middleware checks hosts.
+A key press must not wait for a run of Streamlit. Only pages of this origin get answers; the middleware checks hosts.
 """
 
 import functools
 import json
 import math
 import threading
-import webbrowser
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote, urlsplit
 
 import streamlit as st
 from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from clipmem_core.audits.store import MEMBERSHIP, PAIRS, Audit, audits_folder, is_name
 from clipmem_core.columns import IMAGE, MISFIT, REVIEW_PLACE
@@ -59,7 +57,7 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
-PREFIX = "api/review"  # below the address of the app; none of Streamlit's own begins so
+PREFIX = "api/review"  # below the address of the app; no path of Streamlit begins like this
 MOST_ROWS = 100  # of one answer
 LARGEST = 8_000_000  # bytes of a batch
 SAME_ORIGIN = {"Cross-Origin-Resource-Policy": "same-origin"}
@@ -70,42 +68,25 @@ _few_pictures = threading.BoundedSemaphore(WORKERS)
 _one_search = threading.Lock()  # a search reads all captions; pictures do not wait for it
 
 
-class Policies:
-    """Send headers with every answer that forbid what comes from other hosts, and frames of other sites."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, and its answer back with the headers."""
-
-        async def answer(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(HEADERS)
-            await send(message)
-
-        await self.app(scope, receive, answer)
-
-
-@asynccontextmanager
-async def open_browser(_: Any) -> AsyncIterator[None]:
-    """Open the dashboard in a browser when its server starts, as Streamlit does for a script that has no middleware."""
-    if not st.get_option("server.headless"):
-        webbrowser.open(f"http://localhost:{st.get_option('server.port')}")
-    yield
+async def add_headers(request: Request, call_next: RequestResponseEndpoint) -> Response:
+    """Answer with headers that forbid content from other hosts, and frames of other sites."""
+    response = await call_next(request)
+    response.headers.update(HEADERS)
+    return response
 
 
 def middleware() -> list[Middleware]:
-    """Return what every request passes: only names of `server.allowedHosts` are answered, the page's files too.
+    """Return the middleware that adds headers and refuses hosts that are not in `server.allowedHosts`.
 
-    Streamlit by itself checks the name only where a page opens its websocket.
+    Streamlit itself checks the host only when a page opens its websocket.
     """
-    named = [f"[{host}]" if ":" in host else host for host in st.get_option("server.allowedHosts")]  # IPv6 in brackets
-    return [Middleware(Policies), Middleware(TrustedHostMiddleware, named or ["*"], www_redirect=False)]
+    hosts = [f"[{host}]" if ":" in host else host for host in st.get_option("server.allowedHosts")]  # IPv6 in brackets
+    trusted = Middleware(TrustedHostMiddleware, hosts or ["*"], www_redirect=False)
+    return [Middleware(BaseHTTPMiddleware, dispatch=add_headers), trusted]
 
 
 def routes() -> list[BaseRoute]:
-    """Return what the server answers below `PREFIX`."""
+    """Return the routes below `PREFIX`."""
     base = st.get_option("server.baseUrlPath").strip("/")
     answers = {"queue": _queue, "changes": _changes, "pairs": _pairs, "picture": _picture, "suggestions": _suggest}
     below = [Route(f"/{name}", _explained(answer), methods=["GET"]) for name, answer in answers.items()]
@@ -113,26 +94,18 @@ def routes() -> list[BaseRoute]:
     return [Mount(f"/{base}/{PREFIX}" if base else f"/{PREFIX}", routes=below)]
 
 
-class _RefusedError(Exception):
-    """A request that is not answered: why, and its status."""
-
-    def __init__(self, why: str, status: int) -> None:
-        super().__init__(why)
-        self.status = status
-
-
 def _explained(answer: Callable[..., Response]) -> Callable[..., Response]:
-    """Answer an error in one line; Starlette runs what is no coroutine in a thread.
+    """Answer an error in one line; Starlette runs functions that are no coroutines in a thread.
 
-    A `_RefusedError` is about the request and final. An `InputError` is about our files: 503, the client tries again.
+    An `HTTPException` is about the request and final. An `InputError` is about our files: 503, and the client retries.
     """
 
     @functools.wraps(answer)
     def answered(*args: Any) -> Response:
         try:
             return answer(*args)
-        except _RefusedError as refused:
-            return _json({"error": str(refused)}, refused.status)
+        except HTTPException as refused:
+            return _json({"error": refused.detail}, refused.status_code)
         except InputError as error:
             return _json({"error": one_line(error)}, 503)
 
@@ -146,7 +119,7 @@ def _json(content: Any, status: int = 200) -> Response:
 def _audit(name: str) -> Audit:
     audit = Audit(audits_folder() / name) if is_name(name) else None
     if audit is None or not audit.finished:
-        raise _RefusedError("there is no such audit any more", 404)
+        raise HTTPException(404, "this audit does not exist any more")
     return audit
 
 
@@ -158,45 +131,45 @@ def _parse(request: Request) -> tuple[Audit, Selection]:
 def _numbers(request: Request, parameter: str) -> list[int]:
     parts = request.query_params.get(parameter, "").split(",")
     if len(parts) > MOST_ROWS or not all(part.isascii() and part.isdigit() and len(part) < 10 for part in parts):
-        raise _RefusedError(f"a list of at most {MOST_ROWS} numbers is wanted", 400)
+        raise HTTPException(400, f"{parameter} must be a list of at most {MOST_ROWS} numbers")
     return [int(part) for part in parts]
 
 
 def _queue(request: Request) -> Response:
-    """Answer with the rows in the order in which they are reviewed, the first one, and all decisions."""
+    """Answer with the rows in review order, the first one, and all decisions."""
     audit, selection = _parse(request)
-    entry, stands = changed_rows(audit)
+    entry, decisions = changed_rows(audit)
     first = find_row(audit, request.query_params.get("pair", ""))
     rows = find_rows(audit, selection, page=1, size=max(1, count_pairs(audit, selection)))
     status = _status(audit, decided(audit))
-    return _json({"rows": rows, "first": first, "entry": entry, "decided": stands, "status": status})
+    return _json({"rows": rows, "first": first, "entry": entry, "decided": decisions, "status": status})
 
 
 def _changes(request: Request) -> Response:
     """Answer with all decisions after an entry of the log."""
     audit, _ = _parse(request)
-    entry, stands = changed_rows(audit, _numbers(request, "entry")[0])
-    return _json({"entry": entry, "decided": stands, "status": _status(audit, decided(audit))})
+    entry, decisions = changed_rows(audit, _numbers(request, "entry")[0])
+    return _json({"entry": entry, "decided": decisions, "status": _status(audit, decided(audit))})
 
 
 @functools.lru_cache(16)
-def _status(audit: Audit, now: Codes) -> str:
+def _status(audit: Audit, codes: Codes) -> str:
     """Return the sentence on wrong captions found and remaining, once for each state of the log."""
     return wrong_words(audit)[0]
 
 
 def _pairs(request: Request) -> Response:
-    """Answer with what is shown of some rows, without injected errors: they are a secret until the review is done."""
+    """Answer with the review's fields of some rows, without injected errors, which the reviewer must not see."""
     audit, selection = _parse(request)
-    found = cards(audit, _numbers(request, "rows"), selection)
-    keys = caption_keys(audit.folder / PAIRS, [card.pair_id for card in found])
-    checked = selection.order == RANDOM
+    shown = cards(audit, _numbers(request, "rows"), selection)
+    keys = caption_keys(audit.folder / PAIRS, [card.pair_id for card in shown])
+    random_order = selection.order == RANDOM
     drawn = drawn_at_random(audit) if selection.order == REVIEW_PLACE else frozenset()
-    order = MISFIT if checked or selection.order == REVIEW_PLACE else selection.order
+    order = MISFIT if random_order or selection.order == REVIEW_PLACE else selection.order
     answer = []
-    for card in found:
+    for card in shown:
         score, decision = card.match if card.match is not None else card.scores.get(order), card.decision
-        at_random = " · random spot check" if checked or card.row in drawn else ""
+        at_random = " · random spot check" if random_order or card.row in drawn else ""
         answer.append(
             {
                 "row": card.row,
@@ -214,23 +187,23 @@ def _pairs(request: Request) -> Response:
 
 
 def _picture(request: Request) -> Response:
-    """Answer with a row's picture, small or at full size if asked for, or with a grey square and a header why not."""
+    """Answer with a row's picture in the requested size, or with a grey square and the reason in a header."""
     audit, _ = _parse(request)
     row = _numbers(request, "row")[0]
-    found = fetch_numbered(audit.folder / PAIRS, [f'"{IMAGE}"'], [row])
-    if row not in found:
+    images = fetch_numbered(audit.folder / PAIRS, [f'"{IMAGE}"'], [row])
+    if row not in images:
         raise InputError(f"audit {audit.name!r} has no row {row}")
     side = SIDE if "small" in request.query_params else FULL_SIDE if "full" in request.query_params else LARGE_SIDE
     with _few_pictures:
-        jpeg, fault = thumbnail(audit.record.pictures, found[row][0], side=side)
+        jpeg, fault = thumbnail(audit.record.pictures, images[row][0], side=side)
     headers = CLOSED | {"X-Fault": quote(one_line(fault))} if fault else CACHED
     return Response(jpeg, media_type="image/jpeg", headers=headers)
 
 
 def _suggest(request: Request) -> Response:
-    """Answer with captions of other pairs that models which never saw a row's pair suggest for it.
+    """Answer with captions of other pairs, suggested for a row by models that did not train on its pair.
 
-    An audit need not have what that takes, so a search that cannot be made is an answer too.
+    An audit may lack the embeddings for this; the answer then holds the reason.
     """
     audit, _ = _parse(request)
     row = _numbers(request, "row")[0]
@@ -243,22 +216,22 @@ def _suggest(request: Request) -> Response:
 
 @cached(512, PAIRS, MEMBERSHIP)
 def _suggestions(audit: Audit, row: int) -> dict[str, Any]:
-    suggested = suggested_captions(audit, row)
+    suggestions = suggested_captions(audit, row)
     return {
-        "members": len(suggested.members),
-        "cosines": [value if math.isfinite(value) else None for value in suggested.cosines],
-        "choices": [{"caption": each.caption, "cosine": each.cosine} for each in suggested.choices],
+        "members": len(suggestions.members),
+        "cosines": [value if math.isfinite(value) else None for value in suggestions.cosines],
+        "choices": [{"caption": each.caption, "cosine": each.cosine} for each in suggestions.choices],
         "quality": QUALITY,
     }
 
 
 async def take_events(request: Request) -> Response:
-    """Store a batch of events, each once however often it is sent, and answer up to which number all are stored."""
+    """Store a batch of events, each once even if it is sent twice, and answer with the last stored number."""
     origin, host = request.headers.get("origin", ""), request.headers.get("host", "")
     if urlsplit(origin).netloc != host or not host:
-        return _json({"error": "decisions are taken from this dashboard's own pages alone"}, 403)
+        return _json({"error": "only pages of this dashboard may send decisions"}, 403)
     if request.headers.get("content-type", "").split(";")[0].strip() != JSON:
-        return _json({"error": f"decisions are sent as {JSON}"}, 415)
+        return _json({"error": f"decisions must be sent as {JSON}"}, 415)
     body = b""
     async for part in request.stream():
         body += part
@@ -271,7 +244,7 @@ def _store(body: bytes) -> Response:
     try:
         batch = Batch.model_validate(json.loads(body))
     except (ValueError, RecursionError) as error:  # pydantic's errors are ValueErrors
-        what = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
-        raise _RefusedError(f"this is no batch of decisions: {one_line(what)}", 400) from None
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        raise HTTPException(400, f"this is no batch of decisions: {one_line(reason)}") from None
     stored, refused = store(open_review(_audit(batch.audit)), batch)
     return _json({"stored": stored, "refused": refused})

@@ -87,7 +87,7 @@ def draw_chart(table: pd.DataFrame, *, over: str, key: str, reference: str = NON
     if not (memorizations and utilities):
         st.info("No arm can be compared yet.", icon=":material/hourglass:")
         return
-    options: dict[str, Any] = {"width": 250, "named": NAMES.__getitem__}
+    options: dict[str, Any] = {"width": 250, "format_func": NAMES.__getitem__}
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         memorized, useful = (
             choose_listed(label, names, parameter=label.lower(), key=f"mitigation-{label.lower()}", **options)

@@ -22,7 +22,6 @@ from clipmem_core.review.wrong_captions import wrong_estimate
 from clipmem_core.scores.registry import QUEUE, SECOND_NOTE, scores_in
 
 LABELS_SHOWN = 200
-BINS = 40  # of a histogram
 _FEW = 1000  # rows that are fetched by number; for more, the full column is read
 _FOLDED = "lower(upper(nfc_normalize({})))"  # both, so that the two forms of a sigma match
 
@@ -182,16 +181,6 @@ def score_span(audit: Audit, column: str) -> tuple[float, float] | None:
     query = f"SELECT min({value}), max({value}) FROM parquet WHERE isfinite({value})"
     low, high = fetch_rows(audit.folder / SCORES, query)[0]
     return None if low is None else (low, high)
-
-
-@cached(64, SCORES)
-def score_histogram(audit: Audit, column: str) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return the histogram of a score over `BINS` equal bins, counts and edges; None without a range."""
-    span = score_span(audit, column)
-    if span is None or not np.spacing(np.abs(span).max()) * BINS < span[1] - span[0] < np.inf:
-        return None
-    scores = fetch_columns(audit.folder / SCORES, f"SELECT {number(column)} AS score FROM parquet")["score"]
-    return np.histogram(scores[np.isfinite(scores)], BINS, span)
 
 
 def misfit_note(audit: Audit) -> str:

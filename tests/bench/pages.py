@@ -29,9 +29,9 @@ from clipmem_core.review.rows import pair_ids
 from clipmem_core.review.selection import Selection
 from tests.bench import ROOT, Measure, Measures, Skipped, console
 from tests.browser.conftest import FLAGS
-from tests.browser.reviewing import WATCH, all_stored, events, open_review_page, taken
+from tests.browser.reviewing import WATCH, accepted, all_stored, events, open_review_page
 from tests.browser.server import serve
-from tests.browser.watched import check_pictures, open_watched, settle
+from tests.browser.watched import check_pictures, open_watched, wait_idle
 from tests.fixtures import make_audit
 from tests.large_fixtures import make_large_audit
 
@@ -102,7 +102,7 @@ def _interactions(page: Any, address: str, runs: int) -> Measures:
     """Measure Browse as a person uses it, until what was asked for is on screen."""
     page.goto(f"{address}/browse?audit={NAME}")
     page.locator(".card").first.wait_for()
-    settle(page)
+    wait_idle(page)
     check_pictures(page, at_least=24)
     lines: Measures = []
     for what, act in _ACTS.items():
@@ -135,9 +135,9 @@ def _keys(pages: list[Any], address: str, review: Review, seconds: int) -> Measu
             if len(crew) == 1
             else [[each for each in stored_events if each[1] == d] for d in ("keep", "remove")]
         )
-        pairs = [itertools.zip_longest(taken(page), stored) for page, stored in zip(crew, by_browser, strict=True)]
+        pairs = [itertools.zip_longest(accepted(page), stored) for page, stored in zip(crew, by_browser, strict=True)]
         lost = sum(pressed != stored for pair in pairs for pressed, stored in pair)
-        refused = seconds * pace - sum(len(taken(page)) for page in crew)
+        refused = seconds * pace - sum(len(accepted(page)) for page in crew)
         what = f"Review, {seconds * pace} keys at {pace} a second in {len(crew)} browser(s)"
         lines.append(Measure(f"{what}: lost or on another pair", lost, "keys", target="0"))
         lines.append(Measure(f"{what}: refused", refused, "keys"))
@@ -180,10 +180,10 @@ def _open_pair(page: Any) -> Callable[[], None]:
     page.get_by_text("id: ").first.wait_for()
 
     def back() -> None:
-        settle(page)
+        wait_idle(page)
         page.go_back()
         page.locator(".card.current").wait_for()
-        settle(page)
+        wait_idle(page)
         check_pictures(page, at_least=24)
 
     return back
@@ -197,7 +197,7 @@ def _turn(page: Any) -> Callable[[], None]:
     def back() -> None:
         page.locator("[data-act=previous]").click()
         page.get_by_text("1 / ").wait_for()
-        settle(page)
+        wait_idle(page)
 
     return back
 
@@ -210,7 +210,7 @@ def _filter(page: Any) -> Callable[[], None]:
     def back() -> None:
         page.get_by_test_id("stBaseButton-tertiary").filter(has_text="Clear all").click()
         page.get_by_text("words: red").wait_for(state="detached")
-        settle(page)
+        wait_idle(page)
 
     return back
 

@@ -1,4 +1,4 @@
-"""A browser, and a served data folder: a small audit that was really trained, made-up hostile ones, a broken one."""
+"""A browser, and a served data folder: a small audit that was really trained, and made-up hostile ones."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -29,7 +29,7 @@ TRAINED = "scenes"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what is in this folder: Playwright leaves its own pipes to the garbage collector."""
+    """Mark the tests of this folder: Playwright does not close its pipes."""
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"))
@@ -50,12 +50,10 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="package")
 def data(browser: Any, tmp_path_factory: pytest.TempPathFactory, run: Callable[..., str]) -> Path:
-    """A data folder with four finished audits; the one that was really trained is the newest."""
+    """A data folder with two finished audits; the trained one is the newest."""
 
     def make(folder: Path) -> None:
         make_audit(folder, "hostile")
-        make_audit(folder, "paper", protocol="paper")
-        (make_audit(folder, "broken").folder / "scores.parquet").unlink()
         run(folder, "audit", "scenes", "--name", TRAINED, "--preset", "tiny", "--epochs", "3", "--scenes-pairs", "220")
 
     made = made_once(tmp_path_factory, "served", make)
@@ -92,7 +90,7 @@ def context(browser: Any, address: str) -> Any:  # noqa: ANN401
 
 @pytest.fixture
 def page(request: pytest.FixtureRequest, context: Any, address: str) -> Iterator[Any]:
-    """A page in the light theme, or the one asked for; nothing may go wrong in it, and nothing leave the machine."""
+    """A page in the light theme, or the parametrized one, without errors and without requests to other hosts."""
     if "review" in request.fixturenames:
         request.getfixturevalue("review")  # its file is deleted after the page, which reads it every second, is closed
     opened = open_watched(context, theme=getattr(request, "param", "light"))
@@ -105,11 +103,11 @@ def review(data: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Review]:
     """The decisions of the audit, none yet and none afterwards."""
     monkeypatch.setenv("CLIPMEM_DATA", str(data))
     review = open_review(Audit(data / "audits" / TRAINED))
-    kept = review.path.with_suffix(".kept")
+    backup = review.path.with_suffix(".backup")
     if review.path.exists():
-        review.path.rename(kept)
+        review.path.rename(backup)
     yield review
     for path in review.path.parent.glob(f"{review.path.name}*"):
         path.unlink(missing_ok=True)  # the server may close it meanwhile
-    if kept.exists():
-        kept.rename(review.path)
+    if backup.exists():
+        backup.rename(review.path)

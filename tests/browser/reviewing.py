@@ -6,22 +6,22 @@ from typing import Any
 
 from clipmem_core.review.decisions import Review
 from tests.browser.conftest import TRAINED
-from tests.browser.watched import settle
+from tests.browser.watched import wait_idle
 
 KEYS = {"k": "keep", "x": "remove"}
 STORED = "() => !Object.keys(localStorage).some(key => key.startsWith('clipmem-review'))"
-# What was on screen when a key went down, seen before the page's own listener, and whether that then took the key: the
-# last thing it does is to stop the event.
+# Record the pair on screen at each key press, before the listener of the page runs, and whether that accepts the key:
+# it then stops the event.
 WATCH = """
     window.pressed = []
     addEventListener('keydown', event => {
         const components = [...document.querySelectorAll('[data-testid=stBidiComponentIsolated]')]
         const shown = components.map(each => each.shadowRoot).find(root => root?.querySelector('.pair'))
         const pair = shown?.querySelector('.pair:not([hidden]) .id')?.textContent.replace('id: ', '') ?? ''
-        const press = {key: event.key, pair, taken: false}
+        const press = {key: event.key, pair, accepted: false}
         window.pressed.push(press)
         event.stopPropagation = () => {
-            press.taken = !shown.querySelector('.sign').classList.contains('late')
+            press.accepted = !shown.querySelector('.sign').classList.contains('late')
             Event.prototype.stopPropagation.call(event)
         }
     }, true)
@@ -29,10 +29,10 @@ WATCH = """
 
 
 def open_review_page(page: Any, address: str, audit: str = TRAINED, name: str = "review", **parameters: str) -> None:
-    asked = "&".join(f"{name}={value}" for name, value in {"audit": audit, **parameters}.items())
-    page.goto(f"{address}/{name}?{asked}")
+    query = "&".join(f"{name}={value}" for name, value in {"audit": audit, **parameters}.items())
+    page.goto(f"{address}/{name}?{query}")
     page.locator(".pair[data-pair]").wait_for()
-    settle(page)
+    wait_idle(page)
 
 
 def press(page: Any, keys: str, *, seconds: float = 0.2) -> None:
@@ -42,9 +42,9 @@ def press(page: Any, keys: str, *, seconds: float = 0.2) -> None:
         page.keyboard.press(key)
 
 
-def taken(page: Any) -> list[tuple[str, str]]:
+def accepted(page: Any) -> list[tuple[str, str]]:
     """Pair on screen and decision of every key that the page took."""
-    return [(each["pair"], KEYS[each["key"]]) for each in page.evaluate("window.pressed") if each["taken"]]
+    return [(each["pair"], KEYS[each["key"]]) for each in page.evaluate("window.pressed") if each["accepted"]]
 
 
 def shown_pair(page: Any) -> str:

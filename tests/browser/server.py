@@ -1,4 +1,4 @@
-"""The dashboard of a data folder, served by a process of its own."""
+"""The dashboard of a data folder, served by another process."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ START_SECONDS = 90
 
 @contextmanager
 def serve(data: Path, *flags: str) -> Iterator[str]:
-    """Serve a data folder on a free port and give the address; no page has been asked for yet."""
+    """Serve a data folder on a free port and yield the address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

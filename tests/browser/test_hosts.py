@@ -1,4 +1,4 @@
-"""Hosts that are answered: a site that points its own name at this machine gets neither page nor websocket."""
+"""A site whose name resolves to this machine gets neither page nor websocket."""
 
 from collections.abc import Iterator
 from http.client import HTTPConnection, HTTPResponse
@@ -18,7 +18,7 @@ PATHS = {"/": {}, "/browse": {}, "/_stcore/host-config": {}, "/_stcore/stream": 
 
 
 def ask(port: int, path: str, *, host: str) -> HTTPResponse:
-    """Ask as a browser does that was told that this machine is a host."""
+    """Send a request with another host's name to this machine."""
     connection = HTTPConnection("localhost", port, timeout=20)
     connection.request("GET", path, headers={"Host": host, "Origin": f"http://{host}", **PATHS[path]})
     answer = connection.getresponse()

@@ -12,8 +12,8 @@ from clipmem_core.pairs.pictures import decode
 from clipmem_core.pairs.references import read_bytes
 from clipmem_core.review.decisions import Review
 from tests.browser.conftest import TRAINED
-from tests.browser.reviewing import WATCH, all_stored, events, next_pair, open_review_page, press, shown_pair, taken
-from tests.browser.watched import settle
+from tests.browser.reviewing import WATCH, accepted, all_stored, events, next_pair, open_review_page, press, shown_pair
+from tests.browser.watched import wait_idle
 from tests.fixtures import HOSTILE
 
 EVENTS = "**/api/review/events"
@@ -33,18 +33,19 @@ def test_at_five_keys_a_second_every_key_taken_is_stored_once_on_the_pair_on_scr
     page.add_init_script(WATCH)
     open_review_page(page, address, name=name)
     press(page, "kx" * 10)
-    first = taken(page)
+    page.locator(".pair:not([hidden])").wait_for()  # the address names it
+    first = accepted(page)
     page.reload()
     page.locator(".pair[data-pair]").wait_for()
     press(page, "kkx" * 6)
-    second = taken(page)
+    second = accepted(page)
     all_stored(page)
     stored = [(pair, decision) for pair, decision, _ in events(review)]
     assert stored == first + second
     assert len({pair for pair, _ in stored}) == len(stored) > 10  # of 38: on a slow machine some come too early
     if name == "pair":  # what is below the pair has followed
         page.wait_for_timeout(1000)
-        settle(page)
+        wait_idle(page)
         pair = shown_pair(page)
         assert parse_qs(urlsplit(page.url).query)["pair"] == [pair]
         page.get_by_text(f"file: images/{pair.split('-')[-1]}").wait_for()
@@ -58,10 +59,10 @@ def test_decisions_are_kept_while_the_server_cannot_be_reached_and_stored_once(
     open_review_page(page, address)
     page.route(EVENTS, lambda route: route.abort())
     press(page, "kxkx")
-    page.get_by_text("kept here (the server cannot be reached), tried again").wait_for()
-    pressed = taken(page)
+    page.get_by_text("unsent (the server cannot be reached); retrying").wait_for()
+    pressed = accepted(page)
     page.reload()
-    page.get_by_text("kept here").wait_for()
+    page.get_by_text("unsent (").wait_for()
     page.unroute(EVENTS)
     all_stored(page)
 
@@ -72,7 +73,7 @@ def test_decisions_are_kept_while_the_server_cannot_be_reached_and_stored_once(
     page.route(EVENTS, lose_the_answer, times=1)
     press(page, "kx")
     all_stored(page)
-    pressed += taken(page)
+    pressed += accepted(page)
     assert [(pair, decision) for pair, decision, _ in events(review)] == pressed
     assert page.evaluate("Object.keys(localStorage).filter(key => key.startsWith('clipmem'))") == []
     page.troubles.clear()  # the requests that were cut off
@@ -90,11 +91,11 @@ def test_a_refusal_is_shown_until_it_was_read_and_its_pair_is_undecided_again(
     pair = shown_pair(page)
     page.route(EVENTS, refuse)
     page.keyboard.press("x")
-    told = page.get_by_text(f"Not saved: remove of {pair}: <b>other captions</b>.")
-    told.wait_for()
+    message = page.get_by_text(f"Not saved: remove of {pair}: <b>other captions</b>.")
+    message.wait_for()
     page.get_by_text("0 decided, saved").wait_for()
-    told.click()
-    told.wait_for(state="hidden")
+    message.click()
+    message.wait_for(state="hidden")
     assert events(review) == []
 
 
@@ -115,15 +116,15 @@ def test_a_suggestion_replaces_the_caption_in_focus_and_is_saved_from_the_editor
     page: Any, address: str, data: Path, review: Review
 ) -> None:
     choices = [{"caption": caption, "cosine": c} for caption, c in (("a heron", 0.4), ("a stork", 0.25), ("no", 0.15))]
-    found = {"members": 4, "cosines": [0.3, 0.1, 0.2, 0.3, 0.3], "choices": choices, "quality": "8 of 10"}
-    page.route("**/api/review/suggestions?**", lambda route: route.fulfill(json=found))
+    suggestions = {"members": 4, "cosines": [0.3, 0.1, 0.2, 0.3, 0.3], "choices": choices, "quality": "8 of 10"}
+    page.route("**/api/review/suggestions?**", lambda route: route.fulfill(json=suggestions))
     open_review_page(page, address)
     pair, suggestion = shown_pair(page), page.locator("ol span")
-    own = Audit(data / "audits" / TRAINED).pairs.set_index("pair_id")["captions"][pair]
+    captions = Audit(data / "audits" / TRAINED).pairs.set_index("pair_id")["captions"][pair]
     suggestion.nth(2).wait_for()  # all three fit better than the worst caption, the second
-    assert page.locator(".captions li.focus").inner_text() == own[1]
+    assert page.locator(".captions li.focus").inner_text() == captions[1]
     page.keyboard.press("ArrowDown")
-    page.locator(".captions li.focus", has_text=own[2]).wait_for()
+    page.locator(".captions li.focus", has_text=captions[2]).wait_for()
     assert suggestion.count() == 2
     page.keyboard.press("2")
     page.locator("textarea:visible").first.wait_for()
@@ -134,7 +135,7 @@ def test_a_suggestion_replaces_the_caption_in_focus_and_is_saved_from_the_editor
     page.keyboard.press("Control+Enter")
     next_pair(page, pair)
     all_stored(page)
-    assert list(review.current(pair).captions) == [own[0], own[1], "a stork", *own[3:]]  # type: ignore[union-attr]
+    assert list(review.current(pair).captions) == [captions[0], captions[1], "a stork", *captions[3:]]  # type: ignore[union-attr]
 
 
 def test_an_edit_and_undo(page: Any, address: str, review: Review) -> None:
@@ -175,19 +176,19 @@ def test_a_reload_and_a_way_back_lead_to_the_pair_on_screen_and_double_nothing(
     assert page.evaluate("history.length") == entries
     page.reload()
     page.locator(f".pair[data-pair='{pair}']").wait_for()
-    settle(page)
+    wait_idle(page)
     page.get_by_test_id("stSidebar").get_by_role("link", name="Overview").click()
     page.wait_for_url("**/overview?**")
-    settle(page)
+    wait_idle(page)
     page.go_back()
     page.locator(f".pair[data-pair='{pair}']").wait_for()
-    settle(page)
+    wait_idle(page)
     page.wait_for_timeout(500)
     page.keyboard.press("x")
     next_pair(page, pair)
     all_stored(page)
     assert [decision for _, decision, _ in events(review)] == ["keep", "keep", "remove"]
-    page.troubles.clear()  # pictures of a page that is left
+    page.troubles.clear()  # pictures of the previous page
 
 
 def test_a_decision_of_another_tab_is_replaced_by_a_second_press_alone(page: Any, address: str, review: Review) -> None:
@@ -211,7 +212,10 @@ def test_a_decision_of_another_tab_is_replaced_by_a_second_press_alone(page: Any
     page.locator(".sign.keep").wait_for()
     all_stored(page)
     assert [decision for _, decision, _ in events(review)] == ["remove", "keep", "remove", "keep"]
-    page.troubles.clear()  # the polls that were cut off
+    page.unroute("**/api/review/changes?**")
+    with page.expect_response("**/api/review/changes?**"):
+        page.troubles.clear()  # the polls that were cut off
+    page.troubles.clear()
 
 
 @pytest.mark.parametrize("page", ["light", "dark"], indirect=True)
@@ -219,8 +223,8 @@ def test_hostile_captions_show_as_they_are_and_do_nothing(page: Any, address: st
     open_review_page(page, address, "hostile", order="clipmem")
     for caption in HOSTILE[:-1]:
         page.wait_for_function(
-            """wanted => document.querySelector('[data-testid=stBidiComponentIsolated]').shadowRoot
-                .querySelector('.captions li').textContent === wanted""",
+            """expected => document.querySelector('[data-testid=stBidiComponentIsolated]').shadowRoot
+                .querySelector('.captions li').textContent === expected""",
             arg=caption,
         )
         page.keyboard.press("ArrowRight")

@@ -7,7 +7,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from clipmem_core.audits.store import Audit
-from clipmem_core.dashboard.filters import changed, cleared, conditions, queue_of, with_queue, with_range
+from clipmem_core.dashboard.filters import cleared, conditions
 from clipmem_core.dashboard.page import link
 from clipmem_core.review.selection import MATCH, Range, Selection, box, to_parameters
 from tests.dashboard.test_pages import address
@@ -29,8 +29,8 @@ FULL = Selection(
 )
 
 
-def run(script: Callable[..., None], *given: Any, **parameters: str) -> AppTest:
-    app = AppTest.from_function(script, args=given)
+def run(script: Callable[..., None], *args: Any, **parameters: str) -> AppTest:
+    app = AppTest.from_function(script, args=args)
     app.query_params.update(parameters)
     app.run()
     assert not app.exception
@@ -64,8 +64,8 @@ def test_writing_a_selection_replaces_the_other_and_begins_at_its_first_page(mad
     before = {"audit": "made", "size": "12", "layout": "table", "page": "7", "order": "se", "words": "old"}
     app = run(rewrite, Selection(group="scored"), {"layout": None}, **before)
     assert address(app) == {"audit": "made", "size": "12", "order": "clipmem", "group": "scored"}
-    wanted = {"audit": "paper", "order": "misfit", "pair": "a/b.png", "page": "2"}
-    assert link(made["paper"], Selection(order="misfit"), pair="a/b.png", page=2, size=None) == wanted
+    parameters = {"audit": "paper", "order": "misfit", "pair": "a/b.png", "page": "2"}
+    assert link(made["paper"], Selection(order="misfit"), pair="a/b.png", page=2, size=None) == parameters
 
 
 def test_each_condition_is_removed_alone_and_removing_all_leaves_none() -> None:
@@ -76,41 +76,29 @@ def test_each_condition_is_removed_alone_and_removing_all_leaves_none() -> None:
     assert cleared(FULL).order == "misfit"
 
 
-def test_a_search_is_ordered_by_match_until_it_ends_and_a_queue_ends_it() -> None:
-    begun = changed(Selection(order="misfit", ascending=True), meaning="a frog")
-    assert (begun.order, begun.ascending) == (MATCH, False)
-    assert changed(changed(begun, order="se"), meaning="a toad").order == "se"
-    assert changed(begun, meaning="").order == "misfit"
-    queue = with_queue(FULL, "misfit")
-    assert (queue_of(queue), queue.searched, queue.group) == ("misfit", False, "scored")
-    assert queue_of(FULL) is queue_of(Selection(order="misfit", ascending=True)) is None
-    ranges = Selection(ranges=(Range("se", 0.5), Range("misfit", 1.0)))
-    assert with_range(ranges, Range("se", 1.0, 2.0)).ranges == (Range("misfit", 1.0), Range("se", 1.0, 2.0))
-
-
 def chosen() -> None:
     import streamlit as st
 
     from clipmem_core.dashboard.page import choose_listed, choose_segment, draw_pages, read_page
 
     first = choose_segment("One", {"a": "A", "b": "B"}, parameter="one", key="one-key", clears=["page"])
-    usual = choose_segment("Two", {"a": "A", "b": "B"}, parameter="two", key="two-key", usual="b", hidden=True)
+    second = choose_segment("Two", {"a": "A", "b": "B"}, parameter="two", key="two-key", default="b", hidden=True)
     listed = choose_listed("Three", ["", "x"], parameter="three", key="three-key", width=100, clears=["page"])
     page, pages = read_page(25, 12)
     draw_pages(page, pages, key="pages")
-    st.session_state["found"] = (first, usual, listed, page, pages)
+    st.session_state["choices"] = (first, second, listed, page, pages)
 
 
 @pytest.mark.parametrize(
-    ("asked", "found"),
+    ("parameters", "choices"),
     [
         ({"one": "b", "two": "a", "three": "x", "page": "2"}, ("b", "a", "x", 2, 3)),
         ({"one": "c", "two": "<b>", "three": "y", "page": "9"}, ("a", "b", "", 3, 3)),
         ({"page": "-1"}, ("a", "b", "", 1, 3)),
     ],
 )
-def test_the_address_sets_each_widget(asked: dict[str, str], found: tuple[str, str, str, int, int]) -> None:
-    assert run(chosen, **asked).session_state["found"] == found
+def test_the_address_sets_each_widget(parameters: dict[str, str], choices: tuple[str, str, str, int, int]) -> None:
+    assert run(chosen, **parameters).session_state["choices"] == choices
 
 
 def test_a_choice_is_written_into_the_address_and_begins_at_the_first_page() -> None:
@@ -125,9 +113,9 @@ def test_a_choice_is_written_into_the_address_and_begins_at_the_first_page() -> 
 def moved_on() -> None:
     import streamlit as st
 
-    from clipmem_core.dashboard.page import asked, choose_segment
+    from clipmem_core.dashboard.page import choose_segment, read_choice
 
-    view = asked("view", {"list": "List", "start": "Start"})
+    view = read_choice("view", {"list": "List", "start": "Start"})
     choose_segment("View", {"list": "List", "start": "Start"}, parameter="view", key=f"view-{view}")
     if view == "start" and st.button("Go"):
         st.query_params["view"] = "list"

@@ -7,11 +7,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from clipmem_core.audits.store import Audit, write_json
+from clipmem_core.audits.store import Audit
 from clipmem_core.dashboard.cards import SIDE, Sides, change_html, placeholder, start_thumbnails, thumbnail
-from clipmem_core.dashboard.plain import Noise, number, read_noise
 from clipmem_core.review.cards import PairCard
-from tests.fixtures import Copy
 
 
 def opened(data: bytes) -> Image.Image:
@@ -59,32 +57,3 @@ def test_a_change_names_its_sides_and_escapes_foreign_text() -> None:
     assert shown.count(html.escape(one)) == shown.count(html.escape(other)) == 2  # caption and group
     assert "<i>" not in shown
     assert "differ;" not in change_html(card(one), card(one), change, "clipmem", sides)
-
-
-@pytest.mark.parametrize(
-    ("value", "shown"),
-    [(0.6612, "0.66"), (-1.5, "−1.50"), (0.0312, "0.031"), (0.0, "0.00"), (None, "–"), (float("nan"), "–")],
-)
-def test_a_number_has_the_digits_that_matter(value: float | None, shown: str) -> None:
-    assert number(value) == shown
-
-
-@pytest.mark.parametrize(
-    ("verdict", "floor", "around"),
-    [
-        ({"se_kind": "moderated", "external_sd": 0.2}, 0.2, " ± 0.02"),
-        ({"se_kind": "sd of external", "external_sd": 0.2}, 0.2, " (noise 0.20)"),
-        ({"se_kind": ["<b>"], "external_sd": "x"}, None, ""),
-        ([], None, ""),
-    ],
-)
-def test_the_uncertainty_beside_clipmem_is_that_of_the_verdict(
-    copy: Copy, verdict: object, floor: float | None, around: str
-) -> None:
-    audit = copy()
-    write_json(audit.folder / "verdict.json", verdict)
-    noise = read_noise(audit)
-    assert noise.floor == floor
-    assert noise.around(0.5, 0.02) == around
-    (audit.folder / "verdict.json").unlink()
-    assert read_noise(audit) == Noise()

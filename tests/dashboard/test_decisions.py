@@ -9,12 +9,12 @@ from streamlit.testing.v1 import AppTest
 
 from clipmem_core.audits.jobs import Job, Task
 from clipmem_core.audits.reaudit import Change, Measured
-from clipmem_core.audits.store import CONFIG, PAIRS, Audit, MemberRecord, write_json, write_prepared, write_table
+from clipmem_core.audits.store import CONFIG, Audit, MemberRecord, write_json, write_prepared
 from clipmem_core.exports.reaudit import AGAIN, reaudit_task
 from clipmem_core.pairs.checks import CHECKS
 from clipmem_core.review.decisions import Review, open_review
 from clipmem_core.review.rows import check_counts
-from tests.dashboard.test_pages import captions, links, metrics, open_page, press, texts, titles, toasts
+from tests.dashboard.test_pages import links, metrics, open_page, press, texts, titles, toasts
 from tests.dashboard.test_reviewing import mounted
 from tests.fixtures import HOSTILE, Copy, leave_job
 
@@ -51,21 +51,13 @@ def keys(app: AppTest) -> list[str]:
     return [button.key for button in app.button if button.key and button.key.startswith("undo-")]
 
 
-def test_without_decisions_the_page_says_so_and_leads_to_browse(audit: Audit) -> None:
-    app = open_page(PAGE, audit="made")
-    assert metrics(app) == {"Keep": "0", "Remove": "0", "Recaption": "0", "Undecided": "100"}
-    assert app.info
-    assert "Browse" in dict(links(app))
-    assert open_view("history").info
-
-
 def test_the_list_shows_the_last_decision_first_and_the_address_filters_it(audit: Audit, review: Review) -> None:
     review.decide(["elsewhere.png"], "keep", audit="other")
     app = open_view()
-    assert metrics(app) == {"Keep": "2", "Remove": "3", "Recaption": "1", "Undecided": "94"}
+    assert metrics(app) == {"Keep": "2", "Remove": "3", "Change caption": "1", "Undecided": "94"}
     table, ids = app.dataframe[0].value, audit.pairs["pair_id"].tolist()
     assert table["pair"].tolist() == ["elsewhere.png", ids[6], *reversed(ids[3:6]), ids[2], *reversed(ids[:2])]
-    assert table["decision"].tolist() == ["keep", "note only", *["remove"] * 3, "recaption", "keep", "keep"]
+    assert table["decision"].tolist() == ["keep", "note only", *["remove"] * 3, "change caption", "keep", "keep"]
     assert table["new captions"][5] == "new one · another"
     assert table["note"].tolist()[1::4] == ["look again", "wrong before"]
     assert table["picture"][1:].str.startswith("data:image/jpeg;base64,").all()
@@ -76,17 +68,6 @@ def test_the_list_shows_the_last_decision_first_and_the_address_filters_it(audit
     app = open_view(page="2")
     app.segmented_control[1].select("remove").run()
     assert (app.query_params["decision"], "page" in app.query_params) == ("remove", False)
-
-
-def test_long_lists_and_histories_have_pages(audit: Audit) -> None:
-    ids = audit.pairs["pair_id"].tolist()
-    for pair_id in ids[:12]:
-        open_review(audit).decide([pair_id], "keep")
-    assert len(keys(open_view("history"))) == 10
-    assert keys(open_view("history", history="2")) == ["undo-2", "undo-1"]
-    open_review(audit).decide(ids[12:30], "keep")
-    pages = [open_view(page=page).dataframe[0].value["pair"].tolist() for page in ("1", "2", "99")]
-    assert sum(pages, []) == ids[:30][::-1]
 
 
 def test_hostile_notes_and_captions_are_text(audit: Audit) -> None:
@@ -127,36 +108,14 @@ def test_a_broken_audit_or_log_is_one_line(audit: Audit, review: Review) -> None
     assert review.path.name in " ".join(texts(open_view()))
 
 
-def test_decisions_on_other_captions_do_not_count_and_say_so(copy: Copy) -> None:
-    rows, own, planted = [20, 30], copy(name="own"), copy(name="planted")
-    swapped = planted.pairs["captions"].copy()
-    swapped[rows] = swapped[rows[::-1]].tolist()
-    write_table(planted.folder / PAIRS, planted.pairs.assign(captions=swapped))
-    config = planted.record.values
-    write_json(planted.folder / CONFIG, config | {"config": config["config"] | {"plant_miscaptions": 2}})
-    open_review(own).decide(own.pairs["pair_id"][rows], "remove", audit="own")
-    for audit, decision, badge, shown in (
-        ("own", "remove", "remove", 2),
-        ("planted", "remove", "remove", 0),
-        ("planted", "undecided", "remove for other captions", 2),
-    ):
-        app = open_page("pages/browse.py", audit=audit, planted="miscaption", decision=decision)
-        badges = [card["decision"] or card["other"] for given in mounted(app) for card in given["cards"]]
-        assert badges.count(badge) == shown
-    app = open_page(PAGE, audit="planted")
-    assert (metrics(app)["Remove"], metrics(app)["Undecided"]) == ("0", "100")
-    assert app.dataframe[0].value["decision"].tolist() == ["remove for other captions"] * 2
-    assert "is not exported" in captions(app)
-
-
 def test_each_check_has_its_count_and_leads_to_its_pairs(audit: Audit) -> None:
     counts = check_counts(audit)
     shown = {f"{check.label}: **{counts[name]:,}**": name for name, check in CHECKS.items() if counts[name]}
-    found = {label: query for label, query in links(open_view("checks")) if label in shown}
-    assert found == {label: f"audit=made&order=clipmem&check={name}" for label, name in shown.items()}
+    rows = {label: query for label, query in links(open_view("checks")) if label in shown}
+    assert rows == {label: f"audit=made&order=clipmem&check={name}" for label, name in shown.items()}
     name = next(iter(shown.values()))
     app = open_page("pages/browse.py", audit="made", order="clipmem", check=name, size="96")
-    assert sum(len(given["cards"]) for given in mounted(app)) == counts[name]
+    assert sum(len(data["cards"]) for data in mounted(app)) == counts[name]
 
 
 def test_one_near_duplicate_is_kept_and_the_others_removed_or_all_are_kept(audit: Audit) -> None:
@@ -167,8 +126,8 @@ def test_one_near_duplicate_is_kept_and_the_others_removed_or_all_are_kept(audit
     ids, review = audit.pairs["pair_id"].iloc[[5, 7, 9]].tolist(), open_review(audit)
 
     def decided() -> list[str | None]:
-        found = review.decisions(ids)
-        return [found[pair_id].decision if pair_id in found else None for pair_id in ids]
+        rows = review.decisions(ids)
+        return [rows[pair_id].decision if pair_id in rows else None for pair_id in ids]
 
     app = press_key(open_view("checks"), "keep-one-7")
     assert decided() == ["remove", "keep", "remove"]
@@ -204,16 +163,6 @@ def test_a_re_audit_is_started_by_one_button_once_there_are_decisions(
     assert app.query_params["again"] in ("made-again", ["made-again"])
 
 
-@pytest.mark.parametrize("changes", [{"plant_miscaptions": 2}, {"features": "elsewhere.npz"}, {"root": "/gone"}, {}])
-def test_an_audit_that_cannot_be_repeated_has_a_disabled_button(trained: Audit, changes: dict[str, object]) -> None:
-    ids = trained.pairs["pair_id"]
-    open_review(trained).decide(ids[:3] if changes else ids, "remove")
-    values = trained.record.values
-    config = values["config"] | {name: value for name, value in changes.items() if name in values["config"]}
-    write_json(trained.folder / CONFIG, values | {"root": changes.get("root", values["root"]), "config": config})
-    assert open_view("again").button(key="start-again").disabled
-
-
 def test_a_re_audit_is_followed_compared_and_shown(trained: Audit, copy: Copy, monkeypatch: pytest.MonkeyPatch) -> None:
     task = reaudit_task(trained, "later")
     leave_job(task.folder, said="reading scenes\n")
@@ -224,9 +173,9 @@ def test_a_re_audit_is_followed_compared_and_shown(trained: Audit, copy: Copy, m
     second = copy(name="made-again")
     write_json(second.folder / CONFIG, dataclasses.replace(second.record, again="made").values)
     assert "Compare" in [button.label for button in open_view("again", again="made-again").button]
-    write_json(second.folder / AGAIN, {"found": dataclasses.asdict(FOUND)})
+    write_json(second.folder / AGAIN, {"measured": dataclasses.asdict(FOUND)})
     app = open_view("again", again="made-again")
     assert "Retrieval −0.050 [−0.100, +0.100], memorization −0.050 [−0.060, −0.040]." in titles(app)
     assert "one=made&other=made-again" in dict(links(app))["Compare pair by pair"]
-    write_json(second.folder / AGAIN, {"found": None})
+    write_json(second.folder / AGAIN, {"measured": None})
     assert "Fewer than ten external pairs are in both" in titles(open_view("again", again="made-again"))

@@ -2,14 +2,13 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
 from clipmem_core.audits import store
-from clipmem_core.dashboard.page import PAGES, PICKER
+from clipmem_core.dashboard.page import PAGES
 from clipmem_core.review.decisions import open_review
-from tests.dashboard.test_pages import address, open_page, texts, titles
+from tests.dashboard.test_pages import open_page, texts, titles
 from tests.fixtures import Copy
 from tests.review.embedded import embed
 
@@ -54,29 +53,11 @@ def test_a_page_opens_with_an_audit_with_none_and_with_nonsense_in_its_address(
         open_page(page, audit="paper", **nonsense)
 
 
-@every_page
-def test_every_page_has_the_audit_picker(copy: Copy, page: str) -> None:
-    copy(name="one")
-    copy("paper", name="two")
-    app = open_page(page, audit="one")
-    app.selectbox(key=PICKER).select("two").run()
-    assert not app.exception
-    assert address(app)["audit"] == app.selectbox(key=PICKER).value == "two"
-
-
-def test_the_picker_of_compare_changes_its_first_audit(copy: Copy) -> None:
-    for name in ("one", "two", "three"):
-        copy(name=name)
-    app = open_page("pages/compare.py", audit="one", one="one", other="two")
-    app.selectbox(key=PICKER).select("three").run()
-    assert app.selectbox(key="compare-one").value == "three"
-
-
 @pytest.mark.parametrize("file", MAIN)
 def test_a_damaged_file_is_one_line_that_names_it(copy: Copy, file: str) -> None:
     audit = copy()
     embed(audit)
-    for content in (None, b"", b"\x00\xff\xfe garbage"):
+    for content in (None, b"\x00\xff\xfe garbage"):
         (audit.folder / file).unlink()
         if content is not None:
             (audit.folder / file).write_bytes(content)
@@ -85,21 +66,3 @@ def test_a_damaged_file_is_one_line_that_names_it(copy: Copy, file: str) -> None
             assert file in said(app)
             assert all("\n" not in text for text in (*texts(app), *(error.value for error in app.error)))
         (audit.folder / file).write_bytes(b"")
-
-
-@every_page
-def test_an_odd_audit_is_survived(copy: Copy, page: str) -> None:
-    """Scores that are no numbers, in another order, no pictures, decisions on other pairs, no such members."""
-    audit = copy()
-    open_review(audit).decide(["absent", "also absent"], "keep", audit="other")
-    config, scores = audit.record.values, audit.scores.iloc[::-1].reset_index(drop=True)
-    numbers = scores.select_dtypes("number").columns
-    store.write_table(audit.folder / store.SCORES, scores)
-    odd = {"root": "/nowhere/at/all", "members": ["absent"], "dataset_fingerprint": "../../x"}
-    store.write_json(audit.folder / store.CONFIG, config | odd)
-    open_page(page, audit="made")
-    scores[numbers] = np.nan
-    scores.loc[:2, "clipmem"] = [np.inf, -np.inf, 1e300]
-    store.write_table(audit.folder / store.SCORES, scores)
-    store.write_json(audit.folder / store.CONFIG, config | {"members": [None, 5], "dataset_fingerprint": None})
-    open_page(page, audit="made")

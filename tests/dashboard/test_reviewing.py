@@ -3,12 +3,11 @@
 import json
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import parse_qs
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from clipmem_core.audits.store import VERDICT, Audit, write_json, write_table
+from clipmem_core.audits.store import VERDICT, Audit, write_json
 from clipmem_core.review.decisions import open_review
 from tests.dashboard.test_pages import links, open_page, texts, titles
 from tests.fixtures import HOSTILE
@@ -23,35 +22,21 @@ def audit(copy: Callable[..., Audit]) -> Audit:
 
 
 def mounted(app: AppTest) -> list[dict[str, Any]]:
-    """What the pair component of the page is given, leaving out the list of keys."""
-    given = [json.loads(element.proto.json) for element in app.get("bidi_component")]
-    return [each for each in given if "keys" not in each]
-
-
-def start(app: AppTest) -> dict[str, list[str]]:
-    """Where "Start review" leads."""
-    (there,) = (parse_qs(query) for label, query in links(app) if label == "Start review")
-    return there
+    """Data of the pair components of the page, without the list of keys."""
+    data = [json.loads(element.proto.json) for element in app.get("bidi_component")]
+    return [each for each in data if "keys" not in each]
 
 
 def test_the_pairs_that_are_probably_wrong_come_first_and_the_address_changes_that(audit: Audit) -> None:
-    (given,) = mounted(open_page(REVIEW))
-    assert given["selection"] == {"order": "review_place", "ascending": "1"}
-    assert (given["audit"], given["dataset"]) == ("made", audit.record.dataset_fingerprint)
-    assert given["undecided"] is True
-    (given,) = mounted(open_page(REVIEW, order="clipmem", group="scored", decision="undecided"))
-    assert (given["selection"], given["undecided"]) == ({"order": "clipmem", "group": "scored"}, True)
+    (data,) = mounted(open_page(REVIEW))
+    assert data["selection"] == {"order": "review_place", "ascending": "1"}
+    assert (data["audit"], data["dataset"]) == ("made", audit.record.dataset_fingerprint)
+    assert data["undecided"] is True
+    (data,) = mounted(open_page(REVIEW, order="clipmem", group="scored", decision="undecided"))
+    assert (data["selection"], data["undecided"]) == ({"order": "clipmem", "group": "scored"}, True)
     open_review(audit).decide(audit.pairs["pair_id"][:3], "keep", audit="made")
-    (given,) = mounted(open_page(REVIEW, order="clipmem", decision="keep"))
-    assert (given["selection"], given["undecided"]) == ({"order": "clipmem", "decision": "keep"}, False)
-
-
-def test_an_audit_without_misfit_is_reviewed_by_clipmem(audit: Audit) -> None:
-    unplaced = audit.scores.assign(review_place=float("nan"))
-    write_table(audit.folder / "scores.parquet", unplaced)
-    assert mounted(open_page(REVIEW))[0]["selection"] == {"order": "misfit"}
-    write_table(audit.folder / "scores.parquet", unplaced.assign(misfit=float("nan")))
-    assert mounted(open_page(REVIEW))[0]["selection"] == {"order": "clipmem"}
+    (data,) = mounted(open_page(REVIEW, order="clipmem", decision="keep"))
+    assert (data["selection"], data["undecided"]) == ({"order": "clipmem", "decision": "keep"}, False)
 
 
 @pytest.mark.usefixtures("audit")
@@ -61,15 +46,6 @@ def test_an_empty_selection_is_told_with_the_way_to_another() -> None:
     assert app.info[0].value == "No pair fits this selection."
     assert "words: <b>no such word</b>" in texts(app)
     assert [label for label, _ in links(app)] == ["Filter in Browse"]
-
-
-@pytest.mark.usefixtures("audit")
-def test_overview_and_browse_lead_to_a_review_of_what_they_show() -> None:
-    there = dict(links(open_page("pages/overview.py")))
-    assert "order=review_place" in str(there["Review next (includes 10 % random spot checks)"])
-    assert "order=random" in str(there["Check 50 at random"])
-    there = start(open_page("pages/browse.py", group="scored", words="circle"))
-    assert there == {"audit": ["made"], "group": ["scored"], "words": ["circle"], "order": ["misfit"]}
 
 
 def test_the_number_of_wrong_captions_and_its_basis_are_plain_text(audit: Audit) -> None:
