@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from clipmem_core.audits.status import list_states
+from clipmem_core.audit.status import list_states
 from clipmem_core.dashboard.audits import choose, draw_list
 from clipmem_core.dashboard.new_audit import draw_check, draw_request
 from clipmem_core.dashboard.page import AUDIT, choose_segment, open_bare_page, read_choice

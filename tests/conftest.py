@@ -19,17 +19,17 @@ from open_clip.tokenizer import SimpleTokenizer
 from streamlit.components.v2 import manifest_scanner
 from streamlit.components.v2.manifest_scanner import scan_component_manifests
 
-from clipmem_core.audits import run
-from clipmem_core.audits.run import run_audit
-from clipmem_core.audits.store import Audit, file_sha256
-from clipmem_core.commands import main
+from clipmem_core.audit import pipeline
+from clipmem_core.audit.pipeline import run_audit
+from clipmem_core.audit.store import Audit, file_sha256
+from clipmem_core.cli import main
+from clipmem_core.dataset import pixels, workers
+from clipmem_core.dataset.scenes import drawing
+from clipmem_core.dataset.scenes.drawing import draw_scenes
 from clipmem_core.features import embed
-from clipmem_core.pairs import pixels, workers
-from clipmem_core.pairs.scenes import drawing
-from clipmem_core.pairs.scenes.drawing import draw_scenes
 from clipmem_core.scores import prevalence
 from clipmem_core.scores.prevalence import WrongCount
-from tests.audits.small import ENSEMBLE, LOCKED, PAPER, Silent, config_of, in_process, made_once
+from tests.audit.small import ENSEMBLE, LOCKED, PAPER, Silent, config_of, in_process, made_once
 from tests.forked import Server
 
 # A busy machine makes no test wrong: an example may take as long as it takes.
@@ -60,7 +60,7 @@ def _few_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: None)
         patch.setattr(drawing, "draw_scenes", drawn_once)
-        patch.setattr(run, "local_processes", in_process)
+        patch.setattr(pipeline, "local_processes", in_process)
         patch.setattr(factory, "SimpleTokenizer", functools.cache(SimpleTokenizer))
         patch.setattr(manifest_scanner, "scan_component_manifests", functools.cache(scan_component_manifests))
         patch.setattr(prevalence, "estimate_wrong", _counted_once(prevalence.estimate_wrong))

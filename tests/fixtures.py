@@ -15,20 +15,20 @@ import pytest
 from PIL import Image
 
 from clipmem_core import columns as c
-from clipmem_core.audits import store
-from clipmem_core.audits.jobs import process_start
-from clipmem_core.audits.prepare import membership_table
-from clipmem_core.audits.scoring import records
-from clipmem_core.audits.settings import machine, versions
-from clipmem_core.audits.setup import audit_fingerprint, member_seeds
-from clipmem_core.audits.store import Audit, Record, write_json, write_manifest, write_table
-from clipmem_core.audits.verdict import NULL_CHECK, judge, uses
+from clipmem_core.audit import store
+from clipmem_core.audit.jobs import process_start
+from clipmem_core.audit.prepare import membership_table
+from clipmem_core.audit.scoring import records
+from clipmem_core.audit.settings import machine, versions
+from clipmem_core.audit.setup import audit_fingerprint, member_seeds
+from clipmem_core.audit.store import Audit, Record, write_json, write_manifest, write_table
+from clipmem_core.audit.verdict import NULL_CHECK, judge, uses
 from clipmem_core.config import AuditConfig, as_dict, preset_config
-from clipmem_core.pairs.errors import ERROR_KINDS
+from clipmem_core.dataset.errors import ERROR_KINDS
 from clipmem_core.scores.detection import DETECTORS, detection_table, numbers_reviewed
 from clipmem_core.scores.membership import Membership
 from clipmem_core.scores.registry import SCORE_COLUMNS
-from clipmem_core.studies.benchmark.results import BENCHMARK, METRICS, Benchmark, Piece, benchmark_of
+from clipmem_core.studies.benchmark_results import BENCHMARK, METRICS, Benchmark, Piece, benchmark_of
 
 HOSTILE = [
     "<script>document.title = 'taken'</script><b>bold</b><img src=x onerror=\"document.title='taken'\">",
@@ -238,7 +238,7 @@ SCRIPTS = (
     """
 import sys
 from pathlib import Path
-from clipmem_core.audits.jobs import run_job
+from clipmem_core.audit.jobs import run_job
 
 def run(words):
     space = {}

@@ -74,14 +74,14 @@ def serve() -> None:
     from open_clip import factory
     from open_clip.tokenizer import SimpleTokenizer
 
-    import clipmem_core.audits.locked
-    import clipmem_core.commands
+    import clipmem_core.audit.locked
+    import clipmem_core.cli
     import clipmem_core.studies.run  # noqa: F401
     from clipmem_core.training.model import build_model, tokenize
 
     os.fsync = lambda _: None
     factory.SimpleTokenizer = functools.cache(SimpleTokenizer)
-    clipmem_core.commands.parse(["audit", "scenes"])  # what is only loaded when it is used
+    clipmem_core.cli.parse(["audit", "scenes"])  # what is only loaded when it is used
     build_model("tiny", loss="clip", seed=0)
     tokenize("tiny", ["a frog"])
     for line in sys.stdin:
@@ -96,15 +96,15 @@ def serve() -> None:
 
 def _run_command(request: dict[str, Any]) -> None:
     """Run the command with its output in files and Ctrl-C as in a terminal; never return."""
-    from clipmem_core import commands
-    from clipmem_core.audits import executor
+    from clipmem_core import cli
+    from clipmem_core.audit import executor
 
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ |= request["environment"]
     _redirect(os.devnull, request["out"], request["err"])
     executor.start = Member
-    _end(lambda: exec(request["before"], {}) or commands.main(request["arguments"]))
+    _end(lambda: exec(request["before"], {}) or cli.main(request["arguments"]))
 
 
 class Member:
@@ -113,8 +113,8 @@ class Member:
     ends: list[int] = []  # of pipes that other members wait at
 
     def __init__(self, task: Any) -> None:
-        from clipmem_core.audits.__main__ import main
-        from clipmem_core.audits.executor import PROGRAM, STDERR
+        from clipmem_core.audit.__main__ import main
+        from clipmem_core.audit.executor import PROGRAM, STDERR
 
         pipe, end = os.pipe()
         self.ends.append(end)

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from clipmem_core.audits.store import CONFIG, SCORES, Audit, write_json, write_table
+from clipmem_core.audit.store import CONFIG, SCORES, Audit, write_json, write_table
 from clipmem_core.config import AuditConfig, as_dict, preset_config
 from clipmem_core.studies.arm import Decided, text_of
 from clipmem_core.studies.plan import find_study
-from clipmem_core.studies.store import ARMS, StudyFolder
+from clipmem_core.studies.study_folder import ARMS, StudyFolder
 
 # What an arm does to none's clipmem (a factor) and retrieval (a difference); others do a little of both.
 EFFECTS = {

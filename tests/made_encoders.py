@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from clipmem_core.audits.paradigms import PARADIGMS, TABLE, paradigms_folder
-from clipmem_core.audits.store import CONFIG, Audit, MemberRecord, write_json, write_table
-from clipmem_core.audits.unitmem import BEFORE, REFERENCES, SEEN, UNSEEN, table_file, unit_table
+from clipmem_core.audit.paradigms import PARADIGMS, TABLE, paradigms_folder
+from clipmem_core.audit.store import CONFIG, Audit, MemberRecord, write_json, write_table
+from clipmem_core.audit.unitmem import BEFORE, REFERENCES, SEEN, UNSEEN, table_file, unit_table
 from clipmem_core.scores.encoders import UnitTally
-from clipmem_core.studies.store import ARMS, MEMORIZATION, PEAK_MB, SAMPLES_SEEN, SECONDS, STUDY, TIMES
+from clipmem_core.studies.study_folder import ARMS, MEMORIZATION, PEAK_MB, SAMPLES_SEEN, SECONDS, STUDY, TIMES
 from tests.made_arms import request_of
 
 WIDTHS = {"image": [6, 5], "text": [4]}

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from clipmem_core import commands
-from clipmem_core.audits.jobs import resume_arguments
-from clipmem_core.commands import main, parse
+from clipmem_core import cli
+from clipmem_core.audit.jobs import resume_arguments
+from clipmem_core.cli import main, parse
 from clipmem_core.config import InputError, preset_config
 from tests.fixtures import make_audit
 
@@ -116,10 +116,10 @@ def test_a_switch_that_a_preset_turns_on_is_typed_to_be_off() -> None:
 def test_each_way_to_end_has_its_code_and_one_line(
     raised: BaseException, code: int, message: str, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
-    def fail(name: commands.Name) -> None:
+    def fail(name: cli.Name) -> None:
         raise raised
 
-    monkeypatch.setitem(commands.COMMANDS, "fetch", fail)
+    monkeypatch.setitem(cli.COMMANDS, "fetch", fail)
     assert main(["fetch", "tuxpaint"]) == code
     assert line_of(capsys).startswith(message)
 

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from clipmem_core.audits.settings import check_fields
+from clipmem_core.audit.settings import check_fields
 from clipmem_core.config import ARM_FIELDS, FIELDS, AuditConfig, InputError, as_dict, preset_config, switched_on
 
 NUMBERS = [name for name, facts in FIELDS.items() if hasattr(AuditConfig, name) and type(facts.default) in (int, float)]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from clipmem_core.commands import parse
+from clipmem_core.cli import parse
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / name for name in ("README.md", "data/results/README.md")]

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from clipmem_core.commands import main
+from clipmem_core.cli import main
 from clipmem_core.dashboard.page import PAGES
-from tests.audits.small import command
+from tests.audit.small import command
 from tests.dashboard.test_pages import open_page
 
 FLAGS = "--preset tiny --epochs 2 --members 2 --scenes-pairs 220 --threads 1"

@@ -6,9 +6,9 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from clipmem_core.audits import status as s
-from clipmem_core.audits.jobs import jobs_folder
-from clipmem_core.audits.store import CONFIG
+from clipmem_core.audit import status as s
+from clipmem_core.audit.jobs import jobs_folder
+from clipmem_core.audit.store import CONFIG
 from clipmem_core.config import InputError
 from clipmem_core.dashboard.page import AUDIT, CHOICE
 from clipmem_core.dashboard.plain import bytes_in_words, draw_fault, show_strong

@@ -7,8 +7,8 @@ import pandas as pd
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from clipmem_core.audits.store import Audit
-from clipmem_core.audits.verdict import queues
+from clipmem_core.audit.store import Audit
+from clipmem_core.audit.verdict import queues
 from clipmem_core.columns import CLIPMEM, MISFIT
 from clipmem_core.config import InputError
 from clipmem_core.dashboard.deciding import BADGES, Notice, draw_notice, locked_session, review_session

@@ -11,13 +11,13 @@ from typing import Any
 import streamlit as st
 from PIL import Image
 
-from clipmem_core.audits.store import Audit
-from clipmem_core.audits.verdict import queues
+from clipmem_core.audit.store import Audit
+from clipmem_core.audit.verdict import queues
 from clipmem_core.dashboard.page import link, read_view
 from clipmem_core.dashboard.plain import as_html, cut, explained_errors, number, read_verdict, signed
+from clipmem_core.dataset.pictures import decode
+from clipmem_core.dataset.references import read_bytes
 from clipmem_core.io import shortage
-from clipmem_core.pairs.pictures import decode
-from clipmem_core.pairs.references import read_bytes
 from clipmem_core.review.cards import PairCard, cards
 from clipmem_core.review.rows import find_rows
 from clipmem_core.review.selection import Selection

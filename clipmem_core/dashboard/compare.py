@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 import pandas as pd
 import streamlit as st
 
-from clipmem_core.audits.store import PAIRS, Audit, is_name, list_audits
+from clipmem_core.audit.store import PAIRS, Audit, is_name, list_audits
 from clipmem_core.columns import CLIPMEM, PAIR_ID, SHA256
 from clipmem_core.config import InputError, as_dict, flat
 from clipmem_core.dashboard.cards import Sides, draw_change_cards
@@ -15,7 +15,7 @@ from clipmem_core.dashboard.page import AUDIT, CHOICE, PAGE, draw_pages, draw_se
 from clipmem_core.dashboard.plain import number, pairs_in_words, show_text, signed
 from clipmem_core.figures.audit_scores import comparison_figure
 from clipmem_core.review.compare import Comparison, compare
-from clipmem_core.review.tables import Version, fetch_arrow, version_of
+from clipmem_core.review.queries import Version, fetch_arrow, version_of
 from clipmem_core.scores.registry import BY_NAME, words
 
 ONE, OTHER, COLUMN = "one", "other", "column"  # in the address

@@ -12,20 +12,20 @@ from typing import Any
 import streamlit as st
 
 from clipmem_core import columns as c
-from clipmem_core.audits.settings import check_config
-from clipmem_core.audits.store import MEMBERSHIP, PAIRS, Audit
+from clipmem_core.audit.settings import check_config
+from clipmem_core.audit.store import MEMBERSHIP, PAIRS, Audit
 from clipmem_core.config import FIELDS, MODIFIERS, AuditConfig, InputError, Slider, ineffective_fields
 from clipmem_core.dashboard.new_audit import draw_left_out
 from clipmem_core.dashboard.page import PAGE, choose_listed, write
 from clipmem_core.dashboard.plain import one_line, one_line_errors, show_text
 from clipmem_core.mitigations import AHEAD_GROUP
 from clipmem_core.review.decisions import decided_for
-from clipmem_core.review.tables import cached
+from clipmem_core.review.queries import cached
 from clipmem_core.scores.registry import REMOVAL as RANKS_REMOVAL
 from clipmem_core.scores.registry import scores_in
 from clipmem_core.studies import arm
 from clipmem_core.studies.arm import NONE, RANDOM, REMOVAL, Arm, Removal, normal, parse_setting, reference_config
-from clipmem_core.studies.store import StudyFolder
+from clipmem_core.studies.study_folder import StudyFolder
 
 PARAMETER = "setting"
 LARGEST = 1_000_000  # value of any field; no slider goes further

@@ -14,7 +14,7 @@ from zlib import crc32
 
 import streamlit as st
 
-from clipmem_core.audits.store import Audit
+from clipmem_core.audit.store import Audit
 from clipmem_core.config import InputError
 from clipmem_core.dashboard.plain import one_line, pairs_in_words, show_text
 from clipmem_core.review.cards import PairCard

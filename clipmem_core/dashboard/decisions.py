@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from clipmem_core.audits.jobs import audit_task
-from clipmem_core.audits.status import DONE, state_of
-from clipmem_core.audits.store import PAIRS, Audit, audits_folder
+from clipmem_core.audit.jobs import audit_task
+from clipmem_core.audit.status import DONE, state_of
+from clipmem_core.audit.store import PAIRS, Audit, audits_folder
 from clipmem_core.columns import CAPTIONS, PAIR_ID
 from clipmem_core.config import InputError
 from clipmem_core.dashboard.cards import draw_card_picture, start_thumbnails
@@ -30,13 +30,13 @@ from clipmem_core.dashboard.plain import (
     show_text,
 )
 from clipmem_core.dashboard.running import draw_progress
-from clipmem_core.exports import reaudit
-from clipmem_core.pairs.checks import CHECKS
+from clipmem_core.dataset.checks import CHECKS
+from clipmem_core.export import reaudit
 from clipmem_core.review.cards import PairCard, cards
 from clipmem_core.review.decisions import CHOICES, CODES, FOR_OTHER, KEEP, REMOVE, decided, decision_words, open_review
+from clipmem_core.review.queries import ROW, fetch_rows
 from clipmem_core.review.rows import check_counts, lookalike_groups
 from clipmem_core.review.selection import DECIDED, UNDECIDED, Selection
-from clipmem_core.review.tables import ROW, fetch_rows
 
 BROWSE, PAIR_PAGE = "pages/browse.py", "pages/pair.py"
 DECISION, HISTORY_PAGE, GROUP_PAGE, SECOND = "decision", "history", "group", "again"  # parameters of the address

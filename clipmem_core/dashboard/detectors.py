@@ -6,17 +6,17 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from clipmem_core.audits.store import Audit
+from clipmem_core.audit.store import Audit
 from clipmem_core.dashboard.page import choose_listed, choose_segment
 from clipmem_core.dashboard.pair_component import draw_grid
 from clipmem_core.dashboard.plain import one_line_errors, show_text
+from clipmem_core.dataset.errors import ERROR_KINDS
 from clipmem_core.figures.studies import agreement_figure, precision_figure
-from clipmem_core.pairs.errors import ERROR_KINDS
 from clipmem_core.review import compare as r
 from clipmem_core.review.cards import cards
 from clipmem_core.review.selection import Selection
 from clipmem_core.scores.registry import words
-from clipmem_core.studies.benchmark.results import DETECTOR, KIND, MEASURE, OVER, SHARE, SHORT
+from clipmem_core.studies.benchmark_results import DETECTOR, KIND, MEASURE, OVER, SHARE, SHORT
 
 THIS_AUDIT = "this audit"
 CHART = {"displaylogo": False, "displayModeBar": False}

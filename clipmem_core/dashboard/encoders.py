@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from clipmem_core import columns as c
-from clipmem_core.audits.store import Audit
+from clipmem_core.audit.store import Audit
 from clipmem_core.config import InputError
 from clipmem_core.dashboard.maps import draw_selectable, sample_note
 from clipmem_core.dashboard.page import choose_listed, choose_segment
@@ -20,11 +20,11 @@ from clipmem_core.figures.studies import MEASURES, means_figure, size_figure, ti
 from clipmem_core.io import mapping
 from clipmem_core.review import score_breakdown as b
 from clipmem_core.review.overview import locked_towers
+from clipmem_core.review.queries import Version, version_of
 from clipmem_core.review.selection import Selection
-from clipmem_core.review.tables import Version, version_of
 from clipmem_core.scores.seeds import over_seeds
 from clipmem_core.studies import results as r
-from clipmem_core.studies import store as s
+from clipmem_core.studies import study_folder as s
 from clipmem_core.studies.plan import STUDIES
 
 LABELS_SHOWN = 12

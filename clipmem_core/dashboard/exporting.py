@@ -7,15 +7,15 @@ from pathlib import Path
 
 import streamlit as st
 
-from clipmem_core.audits.jobs import Job, Task, export_task
-from clipmem_core.audits.store import Audit
-from clipmem_core.commands import AUDIT_IT
+from clipmem_core.audit.jobs import Job, Task, export_task
+from clipmem_core.audit.store import Audit
+from clipmem_core.cli import AUDIT_IT
 from clipmem_core.config import data_folder
 from clipmem_core.dashboard.decisions import count_decisions
 from clipmem_core.dashboard.page import draw_set, write
 from clipmem_core.dashboard.plain import draw_fault, show_text
 from clipmem_core.dashboard.running import draw_job
-from clipmem_core.exports import FORMATS
+from clipmem_core.export import FORMATS
 from clipmem_core.review.decisions import RECAPTION, REMOVE
 from clipmem_core.review.selection import UNDECIDED
 

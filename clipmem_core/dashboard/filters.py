@@ -8,13 +8,13 @@ import numpy as np
 import streamlit as st
 
 from clipmem_core import columns as c
-from clipmem_core.audits.store import Audit
-from clipmem_core.audits.verdict import queues
+from clipmem_core.audit.store import Audit
+from clipmem_core.audit.verdict import queues
 from clipmem_core.dashboard.deciding import BADGES
 from clipmem_core.dashboard.page import LAYOUT, draw_set, peek_selection, read_selection, write, write_selection
 from clipmem_core.dashboard.pair_component import BROWSE_KEYS, draw_keys
 from clipmem_core.dashboard.plain import read_verdict
-from clipmem_core.pairs.checks import CHECKS
+from clipmem_core.dataset.checks import CHECKS
 from clipmem_core.review import selection as s
 from clipmem_core.review.decisions import CHOICES
 from clipmem_core.review.rows import frequent_values, score_span

@@ -10,8 +10,8 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from clipmem_core import columns as c
-from clipmem_core.audits.store import PAIRS, Audit
-from clipmem_core.audits.verdict import doubt
+from clipmem_core.audit.store import PAIRS, Audit
+from clipmem_core.audit.verdict import doubt
 from clipmem_core.dashboard.page import TIGHT_STYLE, choose_listed, choose_segment, link
 from clipmem_core.dashboard.pair_component import draw_grid, draw_pointer
 from clipmem_core.dashboard.plain import draw_fault, duration, explained_errors, read_verdict, show_text
@@ -20,8 +20,8 @@ from clipmem_core.review import selection as s
 from clipmem_core.review.cards import cards
 from clipmem_core.review.maps import map_file, map_name, map_points, map_task
 from clipmem_core.review.overview import ScoreMap, load_score_map
+from clipmem_core.review.queries import Version, count_rows, version_of
 from clipmem_core.review.rows import count_pairs, find_rows
-from clipmem_core.review.tables import Version, count_rows, version_of
 from clipmem_core.scores.registry import COLOUR as SCORE_COLOUR
 from clipmem_core.scores.registry import scores_in, words
 

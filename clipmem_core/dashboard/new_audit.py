@@ -9,10 +9,10 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from clipmem_core.audits.jobs import audit_task, cancel
-from clipmem_core.audits.preflight import Check, Request, check_request, find_check, start_check
-from clipmem_core.audits.settings import audit_name
-from clipmem_core.audits.store import CONFIG, audits_folder, is_name
+from clipmem_core.audit.jobs import audit_task, cancel
+from clipmem_core.audit.preflight import Check, Request, check_request, find_check, start_check
+from clipmem_core.audit.settings import audit_name
+from clipmem_core.audit.store import CONFIG, audits_folder, is_name
 from clipmem_core.config import (
     DEFAULT_PRESET,
     FIELDS,
@@ -27,10 +27,10 @@ from clipmem_core.config import (
 )
 from clipmem_core.dashboard.page import draw_set
 from clipmem_core.dashboard.plain import draw_fault, explained_errors
-from clipmem_core.exports.reaudit import CLEANED
+from clipmem_core.dataset.source import DRAWN, check_source, lacks_captions
+from clipmem_core.export.reaudit import CLEANED
 from clipmem_core.glossary import DRAWN as DRAWN_SET
 from clipmem_core.glossary import PROTOCOL, meaning
-from clipmem_core.pairs.table import DRAWN, check_source, lacks_captions
 
 TEMPLATE = "a photo of a {label}"
 MAIN = ("epochs", "batch_size", "captions", "plant_miscaptions", "drop_lookalikes", "seed")

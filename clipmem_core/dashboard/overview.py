@@ -7,7 +7,7 @@ import streamlit as st
 
 from clipmem_core import columns as c
 from clipmem_core import glossary
-from clipmem_core.audits.verdict import BASIS, RELIABILITY, WHOLE_HEAD, uses, whole_rows
+from clipmem_core.audit.verdict import BASIS, RELIABILITY, WHOLE_HEAD, uses, whole_rows
 from clipmem_core.dashboard.plain import show_strong, show_text
 from clipmem_core.figures.audit_scores import group_figure
 from clipmem_core.io import is_number, mapping

@@ -4,8 +4,8 @@ import pandas as pd
 import streamlit as st
 
 from clipmem_core import columns as c
-from clipmem_core.audits.store import Audit
-from clipmem_core.audits.verdict import queues
+from clipmem_core.audit.store import Audit
+from clipmem_core.audit.verdict import queues
 from clipmem_core.config import InputError
 from clipmem_core.dashboard.cards import STRIP_SIZE, STYLE, draw_card_row
 from clipmem_core.dashboard.page import PAIR, link, peek_selection, read_view
@@ -20,15 +20,15 @@ from clipmem_core.dashboard.plain import (
     read_verdict,
     show_text,
 )
+from clipmem_core.dataset.checks import CHECKS
 from clipmem_core.figures.audit_scores import IN, OUT, TERM_NAMES, encoder_figure, term_figure
 from clipmem_core.figures.layout import group_colour
-from clipmem_core.pairs.checks import CHECKS
 from clipmem_core.review import score_breakdown
 from clipmem_core.review.cards import PairCard, caption_scores, cards
+from clipmem_core.review.queries import find_row
 from clipmem_core.review.rows import failed_checks, find_rows, misfit_note
 from clipmem_core.review.search import nearest
 from clipmem_core.review.selection import IMAGE_SIDE, TEXT_SIDE, Selection
-from clipmem_core.review.tables import find_row
 from clipmem_core.scores.registry import BY_NAME, scores_in, words
 from clipmem_core.scores.registry import PAIR as SHOWN_HERE
 

@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 
 import streamlit as st
 
-from clipmem_core.audits.store import PAIRS, Audit
+from clipmem_core.audit.store import PAIRS, Audit
 from clipmem_core.columns import CLIPMEM, CLIPMEM_SHRUNK, SE
 from clipmem_core.dashboard.page import PAIR, link, peek_selection, read_view, write, write_selection
 from clipmem_core.dashboard.plain import Noise, cut, number, read_noise
@@ -20,9 +20,9 @@ from clipmem_core.dashboard.routes import PREFIX
 from clipmem_core.figures.layout import PLANTED_COLOUR, group_colour
 from clipmem_core.review.cards import PairCard
 from clipmem_core.review.decisions import decided
+from clipmem_core.review.queries import CAPTION_KEY, fetch_numbered
 from clipmem_core.review.rows import count_decided
 from clipmem_core.review.selection import IMAGE_SIDE, MATCH, TEXT_SIDE, UNDECIDED, Selection, to_parameters
-from clipmem_core.review.tables import CAPTION_KEY, fetch_numbered
 from clipmem_core.scores.registry import BY_NAME, CARD, ROW, scores_in, words
 
 SCRIPTS = ("outbox.js", "pairs.js", "pairs_grid.js", "pairs_single.js")

@@ -13,7 +13,7 @@ from typing import Any
 
 import streamlit as st
 
-from clipmem_core.audits.store import Audit
+from clipmem_core.audit.store import Audit
 from clipmem_core.config import InputError
 from clipmem_core.io import is_number, mapping
 

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import streamlit as st
 
-from clipmem_core.audits.store import Audit
-from clipmem_core.audits.verdict import queues
+from clipmem_core.audit.store import Audit
+from clipmem_core.audit.verdict import queues
 from clipmem_core.columns import REVIEW_PLACE
 from clipmem_core.dashboard.filters import conditions
 from clipmem_core.dashboard.page import TIGHT_STYLE, link, read_selection

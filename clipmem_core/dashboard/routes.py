@@ -22,7 +22,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 
-from clipmem_core.audits.store import MEMBERSHIP, PAIRS, Audit, audits_folder, is_name
+from clipmem_core.audit.store import MEMBERSHIP, PAIRS, Audit, audits_folder, is_name
 from clipmem_core.columns import IMAGE, MISFIT, REVIEW_PLACE
 from clipmem_core.config import InputError
 from clipmem_core.dashboard.cards import FULL_SIDE, LARGE_SIDE, SIDE, WORKERS, thumbnail
@@ -30,10 +30,10 @@ from clipmem_core.dashboard.plain import number, one_line
 from clipmem_core.review.bulk_edit import Batch, store
 from clipmem_core.review.cards import cards
 from clipmem_core.review.decisions import Codes, decided, open_review
+from clipmem_core.review.queries import cached, caption_keys, fetch_numbered, find_row
 from clipmem_core.review.rows import changed_rows, count_pairs, find_rows
 from clipmem_core.review.score_breakdown import QUALITY, suggested_captions
 from clipmem_core.review.selection import RANDOM, Selection, from_parameters
-from clipmem_core.review.tables import cached, caption_keys, fetch_numbered, find_row
 from clipmem_core.review.wrong_captions import drawn_at_random, wrong_words
 from clipmem_core.scores.registry import words
 

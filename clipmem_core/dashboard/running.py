@@ -3,8 +3,8 @@
 import pandas as pd
 import streamlit as st
 
-from clipmem_core.audits import status as s
-from clipmem_core.audits.jobs import Job, Task, audit_task, cancel, resume_arguments
+from clipmem_core.audit import status as s
+from clipmem_core.audit.jobs import Job, Task, audit_task, cancel, resume_arguments
 from clipmem_core.config import InputError
 from clipmem_core.dashboard.plain import draw_fault, duration, explained_errors, show_text
 from clipmem_core.figures.audit_scores import loss_figure

@@ -7,22 +7,22 @@ from contextlib import contextmanager
 
 import streamlit as st
 
-from clipmem_core.audits.jobs import Job, Task
-from clipmem_core.audits.settings import audit_name, check_config
-from clipmem_core.audits.status import TIME_LEFT
-from clipmem_core.audits.store import is_name
+from clipmem_core.audit.jobs import Job, Task
+from clipmem_core.audit.settings import audit_name, check_config
+from clipmem_core.audit.status import TIME_LEFT
+from clipmem_core.audit.store import is_name
 from clipmem_core.config import PRESETS, AuditConfig, InputError, SourceOptions, as_dict, preset_config
 from clipmem_core.dashboard.compare import fingerprint, finished_audits
 from clipmem_core.dashboard.new_audit import PERSIST, built_in_sources, draw_path, free_name
 from clipmem_core.dashboard.page import PAGE, choose_listed
 from clipmem_core.dashboard.plain import draw_fault, one_line, show_text
 from clipmem_core.dashboard.running import draw_job
-from clipmem_core.pairs.table import check_source
+from clipmem_core.dataset.source import check_source
 from clipmem_core.review.decisions import decided_for
 from clipmem_core.studies import plan as p
 from clipmem_core.studies.arm import DECISIONS, Arm
 from clipmem_core.studies.results import rows_of
-from clipmem_core.studies.store import STUDY, StudyFolder, list_studies, study_folder
+from clipmem_core.studies.study_folder import STUDY, StudyFolder, list_studies, study_folder
 
 PARAMETER = "study"  # in the address
 PLANS = {  # plan → its arms

@@ -19,9 +19,9 @@ from clipmem_core.dashboard.page import choose_listed, draw_pages, read_page
 from clipmem_core.dashboard.plain import show_strong, show_text
 from clipmem_core.dashboard.studies import PARAMETER, PLANS, shown_errors
 from clipmem_core.figures.studies import MEMORIZATION, TEXT, UTILITY, tradeoff_figure
-from clipmem_core.review.tables import Stamp, stamp
+from clipmem_core.review.queries import Stamp, stamp
 from clipmem_core.studies import results as r
-from clipmem_core.studies import store as s
+from clipmem_core.studies import study_folder as s
 from clipmem_core.studies.arm import NONE
 
 MEMORIZATIONS = {

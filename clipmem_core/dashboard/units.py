@@ -5,10 +5,10 @@ from collections.abc import Callable
 import pandas as pd
 import streamlit as st
 
-from clipmem_core.audits import paradigms as p
-from clipmem_core.audits import unitmem as t
-from clipmem_core.audits.jobs import PARADIGMS, UNITS, encoder_task
-from clipmem_core.audits.store import Audit
+from clipmem_core.audit import paradigms as p
+from clipmem_core.audit import unitmem as t
+from clipmem_core.audit.jobs import PARADIGMS, UNITS, encoder_task
+from clipmem_core.audit.store import Audit
 from clipmem_core.columns import MEMBER
 from clipmem_core.config import InputError
 from clipmem_core.dashboard.plain import draw_fault, explained_errors

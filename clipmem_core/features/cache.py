@@ -24,9 +24,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from clipmem_core.dataset.pictures import PictureError, decode, resize
+from clipmem_core.dataset.references import read_bytes
 from clipmem_core.io import replacing, shortage
-from clipmem_core.pairs.pictures import PictureError, decode, resize
-from clipmem_core.pairs.references import read_bytes
 
 BATCHES = 64  # of a shard: 1,024 pictures are half a minute of one core
 KEY, CUT = "key", "cut"

@@ -19,11 +19,11 @@ from filelock import FileLock
 
 from clipmem_core import columns as c
 from clipmem_core.config import InputError, data_folder
+from clipmem_core.dataset.workers import cores, map_chunks
 from clipmem_core.features import cache
 from clipmem_core.features.cache import Computed, ComputeShards, FeatureStore
 from clipmem_core.features.towers import Opened, Tower, image_tower, text_tower
 from clipmem_core.io import naming, read_json, replacing
-from clipmem_core.pairs.workers import cores, map_chunks
 
 IMAGE_BATCH = 16  # pictures: larger batches leave the processor's caches, at 192 pixels a fifth slower
 TEXT_BATCH = 64

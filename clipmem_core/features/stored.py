@@ -24,12 +24,12 @@ import pyarrow.compute as pc
 
 from clipmem_core import columns as c
 from clipmem_core.config import InputError, SourceOptions, as_dict, data_folder, fingerprint
+from clipmem_core.dataset.readers.columnar import read_arrow_files, read_schema
+from clipmem_core.dataset.readers.paths import as_name, is_missing, tidy
+from clipmem_core.dataset.readers.records import Row
+from clipmem_core.dataset.readers.tables import read_delimited, read_jsonl
 from clipmem_core.features.cache import some_rows
 from clipmem_core.io import naming, shortage
-from clipmem_core.pairs.readers.columnar import read_arrow_files, read_schema
-from clipmem_core.pairs.readers.files import as_name, is_missing, tidy
-from clipmem_core.pairs.readers.rows import Row
-from clipmem_core.pairs.readers.tables import read_delimited, read_jsonl
 
 BLOCK = 65_536  # rows checked and copied at a time
 SIDES = ("image", "text")

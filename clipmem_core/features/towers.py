@@ -22,8 +22,8 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from clipmem_core.config import InputError, fingerprint
+from clipmem_core.dataset.readers.remote import hub_answers
 from clipmem_core.mitigations import can_cut_text
-from clipmem_core.pairs.readers.remote import hub_answers
 from clipmem_core.training.model import autocast, build_model, one_line, open_tokenizer, text_features, tokenize
 from clipmem_core.training.names import model_config, model_names
 

@@ -6,14 +6,14 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from clipmem_core.audits import paradigms as p
-from clipmem_core.audits import unitmem as t
+from clipmem_core.audit import paradigms as p
+from clipmem_core.audit import unitmem as t
 from clipmem_core.columns import CLIPMEM_IMAGE, CLIPMEM_TEXT
 from clipmem_core.figures import layout
 from clipmem_core.review.score_breakdown import DEPTH, MEMBERS, PARADIGM_NAMES, SOURCE
 from clipmem_core.scores.detection import DETECTORS, RANDOM, REFERENCE, SECOND_ROUND
 from clipmem_core.scores.registry import words
-from clipmem_core.studies.store import ARM, EPOCH
+from clipmem_core.studies.study_folder import ARM, EPOCH
 
 NAME_LENGTH = 20  # leaves space for the dots on a telephone
 MEASURES = {CLIPMEM_IMAGE: "image", CLIPMEM_TEXT: "text"}

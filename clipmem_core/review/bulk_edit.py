@@ -9,12 +9,12 @@ from typing import Annotated
 import regex
 from pydantic import BaseModel, Field
 
-from clipmem_core.audits.store import PAIRS, Audit
+from clipmem_core.audit.store import PAIRS, Audit
 from clipmem_core.columns import CAPTIONS, PAIR_ID
 from clipmem_core.config import InputError
 from clipmem_core.review import log as events
 from clipmem_core.review.decisions import Edit, Outcome, Review, captions_to_store, current_decision, open_review
-from clipmem_core.review.tables import caption_keys, fetch_pairs
+from clipmem_core.review.queries import caption_keys, fetch_pairs
 
 UNDO, UNDECIDE = "undo", "undecide"
 MOST_EVENTS, MOST_PAIRS = 100, 100_000  # in a batch, in an event

@@ -8,13 +8,13 @@ import numpy as np
 import pandas as pd
 
 from clipmem_core import columns as c
-from clipmem_core.audits.checks import ensure_checks
-from clipmem_core.audits.store import CAPTION_TABLE, PAIRS, SCORES, Audit, read_table
+from clipmem_core.audit.check_table import ensure_checks
+from clipmem_core.audit.store import CAPTION_TABLE, PAIRS, SCORES, Audit, read_table
 from clipmem_core.config import InputError
 from clipmem_core.review.decisions import Decision, open_review
+from clipmem_core.review.queries import fetch_frame, fetch_numbered, fetch_pairs, mismatched_tables, number
 from clipmem_core.review.search import hits
 from clipmem_core.review.selection import Selection
-from clipmem_core.review.tables import fetch_frame, fetch_numbered, fetch_pairs, mismatched_tables, number
 from clipmem_core.scores.registry import BY_NAME, CARD, EXPORT, PAIR, ROW, scores_in
 
 SHOWN = tuple(dict.fromkeys(name for place in (CARD, ROW, PAIR, EXPORT) for name in scores_in(place)))

@@ -8,14 +8,14 @@ import pandas as pd
 from scipy import stats
 
 from clipmem_core import columns as c
-from clipmem_core.audits.store import PAIRS, SCORES, Audit
+from clipmem_core.audit.store import PAIRS, SCORES, Audit
 from clipmem_core.config import FIELDS, InputError, as_dict, flat
+from clipmem_core.review.queries import CAPTION_KEY, ROW, cached, count_pairs_of, fetch_frame, number
 from clipmem_core.review.rows import misfit_note
-from clipmem_core.review.tables import CAPTION_KEY, ROW, cached, count_pairs_of, fetch_frame, number
 from clipmem_core.scores.detection import detection_table, numbers_reviewed, precision_curve
 from clipmem_core.scores.registry import BY_NAME, DETECTION, scores_in
 from clipmem_core.scores.seeds import paired_difference
-from clipmem_core.studies.benchmark import results as b
+from clipmem_core.studies import benchmark_results as b
 
 POINTS = 5_000  # pairs in a scatter plot
 MOST_RANKED = 50_000  # pairs in a rank correlation

@@ -17,14 +17,14 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from clipmem_core.audits.store import PAIRS, Audit, check_name
+from clipmem_core.audit.store import PAIRS, Audit, check_name
 from clipmem_core.columns import CAPTIONS, PAIR_ID
 from clipmem_core.config import InputError, data_folder
 from clipmem_core.review import log as events
-from clipmem_core.review import tables as t
+from clipmem_core.review import queries as t
 from clipmem_core.review.log import CHOICES, KEEP, RECAPTION, REMOVE
 from clipmem_core.studies.arm import Decided
-from clipmem_core.studies.store import StudyFolder
+from clipmem_core.studies.study_folder import StudyFolder
 
 __all__ = ["CHOICES", "KEEP", "RECAPTION", "REMOVE"]
 FOR_OTHER = "for_other_captions"

@@ -16,8 +16,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from clipmem_core.audits.jobs import Task, jobs_folder
-from clipmem_core.audits.store import (
+from clipmem_core.audit.jobs import Task, jobs_folder
+from clipmem_core.audit.store import (
     PAIRS,
     SCORES,
     Audit,
@@ -29,9 +29,9 @@ from clipmem_core.audits.store import (
 from clipmem_core.columns import GROUP, LABEL, PLANTED
 from clipmem_core.config import InputError, data_folder
 from clipmem_core.io import write_once
+from clipmem_core.review.queries import ROW, fetch_arrow, mismatched_tables, number
 from clipmem_core.review.search import EMBEDDINGS, embeddings_path
 from clipmem_core.review.selection import MAP_X, MAP_Y
-from clipmem_core.review.tables import ROW, fetch_arrow, mismatched_tables, number
 
 MAP_ROW = "row"
 LIMIT = 20_000  # pairs on a map

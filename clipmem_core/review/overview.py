@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 
 from clipmem_core import columns as c
-from clipmem_core.audits.store import PAIRS, QUARANTINE, SCORES, UTILITY, Audit, Record
-from clipmem_core.audits.verdict import NULL_CHECK
+from clipmem_core.audit.store import PAIRS, QUARANTINE, SCORES, UTILITY, Audit, Record
+from clipmem_core.audit.verdict import NULL_CHECK
 from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.io import is_number, mapping, numbers
-from clipmem_core.review.tables import ROW, count_pairs_of, count_rows, fetch_frame, number
+from clipmem_core.review.queries import ROW, count_pairs_of, count_rows, fetch_frame, number
 
 BINS = 60
 MEMBERS_SHOWN = 6  # with a column each

@@ -7,17 +7,17 @@ from pathlib import Path
 import numpy as np
 
 from clipmem_core import columns as c
-from clipmem_core.audits.checks import LOOKALIKE_OF, ensure_checks, stored_checks
-from clipmem_core.audits.store import PAIRS, SCORES, Audit
+from clipmem_core.audit.check_table import LOOKALIKE_OF, ensure_checks, stored_checks
+from clipmem_core.audit.store import PAIRS, SCORES, Audit
 from clipmem_core.config import InputError
-from clipmem_core.pairs.checks import CHECKS
+from clipmem_core.dataset.checks import CHECKS
+from clipmem_core.review import queries as t
 from clipmem_core.review import selection as s
-from clipmem_core.review import tables as t
 from clipmem_core.review.decisions import CODES, UNDECIDED_CODE, decided, open_review
 from clipmem_core.review.maps import map_file
+from clipmem_core.review.queries import ROW, cached, fetch_columns, fetch_rows, number
 from clipmem_core.review.search import hits
 from clipmem_core.review.selection import Outline, Selection
-from clipmem_core.review.tables import ROW, cached, fetch_columns, fetch_rows, number
 from clipmem_core.review.wrong_captions import wrong_estimate
 from clipmem_core.scores.registry import QUEUE, SECOND_NOTE, scores_in
 

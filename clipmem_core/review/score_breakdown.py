@@ -11,16 +11,16 @@ import numpy as np
 import pandas as pd
 
 from clipmem_core import columns as c
-from clipmem_core.audits import paradigms as p
-from clipmem_core.audits import unitmem as t
-from clipmem_core.audits.prepare import sides_of
-from clipmem_core.audits.store import MEMBERSHIP, PAIRS, SCORES, Audit, read_array
-from clipmem_core.audits.verdict import FLAT
+from clipmem_core.audit import paradigms as p
+from clipmem_core.audit import unitmem as t
+from clipmem_core.audit.prepare import sides_of
+from clipmem_core.audit.store import MEMBERSHIP, PAIRS, SCORES, Audit, read_array
+from clipmem_core.audit.verdict import FLAT
 from clipmem_core.config import InputError
 from clipmem_core.review import search as s
 from clipmem_core.review.cards import LISTED, OWN_CAPTIONS, listed_scores
 from clipmem_core.review.overview import LIMIT, points_and_density
-from clipmem_core.review.tables import ROW, cached, count_pairs_of, fetch_columns, fetch_frame, fetch_numbered, number
+from clipmem_core.review.queries import ROW, cached, count_pairs_of, fetch_columns, fetch_frame, fetch_numbered, number
 from clipmem_core.scores.alignment import external_means, terms_of
 from clipmem_core.scores.membership import Membership, Sides
 from clipmem_core.scores.registry import BY_NAME

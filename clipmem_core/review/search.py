@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from clipmem_core.audits.settings import opened, towers_of
-from clipmem_core.audits.store import CONFIG, IMAGE_EMBEDDINGS, TEXT_EMBEDDINGS, Audit, read_array
+from clipmem_core.audit.settings import opened, towers_of
+from clipmem_core.audit.store import CONFIG, IMAGE_EMBEDDINGS, TEXT_EMBEDDINGS, Audit, read_array
 from clipmem_core.config import AuditConfig, InputError
+from clipmem_core.review.queries import cached, find_row
 from clipmem_core.review.selection import IMAGE_SIDE, TEXT_SIDE, Selection
-from clipmem_core.review.tables import cached, find_row
 from clipmem_core.training.names import CHECKPOINT
 from clipmem_core.training.vocabulary import Vocabulary
 
@@ -109,7 +109,7 @@ def _member_files(audit: Audit, member: str) -> list[Path]:
 @cached(2, paths=_member_files)
 def _text_encoder(audit: Audit, member: str) -> tuple[Any, Vocabulary | None]:
     """Return a member's model without its image encoder, and its vocabulary."""
-    from clipmem_core.audits.member import vocabulary_of_member
+    from clipmem_core.audit.member import vocabulary_of_member
     from clipmem_core.training.model import build_model
 
     config, checkpoint = audit.record.config, str(checkpoint_path(audit, member))
@@ -122,7 +122,7 @@ def _text_encoder(audit: Audit, member: str) -> tuple[Any, Vocabulary | None]:
 
 def _locked_model(audit: Audit, member: str) -> Any:
     """Return a member with a locked tower, without its image encoder or head."""
-    from clipmem_core.audits.locked import build_member
+    from clipmem_core.audit.locked import build_member
     from clipmem_core.training.model import load_weights
 
     config = dataclasses.replace(audit.record.config, **_ON_CPU)

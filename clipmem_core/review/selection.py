@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from clipmem_core.columns import CLIPMEM, MISFIT
-from clipmem_core.pairs.checks import CHECKS
+from clipmem_core.dataset.checks import CHECKS
 from clipmem_core.scores.registry import BY_NAME
 
 MATCH = "match"  # the order of a search: cosine with the query

@@ -6,11 +6,11 @@ from typing import TypeAlias, cast
 import numpy as np
 
 from clipmem_core import columns as c
-from clipmem_core.audits.store import SCORES, VERDICT, Audit, read_table
-from clipmem_core.audits.verdict import likely_wrong
+from clipmem_core.audit.store import SCORES, VERDICT, Audit, read_table
+from clipmem_core.audit.verdict import likely_wrong
 from clipmem_core.io import mapping, numbers
 from clipmem_core.review.decisions import CODES, KEEP, UNDECIDED_CODE, decided
-from clipmem_core.review.tables import cached
+from clipmem_core.review.queries import cached
 from clipmem_core.scores import prevalence as p
 
 Estimate: TypeAlias = tuple[float, float, float]  # with a 95 % interval

@@ -15,13 +15,13 @@ import numpy as np
 import pandas as pd
 
 from clipmem_core import columns as c
-from clipmem_core.audits.settings import config_from
-from clipmem_core.audits.store import read_prepared
+from clipmem_core.audit.settings import config_from
+from clipmem_core.audit.store import read_prepared
 from clipmem_core.config import ARM_FIELDS, FIELDS, MODIFIERS, AuditConfig, InputError, fingerprint, switched_on
 from clipmem_core.draws import draw_keys, hashed
 from clipmem_core.scores.registry import REMOVAL as RANKS_REMOVAL
 from clipmem_core.scores.registry import scores_in
-from clipmem_core.studies.store import StudyFolder
+from clipmem_core.studies.study_folder import StudyFolder
 
 NONE, ALL, RANDOM = "none", "all", "random"
 REMOVAL, LOOKALIKES, DECISIONS, PAIRS_TRAINED = "removal", "lookalikes", "decisions", "pairs"

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 
 from clipmem_core import columns as c
-from clipmem_core.audits.member import cached_tokens, caption_starts
-from clipmem_core.audits.prepare import membership_of, sides_of, utility_rows
-from clipmem_core.audits.status import last_line
-from clipmem_core.audits.store import SNAPSHOTS, Audit, read_array, read_embeddings, read_utility
+from clipmem_core.audit.member import cached_tokens, caption_starts
+from clipmem_core.audit.prepare import membership_of, sides_of, utility_rows
+from clipmem_core.audit.status import last_line
+from clipmem_core.audit.store import SNAPSHOTS, Audit, read_array, read_embeddings, read_utility
 from clipmem_core.mitigations import words_of
 from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.attacks import BAVARIA, Shadows, attack, roc
@@ -20,7 +20,7 @@ from clipmem_core.scores.encoders import contributions
 from clipmem_core.scores.membership import Sides
 from clipmem_core.scores.memorization import membership_auroc
 from clipmem_core.scores.utility import retrieval_ranks, retrieval_recalls
-from clipmem_core.studies import store as s
+from clipmem_core.studies import study_folder as s
 from clipmem_core.training.names import LOG, TRAJECTORY, model_config
 from clipmem_core.training.vocabulary import caption_ends, pairs_with
 

@@ -16,13 +16,13 @@ import pandas as pd
 from filelock import FileLock
 
 from clipmem_core import columns as c
-from clipmem_core.audits.jobs import Task, jobs_folder
-from clipmem_core.audits.settings import check_config, typed, typed_flags
-from clipmem_core.audits.store import is_locked, write_json
+from clipmem_core.audit.jobs import Task, jobs_folder
+from clipmem_core.audit.settings import check_config, typed, typed_flags
+from clipmem_core.audit.store import is_locked, write_json
 from clipmem_core.config import AuditConfig, InputError, affecting, did_you_mean, fingerprint, flat
 from clipmem_core.studies import arm as arms
 from clipmem_core.studies.arm import ALL, NONE, Arm, Decided, Removal, Split
-from clipmem_core.studies.store import ADDED, StudyFolder, studies_folder, study_folder
+from clipmem_core.studies.study_folder import ADDED, StudyFolder, studies_folder, study_folder
 from clipmem_core.training.names import model_config
 
 # Otherwise an arm is evaluated on crops or captions it did not train on.

@@ -19,14 +19,14 @@ from rich.table import Table
 from scipy.stats import linregress
 
 from clipmem_core import columns as c
-from clipmem_core.audits.console import machine_line, plain, write_csv
+from clipmem_core.audit.console import machine_line, plain, write_csv
 from clipmem_core.config import FIELDS, InputError
 from clipmem_core.io import reading
 from clipmem_core.scores.seeds import MIN_REPLICATES, holm, paired_difference, seed_interval
-from clipmem_core.studies import store as s
+from clipmem_core.studies import study_folder as s
 from clipmem_core.studies.arm import ALL, NONE
 from clipmem_core.studies.plan import command_of
-from clipmem_core.studies.store import ARM, EPOCH, RETRIEVAL, SEED, SPLIT, StudyFolder
+from clipmem_core.studies.study_folder import ARM, EPOCH, RETRIEVAL, SEED, SPLIT, StudyFolder
 
 TEXT_LEAD = "text_minus_image"
 # clipmem of candidates minus that of external pairs, which no member trains on

@@ -12,18 +12,18 @@ import pandas as pd
 import pyarrow as pa
 
 from clipmem_core import columns as c
-from clipmem_core.audits import settings
-from clipmem_core.audits.executor import Executor, in_this_process, member_tasks, run_member_tasks
-from clipmem_core.audits.prepare import DataSet, draw_membership, leave_out, load_data_set, plant, with_features
-from clipmem_core.audits.run import Screen, counts, ensure_features, ensure_pixels, finish_audit
-from clipmem_core.audits.setup import check_same, differing_fields, grow, write_audit
-from clipmem_core.audits.status import TIME_LEFT, seconds_left
-from clipmem_core.audits.store import Audit, acquire_lock, write_json, write_table
+from clipmem_core.audit import settings
+from clipmem_core.audit.executor import Executor, in_this_process, member_tasks, run_member_tasks
+from clipmem_core.audit.pipeline import Screen, counts, ensure_features, ensure_pixels, finish_audit
+from clipmem_core.audit.prepare import DataSet, draw_membership, leave_out, load_data_set, plant, with_features
+from clipmem_core.audit.setup import check_same, differing_fields, grow, write_audit
+from clipmem_core.audit.status import TIME_LEFT, seconds_left
+from clipmem_core.audit.store import Audit, acquire_lock, write_json, write_table
 from clipmem_core.config import AuditConfig, InputError, as_dict, fingerprint, ineffective_fields
 from clipmem_core.studies.arm import DECISIONS, Arm, Decided, Split, text_of
 from clipmem_core.studies.measure import ATTACKED, arms_to_attack, attack_arm, measure, measure_epochs
 from clipmem_core.studies.plan import Study, add_arms, find_study, read_added
-from clipmem_core.studies.store import ARM, ARMS, RANKING, SEED, SPLIT, TIMES, StudyFolder, study_folder
+from clipmem_core.studies.study_folder import ARM, ARMS, RANKING, SEED, SPLIT, TIMES, StudyFolder, study_folder
 from clipmem_core.training.names import CHECKPOINT
 
 Decisions = Callable[[str, pa.Table], Decided]

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clipmem_core.config import InputError
+from clipmem_core.dataset.readers.remote import hub_answers
 from clipmem_core.mitigations import can_cut_text
-from clipmem_core.pairs.readers.remote import hub_answers
 from clipmem_core.training.names import model_config, model_file
 from clipmem_core.training.views import TrainingData, Views
 

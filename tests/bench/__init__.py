@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from clipmem_core.audits.settings import machine
+from clipmem_core.audit.settings import machine
 from clipmem_core.config import data_folder
 
 ROOT = Path(__file__).resolve().parents[2]

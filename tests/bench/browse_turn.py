@@ -41,7 +41,7 @@ def browse(repeats: int, kinds: list[str]) -> dict[str, Any]:
     """
     import numpy as np
 
-    from clipmem_core.audits.store import list_audits
+    from clipmem_core.audit.store import list_audits
 
     audit, app = list_audits()[0], _page()
     rng = np.random.default_rng(0)

@@ -28,14 +28,14 @@ import torch
 import tyro
 
 from clipmem_core import columns as c
-from clipmem_core.audits.settings import resolve, towers_of
-from clipmem_core.audits.store import Audit
+from clipmem_core.audit.settings import resolve, towers_of
+from clipmem_core.audit.store import Audit
 from clipmem_core.config import DATA_VARIABLE, SourceOptions, preset_config
+from clipmem_core.dataset.references import read_bytes
+from clipmem_core.dataset.source import read_source
+from clipmem_core.dataset.workers import cores
 from clipmem_core.features.embed import IMAGE_BATCH, TEXT_BATCH, image_features, text_features
 from clipmem_core.features.towers import Tower
-from clipmem_core.pairs.references import read_bytes
-from clipmem_core.pairs.table import read_source
-from clipmem_core.pairs.workers import cores
 from tests.bench import Measure, Measures, console, save, scratch, show
 from tests.bench.pages import turn
 from tests.large_fixtures import make_features

@@ -22,7 +22,7 @@ from unittest.mock import patch
 
 import numpy as np
 
-from clipmem_core.audits.store import Audit
+from clipmem_core.audit.store import Audit
 from clipmem_core.config import DATA_VARIABLE
 from clipmem_core.review.decisions import KEEP, Review, open_review
 from clipmem_core.review.rows import pair_ids

@@ -17,10 +17,10 @@ import pandas as pd
 import tyro
 
 from clipmem_core import columns as c
-from clipmem_core.audits import settings
-from clipmem_core.audits.console import write_csv
-from clipmem_core.audits.prepare import load_data_set
-from clipmem_core.audits.store import Audit
+from clipmem_core.audit import settings
+from clipmem_core.audit.console import write_csv
+from clipmem_core.audit.prepare import load_data_set
+from clipmem_core.audit.store import Audit
 from clipmem_core.config import preset_config
 from clipmem_core.features.towers import minilm
 from clipmem_core.review import score_breakdown

@@ -28,14 +28,14 @@ import pandas as pd
 from PIL import Image
 
 from clipmem_core import columns as c
-from clipmem_core.audits.cluster import ADDRESS, QUIET
-from clipmem_core.audits.prepare import draw_membership, read_pictures
-from clipmem_core.audits.settings import resolve
-from clipmem_core.audits.store import Audit, write_json
+from clipmem_core.audit.cluster import ADDRESS, QUIET
+from clipmem_core.audit.prepare import draw_membership, read_pictures
+from clipmem_core.audit.settings import resolve
+from clipmem_core.audit.store import Audit, write_json
 from clipmem_core.config import DATA_VARIABLE, AuditConfig, data_folder, preset_config
-from clipmem_core.pairs.pictures import decode, resize
-from clipmem_core.pairs.table import read_source
-from clipmem_core.pairs.workers import cores
+from clipmem_core.dataset.pictures import decode, resize
+from clipmem_core.dataset.source import read_source
+from clipmem_core.dataset.workers import cores
 from clipmem_core.scores.membership import group_size
 from clipmem_core.training.names import model_config
 from tests.bench import Measure, Measures, Skipped, console, scratch

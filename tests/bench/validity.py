@@ -29,13 +29,13 @@ from scipy.stats import t, zscore
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from clipmem_core import columns as c
-from clipmem_core.audits import settings
-from clipmem_core.audits.console import RichScreen
-from clipmem_core.audits.prepare import load_data_set, membership_of
-from clipmem_core.audits.run import run_audit
-from clipmem_core.audits.store import CAPTION_TABLE, TEXT_EMBEDDINGS, Audit, read_embeddings, read_table
+from clipmem_core.audit import settings
+from clipmem_core.audit.console import RichScreen
+from clipmem_core.audit.pipeline import run_audit
+from clipmem_core.audit.prepare import load_data_set, membership_of
+from clipmem_core.audit.store import CAPTION_TABLE, TEXT_EMBEDDINGS, Audit, read_embeddings, read_table
 from clipmem_core.config import AuditConfig, InputError, data_folder, preset_config
-from clipmem_core.pairs.errors import plant_miscaptions
+from clipmem_core.dataset.errors import plant_miscaptions
 from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.detection import detection_table
 from clipmem_core.scores.membership import Membership, Sides, replicate_rows, side_means

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from clipmem_core.audits.store import Audit
+from clipmem_core.audit.store import Audit
 from clipmem_core.review.decisions import Review, open_review
-from tests.audits.small import made_once
+from tests.audit.small import made_once
 from tests.browser.server import serve
 from tests.browser.watched import close_watched, open_watched
 from tests.fixtures import make_audit

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from clipmem_core.audits.store import Audit
+from clipmem_core.audit.store import Audit
 from clipmem_core.review.decisions import Review
 from clipmem_core.review.maps import make_map
 from tests.browser.conftest import TRAINED

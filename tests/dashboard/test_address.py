@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from clipmem_core.audits.store import Audit
+from clipmem_core.audit.store import Audit
 from clipmem_core.dashboard.filters import cleared, conditions
 from clipmem_core.dashboard.page import link
 from clipmem_core.review.selection import MATCH, Range, Selection, box, to_parameters

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from clipmem_core.audits.jobs import Task
-from clipmem_core.audits.preflight import Request, read_request
-from clipmem_core.audits.store import Audit, write_json
-from clipmem_core.commands import parse
+from clipmem_core.audit.jobs import Task
+from clipmem_core.audit.preflight import Request, read_request
+from clipmem_core.audit.store import Audit, write_json
+from clipmem_core.cli import parse
 from clipmem_core.config import as_dict, preset_config
 from clipmem_core.dashboard import running
 from tests.dashboard.test_pages import open_page, texts, titles

@@ -4,7 +4,7 @@ from typing import Any
 
 from streamlit.testing.v1 import AppTest
 
-from clipmem_core.audits.store import Audit, write_table
+from clipmem_core.audit.store import Audit, write_table
 from clipmem_core.dashboard import browse
 from clipmem_core.review.decisions import open_review
 from tests.dashboard.test_pages import address, open_page, press, texts, toasts

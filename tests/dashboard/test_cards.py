@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from clipmem_core.audits.store import Audit
+from clipmem_core.audit.store import Audit
 from clipmem_core.dashboard.cards import SIDE, Sides, change_html, placeholder, start_thumbnails, thumbnail
 from clipmem_core.review.cards import PairCard
 

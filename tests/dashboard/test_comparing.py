@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from clipmem_core.audits.store import CONFIG, PAIRS, SCORES, Audit, write_json, write_table
+from clipmem_core.audit.store import CONFIG, PAIRS, SCORES, Audit, write_json, write_table
 from clipmem_core.config import as_dict
 from clipmem_core.dashboard import compare as page
 from clipmem_core.dashboard.compare import differing_fields, finished_audits, partners

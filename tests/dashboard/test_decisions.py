@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from clipmem_core.audits.jobs import Job, Task
-from clipmem_core.audits.reaudit import Change, Measured
-from clipmem_core.audits.store import CONFIG, Audit, MemberRecord, write_json, write_prepared
-from clipmem_core.exports.reaudit import AGAIN, reaudit_task
-from clipmem_core.pairs.checks import CHECKS
+from clipmem_core.audit.jobs import Job, Task
+from clipmem_core.audit.reaudit_effect import Change, Measured
+from clipmem_core.audit.store import CONFIG, Audit, MemberRecord, write_json, write_prepared
+from clipmem_core.dataset.checks import CHECKS
+from clipmem_core.export.reaudit import AGAIN, reaudit_task
 from clipmem_core.review.decisions import Review, open_review
 from clipmem_core.review.rows import check_counts
 from tests.dashboard.test_pages import links, metrics, open_page, press, texts, titles, toasts

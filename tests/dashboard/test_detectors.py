@@ -1,6 +1,6 @@
 """The page Detectors: with a benchmark, with injected errors alone, and with neither."""
 
-from clipmem_core.audits.store import PAIRS, Audit, write_json, write_table
+from clipmem_core.audit.store import PAIRS, Audit, write_json, write_table
 from tests.dashboard.test_pages import open_page, texts
 from tests.dashboard.test_reviewing import mounted
 from tests.fixtures import Copy, make_benchmark

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from clipmem_core.audits import store
+from clipmem_core.audit import store
 from clipmem_core.dashboard.page import PAGES
 from clipmem_core.review.decisions import open_review
 from tests.dashboard.test_pages import open_page, texts, titles

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from clipmem_core.audits.jobs import Task, export_task
-from clipmem_core.audits.store import PAIRS, Audit, write_table
-from clipmem_core.commands import parse
+from clipmem_core.audit.jobs import Task, export_task
+from clipmem_core.audit.store import PAIRS, Audit, write_table
+from clipmem_core.cli import parse
 from clipmem_core.config import data_folder
 from clipmem_core.dashboard.exporting import CHOICES
 from clipmem_core.review.decisions import open_review

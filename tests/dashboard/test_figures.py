@@ -7,7 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
-from clipmem_core.audits.store import Audit
+from clipmem_core.audit.store import Audit
 from clipmem_core.figures.audit_scores import TERM_NAMES, comparison_figure, group_figure, term_figure
 from clipmem_core.figures.clouds import contribution_figure, embedding_figure, score_map_figure
 from clipmem_core.figures.layout import GROUP_COLOURS, group_colour

@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from clipmem_core.audits.jobs import Task
-from clipmem_core.audits.store import Audit, write_json, write_manifest, write_table
+from clipmem_core.audit.jobs import Task
+from clipmem_core.audit.store import Audit, write_json, write_manifest, write_table
 from clipmem_core.dashboard import maps as page
 from clipmem_core.dashboard.maps import drawn_outline
 from clipmem_core.review import maps

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from clipmem_core.audits.jobs import Task
-from clipmem_core.audits.store import MANIFEST, Audit, acquire_lock, write_json, write_prepared, write_table
-from clipmem_core.commands import parse
+from clipmem_core.audit.jobs import Task
+from clipmem_core.audit.store import MANIFEST, Audit, acquire_lock, write_json, write_prepared, write_table
+from clipmem_core.cli import parse
 from clipmem_core.config import ARM_FIELDS, FIELDS
 from clipmem_core.dashboard import running, studies
 from clipmem_core.dashboard.controls import WORDS
@@ -19,7 +19,7 @@ from clipmem_core.dashboard.studies import PLANS
 from clipmem_core.dashboard.tradeoff import compared_of, points_of, table_of
 from clipmem_core.review.decisions import open_review
 from clipmem_core.studies.plan import read_added
-from clipmem_core.studies.store import ARMS, STUDY, StudyFolder
+from clipmem_core.studies.study_folder import ARMS, STUDY, StudyFolder
 from tests.dashboard.test_every_page import said
 from tests.dashboard.test_pages import address, figures, open_page, press, texts, titles
 from tests.fixtures import Copy, leave_job

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from clipmem_core.audits.jobs import Task
-from clipmem_core.audits.store import Audit, acquire_lock, write_json
+from clipmem_core.audit.jobs import Task
+from clipmem_core.audit.store import Audit, acquire_lock, write_json
 from tests.fixtures import HOSTILE, Copy
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from clipmem_core.audits.store import CAPTION_TABLE, MEMBERSHIP, Audit, write_table
+from clipmem_core.audit.store import CAPTION_TABLE, MEMBERSHIP, Audit, write_table
 from clipmem_core.review.decisions import open_review
 from clipmem_core.review.rows import check_counts
 from tests.dashboard.test_pages import open_page, press, texts, toasts

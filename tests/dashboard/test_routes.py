@@ -10,7 +10,7 @@ from PIL import Image
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from clipmem_core.audits.store import Audit, write_json
+from clipmem_core.audit.store import Audit, write_json
 from clipmem_core.dashboard.routes import LARGEST, PREFIX, routes
 from clipmem_core.review import score_breakdown
 from clipmem_core.review.bulk_edit import MOST_EVENTS

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from clipmem_core.features import lookalikes
-from clipmem_core.features.lookalikes import alike_by_features
+from clipmem_core.features import near_duplicates
+from clipmem_core.features.near_duplicates import alike_by_features
 
 
 def by_loop(features: np.ndarray, threshold: float) -> list[int]:
@@ -34,9 +34,9 @@ def test_many_features_are_searched_in_cells_and_nearly_all_links_are_found(monk
     noise = rng.normal(scale=rng.uniform(0.05, 0.4, size=(500, 1)), size=(500, 96))  # cosines of 0.93 to 1
     features = np.concatenate([features, features[:500] + noise.astype(np.float16)])
     exact = alike_by_features(features)
-    monkeypatch.setattr(lookalikes, "EXACT_UP_TO", 100)
-    monkeypatch.setattr(lookalikes, "QUERIES", 7)  # some blocks a cell, on either side
-    monkeypatch.setattr(lookalikes, "BLOCK", 5)
+    monkeypatch.setattr(near_duplicates, "EXACT_UP_TO", 100)
+    monkeypatch.setattr(near_duplicates, "QUERIES", 7)  # some blocks a cell, on either side
+    monkeypatch.setattr(near_duplicates, "BLOCK", 5)
     found = alike_by_features(features)
     linked = exact != np.arange(2000)
     assert 300 < linked.sum() < 500

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from clipmem_core.audits.store import Audit
+from clipmem_core.audit.store import Audit
 
 DIM = 12
 

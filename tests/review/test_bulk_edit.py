@@ -3,13 +3,13 @@ from typing import Any
 
 import pytest
 
-from clipmem_core.audits.store import PAIRS, Audit
+from clipmem_core.audit.store import PAIRS, Audit
 from clipmem_core.config import InputError
 from clipmem_core.review.bulk_edit import LONGEST, Batch, Rule, preview, store, store_changes
 from clipmem_core.review.decisions import KEEP, RECAPTION, REMOVE, Edit, Review, decided, open_review
+from clipmem_core.review.queries import caption_keys
 from clipmem_core.review.rows import changed_rows, first_queue
 from clipmem_core.review.selection import Selection
-from clipmem_core.review.tables import caption_keys
 from tests.fixtures import Copy
 
 CLIENT, OTHER = "client01", "client02"

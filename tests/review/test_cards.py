@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import clipmem_core
-from clipmem_core.audits.store import Audit, write_table
+from clipmem_core.audit.store import Audit, write_table
 from clipmem_core.review.cards import SHOWN, cards
 from clipmem_core.review.decisions import REMOVE, open_review
 from clipmem_core.review.selection import Selection

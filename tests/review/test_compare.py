@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from clipmem_core.audits.store import CONFIG, PAIRS, SCORES, Audit, write_json, write_table
+from clipmem_core.audit.store import CONFIG, PAIRS, SCORES, Audit, write_json, write_table
 from clipmem_core.review.compare import (
     POINTS,
     compare,

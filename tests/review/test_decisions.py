@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from clipmem_core.audits.store import PAIRS, Audit, write_table
+from clipmem_core.audit.store import PAIRS, Audit, write_table
 from clipmem_core.config import InputError
 from clipmem_core.review.cards import cards
 from clipmem_core.review.decisions import (
@@ -29,7 +29,7 @@ from clipmem_core.review.decisions import (
 from clipmem_core.review.rows import find_rows
 from clipmem_core.review.selection import Selection
 from clipmem_core.studies.arm import Decided
-from clipmem_core.studies.store import StudyFolder
+from clipmem_core.studies.study_folder import StudyFolder
 from tests.fixtures import HOSTILE, Copy
 from tests.made_arms import request_of
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import silhouette_score
 
-from clipmem_core.audits.store import Audit, write_manifest
-from clipmem_core.commands import main
+from clipmem_core.audit.store import Audit, write_manifest
+from clipmem_core.cli import main
 from clipmem_core.config import InputError
 from clipmem_core.review import maps
 from clipmem_core.review.maps import (

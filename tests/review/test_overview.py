@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clipmem_core.audits.store import Audit, write_json, write_table
+from clipmem_core.audit.store import Audit, write_json, write_table
 from clipmem_core.review import overview
 from clipmem_core.review.overview import (
     attack_auroc,
@@ -16,7 +16,7 @@ from clipmem_core.review.overview import (
     points_and_density,
     utility_table,
 )
-from clipmem_core.review.tables import count_rows
+from clipmem_core.review.queries import count_rows
 from tests.fixtures import Copy
 
 

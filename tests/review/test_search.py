@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from sklearn.metrics.pairwise import cosine_similarity
 from sklearn.neighbors import NearestNeighbors
 
-from clipmem_core.audits import settings
-from clipmem_core.audits.store import CONFIG, Audit, read_json, write_json
+from clipmem_core.audit import settings
+from clipmem_core.audit.store import CONFIG, Audit, read_json, write_json
 from clipmem_core.features.towers import minilm
 from clipmem_core.review import search
 from clipmem_core.review.search import (

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clipmem_core.audits.scoring import wrong_captions
-from clipmem_core.audits.store import CAPTION_TABLE, SCORES, VERDICT, Audit, write_json, write_table
+from clipmem_core.audit.scoring import wrong_captions
+from clipmem_core.audit.store import CAPTION_TABLE, SCORES, VERDICT, Audit, write_json, write_table
 from clipmem_core.columns import PAIR_COLUMNS
 from clipmem_core.review.cards import caption_scores
 from clipmem_core.review.decisions import open_review

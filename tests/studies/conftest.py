@@ -10,18 +10,18 @@ import pandas as pd
 import pytest
 import torch
 
-from clipmem_core.audits import member
-from clipmem_core.audits import run as audits_run
-from clipmem_core.audits.status import member_progress
-from clipmem_core.audits.store import Audit
-from clipmem_core.commands import parse
+from clipmem_core.audit import member
+from clipmem_core.audit import pipeline as audits_run
+from clipmem_core.audit.status import member_progress
+from clipmem_core.audit.store import Audit
+from clipmem_core.cli import parse
 from clipmem_core.config import AuditConfig
 from clipmem_core.studies import plan
 from clipmem_core.studies.arm import Arm, parse_setting
 from clipmem_core.studies.plan import Study
 from clipmem_core.studies.run import run_study
-from clipmem_core.studies.store import StudyFolder
-from tests.audits.small import Silent, made_once
+from clipmem_core.studies.study_folder import StudyFolder
+from tests.audit.small import Silent, made_once
 
 FLAGS = [
     *("--preset", "tiny", "--scenes-pairs", "220", "--epochs", "2"),

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from clipmem_core.audits.store import CONFIG, MEMBERSHIP, PAIRS, write_json, write_prepared, write_table
+from clipmem_core.audit.store import CONFIG, MEMBERSHIP, PAIRS, write_json, write_prepared, write_table
 from clipmem_core.config import as_dict, preset_config
-from clipmem_core.studies.store import StudyFolder
+from clipmem_core.studies.study_folder import StudyFolder
 from tests.fixtures import made_record
 from tests.made_arms import request_of
 

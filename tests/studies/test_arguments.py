@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from clipmem_core.audits.jobs import Task
-from clipmem_core.audits.settings import resolve
-from clipmem_core.audits.store import acquire_lock, write_json
-from clipmem_core.commands import parse
+from clipmem_core.audit.jobs import Task
+from clipmem_core.audit.settings import resolve
+from clipmem_core.audit.store import acquire_lock, write_json
+from clipmem_core.cli import parse
 from clipmem_core.config import SourceOptions, as_dict
 from clipmem_core.studies.plan import command_of, resume_arguments, resume_study, runs_outside_job
-from clipmem_core.studies.store import StudyFolder
+from clipmem_core.studies.study_folder import StudyFolder
 from tests.made_arms import request_of
 from tests.studies.conftest import config_of
 from tests.studies.made_context import make_study

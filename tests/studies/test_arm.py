@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clipmem_core.audits.store import is_name
+from clipmem_core.audit.store import is_name
 from clipmem_core.config import ARM_FIELDS, FIELDS, AuditConfig, InputError
 from clipmem_core.studies.arm import (
     DIRECTIONS,
@@ -21,7 +21,7 @@ from clipmem_core.studies.arm import (
     removed_by,
 )
 from clipmem_core.studies.plan import add_arm, find_arm, read_added
-from clipmem_core.studies.store import StudyFolder
+from clipmem_core.studies.study_folder import StudyFolder
 from tests.studies.made_context import SIZE, TWINS, ids_of, make_study
 
 

@@ -13,10 +13,11 @@ import torch
 from PIL import Image
 from scipy import stats
 
-from clipmem_core.audits.executor import PROGRAM, Task, TaskEvents, do_work
-from clipmem_core.audits.run import run_audit
+from clipmem_core.audit.executor import PROGRAM, Task, TaskEvents, do_work
+from clipmem_core.audit.pipeline import run_audit
 from clipmem_core.config import AuditConfig, InputError
-from clipmem_core.studies.benchmark.results import (
+from clipmem_core.studies.benchmark import run_benchmark
+from clipmem_core.studies.benchmark_results import (
     METRICS,
     Benchmark,
     Piece,
@@ -26,10 +27,9 @@ from clipmem_core.studies.benchmark.results import (
     show_benchmark,
     write_results,
 )
-from clipmem_core.studies.benchmark.run import run_benchmark
 from clipmem_core.training.model import build_model
-from tests.audits.small import Silent, config_of, in_process
-from tests.audits.test_locked import flags
+from tests.audit.small import Silent, config_of, in_process
+from tests.audit.test_locked import flags
 
 SHARE = 0.2
 KINDS = ["random", "duplicates"]

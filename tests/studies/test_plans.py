@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clipmem_core.audits.settings import check_config
+from clipmem_core.audit.settings import check_config
 from clipmem_core.config import AuditConfig, InputError, preset_config
 from clipmem_core.studies.arm import Decided, Split, text_of
 from clipmem_core.studies.plan import (

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clipmem_core.commands import main
+from clipmem_core.cli import main
 from clipmem_core.studies.plan import command_of
 from clipmem_core.studies.results import (
     COLUMNS,
@@ -21,7 +21,7 @@ from clipmem_core.studies.results import (
     sentences,
     show_study,
 )
-from clipmem_core.studies.store import StudyFolder
+from clipmem_core.studies.study_folder import StudyFolder
 from tests.studies.conftest import Trained
 from tests.studies.made_context import make_study
 

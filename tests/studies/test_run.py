@@ -10,11 +10,11 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from clipmem_core import columns as c
-from clipmem_core.audits.executor import Task, TaskEvents
-from clipmem_core.audits.member import open_member, trained_model
-from clipmem_core.audits.prepare import membership_of, sides_of
-from clipmem_core.audits.store import Audit, read_embeddings
-from clipmem_core.commands import main, parse
+from clipmem_core.audit.executor import Task, TaskEvents
+from clipmem_core.audit.member import open_member, trained_model
+from clipmem_core.audit.prepare import membership_of, sides_of
+from clipmem_core.audit.store import Audit, read_embeddings
+from clipmem_core.cli import main, parse
 from clipmem_core.config import InputError
 from clipmem_core.review.decisions import RECAPTION, REMOVE, Review
 from clipmem_core.scores.alignment import pair_terms
@@ -25,9 +25,9 @@ from clipmem_core.studies.arm import Arm, parse_setting
 from clipmem_core.studies.measure import attack_arm
 from clipmem_core.studies.plan import command_of, resume_arguments
 from clipmem_core.studies.run import run_study
-from clipmem_core.studies.store import ARM, SEED, StudyFolder
+from clipmem_core.studies.study_folder import ARM, SEED, StudyFolder
 from clipmem_core.training.model import text_embeddings
-from tests.audits.small import Silent, in_process, vectors
+from tests.audit.small import Silent, in_process, vectors
 from tests.forked import Server
 from tests.studies.conftest import FLAGS, RANKED, Trained, config_of, numbers, study_of
 

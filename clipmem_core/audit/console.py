@@ -1,0 +1,265 @@
+"""Shows the progress and results of an audit on a terminal, and writes its results as a CSV file."""
+
+import math
+import time
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import pandas as pd
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from clipmem_core import columns as c
+from clipmem_core.audit.settings import typed, typed_flags
+from clipmem_core.audit.status import MemberProgress, State
+from clipmem_core.audit.store import Audit, audits_folder
+from clipmem_core.audit.verdict import RELIABILITY, WHOLE_HEAD, likely_wrong, uses, whole_rows
+from clipmem_core.config import affecting, as_dict
+from clipmem_core.scores.registry import PLANTED, scores_in
+
+MEASURES = ("auroc", "average_precision", "precision_at_k", "auroc_difference", "average_precision_difference")
+SECONDS_BETWEEN_LINES = 1.0  # of counts, on a pipe
+PAGE = "http://localhost:8501/overview"
+
+
+def command_of(audit: Audit) -> str:
+    """Return the command that reproduces an audit."""
+    config = audit.record.config
+    # Without fields that depend on the machine or follow from others
+    omitted = [*affecting("machine")]
+    if config.protocol == "paper" or config.members == 2 * config.folds:
+        omitted.append("members")
+    values = {name: value for name, value in typed(as_dict(config)).items() if name not in omitted}
+    words = ["python -m clipmem_core audit", audit.record.source, f"--name {audit.name}", f"--preset {config.preset}"]
+    return " ".join([*words, *typed_flags(values)])
+
+
+def result_rows(audit: Audit) -> pd.DataFrame:
+    """Return an audit's results as a tidy table: what, of, measure, value, low, high, kind, n."""
+    verdict, rows = audit.verdict, list[dict[str, Any]]()
+
+    def add(what: str, of: str, measure: str, value: Any, **more: Any) -> None:
+        rows.append({"what": what, "of": of, "measure": measure, "value": value} | more)
+
+    for row in verdict["groups"]:
+        interval = {"low": row["low"], "high": row["high"], "kind": c.of_one_split(row["kind"])}
+        add("clipmem", row["group"], "mean", row["mean"], **interval, n=row["n"])
+    for row in verdict["planted"]:
+        for name in (name for name in row if name not in (c.PLANTED, "n")):
+            add("planted", row[c.PLANTED], name, row[name], n=row["n"])
+    for row in verdict["detection"]:
+        for name in MEASURES:
+            interval = {"low": row.get(f"{name}_low"), "high": row.get(f"{name}_high")}
+            add("detection", row["score"], name, row[name], **interval, kind="95% paired bootstrap")
+    for name, value in verdict["membership_auroc_by_member"].items():
+        add("membership", name, "auroc", value)
+    add("ranking", "halves of the members", "spearman", verdict["ranking_stability"])
+    add("ranking", "all members", "reliability", verdict[RELIABILITY])
+    for name in ("image", "text", "fit"):
+        add("encoders", "scored or candidate", name, verdict["encoders"][name])
+    for row in verdict["attacks"]:
+        for unit, kind in (("members", "95% interval over members"), ("pairs", "95% bootstrap over pairs")):
+            low, high = row[f"{unit}_low"], row[f"{unit}_high"]
+            if row["value"] is not None and low is not None:
+                interval = {"low": low, "high": high, "kind": kind}
+                add("attack", row["attack"], row["measure"], row["value"], **interval, n=row["targets"])
+    utility = audit.utility[~audit.utility[c.METRIC].isin(c.ATTACK_METRICS.values())]
+    for metric, values in utility.groupby(c.METRIC, sort=False)[c.VALUE]:
+        spread = {"low": values.min(), "high": values.max(), "kind": "range over members", "n": len(values)}
+        add("utility", "external", str(metric), values.mean(), **spread)
+    for name in ("prepare", "members", "scoring"):
+        add("seconds", "audit", name, verdict["seconds"][name])
+    return pd.DataFrame(rows, columns=["what", "of", "measure", "value", "low", "high", "kind", "n"])
+
+
+def write_results(audit: Audit, path: Path) -> None:
+    """Write the results as a CSV file whose comment lines hold the command, machine and seeds."""
+    record = audit.record
+    head = [
+        f"command: {command_of(audit)}",
+        machine_line(record.machine, record.values),
+        f"seeds: {', '.join(f'{name} {seed}' for name, seed in record.seeds.items())}",
+        f"pairs: {record.pairs:,}, of which external (the gallery) {record.external_pairs:,}",
+        f"data set: {record.dataset_fingerprint}",
+    ]
+    write_csv(path, head, result_rows(audit))
+
+
+def machine_line(machine: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+    """Return a line about the machine; `config` has device, precision and threads."""
+    return (
+        f"machine: {machine['processor']}, {machine['cores']} cores; {config['device']}, {config['precision']}, "
+        f"{config['threads']} threads a member"
+    )
+
+
+def write_csv(path: Path, head: Sequence[str], rows: pd.DataFrame) -> None:
+    """Write a table below comment lines."""
+    body = rows.to_csv(index=False, float_format="%.5g")
+    path.write_text("".join(f"# {line}\n" for line in head) + body, encoding="utf-8")
+
+
+def plain(text: str) -> Text:
+    """Return foreign text without markup and control characters."""
+    shown = "".join(" " if char in "\t\r\n" else "�" if unicodedata.category(char) == "Cc" else char for char in text)
+    return Text(shown)
+
+
+class RichScreen:
+    """Progress bars and lines; on a pipe, lines only."""
+
+    def __init__(self, batch_size: int = 0) -> None:
+        self.console = Console(highlight=False)
+        self.batch_size = batch_size
+        self.progress = Progress(
+            TextColumn("{task.description:12}"),
+            BarColumn(bar_width=28),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=self.console,
+        )
+        self.tasks: dict[str, TaskID] = {}
+        self.stages: dict[str, str] = {}
+        self.warned: set[str] = set()
+        self.last_line, self.counted = "", 0.0  # the second is the time of the last printed count
+
+    def __enter__(self) -> Self:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def say(self, text: str) -> None:
+        self.last_line = text
+        self.progress.console.print(plain(text), soft_wrap=True)
+
+    def pictures(self, done: int, total: int) -> None:
+        self._count("pictures", done, total)
+
+    def captions(self, done: int, total: int) -> None:
+        self._count("captions", done, total)
+
+    def members(self, progress: list[MemberProgress]) -> None:
+        """Show the progress of each member, and warn once if its loss stays at chance."""
+        for member in progress:
+            if member.stage != "waiting":
+                note = member.stage if member.stage != "training" else ""
+                if not note and not math.isnan(member.loss):
+                    note = f"loss {member.loss:.3f}  {member.samples_per_second:,.0f} samples/s"
+                self._bar(f"member {member.name}", member.step, member.steps, note)
+            if self.stages.get(member.name, "waiting") != member.stage and not self.console.is_terminal:
+                self.say(f"member {member.name}: {member.stage}")
+            self.stages[member.name] = member.stage
+            if self.batch_size and member.at_chance(self.batch_size) and member.name not in self.warned:
+                self.warned.add(member.name)
+                self.say(
+                    f"warning: the loss of member {member.name} is at chance ({member.loss:.2f}): "
+                    "try another --lr, a smaller --batch-size or more --epochs"
+                )
+
+    def _count(self, what: str, done: int, total: int) -> None:
+        """Show a bar; on a pipe, print a line once a second that repeats the stage, because a page reads one line."""
+        if self.console.is_terminal:
+            self._bar(what, done, total)
+        elif done == total or time.monotonic() - self.counted >= SECONDS_BETWEEN_LINES:
+            self.counted = time.monotonic()
+            line = f"{done:,} of {total:,} {what}"
+            self.console.print(plain(f"{self.last_line}: {line}" if self.last_line else line), soft_wrap=True)
+
+    def _bar(self, name: str, done: int, total: int, note: str = "") -> None:
+        if name not in self.tasks:
+            self.tasks[name] = self.progress.add_task(name, note=note)
+        self.progress.update(self.tasks[name], completed=done, total=total or None, note=note)
+
+
+def show_verdict(audit: Audit) -> None:
+    """Print an audit's tables, its checks of itself and its verdict."""
+    console, verdict = Console(highlight=False), audit.verdict
+
+    def show(title: str, rows: Iterable[dict[str, Any]], columns: Sequence[str] = ()) -> None:
+        if rows := list(rows):
+            console.print(make_table(title, rows, columns or list(rows[0])))
+
+    groups = [row | {"kind": c.of_one_split(row["kind"])} for row in verdict["groups"]]
+    show("clipmem by group", groups, ["group", "n", "mean", "low", "high", "kind"])
+    scores = sorted(scores_in(PLANTED), key=lambda name: not name.startswith("clipmem"))
+    injected = [row | {"injected error": row["planted"]} for row in verdict["planted"]]
+    show("injected errors and other pairs (means)", injected, ["injected error", "n", *scores])
+    show("detector accuracy on injected errors, with 95 % bootstrap intervals", map(_detection, verdict["detection"]))
+    attacks = [row for row in verdict["attacks"] if row["value"] is not None]
+    show("attacks on membership, each member by the others", attacks, list(attacks[0])[:-2] if attacks else ())
+    show("utility", [{"metric": name, "mean over members": value} for name, value in verdict["utility"].items()])
+    for check in verdict["checks"]:
+        mark = {True: ("✓ ", "green"), False: ("✗ ", "red"), None: ("? ", "yellow")}[check["good"]]
+        advice = f" → {check['advice']}" if check["advice"] else ""
+        console.print(Text.assemble(mark, plain(check["sentence"] + advice)), soft_wrap=True)
+    console.print()
+    console.print(Text(verdict["sentence"], style="bold"), soft_wrap=True)
+    if likely := likely_wrong(verdict)[0]:
+        console.print(plain(likely), style="bold", soft_wrap=True)
+    counts = [dict(zip(WHOLE_HEAD, row, strict=True)) for row in whole_rows(verdict)]
+    show(f"counts of all {audit.record.sampled_of:,} pairs", counts)
+    for score, use in uses(verdict).items():
+        console.print(Text.assemble("  ", (score, "bold"), f" {use}"), soft_wrap=True)
+    console.print()
+    console.print(plain(f"{audit.folder}"), soft_wrap=True)
+    console.print(plain(f"browse it: `streamlit run app.py`, then {PAGE}?audit={audit.name}"), soft_wrap=True)
+
+
+def show_audits(states: list[State], studies: list[str]) -> None:
+    """Print the state of every audit, and the names of the studies."""
+    console = Console(highlight=False)
+    if states:
+        columns = ["name", "state", "data set", "preset", "pairs", "members"]
+        console.print(make_table(f"audits in {audits_folder()}", [state.row for state in states], columns))
+    else:
+        console.print(plain(f"no audit in {audits_folder()}: python -m clipmem_core audit PATH --name NAME"))
+    if studies:
+        console.print(plain(f"studies: {', '.join(studies)}"), soft_wrap=True)
+
+
+def _detection(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a detector's row for the screen: its metrics, and its distance to the best detector."""
+    names = {"score": "score", "AUROC": "auroc", "AP": "average_precision", "P@50": "precision_at_k"}
+    shown = {short: row[name] for short, name in names.items()}
+    for short, name in (("AUROC", "auroc"), ("AP", "average_precision")):
+        lead, low, high = (row[f"{name}_difference{end}"] for end in ("", "_low", "_high"))
+        shown[f"behind in {short}"] = f"{lead:.3f} [{low:.2f}, {high:.2f}]" if lead else "–"
+    return shown
+
+
+def make_table(title: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> Table:
+    """Return a table for the terminal; foreign text in it is plain."""
+    table = Table(
+        title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
+    )
+    for column in columns:
+        numbers = all(isinstance(row.get(column), (int, float, type(None))) for row in rows)
+        table.add_column(column.removeprefix("clipmem_"), justify="right" if numbers else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(_cell(row.get(column)) for column in columns))
+    return table
+
+
+def _cell(value: Any) -> Text:
+    if value is None:
+        return Text("–")
+    if isinstance(value, float):
+        return Text(f"{value:.3f}")
+    return Text(f"{value:,}") if isinstance(value, int) else plain(str(value))

@@ -1,0 +1,321 @@
+"""Reads the data of one member, trains or loads it, and writes its embeddings and utility."""
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from clipmem_core import columns as c
+from clipmem_core.audit import prepare, store
+from clipmem_core.audit.locked import Features, build_member, feature_views, fit_standards, open_towers
+from clipmem_core.audit.settings import Towers, opened
+from clipmem_core.audit.store import Audit, MemberRecord, Record
+from clipmem_core.config import AuditConfig, data_folder, fingerprint
+from clipmem_core.dataset.pixels import open_pixels
+from clipmem_core.draws import draw_keys
+from clipmem_core.io import write_once
+from clipmem_core.mitigations import mitigations_of
+from clipmem_core.scores import detectors
+from clipmem_core.scores.utility import linear_probe, retrieval_recalls, zero_shot
+from clipmem_core.training import model as models
+from clipmem_core.training.model import Model
+from clipmem_core.training.names import CHECKPOINT, STATE, TRAJECTORY, model_config
+from clipmem_core.training.trainer import Trainer, chosen_captions, save_array, train
+from clipmem_core.training.views import FeatureRows, TrainingData, ViewMaker, Views
+from clipmem_core.training.vocabulary import DELETED, OMITTED, Vocabulary, delete_rows, pairs_with
+
+EVALUATION = 1 << 40  # added to the seed of evaluation views: no training seed is as large
+PROMPT = "a picture of {}"
+
+
+@dataclass(frozen=True, eq=False)
+class Shared:
+    """Data and settings that all members of an audit share, read once for each process."""
+
+    audit: Audit
+    record: Record
+    config: AuditConfig  # the audit's, or one that differs in training alone
+    pairs: pd.DataFrame  # only the label if features were computed elsewhere
+    membership: pd.DataFrame  # group, and a bool column per member
+    towers: Towers  # the locked ones
+    features: Features
+    data: TrainingData  # `rows` is empty
+    utility_pairs: np.ndarray  # external pairs that utility is measured on, int64 [n]
+
+
+@dataclass(frozen=True, eq=False)
+class MemberRun(Shared):
+    """Data and settings of one member."""
+
+    name: str
+    member: MemberRecord
+    vocabulary: Vocabulary | None = None  # tokens it reads after training; None: all
+    second: bool = False  # whether this is the second round of training
+
+    @property
+    def folder(self) -> Path:
+        folder = self.audit.member(self.name)
+        return folder / store.SECOND if self.second else folder
+
+    def read(self, tokens: np.ndarray) -> np.ndarray:
+        """Return the tokens that the member reads after training, [n, context_length]."""
+        return tokens if self.vocabulary is None else self.vocabulary.read(tokens)
+
+
+def open_shared(folder: Path) -> Shared:
+    """Read the data that all members of an audit share."""
+    audit = Audit(folder)
+    record = audit.record
+    config = record.config
+    membership = store.read_table(folder / store.MEMBERSHIP, columns=[c.GROUP, *record.members])
+    sides = prepare.sides_of(audit, config, prepare.membership_of(membership))
+    external, utility_pairs = np.flatnonzero(sides.external), prepare.utility_rows(sides)
+    del sides
+    group = membership[c.GROUP] = membership[c.GROUP].astype("category")
+    pairs = audit.pairs if not config.features else store.read_table(folder / store.PAIRS, columns=[c.LABEL])
+    blocks = store.pair_blocks(audit, [c.PAIR_ID])
+    keys = np.concatenate([draw_keys(ids[c.PAIR_ID].to_pylist()) for ids in blocks])
+    if (group == c.CANDIDATE).sum() == (group == c.INDEPENDENT).sum():
+        # Candidate k and independent k share every draw, so that f and g differ in the pair alone.
+        keys[group == c.INDEPENDENT] = keys[group == c.CANDIDATE]
+    towers, features = open_towers(audit, record, pairs)
+    if features.image is None:
+        rows, images = store.read_prepared(folder).cache_rows, pairs[c.IMAGE].tolist()
+        pixels: Any = open_pixels(prepare.pixels_folder(audit), rows=rows, root=record.pictures, images=images)
+    else:
+        pixels = FeatureRows(features.image)
+    data = TrainingData(
+        pixels=pixels,
+        tokens=cached_tokens(config.model, pairs) if features.text is None else features.text,
+        caption_start=np.concatenate([[0], np.cumsum(store.caption_counts(audit))]).astype(np.int64),
+        keys=keys,
+        rows=np.array([], dtype=np.int64),
+        external=external,
+    )
+    return Shared(audit, record, config, pairs, membership, towers, features, data, utility_pairs)
+
+
+def open_member(folder: Path, name: str, shared: Shared | None = None) -> MemberRun:
+    """Return data and settings of a member."""
+    shared = shared or open_shared(folder)
+    config, data, rows = shared.config, shared.data, np.flatnonzero(shared.membership[name].to_numpy())
+    vocabulary, tokens = _vocabulary(config, data.tokens, data.caption_start, rows), data.tokens
+    if vocabulary is not None:
+        tokens = dataclasses.replace(vocabulary, min_df=config.text_min_df, how=OMITTED).read(tokens)
+    values = vars(shared) | {"data": dataclasses.replace(data, tokens=tokens, rows=rows)}
+    return MemberRun(**values, name=name, member=shared.audit.member_record(name), vocabulary=vocabulary)
+
+
+def cached_tokens(model: str, pairs: pd.DataFrame) -> np.ndarray:
+    """Return the tokens of all captions, int32 [n_captions, context_length], made once for all members."""
+    captions = [caption for listed in pairs[c.CAPTIONS] for caption in listed]
+    key = fingerprint([model_config(model)["text_cfg"], version("open_clip_torch"), captions])
+    path = data_folder() / "cache" / "tokens" / f"{key}.npy"
+    write_once(path, lambda temporary: save_array(models.tokenize(model, captions), temporary))
+    return np.load(path)
+
+
+def caption_starts(pairs: pd.DataFrame) -> np.ndarray:
+    """Return the number of each pair's first caption, and at the end the number of captions, int64 [n_pairs + 1]."""
+    return np.concatenate([[0], np.cumsum(pairs[c.CAPTIONS].map(len))]).astype(np.int64)
+
+
+def _vocabulary(config: AuditConfig, tokens: np.ndarray, start: np.ndarray, rows: np.ndarray) -> Vocabulary | None:
+    """Return the tokens that a member trained on these rows reads after training; None if it reads all."""
+    min_df = max(config.text_min_df, config.text_forget_df)
+    if not min_df:
+        return None
+    counts = pairs_with(model_config(config.model), tokens, start, rows, first=config.train_captions)
+    return Vocabulary(model_config(config.model), counts, min_df, config.text_forget_as)
+
+
+def vocabulary_of_member(audit: Audit, name: str) -> Vocabulary | None:
+    """Return the tokens that a member reads after training; None if it reads all."""
+    config = audit.record.config
+    if not (config.text_min_df or config.text_forget_df):
+        return None  # without reading every caption
+    pairs, rows = audit.pairs, np.flatnonzero(audit.membership[name].to_numpy())
+    return _vocabulary(config, cached_tokens(config.model, pairs), caption_starts(pairs), rows)
+
+
+def view_maker(model: Model, config: AuditConfig, seed: int, *, crop_scale: float = 0.0) -> ViewMaker:
+    """Return the view maker for a model's input; crops are those of training unless `crop_scale` is set."""
+    size, normal = model.visual.image_size, model.visual.preprocess_cfg
+    size = size[0] if isinstance(size, tuple) else size
+    scale = crop_scale or config.crop_scale
+    return ViewMaker(size, scale, tuple(normal["mean"]), tuple(normal["std"]), seed, mitigations_of(config))
+
+
+def _views(run: MemberRun, model: Model, seed: int, *, crop_scale: float = 0.0) -> Views:
+    """Return views of pictures, or of their features if the image tower is locked."""
+    if run.towers.image:
+        return feature_views(model, seed)
+    return view_maker(model, run.config, seed, crop_scale=crop_scale)
+
+
+def finished_model(run: MemberRun) -> Model:
+    """Load the member's model from its checkpoint."""
+    model = build_member(run.config, run.towers, seed=run.member.seed)
+    models.load_weights(model, Path(run.member.checkpoint or run.folder / CHECKPOINT))
+    return model
+
+
+def trained_model(run: MemberRun) -> Model:
+    """Load the member's model from its checkpoint if it has one, else train it."""
+    config, seed = run.config, run.member.seed
+    # The trajectory is written after the checkpoint: a member killed between the two resumes from its last state.
+    if run.member.checkpoint or ((run.folder / CHECKPOINT).is_file() and (run.folder / TRAJECTORY).is_file()):
+        (run.folder / STATE).unlink(missing_ok=True)
+        return finished_model(run)
+    model = build_member(config, run.towers, seed=seed, pretrained=config.pretrained)
+    if run.towers.image or run.towers.text:
+        fit_standards(model, run.features)
+    trainer = Trainer(model, run.data, config, _views(run, model, seed), seed=seed, device=run.record.device)
+
+    def snapshot(epoch: int) -> None:
+        if epoch in run.record.snapshots:
+            write_embeddings(run, model, run.folder / store.SNAPSHOTS / str(epoch))
+
+    train(trainer, run.folder, after_epoch=snapshot if run.record.snapshots else None)
+    return model
+
+
+def write_embeddings(run: MemberRun, model: Model, folder: Path, *, evaluate: bool = False) -> None:
+    """Write the mean embeddings of every picture's evaluation views and of every pair's captions, block by block.
+
+    With `evaluate` also the member's utility and the scores of single captions. text.npy is written last and marks
+    all of them as complete.
+    """
+    data, options = run.data, {"precision": run.config.precision, "device": run.record.device}
+    views = _views(run, model, run.config.seed + EVALUATION, crop_scale=run.config.eval_crop_scale)
+    n_views = 1 if run.towers.image else run.config.views  # features are of one view
+    folder.mkdir(parents=True, exist_ok=True)
+    blocks = models.image_blocks(model, data, views, n_views=n_views, **options)
+    store.write_blocks(folder / store.IMAGE_EMBEDDINGS, blocks, len(data.keys))
+    note: Any = iter
+    if evaluate:
+        image = store.read_array(folder / store.IMAGE_EMBEDDINGS, shared=True)
+        store.write_json(folder / store.MEMBER_UTILITY, utility(run, model, image))
+        if np.diff(data.caption_start).max(initial=0) > 1:
+            note = functools.partial(_score_captions, run, image)
+    tokens, first = run.read(data.tokens), run.config.eval_captions
+    blocks = models.text_blocks(model, tokens, data.caption_start, first=first, note=note, **options)
+    store.write_blocks(folder / store.TEXT_EMBEDDINGS, blocks, len(data.keys))
+
+
+def _score_captions(run: MemberRun, image: np.ndarray, blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    """Yield the embeddings of captions, and write similarity, margin and learned of each, float32 [n_captions, 3]."""
+    data, path, n = run.data, run.folder / TRAJECTORY, int(run.data.caption_start[-1])
+    learned = np.full(n, np.nan)
+    if path.is_file():
+        trajectory, first = store.read_array(path, shared=True), run.config.train_captions
+        drawn = [
+            chosen_captions(data, data.rows, seed=run.member.seed, epoch=epoch, first=first)
+            for epoch in range(len(trajectory))
+        ]
+        learned = detectors.learned_by_caption(trajectory[:, :, detectors.LOG_PROBABILITY], data.rows, drawn, n)
+    owner = np.repeat(np.arange(len(data.keys)), np.diff(data.caption_start))
+    external = detectors.external_used((run.membership[c.GROUP] == c.EXTERNAL).to_numpy())
+    scores, done = [], 0
+    for vectors in blocks:
+        pair = owner[done : done + len(vectors)]
+        done += len(vectors)
+        similarity = detectors.similarities(vectors, image, pair)
+        scores.append(np.column_stack([similarity, detectors.margins(vectors, similarity, pair, image, external)]))
+        yield vectors
+    save_array(np.column_stack([np.concatenate(scores), learned]).astype(np.float32), run.folder / store.CAPTION_SCORES)
+
+
+def caption_embeddings(run: MemberRun, model: Model, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Embed each caption of some pairs, float32 [n, dim]; return also the position of its pair in `rows`, [n]."""
+    start = run.data.caption_start
+    captions = np.concatenate([np.arange(start[row], start[row + 1]) for row in rows])
+    options = {"precision": run.config.precision, "device": run.record.device}
+    text = models.text_embeddings(model, run.read(run.data.tokens[captions]), **options)
+    return text, np.repeat(np.arange(len(rows)), start[rows + 1] - start[rows])
+
+
+def probe_rows(run: MemberRun) -> np.ndarray:
+    """Return the pairs a linear probe is fitted on: the shared ones in `paper`, else the member's training pairs."""
+    shared = np.flatnonzero(run.membership[c.GROUP] == c.SHARED)
+    return shared if len(shared) else run.data.rows
+
+
+def utility(run: MemberRun, model: Model, image: np.ndarray) -> dict[str, float]:
+    """Measure retrieval both ways on external pairs, and with labels a linear probe and zero-shot.
+
+    Args:
+        image: mean image embeddings, [n_pairs, dim].
+    """
+    config, utility_pairs = run.config, run.utility_pairs
+    metrics = retrieval_recalls(image[utility_pairs], *caption_embeddings(run, model, utility_pairs))
+    labels = run.pairs[c.LABEL]
+    labelled = labels.notna().to_numpy()
+    fit, test = (rows[labelled[rows]] for rows in (probe_rows(run), utility_pairs))
+    if labels.iloc[fit].nunique() >= 2 and len(test):
+        names = labels.to_numpy().astype(str)
+        metrics["linear_probe"] = linear_probe(image[fit], names[fit], image[test], names[test], seed=config.seed)
+        if not config.features:  # with features computed elsewhere there is no tower to read a prompt
+            classes = np.unique(names[labelled])
+            prompts = [PROMPT.format(name) for name in classes]
+            tower = run.towers.text
+            inputs = opened(tower).embed(prompts) if tower else run.read(models.tokenize(config.model, prompts))
+            text = models.text_embeddings(model, inputs, precision=config.precision, device=run.record.device)
+            metrics["zero_shot"] = zero_shot(image[test], text, np.searchsorted(classes, names[test]))
+    return metrics
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Remove temporary files of a killed run, and a training state older than its checkpoint."""
+    for path in folder.glob(".*.[0-9]*"):
+        path.unlink()
+    if (folder / CHECKPOINT).is_file():
+        (folder / STATE).unlink(missing_ok=True)
+
+
+def run_members(folder: Path, names: Sequence[str]) -> None:
+    """Train, embed and evaluate members of an audit, one after the other."""
+    shared = open_shared(folder)
+    for name in names:
+        run_member(folder, name, shared)
+
+
+def run_member(folder: Path, name: str, shared: Shared | None = None) -> None:
+    """Train, embed and evaluate one member. The last file written marks it as finished."""
+    run = open_member(folder, name, shared)
+    clear_leftovers(run.folder)
+    torch.set_num_threads(run.record.threads)
+    model = trained_model(run)
+    if run.vocabulary is not None and run.vocabulary.how == DELETED:
+        delete_rows(model.state_dict(), run.vocabulary.rare_rows(run.data.tokens))
+    write_embeddings(run, model, run.folder, evaluate=True)
+
+
+def train_second_round(folder: Path, names: Sequence[str]) -> None:
+    """Train members a second time without the pairs left out, and store only their scores on other pairs."""
+    shared = open_shared(folder)
+    left_out = store.read_table(folder / store.SECOND_TABLE, columns=[store.LEFT_OUT])[store.LEFT_OUT].to_numpy()
+    external = np.zeros(len(left_out), dtype=bool)
+    external[shared.data.external] = True
+    for name in names:
+        run = open_member(folder, name, shared)
+        trained = shared.membership[name].to_numpy()
+        data = dataclasses.replace(run.data, rows=np.flatnonzero(trained & ~left_out))
+        run = dataclasses.replace(run, data=data, second=True)
+        run.folder.mkdir(exist_ok=True)
+        clear_leftovers(run.folder)
+        torch.set_num_threads(run.record.threads)
+        model = trained_model(run)
+        write_embeddings(run, model, run.folder / store.SECOND_EMBEDDINGS)
+        image, text = store.read_embeddings(run.folder / store.SECOND_EMBEDDINGS)
+        scale = float(model.logit_scale.detach().exp())
+        _, log_probability = detectors.fit_out([image], [text], trained[None], external, [scale])
+        save_array(log_probability.astype(np.float32), run.folder / store.SECOND_FIT)
+        store.remove_second_model(run.folder)

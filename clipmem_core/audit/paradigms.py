@@ -1,0 +1,229 @@
+"""Trains one image encoder on the same pictures under three paradigms, for claim 1 of the paper.
+
+python -m clipmem_core paradigms NAME --seeds 3
+
+The paradigms are captions (CLIP), labels, and another view of the same picture (SimCLR). Pictures, their order, views,
+optimiser, schedule and the encoder's first weights are the same; so is the number of samples seen. A killed run
+resumes.
+
+    <data>/studies/paradigms-<audit>/   paradigms.json, runs/<paradigm>-<seed>/, paradigms.csv
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from clipmem_core import columns as c
+from clipmem_core.audit import settings, store
+from clipmem_core.audit.console import write_csv
+from clipmem_core.audit.locked import build_member
+from clipmem_core.audit.member import EVALUATION, MemberRun, clear_leftovers, open_member, view_maker
+from clipmem_core.audit.pipeline import Screen, ensure_pixels
+from clipmem_core.audit.setup import MAY_DIFFER
+from clipmem_core.audit.status import MemberProgress, last_line
+from clipmem_core.audit.store import Audit
+from clipmem_core.audit.unitmem import (
+    IMAGE_TOWER,
+    LAYER,
+    UNITMEM_MEAN,
+    UNITS,
+    check_members,
+    layer_means,
+    measure_model,
+)
+from clipmem_core.config import InputError, as_dict, data_folder, fingerprint
+from clipmem_core.io import read_json, replacing
+from clipmem_core.scores.utility import linear_probe
+from clipmem_core.training.activations import unit_layers
+from clipmem_core.training.model import Model, mean_image_embeddings
+from clipmem_core.training.names import CHECKPOINT, LOG
+from clipmem_core.training.tower_trainers import SelfSupervisedTrainer, SupervisedTrainer, classifier, projector
+from clipmem_core.training.trainer import Trainer, train
+
+CLIP, SUPERVISED, SELF_SUPERVISED = "clip", "supervised", "self-supervised"
+PARADIGMS = (CLIP, SUPERVISED, SELF_SUPERVISED)
+PARADIGM, SEED = "paradigm", "seed"
+TABLE, SETTINGS = "paradigms.csv", "paradigms.json"
+RUNS, RESULT = "runs", "result.json"
+WHY_NOT = {
+    SUPERVISED: "the pairs have no labels, or only one class",
+    SELF_SUPERVISED: "image augmentation is off (--crop-scale 1), so two views of a picture are the same",
+}
+
+
+@dataclass(frozen=True)
+class ParadigmRun:
+    """One paradigm and seed, on the pictures of a member."""
+
+    paradigm: str
+    seed: int
+    run: MemberRun
+    labels: np.ndarray  # int64 [n_pairs], a class or -1
+    folder: Path
+
+
+def plan_runs(audit: Audit, seed: int, epochs: int) -> list[ParadigmRun]:
+    """Return the runs of a seed, of the paradigms that the pictures allow; with 0 epochs, those of the audit."""
+    record = audit.record
+    config_seed = record.config.seed + seed
+    names = [name for name, value in record.seeds.items() if value == config_seed]
+    run = open_member(audit.folder, (names or record.members)[0])
+    labels = pd.Categorical(run.pairs[c.LABEL].astype("string")).codes.astype(np.int64)
+    rows = run.data.rows
+    labelled = rows[labels[rows] >= 0]
+    with_labels = len(np.unique(labels[labelled])) >= 2
+    config = dataclasses.replace(run.config, epochs=epochs or run.config.epochs)
+    data = dataclasses.replace(run.data, rows=labelled if with_labels else rows)
+    run = dataclasses.replace(run, config=config, data=data)
+    possible = {CLIP: True, SUPERVISED: with_labels, SELF_SUPERVISED: config.crop_scale < 1}
+    folder = paradigms_folder(audit) / RUNS
+    return [
+        ParadigmRun(name, config_seed, run, labels, folder / f"{name}-{config_seed}")
+        for name in PARADIGMS
+        if possible[name]
+    ]
+
+
+def complete(planned: ParadigmRun, screen: Screen) -> None:
+    """Train and measure a run, and write its result; result.json is written last."""
+    folder, run, config, labels = planned.folder, planned.run, planned.run.config, planned.labels
+    folder.mkdir(parents=True, exist_ok=True)
+    clear_leftovers(folder)
+    model = _trained(planned, screen)
+    units = measure_model(run, model, [IMAGE_TOWER], run.data.rows, label=folder.name, screen=screen)
+    store.write_table(folder / UNITS, units)
+    accuracy: float | None = None
+    fit, external = (rows[labels[rows] >= 0] for rows in (run.data.rows, run.data.external))
+    if len(np.unique(labels[fit])) >= 2 and len(external):
+        views = view_maker(model, config, config.seed + EVALUATION, crop_scale=config.eval_crop_scale)
+        options: dict[str, Any] = {"precision": config.precision, "device": run.record.device}
+        image = mean_image_embeddings(model, run.data, views, n_views=config.views, **options)
+        accuracy = linear_probe(image[fit], labels[fit], image[external], labels[external], seed=config.seed)
+    samples, last = len(run.data.rows) * config.trained_epochs, last_line(folder / LOG)
+    result = {
+        PARADIGM: planned.paradigm,
+        SEED: planned.seed,
+        "member": run.name,
+        "pictures": len(run.data.rows),
+        "epochs": config.epochs,
+        "samples_seen": samples,
+        "views_seen": samples * (2 if planned.paradigm == SELF_SUPERVISED else 1),
+        "seconds": last.get("seconds"),
+        "loss": last.get("loss"),
+        "linear_probe": accuracy,
+    }
+    store.write_json(folder / RESULT, result)
+
+
+def _trained(planned: ParadigmRun, screen: Screen) -> Model:
+    """Load a run's model from its checkpoint if it has one, else train it."""
+    run, config, seed, folder = planned.run, planned.run.config, planned.seed, planned.folder
+    model = build_member(config, run.towers, seed=seed, pretrained=config.pretrained)
+    unit_layers(model, IMAGE_TOWER)  # refuses a model without units before anything is trained
+    views = view_maker(model, config, seed)
+    options: dict[str, Any] = {"seed": seed, "device": run.record.device}
+    if planned.paradigm == CLIP:
+        trainer = Trainer(model, run.data, config, views, **options)
+    elif planned.paradigm == SELF_SUPERVISED:
+        trainer = SelfSupervisedTrainer(projector(model, seed=seed), run.data, config, views, **options)
+    else:
+        tower = classifier(model, int(planned.labels.max()) + 1, seed=seed)
+        trainer = SupervisedTrainer(tower, run.data, config, views, labels=planned.labels, **options)
+    if (folder / CHECKPOINT).is_file():
+        weights = torch.load(folder / CHECKPOINT, map_location=trainer.device, weights_only=True)
+        trainer.model.load_state_dict(weights)
+        return trainer.model
+
+    def report(epoch: int) -> None:
+        line = last_line(folder / LOG)
+        shown = {key: line[key] for key in ("loss", "samples_per_second") if key in line}
+        step = epoch * trainer.batches
+        screen.members([MemberProgress(folder.name, "training", step=step, steps=trainer.total, **shown)])
+
+    train(trainer, folder, after_epoch=report)
+    return trainer.model
+
+
+def run_paradigms(audit: Audit, *, seeds: int = 3, epochs: int = 0, screen: Screen) -> pd.DataFrame:
+    """Train an image encoder in three ways and measure its units, and return the table of `read_paradigms`.
+
+    Seed s has the pictures of the audit's first member of seed s, only those with a label if there are labels.
+    """
+    check_members(audit)
+    if seeds < 1 or epochs < 0:
+        raise InputError(f"--seeds must be at least 1 and --epochs at least 0, not {seeds} and {epochs}")
+    ensure_pixels(audit, screen)
+    record, folder = audit.record, paradigms_folder(audit)
+    torch.set_num_threads(record.threads)  # as the members had
+    folder.mkdir(parents=True, exist_ok=True)
+    fixed = {key: value for key, value in as_dict(record.config).items() if key not in (*MAY_DIFFER, "epochs")}
+    key = fingerprint([fixed, record.dataset_fingerprint, epochs or record.config.epochs])
+    with store.acquire_lock(folder, what="comparison"):
+        if not (folder / SETTINGS).is_file():
+            store.write_json(folder / SETTINGS, key)
+        if read_json(folder / SETTINGS, repair=f"delete {folder} and run the command again") != key:
+            raise InputError(f"{folder} has runs of another audit or other --epochs: delete it, or use the same")
+        runs = [run for seed in range(seeds) for run in plan_runs(audit, seed, epochs)]
+        for name in PARADIGMS:
+            if name not in {run.paradigm for run in runs}:
+                screen.say(f"note: no {name} runs, since {WHY_NOT[name]}")
+        remaining = [run for run in runs if not (run.folder / RESULT).is_file()]
+        screen.say(f"{len(remaining)} of {len(runs)} runs to go")
+        for run in remaining:
+            complete(run, screen)
+            _write_table(audit)
+    table = read_paradigms(audit)
+    assert table is not None
+    return table
+
+
+def paradigms_folder(audit: Audit) -> Path:
+    """Return the folder of an audit's paradigms."""
+    return data_folder() / "studies" / f"paradigms-{audit.name}"
+
+
+def read_paradigms(audit: Audit) -> pd.DataFrame | None:
+    """Return UnitMem by layer of every finished run, or None.
+
+    Returns:
+        paradigm, seed, layer, units, silent, unitmem_mean, unitmem_median, median_error, clipped (means over the
+        layer's units); then the run's: member (whose pictures), pictures, epochs, samples_seen, views_seen (SimCLR
+        has two views of each sample), seconds, loss (at the end), linear_probe (accuracy on external pictures; empty
+        without labels).
+    """
+    path = paradigms_folder(audit) / TABLE
+    return pd.read_csv(path, comment="#") if path.is_file() else None
+
+
+def say_paradigms(table: pd.DataFrame, screen: Screen) -> None:
+    """Print UnitMem by layer of each paradigm, means over seeds."""
+    for line in table.pivot_table(UNITMEM_MEAN, LAYER, PARADIGM, sort=False).round(3).to_string().splitlines():
+        screen.say(line)
+
+
+def _write_table(audit: Audit) -> None:
+    """Write the table of all finished runs below comment lines about its origin."""
+    folder, record, machine = paradigms_folder(audit), audit.record, settings.machine()
+    tables = []
+    for path in (folder / RUNS).glob(f"*/{RESULT}"):
+        repair = f"delete {path.parent} and run the command again"
+        layers = layer_means(store.read_table(path.parent / UNITS, repair=repair), by=[LAYER])
+        tables.append(layers.assign(**read_json(path, dict[str, int | str | float | None], repair=repair)))
+    front = [PARADIGM, SEED, LAYER]
+    table = pd.concat(tables, ignore_index=True)
+    table = table.assign(**{PARADIGM: pd.Categorical(table[PARADIGM], PARADIGMS)}).sort_values(front)
+    seeds = sorted(set(table[SEED]))
+    head = [
+        f"command: python -m clipmem_core paradigms {audit.name} "
+        f"--seeds {len(seeds)} --epochs {table['epochs'].iloc[0]}",
+        f"machine: {machine['processor']}, {machine['cores']} cores; {record.device}, {record.precision}",
+        f"seeds: {', '.join(map(str, seeds))}",
+        f"data set: {record.dataset_fingerprint}",
+    ]
+    with replacing(folder / TABLE) as temporary:
+        write_csv(temporary, head, table[[*front, *table.columns.difference(front, sort=False)]])

@@ -1,0 +1,217 @@
+"""Checks a data set before its audit: the command `inspect`, and the job that the form of a new audit starts."""
+
+import dataclasses
+import json
+import re
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+
+from clipmem_core import columns as c
+from clipmem_core import config as configs
+from clipmem_core.audit import prepare
+from clipmem_core.audit.console import RichScreen, make_table, plain
+from clipmem_core.audit.jobs import OUTPUT, Job, Task, audit_task, jobs_folder, resume_arguments
+from clipmem_core.audit.prepare import DataSet, FeatureRows
+from clipmem_core.audit.settings import check_config, resolve
+from clipmem_core.audit.setup import check_same
+from clipmem_core.audit.store import Audit, write_json
+from clipmem_core.config import AuditConfig, InputError, as_dict, data_folder
+from clipmem_core.dataset.checks import CHECKS, Captions, check_captions
+from clipmem_core.dataset.source import check_source, read_source
+from clipmem_core.io import parse_json, read_json
+from clipmem_core.scores.membership import MIN_PAIRS
+
+SHOWN = 5  # pairs, and reasons of a check
+PIXELS = 32  # enough to find near-duplicates
+FOLDER, REQUEST = ".checks", "request.json"
+RETRY = "check the audit again"
+WRONG_INPUT = 2
+
+
+def inspect_source(source: str, options: configs.SourceOptions) -> None:
+    """Print a summary of a data set; nothing is stored."""
+    with tempfile.TemporaryDirectory(prefix="clipmem-") as folder, RichScreen() as screen:
+        data = Path(folder)
+        if prepare.holds_features(source):
+            preset = configs.preset_config(configs.DEFAULT_PRESET)
+            config = dataclasses.replace(preset, source=options, features=source)
+            data_set = prepare.load_data_set(source, config, cache=data)
+        else:
+            raw = read_source(source, options, data=data if source == "scenes" else data_folder(), say=screen.say)
+            config = dataclasses.replace(AuditConfig(), cache_size=PIXELS)
+            data_set = prepare.read_pictures(raw, config, cache=data / "pixels", progress=screen.pictures)
+        screen.progress.stop()
+        _show(source, data_set)
+
+
+def _show(source: str, data_set: DataSet) -> None:
+    """Print the summary, the reasons in quarantine, the flagged captions, and the first pairs."""
+    console, pairs, raw = Console(highlight=False), data_set.pairs, data_set.raw
+    counts, labels = pairs[c.CAPTIONS].map(len), pairs[c.LABEL].dropna()
+    too_few = "" if len(pairs) >= MIN_PAIRS else f" (an audit needs {MIN_PAIRS})"
+    facts = {
+        "source": source,
+        "format": raw.format,
+        "folder of pictures": str(raw.root),
+        "rows": f"{raw.rows:,}",
+        "pairs that can be used": f"{len(pairs):,}{too_few}",
+        "captions a pair": f"{counts.min()} to {counts.max()}, {counts.mean():.2f} on average",
+        "labels": f"{labels.nunique():,} on {len(labels):,} pairs" if len(labels) else "none",
+    }
+    if isinstance(data_set.pixels, FeatureRows):
+        facts["features"] = f"precomputed, {data_set.pixels.values.shape[1]:,} numbers a picture: no picture is opened"
+    else:
+        for name, column in (("picture widths", c.WIDTH), ("picture heights", c.HEIGHT)):
+            facts[name] = f"{pairs[column].min():,} to {pairs[column].max():,} pixels"
+    facts["near-duplicates"] = f"{data_set.lookalikes:,} of the pictures"
+    facts["in quarantine"] = f"{len(data_set.quarantine):,} rows"
+    for name, fact in facts.items():
+        console.print(plain(f"{name:24} {fact}"), soft_wrap=True)
+    if len(data_set.quarantine):
+        reasons = _reasons(data_set.quarantine, data_set.quarantine[c.REASON])
+        console.print(make_table("in quarantine", reasons, ["rows", "reason", "example"]))
+    captions = Captions.from_pairs([list(captions) for captions in pairs[c.CAPTIONS]])
+    checks = [
+        {"captions": int(flags.sum()), "check": CHECKS[name].label}
+        | {"example": captions.texts[int(flags.argmax())][:80] if flags.any() else ""}
+        for name, flags in check_captions(captions).items()
+    ]
+    console.print(make_table("flagged captions", checks, ["captions", "check", "example"]))
+    first = [
+        {name: row[name] if isinstance(row[name], str) else None for name in (c.PAIR_ID, c.IMAGE, c.LABEL)}
+        | {c.CAPTIONS: " | ".join(caption[:200] for caption in row[c.CAPTIONS])}
+        for row in pairs.head(SHOWN).to_dict("records")
+    ]
+    console.print(make_table(f"the first {SHOWN} pairs", first, [c.PAIR_ID, c.IMAGE, c.LABEL, c.CAPTIONS]))
+
+
+def _reasons(quarantine: pd.DataFrame, kinds: pd.Series) -> list[dict[str, Any]]:
+    """Return the reasons in quarantine, the most common first, with an example each."""
+    reasons = [
+        {"rows": len(rows), "reason": str(reason), "example": str(rows[c.SOURCE].iloc[0])}
+        for reason, rows in quarantine.groupby(kinds)
+    ]
+    return sorted(reasons, key=lambda reason: -int(reason["rows"]))
+
+
+@dataclass(frozen=True)
+class Request:
+    """The audit that a form describes."""
+
+    source: str
+    name: str
+    config: AuditConfig
+
+    @property
+    def key(self) -> str:
+        """The folder of its check, 16 hex digits."""
+        return configs.fingerprint([self.source, self.name, as_dict(self.config)])
+
+    @property
+    def arguments(self) -> list[str]:
+        return resume_arguments(self.name, self.source, self.config)
+
+
+@dataclass(frozen=True)
+class Check:
+    """The progress of a check: `found` is the content of the data set, `error` why the audit cannot start."""
+
+    job: Job
+    found: dict[str, Any] | None = None
+    pictures: tuple[int, int] = (0, 0)
+    error: str = ""
+
+    @property
+    def exact(self) -> bool:
+        """Tell whether every picture was opened."""
+        return bool(self.found and self.found["exact"])
+
+
+def check_request(request: Request) -> None:
+    """Refuse a request that is wrong without reading its data set."""
+    audit, job = Audit.of(request.name), audit_task(request.name).find()
+    if not request.source.strip():
+        raise InputError("no data set is given: type its path, or choose one")
+    check_source(request.source)
+    check_config(request.config)
+    if job is not None and job.running:
+        raise InputError(f"audit {request.name!r} waits or runs already: use another name, or cancel it first")
+    if audit.begun:
+        check_same(audit, request.source, resolve(prepare.with_features(request.source, request.config)))
+
+
+def start_check(request: Request) -> Job:
+    """Start the check of a request, or return the one that runs."""
+    task = _task(request.key)
+    task.folder.mkdir(parents=True, exist_ok=True)
+    values = {"source": request.source, "name": request.name, "config": as_dict(request.config)}
+    write_json(task.folder / REQUEST, values)
+    return task.start()
+
+
+def read_request(path: Path) -> Request:
+    """Read a request."""
+    return read_json(path, Request, repair=RETRY)
+
+
+def find_check(key: str) -> Check | None:
+    """Return the progress of a request's check, or None."""
+    job = _task(key).find()
+    if job is None:
+        return None
+    path, error = job.folder / OUTPUT, ""
+    lines = path.read_bytes().splitlines(keepends=True)
+    summaries = [line for line in lines if line.startswith(b"{") and line.endswith(b"\n")]
+    found = parse_json(summaries[-1], dict[str, Any], path=path, repair=RETRY) if summaries else None
+    if job.cancelled:
+        error = "the check was stopped: check again"
+    elif not job.running and job.exit_code != 0:
+        error = job.last_line.removeprefix("error: ")
+        if job.exit_code != WRONG_INPUT:
+            error = f"the check stopped with exit code {job.exit_code}: {error or 'it printed nothing'}"
+    return Check(job, found, job.count[:2] if job.count else (0, 0), error)
+
+
+def _task(key: str) -> Task:
+    valid = re.fullmatch(r"[0-9a-f]{16}", key)  # a key may come from a URL
+    folder = jobs_folder() / FOLDER / (key if valid else "none")
+    return Task(folder, ["check", str(folder / REQUEST)])
+
+
+def check(request: Request) -> None:
+    """Print the content of a data set as JSON; pictures are opened last and stored as in the audit."""
+    config = resolve(prepare.with_features(request.source, request.config))
+    if config.features:
+        data_set = prepare.load_data_set(request.source, config)
+    else:
+        raw, _ = prepare.sampled(read_source(request.source, config.source, data=data_folder()), config)
+        if len(raw.pairs):
+            clusters = np.arange(len(raw.pairs))
+            _print_found(raw.pairs, raw.quarantine, clusters, config, exact=False, rows=raw.rows, lookalikes=0)
+        data_set = prepare.read_pictures(raw, config, progress=RichScreen().pictures)
+    counts = {"exact": True, "rows": data_set.raw.rows, "lookalikes": data_set.lookalikes}
+    _print_found(data_set.pairs, data_set.quarantine, data_set.clusters, config, **counts)
+
+
+def _print_found(
+    pairs: pd.DataFrame, quarantine: pd.DataFrame, clusters: np.ndarray, config: AuditConfig, **more: int
+) -> None:
+    """Print the content of a data set; drawing the membership and injecting errors refuses what the audit would."""
+    membership = prepare.draw_membership(clusters, config)
+    prepare.plant(pairs, membership, config)
+    counts = pairs[c.CAPTIONS].map(len)
+    kinds = quarantine[c.REASON].astype(str).str.replace(r"^look-alike of .*", "look-alike of another pair", regex=True)
+    summary = {
+        "pairs": len(pairs),
+        "captions": int((counts.clip(upper=config.captions) if config.captions else counts).sum()),
+        "quarantined": len(quarantine),
+        "reasons": _reasons(quarantine, kinds)[:SHOWN],
+        "groups": {str(name): int(count) for name, count in pd.Series(membership.group).value_counts().items()},
+    }
+    print(json.dumps(summary | more), flush=True)

@@ -1,0 +1,348 @@
+"""Computes an audit's tables from the files of its members: scores.parquet, captions.parquet, utility, verdict."""
+
+import dataclasses
+import functools
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from clipmem_core import columns as c
+from clipmem_core.audit import store
+from clipmem_core.audit.prepare import membership_of, sides_of
+from clipmem_core.audit.store import Audit, Record
+from clipmem_core.audit.verdict import BASIS, WRONG
+from clipmem_core.config import InputError
+from clipmem_core.dataset.checks import CHECKS
+from clipmem_core.io import naming, numbers
+from clipmem_core.scores import attacks, detectors, memorization
+from clipmem_core.scores.alignment import IMAGE_SQUARE, TEXT_SQUARE, pair_terms
+from clipmem_core.scores.detection import detection_table
+from clipmem_core.scores.encoders import contributions
+from clipmem_core.scores.membership import Sides
+from clipmem_core.scores.prevalence import summarize_count, suspicion_of, whole_count
+from clipmem_core.scores.registry import BY_NAME, DETECTION, PLANTED, SCORE_COLUMNS, TABLE, scores_in
+from clipmem_core.scores.uncertainty import Noise, share_above, standard_errors
+from clipmem_core.training.names import CHECKPOINT, TRAJECTORY
+
+SINGLE_CAPTIONS = "no pair has more than one caption"
+UNUSABLE = "rows that cannot be used"
+TOP_K = 50  # pairs a person reviews first
+SIZE_STEP = 0.05  # between the sizes of clipmem whose share of pairs is reported
+MIN_NOISE_RATIO = 3  # a size must be this many errors: the share above smaller ones depends on the noise model
+SPILL_BYTES = 1 << 22  # larger arrays are held in a file instead of memory
+RESAMPLED = 100_000_000  # pairs drawn by all bootstrap resamples together
+MAX_ATTACKED = 1_000_000  # pairs; larger sets are sampled
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The outputs of all members, an array per member, and their training pairs. Embeddings are memory-mapped."""
+
+    pairs: pd.DataFrame  # pair_id, planted
+    sides: Sides
+    views: int
+    terms: list[dict[str, np.ndarray]]
+    image: list[np.ndarray]  # μ_I of each member, [n_pairs, dim]
+    text: list[np.ndarray]
+    logit_scales: list[float]  # of each member; NaN if its checkpoint is gone
+    log_probability: list[np.ndarray]  # in training; empty for members without a trajectory
+    n_captions: np.ndarray  # behind each mean text embedding, [n_pairs]
+    folder: Path = Path()  # for arrays that do not fit into memory
+
+    @property
+    def alignments(self) -> list[np.ndarray]:
+        return [terms[c.ALIGNMENT] for terms in self.terms]
+
+
+def spill_to_disk(values: np.ndarray, folder: Path) -> np.ndarray:
+    """Return the same values; a large array is mapped from an unnamed file that disappears with it."""
+    if values.nbytes < SPILL_BYTES or isinstance(values.base, np.memmap):
+        return values
+    with naming(folder), tempfile.TemporaryFile(dir=folder) as file:
+        file.write(np.ascontiguousarray(values).data)  # on a full disk a write to a map would end the process
+        file.flush()
+        return np.asarray(np.memmap(file, values.dtype, "c", shape=values.shape))
+
+
+def gather_evidence(audit: Audit) -> Evidence:
+    """Read the outputs of every member; embeddings and other large arrays stay on disk."""
+    from clipmem_core.training.model import logit_scale_of  # torch, which nothing else here needs
+
+    record, spill = audit.record, functools.partial(spill_to_disk, folder=audit.folder)
+    table = store.read_table(audit.folder / store.MEMBERSHIP, columns=[c.GROUP, *record.members])
+    sides = sides_of(audit, record.config, membership_of(table))
+    folders = [audit.member(name) for name in record.members]
+    image, text = zip(*map(store.read_embeddings, folders), strict=True)
+    terms = []
+    for embeddings in zip(image, text, strict=True):
+        member_terms = pair_terms(*embeddings, sides.external)
+        terms.append(dict(zip(member_terms, spill(np.stack(list(member_terms.values()))), strict=True)))
+    paths = [folder / TRAJECTORY for folder in folders]
+    trajectories = [
+        spill(detectors.mean_over_epochs(store.read_array(path, shared=True))) for path in paths if path.is_file()
+    ]
+    checkpoints = [audit.member_record(name).checkpoint for name in record.members]
+    weights = [Path(path or folder / CHECKPOINT) for path, folder in zip(checkpoints, folders, strict=True)]
+    return Evidence(
+        pairs=store.read_table(audit.folder / store.PAIRS, columns=[c.PAIR_ID, c.PLANTED]),
+        sides=sides,
+        views=1 if record.config.lock_image else record.config.views,
+        terms=terms,
+        image=list(image),
+        text=list(text),
+        logit_scales=[logit_scale_of(path) if path.is_file() else float("nan") for path in weights],
+        log_probability=trajectories if len(trajectories) == len(paths) else [],
+        n_captions=np.minimum(store.caption_counts(audit), record.config.eval_captions or np.iinfo(np.int32).max),
+        folder=audit.folder,
+    )
+
+
+def score_table(evidence: Evidence) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Return every score of every pair (`SCORE_COLUMNS`), and the quality of the split between the encoders.
+
+    Returns:
+        The table; fit, the mean of fit_by_member (how well each member's embeddings were mapped), and missing, why
+        clipmem was not split.
+    """
+    sides, spill = evidence.sides, functools.partial(spill_to_disk, folder=evidence.folder)
+    members, trained, external = (evidence.image, evidence.text), evidence.sides.membership.trained, sides.external
+    nan = np.full(len(external), np.nan)
+    table = memorization.memorization_table(evidence.terms, sides, keep=spill)
+    values = {name: spill(table.pop(name).to_numpy()) for name in map(str, table.columns)}
+    try:
+        parts, fits = contributions(*members, sides)
+        mean = float(np.mean(list(fits.values()))) if fits else None
+        split: dict[str, Any] = {"fit": mean, "fit_by_member": fits, "missing": None}
+    except InputError as error:
+        parts = pd.DataFrame(dict.fromkeys((c.CLIPMEM_IMAGE, c.CLIPMEM_TEXT), nan))
+        split = {"fit": None, "fit_by_member": {}, "missing": str(error)}
+    image, text = ([terms[name] for terms in evidence.terms] for name in (IMAGE_SQUARE, TEXT_SQUARE))
+    sslmem = memorization.sslmem(image, text, sides, n_views=evidence.views, n_captions=evidence.n_captions)
+    values |= {str(name): spill(part[name].to_numpy()) for part in (parts, sslmem) for name in part}
+    csls, log_probability = detectors.fit_out(*members, trained, external, evidence.logit_scales)
+    swapped, near = detectors.swapped_csls(*members, trained, external, seed=sides.seed)
+    learned = detectors.learned(evidence.log_probability) if evidence.log_probability else nan
+    new = {c.CSLS_OUT: csls, c.LOG_PROBABILITY_OUT: log_probability, c.LEARNED: learned}
+    new |= {c.CSLS_SWAPPED: swapped, c.CSLS_NEAR: near}
+    values |= {name: spill(column) for name, column in new.items()} | {c.LOG_PROBABILITY_SECOND: nan}
+    _compute_derived(values, set(values))
+    columns = {c.PAIR_ID: evidence.pairs[c.PAIR_ID], c.GROUP: pd.Series(sides.membership.group)} | values
+    return pd.DataFrame({name: columns[name] for name in SCORE_COLUMNS}, copy=False), split
+
+
+def update_scores(scores: pd.DataFrame, **values: np.ndarray) -> pd.DataFrame:
+    """Return scores with new values of some columns, [n_pairs] each, and of the columns derived from them."""
+    columns, changed = {name: scores[name].to_numpy() for name in BY_NAME} | values, set(values)
+    _compute_derived(columns, changed)
+    return scores.assign(**{name: columns[name] for name in changed})
+
+
+def _compute_derived(values: dict[str, np.ndarray], changed: set[str]) -> None:
+    """Add to both arguments the scores that are derived from changed ones."""
+    for score in TABLE:
+        if score.compute and changed & set(score.needs):
+            values[score.name] = score.compute(*(values[name] for name in score.needs))
+            changed.add(score.name)
+
+
+def utility_table(audit: Audit, members: tuple[str, ...]) -> pd.DataFrame:
+    """Gather each member's utility: member, metric, value."""
+    rows = [(name, *metric) for name in members for metric in store.read_utility(audit.member(name)).items()]
+    return pd.DataFrame(rows, columns=c.UTILITY_COLUMNS)
+
+
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return a table as JSON rows, with null where a number is missing."""
+    clean = table.astype(object).where(table.notna(), None)
+    return [{str(key): value for key, value in row.items()} for row in clean.to_dict("records")]
+
+
+def _number(value: float) -> float | None:
+    """Return a number for JSON, null if it is missing."""
+    return None if np.isnan(value) else float(value)
+
+
+def reliability(evidence: Evidence) -> float | None:
+    """Return the reliability of the ranking by clipmem, in [0, 1]; None with only one repeat."""
+    stability = memorization.ranking_stability(evidence.alignments, evidence.sides)
+    return _number(memorization.ranking_reliability(stability, len(evidence.sides.replicates)))
+
+
+def wrong_captions(pairs: pd.DataFrame, scores: pd.DataFrame) -> dict[str, Any]:
+    """Return how many captions are probably wrong, and when to stop reviewing."""
+    fit, swapped, near = (scores[name].to_numpy() for name in (c.CSLS_OUT, c.CSLS_SWAPPED, c.CSLS_NEAR))
+    count = summarize_count(fit, swapped, near, suspicion_of(scores[c.MISFIT].to_numpy(), fit))
+    kinds = pairs[c.PLANTED]
+    return count | {"planted": int((kinds == c.MISCAPTION).sum()), "planted_vague": int((kinds == c.VAGUE).sum())}
+
+
+def summary(evidence: Evidence, scores: pd.DataFrame, split: dict[str, Any]) -> dict[str, Any]:
+    """Return every number that the verdict reports; `split` as of `score_table`."""
+    sides, alignments = evidence.sides, evidence.alignments
+    target = scores[c.GROUP].isin(c.TARGET_GROUPS)
+    null = scores[scores[c.GROUP] == c.EXTERNAL]
+    aurocs, auroc = memorization.membership_auroc(alignments, sides.membership)
+    scored = sides.membership.trained[:, sides.membership.group == c.SCORED]
+    return {
+        "groups": records(memorization.group_summary(alignments, sides)),
+        **_injected_errors(evidence.pairs, scores, target, seed=sides.seed),
+        "wrong_captions": wrong_captions(evidence.pairs, scores),
+        "membership_auroc": _number(auroc),
+        "membership_auroc_by_member": dict(zip(sides.membership.members, map(_number, aurocs), strict=True)),
+        "ranking_stability": _number(memorization.ranking_stability(alignments, sides)),  # of two halves of the members
+        "ranking_reliability": reliability(evidence),  # of the scores of all
+        "trained_share": _number(scored.mean()) if scored.size else None,
+        **_error_summary(evidence, scores, target),
+        "encoders": {
+            "image": _number(scores.loc[target, c.CLIPMEM_IMAGE].mean()),
+            "text": _number(scores.loc[target, c.CLIPMEM_TEXT].mean()),
+            "null_image": _number(null[c.CLIPMEM_IMAGE].mean()),
+            "null_text": _number(null[c.CLIPMEM_TEXT].mean()),
+            **split,
+        },
+        "external_pairs": len(null),
+        **({} if sides.utility_only is None else {"utility_pairs": int(sides.utility_only.sum())}),
+        "external_sd": float(null[c.CLIPMEM].std()),
+    }
+
+
+def _injected_errors(pairs: pd.DataFrame, scores: pd.DataFrame, target: pd.Series, *, seed: int) -> dict[str, Any]:
+    """Return the mean scores by kind of injected error, and how well each score detects injected mis-captions."""
+    kind = pairs[c.PLANTED].fillna("none").where(target)
+    planted, detection = [], []
+    if not kind.dropna().eq("none").all():
+        table = scores.groupby(kind.rename(c.PLANTED))[list(scores_in(PLANTED))].mean()
+        table.insert(0, "n", kind.value_counts())
+        planted = records(table.reset_index())
+    truth = (kind[target] == c.MISCAPTION).to_numpy()
+    values = {name: (score.direction * scores[name])[target].to_numpy() for name, score in scores_in(DETECTION).items()}
+    complete = {name: score for name, score in values.items() if not np.isnan(score).any()}
+    if complete and 2 <= truth.sum() < len(truth) - 1:
+        n_boot = int(np.clip(RESAMPLED // len(truth), 100, 2000))
+        reference = next(iter(complete))
+        detection = records(detection_table(complete, truth, k=TOP_K, n_boot=n_boot, seed=seed, reference=reference))
+    return {"planted": planted, "detection": detection}
+
+
+def _error_summary(evidence: Evidence, scores: pd.DataFrame, target: pd.Series) -> dict[str, Any]:
+    """Return how certain clipmem is, and the share of pairs above each size that noise allows."""
+    errors = standard_errors(evidence.alignments, evidence.sides)
+    rows = np.flatnonzero(target & np.isfinite(scores[c.CLIPMEM]))
+    if not len(rows):
+        return {"se_kind": errors.kind, "se_degrees": None, "exceeding": []}
+    clipmem, noise = scores[c.CLIPMEM].to_numpy()[rows], Noise.of(errors, rows)
+    sizes = np.arange(SIZE_STEP, max(clipmem.max(), SIZE_STEP), SIZE_STEP).round(2)
+    sizes = sizes[sizes >= MIN_NOISE_RATIO * np.median(noise.error)]
+    return {
+        "se_kind": errors.kind,
+        "se_degrees": noise.degrees if np.isfinite(noise.degrees) else None,
+        "exceeding": records(share_above(clipmem, noise, sizes, seed=evidence.sides.seed)),
+    }
+
+
+def attack_members(evidence: Evidence) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
+    """Attack every member with the others as shadow models.
+
+    Returns:
+        Rows of utility.parquet (the default attack's measures of each member), and rows of the verdict as of
+        `attack_table`, with a reason instead of values if there are too few members.
+    """
+    sides, members = evidence.sides, evidence.sides.membership.members
+    if len(members) < attacks.FEWEST:
+        missing = f"needs at least {attacks.FEWEST} members, a target and a shadow on either side, not {len(members)}"
+        rows = {"attack": attacks.BAVARIA, "measure": attacks.MEASURES, "targets": 0, "missing": missing}
+        return pd.DataFrame(columns=c.UTILITY_COLUMNS), records(pd.DataFrame(rows).reindex(columns=attacks.COLUMNS))
+    shadows = attacks.shadows_of(sides)
+    attacked = np.flatnonzero(shadows.attacked.all(axis=0))
+    if len(attacked) > MAX_ATTACKED:
+        sampled = np.zeros(shadows.attacked.shape[1], bool)
+        sampled[np.random.default_rng([shadows.seed, 7]).choice(attacked, MAX_ATTACKED, replace=False)] = True
+        shadows = dataclasses.replace(shadows, attacked=np.broadcast_to(sampled, shadows.attacked.shape))
+    results = attacks.attack(evidence.alignments, shadows)
+    n_boot = int(np.clip(RESAMPLED // sum(len(result.rows) for result in results), 100, 300))
+    metrics = [
+        (name, c.ATTACK_METRICS[measure], value)
+        for name, result in zip(members, results, strict=True)
+        for measure, value in attacks.roc(result, attacks.BAVARIA).items()
+        if not np.isnan(value)
+    ]
+    table = attacks.attack_table(results, n_boot=n_boot, seed=sides.seed)
+    return pd.DataFrame(metrics, columns=c.UTILITY_COLUMNS), records(table)
+
+
+def caption_table(audit: Audit, counts: np.ndarray, sides: Sides) -> tuple[pd.DataFrame | None, str]:
+    """Return captions.parquet, one row per caption, or None and the reason.
+
+    Args:
+        counts: captions of each pair, [n_pairs].
+
+    Returns:
+        pair_id; caption, its number in the pair from 0; similarity_out and margin_out, means over the members not
+        trained on the pair; learned, the mean over those trained on it; misfit = −(z(learned) + z(margin_out)), by
+        margin_out alone for held-out pairs and captions that no epoch drew; gap, how far margin_out lies below that
+        of the pair's other captions; odd, whether that is far.
+    """
+    if counts.max(initial=0) < 2:
+        return None, SINGLE_CAPTIONS
+    owner = np.repeat(np.arange(len(counts)), counts)
+    totals, n = np.zeros((3, len(owner))), np.zeros((3, len(owner)))
+    for name, trained in zip(sides.membership.members, sides.membership.trained, strict=True):
+        values = store.read_array(audit.member(name) / store.CAPTION_SCORES, shared=True)
+        inside = trained[owner]
+        for column, counted in enumerate((~inside, ~inside, inside)):
+            finite = counted & ~np.isnan(values[:, column])
+            totals[column, finite] += values[finite, column]
+            n[column] += finite
+    with np.errstate(invalid="ignore"):
+        similarity, margin, learned = totals / np.where(n > 0, n, np.nan)
+    gap = detectors.gaps(margin, owner)
+    return pd.DataFrame(
+        {
+            c.PAIR_ID: store.read_table(audit.folder / store.PAIRS, columns=[c.PAIR_ID])[c.PAIR_ID].to_numpy()[owner],
+            c.CAPTION: (np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)).astype(np.int32),
+            c.SIMILARITY_OUT: similarity,
+            c.MARGIN_OUT: margin,
+            c.LEARNED: learned,
+            c.MISFIT: detectors.caption_misfit(learned, margin),
+            c.GAP: gap,
+            c.ODD: detectors.odd_captions(gap),
+        }
+    ), ""
+
+
+def whole_set(
+    audit: Audit, record: Record, scores: pd.DataFrame, checks: Path, wrong: dict[str, Any]
+) -> dict[str, Any]:
+    """Return the counts of the full set that an audit's pairs were sampled from; empty without a sample.
+
+    Returns:
+        pairs, of, basis, and counts: rows of count, found, among (pairs of the sample), whole, low, high.
+    """
+    drawn, of = record.config.sample, record.sampled_of
+    if not of:
+        return {}
+
+    def row(count: str, n: float, among: int, *, exact: int = 0, **limits: float) -> dict[str, Any]:
+        ends = zip(("whole", "low", "high"), whole_count(min(n, among), among, of, **limits), strict=True)
+        return {"count": count, "found": n, "among": among} | {name: round(end + exact, 1) for name, end in ends}
+
+    skipped = int((~audit.quarantine[c.REASON].str.startswith("look-alike of ")).sum())
+    unread = record.quarantined - (drawn - record.pairs)  # rows counted before the sample was drawn
+    usable = drawn - (skipped - unread)
+    rows = [row(UNUSABLE, skipped - unread, drawn, exact=unread)]
+    table = store.read_table(checks)
+    # How often a picture or caption repeats depends on the number of pairs, so a sample cannot estimate it.
+    for name in (name for name in CHECKS if name in table and name not in ("lookalike", "repeated_caption")):
+        flags = table[name].dropna()
+        if len(flags):
+            # Pairs without this check, and the same share of the skipped rows, count as not drawn.
+            rows.append(row(CHECKS[name].label, int(flags.sum()), round(drawn * len(flags) / usable)))
+    if ends := numbers([wrong.get(name) for name in ("estimate", "low", "high")], 3):
+        estimate, low, high = (max(0.0, end - wrong["planted"]) for end in ends)
+        n_scored = int(np.isfinite(scores[c.CSLS_OUT]).sum())
+        rows.append(row(WRONG, estimate, round(drawn * (n_scored - wrong["planted"]) / usable), low=low, high=high))
+    return {"pairs": record.pairs, "of": of, "basis": BASIS, "counts": rows}

@@ -1,0 +1,254 @@
+"""Checks a config, fills in its `auto` fields, and opens the locked towers that it names."""
+
+import dataclasses
+import functools
+import platform
+import re
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+
+from clipmem_core import config as configs
+from clipmem_core.config import FIELDS, AuditConfig, InputError
+from clipmem_core.dataset.workers import cores as available_cores
+from clipmem_core.scores.membership import MIN_PAIRS
+from clipmem_core.training.names import model_config
+
+if TYPE_CHECKING:  # torch, which only embedding needs
+    from clipmem_core.features.towers import Opened, Tower
+
+REPEATS, STABLE_REPEATS = 2, 4  # of an ensemble without --members; the second with --stable
+LIBRARIES = ("torch", "open_clip_torch", "faiss-cpu", "numpy", "scipy", "scikit-learn", "pandas", "pyarrow", "pillow")
+
+
+def audit_name(source: str, config: AuditConfig) -> str:
+    """Name an audit after its source, and its protocol if that is not the default."""
+    stem = re.sub(r"[^\w.]+", "-", Path(source).name.split(".")[0]).strip("-.") or "audit"
+    return stem if config.protocol == "ensemble" else f"{stem}-{config.protocol}"
+
+
+def config_from(values: dict[str, Any]) -> AuditConfig:
+    """Rebuild a config from its stored JSON."""
+    return AuditConfig(**values | {"source": configs.SourceOptions(**values["source"])})
+
+
+def typed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a stored config that differ from its preset."""
+    preset = configs.flat(configs.as_dict(configs.preset_config(values.get("preset", AuditConfig.preset))))
+    changed = {key: value for key, value in configs.flat(values).items() if value != preset.get(key, MISSING)}
+    return {key: value for key, value in changed.items() if key != "preset"}
+
+
+def typed_flags(values: Mapping[str, Any], *, joint: str = " ") -> list[str]:
+    """Return the flags that set fields of a config: ['--batch-size 8', '--drop-lookalikes', '--no-lock-text']."""
+    flags = []
+    for name, value in values.items():
+        flag = FIELDS[name].flag
+        if isinstance(value, bool):
+            flags.append(flag if value else flag.replace("--", "--no-", 1))
+        else:
+            flags.append(f"{flag}{joint}{value}" if value != "" or joint == "=" else f"{flag}{joint}''")
+    return flags
+
+
+def check_config(config: AuditConfig) -> None:
+    """Refuse a config that cannot run."""
+    check_fields(config)
+    preset = configs.PRESETS.get(config.preset, {})
+    ensemble = config.protocol == "ensemble"
+    paper_only = "belongs to --protocol paper; an ensemble grows by --members"
+    ensemble_only = "belongs to --protocol ensemble; the paper's protocol grows by --seeds"
+    wrong: dict[str, Any] = {
+        f"--seeds {paper_only}": ensemble and config.seeds != 1,
+        f"--members must be a multiple of --folds ({config.folds}), not {config.members}": ensemble
+        and config.members % config.folds,
+        f"--folds must be even with --halves, not {config.folds}": ensemble and config.halves and config.folds % 2,
+        f"--members {ensemble_only}": not ensemble and config.members not in (0, 2 * config.seeds),
+        f"--halves {ensemble_only}": not ensemble and config.halves and not preset.get("halves"),
+        f"--stable {ensemble_only}": not ensemble and config.stable,
+        f"--rounds {ensemble_only}": not ensemble and config.rounds == "2",
+        "--tower-size is the picture size of a locked image tower: add --lock-image": config.tower_size
+        and not config.lock_image,
+        "--model locked has two locked towers and none to train: use --model small": config.model == "locked"
+        and config.lock_image != config.lock_text,
+    }
+    kinds = (("image", config.lock_image, config.image_tower), ("text", config.lock_text, config.text_tower))
+    for kind, locked, tower in kinds:
+        wrong[f"--{kind}-tower {tower} is a locked tower: add --lock-{kind}, or set --{kind}-tower ''"] = (
+            tower and not locked
+        )
+        wrong[f"--lock-{kind} needs pretrained weights: set --{kind}-tower or --pretrained"] = locked and not (
+            tower or config.pretrained
+        )
+    _refuse(wrong)
+    model_config(config.model)
+    for name, kind in configs.ineffective_fields(config).items():
+        if FIELDS[name].part and getattr(config, name) not in (FIELDS[name].default, preset.get(name)):
+            raise InputError(f"{FIELDS[name].flag} has no effect on a locked {kind} tower: remove it or --lock-{kind}")
+
+
+def check_fields(config: AuditConfig) -> AuditConfig:
+    """Return a config whose fields are within their bounds."""
+    try:
+        _bounds().model_validate(vars(config))
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        field = FIELDS[str(fault["loc"][0])]
+        valid = field.requirement or fault["msg"].removeprefix("Input should be ")
+        raise InputError(f"{field.flag} must be {valid}, not {fault['input']!r}") from None
+    low, high, epochs = config.min_logit_scale, config.max_logit_scale, config.epochs
+    _refuse(
+        {
+            f"--min-logit-scale must be at most the cap of {high}, not {low}": low > high,
+            f"--sample must be at least {MIN_PAIRS} pairs, or 0 for all": 0 < config.sample < MIN_PAIRS,
+            f"--stop-epoch must be one of the {epochs} epochs, or 0 for none": config.stop_epoch > epochs,
+            f"--adaptive-rest works on --loss clip alone, not {config.loss}": config.adaptive_rest
+            and config.loss != "clip",
+        }
+    )
+    return config
+
+
+def _refuse(wrong: Mapping[str, object]) -> None:
+    """Raise the first message whose condition is true."""
+    for message, is_wrong in wrong.items():
+        if is_wrong:
+            raise InputError(message)
+
+
+@functools.cache
+def _bounds() -> type[BaseModel]:
+    kinds: dict[str, Any] = {}
+    for field in (FIELDS[field.name] for field in dataclasses.fields(AuditConfig) if field.name != "source"):
+        kind = Literal[field.choices] if field.choices else type(field.default)
+        kinds[field.name] = (kind, Field(ge=field.ge, gt=field.gt, le=field.le, lt=field.lt))
+    return create_model("Bounds", __config__=ConfigDict(allow_inf_nan=False), **kinds)
+
+
+def resolve(config: AuditConfig) -> AuditConfig:
+    """Fill in every `auto` and 0 that depends on the machine or the protocol."""
+    check_config(config)
+    device = resolve_device(config.device)
+    repeats = STABLE_REPEATS if config.stable else REPEATS
+    members = 2 * config.seeds if config.protocol == "paper" else config.members or repeats * config.folds
+    precision = config.precision
+    if precision == "auto":
+        has_bf16 = device == "cuda" or any(flag in _cpu_info() for flag in ("avx512_bf16", "amx_bf16"))
+        precision = "amp_bf16" if has_bf16 else "fp32"
+    config = dataclasses.replace(config, device=device, members=members, precision=precision)
+    if not config.threads:
+        config = dataclasses.replace(config, threads=max(1, available_cores() // side_by_side(config)))
+    if opens_towers(config):
+        checked_towers(config)
+    return config
+
+
+def shares_process(config: AuditConfig) -> bool:
+    """Tell whether each process trains several members: a head trains as fast as Python starts."""
+    return config.lock_image and config.lock_text
+
+
+def has_locked_tower(config: AuditConfig) -> bool:
+    """Tell whether members train on the features of a locked tower."""
+    return config.lock_image or config.lock_text
+
+
+def opens_towers(config: AuditConfig) -> bool:
+    """Tell whether features have to be computed by locked towers."""
+    return has_locked_tower(config) and not config.features
+
+
+def side_by_side(config: AuditConfig) -> int:
+    """Return how many members train at once: one per core, or one on a GPU."""
+    if config.device == "cuda":
+        return 1
+    return max(1, min(config.members, available_cores() // max(1, config.threads)))
+
+
+def resolve_device(device: str) -> str:
+    """Return cpu or cuda; torch is imported only if the machine has a GPU's device file."""
+    has_gpu = Path("/dev/nvidiactl").exists() or platform.system() == "Windows"
+    if device == "cpu" or (device == "auto" and not has_gpu):
+        return "cpu"
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    if device == "cuda":
+        raise InputError("--device cuda: this machine has no GPU that torch can use; set --device cpu")
+    return "cpu"
+
+
+def _cpu_info() -> str:
+    try:
+        return Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return ""
+
+
+def versions() -> dict[str, str]:
+    """Return the version of every library that computes."""
+    return {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
+
+
+def machine() -> dict[str, Any]:
+    """Return the machine that an audit's times were measured on."""
+    model = re.search(r"^model name\s*:\s*(.*?)\s*$", _cpu_info(), re.MULTILINE)
+    processor = model[1] if model else platform.processor()
+    return {"processor": processor, "cores": available_cores(), "system": platform.platform()}
+
+
+@dataclass(frozen=True)
+class Towers:
+    """The locked towers of an audit; None if members train that encoder."""
+
+    image: "Tower | None"
+    text: "Tower | None"
+
+    @property
+    def records(self) -> dict[str, dict[str, Any]]:
+        """The record of each tower in config.json, by kind."""
+        return {tower.kind: tower.record() for tower in (self.image, self.text) if tower}
+
+
+def towers_of(config: AuditConfig) -> Towers:
+    """Return the towers that a resolved config locks."""
+    image, text = (
+        (name or config.model, "" if name else config.pretrained) if locked else None
+        for name, locked in ((config.image_tower, config.lock_image), (config.text_tower, config.lock_text))
+    )
+    return _towers(image, text, size=config.tower_size, precision=config.precision, device=config.device)
+
+
+@functools.lru_cache(maxsize=2)  # building an open_clip model takes time; a page may compare two audits
+def _towers(image: tuple[str, str] | None, text: tuple[str, str] | None, *, size: int, **options: Any) -> Towers:
+    from clipmem_core.features.towers import image_tower, text_tower
+
+    return Towers(
+        image_tower(image[0], pretrained=image[1], size=size, **options) if image else None,
+        text_tower(text[0], pretrained=text[1], **options) if text else None,
+    )
+
+
+@functools.lru_cache(maxsize=1)
+def opened(tower: "Tower") -> "Opened":
+    """Load a tower and cache it for the next member or search of this process."""
+    return tower.open()
+
+
+def checked_towers(config: AuditConfig, recorded: Mapping[str, Mapping[str, Any]] | None = None) -> Towers:
+    """Return the towers that a resolved config locks after a check that their weights equal the recorded ones."""
+    towers = towers_of(config)
+    for tower in (tower for tower in (towers.image, towers.text) if tower):
+        sha256 = (recorded or {}).get(tower.kind, {}).get("sha256", tower.sha256)
+        if sha256 != tower.sha256:
+            raise InputError(
+                f"the {tower.kind} tower {tower.name} has weights of sha256 {tower.sha256[:12]}…, and the audit began "
+                f"with {sha256[:12]}…: restore those, or use another --name"
+            )
+        tower.check()
+    return towers

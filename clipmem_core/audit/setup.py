@@ -1,0 +1,166 @@
+"""Creates an audit's folder, compares its config with a new one, and adds members or a second round to it."""
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from clipmem_core import columns as c
+from clipmem_core.audit import settings, store
+from clipmem_core.audit.prepare import DataSet, draw_membership, leave_out, membership_of, membership_table
+from clipmem_core.audit.store import Audit, Record
+from clipmem_core.config import FIELDS, AuditConfig, InputError, affecting, as_dict, data_folder, fingerprint, flat
+from clipmem_core.scores.membership import Membership
+from clipmem_core.training.names import model_config
+
+MAY_DIFFER = (*affecting("members"), *affecting())  # fields that may change when an audit resumes
+
+
+def write_audit(
+    audit: Audit,
+    source: str,
+    config: AuditConfig,
+    data_set: DataSet,
+    pairs: pd.DataFrame,
+    membership: Membership,
+    *,
+    seconds: float,
+    checkpoints: Sequence[Path] = (),
+    snapshots: Sequence[int] = (),
+    again: str = "",
+) -> None:
+    """Write everything the members start from; config.json is written last and makes the folder an audit."""
+    audit.folder.mkdir(parents=True, exist_ok=True)
+    quarantine = data_set.quarantine.reindex(columns=c.QUARANTINE_COLUMNS).astype("string")
+    store.write_table(audit.folder / store.PAIRS, pairs)
+    store.write_table(audit.folder / store.QUARANTINE, quarantine)
+    store.write_table(audit.folder / store.MEMBERSHIP, membership_table(pairs, membership))
+    store.write_prepared(audit.folder, cache_rows=data_set.pixels.rows, clusters=data_set.clusters)
+    record = Record(
+        name=audit.name,
+        source=source,
+        root=str(data_set.raw.root.resolve()),
+        format=data_set.raw.format,
+        pixels=data_set.pixels.folder.relative_to(data_folder()).as_posix(),
+        protocol=config.protocol,
+        members=membership.members,
+        seeds=member_seeds(config, membership.members),
+        threads=config.threads,
+        device=config.device,
+        precision=config.precision,
+        pairs=len(pairs),
+        external_pairs=int((membership.group == c.EXTERNAL).sum()),
+        lookalikes=data_set.lookalikes,
+        quarantined=len(data_set.quarantine),
+        dataset_fingerprint=data_set.fingerprint,
+        fingerprint=audit_fingerprint(config, data_set.fingerprint),
+        prepare_seconds=round(seconds, 2),
+        versions=settings.versions(),
+        machine=settings.machine(),
+        config=config,
+        snapshots=tuple(snapshots),
+        towers=settings.towers_of(config).records if settings.opens_towers(config) else {},
+        sampled_of=data_set.raw.drawn_of,
+        again=again,
+    )
+    _write_members(audit, record, record.members, checkpoints)
+    store.write_json(audit.folder / store.CONFIG, record.values)
+
+
+def _write_members(audit: Audit, record: Record, names: Sequence[str], checkpoints: Sequence[Path] = ()) -> None:
+    """Create the folder and config.json of each new member."""
+    model, size = record.config.model, record.config.image_size
+    for index, name in enumerate(names):
+        audit.member(name).mkdir(parents=True, exist_ok=True)
+        checkpoint = [(str(path), store.file_sha256(path)) for path in checkpoints[index : index + 1]]
+        member = store.MemberRecord(
+            name, record.seeds[name], record.fingerprint, model, size, model_config(model), *sum(checkpoint, ())
+        )
+        store.write_json(audit.member(name) / store.CONFIG, vars(member))
+
+
+def audit_fingerprint(config: AuditConfig, data_set: str) -> str:
+    """Return the key of an audit: its config and its data set's content."""
+    values, free = as_dict(config), affecting()
+    values["source"] = {key: value for key, value in values["source"].items() if key not in free}
+    return fingerprint([{key: value for key, value in values.items() if key not in free}, data_set])
+
+
+def member_seeds(config: AuditConfig, members: Sequence[str]) -> dict[str, int]:
+    """Return each member's seed: the audit's, plus the number of its seed or repeat (`f-2`, `r2-f1`)."""
+    return {name: config.seed + int(re.findall(r"\d+", name)[0]) for name in members}
+
+
+def check_same(audit: Audit, source: str, config: AuditConfig) -> None:
+    """Refuse to resume an audit under another config."""
+    record = audit.record
+    if differ := differing_fields(record.source, record.config, source, config):
+        raise InputError(f"audit {audit.name!r} exists with another config: {'; '.join(differ)}. Use another --name")
+    members = len(record.members)  # with --stable, an audit may have stopped with fewer than requested
+    if config.members < members:
+        raise InputError(
+            f"audit {audit.name!r} has {members} members, so --members {config.members} is too low: "
+            "request as many or more, or use another --name"
+        )
+
+
+def differing_fields(source_then: str, config_then: AuditConfig, source: str, config: AuditConfig) -> list[str]:
+    """Describe how the source and config of an audit or a study differ from the requested ones."""
+    now, then = flat(as_dict(config)), flat(as_dict(config_then))
+    differ = [
+        f"{FIELDS[key].flag} is {then[key]!r} there and {now[key]!r} here"
+        for key in now
+        if key not in (*MAY_DIFFER, "threads") and now[key] != then[key]  # another machine may resume
+    ]
+    if source_then != source and Path(source_then).resolve() != Path(source).resolve():
+        differ.insert(0, f"the source is {source_then!r} there and {source!r} here")
+    return differ
+
+
+def grow(audit: Audit, config: AuditConfig, *, members: int = 0) -> int:
+    """Add repeats or seeds to an audit until it has `members` (0: those of the config), and return the number added.
+
+    Pairs that the first members don't train on are excluded for the new ones too. The manifest is deleted first and
+    membership.parquet is written last, so that growth resumes after a kill.
+    """
+    record, drawn = audit.record, membership_of(audit.membership)
+    more = (members or config.members) - len(drawn.members)
+    if more <= 0:
+        return 0
+    if record.again:
+        raise InputError(f"audit {audit.name!r} has the members of audit {record.again!r}: use another --name")
+    _check_trains(audit, drawn.members[0])
+    rounds = "2" if config.rounds == "2" else record.config.rounds
+    config = dataclasses.replace(config, threads=record.threads, rounds=rounds)
+    membership = draw_membership(store.read_prepared(audit.folder).clusters, config, members=members)
+    new = membership.members[len(drawn.members) :]
+    membership = leave_out(membership, (membership.trained[: -len(new)] & ~drawn.trained).any(axis=0))
+    seeds = member_seeds(config, membership.members)
+    _change(audit, dataclasses.replace(record, members=membership.members, seeds=seeds, config=config), new)
+    store.write_table(audit.folder / store.MEMBERSHIP, membership_table(audit.pairs, membership))
+    return more
+
+
+def add_round(audit: Audit, config: AuditConfig) -> bool:
+    """Add the second round of training to an audit if the config requests it, and tell whether it was added."""
+    record = audit.record
+    if config.rounds != "2" or record.config.rounds == "2":
+        return False
+    _check_trains(audit, record.members[0])
+    _change(audit, dataclasses.replace(record, config=dataclasses.replace(record.config, rounds=config.rounds)))
+    return True
+
+
+def _check_trains(audit: Audit, member: str) -> None:
+    if audit.member_record(member).checkpoint:
+        raise InputError(f"audit {audit.name!r} scores existing checkpoints and cannot train: use another --name")
+
+
+def _change(audit: Audit, record: Record, new: Sequence[str] = ()) -> None:
+    """Reopen an audit, and write its changed record and the folders of new members."""
+    record = dataclasses.replace(record, fingerprint=audit_fingerprint(record.config, record.dataset_fingerprint))
+    (audit.folder / store.MANIFEST).unlink(missing_ok=True)
+    _write_members(audit, record, new)
+    store.write_json(audit.folder / store.CONFIG, record.values)

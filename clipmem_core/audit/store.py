@@ -1,0 +1,460 @@
+"""The folder of an audit: its file names and fields, reading and writing them, the lock and the manifest."""
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, ClassVar, NamedTuple, Self
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
+from pydantic import AfterValidator, Field
+from typing_extensions import TypedDict
+
+from clipmem_core import columns as c
+from clipmem_core.audit.settings import check_fields
+from clipmem_core.config import SETS, AuditConfig, InputError, as_dict, data_folder
+from clipmem_core.io import DELETE, read_json, reading, replacing
+from clipmem_core.training.names import CHECKPOINT, TRAJECTORY
+
+VERSION = 1  # of an audit's folder; other versions cannot be read
+MAX_NAME = 100  # bytes; file systems allow 255, and the names of locks and temporary files are longer
+
+
+def check_name(name: str) -> str:
+    """Return a name if it is safe as the name of a folder."""
+    if not name or name.startswith((".", "-")) or not all(char.isalnum() or char in "-_." for char in name):
+        raise InputError(f"name {name!r} must be letters, digits, '-', '_' or '.', and not start with '.' or '-'")
+    if len(name.encode()) > MAX_NAME:
+        raise InputError(f"name {name!r} must be at most {MAX_NAME} bytes long, not {len(name.encode())}")
+    return name
+
+
+def is_name(name: str) -> bool:
+    """Tell whether a name is valid."""
+    try:
+        return bool(check_name(name))
+    except InputError:
+        return False
+
+
+def check_inner(name: str) -> str:
+    """Return a relative path if it stays inside its folder."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or not path.parts or ".." in path.parts or "\\" in name or ":" in name:
+        raise InputError(f"path {name!r} must lie inside the folder")
+    return name
+
+
+def inside(folder: Path, name: str) -> Path:
+    """Return a path inside a folder."""
+    path = folder / check_inner(name)
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise InputError(f"{path} is a link that leads out of {folder}: put the file itself there")
+    return path
+
+
+Name = Annotated[str, AfterValidator(check_name)]
+Inner = Annotated[str, AfterValidator(check_inner)]
+Count = Annotated[int, Field(ge=0)]
+CheckedConfig = Annotated[AuditConfig, AfterValidator(check_fields)]
+
+
+@dataclass(frozen=True)
+class Record:
+    """An audit's config.json. `source` and `root` may lie anywhere."""
+
+    name: str
+    source: str
+    root: Annotated[str, Field(min_length=1)]  # the folder of the pictures
+    format: str
+    pixels: Inner  # the store of small pictures, in the data folder
+    protocol: Annotated[str, Field(pattern="^(ensemble|paper)$")]
+    members: Annotated[tuple[Name, ...], Field(min_length=1)]
+    seeds: dict[Name, Count]  # that each member trains from
+    threads: Annotated[int, Field(ge=1, le=1024)]  # of each member
+    device: Annotated[str, Field(pattern="^(cpu|cuda)$")]
+    precision: Annotated[str, Field(pattern="^(fp32|amp_bf16)$")]
+    pairs: Count
+    external_pairs: Count
+    lookalikes: Count
+    quarantined: Count
+    dataset_fingerprint: str
+    fingerprint: str
+    prepare_seconds: float
+    versions: dict[str, str]
+    machine: dict[str, str | int]
+    config: CheckedConfig
+    snapshots: tuple[Count, ...] = ()  # epochs after which each member stores its embeddings
+    towers: dict[str, dict[str, Any]] = field(default_factory=dict)  # the locked towers, by kind
+    sampled_of: Count = 0  # pairs of the data set, if the audit's are a random sample of them
+    again: str = ""  # the audit that this one repeats on its cleaned data set, with the same members
+
+    @property
+    def pictures(self) -> Path:
+        """The folder of the pictures: `root`, or on another machine the same set in its data folder."""
+        root = Path(self.root)
+        if SETS in root.parts and not root.exists():
+            below = root.parts[len(root.parts) - root.parts[::-1].index(SETS) :]
+            return data_folder().joinpath(SETS, *below)
+        return root
+
+    @property
+    def groups(self) -> list[str]:
+        return [c.SCORED, c.EXTERNAL] if self.protocol == "ensemble" else [g for g in c.GROUPS if g != c.SCORED]
+
+    @property
+    def values(self) -> dict[str, Any]:
+        values = {key: list(value) if isinstance(value, tuple) else value for key, value in vars(self).items()}
+        return {"version": VERSION} | values | {"config": as_dict(self.config)}
+
+
+@dataclass(frozen=True)
+class MemberRecord:
+    """A member's config.json: its model, and its seed or its checkpoint."""
+
+    member: str
+    seed: Count
+    fingerprint: str
+    model: str
+    image_size: Count
+    model_config: dict[str, Any]
+    checkpoint: str = ""  # of the `score` command; may lie anywhere
+    checkpoint_sha256: str = ""
+
+
+class ManifestFile(TypedDict):
+    """The fields of manifest.json, by the path of each file in the folder."""
+
+    version: Annotated[int, Field(ge=VERSION, le=VERSION)]
+    files: dict[Inner, str]  # SHA-256
+    sizes: dict[Inner, Count]  # bytes
+
+
+CONFIG = "config.json"
+PAIRS = "pairs.parquet"
+QUARANTINE = "quarantine.parquet"
+MEMBERSHIP = "membership.parquet"
+SCORES = "scores.parquet"
+CAPTION_TABLE = "captions.parquet"  # optional: one row per caption
+CHECK_TABLE = "checks.parquet"  # optional, not in the manifest: it is recomputed if missing
+UTILITY = "utility.parquet"
+VERDICT = "verdict.json"
+MANIFEST = "manifest.json"
+MEMBERS = "members"
+SNAPSHOTS = "snapshots"  # of a member: its embeddings after some epochs, a folder each
+IMAGE_EMBEDDINGS = "image.npy"
+TEXT_EMBEDDINGS = "text.npy"  # written last: marks a member as finished
+MEMBER_UTILITY = "utility.json"
+SECOND_TABLE = "second.parquet"  # optional: the pairs that the second round excludes
+LEFT_OUT = "left_out"  # its column
+SECOND = "second"  # folder of a member's second training
+SECOND_FIT = "log_probability_out.npy"  # its result, written last
+SECOND_EMBEDDINGS = ".embeddings"  # deleted once the result is written
+CAPTION_SCORES = "captions.npy"  # of a member, if pairs have several captions
+RETRAIN = f"delete it and {TEXT_EMBEDDINGS} next to it, and run the audit again"
+ROW_GROUP = 8192  # rows of a Parquet file that are read together; a page shows few of a million pairs
+PAIR_BLOCK = 65_536  # pairs that are Python objects at a time
+PREPARED = ".prepared.npz"  # each pair's stored picture and near-duplicate cluster; can be recomputed
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write JSON atomically."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Write a Parquet table atomically; a column of nulls becomes text."""
+    arrow = pa.Table.from_pandas(table, preserve_index=False)
+    fields = [field.with_type(pa.string()) if pa.types.is_null(field.type) else field for field in arrow.schema]
+    # pandas reads Arrow lists back as Python objects
+    lists = b'"list<item: string>[pyarrow]"'
+    metadata = {name: value.replace(lists, b'"object"') for name, value in arrow.schema.metadata.items()}
+    with replacing(path) as temporary:
+        pq.write_table(arrow.cast(pa.schema(fields, metadata=metadata)), temporary, row_group_size=ROW_GROUP)
+
+
+def read_table(path: Path, *, columns: Sequence[str] | None = None, repair: str = DELETE) -> pd.DataFrame:
+    """Read a Parquet table; a missing or broken file is an error that names it."""
+    with reading(path, repair=repair):
+        return pd.read_parquet(path, columns=None if columns is None else list(columns))
+
+
+def pair_blocks(audit: "Audit", columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """Yield columns of an audit's pairs in blocks of rows."""
+    path = audit.folder / PAIRS
+    with reading(path, repair=DELETE), pq.ParquetFile(path) as file:
+        yield from file.iter_batches(PAIR_BLOCK, columns=list(columns))
+
+
+def caption_counts(audit: "Audit") -> np.ndarray:
+    """Return the number of captions of each pair, int32 [n_pairs]."""
+    counts = (pc.list_value_length(batch[c.CAPTIONS]) for batch in pair_blocks(audit, [c.CAPTIONS]))
+    return np.concatenate([block.to_numpy(zero_copy_only=False) for block in counts])
+
+
+def read_array(path: Path, *, shared: bool = False) -> np.ndarray:
+    """Read an array of a member, or map it."""
+    with reading(path, repair=RETRAIN):
+        return np.load(path, mmap_mode="r" if shared else None)
+
+
+def read_embeddings(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Map the mean embeddings of every pair from the folder of a member or a snapshot, float32 [n_pairs, dim]."""
+    image, text = (read_array(folder / name, shared=True) for name in (IMAGE_EMBEDDINGS, TEXT_EMBEDDINGS))
+    return image, text
+
+
+def write_blocks(path: Path, blocks: Iterable[np.ndarray], rows: int) -> None:
+    """Write blocks [n, dim] as one array, float32 [rows, dim], atomically; one block is in memory at a time."""
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        for block in blocks:
+            if not file.tell():
+                header = {"descr": "<f4", "fortran_order": False, "shape": (rows, block.shape[1])}
+                np.lib.format.write_array_header_1_0(file, header)
+            file.write(np.ascontiguousarray(block, dtype="<f4").data)
+
+
+def remove_second_model(folder: Path) -> None:
+    """Delete the model and embeddings of a second training, which only its result needs."""
+    for name in (CHECKPOINT, TRAJECTORY):
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / SECOND_EMBEDDINGS, ignore_errors=True)
+
+
+def read_utility(member: Path) -> dict[str, float]:
+    """Return the metrics of a member's utility."""
+    return read_json(member / MEMBER_UTILITY, dict[str, float], repair=RETRAIN)
+
+
+class Prepared(NamedTuple):
+    """An audit's stored pictures and near-duplicates."""
+
+    cache_rows: np.ndarray  # the stored picture of each pair, int64 [n_pairs]
+    clusters: np.ndarray  # the near-duplicate cluster of each pair, int64 [n_pairs]
+    pixels: str  # the store, in the data folder; empty: as in config.json
+
+
+def write_prepared(folder: Path, *, cache_rows: np.ndarray, clusters: np.ndarray, pixels: str = "") -> None:
+    """Write the near-duplicates and stored pictures of an audit atomically."""
+    with replacing(folder / PREPARED) as temporary, temporary.open("wb") as file:
+        np.savez(file, cache_rows=cache_rows, clusters=clusters, pixels=pixels)
+
+
+def read_prepared(folder: Path) -> Prepared:
+    """Read the near-duplicates and stored pictures of an audit."""
+    repair = "delete it and run the audit again with the same --members, which recomputes it"
+    # numpy does not close a broken archive
+    with reading(folder / PREPARED, repair=repair), (folder / PREPARED).open("rb") as file, np.load(file) as stored:
+        pixels = str(stored["pixels"])
+        return Prepared(stored["cache_rows"], stored["clusters"], check_inner(pixels) if pixels else "")
+
+
+@dataclass(frozen=True)
+class Named:
+    """The folder of an audit, a study or a benchmark."""
+
+    folder: Path
+
+    KIND: ClassVar[str]
+    PARENT: ClassVar[str]  # a folder in the data folder
+    FIRST: ClassVar[str]  # the file that marks a folder as one of this kind
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def begun(self) -> bool:
+        """Tell whether it exists, finished or not."""
+        return (self.folder / self.FIRST).is_file()
+
+    @classmethod
+    def parent(cls) -> Path:
+        return data_folder() / cls.PARENT
+
+    @classmethod
+    def of(cls, name: str) -> Self:
+        """Return the folder of a name; it may not exist."""
+        return cls(cls.parent() / check_name(name))
+
+    @classmethod
+    def open(cls, name: str) -> Self:
+        """Return the folder of a name if it exists."""
+        named = cls.of(name)
+        if not named.begun:
+            names = ", ".join(other.name for other in cls.every()) or "none yet"
+            raise InputError(f"there is no {cls.KIND} {name!r} in {cls.parent()} (there is: {names})")
+        return named
+
+    @classmethod
+    def every(cls) -> list[Self]:
+        """Return all of this kind, finished or not, by name; hidden folders remain from a deletion."""
+        return [cls(path.parent) for path in sorted(cls.parent().glob(f"[!.]*/{cls.FIRST}"))]
+
+
+@dataclass(frozen=True)
+class Audit(Named):
+    """One audit's folder; its files are read at every access."""
+
+    KIND, PARENT, FIRST = "audit", "audits", CONFIG
+
+    @classmethod
+    def every(cls) -> list[Self]:
+        """Return every audit, finished or not, the newest first."""
+        times = {}
+        for audit in super().every():
+            with suppress(FileNotFoundError):  # deleted or renamed a moment ago
+                times[audit] = (audit.folder / CONFIG).stat().st_mtime
+        return sorted(times, key=lambda audit: -times[audit])
+
+    @property
+    def finished(self) -> bool:
+        return (self.folder / MANIFEST).is_file()
+
+    @property
+    def record(self) -> Record:
+        self.check_version()
+        return read_json(self.folder / CONFIG, Record)
+
+    def check_version(self) -> None:
+        """Refuse an audit of another version."""
+        path = self.folder / CONFIG
+        version = read_json(path, dict[str, Any]).get("version", 0)
+        if version != VERSION:
+            raise InputError(f"{path} was made by version {str(version)[:20]!r}: delete the audit and run it again")
+
+    @property
+    def pairs(self) -> pd.DataFrame:
+        return read_table(self.folder / PAIRS)
+
+    @property
+    def quarantine(self) -> pd.DataFrame:
+        return read_table(self.folder / QUARANTINE)
+
+    @property
+    def membership(self) -> pd.DataFrame:
+        return read_table(self.folder / MEMBERSHIP)
+
+    @property
+    def scores(self) -> pd.DataFrame:
+        return read_table(self.folder / SCORES)
+
+    @property
+    def utility(self) -> pd.DataFrame:
+        return read_table(self.folder / UTILITY)
+
+    @property
+    def verdict(self) -> dict[str, Any]:
+        return read_json(self.folder / VERDICT, dict[str, Any], repair="delete it and run the audit again")
+
+    @property
+    def manifest(self) -> ManifestFile:
+        """The content of manifest.json; empty for an unfinished audit."""
+        if not self.finished:
+            return {"version": VERSION, "files": {}, "sizes": {}}
+        return read_json(self.folder / MANIFEST, ManifestFile, repair="delete it and run the audit again")
+
+    @property
+    def files(self) -> dict[str, str]:
+        """The SHA-256 of each file of a finished audit."""
+        return self.manifest["files"]
+
+    def member(self, name: str) -> Path:
+        """Return a member's folder."""
+        return inside(self.folder, f"{MEMBERS}/{check_name(name)}")
+
+    def member_record(self, name: str) -> MemberRecord:
+        """Return the content of a member's config.json."""
+        return read_json(self.member(name) / CONFIG, MemberRecord)
+
+
+audits_folder, open_audit, list_audits = Audit.parent, Audit.open, Audit.every
+
+
+@contextmanager
+def acquire_lock(folder: Path, *, what: str) -> Iterator[None]:
+    """Let only this process work in a folder: lock `.<name>.lock` next to it, and write who holds it to `.holder`."""
+    holder = folder.with_name(f".{folder.name}.holder")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(_lock_file(folder)).acquire(timeout=0.5)  # `is_locked` acquires it for a moment
+        holder.write_text(f"process {os.getpid()} on {platform.node()} since {time.strftime('%Y-%m-%d %H:%M')}")
+    except Timeout:
+        by = holder.read_text() if holder.is_file() else "just started"
+        raise InputError(
+            f"{what} {folder.name!r} is being run by another process ({by}): wait for it, or stop it"
+        ) from None
+    except OSError as error:
+        raise InputError(f"{folder.parent} cannot be written ({error.strerror}): set CLIPMEM_DATA") from None
+    with lock:
+        yield
+
+
+def is_locked(folder: Path) -> bool:
+    """Tell whether a process holds the lock of a folder."""
+    if not _lock_file(folder).is_file():
+        return False
+    try:
+        with FileLock(_lock_file(folder)).acquire(timeout=0):
+            return False
+    except Timeout:
+        return True
+    except OSError:
+        return False
+
+
+def _lock_file(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.lock")
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def recorded_sha256(audit: "Audit", path: Path) -> str:
+    """Return the SHA-256 of one of an audit's files, from its manifest if it is listed."""
+    if not path.is_file():
+        raise InputError(f"{path} is missing: run the audit again to resume it")
+    return audit.files.get(path.relative_to(audit.folder).as_posix()) or file_sha256(path)
+
+
+def write_manifest(folder: Path) -> None:
+    """Write the hash and size of every file. The manifest is written last and marks the audit as finished."""
+    paths = [path for path in sorted(folder.rglob("[!.]*")) if path.is_file() and path.suffix != ".lock"]
+    files = {path.relative_to(folder).as_posix(): path for path in paths if path.name not in (MANIFEST, CHECK_TABLE)}
+    hashes = {name: file_sha256(path) for name, path in files.items()}
+    sizes = {name: path.stat().st_size for name, path in files.items()}
+    write_json(folder / MANIFEST, {"version": VERSION, "files": hashes, "sizes": sizes})
+
+
+def broken_files(folder: Path) -> list[str]:
+    """Return the files of a finished audit that are missing or whose size differs from the manifest."""
+    sizes = Audit(folder).manifest["sizes"]
+    paths = {name: inside(folder, name) for name in sizes}
+    return [name for name, path in paths.items() if not path.is_file() or path.stat().st_size != sizes[name]]
+
+
+def reopen(audit: Audit, broken: Sequence[str]) -> None:
+    """Make an audit unfinished; members with a broken file are trained again."""
+    first = [name for name in broken if Path(name).name in (CONFIG, PAIRS, QUARANTINE, MEMBERSHIP)]
+    if first:
+        raise InputError(f"{audit.folder / first[0]} is broken: delete {audit.folder} and run the audit again")
+    for member in {Path(name).parts[1] for name in broken if name.startswith(f"{MEMBERS}/")}:
+        for path in audit.member(member).rglob("*"):
+            if path.is_file() and path.name != CONFIG:
+                path.unlink()
+    (audit.folder / MANIFEST).unlink()

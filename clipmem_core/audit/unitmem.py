@@ -1,0 +1,190 @@
+"""Measures UnitMem of a finished audit's members, and its references: python -m clipmem_core units NAME.
+
+    <data>/cache/units/<key>/units.parquet        of one member
+    <data>/cache/units/<key>/references.parquet   of the first member
+
+Units can be selective without memorization: before any training, and for pairs that their member never saw. Only
+UnitMem above these references is memorization.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from clipmem_core import columns as c
+from clipmem_core.audit import settings, store
+from clipmem_core.audit.locked import build_member
+from clipmem_core.audit.member import EVALUATION, MemberRun, open_member, trained_model, view_maker
+from clipmem_core.audit.pipeline import Screen, ensure_pixels
+from clipmem_core.audit.status import MemberProgress
+from clipmem_core.audit.store import Audit
+from clipmem_core.config import InputError, data_folder, fingerprint
+from clipmem_core.io import write_once
+from clipmem_core.scores.encoders import BINS, UnitTally
+from clipmem_core.training.activations import count_units, unit_layers
+from clipmem_core.training.model import Model
+from clipmem_core.training.names import CHECKPOINT
+
+VERSION = 1  # of the measure: a new number recomputes every table
+UNITS, REFERENCES = "units.parquet", "references.parquet"
+REFERENCE = "reference"
+BEFORE, SEEN, UNSEEN = "before training", "seen", "unseen"
+TOWER, LAYER, UNIT, ROW = "tower", "layer", "unit", "row"
+IMAGE_TOWER, TEXT_TOWER = "image", "text"
+UNITMEM_MEAN, UNITMEM_MEDIAN, MEDIAN_ERROR, CLIPPED = "unitmem_mean", "unitmem_median", "median_error", "clipped"
+# The settings that decide how pictures and captions reach a member's encoders
+_EMBEDDING_FIELDS = ["model", "image_size", "cache_size", "resize_mode", "precision", "views", "seed", "crop_scale"]
+_EMBEDDING_FIELDS += ["eval_crop_scale", "eval_captions"]
+
+
+def run_units(audit: Audit, *, members: Sequence[str] = (), screen: Screen) -> None:
+    """Measure the units of an audit's members, and the references of the first, unless they are measured already."""
+    names = check_members(audit, members)
+    ensure_pixels(audit, screen)
+    for name, table in [*((name, UNITS) for name in names), (names[0], REFERENCES)]:
+
+        def make(temporary: Path, name: str = name, table: str = table) -> None:
+            store.write_table(temporary, measure_member(audit, name, table, screen=screen))
+
+        if not write_once(table_file(audit, name, table), make):
+            screen.say(f"member {name}: its {table.removesuffix('.parquet')} are measured already")
+
+
+def say_units(audit: Audit, *, screen: Screen) -> None:
+    """Print UnitMem by layer, the pairs that activate most units, and UnitMem by layer of the references."""
+    units, references = read_units(audit), read_units(audit, REFERENCES)
+    assert units is not None
+    assert references is not None
+    means = layer_means(references, by=[REFERENCE, TOWER, LAYER])[[REFERENCE, TOWER, LAYER, UNITMEM_MEAN]]
+    for line in layer_means(units).round(3).to_string(index=False).splitlines():
+        screen.say(line)
+    for pair_id, count in units[c.PAIR_ID].value_counts().head(5).items():
+        screen.say(f"activates {count:,} of {len(units):,} units most: {pair_id}")
+    for line in means.round(3).to_string(index=False).splitlines():
+        screen.say(line)
+
+
+def check_members(audit: Audit, members: Sequence[str] = ()) -> list[str]:
+    """Return the requested members, all if none is named."""
+    if not audit.finished:
+        raise InputError(f"audit {audit.name!r} is not finished: run it again to resume it")
+    if settings.has_locked_tower(audit.record.config):
+        raise InputError(
+            f"audit {audit.name!r} has a locked tower, and units are measured in encoders that members train: "
+            "run one with --preset small"
+        )
+    names = audit.record.members
+    if unknown := [name for name in members if name not in names]:
+        raise InputError(f"audit {audit.name!r} has no member {unknown[0]!r}: it has {', '.join(names)}")
+    return list(dict.fromkeys(members or names))
+
+
+def measure_member(audit: Audit, name: str, table: str = UNITS, *, screen: Screen) -> pd.DataFrame:
+    """Measure both encoders of a member on its training pairs, or its references.
+
+    Returns:
+        As `unit_table`; for `REFERENCES` also reference, without `seen` and `unseen` if there are fewer than two
+        external pairs.
+    """
+    run = open_member(audit.folder, name)
+    torch.set_num_threads(run.record.threads)  # as when it was trained
+    run = dataclasses.replace(run, data=dataclasses.replace(run.data, tokens=run.read(run.data.tokens)))
+    rows, external, towers = run.data.rows, run.data.external, (IMAGE_TOWER, TEXT_TOWER)
+    if table == UNITS:
+        return measure_model(run, trained_model(run), towers, rows, label=name, screen=screen)
+    untrained = build_member(run.config, run.towers, seed=run.member.seed, pretrained=run.config.pretrained)
+    measured = [(BEFORE, untrained, rows)]
+    n = min(len(rows), len(external))  # as many of both: UnitMem grows with the number of pairs
+    if n >= 2:
+        model = trained_model(run)
+        for reference, chosen in ((SEEN, rows), (UNSEEN, external)):
+            if n < len(chosen):
+                chosen = np.sort(np.random.default_rng(run.config.seed).choice(chosen, n, replace=False))
+            measured.append((reference, model, chosen))
+    tables = []
+    for reference, model, chosen in measured:
+        tables.append(measure_model(run, model, towers, chosen, label=f"{name} {reference}", screen=screen))
+        tables[-1].insert(0, REFERENCE, reference)
+    return pd.concat(tables, ignore_index=True)
+
+
+def measure_model(
+    run: MemberRun, model: Model, towers: Sequence[str], rows: np.ndarray, *, label: str, screen: Screen
+) -> pd.DataFrame:
+    """Measure encoders of a model on pairs of a run under its evaluation views; returns as `unit_table`."""
+    config, pair_ids, tables = run.config, run.pairs[c.PAIR_ID].to_numpy(), []
+    views = view_maker(model, config, config.seed + EVALUATION, crop_scale=config.eval_crop_scale)
+    for tower in towers:
+
+        def report(done: int, tower: str = tower) -> None:
+            screen.members([MemberProgress(f"{label} {tower}", "units", step=done, steps=len(rows))])
+
+        options: dict[str, Any] = {"rows": rows, "config": config, "device": run.record.device, "report": report}
+        tally = count_units(model, run.data, views, tower, **options)
+        tables.append(unit_table(tally, unit_layers(model, tower).widths, tower=tower, pair_ids=pair_ids))
+    return pd.concat(tables, ignore_index=True)
+
+
+def unit_table(tally: UnitTally, widths: Sequence[int], *, tower: str, pair_ids: np.ndarray) -> pd.DataFrame:
+    """Turn the counts of an encoder into a table.
+
+    Returns:
+        A row per unit: tower, layer (from 1), unit (from 0), the columns of `UnitTally.scores`, and the pair_id of the
+        pair that activates it most (null for a silent unit, which has no UnitMem).
+    """
+    scores = tally.scores()
+    scores.insert(0, TOWER, np.repeat(tower, sum(widths)))
+    scores.insert(1, LAYER, np.repeat(np.arange(1, len(widths) + 1), widths))
+    scores.insert(2, UNIT, np.concatenate([np.arange(width) for width in widths]))
+    owner = pd.Series(pair_ids[np.maximum(scores[ROW], 0)], dtype="string")
+    return scores.assign(**{c.PAIR_ID: owner.where(scores[ROW] >= 0)})
+
+
+def layer_means(units: pd.DataFrame, *, by: Sequence[str] = (c.MEMBER, TOWER, LAYER)) -> pd.DataFrame:
+    """Average UnitMem over the units of each layer.
+
+    Returns:
+        The columns `by`, then units, silent (units that never fire, which the means exclude), unitmem_mean,
+        unitmem_median, median_error and clipped.
+    """
+    groups = units.assign(silent=units[UNITMEM_MEAN].isna()).groupby(list(by), sort=False)
+    means = groups[[UNITMEM_MEAN, UNITMEM_MEDIAN, MEDIAN_ERROR, CLIPPED]].mean()
+    return groups["silent"].agg(units="size", silent="sum").join(means).reset_index()
+
+
+def read_units(audit: Audit, table: str = UNITS) -> pd.DataFrame | None:
+    """Return a table of all members that have it, or None.
+
+    Returns:
+        member and the columns of `measure_member`. References: `before training`, the model that training began from,
+        on the member's pairs; `seen` and `unseen`, the member on equally many of its training pairs and of the
+        external pairs.
+    """
+    repair, tables = f"delete it and run `python -m clipmem_core units {audit.name}`", []
+    for name in audit.record.members if audit.finished else ():
+        path = table_file(audit, name, table)
+        if path.is_file():
+            tables.append(store.read_table(path, repair=repair))
+            tables[-1].insert(0, c.MEMBER, name)
+    return pd.concat(tables, ignore_index=True) if tables else None
+
+
+def table_file(audit: Audit, name: str, table: str = UNITS) -> Path:
+    """Return the path of a table of a finished audit's member."""
+    config, member, files = audit.record.config, audit.member_record(name), audit.files
+    trained = store.read_table(audit.folder / store.MEMBERSHIP, columns=[name])[name].to_numpy(dtype=bool)
+    content: list[Any] = [
+        [VERSION, BINS],
+        member.checkpoint_sha256 or files[f"{store.MEMBERS}/{name}/{CHECKPOINT}"],
+        [member.model_config, member.seed, config.pretrained, config.loss],
+        files[store.PAIRS],
+        hashlib.sha256(np.packbits(trained).tobytes()).hexdigest(),
+        [getattr(config, field) for field in _EMBEDDING_FIELDS],
+    ]
+    return data_folder() / "cache" / "units" / fingerprint(content) / table

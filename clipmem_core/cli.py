@@ -1,0 +1,366 @@
+"""The commands, each a function whose signature defines its flags. Wrong input is one line and exit code 2."""
+
+import argparse
+import dataclasses
+import functools
+import inspect as introspection
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, get_args
+
+from clipmem_core import __version__
+from clipmem_core import config as configs
+from clipmem_core.audit.console import RichScreen, show_audits, show_verdict, write_results
+from clipmem_core.audit.jobs import run_job
+from clipmem_core.audit.settings import audit_name
+from clipmem_core.audit.status import list_states
+from clipmem_core.audit.store import open_audit
+from clipmem_core.config import AuditConfig, InputError, SourceOptions, preset_config
+from clipmem_core.io import shortage
+
+if TYPE_CHECKING:  # a command imports only what it needs, to start faster
+    from clipmem_core.audit.executor import Executor
+
+DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
+AUDIT_IT = "audit it: "  # begins the line with the command that audits an export
+
+# A parameter annotated with a text is a flag; one annotated with (name in messages, text) is positional.
+Source = Annotated[str, ("SOURCE", "a path, a URL, a hub name, or `scenes`")]
+Name = Annotated[str, ("NAME", "the audit")]
+Engine = Annotated[Literal["local", "ray"], "what runs the work: this machine, or the Ray cluster of RAY_ADDRESS"]
+Texts = tuple[str, ...]
+LOCKED = preset_config(configs.DEFAULT_PRESET)
+
+
+def _executor(engine: str, config: AuditConfig) -> "Executor | None":
+    if engine == "local":
+        return None
+    from clipmem_core.audit.cluster import import_ray, ray_tasks
+
+    import_ray()
+    return functools.partial(ray_tasks, gpus=int(config.device == "cuda"))
+
+
+def _inspect(source: Source, options: SourceOptions = SourceOptions()) -> None:  # noqa: B008
+    """Print the content of a data set and its errors; changes nothing."""
+    from clipmem_core.audit.preflight import inspect_source
+
+    inspect_source(source, options)
+
+
+def _fetch(name: Annotated[str, ("SET", "openclipart | tuxpaint")]) -> None:
+    """Fetch a data set from Debian's archive into the data folder."""
+    from clipmem_core.dataset.debian import fetch
+
+    with RichScreen() as screen:
+        folder = fetch(name, data=configs.data_folder(), report=screen.say)
+        screen.say(f"next: python -m clipmem_core audit {folder} --name {name}")
+
+
+def _audit(
+    source: Source,
+    name: Annotated[str, "the audit's folder; empty names it after the source"] = "",
+    engine: Engine = "local",
+    config: AuditConfig = LOCKED,
+) -> None:
+    """Train members with and without parts of a data set and score how strongly each pair is memorized."""
+    from clipmem_core.audit.pipeline import run_audit
+
+    executor, name = _executor(engine, config), name or audit_name(source, config)
+    with RichScreen(config.batch_size) as screen:
+        finished = run_audit(source, config, name=name, screen=screen, executor=executor)
+    show_verdict(finished)
+
+
+def _score(
+    source: Source,
+    name: Annotated[str, "the audit's folder"],
+    checkpoints: Annotated[
+        Texts,
+        "open_clip checkpoints, in the order of the member columns; without --membership a target and a reference",
+    ],
+    membership: Annotated[str, "CSV or Parquet: pair_id, one true/false column a member, and optionally group"] = "",
+    config: AuditConfig = AuditConfig(),  # noqa: B008
+) -> None:
+    """Score existing checkpoints: no training."""
+    from clipmem_core.audit.checkpoints import COMPARISON_CLAIM, compare_checkpoints, score_checkpoints
+
+    with RichScreen() as screen:
+        options: dict[str, Any] = {"name": name, "checkpoints": checkpoints, "screen": screen}
+        if not membership:
+            screen.say(f"{compare_checkpoints(source, config, **options)}: one row a pair")
+            screen.say(COMPARISON_CLAIM)
+            return
+        finished = score_checkpoints(source, config, membership=membership, **options)
+    show_verdict(finished)
+
+
+def _studies() -> str:
+    from clipmem_core.studies.plan import STUDIES  # takes a second
+
+    return " | ".join(STUDIES)
+
+
+def _study(
+    study: Annotated[str, ("STUDY", _studies)],
+    source: Source,
+    name: Annotated[str, "the study's folder"],
+    also: Annotated[Texts, 'one more arm, such as "text_mask=0.3 decisions"', "repeated"] = (),
+    only: Annotated[Texts, "train only this arm and the baseline now", "repeated"] = (),
+    seeds_per_split: Annotated[
+        int, "seeds that train on one split of the pairs before another is drawn; 0: all share one"
+    ] = 1,
+    engine: Engine = "local",
+    config: AuditConfig = AuditConfig(),  # noqa: B008 studies are about trained encoders, not locked ones
+) -> None:
+    """Compare settings over several seeds, each with its f and its g: memorization, utility and price."""
+    from clipmem_core.review.decisions import decided_of
+    from clipmem_core.studies.arm import parse_setting
+    from clipmem_core.studies.results import show_study
+    from clipmem_core.studies.run import run_study
+
+    options: dict[str, Any] = {"also": [parse_setting(text) for text in also], "only": only, "decisions": decided_of}
+    options |= {"seeds_per_split": seeds_per_split, "executor": _executor(engine, config)}
+    with RichScreen(config.batch_size) as screen:
+        finished = run_study(study, source, config, name=name, **options, screen=screen)
+    show_study(finished)
+
+
+def _benchmark(
+    source: Source,
+    name: Annotated[str, "the benchmark's folder; empty names it after the source"] = "",
+    plantings: Annotated[int, "of each kind and share, each with another split, other pairs and other members"] = 5,
+    kinds: Annotated[Texts, "random | label | nearest | partly | vague | duplicates; all if none is named"] = (),
+    shares: Annotated[tuple[float, ...], "of the scored pairs, for swaps; .05 .2 .4 if none is named"] = (),
+    out: Annotated[str, "a CSV file for the table"] = "",
+    engine: Engine = "local",
+    config: AuditConfig = LOCKED,
+) -> None:
+    """Inject errors into a data set, train members on it, and compare how well each score finds them."""
+    from clipmem_core.studies import benchmark_results
+    from clipmem_core.studies.benchmark import run_benchmark
+
+    options: dict[str, Any] = {"plantings": plantings, "kinds": kinds, "shares": shares}
+    options |= {"name": name or audit_name(source, config), "executor": _executor(engine, config)}
+    with RichScreen() as screen:
+        finished = run_benchmark(source, config, **options, screen=screen)
+    benchmark_results.show_benchmark(finished)
+    if out:
+        benchmark_results.write_results(finished, Path(out))
+
+
+def _units(
+    name: Name,
+    members: Annotated[Texts, "which members; all if none is named"] = (),
+) -> None:
+    """Measure UnitMem: which pair activates each unit of an audit's members most, and by how much."""
+    from clipmem_core.audit.unitmem import run_units, say_units
+
+    with RichScreen() as screen:
+        audit = open_audit(name)
+        run_units(audit, members=members, screen=screen)
+        say_units(audit, screen=screen)
+
+
+def _paradigms(
+    name: Name,
+    seeds: Annotated[int, "runs of each of the three paradigms"] = 3,
+    epochs: Annotated[int, "of each run; 0 means the audit's"] = 0,
+) -> None:
+    """Train an audit's image encoder on captions, on labels and self-supervised, and compare UnitMem by layer."""
+    from clipmem_core.audit.paradigms import run_paradigms, say_paradigms
+
+    with RichScreen() as screen:
+        say_paradigms(run_paradigms(open_audit(name), seeds=seeds, epochs=epochs, screen=screen), screen)
+
+
+def _export(
+    name: Name,
+    format: Annotated[str, "csv | coco | folder | imagefolder | wds | datacomp | html | decisions"],
+    out: Annotated[str, "the file or folder to write"],
+    overwrite: Annotated[bool, "replace an existing file or folder"] = False,
+) -> None:
+    """Write an audit's cleaned data set, decisions or report in a format of other tools."""
+    from clipmem_core.export import write
+
+    audit, target = open_audit(name), Path(out).expanduser()
+    with RichScreen() as screen:
+        summary = write(audit, format, target, overwrite=overwrite, progress=screen.pictures)
+        lines = [f"{target}: {summary.line}", *(f"note: {note}" for note in summary.notes)]
+        for line in [*lines, *([f"{AUDIT_IT}{summary.command}"] if summary.command else [])]:
+            screen.say(line)
+
+
+def _reaudit(
+    audit: Name, name: Annotated[str, "the second audit's folder; empty adds -again to the first one's"] = ""
+) -> None:
+    """Audit an audit's cleaned data set with the same members, and compare retrieval and memorization."""
+    from clipmem_core.export.reaudit import comparison_lines, default_name, read_comparison, reaudit
+
+    first = open_audit(audit)
+    with RichScreen(first.record.config.batch_size) as screen:
+        second = reaudit(first, name or default_name(first), screen)
+    print(*comparison_lines(read_comparison(second)[0]), sep="\n")
+
+
+def _results(
+    name: Name,
+    out: Annotated[str, ("CSV", "the file to write")],
+    study: Annotated[bool, "NAME is a study"] = False,
+) -> None:
+    """Write the results of an audit or a study as a small CSV with its command and machine."""
+    from clipmem_core.studies import study_folder
+
+    if study:
+        results.write_results(study_folder.open_study(name), Path(out))
+        return
+    audit = open_audit(name)
+    if not audit.finished:
+        raise InputError(f"audit {audit.name!r} is not finished: run it again to resume it")
+    write_results(audit, Path(out))
+
+
+def _list() -> None:
+    """List the audits and studies."""
+    from clipmem_core.studies.study_folder import list_studies
+
+    show_audits(list_states(), [study.name for study in list_studies()])
+
+
+def _job(folder: str, *arguments: str) -> int:
+    return run_job(Path(folder), arguments, main)
+
+
+def _check(request: str) -> None:
+    from clipmem_core.audit.preflight import check, read_request
+
+    check(read_request(Path(request)))
+
+
+def _map(audit: str, name: str) -> None:
+    from clipmem_core.review.maps import make_map
+
+    make_map(open_audit(audit), name, say=lambda line: print(line, flush=True))
+
+
+TYPED = (
+    *(_inspect, _fetch, _audit, _score, _study, _benchmark, _units, _paradigms),
+    *(_export, _reaudit, _results, _list),
+)
+COMMANDS: dict[str, Callable[..., None]] = {command.__name__[1:]: command for command in TYPED}
+# Run in detached processes, not in a terminal
+PROCESSES: dict[str, Callable[..., int | None]] = {"job": _job, "check": _check, "map": _map}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message} (`{self.prog} --help` lists every flag)")
+
+
+def parse(arguments: Sequence[str]) -> SimpleNamespace:
+    """Return a command and its arguments; the first mistake is an input error."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        lines = [f"  {name:9} {(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()]
+        overview = ["usage: python -m clipmem_core COMMAND …", "", *lines, "", "COMMAND --help lists every flag."]
+        print("\n".join(overview), file=sys.stdout if arguments else sys.stderr)
+        raise SystemExit(DONE if arguments else WRONG_INPUT)
+    name, *words = arguments
+    if name == "--version":
+        print(f"clipmem {__version__}")
+        raise SystemExit(DONE)
+    if name not in COMMANDS:
+        hint = configs.did_you_mean(name, COMMANDS)
+        raise InputError(f"command {name!r} is unknown: choose one of {', '.join(COMMANDS)}{hint}")
+    changes: dict[str, Any] = {}
+    if name == "study":
+        from clipmem_core.studies.plan import STUDIES, defaults_of
+
+        changes = defaults_of(next((word for word in words if word in STUDIES), ""))
+    return _parse_words(COMMANDS[name], words, program=f"python -m clipmem_core {name}", changes=changes)
+
+
+def _parse_words(
+    command: Callable[..., None], words: Sequence[str], *, program: str, changes: Mapping[str, Any]
+) -> SimpleNamespace:
+    """Parse the words after a command; `changes` are defaults that differ from the preset's."""
+    parameters = introspection.signature(command).parameters.values()
+    parts = [parameter for parameter in parameters if dataclasses.is_dataclass(parameter.default)]
+    fields = [(parameter, get_args(parameter.annotation)) for parameter in parameters if parameter not in parts]
+    metavars = [help[0] for _, (_, help, *_) in fields if isinstance(help, tuple)]
+    usage = " ".join([program, "[options]", *metavars])
+    suppressed: dict[str, Any] = {"allow_abbrev": False, "argument_default": argparse.SUPPRESS}
+    parser, flags = _Parser(prog=program, usage=usage, description=command.__doc__, **suppressed), list[str]()
+    for field, (kind, help, *repeated) in fields:
+        flags += _add(parser, field.name, kind, field.default, help, repeated=bool(repeated))
+    for part in parts:
+        group = parser.add_argument_group("settings")
+        for name, value in (configs.flat(configs.as_dict(part.default)) | dict(changes)).items():
+            flags += _add(group, name, type(value), value, configs.FIELDS[name].help)
+    namespace, unknown = parser.parse_known_args(words)
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}{configs.did_you_mean(unknown[0], flags)}")
+    typed: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in vars(namespace).items()
+    }
+    values = {field.name: typed.pop(field.name, field.default) for field, _ in fields}
+    for part in parts:
+        filled: Any = part.default
+        if isinstance(filled, AuditConfig):
+            filled = dataclasses.replace(preset_config(typed.get("preset", filled.preset)), **changes)
+            filled = dataclasses.replace(filled, source=_replaced(filled.source, typed))
+        values[part.name] = _replaced(filled, typed)
+    return SimpleNamespace(command=command, **values)
+
+
+def _add(parser: Any, name: str, kind: Any, default: Any, help: Any, *, repeated: bool = False) -> list[str]:
+    """Add a parameter to a parser or a group, and return its flags."""
+    metavar, help = help if isinstance(help, tuple) else ("", help)
+    text = (help() if callable(help) else help).replace("%", "%%")
+    if metavar:
+        return parser.add_argument(name, help=text, metavar=metavar).option_strings
+    required = default is introspection.Parameter.empty
+    shown = not required and default not in ("", ()) and default is not False
+    arguments: dict[str, Any] = {"help": f"{text} (default: {default})" if shown else text, "required": required}
+    value, *more = get_args(kind) or [kind]
+    if kind is bool:
+        arguments["action"] = argparse.BooleanOptionalAction
+    elif isinstance(value, str):
+        arguments["choices"] = [value, *more]
+    else:
+        arguments |= {"type": value, "metavar": value.__name__.upper()}
+        arguments |= {"action": "append"} if repeated else {"nargs": "*"} if more else {}
+    return parser.add_argument("--" + name.replace("_", "-"), **arguments).option_strings
+
+
+def _replaced(part: Any, typed: Mapping[str, Any]) -> Any:
+    names = {field.name for field in dataclasses.fields(part)}
+    return dataclasses.replace(part, **{name: value for name, value in typed.items() if name in names})
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run a command, or the work of a detached process, and return its exit code."""
+    logging.getLogger().setLevel(logging.ERROR)
+    try:
+        if arguments and arguments[0] in PROCESSES:
+            return PROCESSES[arguments[0]](*arguments[1:]) or DONE
+        values = vars(parse(arguments))
+        values.pop("command")(**values)
+    except InputError as error:
+        print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
+        return WRONG_INPUT
+    except KeyboardInterrupt:
+        print("interrupted: the same command resumes it", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # of `… | head`
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    except (OSError, RuntimeError, MemoryError) as error:
+        message, short = " ".join(str(error).splitlines()), shortage(error)
+        if short:
+            message = f"{short}, and the same command resumes it{f' ({message})' if message else ''}"
+        print(f"error: {message}", file=sys.stderr)
+        return WRONG_INPUT if short else FAILED
+    return DONE

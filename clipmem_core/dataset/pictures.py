@@ -1,0 +1,177 @@
+"""Decodes a picture to upright RGB on white, resizes it to a square, and collects its facts.
+
+Every defect of a picture becomes a `PictureError` with a short reason. Worker processes import this module, so it
+imports little.
+"""
+
+import hashlib
+import io
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from clipmem_core.dataset.references import read_bytes
+from clipmem_core.io import naming, shortage
+
+PIXEL_LIMIT = 178_956_970  # Pillow's limit for decompression bombs: half a gigabyte of RGB
+FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "AVIF", "BMP", "TIFF", "PPM", "JPEG2000")  # none runs another program
+RESIZE_MODES = ("shortest", "longest", "squash")  # as in open_clip
+SPARE = 3  # a picture decoded for `size` pixels has sides of at least SPARE · size before the last resize
+DESCRIPTOR_SIDE = 16
+
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+class PictureError(ValueError):
+    """A picture that cannot be used; the message is a short reason."""
+
+
+def decode(data: bytes, *, size: int | None = None) -> Image.Image:
+    """Decode the first frame of a picture to upright RGB on white, or raise PictureError.
+
+    With `size`, a large picture is decoded at a reduced size of at least three times that, which is much faster.
+    """
+    return decode_measured(data, size=size)[0]
+
+
+def decode_measured(data: bytes, *, size: int | None = None) -> tuple[Image.Image, tuple[int, int]]:
+    """Return the result of `decode`, and the width and height of the upright picture at full size."""
+    if not data:
+        raise PictureError("empty file")
+    try:
+        Image.init()
+        image: Any = Image.open(io.BytesIO(data), formats=[name for name in FORMATS if name in Image.OPEN])
+        if not image.width or not image.height:
+            raise PictureError(f"no pixels: {image.width} × {image.height}")
+        if image.width * image.height > PIXEL_LIMIT:
+            raise Image.DecompressionBombError
+        full = image.size
+        drafted = size is not None and image.format == "JPEG" and image.draft(None, (SPARE * size, SPARE * size))
+        image.load()
+        full = full if drafted else image.size
+        plain = _plain(image)
+        factor = min(plain.size) // (SPARE * size) if size else 1
+        if factor > 1:
+            plain = plain.reduce(factor)
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+        if orientation in _UPRIGHT:
+            plain = plain.transpose(_UPRIGHT[orientation])
+            full = (full[1], full[0]) if orientation >= 5 else full
+        if plain.mode in ("LA", "RGBA"):
+            coloured, white = plain.convert("RGBA"), Image.new("RGB", plain.size, "white")
+            white.paste(coloured, mask=coloured.getchannel("A"))
+            return white, full
+        return plain.convert("RGB"), full
+    except (PictureError, MemoryError):
+        raise
+    except Image.DecompressionBombError as error:
+        raise PictureError(f"too large: more than {PIXEL_LIMIT // 1_000_000} megapixels") from error
+    except UnidentifiedImageError as error:
+        raise PictureError("not a picture, or its header is damaged") from error
+    except Exception as error:  # decoders raise many classes on damaged bytes
+        text = str(error).strip().split("\n")[0]
+        if shortage(error):
+            raise MemoryError(text) from error
+        truncated = "truncated" in text.lower()
+        reason = "truncated file" if truncated else f"damaged file: {text or type(error).__name__}"
+        raise PictureError(reason) from error
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    """Convert to eight bits of L or RGB, or to LA or RGBA if a picture is transparent."""
+    if image.mode == "F":
+        raise PictureError("floating-point pixels")
+    if image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip at 255
+        values = np.asarray(image).clip(0, 65535).astype(np.uint32)
+        return Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    if image.mode in ("L", "RGB", "LA", "RGBA") and "transparency" not in image.info:
+        return image
+    return image.convert("RGBA" if image.has_transparency_data else "RGB")
+
+
+def resize(image: Image.Image, size: int, mode: str) -> np.ndarray:
+    """Resize an RGB picture to a square, uint8 [size, size, 3], with an antialiased bicubic filter.
+
+    `shortest` crops the middle, `longest` pads with white, `squash` ignores the aspect ratio.
+    """
+    if mode not in RESIZE_MODES:
+        raise ValueError(f"resize mode must be one of {', '.join(RESIZE_MODES)}, not {mode!r}")
+    width, height = image.size
+    shape, box = (size, size), None
+    if mode == "shortest":
+        side = min(width, height)
+        left, top = (width - side) / 2, (height - side) / 2
+        box = (left, top, left + side, top + side)
+    if mode == "longest":
+        longer = max(width, height)
+        shape = (max(1, round(width * size / longer)), max(1, round(height * size / longer)))
+    inner = np.asarray(image.resize(shape, Image.Resampling.BICUBIC, box=box, reducing_gap=SPARE))
+    if mode != "longest":
+        return inner
+    square = np.full((size, size, 3), 255, np.uint8)
+    top, left = (size - inner.shape[0]) // 2, (size - inner.shape[1]) // 2
+    square[top : top + inner.shape[0], left : left + inner.shape[1]] = inner
+    return square
+
+
+class Fact(NamedTuple):
+    """The facts about a picture; `width` and `height` are the upright original's, 0 if it is unusable."""
+
+    width: int = 0
+    height: int = 0
+    sha256: str = ""  # of the file's bytes; empty if they cannot be read
+    reason: str | None = None  # why it is unusable
+    descriptor: bytes = bytes(3 * DESCRIPTOR_SIDE**2)  # the picture at 16 × 16
+
+
+def check_chunk(
+    chunk: list[tuple[int, str]], *, root: Path, size: int, resize_mode: str, pixels: Path | None
+) -> list[tuple[int, Fact]]:
+    """Decode pictures, given by row and reference, and return the row and fact of each.
+
+    Their squares are written to the rows of `pixels`, a .npy file of uint8 [n_pictures, size, size, 3]. A shortage of
+    the machine raises.
+    """
+    facts = []
+    for row, image in chunk:
+        sha256 = ""
+        try:
+            data = read_bytes(root, image)
+            sha256 = hashlib.sha256(data).hexdigest()
+            picture, (width, height) = decode_measured(data, size=size)
+        except (OSError, ValueError) as error:
+            if shortage(error):
+                raise
+            reason = str(error).replace(str(root), "the data set's folder")  # stays true if the folder moves
+            facts.append((row, Fact(sha256=sha256, reason=reason)))
+            continue
+        # The smooth filter is on purpose: plain means of blocks change with the positions of the blocks.
+        descriptor = picture.resize((DESCRIPTOR_SIDE, DESCRIPTOR_SIDE), Image.Resampling.BICUBIC).tobytes()
+        facts.append((row, Fact(width, height, sha256, None, descriptor)))
+        if pixels is not None:
+            square = resize(picture, size, resize_mode)
+            # Written, not mapped: on a full disk a write to a map ends the process.
+            with naming(pixels), pixels.open("r+b") as file:
+                file.seek(np.load(pixels, mmap_mode="r").offset + row * square.nbytes)
+                file.write(square.tobytes())
+    return facts
+
+
+def read_square(root: Path, image: str, *, size: int, resize_mode: str) -> np.ndarray:
+    """Read a picture and return its square, uint8 [size, size, 3]; a PictureError names the picture."""
+    try:
+        return resize(decode(read_bytes(root, image), size=size), size, resize_mode)
+    except PictureError as error:
+        raise PictureError(f"{image}: {error}") from error

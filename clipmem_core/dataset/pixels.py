@@ -1,0 +1,182 @@
+"""The pictures of a data set, decoded once and cached in a folder; a missing or unreadable file is made again.
+
+    facts.parquet      one row a picture: width, height, sha256, reason
+    descriptors.npy    uint8 [n_pictures, 768], for `lookalikes`
+    pixels.npy         uint8 [n_pictures, size, size, 3]; only if it fits the budget, else decoded at every use
+    cache.json         the square's size and resize mode
+
+The folder is built under a temporary name and then renamed, so an existing folder is complete.
+"""
+
+import functools
+import io
+import json
+import math
+import shutil
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import PIL
+import pyarrow.parquet as pq
+from filelock import FileLock
+
+from clipmem_core import columns as c
+from clipmem_core.config import fingerprint
+from clipmem_core.dataset.pictures import Fact, check_chunk, read_square
+from clipmem_core.dataset.references import source_stamp
+from clipmem_core.dataset.workers import cores, map_chunks
+from clipmem_core.io import naming, shortage, sync
+
+VERSION = 2  # of what is stored and how it is computed; a new number leaves old caches behind
+FACTS_FILE = "facts.parquet"
+DESCRIPTORS_FILE = "descriptors.npy"
+PIXELS_FILE = "pixels.npy"
+CACHE_FILE = "cache.json"
+
+Progress = Callable[[int, int], None]
+
+_CHUNK = 16  # pictures handed to a process at a time
+
+
+@dataclass(eq=False)
+class Pixels:
+    """Squares of some pictures of a cache, numbered from 0: mapped from its file, or decoded at every use."""
+
+    folder: Path  # of the cache
+    rows: np.ndarray  # int64 [n], the row of each picture in the cache
+    size: int  # pixels of a square's side
+    images: Sequence[str] = ()  # reference of each picture
+    read: Callable[[str], np.ndarray] | None = None  # decodes the square of a reference
+    stored: np.ndarray | None = None  # uint8 [n_cached, size, size, 3]; None: the cache has no squares
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def descriptors(self) -> np.ndarray:
+        """Return the descriptors of the pictures for `lookalike_clusters`, uint8 [n, 768]."""
+        return np.load(self.folder / DESCRIPTORS_FILE)[self.rows]
+
+    def gather(self, rows: np.ndarray) -> np.ndarray:
+        """Return the squares of rows in 0 … len − 1, uint8 [len(rows), size, size, 3]; they must have no `reason`."""
+        if self.stored is not None:
+            return self.stored[self.rows[rows]]
+        assert self.read is not None
+        squares = np.empty((len(rows), self.size, self.size, 3), np.uint8)
+        with ThreadPoolExecutor(cores()) as threads:
+            for i, square in enumerate(threads.map(self.read, [self.images[row] for row in rows])):
+                squares[i] = square
+        return squares
+
+    def select(self, rows: np.ndarray) -> "Pixels":
+        """Return a selection: picture i of the result is picture rows[i] of this."""
+        return replace(self, rows=self.rows[rows], images=[self.images[row] for row in rows])
+
+
+def open_pixels(folder: Path, *, rows: np.ndarray, root: Path, images: Sequence[str]) -> Pixels:
+    """Open squares that `check_pictures` stored; `images` has the reference of each row, relative to `root`."""
+    settings = json.loads((folder / CACHE_FILE).read_text())
+    file = folder / PIXELS_FILE
+    stored = np.asarray(np.load(file, mmap_mode="r")) if file.exists() else None
+    read = functools.partial(read_square, root, **settings)
+    return Pixels(folder, np.asarray(rows, np.int64), settings["size"], images, read, stored)
+
+
+def check_pictures(
+    root: Path,
+    images: Sequence[str],
+    *,
+    size: int,
+    resize_mode: str,
+    cache: Path,
+    budget_bytes: int,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> tuple[pd.DataFrame, Pixels]:
+    """Decode every picture of a data set once, or read the facts and squares that an earlier run stored.
+
+    Above `budget_bytes`, no squares are stored. A full disk or a lack of memory raises OSError or MemoryError, stores
+    nothing, and marks no picture as unusable.
+
+    Returns:
+        One row a picture, in order: width and height of the upright original (0 if unusable), sha256 of the file's
+        bytes (empty if they cannot be read), reason (None, or why it is unusable); and the squares.
+    """
+    folder = cache / fingerprint([VERSION, PIL.__version__, size, resize_mode, source_stamp(root, images)])
+    shape = (len(images), size, size, 3)
+    fits = 0 < math.prod(shape) <= budget_bytes
+    if broken_file(folder, with_pixels=fits):
+        cache.mkdir(parents=True, exist_ok=True)
+        with FileLock(cache / f"{folder.name}.lock"):  # two audits of one data set decode it once
+            if broken_file(folder, with_pixels=fits):
+                part = folder.with_name(f"{folder.name}.part")
+                shutil.rmtree(part, ignore_errors=True)
+                part.mkdir()
+                try:
+                    pixels = part / PIXELS_FILE if fits else None
+                    if pixels:  # zeros, which take no room on the disk yet
+                        np.lib.format.open_memmap(pixels, mode="w+", dtype=np.uint8, shape=shape)
+                    work = functools.partial(check_chunk, root=root, size=size, resize_mode=resize_mode, pixels=pixels)
+                    with naming(folder):
+                        _write(part, _collect(work, images, workers or cores(), progress))
+                        (part / CACHE_FILE).write_text(json.dumps({"size": size, "resize_mode": resize_mode}))
+                        for path in (*part.iterdir(), part):
+                            sync(path)
+                        shutil.rmtree(folder, ignore_errors=True)
+                        part.rename(folder)
+                        sync(cache)
+                except BaseException:
+                    shutil.rmtree(part, ignore_errors=True)
+                    raise
+    facts = pq.read_table(folder / FACTS_FILE).to_pydict()
+    texts = {name: pd.Series(facts[name], dtype=object) for name in (c.SHA256, c.REASON)}
+    numbers = {name: np.array(facts[name], np.int64) for name in (c.WIDTH, c.HEIGHT)}
+    return pd.DataFrame(numbers | texts), open_pixels(folder, rows=np.arange(len(images)), root=root, images=images)
+
+
+def broken_file(folder: Path, *, with_pixels: bool = False) -> Path | None:
+    """Return the first file of a cache that is missing or cannot be read; pixels may be missing unless required."""
+    names = [CACHE_FILE, FACTS_FILE, DESCRIPTORS_FILE]
+    if with_pixels or (folder / PIXELS_FILE).exists():
+        names.append(PIXELS_FILE)
+    for path in (folder / name for name in names):
+        try:
+            if path.suffix == ".npy":
+                np.load(path, mmap_mode="r")  # fails on a file shorter than its header says
+            elif path.suffix == ".parquet":
+                pq.read_table(path)
+            else:
+                json.loads(path.read_text())
+        except (OSError, ValueError, EOFError) as error:
+            if shortage(error):
+                raise
+            return path
+    return None
+
+
+def _collect(
+    work: Callable[[list[tuple[int, str]]], list[tuple[int, Fact]]],
+    images: Sequence[str],
+    workers: int,
+    progress: Progress | None,
+) -> list[Fact]:
+    """Return the fact of each picture, in order."""
+    facts: dict[int, Fact] = {}
+    with closing(map_chunks(work, list(enumerate(images)), workers=workers, chunk=_CHUNK)) as results:
+        for part, result in results:
+            facts.update(result or {row: Fact(reason="the process decoding it crashed or hung") for row, _ in part})
+            if progress is not None:
+                progress(len(facts), len(images))
+    return [facts[row] for row in range(len(images))]
+
+
+def _write(folder: Path, facts: list[Fact]) -> None:
+    table = pd.DataFrame(facts, columns=Fact._fields).astype({c.WIDTH: np.int64, c.HEIGHT: np.int64})
+    descriptors, buffer = np.frombuffer(b"".join(table.pop("descriptor")), np.uint8), io.BytesIO()
+    np.save(buffer, descriptors.reshape(len(facts), len(Fact().descriptor)))
+    (folder / DESCRIPTORS_FILE).write_bytes(buffer.getvalue())  # np.save itself raises no errno on a full disk
+    table.astype({c.SHA256: "string", c.REASON: "string"}).to_parquet(folder / FACTS_FILE, index=False)

@@ -1,0 +1,158 @@
+"""Reads Parquet files, with pictures inside or paths to them, and folders that Hugging Face's `save_to_disk` made."""
+
+import contextlib
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from clipmem_core.config import InputError, SourceOptions
+from clipmem_core.dataset.readers.containers import arrow_table, damage_as_input_error, parquet_file, picture_column
+from clipmem_core.dataset.readers.paths import JSON, LINK_LEAVES, is_inside, parse, read_file, stamped
+from clipmem_core.dataset.readers.records import Fields, Row, Rows, find_fields, in_image_folder
+from clipmem_core.io import shortage
+
+_BATCH = 8192  # rows that are Python objects at a time
+_SPLIT = re.compile(r"(.+)-\d{5}-of-\d{5}$|(train|validation|valid|val|dev|test)(?=$|[-_.])")
+_STATE, _SPLITS = "state.json", "dataset_dict.json"
+
+
+def parquet_files(path: Path) -> list[Path]:
+    """List the Parquet files of a folder that are not hidden, or the file itself."""
+    if not path.is_dir():
+        return [path] if path.suffix.lower() == ".parquet" else []
+    files = (file for file in path.rglob("*.parquet") if not file.is_dir())
+    return sorted(file for file in files if not any(part.startswith(".") for part in file.relative_to(path).parts))
+
+
+def read_parquet(path: Path, options: SourceOptions) -> Rows:
+    """Read a Parquet file, or those of a folder: of one split if their names contain splits."""
+    if not path.is_dir():
+        return read_arrow_files([path.resolve()], path.resolve().parent, options, kind="parquet")
+    files, splits = parquet_files(path), dict[Path, str]()
+    for file in files:
+        if match := _SPLIT.match(file.stem) or _SPLIT.fullmatch(file.parent.name):
+            splits[file] = match[1] or match[2]
+    if splits:
+        _check_split(options.split, sorted(set(splits.values())), path)
+        files = [file for file in files if splits.get(file) == options.split]
+    return read_arrow_files(files, path, options, kind="parquet")
+
+
+def _check_split(split: str, splits: Sequence[str], path: Path) -> None:
+    if split not in splits:
+        raise InputError(f"{path} has no split {split!r}: choose one of {', '.join(splits)} with --split")
+
+
+def is_saved_folder(folder: Path) -> bool:
+    """Tell whether `save_to_disk` wrote this folder."""
+    return (folder / _STATE).is_file() or (folder / _SPLITS).is_file()
+
+
+def read_saved_folder(folder: Path, options: SourceOptions) -> Rows:
+    """Read a data set saved by `save_to_disk`, or one split of a saved dictionary of data sets."""
+    home, path = folder, folder / _SPLITS
+    try:
+        if path.is_file():
+            splits = [str(split) for split in parse(read_file(path, JSON).decode())["splits"]]
+            _check_split(options.split, splits, folder)
+            home = folder / options.split
+        path = home / _STATE
+        files = [home / Path(entry["filename"]).name for entry in parse(read_file(path, JSON).decode())["_data_files"]]
+    except InputError:
+        raise
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise InputError(f"{path} cannot be read ({error!r}): save the data set again with save_to_disk") from error
+    return read_arrow_files(files, folder, options, kind="huggingface")
+
+
+def read_arrow_files(files: Sequence[Path], root: Path, options: SourceOptions, *, kind: str) -> Rows:
+    """Read Parquet or Arrow files that make one data set; a damaged one among several is a row in quarantine."""
+    faults = {path: fault for path in files if (fault := _file_fault(path, root))}
+    if len(faults) == len(files):
+        raise InputError(f"{root}: {faults[files[0]] if files else 'the data set has no files'}")
+    names = {path: path.relative_to(root).as_posix() for path in files}
+    fields, inside = dict[Path, Fields](), False
+    for path in (path for path in files if path not in faults):
+        schema = read_schema(path)
+        pictures = picture_column(schema)
+        fields[path] = chosen = find_fields(schema.names, options, source=names[path], picture=pictures)
+        inside |= chosen.image == pictures
+        image_type = schema.field(chosen.image).type
+        if chosen.image != pictures and pa.types.is_struct(image_type):
+            raise InputError(
+                f"{names[path]}: column {chosen.image!r} holds no paths but {image_type}. Pictures inside a file are "
+                f"read from its first column of binary picture bytes ({pictures or 'there is none'})"
+            )
+
+    def rows() -> Iterator[Row]:
+        for path in files:
+            if path in faults:
+                yield Row(names[path], reason=faults[path])
+            else:
+                yield from _file_rows(path, names[path], fields[path])
+
+    return in_image_folder(Rows(root, kind, rows(), files=not inside), options.image_folder, files[0])
+
+
+def _file_fault(path: Path, root: Path) -> str:
+    try:
+        if not is_inside(str(root.resolve()), str(path)):
+            return LINK_LEAVES.replace("image", "file")
+        read_schema(path)
+    except InputError as error:
+        return str(error)
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        if shortage(error):
+            raise
+        return f"{path.name} cannot be read: {getattr(error, 'strerror', None) or error}"
+    return ""
+
+
+def _file_rows(path: Path, name: str, fields: Fields) -> Iterator[Row]:
+    schema, file, row = read_schema(path), stamped(path), 0
+    inside = fields.image == picture_column(schema)
+    names = [column for column in dict.fromkeys(fields) if column and not (inside and column == fields.image)]
+    with damage_as_input_error(file):
+        if path.suffix == ".arrow":
+            batches = arrow_table(file).select(names).to_batches(_BATCH)
+        else:
+            batches = parquet_file(file).iter_batches(_BATCH, columns=names)
+        for batch in batches:
+            batch.validate(full=True)
+            columns = [_values(batch, schema, column) if column in names else [None] * len(batch) for column in fields]
+            for image, *values in zip(*columns, strict=True):
+                reference = f"{name}#{row}"
+                fault = next((value for value in (image, *values) if isinstance(value, Exception)), None)
+                if fault:
+                    yield Row(reference, reason=f"value cannot be read ({fault})")
+                else:
+                    yield Row(reference, reference if inside else image, *values)
+                row += 1
+
+
+def _values(batch: pa.RecordBatch, schema: pa.Schema, column: str) -> list[Any]:
+    """Return a column as Python values, with the error in place of a value that Python cannot hold.
+
+    Class numbers become the class names that Hugging Face writes into the schema.
+    """
+
+    values, classes = list[Any](), dict[Any, Any]()
+    with contextlib.suppress(LookupError, TypeError, ValueError):
+        features = parse((schema.metadata or {})[b"huggingface"].decode())["info"]["features"]
+        classes.update(enumerate(features[column]["names"]))
+    for scalar in batch[column]:
+        try:
+            value = scalar.as_py()
+            values.append(classes.get(value, value) if isinstance(value, int | float) else value)
+        except (ValueError, TypeError, ArithmeticError, LookupError) as error:  # dates out of range, unknown zones
+            values.append(error)
+    return values
+
+
+def read_schema(path: Path) -> pa.Schema:
+    """Return the schema of a Parquet or Arrow file."""
+    file = stamped(path)
+    return arrow_table(file).schema if path.suffix == ".arrow" else parquet_file(file).schema_arrow

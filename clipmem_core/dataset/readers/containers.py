@@ -1,0 +1,168 @@
+"""Single pictures inside tar, Parquet and Arrow files; the processes that decode pictures import this, so it is light.
+
+Nothing is unpacked and no file stays open. Caches are keyed by the file's size and time: a rewritten file is read anew.
+"""
+
+import os
+import posixpath
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from clipmem_core.dataset.readers.paths import PICTURE, Stamped, is_picture, size_fault, stamped
+from clipmem_core.facts import InputError
+from clipmem_core.io import shortage
+
+_TAR_BLOCK = 512  # bytes of a tar header
+_TAR_DAMAGE = (tarfile.TarError, ValueError, LookupError, ArithmeticError, RecursionError)  # what tarfile raises
+_BLOB_NAMES = frozenset(
+    ["image", "images", "img", "picture", "photo", "image_bytes", "bytes", "content", "jpg", "jpeg", "png", "webp"]
+)
+
+
+class TarContent(NamedTuple):
+    """The files of a tar."""
+
+    members: dict[str, tuple[int, int]]  # name → offset and size in bytes
+    refused: list[tuple[str, str]]  # name and reason
+    complete: bool  # it ends with its closing block of zeros
+    original_names: dict[str, str]  # names that differ from ours in the tar: a.jpg → ./a.jpg
+
+
+def scan_tar(path: Path) -> TarContent:
+    """List a tar's files from its headers; a member that is cut off is left out."""
+    content, size, offset = TarContent({}, [], False, {}), stamped(path).size, -1
+    try:
+        with tarfile.open(path, mode="r:") as tar:
+            try:
+                while (member := tar.next()) is not None and tar.offset > offset:  # a negative size leads back
+                    offset = tar.offset
+                    tar.members = []  # type: ignore[attr-defined]  # tarfile would store every header
+                    name = posixpath.normpath(member.name).lstrip("/")
+                    if member.isdir() or (member.isreg() and member.offset_data + member.size > size):
+                        continue
+                    if not member.isreg() or member.issparse() or member.size < 0:
+                        content.refused.append((name, "member is no plain file, or is damaged"))
+                    elif name in content.members:
+                        content.refused.append((name, "member comes twice in the tar: the first is used"))
+                    else:
+                        content.members[name] = (member.offset_data, member.size)
+                        if name != member.name:
+                            content.original_names[name] = member.name
+            except _TAR_DAMAGE:
+                return content
+            with path.open("rb") as stream:
+                stream.seek(tar.offset)
+                return content._replace(complete=stream.read(_TAR_BLOCK) == bytes(_TAR_BLOCK))
+    except _TAR_DAMAGE as error:
+        raise InputError(f"{path.name} is not an uncompressed tar archive ({error})") from error
+
+
+@lru_cache(maxsize=1024)
+def _tar_pictures(file: Stamped) -> tuple[np.ndarray, np.ndarray]:
+    """Return a tar's pictures sorted by name: names, and int64 [n, 2] offsets and sizes; about 30 bytes a picture."""
+    members = scan_tar(Path(file.path)).members.items()
+    pictures = sorted((os.fsencode(name), place) for name, place in members if is_picture(name))
+    places = np.array([place for _, place in pictures], np.int64).reshape(-1, 2)
+    return np.array([name for name, _ in pictures], dtype=bytes), places
+
+
+def tar_picture(path: Path, name: str) -> bytes:
+    """Read one picture of a tar."""
+    names, places = _tar_pictures(stamped(path))
+    key = os.fsencode(name)
+    index = int(np.searchsorted(names, key)) if len(names) else 0
+    if index == len(names) or names[index] != key:
+        raise LookupError(f"no such picture in {path.name}")
+    offset, size = places[index].tolist()
+    if fault := size_fault(size, PICTURE):
+        raise InputError(f"it is {fault}")
+    with path.open("rb") as stream:
+        stream.seek(offset)
+        return stream.read(size)
+
+
+def picture_column(schema: pa.Schema) -> str:
+    """Return the first column that holds pictures: a struct with `bytes`, as Hugging Face writes, or a named blob."""
+
+    def is_blob(kind: pa.DataType) -> bool:
+        return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+    def has_bytes(kind: pa.DataType) -> bool:
+        return pa.types.is_struct(kind) and (i := kind.get_field_index("bytes")) >= 0 and is_blob(kind.field(i).type)
+
+    structs = [field.name for field in schema if has_bytes(field.type)]
+    blobs = [field.name for field in schema if is_blob(field.type) and field.name.lower() in _BLOB_NAMES]
+    return next(iter(structs + blobs), "")
+
+
+def table_picture(path: Path, row: int) -> bytes:
+    """Read the picture in one row of a Parquet or Arrow file."""
+    file = stamped(path)
+    column, ends = _row_groups(file)
+    if not column:
+        raise InputError(f"{path.name} has no column with pictures")
+    group = int(np.searchsorted(ends, row, side="right"))
+    if group == len(ends):
+        raise LookupError(f"{path.name} has no row {row}")
+    data = _group_pictures(file, group, column)[row - (int(ends[group - 1]) if group else 0)].as_py()
+    if data is None:
+        raise LookupError(f"row {row} of {path.name} holds no picture bytes")
+    return bytes(data)
+
+
+@lru_cache(maxsize=1024)
+def _row_groups(file: Stamped) -> tuple[str, np.ndarray]:
+    """Return the picture column and the end of each row group; an Arrow file is one group."""
+    if file.path.endswith(".arrow"):
+        table = arrow_table(file)
+        return picture_column(table.schema), np.array([len(table)])
+    parquet = parquet_file(file)
+    sizes = [parquet.metadata.row_group(i).num_rows for i in range(parquet.metadata.num_row_groups)]
+    return picture_column(parquet.schema_arrow), np.cumsum(sizes)
+
+
+@lru_cache(maxsize=2)
+def _group_pictures(file: Stamped, group: int, column: str) -> pa.ChunkedArray:
+    with damage_as_input_error(file):
+        if file.path.endswith(".arrow"):
+            pictures = arrow_table(file)[column]
+        else:
+            pictures = parquet_file(file).read_row_group(group, columns=[column], use_threads=False)[column]
+        return pc.struct_field(pictures, "bytes") if pa.types.is_struct(pictures.type) else pictures
+
+
+def parquet_file(file: Stamped) -> pq.ParquetFile:
+    """Open a Parquet file."""
+    with damage_as_input_error(file):
+        return pq.ParquetFile(file.path, pre_buffer=False)  # workers are forked
+
+
+@lru_cache(maxsize=64)
+def arrow_table(file: Stamped) -> pa.Table:
+    """Map an Arrow file, in the stream format that `save_to_disk` writes."""
+    with damage_as_input_error(file):
+        table = pa.ipc.open_stream(pa.memory_map(file.path)).read_all()
+        table.validate(full=True)  # offsets out of range would end the process, not raise
+        return table
+
+
+@contextmanager
+def damage_as_input_error(file: Stamped) -> Iterator[None]:
+    """Turn any error of pyarrow on a damaged file into an InputError of one line."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, UnicodeError, LookupError) as error:
+        if shortage(error):
+            raise
+        kind = "Arrow" if file.path.endswith(".arrow") else "Parquet"
+        first = str(error).partition("\n")[0]
+        raise InputError(f"{os.path.basename(file.path)} is not a readable {kind} file ({first})") from error

@@ -1,0 +1,85 @@
+"""Reads a folder of pictures, each with a `.txt` of the same name; the top folders are the labels.
+
+Every line of a `.txt` that is not empty is a caption. A template makes captions of pictures without a `.txt` from their
+labels.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from clipmem_core.config import InputError, SourceOptions
+from clipmem_core.dataset.readers.paths import LINK_LEAVES, TEXT, decode_text, is_inside, is_picture, read_file
+from clipmem_core.dataset.readers.records import Row, Rows
+from clipmem_core.io import shortage
+
+LABEL = "{label}"
+_LINE_END = re.compile(r"\r\n|\r|\n")
+
+
+def holds_pictures(root: Path) -> bool:
+    """Tell whether a folder has a picture somewhere below."""
+    return any(is_picture(name) for _, files in _walk(root) for name in files)
+
+
+def has_class_folders(root: Path) -> bool:
+    """Tell whether the first subfolder with pictures has no `.txt`."""
+    first = next((files for folder, files in _walk(root) if folder and any(map(is_picture, files))), [])
+    return bool(first) and not any(name.lower().endswith(".txt") for name in first)
+
+
+def read_folder(root: Path, options: SourceOptions) -> Rows:
+    """Read a folder. A picture without `.txt`, or the reverse, goes to quarantine; hidden files are no rows."""
+    template = options.caption_template
+    if template and LABEL not in template:
+        raise InputError(f"--caption-template {template!r} must hold {LABEL}: 'a photo of a {LABEL}'")
+
+    def rows() -> Iterator[Row]:
+        used = False
+        for folder, files in _walk(root):
+            texts = {os.path.splitext(name)[0]: name for name in files if name.lower().endswith(".txt")}
+            for name in filter(is_picture, files):
+                text = texts.get(os.path.splitext(name)[0])
+                row = _row(root, os.path.join(folder, name), text and os.path.join(folder, text), template)
+                used = used or not row.reason
+                yield row
+            paired = {os.path.splitext(name)[0] for name in files if is_picture(name)}
+            for stem, name in texts.items():
+                if stem not in paired:
+                    yield Row(os.path.join(folder, name), reason="no picture of the same name")
+        if not used:
+            raise InputError(
+                f"{root} holds pictures but no captions: put a .txt of the same name beside each, give a table, "
+                f"or let class folders name them: --caption-template 'a photo of a {LABEL}'"
+            )
+
+    return Rows(root, "folder", rows())
+
+
+def _walk(root: Path) -> Iterator[tuple[str, list[str]]]:
+    """Yield each folder, relative to the root, with its files, in sorted order; links to folders are not followed."""
+    for path, folders, files in os.walk(root):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        relative = os.path.relpath(path, root)
+        yield "" if relative == "." else relative, sorted(name for name in files if not name.startswith("."))
+
+
+def _row(root: Path, image: str, text: str | None, template: str) -> Row:
+    label = os.path.dirname(image).partition("/")[0] or None
+    if text is None and template and label:
+        return Row(image, image, [template.replace(LABEL, label.replace("_", " "))], label)
+    if text is None:
+        return Row(image, image, reason=f"no caption file: {Path(image).stem}.txt is missing")
+    path = root / text
+    if path.is_symlink() and not is_inside(os.path.realpath(root), os.fspath(path)):
+        return Row(image, image, reason=LINK_LEAVES.replace("image", "caption file"))
+    try:
+        captions = [line for line in _LINE_END.split(decode_text(read_file(path, TEXT))) if line.strip()]
+    except OSError as error:
+        if shortage(error):
+            raise
+        return Row(image, image, reason=f"caption file cannot be read: {error.strerror}")
+    except InputError as error:
+        return Row(image, image, reason=str(error))
+    return Row(image, image, captions, label)

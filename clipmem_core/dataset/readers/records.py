@@ -1,0 +1,186 @@
+"""Checks the rows of a data set and merges them into pairs and a quarantine.
+
+Several rows of one picture become several captions of one pair. Every input row ends in exactly one of the two tables.
+An empty entry in a list of captions counts as a separate row.
+"""
+
+import os
+import posixpath
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from clipmem_core import columns as c
+from clipmem_core.config import InputError, SourceOptions
+from clipmem_core.dataset.readers import paths
+from clipmem_core.dataset.readers.paths import as_name, is_missing, normal_reference, printable, tidy
+
+_PLANTED = {c.MISCAPTION, c.VAGUE, c.DUPLICATE, c.ATYPICAL}
+_IMAGE = (
+    "filepath file_path image_path img_path image_file image_filename file_name filename image_name image img images "
+    "picture photo path file local_path image_url url key"
+)
+_CAPTION = "caption captions title text txt description alt_text alttext alt comment sentence sentences raw prompt"
+IMAGE_NAMES, CAPTION_NAMES = _IMAGE.split(), _CAPTION.split()  # the first one in a table is used
+LABEL_NAMES = ["label", "labels", "class", "class_name", "category", "cls"]
+ID_NAMES = ["pair_id", "image_id", "id", "uid"]
+_SHOWN = 12  # columns an error message lists
+
+
+class Row(NamedTuple):
+    """One input row with raw values, which merging cleans; `reason` says why a row cannot be used."""
+
+    source: str  # its place, such as `captions.csv:17`
+    image: Any = None  # the reference, relative to the root
+    captions: Any = None  # a text or a list of texts
+    label: Any = None
+    pair_id: Any = None
+    planted: Any = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of one data set, to be iterated once. `files`: images are plain files, which merging looks up."""
+
+    root: Path
+    format: str
+    rows: Iterable[Row]
+    files: bool = True
+
+
+def named_folder(flag: str, file: Path) -> Path:
+    """Return the folder of --image-folder, relative to the working directory or to the file that lists the pictures."""
+    folders = [folder for folder in (Path(os.path.expanduser(flag)), file.parent / flag) if folder.is_dir()]
+    if not folders:
+        raise InputError(f"--image-folder {flag} is not a folder: name the one with the pictures of {file.name}")
+    return folders[0].absolute()
+
+
+def in_image_folder(rows: Rows, flag: str, file: Path) -> Rows:
+    """Resolve a table's picture paths in the folder of the flag; absolute paths in that folder become relative.
+
+    Merging refuses every other absolute path, and links that leave the folder.
+    """
+    if not rows.files:
+        return rows
+    folder = named_folder(flag, file) if flag else rows.root
+    root = folder.resolve() if flag else folder
+    prefixes = [f"{os.path.normpath(path).rstrip('/')}/" for path in (folder, root)] if flag else []
+
+    def relative(image: Any) -> Any:
+        if not isinstance(image, str) or not (image := image.strip()).startswith("/"):
+            return image
+        path = posixpath.normpath(image)
+        return next((path.removeprefix(prefix) for prefix in prefixes if path.startswith(prefix)), image)
+
+    return replace(rows, root=root, rows=(row._replace(image=relative(row.image)) for row in rows.rows))
+
+
+def merge_rows(rows: Rows) -> tuple[int, pd.DataFrame, pd.DataFrame]:
+    """Return the number of rows, the pairs in order of first appearance, and the quarantine in the order of rows."""
+    total, pairs, refused = 0, dict[str, list[Any]](), list[tuple[str, str | None, str]]()
+    owners, root = dict[str, str](), os.path.realpath(rows.root)
+    for row in (checked for raw in rows.rows for checked in _check(raw)):
+        total += 1
+        reason = row.reason or (paths.picture_fault(root, row.image) if rows.files else "")
+        if not reason:
+            pair_id = row.pair_id or row.image.strip()
+            owner = owners.setdefault(pair_id, row.image)
+            if owner != row.image:
+                reason = f"id {pair_id!r} already belongs to {owner!r}"
+        if reason:
+            image = (
+                tidy(row.image[: paths.PATH_MAX]) if isinstance(row.image, str) and not is_missing(row.image) else None
+            )
+            refused.append((printable(row.source), as_name(row.pair_id) or image or None, printable(reason)))
+            continue
+        _, _, captions, *facts = pair = pairs.setdefault(row.image, [pair_id, row.image, [], None, None])
+        captions += [caption for caption in row.captions if caption not in captions]
+        pair[3:] = (facts[0] or row.label, facts[1] or (row.planted if row.planted in _PLANTED else None))
+    columns = [c.PAIR_ID, c.IMAGE, c.CAPTIONS, c.LABEL, c.PLANTED]
+    return (
+        total,
+        pd.DataFrame(list(pairs.values()), columns=columns, dtype=object),
+        pd.DataFrame(refused, columns=[c.SOURCE, c.PAIR_ID, c.REASON], dtype=object),
+    )
+
+
+def _check(row: Row) -> Iterator[Row]:
+    """Yield the row with clean values and captions as a list; each empty caption among others is a separate row."""
+    if row.reason:
+        yield row
+        return
+    try:
+        image = normal_reference(_text(row.image, "image reference").replace("\0", ""))
+        if not image.strip():
+            raise InputError("image reference is empty")
+        if is_missing(row.captions):
+            raise InputError("caption is missing")
+        entries = row.captions if isinstance(row.captions, list) else [row.captions]
+        captions = ["" if is_missing(entry) else tidy(_text(entry, "caption")) for entry in entries]
+    except InputError as error:
+        yield row._replace(reason=str(error))
+        return
+    filled = list(dict.fromkeys(filter(None, captions)))
+    pair_id = as_name(row.pair_id)
+    if filled:
+        yield Row(row.source, image, filled, as_name(row.label), pair_id, as_name(row.planted))
+    for _ in range(captions.count("") if filled else 1):
+        yield Row(row.source, image, pair_id=pair_id, reason="caption is empty")
+
+
+def _text(value: Any, what: str) -> str:
+    if is_missing(value):
+        raise InputError(f"{what} is missing")
+    if not isinstance(value, str):
+        raise InputError(f"{what} is not text but {type(value).__name__}")
+    return value
+
+
+class Fields(NamedTuple):
+    """The column of each value of a row; an empty string if there is none."""
+
+    image: str
+    caption: str
+    label: str
+    pair_id: str
+    planted: str
+
+
+def find_fields(columns: Sequence[str], options: SourceOptions, *, source: str, picture: str = "") -> Fields:
+    """Choose the columns of a table; `picture` is the column whose type is a picture."""
+    listed = ", ".join(repr(column[:40]) for column in columns[:_SHOWN])
+    more = f" and {len(columns) - _SHOWN} more" if len(columns) > _SHOWN else ""
+    message = f"{source} has the columns {listed}{more}"
+    flags = {
+        "--csv-img-key": options.csv_img_key,
+        "--csv-caption-key": options.csv_caption_key,
+        "--csv-label-key": options.csv_label_key,
+        "--csv-id-key": options.csv_id_key,
+    }
+    for flag, name in flags.items():
+        if name and name not in columns:
+            raise InputError(f"{flag} names column {name!r}, but {message}")
+    used = {*flags.values(), picture}
+
+    def guess(names: Sequence[str]) -> str:
+        plain = {column.strip().lower(): column for column in reversed(columns) if column not in used}
+        column = next((plain[name] for name in names if name in plain), "")
+        used.add(column)
+        return column
+
+    caption = options.csv_caption_key or guess(CAPTION_NAMES)
+    image = options.csv_img_key or picture or guess(IMAGE_NAMES)
+    for column, what, flag in ((caption, "captions", "--csv-caption-key"), (image, "pictures", "--csv-img-key")):
+        if not column:
+            raise InputError(f"{message}, and no usual name for {what}: name it with {flag}")
+    label, pair_id = options.csv_label_key or guess(LABEL_NAMES), options.csv_id_key or guess(ID_NAMES)
+    fields = Fields(image, caption, label, pair_id, guess([c.PLANTED]))
+    repeated = [name for name in fields if name and list(columns).count(name) > 1]
+    if repeated:
+        raise InputError(f"{source} has the column {repeated[0]!r} more than once: rename all but the one to read")
+    return fields

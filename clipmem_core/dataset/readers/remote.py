@@ -1,0 +1,149 @@
+"""Fetches a data set from a URL (s3://, gs://, https:// … of fsspec) or the Hugging Face hub into the data folder.
+
+Many processes read the pictures many times, so a local copy costs less than requests. A file that changed on the
+server, or whose download was killed, is fetched again.
+"""
+
+import contextlib
+import json
+import re
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from clipmem_core.config import SETS, InputError, fingerprint
+from clipmem_core.dataset.readers.paths import normal_reference
+from clipmem_core.dataset.readers.shards import expand_pattern
+from clipmem_core.io import replacing, shortage
+
+AT_ONCE = 8  # files
+FETCHED = ".fetched.jsonl"  # name of each local file, and a key that changes with the file on the server
+PATIENCE = 3.0  # seconds in which the hub must answer
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_FILE_ENDINGS = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".ndjson", ".parquet", ".tar", ".zip", ".gz")
+
+
+def fetch(url: str, *, data: Path, say: Callable[[str], None] = lambda line: None) -> str:
+    """Copy the file, folder or shards (a brace pattern) at a URL into the data folder and return the local path.
+
+    Unchanged files are not copied a second time; file:// is read in place.
+    """
+    import fsspec  # slow to import, and most data sets are local
+
+    try:
+        fixed, brace, rest = url.partition("{")
+        folder, _, start = fixed.rpartition("/")
+        system, root = fsspec.core.url_to_fs(folder if brace else url)
+        part, root = f"{start}{{{rest}" if brace else "", root.rstrip("/")
+        if brace:
+            names = [str(path) for path in expand_pattern(part)]
+        elif system.isfile(root):
+            root, _, part = root.rpartition("/")
+            names = [part]
+        else:
+            names = [path.removeprefix(root).lstrip("/") for path in system.find(root)]
+            names = [name for name in names if not any(part.startswith(".") for part in name.split("/"))]
+        if not names:
+            raise InputError(f"there is nothing at {url}")
+        if "file" in (system.protocol if isinstance(system.protocol, tuple) else (system.protocol,)):
+            return f"{root}/{part}".rstrip("/")
+        target = data / SETS / f"{Path(root).name or 'set'}-{fingerprint([url.partition(':')[0], root])}"
+        target.mkdir(parents=True, exist_ok=True)
+        with FileLock(target / f"{FETCHED}.lock"):
+            _fetch_files(system, root, names, target, say)
+    except InputError:
+        raise
+    except Exception as error:  # each file system raises different classes
+        if shortage(error):
+            raise
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise InputError(f"{url} cannot be reached: {reason}") from error
+    return str(target / part).rstrip("/")
+
+
+def _fetch_files(system: Any, root: str, names: list[str], target: Path, say: Callable[[str], None]) -> None:
+    """Copy the files of a remote folder that are missing or have changed."""
+    present, lock, missing = dict[str, str](), threading.Lock(), list[str]()
+    if (target / FETCHED).is_file():
+        for line in (target / FETCHED).read_text(encoding="utf-8", errors="replace").splitlines():
+            with contextlib.suppress(ValueError):  # a line that a kill cut short
+                name, key = json.loads(line)
+                present[name] = key
+
+    def fetch_file(name: str) -> None:
+        if normal_reference(name) != name:
+            raise InputError(f"{name!r} cannot be written as a path")
+        path = f"{root}/{name}"
+        try:
+            key = system.ukey(path)
+        except FileNotFoundError as error:  # also raised if a web server does not answer
+            unreachable = isinstance(error.__cause__, OSError) and not isinstance(error.__cause__, FileNotFoundError)
+            if unreachable or getattr(error.__cause__, "status", 404) >= 500:
+                raise
+            missing.append(name)  # a shard of a pattern; its reader lists it
+            return
+        if present.get(name) == key and (target / name).is_file():
+            return
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        with replacing(target / name) as temporary:
+            system.get_file(path, str(temporary))
+        with lock, (target / FETCHED).open("a", encoding="utf-8") as file:
+            file.write(json.dumps([name, key]) + "\n")
+
+    say(f"fetching {len(names):,} files into {target}")
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        try:
+            list(pool.map(fetch_file, names))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    if len(missing) == len(names):
+        raise InputError(f"there is no {missing[0]!r} in {root}")
+
+
+def is_hub_name(source: str) -> bool:
+    """Tell whether a source has the form `owner/name`, is no file name and not below a local folder."""
+    owner = source.partition("/")[0]
+    return bool(_NAME.fullmatch(source)) and not source.lower().endswith(_FILE_ENDINGS) and not Path(owner).is_dir()
+
+
+def fetch_from_hub(name: str, *, split: str, data: Path) -> Path:
+    """Download one split of the data set `owner/name` as a Parquet file in `sets/<owner>--<name>/`, once."""
+    file = f"{re.sub(r'[^A-Za-z0-9_.]+', '-', split)}-00000-of-00001.parquet"
+    target = data / SETS / name.replace("/", "--") / file
+    if target.is_file():
+        return target
+    online = hub_answers()
+    import datasets  # slow to import, and most data sets are files
+
+    try:
+        pairs = datasets.load_dataset(name, split=split)
+    except Exception as error:  # the hub's client has a dozen unrelated kinds
+        first = " ".join(str(error).split())[:160] if online else "it does not answer"
+        raise InputError(
+            f"{name!r} is not a path here, and split {split!r} could not be downloaded from the Hugging Face hub "
+            f"({first}): check name, --split and network, or download it elsewhere and give its folder"
+        ) from error
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(target) as partial:
+        pairs.to_parquet(partial)
+    return target
+
+
+def hub_answers() -> bool:
+    """Tell whether the hub answers. If not, set its client offline, which would retry for a minute otherwise.
+
+    Call this before `datasets` is imported.
+    """
+    from huggingface_hub import constants, get_session
+
+    try:
+        get_session().head(constants.ENDPOINT, timeout=PATIENCE)
+    except Exception:  # each version of the client has kinds of its own
+        constants.HF_HUB_OFFLINE = True
+        return False
+    return True

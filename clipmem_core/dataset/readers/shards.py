@@ -1,0 +1,124 @@
+"""Reads WebDataset shards: tar files where `000.jpg`, `000.txt` and `000.json` make a sample, as img2dataset writes."""
+
+import os
+import posixpath
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from braceexpand import braceexpand
+
+from clipmem_core import columns as c
+from clipmem_core.config import InputError, SourceOptions
+from clipmem_core.dataset.readers import paths
+from clipmem_core.dataset.readers.containers import TarContent, scan_tar
+from clipmem_core.dataset.readers.records import LABEL_NAMES, Row, Rows
+from clipmem_core.io import shortage
+
+_TEXTS = ("txt", "json", "cls")
+
+
+def shards_in(path: Path) -> list[Path]:
+    """List the shards of a folder, or the shard itself."""
+    if path.is_file():
+        return [path.resolve()] if path.suffix.lower() == ".tar" else []
+    return sorted(file for file in path.glob("*.tar") if not file.is_dir() and not file.name.startswith("."))
+
+
+def expand_pattern(pattern: str) -> list[Path]:
+    """Return the shards that a brace pattern such as set/{00..02}.tar names."""
+    try:
+        return [Path(path) for path in braceexpand(os.path.expanduser(pattern))]
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{pattern[:80]}: the braces cannot be expanded: write name-{{000..041}}.tar") from error
+
+
+def read_shards(shards: Sequence[Path], options: SourceOptions) -> Rows:
+    """Read shards in order. The caption is the JSON's `caption`, or the key of the flag, else the text of the `.txt`.
+
+    A shard that is missing or cut off is a quarantine row; the samples before the cut are read.
+    """
+    root = Path(os.path.commonpath([path.parent for path in map(Path.absolute, shards)]))
+
+    def rows() -> Iterator[Row]:
+        faults: list[str] = []
+        for shard in shards:
+            name = os.path.relpath(shard.absolute(), root)
+            try:
+                if not paths.is_inside(os.path.realpath(root), os.fspath(shard)):
+                    raise InputError(paths.LINK_LEAVES)
+                yield from _shard_rows(shard, name, options)
+            except (InputError, OSError) as error:
+                if shortage(error):
+                    raise
+                unreadable = f"shard cannot be read: {error.strerror}" if isinstance(error, OSError) else str(error)
+                faults.append(unreadable)
+                yield Row(name, reason=unreadable)
+        if len(faults) == len(shards):
+            raise InputError(f"{shards[0]}: none of the {len(shards)} shards can be used: {faults[0]}")
+
+    return Rows(root, "webdataset", rows(), files=False)
+
+
+def _shard_rows(shard: Path, name: str, options: SourceOptions) -> Iterator[Row]:
+    content = scan_tar(shard)
+    samples: dict[str, dict[str, str]] = {}  # name without suffix → suffix → member; "picture" → the picture's
+    for member in content.members:
+        key, suffix = posixpath.splitext(member)
+        kind = "picture" if paths.is_picture(member) else suffix[1:].lower()
+        if kind in samples.get(key, {}):
+            samples[member] = {kind: member}  # a second picture of the same name is another sample
+        else:
+            samples.setdefault(key, {})[kind] = member
+    with shard.open("rb") as stream:
+        for key, sample in samples.items():
+            yield from _sample_rows(f"{name}/{key}", name, sample, content, stream, options)
+    for member, reason in content.refused:
+        yield Row(f"{name}/{member}", reason=reason)
+    if not content.complete:
+        yield Row(name, reason="tar is cut off or damaged: the samples before the damage were read")
+
+
+def _sample_rows(
+    source: str, shard: str, sample: dict[str, str], content: TarContent, stream: BinaryIO, options: SourceOptions
+) -> Iterator[Row]:
+    """Yield the sample's row, and a row for each member that cannot be read."""
+    texts, meta, members = dict[str, str](), dict[str, Any](), ", ".join(sorted(sample.values()))
+    for kind in [kind for kind in _TEXTS if kind in sample]:
+        offset, size = content.members[sample[kind]]
+        fault = paths.size_fault(size, paths.TEXT)
+        if not fault:
+            stream.seek(offset)
+            texts[kind] = paths.decode_text(stream.read(size))
+            if kind == "json":
+                try:
+                    meta = paths.parse(texts[kind])
+                    fault = "" if isinstance(meta, dict) else "not a JSON object"
+                except ValueError as error:
+                    fault = f"not JSON ({error})"
+        if fault:
+            yield Row(f"{shard}/{sample.pop(kind)}", reason=f"member is {fault}")
+            meta = {}
+    if not sample:
+        return
+    if "picture" not in sample:
+        yield Row(source, reason=f"sample has no picture, only {members}")
+        return
+
+    def first(keys: Sequence[str]) -> Any:
+        return next((meta[key] for key in keys if meta.get(key) not in (None, "", [])), None)
+
+    captions = first([options.csv_caption_key] if options.csv_caption_key else ["caption", c.CAPTIONS])
+    captions = texts.get("txt") if captions is None else captions
+    label = first([options.csv_label_key] if options.csv_label_key else LABEL_NAMES)
+    label = texts.get("cls") if label is None else label
+    member, reason = sample["picture"], ""
+    try:  # only the name is checked: `..` could leave the tar
+        if paths.normal_reference(member) != member:
+            reason = "member's name cannot be written as a path"
+    except InputError as error:
+        reason = str(error)
+    if captions is None:
+        reason = reason or "sample has no caption: no .txt, and no caption in its .json"
+    image = f"{shard}/{member}"
+    yield Row(image, image, captions, label, meta.get(options.csv_id_key or c.PAIR_ID), meta.get(c.PLANTED), reason)

@@ -1,0 +1,164 @@
+"""Reads tables of rows: CSV and TSV files, JSON Lines, a JSON list of objects, and COCO captions."""
+
+import csv
+import os
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+from clipmem_core.config import InputError, SourceOptions
+from clipmem_core.dataset.readers.paths import JSON, as_name, decode_text, parse, read_file, read_lines
+from clipmem_core.dataset.readers.records import Row, Rows, find_fields, in_image_folder
+
+csv.field_size_limit(sys.maxsize)  # a caption of any length
+_RECORD_LINES = 100  # most lines of a quoted cell; a longer one has a stray quote
+_UNQUOTED = "\t|"  # files with these separators are often written without quoting: a stray quote is part of the text
+_SEARCHED = 50  # pictures looked up in each likely folder
+
+
+def read_delimited(path: Path, options: SourceOptions) -> Rows:
+    """Read a CSV or TSV file. The separator is the most frequent one in the header. Blank lines are no rows."""
+    separator = "\t" if options.csv_separator in ("\\t", "tab") else options.csv_separator
+    if len(separator) > 1 or separator in ('"', "\n", "\r"):
+        raise InputError(f"--csv-separator must be one character other than quotes and line ends, not {separator!r}")
+    separator = separator or max("\t,;|", key=next(filter(str.strip, read_lines(path)), "").count)
+    _, header, fault = next(_records(path, separator), (0, [], "it is empty"))
+    if not header:
+        raise InputError(f"{path.name} has no header line: {fault}")
+    header = [name.strip() for name in header]
+    fields = find_fields(header, options, source=path.name)
+    places = [header.index(column) if column else -1 for column in fields]
+
+    def rows() -> Iterator[Row]:
+        for line, values, fault in islice(_records(path, separator), 1, None):
+            source = f"{path.name}:{line}"
+            if fault or len(values) != len(header):
+                yield Row(source, reason=fault or f"row has {len(values)} columns, the header has {len(header)}")
+            else:
+                yield Row._make((source, *(values[place] if place >= 0 else None for place in places), ""))
+
+    kind = "tsv" if separator == "\t" else "csv"
+    return in_image_folder(Rows(path.parent, kind, rows()), options.image_folder, path)
+
+
+def _records(path: Path, separator: str) -> Iterator[tuple[int, list[str], str]]:
+    """Yield the number of each record's first line, its cells, and its fault.
+
+    After a record with unbalanced quotes, reading continues at the line after its first one.
+    """
+    lines, buffer, number = read_lines(path), deque[str](), 1
+    while True:
+        buffer.extend(islice(lines, _RECORD_LINES - len(buffer)))
+        if not buffer:
+            return
+        reader = csv.reader(buffer, delimiter=separator, strict=True, skipinitialspace=True)
+        try:
+            cells, fault, consumed = next(reader), "", reader.line_num
+        except csv.Error as error:
+            cells, fault, consumed = [], f"quotes do not add up ({error})", 1
+            if separator in _UNQUOTED:
+                cells, fault = buffer[0].rstrip("\r\n").split(separator), ""
+        if cells or fault:
+            yield number, cells, fault
+        for _ in range(consumed):
+            buffer.popleft()
+        number += consumed
+
+
+def read_jsonl(path: Path, options: SourceOptions) -> Rows:
+    """Read a JSON Lines file, twice, as any line may add a column. Blank lines are no rows."""
+    return _read_objects(path, lambda: _json_lines(path), options, kind="jsonl")
+
+
+def read_json(path: Path, options: SourceOptions) -> Rows:
+    """Read COCO captions, or a list of objects as `read_jsonl` reads lines; its rows are numbered from 1."""
+    text = decode_text(read_file(path, JSON))
+    try:
+        value = parse(text)
+    except ValueError:  # Hugging Face also calls JSON Lines `.json`
+        return read_jsonl(path, options)
+    if isinstance(value, dict) and "images" in value and "annotations" in value:
+        return _read_coco(path, value["images"], value["annotations"], options)
+    if isinstance(value, list):
+        return _read_objects(path, lambda: enumerate(value, start=1), options, kind="json")
+    raise InputError(f"{path}: neither COCO captions (images and annotations) nor a list of objects")
+
+
+def _json_lines(path: Path) -> Iterator[tuple[int, Any]]:
+    """Yield the number and value of each line, or the error of reading it."""
+    for number, line in enumerate(read_lines(path), start=1):
+        if not line.strip():
+            continue
+        try:
+            yield number, parse(line)
+        except ValueError as error:
+            yield number, error
+
+
+def _read_objects(
+    path: Path, values: Callable[[], Iterator[tuple[int, Any]]], options: SourceOptions, *, kind: str
+) -> Rows:
+    columns = list(dict.fromkeys(key for _, value in values() if isinstance(value, dict) for key in value))
+    if not columns:
+        raise InputError(f"{path.name} holds no JSON object: write one object a line, or a list of them")
+    fields = find_fields(columns, options, source=path.name)
+
+    def rows() -> Iterator[Row]:
+        for number, value in values():
+            source = f"{path.name}:{number}"
+            if isinstance(value, dict):
+                yield Row._make((source, *map(value.get, fields), ""))
+            elif isinstance(value, ValueError):
+                yield Row(source, reason=f"line is not JSON ({value})")
+            else:
+                yield Row(source, reason=f"row is not a JSON object but {type(value).__name__}")
+
+    return in_image_folder(Rows(path.parent, kind, rows()), options.image_folder, path)
+
+
+def _read_coco(path: Path, images: Any, annotations: Any, options: SourceOptions) -> Rows:
+    """Read COCO captions: one row for each annotation, and a quarantined row for each image without annotation.
+
+    The pair's id is the image's `pair_id`, else its `id`; `label` and `planted` are optional. Pictures are read from
+    `image_folder`, else from the usual folder of COCO that has most of them.
+    """
+    if not isinstance(images, list) or not isinstance(annotations, list):
+        raise InputError(f"{path.name}: images and annotations must be lists, as in COCO's captions files")
+    if annotations and not any(isinstance(entry, dict) and "caption" in entry for entry in annotations):
+        raise InputError(f"{path.name}: no annotation has a caption: give COCO's captions_*.json, not its instances")
+    by_id, faulty = dict[Any, dict[str, Any]](), list[Row]()
+    for i, image in enumerate(images):
+        source, key = f"{path.name}: images[{i}]", image.get("id") if isinstance(image, dict) else None
+        if not isinstance(key, str | int):
+            faulty.append(Row(source, reason="image entry has no id"))
+        elif key in by_id:
+            reason = f"image id {key!r} already belongs to {by_id[key].get('file_name')!r}"
+            faulty.append(Row(source, pair_id=key, reason=reason))
+        else:
+            by_id[key] = image
+
+    def rows() -> Iterator[Row]:
+        without_annotation = dict(by_id)
+        for i, annotation in enumerate(annotations):
+            source = f"{path.name}: annotations[{i}]"
+            key = annotation.get("image_id") if isinstance(annotation, dict) else None
+            image = by_id.get(key) if isinstance(key, str | int) else None
+            if image is None:
+                yield Row(source, reason=f"annotation belongs to no image: image_id {key!r} is unknown")
+                continue
+            without_annotation.pop(key, None)
+            pair_id = as_name(image.get("pair_id")) or image["id"]
+            values = image.get("file_name"), annotation.get("caption"), image.get("label"), pair_id
+            yield Row(source, *values, image.get("planted"))
+        for key, image in without_annotation.items():
+            pair_id = as_name(image.get("pair_id")) or key
+            yield Row(f"{path.name}: image {key}", pair_id=pair_id, reason="image has no annotation")
+
+    folder, split = path.parent.resolve(), path.stem.rpartition("_")[2]
+    likely = [parent / name for parent in (folder, folder.parent) for name in ("", "images", split, f"images/{split}")]
+    names = [name for image in list(by_id.values())[:_SEARCHED] if isinstance(name := image.get("file_name"), str)]
+    root = max(likely, key=lambda root: sum(os.path.isfile(root / name) for name in names))
+    return in_image_folder(Rows(root, "coco", chain(rows(), faulty)), options.image_folder, path)

@@ -1,0 +1,145 @@
+"""Reads a data set of any format into a table of pairs and a quarantine."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pandas as pd
+
+from clipmem_core.config import SETS, InputError, SourceOptions
+from clipmem_core.dataset.readers import columnar, folders, shards, tables
+from clipmem_core.dataset.readers.paths import is_url
+from clipmem_core.dataset.readers.records import Rows, merge_rows
+from clipmem_core.dataset.readers.remote import fetch, fetch_from_hub, is_hub_name
+from clipmem_core.dataset.scenes import drawing
+
+DRAWN = "scenes"
+FORMATS = (
+    "a CSV, TSV, JSONL or Parquet file, COCO captions JSON, WebDataset shards (name-{000..041}.tar), "
+    "a Hugging Face data set (saved folder, Parquet or owner/name), a folder of pictures with .txt captions, or scenes"
+)
+_TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")
+_USUAL = ("captions", "metadata", "annotations")  # names that win if a folder has several tables
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A format of data sets: `matches` tells whether `read` can read a path."""
+
+    name: str
+    matches: Callable[[Path], bool]
+    read: Callable[[Path, SourceOptions], Rows]
+
+
+def _ends(*suffixes: str) -> Callable[[Path], bool]:
+    return lambda path: path.is_file() and path.suffix.lower() in suffixes
+
+
+# The first reader that matches a path reads it. A folder with one table of captions is read as that table.
+READERS = (
+    Reader("Hugging Face save_to_disk", columnar.is_saved_folder, columnar.read_saved_folder),
+    Reader(
+        "WebDataset shards",
+        lambda path: bool(shards.shards_in(path)),
+        lambda path, options: shards.read_shards(shards.shards_in(path), options),
+    ),
+    Reader("CSV or TSV", _ends(".csv", ".tsv", ".txt"), tables.read_delimited),
+    Reader("JSON Lines", _ends(".jsonl", ".ndjson"), tables.read_jsonl),
+    Reader("JSON list or COCO captions", _ends(".json"), tables.read_json),
+    Reader("Parquet", lambda path: bool(columnar.parquet_files(path)), columnar.read_parquet),
+    Reader("folder of pictures", folders.holds_pictures, folders.read_folder),
+)
+
+
+@dataclass(frozen=True)
+class RawPairs:
+    """A data set before any picture is opened.
+
+    `pairs` has the columns pair_id, image, captions (a list of at least one), label and planted, in the order of the
+    source; `quarantine` has source, pair_id and reason. Each of the `rows` is in one of the two.
+    """
+
+    root: Path  # image references are relative to it; absolute
+    format: str
+    rows: int
+    pairs: pd.DataFrame
+    quarantine: pd.DataFrame
+    drawn_of: int = 0  # pairs before a sample was drawn; 0 without a sample
+
+
+def read_source(
+    source: str, options: SourceOptions, *, data: Path, say: Callable[[str], None] = lambda line: None
+) -> RawPairs:
+    """Read a data set: a path, a brace pattern of shards, a URL of either, `owner/name` on the hub, or `scenes`."""
+    source = local_path(source, data=data, say=say)
+    try:
+        rows = _read(source, options, data)
+        total, pairs, quarantine = merge_rows(rows)
+    except OSError as error:
+        raise InputError(f"{source} cannot be read: {error.strerror or error}") from error
+    return RawPairs(rows.root.absolute(), rows.format, total, pairs, quarantine)
+
+
+def check_source(source: str) -> None:
+    """Refuse a source that is no path, URL, pattern, synthetic set or name on the hub."""
+    named = source == DRAWN or is_url(source) or _is_pattern(source) or is_hub_name(source)
+    if not named and not Path(os.path.expanduser(source)).exists():
+        raise InputError(f"there is no {source!r}: give {FORMATS}")
+
+
+def lacks_captions(source: str) -> bool:
+    """Tell whether a source is class folders of pictures without captions, which need a `--caption-template`."""
+    folder = Path(os.path.expanduser(source))
+    tables = {*_TABLES, ".json", ".tar", ".parquet"}
+    if not folder.is_dir() or any(path.suffix.lower() in tables for path in folder.iterdir()):
+        return False
+    return folders.has_class_folders(folder)
+
+
+def local_path(source: str, *, data: Path, say: Callable[[str], None] = lambda line: None) -> str:
+    """Return the local path of a data set, fetching a URL into the data folder."""
+    return fetch(source, data=data, say=say) if is_url(source) else source
+
+
+def _is_pattern(source: str) -> bool:
+    return "{" in source and source.endswith(".tar")
+
+
+def _read(source: str, options: SourceOptions, data: Path) -> Rows:
+    check_source(source)
+    if source == DRAWN:
+        folder = data / SETS / f"{DRAWN}-{options.scenes_pairs}-{options.scenes_seed}"
+        table = folder / drawing.CAPTIONS_FILE
+        if not table.is_file():
+            drawing.draw_scenes(folder, pairs=options.scenes_pairs, seed=options.scenes_seed)
+        return replace(tables.read_jsonl(table, SourceOptions()), format=DRAWN)
+    path = Path(os.path.expanduser(source))  # an unknown user's home stays as it is
+    if not path.exists() and _is_pattern(source):
+        return shards.read_shards(shards.expand_pattern(source), options)
+    if not path.exists():
+        file = fetch_from_hub(source, split=options.split, data=data)
+        return columnar.read_arrow_files([file], file.parent, options, kind="huggingface")
+    if not path.is_dir() and not path.is_file():
+        raise InputError(f"{source} is neither a folder nor a regular file: give {FORMATS}")
+    if path.is_dir() and not columnar.is_saved_folder(path) and not shards.shards_in(path):
+        path = _captions_file(path) or path
+    if path.is_file() and path.stat().st_size == 0:
+        raise InputError(f"{path} is empty: give {FORMATS}")
+    for reader in READERS:
+        if reader.matches(path):
+            return reader.read(path, options)
+    raise InputError(f"{path} holds no data set of a known format: give {FORMATS}")
+
+
+def _captions_file(folder: Path) -> Path | None:
+    """Return the only table of a folder, or the only one with a usual name; a JSON file needs a usual name."""
+    files = [path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")]
+    candidates = [path for path in files if path.suffix.lower() in _TABLES]
+    named = [path for path in files if path.suffix.lower() == ".json"] + candidates
+    usual = [path for path in named if path.stem.lower().startswith(_USUAL)]
+    candidates = usual if len(usual) == 1 else candidates or usual
+    if len(candidates) > 1:
+        listed = ", ".join(path.name for path in candidates[:5])
+        raise InputError(f"{folder} holds several tables ({listed}): give the one to read itself")
+    return candidates[0] if candidates else None

@@ -1,0 +1,163 @@
+"""A second audit of the cleaned data set with the same members, and its comparison with the first audit.
+
+<data>/sets/<name>/             captions.csv, the cleaned data set; captions_images/, pictures extracted from archives;
+                                cleaned.json, the first audit and its position in the log of decisions
+<data>/audits/<name>/again.json the comparison
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from clipmem_core.audit.jobs import Task, audit_task, list_job_names
+from clipmem_core.audit.pipeline import Screen, run_audit
+from clipmem_core.audit.reaudit_effect import Change, Measured, measure
+from clipmem_core.audit.store import CONFIG, Audit, audits_folder, check_name, list_audits, write_json
+from clipmem_core.config import SETS, AuditConfig, InputError, SourceOptions, data_folder
+from clipmem_core.export.cleaned import check_root, clean, images_folder
+from clipmem_core.export.formats import write_csv
+from clipmem_core.io import read_json
+from clipmem_core.review.decisions import open_review
+
+AGAIN, CLEANED, CAPTIONS = "again.json", "cleaned.json", "captions.csv"
+ADVICE = "delete it and repeat the command; what was trained stays"
+
+
+def cleaned_folder(name: str) -> Path:
+    """Return the folder of the cleaned data set of a second audit."""
+    return data_folder() / SETS / name
+
+
+def default_name(audit: Audit) -> str:
+    """Return the default name of the second audit."""
+    return f"{audit.name}-again"
+
+
+def reaudit(audit: Audit, name: str, screen: Screen) -> Audit:
+    """Audit the cleaned data set of a finished audit with the same settings and members, and compare both audits.
+
+    The same call resumes a stopped second audit.
+    """
+    config = check_repeatable(audit)
+    second, table = Audit(audits_folder() / check_name(name)), cleaned_folder(name) / CAPTIONS
+    started, note = (second.folder / CONFIG).is_file(), table.with_name(CLEANED)
+    fresh = not started and not table.parent.exists()
+    ours = read_json(note, dict[str, Any], repair=ADVICE)["of"] == audit.name if note.is_file() else fresh
+    if not ours or (started and second.record.again != audit.name):
+        raise InputError(f"{name!r} is another audit or data set already: choose another --name")
+    if not table.is_file():
+        screen.say(f"writing the cleaned data set to {table}")
+        position, cleaned = open_review(audit).position(), clean(audit)
+        if not cleaned.removed + cleaned.recaptioned:
+            raise InputError(f"no pair of audit {audit.name!r} was removed or recaptioned: nothing would change")
+        try:
+            table.parent.mkdir(parents=True, exist_ok=True)
+            write_json(note, {"of": audit.name, "position": position})
+            write_csv(cleaned, table, screen.pictures)
+        except OSError as error:
+            raise InputError(f"{table} cannot be written: {error.strerror or error}") from error
+    elif is_outdated(audit, name):
+        screen.say(f"note: {name!r} does not include newer decisions: choose another --name to include them")
+    pictures = images_folder(table)
+    source = SourceOptions(image_folder=str(pictures.absolute() if pictures.is_dir() else audit.record.pictures))
+    run_audit(str(table), dataclasses.replace(config, source=source), name=name, screen=screen, again=audit)
+    if not (second.folder / AGAIN).is_file():
+        measured = measure(audit, second, screen)
+        write_json(second.folder / AGAIN, {"measured": measured and dataclasses.asdict(measured)})
+    return second
+
+
+def check_repeatable(audit: Audit) -> AuditConfig:
+    """Check that a second audit is possible, and return its config."""
+    if not audit.finished:
+        raise InputError(f"audit {audit.name!r} is not finished: run it again, it goes on where it stopped")
+    record, config = audit.record, audit.record.config
+    if config.plant_miscaptions:
+        raise InputError(
+            f"audit {audit.name!r} injected wrong captions: audit the data set without --plant-miscaptions, clean that"
+        )
+    if config.features or audit.member_record(record.members[0]).checkpoint:
+        what = "features" if config.features else "checkpoints"
+        raise InputError(
+            f"audit {audit.name!r} uses your {what}: they cannot be trained again without the removed pairs"
+        )
+    check_root(record.pictures)
+    config = dataclasses.replace(config, sample=0)  # the cleaned data set has only the sampled pairs
+    if record.protocol == "paper":
+        return config
+    return dataclasses.replace(config, members=len(record.members), stable=0.0)
+
+
+def is_outdated(audit: Audit, name: str) -> bool:
+    """Whether there are decisions after the cleaned data set of a second audit was written."""
+    path = cleaned_folder(name) / CLEANED
+    return (
+        path.is_file() and read_json(path, dict[str, Any], repair=ADVICE)["position"] != open_review(audit).position()
+    )
+
+
+def reaudit_task(audit: Audit, name: str) -> Task:
+    """Return the task of a second audit."""
+    return Task(audit_task(name).folder, ["again", audit.name, "--name", name])
+
+
+def list_reaudits(audit: Audit) -> list[str]:
+    """Return the names of an audit's second audits, with those that wait or run, the newest first."""
+    started, jobs = [], []
+    for second in list_audits():
+        try:
+            started += [second.name] if second.record.again == audit.name else []
+        except InputError:  # its page reports the broken file
+            continue
+    for name in (name for name in list_job_names() if name not in started):
+        task = reaudit_task(audit, name)
+        job = task.find()
+        jobs += [name] if job is not None and job.arguments == tuple(task.arguments) else []
+    return jobs + started
+
+
+def read_comparison(second: Audit) -> tuple[Measured | None, bool]:
+    """Return the comparison of a second audit (None: too few pairs), and whether it is finished."""
+    path = second.folder / AGAIN
+    if not path.is_file():
+        return None, False
+    return read_json(path, dict[str, Measured | None], repair=ADVICE)["measured"], True
+
+
+def comparison_lines(measured: Measured | None) -> list[str]:
+    """Return the comparison in sentences: the changes with intervals, and the limits."""
+    if measured is None:
+        return ["Fewer than ten external pairs are in both audits with the same captions: nothing can be compared."]
+    retrieval, clipmem, auroc, (before, after) = measured.retrieval, measured.clipmem, measured.auroc, measured.whole
+    lines = [
+        f"Retrieval {_change(retrieval)}, memorization {_change(clipmem)}.",
+        f"Retrieval (mean of the recalls at 1, 5 and 10, both ways) went from {retrieval.then:.3f} to "
+        f"{retrieval.now:.3f}, on the {measured.external:,} of {measured.external_then:,} pairs that no member of "
+        f"either audit trained on and whose captions stayed{_significance(retrieval)}",
+        f"Memorization (mean clipmem) went from {clipmem.then:.3f} to {clipmem.now:.3f}, on the {measured.scored:,} "
+        f"scored pairs that are in both with the same captions{_significance(clipmem)}",
+    ]
+    if auroc is not None:
+        lines.append(
+            "On these, the AUROC of membership inference by alignment (.5 is chance) went from "
+            f"{auroc.then:.3f} to {auroc.now:.3f}: {_change(auroc)} over {auroc.over}."
+        )
+    return [
+        *lines,
+        f"Over all scored pairs of each audit, mean clipmem went from {before:.3f} to {after:.3f}.".replace("-", "−"),
+        f"In brackets: 95 % intervals over {clipmem.over} ({measured.members} members with the same seeds and pairs).",
+        f"Limits: a member trains on {measured.trained_less:.1%} fewer pairs, and removing random pairs changes the "
+        "scores too (study removal compares the two). The removed pairs were chosen by scores of the first audit, so "
+        "part of the decrease over all pairs is chance. External pairs may have wrong captions too.",
+    ]
+
+
+def _change(change: Change) -> str:
+    interval = "" if change.low is None else f" [{change.low:+.3f}, {change.high:+.3f}]"
+    return f"{change.difference:+.3f}{interval}".replace("-", "−")
+
+
+def _significance(change: Change) -> str:
+    if change.low is None:
+        return "; too few for an interval."
+    return "." if change.significant else "; the change is not significant."

@@ -1,0 +1,163 @@
+"""The report of an audit as one self-contained HTML file: verdict, figure, tables, pictures and decisions."""
+
+import base64
+import io
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from plotly.offline import get_plotlyjs
+
+from clipmem_core.audit.store import Audit
+from clipmem_core.audit.verdict import BASIS, WHOLE_HEAD, whole_rows
+from clipmem_core.audit.verdict import queues as verdict_queues
+from clipmem_core.columns import GROUP, PAIR_ID
+from clipmem_core.dataset.pictures import decode
+from clipmem_core.dataset.references import read_bytes
+from clipmem_core.export.cleaned import Progress
+from clipmem_core.figures.audit_scores import group_figure
+from clipmem_core.io import is_number, shortage
+from clipmem_core.review import overview as o
+from clipmem_core.review.cards import PairCard, cards
+from clipmem_core.review.decisions import FOR_OTHER, decision_words, open_review
+from clipmem_core.review.rows import find_rows
+from clipmem_core.review.selection import Selection
+from clipmem_core.scores.registry import EXPORT, scores_in
+
+TEMPLATE = "report.html.j2"
+SIDE = 160  # pixels of a thumbnail's longer side
+TOP = 50
+DECISIONS_SHOWN = 500
+CAPTION_LIMIT = 400
+_METRICS = {"auroc": "AUROC", "average_precision": "average precision", "precision_at_k": "precision at k"}
+
+
+class TextTable(NamedTuple):
+    """A table with a title, omitted if it has no rows."""
+
+    title: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str = ""
+
+
+def render_report(audit: Audit, progress: Progress | None = None) -> str:
+    """Return the report of an audit as HTML."""
+    overview = o.load_overview(audit)
+    record, verdict, groups = overview.record, overview.verdict, overview.groups
+    sample = f", a random sample of {record.sampled_of:,}" if record.sampled_of else ""
+    settings = [(str(key), str(value)) for key, value in pd.json_normalize(record.values).iloc[0].items()]
+    content = {
+        "name": audit.name,
+        "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "facts": {
+            "data set": record.source,
+            "pairs": f"{overview.pairs:,}{sample}",
+            "quarantined rows": f"{overview.quarantined:,}",
+            "protocol": record.protocol,
+            "members": len(record.members),
+            "trained": o.model_words(record.config),
+        },
+        "sentence": verdict.get("sentence") or "This audit has no verdict.",
+        "checks": o.rows(verdict, "checks"),
+        "figure": _figure(groups, overview.bins),
+        "tables": [each for each in _tables(overview) if each.rows],
+        "galleries": _galleries(audit, progress),
+        "counts": open_review(audit).counts(),
+        "decisions": _decision_table(open_review(audit).table()),
+        "settings": TextTable("How this audit was made", ("setting", "value"), settings),
+        "side": SIDE,
+    }
+    loader = FileSystemLoader(Path(__file__).parent)
+    template = Environment(loader=loader, autoescape=True, undefined=StrictUndefined).get_template(TEMPLATE)
+    return template.render(plotly=get_plotlyjs(), **content)
+
+
+def _tables(overview: o.Overview) -> list[TextTable]:
+    verdict, groups = overview.verdict, overview.groups
+    kinds = "; ".join(dict.fromkeys(filter(None, groups["kind"])))
+    by_group = [
+        (row[GROUP], f"{row['n']:,}", *(number(row[name]) for name in ("mean", "low", "high")))
+        for row in groups.to_dict("records")
+    ]
+    detection = o.detection_table(o.table(verdict, "detection")).reindex(columns=["score", *_METRICS], fill_value="")
+    by_member = [(name, *map(number, values)) for name, *values in overview.utility.itertuples(index=False, name=None)]
+    note, scores = f"low to high: {kinds}" if kinds else "", ("score", *_METRICS.values())
+    counts = f"Counts of all {overview.record.sampled_of:,} pairs"
+    return [
+        TextTable(counts, WHOLE_HEAD, whole_rows(verdict), BASIS),
+        TextTable("clipmem by group", ("group", "pairs", "mean", "low", "high"), by_group, note),
+        TextTable("How well each score finds the planted captions", scores, detection.to_numpy().tolist()),
+        TextTable("Utility of the members", list(overview.utility.columns), by_member),
+    ]
+
+
+def _decision_table(decisions: pd.DataFrame) -> TextTable:
+    rows = []
+    for row in decisions.head(DECISIONS_SHOWN).to_dict("records"):
+        captions, note = _cut("\n".join(row["captions"])), _cut(row["note"])
+        rows.append((row[PAIR_ID], decision_words(row["decision"], row[FOR_OTHER]), captions, note, row["time"]))
+    omitted = len(decisions) - len(rows)
+    more = f"{omitted:,} more are not shown: export the decisions as CSV for all." if omitted else ""
+    return TextTable("Decisions", ("id", "decision", "new captions", "note", "time"), rows, more)
+
+
+def _figure(groups: pd.DataFrame, bins: pd.DataFrame) -> Any:
+    """Return the figure of the groups as JSON, transparent for a light or dark page."""
+    figure = group_figure(groups, bins)
+    clear = "rgba(0, 0, 0, 0)"
+    figure.update_layout(template="none", paper_bgcolor=clear, plot_bgcolor=clear, autosize=True)
+    figure.update_xaxes(gridcolor="rgba(128, 128, 128, 0.3)", automargin=True)
+    figure.update_yaxes(automargin=True)
+    return json.loads(str(figure.to_json()))
+
+
+def _galleries(audit: Audit, progress: Progress | None) -> list[dict[str, Any]]:
+    queues = verdict_queues(audit.verdict)
+    top = {order: cards(audit, find_rows(audit, Selection(order=order), page=1, size=TOP)) for order in queues}
+    root, total, done, galleries = audit.record.pictures, sum(map(len, top.values())), 0, list[dict[str, Any]]()
+    for order, shown in ((order, shown) for order, shown in top.items() if shown):
+        explanation = f"Highest {order} first. {queues[order].sentence}"
+        galleries.append(
+            {"title": queues[order].name, "explanation": explanation, "cards": [_card(card, root) for card in shown]}
+        )
+        done += len(shown)
+        if progress:
+            progress(done, total)
+    return galleries
+
+
+def _card(card: PairCard, root: Path) -> dict[str, Any]:
+    """Return the texts of a pair in a gallery, and its picture as a data URI, empty if it cannot be read."""
+    try:
+        picture = decode(read_bytes(root, card.image), size=SIDE)
+        picture.thumbnail((SIDE, SIDE))
+        file = io.BytesIO()
+        picture.save(file, "JPEG", quality=80)
+        uri = f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
+    except (OSError, ValueError) as error:  # missing or damaged
+        if shortage(error):
+            raise
+        uri = ""
+    facts = {name: number(card.scores.get(name)) for name in scores_in(EXPORT)}
+    facts |= {"group": card.group, "label": card.label or "", "planted": card.planted or ""}
+    return {
+        "picture": uri,
+        "captions": [_cut(caption) for caption in card.captions],
+        "pair_id": _cut(card.pair_id),
+        "facts": {name: _cut(value) for name, value in facts.items() if value},
+        "decision": card.decision.words if card.decision else "",
+    }
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= CAPTION_LIMIT else f"{text[:CAPTION_LIMIT].rstrip()}…"
+
+
+def number(value: Any) -> str:
+    """Return a number with three decimals as text; empty for anything else."""
+    return f"{value:,.3f}".replace("-", "−") if is_number(value) else ""

@@ -1,0 +1,188 @@
+"""DuckDB queries over an audit's Parquet files, which share one row order: `file_row_number` is a pair's row in all."""
+
+import functools
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar, cast
+
+import duckdb
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from clipmem_core.audit.store import PAIRS, SCORES, Audit
+from clipmem_core.columns import CAPTIONS, PAIR_ID
+from clipmem_core.config import InputError
+
+ROW = "file_row_number"
+Columns = dict[str, np.ndarray]
+Table: TypeAlias = pd.DataFrame | pa.Table
+Stamp = tuple[int, int, int]
+Version = tuple[Stamp, Stamp]
+Function = TypeVar("Function", bound=Callable[..., Any])
+# SQL of a caption key: a positive hash of 63 bits of a pair's captions, which contain no NUL.
+CAPTION_KEY = f"""greatest(1, (md5_number_lower(array_to_string("{CAPTIONS}", chr(0))) // 2)::BIGINT)"""
+
+
+def stamp(path: Path) -> Stamp:
+    """Return inode, size and modification time of a file."""
+    try:
+        status = path.stat()
+    except OSError:
+        raise InputError(f"{path} is missing: run the audit again to resume it") from None
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def version_of(audit: Audit) -> Version:
+    """Return the stamps of an audit's scores and pairs."""
+    return stamp(audit.folder / SCORES), stamp(audit.folder / PAIRS)
+
+
+def cached(
+    size: int, *names: str, paths: Callable[..., Iterable[Path]] | None = None
+) -> Callable[[Function], Function]:
+    """Cache the last `size` results of a function of an audit until one of its files changes.
+
+    The files are `names` in the audit's folder, and those that `paths` returns for the function's arguments.
+    """
+
+    def decorate(function: Function) -> Function:
+        results = functools.lru_cache(size)(lambda stamps, *args, **named: function(*args, **named))
+
+        @functools.wraps(function)
+        def wrapper(audit: Audit, *args: Any, **named: Any) -> Any:
+            files = [*(audit.folder / name for name in names), *(paths(audit, *args, **named) if paths else [])]
+            return results(tuple(map(stamp, files)), audit, *args, **named)
+
+        return cast(Function, wrapper)
+
+    return decorate
+
+
+@cached(64, SCORES, PAIRS)
+def count_pairs_of(audit: Audit) -> int:
+    """Return the number of pairs of an audit."""
+    count = count_rows(audit.folder / SCORES)
+    if count != count_rows(audit.folder / PAIRS):
+        raise mismatched_tables(audit)
+    return count
+
+
+def mismatched_tables(audit: Audit) -> InputError:
+    """Return the error of an audit whose tables do not list the same pairs."""
+    return InputError(f"{audit.folder / PAIRS} and {SCORES} list other pairs: delete {SCORES} and run the audit again")
+
+
+def find_row(audit: Audit, pair_id: str) -> int | None:
+    """Return the row of a pair, None if the audit has no such pair."""
+    rows = fetch_rows(audit.folder / PAIRS, f'SELECT {ROW} FROM parquet WHERE "{PAIR_ID}" = ? LIMIT 1', [pair_id])
+    return rows[0][0] if rows else None
+
+
+def caption_keys(pairs: Path | pa.Table, pair_ids: Iterable[str]) -> dict[str, int]:
+    """Return the caption keys of those of some pairs that a file or table has."""
+    requested = _requested(pair_ids)
+    query = f'SELECT requested_id, {CAPTION_KEY} AS key FROM parquet JOIN requested ON "{PAIR_ID}" = requested_id'
+    if isinstance(pairs, Path):
+        keys = fetch_columns(pairs, query, requested=requested)
+    else:
+        with _database().cursor() as cursor:
+            cursor.register("parquet", pairs)
+            cursor.register("requested", requested)
+            keys = cast(Columns, cursor.execute(query).fetchnumpy())
+    return dict(zip(keys["requested_id"].tolist(), keys["key"].tolist(), strict=True))
+
+
+def _requested(pair_ids: Iterable[str]) -> pa.Table:
+    return pa.table({"requested_id": pa.array(map(without_surrogates, pair_ids), pa.string())})
+
+
+def count_rows(path: Path) -> int:
+    """Return the number of rows of a Parquet file."""
+    return fetch_rows(path, "SELECT count(*) FROM parquet")[0][0]
+
+
+def fetch_rows(path: Path, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+    """Run a query over a Parquet file, named `parquet` in the query, and return its rows."""
+    with _executed(path, query, values) as result:
+        return result.fetchall()
+
+
+def fetch_columns(path: Path, query: str, values: Sequence[Any] = (), **tables: Table) -> Columns:
+    """Run a query over a Parquet file and further named tables; return its columns."""
+    with _executed(path, query, values, **tables) as result:
+        return cast(Columns, result.fetchnumpy())
+
+
+def fetch_frame(path: Path, query: str, values: Sequence[Any] = ()) -> pd.DataFrame:
+    """Run a query over a Parquet file; return a data frame."""
+    with _executed(path, query, values) as result:
+        return result.df()
+
+
+def fetch_arrow(path: Path, query: str, values: Sequence[Any] = (), **tables: Table) -> pa.Table:
+    """Run a query over a Parquet file and further named tables; return an Arrow table."""
+    with _executed(path, query, values, **tables) as result:
+        return result.to_arrow_table()
+
+
+def fetch_pairs(path: Path, columns: Sequence[str], pair_ids: Iterable[str], *, end: str = "") -> pa.Table:
+    """Return pair_id and columns of some pairs of a file; `end` is appended to the query."""
+    join = f'SEMI JOIN requested ON "{PAIR_ID}" = requested_id'
+    query = f'SELECT "{PAIR_ID}", {", ".join(columns)} FROM parquet {join} {end}'
+    return fetch_arrow(path, query, requested=_requested(pair_ids))
+
+
+def fetch_numbered(path: Path, columns: Sequence[str], rows: Sequence[int]) -> dict[int, tuple[Any, ...]]:
+    """Return the columns of some rows, by row."""
+    if not rows:
+        return {}
+    numbers = ", ".join(str(int(row)) for row in rows)
+    query = f"SELECT {ROW}, {', '.join(columns)} FROM parquet WHERE {ROW} IN ({numbers})"  # reads few row groups
+    return {row: tuple(values) for row, *values in fetch_rows(path, query)}
+
+
+def number(column: str) -> str:
+    """Return SQL of a score as a number, NaN if missing; a column without any value may have another type."""
+    return f"coalesce(TRY_CAST(\"{column}\" AS DOUBLE), 'nan'::DOUBLE)"
+
+
+@functools.cache
+def _database() -> duckdb.DuckDBPyConnection:
+    """Return an empty database; each query has its own cursor, as pages run in threads."""
+    return duckdb.connect(
+        config={
+            "autoinstall_known_extensions": False,
+            "autoload_known_extensions": False,
+            "python_enable_replacements": False,
+            "memory_limit": "1GB",
+            "temp_directory": f"{tempfile.gettempdir()}/clipmem-{os.getpid()}",  # created only if memory is short
+        }
+    )
+
+
+@contextmanager
+def _executed(path: Path, query: str, values: Sequence[Any], **tables: Table) -> Iterator[duckdb.DuckDBPyRelation]:
+    stamp(path)  # a missing file has its own message
+    glob = "".join(f"[{letter}]" if letter in "*?[" else letter for letter in str(path))  # DuckDB takes patterns
+    query = f"WITH parquet AS NOT MATERIALIZED (SELECT * FROM read_parquet(?, file_row_number = true)) {query}"
+    try:
+        with _database().cursor() as cursor:
+            for name, table in tables.items():
+                cursor.register(name, table)
+            yield cursor.sql(query, params=[glob, *map(without_surrogates, values)])
+    except duckdb.OutOfMemoryException:
+        raise InputError(f"{path} needs more memory than there is: close other programs and try again") from None
+    except duckdb.Error as error:
+        reason = str(error).split("\n")[0]
+        raise InputError(f"{path} cannot be read ({reason}): delete the audit's folder and run it again") from None
+
+
+def without_surrogates(value: Any) -> Any:
+    """Replace lone surrogates in a text, which DuckDB refuses."""
+    if not isinstance(value, str) or value.isascii():
+        return value
+    return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

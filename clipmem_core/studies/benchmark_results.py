@@ -1,0 +1,243 @@
+"""A benchmark's folder and its results: tables with intervals, a CSV and curves.
+
+<data>/benchmarks/<name>/   benchmark.json · pairs.parquet, as those of an audit
+    plantings/<kind>-<share>-<seed>.json       metrics of each detector on the injected errors; written last
+    plantings/<kind>-<share>-<seed>.parquet    row, planted (bool) and each detector's score of the scored pairs
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from pydantic import AfterValidator
+from rich.console import Console
+from typing_extensions import TypedDict
+
+from clipmem_core import columns as c
+from clipmem_core.audit.console import machine_line, plain, write_csv
+from clipmem_core.audit.settings import check_fields, typed, typed_flags
+from clipmem_core.audit.store import PAIRS, Named, Prepared, read_prepared, read_table
+from clipmem_core.config import AuditConfig, affecting, as_dict
+from clipmem_core.dataset.errors import ERROR_KINDS
+from clipmem_core.io import read_json
+from clipmem_core.scores.detection import AUROC, AVERAGE_PRECISION, DETECTORS, MISFIT_SECOND, PRECISION_AT_K, REFERENCE
+from clipmem_core.scores.registry import MISFIT_FORMULA, SECOND_FORMULA, words
+from clipmem_core.scores.seeds import MIN_REPLICATES, paired_difference, seed_interval
+from clipmem_core.studies.results import print_table
+
+BENCHMARK = "benchmark.json"
+KIND, SHARE, SEED, DETECTOR, MEASURE = "kind", "share", "seed", "detector", "measure"
+METRICS = (AUROC, AVERAGE_PRECISION, PRECISION_AT_K)
+SHORT = {AUROC: "AUROC", AVERAGE_PRECISION: "AP", PRECISION_AT_K: "P@50"}
+OVER = "over_reference"
+TABLE_COLUMNS = [
+    *(KIND, SHARE, DETECTOR, MEASURE, "n", "mean", "low", "high"),
+    *(OVER, f"{OVER}_low", f"{OVER}_high"),
+]
+HINT = "delete its folder and run the benchmark again"
+
+
+class BenchmarkFile(TypedDict):
+    """The fields of benchmark.json."""
+
+    source: str
+    root: str
+    config: Annotated[AuditConfig, AfterValidator(check_fields)]
+    dataset_fingerprint: str
+    machine: dict[str, str | int]
+
+
+class Piece(NamedTuple):
+    """One planting: a kind of error, its share of the pairs, and the seed of split, draw and members."""
+
+    kind: str
+    share: float
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind}-{np.format_float_positional(self.share)}-{self.seed}"
+
+    @classmethod
+    def of(cls, name: str) -> "Piece":
+        kind, share, seed = name.rsplit("-", 2)
+        return cls(kind, float(share), int(seed))
+
+
+@dataclass(frozen=True)
+class Benchmark(Named):
+    """One benchmark's folder. Files are read on access."""
+
+    KIND, PARENT, FIRST = "benchmark", "benchmarks", BENCHMARK
+
+    @property
+    def request(self) -> dict[str, Any]:
+        """The content of benchmark.json; its config as an `AuditConfig`."""
+        return read_json(self.folder / BENCHMARK, BenchmarkFile, repair=HINT)
+
+    @property
+    def pairs(self) -> pd.DataFrame:
+        return read_table(self.folder / PAIRS, repair=HINT)
+
+    @property
+    def prepared(self) -> Prepared:
+        return read_prepared(self.folder)
+
+    def result(self, piece: Piece) -> Path:
+        """Return the result file of a planting; it exists if the planting is done."""
+        return self.folder / "plantings" / f"{piece.name}.json"
+
+    def scores(self, piece: Piece) -> Path:
+        """Return the file with each detector's scores."""
+        return self.folder / "plantings" / f"{piece.name}.parquet"
+
+    @property
+    def done(self) -> list[Piece]:
+        """The finished plantings, by kind, share and seed."""
+        pieces = [Piece.of(path.name.removesuffix(".json")) for path in (self.folder / "plantings").glob("[!.]*.json")]
+        return sorted(pieces, key=lambda piece: (list(ERROR_KINDS).index(piece.kind), *piece))
+
+    def read(self, piece: Piece) -> dict[str, Any]:
+        return read_json(self.result(piece), dict[str, Any], repair="delete it and run the benchmark again")
+
+    def results(self) -> list[dict[str, Any]]:
+        """Return the results, without plantings that had too few suitable pairs."""
+        return [result for result in map(self.read, self.done) if not result["absent"]]
+
+    @property
+    def absent(self) -> dict[str, str]:
+        """The kinds with too few suitable pairs, with the reason."""
+        return {result[KIND]: result["absent"] for result in map(self.read, self.done) if result["absent"]}
+
+
+benchmark_of, open_benchmark, list_benchmarks = Benchmark.of, Benchmark.open, Benchmark.every
+
+
+def metric_rows(results: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """Return one row per planting and detector: kind, share, seed, detector and the metrics."""
+    rows = [
+        {KIND: result[KIND], SHARE: result[SHARE], SEED: result[SEED], DETECTOR: name, **metrics}
+        for result in results
+        for name, metrics in result["detectors"].items()
+    ]
+    return pd.DataFrame(rows, columns=[KIND, SHARE, SEED, DETECTOR, *METRICS])
+
+
+def benchmark_table(rows: pd.DataFrame, *, reference: str = REFERENCE) -> pd.DataFrame:
+    """Average over plantings, and compare each detector with the reference on the same plantings.
+
+    Intervals are Student's t over plantings; NaN below three. `over_reference` is the mean of the paired differences
+    detector − reference.
+    """
+    table = []
+    for (kind, share), plantings in rows.groupby([KIND, SHARE], sort=False):
+        wide = {measure: plantings.pivot(index=SEED, columns=DETECTOR, values=measure) for measure in METRICS}
+        for name in dict.fromkeys(plantings[DETECTOR]):
+            for measure in METRICS:
+                values = wide[measure][name].dropna()
+                over = [np.nan] * 3
+                if reference in wide[measure]:
+                    both = wide[measure][[name]].assign(reference=wide[measure][reference]).dropna()
+                    paired = paired_difference(both[name], both["reference"])
+                    ends = [paired.low, paired.high] if paired.n >= MIN_REPLICATES else [np.nan] * 2
+                    over = [paired.mean, *ends]
+                mean = [len(values), values.mean(), *seed_interval(values.to_numpy())]
+                table.append([kind, share, name, measure, *mean, *over])
+    return pd.DataFrame(table, columns=TABLE_COLUMNS)
+
+
+def mean_curves(results: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """Average the precision by number of reviewed pairs over plantings: kind, share, detector, number, precision.
+
+    Curves are interpolated at the numbers of the first planting, up to the smallest number of scored pairs.
+    """
+    rows = []
+    for kind, share in dict.fromkeys((result[KIND], result[SHARE]) for result in results):
+        plantings = [result for result in results if (result[KIND], result[SHARE]) == (kind, share)]
+        numbers = [
+            number for number in plantings[0]["numbers"] if number <= min(result["judged"] for result in plantings)
+        ]
+        for name in plantings[0]["detectors"]:
+            curves = [
+                np.interp(numbers, result["numbers"], result["detectors"][name]["curve"])
+                for result in plantings
+                if name in result["detectors"]
+            ]
+            rows += [
+                (kind, share, name, number, float(value))
+                for number, value in zip(numbers, np.mean(curves, axis=0), strict=True)
+            ]
+    return pd.DataFrame(rows, columns=[KIND, SHARE, DETECTOR, "number", "precision"])
+
+
+def show_benchmark(benchmark: Benchmark) -> None:
+    """Print a table per kind and share, and the skipped kinds and detectors with reasons."""
+    console, results = Console(highlight=False), benchmark.results()
+    for (kind, share), cell_rows in benchmark_table(metric_rows(results)).groupby([KIND, SHARE], sort=False):
+        planted = [result for result in results if (result[KIND], result[SHARE]) == (kind, share)]
+        counts = f"{planted[0]['planted']:,} of {planted[0]['judged']:,} pairs; {len(planted)} plantings"
+        shown = {"detector": cell_rows[DETECTOR].drop_duplicates().map(words).tolist()}
+        for measure, cells in cell_rows.groupby(MEASURE, sort=False):
+            shown[SHORT[str(measure)]] = _intervals(cells[["mean", "low", "high"]], "")
+            shown[f"{SHORT[str(measure)]} over {REFERENCE}"] = _intervals(cells[TABLE_COLUMNS[-3:]], "+")
+        print_table(console, f"{ERROR_KINDS[str(kind)].label}, {share:.0%} ({counts})", pd.DataFrame(shown))
+    missing = {f"kind {kind!r}": {reason} for kind, reason in benchmark.absent.items()}
+    missing |= {words(name): {result["without"].get(name) for result in results} - {None} for name in DETECTORS}
+    for what, reasons in missing.items():
+        if reasons:
+            console.print(plain(f"{what} is skipped: {'; '.join(sorted(reasons))}"), soft_wrap=True)
+    console.print("In brackets: 95 % over plantings (Student's t), each with another split, draw and members.")
+    console.print(plain(str(benchmark.folder)), soft_wrap=True)
+
+
+def _intervals(cells: pd.DataFrame, sign: str) -> list[str]:
+    return [
+        f"{mean:{sign}.3f}" + ("" if np.isnan(low) else f" [{low:{sign}.3f}, {high:{sign}.3f}]")
+        for mean, low, high in cells.itertuples(index=False)
+    ]
+
+
+def command_of(benchmark: Benchmark) -> str:
+    """Return the command that reproduces a benchmark."""
+    request, done = benchmark.request, benchmark.done
+    config: AuditConfig = request["config"]
+    following = (*affecting("machine"), "members" if config.members == 2 * config.folds else "")
+    fields = {name: value for name, value in typed(as_dict(config)).items() if name not in following}
+    swaps = sorted({piece.share for piece in done if len(ERROR_KINDS[piece.kind].shares) > 1})
+    source = Path(request["source"])
+    parts = [
+        f"python -m clipmem_core benchmark {source.name if source.is_absolute() else source} --name {benchmark.name}",
+        f"--preset {config.preset} --plantings {len({piece.seed for piece in done})}",
+        f"--kinds {' '.join(dict.fromkeys(piece.kind for piece in done))}",
+        *([f"--shares {' '.join(map(str, swaps))}"] if swaps else []),
+    ]
+    return " ".join([*parts, *typed_flags(fields)])
+
+
+def write_results(benchmark: Benchmark, path: Path) -> None:
+    """Write the table below comment lines with command, machine, seeds and means."""
+    request, results, pairs = benchmark.request, benchmark.results(), benchmark.pairs
+    config = as_dict(request["config"])
+    seeds = ", ".join(map(str, sorted({result[SEED] for result in results})))
+    second = f"; {words(MISFIT_SECOND)}: {SECOND_FORMULA}" if config["rounds"] != "1" else ""
+    seconds = pd.DataFrame([result["seconds"] for result in results]).mean()
+    by_cell = pd.DataFrame(results, columns=[SHARE, KIND, "recall", "reliability"]).groupby([KIND, SHARE], sort=False)
+    head = [
+        f"command: {command_of(benchmark)}",
+        machine_line(request["machine"], config),
+        f"seeds: {seeds}, each another split and planting, trained by {config['members']} members",
+        "low, high: 95 % over them (Student's t); over_reference: detector − misfit, paired",
+        f"misfit: {MISFIT_FORMULA}{second}",
+        f"pairs: {len(pairs):,} with {pairs[c.CAPTIONS].map(len).sum():,} captions; data set: "
+        f"{request['dataset_fingerprint']}",
+        f"skipped: {'; '.join(f'{kind}: {why}' for kind, why in benchmark.absent.items()) or 'no kind'}",
+        f"processor seconds per planting: {', '.join(f'{name} {value:,.1f}' for name, value in seconds.items())}",
+        *(
+            f"{kind} {share:.0%}: R@5 {cell['recall'].mean():.3f}, reliability {cell['reliability'].mean():.3f}"
+            for (kind, share), cell in by_cell
+        ),
+    ]
+    write_csv(path, head, benchmark_table(metric_rows(results)))

@@ -1,0 +1,216 @@
+"""One planting of a benchmark: split, inject errors, train members, and measure each detector."""
+
+import dataclasses
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+
+from clipmem_core import columns as c
+from clipmem_core.audit.locked import Features, build_member, feature_views, features_of, fit_standards
+from clipmem_core.audit.member import EVALUATION, caption_starts, view_maker
+from clipmem_core.audit.prepare import draw_membership
+from clipmem_core.audit.settings import Towers, towers_of
+from clipmem_core.audit.setup import member_seeds
+from clipmem_core.audit.store import write_json, write_table
+from clipmem_core.config import AuditConfig, InputError, data_folder
+from clipmem_core.dataset.errors import inject_errors, picture_sources
+from clipmem_core.dataset.pixels import open_pixels
+from clipmem_core.draws import draw_keys
+from clipmem_core.scores.detection import DETECTORS, Observed, detection_table, numbers_reviewed, precision_curve
+from clipmem_core.scores.detectors import fit_out
+from clipmem_core.scores.membership import Membership, Sides, side_means
+from clipmem_core.scores.memorization import ranking_reliability, ranking_stability
+from clipmem_core.scores.prevalence import SECOND_ROUND_FROM
+from clipmem_core.scores.utility import retrieval_recalls
+from clipmem_core.studies.benchmark_results import METRICS, Benchmark, Piece
+from clipmem_core.training.model import mean_by_pair, mean_image_embeddings, text_embeddings, tokenize
+from clipmem_core.training.trainer import Trainer
+from clipmem_core.training.views import FeatureRows, PixelSource, TrainingData, Views
+
+K = 50  # pairs reviewed for precision at k
+
+
+class Outputs(NamedTuple):
+    """The outputs of a trained member."""
+
+    image: np.ndarray  # mean embeddings of pictures, float32 [n_pairs, dim]
+    text: np.ndarray  # mean embeddings of captions, float32 [n_pairs, dim]
+    trajectory: np.ndarray  # float16 [n_epochs, n_pairs, 2]
+    logit_scale: float
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """The inputs of the members of a planting."""
+
+    config: AuditConfig
+    pairs: pd.DataFrame
+    membership: Membership
+    towers: Towers
+    features: Features
+    pixels: PixelSource | None  # if the image tower is trained
+
+
+def run_pieces(folder: Path, names: Sequence[str]) -> None:
+    """Run plantings one after the other."""
+    for name in names:
+        run_piece(Benchmark(folder), Piece.of(name))
+
+
+def run_piece(benchmark: Benchmark, piece: Piece) -> None:
+    """Run one planting and write its result, or the reason if its split has too few suitable pairs."""
+    config = dataclasses.replace(benchmark.request["config"], seed=piece.seed)
+    before = benchmark.pairs
+    membership = draw_membership(benchmark.prepared.clusters, config)
+    # Only scored pairs without an earlier injected error
+    rows = np.flatnonzero((membership.group == c.SCORED) & before[c.PLANTED].isna().to_numpy())
+    benchmark.result(piece).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        pairs = inject_errors(piece.kind, before, rows, share=piece.share, seed=piece.seed)
+    except InputError as error:
+        counts = {"planted": 0, "judged": 0, "absent": str(error), "recall": None, "reliability": None}
+        empty: dict[str, Any] = {"seconds": {}, "numbers": [], "detectors": {}, "without": {}}
+        write_json(benchmark.result(piece), piece._asdict() | counts | empty)
+        return
+    times = [time.process_time()]
+    source = picture_sources(before, pairs)
+    # A copy shares the group of its original, as near-duplicates do.
+    membership = dataclasses.replace(membership, trained=membership.trained[:, source])
+    inputs = _inputs(benchmark, config, pairs, membership, source)
+    times.append(time.process_time())
+    seen = _observe(inputs)
+    times.append(time.process_time())
+    scores, without = dict[str, np.ndarray](), dict[str, str]()
+    for name, detector in DETECTORS.items():
+        try:
+            scores[name] = detector(seen)[rows]
+        except ValueError as error:
+            without[name] = str(error)
+    times.append(time.process_time())
+    truth, numbers = pairs[c.PLANTED].notna().to_numpy()[rows], numbers_reviewed(len(rows))
+    table = detection_table(scores, truth, k=K, n_boot=1).set_index("score")
+    stability = ranking_stability([terms[c.ALIGNMENT] for terms in seen.terms], seen.sides)
+    reliability = ranking_reliability(stability, len(seen.sides.replicates))
+    external = np.flatnonzero(seen.sides.external)
+    recalls = [
+        retrieval_recalls(image[external], text[external], np.arange(len(external)), ks=(5,))
+        for image, text in zip(seen.image, seen.text, strict=True)
+    ]
+    result = {
+        "planted": int(truth.sum()),
+        "judged": len(rows),
+        "absent": "",
+        "recall": float(np.mean([list(recall.values()) for recall in recalls])),
+        "reliability": None if np.isnan(reliability) else reliability,
+        # processor time, which does not depend on the load of the machine
+        "seconds": dict(zip(("features", "members", "detectors"), np.diff(times).round(3).tolist(), strict=True)),
+        "numbers": numbers.tolist(),
+        "detectors": {
+            name: {metric: float(table[metric][name]) for metric in METRICS}
+            | {"curve": precision_curve(values, truth, numbers).round(4).tolist()}
+            for name, values in scores.items()
+        },
+        "without": without,
+    }
+    columns = {name: values.astype(np.float32) for name, values in scores.items()}
+    write_table(benchmark.scores(piece), pd.DataFrame({"row": rows, c.PLANTED: truth} | columns))
+    write_json(benchmark.result(piece), piece._asdict() | result)
+
+
+def _inputs(
+    benchmark: Benchmark, config: AuditConfig, pairs: pd.DataFrame, membership: Membership, source: np.ndarray
+) -> Inputs:
+    towers = towers_of(config) if config.lock_image or config.lock_text else Towers(None, None)
+    root, prepared = Path(benchmark.request["root"]), benchmark.prepared
+    stored = features_of(towers, pairs, root)
+    # In memory, since every member reads them.
+    image, text = (None if values is None else np.asarray(values) for values in (stored.image, stored.text))
+    pixels = None
+    if image is None:
+        images = benchmark.pairs[c.IMAGE].tolist()
+        pixels = open_pixels(data_folder() / prepared.pixels, rows=prepared.cache_rows, root=root, images=images)
+        pixels = pixels.select(source)
+    return Inputs(config, pairs, membership, towers, Features(image, text), pixels)
+
+
+def _observe(inputs: Inputs) -> Observed:
+    """Train the members, and the second round's if there is one, and return their outputs."""
+    members = list(_trained_members(inputs))
+    features, labels, config = inputs.features, inputs.pairs[c.LABEL], inputs.config
+    text = features.text
+    seen = Observed(
+        image=[member.image for member in members],
+        text=[member.text for member in members],
+        trajectories=[member.trajectory for member in members],
+        logit_scales=[member.logit_scale for member in members],
+        sides=Sides(inputs.membership, config.protocol, config.seed),
+        labels=labels.astype(object).where(labels.notna(), None).to_numpy(),
+        image_features=features.image,
+        text_features=None if text is None else mean_by_pair(text.astype(np.float32), caption_starts(inputs.pairs)),
+        seed=config.seed,
+    )
+    return seen if config.rounds == "1" else dataclasses.replace(seen, second=_second(inputs, seen))
+
+
+def _second(inputs: Inputs, seen: Observed) -> np.ndarray:
+    """Return the log-probability out of members trained without likely wrong pairs, [n_pairs]; NaN if there are
+    none."""
+    trained, external = seen.trained, seen.sides.external
+    excluded = seen.likely_wrong(SECOND_ROUND_FROM[inputs.config.rounds])
+    if not excluded.any():
+        return np.full(trained.shape[1], np.nan)
+    fewer = dataclasses.replace(inputs.membership, trained=trained & ~excluded)
+    members = _trained_members(dataclasses.replace(inputs, membership=fewer))
+    fits = [
+        fit_out([member.image], [member.text], is_trained[None], external, [member.logit_scale])[1]
+        for member, is_trained in zip(members, trained, strict=True)
+    ]
+    return side_means(fits, trained)[1]
+
+
+def _trained_members(inputs: Inputs) -> Iterator[Outputs]:
+    """Train every member of a split, one after the other, on one thread."""
+    torch.set_num_threads(1)
+    config, features, membership = inputs.config, inputs.features, inputs.membership
+    captions = [caption for texts in inputs.pairs[c.CAPTIONS] for caption in texts]
+    pixels = inputs.pixels if features.image is None else FeatureRows(features.image)
+    assert pixels is not None
+    data = TrainingData(
+        pixels=pixels,
+        tokens=tokenize(config.model, captions) if features.text is None else features.text,
+        caption_start=caption_starts(inputs.pairs),
+        keys=draw_keys(inputs.pairs[c.PAIR_ID].tolist()),
+        rows=np.array([], dtype=np.int64),
+        external=np.flatnonzero(membership.group == c.EXTERNAL),
+    )
+    seeds = member_seeds(config, membership.members)
+    views: dict[int, Views] = {}  # members of one repeat share a seed
+    for name, trained in zip(membership.members, membership.trained, strict=True):
+        yield _trained(inputs, dataclasses.replace(data, rows=np.flatnonzero(trained)), seeds[name], views)
+
+
+def _trained(inputs: Inputs, data: TrainingData, seed: int, views: dict[int, Views]) -> Outputs:
+    config, towers = inputs.config, inputs.towers
+    model = build_member(config, towers, seed=seed, pretrained=config.pretrained)
+    if towers.image or towers.text:
+        fit_standards(model, inputs.features)
+    if seed not in views:
+        views[seed] = feature_views(model, seed) if towers.image else view_maker(model, config, seed)
+    trainer = Trainer(model, data, config, views[seed], seed=seed, device=config.device)
+    model.train()
+    for _ in trainer.steps():
+        pass
+    evaluated, n_views = views[seed], 1  # features have a single evaluation view
+    if not towers.image:
+        evaluated = view_maker(model, config, config.seed + EVALUATION, crop_scale=config.eval_crop_scale)
+        n_views = config.views
+    how = {"precision": config.precision, "device": config.device}
+    image = mean_image_embeddings(model, data, evaluated, n_views=n_views, **how)
+    text = mean_by_pair(text_embeddings(model, data.tokens, **how), data.caption_start, first=config.eval_captions)
+    return Outputs(image, text, trainer.trajectory, float(model.logit_scale.detach().exp()))

@@ -1,0 +1,118 @@
+"""A finished audit's files, tables and columns: what tools outside this code read."""
+
+import hashlib
+import json
+import shlex
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from clipmem_core.audit.store import VERSION, Audit
+
+MEMBER_FILES = {
+    "config.json",
+    "checkpoint.pt",
+    "log.jsonl",
+    "image.npy",
+    "text.npy",
+    "trajectory.npy",
+    "utility.json",
+}
+SCORES = (
+    "pair_id group n_in n_out clipmem clipmem_relative se p_value q_value clipmem_shrunk alignment_in alignment_out "
+    "positive_in positive_out negative_text_in negative_text_out negative_image_in negative_image_out "
+    "similarity_in similarity_out clipmem_image clipmem_text sslmem_image sslmem_text misfit learned "
+    "log_probability_out csls_out csls_swapped csls_near p_wrong review_place log_probability_second"
+)
+CHECKS = (
+    "empty_caption short_caption long_caption markup gibberish other_script file_name repeated_caption "
+    "dark blurred uniform tiny lookalike"
+)
+RECALLS = {f"{way}_R@{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10)}
+
+
+def files(audit: Audit) -> list[str]:
+    found = [path for path in audit.folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
+    return sorted(path.relative_to(audit.folder).as_posix() for path in found)
+
+
+def test_the_folder_holds_these_files_and_no_others(audit: Audit) -> None:
+    tables = {f"{name}.parquet" for name in ("pairs", "quarantine", "membership", "scores", "utility")}
+    member_files = set(MEMBER_FILES)
+    if audit.pairs["captions"].map(len).max() > 1:
+        tables, member_files = tables | {"captions.parquet"}, member_files | {"captions.npy"}
+    members = {f"members/{name}/{file}" for name in audit.record.members for file in member_files}
+    others = {"config.json", "verdict.json", "manifest.json", "checks.parquet"}
+    assert set(files(audit)) == tables | members | others
+
+
+def test_the_manifest_has_the_hash_and_the_size_of_every_file(audit: Audit) -> None:
+    listed = json.loads((audit.folder / "manifest.json").read_text())
+    contents = {
+        name: (audit.folder / name).read_bytes()
+        for name in files(audit)
+        if name not in ("manifest.json", "checks.parquet")
+    }
+    assert listed == {
+        "version": VERSION,
+        "files": {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()},
+        "sizes": {name: len(content) for name, content in contents.items()},
+    }
+
+
+def test_the_manifest_is_the_last_file_written(audit: Audit) -> None:
+    times = {name: (audit.folder / name).stat().st_mtime_ns for name in files(audit)}
+    assert max(times, key=lambda name: times[name]) == "manifest.json"
+
+
+def test_tables_have_these_columns_in_this_order(audit: Audit) -> None:
+    members = list(audit.record.members)
+    assert audit.pairs.columns.tolist() == shlex.split("pair_id image captions label width height sha256 planted")
+    assert audit.quarantine.columns.tolist() == ["source", "pair_id", "reason"]
+    assert audit.membership.columns.tolist() == ["pair_id", "group", *members]
+    assert audit.scores.columns.tolist() == SCORES.split(" ")
+    assert audit.utility.columns.tolist() == ["member", "metric", "value"]
+
+
+def test_all_tables_and_embeddings_share_one_row_order(audit: Audit) -> None:
+    ids = audit.pairs["pair_id"].tolist()
+    assert len(ids) == len(set(ids)) == 400
+    assert audit.membership["pair_id"].tolist() == ids
+    assert audit.scores["pair_id"].tolist() == ids
+    assert audit.scores["group"].tolist() == audit.membership["group"].tolist()
+    for name in audit.record.members:
+        for file in ("image.npy", "text.npy"):
+            vectors = np.load(audit.member(name) / file)
+            assert (vectors.dtype, vectors.ndim, len(vectors)) == (np.float32, 2, 400)
+
+
+def test_a_trajectory_has_a_number_where_the_member_trained_and_nowhere_else(audit: Audit) -> None:
+    for name in audit.record.members:
+        trajectory = np.load(audit.member(name) / "trajectory.npy")
+        assert trajectory.dtype == np.float16
+        assert trajectory.shape == (audit.record.config.epochs, 400, 2)
+        trained = np.broadcast_to(audit.membership[name].to_numpy()[:, None], trajectory.shape)
+        assert np.array_equal(~np.isnan(trajectory), trained)
+        assert (np.abs(trajectory[..., 0][trained[..., 0]]) <= 1).all()
+        assert (trajectory[..., 1][trained[..., 0]] <= 0).all()
+
+
+def test_the_config_says_all_that_the_numbers_depend_on(audit: Audit) -> None:
+    stored = json.loads((audit.folder / "config.json").read_text())
+    assert stored == json.loads(json.dumps(audit.record.values))
+    assert {"torch", "open_clip_torch", "faiss-cpu", "numpy", "pillow", "python"} <= set(stored["versions"])
+    assert "auto" not in (stored["config"] | {"rounds": ""}).values()  # decided by the scores
+    for name in stored["members"]:
+        own = json.loads((audit.member(name) / "config.json").read_text())
+        assert (own["member"], own["seed"]) == (name, stored["seeds"][name])
+
+
+def test_the_checks_have_a_row_a_pair_in_the_order_of_the_tables(audit: Audit) -> None:
+    table = pq.read_table(audit.folder / "checks.parquet")
+    assert table["pair_id"].to_pylist() == audit.pairs["pair_id"].tolist()
+    values = ["brightness", "contrast", "sharpness"]
+    assert table.column_names == ["pair_id", *CHECKS.split(), *values, "lookalike_of"]
+    assert {str(table.schema.field(name).type) for name in CHECKS.split()} == {"bool"}
+    assert table.drop_columns(["lookalike_of"]).to_pandas().notna().all(axis=None)  # all is known of this one
+    twins = table["lookalike_of"].to_pandas()
+    assert (twins.notna() == table["lookalike"].to_pandas()).all()

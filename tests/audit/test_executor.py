@@ -1,0 +1,77 @@
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from clipmem_core.audit.executor import Task, TaskEvents, local_processes, run_members
+from clipmem_core.audit.status import MemberProgress
+from clipmem_core.audit.store import Audit
+from clipmem_core.config import InputError
+
+# What a member's process does, in place of training
+FINISH = "open(f'{sys.argv[1]}/text.npy', 'w')"
+SAID = 'print("a warning", file=sys.stderr); print(\'{"error": "model is too small"}\', file=sys.stderr); sys.exit(2)'
+
+
+@pytest.fixture
+def audit(tmp_path: Path) -> Audit:
+    for name in ("a", "b", "c"):
+        (tmp_path / "members" / name).mkdir(parents=True)
+    return Audit(tmp_path)
+
+
+@pytest.fixture
+def run(audit: Audit) -> Callable[..., None]:
+    """Run scripts as tasks, each in its own process."""
+
+    def run(at_once: int = 2, threads: int = 1, **scripts: str) -> None:
+        command = (sys.executable, "-S", "-c")
+        tasks = [
+            Task((folder := audit.member(name),), (*command, f"import sys, os; {script}"), (str(folder),), threads)
+            for name, script in scripts.items()
+        ]
+        ended = [task.folders[0].name for task in local_processes(tasks, at_once=at_once) if task is not None]
+        assert sorted(ended) == sorted(scripts)
+
+    return run
+
+
+def test_members_that_are_not_finished_become_tasks(audit: Audit) -> None:
+    asked: list[Task] = []
+
+    def here(tasks: Sequence[Task]) -> TaskEvents:
+        asked.extend(tasks)
+        for task in tasks:
+            yield None
+            (task.folders[0] / "text.npy").write_text("made")
+            yield task
+
+    (audit.member("b") / "text.npy").write_text("")
+    seen: list[list[MemberProgress]] = []
+    run_members(audit, ["a", "b", "c"], threads=3, executor=here, watch=seen.append)
+    assert [(task.folders, task.threads) for task in asked] == [((audit.member(name),), 3) for name in "ac"]
+    assert asked[0].command[-2:] == (str(audit.folder), "a")
+    stages = [[member.stage for member in look] for look in (seen[0], seen[-1])]
+    assert stages == [["waiting", "finished", "waiting"], ["finished"] * 3]
+
+
+@pytest.mark.parametrize(
+    ("script", "error", "message"),
+    [
+        (SAID, InputError, "^model is too small$"),
+        ("raise ZeroDivisionError('oh')", RuntimeError, r"member a failed: ZeroDivisionError: oh; .* in .*a/\.stderr"),
+        (f"os.kill(os.getpid(), {int(signal.SIGKILL)})", RuntimeError, "ended by signal 9; .* same command resumes it"),
+    ],
+)
+def test_a_member_that_fails_says_why_and_stops_the_others(
+    run: Callable[..., None], tmp_path: Path, script: str, error: type[Exception], message: str
+) -> None:
+    beside = f"open('{tmp_path}/pid', 'w').write(str(os.getpid())); import time; time.sleep(60)"
+    with pytest.raises(error, match=message):
+        run(a=script, b=beside)
+    if (tmp_path / "pid").exists():
+        with pytest.raises(ProcessLookupError):
+            os.kill(int((tmp_path / "pid").read_text()), 0)

@@ -1,0 +1,132 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from clipmem_core.audit import jobs
+from clipmem_core.audit.jobs import (
+    INTERRUPTED,
+    Job,
+    Task,
+    audit_task,
+    cancel,
+    jobs_folder,
+    process_start,
+)
+from tests.fixtures import SCRIPTS
+
+SLEEP = "import time; print('here', flush=True); time.sleep(60)"
+Start = Callable[..., Job]
+
+
+@pytest.fixture(autouse=True)
+def _data(data: Path) -> None:
+    """A data folder of its own for each test."""
+
+
+@pytest.fixture
+def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
+    """Starts real detached processes under the names of audits, and kills those that still run at the end."""
+    started: list[Job] = []
+    monkeypatch.setattr(jobs, "PROGRAM", SCRIPTS)
+
+    def begin(name: str, script: str = SLEEP, *, trains: bool = False) -> Job:
+        started.append(Task(jobs_folder() / name, ["audit" if trains else "export", script]).start())
+        return started[-1]
+
+    yield begin
+    for job in started:
+        if job.running:
+            os.killpg(job.pid, signal.SIGKILL)
+    until(lambda: not any(job.running for job in started))
+
+
+def find(name: str) -> Job | None:
+    return audit_task(name).find()
+
+
+def until(done: Callable[[], object], *, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < deadline, "it took too long"
+        time.sleep(0.02)
+
+
+def test_a_job_leaves_its_exit_code_and_its_last_line(start: Start) -> None:
+    first = start("again", "print('one\\n\\x1b[31mtwo\\x1b[0m\\r\\n'); code = 2")
+    until(lambda: not first.running)
+    assert (first.exit_code, first.last_line, first.failed) == (2, "two", True)
+    second = start("again", "print('second')")
+    until(lambda: not second.running)
+    assert (second.exit_code, second.pid != first.pid, second.last_line, second.failed) == (0, True, "second", False)
+    crashed = start("crashed", "raise KeyError('no such thing')")
+    until(lambda: not crashed.running)
+    assert (crashed.exit_code, crashed.last_line, crashed.failed) == (1, "KeyError: 'no such thing'", True)
+    killed = start("killed")
+    os.kill(killed.pid, signal.SIGKILL)
+    until(lambda: not killed.running)
+    assert (killed.exit_code, killed.failed, killed.cancelled) == (None, True, False)
+
+
+def test_a_running_job_is_found_by_its_name_started_once_and_interrupted(start: Start) -> None:
+    job = start("sleeper")
+    assert find("sleeper") == job == start("sleeper", "print('not me')")
+    assert (job.running, job.exit_code, job.failed) == (True, None, False)
+    assert 0 <= job.age < 60
+    until(lambda: job.last_line == "here")
+    os.kill(job.pid, signal.SIGINT)
+    until(lambda: not job.running)
+    assert (job.exit_code, job.cancelled) == (INTERRUPTED, True)
+
+
+def test_a_job_outlives_the_process_that_started_it_and_finds_the_package_from_any_folder(
+    tmp_path: Path, start: Start
+) -> None:
+    starter = (
+        "from clipmem_core.audit import jobs;"
+        f"jobs.PROGRAM = {SCRIPTS!r};"
+        f"jobs.Task(jobs.jobs_folder() / 'orphan', ['export', {SLEEP!r}]).start()"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    subprocess.run([sys.executable, "-c", starter], check=True, start_new_session=True, cwd=tmp_path, env=environment)
+    job = find("orphan")
+    assert job is not None
+    until(lambda: job.last_line == "here")
+    assert job.running
+    assert os.getsid(job.pid) != os.getsid(0)
+    cancel(start("orphan"))  # the same process: it runs
+    until(lambda: not job.running)
+    assert job.cancelled
+
+
+def test_a_job_is_cancelled_with_all_it_started_and_says_so_at_once(start: Start) -> None:
+    child = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
+    job = start("parent", f"import subprocess, sys; subprocess.run([sys.executable, '-S', '-c', {child!r}])")
+    until(lambda: job.last_line.isdigit())
+    pid = int(job.last_line)
+    cancel(job)
+    assert job.cancelling or not job.running
+    until(lambda: not job.running and process_start(pid) is None)
+    assert (job.cancelled, job.failed) == (True, False)
+    cancel(job)  # and once more: nothing to interrupt, nothing happens
+
+
+def test_one_trains_the_others_wait_and_the_turn_passes_when_it_ends_or_is_killed(start: Start) -> None:
+    first = start("first", trains=True)
+    until(lambda: first.last_line == "here")
+    second = start("second", trains=True)
+    until(lambda: second.waiting)
+    assert start("other").running  # what does not train starts at once
+    assert second.running
+    cancel(first)
+    until(lambda: second.last_line == "here")
+    third = start("third", "print('third')", trains=True)
+    until(lambda: third.waiting)
+    os.killpg(second.pid, signal.SIGKILL)
+    until(lambda: third.exit_code == 0)
+    assert third.last_line == "third"

@@ -1,0 +1,117 @@
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from clipmem_core.audit.preflight import Request, check_request, find_check, start_check
+from clipmem_core.audit.prepare import load_data_set
+from clipmem_core.audit.settings import resolve
+from clipmem_core.audit.store import write_json
+from clipmem_core.cli import main
+from clipmem_core.config import InputError, SourceOptions, as_dict, data_folder, preset_config
+from tests.audit.test_jobs import until
+
+TINY = preset_config("tiny")
+SMALL = dataclasses.replace(TINY, source=SourceOptions(scenes_pairs=220), threads=1, epochs=2)
+Captured = pytest.CaptureFixture[str]
+
+
+def leave_request(data: Path, request: Request) -> Path:
+    path = data / "jobs" / ".checks" / request.key / "request.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, {"source": request.source, "name": request.name, "config": as_dict(request.config)})
+    return path
+
+
+def checked(request: Request, capsys: Captured) -> tuple[int, str]:
+    """Check a request in this process; return the exit code and the line of an error."""
+    code = main(["check", str(leave_request(data_folder(), request))])
+    return code, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        (Request("scenes", "a/b", TINY), "name 'a/b' must be"),
+        (Request("  ", "a", TINY), "no data set is given"),
+        (Request("scenes", "a", dataclasses.replace(TINY, epochs=0)), "--epochs must be at least 1, not 0"),
+    ],
+)
+def test_what_is_wrong_at_first_sight_is_refused(data: Path, request_: Request, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        check_request(request_)
+
+
+def test_a_check_finds_what_the_audit_will_have(data: Path) -> None:
+    request = Request("scenes", "a", SMALL)
+    start_check(request)
+    until(lambda: not find_check(request.key).job.running, seconds=300)
+    check = find_check(request.key)
+    assert (check.error, check.exact) == ("", True)
+    data_set = load_data_set("scenes", resolve(SMALL))
+    assert check.found["groups"] == {"scored": 170, "external": 50}  # ⌊220/11⌋ = 20, at least 50
+    assert check.found["captions"] == 1100
+    assert check.found["pairs"] == len(data_set.pairs) == 220
+    assert check.found["lookalikes"] == data_set.lookalikes
+    assert not (data / "audits").exists()
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        (Request("nowhere.csv", "a", SMALL), "there is no 'nowhere.csv': give a CSV"),
+        (Request("scenes", "a", dataclasses.replace(SMALL, source=SourceOptions(scenes_pairs=20))), "at least 200"),
+        (Request("scenes", "a", dataclasses.replace(SMALL, folds=300)), "folds must be at most 170"),
+    ],
+)
+def test_what_is_wrong_is_one_line(data: Path, capsys: Captured, request_: Request, message: str) -> None:
+    code, line = checked(request_, capsys)
+    assert code == 2
+    assert message in line
+    assert line.count("\n") == 1
+
+
+HOSTILE = "[bold]shout[/bold] :smile: [/] {x} \\"
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    """A CSV of eight rows: five pictures, one of them twice, one broken, one missing, one without a caption."""
+    for i in range(5):
+        noise = np.random.default_rng(i).integers(0, 256, (20, 30 + i, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(tmp_path / f"{i}[red].png")
+    (tmp_path / "4[red].png").write_bytes(b"GIF89a")
+    rows = [
+        *(f"{i}[red].png,caption {i},{'a' if i % 2 else 'b'}" for i in range(5)),
+        f'0[red].png,"{HOSTILE}",b',
+        "gone.png,nobody,a",
+        "1[red].png,,a",
+    ]
+    path = tmp_path / "captions.csv"
+    path.write_text("\n".join(["filepath,caption,label", *rows]) + "\n", encoding="utf-8")
+    return path
+
+
+def listing(folder: Path) -> list[tuple[str, int]]:
+    return sorted((str(path), path.stat().st_mtime_ns) for path in folder.rglob("*"))
+
+
+def test_a_dry_run_shows_what_is_there_and_what_is_broken(
+    table: Path, data: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    before = listing(table.parent)
+    assert main(["inspect", str(table)]) == 0
+    printed = capsys.readouterr().out
+    facts = {line[:24].strip(): line[25:] for line in printed.split("in quarantine  ")[0].splitlines()}
+    assert (facts["format"], facts["rows"]) == ("csv", "8")
+    assert facts["pairs that can be used"] == "4 (an audit needs 200)"
+    assert facts["captions a pair"] == "1 to 2, 1.25 on average"
+    assert facts["labels"] == "2 on 4 pairs"
+    assert facts["picture widths"] == "30 to 33 pixels"
+    for part in ("caption is empty", "captions.csv:8", "captions.csv:9", "4[red].png", HOSTILE, "3[red].png"):
+        assert part in printed
+    assert listing(table.parent) == before
+    assert not data.exists()

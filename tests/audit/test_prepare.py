@@ -1,0 +1,81 @@
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from clipmem_core import columns as c
+from clipmem_core.audit.prepare import (
+    draw_membership,
+    load_data_set,
+    plant,
+)
+from clipmem_core.config import AuditConfig
+
+CONFIG = AuditConfig(cache_size=16, members=4)
+
+
+def picture(path: Path, seed: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(seed).integers(0, 256, (24, 32, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path)
+    path.with_suffix(".txt").write_text(f"picture number {seed}\n", encoding="utf-8")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, data: Path) -> Path:
+    """Six pictures in two classes: the fourth repeats the second's bytes."""
+    for number in range(6):
+        picture(tmp_path / "set" / ("cat" if number < 3 else "dog") / f"{number}.png", number)
+    (tmp_path / "set" / "dog" / "3.png").write_bytes((tmp_path / "set" / "cat" / "1.png").read_bytes())
+    return tmp_path / "set"
+
+
+def test_every_row_is_a_pair_or_in_quarantine(folder: Path) -> None:
+    (folder / "cat" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n cut short")
+    (folder / "cat" / "broken.txt").write_text("a broken one")
+    Image.new("RGB", (4, 4)).save(folder / "dog" / "silent.png")
+    found = load_data_set(str(folder), CONFIG)
+    assert found.raw.rows == 8 == len(found.pairs) + len(found.quarantine)
+    reasons = found.quarantine.set_index(c.PAIR_ID)[c.REASON].to_dict()
+    assert set(reasons) == {"cat/broken.png", "dog/silent.png"}
+    assert "no caption file" in reasons["dog/silent.png"]
+    assert found.pairs.columns.tolist() == c.PAIR_COLUMNS
+    assert found.pairs[c.PAIR_ID].tolist() == [f"{'cat' if i < 3 else 'dog'}/{i}.png" for i in range(6)]
+    assert found.pairs[[c.WIDTH, c.HEIGHT]].drop_duplicates().to_numpy().tolist() == [[32, 24]]
+
+
+def test_look_alikes_share_a_cluster_and_dropped_ones_name_their_twin(folder: Path) -> None:
+    found = load_data_set(str(folder), CONFIG)
+    assert found.clusters.tolist() == [0, 1, 2, 1, 4, 5]
+    assert found.lookalikes == 1
+    kept = load_data_set(str(folder), dataclasses.replace(CONFIG, drop_lookalikes=True))
+    assert kept.quarantine[[c.PAIR_ID, c.REASON]].to_numpy().tolist() == [["dog/3.png", "look-alike of cat/1.png"]]
+    assert kept.pairs[c.PAIR_ID].tolist() == [i for i in found.pairs[c.PAIR_ID] if i != "dog/3.png"]
+    assert kept.lookalikes == 0
+    assert np.array_equal(kept.pixels.gather(np.arange(5)), found.pixels.gather(np.array([0, 1, 2, 4, 5])))
+
+
+def many(n: int) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            c.PAIR_ID: [str(i) for i in range(n)],
+            c.CAPTIONS: [[f"caption {i}", f"other caption {i}"] for i in range(n)],
+            c.PLANTED: pd.Series([None] * n, dtype=object),
+        }
+    )
+
+
+@pytest.mark.parametrize(("protocol", "group"), [("paper", "candidate"), ("ensemble", "scored")])
+def test_wrong_captions_are_planted_where_they_are_scored(protocol: str, group: str) -> None:
+    config = AuditConfig(protocol=protocol, members=4, plant_miscaptions=20, seed=5)
+    pairs = many(400)
+    membership = draw_membership(np.arange(400), config)
+    planted = plant(pairs, membership, config)
+    rows = np.flatnonzero(planted[c.PLANTED] == "miscaption")
+    assert len(rows) == 20
+    assert set(membership.group[rows]) == {group}
+    changed = [list(a) != list(b) for a, b in zip(planted[c.CAPTIONS], pairs[c.CAPTIONS], strict=True)]
+    assert np.flatnonzero(changed).tolist() == rows.tolist()

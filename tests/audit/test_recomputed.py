@@ -1,0 +1,167 @@
+"""A finished audit's scores and utility, recomputed from its files by slow loops, scikit-learn and open_clip."""
+
+import numpy as np
+import open_clip
+import pandas as pd
+import pytest
+import torch
+from scipy.linalg import orthogonal_procrustes
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.preprocessing import StandardScaler
+
+from clipmem_core.training.names import model_config
+from tests.audit.small import Recomputed, aligned, embeddings
+from tests.conftest import Made
+
+TERMS = ("alignment", "positive", "negative_text", "negative_image")
+
+
+@pytest.fixture(scope="module")
+def paper(made: Made) -> Recomputed:
+    return Recomputed(made.paper)
+
+
+@pytest.fixture(scope="module")
+def ensemble(made: Made) -> Recomputed:
+    return Recomputed(made.ensemble)
+
+
+@pytest.fixture(params=["paper", "ensemble"])
+def run(request: pytest.FixtureRequest) -> Recomputed:
+    return request.getfixturevalue(request.param)
+
+
+def close(column: pd.Series, expected: np.ndarray) -> None:
+    np.testing.assert_allclose(column.to_numpy(), expected, atol=3e-6)
+
+
+def test_the_paper_compares_f_with_g_in_every_row(paper: Recomputed) -> None:
+    f, g = paper.terms
+    for name in TERMS:
+        close(paper.scores[f"{name}_in"], f[name])
+        close(paper.scores[f"{name}_out"], g[name])
+    mean = paper.scores.groupby("group")["clipmem"].mean()
+    assert mean["candidate"] > 0.08 > -0.08 > mean["independent"]
+    assert max(abs(mean["shared"]), abs(mean["external"])) < mean["candidate"]
+
+
+def test_the_ensemble_compares_members_with_and_without_the_pair(ensemble: Recomputed) -> None:
+    scored = ~ensemble.external
+    for name in TERMS:
+        close(ensemble.scores.loc[scored, f"{name}_in"], ensemble.over(name, ensemble.trained)[scored])
+        close(ensemble.scores.loc[scored, f"{name}_out"], ensemble.over(name, ~ensemble.trained)[scored])
+
+
+def test_clipmem_is_in_minus_out_and_similarity_follows_who_saw_the_pair(run: Recomputed) -> None:
+    scores = run.scores
+    close(scores["clipmem"], (scores["alignment_in"] - scores["alignment_out"]).to_numpy())
+    close(scores["clipmem_relative"], (scores["clipmem"] / scores["clipmem"].abs().max()).to_numpy())
+    close(scores["similarity_in"], run.over("similarity", run.trained))
+    close(scores["similarity_out"], run.over("similarity", ~run.trained))
+
+
+def test_misfit_joins_late_learning_with_the_fit_for_members_that_never_saw_the_pair(run: Recomputed) -> None:
+    epochs = [np.load(run.audit.member(n) / "trajectory.npy")[..., 1].astype(np.float64) for n in run.members]
+    learned = np.full(400, np.nan)
+    for i in np.flatnonzero(run.trained.any(axis=0)):
+        learned[i] = np.mean([epochs[member][:, i] for member in np.flatnonzero(run.trained[:, i])])
+    np.testing.assert_allclose(run.scores["learned"], learned, atol=1e-9)
+    scored = np.isin(run.group, ["candidate", "independent", "scored"])
+    late, strange = (
+        -(values - values.mean()) / values.std()
+        for values in (learned[scored], run.scores["log_probability_out"].to_numpy()[scored])
+    )
+    np.testing.assert_allclose(run.scores["misfit"][scored], late + 2 * strange, atol=1e-9)
+    assert run.scores["misfit"].notna().all()
+
+
+def test_members_that_never_saw_a_pair_choose_its_partner_among_external_ones(run: Recomputed) -> None:
+    values = np.full(run.trained.shape, np.nan)
+    for member, name in enumerate(run.members):
+        state = torch.load(run.audit.member(name) / "checkpoint.pt", weights_only=True)
+        image, text = (torch.nn.functional.normalize(torch.from_numpy(part)) for part in embeddings(run.audit, name))
+        logits = state["logit_scale"].exp() * image @ text.T
+        for i in np.flatnonzero(~run.trained[member]):
+            others = np.flatnonzero(run.external & (np.arange(len(run.group)) != i))
+            ways = [torch.log_softmax(way[i, [i, *others]], dim=0)[0] for way in (logits, logits.T)]
+            values[member, i] = float(sum(ways)) / 2
+    expected, unseen = np.full(len(run.group), np.nan), ~run.trained.all(axis=0)
+    expected[unseen] = np.nanmean(values[:, unseen], axis=0)
+    np.testing.assert_allclose(run.scores["log_probability_out"], expected, atol=2e-5)
+
+
+def test_the_encoders_parts_are_shapley_values_of_mapped_members(paper: Recomputed, ensemble: Recomputed) -> None:
+    for run in (paper, ensemble):
+        close(
+            run.scores["clipmem_image"] + run.scores["clipmem_text"],
+            run.scores["clipmem"].to_numpy(),
+        )
+    (f_image, f_text), (g_image, g_text) = (embeddings(paper.audit, name) for name in ("f-0", "g-0"))
+    shared = paper.group == "shared"
+    fitted = np.concatenate([f_image[shared], f_text[shared]]), np.concatenate([g_image[shared], g_text[shared]])
+    turn, _ = orthogonal_procrustes(*fitted)
+    h = {
+        (a, b): aligned(image, text, paper.external)["alignment"]
+        for a, image in (("f", f_image @ turn), ("g", g_image))
+        for b, text in (("f", f_text @ turn), ("g", g_text))
+    }
+    close(paper.scores["clipmem_image"], (h["f", "g"] - h["g", "g"] + h["f", "f"] - h["g", "f"]) / 2)
+
+
+def test_sslmem_compares_the_mean_cosine_of_views_and_captions(run: Recomputed) -> None:
+    counts, rows = run.audit.pairs["captions"].map(len).to_numpy(), np.flatnonzero(~run.external)
+    paper = run.members[0] == "f-0"
+    inside = (np.repeat([[True], [False]], 400, axis=1) if paper else run.trained)[:, rows]
+    for column, place, n in (("sslmem_image", 0, np.full(400, 2)), ("sslmem_text", 1, counts)):
+        n = n[rows]
+        squares = np.stack([(embeddings(run.audit, name)[place][rows] ** 2).sum(axis=1) for name in run.members])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            cosine = np.where(n < 2, np.nan, (n * squares - 1) / (n - 1))
+        means = [np.where(side, cosine, 0).sum(axis=0) / side.sum(axis=0) for side in (inside, ~inside)]
+        expected = np.where(n < 2, np.nan, means[0] - means[1])
+        np.testing.assert_allclose(run.scores[column][rows], expected, atol=2e-5)
+
+
+def test_group_means_and_membership_auroc_are_those_of_the_scores(run: Recomputed) -> None:
+    verdict, means = run.audit.verdict, run.scores.groupby("group")["clipmem"].mean()
+    assert {row["group"]: row["mean"] for row in verdict["groups"]} == pytest.approx(means.to_dict(), abs=1e-6)
+    scored = np.isin(run.group, ["candidate", "independent", "scored"])
+    aurocs = [
+        roc_auc_score(trained[scored], terms["alignment"][scored])
+        for trained, terms in zip(run.trained, run.terms, strict=True)
+    ]
+    assert verdict["membership_auroc"] == pytest.approx(np.mean(aurocs), abs=1e-4)
+
+
+def ranks(queries: np.ndarray, answers: np.ndarray) -> np.ndarray:
+    """How many wrong answers come before the right one, row by row; ties count against."""
+    queries, answers = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (queries, answers))
+    cosines = queries @ answers.T
+    return (cosines >= cosines.diagonal()[:, None] - 1e-6).sum(axis=1) - 1
+
+
+def test_utility_is_that_of_indexes_scikit_learn_and_open_clip(paper: Recomputed) -> None:
+    labels, shared = paper.audit.pairs["label"].to_numpy(dtype=str), paper.group == "shared"
+    image, text = embeddings(paper.audit, "f-0")
+    utility = paper.audit.utility.query("member == 'f-0'").set_index("metric")["value"]
+    a, b = image[paper.external], text[paper.external]
+    for way, place in (("image_to_text", ranks(a, b)), ("text_to_image", ranks(b, a))):
+        for k in (1, 5, 10):
+            assert utility[f"{way}_R@{k}"] == pytest.approx(np.mean(place < k)), (way, k)
+    scale = StandardScaler().fit(image[shared])
+    probe = LogisticRegression(max_iter=300).fit(scale.transform(image[shared]), labels[shared])
+    accuracy = probe.score(scale.transform(a), labels[paper.external])
+    assert utility["linear_probe"] == pytest.approx(accuracy, abs=0.021)
+    config, tokenize = model_config("tiny"), open_clip.SimpleTokenizer(context_length=16)
+    model = open_clip.CLIP(config["embed_dim"], config["vision_cfg"], config["text_cfg"]).eval()
+    model.load_state_dict(torch.load(paper.audit.member("f-0") / "checkpoint.pt", weights_only=True))
+    classes = np.unique(labels)
+    with torch.inference_mode():
+        captions, prompted = (
+            torch.nn.functional.normalize(model.encode_text(tokenize(texts)), dim=-1).numpy()
+            for texts in (paper.audit.pairs["captions"].str[0].tolist(), [f"a picture of {name}" for name in classes])
+        )
+    np.testing.assert_allclose(text, captions, atol=1e-5)
+    nearest = classes[np.argmax(a @ prompted.T, axis=1)]
+    assert utility["zero_shot"] == pytest.approx(np.mean(nearest == labels[paper.external]), abs=0.021)

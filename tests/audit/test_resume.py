@@ -1,0 +1,156 @@
+"""Real kills: whatever ends a run, and wherever, the same command goes on and ends with the same bits."""
+
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from clipmem_core.audit.pipeline import run_audit
+from clipmem_core.audit.store import Audit, broken_files, file_sha256
+from clipmem_core.cli import main
+from tests.audit.small import PAPER, Silent, config_of, with_drawn_set
+from tests.forked import Forked, Server
+
+SMALL = [*PAPER, "--scenes-pairs", "220", "--epochs", "3"]
+# Runs in every process of an audit before anything else. Members save their state at every step; a process that is
+# about to rename a file to KILL_BEFORE ends as by kill -9; with HOLD, one that is about to save a third state waits.
+STARTUP = """
+import os, signal, sys, time
+from clipmem_core.training import trainer as loop
+
+saved = []
+
+def end(event, arguments):
+    if event != "os.rename":
+        return
+    path = str(arguments[1])
+    if "KILL_BEFORE" in os.environ and path.endswith(os.environ["KILL_BEFORE"]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    if "HOLD" in os.environ and path.endswith("resume.pt"):
+        saved.append(path)
+        if len(saved) > 2:
+            time.sleep(600)
+
+sys.addaudithook(end)
+loop.SECONDS_BETWEEN_SAVES = loop.TRAINED_TO_SAVED = 0
+"""
+
+
+class Runs:
+    """One audit, the same as the whole one, that is run again and again."""
+
+    def __init__(self, data: Path, forks: Server) -> None:
+        self.data, self.forks = data, forks
+        self.audit = Audit(data / "audits" / "killed")
+
+    def start(self, **environment: str) -> Forked:
+        arguments = ["audit", "scenes", "--name", "killed", *SMALL]
+        return self.forks.start(*arguments, data=self.data, before=STARTUP, **environment)
+
+    def kill_before(self, file: str) -> tuple[int, str]:
+        """Run until a process is about to put a file in its place; return exit code and last line of stderr."""
+        process = self.start(KILL_BEFORE=file)
+        _, errors = process.communicate(timeout=300)
+        assert not list(self.data.glob(f"audits/**/{file}"))
+        return process.returncode, errors.strip().splitlines()[-1] if errors.strip() else ""
+
+    def finish(self) -> None:
+        process = self.start()
+        printed, errors = process.communicate(timeout=300)
+        assert (process.returncode, errors) == (0, ""), printed
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Audit:
+    """The audit as it is if nothing stops it."""
+    data = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CLIPMEM_DATA", str(data))
+        return run_audit("scenes", config_of(SMALL), name="whole", screen=Silent())
+
+
+@pytest.fixture
+def runs(whole: Audit, tmp_path: Path, forks: Server) -> Runs:
+    return Runs(with_drawn_set(tmp_path / "data", whole.folder.parents[1]), forks)
+
+
+def wait(ready: Callable[[], bool], *, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not ready():
+        assert time.monotonic() < deadline, "it took too long"
+        time.sleep(0.005)
+
+
+def same(audit: Audit, whole: Audit) -> None:
+    """Hold everything a killed audit ended with against an uninterrupted one, bit for bit."""
+    assert broken_files(audit.folder) == []
+    for name in whole.record.members:
+        weights = (torch.load(a.member(name) / "checkpoint.pt", weights_only=True) for a in (audit, whole))
+        left, right = (dict(state) for state in weights)
+        assert left.keys() == right.keys()
+        assert all(torch.equal(left[key], right[key]) for key in left), name
+        trajectories = [np.load(a.member(name) / "trajectory.npy") for a in (audit, whole)]
+        assert np.array_equal(*(t.view(np.uint16) for t in trajectories))
+        for file in ("image.npy", "text.npy", "utility.json"):
+            assert (audit.member(name) / file).read_bytes() == (whole.member(name) / file).read_bytes(), (name, file)
+    for table in ("pairs", "membership", "scores", "utility", "quarantine"):
+        pd.testing.assert_frame_equal(getattr(audit, table), getattr(whole, table), check_exact=True)
+    listed = [sorted(path.name for path in a.folder.rglob("[!.]*") if path.is_file()) for a in (audit, whole)]
+    assert listed[0] == listed[1]
+
+
+def states(runs: Runs) -> list[Path]:
+    return [path for path in runs.audit.folder.glob("members/*/resume.pt") if path.stat().st_size]
+
+
+def children(process: Forked) -> list[int]:
+    """Return the members that a run trains now; beside them is the resource tracker of multiprocessing."""
+    found = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return [int(pid) for pid in found if b"resource_tracker" not in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def test_killed_before_each_file_is_in_its_place(runs: Runs, whole: Audit) -> None:
+    for file in ("f-0/trajectory.npy", "f-0/text.npy"):
+        code, line = runs.kill_before(file)
+        assert code == 1
+        assert "was ended by signal 9" in line
+        assert line.endswith("the same command resumes it")
+    trained = [runs.audit.member("f-0") / name for name in ("checkpoint.pt", "trajectory.npy")]
+    before = [path.stat().st_mtime_ns for path in trained]
+    assert runs.kill_before("killed/manifest.json")[0] == -signal.SIGKILL
+    assert not runs.audit.finished
+    runs.finish()
+    assert [path.stat().st_mtime_ns for path in trained] == before  # it was not trained again
+    same(runs.audit, whole)
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes through /proc")
+def test_members_end_with_a_killed_run_which_resumes(runs: Runs, whole: Audit) -> None:
+    process = runs.start(HOLD="yes")
+    wait(lambda: len(states(runs)) == 2 or process.poll() is not None)
+    members = children(process)
+    assert len(members) == 2
+    process.kill()
+    wait(lambda: not any(alive(pid) for pid in members), seconds=10)
+    runs.finish()
+    same(runs.audit, whole)
+
+
+def test_a_finished_audit_is_left_alone(whole: Audit, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLIPMEM_DATA", str(whole.folder.parents[1]))
+    files = [path for path in whole.folder.rglob("*") if path.is_file()]
+    before = {path: (path.stat().st_mtime_ns, file_sha256(path)) for path in files}
+    assert main(["audit", "scenes", "--name", "whole", *SMALL]) == 0
+    assert {path: (path.stat().st_mtime_ns, file_sha256(path)) for path in files} == before

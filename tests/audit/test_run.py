@@ -1,0 +1,148 @@
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from sklearn.metrics import roc_auc_score
+
+from clipmem_core.audit import setup
+from clipmem_core.audit.pipeline import ensure_pixels, run_audit
+from clipmem_core.audit.prepare import draw_membership
+from clipmem_core.audit.settings import resolve
+from clipmem_core.audit.setup import check_same, grow
+from clipmem_core.audit.store import Audit, broken_files, file_sha256, write_table
+from clipmem_core.config import InputError, SourceOptions
+from tests.audit.small import ENSEMBLE, PAPER, Silent, config_of, with_drawn_set
+from tests.conftest import Made
+
+
+@pytest.fixture
+def moved(made: Made, data: Path) -> Audit:
+    """The paper audit in another data folder, without the store of small pictures."""
+    with_drawn_set(data, made.data)
+    left = shutil.ignore_patterns("*.pt", "*.npy")
+    audit = Audit(Path(shutil.copytree(made.paper.folder, data / "audits" / "paper", ignore=left)))
+    root = data / "sets" / Path(audit.record.root).name
+    (audit.folder / "config.json").write_text(json.dumps(audit.record.values | {"root": str(root)}))
+    return audit
+
+
+def prepared(audit: Audit) -> tuple[list[int], list[int]]:
+    with np.load(audit.folder / ".prepared.npz") as stored:
+        return stored["cache_rows"].tolist(), stored["clusters"].tolist()
+
+
+def test_the_store_of_small_pictures_can_be_made_again(moved: Audit, data: Path) -> None:
+    before, name = prepared(moved), Path(moved.record.root).name
+    (moved.folder / ".prepared.npz").unlink()
+    elsewhere = moved.record.values | {"root": f"/on/another/machine/sets/{name}"}
+    (moved.folder / "config.json").write_text(json.dumps(elsewhere))
+    assert moved.record.pictures == data / "sets" / name
+    ensure_pixels(moved, Silent())
+    assert (data / moved.record.pixels / "pixels.npy").is_file()
+    assert prepared(moved) == before
+    (moved.folder / ".prepared.npz").unlink()
+    changed = moved.record.pictures / moved.pairs["image"].iloc[7]
+    Image.new("RGB", (64, 64), "red").save(changed)
+    with pytest.raises(InputError, match="have changed since audit 'paper' began: use another --name"):
+        ensure_pixels(moved, Silent())
+
+
+def test_a_broken_table_of_a_finished_audit_is_made_again(made: Made, data: Path) -> None:
+    with_drawn_set(data, made.data)
+    audit = Audit(Path(shutil.copytree(made.paper.folder, data / "audits" / "paper")))
+    (audit.folder / "scores.parquet").write_bytes(b"PAR1 and no more")
+    (audit.folder / "utility.parquet").unlink()
+    screen = Silent()
+    run_audit("scenes", config_of(PAPER), name="paper", screen=screen)
+    assert any("2 of its files" in line and "scores.parquet" in line for line in screen.lines)
+    assert broken_files(audit.folder) == []
+    pd.testing.assert_frame_equal(audit.scores, made.paper.scores, check_exact=True)
+    pd.testing.assert_frame_equal(audit.utility, made.paper.utility)
+
+
+@pytest.fixture
+def start(made: Made, tmp_path: Path) -> Audit:
+    """The paper audit as its members found it, to change at will."""
+    left = shutil.ignore_patterns("*.pt", "*.npy", "*.jsonl")
+    return Audit(Path(shutil.copytree(made.paper.folder, tmp_path / "start", ignore=left)))
+
+
+def test_another_config_or_source_is_one_line_with_what_differs(
+    start: Audit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = resolve(config_of(PAPER))
+    message = "--seed is 0 there and 3 here; --epochs is 24 there and 7 here; --scenes-pairs is 400 there and 500 here"
+    source = SourceOptions(scenes_pairs=500)
+    with pytest.raises(InputError, match=f"'start' exists with another config: {message}. Take another --name"):
+        check_same(start, "scenes", dataclasses.replace(config, epochs=7, seed=3, source=source))
+    with pytest.raises(InputError, match="the source is 'scenes' there and 'cats.csv' here"):
+        check_same(start, "cats.csv", config)
+    check_same(start, "scenes", dataclasses.replace(config, threads=7, cache_gb=0.5))
+    stored = start.record.values
+    (start.folder / "config.json").write_text(json.dumps(stored | {"source": "sub/../cats.csv"}))
+    monkeypatch.chdir(tmp_path)
+    check_same(start, str(tmp_path / "cats.csv"), config)
+
+
+def test_a_grown_audit_has_the_first_members_and_the_membership_of_one_made_at_once(made: Made) -> None:
+    assert len(made.before_growth) == 2 * 8
+    for name, sha256 in made.before_growth.items():
+        assert file_sha256(made.ensemble.folder / name) == sha256, name
+    record = made.ensemble.record
+    config = resolve(config_of([*ENSEMBLE, "--members", "4"]))
+    assert record.seeds == {"r0-f0": 0, "r0-f1": 0, "r1-f0": 1, "r1-f1": 1}
+    assert record.fingerprint == setup.audit_fingerprint(config, record.dataset_fingerprint)
+    drawn = draw_membership(np.load(made.ensemble.folder / ".prepared.npz")["clusters"], config)
+    assert np.array_equal(made.ensemble.membership[list(drawn.members)].to_numpy().T, drawn.trained)
+
+
+def test_growth_that_is_cut_short_is_taken_up_again(start: Audit, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = resolve(dataclasses.replace(config_of(PAPER), seeds=2))
+    one_seed = start.membership
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(setup.store, "write_table", killed)
+        with pytest.raises(KeyboardInterrupt):
+            grow(start, config)
+    assert not start.finished
+    check_same(start, "scenes", config)
+    assert grow(start, config) == 2
+    assert start.membership.columns.tolist() == ["pair_id", "group", "f-0", "g-0", "f-1", "g-1"]
+    pd.testing.assert_frame_equal(start.membership[one_seed.columns.tolist()], one_seed)
+    assert grow(start, config) == 0
+
+
+def test_pairs_that_were_left_out_stay_left_out_as_an_audit_grows(start: Audit) -> None:
+    table = start.membership
+    left_out = table.index.isin([3, 40, 41])
+    members = [name for name in table if name not in ("pair_id", "group")]
+    before = table.assign(**{name: table[name] & ~left_out for name in members})
+    write_table(start.folder / "membership.parquet", before)
+    assert grow(start, dataclasses.replace(resolve(config_of(PAPER)), seeds=2, members=4)) == 2
+    after = start.membership
+    assert (after["f-1"] == before["f-0"]).all()
+    assert (after["g-1"] == before["g-0"]).all()
+
+
+def test_wrong_captions_of_the_drawn_set_come_out_on_top(typed: Path) -> None:
+    audit = Audit(typed / "audits" / "scenes")
+    assert audit.verdict["sentence"] in (typed / "printed.txt").read_text()
+    scored = (audit.scores["group"] == "scored").to_numpy()
+    scores, kind = audit.scores[scored], audit.pairs["planted"][scored]
+    wrong = (kind == "miscaption").to_numpy()
+    assert wrong.sum() >= 10
+    aurocs = {name: roc_auc_score(wrong, scores[name]) for name in ("misfit", "clipmem")}
+    assert aurocs["misfit"] > 0.9
+    assert aurocs["clipmem"] > 0.65
+    assert scores["clipmem"][wrong].mean() > 1.5 * scores["clipmem"][kind.isna()].mean() > 0
+    assert scores["similarity_out"][wrong].mean() < 0.8 * scores["similarity_out"][kind.isna()].mean()
+    external = audit.scores["clipmem"][audit.scores["group"] == "external"]
+    assert abs(external.mean()) < scores["clipmem"].mean()

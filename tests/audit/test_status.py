@@ -1,0 +1,121 @@
+import math
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from clipmem_core.audit import status
+from clipmem_core.audit.console import RichScreen
+from clipmem_core.audit.status import (
+    MemberProgress,
+    delete_audit,
+    list_states,
+    state_of,
+    training_seconds_left,
+)
+from clipmem_core.audit.store import Audit, acquire_lock
+from clipmem_core.config import InputError
+from tests.fixtures import leave_job, make_audit
+
+
+def member(stage: str, step: int, seconds: float) -> MemberProgress:
+    return MemberProgress("m", stage, step=step, steps=100, seconds=seconds)
+
+
+def test_time_left_is_shared_by_the_members_that_train() -> None:
+    # Two at once with 30 and 60 s left; the others take (40 + 120) / 2 = 80 s each
+    training = [member("training", 25, 10.0), member("training", 50, 60.0)]
+    assert training_seconds_left(training) == 45
+    assert training_seconds_left([*training, member("waiting", 0, 0.0)]) == (30 + 60 + 80) / 2
+    assert training_seconds_left([member("embedding", 100, 40.0), member("waiting", 0, 0.0)]) == 40
+    assert math.isnan(training_seconds_left([member("waiting", 0, 0.0), member("finished", 100, 40.0)]))
+
+
+@pytest.fixture
+def audit(data: Path) -> Audit:
+    """A finished audit with the job that made it."""
+    made = make_audit(data, "old")
+    leave_job(data / "jobs" / "old", said="finished\n")
+    return made
+
+
+def test_an_audit_at_work_is_not_deleted(data: Path, audit: Audit) -> None:
+    with acquire_lock(audit.folder, what="audit"), pytest.raises(InputError, match="is being run by another process"):
+        delete_audit("old")
+    shutil.rmtree(data / "jobs" / "old")
+    leave_job(data / "jobs" / "old", running=True)
+    with pytest.raises(InputError, match="audit 'old' is at work"):
+        delete_audit("old")
+    assert audit.finished
+
+
+def test_deleting_frees_what_it_says_and_leaves_decisions_and_pictures_alone(data: Path, audit: Audit) -> None:
+    (data / "review").mkdir()
+    (data / "review" / "fedcba9876543210.sqlite").write_bytes(b"x")
+    files = [path for folder in (audit.folder, data / "jobs" / "old") for path in folder.rglob("*") if path.is_file()]
+    size = sum(len(path.read_bytes()) for path in files)
+    assert delete_audit("old") == size
+    assert [path for name in ("jobs", "audits") for path in (data / name).iterdir() if path.is_dir()] == []
+    assert (data / "review" / "fedcba9876543210.sqlite").exists()
+    assert (data / "sets" / "old" / "images").is_dir()
+
+
+def unfinished(data: Path) -> Audit:
+    audit = make_audit(data, "made")
+    (audit.folder / "manifest.json").unlink()
+    return audit
+
+
+def member_files(audit: Audit, *names: str) -> None:
+    for member in ("r0-f0", "r0-f1", "r1-f0", "r1-f1"):
+        folder = audit.folder / "members" / member
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            (folder / name).write_text("{}")
+
+
+def test_a_running_job_shows_its_stage(data: Path) -> None:
+    said = data / "jobs" / "made" / "output.log"
+    leave_job(said.parent, running=True)
+    assert state_of("made").word == status.PREPARING
+    audit, stages = unfinished(data), []
+    with said.open("a") as file, RichScreen() as screen:
+        screen.console.file = file
+        for tell in (
+            lambda: screen.say("100 pairs with 120 captions"),
+            lambda: screen.pictures(100, 100),
+            lambda: screen.say("computing features with the locked towers"),
+            lambda: screen.captions(120, 120),
+            lambda: screen.say("training 4 members"),
+        ):
+            tell()
+            file.flush()
+            stages.append((state_of("made").word, state_of("made").job.count))
+    assert stages == [
+        ("preparing", None),
+        ("preparing", (100, 100, "pictures")),
+        ("computing features", None),
+        ("computing features", (120, 120, "captions")),
+        ("training", None),
+    ]
+    member_files(audit, "log.jsonl", "checkpoint.pt")
+    assert state_of("made").word == status.TRAINING
+    member_files(audit, "text.npy")
+    assert state_of("made").word == status.SCORING
+
+
+def test_audits_are_listed_those_at_work_first(data: Path) -> None:
+    assert list_states() == []
+    make_audit(data, "old")
+    os.utime(data / "audits" / "old" / "config.json", (1, 1))
+    make_audit(data, "new")
+    leave_job(data / "jobs" / "begun", running=True)
+    leave_job(data / "jobs" / "refused", exit_code=2)
+    leave_job(data / "jobs" / "gone", exit_code=0)  # its audit was deleted
+    assert [(state.audit.name, state.word) for state in list_states()] == [
+        ("begun", status.PREPARING),
+        ("refused", status.STOPPED),
+        ("new", status.DONE),
+        ("old", status.DONE),
+    ]

@@ -1,0 +1,98 @@
+"""UnitMem and the three paradigms over finished audits: content of their tables, and resuming."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from clipmem_core.audit import paradigms, unitmem
+from clipmem_core.audit.paradigms import paradigms_folder, read_paradigms, run_paradigms
+from clipmem_core.audit.store import MANIFEST, Audit
+from clipmem_core.audit.unitmem import REFERENCES, read_units, run_units, say_units
+from clipmem_core.config import InputError
+from tests.audit.small import Silent
+from tests.conftest import Made
+
+
+@pytest.fixture
+def audit(made: Made, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Audit:
+    """A copy of a small audit in a data folder of the test's own."""
+    for name in ("cache", "sets"):
+        shutil.copytree(made.data / name, tmp_path / name, ignore=shutil.ignore_patterns("units"))
+    monkeypatch.setenv("CLIPMEM_DATA", str(tmp_path))
+    folder = made.data / "audits" / request.param
+    return Audit(Path(shutil.copytree(folder, tmp_path / "audits" / request.param)))
+
+
+def stop(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("audit", ["paper"], indirect=True)
+def test_every_unit_is_measured_once_on_pairs_of_its_member_or_reference(
+    audit: Audit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = (audit.folder / MANIFEST).read_bytes()
+    run_units(audit, members=["f-0"], screen=Silent())
+    run_units(audit, screen=Silent())
+    units, references = read_units(audit), read_units(audit, REFERENCES)
+    assert units is not None
+    assert references is not None
+    # tiny: two layers of 4 × 64 units in the image encoder, one in the text encoder
+    layers = {("image", 1): 256, ("image", 2): 256, ("text", 1): 256}
+    for _, table in (*units.groupby("member"), *references.groupby("reference")):
+        assert table.groupby(["tower", "layer"]).size().to_dict() == layers
+    assert units["unitmem_mean"].dropna().between(0, 1).all()
+    assert (audit.folder / MANIFEST).read_bytes() == before
+    ids, membership = audit.pairs["pair_id"].to_numpy(), audit.membership
+    for name, table in units.groupby("member"):
+        assert membership[name].to_numpy()[table["row"]].all()
+        np.testing.assert_array_equal(table["pair_id"], ids[table["row"]])
+    external = (membership["group"] == "external").to_numpy()
+    for reference, table in references[references["row"] >= 0].groupby("reference"):
+        allowed = external if reference == "unseen" else membership["f-0"].to_numpy()
+        assert allowed[table["row"]].all(), reference
+    monkeypatch.setattr(unitmem, "measure_member", stop)
+    screen = Silent()
+    run_units(audit, screen=screen)
+    say_units(audit, screen=screen)
+    assert sum("unitmem_mean" in line for line in screen.lines) == 2
+
+
+@pytest.mark.parametrize("audit", ["paper"], indirect=True)
+def test_wrong_input_is_named(audit: Audit) -> None:
+    with pytest.raises(InputError, match="has no member 'h-9'"):
+        run_units(audit, members=["h-9"], screen=Silent())
+    with pytest.raises(InputError, match="--seeds"):
+        run_paradigms(audit, seeds=0, screen=Silent())
+    (audit.folder / MANIFEST).unlink()
+    for run in (run_units, run_paradigms):
+        with pytest.raises(InputError, match="audit 'paper' is not finished"):
+            run(audit, screen=Silent())
+
+
+@pytest.mark.parametrize("audit", ["ensemble"], indirect=True)
+def test_three_paradigms_see_as_many_samples_and_a_killed_run_resumes(
+    audit: Audit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(paradigms, "linear_probe", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run_paradigms(audit, seeds=1, epochs=1, screen=Silent())
+    checkpoint = paradigms_folder(audit) / "runs" / "clip-0" / "checkpoint.pt"
+    trained = checkpoint.stat().st_mtime_ns
+    assert read_paradigms(audit) is None
+    table = run_paradigms(audit, seeds=1, epochs=1, screen=Silent())
+    assert checkpoint.stat().st_mtime_ns == trained
+    # three runs, two layers each
+    assert table[["paradigm", "layer"]].to_numpy().tolist() == [
+        [name, layer] for name in ("clip", "supervised", "self-supervised") for layer in (1, 2)
+    ]
+    assert table["samples_seen"].nunique() == 1
+    assert (table["views_seen"] / table["samples_seen"]).tolist() == [1, 1, 1, 1, 2, 2]
+    assert table[["unitmem_mean", "linear_probe"]].stack().between(0, 1).all()
+    monkeypatch.setattr(paradigms, "complete", stop)
+    run_paradigms(audit, seeds=1, epochs=1, screen=Silent())
+    with pytest.raises(InputError, match="other --epochs"):
+        run_paradigms(audit, seeds=1, epochs=2, screen=Silent())

@@ -1,0 +1,109 @@
+"""Columns, picture folders and ids, and that every row is in a pair or in quarantine."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clipmem_core.config import InputError, SourceOptions
+from clipmem_core.dataset.readers.paths import as_name, printable, tidy
+from clipmem_core.dataset.readers.records import Row, Rows, find_fields, merge_rows
+from clipmem_core.dataset.references import read_bytes
+from tests.dataset.samples import draw, picture_bytes, read
+
+
+@given(st.lists(st.lists(st.sampled_from(["x", "y", "", " ", None]), max_size=4), max_size=6))
+def test_an_empty_entry_among_captions_is_a_separate_row(lists: list[list[str | None]]) -> None:
+    rows = [Row(f"t:{at}", f"{at}.png", entries) for at, entries in enumerate(lists)]
+    total, pairs, quarantine = merge_rows(Rows(Path(), "", rows, files=False))
+    full = [entries for entries in lists if any(entry and entry.strip() for entry in entries)]
+    empty_beside = sum(not (entry and entry.strip()) for entries in full for entry in entries)
+    assert len(pairs) == len(full)
+    assert len(quarantine) == empty_beside + len(lists) - len(full)
+    assert total == len(pairs) + len(quarantine)
+
+
+@pytest.mark.parametrize(
+    ("columns", "fields"),
+    [
+        (["filepath", "caption"], ("filepath", "caption", "", "", "")),
+        (["key", "caption", "url"], ("url", "caption", "", "", "")),
+        (["id", "path", "description", "title", "class"], ("path", "title", "class", "id", "")),
+        (["pair_id", "image", "captions", "label", "planted"], ("image", "captions", "label", "pair_id", "planted")),
+    ],
+)
+def test_columns_have_usual_names(columns: list[str], fields: tuple[str, ...]) -> None:
+    assert find_fields(columns, SourceOptions(), source="a.csv") == fields
+
+
+def test_flags_choose_columns_and_a_missing_one_is_an_error() -> None:
+    options = SourceOptions(csv_img_key="b", csv_caption_key="label", csv_label_key="caption", csv_id_key="path")
+    fields = find_fields(["b", "label", "caption", "path", "image"], options, source="a.csv")
+    assert fields[:4] == ("b", "label", "caption", "path")
+    for key in ("csv_img_key", "csv_caption_key", "csv_label_key", "csv_id_key"):
+        flag = "--" + key.replace("_", "-")
+        with pytest.raises(InputError, match=f"{flag} names column 'gone', but a.csv has the columns 'image', 'capt"):
+            find_fields(["image", "caption"], SourceOptions(**{key: "gone"}), source="a.csv")
+    for columns, flag in ((["image", "other"], "--csv-caption-key"), (["caption", "other"], "--csv-img-key")):
+        with pytest.raises(InputError, match=f"name it with {flag}"):
+            find_fields(columns, SourceOptions(), source="a.csv")
+
+
+def write_csv(path: Path, images: list[str]) -> Path:
+    pd.DataFrame({"filepath": images, "title": "x"}).to_csv(path.with_suffix(".csv"))
+    return path.with_suffix(".csv")
+
+
+def test_paths_start_in_the_image_folder_and_may_not_leave_it(tmp_path: Path) -> None:
+    pictures = tmp_path / "pictures"
+    draw(pictures, "a.png", "deep/b.png", "c.png")
+    draw(tmp_path, "pictures-2/a.png", "secret.png")
+    (pictures / "link.png").symlink_to(tmp_path / "secret.png")
+    (pictures / "far").symlink_to(tmp_path / "pictures-2")
+    (tmp_path / "link").symlink_to(pictures)
+    wrong = {
+        f"{tmp_path}/secret.png": "absolute",
+        f"{pictures}/../secret.png": "absolute",
+        f"{pictures}-2/a.png": "absolute",
+        f"{pictures}": "absolute",
+        "/etc/passwd": "absolute",
+        "../secret.png": "leaves",
+        f"{pictures}/..%2fsecret.png": "leaves",
+        f"{pictures}/%2fetc/passwd": "absolute",
+        "link.png": "link that leaves",
+        f"{pictures}/far/a.png": "link that leaves",
+        f"{pictures}/gone.png": "no such picture",
+        f"file://{pictures}/a.png": "URL",
+    }
+    right = ["a.png", f"{pictures}/deep/b.png", f" {tmp_path}/link/deep/.././c.png "]
+    (tmp_path / "tables").mkdir()
+    raw = read(write_csv(tmp_path / "tables/set", [*right, *wrong]), image_folder=str(tmp_path / "link"))
+    assert raw.root == pictures.resolve()
+    assert list(raw.pairs.image) == ["a.png", "deep/b.png", "c.png"]
+    assert [read_bytes(raw.root, image) for image in raw.pairs.image] == [picture_bytes(at) for at in range(3)]
+    for reason, words in zip(raw.quarantine.reason, wrong.values(), strict=True):
+        assert words in reason
+
+
+def test_the_folder_is_searched_for_from_here_and_beside_the_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw(tmp_path, "set/pictures/a.png", "here/a.png", "set/a.png")
+    monkeypatch.chdir(tmp_path)
+    file = write_csv(tmp_path / "set/set", ["a.png", f"{tmp_path}/set/a.png"])
+    assert read(file, image_folder="pictures").root == tmp_path / "set/pictures"
+    assert read(file, image_folder="here").root == tmp_path / "here"
+    assert "--image-folder" in read(file).quarantine.reason[0]
+    for folder in ("gone", "~nobody/x"):
+        with pytest.raises(InputError, match=f"--image-folder {folder} is not a folder"):
+            read(file, image_folder=folder)
+
+
+def test_text_and_names_are_cleaned() -> None:
+    assert tidy("  two\n lines \0") == "two\n lines"
+    assert tidy("a\ud800b\0 😀 ") == "a\ufffdb 😀"
+    assert printable("bad\udcff.jpg").isprintable()
+    names = {3: "3", 3.5: "3.5", 12.0: "12", None: None, float("nan"): None, " ": None, "a ": "a", " NaN ": None}
+    assert {value: as_name(value) for value in names} == names

@@ -1,0 +1,156 @@
+"""Checks that need no model, and measurements of pictures."""
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw, ImageFilter
+
+from clipmem_core.dataset.checks import (
+    CHECKS,
+    REPEATED,
+    VALUES,
+    Captions,
+    Pictures,
+    check_captions,
+    check_table,
+    main_script,
+    measure,
+)
+from clipmem_core.dataset.pictures import resize
+
+SIZE = 64
+PLAIN = [
+    "a frog on a lily pad",
+    "Knightsbridge station at night",
+    "AT&T building, R&D department, Q&A",
+    "x < 3 and y > 2 in a diagram",
+    "HTML5 logo and CCCP badge on an NTFS disk",
+    "a chemical formula C6H12O6 on a blackboard",
+    "Rhythms: a crypt, a lynx and a gypsy",
+    "Übergrößenträger auf dem Rücken",
+    "une forêt près d'Angoulême, « été »",
+    "the angle θ between two rays",
+    "the 1948 edition, p. 12",
+    "a picture of a dog",
+    "photo of IMG_0042 on a screen",
+]
+
+
+def flags_of(pairs: list[list[str]], name: str) -> list[bool]:
+    return check_captions(Captions.from_pairs(pairs))[name].tolist()
+
+
+def test_plain_captions_pass_every_check() -> None:
+    for text in PLAIN:
+        results = check_captions(Captions.from_pairs([[text]]))
+        assert not [name for name, flags in results.items() if flags.any()], text
+
+
+@pytest.mark.parametrize(
+    ("check", "texts"),
+    [
+        ("empty_caption", ["?!…", "—", "12", "1234-5678", "🐊"]),
+        ("short_caption", ["frog", "a b", "青", "Georgia?"]),
+        ("markup", ["<b>frog</b>", "fish &amp; chips", "see https://example.org", "www.a.org", "[[File:frog]]"]),
+        ("markup", ['<img src="x" />', "a&nbsp;frog", "&#39;frog&#39;", "[frog](x)", "<!-- frog -->", "<br/>frog"]),
+        ("gibberish", ["CafÃ© in Paris", "itâ€™s a frog", "fro\ufffdg in a pond", "xkcdq wrtzp", "aaaaaah nooooo"]),
+        ("gibberish", ["a1b2c3d4e5f6", "qwrtpsdfg hjklzx"]),
+        ("file_name", ["IMG_0042.JPG", "DSC01234", "P1010001", "red_car_3", "Screenshot 2020-01-02", "my frog.png"]),
+        ("file_name", ["untitled", "image (3)", "C:/pictures/frog.webp"]),
+    ],
+)
+def test_a_wrong_caption_is_flagged(check: str, texts: list[str]) -> None:
+    for text in texts:
+        assert flags_of([[text]], check) == [True], text
+
+
+def test_the_script_of_most_letters_counts_and_only_a_rare_one_is_another() -> None:
+    assert not any(flags_of([["a frog"]] * 60 + [["лягушка на листе"]] * 40, "other_script"))
+    assert np.flatnonzero(flags_of([["a frog"]] * 99 + [["лягушка, frog"]], "other_script")).tolist() == [99]
+    assert [main_script(text) for text in ("ひらがな漢字", "ｆｒｏｇ", "한국어", "")] == ["CJK", "LATIN", "HANGUL", ""]
+    assert flags_of([["12"], ["一只青蛙坐在荷叶上"], ["青蛙"]], "short_caption") == [False, False, True]
+
+
+def test_repeats_are_counted_over_pairs_whatever_case_and_spaces() -> None:
+    often = [["A frog", "another"], ["a  FROG"], ["a frog"], ["a frog"], ["a frog ", "one more"]]
+    assert not any(flags_of(often[: REPEATED - 1], "repeated_caption"))
+    assert flags_of(often, "repeated_caption") == [True, False, True, True, True, True, False]
+    assert not any(flags_of([["a frog"] * 9], "repeated_caption"))
+
+
+def test_hostile_text_takes_no_time() -> None:
+    for text in ("<" * 50_000, "a_" * 50_000, "(" * 50_000, "&" * 50_000, "Ã" * 50_000, "a1" * 50_000, "<a " * 20_000):
+        check_captions(Captions.from_pairs([[text]]))
+
+
+def drawn(side: int = 256) -> Image.Image:
+    """A picture with edges: rectangles of random colours."""
+    rng = np.random.default_rng(3)
+    image = Image.new("RGB", (side, side), "white")
+    draw = ImageDraw.Draw(image)
+    for _ in range(12):
+        left, top, wide, high = (int(value) for value in rng.integers(10, side // 2, 4))
+        draw.rectangle((left, top, left + wide, top + high), fill=tuple(int(v) for v in rng.integers(0, 256, 3)))
+    return image
+
+
+def measured(*images: Image.Image, mode: str = "squash") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    squares = np.stack([resize(image, SIZE, mode) for image in images])
+    shape = np.array([image.size for image in images])
+    return measure(lambda rows: squares[rows], shape, padded=mode == "longest")
+
+
+def test_a_picture_with_edges_passes_and_dark_blurred_and_blank_ones_do_not() -> None:
+    sharp = drawn()
+    dark, blurred = sharp.point(lambda value: value // 5), sharp.filter(ImageFilter.GaussianBlur(12))
+    brightness, contrast, sharpness = measured(sharp, dark, blurred, Image.new("RGB", sharp.size, (200, 190, 180)))
+    assert CHECKS["dark"].find(brightness).tolist() == [False, True, False, False]
+    assert CHECKS["blurred"].find(sharpness).tolist() == [False, False, True, False]
+    assert CHECKS["uniform"].find(contrast).tolist() == [False, False, False, True]
+    assert np.isinf(sharpness[3])
+    brightness, _, _ = measured(dark.resize((256, 64)), mode="longest")  # the white beside it is not measured
+    assert CHECKS["dark"].find(brightness).tolist() == [True]
+    assert measured(Image.new("RGB", (1, 3000)), mode="longest")[1][0] == 0
+
+
+def test_the_measurements_equal_a_slow_loop() -> None:
+    square = resize(drawn(), SIZE, "squash").astype(float)
+    brightness, contrast, sharpness = (values[0] for values in measured(drawn()))
+    perceived = sorted(np.sqrt(square**2 @ [0.241, 0.691, 0.068]).ravel() / 255)
+    assert brightness == pytest.approx(perceived[round(0.99 * (SIZE**2 - 1))], abs=1e-5)
+    assert contrast == pytest.approx(max(square[..., channel].std() for channel in range(3)), rel=1e-4)
+    grey, bends = square.mean(axis=2), []
+    for row in range(1, SIZE - 1):
+        for column in range(1, SIZE - 1):
+            around = (grey[row - 1, column], grey[row + 1, column], grey[row, column - 1], grey[row, column + 1])
+            bends.append(abs(4 * grey[row, column] - sum(around)))
+    flat = sorted(grey.ravel())
+    low, high = (flat[round(share * (SIZE**2 - 1))] for share in (0.01, 0.99))
+    assert sharpness == pytest.approx(sorted(bends)[round(0.99 * (len(bends) - 1))] / (high - low), rel=1e-4)
+
+
+PAIRS = [["a frog on a pad", "frog"], ["a <b>toad</b> in the mud"], ["IMG_0042.jpg", "a newt in a pond"]]
+
+
+def test_a_table_has_the_flags_and_null_if_unknown() -> None:
+    uncut = Captions.from_pairs(PAIRS)
+    captions = Captions(uncut.texts, uncut.owner, np.array([False, True, False, False, False]))
+    numbers = np.array([0.1, 0.9, 0.9]), np.array([50.0, 1.0, 50.0]), np.array([1.0, np.inf, 0.1])
+    table = check_table(captions, Pictures(np.array([64, 63, 100]), np.array([0, 1, 0]), *numbers), pairs=3)
+    flagged = {name: np.flatnonzero(table[name].to_numpy(bool)).tolist() for name in CHECKS}
+    assert {name: rows for name, rows in flagged.items() if rows} == {
+        "short_caption": [0],
+        "long_caption": [0],
+        "markup": [1],
+        "file_name": [2],
+        "dark": [0],
+        "uniform": [1],
+        "blurred": [2],
+        "tiny": [1],
+        "lookalike": [0, 2],
+    }
+    assert table.dtypes.map(str).to_dict() == dict.fromkeys(CHECKS, "boolean") | dict.fromkeys(VALUES, "float32")
+    table = check_table(uncut, Pictures(shorter=np.array([10, 100, 0])), pairs=3)
+    unknown = ["long_caption", "dark", "blurred", "uniform", "lookalike", *VALUES]
+    assert table[unknown].isna().all(axis=None)
+    assert table["tiny"].tolist()[:2] == [True, False]
+    assert check_table(Captions.from_pairs([]), Pictures(), pairs=0).empty

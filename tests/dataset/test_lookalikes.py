@@ -1,0 +1,109 @@
+"""Near-duplicates are detected, other pictures are not."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from clipmem_core.dataset import duplicates
+from clipmem_core.dataset.duplicates import lookalike_clusters
+from clipmem_core.dataset.pictures import check_chunk
+
+
+def drawing(seed: int, *, side: int = 256) -> Image.Image:
+    """Draw a few coloured shapes on a coloured ground."""
+    rng = np.random.default_rng(seed)
+    image = Image.new("RGB", (side, side), tuple(rng.integers(120, 256, 3).tolist()))
+    draw = ImageDraw.Draw(image)
+    for _ in range(6):
+        x, y = rng.integers(0, side * 3 // 4, 2).tolist()
+        width, height = rng.integers(side // 8, side // 2, 2).tolist()
+        colour = tuple(rng.integers(0, 256, 3).tolist())
+        (draw.ellipse if rng.random() < 0.5 else draw.rectangle)((x, y, x + width, y + height), fill=colour)
+    return image
+
+
+def line(position: int) -> Image.Image:
+    """Draw one thin line on white."""
+    image = Image.new("RGB", (256, 256), "white")
+    ImageDraw.Draw(image).line((20, position, 236, position), fill="black", width=2)
+    return image
+
+
+def described(folder: Path, files: list[tuple[Image.Image, str, dict[str, int]]]) -> tuple[np.ndarray, list[str]]:
+    """Write the pictures, read them as an audit does, and return descriptors and hashes."""
+    chunk = []
+    for i, (image, kind, options) in enumerate(files):
+        file = io.BytesIO()
+        image.save(file, kind, **options)
+        (folder / f"{i}.{kind.lower()}").write_bytes(file.getvalue())
+        chunk.append((i, f"{i}.{kind.lower()}"))
+    facts = [fact for _, fact in check_chunk(chunk, root=folder, size=32, resize_mode="squash", pixels=None)]
+    return np.array([np.frombuffer(fact.descriptor, np.uint8) for fact in facts]), [fact.sha256 for fact in facts]
+
+
+def by_the_slow_loop(descriptors: np.ndarray) -> list[int]:
+    """Compare each picture with each, and follow the links."""
+    values = descriptors.astype(float)
+    contrasts = values.std(axis=1)
+    cluster = list(range(len(values)))
+    for i in range(len(values)):
+        for j in range(i):
+            contrast = min(contrasts[i], contrasts[j])
+            gap = np.abs(values[i] - values[j])
+            rms = np.sqrt((gap**2).mean())
+            if rms < 0.03 * contrast or (contrast >= 25 and rms < 0.1 * contrast and gap.max() < 0.35 * contrast):
+                old, new = max(cluster[i], cluster[j]), min(cluster[i], cluster[j])
+                cluster = [new if name == old else name for name in cluster]
+    return cluster
+
+
+def test_rescaled_and_recompressed_copies_are_near_duplicates_and_other_drawings_are_not(tmp_path: Path) -> None:
+    files: list[tuple[Image.Image, str, dict[str, int]]] = []
+    for seed in range(8):
+        image = drawing(seed)
+        files += [(image, "PNG", {}), (image.resize((120, 120), Image.Resampling.LANCZOS), "PNG", {})]
+        files += [(image, "JPEG", {"quality": 70}), (image.resize((700, 700)), "WEBP", {"quality": 80})]
+    clusters = lookalike_clusters(*described(tmp_path, files))
+    assert clusters.tolist() == [4 * (row // 4) for row in range(32)]
+
+
+def test_the_same_bytes_are_look_alikes_and_nearly_blank_or_changed_pictures_are_not(tmp_path: Path) -> None:
+    blank = Image.new("RGB", (64, 64), "white")
+    files = [(blank, "PNG", {}), (drawing(1), "PNG", {}), (blank, "PNG", {}), (drawing(1), "PNG", {})]
+    assert lookalike_clusters(*described(tmp_path, files)).tolist() == [0, 1, 0, 1]
+    files = [(line(position), "PNG", {}) for position in range(40, 220, 6)]
+    files += [(Image.new("RGB", (64 + i, 64), "white"), "PNG", {}) for i in range(5)]
+    assert lookalike_clusters(*described(tmp_path, files)).tolist() == list(range(len(files)))
+    plain = drawing(3)
+    detail, tinted = plain.copy(), Image.merge("RGB", plain.split()[::-1])
+    ImageDraw.Draw(detail).ellipse((100, 100, 140, 140), fill="black")
+    files = [(image, "PNG", {}) for image in (plain, detail, tinted)]
+    assert lookalike_clusters(*described(tmp_path, files)).tolist() == [0, 1, 2]
+
+
+def noisy_copies(pictures: int, copies: int, *, seed: int) -> np.ndarray:
+    """Return descriptors of which many are about as far apart as the thresholds."""
+    rng = np.random.default_rng(seed)
+    low = rng.integers(0, 256, (pictures, 4, 4, 3)) * rng.uniform(0.02, 1, (pictures, 1, 1, 1))
+    originals = np.kron(low, np.ones((1, 4, 4, 1))).reshape(pictures, 768)
+    repeated = np.repeat(originals, copies, axis=0)
+    noise = rng.normal(size=repeated.shape) * repeated.std(axis=1, keepdims=True)
+    noisy = repeated + noise * rng.choice([0.0, 0.01, 0.02, 0.04, 0.06, 0.08], (len(repeated), 1))
+    return noisy.round().clip(0, 255).astype(np.uint8)[rng.permutation(len(repeated))]
+
+
+def test_the_clusters_equal_those_of_a_slow_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(duplicates, "_QUERIES", 37)
+    monkeypatch.setattr(duplicates, "_COMPARED", 50)
+    descriptors = noisy_copies(30, 5, seed=0)
+    clusters = lookalike_clusters(descriptors, [str(row) for row in range(len(descriptors))])
+    assert clusters.tolist() == by_the_slow_loop(descriptors)
+    assert 30 < len(set(clusters.tolist())) < 150
+
+
+def test_pictures_that_could_not_be_read_are_not_alike() -> None:
+    assert lookalike_clusters(np.zeros((3, 768), np.uint8), ["", "", "x"]).tolist() == [0, 1, 2]
+    assert lookalike_clusters(np.zeros((0, 768), np.uint8), []).tolist() == []

@@ -1,0 +1,155 @@
+"""Pictures decode to upright RGB on white, or raise a PictureError."""
+
+import contextlib
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
+
+from clipmem_core.dataset import pictures
+from clipmem_core.dataset.pictures import PictureError, decode, decode_measured, resize
+
+
+def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+    """Return the bytes of a file of that kind."""
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def photograph(width: int, height: int, *, seed: int = 0) -> Image.Image:
+    """Return smooth blobs of colour."""
+    noise = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def png_header(width: int, height: int) -> bytes:
+    """Return a PNG that claims a size and holds one short row."""
+
+    def part(name: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + part(b"IHDR", header) + part(b"IDAT", zlib.compress(bytes(30))) + part(b"IEND", b"")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "GIF"])
+def test_a_lossless_picture_is_unchanged(kind: str) -> None:
+    image = Image.new("RGB", (5, 3), (200, 30, 60))
+    decoded = decode(encoded(image, kind))
+    assert decoded.mode == "RGB"
+    assert np.array_equal(np.asarray(decoded), np.asarray(image))
+
+
+@pytest.mark.parametrize(
+    ("kind", "orientation"),
+    [*(("JPEG", orientation) for orientation in range(1, 9)), ("TIFF", 6)],
+)
+def test_exif_orientation_is_applied_once(kind: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(photograph(60, 30), kind, exif=exif)
+    expected = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
+    decoded, size = decode_measured(data)
+    assert size == decoded.size == expected.size == ((60, 30) if orientation < 5 else (30, 60))
+    assert np.array_equal(np.asarray(decoded), np.asarray(expected))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_decoding_small_changes_the_square_by_about_a_grey_level(kind: str) -> None:
+    image = photograph(1500, 1100)
+    image.paste((0, 0, 0), (400, 300, 700, 320))  # a hard edge
+    data = encoded(image, kind)
+    full, fast = (resize(decode(data, size=size), 64, "squash").astype(int) for size in (None, 64))
+    assert decode_measured(data, size=64)[1] == (1500, 1100)
+    assert np.abs(full - fast).mean() < 0.5
+    assert np.abs(full - fast).max() < 16
+
+
+def test_transparent_pixels_are_white() -> None:
+    half = decode(encoded(Image.new("RGBA", (2, 2), (255, 0, 0, 128)), "PNG"))
+    assert half.getpixel((0, 0)) == pytest.approx((255, 127, 127), abs=1)
+    assert decode(encoded(Image.new("LA", (2, 2), (0, 0)), "PNG")).getpixel((1, 1)) == (255, 255, 255)
+    pixels = np.zeros((300, 300, 4), np.uint8)  # transparent pixels are black: they must not darken the edge
+    pixels[:, ::2] = (255, 0, 0, 255)
+    small = np.asarray(decode(encoded(Image.fromarray(pixels), "PNG"), size=10))
+    assert np.abs(small.astype(int) - [255, 127, 127]).max() <= 1
+    image = Image.new("P", (4, 1))
+    image.putpalette([0, 0, 0, 0, 0, 255, 0, 255, 0])
+    image.putdata([0, 1, 2, 1])
+    by_index = decode(encoded(image, "PNG", transparency=1))
+    assert [by_index.getpixel((x, 0)) for x in range(3)] == [(0, 0, 0), (255, 255, 255), (0, 255, 0)]
+
+
+def test_cmyk_as_adobe_writes_it_keeps_its_colours() -> None:
+    data = encoded(Image.new("CMYK", (32, 32), (0, 255, 255, 0)), "JPEG", quality=95)
+    assert b"Adobe" in data
+    assert decode(data).getpixel((16, 16)) == pytest.approx((255, 0, 0), abs=4)
+    assert decode(data, size=4).getpixel((2, 2)) == pytest.approx((255, 0, 0), abs=4)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_sixteen_bit_grey_is_scaled_to_eight(kind: str) -> None:
+    values = np.array([[0, 128, 257, 32768, 65535]], np.uint16)
+    decoded = np.asarray(decode(encoded(Image.fromarray(values), kind)))[0, :, 0]
+    assert decoded.tolist() == [round(value / 257) for value in values[0].tolist()]
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF"])
+def test_a_file_cut_short_is_refused(kind: str) -> None:
+    data = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)), kind)
+    for share, size in [(0.02, None), (0.5, 16), (0.5, None), (0.9, 16), (0.9, None)]:
+        with pytest.raises(PictureError, match="truncated|damaged|not a picture"):
+            decode(data[: int(len(data) * share)], size=size)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "empty file"),
+        (b"<svg></svg>", "not a picture"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a picture"),  # would run Ghostscript
+        (b"GIF89a" + bytes(7), "no pixels|truncated|damaged|not a picture"),
+        (png_header(0, 5), "no pixels|damaged|not a picture"),
+        (png_header(50_000, 50_000), "too large"),
+        (encoded(Image.new("F", (4, 4)), "TIFF"), "floating-point"),
+    ],
+)
+def test_an_unusable_picture_is_refused_with_a_reason(data: bytes, reason: str) -> None:
+    with pytest.raises(PictureError, match=reason):
+        decode(data)
+
+
+ORIGINALS = [encoded(photograph(40, 30), kind) for kind in ("JPEG", "PNG", "WEBP", "GIF", "TIFF")]
+
+
+@settings(max_examples=40)
+@given(st.sampled_from(ORIGINALS), st.integers(0, 2000), st.binary(min_size=1, max_size=6), st.sampled_from([None, 8]))
+def test_any_damage_ends_in_a_picture_or_a_picture_error(
+    original: bytes, at: int, new: bytes, size: int | None
+) -> None:
+    at %= len(original)
+    with contextlib.suppress(PictureError):
+        assert decode(original[:at] + new + original[at + len(new) :], size=size).mode == "RGB"
+
+
+def test_squares_are_cut_from_the_middle_padded_with_white_or_squashed() -> None:
+    wide = Image.new("RGB", (30, 10), "red")
+    wide.paste("blue", (10, 0, 20, 10))
+    assert np.array_equal(resize(wide, 10, "shortest"), np.asarray(Image.new("RGB", (10, 10), "blue")))
+    image = photograph(300, 200)
+    middle = np.asarray(image.resize((96, 64), Image.Resampling.BICUBIC))[:, 16:80]
+    assert np.abs(resize(image, 64, "shortest").astype(int) - middle)[:, 2:-2].max() <= 3
+    square = resize(Image.new("RGB", (20, 40), "black"), 8, "longest")
+    assert square[:, :, 0].tolist() == [[255, 255, 0, 0, 0, 0, 255, 255]] * 8
+    image = photograph(150, 90)
+    plain = np.asarray(image.resize((64, 64), Image.Resampling.BICUBIC)).astype(int)
+    assert np.abs(resize(image, 64, "squash") - plain).max() <= 2
+    for mode in pictures.RESIZE_MODES:
+        for shape in [(1, 1), (9000, 1), (1, 9000), (3, 7)]:
+            assert resize(Image.new("RGB", shape, "navy"), 16, mode).shape == (16, 16, 3)

@@ -1,0 +1,115 @@
+"""Pictures behind references: what is in the folder is read, whatever holds it, and nothing outside."""
+
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from clipmem_core.config import InputError
+from clipmem_core.dataset.readers.paths import normal_reference, picture_fault
+from clipmem_core.dataset.references import read_bytes, source_stamp
+from tests.dataset.samples import draw, write_tar
+
+
+def write_parquet(path: Path, blobs: list[bytes | None]) -> pa.Table:
+    struct = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    pictures = pa.array([{"bytes": blob, "path": "x.png"} for blob in blobs], struct)
+    table = pa.table({"text": ["t"] * len(blobs), "image": pictures})
+    pq.write_table(table, path, row_group_size=2)
+    return table
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        *("/etc/passwd", "C:\\pictures\\a.jpg", "\\\\server\\a.jpg", "../a.jpg", "a/../../a.jpg", "..\\a.jpg"),
+        *("a\\..\\..\\b.jpg", "..%2fa.jpg", "%2e%2e/a.jpg", "..%252fa.jpg", "%2Fetc%2Fpasswd"),
+        *("https://example.org/a.jpg", "a\udcff.jpg", "a\0.jpg"),
+    ],
+)
+def test_a_reference_that_leaves_the_folder_or_is_no_text_is_refused_and_named(tmp_path: Path, image: str) -> None:
+    with pytest.raises(InputError, match="absolute|leaves|URL|not valid text"):
+        normal_reference(image)
+    with pytest.raises(InputError) as caught:
+        read_bytes(tmp_path, image)
+    assert repr(image) in str(caught.value)
+
+
+def test_links_are_followed_inside_the_folder_only(tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    draw(root, "real/a.png")
+    draw(tmp_path, "secret/b.png")
+    (root / "near").symlink_to(root / "real")
+    (root / "far").symlink_to(tmp_path / "secret")
+    (root / "far.png").symlink_to(tmp_path / "secret/b.png")
+    (root / "loop.png").symlink_to(root / "loop.png")
+    assert read_bytes(root, "near/a.png") == (root / "real/a.png").read_bytes()
+    for image in ("far/b.png", "far.png"):
+        with pytest.raises(InputError, match="link that leaves"):
+            read_bytes(root, image)
+    with pytest.raises(FileNotFoundError, match="loop.png"):
+        read_bytes(root, "loop.png")
+    images = ["real/a.png", "near/a.png", "far/b.png", "far.png", "loop.png", "real", "gone/a.png", "x" * 5000]
+    faults = {image: picture_fault(os.path.realpath(root), image) for image in images}
+    assert [image for image, fault in faults.items() if not fault] == images[:2]
+    assert [faults[image].split()[-1] for image in images[2:4]] == ["folder", "folder"]
+    (tmp_path / "link").symlink_to(root)
+    assert picture_fault(os.path.realpath(tmp_path / "link"), "real/a.png") == ""
+    assert read_bytes(tmp_path / "link", "real/a.png") == (root / "real/a.png").read_bytes()
+
+
+def test_a_missing_or_damaged_picture_is_named(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    write_tar(tmp_path / "t.tar", {"a.jpg": b"a"})
+    write_parquet(tmp_path / "p.parquet", [b"a", None])
+    missing = ["gone.jpg", "folder", "t.tar/gone.jpg", "p.parquet#9", "p.parquet#1", "gone.tar/a.jpg", "y" * 999]
+    for image in missing:
+        with pytest.raises(FileNotFoundError) as caught:
+            read_bytes(tmp_path, image)
+        assert repr(image) in str(caught.value)
+    for name in ("a.tar", "a.parquet", "a.arrow"):
+        (tmp_path / name).write_bytes(b"nothing of the kind")
+    pq.write_table(pa.table({"text": ["a"]}), tmp_path / "b.parquet")
+    for image in ("a.tar/b.jpg", "a.parquet#0", "a.arrow#0", "b.parquet#0"):
+        with pytest.raises(InputError, match="is not a|has no column"):
+            read_bytes(tmp_path, image)
+
+
+def test_every_tar_member_is_read_back_and_a_rewritten_tar_anew(tmp_path: Path) -> None:
+    long = "folder/" + "n" * 150 + ".jpg"  # needs an extended header
+    pictures = {"b.jpg": b"bb", "a.png": b"a", "é.webp": b"", "./d/c.JPEG": b"c" * 1000, long: b"long", "/e.jpg": b"e"}
+    write_tar(tmp_path / "t.tar", {**pictures, "a.txt": b"text"})
+    draw(tmp_path, "x.tar/a.png")  # a folder
+    for name, data in pictures.items():
+        assert read_bytes(tmp_path, f"t.tar/{name}") == data
+    assert read_bytes(tmp_path, "x.tar/a.png") == (tmp_path / "x.tar/a.png").read_bytes()
+    write_tar(tmp_path / "t.tar", {"b.jpg": b"x" * 20_000, "a.jpg": b"new"})
+    assert read_bytes(tmp_path, "t.tar/a.jpg") == b"new"
+
+
+def test_every_table_row_is_read_back_in_any_order(tmp_path: Path) -> None:
+    blobs: list[bytes | None] = [bytes([at]) * at for at in range(7)]
+    table = write_parquet(tmp_path / "p.parquet", blobs)
+    with pa.ipc.new_stream(tmp_path / "s.arrow", table.schema) as stream:
+        stream.write_table(table, max_chunksize=3)
+    for row in (6, 0, 3, 2, 5, 1, 4):
+        for name in ("p.parquet", "s.arrow"):
+            assert read_bytes(tmp_path, f"{name}#{row}") == blobs[row]
+
+
+def test_the_stamp_changes_with_the_references_and_their_files(tmp_path: Path) -> None:
+    draw(tmp_path, "a.png", "b.png")
+    write_tar(tmp_path / "t.tar", {"a.jpg": b"a", "b.jpg": b"b"})
+    images = ["a.png", "b.png", "t.tar/a.jpg", "t.tar/b.jpg"]
+    first = source_stamp(tmp_path, images)
+    assert first == source_stamp(tmp_path, images)
+    stamps = {first, source_stamp(tmp_path, images[::-1]), source_stamp(tmp_path, images[:-1])}
+    os.utime(tmp_path / "b.png", (1, 1))
+    stamps.add(source_stamp(tmp_path, images))
+    write_tar(tmp_path / "t.tar", {"a.jpg": b"a" * 20_000, "b.jpg": b"b"})
+    stamps.add(source_stamp(tmp_path, images))
+    (tmp_path / "a.png").unlink()
+    stamps.add(source_stamp(tmp_path, images))
+    assert len(stamps) == 6

@@ -1,0 +1,137 @@
+"""The synthetic set: its files, its injected errors, and the agreement of pictures and captions."""
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from clipmem_core.dataset.scenes.contents import (
+    HANGING_IN,
+    NUMBERS,
+    PLACES,
+    STANDING_IN,
+    VAGUE_CAPTIONS,
+    PlannedPair,
+    Thing,
+    captions_of,
+    plan_pairs,
+    plan_scene,
+)
+from clipmem_core.dataset.scenes.drawing import SIDE, draw_scenes, place_objects
+from clipmem_core.dataset.scenes.objects import COLOURS, KINDS
+
+PAIRS = 110
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scenes")
+    draw_scenes(folder, pairs=PAIRS, seed=3)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def plans() -> list[PlannedPair]:
+    return list(plan_pairs(1100, seed=0))
+
+
+def records(folder: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in (folder / "captions.jsonl").read_text().splitlines()]
+
+
+def pixels(folder: Path, number: int) -> np.ndarray:
+    with Image.open(folder / f"images/{number:05d}.png") as picture:
+        return np.asarray(picture).astype(int)
+
+
+def test_every_pair_has_a_picture_five_captions_and_its_injected_error(drawn: Path) -> None:
+    rows, planned = records(drawn), list(plan_pairs(PAIRS, seed=3))
+    assert [row["pair_id"] for row in rows] == [f"scene-{i:05d}" for i in range(PAIRS)]
+    assert sorted(str(path.relative_to(drawn)) for path in drawn.rglob("*.png")) == [row["image"] for row in rows]
+    assert pixels(drawn, 0).shape == (SIDE, SIDE, 3)
+    assert len({path.read_bytes() for path in drawn.rglob("*.png")}) == PAIRS
+
+    def naming(thing: Thing) -> re.Pattern[str]:
+        return re.compile(rf"\b({thing.kind}|{KINDS[thing.kind].plural})\b")
+
+    for plan, row in zip(planned, rows, strict=True):
+        captions = row["captions"]
+        assert isinstance(captions, list)
+        assert len(set(captions)) == 5
+        assert (row["planted"], row["label"]) == (plan.planted, plan.scene.main.kind)
+        text = " ".join(captions)
+        if plan.planted == "miscaption":
+            assert naming(plan.scene.main).search(text) is None
+            assert naming(planned[plan.partner or 0].scene.main).search(text)
+        elif plan.planted == "vague":
+            assert set(captions) <= set(VAGUE_CAPTIONS)
+        else:
+            assert naming(plan.scene.main).search(text)
+
+
+def test_the_same_seed_gives_the_same_bytes_and_a_larger_set_begins_with_the_smaller(
+    drawn: Path, tmp_path: Path
+) -> None:
+    draw_scenes(tmp_path, pairs=3, seed=1)
+    other = (tmp_path / "images/00000.png").read_bytes()
+    draw_scenes(tmp_path, pairs=25, seed=3)  # over the one that is there
+    assert (tmp_path / "images/00000.png").read_bytes() != other
+    large, small = ((folder / "captions.jsonl").read_bytes().splitlines() for folder in (drawn, tmp_path))
+    # a swap whose other half lies beyond the end is not made
+    cut = {p.number for p in plan_pairs(PAIRS, seed=3) if p.planted == "miscaption" and (p.partner or 0) >= 25}
+    for i in range(25):
+        assert small[i] == large[i] or i in cut
+        assert (drawn / f"images/{i:05d}.png").read_bytes() == (tmp_path / f"images/{i:05d}.png").read_bytes()
+
+
+def test_the_default_injects_the_promised_shares_among_attributes_with_a_long_tail(plans: list[PlannedPair]) -> None:
+    counts = Counter(plan.planted for plan in plans)
+    assert counts == {None: 957, "miscaption": 44, "vague": 44, "atypical": 33, "duplicate": 22}
+    combinations = Counter((plan.scene.main.kind, plan.scene.main.colour) for plan in plans)
+    shares = np.sort(list(combinations.values()))[::-1] / len(plans)
+    assert shares[: len(shares) // 10].sum() > 0.35
+    assert sum(count == 1 for count in combinations.values()) >= 20
+    assert {plan.scene.main.kind for plan in plans} == set(KINDS)
+    swapped = [plan for plan in plans if plan.planted == "miscaption"]
+    assert {plan.number for plan in swapped} == {plan.partner for plan in swapped}
+
+
+@settings(max_examples=40)
+@given(st.integers(0, 10**6))
+def test_captions_and_places_agree_with_the_plan(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    scene = plan_scene(rng)
+    captions = captions_of(scene, rng)
+    assert len(set(captions)) == 5
+    assert not re.search(r"\ba [aeio]|\ban [^aeiou]|  |[{}]", " ".join(captions))
+    # colours and objects that belong to the words for a place or a light
+    phrases = [phrase for group in (STANDING_IN, HANGING_IN, PLACES) for phrase in group[scene.place]]
+    text = " ".join(captions)
+    for phrase in sorted([*phrases, "soft green light", "in blue water"], key=len, reverse=True):
+        text = text.replace(phrase, "")
+    words = set(re.findall(r"[a-z]+", text.lower()))
+    assert words & set(COLOURS) == {thing.colour for thing in scene.things}
+    assert {kind for kind, facts in KINDS.items() if words & {kind, facts.plural}} == {t.kind for t in scene.things}
+    assert {n for n, word in NUMBERS.items() if word in words} <= ({scene.count} if scene.count > 1 else set())
+    spots = place_objects(scene, rng)
+    assert len(spots) == (scene.count if scene.other is None else 2)
+    for spot in spots:
+        kind = KINDS[spot.thing.kind]
+        assert kind.half_width * spot.size < min(spot.x, 1 - spot.x)
+        assert kind.half_height * spot.size < min(spot.y, 1 - spot.y)
+    if scene.other is not None:
+        main, other = (next(s for s in spots if s.thing == thing) for thing in scene.things)
+        assert {
+            "left": main.x < other.x - 0.3,
+            "right": main.x > other.x + 0.3,
+            "above": main.y < other.y - 0.3 and abs(main.x - other.x) < 0.1,
+            "below": main.y > other.y + 0.3 and abs(main.x - other.x) < 0.1,
+            "front": spots[1] is main and main.y > other.y,
+            "on": main.y < other.y - 0.2 and main.x == other.x,
+        }[scene.relation]

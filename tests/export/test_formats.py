@@ -1,0 +1,160 @@
+"""Exports: read back unchanged, complete or missing, replaced only with --overwrite."""
+
+import csv
+import json
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from clipmem_core.audit.prepare import DataSet, load_data_set
+from clipmem_core.audit.store import MANIFEST, PAIRS, write_table
+from clipmem_core.cli import parse
+from clipmem_core.config import InputError
+from clipmem_core.export import FORMATS, Summary, write
+from clipmem_core.review.decisions import RECAPTION, REMOVE, open_review
+from tests.export.sources import audited, make_source
+from tests.fixtures import Copy
+
+NEW = ["new, and\t“better”", 'second\n"line"']
+
+
+def read_back(summary: Summary) -> DataSet:
+    """Read what the printed command names, as an audit would."""
+    words = shlex.split(summary.command)
+    assert words[:3] == ["python", "-m", "clipmem_core"]
+    command = parse(words[3:])
+    assert (command.config.preset, command.config.protocol) == ("tiny", "paper")
+    return load_data_set(command.source, command.config)
+
+
+@pytest.mark.parametrize(
+    ("kind", "out"),
+    [("folder", "clean.csv"), ("csv", "clean.tsv"), ("tar", "clean.json"), ("tar", "images v1.0")],
+)
+def test_a_cleaned_data_set_is_read_back_as_it_was_written(kind: str, out: str, tmp_path: Path, data: Path) -> None:
+    audit = audited(make_source(kind, tmp_path / "a set" / kind), protocol="paper")
+    ids, review = audit.pairs["pair_id"].tolist(), open_review(audit)
+    review.decide([ids[1], ids[4], "nowhere"], REMOVE)
+    review.decide([ids[5]], RECAPTION, captions=[f" {NEW[0]} ", NEW[1], NEW[0], ""])
+    review.decide([ids[2]], "keep", note="fine")
+    expected = audit.pairs.drop(index=[1, 4])
+    expected.at[5, "captions"] = NEW
+    format = {".csv": "csv", ".tsv": "csv", ".json": "coco"}.get(Path(out).suffix, "imagefolder")
+    summary = write(audit, format, tmp_path / "out folder" / out)
+    assert (summary.kept, summary.removed, summary.recaptioned) == (8, 2, 1)
+    assert ("1 quarantined input rows are not included" in summary.notes) == (kind == "csv")
+    back = read_back(summary)
+    assert back.quarantine.empty
+    for column in ("pair_id", "label", "sha256", "width", "height"):
+        assert back.pairs[column].fillna("").tolist() == expected[column].fillna("").tolist(), column
+    assert [list(texts) for texts in back.pairs["captions"]] == [list(texts) for texts in expected["captions"]]
+    written = [path.name for path in (tmp_path / "out folder").iterdir()]
+    assert sorted(written) == sorted([out, *(["clean_images"] if kind == "tar" and "clean" in out else [])])
+
+
+@pytest.mark.parametrize("kind", ["folder", "tar"])
+def test_pictures_with_texts_are_read_back_with_the_same_captions(kind: str, tmp_path: Path, data: Path) -> None:
+    audit = audited(make_source(kind, tmp_path / kind), protocol="paper")
+    open_review(audit).decide([audit.pairs["pair_id"][1]], REMOVE)
+    back = read_back(write(audit, "folder", tmp_path / "out")).pairs.set_index("sha256")
+    expected = audit.pairs.drop(index=[1]).set_index("sha256")
+    assert set(back.index) == set(expected.index)
+    for sha256, pair in expected.iterrows():
+        one_line = [" ".join(part.strip() for part in text.splitlines()) for text in pair["captions"]]
+        assert list(back["captions"][sha256]) == one_line
+    if kind == "folder":  # paths, and with them ids and labels, are those of the data set
+        assert back["pair_id"].to_dict() == expected["pair_id"].to_dict()
+        assert back["label"].to_dict() == expected["label"].to_dict()
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_every_format_is_complete_and_replaces_only_with_overwrite(format: str, copy: Copy, tmp_path: Path) -> None:
+    audit, out, about = copy(), tmp_path / "out", FORMATS[format]
+    ids = audit.pairs["pair_id"].tolist()
+    open_review(audit).decide(ids[:3], REMOVE)
+    open_review(audit).decide(ids[3:5], RECAPTION, captions=["new"])
+    for suffix in about.suffixes:
+        path = out / f"it{suffix}"
+        assert write(audit, format, path).line == "97 pairs kept, 3 removed, 2 recaptioned"
+        mark = path / "metadata.jsonl" if about.is_folder else path
+        mark.write_text("mine")
+        with pytest.raises(InputError, match="exists already: choose another --out, or replace it with --overwrite"):
+            write(audit, format, path)
+        assert mark.read_text() == "mine"
+    write(audit, format, path, overwrite=True)
+    assert not mark.exists() or mark.read_bytes() not in (b"", b"mine")
+    assert not list(out.glob(".*"))
+    (audit.folder / MANIFEST).unlink()
+    with pytest.raises(InputError, match="audit 'made' is not finished"):
+        write(audit, format, tmp_path / f"new{about.suffixes[0]}")
+
+
+def test_only_what_an_export_wrote_is_replaced(tmp_path: Path, data: Path) -> None:
+    audit = audited(make_source("tar", tmp_path / "set"))
+    with pytest.raises(InputError, match="set has other files than an export"):
+        write(audit, "folder", tmp_path / "set", overwrite=True)
+    (tmp_path / "clean_images").mkdir()
+    (tmp_path / "clean_images/old.png").write_text("old")
+    with pytest.raises(InputError, match="clean_images exists already"):
+        write(audit, "coco", tmp_path / "clean.json")
+    assert (tmp_path / "clean_images/old.png").exists()
+    write(audit, "coco", tmp_path / "clean.json", overwrite=True)
+    assert sorted(path.name for path in (tmp_path / "clean_images").iterdir()) == [
+        f"{at:08d}.{'png' if at % 3 else 'jpg'}" for at in range(10)
+    ]
+
+
+@pytest.mark.parametrize("out", ["o.csv", "folder"])
+def test_the_next_export_removes_the_files_of_a_killed_one(out: str, tmp_path: Path, data: Path) -> None:
+    audit = audited(make_source("tar", tmp_path / "set"))
+    format, path = ("csv" if "." in out else out), tmp_path / "out" / out
+    script = (
+        "import sys, os, signal; from pathlib import Path; from clipmem_core.audit.store import open_audit;"
+        "from clipmem_core.export import write;"
+        "die = lambda *_: os.kill(os.getpid(), signal.SIGKILL);"
+        "write(open_audit('mine'), sys.argv[1], Path(sys.argv[2]), progress=die)"
+    )
+    dead = subprocess.run([sys.executable, "-c", script, format, str(path)], check=False)
+    assert dead.returncode == -signal.SIGKILL
+    assert not path.exists()
+    assert list(path.parent.glob(".*"))
+    write(audit, format, path)
+    assert not [each for each in path.parent.glob(".*") if each.is_dir()]
+
+
+@pytest.mark.parametrize(
+    ("kind", "gone", "message"),
+    [
+        ("csv", "set", "the data set's folder .*set is missing"),
+        ("tar", "set/shard-1.tar", r"picture 'shard-1.tar/deep/0005.png' cannot be read"),
+    ],
+)
+def test_a_data_set_that_is_gone_is_named(kind: str, gone: str, message: str, tmp_path: Path, data: Path) -> None:
+    audit = audited(make_source(kind, tmp_path / "set"))
+    (tmp_path / gone).rename(tmp_path / "moved")
+    for format, out in (("csv", "clean.csv"), ("folder", "clean")):
+        with pytest.raises(InputError, match=message):
+            write(audit, format, tmp_path / out)
+    assert not [path for path in tmp_path.iterdir() if "clean" in path.name]
+
+
+@pytest.mark.parametrize("text", ["=1+1", "\r=1", "@x", "a=1", ""])
+def test_no_cell_of_the_decisions_begins_as_a_formula_does(text: str, copy: Copy, tmp_path: Path) -> None:
+    audit = copy()
+    write_table(audit.folder / PAIRS, audit.pairs.assign(label=text or None))
+    ids = audit.pairs["pair_id"].tolist()
+    open_review(audit).decide([ids[0], f"{text} id"], RECAPTION, captions=[f"{text} new"], note=text, audit=f"{text}")
+    write(audit, "decisions", tmp_path / "it.csv")
+    with (tmp_path / "it.csv").open(newline="", encoding="utf-8") as file:
+        head, *rows = csv.reader(file)
+    assert len(rows) == 2
+    for name, cell in ((name, cell) for row in rows for name, cell in zip(head, row, strict=True)):
+        assert not cell.startswith(("=", "+", "@", "\t", "\r", "-")) or name in ("clipmem", "misfit", "similarity_out")
+    there = dict(zip(head, rows[-1], strict=True))
+    quote = "'" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else ""
+    assert (there["note"], there["audit"]) == (quote + text, quote + text)
+    assert json.loads(there["captions"]) == [f"{text} new".strip()]

@@ -1,0 +1,136 @@
+import base64
+import io
+import json
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from clipmem_core.audit.store import VERDICT, Audit, write_json
+from clipmem_core.export import report, write
+from clipmem_core.export.report import number
+from clipmem_core.review.decisions import RECAPTION, REMOVE, open_review
+from tests.fixtures import HOSTILE, Copy
+
+VOID = {"meta", "img", "br"}
+
+
+class Page(HTMLParser):
+    """What a browser would find in a page: elements with their attributes, and text outside scripts and styles."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.elements: list[tuple[str, dict[str, str]]] = []
+        self.open: list[str] = []
+        self.texts: list[str] = []
+        self.data: dict[str, str] = {}
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, {name: value or "" for name, value in attrs}))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        inside = self.open[-1] if self.open else ""
+        if inside in ("script", "style"):
+            self.data[self.elements[-1][1].get("id", inside)] = data
+        elif data.strip():
+            self.texts.append(data.strip())
+
+    def attributes(self, tag: str) -> list[dict[str, str]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+@pytest.fixture(scope="module")
+def audit(made: dict[str, Audit], tmp_path_factory: pytest.TempPathFactory) -> Audit:
+    folder = tmp_path_factory.mktemp("report")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CLIPMEM_DATA", str(folder))
+        audit = Audit(Path(shutil.copytree(made["paper"].folder, folder / "audits" / "mine")))
+        decide(audit)
+        write(audit, "html", folder / "report.html")
+    return audit
+
+
+def decide(audit: Audit) -> None:
+    ids = audit.pairs["pair_id"].tolist()
+    open_review(audit).decide([ids[1]], REMOVE, note="<script>alert(1)</script>")
+    open_review(audit).decide([ids[2]], RECAPTION, captions=["<b>new</b>"])
+
+
+@pytest.fixture
+def page(audit: Audit) -> Page:
+    return Page((audit.folder.parents[1] / "report.html").read_text(encoding="utf-8"))
+
+
+def test_it_refers_to_nothing_outside_and_captions_and_notes_are_text(page: Page) -> None:
+    assert {tag for tag, _ in page.elements} & {"link", "iframe", "object", "embed", "base", "a", "form"} == set()
+    references = [
+        value
+        for _, result in page.elements
+        for name, value in result.items()
+        if name in ("src", "href", "srcset", "style")
+    ]
+    assert references
+    assert all(value.startswith("data:image/jpeg;base64,") for value in references)
+    assert "url(" not in page.data["style"]
+    assert "@import" not in page.data["style"]
+    policy = next(result["content"] for result in page.attributes("meta") if "http-equiv" in result)
+    assert policy.startswith("default-src 'none'; img-src data:;")
+    assert "http" not in policy
+    assert len(page.attributes("script")) == 3
+    assert not page.attributes("b")
+    assert not any(name.startswith("on") for _, result in page.elements for name in result)
+    assert HOSTILE[0] in page.texts
+    assert "<script>alert(1)</script>" in page.texts
+    assert "<b>new</b>" in page.texts
+    assert not page.open
+    figure = json.loads(page.data["figure"])
+    assert figure["layout"]["paper_bgcolor"] == "rgba(0, 0, 0, 0)"
+    assert sum(trace["mode"] == "markers" for trace in figure["data"]) >= 2
+    assert "Plotly.react" in page.data["script"]
+
+
+def test_it_has_the_verdict_the_tables_and_how_it_was_made(audit: Audit, page: Page) -> None:
+    texts = [audit.verdict["sentence"], *(check["sentence"] for check in audit.verdict["checks"])]
+    texts += ["clipmem by group", "How well each score finds the planted captions", "Utility of the members"]
+    texts += ["Most memorized", "Low fit, read with care", "Decisions", audit.record.versions["torch"]]
+    assert set(texts) <= set(page.texts)
+    for row in audit.verdict["groups"]:
+        assert {row["group"], number(row["mean"]), number(row["low"])} <= set(page.texts)
+    scored = audit.scores["misfit"].notna().sum()
+    images = page.attributes("img")
+    assert len(images) == 50 + min(50, scored)
+    for image in images:
+        picture = Image.open(io.BytesIO(base64.b64decode(image["src"].partition(",")[2])))
+        assert (picture.format, max(picture.size)) == ("JPEG", pytest.approx(110, abs=51))
+        assert image["alt"].startswith("Picture: ")
+    top = audit.scores.sort_values("clipmem", ascending=False)["pair_id"].tolist()[:50]
+    shown = [text for text in page.texts if text.startswith("images/")]
+    assert shown[:50] == top
+
+
+def test_missing_pictures_and_a_malformed_verdict_are_no_errors(
+    copy: Copy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audit = copy()
+    write_json(audit.folder / "config.json", audit.record.values | {"root": str(tmp_path / "gone")})
+    write_json(audit.folder / VERDICT, {"detection": [{"score": "clipmem"}], "checks": 5, "groups": [3], "sample": []})
+    write(audit, "html", tmp_path / "report.html")
+    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert not page.attributes("img")
+    assert page.texts.count("picture cannot be read") == 100
+    assert {"This audit has no verdict.", "Nothing has been decided yet."} <= set(page.texts)
+    monkeypatch.setattr(report, "DECISIONS_SHOWN", 4)
+    open_review(audit).decide(audit.pairs["pair_id"].tolist()[:10], REMOVE)
+    write(audit, "html", tmp_path / "report.html", overwrite=True)
+    texts = Page((tmp_path / "report.html").read_text(encoding="utf-8")).texts
+    assert "keep: 0 · remove: 10 · recaption: 0" in texts
+    assert any(text.startswith("6 more are not shown") for text in texts)

@@ -1,0 +1,172 @@
+"""Each format as its tool reads it: pandas and open_clip, COCO, datasets, webdataset, DataComp, Pillow."""
+
+import csv
+import hashlib
+import io
+import json
+import subprocess
+import tarfile
+from argparse import Namespace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from webdataset.tariterators import group_by_keys, tar_file_expander
+
+from clipmem_core.audit.store import Audit
+from clipmem_core.export import Summary, write
+from clipmem_core.export.formats import uid_of
+from clipmem_core.review.decisions import RECAPTION, REMOVE, open_review
+from tests.export.sources import CAPTIONS, LABELS, audited, make_source, picture
+
+TEXTS = [text for captions in CAPTIONS for text in captions]
+SEPARATORS = {".csv": ",", ".tsv": "\t"}
+
+
+def size_of(image: Image.Image) -> tuple[int, int]:
+    with image:
+        return image.size
+
+
+def as_pandas_reads(path: Path, **how: object) -> pd.DataFrame:
+    """With no more than the separator; a comma needs not even that."""
+    return pd.read_csv(path, **({} if path.suffix == ".csv" else {"sep": "\t"}), **how)
+
+
+def as_printed(summary: Summary) -> Namespace:
+    """Parse the flags of the line that says how open_clip reads an export, as a shell and open_clip do."""
+    line = next(note for note in summary.notes if note.startswith("open_clip reads it with "))
+    script = f'printf "%s\\0" {line.removeprefix("open_clip reads it with ")}'
+    typed = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True).stdout
+    return pytest.importorskip("open_clip_train.params").parse_args(typed.split("\0")[:-1])
+
+
+@pytest.mark.parametrize("suffix", SEPARATORS)
+def test_pandas_and_open_clip_read_every_caption_and_every_picture(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    audit = audited(make_source("tar", tmp_path / "set"))
+    summary = write(audit, "csv", tmp_path / "its folder" / f"clean{suffix}")
+    monkeypatch.chdir(data)
+    table = as_pandas_reads(tmp_path / "its folder" / f"clean{suffix}")
+    assert [str(text) for text in table["title"]][:-1] == TEXTS[:-1]
+    assert [size_of(Image.open(path)) for path in table["filepath"]] == [(24, 24)] * len(TEXTS)
+    printed = as_printed(summary)
+    assert printed.csv_separator == SEPARATORS[suffix]
+    read = pytest.importorskip("open_clip_train.data").CsvDataset(
+        printed.train_data,
+        size_of,
+        printed.csv_img_key,
+        printed.csv_caption_key,
+        sep=printed.csv_separator,
+        tokenizer=lambda texts: texts,
+    )
+    assert [read[at] for at in range(len(read) - 1)] == [((24, 24), text) for text in TEXTS[:-1]]
+
+
+@pytest.mark.parametrize("captions", [0, 1])
+def test_the_library_datasets_reads_captions_and_ids_beside_pictures(tmp_path: Path, data: Path, captions: int) -> None:
+    datasets = pytest.importorskip("datasets")
+    audit = audited(make_source("csv", tmp_path / "set"), captions=captions)
+    write(audit, "imagefolder", tmp_path / "out")
+    read = datasets.load_dataset(
+        "imagefolder", data_dir=str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "cache")
+    )
+    rows = {row["pair_id"]: row for row in read}
+    assert set(read.column_names) == {"image", "text", "pair_id", "label"}
+    expected = [texts[0] if captions else list(texts) for texts in audit.pairs["captions"]]
+    assert [rows[f"id {at}"]["text"] for at in range(10)] == expected
+    assert [rows[f"id {at}"]["label"] for at in (0, 2, 5)] == [LABELS[at] for at in (0, 2, 5)]
+    assert all(row["image"].size == (24, 24) for row in read)
+
+
+def remove(audit: Audit, *rows: int) -> None:
+    open_review(audit).decide([audit.pairs["pair_id"][row] for row in rows], REMOVE)
+
+
+def write_tar(path: Path, names: list[str]) -> None:
+    path.parent.mkdir(exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for number, name in enumerate(names):
+            text = f"caption of {name}".encode()
+            for member, data in ((name, picture(number)), (f"{name.rpartition('.')[0]}.txt", text)):
+                info = tarfile.TarInfo(member)
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+
+
+@pytest.mark.parametrize("prefix", ["", "./deep.er/"])
+def test_webdataset_keeps_exactly_the_samples_of_the_list(tmp_path: Path, data: Path, prefix: str) -> None:
+    write_tar(tmp_path / "set/a.tar", [f"{prefix}{at}.jpg" for at in range(4)])
+    write_tar(tmp_path / "set/b.tar", [f"{prefix}{at}.png" for at in (9, 8, 7)])
+    audit = audited(tmp_path / "set")
+    remove(audit, 1, 5)
+    summary = write(audit, "wds", tmp_path / "keys.txt")
+    expected = [f"{prefix}{at}" for at in (0, 2, 3, 9, 7)]
+    listed, samples_kept = (tmp_path / "keys.txt").read_text().splitlines(), list[str]()
+    for shard in sorted((tmp_path / "set").glob("*.tar")):
+        with shard.open("rb") as stream:  # webdataset would leave it open
+            samples = group_by_keys(tar_file_expander([{"url": str(shard), "stream": stream}]))
+            samples_kept += [sample["__key__"] for sample in samples if sample["__key__"] in listed]
+    assert listed == samples_kept == expected
+    assert (summary.kept, summary.removed, summary.notes, summary.command) == (5, 2, (), "")
+
+
+def test_shared_keys_are_reported_and_new_captions_go_into_a_second_file(tmp_path: Path, data: Path) -> None:
+    for shard in "ab":
+        write_tar(tmp_path / f"set/{shard}.tar", ["1.jpg", "2.jpg"])
+    audit = audited(tmp_path / "set")
+    remove(audit, 2)
+    review, second = open_review(audit), tmp_path / "keys.txt.captions.jsonl"
+    review.decide([audit.pairs["pair_id"][1]], RECAPTION, captions=["new 🐊"])
+    notes = write(audit, "wds", tmp_path / "keys.txt").notes
+    assert notes[0].startswith("1 new captions cannot be in a list of keys")
+    assert notes[1].startswith("1 removed samples share the key of another sample")
+    assert json.loads(second.read_text()) == {"key": "2", "captions": ["new 🐊"]}
+    review.undo()
+    write(audit, "wds", tmp_path / "keys.txt", overwrite=True)
+    assert not second.exists()
+
+
+UIDS = ["ffffffffffffffff0000000000000001", "000000000000000A00000000000000ff", "000000000000000a0000000000000001"]
+
+
+def uid_source(folder: Path, ids: list[str]) -> Path:
+    folder.mkdir()
+    for number in range(len(ids)):
+        (folder / f"{number}.png").write_bytes(picture(number))
+    images = [f"{number}.png" for number in range(len(ids))]
+    pd.DataFrame({"filepath": images, "title": "x", "uid": ids}).to_csv(folder / "set.csv", index=False)
+    return folder / "set.csv"
+
+
+def test_uids_are_two_numbers_each_sorted_by_hand(tmp_path: Path, data: Path) -> None:
+    audit = audited(uid_source(tmp_path / "set", UIDS))
+    summary = write(audit, "datacomp", tmp_path / "uids.npy")
+    result = np.load(tmp_path / "uids.npy", allow_pickle=False)
+    assert result.dtype == np.dtype("u8,u8")
+    assert result.tolist() == [(10, 1), (10, 255), (2**64 - 1, 1)]
+    assert (summary.notes, list(tmp_path.glob("*.csv"))) == ((), [])
+    open_review(audit).decide([UIDS[0]], REMOVE)
+    write(audit, "datacomp", tmp_path / "uids.npy", overwrite=True)
+    assert np.load(tmp_path / "uids.npy").tolist() == [(10, 1), (10, 255)]
+
+
+def test_other_ids_are_hashed_and_listed(tmp_path: Path, data: Path) -> None:
+    write(audited(uid_source(tmp_path / "set", ["a.jpg", UIDS[0], 'é, "x"'])), "datacomp", tmp_path / "uids.npy")
+    with (tmp_path / "uids.uids.csv").open(newline="", encoding="utf-8") as file:
+        listed = dict(list(csv.reader(file))[1:])
+    assert (
+        listed
+        == {
+            "a.jpg": "509b0d4641a7c3ba088ffa28559d1f57",  # printf a.jpg | sha256sum
+            UIDS[0]: UIDS[0],
+            'é, "x"': hashlib.sha256('é, "x"'.encode()).hexdigest()[:32],
+        }
+    )
+    result = np.load(tmp_path / "uids.npy", allow_pickle=False)
+    assert (0x509B0D4641A7C3BA, 0x088FFA28559D1F57) in result.tolist()
+    for almost in ("0" * 31, "0" * 33, "g" + "0" * 31, "0" * 31 + "\n", "０" * 32):
+        assert uid_of(almost) == hashlib.sha256(almost.encode()).hexdigest()[:32]
