@@ -133,7 +133,7 @@ def _study(
 def _benchmark(
     source: Source,
     name: Annotated[str, "the benchmark's folder; empty names it after the source"] = "",
-    plantings: Annotated[int, "of each kind and share, each with another split, other pairs and other members"] = 5,
+    injections: Annotated[int, "of each kind and share, each with another split, other pairs and other members"] = 5,
     kinds: Annotated[Texts, "random | label | nearest | partly | vague | duplicates; all if none is named"] = (),
     shares: Annotated[tuple[float, ...], "of the scored pairs, for swaps; .05 .2 .4 if none is named"] = (),
     out: Annotated[str, "a CSV file for the table"] = "",
@@ -144,7 +144,7 @@ def _benchmark(
     from clipmem_core.studies import benchmark_results
     from clipmem_core.studies.benchmark import run_benchmark
 
-    options: dict[str, Any] = {"plantings": plantings, "kinds": kinds, "shares": shares}
+    options: dict[str, Any] = {"injections": injections, "kinds": kinds, "shares": shares}
     options |= {"name": name or audit_name(source, config), "executor": _executor(engine, config)}
     with RichScreen() as screen:
         finished = run_benchmark(source, config, **options, screen=screen)
@@ -213,7 +213,7 @@ def _results(
     study: Annotated[bool, "NAME is a study"] = False,
 ) -> None:
     """Write the results of an audit or a study as a small CSV with its command and machine."""
-    from clipmem_core.studies import study_folder
+    from clipmem_core.studies import results, study_folder
 
     if study:
         results.write_results(study_folder.open_study(name), Path(out))

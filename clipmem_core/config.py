@@ -71,10 +71,10 @@ class TrainingConfig:
     seed: int = option(
         0, "splits, initialisation and every draw start here", ge=0, affects=("data", "training", "evaluation")
     )
-    plant_miscaptions: int = option(
+    inject_miscaptions: int = option(
         0, "this many pairs get another pair's captions", title="Injected mis-captions", ge=0, affects=("data",)
     )
-    drop_lookalikes: bool = option(
+    drop_near_duplicates: bool = option(
         False, "keep only the first of near-duplicate pictures", title="Drop near-duplicates", affects=("data",)
     )
     captions: int = option(

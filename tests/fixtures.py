@@ -137,7 +137,7 @@ def made_record(name: str, root: Path, protocol: str, groups: np.ndarray) -> Rec
         **options,
         pairs=len(groups),
         external_pairs=int((groups == "external").sum()),
-        lookalikes=0,
+        near_duplicates=0,
         quarantined=QUARANTINED,
         dataset_fingerprint="fedcba9876543210",
         fingerprint=audit_fingerprint(config, "fedcba9876543210"),
@@ -165,18 +165,18 @@ def made_verdict(scores: pd.DataFrame, utility: pd.DataFrame, config: AuditConfi
         {"group": group, "n": int(n), "mean": mean, "low": mean - std, "high": mean + std, "kind": "SD over pairs"}
         for group, n, mean, std in spread.itertuples()
     ]
-    planted = np.arange(len(scores)) % 10 == 0
+    injected = np.arange(len(scores)) % 10 == 0
     detectors = {"misfit": 0.86, "similarity_out": 0.81, "similarity_in": 0.65}
     values = {
-        name: planted + np.random.default_rng(0).normal(size=len(scores)) / auc for name, auc in detectors.items()
+        name: injected + np.random.default_rng(0).normal(size=len(scores)) / auc for name, auc in detectors.items()
     }
     summary = {
         "groups": groups,
-        "planted": [
-            {"planted": "miscaption", "n": 10, "clipmem": 0.55, "similarity_out": 0.1},
-            {"planted": "none", "n": 90, "clipmem": 0.25, "similarity_out": 0.3},
+        "injected": [
+            {"injected": "miscaption", "n": 10, "clipmem": 0.55, "similarity_out": 0.1},
+            {"injected": "none", "n": 90, "clipmem": 0.25, "similarity_out": 0.3},
         ],
-        "detection": records(detection_table(values, planted, n_boot=10)) if len(scores) < 1000 else [],
+        "detection": records(detection_table(values, injected, n_boot=10)) if len(scores) < 1000 else [],
         "membership_auroc": 0.93,
         "membership_auroc_by_member": dict.fromkeys(MEMBERS[config.protocol], 0.93),
         "ranking_stability": 0.73,
@@ -263,15 +263,15 @@ def leave_job(
         (folder / "exit_code").write_text(f"{exit_code}\n")
 
 
-def make_benchmark(name: str, *, root: str, fingerprint: str = "another", plantings: int = 3) -> Benchmark:
+def make_benchmark(name: str, *, root: str, fingerprint: str = "another", injections: int = 3) -> Benchmark:
     """Write a benchmark into the data folder: every kind at its shares, and better detectors first."""
     benchmark, rng = benchmark_of(name), np.random.default_rng(0)
-    (benchmark.folder / "plantings").mkdir(parents=True)
+    (benchmark.folder / "injections").mkdir(parents=True)
     config = as_dict(preset_config("tiny")) | {"members": 4}
     request: dict[str, Any] = {"source": "scenes", "root": root, "config": config, "dataset_fingerprint": fingerprint}
     write_json(benchmark.folder / BENCHMARK, request | {"machine": machine()})
     for kind, error in ERROR_KINDS.items():
-        for piece in (Piece(kind, share, seed) for share in error.shares for seed in range(plantings)):
+        for piece in (Piece(kind, share, seed) for share in error.shares for seed in range(injections)):
             write_json(benchmark.result(piece), _result(piece, rng))
     return benchmark
 
@@ -284,5 +284,5 @@ def _result(piece: Piece, rng: np.random.Generator) -> dict[str, object]:
         values = {metric: float(level + rng.normal() * 0.01) for metric in METRICS}
         curve = (piece.share + (level - piece.share) * np.linspace(1, 0, len(numbers))).tolist()
         detectors[name] = values | {"curve": curve}
-    result = {"planted": 40, "judged": 200, "absent": "", "recall": 0.5, "reliability": 0.8, "without": {}}
+    result = {"injected": 40, "judged": 200, "absent": "", "recall": 0.5, "reliability": 0.8, "without": {}}
     return piece._asdict() | result | {"numbers": numbers.tolist(), "detectors": detectors, "seconds": {"members": 3.0}}

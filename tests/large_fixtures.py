@@ -19,7 +19,7 @@ PICTURES = 2000  # distinct ones; pairs share them
 SIDE = 224  # pixels
 LABELS = 200
 EXTERNAL = 0.05  # share of the pairs
-PLANTED = {c.MISCAPTION: 0.02, c.VAGUE: 0.01, c.DUPLICATE: 0.005, c.ATYPICAL: 0.002}
+INJECTED = {c.MISCAPTION: 0.02, c.VAGUE: 0.01, c.DUPLICATE: 0.005, c.ATYPICAL: 0.002}
 CAPTIONS = [0.55, 0.15, 0.1, 0.1, 0.1]  # share of the pairs with 1, 2, … captions
 SYLLABLES = [consonant + vowel for consonant in "bdfgklmnprstvz" for vowel in "aeiou"]
 
@@ -52,7 +52,7 @@ def _pairs(pictures: pd.DataFrame, groups: np.ndarray, rng: np.random.Generator)
     n = len(groups)
     drawn = pictures.iloc[rng.integers(0, len(pictures), n)].reset_index(drop=True)
     label = rng.zipf(1.3, n) % LABELS
-    kinds = rng.choice([*PLANTED, None], n, p=[*PLANTED.values(), 1 - sum(PLANTED.values())])
+    kinds = rng.choice([*INJECTED, None], n, p=[*INJECTED.values(), 1 - sum(INJECTED.values())])
     table = pd.DataFrame(
         {
             c.PAIR_ID: [f"{row // 10_000:05d}/{row:09d}.jpg" for row in range(n)],
@@ -62,7 +62,7 @@ def _pairs(pictures: pd.DataFrame, groups: np.ndarray, rng: np.random.Generator)
             c.WIDTH: SIDE,
             c.HEIGHT: SIDE * 3 // 4,
             c.SHA256: drawn[c.SHA256],
-            c.PLANTED: np.where(groups == c.SCORED, kinds, None),
+            c.INJECTED: np.where(groups == c.SCORED, kinds, None),
         }
     )
     return table[c.PAIR_COLUMNS]

@@ -22,7 +22,7 @@ from clipmem_core.dataset.pixels import PIXELS_FILE, Pixels, open_pixels
 from clipmem_core.io import read_through
 from clipmem_core.training.names import model_config
 
-LOOKALIKE_OF = "lookalike_of"
+NEAR_DUPLICATE_OF = "near_duplicate_of"
 _VERSION_KEY = b"clipmem_checks"  # in the file's metadata
 
 
@@ -30,7 +30,7 @@ def ensure_checks(audit: Audit) -> Path:
     """Return the file of an audit's checks; compute it if it is missing or of another version of the checks.
 
     Columns: pair_id; a bool for each check, null if unknown; brightness, contrast and sharpness of the picture;
-    lookalike_of, the id of the first of its near-duplicates, or null.
+    near_duplicate_of, the id of the first of its near-duplicates, or null.
     """
     path = audit.folder / store.CHECK_TABLE
     try:
@@ -65,9 +65,9 @@ def _write(audit: Audit, path: Path) -> None:
     table.insert(0, c.PAIR_ID, pairs[c.PAIR_ID])
     first = np.full(len(pairs), None)
     if pictures.clusters is not None:
-        rows = np.flatnonzero(table["lookalike"])
+        rows = np.flatnonzero(table["near_duplicate"])
         first[rows] = pairs[c.PAIR_ID].iloc[pictures.clusters[rows]]
-    table[LOOKALIKE_OF] = pd.Series(first, table.index, dtype=object)
+    table[NEAR_DUPLICATE_OF] = pd.Series(first, table.index, dtype=object)
     arrow = pa.Table.from_pandas(table, preserve_index=False)
     metadata = (arrow.schema.metadata or {}) | {_VERSION_KEY: str(VERSION).encode()}
     pq.write_table(arrow.replace_schema_metadata(metadata), path, row_group_size=store.ROW_GROUP)

@@ -36,7 +36,7 @@ def score_checkpoints(
     table = read_membership(Path(membership))
     names = [column for column in table.columns if column not in (c.PAIR_ID, c.GROUP)]
     files = _checkpoint_files(checkpoints, names)
-    refused = {"plant-miscaptions": config.plant_miscaptions, "stable": config.stable, "rounds": config.rounds == "2"}
+    refused = {"inject-miscaptions": config.inject_miscaptions, "stable": config.stable, "rounds": config.rounds == "2"}
     for flag, used in refused.items():
         if used:
             raise InputError(f"--{flag} belongs to audit: score trains no members")

@@ -28,7 +28,7 @@ from clipmem_core.audit.status import MemberProgress, State
 from clipmem_core.audit.store import Audit, audits_folder
 from clipmem_core.audit.verdict import RELIABILITY, WHOLE_HEAD, likely_wrong, uses, whole_rows
 from clipmem_core.config import affecting, as_dict
-from clipmem_core.scores.registry import PLANTED, scores_in
+from clipmem_core.scores.registry import INJECTED, scores_in
 
 MEASURES = ("auroc", "average_precision", "precision_at_k", "auroc_difference", "average_precision_difference")
 SECONDS_BETWEEN_LINES = 1.0  # of counts, on a pipe
@@ -57,9 +57,9 @@ def result_rows(audit: Audit) -> pd.DataFrame:
     for row in verdict["groups"]:
         interval = {"low": row["low"], "high": row["high"], "kind": c.of_one_split(row["kind"])}
         add("clipmem", row["group"], "mean", row["mean"], **interval, n=row["n"])
-    for row in verdict["planted"]:
-        for name in (name for name in row if name not in (c.PLANTED, "n")):
-            add("planted", row[c.PLANTED], name, row[name], n=row["n"])
+    for row in verdict["injected"]:
+        for name in (name for name in row if name not in (c.INJECTED, "n")):
+            add("injected", row[c.INJECTED], name, row[name], n=row["n"])
     for row in verdict["detection"]:
         for name in MEASURES:
             interval = {"low": row.get(f"{name}_low"), "high": row.get(f"{name}_high")}
@@ -198,8 +198,8 @@ def show_verdict(audit: Audit) -> None:
 
     groups = [row | {"kind": c.of_one_split(row["kind"])} for row in verdict["groups"]]
     show("clipmem by group", groups, ["group", "n", "mean", "low", "high", "kind"])
-    scores = sorted(scores_in(PLANTED), key=lambda name: not name.startswith("clipmem"))
-    injected = [row | {"injected error": row["planted"]} for row in verdict["planted"]]
+    scores = sorted(scores_in(INJECTED), key=lambda name: not name.startswith("clipmem"))
+    injected = [row | {"injected error": row["injected"]} for row in verdict["injected"]]
     show("injected errors and other pairs (means)", injected, ["injected error", "n", *scores])
     show("detector accuracy on injected errors, with 95 % bootstrap intervals", map(_detection, verdict["detection"]))
     attacks = [row for row in verdict["attacks"] if row["value"] is not None]

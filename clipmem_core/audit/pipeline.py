@@ -103,7 +103,7 @@ def _prepare(audit: Audit, progress: Progress) -> None:
         membership = prepare.draw_membership(data_set.clusters, config, members=first)
     else:
         membership = prepare.repeat_membership(again, data_set.pairs)
-    pairs = prepare.plant(data_set.pairs, membership, config)
+    pairs = prepare.inject(data_set.pairs, membership, config)
     screen.say(counts(data_set, membership))
     trained = round(float(membership.trained.sum(axis=1).mean()))
     if trained < config.batch_size:
@@ -281,7 +281,7 @@ def counts(data_set: DataSet, membership: Membership) -> str:
     groups = ", ".join(f"{count:,} {name}" for name, count in pd.Series(membership.group).value_counts().items())
     return (
         f"{len(data_set.pairs):,} pairs with {captions:,} captions ({groups}); "
-        f"near-duplicates: {data_set.lookalikes:,}; rows in quarantine: {len(data_set.quarantine):,}"
+        f"near-duplicates: {data_set.near_duplicates:,}; rows in quarantine: {len(data_set.quarantine):,}"
     )
 
 

@@ -69,7 +69,7 @@ def _show(source: str, data_set: DataSet) -> None:
     else:
         for name, column in (("picture widths", c.WIDTH), ("picture heights", c.HEIGHT)):
             facts[name] = f"{pairs[column].min():,} to {pairs[column].max():,} pixels"
-    facts["near-duplicates"] = f"{data_set.lookalikes:,} of the pictures"
+    facts["near-duplicates"] = f"{data_set.near_duplicates:,} of the pictures"
     facts["in quarantine"] = f"{len(data_set.quarantine):,} rows"
     for name, fact in facts.items():
         console.print(plain(f"{name:24} {fact}"), soft_wrap=True)
@@ -193,9 +193,9 @@ def check(request: Request) -> None:
         raw, _ = prepare.sampled(read_source(request.source, config.source, data=data_folder()), config)
         if len(raw.pairs):
             clusters = np.arange(len(raw.pairs))
-            _print_found(raw.pairs, raw.quarantine, clusters, config, exact=False, rows=raw.rows, lookalikes=0)
+            _print_found(raw.pairs, raw.quarantine, clusters, config, exact=False, rows=raw.rows, near_duplicates=0)
         data_set = prepare.read_pictures(raw, config, progress=RichScreen().pictures)
-    counts = {"exact": True, "rows": data_set.raw.rows, "lookalikes": data_set.lookalikes}
+    counts = {"exact": True, "rows": data_set.raw.rows, "near_duplicates": data_set.near_duplicates}
     _print_found(data_set.pairs, data_set.quarantine, data_set.clusters, config, **counts)
 
 
@@ -204,9 +204,13 @@ def _print_found(
 ) -> None:
     """Print the content of a data set; drawing the membership and injecting errors refuses what the audit would."""
     membership = prepare.draw_membership(clusters, config)
-    prepare.plant(pairs, membership, config)
+    prepare.inject(pairs, membership, config)
     counts = pairs[c.CAPTIONS].map(len)
-    kinds = quarantine[c.REASON].astype(str).str.replace(r"^look-alike of .*", "look-alike of another pair", regex=True)
+    kinds = (
+        quarantine[c.REASON]
+        .astype(str)
+        .str.replace(r"^near-duplicate of .*", "near-duplicate of another pair", regex=True)
+    )
     summary = {
         "pairs": len(pairs),
         "captions": int((counts.clip(upper=config.captions) if config.captions else counts).sum()),

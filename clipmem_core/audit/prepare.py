@@ -13,8 +13,8 @@ import pandas as pd
 from clipmem_core import columns as c
 from clipmem_core.audit.store import Audit, Record, pair_blocks, read_prepared, write_prepared
 from clipmem_core.config import AuditConfig, InputError, data_folder, fingerprint
-from clipmem_core.dataset.duplicates import lookalike_clusters
-from clipmem_core.dataset.errors import plant_miscaptions
+from clipmem_core.dataset.duplicates import near_duplicate_clusters
+from clipmem_core.dataset.errors import inject_miscaptions
 from clipmem_core.dataset.pixels import Pixels, check_pictures
 from clipmem_core.dataset.readers.records import named_folder
 from clipmem_core.dataset.source import RawPairs, local_path, read_source
@@ -56,7 +56,7 @@ class DataSet:
     pixels: Pixels  # of the pairs, in their order
 
     @property
-    def lookalikes(self) -> int:
+    def near_duplicates(self) -> int:
         """The number of pictures that repeat another one."""
         return int((self.clusters != np.arange(len(self.clusters))).sum())
 
@@ -130,7 +130,7 @@ def read_features(
         if not image_folder and not all(Path(name).is_relative_to(root) for name in folders):
             root = Path(os.path.commonpath(folders))
         images = pd.Series([os.path.relpath(image, root) for image in images])
-    pairs = stored.pairs.assign(**{c.IMAGE: images, c.PLANTED: None, c.WIDTH: 0, c.HEIGHT: 0})
+    pairs = stored.pairs.assign(**{c.IMAGE: images, c.INJECTED: None, c.WIDTH: 0, c.HEIGHT: 0})
     return RawPairs(root, "features", len(pairs) + len(stored.quarantine), pairs, stored.quarantine), stored
 
 
@@ -182,7 +182,7 @@ def read_pictures(
     facts, pairs = facts[usable].reset_index(drop=True), raw.pairs[usable].reset_index(drop=True)
     _check_not_empty(raw, pairs, quarantine)
     rows = np.flatnonzero(usable)
-    clusters = lookalike_clusters(pixels.descriptors()[rows], facts[c.SHA256].tolist())
+    clusters = near_duplicate_clusters(pixels.descriptors()[rows], facts[c.SHA256].tolist())
     pairs = pairs.assign(**{name: facts[name] for name in (c.WIDTH, c.HEIGHT, c.SHA256)})
     return _data_set(raw, pairs, quarantine, clusters, pixels.select(rows), config)
 
@@ -220,9 +220,9 @@ def _data_set(
     if config.captions:
         pairs = pairs.assign(**{c.CAPTIONS: pairs[c.CAPTIONS].map(lambda captions: list(captions)[: config.captions])})
     pairs = pairs.reindex(columns=c.PAIR_COLUMNS)
-    if config.drop_lookalikes:
+    if config.drop_near_duplicates:
         first = clusters == np.arange(len(clusters))
-        reasons = "look-alike of " + pairs[c.PAIR_ID].iloc[clusters].reset_index(drop=True)
+        reasons = "near-duplicate of " + pairs[c.PAIR_ID].iloc[clusters].reset_index(drop=True)
         quarantine = pd.concat([quarantine, _quarantined(pairs, reasons, ~first)], ignore_index=True)
         pairs, pixels = pairs[first].reset_index(drop=True), pixels.select(np.flatnonzero(first))
         clusters = np.arange(len(pairs))
@@ -274,10 +274,10 @@ def leave_out(membership: Membership, rows: np.ndarray) -> Membership:
     return dataclasses.replace(membership, trained=membership.trained & ~rows)
 
 
-def plant(pairs: pd.DataFrame, membership: Membership, config: AuditConfig) -> pd.DataFrame:
+def inject(pairs: pd.DataFrame, membership: Membership, config: AuditConfig) -> pd.DataFrame:
     """Swap captions among candidates (ensemble: among scored pairs) as the config asks."""
     rows = np.flatnonzero(membership.group == (c.CANDIDATE if config.protocol == "paper" else c.SCORED))
-    return plant_miscaptions(pairs, rows, n=config.plant_miscaptions, seed=config.seed)
+    return inject_miscaptions(pairs, rows, n=config.inject_miscaptions, seed=config.seed)
 
 
 def membership_table(pairs: pd.DataFrame, membership: Membership) -> pd.DataFrame:
@@ -319,6 +319,6 @@ def rebuild_store(audit: Audit, record: Record, *, progress: Report | None = Non
         facts, pixels = _store_pixels(record.pictures, pairs, record.config, progress=progress)
         if facts[c.REASON].notna().any() or facts[c.SHA256].tolist() != pairs[c.SHA256].tolist():
             raise InputError(f"the pictures in {record.root} {changed}")
-        clusters = lookalike_clusters(pixels.descriptors(), pairs[c.SHA256].tolist())
+        clusters = near_duplicate_clusters(pixels.descriptors(), pairs[c.SHA256].tolist())
     folder = pixels.folder.relative_to(data_folder()).as_posix()
     write_prepared(audit.folder, cache_rows=pixels.rows, clusters=clusters, pixels=folder)

@@ -24,7 +24,7 @@ from clipmem_core.scores.detection import detection_table
 from clipmem_core.scores.encoders import contributions
 from clipmem_core.scores.membership import Sides
 from clipmem_core.scores.prevalence import summarize_count, suspicion_of, whole_count
-from clipmem_core.scores.registry import BY_NAME, DETECTION, PLANTED, SCORE_COLUMNS, TABLE, scores_in
+from clipmem_core.scores.registry import BY_NAME, DETECTION, INJECTED, SCORE_COLUMNS, TABLE, scores_in
 from clipmem_core.scores.uncertainty import Noise, share_above, standard_errors
 from clipmem_core.training.names import CHECKPOINT, TRAJECTORY
 
@@ -42,7 +42,7 @@ MAX_ATTACKED = 1_000_000  # pairs; larger sets are sampled
 class Evidence:
     """The outputs of all members, an array per member, and their training pairs. Embeddings are memory-mapped."""
 
-    pairs: pd.DataFrame  # pair_id, planted
+    pairs: pd.DataFrame  # pair_id, injected
     sides: Sides
     views: int
     terms: list[dict[str, np.ndarray]]
@@ -88,7 +88,7 @@ def gather_evidence(audit: Audit) -> Evidence:
     checkpoints = [audit.member_record(name).checkpoint for name in record.members]
     weights = [Path(path or folder / CHECKPOINT) for path, folder in zip(checkpoints, folders, strict=True)]
     return Evidence(
-        pairs=store.read_table(audit.folder / store.PAIRS, columns=[c.PAIR_ID, c.PLANTED]),
+        pairs=store.read_table(audit.folder / store.PAIRS, columns=[c.PAIR_ID, c.INJECTED]),
         sides=sides,
         views=1 if record.config.lock_image else record.config.views,
         terms=terms,
@@ -176,8 +176,8 @@ def wrong_captions(pairs: pd.DataFrame, scores: pd.DataFrame) -> dict[str, Any]:
     """Return how many captions are probably wrong, and when to stop reviewing."""
     fit, swapped, near = (scores[name].to_numpy() for name in (c.CSLS_OUT, c.CSLS_SWAPPED, c.CSLS_NEAR))
     count = summarize_count(fit, swapped, near, suspicion_of(scores[c.MISFIT].to_numpy(), fit))
-    kinds = pairs[c.PLANTED]
-    return count | {"planted": int((kinds == c.MISCAPTION).sum()), "planted_vague": int((kinds == c.VAGUE).sum())}
+    kinds = pairs[c.INJECTED]
+    return count | {"injected": int((kinds == c.MISCAPTION).sum()), "injected_vague": int((kinds == c.VAGUE).sum())}
 
 
 def summary(evidence: Evidence, scores: pd.DataFrame, split: dict[str, Any]) -> dict[str, Any]:
@@ -212,12 +212,12 @@ def summary(evidence: Evidence, scores: pd.DataFrame, split: dict[str, Any]) -> 
 
 def _injected_errors(pairs: pd.DataFrame, scores: pd.DataFrame, target: pd.Series, *, seed: int) -> dict[str, Any]:
     """Return the mean scores by kind of injected error, and how well each score detects injected mis-captions."""
-    kind = pairs[c.PLANTED].fillna("none").where(target)
-    planted, detection = [], []
+    kind = pairs[c.INJECTED].fillna("none").where(target)
+    injected, detection = [], []
     if not kind.dropna().eq("none").all():
-        table = scores.groupby(kind.rename(c.PLANTED))[list(scores_in(PLANTED))].mean()
+        table = scores.groupby(kind.rename(c.INJECTED))[list(scores_in(INJECTED))].mean()
         table.insert(0, "n", kind.value_counts())
-        planted = records(table.reset_index())
+        injected = records(table.reset_index())
     truth = (kind[target] == c.MISCAPTION).to_numpy()
     values = {name: (score.direction * scores[name])[target].to_numpy() for name, score in scores_in(DETECTION).items()}
     complete = {name: score for name, score in values.items() if not np.isnan(score).any()}
@@ -225,7 +225,7 @@ def _injected_errors(pairs: pd.DataFrame, scores: pd.DataFrame, target: pd.Serie
         n_boot = int(np.clip(RESAMPLED // len(truth), 100, 2000))
         reference = next(iter(complete))
         detection = records(detection_table(complete, truth, k=TOP_K, n_boot=n_boot, seed=seed, reference=reference))
-    return {"planted": planted, "detection": detection}
+    return {"injected": injected, "detection": detection}
 
 
 def _error_summary(evidence: Evidence, scores: pd.DataFrame, target: pd.Series) -> dict[str, Any]:
@@ -330,19 +330,19 @@ def whole_set(
         ends = zip(("whole", "low", "high"), whole_count(min(n, among), among, of, **limits), strict=True)
         return {"count": count, "found": n, "among": among} | {name: round(end + exact, 1) for name, end in ends}
 
-    skipped = int((~audit.quarantine[c.REASON].str.startswith("look-alike of ")).sum())
+    skipped = int((~audit.quarantine[c.REASON].str.startswith("near-duplicate of ")).sum())
     unread = record.quarantined - (drawn - record.pairs)  # rows counted before the sample was drawn
     usable = drawn - (skipped - unread)
     rows = [row(UNUSABLE, skipped - unread, drawn, exact=unread)]
     table = store.read_table(checks)
     # How often a picture or caption repeats depends on the number of pairs, so a sample cannot estimate it.
-    for name in (name for name in CHECKS if name in table and name not in ("lookalike", "repeated_caption")):
+    for name in (name for name in CHECKS if name in table and name not in ("near_duplicate", "repeated_caption")):
         flags = table[name].dropna()
         if len(flags):
             # Pairs without this check, and the same share of the skipped rows, count as not drawn.
             rows.append(row(CHECKS[name].label, int(flags.sum()), round(drawn * len(flags) / usable)))
     if ends := numbers([wrong.get(name) for name in ("estimate", "low", "high")], 3):
-        estimate, low, high = (max(0.0, end - wrong["planted"]) for end in ends)
+        estimate, low, high = (max(0.0, end - wrong["injected"]) for end in ends)
         n_scored = int(np.isfinite(scores[c.CSLS_OUT]).sum())
-        rows.append(row(WRONG, estimate, round(drawn * (n_scored - wrong["planted"]) / usable), low=low, high=high))
+        rows.append(row(WRONG, estimate, round(drawn * (n_scored - wrong["injected"]) / usable), low=low, high=high))
     return {"pairs": record.pairs, "of": of, "basis": BASIS, "counts": rows}

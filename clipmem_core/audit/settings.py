@@ -44,7 +44,7 @@ def typed(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def typed_flags(values: Mapping[str, Any], *, joint: str = " ") -> list[str]:
-    """Return the flags that set fields of a config: ['--batch-size 8', '--drop-lookalikes', '--no-lock-text']."""
+    """Return the flags that set fields of a config: ['--batch-size 8', '--drop-near-duplicates', '--no-lock-text']."""
     flags = []
     for name, value in values.items():
         flag = FIELDS[name].flag

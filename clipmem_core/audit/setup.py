@@ -52,7 +52,7 @@ def write_audit(
         precision=config.precision,
         pairs=len(pairs),
         external_pairs=int((membership.group == c.EXTERNAL).sum()),
-        lookalikes=data_set.lookalikes,
+        near_duplicates=data_set.near_duplicates,
         quarantined=len(data_set.quarantine),
         dataset_fingerprint=data_set.fingerprint,
         fingerprint=audit_fingerprint(config, data_set.fingerprint),

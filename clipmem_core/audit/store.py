@@ -87,7 +87,7 @@ class Record:
     precision: Annotated[str, Field(pattern="^(fp32|amp_bf16)$")]
     pairs: Count
     external_pairs: Count
-    lookalikes: Count
+    near_duplicates: Count
     quarantined: Count
     dataset_fingerprint: str
     fingerprint: str

@@ -79,9 +79,9 @@ def likely_wrong(verdict: Any) -> tuple[str, str]:
     captions = "caption probably belongs" if round(ends[0]) == 1 else "captions probably belong"
     sentence = "About {:,.0f} {} to another picture ({:,.0f}–{:,.0f})".format(ends[0], captions, *ends[1:])
     if row := next((row for row in whole_rows(verdict) if row[0] == WRONG), None):
-        without = ", without the injected errors," if wrong.get("planted") else ""
+        without = ", without the injected errors," if wrong.get("injected") else ""
         sentence += f" in the sample; in the whole set{without} about {row[3]} ({row[4]}–{row[5]})"
-    injected = numbers([wrong.get("planted", 0), wrong.get("planted_vague", 0)], 2)
+    injected = numbers([wrong.get("injected", 0), wrong.get("injected_vague", 0)], 2)
     if kinds := [f"{count:,.0f} {kind}" for count, kind in zip(injected, ("wrong", "vague"), strict=False) if count]:
         sentence += f"; injected: {', '.join(kinds)}"
     if similar := numbers(wrong.get("near"), 3):

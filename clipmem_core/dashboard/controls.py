@@ -174,7 +174,7 @@ class Controls:
             by: dict[str, Any] = {"options": list(RANKINGS), "format_func": lambda name: RANKINGS.get(name, name)}
             self._draw(st.selectbox, "Which first", REMOVAL_BY, removal.by, **by)
         text = "Training keeps only the first of several near-duplicate pictures."
-        self._draw_toggle(arm.LOOKALIKES, "Drop near-duplicates", text)
+        self._draw_toggle(arm.NEAR_DUPLICATES, "Drop near-duplicates", text)
         removed = recaptioned = 0
         with one_line_errors("Decisions"):
             decided = decided_for(study)

@@ -35,7 +35,7 @@ from clipmem_core.export import reaudit
 from clipmem_core.review.cards import PairCard, cards
 from clipmem_core.review.decisions import CHOICES, CODES, FOR_OTHER, KEEP, REMOVE, decided, decision_words, open_review
 from clipmem_core.review.queries import ROW, fetch_rows
-from clipmem_core.review.rows import check_counts, lookalike_groups
+from clipmem_core.review.rows import check_counts, near_duplicate_groups
 from clipmem_core.review.selection import DECIDED, UNDECIDED, Selection
 
 BROWSE, PAIR_PAGE = "pages/browse.py", "pages/pair.py"
@@ -281,7 +281,7 @@ def draw_checks(audit: Audit) -> None:
     for sentence, value in (("Nothing found", 0), ("Not available in this audit", None)):
         if names := [CHECKS[name].label.lower() for name, count in counts.items() if count == value]:
             st.caption(f"{sentence}: {', '.join(names)}.")
-    groups = lookalike_groups(audit)
+    groups = near_duplicate_groups(audit)
     st.subheader("Near-duplicates", anchor=False)
     if not groups:
         st.caption("No near-duplicate pictures in this audit.")
@@ -290,7 +290,7 @@ def draw_checks(audit: Audit) -> None:
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
         count_text = f"{len(groups):,} {'group' if len(groups) == 1 else 'groups'}"
         st.caption(f"{count_text}, {pairs_in_words(sum(map(len, groups)))}", width="content")
-        draw_pages(page, pages, key="lookalike-pages", parameter=GROUP_PAGE)
+        draw_pages(page, pages, key="near_duplicate-pages", parameter=GROUP_PAGE)
     for group in groups[(page - 1) * GROUPS : page * GROUPS]:
         _draw_group(audit, cards(audit, group[:SHOWN]), hidden=len(group) - SHOWN)
 

@@ -20,13 +20,13 @@ from clipmem_core.studies.benchmark_results import DETECTOR, KIND, MEASURE, OVER
 
 THIS_AUDIT = "this audit"
 CHART = {"displaylogo": False, "displayModeBar": False}
-PLANTED_WORDS = {"miscaption": "another pair's captions", "vague": "vague captions", "duplicate": "duplicated pair"}
+INJECTED_WORDS = {"miscaption": "another pair's captions", "vague": "vague captions", "duplicate": "duplicated pair"}
 
 
 def draw_findings(audit: Audit) -> None:
     """Draw the accuracy of each detector on errors injected here or in a benchmark, or the command that measures it."""
     st.subheader("Detector accuracy on injected errors", anchor=False)
-    audit_findings = r.planted_findings(audit)
+    audit_findings = r.injected_findings(audit)
     benchmarks = {f"benchmark {benchmark.name}": benchmark for benchmark in r.benchmarks_of(audit)}
     options = [*benchmarks, *([THIS_AUDIT] if audit_findings else [])]
     if not options:
@@ -73,7 +73,7 @@ def _draw_table(findings: r.Findings) -> None:
 
 
 def _error_name(kind: str, share: float) -> str:
-    return f"{ERROR_KINDS[kind].label if kind in ERROR_KINDS else PLANTED_WORDS.get(kind, kind)}, {share:.0%}"
+    return f"{ERROR_KINDS[kind].label if kind in ERROR_KINDS else INJECTED_WORDS.get(kind, kind)}, {share:.0%}"
 
 
 def _cell_text(row: dict[Any, Any]) -> str:

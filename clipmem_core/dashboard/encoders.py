@@ -29,7 +29,7 @@ from clipmem_core.studies.plan import STUDIES
 
 LABELS_SHOWN = 12
 CHART = {"displayModeBar": False}
-CLASSES = {c.GROUP: "Group", c.LABEL: "Label", c.PLANTED: "Injected error"}
+CLASSES = {c.GROUP: "Group", c.LABEL: "Label", c.INJECTED: "Injected error"}
 BARS = (
     "Bars are mean ± 1.96 standard errors over pairs, for these members. Dotted lines: the same over external pairs, "
     "which no model memorized."
@@ -118,7 +118,7 @@ def draw_means(audit: Audit) -> None:
     st.subheader("Mean parts", anchor=False)
     by = choose_segment("By", CLASSES, parameter="by", key="encoder-by")
     means = b.encoder_means(audit, by=by, limit=LABELS_SHOWN, groups=c.GROUPS if by == c.GROUP else b.MEMORIZED)
-    if means["mean"].isna().all() or set(means["name"]) <= {b.NOT_PLANTED}:
+    if means["mean"].isna().all() or set(means["name"]) <= {b.NOT_INJECTED}:
         st.info(f"No pair has contributions and a value of {CLASSES[by].lower()}.", icon=":material/info:")
         return
     null = b.encoder_means(audit, by=c.GROUP, groups=[c.EXTERNAL])

@@ -84,7 +84,7 @@ def _contents(audit: Audit, format: str) -> str:
         return f"{total - counts[UNDECIDED]:,} decisions on pairs of this audit, and every note."
     if format == "html":
         return f"The report of all {total:,} pairs, with the decisions."
-    if audit.record.config.plant_miscaptions:
+    if audit.record.config.inject_miscaptions:
         return f"{total:,} pairs with their original captions, minus injected errors and the pairs you removed."
     return f"{total - removed:,} pairs kept, {removed:,} removed, {counts[RECAPTION]:,} with changed captions."
 

@@ -25,7 +25,7 @@ SIDES = {s.IMAGE_SIDE: "pictures", s.TEXT_SIDE: "captions"}
 FIELDS = {
     "group": "group",
     "label": "label",
-    "planted": "injected error",
+    "injected": "injected error",
     "decision": "decision",
     "words": "words",
 }
@@ -33,7 +33,7 @@ GRID, TABLE = "grid", "table"
 LAYOUTS = {GRID: ":material/grid_view: Grid", TABLE: ":material/table_rows: Table"}
 DECISIONS = {"": "All decisions", s.UNDECIDED: s.UNDECIDED, s.DECIDED: s.DECIDED}
 DECISIONS |= {name: BADGES[name][0] for name in CHOICES}
-PLANTED = {s.ANY: "any injected error", s.NONE: "no injected error"}
+INJECTED = {s.ANY: "any injected error", s.NONE: "no injected error"}
 DIRECTIONS = {False: "high to low", True: "low to high"}
 STEPS = 200  # of a slider
 HIDDEN = {"label_visibility": "collapsed"}
@@ -157,10 +157,10 @@ def draw_filters(audit: Audit, selection: Selection) -> None:
 
 
 def _draw_more(audit: Audit, selection: Selection) -> None:
-    kinds, checks = frequent_values(audit, c.PLANTED), {name: check.label for name, check in CHECKS.items()}
+    kinds, checks = frequent_values(audit, c.INJECTED), {name: check.label for name, check in CHECKS.items()}
     _choose_listed(selection, "group", "Group", list(audit.record.groups))
     _choose_listed(selection, "label", "Label", frequent_values(audit, c.LABEL))
-    _choose_listed(selection, "planted", "Injected error", [*PLANTED, *kinds] if kinds else [], names=PLANTED)
+    _choose_listed(selection, "injected", "Injected error", [*INJECTED, *kinds] if kinds else [], names=INJECTED)
     _choose_listed(selection, "check", "Check", list(checks), names=checks)
     _choose(selection, "by", "Search by meaning among", list(SIDES), SIDES.__getitem__)
     _choose_listed(selection, "member", "Search with the encoders of", audit.record.members, names={"": "all (mean)"})

@@ -32,7 +32,7 @@ CHART = {
     "scrollZoom": True,
     "modeBarButtonsToRemove": ["toImage", "autoScale2d"],
 }
-MAP_COLOURS = {c.GROUP: "Group", c.PLANTED: "Injected error"}
+MAP_COLOURS = {c.GROUP: "Group", c.INJECTED: "Injected error"}
 SIDES = {s.IMAGE_SIDE: "Pictures", s.TEXT_SIDE: "Captions"}
 LINES = (
     "The lines come from the external pairs, which no member trained on: three quarters of them lie to the right of "
@@ -107,7 +107,7 @@ def draw_score_map(audit: Audit) -> None:
             st.info("No pair has both similarity out and clipmem.", icon=":material/info:")
             return
         colour_by = c.GROUP
-        if score_map.points[c.PLANTED].notna().any():
+        if score_map.points[c.INJECTED].notna().any():
             colour_by = choose_segment("Colour", MAP_COLOURS, parameter="colour", key="map-colour")
         corners = score_map.corners
         draw_selectable(
@@ -145,7 +145,7 @@ def _load_score_map(folder: Path, version: Version) -> ScoreMap:
 def draw_choices(audit: Audit) -> tuple[str, str]:
     """Draw the choice of embeddings and colour, and return the map's name and the colour's column."""
     st.html(TIGHT_STYLE)
-    colours = [*scores_in(SCORE_COLOUR), c.GROUP, c.LABEL, c.PLANTED]
+    colours = [*scores_in(SCORE_COLOUR), c.GROUP, c.LABEL, c.INJECTED]
     with st.container(horizontal=True, vertical_alignment="bottom"):
         member, side, colour = (
             choose_listed(label, options, parameter=parameter, key=f"map-{parameter}", width=180, format_func=named)
@@ -176,7 +176,7 @@ def draw_embedding_map(audit: Audit, name: str, colour_by: str) -> None:
             alt=f"Map of {len(points):,} pairs by their embeddings, coloured by {words(colour_by)}.",
         )
     notes = ["Similar pairs lie close together. Axes and distances between far groups have no meaning."]
-    if colour_by not in (c.GROUP, c.LABEL, c.PLANTED):
+    if colour_by not in (c.GROUP, c.LABEL, c.INJECTED):
         notes.append("Colours end at the {}nd and {}th percentile.".format(*PERCENTILES))
     if pairs > len(points):
         notes.append(f"The map shows a random sample of {len(points):,} of {pairs:,} pairs.")

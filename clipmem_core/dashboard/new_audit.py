@@ -33,7 +33,7 @@ from clipmem_core.glossary import DRAWN as DRAWN_SET
 from clipmem_core.glossary import PROTOCOL, meaning
 
 TEMPLATE = "a photo of a {label}"
-MAIN = ("epochs", "batch_size", "captions", "plant_miscaptions", "drop_lookalikes", "seed")
+MAIN = ("epochs", "batch_size", "captions", "inject_miscaptions", "drop_near_duplicates", "seed")
 # Fields that have another widget above
 DRAWN_ABOVE = ["preset", "protocol", "members", "seeds", "features"]
 DRAWN_ABOVE += ["lock_image", "lock_text", "image_tower", "text_tower"]
@@ -194,7 +194,7 @@ def _draw_counts(check: Check, counts: dict[str, Any]) -> None:
         grid.metric("Pairs", f"{counts['pairs']:,}", border=True)
         grid.metric("Captions", f"{counts['captions']:,}", border=True)
         grid.metric("In quarantine", f"{counts['quarantined']:,}", border=True, help="Rows that cannot be used.")
-        grid.metric("Near-duplicates", f"{counts['lookalikes']:,}" if check.exact else "…", border=True)
+        grid.metric("Near-duplicates", f"{counts['near_duplicates']:,}" if check.exact else "…", border=True)
     st.caption("Groups: " + ", ".join(f"{count:,} {name}" for name, count in counts["groups"].items()))
     if counts["reasons"]:
         reasons = pd.DataFrame(counts["reasons"], columns=["rows", "reason", "example"])

@@ -148,7 +148,7 @@ def draw_exceeding(overview: o.Overview) -> None:
 
 def draw_tables(overview: o.Overview) -> None:
     """Draw utility, detection of injected errors, and the audit's settings."""
-    planted = o.table(overview.verdict, "planted").filter(items=["planted", "n", *scores_in(CARD)])
+    injected = o.table(overview.verdict, "injected").filter(items=["injected", "n", *scores_in(CARD)])
     detection = o.detection_table(o.table(overview.verdict, "detection"))
     left, right = st.columns(2, gap="medium")
     with left:
@@ -158,11 +158,11 @@ def draw_tables(overview: o.Overview) -> None:
         else:
             _draw_table(overview.utility, alt="Utility of the members, by metric")
     with right:
-        if len(planted) or len(detection):
+        if len(injected) or len(detection):
             st.subheader("Injected errors", anchor=False)
-        if len(planted):
-            planted = planted.rename(columns={"planted": "injected error"})
-            _draw_table(planted, alt="Mean scores of pairs with injected errors and of others")
+        if len(injected):
+            injected = injected.rename(columns={"injected": "injected error"})
+            _draw_table(injected, alt="Mean scores of pairs with injected errors and of others")
         if len(detection):
             st.caption("How well each score finds injected wrong captions")
             _draw_table(detection, alt="Detection of injected wrong captions by each score")

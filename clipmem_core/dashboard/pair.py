@@ -63,7 +63,7 @@ def draw_way_back(audit: Audit, selection: Selection) -> None:
 
 def draw_facts(audit: Audit, card: PairCard) -> None:
     """Draw group, injected error and file of a pair, the scores of its captions, and the checks it fails."""
-    facts = [f"group: {card.group}", *([f"injected error: {card.planted}"] if card.planted else [])]
+    facts = [f"group: {card.group}", *([f"injected error: {card.injected}"] if card.injected else [])]
     show_text(f"{' · '.join(facts)}\nfile: {card.image}", limit=CAPTION_LIMIT)
     table = caption_scores(audit, card.pair_id)
     if len(table):

@@ -17,7 +17,7 @@ from clipmem_core.columns import CLIPMEM, CLIPMEM_SHRUNK, SE
 from clipmem_core.dashboard.page import PAIR, link, peek_selection, read_view, write, write_selection
 from clipmem_core.dashboard.plain import Noise, cut, number, read_noise
 from clipmem_core.dashboard.routes import PREFIX
-from clipmem_core.figures.layout import PLANTED_COLOUR, group_colour
+from clipmem_core.figures.layout import INJECTED_COLOUR, group_colour
 from clipmem_core.review.cards import PairCard
 from clipmem_core.review.decisions import decided
 from clipmem_core.review.queries import CAPTION_KEY, fetch_numbered
@@ -180,7 +180,7 @@ def _card_data(card: PairCard, caption_key: int, shown: Sequence[str], noise: No
         "other": decision.words if decision and not decision.decision else "",
         "facts": [
             (card.group, group_colour(card.group), "group"),
-            *([(card.planted, PLANTED_COLOUR, "injected error")] if card.planted else []),
+            *([(card.injected, INJECTED_COLOUR, "injected error")] if card.injected else []),
         ],
         "more": [*label, f"id: {cut(card.pair_id, CAPTION_LIMIT)}"],
         "scores": [f"{number(values.get(name))}{around if name == CLIPMEM else ''}" for name in shown],

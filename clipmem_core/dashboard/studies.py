@@ -231,10 +231,10 @@ def _draw_config(plan: str, options: SourceOptions) -> AuditConfig:
     key = _key_of(f"{preset}-epochs", defaults.epochs)
     epochs = third.number_input("Epochs", step=1, key=key, help="How often each model sees every pair.", **PERSIST)
     help_text = "Keeps only the first of several near-duplicate pictures."
-    drop = fourth.toggle("Drop near-duplicates", key=_key_of("lookalikes", False), help=help_text, **PERSIST)
+    drop = fourth.toggle("Drop near-duplicates", key=_key_of("near_duplicates", False), help=help_text, **PERSIST)
     st.caption(PRESET_HELP)
     return dataclasses.replace(
-        defaults, seeds=int(seeds or 0), epochs=int(epochs or 0), drop_lookalikes=drop, source=options
+        defaults, seeds=int(seeds or 0), epochs=int(epochs or 0), drop_near_duplicates=drop, source=options
     )
 
 

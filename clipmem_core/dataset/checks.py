@@ -326,8 +326,8 @@ _CHECKS = (
         "shorter",
     ),
     Check(
-        "lookalike",
-        "Look-alikes",
+        "near_duplicate",
+        "Near-duplicates",
         lambda clusters: np.bincount(clusters, minlength=len(clusters))[clusters] > 1,
         "A rescaled or recompressed copy of another picture: copies in training hide memorization, and count twice.",
         "Compare each group: keep one, or keep all.",

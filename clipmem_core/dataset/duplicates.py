@@ -17,7 +17,7 @@ _QUERIES = 1024  # pictures in a search
 _COMPARED = 16_384  # pairs in a comparison
 
 
-def lookalike_clusters(descriptors: np.ndarray, sha256: Sequence[str]) -> np.ndarray:
+def near_duplicate_clusters(descriptors: np.ndarray, sha256: Sequence[str]) -> np.ndarray:
     """Return the cluster of near-duplicates of each picture.
 
     Two pictures are near-duplicates if their files have the same bytes, or if their descriptors differ by little

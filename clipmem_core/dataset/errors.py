@@ -43,42 +43,42 @@ class ErrorKind:
 
 
 def inject_errors(kind: str, pairs: pd.DataFrame, rows: np.ndarray, *, share: float, seed: int) -> pd.DataFrame:
-    """Return the pairs with errors of one of `ERROR_KINDS` in a share of some rows, marked in the column planted.
+    """Return the pairs with errors of one of `ERROR_KINDS` in a share of some rows, marked in the column injected.
 
     Rows with an error already are skipped. A duplicate copies everything but the id, and both pairs are marked.
     """
     if kind not in ERROR_KINDS:
         raise InputError(f"kind {kind!r} of mistake is unknown: choose of {', '.join(ERROR_KINDS)}")
-    free = _unplanted(pairs, rows)
+    free = _not_injected(pairs, rows)
     n = round(share * len(free))
     if n < 2:
-        raise InputError(f"{share:.0%} of {len(free):,} pairs are fewer than 2: plant a larger share, or add pairs")
+        raise InputError(f"{share:.0%} of {len(free):,} pairs are fewer than 2: inject a larger share, or add pairs")
     return ERROR_KINDS[kind].inject(pairs, free, n, seed)
 
 
-def plant_miscaptions(pairs: pd.DataFrame, rows: np.ndarray, *, n: int, seed: int) -> pd.DataFrame:
+def inject_miscaptions(pairs: pd.DataFrame, rows: np.ndarray, *, n: int, seed: int) -> pd.DataFrame:
     """Swap the captions of n pairs among themselves, so that no pair receives a caption text that it had before.
 
     Rows with an error already are skipped.
     """
-    free = _unplanted(pairs, rows)
+    free = _not_injected(pairs, rows)
     if n < 0 or n == 1:
-        raise InputError(f"plant_miscaptions must be 0, or 2 and more, got {n}: a swap needs two pairs")
+        raise InputError(f"inject_miscaptions must be 0, or 2 and more, got {n}: a swap needs two pairs")
     if n > len(free):
-        raise InputError(f"plant_miscaptions must be at most {len(free)}, the number of pairs without errors, got {n}")
+        raise InputError(f"inject_miscaptions must be at most {len(free)}, the number of pairs without errors, got {n}")
     return _swap_random(pairs, free, n, seed) if n else pairs.copy()
 
 
-def picture_sources(pairs: pd.DataFrame, planted: pd.DataFrame) -> np.ndarray:
+def picture_sources(pairs: pd.DataFrame, injected: pd.DataFrame) -> np.ndarray:
     """Return the row of the pair that each picture comes from, int64 [n_pairs]; it differs for injected duplicates."""
     first = {image: row for row, image in reversed(list(enumerate(pairs[c.IMAGE])))}
-    unchanged = (pairs[c.IMAGE] == planted[c.IMAGE]).to_numpy()
-    return np.where(unchanged, np.arange(len(pairs)), [first[image] for image in planted[c.IMAGE]])
+    unchanged = (pairs[c.IMAGE] == injected[c.IMAGE]).to_numpy()
+    return np.where(unchanged, np.arange(len(pairs)), [first[image] for image in injected[c.IMAGE]])
 
 
-def _unplanted(pairs: pd.DataFrame, rows: np.ndarray) -> np.ndarray:
+def _not_injected(pairs: pd.DataFrame, rows: np.ndarray) -> np.ndarray:
     free = np.unique(rows).astype(np.int64)
-    return free[pairs[c.PLANTED].isna().to_numpy()[free]]
+    return free[pairs[c.INJECTED].isna().to_numpy()[free]]
 
 
 def _with_captions(pairs: pd.DataFrame, new: dict[int, list[str]], kind: str = c.MISCAPTION) -> pd.DataFrame:
@@ -87,9 +87,9 @@ def _with_captions(pairs: pd.DataFrame, new: dict[int, list[str]], kind: str = c
 
 
 def _marked(pairs: pd.DataFrame, rows: list[int] | np.ndarray, kind: str) -> pd.DataFrame:
-    planted = pairs[c.PLANTED].astype(object)
-    planted.iloc[rows] = kind
-    return pairs.assign(**{c.PLANTED: planted})
+    injected = pairs[c.INJECTED].astype(object)
+    injected.iloc[rows] = kind
+    return pairs.assign(**{c.INJECTED: injected})
 
 
 def _swap_random(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int) -> pd.DataFrame:
@@ -109,7 +109,7 @@ def _swap_random(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int) -> pd
             swapped = zip(targets.tolist(), targets[donors].tolist(), strict=True)
             return _with_captions(pairs, {row: captions[donor] for row, donor in swapped})
     raise InputError(
-        f"{n} pairs cannot swap captions so that each gets another text: too many share the same text, plant fewer"
+        f"{n} pairs cannot swap captions so that each gets another text: too many share the same text, inject fewer"
     )
 
 
@@ -145,7 +145,7 @@ def _swap_inside_label(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int)
             with contextlib.suppress(InputError):  # the pairs of a label may share their captions
                 swapped = _swap_random(swapped, free[members], count, seed)
     if swapped is pairs:
-        raise InputError(f"no label has two pairs to swap at a share of {share:.0%}: plant a larger share")
+        raise InputError(f"no label has two pairs to swap at a share of {share:.0%}: inject a larger share")
     return swapped
 
 
@@ -252,12 +252,12 @@ def _duplicate(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int) -> pd.D
     """Make half of n drawn pairs, an even number, copies of the other half."""
     drawn = np.random.default_rng(seed).choice(free, n // 2 * 2, replace=False)
     copies, originals = drawn[: n // 2], drawn[n // 2 :]
-    planted = pairs.copy()
+    injected = pairs.copy()
     for column in (c.IMAGE, c.CAPTIONS, c.LABEL, c.WIDTH, c.HEIGHT, c.SHA256):
-        values = planted[column].to_numpy(copy=True)
+        values = injected[column].to_numpy(copy=True)
         values[copies] = values[originals]
-        planted[column] = pd.Series(values, index=pairs.index, dtype=pairs[column].dtype)
-    return _marked(planted, drawn, c.DUPLICATE)
+        injected[column] = pd.Series(values, index=pairs.index, dtype=pairs[column].dtype)
+    return _marked(injected, drawn, c.DUPLICATE)
 
 
 ERROR_KINDS = {

@@ -1,7 +1,7 @@
 """The pictures of a data set, decoded once and cached in a folder; a missing or unreadable file is made again.
 
     facts.parquet      one row a picture: width, height, sha256, reason
-    descriptors.npy    uint8 [n_pictures, 768], for `lookalikes`
+    descriptors.npy    uint8 [n_pictures, 768], for `near_duplicates`
     pixels.npy         uint8 [n_pictures, size, size, 3]; only if it fits the budget, else decoded at every use
     cache.json         the square's size and resize mode
 
@@ -58,7 +58,7 @@ class Pixels:
         return len(self.rows)
 
     def descriptors(self) -> np.ndarray:
-        """Return the descriptors of the pictures for `lookalike_clusters`, uint8 [n, 768]."""
+        """Return the descriptors of the pictures for `near_duplicate_clusters`, uint8 [n, 768]."""
         return np.load(self.folder / DESCRIPTORS_FILE)[self.rows]
 
     def gather(self, rows: np.ndarray) -> np.ndarray:

@@ -56,7 +56,7 @@ READERS = (
 class RawPairs:
     """A data set before any picture is opened.
 
-    `pairs` has the columns pair_id, image, captions (a list of at least one), label and planted, in the order of the
+    `pairs` has the columns pair_id, image, captions (a list of at least one), label and injected, in the order of the
     source; `quarantine` has source, pair_id and reason. Each of the `rows` is in one of the two.
     """
 

@@ -61,10 +61,10 @@ class Cleaned:
 
 def clean(audit: Audit) -> Cleaned:
     """Apply the decisions that apply to the captions of an audit."""
-    if audit.record.config.plant_miscaptions:
+    if audit.record.config.inject_miscaptions:
         raise InputError(
             f"audit {audit.name!r} injected wrong captions, so its data set cannot be exported: audit the data set "
-            "without --plant-miscaptions; the decisions on captions without errors count there"
+            "without --inject-miscaptions; the decisions on captions without errors count there"
         )
     path, strings = audit.folder / PAIRS, pa.large_string()
     with reading(path):

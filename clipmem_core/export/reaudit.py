@@ -72,9 +72,9 @@ def check_repeatable(audit: Audit) -> AuditConfig:
     if not audit.finished:
         raise InputError(f"audit {audit.name!r} is not finished: run it again, it goes on where it stopped")
     record, config = audit.record, audit.record.config
-    if config.plant_miscaptions:
+    if config.inject_miscaptions:
         raise InputError(
-            f"audit {audit.name!r} injected wrong captions: audit the data set without --plant-miscaptions, clean that"
+            f"audit {audit.name!r} injected wrong captions: audit the data set without --inject-miscaptions, clean that"
         )
     if config.features or audit.member_record(record.members[0]).checkpoint:
         what = "features" if config.features else "checkpoints"

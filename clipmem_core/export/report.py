@@ -91,7 +91,7 @@ def _tables(overview: o.Overview) -> list[TextTable]:
     return [
         TextTable(counts, WHOLE_HEAD, whole_rows(verdict), BASIS),
         TextTable("clipmem by group", ("group", "pairs", "mean", "low", "high"), by_group, note),
-        TextTable("How well each score finds the planted captions", scores, detection.to_numpy().tolist()),
+        TextTable("How well each score finds the injected captions", scores, detection.to_numpy().tolist()),
         TextTable("Utility of the members", list(overview.utility.columns), by_member),
     ]
 
@@ -144,7 +144,7 @@ def _card(card: PairCard, root: Path) -> dict[str, Any]:
             raise
         uri = ""
     facts = {name: number(card.scores.get(name)) for name in scores_in(EXPORT)}
-    facts |= {"group": card.group, "label": card.label or "", "planted": card.planted or ""}
+    facts |= {"group": card.group, "label": card.label or "", "injected": card.injected or ""}
     return {
         "picture": uri,
         "captions": [_cut(caption) for caption in card.captions],

@@ -55,7 +55,7 @@ def contribution_figure(points: pd.DataFrame, *, colour_by: str, density: pd.Dat
 
 def embedding_figure(points: pd.DataFrame, *, colour_by: str) -> go.Figure:
     """Draw a map of embeddings coloured by a class or a score. Only neighbourhoods have a meaning: it has no axes."""
-    by_class = colour_by in (c.GROUP, c.PLANTED, c.LABEL)
+    by_class = colour_by in (c.GROUP, c.INJECTED, c.LABEL)
     scored = points[:0] if by_class else points[np.isfinite(points[colour_by])].sort_values(colour_by)
     unscored = points.drop(scored.index)
     figure = _cloud(unscored, colour_by, (MAP_X, MAP_Y), "%{fullData.name}<extra></extra>", scored[:0])
@@ -104,17 +104,17 @@ def _selectable(points: pd.DataFrame) -> dict[str, Any]:
 
 
 def _classes(points: pd.DataFrame, column: str) -> list[tuple[str, pd.DataFrame, str]]:
-    """Return the name, the points and the colour of each group, planted kind or label; unnamed points come first."""
+    """Return the name, the points and the colour of each group, injected kind or label; unnamed points come first."""
     values = points[column]
     if column == c.GROUP:
         names = [group for group in reversed(c.GROUPS) if (values == group).any()]
         return [(group, points[values == group], layout.group_colour(group)) for group in names]
-    if column not in (c.PLANTED, c.LABEL):  # pairs without the score
+    if column not in (c.INJECTED, c.LABEL):  # pairs without the score
         return [(f"no {words(column)}", points, layout.OTHER)] if len(points) else []
-    colours = layout.KIND_COLOURS if column == c.PLANTED else layout.LABEL_COLOURS
+    colours = layout.KIND_COLOURS if column == c.INJECTED else layout.LABEL_COLOURS
     colour_of = dict(zip(values.value_counts().index, colours, strict=False))
     unnamed = points[~values.isin(list(colour_of))]
-    unnamed_label = "no error injected" if column == c.PLANTED else "other" if values.notna().any() else "no value"
+    unnamed_label = "no error injected" if column == c.INJECTED else "other" if values.notna().any() else "no value"
     classes = [(layout.short_name(name), points[values == name], colour) for name, colour in colour_of.items()]
     return [(unnamed_label, unnamed, layout.OTHER), *classes] if len(unnamed) else classes
 

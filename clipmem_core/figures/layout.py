@@ -17,8 +17,8 @@ GROUP_COLOURS = {
 }
 ENCODER_COLOURS = {"image": "#a87800", "text": "#c2487a"}
 OTHER = "#808080"
-PLANTED_COLOUR = "#c2487a"
-KIND_COLOURS = (PLANTED_COLOUR, "#1479b8", "#a87800", "#008f6b")
+INJECTED_COLOUR = "#c2487a"
+KIND_COLOURS = (INJECTED_COLOUR, "#1479b8", "#a87800", "#008f6b")
 LABEL_COLOURS = (
     *("#1479b8", "#d55e00", "#008f6b", "#9a5bc4", "#a87800", "#d6498a"),
     *("#0f8f9f", "#d93a3a", "#6f8a1f", "#6a6fd8", "#a0674b", "#c04fc0"),

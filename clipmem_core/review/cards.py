@@ -32,7 +32,7 @@ class PairCard:
     image: str
     captions: tuple[str, ...]
     label: str | None
-    planted: str | None
+    injected: str | None
     group: str
     scores: dict[str, float | None]
     match: float | None = None
@@ -43,7 +43,7 @@ def cards(audit: Audit, rows: Sequence[int], selection: Selection = _UNSEARCHED)
     """Return the cards of some pairs, in the order of `rows`."""
     names = list(dict.fromkeys([*SHOWN, *([selection.order] if selection.order in BY_NAME else [])]))
     scores = fetch_numbered(audit.folder / SCORES, [f'"{c.PAIR_ID}"', f'"{c.GROUP}"', *map(number, names)], rows)
-    columns = (c.PAIR_ID, c.IMAGE, c.CAPTIONS, c.LABEL, c.PLANTED)
+    columns = (c.PAIR_ID, c.IMAGE, c.CAPTIONS, c.LABEL, c.INJECTED)
     pairs = fetch_numbered(audit.folder / PAIRS, [f'"{column}"' for column in columns], rows)
     for row in rows:
         if row not in scores and row not in pairs:
@@ -55,9 +55,9 @@ def cards(audit: Audit, rows: Sequence[int], selection: Selection = _UNSEARCHED)
     matches = dict(zip(hit_rows.tolist(), match.tolist(), strict=True))
     shown = []
     for row in rows:
-        (pair_id, image, captions, label, planted), (_, group, *values) = pairs[row], scores[row]
+        (pair_id, image, captions, label, injected), (_, group, *values) = pairs[row], scores[row]
         numbers = {name: value if math.isfinite(value) else None for name, value in zip(names, values, strict=True)}
-        facts = (row, pair_id, image, tuple(map(str, captions or ())), label, planted, group, numbers)
+        facts = (row, pair_id, image, tuple(map(str, captions or ())), label, injected, group, numbers)
         shown.append(PairCard(*facts, matches.get(row), decisions.get(pair_id)))
     return shown
 

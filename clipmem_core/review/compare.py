@@ -127,7 +127,7 @@ class Findings:
 
 @cached(4, SCORES, PAIRS)
 def detector_scores(audit: Audit) -> pd.DataFrame:
-    """Return row, planted and a column for each detector, larger is more suspicious, of the scored or candidate pairs.
+    """Return row, injected and a column for each detector, larger is more suspicious, of the scored or candidate pairs.
 
     Detectors without values are omitted, then pairs that lack a value.
     """
@@ -135,29 +135,29 @@ def detector_scores(audit: Audit) -> pd.DataFrame:
     detectors = scores_in(DETECTION)
     columns = ", ".join(f'{score.direction} * {number(name)} AS "{name}"' for name, score in detectors.items())
     query = f'SELECT {ROW} AS row, "{c.GROUP}", {columns} FROM parquet ORDER BY row'
-    planted = fetch_frame(audit.folder / PAIRS, f'SELECT "{c.PLANTED}" FROM parquet ORDER BY {ROW}')
-    table = pd.concat([fetch_frame(audit.folder / SCORES, query), planted], axis=1)
+    injected = fetch_frame(audit.folder / PAIRS, f'SELECT "{c.INJECTED}" FROM parquet ORDER BY {ROW}')
+    table = pd.concat([fetch_frame(audit.folder / SCORES, query), injected], axis=1)
     table = table[table[c.GROUP].isin([c.CANDIDATE, c.SCORED])]
     names = [name for name in detectors if np.isfinite(table[name]).mean() > 0.5]
     finite = np.isfinite(table[names].to_numpy(dtype=float)).all(axis=1)
-    return table.loc[finite, ["row", c.PLANTED, *names]].reset_index(drop=True)
+    return table.loc[finite, ["row", c.INJECTED, *names]].reset_index(drop=True)
 
 
 def names_in(scores: pd.DataFrame) -> list[str]:
     """Return the detectors in a table of `detector_scores`."""
-    return [str(name) for name in scores.columns if name not in ("row", c.PLANTED)]
+    return [str(name) for name in scores.columns if name not in ("row", c.INJECTED)]
 
 
 @cached(4, SCORES, PAIRS)
-def planted_findings(audit: Audit) -> Findings | None:
+def injected_findings(audit: Audit) -> Findings | None:
     """Return how well an audit's detectors find each kind of injected error; None without injected errors."""
     scores = detector_scores(audit)
-    names, planted = names_in(scores), scores[c.PLANTED]
+    names, injected = names_in(scores), scores[c.INJECTED]
     rows: list[dict[str, Any]] = []
     curves: list[dict[str, Any]] = []
-    for kind in sorted(planted.dropna().unique(), key=lambda kind: (kind != c.MISCAPTION, kind)):
-        subset = scores[planted.isna() | (planted == kind)]
-        truth = subset[c.PLANTED].notna().to_numpy()
+    for kind in sorted(injected.dropna().unique(), key=lambda kind: (kind != c.MISCAPTION, kind)):
+        subset = scores[injected.isna() | (injected == kind)]
+        truth = subset[c.INJECTED].notna().to_numpy()
         if not names or truth.sum() < 2 or truth.all():
             continue
         values = {name: subset[name].to_numpy(dtype=float) for name in names}
@@ -179,7 +179,7 @@ def planted_findings(audit: Audit) -> Findings | None:
             ]
     if not rows:
         return None
-    interval = "95 % bootstrap over the pairs of this one planting"
+    interval = "95 % bootstrap over the pairs of this one injection"
     table = pd.DataFrame(rows).reindex(columns=b.TABLE_COLUMNS)
     return Findings(table, pd.DataFrame(curves), interval, misfit_note(audit))
 
@@ -205,7 +205,7 @@ def benchmark_findings(benchmark: b.Benchmark) -> Findings | None:
     if not results:
         return None
     table = b.benchmark_table(b.metric_rows(results))
-    return Findings(table, b.mean_curves(results), "95 % over plantings (Student's t)")
+    return Findings(table, b.mean_curves(results), "95 % over injections (Student's t)")
 
 
 def agreement(scores: pd.DataFrame) -> pd.DataFrame:

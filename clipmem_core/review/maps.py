@@ -26,7 +26,7 @@ from clipmem_core.audit.store import (
     recorded_sha256,
     write_table,
 )
-from clipmem_core.columns import GROUP, LABEL, PLANTED
+from clipmem_core.columns import GROUP, INJECTED, LABEL
 from clipmem_core.config import InputError, data_folder
 from clipmem_core.io import write_once
 from clipmem_core.review.queries import ROW, fetch_arrow, mismatched_tables, number
@@ -76,9 +76,9 @@ def map_points(audit: Audit, name: str, column: str) -> pd.DataFrame:
     if path is None:
         raise InputError(f"there is no map {name!r} of {audit.name} yet: draw it on the page Map of embeddings")
     places = read_table(path, columns=[MAP_ROW, MAP_X, MAP_Y], repair="delete it and draw the map again")
-    value = f'"{column}"' if column in (LABEL, PLANTED, GROUP) else number(column)
+    value = f'"{column}"' if column in (LABEL, INJECTED, GROUP) else number(column)
     query = f'SELECT {ROW}, map_x, map_y, {value} AS "{column}" FROM parquet JOIN places USING ({ROW}) ORDER BY {ROW}'
-    table = audit.folder / (PAIRS if column in (LABEL, PLANTED) else SCORES)
+    table = audit.folder / (PAIRS if column in (LABEL, INJECTED) else SCORES)
     arrow = pa.Table.from_pandas(places.rename(columns={MAP_ROW: ROW}), preserve_index=False)
     points = fetch_arrow(table, query, places=arrow).to_pandas().rename(columns={ROW: MAP_ROW})
     if len(points) != len(places):

@@ -188,7 +188,7 @@ class Corners:
 
 @dataclass(frozen=True)
 class ScoreMap:
-    """Points (row, similarity_out, clipmem, group, planted) and density of the `count` pairs with both scores."""
+    """Points (row, similarity_out, clipmem, group, injected) and density of the `count` pairs with both scores."""
 
     count: int
     points: pd.DataFrame
@@ -199,7 +199,7 @@ class ScoreMap:
 def load_score_map(audit: Audit) -> ScoreMap:
     """Return the map of an audit's scores, see `points_and_density`."""
     columns = (c.SIMILARITY_OUT, c.CLIPMEM)
-    points, density, count = points_and_density(audit, *columns, colour_by=[c.GROUP, c.PLANTED], limit=LIMIT)
+    points, density, count = points_and_density(audit, *columns, colour_by=[c.GROUP, c.INJECTED], limit=LIMIT)
     return ScoreMap(count, points, density, find_corners(audit))
 
 
@@ -218,7 +218,7 @@ def find_corners(audit: Audit) -> Corners | None:
 def points_and_density(
     audit: Audit, x: str, y: str, *, colour_by: Sequence[str] = (), limit: int
 ) -> tuple[pd.DataFrame, pd.DataFrame, int]:
-    """Draw a fixed random sample of at most `limit` pairs with two scores; `colour_by`: group, label, planted.
+    """Draw a fixed random sample of at most `limit` pairs with two scores; `colour_by`: group, label, injected.
 
     Returns row, x, y and `colour_by` of the sample; centre x, y and count n of each cell of a 2D histogram of all
     pairs, empty if all are drawn; and the number of pairs with both scores.

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from clipmem_core import columns as c
-from clipmem_core.audit.check_table import LOOKALIKE_OF, ensure_checks, stored_checks
+from clipmem_core.audit.check_table import NEAR_DUPLICATE_OF, ensure_checks, stored_checks
 from clipmem_core.audit.store import PAIRS, SCORES, Audit
 from clipmem_core.config import InputError
 from clipmem_core.dataset.checks import CHECKS
@@ -135,10 +135,10 @@ def _clauses(selection: Selection) -> dict[str, list[tuple[str, list[str | float
     pairs: list[tuple[str, list[str | float]]] = []
     if selection.label:
         pairs.append((f'"{c.LABEL}" = ?', [selection.label]))
-    if selection.planted in (s.ANY, s.NONE):
-        pairs.append((f'"{c.PLANTED}" IS {"NOT " if selection.planted == s.ANY else ""}NULL', []))
-    elif selection.planted:
-        pairs.append((f'"{c.PLANTED}" = ?', [selection.planted]))
+    if selection.injected in (s.ANY, s.NONE):
+        pairs.append((f'"{c.INJECTED}" IS {"NOT " if selection.injected == s.ANY else ""}NULL', []))
+    elif selection.injected:
+        pairs.append((f'"{c.INJECTED}" = ?', [selection.injected]))
     text = _FOLDED.format(f"array_to_string({c.CAPTIONS}, chr(10))")
     pairs += [(f"contains({text}, {_FOLDED.format('?')})", [word]) for word in dict.fromkeys(selection.words.split())]
     return {SCORES: scores, PAIRS: pairs}
@@ -166,7 +166,7 @@ def inside(x: np.ndarray, y: np.ndarray, corners: Sequence[tuple[float, float]])
 
 
 def frequent_values(audit: Audit, column: str) -> list[str]:
-    """Return the values of the column label or planted, the most frequent first, at most `LABELS_SHOWN`."""
+    """Return the values of the column label or injected, the most frequent first, at most `LABELS_SHOWN`."""
     query = f"""
         SELECT "{column}" FROM parquet WHERE "{column}" IS NOT NULL
         GROUP BY 1 ORDER BY count(*) DESC, 1 LIMIT {LABELS_SHOWN}
@@ -224,10 +224,10 @@ def failed_checks(audit: Audit, row: int) -> list[str]:
     return [name for name, flag in zip(CHECKS, flags, strict=True) if flag]
 
 
-def lookalike_groups(audit: Audit) -> list[list[int]]:
-    """Return the rows of each group of look-alikes, the largest group first, then in row order."""
+def near_duplicate_groups(audit: Audit) -> list[list[int]]:
+    """Return the rows of each group of near-duplicates, the largest group first, then in row order."""
     query = f"""
-        SELECT list({ROW} ORDER BY {ROW}) AS rows FROM parquet WHERE {LOOKALIKE_OF} IS NOT NULL
-        GROUP BY {LOOKALIKE_OF} HAVING len(rows) > 1 ORDER BY len(rows) DESC, rows[1]
+        SELECT list({ROW} ORDER BY {ROW}) AS rows FROM parquet WHERE {NEAR_DUPLICATE_OF} IS NOT NULL
+        GROUP BY {NEAR_DUPLICATE_OF} HAVING len(rows) > 1 ORDER BY len(rows) DESC, rows[1]
     """
     return [rows for (rows,) in fetch_rows(ensure_checks(audit), query)]

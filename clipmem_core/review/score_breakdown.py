@@ -208,7 +208,7 @@ IMAGE, TEXT = "image", "text"
 PARTS = {IMAGE: c.CLIPMEM_IMAGE, TEXT: c.CLIPMEM_TEXT}
 SSLMEM = {IMAGE: c.SSLMEM_IMAGE, TEXT: c.SSLMEM_TEXT}
 MEMORIZED = (c.CANDIDATE, c.SCORED)  # the groups whose clipmem is memorization with its sign
-NOT_PLANTED = "not planted"
+NOT_INJECTED = "not injected"
 POOR_FIT = 0.5  # mean cosine on held-out pairs; below it a mapped embedding is closer to other pairs
 Z = 1.96
 MEMBERS = "members"
@@ -218,28 +218,28 @@ SOURCE, DEPTH = "source", "depth"
 
 def load_contributions(audit: Audit) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return points and density of the shares of both encoders in clipmem, see `points_and_density`."""
-    return points_and_density(audit, *PARTS.values(), colour_by=[c.GROUP, c.PLANTED, c.LABEL], limit=LIMIT)[:2]
+    return points_and_density(audit, *PARTS.values(), colour_by=[c.GROUP, c.INJECTED, c.LABEL], limit=LIMIT)[:2]
 
 
 def encoder_means(
     audit: Audit, columns: Mapping[str, str] = PARTS, *, by: str, groups: Sequence[str] = c.GROUPS, limit: int = 50
 ) -> pd.DataFrame:
-    """Average the scores of encoders, `PARTS` or `SSLMEM`, over groups, labels or planted kinds of pairs of `groups`.
+    """Average the scores of encoders, `PARTS` or `SSLMEM`, over groups, labels or injected kinds of pairs of `groups`.
 
     Returns name, encoder, n, mean, low and high for the most frequent names; NaN if an encoder has no value. The
-    interval is mean ± 1.96 standard errors over pairs, not over members. Groups come in their order, planted kinds
-    before the pairs that are not planted, labels by frequency.
+    interval is mean ± 1.96 standard errors over pairs, not over members. Groups come in their order, injected kinds
+    before the pairs that are not injected, labels by frequency.
     """
     count_pairs_of(audit)
     columns_sql = ", ".join(f'{number(column)} AS "{encoder}"' for encoder, column in columns.items())
     scores = fetch_frame(audit.folder / SCORES, f'SELECT "{c.GROUP}", {columns_sql} FROM parquet ORDER BY {ROW}')
     query = f'SELECT CAST("{by}" AS VARCHAR) AS name FROM parquet ORDER BY {ROW}'
     scores["name"] = fetch_frame(audit.folder / (SCORES if by == c.GROUP else PAIRS), query)["name"]
-    if by == c.PLANTED:
-        scores["name"] = scores["name"].fillna(NOT_PLANTED)
+    if by == c.INJECTED:
+        scores["name"] = scores["name"].fillna(NOT_INJECTED)
     scores = scores[scores[c.GROUP].isin(groups)]
     counts = scores["name"].value_counts().sort_index().sort_values(ascending=False, kind="stable")
-    places = {name: place for place, name in enumerate(c.GROUPS)} | {NOT_PLANTED: len(c.GROUPS) + 1}
+    places = {name: place for place, name in enumerate(c.GROUPS)} | {NOT_INJECTED: len(c.GROUPS) + 1}
     means = scores.groupby("name")[list(columns)].agg(["count", "mean", "sem"])
     rows = []
     for name in sorted(counts.index[:limit], key=lambda name: places.get(name, len(c.GROUPS))):

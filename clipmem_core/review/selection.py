@@ -47,7 +47,7 @@ class Selection:
     ascending: bool = False
     group: str = ""
     label: str = ""
-    planted: str = ""  # a kind, `any` or `none`
+    injected: str = ""  # a kind, `any` or `none`
     decision: str = ""  # keep | remove | recaption | decided | undecided
     check: str = ""  # a check of `CHECKS` that the pair fails
     words: str = ""  # each must be in the captions, in any order and case
@@ -65,7 +65,7 @@ class Selection:
         return bool(self.meaning or self.like)
 
 
-_TEXTS = ("group", "label", "planted", "decision", "check", "words", "map", "meaning", "like", "by", "member")
+_TEXTS = ("group", "label", "injected", "decision", "check", "words", "map", "meaning", "like", "by", "member")
 
 
 def to_parameters(selection: Selection) -> dict[str, str]:

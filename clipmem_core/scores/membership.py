@@ -84,10 +84,10 @@ def ensemble_membership(
         raise InputError(f"folds must be even where each pair is left out by half of a repeat's members, not {folds}")
     (external,) = _draw_groups(sizes, size, 1, np.random.default_rng([seed, _GROUP_DRAW]))
     if sizes[external].sum() < MIN_GROUP:
-        raise InputError(_too_many_lookalikes("external", size))
+        raise InputError(_too_many_near_duplicates("external", size))
     scored = np.setdiff1d(np.arange(len(sizes)), external)
     if len(scored) < folds:
-        raise InputError(f"folds must be at most {len(scored)}, the clusters of look-alikes to score, not {folds}")
+        raise InputError(f"folds must be at most {len(scored)}, the clusters of near-duplicates to score, not {folds}")
 
     group = np.where(np.isin(cluster, external), EXTERNAL, SCORED)
     trained = np.zeros((repeats * folds, len(cluster)), dtype=bool)
@@ -119,7 +119,7 @@ def paper_membership(clusters: np.ndarray, *, seeds: int, seed: int) -> Membersh
     group = np.full(len(cluster), SHARED, dtype=f"<U{len(INDEPENDENT)}")
     for name, ids in zip(names, chosen, strict=True):
         if sizes[ids].sum() != size:
-            raise InputError(_too_many_lookalikes("candidate, independent and external", size))
+            raise InputError(_too_many_near_duplicates("candidate, independent and external", size))
         group[np.isin(cluster, ids)] = name
 
     shared = group == SHARED
@@ -208,10 +208,10 @@ def _check_at_least(name: str, value: int, least: int) -> None:
         raise InputError(f"{name} must be at least {least}, not {value}")
 
 
-def _too_many_lookalikes(groups: str, size: int) -> str:
+def _too_many_near_duplicates(groups: str, size: int) -> str:
     return (
-        f"look-alike pictures leave no way to fill the group {groups} with {size} pairs each: "
-        "use --drop-lookalikes, or add other pairs"
+        f"near-duplicate pictures leave no way to fill the group {groups} with {size} pairs each: "
+        "use --drop-near-duplicates, or add other pairs"
     )
 
 

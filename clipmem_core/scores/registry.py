@@ -19,7 +19,7 @@ QUEUE = "queue"  # the lists of pairs to review first, the highest first
 USE = "use"  # the verdict's advice on the use of scores
 DETECTION = "detection"  # the comparison at finding injected errors; the first is the reference
 REMOVAL = "removal"  # the rankings by which a study removes pairs from training
-PLANTED = "planted"  # the means of injected errors by kind
+INJECTED = "injected"  # the means of injected errors by kind
 CARD = "card"  # a pair's card in the gallery, and the legend above it
 ROW = "row"  # the gallery as a table
 PAIR = "pair"  # a pair's own page, below clipmem
@@ -85,7 +85,7 @@ TABLE = (
     Score(c.N_OUT),
     Score(
         c.CLIPMEM,
-        places={QUEUE: 0, USE: 1, DETECTION: 4, REMOVAL: 0, PLANTED: 0, CARD: 0, ROW: 0, COLOUR: 0, EXPORT: 0},
+        places={QUEUE: 0, USE: 1, DETECTION: 4, REMOVAL: 0, INJECTED: 0, CARD: 0, ROW: 0, COLOUR: 0, EXPORT: 0},
         help=glossary.meaning(glossary.CLIPMEM),
         legend="alignment of picture and caption under members that were trained on the pair, minus that under "
         "members that were not: high is memorized.",
@@ -116,7 +116,7 @@ TABLE = (
     Score(
         c.SIMILARITY_OUT,
         direction=-1,
-        places={USE: 2, DETECTION: 1, REMOVAL: 3, PLANTED: 1, CARD: 2, ROW: 3, PAIR: 0, COLOUR: 2, EXPORT: 3},
+        places={USE: 2, DETECTION: 1, REMOVAL: 3, INJECTED: 1, CARD: 2, ROW: 3, PAIR: 0, COLOUR: 2, EXPORT: 3},
         help=glossary.meaning(glossary.SIMILARITY_OUT),
         legend="cosine of picture and caption under members that were not trained on the pair: low means that the "
         "caption does not fit, for models that cannot have memorized it.",
@@ -125,13 +125,24 @@ TABLE = (
         use_doubted="says how well a caption fits, for members that never saw the pair",
         removal="lowest similarity, models that never saw them",
     ),
-    Score(c.CLIPMEM_IMAGE, places={PLANTED: 3}),
-    Score(c.CLIPMEM_TEXT, places={REMOVAL: 1, PLANTED: 4}, removal="highest text part of clipmem"),
+    Score(c.CLIPMEM_IMAGE, places={INJECTED: 3}),
+    Score(c.CLIPMEM_TEXT, places={REMOVAL: 1, INJECTED: 4}, removal="highest text part of clipmem"),
     Score(c.SSLMEM_IMAGE),
     Score(c.SSLMEM_TEXT),
     Score(
         c.MISFIT,
-        places={QUEUE: 1, USE: 0, DETECTION: 0, REMOVAL: 2, PLANTED: 2, CARD: 3, ROW: 4, PAIR: 2, COLOUR: 1, EXPORT: 2},
+        places={
+            QUEUE: 1,
+            USE: 0,
+            DETECTION: 0,
+            REMOVAL: 2,
+            INJECTED: 2,
+            CARD: 3,
+            ROW: 4,
+            PAIR: 2,
+            COLOUR: 1,
+            EXPORT: 2,
+        },
         legend=f"high where a pair was learned late and has a low log probability out: {MISFIT_FORMULA}.",
         help=glossary.meaning(glossary.MISFIT),
         use="finds captions that are probably wrong: start with the pairs of highest misfit",

@@ -1,6 +1,6 @@
 """An arm of a study: its overrides, their text form, and the pairs they change on one split.
 
-text_mask=0.3 removal=clipmem:100 lookalikes decisions
+text_mask=0.3 removal=clipmem:100 near_duplicates decisions
 """
 
 import dataclasses
@@ -24,8 +24,8 @@ from clipmem_core.scores.registry import scores_in
 from clipmem_core.studies.study_folder import StudyFolder
 
 NONE, ALL, RANDOM = "none", "all", "random"
-REMOVAL, LOOKALIKES, DECISIONS, PAIRS_TRAINED = "removal", "lookalikes", "decisions", "pairs"
-SWITCHES = (LOOKALIKES, DECISIONS)
+REMOVAL, NEAR_DUPLICATES, DECISIONS, PAIRS_TRAINED = "removal", "near_duplicates", "decisions", "pairs"
+SWITCHES = (NEAR_DUPLICATES, DECISIONS)
 # 1: the highest values are removed first; −1: the lowest.
 DIRECTIONS = {name: score.direction for name, score in scores_in(RANKS_REMOVAL).items()}
 RANKED_BY = (*DIRECTIONS, RANDOM)
@@ -62,8 +62,8 @@ class Decided:
 class Arm:
     """An arm as overrides of the reference arm, or, for the reference arm, of the study's config.
 
-    `overrides` are config fields and changes of the pairs: `removal` (a Removal), `lookalikes` (keep only the first of
-    near-duplicate pictures), `decisions` (apply the review's decisions) and `pairs` (the number a member trains on).
+    `overrides` are config fields and changes of the pairs: `removal` (a Removal), `near_duplicates` (only the first of
+    near-duplicate pictures is used), `decisions` (the review's decisions are applied) and `pairs` (the number a member trains on).
     `decided` has the decisions at the time the arm was added, `model` is the arm's model config, and `shown`
     replaces the overrides in tables.
     """
@@ -203,7 +203,7 @@ class Split:
         return dataclasses.replace(self.reference, protocol="ensemble", seeds=1, members=members)
 
     @property
-    def lookalikes(self) -> frozenset[str]:
+    def near_duplicates(self) -> frozenset[str]:
         """Ids of non-external pairs that are near-duplicates of an earlier pair."""
         later = (self.clusters != np.arange(len(self.clusters))) & (self.group != c.EXTERNAL)
         return frozenset(self.pairs.loc[later, c.PAIR_ID])
@@ -232,8 +232,8 @@ class Split:
         """
         external = self.ids(c.EXTERNAL)
         removed = arm.decided.removed - external
-        if arm.overrides.get(LOOKALIKES):
-            removed |= self.lookalikes
+        if arm.overrides.get(NEAR_DUPLICATES):
+            removed |= self.near_duplicates
         if PAIRS_TRAINED in arm.overrides:
             removed |= self._all_but(arm.overrides[PAIRS_TRAINED])
         captions = {id_: words for id_, words in arm.decided.recaptioned.items() if id_ not in removed | external}

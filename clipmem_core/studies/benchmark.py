@@ -1,4 +1,4 @@
-"""Run a benchmark of detectors on a data set: prepare it, and run the plantings without a result."""
+"""Run a benchmark of detectors on a data set: prepare it, and run the injections without a result."""
 
 import dataclasses
 import functools
@@ -22,18 +22,18 @@ def run_benchmark(
     config: AuditConfig,
     *,
     name: str,
-    plantings: int,
+    injections: int,
     kinds: Sequence[str] = (),
     shares: Sequence[float] = (),
     screen: Screen,
     executor: Executor | None = None,
 ) -> Benchmark:
-    """Run a benchmark, or continue it: a number of plantings of each kind of error and share of the scored pairs.
+    """Run a benchmark, or continue it: a number of injections of each kind of error and share of the scored pairs.
 
-    The first planting has the config's seed. By default all `kinds` and `shares` are run, in processes of this machine.
+    The first injection has the config's seed. By default all `kinds` and `shares` run, in processes of this machine.
     """
     benchmark = benchmark_of(name)
-    _check_request(plantings, kinds, shares, config)
+    _check_request(injections, kinds, shares, config)
     config = settings.resolve(dataclasses.replace(config, threads=config.threads or 1))
     with acquire_lock(benchmark.folder, what="benchmark"):
         if benchmark.begun:
@@ -43,7 +43,7 @@ def run_benchmark(
             _prepare(benchmark, source, config, screen)
         pending = [
             piece
-            for number in range(plantings)
+            for number in range(injections)
             for kind in kinds or ERROR_KINDS
             for share in (shares if shares and len(ERROR_KINDS[kind].shares) > 1 else ERROR_KINDS[kind].shares)
             if not benchmark.result(piece := Piece(kind, share, config.seed + number)).is_file()
@@ -53,19 +53,19 @@ def run_benchmark(
     return benchmark
 
 
-def _check_request(plantings: int, kinds: Sequence[str], shares: Sequence[float], config: AuditConfig) -> None:
+def _check_request(injections: int, kinds: Sequence[str], shares: Sequence[float], config: AuditConfig) -> None:
     if unknown := [kind for kind in kinds if kind not in ERROR_KINDS]:
         raise InputError(f"kind {unknown[0]!r} of error is unknown: choose from {', '.join(ERROR_KINDS)}")
-    if plantings < 1:
-        raise InputError(f"--plantings must be at least 1, not {plantings}: intervals need 3")
+    if injections < 1:
+        raise InputError(f"--injections must be at least 1, not {injections}: intervals need 3")
     if wrong := [share for share in shares if not 0 < share < 1]:
         raise InputError(f"--shares must be above 0 and below 1, not {wrong[0]:g}")
     if config.protocol != "ensemble" or config.stable:
         raise InputError("a benchmark needs --protocol ensemble without --stable")
     if config.features:
         raise InputError("a benchmark embeds changed captions: it cannot use --features")
-    if config.plant_miscaptions:
-        raise InputError("a benchmark injects its own errors: use --kinds and --shares, not --plant-miscaptions")
+    if config.inject_miscaptions:
+        raise InputError("a benchmark injects its own errors: use --kinds and --shares, not --inject-miscaptions")
     if mitigating := switched_on(as_dict(config)):
         raise InputError(f"a benchmark trains members without mitigations: remove {', '.join(mitigating)}")
 
@@ -103,7 +103,7 @@ def _prepare(benchmark: Benchmark, source: str, config: AuditConfig, screen: Scr
 
 
 def _run_pieces(benchmark: Benchmark, pending: Sequence[Piece], screen: Screen, executor: Executor | None) -> None:
-    """Run plantings, some side by side."""
+    """Run injections, some side by side."""
     config: AuditConfig = benchmark.request["config"]
     if settings.opens_towers(config):
         from clipmem_core.audit.locked import elsewhere, features_of
@@ -119,18 +119,18 @@ def _run_pieces(benchmark: Benchmark, pending: Sequence[Piece], screen: Screen, 
             say=screen.say,
         )
     at_once = len(pending) if executor else min(len(pending), settings.side_by_side(config))
-    screen.say(f"{len(pending)} plantings of {config.members} members to run")
+    screen.say(f"{len(pending)} injections of {config.members} members to run")
     tasks = []
     for first in range(at_once):
         folder = benchmark.folder / f".process-{first}"  # for its error output
         folder.mkdir(parents=True, exist_ok=True)
         program = program_of("clipmem_core.studies.injection:run_pieces", benchmark.folder)
         names = tuple(piece.name for piece in pending[first::at_once])
-        tasks.append(Task((folder,), program, names, config.threads, "planting"))
+        tasks.append(Task((folder,), program, names, config.threads, "injection"))
     finished, run = 0, executor or functools.partial(local_processes, at_once=at_once)
     with closing(run(tasks)) as polls:
         for _ in polls:
             done = sum(benchmark.result(piece).is_file() for piece in pending)
             if done > finished:
-                screen.say(f"{done} of {len(pending)} plantings finished")
+                screen.say(f"{done} of {len(pending)} injections finished")
             finished = done

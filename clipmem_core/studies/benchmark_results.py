@@ -1,8 +1,8 @@
 """A benchmark's folder and its results: tables with intervals, a CSV and curves.
 
 <data>/benchmarks/<name>/   benchmark.json · pairs.parquet, as those of an audit
-    plantings/<kind>-<share>-<seed>.json       metrics of each detector on the injected errors; written last
-    plantings/<kind>-<share>-<seed>.parquet    row, planted (bool) and each detector's score of the scored pairs
+    injections/<kind>-<share>-<seed>.json       metrics of each detector on the injected errors; written last
+    injections/<kind>-<share>-<seed>.parquet    row, injected (bool) and each detector's score of the scored pairs
 """
 
 from collections.abc import Sequence
@@ -51,7 +51,7 @@ class BenchmarkFile(TypedDict):
 
 
 class Piece(NamedTuple):
-    """One planting: a kind of error, its share of the pairs, and the seed of split, draw and members."""
+    """One injection: a kind of error, its share of the pairs, and the seed of split, draw and members."""
 
     kind: str
     share: float
@@ -87,24 +87,24 @@ class Benchmark(Named):
         return read_prepared(self.folder)
 
     def result(self, piece: Piece) -> Path:
-        """Return the result file of a planting; it exists if the planting is done."""
-        return self.folder / "plantings" / f"{piece.name}.json"
+        """Return the result file of a injection; it exists if the injection is done."""
+        return self.folder / "injections" / f"{piece.name}.json"
 
     def scores(self, piece: Piece) -> Path:
         """Return the file with each detector's scores."""
-        return self.folder / "plantings" / f"{piece.name}.parquet"
+        return self.folder / "injections" / f"{piece.name}.parquet"
 
     @property
     def done(self) -> list[Piece]:
-        """The finished plantings, by kind, share and seed."""
-        pieces = [Piece.of(path.name.removesuffix(".json")) for path in (self.folder / "plantings").glob("[!.]*.json")]
+        """The finished injections, by kind, share and seed."""
+        pieces = [Piece.of(path.name.removesuffix(".json")) for path in (self.folder / "injections").glob("[!.]*.json")]
         return sorted(pieces, key=lambda piece: (list(ERROR_KINDS).index(piece.kind), *piece))
 
     def read(self, piece: Piece) -> dict[str, Any]:
         return read_json(self.result(piece), dict[str, Any], repair="delete it and run the benchmark again")
 
     def results(self) -> list[dict[str, Any]]:
-        """Return the results, without plantings that had too few suitable pairs."""
+        """Return the results, without injections that had too few suitable pairs."""
         return [result for result in map(self.read, self.done) if not result["absent"]]
 
     @property
@@ -117,7 +117,7 @@ benchmark_of, open_benchmark, list_benchmarks = Benchmark.of, Benchmark.open, Be
 
 
 def metric_rows(results: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """Return one row per planting and detector: kind, share, seed, detector and the metrics."""
+    """Return one row per injection and detector: kind, share, seed, detector and the metrics."""
     rows = [
         {KIND: result[KIND], SHARE: result[SHARE], SEED: result[SEED], DETECTOR: name, **metrics}
         for result in results
@@ -127,15 +127,15 @@ def metric_rows(results: Sequence[dict[str, Any]]) -> pd.DataFrame:
 
 
 def benchmark_table(rows: pd.DataFrame, *, reference: str = REFERENCE) -> pd.DataFrame:
-    """Average over plantings, and compare each detector with the reference on the same plantings.
+    """Average over injections, and compare each detector with the reference on the same injections.
 
-    Intervals are Student's t over plantings; NaN below three. `over_reference` is the mean of the paired differences
+    Intervals are Student's t over injections; NaN below three. `over_reference` is the mean of the paired differences
     detector − reference.
     """
     table = []
-    for (kind, share), plantings in rows.groupby([KIND, SHARE], sort=False):
-        wide = {measure: plantings.pivot(index=SEED, columns=DETECTOR, values=measure) for measure in METRICS}
-        for name in dict.fromkeys(plantings[DETECTOR]):
+    for (kind, share), injections in rows.groupby([KIND, SHARE], sort=False):
+        wide = {measure: injections.pivot(index=SEED, columns=DETECTOR, values=measure) for measure in METRICS}
+        for name in dict.fromkeys(injections[DETECTOR]):
             for measure in METRICS:
                 values = wide[measure][name].dropna()
                 over = [np.nan] * 3
@@ -150,20 +150,20 @@ def benchmark_table(rows: pd.DataFrame, *, reference: str = REFERENCE) -> pd.Dat
 
 
 def mean_curves(results: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """Average the precision by number of reviewed pairs over plantings: kind, share, detector, number, precision.
+    """Average the precision by number of reviewed pairs over injections: kind, share, detector, number, precision.
 
-    Curves are interpolated at the numbers of the first planting, up to the smallest number of scored pairs.
+    Curves are interpolated at the numbers of the first injection, up to the smallest number of scored pairs.
     """
     rows = []
     for kind, share in dict.fromkeys((result[KIND], result[SHARE]) for result in results):
-        plantings = [result for result in results if (result[KIND], result[SHARE]) == (kind, share)]
+        injections = [result for result in results if (result[KIND], result[SHARE]) == (kind, share)]
         numbers = [
-            number for number in plantings[0]["numbers"] if number <= min(result["judged"] for result in plantings)
+            number for number in injections[0]["numbers"] if number <= min(result["judged"] for result in injections)
         ]
-        for name in plantings[0]["detectors"]:
+        for name in injections[0]["detectors"]:
             curves = [
                 np.interp(numbers, result["numbers"], result["detectors"][name]["curve"])
-                for result in plantings
+                for result in injections
                 if name in result["detectors"]
             ]
             rows += [
@@ -177,8 +177,8 @@ def show_benchmark(benchmark: Benchmark) -> None:
     """Print a table per kind and share, and the skipped kinds and detectors with reasons."""
     console, results = Console(highlight=False), benchmark.results()
     for (kind, share), cell_rows in benchmark_table(metric_rows(results)).groupby([KIND, SHARE], sort=False):
-        planted = [result for result in results if (result[KIND], result[SHARE]) == (kind, share)]
-        counts = f"{planted[0]['planted']:,} of {planted[0]['judged']:,} pairs; {len(planted)} plantings"
+        injected = [result for result in results if (result[KIND], result[SHARE]) == (kind, share)]
+        counts = f"{injected[0]['injected']:,} of {injected[0]['judged']:,} pairs; {len(injected)} injections"
         shown = {"detector": cell_rows[DETECTOR].drop_duplicates().map(words).tolist()}
         for measure, cells in cell_rows.groupby(MEASURE, sort=False):
             shown[SHORT[str(measure)]] = _intervals(cells[["mean", "low", "high"]], "")
@@ -189,7 +189,7 @@ def show_benchmark(benchmark: Benchmark) -> None:
     for what, reasons in missing.items():
         if reasons:
             console.print(plain(f"{what} is skipped: {'; '.join(sorted(reasons))}"), soft_wrap=True)
-    console.print("In brackets: 95 % over plantings (Student's t), each with another split, draw and members.")
+    console.print("In brackets: 95 % over injections (Student's t), each with another split, draw and members.")
     console.print(plain(str(benchmark.folder)), soft_wrap=True)
 
 
@@ -210,7 +210,7 @@ def command_of(benchmark: Benchmark) -> str:
     source = Path(request["source"])
     parts = [
         f"python -m clipmem_core benchmark {source.name if source.is_absolute() else source} --name {benchmark.name}",
-        f"--preset {config.preset} --plantings {len({piece.seed for piece in done})}",
+        f"--preset {config.preset} --injections {len({piece.seed for piece in done})}",
         f"--kinds {' '.join(dict.fromkeys(piece.kind for piece in done))}",
         *([f"--shares {' '.join(map(str, swaps))}"] if swaps else []),
     ]
@@ -228,13 +228,13 @@ def write_results(benchmark: Benchmark, path: Path) -> None:
     head = [
         f"command: {command_of(benchmark)}",
         machine_line(request["machine"], config),
-        f"seeds: {seeds}, each another split and planting, trained by {config['members']} members",
+        f"seeds: {seeds}, each another split and injection, trained by {config['members']} members",
         "low, high: 95 % over them (Student's t); over_reference: detector − misfit, paired",
         f"misfit: {MISFIT_FORMULA}{second}",
         f"pairs: {len(pairs):,} with {pairs[c.CAPTIONS].map(len).sum():,} captions; data set: "
         f"{request['dataset_fingerprint']}",
         f"skipped: {'; '.join(f'{kind}: {why}' for kind, why in benchmark.absent.items()) or 'no kind'}",
-        f"processor seconds per planting: {', '.join(f'{name} {value:,.1f}' for name, value in seconds.items())}",
+        f"processor seconds per injection: {', '.join(f'{name} {value:,.1f}' for name, value in seconds.items())}",
         *(
             f"{kind} {share:.0%}: R@5 {cell['recall'].mean():.3f}, reliability {cell['reliability'].mean():.3f}"
             for (kind, share), cell in by_cell

@@ -1,4 +1,4 @@
-"""One planting of a benchmark: split, inject errors, train members, and measure each detector."""
+"""One injection of a benchmark: split, inject errors, train members, and measure each detector."""
 
 import dataclasses
 import time
@@ -47,7 +47,7 @@ class Outputs(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """The inputs of the members of a planting."""
+    """The inputs of the members of a injection."""
 
     config: AuditConfig
     pairs: pd.DataFrame
@@ -58,23 +58,23 @@ class Inputs:
 
 
 def run_pieces(folder: Path, names: Sequence[str]) -> None:
-    """Run plantings one after the other."""
+    """Run injections one after the other."""
     for name in names:
         run_piece(Benchmark(folder), Piece.of(name))
 
 
 def run_piece(benchmark: Benchmark, piece: Piece) -> None:
-    """Run one planting and write its result, or the reason if its split has too few suitable pairs."""
+    """Run one injection and write its result, or the reason if its split has too few suitable pairs."""
     config = dataclasses.replace(benchmark.request["config"], seed=piece.seed)
     before = benchmark.pairs
     membership = draw_membership(benchmark.prepared.clusters, config)
     # Only scored pairs without an earlier injected error
-    rows = np.flatnonzero((membership.group == c.SCORED) & before[c.PLANTED].isna().to_numpy())
+    rows = np.flatnonzero((membership.group == c.SCORED) & before[c.INJECTED].isna().to_numpy())
     benchmark.result(piece).parent.mkdir(parents=True, exist_ok=True)
     try:
         pairs = inject_errors(piece.kind, before, rows, share=piece.share, seed=piece.seed)
     except InputError as error:
-        counts = {"planted": 0, "judged": 0, "absent": str(error), "recall": None, "reliability": None}
+        counts = {"injected": 0, "judged": 0, "absent": str(error), "recall": None, "reliability": None}
         empty: dict[str, Any] = {"seconds": {}, "numbers": [], "detectors": {}, "without": {}}
         write_json(benchmark.result(piece), piece._asdict() | counts | empty)
         return
@@ -93,7 +93,7 @@ def run_piece(benchmark: Benchmark, piece: Piece) -> None:
         except ValueError as error:
             without[name] = str(error)
     times.append(time.process_time())
-    truth, numbers = pairs[c.PLANTED].notna().to_numpy()[rows], numbers_reviewed(len(rows))
+    truth, numbers = pairs[c.INJECTED].notna().to_numpy()[rows], numbers_reviewed(len(rows))
     table = detection_table(scores, truth, k=K, n_boot=1).set_index("score")
     stability = ranking_stability([terms[c.ALIGNMENT] for terms in seen.terms], seen.sides)
     reliability = ranking_reliability(stability, len(seen.sides.replicates))
@@ -103,7 +103,7 @@ def run_piece(benchmark: Benchmark, piece: Piece) -> None:
         for image, text in zip(seen.image, seen.text, strict=True)
     ]
     result = {
-        "planted": int(truth.sum()),
+        "injected": int(truth.sum()),
         "judged": len(rows),
         "absent": "",
         "recall": float(np.mean([list(recall.values()) for recall in recalls])),
@@ -119,7 +119,7 @@ def run_piece(benchmark: Benchmark, piece: Piece) -> None:
         "without": without,
     }
     columns = {name: values.astype(np.float32) for name, values in scores.items()}
-    write_table(benchmark.scores(piece), pd.DataFrame({"row": rows, c.PLANTED: truth} | columns))
+    write_table(benchmark.scores(piece), pd.DataFrame({"row": rows, c.INJECTED: truth} | columns))
     write_json(benchmark.result(piece), piece._asdict() | result)
 
 

@@ -351,8 +351,8 @@ def _check_arm(arm: Arm, stored: Sequence[Arm], split: Split) -> None:
     """Refuse an arm that cannot run, or leaves too few pairs to train on or to compare."""
     check_config(split.config_of(arm))
     changes = split.changes(arm)
-    if arm.overrides.get(arms.LOOKALIKES) and not split.lookalikes:
-        raise InputError("lookalikes: there are no near-duplicates among the pictures that members train on")
+    if arm.overrides.get(arms.NEAR_DUPLICATES) and not split.near_duplicates:
+        raise InputError("near_duplicates: there are no near-duplicates among the pictures that members train on")
     if arm.overrides.get(arms.DECISIONS) and not (arm.decided and changes):
         raise InputError("decisions: no pair of this study is decided to be removed or recaptioned: decide first")
     shared = split.ids(c.SHARED)

@@ -15,7 +15,7 @@ from clipmem_core import columns as c
 from clipmem_core.audit import settings
 from clipmem_core.audit.executor import Executor, in_this_process, member_tasks, run_member_tasks
 from clipmem_core.audit.pipeline import Screen, counts, ensure_features, ensure_pixels, finish_audit
-from clipmem_core.audit.prepare import DataSet, draw_membership, leave_out, load_data_set, plant, with_features
+from clipmem_core.audit.prepare import DataSet, draw_membership, inject, leave_out, load_data_set, with_features
 from clipmem_core.audit.setup import check_same, differing_fields, grow, write_audit
 from clipmem_core.audit.status import TIME_LEFT, seconds_left
 from clipmem_core.audit.store import Audit, acquire_lock, write_json, write_table
@@ -145,7 +145,7 @@ def start(
     for number in range(math.ceil(seeds / seeds_per_split) if seeds_per_split else 1):
         split_config = dataclasses.replace(config, seed=config.seed + number * seeds_per_split)
         membership = draw_membership(data_set.clusters, split_config)
-        pairs = plant(data_set.pairs, membership, split_config)
+        pairs = inject(data_set.pairs, membership, split_config)
         data_sets.append(dataclasses.replace(data_set, pairs=pairs))
         if not number:
             screen.say(counts(data_sets[0], membership))

@@ -26,7 +26,7 @@ SCORES = (
 )
 CHECKS = (
     "empty_caption short_caption long_caption markup gibberish other_script file_name repeated_caption "
-    "dark blurred uniform tiny lookalike"
+    "dark blurred uniform tiny near_duplicate"
 )
 RECALLS = {f"{way}_R@{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10)}
 
@@ -67,7 +67,7 @@ def test_the_manifest_is_the_last_file_written(audit: Audit) -> None:
 
 def test_tables_have_these_columns_in_this_order(audit: Audit) -> None:
     members = list(audit.record.members)
-    assert audit.pairs.columns.tolist() == shlex.split("pair_id image captions label width height sha256 planted")
+    assert audit.pairs.columns.tolist() == shlex.split("pair_id image captions label width height sha256 injected")
     assert audit.quarantine.columns.tolist() == ["source", "pair_id", "reason"]
     assert audit.membership.columns.tolist() == ["pair_id", "group", *members]
     assert audit.scores.columns.tolist() == SCORES.split(" ")
@@ -111,8 +111,8 @@ def test_the_checks_have_a_row_a_pair_in_the_order_of_the_tables(audit: Audit) -
     table = pq.read_table(audit.folder / "checks.parquet")
     assert table["pair_id"].to_pylist() == audit.pairs["pair_id"].tolist()
     values = ["brightness", "contrast", "sharpness"]
-    assert table.column_names == ["pair_id", *CHECKS.split(), *values, "lookalike_of"]
+    assert table.column_names == ["pair_id", *CHECKS.split(), *values, "near_duplicate_of"]
     assert {str(table.schema.field(name).type) for name in CHECKS.split()} == {"bool"}
-    assert table.drop_columns(["lookalike_of"]).to_pandas().notna().all(axis=None)  # all is known of this one
-    twins = table["lookalike_of"].to_pandas()
-    assert (twins.notna() == table["lookalike"].to_pandas()).all()
+    assert table.drop_columns(["near_duplicate_of"]).to_pandas().notna().all(axis=None)  # all is known of this one
+    twins = table["near_duplicate_of"].to_pandas()
+    assert (twins.notna() == table["near_duplicate"].to_pandas()).all()

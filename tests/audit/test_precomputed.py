@@ -86,15 +86,15 @@ def test_a_source_with_features_is_inspected_and_audited_without_a_picture(
         hits(audit, Selection(meaning="a red car"))
 
 
-def test_rows_keep_their_features_if_captions_are_planted_and_near_duplicates_dropped(folder: Path) -> None:
+def test_rows_keep_their_features_if_captions_are_injected_and_near_duplicates_dropped(folder: Path) -> None:
     source = beside_table(folder)
     image, text = drawn()
     image[200:220] = image[:20] * np.float32(1.001)
     np.save(folder / "image.npy", image)
-    audit = audit_of(source, "--drop-lookalikes", "--plant-miscaptions", "40")
+    audit = audit_of(source, "--drop-near-duplicates", "--inject-miscaptions", "40")
     rows = np.r_[0:200, 220:PAIRS]
     assert audit.pairs["pair_id"].tolist() == [IDS[n] for n in rows]
-    assert audit.quarantine["reason"].tolist() == [f"look-alike of {IDS[n]}" for n in range(20)]
+    assert audit.quarantine["reason"].tolist() == [f"near-duplicate of {IDS[n]}" for n in range(20)]
     owner = np.array([CAPTIONS.index(captions[0]) for captions in audit.pairs["captions"]])
     assert (owner != rows).sum() == 40
     image_stored, text_stored = precomputed_features(audit, pixels_folder(audit))

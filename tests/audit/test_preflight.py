@@ -54,7 +54,7 @@ def test_a_check_finds_what_the_audit_will_have(data: Path) -> None:
     assert check.found["groups"] == {"scored": 170, "external": 50}  # ⌊220/11⌋ = 20, at least 50
     assert check.found["captions"] == 1100
     assert check.found["pairs"] == len(data_set.pairs) == 220
-    assert check.found["lookalikes"] == data_set.lookalikes
+    assert check.found["near_duplicates"] == data_set.near_duplicates
     assert not (data / "audits").exists()
 
 

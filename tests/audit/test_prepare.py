@@ -9,8 +9,8 @@ from PIL import Image
 from clipmem_core import columns as c
 from clipmem_core.audit.prepare import (
     draw_membership,
+    inject,
     load_data_set,
-    plant,
 )
 from clipmem_core.config import AuditConfig
 
@@ -47,14 +47,14 @@ def test_every_row_is_a_pair_or_in_quarantine(folder: Path) -> None:
     assert found.pairs[[c.WIDTH, c.HEIGHT]].drop_duplicates().to_numpy().tolist() == [[32, 24]]
 
 
-def test_look_alikes_share_a_cluster_and_dropped_ones_name_their_twin(folder: Path) -> None:
+def test_near_duplicates_share_a_cluster_and_dropped_ones_name_their_twin(folder: Path) -> None:
     found = load_data_set(str(folder), CONFIG)
     assert found.clusters.tolist() == [0, 1, 2, 1, 4, 5]
-    assert found.lookalikes == 1
-    kept = load_data_set(str(folder), dataclasses.replace(CONFIG, drop_lookalikes=True))
-    assert kept.quarantine[[c.PAIR_ID, c.REASON]].to_numpy().tolist() == [["dog/3.png", "look-alike of cat/1.png"]]
+    assert found.near_duplicates == 1
+    kept = load_data_set(str(folder), dataclasses.replace(CONFIG, drop_near_duplicates=True))
+    assert kept.quarantine[[c.PAIR_ID, c.REASON]].to_numpy().tolist() == [["dog/3.png", "near-duplicate of cat/1.png"]]
     assert kept.pairs[c.PAIR_ID].tolist() == [i for i in found.pairs[c.PAIR_ID] if i != "dog/3.png"]
-    assert kept.lookalikes == 0
+    assert kept.near_duplicates == 0
     assert np.array_equal(kept.pixels.gather(np.arange(5)), found.pixels.gather(np.array([0, 1, 2, 4, 5])))
 
 
@@ -63,19 +63,19 @@ def many(n: int) -> pd.DataFrame:
         {
             c.PAIR_ID: [str(i) for i in range(n)],
             c.CAPTIONS: [[f"caption {i}", f"other caption {i}"] for i in range(n)],
-            c.PLANTED: pd.Series([None] * n, dtype=object),
+            c.INJECTED: pd.Series([None] * n, dtype=object),
         }
     )
 
 
 @pytest.mark.parametrize(("protocol", "group"), [("paper", "candidate"), ("ensemble", "scored")])
-def test_wrong_captions_are_planted_where_they_are_scored(protocol: str, group: str) -> None:
-    config = AuditConfig(protocol=protocol, members=4, plant_miscaptions=20, seed=5)
+def test_wrong_captions_are_injected_where_they_are_scored(protocol: str, group: str) -> None:
+    config = AuditConfig(protocol=protocol, members=4, inject_miscaptions=20, seed=5)
     pairs = many(400)
     membership = draw_membership(np.arange(400), config)
-    planted = plant(pairs, membership, config)
-    rows = np.flatnonzero(planted[c.PLANTED] == "miscaption")
+    injected = inject(pairs, membership, config)
+    rows = np.flatnonzero(injected[c.INJECTED] == "miscaption")
     assert len(rows) == 20
     assert set(membership.group[rows]) == {group}
-    changed = [list(a) != list(b) for a, b in zip(planted[c.CAPTIONS], pairs[c.CAPTIONS], strict=True)]
+    changed = [list(a) != list(b) for a, b in zip(injected[c.CAPTIONS], pairs[c.CAPTIONS], strict=True)]
     assert np.flatnonzero(changed).tolist() == rows.tolist()

@@ -136,7 +136,7 @@ def test_wrong_captions_of_the_drawn_set_come_out_on_top(typed: Path) -> None:
     audit = Audit(typed / "audits" / "scenes")
     assert audit.verdict["sentence"] in (typed / "printed.txt").read_text()
     scored = (audit.scores["group"] == "scored").to_numpy()
-    scores, kind = audit.scores[scored], audit.pairs["planted"][scored]
+    scores, kind = audit.scores[scored], audit.pairs["injected"][scored]
     wrong = (kind == "miscaption").to_numpy()
     assert wrong.sum() >= 10
     aurocs = {name: roc_auc_score(wrong, scores[name]) for name in ("misfit", "clipmem")}

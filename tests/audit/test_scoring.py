@@ -18,7 +18,7 @@ def evidence(membership: Membership, widths: tuple[int, int]) -> Evidence:
     image, text = ([rng.normal(size=(N, width)).astype(np.float32) for width in widths] for _ in range(2))
     external = membership.group == "external"
     return Evidence(
-        pairs=pd.DataFrame({"pair_id": [str(row) for row in range(N)], "planted": None}),
+        pairs=pd.DataFrame({"pair_id": [str(row) for row in range(N)], "injected": None}),
         sides=Sides(membership, "paper", 0),
         views=2,
         terms=[pair_terms(a, b, external) for a, b in zip(image, text, strict=True)],

@@ -15,7 +15,7 @@ from tests.audit.test_locked import flags, kill_at_each
 from tests.audit.test_resume import same
 from tests.forked import Server
 
-MANY_WRONG = ("--members", "4", "--plant-miscaptions", "80", "--epochs", "8", "--rounds", "auto")
+MANY_WRONG = ("--members", "4", "--inject-miscaptions", "80", "--epochs", "8", "--rounds", "auto")
 
 
 @pytest.fixture(scope="module")

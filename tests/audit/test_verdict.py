@@ -8,7 +8,7 @@ from clipmem_core.config import AuditConfig
 
 GOOD = {
     "groups": [{"group": "scored", "mean": 0.3}, {"group": "external", "mean": 0.01}],
-    "planted": [],
+    "injected": [],
     "detection": [],
     "membership_auroc": 0.9,
     "ranking_stability": 0.7,

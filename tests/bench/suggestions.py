@@ -27,14 +27,14 @@ from clipmem_core.review import score_breakdown
 from tests.bench import console, made_on
 from tests.bench.validity import audited_copy
 
-PLANTED, CLOSE, NEAREST = 150, 0.6, 10
+INJECTED, CLOSE, NEAREST = 150, 0.6, 10
 LEADS = (-np.inf, 0.4, 0.45, 0.5, 0.55, 0.6)  # the first: all suggestions, up to three a pair
 SCENES_PAIRS = 1600  # so that enough are left for suggestions
 
 
 @dataclass(frozen=True)
 class Suggestions:
-    """Count how many suggestions for pairs with a planted caption are usable, by the lead that is asked of them."""
+    """Count how many suggestions for pairs with a injected caption are usable, by the lead that is asked of them."""
 
     sources: Annotated[tuple[str, ...], tyro.conf.Positional]
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
@@ -42,18 +42,18 @@ class Suggestions:
 
 
 def measured(source: str, seeds: tuple[int, ...]) -> Iterator[dict[str, object]]:
-    """Yield a row for each seed and lead: the planted pairs, those with a suggestion, suggestions, and usable ones."""
+    """Yield a row for each seed and lead: the injected pairs, those with a suggestion, suggestions, and usable ones."""
     config, name = preset_config("locked"), Path(source).parent.name or source
     config = replace(config, source=replace(config.source, scenes_pairs=SCENES_PAIRS))
     data_set = load_data_set(source, settings.resolve(config))
-    pairs = data_set.pairs[data_set.pairs[c.PLANTED].isna()].reset_index(drop=True)
+    pairs = data_set.pairs[data_set.pairs[c.INJECTED].isna()].reset_index(drop=True)
     place = {
         text: at for at, text in enumerate(dict.fromkeys(text for captions in pairs[c.CAPTIONS] for text in captions))
     }
     embed, texts = minilm().open().embed, list(place)
     vectors = np.concatenate([embed(texts[start : start + 64]) for start in range(0, len(texts), 64)])
     for seed in seeds:
-        wrong, donors = np.random.default_rng(seed).permutation(len(pairs))[: 2 * PLANTED].reshape(2, -1)
+        wrong, donors = np.random.default_rng(seed).permutation(len(pairs))[: 2 * INJECTED].reshape(2, -1)
         moved = pairs[c.CAPTIONS].copy()
         moved[wrong] = moved[donors].to_numpy()
         table = pairs.assign(**{c.CAPTIONS: moved}).drop(index=donors)
@@ -64,7 +64,7 @@ def measured(source: str, seeds: tuple[int, ...]) -> Iterator[dict[str, object]]
         suggested = compared_with_truth(audit, right, place, vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
         for lead in LEADS:
             shown = suggested[suggested["lead"] >= lead]
-            counts = {"pairs": len(audit.pairs), "planted": len(right), "with_suggestion": shown["row"].nunique()}
+            counts = {"pairs": len(audit.pairs), "injected": len(right), "with_suggestion": shown["row"].nunique()}
             usable = {"suggestions": len(shown), "usable": shown["usable"].sum(), "precision": shown["usable"].mean()}
             yield {"set": name, "seed": seed, "lead": lead} | counts | usable
 
@@ -72,7 +72,7 @@ def measured(source: str, seeds: tuple[int, ...]) -> Iterator[dict[str, object]]
 def compared_with_truth(
     audit: Audit, right: dict[str, set[str]], place: dict[str, int], vectors: np.ndarray
 ) -> pd.DataFrame:
-    """Return what is suggested for the planted pairs of an audit whatever it leads by: row, lead, usable."""
+    """Return what is suggested for the injected pairs of an audit whatever it leads by: row, lead, usable."""
     pairs, rows, score_breakdown.LEAD = audit.pairs, [], -np.inf
     others = np.isin(np.arange(len(place)), [place[text] for captions in pairs[c.CAPTIONS] for text in captions])
     for row, (pair_id, captions) in enumerate(zip(pairs[c.PAIR_ID], pairs[c.CAPTIONS], strict=True)):

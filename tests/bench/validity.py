@@ -2,7 +2,7 @@
 
     python -m tests.bench wrong coverage [--sets 200]        simulated sets and reviews: how often intervals cover
     python -m tests.bench wrong count SOURCE [--shares 0.05 0.2 0.4]    audits with swapped captions
-    python -m tests.bench wrong captions SOURCE [--planted 100]         audits where one caption of several is swapped
+    python -m tests.bench wrong captions SOURCE [--injected 100]         audits where one caption of several is swapped
     python -m tests.bench wrong held-out SOURCE [--seeds 5]             errors among held-out pairs and among others
     python -m tests.bench coverage [AUDIT…] [--seeds 20] [--out FOLDER]
 
@@ -35,7 +35,7 @@ from clipmem_core.audit.pipeline import run_audit
 from clipmem_core.audit.prepare import load_data_set, membership_of
 from clipmem_core.audit.store import CAPTION_TABLE, TEXT_EMBEDDINGS, Audit, read_embeddings, read_table
 from clipmem_core.config import AuditConfig, InputError, data_folder, preset_config
-from clipmem_core.dataset.errors import plant_miscaptions
+from clipmem_core.dataset.errors import inject_miscaptions
 from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.detection import detection_table
 from clipmem_core.scores.membership import Membership, Sides, replicate_rows, side_means
@@ -209,7 +209,7 @@ class Captions:
     """Swap one caption of several and find it."""
 
     source: Annotated[str, tyro.conf.Positional]
-    planted: int = 100
+    injected: int = 100
     seed: int = 0
     scenes_pairs: int = 1100
     out: str = ""
@@ -269,24 +269,24 @@ def one_set(asked: Intervals, kind: str, share: float, seed: int) -> dict[str, t
 
 
 def counted(asked: Count) -> pd.DataFrame:
-    """Return one row a share: the planted number, and the count with its interval."""
+    """Return one row a share: the injected number, and the count with its interval."""
     rows = []
-    config, path = dataclasses.replace(preset_config("locked"), drop_lookalikes=True), Path(asked.source)
+    config, path = dataclasses.replace(preset_config("locked"), drop_near_duplicates=True), Path(asked.source)
     pairs = len(load_data_set(asked.source, settings.resolve(config), say=console.print).pairs)
     scored = pairs - min(max(pairs // 11, 50), 5_000)
     for share in asked.shares:
-        planting = dataclasses.replace(config, plant_miscaptions=round(share * scored))
-        name = f"wrong-{path.parent.name if path.is_file() else path.name}-{planting.plant_miscaptions}"
-        audit = run_audit(asked.source, planting, name=name, screen=RichScreen())
+        injection = dataclasses.replace(config, inject_miscaptions=round(share * scored))
+        name = f"wrong-{path.parent.name if path.is_file() else path.name}-{injection.inject_miscaptions}"
+        audit = run_audit(asked.source, injection, name=name, screen=RichScreen())
         count = audit.verdict["wrong_captions"]
-        by_pair = audit.scores[c.P_WRONG][(audit.pairs[c.PLANTED] == c.MISCAPTION).to_numpy()]
+        by_pair = audit.scores[c.P_WRONG][(audit.pairs[c.INJECTED] == c.MISCAPTION).to_numpy()]
         rows.append(
             {
                 "share": share,
-                "planted": count["planted"],
+                "injected": count["injected"],
                 **{name: count[name] for name in ("estimate", "low", "high")},
-                "holds": count["low"] <= count["planted"] <= count["high"],
-                "p_wrong_of_planted": by_pair.mean(),
+                "holds": count["low"] <= count["injected"] <= count["high"],
+                "p_wrong_of_injected": by_pair.mean(),
                 "near": count["near"][0],
                 "stop": count["stop"],
                 "left": count["left"][0],
@@ -302,18 +302,18 @@ def captions_found(asked: Captions) -> pd.DataFrame:
     options = dataclasses.replace(config.source, scenes_pairs=asked.scenes_pairs)
     config = dataclasses.replace(config, source=options, seed=asked.seed)
     data_set = load_data_set(asked.source, settings.resolve(config), say=console.print)
-    pairs, place = with_one_wrong(data_set.pairs, n=asked.planted, seed=asked.seed)
-    name = f"one-caption-{Path(asked.source).name}-{asked.seed}-{asked.planted}"
+    pairs, place = with_one_wrong(data_set.pairs, n=asked.injected, seed=asked.seed)
+    name = f"one-caption-{Path(asked.source).name}-{asked.seed}-{asked.injected}"
     audit = audited_copy(pairs, data_set.raw.root, config, name)
-    any_caption = set(pairs.loc[pairs[c.PLANTED].notna(), c.PAIR_ID])  # of these every caption may be wrong
+    any_caption = set(pairs.loc[pairs[c.INJECTED].notna(), c.PAIR_ID])  # of these every caption may be wrong
     return compared_with_truth(audit, dict(zip(pairs[c.PAIR_ID], place, strict=True)), any_caption)
 
 
 def with_one_wrong(pairs: pd.DataFrame, *, n: int, seed: int) -> tuple[pd.DataFrame, np.ndarray]:
     """Give n pairs with several captions another pair's for one of theirs, and return its place, −1 for the others."""
     captions, rng = [list(own) for own in pairs[c.CAPTIONS]], np.random.default_rng(seed)
-    unplanted = pairs[c.PLANTED].isna().to_numpy()
-    free = np.array([row for row, own in enumerate(captions) if len(own) > 1 and unplanted[row]])
+    not_injected = pairs[c.INJECTED].isna().to_numpy()
+    free = np.array([row for row, own in enumerate(captions) if len(own) > 1 and not_injected[row]])
     place, moved = np.full(len(pairs), -1, dtype=np.int64), [list(own) for own in captions]
     for row in rng.permutation(free)[:n].tolist():
         others = [donor for donor in free.tolist() if set(captions[donor]).isdisjoint(captions[row])]
@@ -348,10 +348,10 @@ def held_out_found(asked: HeldOut) -> pd.DataFrame:
         audits = []
         for seed in range(asked.seeds):
             n = round(share * len(data_set.pairs))
-            pairs = plant_miscaptions(data_set.pairs, np.arange(len(data_set.pairs)), n=n, seed=100 + seed)
+            pairs = inject_miscaptions(data_set.pairs, np.arange(len(data_set.pairs)), n=n, seed=100 + seed)
             name = f"held-out-{Path(asked.source).parent.name}-{share}-{asked.rounds}-{seed}"
             audit = audited_copy(pairs, data_set.raw.root, dataclasses.replace(config, seed=seed), name)
-            wrong = set(pairs.loc[pairs[c.PLANTED] == c.MISCAPTION, c.PAIR_ID])
+            wrong = set(pairs.loc[pairs[c.INJECTED] == c.MISCAPTION, c.PAIR_ID])
             found = audit.scores[[c.PAIR_ID, c.GROUP, c.MISFIT]]
             audits.append(found.assign(wrong=found[c.PAIR_ID].isin(wrong)))
         every = pd.concat(audits, keys=range(asked.seeds), names=["seed"])

@@ -16,7 +16,7 @@ FULL = Selection(
     order=MATCH,
     group="scored",
     label="a & b=c#d",
-    planted="any",
+    injected="any",
     decision="undecided",
     check="dark",
     words="<b> ü",

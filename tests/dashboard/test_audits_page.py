@@ -21,7 +21,7 @@ from tests.dashboard.test_pages import open_page, texts, titles
 from tests.fixtures import Copy, leave_job
 
 PAGE = "pages/audits.py"
-FOUND = {"rows": 230, "lookalikes": 3, "pairs": 220, "captions": 1100, "quarantined": 10}
+FOUND = {"rows": 230, "near_duplicates": 3, "pairs": 220, "captions": 1100, "quarantined": 10}
 FOUND |= {"groups": {"scored": 170, "external": 50}}
 TINY = preset_config("tiny")
 Calls = list[tuple[str, Any]]
@@ -173,12 +173,12 @@ def test_what_is_typed_is_what_is_checked(calls: Calls, tmp_path: Path) -> None:
     assert app.text_input(key="new-name").placeholder == "my-pairs-paper"
     app.number_input(key="new-seeds").set_value(3)
     app.number_input(key=f"new-epochs-{TINY.epochs}").set_value(7)
-    app.toggle(key="new-drop_lookalikes-False").set_value(True)
+    app.toggle(key="new-drop_near_duplicates-False").set_value(True)
     app.selectbox(key=f"new-loss-{TINY.loss}").set_value("siglip")
     app.text_input(key="new-csv_caption_key-").set_value("title")
     app.text_input(key="new-name").set_value("mine").run()
     button(app, "Check").click().run()
-    fields = ["--protocol=paper", "--seeds=3", "--drop-lookalikes", "--loss=siglip", "--epochs=7"]
+    fields = ["--protocol=paper", "--seeds=3", "--drop-near-duplicates", "--loss=siglip", "--epochs=7"]
     assert calls[-1][1].arguments == [str(path), "--name=mine", "--preset=tiny", *fields, "--csv-caption-key=title"]
 
 

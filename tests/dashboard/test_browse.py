@@ -87,10 +87,10 @@ def test_filters_narrow_the_pairs_and_their_chips_widen_them(copy: Copy) -> None
     rows = (audit := copy()).scores.merge(audit.pairs, on="pair_id")
     app = open_page(BROWSE, order="clipmem", size="96")
     app.text_input(key="words").set_value("CIRCLE").run()
-    app.selectbox(key="planted").select("none").run()
+    app.selectbox(key="injected").select("none").run()
     app.slider(key="range-clipmem").set_range(0.5, float(rows["clipmem"].max())).run()
     matches = rows["captions"].map(lambda captions: "circle" in " ".join(captions).lower())
-    selected = rows[matches & rows["planted"].isna() & (rows["clipmem"] >= 0.5)]
+    selected = rows[matches & rows["injected"].isna() & (rows["clipmem"] >= 0.5)]
     assert set(ids(app)) == set(selected["pair_id"])
     assert chips(app) == ["injected error: none", "words: CIRCLE", "clipmem 0.5 to …"]
     app.multiselect(key="conditions").unselect(0).run()

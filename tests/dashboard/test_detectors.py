@@ -29,7 +29,7 @@ def test_a_benchmark_of_the_data_set_is_shown_first_and_injected_errors_can_be_c
 
 def test_without_known_errors_the_command_is_shown_and_detectors_are_compared(copy: Copy) -> None:
     audit = copy()
-    write_table(audit.folder / PAIRS, audit.pairs.assign(planted=None))
+    write_table(audit.folder / PAIRS, audit.pairs.assign(injected=None))
     write_json(audit.folder / "config.json", audit.record.values | {"source": "my set; rm -rf $HOME"})
     app = open_page(PAGE, audit="made")
     assert [code.value for code in app.code] == ["python -m clipmem_core benchmark 'my set; rm -rf $HOME' --name made"]

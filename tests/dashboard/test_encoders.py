@@ -16,15 +16,15 @@ PAGE = "pages/encoders.py"
 @pytest.mark.parametrize("protocol", ["ensemble", "paper"])
 def test_the_parts_are_drawn_pair_by_pair_and_as_means(copy: Copy, protocol: str) -> None:
     copy(protocol)
-    app = open_page(PAGE, colour="planted", by="label")
+    app = open_page(PAGE, colour="injected", by="label")
     assert not app.error, said(app)
     pairs, means, _ = figures(app)
     assert [trace["name"] for trace in pairs["data"]] == ["no error injected", "miscaption"]
     assert {name.split("<")[0] for name in means["layout"]["yaxis"]["ticktext"]} == {"circle", "square", "triangle"}
     assert "mean cosine 0.88" in captions(app)
     app.segmented_control(key="encoder-colour").select("label").run()
-    app.segmented_control(key="encoder-by").select("planted").run()
-    assert (address(app)["colour"], address(app)["by"]) == ("label", "planted")
+    app.segmented_control(key="encoder-by").select("injected").run()
+    assert (address(app)["colour"], address(app)["by"]) == ("label", "injected")
 
 
 def test_without_units_and_paradigms_buttons_start_them(

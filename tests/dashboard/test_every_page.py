@@ -23,7 +23,7 @@ MAIN = {  # file → the page that reads it first
     store.VERDICT: "pages/overview.py",
 }
 NONSENSE = ("", "\0", "-1", "9" * 40, "<script>", "[x](javascript:alert(1))", "../../etc/passwd", "{}")
-NAMES = "page size layout pair order view format outline map range check colour group label planted decision meaning"
+NAMES = "page size layout pair order view format outline map range check colour group label injected decision meaning"
 NAMES += " like by member one other study setting figure memorization utility paper"
 every_page = pytest.mark.parametrize("page", PAGES)
 

@@ -23,7 +23,7 @@ def audit(copy: Copy) -> Audit:
     """An audit with three pairs removed and one recaptioned."""
     audit = copy()
     pairs = audit.pairs
-    pairs["planted"] = None  # an export would have to take planted captions back
+    pairs["injected"] = None  # an export would have to take injected captions back
     write_table(audit.folder / PAIRS, pairs)
     ids, review = pairs["pair_id"].tolist(), open_review(audit)
     review.decide(ids[3:6], "remove")

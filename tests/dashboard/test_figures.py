@@ -36,7 +36,7 @@ def points(n: int = 40) -> pd.DataFrame:
     frame = pd.DataFrame({name: rng.normal(size=n) for name in columns})
     frame["row"] = np.arange(n) + 100
     frame["group"] = ["scored", "external"] * (n // 2)
-    frame["planted"] = [None, None, "miscaption", "vague"] * (n // 4)
+    frame["injected"] = [None, None, "miscaption", "vague"] * (n // 4)
     frame["label"] = [f"label {row % 20}" for row in range(n)]
     return frame
 
@@ -87,7 +87,7 @@ def test_classes_on_a_map_have_their_colours_and_all_their_pairs(name: str) -> N
         assert trace.marker.color == group_colour(trace.name)
         assert (list(trace.x), list(trace.y)) == (own[x].tolist(), own[y].tolist())
         assert list(trace.customdata) == own["row"].tolist()
-    assert [trace.name for trace in draw(frame, "planted").data] == ["no error injected", "miscaption", "vague"]
+    assert [trace.name for trace in draw(frame, "injected").data] == ["no error injected", "miscaption", "vague"]
     assert [trace.name for trace in draw(points(400), "label").data][0] == "other"
     (hostile,) = draw(frame.assign(label='<img src=x> & "%{x}"\n' + "x" * 100), "label").data
     assert hostile.name.startswith('&lt;img src=x&gt; &amp; "%{x}" xxx')

@@ -87,7 +87,9 @@ def turn(app: AppTest, name: str, on: bool = True) -> str:
 def test_the_address_sets_every_widget_and_every_field_has_one() -> None:
     values = {name: VALUES.get(name, own.slider and own.slider.usual) for name, own in FIELDS.items() if own.part}
     written = {name: values[name] if isinstance(values[name], str) else f"{values[name]:g}" for name in ARM_FIELDS}
-    setting = " ".join(f"{name}={value}" for name, value in written.items()) + " removal=misfit:7 lookalikes decisions"
+    setting = (
+        " ".join(f"{name}={value}" for name, value in written.items()) + " removal=misfit:7 near_duplicates decisions"
+    )
     app = open_page(PAGE, setting=setting)
     assert not app.warning
     assert address(app)["setting"] == setting
@@ -194,7 +196,7 @@ def test_a_setting_nobody_ran_is_added_and_the_study_resumed(lab: StudyFolder, j
     assert jobs == [("resume", "lab")]
     assert [own.text for own in read_added(lab)] == ["text_noise=0.1 text_mask=0.35"]
     assert f"{total} of {total + 3} arms × seeds finished" in said(app)
-    app = press(open_page(PAGE, setting="lookalikes"), "Run it")  # no two pictures look alike
+    app = press(open_page(PAGE, setting="near_duplicates"), "Run it")  # no two pictures look alike
     assert app.error
     assert len(read_added(lab)) == 1
 
@@ -291,10 +293,10 @@ def test_what_is_chosen_is_what_starts(jobs: Jobs, tmp_path: Path) -> None:
     app.segmented_control(key="study-preset").select("tiny").run()
     app.number_input(key="study-seeds").set_value(4)
     app.number_input(key="study-tiny-epochs").set_value(7)
-    app.toggle(key="study-lookalikes").set_value(True)
+    app.toggle(key="study-near_duplicates").set_value(True)
     app.text_input(key="study-name").set_value("mine").run()
     app.button(key="study-start").click().run()
-    fields = ["--name=mine", "--preset=tiny", "--seeds=4", "--drop-lookalikes", "--epochs=7"]
+    fields = ["--name=mine", "--preset=tiny", "--seeds=4", "--drop-near-duplicates", "--epochs=7"]
     assert jobs == [("mine", shlex.join(["study", "combined", str(path), *fields]))]
 
 

@@ -13,7 +13,7 @@ from tests.dashboard.test_pages import links, open_page, texts, titles
 from tests.fixtures import HOSTILE
 
 REVIEW = "pages/review.py"
-TOLD = {"estimate": 40.2, "low": 25.0, "high": 60.0, "planted": 0, "missing": None, "assumptions": HOSTILE[0]}
+TOLD = {"estimate": 40.2, "low": 25.0, "high": 60.0, "injected": 0, "missing": None, "assumptions": HOSTILE[0]}
 
 
 @pytest.fixture

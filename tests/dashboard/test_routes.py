@@ -65,7 +65,7 @@ def test_the_queue_and_its_pairs_as_the_browser_asks_for_them(server: TestClient
     assert [pair["row"] for pair in pairs] == [queue["rows"][0], 1, 0]
     assert pairs[2]["captions"][0] == HOSTILE[0]
     assert pairs[0]["score"] == f"misfit {audit.scores['misfit'].max():.2f}"
-    assert "planted" not in str(pairs)
+    assert "injected" not in str(pairs)
     checked = ask(server, "queue", order="random")["rows"]
     assert sorted(checked) == sorted(queue["rows"])
     assert "spot check" in ask(server, "pairs", order="random", rows=str(checked[0]))[0]["score"]

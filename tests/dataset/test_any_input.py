@@ -108,7 +108,7 @@ JUNK: list[Any] = [
 ]
 VALUES = st.sampled_from(JUNK)
 ROWS = st.lists(
-    st.fixed_dictionaries({"caption": VALUES}, optional={"label": VALUES, "id": VALUES, "planted": VALUES}), max_size=3
+    st.fixed_dictionaries({"caption": VALUES}, optional={"label": VALUES, "id": VALUES, "injected": VALUES}), max_size=3
 )
 
 

@@ -146,11 +146,11 @@ def test_a_table_has_the_flags_and_null_if_unknown() -> None:
         "uniform": [1],
         "blurred": [2],
         "tiny": [1],
-        "lookalike": [0, 2],
+        "near_duplicate": [0, 2],
     }
     assert table.dtypes.map(str).to_dict() == dict.fromkeys(CHECKS, "boolean") | dict.fromkeys(VALUES, "float32")
     table = check_table(uncut, Pictures(shorter=np.array([10, 100, 0])), pairs=3)
-    unknown = ["long_caption", "dark", "blurred", "uniform", "lookalike", *VALUES]
+    unknown = ["long_caption", "dark", "blurred", "uniform", "near_duplicate", *VALUES]
     assert table[unknown].isna().all(axis=None)
     assert table["tiny"].tolist()[:2] == [True, False]
     assert check_table(Captions.from_pairs([]), Pictures(), pairs=0).empty

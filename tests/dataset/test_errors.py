@@ -10,8 +10,8 @@ from clipmem_core.config import InputError
 from clipmem_core.dataset.errors import (
     ERROR_KINDS,
     inject_errors,
+    inject_miscaptions,
     picture_sources,
-    plant_miscaptions,
 )
 
 ANIMALS, PLACES = ["cat", "dog", "cow", "horse", "sheep"], ["garden", "street", "house", "river"]
@@ -36,42 +36,42 @@ def table(n: int = 120, labels: int = 4) -> pd.DataFrame:
             "width": 8,
             "height": np.arange(n),
             "sha256": [f"s{i}" for i in range(n)],
-            "planted": pd.Series([None] * n, dtype=object),
+            "injected": pd.Series([None] * n, dtype=object),
         }
     )
 
 
-def changed(pairs: pd.DataFrame, planted: pd.DataFrame) -> np.ndarray:
-    return np.flatnonzero([a != b for a, b in zip(pairs["captions"], planted["captions"], strict=True)])
+def changed(pairs: pd.DataFrame, injected: pd.DataFrame) -> np.ndarray:
+    return np.flatnonzero([a != b for a, b in zip(pairs["captions"], injected["captions"], strict=True)])
 
 
 @pytest.mark.parametrize("kind", ERROR_KINDS)
-def test_a_share_of_the_rows_is_planted_and_the_rest_stays(kind: str) -> None:
+def test_a_share_of_the_rows_is_injected_and_the_rest_stays(kind: str) -> None:
     pairs, rows = table(), np.arange(20, 120)
-    pairs.loc[25, "planted"] = "vague"
+    pairs.loc[25, "injected"] = "vague"
     before = pairs.copy(deep=True)
-    planted = inject_errors(kind, pairs, rows, share=0.2, seed=3)
-    marked = np.flatnonzero(planted["planted"].notna() & pairs["planted"].isna())
+    injected = inject_errors(kind, pairs, rows, share=0.2, seed=3)
+    marked = np.flatnonzero(injected["injected"].notna() & pairs["injected"].isna())
     assert abs(len(marked) - 20) <= 2  # of 99; each of the four labels rounds its share
     assert set(marked) <= set(rows) - {25}
     if kind == "duplicates":
-        assert set(changed(pairs, planted)) < set(marked)
+        assert set(changed(pairs, injected)) < set(marked)
     else:
-        assert changed(pairs, planted).tolist() == marked.tolist()
+        assert changed(pairs, injected).tolist() == marked.tolist()
     rest = np.setdiff1d(np.arange(120), marked)
-    pd.testing.assert_frame_equal(planted.iloc[rest], pairs.iloc[rest], check_dtype=False)
+    pd.testing.assert_frame_equal(injected.iloc[rest], pairs.iloc[rest], check_dtype=False)
     pd.testing.assert_frame_equal(pairs, before)
-    pd.testing.assert_frame_equal(inject_errors(kind, pairs, rows, share=0.2, seed=3), planted)
-    assert not inject_errors(kind, pairs, rows, share=0.2, seed=4).equals(planted)
+    pd.testing.assert_frame_equal(inject_errors(kind, pairs, rows, share=0.2, seed=3), injected)
+    assert not inject_errors(kind, pairs, rows, share=0.2, seed=4).equals(injected)
 
 
 def test_a_partly_wrong_caption_differs_in_one_word_of_one_kind() -> None:
     pairs = table()
-    planted = inject_errors("partly", pairs, np.arange(120), share=0.5, seed=0)
+    injected = inject_errors("partly", pairs, np.arange(120), share=0.5, seed=0)
     kinds = [COLOURS, COUNTS, [*ANIMALS, *PLACES, "near"]]
-    for row in changed(pairs, planted):
+    for row in changed(pairs, injected):
         new = set()
-        for old_text, new_text in zip(pairs["captions"][row], planted["captions"][row], strict=True):
+        for old_text, new_text in zip(pairs["captions"][row], injected["captions"][row], strict=True):
             old_words, new_words = old_text.split(), new_text.split()
             ((old, new_word),) = ((a, b) for a, b in zip(old_words, new_words, strict=True) if a != b)
             is_number = re.fullmatch(r"\d+", old) and re.fullmatch(r"\d+", new_word)
@@ -82,15 +82,15 @@ def test_a_partly_wrong_caption_differs_in_one_word_of_one_kind() -> None:
 
 def test_a_duplicate_has_picture_and_captions_of_another_and_both_are_marked() -> None:
     pairs = table()
-    planted = inject_errors("duplicates", pairs, np.arange(120), share=0.1, seed=0)
-    source = picture_sources(pairs, planted)
+    injected = inject_errors("duplicates", pairs, np.arange(120), share=0.1, seed=0)
+    source = picture_sources(pairs, injected)
     copies = np.flatnonzero(source != np.arange(120))
     assert len(copies) == 6
     for row in copies:
         for column in ("image", "captions", "label", "height", "sha256"):
-            assert planted[column][row] == pairs[column][source[row]] == planted[column][source[row]]
-        assert planted["pair_id"][row] == f"p{row}"
-    marked = np.flatnonzero(planted["planted"] == "duplicate")
+            assert injected[column][row] == pairs[column][source[row]] == injected[column][source[row]]
+        assert injected["pair_id"][row] == f"p{row}"
+    marked = np.flatnonzero(injected["injected"] == "duplicate")
     assert set(marked) == {*copies, *source[copies]}
     assert len(marked) == 12
 
@@ -113,11 +113,11 @@ def test_too_few_pairs_are_an_input_error(kind: str, pairs: pd.DataFrame, share:
 def test_a_swap_gives_every_pair_other_texts_and_is_refused_if_that_is_impossible(seed: int) -> None:
     captions = [["a", "b"], ["b", "c"], ["c", "d"], ["d", "a"]] * 2
     pairs = table(n=8).assign(captions=captions)
-    planted = plant_miscaptions(pairs, np.arange(8), n=4, seed=seed)
-    rows = np.flatnonzero(planted["planted"].notna())
+    injected = inject_miscaptions(pairs, np.arange(8), n=4, seed=seed)
+    rows = np.flatnonzero(injected["injected"].notna())
     assert len(rows) == 4
-    assert all(set(planted["captions"][row]).isdisjoint(captions[row]) for row in rows)
-    assert sorted(planted["captions"]) == sorted(captions)
+    assert all(set(injected["captions"][row]).isdisjoint(captions[row]) for row in rows)
+    assert sorted(injected["captions"]) == sorted(captions)
     for equal, n in (([["a"]] * 8, 4), (captions, 1), (captions, 9)):
-        with pytest.raises(InputError, match="cannot swap|plant_miscaptions must be"):
-            plant_miscaptions(table(n=8).assign(captions=equal), np.arange(8), n=n, seed=seed)
+        with pytest.raises(InputError, match="cannot swap|inject_miscaptions must be"):
+            inject_miscaptions(table(n=8).assign(captions=equal), np.arange(8), n=n, seed=seed)

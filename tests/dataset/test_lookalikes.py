@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from clipmem_core.dataset import duplicates
-from clipmem_core.dataset.duplicates import lookalike_clusters
+from clipmem_core.dataset.duplicates import near_duplicate_clusters
 from clipmem_core.dataset.pictures import check_chunk
 
 
@@ -66,22 +66,22 @@ def test_rescaled_and_recompressed_copies_are_near_duplicates_and_other_drawings
         image = drawing(seed)
         files += [(image, "PNG", {}), (image.resize((120, 120), Image.Resampling.LANCZOS), "PNG", {})]
         files += [(image, "JPEG", {"quality": 70}), (image.resize((700, 700)), "WEBP", {"quality": 80})]
-    clusters = lookalike_clusters(*described(tmp_path, files))
+    clusters = near_duplicate_clusters(*described(tmp_path, files))
     assert clusters.tolist() == [4 * (row // 4) for row in range(32)]
 
 
-def test_the_same_bytes_are_look_alikes_and_nearly_blank_or_changed_pictures_are_not(tmp_path: Path) -> None:
+def test_the_same_bytes_are_near_duplicates_and_nearly_blank_or_changed_pictures_are_not(tmp_path: Path) -> None:
     blank = Image.new("RGB", (64, 64), "white")
     files = [(blank, "PNG", {}), (drawing(1), "PNG", {}), (blank, "PNG", {}), (drawing(1), "PNG", {})]
-    assert lookalike_clusters(*described(tmp_path, files)).tolist() == [0, 1, 0, 1]
+    assert near_duplicate_clusters(*described(tmp_path, files)).tolist() == [0, 1, 0, 1]
     files = [(line(position), "PNG", {}) for position in range(40, 220, 6)]
     files += [(Image.new("RGB", (64 + i, 64), "white"), "PNG", {}) for i in range(5)]
-    assert lookalike_clusters(*described(tmp_path, files)).tolist() == list(range(len(files)))
+    assert near_duplicate_clusters(*described(tmp_path, files)).tolist() == list(range(len(files)))
     plain = drawing(3)
     detail, tinted = plain.copy(), Image.merge("RGB", plain.split()[::-1])
     ImageDraw.Draw(detail).ellipse((100, 100, 140, 140), fill="black")
     files = [(image, "PNG", {}) for image in (plain, detail, tinted)]
-    assert lookalike_clusters(*described(tmp_path, files)).tolist() == [0, 1, 2]
+    assert near_duplicate_clusters(*described(tmp_path, files)).tolist() == [0, 1, 2]
 
 
 def noisy_copies(pictures: int, copies: int, *, seed: int) -> np.ndarray:
@@ -99,11 +99,11 @@ def test_the_clusters_equal_those_of_a_slow_loop(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(duplicates, "_QUERIES", 37)
     monkeypatch.setattr(duplicates, "_COMPARED", 50)
     descriptors = noisy_copies(30, 5, seed=0)
-    clusters = lookalike_clusters(descriptors, [str(row) for row in range(len(descriptors))])
+    clusters = near_duplicate_clusters(descriptors, [str(row) for row in range(len(descriptors))])
     assert clusters.tolist() == by_the_slow_loop(descriptors)
     assert 30 < len(set(clusters.tolist())) < 150
 
 
 def test_pictures_that_could_not_be_read_are_not_alike() -> None:
-    assert lookalike_clusters(np.zeros((3, 768), np.uint8), ["", "", "x"]).tolist() == [0, 1, 2]
-    assert lookalike_clusters(np.zeros((0, 768), np.uint8), []).tolist() == []
+    assert near_duplicate_clusters(np.zeros((3, 768), np.uint8), ["", "", "x"]).tolist() == [0, 1, 2]
+    assert near_duplicate_clusters(np.zeros((0, 768), np.uint8), []).tolist() == []

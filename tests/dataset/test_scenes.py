@@ -64,12 +64,12 @@ def test_every_pair_has_a_picture_five_captions_and_its_injected_error(drawn: Pa
         captions = row["captions"]
         assert isinstance(captions, list)
         assert len(set(captions)) == 5
-        assert (row["planted"], row["label"]) == (plan.planted, plan.scene.main.kind)
+        assert (row["injected"], row["label"]) == (plan.injected, plan.scene.main.kind)
         text = " ".join(captions)
-        if plan.planted == "miscaption":
+        if plan.injected == "miscaption":
             assert naming(plan.scene.main).search(text) is None
             assert naming(planned[plan.partner or 0].scene.main).search(text)
-        elif plan.planted == "vague":
+        elif plan.injected == "vague":
             assert set(captions) <= set(VAGUE_CAPTIONS)
         else:
             assert naming(plan.scene.main).search(text)
@@ -84,21 +84,21 @@ def test_the_same_seed_gives_the_same_bytes_and_a_larger_set_begins_with_the_sma
     assert (tmp_path / "images/00000.png").read_bytes() != other
     large, small = ((folder / "captions.jsonl").read_bytes().splitlines() for folder in (drawn, tmp_path))
     # a swap whose other half lies beyond the end is not made
-    cut = {p.number for p in plan_pairs(PAIRS, seed=3) if p.planted == "miscaption" and (p.partner or 0) >= 25}
+    cut = {p.number for p in plan_pairs(PAIRS, seed=3) if p.injected == "miscaption" and (p.partner or 0) >= 25}
     for i in range(25):
         assert small[i] == large[i] or i in cut
         assert (drawn / f"images/{i:05d}.png").read_bytes() == (tmp_path / f"images/{i:05d}.png").read_bytes()
 
 
 def test_the_default_injects_the_promised_shares_among_attributes_with_a_long_tail(plans: list[PlannedPair]) -> None:
-    counts = Counter(plan.planted for plan in plans)
+    counts = Counter(plan.injected for plan in plans)
     assert counts == {None: 957, "miscaption": 44, "vague": 44, "atypical": 33, "duplicate": 22}
     combinations = Counter((plan.scene.main.kind, plan.scene.main.colour) for plan in plans)
     shares = np.sort(list(combinations.values()))[::-1] / len(plans)
     assert shares[: len(shares) // 10].sum() > 0.35
     assert sum(count == 1 for count in combinations.values()) >= 20
     assert {plan.scene.main.kind for plan in plans} == set(KINDS)
-    swapped = [plan for plan in plans if plan.planted == "miscaption"]
+    swapped = [plan for plan in plans if plan.injected == "miscaption"]
     assert {plan.number for plan in swapped} == {plan.partner for plan in swapped}
 
 

@@ -26,7 +26,7 @@ from clipmem_core.audit.store import (
 )
 from clipmem_core.columns import QUARANTINE_COLUMNS, UTILITY_COLUMNS
 from clipmem_core.config import AuditConfig, preset_config
-from clipmem_core.dataset.errors import plant_miscaptions
+from clipmem_core.dataset.errors import inject_miscaptions
 from clipmem_core.scores.registry import SCORE_COLUMNS
 from tests.fixtures import made_record
 
@@ -96,18 +96,18 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 
 
 def audited(source: Path | str, name: str = "mine", /, **fields: object) -> Audit:
-    """Make a finished audit of a source, with made-up scores; `plant_miscaptions` swaps captions as an audit does."""
+    """Make a finished audit of a source, with made-up scores; `inject_miscaptions` swaps captions as an audit does."""
     config: AuditConfig = replace(preset_config("tiny"), **fields)
     data_set = load_data_set(str(source), config)
     pairs = data_set.pairs
-    planted = plant_miscaptions(pairs, np.arange(len(pairs)), n=config.plant_miscaptions, seed=0)
+    injected = inject_miscaptions(pairs, np.arange(len(pairs)), n=config.inject_miscaptions, seed=0)
     scores = pd.DataFrame(np.random.default_rng(0).normal(size=(len(pairs), len(SCORE_COLUMNS))), columns=SCORE_COLUMNS)
     audit = Audit(audits_folder() / name)
     audit.folder.mkdir(parents=True)
     record = made_record(name, data_set.raw.root, config.protocol, np.repeat("scored", len(pairs)))
     record = replace(record, source=str(source), config=config, dataset_fingerprint=data_set.fingerprint)
     write_json(audit.folder / CONFIG, record.values)
-    write_table(audit.folder / PAIRS, planted)
+    write_table(audit.folder / PAIRS, injected)
     write_table(audit.folder / QUARANTINE, data_set.quarantine.reindex(columns=QUARANTINE_COLUMNS).astype("string"))
     write_table(audit.folder / SCORES, scores.assign(pair_id=pairs["pair_id"], group="scored"))
     write_table(audit.folder / UTILITY, pd.DataFrame([("m0", "zero_shot", 0.5)], columns=UTILITY_COLUMNS))

@@ -49,12 +49,12 @@ def test_removing_everything_is_refused(mine: Audit) -> None:
 
 def test_decisions_on_injected_errors_are_in_no_export(tmp_path: Path) -> None:
     source = make_source("csv", tmp_path / "set")
-    clean_audit, planted = audited(source, "clean"), audited(source, "planted", plant_miscaptions=6)
-    swapped = planted.pairs.loc[planted.pairs["planted"] == "miscaption", "pair_id"].tolist()
-    open_review(planted).decide([swapped[0]], REMOVE)
-    open_review(planted).decide([swapped[1]], RECAPTION, captions=["better"])
+    clean_audit, injected = audited(source, "clean"), audited(source, "injected", inject_miscaptions=6)
+    swapped = injected.pairs.loc[injected.pairs["injected"] == "miscaption", "pair_id"].tolist()
+    open_review(injected).decide([swapped[0]], REMOVE)
+    open_review(injected).decide([swapped[1]], RECAPTION, captions=["better"])
     result = clean(clean_audit)
     assert (result.removed, result.recaptioned) == (0, 0)
     assert result.notes[-1].startswith("2 pairs have decisions on other captions")
-    with pytest.raises(InputError, match="audit 'planted' injected wrong captions"):
-        clean(planted)
+    with pytest.raises(InputError, match="audit 'injected' injected wrong captions"):
+        clean(injected)

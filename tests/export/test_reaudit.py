@@ -108,12 +108,12 @@ def test_a_name_of_something_else_is_refused(both: tuple[Audit, Audit]) -> None:
 
 
 def test_what_cannot_be_repeated_says_why(tmp_path: Path, data: Path) -> None:
-    planted = audited(make_source("csv", tmp_path / "set"), plant_miscaptions=2)
+    injected = audited(make_source("csv", tmp_path / "set"), inject_miscaptions=2)
     with pytest.raises(InputError, match="audit 'mine' injected wrong captions"):
-        check_repeatable(planted)
-    (planted.folder / "manifest.json").unlink()
+        check_repeatable(injected)
+    (injected.folder / "manifest.json").unlink()
     with pytest.raises(InputError, match="audit 'mine' is not finished"):
-        check_repeatable(planted)
+        check_repeatable(injected)
 
 
 def test_members_parts_of_clipmem_add_up_to_it() -> None:

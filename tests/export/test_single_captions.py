@@ -21,7 +21,7 @@ def audit(copy: Copy) -> Audit:
     pairs = made.pairs.set_index("pair_id", drop=False)
     for pair_id in (REMOVED, EDITED, BULK):
         pairs.at[pair_id, "captions"] = ["a frog", "a toad", "a newt in a pond"]
-        pairs.at[pair_id, "planted"] = None
+        pairs.at[pair_id, "injected"] = None
     write_table(made.folder / PAIRS, pairs)
     rows = [(pair_id, place, place / 4, -place / 4) for pair_id in (REMOVED, EDITED) for place in range(3)]
     scores = pd.DataFrame(rows, columns=["pair_id", "caption", "similarity_out", "misfit"])

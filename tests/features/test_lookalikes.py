@@ -1,4 +1,4 @@
-"""Look-alikes by features, against a loop over all pairs."""
+"""Near-duplicates by features, against a loop over all pairs."""
 
 import numpy as np
 import pytest

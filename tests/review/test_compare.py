@@ -12,8 +12,8 @@ from clipmem_core.review.compare import (
     compare,
     detector_scores,
     differing_settings,
+    injected_findings,
     names_in,
-    planted_findings,
 )
 from clipmem_core.scores.registry import BY_NAME, DETECTION, scores_in
 from tests.fixtures import Copy
@@ -112,21 +112,21 @@ def test_detector_scores_are_oriented_scores_of_complete_pairs(copy: Copy, proto
         np.testing.assert_allclose(table[name], BY_NAME[name].direction * scores[name][complete])
 
 
-def test_planted_findings_agree_with_scikit_learn(copy: Copy) -> None:
+def test_injected_findings_agree_with_scikit_learn(copy: Copy) -> None:
     audit = copy()
     pairs = audit.pairs
-    pairs.loc[[1, 2, 3], "planted"] = "vague"
+    pairs.loc[[1, 2, 3], "injected"] = "vague"
     write_table(audit.folder / PAIRS, pairs)
-    findings, scores = planted_findings(audit), detector_scores(audit)
+    findings, scores = injected_findings(audit), detector_scores(audit)
     assert findings is not None
     table = findings.table.set_index(["kind", "detector", "measure"])
     for kind in ("miscaption", "vague"):
-        subset = scores[scores["planted"].isna() | (scores["planted"] == kind)]
+        subset = scores[scores["injected"].isna() | (scores["injected"] == kind)]
         for name in names_in(scores):
             row = table.loc[(kind, name, "auroc")]
-            assert row["mean"] == pytest.approx(roc_auc_score(subset["planted"].notna(), subset[name]))
+            assert row["mean"] == pytest.approx(roc_auc_score(subset["injected"].notna(), subset[name]))
             assert row["low"] <= row["mean"] <= row["high"]
-            precision = average_precision_score(subset["planted"].notna(), subset[name])
+            precision = average_precision_score(subset["injected"].notna(), subset[name])
             assert table.loc[(kind, name, "average_precision"), "mean"] == pytest.approx(precision)
     last = findings.curves.groupby(["kind", "detector"]).last()
     assert last.loc[("vague", "misfit"), "precision"] == pytest.approx(3 / last.loc[("vague", "misfit"), "number"])

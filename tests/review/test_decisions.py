@@ -182,13 +182,13 @@ SWAPPED = [20, 30]  # rows that have each other's captions in the second audit
 
 @pytest.fixture
 def twins(copy: Copy) -> tuple[Audit, Audit]:
-    """Two audits of one data set; the second has planted captions."""
-    clean, planted = copy(name="clean"), copy(name="planted")
-    pairs = planted.pairs
+    """Two audits of one data set; the second has injected captions."""
+    clean, injected = copy(name="clean"), copy(name="injected")
+    pairs = injected.pairs
     captions = pairs["captions"].copy()
     captions[SWAPPED] = captions[SWAPPED[::-1]].tolist()
-    write_table(planted.folder / PAIRS, pairs.assign(captions=captions))
-    return clean, planted
+    write_table(injected.folder / PAIRS, pairs.assign(captions=captions))
+    return clean, injected
 
 
 def ids_of(audit: Audit) -> list[str]:

@@ -24,7 +24,7 @@ from clipmem_core.review.rows import (
     failed_checks,
     find_rows,
     frequent_values,
-    lookalike_groups,
+    near_duplicate_groups,
     pair_ids,
     score_span,
 )
@@ -41,7 +41,7 @@ selections = st.builds(
     ascending=st.booleans(),
     group=st.sampled_from(["", "", "shared", "independent", "candidate", "x' OR 1=1 --"]),
     label=st.sampled_from(["", "", "", "circle", "%", 'circle" --']),
-    planted=st.sampled_from(["", "", "any", "none", "miscaption", "vague"]),
+    injected=st.sampled_from(["", "", "any", "none", "miscaption", "vague"]),
     words=st.sampled_from(["", "", "", "a", "CIRCLE teal", "%", "_lines_", "' OR 1=1", "צרוקודיל", "é", "\0", "[a-z]"]),
     ranges=st.lists(ranges, max_size=2).map(tuple),
     outline=st.none() | st.builds(Outline, st.just("similarity_out"), st.just("clipmem"), corners),
@@ -71,14 +71,14 @@ def is_selected(selection: Selection, pair: dict, decision: str | None) -> bool:
         for each in selection.ranges
     )
     texts = [folded(caption) for caption in pair["captions"]]
-    planted = {"": True, "any": bool(pair["planted"]), "none": not pair["planted"]}
+    injected = {"": True, "any": bool(pair["injected"]), "none": not pair["injected"]}
     decisions = {"": True, "decided": decision is not None, "undecided": decision is None}
     outline = selection.outline
     return (
         math.isfinite(pair[selection.order])
         and selection.group in ("", pair["group"])
         and selection.label in ("", pair["label"])
-        and planted.get(selection.planted, pair["planted"] == selection.planted)
+        and injected.get(selection.injected, pair["injected"] == selection.injected)
         and decisions.get(selection.decision, decision == selection.decision)
         and all(in_ranges)
         and all(any(folded(word) in text for text in texts) for word in selection.words.split())
@@ -91,7 +91,7 @@ def slowly(audit: Audit, selection: Selection, decisions: dict[str, str]) -> lis
     table = audit.pairs.merge(audit.scores, on="pair_id", validate="1:1")
     pairs = table.astype(object).where(table.notna(), None).fillna(math.nan).to_dict("records")
     for pair in pairs:
-        pair["planted"] = pair["planted"] if isinstance(pair["planted"], str) else None
+        pair["injected"] = pair["injected"] if isinstance(pair["injected"], str) else None
     result = [row for row, p in enumerate(pairs) if is_selected(selection, p, decisions.get(p["pair_id"]))]
     result.sort(key=lambda row: (-pairs[row][selection.order], row))
     turned = selection.order == "clipmem" and selection.group == "independent"
@@ -144,9 +144,9 @@ def test_the_span_of_a_score_is_that_of_its_numbers(copy: Copy) -> None:
     assert every(audit, Selection(order="se")) == [3, *range(4, 100), 2]
     assert every(audit, Selection(order="se", ranges=(Range("se", 1),))) == [3]
     named = ["b"] * 50 + ["a"] * 30 + ["c"] * 10 + [None] * 10
-    audit = with_pairs(audit, label=named, planted=["vague"] * 2 + ["miscaption"] * 3 + [None] * 95)
+    audit = with_pairs(audit, label=named, injected=["vague"] * 2 + ["miscaption"] * 3 + [None] * 95)
     assert frequent_values(audit, "label") == ["b", "a", "c"]
-    assert frequent_values(audit, "planted") == ["miscaption", "vague"]
+    assert frequent_values(audit, "injected") == ["miscaption", "vague"]
 
 
 @pytest.mark.parametrize("decision", ["remove", "decided", "undecided", "'; --"])
@@ -236,16 +236,21 @@ def test_counts_are_those_of_the_table_and_none_where_it_is_not_known(checked: A
     assert list(counts) == list(checks.CHECKS)
     assert counts == {name: int(table[name].sum()) for name in counts}
     assert counts["file_name"] == 1
-    assert counts["lookalike"] == 6
+    assert counts["near_duplicate"] == 6
     (checked.folder / ".prepared.npz").unlink()
     (checked.folder / CHECK_TABLE).unlink()
     unknown = check_counts(checked)
-    assert {name for name, count in unknown.items() if count is None} == {"dark", "blurred", "uniform", "lookalike"}
+    assert {name for name, count in unknown.items() if count is None} == {
+        "dark",
+        "blurred",
+        "uniform",
+        "near_duplicate",
+    }
 
 
-def test_a_check_is_a_condition_and_lookalikes_come_in_groups_the_largest_first(checked: Audit) -> None:
+def test_a_check_is_a_condition_and_near_duplicates_come_in_groups_the_largest_first(checked: Audit) -> None:
     assert failed_checks(checked, 3) == []  # before the checks are made
-    assert sorted(every(checked, Selection(check="lookalike"))) == [5, 7, 9, 12, 19, 20]
+    assert sorted(every(checked, Selection(check="near_duplicate"))) == [5, 7, 9, 12, 19, 20]
     assert count_pairs(checked, Selection(check="markup", words="frog")) == 1
     assert "markup" in failed_checks(checked, 3)
-    assert lookalike_groups(checked) == [[5, 7, 9, 12], [19, 20]]
+    assert near_duplicate_groups(checked) == [[5, 7, 9, 12], [19, 20]]

@@ -140,13 +140,13 @@ def slow_means(audit: Audit, column: str, names: pd.Series) -> dict[str, tuple[i
 
 
 @pytest.mark.parametrize("protocol", ["ensemble", "paper"])
-@pytest.mark.parametrize("by", ["group", "label", "planted"])
+@pytest.mark.parametrize("by", ["group", "label", "injected"])
 def test_means_are_those_of_a_slow_loop(made: dict[str, Audit], protocol: str, by: str) -> None:
     audit = made[protocol]
     groups = GROUPS if by == "group" else MEMORIZED
     inside = audit.scores["group"].isin(groups)
     names = audit.scores["group"] if by == "group" else audit.pairs[by]
-    names = (names.fillna("not planted") if by == "planted" else names).where(inside)
+    names = (names.fillna("not injected") if by == "injected" else names).where(inside)
     result = encoder_means(audit, by=by, groups=groups)
     for encoder in ("image", "text"):
         own = result[result["encoder"] == encoder].set_index("name")

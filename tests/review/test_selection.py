@@ -24,7 +24,7 @@ selections = st.builds(
     ascending=st.booleans(),
     group=texts,
     label=texts,
-    planted=texts,
+    injected=texts,
     decision=texts,
     words=texts,
     ranges=st.lists(ranges, max_size=3).map(tuple),

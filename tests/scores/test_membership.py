@@ -23,7 +23,7 @@ def _is_constant_within(values: np.ndarray, ids: np.ndarray) -> bool:
 
 @settings(max_examples=30)
 @given(clusters(), st.sampled_from([2, 3, 4, 6]), st.integers(1, 3), st.integers(0, 99), st.booleans())
-def test_ensemble_leaves_every_scored_pair_out_of_one_or_half_of_a_repeat_and_keeps_look_alikes_together(
+def test_ensemble_leaves_every_scored_pair_out_of_one_or_half_of_a_repeat_and_keeps_near_duplicates_together(
     ids: np.ndarray, folds: int, repeats: int, seed: int, halves: bool
 ) -> None:
     halves = halves and folds % 2 == 0
@@ -82,7 +82,7 @@ def test_more_repeats_or_seeds_only_add_members_folds_are_even_and_another_seed_
         ("folds must be even .* not 3", 1, {"folds": 3, "repeats": 1, "halves": True}),
         ("no way to fill the group external with 50 pairs", 60, {"folds": 2, "repeats": 1}),
         ("seeds must be at least 1, not 0", 1, {"seeds": 0}),
-        ("look-alike pictures leave no way .* --drop-lookalikes", 3, {"seeds": 1}),
+        ("near-duplicate pictures leave no way .* --drop-near-duplicates", 3, {"seeds": 1}),
     ],
 )
 def test_what_cannot_be_drawn_is_named_in_one_line(message: str, divisor: int, how: dict[str, Any]) -> None:
@@ -90,7 +90,7 @@ def test_what_cannot_be_drawn_is_named_in_one_line(message: str, divisor: int, h
         (paper_membership if "seeds" in how else ensemble_membership)(np.arange(300) // divisor, seed=0, **how)
 
 
-def test_half_of_the_external_pairs_is_set_apart_and_look_alikes_stay_together() -> None:
+def test_half_of_the_external_pairs_is_set_apart_and_near_duplicates_stay_together() -> None:
     clusters = np.arange(600)
     clusters[1::5] = clusters[::5]  # a fifth of the pairs has a twin
     drawn = paper_membership(clusters, seeds=1, seed=3)

@@ -36,7 +36,7 @@ FLAGS: list[tuple[list[str], dict[str, Any]]] = [
     ([], {}),
     (["--precision", "fp32", "--threads", "1"], {}),
     (["--eval-crop-scale", "0", "--views", "4", "--eval-captions", "0"], {}),  # what the study sets, typed away
-    (["--drop-lookalikes", "--lr", "1e-05", "--seed", "7", "--plant-miscaptions", "5"], {}),
+    (["--drop-near-duplicates", "--lr", "1e-05", "--seed", "7", "--inject-miscaptions", "5"], {}),
     ([], {"source": ODD, "device": "cuda", "precision": "amp_bf16", "threads": 3}),  # of another machine
 ]
 
@@ -60,13 +60,13 @@ def test_a_study_goes_on_with_the_very_same_config_and_its_command_makes_it_agai
 
 def test_the_command_says_nothing_that_follows_from_the_machine_and_is_safe_to_paste(tmp_path: Path) -> None:
     folder = asked_for(tmp_path, "combined", "--weight-decay", "0.2")
-    write_json(folder.folder / "own.json", {"arms": [{"name": "a", "setting": "text_mask=0.3 lookalikes"}]})
+    write_json(folder.folder / "own.json", {"arms": [{"name": "a", "setting": "text_mask=0.3 near_duplicates"}]})
     words = shlex.split(command_of(folder))
     command = parse(words[3:])
     assert words[:3] == ["python", "-m", "clipmem_core"]
     assert (command.source, command.also, command.config.weight_decay) == (
         "my pairs.csv",
-        ("text_mask=0.3 lookalikes",),
+        ("text_mask=0.3 near_duplicates",),
         0.2,
     )
     assert not {"--device", "--precision", "--threads", "--protocol", "--views"} & set(words)

@@ -38,7 +38,7 @@ def test_an_arm_parses_back_from_its_text_in_any_order_and_can_name_a_folder() -
         assert parse_setting("  ".join(reversed(arm.text.split()))) == arm
         assert is_name(arm.folder_name)
         assert len(arm.folder_name) < 90  # two fingerprints may follow
-    more = dataclasses.replace(arms[1], overrides=arms[1].overrides | {"lookalikes": True})
+    more = dataclasses.replace(arms[1], overrides=arms[1].overrides | {"near_duplicates": True})
     assert more.folder_name != arms[1].folder_name  # both are cut short
 
 
@@ -49,7 +49,7 @@ WRONG = [
     ("text_mask=nan", "text_mask must be a number, not 'nan'"),
     (f"stop_epoch={'9' * 400}", "stop_epoch must be a whole number, not '999"),
     ("noise_place=inside", "noise_place must be one of before, after, not 'inside'"),
-    ("lookalikes=yes", "lookalikes"),
+    ("near_duplicates=yes", "near_duplicates"),
     ("removal=clipmem:-3", "removal must be a ranking and a number of pairs"),
     ("removal=size:3", "rankings are clipmem, clipmem_text, misfit, similarity_out, similarity_in, random"),
 ]
@@ -71,7 +71,7 @@ def test_overrides_without_effect_are_left_out() -> None:
         "noise_place=before": "noise_place=before",
         "adaptive_every=2": "",
         "adaptive_mask=.5 adaptive_every=2": "adaptive_mask=0.5 adaptive_every=2",
-        "lookalikes": "lookalikes",
+        "near_duplicates": "near_duplicates",
     }
     assert {text: normal(parse_setting(text), config).text for text in texts} == texts
 
@@ -109,10 +109,10 @@ def test_an_arm_changes_pairs_by_near_duplicates_decisions_and_a_ranking_of_the_
     alike = {f"p{row}" for row in TWINS if row < 340}  # the first of each stays, and so do external ones
     decided = Decided(frozenset({"p9", "p350"}), {"p1": ("a",), "p7": ("b",), "p351": ("c",)})
     scores = pd.DataFrame({"pair_id": split.pairs["pair_id"], "clipmem": -np.arange(400.0)})
-    assert changed_by(split, "lookalikes", Decided()) == (alike, set())
+    assert changed_by(split, "near_duplicates", Decided()) == (alike, set())
     # A pair that is removed gets no captions.
-    assert changed_by(split, "lookalikes decisions removal=clipmem:3", decided) == ({*alike, "p9"}, {"p7"})
-    ranked = changed_by(split, "lookalikes decisions removal=clipmem:3", decided, scores)
+    assert changed_by(split, "near_duplicates decisions removal=clipmem:3", decided) == ({*alike, "p9"}, {"p7"})
+    ranked = changed_by(split, "near_duplicates decisions removal=clipmem:3", decided, scores)
     assert ranked == ({*alike, "p9", "p0", "p2", "p5"}, {"p7"})
 
 
@@ -162,7 +162,7 @@ REFUSED = [
     ("text_mask=1.5", Decided(), "--text-mask must be at least 0 and below 1, not 1.5"),
     ("removal=clipmem:111", Decided(), "111 of 220 shared pairs would be removed"),
     (
-        "removal=random:108 lookalikes",
+        "removal=random:108 near_duplicates",
         Decided(),
         "111 of 220 shared pairs would be removed: remove at most half",
     ),

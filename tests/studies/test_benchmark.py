@@ -36,7 +36,7 @@ KINDS = ["random", "duplicates"]
 
 
 def here(tasks: Sequence[Task]) -> TaskEvents:
-    """Run plantings, and shards of features, in this process."""
+    """Run injections, and shards of features, in this process."""
     threads = torch.get_num_threads()
     for task in tasks:
         do_work(task.command[len(PROGRAM) :])
@@ -45,7 +45,7 @@ def here(tasks: Sequence[Task]) -> TaskEvents:
 
 
 def run(config: AuditConfig, **more: Any) -> Benchmark:
-    asked: dict[str, Any] = {"name": "b", "plantings": 1, "kinds": ["random"], "shares": [SHARE], "screen": Silent()}
+    asked: dict[str, Any] = {"name": "b", "injections": 1, "kinds": ["random"], "shares": [SHARE], "screen": Silent()}
     return run_benchmark("scenes", config, **asked | more, executor=here)
 
 
@@ -78,15 +78,15 @@ def made(data_of_module: Path, monkeypatch: pytest.MonkeyPatch) -> Benchmark:
     return open_benchmark("b")
 
 
-def test_a_planting_has_the_scores_of_an_audit_with_the_same_errors(empty: Path, locked: AuditConfig) -> None:
+def test_a_injection_has_the_scores_of_an_audit_with_the_same_errors(empty: Path, locked: AuditConfig) -> None:
     twice = dataclasses.replace(locked, rounds="2", epochs=8)
     made = run(twice, shares=[0.4])
     (piece,) = made.done
-    planted = dataclasses.replace(twice, plant_miscaptions=made.read(piece)["planted"])
-    audit = run_audit("scenes", planted, name="a", screen=Silent(), executor=in_process)
+    injected = dataclasses.replace(twice, inject_miscaptions=made.read(piece)["injected"])
+    audit = run_audit("scenes", injected, name="a", screen=Silent(), executor=in_process)
     table = pd.read_parquet(made.scores(piece)).set_index("row")
     own = audit.scores.loc[table.index]
-    np.testing.assert_array_equal(table["planted"], audit.pairs["planted"].notna()[table.index])
+    np.testing.assert_array_equal(table["injected"], audit.pairs["injected"].notna()[table.index])
     assert audit.verdict["second_round_left_out"] > 0
     pairs = {"misfit_second": ("misfit", 1), "clipmem": ("clipmem", 1)}
     negative = ("similarity_in", "similarity_out", "csls_out", "learned", "log_probability_out")
@@ -99,7 +99,7 @@ def test_a_planting_has_the_scores_of_an_audit_with_the_same_errors(empty: Path,
         run(dataclasses.replace(twice, rounds="1"))
 
 
-def test_a_finished_planting_stays_and_a_missing_one_comes_back_the_same(made: Benchmark, locked: AuditConfig) -> None:
+def test_a_finished_injection_stays_and_a_missing_one_comes_back_the_same(made: Benchmark, locked: AuditConfig) -> None:
     assert made.done == [Piece("random", SHARE, 0), Piece("duplicates", 0.05, 0)]
     files = [made.result(piece) for piece in made.done]
     before = {path: path.stat().st_mtime_ns for path in files}
@@ -111,10 +111,10 @@ def test_a_finished_planting_stays_and_a_missing_one_comes_back_the_same(made: B
     assert [path for path in files if path.stat().st_mtime_ns != before[path]] == [files[1]]
 
 
-def test_a_copy_is_trained_on_with_its_original_and_counts_as_planted(made: Benchmark) -> None:
+def test_a_copy_is_trained_on_with_its_original_and_counts_as_injected(made: Benchmark) -> None:
     result = made.read(Piece("duplicates", 0.05, 0))
-    assert result["planted"] % 2 == 0
-    assert result["planted"] == pytest.approx(0.05 * result["judged"], abs=2)
+    assert result["injected"] % 2 == 0
+    assert result["injected"] == pytest.approx(0.05 * result["judged"], abs=2)
     assert set(result["detectors"]) | set(result["without"]) >= {"misfit", "clipmem", "lemon_out", "random"}
 
 
@@ -126,7 +126,7 @@ def test_a_kind_without_room_is_left_out_with_its_reason(empty: Path, locked: Au
         Image.fromarray(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)).save(folder / f"{number}.png")
         (folder / f"{number}.txt").write_text("of the\n")
     made = run_benchmark(
-        str(folder), locked, name="c", plantings=1, kinds=["label", "partly"], screen=Silent(), executor=here
+        str(folder), locked, name="c", injections=1, kinds=["label", "partly"], screen=Silent(), executor=here
     )
     assert made.results() == []
     assert made.absent["label"].startswith("no pair has a label")
@@ -137,10 +137,10 @@ def test_a_kind_without_room_is_left_out_with_its_reason(empty: Path, locked: Au
 
 WRONG: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"kinds": ["swaps"]}, {}, "kind 'swaps' of error is unknown: choose from random, label"),
-    ({"plantings": 0}, {}, "--plantings must be at least 1, not 0"),
+    ({"injections": 0}, {}, "--injections must be at least 1, not 0"),
     ({"shares": [0.2, 1.5]}, {}, "--shares must be above 0 and below 1, not 1.5"),
     ({}, {"protocol": "paper", "halves": False}, "a benchmark needs --protocol ensemble"),
-    ({}, {"plant_miscaptions": 9}, "not --plant-miscaptions"),
+    ({}, {"inject_miscaptions": 9}, "not --inject-miscaptions"),
     ({}, {"image_noise": 0.1}, "without mitigations: remove image_noise"),
     ({}, {"epochs": 9}, "benchmark 'b' exists with another config: --epochs is 3 there and 9 here"),
     ({}, {"members": 12}, "--members is 4 there and 12 here"),
@@ -159,10 +159,10 @@ def test_a_benchmark_is_shown_and_written_with_its_command(
     made: Benchmark, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     show_benchmark(made)
-    assert "captions swapped at random, 20% (30 of 151 pairs; 1 plantings)" in capsys.readouterr().out
+    assert "captions swapped at random, 20% (30 of 151 pairs; 1 injections)" in capsys.readouterr().out
     write_results(made, tmp_path / "table.csv")
     lines = (tmp_path / "table.csv").read_text().splitlines()
-    command = "# command: python -m clipmem_core benchmark scenes --name b --preset small --plantings 1"
+    command = "# command: python -m clipmem_core benchmark scenes --name b --preset small --injections 1"
     assert lines[0].startswith(f"{command} --kinds random duplicates --shares 0.2 ")
     assert " --lr 0.002 " in lines[0]
     assert lines[[line.startswith("#") for line in lines].index(False)].startswith("kind,share,detector,measure,n,mean")

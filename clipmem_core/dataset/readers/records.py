@@ -18,7 +18,7 @@ from clipmem_core.config import InputError, SourceOptions
 from clipmem_core.dataset.readers import paths
 from clipmem_core.dataset.readers.paths import as_name, is_missing, normal_reference, printable, tidy
 
-_PLANTED = {c.MISCAPTION, c.VAGUE, c.DUPLICATE, c.ATYPICAL}
+_INJECTED = {c.MISCAPTION, c.VAGUE, c.DUPLICATE, c.ATYPICAL}
 _IMAGE = (
     "filepath file_path image_path img_path image_file image_filename file_name filename image_name image img images "
     "picture photo path file local_path image_url url key"
@@ -38,7 +38,7 @@ class Row(NamedTuple):
     captions: Any = None  # a text or a list of texts
     label: Any = None
     pair_id: Any = None
-    planted: Any = None
+    injected: Any = None
     reason: str = ""
 
 
@@ -100,8 +100,8 @@ def merge_rows(rows: Rows) -> tuple[int, pd.DataFrame, pd.DataFrame]:
             continue
         _, _, captions, *facts = pair = pairs.setdefault(row.image, [pair_id, row.image, [], None, None])
         captions += [caption for caption in row.captions if caption not in captions]
-        pair[3:] = (facts[0] or row.label, facts[1] or (row.planted if row.planted in _PLANTED else None))
-    columns = [c.PAIR_ID, c.IMAGE, c.CAPTIONS, c.LABEL, c.PLANTED]
+        pair[3:] = (facts[0] or row.label, facts[1] or (row.injected if row.injected in _INJECTED else None))
+    columns = [c.PAIR_ID, c.IMAGE, c.CAPTIONS, c.LABEL, c.INJECTED]
     return (
         total,
         pd.DataFrame(list(pairs.values()), columns=columns, dtype=object),
@@ -128,7 +128,7 @@ def _check(row: Row) -> Iterator[Row]:
     filled = list(dict.fromkeys(filter(None, captions)))
     pair_id = as_name(row.pair_id)
     if filled:
-        yield Row(row.source, image, filled, as_name(row.label), pair_id, as_name(row.planted))
+        yield Row(row.source, image, filled, as_name(row.label), pair_id, as_name(row.injected))
     for _ in range(captions.count("") if filled else 1):
         yield Row(row.source, image, pair_id=pair_id, reason="caption is empty")
 
@@ -148,7 +148,7 @@ class Fields(NamedTuple):
     caption: str
     label: str
     pair_id: str
-    planted: str
+    injected: str
 
 
 def find_fields(columns: Sequence[str], options: SourceOptions, *, source: str, picture: str = "") -> Fields:
@@ -179,7 +179,7 @@ def find_fields(columns: Sequence[str], options: SourceOptions, *, source: str, 
         if not column:
             raise InputError(f"{message}, and no usual name for {what}: name it with {flag}")
     label, pair_id = options.csv_label_key or guess(LABEL_NAMES), options.csv_id_key or guess(ID_NAMES)
-    fields = Fields(image, caption, label, pair_id, guess([c.PLANTED]))
+    fields = Fields(image, caption, label, pair_id, guess([c.INJECTED]))
     repeated = [name for name in fields if name and list(columns).count(name) > 1]
     if repeated:
         raise InputError(f"{source} has the column {repeated[0]!r} more than once: rename all but the one to read")

@@ -121,4 +121,4 @@ def _sample_rows(
     if captions is None:
         reason = reason or "sample has no caption: no .txt, and no caption in its .json"
     image = f"{shard}/{member}"
-    yield Row(image, image, captions, label, meta.get(options.csv_id_key or c.PAIR_ID), meta.get(c.PLANTED), reason)
+    yield Row(image, image, captions, label, meta.get(options.csv_id_key or c.PAIR_ID), meta.get(c.INJECTED), reason)

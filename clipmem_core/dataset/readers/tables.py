@@ -122,7 +122,7 @@ def _read_objects(
 def _read_coco(path: Path, images: Any, annotations: Any, options: SourceOptions) -> Rows:
     """Read COCO captions: one row for each annotation, and a quarantined row for each image without annotation.
 
-    The pair's id is the image's `pair_id`, else its `id`; `label` and `planted` are optional. Pictures are read from
+    The pair's id is the image's `pair_id`, else its `id`; `label` and `injected` are optional. Pictures are read from
     `image_folder`, else from the usual folder of COCO that has most of them.
     """
     if not isinstance(images, list) or not isinstance(annotations, list):
@@ -152,7 +152,7 @@ def _read_coco(path: Path, images: Any, annotations: Any, options: SourceOptions
             without_annotation.pop(key, None)
             pair_id = as_name(image.get("pair_id")) or image["id"]
             values = image.get("file_name"), annotation.get("caption"), image.get("label"), pair_id
-            yield Row(source, *values, image.get("planted"))
+            yield Row(source, *values, image.get("injected"))
         for key, image in without_annotation.items():
             pair_id = as_name(image.get("pair_id")) or key
             yield Row(f"{path.name}: image {key}", pair_id=pair_id, reason="image has no annotation")

@@ -79,7 +79,7 @@ class PlannedPair:
 
     number: int
     scene: Scene
-    planted: str | None = None
+    injected: str | None = None
     partner: int | None = None  # the pair whose captions (miscaption) or picture (duplicate) it has
 
 
@@ -92,8 +92,8 @@ def plan_pairs(pairs: int, *, seed: int) -> Iterator[PlannedPair]:
     """Yield the plans of a set's pairs in order."""
     for start in range(0, pairs, BLOCK):
         for plan in _plan_block(start, seed)[: pairs - start]:
-            cut_off = plan.planted == MISCAPTION and plan.partner is not None and plan.partner >= pairs
-            yield replace(plan, planted=None, partner=None) if cut_off else plan
+            cut_off = plan.injected == MISCAPTION and plan.partner is not None and plan.partner >= pairs
+            yield replace(plan, injected=None, partner=None) if cut_off else plan
 
 
 def _plan_block(start: int, seed: int) -> list[PlannedPair]:
@@ -106,19 +106,19 @@ def _plan_block(start: int, seed: int) -> list[PlannedPair]:
         facts = {fact for thing in other.things for fact in thing} | {other.place}
         while facts & ({fact for thing in scene.things for fact in thing} | {scene.place}):  # kinds, colours, the place
             scene = plan_scene(rng)
-        plans[i] = replace(plans[i], planted=MISCAPTION, partner=start + j)
-        plans[j] = replace(plans[j], planted=MISCAPTION, partner=start + i, scene=scene)
+        plans[i] = replace(plans[i], injected=MISCAPTION, partner=start + j)
+        plans[j] = replace(plans[j], injected=MISCAPTION, partner=start + i, scene=scene)
     for i in order[4:8]:
-        plans[i] = replace(plans[i], planted=VAGUE)
+        plans[i] = replace(plans[i], injected=VAGUE)
     for i in order[8:11]:
         rng = stream(seed, start + i, PLAN)
         scene = _plan_single(rng)
         effects = [effect for effect, hardly_visible in EFFECTS.items() if scene.main.kind not in hardly_visible]
         scene = replace(scene, effect=effects[int(rng.integers(len(effects)))])
-        plans[i] = replace(plans[i], planted=ATYPICAL, scene=scene)
+        plans[i] = replace(plans[i], injected=ATYPICAL, scene=scene)
     early, late, copy, second_copy = sorted(order[11:15])
     for i, original in ((copy, early), (second_copy, late)):
-        plans[i] = replace(plans[i], planted=DUPLICATE, scene=plans[original].scene, partner=start + original)
+        plans[i] = replace(plans[i], injected=DUPLICATE, scene=plans[original].scene, partner=start + original)
     return plans
 
 

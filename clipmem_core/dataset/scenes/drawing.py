@@ -53,7 +53,7 @@ TINTS: dict[str, tuple[Colour, float]] = {  # colour and strength of each light 
 def draw_scenes(folder: Path, *, pairs: int = 1100, seed: int = 0) -> None:
     """Draw a data set into a folder: images/NNNNN.png and, written last, captions.jsonl.
 
-    Each line of captions.jsonl has image, pair_id, captions (five), label (kind of the main object) and planted (null,
+    Each line of captions.jsonl has image, pair_id, captions (five), label (kind of the main object) and injected (null,
     or the injected error: miscaption, vague, duplicate, atypical). An existing set is overwritten.
     """
     if pairs < 1:
@@ -67,7 +67,7 @@ def draw_scenes(folder: Path, *, pairs: int = 1100, seed: int = 0) -> None:
     for plan in plans:
         image = f"images/{plan.number:05d}.png"
         partner = plan.number if plan.partner is None else plan.partner
-        if plan.planted == c.DUPLICATE:  # a near-duplicate: cropped by about a pixel on two sides, with faint noise
+        if plan.injected == c.DUPLICATE:  # a near-duplicate: cropped by about a pixel on two sides, with faint noise
             picture = draw_scene(plan.scene, scene_plan.stream(seed, partner, scene_plan.PICTURE))
             rng = scene_plan.stream(seed, plan.number, scene_plan.COPY)
             left, top = rng.uniform(0.3, 1.3, size=2)
@@ -77,9 +77,9 @@ def draw_scenes(folder: Path, *, pairs: int = 1100, seed: int = 0) -> None:
         else:
             picture = draw_scene(plan.scene, scene_plan.stream(seed, plan.number, scene_plan.PICTURE))
         picture.save(folder / image, compress_level=4)
-        described = plans[partner] if plan.planted == c.MISCAPTION else plan
+        described = plans[partner] if plan.injected == c.MISCAPTION else plan
         rng = scene_plan.stream(seed, described.number, scene_plan.WORDS)
-        if plan.planted == c.VAGUE:
+        if plan.injected == c.VAGUE:
             order = rng.permutation(len(scene_plan.VAGUE_CAPTIONS))
             captions = [scene_plan.VAGUE_CAPTIONS[i] for i in order[:5]]
         else:
@@ -89,7 +89,7 @@ def draw_scenes(folder: Path, *, pairs: int = 1100, seed: int = 0) -> None:
             c.PAIR_ID: f"scene-{plan.number:05d}",
             c.CAPTIONS: captions,
             c.LABEL: plan.scene.main.kind,
-            c.PLANTED: plan.planted,
+            c.INJECTED: plan.injected,
         }
         lines.append(json.dumps(record) + "\n")
     with replacing(listing) as unfinished:

@@ -72,7 +72,7 @@ def test_a_parquet_table_of_paths_written_by_pandas_is_read(tmp_path: Path) -> N
             "text": ["x", "y", "z", "w", "v", None],
             "id": [1.0, 2.0, 1.0, 4.0, 5.0, float("nan")],
             "class": ["c", None, "d", "c", "c", "c"],
-            "planted": ["vague", "odd", None, None, None, None],
+            "injected": ["vague", "odd", None, None, None, None],
         }
     )
     frame.to_parquet(tmp_path / "set.parquet")

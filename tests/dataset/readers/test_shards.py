@@ -30,7 +30,7 @@ def shards(tmp_path: Path) -> Path:
     meta = {"caption": "a cat", "key": "000", "label": "cat"}
     first = sample("000", 0, kind="jpg", txt="a cat", json=meta)
     write(folder / "s-000.tar", [first, sample("001", 1, kind="jpeg", txt="  two\nlines ")])
-    meta = {"captions": ["x", "y"], "pair_id": "p", "planted": "vague"}
+    meta = {"captions": ["x", "y"], "pair_id": "p", "injected": "vague"}
     second = sample("000", 2, kind="webp", json=meta)
     write(folder / "s-001.tar", [second, sample("deep/er/é", 3, txt="é", cls=7)])
     write(folder / "s-002.tar", [sample("000", 4, txt="last")])
@@ -46,7 +46,7 @@ def test_shards_written_by_webdataset_are_read(shards: Path, form: str) -> None:
     assert list(raw.pairs.captions) == [["a cat"], ["two\nlines"], ["x", "y"], ["é"], ["last"]]
     assert list(raw.pairs.label) == ["cat", None, None, "7", None]
     assert list(raw.pairs.pair_id)[2::2] == ["p", "s-002.tar/000.png"]
-    assert raw.pairs.planted[2] == "vague"
+    assert raw.pairs.injected[2] == "vague"
     assert (raw.format, raw.rows, len(raw.quarantine)) == ("webdataset", 5, 0)
     assert read_bytes(raw.root, raw.pairs.image[3]) == picture_bytes(3)
 

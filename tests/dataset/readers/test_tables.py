@@ -47,12 +47,12 @@ def test_encodings_and_line_ends_are_read(tmp_path: Path, encoding: str, end: st
 
 
 def test_several_rows_of_one_picture_are_its_captions_and_an_id_belongs_to_one_picture(tmp_path: Path) -> None:
-    rows = ["image,caption,label,planted", "a.png,two,,", "b.png,x,dog,vague", "a.png,one,cat,other"]
+    rows = ["image,caption,label,injected", "a.png,two,,", "b.png,x,dog,vague", "a.png,one,cat,other"]
     raw = read(table(tmp_path, "\n".join([*rows, "./a.png,two,fox,miscaption"])))
     assert captions(raw) == {"a.png": ["two", "one"], "b.png": ["x"]}
     assert list(raw.pairs.pair_id) == ["a.png", "b.png"]
     assert list(raw.pairs.label) == ["cat", "dog"]
-    assert list(raw.pairs.planted) == ["miscaption", "vague"]
+    assert list(raw.pairs.injected) == ["miscaption", "vague"]
     assert (raw.rows, len(raw.quarantine)) == (4, 0)
     raw = read(table(tmp_path, "id,image,caption\n1,a.png,\n1,b.png,y\n1,a.png,z\n1,b.png,v\n,c.png,w\n"))
     assert list(raw.pairs.pair_id) == ["1", "c.png"]  # free again where its first row was refused
@@ -127,7 +127,7 @@ def lines(*values: Any) -> str:
 
 def test_json_lines_become_pairs(tmp_path: Path) -> None:
     text = lines(
-        {"image": "a.png", "captions": ["one", "two"], "label": 3, "pair_id": 7, "planted": "atypical"},
+        {"image": "a.png", "captions": ["one", "two"], "label": 3, "pair_id": 7, "injected": "atypical"},
         {"image": "b.png", "captions": " three\u2028still three\x85 "},
         {"image": "a.png", "captions": ["two", "four"], "pair_id": 7},
     )
@@ -135,7 +135,7 @@ def test_json_lines_become_pairs(tmp_path: Path) -> None:
     assert list(raw.pairs.captions) == [["one", "two", "four"], ["three\u2028still three"]]
     assert list(raw.pairs.pair_id) == ["7", "b.png"]
     assert list(raw.pairs.label) == ["3", None]
-    assert list(raw.pairs.planted) == ["atypical", None]
+    assert list(raw.pairs.injected) == ["atypical", None]
     assert (raw.format, raw.rows, len(raw.quarantine)) == ("jsonl", 3, 0)
 
 
