@@ -63,9 +63,9 @@ class Arm:
     """An arm as overrides of the reference arm, or, for the reference arm, of the study's config.
 
     `overrides` are config fields and changes of the pairs: `removal` (a Removal), `near_duplicates` (only the first of
-    near-duplicate pictures is used), `decisions` (the review's decisions are applied) and `pairs` (the number a member trains on).
-    `decided` has the decisions at the time the arm was added, `model` is the arm's model config, and `shown`
-    replaces the overrides in tables.
+    near-duplicate pictures is used), `decisions` (the review's decisions are applied) and `pairs` (the number a member
+    trains on). `decided` has the decisions at the time the arm was added, `model` is the arm's model config, and
+    `shown` replaces the overrides in tables.
     """
 
     name: str = ""
