@@ -11,7 +11,7 @@ from clipmem_core.audit.store import Audit
 from clipmem_core.audit.verdict import queues
 from clipmem_core.columns import CLIPMEM, MISFIT
 from clipmem_core.config import InputError
-from clipmem_core.dashboard.deciding import BADGES, Notice, draw_notice, locked_session, review_session
+from clipmem_core.dashboard.deciding import BADGES, REVIEW, Notice, draw_notice, locked_session, review_session
 from clipmem_core.dashboard.filters import GRID, TABLE, conditions, draw_queues, learned_by_g, queue_of
 from clipmem_core.dashboard.page import (
     LAYOUT,
@@ -20,6 +20,7 @@ from clipmem_core.dashboard.page import (
     TIGHT_STYLE,
     choose_listed,
     draw_pages,
+    link,
     read_choice,
     read_page,
 )
@@ -31,7 +32,6 @@ from clipmem_core.dashboard.plain import (
     read_verdict,
     show_text,
 )
-from clipmem_core.dashboard.review import draw_start
 from clipmem_core.review.bulk_edit import Changes, Rule, preview, store_changes
 from clipmem_core.review.cards import cards
 from clipmem_core.review.decisions import KEEP, REMOVE, open_review
@@ -76,7 +76,8 @@ def draw_gallery(audit: Audit, selection: Selection, *, actions: DeltaGenerator)
         return
     with actions:
         _draw_bulk(audit, selection, count)
-        draw_start(audit, selection)
+        parameters = link(audit, selection, order=selection.order)  # Review's default order differs from Browse's
+        st.page_link(REVIEW, label="Start review", icon=":material/rate_review:", query_params=parameters)
     size = int(read_choice(SIZE, PAGE_SIZES, DEFAULT_SIZE))
     page, pages = read_page(count, size)
     shown = cards(audit, find_rows(audit, selection, page=page, size=size), selection)
