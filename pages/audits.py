@@ -8,7 +8,6 @@ import streamlit as st
 
 from clipmem_core.audit import status as s
 from clipmem_core.audit.jobs import jobs_folder
-from clipmem_core.audit.status import list_states
 from clipmem_core.audit.store import CONFIG
 from clipmem_core.config import InputError
 from clipmem_core.dashboard.new_audit import draw_check, draw_request
@@ -16,6 +15,8 @@ from clipmem_core.dashboard.page import AUDIT, CHOICE, choose_segment, open_bare
 from clipmem_core.dashboard.plain import bytes_in_words, draw_fault, explained_errors, show_strong
 from clipmem_core.dashboard.running import draw_progress
 
+VIEWS = {"list": "All audits", "start": "Start an audit"}
+VIEW = "view"  # in the address
 TABLE = "audits-table"
 MESSAGE = "audits-message"  # shown once, after the rerun that follows an action
 COLUMNS = {
@@ -105,32 +106,19 @@ def _draw_actions(state: s.State) -> None:
         if state.word == s.DONE:
             st.page_link("pages/overview.py", label="Open", icon=":material/open_in_new:", query_params={AUDIT: name})
         with st.popover("Delete", icon=":material/delete:", key=f"delete-{name}"):
-            _draw_delete(state)
-
-
-def _draw_delete(state: s.State) -> None:
-    name = state.audit.name
-    size = bytes_in_words(s.folder_bytes(state.audit.folder) + s.folder_bytes(jobs_folder() / name))
-    st.markdown(f"Deletes {size}: members, scores and output. Decisions are kept.")
-    typed = st.text_input("Type its name to confirm", key=f"confirm-{name}", placeholder=name).strip()
-    if st.button("Delete for good", key=f"delete-now-{name}", type="primary", disabled=typed != name):
+            size = bytes_in_words(s.folder_bytes(state.audit.folder) + s.folder_bytes(jobs_folder() / name))
+            st.markdown(f"Deletes {size}: members, scores and output. Decisions are kept.")
+            typed = st.text_input("Type its name to confirm", key=f"confirm-{name}", placeholder=name).strip()
+            confirmed = st.button("Delete for good", key=f"delete-now-{name}", type="primary", disabled=typed != name)
+    if confirmed:
         try:
             freed = s.delete_audit(name)
         except (InputError, OSError) as error:
             draw_fault("The audit was not deleted.", error)
             return
-        _finish(f"Deleted; {bytes_in_words(freed)} freed.", None)
-
-
-def _finish(message: str, selected: str | None) -> None:
-    """Rerun the page with a message and another selection."""
-    st.session_state[MESSAGE] = message
-    choose(selected)
-    st.rerun()
-
-
-VIEWS = {"list": "All audits", "start": "Start an audit"}
-VIEW = "view"
+        st.session_state[MESSAGE] = f"Deleted; {bytes_in_words(freed)} freed."
+        choose(None)
+        st.rerun()
 
 
 def show_started(name: str) -> None:
@@ -142,7 +130,7 @@ def show_started(name: str) -> None:
 
 open_bare_page("Audits")
 with explained_errors():
-    usual = "list" if list_states() else "start"
+    usual = "list" if s.list_states() else "start"
     view = read_choice(VIEW, VIEWS, usual)
     # Each view has its own widget: a late message of the browser for the previous view changes nothing.
     choose_segment("View", VIEWS, parameter=VIEW, key=f"{VIEW}-{view}", default=usual, hidden=True)

@@ -16,7 +16,6 @@ from clipmem_core.dashboard.plain import explained_errors, show_strong, show_tex
 from clipmem_core.figures.audit_scores import group_figure
 from clipmem_core.io import is_number, mapping
 from clipmem_core.review import overview as o
-from clipmem_core.review.overview import load_overview
 from clipmem_core.scores.registry import CARD, scores_in
 
 PROTOCOLS = {
@@ -186,7 +185,7 @@ def _draw_table(values: pd.DataFrame, *, alt: str) -> None:
 audit = open_page("Overview")
 with explained_errors():
     st.html(TIGHT_STYLE)  # the answers fit a screen
-    overview = load_overview(audit)
+    overview = o.load_overview(audit)
     draw_header(overview)
     count, trust = st.columns(2, gap="medium")
     with count:

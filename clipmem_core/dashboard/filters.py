@@ -11,7 +11,15 @@ from clipmem_core import columns as c
 from clipmem_core.audit.store import Audit
 from clipmem_core.audit.verdict import queues
 from clipmem_core.dashboard.deciding import BADGES
-from clipmem_core.dashboard.page import LAYOUT, draw_set, peek_selection, read_selection, write, write_selection
+from clipmem_core.dashboard.page import (
+    LAYOUT,
+    draw_set,
+    peek_selection,
+    read_choice,
+    read_selection,
+    write,
+    write_selection,
+)
 from clipmem_core.dashboard.pair_component import BROWSE_KEYS, draw_keys
 from clipmem_core.dashboard.plain import read_verdict
 from clipmem_core.dataset.checks import CHECKS
@@ -110,7 +118,7 @@ def with_range(selection: Selection, new: Range) -> Selection:
     return changed(selection, ranges=others if new == Range(new.column) else (*others, new))
 
 
-def draw_queues(audit: Audit, selection: Selection, layout: str) -> None:
+def draw_queues(audit: Audit, selection: Selection) -> None:
     """Draw the queues, and the choice of grid or table."""
     names = {order: queue.name for order, queue in reversed(queues(read_verdict(audit)).items())}
 
@@ -123,7 +131,7 @@ def draw_queues(audit: Audit, selection: Selection, layout: str) -> None:
 
     for label, options, value, on_choose, required in (
         ("Queue", names, queue_of(selection), choose_queue, False),
-        ("Layout", LAYOUTS, layout, choose_layout, True),
+        ("Layout", LAYOUTS, read_choice(LAYOUT, LAYOUTS), choose_layout, True),
     ):
         style = {"format_func": options.__getitem__, "width": "content", "required": required} | HIDDEN
         key = label.lower()

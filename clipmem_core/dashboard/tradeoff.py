@@ -16,7 +16,7 @@ from clipmem_core import glossary
 from clipmem_core.dashboard.cards import Sides, draw_change_cards
 from clipmem_core.dashboard.compare import compared, finished_audits, same_data_set
 from clipmem_core.dashboard.page import choose_listed, draw_pages, read_page
-from clipmem_core.dashboard.plain import show_strong, show_text
+from clipmem_core.dashboard.plain import show_text
 from clipmem_core.dashboard.studies import PARAMETER, PLANS, shown_errors
 from clipmem_core.figures.studies import MEMORIZATION, TEXT, UTILITY, tradeoff_figure
 from clipmem_core.review.queries import Stamp, stamp
@@ -66,18 +66,6 @@ def compared_of(study: s.StudyFolder) -> pd.DataFrame:
 @functools.lru_cache(maxsize=32)
 def _compared(study: s.StudyFolder, stamps: tuple[Stamp, ...]) -> pd.DataFrame:
     return r.all_differences(r.rows_of(study), NONE)
-
-
-def draw_results(study: s.StudyFolder, chosen: str | None) -> None:
-    """Draw the sentence of the chosen arm and the chart."""
-    table = compared_of(study)
-    if chosen == NONE:
-        st.caption("No mitigation is on. Turn one on to see its effect.")
-    elif chosen is not None and (table[s.ARM] == chosen).any():
-        show_strong(r.sentence_of(table, chosen))
-    elif chosen is not None:
-        st.caption("This setting and the baseline have no seed in common yet.")
-    draw_chart(table, over=r.replicates(study.arms), key=study.name, chosen=chosen)
 
 
 def draw_chart(table: pd.DataFrame, *, over: str, key: str, reference: str = NONE, chosen: str | None = None) -> None:
