@@ -13,24 +13,9 @@ from clipmem_core.columns import CLIPMEM, MISFIT
 from clipmem_core.config import InputError
 from clipmem_core.dashboard.deciding import BADGES, REVIEW, Notice, draw_notice, locked_session, review_session
 from clipmem_core.dashboard.filters import TABLE, conditions, learned_by_g, queue_of
-from clipmem_core.dashboard.page import (
-    LAYOUT,
-    PAGE,
-    SIZE,
-    choose_listed,
-    draw_pages,
-    link,
-    read_choice,
-    read_page,
-)
+from clipmem_core.dashboard.page import LAYOUT, PAGE, SIZE, choose_listed, draw_pages, link, read_choice, read_page
 from clipmem_core.dashboard.pair_component import draw_grid
-from clipmem_core.dashboard.plain import (
-    draw_fault,
-    pairs_in_words,
-    read_noise,
-    read_verdict,
-    show_text,
-)
+from clipmem_core.dashboard.plain import draw_fault, pairs_in_words, read_noise, read_verdict, show_text
 from clipmem_core.review.bulk_edit import Rule, preview, store_changes
 from clipmem_core.review.cards import cards
 from clipmem_core.review.decisions import KEEP, REMOVE, open_review

@@ -39,11 +39,7 @@ CHOSEN_SHADE = "background-color: rgba(106,111,216,0.18)"
 PAGE_SIZE = 12  # pairs that changed
 COLUMNS = {  # measure → its head, the format of a difference, its help
     s.CLIPMEM_CANDIDATE: ("clipmem", PERCENT, "Mean clipmem of the candidates, in % of the baseline's."),
-    r.CLIPMEM_NET: (
-        "clipmem − external",
-        ABSOLUTE,
-        "Minus the mean over external pairs.",
-    ),
+    r.CLIPMEM_NET: ("clipmem − external", ABSOLUTE, "Minus the mean over external pairs."),
     s.MEMBERSHIP_AUROC: ("AUROC", ABSOLUTE, glossary.meaning(glossary.AUROC)),
     c.ATTACK_AUROC: ("attack AUROC", ABSOLUTE, "The same by an attacker who has the members of other seeds."),
     c.ATTACK_TPR: ("attack TPR", ABSOLUTE, "Share of its pairs that this attacker detects at 1 % FPR."),

@@ -31,8 +31,7 @@ def test_pictures_become_small_jpegs_of_the_same_shape(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("image", "reason"),
-    [("broken.png", "not a picture"), ("../up.png", "leaves"), ("no.tar/x.png", "no.tar")],
+    ("image", "reason"), [("broken.png", "not a picture"), ("../up.png", "leaves"), ("no.tar/x.png", "no.tar")]
 )
 def test_an_unreadable_picture_is_a_grey_square_with_the_reason(tmp_path: Path, image: str, reason: str) -> None:
     root = tmp_path / "root"
