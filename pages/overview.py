@@ -52,14 +52,6 @@ SHARES_HELP = (
 )
 
 
-def draw_header(overview: o.Overview) -> None:
-    """Describe the audit in one line."""
-    record, config = overview.record, overview.record.config
-    sample = f", a random sample of {record.sampled_of:,}" if record.sampled_of else ""
-    sizes = f"{overview.pairs:,} pairs{sample} · {len(record.members)} members"
-    show_text(f"{record.source} · {sizes} · {o.model_words(config)} · preset {config.preset}")
-
-
 def draw_verdict(overview: o.Overview) -> None:
     """Draw the audit's verdict: a sentence, and each check with advice, expanded if one failed."""
     checks = o.rows(overview.verdict, "checks")
@@ -186,7 +178,10 @@ audit = open_page("Overview")
 with explained_errors():
     st.html(TIGHT_STYLE)  # the answers fit a screen
     overview = o.load_overview(audit)
-    draw_header(overview)
+    record, config = overview.record, overview.record.config
+    sample = f", a random sample of {record.sampled_of:,}" if record.sampled_of else ""
+    sizes = f"{overview.pairs:,} pairs{sample} · {len(record.members)} members"
+    show_text(f"{record.source} · {sizes} · {o.model_words(config)} · preset {config.preset}")
     count, trust = st.columns(2, gap="medium")
     with count:
         draw_wrong(audit)
