@@ -37,14 +37,14 @@ def show_study(state: s.StudyState) -> None:
         s.draw_missing(state, setting, arm, running=running)
     chosen = arm if any(name == arm for name, _ in state.done) else None
     with right, s.shown_errors():
-        table, over = t.compared_of(study), replicates(study.arms)
+        table = t.compared_of(study)
         if chosen == NONE:
             st.caption("No mitigation is on. Turn one on to see its effect.")
         elif chosen is not None and (table[ARM] == chosen).any():
             show_strong(sentence_of(table, chosen))
         elif chosen is not None:
             st.caption("This setting and the baseline have no seed in common yet.")
-        t.draw_chart(table, over=over, key=study.name, chosen=chosen)
+        t.draw_chart(table, over=replicates(study.arms), key=study.name, chosen=chosen)
     with s.shown_errors():
         t.draw_table(t.compared_of(study), over=replicates(study.arms), chosen=chosen)
     with s.shown_errors():
