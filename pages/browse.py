@@ -1,8 +1,10 @@
 """Pairs sorted by a score, filtered and searched, as pictures or as a table, to open or to decide on."""
 
-from clipmem_core.dashboard.browse import draw_gallery, draw_top
-from clipmem_core.dashboard.filters import draw_conditions, draw_filters, read_filters
-from clipmem_core.dashboard.page import open_page
+import streamlit as st
+
+from clipmem_core.dashboard.browse import draw_gallery
+from clipmem_core.dashboard.filters import draw_conditions, draw_filters, draw_queues, read_filters
+from clipmem_core.dashboard.page import TIGHT_STYLE, open_page
 from clipmem_core.dashboard.pair_component import follow_destination
 from clipmem_core.dashboard.plain import explained_errors
 
@@ -10,7 +12,11 @@ follow_destination()  # before anything is drawn
 audit = open_page("Browse")
 with explained_errors():
     selection = read_filters(audit)
-    actions = draw_top(audit, selection)
+    st.html(TIGHT_STYLE)
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        draw_queues(audit, selection)
+        st.space("stretch")
+        actions = st.container(horizontal=True, vertical_alignment="center", gap="small", width="content")
     draw_filters(audit, selection)
     draw_conditions(selection)
     draw_gallery(audit, selection, actions=actions)

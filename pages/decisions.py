@@ -1,11 +1,10 @@
 """The decisions on the pairs of a data set, their history with undo, checks, exports and re-audits."""
 
-from clipmem_core.dashboard.deciding import draw_notice
+from clipmem_core.dashboard.deciding import draw_notice, draw_wrong
 from clipmem_core.dashboard.decisions import draw_checks, draw_decisions, draw_history, draw_reaudits, draw_reviewed
 from clipmem_core.dashboard.exporting import draw_exports
 from clipmem_core.dashboard.page import choose_segment, open_page
 from clipmem_core.dashboard.plain import explained_errors
-from clipmem_core.dashboard.review import draw_wrong
 
 VIEWS = {
     "decisions": (":material/checklist: Decisions", draw_decisions),

@@ -6,10 +6,11 @@ from clipmem_core.dashboard import studies as s
 from clipmem_core.dashboard import tradeoff as t
 from clipmem_core.dashboard.controls import draw_setting
 from clipmem_core.dashboard.page import choose_segment, open_bare_page, read_choice, write
-from clipmem_core.dashboard.plain import draw_fault, explained_errors
+from clipmem_core.dashboard.plain import draw_fault, explained_errors, show_strong
 from clipmem_core.studies.arm import NONE, Arm
 from clipmem_core.studies.plan import find_arm
-from clipmem_core.studies.results import replicates
+from clipmem_core.studies.results import replicates, sentence_of
+from clipmem_core.studies.study_folder import ARM
 
 VIEWS = {"results": ":material/scatter_plot: Results", "start": ":material/add: Start a study"}
 VIEW = "view"  # in the address
@@ -36,7 +37,14 @@ def show_study(state: s.StudyState) -> None:
         s.draw_missing(state, setting, arm, running=running)
     chosen = arm if any(name == arm for name, _ in state.done) else None
     with right, s.shown_errors():
-        t.draw_results(study, chosen)
+        table = t.compared_of(study)
+        if chosen == NONE:
+            st.caption("No mitigation is on. Turn one on to see its effect.")
+        elif chosen is not None and (table[ARM] == chosen).any():
+            show_strong(sentence_of(table, chosen))
+        elif chosen is not None:
+            st.caption("This setting and the baseline have no seed in common yet.")
+        t.draw_chart(table, over=replicates(study.arms), key=study.name, chosen=chosen)
     with s.shown_errors():
         t.draw_table(t.compared_of(study), over=replicates(study.arms), chosen=chosen)
     with s.shown_errors():

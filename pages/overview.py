@@ -1,27 +1,187 @@
 """The results of an audit: probably wrong captions, the most striking pairs, the verdict, groups and utility."""
 
+from typing import Any
+
+import pandas as pd
 import streamlit as st
 
+from clipmem_core import columns as c
+from clipmem_core import glossary
+from clipmem_core.audit.verdict import BASIS, RELIABILITY, WHOLE_HEAD, uses, whole_rows
 from clipmem_core.dashboard.cards import draw_strips
+from clipmem_core.dashboard.deciding import draw_wrong
 from clipmem_core.dashboard.maps import draw_score_map
-from clipmem_core.dashboard.overview import (
-    draw_exceeding,
-    draw_groups,
-    draw_header,
-    draw_sizes,
-    draw_tables,
-    draw_verdict,
-)
 from clipmem_core.dashboard.page import TIGHT_STYLE, open_page
-from clipmem_core.dashboard.plain import explained_errors
-from clipmem_core.dashboard.review import draw_wrong
-from clipmem_core.review.overview import load_overview
+from clipmem_core.dashboard.plain import explained_errors, show_strong, show_text
+from clipmem_core.figures.audit_scores import group_figure
+from clipmem_core.io import is_number, mapping
+from clipmem_core.review import overview as o
+from clipmem_core.scores.registry import CARD, scores_in
+
+PROTOCOLS = {
+    "ensemble": "Each member leaves out one part of the pairs. clipmem is the alignment of a pair under the members "
+    "trained with it, minus that under the members trained without it.",
+    "paper": "f is trained on shared and candidate pairs, g on shared and independent pairs. clipmem is the alignment "
+    "of a pair under f, minus that under g.",
+}
+CHECK_ICONS = {True: ":green[:material/check_circle:]", False: ":orange[:material/warning:]"}
+UNKNOWN_ICON = ":gray[:material/help:]"
+QUARANTINE_ROWS = 1000
+ATTACKS_HELP = (
+    "Each member is attacked with the help of the others. TPR: share of its training pairs detected at the stated "
+    "false positive rate. Intervals: Student's t over members, which share their attackers, and a bootstrap over pairs."
+)
+MEASURES = {  # name in the verdict → label and help
+    "membership_auroc": ("Membership AUROC", glossary.meaning(glossary.AUROC)),
+    c.ATTACK_AUROC: (
+        "Attack AUROC",
+        "The same for an attacker who has the other members and compares a pair's alignment under members that trained "
+        "on it and under members that did not.",
+    ),
+    RELIABILITY: (
+        "Ranking reliability",
+        "Expected rank agreement of clipmem with a second audit of this size, estimated from two halves of this audit "
+        "(Spearman–Brown): 1 is the same order, 0 is chance.",
+    ),
+    "image": ("Image part", "The image encoder's part of clipmem. See Encoders."),
+    "text": ("Text part", "The text encoder's part of clipmem. See Encoders."),
+}
+SHARES_HELP = (
+    "Share of the scored (or candidate) pairs with a 95 % interval, corrected for the noise of clipmem. It does not "
+    "grow with the number of members, unlike the share of pairs with a small q."
+)
+
+
+def draw_verdict(overview: o.Overview) -> None:
+    """Draw the audit's verdict: a sentence, and each check with advice, expanded if one failed."""
+    checks = o.rows(overview.verdict, "checks")
+    show_strong(str(overview.verdict.get("sentence", "This audit has no verdict.")))
+    failed = any(check.get("good") is False for check in checks)
+    with st.expander("Checks", icon=":material/fact_check:", expanded=failed):
+        for check in checks:
+            good = check.get("good")
+            with st.container(horizontal=True, gap="small", wrap=False):
+                st.markdown(CHECK_ICONS[good] if isinstance(good, bool) else UNKNOWN_ICON, width="content")
+                with st.container(gap=None):
+                    show_text(str(check.get("sentence") or check.get("name") or ""))
+                    if check.get("advice") and good is not True:
+                        show_text(f"→ {check['advice']}")
+
+
+def draw_sizes(overview: o.Overview) -> None:
+    """Draw which score to use, the audit's sizes and protocol, and its quarantine."""
+    record = overview.record
+    with st.expander("Which score to use", icon=":material/help_center:"):
+        for score, use in uses(overview.verdict).items():
+            show_text(f"{score}: {use}")
+    with st.grid(4, min_column_width=150) as grid:
+        grid.metric("Pairs", f"{overview.pairs:,}", border=True)
+        grid.metric("Members", str(len(record.members)), border=True, help=glossary.meaning(glossary.MEMBER))
+        protocol = f"{glossary.meaning(glossary.PROTOCOL)} Here: {PROTOCOLS[record.protocol]}"
+        grid.metric("Protocol", record.protocol, border=True, help=protocol)
+        grid.metric("Quarantined", f"{overview.quarantined:,}", border=True, help="Input rows that could not be used.")
+    if overview.quarantined:
+        with st.expander(f"Quarantine: {overview.quarantined:,} input rows and why", icon=":material/inventory_2:"):
+            rows = overview.audit.quarantine.head(QUARANTINE_ROWS)
+            st.dataframe(rows, hide_index=True, alt="Quarantined input rows with their source, id and reason")
+            if overview.quarantined > QUARANTINE_ROWS:
+                st.caption(f"The first {QUARANTINE_ROWS:,}; quarantine.parquet in the audit's folder has all.")
+    if estimates := whole_rows(overview.verdict):
+        with st.expander(f"Estimates for all {record.sampled_of:,} pairs", icon=":material/query_stats:"):
+            _draw_table(pd.DataFrame(estimates, columns=list(WHOLE_HEAD)), alt="Estimates with their intervals")
+            show_text(BASIS)
+
+
+def draw_groups(overview: o.Overview) -> None:
+    """Draw clipmem by group as a figure and a table, and the audit's measures."""
+    groups, verdict = overview.groups, overview.verdict
+    left, right = st.columns([3, 2], gap="medium")
+    with left:
+        st.subheader("clipmem by group", anchor=False)
+        means = ", ".join(f"{row.group} {row.mean:.3f}" for row in groups.itertuples())
+        st.plotly_chart(
+            group_figure(groups, overview.bins),
+            config={"displaylogo": False, "displayModeBar": False},
+            alt=f"Distribution and mean of clipmem by group. Means: {means}.",
+        )
+        st.caption(f"Area: distribution over pairs. Dot: mean. Bar: its interval. {o.explain_null(groups, verdict)}")
+    with right:
+        st.subheader("Means", anchor=False)
+        table = groups[["group", "n", "mean", "low", "high"]].dropna(axis=1, how="all")
+        _draw_table(table, alt="Mean clipmem of each group with its interval")
+        kinds = dict.fromkeys(filter(None, groups["kind"]))
+        if kinds:
+            intervals = "; ".join(f"mean ± 1 {kind}" if kind.startswith("SD") else kind for kind in kinds)
+            show_text(f"low and high: {intervals}")
+        attacks = o.table(verdict, "attacks")
+        values = verdict | mapping(verdict.get("encoders")) | {c.ATTACK_AUROC: o.attack_auroc(attacks)}
+        with st.grid(2, min_column_width=140) as grid:
+            for name, (label, help_text) in MEASURES.items():
+                if is_number(values.get(name)):
+                    grid.metric(label, f"{values[name]:.2f}", help=help_text)
+        measured, missing = o.attack_rows(attacks)
+        if len(measured) or missing:
+            with st.expander("Membership attacks", icon=":material/policy:"):
+                st.caption(ATTACKS_HELP)
+                _draw_table(measured, alt="Success of each membership attack, with intervals")
+                for reason in missing:
+                    show_text(reason, limit=300)
+
+
+def draw_exceeding(overview: o.Overview) -> None:
+    """Draw the share of pairs whose clipmem exceeds each of several sizes, corrected for noise."""
+    st.subheader("Distribution of memorization", anchor=False)
+    shares = o.exceeding(overview.verdict)
+    if not shares:
+        st.caption("Not available: this needs 50 pairs and values of at least three times the noise of clipmem.")
+        return
+    rows = [(size, f"{share:.1%} ({low:.1%} to {high:.1%})") for size, (share, low, high) in shares.items()]
+    columns = {"size": st.column_config.NumberColumn("clipmem above", format="%.2f")}
+    columns["share"] = st.column_config.TextColumn("share of pairs", help=SHARES_HELP)
+    table = pd.DataFrame(rows, columns=["size", "share"])
+    st.dataframe(table, hide_index=True, column_config=columns, width=420, alt="Share of pairs above each clipmem")
+
+
+def draw_tables(overview: o.Overview) -> None:
+    """Draw utility, detection of injected errors, and the audit's settings."""
+    injected = o.table(overview.verdict, "injected").filter(items=["injected", "n", *scores_in(CARD)])
+    detection = o.detection_table(o.table(overview.verdict, "detection"))
+    left, right = st.columns(2, gap="medium")
+    with left:
+        st.subheader("Utility", anchor=False)
+        if overview.utility.empty:
+            st.caption("No utility was measured.")
+        else:
+            _draw_table(overview.utility, alt="Utility of the members, by metric")
+    with right:
+        if len(injected) or len(detection):
+            st.subheader("Injected errors", anchor=False)
+        if len(injected):
+            injected = injected.rename(columns={"injected": "injected error"})
+            _draw_table(injected, alt="Mean scores of pairs with injected errors and of others")
+        if len(detection):
+            st.caption("How well each score finds injected wrong captions")
+            _draw_table(detection, alt="Detection of injected wrong captions by each score")
+    with st.expander("Settings of this audit", icon=":material/settings:"):
+        st.json(overview.record.values | {"seconds": mapping(overview.verdict.get("seconds"))})
+
+
+def _draw_table(values: pd.DataFrame, *, alt: str) -> None:
+    """Draw a table: floats with three decimals, names with spaces for underscores."""
+    columns: dict[str, Any] = {name: name.replace("_", " ") for name in map(str, values.columns)}
+    for name in values.select_dtypes("float").columns:
+        columns[name] = st.column_config.NumberColumn(columns[name], format="%.3f")
+    st.dataframe(values, hide_index=True, column_config=columns, alt=alt)
+
 
 audit = open_page("Overview")
 with explained_errors():
     st.html(TIGHT_STYLE)  # the answers fit a screen
-    overview = load_overview(audit)
-    draw_header(overview)
+    overview = o.load_overview(audit)
+    record, config = overview.record, overview.record.config
+    sample = f", a random sample of {record.sampled_of:,}" if record.sampled_of else ""
+    sizes = f"{overview.pairs:,} pairs{sample} · {len(record.members)} members"
+    show_text(f"{record.source} · {sizes} · {o.model_words(config)} · preset {config.preset}")
     count, trust = st.columns(2, gap="medium")
     with count:
         draw_wrong(audit)

@@ -1,13 +1,147 @@
 """One pair: picture, captions and decision as in review, the terms of its score, and similar pairs."""
 
+import pandas as pd
 import streamlit as st
 
+from clipmem_core import columns as c
+from clipmem_core.audit.store import Audit
+from clipmem_core.audit.verdict import queues
+from clipmem_core.config import InputError
+from clipmem_core.dashboard.cards import STRIP_SIZE, STYLE, draw_card_row
 from clipmem_core.dashboard.deciding import draw_note, draw_notice
 from clipmem_core.dashboard.filters import read_filters
-from clipmem_core.dashboard.page import TIGHT_STYLE, open_page
-from clipmem_core.dashboard.pair import draw_facts, draw_nearest, draw_scores, draw_terms, draw_way_back, find_pair
-from clipmem_core.dashboard.pair_component import REVIEW_KEYS, draw_followed, draw_keys
-from clipmem_core.dashboard.plain import explained_errors
+from clipmem_core.dashboard.page import PAIR, TIGHT_STYLE, link, open_page, peek_selection, read_view
+from clipmem_core.dashboard.pair_component import BROWSE, OPENED, REVIEW_KEYS, draw_followed, draw_keys
+from clipmem_core.dashboard.plain import (
+    LIMIT,
+    cut,
+    explained_errors,
+    number,
+    one_line,
+    one_line_errors,
+    read_noise,
+    read_verdict,
+    show_text,
+)
+from clipmem_core.dataset.checks import CHECKS
+from clipmem_core.figures.audit_scores import IN, OUT, TERM_NAMES, encoder_figure, term_figure
+from clipmem_core.figures.layout import group_colour
+from clipmem_core.review import score_breakdown
+from clipmem_core.review.cards import PairCard, caption_scores, cards
+from clipmem_core.review.queries import find_row
+from clipmem_core.review.rows import failed_checks, find_rows, misfit_note
+from clipmem_core.review.search import nearest
+from clipmem_core.review.selection import IMAGE_SIDE, TEXT_SIDE, Selection
+from clipmem_core.scores.registry import BY_NAME, scores_in, words
+from clipmem_core.scores.registry import PAIR as SHOWN_HERE
+
+CAPTION_LIMIT = 600
+FIXED = {"displayModeBar": False}
+TITLES = {IMAGE_SIDE: "Nearest pictures", TEXT_SIDE: "Nearest captions"}
+
+
+def find_pair(audit: Audit, selection: Selection) -> PairCard:
+    """Return the pair of the address, else the first one of the selection; end the page without one."""
+    pair_id = st.query_params.get(PAIR)
+    row = find_row(audit, pair_id) if pair_id else next(iter(find_rows(audit, selection, page=1, size=1)), None)
+    if row is None:
+        if pair_id:
+            st.warning("This audit has no such pair.", icon=":material/search_off:")
+            show_text(f"requested: {pair_id}", limit=300)
+        else:
+            st.info("No pair fits this selection.", icon=":material/info:")
+        draw_way_back(audit, selection)
+        st.stop()
+    card = cards(audit, [row], selection)[0]
+    st.query_params[PAIR] = card.pair_id  # always: after a link from this page the address is still the old one
+    st.session_state[OPENED] = card.row
+    return card
+
+
+def draw_way_back(audit: Audit, selection: Selection) -> None:
+    """Draw the link to the page of Browse that the pair was opened from."""
+    parameters = link(audit, selection, **read_view())
+    st.page_link(BROWSE, label="Back to browse", icon=":material/grid_view:", query_params=parameters)
+
+
+def draw_facts(audit: Audit, card: PairCard) -> None:
+    """Draw group, injected error and file of a pair, the scores of its captions, and the checks it fails."""
+    facts = [f"group: {card.group}", *([f"injected error: {card.injected}"] if card.injected else [])]
+    show_text(f"{' · '.join(facts)}\nfile: {card.image}", limit=CAPTION_LIMIT)
+    table = caption_scores(audit, card.pair_id)
+    if len(table):
+        table.insert(0, "caption", [cut(card.captions[number], CAPTION_LIMIT) for number in table.pop("number")])
+        table = table.rename(columns={c.SIMILARITY_OUT: words(c.SIMILARITY_OUT)})
+        odd = st.column_config.CheckboxColumn("odd", help="Fits much worse than the pair's other captions.")
+        st.dataframe(table, hide_index=True, column_config={"odd": odd}, alt="The scores of each caption")
+    with one_line_errors("Checks"), st.container(horizontal=True, gap="small"):
+        for check in (CHECKS[name] for name in failed_checks(audit, card.row)):
+            st.badge(check.label, icon=":material/rule:", color="orange", help=f"{check.help} {check.advice}")
+
+
+def draw_scores(audit: Audit, card: PairCard) -> None:
+    """Draw the pair's scores, and the uncertainty of clipmem."""
+    noise = read_noise(audit)
+    around = noise.around(card.scores.get(c.CLIPMEM), card.scores.get(c.SE))
+    st.metric("clipmem", f"{number(card.scores.get(c.CLIPMEM))}{around}", help=BY_NAME[c.CLIPMEM].help)
+    st.caption(noise.explain())
+    helps = {name: f"{queue.name}: {queue.sentence}" for name, queue in queues(read_verdict(audit)).items()}
+    helps[c.MISFIT] = f"{helps[c.MISFIT]} {misfit_note(audit)}".strip()
+    with st.grid(2, min_column_width=130) as grid:
+        for name, score in scores_in(SHOWN_HERE).items():
+            text = " ".join(filter(None, [helps.get(name), score.help]))
+            grid.metric(score.label, number(card.scores.get(name)), help=text or None)
+
+
+def draw_terms(audit: Audit, card: PairCard) -> None:
+    """Draw each term of the score with and without the pair in training: by member, and the means."""
+    st.subheader("Where the score comes from", anchor=False)
+    means = score_breakdown.mean_terms(audit, card.row)
+    left, right = st.columns([3, 2], gap="medium")
+    with left:
+        try:
+            members = score_breakdown.member_terms(audit, card.row)
+        except InputError as error:
+            show_text(f"Single members cannot be shown: {one_line(error)}", limit=LIMIT)
+        else:
+            labels = ("f", "g") if audit.record.protocol == "paper" else ("trained on it", "not trained on it")
+            names = {side: f"{side}: {name}" for side, name in zip((IN, OUT), labels, strict=True)}
+            figure = term_figure(members, colour=group_colour(card.group), names=names)
+            st.plotly_chart(figure, config=FIXED, alt="Terms of the score, a dot for each member", key="terms")
+    with right:
+        table = pd.DataFrame({side: [means.get(f"{term}_{side}") for term in TERM_NAMES] for side in (IN, OUT)})
+        table = table.astype(float).set_axis(list(TERM_NAMES.values()))
+        table["in − out"] = table[IN] - table[OUT]
+        columns = {str(name): st.column_config.NumberColumn(format="%.3f", width=64) for name in table}
+        st.dataframe(table, column_config=columns, alt="Each term of the score: both means and their difference")
+        st.caption("alignment = positive − negative text − negative image; its in − out is clipmem.")
+        sides = (("image", means.get(c.CLIPMEM_IMAGE)), ("text", means.get(c.CLIPMEM_TEXT)))
+        if parts := {name: value for name, value in sides if value is not None}:
+            alt = "The part of each encoder in this pair's clipmem"
+            st.plotly_chart(encoder_figure(parts), config=FIXED, alt=alt, key="encoders")
+
+
+@st.fragment
+def draw_nearest(audit: Audit, card: PairCard) -> None:
+    """Draw the pairs with the most similar pictures and captions, in the space of one member's encoders."""
+    st.subheader("Similar pairs", anchor=False)
+    st.html(STYLE)
+    member = st.selectbox(
+        "Model",
+        audit.record.members,
+        key="nearest_member",
+        width=260,
+        help="The numbers are cosines in the space of this model's encoders.",
+    )
+    for by, title in TITLES.items():
+        st.markdown(f"**{title}**")
+        with one_line_errors(title):
+            with st.spinner("Searching…"):
+                similar = nearest(audit, card.row, by=by, member=member or "", k=STRIP_SIZE)
+                others = cards(audit, [row for row, _ in similar])
+            labels = [f"cosine {number(cosine)}" for _, cosine in similar]
+            draw_card_row(audit, others, labels, peek_selection(), key=by)
+
 
 audit = open_page("Pair")
 with explained_errors():

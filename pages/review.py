@@ -1,9 +1,31 @@
 """Pairs one after another, each decided by a key; the browser sends the decisions in batches."""
 
-from clipmem_core.dashboard.page import open_page
-from clipmem_core.dashboard.plain import explained_errors
-from clipmem_core.dashboard.review import draw_review, read_queue
+from dataclasses import replace
+
+import streamlit as st
+
+from clipmem_core.audit.verdict import queues
+from clipmem_core.dashboard.filters import conditions
+from clipmem_core.dashboard.page import TIGHT_STYLE, link, open_page, read_selection
+from clipmem_core.dashboard.pair_component import BROWSE, REVIEW_KEYS, draw_keys, draw_single
+from clipmem_core.dashboard.plain import explained_errors, read_verdict, show_text
+from clipmem_core.review.rows import count_pairs, first_queue
+from clipmem_core.review.selection import UNDECIDED
 
 audit = open_page("Review")
 with explained_errors():
-    draw_review(audit, read_queue(audit))
+    selection = read_selection()
+    if not selection.searched and "order" not in st.query_params:  # likely wrong captions come first
+        first = first_queue(audit)
+        selection = replace(selection, order=first.order, ascending=first.ascending)
+    st.html(TIGHT_STYLE)
+    listed = replace(selection, decision="") if selection.decision == UNDECIDED else selection
+    if count_pairs(audit, listed):
+        queue = queues(read_verdict(audit)).get(listed.order)
+        draw_single(audit, selection, title=queue.name if queue else "")
+    else:
+        st.info("No pair fits this selection.", icon=":material/search_off:")
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        st.page_link(BROWSE, label="Filter in Browse", icon=":material/grid_view:", query_params=link(audit, listed))
+        show_text(" · ".join(text for text, _ in conditions(listed)))
+        draw_keys(REVIEW_KEYS)

@@ -1,7 +1,7 @@
 """The page Browse: pairs as a grid or a table, and actions on the whole selection."""
 
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pandas as pd
 import streamlit as st
@@ -11,28 +11,12 @@ from clipmem_core.audit.store import Audit
 from clipmem_core.audit.verdict import queues
 from clipmem_core.columns import CLIPMEM, MISFIT
 from clipmem_core.config import InputError
-from clipmem_core.dashboard.deciding import BADGES, Notice, draw_notice, locked_session, review_session
-from clipmem_core.dashboard.filters import GRID, TABLE, conditions, draw_queues, learned_by_g, queue_of
-from clipmem_core.dashboard.page import (
-    LAYOUT,
-    PAGE,
-    SIZE,
-    TIGHT_STYLE,
-    choose_listed,
-    draw_pages,
-    read_choice,
-    read_page,
-)
+from clipmem_core.dashboard.deciding import BADGES, REVIEW, Notice, draw_notice, locked_session, review_session
+from clipmem_core.dashboard.filters import TABLE, conditions, learned_by_g, queue_of
+from clipmem_core.dashboard.page import LAYOUT, PAGE, SIZE, choose_listed, draw_pages, link, read_choice, read_page
 from clipmem_core.dashboard.pair_component import draw_grid
-from clipmem_core.dashboard.plain import (
-    draw_fault,
-    pairs_in_words,
-    read_noise,
-    read_verdict,
-    show_text,
-)
-from clipmem_core.dashboard.review import draw_start
-from clipmem_core.review.bulk_edit import Changes, Rule, preview, store_changes
+from clipmem_core.dashboard.plain import draw_fault, pairs_in_words, read_noise, read_verdict, show_text
+from clipmem_core.review.bulk_edit import Rule, preview, store_changes
 from clipmem_core.review.cards import cards
 from clipmem_core.review.decisions import KEEP, REMOVE, open_review
 from clipmem_core.review.rows import count_pairs, find_rows, misfit_note, pair_ids, score_span
@@ -52,15 +36,6 @@ PATTERN_HELP = (
 )
 
 
-def draw_top(audit: Audit, selection: Selection) -> DeltaGenerator:
-    """Draw the queues and the layouts, and return the container for actions on all pairs."""
-    st.html(TIGHT_STYLE)
-    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        draw_queues(audit, selection, TABLE if st.query_params.get(LAYOUT) == TABLE else GRID)
-        st.space("stretch")
-        return st.container(horizontal=True, vertical_alignment="center", gap="small", width="content")
-
-
 def draw_gallery(audit: Audit, selection: Selection, *, actions: DeltaGenerator) -> None:
     """Draw the current page of a selection, and in `actions` the buttons for all of its pairs."""
     try:
@@ -76,7 +51,8 @@ def draw_gallery(audit: Audit, selection: Selection, *, actions: DeltaGenerator)
         return
     with actions:
         _draw_bulk(audit, selection, count)
-        draw_start(audit, selection)
+        parameters = link(audit, selection, order=selection.order)  # Review's default order differs from Browse's
+        st.page_link(REVIEW, label="Start review", icon=":material/rate_review:", query_params=parameters)
     size = int(read_choice(SIZE, PAGE_SIZES, DEFAULT_SIZE))
     page, pages = read_page(count, size)
     shown = cards(audit, find_rows(audit, selection, page=page, size=size), selection)
@@ -115,15 +91,6 @@ def _draw_nothing(audit: Audit, selection: Selection) -> None:
             show_text(f"{text}: {pairs_in_words(count)}", limit=ID_LIMIT)
 
 
-@dataclass(frozen=True)
-class Question:
-    """A decision on many pairs that needs a confirmation."""
-
-    decision: str | None
-    count: int
-    selection: Selection
-
-
 def _draw_bulk(audit: Audit, selection: Selection, count: int) -> None:
     """Draw the menu that decides for all pairs of the selection at once."""
     key = f"bulk-{review_session().presses}"
@@ -131,7 +98,7 @@ def _draw_bulk(audit: Audit, selection: Selection, count: int) -> None:
         st.caption(f"Decide for all {pairs_in_words(count)} of this selection, on all of its pages.")
         with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
             for decision, label in ((KEEP, "Keep"), (REMOVE, "Remove"), (None, "Undecided")):
-                question = {QUESTION: Question(decision, count, selection)}
+                question = {QUESTION: (decision, count, selection)}
                 update = st.session_state.update
                 st.button(label, icon=BADGES[decision][1], key=f"bulk-{label}", on_click=update, args=(question,))
         st.button("Find and replace in captions…", icon=":material/find_replace:", key="bulk-edit", on_click=_open)
@@ -142,33 +109,28 @@ def _draw_bulk(audit: Audit, selection: Selection, count: int) -> None:
 
 def _draw_question(audit: Audit, selection: Selection) -> None:
     """Draw the open question, unless the page now shows other pairs."""
-    question: Question | None = st.session_state.get(QUESTION)
-    if question is None or question.selection != selection:
+    decision, count, questioned = st.session_state.get(QUESTION, (None, 0, None))
+    if questioned != selection:
         st.session_state.pop(QUESTION, None)
         return
-    label, icon, _ = BADGES[question.decision]
+    label, icon, _ = BADGES[decision]
     with st.container(border=True, horizontal=True, vertical_alignment="center", gap="small"):
-        st.markdown(f"Mark **{pairs_in_words(question.count)}** as **{label}**?", width="content")
-        yes = st.button(f"Yes, {label}: {pairs_in_words(question.count)}", type="primary", icon=icon, key="bulk-yes")
+        st.markdown(f"Mark **{pairs_in_words(count)}** as **{label}**?", width="content")
+        yes = st.button(f"Yes, {label}: {pairs_in_words(count)}", type="primary", icon=icon, key="bulk-yes")
         st.button("No", key="bulk-no", on_click=lambda: st.session_state.pop(QUESTION, None))
-    if yes:
-        with st.spinner("Saving…"):
-            _decide_all(audit, question)
-        st.rerun()
-
-
-def _decide_all(audit: Audit, question: Question) -> None:
-    """Store the decision, unless the selection has changed since the question."""
+    if not yes:
+        return
     st.session_state.pop(QUESTION, None)
-    with locked_session() as session:
-        ids = pair_ids(audit, question.selection)
-        if len(ids) == question.count:
-            outcome = open_review(audit).decide(ids, question.decision, audit=audit.name)
-            sentence = f"Saved: {BADGES[question.decision][0]}, for {pairs_in_words(outcome.pairs)}."
+    with st.spinner("Saving…"), locked_session() as session:
+        ids = pair_ids(audit, selection)
+        if len(ids) == count:
+            outcome = open_review(audit).decide(ids, decision, audit=audit.name)
+            sentence = f"Saved: {label}, for {pairs_in_words(outcome.pairs)}."
             session.notice = Notice(sentence, event=outcome.event)
             session.presses += 1
         else:
             session.notice = Notice("Not saved: the selection has changed meanwhile.", good=False)
+    st.rerun()
 
 
 def _open() -> None:
@@ -209,17 +171,10 @@ def _edit_dialog(audit: Audit, selection: Selection) -> None:
         st.info("No caption changes.", icon=":material/search_off:")
     label = f"Change {changes.captions:,} captions of {pairs_in_words(len(changes.pairs))}"
     if st.button(label, type="primary", icon=":material/edit:", disabled=not changes.pairs, key="bulk-edit-store"):
-        _store_changes(audit, changes)
+        with locked_session() as session:
+            outcome = store_changes(audit, changes)
+            session.presses += 1
+            unchanged = f" {pairs_in_words(outcome.skipped)}, decided meanwhile, unchanged." if outcome.skipped else ""
+            sentence = f"Captions of {pairs_in_words(outcome.pairs)} changed.{unchanged}"
+            session.notice = Notice(sentence, good=outcome.pairs > 0, event=outcome.event if outcome.pairs else None)
         st.rerun()
-
-
-def _store_changes(audit: Audit, changes: Changes) -> None:
-    with locked_session() as session:
-        outcome = store_changes(audit, changes)
-        session.presses += 1
-        unchanged = f" {pairs_in_words(outcome.skipped)}, decided meanwhile, unchanged." if outcome.skipped else ""
-        if outcome.pairs:
-            sentence = f"Saved: captions of {pairs_in_words(outcome.pairs)} changed.{unchanged}"
-            session.notice = Notice(sentence, event=outcome.event)
-        else:
-            session.notice = Notice(f"No caption was changed.{unchanged}", good=False)

@@ -1,7 +1,7 @@
 """Two audits compared: the choice of both, how well they agree, and the pairs that changed most."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import pandas as pd
@@ -11,7 +11,7 @@ from clipmem_core.audit.store import PAIRS, Audit, is_name, list_audits
 from clipmem_core.columns import CLIPMEM, PAIR_ID, SHA256
 from clipmem_core.config import InputError, as_dict, flat
 from clipmem_core.dashboard.cards import Sides, draw_change_cards
-from clipmem_core.dashboard.page import AUDIT, CHOICE, PAGE, draw_pages, draw_set, read_page, write
+from clipmem_core.dashboard.page import AUDIT, CHOICE, PAGE, choose_listed, draw_pages, read_page
 from clipmem_core.dashboard.plain import number, pairs_in_words, show_text, signed
 from clipmem_core.figures.audit_scores import comparison_figure
 from clipmem_core.review.compare import Comparison, compare
@@ -36,13 +36,10 @@ def draw_choice() -> tuple[Audit, Audit, str]:
     one = audits.get(names[0]) or _default_audit(audits)
     others = {audit.name: audit for audit in partners(one, list(audits.values()))}
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
-        _draw_select("First audit", ONE, list(audits), one.name, clears=OTHER)
+        _choose("First audit", list(audits), ONE, default=one.name, clears=[OTHER])
         if others:
-            other = others[names[1] if names[1] in others else next(iter(others))]
-            _draw_select("Second audit", OTHER, list(others), other.name)
-            column = st.query_params.get(COLUMN, CLIPMEM)
-            column = column if column in BY_NAME else CLIPMEM
-            _draw_select("Score", COLUMN, list(BY_NAME), column, named=words)
+            other = others[_choose("Second audit", list(others), OTHER)]
+            column = _choose("Score", list(BY_NAME), COLUMN, default=CLIPMEM, format_func=words)
     if not others:
         _draw_none("This data set has no second finished audit.")
     if not same_data_set(one, other):
@@ -57,23 +54,10 @@ def _default_audit(audits: dict[str, Audit]) -> Audit:
     return next((audit for audit in ordered if partners(audit, ordered)), ordered[0])
 
 
-def _draw_select(
-    label: str, name: str, options: Sequence[str], chosen: str, *, named: Callable[[str], str] = str, clears: str = PAGE
-) -> None:
-    """Draw a choice whose value the address keeps."""
-
-    def choose(value: str) -> None:
-        write(**{PAGE: None, clears: None, name: value})
-
-    draw_set(
-        st.selectbox,
-        label,
-        options,
-        key=f"compare-{name}",
-        value=chosen,
-        on_choose=choose,
-        format_func=named,
-        width=215,
+def _choose(label: str, options: list[str], parameter: str, *, clears: Sequence[str] = (), **style: Any) -> str:
+    clears = [PAGE, *clears]
+    return choose_listed(
+        label, options, parameter=parameter, key=f"compare-{parameter}", width=215, clears=clears, **style
     )
 
 

@@ -1,4 +1,4 @@
-"""Decisions by buttons of a page, stored at once, with a notice that undoes them.
+"""Decisions by buttons of a page, stored at once, with a notice that undoes them; and the number of wrong captions.
 
 Buttons store in their callbacks, which run before the page is drawn, and store a notice for `draw_notice`. Streamlit
 may stop a callback at any access to the session's state and start the next run in parallel, so a callback only changes
@@ -15,10 +15,16 @@ from zlib import crc32
 import streamlit as st
 
 from clipmem_core.audit.store import Audit
+from clipmem_core.columns import REVIEW_PLACE
 from clipmem_core.config import InputError
-from clipmem_core.dashboard.plain import one_line, pairs_in_words, show_text
+from clipmem_core.dashboard.page import link
+from clipmem_core.dashboard.plain import one_line, pairs_in_words, show_strong, show_text
 from clipmem_core.review.cards import PairCard
 from clipmem_core.review.decisions import KEEP, RECAPTION, REMOVE, open_review
+from clipmem_core.review.rows import first_queue
+from clipmem_core.review.selection import RANDOM, UNDECIDED, Selection
+from clipmem_core.review.wrong_captions import random_check, wrong_words
+from clipmem_core.scores.prevalence import CHECKED
 
 Colour = Literal["green", "red", "blue", "gray"]
 BADGES: dict[str | None, tuple[str, str, Colour]] = {  # decision → label, icon, colour
@@ -27,6 +33,7 @@ BADGES: dict[str | None, tuple[str, str, Colour]] = {  # decision → label, ico
     RECAPTION: ("change caption", ":material/edit:", "blue"),
     None: ("undecided", ":material/radio_button_unchecked:", "gray"),
 }
+REVIEW = "pages/review.py"
 SESSION = "review_session"
 LIMIT = 300  # characters of a note or an error
 NOTE_CHARACTERS = 2000
@@ -123,3 +130,25 @@ def _store_note(audit: Audit, pair_id: str, before: str, key: str) -> None:
             decision, captions = (current.decision, current.captions) if current else (None, ())
             outcome = review.decide([pair_id], decision, captions=captions, note=typed, audit=audit.name)
             session.notice = Notice("Note saved.", event=outcome.event)
+
+
+def draw_wrong(audit: Audit) -> None:
+    """Draw how many captions are wrong, the basis of the estimate, and links to the review and to a random check."""
+    sentence, basis = wrong_words(audit)
+    if sentence:
+        show_strong(sentence)
+    elif basis:
+        show_text(f"The number of wrong captions is unknown: {basis}.")
+    if first_queue(audit).order == REVIEW_PLACE:
+        in_order = Selection(order=REVIEW_PLACE, ascending=True, decision=UNDECIDED)
+        links = [("Review next (includes 10 % random spot checks)", ":material/playlist_add_check:", in_order)]
+        if random_text := random_check(audit):
+            at_random = Selection(order=RANDOM, decision=UNDECIDED)
+            links.append((f"Check {CHECKED} at random", ":material/casino:", at_random))
+        with st.container(horizontal=True):
+            for label, icon, selection in links:
+                st.page_link(REVIEW, label=label, icon=icon, query_params=link(audit, selection))
+        show_text(random_text)
+    if sentence and basis:
+        with st.expander("How this is estimated", icon=":material/help_center:"):
+            show_text(basis)

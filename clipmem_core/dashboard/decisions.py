@@ -50,14 +50,10 @@ OTHER = "other"  # a note alone, or a decision on other captions
 COLUMNS = {
     "picture": st.column_config.ImageColumn(width=SIDE + 16),
     "open": st.column_config.LinkColumn(display_text="Open", width=60),
-    "decision": st.column_config.TextColumn(width=85),
-    "caption": st.column_config.TextColumn(width=210),
-    "new captions": st.column_config.TextColumn(width=210),
-    "note": st.column_config.TextColumn(width=170),
-    "pair": st.column_config.TextColumn(width=170),
-    "decided (UTC)": st.column_config.TextColumn(width=130),
     "audit": st.column_config.TextColumn(help="The audit on screen at the time of the decision."),
 }
+WIDTHS = {"decision": 85, "caption": 210, "new captions": 210, "note": 170, "pair": 170, "decided (UTC)": 130}
+COLUMNS |= {name: st.column_config.TextColumn(width=width) for name, width in WIDTHS.items()}
 AGAIN = (
     "Writes the data set without the pairs you removed and with the captions you changed, audits it with the same "
     "settings, seeds and members, and compares both audits on the pairs they share. It takes about as "

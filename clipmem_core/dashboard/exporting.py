@@ -12,53 +12,40 @@ from clipmem_core.audit.store import Audit
 from clipmem_core.cli import AUDIT_IT
 from clipmem_core.config import data_folder
 from clipmem_core.dashboard.decisions import count_decisions
-from clipmem_core.dashboard.page import draw_set, write
+from clipmem_core.dashboard.page import choose_listed, choose_segment
 from clipmem_core.dashboard.plain import draw_fault, show_text
 from clipmem_core.dashboard.running import draw_job
 from clipmem_core.export import FORMATS
 from clipmem_core.review.decisions import RECAPTION, REMOVE
 from clipmem_core.review.selection import UNDECIDED
 
-FORMAT = "format"  # in the address
-CHOICES = {  # value in the address → a format and the suffix of its file
-    name if suffix == about.suffixes[0] else f"{name}-{suffix[1:]}": (name, suffix)
-    for name, about in FORMATS.items()
-    for suffix in about.suffixes
-}
+FORMAT, SUFFIX = "format", "file"  # in the address
 DOWNLOAD_BYTES = 200_000_000  # a download is read into memory
 
 
 def draw_exports(audit: Audit) -> None:
     """Draw the choice of a format, the contents of the export, its progress, and the finished export."""
-    format, suffix = CHOICES.get(st.query_params.get(FORMAT, ""), next(iter(CHOICES.values())))
-    about = FORMATS[format]
-    path = data_folder().absolute() / "exports" / audit.name / f"{audit.name}-{format}{suffix}"
     left, right = st.columns([2, 3], gap="large")
     with left:
-        draw_set(
-            st.radio,
+        format = choose_listed(
             "Format",
             list(FORMATS),
+            parameter=FORMAT,
             key="export-format",
-            value=format,
-            on_choose=lambda name: _choose(name, FORMATS[name].suffixes[0]),
+            clears=[SUFFIX],
+            draw=st.radio,
             format_func=lambda name: FORMATS[name].title,
             captions=[about.help for about in FORMATS.values()],
         )
+    about = FORMATS[format]
+    suffix = about.suffixes[0]
     with right:
         st.markdown(f"**{about.title}:** {_contents(audit, format)}")
         st.caption(about.limits)
         if len(about.suffixes) > 1:
-            draw_set(
-                st.segmented_control,
-                "File",
-                about.suffixes,
-                key="export-suffix",
-                value=suffix,
-                on_choose=lambda chosen: _choose(format, chosen),
-                required=True,
-                label_visibility="collapsed",
-            )
+            suffixes = {suffix: suffix for suffix in about.suffixes}
+            suffix = choose_segment("File", suffixes, parameter=SUFFIX, key="export-suffix", hidden=True)
+        path = data_folder().absolute() / "exports" / audit.name / f"{audit.name}-{format}{suffix}"
         task = export_task(audit, format, path)
         job = task.find()
         if job is not None and job.running:
@@ -71,10 +58,6 @@ def draw_exports(audit: Audit) -> None:
                 _draw_end(job, path)
         st.caption("Command line:")
         st.code(task.typed, language="bash", wrap_lines=True)
-
-
-def _choose(format: str, suffix: str) -> None:
-    write(**{FORMAT: next(name for name, choice in CHOICES.items() if choice == (format, suffix))})
 
 
 def _contents(audit: Audit, format: str) -> str:

@@ -11,7 +11,14 @@ from clipmem_core import columns as c
 from clipmem_core.audit.store import Audit
 from clipmem_core.audit.verdict import queues
 from clipmem_core.dashboard.deciding import BADGES
-from clipmem_core.dashboard.page import LAYOUT, draw_set, peek_selection, read_selection, write, write_selection
+from clipmem_core.dashboard.page import (
+    LAYOUT,
+    choose_segment,
+    draw_set,
+    peek_selection,
+    read_selection,
+    write_selection,
+)
 from clipmem_core.dashboard.pair_component import BROWSE_KEYS, draw_keys
 from clipmem_core.dashboard.plain import read_verdict
 from clipmem_core.dataset.checks import CHECKS
@@ -22,14 +29,8 @@ from clipmem_core.review.selection import Range, Selection
 from clipmem_core.scores.registry import BY_NAME, QUEUE, scores_in, words
 
 SIDES = {s.IMAGE_SIDE: "pictures", s.TEXT_SIDE: "captions"}
-FIELDS = {
-    "group": "group",
-    "label": "label",
-    "injected": "injected error",
-    "decision": "decision",
-    "words": "words",
-}
-GRID, TABLE = "grid", "table"
+FIELDS = {"group": "group", "label": "label", "injected": "injected error", "decision": "decision", "words": "words"}
+GRID, TABLE = "", "table"  # in the address
 LAYOUTS = {GRID: ":material/grid_view: Grid", TABLE: ":material/table_rows: Table"}
 DECISIONS = {"": "All decisions", s.UNDECIDED: s.UNDECIDED, s.DECIDED: s.DECIDED}
 DECISIONS |= {name: BADGES[name][0] for name in CHOICES}
@@ -110,7 +111,7 @@ def with_range(selection: Selection, new: Range) -> Selection:
     return changed(selection, ranges=others if new == Range(new.column) else (*others, new))
 
 
-def draw_queues(audit: Audit, selection: Selection, layout: str) -> None:
+def draw_queues(audit: Audit, selection: Selection) -> None:
     """Draw the queues, and the choice of grid or table."""
     names = {order: queue.name for order, queue in reversed(queues(read_verdict(audit)).items())}
 
@@ -118,16 +119,9 @@ def draw_queues(audit: Audit, selection: Selection, layout: str) -> None:
         if order:
             write_selection(with_queue(peek_selection(), order))
 
-    def choose_layout(chosen: str) -> None:
-        write(**{LAYOUT: None if chosen == GRID else chosen})
-
-    for label, options, value, on_choose, required in (
-        ("Queue", names, queue_of(selection), choose_queue, False),
-        ("Layout", LAYOUTS, layout, choose_layout, True),
-    ):
-        style = {"format_func": options.__getitem__, "width": "content", "required": required} | HIDDEN
-        key = label.lower()
-        draw_set(st.segmented_control, label, list(options), key=key, value=value, on_choose=on_choose, **style)
+    style = {"value": queue_of(selection), "format_func": names.__getitem__, "width": "content"} | HIDDEN
+    draw_set(st.segmented_control, "Queue", list(names), key="queue", on_choose=choose_queue, **style)
+    choose_segment("Layout", LAYOUTS, parameter=LAYOUT, key="layout", hidden=True, width="content")
 
 
 def draw_filters(audit: Audit, selection: Selection) -> None:
@@ -152,18 +146,15 @@ def draw_filters(audit: Audit, selection: Selection) -> None:
         with st.popover("Scores", icon=":material/bar_chart:"):
             _draw_range(audit, selection)
         with st.popover("More", icon=":material/tune:"):
-            _draw_more(audit, selection)
+            kinds, checks = frequent_values(audit, c.INJECTED), {name: check.label for name, check in CHECKS.items()}
+            members, every = audit.record.members, {"": "all (mean)"}
+            _choose_listed(selection, "group", "Group", list(audit.record.groups))
+            _choose_listed(selection, "label", "Label", frequent_values(audit, c.LABEL))
+            _choose_listed(selection, "injected", "Injected error", [*INJECTED, *kinds] if kinds else [], INJECTED)
+            _choose_listed(selection, "check", "Check", list(checks), checks)
+            _choose(selection, "by", "Search by meaning among", list(SIDES), SIDES.__getitem__)
+            _choose_listed(selection, "member", "Search with the encoders of", members, every)
         draw_keys(BROWSE_KEYS)
-
-
-def _draw_more(audit: Audit, selection: Selection) -> None:
-    kinds, checks = frequent_values(audit, c.INJECTED), {name: check.label for name, check in CHECKS.items()}
-    _choose_listed(selection, "group", "Group", list(audit.record.groups))
-    _choose_listed(selection, "label", "Label", frequent_values(audit, c.LABEL))
-    _choose_listed(selection, "injected", "Injected error", [*INJECTED, *kinds] if kinds else [], names=INJECTED)
-    _choose_listed(selection, "check", "Check", list(checks), names=checks)
-    _choose(selection, "by", "Search by meaning among", list(SIDES), SIDES.__getitem__)
-    _choose_listed(selection, "member", "Search with the encoders of", audit.record.members, names={"": "all (mean)"})
 
 
 def _choose_listed(

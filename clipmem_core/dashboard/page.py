@@ -120,54 +120,32 @@ def _is_new(key: str) -> bool:
     return bool(before != now)
 
 
-def choose_segment(
-    label: str,
-    names: Mapping[str, str],
-    *,
-    parameter: str,
-    key: str,
-    default: str = "",
-    hidden: bool = False,
-    clears: Sequence[str] = (),
-) -> str:
-    """Draw options side by side and return the chosen one."""
-    options: dict[str, Any] = {"required": True, "label_visibility": "collapsed" if hidden else "visible"}
-    options["format_func"] = names.__getitem__
-    chosen = read_choice(parameter, names, default)
-    return _choose(st.segmented_control, label, list(names), chosen, parameter, key, clears, **options)
-
-
 def choose_listed(
     label: str,
     options: Sequence[str],
     *,
     parameter: str,
     key: str,
-    width: int,
     default: str = "",
-    format_func: Callable[[str], str] = str,
     clears: Sequence[str] = (),
-) -> str:
-    """Draw options as a list and return the chosen one; a list shows any text as it is."""
-    chosen, style = read_choice(parameter, options, default), {"format_func": format_func, "width": width}
-    return _choose(st.selectbox, label, options, chosen, parameter, key, clears, **style)
-
-
-def _choose(
-    draw: Callable[..., Any],
-    label: str,
-    options: Sequence[str],
-    chosen: str,
-    parameter: str,
-    key: str,
-    clears: Sequence[str],
+    draw: Callable[..., Any] = st.selectbox,
     **style: Any,
 ) -> str:
+    """Draw options as a list, or by another widget, and return the chosen one; a list shows any text as it is."""
+
     def on_choose(value: str | None) -> None:
         write(**{parameter: value or None, **dict.fromkeys(clears)})
 
+    chosen = read_choice(parameter, options, default)
     draw_set(draw, label, options, key=key, value=chosen, on_choose=on_choose, **style)
     return chosen
+
+
+def choose_segment(label: str, names: Mapping[str, str], *, hidden: bool = False, **options: Any) -> str:
+    """Draw options side by side as `choose_listed` does, and return the chosen one."""
+    style: dict[str, Any] = {"required": True, "label_visibility": "collapsed" if hidden else "visible"}
+    style |= {"draw": st.segmented_control, "format_func": names.__getitem__}
+    return choose_listed(label, list(names), **style, **options)
 
 
 def read_page(count: int, size: int, *, parameter: str = PAGE) -> tuple[int, int]:

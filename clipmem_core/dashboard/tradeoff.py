@@ -16,7 +16,7 @@ from clipmem_core import glossary
 from clipmem_core.dashboard.cards import Sides, draw_change_cards
 from clipmem_core.dashboard.compare import compared, finished_audits, same_data_set
 from clipmem_core.dashboard.page import choose_listed, draw_pages, read_page
-from clipmem_core.dashboard.plain import show_strong, show_text
+from clipmem_core.dashboard.plain import show_text
 from clipmem_core.dashboard.studies import PARAMETER, PLANS, shown_errors
 from clipmem_core.figures.studies import MEMORIZATION, TEXT, UTILITY, tradeoff_figure
 from clipmem_core.review.queries import Stamp, stamp
@@ -39,11 +39,7 @@ CHOSEN_SHADE = "background-color: rgba(106,111,216,0.18)"
 PAGE_SIZE = 12  # pairs that changed
 COLUMNS = {  # measure → its head, the format of a difference, its help
     s.CLIPMEM_CANDIDATE: ("clipmem", PERCENT, "Mean clipmem of the candidates, in % of the baseline's."),
-    r.CLIPMEM_NET: (
-        "clipmem − external",
-        ABSOLUTE,
-        "Minus the mean over external pairs.",
-    ),
+    r.CLIPMEM_NET: ("clipmem − external", ABSOLUTE, "Minus the mean over external pairs."),
     s.MEMBERSHIP_AUROC: ("AUROC", ABSOLUTE, glossary.meaning(glossary.AUROC)),
     c.ATTACK_AUROC: ("attack AUROC", ABSOLUTE, "The same by an attacker who has the members of other seeds."),
     c.ATTACK_TPR: ("attack TPR", ABSOLUTE, "Share of its pairs that this attacker detects at 1 % FPR."),
@@ -66,18 +62,6 @@ def compared_of(study: s.StudyFolder) -> pd.DataFrame:
 @functools.lru_cache(maxsize=32)
 def _compared(study: s.StudyFolder, stamps: tuple[Stamp, ...]) -> pd.DataFrame:
     return r.all_differences(r.rows_of(study), NONE)
-
-
-def draw_results(study: s.StudyFolder, chosen: str | None) -> None:
-    """Draw the sentence of the chosen arm and the chart."""
-    table = compared_of(study)
-    if chosen == NONE:
-        st.caption("No mitigation is on. Turn one on to see its effect.")
-    elif chosen is not None and (table[s.ARM] == chosen).any():
-        show_strong(r.sentence_of(table, chosen))
-    elif chosen is not None:
-        st.caption("This setting and the baseline have no seed in common yet.")
-    draw_chart(table, over=r.replicates(study.arms), key=study.name, chosen=chosen)
 
 
 def draw_chart(table: pd.DataFrame, *, over: str, key: str, reference: str = NONE, chosen: str | None = None) -> None:

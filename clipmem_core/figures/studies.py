@@ -166,12 +166,7 @@ def tradeoff_figure(
     for name, rows, colour, symbol in (
         ("dominated", points[~is_reference & ~on_front], layout.OTHER, "circle"),
         ("Pareto-optimal", points[~is_reference & on_front], layout.FRONT_COLOUR, "circle"),
-        (
-            "baseline",
-            points[is_reference],
-            layout.FRONT_COLOUR if reference in front else layout.OTHER,
-            "diamond",
-        ),
+        ("baseline", points[is_reference], layout.FRONT_COLOUR if reference in front else layout.OTHER, "diamond"),
     ):
         if rows.empty:
             continue

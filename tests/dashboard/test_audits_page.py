@@ -4,7 +4,6 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -64,21 +63,6 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     monkeypatch.setattr(Task, "start", start)
     monkeypatch.setattr(running, "cancel", lambda job: made.append(("cancel", job.name)))
     return made
-
-
-@pytest.fixture
-def leave_check(data: Path) -> Callable[..., Request]:
-    """Leaves the check of a tiny audit of the synthetic set with its output."""
-
-    def leave(line: dict[str, object]) -> Request:
-        request = Request("scenes", "scenes", TINY)
-        name = f".checks/{request.key}"
-        leave_job(data / "jobs" / name, exit_code=0, said=f"{json.dumps(line)}\n")
-        stored = {"source": request.source, "name": request.name, "config": as_dict(request.config)}
-        write_json(data / "jobs" / name / "request.json", stored)
-        return request
-
-    return leave
 
 
 def form(source: str = "scenes") -> AppTest:
@@ -228,9 +212,13 @@ def test_locked_towers_are_the_default_and_hide_fields_without_effect(calls: Cal
     )
 
 
-def test_a_finished_check_starts_exactly_what_it_checked(leave_check: Callable[..., Request], calls: Calls) -> None:
+def test_a_finished_check_starts_exactly_what_it_checked(data: Path, calls: Calls) -> None:
     reason = {"rows": 10, "reason": "<b>[x](javascript:alert(1))", "example": "$x$"}
-    leave_check({"exact": True, "reasons": [reason], **FOUND})
+    request = Request("scenes", "scenes", TINY)
+    folder = data / "jobs" / ".checks" / request.key
+    leave_job(folder, exit_code=0, said=f"{json.dumps({'exact': True, 'reasons': [reason], **FOUND})}\n")
+    stored = {"source": request.source, "name": request.name, "config": as_dict(request.config)}
+    write_json(folder / "request.json", stored)
     app = form()
     assert [metric.value for metric in app.metric] == ["220", "1,100", "10", "3"]
     assert table(app, "reason")["reason"].tolist() == ["<b>[x](javascript:alert(1))"]

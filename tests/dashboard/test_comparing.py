@@ -1,4 +1,4 @@
-"""The page Compare audits: which audits can be compared, the numbers of a comparison, and the pairs that changed."""
+"""The pages Compare audits and Detectors: what can be compared, the numbers, and the pairs that differ most."""
 
 from pathlib import Path
 
@@ -11,9 +11,10 @@ from clipmem_core.config import as_dict
 from clipmem_core.dashboard import compare as page
 from clipmem_core.dashboard.compare import differing_fields, finished_audits, partners
 from tests.dashboard.test_pages import metrics, open_page, texts, titles
-from tests.fixtures import HOSTILE, Copy
+from tests.dashboard.test_reviewing import mounted
+from tests.fixtures import HOSTILE, Copy, make_benchmark
 
-PAGE = "pages/compare.py"
+PAGE, DETECTORS = "pages/compare.py", "pages/detectors.py"
 
 
 def with_config(audit: Audit, **values: object) -> Audit:
@@ -139,3 +140,40 @@ def test_foreign_captions_are_escaped_and_a_click_shows_its_pair(
     assert "&lt;script&gt;" in card
     assert one.pairs["captions"][42][0] in card
     assert "<script>" not in titles(app)
+
+
+def differences(audit: Audit) -> list[str]:
+    shown = mounted(open_page(DETECTORS, audit=audit.name, one="clipmem", other="learned"))
+    assert [len(given["cards"]) for given in shown] == [6, 6]
+    return [given["order"] for given in shown]
+
+
+def test_a_benchmark_of_the_data_set_is_shown_first_and_injected_errors_can_be_chosen(copy: Copy) -> None:
+    audit = copy()
+    make_benchmark("mine", root=audit.record.root)
+    app = open_page(DETECTORS, audit="made")
+    (table,) = app.dataframe
+    assert [name.split(",")[0] for name in table.value.columns[1:4]] == ["captions swapped at random"] * 3
+    assert "▼" in " ".join(table.value.iloc[-1])  # a random order is worse than misfit
+    app.selectbox(key="detectors-from").select("this audit").run()
+    assert app.query_params["from"] == "this audit"
+    assert "another pair's captions" in " ".join(app.dataframe[0].value.columns)
+    assert differences(audit) == ["clipmem", "learned"]
+
+
+def test_without_known_errors_the_command_is_shown_and_detectors_are_compared(copy: Copy) -> None:
+    audit = copy()
+    write_table(audit.folder / PAIRS, audit.pairs.assign(injected=None))
+    write_json(audit.folder / "config.json", audit.record.values | {"source": "my set; rm -rf $HOME"})
+    app = open_page(DETECTORS, audit="made")
+    assert [code.value for code in app.code] == ["python -m clipmem_core benchmark 'my set; rm -rf $HOME' --name made"]
+    assert not app.dataframe
+    assert differences(audit) == ["clipmem", "learned"]
+
+
+def test_a_broken_result_leaves_the_rest_of_the_page(copy: Copy) -> None:
+    audit = copy()
+    benchmark = make_benchmark("mine", root=audit.record.root)
+    benchmark.result(benchmark.done[0]).write_text("{")
+    assert any("This benchmark cannot be shown" in text for text in texts(open_page(DETECTORS, audit="made")))
+    assert differences(audit) == ["clipmem", "learned"]

@@ -1,16 +1,21 @@
-"""The page Decisions: list, history with undo, near-duplicates, and the re-audit."""
+"""The page Decisions: list, history with undo, near-duplicates, exports, and the re-audit."""
 
 import dataclasses
+import time
+from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from clipmem_core.audit.jobs import Job, Task
+from clipmem_core.audit.jobs import Job, Task, export_task
 from clipmem_core.audit.reaudit_effect import Change, Measured
-from clipmem_core.audit.store import CONFIG, Audit, MemberRecord, write_json, write_prepared
+from clipmem_core.audit.store import CONFIG, PAIRS, Audit, MemberRecord, write_json, write_prepared, write_table
+from clipmem_core.cli import parse
+from clipmem_core.config import data_folder
 from clipmem_core.dataset.checks import CHECKS
+from clipmem_core.export import FORMATS
 from clipmem_core.export.reaudit import AGAIN, reaudit_task
 from clipmem_core.review.decisions import Review, open_review
 from clipmem_core.review.rows import check_counts
@@ -179,3 +184,53 @@ def test_a_re_audit_is_followed_compared_and_shown(trained: Audit, copy: Copy, m
     assert "one=made&other=made-again" in dict(links(app))["Compare pair by pair"]
     write_json(second.folder / AGAIN, {"measured": None})
     assert "Fewer than ten external pairs are in both" in titles(open_view("again", again="made-again"))
+
+
+@pytest.fixture
+def edited(audit: Audit) -> Audit:
+    """An audit with three pairs removed and one recaptioned."""
+    pairs = audit.pairs
+    pairs["injected"] = None  # an export would have to take injected captions back
+    write_table(audit.folder / PAIRS, pairs)
+    ids, review = pairs["pair_id"].tolist(), open_review(audit)
+    review.decide(ids[3:6], "remove")
+    review.decide([ids[2]], "recaption", captions=["new one"])
+    return audit
+
+
+@pytest.mark.usefixtures("edited")
+@pytest.mark.parametrize(
+    ("format", "suffix"), [(name, each) for name, about in FORMATS.items() for each in about.suffixes]
+)
+def test_every_export_is_a_job_with_the_command_that_is_shown(
+    data: Path, monkeypatch: pytest.MonkeyPatch, format: str, suffix: str
+) -> None:
+    started: list[Task] = []
+    monkeypatch.setattr(Task, "start", lambda task: started.append(task))
+    app = press(open_view("export", format=format, file=suffix), "Export")
+    (task,) = started
+    assert app.code[-1].value == task.typed
+    command = parse(task.arguments)
+    assert (command.name, command.format, command.overwrite) == ("made", format, True)
+    assert Path(command.out) == data / "exports" / "made" / f"made-{format}{suffix}"
+
+
+@pytest.mark.usefixtures("edited")
+def test_a_finished_export_is_offered_with_what_it_holds(audit: Audit) -> None:
+    out = data_folder().absolute() / "exports" / "made" / "made-csv.csv"
+    job = export_task(audit, "csv", out).start()
+    while job.running:
+        time.sleep(0.05)
+    app = open_view("export", format="csv")
+    assert [button.label for button in app.get("download_button")] == ["Download"]
+    assert "97 pairs kept, 3 removed, 1 " in "\n".join(texts(app))
+    assert str(out) in [code.value for code in app.code]
+
+
+@pytest.mark.usefixtures("audit")
+@pytest.mark.parametrize(("exit_code", "shown"), [(2, "out of space"), (130, "Cancelled"), (None, "failed")])
+def test_an_export_that_did_not_finish_says_why(data: Path, exit_code: int | None, shown: str) -> None:
+    leave_job(data / "jobs" / ".exports" / "made" / "made-html.html", said="out of space\n", exit_code=exit_code)
+    app = open_view("export", format="html")
+    assert shown in " ".join([*texts(app), *(each.value for kind in ("error", "info") for each in app.get(kind))])
+    assert "Export" in [button.label for button in app.button]

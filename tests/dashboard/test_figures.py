@@ -1,17 +1,21 @@
-"""Figures: each pair or arm is one dot at its place, with its interval, and foreign text is escaped."""
+"""Figures, with each pair or arm at its place and foreign text escaped, and thumbnails."""
 
+import io
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
+from PIL import Image
 
 from clipmem_core.audit.store import Audit
+from clipmem_core.dashboard.cards import SIDE, placeholder, start_thumbnails, thumbnail
 from clipmem_core.figures.audit_scores import TERM_NAMES, comparison_figure, group_figure, term_figure
 from clipmem_core.figures.clouds import contribution_figure, embedding_figure, score_map_figure
 from clipmem_core.figures.layout import GROUP_COLOURS, group_colour
-from clipmem_core.figures.studies import means_figure, tradeoff_figure
+from clipmem_core.figures.studies import tradeoff_figure
 from clipmem_core.review.overview import load_overview
 
 NONE = pd.DataFrame()
@@ -95,18 +99,6 @@ def test_classes_on_a_map_have_their_colours_and_all_their_pairs(name: str) -> N
     assert "img" not in hostile.hovertemplate
 
 
-def test_means_of_encoders_lie_at_the_mean_with_their_interval() -> None:
-    rows = [("a", "image", 500, 0.02, 0.01, 0.03), ("a", "text", 500, 0.3, 0.28, 0.33)]
-    rows += [("<b>", "image", 50, -0.001, np.nan, np.nan), ("<b>", "text", 0, np.nan, np.nan, np.nan)]
-    means = pd.DataFrame(rows, columns=["name", "encoder", "n", "mean", "low", "high"])
-    figure = means_figure(means, means[2:], title="t")
-    image, text = figure.data
-    assert (list(image.x), list(text.x)) == ([0.02, -0.001], [0.3])
-    assert (text.error_x.array[0], text.error_x.arrayminus[0], image.error_x.array[1]) == pytest.approx((0.03, 0.02, 0))
-    assert [line.x0 for line in figure.layout.shapes] == [-0.001]
-    assert "<b>" not in figure.layout.yaxis.ticktext[1].replace("<br>", "")
-
-
 def test_each_arm_is_a_dot_with_both_intervals_and_an_arrow_leads_to_the_chosen_one() -> None:
     places = {"none": (0.3, 0.4), "mask": (0.2, 0.45), "noise": (0.29, 0.38), "<img src=x>": (0.1, 0.3)}
     rows = [
@@ -125,3 +117,34 @@ def test_each_arm_is_a_dot_with_both_intervals_and_an_arrow_leads_to_the_chosen_
     (arrow,) = figure.layout.annotations
     assert (arrow.ax, arrow.ay, arrow.x, arrow.y) == (0.3, 0.4, 0.2, 0.45)
     assert "<img" not in figure.to_json().replace("\\u003c", "<")
+
+
+def opened(data: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(data))
+
+
+def test_pictures_become_small_jpegs_of_the_same_shape(tmp_path: Path) -> None:
+    Image.new("RGB", (2000, 1000), "navy").save(tmp_path / "a.png")
+    Image.new("RGB", (20, 10), "navy").save(tmp_path / "small.png")
+    large, small, late = (
+        picture.result() for picture in start_thumbnails(tmp_path, ["a.png", "small.png", "late.png"])
+    )
+    assert (opened(large[0]).format, opened(large[0]).size, large[1]) == ("JPEG", (SIDE, SIDE // 2), "")
+    assert opened(small[0]).size == (20, 10)
+    assert late[1]
+    assert opened(thumbnail(tmp_path, "a.png", side=64)[0]).size == (64, 32)
+    Image.new("RGB", (9, 9)).save(tmp_path / "late.png")
+    assert not thumbnail(tmp_path, "late.png")[1]  # a failure is not cached
+
+
+@pytest.mark.parametrize(
+    ("image", "reason"), [("broken.png", "not a picture"), ("../up.png", "leaves"), ("no.tar/x.png", "no.tar")]
+)
+def test_an_unreadable_picture_is_a_grey_square_with_the_reason(tmp_path: Path, image: str, reason: str) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "broken.png").write_bytes(b"nothing")
+    Image.new("RGB", (9, 9)).save(tmp_path / "up.png")
+    data, fault = thumbnail(root, image)
+    assert data == placeholder()
+    assert reason in fault

@@ -317,13 +317,7 @@ def test_data_sets_of_audits_come_first_with_their_reading_options(copy: Copy, j
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [
-        ("study-name", "lab"),
-        ("study-name", "../x"),
-        ("study-path", ""),
-        ("study-seeds", 0),
-        ("study-preset", "locked"),
-    ],
+    [("study-name", "lab"), ("study-name", "../x"), ("study-path", ""), ("study-seeds", 0), ("study-preset", "locked")],
 )
 def test_what_cannot_start_is_one_line(lab: StudyFolder, key: str, value: Any) -> None:
     app = open_page(PAGE, view="start")
