@@ -32,8 +32,7 @@ def read_back(summary: Summary) -> DataSet:
 
 
 @pytest.mark.parametrize(
-    ("kind", "out"),
-    [("folder", "clean.csv"), ("csv", "clean.tsv"), ("tar", "clean.json"), ("tar", "images v1.0")],
+    ("kind", "out"), [("folder", "clean.csv"), ("csv", "clean.tsv"), ("tar", "clean.json"), ("tar", "images v1.0")]
 )
 def test_a_cleaned_data_set_is_read_back_as_it_was_written(kind: str, out: str, tmp_path: Path, data: Path) -> None:
     audit = audited(make_source(kind, tmp_path / "a set" / kind), protocol="paper")

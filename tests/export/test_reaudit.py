@@ -11,14 +11,7 @@ from clipmem_core.audit.reaudit_effect import weighted
 from clipmem_core.audit.setup import grow
 from clipmem_core.audit.store import Audit
 from clipmem_core.config import InputError
-from clipmem_core.export.reaudit import (
-    AGAIN,
-    check_repeatable,
-    is_outdated,
-    list_reaudits,
-    read_comparison,
-    reaudit,
-)
+from clipmem_core.export.reaudit import AGAIN, check_repeatable, is_outdated, list_reaudits, read_comparison, reaudit
 from clipmem_core.review.decisions import RECAPTION, REMOVE, open_review
 from clipmem_core.scores.membership import side_means
 from tests.audit.small import Silent

@@ -8,7 +8,7 @@ import pytest
 
 from clipmem_core.audit.store import CAPTION_TABLE, PAIRS, Audit, write_table
 from clipmem_core.export import write
-from clipmem_core.review.bulk_edit import Rule, preview, store_changes
+from clipmem_core.review.bulk_edit import preview, store_changes
 from clipmem_core.review.decisions import Edit, open_review
 from tests.fixtures import Copy
 
@@ -30,7 +30,7 @@ def audit(copy: Copy) -> Audit:
     review = open_review(made)
     review.edit({REMOVED: Edit(("a frog", "a newt in a pond"), 0)})
     review.edit({EDITED: Edit(("a frog", "a treefrog", "a newt in a pond"), 0)})
-    store_changes(made, preview(made, [BULK], Rule("a ", "one ")))
+    store_changes(made, preview(made, [BULK], "a ", "one "))
     return made
 
 

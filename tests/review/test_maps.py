@@ -8,14 +8,7 @@ from clipmem_core.audit.store import Audit, write_manifest
 from clipmem_core.cli import main
 from clipmem_core.config import InputError
 from clipmem_core.review import maps
-from clipmem_core.review.maps import (
-    lay_out,
-    make_map,
-    map_file,
-    map_name,
-    map_path,
-    map_points,
-)
+from clipmem_core.review.maps import lay_out, make_map, map_file, map_name, map_path, map_points
 from tests.fixtures import Copy
 from tests.review.embedded import embed
 

@@ -18,12 +18,7 @@ from clipmem_core.audit import settings
 from clipmem_core.audit.store import CONFIG, Audit, read_json, write_json
 from clipmem_core.features.towers import minilm
 from clipmem_core.review import search
-from clipmem_core.review.search import (
-    embed_text,
-    hits,
-    nearest,
-    top_k,
-)
+from clipmem_core.review.search import embed_text, hits, nearest, top_k
 from clipmem_core.review.selection import Selection
 from clipmem_core.training.model import build_model
 from clipmem_core.training.names import model_config

@@ -2,15 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clipmem_core.review.selection import (
-    MAX_CORNERS,
-    Outline,
-    Range,
-    Selection,
-    box,
-    from_parameters,
-    to_parameters,
-)
+from clipmem_core.review.selection import MAX_CORNERS, Outline, Range, Selection, box, from_parameters, to_parameters
 from clipmem_core.scores.registry import BY_NAME
 
 numbers = st.integers(-5000, 5000).map(lambda value: value / 1000)
