@@ -90,7 +90,7 @@ def _add(log: Connection, event: Event, keys: dict[str, int], audit: str) -> tup
         current = current_decision(log, event.pair_id, event.caption_key)
         if current != event.expected:
             return 0, f"just marked {(current or ('undecided',))[0].capitalize()} in another tab"
-    return events.add_decision(log, event.pairs.items(), audit=audit, decision=decision, captions=captions)[0], ""
+    return events.add_decision(log, event.pairs.items(), audit, decision, captions)[0], ""
 
 
 class Changes(NamedTuple):

@@ -25,7 +25,7 @@ FITTING, NOISE = 0.25, 0.05  # shares of the external pairs
 
 @dataclass(frozen=True)
 class Overview:
-    """The content of the overview without the map and the pictures; see `join_intervals` for `groups`."""
+    """The content of the overview without the map and the pictures; see `group_table` for `groups`."""
 
     audit: Audit
     record: Record
@@ -48,19 +48,25 @@ def load_overview(audit: Audit) -> Overview:
         verdict=verdict,
         pairs=count_rows(audit.folder / PAIRS),
         quarantined=count_rows(audit.folder / QUARANTINE),
-        groups=join_intervals(group_summary(audit), table(verdict, "groups")),
+        groups=group_table(audit, table(verdict, "groups")),
         bins=group_bins(audit, bins=BINS),
         utility=utility_table(utility),
     )
 
 
-def group_summary(audit: Audit) -> pd.DataFrame:
-    """Return group, n, mean and sd of clipmem of each group with values."""
+def group_table(audit: Audit, intervals: pd.DataFrame) -> pd.DataFrame:
+    """Return group, n, mean and sd of clipmem, and low, high and kind of the verdict's intervals, by group."""
     query = f"""
         SELECT "{c.GROUP}", count(*) AS n, avg({c.CLIPMEM}) AS mean, stddev_samp({c.CLIPMEM}) AS sd
         FROM parquet WHERE isfinite({c.CLIPMEM}) GROUP BY ALL
     """
-    return fetch_frame(audit.folder / SCORES, query)
+    intervals = intervals.reindex(columns=[c.GROUP, "low", "high", "kind"]).astype(object)
+    groups = fetch_frame(audit.folder / SCORES, query).merge(intervals, on=c.GROUP, how="left")
+    for column in ("low", "high"):
+        groups[column] = pd.to_numeric(groups[column], errors="coerce")
+    groups["kind"] = groups["kind"].fillna("").astype(str).map(c.of_one_split)
+    order = {group: place for place, group in enumerate(c.GROUPS)}
+    return groups.sort_values(c.GROUP, key=lambda names: names.map(order), ignore_index=True)
 
 
 def group_bins(audit: Audit, *, bins: int) -> pd.DataFrame:
@@ -93,17 +99,6 @@ def exceeding(verdict: dict[str, Any]) -> dict[float, tuple[float, float, float]
             size, share, low, high = values
             shares[size] = (share, low, high)
     return shares
-
-
-def join_intervals(summary: pd.DataFrame, intervals: pd.DataFrame) -> pd.DataFrame:
-    """Add low, high and kind of the verdict's intervals to the groups, in the order of `GROUPS`."""
-    intervals = intervals.reindex(columns=[c.GROUP, "low", "high", "kind"]).astype(object)
-    joined = summary.merge(intervals, on=c.GROUP, how="left")
-    for column in ("low", "high"):
-        joined[column] = pd.to_numeric(joined[column], errors="coerce")
-    joined["kind"] = joined["kind"].fillna("").astype(str).map(c.of_one_split)
-    order = {group: place for place, group in enumerate(c.GROUPS)}
-    return joined.sort_values(c.GROUP, key=lambda names: names.map(order), ignore_index=True)
 
 
 def explain_null(groups: pd.DataFrame, verdict: dict[str, Any]) -> str:
@@ -193,26 +188,22 @@ class ScoreMap:
     count: int
     points: pd.DataFrame
     density: pd.DataFrame
-    corners: Corners | None
+    corners: Corners | None  # None if no external pair has both scores
 
 
 def load_score_map(audit: Audit) -> ScoreMap:
     """Return the map of an audit's scores, see `points_and_density`."""
     columns = (c.SIMILARITY_OUT, c.CLIPMEM)
     points, density, count = points_and_density(audit, *columns, colour_by=[c.GROUP, c.INJECTED], limit=LIMIT)
-    return ScoreMap(count, points, density, find_corners(audit))
-
-
-def find_corners(audit: Audit) -> Corners | None:
-    """Return the limits of the corners, None if no external pair has both scores."""
-    x, y = number(c.SIMILARITY_OUT), number(c.CLIPMEM)
+    x, y = map(number, columns)
     query = f'SELECT "{c.GROUP}", {x} AS x, {y} AS y FROM parquet WHERE isfinite({x}) AND isfinite({y})'
     scores = fetch_frame(audit.folder / SCORES, query)
     external = scores[scores[c.GROUP] == c.EXTERNAL]
     if external.empty:
-        return None
+        return ScoreMap(count, points, density, None)
     low = float(external["y"].quantile(NOISE)) if (scores[c.GROUP] == c.INDEPENDENT).any() else None
-    return Corners(float(external["x"].quantile(FITTING)), float(external["y"].quantile(1 - NOISE)), low)
+    corners = Corners(float(external["x"].quantile(FITTING)), float(external["y"].quantile(1 - NOISE)), low)
+    return ScoreMap(count, points, density, corners)
 
 
 def points_and_density(

@@ -19,7 +19,6 @@ from clipmem_core.audit.verdict import FLAT
 from clipmem_core.config import InputError
 from clipmem_core.review import search as s
 from clipmem_core.review.cards import LISTED, OWN_CAPTIONS, listed_scores
-from clipmem_core.review.overview import LIMIT, points_and_density
 from clipmem_core.review.queries import ROW, cached, count_pairs_of, fetch_columns, fetch_frame, fetch_numbered, number
 from clipmem_core.scores.alignment import external_means, terms_of
 from clipmem_core.scores.membership import Membership, Sides
@@ -214,11 +213,6 @@ Z = 1.96
 MEMBERS = "members"
 PARADIGM_NAMES = {p.CLIP: "CLIP", p.SUPERVISED: "supervised", p.SELF_SUPERVISED: "self-supervised"}
 SOURCE, DEPTH = "source", "depth"
-
-
-def load_contributions(audit: Audit) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return points and density of the shares of both encoders in clipmem, see `points_and_density`."""
-    return points_and_density(audit, *PARTS.values(), colour_by=[c.GROUP, c.INJECTED, c.LABEL], limit=LIMIT)[:2]
 
 
 def encoder_means(
