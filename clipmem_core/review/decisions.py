@@ -272,17 +272,13 @@ def captions_to_store(decision: str | None, captions: Sequence[str]) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Codes:
-    """The decision on each pair of an audit, up to an entry of a log (its path and inode); read-only.
-
-    `codes` int8 [n_pairs] are values of `CODES`; `neutral` bool [n_pairs] marks decisions that do not say whether the
-    captions are right.
-    """
+    """The decision on each pair of an audit, up to an entry of a log; read-only."""
 
     version: t.Version
-    log: tuple[str, int]
+    log: tuple[str, int]  # path and inode
     entry: int
-    codes: np.ndarray
-    neutral: np.ndarray
+    codes: np.ndarray  # int8 [n_pairs], values of `CODES`
+    neutral: np.ndarray  # bool [n_pairs], the decision does not say whether the captions are right
 
 
 _codes_cache: dict[Audit, Codes] = {}

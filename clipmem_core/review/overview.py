@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 
 from clipmem_core import columns as c
-from clipmem_core.audit.store import PAIRS, QUARANTINE, SCORES, UTILITY, Audit, Record
+from clipmem_core.audit.store import PAIRS, QUARANTINE, SCORES, Audit, Record
 from clipmem_core.audit.verdict import NULL_CHECK
-from clipmem_core.config import AuditConfig, InputError
+from clipmem_core.config import AuditConfig
 from clipmem_core.io import is_number, mapping, numbers
 from clipmem_core.review.queries import ROW, count_pairs_of, count_rows, fetch_frame, number
 
@@ -39,9 +39,7 @@ class Overview:
 
 def load_overview(audit: Audit) -> Overview:
     """Read an audit for the overview."""
-    verdict, utility = audit.verdict, audit.utility
-    if not {c.MEMBER, c.METRIC, c.VALUE} <= set(utility.columns):
-        raise InputError(f"{audit.folder / UTILITY} lacks columns: delete it and run the audit again")
+    verdict = audit.verdict
     return Overview(
         audit=audit,
         record=audit.record,
@@ -50,7 +48,7 @@ def load_overview(audit: Audit) -> Overview:
         quarantined=count_rows(audit.folder / QUARANTINE),
         groups=group_table(audit, table(verdict, "groups")),
         bins=group_bins(audit, bins=BINS),
-        utility=utility_table(utility),
+        utility=utility_table(audit.utility),
     )
 
 
@@ -170,29 +168,18 @@ def utility_table(utility: pd.DataFrame) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Corners:
-    """Limits of the corners of the map: quantiles of the external pairs, which no member trained on.
+    """Limits of the corners of the map: quantiles of the external pairs, which no member trained on."""
 
-    `fits`: the lower quartile of similarity_out; `high` and `low`: the 95th and 5th percentile of clipmem. `low` is
-    None unless the audit has independent pairs, which g learned.
+    fits: float  # lower quartile of similarity_out
+    high: float  # 95th percentile of clipmem
+    low: float | None  # 5th percentile of clipmem; None without independent pairs, which g learned
+
+
+def load_score_map(audit: Audit) -> tuple[pd.DataFrame, pd.DataFrame, int, Corners | None]:
+    """Return points, density and number of pairs of the map of scores, see `points_and_density`, and its corners.
+
+    The corners are None if no external pair has both scores.
     """
-
-    fits: float
-    high: float
-    low: float | None
-
-
-@dataclass(frozen=True)
-class ScoreMap:
-    """Points (row, similarity_out, clipmem, group, injected) and density of the `count` pairs with both scores."""
-
-    count: int
-    points: pd.DataFrame
-    density: pd.DataFrame
-    corners: Corners | None  # None if no external pair has both scores
-
-
-def load_score_map(audit: Audit) -> ScoreMap:
-    """Return the map of an audit's scores, see `points_and_density`."""
     columns = (c.SIMILARITY_OUT, c.CLIPMEM)
     points, density, count = points_and_density(audit, *columns, colour_by=[c.GROUP, c.INJECTED], limit=LIMIT)
     x, y = map(number, columns)
@@ -200,10 +187,10 @@ def load_score_map(audit: Audit) -> ScoreMap:
     scores = fetch_frame(audit.folder / SCORES, query)
     external = scores[scores[c.GROUP] == c.EXTERNAL]
     if external.empty:
-        return ScoreMap(count, points, density, None)
+        return points, density, count, None
     low = float(external["y"].quantile(NOISE)) if (scores[c.GROUP] == c.INDEPENDENT).any() else None
     corners = Corners(float(external["x"].quantile(FITTING)), float(external["y"].quantile(1 - NOISE)), low)
-    return ScoreMap(count, points, density, corners)
+    return points, density, count, corners
 
 
 def points_and_density(
