@@ -185,7 +185,7 @@ def _export(
     overwrite: Annotated[bool, "replace an existing file or folder"] = False,
 ) -> None:
     """Write an audit's cleaned data set, decisions or report in a format of other tools."""
-    from clipmem_core.export import write
+    from clipmem_core.export.formats import write
 
     audit, target = open_audit(name), Path(out).expanduser()
     with RichScreen() as screen:
@@ -199,11 +199,11 @@ def _reaudit(
     audit: Name, name: Annotated[str, "the second audit's folder; empty adds -again to the first one's"] = ""
 ) -> None:
     """Audit an audit's cleaned data set with the same members, and compare retrieval and memorization."""
-    from clipmem_core.export.reaudit import comparison_lines, default_name, read_comparison, reaudit
+    from clipmem_core.export.reaudit import comparison_lines, read_comparison, reaudit
 
     first = open_audit(audit)
     with RichScreen(first.record.config.batch_size) as screen:
-        second = reaudit(first, name or default_name(first), screen)
+        second = reaudit(first, name or f"{first.name}-again", screen)
     print(*comparison_lines(read_comparison(second)[0]), sep="\n")
 
 

@@ -16,7 +16,7 @@ from clipmem_core.dashboard.filters import TABLE, conditions, learned_by_g, queu
 from clipmem_core.dashboard.page import LAYOUT, PAGE, SIZE, choose_listed, draw_pages, link, read_choice, read_page
 from clipmem_core.dashboard.pair_component import draw_grid
 from clipmem_core.dashboard.plain import draw_fault, pairs_in_words, read_noise, read_verdict, show_text
-from clipmem_core.review.bulk_edit import Rule, preview, store_changes
+from clipmem_core.review.bulk_edit import preview, store_changes
 from clipmem_core.review.cards import cards
 from clipmem_core.review.decisions import KEEP, REMOVE, open_review
 from clipmem_core.review.rows import count_pairs, find_rows, misfit_note, pair_ids, score_span
@@ -28,12 +28,9 @@ DEFAULT_SIZE = "24"
 SUBTRACTED = "These pairs were learned by g, which is subtracted, so the lowest clipmem is the most memorized."
 LEGEND = {name: score.legend for name, score in scores_in(CARD).items()} | {MATCH: "cosine with the search."}
 QUESTION = "bulk_question"
-MAX_PATTERN = 500  # characters
+MAX_TEXT = 500  # characters
 ID_LIMIT = 80
 OPENED = "bulk_edit_opened"
-PATTERN_HELP = (
-    r"Python's syntax, as of the package regex. In the replacement \1 is the first group, \g<name> a named one."
-)
 
 
 def draw_gallery(audit: Audit, selection: Selection, *, actions: DeltaGenerator) -> None:
@@ -145,32 +142,25 @@ def _edit_dialog(audit: Audit, selection: Selection) -> None:
     ids = pair_ids(audit, selection)
     st.caption(f"In the current captions of the {pairs_in_words(len(ids))} of this selection.")
     with st.container(horizontal=True, gap="small"):
-        find = st.text_input("Find", key="bulk-edit-find", max_chars=MAX_PATTERN)
-        replacement = st.text_input("Replace with", key="bulk-edit-replace", max_chars=MAX_PATTERN)
-    with st.container(horizontal=True, gap="medium"):
-        regular = st.toggle("Regular expression", key="bulk-edit-regular", help=PATTERN_HELP)
-        match_case = st.toggle("Match case", value=True, key="bulk-edit-case")
+        find = st.text_input("Find", key="bulk-edit-find", max_chars=MAX_TEXT)
+        replacement = st.text_input("Replace with", key="bulk-edit-replace", max_chars=MAX_TEXT)
+    match_case = st.toggle("Match case", value=True, key="bulk-edit-case")
     if not find:
         st.caption("You see every change before it is saved; one undo reverts all of them.")
         return
-    try:
-        with st.spinner("Searching…"):
-            changes = preview(audit, ids, Rule(find, replacement, regular=regular, match_case=match_case))
-    except InputError as error:
-        draw_fault("No caption was changed.", error, icon=":material/warning:")
-        return
+    with st.spinner("Searching…"):
+        changes = preview(audit, ids, find, replacement, match_case=match_case)
     if changes.emptied:
         st.caption(f"Unchanged, as they would be empty: {changes.emptied:,} captions.")
     if changes.removed:
         st.caption(f"Unchanged, as marked for removal: {pairs_in_words(changes.removed)}.")
-    if changes.pairs:
-        rows = [(change.pair_id, *texts) for change in changes.pairs for texts in change.captions]
-        table = pd.DataFrame(rows, columns=["pair", "before", "after"])
+    if changes.edits:
+        table = pd.DataFrame(changes.captions, columns=["pair", "before", "after"])
         st.dataframe(table, hide_index=True, height=300, alt="Captions before and after the change")
     else:
         st.info("No caption changes.", icon=":material/search_off:")
-    label = f"Change {changes.captions:,} captions of {pairs_in_words(len(changes.pairs))}"
-    if st.button(label, type="primary", icon=":material/edit:", disabled=not changes.pairs, key="bulk-edit-store"):
+    label = f"Change {len(changes.captions):,} captions of {pairs_in_words(len(changes.edits))}"
+    if st.button(label, type="primary", icon=":material/edit:", disabled=not changes.edits, key="bulk-edit-store"):
         with locked_session() as session:
             outcome = store_changes(audit, changes)
             session.presses += 1

@@ -211,8 +211,7 @@ def _draw_start(audit: Audit) -> None:
     if counts[REMOVE] == sum(counts.values()):
         fault = fault or "Every pair is removed: nothing is left to audit."
     st.caption(AGAIN)
-    default = reaudit.default_name(audit)
-    name = free_name(default, taken=lambda each: is_taken(each) or reaudit.cleaned_folder(each).exists())
+    name = free_name(f"{audit.name}-again", taken=lambda each: is_taken(each) or reaudit.cleaned_folder(each).exists())
     label = f"Re-audit: {pairs_in_words(changed)} removed or with changed captions"
     if st.button(label, type="primary", icon=":material/autorenew:", key="start-again", disabled=bool(fault)):
         try:

@@ -31,7 +31,7 @@ from clipmem_core.figures.studies import (
 )
 from clipmem_core.io import mapping
 from clipmem_core.review import score_breakdown as b
-from clipmem_core.review.overview import locked_towers
+from clipmem_core.review.overview import LIMIT, locked_towers, points_and_density
 from clipmem_core.review.queries import Version, version_of
 from clipmem_core.review.selection import Selection
 from clipmem_core.scores.seeds import over_seeds
@@ -141,7 +141,7 @@ def draw_contribution_map(audit: Audit) -> None:
 
 @st.cache_data(max_entries=4, show_spinner=False)
 def _load_contributions(folder: Path, version: Version) -> tuple[pd.DataFrame, pd.DataFrame]:
-    return b.load_contributions(Audit(folder))
+    return points_and_density(Audit(folder), *b.PARTS.values(), colour_by=list(CLASSES), limit=LIMIT)[:2]
 
 
 def draw_means(audit: Audit) -> None:

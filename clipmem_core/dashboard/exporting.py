@@ -15,7 +15,7 @@ from clipmem_core.dashboard.decisions import count_decisions
 from clipmem_core.dashboard.page import choose_listed, choose_segment
 from clipmem_core.dashboard.plain import draw_fault, show_text
 from clipmem_core.dashboard.running import draw_job
-from clipmem_core.export import FORMATS
+from clipmem_core.export.formats import FORMATS
 from clipmem_core.review.decisions import RECAPTION, REMOVE
 from clipmem_core.review.selection import UNDECIDED
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
@@ -19,7 +20,7 @@ from clipmem_core.figures.clouds import PERCENTILES, embedding_figure, score_map
 from clipmem_core.review import selection as s
 from clipmem_core.review.cards import cards
 from clipmem_core.review.maps import map_file, map_name, map_points, map_task
-from clipmem_core.review.overview import ScoreMap, load_score_map
+from clipmem_core.review.overview import Corners, load_score_map
 from clipmem_core.review.queries import Version, count_rows, version_of
 from clipmem_core.review.rows import count_pairs, find_rows
 from clipmem_core.scores.registry import COLOUR as SCORE_COLOUR
@@ -102,26 +103,25 @@ def draw_score_map(audit: Audit) -> None:
     """Draw the map of scores; only this fragment reruns when its colours change or a shape is drawn on it."""
     st.subheader("Learned and memorized", anchor=False)
     with explained_errors():
-        score_map = _load_score_map(audit.folder, version_of(audit))
-        if score_map.count == 0:
+        points, density, count, corners = _load_score_map(audit.folder, version_of(audit))
+        if count == 0:
             st.info("No pair has both similarity out and clipmem.", icon=":material/info:")
             return
         colour_by = c.GROUP
-        if score_map.points[c.INJECTED].notna().any():
+        if points[c.INJECTED].notna().any():
             colour_by = choose_segment("Colour", MAP_COLOURS, parameter="colour", key="map-colour")
-        corners = score_map.corners
         draw_selectable(
             audit,
-            score_map_figure(score_map.points, colour_by=colour_by, corners=corners, density=score_map.density),
+            score_map_figure(points, colour_by=colour_by, corners=corners, density=density),
             selection=s.Selection(),
             columns=(c.SIMILARITY_OUT, c.CLIPMEM),
             key=f"score-map-{audit.name}",
-            alt=f"Map of {score_map.count:,} pairs: similarity out against clipmem, its corners named.",
+            alt=f"Map of {count:,} pairs: similarity out against clipmem, its corners named.",
         )
     notes = [
         LINES if corners else "",
         MIRRORED if corners and corners.low is not None else "",
-        sample_note(len(score_map.points), score_map.count),
+        sample_note(len(points), count),
         doubt(read_verdict(audit)),
     ]
     st.caption(" ".join(filter(None, notes)))
@@ -138,7 +138,7 @@ def sample_note(drawn: int, count: int) -> str:
 
 
 @st.cache_data(max_entries=4, show_spinner=False)
-def _load_score_map(folder: Path, version: Version) -> ScoreMap:
+def _load_score_map(folder: Path, version: Version) -> tuple[pd.DataFrame, pd.DataFrame, int, Corners | None]:
     return load_score_map(Audit(folder))
 
 

@@ -34,16 +34,12 @@ _CAPTION_LISTS = pa.large_list(pa.large_string())  # 64-bit offsets: a million p
 
 @dataclass(frozen=True)
 class Cleaned:
-    """A cleaned data set.
-
-    `pairs` has row, pair_id, image, captions, label, width, height and recaptioned (bool); `removed_pairs` has the
-    same columns without recaptioned. Both are in the order of the audit.
-    """
+    """A cleaned data set, in the order of the audit."""
 
     audit: Audit
     root: Path  # image references are relative to it
-    pairs: pa.Table
-    removed_pairs: pa.Table
+    pairs: pa.Table  # row, pair_id, image, captions, label, width, height, recaptioned (bool)
+    removed_pairs: pa.Table  # the same without recaptioned
     notes: tuple[str, ...]  # shown with any format
 
     @property

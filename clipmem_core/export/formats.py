@@ -271,7 +271,7 @@ def write_html(audit: Audit, path: Path, progress: Progress | None = None) -> Wr
     """Write the report of an audit on one page."""
     from clipmem_core.export.report import render_report  # imports Plotly
 
-    page = render_report(audit, progress)
+    page = render_report(audit)
     with replacing(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return (), ""

@@ -28,11 +28,6 @@ def cleaned_folder(name: str) -> Path:
     return data_folder() / SETS / name
 
 
-def default_name(audit: Audit) -> str:
-    """Return the default name of the second audit."""
-    return f"{audit.name}-again"
-
-
 def reaudit(audit: Audit, name: str, screen: Screen) -> Audit:
     """Audit the cleaned data set of a finished audit with the same settings and members, and compare both audits.
 
@@ -91,9 +86,8 @@ def check_repeatable(audit: Audit) -> AuditConfig:
 def is_outdated(audit: Audit, name: str) -> bool:
     """Whether there are decisions after the cleaned data set of a second audit was written."""
     path = cleaned_folder(name) / CLEANED
-    return (
-        path.is_file() and read_json(path, dict[str, Any], repair=ADVICE)["position"] != open_review(audit).position()
-    )
+    stored = read_json(path, dict[str, Any], repair=ADVICE) if path.is_file() else None
+    return stored is not None and stored["position"] != open_review(audit).position()
 
 
 def reaudit_task(audit: Audit, name: str) -> Task:

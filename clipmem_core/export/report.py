@@ -18,7 +18,6 @@ from clipmem_core.audit.verdict import queues as verdict_queues
 from clipmem_core.columns import GROUP, PAIR_ID
 from clipmem_core.dataset.pictures import decode
 from clipmem_core.dataset.references import read_bytes
-from clipmem_core.export.cleaned import Progress
 from clipmem_core.figures.audit_scores import group_figure
 from clipmem_core.io import is_number, shortage
 from clipmem_core.review import overview as o
@@ -45,7 +44,7 @@ class TextTable(NamedTuple):
     note: str = ""
 
 
-def render_report(audit: Audit, progress: Progress | None = None) -> str:
+def render_report(audit: Audit) -> str:
     """Return the report of an audit as HTML."""
     overview = o.load_overview(audit)
     record, verdict, groups = overview.record, overview.verdict, overview.groups
@@ -66,7 +65,7 @@ def render_report(audit: Audit, progress: Progress | None = None) -> str:
         "checks": o.rows(verdict, "checks"),
         "figure": _figure(groups, overview.bins),
         "tables": [each for each in _tables(overview) if each.rows],
-        "galleries": _galleries(audit, progress),
+        "galleries": _galleries(audit),
         "counts": open_review(audit).counts(),
         "decisions": _decision_table(open_review(audit).table()),
         "settings": TextTable("How this audit was made", ("setting", "value"), settings),
@@ -116,18 +115,13 @@ def _figure(groups: pd.DataFrame, bins: pd.DataFrame) -> Any:
     return json.loads(str(figure.to_json()))
 
 
-def _galleries(audit: Audit, progress: Progress | None) -> list[dict[str, Any]]:
-    queues = verdict_queues(audit.verdict)
-    top = {order: cards(audit, find_rows(audit, Selection(order=order), page=1, size=TOP)) for order in queues}
-    root, total, done, galleries = audit.record.pictures, sum(map(len, top.values())), 0, list[dict[str, Any]]()
-    for order, shown in ((order, shown) for order, shown in top.items() if shown):
-        explanation = f"Highest {order} first. {queues[order].sentence}"
-        galleries.append(
-            {"title": queues[order].name, "explanation": explanation, "cards": [_card(card, root) for card in shown]}
-        )
-        done += len(shown)
-        if progress:
-            progress(done, total)
+def _galleries(audit: Audit) -> list[dict[str, Any]]:
+    galleries = []
+    for order, queue in verdict_queues(audit.verdict).items():
+        top = cards(audit, find_rows(audit, Selection(order=order), page=1, size=TOP))
+        shown = [_card(card, audit.record.pictures) for card in top]
+        explanation = f"Highest {order} first. {queue.sentence}"
+        galleries += [{"title": queue.name, "explanation": explanation, "cards": shown}] if shown else []
     return galleries
 
 

@@ -1,12 +1,10 @@
 """Decisions on many pairs at once: batches of events from a browser, and find and replace in captions."""
 
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Sequence
 from sqlite3 import Connection
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
-import regex
 from pydantic import BaseModel, Field
 
 from clipmem_core.audit.store import PAIRS, Audit
@@ -18,8 +16,6 @@ from clipmem_core.review.queries import caption_keys, fetch_pairs
 
 UNDO, UNDECIDE = "undo", "undecide"
 MOST_EVENTS, MOST_PAIRS = 100, 100_000  # in a batch, in an event
-SECONDS = 5.0  # time limit of a pattern for all captions together
-LONGEST = 5_000  # characters of a replaced caption
 
 Number = Annotated[int, Field(strict=True, ge=1, lt=2**53)]  # of an event, counted by the client
 Client = Annotated[str, Field(pattern=r"^[0-9a-z]{8,64}$")]  # id of one page of one browser
@@ -94,98 +90,45 @@ def _add(log: Connection, event: Event, keys: dict[str, int], audit: str) -> tup
         current = current_decision(log, event.pair_id, event.caption_key)
         if current != event.expected:
             return 0, f"just marked {(current or ('undecided',))[0].capitalize()} in another tab"
-    return events.add_decision(log, event.pairs.items(), audit=audit, decision=decision, captions=captions)[0], ""
+    return events.add_decision(log, event.pairs.items(), audit, decision, captions)[0], ""
 
 
-@dataclass(frozen=True)
-class Rule:
-    """Find and replace. In the replacement of a regular expression, \\1 and \\g<name> are groups."""
+class Changes(NamedTuple):
+    """The preview of find and replace."""
 
-    find: str
-    replace: str = ""
-    regular: bool = False
-    match_case: bool = True
-
-
-@dataclass(frozen=True)
-class Change:
-    """The captions of one pair before and after a rule, and the pair's entry of the log at the preview."""
-
-    pair_id: str
-    before: tuple[str, ...]
-    after: tuple[str, ...]
-    entry: int
-
-    @property
-    def captions(self) -> list[tuple[str, str]]:
-        """The captions that change, before and after."""
-        return [(old, new) for old, new in zip(self.before, self.after, strict=True) if old != new]
-
-
-@dataclass(frozen=True)
-class Changes:
-    """The preview of a rule."""
-
-    pairs: tuple[Change, ...]
+    edits: dict[str, Edit]  # by pair_id
+    captions: list[tuple[str, str, str]]  # pair_id, before and after of each caption that changes
     emptied: int  # captions that stay, since they would be empty
     removed: int  # pairs that stay, since they are marked for removal
 
-    @property
-    def captions(self) -> int:
-        """How many captions change."""
-        return sum(len(change.captions) for change in self.pairs)
 
-
-def preview(audit: Audit, pair_ids: Sequence[str], rule: Rule) -> Changes:
-    """Apply a rule to the current captions of pairs, which include new captions, without storing anything."""
-    replaced = _replacing(rule)
+def preview(audit: Audit, pair_ids: Sequence[str], find: str, replacement: str, *, match_case: bool = True) -> Changes:
+    """Find and replace a text in the current captions of pairs, which include new captions; store nothing."""
+    pattern = re.compile(re.escape(find), 0 if match_case else re.IGNORECASE)
     table = fetch_pairs(audit.folder / PAIRS, [CAPTIONS], pair_ids)
     stored = dict(zip(table[PAIR_ID].to_pylist(), table[CAPTIONS].to_pylist(), strict=True))
     decisions = open_review(audit).decisions(pair_ids)
-    changes, emptied, removed = [], 0, 0
+    edits, captions, emptied, removed = dict[str, Edit](), list[tuple[str, str, str]](), 0, 0
     for pair_id in (pair_id for pair_id in pair_ids if pair_id in stored):
         decision = decisions.get(pair_id)
         kind = decision.decision if decision else None
         if kind == events.REMOVE:
             removed += 1
             continue
-        before = decision.captions if decision and kind == events.RECAPTION else tuple(stored[pair_id])
-        texts = tuple(map(replaced, before))
-        emptied += sum(not new.strip() for new in texts)
-        after = tuple(new if new.strip() else old for old, new in zip(before, texts, strict=True))
-        if after != before:
-            changes.append(Change(pair_id, before, after, decision.entry if decision else 0))
-    return Changes(tuple(changes), emptied, removed)
+        texts = decision.captions if decision and kind == events.RECAPTION else tuple(stored[pair_id])
+        after = []
+        for text in texts:
+            new, count = pattern.subn(lambda match: replacement, text)
+            new = " ".join(new.split()) if count else text
+            emptied += not new
+            after.append(new or text)
+        changed = [(pair_id, *both) for both in zip(texts, after, strict=True) if both[0] != both[1]]
+        if changed:
+            edits[pair_id] = Edit(tuple(after), decision.entry if decision else 0)
+            captions += changed
+    return Changes(edits, captions, emptied, removed)
 
 
 def store_changes(audit: Audit, changes: Changes) -> Outcome:
     """Store a preview as one neutral event; pairs with a decision since the preview are skipped."""
-    edits = {change.pair_id: Edit(change.after, change.entry) for change in changes.pairs}
-    return open_review(audit).edit(edits, audit=audit.name, neutral=True)
-
-
-def _replacing(rule: Rule) -> Callable[[str], str]:
-    """Return a function that applies a rule to a text and takes at most `SECONDS` for all texts together."""
-    if not rule.find:
-        raise InputError("there is nothing to find: write what is to be replaced")
-    try:
-        pattern = regex.compile(
-            rule.find if rule.regular else regex.escape(rule.find), 0 if rule.match_case else regex.IGNORECASE
-        )
-    except regex.error as error:
-        raise InputError(f"the pattern cannot be read: {error}") from None
-    template = rule.replace if rule.regular else lambda match: rule.replace
-    deadline = time.monotonic() + SECONDS
-
-    def replaced(text: str) -> str:
-        try:
-            new = str(pattern.sub(template, text, timeout=max(1e-3, deadline - time.monotonic())))
-        except TimeoutError:
-            raise InputError(f"the pattern takes longer than {SECONDS:g} seconds: write it more simply") from None
-        except (regex.error, IndexError) as error:
-            raise InputError(f"the replacement cannot be read: {error}") from None
-        if len(new) > max(LONGEST, len(text)):
-            raise InputError(f"a caption would become longer than {LONGEST:,} characters: shorten the replacement")
-        return text if new == text else " ".join(new.split())
-
-    return replaced
+    return open_review(audit).edit(changes.edits, audit=audit.name, neutral=True)

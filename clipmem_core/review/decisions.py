@@ -120,11 +120,7 @@ class Review:
         texts, keys = captions_to_store(decision, captions), self._keys(ids)
         with events.writing(self.path) as log:
             pairs = ((pair_id, keys.get(pair_id, 0)) for pair_id in ids)
-            return Outcome(
-                *events.add_decision(
-                    log, pairs, audit=audit, decision=decision, captions=texts, note=note, neutral=neutral
-                )
-            )
+            return Outcome(*events.add_decision(log, pairs, audit, decision, texts, note=note, neutral=neutral))
 
     def edit(self, edits: Mapping[str, Edit], *, audit: str = "", neutral: bool = False) -> Outcome:
         """Recaption pairs, each with its new captions, in one event; pairs with a newer decision are skipped."""
@@ -139,9 +135,7 @@ class Review:
             if not texts:
                 return Outcome(0, 0, skipped)
             pairs = ((pair_id, keys.get(pair_id, 0)) for pair_id in texts)
-            added = events.add_decision(
-                log, pairs, audit=audit, decision=RECAPTION, captions_by_pair=texts, neutral=neutral
-            )
+            added = events.add_decision(log, pairs, audit, RECAPTION, captions_by_pair=texts, neutral=neutral)
             return Outcome(*added, skipped)
 
     def undo(self, event: int | None = None) -> Outcome | None:
@@ -278,17 +272,13 @@ def captions_to_store(decision: str | None, captions: Sequence[str]) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Codes:
-    """The decision on each pair of an audit, up to an entry of a log (its path and inode); read-only.
-
-    `codes` int8 [n_pairs] are values of `CODES`; `neutral` bool [n_pairs] marks decisions that do not say whether the
-    captions are right.
-    """
+    """The decision on each pair of an audit, up to an entry of a log; read-only."""
 
     version: t.Version
-    log: tuple[str, int]
+    log: tuple[str, int]  # path and inode
     entry: int
-    codes: np.ndarray
-    neutral: np.ndarray
+    codes: np.ndarray  # int8 [n_pairs], values of `CODES`
+    neutral: np.ndarray  # bool [n_pairs], the decision does not say whether the captions are right
 
 
 _codes_cache: dict[Audit, Codes] = {}

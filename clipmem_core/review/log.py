@@ -146,10 +146,10 @@ def writing(path: Path) -> Iterator[Connection]:
 def add_decision(
     log: Connection,
     pairs: Iterable[tuple[str, int]],
-    *,
     audit: str,
     decision: str | None,
     captions: str = "[]",
+    *,
     note: str | None = None,
     captions_by_pair: Mapping[str, str] | None = None,
     neutral: bool = False,

@@ -17,15 +17,7 @@ import pandas as pd
 import pyarrow as pa
 
 from clipmem_core.audit.jobs import Task, jobs_folder
-from clipmem_core.audit.store import (
-    PAIRS,
-    SCORES,
-    Audit,
-    read_array,
-    read_table,
-    recorded_sha256,
-    write_table,
-)
+from clipmem_core.audit.store import PAIRS, SCORES, Audit, read_array, read_table, recorded_sha256, write_table
 from clipmem_core.columns import GROUP, INJECTED, LABEL
 from clipmem_core.config import InputError, data_folder
 from clipmem_core.io import write_once

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 
 from clipmem_core import columns as c
-from clipmem_core.audit.store import PAIRS, QUARANTINE, SCORES, UTILITY, Audit, Record
+from clipmem_core.audit.store import PAIRS, QUARANTINE, SCORES, Audit, Record
 from clipmem_core.audit.verdict import NULL_CHECK
-from clipmem_core.config import AuditConfig, InputError
+from clipmem_core.config import AuditConfig
 from clipmem_core.io import is_number, mapping, numbers
 from clipmem_core.review.queries import ROW, count_pairs_of, count_rows, fetch_frame, number
 
@@ -25,7 +25,7 @@ FITTING, NOISE = 0.25, 0.05  # shares of the external pairs
 
 @dataclass(frozen=True)
 class Overview:
-    """The content of the overview without the map and the pictures; see `join_intervals` for `groups`."""
+    """The content of the overview without the map and the pictures; see `group_table` for `groups`."""
 
     audit: Audit
     record: Record
@@ -39,28 +39,32 @@ class Overview:
 
 def load_overview(audit: Audit) -> Overview:
     """Read an audit for the overview."""
-    verdict, utility = audit.verdict, audit.utility
-    if not {c.MEMBER, c.METRIC, c.VALUE} <= set(utility.columns):
-        raise InputError(f"{audit.folder / UTILITY} lacks columns: delete it and run the audit again")
+    verdict = audit.verdict
     return Overview(
         audit=audit,
         record=audit.record,
         verdict=verdict,
         pairs=count_rows(audit.folder / PAIRS),
         quarantined=count_rows(audit.folder / QUARANTINE),
-        groups=join_intervals(group_summary(audit), table(verdict, "groups")),
+        groups=group_table(audit, table(verdict, "groups")),
         bins=group_bins(audit, bins=BINS),
-        utility=utility_table(utility),
+        utility=utility_table(audit.utility),
     )
 
 
-def group_summary(audit: Audit) -> pd.DataFrame:
-    """Return group, n, mean and sd of clipmem of each group with values."""
+def group_table(audit: Audit, intervals: pd.DataFrame) -> pd.DataFrame:
+    """Return group, n, mean and sd of clipmem, and low, high and kind of the verdict's intervals, by group."""
     query = f"""
         SELECT "{c.GROUP}", count(*) AS n, avg({c.CLIPMEM}) AS mean, stddev_samp({c.CLIPMEM}) AS sd
         FROM parquet WHERE isfinite({c.CLIPMEM}) GROUP BY ALL
     """
-    return fetch_frame(audit.folder / SCORES, query)
+    intervals = intervals.reindex(columns=[c.GROUP, "low", "high", "kind"]).astype(object)
+    groups = fetch_frame(audit.folder / SCORES, query).merge(intervals, on=c.GROUP, how="left")
+    for column in ("low", "high"):
+        groups[column] = pd.to_numeric(groups[column], errors="coerce")
+    groups["kind"] = groups["kind"].fillna("").astype(str).map(c.of_one_split)
+    order = {group: place for place, group in enumerate(c.GROUPS)}
+    return groups.sort_values(c.GROUP, key=lambda names: names.map(order), ignore_index=True)
 
 
 def group_bins(audit: Audit, *, bins: int) -> pd.DataFrame:
@@ -93,17 +97,6 @@ def exceeding(verdict: dict[str, Any]) -> dict[float, tuple[float, float, float]
             size, share, low, high = values
             shares[size] = (share, low, high)
     return shares
-
-
-def join_intervals(summary: pd.DataFrame, intervals: pd.DataFrame) -> pd.DataFrame:
-    """Add low, high and kind of the verdict's intervals to the groups, in the order of `GROUPS`."""
-    intervals = intervals.reindex(columns=[c.GROUP, "low", "high", "kind"]).astype(object)
-    joined = summary.merge(intervals, on=c.GROUP, how="left")
-    for column in ("low", "high"):
-        joined[column] = pd.to_numeric(joined[column], errors="coerce")
-    joined["kind"] = joined["kind"].fillna("").astype(str).map(c.of_one_split)
-    order = {group: place for place, group in enumerate(c.GROUPS)}
-    return joined.sort_values(c.GROUP, key=lambda names: names.map(order), ignore_index=True)
 
 
 def explain_null(groups: pd.DataFrame, verdict: dict[str, Any]) -> str:
@@ -175,44 +168,29 @@ def utility_table(utility: pd.DataFrame) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Corners:
-    """Limits of the corners of the map: quantiles of the external pairs, which no member trained on.
+    """Limits of the corners of the map: quantiles of the external pairs, which no member trained on."""
 
-    `fits`: the lower quartile of similarity_out; `high` and `low`: the 95th and 5th percentile of clipmem. `low` is
-    None unless the audit has independent pairs, which g learned.
+    fits: float  # lower quartile of similarity_out
+    high: float  # 95th percentile of clipmem
+    low: float | None  # 5th percentile of clipmem; None without independent pairs, which g learned
+
+
+def load_score_map(audit: Audit) -> tuple[pd.DataFrame, pd.DataFrame, int, Corners | None]:
+    """Return points, density and number of pairs of the map of scores, see `points_and_density`, and its corners.
+
+    The corners are None if no external pair has both scores.
     """
-
-    fits: float
-    high: float
-    low: float | None
-
-
-@dataclass(frozen=True)
-class ScoreMap:
-    """Points (row, similarity_out, clipmem, group, injected) and density of the `count` pairs with both scores."""
-
-    count: int
-    points: pd.DataFrame
-    density: pd.DataFrame
-    corners: Corners | None
-
-
-def load_score_map(audit: Audit) -> ScoreMap:
-    """Return the map of an audit's scores, see `points_and_density`."""
     columns = (c.SIMILARITY_OUT, c.CLIPMEM)
     points, density, count = points_and_density(audit, *columns, colour_by=[c.GROUP, c.INJECTED], limit=LIMIT)
-    return ScoreMap(count, points, density, find_corners(audit))
-
-
-def find_corners(audit: Audit) -> Corners | None:
-    """Return the limits of the corners, None if no external pair has both scores."""
-    x, y = number(c.SIMILARITY_OUT), number(c.CLIPMEM)
+    x, y = map(number, columns)
     query = f'SELECT "{c.GROUP}", {x} AS x, {y} AS y FROM parquet WHERE isfinite({x}) AND isfinite({y})'
     scores = fetch_frame(audit.folder / SCORES, query)
     external = scores[scores[c.GROUP] == c.EXTERNAL]
     if external.empty:
-        return None
+        return points, density, count, None
     low = float(external["y"].quantile(NOISE)) if (scores[c.GROUP] == c.INDEPENDENT).any() else None
-    return Corners(float(external["x"].quantile(FITTING)), float(external["y"].quantile(1 - NOISE)), low)
+    corners = Corners(float(external["x"].quantile(FITTING)), float(external["y"].quantile(1 - NOISE)), low)
+    return points, density, count, corners
 
 
 def points_and_density(

@@ -73,12 +73,6 @@ def _rows_at(
         codes = decided(audit).codes
         code = {s.UNDECIDED: UNDECIDED_CODE, **CODES}.get(selection.decision, -1)
         mask = mask & (codes != UNDECIDED_CODE if selection.decision == s.DECIDED else codes == code)
-    order = _order(audit, selection)
-    return order[mask[order]]
-
-
-def _order(audit: Audit, selection: Selection) -> np.ndarray:
-    """Return all rows that have the score a selection is ordered by, in its order."""
     if selection.order == s.MATCH and selection.searched:
         rows = hits(audit, selection)[0]
     elif selection.order == s.RANDOM:
@@ -86,7 +80,8 @@ def _order(audit: Audit, selection: Selection) -> np.ndarray:
     else:
         rows = _sorted(audit, selection.order)
     learned_by_g = selection.order == c.CLIPMEM and selection.group == c.INDEPENDENT
-    return rows[::-1] if selection.ascending != learned_by_g else rows
+    rows = rows[::-1] if selection.ascending != learned_by_g else rows
+    return rows[mask[rows]]
 
 
 @cached(8, SCORES, PAIRS)

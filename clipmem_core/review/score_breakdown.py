@@ -14,12 +14,11 @@ from clipmem_core import columns as c
 from clipmem_core.audit import paradigms as p
 from clipmem_core.audit import unitmem as t
 from clipmem_core.audit.prepare import sides_of
-from clipmem_core.audit.store import MEMBERSHIP, PAIRS, SCORES, Audit, read_array
+from clipmem_core.audit.store import MEMBERSHIP, PAIRS, SCORES, Audit
 from clipmem_core.audit.verdict import FLAT
 from clipmem_core.config import InputError
 from clipmem_core.review import search as s
 from clipmem_core.review.cards import LISTED, OWN_CAPTIONS, listed_scores
-from clipmem_core.review.overview import LIMIT, points_and_density
 from clipmem_core.review.queries import ROW, cached, count_pairs_of, fetch_columns, fetch_frame, fetch_numbered, number
 from clipmem_core.scores.alignment import external_means, terms_of
 from clipmem_core.scores.membership import Membership, Sides
@@ -88,7 +87,7 @@ def _mean_cosines(audit: Audit, members: Sequence[str], row: int, n_pairs: int) 
     def total(names: Sequence[str], rows: np.ndarray | slice) -> np.ndarray:
         cosines = []
         for name in names:
-            image, text = _checked_files(audit, name, n_pairs)
+            image, text = _files(audit, name)
             picture = s.vectors_at(image, [row])[0]
             cosines.append([s.cosines(path, picture, rows) for path in (text, image)])
         return np.asarray(cosines, dtype=np.float64).sum(axis=0)
@@ -131,11 +130,10 @@ def _captions(audit: Audit, rows: Sequence[int]) -> list[list[tuple[str, float |
 
 def mean_terms(audit: Audit, row: int) -> dict[str, float | None]:
     """Return the scores of one pair by column, None for a missing number."""
-    rows = fetch_numbered(audit.folder / SCORES, [number(column) for column in BY_NAME], [row])
-    if row not in rows:
-        raise InputError(f"audit {audit.name!r} has no row {row} in its scores")
-    values = zip(BY_NAME, rows[row], strict=True)
-    return {column: float(value) if math.isfinite(value) else None for column, value in values}
+    values = fetch_numbered(audit.folder / SCORES, [number(column) for column in BY_NAME], [row])[row]
+    return {
+        column: float(value) if math.isfinite(value) else None for column, value in zip(BY_NAME, values, strict=True)
+    }
 
 
 def member_terms(audit: Audit, row: int) -> pd.DataFrame:
@@ -148,7 +146,6 @@ def member_terms(audit: Audit, row: int) -> pd.DataFrame:
     membership, external = sides.membership, sides.external
     rows = []
     for name in membership.members:
-        _checked_files(audit, name, len(external))
         mean_image, mean_text = _external_means(audit, name)
         image, text = (vectors[0].astype(np.float64) for vectors in s.vectors_of(audit, name, [row]))
         products = np.array([[image @ text], [image @ mean_text], [mean_image @ text], [image @ image], [text @ text]])
@@ -170,19 +167,7 @@ def _external_means(audit: Audit, member: str) -> tuple[np.ndarray, np.ndarray]:
     """Return the mean embeddings of the external pictures and captions, ν_I and ν_T."""
     external = np.flatnonzero(_sides(audit).external)
     image, text = s.vectors_of(audit, member, external.tolist())
-    try:
-        return external_means(image, text, np.ones(len(external), dtype=bool))
-    except ValueError as error:
-        raise InputError(f"member {member} cannot be compared ({error}): delete the audit and run it again") from None
-
-
-def _checked_files(audit: Audit, member: str, n_pairs: int) -> list[Path]:
-    """Return a member's files of picture and caption embeddings, and check their number of rows."""
-    paths = _files(audit, member)
-    for path in paths:
-        if (rows := len(read_array(path, shared=True))) != n_pairs:
-            raise InputError(f"{path} has {rows:,} rows and the audit {n_pairs:,}: delete it and run the audit again")
-    return paths
+    return external_means(image, text, np.ones(len(external), dtype=bool))
 
 
 def _sides_at(audit: Audit, row: int) -> Sides:
@@ -195,11 +180,8 @@ def _sides_at(audit: Audit, row: int) -> Sides:
 @cached(2, MEMBERSHIP)
 def _sides(audit: Audit) -> Sides:
     """Read the membership, without the pair ids, which are most of the file."""
-    path = audit.folder / MEMBERSHIP
-    columns = fetch_columns(path, f"SELECT * EXCLUDE ({c.PAIR_ID}, {ROW}) FROM parquet")
-    group = columns.pop(c.GROUP, np.empty(0))
-    if not columns or not len(group):
-        raise InputError(f"{path} names no groups or no members: delete the audit's folder and run it again")
+    columns = fetch_columns(audit.folder / MEMBERSHIP, f"SELECT * EXCLUDE ({c.PAIR_ID}, {ROW}) FROM parquet")
+    group = columns.pop(c.GROUP)
     membership = Membership(group, tuple(columns), np.stack(list(columns.values())).astype(bool))
     return sides_of(audit, audit.record.config, membership)
 
@@ -216,19 +198,13 @@ PARADIGM_NAMES = {p.CLIP: "CLIP", p.SUPERVISED: "supervised", p.SELF_SUPERVISED:
 SOURCE, DEPTH = "source", "depth"
 
 
-def load_contributions(audit: Audit) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return points and density of the shares of both encoders in clipmem, see `points_and_density`."""
-    return points_and_density(audit, *PARTS.values(), colour_by=[c.GROUP, c.INJECTED, c.LABEL], limit=LIMIT)[:2]
-
-
 def encoder_means(
     audit: Audit, columns: Mapping[str, str] = PARTS, *, by: str, groups: Sequence[str] = c.GROUPS, limit: int = 50
 ) -> pd.DataFrame:
     """Average the scores of encoders, `PARTS` or `SSLMEM`, over groups, labels or injected kinds of pairs of `groups`.
 
-    Returns name, encoder, n, mean, low and high for the most frequent names; NaN if an encoder has no value. The
-    interval is mean ± 1.96 standard errors over pairs, not over members. Groups come in their order, injected kinds
-    before the pairs that are not injected, labels by frequency.
+    Returns name, encoder, n, mean, low and high (± 1.96 standard errors over pairs) for the most frequent names; NaN
+    if an encoder has no value. Groups come in their order, injected kinds before the other pairs, labels by frequency.
     """
     count_pairs_of(audit)
     columns_sql = ", ".join(f'{number(column)} AS "{encoder}"' for encoder, column in columns.items())

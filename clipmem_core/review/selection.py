@@ -79,8 +79,11 @@ def to_parameters(selection: Selection) -> dict[str, str]:
         ends = (["" if end is None else f"{end:.6g}" for end in (r.low, r.high)] for r in selection.ranges)
         parameters["range"] = ",".join(":".join([r.column, *e]) for r, e in zip(selection.ranges, ends, strict=True))
     if selection.outline:
-        corners = (number for corner in thinned(selection.outline.corners) for number in corner)
-        parameters["outline"] = ":".join([selection.outline.x, selection.outline.y, *(f"{n:.4g}" for n in corners)])
+        corners = selection.outline.corners
+        if len(corners) > MAX_CORNERS:  # a lasso has one for each mouse event
+            corners = tuple(corners[place * len(corners) // MAX_CORNERS] for place in range(MAX_CORNERS))
+        numbers = [f"{number:.4g}" for corner in corners for number in corner]
+        parameters["outline"] = ":".join([selection.outline.x, selection.outline.y, *numbers])
     return parameters
 
 
@@ -103,13 +106,6 @@ def from_parameters(parameters: Mapping[str, str]) -> tuple[Selection, list[str]
     ascending = parameters.get("ascending") == "1"
     selection = dataclasses.replace(selection, order=order, ascending=ascending, ranges=ranges or (), outline=outline)
     return selection, wrong
-
-
-def thinned(corners: tuple[tuple[float, float], ...]) -> tuple[tuple[float, float], ...]:
-    """Return at most `MAX_CORNERS` evenly spaced corners; a lasso has one for each mouse event."""
-    if len(corners) <= MAX_CORNERS:
-        return corners
-    return tuple(corners[place * len(corners) // MAX_CORNERS] for place in range(MAX_CORNERS))
 
 
 def box(x: str, y: str, x_ends: Iterable[float], y_ends: Iterable[float]) -> Outline:

@@ -25,19 +25,14 @@ MEANINGS = (
 
 @dataclass(frozen=True, eq=False)
 class ReviewProgress:
-    """The decisions so far and the wrong captions that remain.
-
-    `expected` is the number of wrong captions in the next `NEXT` pairs, `until_stop` the number of pairs to review
-    until fewer than one in ten is expected to be wrong. `remaining` is the number of undecided pairs with a wrong
-    caption: from the scores, or from the random spot checks if these contradict the scores.
-    """
+    """The decisions so far and the wrong captions that remain."""
 
     decided: int
     wrong: int  # removed or recaptioned
-    remaining: Estimate | None = None
-    by_spot_checks: bool = False
-    expected: float = 0.0
-    until_stop: int = 0
+    remaining: Estimate | None = None  # undecided pairs with a wrong caption
+    by_spot_checks: bool = False  # `remaining` is from the random spot checks, which contradict the scores
+    expected: float = 0.0  # wrong captions in the next `NEXT` pairs
+    until_stop: int = 0  # pairs to review until fewer than one in ten is expected to be wrong
 
     @property
     def sentence(self) -> str:

@@ -144,12 +144,12 @@ def test_a_whole_selection_is_decided_after_a_yes_and_undone(copy: Copy) -> None
     assert "Undone" in toasts(app)
 
 
-def dialog(find: str, replacement: str = "", *, regular: bool = False, **parameters: str) -> AppTest:
+def dialog(find: str, replacement: str, **parameters: str) -> AppTest:
     """Open the dialog and fill it in; AppTest runs whole pages, which closes dialogs, so each run opens it again."""
     app = open_page(BROWSE, audit="made", **parameters)
     app.button(key="bulk-edit").click().run()
     assert "bulk-edit-find" in [element.key for element in app.text_input]
-    for name, value in {"find": find, "replace": replacement, "regular": regular}.items():
+    for name, value in {"find": find, "replace": replacement}.items():
         app.session_state[f"bulk-edit-{name}"] = value
     app.session_state[browse.OPENED] = True
     app.run()

@@ -9,8 +9,7 @@ from clipmem_core.audit import store
 from clipmem_core.dashboard.page import PAGES
 from clipmem_core.review.decisions import open_review
 from tests.dashboard.test_pages import open_page, texts, titles
-from tests.fixtures import Copy
-from tests.review.embedded import embed
+from tests.fixtures import Copy, embed
 
 MAIN = {  # file → the page that reads it first
     store.MEMBERSHIP: "pages/pair.py",

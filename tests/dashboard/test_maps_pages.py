@@ -15,8 +15,7 @@ from clipmem_core.review.maps import make_map, map_name, map_path
 from clipmem_core.review.selection import Outline
 from tests.dashboard.test_pages import ROOT, address, figures, open_page, texts
 from tests.dashboard.test_reviewing import mounted
-from tests.fixtures import HOSTILE, Copy, leave_job
-from tests.review.embedded import embed
+from tests.fixtures import HOSTILE, Copy, embed, leave_job
 
 EMBEDDINGS = "pages/embeddings.py"
 NAME = "r0-f0.image"

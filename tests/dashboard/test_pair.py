@@ -12,8 +12,7 @@ from clipmem_core.review.decisions import open_review
 from clipmem_core.review.rows import check_counts
 from tests.dashboard.test_pages import open_page, press, texts, toasts
 from tests.dashboard.test_reviewing import mounted
-from tests.fixtures import HOSTILE, Copy
-from tests.review.embedded import embed
+from tests.fixtures import HOSTILE, Copy, embed
 
 PAIR, ID = "pages/pair.py", "images/020.png"
 

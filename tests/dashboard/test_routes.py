@@ -15,8 +15,7 @@ from clipmem_core.dashboard.routes import LARGEST, PREFIX, routes
 from clipmem_core.review import score_breakdown
 from clipmem_core.review.bulk_edit import MOST_EVENTS
 from clipmem_core.review.decisions import open_review
-from tests.fixtures import HOSTILE
-from tests.review.embedded import embed
+from tests.fixtures import HOSTILE, embed
 
 OWN = {"Origin": "http://testserver", "Content-Type": "application/json"}
 CLIENT = "0123456789abcdef"

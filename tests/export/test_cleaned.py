@@ -1,13 +1,23 @@
+"""The cleaned data set after any decisions, and the second audit of it."""
+
+import json
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from clipmem_core.audit.reaudit_effect import weighted
+from clipmem_core.audit.setup import grow
 from clipmem_core.audit.store import Audit
 from clipmem_core.config import InputError
 from clipmem_core.export.cleaned import clean
+from clipmem_core.export.reaudit import AGAIN, check_repeatable, is_outdated, list_reaudits, read_comparison, reaudit
 from clipmem_core.review.decisions import KEEP, RECAPTION, REMOVE, open_review
+from clipmem_core.scores.membership import side_means
+from tests.audit.small import Silent
 from tests.export.sources import audited, make_source
 
 
@@ -58,3 +68,102 @@ def test_decisions_on_injected_errors_are_in_no_export(tmp_path: Path) -> None:
     assert result.notes[-1].startswith("2 pairs have decisions on other captions")
     with pytest.raises(InputError, match="audit 'injected' injected wrong captions"):
         clean(injected)
+
+
+RECALLS = [f"{way}_R@{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10)]
+
+
+@pytest.fixture(scope="module")
+def loop(typed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with a small audit of locked towers, and that of the set without ten of its pairs."""
+    folder = tmp_path_factory.mktemp("loop")
+    shutil.copytree(typed, folder, dirs_exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CLIPMEM_DATA", str(folder))
+        audit = Audit(folder / "audits/scenes")
+        table = audit.membership
+        scored = table.loc[table["group"] == "scored", "pair_id"].tolist()
+        open_review(audit).decide(scored[:10], REMOVE)
+        open_review(audit).decide(scored[10:12], RECAPTION, captions=["something else"])
+        reaudit(audit, "second", Silent())
+    return folder
+
+
+@pytest.fixture
+def both(loop: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Audit, Audit]:
+    monkeypatch.setenv("CLIPMEM_DATA", str(loop))
+    return Audit(loop / "audits/scenes"), Audit(loop / "audits/second")
+
+
+def test_members_train_on_the_same_pairs_less_the_removed_ones(both: tuple[Audit, Audit]) -> None:
+    first, second = both
+    table = first.membership.set_index("pair_id").drop(second_gone(*both))
+    assert second.membership.set_index("pair_id").equals(table)
+    assert len(table) == len(first.membership) - 10
+    assert (second.record.seeds, second.record.again) == (first.record.seeds, "scenes")
+    with pytest.raises(InputError, match="has the members of audit 'scenes'"):
+        grow(second, second.record.config, members=16)
+
+
+def second_gone(first: Audit, second: Audit) -> list[str]:
+    return sorted(set(first.pairs["pair_id"]) - set(second.pairs["pair_id"]))
+
+
+def test_what_is_measured_is_what_each_audit_found_where_it_can_be_read_there(both: tuple[Audit, Audit]) -> None:
+    measured, compared = read_comparison(both[1])
+    assert compared
+    assert measured is not None
+    assert (measured.removed, measured.recaptioned, measured.members) == (10, 2, 8)
+    assert measured.external == measured.external_then == (both[0].membership["group"] == "external").sum()
+    for audit, recall in zip(both, (measured.retrieval.then, measured.retrieval.now), strict=True):
+        utility = audit.utility  # every pair has five captions, and no external one has changed
+        assert recall == pytest.approx(utility.loc[utility["metric"].isin(RECALLS), "value"].mean(), abs=1e-6)
+    changed = second_gone(*both)
+    texts, texts_then = (audit.pairs.set_index("pair_id")["captions"].map(list) for audit in (both[1], both[0]))
+    changed += [name for name in texts.index if texts[name] != texts_then[name]]
+    assert len(changed) == 12
+    for audit, clipmem in zip(both, (measured.clipmem.then, measured.clipmem.now), strict=True):
+        scores = audit.scores.set_index("pair_id").drop(changed, errors="ignore")
+        assert clipmem == pytest.approx(scores.loc[scores["group"] == "scored", "clipmem"].mean(), abs=1e-5)
+    assert measured.whole[0] == pytest.approx(both[0].scores.query("group == 'scored'")["clipmem"].mean())
+    assert measured.trained_less == pytest.approx(40 / first_trained(both[0]))
+
+
+def first_trained(audit: Audit) -> int:
+    return int(audit.membership[list(audit.record.members)].to_numpy().sum())
+
+
+def test_the_same_call_does_nothing_and_a_lost_comparison_is_made_anew(both: tuple[Audit, Audit]) -> None:
+    path = both[1].folder / AGAIN
+    before, screen = json.loads(path.read_text()), Silent()
+    path.unlink()
+    reaudit(both[0], "second", screen)
+    assert "it is finished: nothing to do" in screen.lines
+    after = json.loads(path.read_text())
+    assert after["measured"]["retrieval"] == before["measured"]["retrieval"]
+    assert after == before
+    assert list_reaudits(both[0]) == ["second"]
+    assert not is_outdated(both[0], "second")
+
+
+def test_a_name_of_something_else_is_refused(both: tuple[Audit, Audit]) -> None:
+    with pytest.raises(InputError, match="'scenes' is another audit or data set already"):
+        reaudit(both[0], "scenes", Silent())
+    with pytest.raises(InputError, match="'scenes-330-0' is another audit or data set already"):
+        reaudit(both[0], "scenes-330-0", Silent())
+
+
+def test_what_cannot_be_repeated_says_why(tmp_path: Path, data: Path) -> None:
+    injected = audited(make_source("csv", tmp_path / "set"), inject_miscaptions=2)
+    with pytest.raises(InputError, match="audit 'mine' injected wrong captions"):
+        check_repeatable(injected)
+    (injected.folder / "manifest.json").unlink()
+    with pytest.raises(InputError, match="audit 'mine' is not finished"):
+        check_repeatable(injected)
+
+
+def test_members_parts_of_clipmem_add_up_to_it() -> None:
+    rng = np.random.default_rng(0)
+    values, inside = rng.normal(size=(6, 40)), rng.random((6, 40)).argsort(axis=0) < 3
+    mean_in, mean_out = side_means(list(values), inside)
+    assert weighted(values, inside).mean() == pytest.approx((mean_in - mean_out).mean())

@@ -8,14 +8,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from clipmem_core.audit.prepare import DataSet, load_data_set
-from clipmem_core.audit.store import MANIFEST, PAIRS, write_table
+from clipmem_core.audit.store import CAPTION_TABLE, MANIFEST, PAIRS, write_table
 from clipmem_core.cli import parse
 from clipmem_core.config import InputError
-from clipmem_core.export import FORMATS, Summary, write
-from clipmem_core.review.decisions import RECAPTION, REMOVE, open_review
+from clipmem_core.export.formats import FORMATS, Summary, write
+from clipmem_core.review.decisions import RECAPTION, REMOVE, Edit, open_review
 from tests.export.sources import audited, make_source
 from tests.fixtures import Copy
 
@@ -32,8 +34,7 @@ def read_back(summary: Summary) -> DataSet:
 
 
 @pytest.mark.parametrize(
-    ("kind", "out"),
-    [("folder", "clean.csv"), ("csv", "clean.tsv"), ("tar", "clean.json"), ("tar", "images v1.0")],
+    ("kind", "out"), [("folder", "clean.csv"), ("csv", "clean.tsv"), ("tar", "clean.json"), ("tar", "images v1.0")]
 )
 def test_a_cleaned_data_set_is_read_back_as_it_was_written(kind: str, out: str, tmp_path: Path, data: Path) -> None:
     audit = audited(make_source(kind, tmp_path / "a set" / kind), protocol="paper")
@@ -114,7 +115,7 @@ def test_the_next_export_removes_the_files_of_a_killed_one(out: str, tmp_path: P
     format, path = ("csv" if "." in out else out), tmp_path / "out" / out
     script = (
         "import sys, os, signal; from pathlib import Path; from clipmem_core.audit.store import open_audit;"
-        "from clipmem_core.export import write;"
+        "from clipmem_core.export.formats import write;"
         "die = lambda *_: os.kill(os.getpid(), signal.SIGKILL);"
         "write(open_audit('mine'), sys.argv[1], Path(sys.argv[2]), progress=die)"
     )
@@ -158,3 +159,37 @@ def test_no_cell_of_the_decisions_begins_as_a_formula_does(text: str, copy: Copy
     quote = "'" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else ""
     assert (there["note"], there["audit"]) == (quote + text, quote + text)
     assert json.loads(there["captions"]) == [f"{text} new".strip()]
+
+
+OWN = ["a frog", "a toad", "a newt in a pond"]
+NEW_CAPTIONS = {
+    "images/020.png": ["a frog", "a newt in a pond"],
+    "images/021.png": ["a frog", "a treefrog", "a newt in a pond"],
+}
+
+
+@pytest.mark.parametrize("name", ["decisions.csv", "decisions.parquet"])
+def test_decisions_have_old_and_new_captions_and_the_scores_of_each(copy: Copy, tmp_path: Path, name: str) -> None:
+    audit, path = copy(), tmp_path / name
+    pairs = audit.pairs.set_index("pair_id", drop=False)
+    for pair_id in NEW_CAPTIONS:
+        pairs.at[pair_id, "captions"] = OWN
+    write_table(audit.folder / PAIRS, pairs)
+    rows = [("images/020.png", place, place / 4, -place / 4 if place else np.nan) for place in range(3)]
+    scores = pd.DataFrame(rows, columns=["pair_id", "caption", "similarity_out", "misfit"])
+    write_table(audit.folder / CAPTION_TABLE, scores)
+    open_review(audit).edit({pair_id: Edit(tuple(captions), 0) for pair_id, captions in NEW_CAPTIONS.items()})
+    write(audit, "decisions", path)
+    table = (pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)).set_index("pair_id")
+
+    def listed(pair_id: str, column: str) -> list[object] | None:
+        value = table.at[pair_id, column]
+        if not isinstance(value, str):
+            return None if value is None or isinstance(value, float) else [None if v != v else v for v in value]
+        return json.loads(value)
+
+    for pair_id, captions in NEW_CAPTIONS.items():
+        assert (listed(pair_id, "captions"), listed(pair_id, "own_captions")) == (captions, OWN)
+    assert listed("images/020.png", "caption_similarity_out") == [0, 0.25, 0.5]
+    assert listed("images/020.png", "caption_misfit") == [None, -0.25, -0.5]
+    assert listed("images/021.png", "caption_misfit") is None

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from clipmem_core.audit.store import VERDICT, Audit, write_json
-from clipmem_core.export import report, write
+from clipmem_core.export import report
+from clipmem_core.export.formats import write
 from clipmem_core.export.report import number
 from clipmem_core.review.decisions import RECAPTION, REMOVE, open_review
 from tests.fixtures import HOSTILE, Copy

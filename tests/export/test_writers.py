@@ -16,8 +16,7 @@ from PIL import Image
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from clipmem_core.audit.store import Audit
-from clipmem_core.export import Summary, write
-from clipmem_core.export.formats import uid_of
+from clipmem_core.export.formats import Summary, uid_of, write
 from clipmem_core.review.decisions import RECAPTION, REMOVE, open_review
 from tests.export.sources import CAPTIONS, LABELS, audited, make_source, picture
 

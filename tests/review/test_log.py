@@ -79,9 +79,7 @@ def test_the_log_is_append_only(review: Review, table: str, change: str) -> None
     assert review.position() == 3
 
 
-def test_an_error_rolls_back_and_a_deleted_log_leaves_nothing_in_the_next_one(
-    review: Review,
-) -> None:
+def test_an_error_rolls_back_and_a_deleted_log_leaves_nothing_in_the_next_one(review: Review) -> None:
     assert {path.name for path in review.path.parent.iterdir()} == {"set.sqlite", ".set.sqlite.lock"}
     with pytest.raises(InputError, match="half a character"):
         review.decide(["d", "e", "\ud800", "f"], REMOVE)

@@ -1,23 +1,30 @@
+"""The overview of an audit, the cards of its pairs, and its tables as pandas frames."""
+
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 
+import clipmem_core
 from clipmem_core.audit.store import Audit, write_json, write_table
 from clipmem_core.review import overview
+from clipmem_core.review.cards import SHOWN, cards
+from clipmem_core.review.decisions import REMOVE, open_review
 from clipmem_core.review.overview import (
     attack_auroc,
     attack_rows,
     detection_table,
-    find_corners,
     group_bins,
-    group_summary,
-    join_intervals,
     load_overview,
+    load_score_map,
     points_and_density,
     utility_table,
 )
 from clipmem_core.review.queries import count_rows
-from tests.fixtures import Copy
+from clipmem_core.review.selection import Selection
+from tests.fixtures import HOSTILE, Copy
 
 
 def with_scores(audit: Audit, **columns: object) -> Audit:
@@ -44,8 +51,6 @@ def test_a_malformed_verdict_is_no_error(copy: Copy, groups: object) -> None:
 
 
 def test_tables_keep_their_order_and_have_means_and_intervals_beside_numbers() -> None:
-    summary = pd.DataFrame({"group": ["external", "odd", "candidate"], "n": 1, "mean": 0.0, "sd": 0.0})
-    assert join_intervals(summary, pd.DataFrame())["group"].tolist() == ["candidate", "external", "odd"]
     utility = pd.DataFrame({"member": ["b", "a", "b"], "metric": ["R@5", "R@5", "R@1"], "value": [0.5, 0.25, 0.1]})
     table = utility_table(utility).set_index("metric")
     assert table.columns.tolist() == ["mean", "b", "a"]
@@ -88,7 +93,7 @@ def test_attacks_are_shown_with_both_intervals_and_absent_ones_with_their_reason
 def test_groups_and_their_bins_agree_with_pandas_and_numpy(made: dict[str, Audit]) -> None:
     scores = made["paper"].scores
     expected = scores.groupby("group")["clipmem"].agg(["size", "mean", "std"])
-    result = group_summary(made["paper"]).set_index("group").loc[expected.index]
+    result = load_overview(made["paper"]).groups.set_index("group").loc[expected.index, ["n", "mean", "sd"]]
     np.testing.assert_allclose(result.to_numpy(float), expected.to_numpy(float))
     bins = group_bins(made["paper"], bins=40)
     for group, rows in scores.groupby("group"):
@@ -108,9 +113,53 @@ def test_groups_and_their_bins_agree_with_pandas_and_numpy(made: dict[str, Audit
 @pytest.mark.parametrize("protocol", ["ensemble", "paper"])
 def test_corners_are_quantiles_of_the_external_pairs(made: dict[str, Audit], protocol: str) -> None:
     external = made[protocol].scores.query("group == 'external'")
-    corners = find_corners(made[protocol])
+    corners = load_score_map(made[protocol])[-1]
     assert corners is not None
     assert corners.fits == pytest.approx(np.quantile(external["similarity_out"], 0.25))
     assert corners.high == pytest.approx(np.quantile(external["clipmem"], 0.95))
     assert (corners.low is None) == (protocol == "ensemble")
     assert corners.low is None or corners.low == pytest.approx(np.quantile(external["clipmem"], 0.05))
+
+
+def test_a_card_holds_the_row_of_both_tables(made: dict[str, Audit]) -> None:
+    audit = made["ensemble"]
+    for card in cards(audit, [7, 0, 99]):
+        pair, score = audit.pairs.loc[card.row], audit.scores.loc[card.row]
+        assert (card.pair_id, card.image, card.label) == (pair["pair_id"], pair["image"], pair["label"])
+        assert (card.captions, card.group) == (tuple(pair["captions"]), score["group"])
+        assert card.scores == {name: None if np.isnan(score[name]) else score[name] for name in SHOWN}
+        assert (card.match, card.decision) == (None, None)
+    assert [card.row for card in cards(audit, [7, 0, 99])] == [7, 0, 99]
+    assert [card.captions[0] for card in cards(audit, range(10))] == HOSTILE
+
+
+def test_a_card_has_the_decision_of_its_pair_and_the_match_of_the_search(
+    copy: Copy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audit, result = copy(), (np.array([5, 3]), np.array([0.75, 0.5], np.float32))
+    monkeypatch.setattr("clipmem_core.review.cards.hits", lambda audit, selection: result)
+    write_table(audit.folder / "scores.parquet", audit.scores.assign(se=np.inf))
+    open_review(audit).decide([audit.pairs["pair_id"][3]], "recaption", captions=["right"], note="see")
+    shown = cards(audit, [3, 5, 9], Selection(order="match", like="x"))
+    assert shown[0].scores["se"] is None
+    assert [card.match for card in shown] == [0.5, 0.75, None]
+    decision = shown[0].decision
+    assert (decision.decision, decision.captions, decision.note) == ("recaption", ("right",), "see")
+    assert shown[1].decision is None
+
+
+def test_an_audit_opens_as_frames_of_one_order_with_what_was_decided(copy: Callable[..., Audit]) -> None:
+    audit = copy(name="mine")
+    pairs = audit.pairs
+    third = pairs.pair_id[2]
+    open_review(audit).decide([third], REMOVE, note="a blur")
+    opened = clipmem_core.open_audit("mine")
+    table = opened.table()
+    assert list(table.pair_id) == list(pairs.pair_id) == list(opened.scores.pair_id)
+    assert list(table.clipmem.dropna()) == list(opened.scores.clipmem.dropna())
+    assert list(table.pair_id[table.decision == REMOVE]) == [third] == list(opened.decisions.pair_id)
+    assert table.note[2] == "a blur"
+    assert Path(table.filepath[0]).is_file()
+    captions = opened.captions
+    assert list(captions.caption) == [caption for captions in pairs.captions for caption in captions]
+    assert (captions.groupby("pair_id", sort=False).number.max() + 1).tolist() == pairs.captions.map(len).tolist()

@@ -20,9 +20,8 @@ from clipmem_core.review.score_breakdown import (
 )
 from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.membership import Membership
-from tests.fixtures import Copy
+from tests.fixtures import Copy, Embeddings, embed
 from tests.made_encoders import make_units, paradigm_rows
-from tests.review.embedded import Embeddings, embed
 
 TERMS = ["positive", "negative_text", "negative_image", "alignment", "similarity"]
 

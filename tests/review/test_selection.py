@@ -1,44 +1,272 @@
+"""The rows of a selection and their order, against a slow loop over every pair; selections in addresses."""
+
+import math
+import random
+import unicodedata
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clipmem_core.review.selection import (
-    MAX_CORNERS,
-    Outline,
-    Range,
-    Selection,
-    box,
-    from_parameters,
-    to_parameters,
+from clipmem_core.audit.check_table import ensure_checks
+from clipmem_core.audit.store import CHECK_TABLE, PAIRS, Audit, write_prepared, write_table
+from clipmem_core.config import InputError
+from clipmem_core.dataset import checks
+from clipmem_core.review import rows
+from clipmem_core.review.decisions import open_review
+from clipmem_core.review.rows import (
+    check_counts,
+    count_pairs,
+    failed_checks,
+    find_rows,
+    frequent_values,
+    near_duplicate_groups,
+    pair_ids,
+    score_span,
 )
+from clipmem_core.review.selection import Outline, Range, Selection, box, from_parameters, to_parameters
 from clipmem_core.scores.registry import BY_NAME
+from tests.fixtures import Copy
 
-numbers = st.integers(-5000, 5000).map(lambda value: value / 1000)
-texts = st.text(max_size=20)
-ranges = st.builds(Range, st.sampled_from(list(BY_NAME)), st.none() | numbers, st.none() | numbers)
-corners = st.lists(st.tuples(numbers, numbers), min_size=3, max_size=MAX_CORNERS).map(tuple)
-outlines = st.builds(Outline, st.sampled_from(list(BY_NAME)), st.sampled_from(list(BY_NAME)), corners)
+numbers = st.floats(-2, 2).map(lambda value: round(value, 3))
+ranges = st.builds(Range, st.sampled_from(["clipmem", "misfit", "n_in"]), st.none() | numbers, st.none() | numbers)
+corners = st.lists(st.tuples(numbers, numbers), min_size=3, max_size=9).map(tuple)
 selections = st.builds(
     Selection,
     order=st.sampled_from(list(BY_NAME)),
     ascending=st.booleans(),
-    group=texts,
-    label=texts,
-    injected=texts,
-    decision=texts,
-    words=texts,
-    ranges=st.lists(ranges, max_size=3).map(tuple),
-    outline=st.none() | outlines,
-    map=texts,
-    meaning=texts,
-    like=texts,
-    by=st.sampled_from(["image", "text"]),
-    member=texts,
+    group=st.sampled_from(["", "", "shared", "independent", "candidate", "x' OR 1=1 --"]),
+    label=st.sampled_from(["", "", "", "circle", "%", 'circle" --']),
+    injected=st.sampled_from(["", "", "any", "none", "miscaption", "vague"]),
+    words=st.sampled_from(["", "", "", "a", "CIRCLE teal", "%", "_lines_", "' OR 1=1", "צרוקודיל", "é", "\0", "[a-z]"]),
+    ranges=st.lists(ranges, max_size=2).map(tuple),
+    outline=st.none() | st.builds(Outline, st.just("similarity_out"), st.just("clipmem"), corners),
 )
 
 
-@given(selections)
-def test_an_address_reopens_the_same_selection(selection: Selection) -> None:
+def folded(text: str) -> str:
+    return unicodedata.normalize("NFC", text).casefold()
+
+
+def is_in(outline: Outline, x: float, y: float) -> bool:
+    """Walk the edges one by one and count those to the right of a point."""
+    crossed, (x0, y0) = False, outline.corners[-1]
+    for x1, y1 in outline.corners:
+        if (y0 > y) != (y1 > y) and x < (x1 - x0) * (y - y0) / (y1 - y0) + x0:
+            crossed = not crossed
+        x0, y0 = x1, y1
+    return crossed
+
+
+def is_selected(selection: Selection, pair: dict, decision: str | None) -> bool:
+    """Decide on one pair by reading the selection aloud."""
+    in_ranges = (
+        (each.low is None and each.high is None)
+        or (each.low is None or pair[each.column] >= each.low)
+        and (each.high is None or pair[each.column] <= each.high)
+        for each in selection.ranges
+    )
+    texts = [folded(caption) for caption in pair["captions"]]
+    injected = {"": True, "any": bool(pair["injected"]), "none": not pair["injected"]}
+    decisions = {"": True, "decided": decision is not None, "undecided": decision is None}
+    outline = selection.outline
+    return (
+        math.isfinite(pair[selection.order])
+        and selection.group in ("", pair["group"])
+        and selection.label in ("", pair["label"])
+        and injected.get(selection.injected, pair["injected"] == selection.injected)
+        and decisions.get(selection.decision, decision == selection.decision)
+        and all(in_ranges)
+        and all(any(folded(word) in text for text in texts) for word in selection.words.split())
+        and (outline is None or is_in(outline, pair[outline.x], pair[outline.y]))
+    )
+
+
+def slowly(audit: Audit, selection: Selection, decisions: dict[str, str]) -> list[int]:
+    """Look at every pair and sort them in Python."""
+    table = audit.pairs.merge(audit.scores, on="pair_id", validate="1:1")
+    pairs = table.astype(object).where(table.notna(), None).fillna(math.nan).to_dict("records")
+    for pair in pairs:
+        pair["injected"] = pair["injected"] if isinstance(pair["injected"], str) else None
+    result = [row for row, p in enumerate(pairs) if is_selected(selection, p, decisions.get(p["pair_id"]))]
+    result.sort(key=lambda row: (-pairs[row][selection.order], row))
+    turned = selection.order == "clipmem" and selection.group == "independent"
+    return result[::-1] if selection.ascending != turned else result
+
+
+def every(audit: Audit, selection: Selection) -> list[int]:
+    return find_rows(audit, selection, page=1, size=10_000)
+
+
+def with_scores(audit: Audit, **columns: object) -> Audit:
+    write_table(audit.folder / "scores.parquet", audit.scores.assign(**columns))
+    return audit
+
+
+def with_pairs(audit: Audit, **columns: object) -> Audit:
+    write_table(audit.folder / "pairs.parquet", audit.pairs.assign(**columns))
+    return audit
+
+
+@given(selection=selections, protocol=st.sampled_from(["ensemble", "paper"]))
+@settings(max_examples=40)
+def test_any_selection_agrees_with_a_slow_loop(made: dict[str, Audit], selection: Selection, protocol: str) -> None:
+    audit = made[protocol]
+    expected, names = slowly(audit, selection, {}), audit.pairs["pair_id"]
+    assert every(audit, selection) == expected
+    assert count_pairs(audit, selection) == len(expected)
+    ids = pair_ids(audit, selection)
+    assert ids == names[expected].tolist()
+
+
+def test_independent_pairs_alone_come_lowest_first_unless_turned_round(
+    made: dict[str, Audit], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lowest = made["paper"].scores.query("group == 'independent'").sort_values("clipmem").index.tolist()
+    assert every(made["paper"], Selection(group="independent")) == lowest
+    assert every(made["paper"], Selection(group="independent", ascending=True)) == lowest[::-1]
+    expected = made["ensemble"].scores.sort_values("clipmem", ascending=False)["pair_id"].tolist()
+    pages = [find_rows(made["ensemble"], Selection(), page=page, size=30) for page in (1, 2, 3, 4, 5)]
+    assert [len(page) for page in pages] == [30, 30, 30, 10, 0]
+    ids = made["ensemble"].pairs["pair_id"]
+    assert [ids[row] for page in pages for row in page] == expected == pair_ids(made["ensemble"], Selection())
+    monkeypatch.setattr(rows, "_FEW", 0)
+    assert pair_ids(made["ensemble"], Selection()) == expected
+
+
+def test_the_span_of_a_score_is_that_of_its_numbers(copy: Copy) -> None:
+    audit = with_scores(copy(), se=[np.inf, np.nan, -1, 2, *[0] * 96])
+    assert score_span(audit, "se") == (-1, 2)
+    assert every(audit, Selection(order="se")) == [3, *range(4, 100), 2]
+    assert every(audit, Selection(order="se", ranges=(Range("se", 1),))) == [3]
+    named = ["b"] * 50 + ["a"] * 30 + ["c"] * 10 + [None] * 10
+    audit = with_pairs(audit, label=named, injected=["vague"] * 2 + ["miscaption"] * 3 + [None] * 95)
+    assert frequent_values(audit, "label") == ["b", "a", "c"]
+    assert frequent_values(audit, "injected") == ["miscaption", "vague"]
+
+
+@pytest.mark.parametrize("decision", ["remove", "decided", "undecided", "'; --"])
+def test_a_decision_changes_the_selection_at_once(copy: Copy, decision: str) -> None:
+    audit = copy()
+    review, ids = open_review(audit), audit.pairs["pair_id"].tolist()
+    draw, current = random.Random(decision), dict[str, str]()
+    selection = Selection(decision=decision, order="misfit")
+    for choice in ("keep", "remove", "recaption", None, "remove"):
+        some = draw.sample(ids, 30)
+        captions = ["right"] if choice == "recaption" else []
+        review.decide([*some, "a pair of another audit"], choice, captions=captions)
+        current = {each: kind for each, kind in (current | dict.fromkeys(some, choice)).items() if kind}
+        assert every(audit, selection) == slowly(audit, selection, current)
+    before = every(audit, selection)
+    review.decide(ids, "keep")
+    review.undo()
+    assert every(audit, selection) == before
+
+
+def test_an_outline_on_a_map_holds_pairs_of_the_map(
+    copy: Copy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    audit, path = copy(), tmp_path / "map.parquet"
+    table = pd.DataFrame({"row": [70, 7, 50], "map_x": [0.5, 0.2, 3.0], "map_y": [0.5, 0.9, 0.5]})
+    write_table(path, table.astype({"map_x": "float32", "map_y": "float32"}))
+    calls: list[str] = []
+    monkeypatch.setattr(rows, "map_file", lambda audit, name: calls.append(name) or (path if "image" in name else None))
+    shape = box("map_x", "map_y", (0, 1), (0, 1))
+    assert sorted(every(audit, Selection(outline=shape, map="m0.image"))) == [7, 70]
+    with pytest.raises(InputError, match=r"there is no map 'm0\.text' of made yet: draw it on the page Map of embedd"):
+        count_pairs(audit, Selection(outline=shape, map="m0.text"))
+    assert count_pairs(audit, Selection(map="m0.image", outline=None)) == 100
+    assert calls == ["m0.image", "m0.text"]  # only where an outline needs one
+
+
+def test_a_search_is_ordered_by_match_and_can_be_filtered_and_turned_round(
+    made: dict[str, Audit], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audit, result = made["ensemble"], (np.array([5, 90, 2, 33]), np.array([0.9, 0.8, 0.8, 0.1], np.float32))
+    monkeypatch.setattr(rows, "hits", lambda audit, selection: result)
+    requested = Selection(order="match", meaning="a cat")
+    assert every(audit, requested) == [5, 90, 2, 33]
+    assert every(audit, Selection(order="match", meaning="a cat", group="scored")) == [5, 2, 33]
+    assert every(audit, Selection(order="match", meaning="a cat", ascending=True)) == [33, 2, 90, 5]
+    by_alignment = audit.scores.loc[result[0], "alignment_in"].sort_values(ascending=False).index.tolist()
+    assert every(audit, Selection(order="alignment_in", meaning="a cat")) == by_alignment
+    monkeypatch.setattr(rows, "hits", lambda audit, selection: (np.array([100]), np.array([0.9])))
+    with pytest.raises(InputError, match="has embeddings of more pairs than scores: delete it and run it again"):
+        count_pairs(audit, Selection(order="match", meaning="a dog"))
+
+
+def test_a_file_that_was_replaced_is_read_again(copy: Copy) -> None:
+    audit, requested = copy(), Selection(words="circle", ranges=(Range("clipmem", -50),))
+    assert count_pairs(audit, requested) > 0
+    with_pairs(audit, captions=[["square"]] * 100)
+    assert count_pairs(audit, requested) == 0
+    with_scores(audit, clipmem=range(100))
+    assert find_rows(audit, Selection(), page=1, size=2) == [99, 98]
+    write_table(audit.folder / "pairs.parquet", audit.pairs.iloc[:-1])
+    with pytest.raises(InputError, match=r"pairs\.parquet and scores\.parquet list other pairs"):
+        count_pairs(audit, Selection())
+    (audit.folder / "scores.parquet").unlink()
+    with pytest.raises(InputError, match=r"scores\.parquet is missing"):
+        find_rows(audit, Selection(), page=1, size=2)
+
+
+@pytest.fixture
+def checked(copy: Copy) -> Audit:
+    """A made audit without a store of small pictures: those of the data set are looked at instead."""
+    made = copy()
+    pairs = made.pairs
+    pairs.at[3, "captions"] = ["a frog &amp; a toad on a pad"]
+    pairs.at[4, "captions"] = ["IMG_0042.jpg", "a frog on a pad"]
+    write_table(made.folder / PAIRS, pairs)
+    rows = np.arange(len(pairs))
+    clusters = rows.copy()
+    clusters[[7, 9, 12]] = 5
+    clusters[20] = 19
+    write_prepared(made.folder, cache_rows=rows, clusters=clusters)
+    return made
+
+
+def test_counts_are_those_of_the_table_and_none_where_it_is_not_known(checked: Audit) -> None:
+    counts = check_counts(checked)
+    table = pq.read_table(ensure_checks(checked)).to_pandas()
+    assert list(counts) == list(checks.CHECKS)
+    assert counts == {name: int(table[name].sum()) for name in counts}
+    assert counts["file_name"] == 1
+    assert counts["near_duplicate"] == 6
+    (checked.folder / ".prepared.npz").unlink()
+    (checked.folder / CHECK_TABLE).unlink()
+    unknown = check_counts(checked)
+    assert {name for name, count in unknown.items() if count is None} == {
+        "dark",
+        "blurred",
+        "uniform",
+        "near_duplicate",
+    }
+
+
+def test_a_check_is_a_condition_and_near_duplicates_come_in_groups_the_largest_first(checked: Audit) -> None:
+    assert failed_checks(checked, 3) == []  # before the checks are made
+    assert sorted(every(checked, Selection(check="near_duplicate"))) == [5, 7, 9, 12, 19, 20]
+    assert count_pairs(checked, Selection(check="markup", words="frog")) == 1
+    assert "markup" in failed_checks(checked, 3)
+    assert near_duplicate_groups(checked) == [[5, 7, 9, 12], [19, 20]]
+
+
+texts = st.text(max_size=20)
+searches = st.fixed_dictionaries(
+    {name: texts for name in ("label", "decision", "words", "map", "meaning", "like", "member")}
+    | {"by": st.sampled_from(["image", "text"])}
+)
+
+
+@given(selections, searches)
+def test_an_address_reopens_the_same_selection(selection: Selection, search: dict[str, str]) -> None:
+    selection = replace(selection, **search)
     assert from_parameters(to_parameters(selection)) == (selection, [])
 
 

@@ -13,12 +13,7 @@ from clipmem_core.review.cards import caption_scores
 from clipmem_core.review.decisions import open_review
 from clipmem_core.review.rows import find_rows
 from clipmem_core.review.selection import RANDOM, Selection
-from clipmem_core.review.wrong_captions import (
-    random_check,
-    review_progress,
-    wrong_estimate,
-    wrong_words,
-)
+from clipmem_core.review.wrong_captions import random_check, review_progress, wrong_estimate, wrong_words
 from clipmem_core.scores.prevalence import p_wrong, review_place
 
 Copy = Callable[..., Audit]
