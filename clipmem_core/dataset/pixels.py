@@ -28,7 +28,7 @@ from filelock import FileLock
 from clipmem_core import columns as c
 from clipmem_core.config import fingerprint
 from clipmem_core.dataset.pictures import Fact, check_chunk, read_square
-from clipmem_core.dataset.references import source_stamp
+from clipmem_core.dataset.readers.containers import source_stamp
 from clipmem_core.dataset.workers import cores, map_chunks
 from clipmem_core.io import naming, shortage, sync
 

@@ -1,12 +1,17 @@
-"""Single pictures inside tar, Parquet and Arrow files; the processes that decode pictures import this, so it is light.
+"""Reads the pictures that references point to, as files or inside tar, Parquet and Arrow files.
 
-Nothing is unpacked and no file stays open. Caches are keyed by the file's size and time: a rewritten file is read anew.
+A reference is a path relative to the data set's root: `a/b.jpg`, `shard.tar/member.jpg`, `file.parquet#12` or
+`file.arrow#12`. Nothing outside the root is read, whatever dots, links or escapes a reference has. Nothing is unpacked
+and no file stays open. Caches are keyed by the file's size and time: a rewritten file is read anew. The processes that
+decode pictures import this module, so it is light.
 """
 
+import hashlib
 import os
 import posixpath
+import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -17,15 +22,75 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from clipmem_core.dataset.readers.paths import PICTURE, Stamped, is_picture, size_fault, stamped
+from clipmem_core.dataset.readers.paths import (
+    LINK_LEAVES,
+    PICTURE,
+    Stamped,
+    is_inside,
+    is_picture,
+    normal_reference,
+    read_file,
+    size_fault,
+    stamped,
+)
 from clipmem_core.facts import InputError
 from clipmem_core.io import shortage
 
+_ROW = re.compile(r"(.+\.(?:parquet|arrow))#(\d+)")
+_TAR = re.compile(r"\.tar/", re.IGNORECASE)
 _TAR_BLOCK = 512  # bytes of a tar header
 _TAR_DAMAGE = (tarfile.TarError, ValueError, LookupError, ArithmeticError, RecursionError)  # what tarfile raises
 _BLOB_NAMES = frozenset(
     ["image", "images", "img", "picture", "photo", "image_bytes", "bytes", "content", "jpg", "jpeg", "png", "webp"]
 )
+
+
+def split_reference(root: Path, image: str) -> tuple[Path, str | int | None]:
+    """Split a normal reference into its file and the tar member or table row in it (None: the file itself)."""
+    row = _ROW.fullmatch(image)
+    if row:
+        return root / row[1], int(row[2])
+    for match in _TAR.finditer(image):
+        archive = root / image[: match.end() - 1]
+        if os.path.isfile(archive):
+            return archive, image[match.end() :]
+    return root / image, None
+
+
+def read_bytes(root: Path, image: str) -> bytes:
+    """Read the encoded picture of a reference.
+
+    A reference that leaves the folder and a damaged archive raise InputError, a missing picture FileNotFoundError, a
+    shortage of the machine any other OSError.
+    """
+    try:
+        path, part = split_reference(root, normal_reference(image))
+        if not is_inside(os.path.realpath(root), os.fspath(path)):
+            raise InputError(LINK_LEAVES)
+        if part is None:
+            return read_file(path, PICTURE)
+        return _table_picture(path, part) if isinstance(part, int) else _tar_picture(path, part)
+    except (OSError, LookupError) as error:
+        if shortage(error):
+            raise
+        reason = getattr(error, "strerror", None) or error.args[0]
+        raise FileNotFoundError(f"picture {image!r} cannot be read in {root}: {reason}") from error
+    except InputError as error:
+        raise InputError(f"picture {image!r}: {error}") from error
+
+
+def source_stamp(root: Path, images: Sequence[str]) -> str:
+    """Return 32 hex digits that change with the references, their order, and the size or time of their files."""
+    digest = hashlib.sha256()
+    for image in images:
+        digest.update(image.encode("utf-8", "surrogatepass") + b"\n")
+    for path in dict.fromkeys(split_reference(root, image)[0] for image in images):
+        try:
+            status = path.stat()
+            digest.update(f"{status.st_size} {status.st_mtime_ns // 1_000_000}\n".encode())
+        except OSError:
+            digest.update(b"missing\n")
+    return digest.hexdigest()[:32]
 
 
 class TarContent(NamedTuple):
@@ -75,8 +140,7 @@ def _tar_pictures(file: Stamped) -> tuple[np.ndarray, np.ndarray]:
     return np.array([name for name, _ in pictures], dtype=bytes), places
 
 
-def tar_picture(path: Path, name: str) -> bytes:
-    """Read one picture of a tar."""
+def _tar_picture(path: Path, name: str) -> bytes:
     names, places = _tar_pictures(stamped(path))
     key = os.fsencode(name)
     index = int(np.searchsorted(names, key)) if len(names) else 0
@@ -104,8 +168,7 @@ def picture_column(schema: pa.Schema) -> str:
     return next(iter(structs + blobs), "")
 
 
-def table_picture(path: Path, row: int) -> bytes:
-    """Read the picture in one row of a Parquet or Arrow file."""
+def _table_picture(path: Path, row: int) -> bytes:
     file = stamped(path)
     column, ends = _row_groups(file)
     if not column:
