@@ -122,7 +122,7 @@ def check_pictures(
                         np.lib.format.open_memmap(pixels, mode="w+", dtype=np.uint8, shape=shape)
                     work = functools.partial(check_chunk, root=root, size=size, resize_mode=resize_mode, pixels=pixels)
                     with naming(folder):
-                        _write(part, _collect(work, images, workers or cores(), progress))
+                        _write(part, _facts(work, images, workers or cores(), progress))
                         (part / CACHE_FILE).write_text(json.dumps({"size": size, "resize_mode": resize_mode}))
                         for path in (*part.iterdir(), part):
                             sync(path)
@@ -158,13 +158,9 @@ def broken_file(folder: Path, *, with_pixels: bool = False) -> Path | None:
     return None
 
 
-def _collect(
-    work: Callable[[list[tuple[int, str]]], list[tuple[int, Fact]]],
-    images: Sequence[str],
-    workers: int,
-    progress: Progress | None,
+def _facts(
+    work: Callable[..., list[tuple[int, Fact]]], images: Sequence[str], workers: int, progress: Progress | None
 ) -> list[Fact]:
-    """Return the fact of each picture, in order."""
     facts: dict[int, Fact] = {}
     with closing(map_chunks(work, list(enumerate(images)), workers=workers, chunk=_CHUNK)) as results:
         for part, result in results:

@@ -23,32 +23,19 @@ _TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")
 _USUAL = ("captions", "metadata", "annotations")  # names that win if a folder has several tables
 
 
-@dataclass(frozen=True)
-class Reader:
-    """A format of data sets: `matches` tells whether `read` can read a path."""
-
-    name: str
-    matches: Callable[[Path], bool]
-    read: Callable[[Path, SourceOptions], Rows]
-
-
 def _ends(*suffixes: str) -> Callable[[Path], bool]:
     return lambda path: path.is_file() and path.suffix.lower() in suffixes
 
 
-# The first reader that matches a path reads it. A folder with one table of captions is read as that table.
-READERS = (
-    Reader("Hugging Face save_to_disk", columnar.is_saved_folder, columnar.read_saved_folder),
-    Reader(
-        "WebDataset shards",
-        lambda path: bool(shards.shards_in(path)),
-        lambda path, options: shards.read_shards(shards.shards_in(path), options),
-    ),
-    Reader("CSV or TSV", _ends(".csv", ".tsv", ".txt"), tables.read_delimited),
-    Reader("JSON Lines", _ends(".jsonl", ".ndjson"), tables.read_jsonl),
-    Reader("JSON list or COCO captions", _ends(".json"), tables.read_json),
-    Reader("Parquet", lambda path: bool(columnar.parquet_files(path)), columnar.read_parquet),
-    Reader("folder of pictures", folders.holds_pictures, folders.read_folder),
+# Whether a path has a format, and its reader; the first that matches reads it.
+READERS: tuple[tuple[Callable[[Path], object], Callable[[Path, SourceOptions], Rows]], ...] = (
+    (columnar.is_saved_folder, columnar.read_saved_folder),
+    (shards.shards_in, lambda path, options: shards.read_shards(shards.shards_in(path), options)),
+    (_ends(".csv", ".tsv", ".txt"), tables.read_delimited),
+    (_ends(".jsonl", ".ndjson"), tables.read_jsonl),
+    (_ends(".json"), tables.read_json),
+    (columnar.parquet_files, columnar.read_parquet),
+    (folders.holds_pictures, folders.read_folder),
 )
 
 
@@ -126,9 +113,9 @@ def _read(source: str, options: SourceOptions, data: Path) -> Rows:
         path = _captions_file(path) or path
     if path.is_file() and path.stat().st_size == 0:
         raise InputError(f"{path} is empty: give {FORMATS}")
-    for reader in READERS:
-        if reader.matches(path):
-            return reader.read(path, options)
+    for matches, read in READERS:
+        if matches(path):
+            return read(path, options)
     raise InputError(f"{path} holds no data set of a known format: give {FORMATS}")
 
 

@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from clipmem_core.dataset import pictures
 from clipmem_core.dataset.pictures import PictureError, decode, decode_measured, resize
 
 
@@ -150,6 +149,6 @@ def test_squares_are_cut_from_the_middle_padded_with_white_or_squashed() -> None
     image = photograph(150, 90)
     plain = np.asarray(image.resize((64, 64), Image.Resampling.BICUBIC)).astype(int)
     assert np.abs(resize(image, 64, "squash") - plain).max() <= 2
-    for mode in pictures.RESIZE_MODES:
+    for mode in ("shortest", "longest", "squash"):
         for shape in [(1, 1), (9000, 1), (1, 9000), (3, 7)]:
             assert resize(Image.new("RGB", shape, "navy"), 16, mode).shape == (16, 16, 3)
