@@ -59,7 +59,7 @@ def read_source(
     source: str, options: SourceOptions, *, data: Path, say: Callable[[str], None] = lambda line: None
 ) -> RawPairs:
     """Read a data set: a path, a brace pattern of shards, a URL of either, `owner/name` on the hub, or `scenes`."""
-    source = local_path(source, data=data, say=say)
+    source = fetch(source, data=data, say=say)
     try:
         rows = _read(source, options, data)
         total, pairs, quarantine = merge_rows(rows)
@@ -82,11 +82,6 @@ def lacks_captions(source: str) -> bool:
     if not folder.is_dir() or any(path.suffix.lower() in tables for path in folder.iterdir()):
         return False
     return folders.has_class_folders(folder)
-
-
-def local_path(source: str, *, data: Path, say: Callable[[str], None] = lambda line: None) -> str:
-    """Return the local path of a data set, fetching a URL into the data folder."""
-    return fetch(source, data=data, say=say) if is_url(source) else source
 
 
 def _is_pattern(source: str) -> bool:

@@ -10,9 +10,8 @@ import pyarrow as pa
 
 from clipmem_core.config import InputError, SourceOptions
 from clipmem_core.dataset.readers.containers import arrow_table, damage_as_input_error, parquet_file, picture_column
-from clipmem_core.dataset.readers.paths import JSON, LINK_LEAVES, is_inside, parse, read_file, stamped
+from clipmem_core.dataset.readers.paths import JSON, LINK_LEAVES, is_inside, parse, read_file, reading_fault, stamped
 from clipmem_core.dataset.readers.records import Fields, Row, Rows, find_fields, in_image_folder
-from clipmem_core.io import shortage
 
 _BATCH = 8192  # rows that are Python objects at a time
 _SPLIT = re.compile(r"(.+)-\d{5}-of-\d{5}$|(train|validation|valid|val|dev|test)(?=$|[-_.])")
@@ -77,13 +76,8 @@ def read_arrow_files(files: Sequence[Path], root: Path, options: SourceOptions, 
             if not is_inside(str(root.resolve()), str(path)):
                 raise InputError(LINK_LEAVES.replace("image", "file"))
             schema = read_schema(path)
-        except InputError as error:
-            faults[path] = str(error)
-            continue
-        except (OSError, ValueError) as error:  # ValueError: a name that no file can have
-            if shortage(error):
-                raise
-            faults[path] = f"{path.name} cannot be read: {getattr(error, 'strerror', None) or error}"
+        except (InputError, OSError, ValueError) as error:  # ValueError: a name that no file can have
+            faults[path] = reading_fault(error, path.name)
             continue
         pictures = picture_column(schema)
         fields[path] = chosen = find_fields(schema.names, options, source=names[path], picture=pictures)
