@@ -72,10 +72,6 @@ def alike_by_features(features: np.ndarray, *, threshold: float = ALIKE) -> np.n
 
     Returns:
         int64 [n]: the first row of the cluster; its own row for a picture without near-duplicates.
-
-    Example:
-        >>> alike_by_features(np.array([[1.0, 0.0], [0.0, 1.0], [2.0, 0.01], [-2.0, -1.0]])).tolist()
-        [0, 1, 0, 3]
     """
     n, features = len(features), np.asarray(features)
     if n < 2:

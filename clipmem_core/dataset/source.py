@@ -1,6 +1,7 @@
 """Reads a data set of any format into a table of pairs and a quarantine."""
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ FORMATS = (
     "a Hugging Face data set (saved folder, Parquet or owner/name), a folder of pictures with .txt captions, or scenes"
 )
 _TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")
+_PATTERN = re.compile(r".*\{.*\.tar", re.DOTALL)  # of shards
 _USUAL = ("captions", "metadata", "annotations")  # names that win if a folder has several tables
 
 
@@ -70,7 +72,7 @@ def read_source(
 
 def check_source(source: str) -> None:
     """Refuse a source that is no path, URL, pattern, synthetic set or name on the hub."""
-    named = source == DRAWN or is_url(source) or _is_pattern(source) or is_hub_name(source)
+    named = source == DRAWN or is_url(source) or _PATTERN.fullmatch(source) or is_hub_name(source)
     if not named and not Path(os.path.expanduser(source)).exists():
         raise InputError(f"there is no {source!r}: give {FORMATS}")
 
@@ -84,10 +86,6 @@ def lacks_captions(source: str) -> bool:
     return folders.has_class_folders(folder)
 
 
-def _is_pattern(source: str) -> bool:
-    return "{" in source and source.endswith(".tar")
-
-
 def _read(source: str, options: SourceOptions, data: Path) -> Rows:
     check_source(source)
     if source == DRAWN:
@@ -97,7 +95,7 @@ def _read(source: str, options: SourceOptions, data: Path) -> Rows:
             drawing.draw_scenes(folder, pairs=options.scenes_pairs, seed=options.scenes_seed)
         return replace(tables.read_jsonl(table, SourceOptions()), format=DRAWN)
     path = Path(os.path.expanduser(source))  # an unknown user's home stays as it is
-    if not path.exists() and _is_pattern(source):
+    if not path.exists() and _PATTERN.fullmatch(source):
         return shards.read_shards(shards.expand_pattern(source), options)
     if not path.exists():
         file = fetch_from_hub(source, split=options.split, data=data)

@@ -22,17 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from clipmem_core.dataset.readers.paths import (
-    LINK_LEAVES,
-    PICTURE,
-    Stamped,
-    is_inside,
-    is_picture,
-    normal_reference,
-    read_file,
-    size_fault,
-    stamped,
-)
+from clipmem_core.dataset.readers import paths
 from clipmem_core.facts import InputError
 from clipmem_core.io import shortage
 
@@ -64,11 +54,11 @@ def read_bytes(root: Path, image: str) -> bytes:
     shortage of the machine any other OSError.
     """
     try:
-        path, part = split_reference(root, normal_reference(image))
-        if not is_inside(os.path.realpath(root), os.fspath(path)):
-            raise InputError(LINK_LEAVES)
+        path, part = split_reference(root, paths.normal_reference(image))
+        if not paths.is_inside(os.path.realpath(root), os.fspath(path)):
+            raise InputError(paths.LINK_LEAVES)
         if part is None:
-            return read_file(path, PICTURE)
+            return paths.read_file(path, paths.PICTURE)
         return _table_picture(path, part) if isinstance(part, int) else _tar_picture(path, part)
     except (OSError, LookupError) as error:
         if shortage(error):
@@ -104,7 +94,7 @@ class TarContent(NamedTuple):
 
 def scan_tar(path: Path) -> TarContent:
     """List a tar's files from its headers; a member that is cut off is left out."""
-    content, size, offset = TarContent({}, [], False, {}), stamped(path).size, -1
+    content, size, offset = TarContent({}, [], False, {}), paths.stamped(path).size, -1
     try:
         with tarfile.open(path, mode="r:") as tar:
             try:
@@ -132,22 +122,22 @@ def scan_tar(path: Path) -> TarContent:
 
 
 @lru_cache(maxsize=1024)
-def _tar_pictures(file: Stamped) -> tuple[np.ndarray, np.ndarray]:
+def _tar_pictures(file: paths.Stamped) -> tuple[np.ndarray, np.ndarray]:
     """Return a tar's pictures sorted by name: names, and int64 [n, 2] offsets and sizes; about 30 bytes a picture."""
     members = scan_tar(Path(file.path)).members.items()
-    pictures = sorted((os.fsencode(name), place) for name, place in members if is_picture(name))
+    pictures = sorted((os.fsencode(name), place) for name, place in members if paths.is_picture(name))
     places = np.array([place for _, place in pictures], np.int64).reshape(-1, 2)
     return np.array([name for name, _ in pictures], dtype=bytes), places
 
 
 def _tar_picture(path: Path, name: str) -> bytes:
-    names, places = _tar_pictures(stamped(path))
+    names, places = _tar_pictures(paths.stamped(path))
     key = os.fsencode(name)
     index = int(np.searchsorted(names, key)) if len(names) else 0
     if index == len(names) or names[index] != key:
         raise LookupError(f"no such picture in {path.name}")
     offset, size = places[index].tolist()
-    if fault := size_fault(size, PICTURE):
+    if fault := paths.size_fault(size, paths.PICTURE):
         raise InputError(f"it is {fault}")
     with path.open("rb") as stream:
         stream.seek(offset)
@@ -169,7 +159,7 @@ def picture_column(schema: pa.Schema) -> str:
 
 
 def _table_picture(path: Path, row: int) -> bytes:
-    file = stamped(path)
+    file = paths.stamped(path)
     column, ends = _row_groups(file)
     if not column:
         raise InputError(f"{path.name} has no column with pictures")
@@ -183,7 +173,7 @@ def _table_picture(path: Path, row: int) -> bytes:
 
 
 @lru_cache(maxsize=1024)
-def _row_groups(file: Stamped) -> tuple[str, np.ndarray]:
+def _row_groups(file: paths.Stamped) -> tuple[str, np.ndarray]:
     """Return the picture column and the end of each row group; an Arrow file is one group."""
     if file.path.endswith(".arrow"):
         table = arrow_table(file)
@@ -194,7 +184,7 @@ def _row_groups(file: Stamped) -> tuple[str, np.ndarray]:
 
 
 @lru_cache(maxsize=2)
-def _group_pictures(file: Stamped, group: int, column: str) -> pa.ChunkedArray:
+def _group_pictures(file: paths.Stamped, group: int, column: str) -> pa.ChunkedArray:
     with damage_as_input_error(file):
         if file.path.endswith(".arrow"):
             pictures = arrow_table(file)[column]
@@ -203,14 +193,14 @@ def _group_pictures(file: Stamped, group: int, column: str) -> pa.ChunkedArray:
         return pc.struct_field(pictures, "bytes") if pa.types.is_struct(pictures.type) else pictures
 
 
-def parquet_file(file: Stamped) -> pq.ParquetFile:
+def parquet_file(file: paths.Stamped) -> pq.ParquetFile:
     """Open a Parquet file."""
     with damage_as_input_error(file):
         return pq.ParquetFile(file.path, pre_buffer=False)  # workers are forked
 
 
 @lru_cache(maxsize=64)
-def arrow_table(file: Stamped) -> pa.Table:
+def arrow_table(file: paths.Stamped) -> pa.Table:
     """Map an Arrow file, in the stream format that `save_to_disk` writes."""
     with damage_as_input_error(file):
         table = pa.ipc.open_stream(pa.memory_map(file.path)).read_all()
@@ -219,7 +209,7 @@ def arrow_table(file: Stamped) -> pa.Table:
 
 
 @contextmanager
-def damage_as_input_error(file: Stamped) -> Iterator[None]:
+def damage_as_input_error(file: paths.Stamped) -> Iterator[None]:
     """Turn any error of pyarrow on a damaged file into an InputError of one line."""
     try:
         yield

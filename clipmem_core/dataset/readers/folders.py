@@ -6,15 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from clipmem_core.config import InputError, SourceOptions
-from clipmem_core.dataset.readers.paths import (
-    LINK_LEAVES,
-    TEXT,
-    decode_text,
-    is_inside,
-    is_picture,
-    read_file,
-    reading_fault,
-)
+from clipmem_core.dataset.readers import paths
 from clipmem_core.dataset.readers.records import Row, Rows
 
 LABEL = "{label}"
@@ -23,12 +15,12 @@ _LINE_END = re.compile(r"\r\n|\r|\n")
 
 def holds_pictures(root: Path) -> bool:
     """Tell whether a folder has a picture somewhere below."""
-    return any(is_picture(name) for _, files in _walk(root) for name in files)
+    return any(paths.is_picture(name) for _, files in _walk(root) for name in files)
 
 
 def has_class_folders(root: Path) -> bool:
     """Tell whether the first subfolder with pictures has no `.txt`."""
-    first = next((files for folder, files in _walk(root) if folder and any(map(is_picture, files))), [])
+    first = next((files for folder, files in _walk(root) if folder and any(map(paths.is_picture, files))), [])
     return bool(first) and not any(name.lower().endswith(".txt") for name in first)
 
 
@@ -45,7 +37,7 @@ def read_folder(root: Path, options: SourceOptions) -> Rows:
         used = False
         for folder, files in _walk(root):
             texts = {os.path.splitext(name)[0]: name for name in files if name.lower().endswith(".txt")}
-            pictures = {name: os.path.splitext(name)[0] for name in files if is_picture(name)}
+            pictures = {name: os.path.splitext(name)[0] for name in files if paths.is_picture(name)}
             for name, stem in pictures.items():
                 text = os.path.join(folder, texts[stem]) if stem in texts else None
                 row = _row(root, os.path.join(folder, name), text, template)
@@ -77,10 +69,12 @@ def _row(root: Path, image: str, text: str | None, template: str) -> Row:
     if text is None:
         return Row(image, image, reason=f"no caption file: {Path(image).stem}.txt is missing")
     path = root / text
-    if path.is_symlink() and not is_inside(os.path.realpath(root), os.fspath(path)):
-        return Row(image, image, reason=LINK_LEAVES.replace("image", "caption file"))
+    if path.is_symlink() and not paths.is_inside(os.path.realpath(root), os.fspath(path)):
+        return Row(image, image, reason=paths.LINK_LEAVES.replace("image", "caption file"))
     try:
-        captions = [line for line in _LINE_END.split(decode_text(read_file(path, TEXT))) if line.strip()]
+        captions = [
+            line for line in _LINE_END.split(paths.decode_text(paths.read_file(path, paths.TEXT))) if line.strip()
+        ]
     except (InputError, OSError) as error:
-        return Row(image, image, reason=reading_fault(error, "caption file"))
+        return Row(image, image, reason=paths.reading_fault(error, "caption file"))
     return Row(image, image, captions, label)
