@@ -72,9 +72,7 @@ def _row(root: Path, image: str, text: str | None, template: str) -> Row:
     if path.is_symlink() and not paths.is_inside(os.path.realpath(root), os.fspath(path)):
         return Row(image, image, reason=paths.LINK_LEAVES.replace("image", "caption file"))
     try:
-        captions = [
-            line for line in _LINE_END.split(paths.decode_text(paths.read_file(path, paths.TEXT))) if line.strip()
-        ]
+        captions = list(filter(str.strip, _LINE_END.split(paths.decode_text(paths.read_file(path, paths.TEXT)))))
     except (InputError, OSError) as error:
         return Row(image, image, reason=paths.reading_fault(error, "caption file"))
     return Row(image, image, captions, label)
