@@ -13,14 +13,14 @@ import pandas as pd
 from clipmem_core import columns as c
 from clipmem_core.audit.store import Audit, Record, pair_blocks, read_prepared, write_prepared
 from clipmem_core.config import AuditConfig, InputError, data_folder, fingerprint
-from clipmem_core.dataset.duplicates import near_duplicate_clusters
+from clipmem_core.dataset.duplicates import alike_by_features, near_duplicate_clusters
 from clipmem_core.dataset.errors import inject_miscaptions
 from clipmem_core.dataset.pixels import Pixels, check_pictures
 from clipmem_core.dataset.readers.records import named_folder
-from clipmem_core.dataset.source import RawPairs, local_path, read_source
+from clipmem_core.dataset.readers.remote import fetch
+from clipmem_core.dataset.source import RawPairs, read_source
 from clipmem_core.draws import SAMPLE, draw_keys, hashed
 from clipmem_core.features.cache import some_rows
-from clipmem_core.features.near_duplicates import alike_by_features
 from clipmem_core.features.stored import SIDES, Stored, caption_rows, open_features, stored_features
 from clipmem_core.scores.membership import Membership, Sides, draw_utility_pairs, ensemble_membership, paper_membership
 
@@ -106,7 +106,7 @@ def read_features(
     source: str, config: AuditConfig, *, cache: Path | None = None, say: Say = lambda line: None
 ) -> tuple[RawPairs, Stored]:
     """Read a table and its precomputed features."""
-    local = {name: local_path(name, data=data_folder(), say=say) for name in {source, config.features}}
+    local = {name: fetch(name, data=data_folder(), say=say) for name in {source, config.features}}
     path, features = (Path(os.path.expanduser(local[name])) for name in (source, config.features))
     for file in (path, features):
         if not file.exists():

@@ -16,7 +16,7 @@ from clipmem_core.audit.verdict import queues
 from clipmem_core.dashboard.page import link, read_view
 from clipmem_core.dashboard.plain import as_html, cut, explained_errors, number, read_verdict, signed
 from clipmem_core.dataset.pictures import decode
-from clipmem_core.dataset.references import read_bytes
+from clipmem_core.dataset.readers.containers import read_bytes
 from clipmem_core.io import shortage
 from clipmem_core.review.cards import PairCard, cards
 from clipmem_core.review.rows import find_rows

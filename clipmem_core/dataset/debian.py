@@ -1,8 +1,5 @@
 """Real, noisy data sets from packages of Debian: `python -m clipmem_core fetch openclipart|tuxpaint`.
 
-Packages are downloaded with apt-get and unpacked with dpkg-deb, without root. A set is built in a hidden folder and
-renamed at the end, so an existing set is complete.
-
 The caption of a clip-art picture comes from its Dublin Core metadata and its file name. Small text encoders read only
 16 to 24 tokens, so distinctive words come first and no word is repeated: the title, then new words of the file name,
 the keywords and the description. A title shared by many pictures comes after the file name.

@@ -1,11 +1,16 @@
-"""Clusters of near-duplicate pictures by their descriptors: rescaled or recompressed copies."""
+"""Clusters of near-duplicate pictures: copies by their descriptors, and cropped or mirrored ones by their features."""
 
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+import hashlib
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from typing import Any
 
 import faiss
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+
+QUERIES = 1024  # vectors in a search
+BLOCK = 16_384  # rows, or pairs of them, that are converted or compared at a time
 
 FLAT = 1.0  # contrast in grey levels below which a descriptor shows almost nothing of the picture
 TEXTURED = 25.0  # contrast from which a difference of TEXTURED_RMS can only come from compression
@@ -13,12 +18,15 @@ RMS = 0.03  # largest difference of any two near-duplicates, as a share of their
 TEXTURED_RMS = 0.1  # largest difference of two textured near-duplicates …
 PEAK = 0.35  # … unless it is concentrated in one place, such as a changed mouth or word
 
-_QUERIES = 1024  # pictures in a search
-_COMPARED = 16_384  # pairs in a comparison
+ALIKE = 0.95  # minimum cosine of centred features of near-duplicates
+EXACT_UP_TO = 20_000  # distinct features; above, the search is approximate
+SHORT = 64  # numbers of a shortened feature
+CELLS = 4  # times the root of their number
+PROBES = 8  # cells searched for each feature
 
 
 def near_duplicate_clusters(descriptors: np.ndarray, sha256: Sequence[str]) -> np.ndarray:
-    """Return the cluster of near-duplicates of each picture.
+    """Return each picture's cluster of rescaled or recompressed copies.
 
     Two pictures are near-duplicates if their files have the same bytes, or if their descriptors differ by little
     compared with their contrast. With c the smaller contrast (the standard deviation of a descriptor's values), rms and
@@ -29,9 +37,8 @@ def near_duplicate_clusters(descriptors: np.ndarray, sha256: Sequence[str]) -> n
     Thresholds relative to the contrast separate thin drawings on white, which differ by less than a photograph and its
     copy. The looser rule allows for compression, which spreads its error over the picture. Rescaled copies differ by
     about .01, JPEG at quality 75 by .02, at 40 by .04, two photographs of one scene by .11 and more. A picture with a
-    contrast below FLAT, such as a blank one, only matches the same bytes. Clusters are connected components of these
-    links. Cropped, recoloured or mirrored copies are not detected. Time grows with the square of
-    the number of pictures.
+    contrast below FLAT, such as a blank one, only matches the same bytes. Time grows with the square of the number of
+    pictures.
 
     Args:
         descriptors: uint8 [n_pictures, 3 · side · side] with an even side, rows of RGB values.
@@ -41,19 +48,44 @@ def near_duplicate_clusters(descriptors: np.ndarray, sha256: Sequence[str]) -> n
         int64 [n_pictures]: the row of the first picture of the cluster.
     """
     n = len(descriptors)
-    if not n:
-        return np.empty(0, np.int64)
-    blocks = [descriptors[at : at + _COMPARED].std(axis=1, dtype=np.float32) for at in range(0, n, _COMPARED)]
-    contrast = np.concatenate(blocks)
+    contrast = np.zeros(n, np.float32)
+    for at in range(0, n, BLOCK):
+        contrast[at : at + BLOCK] = descriptors[at : at + BLOCK].std(axis=1, dtype=np.float32)
     visible = np.flatnonzero(contrast >= FLAT)
     repeats = _repeats((descriptors[row].tobytes() for row in visible), visible)
     rows = np.setdiff1d(visible, repeats[:, 0])
     similar = [rows[pairs] for pairs in _similar_pairs(descriptors[rows], contrast[rows])]
-    links = np.concatenate([_repeats(sha256, range(n)), repeats, *similar])
-    graph = coo_array((np.ones(len(links), bool), (links[:, 0], links[:, 1])), shape=(n, n))
-    _, component = connected_components(graph, directed=False)
-    _, first = np.unique(component, return_index=True)
-    return first[component]
+    return _clusters(n, [_repeats(sha256, range(n)), repeats, *similar])
+
+
+def alike_by_features(features: np.ndarray, *, threshold: float = ALIKE) -> np.ndarray:
+    """Return each picture's cluster by the features of a locked tower, which match cropped or recoloured copies too.
+
+    Pictures of one cluster are connected by links of cosine ≥ threshold. The mean over all pictures is subtracted
+    first, since features after a ReLU all have similar directions. Up to `EXACT_UP_TO` distinct features are compared
+    exhaustively. Above, an inverted file index of about 4 √n cells searches random projections onto 64 dimensions, and
+    links are verified on the features: time grows with n^1.5, and a link close to the threshold may be missed.
+
+    Args:
+        features: [n, dim], of any float type; may be a memory map.
+        threshold: minimum cosine of two near-duplicates, between 0 and 1.
+
+    Returns:
+        int64 [n]: the first row of the cluster; its own row for a picture without near-duplicates.
+    """
+    n, features = len(features), np.asarray(features)
+    if n < 2:
+        return np.arange(n)
+    mean = features.mean(axis=0, dtype=np.float64).astype(np.float32)
+    digests = (hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in features)
+    repeats = _repeats(digests, range(n))
+    rows = np.setdiff1d(np.arange(n), repeats[:, 0])
+
+    def directions(places: np.ndarray | slice) -> np.ndarray:
+        """Return some distinct features, centred, as unit vectors float32 [n, dim]."""
+        return _unit(features[rows[places]].astype(np.float32) - mean)
+
+    return _clusters(n, [repeats, *(rows[pairs] for pairs in _alike_pairs(directions, len(rows), threshold))])
 
 
 def _repeats(keys: Iterable[Hashable], rows: Iterable[int]) -> np.ndarray:
@@ -63,30 +95,73 @@ def _repeats(keys: Iterable[Hashable], rows: Iterable[int]) -> np.ndarray:
     return np.array([pair for pair in pairs if pair[0] != pair[1]], np.int64).reshape(-1, 2)
 
 
+def _clusters(n: int, links: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the first row of the connected component of each of n rows."""
+    a, b = np.concatenate(links).T
+    _, component = connected_components(coo_array((np.ones(len(a), bool), (a, b)), shape=(n, n)), directed=False)
+    _, first = np.unique(component, return_index=True)
+    return first[component]
+
+
+def _close_pairs(index: Any, vectors: np.ndarray, limit: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield places a < b of vectors, int64 [n, 2], and the distance or cosine of each pair that is within the limit."""
+    index.add(vectors)
+    for start in range(0, len(vectors), QUERIES):
+        ends, values, b = index.range_search(vectors[start : start + QUERIES], limit)
+        a = start + np.repeat(np.arange(len(ends) - 1), np.diff(ends).astype(np.int64))
+        yield np.stack([a, b], axis=1)[a < b], values[a < b]
+
+
 def _similar_pairs(descriptors: np.ndarray, contrast: np.ndarray) -> Iterator[np.ndarray]:
     """Yield near-duplicates, int64 [n, 2]: candidates by small vectors, then compared by their descriptors."""
     if len(descriptors) < 2:
         return
     side, blocks = round((descriptors.shape[1] / 3) ** 0.5), []
-    for at in range(0, len(descriptors), _COMPARED):  # at half their side, less their mean, in units of contrast
-        grid = descriptors[at : at + _COMPARED].reshape(-1, side // 2, 2, side // 2, 2, 3)
+    for at in range(0, len(descriptors), BLOCK):  # at half their side, less their mean, in units of contrast
+        grid = descriptors[at : at + BLOCK].reshape(-1, side // 2, 2, side // 2, 2, 3)
         small = grid.mean(axis=(2, 4), dtype=np.float32).reshape(len(grid), -1)
-        blocks.append((small - small.mean(axis=1, keepdims=True)) / contrast[at : at + _COMPARED, None])
+        blocks.append((small - small.mean(axis=1, keepdims=True)) / contrast[at : at + BLOCK, None])
     vectors = np.concatenate(blocks)
-    index = faiss.IndexFlatL2(vectors.shape[1])
-    index.add(vectors)
-    for start in range(0, len(vectors), _QUERIES):
-        # by the triangle inequality two vectors are never further apart than twice the difference's share of contrast
-        radius = vectors.shape[1] * (2 * TEXTURED_RMS) ** 2
-        limits, distances, b = index.range_search(vectors[start : start + _QUERIES], radius)
-        a = np.repeat(np.arange(start, start + len(limits) - 1), (limits[1:] - limits[:-1]).astype(np.int64))
-        smaller = np.minimum(contrast[a], contrast[b])
-        share = np.sqrt(distances.clip(0) / vectors.shape[1]) / 2
-        likely = (a < b) & (share < np.where(smaller < TEXTURED, RMS, TEXTURED_RMS) + 1e-3)  # room for rounding
-        pairs, smaller = np.stack([a[likely], b[likely]], axis=1), smaller[likely]
-        for at in range(0, len(pairs), _COMPARED):
-            part, unit = pairs[at : at + _COMPARED], smaller[at : at + _COMPARED]
+    dim = vectors.shape[1]
+    # by the triangle inequality two vectors are never further apart than twice the difference's share of contrast
+    for pairs, distances in _close_pairs(faiss.IndexFlatL2(dim), vectors, dim * (2 * TEXTURED_RMS) ** 2):
+        smaller, share = contrast[pairs].min(axis=1), np.sqrt(distances.clip(0) / dim) / 2
+        likely = share < np.where(smaller < TEXTURED, RMS, TEXTURED_RMS) + 1e-3  # room for rounding
+        pairs, smaller = pairs[likely], smaller[likely]
+        for at in range(0, len(pairs), BLOCK):
+            part, unit = pairs[at : at + BLOCK], smaller[at : at + BLOCK]
             difference = np.abs(descriptors[part[:, 0]].astype(np.int16) - descriptors[part[:, 1]])
             rms = np.sqrt(np.square(difference, dtype=np.float32).mean(axis=1)) / unit
             peak = difference.max(axis=1) / unit
             yield part[(rms < RMS) | ((unit >= TEXTURED) & (rms < TEXTURED_RMS) & (peak < PEAK))]
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.divide(vectors, lengths, out=vectors, where=lengths > 0)
+
+
+def _alike_pairs(
+    directions: Callable[[np.ndarray | slice], np.ndarray], n: int, threshold: float
+) -> Iterator[np.ndarray]:
+    """Yield places, int64 [n, 2], of the pairs of n directions whose cosine reaches the threshold."""
+    if n <= EXACT_UP_TO:
+        vectors, room = directions(slice(None)), 1e-5
+        index: Any = faiss.IndexFlatIP(vectors.shape[1])
+    else:
+        dim = directions(slice(1)).shape[1]
+        drawn = np.random.default_rng(0).standard_normal((dim, min(SHORT, dim)))
+        axes = np.linalg.qr(drawn)[0].astype(np.float32)
+        vectors = np.concatenate([_unit(directions(slice(at, at + BLOCK)) @ axes) for at in range(0, n, BLOCK)])
+        # The projection changes a cosine t with an SD of about (1 − t²) / √64.
+        room = 4 * (1 - threshold**2) / axes.shape[1] ** 0.5
+        flat = faiss.IndexFlatIP(axes.shape[1])
+        index = faiss.IndexIVFFlat(flat, axes.shape[1], int(CELLS * n**0.5), faiss.METRIC_INNER_PRODUCT)
+        index.nprobe, index.cp.seed, index.cp.spherical = PROBES, 1, True
+        index.cp.min_points_per_centroid, index.cp.max_points_per_centroid = 1, 40
+        index.train(vectors)
+    for pairs, _ in _close_pairs(index, vectors, threshold - room):
+        for at in range(0, len(pairs), BLOCK):
+            part = pairs[at : at + BLOCK]
+            alike = np.vecdot(directions(part[:, 0]), directions(part[:, 1])) >= threshold - 1e-6
+            yield part[alike]

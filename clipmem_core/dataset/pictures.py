@@ -13,12 +13,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from clipmem_core.dataset.references import read_bytes
+from clipmem_core.dataset.readers.containers import read_bytes
 from clipmem_core.io import naming, shortage
 
 PIXEL_LIMIT = 178_956_970  # Pillow's limit for decompression bombs: half a gigabyte of RGB
 FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "AVIF", "BMP", "TIFF", "PPM", "JPEG2000")  # none runs another program
-RESIZE_MODES = ("shortest", "longest", "squash")  # as in open_clip
 SPARE = 3  # a picture decoded for `size` pixels has sides of at least SPARE · size before the last resize
 DESCRIPTOR_SIDE = 16
 
@@ -106,8 +105,6 @@ def resize(image: Image.Image, size: int, mode: str) -> np.ndarray:
 
     `shortest` crops the middle, `longest` pads with white, `squash` ignores the aspect ratio.
     """
-    if mode not in RESIZE_MODES:
-        raise ValueError(f"resize mode must be one of {', '.join(RESIZE_MODES)}, not {mode!r}")
     width, height = image.size
     shape, box = (size, size), None
     if mode == "shortest":

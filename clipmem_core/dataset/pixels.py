@@ -28,7 +28,7 @@ from filelock import FileLock
 from clipmem_core import columns as c
 from clipmem_core.config import fingerprint
 from clipmem_core.dataset.pictures import Fact, check_chunk, read_square
-from clipmem_core.dataset.references import source_stamp
+from clipmem_core.dataset.readers.containers import source_stamp
 from clipmem_core.dataset.workers import cores, map_chunks
 from clipmem_core.io import naming, shortage, sync
 
@@ -39,6 +39,7 @@ PIXELS_FILE = "pixels.npy"
 CACHE_FILE = "cache.json"
 
 Progress = Callable[[int, int], None]
+Work = Callable[[list[tuple[int, str]]], list[tuple[int, Fact]]]
 
 _CHUNK = 16  # pictures handed to a process at a time
 
@@ -109,29 +110,28 @@ def check_pictures(
     folder = cache / fingerprint([VERSION, PIL.__version__, size, resize_mode, source_stamp(root, images)])
     shape = (len(images), size, size, 3)
     fits = 0 < math.prod(shape) <= budget_bytes
-    if broken_file(folder, with_pixels=fits):
-        cache.mkdir(parents=True, exist_ok=True)
-        with FileLock(cache / f"{folder.name}.lock"):  # two audits of one data set decode it once
-            if broken_file(folder, with_pixels=fits):
-                part = folder.with_name(f"{folder.name}.part")
+    cache.mkdir(parents=True, exist_ok=True)
+    with FileLock(cache / f"{folder.name}.lock"):  # two audits of one data set decode it once
+        if broken_file(folder, with_pixels=fits):
+            part = folder.with_name(f"{folder.name}.part")
+            shutil.rmtree(part, ignore_errors=True)
+            part.mkdir()
+            try:
+                pixels = part / PIXELS_FILE if fits else None
+                if pixels:  # zeros, which take no room on the disk yet
+                    np.lib.format.open_memmap(pixels, mode="w+", dtype=np.uint8, shape=shape)
+                work = functools.partial(check_chunk, root=root, size=size, resize_mode=resize_mode, pixels=pixels)
+                with naming(folder):
+                    _decode_into(part, work, images, workers or cores(), progress)
+                    (part / CACHE_FILE).write_text(json.dumps({"size": size, "resize_mode": resize_mode}))
+                    for path in (*part.iterdir(), part):
+                        sync(path)
+                    shutil.rmtree(folder, ignore_errors=True)
+                    part.rename(folder)
+                    sync(cache)
+            except BaseException:
                 shutil.rmtree(part, ignore_errors=True)
-                part.mkdir()
-                try:
-                    pixels = part / PIXELS_FILE if fits else None
-                    if pixels:  # zeros, which take no room on the disk yet
-                        np.lib.format.open_memmap(pixels, mode="w+", dtype=np.uint8, shape=shape)
-                    work = functools.partial(check_chunk, root=root, size=size, resize_mode=resize_mode, pixels=pixels)
-                    with naming(folder):
-                        _write(part, _collect(work, images, workers or cores(), progress))
-                        (part / CACHE_FILE).write_text(json.dumps({"size": size, "resize_mode": resize_mode}))
-                        for path in (*part.iterdir(), part):
-                            sync(path)
-                        shutil.rmtree(folder, ignore_errors=True)
-                        part.rename(folder)
-                        sync(cache)
-                except BaseException:
-                    shutil.rmtree(part, ignore_errors=True)
-                    raise
+                raise
     facts = pq.read_table(folder / FACTS_FILE).to_pydict()
     texts = {name: pd.Series(facts[name], dtype=object) for name in (c.SHA256, c.REASON)}
     numbers = {name: np.array(facts[name], np.int64) for name in (c.WIDTH, c.HEIGHT)}
@@ -158,25 +158,17 @@ def broken_file(folder: Path, *, with_pixels: bool = False) -> Path | None:
     return None
 
 
-def _collect(
-    work: Callable[[list[tuple[int, str]]], list[tuple[int, Fact]]],
-    images: Sequence[str],
-    workers: int,
-    progress: Progress | None,
-) -> list[Fact]:
-    """Return the fact of each picture, in order."""
+def _decode_into(folder: Path, work: Work, images: Sequence[str], workers: int, progress: Progress | None) -> None:
+    """Write the facts and descriptors of all pictures."""
     facts: dict[int, Fact] = {}
     with closing(map_chunks(work, list(enumerate(images)), workers=workers, chunk=_CHUNK)) as results:
         for part, result in results:
             facts.update(result or {row: Fact(reason="the process decoding it crashed or hung") for row, _ in part})
             if progress is not None:
                 progress(len(facts), len(images))
-    return [facts[row] for row in range(len(images))]
-
-
-def _write(folder: Path, facts: list[Fact]) -> None:
-    table = pd.DataFrame(facts, columns=Fact._fields).astype({c.WIDTH: np.int64, c.HEIGHT: np.int64})
+    table = pd.DataFrame([facts[row] for row in range(len(images))], columns=Fact._fields)
     descriptors, buffer = np.frombuffer(b"".join(table.pop("descriptor")), np.uint8), io.BytesIO()
-    np.save(buffer, descriptors.reshape(len(facts), len(Fact().descriptor)))
+    np.save(buffer, descriptors.reshape(len(images), len(Fact().descriptor)))
     (folder / DESCRIPTORS_FILE).write_bytes(buffer.getvalue())  # np.save itself raises no errno on a full disk
-    table.astype({c.SHA256: "string", c.REASON: "string"}).to_parquet(folder / FACTS_FILE, index=False)
+    types = {c.WIDTH: "int64", c.HEIGHT: "int64", c.SHA256: "string", c.REASON: "string"}
+    table.astype(types).to_parquet(folder / FACTS_FILE, index=False)

@@ -1,6 +1,7 @@
 """Reads a data set of any format into a table of pairs and a quarantine."""
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,35 +21,23 @@ FORMATS = (
     "a Hugging Face data set (saved folder, Parquet or owner/name), a folder of pictures with .txt captions, or scenes"
 )
 _TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")
+_PATTERN = re.compile(r".*\{.*\.tar", re.DOTALL)  # of shards
 _USUAL = ("captions", "metadata", "annotations")  # names that win if a folder has several tables
-
-
-@dataclass(frozen=True)
-class Reader:
-    """A format of data sets: `matches` tells whether `read` can read a path."""
-
-    name: str
-    matches: Callable[[Path], bool]
-    read: Callable[[Path, SourceOptions], Rows]
 
 
 def _ends(*suffixes: str) -> Callable[[Path], bool]:
     return lambda path: path.is_file() and path.suffix.lower() in suffixes
 
 
-# The first reader that matches a path reads it. A folder with one table of captions is read as that table.
-READERS = (
-    Reader("Hugging Face save_to_disk", columnar.is_saved_folder, columnar.read_saved_folder),
-    Reader(
-        "WebDataset shards",
-        lambda path: bool(shards.shards_in(path)),
-        lambda path, options: shards.read_shards(shards.shards_in(path), options),
-    ),
-    Reader("CSV or TSV", _ends(".csv", ".tsv", ".txt"), tables.read_delimited),
-    Reader("JSON Lines", _ends(".jsonl", ".ndjson"), tables.read_jsonl),
-    Reader("JSON list or COCO captions", _ends(".json"), tables.read_json),
-    Reader("Parquet", lambda path: bool(columnar.parquet_files(path)), columnar.read_parquet),
-    Reader("folder of pictures", folders.holds_pictures, folders.read_folder),
+# Whether a path has a format, and its reader; the first that matches reads it.
+READERS: tuple[tuple[Callable[[Path], object], Callable[[Path, SourceOptions], Rows]], ...] = (
+    (columnar.is_saved_folder, columnar.read_saved_folder),
+    (shards.shards_in, lambda path, options: shards.read_shards(shards.shards_in(path), options)),
+    (_ends(".csv", ".tsv", ".txt"), tables.read_delimited),
+    (_ends(".jsonl", ".ndjson"), tables.read_jsonl),
+    (_ends(".json"), tables.read_json),
+    (columnar.parquet_files, columnar.read_parquet),
+    (folders.holds_pictures, folders.read_folder),
 )
 
 
@@ -72,7 +61,7 @@ def read_source(
     source: str, options: SourceOptions, *, data: Path, say: Callable[[str], None] = lambda line: None
 ) -> RawPairs:
     """Read a data set: a path, a brace pattern of shards, a URL of either, `owner/name` on the hub, or `scenes`."""
-    source = local_path(source, data=data, say=say)
+    source = fetch(source, data=data, say=say)
     try:
         rows = _read(source, options, data)
         total, pairs, quarantine = merge_rows(rows)
@@ -83,7 +72,7 @@ def read_source(
 
 def check_source(source: str) -> None:
     """Refuse a source that is no path, URL, pattern, synthetic set or name on the hub."""
-    named = source == DRAWN or is_url(source) or _is_pattern(source) or is_hub_name(source)
+    named = source == DRAWN or is_url(source) or _PATTERN.fullmatch(source) or is_hub_name(source)
     if not named and not Path(os.path.expanduser(source)).exists():
         raise InputError(f"there is no {source!r}: give {FORMATS}")
 
@@ -97,15 +86,6 @@ def lacks_captions(source: str) -> bool:
     return folders.has_class_folders(folder)
 
 
-def local_path(source: str, *, data: Path, say: Callable[[str], None] = lambda line: None) -> str:
-    """Return the local path of a data set, fetching a URL into the data folder."""
-    return fetch(source, data=data, say=say) if is_url(source) else source
-
-
-def _is_pattern(source: str) -> bool:
-    return "{" in source and source.endswith(".tar")
-
-
 def _read(source: str, options: SourceOptions, data: Path) -> Rows:
     check_source(source)
     if source == DRAWN:
@@ -115,7 +95,7 @@ def _read(source: str, options: SourceOptions, data: Path) -> Rows:
             drawing.draw_scenes(folder, pairs=options.scenes_pairs, seed=options.scenes_seed)
         return replace(tables.read_jsonl(table, SourceOptions()), format=DRAWN)
     path = Path(os.path.expanduser(source))  # an unknown user's home stays as it is
-    if not path.exists() and _is_pattern(source):
+    if not path.exists() and _PATTERN.fullmatch(source):
         return shards.read_shards(shards.expand_pattern(source), options)
     if not path.exists():
         file = fetch_from_hub(source, split=options.split, data=data)
@@ -126,9 +106,9 @@ def _read(source: str, options: SourceOptions, data: Path) -> Rows:
         path = _captions_file(path) or path
     if path.is_file() and path.stat().st_size == 0:
         raise InputError(f"{path} is empty: give {FORMATS}")
-    for reader in READERS:
-        if reader.matches(path):
-            return reader.read(path, options)
+    for matches, read in READERS:
+        if matches(path):
+            return read(path, options)
     raise InputError(f"{path} holds no data set of a known format: give {FORMATS}")
 
 

@@ -21,9 +21,8 @@ import pyarrow.parquet as pq
 from clipmem_core.audit.store import PAIRS, SCORES, Audit
 from clipmem_core.columns import CAPTIONS, HEIGHT, IMAGE, LABEL, PAIR_ID, WIDTH
 from clipmem_core.config import DEFAULT_PRESET, InputError, did_you_mean
-from clipmem_core.dataset.readers.containers import scan_tar
+from clipmem_core.dataset.readers.containers import scan_tar, split_reference
 from clipmem_core.dataset.readers.paths import is_picture
-from clipmem_core.dataset.references import split_reference
 from clipmem_core.export import cleaned as d
 from clipmem_core.export.cleaned import RECAPTIONED, Cleaned, Progress, counted
 from clipmem_core.io import replacing

@@ -17,7 +17,7 @@ from clipmem_core.audit.verdict import BASIS, WHOLE_HEAD, whole_rows
 from clipmem_core.audit.verdict import queues as verdict_queues
 from clipmem_core.columns import GROUP, PAIR_ID
 from clipmem_core.dataset.pictures import decode
-from clipmem_core.dataset.references import read_bytes
+from clipmem_core.dataset.readers.containers import read_bytes
 from clipmem_core.figures.audit_scores import group_figure
 from clipmem_core.io import is_number, shortage
 from clipmem_core.review import overview as o

@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from clipmem_core.dataset.pictures import PictureError, decode, resize
-from clipmem_core.dataset.references import read_bytes
+from clipmem_core.dataset.readers.containers import read_bytes
 from clipmem_core.io import replacing, shortage
 
 BATCHES = 64  # of a shard: 1,024 pictures are half a minute of one core

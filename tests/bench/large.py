@@ -31,7 +31,7 @@ from clipmem_core import columns as c
 from clipmem_core.audit.settings import resolve, towers_of
 from clipmem_core.audit.store import Audit
 from clipmem_core.config import DATA_VARIABLE, SourceOptions, preset_config
-from clipmem_core.dataset.references import read_bytes
+from clipmem_core.dataset.readers.containers import read_bytes
 from clipmem_core.dataset.source import read_source
 from clipmem_core.dataset.workers import cores
 from clipmem_core.features.embed import IMAGE_BATCH, TEXT_BATCH, image_features, text_features

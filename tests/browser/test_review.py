@@ -9,7 +9,7 @@ import pytest
 
 from clipmem_core.audit.store import Audit
 from clipmem_core.dataset.pictures import decode
-from clipmem_core.dataset.references import read_bytes
+from clipmem_core.dataset.readers.containers import read_bytes
 from clipmem_core.review.decisions import Review
 from tests.browser.conftest import TRAINED
 from tests.browser.reviewing import WATCH, accepted, all_stored, events, next_pair, open_review_page, press, shown_pair

@@ -7,12 +7,7 @@ import pandas as pd
 import pytest
 
 from clipmem_core.config import InputError
-from clipmem_core.dataset.errors import (
-    ERROR_KINDS,
-    inject_errors,
-    inject_miscaptions,
-    picture_sources,
-)
+from clipmem_core.dataset.errors import ERROR_KINDS, inject_errors, inject_miscaptions, picture_sources
 
 ANIMALS, PLACES = ["cat", "dog", "cow", "horse", "sheep"], ["garden", "street", "house", "river"]
 COLOURS, COUNTS = ["red", "blue", "green"], ["one", "two", "three"]
@@ -98,7 +93,6 @@ def test_a_duplicate_has_picture_and_captions_of_another_and_both_are_marked() -
 @pytest.mark.parametrize(
     ("kind", "pairs", "share", "message"),
     [
-        ("labels", table(), 0.2, "kind 'labels' of mistake is unknown: choose of random, label,"),
         ("label", table(labels=0), 0.2, "no pair has a label"),
         ("random", table(n=20), 0.05, "5% of 20 pairs are fewer than 2"),
         ("nearest", table().assign(captions=[["same"]] * 120), 0.2, "only 0 pairs have another pair with similar"),

@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from clipmem_core.dataset import pictures
 from clipmem_core.dataset.pictures import PictureError, decode, decode_measured, resize
 
 
@@ -36,14 +35,6 @@ def png_header(width: int, height: int) -> bytes:
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + part(b"IHDR", header) + part(b"IDAT", zlib.compress(bytes(30))) + part(b"IEND", b"")
-
-
-@pytest.mark.parametrize("kind", ["PNG", "GIF"])
-def test_a_lossless_picture_is_unchanged(kind: str) -> None:
-    image = Image.new("RGB", (5, 3), (200, 30, 60))
-    decoded = decode(encoded(image, kind))
-    assert decoded.mode == "RGB"
-    assert np.array_equal(np.asarray(decoded), np.asarray(image))
 
 
 @pytest.mark.parametrize(
@@ -150,6 +141,6 @@ def test_squares_are_cut_from_the_middle_padded_with_white_or_squashed() -> None
     image = photograph(150, 90)
     plain = np.asarray(image.resize((64, 64), Image.Resampling.BICUBIC)).astype(int)
     assert np.abs(resize(image, 64, "squash") - plain).max() <= 2
-    for mode in pictures.RESIZE_MODES:
+    for mode in ("shortest", "longest", "squash"):
         for shape in [(1, 1), (9000, 1), (1, 9000), (3, 7)]:
             assert resize(Image.new("RGB", shape, "navy"), 16, mode).shape == (16, 16, 3)

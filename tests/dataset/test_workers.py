@@ -2,18 +2,47 @@
 
 import functools
 import os
+import signal
+import time
 from pathlib import Path
 
 import pytest
 
 from clipmem_core.dataset import workers
 from clipmem_core.dataset.workers import map_chunks
-from tests.dataset import chunk_work
+
+
+def misbehave(chunk: list[int], *, crash: int = -1, hang: int = -1) -> list[int]:
+    """Return the squares, but crash as a decoder in C would on one item, and never return on another."""
+    print("printing does not disturb the results")
+    if crash in chunk:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if hang in chunk:
+        time.sleep(1000)
+    return [item * item for item in chunk]
+
+
+def killed(chunk: list[int], *, item: int, log: Path, times: int) -> list[int]:
+    """Be killed on one item a number of times, as when memory runs out; log the length of the chunk each time."""
+    if item in chunk:
+        lengths = log.read_text().split() if log.exists() else []
+        log.write_text(" ".join([*lengths, str(len(chunk))]))
+        if len(lengths) < times:
+            os.kill(os.getpid(), signal.SIGKILL)
+    return chunk
+
+
+def out_of_space(chunk: list[int]) -> list[int]:
+    raise OSError(28, "No space left on device", "/some/file")
+
+
+def process_id(chunk: list[int]) -> int:
+    return os.getpid()
 
 
 def test_a_crash_or_a_hang_costs_only_its_item(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "SECONDS", 0.5)
-    work = functools.partial(chunk_work.misbehave, crash=5, hang=6)
+    work = functools.partial(misbehave, crash=5, hang=6)
     results = dict[int, int | None]()
     for chunk, squares in map_chunks(work, range(50), workers=2, chunk=7):
         assert not set(chunk) & set(results)
@@ -22,7 +51,7 @@ def test_a_crash_or_a_hang_costs_only_its_item(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_an_item_whose_process_was_killed_is_retried_alone(tmp_path: Path) -> None:
-    work = functools.partial(chunk_work.killed, item=2, log=tmp_path / "log", times=1)
+    work = functools.partial(killed, item=2, log=tmp_path / "log", times=1)
     results = list(map_chunks(work, range(8), workers=1, chunk=4))
     assert sorted(item for _, result in results for item in result or []) == list(range(8))
     assert (tmp_path / "log").read_text() == "4 1"
@@ -32,12 +61,12 @@ def test_an_item_whose_process_was_killed_is_retried_alone(tmp_path: Path) -> No
 
 def test_an_error_reaches_the_caller() -> None:
     with pytest.raises(OSError, match="/some/file") as error:
-        list(map_chunks(chunk_work.out_of_space, range(3), workers=1, chunk=2))
+        list(map_chunks(out_of_space, range(3), workers=1, chunk=2))
     assert error.value.errno == 28
 
 
 def test_closing_early_ends_the_processes() -> None:
-    results = map_chunks(chunk_work.process_id, range(100), workers=1, chunk=1)
+    results = map_chunks(process_id, range(100), workers=1, chunk=1)
     _, process = next(results)
     results.close()
     assert process is not None

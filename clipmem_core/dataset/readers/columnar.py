@@ -10,9 +10,8 @@ import pyarrow as pa
 
 from clipmem_core.config import InputError, SourceOptions
 from clipmem_core.dataset.readers.containers import arrow_table, damage_as_input_error, parquet_file, picture_column
-from clipmem_core.dataset.readers.paths import JSON, LINK_LEAVES, is_inside, parse, read_file, stamped
+from clipmem_core.dataset.readers.paths import JSON, LINK_LEAVES, is_inside, parse, read_file, reading_fault, stamped
 from clipmem_core.dataset.readers.records import Fields, Row, Rows, find_fields, in_image_folder
-from clipmem_core.io import shortage
 
 _BATCH = 8192  # rows that are Python objects at a time
 _SPLIT = re.compile(r"(.+)-\d{5}-of-\d{5}$|(train|validation|valid|val|dev|test)(?=$|[-_.])")
@@ -70,13 +69,16 @@ def read_saved_folder(folder: Path, options: SourceOptions) -> Rows:
 
 def read_arrow_files(files: Sequence[Path], root: Path, options: SourceOptions, *, kind: str) -> Rows:
     """Read Parquet or Arrow files that make one data set; a damaged one among several is a row in quarantine."""
-    faults = {path: fault for path in files if (fault := _file_fault(path, root))}
-    if len(faults) == len(files):
-        raise InputError(f"{root}: {faults[files[0]] if files else 'the data set has no files'}")
     names = {path: path.relative_to(root).as_posix() for path in files}
-    fields, inside = dict[Path, Fields](), False
-    for path in (path for path in files if path not in faults):
-        schema = read_schema(path)
+    fields, faults, inside = dict[Path, Fields](), dict[Path, str](), False
+    for path in files:
+        try:
+            if not is_inside(str(root.resolve()), str(path)):
+                raise InputError(LINK_LEAVES.replace("image", "file"))
+            schema = read_schema(path)
+        except (InputError, OSError, ValueError) as error:  # ValueError: a name that no file can have
+            faults[path] = reading_fault(error, path.name)
+            continue
         pictures = picture_column(schema)
         fields[path] = chosen = find_fields(schema.names, options, source=names[path], picture=pictures)
         inside |= chosen.image == pictures
@@ -87,6 +89,9 @@ def read_arrow_files(files: Sequence[Path], root: Path, options: SourceOptions, 
                 f"read from its first column of binary picture bytes ({pictures or 'there is none'})"
             )
 
+    if not fields:
+        raise InputError(f"{root}: {faults[files[0]] if files else 'the data set has no files'}")
+
     def rows() -> Iterator[Row]:
         for path in files:
             if path in faults:
@@ -95,20 +100,6 @@ def read_arrow_files(files: Sequence[Path], root: Path, options: SourceOptions, 
                 yield from _file_rows(path, names[path], fields[path])
 
     return in_image_folder(Rows(root, kind, rows(), files=not inside), options.image_folder, files[0])
-
-
-def _file_fault(path: Path, root: Path) -> str:
-    try:
-        if not is_inside(str(root.resolve()), str(path)):
-            return LINK_LEAVES.replace("image", "file")
-        read_schema(path)
-    except InputError as error:
-        return str(error)
-    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
-        if shortage(error):
-            raise
-        return f"{path.name} cannot be read: {getattr(error, 'strerror', None) or error}"
-    return ""
 
 
 def _file_rows(path: Path, name: str, fields: Fields) -> Iterator[Row]:
@@ -138,7 +129,6 @@ def _values(batch: pa.RecordBatch, schema: pa.Schema, column: str) -> list[Any]:
 
     Class numbers become the class names that Hugging Face writes into the schema.
     """
-
     values, classes = list[Any](), dict[Any, Any]()
     with contextlib.suppress(LookupError, TypeError, ValueError):
         features = parse((schema.metadata or {})[b"huggingface"].decode())["info"]["features"]

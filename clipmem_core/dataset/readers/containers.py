@@ -1,12 +1,17 @@
-"""Single pictures inside tar, Parquet and Arrow files; the processes that decode pictures import this, so it is light.
+"""Reads the pictures that references point to, as files or inside tar, Parquet and Arrow files.
 
-Nothing is unpacked and no file stays open. Caches are keyed by the file's size and time: a rewritten file is read anew.
+A reference is a path relative to the data set's root: `a/b.jpg`, `shard.tar/member.jpg`, `file.parquet#12` or
+`file.arrow#12`. Nothing outside the root is read, whatever dots, links or escapes a reference has. Nothing is unpacked
+and no file stays open. Caches are keyed by the file's size and time: a rewritten file is read anew. The processes that
+decode pictures import this module, so it is light.
 """
 
+import hashlib
 import os
 import posixpath
+import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -17,15 +22,65 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from clipmem_core.dataset.readers.paths import PICTURE, Stamped, is_picture, size_fault, stamped
+from clipmem_core.dataset.readers import paths
 from clipmem_core.facts import InputError
 from clipmem_core.io import shortage
 
+_ROW = re.compile(r"(.+\.(?:parquet|arrow))#(\d+)")
+_TAR = re.compile(r"\.tar/", re.IGNORECASE)
 _TAR_BLOCK = 512  # bytes of a tar header
 _TAR_DAMAGE = (tarfile.TarError, ValueError, LookupError, ArithmeticError, RecursionError)  # what tarfile raises
 _BLOB_NAMES = frozenset(
     ["image", "images", "img", "picture", "photo", "image_bytes", "bytes", "content", "jpg", "jpeg", "png", "webp"]
 )
+
+
+def split_reference(root: Path, image: str) -> tuple[Path, str | int | None]:
+    """Split a normal reference into its file and the tar member or table row in it (None: the file itself)."""
+    row = _ROW.fullmatch(image)
+    if row:
+        return root / row[1], int(row[2])
+    for match in _TAR.finditer(image):
+        archive = root / image[: match.end() - 1]
+        if os.path.isfile(archive):
+            return archive, image[match.end() :]
+    return root / image, None
+
+
+def read_bytes(root: Path, image: str) -> bytes:
+    """Read the encoded picture of a reference.
+
+    A reference that leaves the folder and a damaged archive raise InputError, a missing picture FileNotFoundError, a
+    shortage of the machine any other OSError.
+    """
+    try:
+        path, part = split_reference(root, paths.normal_reference(image))
+        if not paths.is_inside(os.path.realpath(root), os.fspath(path)):
+            raise InputError(paths.LINK_LEAVES)
+        if part is None:
+            return paths.read_file(path, paths.PICTURE)
+        return _table_picture(path, part) if isinstance(part, int) else _tar_picture(path, part)
+    except (OSError, LookupError) as error:
+        if shortage(error):
+            raise
+        reason = getattr(error, "strerror", None) or error.args[0]
+        raise FileNotFoundError(f"picture {image!r} cannot be read in {root}: {reason}") from error
+    except InputError as error:
+        raise InputError(f"picture {image!r}: {error}") from error
+
+
+def source_stamp(root: Path, images: Sequence[str]) -> str:
+    """Return 32 hex digits that change with the references, their order, and the size or time of their files."""
+    digest = hashlib.sha256()
+    for image in images:
+        digest.update(image.encode("utf-8", "surrogatepass") + b"\n")
+    for path in dict.fromkeys(split_reference(root, image)[0] for image in images):
+        try:
+            status = path.stat()
+            digest.update(f"{status.st_size} {status.st_mtime_ns // 1_000_000}\n".encode())
+        except OSError:
+            digest.update(b"missing\n")
+    return digest.hexdigest()[:32]
 
 
 class TarContent(NamedTuple):
@@ -39,7 +94,7 @@ class TarContent(NamedTuple):
 
 def scan_tar(path: Path) -> TarContent:
     """List a tar's files from its headers; a member that is cut off is left out."""
-    content, size, offset = TarContent({}, [], False, {}), stamped(path).size, -1
+    content, size, offset = TarContent({}, [], False, {}), paths.stamped(path).size, -1
     try:
         with tarfile.open(path, mode="r:") as tar:
             try:
@@ -67,23 +122,22 @@ def scan_tar(path: Path) -> TarContent:
 
 
 @lru_cache(maxsize=1024)
-def _tar_pictures(file: Stamped) -> tuple[np.ndarray, np.ndarray]:
+def _tar_pictures(file: paths.Stamped) -> tuple[np.ndarray, np.ndarray]:
     """Return a tar's pictures sorted by name: names, and int64 [n, 2] offsets and sizes; about 30 bytes a picture."""
     members = scan_tar(Path(file.path)).members.items()
-    pictures = sorted((os.fsencode(name), place) for name, place in members if is_picture(name))
+    pictures = sorted((os.fsencode(name), place) for name, place in members if paths.is_picture(name))
     places = np.array([place for _, place in pictures], np.int64).reshape(-1, 2)
     return np.array([name for name, _ in pictures], dtype=bytes), places
 
 
-def tar_picture(path: Path, name: str) -> bytes:
-    """Read one picture of a tar."""
-    names, places = _tar_pictures(stamped(path))
+def _tar_picture(path: Path, name: str) -> bytes:
+    names, places = _tar_pictures(paths.stamped(path))
     key = os.fsencode(name)
     index = int(np.searchsorted(names, key)) if len(names) else 0
     if index == len(names) or names[index] != key:
         raise LookupError(f"no such picture in {path.name}")
     offset, size = places[index].tolist()
-    if fault := size_fault(size, PICTURE):
+    if fault := paths.size_fault(size, paths.PICTURE):
         raise InputError(f"it is {fault}")
     with path.open("rb") as stream:
         stream.seek(offset)
@@ -104,9 +158,8 @@ def picture_column(schema: pa.Schema) -> str:
     return next(iter(structs + blobs), "")
 
 
-def table_picture(path: Path, row: int) -> bytes:
-    """Read the picture in one row of a Parquet or Arrow file."""
-    file = stamped(path)
+def _table_picture(path: Path, row: int) -> bytes:
+    file = paths.stamped(path)
     column, ends = _row_groups(file)
     if not column:
         raise InputError(f"{path.name} has no column with pictures")
@@ -120,7 +173,7 @@ def table_picture(path: Path, row: int) -> bytes:
 
 
 @lru_cache(maxsize=1024)
-def _row_groups(file: Stamped) -> tuple[str, np.ndarray]:
+def _row_groups(file: paths.Stamped) -> tuple[str, np.ndarray]:
     """Return the picture column and the end of each row group; an Arrow file is one group."""
     if file.path.endswith(".arrow"):
         table = arrow_table(file)
@@ -131,7 +184,7 @@ def _row_groups(file: Stamped) -> tuple[str, np.ndarray]:
 
 
 @lru_cache(maxsize=2)
-def _group_pictures(file: Stamped, group: int, column: str) -> pa.ChunkedArray:
+def _group_pictures(file: paths.Stamped, group: int, column: str) -> pa.ChunkedArray:
     with damage_as_input_error(file):
         if file.path.endswith(".arrow"):
             pictures = arrow_table(file)[column]
@@ -140,14 +193,14 @@ def _group_pictures(file: Stamped, group: int, column: str) -> pa.ChunkedArray:
         return pc.struct_field(pictures, "bytes") if pa.types.is_struct(pictures.type) else pictures
 
 
-def parquet_file(file: Stamped) -> pq.ParquetFile:
+def parquet_file(file: paths.Stamped) -> pq.ParquetFile:
     """Open a Parquet file."""
     with damage_as_input_error(file):
         return pq.ParquetFile(file.path, pre_buffer=False)  # workers are forked
 
 
 @lru_cache(maxsize=64)
-def arrow_table(file: Stamped) -> pa.Table:
+def arrow_table(file: paths.Stamped) -> pa.Table:
     """Map an Arrow file, in the stream format that `save_to_disk` writes."""
     with damage_as_input_error(file):
         table = pa.ipc.open_stream(pa.memory_map(file.path)).read_all()
@@ -156,7 +209,7 @@ def arrow_table(file: Stamped) -> pa.Table:
 
 
 @contextmanager
-def damage_as_input_error(file: Stamped) -> Iterator[None]:
+def damage_as_input_error(file: paths.Stamped) -> Iterator[None]:
     """Turn any error of pyarrow on a damaged file into an InputError of one line."""
     try:
         yield

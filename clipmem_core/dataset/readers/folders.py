@@ -1,8 +1,4 @@
-"""Reads a folder of pictures, each with a `.txt` of the same name; the top folders are the labels.
-
-Every line of a `.txt` that is not empty is a caption. A template makes captions of pictures without a `.txt` from their
-labels.
-"""
+"""Reads a folder of pictures, each with a `.txt` of one caption a line; the top folders are the labels."""
 
 import os
 import re
@@ -10,9 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from clipmem_core.config import InputError, SourceOptions
-from clipmem_core.dataset.readers.paths import LINK_LEAVES, TEXT, decode_text, is_inside, is_picture, read_file
+from clipmem_core.dataset.readers import paths
 from clipmem_core.dataset.readers.records import Row, Rows
-from clipmem_core.io import shortage
 
 LABEL = "{label}"
 _LINE_END = re.compile(r"\r\n|\r|\n")
@@ -20,17 +15,20 @@ _LINE_END = re.compile(r"\r\n|\r|\n")
 
 def holds_pictures(root: Path) -> bool:
     """Tell whether a folder has a picture somewhere below."""
-    return any(is_picture(name) for _, files in _walk(root) for name in files)
+    return any(paths.is_picture(name) for _, files in _walk(root) for name in files)
 
 
 def has_class_folders(root: Path) -> bool:
     """Tell whether the first subfolder with pictures has no `.txt`."""
-    first = next((files for folder, files in _walk(root) if folder and any(map(is_picture, files))), [])
+    first = next((files for folder, files in _walk(root) if folder and any(map(paths.is_picture, files))), [])
     return bool(first) and not any(name.lower().endswith(".txt") for name in first)
 
 
 def read_folder(root: Path, options: SourceOptions) -> Rows:
-    """Read a folder. A picture without `.txt`, or the reverse, goes to quarantine; hidden files are no rows."""
+    """Read a folder. A picture without `.txt`, or the reverse, goes to quarantine; hidden files are no rows.
+
+    A template makes captions of pictures without a `.txt` from their labels.
+    """
     template = options.caption_template
     if template and LABEL not in template:
         raise InputError(f"--caption-template {template!r} must hold {LABEL}: 'a photo of a {LABEL}'")
@@ -39,15 +37,14 @@ def read_folder(root: Path, options: SourceOptions) -> Rows:
         used = False
         for folder, files in _walk(root):
             texts = {os.path.splitext(name)[0]: name for name in files if name.lower().endswith(".txt")}
-            for name in filter(is_picture, files):
-                text = texts.get(os.path.splitext(name)[0])
-                row = _row(root, os.path.join(folder, name), text and os.path.join(folder, text), template)
+            pictures = {name: os.path.splitext(name)[0] for name in files if paths.is_picture(name)}
+            for name, stem in pictures.items():
+                text = os.path.join(folder, texts[stem]) if stem in texts else None
+                row = _row(root, os.path.join(folder, name), text, template)
                 used = used or not row.reason
                 yield row
-            paired = {os.path.splitext(name)[0] for name in files if is_picture(name)}
-            for stem, name in texts.items():
-                if stem not in paired:
-                    yield Row(os.path.join(folder, name), reason="no picture of the same name")
+            for stem in sorted(texts.keys() - pictures.values()):
+                yield Row(os.path.join(folder, texts[stem]), reason="no picture of the same name")
         if not used:
             raise InputError(
                 f"{root} holds pictures but no captions: put a .txt of the same name beside each, give a table, "
@@ -72,14 +69,10 @@ def _row(root: Path, image: str, text: str | None, template: str) -> Row:
     if text is None:
         return Row(image, image, reason=f"no caption file: {Path(image).stem}.txt is missing")
     path = root / text
-    if path.is_symlink() and not is_inside(os.path.realpath(root), os.fspath(path)):
-        return Row(image, image, reason=LINK_LEAVES.replace("image", "caption file"))
+    if path.is_symlink() and not paths.is_inside(os.path.realpath(root), os.fspath(path)):
+        return Row(image, image, reason=paths.LINK_LEAVES.replace("image", "caption file"))
     try:
-        captions = [line for line in _LINE_END.split(decode_text(read_file(path, TEXT))) if line.strip()]
-    except OSError as error:
-        if shortage(error):
-            raise
-        return Row(image, image, reason=f"caption file cannot be read: {error.strerror}")
-    except InputError as error:
-        return Row(image, image, reason=str(error))
+        captions = list(filter(str.strip, _LINE_END.split(paths.decode_text(paths.read_file(path, paths.TEXT)))))
+    except (InputError, OSError) as error:
+        return Row(image, image, reason=paths.reading_fault(error, "caption file"))
     return Row(image, image, captions, label)

@@ -46,6 +46,14 @@ def stamped(path: Path) -> Stamped:
     return Stamped(os.fspath(path), status.st_size, status.st_mtime_ns)
 
 
+def reading_fault(error: Exception, what: str) -> str:
+    """Return why something cannot be read, in one line; a shortage of the machine is raised."""
+    if shortage(error):
+        raise error
+    reason = getattr(error, "strerror", None) or error
+    return str(error) if isinstance(error, InputError) else f"{what} cannot be read: {reason}"
+
+
 def size_fault(size: int, limit: int) -> str:
     """Return why a file of `size` bytes is not read; empty if it is."""
     return f"larger than {limit >> 20:,} MiB, the most that is read" if size > limit else ""

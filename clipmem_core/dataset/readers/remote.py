@@ -16,7 +16,7 @@ from typing import Any
 from filelock import FileLock
 
 from clipmem_core.config import SETS, InputError, fingerprint
-from clipmem_core.dataset.readers.paths import normal_reference
+from clipmem_core.dataset.readers.paths import is_url, normal_reference
 from clipmem_core.dataset.readers.shards import expand_pattern
 from clipmem_core.io import replacing, shortage
 
@@ -28,10 +28,12 @@ _FILE_ENDINGS = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".ndjson", ".parquet
 
 
 def fetch(url: str, *, data: Path, say: Callable[[str], None] = lambda line: None) -> str:
-    """Copy the file, folder or shards (a brace pattern) at a URL into the data folder and return the local path.
+    """Return the local path of a data set: a file, folder or shards (a brace pattern) at a URL are copied first.
 
-    Unchanged files are not copied a second time; file:// is read in place.
+    They are copied into the data folder, unchanged files only once. file:// is read in place, like a path.
     """
+    if not is_url(url):
+        return url
     import fsspec  # slow to import, and most data sets are local
 
     try:

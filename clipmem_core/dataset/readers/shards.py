@@ -13,7 +13,6 @@ from clipmem_core.config import InputError, SourceOptions
 from clipmem_core.dataset.readers import paths
 from clipmem_core.dataset.readers.containers import TarContent, scan_tar
 from clipmem_core.dataset.readers.records import LABEL_NAMES, Row, Rows
-from clipmem_core.io import shortage
 
 _TEXTS = ("txt", "json", "cls")
 
@@ -49,11 +48,8 @@ def read_shards(shards: Sequence[Path], options: SourceOptions) -> Rows:
                     raise InputError(paths.LINK_LEAVES)
                 yield from _shard_rows(shard, name, options)
             except (InputError, OSError) as error:
-                if shortage(error):
-                    raise
-                unreadable = f"shard cannot be read: {error.strerror}" if isinstance(error, OSError) else str(error)
-                faults.append(unreadable)
-                yield Row(name, reason=unreadable)
+                faults.append(paths.reading_fault(error, "shard"))
+                yield Row(name, reason=faults[-1])
         if len(faults) == len(shards):
             raise InputError(f"{shards[0]}: none of the {len(shards)} shards can be used: {faults[0]}")
 

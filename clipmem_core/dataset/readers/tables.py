@@ -5,7 +5,7 @@ import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -129,28 +129,26 @@ def _read_coco(path: Path, images: Any, annotations: Any, options: SourceOptions
         raise InputError(f"{path.name}: images and annotations must be lists, as in COCO's captions files")
     if annotations and not any(isinstance(entry, dict) and "caption" in entry for entry in annotations):
         raise InputError(f"{path.name}: no annotation has a caption: give COCO's captions_*.json, not its instances")
-    by_id, faulty = dict[Any, dict[str, Any]](), list[Row]()
-    for i, image in enumerate(images):
-        source, key = f"{path.name}: images[{i}]", image.get("id") if isinstance(image, dict) else None
-        if not isinstance(key, str | int):
-            faulty.append(Row(source, reason="image entry has no id"))
-        elif key in by_id:
-            reason = f"image id {key!r} already belongs to {by_id[key].get('file_name')!r}"
-            faulty.append(Row(source, pair_id=key, reason=reason))
-        else:
-            by_id[key] = image
 
     def rows() -> Iterator[Row]:
+        by_id = dict[Any, dict[str, Any]]()
+        for i, image in enumerate(images):
+            key = image.get("id") if isinstance(image, dict) else None
+            if not isinstance(key, str | int) or key in by_id:
+                reason = f"image entry has no id of its own but {key!r}"
+                yield Row(f"{path.name}: images[{i}]", reason=reason)
+            else:
+                by_id[key] = image
         without_annotation = dict(by_id)
         for i, annotation in enumerate(annotations):
             source = f"{path.name}: annotations[{i}]"
             key = annotation.get("image_id") if isinstance(annotation, dict) else None
-            image = by_id.get(key) if isinstance(key, str | int) else None
-            if image is None:
+            if not isinstance(key, str | int) or key not in by_id:
                 yield Row(source, reason=f"annotation belongs to no image: image_id {key!r} is unknown")
                 continue
             without_annotation.pop(key, None)
-            pair_id = as_name(image.get("pair_id")) or image["id"]
+            image = by_id[key]
+            pair_id = as_name(image.get("pair_id")) or key
             values = image.get("file_name"), annotation.get("caption"), image.get("label"), pair_id
             yield Row(source, *values, image.get("injected"))
         for key, image in without_annotation.items():
@@ -159,6 +157,6 @@ def _read_coco(path: Path, images: Any, annotations: Any, options: SourceOptions
 
     folder, split = path.parent.resolve(), path.stem.rpartition("_")[2]
     likely = [parent / name for parent in (folder, folder.parent) for name in ("", "images", split, f"images/{split}")]
-    names = [name for image in list(by_id.values())[:_SEARCHED] if isinstance(name := image.get("file_name"), str)]
-    root = max(likely, key=lambda root: sum(os.path.isfile(root / name) for name in names))
-    return in_image_folder(Rows(root, "coco", chain(rows(), faulty)), options.image_folder, path)
+    names = [image.get("file_name") for image in images[:_SEARCHED] if isinstance(image, dict)]
+    root = max(likely, key=lambda root: sum(os.path.isfile(root / name) for name in names if isinstance(name, str)))
+    return in_image_folder(Rows(root, "coco", rows()), options.image_folder, path)

@@ -57,7 +57,7 @@ class Thing(NamedTuple):
 
 @dataclass(frozen=True)
 class Scene:
-    """The content of a picture and its captions."""
+    """The content of a picture."""
 
     main: Thing
     place: str

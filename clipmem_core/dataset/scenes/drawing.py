@@ -1,7 +1,4 @@
-"""Draws the synthetic set, `scenes`: pictures with five captions each, and injected errors as ground truth.
-
-The same seed gives the same bytes with the same versions of Pillow, its zlib and numpy.
-"""
+"""Draws the synthetic set, `scenes`: pictures with five captions each, and injected errors as ground truth."""
 
 import json
 from collections.abc import Callable
@@ -54,16 +51,15 @@ def draw_scenes(folder: Path, *, pairs: int = 1100, seed: int = 0) -> None:
     """Draw a data set into a folder: images/NNNNN.png and, written last, captions.jsonl.
 
     Each line of captions.jsonl has image, pair_id, captions (five), label (kind of the main object) and injected (null,
-    or the injected error: miscaption, vague, duplicate, atypical). An existing set is overwritten.
+    or the injected error: miscaption, vague, duplicate, atypical). An existing set is overwritten. The same seed gives
+    the same bytes with the same versions of Pillow, its zlib and numpy.
     """
-    if pairs < 1:
-        raise InputError(f"scenes_pairs must be 1 or more, got {pairs}: say how many pairs to draw")
-    if seed < 0:
-        raise InputError(f"scenes_seed must be 0 or more, got {seed}: choose another seed")
+    if pairs < 1 or seed < 0:
+        raise InputError(f"scenes_pairs must be 1 or more and scenes_seed 0 or more, got {pairs} and {seed}")
     (folder / "images").mkdir(parents=True, exist_ok=True)
     listing = folder / CAPTIONS_FILE
     listing.unlink(missing_ok=True)  # a set without it is unfinished
-    plans, lines = list(scene_plan.plan_pairs(pairs, seed=seed)), []
+    plans, lines = list(scene_plan.plan_pairs(pairs, seed=seed)), list[str]()
     for plan in plans:
         image = f"images/{plan.number:05d}.png"
         partner = plan.number if plan.partner is None else plan.partner

@@ -11,7 +11,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Va
 from PIL import Image as Pillow
 
 from clipmem_core.config import InputError
-from clipmem_core.dataset.references import read_bytes
+from clipmem_core.dataset.readers.containers import read_bytes
 from clipmem_core.dataset.source import RawPairs
 from tests.dataset.samples import check_reasons, draw, picture_bytes, read
 

@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import datasets
 import fsspec
@@ -11,8 +10,8 @@ import pytest
 
 from clipmem_core.config import InputError
 from clipmem_core.dataset.readers import remote
+from clipmem_core.dataset.readers.containers import read_bytes
 from clipmem_core.dataset.readers.remote import is_hub_name
-from clipmem_core.dataset.references import read_bytes
 from tests.dataset.samples import draw, picture_bytes, read, write_tar
 
 
@@ -111,15 +110,3 @@ def test_a_data_set_of_the_hub_is_downloaded_once_as_parquet(tmp_path: Path, mon
         assert [read_bytes(raw.root, image) for image in raw.pairs.image] == [picture_bytes(at) for at in range(3)]
     assert requests == [("owner/name", "train[:3]")]
     assert [path.suffix for path in raw.root.iterdir()] == [".parquet"]
-
-
-def test_without_a_network_there_is_one_line_and_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def load(*_: Any, **__: Any) -> None:
-        raise ConnectionError("no route\nto the hub")
-
-    monkeypatch.setattr(remote, "hub_answers", lambda: True)
-    monkeypatch.setattr(datasets, "load_dataset", load)
-    with pytest.raises(InputError, match=r"'owner/name' is not a path here.*no route to the hub") as caught:
-        read("owner/name", data=tmp_path)
-    assert "\n" not in str(caught.value)
-    assert list(tmp_path.iterdir()) == []

@@ -8,9 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clipmem_core.config import InputError, SourceOptions
-from clipmem_core.dataset.readers.paths import as_name, printable, tidy
+from clipmem_core.dataset.readers.containers import read_bytes
 from clipmem_core.dataset.readers.records import Row, Rows, find_fields, merge_rows
-from clipmem_core.dataset.references import read_bytes
 from tests.dataset.samples import draw, picture_bytes, read
 
 
@@ -99,11 +98,3 @@ def test_the_folder_is_searched_for_from_here_and_beside_the_table(
     for folder in ("gone", "~nobody/x"):
         with pytest.raises(InputError, match=f"--image-folder {folder} is not a folder"):
             read(file, image_folder=folder)
-
-
-def test_text_and_names_are_cleaned() -> None:
-    assert tidy("  two\n lines \0") == "two\n lines"
-    assert tidy("a\ud800b\0 😀 ") == "a\ufffdb 😀"
-    assert printable("bad\udcff.jpg").isprintable()
-    names = {3: "3", 3.5: "3.5", 12.0: "12", None: None, float("nan"): None, " ": None, "a ": "a", " NaN ": None}
-    assert {value: as_name(value) for value in names} == names

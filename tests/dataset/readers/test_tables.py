@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clipmem_core.config import InputError
-from clipmem_core.dataset.references import read_bytes
+from clipmem_core.dataset.readers.containers import read_bytes
 from clipmem_core.dataset.source import RawPairs
 from tests.dataset.samples import check_reasons, draw, picture_bytes, read
 
@@ -224,6 +224,6 @@ def test_every_bad_coco_entry_is_quarantined_with_its_place_and_reason(tmp_path:
     assert list(raw.pairs.captions) == [["good"]]
     reasons = ["belongs to no image"] * 3 + ["caption is missing", "reference is missing", "leaves", "no such picture"]
     expected = {f"annotations[{at}]": reason for at, reason in enumerate(reasons, start=1)}
-    expected |= {"images[2]": "already belongs to 'a.png'", "images[3]": "no id", "images[4]": "no id"}
+    expected |= {"images[2]": "no id of its own but 11", "images[3]": "no id", "images[4]": "no id"}
     expected |= {"image 12": "no annotation"}
     check_reasons(raw, {f"captions.json: {entry}": reason for entry, reason in expected.items()})

@@ -1,6 +1,7 @@
 """Near-duplicates are detected, other pictures are not."""
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from clipmem_core.dataset import duplicates
-from clipmem_core.dataset.duplicates import near_duplicate_clusters
+from clipmem_core.dataset.duplicates import alike_by_features, near_duplicate_clusters
 from clipmem_core.dataset.pictures import check_chunk
 
 
@@ -44,20 +45,15 @@ def described(folder: Path, files: list[tuple[Image.Image, str, dict[str, int]]]
     return np.array([np.frombuffer(fact.descriptor, np.uint8) for fact in facts]), [fact.sha256 for fact in facts]
 
 
-def by_the_slow_loop(descriptors: np.ndarray) -> list[int]:
-    """Compare each picture with each, and follow the links."""
-    values = descriptors.astype(float)
-    contrasts = values.std(axis=1)
-    cluster = list(range(len(values)))
-    for i in range(len(values)):
+def clusters_of(n: int, alike: Callable[[int, int], bool]) -> list[int]:
+    """Compare each row with each, and follow the links."""
+    clusters = list(range(n))
+    for i in range(n):
         for j in range(i):
-            contrast = min(contrasts[i], contrasts[j])
-            gap = np.abs(values[i] - values[j])
-            rms = np.sqrt((gap**2).mean())
-            if rms < 0.03 * contrast or (contrast >= 25 and rms < 0.1 * contrast and gap.max() < 0.35 * contrast):
-                old, new = max(cluster[i], cluster[j]), min(cluster[i], cluster[j])
-                cluster = [new if name == old else name for name in cluster]
-    return cluster
+            if alike(i, j):
+                low, high = sorted((clusters[i], clusters[j]))
+                clusters = [low if cluster == high else cluster for cluster in clusters]
+    return clusters
 
 
 def test_rescaled_and_recompressed_copies_are_near_duplicates_and_other_drawings_are_not(tmp_path: Path) -> None:
@@ -96,14 +92,48 @@ def noisy_copies(pictures: int, copies: int, *, seed: int) -> np.ndarray:
 
 
 def test_the_clusters_equal_those_of_a_slow_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(duplicates, "_QUERIES", 37)
-    monkeypatch.setattr(duplicates, "_COMPARED", 50)
+    monkeypatch.setattr(duplicates, "QUERIES", 37)
+    monkeypatch.setattr(duplicates, "BLOCK", 50)
     descriptors = noisy_copies(30, 5, seed=0)
+    values, contrasts = descriptors.astype(float), descriptors.std(axis=1)
+
+    def alike(i: int, j: int) -> bool:
+        contrast, gap = min(contrasts[i], contrasts[j]), np.abs(values[i] - values[j])
+        rms, peak = np.sqrt((gap**2).mean()) / contrast, gap.max() / contrast
+        return bool(rms < 0.03 or (contrast >= 25 and rms < 0.1 and peak < 0.35))
+
     clusters = near_duplicate_clusters(descriptors, [str(row) for row in range(len(descriptors))])
-    assert clusters.tolist() == by_the_slow_loop(descriptors)
+    assert clusters.tolist() == clusters_of(len(descriptors), alike)
     assert 30 < len(set(clusters.tolist())) < 150
 
 
 def test_pictures_that_could_not_be_read_are_not_alike() -> None:
     assert near_duplicate_clusters(np.zeros((3, 768), np.uint8), ["", "", "x"]).tolist() == [0, 1, 2]
     assert near_duplicate_clusters(np.zeros((0, 768), np.uint8), []).tolist() == []
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.9, 0.99])
+def test_clusters_by_features_are_those_of_a_slow_loop(threshold: float) -> None:
+    rng = np.random.default_rng(4)
+    centres = rng.normal(size=(12, 6))
+    features = np.concatenate([centres + rng.normal(scale=0.08, size=centres.shape) for _ in range(5)])
+    unit = features - features.mean(axis=0)
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    expected = clusters_of(len(features), lambda i, j: bool(unit[i] @ unit[j] >= threshold))
+    assert alike_by_features(features, threshold=threshold).tolist() == expected
+
+
+def test_many_features_are_searched_in_cells_and_nearly_all_links_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(2)
+    features = rng.normal(size=(1500, 96)).astype(np.float16)
+    noise = rng.normal(scale=rng.uniform(0.05, 0.4, size=(500, 1)), size=(500, 96))  # cosines of 0.93 to 1
+    features = np.concatenate([features, features[:500] + noise.astype(np.float16)])
+    exact = alike_by_features(features)
+    monkeypatch.setattr(duplicates, "EXACT_UP_TO", 100)
+    monkeypatch.setattr(duplicates, "QUERIES", 7)  # some blocks a cell, on either side
+    monkeypatch.setattr(duplicates, "BLOCK", 5)
+    found = alike_by_features(features)
+    linked = exact != np.arange(2000)
+    assert 300 < linked.sum() < 500
+    assert (found[linked] == exact[linked]).mean() > 0.98
+    assert (found[~linked] == exact[~linked]).all()  # each is checked in full: none too many
