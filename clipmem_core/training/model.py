@@ -38,13 +38,8 @@ def build_model(
 ) -> Model:
     """Build an open_clip model whose initial weights are a function of the seed.
 
-    Args:
-        name: as in `--model`.
-        loss: "clip" or "siglip"; "siglip" starts at logit scale 10 and bias -10.
-        seed: of the initial weights.
-        image_size: in pixels; 0 is the model's own.
-        pretrained: a checkpoint file, or a tag of open_clip's, to start from.
-        device: cpu or cuda.
+    Loss "siglip" starts at logit scale 10 and bias -10, "clip" as open_clip. An image size of 0 is the model's own.
+    `pretrained` is a checkpoint file, or a tag of open_clip's, to start from.
     """
     registered = _register(name)
     _ask_hub(name, pretrained)
@@ -270,12 +265,8 @@ def locked_model(
 ) -> LockedModel:
     """Build a model with locked towers; the initial weights of its heads are a function of the seed.
 
-    Args:
-        image_width, text_width: length of a picture's and a caption's features; 0 for a tower that is trained.
-        dim: length of an embedding.
-        loss: "clip" or "siglip".
-        seed: of the initial weights.
-        full_model: the open_clip model that has the trained tower, if there is one.
+    The widths are those of a picture's and a caption's features; 0 for a tower that is trained, which is taken from
+    `full_model`. `dim` is the length of an embedding.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -83,8 +83,7 @@ def pairs_with(
 
     Args:
         model: an open_clip configuration.
-        tokens: of all captions, [n_captions, context_length].
-        caption_start: captions of pair i are rows start[i] … start[i + 1] - 1, [n_pairs + 1].
+        tokens, caption_start: as in `TrainingData`.
         rows: the pairs that are trained on.
         first: number of captions of a pair that are trained on; 0 means all.
     """
