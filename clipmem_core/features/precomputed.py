@@ -168,14 +168,13 @@ def _parts(source: Path, image: str, text: str) -> list[tuple[Path, Path, Path]]
                 )
                 for number in sorted(numbers, key=lambda number: (len(number), number))
             ]
-    elif source.is_dir():
-        tables = {path.with_suffix(".parquet") for ending in ("parquet", "npz") for path in source.glob(f"*.{ending}")}
-        if any(table.with_suffix(".npz").is_file() for table in tables):
-            return [(table, table.with_suffix(".npz"), table.with_suffix(".npz")) for table in sorted(tables)]
     elif image.endswith(".npy") and text.endswith(".npy"):
         return [(source, Path(image), Path(text))]
-    elif source.suffix == ".parquet" and source.with_suffix(".npz").is_file():
-        return [(source, source.with_suffix(".npz"), source.with_suffix(".npz"))]
+    else:
+        files = [*source.glob("*.parquet"), *source.glob("*.npz")] if source.is_dir() else [source]
+        tables = sorted({path.with_suffix(".parquet") for path in files})
+        if any(table.with_suffix(".npz").is_file() for table in tables):
+            return [(table, table.with_suffix(".npz"), table.with_suffix(".npz")) for table in tables]
     raise InputError(f"{source} holds no features: give {FORMS}")
 
 
@@ -191,10 +190,9 @@ def _store(folder: Path, parts: list[tuple[Path, Path, Path]], options: SourceOp
                 if not dims[side]:
                     dims[side] = array.shape[1]
                     _write_header(file, (0, dims[side]))
-                if array.shape[1] != dims[side]:
+                if (dim := array.shape[1]) != dims[side]:
                     raise InputError(
-                        f"{SIDES[side]} features must be of one length, not {dims[side]} and, in {path}, "
-                        f"{array.shape[1]}"
+                        f"{SIDES[side]} features must be of one length, not {dims[side]} and, in {path}, {dim}"
                     )
                 faults.append(_copy(array, file))
             used, rows = [], [0, 0]

@@ -165,10 +165,8 @@ def mean_curves(results: Sequence[dict[str, Any]]) -> pd.DataFrame:
                 for result in injections
                 if name in result["detectors"]
             ]
-            rows += [
-                (kind, share, name, number, float(value))
-                for number, value in zip(numbers, np.mean(curves, axis=0), strict=True)
-            ]
+            means = zip(numbers, np.mean(curves, axis=0).tolist(), strict=True)
+            rows += [(kind, share, name, number, value) for number, value in means]
     return pd.DataFrame(rows, columns=[KIND, SHARE, DETECTOR, "number", "precision"])
 
 

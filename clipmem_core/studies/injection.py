@@ -60,10 +60,10 @@ class Inputs:
 def run_pieces(folder: Path, names: Sequence[str]) -> None:
     """Run injections one after the other."""
     for name in names:
-        run_piece(Benchmark(folder), Piece.of(name))
+        _run_piece(Benchmark(folder), Piece.of(name))
 
 
-def run_piece(benchmark: Benchmark, piece: Piece) -> None:
+def _run_piece(benchmark: Benchmark, piece: Piece) -> None:
     """Run one injection and write its result, or the reason if its split has too few suitable pairs."""
     config = dataclasses.replace(benchmark.request["config"], seed=piece.seed)
     before = benchmark.pairs
@@ -155,23 +155,20 @@ def _observe(inputs: Inputs) -> Observed:
         text_features=None if text is None else mean_by_pair(text.astype(np.float32), caption_starts(inputs.pairs)),
         seed=config.seed,
     )
-    return seen if config.rounds == "1" else dataclasses.replace(seen, second=_second(inputs, seen))
-
-
-def _second(inputs: Inputs, seen: Observed) -> np.ndarray:
-    """Return the log-probability out of members trained without likely wrong pairs, [n_pairs]; NaN if there are
-    none."""
-    trained, external = seen.trained, seen.sides.external
-    excluded = seen.likely_wrong(SECOND_ROUND_FROM[inputs.config.rounds])
-    if not excluded.any():
-        return np.full(trained.shape[1], np.nan)
-    fewer = dataclasses.replace(inputs.membership, trained=trained & ~excluded)
-    members = _trained_members(dataclasses.replace(inputs, membership=fewer))
-    fits = [
-        fit_out([member.image], [member.text], is_trained[None], external, [member.logit_scale])[1]
-        for member, is_trained in zip(members, trained, strict=True)
-    ]
-    return side_means(fits, trained)[1]
+    if config.rounds == "1":
+        return seen
+    # The log-probability out of members that are trained without likely wrong pairs; NaN if there are none.
+    trained, second = seen.trained, np.full(len(inputs.pairs), np.nan)
+    excluded = seen.likely_wrong(SECOND_ROUND_FROM[config.rounds])
+    if excluded.any():
+        fewer = dataclasses.replace(inputs.membership, trained=trained & ~excluded)
+        again = _trained_members(dataclasses.replace(inputs, membership=fewer))
+        fits = [
+            fit_out([member.image], [member.text], is_trained[None], seen.sides.external, [member.logit_scale])[1]
+            for member, is_trained in zip(again, trained, strict=True)
+        ]
+        second = side_means(fits, trained)[1]
+    return dataclasses.replace(seen, second=second)
 
 
 def _trained_members(inputs: Inputs) -> Iterator[Outputs]:

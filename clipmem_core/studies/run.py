@@ -254,12 +254,10 @@ def _remeasure(run: StudyRun) -> None:
     done = [(name, number) for name, number in run.folder.done() if name in run.arms]
     run.screen.say(f"the compared pairs changed: measuring {len(done)} rows again")
     measured = [_rows(run, name, number) for name, number in done]
-    for table, rows in (
-        (TIMES, [row for _, epochs in measured for row in epochs]),
-        (ARMS, [row for row, _ in measured]),
-    ):
-        if rows:
-            write_table(run.folder.folder / table, pd.DataFrame(rows))
+    if rows := [row for _, epochs in measured for row in epochs]:
+        write_table(run.folder.folder / TIMES, pd.DataFrame(rows))
+    if measured:
+        write_table(run.folder.folder / ARMS, pd.DataFrame([row for row, _ in measured]))
 
 
 def _rows(run: StudyRun, name: str, seed: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:

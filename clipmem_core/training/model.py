@@ -67,9 +67,8 @@ def build_model(
 
 def _ask_hub(name: str, pretrained: str = "") -> None:
     """Test whether the hub answers if weights, a text tower or a tokenizer come from there."""
-    if {"hf_model_name", "hf_tokenizer_name"} & set(model_config(name)["text_cfg"]) or (
-        pretrained and not Path(pretrained).is_file()
-    ):
+    from_hub = {"hf_model_name", "hf_tokenizer_name"} & set(model_config(name)["text_cfg"])
+    if from_hub or (pretrained and not Path(pretrained).is_file()):
         hub_answers()
 
 

@@ -241,7 +241,7 @@ def test_it_learns_on_the_batches_of_a_clip_member_and_writes_the_same_files(
     member = tower_trainer(toy, draw_data(24), labels=labels, **changes)
     seen, forward_loss = list[list[int]](), member.forward_loss
     member.forward_loss = lambda rows, *others: (seen.append(rows.tolist()), forward_loss(rows, *others))[1]
-    train(trainer, tmp_path)
+    train(member, tmp_path)
     batches = [rows for epoch in range(40) for rows in epoch_batches(member.data, seed=0, epoch=epoch, batch_size=12)]
     assert seen == [rows.tolist() for rows in batches]
     trajectory = np.load(tmp_path / TRAJECTORY)
