@@ -118,14 +118,10 @@ LONGEST = 20_000  # characters of a caption, for counting tokens
 def image_tower(
     name: str, *, size: int = 0, pretrained: str = "", precision: Precision = "fp32", device: str = "cpu"
 ) -> Tower:
-    """Return the locked image tower of this name.
+    """Return a locked image tower: built in, a name for `--model` (with `pretrained`), or a timm model.
 
-    Args:
-        name: built in, a name for `--model` (with `pretrained`), or a timm model.
-        size: in pixels; 0 means its own, for a built-in tower `SIZE`.
-        pretrained: an open_clip tag or a checkpoint file; for timm a checkpoint file, or empty for its own weights.
-        precision: fp32 or amp_bf16.
-        device: cpu or cuda.
+    A size of 0 means its own, for a built-in tower `SIZE`. `pretrained` is an open_clip tag or a checkpoint file; for
+    timm a checkpoint file, or empty for its own weights.
     """
     options: dict[str, Any] = {"size": size, "precision": precision, "device": device}
     if name in LITE:
@@ -138,13 +134,8 @@ def image_tower(
 
 
 def text_tower(name: str, *, pretrained: str = "", precision: Precision = "fp32", device: str = "cpu") -> Tower:
-    """Return the locked text tower of this name.
-
-    Args:
-        name: built in, a name for `--model` (with `pretrained`), or a sentence-transformers or transformers model, as a
-            folder or by its name on the hub.
-        pretrained, precision, device: as for an image tower.
-    """
+    """Return a locked text tower: built in, a name for `--model` (with `pretrained`), or a model of
+    sentence-transformers or transformers, as a folder or by its name on the hub."""
     options: dict[str, Any] = {"precision": precision, "device": device}
     if name == MINILM:
         tower = minilm(**options)

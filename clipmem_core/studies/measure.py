@@ -95,8 +95,7 @@ def retrieval_by_rarity(audit: Audit, members: tuple[str, ...]) -> dict[str, flo
     """Measure retrieval on pairs whose caption has a rare trained word, and on the others.
 
     A rare token occurs in one or two of the member's training pairs, before an arm removes tokens, so that all arms
-    divide the pairs alike. The gallery is all utility pairs, each with its mean text embedding. Values are means of the
-    six recalls and over members.
+    divide the pairs alike. The gallery is all utility pairs; values are means of the six recalls and over members.
     """
     config, pairs, membership = audit.record.config, audit.pairs, membership_of(audit.membership)
     rows = utility_rows(sides_of(audit, config, membership))

@@ -300,17 +300,15 @@ def batched(rows: np.ndarray) -> Iterator[np.ndarray]:
     return (rows[start : start + BATCH] for start in range(0, len(rows), BATCH))
 
 
-def mean_image_embeddings(
-    model: Model, data: TrainingData, views: Views, *, n_views: int, precision: str, device: str
-) -> np.ndarray:
-    """Embed `n_views` crops of every picture and return the mean of the unit vectors, float32 [n_pairs, dim]."""
-    return np.concatenate(list(image_blocks(model, data, views, n_views=n_views, precision=precision, device=device)))
+def mean_image_embeddings(model: Model, data: TrainingData, views: Views, **options: Any) -> np.ndarray:
+    """Embed crops of every picture as `image_blocks`, and return all means, float32 [n_pairs, dim]."""
+    return np.concatenate(list(image_blocks(model, data, views, **options)))
 
 
 def image_blocks(
     model: Model, data: TrainingData, views: Views, *, n_views: int, precision: str, device: str
 ) -> Iterator[np.ndarray]:
-    """Yield the result of `mean_image_embeddings` a batch of pairs at a time, float32 [n, dim]."""
+    """Embed `n_views` crops of every picture; yield the mean unit vectors of a batch at a time, float32 [n, dim]."""
     model.eval()
     for rows in batched(np.arange(len(data.keys))):
         pixels = data.pixels.gather(rows)

@@ -79,12 +79,6 @@ def partner_log_probability(image: Tensor, text: Tensor, scale: Tensor) -> tuple
 
     Minus the mean of the log-probabilities is open_clip's ClipLoss, with one matrix product in place of two. Both
     `image` and `text` are unit vectors [n, dim].
-
-    Example:
-        >>> unit = torch.eye(2)
-        >>> cosine, log_probability = partner_log_probability(unit, unit, torch.tensor(0.0))
-        >>> cosine.tolist(), log_probability.exp().round(decimals=4).tolist()  # at a scale of 0
-        ([1.0, 1.0], [0.5, 0.5])
     """
     return _Partners.apply(image, text, scale)
 

@@ -38,12 +38,6 @@ class Vocabulary:
         """Remove rare tokens, [n, context_length]; later tokens move up.
 
         A caption with only rare tokens retains its most common one, the first of several.
-
-        Example:
-            >>> ends_at_9 = {"text_cfg": {"pool_type": "argmax"}}
-            >>> vocabulary = Vocabulary(ends_at_9, np.array([0, 5, 1, 3, 0, 0, 0, 0, 0, 5]), 2)
-            >>> vocabulary.read(np.array([[7, 1, 2, 3, 9, 0], [7, 2, 4, 9, 0, 0]])).tolist()
-            [[7, 1, 3, 9, 0, 0], [7, 2, 9, 0, 0, 0]]
         """
         if self.how == DELETED:
             return tokens
