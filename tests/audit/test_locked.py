@@ -42,10 +42,10 @@ def flags(start: str, *more: str, base: Sequence[str] = FLAGS) -> list[str]:
 
 
 WRONG: list[tuple[dict[str, Any], str]] = [
-    ({"lock_image": False}, "--image-tower"),
+    ({"lock_image": False}, "--model locked"),
     ({"text_tower": ""}, "--lock-text needs pretrained weights"),
-    ({"text_min_df": 3}, "--text-min-df means nothing with --lock-text"),
-    ({"crop_scale": 0.2}, "--crop-scale means nothing with --lock-image"),
+    ({"text_min_df": 3}, "--text-min-df"),
+    ({"crop_scale": 0.2}, "--crop-scale"),
     ({"folds": 5}, "--folds must be even with --halves, not 5"),
     ({"protocol": "paper", "stable": 0.9}, "--stable belongs to --protocol ensemble"),
     ({"preset": "small", "protocol": "paper"}, "--halves belongs to --protocol ensemble"),
