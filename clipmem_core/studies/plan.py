@@ -290,7 +290,7 @@ def read_added(study: StudyFolder) -> list[Arm]:
 
 
 def find_arm(study: StudyFolder, setting: Arm, *, decided: Decided | None = None) -> str | None:
-    """Return the name of the arm that has a setting, or None; with `decisions` the last one added, or with `decided`."""
+    """Return the name of an arm with this setting, or None; with `decisions` the last one added, or with `decided`."""
     setting = arms.normal(setting, arms.reference_config(study))
     if not setting.overrides.get(arms.DECISIONS):
         return next((name for name, text in study.settings.items() if text == setting.text), None)
