@@ -1,3 +1,4 @@
+import re
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -135,3 +136,21 @@ def test_audits_and_studies_are_listed_with_how_they_stand(data: Path, capsys: C
     rows = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines() if len(line.split()) > 1}
     assert (rows["mine"][0], rows["broken"][0]) == ("finished", "broken")
     assert " ".join(rows["other"]).startswith("not finished")
+
+
+ROOT = Path(__file__).parents[1]
+READMES = [ROOT / name for name in ("README.md", "data/results/README.md")]
+READMES += [ROOT / "clipmem_core" / "audit" / name for name in ("README.md", "CLUSTER.md")]
+# In a code block a command ends with its line or comment; within a sentence it ends with the quote.
+COMMAND = re.compile(r"`python -m clipmem_core ([^`]+)`|^    python -m clipmem_core ([^#\n]+)", re.MULTILINE)
+LINK = re.compile(r"\]\((?!https?:)([^)#]+)")
+FILE = re.compile(r"`(data/results/[\w.-]+\.csv)`")
+
+
+@pytest.mark.parametrize("page", READMES, ids=lambda page: f"{page.parent.name}/{page.name}")
+def test_every_quoted_command_can_be_typed_and_every_link_leads_to_a_file(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for words in COMMAND.findall(text):
+        parse(shlex.split("".join(words)))
+    missing = [name for name in LINK.findall(text) if not (page.parent / name).exists()]
+    assert not missing + [name for name in FILE.findall(text) if not (ROOT / name).exists()]

@@ -42,7 +42,7 @@ from clipmem_core.scores.utility import linear_probe
 from clipmem_core.training.activations import unit_layers
 from clipmem_core.training.model import Model, mean_image_embeddings
 from clipmem_core.training.names import CHECKPOINT, LOG
-from clipmem_core.training.tower_trainers import SelfSupervisedTrainer, SupervisedTrainer, classifier, projector
+from clipmem_core.training.tower_trainers import TowerTrainer
 from clipmem_core.training.trainer import Trainer, train
 
 CLIP, SUPERVISED, SELF_SUPERVISED = "clip", "supervised", "self-supervised"
@@ -129,11 +129,9 @@ def _trained(planned: ParadigmRun, screen: Screen) -> Model:
     options: dict[str, Any] = {"seed": seed, "device": run.record.device}
     if planned.paradigm == CLIP:
         trainer = Trainer(model, run.data, config, views, **options)
-    elif planned.paradigm == SELF_SUPERVISED:
-        trainer = SelfSupervisedTrainer(projector(model, seed=seed), run.data, config, views, **options)
     else:
-        tower = classifier(model, int(planned.labels.max()) + 1, seed=seed)
-        trainer = SupervisedTrainer(tower, run.data, config, views, labels=planned.labels, **options)
+        labels = None if planned.paradigm == SELF_SUPERVISED else planned.labels
+        trainer = TowerTrainer(model, run.data, config, views, labels=labels, **options)
     if (folder / CHECKPOINT).is_file():
         weights = torch.load(folder / CHECKPOINT, map_location=trainer.device, weights_only=True)
         trainer.model.load_state_dict(weights)

@@ -30,7 +30,7 @@ from clipmem_core.audit.store import Audit, Record
 from clipmem_core.audit.verdict import RELIABILITY, SECOND_LEFT_OUT, judge
 from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.dataset.pixels import broken_file
-from clipmem_core.features.stored import is_stored
+from clipmem_core.features.precomputed import is_stored
 from clipmem_core.io import DELETE, reading
 from clipmem_core.scores.membership import Membership, side_means
 from clipmem_core.scores.prevalence import SECOND_ROUND_FROM, likely_wrong

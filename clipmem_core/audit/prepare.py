@@ -21,7 +21,7 @@ from clipmem_core.dataset.readers.remote import fetch
 from clipmem_core.dataset.source import RawPairs, read_source
 from clipmem_core.draws import SAMPLE, draw_keys, hashed
 from clipmem_core.features.cache import some_rows
-from clipmem_core.features.stored import SIDES, Stored, caption_rows, open_features, stored_features
+from clipmem_core.features.precomputed import SIDES, Stored, caption_rows, open_features, stored_features
 from clipmem_core.scores.membership import Membership, Sides, draw_utility_pairs, ensemble_membership, paper_membership
 
 ARRAYS = {side: f"{side}.npy" for side in SIDES}  # features, in the folder of a table

@@ -163,27 +163,19 @@ def missing_shards(part: Path, names: Sequence[str]) -> Iterator[tuple[Path, dic
 def read_squares(
     chunk: list[tuple[int, str, str]], *, root: Path, size: int, resize_mode: str
 ) -> list[tuple[int, np.ndarray | str]]:
-    """Read and decode pictures, without torch.
+    """Decode pictures, given by row, reference and sha256, without torch.
 
-    Args:
-        chunk: row, reference and sha256 of each picture.
-        root: the folder the references are relative to.
-        size: side of the square, in pixels.
-        resize_mode: shortest, longest or squash.
-
-    Returns:
-        Each row with its square, uint8 [size, size, 3], or the reason why it failed.
+    Return each row with its square, uint8 [size, size, 3], or the reason why it failed.
     """
-    squares: list[tuple[int, np.ndarray | str]] = []
+    squares = dict[int, np.ndarray | str]()
     for row, image, sha256 in chunk:
         try:
             data = read_bytes(root, image)
-            if hashlib.sha256(data).hexdigest() == sha256:
-                squares.append((row, resize(decode(data, size=size), size, resize_mode)))
-            else:
-                squares.append((row, "the file has changed since the data set was read"))
+            unchanged = hashlib.sha256(data).hexdigest() == sha256
+            changed = "the file has changed since the data set was read"
+            squares[row] = resize(decode(data, size=size), size, resize_mode) if unchanged else changed
         except (OSError, ValueError, PictureError) as error:
             if shortage(error):
                 raise
-            squares.append((row, str(error)))
-    return squares
+            squares[row] = str(error)
+    return list(squares.items())

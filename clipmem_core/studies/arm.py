@@ -109,11 +109,8 @@ class Arm:
 
 def parse_setting(text: str) -> Arm:
     """Parse an arm from its text, the parts in any order."""
-    overrides: dict[str, Any] = {}
-    for part in text.split():
-        name, _, value = part.partition("=")
-        overrides[name] = _parse_value(name, value)
-    return Arm(overrides=overrides)
+    parts = [part.partition("=") for part in text.split()]
+    return Arm(overrides={name: _parse_value(name, value) for name, _, value in parts})
 
 
 def _parse_value(name: str, value: str) -> Any:
@@ -195,10 +192,7 @@ class Split:
 
     @property
     def ranking(self) -> AuditConfig:
-        """The config of the audit that ranks pairs: protocol ensemble.
-
-        In protocol paper every member trains on a shared pair, so that shared pairs have no score.
-        """
+        """The config of the audit that ranks pairs: shared pairs have a score only in protocol ensemble."""
         members = RANKING_REPEATS * self.config.folds
         return dataclasses.replace(self.reference, protocol="ensemble", seeds=1, members=members)
 
@@ -218,9 +212,7 @@ class Split:
 
     def applicable(self, decided: Decided) -> Decided:
         """Return the decisions that change a pair of this study, with at most `config.captions` new captions."""
-        before = {
-            id_: tuple(captions) for id_, captions in zip(self.pairs[c.PAIR_ID], self.pairs[c.CAPTIONS], strict=True)
-        }
+        before = self.pairs.set_index(c.PAIR_ID)[c.CAPTIONS].map(tuple).to_dict()
         after = {id_: tuple(captions)[: self.config.captions or None] for id_, captions in decided.recaptioned.items()}
         changed = {id_: captions for id_, captions in after.items() if id_ in before and captions != before[id_]}
         return Decided(decided.removed & frozenset(before), changed)

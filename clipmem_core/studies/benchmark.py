@@ -71,10 +71,10 @@ def _check_request(injections: int, kinds: Sequence[str], shares: Sequence[float
 
 
 def _check_same(benchmark: Benchmark, source: str, config: AuditConfig) -> None:
-    request = benchmark.request
-    differ = differing_fields(request["source"], request["config"], source, config)
+    before = benchmark.request["config"]
+    differ = differing_fields(benchmark.request["source"], before, source, config)
     for name in affecting("members"):  # an audit may get more of them, a benchmark not
-        then, now = (getattr(config_, name) for config_ in (request["config"], config))
+        then, now = getattr(before, name), getattr(config, name)
         if then != now:
             differ.append(f"{FIELDS[name].flag} is {then} there and {now} here")
     if differ:

@@ -87,7 +87,7 @@ class Benchmark(Named):
         return read_prepared(self.folder)
 
     def result(self, piece: Piece) -> Path:
-        """Return the result file of a injection; it exists if the injection is done."""
+        """Return the result file of an injection; it exists if the injection is done."""
         return self.folder / "injections" / f"{piece.name}.json"
 
     def scores(self, piece: Piece) -> Path:
@@ -101,7 +101,7 @@ class Benchmark(Named):
         return sorted(pieces, key=lambda piece: (list(ERROR_KINDS).index(piece.kind), *piece))
 
     def read(self, piece: Piece) -> dict[str, Any]:
-        return read_json(self.result(piece), dict[str, Any], repair="delete it and run the benchmark again")
+        return read_json(self.result(piece), dict[str, Any], repair=HINT)
 
     def results(self) -> list[dict[str, Any]]:
         """Return the results, without injections that had too few suitable pairs."""
@@ -157,19 +157,16 @@ def mean_curves(results: Sequence[dict[str, Any]]) -> pd.DataFrame:
     rows = []
     for kind, share in dict.fromkeys((result[KIND], result[SHARE]) for result in results):
         injections = [result for result in results if (result[KIND], result[SHARE]) == (kind, share)]
-        numbers = [
-            number for number in injections[0]["numbers"] if number <= min(result["judged"] for result in injections)
-        ]
+        most = min(result["judged"] for result in injections)
+        numbers = [number for number in injections[0]["numbers"] if number <= most]
         for name in injections[0]["detectors"]:
             curves = [
                 np.interp(numbers, result["numbers"], result["detectors"][name]["curve"])
                 for result in injections
                 if name in result["detectors"]
             ]
-            rows += [
-                (kind, share, name, number, float(value))
-                for number, value in zip(numbers, np.mean(curves, axis=0), strict=True)
-            ]
+            means = zip(numbers, np.mean(curves, axis=0).tolist(), strict=True)
+            rows += [(kind, share, name, number, value) for number, value in means]
     return pd.DataFrame(rows, columns=[KIND, SHARE, DETECTOR, "number", "precision"])
 
 

@@ -47,7 +47,7 @@ class Outputs(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """The inputs of the members of a injection."""
+    """The inputs of the members of an injection."""
 
     config: AuditConfig
     pairs: pd.DataFrame
@@ -60,10 +60,10 @@ class Inputs:
 def run_pieces(folder: Path, names: Sequence[str]) -> None:
     """Run injections one after the other."""
     for name in names:
-        run_piece(Benchmark(folder), Piece.of(name))
+        _run_piece(Benchmark(folder), Piece.of(name))
 
 
-def run_piece(benchmark: Benchmark, piece: Piece) -> None:
+def _run_piece(benchmark: Benchmark, piece: Piece) -> None:
     """Run one injection and write its result, or the reason if its split has too few suitable pairs."""
     config = dataclasses.replace(benchmark.request["config"], seed=piece.seed)
     before = benchmark.pairs
@@ -155,29 +155,27 @@ def _observe(inputs: Inputs) -> Observed:
         text_features=None if text is None else mean_by_pair(text.astype(np.float32), caption_starts(inputs.pairs)),
         seed=config.seed,
     )
-    return seen if config.rounds == "1" else dataclasses.replace(seen, second=_second(inputs, seen))
-
-
-def _second(inputs: Inputs, seen: Observed) -> np.ndarray:
-    """Return the log-probability out of members trained without likely wrong pairs, [n_pairs]; NaN if there are
-    none."""
-    trained, external = seen.trained, seen.sides.external
-    excluded = seen.likely_wrong(SECOND_ROUND_FROM[inputs.config.rounds])
-    if not excluded.any():
-        return np.full(trained.shape[1], np.nan)
-    fewer = dataclasses.replace(inputs.membership, trained=trained & ~excluded)
-    members = _trained_members(dataclasses.replace(inputs, membership=fewer))
-    fits = [
-        fit_out([member.image], [member.text], is_trained[None], external, [member.logit_scale])[1]
-        for member, is_trained in zip(members, trained, strict=True)
-    ]
-    return side_means(fits, trained)[1]
+    if config.rounds == "1":
+        return seen
+    # The log-probability out of members that are trained without likely wrong pairs; NaN if there are none.
+    trained, second = seen.trained, np.full(len(inputs.pairs), np.nan)
+    excluded = seen.likely_wrong(SECOND_ROUND_FROM[config.rounds])
+    if excluded.any():
+        fewer = dataclasses.replace(inputs.membership, trained=trained & ~excluded)
+        again = _trained_members(dataclasses.replace(inputs, membership=fewer))
+        fits = [
+            fit_out([member.image], [member.text], is_trained[None], seen.sides.external, [member.logit_scale])[1]
+            for member, is_trained in zip(again, trained, strict=True)
+        ]
+        second = side_means(fits, trained)[1]
+    return dataclasses.replace(seen, second=second)
 
 
 def _trained_members(inputs: Inputs) -> Iterator[Outputs]:
     """Train every member of a split, one after the other, on one thread."""
     torch.set_num_threads(1)
-    config, features, membership = inputs.config, inputs.features, inputs.membership
+    config, towers, features, membership = inputs.config, inputs.towers, inputs.features, inputs.membership
+    options = {"precision": config.precision, "device": config.device}
     captions = [caption for texts in inputs.pairs[c.CAPTIONS] for caption in texts]
     pixels = inputs.pixels if features.image is None else FeatureRows(features.image)
     assert pixels is not None
@@ -192,25 +190,22 @@ def _trained_members(inputs: Inputs) -> Iterator[Outputs]:
     seeds = member_seeds(config, membership.members)
     views: dict[int, Views] = {}  # members of one repeat share a seed
     for name, trained in zip(membership.members, membership.trained, strict=True):
-        yield _trained(inputs, dataclasses.replace(data, rows=np.flatnonzero(trained)), seeds[name], views)
-
-
-def _trained(inputs: Inputs, data: TrainingData, seed: int, views: dict[int, Views]) -> Outputs:
-    config, towers = inputs.config, inputs.towers
-    model = build_member(config, towers, seed=seed, pretrained=config.pretrained)
-    if towers.image or towers.text:
-        fit_standards(model, inputs.features)
-    if seed not in views:
-        views[seed] = feature_views(model, seed) if towers.image else view_maker(model, config, seed)
-    trainer = Trainer(model, data, config, views[seed], seed=seed, device=config.device)
-    model.train()
-    for _ in trainer.steps():
-        pass
-    evaluated, n_views = views[seed], 1  # features have a single evaluation view
-    if not towers.image:
-        evaluated = view_maker(model, config, config.seed + EVALUATION, crop_scale=config.eval_crop_scale)
-        n_views = config.views
-    how = {"precision": config.precision, "device": config.device}
-    image = mean_image_embeddings(model, data, evaluated, n_views=n_views, **how)
-    text = mean_by_pair(text_embeddings(model, data.tokens, **how), data.caption_start, first=config.eval_captions)
-    return Outputs(image, text, trainer.trajectory, float(model.logit_scale.detach().exp()))
+        seed = seeds[name]
+        model = build_member(config, towers, seed=seed, pretrained=config.pretrained)
+        if towers.image or towers.text:
+            fit_standards(model, features)
+        if seed not in views:
+            views[seed] = feature_views(model, seed) if towers.image else view_maker(model, config, seed)
+        member_data = dataclasses.replace(data, rows=np.flatnonzero(trained))
+        trainer = Trainer(model, member_data, config, views[seed], seed=seed, device=config.device)
+        model.train()
+        for _ in trainer.steps():
+            pass
+        evaluated, n_views = views[seed], 1  # features have a single evaluation view
+        if not towers.image:
+            evaluated = view_maker(model, config, config.seed + EVALUATION, crop_scale=config.eval_crop_scale)
+            n_views = config.views
+        image = mean_image_embeddings(model, data, evaluated, n_views=n_views, **options)
+        text = text_embeddings(model, data.tokens, **options)
+        text = mean_by_pair(text, data.caption_start, first=config.eval_captions)
+        yield Outputs(image, text, trainer.trajectory, float(model.logit_scale.detach().exp()))

@@ -31,10 +31,9 @@ ATTACKED = (*c.ATTACK_METRICS.values(), s.ATTACK_SHADOWS)
 
 
 def measure(audit: Audit, number: int, compared: np.ndarray, *, by_rarity: bool = False) -> dict[str, Any]:
-    """Measure the trained members f-number and g-number of an arm's audit.
+    """Measure the trained members f-number and g-number of an arm's audit on `compared` pairs, bool [n_pairs].
 
-    Memorization is measured on `compared` pairs, bool [n_pairs]. Utility is the mean of f and g; samples are those of
-    f, seconds the sum of both, and memory is the larger peak.
+    Utility is the mean of f and g; samples are those of f, seconds the sum of both, and memory is the larger peak.
     """
     names = (f"f-{number}", f"g-{number}")
     folders = [audit.member(name) for name in names]
@@ -67,8 +66,8 @@ def measure_epochs(audit: Audit, number: int, compared: np.ndarray) -> list[dict
             list(retrieval_recalls(np.asarray(image)[rows], np.asarray(text)[rows], np.arange(len(rows))).values())
             for image, text in embedded
         ]
-        row = {s.EPOCH: epoch} | memorization(embedded, sides, compared)
-        epochs.append(row | {s.RETRIEVAL: float(np.mean(recalls))})
+        measured = memorization(embedded, sides, compared)
+        epochs.append({s.EPOCH: epoch, **measured, s.RETRIEVAL: float(np.mean(recalls))})
     return epochs
 
 
@@ -96,11 +95,9 @@ def retrieval_by_rarity(audit: Audit, members: tuple[str, ...]) -> dict[str, flo
     """Measure retrieval on pairs whose caption has a rare trained word, and on the others.
 
     A rare token occurs in one or two of the member's training pairs, before an arm removes tokens, so that all arms
-    divide the pairs alike. The gallery is all utility pairs, each with its mean text embedding. Values are means of the
-    six recalls and over members.
+    divide the pairs alike. The gallery is all utility pairs; values are means of the six recalls and over members.
     """
-    config, pairs = audit.record.config, audit.pairs
-    membership = membership_of(audit.membership)
+    config, pairs, membership = audit.record.config, audit.pairs, membership_of(audit.membership)
     rows = utility_rows(sides_of(audit, config, membership))
     tokens, start = cached_tokens(config.model, pairs), caption_starts(pairs)
     model = model_config(config.model)

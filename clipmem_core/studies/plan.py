@@ -70,13 +70,10 @@ def sized(model: dict[str, Any], *, image: float, text: float) -> dict[str, Any]
     vision, words = scaled["vision_cfg"], scaled["text_cfg"]
     head = vision.get("head_width", 64)
     heads = vision.get("width", 768) / head * image, words.get("heads", 8) * text
-    foreign = (
-        vision.get("timm_model_name") or words.get("hf_model_name") or not isinstance(vision.get("layers", 12), int)
-    )
+    foreign = vision.get("timm_model_name") or words.get("hf_model_name") or type(vision.get("layers", 12)) is not int
     if foreign or any(count < 1 or count != int(count) for count in heads):
         raise InputError(
-            "study size scales the width of open_clip's transformers with an even number of heads: use a ViT such as "
-            "--model small"
+            "study size scales the width of open_clip's transformers with an even number of heads: use --model small"
         )
     vision["width"] = head * int(heads[0])
     words["width"], words["heads"] = int(words.get("width", 512) * text), int(heads[1])
@@ -86,9 +83,7 @@ def sized(model: dict[str, Any], *, image: float, text: float) -> dict[str, Any]
 def views_arms(config: AuditConfig, pairs: pd.DataFrame) -> list[Arm]:
     """Return normal, no and strong crops, with one caption a pair and, if there are more, with all."""
     if config.lock_image:
-        raise InputError(
-            "study views compares crops, and a locked image tower sees whole pictures: add --no-lock-image"
-        )
+        raise InputError("study views compares crops, and a locked image tower has none: add --no-lock-image")
     if not STRONG_CROPS < config.crop_scale < NO_CROPS:
         raise InputError(
             f"study views compares --crop-scale with {STRONG_CROPS} and {NO_CROPS:g}: "
@@ -150,12 +145,12 @@ def removal_arms(config: AuditConfig, pairs: pd.DataFrame) -> list[Arm]:
     counts = [n for n in REMOVED if n <= shared // 2]
     if not counts:
         raise InputError(f"study removal needs at least {2 * REMOVED[0]} shared pairs, and there are {shared}")
+    removals = [Removal(by, n) for n in counts for by in REMOVED_BY]
     return [
         _none(pairs, removed_by=NONE, removed=0),
         *(
             Arm(f"{by}-{n}", {arms.REMOVAL: Removal(by, n)}, shown={"removed_by": by, "removed": n})
-            for n in counts
-            for by in REMOVED_BY
+            for by, n in removals
         ),
     ]
 
@@ -295,10 +290,7 @@ def read_added(study: StudyFolder) -> list[Arm]:
 
 
 def find_arm(study: StudyFolder, setting: Arm, *, decided: Decided | None = None) -> str | None:
-    """Return the name of the arm that has a setting, trained or not, or None.
-
-    A setting with `decisions` must have been added with `decided`; by default the last one added is returned.
-    """
+    """Return the name of an arm with this setting, or None; with `decisions` the last one added, or with `decided`."""
     setting = arms.normal(setting, arms.reference_config(study))
     if not setting.overrides.get(arms.DECISIONS):
         return next((name for name, text in study.settings.items() if text == setting.text), None)
@@ -329,11 +321,10 @@ def add_arms(study: StudyFolder, split: Split, requested: Sequence[Arm]) -> list
             same += [other.name for other in stored if other.text == arm.text and other.decided == decided]
             if not same:
                 _check_arm(arm, stored, split)
-                name = arm.folder_name
+                same = [arm.folder_name]
                 if decided:
-                    name += f"-{fingerprint(list(_decided_json(decided).values()))[:6]}"
-                same = [name]
-                stored.append(dataclasses.replace(arm, name=name))
+                    same[0] += f"-{fingerprint(list(_decided_json(decided).values()))[:6]}"
+                stored.append(dataclasses.replace(arm, name=same[0]))
             names.append(same[0])
         if len(stored) > before:
             study.folder.mkdir(parents=True, exist_ok=True)
@@ -376,16 +367,13 @@ def _check_arm(arm: Arm, stored: Sequence[Arm], split: Split) -> None:
 
 def study_arguments(study: str, source: str, name: str, config: Mapping[str, Any]) -> list[str]:
     """Return the arguments of `python -m clipmem_core study`: seeds, and fields that differ from study and preset."""
-    values, usual = flat(config), defaults_of(study)
-    fields = {
-        key: value
-        for key, value in typed(config).items()
-        if key not in ("seeds", "members") and value != usual.get(key)  # members follow from seeds
-    }
+    # Members follow from seeds, which are always typed.
+    values, usual = flat(config), defaults_of(study) | {name: config[name] for name in ("seeds", "members")}
+    fields = {key: value for key, value in typed(config).items() if value != usual.get(key)}
     # Fields that the study sets, typed back to the preset's value.
-    fields |= {key: values[key] for key, value in usual.items() if key != "seeds" and values[key] != value}
-    named = [f"--name={name}", f"--preset={config['preset']}", f"--seeds={config['seeds']}"]
-    return [study, source, *named, *typed_flags(fields, joint="=")]
+    fields |= {key: values[key] for key, value in usual.items() if values[key] != value}
+    flags = [f"--name={name}", f"--preset={config['preset']}", f"--seeds={config['seeds']}"]
+    return [study, source, *flags, *typed_flags(fields, joint="=")]
 
 
 def resume_arguments(study: StudyFolder) -> list[str]:

@@ -29,8 +29,7 @@ from clipmem_core.studies.plan import command_of
 from clipmem_core.studies.study_folder import ARM, EPOCH, RETRIEVAL, SEED, SPLIT, StudyFolder
 
 TEXT_LEAD = "text_minus_image"
-# clipmem of candidates minus that of external pairs, which no member trains on
-CLIPMEM_NET = "clipmem_net"
+CLIPMEM_NET = "clipmem_net"  # clipmem of candidates minus that of external pairs, which no member trains on
 MEASURES = (
     *(s.CLIPMEM_CANDIDATE, CLIPMEM_NET, s.MEMBERSHIP_AUROC, c.ATTACK_AUROC, c.ATTACK_TPR),
     *(c.CLIPMEM_IMAGE, c.CLIPMEM_TEXT, TEXT_LEAD),
@@ -43,8 +42,7 @@ COLUMNS = [
     *("arms", "low_of_all", "high_of_all", "p_of_all"),
 ]
 LEVEL = 0.05  # of Holm's p
-# Arms that remove only untrained tokens, which `none` reads with their initial random vectors: the plan's, and an added
-# one.
+# Arms, planned and added, that remove only untrained tokens, which `none` reads with their initial random vectors.
 UNTRAINED = ("forget-untrained", "text_forget_df-1")
 LAWS = {"epochs": -1, "steps": -2}  # study scale: fixed quantity → power of pairs predicted by epochs/pairs
 # The measures on a terminal, with their short names.
@@ -118,11 +116,10 @@ def differences(table: pd.DataFrame, reference: str) -> pd.DataFrame:
                 paired_difference(values_by_split, np.zeros_like(values_by_split), level=1 - LEVEL / count)
                 for count in (1, max(many, 1))
             )
-            row = [arm, measure, single.n, values[arm].mean(), single.mean]
+            tested = [single.low, single.high, single.p_value, many, simultaneous.low, simultaneous.high]
             if arm == reference:
-                rows.append([*row, np.nan, np.nan, np.nan, many, np.nan, np.nan])
-            else:
-                rows.append([*row, single.low, single.high, single.p_value, many, simultaneous.low, simultaneous.high])
+                tested = [np.nan, np.nan, np.nan, many, np.nan, np.nan]
+            rows.append([arm, measure, single.n, values[arm].mean(), single.mean, *tested])
     tidy = pd.DataFrame(rows, columns=COLUMNS[:-1])
     corrected = tidy.groupby("measure", sort=False)["p_value"].transform(lambda p: holm(p.to_numpy()))
     return tidy.assign(**{COLUMNS[-1]: corrected.astype(float)})
@@ -161,12 +158,10 @@ def sentence_of(compared: pd.DataFrame, arm: str, *, lead: bool = False) -> str:
     Changes need Holm's p below .05; of two references the last is used.
     """
     rows = compared[compared[ARM] == arm].drop_duplicates("measure", keep="last").set_index("measure")
-    words = (
-        {s.CLIPMEM_CANDIDATE: "memorization"} | ({TEXT_LEAD: "lead of text"} if lead else {}) | {RETRIEVAL: RETRIEVAL}
-    )
+    words = {s.CLIPMEM_CANDIDATE: "memorization", TEXT_LEAD: "lead of text" if lead else "", RETRIEVAL: RETRIEVAL}
     parts = []
     for measure, word in words.items():
-        if measure not in rows.index:
+        if not word or measure not in rows.index:
             continue
         row = rows.loc[measure]
         if row["n"] < MIN_REPLICATES:

@@ -76,11 +76,6 @@ class StudyRun:
         config = self.splits[split].config_of(self.arms[arm], self.folder.models)
         return dataclasses.replace(config, seeds=seeds, members=2 * seeds)
 
-    def snapshots_of(self, arm: str) -> list[int]:
-        """Return the epochs after which an arm's members store embeddings: those of the plan, and the last."""
-        epochs, planned = self.config_of(arm, 1).trained_epochs, self.plan.snapshots
-        return sorted({epoch for epoch in planned if epoch < epochs} | {epochs}) if planned else []
-
 
 def run_study(
     study: str,
@@ -110,7 +105,11 @@ def run_study(
     with acquire_lock(folder.folder, what="study"):
         run = start(study, source, settings.resolve(with_features(source, config)), folder, screen, seeds_per_split)
         run.only, run.executor = frozenset(only), executor
-        add_arms(folder, run.splits[0], with_decisions(run, also, decisions))
+        if any(arm.overrides.get(DECISIONS) for arm in also):
+            pairs = pa.Table.from_pandas(run.splits[0].pairs[[c.PAIR_ID, c.CAPTIONS]], preserve_index=False)
+            decided = decisions(run.dataset_fingerprint, pairs)
+            also = [dataclasses.replace(arm, decided=decided) for arm in also]  # has an effect only with `decisions`
+        add_arms(folder, run.splits[0], also)
         run.added = read_added(folder)
         if unknown := sorted(run.only.difference(run.arms)):
             raise InputError(f"study {study} has no arm {unknown[0]!r} for --only: choose from {', '.join(run.arms)}")
@@ -123,7 +122,7 @@ def run_study(
 
 
 def start(
-    study: str, source: str, config: AuditConfig, folder: StudyFolder, screen: Screen, seeds_per_split: int = 0
+    study: str, source: str, config: AuditConfig, folder: StudyFolder, screen: Screen, seeds_per_split: int
 ) -> StudyRun:
     """Read the data set, draw the splits, and check every arm; nothing is written."""
     screen.say(f"reading {source}")
@@ -161,15 +160,6 @@ def start(
     return StudyRun(
         study, source, folder, arms, data_set.fingerprint, config, data_sets, splits, seeds_per_split, screen
     )
-
-
-def with_decisions(run: StudyRun, also: Sequence[Arm], decisions: Decisions) -> list[Arm]:
-    """Return arms with the current decisions."""
-    if not any(arm.overrides.get(DECISIONS) for arm in also):
-        return list(also)
-    pairs = pa.Table.from_pandas(run.splits[0].pairs[[c.PAIR_ID, c.CAPTIONS]], preserve_index=False)
-    decided = decisions(run.dataset_fingerprint, pairs)
-    return [dataclasses.replace(arm, decided=decided) if arm.overrides.get(DECISIONS) else arm for arm in also]
 
 
 def _train(run: StudyRun) -> None:
@@ -254,12 +244,10 @@ def _remeasure(run: StudyRun) -> None:
     done = [(name, number) for name, number in run.folder.done() if name in run.arms]
     run.screen.say(f"the compared pairs changed: measuring {len(done)} rows again")
     measured = [_rows(run, name, number) for name, number in done]
-    for table, rows in (
-        (TIMES, [row for _, epochs in measured for row in epochs]),
-        (ARMS, [row for row, _ in measured]),
-    ):
-        if rows:
-            write_table(run.folder.folder / table, pd.DataFrame(rows))
+    if rows := [row for _, epochs in measured for row in epochs]:
+        write_table(run.folder.folder / TIMES, pd.DataFrame(rows))
+    if measured:
+        write_table(run.folder.folder / ARMS, pd.DataFrame([row for row, _ in measured]))
 
 
 def _rows(run: StudyRun, name: str, seed: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -313,7 +301,8 @@ def _begun_arm(run: StudyRun, name: str, split: int, *, seeds: int) -> Audit:
         for id_, words in zip(pairs[c.PAIR_ID], pairs[c.CAPTIONS], strict=True)
     ]
     membership = leave_out(membership, pairs[c.PAIR_ID].isin(changes.removed).to_numpy())
-    data_set, snapshots = dataclasses.replace(data_set, pairs=pairs), run.snapshots_of(name)
+    data_set, last, planned = dataclasses.replace(data_set, pairs=pairs), config.trained_epochs, run.plan.snapshots
+    snapshots = sorted({epoch for epoch in planned if epoch < last} | {last}) if planned else []
     write_audit(audit, run.source, config, data_set, pairs, membership, seconds=0.0, snapshots=snapshots)
     return audit
 

@@ -51,19 +51,12 @@ def count_units(
     rows: np.ndarray,
     config: AuditConfig,
     device: str,
-    report: Callable[[int], None] | None = None,
+    report: Callable[[int], None],
 ) -> UnitTally:
-    """Compute the activation of every unit of an encoder on each pair.
+    """Compute the activation of every unit of an encoder on some pairs, rows int64 [n].
 
-    Args:
-        model: has the encoder.
-        data: pixels and tokens; `data.rows` are not used.
-        views: the evaluation views.
-        tower: `image`, over `config.views` views of each picture, or `text`, over the captions that are evaluated.
-        rows: the pairs, int64 [n].
-        config: of the audit.
-        device: cpu or cuda.
-        report: called with the number of finished pairs.
+    `tower` is `image`, over `config.views` evaluation views of each picture, or `text`, over the captions that are
+    evaluated. `report` is called with the number of finished pairs.
     """
     model.eval()
     layers = unit_layers(model, tower)
@@ -95,8 +88,7 @@ def count_units(
                         model.visual(images)
                     total += torch.cat(means, dim=2).cpu().numpy()
                 tally.add(block, *(total / config.views))
-                if report:
-                    report(tally.count)
+                report(tally.count)
         else:
             cut = can_cut_text(model)
             for block, captions, start in _caption_batches(data, rows, config.eval_captions):
@@ -105,8 +97,7 @@ def count_units(
                 with autocast(config.precision, device):
                     encode_text(model, tokens, cut=cut)
                 tally.add(block, *(mean_by_pair(part.cpu().numpy(), start) for part in torch.cat(means, dim=2)))
-                if report:
-                    report(tally.count)
+                report(tally.count)
     return tally
 
 
@@ -114,10 +105,6 @@ def caption_mask(tokens: Tensor) -> Tensor:
     """Return which tokens belong to a caption, bool [n, length]: all up to its end token, the last that is not 0.
 
     Token 0 is padding, but also a word ("!") within a caption.
-
-    Example:
-        >>> caption_mask(torch.tensor([[5, 0, 9, 0]])).tolist()
-        [[True, True, True, False]]
     """
     places = torch.arange(tokens.shape[1], device=tokens.device)
     last = torch.where(tokens != 0, places, 0).amax(dim=1)

@@ -38,13 +38,8 @@ def build_model(
 ) -> Model:
     """Build an open_clip model whose initial weights are a function of the seed.
 
-    Args:
-        name: as in `--model`.
-        loss: "clip" or "siglip"; "siglip" starts at logit scale 10 and bias -10.
-        seed: of the initial weights.
-        image_size: in pixels; 0 is the model's own.
-        pretrained: a checkpoint file, or a tag of open_clip's, to start from.
-        device: cpu or cuda.
+    Loss "siglip" starts at logit scale 10 and bias -10, "clip" as open_clip. An image size of 0 is the model's own.
+    `pretrained` is a checkpoint file, or a tag of open_clip's, to start from.
     """
     registered = _register(name)
     _ask_hub(name, pretrained)
@@ -72,9 +67,8 @@ def build_model(
 
 def _ask_hub(name: str, pretrained: str = "") -> None:
     """Test whether the hub answers if weights, a text tower or a tokenizer come from there."""
-    if {"hf_model_name", "hf_tokenizer_name"} & set(model_config(name)["text_cfg"]) or (
-        pretrained and not Path(pretrained).is_file()
-    ):
+    from_hub = {"hf_model_name", "hf_tokenizer_name"} & set(model_config(name)["text_cfg"])
+    if from_hub or (pretrained and not Path(pretrained).is_file()):
         hub_answers()
 
 
@@ -270,12 +264,8 @@ def locked_model(
 ) -> LockedModel:
     """Build a model with locked towers; the initial weights of its heads are a function of the seed.
 
-    Args:
-        image_width, text_width: length of a picture's and a caption's features; 0 for a tower that is trained.
-        dim: length of an embedding.
-        loss: "clip" or "siglip".
-        seed: of the initial weights.
-        full_model: the open_clip model that has the trained tower, if there is one.
+    The widths are those of a picture's and a caption's features; 0 for a tower that is trained, which is taken from
+    `full_model`. `dim` is the length of an embedding.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -310,17 +300,15 @@ def batched(rows: np.ndarray) -> Iterator[np.ndarray]:
     return (rows[start : start + BATCH] for start in range(0, len(rows), BATCH))
 
 
-def mean_image_embeddings(
-    model: Model, data: TrainingData, views: Views, *, n_views: int, precision: str, device: str
-) -> np.ndarray:
-    """Embed `n_views` crops of every picture and return the mean of the unit vectors, float32 [n_pairs, dim]."""
-    return np.concatenate(list(image_blocks(model, data, views, n_views=n_views, precision=precision, device=device)))
+def mean_image_embeddings(model: Model, data: TrainingData, views: Views, **options: Any) -> np.ndarray:
+    """Embed crops of every picture as `image_blocks`, and return all means, float32 [n_pairs, dim]."""
+    return np.concatenate(list(image_blocks(model, data, views, **options)))
 
 
 def image_blocks(
     model: Model, data: TrainingData, views: Views, *, n_views: int, precision: str, device: str
 ) -> Iterator[np.ndarray]:
-    """Yield the result of `mean_image_embeddings` a batch of pairs at a time, float32 [n, dim]."""
+    """Embed `n_views` crops of every picture; yield the mean unit vectors of a batch at a time, float32 [n, dim]."""
     model.eval()
     for rows in batched(np.arange(len(data.keys))):
         pixels = data.pixels.gather(rows)

@@ -1,7 +1,4 @@
-"""Trainers of a model's image encoder without captions: on labels, or on another view of the same picture.
-
-Both run the steps of `Trainer`: the same order of pictures, views, optimiser and schedule.
-"""
+"""Train a model's image encoder without captions: on labels, or on another view of the same picture."""
 
 from typing import Any
 
@@ -42,55 +39,40 @@ class HeadedTower(nn.Module):
         return self.head(self.visual(images)).float()
 
 
-def classifier(model: Model, classes: int, *, seed: int) -> HeadedTower:
-    """Put a linear head on the image encoder, one output a class."""
-    return HeadedTower(model, classes, seed=seed)
+class TowerTrainer(Trainer):
+    """Trains with the steps of `Trainer` and the same views: on labels with cross-entropy, else as SimCLR.
 
+    In SimCLR (Chen et al., ICML 2020) the two views of a picture are positives within the batch. With two views the
+    library's SupConLoss is NT-Xent. Views are crops, without SimCLR's colours and blur. The head is linear for labels,
+    and SimCLR's projection otherwise: a hidden layer as wide as the encoder's output, and 128 numbers.
+    """
 
-def projector(model: Model, *, seed: int) -> HeadedTower:
-    """Put SimCLR's projection on the image encoder: a hidden layer as wide as its output, and 128 numbers."""
-    return HeadedTower(model, model.visual.output_dim, PROJECTION, seed=seed)
+    def __init__(self, model: Model, *args: Any, seed: int, labels: np.ndarray | None = None, **kwargs: Any) -> None:
+        widths = (model.visual.output_dim, PROJECTION) if labels is None else (int(labels.max()) + 1,)
+        super().__init__(HeadedTower(model, *widths, seed=seed), *args, seed=seed, **kwargs)
+        self.labels = labels  # int64 [n_pairs]
+        self.loss = SelfSupervisedLoss(SupConLoss(temperature=TEMPERATURE))
+        if labels is None and self.config.crop_scale >= 1:
+            raise InputError("self-supervised training needs views that differ: crop_scale must be below 1")
 
-
-class _TowerTrainer(Trainer):
     def outputs(self, pixels: np.ndarray, rows: np.ndarray, turn: int) -> Tensor:
+        """Return the head's outputs for a view of some pictures, float32 [n, widths[-1]]."""
         images = self.views.training_images(pixels, self.data.keys[rows], turn, self.device)
         with autocast(self.config.precision, self.device):
             return self.model(images)
 
-
-class SupervisedTrainer(_TowerTrainer):
-    """Trains on labels with cross-entropy."""
-
-    def __init__(self, *args: Any, labels: np.ndarray, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.labels = labels  # int64 [n_pairs]
-
     def forward_loss(self, rows: np.ndarray, epoch: int, pixels: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the loss, 1 for each picture whose label was predicted, and the label's log-probability."""
-        log_probabilities = F.log_softmax(self.outputs(pixels, rows, epoch), dim=1)
-        labels = torch.from_numpy(self.labels[rows]).to(self.device)
-        log_probability = log_probabilities.gather(1, labels[:, None])[:, 0]
-        correct = log_probabilities.argmax(dim=1) == labels
-        return -log_probability.mean(), correct.float(), log_probability.detach()
+        """Return the loss, and two numbers for each picture, [n] each.
 
-
-class SelfSupervisedTrainer(_TowerTrainer):
-    """Trains as SimCLR (Chen et al., ICML 2020): the two views of a picture are positives within the batch.
-
-    With two views of a picture the library's SupConLoss is NT-Xent. The first view is that of the other paradigms.
-    Views are crops, without SimCLR's colours and blur.
-    """
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        if self.config.crop_scale >= 1:
-            raise InputError("self-supervised training needs views that differ: crop_scale must be below 1")
-        self.loss = SelfSupervisedLoss(SupConLoss(temperature=TEMPERATURE))
-
-    def forward_loss(self, rows: np.ndarray, epoch: int, pixels: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the loss, the cosine of each picture's two views, and the mean log-probability of one view given the
-        other among all views of the batch."""
+        With labels these are 1 if the label was predicted, and its log-probability. Without labels they are the cosine
+        of both views, and the mean log-probability of one view given the other among all views of the batch.
+        """
+        if self.labels is not None:
+            log_probabilities = F.log_softmax(self.outputs(pixels, rows, epoch), dim=1)
+            labels = torch.from_numpy(self.labels[rows]).to(self.device)
+            log_probability = log_probabilities.gather(1, labels[:, None])[:, 0]
+            correct = log_probabilities.argmax(dim=1) == labels
+            return -log_probability.mean(), correct.float(), log_probability.detach()
         first, second = (
             F.normalize(self.outputs(pixels, rows, turn), dim=1) for turn in (epoch, epoch + self.config.epochs)
         )

@@ -56,12 +56,7 @@ def chosen_captions(data: TrainingData, rows: np.ndarray, *, seed: int, epoch: i
 
 
 def learning_rate(step: int, *, total: int, peak: float, warmup: int) -> float:
-    """Return the rate of a step: linear warm-up over at most a tenth of the run, then half a cosine down to 0.
-
-    Example:
-        >>> learning_rate(100, total=100, peak=1.0, warmup=10)
-        0.0
-    """
+    """Return the rate of a step: linear warm-up over at most a tenth of the run, then half a cosine down to 0."""
     warmup = min(warmup, total // 10)
     if step < warmup:
         return peak * (step + 1) / warmup
@@ -82,18 +77,8 @@ def make_optimizer(model: Model, config: AuditConfig) -> torch.optim.AdamW:
 def partner_log_probability(image: Tensor, text: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     """Return cosine and in-batch log-probability of each true partner, both directions averaged, [n] each.
 
-    Minus the mean of the log-probabilities is open_clip's ClipLoss, with one matrix product in place of two.
-
-    Args:
-        image: unit vectors [n, dim].
-        text: unit vectors [n, dim].
-        scale: the logit scale.
-
-    Example:
-        >>> unit = torch.eye(2)
-        >>> cosine, log_probability = partner_log_probability(unit, unit, torch.tensor(0.0))
-        >>> cosine.tolist(), log_probability.exp().round(decimals=4).tolist()  # at a scale of 0
-        ([1.0, 1.0], [0.5, 0.5])
+    Minus the mean of the log-probabilities is open_clip's ClipLoss, with one matrix product in place of two. Both
+    `image` and `text` are unit vectors [n, dim].
     """
     return _Partners.apply(image, text, scale)
 

@@ -70,16 +70,13 @@ class ViewMaker:
         return self.images(pixels, self.boxes(keys, epoch), device, batch=Batch(keys, epoch, self.seed))
 
     def evaluation_images(self, pixels: np.ndarray, keys: np.ndarray, view: int, device: str = "cpu") -> Tensor:
-        """Draw an evaluation view of uint8 pixels [n, size, size, 3]: float32 [n, 3, image_size, image_size]."""
+        """Draw an evaluation view, as `training_images` without mitigations."""
         return self.images(pixels, self.boxes(keys, view), device)
 
     def images(
         self, pixels: np.ndarray, boxes: np.ndarray, device: str = "cpu", *, batch: Batch | None = None
     ) -> Tensor:
-        """Cut boxes [n, 4] out of uint8 pixels [n, size, size, 3]: float32 images [n, 3, image_size, image_size].
-
-        With `batch` they are training views, which mitigations change.
-        """
+        """Cut boxes [n, 4] out of pixels; with `batch` they are training views, which mitigations change."""
         stored = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float()
         theta = np.zeros((len(boxes), 2, 3), dtype=np.float32)
         theta[:, 0, 0], theta[:, 1, 1] = boxes[:, 2], boxes[:, 3]
@@ -106,10 +103,7 @@ class FeatureRows:
 
 
 class FeatureViews:
-    """Views of features: dropout to the mean in training views, none in evaluation views.
-
-    The mask of a training view is one of `MASKS` drawn from the seed, chosen by a hash of seed, epoch and pair.
-    """
+    """Views of features: dropout to the mean in training views, with one of `MASKS` masks; none in evaluation views."""
 
     def __init__(self, mean: Tensor, seed: int) -> None:
         self.mean, self.seed = mean, seed

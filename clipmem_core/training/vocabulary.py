@@ -38,12 +38,6 @@ class Vocabulary:
         """Remove rare tokens, [n, context_length]; later tokens move up.
 
         A caption with only rare tokens retains its most common one, the first of several.
-
-        Example:
-            >>> ends_at_9 = {"text_cfg": {"pool_type": "argmax"}}
-            >>> vocabulary = Vocabulary(ends_at_9, np.array([0, 5, 1, 3, 0, 0, 0, 0, 0, 5]), 2)
-            >>> vocabulary.read(np.array([[7, 1, 2, 3, 9, 0], [7, 2, 4, 9, 0, 0]])).tolist()
-            [[7, 1, 3, 9, 0, 0], [7, 2, 9, 0, 0, 0]]
         """
         if self.how == DELETED:
             return tokens
@@ -83,8 +77,7 @@ def pairs_with(
 
     Args:
         model: an open_clip configuration.
-        tokens: of all captions, [n_captions, context_length].
-        caption_start: captions of pair i are rows start[i] … start[i + 1] - 1, [n_pairs + 1].
+        tokens, caption_start: as in `TrainingData`.
         rows: the pairs that are trained on.
         first: number of captions of a pair that are trained on; 0 means all.
     """

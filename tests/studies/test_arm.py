@@ -161,11 +161,7 @@ def test_other_decisions_are_another_arm_and_the_decisions_are_frozen(study: Stu
 REFUSED = [
     ("text_mask=1.5", Decided(), "--text-mask must be at least 0 and below 1, not 1.5"),
     ("removal=clipmem:111", Decided(), "111 of 220 shared pairs would be removed"),
-    (
-        "removal=random:108 near_duplicates",
-        Decided(),
-        "111 of 220 shared pairs would be removed: remove at most half",
-    ),
+    ("removal=random:108 near_duplicates", Decided(), "111 of 220 shared pairs would be removed: remove at most half"),
     ("decisions", Decided(), "decisions: no pair of this study is decided to be removed or recaptioned: decide first"),
     ("decisions", Decided(frozenset({"p399"})), "decisions: no pair of this study is decided"),
     ("decisions", Decided(ids_of(range(111))), "111 of 220 shared pairs would be removed"),

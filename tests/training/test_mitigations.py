@@ -1,8 +1,9 @@
-"""Mitigations: off they change nothing, on they draw by pair and epoch alone."""
+"""Mitigations: off they change nothing, on they draw by pair and epoch alone; removal of rare tokens."""
 
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from sklearn.feature_extraction.text import CountVectorizer
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms import functional as tv
@@ -18,7 +20,9 @@ from clipmem_core.config import InputError
 from clipmem_core.draws import MASK, TEXT_NOISE, draw_keys, uniforms
 from clipmem_core.mitigations import Batch, EmbeddingNoise, TextMask, drop_words, jitter
 from clipmem_core.training.model import build_model, tokenize
+from clipmem_core.training.names import model_config
 from clipmem_core.training.trainer import HeldOutLevel, Trainer, epoch_batches, train
+from clipmem_core.training.vocabulary import Vocabulary, delete_rows, pairs_with
 from tests.training.toys import END, START, draw_tokens, held_out_data, trainer
 
 
@@ -199,3 +203,65 @@ def test_the_level_is_a_quantile_of_alignments_over_all_other_external_pairs() -
         negative_image = np.mean([float(image[j] @ text[i]) for j in others])
         alignments.append(own - negative_text - negative_image)
     assert held_out.level == pytest.approx(np.quantile(alignments, 0.75), abs=1e-5)
+
+
+TINY: dict[str, Any] = {"text_cfg": {"vocab_size": 12, "context_length": 7}}
+FIRST, LAST = 10, 11
+captions = st.lists(st.integers(1, 9), max_size=5)
+pair_lists = st.lists(st.lists(captions, min_size=1, max_size=3), min_size=1, max_size=12)
+
+
+def tokens_of(captions: list[list[int]]) -> np.ndarray:
+    tokens = np.zeros((len(captions), 7), dtype=np.int32)
+    for row, words in enumerate(captions):
+        tokens[row, : len(words) + 2] = [FIRST, *words, LAST]
+    return tokens
+
+
+def read_words(row: np.ndarray) -> list[int]:
+    return [int(token) for token in row if 0 < token < FIRST]
+
+
+@given(pair_lists, st.integers(1, 4), st.integers(0, 2), st.data())
+def test_the_tokens_that_are_read_are_scikit_learns(
+    pairs: list[list[list[int]]], min_df: int, first: int, data: st.DataObject
+) -> None:
+    rows = data.draw(st.lists(st.integers(0, len(pairs) - 1), unique=True, min_size=1))
+    documents = [" ".join(str(word) for caption in pairs[row][: first or None] for word in caption) for row in rows]
+    words = CountVectorizer(token_pattern=r"\d+", vocabulary=[str(number) for number in range(12)], binary=True)
+    frequency = np.asarray(words.fit_transform(documents).sum(axis=0)).ravel()
+    start = np.concatenate([[0], np.cumsum([len(own) for own in pairs])])
+    tokens = tokens_of([caption for own in pairs for caption in own])
+    counts = pairs_with(TINY, tokens, start, np.array(rows), first=first)
+    assert counts.tolist() == frequency.tolist()
+    for before, after in zip(tokens, Vocabulary(TINY, counts, min_df).read(tokens), strict=True):
+        left = [word for word in read_words(before) if frequency[word] >= min_df]
+        if read_words(before) and not left:  # the most common one stays, the first of several
+            left = [max(read_words(before), key=lambda word: frequency[word])]
+        assert after.tolist() == tokens_of([left])[0].tolist()
+
+
+def test_the_placebo_leaves_out_as_many_trained_words_and_all_untrained_ones() -> None:
+    counts = np.array([0, 0, 1, 2, 5, 5, 5, 5, 5, 5, 0, 0])  # 1 is untrained, 2 and 3 are rare
+    tokens = tokens_of([[1, 2, 4, 5, 6]] + [[word, 2, 3, 4, 5] for word in (6, 7, 8, 9)] + [[4, 5, 6]])
+    rare, random = (Vocabulary(TINY, counts, 3, how).read(tokens) for how in ("omitted", "random"))
+    assert [len(read_words(row)) for row in random] == [len(read_words(row)) for row in rare] == [3, 3, 3, 3, 3, 3]
+    assert 1 not in read_words(random[0])
+    assert any({2, 3} & set(read_words(row)) for row in random[1:5])  # chance, not rarity, chooses
+    reverse = Vocabulary(TINY, counts, 3, "random").read(tokens[::-1])
+    assert np.array_equal(reverse[::-1], random)  # equal captions lose the same words
+
+
+def test_deleted_rows_are_0_and_no_other_row_changes() -> None:
+    config, tokens = model_config("tiny"), tokenize("tiny", ["a grey cat", "a grey dog", "a cat", "a cat"])
+    vocabulary = Vocabulary(config, pairs_with(config, tokens, np.arange(5), np.arange(4)), 2, "deleted")
+    assert np.array_equal(vocabulary.read(tokens), tokens)
+    model = build_model("tiny", loss="clip", seed=0)
+    before = model.token_embedding.weight.detach().clone()
+    delete_rows(model.state_dict(), vocabulary.rare_rows(tokens))
+    weights = model.token_embedding.weight.detach()
+    left = sorted({*tokens[0, :5].tolist()})  # start, three words, end, and not "dog"
+    assert np.array_equal(np.flatnonzero(weights.any(dim=1)), left)
+    assert (weights[left] == before[left]).all()
+    with pytest.raises(InputError, match="rows of tokens can be deleted if the text is trained"):
+        delete_rows({"visual.weight": before}, np.array([1]))

@@ -1,4 +1,4 @@
-"""Models start from their seed alone, load safely, and encode as open_clip's own do; heads on locked towers."""
+"""Models start from their seed alone, load safely, and encode as open_clip's own do; heads on locked towers; names."""
 
 import json
 import math
@@ -29,6 +29,7 @@ from clipmem_core.training.model import (
     text_embeddings,
     tokenize,
 )
+from clipmem_core.training.names import model_config, model_file, model_names
 from clipmem_core.training.views import FeatureViews
 from tests.training import toys
 from tests.training.toys import draw_data, draw_tokens, view_maker
@@ -151,19 +152,14 @@ def test_open_clips_own_forms_load(toy: str, tmp_path: Path, prefix: str, bare: 
     torch.testing.assert_close([target.state_dict(), started.state_dict()], [source.state_dict()] * 2)
 
 
-def test_code_in_a_checkpoint_does_not_run(toy: str, tmp_path: Path) -> None:
+def test_code_in_a_checkpoint_does_not_run_and_a_broken_one_is_refused(toy: str, tmp_path: Path) -> None:
     path, trace = tmp_path / "trap.pt", tmp_path / "trace"
     torch.save({"state_dict": Trap(trace)}, path)
     assert_refused(toy, path, "it is no checkpoint, or holds more than weights")
     assert not trace.exists()
     torch.load(path, weights_only=False)
     assert trace.exists()
-
-
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut short"])
-def test_a_file_that_is_no_checkpoint_is_refused(toy: str, tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "broken.pt"
-    path.write_bytes(content)
+    path.write_bytes(b"PK\x03\x04 cut short")
     assert_refused(toy, path, ".+")
 
 
@@ -233,3 +229,33 @@ def test_a_view_to_train_on_has_a_fifth_of_its_numbers_at_their_mean() -> None:
     torch.testing.assert_close(alone[0], seen[7])  # whoever else is in the batch
     assert not torch.equal(views.training_images(FEATURES, keys, 3), seen)
     assert torch.equal(views.evaluation_images(FEATURES, keys, 0), torch.from_numpy(FEATURES).float())
+
+
+def test_models_of_open_clip_ours_and_json_files_are_known(tmp_path: Path) -> None:
+    names = model_names()
+    assert names[:3] == ["locked", "small", "tiny"]
+    assert {"ViT-B-32", "RN50", "roberta-ViT-B-32"} <= set(names)
+    assert all(model_file(name).stem == name for name in names)
+    assert model_config("ViT-B-16-SigLIP") == open_clip.get_model_config("ViT-B-16-SigLIP")
+    assert model_config("ViT-B/32") == open_clip.get_model_config("ViT-B-32")
+    assert model_config(toys.write_model(tmp_path)) == toys.MODEL
+    wrapped = tmp_path / "open_clip_config.json"
+    wrapped.write_text(json.dumps({"model_cfg": toys.MODEL, "preprocess_cfg": {}}))
+    assert model_config(str(wrapped), image_size=16)["vision_cfg"] == {**toys.MODEL["vision_cfg"], "image_size": 16}
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ({"embed_dim": 16, "text_cfg": {}}, "lacks vision_cfg: an open_clip model config has all three"),
+        ({"model_cfg": {"vision_cfg": {}}}, "lacks embed_dim, text_cfg"),
+        ({"model_cfg": None}, "lacks embed_dim, vision_cfg, text_cfg"),
+        ([1, 2], "lacks embed_dim, vision_cfg, text_cfg"),
+        (None, "is not valid JSON"),
+    ],
+)
+def test_a_file_that_is_no_model_config_is_refused(tmp_path: Path, content: Any, reason: str) -> None:
+    path = tmp_path / "odd.json"
+    path.write_text("{" if content is None else json.dumps(content))
+    with pytest.raises(InputError, match=reason):
+        model_config(str(path))

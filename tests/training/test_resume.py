@@ -12,9 +12,8 @@ import torch
 
 from clipmem_core.training import trainer as loop
 from clipmem_core.training.names import CHECKPOINT, LOG, STATE, TRAJECTORY
-from clipmem_core.training.tower_trainers import SelfSupervisedTrainer, SupervisedTrainer, classifier, projector
 from clipmem_core.training.trainer import Trainer, train
-from tests.training.toys import held_out_data, trainer, write_model
+from tests.training.toys import held_out_data, tower_trainer, trainer, write_model
 
 PAIRS = 30  # four steps of eight or seven pairs an epoch, three epochs
 ADAPTIVE = {"adaptive_every": 1, "adaptive_noise": 0.5, "adaptive_mask": 0.5, "adaptive_rest": 1.0}
@@ -45,18 +44,6 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 def clip(name: str, **how: Any) -> Trainer:
     return trainer(name, held_out_data(PAIRS), **how)
-
-
-def supervised(name: str) -> Trainer:
-    own = clip(name)
-    labels = np.arange(PAIRS) % 3
-    parts = classifier(own.model, 3, seed=0), own.data, own.config, own.views
-    return SupervisedTrainer(*parts, labels=labels, seed=0, device="cpu")
-
-
-def self_supervised(name: str) -> Trainer:
-    own = clip(name)
-    return SelfSupervisedTrainer(projector(own.model, seed=0), own.data, own.config, own.views, seed=0, device="cpu")
 
 
 def run(made: Trainer, folder: Path, clock: Clock, *, stop: int = 1000) -> None:
@@ -95,8 +82,8 @@ def assert_same(one: Path, other: Path) -> None:
         lambda folder: clip(write_model(folder), precision="amp_bf16"),
         lambda folder: clip(write_model(folder, patch_dropout=0.5), loss="siglip"),
         lambda folder: clip(write_model(folder), **ADAPTIVE, **DRAWN),
-        lambda folder: supervised(write_model(folder)),
-        lambda folder: self_supervised(write_model(folder)),
+        lambda folder: tower_trainer(write_model(folder), held_out_data(PAIRS), labels=np.arange(PAIRS) % 3),
+        lambda folder: tower_trainer(write_model(folder), held_out_data(PAIRS)),
     ],
     ids=["bf16", "siglip, dropout", "mitigations", "supervised", "self-supervised"],
 )

@@ -18,7 +18,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clipmem_core.config import InputError
+from clipmem_core.training.model import build_model
 from clipmem_core.training.names import LOG, TRAJECTORY
+from clipmem_core.training.tower_trainers import TEMPERATURE
 from clipmem_core.training.trainer import (
     Trainer,
     chosen_captions,
@@ -27,7 +29,7 @@ from clipmem_core.training.trainer import (
     partner_log_probability,
     train,
 )
-from tests.training.toys import draw_data, trainer
+from tests.training.toys import draw_data, tower_trainer, trainer
 
 
 def test_the_trajectory_is_what_the_model_computes_before_each_step(toy: str) -> None:
@@ -195,3 +197,55 @@ def test_less_its_mean_is_open_clips_loss_with_the_same_gradients() -> None:
     expected.backward()
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a.grad, b.grad)
+
+
+def test_the_supervised_loss_is_cross_entropy_on_the_view_of_the_epoch(toy: str) -> None:
+    data = draw_data(9)
+    member = tower_trainer(toy, data, labels=np.arange(9) % 3)
+    rows = np.array([0, 4, 5, 8])
+    loss, right, log_probability = member.forward_loss(rows, 2, data.pixels.gather(rows))
+    images = member.views.images(data.pixels.gather(rows), member.views.boxes(data.keys[rows], 2))
+    with torch.no_grad():
+        features = build_model(toy, loss="clip", seed=0).visual(images)
+        logits = features @ member.model.head[0].weight.T + member.model.head[0].bias
+    labels = torch.tensor([0, 1, 2, 2])
+    assert loss.item() == pytest.approx(F.cross_entropy(logits, labels).item(), abs=1e-5)
+    np.testing.assert_array_equal(right, (logits.argmax(dim=1) == labels).float())
+    np.testing.assert_allclose(log_probability, -F.cross_entropy(logits, labels, reduction="none"), atol=1e-5)
+
+
+def test_the_self_supervised_loss_is_nt_xent_by_a_double_loop(toy: str) -> None:
+    data = draw_data(6)
+    member = tower_trainer(toy, data, epochs=3)
+    rows = data.rows
+    loss, cosine, log_probability = member.forward_loss(rows, 1, data.pixels.gather(rows))
+    with torch.no_grad():
+        turns = [member.outputs(data.pixels.gather(rows), rows, turn).double().numpy() for turn in (1, 1 + 3)]
+    both = np.concatenate(turns)
+    both /= np.linalg.norm(both, axis=1, keepdims=True)
+    terms = []
+    for i in range(12):
+        others = [np.exp(both[i] @ both[j] / TEMPERATURE) for j in range(12) if j != i]
+        terms.append(both[i] @ both[(i + 6) % 12] / TEMPERATURE - np.log(sum(others)))
+    assert loss.item() == pytest.approx(-np.mean(terms), abs=1e-5)
+    np.testing.assert_allclose(log_probability, (np.array(terms[:6]) + terms[6:]) / 2, atol=1e-5)
+    np.testing.assert_allclose(cosine, (both[:6] * both[6:]).sum(axis=1), atol=1e-5)
+
+
+@pytest.mark.parametrize("labels", [np.arange(24) % 3, None])
+def test_it_learns_on_the_batches_of_a_clip_member_and_writes_the_same_files(
+    toy: str, labels: np.ndarray | None, tmp_path: Path
+) -> None:
+    # Mitigations of captions do not concern it.
+    changes = {"epochs": 40, "batch_size": 12, "crop_scale": 0.8, "text_mask": 0.5, "adaptive_rest": 1.0}
+    member = tower_trainer(toy, draw_data(24), labels=labels, **changes)
+    seen, forward_loss = list[list[int]](), member.forward_loss
+    member.forward_loss = lambda rows, *others: (seen.append(rows.tolist()), forward_loss(rows, *others))[1]
+    train(member, tmp_path)
+    batches = [rows for epoch in range(40) for rows in epoch_batches(member.data, seed=0, epoch=epoch, batch_size=12)]
+    assert seen == [rows.tolist() for rows in batches]
+    trajectory = np.load(tmp_path / TRAJECTORY)
+    assert trajectory[-5:, :, 1].mean() > trajectory[:5, :, 1].mean() + 0.3
+    line = json.loads((tmp_path / LOG).read_text().splitlines()[-1])
+    assert line["step"] == line["steps"] == 80
+    assert all(name.startswith(("visual.", "head.")) for name in torch.load(tmp_path / "checkpoint.pt"))

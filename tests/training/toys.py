@@ -11,6 +11,7 @@ from clipmem_core.config import AuditConfig
 from clipmem_core.draws import draw_keys
 from clipmem_core.mitigations import mitigations_of
 from clipmem_core.training.model import Model, build_model
+from clipmem_core.training.tower_trainers import TowerTrainer
 from clipmem_core.training.trainer import Trainer
 from clipmem_core.training.views import TrainingData, ViewMaker
 
@@ -81,3 +82,9 @@ def trainer(name: str, data: TrainingData, *, seed: int = 0, **changes: Any) -> 
     size = model.visual.image_size[0]
     views = view_maker(image_size=size, crop_scale=config.crop_scale, seed=seed, colour=config.colour)
     return Trainer(model, data, config, views, seed=seed, device="cpu")
+
+
+def tower_trainer(name: str, data: TrainingData, *, labels: np.ndarray | None = None, **changes: Any) -> TowerTrainer:
+    """Return a trainer of the image encoder alone, on labels if there are any."""
+    clip = trainer(name, data, **changes)
+    return TowerTrainer(clip.model, data, clip.config, clip.views, labels=labels, seed=0, device="cpu")

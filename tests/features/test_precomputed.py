@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from clipmem_core.config import InputError
-from clipmem_core.features.stored import Stored, caption_rows, open_features, stored_features
+from clipmem_core.features.precomputed import Stored, caption_rows, open_features, stored_features
 
 RNG = np.random.default_rng(1)
 IMAGE, TEXT = RNG.normal(size=(7, 5)).astype(np.float32), RNG.normal(size=(7, 4)).astype(np.float32)
@@ -71,7 +71,7 @@ def test_every_form_gives_its_rows_as_halves(tmp_path: Path, form: str, monkeypa
     else:
         source = {"clip_retrieval": clip_retrieval, "datacomp": datacomp}[form](tmp_path / "set")
         found = stored_features(source, folder=tmp_path / "cache")
-        monkeypatch.setattr("clipmem_core.features.stored.read_arrow_files", None)  # read once
+        monkeypatch.setattr("clipmem_core.features.precomputed.read_arrow_files", None)  # read once
         assert stored_features(source, folder=tmp_path / "cache").pairs["sha256"].equals(found.pairs["sha256"])
     check(found, [[caption] for caption in CAPTIONS], list(range(7)), list(range(7)))
     assert found.pairs["pair_id"].tolist() == IDS
@@ -83,7 +83,7 @@ def test_every_form_gives_its_rows_as_halves(tmp_path: Path, form: str, monkeypa
 def test_rows_of_one_id_are_one_pair_with_all_its_captions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int
 ) -> None:
-    monkeypatch.setattr("clipmem_core.features.stored.BLOCK", block)
+    monkeypatch.setattr("clipmem_core.features.precomputed.BLOCK", block)
     table = pd.DataFrame({"filepath": list("abcbdab"), "caption": ["one", "two", "", "two", "three", "four", "five"]})
     found = beside_table(tmp_path, table)
     check(found, [["one", "four"], ["two", "five"], ["three"]], [0, 1, 4], [0, 5, 1, 6, 4])

@@ -65,17 +65,15 @@ def stored_features(
 ) -> Stored:
     """Read precomputed features. Rows with the same id are one pair with several captions.
 
+    A row without a caption, or with features that are NaN, infinite, zero or constant, is in quarantine with its
+    reason. `sha256` is that of a pair's features.
+
     Args:
         source: a clip-retrieval folder, a folder of DataComp metadata, one of its .parquet files, or a table.
         options: the table's columns, by default guessed.
-        image: for a table, the .npy file with a row for each of the table's; for DataComp the name of the array in the
-            .npz, by default l14_img.
-        text: the same for captions; if rows have lists of captions, the .npy file has a row for each caption.
+        image, text: for a table, the .npy files with a row for each picture and each caption; for DataComp the names of
+            the arrays in the .npz, by default l14_img and l14_txt.
         folder: for the copied features, by default the cache in the data folder.
-
-    Returns:
-        The usable pairs. A row without a caption, or with features that are NaN, infinite, zero or constant, is in
-        quarantine with the reason. `sha256` is that of a pair's features.
     """
     options = options or SourceOptions()
     try:
@@ -119,15 +117,12 @@ def open_features(folder: Path, side: str) -> np.ndarray:
 
 
 def caption_rows(folder: Path, rows: np.ndarray, captions: Iterable[pa.ListArray]) -> np.ndarray:
-    """Return the rows of the features of captions, also of captions that moved to another pair.
+    """Return the text features' row of each caption, int64 [n_captions], also if it moved to another pair.
 
     Args:
         folder: `Stored.folder`.
         rows: int64 [n_pairs], ascending, the row of each pair in `Stored.pairs`.
         captions: of each pair, [n_pairs] lists in blocks.
-
-    Returns:
-        int64 [n_captions], rows of `open_features(folder, "text")`.
     """
     offsets, stored = np.load(folder / OFFSETS_FILE), _open_pairs(folder)[c.CAPTIONS]
     texts = pa.chunked_array([chunk.flatten() for chunk in stored.chunks], pa.string())
@@ -173,14 +168,13 @@ def _parts(source: Path, image: str, text: str) -> list[tuple[Path, Path, Path]]
                 )
                 for number in sorted(numbers, key=lambda number: (len(number), number))
             ]
-    elif source.is_dir():
-        tables = {path.with_suffix(".parquet") for ending in ("parquet", "npz") for path in source.glob(f"*.{ending}")}
-        if any(table.with_suffix(".npz").is_file() for table in tables):
-            return [(table, table.with_suffix(".npz"), table.with_suffix(".npz")) for table in sorted(tables)]
     elif image.endswith(".npy") and text.endswith(".npy"):
         return [(source, Path(image), Path(text))]
-    elif source.suffix == ".parquet" and source.with_suffix(".npz").is_file():
-        return [(source, source.with_suffix(".npz"), source.with_suffix(".npz"))]
+    else:
+        files = [*source.glob("*.parquet"), *source.glob("*.npz")] if source.is_dir() else [source]
+        tables = sorted({path.with_suffix(".parquet") for path in files})
+        if any(table.with_suffix(".npz").is_file() for table in tables):
+            return [(table, table.with_suffix(".npz"), table.with_suffix(".npz")) for table in tables]
     raise InputError(f"{source} holds no features: give {FORMS}")
 
 
@@ -196,10 +190,9 @@ def _store(folder: Path, parts: list[tuple[Path, Path, Path]], options: SourceOp
                 if not dims[side]:
                     dims[side] = array.shape[1]
                     _write_header(file, (0, dims[side]))
-                if array.shape[1] != dims[side]:
+                if (dim := array.shape[1]) != dims[side]:
                     raise InputError(
-                        f"{SIDES[side]} features must be of one length, not {dims[side]} and, in {path}, "
-                        f"{array.shape[1]}"
+                        f"{SIDES[side]} features must be of one length, not {dims[side]} and, in {path}, {dim}"
                     )
                 faults.append(_copy(array, file))
             used, rows = [], [0, 0]
