@@ -14,7 +14,7 @@ import pyarrow as pa
 from clipmem_core import columns as c
 from clipmem_core.audit import settings
 from clipmem_core.audit.executor import Executor, in_this_process, member_tasks, run_member_tasks
-from clipmem_core.audit.pipeline import Screen, counts, ensure_features, ensure_pixels, finish_audit
+from clipmem_core.audit.pipeline import Progress, Screen, counts, ensure_features, ensure_pixels, finish_audit
 from clipmem_core.audit.prepare import DataSet, draw_membership, inject, leave_out, load_data_set, with_features
 from clipmem_core.audit.setup import check_same, differing_fields, grow, write_audit
 from clipmem_core.audit.status import TIME_LEFT, seconds_left
@@ -245,7 +245,7 @@ def _rank(run: StudyRun, number: int) -> Audit:
         write_audit(audit, run.source, config, data_set, data_set.pairs, membership, seconds=0.0)
     if not audit.finished:
         run.screen.say("the audit that ranks the pairs")
-        finish_audit(audit, run.screen, executor=run.executor)
+        finish_audit(Progress(audit, run.screen, executor=run.executor))
     return audit
 
 
@@ -268,7 +268,8 @@ def _rows(run: StudyRun, name: str, seed: int) -> tuple[dict[str, Any], list[dic
     audit = _begun_arm(run, name, split, seeds=number + 1)
     # Heads train, and trained members are measured, in less time than a process takes to start.
     here = not _untrained(audit) or (run.executor is None and settings.shares_process(run.config))
-    finish_audit(audit, run.screen, executor=in_this_process if here else run.executor)
+    executor = in_this_process if here else run.executor
+    finish_audit(Progress(audit, run.screen, executor=executor))
     compared = run.compared[split]
     place = {ARM: name, SEED: seed} | ({SPLIT: split} if run.seeds_per_split else {})
     row = run.arms[name].row(run.changes[split][name]) | measure(audit, number, compared, by_rarity=run.plan.by_rarity)
