@@ -46,7 +46,7 @@ def test_the_folder_holds_these_files_and_no_others(audit: Audit) -> None:
     assert set(files(audit)) == tables | members | others
 
 
-def test_the_manifest_has_the_hash_and_the_size_of_every_file(audit: Audit) -> None:
+def test_the_manifest_is_written_last_with_hash_and_size_of_every_file(audit: Audit) -> None:
     listed = json.loads((audit.folder / "manifest.json").read_text())
     contents = {
         name: (audit.folder / name).read_bytes()
@@ -58,9 +58,6 @@ def test_the_manifest_has_the_hash_and_the_size_of_every_file(audit: Audit) -> N
         "files": {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()},
         "sizes": {name: len(content) for name, content in contents.items()},
     }
-
-
-def test_the_manifest_is_the_last_file_written(audit: Audit) -> None:
     times = {name: (audit.folder / name).stat().st_mtime_ns for name in files(audit)}
     assert max(times, key=lambda name: times[name]) == "manifest.json"
 
