@@ -1,12 +1,7 @@
 """Trains one image encoder on the same pictures under three paradigms, for claim 1 of the paper.
 
-python -m clipmem_core paradigms NAME --seeds 3
-
 The paradigms are captions (CLIP), labels, and another view of the same picture (SimCLR). Pictures, their order, views,
-optimiser, schedule and the encoder's first weights are the same; so is the number of samples seen. A killed run
-resumes.
-
-    <data>/studies/paradigms-<audit>/   paradigms.json, runs/<paradigm>-<seed>/, paradigms.csv
+optimiser, schedule, the encoder's first weights and the number of samples seen are the same.
 """
 
 import dataclasses

@@ -259,11 +259,6 @@ def utility_rows(sides: Sides) -> np.ndarray:
     return np.flatnonzero(sides.external if sides.utility_only is None else sides.utility_only)
 
 
-def leave_out(membership: Membership, rows: np.ndarray) -> Membership:
-    """Let no member train on the pairs of a mask, bool [n_pairs]."""
-    return dataclasses.replace(membership, trained=membership.trained & ~rows)
-
-
 def inject(pairs: pd.DataFrame, membership: Membership, config: AuditConfig) -> pd.DataFrame:
     """Swap captions among candidates (ensemble: among scored pairs) as the config asks."""
     rows = np.flatnonzero(membership.group == (c.CANDIDATE if config.protocol == "paper" else c.SCORED))

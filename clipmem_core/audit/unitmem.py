@@ -1,8 +1,5 @@
 """Measures UnitMem of a finished audit's members, and its references: python -m clipmem_core units NAME.
 
-    <data>/cache/units/<key>/units.parquet        of one member
-    <data>/cache/units/<key>/references.parquet   of the first member
-
 Units can be selective without memorization: before any training, and for pairs that their member never saw. Only
 UnitMem above these references is memorization.
 """

@@ -15,7 +15,7 @@ from clipmem_core import columns as c
 from clipmem_core.audit import settings
 from clipmem_core.audit.executor import Executor, in_this_process, member_tasks, run_member_tasks
 from clipmem_core.audit.pipeline import Progress, Screen, counts, ensure_features, ensure_pixels, finish_audit
-from clipmem_core.audit.prepare import DataSet, draw_membership, inject, leave_out, load_data_set, with_features
+from clipmem_core.audit.prepare import DataSet, draw_membership, inject, load_data_set, with_features
 from clipmem_core.audit.setup import check_same, differing_fields, grow, write_audit
 from clipmem_core.audit.status import TIME_LEFT, seconds_left
 from clipmem_core.audit.store import Audit, acquire_lock, write_json, write_table
@@ -313,7 +313,8 @@ def _begun_arm(run: StudyRun, name: str, split: int, *, seeds: int) -> Audit:
         list(changes.recaptioned.get(id_, words))
         for id_, words in zip(pairs[c.PAIR_ID], pairs[c.CAPTIONS], strict=True)
     ]
-    membership = leave_out(membership, pairs[c.PAIR_ID].isin(changes.removed).to_numpy())
+    removed = pairs[c.PAIR_ID].isin(changes.removed).to_numpy()
+    membership = dataclasses.replace(membership, trained=membership.trained & ~removed)
     data_set, snapshots = dataclasses.replace(data_set, pairs=pairs), run.snapshots_of(name)
     write_audit(audit, run.source, config, data_set, pairs, membership, seconds=0.0, snapshots=snapshots)
     return audit

@@ -9,15 +9,7 @@ import pyarrow.parquet as pq
 
 from clipmem_core.audit.store import VERSION, Audit
 
-MEMBER_FILES = {
-    "config.json",
-    "checkpoint.pt",
-    "log.jsonl",
-    "image.npy",
-    "text.npy",
-    "trajectory.npy",
-    "utility.json",
-}
+MEMBER_FILES = "config.json checkpoint.pt log.jsonl image.npy text.npy trajectory.npy utility.json"
 SCORES = (
     "pair_id group n_in n_out clipmem clipmem_relative se p_value q_value clipmem_shrunk alignment_in alignment_out "
     "positive_in positive_out negative_text_in negative_text_out negative_image_in negative_image_out "
@@ -38,7 +30,7 @@ def files(audit: Audit) -> list[str]:
 
 def test_the_folder_holds_these_files_and_no_others(audit: Audit) -> None:
     tables = {f"{name}.parquet" for name in ("pairs", "quarantine", "membership", "scores", "utility")}
-    member_files = set(MEMBER_FILES)
+    member_files = set(MEMBER_FILES.split(" "))
     if audit.pairs["captions"].map(len).max() > 1:
         tables, member_files = tables | {"captions.parquet"}, member_files | {"captions.npy"}
     members = {f"members/{name}/{file}" for name in audit.record.members for file in member_files}
