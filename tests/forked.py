@@ -138,9 +138,9 @@ class Member:
         while self.poll() is None:
             time.sleep(0.01)
 
-    def send_signal(self, number: int) -> None:
+    def kill(self) -> None:
         with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, number)
+            os.kill(self.pid, signal.SIGKILL)
 
 
 def _redirect(*paths: str) -> None:

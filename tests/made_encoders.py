@@ -23,7 +23,7 @@ def make_members(audit: Audit) -> None:
         audit.member(name).mkdir(parents=True, exist_ok=True)
         sha256 = f"{number:064d}"
         record = MemberRecord(name, number, audit.record.fingerprint, "tiny", 0, MODEL, checkpoint_sha256=sha256)
-        write_json(audit.member(name) / CONFIG, record.values)
+        write_json(audit.member(name) / CONFIG, vars(record))
 
 
 def make_units(audit: Audit) -> pd.DataFrame:

@@ -98,7 +98,7 @@ def is_outdated(audit: Audit, name: str) -> bool:
 
 def reaudit_task(audit: Audit, name: str) -> Task:
     """Return the task of a second audit."""
-    return Task(audit_task(name).folder, ["again", audit.name, "--name", name])
+    return Task(audit_task(name).folder, ["reaudit", audit.name, "--name", name])
 
 
 def list_reaudits(audit: Audit) -> list[str]:

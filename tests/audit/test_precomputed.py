@@ -93,7 +93,7 @@ def test_a_source_with_features_is_inspected_and_audited_without_a_picture(
         np.testing.assert_array_equal(stored, features.astype(np.float16))
     rows, _ = hits(audit, Selection(like=IDS[3]))
     assert rows[0] == 3
-    with pytest.raises(InputError, match="no tower to embed a query with"):
+    with pytest.raises(InputError, match="cannot embed a text"):
         hits(audit, Selection(meaning="a red car"))
 
 

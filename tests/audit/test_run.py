@@ -78,7 +78,7 @@ def test_another_config_or_source_is_one_line_with_what_differs(
     config = resolve(config_of(PAPER))
     message = "--seed is 0 there and 3 here; --epochs is 24 there and 7 here; --scenes-pairs is 400 there and 500 here"
     source = SourceOptions(scenes_pairs=500)
-    with pytest.raises(InputError, match=f"'start' exists with another config: {message}. Use another --name"):
+    with pytest.raises(InputError, match=f"'start' exists with another config: {message}"):
         check_same(start, "scenes", dataclasses.replace(config, epochs=7, seed=3, source=source))
     with pytest.raises(InputError, match="the source is 'scenes' there and 'cats.csv' here"):
         check_same(start, "cats.csv", config)

@@ -104,7 +104,7 @@ def test_enter_shows_a_picture_and_opens_its_pair_and_keys_rest_below_a_dialog(
     page.troubles.clear()  # pictures of the previous page
 
 
-def test_the_map_shows_the_picture_at_the_pointer_and_a_click_those_around_it(
+def test_the_map_shows_the_picture_at_the_pointer_and_a_click_its_pair(
     page: Any, address: str, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     audit = Audit(data / "audits" / TRAINED)
@@ -121,6 +121,5 @@ def test_the_map_shows_the_picture_at_the_pointer_and_a_click_those_around_it(
     page.locator(".hover img").wait_for()
     assert page.locator(".hover p").text_content() == audit.pairs["captions"][row][0]
     page.mouse.click(x, y)
-    page.locator(".card").nth(11).wait_for()
-    assert page.locator(".card").first.get_attribute("data-row") == str(row)
-    check_pictures(page, at_least=12)
+    page.locator(f'.card[data-row="{row}"]').wait_for()
+    check_pictures(page, at_least=1)
