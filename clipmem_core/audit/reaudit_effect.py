@@ -75,7 +75,8 @@ def measure(audit: Audit, again: Audit, screen: Screen) -> Measured | None:
         embeddings = [read_embeddings(each.member(name)) for name in each.record.members]
         alignments.append(np.stack([pair_terms(i[rows], t[rows], external)[c.ALIGNMENT] for i, t in embeddings]))
         hits.append(_hits(each, rows[external], screen))
-        means.append(each.scores.query("group in @c.TARGET_GROUPS")[c.CLIPMEM].mean())
+        scores = each.scores
+        means.append(scores.loc[scores[c.GROUP].isin(c.TARGET_GROUPS), c.CLIPMEM].mean())
     n_common = int((row >= 0).sum())
     retrieval, (then, now) = crossed_mean(hits[1] - hits[0]), (float(values.mean()) for values in hits)
     return Measured(
