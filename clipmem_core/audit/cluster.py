@@ -99,10 +99,8 @@ def versions() -> dict[str, str]:
 
 def run_on_worker(task: Task, required: dict[str, str], folder: str = ".") -> str | None:
     """Run a task on this worker's machine; return the message of an input error, or None."""
-    worker, installed = f"the worker on {platform.node()}", versions()
-    differ = [
-        f"{name} {installed[name]} and not {required[name]}" for name in installed if installed[name] != required[name]
-    ]
+    worker, here = f"the worker on {platform.node()}", versions()
+    differ = [f"{name} {here[name]} and not {required[name]}" for name in here if here[name] != required[name]]
     if differ:
         return f"{worker} has {', '.join(differ)}: install the same on all machines"
     missing = [folder for folder in task.folders if not folder.is_dir()]
@@ -110,8 +108,8 @@ def run_on_worker(task: Task, required: dict[str, str], folder: str = ".") -> st
         return f"{worker} does not see {missing[0]}: all machines must share the data folder"
     try:
         with contextlib.chdir(folder if Path(folder).is_dir() else "."):
-            here = dataclasses.replace(task, program=(sys.executable, *task.program[1:]))
-            for _ in local_processes([here], at_once=1):
+            local = dataclasses.replace(task, program=(sys.executable, *task.program[1:]))
+            for _ in local_processes([local], at_once=1):
                 pass
     except InputError as error:
         return str(error)
