@@ -8,14 +8,14 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 LAYERS = [
     {"facts", "mitigations", "config", "columns", "io", "glossary", "draws"},
-    {"pairs", "scores"},  # side by side: neither imports the other
+    {"dataset", "scores"},  # side by side: neither imports the other
     {"features", "training"},  # what a locked tower gives, and what is trained on it
-    {"audits"},
+    {"audit"},
     {"studies"},
     {"review"},
     {"figures"},
-    {"exports"},
-    {"commands", "__main__", "__init__"},
+    {"export"},
+    {"cli", "__main__", "__init__"},
     {"dashboard"},
     {"pages"},
 ]
@@ -54,7 +54,7 @@ def test_imports_point_one_way_between_packages() -> None:
     level = {name: place for place, names in enumerate(LAYERS) for name in names}
     for path, imported in packages().items():
         own = layer_of(path)
-        beside = {"pairs", "scores"} - {own} if own in ("pairs", "scores") else set()
+        beside = {"dataset", "scores"} - {own} if own in ("dataset", "scores") else set()
         against = {name for name in imported & set(level) if level[name] > level[own] or name in beside}
         assert not against, f"{path} imports {against}"
 
@@ -81,9 +81,9 @@ def test_only_the_dashboard_imports_streamlit() -> None:
         assert "streamlit" not in imported or layer_of(path) in ("dashboard", "pages"), path
 
 
-def test_pairs_and_scores_import_no_torch() -> None:
+def test_dataset_and_scores_import_no_torch() -> None:
     for path, imported in packages().items():
-        assert not imported & {"torch", "open_clip", "torchvision"} or layer_of(path) not in ("pairs", "scores"), path
+        assert not imported & {"torch", "open_clip", "torchvision"} or layer_of(path) not in ("dataset", "scores"), path
 
 
 def test_imported_packages_are_in_the_requirements() -> None:

@@ -8,7 +8,7 @@ from clipmem_core.cli import parse
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / name for name in ("README.md", "data/results/README.md")]
-PAGES += [ROOT / "clipmem_core" / "audits" / name for name in ("README.md", "CLUSTER.md")]
+PAGES += [ROOT / "clipmem_core" / "audit" / name for name in ("README.md", "CLUSTER.md")]
 # In a code block a command ends with its line or comment; within a sentence it ends with the quote.
 COMMAND = re.compile(r"`python -m clipmem_core ([^`]+)`|^    python -m clipmem_core ([^#\n]+)", re.MULTILINE)
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)")
