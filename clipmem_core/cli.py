@@ -153,10 +153,7 @@ def _benchmark(
         benchmark_results.write_results(finished, Path(out))
 
 
-def _units(
-    name: Name,
-    members: Annotated[Texts, "which members; all if none is named"] = (),
-) -> None:
+def _units(name: Name, members: Annotated[Texts, "which members; all if none is named"] = ()) -> None:
     """Measure UnitMem: which pair activates each unit of an audit's members most, and by how much."""
     from clipmem_core.audit.unitmem import run_units, say_units
 
@@ -208,9 +205,7 @@ def _reaudit(
 
 
 def _results(
-    name: Name,
-    out: Annotated[str, ("CSV", "the file to write")],
-    study: Annotated[bool, "NAME is a study"] = False,
+    name: Name, out: Annotated[str, ("CSV", "the file to write")], study: Annotated[bool, "NAME is a study"] = False
 ) -> None:
     """Write the results of an audit or a study as a small CSV with its command and machine."""
     from clipmem_core.studies import results, study_folder

@@ -81,10 +81,7 @@ class TrainingConfig:
         0, "captions used per pair; 0 means all", title="Captions per pair (0: all)", ge=0, affects=("data",)
     )
     sample: int = option(
-        0,
-        "audit a random sample of this many pairs, and estimate counts of all; 0: all pairs",
-        ge=0,
-        affects=("data",),
+        0, "audit a random sample of this many pairs, and estimate counts of all; 0: all pairs", ge=0, affects=("data",)
     )
     train_captions: int = option(
         0,
@@ -173,10 +170,7 @@ class AuditConfig(MitigationConfig, TrainingConfig):
         0.0, "crop scale of evaluation views; 0: as in training", trained="image", ge=0, le=1, affects=("evaluation",)
     )
     eval_captions: int = option(
-        0,
-        "captions of a pair that memorization is measured on; 0: all that are used",
-        ge=0,
-        affects=("evaluation",),
+        0, "captions of a pair that memorization is measured on; 0: all that are used", ge=0, affects=("evaluation",)
     )
     retrieval_apart: bool = option(
         False, "utility on half of the external pairs; the others centre alignments", title="Separate pairs for utility"
@@ -222,33 +216,13 @@ def switched_on(values: Mapping[str, Any]) -> dict[str, Any]:
 
 DEFAULT_PRESET = "locked"  # of an audit; studies of trained encoders start from `AuditConfig.preset`
 PRESETS: dict[str, dict[str, Any]] = {
-    "locked": {
-        "model": "locked",
-        "lock_image": True,
-        "lock_text": True,
-        "image_tower": "efficientnet-lite2",
-        "text_tower": "all-MiniLM-L6-v2",
-        "halves": True,
-        "folds": 8,
-        "epochs": 12,
-        "batch_size": 512,
-        "lr": 2e-3,
-        "warmup": 200,
-        "views": 2,
-    },
+    "locked": {"model": "locked", "image_tower": "efficientnet-lite2", "text_tower": "all-MiniLM-L6-v2"}
+    | {"lock_image": True, "lock_text": True, "halves": True, "folds": 8, "views": 2}
+    | {"epochs": 12, "batch_size": 512, "lr": 2e-3, "warmup": 200},
     "tiny": {"model": "tiny", "cache_size": 40, "epochs": 80, "batch_size": 64, "lr": 2e-3, "warmup": 20, "views": 2},
     "small": {},
-    "base": {
-        "model": "ViT-B-32",
-        "cache_size": 256,
-        "resize_mode": "shortest",
-        "crop_scale": 0.9,
-        "epochs": 100,
-        "batch_size": 128,
-        "lr": 5e-4,
-        "weight_decay": 0.2,
-        "warmup": 2000,
-    },
+    "base": {"model": "ViT-B-32", "cache_size": 256, "resize_mode": "shortest", "crop_scale": 0.9}
+    | {"epochs": 100, "batch_size": 128, "lr": 5e-4, "weight_decay": 0.2, "warmup": 2000},
 }
 
 

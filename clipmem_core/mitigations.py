@@ -74,12 +74,7 @@ Registered = TypeVar("Registered", bound=type[Mitigation])
 
 @dataclass_transform(frozen_default=True)
 def mitigation(*, group: str, trained: str = "") -> Callable[[Registered], Registered]:
-    """Make a class a mitigation.
-
-    Args:
-        group: group of its controls on the Mitigations page; a field may name another.
-        trained: the encoder, image or text, that must be trained for it to have an effect; empty: none.
-    """
+    """Make a class a mitigation that belongs to a group on the Mitigations page and needs a trained encoder, if any."""
 
     def register(kind: Registered) -> Registered:
         dataclass(frozen=True, eq=False)(kind)
@@ -214,14 +209,6 @@ def drop_words(tokens: np.ndarray, ends: np.ndarray, share: np.ndarray, draws: n
         share: of each caption's words that are dropped, in [0, 1), [n].
         draws: uniform in [0, 1), [n, context_length]; the first column decides the rounding.
 
-    Returns:
-        Tokens of the same shape; the remaining words have moved up.
-
-    Example:
-        >>> tokens = np.array([[7, 1, 2, 3, 4, 9, 0]])
-        >>> draws = np.array([[0.0, 0.8, 0.1, 0.5, 0.2, 0.0, 0.0]])
-        >>> drop_words(tokens, np.array([5]), np.array([0.5]), draws).tolist()
-        [[7, 1, 3, 9, 0, 0, 0]]
     """
     words = words_of(tokens, ends)
     counts = ends - 1
@@ -396,10 +383,7 @@ def can_cut_text(model: Any) -> bool:
 def find_ends(tokens: np.ndarray, *, reads_to_end: bool, end: int | None, flags: str) -> np.ndarray:
     """Return the position of each caption's end token, at which the text encoder pools, int64 [n_captions].
 
-    Args:
-        tokens: [n_captions, context_length].
-        reads_to_end: whether the text encoder pools at an end token; if not, the `flags` cannot be used.
-        end: the end token; None: the token with the highest number.
+    `end` is that token; None: the one with the highest number. If the encoder does not pool there, the `flags` fail.
     """
     if not reads_to_end:
         raise InputError(

@@ -74,7 +74,7 @@ def serve() -> None:
     from open_clip import factory
     from open_clip.tokenizer import SimpleTokenizer
 
-    import clipmem_core.audit.locked
+    import clipmem_core.audit.member
     import clipmem_core.cli
     import clipmem_core.studies.run  # noqa: F401
     from clipmem_core.training.model import build_model, tokenize

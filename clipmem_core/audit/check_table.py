@@ -27,11 +27,7 @@ _VERSION_KEY = b"clipmem_checks"  # in the file's metadata
 
 
 def ensure_checks(audit: Audit) -> Path:
-    """Return the file of an audit's checks; compute it if it is missing or of another version of the checks.
-
-    Columns: pair_id; a bool for each check, null if unknown; brightness, contrast and sharpness of the picture;
-    near_duplicate_of, the id of the first of its near-duplicates, or null.
-    """
+    """Return the file of an audit's checks; compute it if it is missing or of another version of the checks."""
     path = audit.folder / store.CHECK_TABLE
     try:
         return read_through(path, functools.partial(_write, audit), lambda _: stored_checks(audit))

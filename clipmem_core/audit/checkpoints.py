@@ -9,9 +9,8 @@ import pandas as pd
 
 from clipmem_core import columns as c
 from clipmem_core.audit import settings, store
-from clipmem_core.audit.locked import build_member
-from clipmem_core.audit.member import open_member, trained_model, write_embeddings
-from clipmem_core.audit.pipeline import Screen, counts, ensure_features, ensure_pixels, finish_audit
+from clipmem_core.audit.member import build_member, open_member, trained_model, write_embeddings
+from clipmem_core.audit.pipeline import Progress, Screen, counts, ensure_features, ensure_pixels, finish_audit
 from clipmem_core.audit.prepare import load_data_set
 from clipmem_core.audit.setup import check_same, write_audit
 from clipmem_core.audit.store import Audit
@@ -52,18 +51,14 @@ def score_checkpoints(
     with store.acquire_lock(audit.folder, what="audit"):
         fresh = not audit.begun
         _begin(audit, source, config, files, screen, lambda pairs: align_membership(table, names, pairs))
-        finish_audit(audit, screen, is_new=fresh)
+        finish_audit(Progress(audit, screen), is_new=fresh)
     return audit
 
 
 def compare_checkpoints(
     source: str, config: AuditConfig, *, name: str, checkpoints: Sequence[str], screen: Screen
 ) -> Path:
-    """Score each pair under a target and a reference checkpoint whose training pairs are unknown.
-
-    Returns:
-        The table: alignment and similarity of each pair under both, and the difference of their alignments.
-    """
+    """Score each pair under a target and a reference checkpoint whose training pairs are unknown."""
     names = ("target-0", "reference-0")
     config = dataclasses.replace(config, protocol="paper", seeds=1, members=2, halves=False)
     audit = Audit(data_folder() / "foreign" / store.check_name(name))
@@ -121,8 +116,7 @@ def _begin(
         if hashes != {name: store.file_sha256(path) for name, path in files.items()}:
             raise InputError(f"{audit.name!r} was made from other checkpoints: choose another --name")
         return
-    towers = settings.towers_of(config) if settings.has_locked_tower(config) else settings.Towers(None, None)
-    model = build_member(config, towers, seed=config.seed)
+    model = build_member(config, settings.towers_of(config), seed=config.seed)
     for file in files.values():  # refuses a broken one before a picture is read
         load_weights(model, file)
     screen.say(f"reading {source}")

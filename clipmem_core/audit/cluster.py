@@ -19,7 +19,7 @@ from types import ModuleType
 from typing import Any
 
 from clipmem_core import __version__
-from clipmem_core.audit.executor import SECONDS_BETWEEN_POLLS, Task, TaskEvents, run_task
+from clipmem_core.audit.executor import SECONDS_BETWEEN_POLLS, Task, TaskEvents, local_processes
 from clipmem_core.config import DATA_VARIABLE, InputError, data_folder
 from clipmem_core.io import shortage
 
@@ -34,7 +34,8 @@ def ray_tasks(tasks: Sequence[Task], *, gpus: int = 0) -> TaskEvents:
     if not tasks:
         return
     ray = import_ray()
-    _connect(ray)
+    if not ray.is_initialized():
+        _connect(ray)
     variables = {DATA_VARIABLE: str(data_folder().absolute()), "PYTHONPATH": str(Path(__file__).parents[2]), **QUIET}
     remote = ray.remote(
         num_gpus=gpus, max_retries=RETRIES, retry_exceptions=False, runtime_env={"env_vars": variables}
@@ -74,8 +75,6 @@ def import_ray() -> ModuleType:
 
 
 def _connect(ray: ModuleType) -> None:
-    if ray.is_initialized():
-        return
     address = os.environ.get(ADDRESS)
     options: dict[str, Any] = {"address": address} if address else {"address": "local", "include_dashboard": False}
     try:
@@ -109,7 +108,9 @@ def run_on_worker(task: Task, required: dict[str, str], folder: str = ".") -> st
         return f"{worker} does not see {missing[0]}: all machines must share the data folder"
     try:
         with contextlib.chdir(folder if Path(folder).is_dir() else "."):
-            run_task(dataclasses.replace(task, program=(sys.executable, *task.program[1:])))
+            local = dataclasses.replace(task, program=(sys.executable, *task.program[1:]))
+            for _ in local_processes([local], at_once=1):
+                pass
     except InputError as error:
         return str(error)
     return None

@@ -19,7 +19,6 @@ from clipmem_core.io import shortage
 SECONDS_BETWEEN_POLLS = 0.1
 STDERR = ".stderr"
 PROGRAM = (sys.executable, "-m", "clipmem_core.audit")  # a function, a folder and names follow
-SHOWN = 8  # members of a task that a message lists
 # Exit code, plus the error number, of a process that ran out of disk or memory: a full disk takes no message.
 RAN_SHORT = 64
 # By default glibc returns every large block to the system, and each step faults its pages in again.
@@ -120,12 +119,6 @@ def local_processes(tasks: Sequence[Task], *, at_once: int) -> TaskEvents:
             process.communicate()
 
 
-def run_task(task: Task) -> None:
-    """Run a task's process to its end."""
-    for _ in local_processes([task], at_once=1):
-        pass
-
-
 def in_this_process(tasks: Sequence[Task]) -> TaskEvents:
     """Run tasks of `program_of` in this process; an `Executor` for heads, which train faster than Python starts."""
     import torch
@@ -139,18 +132,13 @@ def in_this_process(tasks: Sequence[Task]) -> TaskEvents:
         yield task
 
 
-def environment(threads: int) -> dict[str, str]:
-    """Return the environment of a process that computes with `threads` threads."""
-    path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
-    counts = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    return {**os.environ, **KEEP_MEMORY, **counts, "PYTHONPATH": path}
-
-
 def start(task: Task) -> "subprocess.Popen[bytes]":
+    path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(task.threads))
     with (task.folders[0] / STDERR).open("wb") as errors:
         return subprocess.Popen(
             task.command,
-            env=environment(task.threads),
+            env={**os.environ, **KEEP_MEMORY, **threads, "PYTHONPATH": path},
             stdin=subprocess.PIPE,  # never written to; when this process ends it closes, and the member exits
             stdout=errors,
             stderr=errors,
@@ -167,7 +155,6 @@ def _check_end(task: Task, code: int) -> None:
     if code == 2 and lines[-1].startswith('{"error"'):
         raise InputError(json.loads(lines[-1])["error"])
     ended = f"was ended by signal {-code}" if code < 0 else f"failed: {lines[-1]}"
-    names = [folder.name for folder in task.folders]
-    listed = ", ".join(names[:SHOWN] + ["…"] * (len(names) > SHOWN))
-    plural = "s" if len(names) > 1 else ""
-    raise RuntimeError(f"{task.noun}{plural} {listed} {ended}; its output is in {path}; the same command resumes it")
+    more = f" and {len(task.folders) - 1} more" if len(task.folders) > 1 else ""
+    name = f"{task.noun} {task.folders[0].name}{more}"
+    raise RuntimeError(f"{name} {ended}; its output is in {path}; the same command resumes it")

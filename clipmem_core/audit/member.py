@@ -1,8 +1,8 @@
-"""Reads the data of one member, trains or loads it, and writes its embeddings and utility."""
+"""Computes the features of locked towers; trains or loads a member, and writes its embeddings and utility."""
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -14,25 +14,122 @@ import torch
 
 from clipmem_core import columns as c
 from clipmem_core.audit import prepare, store
-from clipmem_core.audit.locked import Features, build_member, feature_views, fit_standards, open_towers
-from clipmem_core.audit.settings import Towers, opened
+from clipmem_core.audit.executor import Executor, Task, TaskEvents, program_of
+from clipmem_core.audit.settings import Towers, opened, towers_of
 from clipmem_core.audit.store import Audit, MemberRecord, Record
-from clipmem_core.config import AuditConfig, data_folder, fingerprint
+from clipmem_core.config import AuditConfig, InputError, data_folder, fingerprint
 from clipmem_core.dataset.pixels import open_pixels
 from clipmem_core.draws import draw_keys
+from clipmem_core.features.cache import ComputeShards
+from clipmem_core.features.embed import image_features, text_features
+from clipmem_core.features.towers import Opened, Tower
 from clipmem_core.io import write_once
 from clipmem_core.mitigations import mitigations_of
 from clipmem_core.scores import detectors
 from clipmem_core.scores.utility import linear_probe, retrieval_recalls, zero_shot
 from clipmem_core.training import model as models
-from clipmem_core.training.model import Model
+from clipmem_core.training.model import LockedModel, Model, Standard
 from clipmem_core.training.names import CHECKPOINT, STATE, TRAJECTORY, model_config
 from clipmem_core.training.trainer import Trainer, chosen_captions, save_array, train
-from clipmem_core.training.views import FeatureRows, TrainingData, ViewMaker, Views
+from clipmem_core.training.views import FeatureRows, FeatureViews, TrainingData, ViewMaker, Views
 from clipmem_core.training.vocabulary import DELETED, OMITTED, Vocabulary, delete_rows, pairs_with
 
 EVALUATION = 1 << 40  # added to the seed of evaluation views: no training seed is as large
 PROMPT = "a picture of {}"
+SHARDS = 8  # of features per task, whose process loads the tower once
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """The output of locked towers for an audit's pairs; None for a tower that members train."""
+
+    image: np.ndarray | None  # float16 [n_pairs, width], mapped from the file
+    text: np.ndarray | None  # float16 [n_captions, width]
+    cut: int = 0  # captions longer than the text tower reads
+
+    @functools.cached_property
+    def standards(self) -> dict[str, Standard]:
+        """Mean and standard deviation of the features of all pairs, by side."""
+        sides = {"image": self.image, "text": self.text}
+        return {side: Standard.of(values) for side, values in sides.items() if values is not None}
+
+
+def features_of(
+    towers: Towers,
+    pairs: pd.DataFrame,
+    root: Path,
+    *,
+    compute: ComputeShards | None = None,
+    pictures: Callable[[int, int], None] | None = None,
+    captions: Callable[[int, int], None] | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Features:
+    """Return the features of pairs, computed once and cached; `compute` runs shards in other processes."""
+    image, text, cut = None, None, 0
+    if towers.image:
+        image = image_features(pairs, root, towers.image, compute=compute, progress=pictures)
+    if towers.text:
+        texts = [list(captions) for captions in pairs[c.CAPTIONS]]
+        text, cut = text_features(texts, towers.text, compute=compute, progress=captions, say=say)
+    return Features(image, text, cut)
+
+
+def shards_by(executor: Executor | None, threads: int) -> ComputeShards | None:
+    """Return a function that computes shards of features as tasks of an executor; None to use this process."""
+    if executor is None:
+        return None
+
+    def compute(part: Path, names: Sequence[str]) -> TaskEvents:
+        for name in names:
+            (part / name).mkdir(exist_ok=True)
+        program = program_of("clipmem_core.features.embed:run_shards", part)
+        tasks = [tuple(names[start : start + SHARDS]) for start in range(0, len(names), SHARDS)]
+        return executor([Task(tuple(part / name for name in task), program, task, threads, "shard") for task in tasks])
+
+    return compute
+
+
+def _open_towers(audit: Audit, record: Record, pairs: pd.DataFrame) -> tuple[Towers, Features]:
+    """Return the locked towers of an audit, and their features or the precomputed ones."""
+    path = record.config.features
+    if not path:
+        towers = towers_of(record.config)
+        return towers, features_of(towers, pairs, record.pictures)
+    image, text = prepare.precomputed_features(audit, prepare.pixels_folder(audit))
+
+    def refuse() -> Opened:
+        raise InputError(f"the features in {path} are precomputed: nothing new can be embedded")
+
+    facts: dict[str, Any] = {"name": path, "version": "", "licence": "", "sha256": "", "open": refuse}
+    towers = Towers(Tower(kind="image", dim=image.shape[1], **facts), Tower(kind="text", dim=text.shape[1], **facts))
+    return towers, Features(image, text)
+
+
+def build_member(config: AuditConfig, towers: Towers, *, seed: int, pretrained: str = "") -> Model:
+    """Build the model that members train; a head, not fitted yet, replaces each locked tower."""
+    full: Model | None = None
+    if not (towers.image and towers.text):
+        options: dict[str, Any] = {"image_size": config.image_size, "pretrained": pretrained, "device": config.device}
+        full = models.build_model(config.model, loss=config.loss, seed=seed, **options)
+    if not (towers.image or towers.text):
+        return full
+    widths = [tower.dim if tower else 0 for tower in (towers.image, towers.text)]
+    dim = int(model_config(config.model)["embed_dim"])
+    return models.locked_model(*widths, dim=dim, loss=config.loss, seed=seed, full_model=full).to(config.device)
+
+
+def fit_standards(model: LockedModel, features: Features) -> None:
+    """Let heads standardise features by the mean and deviation over all pairs."""
+    for side, tower in (("image", model.visual), ("text", model.text)):
+        for module in tower.modules():
+            if isinstance(module, Standard) and side in features.standards:
+                module.load_state_dict(features.standards[side].state_dict())
+
+
+def feature_views(model: LockedModel, seed: int) -> FeatureViews:
+    """Return a member's training views of image features."""
+    standard = next(module for module in model.visual.modules() if isinstance(module, Standard))
+    return FeatureViews(standard.mean, seed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +182,7 @@ def open_shared(folder: Path) -> Shared:
     if (group == c.CANDIDATE).sum() == (group == c.INDEPENDENT).sum():
         # Candidate k and independent k share every draw, so that f and g differ in the pair alone.
         keys[group == c.INDEPENDENT] = keys[group == c.CANDIDATE]
-    towers, features = open_towers(audit, record, pairs)
+    towers, features = _open_towers(audit, record, pairs)
     if features.image is None:
         rows, images = store.read_prepared(folder).cache_rows, pairs[c.IMAGE].tolist()
         pixels: Any = open_pixels(prepare.pixels_folder(audit), rows=rows, root=record.pictures, images=images)
@@ -249,11 +346,7 @@ def probe_rows(run: MemberRun) -> np.ndarray:
 
 
 def utility(run: MemberRun, model: Model, image: np.ndarray) -> dict[str, float]:
-    """Measure retrieval both ways on external pairs, and with labels a linear probe and zero-shot.
-
-    Args:
-        image: mean image embeddings, [n_pairs, dim].
-    """
+    """Measure retrieval both ways on external pairs, and with labels a linear probe and zero-shot."""
     config, utility_pairs = run.config, run.utility_pairs
     metrics = retrieval_recalls(image[utility_pairs], *caption_embeddings(run, model, utility_pairs))
     labels = run.pairs[c.LABEL]
@@ -281,21 +374,16 @@ def clear_leftovers(folder: Path) -> None:
 
 
 def run_members(folder: Path, names: Sequence[str]) -> None:
-    """Train, embed and evaluate members of an audit, one after the other."""
+    """Train, embed and evaluate members, one after the other. The last file written marks a member as finished."""
     shared = open_shared(folder)
     for name in names:
-        run_member(folder, name, shared)
-
-
-def run_member(folder: Path, name: str, shared: Shared | None = None) -> None:
-    """Train, embed and evaluate one member. The last file written marks it as finished."""
-    run = open_member(folder, name, shared)
-    clear_leftovers(run.folder)
-    torch.set_num_threads(run.record.threads)
-    model = trained_model(run)
-    if run.vocabulary is not None and run.vocabulary.how == DELETED:
-        delete_rows(model.state_dict(), run.vocabulary.rare_rows(run.data.tokens))
-    write_embeddings(run, model, run.folder, evaluate=True)
+        run = open_member(folder, name, shared)
+        clear_leftovers(run.folder)
+        torch.set_num_threads(run.record.threads)
+        model = trained_model(run)
+        if run.vocabulary is not None and run.vocabulary.how == DELETED:
+            delete_rows(model.state_dict(), run.vocabulary.rare_rows(run.data.tokens))
+        write_embeddings(run, model, run.folder, evaluate=True)
 
 
 def train_second_round(folder: Path, names: Sequence[str]) -> None:

@@ -1,12 +1,7 @@
 """Trains one image encoder on the same pictures under three paradigms, for claim 1 of the paper.
 
-python -m clipmem_core paradigms NAME --seeds 3
-
 The paradigms are captions (CLIP), labels, and another view of the same picture (SimCLR). Pictures, their order, views,
-optimiser, schedule and the encoder's first weights are the same; so is the number of samples seen. A killed run
-resumes.
-
-    <data>/studies/paradigms-<audit>/   paradigms.json, runs/<paradigm>-<seed>/, paradigms.csv
+optimiser, schedule, the encoder's first weights and the number of samples seen are the same.
 """
 
 import dataclasses
@@ -21,8 +16,7 @@ import torch
 from clipmem_core import columns as c
 from clipmem_core.audit import settings, store
 from clipmem_core.audit.console import write_csv
-from clipmem_core.audit.locked import build_member
-from clipmem_core.audit.member import EVALUATION, MemberRun, clear_leftovers, open_member, view_maker
+from clipmem_core.audit.member import EVALUATION, MemberRun, build_member, clear_leftovers, open_member, view_maker
 from clipmem_core.audit.pipeline import Screen, ensure_pixels
 from clipmem_core.audit.setup import MAY_DIFFER
 from clipmem_core.audit.status import MemberProgress, last_line
@@ -186,14 +180,7 @@ def paradigms_folder(audit: Audit) -> Path:
 
 
 def read_paradigms(audit: Audit) -> pd.DataFrame | None:
-    """Return UnitMem by layer of every finished run, or None.
-
-    Returns:
-        paradigm, seed, layer, units, silent, unitmem_mean, unitmem_median, median_error, clipped (means over the
-        layer's units); then the run's: member (whose pictures), pictures, epochs, samples_seen, views_seen (SimCLR
-        has two views of each sample), seconds, loss (at the end), linear_probe (accuracy on external pictures; empty
-        without labels).
-    """
+    """Return UnitMem by layer of every finished run, as of `layer_means`, with the run's result.json; or None."""
     path = paradigms_folder(audit) / TABLE
     return pd.read_csv(path, comment="#") if path.is_file() else None
 

@@ -105,9 +105,6 @@ def _prepare(audit: Audit, progress: Progress) -> None:
         membership = prepare.repeat_membership(again, data_set.pairs)
     pairs = prepare.inject(data_set.pairs, membership, config)
     screen.say(counts(data_set, membership))
-    trained = round(float(membership.trained.sum(axis=1).mean()))
-    if trained < config.batch_size:
-        screen.say(f"note: members train on {trained:,} pairs, which is less than a batch: one step an epoch")
     name, seconds = again.name if again else "", time.monotonic() - began
     setup.write_audit(audit, progress.source, config, data_set, pairs, membership, seconds=seconds, again=name)
     pa.default_memory_pool().release_unused()  # captions, before members need the memory
@@ -162,9 +159,9 @@ def _second_round(audit: Audit, progress: Progress) -> None:
             screen.say("note: no second round: hardly any caption is wrong, or the number of wrong ones is unknown")
         return
     screen.say(f"second round: members train again without the {progress.left_out:,} pairs that are probably wrong")
-    for name in names:
-        if _second_fit(audit, name).is_file():  # a kill may have come before its model was removed
-            store.remove_second_model(audit.member(name) / store.SECOND)
+    for folder in (audit.member(name) / store.SECOND for name in names):
+        if (folder / store.SECOND_FIT).is_file():  # a kill may have come before its model was removed
+            store.remove_second_model(folder)
     progress.train(again=True)
     progress.second_seconds = time.monotonic() - began
 
@@ -175,7 +172,8 @@ def _score(audit: Audit, progress: Progress) -> None:
     scores, evidence = progress.first_scores[0], progress.evidence
     sides = evidence.sides
     if progress.left_out:
-        fits = [store.read_array(_second_fit(audit, name), shared=True) for name in audit.record.members]
+        folders = [audit.member(name) / store.SECOND for name in audit.record.members]
+        fits = [store.read_array(folder / store.SECOND_FIT, shared=True) for folder in folders]
         second = side_means(fits, sides.membership.trained)[1]
         scores = scoring.update_scores(scores, **{c.LOG_PROBABILITY_SECOND: second})
     store.write_table(audit.folder / store.SCORES, scores)
@@ -243,17 +241,15 @@ def run_audit(
             more = setup.grow(audit, config, members=len(audit.record.members) if config.stable else 0)
             added = f"{more} members" if more else "a second round" if setup.add_round(audit, config) else ""
             screen.say(f"adding {added} to audit {name!r}" if added else f"resuming audit {name!r}")
-        _finish(Progress(audit, screen, source, config, again, executor), is_new=not audit.begun)
+        finish_audit(Progress(audit, screen, source, config, again, executor), is_new=not audit.begun)
     return audit
 
 
-def finish_audit(audit: Audit, screen: Screen, *, is_new: bool = False, executor: Executor | None = None) -> None:
-    """Finish an audit whose members' folders exist; a new one that cannot start to train is deleted."""
-    _finish(Progress(audit, screen, executor=executor), is_new=is_new)
+def finish_audit(progress: Progress, *, is_new: bool = False) -> None:
+    """Run the first stage that is not done and all after it; broken and missing files are recomputed.
 
-
-def _finish(progress: Progress, *, is_new: bool) -> None:
-    """Run the first stage that is not done and all after it; broken and missing files are recomputed."""
+    A new audit that cannot start to train is deleted.
+    """
     audit, screen = progress.audit, progress.screen
     if broken := store.broken_files(audit.folder):
         screen.say(f"{len(broken)} of its files are broken or missing, first {broken[0]}: recomputing them")
@@ -301,10 +297,6 @@ def _add_repeat(progress: Progress, measure: Callable[[], float | None]) -> bool
     return True
 
 
-def _second_fit(audit: Audit, name: str) -> Path:
-    return audit.member(name) / store.SECOND / store.SECOND_FIT
-
-
 def ensure_pixels(audit: Audit, screen: Screen) -> None:
     """Store the small pictures or precomputed features again if they are missing or broken."""
     record = audit.record
@@ -323,10 +315,10 @@ def ensure_features(audit: Audit, record: Record, screen: Screen, executor: Exec
     that the text tower cuts off."""
     if not settings.opens_towers(record.config):
         return 0
-    from clipmem_core.audit.locked import elsewhere, features_of  # torch
+    from clipmem_core.audit.member import features_of, shards_by  # torch
 
     screen.say(f"{FEATURES} with the locked towers")
     towers = settings.checked_towers(record.config, record.towers)
     report: dict[str, Any] = {"pictures": screen.pictures, "captions": screen.captions, "say": screen.say}
-    remote = elsewhere(executor, record.threads)
-    return features_of(towers, audit.pairs, record.pictures, elsewhere=remote, **report).cut
+    compute = shards_by(executor, record.threads)
+    return features_of(towers, audit.pairs, record.pictures, compute=compute, **report).cut

@@ -62,13 +62,9 @@ class DataSet:
 
     @property
     def fingerprint(self) -> str:
-        return content_fingerprint(self.pairs)
-
-
-def content_fingerprint(pairs: pd.DataFrame) -> str:
-    """Return a key of a pair table's content: ids, pictures and captions."""
-    rows = zip(*(pairs[name] for name in (c.PAIR_ID, c.SHA256, c.CAPTIONS)), strict=True)
-    return fingerprint([[pair_id, sha256, list(captions)] for pair_id, sha256, captions in rows])
+        """A key of its content: ids, pictures and captions."""
+        rows = zip(*(self.pairs[name] for name in (c.PAIR_ID, c.SHA256, c.CAPTIONS)), strict=True)
+        return fingerprint([[pair_id, sha256, list(captions)] for pair_id, sha256, captions in rows])
 
 
 def holds_features(source: str) -> bool:
@@ -234,13 +230,7 @@ def _quarantined(pairs: pd.DataFrame, reasons: pd.Series, mask: np.ndarray) -> p
 
 
 def draw_membership(clusters: np.ndarray, config: AuditConfig, *, members: int = 0) -> Membership:
-    """Draw which member trains on which pair.
-
-    Args:
-        clusters: near-duplicate cluster of each pair, [n_pairs].
-        config: protocol, folds, seeds.
-        members: of an ensemble; 0 takes those of the config.
-    """
+    """Draw which member trains on which pair, by near-duplicate clusters, [n_pairs]; 0 members: the config's."""
     if config.protocol == "paper":
         return paper_membership(clusters, seeds=config.seeds, seed=config.seed)
     repeats = (members or config.members) // config.folds
@@ -267,11 +257,6 @@ def sides_of(audit: Audit, config: AuditConfig, membership: Membership) -> Sides
 def utility_rows(sides: Sides) -> np.ndarray:
     """Return the external pairs that utility is measured on."""
     return np.flatnonzero(sides.external if sides.utility_only is None else sides.utility_only)
-
-
-def leave_out(membership: Membership, rows: np.ndarray) -> Membership:
-    """Let no member train on the pairs of a mask, bool [n_pairs]."""
-    return dataclasses.replace(membership, trained=membership.trained & ~rows)
 
 
 def inject(pairs: pd.DataFrame, membership: Membership, config: AuditConfig) -> pd.DataFrame:

@@ -1,7 +1,6 @@
 """Compares retrieval and memorization of an audit and that of its cleaned data set, on the pairs both have."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -71,13 +70,15 @@ def measure(audit: Audit, again: Audit, screen: Screen) -> Measured | None:
     if external.sum() < MIN_EXTERNAL:
         return None
     screen.say("comparing both audits on the pairs they share")
-    alignments, hits = [], []
+    alignments, hits, means = [], [], []
     for each, rows in ((audit, row[rows_again]), (again, rows_again)):
         embeddings = [read_embeddings(each.member(name)) for name in each.record.members]
         alignments.append(np.stack([pair_terms(i[rows], t[rows], external)[c.ALIGNMENT] for i, t in embeddings]))
         hits.append(_hits(each, rows[external], screen))
+        scores = each.scores
+        means.append(scores.loc[scores[c.GROUP].isin(c.TARGET_GROUPS), c.CLIPMEM].mean())
     n_common = int((row >= 0).sum())
-    retrieval = crossed_mean(hits[1] - hits[0])
+    retrieval, (then, now) = crossed_mean(hits[1] - hits[0]), (float(values.mean()) for values in hits)
     return Measured(
         of=audit.name,
         removed=len(pairs) - n_common,
@@ -87,15 +88,11 @@ def measure(audit: Audit, again: Audit, screen: Screen) -> Measured | None:
         external_then=int((first.group == c.EXTERNAL).sum()),
         scored=int(np.isin(membership.group, c.TARGET_GROUPS).sum()),
         trained_less=float(1 - second.trained.sum() / first.trained.sum()),
-        retrieval=_change(float(hits[0].mean()), float(hits[1].mean()), retrieval, retrieval.over),
+        retrieval=Change(then, now, retrieval.mean, retrieval.low, retrieval.high, retrieval.over),
         clipmem=_clipmem(alignments[0], alignments[1], membership, again),
         auroc=_auroc(alignments[0], alignments[1], membership),
-        whole=(_mean_clipmem(audit), _mean_clipmem(again)),
+        whole=(float(means[0]), float(means[1])),
     )
-
-
-def _change(then: float, now: float, difference: Any, over: str) -> Change:
-    return Change(then, now, difference.mean, difference.low, difference.high, over)
 
 
 def _hits(audit: Audit, rows: np.ndarray, screen: Screen) -> np.ndarray:
@@ -128,21 +125,15 @@ def _clipmem(before: np.ndarray, after: np.ndarray, membership: Membership, audi
     then, now = (float((a - b).mean()) for a, b in (side_means(list(each), inside) for each in (before, after)))
     if record.protocol == "paper":
         difference = crossed_mean(replicate_clipmem(list(after - before), sides.replicates, inside))
-        return _change(then, now, difference, difference.over.replace("members", "seeds"))
-    difference = crossed_mean(weighted(after - before, inside))
-    return _change(then, now, difference, difference.over)
+        over = difference.over.replace("members", "seeds")
+    else:
+        difference = crossed_mean(weighted(after - before, inside))
+        over = difference.over
+    return Change(then, now, difference.mean, difference.low, difference.high, over)
 
 
 def weighted(values: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """Return values weighted so that their mean is the mean of in minus out, [n_members, n_pairs] each.
-
-    Every pair has members `inside` and others.
-
-    Example:
-        >>> weighted(np.array([[3.0, 1.0], [1.0, 2.0]]), np.array([[True, False], [False, True]]))
-        array([[ 6., -2.],
-               [-2.,  4.]])
-    """
+    """Return values weighted so that their mean is the mean of in minus out, [n_members, n_pairs] each."""
     n_in = inside.sum(axis=0)
     return len(values) * np.where(inside, values / n_in, -values / (len(values) - n_in))
 
@@ -157,8 +148,3 @@ def _auroc(before: np.ndarray, after: np.ndarray, membership: Membership) -> Cha
     difference = paired_difference(now.tolist(), then.tolist())
     low, high = (difference.low, difference.high) if difference.n >= MIN_REPLICATES else (None, None)
     return Change(float(then.mean()), float(now.mean()), difference.mean, low, high, "members")
-
-
-def _mean_clipmem(audit: Audit) -> float:
-    scores = audit.scores
-    return float(scores.loc[scores[c.GROUP].isin(c.TARGET_GROUPS), c.CLIPMEM].mean())

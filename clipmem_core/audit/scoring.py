@@ -102,11 +102,9 @@ def gather_evidence(audit: Audit) -> Evidence:
 
 
 def score_table(evidence: Evidence) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Return every score of every pair (`SCORE_COLUMNS`), and the quality of the split between the encoders.
+    """Return every score of every pair (`SCORE_COLUMNS`), and how well clipmem was split between the encoders.
 
-    Returns:
-        The table; fit, the mean of fit_by_member (how well each member's embeddings were mapped), and missing, why
-        clipmem was not split.
+    The split has fit, the mean of fit_by_member (of the maps between embeddings), and missing, why there is none.
     """
     sides, spill = evidence.sides, functools.partial(spill_to_disk, folder=evidence.folder)
     members, trained, external = (evidence.image, evidence.text), evidence.sides.membership.trained, sides.external
@@ -245,12 +243,7 @@ def _error_summary(evidence: Evidence, scores: pd.DataFrame, target: pd.Series) 
 
 
 def attack_members(evidence: Evidence) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
-    """Attack every member with the others as shadow models.
-
-    Returns:
-        Rows of utility.parquet (the default attack's measures of each member), and rows of the verdict as of
-        `attack_table`, with a reason instead of values if there are too few members.
-    """
+    """Attack every member with the others as shadow models; return rows of utility.parquet and of the verdict."""
     sides, members = evidence.sides, evidence.sides.membership.members
     if len(members) < attacks.FEWEST:
         missing = f"needs at least {attacks.FEWEST} members, a target and a shadow on either side, not {len(members)}"
@@ -275,16 +268,11 @@ def attack_members(evidence: Evidence) -> tuple[pd.DataFrame, list[dict[str, Any
 
 
 def caption_table(audit: Audit, counts: np.ndarray, sides: Sides) -> tuple[pd.DataFrame | None, str]:
-    """Return captions.parquet, one row per caption, or None and the reason.
+    """Return captions.parquet, one row per caption, or None and the reason; `counts` are captions of each pair, [n].
 
-    Args:
-        counts: captions of each pair, [n_pairs].
-
-    Returns:
-        pair_id; caption, its number in the pair from 0; similarity_out and margin_out, means over the members not
-        trained on the pair; learned, the mean over those trained on it; misfit = −(z(learned) + z(margin_out)), by
-        margin_out alone for held-out pairs and captions that no epoch drew; gap, how far margin_out lies below that
-        of the pair's other captions; odd, whether that is far.
+    similarity_out and margin_out are means over the members not trained on the pair, learned over those trained on it.
+    misfit = −(z(learned) + z(margin_out)), by margin_out alone for held-out pairs and captions that no epoch drew. gap
+    is how far margin_out lies below that of the pair's other captions, and odd whether that is far.
     """
     if counts.max(initial=0) < 2:
         return None, SINGLE_CAPTIONS
@@ -317,11 +305,7 @@ def caption_table(audit: Audit, counts: np.ndarray, sides: Sides) -> tuple[pd.Da
 def whole_set(
     audit: Audit, record: Record, scores: pd.DataFrame, checks: Path, wrong: dict[str, Any]
 ) -> dict[str, Any]:
-    """Return the counts of the full set that an audit's pairs were sampled from; empty without a sample.
-
-    Returns:
-        pairs, of, basis, and counts: rows of count, found, among (pairs of the sample), whole, low, high.
-    """
+    """Return the estimated counts of the full set that an audit's pairs were sampled from; empty without a sample."""
     drawn, of = record.config.sample, record.sampled_of
     if not of:
         return {}

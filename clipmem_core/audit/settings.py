@@ -152,14 +152,9 @@ def shares_process(config: AuditConfig) -> bool:
     return config.lock_image and config.lock_text
 
 
-def has_locked_tower(config: AuditConfig) -> bool:
-    """Tell whether members train on the features of a locked tower."""
-    return config.lock_image or config.lock_text
-
-
 def opens_towers(config: AuditConfig) -> bool:
     """Tell whether features have to be computed by locked towers."""
-    return has_locked_tower(config) and not config.features
+    return (config.lock_image or config.lock_text) and not config.features
 
 
 def side_by_side(config: AuditConfig) -> int:

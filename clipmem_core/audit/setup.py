@@ -9,7 +9,7 @@ import pandas as pd
 
 from clipmem_core import columns as c
 from clipmem_core.audit import settings, store
-from clipmem_core.audit.prepare import DataSet, draw_membership, leave_out, membership_of, membership_table
+from clipmem_core.audit.prepare import DataSet, draw_membership, membership_of, membership_table
 from clipmem_core.audit.store import Audit, Record
 from clipmem_core.config import FIELDS, AuditConfig, InputError, affecting, as_dict, data_folder, fingerprint, flat
 from clipmem_core.scores.membership import Membership
@@ -136,7 +136,8 @@ def grow(audit: Audit, config: AuditConfig, *, members: int = 0) -> int:
     config = dataclasses.replace(config, threads=record.threads, rounds=rounds)
     membership = draw_membership(store.read_prepared(audit.folder).clusters, config, members=members)
     new = membership.members[len(drawn.members) :]
-    membership = leave_out(membership, (membership.trained[: -len(new)] & ~drawn.trained).any(axis=0))
+    excluded = (membership.trained[: -len(new)] & ~drawn.trained).any(axis=0)
+    membership = dataclasses.replace(membership, trained=membership.trained & ~excluded)
     seeds = member_seeds(config, membership.members)
     _change(audit, dataclasses.replace(record, members=membership.members, seeds=seeds, config=config), new)
     store.write_table(audit.folder / store.MEMBERSHIP, membership_table(audit.pairs, membership))

@@ -1,8 +1,5 @@
 """Measures UnitMem of a finished audit's members, and its references: python -m clipmem_core units NAME.
 
-    <data>/cache/units/<key>/units.parquet        of one member
-    <data>/cache/units/<key>/references.parquet   of the first member
-
 Units can be selective without memorization: before any training, and for pairs that their member never saw. Only
 UnitMem above these references is memorization.
 """
@@ -18,9 +15,8 @@ import pandas as pd
 import torch
 
 from clipmem_core import columns as c
-from clipmem_core.audit import settings, store
-from clipmem_core.audit.locked import build_member
-from clipmem_core.audit.member import EVALUATION, MemberRun, open_member, trained_model, view_maker
+from clipmem_core.audit import store
+from clipmem_core.audit.member import EVALUATION, MemberRun, build_member, open_member, trained_model, view_maker
 from clipmem_core.audit.pipeline import Screen, ensure_pixels
 from clipmem_core.audit.status import MemberProgress
 from clipmem_core.audit.store import Audit
@@ -57,24 +53,21 @@ def run_units(audit: Audit, *, members: Sequence[str] = (), screen: Screen) -> N
 
 
 def say_units(audit: Audit, *, screen: Screen) -> None:
-    """Print UnitMem by layer, the pairs that activate most units, and UnitMem by layer of the references."""
+    """Print UnitMem by layer, of the members and of the references."""
     units, references = read_units(audit), read_units(audit, REFERENCES)
     assert units is not None
     assert references is not None
     means = layer_means(references, by=[REFERENCE, TOWER, LAYER])[[REFERENCE, TOWER, LAYER, UNITMEM_MEAN]]
-    for line in layer_means(units).round(3).to_string(index=False).splitlines():
-        screen.say(line)
-    for pair_id, count in units[c.PAIR_ID].value_counts().head(5).items():
-        screen.say(f"activates {count:,} of {len(units):,} units most: {pair_id}")
-    for line in means.round(3).to_string(index=False).splitlines():
-        screen.say(line)
+    for table in (layer_means(units), means):
+        for line in table.round(3).to_string(index=False).splitlines():
+            screen.say(line)
 
 
 def check_members(audit: Audit, members: Sequence[str] = ()) -> list[str]:
     """Return the requested members, all if none is named."""
     if not audit.finished:
         raise InputError(f"audit {audit.name!r} is not finished: run it again to resume it")
-    if settings.has_locked_tower(audit.record.config):
+    if audit.record.config.lock_image or audit.record.config.lock_text:
         raise InputError(
             f"audit {audit.name!r} has a locked tower, and units are measured in encoders that members train: "
             "run one with --preset small"
@@ -86,11 +79,9 @@ def check_members(audit: Audit, members: Sequence[str] = ()) -> list[str]:
 
 
 def measure_member(audit: Audit, name: str, table: str = UNITS, *, screen: Screen) -> pd.DataFrame:
-    """Measure both encoders of a member on its training pairs, or its references.
+    """Measure both encoders of a member on its training pairs, or its references, as `unit_table`.
 
-    Returns:
-        As `unit_table`; for `REFERENCES` also reference, without `seen` and `unseen` if there are fewer than two
-        external pairs.
+    References have a column reference, without `seen` and `unseen` if there are fewer than two external pairs.
     """
     run = open_member(audit.folder, name)
     torch.set_num_threads(run.record.threads)  # as when it was trained
@@ -132,11 +123,9 @@ def measure_model(
 
 
 def unit_table(tally: UnitTally, widths: Sequence[int], *, tower: str, pair_ids: np.ndarray) -> pd.DataFrame:
-    """Turn the counts of an encoder into a table.
+    """Turn the counts of an encoder into a table: tower, layer (from 1), unit (from 0), scores, pair_id.
 
-    Returns:
-        A row per unit: tower, layer (from 1), unit (from 0), the columns of `UnitTally.scores`, and the pair_id of the
-        pair that activates it most (null for a silent unit, which has no UnitMem).
+    pair_id is the pair that activates the unit most; null for a silent unit, which has no UnitMem.
     """
     scores = tally.scores()
     scores.insert(0, TOWER, np.repeat(tower, sum(widths)))
@@ -147,12 +136,7 @@ def unit_table(tally: UnitTally, widths: Sequence[int], *, tower: str, pair_ids:
 
 
 def layer_means(units: pd.DataFrame, *, by: Sequence[str] = (c.MEMBER, TOWER, LAYER)) -> pd.DataFrame:
-    """Average UnitMem over the units of each layer.
-
-    Returns:
-        The columns `by`, then units, silent (units that never fire, which the means exclude), unitmem_mean,
-        unitmem_median, median_error and clipped.
-    """
+    """Average UnitMem over the units of each layer that fire; also count all and the silent ones."""
     groups = units.assign(silent=units[UNITMEM_MEAN].isna()).groupby(list(by), sort=False)
     means = groups[[UNITMEM_MEAN, UNITMEM_MEDIAN, MEDIAN_ERROR, CLIPPED]].mean()
     return groups["silent"].agg(units="size", silent="sum").join(means).reset_index()
@@ -161,10 +145,8 @@ def layer_means(units: pd.DataFrame, *, by: Sequence[str] = (c.MEMBER, TOWER, LA
 def read_units(audit: Audit, table: str = UNITS) -> pd.DataFrame | None:
     """Return a table of all members that have it, or None.
 
-    Returns:
-        member and the columns of `measure_member`. References: `before training`, the model that training began from,
-        on the member's pairs; `seen` and `unseen`, the member on equally many of its training pairs and of the
-        external pairs.
+    References are `before training`, the untrained model on the member's pairs, and `seen` and `unseen`, the member on
+    equally many of its training pairs and of the external pairs.
     """
     repair, tables = f"delete it and run `python -m clipmem_core units {audit.name}`", []
     for name in audit.record.members if audit.finished else ():

@@ -119,7 +119,7 @@ def _text_encoder(audit: Audit, member: str) -> tuple[Any, Vocabulary | None]:
 
 def _locked_model(audit: Audit, member: str) -> Any:
     """Return a member with a locked tower, without its image encoder or head."""
-    from clipmem_core.audit.locked import build_member
+    from clipmem_core.audit.member import build_member
     from clipmem_core.training.model import load_weights
 
     config = dataclasses.replace(audit.record.config, **_ON_CPU)

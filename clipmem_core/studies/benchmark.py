@@ -106,14 +106,14 @@ def _run_pieces(benchmark: Benchmark, pending: Sequence[Piece], screen: Screen, 
     """Run injections, some side by side."""
     config: AuditConfig = benchmark.request["config"]
     if settings.opens_towers(config):
-        from clipmem_core.audit.locked import elsewhere, features_of
+        from clipmem_core.audit.member import features_of, shards_by
 
         screen.say("computing features with the locked towers")
         features_of(
             settings.checked_towers(config),
             benchmark.pairs,
             Path(benchmark.request["root"]),
-            elsewhere=elsewhere(executor, config.threads),
+            compute=shards_by(executor, config.threads),
             pictures=screen.pictures,
             captions=screen.captions,
             say=screen.say,

@@ -12,8 +12,16 @@ import pandas as pd
 import torch
 
 from clipmem_core import columns as c
-from clipmem_core.audit.locked import Features, build_member, feature_views, features_of, fit_standards
-from clipmem_core.audit.member import EVALUATION, caption_starts, view_maker
+from clipmem_core.audit.member import (
+    EVALUATION,
+    Features,
+    build_member,
+    caption_starts,
+    feature_views,
+    features_of,
+    fit_standards,
+    view_maker,
+)
 from clipmem_core.audit.prepare import draw_membership
 from clipmem_core.audit.settings import Towers, towers_of
 from clipmem_core.audit.setup import member_seeds

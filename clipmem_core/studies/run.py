@@ -14,8 +14,8 @@ import pyarrow as pa
 from clipmem_core import columns as c
 from clipmem_core.audit import settings
 from clipmem_core.audit.executor import Executor, in_this_process, member_tasks, run_member_tasks
-from clipmem_core.audit.pipeline import Screen, counts, ensure_features, ensure_pixels, finish_audit
-from clipmem_core.audit.prepare import DataSet, draw_membership, inject, leave_out, load_data_set, with_features
+from clipmem_core.audit.pipeline import Progress, Screen, counts, ensure_features, ensure_pixels, finish_audit
+from clipmem_core.audit.prepare import DataSet, draw_membership, inject, load_data_set, with_features
 from clipmem_core.audit.setup import check_same, differing_fields, grow, write_audit
 from clipmem_core.audit.status import TIME_LEFT, seconds_left
 from clipmem_core.audit.store import Audit, acquire_lock, write_json, write_table
@@ -235,7 +235,7 @@ def _rank(run: StudyRun, number: int) -> Audit:
         write_audit(audit, run.source, config, data_set, data_set.pairs, membership, seconds=0.0)
     if not audit.finished:
         run.screen.say("the audit that ranks the pairs")
-        finish_audit(audit, run.screen, executor=run.executor)
+        finish_audit(Progress(audit, run.screen, executor=run.executor))
     return audit
 
 
@@ -256,7 +256,8 @@ def _rows(run: StudyRun, name: str, seed: int) -> tuple[dict[str, Any], list[dic
     audit = _begun_arm(run, name, split, seeds=number + 1)
     # Heads train, and trained members are measured, in less time than a process takes to start.
     here = not _untrained(audit) or (run.executor is None and settings.shares_process(run.config))
-    finish_audit(audit, run.screen, executor=in_this_process if here else run.executor)
+    executor = in_this_process if here else run.executor
+    finish_audit(Progress(audit, run.screen, executor=executor))
     compared = run.compared[split]
     place = {ARM: name, SEED: seed} | ({SPLIT: split} if run.seeds_per_split else {})
     row = run.arms[name].row(run.changes[split][name]) | measure(audit, number, compared, by_rarity=run.plan.by_rarity)
@@ -300,7 +301,8 @@ def _begun_arm(run: StudyRun, name: str, split: int, *, seeds: int) -> Audit:
         list(changes.recaptioned.get(id_, words))
         for id_, words in zip(pairs[c.PAIR_ID], pairs[c.CAPTIONS], strict=True)
     ]
-    membership = leave_out(membership, pairs[c.PAIR_ID].isin(changes.removed).to_numpy())
+    removed = pairs[c.PAIR_ID].isin(changes.removed).to_numpy()
+    membership = dataclasses.replace(membership, trained=membership.trained & ~removed)
     data_set, last, planned = dataclasses.replace(data_set, pairs=pairs), config.trained_epochs, run.plan.snapshots
     snapshots = sorted({epoch for epoch in planned if epoch < last} | {last}) if planned else []
     write_audit(audit, run.source, config, data_set, pairs, membership, seconds=0.0, snapshots=snapshots)

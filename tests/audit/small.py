@@ -12,9 +12,8 @@ import filelock
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
-from clipmem_core.audit.executor import PROGRAM, Task, TaskEvents, do_work
+from clipmem_core.audit.executor import Task, TaskEvents, in_this_process
 from clipmem_core.audit.status import MemberProgress
 from clipmem_core.audit.store import Audit
 from clipmem_core.cli import parse
@@ -51,11 +50,7 @@ class Silent:
 
 def in_process(tasks: Sequence[Task], *, at_once: int = 1) -> TaskEvents:
     """Train members in this process, one after the other; an executor."""
-    threads = torch.get_num_threads()
-    for task in tasks:
-        do_work(task.command[len(PROGRAM) :])
-        torch.set_num_threads(threads)
-        yield task
+    return in_this_process(tasks)
 
 
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:

@@ -3,7 +3,6 @@
 import re
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from clipmem_core.audit.pipeline import run_audit
 from clipmem_core.config import InputError
 from clipmem_core.training.model import build_model
 from tests.audit.small import Silent, config_of
+from tests.audit.test_jobs import until
 from tests.audit.test_locked import flags
 from tests.audit.test_resume import same
 
@@ -60,15 +60,6 @@ def tasks(tmp_path: Path) -> Callable[..., list[Task]]:
     return tasks
 
 
-def soon(path: Path) -> str:
-    """Return what a file says once it is there."""
-    deadline = time.monotonic() + 600
-    while not (path.is_file() and path.read_text()):
-        assert time.monotonic() < deadline, f"{path} did not come"
-        time.sleep(0.05)
-    return path.read_text()
-
-
 def test_what_a_member_says_is_passed_on(machines: Any, tasks: Callable[..., list[Task]]) -> None:
     with pytest.raises(InputError, match="^model is too small$"):
         list(ray_tasks(tasks(a=SAID)))
@@ -78,14 +69,17 @@ def test_what_a_member_says_is_passed_on(machines: Any, tasks: Callable[..., lis
 
 def process_of(module: str, data: Path) -> psutil.Process:
     """Return the process of a task in a data folder once there is one."""
-    deadline = time.monotonic() + 600
-    while time.monotonic() < deadline:
+    running: list[psutil.Process] = []
+
+    def started() -> bool:
         for process in psutil.process_iter(["cmdline"]):
             command = process.info["cmdline"] or []
             if module in command and command[command.index(module) + 1].startswith(str(data)):
-                return process
-        time.sleep(0.05)
-    raise AssertionError(f"{module} did not start")
+                running.append(process)
+        return bool(running)
+
+    until(started, seconds=600)
+    return running[0]
 
 
 def lose_twice(machines: Any, data: Path) -> None:
@@ -93,7 +87,8 @@ def lose_twice(machines: Any, data: Path) -> None:
     process_of("clipmem_core.features.embed:run_shards", data).parent().kill()
     member = process_of("clipmem_core.audit.member:run_members", data)
     above, name = {one.pid for one in member.parents()}, member.cmdline()[5]
-    soon(data / "audits" / "a" / "members" / name / "log.jsonl")
+    log = data / "audits" / "a" / "members" / name / "log.jsonl"
+    until(lambda: log.is_file() and log.read_text(), seconds=600)
     lost = next(one for one in machines.nodes if above & {kind[0].process.pid for kind in one.all_processes.values()})
     machines.nodes.remove(lost)
     machines.remove_node(lost, allow_graceful=False)

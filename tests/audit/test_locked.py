@@ -1,4 +1,4 @@
-"""Audits with locked towers: what they refuse and record, growth until stable, and that kills change no score."""
+"""Audits with locked towers: records, growth until stable, the second round, and that kills change no score."""
 
 import dataclasses
 import shlex
@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from clipmem_core.audit.member import open_member
 from clipmem_core.audit.pipeline import run_audit
-from clipmem_core.audit.settings import check_config, checked_towers
+from clipmem_core.audit.settings import checked_towers
 from clipmem_core.audit.store import Audit
 from clipmem_core.audit.unitmem import check_members
-from clipmem_core.config import InputError, preset_config
+from clipmem_core.cli import main
+from clipmem_core.config import InputError
 from clipmem_core.training.model import build_model
 from tests.audit.small import Silent, config_of, with_drawn_set
 from tests.audit.test_resume import same
@@ -31,33 +33,18 @@ FLAGS = shlex.split(
 
 @pytest.fixture(scope="module")
 def finished(start: str, tmp_path_factory: pytest.TempPathFactory) -> Audit:
-    """A finished audit of 6 members that never was stopped."""
+    """A finished audit of 6 members."""
+    return uninterrupted(tmp_path_factory, flags(start, "--members", "6"))
+
+
+def uninterrupted(factory: pytest.TempPathFactory, words: Sequence[str]) -> Audit:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CLIPMEM_DATA", str(tmp_path_factory.mktemp("finished")))
-        return run_audit("scenes", config_of(flags(start, "--members", "6")), name="a", screen=Silent())
+        patch.setenv("CLIPMEM_DATA", str(factory.mktemp("data")))
+        return run_audit("scenes", config_of(words), name="a", screen=Silent())
 
 
-def flags(start: str, *more: str, base: Sequence[str] = FLAGS) -> list[str]:
-    return [*base, "--pretrained", start, *more]
-
-
-WRONG: list[tuple[dict[str, Any], str]] = [
-    ({"lock_image": False}, "--model locked"),
-    ({"text_tower": ""}, "--lock-text needs pretrained weights"),
-    ({"text_min_df": 3}, "--text-min-df"),
-    ({"crop_scale": 0.2}, "--crop-scale"),
-    ({"folds": 5}, "--folds must be even with --halves, not 5"),
-    ({"protocol": "paper", "stable": 0.9}, "--stable belongs to --protocol ensemble"),
-    ({"preset": "small", "protocol": "paper"}, "--halves belongs to --protocol ensemble"),
-]
-
-
-@pytest.mark.parametrize(("changes", "message"), WRONG, ids=[" ".join(wrong) for wrong, _ in WRONG])
-def test_a_setting_that_contradicts_a_lock_is_one_line(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(InputError) as error:
-        check_config(dataclasses.replace(preset_config("locked"), **changes))
-    assert str(error.value).startswith(message)
-    assert "\n" not in str(error.value)
+def flags(start: str, *more: str) -> list[str]:
+    return [*FLAGS, "--pretrained", start, *more]
 
 
 def test_an_audit_records_its_towers_and_reads_their_features(finished: Audit, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,24 +94,24 @@ MOMENTS = (
 )
 
 
-def kill_at_each(moments: Sequence[str], arguments: Sequence[str], data: Path, forks: Server) -> None:
-    """Run a command until it is killed at each moment, and at last to its end."""
+def killed_audit_is_same(
+    uninterrupted: Audit, moments: Sequence[str], arguments: Sequence[str], folder: Path, forks: Server
+) -> None:
+    """Run an audit until it is killed at each moment, and at last to its end: its scores are those without a kill."""
+    data = with_drawn_set(folder / "data", uninterrupted.folder.parents[1])
+    command = ["audit", "scenes", "--name", "a", *arguments]
     for moment in (*moments, ""):
-        process = forks.start(*arguments, data=data, before=KILLS, **({"KILL_AT": moment} if moment else {}))
+        process = forks.start(*command, data=data, before=KILLS, **({"KILL_AT": moment} if moment else {}))
         errors = process.communicate()[1]
         # itself, or one of its members
         assert process.returncode in ((-signal.SIGKILL, 1) if moment else (0,)), (moment, errors)
+    same(Audit(data / "audits" / "a"), uninterrupted)
 
 
 def test_a_kill_at_features_heads_and_growth_changes_no_score(
     finished: Audit, start: str, tmp_path: Path, forks: Server
 ) -> None:
-    data = with_drawn_set(tmp_path / "data", finished.folder.parents[1])
-    audit = Audit(data / "audits" / "a")
-    arguments = ["audit", "scenes", "--name", "a", *flags(start, "--members", "6", "--stable", "0.999")]
-    kill_at_each(MOMENTS, arguments, data, forks)
-    assert len(audit.record.members) == 6
-    same(audit, finished)
+    killed_audit_is_same(finished, MOMENTS, flags(start, "--members", "6", "--stable", "0.999"), tmp_path, forks)
 
 
 @pytest.mark.parametrize(
@@ -145,3 +132,53 @@ def test_one_locked_tower_works_in_either_protocol_and_loss(changes: dict[str, A
     assert list(audit.record.towers) == [kind for kind in ("image", "text") if changes.get(f"lock_{kind}", True)]
     weights = torch.load(audit.member(audit.record.members[-1]) / "checkpoint.pt", weights_only=True)
     assert ("logit_bias" in weights) == siglip
+
+
+MANY_WRONG = ("--members", "4", "--inject-miscaptions", "80", "--epochs", "8", "--rounds", "auto")
+
+
+@pytest.fixture(scope="module")
+def two_rounds(start: str, tmp_path_factory: pytest.TempPathFactory) -> Audit:
+    """A finished audit of two rounds."""
+    return uninterrupted(tmp_path_factory, flags(start, *MANY_WRONG))
+
+
+def misfit(scores: pd.DataFrame, log_probability: str, weight: int) -> pd.Series:
+    z = (scores - scores.mean()) / scores.std(ddof=0)
+    return -(z["learned"] + weight * z[log_probability])
+
+
+def test_the_most_suspicious_pairs_are_left_out_and_misfit_is_of_the_second_round(two_rounds: Audit) -> None:
+    scores = two_rounds.scores
+    scored = scores.loc[scores["group"] == "scored", ["learned", "log_probability_out", "log_probability_second"]]
+    first, second = misfit(scored, "log_probability_out", 2), misfit(scored, "log_probability_second", 4)
+    assert 20 < two_rounds.verdict["wrong_captions"]["estimate"] < 200
+    count = two_rounds.verdict["second_round_left_out"]
+    table = pd.read_parquet(two_rounds.folder / "second.parquet")
+    assert table["pair_id"].tolist() == two_rounds.pairs["pair_id"].tolist()
+    expected = first.sort_values(ascending=False, kind="stable").index[:count]
+    assert set(np.flatnonzero(table["left_out"])) == set(expected)
+    np.testing.assert_allclose(scores.loc[scored.index, "misfit"], second, atol=1e-9)
+    assert not np.allclose(first, second)
+    assert second.idxmax() == scores.loc[scored.index, "review_place"].idxmin()
+
+
+SECOND_MOMENTS = (
+    "os.rename:a/second.parquet",  # it is decided what is left out
+    "os.rename:second/log_probability_out.npy",
+    "os.remove:second/trajectory.npy",  # one of them is finished
+)
+
+
+def test_a_kill_in_the_second_round_changes_no_score(
+    two_rounds: Audit, start: str, tmp_path: Path, forks: Server
+) -> None:
+    arguments = flags(start, *MANY_WRONG, "--rounds", "2")
+    killed_audit_is_same(two_rounds, SECOND_MOMENTS, arguments, tmp_path, forks)
+    assert not list(tmp_path.glob("data/audits/a/members/*/second/*.pt"))
+
+
+def test_the_papers_protocol_and_studies_have_one_round(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for command in (["audit", "scenes", "--protocol", "paper"], ["study", "combined", "scenes"]):
+        assert main([*command, "--name", "s", "--rounds", "2"]) == 2
+        assert "--rounds belongs to --protocol ensemble" in capsys.readouterr().err

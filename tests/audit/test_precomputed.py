@@ -1,4 +1,4 @@
-"""Audits of features that were computed elsewhere, in each form they come in, without a picture."""
+"""Audits of precomputed features, in each form they come in, without a picture, and audits of a random sample."""
 
 import shlex
 from collections.abc import Callable
@@ -6,15 +6,22 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
+from clipmem_core import columns as c
 from clipmem_core.audit.pipeline import run_audit
-from clipmem_core.audit.prepare import pixels_folder, precomputed_features
-from clipmem_core.audit.store import Audit
+from clipmem_core.audit.prepare import pixels_folder, precomputed_features, sampled
+from clipmem_core.audit.scoring import UNUSABLE
+from clipmem_core.audit.store import CHECK_TABLE, Audit
+from clipmem_core.audit.verdict import WRONG
 from clipmem_core.cli import main, parse
 from clipmem_core.config import AuditConfig, InputError
+from clipmem_core.dataset.checks import CHECKS
+from clipmem_core.dataset.source import RawPairs
 from clipmem_core.review.search import hits
 from clipmem_core.review.selection import Selection
+from clipmem_core.scores.prevalence import whole_count
 from tests.audit.small import Silent
 
 PAIRS = 240
@@ -24,11 +31,11 @@ CAPTIONS = [f"a caption of {n}" for n in range(PAIRS)]
 Form = Callable[[Path], str]
 
 
-def drawn(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def drawn(pairs: int = PAIRS) -> tuple[np.ndarray, np.ndarray]:
     """Features that share a latent, float32 [n, 24] and [n, 16]."""
-    rng = np.random.default_rng(seed)
-    latent = rng.normal(size=(PAIRS, 16))
-    image, text = (latent @ rng.normal(size=(16, width)) + 0.1 * rng.normal(size=(PAIRS, width)) for width in (24, 16))
+    rng = np.random.default_rng(0)
+    latent = rng.normal(size=(pairs, 16))
+    image, text = (latent @ rng.normal(size=(16, width)) + 0.1 * rng.normal(size=(pairs, width)) for width in (24, 16))
     return image.astype(np.float32), text.astype(np.float32)
 
 
@@ -45,8 +52,12 @@ def clip_retrieval(folder: Path) -> str:
 
 
 def beside_table(folder: Path) -> str:
-    image, text = drawn()
-    pd.DataFrame({"filepath": IDS, "title": CAPTIONS}).to_csv(folder / "pairs.csv", index=False)
+    return write_table(folder, *drawn(), CAPTIONS)
+
+
+def write_table(folder: Path, image: np.ndarray, text: np.ndarray, captions: list[str]) -> str:
+    ids = [f"pictures/{n:03d}.jpg" for n in range(len(captions))]
+    pd.DataFrame({"filepath": ids, "title": captions}).to_csv(folder / "pairs.csv", index=False)
     np.save(folder / "image.npy", image)
     np.save(folder / "text.npy", text)
     return str(folder / "pairs.csv")
@@ -57,7 +68,7 @@ def config_of(*flags: str) -> AuditConfig:
 
 
 def audit_of(source: str, *flags: str) -> Audit:
-    return run_audit(source, config_of(*flags), name="given", screen=Silent())
+    return run_audit(source, config_of(*flags), name="a", screen=Silent())
 
 
 @pytest.fixture
@@ -115,7 +126,61 @@ def test_features_that_do_not_fit_are_one_line(
 ) -> None:
     source = beside_table(folder)
     spoil(folder)
-    assert main(["audit", source, "--name", "given", *FLAGS, "--features", str(folder)]) == 2
+    assert main(["audit", source, "--name", "a", *FLAGS, "--features", str(folder)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
-    assert not (folder.parent / "data" / "audits" / "given").exists()
+    assert not (folder.parent / "data" / "audits" / "a").exists()
+
+
+SOURCE_PAIRS, SAMPLE = 700, 400
+
+
+def _raw(ids: list[str]) -> RawPairs:
+    pairs = pd.DataFrame({c.PAIR_ID: ids, c.CAPTIONS: [["a"]] * len(ids)})
+    return RawPairs(Path("/"), "csv", len(ids), pairs, pd.DataFrame())
+
+
+def _drawn(ids: list[str], *, sample: int = 300, seed: int = 0) -> list[str]:
+    raw, rows = sampled(_raw(ids), AuditConfig(sample=sample, seed=seed))
+    assert raw.pairs[c.PAIR_ID].tolist() == [ids[row] for row in rows]
+    assert raw.drawn_of == len(ids)
+    return raw.pairs[c.PAIR_ID].tolist()
+
+
+def test_a_sample_follows_ids_and_seed_and_hardly_changes_with_other_rows() -> None:
+    ids = [f"{n:04d}.jpg" for n in range(1_000)]
+    drawn = _drawn(ids)
+    assert len(drawn) == len(set(drawn)) == 300
+    assert drawn == sorted(drawn)  # in the order of the source
+    assert set(_drawn(ids[::-1])) == set(drawn)
+    assert set(drawn) - set(ids[:100]) <= set(_drawn(ids[100:]))
+    assert set(drawn) < set(_drawn(ids, sample=400))
+    assert len(set(drawn) & set(_drawn(ids, seed=1))) < 150
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Features of 700 pairs; rows 0 to 19 are of no use, and every seventh caption is a file name."""
+    image, text = drawn(SOURCE_PAIRS)
+    image[:20] = text[:20] = np.nan
+    captions = [f"IMG_{n:04d}.jpg" if n % 7 == 0 else f"a caption about number {n}" for n in range(SOURCE_PAIRS)]
+    return write_table(tmp_path_factory.mktemp("features"), image, text, captions)
+
+
+def test_an_audit_of_a_sample_says_so_and_counts_the_whole_set(source: str, data: Path) -> None:
+    audit = audit_of(source, "--sample", str(SAMPLE))
+    record, verdict = audit.record, audit.verdict
+    assert (record.pairs, record.sampled_of) == (SAMPLE, SOURCE_PAIRS - 20)
+    told = verdict["sample"]
+    assert (told["pairs"], told["of"]) == (SAMPLE, SOURCE_PAIRS - 20)
+    counts = {row["count"]: row for row in told["counts"]}
+    unusable = counts[UNUSABLE]  # found while the table was read, which all of it was
+    assert (unusable["found"], unusable["whole"]) == (0, 20)
+    flags = pq.read_table(audit.folder / CHECK_TABLE).to_pandas()["file_name"]
+    wanted = whole_count(int(flags.sum()), SAMPLE, SOURCE_PAIRS - 20)
+    own = counts[CHECKS["file_name"].label]
+    assert (own["found"], own["whole"], own["low"], own["high"]) == pytest.approx((flags.sum(), *wanted), abs=0.05)
+    assert own["low"] <= 97 <= own["high"]  # of rows 20 to 699, those divisible by 7
+    estimate = verdict["wrong_captions"]["estimate"]
+    assert counts[WRONG]["whole"] == pytest.approx(estimate * (SOURCE_PAIRS - 20) / counts[WRONG]["among"], abs=0.1)
+    assert counts[WRONG]["among"] == SAMPLE

@@ -1,5 +1,8 @@
 """A finished audit's scores and utility, recomputed from its files by slow loops, scikit-learn and open_clip."""
 
+import dataclasses
+from collections.abc import Iterator
+
 import numpy as np
 import open_clip
 import pandas as pd
@@ -10,8 +13,14 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
+from clipmem_core.audit.member import (
+    MemberRun,
+    open_member,
+    trained_model,
+    utility,
+)
 from clipmem_core.training.names import model_config
-from tests.audit.small import Recomputed, aligned, embeddings
+from tests.audit.small import Recomputed, aligned, embeddings, vectors
 from tests.conftest import Made
 
 TERMS = ("alignment", "positive", "negative_text", "negative_image")
@@ -165,3 +174,30 @@ def test_utility_is_that_of_indexes_scikit_learn_and_open_clip(paper: Recomputed
     np.testing.assert_allclose(text, captions, atol=1e-5)
     nearest = classes[np.argmax(a @ prompted.T, axis=1)]
     assert utility["zero_shot"] == pytest.approx(np.mean(nearest == labels[paper.external]), abs=0.021)
+
+
+@pytest.fixture
+def member_run(made: Made, monkeypatch: pytest.MonkeyPatch) -> Iterator[MemberRun]:
+    monkeypatch.setenv("CLIPMEM_DATA", str(made.data))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield open_member(made.paper.folder, "f-0")
+    torch.set_num_threads(threads)
+
+
+def test_candidate_and_independent_share_every_draw_and_no_others_do(member_run: MemberRun) -> None:
+    group, keys = member_run.membership["group"].to_numpy(), member_run.data.keys
+    assert np.array_equal(keys[group == "candidate"], keys[group == "independent"])
+    assert len(set(keys.tolist())) == 350
+    assert member_run.data.rows.tolist() == np.flatnonzero(member_run.membership["f-0"]).tolist()
+
+
+def test_a_class_that_only_external_pairs_have_counts_in_zero_shot(made: Made, member_run: MemberRun) -> None:
+    labels = member_run.pairs["label"].to_numpy(dtype=object).copy()
+    labels[np.flatnonzero(member_run.membership["group"] == "external")] = "zebra"
+    model, image = trained_model(member_run), vectors(member_run.folder / "image.npy").astype(np.float32)
+    metrics = utility(dataclasses.replace(member_run, pairs=member_run.pairs.assign(label=labels)), model, image)
+    assert metrics["linear_probe"] == 0
+    assert 0 <= metrics["zero_shot"] <= 1
+    without = utility(dataclasses.replace(member_run, pairs=member_run.pairs.assign(label=None)), model, image)
+    assert sorted(without) == sorted(f"{way}_R@{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10))

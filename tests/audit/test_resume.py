@@ -1,8 +1,6 @@
 """Real kills: whatever ends a run, and wherever, the same command goes on and ends with the same bits."""
 
 import signal
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +12,7 @@ from clipmem_core.audit.pipeline import run_audit
 from clipmem_core.audit.store import Audit, broken_files, file_sha256
 from clipmem_core.cli import main
 from tests.audit.small import PAPER, Silent, config_of, with_drawn_set
+from tests.audit.test_jobs import until
 from tests.forked import Forked, Server
 
 SMALL = [*PAPER, "--scenes-pairs", "220", "--epochs", "3"]
@@ -79,13 +78,6 @@ def runs(whole: Audit, tmp_path: Path, forks: Server) -> Runs:
     return Runs(with_drawn_set(tmp_path / "data", whole.folder.parents[1]), forks)
 
 
-def wait(ready: Callable[[], bool], *, seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not ready():
-        assert time.monotonic() < deadline, "it took too long"
-        time.sleep(0.005)
-
-
 def same(audit: Audit, whole: Audit) -> None:
     """Hold everything a killed audit ended with against an uninterrupted one, bit for bit."""
     assert broken_files(audit.folder) == []
@@ -139,11 +131,11 @@ def test_killed_before_each_file_is_in_its_place(runs: Runs, whole: Audit) -> No
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes through /proc")
 def test_members_end_with_a_killed_run_which_resumes(runs: Runs, whole: Audit) -> None:
     process = runs.start(HOLD="yes")
-    wait(lambda: len(states(runs)) == 2 or process.poll() is not None)
+    until(lambda: len(states(runs)) == 2 or process.poll() is not None, seconds=120)
     members = children(process)
     assert len(members) == 2
     process.kill()
-    wait(lambda: not any(alive(pid) for pid in members), seconds=10)
+    until(lambda: not any(alive(pid) for pid in members), seconds=10)
     runs.finish()
     same(runs.audit, whole)
 

@@ -1,3 +1,5 @@
+"""The state of audits and members, deleting an audit, and what is printed of it."""
+
 import math
 import os
 import shutil
@@ -6,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from clipmem_core.audit import status
-from clipmem_core.audit.console import RichScreen
+from clipmem_core.audit.console import RichScreen, show_verdict
 from clipmem_core.audit.status import (
     MemberProgress,
     delete_audit,
@@ -16,20 +18,21 @@ from clipmem_core.audit.status import (
 )
 from clipmem_core.audit.store import Audit, acquire_lock
 from clipmem_core.config import InputError
+from tests.conftest import Made
 from tests.fixtures import leave_job, make_audit
 
 
-def member(stage: str, step: int, seconds: float) -> MemberProgress:
-    return MemberProgress("m", stage, step=step, steps=100, seconds=seconds)
+def member(stage: str, step: int, seconds: float = 0.0, *, name: str = "f-0") -> MemberProgress:
+    return MemberProgress(name, stage, step=step, steps=100, seconds=seconds)
 
 
 def test_time_left_is_shared_by_the_members_that_train() -> None:
     # Two at once with 30 and 60 s left; the others take (40 + 120) / 2 = 80 s each
     training = [member("training", 25, 10.0), member("training", 50, 60.0)]
     assert training_seconds_left(training) == 45
-    assert training_seconds_left([*training, member("waiting", 0, 0.0)]) == (30 + 60 + 80) / 2
-    assert training_seconds_left([member("embedding", 100, 40.0), member("waiting", 0, 0.0)]) == 40
-    assert math.isnan(training_seconds_left([member("waiting", 0, 0.0), member("finished", 100, 40.0)]))
+    assert training_seconds_left([*training, member("waiting", 0)]) == (30 + 60 + 80) / 2
+    assert training_seconds_left([member("embedding", 100, 40.0), member("waiting", 0)]) == 40
+    assert math.isnan(training_seconds_left([member("waiting", 0), member("finished", 100, 40.0)]))
 
 
 @pytest.fixture
@@ -119,3 +122,27 @@ def test_audits_are_listed_those_at_work_first(data: Path) -> None:
         ("new", status.DONE),
         ("old", status.DONE),
     ]
+
+
+HOSTILE = "[bold]not bold[/bold] :smile: [link=x]y[/] \\[red] naïve 日本 👩‍👩‍👧 ends in \\"
+
+
+def test_a_pipe_gets_foreign_text_as_it_is_and_one_line_per_stage(capsys: pytest.CaptureFixture[str]) -> None:
+    with RichScreen(64) as screen:
+        screen.say(HOSTILE)
+        for step in (1, 2):
+            screen.members([member("training", step), member("waiting", 0, name="g-0")])
+        screen.members([member("finished", 100), member("training", 1, name="g-0")])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == HOSTILE
+    assert lines[1:4] == ["member f-0: training", "member f-0: finished", "member g-0: training"]
+
+
+def test_the_verdict_is_printed_with_its_tables(made: Made, capsys: pytest.CaptureFixture[str]) -> None:
+    audit = made.paper
+    show_verdict(audit)
+    printed = capsys.readouterr().out
+    sentences = [check["sentence"] for check in audit.verdict["checks"]]
+    for part in ("clipmem by group", "external", "utility", audit.verdict["sentence"], str(audit.folder), *sentences):
+        assert part in printed
+    assert ("detector accuracy on injected errors" in printed) == bool(audit.verdict["detection"])

@@ -10,22 +10,12 @@ import pytest
 
 from clipmem_core.audit.executor import Task, TaskEvents
 from clipmem_core.audit.pipeline import run_audit
-from clipmem_core.audit.store import VERSION, Audit, check_name, open_audit, read_json, read_table, write_json
+from clipmem_core.audit.store import VERSION, Audit, check_name, open_audit, write_json
 from clipmem_core.config import InputError
 from tests.audit.small import ENSEMBLE, Silent, config_of
 from tests.conftest import Made
 
 FLAGS = [*ENSEMBLE, "--members", "4"]
-
-
-@pytest.mark.parametrize(("read", "name"), [(read_json, "a.json"), (read_table, "a.parquet")])
-def test_a_missing_or_broken_file_is_one_line_that_names_it(read: object, name: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=f"{name} is missing"):
-        read(tmp_path / name)
-    (tmp_path / name).write_bytes(b"\x00not what it should be")
-    with pytest.raises(InputError, match=f"{name} .*delete the audit's folder") as error:
-        read(tmp_path / name)
-    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["", "..", ".hidden", "-flag", "a/b", "a\\b", "a b", "a\nb", "a\0", "é\udc80"])

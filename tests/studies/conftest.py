@@ -56,7 +56,7 @@ class Trained:
             if len(self.members) == self.stop_after:
                 raise KeyboardInterrupt
             self.members.append(f"{audit.name}/{name}")
-            member.run_member(audit.folder, name)
+            member.run_members(audit.folder, [name])
 
 
 def in_this_process(patch: pytest.MonkeyPatch) -> Trained:
