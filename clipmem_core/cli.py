@@ -39,7 +39,7 @@ LOCKED = preset_config(configs.DEFAULT_PRESET)
 def _executor(engine: str, config: AuditConfig) -> "Executor | None":
     if engine == "local":
         return None
-    from clipmem_core.audit.cluster import import_ray, ray_tasks
+    from clipmem_core.audit.ray_executor import import_ray, ray_tasks
 
     import_ray()
     return functools.partial(ray_tasks, gpus=int(config.device == "cuda"))

@@ -10,7 +10,7 @@ from clipmem_core.audit.store import Audit
 from clipmem_core.dashboard.page import choose_listed, choose_segment, open_page
 from clipmem_core.dashboard.pair_component import draw_grid
 from clipmem_core.dashboard.plain import explained_errors, one_line_errors, show_text
-from clipmem_core.dataset.errors import ERROR_KINDS
+from clipmem_core.dataset.injected_errors import ERROR_KINDS
 from clipmem_core.figures.studies import agreement_figure, precision_figure
 from clipmem_core.review import compare as r
 from clipmem_core.review.cards import cards

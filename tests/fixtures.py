@@ -24,7 +24,7 @@ from clipmem_core.audit.setup import audit_fingerprint, member_seeds
 from clipmem_core.audit.store import Audit, Record, write_json, write_manifest, write_table
 from clipmem_core.audit.verdict import NULL_CHECK, judge, uses
 from clipmem_core.config import AuditConfig, as_dict, preset_config
-from clipmem_core.dataset.errors import ERROR_KINDS
+from clipmem_core.dataset.injected_errors import ERROR_KINDS
 from clipmem_core.scores.detection import DETECTORS, detection_table, numbers_reviewed
 from clipmem_core.scores.membership import Membership
 from clipmem_core.scores.registry import SCORE_COLUMNS

@@ -14,7 +14,7 @@ from clipmem_core import columns as c
 from clipmem_core.audit.store import Audit, Record, pair_blocks, read_prepared, write_prepared
 from clipmem_core.config import AuditConfig, InputError, data_folder, fingerprint
 from clipmem_core.dataset.duplicates import alike_by_features, near_duplicate_clusters
-from clipmem_core.dataset.errors import inject_miscaptions
+from clipmem_core.dataset.injected_errors import inject_miscaptions
 from clipmem_core.dataset.pixels import Pixels, check_pictures
 from clipmem_core.dataset.readers.records import named_folder
 from clipmem_core.dataset.readers.remote import fetch

@@ -13,7 +13,7 @@ from clipmem_core.audit.prepare import load_data_set
 from clipmem_core.audit.setup import differing_fields
 from clipmem_core.audit.store import PAIRS, acquire_lock, write_json, write_prepared, write_table
 from clipmem_core.config import FIELDS, AuditConfig, InputError, affecting, as_dict, data_folder, switched_on
-from clipmem_core.dataset.errors import ERROR_KINDS
+from clipmem_core.dataset.injected_errors import ERROR_KINDS
 from clipmem_core.studies.benchmark_results import BENCHMARK, Benchmark, Piece, benchmark_of
 
 
@@ -124,7 +124,7 @@ def _run_pieces(benchmark: Benchmark, pending: Sequence[Piece], screen: Screen, 
     for first in range(at_once):
         folder = benchmark.folder / f".process-{first}"  # for its error output
         folder.mkdir(parents=True, exist_ok=True)
-        program = program_of("clipmem_core.studies.injection:run_pieces", benchmark.folder)
+        program = program_of("clipmem_core.studies.benchmark_injection:run_pieces", benchmark.folder)
         names = tuple(piece.name for piece in pending[first::at_once])
         tasks.append(Task((folder,), program, names, config.threads, "injection"))
     finished, run = 0, executor or functools.partial(local_processes, at_once=at_once)

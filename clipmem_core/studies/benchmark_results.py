@@ -21,7 +21,7 @@ from clipmem_core.audit.console import machine_line, plain, write_csv
 from clipmem_core.audit.settings import check_fields, typed, typed_flags
 from clipmem_core.audit.store import PAIRS, Named, Prepared, read_prepared, read_table
 from clipmem_core.config import AuditConfig, affecting, as_dict
-from clipmem_core.dataset.errors import ERROR_KINDS
+from clipmem_core.dataset.injected_errors import ERROR_KINDS
 from clipmem_core.io import read_json
 from clipmem_core.scores.detection import AUROC, AVERAGE_PRECISION, DETECTORS, MISFIT_SECOND, PRECISION_AT_K, REFERENCE
 from clipmem_core.scores.registry import MISFIT_FORMULA, SECOND_FORMULA, words

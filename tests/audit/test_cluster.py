@@ -11,10 +11,10 @@ import psutil
 import pytest
 import torch
 
-from clipmem_core.audit import cluster
-from clipmem_core.audit.cluster import ray_tasks, run_on_worker, versions
+from clipmem_core.audit import ray_executor
 from clipmem_core.audit.executor import Task
 from clipmem_core.audit.pipeline import run_audit
+from clipmem_core.audit.ray_executor import ray_tasks, run_on_worker, versions
 from clipmem_core.config import InputError
 from clipmem_core.training.model import build_model
 from tests.audit.small import Silent, config_of
@@ -33,11 +33,11 @@ def machines() -> Iterator[Any]:
     from ray.cluster_utils import Cluster
 
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in cluster.QUIET.items():
+        for name, value in ray_executor.QUIET.items():
             patch.setenv(name, value)
         found = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
         found.nodes = [found.add_node(num_cpus=1, include_dashboard=False) for _ in range(2)]
-        patch.setenv(cluster.ADDRESS, found.address)
+        patch.setenv(ray_executor.ADDRESS, found.address)
         yield found
         ray.shutdown()
         found.shutdown()

@@ -28,8 +28,8 @@ import pandas as pd
 from PIL import Image
 
 from clipmem_core import columns as c
-from clipmem_core.audit.cluster import ADDRESS, QUIET
 from clipmem_core.audit.prepare import draw_membership, read_pictures
+from clipmem_core.audit.ray_executor import ADDRESS, QUIET
 from clipmem_core.audit.settings import resolve
 from clipmem_core.audit.store import Audit, write_json
 from clipmem_core.config import DATA_VARIABLE, AuditConfig, data_folder, preset_config

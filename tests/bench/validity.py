@@ -35,7 +35,7 @@ from clipmem_core.audit.pipeline import run_audit
 from clipmem_core.audit.prepare import load_data_set, membership_of
 from clipmem_core.audit.store import CAPTION_TABLE, TEXT_EMBEDDINGS, Audit, read_embeddings, read_table
 from clipmem_core.config import AuditConfig, InputError, data_folder, preset_config
-from clipmem_core.dataset.errors import inject_miscaptions
+from clipmem_core.dataset.injected_errors import inject_miscaptions
 from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.detection import detection_table
 from clipmem_core.scores.membership import Membership, Sides, replicate_rows, side_means

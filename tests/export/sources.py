@@ -26,7 +26,7 @@ from clipmem_core.audit.store import (
 )
 from clipmem_core.columns import QUARANTINE_COLUMNS, UTILITY_COLUMNS
 from clipmem_core.config import AuditConfig, preset_config
-from clipmem_core.dataset.errors import inject_miscaptions
+from clipmem_core.dataset.injected_errors import inject_miscaptions
 from clipmem_core.scores.registry import SCORE_COLUMNS
 from tests.fixtures import made_record
 

@@ -27,7 +27,7 @@ from clipmem_core.audit.settings import Towers, towers_of
 from clipmem_core.audit.setup import member_seeds
 from clipmem_core.audit.store import write_json, write_table
 from clipmem_core.config import AuditConfig, InputError, data_folder
-from clipmem_core.dataset.errors import inject_errors, picture_sources
+from clipmem_core.dataset.injected_errors import inject_errors, picture_sources
 from clipmem_core.dataset.pixels import open_pixels
 from clipmem_core.draws import draw_keys
 from clipmem_core.scores.detection import DETECTORS, Observed, detection_table, numbers_reviewed, precision_curve

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from clipmem_core.config import InputError
-from clipmem_core.dataset.errors import ERROR_KINDS, inject_errors, inject_miscaptions, picture_sources
+from clipmem_core.dataset.injected_errors import ERROR_KINDS, inject_errors, inject_miscaptions, picture_sources
 
 ANIMALS, PLACES = ["cat", "dog", "cow", "horse", "sheep"], ["garden", "street", "house", "river"]
 COLOURS, COUNTS = ["red", "blue", "green"], ["one", "two", "three"]
