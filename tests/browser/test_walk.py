@@ -109,7 +109,7 @@ def test_an_audit_is_started_still_there_after_a_reload_and_cancelled(page: Any,
     page.goto(f"{address}/audits?view=start")
     page.get_by_text("tiny", exact=True).click()
     wait_idle(page)
-    path = "Path, URL or Hugging Face name"
+    path = "Path, shards or Hugging Face name"
     for label, value in ((path, "scenes"), ("Pairs to draw", "220"), ("Epochs", "9000"), ("Name", STARTED)):
         page.get_by_label(label, exact=True).fill(value)
         page.keyboard.press("Enter")

@@ -15,7 +15,7 @@ from clipmem_core.audit.store import CONFIG, PAIRS, Audit, MemberRecord, write_j
 from clipmem_core.cli import parse
 from clipmem_core.config import data_folder
 from clipmem_core.dataset.checks import CHECKS
-from clipmem_core.export import FORMATS
+from clipmem_core.export.formats import FORMATS
 from clipmem_core.export.reaudit import AGAIN, reaudit_task
 from clipmem_core.review.decisions import Review, open_review
 from clipmem_core.review.rows import check_counts
