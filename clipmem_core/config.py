@@ -72,7 +72,7 @@ class TrainingConfig:
         0, "splits, initialisation and every draw start here", ge=0, affects=("data", "training", "evaluation")
     )
     inject_miscaptions: int = option(
-        0, "this many pairs get another pair's captions", title="Injected mis-captions", ge=0, affects=("data",)
+        0, "this many pairs get another pair's captions", title="Injected wrong captions", ge=0, affects=("data",)
     )
     drop_near_duplicates: bool = option(
         False, "keep only the first of near-duplicate pictures", title="Drop near-duplicates", affects=("data",)

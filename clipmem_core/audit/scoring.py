@@ -209,7 +209,7 @@ def summary(evidence: Evidence, scores: pd.DataFrame, split: dict[str, Any]) -> 
 
 
 def _injected_errors(pairs: pd.DataFrame, scores: pd.DataFrame, target: pd.Series, *, seed: int) -> dict[str, Any]:
-    """Return the mean scores by kind of injected error, and how well each score detects injected mis-captions."""
+    """Return the mean scores by kind of injected error, and how well each score detects injected wrong captions."""
     kind = pairs[c.INJECTED].fillna("none").where(target)
     injected, detection = [], []
     if not kind.dropna().eq("none").all():
