@@ -176,7 +176,7 @@ def _remove_page(page: Any) -> Callable[[], None]:
 
 
 def _open_pair(page: Any) -> Callable[[], None]:
-    page.locator(".card .picture").nth(3).click()
+    page.locator(".card .caption").nth(3).click()
     page.locator(".pair[data-pair]").first.wait_for()
 
     def back() -> None:
