@@ -29,8 +29,8 @@ ASSUMPTION = (
     "no such assumption, but scores cannot tell those captions from right ones."
 )
 REVIEW_ASSUMPTION = (
-    "Holds whatever the scores are worth: the most suspicious pairs are counted, and the rest is estimated by the "
-    "pairs that were drawn at random. It takes it that every decision is right and was made in the order of the review."
+    "This count does not depend on the scores: the most suspicious pairs are counted, and the rest is estimated from "
+    "the pairs drawn at random. It assumes that every decision is right and was made in the order of the review."
 )
 # The share of wrong pairs from which a second round leaves them out, by the setting `rounds`. Members hardly improve
 # below a hundredth; a second round finds clearly more from a tenth on.

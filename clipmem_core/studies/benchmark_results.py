@@ -113,7 +113,7 @@ class Benchmark(Named):
         return {result[KIND]: result["absent"] for result in map(self.read, self.done) if result["absent"]}
 
 
-benchmark_of, open_benchmark, list_benchmarks = Benchmark.of, Benchmark.open, Benchmark.every
+benchmark_of, list_benchmarks = Benchmark.of, Benchmark.every
 
 
 def metric_rows(results: Sequence[dict[str, Any]]) -> pd.DataFrame:

@@ -23,7 +23,6 @@ from clipmem_core.studies.benchmark_results import (
     Piece,
     benchmark_table,
     metric_rows,
-    open_benchmark,
     show_benchmark,
     write_results,
 )
@@ -75,7 +74,7 @@ def data_of_module(tmp_path_factory: pytest.TempPathFactory, locked: AuditConfig
 @pytest.fixture
 def made(data_of_module: Path, monkeypatch: pytest.MonkeyPatch) -> Benchmark:
     monkeypatch.setenv("CLIPMEM_DATA", str(data_of_module))
-    return open_benchmark("b")
+    return Benchmark.open("b")
 
 
 def test_an_injection_has_the_scores_of_an_audit_with_the_same_errors(empty: Path, locked: AuditConfig) -> None:
