@@ -61,8 +61,19 @@ REVIEW_PLACE = "review_place"
 
 CAPTION = "caption"  # captions.parquet: number of the caption in its pair, from 0
 MARGIN_OUT = "margin_out"
+WORD_MISFIT = "word_misfit"
+CAPTION_MISFIT = "caption_misfit"
 GAP = "gap"
 ODD = "odd"
+
+# words.parquet: one row per word that the word model reads
+POSITION = "position"  # number of the word in its caption, from 0
+START = "start"  # its first character
+WORD = "word"
+PROBABILITY = "probability"
+SURPRISE = "surprise"
+BETTER = "better"  # likelier words, the likeliest first
+BETTER_PROBABILITY = "better_probability"
 
 MEMBER = "member"
 METRIC = "metric"

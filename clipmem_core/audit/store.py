@@ -147,6 +147,7 @@ QUARANTINE = "quarantine.parquet"
 MEMBERSHIP = "membership.parquet"
 SCORES = "scores.parquet"
 CAPTION_TABLE = "captions.parquet"  # optional: one row per caption
+WORD_TABLE = "words.parquet"  # optional: one row per word that the word model reads
 CHECK_TABLE = "checks.parquet"  # optional, not in the manifest: it is recomputed if missing
 UTILITY = "utility.parquet"
 VERDICT = "verdict.json"
