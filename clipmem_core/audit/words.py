@@ -25,10 +25,8 @@ from clipmem_core.features.embed import text_features
 from clipmem_core.features.towers import Tower
 from clipmem_core.io import DELETE, reading, replacing
 from clipmem_core.scores.words import (
-    COLOURS,
     CONSISTENT,
     KINDS,
-    NUMBERS,
     WORD,
     Words,
     changed_words,
