@@ -244,9 +244,7 @@ def data_folder() -> Path:
     return Path(os.environ.get(DATA_VARIABLE) or "data")
 
 
-def as_dict(config: Any) -> dict[str, Any]:
-    """Return a config as plain JSON values, nested options included."""
-    return dataclasses.asdict(config)
+as_dict = dataclasses.asdict  # a config as plain JSON values, nested options included
 
 
 def flat(values: Mapping[str, Any]) -> dict[str, Any]:
