@@ -61,11 +61,6 @@ class Facts:
     trained: str = ""
 
     @property
-    def control(self) -> tuple[str, str]:
-        """Label and help of its toggle."""
-        return self.toggle, f"{self.help[:1].upper()}{self.help[1:]}."
-
-    @property
     def label(self) -> str:
         """The label of its widget."""
         return self.title or self.name.replace("_", " ").capitalize()

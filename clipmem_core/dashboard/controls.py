@@ -50,7 +50,11 @@ CHOICES = {  # field → label, options, help
 }
 # Each group's fields, with a label and a help for the toggle.
 WORDS = {
-    group: {name: field.control for name, field in FIELDS.items() if field.group == group and field.control[0]}
+    group: {
+        name: (field.toggle, f"{field.help[:1].upper()}{field.help[1:]}.")
+        for name, field in FIELDS.items()
+        if field.group == group and field.toggle
+    }
     for group in ("Captions", "Text", "Pictures", AHEAD_GROUP, "Training")
 }
 # Sliders below the toggles of the group AHEAD_GROUP; they have no toggle.
@@ -150,7 +154,7 @@ class Controls:
         for name, (label, text) in WORDS[group].items():
             if name in idle and name not in fields:
                 continue
-            self._draw_toggle(name, label, text.replace("{epochs}", str(self.reference.epochs)))
+            self._draw_toggle(name, label, text)
             if name in fields:
                 self._draw_slider(name, label)
                 if choice := first.get(name):
