@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from clipmem_core.audit.store import PAIRS, Audit, check_name
+from clipmem_core.audit.store import PAIRS, SCORES, Audit, check_name
 from clipmem_core.columns import CAPTIONS, PAIR_ID
 from clipmem_core.config import InputError, data_folder
 from clipmem_core.review import log as events
@@ -274,7 +274,7 @@ def captions_to_store(decision: str | None, captions: Sequence[str]) -> str:
 class Codes:
     """The decision on each pair of an audit, up to an entry of a log; read-only."""
 
-    version: t.Version
+    version: list[t.Stamp]  # of the audit's tables
     log: tuple[str, int]  # path and inode
     entry: int
     codes: np.ndarray  # int8 [n_pairs], values of `CODES`
@@ -287,7 +287,7 @@ _codes_lock = threading.Lock()
 
 def decided(audit: Audit) -> Codes:
     """Return the decisions on the pairs of an audit; each call reads only the new entries of the log."""
-    review, version = open_review(audit), t.version_of(audit)
+    review, version = open_review(audit), [t.stamp(audit.folder / name) for name in (SCORES, PAIRS)]
     with _codes_lock:
         log = str(review.path), review.path.stat().st_ino if review.path.exists() else 0
         position, cached = review.position(), _codes_cache.pop(audit, None)
