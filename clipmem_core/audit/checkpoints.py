@@ -77,11 +77,7 @@ def compare_checkpoints(
             if not (run.folder / store.TEXT_EMBEDDINGS).is_file():
                 screen.say(f"embedding with the {side}")
                 write_embeddings(run, trained_model(run), run.folder)
-            image, text = (
-                store.read_array(run.folder / file, shared=True)
-                for file in (store.IMAGE_EMBEDDINGS, store.TEXT_EMBEDDINGS)
-            )
-            terms = pair_terms(image, text, np.ones(len(table), dtype=bool))
+            terms = pair_terms(*store.read_embeddings(run.folder), np.ones(len(table), dtype=bool))
             for term in (c.ALIGNMENT, c.SIMILARITY):
                 table[f"{term}_{side}"] = terms[term].astype(np.float64)
         table["difference"] = table["alignment_target"] - table["alignment_reference"]
