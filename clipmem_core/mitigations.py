@@ -208,7 +208,6 @@ def drop_words(tokens: np.ndarray, ends: np.ndarray, share: np.ndarray, draws: n
         ends: position of the end token, [n].
         share: of each caption's words that are dropped, in [0, 1), [n].
         draws: uniform in [0, 1), [n, context_length]; the first column decides the rounding.
-
     """
     words = words_of(tokens, ends)
     counts = ends - 1
