@@ -134,10 +134,7 @@ def _trained(planned: ParadigmRun, screen: Screen) -> Model:
 
 
 def run_paradigms(audit: Audit, *, seeds: int = 3, epochs: int = 0, screen: Screen) -> pd.DataFrame:
-    """Train an image encoder in three ways and measure its units, and return the table of `read_paradigms`.
-
-    Seed s has the pictures of the audit's first member of seed s, only those with a label if there are labels.
-    """
+    """Train an image encoder in three ways and measure it, on the pictures of the first member of each seed."""
     u.check_members(audit)
     if seeds < 1 or epochs < 0:
         raise InputError(f"--seeds must be at least 1 and --epochs at least 0, not {seeds} and {epochs}")

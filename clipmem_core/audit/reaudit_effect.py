@@ -96,10 +96,7 @@ def measure(audit: Audit, again: Audit, screen: Screen) -> Measured | None:
 
 
 def _hits(audit: Audit, rows: np.ndarray, screen: Screen) -> np.ndarray:
-    """Return how often each member ranks a pair's partner among the k nearest of these pairs, [n_members, n].
-
-    The mean over both ways and k of 1, 5 and 10, in [0, 1].
-    """
+    """Return each member's mean recall of a pair's partner, both ways, at k = 1, 5 and 10, [n_members, n]."""
     from clipmem_core.audit.member import caption_embeddings, finished_model, open_member, open_shared  # torch
 
     ensure_pixels(audit, screen)

@@ -79,10 +79,7 @@ def check_members(audit: Audit, members: Sequence[str] = ()) -> list[str]:
 
 
 def measure_member(audit: Audit, name: str, table: str = UNITS, *, screen: Screen) -> pd.DataFrame:
-    """Measure both encoders of a member on its training pairs, or its references, as `unit_table`.
-
-    References have a column reference, without `seen` and `unseen` if there are fewer than two external pairs.
-    """
+    """Measure both encoders of a member on its training pairs as `unit_table`, or its references (column reference)."""
     run = open_member(audit.folder, name)
     torch.set_num_threads(run.record.threads)  # as when it was trained
     run = dataclasses.replace(run, data=dataclasses.replace(run.data, tokens=run.read(run.data.tokens)))

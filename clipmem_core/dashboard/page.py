@@ -111,10 +111,7 @@ def draw_set(
 
 
 def _is_new(key: str) -> bool:
-    """Return whether a widget's value differs from the one it last showed or sent.
-
-    A browser may send the value of a widget after it is gone, and Streamlit calls that a change.
-    """
+    """Tell whether a value is new: a browser may send that of a widget that is gone, and Streamlit calls it changed."""
     before, now = st.session_state.get(SHOWN.format(key)), st.session_state[key]
     st.session_state[SHOWN.format(key)] = now
     return bool(before != now)
@@ -226,10 +223,7 @@ def _store_choice(name: str) -> None:
 
 
 def _draw_sidebar(finished: dict[str, bool], audit: str | None, clears: Sequence[str] = ()) -> None:
-    """Draw links to all pages, the glossary, and the audit picker, which also clears parameters of the address.
-
-    Streamlit's own links are off: they lose the audit, and their icons need a network.
-    """
+    """Draw links (Streamlit's own lose the audit and need a network), the glossary, and the audit picker."""
     with st.sidebar:
         st.markdown("### CLIPMem")
         for path, (title, icon) in PAGES.items():

@@ -38,10 +38,7 @@ class PictureError(ValueError):
 
 
 def decode(data: bytes, *, size: int | None = None) -> Image.Image:
-    """Decode the first frame of a picture to upright RGB on white, or raise PictureError.
-
-    With `size`, a large picture is decoded at a reduced size of at least three times that, which is much faster.
-    """
+    """Decode the first frame to upright RGB on white, or raise PictureError; `size` decodes a large one smaller."""
     return decode_measured(data, size=size)[0]
 
 

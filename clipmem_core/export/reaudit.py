@@ -29,10 +29,7 @@ def cleaned_folder(name: str) -> Path:
 
 
 def reaudit(audit: Audit, name: str, screen: Screen) -> Audit:
-    """Audit the cleaned data set of a finished audit with the same settings and members, and compare both audits.
-
-    The same call resumes a stopped second audit.
-    """
+    """Audit an audit's cleaned data set with the same settings and members, and compare both; call again to resume."""
     config = check_repeatable(audit)
     second, table = Audit(audits_folder() / check_name(name)), cleaned_folder(name) / CAPTIONS
     started, note = (second.folder / CONFIG).is_file(), table.with_name(CLEANED)

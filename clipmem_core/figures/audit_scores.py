@@ -125,10 +125,7 @@ def term_figure(members: pd.DataFrame, *, colour: str, names: Mapping[str, str])
 
 
 def comparison_figure(points: pd.DataFrame, *, column: str, names: tuple[str, str]) -> go.Figure:
-    """Draw one dot per pair of a `Comparison`, coloured by its group in the first audit, and the line of no change.
-
-    Each point carries row_one and the escaped pair_id as customdata.
-    """
+    """Draw a dot a pair of a `Comparison` (customdata: row_one, escaped pair_id), by its group in the first audit."""
     figure = go.Figure()
     for group in sorted(set(points["group_one"]), key=lambda name: -[*c.GROUPS, name].index(name)):
         rows = points[points["group_one"] == group]

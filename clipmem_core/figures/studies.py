@@ -37,10 +37,7 @@ Line = tuple[str, pd.DataFrame, str, str]  # name, rows, colour and dash
 
 
 def means_figure(means: pd.DataFrame, null: pd.DataFrame, *, title: str) -> go.Figure:
-    """Draw the mean of each encoder by name with its interval, and a line at the mean of external pairs.
-
-    Both tables have the columns name, encoder, n, mean, low and high, in cosine units.
-    """
+    """Draw the mean of each encoder by name with its interval, and lines at the means of external pairs."""
     figure, names = go.Figure(), list(dict.fromkeys(means["name"]))
     places = {name: len(names) - 1 - row for row, name in enumerate(names)}
     for shift, (encoder, colour) in zip((0.16, -0.16), layout.ENCODER_COLOURS.items(), strict=True):
@@ -204,10 +201,7 @@ def tradeoff_figure(
 
 
 def precision_figure(curves: pd.DataFrame, *, share: float) -> go.Figure:
-    """Draw the precision of each detector against the number of pairs reviewed, and that of a random order.
-
-    The reference has a wide line; detectors of the second round have dashed lines.
-    """
+    """Draw the precision of each detector (dashed: second round) by pairs reviewed, and that of a random order."""
     figure = go.Figure()
     for detector, rows in curves.groupby("detector", sort=False):
         name = str(detector)

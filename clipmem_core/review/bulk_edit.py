@@ -23,10 +23,7 @@ Key = Annotated[int, Field(ge=0, lt=2**63)]  # a caption key
 
 
 class Event(BaseModel):
-    """A decision on pairs with the captions on screen, or the undo of an earlier event.
-
-    It applies to all of its pairs or, if it is refused for one of them, to none.
-    """
+    """A decision on pairs with the captions on screen, for all of them or none, or the undo of an earlier event."""
 
     number: Number
     kind: str  # keep | remove | recaption | undecide | undo
@@ -52,10 +49,7 @@ class Batch(BaseModel):
 
 
 def store(review: Review, batch: Batch) -> tuple[int, dict[int, str]]:
-    """Store a batch in one transaction; a repeated event is stored once.
-
-    Returns the last number, and the reason of each refused event by its number.
-    """
+    """Store a batch in one transaction, each event once; return the last number, and the reasons of refused events."""
     ids = {pair_id for event in batch.events if event.kind != UNDO for pair_id in event.pairs}
     keys = caption_keys(review.pairs, ids) if review.pairs is not None and ids else {}
     numbers = [event.number for event in batch.events]

@@ -127,10 +127,7 @@ class Findings:
 
 @cached(4, SCORES, PAIRS)
 def detector_scores(audit: Audit) -> pd.DataFrame:
-    """Return row, injected and a column for each detector, larger is more suspicious, of the scored or candidate pairs.
-
-    Detectors without values are omitted, then pairs that lack a value.
-    """
+    """Return row, injected and each detector with values (larger: more suspicious), of scored or candidate pairs."""
     count_pairs_of(audit)
     detectors = scores_in(DETECTION)
     columns = ", ".join(f'{score.direction} * {number(name)} AS "{name}"' for name, score in detectors.items())
@@ -215,10 +212,7 @@ def agreement(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def differ_most(scores: pd.DataFrame, one: str, other: str, *, limit: int) -> pd.DataFrame:
-    """Return the pairs with a higher rank in one detector than in another, the largest difference first.
-
-    `one` and `other` are the relative ranks in [0, 1].
-    """
+    """Return the pairs with a higher relative rank (0 to 1) in `one` than in `other`, the largest difference first."""
     ranks = pd.DataFrame({"row": scores["row"], "one": scores[one].rank(), "other": scores[other].rank()})
     lead = (ranks["one"] - ranks["other"]).sort_values(ascending=False, kind="stable")
     largest = ranks.loc[lead[lead > 0].index[:limit]].reset_index(drop=True)

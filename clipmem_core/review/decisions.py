@@ -139,10 +139,7 @@ class Review:
             return Outcome(*added, skipped)
 
     def undo(self, event: int | None = None) -> Outcome | None:
-        """Restore the decisions before an event, by default the last, for its pairs without a newer decision.
-
-        None if there is nothing to undo; if every pair has a newer decision, nothing is written.
-        """
+        """Restore the decisions before an event (the last) where there is no newer one; None if nothing is to undo."""
         count = self.count_events()
         if event is not None and not 1 <= event <= count:
             raise InputError(f"event {event} is not in the log, which has {count}: choose one of the history")
@@ -166,10 +163,7 @@ class Review:
             return {decision.pair_id: decision for decision in self._decisions(log, pair_ids)}
 
     def table(self) -> pd.DataFrame:
-        """Return the pairs with a decision or a note, the newest first, in the columns `TABLE_COLUMNS`.
-
-        `for_other_captions` is the decision on other captions of a pair that is undecided with these.
-        """
+        """Return the pairs with a decision or note, the newest first; for_other_captions: one on other captions."""
         with events.reading(self.path) as log:
             rows = [each for each in self._decisions(log) if each.decision or each.note or each.for_other]
         fields = [PAIR_ID, "decision", CAPTIONS, "note", "time", "entry", FOR_OTHER, "audit"]
@@ -208,10 +202,7 @@ class Review:
         return {choice: counts[choice] for choice in CHOICES}
 
     def history(self, *, page: int, size: int) -> pd.DataFrame:
-        """Return one page of the events, the newest first, in the columns `HISTORY_COLUMNS`; page 1 is the first.
-
-        kind is decide or undo; undoes is the event that an undo reverts; undone marks events that are reverted now.
-        """
+        """Return a page of the events, the newest first; `undoes`: the event an undo reverts, `undone`: reverted."""
         with events.reading(self.path) as log:
             rows = log.execute(_HISTORY, (int(size), (int(page) - 1) * int(size))).fetchall()
             undone = events.undone_events(log)

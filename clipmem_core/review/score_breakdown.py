@@ -245,10 +245,7 @@ def doubts(groups: pd.DataFrame, fit: float | None) -> list[str]:
 
 
 def tower_layers(units: pd.DataFrame, references: pd.DataFrame | None, *, column: str) -> pd.DataFrame:
-    """Return tower, source (`members`, or the name of a reference), layer, mean, low and high of UnitMem.
-
-    For the members these are their mean, the lowest and the highest one.
-    """
+    """Return tower, source (`members` or a reference), layer, mean, and the lowest and highest member's UnitMem."""
     grouped = t.layer_means(units).groupby([t.TOWER, t.LAYER], sort=False)[column]
     tables = [grouped.agg(mean="mean", low="min", high="max").reset_index().assign(**{SOURCE: MEMBERS})]
     if references is not None:

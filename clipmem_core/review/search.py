@@ -58,10 +58,7 @@ def _hits(audit: Audit, meaning: str, like: str, side: str, members: tuple[str, 
 
 
 def nearest(audit: Audit, row: int, *, by: str, member: str = "", k: int) -> list[tuple[int, float]]:
-    """Return at most k pairs most similar to one pair as (row, cosine), the closest first.
-
-    `by`: compare the embeddings of pictures (image) or captions (text), of a member or by default the first.
-    """
+    """Return the k pairs closest to one by its picture or captions, of a member (the first), as (row, cosine)."""
     path = embeddings_path(audit, choose_member(audit.record.members, member), by)
     similarity = cosines(path, vectors_at(path, [row])[0])
     similarity[row] = np.nan

@@ -36,11 +36,9 @@ class Shadows:
     """Members that are each other's shadows.
 
     Attributes:
-        trained: true where the member is trained on the pair, [n_members, n_pairs].
-        attacked: true where the member is attacked on the pair, [n_members, n_pairs].
+        trained, attacked: true where the member is trained, or attacked, on the pair, [n_members, n_pairs].
         external: true for pairs that the member's alignments are centred on, [n_members, n_pairs].
         replicate: number of the repeat or seed of each member, [n_members].
-        seed: start of every draw.
     """
 
     trained: np.ndarray
@@ -80,7 +78,7 @@ class Attacked:
 
 
 def attack(alignments: Sequence[np.ndarray], shadows: Shadows, *, attacks: Sequence[str] = ATTACKS) -> list[Attacked]:
-    """Attack every member with the others.
+    """Attack every member with the others; NaN where an attack needs a shadow on either side and a pair has none.
 
     A score is high where the attack predicts that the target was trained on the pair: of `bavaria` and `lira` the log
     likelihood ratio, of `rmia` and `alignment` in cosine units. Scores compare within one target.
@@ -89,9 +87,6 @@ def attack(alignments: Sequence[np.ndarray], shadows: Shadows, *, attacks: Seque
         alignments: one array a member, [n_pairs] each.
         shadows: who was trained on what.
         attacks: which of `ATTACKS`.
-
-    Returns:
-        One entry a member, with NaN where an attack needs a shadow on either side and a pair has none.
     """
     members = len(shadows.trained)
     if len(alignments) != members or members < FEWEST:
@@ -258,18 +253,16 @@ def roc(attacked: Attacked, attack: str) -> dict[str, float]:
 
 
 def attack_table(attacked: Sequence[Attacked], *, n_boot: int, seed: int) -> pd.DataFrame:
-    """Summarise each attack over all targets.
+    """Summarise each attack over all targets, one row an attack and measure.
 
     Args:
         attacked: the result of `attack`.
-        n_boot: bootstrap resamples of pairs, the same for all targets.
-        seed: start of the resampling.
+        n_boot, seed: bootstrap resamples of pairs, the same for all targets.
 
     Returns:
-        One row an attack and measure: attack, measure, value (the mean over targets), members_low and members_high
-        (Student's t over targets, which are shadows of each other and so not independent; from three on), pairs_low
-        and pairs_high (95 % percentile bootstrap over pairs; of the default attack and of alignment), targets, and
-        missing: why there is no value.
+        attack, measure, value (the mean over targets), members_low and members_high (Student's t over targets, which
+        are shadows of each other and so not independent; from three on), pairs_low and pairs_high (95 % percentile
+        bootstrap over pairs; of the default attack and of alignment), targets, and missing: why there is no value.
     """
     rows = []
     for name in attacked[0].scores:

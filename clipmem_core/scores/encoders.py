@@ -41,13 +41,11 @@ def contributions(
     fit of a map is measured separately, fitted on half of these pairs and evaluated on the other half.
 
     Args:
-        image: μ_I of each member, [n_pairs, dim]; may be memory maps.
-        text: μ_T of each member, [n_pairs, dim].
+        image, text: μ_I and μ_T of each member, [n_pairs, dim]; may be memory maps.
         sides: which members count as in and out; its seed also draws the held-out half.
 
     Returns:
-        A table with clipmem_image and clipmem_text, one row a pair, and for each mapped member the fit of its map:
-        the mean cosine over the held-out half.
+        clipmem_image and clipmem_text of each pair, and each mapped member's fit: mean cosine over the held-out half.
     """
     membership, paper = sides.membership, sides.protocol == "paper"
     widths = sorted({matrix.shape[1] for matrix in (*image, *text)})

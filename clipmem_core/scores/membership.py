@@ -63,18 +63,15 @@ def ensemble_membership(
 ) -> Membership:
     """Draw repeated cross-validation: in each repeat every scored pair is left out by one member, or by half of them.
 
-    Each repeat and the external group have a random stream of their own: a larger `repeats` only adds members.
+    Each repeat and the external group have a random stream of their own: a larger `repeats` only adds members. Folds
+    differ by at most one cluster.
 
     Args:
         clusters: of near-duplicates.
         folds: members of a repeat, at least 2; member `r<repeat>-f<fold>` leaves that fold out.
         repeats: how often the scored pairs are split, at least 1.
-        seed: start of every draw.
         halves: each pair is left out by a random half of the members of a repeat (`folds` is even), so that the
             training sets of two members are nearly unrelated.
-
-    Returns:
-        Groups `scored` and `external`; folds × repeats members. Folds differ by at most one cluster.
     """
     size = group_size(len(clusters))
     cluster, sizes = _sized(clusters)
@@ -129,10 +126,9 @@ def paper_membership(clusters: np.ndarray, *, seeds: int, seed: int) -> Membersh
 
 
 def draw_utility_pairs(group: np.ndarray, clusters: np.ndarray, *, seed: int) -> np.ndarray:
-    """Draw the half of the external pairs that only utility is measured on, true for them, [n_pairs].
+    """Draw the half of the external pairs that only utility is measured on, with near-duplicates, true in [n_pairs].
 
-    The other half centres alignments and steers adaptive mitigations, so that no arm is evaluated on pairs that
-    steered it. Near-duplicates stay together.
+    The other half centres alignments and steers adaptive mitigations, so no arm is evaluated on pairs that steered it.
     """
     rows = np.flatnonzero(group == EXTERNAL)
     cluster, sizes = _sized(clusters[rows])

@@ -28,15 +28,10 @@ def seed_interval(values: np.ndarray) -> tuple[float, float]:
 
 
 def over_seeds(table: pd.DataFrame, *, by: Sequence[str], measures: Sequence[str]) -> pd.DataFrame:
-    """Average measures over seeds, with a t interval; missing values are skipped.
+    """Average measures over seeds, with a t interval; missing values are skipped, groups without a value left out.
 
-    Args:
-        table: one row for each seed and combination of `by`.
-        by: the columns to group by.
-        measures: numeric columns.
-
-    Returns:
-        The columns of `by`, then measure, n (seeds), mean, low and high; groups without a value are left out.
+    Args: `table` has a row for each seed and combination of the columns `by`, and numeric columns `measures`.
+    Returns: the columns of `by`, then measure, n (seeds), mean, low and high.
     """
     long = table.melt(id_vars=list(by), value_vars=list(measures), var_name="measure").dropna(subset=["value"])
     rows = []

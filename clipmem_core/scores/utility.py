@@ -92,12 +92,9 @@ def linear_probe(
     """Measure accuracy of logistic regression on frozen, standardised features (the paper's utility).
 
     In [0, 1], larger better; NaN with fewer than two classes to fit or no test rows. A class that training lacks cannot
-    be predicted, so its test rows count as errors.
+    be predicted, so its test rows count as errors. Of more than 10,000 training rows a sample is drawn by `seed`.
 
-    Args:
-        train_x, train_y: features and labels to fit on, [n_train, dim] and [n_train]; of more than 10,000 rows some.
-        test_x, test_y: features and labels to evaluate on, [n_test, dim] and [n_test].
-        seed: of the sample of training rows.
+    Args: features and labels to fit on and to evaluate on, [n, dim] and [n] each.
     """
     train_x, train_y = np.asarray(train_x), np.asarray(train_y)
     if len(train_x) > PROBE_ROWS:
@@ -117,10 +114,7 @@ def zero_shot(image: np.ndarray, class_text: np.ndarray, labels: np.ndarray) -> 
 
     In [0, 1], larger better; chance is 1 / n_classes; NaN without images. Ties count against the member.
 
-    Args:
-        image: image embeddings of any length, [n_images, dim].
-        class_text: embedding of each class's name, [n_classes, dim].
-        labels: row of each image's class, [n_images].
+    Args: embeddings of images [n_images, dim] and of class names [n_classes, dim], and the row of each image's class.
     """
     if len(image) == 0:
         return float("nan")

@@ -156,10 +156,7 @@ def text_of(arm: Arm, config: AuditConfig) -> str | None:
 
 
 def removed_by(removal: Removal, scores: pd.DataFrame, pool: np.ndarray, *, seed: int) -> frozenset[str]:
-    """Return the ids that a removal removes from a pool of ids; ties are broken at random.
-
-    A random removal also draws from pairs with scores only, and a larger one includes a smaller one.
-    """
+    """Return the ids that a removal removes from a pool; a random one draws from scored pairs, and larger ones nest."""
     value = c.CLIPMEM if removal.by == RANDOM else removal.by
     scored = scores.loc[scores[c.PAIR_ID].isin(pool), [c.PAIR_ID, value]].dropna()
     chance = hashed(draw_keys(scored[c.PAIR_ID].tolist()), seed)
@@ -218,10 +215,7 @@ class Split:
         return Decided(decided.removed & frozenset(before), changed)
 
     def changes(self, arm: Arm) -> Decided:
-        """Return the pairs that an arm removes and recaptions; without scores, none by a ranking.
-
-        External pairs never change, since utility is measured on them.
-        """
+        """Return the pairs (none external) that an arm removes and recaptions; without scores, none by a ranking."""
         external = self.ids(c.EXTERNAL)
         removed = arm.decided.removed - external
         if arm.overrides.get(NEAR_DUPLICATES):
@@ -236,10 +230,7 @@ class Split:
         return Decided(removed, captions)
 
     def _all_but(self, pairs: int) -> frozenset[str]:
-        """Return ids to remove so that a member trains on a number of pairs, at most half of them candidates.
-
-        A smaller number selects a subset of a larger one.
-        """
+        """Return ids to remove so that a member trains on so many pairs, half candidates at most; smaller sets nest."""
         ids = self.pairs[c.PAIR_ID].to_numpy()
         order = np.argsort(hashed(draw_keys(ids.tolist()), self.config.seed), kind="stable")
         by_group = {name: ids[order][(self.group == name)[order]] for name in (c.CANDIDATE, c.INDEPENDENT, c.SHARED)}

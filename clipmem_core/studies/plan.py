@@ -403,10 +403,7 @@ def study_task(name: str, arguments: Sequence[str] = ()) -> Task:
 
 
 def resume_study(study: StudyFolder) -> None:
-    """Continue a study with its added arms, unless another process runs it.
-
-    A running study reads the added arms again when it has finished the others.
-    """
+    """Continue a study unless another process runs it, which reads added arms itself once it has finished others."""
     if not runs_outside_job(study.name):
         study_task(study.name, resume_arguments(study)).start()
 

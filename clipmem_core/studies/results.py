@@ -153,10 +153,7 @@ def front(points: pd.DataFrame, x: str, y: str) -> list[str]:
 
 
 def sentence_of(compared: pd.DataFrame, arm: str, *, lead: bool = False) -> str:
-    """Return a sentence on how an arm changes memorization and retrieval, and with `lead` the lead of the text encoder.
-
-    Changes need Holm's p below .05; of two references the last is used.
-    """
+    """Say how an arm changes memorization, retrieval and (`lead`) the lead of text, where Holm's p is below .05."""
     rows = compared[compared[ARM] == arm].drop_duplicates("measure", keep="last").set_index("measure")
     words = {s.CLIPMEM_CANDIDATE: "memorization", TEXT_LEAD: "lead of text" if lead else "", RETRIEVAL: RETRIEVAL}
     parts = []
@@ -187,10 +184,7 @@ def sentences(study: StudyFolder) -> list[str]:
 
 
 def _powers(rows: pd.DataFrame) -> Iterator[str]:
-    """Yield the fitted power of pairs for clipmem in study scale.
-
-    Gomez, "Rethinking Membership Inference Attacks for CLIP", AAAI 2026, predicts epochs over pairs.
-    """
+    """Yield the fitted power of pairs in study scale; Gomez (AAAI 2026) predicts epochs over pairs."""
     for fixed, law in LAWS.items() if {"pairs", "fixed", CLIPMEM_NET} <= set(rows) else ():
         wide = rows[rows["fixed"].isin([fixed, ALL])].pivot_table(index=SEED, columns="pairs", values=CLIPMEM_NET)
         wide = wide.dropna()

@@ -237,10 +237,7 @@ class Standard(nn.Module):
 
 
 class LockedModel(nn.Module):
-    """A CLIP model with one or both towers locked: heads read features [n, width] in place of images or tokens.
-
-    Its weights have open_clip's names and exclude those of the locked towers.
-    """
+    """A CLIP model with one or both towers locked: heads, named as in open_clip, read features [n, width]."""
 
     def __init__(self, visual: nn.Module, text: nn.Module, *, loss: str) -> None:
         super().__init__()
@@ -264,8 +261,7 @@ def locked_model(
 ) -> LockedModel:
     """Build a model with locked towers; the initial weights of its heads are a function of the seed.
 
-    The widths are those of a picture's and a caption's features; 0 for a tower that is trained, which is taken from
-    `full_model`. `dim` is the length of an embedding.
+    The widths are those of features, 0 for a trained tower, which comes from `full_model`; `dim` is an embedding's.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -39,10 +39,7 @@ class TrainingData:
 
 @dataclass(frozen=True)
 class ViewMaker:
-    """Random resized crops: area share uniform in [crop_scale, 1], aspect log-uniform in 3/4 … 4/3.
-
-    Mitigations change the training views and not the evaluation views.
-    """
+    """Random resized crops: area in [crop_scale, 1], aspect log-uniform; mitigations change training views only."""
 
     image_size: int
     crop_scale: float

@@ -137,10 +137,7 @@ def fetch_from_hub(name: str, *, split: str, data: Path) -> Path:
 
 
 def hub_answers() -> bool:
-    """Tell whether the hub answers. If not, set its client offline, which would retry for a minute otherwise.
-
-    Call this before `datasets` is imported.
-    """
+    """Tell whether the hub answers; if not, set its client offline. Call this before `datasets` is imported."""
     from huggingface_hub import constants, get_session
 
     try:
