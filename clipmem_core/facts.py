@@ -78,6 +78,11 @@ class Facts:
         return "--" + self.name.replace("_", "-")
 
 
+def control(part: Part, toggle: str, slider: Slider | None = None) -> dict[str, Any]:
+    """Return the `Facts` of a field that arms change: its part of their text, and its toggle and slider."""
+    return {"part": part, "toggle": toggle, "slider": slider}
+
+
 def option(default: Any, help: str = "", **facts: Any) -> Any:
     """Declare a field of the config by its default, its help, and further `Facts`."""
     return field(default=default, metadata={"help": help or None, "facts": Facts(default=default, help=help, **facts)})
