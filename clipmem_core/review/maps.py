@@ -5,9 +5,7 @@
 A map of 20,000 pairs takes a minute or more, so a background job draws it.
 """
 
-import hashlib
 import importlib.metadata
-import json
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +17,7 @@ import pyarrow as pa
 from clipmem_core.audit.jobs import Task, jobs_folder
 from clipmem_core.audit.store import PAIRS, SCORES, Audit, read_array, read_table, recorded_sha256, write_table
 from clipmem_core.columns import GROUP, INJECTED, LABEL
-from clipmem_core.config import InputError, data_folder
+from clipmem_core.config import InputError, data_folder, fingerprint
 from clipmem_core.io import write_once
 from clipmem_core.review.queries import ROW, fetch_arrow, mismatched_tables, number
 from clipmem_core.review.search import EMBEDDINGS, embeddings_path
@@ -49,8 +47,7 @@ def map_path(audit: Audit, name: str) -> Path:
         "settings": {**SETTINGS, "n_neighbors": NEIGHBOURS, "seed": SEED, "limit": LIMIT},
         "versions": {library: importlib.metadata.version(library) for library in LIBRARIES},
     }
-    key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-    return data_folder() / "cache" / "maps" / f"{key}.parquet"
+    return data_folder() / "cache" / "maps" / f"{fingerprint(content)}.parquet"
 
 
 def map_file(audit: Audit, name: str) -> Path | None:
