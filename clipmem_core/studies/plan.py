@@ -45,9 +45,6 @@ ADAPTIVE_MASK: dict[str, Any] = {"adaptive_mask": 0.6}
 FEWEST_COMPARED = 10  # candidates, and independent pairs, that no arm changes
 
 
-# --- The arms of each built-in study, from the config and the pairs
-
-
 def size_arms(config: AuditConfig, pairs: pd.DataFrame) -> list[Arm]:
     """Return all combinations of widths of the image and the text encoder."""
     if config.lock_image or config.lock_text or config.pretrained:
@@ -211,9 +208,6 @@ def _none(pairs: pd.DataFrame, **shown: Any) -> Arm:
     return Arm(NONE, {"train_captions": 1} if _most_captions(pairs) > 1 else {}, shown=shown)
 
 
-# --- The built-in studies
-
-
 @dataclass(frozen=True)
 class Study:
     """A question and the arms that answer it.
@@ -276,11 +270,11 @@ def locked_fault(name: str, config: AuditConfig) -> str:
     return ""
 
 
-# --- Added arms, in own.json: {"arms": [{"name", "setting", and decisions "removed", "recaptioned"}]}
-
-
 def read_added(study: StudyFolder) -> list[Arm]:
-    """Return the arms that were added to a study, in that order."""
+    """Return the arms that were added to a study, in that order.
+
+    own.json: {"arms": [{"name", "setting", and decisions "removed", "recaptioned"}]}
+    """
     added = []
     for values in study.added:
         captions = {id_: tuple(words) for id_, words in values.get("recaptioned", {}).items()}
@@ -360,9 +354,6 @@ def _check_arm(arm: Arm, stored: Sequence[Arm], split: Split) -> None:
                 f"{arm.text}: {remaining} {group} pairs would be unchanged in all arms, and memorization "
                 f"is measured on at least {FEWEST_COMPARED}: change fewer pairs, or use another study"
             )
-
-
-# --- The command line of a study, and the detached process that runs it
 
 
 def study_arguments(study: str, source: str, name: str, config: Mapping[str, Any]) -> list[str]:
