@@ -165,7 +165,7 @@ def draw_conditions(selection: Selection) -> None:
         page.write_selection(removed[0] if len(removed) == 1 else cleared(selection))
 
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        style = {"format_func": lambda place: chips[place][0], "wrap": True} | HIDDEN
+        style: dict[str, Any] = {"format_func": lambda place: chips[place][0], "wrap": True} | HIDDEN
         style |= {"key": "conditions", "value": places, "on_choose": remove}
         page.draw_set(st.multiselect, "Active filters", places, **style)
         icon = ":material/close:"
