@@ -67,10 +67,7 @@ AHEAD_SLIDERS = {
 @cached(32, PAIRS, MEMBERSHIP)
 def _counts(audit: Audit) -> tuple[int, int]:
     """Return the most captions of a pair, and the number of shared pairs."""
-    pairs, membership = audit.pairs, audit.membership
-    if c.CAPTIONS not in pairs or c.GROUP not in membership or pairs.empty:
-        raise InputError(f"{audit.folder} lacks captions or groups: delete it and run the study again")
-    return int(pairs[c.CAPTIONS].map(len).max()), int((membership[c.GROUP] == c.SHARED).sum())
+    return int(audit.pairs[c.CAPTIONS].map(len).max()), int((audit.membership[c.GROUP] == c.SHARED).sum())
 
 
 def draw_setting(study: StudyFolder) -> Arm:

@@ -13,7 +13,7 @@ from clipmem_core.config import FIELDS, InputError, as_dict, flat
 from clipmem_core.review.queries import CAPTION_KEY, ROW, cached, count_pairs_of, fetch_frame, number
 from clipmem_core.review.rows import misfit_note
 from clipmem_core.scores.detection import detection_table, numbers_reviewed, precision_curve
-from clipmem_core.scores.registry import BY_NAME, DETECTION, scores_in
+from clipmem_core.scores.registry import DETECTION, scores_in
 from clipmem_core.scores.seeds import paired_difference
 from clipmem_core.studies import benchmark_results as b
 
@@ -49,8 +49,6 @@ class Comparison:
 
 def compare(one: Audit, other: Audit, *, column: str = c.CLIPMEM, limit: int) -> Comparison:
     """Compare a score of two audits pair by pair."""
-    if column not in BY_NAME:
-        raise InputError(f"score {column!r} is unknown: choose one of {', '.join(BY_NAME)}")
     tables = [_pairs_and_score(audit, column) for audit in (one, other)]
     joined = tables[0].merge(tables[1], on=c.PAIR_ID, suffixes=("_one", "_other"))
     if joined.empty:

@@ -100,8 +100,6 @@ def lay_out(vectors: np.ndarray, *, say: Callable[[str], None] = lambda line: No
     """
     if len(vectors) < FEWEST:
         raise InputError(f"a map needs at least {FEWEST} pairs, and there are {len(vectors)}: audit a larger data set")
-    if not np.isfinite(vectors).all():
-        raise InputError("the member's embeddings are not all finite: its training failed, try a lower lr (--lr)")
     say("loading UMAP")
     with warnings.catch_warnings():  # of an optional part of UMAP
         warnings.simplefilter("ignore", ImportWarning)

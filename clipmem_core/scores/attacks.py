@@ -84,13 +84,10 @@ def attack(alignments: Sequence[np.ndarray], shadows: Shadows, *, attacks: Seque
     likelihood ratio, of `rmia` and `alignment` in cosine units. Scores compare within one target.
 
     Args:
-        alignments: one array a member, [n_pairs] each.
+        alignments: one array a member, [n_pairs] each, of at least `FEWEST` members.
         shadows: who was trained on what.
         attacks: which of `ATTACKS`.
     """
-    members = len(shadows.trained)
-    if len(alignments) != members or members < FEWEST:
-        raise ValueError(f"alignments must be of {members} members and of at least {FEWEST}, not {len(alignments)}")
     columns = shadows.attacked.any(axis=0)
     places = np.flatnonzero(columns)
     values = np.stack([np.asarray(alignment)[columns] for alignment in alignments]).astype(np.float64)
@@ -104,7 +101,7 @@ def attack(alignments: Sequence[np.ndarray], shadows: Shadows, *, attacks: Seque
         beyond = np.stack([np.asarray(alignment, dtype=np.float64)[external] for alignment in alignments])
         noise = float((beyond - outside[:, None]).var(axis=0, ddof=1).mean())
     attacked = []
-    for target in range(members):
+    for target in range(len(alignments)):
         rows = np.flatnonzero(shadows.attacked[target, columns])
         in_target = trained[:, rows]
         used = _used(in_target, target, shadows.replicate, key[:, rows])

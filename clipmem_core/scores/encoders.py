@@ -208,9 +208,6 @@ class UnitTally:
         """
         if not len(rows):
             return
-        # A plain minimum passes NaN on, and a plain maximum infinity.
-        if not (values.min() >= 0 and values.max() < np.inf):
-            raise ValueError("values must be finite and at least 0: count activations below 0 as 0")
         values = values.astype(np.float32, copy=False)
         self.count += len(rows)
         self.total += values.sum(axis=0, dtype=np.float64)
@@ -257,8 +254,6 @@ class UnitTally:
             rest_median, clipped (share of the activation, in absolute value, that was below 0), and row (the pair
             behind `max`; -1 for a silent unit).
         """
-        if self.count < 2:
-            raise ValueError(f"UnitMem compares a pair with the others: it needs two pairs at least, not {self.count}")
         highest, total = self.highest.astype(np.float64), self.below + self.total
         rest_mean = np.maximum(self.total - highest, 0) / (self.count - 1)
         rest_median, spread = self._rest_median()

@@ -75,10 +75,6 @@ def ensemble_membership(
     """
     size = group_size(len(clusters))
     cluster, sizes = _sized(clusters)
-    _check_at_least("folds", folds, 2)
-    _check_at_least("repeats", repeats, 1)
-    if halves and folds % 2:
-        raise InputError(f"folds must be even where each pair is left out by half of a repeat's members, not {folds}")
     (external,) = _draw_groups(sizes, size, 1, np.random.default_rng([seed, _GROUP_DRAW]))
     if sizes[external].sum() < MIN_GROUP:
         raise InputError(_too_many_near_duplicates("external", size))
@@ -110,7 +106,6 @@ def paper_membership(clusters: np.ndarray, *, seeds: int, seed: int) -> Membersh
     """
     size = group_size(len(clusters))
     cluster, sizes = _sized(clusters)
-    _check_at_least("seeds", seeds, 1)
     names = (CANDIDATE, INDEPENDENT, EXTERNAL)
     chosen = _draw_groups(sizes, size, len(names), np.random.default_rng([seed, _GROUP_DRAW]))
     group = np.full(len(cluster), SHARED, dtype=f"<U{len(INDEPENDENT)}")
@@ -197,11 +192,6 @@ def _draw_folds(sizes: np.ndarray, folds: int, rng: np.random.Generator) -> np.n
     levels = np.arange(len(single))[:, None] + filled_to
     fold[single] = np.argsort(levels.ravel(), kind="stable")[: len(single)] % folds
     return names[fold]
-
-
-def _check_at_least(name: str, value: int, least: int) -> None:
-    if value < least:
-        raise InputError(f"{name} must be at least {least}, not {value}")
 
 
 def _too_many_near_duplicates(groups: str, size: int) -> str:

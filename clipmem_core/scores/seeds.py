@@ -61,8 +61,6 @@ def paired_difference(values: ArrayLike, reference: ArrayLike, *, level: float =
     Args: values of both arms on the same seeds, [n_seeds] each; `level` is the coverage of the interval.
     """
     values, reference = np.asarray(values, dtype=np.float64), np.asarray(reference, dtype=np.float64)
-    if len(values) != len(reference) or not len(values):
-        raise ValueError(f"values and reference must have one length above 0, not {len(values)} and {len(reference)}")
     differences = values - reference
     n, mean = len(differences), float(differences.mean())
     if n < 2:
