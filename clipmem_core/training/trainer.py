@@ -201,10 +201,7 @@ class Trainer:
         return loss.item()
 
     def forward_loss(self, rows: np.ndarray, epoch: int, pixels: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
-        """Return a batch's loss, and for the trajectory each pair's cosine and log-probability of its partner, [n].
-
-        Mitigations change only the loss: trajectory and held-out level are measured on the unchanged embeddings.
-        """
+        """Return a batch's loss (which mitigations change), and each pair's own cosine and log-probability, [n]."""
         batch = self.batch(rows, epoch)
         images, tokens = self.inputs(batch, pixels)
         with autocast(self.config.precision, self.device):
@@ -324,10 +321,7 @@ def read_ahead(pixels: PixelSource, batches: list[np.ndarray]) -> Iterator[tuple
 
 
 def train(trainer: Trainer, folder: Path, *, after_epoch: Callable[[int], None] | None = None) -> None:
-    """Train a member and write checkpoint.pt, trajectory.npy and log.jsonl into its folder.
-
-    `after_epoch` is called with the number of each finished epoch, from 1; it must not change the model.
-    """
+    """Train a member and write checkpoint.pt, trajectory.npy and log.jsonl; `after_epoch` may not change the model."""
     trainer.resume(folder)
     _truncate_log(folder / LOG, trainer.done)
     began = time.monotonic() - trainer.seconds
