@@ -41,10 +41,7 @@ class Batch:
 
 
 class Mitigation:
-    """A mitigation with the settings of one member. A subclass overrides the hooks that it needs.
-
-    Embeddings in the hooks are the encoders' outputs before they are normalised, float32 [n, dim].
-    """
+    """A mitigation with its settings; hooks get the encoders' outputs before they are normalised, float32 [n, dim]."""
 
     def start(self, model: Any, tokens: np.ndarray) -> None:
         """Prepare for a member's model and the tokens of all captions, int32 [n_captions, context_length]."""
@@ -151,10 +148,7 @@ class EmbeddingNoise(Mitigation):
 
 @mitigation(group="Text", trained="text")
 class TextMask(Mitigation):
-    """Drops a share of each caption's words (Déjà Vu Memorization in VLMs, Jayaraman et al., 2024).
-
-    Later words move up instead of a mask token, which the model would see only in training.
-    """
+    """Drops a share of a caption's words (Déjà Vu Memorization in VLMs, 2024); later words move up."""
 
     text_mask: float = option(
         0.0,
@@ -237,10 +231,7 @@ class RareTokens(Mitigation):
 
 @mitigation(group="Pictures", trained="image")
 class Colour(Mitigation):
-    """Changes brightness, then contrast, then saturation of training views, with torchvision's formulas.
-
-    torchvision's ColorJitter also draws the order, and one set of factors for all pictures of a batch.
-    """
+    """Changes brightness, contrast, then saturation, with torchvision's formulas and factors for each picture."""
 
     colour: float = option(
         0.0,
@@ -357,10 +348,7 @@ def can_cut_text(model: Any) -> bool:
 
 
 def find_ends(tokens: np.ndarray, *, reads_to_end: bool, end: int | None, flags: str) -> np.ndarray:
-    """Return the position of each caption's end token, at which the text encoder pools, int64 [n_captions].
-
-    `end` is that token; None: the one with the highest number. If the encoder does not pool there, the `flags` fail.
-    """
+    """Return the position of each caption's end token (None: the highest) if the encoder pools there, int64 [n]."""
     if not reads_to_end:
         raise InputError(
             f"{flags} need a text encoder that reads up to an end token: "

@@ -120,10 +120,7 @@ def measure_model(
 
 
 def unit_table(tally: UnitTally, widths: Sequence[int], *, tower: str, pair_ids: np.ndarray) -> pd.DataFrame:
-    """Turn the counts of an encoder into a table: tower, layer (from 1), unit (from 0), scores, pair_id.
-
-    pair_id is the pair that activates the unit most; null for a silent unit, which has no UnitMem.
-    """
+    """Return tower, layer (from 1), unit (from 0), scores, and the pair that activates it most (null: it is silent)."""
     scores = tally.scores()
     scores.insert(0, TOWER, np.repeat(tower, sum(widths)))
     scores.insert(1, LAYER, np.repeat(np.arange(1, len(widths) + 1), widths))

@@ -1,7 +1,6 @@
-"""The setting of the address, and a control for each mitigation.
+"""The setting of the address, and a control for each mitigation, which shows it and writes changes back.
 
 ?setting=text_mask=0.3 removal=clipmem:100   the text form of an arm; empty for the reference arm.
-Controls show the address, and write changes back into it.
 """
 
 import dataclasses

@@ -153,10 +153,7 @@ def read_page(count: int, size: int, *, parameter: str = PAGE) -> tuple[int, int
 
 
 def draw_pages(page: int, pages: int, *, key: str, parameter: str = PAGE) -> None:
-    """Draw the numbers of the pages, if there are several.
-
-    Pagination always has a default, so its value may not be set: its key changes with the page instead.
-    """
+    """Draw the numbers of several pages; their key changes with the page, since their value may not be set."""
     if pages > 1:
         page_key = f"{key}-{pages}-{page}"
         st.session_state[SHOWN.format(page_key)] = page

@@ -1,7 +1,4 @@
-"""The results of a study: the chosen arm in a sentence, all arms in a chart and a table, and the pairs that changed.
-
-?memorization=membership_auroc&utility=zero_shot   the measures of the chart, in the address
-"""
+"""The results of a study: the chosen arm in a sentence, arms in a chart and a table, and the pairs that changed."""
 
 import math
 from collections.abc import Mapping

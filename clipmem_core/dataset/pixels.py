@@ -98,14 +98,11 @@ def check_pictures(
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> tuple[pd.DataFrame, Pixels]:
-    """Decode every picture of a data set once, or read the facts and squares that an earlier run stored.
+    """Decode every picture of a data set once, or read the facts and squares (`Pixels`) that an earlier run stored.
 
     Above `budget_bytes`, no squares are stored. A full disk or a lack of memory raises OSError or MemoryError, stores
-    nothing, and marks no picture as unusable.
-
-    Returns:
-        One row a picture, in order: width and height of the upright original (0 if unusable), sha256 of the file's
-        bytes (empty if they cannot be read), reason (None, or why it is unusable); and the squares.
+    nothing, and marks no picture as unusable. The facts are, in order, width and height of the upright original (0 if
+    unusable), sha256 of the file's bytes (empty if they cannot be read), and reason (None, or why it is unusable).
     """
     folder = cache / fingerprint([VERSION, PIL.__version__, size, resize_mode, source_stamp(root, images)])
     shape = (len(images), size, size, 3)

@@ -118,8 +118,7 @@ def check_root(root: Path) -> None:
 def picture_files(cleaned: Cleaned, path: Path, *, progress: Progress | None = None) -> Iterator[Pictures]:
     """Yield an absolute folder, the names of the pictures in it, and notes.
 
-    If some pictures are in archives or tables, all are extracted into `<stem>_images`, which is complete at the end of
-    the block and missing after an error; an older one is replaced.
+    Pictures of archives or tables are extracted into a new `<stem>_images`, which is complete at the end or missing.
     """
     check_root(cleaned.root)
     images = cleaned.pairs[IMAGE]

@@ -90,10 +90,7 @@ def loss_figure(losses: pd.DataFrame) -> go.Figure:
 
 
 def term_figure(members: pd.DataFrame, *, colour: str, names: Mapping[str, str]) -> go.Figure:
-    """Draw each of `TERM_NAMES` with and without the pair in training: a dot per member, a bar at the mean.
-
-    `members` has the columns member, side (`in` or `out`) and one per term; `names` maps each side to its legend.
-    """
+    """Draw each of `TERM_NAMES` with and without the pair in training: a dot per member, a bar at the mean."""
     figure, places = go.Figure(), list(range(len(TERM_NAMES)))
     for side, symbol, shift in ((IN, "circle", -0.17), (OUT, "circle-open", 0.17)):  # the axis runs downwards
         rows, name = members[members["side"] == side], layout.safe(names[side])

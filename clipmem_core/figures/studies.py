@@ -149,10 +149,7 @@ def views_figure(means: pd.DataFrame) -> go.Figure:
 def tradeoff_figure(
     points: pd.DataFrame, *, titles: tuple[str, str], front: Sequence[str], reference: str, chosen: str | None = None
 ) -> go.Figure:
-    """Draw each arm as a dot with its intervals, the Pareto front, and an arrow from the reference to the chosen arm.
-
-    `points` has the columns arm, memorization and utility with _low and _high, and text: lines shown on hover.
-    """
+    """Draw each arm with its intervals and lines of text on hover, the Pareto front, and an arrow to the chosen arm."""
     figure, by_arm = go.Figure(), points.set_index(ARM)
     best = by_arm.loc[list(front)]
     line = {"color": layout.OTHER, "width": 1.5, "shape": "hv", "dash": "dot"}

@@ -111,10 +111,9 @@ def differing_settings(one: Audit, other: Audit) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Findings:
-    """How well detectors find injected errors.
+    """How well detectors find injected errors: of each kind, share and detector each measure, and precision by number.
 
-    `table` has kind, share, detector, measure, mean, low and high; `curves` has kind, share, detector, number of pairs
-    reviewed and precision. `interval` names the kind of interval from low to high.
+    `interval` names the kind of interval from low to high.
     """
 
     table: pd.DataFrame

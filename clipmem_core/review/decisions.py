@@ -109,11 +109,7 @@ class Review:
         audit: str = "",
         neutral: bool = False,
     ) -> Outcome:
-        """Decide on pairs, all of them in one event or none.
-
-        `decision` None makes the pairs undecided; `note` None leaves their notes. `neutral`: the decision does not say
-        whether the captions are right.
-        """
+        """Decide on pairs in one event; None makes them undecided, or leaves the notes; `neutral` judges no caption."""
         ids = dict.fromkeys(pair_ids)
         if not ids:
             raise InputError("no pair is chosen: choose at least one")

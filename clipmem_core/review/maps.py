@@ -94,10 +94,7 @@ def make_map(audit: Audit, name: str, *, say: Callable[[str], None] = lambda lin
 
 
 def lay_out(vectors: np.ndarray, *, say: Callable[[str], None] = lambda line: None) -> np.ndarray:
-    """Map vectors to the plane, float32 [n_pairs, 2], by UMAP (McInnes et al. 2018) with the cosine distance.
-
-    Neighbours stay neighbours; distances between far groups mean little. The fixed seed needs a single core.
-    """
+    """Map vectors to the plane, float32 [n_pairs, 2], by UMAP (McInnes et al. 2018) with the cosine distance."""
     if len(vectors) < FEWEST:
         raise InputError(f"a map needs at least {FEWEST} pairs, and there are {len(vectors)}: audit a larger data set")
     say("loading UMAP")

@@ -38,10 +38,7 @@ def stamp(path: Path) -> Stamp:
 def cached(
     size: int, *names: str, paths: Callable[..., Iterable[Path]] | None = None
 ) -> Callable[[Function], Function]:
-    """Cache the last `size` results of a function of an audit or a study until one of its files changes.
-
-    The files are `names` in its folder, and those that `paths` returns for the function's arguments.
-    """
+    """Cache a function of an audit or a study until one of its files changes: `names` in the folder, or `paths`."""
 
     def decorate(function: Function) -> Function:
         results = functools.lru_cache(size)(lambda stamps, *args, **named: function(*args, **named))

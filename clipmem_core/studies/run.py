@@ -92,9 +92,8 @@ def run_study(
 ) -> StudyFolder:
     """Run a study of plan.STUDIES, or continue it, until every arm and seed to train has its row.
 
-    `also` are arms added to those of the plan; `only` are the arms to train, with the reference arm. A new split of the
-    pairs is drawn after `seeds_per_split` seeds; 0: all share one. `decisions` returns the decisions on a data set from
-    its fingerprint and its pairs.
+    `also` adds arms to the plan's, `only` are trained, with the reference arm, and `seeds_per_split` seeds share a
+    split (0: all). `decisions` returns the decisions on a data set from its fingerprint and its pairs.
     """
     find_study(study, with_settings=bool(also))
     folder = study_folder(name)

@@ -113,10 +113,7 @@ def short_attention(
     v_x: Tensor | None = None,
     attn_mask: Tensor | None = None,
 ) -> Tensor:
-    """Attend over [batch, length, width] by two batched matrix products.
-
-    At length 37 the backward pass of torch's fused CPU kernel takes ten times as long, 40 % of a training step.
-    """
+    """Attend over [batch, length, width] by matrix products: torch's CPU kernel is ten times as slow at length 37."""
     batch, length, width = q_x.shape
     if length > SHORT or attn.in_proj_weight is None or not attn.batch_first:
         return fallback(q_x, k_x=k_x, v_x=v_x, attn_mask=attn_mask)
@@ -131,10 +128,7 @@ def short_attention(
 
 
 def tokenize(name: str, captions: Sequence[str]) -> np.ndarray:
-    """Turn captions into tokens, int32 [n_captions, context_length].
-
-    Special tokens in a caption (`<end_of_text>`) are removed: the text encoder pools at the first one.
-    """
+    """Return tokens int32 [n_captions, context_length], without special tokens in captions: the first end is pooled."""
     context, tokenizer = model_config(name)["text_cfg"].get("context_length", 77), open_tokenizer(name)
     if type(tokenizer) is not SimpleTokenizer:
         return tokenizer(list(captions), context_length=context).numpy().astype(np.int32)
@@ -170,10 +164,7 @@ def encode_text(model: Model, tokens: Tensor, *, cut: bool) -> Tensor:
 
 
 def text_features(model: Model, tokens: Tensor, *, cut: bool) -> Tensor:
-    """Encode tokens [n, context_length] into embeddings before normalisation, float32 [n, dim].
-
-    `cut` drops the positions after the batch's last end token. This is exact for causal towers.
-    """
+    """Encode tokens [n, length] before normalisation, float32 [n, dim]; `cut` after the last end: exact if causal."""
     if not cut:
         return model.encode_text(tokens).float()
     length = int((tokens != 0).any(dim=0).nonzero().max()) + 1

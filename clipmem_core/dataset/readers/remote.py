@@ -28,10 +28,7 @@ _FILE_ENDINGS = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".ndjson", ".parquet
 
 
 def fetch(url: str, *, data: Path, say: Callable[[str], None] = lambda line: None) -> str:
-    """Return the local path of a data set: a file, folder or shards (a brace pattern) at a URL are copied first.
-
-    They are copied into the data folder, unchanged files only once. file:// is read in place, like a path.
-    """
+    """Return the local path of a data set: files at a URL are copied into the data folder once; file:// stays."""
     if not is_url(url):
         return url
     import fsspec  # slow to import, and most data sets are local
