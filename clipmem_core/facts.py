@@ -66,13 +66,6 @@ class Facts:
         return self.title or self.name.replace("_", " ").capitalize()
 
     @property
-    def requirement(self) -> str:
-        """Its choices or bounds in words; empty without any."""
-        bounds = {"at least": self.ge, "a number above": self.gt, "at most": self.le, "below": self.lt}
-        words = [f"{word} {bound}" for word, bound in bounds.items() if bound is not None]
-        return f"one of {', '.join(self.choices)}" if self.choices else " and ".join(words)
-
-    @property
     def flag(self) -> str:
         """Its flag on the command line."""
         return "--" + self.name.replace("_", "-")

@@ -97,9 +97,8 @@ def check_fields(config: AuditConfig) -> AuditConfig:
         _bounds().model_validate(vars(config))
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
-        field = FIELDS[str(fault["loc"][0])]
-        valid = field.requirement or fault["msg"].removeprefix("Input should be ")
-        raise InputError(f"{field.flag} must be {valid}, not {fault['input']!r}") from None
+        flag, valid = FIELDS[str(fault["loc"][0])].flag, fault["msg"].removeprefix("Input should be ")
+        raise InputError(f"{flag} must be {valid}, not {fault['input']!r}") from None
     low, high, epochs = config.min_logit_scale, config.max_logit_scale, config.epochs
     _refuse(
         {

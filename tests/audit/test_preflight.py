@@ -23,7 +23,10 @@ Captured = pytest.CaptureFixture[str]
     [
         (Request("scenes", "a/b", TINY), "name 'a/b' must be"),
         (Request("  ", "a", TINY), "no data set is given"),
-        (Request("scenes", "a", dataclasses.replace(TINY, epochs=0)), "--epochs must be at least 1, not 0"),
+        (
+            Request("scenes", "a", dataclasses.replace(TINY, epochs=0)),
+            "--epochs must be greater than or equal to 1",
+        ),
     ],
 )
 def test_what_is_wrong_at_first_sight_is_refused(data: Path, request_: Request, message: str) -> None:

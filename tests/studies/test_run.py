@@ -224,7 +224,7 @@ WRONG = [
     ("combined scenes --name a --also removal=clipmem:99", "removal=clipmem:99: 99 of 70 shared pairs would be remov"),
     ("combined scenes --name a --only nosuch", "study combined has no arm 'nosuch' for --only: choose from none"),
     ("time scenes --name a --also text_mask=0.1", "study time takes no further settings"),
-    ("two scenes --name a", "--weight-decay must be at least 0, not -1"),
+    ("two scenes --name a", "--weight-decay must be greater than or equal to 0, not -1"),
 ]
 
 
