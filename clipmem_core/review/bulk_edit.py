@@ -11,7 +11,7 @@ from clipmem_core.audit.store import PAIRS, Audit
 from clipmem_core.columns import CAPTIONS, PAIR_ID
 from clipmem_core.config import InputError
 from clipmem_core.review import log as events
-from clipmem_core.review.decisions import Edit, Outcome, Review, captions_to_store, current_decision, open_review
+from clipmem_core.review.decisions import Edit, Review, captions_to_store, current_decision, open_review
 from clipmem_core.review.queries import caption_keys, fetch_pairs
 
 UNDO, UNDECIDE = "undo", "undecide"
@@ -121,8 +121,3 @@ def preview(audit: Audit, pair_ids: Sequence[str], find: str, replacement: str, 
             edits[pair_id] = Edit(tuple(after), decision.entry if decision else 0)
             captions += changed
     return Changes(edits, captions, emptied, removed)
-
-
-def store_changes(audit: Audit, changes: Changes) -> Outcome:
-    """Store a preview as one neutral event; pairs with a decision since the preview are skipped."""
-    return open_review(audit).edit(changes.edits, audit=audit.name, neutral=True)

@@ -24,11 +24,7 @@ RESAMPLED = 2_000_000  # pairs in all bootstrap resamples of one kind of error
 
 @dataclass(frozen=True)
 class Comparison:
-    """A score in two audits, over the pairs with the same pair_id. Differences are other − one.
-
-    `changed` has pair_id, row_one, row_other, one, other, difference, captions_changed, group_one and group_other, the
-    largest change first, without pairs that changed their group. `points` has the same columns for a random sample.
-    """
+    """A score in two audits, over the pairs with the same pair_id. Differences are other − one."""
 
     column: str
     n_common: int
@@ -42,8 +38,10 @@ class Comparison:
     mean_difference: float | None
     low: float | None  # 95 % interval of the mean paired difference
     high: float | None
+    # pair_id, row_one, row_other, one, other, difference, captions_changed, group_one, group_other of pairs that stay
+    # in their group, the largest change first
     changed: pd.DataFrame
-    points: pd.DataFrame
+    points: pd.DataFrame  # the same of a random sample
     warnings: tuple[str, ...]
 
 
@@ -111,14 +109,11 @@ def differing_settings(one: Audit, other: Audit) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Findings:
-    """How well detectors find injected errors: of each kind, share and detector each measure, and precision by number.
+    """How well detectors find injected errors, of each kind and share."""
 
-    `interval` names the kind of interval from low to high.
-    """
-
-    table: pd.DataFrame
-    curves: pd.DataFrame
-    interval: str
+    table: pd.DataFrame  # kind, share, detector, measure, mean, low, high
+    curves: pd.DataFrame  # kind, share, detector, number of pairs reviewed, precision
+    interval: str  # the kind of interval from low to high
     note: str = ""  # on misfit of a second round of training
 
 

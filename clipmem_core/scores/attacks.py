@@ -33,18 +33,12 @@ _KEY_DRAW, _RESAMPLE_DRAW = 5, 6  # random streams
 
 @dataclass(frozen=True, eq=False)
 class Shadows:
-    """Members that are each other's shadows.
+    """Members that are each other's shadows; arrays are true in [n_members, n_pairs]."""
 
-    Attributes:
-        trained, attacked: true where the member is trained, or attacked, on the pair, [n_members, n_pairs].
-        external: true for pairs that the member's alignments are centred on, [n_members, n_pairs].
-        replicate: number of the repeat or seed of each member, [n_members].
-    """
-
-    trained: np.ndarray
+    trained: np.ndarray  # on the pair
     attacked: np.ndarray
-    external: np.ndarray
-    replicate: np.ndarray
+    external: np.ndarray  # pairs that the member's alignments are centred on
+    replicate: np.ndarray  # number of the repeat or seed of each member, [n_members]
     seed: int
 
 

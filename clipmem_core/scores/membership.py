@@ -30,17 +30,11 @@ _NAMES = {"ensemble": re.compile(r"r(\d+)-f\d+"), "paper": re.compile(r"[fg]-(\d
 
 @dataclass(frozen=True, eq=False)
 class Membership:
-    """Who trains on what.
+    """Who trains on what."""
 
-    Attributes:
-        group: name of each pair's group, [n_pairs].
-        members: names of the members, in column order.
-        trained: true where the member trains on the pair, [n_members, n_pairs].
-    """
-
-    group: np.ndarray
-    members: tuple[str, ...]
-    trained: np.ndarray
+    group: np.ndarray  # name of each pair's group, [n_pairs]
+    members: tuple[str, ...]  # names, in column order
+    trained: np.ndarray  # true where the member trains on the pair, [n_members, n_pairs]
 
 
 def group_size(n_pairs: int) -> int:
@@ -229,19 +223,12 @@ def replicate_rows(members: Sequence[str]) -> list[np.ndarray]:
 
 @dataclass(frozen=True, eq=False)
 class Sides:
-    """Who trains on what, and which members count as in and out of each pair.
-
-    Attributes:
-        membership: who trains on what.
-        protocol: `ensemble` or `paper`.
-        seed: start of every draw that scoring makes.
-        utility_only: external pairs that only utility is measured on, true in [n_pairs]; None: no such pairs.
-    """
+    """Who trains on what, and which members count as in and out of each pair."""
 
     membership: Membership
-    protocol: str
-    seed: int
-    utility_only: np.ndarray | None = None
+    protocol: str  # `ensemble` or `paper`
+    seed: int  # start of every draw that scoring makes
+    utility_only: np.ndarray | None = None  # true for external pairs that only utility is measured on, [n_pairs]
 
     @functools.cached_property
     def inside(self) -> np.ndarray:

@@ -58,19 +58,12 @@ class Prior:
 
 @dataclass(frozen=True, eq=False)
 class Design:
-    """How the error of clipmem is estimated from the members.
+    """How the error of clipmem is estimated from the members."""
 
-    Attributes:
-        blocks: members that belong together, balanced over pairs; one block of all members where they are not.
-        blocked: differences are first computed inside a block, so that shared effects of a repeat cancel.
-        within: members of one side of a block also contribute to the variance.
-        degrees: of freedom of a pair's own variance, 0 where it cannot be estimated.
-    """
-
-    blocks: list[np.ndarray]
-    blocked: bool
-    within: bool
-    degrees: int
+    blocks: list[np.ndarray]  # members that belong together, balanced over pairs; else one block of all members
+    blocked: bool  # differences are first computed inside a block, so that shared effects of a repeat cancel
+    within: bool  # members of one side of a block also contribute to the variance
+    degrees: int  # of freedom of a pair's own variance, 0 where it cannot be estimated
 
 
 def design(inside: np.ndarray, blocks: Sequence[np.ndarray]) -> Design:
@@ -161,21 +154,13 @@ def moderate(variance: np.ndarray, degrees: int, prior: Prior) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Errors:
-    """The error of each pair's clipmem.
+    """The error of each pair's clipmem."""
 
-    Attributes:
-        variance: of clipmem, in squared cosine units, [n_pairs].
-        degrees: of freedom of this variance, [n_pairs].
-        kind: how it was estimated.
-        plan: how the variance of external pairs is estimated from members; None where it is not.
-        external: the prior of the variance of external pairs; None without a plan.
-    """
-
-    variance: np.ndarray
-    degrees: np.ndarray
+    variance: np.ndarray  # of clipmem, in squared cosine units, [n_pairs]
+    degrees: np.ndarray  # of freedom of this variance, [n_pairs]
     kind: Literal["moderated", "sd of external"]
-    plan: Design | None = None
-    external: Prior | None = None
+    plan: Design | None = None  # how the variance of external pairs is estimated from members
+    external: Prior | None = None  # of the variance of external pairs
 
     @property
     def se(self) -> np.ndarray:

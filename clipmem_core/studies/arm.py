@@ -59,19 +59,15 @@ class Decided:
 
 @dataclass(frozen=True)
 class Arm:
-    """An arm as overrides of the reference arm, or, for the reference arm, of the study's config.
-
-    `overrides` are config fields and changes of the pairs: `removal` (a Removal), `near_duplicates` (only the first of
-    near-duplicate pictures is used), `decisions` (the review's decisions are applied) and `pairs` (the number a member
-    trains on). `decided` has the decisions at the time the arm was added, `model` is the arm's model config, and
-    `shown` replaces the overrides in tables.
-    """
+    """An arm as overrides of the reference arm, or, for the reference arm, of the study's config."""
 
     name: str = ""
+    # Config fields and changes of the pairs: `removal` (a Removal), `near_duplicates` (only the first of them is used),
+    # `decisions` (the review's are applied), and `pairs` (the number that a member trains on)
     overrides: Mapping[str, Any] = field(default_factory=dict)
-    decided: Decided = Decided()
-    model: Mapping[str, Any] = field(default_factory=dict)
-    shown: Mapping[str, Any] = field(default_factory=dict)
+    decided: Decided = Decided()  # at the time the arm was added
+    model: Mapping[str, Any] = field(default_factory=dict)  # its model config
+    shown: Mapping[str, Any] = field(default_factory=dict)  # replaces the overrides in tables
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -163,20 +159,15 @@ def removed_by(removal: Removal, scores: pd.DataFrame, pool: np.ndarray, *, seed
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """One split of the pairs, which turns an arm into a config and the pairs it changes.
+    """One split of the pairs, which turns an arm into a config and the pairs it changes."""
 
-    `config` is the study's with the seed of this split, `none` its reference arm, and `planned` the text (or None) of
-    each planned arm. `pairs`, their `group` and their `clusters` of near-duplicates have one order. `scores` are what
-    removals rank by, once they are computed.
-    """
-
-    config: AuditConfig
-    none: Arm
-    planned: Mapping[str, str | None]
+    config: AuditConfig  # the study's with the seed of this split
+    none: Arm  # the reference arm
+    planned: Mapping[str, str | None]  # the text of each planned arm
     pairs: pd.DataFrame
-    group: np.ndarray
-    clusters: np.ndarray
-    scores: pd.DataFrame | None = None
+    group: np.ndarray  # of the pairs, in their order
+    clusters: np.ndarray  # of near-duplicates among them
+    scores: pd.DataFrame | None = None  # that removals rank by, once they are computed
 
     @property
     def reference(self) -> AuditConfig:

@@ -210,19 +210,14 @@ def _none(pairs: pd.DataFrame, **shown: Any) -> Arm:
 
 @dataclass(frozen=True)
 class Study:
-    """A question and the arms that answer it.
-
-    `arms` builds them from the config and the pair table; differences are to the arm `reference`. `defaults` are config
-    fields, unless typed otherwise. Embeddings are stored after each epoch of `snapshots` and after the last, each
-    with a row in times.parquet. `by_rarity`: also measure retrieval for captions with rare words.
-    """
+    """A question and the arms that answer it."""
 
     question: str
-    arms: Callable[[AuditConfig, pd.DataFrame], list[Arm]]
-    reference: str = NONE
-    defaults: Mapping[str, Any] = field(default_factory=lambda: EVALUATED_ALIKE)
-    snapshots: tuple[int, ...] = ()
-    by_rarity: bool = False
+    arms: Callable[[AuditConfig, pd.DataFrame], list[Arm]]  # from the config and the pair table
+    reference: str = NONE  # the arm that differences are to
+    defaults: Mapping[str, Any] = field(default_factory=lambda: EVALUATED_ALIKE)  # config fields, if not typed
+    snapshots: tuple[int, ...] = ()  # epochs after which embeddings are stored, each with a row in times.parquet
+    by_rarity: bool = False  # also measure retrieval for captions with rare words
 
     @property
     def takes_settings(self) -> bool:

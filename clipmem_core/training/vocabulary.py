@@ -23,15 +23,13 @@ OMITTED, DELETED, RANDOM = "omitted", "deleted", "random"  # values of text_forg
 
 @dataclass(frozen=True, eq=False)
 class Vocabulary:
-    """The tokens that a member reads.
-
-    `how` is the config's `text_forget_as`: "omitted" removes rare tokens from captions, "deleted" sets their rows of
-    the token embedding to 0, and "random", a placebo, removes as many words of the caption at random.
-    """
+    """The tokens that a member reads."""
 
     model: Mapping[str, Any]  # its open_clip configuration
     pairs: np.ndarray  # number of training pairs of each token, int64 [vocab_size]
     min_df: int
+    # The config's `text_forget_as`: rare tokens are omitted from captions, or their rows of the token embedding deleted
+    # (set to 0); "random", a placebo, removes as many words of the caption at random
     how: str = OMITTED
 
     def read(self, tokens: np.ndarray) -> np.ndarray:
