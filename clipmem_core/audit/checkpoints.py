@@ -152,7 +152,7 @@ def align_membership(table: pd.DataFrame, names: Sequence[str], pairs: pd.DataFr
     if absent.any():
         first = pairs[c.PAIR_ID].to_numpy()[absent][0]
         raise InputError(
-            f"--membership lacks {absent.sum():,} of {len(pairs):,} pairs, first {first!r}: every pair needs a row"
+            f"--membership lacks {absent.sum():,} of {len(pairs):,} pairs, first {first!r}: add a row each"
         )
     trained = np.stack([rows[name].to_numpy(dtype=bool) for name in names])
     group = derive_groups(trained, names)

@@ -68,10 +68,7 @@ def check_members(audit: Audit, members: Sequence[str] = ()) -> list[str]:
     if not audit.finished:
         raise InputError(f"audit {audit.name!r} is not finished: run it again to resume it")
     if audit.record.config.lock_image or audit.record.config.lock_text:
-        raise InputError(
-            f"audit {audit.name!r} has a locked tower, and units are measured in encoders that members train: "
-            "run one with --preset small"
-        )
+        raise InputError(f"audit {audit.name!r} has a locked tower, so it trains no units: run one with --preset small")
     names = audit.record.members
     if unknown := [name for name in members if name not in names]:
         raise InputError(f"audit {audit.name!r} has no member {unknown[0]!r}: it has {', '.join(names)}")

@@ -66,13 +66,11 @@ def check_repeatable(audit: Audit) -> AuditConfig:
     record, config = audit.record, audit.record.config
     if config.inject_miscaptions:
         raise InputError(
-            f"audit {audit.name!r} injected wrong captions: audit the data set without --inject-miscaptions, clean that"
+            f"audit {audit.name!r} injected wrong captions: audit without --inject-miscaptions, clean that"
         )
     if config.features or audit.member_record(record.members[0]).checkpoint:
         what = "features" if config.features else "checkpoints"
-        raise InputError(
-            f"audit {audit.name!r} uses your {what}: they cannot be trained again without the removed pairs"
-        )
+        raise InputError(f"audit {audit.name!r} uses your {what}, which cannot be trained again without removed pairs")
     check_root(record.pictures)
     config = dataclasses.replace(config, sample=0)  # the cleaned data set has only the sampled pairs
     if record.protocol == "paper":

@@ -73,9 +73,7 @@ def embed_text(audit: Audit, text: str, *, member: str = "") -> np.ndarray:
 
     config, member = audit.record.config, choose_member(audit.record.members, member)
     if config.features:
-        raise InputError(
-            f"audit {audit.name!r} was made from precomputed features and cannot embed a text: search by a pair instead"
-        )
+        raise InputError(f"audit {audit.name!r} has precomputed features and cannot embed a text: search by a pair")
     with _ENCODING:
         if config.lock_text:
             model, inputs = _text_head(audit, member), _text_features(config, text)

@@ -51,7 +51,7 @@ def contributions(
     widths = sorted({matrix.shape[1] for matrix in (*image, *text)})
     if len(widths) > 1:
         raise InputError(
-            f"the parts of the encoders need members that embed in one width, not in {widths}: score those apart"
+            f"the encoders' parts need members that embed in one width, not in {widths}: score those apart"
         )
     group = SHARED if paper else EXTERNAL
     rows = np.flatnonzero(membership.group == group)

@@ -237,9 +237,7 @@ def first_split(study: StudyFolder) -> Split:
     request, added_names = study.request, {arm["name"] for arm in study.added}
     audit = study.audit(request["reference"])
     if not audit.begun:
-        raise InputError(
-            f"arm {audit.name} of study {study.name!r} has not started: wait until it trains, or run the study again"
-        )
+        raise InputError(f"arm {audit.name} of study {study.name!r} has not started: wait, or run the study again")
     return Split(
         config_from(request["config"]),
         Arm(audit.name, dict(request["reference_fields"])),

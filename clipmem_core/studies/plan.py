@@ -69,9 +69,7 @@ def sized(model: dict[str, Any], *, image: float, text: float) -> dict[str, Any]
     heads = vision.get("width", 768) / head * image, words.get("heads", 8) * text
     foreign = vision.get("timm_model_name") or words.get("hf_model_name") or type(vision.get("layers", 12)) is not int
     if foreign or any(count < 1 or count != int(count) for count in heads):
-        raise InputError(
-            "study size scales the width of open_clip's transformers with an even number of heads: use --model small"
-        )
+        raise InputError("study size scales the width of open_clip's transformers with even heads: use --model small")
     vision["width"] = head * int(heads[0])
     words["width"], words["heads"] = int(words.get("width", 512) * text), int(heads[1])
     return scaled

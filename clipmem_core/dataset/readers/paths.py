@@ -88,7 +88,7 @@ def normal_reference(image: str) -> str:
         slashed = path.replace("\\", "/")
         if slashed.startswith("/") or _DRIVE.match(slashed):
             raise InputError(
-                "image path is absolute and not in --image-folder: name that folder, or write the path relative to it"
+                "image path is absolute and not in --image-folder: name that folder, or use relative paths"
             )
         if posixpath.normpath(slashed).split("/")[0] == "..":
             raise InputError("image path leaves the data set's folder")
