@@ -28,11 +28,6 @@ class Change:
     high: float | None
     over: str
 
-    @property
-    def significant(self) -> bool:
-        """Whether the interval excludes 0."""
-        return self.low is not None and self.high is not None and not self.low <= 0 <= self.high
-
 
 @dataclass(frozen=True)
 class Measured:

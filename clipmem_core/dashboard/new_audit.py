@@ -11,7 +11,7 @@ import streamlit as st
 
 from clipmem_core import config as configs
 from clipmem_core.audit.jobs import audit_task, cancel
-from clipmem_core.audit.preflight import Check, Request, check_request, find_check, start_check
+from clipmem_core.audit.preflight import Request, check_request, find_check, start_check
 from clipmem_core.audit.settings import audit_name
 from clipmem_core.audit.store import CONFIG, audits_folder, is_name
 from clipmem_core.config import FIELDS, PRESETS, AuditConfig, InputError, SourceOptions, data_folder
@@ -163,7 +163,7 @@ def _draw_check(request: Request, started: Callable[[str], None]) -> None:
         draw_fault("This audit cannot start.", check.error)
         return
     if check.found is not None:
-        _draw_counts(check, check.found)
+        _draw_counts(check.found)
     with st.container(horizontal=True):
         start = check.found is not None and st.button("Start", type="primary", icon=":material/play_arrow:")
         if check.job.running and st.button("Stop the check", icon=":material/stop_circle:"):
@@ -179,12 +179,12 @@ def _draw_check(request: Request, started: Callable[[str], None]) -> None:
         started(request.name)
 
 
-def _draw_counts(check: Check, counts: dict[str, Any]) -> None:
+def _draw_counts(counts: dict[str, Any]) -> None:
     with st.grid(4, min_column_width=140) as grid:
         grid.metric("Pairs", f"{counts['pairs']:,}", border=True)
         grid.metric("Captions", f"{counts['captions']:,}", border=True)
         grid.metric("In quarantine", f"{counts['quarantined']:,}", border=True, help="Rows that cannot be used.")
-        grid.metric("Near-duplicates", f"{counts['near_duplicates']:,}" if check.exact else "…", border=True)
+        grid.metric("Near-duplicates", f"{counts['near_duplicates']:,}" if counts["exact"] else "…", border=True)
     st.caption("Groups: " + ", ".join(f"{count:,} {name}" for name, count in counts["groups"].items()))
     if counts["reasons"]:
         reasons = pd.DataFrame(counts["reasons"], columns=["rows", "reason", "example"])

@@ -147,6 +147,6 @@ def _change(change: Change) -> str:
 
 
 def _significance(change: Change) -> str:
-    if change.low is None:
+    if change.low is None or change.high is None:
         return "; too few for an interval."
-    return "." if change.significant else "; the change is not significant."
+    return "; the change is not significant." if change.low <= 0 <= change.high else "."
