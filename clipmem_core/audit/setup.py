@@ -70,7 +70,6 @@ def write_audit(
 
 
 def _write_members(audit: Audit, record: Record, names: Sequence[str], checkpoints: Sequence[Path] = ()) -> None:
-    """Create the folder and config.json of each new member."""
     model, size = record.config.model, record.config.image_size
     for index, name in enumerate(names):
         audit.member(name).mkdir(parents=True, exist_ok=True)

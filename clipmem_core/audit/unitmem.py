@@ -21,7 +21,6 @@ from clipmem_core.audit.pipeline import Screen, ensure_pixels
 from clipmem_core.audit.status import MemberProgress
 from clipmem_core.audit.store import Audit
 from clipmem_core.config import InputError, data_folder, fingerprint
-from clipmem_core.io import write_once
 from clipmem_core.scores.encoders import BINS, UnitTally
 from clipmem_core.training.activations import count_units, unit_layers
 from clipmem_core.training.model import Model
@@ -44,12 +43,12 @@ def run_units(audit: Audit, *, members: Sequence[str] = (), screen: Screen) -> N
     names = check_members(audit, members)
     ensure_pixels(audit, screen)
     for name, table in [*((name, UNITS) for name in names), (names[0], REFERENCES)]:
-
-        def make(temporary: Path, name: str = name, table: str = table) -> None:
-            store.write_table(temporary, measure_member(audit, name, table, screen=screen))
-
-        if not write_once(table_file(audit, name, table), make):
-            screen.say(f"member {name}: its {table.removesuffix('.parquet')} are measured already")
+        path = table_file(audit, name, table)
+        if path.is_file():
+            screen.say(f"member {name}: its {path.stem} are measured already")
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            store.write_table(path, measure_member(audit, name, table, screen=screen))
 
 
 def say_units(audit: Audit, *, screen: Screen) -> None:

@@ -266,7 +266,6 @@ def draw_studies() -> None:
 
 
 def _draw_study(study: s.StudyFolder, plan: str) -> None:
-    """Draw a study's figure and its sentences."""
     _, meaning, measures, figure = PLANS[plan]
     total = len(study.request["arms"]) * study.request["config"]["seeds"]
     rows, times = r.rows_of(study), study.times

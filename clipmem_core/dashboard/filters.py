@@ -201,7 +201,6 @@ def _draw_range(audit: Audit, selection: Selection) -> None:
 def _choose(
     selection: Selection, field: str, label: str, options: Any, format_func: Callable[[Any], str], **style: Any
 ) -> None:
-    """Draw a list that shows and changes a field of the selection."""
     style |= {"key": field, "value": getattr(selection, field), "format_func": format_func}
     page.draw_set(st.selectbox, label, list(options), on_choose=_setter(field), **style)
 

@@ -156,7 +156,6 @@ def broken_file(folder: Path, *, with_pixels: bool = False) -> Path | None:
 
 
 def _decode_into(folder: Path, work: Work, images: Sequence[str], workers: int, progress: Progress | None) -> None:
-    """Write the facts and descriptors of all pictures."""
     facts: dict[int, Fact] = {}
     with closing(map_chunks(work, list(enumerate(images)), workers=workers, chunk=_CHUNK)) as results:
         for part, result in results:

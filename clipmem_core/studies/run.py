@@ -207,7 +207,6 @@ def _find_changes(run: StudyRun) -> None:
 
 
 def _request_of(run: StudyRun) -> dict[str, Any]:
-    """Return the content of study.json."""
     planned = {name: text for name, text in run.splits[0].planned.items() if text is not None}
     return {
         "study": run.study,
@@ -225,7 +224,6 @@ def _request_of(run: StudyRun) -> dict[str, Any]:
 
 
 def _rank(run: StudyRun, number: int) -> Audit:
-    """Run the audit that ranks the pairs of a split."""
     audit, config, data_set = run.folder.audit(RANKING, number), run.splits[number].ranking, run.data_sets[number]
     if audit.begun:
         check_same(audit, run.source, config)
