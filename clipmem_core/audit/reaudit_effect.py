@@ -115,12 +115,10 @@ def _clipmem(before: np.ndarray, after: np.ndarray, membership: Membership, audi
     inside = sides.inside[:, target]
     before, after = before[:, target], after[:, target]
     then, now = (float((a - b).mean()) for a, b in (side_means(list(each), inside) for each in (before, after)))
-    if record.protocol == "paper":
-        difference = crossed_mean(replicate_clipmem(list(after - before), sides.replicates, inside))
-        over = difference.over.replace("members", "seeds")
-    else:
-        difference = crossed_mean(weighted(after - before, inside))
-        over = difference.over
+    paper, change = record.protocol == "paper", after - before
+    values = replicate_clipmem(list(change), sides.replicates, inside) if paper else weighted(change, inside)
+    difference = crossed_mean(values)
+    over = difference.over.replace("members", "seeds") if paper else difference.over
     return Change(then, now, difference.mean, difference.low, difference.high, over)
 
 

@@ -83,7 +83,6 @@ def _write_members(audit: Audit, record: Record, names: Sequence[str], checkpoin
 def audit_fingerprint(config: AuditConfig, data_set: str) -> str:
     """Return the key of an audit: its config and its data set's content."""
     values, free = as_dict(config), affecting()
-    values["source"] = {key: value for key, value in values["source"].items() if key not in free}
     return fingerprint([{key: value for key, value in values.items() if key not in free}, data_set])
 
 
