@@ -1,4 +1,4 @@
-"""Checks of captions and (small squares of) pictures that need no model, each with its help and advice."""
+"""Checks of captions and pictures (small squares of them) that need no model, each with its help and advice."""
 
 import contextlib
 import functools

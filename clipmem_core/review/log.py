@@ -169,7 +169,7 @@ def add_decision(
 
 
 def add_undo(log: Connection, undoes: int) -> tuple[int, int, int]:
-    """Restore the decisions before an event, unless newer; return its number (0: none), pairs restored and skipped."""
+    """Undo an event for pairs without a newer decision; return the new event (0: none), pairs restored and skipped."""
     query = "SELECT audit, decision, first_entry, pairs FROM event WHERE id = ?"
     audit, decision, start, pairs = log.execute(query, (undoes,)).fetchone()
     number, first = count_rows(log, "event") + 1, count_rows(log, "entry") + 1

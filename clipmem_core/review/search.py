@@ -58,7 +58,7 @@ def _hits(audit: Audit, meaning: str, like: str, side: str, members: tuple[str, 
 
 
 def nearest(audit: Audit, row: int, *, by: str, member: str = "", k: int) -> list[tuple[int, float]]:
-    """Return the k pairs closest to one by its picture or captions, of a member (the first), as (row, cosine)."""
+    """Return the k pairs closest to one by the pictures or captions of a member, or the first, as (row, cosine)."""
     path = embeddings_path(audit, choose_member(audit.record.members, member), by)
     similarity = cosines(path, vectors_at(path, [row])[0])
     similarity[row] = np.nan

@@ -115,7 +115,7 @@ def paper_membership(clusters: np.ndarray, *, seeds: int, seed: int) -> Membersh
 
 
 def draw_utility_pairs(group: np.ndarray, clusters: np.ndarray, *, seed: int) -> np.ndarray:
-    """Draw the half of the external pairs that only utility is measured on, with near-duplicates, true in [n_pairs].
+    """Draw the half of the external pairs that only utility is measured on, whole clusters, true in [n_pairs].
 
     The other half centres alignments and steers adaptive mitigations, so no arm is evaluated on pairs that steered it.
     """

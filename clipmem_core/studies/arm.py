@@ -148,7 +148,7 @@ def text_of(arm: Arm, config: AuditConfig) -> str | None:
 
 
 def removed_by(removal: Removal, scores: pd.DataFrame, pool: np.ndarray, *, seed: int) -> frozenset[str]:
-    """Return the ids that a removal removes from a pool; a random one draws from scored pairs, and larger ones nest."""
+    """Return the ids that a removal removes from a pool of ids; a larger random removal includes a smaller one."""
     value = c.CLIPMEM if removal.by == RANDOM else removal.by
     scored = scores.loc[scores[c.PAIR_ID].isin(pool), [c.PAIR_ID, value]].dropna()
     chance = hashed(draw_keys(scored[c.PAIR_ID].tolist()), seed)

@@ -164,7 +164,7 @@ def encode_text(model: Model, tokens: Tensor, *, cut: bool) -> Tensor:
 
 
 def text_features(model: Model, tokens: Tensor, *, cut: bool) -> Tensor:
-    """Encode tokens [n, length] before normalisation, float32 [n, dim]; `cut` after the last end: exact if causal."""
+    """Encode tokens before normalisation, float32 [n, dim]; `cut` drops what follows the last end, exact if causal."""
     if not cut:
         return model.encode_text(tokens).float()
     length = int((tokens != 0).any(dim=0).nonzero().max()) + 1

@@ -28,7 +28,7 @@ _FILE_ENDINGS = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".ndjson", ".parquet
 
 
 def fetch(url: str, *, data: Path, say: Callable[[str], None] = lambda line: None) -> str:
-    """Return the local path of a data set: files at a URL are copied into the data folder once; file:// stays."""
+    """Return the local path of a data set; files at a URL are copied into the data folder once, but not file://."""
     if not is_url(url):
         return url
     import fsspec  # slow to import, and most data sets are local

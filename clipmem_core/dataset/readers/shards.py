@@ -33,9 +33,9 @@ def expand_pattern(pattern: str) -> list[Path]:
 
 
 def read_shards(shards: Sequence[Path], options: SourceOptions) -> Rows:
-    """Read shards in order; a cut one is a quarantine row beside its samples.
+    """Read shards in order. The caption is the JSON's `caption`, or the key of the flag, else the text of the `.txt`.
 
-    The caption is the JSON's `caption`, or the key of the flag, else the text of the `.txt`.
+    A shard that is missing or cut off is a quarantine row; the samples before the cut are read.
     """
     root = Path(os.path.commonpath([path.parent for path in map(Path.absolute, shards)]))
 
