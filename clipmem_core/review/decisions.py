@@ -135,7 +135,7 @@ class Review:
             return Outcome(*added, skipped)
 
     def undo(self, event: int | None = None) -> Outcome | None:
-        """Restore the decisions before an event (the last) where there is no newer one; None if nothing is to undo."""
+        """Restore the decisions before an event, or the last, of pairs without a newer one; None: nothing to undo."""
         count = self.count_events()
         if event is not None and not 1 <= event <= count:
             raise InputError(f"event {event} is not in the log, which has {count}: choose one of the history")

@@ -217,7 +217,7 @@ class Split:
         return Decided(removed, captions)
 
     def _all_but(self, pairs: int) -> frozenset[str]:
-        """Return ids to remove so that a member trains on so many pairs, half candidates at most; smaller sets nest."""
+        """Return ids to remove so that a member trains on `pairs`, at most half candidates; fewer are a subset."""
         ids = self.pairs[c.PAIR_ID].to_numpy()
         order = np.argsort(hashed(draw_keys(ids.tolist()), self.config.seed), kind="stable")
         by_group = {name: ids[order][(self.group == name)[order]] for name in (c.CANDIDATE, c.INDEPENDENT, c.SHARED)}

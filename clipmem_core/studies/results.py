@@ -53,7 +53,7 @@ REFERENCE_HINT = "download the file again with the code"
 
 
 def rows_of(study: StudyFolder) -> pd.DataFrame:
-    """Return a row per finished arm and seed, with the lead of the text encoder and clipmem minus that of external."""
+    """Return a row per finished arm and seed, with the text encoder's lead and clipmem beyond that of external ones."""
     arms = study.arms
     if arms.empty:
         return arms
