@@ -350,10 +350,7 @@ def can_cut_text(model: Any) -> bool:
 def find_ends(tokens: np.ndarray, *, reads_to_end: bool, end: int | None, flags: str) -> np.ndarray:
     """Return the position of each caption's end token (None: the highest) if the encoder pools there, int64 [n]."""
     if not reads_to_end:
-        raise InputError(
-            f"{flags} need a text encoder that reads up to an end token: "
-            "use one of open_clip's own, such as --model small, or leave them at 0"
-        )
+        raise InputError(f"{flags} need a text encoder that reads up to an end token, such as --model small's")
     return tokens.argmax(axis=1) if end is None else (tokens == end).argmax(axis=1)
 
 

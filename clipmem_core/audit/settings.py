@@ -240,9 +240,7 @@ def checked_towers(config: AuditConfig, recorded: Mapping[str, Mapping[str, Any]
     for tower in (tower for tower in (towers.image, towers.text) if tower):
         sha256 = (recorded or {}).get(tower.kind, {}).get("sha256", tower.sha256)
         if sha256 != tower.sha256:
-            raise InputError(
-                f"the {tower.kind} tower {tower.name} has weights of sha256 {tower.sha256[:12]}…, and the audit began "
-                f"with {sha256[:12]}…: restore those, or use another --name"
-            )
+            hashes = f"weights of sha256 {tower.sha256[:12]}…, not {sha256[:12]}… as the audit began with"
+            raise InputError(f"the {tower.kind} tower {tower.name} has {hashes}: restore those, or use another --name")
         tower.check()
     return towers

@@ -98,10 +98,7 @@ def check_same(audit: Audit, source: str, config: AuditConfig) -> None:
         raise InputError(f"audit {audit.name!r} exists with another config: {'; '.join(differ)}. Use another --name")
     members = len(record.members)  # with --stable, an audit may have stopped with fewer than requested
     if config.members < members:
-        raise InputError(
-            f"audit {audit.name!r} has {members} members, so --members {config.members} is too low: "
-            "request as many or more, or use another --name"
-        )
+        raise InputError(f"audit {audit.name!r} has {members} members: --members must not be fewer")
 
 
 def differing_fields(source_then: str, config_then: AuditConfig, source: str, config: AuditConfig) -> list[str]:

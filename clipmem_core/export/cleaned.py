@@ -58,10 +58,7 @@ class Cleaned:
 def clean(audit: Audit) -> Cleaned:
     """Apply the decisions that apply to the captions of an audit."""
     if audit.record.config.inject_miscaptions:
-        raise InputError(
-            f"audit {audit.name!r} injected wrong captions, so its data set cannot be exported: audit the data set "
-            "without --inject-miscaptions; the decisions on captions without errors count there"
-        )
+        raise InputError(f"audit {audit.name!r} injected wrong captions: export an audit without --inject-miscaptions")
     path, strings = audit.folder / PAIRS, pa.large_string()
     with reading(path):
         table = pq.read_table(path, columns=[PAIR_ID, IMAGE, CAPTIONS, LABEL, WIDTH, HEIGHT])

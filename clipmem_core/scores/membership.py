@@ -45,10 +45,7 @@ def group_size(n_pairs: int) -> int:
         (500, 50, 5000)
     """
     if n_pairs < MIN_PAIRS:
-        raise InputError(
-            f"an audit needs at least {MIN_PAIRS} usable pairs, found {n_pairs}: "
-            "add pairs, or repair those in quarantine (`inspect` lists them)"
-        )
+        raise InputError(f"an audit needs at least {MIN_PAIRS} usable pairs, found {n_pairs}: see what `inspect` lists")
     return min(MAX_GROUP, max(MIN_GROUP, n_pairs // 11))
 
 
@@ -205,10 +202,7 @@ def protocol_of(members: Sequence[str]) -> str:
     for protocol, name in _NAMES.items():
         if members and all(name.fullmatch(member) for member in members):
             return protocol
-    raise InputError(
-        "members must be named r<repeat>-f<fold> (ensemble) or f-<seed> and g-<seed> (paper), "
-        f"not {', '.join(members) or 'nothing at all'}: rename the columns of the membership file"
-    )
+    raise InputError(f"members must be named r<repeat>-f<fold>, or f-<seed> and g-<seed>, not {', '.join(members)}")
 
 
 def replicate_rows(members: Sequence[str]) -> list[np.ndarray]:

@@ -80,10 +80,7 @@ def views_arms(config: AuditConfig, pairs: pd.DataFrame) -> list[Arm]:
     if config.lock_image:
         raise InputError("study views compares crops, and a locked image tower has none: add --no-lock-image")
     if not STRONG_CROPS < config.crop_scale < NO_CROPS:
-        raise InputError(
-            f"study views compares --crop-scale with {STRONG_CROPS} and {NO_CROPS:g}: "
-            f"it must lie between them, not be {config.crop_scale:g}"
-        )
+        raise InputError(f"study views needs a --crop-scale between {STRONG_CROPS} and {NO_CROPS:g}")
     crops = {"normal": config.crop_scale, "off": NO_CROPS, "strong": STRONG_CROPS}
     several = _most_captions(pairs) > 1
     captions = {"1": {"train_captions": 1}, "all": {"train_captions": config.train_captions}} if several else {"1": {}}
@@ -343,10 +340,8 @@ def _check_arm(arm: Arm, stored: Sequence[Arm], split: Split) -> None:
     for group in (c.CANDIDATE, c.INDEPENDENT):
         remaining = len(split.ids(group) - changed)
         if remaining < FEWEST_COMPARED:
-            raise InputError(
-                f"{arm.text}: {remaining} {group} pairs would be unchanged in all arms, and memorization "
-                f"is measured on at least {FEWEST_COMPARED}: change fewer pairs, or use another study"
-            )
+            few = f"{remaining} {group} pairs would be unchanged in all arms, fewer than {FEWEST_COMPARED}"
+            raise InputError(f"{arm.text}: {few}: change fewer pairs, or use another study")
 
 
 def study_arguments(study: str, source: str, name: str, config: Mapping[str, Any]) -> list[str]:
