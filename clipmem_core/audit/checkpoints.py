@@ -151,9 +151,7 @@ def align_membership(table: pd.DataFrame, names: Sequence[str], pairs: pd.DataFr
     absent = rows[names[0]].isna().to_numpy()
     if absent.any():
         first = pairs[c.PAIR_ID].to_numpy()[absent][0]
-        raise InputError(
-            f"--membership lacks {absent.sum():,} of {len(pairs):,} pairs, first {first!r}: add a row each"
-        )
+        raise InputError(f"--membership lacks {absent.sum():,} of {len(pairs):,} pairs, first {first!r}: add them")
     trained = np.stack([rows[name].to_numpy(dtype=bool) for name in names])
     group = derive_groups(trained, names)
     if (group == c.EXTERNAL).sum() < 2:

@@ -65,9 +65,7 @@ def check_repeatable(audit: Audit) -> AuditConfig:
         raise InputError(f"audit {audit.name!r} is not finished: run it again, it goes on where it stopped")
     record, config = audit.record, audit.record.config
     if config.inject_miscaptions:
-        raise InputError(
-            f"audit {audit.name!r} injected wrong captions: audit without --inject-miscaptions, clean that"
-        )
+        raise InputError(f"audit {audit.name!r} injected wrong captions: repeat one without --inject-miscaptions")
     if config.features or audit.member_record(record.members[0]).checkpoint:
         what = "features" if config.features else "checkpoints"
         raise InputError(f"audit {audit.name!r} uses your {what}, which cannot be trained again without removed pairs")

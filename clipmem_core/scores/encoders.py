@@ -50,9 +50,7 @@ def contributions(
     membership, paper = sides.membership, sides.protocol == "paper"
     widths = sorted({matrix.shape[1] for matrix in (*image, *text)})
     if len(widths) > 1:
-        raise InputError(
-            f"the encoders' parts need members that embed in one width, not in {widths}: score those apart"
-        )
+        raise InputError(f"the encoders' parts need members that embed in one width, not {widths}: score those apart")
     group = SHARED if paper else EXTERNAL
     rows = np.flatnonzero(membership.group == group)
     if len(rows) < 2:

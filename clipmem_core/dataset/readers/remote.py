@@ -124,8 +124,7 @@ def fetch_from_hub(name: str, *, split: str, data: Path) -> Path:
     except Exception as error:  # the hub's client has a dozen unrelated kinds
         first = " ".join(str(error).split())[:160] if online else "it does not answer"
         raise InputError(
-            f"{name!r} is not a path here, and split {split!r} could not be downloaded from the Hugging Face hub "
-            f"({first}): check name, --split and network, or download it elsewhere and give its folder"
+            f"{name!r} is no path, and the hub has no split {split!r} of it ({first}): check both"
         ) from error
     target.parent.mkdir(parents=True, exist_ok=True)
     with replacing(target) as partial:
