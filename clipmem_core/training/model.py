@@ -86,9 +86,7 @@ def load_weights(model: Model, checkpoint: Path) -> None:
     try:
         open_clip.load_checkpoint(model, str(checkpoint), weights_only=True)
     except Exception as error:  # torch, pickle and zip each raise their own kinds
-        raise InputError(
-            f"checkpoint {str(checkpoint)!r} does not load ({one_line(error)}): use one of this model"
-        ) from None
+        raise InputError(f"checkpoint {str(checkpoint)!r} does not load ({one_line(error)}): use another") from None
     for name, tensor in model.state_dict().items():
         if not torch.isfinite(tensor).all():
             raise InputError(f"checkpoint {str(checkpoint)!r} holds NaN or infinity in {name}: give an earlier one")

@@ -123,9 +123,7 @@ def fetch_from_hub(name: str, *, split: str, data: Path) -> Path:
         pairs = datasets.load_dataset(name, split=split)
     except Exception as error:  # the hub's client has a dozen unrelated kinds
         first = " ".join(str(error).split())[:160] if online else "it does not answer"
-        raise InputError(
-            f"{name!r} is no path, and the hub has no split {split!r} of it ({first}): check both"
-        ) from error
+        raise InputError(f"{name!r} is no path, and the hub has no split {split!r} of it ({first})") from error
     target.parent.mkdir(parents=True, exist_ok=True)
     with replacing(target) as partial:
         pairs.to_parquet(partial)
