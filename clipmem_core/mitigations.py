@@ -184,8 +184,7 @@ class TextMask(Mitigation):
 def drop_words(tokens: np.ndarray, ends: np.ndarray, share: np.ndarray, draws: np.ndarray) -> np.ndarray:
     """Drop a share of each caption's words; start token, end token and at least one word stay.
 
-    Of n words share · n are dropped, rounded up or down at random, so that the share holds on average even in short
-    captions.
+    Of n words share · n are dropped, rounded up or down at random: the share holds on average in short captions too.
 
     Args:
         tokens: start token, words, end token, then zeros, [n, context_length].

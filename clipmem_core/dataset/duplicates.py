@@ -26,7 +26,7 @@ PROBES = 8  # cells searched for each feature
 
 
 def near_duplicate_clusters(descriptors: np.ndarray, sha256: Sequence[str]) -> np.ndarray:
-    """Return each picture's cluster of rescaled or recompressed copies.
+    """Return each picture's cluster of rescaled or recompressed copies: its first picture, int64 [n_pictures].
 
     Two pictures are near-duplicates if their files have the same bytes, or if their descriptors differ by little
     compared with their contrast. With c the smaller contrast (the standard deviation of a descriptor's values), rms and
@@ -43,9 +43,6 @@ def near_duplicate_clusters(descriptors: np.ndarray, sha256: Sequence[str]) -> n
     Args:
         descriptors: uint8 [n_pictures, 3 · side · side] with an even side, rows of RGB values.
         sha256: hash of each picture's bytes; an empty one equals no other.
-
-    Returns:
-        int64 [n_pictures]: the row of the first picture of the cluster.
     """
     n = len(descriptors)
     contrast = np.zeros(n, np.float32)

@@ -244,13 +244,11 @@ class UnitTally:
         return (values * np.ldexp(float(BINS), -np.frexp(self.highest)[1])).astype(np.int64)
 
     def scores(self) -> pd.DataFrame:
-        """Return UnitMem from the counts.
+        """Return UnitMem from the counts, a row a unit.
 
-        Returns:
-            A row a unit: unitmem_mean (the paper's; exact), unitmem_median (by its code), median_error (its largest
-            possible error), max (activation on the pair with the largest), second (the next one), rest_mean,
-            rest_median, clipped (share of the activation, in absolute value, that was below 0), and row (the pair
-            behind `max`; -1 for a silent unit).
+        unitmem_mean (the paper's; exact), unitmem_median (by its code), median_error (its largest possible error), max
+        (activation on the pair with the largest), second (the next one), rest_mean, rest_median, clipped (share of the
+        activation, in absolute value, that was below 0), and row (the pair behind `max`; -1 for a silent unit).
         """
         highest, total = self.highest.astype(np.float64), self.below + self.total
         rest_mean = np.maximum(self.total - highest, 0) / (self.count - 1)

@@ -271,8 +271,7 @@ def _draw_out(rows: np.ndarray, count: int, n_pairs: int, rng: np.random.Generat
 def labellings(sides: Sides, n_pairs: int) -> Iterable[np.ndarray]:
     """Yield labellings of external pairs: the members that leave them out, [n_out, n_pairs].
 
-    Of each repeat as many as leave a scored pair out. All labellings, the same for every pair, while they are at most
-    256; otherwise 256 drawn for each pair.
+    As many of each repeat as leave a scored pair out. All labellings up to 256, else 256 drawn for each pair.
     """
     parts = [(rows, sides.leaving_out(rows)) for rows in sides.replicates]
     if math.prod(math.comb(len(rows), count) for rows, count in parts) <= MAX_LABELLINGS:

@@ -25,13 +25,9 @@ def retrieval_recalls(
     captions. Text to image: a hit if the caption's image is among the k nearest. Ties count against the member.
 
     Args:
-        image: image embeddings of any length, [n_images, dim].
-        text: caption embeddings, [n_captions, dim].
+        image, text: embeddings of images and captions of any length, [n_images, dim] and [n_captions, dim].
         caption_owner: row of the image that each caption belongs to, [n_captions]; every image has one at least.
         ks: numbers of nearest partners.
-
-    Returns:
-        `image_to_text_R@k` and `text_to_image_R@k` for each k.
 
     Example:
         >>> retrieval_recalls(np.eye(2), np.eye(2)[[0, 0]], np.array([0, 1]), ks=(1, 2))
@@ -45,9 +41,7 @@ def retrieval_ranks(image: np.ndarray, text: np.ndarray, caption_owner: np.ndarr
     """Return how many others come before the right partner, query by query; ties count against the member.
 
     Args: as of `retrieval_recalls`.
-
-    Returns:
-        `image_to_text`, [n_images], and `text_to_image`, [n_captions] in the order of their owners.
+    Returns: `image_to_text`, [n_images], and `text_to_image`, [n_captions] in the order of their owners.
     """
     owner = np.asarray(caption_owner)
     order = np.argsort(owner, kind="stable")
