@@ -111,21 +111,18 @@ def attack(alignments: Sequence[np.ndarray], shadows: Shadows, *, attacks: Seque
 
 
 def bavaria(values: np.ndarray, inside: Side, outside: Side, noise: float) -> np.ndarray:
-    """Return the log-likelihood ratio of Student's t predictives (BaVarIA-t).
+    """Return log p(value | trained on) − log p(value | not) by Student's t predictives (BaVarIA-t), [n].
 
     Brännvall, "Exponential-Family Membership Inference: From LiRA and RMIA to BaVarIA", arXiv 2603.11799, 2026: the
     mean and the variance of each side have a normal–inverse-gamma prior. Where we depart from it: the prior is fitted
     to the shadows of all pairs, and the prior mean of a side is a straight line of the pair's mean on the other side,
-    as in RMIA's offline attack. Without a shadow on a side only the prior is used. A prior of no weight on the mean
-    and of a known variance gives `lira`.
+    as in RMIA's offline attack. Without a shadow on a side only the prior is used; NaN where all pairs lack one. A
+    prior of no weight on the mean and of a known variance gives `lira`.
 
     Args:
         values: the target's alignments, [n].
         inside, outside: the shadows that were trained on the pair, and the others.
         noise: variance of an alignment between members, used where no side has two shadows of a pair.
-
-    Returns:
-        log p(value | trained on) − log p(value | not trained on), [n]; NaN where all pairs lack shadows on one side.
     """
     if not (inside.count.any() and outside.count.any()):
         return np.full(len(values), np.nan)
@@ -230,10 +227,8 @@ def _known_mean(side: Side) -> np.ndarray:
 def roc(attacked: Attacked, attack: str) -> dict[str, float]:
     """Measure how well an attack separates the pairs that its target was trained on from the others.
 
-    Returns:
-        `auroc`, in [0, 1], ties counting half; and the true-positive rate at the lowest threshold with a
-        false-positive rate of at most 1 and .1 %. NaN where a side is empty, a score is missing, or that rate is less
-        than one false positive.
+    `auroc`, in [0, 1], ties counting half, and the true-positive rate at the lowest threshold with a false-positive
+    rate of at most 1 and .1 %. NaN where a side is empty, a score is missing, or the rate is below one false positive.
     """
     scores, others = attacked.scores[attack], int((~attacked.trained).sum())
     if np.isnan(scores).any() or others in (0, len(scores)):

@@ -197,12 +197,10 @@ class UnitTally:
         self.histogram = np.zeros((n_units, BINS), dtype=np.int32)
 
     def add(self, rows: np.ndarray, values: np.ndarray, below: np.ndarray) -> None:
-        """Count a batch of pairs, each of which comes once.
+        """Count a batch of pairs `rows`, int64 [n], each of which comes once.
 
-        Args:
-            rows: numbers of the pairs, int64 [n].
-            values: each unit's mean activation on them, those below 0 counted as 0, float32 [n, n_units].
-            below: what that left out, as a mean absolute value, float32 [n, n_units].
+        Args: mean activations, those below 0 counted as 0, and the mean absolute value of what that left out, float32
+        [n, n_units] each.
         """
         if not len(rows):
             return
