@@ -265,9 +265,9 @@ def _replace_word(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int, *, e
         numbers = range(len(texts)) if every else [int(rng.integers(len(texts)))]
         changed = [(number, change) for number in numbers if (change := change_one_word(texts[number], replaced))]
         if len(changed) == len(numbers):
-            for number, (text, *word) in changed:
+            for number, (text, position, kind) in changed:
                 texts[number] = text
-                changes.append(Change(row, number, *word))
+                changes.append(Change(row, number, position, kind))
             new[row] = texts
     if len(new) < n:
         raise InputError(f"only {len(new):,} pairs have a word in their captions to change, {n:,} were requested")

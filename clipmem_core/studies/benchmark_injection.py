@@ -1,6 +1,7 @@
 """One injection of a benchmark: split, inject errors, train members, and measure each detector."""
 
 import dataclasses
+import itertools
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,18 +21,28 @@ from clipmem_core.audit.member import (
     feature_views,
     features_of,
     fit_standards,
+    learned_captions,
     view_maker,
 )
 from clipmem_core.audit.prepare import draw_membership
 from clipmem_core.audit.settings import Towers, towers_of
 from clipmem_core.audit.setup import member_seeds
 from clipmem_core.audit.store import write_json, write_table
+from clipmem_core.audit.words import word_scores
 from clipmem_core.config import AuditConfig, InputError, data_folder
-from clipmem_core.dataset.injected_errors import inject_errors, picture_sources
+from clipmem_core.dataset.injected_errors import WORD_KINDS, Change, inject_errors, picture_sources
 from clipmem_core.dataset.pixels import open_pixels
 from clipmem_core.draws import draw_keys
-from clipmem_core.scores.detection import DETECTORS, Observed, detection_table, numbers_reviewed, precision_curve
-from clipmem_core.scores.detectors import fit_out
+from clipmem_core.scores.detection import (
+    AUROC,
+    AVERAGE_PRECISION,
+    DETECTORS,
+    Observed,
+    detection_table,
+    numbers_reviewed,
+    precision_curve,
+)
+from clipmem_core.scores.detectors import caption_misfit, external_used, fit_out, margins, nan_mean, similarities
 from clipmem_core.scores.membership import Membership, Sides, side_means
 from clipmem_core.scores.memorization import ranking_reliability, ranking_stability
 from clipmem_core.scores.prevalence import SECOND_ROUND_FROM
@@ -42,6 +53,7 @@ from clipmem_core.training.trainer import Trainer
 from clipmem_core.training.views import FeatureRows, PixelSource, TrainingData, Views
 
 K = 50  # pairs reviewed for precision at k
+REVIEWED = (100, 500, 1_000)  # pairs after which the wrong captions found are counted
 
 
 class Outputs(NamedTuple):
@@ -51,6 +63,8 @@ class Outputs(NamedTuple):
     text: np.ndarray  # mean embeddings of captions, float32 [n_pairs, dim]
     trajectory: np.ndarray  # float16 [n_epochs, n_pairs, 2]
     logit_scale: float
+    margin: np.ndarray  # of each caption, [n_captions]
+    learned: np.ndarray  # of each caption, [n_captions]; NaN where not trained
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +94,7 @@ def _run_piece(benchmark: Benchmark, piece: Piece) -> None:
     rows = np.flatnonzero((membership.group == c.SCORED) & before[c.INJECTED].isna().to_numpy())
     benchmark.result(piece).parent.mkdir(parents=True, exist_ok=True)
     try:
-        pairs = inject_errors(piece.kind, before, rows, share=piece.share, seed=piece.seed)
+        pairs, changes = inject_errors(piece.kind, before, rows, share=piece.share, seed=piece.seed)
     except InputError as error:
         counts = {"injected": 0, "judged": 0, "absent": str(error), "recall": None, "reliability": None}
         empty: dict[str, Any] = {"seconds": {}, "numbers": [], "detectors": {}, "without": {}}
@@ -92,7 +106,12 @@ def _run_piece(benchmark: Benchmark, piece: Piece) -> None:
     membership = dataclasses.replace(membership, trained=membership.trained[:, source])
     inputs = _inputs(benchmark, config, pairs, membership, source)
     times.append(time.process_time())
-    seen = _observe(inputs)
+    seen, captions = _observe(inputs)
+    times.append(time.process_time())
+    words, captions[c.WORD_MISFIT] = word_scores(
+        pairs[c.CAPTIONS].tolist(), None, inputs.features.image, pairs[c.PAIR_ID].tolist()
+    )
+    captions[c.MISFIT] = caption_misfit(-captions[c.LEARNED].to_numpy(), -captions[c.MARGIN_OUT].to_numpy())
     times.append(time.process_time())
     scores, without = dict[str, np.ndarray](), dict[str, str]()
     for name, detector in DETECTORS.items():
@@ -100,8 +119,12 @@ def _run_piece(benchmark: Benchmark, piece: Piece) -> None:
             scores[name] = detector(seen)[rows]
         except ValueError as error:
             without[name] = str(error)
+    by_pair = captions.groupby(level=0).agg({c.WORD_MISFIT: "mean", c.MISFIT: "max"}).iloc[rows]
+    by_pair = _complete(by_pair.rename(columns={c.MISFIT: c.CAPTION_MISFIT}))
+    scores |= {str(name): by_pair[name].to_numpy() for name in by_pair}
     times.append(time.process_time())
     truth, numbers = pairs[c.INJECTED].notna().to_numpy()[rows], numbers_reviewed(len(rows))
+    steps = ("features", "members", "words", "detectors")
     table = detection_table(scores, truth, k=K, n_boot=1).set_index("score")
     stability = ranking_stability([terms[c.ALIGNMENT] for terms in seen.terms], seen.sides)
     reliability = ranking_reliability(stability, len(seen.sides.replicates))
@@ -110,25 +133,67 @@ def _run_piece(benchmark: Benchmark, piece: Piece) -> None:
         retrieval_recalls(image[external], text[external], np.arange(len(external)), ks=(5,))
         for image, text in zip(seen.image, seen.text, strict=True)
     ]
+    measured = {
+        name: {metric: float(table[metric][name]) for metric in METRICS}
+        | {"curve": precision_curve(values, truth, numbers).round(4).tolist()}
+        for name, values in scores.items()
+    }
+    if changes:
+        wrong = np.bincount([change.row for change in changes], minlength=len(pairs))[rows]
+        for name, n in itertools.product(scores, REVIEWED):
+            if n <= len(rows):
+                measured[name][f"found_{n}"] = n * float(precision_curve(scores[name], wrong, np.array([n]))[0])
+        for name, metrics in _caption_metrics(_complete(captions.loc[rows]), changes).items():
+            measured[name] = measured.get(name, {}) | metrics
+        if changes[0].word_kind:
+            measured[c.SURPRISE] = _word_metrics(words, changes, pairs[c.PAIR_ID].tolist())
     result = {
         "injected": int(truth.sum()),
         "judged": len(rows),
+        "changed": len(changes),
         "absent": "",
         "recall": float(np.mean([list(recall.values()) for recall in recalls])),
         "reliability": None if np.isnan(reliability) else reliability,
         # processor time, which does not depend on the load of the machine
-        "seconds": dict(zip(("features", "members", "detectors"), np.diff(times).round(3).tolist(), strict=True)),
+        "seconds": dict(zip(steps, np.diff(times).round(3).tolist(), strict=True)),
         "numbers": numbers.tolist(),
-        "detectors": {
-            name: {metric: float(table[metric][name]) for metric in METRICS}
-            | {"curve": precision_curve(values, truth, numbers).round(4).tolist()}
-            for name, values in scores.items()
-        },
+        "detectors": measured,
         "without": without,
     }
     columns = {name: values.astype(np.float32) for name, values in scores.items()}
     write_table(benchmark.scores(piece), pd.DataFrame({"row": rows, c.INJECTED: truth} | columns))
     write_json(benchmark.result(piece), piece._asdict() | result)
+
+
+def _complete(scores: pd.DataFrame) -> pd.DataFrame:
+    """Return the scores that have a value, with the lowest one where a row has none: it is reviewed last."""
+    return scores.fillna(scores.min()).dropna(axis=1)
+
+
+def _caption_metrics(scores: pd.DataFrame, changes: Sequence[Change]) -> dict[str, dict[str, float]]:
+    """Return how well each score of captions finds those that were changed, all of them and those of a kind of word.
+
+    `scores` are of the captions of scored pairs, by the row of the pair and the number of the caption.
+    """
+    kind = pd.Series({change[:2]: change.word_kind for change in changes}).reindex(scores.index)
+    measured: dict[str, dict[str, float]] = {str(name): {} for name in scores}
+    for suffix in ("", *(f"_{word_kind}" for word_kind in WORD_KINDS)):
+        changed = ("_" + kind == suffix) if suffix else kind.notna()
+        if changed.any():
+            among = (changed | kind.isna()).to_numpy()
+            values = {name: scores[name].to_numpy()[among] for name in measured}
+            for row in detection_table(values, changed.to_numpy()[among], n_boot=1).to_dict("records"):
+                metrics = (AUROC,) if suffix else (AUROC, AVERAGE_PRECISION)
+                measured[row["score"]] |= {f"caption_{metric}{suffix}": row[metric] for metric in metrics}
+    return measured
+
+
+def _word_metrics(words: pd.DataFrame, changes: Sequence[Change], pair_ids: list[str]) -> dict[str, float]:
+    """Return the share of changed words that are the most surprising of their caption, and among the first two."""
+    place = words.groupby([c.PAIR_ID, c.CAPTION])[c.SURPRISE].rank(ascending=False)
+    place.index = pd.MultiIndex.from_frame(words[[c.PAIR_ID, c.CAPTION, c.POSITION]])
+    place = place.reindex([(pair_ids[change.row], change.caption, change.position) for change in changes])
+    return {"word_first": float((place <= 1).mean()), "word_first_two": float((place <= 2).mean())}
 
 
 def _inputs(
@@ -147,11 +212,22 @@ def _inputs(
     return Inputs(config, pairs, membership, towers, Features(image, text), pixels)
 
 
-def _observe(inputs: Inputs) -> Observed:
-    """Train the members, and the second round's if there is one, and return their outputs."""
+def _observe(inputs: Inputs) -> tuple[Observed, pd.DataFrame]:
+    """Train the members, and the second round's if there is one, and return their outputs.
+
+    The table has learned and margin_out of each caption, negated, by the row of the pair and the number of the caption.
+    """
     members = list(_trained_members(inputs))
     features, labels, config = inputs.features, inputs.pairs[c.LABEL], inputs.config
-    text = features.text
+    text, start = features.text, caption_starts(inputs.pairs)
+    owner = np.repeat(np.arange(len(inputs.pairs)), np.diff(start))
+    inside = inputs.membership.trained[:, owner]
+    outside = [np.where(own, np.nan, member.margin) for own, member in zip(inside, members, strict=True)]
+    by_caption = {c.LEARNED: [member.learned for member in members], c.MARGIN_OUT: outside}
+    captions = pd.DataFrame(
+        {name: -nan_mean(values) for name, values in by_caption.items()},
+        index=pd.MultiIndex.from_arrays([owner, np.arange(len(owner)) - start[owner]]),
+    )
     seen = Observed(
         image=[member.image for member in members],
         text=[member.text for member in members],
@@ -160,11 +236,11 @@ def _observe(inputs: Inputs) -> Observed:
         sides=Sides(inputs.membership, config.protocol, config.seed),
         labels=labels.astype(object).where(labels.notna(), None).to_numpy(),
         image_features=features.image,
-        text_features=None if text is None else mean_by_pair(text.astype(np.float32), caption_starts(inputs.pairs)),
+        text_features=None if text is None else mean_by_pair(text.astype(np.float32), start),
         seed=config.seed,
     )
     if config.rounds == "1":
-        return seen
+        return seen, captions
     # The log-probability out of members that are trained without likely wrong pairs; NaN if there are none.
     trained, second = seen.trained, np.full(len(inputs.pairs), np.nan)
     excluded = seen.likely_wrong(SECOND_ROUND_FROM[config.rounds])
@@ -176,7 +252,7 @@ def _observe(inputs: Inputs) -> Observed:
             for member, is_trained in zip(again, trained, strict=True)
         ]
         second = side_means(fits, trained)[1]
-    return dataclasses.replace(seen, second=second)
+    return dataclasses.replace(seen, second=second), captions
 
 
 def _trained_members(inputs: Inputs) -> Iterator[Outputs]:
@@ -195,6 +271,8 @@ def _trained_members(inputs: Inputs) -> Iterator[Outputs]:
         rows=np.array([], dtype=np.int64),
         external=np.flatnonzero(membership.group == c.EXTERNAL),
     )
+    owner = np.repeat(np.arange(len(inputs.pairs)), np.diff(data.caption_start))
+    external = external_used(membership.group == c.EXTERNAL)
     seeds = member_seeds(config, membership.members)
     views: dict[int, Views] = {}  # members of one repeat share a seed
     for name, trained in zip(membership.members, membership.trained, strict=True):
@@ -215,5 +293,8 @@ def _trained_members(inputs: Inputs) -> Iterator[Outputs]:
             n_views = config.views
         image = mean_image_embeddings(model, data, evaluated, n_views=n_views, **options)
         text = text_embeddings(model, data.tokens, **options)
+        scale, trajectory = float(model.logit_scale.detach().exp()), trainer.trajectory
+        margin = margins(text, similarities(text, image, owner), owner, image, external)
+        learned = learned_captions(member_data, trajectory, seed=seed, first=config.train_captions)
         text = mean_by_pair(text, data.caption_start, first=config.eval_captions)
-        yield Outputs(image, text, trainer.trajectory, float(model.logit_scale.detach().exp()))
+        yield Outputs(image, text, trajectory, scale, margin, learned)

@@ -118,11 +118,11 @@ def test_a_kind_without_room_is_left_out_with_its_reason(empty: Path, locked: Au
         Image.fromarray(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)).save(folder / f"{number}.png")
         (folder / f"{number}.txt").write_text("of the\n")
     made = run_benchmark(
-        str(folder), locked, name="c", injections=1, kinds=["label", "partly"], screen=Silent(), executor=here
+        str(folder), locked, name="c", injections=1, kinds=["label", "one-word-all"], screen=Silent(), executor=here
     )
     assert made.results() == []
     assert made.absent["label"].startswith("no pair has a label")
-    assert set(made.absent) == {"label", "partly"}
+    assert set(made.absent) == {"label", "one-word-all"}
     show_benchmark(made)
     write_results(made, tmp_path / "table.csv")
 
