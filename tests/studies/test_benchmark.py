@@ -31,7 +31,7 @@ from tests.audit.small import Silent, config_of, in_process
 from tests.audit.test_locked import flags
 
 SHARE = 0.2
-KINDS = ["random", "duplicates"]
+KINDS = ["random", "one-caption", "one-word", "duplicates"]
 
 
 def here(tasks: Sequence[Task]) -> TaskEvents:
@@ -99,7 +99,7 @@ def test_an_injection_has_the_scores_of_an_audit_with_the_same_errors(empty: Pat
 
 
 def test_a_finished_injection_stays_and_a_missing_one_comes_back_the_same(made: Benchmark, locked: AuditConfig) -> None:
-    assert made.done == [Piece("random", SHARE, 0), Piece("duplicates", 0.05, 0)]
+    assert made.done == [Piece(kind, 0.05 if kind == "duplicates" else SHARE, 0) for kind in KINDS]
     files = [made.result(piece) for piece in made.done]
     before = {path: path.stat().st_mtime_ns for path in files}
     first = json.loads(files[1].read_text())
@@ -108,6 +108,21 @@ def test_a_finished_injection_stays_and_a_missing_one_comes_back_the_same(made: 
     run(locked, kinds=KINDS)
     assert json.loads(files[1].read_text()) | {"seconds": {}} == first | {"seconds": {}}
     assert [path for path in files if path.stat().st_mtime_ns != before[path]] == [files[1]]
+
+
+def test_captions_and_words_are_measured_where_one_of_a_pair_is_wrong(made: Benchmark) -> None:
+    words = {"word_first", "word_first_two"}
+    for piece in made.done[1:3]:
+        result, scores = made.read(piece), pd.read_parquet(made.scores(piece))
+        assert result["changed"] == result["injected"] == scores["injected"].sum()
+        for name in ("misfit", "caption_misfit"):
+            first = scores.sort_values(name, ascending=False)[:100]
+            assert result["detectors"][name]["found_100"] == pytest.approx(first["injected"].sum())
+        by_caption = {name for name, metrics in result["detectors"].items() if "caption_auroc" in metrics}
+        assert by_caption == {"misfit", "word_misfit", "margin_out", "learned"}
+        assert (words <= set(result["detectors"].get("surprise", {}))) == (piece.kind == "one-word")
+        assert ("caption_auroc_noun" in result["detectors"]["learned"]) == (piece.kind == "one-word")
+    assert set(metric_rows(made.results()).dropna(subset="word_first")["kind"]) == {"one-word"}
 
 
 def test_a_kind_without_room_is_left_out_with_its_reason(empty: Path, locked: AuditConfig, tmp_path: Path) -> None:
@@ -155,7 +170,7 @@ def test_a_benchmark_is_shown_and_written_with_its_command(
     write_results(made, tmp_path / "table.csv")
     lines = (tmp_path / "table.csv").read_text().splitlines()
     command = "# command: python -m clipmem_core benchmark scenes --name b --preset small --injections 1"
-    assert lines[0].startswith(f"{command} --kinds random duplicates --shares 0.2 ")
+    assert lines[0].startswith(f"{command} --kinds {' '.join(KINDS)} --shares 0.2 ")
     assert " --lr 0.002 " in lines[0]
     assert lines[[line.startswith("#") for line in lines].index(False)].startswith("kind,share,detector,measure,n,mean")
 
