@@ -1,11 +1,11 @@
 """Injected errors, the ground truth for scores: captions swapped, with a wrong word or vague; duplicated pairs."""
 
 import contextlib
-import functools
 import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -229,8 +229,9 @@ def _replace_word(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int, *, e
     rank = {noun: place for place, noun in enumerate(nouns if len(nouns) > 1 else [])}
 
     def kind_of(word: str) -> str:
-        is_kind = word in _COLOURS, word in _NUMBERS or (word.isdecimal() and word.isascii()), word in rank
-        return next((kind for kind, holds in zip(WORD_KINDS, is_kind, strict=True) if holds), "")
+        if word in _COLOURS or word in rank:
+            return "colour" if word in _COLOURS else "noun"
+        return "number" if word in _NUMBERS or (word.isdecimal() and word.isascii()) else ""
 
     def other_word(word: str) -> str:
         if word.isdecimal():
@@ -299,16 +300,10 @@ ERROR_KINDS = {
     "random": ErrorKind("captions swapped at random", _swap_random, SWAP_SHARES),
     "label": ErrorKind("captions swapped among pairs of one label", _swap_inside_label, SWAP_SHARES),
     "nearest": ErrorKind("captions swapped with one of the ten nearest", _swap_nearest, SWAP_SHARES),
-    "one-caption": ErrorKind(
-        "one of several captions swapped at random", functools.partial(_swap_random, single=True), SWAP_SHARES
-    ),
-    "one-word": ErrorKind(
-        "one colour, number or noun of one caption changed", functools.partial(_replace_word, every=False), (0.2,)
-    ),
+    "one-caption": ErrorKind("one of several captions swapped", partial(_swap_random, single=True), SWAP_SHARES),
     # typical of captioning models: many captions, each with one wrong word
-    "one-word-all": ErrorKind(
-        "one colour, number or noun of each caption changed", functools.partial(_replace_word, every=True), (0.2,)
-    ),
+    "one-word": ErrorKind("one word of one caption changed", partial(_replace_word, every=False), (0.2,)),
+    "one-word-all": ErrorKind("one word of each caption changed", partial(_replace_word, every=True), (0.2,)),
     # a small share, as in real data: a fifth of equal captions would change training
     "vague": ErrorKind("captions that fit any picture", _make_vague, (0.05,)),
     "duplicates": ErrorKind("duplicated pairs", _duplicate, (0.05,)),

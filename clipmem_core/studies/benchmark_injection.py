@@ -33,15 +33,7 @@ from clipmem_core.config import AuditConfig, InputError, data_folder
 from clipmem_core.dataset.injected_errors import WORD_KINDS, Change, inject_errors, picture_sources
 from clipmem_core.dataset.pixels import open_pixels
 from clipmem_core.draws import draw_keys
-from clipmem_core.scores.detection import (
-    AUROC,
-    AVERAGE_PRECISION,
-    DETECTORS,
-    Observed,
-    detection_table,
-    numbers_reviewed,
-    precision_curve,
-)
+from clipmem_core.scores.detection import DETECTORS, Observed, detection_table, numbers_reviewed, precision_curve
 from clipmem_core.scores.detectors import caption_misfit, external_used, fit_out, margins, nan_mean, similarities
 from clipmem_core.scores.membership import Membership, Sides, side_means
 from clipmem_core.scores.memorization import ranking_reliability, ranking_stability
@@ -63,8 +55,7 @@ class Outputs(NamedTuple):
     text: np.ndarray  # mean embeddings of captions, float32 [n_pairs, dim]
     trajectory: np.ndarray  # float16 [n_epochs, n_pairs, 2]
     logit_scale: float
-    margin: np.ndarray  # of each caption, [n_captions]
-    learned: np.ndarray  # of each caption, [n_captions]; NaN where not trained
+    captions: np.ndarray  # learned and margin_out of each, [2, n_captions]; NaN where not trained, and where trained
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,7 +174,7 @@ def _caption_metrics(scores: pd.DataFrame, changes: Sequence[Change]) -> dict[st
             among = (changed | kind.isna()).to_numpy()
             values = {name: scores[name].to_numpy()[among] for name in measured}
             for row in detection_table(values, changed.to_numpy()[among], n_boot=1).to_dict("records"):
-                metrics = (AUROC,) if suffix else (AUROC, AVERAGE_PRECISION)
+                metrics = METRICS[:1] if suffix else METRICS[:2]
                 measured[row["score"]] |= {f"caption_{metric}{suffix}": row[metric] for metric in metrics}
     return measured
 
@@ -220,14 +211,9 @@ def _observe(inputs: Inputs) -> tuple[Observed, pd.DataFrame]:
     members = list(_trained_members(inputs))
     features, labels, config = inputs.features, inputs.pairs[c.LABEL], inputs.config
     text, start = features.text, caption_starts(inputs.pairs)
-    owner = np.repeat(np.arange(len(inputs.pairs)), np.diff(start))
-    inside = inputs.membership.trained[:, owner]
-    outside = [np.where(own, np.nan, member.margin) for own, member in zip(inside, members, strict=True)]
-    by_caption = {c.LEARNED: [member.learned for member in members], c.MARGIN_OUT: outside}
-    captions = pd.DataFrame(
-        {name: -nan_mean(values) for name, values in by_caption.items()},
-        index=pd.MultiIndex.from_arrays([owner, np.arange(len(owner)) - start[owner]]),
-    )
+    numbers = [(row, number) for row, count in enumerate(np.diff(start)) for number in range(count)]
+    values = -nan_mean([member.captions for member in members])
+    captions = pd.DataFrame(values.T, pd.MultiIndex.from_tuples(numbers), [c.LEARNED, c.MARGIN_OUT])
     seen = Observed(
         image=[member.image for member in members],
         text=[member.text for member in members],
@@ -293,8 +279,9 @@ def _trained_members(inputs: Inputs) -> Iterator[Outputs]:
             n_views = config.views
         image = mean_image_embeddings(model, data, evaluated, n_views=n_views, **options)
         text = text_embeddings(model, data.tokens, **options)
-        scale, trajectory = float(model.logit_scale.detach().exp()), trainer.trajectory
         margin = margins(text, similarities(text, image, owner), owner, image, external)
-        learned = learned_captions(member_data, trajectory, seed=seed, first=config.train_captions)
+        margin[trained[owner]] = np.nan
+        learned = learned_captions(member_data, trainer.trajectory, seed=seed, first=config.train_captions)
         text = mean_by_pair(text, data.caption_start, first=config.eval_captions)
-        yield Outputs(image, text, trajectory, scale, margin, learned)
+        scale = float(model.logit_scale.detach().exp())
+        yield Outputs(image, text, trainer.trajectory, scale, np.stack([learned, margin]))
