@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 
 from clipmem_core.audit import paradigms as p
 from clipmem_core.audit import unitmem as t
-from clipmem_core.columns import CAPTION_MISFIT, CLIPMEM_IMAGE, CLIPMEM_TEXT
+from clipmem_core.columns import CLIPMEM_IMAGE, CLIPMEM_TEXT
 from clipmem_core.figures import layout
 from clipmem_core.review.score_breakdown import DEPTH, MEMBERS, PARADIGM_NAMES, SOURCE
 from clipmem_core.scores.detection import DETECTORS, RANDOM, REFERENCE, SECOND_ROUND
@@ -30,8 +30,9 @@ SOURCES = {  # name and dash
 }
 MEMORIZATION, UTILITY, TEXT = "memorization", "utility", "text"
 CORRELATION_COLOURS = ((0.0, "#d5552a"), (0.5, "#808080"), (1.0, "#1479b8"))  # −1, 0 and 1
-_COLOURED = [*(name for name in DETECTORS if name != RANDOM and name not in SECOND_ROUND), CAPTION_MISFIT]
-DETECTOR_COLOURS: Mapping[str, str] = {RANDOM: layout.OTHER} | dict(zip(_COLOURED, layout.LABEL_COLOURS, strict=False))
+DETECTOR_COLOURS: Mapping[str, str] = {RANDOM: layout.OTHER} | dict(
+    zip((name for name in DETECTORS if name != RANDOM and name not in SECOND_ROUND), layout.LABEL_COLOURS, strict=False)
+)
 Line = tuple[str, pd.DataFrame, str, str]  # name, rows, colour and dash
 
 

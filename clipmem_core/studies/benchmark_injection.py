@@ -34,11 +34,12 @@ from clipmem_core.dataset.injected_errors import WORD_KINDS, Change, inject_erro
 from clipmem_core.dataset.pixels import open_pixels
 from clipmem_core.draws import draw_keys
 from clipmem_core.scores.detection import DETECTORS, Observed, detection_table, numbers_reviewed, precision_curve
-from clipmem_core.scores.detectors import caption_misfit, external_used, fit_out, margins, nan_mean, similarities
+from clipmem_core.scores.detectors import external_used, fit_out, margins, nan_mean, similarities
 from clipmem_core.scores.membership import Membership, Sides, side_means
 from clipmem_core.scores.memorization import ranking_reliability, ranking_stability
 from clipmem_core.scores.prevalence import SECOND_ROUND_FROM
 from clipmem_core.scores.utility import retrieval_recalls
+from clipmem_core.scores.words import Words, word_misfit
 from clipmem_core.studies.benchmark_results import METRICS, Benchmark, Piece
 from clipmem_core.training.model import mean_by_pair, mean_image_embeddings, text_embeddings, tokenize
 from clipmem_core.training.trainer import Trainer
@@ -97,12 +98,16 @@ def _run_piece(benchmark: Benchmark, piece: Piece) -> None:
     membership = dataclasses.replace(membership, trained=membership.trained[:, source])
     inputs = _inputs(benchmark, config, pairs, membership, source)
     times.append(time.process_time())
-    seen, captions = _observe(inputs)
-    times.append(time.process_time())
-    words, captions[c.WORD_MISFIT] = word_scores(
-        pairs[c.CAPTIONS].tolist(), None, inputs.features.image, pairs[c.PAIR_ID].tolist()
+    words, surprises = word_scores(
+        pairs[c.CAPTIONS].tolist(),
+        inputs.features.image,
+        membership.trained[0],
+        membership.group == c.EXTERNAL,
+        text_tower=inputs.towers.text,
+        seed=config.seed,
     )
-    captions[c.MISFIT] = caption_misfit(-captions[c.LEARNED].to_numpy(), -captions[c.MARGIN_OUT].to_numpy())
+    times.append(time.process_time())
+    seen = _observe(inputs, word_misfit(surprises, words.caption_start))
     times.append(time.process_time())
     scores, without = dict[str, np.ndarray](), dict[str, str]()
     for name, detector in DETECTORS.items():
@@ -110,12 +115,9 @@ def _run_piece(benchmark: Benchmark, piece: Piece) -> None:
             scores[name] = detector(seen)[rows]
         except ValueError as error:
             without[name] = str(error)
-    by_pair = captions.groupby(level=0).agg({c.WORD_MISFIT: "mean", c.MISFIT: "max"}).iloc[rows]
-    by_pair = _complete(by_pair.rename(columns={c.MISFIT: c.CAPTION_MISFIT}))
-    scores |= {str(name): by_pair[name].to_numpy() for name in by_pair}
     times.append(time.process_time())
     truth, numbers = pairs[c.INJECTED].notna().to_numpy()[rows], numbers_reviewed(len(rows))
-    steps = ("features", "members", "words", "detectors")
+    steps = ("features", "words", "members", "detectors")
     table = detection_table(scores, truth, k=K, n_boot=1).set_index("score")
     stability = ranking_stability([terms[c.ALIGNMENT] for terms in seen.terms], seen.sides)
     reliability = ranking_reliability(stability, len(seen.sides.replicates))
@@ -134,10 +136,10 @@ def _run_piece(benchmark: Benchmark, piece: Piece) -> None:
         for name, n in itertools.product(scores, REVIEWED):
             if n <= len(rows):
                 measured[name][f"found_{n}"] = n * float(precision_curve(scores[name], wrong, np.array([n]))[0])
-        for name, metrics in _caption_metrics(_complete(captions.loc[rows]), changes).items():
+        for name, metrics in _caption_metrics(seen.caption_scores.loc[rows], changes).items():
             measured[name] = measured.get(name, {}) | metrics
         if changes[0].word_kind:
-            measured[c.SURPRISE] = _word_metrics(words, changes, pairs[c.PAIR_ID].tolist())
+            measured[c.SURPRISE] = _word_metrics(words, surprises, changes)
     result = {
         "injected": int(truth.sum()),
         "judged": len(rows),
@@ -154,11 +156,6 @@ def _run_piece(benchmark: Benchmark, piece: Piece) -> None:
     columns = {name: values.astype(np.float32) for name, values in scores.items()}
     write_table(benchmark.scores(piece), pd.DataFrame({"row": rows, c.INJECTED: truth} | columns))
     write_json(benchmark.result(piece), piece._asdict() | result)
-
-
-def _complete(scores: pd.DataFrame) -> pd.DataFrame:
-    """Return the scores that have a value, with the lowest one where a row has none: it is reviewed last."""
-    return scores.fillna(scores.min()).dropna(axis=1)
 
 
 def _caption_metrics(scores: pd.DataFrame, changes: Sequence[Change]) -> dict[str, dict[str, float]]:
@@ -179,12 +176,15 @@ def _caption_metrics(scores: pd.DataFrame, changes: Sequence[Change]) -> dict[st
     return measured
 
 
-def _word_metrics(words: pd.DataFrame, changes: Sequence[Change], pair_ids: list[str]) -> dict[str, float]:
+def _word_metrics(words: Words, surprises: np.ndarray, changes: Sequence[Change]) -> dict[str, float]:
     """Return the share of changed words that are the most surprising of their caption, and among the first two."""
-    place = words.groupby([c.PAIR_ID, c.CAPTION])[c.SURPRISE].rank(ascending=False)
-    place.index = pd.MultiIndex.from_frame(words[[c.PAIR_ID, c.CAPTION, c.POSITION]])
-    place = place.reindex([(pair_ids[change.row], change.caption, change.position) for change in changes])
-    return {"word_first": float((place <= 1).mean()), "word_first_two": float((place <= 2).mean())}
+    above = []  # words of the caption that are more surprising
+    for change in changes:
+        number = words.pair_start[change.row] + change.caption
+        values = surprises[words.caption_start[number] : words.caption_start[number + 1]]
+        changed = values[change.position]
+        above.append((values > changed).sum() if np.isfinite(changed) else np.inf)
+    return {"word_first": float(np.mean(np.array(above) < 1)), "word_first_two": float(np.mean(np.array(above) < 2))}
 
 
 def _inputs(
@@ -203,17 +203,14 @@ def _inputs(
     return Inputs(config, pairs, membership, towers, Features(image, text), pixels)
 
 
-def _observe(inputs: Inputs) -> tuple[Observed, pd.DataFrame]:
-    """Train the members, and the second round's if there is one, and return their outputs.
-
-    The table has learned and margin_out of each caption, negated, by the row of the pair and the number of the caption.
-    """
+def _observe(inputs: Inputs, word_misfit: np.ndarray) -> Observed:
+    """Train the members, and the second round's if there is one, and return their outputs."""
     members = list(_trained_members(inputs))
     features, labels, config = inputs.features, inputs.pairs[c.LABEL], inputs.config
     text, start = features.text, caption_starts(inputs.pairs)
     numbers = [(row, number) for row, count in enumerate(np.diff(start)) for number in range(count)]
-    values = -nan_mean([member.captions for member in members])
-    captions = pd.DataFrame(values.T, pd.MultiIndex.from_tuples(numbers), [c.LEARNED, c.MARGIN_OUT])
+    learned, margin = nan_mean([member.captions for member in members])
+    captions = {c.LEARNED: learned, c.MARGIN_OUT: margin, c.WORD_MISFIT: word_misfit}
     seen = Observed(
         image=[member.image for member in members],
         text=[member.text for member in members],
@@ -224,9 +221,10 @@ def _observe(inputs: Inputs) -> tuple[Observed, pd.DataFrame]:
         image_features=features.image,
         text_features=None if text is None else mean_by_pair(text.astype(np.float32), start),
         seed=config.seed,
+        captions=pd.DataFrame(captions, pd.MultiIndex.from_tuples(numbers)),
     )
     if config.rounds == "1":
-        return seen, captions
+        return seen
     # The log-probability out of members that are trained without likely wrong pairs; NaN if there are none.
     trained, second = seen.trained, np.full(len(inputs.pairs), np.nan)
     excluded = seen.likely_wrong(SECOND_ROUND_FROM[config.rounds])
@@ -238,7 +236,7 @@ def _observe(inputs: Inputs) -> tuple[Observed, pd.DataFrame]:
             for member, is_trained in zip(again, trained, strict=True)
         ]
         second = side_means(fits, trained)[1]
-    return dataclasses.replace(seen, second=second), captions
+    return dataclasses.replace(seen, second=second)
 
 
 def _trained_members(inputs: Inputs) -> Iterator[Outputs]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,13 @@ def run(config: AuditConfig, **more: Any) -> Benchmark:
     return run_benchmark("scenes", config, **asked | more, executor=here)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def short_training() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("clipmem_core.training.words.TRAINED", 1)  # words: a single epoch
+        yield
+
+
 @pytest.fixture
 def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty data folder."""
@@ -87,7 +94,8 @@ def test_an_injection_has_the_scores_of_an_audit_with_the_same_errors(empty: Pat
     own = audit.scores.loc[table.index]
     np.testing.assert_array_equal(table["injected"], audit.pairs["injected"].notna()[table.index])
     assert audit.verdict["second_round_left_out"] > 0
-    pairs = {"misfit_second": ("misfit", 1), "clipmem": ("clipmem", 1)}
+    pairs = {name: (name, 1) for name in ("clipmem", "caption_misfit", "word_misfit")}
+    pairs["misfit_second"] = ("misfit", 1)
     negative = ("similarity_in", "similarity_out", "csls_out", "learned", "log_probability_out")
     for name in (*negative, "log_probability_second"):
         pairs[name] = (name, -1)
