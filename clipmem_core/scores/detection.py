@@ -17,16 +17,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from clipmem_core import columns as c
+from clipmem_core.scores import detectors
 from clipmem_core.scores.alignment import pair_terms, unit
-from clipmem_core.scores.detectors import (
-    LOG_PROBABILITY,
-    caption_misfit,
-    fit_out,
-    learned,
-    mean_over_epochs,
-    nan_mean,
-    swapped_csls,
-)
+from clipmem_core.scores.detectors import LOG_PROBABILITY, fit_out, learned, mean_over_epochs, nan_mean, swapped_csls
 from clipmem_core.scores.membership import Sides, side_means
 from clipmem_core.scores.prevalence import likely_wrong
 from clipmem_core.scores.registry import BY_NAME
@@ -243,7 +236,7 @@ class Observed:
         scores = self.captions * {c.LEARNED: -1, c.MARGIN_OUT: -1, c.WORD_MISFIT: 1}
         parts = (self.captions[name].to_numpy() for name in (c.LEARNED, c.MARGIN_OUT, c.WORD_MISFIT))
         several = len(scores) > len(self.labels)
-        scores[c.MISFIT] = caption_misfit(*parts) if several else self.misfit(self.second)
+        scores[c.MISFIT] = detectors.caption_misfit(*parts) if several else self.misfit(self.second)
         return scores.fillna(scores.min()).dropna(axis=1)
 
     def misfit(self, second: np.ndarray | None = None) -> np.ndarray:

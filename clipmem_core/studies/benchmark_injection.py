@@ -98,14 +98,9 @@ def _run_piece(benchmark: Benchmark, piece: Piece) -> None:
     membership = dataclasses.replace(membership, trained=membership.trained[:, source])
     inputs = _inputs(benchmark, config, pairs, membership, source)
     times.append(time.process_time())
-    words, surprises = word_scores(
-        pairs[c.CAPTIONS].tolist(),
-        inputs.features.image,
-        membership.trained[0],
-        membership.group == c.EXTERNAL,
-        text_tower=inputs.towers.text,
-        seed=config.seed,
-    )
+    sides: dict[str, Any] = {"trained": membership.trained[0], "external": membership.group == c.EXTERNAL}
+    options: dict[str, Any] = {"text_tower": inputs.towers.text, "seed": config.seed}
+    words, surprises = word_scores(pairs[c.CAPTIONS].tolist(), inputs.features.image, **sides, **options)
     times.append(time.process_time())
     seen = _observe(inputs, word_misfit(surprises, words.caption_start))
     times.append(time.process_time())
@@ -166,7 +161,7 @@ def _caption_metrics(scores: pd.DataFrame, changes: Sequence[Change]) -> dict[st
     kind = pd.Series({change[:2]: change.word_kind for change in changes}).reindex(scores.index)
     measured: dict[str, dict[str, float]] = {str(name): {} for name in scores}
     for suffix in ("", *(f"_{word_kind}" for word_kind in WORD_KINDS)):
-        changed = ("_" + kind == suffix) if suffix else kind.notna()
+        changed = ("_" + kind).eq(suffix) if suffix else kind.notna()
         if changed.any():
             among = (changed | kind.isna()).to_numpy()
             values = {name: scores[name].to_numpy()[among] for name in measured}
@@ -178,7 +173,7 @@ def _caption_metrics(scores: pd.DataFrame, changes: Sequence[Change]) -> dict[st
 
 def _word_metrics(words: Words, surprises: np.ndarray, changes: Sequence[Change]) -> dict[str, float]:
     """Return the share of changed words that are the most surprising of their caption, and among the first two."""
-    above = []  # words of the caption that are more surprising
+    above: list[float] = []  # words of the caption that are more surprising
     for change in changes:
         number = words.pair_start[change.row] + change.caption
         values = surprises[words.caption_start[number] : words.caption_start[number + 1]]
