@@ -304,7 +304,8 @@ def caption_table(
     """Return captions.parquet, one row per caption; `counts` are captions of each pair, [n].
 
     similarity_out and margin_out are means over the members not trained on the pair, learned over those trained on it.
-    Where no pair has several captions they are the pair's, csls_out for margin_out. `words` is word_misfit of each caption.
+    Where no pair has several captions they are the pair's, csls_out for margin_out. `words` is each caption's
+    word_misfit.
     """
     owner = np.repeat(np.arange(len(counts)), counts)
     totals, n = np.zeros((3, len(owner))), np.zeros((3, len(owner)))
