@@ -95,6 +95,7 @@ def check_pictures(
     resize_mode: str,
     cache: Path,
     budget_bytes: int,
+    workers: int | None = None,
     progress: Progress | None = None,
 ) -> tuple[pd.DataFrame, Pixels]:
     """Decode every picture of a data set once, or read the facts and squares (`Pixels`) that an earlier run stored.
@@ -118,7 +119,7 @@ def check_pictures(
                     np.lib.format.open_memmap(pixels, mode="w+", dtype=np.uint8, shape=shape)
                 work = functools.partial(check_chunk, root=root, size=size, resize_mode=resize_mode, pixels=pixels)
                 with naming(folder):
-                    _decode_into(part, work, images, progress)
+                    _decode_into(part, work, images, workers or cores(), progress)
                     (part / CACHE_FILE).write_text(json.dumps({"size": size, "resize_mode": resize_mode}))
                     for path in (*part.iterdir(), part):
                         sync(path)
@@ -154,9 +155,9 @@ def broken_file(folder: Path, *, with_pixels: bool = False) -> Path | None:
     return None
 
 
-def _decode_into(folder: Path, work: Work, images: Sequence[str], progress: Progress | None) -> None:
+def _decode_into(folder: Path, work: Work, images: Sequence[str], workers: int, progress: Progress | None) -> None:
     facts: dict[int, Fact] = {}
-    with closing(map_chunks(work, list(enumerate(images)), workers=cores(), chunk=_CHUNK)) as results:
+    with closing(map_chunks(work, list(enumerate(images)), workers=workers, chunk=_CHUNK)) as results:
         for part, result in results:
             facts.update(result or {row: Fact(reason="the process decoding it crashed or hung") for row, _ in part})
             if progress is not None:
