@@ -43,9 +43,14 @@ BROWSE_KEYS = {
     "Ctrl A": "Select the page",
     "Esc": "Unselect",
 } | DECISION_KEYS
-REVIEW_KEYS = DECISION_KEYS | {
-    "E": "Change caption",
-    "1 2 3": "Use a suggested caption",
+REVIEW_KEYS = {
+    "K": "Keep",
+    "X": "Remove the caption in focus; the only caption: the pair",
+    "Shift X": "Remove the pair",
+    "↑ ↓": "Another caption",
+    "1 2 3": "Try a likelier word or a suggested caption; Enter saves it",
+    "E": "Change captions",
+    "U": "Undo",
     "← →": "Previous, next pair",
     "Ctrl Enter": "Save the changed caption",
     "Esc": "Cancel",

@@ -24,6 +24,18 @@ const labelOf = decision => decision === 'recaption' ? 'change caption' : decisi
 const counted = count => count === 1 ? '1 pair' : `${inWords(count)} pairs`
 const altOf = (captions, fault) => fault ? 'Picture cannot be read' : `Picture: ${(captions[0] ?? '').slice(0, 120)}`
 
+// A caption's text, its surprising words marked; a word starts at a code point. The style reads the hint to a screen reader.
+function marked(text, words) {
+    const letters = Array.from(text), parts = []
+    let done = 0
+    for (const {start, word, strength, hint} of words) {
+        const end = start + Array.from(word).length
+        parts.push(letters.slice(done, start).join(''), make(`u.strength${strength}`, letters.slice(start, end).join(''), {title: hint}))
+        done = end
+    }
+    return [...parts, letters.slice(done).join('')]
+}
+
 // Show a dialog that Escape and a click close. Its role turns the keys of the page off, see TYPING.
 function showDialog(root, className, ...content) {
     const dialog = make('dialog', {className, tabIndex: -1, role: 'dialog', onclick: () => dialog.close()}, ...content)
