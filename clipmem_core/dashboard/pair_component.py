@@ -45,14 +45,14 @@ BROWSE_KEYS = {
 } | DECISION_KEYS
 REVIEW_KEYS = {
     "K": "Keep",
-    "X": "Remove the caption in focus; the only caption: the pair",
+    "X": "Remove the caption in focus; if it is the only one, the pair",
     "Shift X": "Remove the pair",
     "↑ ↓": "Another caption",
     "1 2 3": "Try a likelier word or a suggested caption; Enter saves it",
-    "E": "Change captions",
+    "E": "Edit the captions",
     "U": "Undo",
     "← →": "Previous, next pair",
-    "Ctrl Enter": "Save the changed caption",
+    "Ctrl Enter": "Save the edited captions",
     "Esc": "Cancel",
 }
 _component = st.components.v2.component("clipmem_pairs", html=HTML, css=CSS, js="\n".join(JS))

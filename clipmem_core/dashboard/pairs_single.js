@@ -21,16 +21,10 @@ class Single extends Pairs {
         this.on(this.only, 'change', () => this.place < this.rows.length ? this.draw() : this.go(this.next(0)))
         this.on(this.find('edit'), 'keydown', event => {
             if (event.key === 'Escape') this.act('cancel')
-            else if (event.key === 'Enter' && !event.isComposing) {
-                const asSuggested = this.box.value === this.suggested && !event.shiftKey
-                if (asSuggested || event.ctrlKey || event.metaKey) this.recaption(event)
-                if (asSuggested) event.preventDefault()
-            }
+            else if (event.key !== 'Enter' || event.isComposing) return
+            else if (event.ctrlKey || event.metaKey || this.box.value === this.suggested) this.recaption(event)
         })
-        this.on(this.find('edit'), 'submit', event => {
-            event.preventDefault()
-            this.recaption(event)
-        })
+        this.on(this.find('edit'), 'submit', event => this.recaption(event))
         this.open()
     }
 
@@ -81,12 +75,8 @@ class Single extends Pairs {
 
     // The row on screen and some of those that follow.
     upcoming(count) {
-        const rows = new Set(this.rows.slice(this.place, this.place + 1))
-        for (const place of this.places(this.place + 1)) {
-            if (rows.size > count) break
-            rows.add(this.rows[place])
-        }
-        return [...rows]
+        const places = new Set([this.place, ...this.places(this.place + 1).take(count)])
+        return [...places].map(place => this.rows[place]).filter(row => row !== undefined)
     }
 
     showLoaded(row) {
@@ -156,7 +146,7 @@ class Single extends Pairs {
         limitSize(image)
         this.find('picture').replaceChildren(image)
         this.find('captions').replaceChildren(...order.map(number => make('li', {dir: 'auto'},
-            ...marked(card.captions[number], card.words.filter(({caption}) => caption === number)))))
+            ...marked(card.captions[number], card.words[number]))))
         this.find('review').classList.toggle('several', order.length > 1)
         for (const part of ['texts', 'suggested']) this.find(part).scrollTop = 0
         this.find('pair').hidden = false
@@ -186,13 +176,12 @@ class Single extends Pairs {
         if (!this.editing) this.box.blur() // a hidden box has the focus, and gets the next key, until the next frame
     }
 
-    // The number of the caption in focus, its text and its place among the current captions, -1 if it is not one of them.
+    // The number of the caption in focus, its text, and its place in the current captions, -1 if it was changed or removed.
     get focused() {
         const {card, order, focus} = this.shown, number = order[focus], text = card.captions[number]
         return {number, text, place: this.currentCaptions.indexOf(text)}
     }
 
-    // `place` is that on screen, where the most suspicious caption is the first.
     focusOn(place) {
         const {length} = this.shown.order
         this.shown.focus = (place + length) % length
@@ -203,43 +192,41 @@ class Single extends Pairs {
     drawSuggestions() {
         const {row, card, focus} = this.shown, answer = this.suggestions.get(row), {number, text} = this.focused
         const fit = answer?.cosines?.[number] ?? null, title = 'Suggested by models that never saw it'
-        const surprising = card.words.filter(({caption, better}) => caption === number && better.length)
-        const words = surprising.sort((one, other) => one.rank - other.rank).slice(0, WORDS).map(({start, word, better: [[other, value]]}) => {
-            const caption = Array.from(text).toSpliced(start, Array.from(word).length, other).join('')
-            return {caption, value, label: make('span', make('bdi', word), ' → ', make('bdi', other))}
-        })
-        const captions = (answer?.choices ?? []).filter(({cosine}) => cosine > (fit ?? -Infinity)).map(({caption, cosine}) =>
-            ({caption, value: figures(cosine), label: foreign('span', caption)}))
+        const surprising = (card.words[number] ?? []).filter(({rank, better}) => rank <= WORDS && better)
+        const words = surprising.map(({start, end, word, better, chance}) => ({value: chance,
+            caption: Array.from(text).toSpliced(start, end - start, better).join(''),
+            label: make('span', make('bdi', word), ' → ', make('bdi', better))}))
+        const captions = (answer?.choices ?? []).filter(({cosine}) => cosine > (fit ?? -Infinity))
+            .map(({caption, cosine}) => ({value: figures(cosine), caption, label: foreign('span', caption)}))
         this.choices = [...words, ...captions].slice(0, 3)
-        Array.from(this.find('captions').children, (line, place) => line.classList.toggle('focus', place === focus))
-        const heading = captions.length && fit !== null ? `${title} (fit of the caption: ${figures(fit)})`
-            : this.choices.length ? title : !answer ? `${title} …` : answer.fault ? `No suggestion: ${answer.fault}`
-            : !answer.members ? 'No suggestion: every model saw this pair.' : 'No suggestion: none is likely enough to be right.'
+        const heading = this.choices.length ? title + (fit === null ? '' : ` (fit of the caption: ${figures(fit)})`)
+            : answer ? `No suggestion: ${answer.fault || 'none is likely enough to be right.'}` : `${title} …`
         this.write({heading, quality: captions.length ? answer.quality : ''})
+        Array.from(this.find('captions').children, (line, place) => line.classList.toggle('focus', place === focus))
         this.find('choices').replaceChildren(...this.choices.map(({label, value}, place) =>
             make('li', button(event => this.act(place + 1, event), make('kbd', place + 1), label, make('i', value)))))
     }
 
     click(event) {
         const line = event.target.closest('.captions li'), {card, row} = this.shown ?? {}
-        if (event.target.closest('.picture img')) {
-            const caption = this.focused.text ?? ''
-            showPicture(this.root, {src: this.fullSize({row}), alt: altOf(card.captions), caption})
-        } else if (line) this.focusOn([...this.find('captions').children].indexOf(line))
+        if (line) this.focusOn([...this.find('captions').children].indexOf(line))
+        else if (event.target.closest('.picture img'))
+            showPicture(this.root, {src: this.fullSize({row}), alt: altOf(card.captions), caption: this.focused.text})
     }
 
     // React to a key and return whether it is one of this page's. Up and down scroll the page of a pair with one caption.
     pressed(key, event) {
         const moves = {arrowup: -1, arrowdown: 1}[key], several = this.shown?.order.length > 1
-        if (event.ctrlKey || event.metaKey || !(moves ? several : key in SINGLE_KEYS)) return false
+        const name = event.shiftKey && key === 'x' ? 'remove' : SINGLE_KEYS[key]
+        if (event.ctrlKey || event.metaKey || !(moves ? several : name)) return false
         if (moves) this.focusOn(this.shown.focus + moves)
-        else if (!event.repeat || key.startsWith('arrow')) this.act(key === 'x' && event.shiftKey ? 'remove' : SINGLE_KEYS[key], event)
+        else if (!event.repeat || key.startsWith('arrow')) this.act(name, event)
         return true
     }
 
     act(name, event) {
         if (name === 'keep' || name === 'remove') this.decideShown(name, [], event)
-        else if (name === 'drop') this.dropCaption(event)
+        else if (name === 'drop') this.drop(event)
         else if (name === 'undo') this.undo()
         else if (name in STEPS) this.step(STEPS[name])
         else if (name === 'edit') this.edit(event, this.currentCaptions)
@@ -280,10 +267,10 @@ class Single extends Pairs {
     }
 
     // Remove the caption in focus, or the pair if it has no other caption.
-    dropCaption(event) {
+    drop(event) {
         if (!this.accepts(event)) return
-        const {currentCaptions, shown: {order}, focused: {place}} = this, others = currentCaptions.toSpliced(place, 1)
-        if (order.length < 2 || place >= 0 && !asLines(others).trim()) this.decideShown('remove', [], event)
+        const {focused: {place}, shown: {order}} = this, others = this.currentCaptions.toSpliced(place, 1)
+        if (order.length < 2 || place >= 0 && !others.length) this.decideShown('remove', [], event)
         else if (place < 0) this.sign('This caption was changed or removed before.', 'late')
         else this.decideShown('recaption', others, event, 'caption removed')
     }
@@ -291,8 +278,8 @@ class Single extends Pairs {
     // Open a suggestion in the editor, in the place of the caption in focus.
     useSuggestion(choice, event) {
         if (!this.choices[choice]) return this.sign('There is no such suggestion.', 'late')
-        const {currentCaptions, focused: {number, place}} = this, at = place < 0 ? Math.min(number, currentCaptions.length - 1) : place
-        this.edit(event, currentCaptions.with(at, this.choices[choice].caption))
+        const {currentCaptions, focused: {number, place}} = this, last = currentCaptions.length - 1
+        this.edit(event, currentCaptions.with(place < 0 ? Math.min(number, last) : place, this.choices[choice].caption))
         this.suggested = this.box.value // Enter saves it as long as it is unchanged
     }
 
@@ -307,6 +294,7 @@ class Single extends Pairs {
     }
 
     recaption(event) {
+        event.preventDefault()
         const lines = this.box.value.split('\n').map(line => line.trim()).filter(Boolean)
         if (!lines.length) this.sign('Not saved: write at least one caption.', 'late')
         else if (!this.unchanged.includes(lines.join('\n'))) this.decideShown('recaption', lines, event)

@@ -179,7 +179,7 @@ def _pairs(request: Request) -> Response:
                 "caption_key": str(keys.get(card.pair_id, 0)),
                 "captions": card.captions,
                 "first": first.get(card.pair_id, 0),
-                "words": surprising.get(card.pair_id, ()),
+                "words": surprising.get(card.pair_id, {}),
                 "label": card.label or "",
                 "score": f"{words(order)} {number(score)}{at_random}",
                 "decision": decision.decision if decision else None,
@@ -222,7 +222,7 @@ def _suggest(request: Request) -> Response:
 def _suggestions(audit: Audit, row: int) -> dict[str, Any]:
     suggestions = suggested_captions(audit, row)
     return {
-        "members": len(suggestions.members),
+        "fault": "" if suggestions.members else "every model saw this pair.",
         "cosines": [value if math.isfinite(value) else None for value in suggestions.cosines],
         "choices": [{"caption": each.caption, "cosine": each.cosine} for each in suggestions.choices],
         "quality": QUALITY,
