@@ -69,7 +69,7 @@ def caption_scores(audit: Audit, pair_id: str) -> pd.DataFrame:
     path = audit.folder / CAPTION_TABLE
     if not path.is_file():
         return pd.DataFrame()
-    columns = ", ".join([f'"{c.CAPTION}" AS number', *LISTED, c.ODD])
+    columns = ", ".join([f'"{c.CAPTION}" AS number', *LISTED])
     return fetch_frame(path, f'SELECT {columns} FROM parquet WHERE "{c.PAIR_ID}" = ? ORDER BY number', [pair_id])
 
 
