@@ -3,13 +3,14 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from clipmem_core import columns as c
 from clipmem_core.audit.check_table import ensure_checks
-from clipmem_core.audit.store import CAPTION_TABLE, PAIRS, SCORES, Audit, read_table
+from clipmem_core.audit.store import CAPTION_TABLE, PAIRS, SCORES, WORD_TABLE, Audit, read_table
 from clipmem_core.config import InputError
 from clipmem_core.review.decisions import Decision, open_review
 from clipmem_core.review.queries import fetch_frame, fetch_numbered, fetch_pairs, mismatched_tables, number
@@ -20,6 +21,7 @@ from clipmem_core.scores.registry import BY_NAME, CARD, EXPORT, PAIR, ROW, score
 SHOWN = tuple(dict.fromkeys(name for place in (CARD, ROW, PAIR, EXPORT) for name in scores_in(place)))
 OWN_CAPTIONS = "own_captions"
 LISTED = {c.SIMILARITY_OUT: "caption_similarity_out", c.MISFIT: "caption_misfit"}  # column of a list by score
+MARKED, SURPRISE = 3, (1.0, 2.5, 4.0)  # words of a caption at most; limits of a weak to a strong mark, in nats
 _UNSEARCHED = Selection()
 
 
@@ -69,6 +71,49 @@ def caption_scores(audit: Audit, pair_id: str) -> pd.DataFrame:
         return pd.DataFrame()
     columns = ", ".join([f'"{c.CAPTION}" AS number', *LISTED])
     return fetch_frame(path, f'SELECT {columns} FROM parquet WHERE "{c.PAIR_ID}" = ? ORDER BY number', [pair_id])
+
+
+def suspicious_captions(audit: Audit, pair_ids: Sequence[str]) -> dict[str, int]:
+    """Return the number of the caption with the highest misfit, else the lowest similarity_out, of some pairs."""
+    path = audit.folder / CAPTION_TABLE
+    if not path.is_file():
+        return {}
+    order = f'"{c.MISFIT}" DESC NULLS LAST, "{c.SIMILARITY_OUT}" NULLS LAST, "{c.CAPTION}"'
+    first = f'first("{c.CAPTION}" ORDER BY {order}) AS number'
+    table = fetch_pairs(path, [first], pair_ids, end=f'GROUP BY "{c.PAIR_ID}"')
+    return dict(zip(table[c.PAIR_ID].to_pylist(), table["number"].to_pylist(), strict=True))
+
+
+def suspicious_words(audit: Audit, pair_ids: Sequence[str]) -> dict[str, dict[int, list[dict[str, Any]]]]:
+    """Return the most surprising words of the captions of some pairs, by pair and caption, in the order of the text.
+
+    start and end count characters. strength is the number of limits in `SURPRISE` that a word exceeds, rank is 1 for
+    the most surprising word, better has the likeliest word in its place, in its case, and its probability, if any.
+    """
+    path, shown = audit.folder / WORD_TABLE, dict[str, dict[int, list[dict[str, Any]]]]()
+    if not path.is_file():
+        return shown
+    columns = [c.CAPTION, c.START, c.WORD, c.SURPRISE, c.PROBABILITY, c.BETTER, c.BETTER_PROBABILITY]
+    rank = f'row_number() OVER (PARTITION BY "{c.PAIR_ID}", "{c.CAPTION}" ORDER BY "{c.SURPRISE}" DESC) AS rank'
+    end = f'WHERE "{c.SURPRISE}" > {SURPRISE[0]} QUALIFY rank <= {MARKED} ORDER BY "{c.CAPTION}", "{c.START}"'
+    for row in fetch_pairs(path, [*(f'"{name}"' for name in columns), rank], pair_ids, end=end).to_pylist():
+        word, likelier = row[c.WORD], row[c.BETTER] or []
+        if word[:1].isupper():
+            likelier = [other[:1].upper() + other[1:] for other in likelier]
+        better = list(zip(likelier, map(percent, row[c.BETTER_PROBABILITY] or []), strict=True))
+        listed = f"; likelier: {', '.join(map(' '.join, better[:MARKED]))}" if better else ""
+        hint, strength = (
+            f"unlikely: {percent(row[c.PROBABILITY])}{listed}",
+            sum(row[c.SURPRISE] > low for low in SURPRISE),
+        )
+        mark = row | {"end": row[c.START] + len(word), "strength": strength, "hint": hint, "better": better[:1]}
+        shown.setdefault(row[c.PAIR_ID], {}).setdefault(row[c.CAPTION], []).append(mark)
+    return shown
+
+
+def percent(probability: float) -> str:
+    """Return a probability in percent."""
+    return "under 0.1%" if probability < 0.001 else f"{probability:{'.0%' if probability >= 0.1 else '.1%'}}"
 
 
 def listed_scores(audit: Audit, pair_ids: Sequence[str]) -> pd.DataFrame:

@@ -12,7 +12,7 @@ from clipmem_core.review.decisions import Review, open_review
 from tests.audit.small import made_once
 from tests.browser.server import serve
 from tests.browser.watched import close_watched, open_watched
-from tests.fixtures import make_audit
+from tests.fixtures import make_audit, write_words
 from tests.forked import Server
 
 FLAGS = [
@@ -53,8 +53,9 @@ def data(browser: Any, tmp_path_factory: pytest.TempPathFactory, run: Callable[.
     """A data folder with two finished audits; the trained one is the newest."""
 
     def make(folder: Path) -> None:
-        make_audit(folder, "hostile")
+        write_words(make_audit(folder, "hostile"))
         run(folder, "audit", "scenes", "--name", TRAINED, "--preset", "tiny", "--epochs", "3", "--scenes-pairs", "220")
+        write_words(Audit(folder / "audits" / TRAINED))
 
     made = made_once(tmp_path_factory, "served", make)
     return Path(shutil.copytree(made, tmp_path_factory.mktemp("served") / "data"))
