@@ -13,13 +13,14 @@ from PIL import Image
 
 from clipmem_core.audit.store import Audit
 from clipmem_core.audit.verdict import queues
+from clipmem_core.columns import CAPTION_MISFIT, MISFIT
 from clipmem_core.dashboard.page import link, read_view
 from clipmem_core.dashboard.plain import as_html, cut, explained_errors, number, read_verdict, signed
 from clipmem_core.dataset.pictures import decode
 from clipmem_core.dataset.readers.containers import read_bytes
 from clipmem_core.io import shortage
-from clipmem_core.review.cards import PairCard, cards
-from clipmem_core.review.rows import find_rows
+from clipmem_core.review.cards import MARKS, PairCard, cards, marked, worst_captions
+from clipmem_core.review.rows import caption_queue, find_rows
 from clipmem_core.review.selection import Selection
 from clipmem_core.scores.registry import words
 
@@ -139,11 +140,11 @@ def change_html(one: PairCard, other: PairCard, change: Mapping[Any, Any], colum
 
 
 def draw_strips(audit: Audit) -> None:
-    """Draw the first pairs of each queue that has pairs, likely wrong captions first."""
+    """Draw the first pairs of each queue that has pairs, likely wrong captions first, by single caption if scored."""
     st.html(STYLE)
     for order, queue in reversed(queues(read_verdict(audit)).items()):
-        selection = Selection(order=order)
         with explained_errors():
+            selection = (caption_queue(audit) if order == MISFIT else None) or Selection(order=order)
             rows = find_rows(audit, selection, page=1, size=STRIP_SIZE)
             shown = cards(audit, rows, selection)
         if not rows:
@@ -152,15 +153,19 @@ def draw_strips(audit: Audit) -> None:
             st.subheader(queue.name, anchor=False, width="content")
             label, icon, parameters = "Browse in this order", ":material/grid_view:", link(audit, selection)
             st.page_link("pages/browse.py", label=label, icon=icon, query_params=parameters)
-        st.caption(queue.sentence)
-        labels = [f"{words(order)} {number(card.scores[order])}" for card in shown]
+        st.caption(f"{queue.sentence} {MARKS if selection.order == CAPTION_MISFIT else ''}")
+        labels = [f"{words(selection.order)} {number(card.scores[selection.order])}" for card in shown]
         draw_card_row(audit, shown, labels, selection, key=order)
 
 
 def draw_card_row(
     audit: Audit, shown: Sequence[PairCard], labels: Sequence[str], selection: Selection, *, key: str
 ) -> None:
-    """Draw pictures side by side, each with a labelled link to its pair and its first caption."""
+    """Draw pictures side by side, each with a labelled link to its pair and a caption.
+
+    This is the first caption, or in the order by single captions the worst, with its words marked and one corrected.
+    """
+    worst = worst_captions(audit, [card.pair_id for card in shown]) if selection.order == CAPTION_MISFIT else {}
     pictures = start_thumbnails(audit.record.pictures, [card.image for card in shown])
     with st.grid(STRIP_SIZE, min_column_width=115, gap="small", key=f"cards-{key}") as grid:
         for card, label, picture in zip(shown, labels, pictures, strict=True):
@@ -168,5 +173,8 @@ def draw_card_row(
                 draw_card_picture(card, *picture.result())
                 parameters = link(audit, selection, **(read_view() | {"pair": card.pair_id}))
                 st.page_link(PAIR_PAGE, label=label, icon="", query_params=parameters)
-                caption = as_html(" ".join(card.captions[:1]), limit=STRIP_LIMIT)
-                st.html(f'<div class="pair-card" dir="auto">{caption}</div>')
+                place, unlikely = worst.get(card.pair_id, (0, []))
+                caption = cut("".join(card.captions[place : place + 1]), CAPTION_LIMIT if worst else STRIP_LIMIT)
+                better = "".join([word.correction for word in unlikely][:1])
+                text = f'<bdi>{marked(caption, unlikely)}</bdi><div class="name">{as_html(better)}</div>'
+                st.html(f'<div class="pair-card" dir="auto">{text}</div>')

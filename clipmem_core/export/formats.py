@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from csv import QUOTE_NONNUMERIC  # a lone \r must be quoted too
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -239,6 +240,8 @@ def write_decisions(audit: Audit, path: Path, progress: Progress | None = None) 
     for_other = table.pop(FOR_OTHER).notna()
     table = table[~for_other | (table["note"] != "")]
     table = table.merge(listed_scores(audit, table[PAIR_ID].tolist()), on=PAIR_ID, how="left")
+    changes = [word_changes(*texts) for texts in zip(table[OWN_CAPTIONS], table[CAPTIONS], strict=True)]
+    table.insert(table.columns.get_loc(CAPTIONS) + 1, "word_changes", changes)
     files = {PAIRS: [f'"{IMAGE}"', f'"{LABEL}"'], SCORES: [f'{number(name)} AS "{name}"' for name in scores_in(EXPORT)]}
     for name, columns in files.items():
         values = fetch_pairs(audit.folder / name, columns, table[PAIR_ID])
@@ -259,6 +262,35 @@ def write_decisions(audit: Audit, path: Path, progress: Progress | None = None) 
             cells.to_csv(temporary, index=False, quoting=QUOTE_NONNUMERIC)
     note = f"{for_other.sum():,} decisions on other captions, for example injected errors, are not included"
     return counted((for_other.sum(), note)), ""
+
+
+def word_changes(old: Any, new: Any) -> str:
+    """Say what a recaption changed, word by word; empty without old or new captions.
+
+    Example:
+        >>> word_changes(["a dog", "a red bike", "a cat"], ["a dog", "a red tree"])
+        'bike → tree (caption 2); removed: caption 3'
+    """
+    if not isinstance(old, list) or not isinstance(new, list) or not new:
+        return ""
+    changes = []
+    for _, start, stop, first, last in SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
+        pairs = itertools.zip_longest(range(start, stop), new[first:last])
+        for place, text in pairs if old[start:stop] != new[first:last] else ():
+            if place is None:
+                changes.append(f"added: {text}")
+            elif text is None:
+                changes.append(f"removed: caption {place + 1}")
+            else:
+                before, after = old[place].split(), text.split()
+                words = SequenceMatcher(None, before, after, autojunk=False)
+                edits = [
+                    f"{' '.join(before[i:j])} → {' '.join(after[k:m])}"
+                    for tag, i, j, k, m in words.get_opcodes()
+                    if tag != "equal"
+                ]
+                changes += [f"{edit.strip()} (caption {place + 1})" for edit in edits]
+    return "; ".join(changes)
 
 
 def _as_json(values: Any) -> str:

@@ -15,21 +15,21 @@ from plotly.offline import get_plotlyjs
 from clipmem_core.audit.store import Audit
 from clipmem_core.audit.verdict import BASIS, WHOLE_HEAD, whole_rows
 from clipmem_core.audit.verdict import queues as verdict_queues
-from clipmem_core.columns import GROUP, PAIR_ID
+from clipmem_core.columns import CAPTION_MISFIT, GROUP, PAIR_ID
 from clipmem_core.dataset.pictures import decode
 from clipmem_core.dataset.readers.containers import read_bytes
 from clipmem_core.figures.audit_scores import group_figure
 from clipmem_core.io import is_number, shortage
 from clipmem_core.review import overview as o
-from clipmem_core.review.cards import PairCard, cards
+from clipmem_core.review.cards import MARKS, PairCard, WorstCaption, cards, marked, worst_captions
 from clipmem_core.review.decisions import FOR_OTHER, decision_words, open_review
-from clipmem_core.review.rows import find_rows
+from clipmem_core.review.rows import caption_queue, find_rows
 from clipmem_core.review.selection import Selection
 from clipmem_core.scores.registry import EXPORT, scores_in
 
 TEMPLATE = "report.html.j2"
 SIDE = 160  # pixels of a thumbnail's longer side
-TOP = 50
+TOP, SUSPICIOUS = 50, 6  # pairs of a gallery
 DECISIONS_SHOWN = 500
 CAPTION_LIMIT = 400
 _METRICS = {"auroc": "AUROC", "average_precision": "average precision", "precision_at_k": "precision at k"}
@@ -116,17 +116,23 @@ def _figure(groups: pd.DataFrame, bins: pd.DataFrame) -> Any:
 
 
 def _galleries(audit: Audit) -> list[dict[str, Any]]:
+    listed = [
+        (Selection(order=order), TOP, queue.name, f"Highest {order} first. {queue.sentence}")
+        for order, queue in verdict_queues(audit.verdict).items()
+    ]
+    if by_caption := caption_queue(audit):
+        listed.insert(0, (by_caption, SUSPICIOUS, "Most suspicious captions", f"Highest misfit first. {MARKS}"))
     galleries = []
-    for order, queue in verdict_queues(audit.verdict).items():
-        top = cards(audit, find_rows(audit, Selection(order=order), page=1, size=TOP))
-        shown = [_card(card, audit.record.pictures) for card in top]
-        explanation = f"Highest {order} first. {queue.sentence}"
-        galleries += [{"title": queue.name, "explanation": explanation, "cards": shown}] if shown else []
+    for selection, size, title, explanation in listed:
+        top = cards(audit, find_rows(audit, selection, page=1, size=size), selection)
+        worst = worst_captions(audit, [card.pair_id for card in top]) if selection == by_caption else {}
+        shown = [_card(card, audit.record.pictures, worst.get(card.pair_id)) for card in top]
+        galleries += [{"title": title, "explanation": explanation, "cards": shown}] if shown else []
     return galleries
 
 
-def _card(card: PairCard, root: Path) -> dict[str, Any]:
-    """Return the texts of a pair in a gallery, and its picture as a data URI, empty if it cannot be read."""
+def _card(card: PairCard, root: Path, worst: WorstCaption | None) -> dict[str, Any]:
+    """Return the texts of a pair or of its worst caption, and the picture as a data URI, empty if it cannot be read."""
     try:
         picture = decode(read_bytes(root, card.image), size=SIDE)
         picture.thumbnail((SIDE, SIDE))
@@ -139,9 +145,16 @@ def _card(card: PairCard, root: Path) -> dict[str, Any]:
         uri = ""
     facts = {name: number(card.scores.get(name)) for name in scores_in(EXPORT)}
     facts |= {"group": card.group, "label": card.label or "", "injected": card.injected or ""}
+    captions, html = [_cut(caption) for caption in card.captions], ""
+    if worst:
+        place, words = worst
+        captions, html = [captions[place]], marked(captions[place], words)
+        facts = {CAPTION_MISFIT: number(card.scores[CAPTION_MISFIT])}
+        facts |= {word.word: f"{word.probability:.1%}; likelier: {word.likelier}" for word in words}
     return {
         "picture": uri,
-        "captions": [_cut(caption) for caption in card.captions],
+        "captions": captions,
+        "marked": html,
         "pair_id": _cut(card.pair_id),
         "facts": {name: _cut(value) for name, value in facts.items() if value},
         "decision": card.decision.words if card.decision else "",

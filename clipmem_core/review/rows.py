@@ -190,6 +190,12 @@ def first_queue(audit: Audit) -> Selection:
     return Selection(order=c.MISFIT if score_span(audit, c.MISFIT) else next(iter(scores_in(QUEUE))))
 
 
+def caption_queue(audit: Audit) -> Selection | None:
+    """Return the order by single captions of the pairs that an audit is about; None if captions have no scores."""
+    group = next((group for group in c.TARGET_GROUPS if group in audit.record.groups), "")
+    return Selection(order=c.CAPTION_MISFIT, group=group) if score_span(audit, c.CAPTION_MISFIT) else None
+
+
 def changed_rows(audit: Audit, entry: int | None = None) -> tuple[int, dict[int, str | None]]:
     """Return the log's last entry, and the decisions by row: of rows with a later entry than `entry`, or of all."""
     current = decided(audit)
