@@ -27,7 +27,7 @@ from clipmem_core.dataset.checks import CHECKS
 from clipmem_core.figures.audit_scores import IN, OUT, TERM_NAMES, encoder_figure, term_figure
 from clipmem_core.figures.layout import group_colour
 from clipmem_core.review import score_breakdown
-from clipmem_core.review.cards import LISTED, PairCard, caption_words, cards, listed_scores
+from clipmem_core.review.cards import LISTED, PairCard, cards, listed_scores, suspicious_words
 from clipmem_core.review.queries import find_row
 from clipmem_core.review.rows import failed_checks, find_rows, misfit_note
 from clipmem_core.review.search import nearest
@@ -75,10 +75,9 @@ def draw_facts(audit: Audit, card: PairCard) -> None:
         columns = {name: st.column_config.NumberColumn(format="%.2f", width="small") for name in scores}
         table = pd.DataFrame({"caption": captions} | scores)
         st.dataframe(table, hide_index=True, column_config=columns, alt="The scores of each caption")
-    if known := caption_words(audit, [card.pair_id], least=0)[card.pair_id]:
-        rows = [(each.word, each.caption + 1, f"{each.probability:.2%}", each.likelier) for each in known]
-        table = pd.DataFrame(rows, columns=["unlikely word", "caption", "probability", "likelier words"])
-        st.dataframe(table, hide_index=True, alt="Words that are less likely here than elsewhere, and likelier words")
+    if unlikely := suspicious_words(audit, [card.pair_id]).get(card.pair_id):
+        table = pd.DataFrame([(word[c.CAPTION] + 1, word["hint"]) for word in unlikely], columns=["caption", "word"])
+        st.dataframe(table, hide_index=True, alt="Unlikely words of each caption, and likelier words")
     with one_line_errors("Checks"), st.container(horizontal=True, gap="small"):
         for check in (CHECKS[name] for name in failed_checks(audit, card.row)):
             st.badge(check.label, icon=":material/rule:", color="orange", help=f"{check.help} {check.advice}")

@@ -59,8 +59,7 @@ def doubt(verdict: Any) -> str:
 
 def _tone(verdict: Any) -> tuple[str, str]:
     """Return how far the scores can be trusted, and the checks that failed; both empty if none failed."""
-    listed = mapping(verdict).get("checks")
-    checks = [mapping(check) for check in listed] if isinstance(listed, list) else []
+    checks = rows(mapping(verdict), "checks")
     if not checks:
         return "read with care", "this audit has no verdict"
     failed = [str(check.get("name")) for check in checks if check.get("good") is False]
@@ -86,20 +85,48 @@ def likely_wrong(verdict: Any) -> tuple[str, str]:
         sentence += f"; injected: {', '.join(kinds)}"
     if similar := numbers(wrong.get("near"), 3):
         sentence += f". With captions of similar pictures, up to {max(similar[2], ends[2]):,.0f}"
-    sentence += ". Single wrong words are not counted."
+    sentence += f". {single_captions(verdict) or 'Single wrong words are not counted.'}"
     stop, remaining = numbers([wrong.get("stop")], 1), numbers(wrong.get("left"), 3)
     if stop and remaining:
         sentence += " Review the top {:,.0f}; about {:,.0f} ({:,.0f}–{:,.0f}) will remain.".format(*stop, *remaining)
     return sentence, " ".join(filter(None, [str(wrong.get("assumptions") or ""), doubt(verdict)]))
 
 
+def single_captions(verdict: Any) -> str:
+    """Say how many single captions and words are wrong and which errors cannot be seen; empty without a count."""
+    single = mapping(mapping(mapping(verdict).get("wrong_captions")).get("single"))
+    counts, seen, unseen = [], [], []
+    for name, text in (("captions", "do not belong to their picture"), ("words", "have a wrong word")):
+        count = mapping(single.get(name))
+        if ends := numbers([count.get(end) for end in ("estimate", "low", "high")], 3):
+            counts.append("about {:,.0f} ({:,.0f}–{:,.0f}) ".format(*ends) + text)
+        elif high := numbers([count.get("high")], 1):
+            counts.append(f"up to {high[0]:,.0f} {text}")
+    for kind in rows(single, "kinds"):
+        if measured := numbers([kind.get("auroc"), kind.get("up_to")], 2):
+            name = f"wrong {kind.get('kind')}s (AUROC {measured[0]:.2f})"
+            seen += [name] if kind.get("seen") else []
+            unseen += [] if kind.get("seen") else [f"{name}: up to {measured[1]:,.0f} may remain"]
+    n = numbers([single.get("n")], 1)
+    sentences = [f"Of {n[0]:,.0f} captions, {' and '.join(counts)}."] if counts and n else []
+    sentences += [f"This audit can see {', '.join(seen)}."] if seen else []
+    sentences += [f"It cannot see {'; '.join(unseen)}."] if unseen else []
+    return " ".join(sentences)
+
+
+def rows(values: dict[str, Any], key: str) -> list[dict[str, Any]]:
+    """Return a list of objects of the verdict, empty if it is missing or malformed."""
+    listed = values.get(key)
+    return [mapping(row) for row in listed] if isinstance(listed, list) else []
+
+
 def whole_rows(verdict: Any) -> list[tuple[str, ...]]:
     """Return the estimated counts of the set that an audit's pairs were sampled from, as text under `WHOLE_HEAD`."""
-    counts, rows = mapping(mapping(verdict).get("sample")).get("counts"), []
-    for row in map(mapping, counts if isinstance(counts, list) else []):
+    counts = []
+    for row in rows(mapping(mapping(verdict).get("sample")), "counts"):
         if values := numbers([row.get(name) for name in ("found", "among", "whole", "low", "high")], 5):
-            rows.append((str(row.get("count")), *(f"{value:,.0f}" for value in values)))
-    return rows
+            counts.append((str(row.get("count")), *(f"{value:,.0f}" for value in values)))
+    return counts
 
 
 def judge(

@@ -241,7 +241,7 @@ def write_decisions(audit: Audit, path: Path, progress: Progress | None = None) 
     table = table[~for_other | (table["note"] != "")]
     table = table.merge(listed_scores(audit, table[PAIR_ID].tolist()), on=PAIR_ID, how="left")
     changes = [word_changes(*texts) for texts in zip(table[OWN_CAPTIONS], table[CAPTIONS], strict=True)]
-    table.insert(table.columns.get_loc(CAPTIONS) + 1, "word_changes", changes)
+    table.insert(list(table).index(CAPTIONS) + 1, "word_changes", changes)
     files = {PAIRS: [f'"{IMAGE}"', f'"{LABEL}"'], SCORES: [f'{number(name)} AS "{name}"' for name in scores_in(EXPORT)]}
     for name, columns in files.items():
         values = fetch_pairs(audit.folder / name, columns, table[PAIR_ID])
@@ -275,21 +275,16 @@ def word_changes(old: Any, new: Any) -> str:
         return ""
     changes = []
     for _, start, stop, first, last in SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
-        pairs = itertools.zip_longest(range(start, stop), new[first:last])
-        for place, text in pairs if old[start:stop] != new[first:last] else ():
-            if place is None:
-                changes.append(f"added: {text}")
-            elif text is None:
-                changes.append(f"removed: caption {place + 1}")
-            else:
-                before, after = old[place].split(), text.split()
-                words = SequenceMatcher(None, before, after, autojunk=False)
-                edits = [
-                    f"{' '.join(before[i:j])} → {' '.join(after[k:m])}"
-                    for tag, i, j, k, m in words.get_opcodes()
-                    if tag != "equal"
-                ]
-                changes += [f"{edit.strip()} (caption {place + 1})" for edit in edits]
+        for place, before, after in itertools.zip_longest(range(start, stop), old[start:stop], new[first:last]):
+            if before is None or after is None:
+                changes.append(f"removed: caption {place + 1}" if after is None else f"added: {after}")
+                continue
+            words, others = before.split(), after.split()
+            changes += [
+                f"{' '.join(words[i:j]) or '–'} → {' '.join(others[k:m]) or '–'} (caption {place + 1})"
+                for tag, i, j, k, m in SequenceMatcher(None, words, others, autojunk=False).get_opcodes()
+                if tag != "equal"
+            ]
     return "; ".join(changes)
 
 

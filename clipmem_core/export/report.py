@@ -13,15 +13,15 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
 from clipmem_core.audit.store import Audit
-from clipmem_core.audit.verdict import BASIS, WHOLE_HEAD, whole_rows
+from clipmem_core.audit.verdict import BASIS, WHOLE_HEAD, rows, whole_rows
 from clipmem_core.audit.verdict import queues as verdict_queues
-from clipmem_core.columns import CAPTION_MISFIT, GROUP, PAIR_ID
+from clipmem_core.columns import CAPTION_MISFIT, GROUP, PAIR_ID, WORD
 from clipmem_core.dataset.pictures import decode
 from clipmem_core.dataset.readers.containers import read_bytes
 from clipmem_core.figures.audit_scores import group_figure
 from clipmem_core.io import is_number, shortage
 from clipmem_core.review import overview as o
-from clipmem_core.review.cards import MARKS, PairCard, WorstCaption, cards, marked, worst_captions
+from clipmem_core.review.cards import MARKS, PairCard, cards, marked, worst_captions
 from clipmem_core.review.decisions import FOR_OTHER, decision_words, open_review
 from clipmem_core.review.rows import caption_queue, find_rows
 from clipmem_core.review.selection import Selection
@@ -62,7 +62,7 @@ def render_report(audit: Audit) -> str:
             "trained": o.model_words(record.config),
         },
         "sentence": verdict.get("sentence") or "This audit has no verdict.",
-        "checks": o.rows(verdict, "checks"),
+        "checks": rows(verdict, "checks"),
         "figure": _figure(groups, overview.bins),
         "tables": [each for each in _tables(overview) if each.rows],
         "galleries": _galleries(audit),
@@ -131,7 +131,7 @@ def _galleries(audit: Audit) -> list[dict[str, Any]]:
     return galleries
 
 
-def _card(card: PairCard, root: Path, worst: WorstCaption | None) -> dict[str, Any]:
+def _card(card: PairCard, root: Path, worst: tuple[int, Any] | None) -> dict[str, Any]:
     """Return the texts of a pair or of its worst caption, and the picture as a data URI, empty if it cannot be read."""
     try:
         picture = decode(read_bytes(root, card.image), size=SIDE)
@@ -150,7 +150,7 @@ def _card(card: PairCard, root: Path, worst: WorstCaption | None) -> dict[str, A
         place, words = worst
         captions, html = [captions[place]], marked(captions[place], words)
         facts = {CAPTION_MISFIT: number(card.scores[CAPTION_MISFIT])}
-        facts |= {word.word: f"{word.probability:.1%}; likelier: {word.likelier}" for word in words}
+        facts |= {word[WORD]: word["hint"].partition(", ")[2] for word in words}
     return {
         "picture": uri,
         "captions": captions,

@@ -4,7 +4,7 @@ import html
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,8 +23,9 @@ SHOWN = tuple(dict.fromkeys(name for place in (CARD, ROW, PAIR, EXPORT) for name
 OWN_CAPTIONS = "own_captions"
 # scores of single captions: column of a list of them, by score
 LISTED = {name: f"{name}_by_caption" for name in (c.SIMILARITY_OUT, c.WORD_MISFIT, c.MISFIT)}
-SURPRISING, STRONG, STRONGEST = 1, 2, 3  # surprise of a marked word, in nats: its line is dotted, solid or double
 MARKED = 3  # words of a caption at most
+SURPRISE = (1.0, 2.5, 4.0)  # limits of a weak, a medium and a strong mark, in nats
+LINES = ("none", "dotted", "solid", "double")
 MARKS = "Underlined words are unlikely with the picture and the other words."
 _UNSEARCHED = Selection()
 
@@ -68,69 +69,72 @@ def cards(audit: Audit, rows: Sequence[int], selection: Selection = _UNSEARCHED)
     return shown
 
 
-class Word(NamedTuple):
-    """A word of a caption under the word model: columns of words.parquet."""
+def suspicious_captions(audit: Audit, pair_ids: Sequence[str]) -> dict[str, int]:
+    """Return the number of the caption with the highest misfit, else the lowest similarity_out, of each of some pairs.
 
-    caption: int
-    start: int
-    word: str
-    probability: float
-    surprise: float
-    better: list[str]
-    better_probability: list[float]
-
-    @property
-    def likelier(self) -> str:
-        """The likelier words with their probabilities."""
-        return ", ".join(f"{word} {p:.0%}" for word, p in zip(self.better, self.better_probability, strict=True))
-
-    @property
-    def correction(self) -> str:
-        """The likeliest correction; empty without a likelier word."""
-        return f"{self.word} → {self.better[0]}" if self.better else ""
+    Empty if the audit has no scores of captions.
+    """
+    path = audit.folder / CAPTION_TABLE
+    if not path.is_file():
+        return {}
+    order = ", ".join(
+        f'CASE WHEN isfinite("{name}") THEN "{name}" END {end} NULLS LAST'
+        for name, end in ((c.MISFIT, "DESC"), (c.SIMILARITY_OUT, "ASC"))
+    )
+    first = f'first("{c.CAPTION}" ORDER BY {order}, "{c.CAPTION}") AS number'
+    table = fetch_pairs(path, [first], pair_ids, end=f'GROUP BY "{c.PAIR_ID}"')
+    return dict(zip(table[c.PAIR_ID].to_pylist(), table["number"].to_pylist(), strict=True))
 
 
-WorstCaption: TypeAlias = tuple[int, list[Word]]  # its number in the pair, and its surprising words
+def suspicious_words(audit: Audit, pair_ids: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+    """Return the most surprising words of the captions of some pairs, by pair and in the order of the text.
+
+    `strength` is the number of limits in `SURPRISE` that a word exceeds, `rank` 1 that of a caption's most surprising
+    word, `better` the likeliest word here and its probability, if any, in the case of the word that it replaces.
+    """
+    path, shown = audit.folder / WORD_TABLE, dict[str, list[dict[str, Any]]]()
+    if not path.is_file():
+        return shown
+    rank = f'row_number() OVER (PARTITION BY "{c.PAIR_ID}", "{c.CAPTION}" ORDER BY "{c.SURPRISE}" DESC) AS rank'
+    columns = [c.CAPTION, c.START, c.WORD, c.SURPRISE, c.PROBABILITY, c.BETTER, c.BETTER_PROBABILITY]
+    end = f'WHERE "{c.SURPRISE}" > {SURPRISE[0]} QUALIFY rank <= {MARKED} ORDER BY "{c.CAPTION}", "{c.START}"'
+    table = fetch_pairs(path, [*(f'"{column}"' for column in columns), rank], pair_ids, end=end)
+    for row in table.to_pylist():
+        word, others = row[c.WORD], row[c.BETTER] or []
+        if word[:1].isupper():
+            others = [other[:1].upper() + other[1:] for other in others]
+        better = list(zip(others, map(percent, row[c.BETTER_PROBABILITY] or []), strict=True))
+        hint = f"{word}, unlikely: {percent(row[c.PROBABILITY])}"
+        if better:
+            hint += f"; likelier: {', '.join(map(' '.join, better))}"
+        strength = sum(row[c.SURPRISE] > limit for limit in SURPRISE)
+        kept = {name: row[name] for name in (c.CAPTION, c.START, c.WORD, "rank")}
+        shown.setdefault(row[c.PAIR_ID], []).append(kept | {"strength": strength, "hint": hint, "better": better[:1]})
+    return shown
 
 
-def caption_words(audit: Audit, pair_ids: Sequence[str], least: float = SURPRISING) -> dict[str, list[Word]]:
-    """Return the words of pairs with at least a surprise, the most surprising first; empty without a word model."""
-    words: dict[str, list[Word]] = {pair_id: [] for pair_id in pair_ids}
-    columns = [f"coalesce({name}, []) AS {name}" if name.startswith(c.BETTER) else name for name in Word._fields]
-    end = f"WHERE {c.SURPRISE} >= {least} ORDER BY {c.SURPRISE} DESC, {c.POSITION}"
-    for pair_id, *values in zip(*_optional(audit, WORD_TABLE, columns, pair_ids, end=end).values(), strict=True):
-        words[pair_id].append(Word(*values))
-    return words
+def percent(probability: float) -> str:
+    """Return a probability in percent."""
+    return "under 0.1%" if probability < 0.001 else f"{probability:{'.0%' if probability >= 0.1 else '.1%'}}"
 
 
-def worst_captions(audit: Audit, pair_ids: Sequence[str]) -> dict[str, WorstCaption]:
-    """Return number and surprising words of the caption with the highest misfit of each pair that has one."""
-    words, worst = caption_words(audit, pair_ids), [f"arg_max({c.CAPTION}, {c.MISFIT}) AS worst"]
-    end = f"WHERE isfinite({c.MISFIT}) GROUP BY {c.PAIR_ID}"
+def worst_captions(audit: Audit, pair_ids: Sequence[str]) -> dict[str, tuple[int, list[dict[str, Any]]]]:
+    """Return number and surprising words of the most suspicious caption of each of some pairs."""
+    words = suspicious_words(audit, pair_ids)
     return {
-        pair_id: (number, [word for word in words[pair_id] if word.caption == number][:MARKED])
-        for pair_id, number in zip(*_optional(audit, CAPTION_TABLE, worst, pair_ids, end=end).values(), strict=True)
+        pair_id: (number, [word for word in words.get(pair_id, ()) if word[c.CAPTION] == number])
+        for pair_id, number in suspicious_captions(audit, pair_ids).items()
     }
 
 
-def _optional(
-    audit: Audit, name: str, columns: Sequence[str], pair_ids: Sequence[str], *, end: str
-) -> dict[str, list[Any]]:
-    """Return pair_id and columns of pairs in a table as lists, which are empty if the audit has no such table."""
-    path = audit.folder / name
-    return fetch_pairs(path, columns, pair_ids, end=end).to_pydict() if path.is_file() else {c.PAIR_ID: []}
-
-
-def marked(caption: str, words: Sequence[Word]) -> str:
-    """Return a caption as HTML, escaped, its surprising words underlined; likelier words are shown on hover."""
+def marked(caption: str, words: Sequence[dict[str, Any]]) -> str:
+    """Return a caption as escaped HTML, its surprising words underlined, with likelier words on hover."""
     parts, end = [], 0
-    for word in sorted(words, key=lambda word: word.start):
-        line = "double" if word.surprise >= STRONGEST else "solid" if word.surprise >= STRONG else "dotted"
-        title = html.escape(f"unlikely: {word.probability:.1%}; likelier: {word.likelier}")
-        style = f"text-decoration: underline {line} #d9730d 2px; text-underline-offset: .2em"
-        stop = word.start + len(word.word)
-        parts += [html.escape(caption[end : word.start]), f'<u style="{style}" title="{title}">']
-        parts += [html.escape(caption[word.start : stop]), "</u>"]
+    for word in words:
+        start, stop = word[c.START], word[c.START] + len(word[c.WORD])
+        style = f"text-decoration: underline {LINES[word['strength']]} #d9730d 2px; text-underline-offset: .2em"
+        title, text = html.escape(word["hint"]), html.escape(caption[start:stop])
+        parts += [html.escape(caption[end:start]), f'<u style="{style}" title="{title}">{text}</u>']
         end = stop
     return "".join([*parts, html.escape(caption[end:])])
 
@@ -140,13 +144,17 @@ def listed_scores(audit: Audit, pair_ids: Sequence[str]) -> pd.DataFrame:
 
     If the audit scores single captions, the columns `LISTED` have a list of their scores, None for a missing one.
     """
-    pairs = fetch_pairs(audit.folder / PAIRS, [f'"{c.CAPTIONS}" AS {OWN_CAPTIONS}'], pair_ids).to_pydict()
+    pairs = fetch_pairs(audit.folder / PAIRS, [f'"{c.CAPTIONS}" AS {OWN_CAPTIONS}'], pair_ids)
+    table = pd.DataFrame(pairs.to_pydict(), dtype=object)
+    path = audit.folder / CAPTION_TABLE
+    if not path.is_file():
+        return table
     lists = [
         f'list(CASE WHEN isfinite("{name}") THEN "{name}" END ORDER BY "{c.CAPTION}") AS {listed}'
         for name, listed in LISTED.items()
     ]
-    scores = _optional(audit, CAPTION_TABLE, lists, pair_ids, end=f'GROUP BY "{c.PAIR_ID}"')
-    return pd.DataFrame(pairs, dtype=object).merge(pd.DataFrame(scores, dtype=object), on=c.PAIR_ID, how="left")
+    scores = fetch_pairs(path, lists, pair_ids, end=f'GROUP BY "{c.PAIR_ID}"')
+    return table.merge(pd.DataFrame(scores.to_pydict(), dtype=object), on=c.PAIR_ID, how="left")
 
 
 class AuditFrames(Audit):

@@ -7,7 +7,7 @@ import numpy as np
 
 from clipmem_core import columns as c
 from clipmem_core.audit.store import SCORES, VERDICT, Audit, read_table
-from clipmem_core.audit.verdict import likely_wrong
+from clipmem_core.audit.verdict import likely_wrong, single_captions
 from clipmem_core.io import mapping, numbers
 from clipmem_core.review.decisions import CODES, KEEP, UNDECIDED_CODE, decided
 from clipmem_core.review.queries import cached
@@ -97,7 +97,8 @@ def wrong_words(audit: Audit) -> tuple[str, str]:
     progress, (likely, basis) = review_progress(audit), likely_wrong(audit.verdict)
     if not progress.sentence:
         return likely, basis
-    return progress.sentence, " ".join(filter(None, [likely, basis, MEANINGS if progress.remaining else ""]))
+    basis = " ".join(filter(None, [likely, basis, MEANINGS if progress.remaining else ""]))
+    return f"{progress.sentence} {single_captions(audit.verdict)}".strip(), basis
 
 
 def random_check(audit: Audit) -> str:
