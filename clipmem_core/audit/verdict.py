@@ -85,7 +85,7 @@ def likely_wrong(verdict: Any) -> tuple[str, str]:
         sentence += f"; injected: {', '.join(kinds)}"
     if similar := numbers(wrong.get("near"), 3):
         sentence += f". With captions of similar pictures, up to {max(similar[2], ends[2]):,.0f}"
-    sentence += f". {single_captions(verdict) or 'Single wrong words are not counted.'}"
+    sentence += "." if single_captions(verdict) else ". Single wrong words are not counted."
     stop, remaining = numbers([wrong.get("stop")], 1), numbers(wrong.get("left"), 3)
     if stop and remaining:
         sentence += " Review the top {:,.0f}; about {:,.0f} ({:,.0f}–{:,.0f}) will remain.".format(*stop, *remaining)
@@ -104,13 +104,13 @@ def single_captions(verdict: Any) -> str:
             counts.append(f"up to {high[0]:,.0f} {text}")
     for kind in rows(single, "kinds"):
         if measured := numbers([kind.get("auroc"), kind.get("up_to")], 2):
-            name = f"wrong {kind.get('kind')}s (AUROC {measured[0]:.2f})"
-            seen += [name] if kind.get("seen") else []
-            unseen += [] if kind.get("seen") else [f"{name}: up to {measured[1]:,.0f} may remain"]
+            text = f"{kind.get('kind')}s (AUROC {measured[0]:.2f}"
+            seen += [f"{text})"] if kind.get("seen") else []
+            unseen += [] if kind.get("seen") else [f"{text}; up to {measured[1]:,.0f} may remain)"]
     n = numbers([single.get("n")], 1)
     sentences = [f"Of {n[0]:,.0f} captions, {' and '.join(counts)}."] if counts and n else []
-    sentences += [f"This audit can see {', '.join(seen)}."] if seen else []
-    sentences += [f"It cannot see {'; '.join(unseen)}."] if unseen else []
+    sentences += [f"This audit can see wrong {', '.join(seen)}."] if seen else []
+    sentences += [f"It cannot see wrong {', '.join(unseen)}."] if unseen else []
     return " ".join(sentences)
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from clipmem_core.audit.store import Audit
 from clipmem_core.audit.verdict import queues
-from clipmem_core.columns import BETTER, CAPTION_MISFIT, MISFIT, WORD
+from clipmem_core.columns import CAPTION_MISFIT, MISFIT
 from clipmem_core.dashboard.page import link, read_view
 from clipmem_core.dashboard.plain import as_html, cut, explained_errors, number, read_verdict, signed
 from clipmem_core.dataset.pictures import decode
@@ -175,6 +175,6 @@ def draw_card_row(
                 st.page_link(PAIR_PAGE, label=label, icon="", query_params=parameters)
                 place, unlikely = worst.get(card.pair_id, (0, []))
                 caption = cut("".join(card.captions[place : place + 1]), CAPTION_LIMIT if worst else STRIP_LIMIT)
-                better = ", ".join(f"{word[WORD]} → {word[BETTER][0][0]}" for word in unlikely if word[BETTER])
-                text = f'<bdi>{marked(caption, unlikely)}</bdi><div class="name">{as_html(", ".join(better))}</div>'
+                better = ", ".join(f"{word['word']} → {word['better']}" for word in unlikely if word["better"])
+                text = f'<bdi>{marked(caption, unlikely)}</bdi><div class="name">{as_html(better)}</div>'
                 st.html(f'<div class="pair-card" dir="auto">{text}</div>')

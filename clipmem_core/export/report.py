@@ -15,7 +15,7 @@ from plotly.offline import get_plotlyjs
 from clipmem_core.audit.store import Audit
 from clipmem_core.audit.verdict import BASIS, WHOLE_HEAD, rows, whole_rows
 from clipmem_core.audit.verdict import queues as verdict_queues
-from clipmem_core.columns import CAPTION_MISFIT, GROUP, PAIR_ID, WORD
+from clipmem_core.columns import CAPTION_MISFIT, GROUP, PAIR_ID
 from clipmem_core.dataset.pictures import decode
 from clipmem_core.dataset.readers.containers import read_bytes
 from clipmem_core.figures.audit_scores import group_figure
@@ -150,7 +150,7 @@ def _card(card: PairCard, root: Path, worst: tuple[int, Any] | None) -> dict[str
         place, words = worst
         captions, html = [captions[place]], marked(captions[place], words)
         facts = {CAPTION_MISFIT: number(card.scores[CAPTION_MISFIT])}
-        facts |= {word[WORD]: word["hint"].partition(", ")[2] for word in words}
+        facts |= {word["word"]: word["hint"].partition(", ")[2] for word in words}
     return {
         "picture": uri,
         "captions": captions,

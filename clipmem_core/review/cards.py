@@ -86,13 +86,13 @@ def suspicious_captions(audit: Audit, pair_ids: Sequence[str]) -> dict[str, int]
     return dict(zip(table[c.PAIR_ID].to_pylist(), table["number"].to_pylist(), strict=True))
 
 
-def suspicious_words(audit: Audit, pair_ids: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
-    """Return the most surprising words of the captions of some pairs, by pair and in the order of the text.
+def suspicious_words(audit: Audit, pair_ids: Sequence[str]) -> dict[str, dict[int, list[dict[str, Any]]]]:
+    """Return the most surprising words of the captions of some pairs, by pair and caption, in the order of the text.
 
-    `strength` is the number of limits in `SURPRISE` that a word exceeds, `rank` 1 that of a caption's most surprising
-    word, `better` the likeliest word here and its probability, if any, in the case of the word that it replaces.
+    start and end count characters. strength is the number of limits in `SURPRISE` that a word exceeds, rank is 1 for
+    the most surprising word, better is the likeliest word in its place, in its case, if any.
     """
-    path, shown = audit.folder / WORD_TABLE, dict[str, list[dict[str, Any]]]()
+    path, shown = audit.folder / WORD_TABLE, dict[str, dict[int, list[dict[str, Any]]]]()
     if not path.is_file():
         return shown
     rank = f'row_number() OVER (PARTITION BY "{c.PAIR_ID}", "{c.CAPTION}" ORDER BY "{c.SURPRISE}" DESC) AS rank'
@@ -100,16 +100,22 @@ def suspicious_words(audit: Audit, pair_ids: Sequence[str]) -> dict[str, list[di
     end = f'WHERE "{c.SURPRISE}" > {SURPRISE[0]} QUALIFY rank <= {MARKED} ORDER BY "{c.CAPTION}", "{c.START}"'
     table = fetch_pairs(path, [*(f'"{column}"' for column in columns), rank], pair_ids, end=end)
     for row in table.to_pylist():
-        word, others = row[c.WORD], row[c.BETTER] or []
+        word, better = row[c.WORD], row[c.BETTER] or []
         if word[:1].isupper():
-            others = [other[:1].upper() + other[1:] for other in others]
-        better = list(zip(others, map(percent, row[c.BETTER_PROBABILITY] or []), strict=True))
-        hint = f"{word}, unlikely: {percent(row[c.PROBABILITY])}"
-        if better:
-            hint += f"; likelier: {', '.join(map(' '.join, better))}"
-        strength = sum(row[c.SURPRISE] > limit for limit in SURPRISE)
-        kept = {name: row[name] for name in (c.CAPTION, c.START, c.WORD, "rank")}
-        shown.setdefault(row[c.PAIR_ID], []).append(kept | {"strength": strength, "hint": hint, "better": better[:1]})
+            better = [other[:1].upper() + other[1:] for other in better]
+        chances = [percent(chance) for chance in [row[c.PROBABILITY], *(row[c.BETTER_PROBABILITY] or [])]]
+        likelier = ", ".join(map(" ".join, zip(better, chances[1:], strict=True)))
+        mark = {
+            "start": row[c.START],
+            "end": row[c.START] + len(word),
+            "word": word,
+            "rank": row["rank"],
+            "strength": sum(row[c.SURPRISE] > limit for limit in SURPRISE),
+            "hint": f"{word}, unlikely: {chances[0]}{'; likelier: ' if likelier else ''}{likelier}",
+            "better": better[0] if better else "",
+            "chance": chances[1] if better else "",
+        }
+        shown.setdefault(row[c.PAIR_ID], {}).setdefault(row[c.CAPTION], []).append(mark)
     return shown
 
 
@@ -120,23 +126,19 @@ def percent(probability: float) -> str:
 
 def worst_captions(audit: Audit, pair_ids: Sequence[str]) -> dict[str, tuple[int, list[dict[str, Any]]]]:
     """Return number and surprising words of the most suspicious caption of each of some pairs."""
-    words = suspicious_words(audit, pair_ids)
-    return {
-        pair_id: (number, [word for word in words.get(pair_id, ()) if word[c.CAPTION] == number])
-        for pair_id, number in suspicious_captions(audit, pair_ids).items()
-    }
+    words, worst = suspicious_words(audit, pair_ids), suspicious_captions(audit, pair_ids)
+    return {pair_id: (number, words.get(pair_id, {}).get(number, [])) for pair_id, number in worst.items()}
 
 
 def marked(caption: str, words: Sequence[dict[str, Any]]) -> str:
     """Return a caption as escaped HTML, its surprising words underlined, with likelier words on hover."""
-    parts, end = [], 0
+    parts, done = [], 0
     for word in words:
-        start, stop = word[c.START], word[c.START] + len(word[c.WORD])
-        style = f"text-decoration: underline {LINES[word['strength']]} #d9730d 2px; text-underline-offset: .2em"
-        title, text = html.escape(word["hint"]), html.escape(caption[start:stop])
-        parts += [html.escape(caption[end:start]), f'<u style="{style}" title="{title}">{text}</u>']
-        end = stop
-    return "".join([*parts, html.escape(caption[end:])])
+        style = f"text-decoration: underline {LINES[word['strength']]} #d9660a 2px; text-underline-offset: .2em"
+        text, title = html.escape(caption[word["start"] : word["end"]]), html.escape(word["hint"])
+        parts += [html.escape(caption[done : word["start"]]), f'<u style="{style}" title="{title}">{text}</u>']
+        done = word["end"]
+    return "".join([*parts, html.escape(caption[done:])])
 
 
 def listed_scores(audit: Audit, pair_ids: Sequence[str]) -> pd.DataFrame:

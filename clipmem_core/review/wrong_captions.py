@@ -90,15 +90,16 @@ def review_progress(audit: Audit) -> ReviewProgress:
 
 
 def wrong_words(audit: Audit) -> tuple[str, str]:
-    """Return a sentence on the wrong captions and the progress of the review, and how they are estimated.
+    """Return sentences on the wrong captions and the progress of the review, and how they are estimated.
 
-    Without an estimate the sentence is empty and the other text gives the reason.
+    A second line is on single captions. Without an estimate there is no line and the other text gives the reason.
     """
     progress, (likely, basis) = review_progress(audit), likely_wrong(audit.verdict)
+    single = single_captions(audit.verdict)
     if not progress.sentence:
-        return likely, basis
+        return f"{likely}\n{single}".strip(), basis
     basis = " ".join(filter(None, [likely, basis, MEANINGS if progress.remaining else ""]))
-    return f"{progress.sentence} {single_captions(audit.verdict)}".strip(), basis
+    return f"{progress.sentence}\n{single}".strip(), basis
 
 
 def random_check(audit: Audit) -> str:
