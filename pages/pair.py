@@ -76,8 +76,8 @@ def draw_facts(audit: Audit, card: PairCard) -> None:
         table = pd.DataFrame({"caption": captions} | scores)
         st.dataframe(table, hide_index=True, column_config=columns, alt="The scores of each caption")
     if unlikely := suspicious_words(audit, [card.pair_id]).get(card.pair_id):
-        texts = [(str(number + 1), word["hint"]) for number in sorted(unlikely) for word in unlikely[number]]
-        table = pd.DataFrame(texts, columns=["caption", "word"])
+        marks = [(str(number + 1), mark["word"], mark["hint"]) for number in unlikely for mark in unlikely[number]]
+        table = pd.DataFrame(marks, columns=["caption", "word", "probability"])
         st.dataframe(table, hide_index=True, alt="Unlikely words of each caption, and likelier words")
     with one_line_errors("Checks"), st.container(horizontal=True, gap="small"):
         for check in (CHECKS[name] for name in failed_checks(audit, card.row)):

@@ -103,6 +103,13 @@ def write_audit(
     return Audit(folder)
 
 
+def write_words(audit: Audit, rows: list[tuple[str, int, int, str, float, list[str]]]) -> None:
+    """Write words.parquet: pair_id, number of the caption, start, word, surprise and likelier words of each word."""
+    table = pd.DataFrame(rows, columns=[c.PAIR_ID, c.CAPTION, c.START, c.WORD, c.SURPRISE, c.BETTER])
+    likelier = [[0.41, 0.05, 0.0001][: len(words)] for words in table[c.BETTER]]
+    write_table(audit.folder / store.WORD_TABLE, table.assign(probability=0.003, better_probability=likelier))
+
+
 def made_scores(pairs: pd.DataFrame, groups: np.ndarray, rng: np.random.Generator) -> pd.DataFrame:
     """Draw scores.parquet; pairs with hostile captions, the first ones, come out on top."""
     scores = pd.DataFrame({column: rng.normal(size=len(pairs)) for column in SCORE_COLUMNS})

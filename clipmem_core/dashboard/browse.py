@@ -26,7 +26,6 @@ from clipmem_core.scores.registry import BY_NAME, CARD, scores_in, words
 PAGE_SIZES = ("12", "24", "48", "96")
 DEFAULT_SIZE = "24"
 SUBTRACTED = "These pairs were learned by g, which is subtracted, so the lowest clipmem is the most memorized."
-BY_CAPTION = f"The most suspicious caption of each pair is shown. {MARKS}"
 LEGEND = {name: score.legend for name, score in scores_in(CARD).items()} | {MATCH: "cosine with the search."}
 QUESTION = "bulk_question"
 MAX_TEXT = 500  # characters
@@ -67,7 +66,7 @@ def _draw_legend(audit: Audit, selection: Selection, count: int) -> None:
     queue = queue_of(selection)
     meaning = queues(read_verdict(audit))[queue].sentence if queue else ""
     meaning = SUBTRACTED if queue and learned_by_g(selection) else meaning
-    meaning = BY_CAPTION if selection.order == CAPTION_MISFIT else meaning
+    meaning = MARKS if selection.order == CAPTION_MISFIT else meaning
     legend = LEGEND | {MISFIT: misfit_note(audit) or LEGEND[MISFIT]}
     scores = "\n".join(f"- **{words(score)}**: {text}" for score, text in legend.items())
     unlisted = 0 if selection.order == MATCH else count_pairs(audit, replace(selection, order=CLIPMEM)) - count

@@ -29,7 +29,7 @@ from clipmem_core.scores.registry import EXPORT, scores_in
 
 TEMPLATE = "report.html.j2"
 SIDE = 160  # pixels of a thumbnail's longer side
-TOP, SUSPICIOUS = 50, 6  # pairs of a gallery
+TOP, SUSPICIOUS = 50, 10  # pairs of a gallery
 DECISIONS_SHOWN = 500
 CAPTION_LIMIT = 400
 _METRICS = {"auroc": "AUROC", "average_precision": "average precision", "precision_at_k": "precision at k"}
@@ -121,7 +121,7 @@ def _galleries(audit: Audit) -> list[dict[str, Any]]:
         for order, queue in verdict_queues(audit.verdict).items()
     ]
     if by_caption := caption_queue(audit):
-        listed.insert(0, (by_caption, SUSPICIOUS, "Most suspicious captions", f"Highest misfit first. {MARKS}"))
+        listed.insert(0, (by_caption, SUSPICIOUS, "Most suspicious captions", MARKS))
     galleries = []
     for selection, size, title, explanation in listed:
         top = cards(audit, find_rows(audit, selection, page=1, size=size), selection)
@@ -149,8 +149,8 @@ def _card(card: PairCard, root: Path, worst: tuple[int, Any] | None) -> dict[str
     if worst:
         place, words = worst
         captions, html = [captions[place]], marked(captions[place], words)
-        facts = {CAPTION_MISFIT: number(card.scores[CAPTION_MISFIT])}
-        facts |= {word["word"]: word["hint"].partition(", ")[2] for word in words}
+        facts = {f"{word['word']} →": f"{word['better']} {word['chance']}" for word in words if word["better"]}
+        facts["caption misfit"] = number(card.scores[CAPTION_MISFIT])
     return {
         "picture": uri,
         "captions": captions,

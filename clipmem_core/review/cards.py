@@ -26,7 +26,7 @@ LISTED = {name: f"{name}_by_caption" for name in (c.SIMILARITY_OUT, c.WORD_MISFI
 MARKED = 3  # words of a caption at most
 SURPRISE = (1.0, 2.5, 4.0)  # limits of a weak, a medium and a strong mark, in nats
 LINES = ("none", "dotted", "solid", "double")
-MARKS = "Underlined words are unlikely with the picture and the other words."
+MARKS = "The most suspicious caption of each pair; underlined words are unlikely with the picture and the other words."
 _UNSEARCHED = Selection()
 
 
@@ -111,7 +111,7 @@ def suspicious_words(audit: Audit, pair_ids: Sequence[str]) -> dict[str, dict[in
             "word": word,
             "rank": row["rank"],
             "strength": sum(row[c.SURPRISE] > limit for limit in SURPRISE),
-            "hint": f"{word}, unlikely: {chances[0]}{'; likelier: ' if likelier else ''}{likelier}",
+            "hint": f"unlikely: {chances[0]}{'; likelier: ' if likelier else ''}{likelier}",
             "better": better[0] if better else "",
             "chance": chances[1] if better else "",
         }

@@ -9,12 +9,13 @@ import pytest
 from clipmem_core.audit.scoring import wrong_captions
 from clipmem_core.audit.store import CAPTION_TABLE, SCORES, VERDICT, Audit, write_json, write_table
 from clipmem_core.columns import PAIR_COLUMNS
-from clipmem_core.review.cards import caption_scores
+from clipmem_core.review.cards import marked, worst_captions
 from clipmem_core.review.decisions import open_review
 from clipmem_core.review.rows import find_rows
 from clipmem_core.review.selection import RANDOM, Selection
 from clipmem_core.review.wrong_captions import random_check, review_progress, wrong_estimate, wrong_words
 from clipmem_core.scores.prevalence import p_wrong, review_place
+from tests.fixtures import write_words
 
 Copy = Callable[..., Audit]
 
@@ -84,11 +85,35 @@ def test_expected_errors_and_the_stop_follow_from_the_probabilities(audit: Audit
     assert review_progress(audit).until_stop == 0
 
 
-def test_captions_have_their_scores_by_number(audit: Audit) -> None:
-    assert caption_scores(audit, "a").empty
-    rows = {"pair_id": ["a", "b", "b"], "caption": [0, 1, 0], "similarity_out": [0.1, 0.5, -0.25]}
-    table = pd.DataFrame(rows).assign(misfit=[1.0, 0.0, 3.0], odd=[False, False, True])
-    write_table(audit.folder / CAPTION_TABLE, table)
-    scores = caption_scores(audit, "b")
-    assert scores["misfit"].tolist() == [3, 0]
-    assert scores["odd"].tolist() == [True, False]
+def test_single_captions_have_a_count_and_the_kinds_of_errors_that_are_not_seen(audit: Audit) -> None:
+    with_counts(audit, 30, 400)
+    assert "Single wrong words are not counted." in wrong_words(audit)[0]
+    kinds = [{"kind": "other word", "auroc": 0.84, "seen": True, "up_to": 9}, "?", {"kind": "colour", "auroc": "?"}]
+    kinds += [{"kind": "number", "auroc": 0.55, "seen": False, "up_to": 3100}]
+    words = {"estimate": 1200.4, "low": 900.0, "high": 1600.0}
+    single = {"captions": {"estimate": None, "low": 0.0, "high": 70.0}, "words": words, "n": 40445, "kinds": kinds}
+    wrong = audit.verdict["wrong_captions"] | {"single": single}
+    write_json(audit.folder / VERDICT, audit.verdict | {"wrong_captions": wrong})
+    pairs, captions = wrong_words(audit)[0].split("\n")
+    assert "not counted" not in pairs
+    assert captions == (
+        "Of 40,445 captions, up to 70 do not belong to their picture and about 1,200 (900–1,600) have a wrong word. "
+        "This audit can see wrong other words (AUROC 0.84). It cannot see wrong numbers (AUROC 0.55; up to 3,100 may "
+        "remain)."
+    )
+    for malformed in (5, {"kinds": 3, "n": "?", "words": []}):
+        write_json(audit.folder / VERDICT, audit.verdict | {"wrong_captions": wrong | {"single": malformed}})
+        assert "not counted" in wrong_words(audit)[0]
+
+
+def test_a_worst_caption_has_its_words_marked_as_text(audit: Audit) -> None:
+    assert worst_captions(audit, ["a"]) == {}
+    rows = {"pair_id": ["a", "b", "b"], "caption": [0, 1, 0], "misfit": [np.nan, 0.0, 3.0]}
+    write_table(audit.folder / CAPTION_TABLE, pd.DataFrame(rows).assign(similarity_out=0.1))
+    write_words(audit, [("b", 0, 4, "<b>", 5.0, ['"x"']), ("b", 1, 0, "x", 5.0, [])])
+    number, words = worst_captions(audit, ["b"])["b"]
+    assert (number, len(words)) == (0, 1)
+    html = marked("🐊 & <b> <i>", words)
+    assert html.startswith("🐊 &amp; <u style=")
+    assert html.endswith(">&lt;b&gt;</u> &lt;i&gt;")
+    assert "&quot;x&quot; 41%" in html
