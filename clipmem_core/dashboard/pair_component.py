@@ -43,11 +43,16 @@ BROWSE_KEYS = {
     "Ctrl A": "Select the page",
     "Esc": "Unselect",
 } | DECISION_KEYS
-REVIEW_KEYS = DECISION_KEYS | {
-    "E": "Change caption",
-    "1 2 3": "Use a suggested caption",
+REVIEW_KEYS = {
+    "K": "Keep",
+    "X": "Remove the caption in focus; if it is the only one, the pair",
+    "Shift X": "Remove the pair",
+    "↑ ↓": "Another caption",
+    "1 2 3": "Try a likelier word or a suggested caption; Enter saves it",
+    "E": "Edit the captions",
+    "U": "Undo",
     "← →": "Previous, next pair",
-    "Ctrl Enter": "Save the changed caption",
+    "Ctrl Enter": "Save the edited captions",
     "Esc": "Cancel",
 }
 _component = st.components.v2.component("clipmem_pairs", html=HTML, css=CSS, js="\n".join(JS))

@@ -24,6 +24,13 @@ const labelOf = decision => decision === 'recaption' ? 'change caption' : decisi
 const counted = count => count === 1 ? '1 pair' : `${inWords(count)} pairs`
 const altOf = (captions, fault) => fault ? 'Picture cannot be read' : `Picture: ${(captions[0] ?? '').slice(0, 120)}`
 
+// The parts of a caption, its surprising words marked; places count code points. The style reads a hint to screen readers.
+function marked(caption, words = []) {
+    const letters = Array.from(caption), text = (start, end) => letters.slice(start, end).join('')
+    return [...words.flatMap(({start, end, strength, hint}, at) => [text(words[at - 1]?.end ?? 0, start),
+        make(`u.strength${strength}`, text(start, end), {title: hint})]), text(words.at(-1)?.end ?? 0)]
+}
+
 // Show a dialog that Escape and a click close. Its role turns the keys of the page off, see TYPING.
 function showDialog(root, className, ...content) {
     const dialog = make('dialog', {className, tabIndex: -1, role: 'dialog', onclick: () => dialog.close()}, ...content)

@@ -2,7 +2,8 @@
 
 const AHEAD = 20 // pairs that are preloaded
 const REST = 300 // milliseconds on a pair until its suggestions are requested, which cost the server a search
-const SINGLE_KEYS = {k: 'keep', x: 'remove', e: 'edit', u: 'undo', arrowleft: 'previous', arrowright: 'next', 1: 1, 2: 2, 3: 3}
+const WORDS = 2 // keys of likelier words; the third is of a suggested caption
+const SINGLE_KEYS = {k: 'keep', x: 'drop', e: 'edit', u: 'undo', arrowleft: 'previous', arrowright: 'next', 1: 1, 2: 2, 3: 3}
 
 const figures = value => value.toFixed(2).replace('-', '−')
 const asLines = captions => captions.map(text => text.split(/\s+/).join(' ').trim()).join('\n')
@@ -20,12 +21,10 @@ class Single extends Pairs {
         this.on(this.only, 'change', () => this.place < this.rows.length ? this.draw() : this.go(this.next(0)))
         this.on(this.find('edit'), 'keydown', event => {
             if (event.key === 'Escape') this.act('cancel')
-            else if (event.key === 'Enter' && (event.ctrlKey || event.metaKey)) this.recaption(event)
+            else if (event.key !== 'Enter' || event.isComposing) return
+            else if (event.ctrlKey || event.metaKey || this.box.value === this.suggested) this.recaption(event)
         })
-        this.on(this.find('edit'), 'submit', event => {
-            event.preventDefault()
-            this.recaption(event)
-        })
+        this.on(this.find('edit'), 'submit', event => this.recaption(event))
         this.open()
     }
 
@@ -76,12 +75,8 @@ class Single extends Pairs {
 
     // The row on screen and some of those that follow.
     upcoming(count) {
-        const rows = new Set(this.rows.slice(this.place, this.place + 1))
-        for (const place of this.places(this.place + 1)) {
-            if (rows.size > count) break
-            rows.add(this.rows[place])
-        }
-        return [...rows]
+        const places = new Set([this.place, ...this.places(this.place + 1).take(count)])
+        return [...places].map(place => this.rows[place]).filter(row => row !== undefined)
     }
 
     showLoaded(row) {
@@ -143,14 +138,16 @@ class Single extends Pairs {
     }
 
     fill(row, {card, image, fault}) {
-        Object.assign(this, {shown: {row, card, focus: null, news: ''}, painted: Infinity})
+        const order = [...new Set([card.first, ...card.captions.keys()])].filter(number => number in card.captions)
+        Object.assign(this, {shown: {row, card, order, focus: 0, news: ''}, painted: Infinity})
         this.write({label: card.label, score: card.score, id: `id: ${card.pair_id}`, wait: ''})
         this.write({fault: fault && `Picture cannot be read: ${fault}`})
         this.name(card.pair_id)
         limitSize(image)
         this.find('picture').replaceChildren(image)
-        this.find('captions').replaceChildren(...card.captions.map(text => foreign('li', text)))
-        this.find('captions').classList.toggle('several', card.captions.length > 1)
+        this.find('captions').replaceChildren(...order.map(number => make('li', {dir: 'auto'},
+            ...marked(card.captions[number], card.words[number]))))
+        this.find('review').classList.toggle('several', order.length > 1)
         for (const part of ['texts', 'suggested']) this.find(part).scrollTop = 0
         this.find('pair').hidden = false
         this.find('pair').dataset.pair = card.pair_id
@@ -179,55 +176,57 @@ class Single extends Pairs {
         if (!this.editing) this.box.blur() // a hidden box has the focus, and gets the next key, until the next frame
     }
 
-    // The place of the caption in focus: the chosen one, else the one with the worst fit.
+    // The number of the caption in focus, its text, and its place in the current captions, -1 if it was changed or removed.
     get focused() {
-        const fits = this.suggestions.get(this.shown.row)?.cosines ?? []
-        const worst = fits.reduce((at, fit, place) => (fit ?? Infinity) < (fits[at] ?? Infinity) ? place : at, 0)
-        return this.shown.focus ?? worst
+        const {card, order, focus} = this.shown, number = order[focus], text = card.captions[number]
+        return {number, text, place: this.currentCaptions.indexOf(text)}
     }
 
     focusOn(place) {
-        const count = this.shown.card.captions.length
-        this.shown.focus = (place + count) % count
+        const {length} = this.shown.order
+        this.shown.focus = (place + length) % length
         this.drawSuggestions()
     }
 
-    // Draw suggestions for the caption in focus: those that fit better than it does.
+    // Draw suggestions for the caption in focus: likelier words in place of surprising ones, captions that fit better.
     drawSuggestions() {
-        const answer = this.suggestions.get(this.shown.row), {focused} = this, fit = answer?.cosines?.[focused] ?? null
-        this.choices = (answer?.choices ?? []).filter(choice => choice.cosine > (fit ?? -Infinity))
-        Array.from(this.find('captions').children, (line, place) => line.classList.toggle('focus', place === focused))
-        const {length} = this.choices, title = 'Suggested by models that never saw it'
-        const heading = !answer ? `${title} …` : answer.fault ? `No suggestion: ${answer.fault}`
-            : !answer.members ? 'No suggestion: every model saw this pair.'
-            : !length ? 'No suggestion: none is likely enough to be right.'
-            : fit === null ? title : `${title} (fit of the caption: ${figures(fit)})`
-        this.write({heading, quality: length ? answer.quality : ''})
-        this.find('choices').replaceChildren(...this.choices.map(({caption, cosine}, place) => {
-            const parts = [make('kbd', place + 1), foreign('span', caption), make('i', figures(cosine))]
-            return make('li', button(event => this.act(place + 1, event), ...parts))
-        }))
+        const {row, card, focus} = this.shown, answer = this.suggestions.get(row), {number, text} = this.focused
+        const fit = answer?.cosines?.[number] ?? null, title = 'Suggested by models that never saw it'
+        const surprising = (card.words[number] ?? []).filter(({rank, better}) => rank <= WORDS && better)
+        const words = surprising.map(({start, end, word, better, chance}) => ({value: chance,
+            caption: Array.from(text).toSpliced(start, end - start, better).join(''),
+            label: make('span', make('bdi', word), ' → ', make('bdi', better))}))
+        const captions = (answer?.choices ?? []).filter(({cosine}) => cosine > (fit ?? -Infinity))
+            .map(({caption, cosine}) => ({value: figures(cosine), caption, label: foreign('span', caption)}))
+        this.choices = [...words, ...captions].slice(0, 3)
+        const heading = this.choices.length ? title + (fit === null ? '' : ` (fit of the caption: ${figures(fit)})`)
+            : answer ? `No suggestion: ${answer.fault || 'none is likely enough to be right.'}` : `${title} …`
+        this.write({heading, quality: captions.length ? answer.quality : ''})
+        Array.from(this.find('captions').children, (line, place) => line.classList.toggle('focus', place === focus))
+        this.find('choices').replaceChildren(...this.choices.map(({label, value}, place) =>
+            make('li', button(event => this.act(place + 1, event), make('kbd', place + 1), label, make('i', value)))))
     }
 
     click(event) {
         const line = event.target.closest('.captions li'), {card, row} = this.shown ?? {}
-        if (event.target.closest('.picture img')) {
-            const [caption = ''] = card.captions
-            showPicture(this.root, {src: this.fullSize({row}), alt: altOf(card.captions), caption})
-        } else if (line) this.focusOn([...this.find('captions').children].indexOf(line))
+        if (line) this.focusOn([...this.find('captions').children].indexOf(line))
+        else if (event.target.closest('.picture img'))
+            showPicture(this.root, {src: this.fullSize({row}), alt: altOf(card.captions), caption: this.focused.text})
     }
 
     // React to a key and return whether it is one of this page's. Up and down scroll the page of a pair with one caption.
     pressed(key, event) {
-        const moves = {arrowup: -1, arrowdown: 1}[key], several = this.shown?.card.captions.length > 1
-        if (event.ctrlKey || event.metaKey || !(moves ? several : key in SINGLE_KEYS)) return false
-        if (moves) this.focusOn(this.focused + moves)
-        else if (!event.repeat || key.startsWith('arrow')) this.act(SINGLE_KEYS[key], event)
+        const moves = {arrowup: -1, arrowdown: 1}[key], several = this.shown?.order.length > 1
+        const name = event.shiftKey && key === 'x' ? 'remove' : SINGLE_KEYS[key]
+        if (event.ctrlKey || event.metaKey || !(moves ? several : name)) return false
+        if (moves) this.focusOn(this.shown.focus + moves)
+        else if (!event.repeat || key.startsWith('arrow')) this.act(name, event)
         return true
     }
 
     act(name, event) {
         if (name === 'keep' || name === 'remove') this.decideShown(name, [], event)
+        else if (name === 'drop') this.drop(event)
         else if (name === 'undo') this.undo()
         else if (name in STEPS) this.step(STEPS[name])
         else if (name === 'edit') this.edit(event, this.currentCaptions)
@@ -244,7 +243,7 @@ class Single extends Pairs {
     }
 
     // `expected` is the decision on this page: the server refuses to replace any other decision.
-    decideShown(kind, captions, event) {
+    decideShown(kind, captions, event, label = labelOf(kind)) {
         if (!this.accepts(event)) return
         const {row, card, news} = this.shown, before = this.decisions.get(row)
         this.shown.news = ''
@@ -252,7 +251,7 @@ class Single extends Pairs {
         const expected = before ? [before, ...before === 'recaption' ? this.captions.get(row) : []] : []
         this.decide([card], kind, {captions, expected})
         this.visited.add(row)
-        this.sign(`${labelOf(kind)} ✓`, kind)
+        this.sign(`${label} ✓`, kind)
         this.go(this.next(this.place + 1))
     }
 
@@ -267,15 +266,26 @@ class Single extends Pairs {
         return this.decisions.get(row) === 'recaption' ? this.captions.get(row) : card?.captions
     }
 
+    // Remove the caption in focus, or the pair if it has no other caption.
+    drop(event) {
+        if (!this.accepts(event)) return
+        const {focused: {place}, shown: {order}} = this, others = this.currentCaptions.toSpliced(place, 1)
+        if (order.length < 2 || place >= 0 && !others.length) this.decideShown('remove', [], event)
+        else if (place < 0) this.sign('This caption was changed or removed before.', 'late')
+        else this.decideShown('recaption', others, event, 'caption removed')
+    }
+
     // Open a suggestion in the editor, in the place of the caption in focus.
-    useSuggestion(number, event) {
-        if (!this.choices[number]) return this.sign('There is no such suggestion.', 'late')
-        const {currentCaptions} = this, at = Math.min(this.focused, currentCaptions.length - 1)
-        this.edit(event, currentCaptions.with(at, this.choices[number].caption))
+    useSuggestion(choice, event) {
+        if (!this.choices[choice]) return this.sign('There is no such suggestion.', 'late')
+        const {currentCaptions, focused: {number, place}} = this, last = currentCaptions.length - 1
+        this.edit(event, currentCaptions.with(place < 0 ? Math.min(number, last) : place, this.choices[choice].caption))
+        this.suggested = this.box.value // Enter saves it as long as it is unchanged
     }
 
     edit(event, captions) {
         if (!this.accepts(event)) return
+        this.suggested = null
         this.box.value = asLines(captions)
         this.unchanged = [asLines(this.currentCaptions), asLines(this.shown.card.captions)]
         this.editing = true
@@ -284,6 +294,7 @@ class Single extends Pairs {
     }
 
     recaption(event) {
+        event.preventDefault()
         const lines = this.box.value.split('\n').map(line => line.trim()).filter(Boolean)
         if (!lines.length) this.sign('Not saved: write at least one caption.', 'late')
         else if (!this.unchanged.includes(lines.join('\n'))) this.decideShown('recaption', lines, event)

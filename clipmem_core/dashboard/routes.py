@@ -28,7 +28,7 @@ from clipmem_core.config import InputError
 from clipmem_core.dashboard.cards import FULL_SIDE, LARGE_SIDE, SIDE, WORKERS, thumbnail
 from clipmem_core.dashboard.plain import number, one_line
 from clipmem_core.review.bulk_edit import Batch, store
-from clipmem_core.review.cards import cards
+from clipmem_core.review.cards import cards, suspicious_captions, suspicious_words
 from clipmem_core.review.decisions import Codes, decided, open_review
 from clipmem_core.review.queries import cached, caption_keys, fetch_numbered, find_row
 from clipmem_core.review.rows import changed_rows, count_pairs, find_rows
@@ -162,7 +162,9 @@ def _pairs(request: Request) -> Response:
     """Answer with the review's fields of some rows, without injected errors, which the reviewer must not see."""
     audit, selection = _parse(request)
     shown = cards(audit, _numbers(request, "rows"), selection)
-    keys = caption_keys(audit.folder / PAIRS, [card.pair_id for card in shown])
+    ids = [card.pair_id for card in shown]
+    keys, first = caption_keys(audit.folder / PAIRS, ids), suspicious_captions(audit, ids)
+    surprising = suspicious_words(audit, ids)
     random_order = selection.order == RANDOM
     drawn = drawn_at_random(audit) if selection.order == REVIEW_PLACE else frozenset()
     order = MISFIT if random_order or selection.order == REVIEW_PLACE else selection.order
@@ -176,6 +178,8 @@ def _pairs(request: Request) -> Response:
                 "pair_id": card.pair_id,
                 "caption_key": str(keys.get(card.pair_id, 0)),
                 "captions": card.captions,
+                "first": first.get(card.pair_id, 0),
+                "words": surprising.get(card.pair_id, {}),
                 "label": card.label or "",
                 "score": f"{words(order)} {number(score)}{at_random}",
                 "decision": decision.decision if decision else None,
@@ -218,7 +222,7 @@ def _suggest(request: Request) -> Response:
 def _suggestions(audit: Audit, row: int) -> dict[str, Any]:
     suggestions = suggested_captions(audit, row)
     return {
-        "members": len(suggestions.members),
+        "fault": "" if suggestions.members else "every model saw this pair.",
         "cosines": [value if math.isfinite(value) else None for value in suggestions.cosines],
         "choices": [{"caption": each.caption, "cosine": each.cosine} for each in suggestions.choices],
         "quality": QUALITY,

@@ -8,7 +8,7 @@ from clipmem_core.review.decisions import Review
 from tests.browser.conftest import TRAINED
 from tests.browser.watched import wait_idle
 
-KEYS = {"k": "keep", "x": "remove"}
+KEYS = {"k": "keep", "x": "recaption"}  # x removes one caption of several
 STORED = "() => !Object.keys(localStorage).some(key => key.startsWith('clipmem-review'))"
 # Record the pair on screen at each key press, before the listener of the page runs, and whether that accepts the key:
 # it then stops the event.

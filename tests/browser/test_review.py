@@ -7,7 +7,7 @@ from urllib.parse import parse_qs, urlsplit
 import numpy as np
 import pytest
 
-from clipmem_core.audit.store import Audit
+from clipmem_core.audit.store import CAPTION_TABLE, Audit, read_table
 from clipmem_core.dataset.pictures import decode
 from clipmem_core.dataset.readers.containers import read_bytes
 from clipmem_core.review.decisions import Review
@@ -90,7 +90,7 @@ def test_a_refusal_is_shown_until_it_was_read_and_its_pair_is_undecided_again(
     open_review_page(page, address)
     pair = shown_pair(page)
     page.route(EVENTS, refuse)
-    page.keyboard.press("x")
+    page.keyboard.press("Shift+X")
     message = page.get_by_text(f"Not saved: remove of {pair}: <b>other captions</b>.")
     message.wait_for()
     page.get_by_text("0 decided, saved").wait_for()
@@ -112,30 +112,62 @@ def test_the_picture_on_screen_is_that_of_the_pair(page: Any, address: str, data
         page.keyboard.press("ArrowRight")
 
 
-def test_a_suggestion_replaces_the_caption_in_focus_and_is_saved_from_the_editor_alone(
+def test_the_most_suspicious_caption_is_in_focus_with_a_likelier_word_and_suggestions_saved_by_enter_alone(
     page: Any, address: str, data: Path, review: Review
 ) -> None:
+    audit = Audit(data / "audits" / TRAINED)
     choices = [{"caption": caption, "cosine": c} for caption, c in (("a heron", 0.4), ("a stork", 0.25), ("no", 0.15))]
-    suggestions = {"members": 4, "cosines": [0.3, 0.1, 0.2, 0.3, 0.3], "choices": choices, "quality": "8 of 10"}
+    suggestions = {"fault": "", "cosines": [0.2] * 5, "choices": choices, "quality": "8 of 10"}
     page.route("**/api/review/suggestions?**", lambda route: route.fulfill(json=suggestions))
     open_review_page(page, address)
-    pair, suggestion = shown_pair(page), page.locator("ol span")
-    captions = Audit(data / "audits" / TRAINED).pairs.set_index("pair_id")["captions"][pair]
-    suggestion.nth(2).wait_for()  # all three fit better than the worst caption, the second
-    assert page.locator(".captions li.focus").inner_text() == captions[1]
-    page.keyboard.press("ArrowDown")
-    page.locator(".captions li.focus", has_text=captions[2]).wait_for()
-    assert suggestion.count() == 2
-    page.keyboard.press("2")
-    page.locator("textarea:visible").first.wait_for()
-    page.keyboard.press("Escape")
-    page.wait_for_timeout(500)
-    assert events(review) == []
-    page.keyboard.press("2")
-    page.keyboard.press("Control+Enter")
-    next_pair(page, pair)
-    all_stored(page)
-    assert list(review.current(pair).captions) == [captions[0], captions[1], "a stork", *captions[3:]]  # type: ignore[union-attr]
+    pair, suggestion, shown = shown_pair(page), page.locator("ol span"), page.locator(".captions li")
+    captions = audit.pairs.set_index("pair_id")["captions"][pair].tolist()
+    scores = read_table(audit.folder / CAPTION_TABLE)
+    first = int(scores[scores["pair_id"] == pair].set_index("caption")["misfit"].idxmax())
+    order = [first, *(number for number in range(5) if number != first)]
+    assert [shown.nth(place).text_content() for place in range(5)] == [captions[number] for number in order]
+    suggestion.nth(2).wait_for()
+    last_word = captions[first].split()[-1]
+    assert suggestion.all_inner_texts() == [f"{last_word} → <b>fox", "a heron", "a stork"]
+    assert shown.locator("u.strength2").first.get_attribute("title") == "unlikely: 0.3%; likelier: <b>fox 41%"
+    for number, key in ((first, "1"), (order[1], "3")):
+        page.locator(".captions li.focus", has_text=captions[number]).wait_for()
+        page.keyboard.press(key)
+        page.locator("textarea:visible").first.wait_for()
+        page.keyboard.press("Escape")
+        page.wait_for_timeout(500)
+        page.keyboard.press(key)
+        page.keyboard.press("Enter")
+        next_pair(page, pair)
+        all_stored(page)
+        captions[number] = "a stork" if key == "3" else f"{captions[number][: -len(last_word)]}<b>fox"
+        assert list(review.current(pair).captions) == captions  # type: ignore[union-attr]
+        page.keyboard.press("ArrowLeft")
+        page.locator(".recaptioned", has_text=captions[number]).wait_for()
+        page.keyboard.press("ArrowDown")
+    assert len(events(review)) == 2
+
+
+def test_x_removes_the_caption_in_focus_and_with_shift_the_pair(page: Any, address: str, review: Review) -> None:
+    open_review_page(page, address)
+    pair, captions = shown_pair(page), page.locator(".captions li").all_text_contents()
+    stored = []
+    for keys in (["ArrowUp", "x"], ["x"], ["x"], ["Shift+X"], ["u"]):
+        for key in keys:
+            page.keyboard.press(key)
+        if keys == ["u"]:
+            page.locator(".badge.recaption").wait_for()
+        elif len(stored) != 2:
+            next_pair(page, pair)
+            page.keyboard.press("ArrowLeft")
+        else:
+            page.get_by_text("This caption was changed or removed before.").wait_for()
+        page.locator(f".pair[data-pair='{pair}']").wait_for()
+        all_stored(page)
+        decision = review.current(pair)
+        stored.append((decision.decision, sorted(decision.captions)))  # type: ignore[union-attr]
+    without = [("recaption", sorted(rest)) for rest in (captions[:-1], captions[1:-1], captions[1:-1])]
+    assert stored == [*without, ("remove", []), without[-1]]
 
 
 def test_an_edit_and_undo(page: Any, address: str, review: Review) -> None:
@@ -187,7 +219,7 @@ def test_a_reload_and_a_way_back_lead_to_the_pair_on_screen_and_double_nothing(
     page.keyboard.press("x")
     next_pair(page, pair)
     all_stored(page)
-    assert [decision for _, decision, _ in events(review)] == ["keep", "keep", "remove"]
+    assert [decision for _, decision, _ in events(review)] == ["keep", "keep", "recaption"]
     page.troubles.clear()  # pictures of the previous page
 
 
@@ -219,14 +251,21 @@ def test_a_decision_of_another_tab_is_replaced_by_a_second_press_alone(page: Any
 
 
 @pytest.mark.parametrize("page", ["light", "dark"], indirect=True)
-def test_hostile_captions_show_as_they_are_and_do_nothing(page: Any, address: str) -> None:
+def test_hostile_captions_and_words_show_as_they_are_and_do_nothing(page: Any, address: str) -> None:
     open_review_page(page, address, "hostile", order="clipmem")
     for caption in HOSTILE[:-1]:
         page.wait_for_function(
-            """expected => document.querySelector('[data-testid=stBidiComponentIsolated]').shadowRoot
-                .querySelector('.captions li').textContent === expected""",
-            arg=caption,
+            """expected => {
+                const {shadowRoot} = document.querySelector('[data-testid=stBidiComponentIsolated]')
+                const line = shadowRoot.querySelector('.captions li')
+                return [line, line?.querySelector('u')].every((node, at) => node?.textContent === expected[at])
+            }""",
+            arg=[caption, caption.split()[-1]],
         )
+        page.keyboard.press("1")
+        replaced = " ".join([*caption.split()[:-1], "<b>fox"])
+        assert page.locator("textarea").input_value().split("\n")[0] == replaced
+        page.keyboard.press("Escape")
         page.keyboard.press("ArrowRight")
     assert page.title() == "Review · CLIPMem"
     assert page.locator(".review script, .review b:not(.place), .review img[src=x], .review a").count() == 0

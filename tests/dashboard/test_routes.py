@@ -5,17 +5,19 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from clipmem_core.audit.store import Audit, write_json
+from clipmem_core.audit.store import CAPTION_TABLE, Audit, write_json, write_table
 from clipmem_core.dashboard.routes import LARGEST, PREFIX, routes
 from clipmem_core.review import score_breakdown
 from clipmem_core.review.bulk_edit import MOST_EVENTS
 from clipmem_core.review.decisions import open_review
-from tests.fixtures import HOSTILE, embed
+from tests.fixtures import HOSTILE, embed, write_words
 
 OWN = {"Origin": "http://testserver", "Content-Type": "application/json"}
 CLIENT = "0123456789abcdef"
@@ -68,6 +70,32 @@ def test_the_queue_and_its_pairs_as_the_browser_asks_for_them(server: TestClient
     checked = ask(server, "queue", order="random")["rows"]
     assert sorted(checked) == sorted(queue["rows"])
     assert "spot check" in ask(server, "pairs", order="random", rows=str(checked[0]))[0]["score"]
+
+
+def test_a_card_names_its_most_suspicious_caption_and_the_most_surprising_words(
+    server: TestClient, audit: Audit
+) -> None:
+    one, two = audit.pairs["pair_id"][:2]
+    assert [(pair["first"], pair["words"]) for pair in ask(server, "pairs", rows="0,1")] == [(0, {})] * 2
+    scores = pd.DataFrame(
+        {"pair_id": [one] * 3 + [two] * 3, "caption": [0, 1, 2] * 2, "misfit": [0.1, np.nan, 2, *[np.nan] * 3]}
+    )
+    write_table(audit.folder / CAPTION_TABLE, scores.assign(similarity_out=[0, 0, 0, 0.2, 0.1, 0.3]))
+    surprises = [
+        (0, "A", 4.5, ["tree", "two"]),
+        (2, "b", 2, []),
+        (4, "c", 0.9, ["x"]),
+        (6, "d", 1.5, ["y"]),
+        (8, "e", 3, ["z"]),
+    ]
+    write_words(audit, [(one, 2, start, *word) for start, *word in surprises])
+    (card, other) = ask(server, "pairs", rows="0,1")
+    assert (card["first"], other["first"], other["words"]) == (2, 1, {})
+    marks = card["words"]["2"]
+    assert [(mark["word"], mark["rank"], mark["strength"]) for mark in marks] == [("A", 1, 3), ("b", 3, 1), ("e", 2, 2)]
+    assert [(mark["better"], mark["chance"]) for mark in marks] == [("Tree", "41%"), ("", ""), ("z", "41%")]
+    assert marks[0]["hint"] == "unlikely: 0.3%; likelier: Tree 41%, Two 5.0%"
+    assert (marks[0]["start"], marks[0]["end"]) == (0, 1)
 
 
 def test_pictures_come_in_the_size_that_is_asked_for_and_a_grey_square_tells_why(
