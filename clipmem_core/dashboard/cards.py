@@ -13,14 +13,14 @@ from PIL import Image
 
 from clipmem_core.audit.store import Audit
 from clipmem_core.audit.verdict import queues
-from clipmem_core.columns import CAPTION_MISFIT, MISFIT
+from clipmem_core.columns import CAPTION_MISFIT
 from clipmem_core.dashboard.page import link, read_view
 from clipmem_core.dashboard.plain import as_html, cut, explained_errors, number, read_verdict, signed
 from clipmem_core.dataset.pictures import decode
 from clipmem_core.dataset.readers.containers import read_bytes
 from clipmem_core.io import shortage
-from clipmem_core.review.cards import MARKS, PairCard, cards, marked, worst_captions
-from clipmem_core.review.rows import caption_queue, find_rows
+from clipmem_core.review.cards import MARKS, PairCard, cards, first_captions, marked
+from clipmem_core.review.rows import find_rows, queue_selection
 from clipmem_core.review.selection import Selection
 from clipmem_core.scores.registry import words
 
@@ -144,7 +144,7 @@ def draw_strips(audit: Audit) -> None:
     st.html(STYLE)
     for order, queue in reversed(queues(read_verdict(audit)).items()):
         with explained_errors():
-            selection = (caption_queue(audit) if order == MISFIT else None) or Selection(order=order)
+            selection = queue_selection(audit, order)
             rows = find_rows(audit, selection, page=1, size=STRIP_SIZE)
             shown = cards(audit, rows, selection)
         if not rows:
@@ -165,7 +165,7 @@ def draw_card_row(
 
     This is the first caption, or in the order by single captions the worst, with its words marked and one corrected.
     """
-    worst = worst_captions(audit, [card.pair_id for card in shown]) if selection.order == CAPTION_MISFIT else {}
+    firsts = first_captions(audit, shown, selection.order)
     pictures = start_thumbnails(audit.record.pictures, [card.image for card in shown])
     with st.grid(STRIP_SIZE, min_column_width=115, gap="small", key=f"cards-{key}") as grid:
         for card, label, picture in zip(shown, labels, pictures, strict=True):
@@ -173,8 +173,8 @@ def draw_card_row(
                 draw_card_picture(card, *picture.result())
                 parameters = link(audit, selection, **(read_view() | {"pair": card.pair_id}))
                 st.page_link(PAIR_PAGE, label=label, icon="", query_params=parameters)
-                place, unlikely = worst.get(card.pair_id, (0, []))
-                caption = cut("".join(card.captions[place : place + 1]), CAPTION_LIMIT if worst else STRIP_LIMIT)
-                better = ", ".join(f"{word['word']} → {word['better']}" for word in unlikely if word["better"])
-                text = f'<bdi>{marked(caption, unlikely)}</bdi><div class="name">{as_html(better)}</div>'
+                first, marks = firsts[card.pair_id]
+                caption = cut("".join(card.captions[first : first + 1]), CAPTION_LIMIT if marks else STRIP_LIMIT)
+                better = ", ".join(f"{mark['word']} → {mark['better']}" for mark in marks if mark["better"])
+                text = f'<bdi>{marked(caption, marks)}</bdi><div class="name">{as_html(better)}</div>'
                 st.html(f'<div class="pair-card" dir="auto">{text}</div>')

@@ -13,12 +13,12 @@ from urllib.parse import urlencode
 import streamlit as st
 
 from clipmem_core.audit.store import PAIRS, Audit
-from clipmem_core.columns import CAPTION_MISFIT, CLIPMEM, CLIPMEM_SHRUNK, SE
+from clipmem_core.columns import CLIPMEM, CLIPMEM_SHRUNK, SE
 from clipmem_core.dashboard.page import PAIR, link, peek_selection, read_view, write, write_selection
 from clipmem_core.dashboard.plain import Noise, cut, number, read_noise
 from clipmem_core.dashboard.routes import PREFIX
 from clipmem_core.figures.layout import INJECTED_COLOUR, group_colour
-from clipmem_core.review.cards import PairCard, worst_captions
+from clipmem_core.review.cards import FirstCaption, PairCard, first_captions
 from clipmem_core.review.decisions import decided
 from clipmem_core.review.queries import CAPTION_KEY, fetch_numbered
 from clipmem_core.review.rows import count_decided
@@ -126,7 +126,7 @@ def draw_grid(
     order, main = selection.order, page is not None
     current, pages = page or (1, 1)
     keys = fetch_numbered(audit.folder / PAIRS, [CAPTION_KEY], [card.row for card in cards])
-    worst = worst_captions(audit, [card.pair_id for card in cards]) if order == CAPTION_MISFIT else {}
+    firsts = first_captions(audit, cards, order)
     noise = read_noise(audit)
     shown = shown_scores(cards, noise, order, table=table)
     decided_count, total = count_decided(audit, selection) if main else (0, len(cards))
@@ -134,7 +134,7 @@ def draw_grid(
     data = {
         "address": urlencode(link(audit, selection, **read_view())),
         "view": urlencode({"key": key} | conditions),  # the same pairs in another order
-        "cards": [_card_data(card, keys[card.row][0], shown, noise, worst.get(card.pair_id)) for card in cards],
+        "cards": [_card_data(card, keys[card.row][0], shown, noise, firsts[card.pair_id]) for card in cards],
         "table": table,
         "order": order,
         "scores": [[name, words(name)] for name in shown],
@@ -174,11 +174,9 @@ def shown_scores(cards: Sequence[PairCard], noise: Noise, order: str, *, table: 
 
 
 def _card_data(
-    card: PairCard, caption_key: int, shown: Sequence[str], noise: Noise, worst: tuple[int, Any] | None
+    card: PairCard, caption_key: int, shown: Sequence[str], noise: Noise, first: FirstCaption
 ) -> dict[str, Any]:
-    """Return a pair's data for the grid, its worst caption first if there is one."""
-    first, marks = worst or (0, [])
-    captions = [*card.captions[first : first + 1], *card.captions[:first], *card.captions[first + 1 :]]
+    start, marks = first
     decision, values = card.decision, card.scores | {MATCH: card.match}
     around = noise.around(card.scores.get(CLIPMEM), card.scores.get(SE)) if noise.error else ""
     label = [f"label: {cut(card.label, CAPTION_LIMIT)}"] if card.label else []
@@ -186,7 +184,7 @@ def _card_data(
         "row": card.row,
         "pair_id": card.pair_id,
         "caption_key": str(caption_key),  # it has more digits than a browser's numbers
-        "captions": [cut(caption, FULL_LIMIT) for caption in captions],
+        "captions": [cut(caption, FULL_LIMIT) for caption in (*card.captions[start:], *card.captions[:start])],
         "marks": marks,
         "decision": decision.decision if decision else None,
         "other": decision.words if decision and not decision.decision else "",

@@ -246,17 +246,15 @@ def write_decisions(audit: Audit, path: Path, progress: Progress | None = None) 
     for name, columns in files.items():
         values = fetch_pairs(audit.folder / name, columns, table[PAIR_ID])
         table = table.merge(values.to_pandas(), on=PAIR_ID, how="left")
-    lists = [name for name in (CAPTIONS, OWN_CAPTIONS, *LISTED.values()) if name in table]
+    texts, numbers = pa.list_(pa.string()), pa.list_(pa.float64())
+    kinds = {CAPTIONS: texts, OWN_CAPTIONS: texts} | dict.fromkeys(LISTED.values(), numbers)
     with replacing(path) as temporary:
         if path.suffix.lower() == ".parquet":
-            arrow = pa.Table.from_pandas(table.drop(columns=lists), preserve_index=False)
-            for name in lists:
-                kind = pa.string() if name in (CAPTIONS, OWN_CAPTIONS) else pa.float64()
-                arrow = arrow.append_column(name, pa.array(table[name], pa.list_(kind)))
-            pq.write_table(arrow.select(table.columns.tolist()), temporary)
+            arrow = pa.Table.from_pandas(table, preserve_index=False)
+            fields = [field.with_type(kinds.get(field.name, field.type)) for field in arrow.schema]
+            pq.write_table(arrow.cast(pa.schema(fields)), temporary)
         else:
-            texts = {name: table[name].map(_as_json) for name in lists}
-            cells = table.assign(**texts).map(
+            cells = table.assign(**{name: table[name].map(_as_json) for name in kinds if name in table}).map(
                 lambda cell: f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell
             )
             cells.to_csv(temporary, index=False, quoting=QUOTE_NONNUMERIC)
@@ -265,13 +263,8 @@ def write_decisions(audit: Audit, path: Path, progress: Progress | None = None) 
 
 
 def word_changes(old: Any, new: Any) -> str:
-    """Say what a recaption changed, word by word; empty without old or new captions.
-
-    Example:
-        >>> word_changes(["a dog", "a red bike", "a cat"], ["a dog", "a red tree"])
-        'bike → tree (caption 2); removed: caption 3'
-    """
-    if not isinstance(old, list) or not isinstance(new, list) or not new:
+    """Say which words and captions a recaption changed; empty without old or new captions."""
+    if not isinstance(old, list) or not new:
         return ""
     changes = []
     for _, start, stop, first, last in SequenceMatcher(None, old, new, autojunk=False).get_opcodes():

@@ -21,15 +21,14 @@ from clipmem_core.dataset.readers.containers import read_bytes
 from clipmem_core.figures.audit_scores import group_figure
 from clipmem_core.io import is_number, shortage
 from clipmem_core.review import overview as o
-from clipmem_core.review.cards import MARKS, PairCard, cards, marked, worst_captions
+from clipmem_core.review.cards import MARKS, PairCard, cards, first_captions, marked
 from clipmem_core.review.decisions import FOR_OTHER, decision_words, open_review
-from clipmem_core.review.rows import caption_queue, find_rows
-from clipmem_core.review.selection import Selection
-from clipmem_core.scores.registry import EXPORT, scores_in
+from clipmem_core.review.rows import find_rows, queue_selection
+from clipmem_core.scores.registry import EXPORT, scores_in, words
 
 TEMPLATE = "report.html.j2"
 SIDE = 160  # pixels of a thumbnail's longer side
-TOP, SUSPICIOUS = 50, 10  # pairs of a gallery
+TOP = 50
 DECISIONS_SHOWN = 500
 CAPTION_LIMIT = 400
 _METRICS = {"auroc": "AUROC", "average_precision": "average precision", "precision_at_k": "precision at k"}
@@ -116,23 +115,20 @@ def _figure(groups: pd.DataFrame, bins: pd.DataFrame) -> Any:
 
 
 def _galleries(audit: Audit) -> list[dict[str, Any]]:
-    listed = [
-        (Selection(order=order), TOP, queue.name, f"Highest {order} first. {queue.sentence}")
-        for order, queue in verdict_queues(audit.verdict).items()
-    ]
-    if by_caption := caption_queue(audit):
-        listed.insert(0, (by_caption, SUSPICIOUS, "Most suspicious captions", MARKS))
     galleries = []
-    for selection, size, title, explanation in listed:
-        top = cards(audit, find_rows(audit, selection, page=1, size=size), selection)
-        worst = worst_captions(audit, [card.pair_id for card in top]) if selection == by_caption else {}
-        shown = [_card(card, audit.record.pictures, worst.get(card.pair_id)) for card in top]
-        galleries += [{"title": title, "explanation": explanation, "cards": shown}] if shown else []
+    for order, queue in verdict_queues(audit.verdict).items():
+        selection = queue_selection(audit, order)
+        top = cards(audit, find_rows(audit, selection, page=1, size=TOP))
+        firsts = first_captions(audit, top, selection.order)
+        shown = [_card(card, audit.record.pictures, *firsts[card.pair_id]) for card in top]
+        note = MARKS if selection.order == CAPTION_MISFIT else ""
+        explanation = f"Highest {words(selection.order)} first. {queue.sentence} {note}"
+        galleries += [{"title": queue.name, "explanation": explanation, "cards": shown}] if shown else []
     return galleries
 
 
-def _card(card: PairCard, root: Path, worst: tuple[int, Any] | None) -> dict[str, Any]:
-    """Return the texts of a pair or of its worst caption, and the picture as a data URI, empty if it cannot be read."""
+def _card(card: PairCard, root: Path, first: int, marks: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return a pair's texts, one caption first and its words marked, and its picture, empty if it cannot be read."""
     try:
         picture = decode(read_bytes(root, card.image), size=SIDE)
         picture.thumbnail((SIDE, SIDE))
@@ -145,16 +141,12 @@ def _card(card: PairCard, root: Path, worst: tuple[int, Any] | None) -> dict[str
         uri = ""
     facts = {name: number(card.scores.get(name)) for name in scores_in(EXPORT)}
     facts |= {"group": card.group, "label": card.label or "", "injected": card.injected or ""}
-    captions, html = [_cut(caption) for caption in card.captions], ""
-    if worst:
-        place, words = worst
-        captions, html = [captions[place]], marked(captions[place], words)
-        facts = {f"{word['word']} →": f"{word['better']} {word['chance']}" for word in words if word["better"]}
-        facts["caption misfit"] = number(card.scores[CAPTION_MISFIT])
+    facts |= {f"{mark['word']} →": f"{mark['better']} {mark['chance']}" for mark in marks if mark["better"]}
+    captions = [_cut(caption) for caption in (*card.captions[first:], *card.captions[:first])]
     return {
         "picture": uri,
         "captions": captions,
-        "marked": html,
+        "marked": marked(captions[0], marks) if captions else "",
         "pair_id": _cut(card.pair_id),
         "facts": {name: _cut(value) for name, value in facts.items() if value},
         "decision": card.decision.words if card.decision else "",

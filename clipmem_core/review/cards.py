@@ -4,7 +4,7 @@ import html
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -21,6 +21,7 @@ from clipmem_core.scores.registry import BY_NAME, CARD, EXPORT, PAIR, ROW, score
 
 SHOWN = tuple(dict.fromkeys(name for place in (CARD, ROW, PAIR, EXPORT) for name in scores_in(place)))
 OWN_CAPTIONS = "own_captions"
+FirstCaption: TypeAlias = tuple[int, Sequence[dict[str, Any]]]  # its number in the pair, and its surprising words
 # scores of single captions: column of a list of them, by score
 LISTED = {name: f"{name}_by_caption" for name in (c.SIMILARITY_OUT, c.WORD_MISFIT, c.MISFIT)}
 MARKED = 3  # words of a caption at most
@@ -124,10 +125,13 @@ def percent(probability: float) -> str:
     return "under 0.1%" if probability < 0.001 else f"{probability:{'.0%' if probability >= 0.1 else '.1%'}}"
 
 
-def worst_captions(audit: Audit, pair_ids: Sequence[str]) -> dict[str, tuple[int, list[dict[str, Any]]]]:
-    """Return number and surprising words of the most suspicious caption of each of some pairs."""
-    words, worst = suspicious_words(audit, pair_ids), suspicious_captions(audit, pair_ids)
-    return {pair_id: (number, words.get(pair_id, {}).get(number, [])) for pair_id, number in worst.items()}
+def first_captions(audit: Audit, shown: Sequence[PairCard], order: str) -> dict[str, FirstCaption]:
+    """Return the caption to show first of each card by pair_id: in the order by single captions the worst, marked."""
+    ids = [card.pair_id for card in shown]
+    if order != c.CAPTION_MISFIT:
+        return dict.fromkeys(ids, (0, []))
+    words, worst = suspicious_words(audit, ids), suspicious_captions(audit, ids)
+    return {pair_id: (first := worst.get(pair_id, 0), words.get(pair_id, {}).get(first, [])) for pair_id in ids}
 
 
 def marked(caption: str, words: Sequence[dict[str, Any]]) -> str:

@@ -190,10 +190,11 @@ def first_queue(audit: Audit) -> Selection:
     return Selection(order=c.MISFIT if score_span(audit, c.MISFIT) else next(iter(scores_in(QUEUE))))
 
 
-def caption_queue(audit: Audit) -> Selection | None:
-    """Return the order by single captions of the pairs that an audit is about; None if captions have no scores."""
-    group = next((group for group in c.TARGET_GROUPS if group in audit.record.groups), "")
-    return Selection(order=c.CAPTION_MISFIT, group=group) if score_span(audit, c.CAPTION_MISFIT) else None
+def queue_selection(audit: Audit, order: str) -> Selection:
+    """Return the pairs of a queue; that of misfit is by single captions, if these have scores."""
+    if order != c.MISFIT or not score_span(audit, c.CAPTION_MISFIT):
+        return Selection(order=order)
+    return Selection(order=c.CAPTION_MISFIT, group=c.SCORED if c.SCORED in audit.record.groups else c.CANDIDATE)
 
 
 def changed_rows(audit: Audit, entry: int | None = None) -> tuple[int, dict[int, str | None]]:

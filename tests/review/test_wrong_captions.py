@@ -9,7 +9,7 @@ import pytest
 from clipmem_core.audit.scoring import wrong_captions
 from clipmem_core.audit.store import CAPTION_TABLE, SCORES, VERDICT, Audit, write_json, write_table
 from clipmem_core.columns import PAIR_COLUMNS
-from clipmem_core.review.cards import marked, worst_captions
+from clipmem_core.review.cards import cards, first_captions, marked
 from clipmem_core.review.decisions import open_review
 from clipmem_core.review.rows import find_rows
 from clipmem_core.review.selection import RANDOM, Selection
@@ -106,14 +106,17 @@ def test_single_captions_have_a_count_and_the_kinds_of_errors_that_are_not_seen(
         assert "not counted" in wrong_words(audit)[0]
 
 
-def test_a_worst_caption_has_its_words_marked_as_text(audit: Audit) -> None:
-    assert worst_captions(audit, ["a"]) == {}
-    rows = {"pair_id": ["a", "b", "b"], "caption": [0, 1, 0], "misfit": [np.nan, 0.0, 3.0]}
-    write_table(audit.folder / CAPTION_TABLE, pd.DataFrame(rows).assign(similarity_out=0.1))
-    write_words(audit, [("b", 0, 4, "<b>", 5.0, ['"x"']), ("b", 1, 0, "x", 5.0, [])])
-    number, words = worst_captions(audit, ["b"])["b"]
-    assert (number, len(words)) == (0, 1)
-    html = marked("🐊 & <b> <i>", words)
+def test_a_worst_caption_comes_first_and_its_words_are_marked_as_text(copy: Copy) -> None:
+    audit = copy()
+    card = cards(audit, [20])[0]
+    for order in ("caption_misfit", "misfit"):
+        assert first_captions(audit, [card], order) == {card.pair_id: (0, [])}
+    rows = {"pair_id": card.pair_id, "caption": [1, 0], "misfit": [np.nan, 3.0], "similarity_out": 0.1}
+    write_table(audit.folder / CAPTION_TABLE, pd.DataFrame(rows))
+    write_words(audit, [(card.pair_id, 0, 4, "<b>", 5.0, ['"x"']), (card.pair_id, 1, 0, "x", 5.0, [])])
+    number, marks = first_captions(audit, [card], "caption_misfit")[card.pair_id]
+    assert (number, len(marks)) == (0, 1)
+    html = marked("🐊 & <b> <i>", marks)
     assert html.startswith("🐊 &amp; <u style=")
     assert html.endswith(">&lt;b&gt;</u> &lt;i&gt;")
     assert "&quot;x&quot; 41%" in html
