@@ -103,11 +103,14 @@ def write_audit(
     return Audit(folder)
 
 
-def write_words(audit: Audit, rows: list[tuple[str, int, int, str, float, list[str]]]) -> None:
-    """Write words.parquet: pair_id, number of the caption, start, word, surprise and likelier words of each word."""
-    table = pd.DataFrame(rows, columns=[c.PAIR_ID, c.CAPTION, c.START, c.WORD, c.SURPRISE, c.BETTER])
-    likelier = [[0.41, 0.05, 0.0001][: len(words)] for words in table[c.BETTER]]
-    write_table(audit.folder / store.WORD_TABLE, table.assign(probability=0.003, better_probability=likelier))
+def write_words(audit: Audit) -> None:
+    """Write words.parquet with the last word of each caption, which is surprising, and a likelier one."""
+    texts = audit.pairs.explode(c.CAPTIONS).reset_index(drop=True)
+    table = texts[[c.PAIR_ID]].assign(caption=texts.groupby(c.PAIR_ID).cumcount(), probability=0.003, surprise=3.0)
+    table[c.WORD] = [text.split()[-1] for text in texts[c.CAPTIONS]]
+    table[c.START] = [text.rindex(word) for text, word in zip(texts[c.CAPTIONS], table[c.WORD], strict=True)]
+    table[c.BETTER], table[c.BETTER_PROBABILITY] = [["<b>fox"]] * len(table), [[0.41]] * len(table)
+    write_table(audit.folder / store.WORD_TABLE, table)
 
 
 def made_scores(pairs: pd.DataFrame, groups: np.ndarray, rng: np.random.Generator) -> pd.DataFrame:

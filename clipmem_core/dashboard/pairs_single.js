@@ -46,15 +46,14 @@ class Single extends Pairs {
         }
     }
 
-    isHidden(place, except = new Set()) {
-        const row = this.rows[place]
-        return this.only.checked && Boolean(this.decisions.get(row)) && !except.has(row)
+    isHidden(row, except) {
+        return this.only.checked && this.decisions.get(row) && !except?.has(row)
     }
 
     // The places to show after a place; "Undecided only" wraps around at the end.
     *places(from) {
         const count = this.rows.length, end = this.only.checked ? from + count : count
-        for (let place = from; place < end; place += 1) if (!this.isHidden(place % count)) yield place % count
+        for (let place = from; place < end; place += 1) if (!this.isHidden(this.rows[place % count])) yield place % count
     }
 
     next(from) {
@@ -68,7 +67,7 @@ class Single extends Pairs {
 
     step(by) {
         let place = this.place + by
-        while (this.rows[place] !== undefined && this.isHidden(place, this.visited)) place += by
+        while (this.rows[place] !== undefined && this.isHidden(this.rows[place], this.visited)) place += by
         if (place < 0) this.sign('This is the first pair.')
         else this.go(Math.min(place, this.rows.length))
     }
@@ -192,10 +191,10 @@ class Single extends Pairs {
     drawSuggestions() {
         const {row, card, focus} = this.shown, answer = this.suggestions.get(row), {number, text} = this.focused
         const fit = answer?.cosines?.[number] ?? null, title = 'Suggested by models that never saw it'
-        const surprising = (card.words[number] ?? []).filter(({rank, better}) => rank <= WORDS && better)
-        const words = surprising.map(({start, end, word, better, chance}) => ({value: chance,
-            caption: Array.from(text).toSpliced(start, end - start, better).join(''),
-            label: make('span', make('bdi', word), ' → ', make('bdi', better))}))
+        const surprising = (card.words[number] ?? []).filter(({rank, better}) => rank <= WORDS && better.length)
+        const words = surprising.map(({start, end, word, better: [[other, value]]}) => ({value,
+            caption: Array.from(text).toSpliced(start, end - start, other).join(''),
+            label: make('span', make('bdi', word), ' → ', make('bdi', other))}))
         const captions = (answer?.choices ?? []).filter(({cosine}) => cosine > (fit ?? -Infinity))
             .map(({caption, cosine}) => ({value: figures(cosine), caption, label: foreign('span', caption)}))
         this.choices = [...words, ...captions].slice(0, 3)
@@ -229,7 +228,7 @@ class Single extends Pairs {
         else if (name === 'drop') this.drop(event)
         else if (name === 'undo') this.undo()
         else if (name in STEPS) this.step(STEPS[name])
-        else if (name === 'edit') this.edit(event, this.currentCaptions)
+        else if (name === 'edit') this.edit(event, this.currentCaptions, this.shown && this.focused.place)
         else if (name === 'cancel') this.editing = false
         else this.useSuggestion(name - 1, event)
         this.drawState()
@@ -279,17 +278,19 @@ class Single extends Pairs {
     useSuggestion(choice, event) {
         if (!this.choices[choice]) return this.sign('There is no such suggestion.', 'late')
         const {currentCaptions, focused: {number, place}} = this, last = currentCaptions.length - 1
-        this.edit(event, currentCaptions.with(place < 0 ? Math.min(number, last) : place, this.choices[choice].caption))
+        const at = place < 0 ? Math.min(number, last) : place
+        this.edit(event, currentCaptions.with(at, this.choices[choice].caption), at)
         this.suggested = this.box.value // Enter saves it as long as it is unchanged
     }
 
-    edit(event, captions) {
+    edit(event, captions, at) {
         if (!this.accepts(event)) return
         this.suggested = null
         this.box.value = asLines(captions)
         this.unchanged = [asLines(this.currentCaptions), asLines(this.shown.card.captions)]
         this.editing = true
         this.find('edit').hidden = false
+        this.box.selectionEnd = asLines(captions.slice(0, at + 1)).length // the caret is after the caption in focus
         this.box.focus()
     }
 

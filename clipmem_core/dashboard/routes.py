@@ -163,8 +163,8 @@ def _pairs(request: Request) -> Response:
     audit, selection = _parse(request)
     shown = cards(audit, _numbers(request, "rows"), selection)
     ids = [card.pair_id for card in shown]
-    keys, first = caption_keys(audit.folder / PAIRS, ids), suspicious_captions(audit, ids)
-    surprising = suspicious_words(audit, ids)
+    keys = caption_keys(audit.folder / PAIRS, ids)
+    first, surprising = suspicious_captions(audit, ids), suspicious_words(audit, ids)
     random_order = selection.order == RANDOM
     drawn = drawn_at_random(audit) if selection.order == REVIEW_PLACE else frozenset()
     order = MISFIT if random_order or selection.order == REVIEW_PLACE else selection.order

@@ -24,8 +24,7 @@ OWN_CAPTIONS = "own_captions"
 FirstCaption: TypeAlias = tuple[int, Sequence[dict[str, Any]]]  # its number in the pair, and its surprising words
 # scores of single captions: column of a list of them, by score
 LISTED = {name: f"{name}_by_caption" for name in (c.SIMILARITY_OUT, c.WORD_MISFIT, c.MISFIT)}
-MARKED = 3  # words of a caption at most
-SURPRISE = (1.0, 2.5, 4.0)  # limits of a weak, a medium and a strong mark, in nats
+MARKED, SURPRISE = 3, (1.0, 2.5, 4.0)  # words of a caption at most; limits of a weak to a strong mark, in nats
 LINES = ("none", "dotted", "solid", "double")
 MARKS = "The most suspicious caption of each pair; underlined words are unlikely with the picture and the other words."
 _UNSEARCHED = Selection()
@@ -71,18 +70,12 @@ def cards(audit: Audit, rows: Sequence[int], selection: Selection = _UNSEARCHED)
 
 
 def suspicious_captions(audit: Audit, pair_ids: Sequence[str]) -> dict[str, int]:
-    """Return the number of the caption with the highest misfit, else the lowest similarity_out, of each of some pairs.
-
-    Empty if the audit has no scores of captions.
-    """
+    """Return the number of the caption with the highest misfit, else the lowest similarity_out, of some pairs."""
     path = audit.folder / CAPTION_TABLE
     if not path.is_file():
         return {}
-    order = ", ".join(
-        f'CASE WHEN isfinite("{name}") THEN "{name}" END {end} NULLS LAST'
-        for name, end in ((c.MISFIT, "DESC"), (c.SIMILARITY_OUT, "ASC"))
-    )
-    first = f'first("{c.CAPTION}" ORDER BY {order}, "{c.CAPTION}") AS number'
+    order = f'"{c.MISFIT}" DESC NULLS LAST, "{c.SIMILARITY_OUT}" NULLS LAST, "{c.CAPTION}"'
+    first = f'first("{c.CAPTION}" ORDER BY {order}) AS number'
     table = fetch_pairs(path, [first], pair_ids, end=f'GROUP BY "{c.PAIR_ID}"')
     return dict(zip(table[c.PAIR_ID].to_pylist(), table["number"].to_pylist(), strict=True))
 
@@ -91,31 +84,25 @@ def suspicious_words(audit: Audit, pair_ids: Sequence[str]) -> dict[str, dict[in
     """Return the most surprising words of the captions of some pairs, by pair and caption, in the order of the text.
 
     start and end count characters. strength is the number of limits in `SURPRISE` that a word exceeds, rank is 1 for
-    the most surprising word, better is the likeliest word in its place, in its case, if any.
+    the most surprising word, better has the likeliest word in its place, in its case, and its probability, if any.
     """
     path, shown = audit.folder / WORD_TABLE, dict[str, dict[int, list[dict[str, Any]]]]()
     if not path.is_file():
         return shown
-    rank = f'row_number() OVER (PARTITION BY "{c.PAIR_ID}", "{c.CAPTION}" ORDER BY "{c.SURPRISE}" DESC) AS rank'
     columns = [c.CAPTION, c.START, c.WORD, c.SURPRISE, c.PROBABILITY, c.BETTER, c.BETTER_PROBABILITY]
+    rank = f'row_number() OVER (PARTITION BY "{c.PAIR_ID}", "{c.CAPTION}" ORDER BY "{c.SURPRISE}" DESC) AS rank'
     end = f'WHERE "{c.SURPRISE}" > {SURPRISE[0]} QUALIFY rank <= {MARKED} ORDER BY "{c.CAPTION}", "{c.START}"'
-    table = fetch_pairs(path, [*(f'"{column}"' for column in columns), rank], pair_ids, end=end)
-    for row in table.to_pylist():
-        word, better = row[c.WORD], row[c.BETTER] or []
+    for row in fetch_pairs(path, [*(f'"{name}"' for name in columns), rank], pair_ids, end=end).to_pylist():
+        word, likelier = row[c.WORD], row[c.BETTER] or []
         if word[:1].isupper():
-            better = [other[:1].upper() + other[1:] for other in better]
-        chances = [percent(chance) for chance in [row[c.PROBABILITY], *(row[c.BETTER_PROBABILITY] or [])]]
-        likelier = ", ".join(map(" ".join, zip(better, chances[1:], strict=True)))
-        mark = {
-            "start": row[c.START],
-            "end": row[c.START] + len(word),
-            "word": word,
-            "rank": row["rank"],
-            "strength": sum(row[c.SURPRISE] > limit for limit in SURPRISE),
-            "hint": f"unlikely: {chances[0]}{'; likelier: ' if likelier else ''}{likelier}",
-            "better": better[0] if better else "",
-            "chance": chances[1] if better else "",
-        }
+            likelier = [other[:1].upper() + other[1:] for other in likelier]
+        better = list(zip(likelier, map(percent, row[c.BETTER_PROBABILITY] or []), strict=True))
+        listed = f"; likelier: {', '.join(map(' '.join, better))}" if better else ""
+        hint, strength = (
+            f"unlikely: {percent(row[c.PROBABILITY])}{listed}",
+            sum(row[c.SURPRISE] > low for low in SURPRISE),
+        )
+        mark = row | {"end": row[c.START] + len(word), "strength": strength, "hint": hint, "better": better[:1]}
         shown.setdefault(row[c.PAIR_ID], {}).setdefault(row[c.CAPTION], []).append(mark)
     return shown
 
