@@ -175,6 +175,6 @@ def draw_card_row(
                 st.page_link(PAIR_PAGE, label=label, icon="", query_params=parameters)
                 first, marks = firsts[card.pair_id]
                 caption = cut("".join(card.captions[first : first + 1]), CAPTION_LIMIT if marks else STRIP_LIMIT)
-                better = ", ".join(f"{mark['word']} → {mark['better']}" for mark in marks if mark["better"])
+                better = ", ".join(f"{mark['word']} → {mark['better'][0][0]}" for mark in marks if mark["better"])
                 text = f'<bdi>{marked(caption, marks)}</bdi><div class="name">{as_html(better)}</div>'
                 st.html(f'<div class="pair-card" dir="auto">{text}</div>')

@@ -141,7 +141,7 @@ def _card(card: PairCard, root: Path, first: int, marks: Sequence[dict[str, Any]
         uri = ""
     facts = {name: number(card.scores.get(name)) for name in scores_in(EXPORT)}
     facts |= {"group": card.group, "label": card.label or "", "injected": card.injected or ""}
-    facts |= {f"{mark['word']} →": f"{mark['better']} {mark['chance']}" for mark in marks if mark["better"]}
+    facts |= {f"{mark['word']} →": " ".join(mark["better"][0]) for mark in marks if mark["better"]}
     captions = [_cut(caption) for caption in (*card.captions[first:], *card.captions[:first])]
     return {
         "picture": uri,

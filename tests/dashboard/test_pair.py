@@ -55,7 +55,7 @@ def test_a_link_opens_its_pair_with_scores_terms_and_checks(audit_of: Callable[.
     table = pd.DataFrame({"pair_id": ID, "caption": range(len(audit.pairs["captions"][20]))})
     table = table.assign(similarity_out=0.25, misfit=1.5, word_misfit=table["caption"] / 2)
     write_table(audit.folder / CAPTION_TABLE, table)
-    write_words(audit, [(ID, 0, 0, "a", 2.0, ["<b>"])])
+    write_words(audit)
     check_counts(audit)
     app = open_page(PAIR, audit="made", order="clipmem", pair=ID)
     score = audit.scores.iloc[20]
@@ -63,7 +63,8 @@ def test_a_link_opens_its_pair_with_scores_terms_and_checks(audit_of: Callable[.
     captions, words, means = (element.value for element in app.dataframe)
     assert captions["caption"].tolist() == audit.pairs["captions"][20].tolist()
     assert captions["word misfit"].tolist() == table["word_misfit"].tolist()
-    assert words.iloc[0].tolist() == ["1", "a", "unlikely: 0.3%; likelier: <b> 41%"]
+    assert words["word"].tolist() == [caption.split()[-1] for caption in captions["caption"]]
+    assert set(words["probability"]) == {"unlikely: 0.3%; likelier: <b>fox 41%"}
     assert means.loc["positive", "in"] == pytest.approx(score["positive_in"])
     assert means.loc["positive", "in − out"] == pytest.approx(score["positive_in"] - score["positive_out"])
     (clipmem,) = [metric.value for metric in app.metric if metric.label == "clipmem"]
