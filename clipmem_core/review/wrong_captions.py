@@ -95,11 +95,9 @@ def wrong_words(audit: Audit) -> tuple[str, str]:
     A second line is on single captions. Without an estimate there is no line and the other text gives the reason.
     """
     progress, (likely, basis) = review_progress(audit), likely_wrong(audit.verdict)
-    single = single_captions(audit.verdict)
-    if not progress.sentence:
-        return f"{likely}\n{single}".strip(), basis
-    basis = " ".join(filter(None, [likely, basis, MEANINGS if progress.remaining else ""]))
-    return f"{progress.sentence}\n{single}".strip(), basis
+    if progress.sentence:
+        basis = " ".join(filter(None, [likely, basis, MEANINGS if progress.remaining else ""]))
+    return f"{progress.sentence or likely}\n{single_captions(audit.verdict)}".strip(), basis
 
 
 def random_check(audit: Audit) -> str:
