@@ -280,14 +280,13 @@ class Single extends Pairs {
         const {currentCaptions, focused: {number, place}} = this, last = currentCaptions.length - 1
         const at = place < 0 ? Math.min(number, last) : place
         this.edit(event, currentCaptions.with(at, this.choices[choice].caption), at)
-        this.suggested = this.box.value // Enter saves it as long as it is unchanged
     }
 
     edit(event, captions, at) {
         if (!this.accepts(event)) return
-        this.suggested = null
         this.box.value = asLines(captions)
         this.unchanged = [asLines(this.currentCaptions), asLines(this.shown.card.captions)]
+        this.suggested = this.unchanged.includes(this.box.value) ? null : this.box.value // Enter saves it unless it is edited
         this.editing = true
         this.find('edit').hidden = false
         this.box.selectionEnd = asLines(captions.slice(0, at + 1)).length // the caret is after the caption in focus
