@@ -63,8 +63,6 @@ CAPTION = "caption"  # captions.parquet: number of the caption in its pair, from
 MARGIN_OUT = "margin_out"
 WORD_MISFIT = "word_misfit"
 CAPTION_MISFIT = "caption_misfit"
-GAP = "gap"
-ODD = "odd"
 
 # words.parquet: one row per word that the word model reads
 POSITION = "position"  # number of the word in its caption, from 0
@@ -72,6 +70,7 @@ START = "start"  # its first character
 WORD = "word"
 PROBABILITY = "probability"
 SURPRISE = "surprise"
+CHANGED = "changed"  # the surprise of another word of its kind in its place
 BETTER = "better"  # likelier words, the likeliest first
 BETTER_PROBABILITY = "better_probability"
 

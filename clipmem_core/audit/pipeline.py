@@ -66,7 +66,7 @@ class Progress:
     cut: int = 0  # captions longer than the locked text tower reads
     left_out: int = 0  # pairs excluded by the second round
     attacks: list[dict[str, Any]] = field(default_factory=list)
-    captions_missing: str = ""
+    words_missing: str = ""  # why there is no words.parquet
 
     def train(self, *, again: bool = False) -> None:
         """Train all members that are not finished (`again`: in the second round)."""
@@ -78,6 +78,13 @@ class Progress:
         run_members(self.audit, record.members, executor=executor, watch=self.screen.members, **options)
 
     @functools.cached_property
+    def words(self) -> pd.DataFrame:
+        """The scores of captions by their words, a row for each caption."""
+        from clipmem_core.audit.words import caption_words  # torch
+
+        return caption_words(self.audit, store.caption_counts(self.audit))
+
+    @functools.cached_property
     def evidence(self) -> scoring.Evidence:
         return scoring.gather_evidence(self.audit)
 
@@ -86,6 +93,8 @@ class Progress:
         """The scores of the first round, and how clipmem was split between the encoders."""
         self.screen.say("scoring")
         scores, split = scoring.score_table(self.evidence)
+        misfit = scoring.pair_means(self.words[c.WORD_MISFIT].to_numpy(), store.caption_counts(self.audit))
+        scores = scoring.update_scores(scores, **{c.WORD_MISFIT: misfit})
         if split["missing"]:
             self.screen.say(f"note: {split['missing']}. Every other score is there")
         return scores, split
@@ -122,6 +131,21 @@ def _features(audit: Audit, progress: Progress) -> None:
         raise InputError(f"{path} and {store.CONFIG} differ in members: delete {audit.folder} and run it again")
     ensure_pixels(audit, progress.screen)
     progress.cut = ensure_features(audit, record, progress.screen, progress.executor)
+
+
+def _words(audit: Audit, progress: Progress) -> None:
+    """Train the word models, and predict the words of captions by the model that never saw their pair."""
+    from clipmem_core.audit.words import ensure_words  # torch
+
+    record, screen = audit.record, progress.screen
+    if not (record.config.lock_image or record.config.features):
+        progress.words_missing = "the words of captions are scored with a locked image tower only"
+        return
+    screen.say("predicting the words of captions")
+    at_once = min(2, settings.side_by_side(record.config))
+    n = int(store.caption_counts(audit).sum())
+    report: Callable[[float], None] = lambda share: screen.captions(round(share * n), n)  # noqa: E731
+    ensure_words(audit, progress.executor, at_once=at_once, threads=record.threads, watch=report)
 
 
 @one_thread
@@ -176,14 +200,16 @@ def _score(audit: Audit, progress: Progress) -> None:
         fits = [store.read_array(folder / store.SECOND_FIT, shared=True) for folder in folders]
         second = side_means(fits, sides.membership.trained)[1]
         scores = scoring.update_scores(scores, **{c.LOG_PROBABILITY_SECOND: second})
+    counts = store.caption_counts(audit)
+    captions = scoring.caption_table(audit, scores, counts, sides, progress.words[c.WORD_MISFIT].to_numpy())
+    store.write_table(audit.folder / store.CAPTION_TABLE, captions)
+    highest = pd.Series(captions[c.MISFIT]).groupby(np.repeat(np.arange(len(counts)), counts)).max()
+    scores = scoring.update_scores(scores, **{c.CAPTION_MISFIT: highest.reindex(range(len(counts))).to_numpy()})
     store.write_table(audit.folder / store.SCORES, scores)
     utility = scoring.utility_table(audit, sides.membership.members)
     attacked, progress.attacks = scoring.attack_members(evidence)
     tables = [table for table in (utility, attacked) if len(table)]  # an empty one would decide the column type
     store.write_table(audit.folder / store.UTILITY, pd.concat(tables, ignore_index=True))
-    captions, progress.captions_missing = scoring.caption_table(audit, store.caption_counts(audit), sides)
-    if captions is not None:
-        store.write_table(audit.folder / store.CAPTION_TABLE, captions)
 
 
 @one_thread
@@ -191,6 +217,9 @@ def _verdict(audit: Audit, progress: Progress) -> None:
     """Write the audit's results and its checks of itself."""
     began, spent, record, scores = time.monotonic(), progress.seconds, audit.record, audit.scores
     results = scoring.summary(progress.evidence, scores, progress.first_scores[1]) | {"attacks": progress.attacks}
+    owner = np.repeat(scores[c.GROUP].isin(c.SCORED_GROUPS).to_numpy(), store.caption_counts(audit))
+    if single := scoring.single_captions(progress.words[owner]):
+        results["wrong_captions"]["single"] = single
     if sample := scoring.whole_set(audit, record, scores, ensure_checks(audit), results["wrong_captions"]):
         results["sample"] = sample
     if progress.left_out:
@@ -201,12 +230,13 @@ def _verdict(audit: Audit, progress: Progress) -> None:
     training = {name: member_progress(audit.folder, name).seconds or None for name in record.members}
     seconds = {
         "prepare": record.prepare_seconds,
+        "words": round(spent["words"], 2),
         "members": round(spent["features"] + spent["members"], 2),
         "scoring": round(scoring_seconds, 2),
         "second_round": round(progress.second_seconds, 2),
         "training_by_member": training,
     }
-    more = {"captions_missing": progress.captions_missing or None, "seconds": seconds}
+    more = {"words_missing": progress.words_missing or None, "seconds": seconds}
     store.write_json(audit.folder / store.VERDICT, verdict | more)
 
 
@@ -214,6 +244,7 @@ def _verdict(audit: Audit, progress: Progress) -> None:
 PIPELINE: dict[str, Callable[[Audit, Progress], None]] = {
     "prepare": _prepare,
     "features": _features,
+    "words": _words,
     "members": _members,
     "second round": _second_round,
     "score": _score,

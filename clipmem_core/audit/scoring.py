@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.stats import rankdata
 
 from clipmem_core import columns as c
 from clipmem_core.audit import store
@@ -23,18 +24,19 @@ from clipmem_core.scores.alignment import IMAGE_SQUARE, TEXT_SQUARE, pair_terms
 from clipmem_core.scores.detection import detection_table
 from clipmem_core.scores.encoders import contributions
 from clipmem_core.scores.membership import Sides
-from clipmem_core.scores.prevalence import summarize_count, suspicion_of, whole_count
+from clipmem_core.scores.prevalence import estimate_wrong, most_wrong, summarize_count, suspicion_of, whole_count
 from clipmem_core.scores.registry import BY_NAME, DETECTION, INJECTED, SCORE_COLUMNS, TABLE, scores_in
 from clipmem_core.scores.uncertainty import Noise, share_above, standard_errors
 from clipmem_core.training.names import CHECKPOINT, TRAJECTORY
 
-SINGLE_CAPTIONS = "no pair has more than one caption"
 UNUSABLE = "rows that cannot be used"
 TOP_K = 50  # pairs a person reviews first
 SIZE_STEP = 0.05  # between the sizes of clipmem whose share of pairs is reported
 MIN_NOISE_RATIO = 3  # a size must be this many errors: the share above smaller ones depends on the noise model
 SPILL_BYTES = 1 << 22  # larger arrays are held in a file instead of memory
 RESAMPLED = 100_000_000  # pairs drawn by all bootstrap resamples together
+LATER = (c.LOG_PROBABILITY_SECOND, c.WORD_MISFIT, c.CAPTION_MISFIT)  # added by later steps
+SEEN_FROM = 0.7  # AUROC of a kind of wrong word that scores can see
 MAX_ATTACKED = 1_000_000  # pairs; larger sets are sampled
 
 
@@ -126,7 +128,7 @@ def score_table(evidence: Evidence) -> tuple[pd.DataFrame, dict[str, Any]]:
     learned = detectors.learned(evidence.log_probability) if evidence.log_probability else nan
     new = {c.CSLS_OUT: csls, c.LOG_PROBABILITY_OUT: log_probability, c.LEARNED: learned}
     new |= {c.CSLS_SWAPPED: swapped, c.CSLS_NEAR: near}
-    values |= {name: spill(column) for name, column in new.items()} | {c.LOG_PROBABILITY_SECOND: nan}
+    values |= {name: spill(column) for name, column in new.items()} | dict.fromkeys(LATER, nan)
     _compute_derived(values, set(values))
     columns = {c.PAIR_ID: evidence.pairs[c.PAIR_ID], c.GROUP: pd.Series(sides.membership.group)} | values
     return pd.DataFrame({name: columns[name] for name in SCORE_COLUMNS}, copy=False), split
@@ -176,6 +178,35 @@ def wrong_captions(pairs: pd.DataFrame, scores: pd.DataFrame) -> dict[str, Any]:
     count = summarize_count(fit, swapped, near, suspicion_of(scores[c.MISFIT].to_numpy(), fit))
     kinds = pairs[c.INJECTED]
     return count | {"injected": int((kinds == c.MISCAPTION).sum()), "injected_vague": int((kinds == c.VAGUE).sum())}
+
+
+def pair_means(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Return the mean of each pair's finite values; `counts` are values of each pair, [n_pairs]."""
+    owner, known = np.repeat(np.arange(len(counts)), counts), np.isfinite(values)
+    with np.errstate(invalid="ignore"):
+        return np.bincount(owner[known], values[known], len(counts)) / np.bincount(owner[known], minlength=len(counts))
+
+
+def single_captions(words: pd.DataFrame) -> dict[str, Any]:
+    """Return how many captions are wrong in a word, and which kinds of wrong words can be seen; empty without words.
+
+    `words` has word_misfit of captions; changed, the same with one word changed; and kind, of that word.
+    """
+    misfit, changed = words[c.WORD_MISFIT].to_numpy(), words[c.CHANGED].to_numpy()
+    if not np.isfinite(misfit).any():
+        return {}
+    kinds = []
+    for kind, part in words.groupby("kind", sort=True):
+        wrong = part[c.CHANGED].to_numpy()
+        both, label = np.concatenate([misfit[np.isfinite(misfit)], wrong]), str(kind)
+        ranks = rankdata(both)[-len(wrong) :]
+        auroc = float((ranks.mean() - (len(wrong) + 1) / 2) / max(len(both) - len(wrong), 1))
+        up_to = round(min(most_wrong(-misfit[np.isfinite(misfit)], -wrong), np.isfinite(misfit).sum()))
+        kinds.append({"kind": label, "auroc": auroc, "seen": auroc >= SEEN_FROM, "up_to": up_to})
+    count = estimate_wrong(-misfit, -changed)
+    seen = any(kind["seen"] for kind in kinds)
+    limits = {name: getattr(count, name) if seen else None for name in ("estimate", "low", "high")}
+    return {"captions": limits, "n": int(np.isfinite(misfit).sum()), "kinds": kinds}
 
 
 def summary(evidence: Evidence, scores: pd.DataFrame, split: dict[str, Any]) -> dict[str, Any]:
@@ -267,18 +298,19 @@ def attack_members(evidence: Evidence) -> tuple[pd.DataFrame, list[dict[str, Any
     return pd.DataFrame(metrics, columns=c.UTILITY_COLUMNS), records(table)
 
 
-def caption_table(audit: Audit, counts: np.ndarray, sides: Sides) -> tuple[pd.DataFrame | None, str]:
-    """Return captions.parquet, one row per caption, or None and the reason; `counts` are captions of each pair, [n].
+def caption_table(
+    audit: Audit, scores: pd.DataFrame, counts: np.ndarray, sides: Sides, words: np.ndarray
+) -> pd.DataFrame:
+    """Return captions.parquet, one row per caption, but for its misfit; `counts` are captions of each pair, [n].
 
     similarity_out and margin_out are means over the members not trained on the pair, learned over those trained on it.
-    misfit = −(z(learned) + z(margin_out)), by margin_out alone for held-out pairs and captions that no epoch drew. gap
-    is how far margin_out lies below that of the pair's other captions, and odd whether that is far.
+    Where no pair has several captions they are the pair's. `words` is word_misfit of each caption.
     """
-    if counts.max(initial=0) < 2:
-        return None, SINGLE_CAPTIONS
     owner = np.repeat(np.arange(len(counts)), counts)
     totals, n = np.zeros((3, len(owner))), np.zeros((3, len(owner)))
     for name, trained in zip(sides.membership.members, sides.membership.trained, strict=True):
+        if counts.max(initial=0) < 2:
+            break
         values = store.read_array(audit.member(name) / store.CAPTION_SCORES, shared=True)
         inside = trained[owner]
         for column, counted in enumerate((~inside, ~inside, inside)):
@@ -287,19 +319,21 @@ def caption_table(audit: Audit, counts: np.ndarray, sides: Sides) -> tuple[pd.Da
             n[column] += finite
     with np.errstate(invalid="ignore"):
         similarity, margin, learned = totals / np.where(n > 0, n, np.nan)
-    gap = detectors.gaps(margin, owner)
+    misfit = detectors.caption_misfit(learned, margin, words)
+    if counts.max(initial=0) < 2:
+        columns = (c.SIMILARITY_OUT, c.CSLS_OUT, c.LEARNED, c.MISFIT)
+        similarity, margin, learned, misfit = (scores[name].to_numpy()[owner] for name in columns)
     return pd.DataFrame(
         {
-            c.PAIR_ID: store.read_table(audit.folder / store.PAIRS, columns=[c.PAIR_ID])[c.PAIR_ID].to_numpy()[owner],
+            c.PAIR_ID: scores[c.PAIR_ID].to_numpy()[owner],
             c.CAPTION: (np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)).astype(np.int32),
             c.SIMILARITY_OUT: similarity,
             c.MARGIN_OUT: margin,
             c.LEARNED: learned,
-            c.MISFIT: detectors.caption_misfit(learned, margin),
-            c.GAP: gap,
-            c.ODD: detectors.odd_captions(gap),
+            c.WORD_MISFIT: words.astype(np.float32),
+            c.MISFIT: misfit,
         }
-    ), ""
+    )
 
 
 def whole_set(

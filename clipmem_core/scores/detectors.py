@@ -18,9 +18,9 @@ MOST_EXTERNAL = 1_000  # external pairs among which they are searched
 MOST_SWAPPED = 20_000  # pairs whose caption is swapped, evenly spaced
 LOG_PROBABILITY = 1  # place in a trajectory's last axis: training cosine, log-probability of the true partner
 _CHUNK, _CAPTION_CHUNK = 1_024, 4_096
+WORDS_WEIGHT, CAPTION_WORDS_WEIGHT = 1.0, 2.0  # of word_misfit, in a pair's misfit and in a caption's
 _SWAP_DRAW = 5  # random stream
 _SAME = 0.999  # cosine from which two captions count as equal
-_ODD = 4.0  # robust standard deviations
 
 
 def mean_over_epochs(trajectory: np.ndarray) -> np.ndarray:
@@ -46,46 +46,53 @@ def learned(log_probabilities: Sequence[np.ndarray]) -> np.ndarray:
     return nan_mean(log_probabilities)
 
 
-def misfit(learned: np.ndarray, log_probability_out: np.ndarray, *, second: bool = False) -> np.ndarray:
-    """Score how badly a pair's captions fit its image: misfit = −(z(learned) + 2 z(log_probability_out)).
+def misfit(
+    learned: np.ndarray, log_probability_out: np.ndarray, words: np.ndarray, *, second: bool = False
+) -> np.ndarray:
+    """Score how badly a pair's captions fit its image: misfit = −(z(learned) + 2 z(log_probability_out)) + z(words).
 
     Larger is more suspicious; 0 is average. Needs no labels and no further training. The weights were chosen on other
     injected errors than those they were evaluated on (data/results/README.md).
 
-    A pair with one part (a held-out pair has no `learned`, a pair that every member trains on has no
-    `log_probability_out`) gets the misfit at the same quantile among the pairs with both; one with none is NaN.
+    A pair with one of the first two parts (a held-out pair has no `learned`, a pair that every member trains on has no
+    `log_probability_out`) gets their sum at the same quantile among the pairs with both; one with none is NaN.
 
     Args:
         learned: mean log-probability in training, [n_pairs]; NaN for held-out pairs.
         log_probability_out: of the true partner among held-out ones, under members that never saw the pair, [n_pairs].
+        words: word_misfit, [n_pairs]; NaN counts as average.
         second: whether log_probability_out is of a second round of training, and then weighs 4.
     """
-    return _sum_of_z((learned, 1.0), (log_probability_out, 4.0 if second else 2.0))
+    return _sum_of_z((learned, 1.0), (log_probability_out, 4.0 if second else 2.0), words, WORDS_WEIGHT)
 
 
-def caption_misfit(learned: np.ndarray, margin_out: np.ndarray) -> np.ndarray:
-    """Score how badly one of several captions fits its image: −(z(learned) + z(margin_out)); else as `misfit`.
+def caption_misfit(learned: np.ndarray, margin_out: np.ndarray, words: np.ndarray) -> np.ndarray:
+    """Score how badly one of several captions fits its image: −(z(learned) + z(margin_out)) + 2 z(words).
 
-    Args: `learned_by_caption`, NaN where no epoch drew the caption, and `margins`, [n_captions] each.
+    Args: `learned_by_caption`, NaN where no epoch drew the caption, `margins`, and word_misfit, [n_captions] each;
+    missing values as in `misfit`.
     """
-    return _sum_of_z((learned, 1.0), (margin_out, 1.0))
+    return _sum_of_z((learned, 1.0), (margin_out, 1.0), words, CAPTION_WORDS_WEIGHT)
 
 
-def _sum_of_z(*parts: tuple[np.ndarray, float]) -> np.ndarray:
-    """Return minus the weighted sum of z-scores; a row with one part gets the score at the same quantile."""
+def _sum_of_z(
+    first: tuple[np.ndarray, float], second: tuple[np.ndarray, float], words: np.ndarray, weight: float
+) -> np.ndarray:
+    """Return minus the weighted sum of z-scores plus those of words; a row with one part gets the same quantile."""
 
     def z(values: np.ndarray) -> np.ndarray:
-        spread = values.std()
-        return (values - values.mean()) / spread if spread > 0 else np.zeros(len(values))
+        known = np.isfinite(values)
+        spread = values[known].std() if known.any() else 0.0
+        return np.where(known, values - values[known].mean(), 0.0) / spread if spread > 0 else np.zeros(len(values))
 
-    score = np.full(len(parts[0][0]), np.nan)
+    parts, score = (first, second), np.full(len(first[0]), np.nan)
     both = np.flatnonzero(~np.isnan([values for values, _ in parts]).any(axis=0))
     if len(both):
-        score[both] = -sum(weight * z(values[both]) for values, weight in parts)
+        score[both] = -sum(part * z(values[both]) for values, part in parts)
         for values, _ in parts:
             alone = np.flatnonzero(np.isnan(score) & ~np.isnan(values))
             score[alone] = np.interp(-values[alone], np.sort(-values[both]), np.sort(score[both]))
-    return score
+    return score + weight * z(words)
 
 
 def csls(cosine: np.ndarray, by_image: np.ndarray, by_text: np.ndarray) -> np.ndarray:
@@ -315,34 +322,3 @@ def learned_by_caption(
             total += np.bincount(captions[finite], value[finite] - value[finite].mean(), minlength=n_captions)
             count += np.bincount(captions[finite], minlength=n_captions)
     return np.divide(total, count, out=np.full(n_captions, np.nan), where=count > 0)
-
-
-def gaps(margin: np.ndarray, owner: np.ndarray) -> np.ndarray:
-    """Return how far each caption's margin lies below the mean of its pair's other captions; NaN without others.
-
-    Args:
-        margin: of each caption, [n_captions]; NaN is skipped.
-        owner: each caption's pair, from 0, [n_captions].
-
-    Example:
-        >>> gaps(np.array([1.0, 1.0, 0.0, 0.5]), np.array([0, 0, 0, 1])).tolist()
-        [-0.5, -0.5, 1.0, nan]
-    """
-    finite = ~np.isnan(margin)
-    values = np.where(finite, margin, 0.0)
-    others = np.bincount(owner, values)[owner] - values
-    count = np.bincount(owner, finite)[owner] - finite
-    mean = np.divide(others, count, out=np.full(len(margin), np.nan), where=count > 0)
-    return mean - margin
-
-
-def odd_captions(gap: np.ndarray) -> np.ndarray:
-    """Return which captions fit so much worse than the others of their pair that they are probably wrong.
-
-    Those whose gap is more than 4 robust standard deviations (1.4826 × the median distance from the median; Rousseeuw &
-    Croux, JASA 1993) above the median of all captions.
-    """
-    if not np.isfinite(gap).any():
-        return np.zeros(len(gap), dtype=bool)
-    middle = np.nanmedian(gap)
-    return gap > middle + _ODD * 1.4826 * np.nanmedian(np.abs(gap - middle))

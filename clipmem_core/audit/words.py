@@ -1,0 +1,254 @@
+"""The words of captions: two word models, each trained on half of the pairs, and the table of their predictions."""
+
+import functools
+import json
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+
+from clipmem_core import columns as c
+from clipmem_core.audit import store
+from clipmem_core.audit.executor import Executor, Task, local_processes, program_of
+from clipmem_core.audit.member import open_shared
+from clipmem_core.audit.store import Audit
+from clipmem_core.features.embed import text_features
+from clipmem_core.features.towers import Tower
+from clipmem_core.io import DELETE, reading, replacing
+from clipmem_core.scores.words import (
+    COLOURS,
+    KINDS,
+    NUMBERS,
+    WORD,
+    Words,
+    changed_words,
+    mean_of_exp,
+    split_words,
+    surprise,
+)
+from clipmem_core.training.words import Predictions, fit, predict, word_vectors
+
+FOLDER = "words"  # of the models, a folder each, until their predictions are written
+HALVES = ("0", "1")
+STATE, PREDICTED, SHARE = "state.pt", "predictions.npz", "share.json"
+KIND = "kind"
+NOTABLE = 0.0  # better words are stored of words that are more surprising than this
+REPORTED = 2.0  # seconds between two reports of progress
+SEED = 0  # of the words that words are compared with
+_WRITTEN = 1 << 18  # words that are written at a time
+
+
+def predict_half(
+    words: Words,
+    pictures: np.ndarray,
+    trained: np.ndarray,
+    judged: np.ndarray,
+    *,
+    text_tower: Tower | None,
+    seed: int,
+    into: Predictions,
+    state: Path | None = None,
+    progress: Callable[[float], None] = lambda share: None,
+) -> None:
+    """Train a word model on some pairs and write its predictions of the words of others.
+
+    Args:
+        words: of all captions.
+        pictures: features of all pictures, [n_pairs, width].
+        trained: rows of the pairs it is trained on.
+        judged: rows of the pairs it predicts.
+        text_tower: reads the words by their meaning; None: they have none before training.
+        seed: of the model.
+        into: the predictions of all words.
+        state: file from which a killed training goes on.
+        progress: called with the share that is done.
+    """
+    if words.known < 4 or not len(trained):
+        return
+    embed = (lambda listed: text_features([[word] for word in listed], text_tower)[0]) if text_tower else None
+    vectors = word_vectors(words, embed)
+    model = fit(words, pictures, trained, vectors, seed=seed, state=state, progress=lambda share: progress(0.8 * share))
+    changed = changed_words(words, seed=SEED)
+    predict(model, words, pictures, judged, changed, into, lambda share: progress(0.8 + 0.2 * share))
+
+
+def halves_of(trained: np.ndarray, external: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return the pairs that each model is trained on and those it predicts, by the first member's half of the pairs."""
+    halves = trained & ~external, ~trained & ~external
+    return [
+        (np.flatnonzero(halves[0]), np.flatnonzero(~halves[0])),
+        (np.flatnonzero(halves[1]), np.flatnonzero(trained)),
+    ]
+
+
+def _words_of(audit: Audit) -> Words:
+    batches = store.pair_blocks(audit, [c.CAPTIONS])
+    return split_words(captions for batch in batches for captions in batch[c.CAPTIONS].to_pylist())
+
+
+def surprises(words: Words, predicted: Predictions) -> np.ndarray:
+    """Return how surprising each word is, and the word it is compared with, [n_words, 2]; NaN if not predicted."""
+    changed = changed_words(words, seed=SEED)
+    frequency = words.frequency[np.column_stack([np.where(words.ids < words.known, words.ids, 0), changed])]
+    return surprise(predicted.alone, predicted.together, np.where(frequency > 0, frequency, np.nan))
+
+
+def word_scores(
+    captions: Sequence[Sequence[str]],
+    pictures: np.ndarray,
+    trained: np.ndarray,
+    external: np.ndarray,
+    *,
+    text_tower: Tower | None,
+    seed: int,
+) -> tuple[Words, np.ndarray]:
+    """Return the words of each pair's captions, and how surprising each is, [n_words]; trains in this process."""
+    words = split_words(captions)
+    into = Predictions.empty(len(words.ids))
+    for number, half in enumerate(halves_of(trained, external)):
+        predict_half(words, pictures, *half, text_tower=text_tower, seed=seed + number, into=into)
+    return words, surprises(words, into)[:, 0]
+
+
+def run_halves(folder: Path, names: Sequence[str]) -> None:
+    """Train the models of halves in this process and write their predictions."""
+    shared = open_shared(folder)
+    torch.set_num_threads(shared.record.threads)
+    words, pictures = _words_of(shared.audit), shared.features.image
+    assert pictures is not None
+    text_tower = None if shared.config.features else shared.towers.text
+    trained = shared.membership[shared.record.members[0]].to_numpy()
+    external = np.zeros(len(trained), bool)
+    external[shared.data.external] = True
+    for name in names:
+        own, before = folder / FOLDER / name, time.monotonic()
+
+        def report(share: float, own: Path = own) -> None:
+            nonlocal before
+            if time.monotonic() > before + REPORTED:
+                before = time.monotonic()
+                store.write_json(own / SHARE, share)
+
+        into = Predictions.empty(len(words.ids))
+        half = halves_of(trained, external)[int(name)]
+        seed = shared.config.seed + int(name)
+        files: Any = {"state": own / STATE, "progress": report}
+        predict_half(words, pictures, *half, text_tower=text_tower, seed=seed, into=into, **files)
+        with replacing(own / PREDICTED) as temporary, temporary.open("wb") as file:
+            np.savez(file, **into._asdict())
+
+
+def ensure_words(
+    audit: Audit, executor: Executor | None, *, at_once: int, threads: int, watch: Callable[[float], None]
+) -> None:
+    """Write words.parquet unless it is there: train both models, which a killed run resumes, and join what they say."""
+    path, folder = audit.folder / store.WORD_TABLE, audit.folder / FOLDER
+    if path.is_file():
+        return
+    missing = [name for name in HALVES if not (folder / name / PREDICTED).is_file()]
+    for name in missing:
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    program = program_of("clipmem_core.audit.words:run_halves", audit.folder)
+    tasks = [Task((folder / name,), program, (name,), threads, "word model") for name in missing]
+    run = executor or functools.partial(local_processes, at_once=at_once)
+    with closing(run(tasks)) as events:
+        for _ in events:
+            shares = [folder / name / SHARE for name in missing]
+            watch(sum(json.loads(share.read_text()) for share in shares if share.is_file()) / len(HALVES))
+    words = _words_of(audit)
+    files: Any = [store.read_array(folder / name / PREDICTED) for name in HALVES]
+    merged, second = (Predictions(**file) for file in files)
+    added = np.isfinite(second.alone[:, 0])
+    for whole, part in zip(merged, second, strict=True):
+        whole[added] = part[added]
+    _write_words(audit, words, merged)
+    shutil.rmtree(folder)
+
+
+def caption_words(audit: Audit, counts: np.ndarray) -> pd.DataFrame:
+    """Return the scores of captions by their words, a row for each caption of `counts` captions a pair.
+
+    The columns are word_misfit; changed, the same with one of its words changed; kind, of that word.
+    """
+    start = np.concatenate([[0], np.cumsum(counts)])
+    if not (audit.folder / store.WORD_TABLE).is_file():
+        missing = np.full(start[-1], np.nan)
+        return pd.DataFrame({c.WORD_MISFIT: missing, c.CHANGED: missing, KIND: None})
+    with reading(audit.folder / store.WORD_TABLE, repair=DELETE):
+        table = pq.read_table(
+            audit.folder / store.WORD_TABLE, columns=[c.PAIR_ID, c.CAPTION, c.WORD, c.SURPRISE, c.CHANGED]
+        )
+    ids = pa.chunked_array([batch[c.PAIR_ID] for batch in store.pair_blocks(audit, [c.PAIR_ID])])
+    pair = pc.index_in(table[c.PAIR_ID], value_set=ids.combine_chunks()).to_numpy()
+    caption, (own, changed) = (
+        start[pair] + table[c.CAPTION].to_numpy(),
+        (table[n].to_numpy() for n in (c.SURPRISE, c.CHANGED)),
+    )
+    bounds = np.searchsorted(caption, np.arange(start[-1] + 1))
+    with_change, kind = own.copy(), np.full(start[-1], None, dtype=object)
+    places = np.flatnonzero(np.isfinite(changed))
+    places = np.random.default_rng(SEED).permutation(places)
+    _, first = np.unique(caption[places], return_index=True)
+    places = places[first]  # one word of each caption, drawn
+    with_change[places] = changed[places]
+    words = pc.utf8_lower(table[c.WORD].take(pa.array(places))).to_pylist()
+    kind[caption[places]] = [
+        KINDS[0] if word in COLOURS else KINDS[1] if word in NUMBERS else KINDS[2] for word in words
+    ]
+    misfit = mean_of_exp(own, bounds)
+    changed_misfit = np.where(kind == None, np.nan, mean_of_exp(with_change, bounds))  # noqa: E711
+    return pd.DataFrame({c.WORD_MISFIT: misfit, c.CHANGED: changed_misfit, KIND: kind})
+
+
+def _write_words(audit: Audit, words: Words, predicted: Predictions) -> None:
+    """Write a row for each word that was predicted, in blocks."""
+    values, spelled = surprises(words, predicted), np.array(["", "", *words.spelled], dtype=object)
+    first, writer = 0, None
+    with replacing(audit.folder / store.WORD_TABLE) as temporary:
+        for batch in store.pair_blocks(audit, [c.PAIR_ID, c.CAPTIONS]):
+            rows, starts = [], []
+            for pair, captions in enumerate(batch[c.CAPTIONS].to_pylist()):
+                for number, caption in enumerate(captions):
+                    matches = list(WORD.finditer(caption))
+                    rows += [(pair, number, position, match.start()) for position, match in enumerate(matches)]
+                    starts += [match[0] for match in matches]
+            part = slice(first, first + len(rows))
+            first = part.stop
+            known = np.flatnonzero(np.isfinite(values[part, 0]))
+            pair, number, position, start = np.array(rows, np.int32).reshape(-1, 4)[known].T
+            own, changed = values[part][known].T
+            probability = np.exp(
+                np.logaddexp(*mixed(predicted.alone[part][known, 0], predicted.together[part][known, 0]))
+            )
+            likelier = (predicted.better_probability[part][known] > probability[:, None]) & (own > NOTABLE)[:, None]
+            offsets = np.concatenate([[0], np.cumsum(likelier.sum(axis=1))]).astype(np.int32)
+            columns = {
+                c.PAIR_ID: batch[c.PAIR_ID].take(pa.array(pair)),
+                c.CAPTION: number,
+                c.POSITION: position,
+                c.START: start,
+                c.WORD: pa.array([starts[place] for place in known], pa.string()),
+                c.PROBABILITY: probability.astype(np.float32),
+                c.SURPRISE: own.astype(np.float32),
+                c.CHANGED: changed.astype(np.float32),
+                c.BETTER: pa.ListArray.from_arrays(
+                    offsets, pa.array(spelled[predicted.better[part][known][likelier]], pa.string())
+                ),
+                c.BETTER_PROBABILITY: pa.ListArray.from_arrays(
+                    offsets, predicted.better_probability[part][known][likelier].astype(np.float32)
+                ),
+            }
+            table = pa.table(columns)
+            writer = writer or pq.ParquetWriter(temporary, table.schema)
+            writer.write_table(table, row_group_size=_WRITTEN)
+        assert writer is not None
+        writer.close()

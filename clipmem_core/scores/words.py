@@ -1,0 +1,131 @@
+"""Scores of the words of captions: how surprising a word is, for models that never saw its pair, and its caption.
+
+Words are numbered: 0 is no word, 1 a word that no model reads, and from 2 on the words of all captions, the most
+frequent first. Words below `Words.known` are frequent enough to be predicted.
+"""
+
+import functools
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
+
+from clipmem_core.dataset.injected_errors import _COLOURS as COLOURS
+from clipmem_core.dataset.injected_errors import _NUMBERS as NUMBERS
+
+WORD = re.compile(r"\w+")
+PREDICTED_FROM = 5  # captions that a predicted word occurs in
+MOST_PREDICTED, MOST_READ = 10_000, 30_000  # distinct words
+CONSISTENT = 0.1  # prior weight of an error that all captions of a pair share
+LARGEST = 12.0  # of a surprise, in nats
+KINDS = ("colour", "number", "other word")  # of words that are compared with another of their kind
+SIMILAR_RANKS = 25  # which differs in frequency by at most so many ranks
+
+
+@dataclass(frozen=True, eq=False)
+class Words:
+    """The words of all captions of a data set, as numbers."""
+
+    spelled: list[str]  # the word of number i + 2, in lower case
+    known: int  # numbers from 2 and below this one are predicted
+    ids: np.ndarray  # int32 [n_words]
+    caption_start: np.ndarray  # the first word of each caption, int64 [n_captions + 1]
+    pair_start: np.ndarray  # the first caption of each pair, int64 [n_pairs + 1]
+
+    @functools.cached_property
+    def frequency(self) -> np.ndarray:
+        """The share of each predicted word among all of them, [known]; 0 for the first two numbers."""
+        counts = np.bincount(self.ids, minlength=self.known)[: self.known].astype(np.float64)
+        counts[:2] = 0.0
+        return counts / max(counts.sum(), 1.0)
+
+
+def split_words(captions: Iterable[Sequence[str]]) -> Words:
+    """Return the words of each pair's captions; case and punctuation do not matter.
+
+    Example:
+        >>> split_words([["A dog.", "a DOG!"]]).ids.tolist()
+        [2, 3, 2, 3]
+    """
+    numbers: dict[str, int] = {}
+    ids, lengths, counts, in_captions = [], [], [], Counter[int]()
+    for pair in captions:
+        counts.append(len(pair))
+        for caption in pair:
+            listed = [numbers.setdefault(word.lower(), len(numbers)) for word in WORD.findall(caption)]
+            in_captions.update(set(listed))
+            ids.append(np.array(listed, np.int32))
+            lengths.append(len(listed))
+    often = [number for number, _ in in_captions.most_common(MOST_READ)]
+    place = np.ones(len(numbers) + 1, np.int32)
+    place[often] = np.arange(2, len(often) + 2)
+    listed_words = list(numbers)
+    return Words(
+        spelled=[listed_words[number] for number in often],
+        known=2 + sum(in_captions[number] >= PREDICTED_FROM for number in often[:MOST_PREDICTED]),
+        ids=place[np.concatenate([np.empty(0, np.int32), *ids])],
+        caption_start=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        pair_start=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+    )
+
+
+def kinds_of(words: Words) -> np.ndarray:
+    """Return the kind of each predicted word, a place in KINDS, int8 [known]; −1 for others, such as stop words."""
+    kinds = np.full(words.known, -1, np.int8)
+    for number, word in enumerate(words.spelled[: words.known - 2], 2):
+        if word in COLOURS or word in NUMBERS:
+            kinds[number] = word in NUMBERS
+        elif word not in ENGLISH_STOP_WORDS and len(word) > 2 and word.isalpha():
+            kinds[number] = 2
+    return kinds
+
+
+def changed_words(words: Words, *, seed: int) -> np.ndarray:
+    """Draw another word of the same kind for each word, int32 [n_words]; 0 for a word of no kind.
+
+    Models compare each word with it: it is a wrong word that a caption could have, as the scores see it.
+    """
+    rng, kinds, drawn = np.random.default_rng([seed, 13]), kinds_of(words), np.zeros(len(words.ids), np.int32)
+    ids = np.where(words.ids < words.known, words.ids, 0)
+    for kind in range(len(KINDS)):
+        listed = np.flatnonzero(kinds == kind)
+        if len(listed) < 2:
+            continue
+        at = np.flatnonzero(kinds[ids] == kind)
+        place, most = np.searchsorted(listed, ids[at]), min(SIMILAR_RANKS, (len(listed) - 1) // 2) or 1
+        step = rng.integers(1, most + 1, len(at)) * rng.choice([-1, 1], len(at))
+        drawn[at] = listed[(place + step) % len(listed)]
+    return drawn
+
+
+def surprise(alone: np.ndarray, together: np.ndarray, frequency: np.ndarray) -> np.ndarray:
+    """Return how surprising words are, in nats: above 0, the word is less likely here than anywhere.
+
+    s = log p(word) − log p(word | picture, other words): the log-odds that the word was put there by chance. The odds
+    are averaged over two models with the prior CONSISTENT: one reads the pair's other captions too, in which an error
+    of all captions goes unnoticed, and one does not. At most LARGEST.
+
+    Args: log-probabilities of words given picture and caption (`alone`) and given the pair's other captions too
+    (`together`), NaN for words that are not predicted; frequency among all words. Of one shape.
+    """
+    odds = np.logaddexp(np.log(CONSISTENT) - alone, np.log1p(-CONSISTENT) - together)
+    return np.minimum(np.log(frequency) + odds, LARGEST)
+
+
+def mean_of_exp(values: np.ndarray, start: np.ndarray) -> np.ndarray:
+    """Return log mean exp of consecutive groups of values, NaN values left out; NaN for a group without a value.
+
+    Args: values [n]; the start of each group and at the end n, [n_groups + 1].
+
+    Example:
+        >>> mean_of_exp(np.log([1.0, 3.0, 5.0]), np.array([0, 2, 2, 3])).tolist()  # log 2, none, log 5
+        [0.6931471805599453, nan, 1.6094379124341003]
+    """
+    known = np.isfinite(values)
+    group = np.repeat(np.arange(len(start) - 1), np.diff(start))[known]
+    counts = np.bincount(group, minlength=len(start) - 1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.log(np.bincount(group, np.exp(values[known]), len(start) - 1) / counts)
