@@ -93,20 +93,15 @@ def likely_wrong(verdict: Any) -> tuple[str, str]:
 
 
 def single_captions(verdict: Any) -> str:
-    """Say how many single captions and words are wrong and which errors cannot be seen; empty without a count."""
+    """Say how many captions have a wrong word and which kinds of words cannot be judged; empty without a count."""
     single = mapping(mapping(mapping(verdict).get("wrong_captions")).get("single"))
-    n, counts = numbers([single.get("n")], 1), []
-    for name, text in (("captions", "do not belong to their picture"), ("words", "have a wrong word")):
-        count = mapping(single.get(name))
-        if ends := numbers([count.get(end) for end in ("estimate", "low", "high")], 3):
-            counts.append("about {:,.0f} ({:,.0f}–{:,.0f}) ".format(*ends) + text)
-        elif high := numbers([count.get("high")], 1):
-            counts.append(f"up to {high[0]:,.0f} {text}")
-    kinds = [(kind, numbers([kind.get("auroc"), kind.get("up_to")], 2)) for kind in rows(single, "kinds")]
-    seen = ["{}s (AUROC {:.2f})".format(kind.get("kind"), *ends) for kind, ends in kinds if ends and kind.get("seen")]
-    text = "{}s (AUROC {:.2f}; up to {:,.0f} may remain)"
-    unseen = [text.format(kind.get("kind"), *ends) for kind, ends in kinds if ends and not kind.get("seen")]
-    sentences = [f"Of {n[0]:,.0f} captions, {' and '.join(counts)}."] if counts and n else []
+    captions, sentences, seen, unseen = mapping(single.get("captions")), [], [], []
+    if count := numbers([single.get("n"), *(captions.get(end) for end in ("estimate", "low", "high"))], 4):
+        sentences.append("Of {:,.0f} captions, about {:,.0f} ({:,.0f}–{:,.0f}) have a wrong word.".format(*count))
+    for kind in rows(single, "kinds"):
+        if measured := numbers([kind.get("auroc"), kind.get("up_to")], 2):
+            remain = "" if kind.get("seen") else f"; up to {measured[1]:,.0f} may remain"
+            (seen if kind.get("seen") else unseen).append(f"{kind.get('kind')}s (AUROC {measured[0]:.2f}{remain})")
     sentences += [f"This audit can see wrong {', '.join(seen)}."] if seen else []
     sentences += [f"It cannot see wrong {', '.join(unseen)}."] if unseen else []
     return " ".join(sentences)

@@ -66,13 +66,12 @@ def _draw_legend(audit: Audit, selection: Selection, count: int) -> None:
     queue = queue_of(selection)
     meaning = queues(read_verdict(audit))[queue].sentence if queue else ""
     meaning = SUBTRACTED if queue and learned_by_g(selection) else meaning
-    meaning = MARKS if selection.order == CAPTION_MISFIT else meaning
-    order = BY_NAME.get(selection.order)
-    legend = ({order.name: order.help} if order else {}) | LEGEND | {MISFIT: misfit_note(audit) or LEGEND[MISFIT]}
-    scores = "\n".join(f"- **{words(score)}**: {text}" for score, text in legend.items() if text)
+    marks = MARKS if selection.order == CAPTION_MISFIT else ""
+    legend = LEGEND | {MISFIT: misfit_note(audit) or LEGEND[MISFIT]}
+    scores = "\n".join(f"- **{words(score)}**: {text}" for score, text in legend.items())
     unlisted = 0 if selection.order == MATCH else count_pairs(audit, replace(selection, order=CLIPMEM)) - count
     missing = f"{pairs_in_words(unlisted)} without {words(selection.order)} not listed." if unlisted > 0 else ""
-    sentences = [f"**{pairs_in_words(count)}.**", missing, meaning, read_noise(audit).explain()]
+    sentences = [f"**{pairs_in_words(count)}.**", missing, meaning, marks, read_noise(audit).explain()]
     st.caption(" ".join(filter(None, sentences)), help=scores)
 
 

@@ -13,14 +13,14 @@ from PIL import Image
 
 from clipmem_core.audit.store import Audit
 from clipmem_core.audit.verdict import queues
-from clipmem_core.columns import CAPTION_MISFIT
+from clipmem_core.columns import CAPTION_MISFIT, MISFIT
 from clipmem_core.dashboard.page import link, read_view
 from clipmem_core.dashboard.plain import as_html, cut, explained_errors, number, read_verdict, signed
 from clipmem_core.dataset.pictures import decode
 from clipmem_core.dataset.readers.containers import read_bytes
 from clipmem_core.io import shortage
 from clipmem_core.review.cards import MARKS, PairCard, cards, first_captions, marked
-from clipmem_core.review.rows import find_rows, queue_selection
+from clipmem_core.review.rows import find_rows, score_span
 from clipmem_core.review.selection import Selection
 from clipmem_core.scores.registry import words
 
@@ -140,11 +140,15 @@ def change_html(one: PairCard, other: PairCard, change: Mapping[Any, Any], colum
 
 
 def draw_strips(audit: Audit) -> None:
-    """Draw the first pairs of each queue that has pairs, likely wrong captions first, by single caption if scored."""
+    """Draw the first pairs of each queue that has pairs, suspicious captions in place of pairs with a high misfit."""
     st.html(STYLE)
+    with explained_errors():
+        replaced = MISFIT if score_span(audit, CAPTION_MISFIT) else CAPTION_MISFIT
     for order, queue in reversed(queues(read_verdict(audit)).items()):
+        if order == replaced:
+            continue
+        selection = Selection(order=order)
         with explained_errors():
-            selection = queue_selection(audit, order)
             rows = find_rows(audit, selection, page=1, size=STRIP_SIZE)
             shown = cards(audit, rows, selection)
         if not rows:
@@ -153,8 +157,8 @@ def draw_strips(audit: Audit) -> None:
             st.subheader(queue.name, anchor=False, width="content")
             label, icon, parameters = "Browse in this order", ":material/grid_view:", link(audit, selection)
             st.page_link("pages/browse.py", label=label, icon=icon, query_params=parameters)
-        st.caption(f"{queue.sentence} {MARKS if selection.order == CAPTION_MISFIT else ''}")
-        labels = [f"{words(selection.order)} {number(card.scores[selection.order])}" for card in shown]
+        st.caption(f"{queue.sentence} {MARKS if order == CAPTION_MISFIT else ''}")
+        labels = [f"{words(order)} {number(card.scores[order])}" for card in shown]
         draw_card_row(audit, shown, labels, selection, key=order)
 
 

@@ -23,7 +23,8 @@ from clipmem_core.io import is_number, shortage
 from clipmem_core.review import overview as o
 from clipmem_core.review.cards import MARKS, PairCard, cards, first_captions, marked
 from clipmem_core.review.decisions import FOR_OTHER, decision_words, open_review
-from clipmem_core.review.rows import find_rows, queue_selection
+from clipmem_core.review.rows import find_rows
+from clipmem_core.review.selection import Selection
 from clipmem_core.scores.registry import EXPORT, scores_in, words
 
 TEMPLATE = "report.html.j2"
@@ -117,12 +118,11 @@ def _figure(groups: pd.DataFrame, bins: pd.DataFrame) -> Any:
 def _galleries(audit: Audit) -> list[dict[str, Any]]:
     galleries = []
     for order, queue in verdict_queues(audit.verdict).items():
-        selection = queue_selection(audit, order)
-        top = cards(audit, find_rows(audit, selection, page=1, size=TOP))
-        firsts = first_captions(audit, top, selection.order)
+        top = cards(audit, find_rows(audit, Selection(order=order), page=1, size=TOP))
+        firsts = first_captions(audit, top, order)
         shown = [_card(card, audit.record.pictures, *firsts[card.pair_id]) for card in top]
-        note = MARKS if selection.order == CAPTION_MISFIT else ""
-        explanation = f"Highest {words(selection.order)} first. {queue.sentence} {note}"
+        note = MARKS if order == CAPTION_MISFIT else ""
+        explanation = f"Highest {words(order)} first. {queue.sentence} {note}"
         galleries += [{"title": queue.name, "explanation": explanation, "cards": shown}] if shown else []
     return galleries
 

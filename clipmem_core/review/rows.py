@@ -190,13 +190,6 @@ def first_queue(audit: Audit) -> Selection:
     return Selection(order=c.MISFIT if score_span(audit, c.MISFIT) else next(iter(scores_in(QUEUE))))
 
 
-def queue_selection(audit: Audit, order: str) -> Selection:
-    """Return the pairs of a queue; that of misfit is by single captions, if these have scores."""
-    if order != c.MISFIT or not score_span(audit, c.CAPTION_MISFIT):
-        return Selection(order=order)
-    return Selection(order=c.CAPTION_MISFIT, group=c.SCORED if c.SCORED in audit.record.groups else c.CANDIDATE)
-
-
 def changed_rows(audit: Audit, entry: int | None = None) -> tuple[int, dict[int, str | None]]:
     """Return the log's last entry, and the decisions by row: of rows with a later entry than `entry`, or of all."""
     current = decided(audit)

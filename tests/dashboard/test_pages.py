@@ -88,13 +88,11 @@ def test_a_finished_audit_opens_with_its_groups_and_the_first_pairs_of_either_qu
     assert "Usable with care: the members generalise, but one null group is not flat." in shown
     assert "→ more repeats, *or* $5" in texts(app)
     found = links(app)
-    group = "candidate" if protocol == "paper" else "scored"
-    about = audit.scores[audit.scores["group"] == group]
-    for order, label, scores in (("clipmem", "clipmem", audit.scores), ("caption_misfit", "caption misfit", about)):
-        best = [f"{label} {value:.2f}" for value in scores[order].dropna().nlargest(6)]
+    for order, label in (("clipmem", "clipmem"), ("caption_misfit", "caption misfit")):
+        best = [f"{label} {value:.2f}" for value in audit.scores[order].dropna().nlargest(6)]
         assert [text for text, _ in found if text.startswith(label)] == best
-    wanted = [f"audit=made&order=caption_misfit&group={group}", "audit=made&order=clipmem"]
-    first = about.nlargest(1, "caption_misfit")["pair_id"].item().replace("/", "%2F")
+    wanted = ["audit=made&order=caption_misfit", "audit=made&order=clipmem"]
+    first = audit.scores.nlargest(1, "caption_misfit")["pair_id"].item().replace("/", "%2F")
     assert next(there for label, there in found if label.startswith("caption")) == f"{wanted[0]}&pair={first}"
     assert [there for label, there in found if label.startswith("Browse")] == wanted
     written = [element.value for element in app.get("html") if "pair-card" in element.value]

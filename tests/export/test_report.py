@@ -108,9 +108,9 @@ def test_it_has_the_verdict_the_tables_and_how_it_was_made(audit: Audit, page: P
     assert set(texts) <= set(page.texts)
     for row in audit.verdict["groups"]:
         assert {row["group"], number(row["mean"]), number(row["low"])} <= set(page.texts)
-    candidates = (audit.scores["group"] == "candidate").sum()
+    scored = audit.scores["misfit"].notna().sum()
     images = page.attributes("img")
-    assert len(images) == 50 + candidates
+    assert len(images) == 2 * 50 + min(50, scored)
     for image in images:
         picture = Image.open(io.BytesIO(base64.b64decode(image["src"].partition(",")[2])))
         assert (picture.format, max(picture.size)) == ("JPEG", pytest.approx(110, abs=51))
@@ -129,7 +129,7 @@ def test_missing_pictures_and_a_malformed_verdict_are_no_errors(
     write(audit, "html", tmp_path / "report.html")
     page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
     assert not page.attributes("img")
-    assert page.texts.count("picture cannot be read") == 100
+    assert page.texts.count("picture cannot be read") == 150
     assert {"This audit has no verdict.", "Nothing has been decided yet."} <= set(page.texts)
     monkeypatch.setattr(report, "DECISIONS_SHOWN", 4)
     open_review(audit).decide(audit.pairs["pair_id"].tolist()[:10], REMOVE)
