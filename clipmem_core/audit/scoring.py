@@ -301,7 +301,7 @@ def attack_members(evidence: Evidence) -> tuple[pd.DataFrame, list[dict[str, Any
 def caption_table(
     audit: Audit, scores: pd.DataFrame, counts: np.ndarray, sides: Sides, words: np.ndarray
 ) -> pd.DataFrame:
-    """Return captions.parquet, one row per caption, but for its misfit; `counts` are captions of each pair, [n].
+    """Return captions.parquet, one row per caption; `counts` are captions of each pair, [n].
 
     similarity_out and margin_out are means over the members not trained on the pair, learned over those trained on it.
     Where no pair has several captions they are the pair's. `words` is word_misfit of each caption.

@@ -26,14 +26,15 @@ from clipmem_core.features.towers import Tower
 from clipmem_core.io import DELETE, reading, replacing
 from clipmem_core.scores.words import (
     COLOURS,
+    CONSISTENT,
     KINDS,
     NUMBERS,
     WORD,
     Words,
     changed_words,
-    mean_of_exp,
     split_words,
     surprise,
+    word_misfit,
 )
 from clipmem_core.training.words import Predictions, fit, predict, word_vectors
 
@@ -204,8 +205,8 @@ def caption_words(audit: Audit, counts: np.ndarray) -> pd.DataFrame:
     kind[caption[places]] = [
         KINDS[0] if word in COLOURS else KINDS[1] if word in NUMBERS else KINDS[2] for word in words
     ]
-    misfit = mean_of_exp(own, bounds)
-    changed_misfit = np.where(kind == None, np.nan, mean_of_exp(with_change, bounds))  # noqa: E711
+    misfit = word_misfit(own, bounds)
+    changed_misfit = np.where(pd.isna(kind), np.nan, word_misfit(with_change, bounds))
     return pd.DataFrame({c.WORD_MISFIT: misfit, c.CHANGED: changed_misfit, KIND: kind})
 
 
@@ -226,9 +227,8 @@ def _write_words(audit: Audit, words: Words, predicted: Predictions) -> None:
             known = np.flatnonzero(np.isfinite(values[part, 0]))
             pair, number, position, start = np.array(rows, np.int32).reshape(-1, 4)[known].T
             own, changed = values[part][known].T
-            probability = np.exp(
-                np.logaddexp(*mixed(predicted.alone[part][known, 0], predicted.together[part][known, 0]))
-            )
+            alone, together = (np.exp(log[part][known, 0]) for log in (predicted.alone, predicted.together))
+            probability = CONSISTENT * alone + (1 - CONSISTENT) * together
             likelier = (predicted.better_probability[part][known] > probability[:, None]) & (own > NOTABLE)[:, None]
             offsets = np.concatenate([[0], np.cumsum(likelier.sum(axis=1))]).astype(np.int32)
             columns = {

@@ -163,9 +163,7 @@ TABLE = (
         legend="the misfit of the pair's most suspicious caption.",
         help="The highest misfit of the pair's captions, each scored alone.",
         use="finds the caption that is wrong among several, and captions that are wrong in a word",
-        queue=Queue(
-            "Suspicious captions", "One caption fits worse than others do, or has a word that nothing suggests."
-        ),
+        queue=Queue("Suspicious captions", "One caption fits worse than others, or has a word that nothing suggests."),
         absent="needs a locked image tower, or pairs with several captions.",
     ),
     Score(

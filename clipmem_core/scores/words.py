@@ -111,17 +111,18 @@ def surprise(alone: np.ndarray, together: np.ndarray, frequency: np.ndarray) -> 
     Args: log-probabilities of words given picture and caption (`alone`) and given the pair's other captions too
     (`together`), NaN for words that are not predicted; frequency among all words. Of one shape.
     """
-    odds = np.logaddexp(np.log(CONSISTENT) - alone, np.log1p(-CONSISTENT) - together)
-    return np.minimum(np.log(frequency) + odds, LARGEST)
+    with np.errstate(invalid="ignore"):
+        odds = np.logaddexp(np.log(CONSISTENT) - alone, np.log1p(-CONSISTENT) - together)
+        return np.minimum(np.log(frequency) + odds, LARGEST)
 
 
-def mean_of_exp(values: np.ndarray, start: np.ndarray) -> np.ndarray:
-    """Return log mean exp of consecutive groups of values, NaN values left out; NaN for a group without a value.
+def word_misfit(values: np.ndarray, start: np.ndarray) -> np.ndarray:
+    """Return log mean exp of the surprise of each caption's words; NaN for a caption without predicted words.
 
-    Args: values [n]; the start of each group and at the end n, [n_groups + 1].
+    Args: surprise of all words [n_words]; the first word of each caption and at the end n, [n_captions + 1].
 
     Example:
-        >>> mean_of_exp(np.log([1.0, 3.0, 5.0]), np.array([0, 2, 2, 3])).tolist()  # log 2, none, log 5
+        >>> word_misfit(np.log([1.0, 3.0, 5.0]), np.array([0, 2, 2, 3])).tolist()  # log 2, none, log 5
         [0.6931471805599453, nan, 1.6094379124341003]
     """
     known = np.isfinite(values)
