@@ -95,9 +95,12 @@ def likely_wrong(verdict: Any) -> tuple[str, str]:
 def single_captions(verdict: Any) -> str:
     """Say how many captions have a wrong word and which kinds of words cannot be judged; empty without a count."""
     single = mapping(mapping(mapping(verdict).get("wrong_captions")).get("single"))
-    captions, sentences, seen, unseen = mapping(single.get("captions")), [], [], []
+    captions, sentences = mapping(single.get("captions")), list[str]()
+    seen, unseen = list[str](), list[str]()
     if count := numbers([single.get("n"), *(captions.get(end) for end in ("estimate", "low", "high"))], 4):
-        sentences.append("Of {:,.0f} captions, about {:,.0f} ({:,.0f}–{:,.0f}) have a wrong word.".format(*count))
+        sentences.append(
+            "Of {:,.0f} captions, about {:,.0f} ({:,.0f}–{:,.0f}) have words that do not fit.".format(*count)
+        )
     for kind in rows(single, "kinds"):
         if measured := numbers([kind.get("auroc"), kind.get("up_to")], 2):
             remain = "" if kind.get("seen") else f"; up to {measured[1]:,.0f} may remain"
