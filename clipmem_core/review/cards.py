@@ -26,7 +26,7 @@ FirstCaption: TypeAlias = tuple[int, Sequence[dict[str, Any]]]  # its number in 
 LISTED = {name: f"{name}_by_caption" for name in (c.SIMILARITY_OUT, c.WORD_MISFIT, c.MISFIT)}
 MARKED, SURPRISE = 3, (1.0, 2.5, 4.0)  # words of a caption at most; limits of a weak to a strong mark, in nats
 LINES = ("none", "dotted", "solid", "double")
-MARKS = "The most suspicious caption of each pair; underlined words are unlikely with the picture and the other words."
+MARKS = "The worst caption of each pair is shown; underlined words are unlikely with the picture and the other words."
 _UNSEARCHED = Selection()
 
 
