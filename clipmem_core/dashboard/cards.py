@@ -142,11 +142,10 @@ def change_html(one: PairCard, other: PairCard, change: Mapping[Any, Any], colum
 def draw_strips(audit: Audit) -> None:
     """Draw the first pairs of each queue that has pairs, suspicious captions in place of pairs with a high misfit."""
     st.html(STYLE)
+    listed = queues(read_verdict(audit))
     with explained_errors():
-        replaced = MISFIT if score_span(audit, CAPTION_MISFIT) else CAPTION_MISFIT
-    for order, queue in reversed(queues(read_verdict(audit)).items()):
-        if order == replaced:
-            continue
+        del listed[MISFIT if score_span(audit, CAPTION_MISFIT) else CAPTION_MISFIT]
+    for order, queue in reversed(listed.items()):
         selection = Selection(order=order)
         with explained_errors():
             rows = find_rows(audit, selection, page=1, size=STRIP_SIZE)
@@ -165,10 +164,7 @@ def draw_strips(audit: Audit) -> None:
 def draw_card_row(
     audit: Audit, shown: Sequence[PairCard], labels: Sequence[str], selection: Selection, *, key: str
 ) -> None:
-    """Draw pictures side by side, each with a labelled link to its pair and a caption.
-
-    This is the first caption, or in the order by single captions the worst, with its words marked and one corrected.
-    """
+    """Draw pictures side by side, each with a labelled link to its pair and a caption, its unlikely words marked."""
     firsts = first_captions(audit, shown, selection.order)
     pictures = start_thumbnails(audit.record.pictures, [card.image for card in shown])
     with st.grid(STRIP_SIZE, min_column_width=115, gap="small", key=f"cards-{key}") as grid:

@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 
 from clipmem_core.audit.scoring import wrong_captions
-from clipmem_core.audit.store import CAPTION_TABLE, SCORES, VERDICT, Audit, write_json, write_table
+from clipmem_core.audit.store import SCORES, VERDICT, Audit, write_json, write_table
 from clipmem_core.columns import PAIR_COLUMNS
-from clipmem_core.review.cards import cards, first_captions, marked, suspicious_words
+from clipmem_core.review.cards import cards, first_captions, marked
 from clipmem_core.review.decisions import open_review
 from clipmem_core.review.rows import find_rows
 from clipmem_core.review.selection import RANDOM, Selection
@@ -106,16 +106,12 @@ def test_single_captions_have_a_count_and_the_kinds_of_errors_that_are_not_seen(
         assert "not counted" in wrong_words(audit)[0]
 
 
-def test_the_worst_caption_comes_first_and_its_words_are_marked_as_text(copy: Copy) -> None:
+def test_unlikely_words_are_marked_in_escaped_text(copy: Copy) -> None:
     audit = copy()
     shown = cards(audit, range(10))
     write_words(audit)
-    rows = pd.DataFrame({"pair_id": shown[5].pair_id, "caption": [1, 0], "misfit": [3.0, np.nan]})
-    write_table(audit.folder / CAPTION_TABLE, rows.assign(similarity_out=0.1))
     firsts = first_captions(audit, shown, "caption_misfit")
-    assert [firsts[card.pair_id][0] for card in shown] == [0] * 5 + [1] + [0] * 4
-    assert first_captions(audit, shown, "misfit") == {card.pair_id: (0, []) for card in shown}
     for card in shown:
-        html = marked(card.captions[0], suspicious_words(audit, [card.pair_id])[card.pair_id][0])
+        html = marked(card.captions[0], firsts[card.pair_id][1])
         assert unescape(re.sub("</?u[^>]*>", "", html)) == card.captions[0]
         assert set(re.findall("<([a-z]+)", html)) == {"u"}
