@@ -64,7 +64,7 @@ def test_a_link_opens_its_pair_with_scores_terms_and_checks(audit_of: Callable[.
     assert captions["caption"].tolist() == audit.pairs["captions"][20].tolist()
     assert captions["word misfit"].tolist() == table["word_misfit"].tolist()
     assert words["word"].tolist() == [caption.split()[-1] for caption in captions["caption"]]
-    assert set(words["probability"]) == {"unlikely: 0.3%; likelier: <b>fox 41%"}
+    assert set(words["probability"]) == {"unlikely: 0.3%; likelier: fox<b> 41%"}
     assert means.loc["positive", "in"] == pytest.approx(score["positive_in"])
     assert means.loc["positive", "in − out"] == pytest.approx(score["positive_in"] - score["positive_out"])
     (clipmem,) = [metric.value for metric in app.metric if metric.label == "clipmem"]
