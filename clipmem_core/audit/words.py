@@ -25,13 +25,12 @@ from clipmem_core.features.embed import text_features
 from clipmem_core.features.towers import Tower
 from clipmem_core.io import DELETE, reading, replacing
 from clipmem_core.scores.words import (
-    COLOURS,
     CONSISTENT,
     KINDS,
-    NUMBERS,
     WORD,
     Words,
     changed_words,
+    kind_of,
     split_words,
     surprise,
     word_misfit,
@@ -202,9 +201,7 @@ def caption_words(audit: Audit, counts: np.ndarray) -> pd.DataFrame:
     places = places[first]  # one word of each caption, drawn
     with_change[places] = changed[places]
     words = pc.utf8_lower(table[c.WORD].take(pa.array(places))).to_pylist()
-    kind[caption[places]] = [
-        KINDS[0] if word in COLOURS else KINDS[1] if word in NUMBERS else KINDS[2] for word in words
-    ]
+    kind[caption[places]] = [KINDS[kind_of(word)] for word in words]
     misfit = word_misfit(own, bounds)
     changed_misfit = np.where(pd.isna(kind), np.nan, word_misfit(with_change, bounds))
     return pd.DataFrame({c.WORD_MISFIT: misfit, c.CHANGED: changed_misfit, KIND: kind})

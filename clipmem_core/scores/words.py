@@ -1,7 +1,8 @@
 """Scores of the words of captions: how surprising a word is, for models that never saw its pair, and its caption.
 
-Words are numbered: 0 is no word, 1 a word that no model reads, and from 2 on the words of all captions, the most
-frequent first. Words below `Words.known` are frequent enough to be predicted.
+Words are numbered: 0 is no word, 1 a word that no model reads, and from 2 on the words of all captions. Words below
+`Words.known` are predicted: the frequent ones, the most frequent first, but for the words of English grammar, which
+say little about a picture.
 """
 
 import functools
@@ -21,6 +22,7 @@ PREDICTED_FROM = 5  # captions that a predicted word occurs in
 MOST_PREDICTED, MOST_READ = 10_000, 30_000  # distinct words
 CONSISTENT = 0.1  # prior weight of an error that all captions of a pair share
 LARGEST = 12.0  # of a surprise, in nats
+GRAMMAR = ENGLISH_STOP_WORDS
 KINDS = ("colour", "number", "other word")  # of words that are compared with another of their kind
 SIMILAR_RANKS = 25  # which differs in frequency by at most so many ranks
 
@@ -59,36 +61,36 @@ def split_words(captions: Iterable[Sequence[str]]) -> Words:
             in_captions.update(set(listed))
             ids.append(np.array(listed, np.int32))
             lengths.append(len(listed))
-    often = [number for number, _ in in_captions.most_common(MOST_READ)]
+    words, by_count = list(numbers), [number for number, _ in in_captions.most_common(MOST_READ)]
+    predicted = [
+        number
+        for number in by_count
+        if in_captions[number] >= PREDICTED_FROM and (words[number] not in GRAMMAR or words[number] in NUMBERS)
+    ][:MOST_PREDICTED]
+    order = list(dict.fromkeys([*predicted, *by_count]))
     place = np.ones(len(numbers) + 1, np.int32)
-    place[often] = np.arange(2, len(often) + 2)
-    listed_words = list(numbers)
+    place[order] = np.arange(2, len(order) + 2)
     return Words(
-        spelled=[listed_words[number] for number in often],
-        known=2 + sum(in_captions[number] >= PREDICTED_FROM for number in often[:MOST_PREDICTED]),
+        spelled=[words[number] for number in order],
+        known=2 + len(predicted),
         ids=place[np.concatenate([np.empty(0, np.int32), *ids])],
         caption_start=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
         pair_start=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
     )
 
 
-def kinds_of(words: Words) -> np.ndarray:
-    """Return the kind of each predicted word, a place in KINDS, int8 [known]; −1 for others, such as stop words."""
-    kinds = np.full(words.known, -1, np.int8)
-    for number, word in enumerate(words.spelled[: words.known - 2], 2):
-        if word in COLOURS or word in NUMBERS:
-            kinds[number] = word in NUMBERS
-        elif word not in ENGLISH_STOP_WORDS and len(word) > 2 and word.isalpha():
-            kinds[number] = 2
-    return kinds
+def kind_of(word: str) -> int:
+    """Return the kind of a word in lower case, a place in KINDS."""
+    return 0 if word in COLOURS else 1 if word in NUMBERS or word.isdecimal() else 2
 
 
 def changed_words(words: Words, *, seed: int) -> np.ndarray:
-    """Draw another word of the same kind for each word, int32 [n_words]; 0 for a word of no kind.
+    """Draw another word of the same kind for each word, int32 [n_words]; 0 for a word that is not predicted.
 
     Models compare each word with it: it is a wrong word that a caption could have, as the scores see it.
     """
-    rng, kinds, drawn = np.random.default_rng([seed, 13]), kinds_of(words), np.zeros(len(words.ids), np.int32)
+    rng, drawn = np.random.default_rng([seed, 13]), np.zeros(len(words.ids), np.int32)
+    kinds = np.array([-1, -1, *map(kind_of, words.spelled[: words.known - 2])])
     ids = np.where(words.ids < words.known, words.ids, 0)
     for kind in range(len(KINDS)):
         listed = np.flatnonzero(kinds == kind)

@@ -20,8 +20,8 @@ WINDOW = 3  # words to each side that are read in order; of the others only the 
 EMBEDDING, VECTOR, HIDDEN, PICTURE, OUTPUT, HEADS = 64, 128, 320, 192, 128, 4
 LONGEST = 128  # words that are read together: those of one pair, or a part of them
 BATCH = 32  # pairs
-TRAINED = 1_000_000  # words that a model is trained on, repeats included: more epochs for a smaller set,
-FEWEST_EPOCHS, MOST_EPOCHS = 1, 12  # within these
+TRAINED = 800_000  # words that a model is trained on, repeats included: more epochs for a smaller set,
+FEWEST_EPOCHS, MOST_EPOCHS = 1, 10  # within these
 RATE, DECAY, WARMUP = 2e-3, 0.02, 0.1
 DROPPED_WORDS, DROPPED_PICTURE = 0.2, 0.4
 WITHOUT_CAPTIONS = 0.5  # share of pairs whose other captions are hidden in a step of training
@@ -139,15 +139,16 @@ class WordModel(nn.Module):
             weight = weight + self.write(self.vectors[: self.known])
         logits = functional.linear(output, weight, self.out.bias)
 
-        # Words that the pair's other captions have too: whether any has it, and the share that has it.
-        in_caption = torch.zeros(n_blocks * most, self.known)
-        read = torch.where(words < self.known, words, 0).flatten()
-        in_caption[(caption + most * torch.arange(n_blocks)[:, None]).flatten(), read] = 1.0
-        in_others = in_caption.view(n_blocks, most, -1).sum(1)[at] - in_caption[group]
-        n_others = (counts.view(n_blocks, most)[:, 1:] > 0).sum(1)[at] - 1
-        share = in_others * (others[at] / n_others.clamp(min=1))[:, None]
+        # Words that other captions of the pair have too: whether any has it, and the share of captions that has it.
+        other = seen[:, :, 1:].float()
+        equal = ((words[:, :, None] == words[:, None]) & (words > 0)[:, None]).float()
+        in_caption = (equal * (caption[:, :, None] == caption[:, None])).sum(-1)
+        n_others = (counts.view(n_blocks, most)[:, 1:] > 0).sum(1) - 1
+        any_other = (other / (other @ equal).clamp(min=1))[picked]
+        share = (other / (in_caption * n_others.clamp(min=1)[:, None]).clamp(min=1)[:, None])[picked]
         gate = self.copied(hidden)
-        return logits + gate[:, :1] * (share > 0) + gate[:, 1:] * share
+        read = torch.where(words < self.known, words, 0)[at]
+        return logits.scatter_add(1, read, gate[:, :1] * any_other + gate[:, 1:] * share)
 
 
 def word_vectors(words: Words, embed: Callable[[Sequence[str]], np.ndarray] | None) -> Tensor | None:

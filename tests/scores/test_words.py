@@ -1,0 +1,65 @@
+"""The words of captions: numbers, surprise, and the words that models compare them with."""
+
+import numpy as np
+from numpy.testing import assert_allclose
+
+from clipmem_core.scores.words import KINDS, changed_words, kind_of, split_words, surprise, word_misfit
+
+CAPTIONS = [
+    ["A red dog, two cats", "a RED dog"],
+    ["the blue dog and three cats"],
+    [""],
+    ["red blue dog cats two three"],
+] * 5
+
+
+def test_words_are_numbered_by_frequency_without_grammar() -> None:
+    words = split_words(CAPTIONS)
+    assert words.spelled[: words.known - 2] == ["red", "dog", "two", "cats", "blue", "three"] or words.known == 8
+    predicted = words.spelled[: words.known - 2]
+    assert set(predicted) == {"red", "dog", "two", "cats", "blue", "three"}  # not a, the, and
+    assert np.diff(words.caption_start)[:5].tolist() == [5, 3, 6, 0, 6]
+    assert np.diff(words.pair_start)[:4].tolist() == [2, 1, 1, 1]
+    assert_allclose(words.frequency.sum(), 1)
+
+
+def test_a_word_in_few_captions_is_not_predicted() -> None:
+    words = split_words([["zebra zebra zebra zebra zebra"], *[["dog"]] * 5])
+    assert words.spelled[: words.known - 2] == ["dog"]
+
+
+def test_surprise_is_the_odds_of_a_word_by_chance() -> None:
+    # p(word) = .1; the picture makes it .5, the other captions .9: 0.1 · .1/.5 + 0.9 · .1/.9 = .12
+    value = surprise(np.log([0.5, np.nan]), np.log([0.9, np.nan]), np.array([0.1, 0.1]))
+    assert_allclose(value[0], np.log(0.12))
+    assert np.isnan(value[1])
+
+
+def test_a_captions_score_is_log_mean_exp_of_its_words() -> None:
+    rng = np.random.default_rng(0)
+    start = np.array([0, 3, 3, 10])
+    values = rng.normal(size=10)
+    values[1] = np.nan
+    loop = [[v for v in values[a:b] if np.isfinite(v)] for a, b in zip(start[:-1], start[1:], strict=True)]
+    assert_allclose(word_misfit(values, start), [np.log(np.mean(np.exp(part))) if part else np.nan for part in loop])
+
+
+def test_words_are_compared_with_another_of_their_kind() -> None:
+    words = split_words(CAPTIONS)
+    changed = changed_words(words, seed=0)
+    spelled = np.array(["", "", *words.spelled])
+    pairs = {(spelled[a], spelled[b]) for a, b in zip(words.ids, changed, strict=True) if b}
+    assert pairs == {
+        ("red", "blue"),
+        ("blue", "red"),
+        ("two", "three"),
+        ("three", "two"),
+        ("dog", "cats"),
+        ("cats", "dog"),
+    }
+    assert [KINDS[kind_of(word)] for word in ("red", "two", "17", "dog")] == [
+        "colour",
+        "number",
+        "number",
+        "other word",
+    ]

@@ -1,0 +1,72 @@
+"""The word model: it finds words that the picture or the other captions contradict, and a killed training goes on."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+from clipmem_core.audit.words import word_scores
+from clipmem_core.scores.words import split_words, word_misfit
+from clipmem_core.training import words as model_words
+
+COLOURS = ("red", "green", "blue", "black")
+ODD = ["", "dog", "🐊 👩‍👩‍👧", "קרוקודיל ירוק", "new " + " ".join(f"w{i}" for i in range(40)), "dog " * 10_000]
+
+
+def made_set(n: int, rng: np.random.Generator) -> tuple[list[list[str]], np.ndarray]:
+    """Return captions of pictures whose features show the colour and the thing."""
+    colour, thing = rng.integers(4, size=n), rng.integers(3, size=n)
+    captions = [
+        [f"a {COLOURS[k]} {t} here", f"the {t}, {COLOURS[k]}"]
+        for k, t in zip(colour, np.array(["cat", "dog", "cup"])[thing], strict=True)
+    ]
+    features = np.hstack([np.eye(4)[colour], np.eye(3)[thing], rng.normal(size=(n, 4))]).astype(np.float16)
+    return captions, features
+
+
+def test_changed_words_are_the_most_surprising(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_words, "TRAINED", 20_000)
+    rng = np.random.default_rng(0)
+    captions, features = made_set(400, rng)
+    changed = rng.choice(380, 40, replace=False)
+    for row in changed:  # in one of two captions
+        old = next(colour for colour in COLOURS if colour in captions[row][0])
+        captions[row][0] = captions[row][0].replace(old, COLOURS[COLOURS.index(old) - 1])
+    captions[380 : 380 + len(ODD)] = [[text] for text in ODD]
+    trained = rng.random(400) < 0.5
+    words, surprise = word_scores(captions, features, trained, np.zeros(400, bool), text_tower=None, seed=0)
+    scores = word_misfit(surprise, words.caption_start)
+    wrong = scores[words.pair_start[changed]]
+    right = np.delete(scores[words.pair_start[:380]], changed)
+    assert (wrong[:, None] > right).mean() > 0.95
+    odd = scores[words.pair_start[380] : words.pair_start[380 + len(ODD)]]
+    assert np.isnan(odd[[0, 2, 3, 4]]).all()  # no word of theirs is known
+    assert np.isfinite(odd[[1, 5]]).all()
+
+
+def test_too_few_words_are_no_error() -> None:
+    for captions in ([["你好"], [""], ["x"]], [["same"]] * 12):
+        n = len(captions)
+        half = np.arange(n) % 2 == 0
+        words, surprise = word_scores(captions, np.ones((n, 3)), half, np.zeros(n, bool), text_tower=None, seed=0)
+        assert np.isnan(surprise).all()
+        assert len(words.pair_start) == n + 1
+
+
+def test_a_killed_training_ends_with_the_same_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_words, "SAVED", 5)
+    monkeypatch.setattr(model_words, "TRAINED", 3_000)
+    captions, features = made_set(200, np.random.default_rng(0))
+    words, rows = split_words(captions), np.arange(200)
+    whole = model_words.fit(words, features, rows, None, seed=1)
+
+    def kill(share: float) -> None:
+        if share > 0.6:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        model_words.fit(words, features, rows, None, seed=1, state=tmp_path / "state", progress=kill)
+    resumed = model_words.fit(words, features, rows, None, seed=1, state=tmp_path / "state")
+    for name, values in whole.state_dict().items():
+        assert_allclose(resumed.state_dict()[name].numpy(), values.numpy(), atol=1e-5)
