@@ -97,7 +97,7 @@ def suspicious_words(audit: Audit, pair_ids: Sequence[str]) -> dict[str, dict[in
         if word[:1].isupper():
             likelier = [other[:1].upper() + other[1:] for other in likelier]
         better = list(zip(likelier, map(percent, row[c.BETTER_PROBABILITY] or []), strict=True))
-        listed = f"; likelier: {', '.join(map(' '.join, better))}" if better else ""
+        listed = f"; likelier: {', '.join(map(' '.join, better[:MARKED]))}" if better else ""
         hint, strength = (
             f"unlikely: {percent(row[c.PROBABILITY])}{listed}",
             sum(row[c.SURPRISE] > low for low in SURPRISE),
