@@ -99,7 +99,7 @@ def single_captions(verdict: Any) -> str:
     seen, unseen = list[str](), list[str]()
     if count := numbers([single.get("n"), *(captions.get(end) for end in ("estimate", "low", "high"))], 4):
         sentences.append(
-            "Of {:,.0f} captions, about {:,.0f} ({:,.0f}–{:,.0f}) have words that do not fit.".format(*count)
+            "Of {:,.0f} captions, about {:,.0f} ({:,.0f}–{:,.0f}) have a single wrong word.".format(*count)
         )
     for kind in rows(single, "kinds"):
         if measured := numbers([kind.get("auroc"), kind.get("up_to")], 2):
