@@ -134,7 +134,7 @@ def _benchmark(
     source: Source,
     name: Annotated[str, "the benchmark's folder; empty names it after the source"] = "",
     injections: Annotated[int, "of each kind and share, each with another split, other pairs and other members"] = 5,
-    kinds: Annotated[Texts, "random | label | nearest | partly | vague | duplicates; all if none is named"] = (),
+    kinds: Annotated[Texts, "random label nearest one-caption one-word one-word-all vague duplicates; empty: all"] = (),
     shares: Annotated[tuple[float, ...], "of the scored pairs, for swaps; .05 .2 .4 if none is named"] = (),
     out: Annotated[str, "a CSV file for the table"] = "",
     engine: Engine = "local",

@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_args
 
-from clipmem_core.facts import Affected, Facts, InputError, Part, Slider, option
+from clipmem_core.facts import Affected, Facts, InputError, Part, Slider, control, option
 from clipmem_core.mitigations import MitigationConfig
 
 DATA_VARIABLE = "CLIPMEM_DATA"
@@ -87,9 +87,8 @@ class TrainingConfig:
         0,
         "captions of a pair that training draws from, one at random each epoch; 0 means all that are used",
         ge=0,
-        part="captions",
         group="Captions",
-        toggle="More captions per pair",
+        **control("captions", "More captions per pair"),
     )
 
     model: str = option("small", "one of ours, a name of open_clip's, or a JSON file", alike="model")
@@ -127,10 +126,8 @@ class TrainingConfig:
         trained="image",
         gt=0,
         le=1,
-        part="pictures",
-        slider=Slider(0.05, 1.0, 0.05, 0.2),
         group="Pictures",
-        toggle="Crop strength",
+        **control("pictures", "Crop strength", Slider(0.05, 1.0, 0.05, 0.2)),
     )
 
     epochs: int = option(30, "", ge=1)
@@ -140,10 +137,8 @@ class TrainingConfig:
         0.1,
         "how strongly weights are pulled towards 0 at every step",
         ge=0,
-        part="length",
-        slider=Slider(0.0, 1.0, 0.05, 0.3),
         group="Training",
-        toggle="Weight decay",
+        **control("length", "Weight decay", Slider(0.0, 1.0, 0.05, 0.3)),
     )
     beta1: float = option(0.9, "", ge=0, lt=1)
     beta2: float = option(0.98, "", ge=0, lt=1)
@@ -244,9 +239,7 @@ def data_folder() -> Path:
     return Path(os.environ.get(DATA_VARIABLE) or "data")
 
 
-def as_dict(config: Any) -> dict[str, Any]:
-    """Return a config as plain JSON values, nested options included."""
-    return dataclasses.asdict(config)
+as_dict = dataclasses.asdict  # a config as plain JSON values, nested options included
 
 
 def flat(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -26,44 +26,28 @@ class Slider:
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """Everything about one field of the config.
-
-    Attributes:
-        ge, gt, le, lt: bounds, named as in pydantic.
-        affects: `data`, the pairs and their storage; `members`, their number; `training`; `evaluation`; `machine`:
-            its value follows from the machine.
-        mitigates: the field is a mitigation; its default, or the value of the field `off_at`, turns it off.
-        modifies: names of the mitigations this field has an effect on.
-        part: part of a study arm's text; None: arms cannot change it.
-        slider, group, toggle: its slider on the Mitigations page, the group there, and the label of its toggle.
-        alike: name of the field in warnings that clipmem is comparable only between equal values of it.
-        trained: the encoder, image or text, that must be trained for the field to have an effect.
-    """
+    """Everything about one field of the config."""
 
     name: str = ""
     default: Any = None
     help: str = ""
     title: str = ""
     choices: tuple[str, ...] = ()
-    ge: float | None = None
+    ge: float | None = None  # bounds, named as in pydantic
     gt: float | None = None
     le: float | None = None
     lt: float | None = None
+    # The pairs and their storage, the number of members, training, evaluation; machine: its value follows from that
     affects: tuple[Affected, ...] = ("training",)
-    mitigates: bool = False
+    mitigates: bool = False  # a mitigation, which its default, or the value of the field `off_at`, turns off
     off_at: str = ""
-    modifies: tuple[str, ...] = ()
-    part: Part | None = None
-    slider: Slider | None = None
-    group: str = ""
-    toggle: str = ""
-    alike: str = ""
-    trained: str = ""
-
-    @property
-    def control(self) -> tuple[str, str]:
-        """Label and help of its toggle."""
-        return self.toggle, f"{self.help[:1].upper()}{self.help[1:]}."
+    modifies: tuple[str, ...] = ()  # the mitigations it has an effect on
+    part: Part | None = None  # of a study arm's text; None: arms cannot change it
+    slider: Slider | None = None  # on the Mitigations page
+    group: str = ""  # there
+    toggle: str = ""  # its label there
+    alike: str = ""  # its name in warnings that clipmem is comparable only between equal values of it
+    trained: str = ""  # the encoder, image or text, that must be trained for it to have an effect
 
     @property
     def label(self) -> str:
@@ -71,16 +55,14 @@ class Facts:
         return self.title or self.name.replace("_", " ").capitalize()
 
     @property
-    def requirement(self) -> str:
-        """Its choices or bounds in words; empty without any."""
-        bounds = {"at least": self.ge, "a number above": self.gt, "at most": self.le, "below": self.lt}
-        words = [f"{word} {bound}" for word, bound in bounds.items() if bound is not None]
-        return f"one of {', '.join(self.choices)}" if self.choices else " and ".join(words)
-
-    @property
     def flag(self) -> str:
         """Its flag on the command line."""
         return "--" + self.name.replace("_", "-")
+
+
+def control(part: Part, toggle: str, slider: Slider | None = None) -> dict[str, Any]:
+    """Return the `Facts` of a field that arms change: its part of their text, and its toggle and slider."""
+    return {"part": part, "toggle": toggle, "slider": slider}
 
 
 def option(default: Any, help: str = "", **facts: Any) -> Any:

@@ -16,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from clipmem_core.config import InputError
 
 Content = TypeVar("Content")
+_adapter_of: Callable[[Any], TypeAdapter[Any]] = functools.cache(TypeAdapter)
 DELETE = "delete the audit's folder and run it again"
 _MEMORY = "memory ran out: close other programs, or raise the limit (ulimit -v)"
 _SHORTAGES = {
@@ -159,7 +160,7 @@ def read_json(path: Path, kind: Any = Any, *, repair: str = DELETE) -> Any:
 def parse_json(text: str | bytes, kind: Any, *, path: Path, repair: str) -> Any:
     """Parse JSON of a file, as `read_json` does."""
     try:
-        value = _adapter(kind).validate_json(text, strict=True)
+        value = _adapter_of(kind).validate_json(text, strict=True)
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
         field = ".".join(str(part) for part in fault["loc"] if part != "[key]")
@@ -175,8 +176,3 @@ def parse_json(text: str | bytes, kind: Any, *, path: Path, repair: str) -> Any:
         value = Fields(value)
         value.path, value.repair = path, repair
     return value
-
-
-@functools.cache
-def _adapter(kind: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, dataclass_transform
 import numpy as np
 
 from clipmem_core.draws import COLOUR, IMAGE_NOISE, MASK, TEXT_NOISE, normals, uniforms
-from clipmem_core.facts import InputError, Slider, option
+from clipmem_core.facts import InputError, Slider, control, option
 
 if TYPE_CHECKING:  # the config imports this module, and few of its readers need torch
     from torch import Tensor
@@ -41,10 +41,7 @@ class Batch:
 
 
 class Mitigation:
-    """A mitigation with the settings of one member. A subclass overrides the hooks that it needs.
-
-    Embeddings in the hooks are the encoders' outputs before they are normalised, float32 [n, dim].
-    """
+    """A mitigation with its settings; hooks get the encoders' outputs before they are normalised, float32 [n, dim]."""
 
     def start(self, model: Any, tokens: np.ndarray) -> None:
         """Prepare for a member's model and the tokens of all captions, int32 [n_captions, context_length]."""
@@ -109,18 +106,14 @@ class EmbeddingNoise(Mitigation):
         0.0,
         "standard deviation of Gaussian noise on each number of a text embedding in training; it is SD·√dim long",
         ge=0,
-        part="noise",
-        slider=Slider(0.01, 0.5, 0.01, 0.15),
-        toggle="Noise on text embeddings",
+        **control("noise", "Noise on text embeddings", Slider(0.01, 0.5, 0.01, 0.15)),
     )
     image_noise: float = option(
         0.0,
         "the same noise on image embeddings, for comparison",
         ge=0,
-        part="noise",
-        slider=Slider(0.01, 0.5, 0.01, 0.15),
         group="Pictures",
-        toggle="Noise on image embeddings",
+        **control("noise", "Noise on image embeddings", Slider(0.01, 0.5, 0.01, 0.15)),
     )
     noise_place: str = option(
         "after",
@@ -133,10 +126,8 @@ class EmbeddingNoise(Mitigation):
         0.0,
         "noise on the text of pairs memorized early only, those aligned better than most external pairs",
         ge=0,
-        part="ahead",
-        slider=Slider(0.01, 0.5, 0.01, 0.15),
         group=AHEAD_GROUP,
-        toggle="Noise on text",
+        **control("ahead", "Noise on text", Slider(0.01, 0.5, 0.01, 0.15)),
     )
 
     def embeddings(self, image: "Tensor", text: "Tensor", batch: Batch) -> tuple["Tensor", "Tensor"]:
@@ -157,29 +148,22 @@ class EmbeddingNoise(Mitigation):
 
 @mitigation(group="Text", trained="text")
 class TextMask(Mitigation):
-    """Drops a share of each caption's words (Déjà Vu Memorization in VLMs, Jayaraman et al., 2024).
-
-    Later words move up instead of a mask token, which the model would see only in training.
-    """
+    """Drops a share of a caption's words (Déjà Vu Memorization in VLMs, 2024); later words move up."""
 
     text_mask: float = option(
         0.0,
         "share of a caption's words dropped in training, drawn each epoch",
         ge=0,
         lt=1,
-        part="words",
-        slider=Slider(0.05, 0.9, 0.05, 0.3),
-        toggle="Masked words",
+        **control("words", "Masked words", Slider(0.05, 0.9, 0.05, 0.3)),
     )
     adaptive_mask: float = option(
         0.0,
         "share of words dropped for pairs memorized early only, those aligned better than most external pairs",
         ge=0,
         lt=1,
-        part="ahead",
-        slider=Slider(0.05, 0.95, 0.05, 0.6),
         group=AHEAD_GROUP,
-        toggle="Masked words",
+        **control("ahead", "Masked words", Slider(0.05, 0.95, 0.05, 0.6)),
     )
 
     def start(self, model: Any, tokens: np.ndarray) -> None:
@@ -200,15 +184,13 @@ class TextMask(Mitigation):
 def drop_words(tokens: np.ndarray, ends: np.ndarray, share: np.ndarray, draws: np.ndarray) -> np.ndarray:
     """Drop a share of each caption's words; start token, end token and at least one word stay.
 
-    Of n words share · n are dropped, rounded up or down at random, so that the share holds on average even in short
-    captions.
+    Of n words share · n are dropped, rounded up or down at random: the share holds on average in short captions too.
 
     Args:
         tokens: start token, words, end token, then zeros, [n, context_length].
         ends: position of the end token, [n].
         share: of each caption's words that are dropped, in [0, 1), [n].
         draws: uniform in [0, 1), [n, context_length]; the first column decides the rounding.
-
     """
     words = words_of(tokens, ends)
     counts = ends - 1
@@ -226,18 +208,14 @@ class RareTokens(Mitigation):
         "tokens (words, or pieces of long ones) of fewer training pairs than this are never read, in training or "
         "after: a word of a single caption identifies its picture",
         ge=0,
-        part="vocabulary",
-        slider=Slider(1, 100, 1, 10),
-        toggle="Without rare words",
+        **control("vocabulary", "Without rare words", Slider(1, 100, 1, 10)),
     )
     text_forget_df: int = option(
         0,
         "tokens of fewer training pairs than this are not read after training; checkpoint.pt still has their weights",
         ge=0,
         affects=("evaluation",),
-        part="vocabulary",
-        slider=Slider(1, 100, 1, 3),
-        toggle="Forget rare words",
+        **control("vocabulary", "Forget rare words", Slider(1, 100, 1, 3)),
     )
     text_forget_as: str = option(
         "omitted",
@@ -252,19 +230,14 @@ class RareTokens(Mitigation):
 
 @mitigation(group="Pictures", trained="image")
 class Colour(Mitigation):
-    """Changes brightness, then contrast, then saturation of training views, with torchvision's formulas.
-
-    torchvision's ColorJitter also draws the order, and one set of factors for all pictures of a batch.
-    """
+    """Changes brightness, contrast, then saturation, with torchvision's formulas and factors for each picture."""
 
     colour: float = option(
         0.0,
         "brightness, contrast and saturation of a picture change by up to this share each time it is seen",
         ge=0,
         le=1,
-        part="pictures",
-        slider=Slider(0.05, 1.0, 0.05, 0.4),
-        toggle="Changed colours",
+        **control("pictures", "Changed colours", Slider(0.05, 1.0, 0.05, 0.4)),
     )
 
     def images(self, images: "Tensor", batch: Batch) -> "Tensor":
@@ -300,19 +273,15 @@ class LogitScale(Mitigation):
         "smallest logit scale, the factor on similarities in the loss; it starts at 14. A high one lowers clipmem by "
         "its units alone: compare membership AUROC too",
         ge=1,
-        part="logit scale",
-        slider=Slider(1.0, 100.0, 1.0, 30.0),
         alike="floor of the logit scale",
-        toggle="Floor of the logit scale",
+        **control("logit scale", "Floor of the logit scale", Slider(1.0, 100.0, 1.0, 30.0)),
     )
     max_logit_scale: float = option(
         100.0,
         "largest logit scale; it starts at 14, and 100 is CLIP's cap",
         ge=1,
-        part="logit scale",
-        slider=Slider(1.0, 100.0, 1.0, 30.0),
         alike="cap on the logit scale",
-        toggle="Cap on the logit scale",
+        **control("logit scale", "Cap on the logit scale", Slider(1.0, 100.0, 1.0, 30.0)),
     )
 
     def after_step(self, model: Any) -> None:
@@ -328,8 +297,7 @@ class EarlyStop(Mitigation):
         "training ends after this epoch, in the middle of the learning-rate schedule; 0 means the last",
         ge=0,
         off_at="epochs",
-        part="length",
-        toggle="Early stop",
+        **control("length", "Early stop"),
     )
 
 
@@ -342,10 +310,8 @@ class Rest(Mitigation):
         "how much less pairs memorized early (aligned better than most external pairs) count in the loss, up to 1",
         ge=0,
         le=1,
-        part="ahead",
         # With the median as the level, half of the pairs that are not memorized at all would weigh less too.
-        slider=Slider(0.05, 1.0, 0.05, 1.0, brings={"adaptive_quantile": 0.95}),
-        toggle="Lower weight",
+        **control("ahead", "Lower weight", Slider(0.05, 1.0, 0.05, 1.0, brings={"adaptive_quantile": 0.95})),
     )
     adaptive_quantile: float = option(
         0.5,
@@ -381,15 +347,9 @@ def can_cut_text(model: Any) -> bool:
 
 
 def find_ends(tokens: np.ndarray, *, reads_to_end: bool, end: int | None, flags: str) -> np.ndarray:
-    """Return the position of each caption's end token, at which the text encoder pools, int64 [n_captions].
-
-    `end` is that token; None: the one with the highest number. If the encoder does not pool there, the `flags` fail.
-    """
+    """Return the position of each caption's end token (None: the highest) if the encoder pools there, int64 [n]."""
     if not reads_to_end:
-        raise InputError(
-            f"{flags} need a text encoder that reads up to an end token: "
-            "use one of open_clip's own, such as --model small, or leave them at 0"
-        )
+        raise InputError(f"{flags} need a text encoder that reads up to an end token, such as --model small's")
     return tokens.argmax(axis=1) if end is None else (tokens == end).argmax(axis=1)
 
 

@@ -66,7 +66,6 @@ def choose(name: str | None) -> None:
 
 
 def _draw_table(states: list[s.State]) -> s.State | None:
-    """Draw all audits and return the selected one."""
     names = [state.audit.name for state in states]
     name = st.query_params.get(AUDIT) or st.session_state.get(CHOICE)
     selected = [names.index(name)] if name in names else []

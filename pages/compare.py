@@ -2,25 +2,16 @@
 
 import streamlit as st
 
-from clipmem_core.dashboard.compare import (
-    ONE,
-    OTHER,
-    compared,
-    draw_changed,
-    draw_choice,
-    draw_numbers,
-    draw_points,
-    draw_settings,
-)
+from clipmem_core.dashboard import compare as c
 from clipmem_core.dashboard.page import open_bare_page
 from clipmem_core.dashboard.plain import explained_errors
 
-open_bare_page("Compare audits", clears=(ONE, OTHER))
+open_bare_page("Compare audits", clears=(c.ONE, c.OTHER))
 with explained_errors():
-    one, other, column = draw_choice()
+    one, other, column = c.draw_choice()
     with st.spinner("Comparing…"):
-        comparison = compared(one, other, column)
-    draw_numbers(comparison)
-    draw_settings(one, other, comparison)
-    draw_points(one, other, comparison)
-    draw_changed(one, other, comparison)
+        comparison = c.compared(one, other, column)
+    c.draw_numbers(comparison)
+    c.draw_settings(one, other, comparison)
+    c.draw_points(one, other, comparison)
+    c.draw_changed(one, other, comparison)

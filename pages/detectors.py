@@ -7,7 +7,7 @@ import pandas as pd
 import streamlit as st
 
 from clipmem_core.audit.store import Audit
-from clipmem_core.dashboard.page import choose_listed, choose_segment, open_page
+from clipmem_core.dashboard.page import choose_listed, open_page
 from clipmem_core.dashboard.pair_component import draw_grid
 from clipmem_core.dashboard.plain import explained_errors, one_line_errors, show_text
 from clipmem_core.dataset.injected_errors import ERROR_KINDS
@@ -16,7 +16,7 @@ from clipmem_core.review import compare as r
 from clipmem_core.review.cards import cards
 from clipmem_core.review.selection import Selection
 from clipmem_core.scores.registry import words
-from clipmem_core.studies.benchmark_results import DETECTOR, KIND, MEASURE, OVER, SHARE, SHORT
+from clipmem_core.studies.benchmark_results import DETECTOR, DIGITS, KIND, MEASURE, OVER, SHARE, SHORT
 
 THIS_AUDIT = "this audit"
 CHART = {"displaylogo": False, "displayModeBar": False}
@@ -35,7 +35,7 @@ def draw_findings(audit: Audit) -> None:
             "with each other.",
             icon=":material/quiz:",
         )
-        st.caption("To inject six kinds of errors into copies of the data set and measure every detector, run:")
+        st.caption("To inject errors of every kind into copies of the data set and measure every detector, run:")
         source = shlex.quote(audit.record.source)
         st.code(f"python -m clipmem_core benchmark {source} --name {audit.name}", language="bash")
         return
@@ -55,7 +55,8 @@ def _draw_table(findings: r.Findings) -> None:
     if findings.note:
         st.caption(findings.note)
     measures = {name: short for name, short in SHORT.items() if (findings.table[MEASURE] == name).any()}
-    measure = choose_segment("Measure", measures, parameter="measure", key="detectors-measure", hidden=True)
+    options: dict[str, Any] = {"width": 240, "format_func": measures.__getitem__}
+    measure = choose_listed("Measure", list(measures), parameter="measure", key="detectors-measure", **options)
     rows = findings.table[findings.table[MEASURE] == measure]
     cells = pd.DataFrame(
         {
@@ -78,9 +79,10 @@ def _error_name(kind: str, share: float) -> str:
 
 def _cell_text(row: dict[Any, Any]) -> str:
     """Return a mean with its interval, and whether it differs from that of the reference."""
-    interval = f" [{row['low']:.3f}, {row['high']:.3f}]" if pd.notna(row["low"]) else ""
+    style = f".{DIGITS[row[MEASURE]]}f"
+    interval = f" [{row['low']:{style}}, {row['high']:{style}}]" if pd.notna(row["low"]) else ""
     mark = " ▲" if row[f"{OVER}_low"] > 0 else " ▼" if row[f"{OVER}_high"] < 0 else ""  # none for NaN
-    return f"{row['mean']:.3f}{interval}{mark}"
+    return f"{row['mean']:{style}}{interval}{mark}"
 
 
 def _draw_curves(curves: pd.DataFrame) -> None:

@@ -27,7 +27,7 @@ WRONG = [
         "audit scenes --preset lokced",
         "preset 'lokced' is unknown: choose one of locked, tiny, small, base; did you mean",
     ),
-    ("audit scenes --protocol loo", "--protocol must be one of ensemble, paper, not 'loo'"),
+    ("audit scenes --protocol loo", "--protocol must be 'ensemble' or 'paper', not 'loo'"),
     ("audit scenes --name a/b", "name 'a/b' must be letters, digits"),
     ("audit nowhere.csv", "there is no 'nowhere.csv': give a CSV"),
     ("inspect nowhere", "there is no 'nowhere': give a CSV"),

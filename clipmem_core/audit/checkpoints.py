@@ -77,11 +77,7 @@ def compare_checkpoints(
             if not (run.folder / store.TEXT_EMBEDDINGS).is_file():
                 screen.say(f"embedding with the {side}")
                 write_embeddings(run, trained_model(run), run.folder)
-            image, text = (
-                store.read_array(run.folder / file, shared=True)
-                for file in (store.IMAGE_EMBEDDINGS, store.TEXT_EMBEDDINGS)
-            )
-            terms = pair_terms(image, text, np.ones(len(table), dtype=bool))
+            terms = pair_terms(*store.read_embeddings(run.folder), np.ones(len(table), dtype=bool))
             for term in (c.ALIGNMENT, c.SIMILARITY):
                 table[f"{term}_{side}"] = terms[term].astype(np.float64)
         table["difference"] = table["alignment_target"] - table["alignment_reference"]
@@ -155,9 +151,7 @@ def align_membership(table: pd.DataFrame, names: Sequence[str], pairs: pd.DataFr
     absent = rows[names[0]].isna().to_numpy()
     if absent.any():
         first = pairs[c.PAIR_ID].to_numpy()[absent][0]
-        raise InputError(
-            f"--membership lacks {absent.sum():,} of {len(pairs):,} pairs, first {first!r}: every pair needs a row"
-        )
+        raise InputError(f"--membership lacks {absent.sum():,} of {len(pairs):,} pairs, first {first!r}: add them")
     trained = np.stack([rows[name].to_numpy(dtype=bool) for name in names])
     group = derive_groups(trained, names)
     if (group == c.EXTERNAL).sum() < 2:

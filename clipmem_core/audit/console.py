@@ -8,17 +8,9 @@ from pathlib import Path
 from typing import Any, Self
 
 import pandas as pd
+import rich.progress as bars
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 from rich.text import Text
 
@@ -124,16 +116,16 @@ class RichScreen:
     def __init__(self, batch_size: int = 0) -> None:
         self.console = Console(highlight=False)
         self.batch_size = batch_size
-        self.progress = Progress(
-            TextColumn("{task.description:12}"),
-            BarColumn(bar_width=28),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+        self.progress = bars.Progress(
+            bars.TextColumn("{task.description:12}"),
+            bars.BarColumn(bar_width=28),
+            bars.MofNCompleteColumn(),
+            bars.TimeElapsedColumn(),
+            bars.TimeRemainingColumn(),
+            bars.TextColumn("{task.fields[note]}"),
             console=self.console,
         )
-        self.tasks: dict[str, TaskID] = {}
+        self.tasks: dict[str, bars.TaskID] = {}
         self.stages: dict[str, str] = {}
         self.warned: set[str] = set()
         self.last_line, self.counted = "", 0.0  # the second is the time of the last printed count

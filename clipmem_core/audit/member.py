@@ -309,15 +309,11 @@ def write_embeddings(run: MemberRun, model: Model, folder: Path, *, evaluate: bo
 
 def _score_captions(run: MemberRun, image: np.ndarray, blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
     """Yield the embeddings of captions, and write similarity, margin and learned of each, float32 [n_captions, 3]."""
-    data, path, n = run.data, run.folder / TRAJECTORY, int(run.data.caption_start[-1])
-    learned = np.full(n, np.nan)
+    data, path = run.data, run.folder / TRAJECTORY
+    learned = np.full(int(data.caption_start[-1]), np.nan)
     if path.is_file():
-        trajectory, first = store.read_array(path, shared=True), run.config.train_captions
-        drawn = [
-            chosen_captions(data, data.rows, seed=run.member.seed, epoch=epoch, first=first)
-            for epoch in range(len(trajectory))
-        ]
-        learned = detectors.learned_by_caption(trajectory[:, :, detectors.LOG_PROBABILITY], data.rows, drawn, n)
+        options = {"seed": run.member.seed, "first": run.config.train_captions}
+        learned = learned_captions(data, store.read_array(path, shared=True), **options)
     owner = np.repeat(np.arange(len(data.keys)), np.diff(data.caption_start))
     external = detectors.external_used((run.membership[c.GROUP] == c.EXTERNAL).to_numpy())
     scores, done = [], 0
@@ -328,6 +324,14 @@ def _score_captions(run: MemberRun, image: np.ndarray, blocks: Iterator[np.ndarr
         scores.append(np.column_stack([similarity, detectors.margins(vectors, similarity, pair, image, external)]))
         yield vectors
     save_array(np.column_stack([np.concatenate(scores), learned]).astype(np.float32), run.folder / store.CAPTION_SCORES)
+
+
+def learned_captions(data: TrainingData, trajectory: np.ndarray, *, seed: int, first: int) -> np.ndarray:
+    """Return how well a member learned each caption, [n_captions]; NaN where no epoch drew it."""
+    epochs = range(len(trajectory))
+    drawn = [chosen_captions(data, data.rows, seed=seed, epoch=epoch, first=first) for epoch in epochs]
+    log_probability = trajectory[:, :, detectors.LOG_PROBABILITY]
+    return detectors.learned_by_caption(log_probability, data.rows, drawn, int(data.caption_start[-1]))
 
 
 def caption_embeddings(run: MemberRun, model: Model, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

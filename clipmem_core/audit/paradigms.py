@@ -15,21 +15,13 @@ import torch
 
 from clipmem_core import columns as c
 from clipmem_core.audit import settings, store
+from clipmem_core.audit import unitmem as u
 from clipmem_core.audit.console import write_csv
 from clipmem_core.audit.member import EVALUATION, MemberRun, build_member, clear_leftovers, open_member, view_maker
 from clipmem_core.audit.pipeline import Screen, ensure_pixels
 from clipmem_core.audit.setup import MAY_DIFFER
 from clipmem_core.audit.status import MemberProgress, last_line
 from clipmem_core.audit.store import Audit
-from clipmem_core.audit.unitmem import (
-    IMAGE_TOWER,
-    LAYER,
-    UNITMEM_MEAN,
-    UNITS,
-    check_members,
-    layer_means,
-    measure_model,
-)
 from clipmem_core.config import InputError, as_dict, data_folder, fingerprint
 from clipmem_core.io import read_json, replacing
 from clipmem_core.scores.utility import linear_probe
@@ -89,8 +81,8 @@ def complete(planned: ParadigmRun, screen: Screen) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     clear_leftovers(folder)
     model = _trained(planned, screen)
-    units = measure_model(run, model, [IMAGE_TOWER], run.data.rows, label=folder.name, screen=screen)
-    store.write_table(folder / UNITS, units)
+    units = u.measure_model(run, model, [u.IMAGE_TOWER], run.data.rows, label=folder.name, screen=screen)
+    store.write_table(folder / u.UNITS, units)
     accuracy: float | None = None
     fit, external = (rows[labels[rows] >= 0] for rows in (run.data.rows, run.data.external))
     if len(np.unique(labels[fit])) >= 2 and len(external):
@@ -118,7 +110,7 @@ def _trained(planned: ParadigmRun, screen: Screen) -> Model:
     """Load a run's model from its checkpoint if it has one, else train it."""
     run, config, seed, folder = planned.run, planned.run.config, planned.seed, planned.folder
     model = build_member(config, run.towers, seed=seed, pretrained=config.pretrained)
-    unit_layers(model, IMAGE_TOWER)  # refuses a model without units before anything is trained
+    unit_layers(model, u.IMAGE_TOWER)  # refuses a model without units before anything is trained
     views = view_maker(model, config, seed)
     options: dict[str, Any] = {"seed": seed, "device": run.record.device}
     if planned.paradigm == CLIP:
@@ -142,11 +134,8 @@ def _trained(planned: ParadigmRun, screen: Screen) -> Model:
 
 
 def run_paradigms(audit: Audit, *, seeds: int = 3, epochs: int = 0, screen: Screen) -> pd.DataFrame:
-    """Train an image encoder in three ways and measure its units, and return the table of `read_paradigms`.
-
-    Seed s has the pictures of the audit's first member of seed s, only those with a label if there are labels.
-    """
-    check_members(audit)
+    """Train an image encoder in three ways and measure it, on the pictures of the first member of each seed."""
+    u.check_members(audit)
     if seeds < 1 or epochs < 0:
         raise InputError(f"--seeds must be at least 1 and --epochs at least 0, not {seeds} and {epochs}")
     ensure_pixels(audit, screen)
@@ -187,7 +176,7 @@ def read_paradigms(audit: Audit) -> pd.DataFrame | None:
 
 def say_paradigms(table: pd.DataFrame, screen: Screen) -> None:
     """Print UnitMem by layer of each paradigm, means over seeds."""
-    for line in table.pivot_table(UNITMEM_MEAN, LAYER, PARADIGM, sort=False).round(3).to_string().splitlines():
+    for line in table.pivot_table(u.UNITMEM_MEAN, u.LAYER, PARADIGM, sort=False).round(3).to_string().splitlines():
         screen.say(line)
 
 
@@ -197,9 +186,9 @@ def _write_table(audit: Audit) -> None:
     tables = []
     for path in (folder / RUNS).glob(f"*/{RESULT}"):
         repair = f"delete {path.parent} and run the command again"
-        layers = layer_means(store.read_table(path.parent / UNITS, repair=repair), by=[LAYER])
+        layers = u.layer_means(store.read_table(path.parent / u.UNITS, repair=repair), by=[u.LAYER])
         tables.append(layers.assign(**read_json(path, dict[str, int | str | float | None], repair=repair)))
-    front = [PARADIGM, SEED, LAYER]
+    front = [PARADIGM, SEED, u.LAYER]
     table = pd.concat(tables, ignore_index=True)
     table = table.assign(**{PARADIGM: pd.Categorical(table[PARADIGM], PARADIGMS)}).sort_values(front)
     seeds = sorted(set(table[SEED]))

@@ -127,11 +127,6 @@ class Check:
     pictures: tuple[int, int] = (0, 0)
     error: str = ""
 
-    @property
-    def exact(self) -> bool:
-        """Tell whether every picture was opened."""
-        return bool(self.found and self.found["exact"])
-
 
 def check_request(request: Request) -> None:
     """Refuse a request that is wrong without reading its data set."""

@@ -28,11 +28,6 @@ class Change:
     high: float | None
     over: str
 
-    @property
-    def significant(self) -> bool:
-        """Whether the interval excludes 0."""
-        return self.low is not None and self.high is not None and not self.low <= 0 <= self.high
-
 
 @dataclass(frozen=True)
 class Measured:
@@ -96,10 +91,7 @@ def measure(audit: Audit, again: Audit, screen: Screen) -> Measured | None:
 
 
 def _hits(audit: Audit, rows: np.ndarray, screen: Screen) -> np.ndarray:
-    """Return how often each member ranks a pair's partner among the k nearest of these pairs, [n_members, n].
-
-    The mean over both ways and k of 1, 5 and 10, in [0, 1].
-    """
+    """Return each member's mean recall of a pair's partner, both ways, at k = 1, 5 and 10, [n_members, n]."""
     from clipmem_core.audit.member import caption_embeddings, finished_model, open_member, open_shared  # torch
 
     ensure_pixels(audit, screen)
@@ -123,12 +115,10 @@ def _clipmem(before: np.ndarray, after: np.ndarray, membership: Membership, audi
     inside = sides.inside[:, target]
     before, after = before[:, target], after[:, target]
     then, now = (float((a - b).mean()) for a, b in (side_means(list(each), inside) for each in (before, after)))
-    if record.protocol == "paper":
-        difference = crossed_mean(replicate_clipmem(list(after - before), sides.replicates, inside))
-        over = difference.over.replace("members", "seeds")
-    else:
-        difference = crossed_mean(weighted(after - before, inside))
-        over = difference.over
+    paper, change = record.protocol == "paper", after - before
+    values = replicate_clipmem(list(change), sides.replicates, inside) if paper else weighted(change, inside)
+    difference = crossed_mean(values)
+    over = difference.over.replace("members", "seeds") if paper else difference.over
     return Change(then, now, difference.mean, difference.low, difference.high, over)
 
 

@@ -304,7 +304,8 @@ def caption_table(
     """Return captions.parquet, one row per caption; `counts` are captions of each pair, [n].
 
     similarity_out and margin_out are means over the members not trained on the pair, learned over those trained on it.
-    Where no pair has several captions they are the pair's. `words` is word_misfit of each caption.
+    Where no pair has several captions they are the pair's, csls_out for margin_out. `words` is each caption's
+    word_misfit.
     """
     owner = np.repeat(np.arange(len(counts)), counts)
     totals, n = np.zeros((3, len(owner))), np.zeros((3, len(owner)))
@@ -319,10 +320,9 @@ def caption_table(
             n[column] += finite
     with np.errstate(invalid="ignore"):
         similarity, margin, learned = totals / np.where(n > 0, n, np.nan)
-    misfit = detectors.caption_misfit(learned, margin, words)
     if counts.max(initial=0) < 2:
-        columns = (c.SIMILARITY_OUT, c.CSLS_OUT, c.LEARNED, c.MISFIT)
-        similarity, margin, learned, misfit = (scores[name].to_numpy()[owner] for name in columns)
+        columns = (c.SIMILARITY_OUT, c.CSLS_OUT, c.LEARNED)
+        similarity, margin, learned = (scores[name].to_numpy()[owner] for name in columns)
     return pd.DataFrame(
         {
             c.PAIR_ID: scores[c.PAIR_ID].to_numpy()[owner],
@@ -331,7 +331,7 @@ def caption_table(
             c.MARGIN_OUT: margin,
             c.LEARNED: learned,
             c.WORD_MISFIT: words.astype(np.float32),
-            c.MISFIT: misfit,
+            c.MISFIT: detectors.caption_misfit(learned, margin, words),
         }
     )
 

@@ -97,9 +97,8 @@ def check_fields(config: AuditConfig) -> AuditConfig:
         _bounds().model_validate(vars(config))
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
-        field = FIELDS[str(fault["loc"][0])]
-        valid = field.requirement or fault["msg"].removeprefix("Input should be ")
-        raise InputError(f"{field.flag} must be {valid}, not {fault['input']!r}") from None
+        flag, valid = FIELDS[str(fault["loc"][0])].flag, fault["msg"].removeprefix("Input should be ")
+        raise InputError(f"{flag} must be {valid}, not {fault['input']!r}") from None
     low, high, epochs = config.min_logit_scale, config.max_logit_scale, config.epochs
     _refuse(
         {
@@ -241,9 +240,7 @@ def checked_towers(config: AuditConfig, recorded: Mapping[str, Mapping[str, Any]
     for tower in (tower for tower in (towers.image, towers.text) if tower):
         sha256 = (recorded or {}).get(tower.kind, {}).get("sha256", tower.sha256)
         if sha256 != tower.sha256:
-            raise InputError(
-                f"the {tower.kind} tower {tower.name} has weights of sha256 {tower.sha256[:12]}…, and the audit began "
-                f"with {sha256[:12]}…: restore those, or use another --name"
-            )
+            hashes = f"weights of sha256 {tower.sha256[:12]}…, not {sha256[:12]}… as the audit began with"
+            raise InputError(f"the {tower.kind} tower {tower.name} has {hashes}: restore those, or use another --name")
         tower.check()
     return towers

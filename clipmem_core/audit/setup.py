@@ -70,7 +70,6 @@ def write_audit(
 
 
 def _write_members(audit: Audit, record: Record, names: Sequence[str], checkpoints: Sequence[Path] = ()) -> None:
-    """Create the folder and config.json of each new member."""
     model, size = record.config.model, record.config.image_size
     for index, name in enumerate(names):
         audit.member(name).mkdir(parents=True, exist_ok=True)
@@ -84,7 +83,6 @@ def _write_members(audit: Audit, record: Record, names: Sequence[str], checkpoin
 def audit_fingerprint(config: AuditConfig, data_set: str) -> str:
     """Return the key of an audit: its config and its data set's content."""
     values, free = as_dict(config), affecting()
-    values["source"] = {key: value for key, value in values["source"].items() if key not in free}
     return fingerprint([{key: value for key, value in values.items() if key not in free}, data_set])
 
 
@@ -100,10 +98,7 @@ def check_same(audit: Audit, source: str, config: AuditConfig) -> None:
         raise InputError(f"audit {audit.name!r} exists with another config: {'; '.join(differ)}. Use another --name")
     members = len(record.members)  # with --stable, an audit may have stopped with fewer than requested
     if config.members < members:
-        raise InputError(
-            f"audit {audit.name!r} has {members} members, so --members {config.members} is too low: "
-            "request as many or more, or use another --name"
-        )
+        raise InputError(f"audit {audit.name!r} has {members} members: --members must not be fewer")
 
 
 def differing_fields(source_then: str, config_then: AuditConfig, source: str, config: AuditConfig) -> list[str]:

@@ -79,9 +79,7 @@ def loss_curves(audit: Path, names: Sequence[str]) -> pd.DataFrame:
             lines = (audit / store.MEMBERS / name / LOG).read_bytes().splitlines()
             step = max(1, math.ceil(len(lines) / POINTS))
             points += [_parsed(line) | {"member": name} for line in lines[::-step][::-1]]
-    table = pd.DataFrame(points).reindex(columns=["member", "epoch", "loss"])
-    numbers = table[["epoch", "loss"]].apply(pd.to_numeric, errors="coerce").astype(float)
-    return table.assign(epoch=numbers["epoch"], loss=numbers["loss"]).dropna()
+    return pd.DataFrame(points).reindex(columns=["member", "epoch", "loss"]).dropna()
 
 
 def _parsed(line: bytes) -> dict[str, Any]:

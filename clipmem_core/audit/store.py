@@ -305,11 +305,18 @@ class Named:
         return [cls(path.parent) for path in sorted(cls.parent().glob(f"[!.]*/{cls.FIRST}"))]
 
 
+def _table(name: str) -> Any:
+    """Return a property of an audit that reads a table."""
+    return property(lambda audit: read_table(audit.folder / name))
+
+
 @dataclass(frozen=True)
 class Audit(Named):
     """One audit's folder; its files are read at every access."""
 
     KIND, PARENT, FIRST = "audit", "audits", CONFIG
+    pairs, quarantine, membership = _table(PAIRS), _table(QUARANTINE), _table(MEMBERSHIP)
+    scores, utility = _table(SCORES), _table(UTILITY)
 
     @classmethod
     def every(cls) -> list[Self]:
@@ -335,26 +342,6 @@ class Audit(Named):
         version = read_json(path, dict[str, Any]).get("version", 0)
         if version != VERSION:
             raise InputError(f"{path} was made by version {str(version)[:20]!r}: delete the audit and run it again")
-
-    @property
-    def pairs(self) -> pd.DataFrame:
-        return read_table(self.folder / PAIRS)
-
-    @property
-    def quarantine(self) -> pd.DataFrame:
-        return read_table(self.folder / QUARANTINE)
-
-    @property
-    def membership(self) -> pd.DataFrame:
-        return read_table(self.folder / MEMBERSHIP)
-
-    @property
-    def scores(self) -> pd.DataFrame:
-        return read_table(self.folder / SCORES)
-
-    @property
-    def utility(self) -> pd.DataFrame:
-        return read_table(self.folder / UTILITY)
 
     @property
     def verdict(self) -> dict[str, Any]:

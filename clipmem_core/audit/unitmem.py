@@ -21,7 +21,6 @@ from clipmem_core.audit.pipeline import Screen, ensure_pixels
 from clipmem_core.audit.status import MemberProgress
 from clipmem_core.audit.store import Audit
 from clipmem_core.config import InputError, data_folder, fingerprint
-from clipmem_core.io import write_once
 from clipmem_core.scores.encoders import BINS, UnitTally
 from clipmem_core.training.activations import count_units, unit_layers
 from clipmem_core.training.model import Model
@@ -44,12 +43,12 @@ def run_units(audit: Audit, *, members: Sequence[str] = (), screen: Screen) -> N
     names = check_members(audit, members)
     ensure_pixels(audit, screen)
     for name, table in [*((name, UNITS) for name in names), (names[0], REFERENCES)]:
-
-        def make(temporary: Path, name: str = name, table: str = table) -> None:
-            store.write_table(temporary, measure_member(audit, name, table, screen=screen))
-
-        if not write_once(table_file(audit, name, table), make):
-            screen.say(f"member {name}: its {table.removesuffix('.parquet')} are measured already")
+        path = table_file(audit, name, table)
+        if path.is_file():
+            screen.say(f"member {name}: its {path.stem} are measured already")
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            store.write_table(path, measure_member(audit, name, table, screen=screen))
 
 
 def say_units(audit: Audit, *, screen: Screen) -> None:
@@ -68,10 +67,7 @@ def check_members(audit: Audit, members: Sequence[str] = ()) -> list[str]:
     if not audit.finished:
         raise InputError(f"audit {audit.name!r} is not finished: run it again to resume it")
     if audit.record.config.lock_image or audit.record.config.lock_text:
-        raise InputError(
-            f"audit {audit.name!r} has a locked tower, and units are measured in encoders that members train: "
-            "run one with --preset small"
-        )
+        raise InputError(f"audit {audit.name!r} has a locked tower, so it trains no units: run one with --preset small")
     names = audit.record.members
     if unknown := [name for name in members if name not in names]:
         raise InputError(f"audit {audit.name!r} has no member {unknown[0]!r}: it has {', '.join(names)}")
@@ -79,10 +75,7 @@ def check_members(audit: Audit, members: Sequence[str] = ()) -> list[str]:
 
 
 def measure_member(audit: Audit, name: str, table: str = UNITS, *, screen: Screen) -> pd.DataFrame:
-    """Measure both encoders of a member on its training pairs, or its references, as `unit_table`.
-
-    References have a column reference, without `seen` and `unseen` if there are fewer than two external pairs.
-    """
+    """Measure both encoders of a member on its training pairs as `unit_table`, or its references (column reference)."""
     run = open_member(audit.folder, name)
     torch.set_num_threads(run.record.threads)  # as when it was trained
     run = dataclasses.replace(run, data=dataclasses.replace(run.data, tokens=run.read(run.data.tokens)))
@@ -123,10 +116,7 @@ def measure_model(
 
 
 def unit_table(tally: UnitTally, widths: Sequence[int], *, tower: str, pair_ids: np.ndarray) -> pd.DataFrame:
-    """Turn the counts of an encoder into a table: tower, layer (from 1), unit (from 0), scores, pair_id.
-
-    pair_id is the pair that activates the unit most; null for a silent unit, which has no UnitMem.
-    """
+    """Return tower, layer (from 1), unit (from 0), scores, and the pair that activates it most (null: it is silent)."""
     scores = tally.scores()
     scores.insert(0, TOWER, np.repeat(tower, sum(widths)))
     scores.insert(1, LAYER, np.repeat(np.arange(1, len(widths) + 1), widths))

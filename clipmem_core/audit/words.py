@@ -104,18 +104,22 @@ def surprises(words: Words, predicted: Predictions) -> np.ndarray:
 
 def word_scores(
     captions: Sequence[Sequence[str]],
-    pictures: np.ndarray,
+    pictures: np.ndarray | None,
     trained: np.ndarray,
     external: np.ndarray,
     *,
     text_tower: Tower | None,
     seed: int,
 ) -> tuple[Words, np.ndarray]:
-    """Return the words of each pair's captions, and how surprising each is, [n_words]; trains in this process."""
+    """Return the words of each pair's captions, and how surprising each is, [n_words]; trains in this process.
+
+    Without features of `pictures` no word is predicted.
+    """
     words = split_words(captions)
     into = Predictions.empty(len(words.ids))
     for number, half in enumerate(halves_of(trained, external)):
-        predict_half(words, pictures, *half, text_tower=text_tower, seed=seed + number, into=into)
+        if pictures is not None:
+            predict_half(words, pictures, *half, text_tower=text_tower, seed=seed + number, into=into)
     return words, surprises(words, into)[:, 0]
 
 

@@ -16,7 +16,7 @@ from clipmem_core.dashboard.filters import TABLE, conditions, learned_by_g, queu
 from clipmem_core.dashboard.page import LAYOUT, PAGE, SIZE, choose_listed, draw_pages, link, read_choice, read_page
 from clipmem_core.dashboard.pair_component import draw_grid
 from clipmem_core.dashboard.plain import draw_fault, pairs_in_words, read_noise, read_verdict, show_text
-from clipmem_core.review.bulk_edit import preview, store_changes
+from clipmem_core.review.bulk_edit import preview
 from clipmem_core.review.cards import MARKS, cards
 from clipmem_core.review.decisions import KEEP, REMOVE, open_review
 from clipmem_core.review.rows import count_pairs, find_rows, misfit_note, pair_ids, score_span
@@ -163,7 +163,7 @@ def _edit_dialog(audit: Audit, selection: Selection) -> None:
     label = f"Change {len(changes.captions):,} captions of {pairs_in_words(len(changes.edits))}"
     if st.button(label, type="primary", icon=":material/edit:", disabled=not changes.edits, key="bulk-edit-store"):
         with locked_session() as session:
-            outcome = store_changes(audit, changes)
+            outcome = open_review(audit).edit(changes.edits, audit=audit.name, neutral=True)
             session.presses += 1
             unchanged = f" {pairs_in_words(outcome.skipped)}, decided meanwhile, unchanged." if outcome.skipped else ""
             sentence = f"Captions of {pairs_in_words(outcome.pairs)} changed.{unchanged}"

@@ -28,6 +28,7 @@ SIDE, LARGE_SIDE, FULL_SIDE = 320, 900, 4000  # pixels: of a card, in review, at
 GREY = (150, 150, 150)
 CACHED = 5000  # thumbnails, of about 20 kB each
 WORKERS = 2  # Pillow decodes outside Python's lock; the largest pictures take half a gigabyte each
+_POOL = ThreadPoolExecutor(WORKERS, thread_name_prefix="thumbnail")
 CAPTION_LIMIT, ALT_LIMIT, STRIP_LIMIT = 160, 120, 60
 STRIP_SIZE = 6
 PAIR_PAGE = "pages/pair.py"
@@ -63,12 +64,7 @@ _cached_jpeg = functools.lru_cache(maxsize=CACHED)(_make_jpeg)
 
 def start_thumbnails(root: Path, images: Sequence[str], *, side: int = SIDE) -> list[Future[tuple[bytes, str]]]:
     """Return a future of `thumbnail` for each image, made in parallel."""
-    return [_workers().submit(thumbnail, root, image, side=side) for image in images]
-
-
-@functools.cache
-def _workers() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(WORKERS, thread_name_prefix="thumbnail")
+    return [_POOL.submit(thumbnail, root, image, side=side) for image in images]
 
 
 @functools.cache

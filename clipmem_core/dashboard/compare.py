@@ -1,13 +1,13 @@
 """Two audits compared: the choice of both, how well they agree, and the pairs that changed most."""
 
-import functools
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, NoReturn
 
 import pandas as pd
 import streamlit as st
 
-from clipmem_core.audit.store import PAIRS, Audit, is_name, list_audits
+from clipmem_core.audit.store import PAIRS, SCORES, Audit, is_name, list_audits
 from clipmem_core.columns import CLIPMEM, PAIR_ID, SHA256
 from clipmem_core.config import InputError, as_dict, flat
 from clipmem_core.dashboard.cards import Sides, draw_change_cards
@@ -15,7 +15,7 @@ from clipmem_core.dashboard.page import AUDIT, CHOICE, PAGE, choose_listed, draw
 from clipmem_core.dashboard.plain import number, pairs_in_words, show_text, signed
 from clipmem_core.figures.audit_scores import comparison_figure
 from clipmem_core.review.compare import Comparison, compare
-from clipmem_core.review.queries import Version, fetch_arrow, version_of
+from clipmem_core.review.queries import cached, fetch_arrow
 from clipmem_core.scores.registry import BY_NAME, words
 
 ONE, OTHER, COLUMN = "one", "other", "column"  # in the address
@@ -120,7 +120,11 @@ def partners(one: Audit, audits: list[Audit]) -> list[Audit]:
     """Return the audits of the same data set, then those that have a pair with the same picture in common."""
     others = [audit for audit in audits if audit.name != one.name]
     same = [audit for audit in others if same_data_set(one, audit)]
-    return same + [audit for audit in others if audit not in same and _share_pairs(one, audit)]
+    for other in others:
+        with suppress(InputError):  # a broken audit
+            if other not in same and _share_pairs(one, other):
+                same.append(other)
+    return same
 
 
 def same_data_set(one: Audit, other: Audit) -> bool:
@@ -137,27 +141,16 @@ def fingerprint(audit: Audit) -> str | None:
         return None
 
 
+@cached(256, PAIRS, paths=lambda one, other: [other.folder / PAIRS])
 def _share_pairs(one: Audit, other: Audit) -> bool:
-    try:
-        return _have_common_pair(one, version_of(one), other, version_of(other))
-    except InputError:
-        return False
-
-
-@functools.lru_cache(maxsize=256)
-def _have_common_pair(one: Audit, version_one: Version, other: Audit, version_other: Version) -> bool:
     second = fetch_arrow(other.folder / PAIRS, f'SELECT "{PAIR_ID}", "{SHA256}" FROM parquet')
     query = f'SELECT "{PAIR_ID}" FROM parquet JOIN second USING ("{PAIR_ID}", "{SHA256}") LIMIT 1'
     return fetch_arrow(one.folder / PAIRS, query, second=second).num_rows > 0
 
 
+@cached(4, SCORES, PAIRS, paths=lambda one, other, column: [other.folder / SCORES, other.folder / PAIRS])
 def compared(one: Audit, other: Audit, column: str) -> Comparison:
     """Return how a score compares between two audits, computed once per version of their files."""
-    return _compared(one, version_of(one), other, version_of(other), column)
-
-
-@functools.lru_cache(maxsize=4)
-def _compared(one: Audit, version_one: Version, other: Audit, version_other: Version, column: str) -> Comparison:
     return compare(one, other, column=column, limit=LISTED)
 
 

@@ -1,7 +1,6 @@
-"""The setting of the address, and a control for each mitigation.
+"""The setting of the address, and a control for each mitigation, which shows it and writes changes back.
 
 ?setting=text_mask=0.3 removal=clipmem:100   the text form of an arm; empty for the reference arm.
-Controls show the address, and write changes back into it.
 """
 
 import dataclasses
@@ -50,7 +49,11 @@ CHOICES = {  # field → label, options, help
 }
 # Each group's fields, with a label and a help for the toggle.
 WORDS = {
-    group: {name: field.control for name, field in FIELDS.items() if field.group == group and field.control[0]}
+    group: {
+        name: (field.toggle, f"{field.help[:1].upper()}{field.help[1:]}.")
+        for name, field in FIELDS.items()
+        if field.group == group and field.toggle
+    }
     for group in ("Captions", "Text", "Pictures", AHEAD_GROUP, "Training")
 }
 # Sliders below the toggles of the group AHEAD_GROUP; they have no toggle.
@@ -63,10 +66,7 @@ AHEAD_SLIDERS = {
 @cached(32, PAIRS, MEMBERSHIP)
 def _counts(audit: Audit) -> tuple[int, int]:
     """Return the most captions of a pair, and the number of shared pairs."""
-    pairs, membership = audit.pairs, audit.membership
-    if c.CAPTIONS not in pairs or c.GROUP not in membership or pairs.empty:
-        raise InputError(f"{audit.folder} lacks captions or groups: delete it and run the study again")
-    return int(pairs[c.CAPTIONS].map(len).max()), int((membership[c.GROUP] == c.SHARED).sum())
+    return int(audit.pairs[c.CAPTIONS].map(len).max()), int((audit.membership[c.GROUP] == c.SHARED).sum())
 
 
 def draw_setting(study: StudyFolder) -> Arm:
@@ -150,7 +150,7 @@ class Controls:
         for name, (label, text) in WORDS[group].items():
             if name in idle and name not in fields:
                 continue
-            self._draw_toggle(name, label, text.replace("{epochs}", str(self.reference.epochs)))
+            self._draw_toggle(name, label, text)
             if name in fields:
                 self._draw_slider(name, label)
                 if choice := first.get(name):

@@ -14,21 +14,11 @@ from clipmem_core.audit.status import DONE, state_of
 from clipmem_core.audit.store import PAIRS, Audit, audits_folder
 from clipmem_core.columns import CAPTIONS, PAIR_ID
 from clipmem_core.config import InputError
+from clipmem_core.dashboard import plain
 from clipmem_core.dashboard.cards import draw_card_picture, start_thumbnails
 from clipmem_core.dashboard.deciding import BADGES, Notice, locked_session, undo
 from clipmem_core.dashboard.new_audit import free_name, is_taken
 from clipmem_core.dashboard.page import ALL, PAGE, choose_listed, choose_segment, draw_pages, link, read_page, write
-from clipmem_core.dashboard.plain import (
-    LIMIT,
-    cut,
-    draw_fault,
-    explained_errors,
-    moment,
-    one_line,
-    pairs_in_words,
-    show_strong,
-    show_text,
-)
 from clipmem_core.dashboard.running import draw_progress
 from clipmem_core.dataset.checks import CHECKS
 from clipmem_core.export import reaudit
@@ -126,10 +116,10 @@ def _draw_page(audit: Audit, part: pd.DataFrame, selection: Selection) -> None:
                 "picture": f"data:image/jpeg;base64,{jpegs[pair_id]}" if card else None,
                 "open": f"pair?{urlencode(link(audit, selection, pair=pair_id))}" if card else None,
                 "decision": label or decision_words(None, entry[FOR_OTHER]) or "note only",
-                **{name: cut(one_line(" · ".join(captions)), CAPTION_LIMIT) for name, captions in texts.items()},
-                "note": cut(one_line(entry["note"]), NOTE_LIMIT),
+                **{name: plain.cut(plain.one_line(" · ".join(each)), CAPTION_LIMIT) for name, each in texts.items()},
+                "note": plain.cut(plain.one_line(entry["note"]), NOTE_LIMIT),
                 "pair": pair_id,
-                "decided (UTC)": moment(entry["time"]),
+                "decided (UTC)": plain.moment(entry["time"]),
                 "audit": entry["audit"],
             }
         )
@@ -162,15 +152,15 @@ def _draw_event(audit: Audit, event: dict[Any, Any]) -> None:
     number, pair_id = int(event["event"]), event["first_pair_id"]
     label, icon, colour = BADGES[event["decision"]]
     others = f" and {event['pairs'] - 1:,} more" if event["pairs"] > 1 else ""
-    facts = [str(number), f"{moment(event['time'])} UTC"]
-    facts += [f"audit {cut(event['audit'], ID_LIMIT)}"] if event["audit"] else []
+    facts = [str(number), f"{plain.moment(event['time'])} UTC"]
+    facts += [f"audit {plain.cut(event['audit'], ID_LIMIT)}"] if event["audit"] else []
     facts += [f"undo of {int(event['undoes'])}"] if not pd.isna(event["undoes"]) else []
     facts += ["undone"] if event["undone"] else []
     with st.container(horizontal=True, vertical_alignment="center", gap="small", border=True):
         st.badge(label, icon=icon, color=colour)
         with st.container(gap=None):
-            show_text(f"{cut(pair_id, ID_LIMIT)}{others}")
-            show_text(" · ".join(facts))
+            plain.show_text(f"{plain.cut(pair_id, ID_LIMIT)}{others}")
+            plain.show_text(" · ".join(facts))
         parameters = link(audit, Selection(), pair=pair_id)
         st.page_link(PAIR_PAGE, label="Open", query_params=parameters, width="content")
         if not event["undone"]:
@@ -205,24 +195,24 @@ def _draw_start(audit: Audit) -> None:
     try:
         reaudit.check_repeatable(audit)
     except InputError as error:
-        fault = one_line(error)
+        fault = plain.one_line(error)
     if not changed:
         fault = fault or "No pair is removed and no caption changed yet, so nothing would change."
     if counts[REMOVE] == sum(counts.values()):
         fault = fault or "Every pair is removed: nothing is left to audit."
     st.caption(AGAIN)
     name = free_name(f"{audit.name}-again", taken=lambda each: is_taken(each) or reaudit.cleaned_folder(each).exists())
-    label = f"Re-audit: {pairs_in_words(changed)} removed or with changed captions"
+    label = f"Re-audit: {plain.pairs_in_words(changed)} removed or with changed captions"
     if st.button(label, type="primary", icon=":material/autorenew:", key="start-again", disabled=bool(fault)):
         try:
             reaudit.reaudit_task(audit, name).start()
         except InputError as error:
-            draw_fault("The re-audit did not start.", error)
+            plain.draw_fault("The re-audit did not start.", error)
             return
         write(**{SECOND: name})
         st.rerun()
     if fault:
-        show_text(fault, limit=LIMIT)
+        plain.show_text(fault, limit=plain.LIMIT)
     else:
         st.caption("Command line:")
         st.code(f"python -m clipmem_core reaudit {audit.name} --name {name}", language="bash", wrap_lines=True)
@@ -234,13 +224,13 @@ def _draw_second(audit: Audit, name: str) -> None:
     if state_of(name).word != DONE:
         draw_progress(name)
         return
-    with explained_errors():
+    with plain.explained_errors():
         result, compared = reaudit.read_comparison(Audit(audits_folder() / name))
     if compared:
         first, *others = reaudit.comparison_lines(result)
-        show_strong(first)
+        plain.show_strong(first)
         for sentence in others:
-            show_text(sentence)
+            plain.show_text(sentence)
         both, icon = {"one": audit.name, "other": name}, ":material/compare_arrows:"
         with st.container(horizontal=True):
             st.page_link("pages/overview.py", label="Open", icon=":material/open_in_new:", query_params={"audit": name})
@@ -249,10 +239,10 @@ def _draw_second(audit: Audit, name: str) -> None:
     job = audit_task(name).find()
     if job is not None and job.running:
         st.caption("The second audit is finished; comparing it with the first.")
-        show_text(job.last_line, limit=200)
+        plain.show_text(job.last_line, limit=200)
         return
     if job is not None and job.failed:
-        draw_fault("The comparison failed.", job.last_line)
+        plain.draw_fault("The comparison failed.", job.last_line)
     else:
         st.caption("The second audit is finished but not compared yet.")
     if st.button("Compare", type="primary", icon=":material/compare_arrows:", key="compare-again"):
@@ -284,7 +274,7 @@ def draw_checks(audit: Audit) -> None:
     page, pages = read_page(len(groups), GROUPS, parameter=GROUP_PAGE)
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
         count_text = f"{len(groups):,} {'group' if len(groups) == 1 else 'groups'}"
-        st.caption(f"{count_text}, {pairs_in_words(sum(map(len, groups)))}", width="content")
+        st.caption(f"{count_text}, {plain.pairs_in_words(sum(map(len, groups)))}", width="content")
         draw_pages(page, pages, key="near_duplicate-pages", parameter=GROUP_PAGE)
     for group in groups[(page - 1) * GROUPS : page * GROUPS]:
         _draw_group(audit, cards(audit, group[:SHOWN]), hidden=len(group) - SHOWN)
@@ -299,7 +289,7 @@ def _draw_group(audit: Audit, group: Sequence[PairCard], *, hidden: int) -> None
             for card, picture in zip(group, pictures, strict=True):
                 with st.container(width=GROUP_SIDE + 20, gap="xsmall"):
                     draw_card_picture(card, *picture.result())
-                    show_text(cut(" · ".join(card.captions), GROUP_LIMIT))
+                    plain.show_text(plain.cut(" · ".join(card.captions), GROUP_LIMIT))
                     label, icon, colour = BADGES[card.decision.decision if card.decision else None]
                     st.badge(label, icon=icon, color=colour)
                     parameters = link(audit, Selection(), pair=card.pair_id)
@@ -325,5 +315,5 @@ def _decide(audit: Audit, keep: Sequence[str], remove: Sequence[str]) -> None:
         for decision, pair_ids in ((KEEP, keep), (REMOVE, remove)):
             if pair_ids:
                 outcome = open_review(audit).decide(pair_ids, decision, audit=audit.name, neutral=True)
-                sentence = f"Saved: {BADGES[decision][0]}, for {pairs_in_words(outcome.pairs)}."
+                sentence = f"Saved: {BADGES[decision][0]}, for {plain.pairs_in_words(outcome.pairs)}."
                 session.notice = Notice(sentence, event=outcome.event)

@@ -1,7 +1,6 @@
 """The page Encoders: each encoder's part of clipmem, UnitMem by layer and paradigm, and studies."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,26 +12,18 @@ from clipmem_core import columns as c
 from clipmem_core.audit import paradigms as p
 from clipmem_core.audit import unitmem as t
 from clipmem_core.audit.jobs import PARADIGMS, UNITS, encoder_task
-from clipmem_core.audit.store import Audit
+from clipmem_core.audit.store import PAIRS, SCORES, Audit
 from clipmem_core.config import InputError
 from clipmem_core.dashboard.maps import draw_selectable, sample_note
 from clipmem_core.dashboard.page import choose_listed, choose_segment
 from clipmem_core.dashboard.plain import draw_fault, explained_errors, show_text
 from clipmem_core.dashboard.running import draw_job
+from clipmem_core.figures import studies as f
 from clipmem_core.figures.clouds import contribution_figure
-from clipmem_core.figures.studies import (
-    MEASURES,
-    means_figure,
-    paradigm_figure,
-    size_figure,
-    time_figure,
-    unitmem_figure,
-    views_figure,
-)
 from clipmem_core.io import mapping
 from clipmem_core.review import score_breakdown as b
 from clipmem_core.review.overview import LIMIT, locked_towers, points_and_density
-from clipmem_core.review.queries import Version, version_of
+from clipmem_core.review.queries import cached
 from clipmem_core.review.selection import Selection
 from clipmem_core.scores.seeds import over_seeds
 from clipmem_core.studies import results as r
@@ -76,21 +67,21 @@ PLANS: dict[str, Plan] = {
         "Time: which encoder memorizes first?",
         "Each encoder's mean contribution to the clipmem of candidates over training, minus that of external pairs, "
         "which no model memorized.",
-        list(MEASURES),
-        time_figure,
+        list(f.MEASURES),
+        f.time_figure,
     ),
     "size": (
         "Size: does the text encoder lead beside a larger image encoder too?",
         "The text encoder's contribution minus the image encoder's, with either at half, normal and double width; "
         "below 0 the image encoder leads.",
         [r.TEXT_LEAD],
-        size_figure,
+        f.size_figure,
     ),
     "views": (
         "Views: does text lead only because captions are not varied as pictures are?",
         "Each encoder's contribution with image crops off, normal and strong, and with one caption per pair or all.",
-        list(MEASURES),
-        views_figure,
+        list(f.MEASURES),
+        f.views_figure,
     ),
 }
 
@@ -120,7 +111,7 @@ def draw_contribution_map(audit: Audit) -> None:
     """Draw the pairs; only this fragment reruns when the colours change or a shape is drawn."""
     st.subheader("Text against image encoder, pair by pair", anchor=False)
     with explained_errors():
-        points, density = _load_contributions(audit.folder, version_of(audit))
+        points, density = _load_contributions(audit)
         if points.empty:
             st.info("No pair has contributions of both encoders.", icon=":material/info:")
             return
@@ -139,9 +130,9 @@ def draw_contribution_map(audit: Audit) -> None:
         st.caption(note)
 
 
-@st.cache_data(max_entries=4, show_spinner=False)
-def _load_contributions(folder: Path, version: Version) -> tuple[pd.DataFrame, pd.DataFrame]:
-    return points_and_density(Audit(folder), *b.PARTS.values(), colour_by=list(CLASSES), limit=LIMIT)[:2]
+@cached(4, SCORES, PAIRS)
+def _load_contributions(audit: Audit) -> tuple[pd.DataFrame, pd.DataFrame]:
+    return points_and_density(audit, *b.PARTS.values(), colour_by=list(CLASSES), limit=LIMIT)[:2]
 
 
 def draw_means(audit: Audit) -> None:
@@ -154,7 +145,7 @@ def draw_means(audit: Audit) -> None:
         return
     null = b.encoder_means(audit, by=c.GROUP, groups=[c.EXTERNAL])
     st.plotly_chart(
-        means_figure(means, null, title="mean part of clipmem (cosine units)"),
+        f.means_figure(means, null, title="mean part of clipmem (cosine units)"),
         key=f"encoder-means-{by}",
         config=CHART,
         alt=f"Mean part of each encoder by {by}",
@@ -171,7 +162,7 @@ def draw_sslmem(audit: Audit) -> None:
         st.info("No pair has SSLMem: it needs two views of a picture, or two captions.", icon=":material/info:")
         return
     st.plotly_chart(
-        means_figure(means, means[means["name"] == c.EXTERNAL], title="mean SSLMem (cosine units)"),
+        f.means_figure(means, means[means["name"] == c.EXTERNAL], title="mean SSLMem (cosine units)"),
         key="encoder-sslmem",
         config=CHART,
         alt="Mean SSLMem of each encoder by group",
@@ -196,7 +187,7 @@ def draw_units(audit: Audit) -> None:
         return
     references = t.read_units(audit, t.REFERENCES)
     layers = b.tower_layers(units, references, column=t.UNITMEM_MEAN)
-    st.plotly_chart(unitmem_figure(layers), key="units", config=CHART, alt="Mean UnitMem of both encoders by layer")
+    st.plotly_chart(f.unitmem_figure(layers), key="units", config=CHART, alt="Mean UnitMem of both encoders by layer")
     members = f"{units[c.MEMBER].nunique()} of {len(audit.record.members)} members"
     st.caption(f"{UNITMEM_MEANING} Measured on {members} and all pairs that each trained on.")
 
@@ -215,7 +206,7 @@ def draw_paradigms(audit: Audit) -> None:
     if table is None or _is_running(audit, PARADIGMS):
         _draw_job(audit, PARADIGMS, lambda: p.read_paradigms(audit) is not None)
     if table is not None:
-        figure = paradigm_figure(b.paradigm_layers(table, column=t.UNITMEM_MEAN))
+        figure = f.paradigm_figure(b.paradigm_layers(table, column=t.UNITMEM_MEAN))
         sentence = b.claim_1(table, column=t.UNITMEM_MEAN)
         st.plotly_chart(figure, key="paradigms", config=CHART, alt=f"Mean UnitMem by depth. {sentence}")
         st.markdown(sentence)
@@ -275,7 +266,6 @@ def draw_studies() -> None:
 
 
 def _draw_study(study: s.StudyFolder, plan: str) -> None:
-    """Draw a study's figure and its sentences."""
     _, meaning, measures, figure = PLANS[plan]
     total = len(study.request["arms"]) * study.request["config"]["seeds"]
     rows, times = r.rows_of(study), study.times
@@ -284,7 +274,7 @@ def _draw_study(study: s.StudyFolder, plan: str) -> None:
         return
     table, by = rows, [s.ARM]
     if plan == "time":
-        lacking = {s.EPOCH, s.SEED, *MEASURES, s.IMAGE_EXTERNAL, s.TEXT_EXTERNAL} - set(times)
+        lacking = {s.EPOCH, s.SEED, *f.MEASURES, s.IMAGE_EXTERNAL, s.TEXT_EXTERNAL} - set(times)
         if lacking:
             columns = ", ".join(sorted(lacking))
             raise InputError(f"{study.folder} lacks {columns}: delete it and run the study again")

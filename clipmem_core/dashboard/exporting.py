@@ -1,7 +1,4 @@
-"""The view of exports: formats, the button that starts an export, its progress, and the finished export.
-
-A detached job writes it with the command that the page shows: it continues when the page is closed.
-"""
+"""The view of exports: formats, the button that starts one as a detached job, its progress, and the finished export."""
 
 from pathlib import Path
 

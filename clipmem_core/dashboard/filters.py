@@ -10,15 +10,8 @@ import streamlit as st
 from clipmem_core import columns as c
 from clipmem_core.audit.store import Audit
 from clipmem_core.audit.verdict import queues
+from clipmem_core.dashboard import page
 from clipmem_core.dashboard.deciding import BADGES
-from clipmem_core.dashboard.page import (
-    LAYOUT,
-    choose_segment,
-    draw_set,
-    peek_selection,
-    read_selection,
-    write_selection,
-)
 from clipmem_core.dashboard.pair_component import BROWSE_KEYS, draw_keys
 from clipmem_core.dashboard.plain import read_verdict
 from clipmem_core.dataset.checks import CHECKS
@@ -52,9 +45,9 @@ def changed(selection: Selection, **changes: Any) -> Selection:  # noqa: ANN401 
 
 def read_filters(audit: Audit) -> Selection:
     """Return the selection of the address. Likely wrong captions come first, or high clipmem without a misfit."""
-    if "order" not in st.query_params and not peek_selection().searched and not score_span(audit, c.MISFIT):
+    if "order" not in st.query_params and not page.peek_selection().searched and not score_span(audit, c.MISFIT):
         st.query_params["order"] = c.CLIPMEM
-    return read_selection()
+    return page.read_selection()
 
 
 def learned_by_g(selection: Selection) -> bool:
@@ -105,23 +98,17 @@ def cleared(selection: Selection) -> Selection:
     return Selection(order=order, ascending=selection.ascending and order == selection.order)
 
 
-def with_range(selection: Selection, new: Range) -> Selection:
-    """Return a selection with a range in place of those of the same score; one open at both ends is dropped."""
-    others = tuple(each for each in selection.ranges if each.column != new.column)
-    return changed(selection, ranges=others if new == Range(new.column) else (*others, new))
-
-
 def draw_queues(audit: Audit, selection: Selection) -> None:
     """Draw the queues, and the choice of grid or table."""
     names = {order: queue.name for order, queue in reversed(queues(read_verdict(audit)).items())}
 
     def choose_queue(order: str | None) -> None:
         if order:
-            write_selection(with_queue(peek_selection(), order))
+            page.write_selection(with_queue(page.peek_selection(), order))
 
     style = {"value": queue_of(selection), "format_func": names.__getitem__, "width": "content"} | HIDDEN
-    draw_set(st.segmented_control, "Queue", list(names), key="queue", on_choose=choose_queue, **style)
-    choose_segment("Layout", LAYOUTS, parameter=LAYOUT, key="layout", hidden=True, width="content")
+    page.draw_set(st.segmented_control, "Queue", list(names), key="queue", on_choose=choose_queue, **style)
+    page.choose_segment("Layout", LAYOUTS, parameter=page.LAYOUT, key="layout", hidden=True, width="content")
 
 
 def draw_filters(audit: Audit, selection: Selection) -> None:
@@ -134,7 +121,7 @@ def draw_filters(audit: Audit, selection: Selection) -> None:
         ):
             style = {"type": "search", "placeholder": placeholder, "width": width} | HIDDEN
             value, on_choose = getattr(selection, field), _setter(field)
-            draw_set(st.text_input, label, key=field, value=value, on_choose=on_choose, **style)
+            page.draw_set(st.text_input, label, key=field, value=value, on_choose=on_choose, **style)
         _choose(selection, "decision", "Decision", DECISIONS, DECISIONS.__getitem__, width=155, **HIDDEN)
         scores = [*([s.MATCH] if selection.searched else []), *BY_NAME, s.RANDOM]
         names = {score: f"Sort by {words(score)}" for score in scores}
@@ -176,13 +163,14 @@ def draw_conditions(selection: Selection) -> None:
 
     def remove(remaining: Sequence[int]) -> None:
         removed = [rest for place, (_, rest) in enumerate(chips) if place not in remaining]
-        write_selection(removed[0] if len(removed) == 1 else cleared(selection))
+        page.write_selection(removed[0] if len(removed) == 1 else cleared(selection))
 
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        style = {"format_func": lambda place: chips[place][0], "wrap": True} | HIDDEN
-        draw_set(st.multiselect, "Active filters", places, key="conditions", value=places, on_choose=remove, **style)
+        style: dict[str, Any] = {"format_func": lambda place: chips[place][0], "wrap": True} | HIDDEN
+        style |= {"key": "conditions", "value": places, "on_choose": remove}
+        page.draw_set(st.multiselect, "Active filters", places, **style)
         icon = ":material/close:"
-        st.button("Clear all", type="tertiary", icon=icon, on_click=lambda: write_selection(cleared(selection)))
+        st.button("Clear all", type="tertiary", icon=icon, on_click=lambda: page.write_selection(cleared(selection)))
 
 
 def _draw_range(audit: Audit, selection: Selection) -> None:
@@ -202,20 +190,21 @@ def _draw_range(audit: Audit, selection: Selection) -> None:
 
     def choose_range(ends: tuple[float, float]) -> None:
         low, high = (None if end == default else end for end, default in zip(ends, span, strict=True))
-        write_selection(with_range(peek_selection(), Range(column, low, high)))
+        selection, new = page.peek_selection(), Range(column, low, high)
+        others = tuple(each for each in selection.ranges if each.column != column)
+        page.write_selection(changed(selection, ranges=others if new == Range(column) else (*others, new)))
 
     step, key = (span[1] - span[0]) / STEPS, f"range-{column}"
     style = {"min_value": span[0], "max_value": span[1], "step": step, "format": "%.3g"} | HIDDEN
-    draw_set(st.slider, words(column), key=key, value=(low, high), on_choose=choose_range, **style)
+    page.draw_set(st.slider, words(column), key=key, value=(low, high), on_choose=choose_range, **style)
 
 
 def _choose(
     selection: Selection, field: str, label: str, options: Any, format_func: Callable[[Any], str], **style: Any
 ) -> None:
-    """Draw a list that shows and changes a field of the selection."""
     style |= {"key": field, "value": getattr(selection, field), "format_func": format_func}
-    draw_set(st.selectbox, label, list(options), on_choose=_setter(field), **style)
+    page.draw_set(st.selectbox, label, list(options), on_choose=_setter(field), **style)
 
 
 def _setter(field: str) -> Callable[[Any], None]:
-    return lambda value: write_selection(changed(peek_selection(), **{field: "" if value is None else value}))
+    return lambda value: page.write_selection(changed(page.peek_selection(), **{field: "" if value is None else value}))

@@ -3,15 +3,13 @@
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
 from clipmem_core import columns as c
-from clipmem_core.audit.store import PAIRS, Audit
+from clipmem_core.audit.store import PAIRS, SCORES, Audit
 from clipmem_core.audit.verdict import doubt
 from clipmem_core.dashboard.page import TIGHT_STYLE, choose_listed, choose_segment, link
 from clipmem_core.dashboard.pair_component import draw_grid, draw_pointer
@@ -20,8 +18,8 @@ from clipmem_core.figures.clouds import PERCENTILES, embedding_figure, score_map
 from clipmem_core.review import selection as s
 from clipmem_core.review.cards import cards
 from clipmem_core.review.maps import map_file, map_name, map_points, map_task
-from clipmem_core.review.overview import Corners, load_score_map
-from clipmem_core.review.queries import Version, count_rows, version_of
+from clipmem_core.review.overview import load_score_map
+from clipmem_core.review.queries import cached, count_rows
 from clipmem_core.review.rows import count_pairs, find_rows
 from clipmem_core.scores.registry import COLOUR as SCORE_COLOUR
 from clipmem_core.scores.registry import scores_in, words
@@ -40,6 +38,7 @@ LINES = (
     "the vertical line, and one in twenty above the horizontal line."
 )
 MIRRORED = "Independent pairs were learned by g, which is subtracted: their memorized pairs lie below the lower line."
+_load_score_map = cached(4, SCORES, PAIRS)(load_score_map)
 
 
 def draw_selectable(
@@ -103,7 +102,7 @@ def draw_score_map(audit: Audit) -> None:
     """Draw the map of scores; only this fragment reruns when its colours change or a shape is drawn on it."""
     st.subheader("Learned and memorized", anchor=False)
     with explained_errors():
-        points, density, count, corners = _load_score_map(audit.folder, version_of(audit))
+        points, density, count, corners = _load_score_map(audit)
         if count == 0:
             st.info("No pair has both similarity out and clipmem.", icon=":material/info:")
             return
@@ -135,11 +134,6 @@ def sample_note(drawn: int, count: int) -> str:
         f"Points are a random sample of {drawn:,} of {count:,} pairs. The grey area counts all pairs, and a shape "
         "selects among all pairs."
     )
-
-
-@st.cache_data(max_entries=4, show_spinner=False)
-def _load_score_map(folder: Path, version: Version) -> tuple[pd.DataFrame, pd.DataFrame, int, Corners | None]:
-    return load_score_map(Audit(folder))
 
 
 def draw_choices(audit: Audit) -> tuple[str, str]:

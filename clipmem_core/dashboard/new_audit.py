@@ -9,22 +9,12 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
+from clipmem_core import config as configs
 from clipmem_core.audit.jobs import audit_task, cancel
-from clipmem_core.audit.preflight import Check, Request, check_request, find_check, start_check
+from clipmem_core.audit.preflight import Request, check_request, find_check, start_check
 from clipmem_core.audit.settings import audit_name
 from clipmem_core.audit.store import CONFIG, audits_folder, is_name
-from clipmem_core.config import (
-    DEFAULT_PRESET,
-    FIELDS,
-    PRESETS,
-    SETS,
-    AuditConfig,
-    InputError,
-    SourceOptions,
-    data_folder,
-    ineffective_fields,
-    preset_config,
-)
+from clipmem_core.config import FIELDS, PRESETS, AuditConfig, InputError, SourceOptions, data_folder
 from clipmem_core.dashboard.page import draw_set
 from clipmem_core.dashboard.plain import draw_fault, explained_errors
 from clipmem_core.dataset.source import DRAWN, check_source, lacks_captions
@@ -63,10 +53,10 @@ def draw_request() -> Request:
         if st.toggle("Use folder names as captions", key="new-folder-names", **PERSIST):
             options = {"caption_template": _draw_field("caption_template", TEMPLATE)}
     with st.container(horizontal=True, gap="large"):
-        preset = _choose("Preset", list(PRESETS), DEFAULT_PRESET)
+        preset = _choose("Preset", list(PRESETS), configs.DEFAULT_PRESET)
         protocol = _choose("Protocol", FIELDS["protocol"].choices, AuditConfig.protocol, help=meaning(PROTOCOL))
     st.caption(PRESET_HELP[preset])
-    defaults = dataclasses.replace(preset_config(preset), protocol=protocol)
+    defaults = dataclasses.replace(configs.preset_config(preset), protocol=protocol)
     defaults = dataclasses.replace(defaults, **_draw_towers(defaults))
     with st.grid(**GRID) as grid:
         label, default, help_text = REPETITIONS[protocol]
@@ -77,7 +67,7 @@ def draw_request() -> Request:
         if source == DRAWN:
             options |= _draw_fields(grid, ["scenes_pairs"], SourceOptions())
     with st.expander("Further settings", icon=":material/tune:"):
-        unavailable = ineffective_fields(defaults)
+        unavailable = configs.ineffective_fields(defaults)
         omitted = {*MAIN, *DRAWN_ABOVE, *unavailable, *(() if defaults.lock_image else ("tower_size",))}
         names = [name for name in _field_names(AuditConfig) if name not in omitted]
         reader_names = [name for name in _field_names(SourceOptions) if name not in {*options, "scenes_pairs"}]
@@ -125,7 +115,7 @@ def draw_path(key: str, offered: Sequence[str]) -> str:
         key=f"{key}-offered",
         value=typed if typed in offered else None,
         on_choose=lambda chosen: st.session_state.update({key: chosen or ""}),
-        format_func=lambda source: source.removeprefix(f"{data_folder() / SETS}/"),
+        format_func=lambda source: source.removeprefix(f"{data_folder() / configs.SETS}/"),
         help=f"{DRAWN} is the synthetic set. {meaning(DRAWN_SET)}",
     )
     return typed
@@ -134,7 +124,7 @@ def draw_path(key: str, offered: Sequence[str]) -> str:
 def built_in_sources() -> list[str]:
     """Return the sources that need no typing: the synthetic set, and the sets in the data folder."""
     drawn = re.compile(rf"{DRAWN}-\d+-\d+")
-    sets = [path for path in sorted((data_folder() / SETS).glob("[!.]*")) if not (path / CLEANED).is_file()]
+    sets = [path for path in sorted((data_folder() / configs.SETS).glob("[!.]*")) if not (path / CLEANED).is_file()]
     return [DRAWN, *(str(path) for path in sets if not drawn.fullmatch(path.name))]
 
 
@@ -173,7 +163,7 @@ def _draw_check(request: Request, started: Callable[[str], None]) -> None:
         draw_fault("This audit cannot start.", check.error)
         return
     if check.found is not None:
-        _draw_counts(check, check.found)
+        _draw_counts(check.found)
     with st.container(horizontal=True):
         start = check.found is not None and st.button("Start", type="primary", icon=":material/play_arrow:")
         if check.job.running and st.button("Stop the check", icon=":material/stop_circle:"):
@@ -189,12 +179,12 @@ def _draw_check(request: Request, started: Callable[[str], None]) -> None:
         started(request.name)
 
 
-def _draw_counts(check: Check, counts: dict[str, Any]) -> None:
+def _draw_counts(counts: dict[str, Any]) -> None:
     with st.grid(4, min_column_width=140) as grid:
         grid.metric("Pairs", f"{counts['pairs']:,}", border=True)
         grid.metric("Captions", f"{counts['captions']:,}", border=True)
         grid.metric("In quarantine", f"{counts['quarantined']:,}", border=True, help="Rows that cannot be used.")
-        grid.metric("Near-duplicates", f"{counts['near_duplicates']:,}" if check.exact else "…", border=True)
+        grid.metric("Near-duplicates", f"{counts['near_duplicates']:,}" if counts["exact"] else "…", border=True)
     st.caption("Groups: " + ", ".join(f"{count:,} {name}" for name, count in counts["groups"].items()))
     if counts["reasons"]:
         reasons = pd.DataFrame(counts["reasons"], columns=["rows", "reason", "example"])
@@ -219,16 +209,15 @@ def _choose(label: str, options: Sequence[str], default: str, *, help: str | Non
 
 def _draw_towers(defaults: AuditConfig) -> dict[str, Any]:
     """Draw which towers are locked and the name of each locked one; return these fields and the model."""
-    values: dict[str, Any] = {}
+    values, locked = dict[str, Any](), PRESETS[configs.DEFAULT_PRESET]
     with st.grid(**GRID) as grid:
         for side in TOWERS:
             lock, tower = f"lock_{side}", f"{side}_tower"
             values |= _draw_fields(grid, [lock], defaults) | {tower: ""}
             if values[lock]:
-                default = getattr(defaults, tower) or PRESETS[DEFAULT_PRESET][tower]
                 with grid.container():
-                    values[tower] = _draw_field(tower, default)
-    if defaults.model == PRESETS[DEFAULT_PRESET]["model"] and not (values["lock_image"] and values["lock_text"]):
+                    values[tower] = _draw_field(tower, getattr(defaults, tower) or locked[tower])
+    if defaults.model == locked["model"] and not (values["lock_image"] and values["lock_text"]):
         values["model"] = AuditConfig.model  # the model of heads alone has no encoder to train
     return values
 

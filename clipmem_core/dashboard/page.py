@@ -111,10 +111,7 @@ def draw_set(
 
 
 def _is_new(key: str) -> bool:
-    """Return whether a widget's value differs from the one it last showed or sent.
-
-    A browser may send the value of a widget after it is gone, and Streamlit calls that a change.
-    """
+    """Tell whether a value is new: a browser may send that of a widget that is gone, and Streamlit calls it changed."""
     before, now = st.session_state.get(SHOWN.format(key)), st.session_state[key]
     st.session_state[SHOWN.format(key)] = now
     return bool(before != now)
@@ -156,10 +153,7 @@ def read_page(count: int, size: int, *, parameter: str = PAGE) -> tuple[int, int
 
 
 def draw_pages(page: int, pages: int, *, key: str, parameter: str = PAGE) -> None:
-    """Draw the numbers of the pages, if there are several.
-
-    Pagination always has a default, so its value may not be set: its key changes with the page instead.
-    """
+    """Draw the numbers of several pages; their key changes with the page, since their value may not be set."""
     if pages > 1:
         page_key = f"{key}-{pages}-{page}"
         st.session_state[SHOWN.format(page_key)] = page
@@ -226,10 +220,7 @@ def _store_choice(name: str) -> None:
 
 
 def _draw_sidebar(finished: dict[str, bool], audit: str | None, clears: Sequence[str] = ()) -> None:
-    """Draw links to all pages, the glossary, and the audit picker, which also clears parameters of the address.
-
-    Streamlit's own links are off: they lose the audit, and their icons need a network.
-    """
+    """Draw links (Streamlit's own lose the audit and need a network), the glossary, and the audit picker."""
     with st.sidebar:
         st.markdown("### CLIPMem")
         for path, (title, icon) in PAGES.items():

@@ -58,14 +58,14 @@ def one_line(message: object) -> str:
 
 
 @contextmanager
-def explained_errors() -> Iterator[None]:
-    """Show an `InputError` of the block, which names the file and the fix, and end the page there."""
+def explained_errors(sentence: str = "This audit cannot be shown.", *, ends: bool = True) -> Iterator[None]:
+    """Show an `InputError` of the block, which names the file and the fix, and end the page there, or go on."""
     try:
         yield
     except InputError as error:
-        st.error("This audit cannot be shown.", icon=":material/error:")
-        show_text(one_line(error))
-        st.stop()
+        draw_fault(sentence, error)
+        if ends:
+            st.stop()
 
 
 @contextmanager

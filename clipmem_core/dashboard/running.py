@@ -88,7 +88,6 @@ def draw_job(job: Job, *, key: str, stage: str = "") -> None:
 
 
 def _draw_members(state: s.State) -> None:
-    """Draw the progress and the loss of each member."""
     audit, record = state.audit, state.audit.record
     members = s.all_progress(audit.folder, record.members)
     if all(member.stage == "waiting" for member in members):

@@ -1,9 +1,9 @@
 """Studies of mitigations: the form that starts one, the choice of one, and its progress."""
 
 import dataclasses
+import functools
 import shlex
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import streamlit as st
 
@@ -15,7 +15,7 @@ from clipmem_core.config import PRESETS, AuditConfig, InputError, SourceOptions,
 from clipmem_core.dashboard.compare import fingerprint, finished_audits
 from clipmem_core.dashboard.new_audit import PERSIST, built_in_sources, draw_path, free_name
 from clipmem_core.dashboard.page import PAGE, choose_listed
-from clipmem_core.dashboard.plain import draw_fault, one_line, show_text
+from clipmem_core.dashboard.plain import draw_fault, explained_errors, one_line, show_text
 from clipmem_core.dashboard.running import draw_job
 from clipmem_core.dataset.source import check_source
 from clipmem_core.review.decisions import decided_for
@@ -39,6 +39,8 @@ PRESET_HELP = (
     "With locked, only heads are trained: far quicker, without the settings that change the input of a locked tower."
 )
 PLAY = ":material/play_arrow:"
+# Shows an error of a part of the page in its place; the other parts are drawn
+shown_errors = functools.partial(explained_errors, "This part of the study cannot be shown.", ends=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,15 +114,6 @@ def choose_study(states: list[StudyState], starting: str) -> StudyState | None:
         show_text(f"requested: {name}", limit=120)
     key = "mitigations-study"
     return by_name.get(choose_listed("Study", options, parameter=PARAMETER, key=key, width=400, clears=[PAGE]))
-
-
-@contextmanager
-def shown_errors() -> Iterator[None]:
-    """Show an `InputError` of a part of the page in its place; the other parts are drawn."""
-    try:
-        yield
-    except InputError as error:
-        draw_fault("This part of the study cannot be shown.", error)
 
 
 def is_running(name: str) -> bool:

@@ -1,9 +1,5 @@
-"""The results of a study: the chosen arm in a sentence, all arms in a chart and a table, and the pairs that changed.
+"""The results of a study: the chosen arm in a sentence, arms in a chart and a table, and the pairs that changed."""
 
-?memorization=membership_auroc&utility=zero_shot   the measures of the chart, in the address
-"""
-
-import functools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -19,7 +15,7 @@ from clipmem_core.dashboard.page import choose_listed, draw_pages, read_page
 from clipmem_core.dashboard.plain import show_text
 from clipmem_core.dashboard.studies import PARAMETER, PLANS, shown_errors
 from clipmem_core.figures.studies import MEMORIZATION, TEXT, UTILITY, tradeoff_figure
-from clipmem_core.review.queries import Stamp, stamp
+from clipmem_core.review.queries import cached
 from clipmem_core.studies import results as r
 from clipmem_core.studies import study_folder as s
 from clipmem_core.studies.arm import NONE
@@ -54,13 +50,9 @@ COLUMNS = {  # measure → its head, the format of a difference, its help
 }
 
 
+@cached(32, s.ARMS, s.STUDY)
 def compared_of(study: s.StudyFolder) -> pd.DataFrame:
     """Return the rows of `all_differences` to the baseline, computed once per state of the study's files."""
-    return _compared(study, (stamp(study.folder / s.ARMS), stamp(study.folder / s.STUDY)))
-
-
-@functools.lru_cache(maxsize=32)
-def _compared(study: s.StudyFolder, stamps: tuple[Stamp, ...]) -> pd.DataFrame:
     return r.all_differences(r.rows_of(study), NONE)
 
 

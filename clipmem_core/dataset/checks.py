@@ -1,7 +1,4 @@
-"""Checks of captions and pictures that need no model, each with its help and advice.
-
-Pictures are measured on the small squares of an audit, so slight blur at full size does not count.
-"""
+"""Checks of captions and pictures (small squares of them) that need no model, each with its help and advice."""
 
 import contextlib
 import functools
@@ -158,7 +155,7 @@ class Pictures:
 def measure(
     gather: Callable[[np.ndarray], np.ndarray], shape: np.ndarray, *, padded: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Measure brightness, contrast and sharpness of small squares, see `Pictures`.
+    """Measure brightness, contrast and sharpness of small squares, see `Pictures`, float32 [n_pairs] each.
 
     Sharpness is the 99th percentile of the absolute Laplacian of the grey picture over the range from its 1st to its
     99th percentile. For a step blurred by a Gaussian of s pixels it is 0.24 / s², so 0.2 means 1.1 pixels. It is
@@ -168,9 +165,6 @@ def measure(
         gather: returns the squares of rows, uint8 [n, size, size, 3].
         shape: width and height of each original, int [n_pairs, 2].
         padded: squares have white margins, which are not measured.
-
-    Returns:
-        float32 [n_pairs] each.
     """
     values = np.empty((3, len(shape)), np.float32)
     for start in range(0, len(shape), _BLOCK):

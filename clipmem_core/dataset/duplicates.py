@@ -26,7 +26,7 @@ PROBES = 8  # cells searched for each feature
 
 
 def near_duplicate_clusters(descriptors: np.ndarray, sha256: Sequence[str]) -> np.ndarray:
-    """Return each picture's cluster of rescaled or recompressed copies.
+    """Return each picture's cluster of rescaled or recompressed copies: its first picture, int64 [n_pictures].
 
     Two pictures are near-duplicates if their files have the same bytes, or if their descriptors differ by little
     compared with their contrast. With c the smaller contrast (the standard deviation of a descriptor's values), rms and
@@ -43,9 +43,6 @@ def near_duplicate_clusters(descriptors: np.ndarray, sha256: Sequence[str]) -> n
     Args:
         descriptors: uint8 [n_pictures, 3 · side · side] with an even side, rows of RGB values.
         sha256: hash of each picture's bytes; an empty one equals no other.
-
-    Returns:
-        int64 [n_pictures]: the row of the first picture of the cluster.
     """
     n = len(descriptors)
     contrast = np.zeros(n, np.float32)
@@ -59,19 +56,13 @@ def near_duplicate_clusters(descriptors: np.ndarray, sha256: Sequence[str]) -> n
 
 
 def alike_by_features(features: np.ndarray, *, threshold: float = ALIKE) -> np.ndarray:
-    """Return each picture's cluster by the features of a locked tower, which match cropped or recoloured copies too.
+    """Return each picture's cluster by features of a locked tower: the row of its first picture, int64 [n].
 
-    Pictures of one cluster are connected by links of cosine ≥ threshold. The mean over all pictures is subtracted
-    first, since features after a ReLU all have similar directions. Up to `EXACT_UP_TO` distinct features are compared
-    exhaustively. Above, an inverted file index of about 4 √n cells searches random projections onto 64 dimensions, and
-    links are verified on the features: time grows with n^1.5, and a link close to the threshold may be missed.
-
-    Args:
-        features: [n, dim], of any float type; may be a memory map.
-        threshold: minimum cosine of two near-duplicates, between 0 and 1.
-
-    Returns:
-        int64 [n]: the first row of the cluster; its own row for a picture without near-duplicates.
+    They match cropped or recoloured copies too. Pictures of one cluster are connected by links of cosine ≥ threshold.
+    The mean over all pictures is subtracted first, since features after a ReLU all have similar directions. Up to
+    `EXACT_UP_TO` distinct features are compared exhaustively. Above, an inverted file index of about 4 √n cells
+    searches random projections onto 64 dimensions, and links are verified on the features: time grows with n^1.5, and a
+    link close to the threshold may be missed. `features` [n, dim] may be of any float type and a memory map.
     """
     n, features = len(features), np.asarray(features)
     if n < 2:

@@ -1,10 +1,12 @@
-"""Injected errors, the ground truth for scores: captions swapped, partly wrong or vague, and duplicated pairs."""
+"""Injected errors, the ground truth for scores: captions swapped, with a wrong word or vague; duplicated pairs."""
 
 import contextlib
 import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -21,6 +23,7 @@ NEAREST, CONSIDERED = 10, 40  # a pair gets one of the nearest usable captions a
 DRAWS = 200  # attempts to draw rows for a swap
 _BLOCK = 512  # pairs in one search for nearest captions
 _SIMILAR_RANKS = 25  # a noun's replacement differs by at most so many ranks in frequency
+WORD_KINDS = ("colour", "number", "noun")
 _WORD = re.compile(r"\w+")
 _COLOURS = (
     *("red", "orange", "yellow", "green", "blue", "purple", "violet", "pink", "brown"),
@@ -33,19 +36,32 @@ _VAGUE_CAPTIONS = (
 )
 
 
+class Change(NamedTuple):
+    """A caption that was changed, and the one word of it that was, if not all of it."""
+
+    row: int
+    caption: int  # its number in the pair
+    position: int = -1  # the number of the word in the caption
+    word_kind: str = ""  # of `WORD_KINDS`
+
+
+Injected = tuple[pd.DataFrame, list[Change]]  # pairs, and their captions that were changed
+
+
 @dataclass(frozen=True)
 class ErrorKind:
     """A kind of injected error."""
 
     label: str
-    inject: Callable[[pd.DataFrame, np.ndarray, int, int], pd.DataFrame]  # pairs, rows, n and seed → pairs
+    inject: Callable[[pd.DataFrame, np.ndarray, int, int], Injected]  # pairs, rows, n and seed
     shares: tuple[float, ...]  # of the pairs, a benchmark's default
 
 
-def inject_errors(kind: str, pairs: pd.DataFrame, rows: np.ndarray, *, share: float, seed: int) -> pd.DataFrame:
-    """Return the pairs with errors of one of `ERROR_KINDS` in a share of some rows, marked in the column injected.
+def inject_errors(kind: str, pairs: pd.DataFrame, rows: np.ndarray, *, share: float, seed: int) -> Injected:
+    """Return the pairs with errors of one of `ERROR_KINDS` in a share of some rows, and the changed captions.
 
-    Rows with an error already are skipped. A duplicate copies everything but the id, and both pairs are marked.
+    The column injected marks the pairs. Rows with an error already are skipped. A duplicate copies everything but the
+    id, and both pairs are marked; no caption counts as changed.
     """
     free = _not_injected(pairs, rows)
     n = round(share * len(free))
@@ -64,7 +80,7 @@ def inject_miscaptions(pairs: pd.DataFrame, rows: np.ndarray, *, n: int, seed: i
         raise InputError(f"inject_miscaptions must be 0, or 2 and more, got {n}: a swap needs two pairs")
     if n > len(free):
         raise InputError(f"inject_miscaptions must be at most {len(free)}, the number of pairs without errors, got {n}")
-    return _swap_random(pairs, free, n, seed) if n else pairs.copy()
+    return _swap_random(pairs, free, n, seed)[0] if n else pairs.copy()
 
 
 def picture_sources(pairs: pd.DataFrame, injected: pd.DataFrame) -> np.ndarray:
@@ -79,9 +95,14 @@ def _not_injected(pairs: pd.DataFrame, rows: np.ndarray) -> np.ndarray:
     return free[pairs[c.INJECTED].isna().to_numpy()[free]]
 
 
-def _with_captions(pairs: pd.DataFrame, new: dict[int, list[str]], kind: str = c.MISCAPTION) -> pd.DataFrame:
+def _with_captions(
+    pairs: pd.DataFrame, new: dict[int, list[str]], changes: list[Change] | None = None, *, kind: str = c.MISCAPTION
+) -> Injected:
+    """Return the pairs with new captions; all captions of these pairs count as changed if no changes are passed."""
     captions = [new.get(row, old) for row, old in enumerate(pairs[c.CAPTIONS])]
-    return _marked(pairs.assign(**{c.CAPTIONS: pd.Series(captions, index=pairs.index, dtype=object)}), list(new), kind)
+    pairs = pairs.assign(**{c.CAPTIONS: pd.Series(captions, index=pairs.index, dtype=object)})
+    every = [Change(row, number) for row, texts in new.items() for number in range(len(texts))]
+    return _marked(pairs, list(new), kind), every if changes is None else changes
 
 
 def _marked(pairs: pd.DataFrame, rows: list[int] | np.ndarray, kind: str) -> pd.DataFrame:
@@ -90,8 +111,12 @@ def _marked(pairs: pd.DataFrame, rows: list[int] | np.ndarray, kind: str) -> pd.
     return pairs.assign(**{c.INJECTED: injected})
 
 
-def _swap_random(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int) -> pd.DataFrame:
+def _swap_random(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int, *, single: bool = False) -> Injected:
+    """Swap the captions of n pairs among themselves, or with `single` one caption of n pairs with several."""
     rng, captions = np.random.default_rng(seed), pairs[c.CAPTIONS].tolist()
+    free = free[[len(captions[row]) > 1 for row in free]] if single else free
+    if len(free) < n:
+        raise InputError(f"only {len(free):,} pairs have several captions, {n:,} were requested")
     texts_of = [frozenset(captions[row]) for row in free]
     # with one text a pair the first draw decides; partly overlapping captions may need several
     for _ in range(DRAWS if any(len(texts) > 1 for texts in texts_of) else 1):
@@ -104,8 +129,14 @@ def _swap_random(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int) -> pd
         donors = _derange([texts_of[i] for i in drawn], rng) if len(drawn) == n else None
         if donors is not None:
             targets = free[drawn]
-            swapped = zip(targets.tolist(), targets[donors].tolist(), strict=True)
-            return _with_captions(pairs, {row: captions[donor] for row, donor in swapped})
+            swapped = list(zip(targets.tolist(), targets[donors].tolist(), strict=True))
+            if not single:
+                return _with_captions(pairs, {row: captions[donor] for row, donor in swapped})
+            numbers = {row: int(rng.integers(len(captions[row]))) for row, _ in swapped}
+            new = {row: list(captions[row]) for row, _ in swapped}
+            for row, donor in swapped:
+                new[row][numbers[row]] = captions[donor][numbers[donor]]
+            return _with_captions(pairs, new, [Change(*change) for change in numbers.items()])
     raise InputError(
         f"{n} pairs cannot swap captions so that each gets another text: too many share the same text, inject fewer"
     )
@@ -131,23 +162,24 @@ def _derange(texts_of: list[frozenset[str]], rng: np.random.Generator) -> np.nda
     return donors
 
 
-def _swap_inside_label(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int) -> pd.DataFrame:
+def _swap_inside_label(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int) -> Injected:
     """Swap captions among pairs of one label, the same share of each label."""
     groups = pairs.iloc[free].groupby(c.LABEL).indices
     if not groups:
         raise InputError("no pair has a label: swaps inside a label need some (`--csv-label-key`, or class folders)")
-    swapped, share = pairs, n / len(free)
+    swapped, changes, share = pairs, list[Change](), n / len(free)
     for members in groups.values():
         count = round(share * len(members))
         if count >= 2:
             with contextlib.suppress(InputError):  # the pairs of a label may share their captions
-                swapped = _swap_random(swapped, free[members], count, seed)
-    if swapped is pairs:
+                swapped, more = _swap_random(swapped, free[members], count, seed)
+                changes += more
+    if not changes:
         raise InputError(f"no label has two pairs to swap at a share of {share:.0%}: inject a larger share")
-    return swapped
+    return swapped, changes
 
 
-def _swap_nearest(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int) -> pd.DataFrame:
+def _swap_nearest(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int) -> Injected:
     """Swap the captions of n pairs, an even number, with a pair of similar words (cosine of tf-idf).
 
     The partner is one of the ten nearest, among the forty nearest, that share no caption and are not swapped yet.
@@ -178,8 +210,8 @@ def _swap_nearest(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int) -> p
     raise InputError(f"only {len(new):,} pairs have another pair with similar words, {n:,} were requested")
 
 
-def _replace_word(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int) -> pd.DataFrame:
-    """Change one word of each caption: a colour, a number or a noun.
+def _replace_word(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int, *, every: bool) -> Injected:
+    """Change one word, a colour, a number or a noun, of `every` caption of n pairs or of one of them.
 
     A noun, without a tagger, is an English word in two or more captions that is no stop word, has no digit and does not
     end like adverbs and participles. It is replaced by one of similar frequency.
@@ -194,7 +226,12 @@ def _replace_word(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int) -> p
         if count > 1 and len(word) > 2 and word.isalpha() and not word.endswith(("ly", "ing", "ed"))
         if word not in ignored
     ]
-    rank = {noun: place for place, noun in enumerate(nouns)}
+    rank = {noun: place for place, noun in enumerate(nouns if len(nouns) > 1 else [])}
+
+    def kind_of(word: str) -> str:
+        if word in _COLOURS or word in rank:
+            return "colour" if word in _COLOURS else "noun"
+        return "number" if word in _NUMBERS or (word.isdecimal() and word.isascii()) else ""
 
     def other_word(word: str) -> str:
         if word.isdecimal():
@@ -204,49 +241,50 @@ def _replace_word(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int) -> p
             choices = tuple(nouns[max(0, rank[word] - _SIMILAR_RANKS) : rank[word] + _SIMILAR_RANKS + 1])
         return str(rng.choice([other for other in choices if other != word]))
 
-    def change_one_word(text: str, replaced: dict[str, str]) -> str | None:
+    def change_one_word(text: str, replaced: dict[str, str]) -> tuple[str, int, str] | None:
+        """Return the new caption, the position of the word and its kind."""
         matches = list(_WORD.finditer(text))
-        kinds = [
-            [match for match in matches if match[0].lower() in _COLOURS],
-            [
-                match
-                for match in matches
-                if match[0].lower() in _NUMBERS or (match[0].isdecimal() and match[0].isascii())
-            ],
-            [match for match in matches if match[0].lower() in rank] if len(nouns) > 1 else [],
-        ]
-        choices = [match for match in matches if match[0].lower() in replaced]  # so that a pair's captions agree
-        choices = choices or next((kinds[i] for i in rng.permutation(len(kinds)) if kinds[i]), [])
+        lower = [match[0].lower() for match in matches]
+        choices = [i for i, word in enumerate(lower) if word in replaced]  # so that a pair's captions agree
+        if not choices:
+            by_kind = [[i for i, word in enumerate(lower) if kind_of(word) == kind] for kind in WORD_KINDS]
+            choices = next((by_kind[i] for i in rng.permutation(len(by_kind)) if by_kind[i]), [])
         if not choices:
             return None
-        match = choices[rng.integers(len(choices))]
-        word = match[0].lower()
+        position = choices[rng.integers(len(choices))]
+        match, word = matches[position], lower[position]
         other = replaced[word] = replaced.get(word) or other_word(word)
-        return text[: match.start()] + (other.capitalize() if match[0][0].isupper() else other) + text[match.end() :]
+        other = other.capitalize() if match[0][0].isupper() else other
+        return text[: match.start()] + other + text[match.end() :], position, kind_of(word)
 
-    new: dict[int, list[str]] = {}
-    for row in rng.permutation(free):
+    new, changes = dict[int, list[str]](), list[Change]()
+    for row in rng.permutation(free).tolist():
         if len(new) == n:
             break
         replaced: dict[str, str] = {}
-        changed = [change_one_word(text, replaced) for text in captions[row]]
-        if None not in changed:
-            new[int(row)] = [str(text) for text in changed]
+        texts = list(captions[row])
+        numbers = range(len(texts)) if every else [int(rng.integers(len(texts)))]
+        changed = [(number, change) for number in numbers if (change := change_one_word(texts[number], replaced))]
+        if len(changed) == len(numbers):
+            for number, (text, position, kind) in changed:
+                texts[number] = text
+                changes.append(Change(row, number, position, kind))
+            new[row] = texts
     if len(new) < n:
-        raise InputError(f"only {len(new):,} pairs have a word in each caption to change, {n:,} were requested")
-    return _with_captions(pairs, new)
+        raise InputError(f"only {len(new):,} pairs have a word in their captions to change, {n:,} were requested")
+    return _with_captions(pairs, new, changes)
 
 
-def _make_vague(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int) -> pd.DataFrame:
+def _make_vague(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int) -> Injected:
     """Replace the captions of pairs, at most ten, by captions that fit any picture."""
     rng, new = np.random.default_rng(seed), {}
     for row in rng.choice(free, n, replace=False):
         count = len(pairs[c.CAPTIONS].iloc[row])
         new[int(row)] = [_VAGUE_CAPTIONS[i] for i in rng.permutation(len(_VAGUE_CAPTIONS))[:count]]
-    return _with_captions(pairs, new, c.VAGUE)
+    return _with_captions(pairs, new, kind=c.VAGUE)
 
 
-def _duplicate(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int) -> pd.DataFrame:
+def _duplicate(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int) -> Injected:
     """Make half of n drawn pairs, an even number, copies of the other half."""
     drawn = np.random.default_rng(seed).choice(free, n // 2 * 2, replace=False)
     copies, originals = drawn[: n // 2], drawn[n // 2 :]
@@ -255,15 +293,17 @@ def _duplicate(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int) -> pd.D
         values = injected[column].to_numpy(copy=True)
         values[copies] = values[originals]
         injected[column] = pd.Series(values, index=pairs.index, dtype=pairs[column].dtype)
-    return _marked(injected, drawn, c.DUPLICATE)
+    return _marked(injected, drawn, c.DUPLICATE), []
 
 
 ERROR_KINDS = {
     "random": ErrorKind("captions swapped at random", _swap_random, SWAP_SHARES),
     "label": ErrorKind("captions swapped among pairs of one label", _swap_inside_label, SWAP_SHARES),
     "nearest": ErrorKind("captions swapped with one of the ten nearest", _swap_nearest, SWAP_SHARES),
+    "one-caption": ErrorKind("one of several captions swapped", partial(_swap_random, single=True), SWAP_SHARES),
     # typical of captioning models: many captions, each with one wrong word
-    "partly": ErrorKind("one colour, number or noun of each caption changed", _replace_word, (0.2,)),
+    "one-word": ErrorKind("one word of one caption changed", partial(_replace_word, every=False), (0.2,)),
+    "one-word-all": ErrorKind("one word of each caption changed", partial(_replace_word, every=True), (0.2,)),
     # a small share, as in real data: a fifth of equal captions would change training
     "vague": ErrorKind("captions that fit any picture", _make_vague, (0.05,)),
     "duplicates": ErrorKind("duplicated pairs", _duplicate, (0.05,)),

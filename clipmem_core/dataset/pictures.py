@@ -1,7 +1,6 @@
 """Decodes a picture to upright RGB on white, resizes it to a square, and collects its facts.
 
-Every defect of a picture becomes a `PictureError` with a short reason. Worker processes import this module, so it
-imports little.
+Every defect becomes a `PictureError` with a short reason. Worker processes import this module: it imports little.
 """
 
 import hashlib
@@ -38,10 +37,7 @@ class PictureError(ValueError):
 
 
 def decode(data: bytes, *, size: int | None = None) -> Image.Image:
-    """Decode the first frame of a picture to upright RGB on white, or raise PictureError.
-
-    With `size`, a large picture is decoded at a reduced size of at least three times that, which is much faster.
-    """
+    """Decode the first frame to upright RGB on white, or raise PictureError; `size` decodes a large one smaller."""
     return decode_measured(data, size=size)[0]
 
 
@@ -136,10 +132,9 @@ class Fact(NamedTuple):
 def check_chunk(
     chunk: list[tuple[int, str]], *, root: Path, size: int, resize_mode: str, pixels: Path | None
 ) -> list[tuple[int, Fact]]:
-    """Decode pictures, given by row and reference, and return the row and fact of each.
+    """Decode pictures, given by row and reference, and return the row and fact of each; a shortage raises.
 
-    Their squares are written to the rows of `pixels`, a .npy file of uint8 [n_pictures, size, size, 3]. A shortage of
-    the machine raises.
+    Their squares are written to the rows of `pixels`, a .npy file of uint8 [n_pictures, size, size, 3].
     """
     facts = []
     for row, image in chunk:

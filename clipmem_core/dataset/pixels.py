@@ -95,17 +95,13 @@ def check_pictures(
     resize_mode: str,
     cache: Path,
     budget_bytes: int,
-    workers: int | None = None,
     progress: Progress | None = None,
 ) -> tuple[pd.DataFrame, Pixels]:
-    """Decode every picture of a data set once, or read the facts and squares that an earlier run stored.
+    """Decode every picture of a data set once, or read the facts and squares (`Pixels`) that an earlier run stored.
 
     Above `budget_bytes`, no squares are stored. A full disk or a lack of memory raises OSError or MemoryError, stores
-    nothing, and marks no picture as unusable.
-
-    Returns:
-        One row a picture, in order: width and height of the upright original (0 if unusable), sha256 of the file's
-        bytes (empty if they cannot be read), reason (None, or why it is unusable); and the squares.
+    nothing, and marks no picture as unusable. The facts are, in order, width and height of the upright original (0 if
+    unusable), sha256 of the file's bytes (empty if they cannot be read), and reason (None, or why it is unusable).
     """
     folder = cache / fingerprint([VERSION, PIL.__version__, size, resize_mode, source_stamp(root, images)])
     shape = (len(images), size, size, 3)
@@ -122,7 +118,7 @@ def check_pictures(
                     np.lib.format.open_memmap(pixels, mode="w+", dtype=np.uint8, shape=shape)
                 work = functools.partial(check_chunk, root=root, size=size, resize_mode=resize_mode, pixels=pixels)
                 with naming(folder):
-                    _decode_into(part, work, images, workers or cores(), progress)
+                    _decode_into(part, work, images, progress)
                     (part / CACHE_FILE).write_text(json.dumps({"size": size, "resize_mode": resize_mode}))
                     for path in (*part.iterdir(), part):
                         sync(path)
@@ -158,10 +154,9 @@ def broken_file(folder: Path, *, with_pixels: bool = False) -> Path | None:
     return None
 
 
-def _decode_into(folder: Path, work: Work, images: Sequence[str], workers: int, progress: Progress | None) -> None:
-    """Write the facts and descriptors of all pictures."""
+def _decode_into(folder: Path, work: Work, images: Sequence[str], progress: Progress | None) -> None:
     facts: dict[int, Fact] = {}
-    with closing(map_chunks(work, list(enumerate(images)), workers=workers, chunk=_CHUNK)) as results:
+    with closing(map_chunks(work, list(enumerate(images)), workers=cores(), chunk=_CHUNK)) as results:
         for part, result in results:
             facts.update(result or {row: Fact(reason="the process decoding it crashed or hung") for row, _ in part})
             if progress is not None:

@@ -34,11 +34,7 @@ def map_chunks(
     """Yield each chunk of items with the result of `work`, a function of a module or a partial of one.
 
     The items of a chunk whose process died or hung are retried one by one at the end, in a single process. An item that
-    crashes or hangs its process again has the result None. Closing the iterator ends the processes.
-
-    Raises:
-        MemoryError: a process that worked on one item alone was killed again; or `work` ran out of memory.
-        Exception: raised by `work`.
+    crashes or hangs its process again has the result None; one whose process is killed again raises MemoryError.
     """
     retries: list[list[Item]] = []
     chunks = (list(items[start : start + chunk]) for start in range(0, len(items), chunk))

@@ -58,10 +58,7 @@ class Cleaned:
 def clean(audit: Audit) -> Cleaned:
     """Apply the decisions that apply to the captions of an audit."""
     if audit.record.config.inject_miscaptions:
-        raise InputError(
-            f"audit {audit.name!r} injected wrong captions, so its data set cannot be exported: audit the data set "
-            "without --inject-miscaptions; the decisions on captions without errors count there"
-        )
+        raise InputError(f"audit {audit.name!r} injected wrong captions: export an audit without --inject-miscaptions")
     path, strings = audit.folder / PAIRS, pa.large_string()
     with reading(path):
         table = pq.read_table(path, columns=[PAIR_ID, IMAGE, CAPTIONS, LABEL, WIDTH, HEIGHT])
@@ -118,8 +115,7 @@ def check_root(root: Path) -> None:
 def picture_files(cleaned: Cleaned, path: Path, *, progress: Progress | None = None) -> Iterator[Pictures]:
     """Yield an absolute folder, the names of the pictures in it, and notes.
 
-    If some pictures are in archives or tables, all are extracted into `<stem>_images`, which is complete at the end of
-    the block and missing after an error; an older one is replaced.
+    Pictures of archives or tables are extracted into a new `<stem>_images`, which is complete at the end or missing.
     """
     check_root(cleaned.root)
     images = cleaned.pairs[IMAGE]

@@ -29,10 +29,7 @@ def cleaned_folder(name: str) -> Path:
 
 
 def reaudit(audit: Audit, name: str, screen: Screen) -> Audit:
-    """Audit the cleaned data set of a finished audit with the same settings and members, and compare both audits.
-
-    The same call resumes a stopped second audit.
-    """
+    """Audit an audit's cleaned data set with the same settings and members, and compare both; call again to resume."""
     config = check_repeatable(audit)
     second, table = Audit(audits_folder() / check_name(name)), cleaned_folder(name) / CAPTIONS
     started, note = (second.folder / CONFIG).is_file(), table.with_name(CLEANED)
@@ -68,14 +65,10 @@ def check_repeatable(audit: Audit) -> AuditConfig:
         raise InputError(f"audit {audit.name!r} is not finished: run it again, it goes on where it stopped")
     record, config = audit.record, audit.record.config
     if config.inject_miscaptions:
-        raise InputError(
-            f"audit {audit.name!r} injected wrong captions: audit the data set without --inject-miscaptions, clean that"
-        )
+        raise InputError(f"audit {audit.name!r} injected wrong captions: repeat one without --inject-miscaptions")
     if config.features or audit.member_record(record.members[0]).checkpoint:
         what = "features" if config.features else "checkpoints"
-        raise InputError(
-            f"audit {audit.name!r} uses your {what}: they cannot be trained again without the removed pairs"
-        )
+        raise InputError(f"audit {audit.name!r} uses your {what}, which cannot be trained again without removed pairs")
     check_root(record.pictures)
     config = dataclasses.replace(config, sample=0)  # the cleaned data set has only the sampled pairs
     if record.protocol == "paper":
@@ -152,6 +145,6 @@ def _change(change: Change) -> str:
 
 
 def _significance(change: Change) -> str:
-    if change.low is None:
+    if change.low is None or change.high is None:
         return "; too few for an interval."
-    return "." if change.significant else "; the change is not significant."
+    return "; the change is not significant." if change.low <= 0 <= change.high else "."

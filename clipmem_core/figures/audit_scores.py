@@ -90,10 +90,7 @@ def loss_figure(losses: pd.DataFrame) -> go.Figure:
 
 
 def term_figure(members: pd.DataFrame, *, colour: str, names: Mapping[str, str]) -> go.Figure:
-    """Draw each of `TERM_NAMES` with and without the pair in training: a dot per member, a bar at the mean.
-
-    `members` has the columns member, side (`in` or `out`) and one per term; `names` maps each side to its legend.
-    """
+    """Draw each of `TERM_NAMES` with and without the pair in training: a dot per member, a bar at the mean."""
     figure, places = go.Figure(), list(range(len(TERM_NAMES)))
     for side, symbol, shift in ((IN, "circle", -0.17), (OUT, "circle-open", 0.17)):  # the axis runs downwards
         rows, name = members[members["side"] == side], layout.safe(names[side])
@@ -125,10 +122,7 @@ def term_figure(members: pd.DataFrame, *, colour: str, names: Mapping[str, str])
 
 
 def comparison_figure(points: pd.DataFrame, *, column: str, names: tuple[str, str]) -> go.Figure:
-    """Draw one dot per pair of a `Comparison`, coloured by its group in the first audit, and the line of no change.
-
-    Each point carries row_one and the escaped pair_id as customdata.
-    """
+    """Draw a dot a pair of a `Comparison` (customdata: row_one, escaped pair_id), by its group in the first audit."""
     figure = go.Figure()
     for group in sorted(set(points["group_one"]), key=lambda name: -[*c.GROUPS, name].index(name)):
         rows = points[points["group_one"] == group]

@@ -37,10 +37,7 @@ Line = tuple[str, pd.DataFrame, str, str]  # name, rows, colour and dash
 
 
 def means_figure(means: pd.DataFrame, null: pd.DataFrame, *, title: str) -> go.Figure:
-    """Draw the mean of each encoder by name with its interval, and a line at the mean of external pairs.
-
-    Both tables have the columns name, encoder, n, mean, low and high, in cosine units.
-    """
+    """Draw the mean of each encoder by name with its interval, and lines at the means of external pairs."""
     figure, names = go.Figure(), list(dict.fromkeys(means["name"]))
     places = {name: len(names) - 1 - row for row, name in enumerate(names)}
     for shift, (encoder, colour) in zip((0.16, -0.16), layout.ENCODER_COLOURS.items(), strict=True):
@@ -152,10 +149,7 @@ def views_figure(means: pd.DataFrame) -> go.Figure:
 def tradeoff_figure(
     points: pd.DataFrame, *, titles: tuple[str, str], front: Sequence[str], reference: str, chosen: str | None = None
 ) -> go.Figure:
-    """Draw each arm as a dot with its intervals, the Pareto front, and an arrow from the reference to the chosen arm.
-
-    `points` has the columns arm, memorization and utility with _low and _high, and text: lines shown on hover.
-    """
+    """Draw each arm with its intervals and lines of text on hover, the Pareto front, and an arrow to the chosen arm."""
     figure, by_arm = go.Figure(), points.set_index(ARM)
     best = by_arm.loc[list(front)]
     line = {"color": layout.OTHER, "width": 1.5, "shape": "hv", "dash": "dot"}
@@ -204,10 +198,7 @@ def tradeoff_figure(
 
 
 def precision_figure(curves: pd.DataFrame, *, share: float) -> go.Figure:
-    """Draw the precision of each detector against the number of pairs reviewed, and that of a random order.
-
-    The reference has a wide line; detectors of the second round have dashed lines.
-    """
+    """Draw the precision of each detector (dashed: second round) by pairs reviewed, and that of a random order."""
     figure = go.Figure()
     for detector, rows in curves.groupby("detector", sort=False):
         name = str(detector)

@@ -11,7 +11,7 @@ from clipmem_core.audit.store import PAIRS, Audit
 from clipmem_core.columns import CAPTIONS, PAIR_ID
 from clipmem_core.config import InputError
 from clipmem_core.review import log as events
-from clipmem_core.review.decisions import Edit, Outcome, Review, captions_to_store, current_decision, open_review
+from clipmem_core.review.decisions import Edit, Review, captions_to_store, current_decision, open_review
 from clipmem_core.review.queries import caption_keys, fetch_pairs
 
 UNDO, UNDECIDE = "undo", "undecide"
@@ -23,10 +23,7 @@ Key = Annotated[int, Field(ge=0, lt=2**63)]  # a caption key
 
 
 class Event(BaseModel):
-    """A decision on pairs with the captions on screen, or the undo of an earlier event.
-
-    It applies to all of its pairs or, if it is refused for one of them, to none.
-    """
+    """A decision on pairs with the captions on screen, for all of them or none, or the undo of an earlier event."""
 
     number: Number
     kind: str  # keep | remove | recaption | undecide | undo
@@ -52,10 +49,7 @@ class Batch(BaseModel):
 
 
 def store(review: Review, batch: Batch) -> tuple[int, dict[int, str]]:
-    """Store a batch in one transaction; a repeated event is stored once.
-
-    Returns the last number, and the reason of each refused event by its number.
-    """
+    """Store a batch in one transaction, each event once; return the last number, and the reasons of refused events."""
     ids = {pair_id for event in batch.events if event.kind != UNDO for pair_id in event.pairs}
     keys = caption_keys(review.pairs, ids) if review.pairs is not None and ids else {}
     numbers = [event.number for event in batch.events]
@@ -127,8 +121,3 @@ def preview(audit: Audit, pair_ids: Sequence[str], find: str, replacement: str, 
             edits[pair_id] = Edit(tuple(after), decision.entry if decision else 0)
             captions += changed
     return Changes(edits, captions, emptied, removed)
-
-
-def store_changes(audit: Audit, changes: Changes) -> Outcome:
-    """Store a preview as one neutral event; pairs with a decision since the preview are skipped."""
-    return open_review(audit).edit(changes.edits, audit=audit.name, neutral=True)

@@ -13,7 +13,7 @@ from clipmem_core.config import FIELDS, InputError, as_dict, flat
 from clipmem_core.review.queries import CAPTION_KEY, ROW, cached, count_pairs_of, fetch_frame, number
 from clipmem_core.review.rows import misfit_note
 from clipmem_core.scores.detection import detection_table, numbers_reviewed, precision_curve
-from clipmem_core.scores.registry import BY_NAME, DETECTION, scores_in
+from clipmem_core.scores.registry import DETECTION, scores_in
 from clipmem_core.scores.seeds import paired_difference
 from clipmem_core.studies import benchmark_results as b
 
@@ -24,11 +24,7 @@ RESAMPLED = 2_000_000  # pairs in all bootstrap resamples of one kind of error
 
 @dataclass(frozen=True)
 class Comparison:
-    """A score in two audits, over the pairs with the same pair_id. Differences are other − one.
-
-    `changed` has pair_id, row_one, row_other, one, other, difference, captions_changed, group_one and group_other, the
-    largest change first, without pairs that changed their group. `points` has the same columns for a random sample.
-    """
+    """A score in two audits, over the pairs with the same pair_id. Differences are other − one."""
 
     column: str
     n_common: int
@@ -42,15 +38,15 @@ class Comparison:
     mean_difference: float | None
     low: float | None  # 95 % interval of the mean paired difference
     high: float | None
+    # pair_id, row_one, row_other, one, other, difference, captions_changed, group_one, group_other of pairs that stay
+    # in their group, the largest change first
     changed: pd.DataFrame
-    points: pd.DataFrame
+    points: pd.DataFrame  # the same of a random sample
     warnings: tuple[str, ...]
 
 
 def compare(one: Audit, other: Audit, *, column: str = c.CLIPMEM, limit: int) -> Comparison:
     """Compare a score of two audits pair by pair."""
-    if column not in BY_NAME:
-        raise InputError(f"score {column!r} is unknown: choose one of {', '.join(BY_NAME)}")
     tables = [_pairs_and_score(audit, column) for audit in (one, other)]
     joined = tables[0].merge(tables[1], on=c.PAIR_ID, suffixes=("_one", "_other"))
     if joined.empty:
@@ -113,24 +109,17 @@ def differing_settings(one: Audit, other: Audit) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Findings:
-    """How well detectors find injected errors.
+    """How well detectors find injected errors, of each kind and share."""
 
-    `table` has kind, share, detector, measure, mean, low and high; `curves` has kind, share, detector, number of pairs
-    reviewed and precision. `interval` names the kind of interval from low to high.
-    """
-
-    table: pd.DataFrame
-    curves: pd.DataFrame
-    interval: str
+    table: pd.DataFrame  # kind, share, detector, measure, mean, low, high
+    curves: pd.DataFrame  # kind, share, detector, number of pairs reviewed, precision
+    interval: str  # the kind of interval from low to high
     note: str = ""  # on misfit of a second round of training
 
 
 @cached(4, SCORES, PAIRS)
 def detector_scores(audit: Audit) -> pd.DataFrame:
-    """Return row, injected and a column for each detector, larger is more suspicious, of the scored or candidate pairs.
-
-    Detectors without values are omitted, then pairs that lack a value.
-    """
+    """Return row, injected and each detector with values (larger: more suspicious), of scored or candidate pairs."""
     count_pairs_of(audit)
     detectors = scores_in(DETECTION)
     columns = ", ".join(f'{score.direction} * {number(name)} AS "{name}"' for name, score in detectors.items())
@@ -215,10 +204,7 @@ def agreement(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def differ_most(scores: pd.DataFrame, one: str, other: str, *, limit: int) -> pd.DataFrame:
-    """Return the pairs with a higher rank in one detector than in another, the largest difference first.
-
-    `one` and `other` are the relative ranks in [0, 1].
-    """
+    """Return the pairs with a higher relative rank (0 to 1) in `one` than in `other`, the largest difference first."""
     ranks = pd.DataFrame({"row": scores["row"], "one": scores[one].rank(), "other": scores[other].rank()})
     lead = (ranks["one"] - ranks["other"]).sort_values(ascending=False, kind="stable")
     largest = ranks.loc[lead[lead > 0].index[:limit]].reset_index(drop=True)

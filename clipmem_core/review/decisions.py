@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from clipmem_core.audit.store import PAIRS, Audit, check_name
+from clipmem_core.audit.store import PAIRS, SCORES, Audit, check_name
 from clipmem_core.columns import CAPTIONS, PAIR_ID
 from clipmem_core.config import InputError, data_folder
 from clipmem_core.review import log as events
@@ -109,11 +109,7 @@ class Review:
         audit: str = "",
         neutral: bool = False,
     ) -> Outcome:
-        """Decide on pairs, all of them in one event or none.
-
-        `decision` None makes the pairs undecided; `note` None leaves their notes. `neutral`: the decision does not say
-        whether the captions are right.
-        """
+        """Decide on pairs in one event; None makes them undecided, or leaves the notes; `neutral` judges no caption."""
         ids = dict.fromkeys(pair_ids)
         if not ids:
             raise InputError("no pair is chosen: choose at least one")
@@ -139,10 +135,7 @@ class Review:
             return Outcome(*added, skipped)
 
     def undo(self, event: int | None = None) -> Outcome | None:
-        """Restore the decisions before an event, by default the last, for its pairs without a newer decision.
-
-        None if there is nothing to undo; if every pair has a newer decision, nothing is written.
-        """
+        """Restore the decisions before an event, or the last, of pairs without a newer one; None: nothing to undo."""
         count = self.count_events()
         if event is not None and not 1 <= event <= count:
             raise InputError(f"event {event} is not in the log, which has {count}: choose one of the history")
@@ -166,10 +159,7 @@ class Review:
             return {decision.pair_id: decision for decision in self._decisions(log, pair_ids)}
 
     def table(self) -> pd.DataFrame:
-        """Return the pairs with a decision or a note, the newest first, in the columns `TABLE_COLUMNS`.
-
-        `for_other_captions` is the decision on other captions of a pair that is undecided with these.
-        """
+        """Return the pairs with a decision or note, the newest first; for_other_captions: one on other captions."""
         with events.reading(self.path) as log:
             rows = [each for each in self._decisions(log) if each.decision or each.note or each.for_other]
         fields = [PAIR_ID, "decision", CAPTIONS, "note", "time", "entry", FOR_OTHER, "audit"]
@@ -208,10 +198,7 @@ class Review:
         return {choice: counts[choice] for choice in CHOICES}
 
     def history(self, *, page: int, size: int) -> pd.DataFrame:
-        """Return one page of the events, the newest first, in the columns `HISTORY_COLUMNS`; page 1 is the first.
-
-        kind is decide or undo; undoes is the event that an undo reverts; undone marks events that are reverted now.
-        """
+        """Return a page of the events, the newest first; `undoes`: the event an undo reverts, `undone`: reverted."""
         with events.reading(self.path) as log:
             rows = log.execute(_HISTORY, (int(size), (int(page) - 1) * int(size))).fetchall()
             undone = events.undone_events(log)
@@ -274,7 +261,7 @@ def captions_to_store(decision: str | None, captions: Sequence[str]) -> str:
 class Codes:
     """The decision on each pair of an audit, up to an entry of a log; read-only."""
 
-    version: t.Version
+    version: list[t.Stamp]  # of the audit's tables
     log: tuple[str, int]  # path and inode
     entry: int
     codes: np.ndarray  # int8 [n_pairs], values of `CODES`
@@ -287,7 +274,7 @@ _codes_lock = threading.Lock()
 
 def decided(audit: Audit) -> Codes:
     """Return the decisions on the pairs of an audit; each call reads only the new entries of the log."""
-    review, version = open_review(audit), t.version_of(audit)
+    review, version = open_review(audit), [t.stamp(audit.folder / name) for name in (SCORES, PAIRS)]
     with _codes_lock:
         log = str(review.path), review.path.stat().st_ino if review.path.exists() else 0
         position, cached = review.position(), _codes_cache.pop(audit, None)

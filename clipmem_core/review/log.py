@@ -156,8 +156,7 @@ def add_decision(
 ) -> tuple[int, int]:
     """Add a decision on pairs and their caption keys (0: unknown); return the event's number and number of pairs.
 
-    `captions` is a JSON list for all pairs, `captions_by_pair` has a list for each. `note` None leaves the notes as
-    they are. `neutral`: the decision does not say whether the captions are right.
+    `captions` (a JSON list) is for all pairs or by pair; `note` None leaves the notes; `neutral` judges no caption.
     """
     number, first = count_rows(log, "event") + 1, count_rows(log, "entry") + 1
     noted = None if note is None else number
@@ -170,10 +169,7 @@ def add_decision(
 
 
 def add_undo(log: Connection, undoes: int) -> tuple[int, int, int]:
-    """Restore the decisions before an event, for its pairs without a newer decision.
-
-    Returns the number of the added event (0: no pair was restored), and how many pairs it restores and skips.
-    """
+    """Undo an event for pairs without a newer decision; return the new event (0: none), pairs restored and skipped."""
     query = "SELECT audit, decision, first_entry, pairs FROM event WHERE id = ?"
     audit, decision, start, pairs = log.execute(query, (undoes,)).fetchone()
     number, first = count_rows(log, "event") + 1, count_rows(log, "entry") + 1

@@ -5,9 +5,7 @@
 A map of 20,000 pairs takes a minute or more, so a background job draws it.
 """
 
-import hashlib
 import importlib.metadata
-import json
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +17,7 @@ import pyarrow as pa
 from clipmem_core.audit.jobs import Task, jobs_folder
 from clipmem_core.audit.store import PAIRS, SCORES, Audit, read_array, read_table, recorded_sha256, write_table
 from clipmem_core.columns import GROUP, INJECTED, LABEL
-from clipmem_core.config import InputError, data_folder
+from clipmem_core.config import InputError, data_folder, fingerprint
 from clipmem_core.io import write_once
 from clipmem_core.review.queries import ROW, fetch_arrow, mismatched_tables, number
 from clipmem_core.review.search import EMBEDDINGS, embeddings_path
@@ -49,8 +47,7 @@ def map_path(audit: Audit, name: str) -> Path:
         "settings": {**SETTINGS, "n_neighbors": NEIGHBOURS, "seed": SEED, "limit": LIMIT},
         "versions": {library: importlib.metadata.version(library) for library in LIBRARIES},
     }
-    key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-    return data_folder() / "cache" / "maps" / f"{key}.parquet"
+    return data_folder() / "cache" / "maps" / f"{fingerprint(content)}.parquet"
 
 
 def map_file(audit: Audit, name: str) -> Path | None:
@@ -97,14 +94,9 @@ def make_map(audit: Audit, name: str, *, say: Callable[[str], None] = lambda lin
 
 
 def lay_out(vectors: np.ndarray, *, say: Callable[[str], None] = lambda line: None) -> np.ndarray:
-    """Map vectors to the plane, float32 [n_pairs, 2], by UMAP (McInnes et al. 2018) with the cosine distance.
-
-    Neighbours stay neighbours; distances between far groups mean little. The fixed seed needs a single core.
-    """
+    """Map vectors to the plane, float32 [n_pairs, 2], by UMAP (McInnes et al. 2018) with the cosine distance."""
     if len(vectors) < FEWEST:
         raise InputError(f"a map needs at least {FEWEST} pairs, and there are {len(vectors)}: audit a larger data set")
-    if not np.isfinite(vectors).all():
-        raise InputError("the member's embeddings are not all finite: its training failed, try a lower lr (--lr)")
     say("loading UMAP")
     with warnings.catch_warnings():  # of an optional part of UMAP
         warnings.simplefilter("ignore", ImportWarning)

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from clipmem_core.audit.store import PAIRS, SCORES, Audit
+from clipmem_core.audit.store import PAIRS, SCORES, Audit, Named
 from clipmem_core.columns import CAPTIONS, PAIR_ID
 from clipmem_core.config import InputError
 
@@ -21,7 +21,6 @@ ROW = "file_row_number"
 Columns = dict[str, np.ndarray]
 Table: TypeAlias = pd.DataFrame | pa.Table
 Stamp = tuple[int, int, int]
-Version = tuple[Stamp, Stamp]
 Function = TypeVar("Function", bound=Callable[..., Any])
 # SQL of a caption key: a positive hash of 63 bits of a pair's captions, which contain no NUL.
 CAPTION_KEY = f"""greatest(1, (md5_number_lower(array_to_string("{CAPTIONS}", chr(0))) // 2)::BIGINT)"""
@@ -36,24 +35,16 @@ def stamp(path: Path) -> Stamp:
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def version_of(audit: Audit) -> Version:
-    """Return the stamps of an audit's scores and pairs."""
-    return stamp(audit.folder / SCORES), stamp(audit.folder / PAIRS)
-
-
 def cached(
     size: int, *names: str, paths: Callable[..., Iterable[Path]] | None = None
 ) -> Callable[[Function], Function]:
-    """Cache the last `size` results of a function of an audit until one of its files changes.
-
-    The files are `names` in the audit's folder, and those that `paths` returns for the function's arguments.
-    """
+    """Cache a function of an audit or a study until one of its files changes: `names` in the folder, or `paths`."""
 
     def decorate(function: Function) -> Function:
         results = functools.lru_cache(size)(lambda stamps, *args, **named: function(*args, **named))
 
         @functools.wraps(function)
-        def wrapper(audit: Audit, *args: Any, **named: Any) -> Any:
+        def wrapper(audit: Named, *args: Any, **named: Any) -> Any:
             files = [*(audit.folder / name for name in names), *(paths(audit, *args, **named) if paths else [])]
             return results(tuple(map(stamp, files)), audit, *args, **named)
 

@@ -79,10 +79,7 @@ def suggested_captions(audit: Audit, row: int, *, k: int = 3) -> Suggested:
 
 
 def _mean_cosines(audit: Audit, members: Sequence[str], row: int, n_pairs: int) -> np.ndarray:
-    """Return the mean cosines of a pair's picture with each pair's captions and picture, [2, n_pairs].
-
-    Above `ALL_UP_TO` pairs only the `SHORTLIST` closest pairs in the first member's space have values, the rest NaN.
-    """
+    """Return mean cosines of a picture with captions and pictures, [2, n_pairs]; NaN outside a shortlist."""
 
     def total(names: Sequence[str], rows: np.ndarray | slice) -> np.ndarray:
         cosines = []
@@ -137,11 +134,7 @@ def mean_terms(audit: Audit, row: int) -> dict[str, float | None]:
 
 
 def member_terms(audit: Audit, row: int) -> pd.DataFrame:
-    """Return the terms of one pair by member, in cosine units.
-
-    `trained` is true if the member trained on the pair. clipmem is the mean alignment of the members whose `side` is
-    `in` minus that of the others.
-    """
+    """Return the terms of one pair by member in cosine units, with whether it trained on it, and its side (in, out)."""
     sides = _sides_at(audit, row)
     membership, external = sides.membership, sides.external
     rows = []
@@ -203,8 +196,7 @@ def encoder_means(
 ) -> pd.DataFrame:
     """Average the scores of encoders, `PARTS` or `SSLMEM`, over groups, labels or injected kinds of pairs of `groups`.
 
-    Returns name, encoder, n, mean, low and high (± 1.96 standard errors over pairs) for the most frequent names; NaN
-    if an encoder has no value. Groups come in their order, injected kinds before the other pairs, labels by frequency.
+    Returns name, encoder, n, mean, low and high (± 1.96 standard errors over pairs) of the most frequent names.
     """
     count_pairs_of(audit)
     columns_sql = ", ".join(f'{number(column)} AS "{encoder}"' for encoder, column in columns.items())
@@ -245,10 +237,7 @@ def doubts(groups: pd.DataFrame, fit: float | None) -> list[str]:
 
 
 def tower_layers(units: pd.DataFrame, references: pd.DataFrame | None, *, column: str) -> pd.DataFrame:
-    """Return tower, source (`members`, or the name of a reference), layer, mean, low and high of UnitMem.
-
-    For the members these are their mean, the lowest and the highest one.
-    """
+    """Return tower, source (`members` or a reference), layer, mean, and the lowest and highest member's UnitMem."""
     grouped = t.layer_means(units).groupby([t.TOWER, t.LAYER], sort=False)[column]
     tables = [grouped.agg(mean="mean", low="min", high="max").reset_index().assign(**{SOURCE: MEMBERS})]
     if references is not None:

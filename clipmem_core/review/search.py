@@ -14,6 +14,7 @@ from clipmem_core.audit.store import CONFIG, IMAGE_EMBEDDINGS, TEXT_EMBEDDINGS, 
 from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.review.queries import cached, find_row
 from clipmem_core.review.selection import IMAGE_SIDE, TEXT_SIDE, Selection
+from clipmem_core.scores.alignment import unit
 from clipmem_core.training.names import CHECKPOINT
 from clipmem_core.training.vocabulary import Vocabulary
 
@@ -27,9 +28,8 @@ _ON_CPU: dict[str, Any] = {"device": "cpu", "precision": "fp32"}
 def hits(audit: Audit, selection: Selection) -> tuple[np.ndarray, np.ndarray]:
     """Search the embeddings of pictures or captions; return at most `LIMIT` rows and their cosines, the closest first.
 
-    The query is the embedding of the meaning or of the pair `like`, or the mean of both. Without a named member, the
-    cosines of all are averaged: of the first ten pairs for 20 words among OpenClipart's captions, .50 have the word
-    with four members, .37 with the first alone.
+    The query is the embedding of the meaning or of the pair `like`, or the mean of both. Without a named member the
+    cosines of all are averaged: .50 of ten hits for words of OpenClipart were right with four members, .37 with one.
     """
     record = audit.record
     members = tuple(record.members)
@@ -50,7 +50,7 @@ def _hits(audit: Audit, meaning: str, like: str, side: str, members: tuple[str, 
             row = find_row(audit, like)
             if row is None:
                 raise InputError(f"there is no pair {like!r} in audit {audit.name!r}: choose another to search by")
-            queries.append(normalized(vectors_at(path, [row])[0]))
+            queries.append(unit(vectors_at(path, [row]))[0])
         by_member.append(cosines(path, np.mean(queries, axis=0)))
     mean = np.mean(by_member, axis=0)
     rows = top_k(mean, LIMIT)
@@ -58,10 +58,7 @@ def _hits(audit: Audit, meaning: str, like: str, side: str, members: tuple[str, 
 
 
 def nearest(audit: Audit, row: int, *, by: str, member: str = "", k: int) -> list[tuple[int, float]]:
-    """Return at most k pairs most similar to one pair as (row, cosine), the closest first.
-
-    `by`: compare the embeddings of pictures (image) or captions (text), of a member or by default the first.
-    """
+    """Return the k pairs closest to one by the pictures or captions of a member, or the first, as (row, cosine)."""
     path = embeddings_path(audit, choose_member(audit.record.members, member), by)
     similarity = cosines(path, vectors_at(path, [row])[0])
     similarity[row] = np.nan
@@ -76,9 +73,7 @@ def embed_text(audit: Audit, text: str, *, member: str = "") -> np.ndarray:
 
     config, member = audit.record.config, choose_member(audit.record.members, member)
     if config.features:
-        raise InputError(
-            f"audit {audit.name!r} was made from precomputed features and cannot embed a text: search by a pair instead"
-        )
+        raise InputError(f"audit {audit.name!r} has precomputed features and cannot embed a text: search by a pair")
     with _ENCODING:
         if config.lock_text:
             model, inputs = _text_head(audit, member), _text_features(config, text)
@@ -86,7 +81,7 @@ def embed_text(audit: Audit, text: str, *, member: str = "") -> np.ndarray:
             model, vocabulary = _text_encoder(audit, member)
             inputs = tokenize(config.model, [text])
             inputs = vocabulary.read(inputs) if vocabulary else inputs
-        return normalized(text_embeddings(model, inputs, precision="fp32", device="cpu")[0])
+        return unit(text_embeddings(model, inputs, precision="fp32", device="cpu"))[0]
 
 
 def checkpoint_path(audit: Audit, member: str) -> Path:
@@ -167,24 +162,15 @@ def vectors_at(path: Path, rows: Sequence[int]) -> np.ndarray:
     return np.array(stored[rows])
 
 
-def normalized(values: np.ndarray) -> np.ndarray:
-    """Scale a vector [dim] to length 1; a zero vector stays zero."""
-    length = float(np.linalg.norm(values))
-    return values / length if length else values
-
-
 def cosines(path: Path, query: np.ndarray, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
     """Return the cosines float32 [n_rows] of a vector with each row of a file of embeddings, or with some rows."""
     stored = read_array(path, shared=True)[rows]
-    products = np.vecdot(stored, normalized(query).astype(np.float32))
+    products = np.vecdot(stored, unit(query[None])[0].astype(np.float32))
     lengths = np.sqrt(np.vecdot(stored, stored))
     return np.divide(products, lengths, out=np.zeros(len(stored), np.float32), where=lengths != 0)
 
 
 def top_k(values: np.ndarray, k: int) -> np.ndarray:
     """Return the indices of the k highest of values [n] without NaN, the highest first, ties by index."""
-    indices = np.flatnonzero(~np.isnan(values))
-    if 0 < k < len(indices):
-        least = np.partition(values[indices], -k)[-k]
-        indices = indices[values[indices] >= least]
-    return indices[np.argsort(-values[indices], kind="stable")][: max(k, 0)]
+    order = np.argsort(-values, kind="stable")[: max(k, 0)]  # NaN comes last
+    return order[~np.isnan(values[order])]

@@ -88,10 +88,7 @@ def to_parameters(selection: Selection) -> dict[str, str]:
 
 
 def from_parameters(parameters: Mapping[str, str]) -> tuple[Selection, list[str]]:
-    """Read a selection from an address; return it and the names of the parameters that cannot be read.
-
-    The default order is misfit, or `match` for a search.
-    """
+    """Read a selection from an address (default order: misfit, of a search match), and the names of invalid parts."""
     texts: dict[str, Any] = {name: parameters[name] for name in _TEXTS if parameters.get(name)}
     wrong = ["by"] if texts.get("by", IMAGE_SIDE) not in (IMAGE_SIDE, TEXT_SIDE) else []
     wrong += ["check"] if texts.get("check", "") not in ("", *CHECKS) else []

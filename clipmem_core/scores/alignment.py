@@ -22,18 +22,13 @@ _BLOCK_BYTES = 1 << 20  # of one matrix: both blocks together fit a core's cache
 
 
 def external_means(image: np.ndarray, text: np.ndarray, external: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return ν_I and ν_T, [dim] each: the means of the pairs' mean embeddings over the external pairs, in float64.
+    """Return ν_I and ν_T, [dim] each, float64: the means of mean embeddings over the external pairs.
 
     Args:
-        image: μ_I, mean of the unit embeddings of a pair's views, [n_pairs, dim].
-        text: μ_T, mean of the unit embeddings of a pair's captions, [n_pairs, dim].
+        image, text: μ_I and μ_T, means of the unit embeddings of a pair's views and captions, [n_pairs, dim].
         external: true for external pairs, [n_pairs]; at least two.
     """
     rows = np.flatnonzero(external)
-    if image.shape != text.shape or image.ndim != 2:
-        raise ValueError(f"image and text must be matrices of one shape, not {image.shape} and {text.shape}")
-    if len(rows) < 2:
-        raise ValueError(f"external must name at least 2 pairs, since a pair leaves itself out, not {len(rows)}")
     return _mean_of(image, rows), _mean_of(text, rows)
 
 
@@ -44,7 +39,6 @@ def pair_terms(image: np.ndarray, text: np.ndarray, external: np.ndarray) -> dic
     image would get. An external pair leaves itself out of ν. Both matrices may be memory maps of any size.
 
     Args: as for `external_means`.
-
     Returns:
         float32 [n_pairs] each: positive, negative_text, negative_image, alignment, similarity (positive as a cosine,
         0 where a mean has no length), and image_square, text_square: ‖μ‖², which `sslmem` takes.

@@ -33,20 +33,12 @@ _KEY_DRAW, _RESAMPLE_DRAW = 5, 6  # random streams
 
 @dataclass(frozen=True, eq=False)
 class Shadows:
-    """Members that are each other's shadows.
+    """Members that are each other's shadows; arrays are true in [n_members, n_pairs]."""
 
-    Attributes:
-        trained: true where the member is trained on the pair, [n_members, n_pairs].
-        attacked: true where the member is attacked on the pair, [n_members, n_pairs].
-        external: true for pairs that the member's alignments are centred on, [n_members, n_pairs].
-        replicate: number of the repeat or seed of each member, [n_members].
-        seed: start of every draw.
-    """
-
-    trained: np.ndarray
+    trained: np.ndarray  # on the pair
     attacked: np.ndarray
-    external: np.ndarray
-    replicate: np.ndarray
+    external: np.ndarray  # pairs that the member's alignments are centred on
+    replicate: np.ndarray  # number of the repeat or seed of each member, [n_members]
     seed: int
 
 
@@ -80,22 +72,16 @@ class Attacked:
 
 
 def attack(alignments: Sequence[np.ndarray], shadows: Shadows, *, attacks: Sequence[str] = ATTACKS) -> list[Attacked]:
-    """Attack every member with the others.
+    """Attack every member with the others; NaN where an attack needs a shadow on either side and a pair has none.
 
     A score is high where the attack predicts that the target was trained on the pair: of `bavaria` and `lira` the log
     likelihood ratio, of `rmia` and `alignment` in cosine units. Scores compare within one target.
 
     Args:
-        alignments: one array a member, [n_pairs] each.
+        alignments: one array a member, [n_pairs] each, of at least `FEWEST` members.
         shadows: who was trained on what.
         attacks: which of `ATTACKS`.
-
-    Returns:
-        One entry a member, with NaN where an attack needs a shadow on either side and a pair has none.
     """
-    members = len(shadows.trained)
-    if len(alignments) != members or members < FEWEST:
-        raise ValueError(f"alignments must be of {members} members and of at least {FEWEST}, not {len(alignments)}")
     columns = shadows.attacked.any(axis=0)
     places = np.flatnonzero(columns)
     values = np.stack([np.asarray(alignment)[columns] for alignment in alignments]).astype(np.float64)
@@ -109,7 +95,7 @@ def attack(alignments: Sequence[np.ndarray], shadows: Shadows, *, attacks: Seque
         beyond = np.stack([np.asarray(alignment, dtype=np.float64)[external] for alignment in alignments])
         noise = float((beyond - outside[:, None]).var(axis=0, ddof=1).mean())
     attacked = []
-    for target in range(members):
+    for target in range(len(alignments)):
         rows = np.flatnonzero(shadows.attacked[target, columns])
         in_target = trained[:, rows]
         used = _used(in_target, target, shadows.replicate, key[:, rows])
@@ -125,21 +111,18 @@ def attack(alignments: Sequence[np.ndarray], shadows: Shadows, *, attacks: Seque
 
 
 def bavaria(values: np.ndarray, inside: Side, outside: Side, noise: float) -> np.ndarray:
-    """Return the log-likelihood ratio of Student's t predictives (BaVarIA-t).
+    """Return log p(value | trained on) − log p(value | not) by Student's t predictives (BaVarIA-t), [n].
 
     Brännvall, "Exponential-Family Membership Inference: From LiRA and RMIA to BaVarIA", arXiv 2603.11799, 2026: the
     mean and the variance of each side have a normal–inverse-gamma prior. Where we depart from it: the prior is fitted
     to the shadows of all pairs, and the prior mean of a side is a straight line of the pair's mean on the other side,
-    as in RMIA's offline attack. Without a shadow on a side only the prior is used. A prior of no weight on the mean
-    and of a known variance gives `lira`.
+    as in RMIA's offline attack. Without a shadow on a side only the prior is used; NaN where all pairs lack one. A
+    prior of no weight on the mean and of a known variance gives `lira`.
 
     Args:
         values: the target's alignments, [n].
         inside, outside: the shadows that were trained on the pair, and the others.
         noise: variance of an alignment between members, used where no side has two shadows of a pair.
-
-    Returns:
-        log p(value | trained on) − log p(value | not trained on), [n]; NaN where all pairs lack shadows on one side.
     """
     if not (inside.count.any() and outside.count.any()):
         return np.full(len(values), np.nan)
@@ -244,10 +227,8 @@ def _known_mean(side: Side) -> np.ndarray:
 def roc(attacked: Attacked, attack: str) -> dict[str, float]:
     """Measure how well an attack separates the pairs that its target was trained on from the others.
 
-    Returns:
-        `auroc`, in [0, 1], ties counting half; and the true-positive rate at the lowest threshold with a
-        false-positive rate of at most 1 and .1 %. NaN where a side is empty, a score is missing, or that rate is less
-        than one false positive.
+    `auroc`, in [0, 1], ties counting half, and the true-positive rate at the lowest threshold with a false-positive
+    rate of at most 1 and .1 %. NaN where a side is empty, a score is missing, or the rate is below one false positive.
     """
     scores, others = attacked.scores[attack], int((~attacked.trained).sum())
     if np.isnan(scores).any() or others in (0, len(scores)):
@@ -258,18 +239,16 @@ def roc(attacked: Attacked, attack: str) -> dict[str, float]:
 
 
 def attack_table(attacked: Sequence[Attacked], *, n_boot: int, seed: int) -> pd.DataFrame:
-    """Summarise each attack over all targets.
+    """Summarise each attack over all targets, one row an attack and measure.
 
     Args:
         attacked: the result of `attack`.
-        n_boot: bootstrap resamples of pairs, the same for all targets.
-        seed: start of the resampling.
+        n_boot, seed: bootstrap resamples of pairs, the same for all targets.
 
     Returns:
-        One row an attack and measure: attack, measure, value (the mean over targets), members_low and members_high
-        (Student's t over targets, which are shadows of each other and so not independent; from three on), pairs_low
-        and pairs_high (95 % percentile bootstrap over pairs; of the default attack and of alignment), targets, and
-        missing: why there is no value.
+        attack, measure, value (the mean over targets), members_low and members_high (Student's t over targets, which
+        are shadows of each other and so not independent; from three on), pairs_low and pairs_high (95 % percentile
+        bootstrap over pairs; of the default attack and of alignment), targets, and missing: why there is no value.
     """
     rows = []
     for name in attacked[0].scores:

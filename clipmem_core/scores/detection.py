@@ -17,6 +17,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from clipmem_core import columns as c
+from clipmem_core.scores import detectors
 from clipmem_core.scores.alignment import pair_terms, unit
 from clipmem_core.scores.detectors import LOG_PROBABILITY, fit_out, learned, mean_over_epochs, nan_mean, swapped_csls
 from clipmem_core.scores.membership import Sides, side_means
@@ -171,6 +172,8 @@ class Observed:
         image_features: of a locked tower, [n_pairs, width]; None where members train theirs.
         text_features: the same of the captions, averaged over those of a pair.
         seed: start of every draw.
+        captions: learned, margin_out and word_misfit of each caption, NaN where missing, by the row of its pair and its
+            number there.
         second: log-probability out by a second round of training, [n_pairs]; NaN where it had nothing to leave out,
             None without a second round.
     """
@@ -184,6 +187,7 @@ class Observed:
     image_features: np.ndarray | None
     text_features: np.ndarray | None
     seed: int
+    captions: pd.DataFrame
     second: np.ndarray | None = None
 
     @property
@@ -221,6 +225,20 @@ class Observed:
             values.append(lemon(*member, *rows))
         return side_means(values, self.trained)
 
+    @functools.cached_property
+    def word_misfit(self) -> np.ndarray:
+        """The mean over a pair's captions, NaN without known words."""
+        return self.captions[c.WORD_MISFIT].groupby(level=0).mean().to_numpy()
+
+    @functools.cached_property
+    def caption_scores(self) -> pd.DataFrame:
+        """Detectors of single captions, larger more suspicious; the lowest score for captions without one."""
+        scores = self.captions * {c.LEARNED: -1, c.MARGIN_OUT: -1, c.WORD_MISFIT: 1}
+        parts = (self.captions[name].to_numpy() for name in (c.LEARNED, c.MARGIN_OUT, c.WORD_MISFIT))
+        several = len(scores) > len(self.labels)
+        scores[c.MISFIT] = detectors.caption_misfit(*parts) if several else self.misfit(self.second)
+        return scores.fillna(scores.min()).dropna(axis=1)
+
     def misfit(self, second: np.ndarray | None = None) -> np.ndarray:
         """Return misfit as in audits, of the first round of training or of the second."""
         score = BY_NAME[c.MISFIT]
@@ -229,6 +247,7 @@ class Observed:
             c.LEARNED: self.learned,
             c.LOG_PROBABILITY_OUT: self.fit_out[1],
             c.LOG_PROBABILITY_SECOND: np.full(len(self.labels), np.nan) if second is None else second,
+            c.WORD_MISFIT: self.word_misfit,
         }
         return score.compute(*(parts[name] for name in score.needs))
 
@@ -256,6 +275,12 @@ def _confident_learning(observed: Observed) -> np.ndarray:
     return confident_learning(features, observed.labels, seed=observed.seed)
 
 
+def _word_misfit(observed: Observed) -> np.ndarray:
+    if np.isnan(observed.word_misfit).all():
+        raise ValueError("it needs a locked image tower, and words that occur several times")
+    return np.nan_to_num(observed.word_misfit, nan=np.nanmin(observed.word_misfit))
+
+
 def _clipmem(observed: Observed) -> np.ndarray:
     inside, outside = side_means([terms[c.ALIGNMENT] for terms in observed.terms], observed.sides.inside)
     return inside - outside
@@ -276,6 +301,8 @@ DETECTORS: dict[str, Callable[[Observed], np.ndarray]] = {
     MARGIN: lambda observed: -learned([margin_over_epochs(trajectory) for trajectory in observed.trajectories]),
     CONFIDENT_LEARNING: _confident_learning,
     c.CLIPMEM: _clipmem,
+    c.CAPTION_MISFIT: lambda observed: observed.caption_scores[c.MISFIT].groupby(level=0).max().to_numpy(),
+    c.WORD_MISFIT: _word_misfit,
     RANDOM: lambda observed: np.random.default_rng([observed.seed, len(observed.labels)]).random(len(observed.labels)),
 }
 

@@ -18,7 +18,7 @@ MOST_EXTERNAL = 1_000  # external pairs among which they are searched
 MOST_SWAPPED = 20_000  # pairs whose caption is swapped, evenly spaced
 LOG_PROBABILITY = 1  # place in a trajectory's last axis: training cosine, log-probability of the true partner
 _CHUNK, _CAPTION_CHUNK = 1_024, 4_096
-WORDS_WEIGHT, CAPTION_WORDS_WEIGHT = 1.0, 2.0  # of word_misfit, in a pair's misfit and in a caption's
+WORDS_WEIGHT = 2.0  # of word_misfit in a caption's misfit
 _SWAP_DRAW = 5  # random stream
 _SAME = 0.999  # cosine from which two captions count as equal
 
@@ -46,53 +46,51 @@ def learned(log_probabilities: Sequence[np.ndarray]) -> np.ndarray:
     return nan_mean(log_probabilities)
 
 
-def misfit(
-    learned: np.ndarray, log_probability_out: np.ndarray, words: np.ndarray, *, second: bool = False
-) -> np.ndarray:
-    """Score how badly a pair's captions fit its image: misfit = −(z(learned) + 2 z(log_probability_out)) + z(words).
+def misfit(learned: np.ndarray, log_probability_out: np.ndarray, *, second: bool = False) -> np.ndarray:
+    """Score how badly a pair's captions fit its image: misfit = −(z(learned) + 2 z(log_probability_out)).
 
     Larger is more suspicious; 0 is average. Needs no labels and no further training. The weights were chosen on other
     injected errors than those they were evaluated on (data/results/README.md).
 
-    A pair with one of the first two parts (a held-out pair has no `learned`, a pair that every member trains on has no
-    `log_probability_out`) gets their sum at the same quantile among the pairs with both; one with none is NaN.
+    A pair with one part (a held-out pair has no `learned`, a pair that every member trains on has no
+    `log_probability_out`) gets the misfit at the same quantile among the pairs with both; one with none is NaN.
 
     Args:
         learned: mean log-probability in training, [n_pairs]; NaN for held-out pairs.
         log_probability_out: of the true partner among held-out ones, under members that never saw the pair, [n_pairs].
-        words: word_misfit, [n_pairs]; NaN counts as average.
         second: whether log_probability_out is of a second round of training, and then weighs 4.
     """
-    return _sum_of_z((learned, 1.0), (log_probability_out, 4.0 if second else 2.0), words, WORDS_WEIGHT)
+    return _sum_of_z((learned, 1.0), (log_probability_out, 4.0 if second else 2.0))
 
 
 def caption_misfit(learned: np.ndarray, margin_out: np.ndarray, words: np.ndarray) -> np.ndarray:
-    """Score how badly one of several captions fits its image: −(z(learned) + z(margin_out)) + 2 z(words).
+    """Score how badly a caption fits its image: −(z(learned) + z(margin_out)) + 2 z(word_misfit).
 
-    Args: `learned_by_caption`, NaN where no epoch drew the caption, `margins`, and word_misfit, [n_captions] each;
-    missing values as in `misfit`.
+    A missing `learned` or `margin_out` is as in `misfit`; a caption without word_misfit is average in it.
+
+    Args: `learned_by_caption`, NaN where no epoch drew the caption, `margins`, and word_misfit, [n_captions] each.
     """
-    return _sum_of_z((learned, 1.0), (margin_out, 1.0), words, CAPTION_WORDS_WEIGHT)
+    known = np.isfinite(words)
+    spread = words[known].std() if known.any() else 0.0
+    surprising = np.where(known, words - words[known].mean(), 0.0) / spread if spread > 0 else np.zeros(len(words))
+    return _sum_of_z((learned, 1.0), (margin_out, 1.0)) + WORDS_WEIGHT * surprising
 
 
-def _sum_of_z(
-    first: tuple[np.ndarray, float], second: tuple[np.ndarray, float], words: np.ndarray, weight: float
-) -> np.ndarray:
-    """Return minus the weighted sum of z-scores plus those of words; a row with one part gets the same quantile."""
+def _sum_of_z(*parts: tuple[np.ndarray, float]) -> np.ndarray:
+    """Return minus the weighted sum of z-scores; a row with one part gets the score at the same quantile."""
 
     def z(values: np.ndarray) -> np.ndarray:
-        known = np.isfinite(values)
-        spread = values[known].std() if known.any() else 0.0
-        return np.where(known, values - values[known].mean(), 0.0) / spread if spread > 0 else np.zeros(len(values))
+        spread = values.std()
+        return (values - values.mean()) / spread if spread > 0 else np.zeros(len(values))
 
-    parts, score = (first, second), np.full(len(first[0]), np.nan)
+    score = np.full(len(parts[0][0]), np.nan)
     both = np.flatnonzero(~np.isnan([values for values, _ in parts]).any(axis=0))
     if len(both):
-        score[both] = -sum(part * z(values[both]) for values, part in parts)
+        score[both] = -sum(weight * z(values[both]) for values, weight in parts)
         for values, _ in parts:
             alone = np.flatnonzero(np.isnan(score) & ~np.isnan(values))
             score[alone] = np.interp(-values[alone], np.sort(-values[both]), np.sort(score[both]))
-    return score + weight * z(words)
+    return score
 
 
 def csls(cosine: np.ndarray, by_image: np.ndarray, by_text: np.ndarray) -> np.ndarray:

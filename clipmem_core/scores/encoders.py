@@ -41,20 +41,16 @@ def contributions(
     fit of a map is measured separately, fitted on half of these pairs and evaluated on the other half.
 
     Args:
-        image: μ_I of each member, [n_pairs, dim]; may be memory maps.
-        text: μ_T of each member, [n_pairs, dim].
+        image, text: μ_I and μ_T of each member, [n_pairs, dim]; may be memory maps.
         sides: which members count as in and out; its seed also draws the held-out half.
 
     Returns:
-        A table with clipmem_image and clipmem_text, one row a pair, and for each mapped member the fit of its map:
-        the mean cosine over the held-out half.
+        clipmem_image and clipmem_text of each pair, and each mapped member's fit: mean cosine over the held-out half.
     """
     membership, paper = sides.membership, sides.protocol == "paper"
     widths = sorted({matrix.shape[1] for matrix in (*image, *text)})
     if len(widths) > 1:
-        raise InputError(
-            f"the parts of the encoders need members that embed in one width, not in {widths}: score those apart"
-        )
+        raise InputError(f"the encoders' parts need members that embed in one width, not {widths}: score those apart")
     group = SHARED if paper else EXTERNAL
     rows = np.flatnonzero(membership.group == group)
     if len(rows) < 2:
@@ -201,18 +197,13 @@ class UnitTally:
         self.histogram = np.zeros((n_units, BINS), dtype=np.int32)
 
     def add(self, rows: np.ndarray, values: np.ndarray, below: np.ndarray) -> None:
-        """Count a batch of pairs, each of which comes once.
+        """Count a batch of pairs `rows`, int64 [n], each of which comes once.
 
-        Args:
-            rows: numbers of the pairs, int64 [n].
-            values: each unit's mean activation on them, those below 0 counted as 0, float32 [n, n_units].
-            below: what that left out, as a mean absolute value, float32 [n, n_units].
+        Args: mean activations, those below 0 counted as 0, and the mean absolute value of what that left out, float32
+        [n, n_units] each.
         """
         if not len(rows):
             return
-        # A plain minimum passes NaN on, and a plain maximum infinity.
-        if not (values.min() >= 0 and values.max() < np.inf):
-            raise ValueError("values must be finite and at least 0: count activations below 0 as 0")
         values = values.astype(np.float32, copy=False)
         self.count += len(rows)
         self.total += values.sum(axis=0, dtype=np.float64)
@@ -251,16 +242,12 @@ class UnitTally:
         return (values * np.ldexp(float(BINS), -np.frexp(self.highest)[1])).astype(np.int64)
 
     def scores(self) -> pd.DataFrame:
-        """Return UnitMem from the counts.
+        """Return UnitMem from the counts, a row a unit.
 
-        Returns:
-            A row a unit: unitmem_mean (the paper's; exact), unitmem_median (by its code), median_error (its largest
-            possible error), max (activation on the pair with the largest), second (the next one), rest_mean,
-            rest_median, clipped (share of the activation, in absolute value, that was below 0), and row (the pair
-            behind `max`; -1 for a silent unit).
+        unitmem_mean (the paper's; exact), unitmem_median (by its code), median_error (its largest possible error), max
+        (activation on the pair with the largest), second (the next one), rest_mean, rest_median, clipped (share of the
+        activation, in absolute value, that was below 0), and row (the pair behind `max`; -1 for a silent unit).
         """
-        if self.count < 2:
-            raise ValueError(f"UnitMem compares a pair with the others: it needs two pairs at least, not {self.count}")
         highest, total = self.highest.astype(np.float64), self.below + self.total
         rest_mean = np.maximum(self.total - highest, 0) / (self.count - 1)
         rest_median, spread = self._rest_median()

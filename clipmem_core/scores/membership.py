@@ -30,17 +30,11 @@ _NAMES = {"ensemble": re.compile(r"r(\d+)-f\d+"), "paper": re.compile(r"[fg]-(\d
 
 @dataclass(frozen=True, eq=False)
 class Membership:
-    """Who trains on what.
+    """Who trains on what."""
 
-    Attributes:
-        group: name of each pair's group, [n_pairs].
-        members: names of the members, in column order.
-        trained: true where the member trains on the pair, [n_members, n_pairs].
-    """
-
-    group: np.ndarray
-    members: tuple[str, ...]
-    trained: np.ndarray
+    group: np.ndarray  # name of each pair's group, [n_pairs]
+    members: tuple[str, ...]  # names, in column order
+    trained: np.ndarray  # true where the member trains on the pair, [n_members, n_pairs]
 
 
 def group_size(n_pairs: int) -> int:
@@ -51,10 +45,7 @@ def group_size(n_pairs: int) -> int:
         (500, 50, 5000)
     """
     if n_pairs < MIN_PAIRS:
-        raise InputError(
-            f"an audit needs at least {MIN_PAIRS} usable pairs, found {n_pairs}: "
-            "add pairs, or repair those in quarantine (`inspect` lists them)"
-        )
+        raise InputError(f"an audit needs at least {MIN_PAIRS} usable pairs, found {n_pairs}: see what `inspect` lists")
     return min(MAX_GROUP, max(MIN_GROUP, n_pairs // 11))
 
 
@@ -63,25 +54,18 @@ def ensemble_membership(
 ) -> Membership:
     """Draw repeated cross-validation: in each repeat every scored pair is left out by one member, or by half of them.
 
-    Each repeat and the external group have a random stream of their own: a larger `repeats` only adds members.
+    Each repeat and the external group have a random stream of their own: a larger `repeats` only adds members. Folds
+    differ by at most one cluster.
 
     Args:
         clusters: of near-duplicates.
         folds: members of a repeat, at least 2; member `r<repeat>-f<fold>` leaves that fold out.
         repeats: how often the scored pairs are split, at least 1.
-        seed: start of every draw.
         halves: each pair is left out by a random half of the members of a repeat (`folds` is even), so that the
             training sets of two members are nearly unrelated.
-
-    Returns:
-        Groups `scored` and `external`; folds × repeats members. Folds differ by at most one cluster.
     """
     size = group_size(len(clusters))
     cluster, sizes = _sized(clusters)
-    _check_at_least("folds", folds, 2)
-    _check_at_least("repeats", repeats, 1)
-    if halves and folds % 2:
-        raise InputError(f"folds must be even where each pair is left out by half of a repeat's members, not {folds}")
     (external,) = _draw_groups(sizes, size, 1, np.random.default_rng([seed, _GROUP_DRAW]))
     if sizes[external].sum() < MIN_GROUP:
         raise InputError(_too_many_near_duplicates("external", size))
@@ -113,7 +97,6 @@ def paper_membership(clusters: np.ndarray, *, seeds: int, seed: int) -> Membersh
     """
     size = group_size(len(clusters))
     cluster, sizes = _sized(clusters)
-    _check_at_least("seeds", seeds, 1)
     names = (CANDIDATE, INDEPENDENT, EXTERNAL)
     chosen = _draw_groups(sizes, size, len(names), np.random.default_rng([seed, _GROUP_DRAW]))
     group = np.full(len(cluster), SHARED, dtype=f"<U{len(INDEPENDENT)}")
@@ -129,10 +112,9 @@ def paper_membership(clusters: np.ndarray, *, seeds: int, seed: int) -> Membersh
 
 
 def draw_utility_pairs(group: np.ndarray, clusters: np.ndarray, *, seed: int) -> np.ndarray:
-    """Draw the half of the external pairs that only utility is measured on, true for them, [n_pairs].
+    """Draw the half of the external pairs that only utility is measured on, whole clusters, true in [n_pairs].
 
-    The other half centres alignments and steers adaptive mitigations, so that no arm is evaluated on pairs that
-    steered it. Near-duplicates stay together.
+    The other half centres alignments and steers adaptive mitigations, so no arm is evaluated on pairs that steered it.
     """
     rows = np.flatnonzero(group == EXTERNAL)
     cluster, sizes = _sized(clusters[rows])
@@ -203,11 +185,6 @@ def _draw_folds(sizes: np.ndarray, folds: int, rng: np.random.Generator) -> np.n
     return names[fold]
 
 
-def _check_at_least(name: str, value: int, least: int) -> None:
-    if value < least:
-        raise InputError(f"{name} must be at least {least}, not {value}")
-
-
 def _too_many_near_duplicates(groups: str, size: int) -> str:
     return (
         f"near-duplicate pictures leave no way to fill the group {groups} with {size} pairs each: "
@@ -225,10 +202,7 @@ def protocol_of(members: Sequence[str]) -> str:
     for protocol, name in _NAMES.items():
         if members and all(name.fullmatch(member) for member in members):
             return protocol
-    raise InputError(
-        "members must be named r<repeat>-f<fold> (ensemble) or f-<seed> and g-<seed> (paper), "
-        f"not {', '.join(members) or 'nothing at all'}: rename the columns of the membership file"
-    )
+    raise InputError(f"members must be named r<repeat>-f<fold>, or f-<seed> and g-<seed>, not {', '.join(members)}")
 
 
 def replicate_rows(members: Sequence[str]) -> list[np.ndarray]:
@@ -243,19 +217,12 @@ def replicate_rows(members: Sequence[str]) -> list[np.ndarray]:
 
 @dataclass(frozen=True, eq=False)
 class Sides:
-    """Who trains on what, and which members count as in and out of each pair.
-
-    Attributes:
-        membership: who trains on what.
-        protocol: `ensemble` or `paper`.
-        seed: start of every draw that scoring makes.
-        utility_only: external pairs that only utility is measured on, true in [n_pairs]; None: no such pairs.
-    """
+    """Who trains on what, and which members count as in and out of each pair."""
 
     membership: Membership
-    protocol: str
-    seed: int
-    utility_only: np.ndarray | None = None
+    protocol: str  # `ensemble` or `paper`
+    seed: int  # start of every draw that scoring makes
+    utility_only: np.ndarray | None = None  # true for external pairs that only utility is measured on, [n_pairs]
 
     @functools.cached_property
     def inside(self) -> np.ndarray:
@@ -304,8 +271,7 @@ def _draw_out(rows: np.ndarray, count: int, n_pairs: int, rng: np.random.Generat
 def labellings(sides: Sides, n_pairs: int) -> Iterable[np.ndarray]:
     """Yield labellings of external pairs: the members that leave them out, [n_out, n_pairs].
 
-    Of each repeat as many as leave a scored pair out. All labellings, the same for every pair, while they are at most
-    256; otherwise 256 drawn for each pair.
+    As many of each repeat as leave a scored pair out. All labellings up to 256, else 256 drawn for each pair.
     """
     parts = [(rows, sides.leaving_out(rows)) for rows in sides.replicates]
     if math.prod(math.comb(len(rows), count) for rows, count in parts) <= MAX_LABELLINGS:

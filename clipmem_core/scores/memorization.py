@@ -31,7 +31,6 @@ def memorization_table(
 
     Args:
         terms: what `pair_terms` returns, one mapping a member in column order, arrays [n_pairs].
-        sides: which members count as in and out.
         keep: stores a finished column, where all of them do not fit in memory.
 
     Returns:

@@ -115,10 +115,11 @@ def most_wrong(fit: np.ndarray, swapped: np.ndarray) -> float:
     z = ndtri(1 - 0.025 / len(_QUANTILES))
     below = np.searchsorted(np.sort(fit), np.quantile(swapped, _QUANTILES), side="right")
     least = _QUANTILES - z * np.sqrt(_QUANTILES * (1 - _QUANTILES) / len(swapped))
+    least = np.maximum(least, 1e-9)  # a quantile of few swapped pairs bounds nothing
     noise = z * np.sqrt(_QUANTILES * (1 - _QUANTILES))
     # The largest W with W q − z √(W q (1 − q)) ≤ number below.
     root = (noise + np.sqrt(noise**2 + 4 * least * below)) / (2 * least)
-    return float((root**2)[least > 0].min())
+    return float((root**2).min())
 
 
 def _profile(middles: np.ndarray, counts: np.ndarray, swapped: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -25,8 +25,8 @@ ROW = "row"  # the gallery as a table
 PAIR = "pair"  # a pair's own page, below clipmem
 COLOUR = "colour"  # the colours of a map of embeddings
 EXPORT = "export"  # exported tables and reports
-MISFIT_FORMULA = "−(z(learned) + 2 z(log_probability_out)) + z(word_misfit)"
-SECOND_FORMULA = "−(z(learned) + 4 z(log_probability_second)) + z(word_misfit)"  # with a second round of training
+MISFIT_FORMULA = "−(z(learned) + 2 z(log_probability_out))"
+SECOND_FORMULA = "−(z(learned) + 4 z(log_probability_second))"  # with a second round of training
 SECOND_NOTE = (
     f"misfit is {SECOND_FORMULA} here. Members were trained a second time without the captions that are probably wrong."
 )
@@ -74,10 +74,10 @@ def words(column: str) -> str:
     return column.replace("_", " ")
 
 
-def _misfit_of_rounds(learned: np.ndarray, first: np.ndarray, second: np.ndarray, words: np.ndarray) -> np.ndarray:
+def _misfit_of_rounds(learned: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Return misfit, by the log-probability of the second round of training if any."""
     two_rounds = bool(np.isfinite(second).any())
-    return misfit(learned, second if two_rounds else first, words, second=two_rounds)
+    return misfit(learned, second if two_rounds else first, second=two_rounds)
 
 
 TABLE = (
@@ -153,7 +153,7 @@ TABLE = (
             doubted="Low fit",
         ),
         removal="highest misfit",
-        needs=(c.LEARNED, c.LOG_PROBABILITY_OUT, c.LOG_PROBABILITY_SECOND, c.WORD_MISFIT),
+        needs=(c.LEARNED, c.LOG_PROBABILITY_OUT, c.LOG_PROBABILITY_SECOND),
         compute=_misfit_of_rounds,
         absent="needs the training history of the members, which checkpoints from outside do not have.",
     ),

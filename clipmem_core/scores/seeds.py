@@ -28,15 +28,10 @@ def seed_interval(values: np.ndarray) -> tuple[float, float]:
 
 
 def over_seeds(table: pd.DataFrame, *, by: Sequence[str], measures: Sequence[str]) -> pd.DataFrame:
-    """Average measures over seeds, with a t interval; missing values are skipped.
+    """Average measures over seeds, with a t interval; missing values are skipped, groups without a value left out.
 
-    Args:
-        table: one row for each seed and combination of `by`.
-        by: the columns to group by.
-        measures: numeric columns.
-
-    Returns:
-        The columns of `by`, then measure, n (seeds), mean, low and high; groups without a value are left out.
+    Args: `table` has a row for each seed and combination of the columns `by`, and numeric columns `measures`.
+    Returns: the columns of `by`, then measure, n (seeds), mean, low and high.
     """
     long = table.melt(id_vars=list(by), value_vars=list(measures), var_name="measure").dropna(subset=["value"])
     rows = []
@@ -66,8 +61,6 @@ def paired_difference(values: ArrayLike, reference: ArrayLike, *, level: float =
     Args: values of both arms on the same seeds, [n_seeds] each; `level` is the coverage of the interval.
     """
     values, reference = np.asarray(values, dtype=np.float64), np.asarray(reference, dtype=np.float64)
-    if len(values) != len(reference) or not len(values):
-        raise ValueError(f"values and reference must have one length above 0, not {len(values)} and {len(reference)}")
     differences = values - reference
     n, mean = len(differences), float(differences.mean())
     if n < 2:

@@ -58,19 +58,12 @@ class Prior:
 
 @dataclass(frozen=True, eq=False)
 class Design:
-    """How the error of clipmem is estimated from the members.
+    """How the error of clipmem is estimated from the members."""
 
-    Attributes:
-        blocks: members that belong together, balanced over pairs; one block of all members where they are not.
-        blocked: differences are first computed inside a block, so that shared effects of a repeat cancel.
-        within: members of one side of a block also contribute to the variance.
-        degrees: of freedom of a pair's own variance, 0 where it cannot be estimated.
-    """
-
-    blocks: list[np.ndarray]
-    blocked: bool
-    within: bool
-    degrees: int
+    blocks: list[np.ndarray]  # members that belong together, balanced over pairs; else one block of all members
+    blocked: bool  # differences are first computed inside a block, so that shared effects of a repeat cancel
+    within: bool  # members of one side of a block also contribute to the variance
+    degrees: int  # of freedom of a pair's own variance, 0 where it cannot be estimated
 
 
 def design(inside: np.ndarray, blocks: Sequence[np.ndarray]) -> Design:
@@ -128,13 +121,10 @@ def _chunk_variances(values: np.ndarray, inside: np.ndarray, plan: Design) -> np
 def fit_prior(variance: np.ndarray, degrees: int, covariate: np.ndarray) -> Prior:
     """Fit the prior of many variances by the moments of their logs (Smyth 2004, section 6.2).
 
-    Args:
-        variance: sample variances, [n_pairs].
-        degrees: of freedom of each, at least 1.
-        covariate: s0² follows a trend over it, from 100 pairs on, a cubic spline, [n_pairs].
+    s0² follows a trend over the covariate, a cubic spline, from 100 pairs on; d0 is infinite where the logs vary no
+    more than samples of one variance do.
 
-    Returns:
-        s0² of each pair and d0, which is infinite where the logs vary no more than samples of one variance do.
+    Args: sample variances [n_pairs], the degrees of freedom of each, at least 1, and the covariate [n_pairs].
     """
     floor = _TINY * np.median(variance)
     if floor <= 0:  # most pairs do not vary at all
@@ -164,21 +154,13 @@ def moderate(variance: np.ndarray, degrees: int, prior: Prior) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Errors:
-    """The error of each pair's clipmem.
+    """The error of each pair's clipmem."""
 
-    Attributes:
-        variance: of clipmem, in squared cosine units, [n_pairs].
-        degrees: of freedom of this variance, [n_pairs].
-        kind: how it was estimated.
-        plan: how the variance of external pairs is estimated from members; None where it is not.
-        external: the prior of the variance of external pairs; None without a plan.
-    """
-
-    variance: np.ndarray
-    degrees: np.ndarray
+    variance: np.ndarray  # of clipmem, in squared cosine units, [n_pairs]
+    degrees: np.ndarray  # of freedom of this variance, [n_pairs]
     kind: Literal["moderated", "sd of external"]
-    plan: Design | None = None
-    external: Prior | None = None
+    plan: Design | None = None  # how the variance of external pairs is estimated from members
+    external: Prior | None = None  # of the variance of external pairs
 
     @property
     def se(self) -> np.ndarray:
@@ -265,10 +247,7 @@ def p_values(score: np.ndarray, null: np.ndarray, group: np.ndarray) -> np.ndarr
     Independent pairs are expected to be negative: s = −clipmem, against the negated null. In (0, 1]; small p: memorized
     more than external pairs, which cannot be.
 
-    Args:
-        score: clipmem in units of its error, from `in_errors`, [n_pairs]; p is NaN where it is.
-        null: that of external pairs, from `null_scores`.
-        group: group names, [n_pairs].
+    Args: `score` and `null` from `in_errors` and `null_scores`; p is NaN where the score is. Group names, [n_pairs].
     """
     p = np.empty(len(score))
     for rows, sign in ((group == INDEPENDENT, -1), (group != INDEPENDENT, 1)):
@@ -322,10 +301,7 @@ def shrunk(clipmem: np.ndarray, noise: Noise, *, seed: int) -> np.ndarray:
     Statistics 37, 2009). A normal distribution fits badly: most pairs lie near 0 and a few far above. Pairs of similar
     error have a distribution of their own, since memorized pairs are noisier.
 
-    Args:
-        clipmem: of pairs of one group, [n_pairs]; all NaN where there are fewer than 50, or all have one value.
-        noise: their errors.
-        seed: of the draw of pairs that distributions are fitted on.
+    Args: clipmem of pairs of one group, [n_pairs] (all NaN where there are fewer than 50, or one value), and its noise.
     """
     expected = np.full(len(clipmem), np.nan)
     if not _enough(clipmem):
@@ -354,17 +330,11 @@ def shrunk_by_group(clipmem: np.ndarray, errors: Errors, group: np.ndarray, *, s
 def share_above(clipmem: np.ndarray, noise: Noise, sizes: np.ndarray, *, seed: int) -> pd.DataFrame:
     """Estimate the share of pairs whose true clipmem exceeds a size, corrected for noise, with a 95 % interval.
 
-    The interval is a bootstrap over pairs, with distributions fitted anew each time.
+    The interval is a bootstrap over pairs, with distributions fitted anew each time. Below three times the noise a
+    share depends on the model of the noise, which the interval does not cover.
 
-    Args:
-        clipmem: of pairs of one group, [n_pairs].
-        noise: their errors.
-        sizes: in cosine units. Below three times the noise a share depends on the model of the noise, which the
-            interval does not cover.
-        seed: of the resamples.
-
-    Returns:
-        size, share, low, high, one row a size; no row where there are fewer than 50 pairs.
+    Args: clipmem of pairs of one group, [n_pairs], their errors, and sizes in cosine units.
+    Returns: size, share, low, high, one row a size; no row where there are fewer than 50 pairs.
     """
     if not _enough(clipmem):
         return pd.DataFrame(columns=[SIZE, SHARE, LOW, HIGH], dtype=float)

@@ -4,7 +4,6 @@ text_mask=0.3 removal=clipmem:100 near_duplicates decisions
 """
 
 import dataclasses
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -60,19 +59,15 @@ class Decided:
 
 @dataclass(frozen=True)
 class Arm:
-    """An arm as overrides of the reference arm, or, for the reference arm, of the study's config.
-
-    `overrides` are config fields and changes of the pairs: `removal` (a Removal), `near_duplicates` (only the first of
-    near-duplicate pictures is used), `decisions` (the review's decisions are applied) and `pairs` (the number a member
-    trains on). `decided` has the decisions at the time the arm was added, `model` is the arm's model config, and
-    `shown` replaces the overrides in tables.
-    """
+    """An arm as overrides of the reference arm, or, for the reference arm, of the study's config."""
 
     name: str = ""
+    # Config fields and changes of the pairs: `removal` (a Removal), `near_duplicates` (only the first of them is used),
+    # `decisions` (the review's are applied), and `pairs` (the number that a member trains on)
     overrides: Mapping[str, Any] = field(default_factory=dict)
-    decided: Decided = Decided()
-    model: Mapping[str, Any] = field(default_factory=dict)
-    shown: Mapping[str, Any] = field(default_factory=dict)
+    decided: Decided = Decided()  # at the time the arm was added
+    model: Mapping[str, Any] = field(default_factory=dict)  # its model config
+    shown: Mapping[str, Any] = field(default_factory=dict)  # replaces the overrides in tables
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -127,15 +122,12 @@ def _parse_value(name: str, value: str) -> Any:
     if name not in ARM_FIELDS:
         options = ", ".join((*ARM_FIELDS, REMOVAL, *SWITCHES))
         raise InputError(f"setting {name[:40]!r} is unknown: choose from {options}")
-    kind, choices = type(FIELDS[name].default), FIELDS[name].choices
+    kind = type(FIELDS[name].default)
     try:
-        parsed = kind(value)
-        if parsed in choices if choices else math.isfinite(parsed):
-            return parsed
-    except (ValueError, OverflowError):
-        pass
-    expected = f"one of {', '.join(choices)}" if choices else "a whole number" if kind is int else "a number"
-    raise InputError(f"{name} must be {expected}, not {value[:40]!r}")
+        return kind(value)
+    except ValueError:
+        expected = "a whole number" if kind is int else "a number"
+        raise InputError(f"{name} must be {expected}, not {value[:40]!r}") from None
 
 
 def normal(arm: Arm, config: AuditConfig) -> Arm:
@@ -156,10 +148,7 @@ def text_of(arm: Arm, config: AuditConfig) -> str | None:
 
 
 def removed_by(removal: Removal, scores: pd.DataFrame, pool: np.ndarray, *, seed: int) -> frozenset[str]:
-    """Return the ids that a removal removes from a pool of ids; ties are broken at random.
-
-    A random removal also draws from pairs with scores only, and a larger one includes a smaller one.
-    """
+    """Return the ids that a removal removes from a pool of ids; a larger random removal includes a smaller one."""
     value = c.CLIPMEM if removal.by == RANDOM else removal.by
     scored = scores.loc[scores[c.PAIR_ID].isin(pool), [c.PAIR_ID, value]].dropna()
     chance = hashed(draw_keys(scored[c.PAIR_ID].tolist()), seed)
@@ -170,20 +159,15 @@ def removed_by(removal: Removal, scores: pd.DataFrame, pool: np.ndarray, *, seed
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """One split of the pairs, which turns an arm into a config and the pairs it changes.
+    """One split of the pairs, which turns an arm into a config and the pairs it changes."""
 
-    `config` is the study's with the seed of this split, `none` its reference arm, and `planned` the text (or None) of
-    each planned arm. `pairs`, their `group` and their `clusters` of near-duplicates have one order. `scores` are what
-    removals rank by, once they are computed.
-    """
-
-    config: AuditConfig
-    none: Arm
-    planned: Mapping[str, str | None]
+    config: AuditConfig  # the study's with the seed of this split
+    none: Arm  # the reference arm
+    planned: Mapping[str, str | None]  # the text of each planned arm
     pairs: pd.DataFrame
-    group: np.ndarray
-    clusters: np.ndarray
-    scores: pd.DataFrame | None = None
+    group: np.ndarray  # of the pairs, in their order
+    clusters: np.ndarray  # of near-duplicates among them
+    scores: pd.DataFrame | None = None  # that removals rank by, once they are computed
 
     @property
     def reference(self) -> AuditConfig:
@@ -218,10 +202,7 @@ class Split:
         return Decided(decided.removed & frozenset(before), changed)
 
     def changes(self, arm: Arm) -> Decided:
-        """Return the pairs that an arm removes and recaptions; without scores, none by a ranking.
-
-        External pairs never change, since utility is measured on them.
-        """
+        """Return the pairs (none external) that an arm removes and recaptions; without scores, none by a ranking."""
         external = self.ids(c.EXTERNAL)
         removed = arm.decided.removed - external
         if arm.overrides.get(NEAR_DUPLICATES):
@@ -236,10 +217,7 @@ class Split:
         return Decided(removed, captions)
 
     def _all_but(self, pairs: int) -> frozenset[str]:
-        """Return ids to remove so that a member trains on a number of pairs, at most half of them candidates.
-
-        A smaller number selects a subset of a larger one.
-        """
+        """Return ids to remove so that a member trains on `pairs`, at most half candidates; fewer are a subset."""
         ids = self.pairs[c.PAIR_ID].to_numpy()
         order = np.argsort(hashed(draw_keys(ids.tolist()), self.config.seed), kind="stable")
         by_group = {name: ids[order][(self.group == name)[order]] for name in (c.CANDIDATE, c.INDEPENDENT, c.SHARED)}
@@ -259,9 +237,7 @@ def first_split(study: StudyFolder) -> Split:
     request, added_names = study.request, {arm["name"] for arm in study.added}
     audit = study.audit(request["reference"])
     if not audit.begun:
-        raise InputError(
-            f"arm {audit.name} of study {study.name!r} has not started: wait until it trains, or run the study again"
-        )
+        raise InputError(f"arm {audit.name} of study {study.name!r} has not started: wait, or run the study again")
     return Split(
         config_from(request["config"]),
         Arm(audit.name, dict(request["reference_fields"])),

@@ -1,6 +1,7 @@
 """One injection of a benchmark: split, inject errors, train members, and measure each detector."""
 
 import dataclasses
+import itertools
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,28 +21,32 @@ from clipmem_core.audit.member import (
     feature_views,
     features_of,
     fit_standards,
+    learned_captions,
     view_maker,
 )
 from clipmem_core.audit.prepare import draw_membership
 from clipmem_core.audit.settings import Towers, towers_of
 from clipmem_core.audit.setup import member_seeds
 from clipmem_core.audit.store import write_json, write_table
+from clipmem_core.audit.words import word_scores
 from clipmem_core.config import AuditConfig, InputError, data_folder
-from clipmem_core.dataset.injected_errors import inject_errors, picture_sources
+from clipmem_core.dataset.injected_errors import WORD_KINDS, Change, inject_errors, picture_sources
 from clipmem_core.dataset.pixels import open_pixels
 from clipmem_core.draws import draw_keys
 from clipmem_core.scores.detection import DETECTORS, Observed, detection_table, numbers_reviewed, precision_curve
-from clipmem_core.scores.detectors import fit_out
+from clipmem_core.scores.detectors import external_used, fit_out, margins, nan_mean, similarities
 from clipmem_core.scores.membership import Membership, Sides, side_means
 from clipmem_core.scores.memorization import ranking_reliability, ranking_stability
 from clipmem_core.scores.prevalence import SECOND_ROUND_FROM
 from clipmem_core.scores.utility import retrieval_recalls
+from clipmem_core.scores.words import Words, word_misfit
 from clipmem_core.studies.benchmark_results import METRICS, Benchmark, Piece
 from clipmem_core.training.model import mean_by_pair, mean_image_embeddings, text_embeddings, tokenize
 from clipmem_core.training.trainer import Trainer
 from clipmem_core.training.views import FeatureRows, PixelSource, TrainingData, Views
 
 K = 50  # pairs reviewed for precision at k
+REVIEWED = (100, 500, 1_000)  # pairs after which the wrong captions found are counted
 
 
 class Outputs(NamedTuple):
@@ -51,6 +56,7 @@ class Outputs(NamedTuple):
     text: np.ndarray  # mean embeddings of captions, float32 [n_pairs, dim]
     trajectory: np.ndarray  # float16 [n_epochs, n_pairs, 2]
     logit_scale: float
+    captions: np.ndarray  # learned and margin_out of each, [2, n_captions]; NaN where not trained, and where trained
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +86,7 @@ def _run_piece(benchmark: Benchmark, piece: Piece) -> None:
     rows = np.flatnonzero((membership.group == c.SCORED) & before[c.INJECTED].isna().to_numpy())
     benchmark.result(piece).parent.mkdir(parents=True, exist_ok=True)
     try:
-        pairs = inject_errors(piece.kind, before, rows, share=piece.share, seed=piece.seed)
+        pairs, changes = inject_errors(piece.kind, before, rows, share=piece.share, seed=piece.seed)
     except InputError as error:
         counts = {"injected": 0, "judged": 0, "absent": str(error), "recall": None, "reliability": None}
         empty: dict[str, Any] = {"seconds": {}, "numbers": [], "detectors": {}, "without": {}}
@@ -92,7 +98,11 @@ def _run_piece(benchmark: Benchmark, piece: Piece) -> None:
     membership = dataclasses.replace(membership, trained=membership.trained[:, source])
     inputs = _inputs(benchmark, config, pairs, membership, source)
     times.append(time.process_time())
-    seen = _observe(inputs)
+    sides: dict[str, Any] = {"trained": membership.trained[0], "external": membership.group == c.EXTERNAL}
+    options: dict[str, Any] = {"text_tower": inputs.towers.text, "seed": config.seed}
+    words, surprises = word_scores(pairs[c.CAPTIONS].tolist(), inputs.features.image, **sides, **options)
+    times.append(time.process_time())
+    seen = _observe(inputs, word_misfit(surprises, words.caption_start))
     times.append(time.process_time())
     scores, without = dict[str, np.ndarray](), dict[str, str]()
     for name, detector in DETECTORS.items():
@@ -102,6 +112,7 @@ def _run_piece(benchmark: Benchmark, piece: Piece) -> None:
             without[name] = str(error)
     times.append(time.process_time())
     truth, numbers = pairs[c.INJECTED].notna().to_numpy()[rows], numbers_reviewed(len(rows))
+    steps = ("features", "words", "members", "detectors")
     table = detection_table(scores, truth, k=K, n_boot=1).set_index("score")
     stability = ranking_stability([terms[c.ALIGNMENT] for terms in seen.terms], seen.sides)
     reliability = ranking_reliability(stability, len(seen.sides.replicates))
@@ -110,25 +121,65 @@ def _run_piece(benchmark: Benchmark, piece: Piece) -> None:
         retrieval_recalls(image[external], text[external], np.arange(len(external)), ks=(5,))
         for image, text in zip(seen.image, seen.text, strict=True)
     ]
+    measured = {
+        name: {metric: float(table[metric][name]) for metric in METRICS}
+        | {"curve": precision_curve(values, truth, numbers).round(4).tolist()}
+        for name, values in scores.items()
+    }
+    if changes:
+        wrong = np.bincount([change.row for change in changes], minlength=len(pairs))[rows]
+        for name, n in itertools.product(scores, REVIEWED):
+            if n <= len(rows):
+                measured[name][f"found_{n}"] = n * float(precision_curve(scores[name], wrong, np.array([n]))[0])
+        for name, metrics in _caption_metrics(seen.caption_scores.loc[rows], changes).items():
+            measured[name] = measured.get(name, {}) | metrics
+        if changes[0].word_kind:
+            measured[c.SURPRISE] = _word_metrics(words, surprises, changes)
     result = {
         "injected": int(truth.sum()),
         "judged": len(rows),
+        "changed": len(changes),
         "absent": "",
         "recall": float(np.mean([list(recall.values()) for recall in recalls])),
         "reliability": None if np.isnan(reliability) else reliability,
         # processor time, which does not depend on the load of the machine
-        "seconds": dict(zip(("features", "members", "detectors"), np.diff(times).round(3).tolist(), strict=True)),
+        "seconds": dict(zip(steps, np.diff(times).round(3).tolist(), strict=True)),
         "numbers": numbers.tolist(),
-        "detectors": {
-            name: {metric: float(table[metric][name]) for metric in METRICS}
-            | {"curve": precision_curve(values, truth, numbers).round(4).tolist()}
-            for name, values in scores.items()
-        },
+        "detectors": measured,
         "without": without,
     }
     columns = {name: values.astype(np.float32) for name, values in scores.items()}
     write_table(benchmark.scores(piece), pd.DataFrame({"row": rows, c.INJECTED: truth} | columns))
     write_json(benchmark.result(piece), piece._asdict() | result)
+
+
+def _caption_metrics(scores: pd.DataFrame, changes: Sequence[Change]) -> dict[str, dict[str, float]]:
+    """Return how well each score of captions finds those that were changed, all of them and those of a kind of word.
+
+    `scores` are of the captions of scored pairs, by the row of the pair and the number of the caption.
+    """
+    kind = pd.Series({change[:2]: change.word_kind for change in changes}).reindex(scores.index)
+    measured: dict[str, dict[str, float]] = {str(name): {} for name in scores}
+    for suffix in ("", *(f"_{word_kind}" for word_kind in WORD_KINDS)):
+        changed = ("_" + kind).eq(suffix) if suffix else kind.notna()
+        if changed.any():
+            among = (changed | kind.isna()).to_numpy()
+            values = {name: scores[name].to_numpy()[among] for name in measured}
+            for row in detection_table(values, changed.to_numpy()[among], n_boot=1).to_dict("records"):
+                metrics = METRICS[:1] if suffix else METRICS[:2]
+                measured[row["score"]] |= {f"caption_{metric}{suffix}": row[metric] for metric in metrics}
+    return measured
+
+
+def _word_metrics(words: Words, surprises: np.ndarray, changes: Sequence[Change]) -> dict[str, float]:
+    """Return the share of changed words that are the most surprising of their caption, and among the first two."""
+    above: list[float] = []  # words of the caption that are more surprising
+    for change in changes:
+        number = words.pair_start[change.row] + change.caption
+        values = surprises[words.caption_start[number] : words.caption_start[number + 1]]
+        changed = values[change.position]
+        above.append((values > changed).sum() if np.isfinite(changed) else np.inf)
+    return {"word_first": float(np.mean(np.array(above) < 1)), "word_first_two": float(np.mean(np.array(above) < 2))}
 
 
 def _inputs(
@@ -147,11 +198,14 @@ def _inputs(
     return Inputs(config, pairs, membership, towers, Features(image, text), pixels)
 
 
-def _observe(inputs: Inputs) -> Observed:
+def _observe(inputs: Inputs, word_misfit: np.ndarray) -> Observed:
     """Train the members, and the second round's if there is one, and return their outputs."""
     members = list(_trained_members(inputs))
     features, labels, config = inputs.features, inputs.pairs[c.LABEL], inputs.config
-    text = features.text
+    text, start = features.text, caption_starts(inputs.pairs)
+    numbers = [(row, number) for row, count in enumerate(np.diff(start)) for number in range(count)]
+    learned, margin = nan_mean([member.captions for member in members])
+    captions = {c.LEARNED: learned, c.MARGIN_OUT: margin, c.WORD_MISFIT: word_misfit}
     seen = Observed(
         image=[member.image for member in members],
         text=[member.text for member in members],
@@ -160,8 +214,9 @@ def _observe(inputs: Inputs) -> Observed:
         sides=Sides(inputs.membership, config.protocol, config.seed),
         labels=labels.astype(object).where(labels.notna(), None).to_numpy(),
         image_features=features.image,
-        text_features=None if text is None else mean_by_pair(text.astype(np.float32), caption_starts(inputs.pairs)),
+        text_features=None if text is None else mean_by_pair(text.astype(np.float32), start),
         seed=config.seed,
+        captions=pd.DataFrame(captions, pd.MultiIndex.from_tuples(numbers)),
     )
     if config.rounds == "1":
         return seen
@@ -195,6 +250,8 @@ def _trained_members(inputs: Inputs) -> Iterator[Outputs]:
         rows=np.array([], dtype=np.int64),
         external=np.flatnonzero(membership.group == c.EXTERNAL),
     )
+    owner = np.repeat(np.arange(len(inputs.pairs)), np.diff(data.caption_start))
+    external = external_used(membership.group == c.EXTERNAL)
     seeds = member_seeds(config, membership.members)
     views: dict[int, Views] = {}  # members of one repeat share a seed
     for name, trained in zip(membership.members, membership.trained, strict=True):
@@ -215,5 +272,9 @@ def _trained_members(inputs: Inputs) -> Iterator[Outputs]:
             n_views = config.views
         image = mean_image_embeddings(model, data, evaluated, n_views=n_views, **options)
         text = text_embeddings(model, data.tokens, **options)
+        margin = margins(text, similarities(text, image, owner), owner, image, external)
+        margin[trained[owner]] = np.nan
+        learned = learned_captions(member_data, trainer.trajectory, seed=seed, first=config.train_captions)
         text = mean_by_pair(text, data.caption_start, first=config.eval_captions)
-        yield Outputs(image, text, trainer.trajectory, float(model.logit_scale.detach().exp()))
+        scale = float(model.logit_scale.detach().exp())
+        yield Outputs(image, text, trainer.trajectory, scale, np.stack([learned, margin]))

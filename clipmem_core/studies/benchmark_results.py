@@ -1,10 +1,11 @@
 """A benchmark's folder and its results: tables with intervals, a CSV and curves.
 
 <data>/benchmarks/<name>/   benchmark.json · pairs.parquet, as those of an audit
-    injections/<kind>-<share>-<seed>.json       metrics of each detector on the injected errors; written last
+    injections/<kind>-<share>-<seed>.json       metrics of each detector of pairs, captions and words; written last
     injections/<kind>-<share>-<seed>.parquet    row, injected (bool) and each detector's score of the scored pairs
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from clipmem_core.audit.console import machine_line, plain, write_csv
 from clipmem_core.audit.settings import check_fields, typed, typed_flags
 from clipmem_core.audit.store import PAIRS, Named, Prepared, read_prepared, read_table
 from clipmem_core.config import AuditConfig, affecting, as_dict
-from clipmem_core.dataset.injected_errors import ERROR_KINDS
+from clipmem_core.dataset.injected_errors import ERROR_KINDS, WORD_KINDS
 from clipmem_core.io import read_json
 from clipmem_core.scores.detection import AUROC, AVERAGE_PRECISION, DETECTORS, MISFIT_SECOND, PRECISION_AT_K, REFERENCE
 from clipmem_core.scores.registry import MISFIT_FORMULA, SECOND_FORMULA, words
@@ -31,7 +32,16 @@ from clipmem_core.studies.results import print_table
 BENCHMARK = "benchmark.json"
 KIND, SHARE, SEED, DETECTOR, MEASURE = "kind", "share", "seed", "detector", "measure"
 METRICS = (AUROC, AVERAGE_PRECISION, PRECISION_AT_K)
-SHORT = {AUROC: "AUROC", AVERAGE_PRECISION: "AP", PRECISION_AT_K: "P@50"}
+SHORT = {
+    **{AUROC: "AUROC", AVERAGE_PRECISION: "AP", PRECISION_AT_K: "P@50"},
+    # changed captions among the pairs reviewed first
+    **{"found_100": "found in 100", "found_500": "found in 500", "found_1000": "found in 1,000"},
+    **{"caption_auroc": "AUROC, captions", "caption_average_precision": "AP, captions"},
+    **{f"caption_auroc_{kind}": f"AUROC, {kind} changed" for kind in WORD_KINDS},
+    # shares of the changed words, by their place in the caption
+    **{"word_first": "word first", "word_first_two": "word in first two"},
+}
+DIGITS = {measure: 1 if measure.startswith("found") else 3 for measure in SHORT}
 OVER = "over_reference"
 TABLE_COLUMNS = [
     *(KIND, SHARE, DETECTOR, MEASURE, "n", "mean", "low", "high"),
@@ -123,7 +133,7 @@ def metric_rows(results: Sequence[dict[str, Any]]) -> pd.DataFrame:
         for result in results
         for name, metrics in result["detectors"].items()
     ]
-    return pd.DataFrame(rows, columns=[KIND, SHARE, SEED, DETECTOR, *METRICS])
+    return pd.DataFrame(rows, columns=[KIND, SHARE, SEED, DETECTOR, *SHORT])
 
 
 def benchmark_table(rows: pd.DataFrame, *, reference: str = REFERENCE) -> pd.DataFrame:
@@ -134,18 +144,18 @@ def benchmark_table(rows: pd.DataFrame, *, reference: str = REFERENCE) -> pd.Dat
     """
     table = []
     for (kind, share), injections in rows.groupby([KIND, SHARE], sort=False):
-        wide = {measure: injections.pivot(index=SEED, columns=DETECTOR, values=measure) for measure in METRICS}
-        for name in dict.fromkeys(injections[DETECTOR]):
-            for measure in METRICS:
-                values = wide[measure][name].dropna()
-                over = [np.nan] * 3
-                if reference in wide[measure]:
-                    both = wide[measure][[name]].assign(reference=wide[measure][reference]).dropna()
-                    paired = paired_difference(both[name], both["reference"])
-                    ends = [paired.low, paired.high] if paired.n >= MIN_REPLICATES else [np.nan] * 2
-                    over = [paired.mean, *ends]
-                mean = [len(values), values.mean(), *seed_interval(values.to_numpy())]
-                table.append([kind, share, name, measure, *mean, *over])
+        wide = {measure: injections.pivot(index=SEED, columns=DETECTOR, values=measure) for measure in SHORT}
+        for name, measure in itertools.product(dict.fromkeys(injections[DETECTOR]), SHORT):
+            values, over = wide[measure][name].dropna(), [np.nan] * 3
+            if values.empty:
+                continue
+            both = wide[measure][[name]].assign(reference=wide[measure].get(reference, np.nan)).dropna()
+            if len(both):
+                paired = paired_difference(both[name], both["reference"])
+                ends = [paired.low, paired.high] if paired.n >= MIN_REPLICATES else [np.nan] * 2
+                over = [paired.mean, *ends]
+            mean = [len(values), values.mean(), *seed_interval(values.to_numpy())]
+            table.append([kind, share, name, measure, *mean, *over])
     return pd.DataFrame(table, columns=TABLE_COLUMNS)
 
 
@@ -159,7 +169,7 @@ def mean_curves(results: Sequence[dict[str, Any]]) -> pd.DataFrame:
         injections = [result for result in results if (result[KIND], result[SHARE]) == (kind, share)]
         most = min(result["judged"] for result in injections)
         numbers = [number for number in injections[0]["numbers"] if number <= most]
-        for name in injections[0]["detectors"]:
+        for name in (name for name, metrics in injections[0]["detectors"].items() if "curve" in metrics):
             curves = [
                 np.interp(numbers, result["numbers"], result["detectors"][name]["curve"])
                 for result in injections
@@ -176,11 +186,17 @@ def show_benchmark(benchmark: Benchmark) -> None:
     for (kind, share), cell_rows in benchmark_table(metric_rows(results)).groupby([KIND, SHARE], sort=False):
         injected = [result for result in results if (result[KIND], result[SHARE]) == (kind, share)]
         counts = f"{injected[0]['injected']:,} of {injected[0]['judged']:,} pairs; {len(injected)} injections"
-        shown = {"detector": cell_rows[DETECTOR].drop_duplicates().map(words).tolist()}
-        for measure, cells in cell_rows.groupby(MEASURE, sort=False):
-            shown[SHORT[str(measure)]] = _intervals(cells[["mean", "low", "high"]], "")
-            shown[f"{SHORT[str(measure)]} over {REFERENCE}"] = _intervals(cells[TABLE_COLUMNS[-3:]], "+")
-        print_table(console, f"{ERROR_KINDS[str(kind)].label}, {share:.0%} ({counts})", pd.DataFrame(shown))
+        title, of_pairs = f"{ERROR_KINDS[str(kind)].label}, {share:.0%} ({counts})", cell_rows[MEASURE].isin(METRICS)
+        captions_title = f"{injected[0].get('changed', 0):,} changed captions"
+        for heading, part in ((title, cell_rows[of_pairs]), (captions_title, cell_rows[~of_pairs])):
+            shown = pd.DataFrame(index=pd.Index(part[DETECTOR].unique()).map(words).rename("detector"))
+            for measure, cells in part.set_index(part[DETECTOR].map(words)).groupby(MEASURE, sort=False):
+                name, digits = SHORT[str(measure)], DIGITS[str(measure)]
+                shown[name] = _intervals(cells[["mean", "low", "high"]], f".{digits}f")
+                if measure in METRICS:
+                    shown[f"{name} over {REFERENCE}"] = _intervals(cells[TABLE_COLUMNS[-3:]], f"+.{digits}f")
+            if len(shown):
+                print_table(console, heading, shown.fillna("").reset_index())
     missing = {f"kind {kind!r}": {reason} for kind, reason in benchmark.absent.items()}
     missing |= {words(name): {result["without"].get(name) for result in results} - {None} for name in DETECTORS}
     for what, reasons in missing.items():
@@ -190,11 +206,12 @@ def show_benchmark(benchmark: Benchmark) -> None:
     console.print(plain(str(benchmark.folder)), soft_wrap=True)
 
 
-def _intervals(cells: pd.DataFrame, sign: str) -> list[str]:
-    return [
-        f"{mean:{sign}.3f}" + ("" if np.isnan(low) else f" [{low:{sign}.3f}, {high:{sign}.3f}]")
+def _intervals(cells: pd.DataFrame, style: str) -> pd.Series:
+    texts = [
+        f"{mean:{style}}" + ("" if np.isnan(low) else f" [{low:{style}}, {high:{style}}]")
         for mean, low, high in cells.itertuples(index=False)
     ]
+    return pd.Series(texts, cells.index)
 
 
 def command_of(benchmark: Benchmark) -> str:

@@ -52,10 +52,7 @@ def measure(audit: Audit, number: int, compared: np.ndarray, *, by_rarity: bool 
 
 
 def measure_epochs(audit: Audit, number: int, compared: np.ndarray) -> list[dict[str, Any]]:
-    """Measure memorization and retrieval of a seed after each epoch whose embeddings were stored.
-
-    Retrieval uses the mean embedding of a pair's captions.
-    """
+    """Measure memorization, and retrieval by mean captions, of a seed after each epoch with stored embeddings."""
     names = (f"f-{number}", f"g-{number}")
     sides = _sides(audit, names)
     rows = utility_rows(sides)

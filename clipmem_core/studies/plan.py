@@ -45,9 +45,6 @@ ADAPTIVE_MASK: dict[str, Any] = {"adaptive_mask": 0.6}
 FEWEST_COMPARED = 10  # candidates, and independent pairs, that no arm changes
 
 
-# --- The arms of each built-in study, from the config and the pairs
-
-
 def size_arms(config: AuditConfig, pairs: pd.DataFrame) -> list[Arm]:
     """Return all combinations of widths of the image and the text encoder."""
     if config.lock_image or config.lock_text or config.pretrained:
@@ -72,9 +69,7 @@ def sized(model: dict[str, Any], *, image: float, text: float) -> dict[str, Any]
     heads = vision.get("width", 768) / head * image, words.get("heads", 8) * text
     foreign = vision.get("timm_model_name") or words.get("hf_model_name") or type(vision.get("layers", 12)) is not int
     if foreign or any(count < 1 or count != int(count) for count in heads):
-        raise InputError(
-            "study size scales the width of open_clip's transformers with an even number of heads: use --model small"
-        )
+        raise InputError("study size scales the width of open_clip's transformers with even heads: use --model small")
     vision["width"] = head * int(heads[0])
     words["width"], words["heads"] = int(words.get("width", 512) * text), int(heads[1])
     return scaled
@@ -85,10 +80,7 @@ def views_arms(config: AuditConfig, pairs: pd.DataFrame) -> list[Arm]:
     if config.lock_image:
         raise InputError("study views compares crops, and a locked image tower has none: add --no-lock-image")
     if not STRONG_CROPS < config.crop_scale < NO_CROPS:
-        raise InputError(
-            f"study views compares --crop-scale with {STRONG_CROPS} and {NO_CROPS:g}: "
-            f"it must lie between them, not be {config.crop_scale:g}"
-        )
+        raise InputError(f"study views needs a --crop-scale between {STRONG_CROPS} and {NO_CROPS:g}")
     crops = {"normal": config.crop_scale, "off": NO_CROPS, "strong": STRONG_CROPS}
     several = _most_captions(pairs) > 1
     captions = {"1": {"train_captions": 1}, "all": {"train_captions": config.train_captions}} if several else {"1": {}}
@@ -211,24 +203,16 @@ def _none(pairs: pd.DataFrame, **shown: Any) -> Arm:
     return Arm(NONE, {"train_captions": 1} if _most_captions(pairs) > 1 else {}, shown=shown)
 
 
-# --- The built-in studies
-
-
 @dataclass(frozen=True)
 class Study:
-    """A question and the arms that answer it.
-
-    `arms` builds them from the config and the pair table; differences are to the arm `reference`. `defaults` are config
-    fields, unless typed otherwise. Embeddings are stored after each epoch of `snapshots` and after the last, each
-    with a row in times.parquet. `by_rarity`: also measure retrieval for captions with rare words.
-    """
+    """A question and the arms that answer it."""
 
     question: str
-    arms: Callable[[AuditConfig, pd.DataFrame], list[Arm]]
-    reference: str = NONE
-    defaults: Mapping[str, Any] = field(default_factory=lambda: EVALUATED_ALIKE)
-    snapshots: tuple[int, ...] = ()
-    by_rarity: bool = False
+    arms: Callable[[AuditConfig, pd.DataFrame], list[Arm]]  # from the config and the pair table
+    reference: str = NONE  # the arm that differences are to
+    defaults: Mapping[str, Any] = field(default_factory=lambda: EVALUATED_ALIKE)  # config fields, if not typed
+    snapshots: tuple[int, ...] = ()  # epochs after which embeddings are stored, each with a row in times.parquet
+    by_rarity: bool = False  # also measure retrieval for captions with rare words
 
     @property
     def takes_settings(self) -> bool:
@@ -276,11 +260,11 @@ def locked_fault(name: str, config: AuditConfig) -> str:
     return ""
 
 
-# --- Added arms, in own.json: {"arms": [{"name", "setting", and decisions "removed", "recaptioned"}]}
-
-
 def read_added(study: StudyFolder) -> list[Arm]:
-    """Return the arms that were added to a study, in that order."""
+    """Return the arms that were added to a study, in that order.
+
+    own.json: {"arms": [{"name", "setting", and decisions "removed", "recaptioned"}]}
+    """
     added = []
     for values in study.added:
         captions = {id_: tuple(words) for id_, words in values.get("recaptioned", {}).items()}
@@ -356,13 +340,8 @@ def _check_arm(arm: Arm, stored: Sequence[Arm], split: Split) -> None:
     for group in (c.CANDIDATE, c.INDEPENDENT):
         remaining = len(split.ids(group) - changed)
         if remaining < FEWEST_COMPARED:
-            raise InputError(
-                f"{arm.text}: {remaining} {group} pairs would be unchanged in all arms, and memorization "
-                f"is measured on at least {FEWEST_COMPARED}: change fewer pairs, or use another study"
-            )
-
-
-# --- The command line of a study, and the detached process that runs it
+            few = f"{remaining} {group} pairs would be unchanged in all arms, fewer than {FEWEST_COMPARED}"
+            raise InputError(f"{arm.text}: {few}: change fewer pairs, or use another study")
 
 
 def study_arguments(study: str, source: str, name: str, config: Mapping[str, Any]) -> list[str]:
@@ -403,10 +382,7 @@ def study_task(name: str, arguments: Sequence[str] = ()) -> Task:
 
 
 def resume_study(study: StudyFolder) -> None:
-    """Continue a study with its added arms, unless another process runs it.
-
-    A running study reads the added arms again when it has finished the others.
-    """
+    """Continue a study unless another process runs it, which reads added arms itself once it has finished others."""
     if not runs_outside_job(study.name):
         study_task(study.name, resume_arguments(study)).start()
 

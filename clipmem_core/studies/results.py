@@ -52,25 +52,17 @@ RESULTS = Path(__file__).parents[2] / "data" / "results"
 REFERENCE_HINT = "download the file again with the code"
 
 
-# --- Rows and differences
-
-
 def rows_of(study: StudyFolder) -> pd.DataFrame:
-    """Return a row per finished arm and seed, with the columns of `with_lead`."""
+    """Return a row per finished arm and seed, with the text encoder's lead and clipmem beyond that of external ones."""
     arms = study.arms
     if arms.empty:
         return arms
     if missing := [name for name in NEEDED if name not in arms]:
         raise InputError(f"{study.folder / s.ARMS} lacks {', '.join(missing)}: {s.HINT}")
-    return with_lead(arms)
-
-
-def with_lead(table: pd.DataFrame) -> pd.DataFrame:
-    """Add the text minus the image encoder's contribution, and clipmem minus that of external pairs."""
-    table = table.assign(**{TEXT_LEAD: table[c.CLIPMEM_TEXT] - table[c.CLIPMEM_IMAGE]})
-    if s.CLIPMEM_EXTERNAL in table:
-        table[CLIPMEM_NET] = table[s.CLIPMEM_CANDIDATE] - table[s.CLIPMEM_EXTERNAL]
-    return table
+    arms = arms.assign(**{TEXT_LEAD: arms[c.CLIPMEM_TEXT] - arms[c.CLIPMEM_IMAGE]})
+    if s.CLIPMEM_EXTERNAL in arms:
+        arms[CLIPMEM_NET] = arms[s.CLIPMEM_CANDIDATE] - arms[s.CLIPMEM_EXTERNAL]
+    return arms
 
 
 def beyond_external(times: pd.DataFrame) -> pd.DataFrame:
@@ -149,14 +141,8 @@ def front(points: pd.DataFrame, x: str, y: str) -> list[str]:
     return optimal
 
 
-# --- Sentences
-
-
 def sentence_of(compared: pd.DataFrame, arm: str, *, lead: bool = False) -> str:
-    """Return a sentence on how an arm changes memorization and retrieval, and with `lead` the lead of the text encoder.
-
-    Changes need Holm's p below .05; of two references the last is used.
-    """
+    """Say how an arm changes memorization, retrieval and (`lead`) the lead of text, where Holm's p is below .05."""
     rows = compared[compared[ARM] == arm].drop_duplicates("measure", keep="last").set_index("measure")
     words = {s.CLIPMEM_CANDIDATE: "memorization", TEXT_LEAD: "lead of text" if lead else "", RETRIEVAL: RETRIEVAL}
     parts = []
@@ -187,10 +173,7 @@ def sentences(study: StudyFolder) -> list[str]:
 
 
 def _powers(rows: pd.DataFrame) -> Iterator[str]:
-    """Yield the fitted power of pairs for clipmem in study scale.
-
-    Gomez, "Rethinking Membership Inference Attacks for CLIP", AAAI 2026, predicts epochs over pairs.
-    """
+    """Yield the fitted power of pairs in study scale; Gomez (AAAI 2026) predicts epochs over pairs."""
     for fixed, law in LAWS.items() if {"pairs", "fixed", CLIPMEM_NET} <= set(rows) else ():
         wide = rows[rows["fixed"].isin([fixed, ALL])].pivot_table(index=SEED, columns="pairs", values=CLIPMEM_NET)
         wide = wide.dropna()
@@ -205,9 +188,6 @@ def _powers(rows: pd.DataFrame) -> Iterator[str]:
             f"With {fixed} fixed, clipmem minus that of external pairs scales as pairs to the power of "
             f"{slopes.mean():.3f}{interval}; epochs over pairs predicts {law}."
         ).replace("-", "−")
-
-
-# --- On a terminal, and as a CSV
 
 
 def show_study(study: StudyFolder) -> None:
@@ -276,9 +256,6 @@ def write_results(study: StudyFolder, path: Path) -> None:
         *sentences(study),
     ]
     write_csv(path, head, result_rows(study))
-
-
-# --- Tables of data/results
 
 
 @dataclass(frozen=True, eq=False)

@@ -92,9 +92,8 @@ def run_study(
 ) -> StudyFolder:
     """Run a study of plan.STUDIES, or continue it, until every arm and seed to train has its row.
 
-    `also` are arms added to those of the plan; `only` are the arms to train, with the reference arm. A new split of the
-    pairs is drawn after `seeds_per_split` seeds; 0: all share one. `decisions` returns the decisions on a data set from
-    its fingerprint and its pairs.
+    `also` adds arms to the plan's, `only` are trained, with the reference arm, and `seeds_per_split` seeds share a
+    split (0: all). `decisions` returns the decisions on a data set from its fingerprint and its pairs.
     """
     find_study(study, with_settings=bool(also))
     folder = study_folder(name)
@@ -208,7 +207,6 @@ def _find_changes(run: StudyRun) -> None:
 
 
 def _request_of(run: StudyRun) -> dict[str, Any]:
-    """Return the content of study.json."""
     planned = {name: text for name, text in run.splits[0].planned.items() if text is not None}
     return {
         "study": run.study,
@@ -226,7 +224,6 @@ def _request_of(run: StudyRun) -> dict[str, Any]:
 
 
 def _rank(run: StudyRun, number: int) -> Audit:
-    """Run the audit that ranks the pairs of a split."""
     audit, config, data_set = run.folder.audit(RANKING, number), run.splits[number].ranking, run.data_sets[number]
     if audit.begun:
         check_same(audit, run.source, config)

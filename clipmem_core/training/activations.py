@@ -53,10 +53,9 @@ def count_units(
     device: str,
     report: Callable[[int], None],
 ) -> UnitTally:
-    """Compute the activation of every unit of an encoder on some pairs, rows int64 [n].
+    """Compute the activation of every unit of an encoder, `image` or `text`, on some pairs, rows int64 [n].
 
-    `tower` is `image`, over `config.views` evaluation views of each picture, or `text`, over the captions that are
-    evaluated. `report` is called with the number of finished pairs.
+    Over `config.views` views of a picture, or the evaluated captions. `report` gets the number of finished pairs.
     """
     model.eval()
     layers = unit_layers(model, tower)
@@ -93,22 +92,14 @@ def count_units(
             cut = can_cut_text(model)
             for block, captions, start in _caption_batches(data, rows, config.eval_captions):
                 tokens = torch.from_numpy(data.tokens[captions].astype(np.int64)).to(device)
-                mask = caption_mask(tokens)
+                # All up to the end token, the last that is not 0: token 0 is padding, but also a word ("!")
+                places = torch.arange(tokens.shape[1], device=device)
+                mask = places <= torch.where(tokens != 0, places, 0).amax(dim=1)[:, None]
                 with autocast(config.precision, device):
                     encode_text(model, tokens, cut=cut)
                 tally.add(block, *(mean_by_pair(part.cpu().numpy(), start) for part in torch.cat(means, dim=2)))
                 report(tally.count)
     return tally
-
-
-def caption_mask(tokens: Tensor) -> Tensor:
-    """Return which tokens belong to a caption, bool [n, length]: all up to its end token, the last that is not 0.
-
-    Token 0 is padding, but also a word ("!") within a caption.
-    """
-    places = torch.arange(tokens.shape[1], device=tokens.device)
-    last = torch.where(tokens != 0, places, 0).amax(dim=1)
-    return places <= last[:, None]
 
 
 def _caption_batches(

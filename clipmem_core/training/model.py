@@ -86,9 +86,7 @@ def load_weights(model: Model, checkpoint: Path) -> None:
     try:
         open_clip.load_checkpoint(model, str(checkpoint), weights_only=True)
     except Exception as error:  # torch, pickle and zip each raise their own kinds
-        raise InputError(
-            f"checkpoint {str(checkpoint)!r} does not load ({one_line(error)}): give one of this model and loss"
-        ) from None
+        raise InputError(f"checkpoint {str(checkpoint)!r} does not load ({one_line(error)}): use another") from None
     for name, tensor in model.state_dict().items():
         if not torch.isfinite(tensor).all():
             raise InputError(f"checkpoint {str(checkpoint)!r} holds NaN or infinity in {name}: give an earlier one")
@@ -113,10 +111,7 @@ def short_attention(
     v_x: Tensor | None = None,
     attn_mask: Tensor | None = None,
 ) -> Tensor:
-    """Attend over [batch, length, width] by two batched matrix products.
-
-    At length 37 the backward pass of torch's fused CPU kernel takes ten times as long, 40 % of a training step.
-    """
+    """Attend over [batch, length, width] by matrix products: torch's CPU kernel is ten times as slow at length 37."""
     batch, length, width = q_x.shape
     if length > SHORT or attn.in_proj_weight is None or not attn.batch_first:
         return fallback(q_x, k_x=k_x, v_x=v_x, attn_mask=attn_mask)
@@ -131,10 +126,7 @@ def short_attention(
 
 
 def tokenize(name: str, captions: Sequence[str]) -> np.ndarray:
-    """Turn captions into tokens, int32 [n_captions, context_length].
-
-    Special tokens in a caption (`<end_of_text>`) are removed: the text encoder pools at the first one.
-    """
+    """Return tokens int32 [n_captions, context_length], without special tokens in captions: the first end is pooled."""
     context, tokenizer = model_config(name)["text_cfg"].get("context_length", 77), open_tokenizer(name)
     if type(tokenizer) is not SimpleTokenizer:
         return tokenizer(list(captions), context_length=context).numpy().astype(np.int32)
@@ -170,10 +162,7 @@ def encode_text(model: Model, tokens: Tensor, *, cut: bool) -> Tensor:
 
 
 def text_features(model: Model, tokens: Tensor, *, cut: bool) -> Tensor:
-    """Encode tokens [n, context_length] into embeddings before normalisation, float32 [n, dim].
-
-    `cut` drops the positions after the batch's last end token. This is exact for causal towers.
-    """
+    """Encode tokens before normalisation, float32 [n, dim]; `cut` drops what follows the last end, exact if causal."""
     if not cut:
         return model.encode_text(tokens).float()
     length = int((tokens != 0).any(dim=0).nonzero().max()) + 1
@@ -237,10 +226,7 @@ class Standard(nn.Module):
 
 
 class LockedModel(nn.Module):
-    """A CLIP model with one or both towers locked: heads read features [n, width] in place of images or tokens.
-
-    Its weights have open_clip's names and exclude those of the locked towers.
-    """
+    """A CLIP model with one or both towers locked: heads, named as in open_clip, read features [n, width]."""
 
     def __init__(self, visual: nn.Module, text: nn.Module, *, loss: str) -> None:
         super().__init__()
@@ -264,8 +250,7 @@ def locked_model(
 ) -> LockedModel:
     """Build a model with locked towers; the initial weights of its heads are a function of the seed.
 
-    The widths are those of a picture's and a caption's features; 0 for a tower that is trained, which is taken from
-    `full_model`. `dim` is the length of an embedding.
+    The widths are those of features, 0 for a trained tower, which comes from `full_model`; `dim` is an embedding's.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

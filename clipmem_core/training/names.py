@@ -40,12 +40,12 @@ def model_file(name: str) -> Path:
     raise InputError(f"model {name!r} is unknown: try {', '.join(similar[:8])}, … or give a JSON model config")
 
 
-def model_config(name: str, *, image_size: int = 0) -> dict[str, Any]:
-    """Return an open_clip model config: embed_dim, vision_cfg, text_cfg. An image size of 0 is the model's own."""
+def model_config(name: str) -> dict[str, Any]:
+    """Return an open_clip model config: embed_dim, vision_cfg, text_cfg."""
     config = read_json(model_file(name), repair="give a JSON model config in open_clip's form")
     config = config.get("model_cfg", config) if isinstance(config, dict) else {}
     types = {"embed_dim": int, "vision_cfg": dict, "text_cfg": dict}
     missing = [key for key, kind in types.items() if not isinstance((config or {}).get(key), kind)]
     if missing:
         raise InputError(f"model {name!r} lacks {', '.join(missing)}: an open_clip model config has all three")
-    return config | {"vision_cfg": config["vision_cfg"] | {"image_size": image_size}} if image_size else config
+    return config

@@ -8,7 +8,6 @@ from pytorch_metric_learning.losses import SelfSupervisedLoss, SupConLoss
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clipmem_core.config import InputError
 from clipmem_core.training.model import Model, autocast
 from clipmem_core.training.trainer import Trainer
 
@@ -52,8 +51,6 @@ class TowerTrainer(Trainer):
         super().__init__(HeadedTower(model, *widths, seed=seed), *args, seed=seed, **kwargs)
         self.labels = labels  # int64 [n_pairs]
         self.loss = SelfSupervisedLoss(SupConLoss(temperature=TEMPERATURE))
-        if labels is None and self.config.crop_scale >= 1:
-            raise InputError("self-supervised training needs views that differ: crop_scale must be below 1")
 
     def outputs(self, pixels: np.ndarray, rows: np.ndarray, turn: int) -> Tensor:
         """Return the head's outputs for a view of some pictures, float32 [n, widths[-1]]."""

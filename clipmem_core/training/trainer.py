@@ -74,19 +74,13 @@ def make_optimizer(model: Model, config: AuditConfig) -> torch.optim.AdamW:
     return torch.optim.AdamW(parameters, lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps, fused=True)
 
 
-def partner_log_probability(image: Tensor, text: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-    """Return cosine and in-batch log-probability of each true partner, both directions averaged, [n] each.
+class _Partners(torch.autograd.Function):
+    """Cosine and in-batch log-probability of each true partner, both directions averaged, [n] each.
 
     Minus the mean of the log-probabilities is open_clip's ClipLoss, with one matrix product in place of two. Both
-    `image` and `text` are unit vectors [n, dim].
-    """
-    return _Partners.apply(image, text, scale)
-
-
-class _Partners(torch.autograd.Function):
-    """½(log p_ii + log q_ii) for pair i, with p and q the softmax of logits over captions and over pictures.
-
-    Its derivative is ½(δ_ij − p_ij) by logit ij and ½(δ_ij − q_ji) by logit ji.
+    `image` and `text` are unit vectors [n, dim]. Of pair i the log-probability is ½(log p_ii + log q_ii), with p and q
+    the softmax of logits over captions and over pictures; its derivative is ½(δ_ij − p_ij) by logit ij and
+    ½(δ_ij − q_ji) by logit ji.
     """
 
     @staticmethod
@@ -106,6 +100,9 @@ class _Partners(torch.autograd.Function):
         by_scale = torch.dot(slope.view(-1), cosines.view(-1))
         slope *= scale
         return slope @ text, slope.T @ image, by_scale
+
+
+partner_log_probability: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]] = _Partners.apply
 
 
 class HeldOutLevel:
@@ -201,10 +198,7 @@ class Trainer:
         return loss.item()
 
     def forward_loss(self, rows: np.ndarray, epoch: int, pixels: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
-        """Return a batch's loss, and for the trajectory each pair's cosine and log-probability of its partner, [n].
-
-        Mitigations change only the loss: trajectory and held-out level are measured on the unchanged embeddings.
-        """
+        """Return a batch's loss (which mitigations change), and each pair's own cosine and log-probability, [n]."""
         batch = self.batch(rows, epoch)
         images, tokens = self.inputs(batch, pixels)
         with autocast(self.config.precision, self.device):
@@ -324,10 +318,7 @@ def read_ahead(pixels: PixelSource, batches: list[np.ndarray]) -> Iterator[tuple
 
 
 def train(trainer: Trainer, folder: Path, *, after_epoch: Callable[[int], None] | None = None) -> None:
-    """Train a member and write checkpoint.pt, trajectory.npy and log.jsonl into its folder.
-
-    `after_epoch` is called with the number of each finished epoch, from 1; it must not change the model.
-    """
+    """Train a member and write checkpoint.pt, trajectory.npy and log.jsonl; `after_epoch` may not change the model."""
     trainer.resume(folder)
     _truncate_log(folder / LOG, trainer.done)
     began = time.monotonic() - trainer.seconds

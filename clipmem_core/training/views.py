@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from clipmem_core.dataset.pixels import Pixels
 from clipmem_core.draws import VIEW, hashed, uniforms
 from clipmem_core.mitigations import Batch, Mitigation
 
@@ -17,18 +18,11 @@ DROPOUT = 0.2  # share of features replaced by their mean in a training view
 MASKS = 4096  # dropout masks; a pair uses one in each epoch
 
 
-class PixelSource(Protocol):
-    """Stored pictures by row, or the features of a locked tower."""
-
-    def gather(self, rows: np.ndarray) -> np.ndarray:
-        """Return uint8 [n, size, size, 3], or float16 [n, width]."""
-
-
 @dataclass(frozen=True)
 class TrainingData:
     """The pairs of a member. Rows are those of the pair table."""
 
-    pixels: PixelSource
+    pixels: "PixelSource"  # stored pictures by row, or the features of a locked tower
     tokens: np.ndarray  # int32 [n_captions, context_length]; float16 [n_captions, width] if the text tower is locked
     caption_start: np.ndarray  # int64 [n_pairs + 1]: captions of pair i are rows start[i] … start[i + 1] - 1
     keys: np.ndarray  # uint64 [n_pairs], seeds of the random draws
@@ -39,10 +33,7 @@ class TrainingData:
 
 @dataclass(frozen=True)
 class ViewMaker:
-    """Random resized crops: area share uniform in [crop_scale, 1], aspect log-uniform in 3/4 … 4/3.
-
-    Mitigations change the training views and not the evaluation views.
-    """
+    """Random resized crops: area in [crop_scale, 1], aspect log-uniform; mitigations change training views only."""
 
     image_size: int
     crop_scale: float
@@ -52,10 +43,7 @@ class ViewMaker:
     mitigations: Sequence[Mitigation] = ()
 
     def boxes(self, keys: np.ndarray, turn: int) -> np.ndarray:
-        """Draw one box a pair for an epoch or evaluation view: (x, y, width, height) as shares of the picture, [n, 4].
-
-        At crop_scale 1 every box is the whole picture.
-        """
+        """Draw a box a pair for an epoch or evaluation view: x, y, width, height as shares of the picture, [n, 4]."""
         if self.crop_scale >= 1:
             return np.tile([0.0, 0.0, 1.0, 1.0], (len(keys), 1))
         draws = uniforms(keys, 4, self.seed, VIEW, turn)
@@ -122,3 +110,4 @@ class FeatureViews:
 
 
 Views: TypeAlias = ViewMaker | FeatureViews
+PixelSource: TypeAlias = Pixels | FeatureRows

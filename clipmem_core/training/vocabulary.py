@@ -23,22 +23,17 @@ OMITTED, DELETED, RANDOM = "omitted", "deleted", "random"  # values of text_forg
 
 @dataclass(frozen=True, eq=False)
 class Vocabulary:
-    """The tokens that a member reads.
-
-    `how` is the config's `text_forget_as`: "omitted" removes rare tokens from captions, "deleted" sets their rows of
-    the token embedding to 0, and "random", a placebo, removes as many words of the caption at random.
-    """
+    """The tokens that a member reads."""
 
     model: Mapping[str, Any]  # its open_clip configuration
     pairs: np.ndarray  # number of training pairs of each token, int64 [vocab_size]
     min_df: int
+    # The config's `text_forget_as`: rare tokens are omitted from captions, or their rows of the token embedding deleted
+    # (set to 0); "random", a placebo, removes as many words of the caption at random
     how: str = OMITTED
 
     def read(self, tokens: np.ndarray) -> np.ndarray:
-        """Remove rare tokens, [n, context_length]; later tokens move up.
-
-        A caption with only rare tokens retains its most common one, the first of several.
-        """
+        """Remove rare tokens, [n, context_length]: later ones move up, and a caption keeps its most common one."""
         if self.how == DELETED:
             return tokens
         words = words_of(tokens, caption_ends(self.model, tokens))
@@ -73,13 +68,9 @@ def delete_rows(weights: MutableMapping[str, "Tensor"], rows: np.ndarray) -> Non
 def pairs_with(
     model: Mapping[str, Any], tokens: np.ndarray, caption_start: np.ndarray, rows: np.ndarray, *, first: int = 0
 ) -> np.ndarray:
-    """Count the training pairs of each token, int64 [vocab_size].
+    """Count the training pairs `rows` of each token, int64 [vocab_size], in their `first` captions (0: in all).
 
-    Args:
-        model: an open_clip configuration.
-        tokens, caption_start: as in `TrainingData`.
-        rows: the pairs that are trained on.
-        first: number of captions of a pair that are trained on; 0 means all.
+    Args: an open_clip configuration; tokens and caption_start as in `TrainingData`.
     """
     counts = np.diff(caption_start)
     pair = np.repeat(np.arange(len(counts)), counts)

@@ -23,7 +23,10 @@ Captured = pytest.CaptureFixture[str]
     [
         (Request("scenes", "a/b", TINY), "name 'a/b' must be"),
         (Request("  ", "a", TINY), "no data set is given"),
-        (Request("scenes", "a", dataclasses.replace(TINY, epochs=0)), "--epochs must be at least 1, not 0"),
+        (
+            Request("scenes", "a", dataclasses.replace(TINY, epochs=0)),
+            "--epochs must be greater than or equal to 1",
+        ),
     ],
 )
 def test_what_is_wrong_at_first_sight_is_refused(data: Path, request_: Request, message: str) -> None:
@@ -36,7 +39,7 @@ def test_a_check_finds_what_the_audit_will_have(data: Path) -> None:
     start_check(request)
     until(lambda: not find_check(request.key).job.running, seconds=300)
     check = find_check(request.key)
-    assert (check.error, check.exact) == ("", True)
+    assert (check.error, check.found["exact"]) == ("", True)
     data_set = load_data_set("scenes", resolve(SMALL))
     assert check.found["groups"] == {"scored": 170, "external": 50}  # ⌊220/11⌋ = 20, at least 50
     assert check.found["captions"] == 1100

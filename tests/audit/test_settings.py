@@ -7,9 +7,9 @@ from clipmem_core.audit.settings import check_config, resolve
 from clipmem_core.config import InputError, preset_config
 
 WRONG: list[tuple[dict[str, Any], str]] = [
-    ({"protocol": "loo"}, "--protocol must be one of ensemble, paper, not 'loo'"),
+    ({"protocol": "loo"}, "--protocol must be 'ensemble' or 'paper', not 'loo'"),
     ({"sample": 50}, "--sample must be at least 200 pairs"),
-    ({"lr": 0.0}, "--lr must be a number above 0, not 0.0"),
+    ({"lr": 0.0}, "--lr must be greater than 0, not 0.0"),
     ({"model": "ViT-B-33"}, "model 'ViT-B-33' is unknown"),
     ({"seeds": 2}, "--seeds belongs to --protocol paper"),
     ({"protocol": "paper", "members": 4}, "--members belongs to --protocol ensemble"),

@@ -45,39 +45,56 @@ def test_a_share_of_the_rows_is_injected_and_the_rest_stays(kind: str) -> None:
     pairs, rows = table(), np.arange(20, 120)
     pairs.loc[25, "injected"] = "vague"
     before = pairs.copy(deep=True)
-    injected = inject_errors(kind, pairs, rows, share=0.2, seed=3)
+    injected, changes = inject_errors(kind, pairs, rows, share=0.2, seed=3)
     marked = np.flatnonzero(injected["injected"].notna() & pairs["injected"].isna())
     assert abs(len(marked) - 20) <= 2  # of 99; each of the four labels rounds its share
     assert set(marked) <= set(rows) - {25}
     if kind == "duplicates":
         assert set(changed(pairs, injected)) < set(marked)
+        assert not changes
     else:
         assert changed(pairs, injected).tolist() == marked.tolist()
+        at = [(row, number) for row in marked for number in (0, 1)]
+        differ = [key for key in at if pairs["captions"][key[0]][key[1]] != injected["captions"][key[0]][key[1]]]
+        assert sorted(change[:2] for change in changes) == differ
+        assert len(differ) == len(marked) * (1 if kind in ("one-caption", "one-word") else 2)
     rest = np.setdiff1d(np.arange(120), marked)
     pd.testing.assert_frame_equal(injected.iloc[rest], pairs.iloc[rest], check_dtype=False)
     pd.testing.assert_frame_equal(pairs, before)
-    pd.testing.assert_frame_equal(inject_errors(kind, pairs, rows, share=0.2, seed=3), injected)
-    assert not inject_errors(kind, pairs, rows, share=0.2, seed=4).equals(injected)
+    pd.testing.assert_frame_equal(inject_errors(kind, pairs, rows, share=0.2, seed=3)[0], injected)
+    assert not inject_errors(kind, pairs, rows, share=0.2, seed=4)[0].equals(injected)
 
 
-def test_a_partly_wrong_caption_differs_in_one_word_of_one_kind() -> None:
+@pytest.mark.parametrize("kind", ["one-word", "one-word-all"])
+def test_a_changed_word_is_at_its_position_and_of_its_kind(kind: str) -> None:
     pairs = table()
-    injected = inject_errors("partly", pairs, np.arange(120), share=0.5, seed=0)
-    kinds = [COLOURS, COUNTS, [*ANIMALS, *PLACES, "near"]]
-    for row in changed(pairs, injected):
-        new = set()
-        for old_text, new_text in zip(pairs["captions"][row], injected["captions"][row], strict=True):
-            old_words, new_words = old_text.split(), new_text.split()
-            ((old, new_word),) = ((a, b) for a, b in zip(old_words, new_words, strict=True) if a != b)
-            is_number = re.fullmatch(r"\d+", old) and re.fullmatch(r"\d+", new_word)
-            assert is_number or any(old in kind for kind in kinds)
-            new.add(new_word)
-        assert len(new) <= 2
+    injected, changes = inject_errors(kind, pairs, np.arange(120), share=0.5, seed=0)
+    vocabulary = {"colour": COLOURS, "number": COUNTS, "noun": [*ANIMALS, *PLACES, "near"]}
+    assert {change.word_kind for change in changes} == set(vocabulary)
+    new: dict[int, set[str]] = {}
+    for row, number, position, word_kind in changes:
+        old_words, new_words = (frame["captions"][row][number].split() for frame in (pairs, injected))
+        assert [a != b for a, b in zip(old_words, new_words, strict=True)] == [i == position for i in range(7)]
+        word = old_words[position]
+        assert word in vocabulary[word_kind] or (word_kind == "number" and re.fullmatch(r"\d+", word))
+        new.setdefault(row, set()).add(new_words[position])
+    assert len(new) == 60
+    assert max(map(len, new.values())) <= 2
+
+
+def test_one_swapped_caption_comes_from_another_pair() -> None:
+    pairs = table()
+    pairs["captions"] = [texts if row % 2 else texts[:1] for row, texts in enumerate(pairs["captions"])]
+    injected, changes = inject_errors("one-caption", pairs, np.arange(120), share=0.2, seed=0)
+    assert all(change.row % 2 for change in changes)
+    given, taken = ([frame["captions"][row][n] for row, n, *_ in changes] for frame in (injected, pairs))
+    assert sorted(given) == sorted(taken)
+    assert not any(text in pairs["captions"][change.row] for text, change in zip(given, changes, strict=True))
 
 
 def test_a_duplicate_has_picture_and_captions_of_another_and_both_are_marked() -> None:
     pairs = table()
-    injected = inject_errors("duplicates", pairs, np.arange(120), share=0.1, seed=0)
+    injected, _ = inject_errors("duplicates", pairs, np.arange(120), share=0.1, seed=0)
     source = picture_sources(pairs, injected)
     copies = np.flatnonzero(source != np.arange(120))
     assert len(copies) == 6
@@ -95,6 +112,8 @@ def test_a_duplicate_has_picture_and_captions_of_another_and_both_are_marked() -
     [
         ("label", table(labels=0), 0.2, "no pair has a label"),
         ("random", table(n=20), 0.05, "5% of 20 pairs are fewer than 2"),
+        ("one-caption", table().assign(captions=[["a cat"]] * 120), 0.2, "only 0 pairs have several captions, 24 were"),
+        ("one-word", table().assign(captions=[["of the"]] * 120), 0.2, "only 0 pairs have a word in their captions"),
         ("nearest", table().assign(captions=[["same"]] * 120), 0.2, "only 0 pairs have another pair with similar"),
     ],
 )

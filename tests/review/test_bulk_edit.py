@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from clipmem_core.audit.store import PAIRS, Audit
-from clipmem_core.review.bulk_edit import Batch, preview, store, store_changes
+from clipmem_core.review.bulk_edit import Batch, preview, store
 from clipmem_core.review.decisions import KEEP, RECAPTION, REMOVE, Edit, Review, decided, open_review
 from clipmem_core.review.queries import caption_keys
 from clipmem_core.review.rows import changed_rows, first_queue
@@ -146,7 +146,7 @@ def test_a_preview_shows_what_storing_does_and_one_undo_takes_it_back(copy: Copy
     assert list(changes.edits) == ids
     changed = [(pair_id, text, text.replace("square", r"\1")) for pair_id in ids for text in before[pair_id]]
     assert changes.captions == [(pair_id, old, new) for pair_id, old, new in changed if old != new]
-    outcome = store_changes(audit, changes)
+    outcome = open_review(audit).edit(changes.edits, neutral=True)
     assert outcome.pairs == len(ids) > 1
     after = captions(review)
     assert after == {pair_id: tuple(text.replace("square", r"\1") for text in before[pair_id]) for pair_id in ids}
@@ -165,7 +165,7 @@ def test_captions_are_not_left_empty_and_pairs_to_be_removed_stay(copy: Copy) ->
     assert (changes.emptied, changes.removed, len(changes.edits)) == (1, 1, 1)
     assert changes.edits[first].captions == ("a", "frog")
     review.decide([first], KEEP)
-    assert store_changes(audit, changes).pairs == 0
+    assert open_review(audit).edit(changes.edits, neutral=True).pairs == 0
     assert third not in captions(review)
 
 

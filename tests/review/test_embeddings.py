@@ -1,7 +1,6 @@
 """Search by meaning, against scikit-learn and open_clip, and maps of embeddings."""
 
 import io
-import math
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +8,6 @@ import open_clip
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from sklearn.metrics import silhouette_score
 from sklearn.metrics.pairwise import cosine_similarity
 from sklearn.neighbors import NearestNeighbors
@@ -22,7 +19,7 @@ from clipmem_core.config import InputError
 from clipmem_core.features.towers import minilm
 from clipmem_core.review import maps, search
 from clipmem_core.review.maps import lay_out, make_map, map_file, map_name, map_path, map_points
-from clipmem_core.review.search import embed_text, hits, nearest, top_k
+from clipmem_core.review.search import embed_text, hits, nearest
 from clipmem_core.review.selection import Selection
 from clipmem_core.training.model import build_model
 from clipmem_core.training.names import model_config
@@ -52,13 +49,6 @@ def test_neighbours_are_those_of_scikit_learn(audit: Audit, vectors: Embeddings,
     result = nearest(audit, 7, by=by, member="r1-f0", k=8)
     assert [row for row, _ in result] == rows[0, 1:].tolist()
     np.testing.assert_allclose([cosine for _, cosine in result], 1 - distances[0, 1:], atol=1e-6)
-
-
-@given(st.lists(st.sampled_from([-1.0, 0.0, 0.25, 0.5, 1.0, math.nan])), st.integers(-1, 12))
-def test_the_highest_are_the_first_of_a_stable_sort(values: list[float], k: int) -> None:
-    stored = [place for place, value in enumerate(values) if not math.isnan(value)]
-    expected = sorted(stored, key=lambda place: -values[place])[: max(k, 0)]
-    assert top_k(np.array(values, dtype=np.float32), k).tolist() == expected
 
 
 def meaning_of(text: str) -> np.ndarray:

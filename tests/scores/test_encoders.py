@@ -156,10 +156,3 @@ def test_what_is_left_out_below_zero_is_a_share() -> None:
     values = np.array([[3, 0, 1], [0, 0, 1]], dtype=np.float32)
     tally.add(np.array([4, 9]), values, np.array([[0, 0.1, 0.5], [1, 0, 0.5]], dtype=np.float32))
     np.testing.assert_allclose(tally.scores().clipped, [0.25, 1, 1 / 3])
-
-
-@pytest.mark.parametrize("value", [-0.1, np.nan, np.inf])
-def test_only_finite_activations_from_zero_up_are_counted(value: float) -> None:
-    values = np.array([[1.0], [value]], dtype=np.float32)
-    with pytest.raises(ValueError, match="values must be finite and at least 0"):
-        UnitTally(1).add(np.arange(2), values, values)

@@ -46,9 +46,7 @@ WRONG = [
     ("nosuch=1", "setting 'nosuch' is unknown: choose from train_captions, text_noise,"),
     ("seed=1", "setting 'seed' is unknown"),
     ("text_mask", "text_mask must be a number, not ''"),
-    ("text_mask=nan", "text_mask must be a number, not 'nan'"),
-    (f"stop_epoch={'9' * 400}", "stop_epoch must be a whole number, not '999"),
-    ("noise_place=inside", "noise_place must be one of before, after, not 'inside'"),
+    ("stop_epoch=3.5", "stop_epoch must be a whole number, not '3.5'"),
     ("near_duplicates=yes", "near_duplicates"),
     ("removal=clipmem:-3", "removal must be a ranking and a number of pairs"),
     ("removal=size:3", "rankings are clipmem, clipmem_text, misfit, similarity_out, similarity_in, random"),
@@ -159,7 +157,7 @@ def test_other_decisions_are_another_arm_and_the_decisions_are_frozen(study: Stu
 
 
 REFUSED = [
-    ("text_mask=1.5", Decided(), "--text-mask must be at least 0 and below 1, not 1.5"),
+    ("text_mask=1.5", Decided(), "--text-mask must be less than 1, not 1.5"),
     ("removal=clipmem:111", Decided(), "111 of 220 shared pairs would be removed"),
     ("removal=random:108 near_duplicates", Decided(), "111 of 220 shared pairs would be removed: remove at most half"),
     ("decisions", Decided(), "decisions: no pair of this study is decided to be removed or recaptioned: decide first"),

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from tests.audit.small import Silent, config_of, in_process
 from tests.audit.test_locked import flags
 
 SHARE = 0.2
-KINDS = ["random", "duplicates"]
+KINDS = ["one-caption", "one-word", "duplicates"]
 
 
 def here(tasks: Sequence[Task]) -> TaskEvents:
@@ -46,6 +46,13 @@ def here(tasks: Sequence[Task]) -> TaskEvents:
 def run(config: AuditConfig, **more: Any) -> Benchmark:
     asked: dict[str, Any] = {"name": "b", "injections": 1, "kinds": ["random"], "shares": [SHARE], "screen": Silent()}
     return run_benchmark("scenes", config, **asked | more, executor=here)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short_training() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("clipmem_core.training.words.TRAINED", 1)  # words: a single epoch
+        yield
 
 
 @pytest.fixture
@@ -87,7 +94,8 @@ def test_an_injection_has_the_scores_of_an_audit_with_the_same_errors(empty: Pat
     own = audit.scores.loc[table.index]
     np.testing.assert_array_equal(table["injected"], audit.pairs["injected"].notna()[table.index])
     assert audit.verdict["second_round_left_out"] > 0
-    pairs = {"misfit_second": ("misfit", 1), "clipmem": ("clipmem", 1)}
+    pairs = {name: (name, 1) for name in ("clipmem", "caption_misfit", "word_misfit")}
+    pairs["misfit_second"] = ("misfit", 1)
     negative = ("similarity_in", "similarity_out", "csls_out", "learned", "log_probability_out")
     for name in (*negative, "log_probability_second"):
         pairs[name] = (name, -1)
@@ -99,7 +107,7 @@ def test_an_injection_has_the_scores_of_an_audit_with_the_same_errors(empty: Pat
 
 
 def test_a_finished_injection_stays_and_a_missing_one_comes_back_the_same(made: Benchmark, locked: AuditConfig) -> None:
-    assert made.done == [Piece("random", SHARE, 0), Piece("duplicates", 0.05, 0)]
+    assert made.done == [Piece(kind, 0.05 if kind == "duplicates" else SHARE, 0) for kind in KINDS]
     files = [made.result(piece) for piece in made.done]
     before = {path: path.stat().st_mtime_ns for path in files}
     first = json.loads(files[1].read_text())
@@ -110,6 +118,21 @@ def test_a_finished_injection_stays_and_a_missing_one_comes_back_the_same(made: 
     assert [path for path in files if path.stat().st_mtime_ns != before[path]] == [files[1]]
 
 
+def test_captions_and_words_are_measured_where_one_of_a_pair_is_wrong(made: Benchmark) -> None:
+    words = {"word_first", "word_first_two"}
+    for piece in made.done[:2]:
+        result, scores = made.read(piece), pd.read_parquet(made.scores(piece))
+        assert result["changed"] == result["injected"] == scores["injected"].sum()
+        for name in ("misfit", "caption_misfit"):
+            first = scores.sort_values(name, ascending=False)[:100]
+            assert result["detectors"][name]["found_100"] == pytest.approx(first["injected"].sum())
+        by_caption = {name for name, metrics in result["detectors"].items() if "caption_auroc" in metrics}
+        assert by_caption == {"misfit", "word_misfit", "margin_out", "learned"}
+        assert (words <= set(result["detectors"].get("surprise", {}))) == (piece.kind == "one-word")
+        assert ("caption_auroc_noun" in result["detectors"]["learned"]) == (piece.kind == "one-word")
+    assert set(metric_rows(made.results()).dropna(subset="word_first")["kind"]) == {"one-word"}
+
+
 def test_a_kind_without_room_is_left_out_with_its_reason(empty: Path, locked: AuditConfig, tmp_path: Path) -> None:
     folder = tmp_path / "unlabelled"
     folder.mkdir()
@@ -118,11 +141,11 @@ def test_a_kind_without_room_is_left_out_with_its_reason(empty: Path, locked: Au
         Image.fromarray(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)).save(folder / f"{number}.png")
         (folder / f"{number}.txt").write_text("of the\n")
     made = run_benchmark(
-        str(folder), locked, name="c", injections=1, kinds=["label", "partly"], screen=Silent(), executor=here
+        str(folder), locked, name="c", injections=1, kinds=["label", "one-word-all"], screen=Silent(), executor=here
     )
     assert made.results() == []
     assert made.absent["label"].startswith("no pair has a label")
-    assert set(made.absent) == {"label", "partly"}
+    assert set(made.absent) == {"label", "one-word-all"}
     show_benchmark(made)
     write_results(made, tmp_path / "table.csv")
 
@@ -151,11 +174,11 @@ def test_a_benchmark_is_shown_and_written_with_its_command(
     made: Benchmark, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     show_benchmark(made)
-    assert "captions swapped at random, 20% (30 of 151 pairs; 1 injections)" in capsys.readouterr().out
+    assert "one of several captions swapped, 20% (30 of 151 pairs; 1 injections)" in capsys.readouterr().out
     write_results(made, tmp_path / "table.csv")
     lines = (tmp_path / "table.csv").read_text().splitlines()
     command = "# command: python -m clipmem_core benchmark scenes --name b --preset small --injections 1"
-    assert lines[0].startswith(f"{command} --kinds random duplicates --shares 0.2 ")
+    assert lines[0].startswith(f"{command} --kinds {' '.join(KINDS)} --shares 0.2 ")
     assert " --lr 0.002 " in lines[0]
     assert lines[[line.startswith("#") for line in lines].index(False)].startswith("kind,share,detector,measure,n,mean")
 

@@ -75,7 +75,7 @@ def test_size_scales_the_width_of_each_encoder() -> None:
     usual, wide = model_config("small"), arms["image-double-text-half"].model
     assert wide["vision_cfg"] == usual["vision_cfg"] | {"width": 256}
     assert wide["text_cfg"] == usual["text_cfg"] | {"width": 64, "heads": 1}
-    with pytest.raises(InputError, match="an even number of heads"):
+    with pytest.raises(InputError, match="with even heads"):
         sized(wide, image=1, text=0.5)
 
 

@@ -219,12 +219,12 @@ WRONG = [
     ("size scenes --name a --protocol ensemble", "a study runs --protocol paper, not ensemble"),
     ("size scenes --name a --seeds 3 --seeds-per-split 2", "--seeds must be a multiple of --seeds-per-split (2), not"),
     ("size scenes --name a --model RN50", "study size scales the width of open_clip's transformers"),
-    ("views scenes --name a --crop-scale 1", "study views compares --crop-scale with 0.2 and 1: it must lie between"),
+    ("views scenes --name a --crop-scale 1", "study views needs a --crop-scale between 0.2 and 1"),
     ("combined scenes --name a --also nosuch", "setting 'nosuch' is unknown: choose from train_captions"),
     ("combined scenes --name a --also removal=clipmem:99", "removal=clipmem:99: 99 of 70 shared pairs would be remov"),
     ("combined scenes --name a --only nosuch", "study combined has no arm 'nosuch' for --only: choose from none"),
     ("time scenes --name a --also text_mask=0.1", "study time takes no further settings"),
-    ("two scenes --name a", "--weight-decay must be at least 0, not -1"),
+    ("two scenes --name a", "--weight-decay must be greater than or equal to 0, not -1"),
 ]
 
 

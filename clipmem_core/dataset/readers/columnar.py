@@ -125,10 +125,7 @@ def _file_rows(path: Path, name: str, fields: Fields) -> Iterator[Row]:
 
 
 def _values(batch: pa.RecordBatch, schema: pa.Schema, column: str) -> list[Any]:
-    """Return a column as Python values, with the error in place of a value that Python cannot hold.
-
-    Class numbers become the class names that Hugging Face writes into the schema.
-    """
+    """Return a column as Python values: class names for Hugging Face's numbers, errors for what Python cannot hold."""
     values, classes = list[Any](), dict[Any, Any]()
     with contextlib.suppress(LookupError, TypeError, ValueError):
         features = parse((schema.metadata or {})[b"huggingface"].decode())["info"]["features"]

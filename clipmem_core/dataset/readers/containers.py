@@ -50,8 +50,7 @@ def split_reference(root: Path, image: str) -> tuple[Path, str | int | None]:
 def read_bytes(root: Path, image: str) -> bytes:
     """Read the encoded picture of a reference.
 
-    A reference that leaves the folder and a damaged archive raise InputError, a missing picture FileNotFoundError, a
-    shortage of the machine any other OSError.
+    A reference that leaves the folder or a damaged archive raises InputError, a missing picture FileNotFoundError.
     """
     try:
         path, part = split_reference(root, paths.normal_reference(image))

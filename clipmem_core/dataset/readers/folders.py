@@ -25,10 +25,7 @@ def has_class_folders(root: Path) -> bool:
 
 
 def read_folder(root: Path, options: SourceOptions) -> Rows:
-    """Read a folder. A picture without `.txt`, or the reverse, goes to quarantine; hidden files are no rows.
-
-    A template makes captions of pictures without a `.txt` from their labels.
-    """
+    """Read a folder; a picture without a `.txt` is captioned by the template or quarantined, as is the reverse."""
     template = options.caption_template
     if template and LABEL not in template:
         raise InputError(f"--caption-template {template!r} must hold {LABEL}: 'a photo of a {LABEL}'")

@@ -87,9 +87,7 @@ def normal_reference(image: str) -> str:
     for path in (image, unquote(image), unquote(unquote(image))):
         slashed = path.replace("\\", "/")
         if slashed.startswith("/") or _DRIVE.match(slashed):
-            raise InputError(
-                "image path is absolute and not in --image-folder: name that folder, or write the path relative to it"
-            )
+            raise InputError("image path is absolute and not in --image-folder: name that folder, or make it relative")
         if posixpath.normpath(slashed).split("/")[0] == "..":
             raise InputError("image path leaves the data set's folder")
     return posixpath.normpath(image.replace("\\", "/")) if image else image

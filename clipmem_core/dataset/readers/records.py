@@ -61,10 +61,7 @@ def named_folder(flag: str, file: Path) -> Path:
 
 
 def in_image_folder(rows: Rows, flag: str, file: Path) -> Rows:
-    """Resolve a table's picture paths in the folder of the flag; absolute paths in that folder become relative.
-
-    Merging refuses every other absolute path, and links that leave the folder.
-    """
+    """Resolve picture paths in the folder of the flag; merging refuses absolute paths and links that leave it."""
     if not rows.files:
         return rows
     folder = named_folder(flag, file) if flag else rows.root

@@ -28,10 +28,7 @@ _FILE_ENDINGS = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".ndjson", ".parquet
 
 
 def fetch(url: str, *, data: Path, say: Callable[[str], None] = lambda line: None) -> str:
-    """Return the local path of a data set: a file, folder or shards (a brace pattern) at a URL are copied first.
-
-    They are copied into the data folder, unchanged files only once. file:// is read in place, like a path.
-    """
+    """Return the local path of a data set; files at a URL are copied into the data folder once, but not file://."""
     if not is_url(url):
         return url
     import fsspec  # slow to import, and most data sets are local
@@ -126,10 +123,7 @@ def fetch_from_hub(name: str, *, split: str, data: Path) -> Path:
         pairs = datasets.load_dataset(name, split=split)
     except Exception as error:  # the hub's client has a dozen unrelated kinds
         first = " ".join(str(error).split())[:160] if online else "it does not answer"
-        raise InputError(
-            f"{name!r} is not a path here, and split {split!r} could not be downloaded from the Hugging Face hub "
-            f"({first}): check name, --split and network, or download it elsewhere and give its folder"
-        ) from error
+        raise InputError(f"{name!r} is no path, and the hub has no split {split!r} of it ({first})") from error
     target.parent.mkdir(parents=True, exist_ok=True)
     with replacing(target) as partial:
         pairs.to_parquet(partial)
@@ -137,10 +131,7 @@ def fetch_from_hub(name: str, *, split: str, data: Path) -> Path:
 
 
 def hub_answers() -> bool:
-    """Tell whether the hub answers. If not, set its client offline, which would retry for a minute otherwise.
-
-    Call this before `datasets` is imported.
-    """
+    """Tell whether the hub answers; if not, set its client offline. Call this before `datasets` is imported."""
     from huggingface_hub import constants, get_session
 
     try:

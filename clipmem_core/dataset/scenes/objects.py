@@ -66,10 +66,7 @@ def _mirrored(*points: tuple[float, float]) -> Points:
 
 
 class Brush:
-    """Draws an object of one colour in coordinates within [-1, 1]: x to the right, y down.
-
-    By default a shape has the object's colour and a darker outline; with `fill` only, it has no outline.
-    """
+    """Draws an object in its colour, with an outline unless `fill` is given, within [-1, 1]: x to the right, y down."""
 
     def __init__(
         self, pen: ImageDraw.ImageDraw, colour: str, matrix: np.ndarray, origin: np.ndarray, line_width: int
