@@ -7,7 +7,7 @@ import streamlit as st
 
 from clipmem_core import columns as c
 from clipmem_core import glossary
-from clipmem_core.audit.verdict import BASIS, RELIABILITY, WHOLE_HEAD, uses, whole_rows
+from clipmem_core.audit.verdict import BASIS, RELIABILITY, WHOLE_HEAD, rows, uses, whole_rows
 from clipmem_core.dashboard.cards import draw_strips
 from clipmem_core.dashboard.deciding import draw_wrong
 from clipmem_core.dashboard.maps import draw_score_map
@@ -54,7 +54,7 @@ SHARES_HELP = (
 
 def draw_verdict(overview: o.Overview) -> None:
     """Draw the audit's verdict: a sentence, and each check with advice, expanded if one failed."""
-    checks = o.rows(overview.verdict, "checks")
+    checks = rows(overview.verdict, "checks")
     show_strong(str(overview.verdict.get("sentence", "This audit has no verdict.")))
     failed = any(check.get("good") is False for check in checks)
     with st.expander("Checks", icon=":material/fact_check:", expanded=failed):
@@ -82,8 +82,8 @@ def draw_sizes(overview: o.Overview) -> None:
         grid.metric("Quarantined", f"{overview.quarantined:,}", border=True, help="Input rows that could not be used.")
     if overview.quarantined:
         with st.expander(f"Quarantine: {overview.quarantined:,} input rows and why", icon=":material/inventory_2:"):
-            rows = overview.audit.quarantine.head(QUARANTINE_ROWS)
-            st.dataframe(rows, hide_index=True, alt="Quarantined input rows with their source, id and reason")
+            first = overview.audit.quarantine.head(QUARANTINE_ROWS)
+            st.dataframe(first, hide_index=True, alt="Quarantined input rows with their source, id and reason")
             if overview.quarantined > QUARANTINE_ROWS:
                 st.caption(f"The first {QUARANTINE_ROWS:,}; quarantine.parquet in the audit's folder has all.")
     if estimates := whole_rows(overview.verdict):
@@ -135,10 +135,10 @@ def draw_exceeding(overview: o.Overview) -> None:
     if not shares:
         st.caption("Not available: this needs 50 pairs and values of at least three times the noise of clipmem.")
         return
-    rows = [(size, f"{share:.1%} ({low:.1%} to {high:.1%})") for size, (share, low, high) in shares.items()]
+    texts = [(size, f"{share:.1%} ({low:.1%} to {high:.1%})") for size, (share, low, high) in shares.items()]
     columns = {"size": st.column_config.NumberColumn("clipmem above", format="%.2f")}
     columns["share"] = st.column_config.TextColumn("share of pairs", help=SHARES_HELP)
-    table = pd.DataFrame(rows, columns=["size", "share"])
+    table = pd.DataFrame(texts, columns=["size", "share"])
     st.dataframe(table, hide_index=True, column_config=columns, width=420, alt="Share of pairs above each clipmem")
 
 

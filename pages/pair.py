@@ -27,7 +27,7 @@ from clipmem_core.dataset.checks import CHECKS
 from clipmem_core.figures.audit_scores import IN, OUT, TERM_NAMES, encoder_figure, term_figure
 from clipmem_core.figures.layout import group_colour
 from clipmem_core.review import score_breakdown
-from clipmem_core.review.cards import PairCard, caption_scores, cards
+from clipmem_core.review.cards import LISTED, PairCard, cards, listed_scores, suspicious_words
 from clipmem_core.review.queries import find_row
 from clipmem_core.review.rows import failed_checks, find_rows, misfit_note
 from clipmem_core.review.search import nearest
@@ -65,15 +65,20 @@ def draw_way_back(audit: Audit, selection: Selection) -> None:
 
 
 def draw_facts(audit: Audit, card: PairCard) -> None:
-    """Draw group, injected error and file of a pair, the scores of its captions, and the checks it fails."""
+    """Draw facts of a pair, the scores of its captions, their unlikely words, and the checks it fails."""
     facts = [f"group: {card.group}", *([f"injected error: {card.injected}"] if card.injected else [])]
     show_text(f"{' · '.join(facts)}\nfile: {card.image}", limit=CAPTION_LIMIT)
-    table = caption_scores(audit, card.pair_id)
-    if len(table):
-        table.insert(0, "caption", [cut(card.captions[number], CAPTION_LIMIT) for number in table.pop("number")])
-        table = table.rename(columns={c.SIMILARITY_OUT: words(c.SIMILARITY_OUT)})
-        odd = st.column_config.CheckboxColumn("odd", help="Fits much worse than the pair's other captions.")
-        st.dataframe(table, hide_index=True, column_config={"odd": odd}, alt="The scores of each caption")
+    listed = listed_scores(audit, [card.pair_id]).iloc[0]
+    scores = {words(name): listed[column] for name, column in LISTED.items() if isinstance(listed.get(column), list)}
+    if scores:
+        captions = [cut(caption, CAPTION_LIMIT) for caption in card.captions]
+        columns = {name: st.column_config.NumberColumn(format="%.2f", width=95) for name in scores}
+        table = pd.DataFrame({"caption": captions} | scores)
+        st.dataframe(table, hide_index=True, column_config=columns, alt="The scores of each caption")
+    if unlikely := suspicious_words(audit, [card.pair_id]).get(card.pair_id):
+        marks = [(str(number + 1), mark["word"], mark["hint"]) for number in unlikely for mark in unlikely[number]]
+        table = pd.DataFrame(marks, columns=["caption", "word", "probability"])
+        st.dataframe(table, hide_index=True, alt="Unlikely words of each caption, and likelier words")
     with one_line_errors("Checks"), st.container(horizontal=True, gap="small"):
         for check in (CHECKS[name] for name in failed_checks(audit, card.row)):
             st.badge(check.label, icon=":material/rule:", color="orange", help=f"{check.help} {check.advice}")

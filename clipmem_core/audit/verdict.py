@@ -59,8 +59,7 @@ def doubt(verdict: Any) -> str:
 
 def _tone(verdict: Any) -> tuple[str, str]:
     """Return how far the scores can be trusted, and the checks that failed; both empty if none failed."""
-    listed = mapping(verdict).get("checks")
-    checks = [mapping(check) for check in listed] if isinstance(listed, list) else []
+    checks = rows(mapping(verdict), "checks")
     if not checks:
         return "read with care", "this audit has no verdict"
     failed = [str(check.get("name")) for check in checks if check.get("good") is False]
@@ -86,20 +85,44 @@ def likely_wrong(verdict: Any) -> tuple[str, str]:
         sentence += f"; injected: {', '.join(kinds)}"
     if similar := numbers(wrong.get("near"), 3):
         sentence += f". With captions of similar pictures, up to {max(similar[2], ends[2]):,.0f}"
-    sentence += ". Single wrong words are not counted."
+    sentence += "." if single_captions(verdict) else ". Single wrong words are not counted."
     stop, remaining = numbers([wrong.get("stop")], 1), numbers(wrong.get("left"), 3)
     if stop and remaining:
         sentence += " Review the top {:,.0f}; about {:,.0f} ({:,.0f}–{:,.0f}) will remain.".format(*stop, *remaining)
     return sentence, " ".join(filter(None, [str(wrong.get("assumptions") or ""), doubt(verdict)]))
 
 
+def single_captions(verdict: Any) -> str:
+    """Say how many captions have a wrong word and which kinds of words cannot be judged; empty without a count."""
+    single = mapping(mapping(mapping(verdict).get("wrong_captions")).get("single"))
+    captions, sentences = mapping(single.get("captions")), list[str]()
+    seen, unseen = list[str](), list[str]()
+    if count := numbers([single.get("n"), *(captions.get(end) for end in ("estimate", "low", "high"))], 4):
+        sentences.append(
+            "Of {:,.0f} captions, about {:,.0f} ({:,.0f}–{:,.0f}) have a single wrong word.".format(*count)
+        )
+    for kind in rows(single, "kinds"):
+        if measured := numbers([kind.get("auroc"), kind.get("up_to")], 2):
+            remain = "" if kind.get("seen") else f"; up to {measured[1]:,.0f} may remain"
+            (seen if kind.get("seen") else unseen).append(f"{kind.get('kind')}s (AUROC {measured[0]:.2f}{remain})")
+    sentences += [f"This audit can see wrong {', '.join(seen)}."] if seen else []
+    sentences += [f"It cannot see wrong {', '.join(unseen)}."] if unseen else []
+    return " ".join(sentences)
+
+
+def rows(values: dict[str, Any], key: str) -> list[dict[str, Any]]:
+    """Return a list of objects of the verdict, empty if it is missing or malformed."""
+    listed = values.get(key)
+    return [mapping(row) for row in listed] if isinstance(listed, list) else []
+
+
 def whole_rows(verdict: Any) -> list[tuple[str, ...]]:
     """Return the estimated counts of the set that an audit's pairs were sampled from, as text under `WHOLE_HEAD`."""
-    counts, rows = mapping(mapping(verdict).get("sample")).get("counts"), []
-    for row in map(mapping, counts if isinstance(counts, list) else []):
+    counts = []
+    for row in rows(mapping(mapping(verdict).get("sample")), "counts"):
         if values := numbers([row.get(name) for name in ("found", "among", "whole", "low", "high")], 5):
-            rows.append((str(row.get("count")), *(f"{value:,.0f}" for value in values)))
-    return rows
+            counts.append((str(row.get("count")), *(f"{value:,.0f}" for value in values)))
+    return counts
 
 
 def judge(

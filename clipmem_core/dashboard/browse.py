@@ -9,7 +9,7 @@ from streamlit.delta_generator import DeltaGenerator
 
 from clipmem_core.audit.store import Audit
 from clipmem_core.audit.verdict import queues
-from clipmem_core.columns import CLIPMEM, MISFIT
+from clipmem_core.columns import CAPTION_MISFIT, CLIPMEM, MISFIT
 from clipmem_core.config import InputError
 from clipmem_core.dashboard.deciding import BADGES, REVIEW, Notice, draw_notice, locked_session, review_session
 from clipmem_core.dashboard.filters import TABLE, conditions, learned_by_g, queue_of
@@ -17,7 +17,7 @@ from clipmem_core.dashboard.page import LAYOUT, PAGE, SIZE, choose_listed, draw_
 from clipmem_core.dashboard.pair_component import draw_grid
 from clipmem_core.dashboard.plain import draw_fault, pairs_in_words, read_noise, read_verdict, show_text
 from clipmem_core.review.bulk_edit import preview
-from clipmem_core.review.cards import cards
+from clipmem_core.review.cards import MARKS, cards
 from clipmem_core.review.decisions import KEEP, REMOVE, open_review
 from clipmem_core.review.rows import count_pairs, find_rows, misfit_note, pair_ids, score_span
 from clipmem_core.review.selection import MATCH, Selection
@@ -66,11 +66,12 @@ def _draw_legend(audit: Audit, selection: Selection, count: int) -> None:
     queue = queue_of(selection)
     meaning = queues(read_verdict(audit))[queue].sentence if queue else ""
     meaning = SUBTRACTED if queue and learned_by_g(selection) else meaning
+    marks = MARKS if selection.order == CAPTION_MISFIT else ""
     legend = LEGEND | {MISFIT: misfit_note(audit) or LEGEND[MISFIT]}
     scores = "\n".join(f"- **{words(score)}**: {text}" for score, text in legend.items())
     unlisted = 0 if selection.order == MATCH else count_pairs(audit, replace(selection, order=CLIPMEM)) - count
     missing = f"{pairs_in_words(unlisted)} without {words(selection.order)} not listed." if unlisted > 0 else ""
-    sentences = [f"**{pairs_in_words(count)}.**", missing, meaning, read_noise(audit).explain()]
+    sentences = [f"**{pairs_in_words(count)}.**", missing, meaning, marks, read_noise(audit).explain()]
     st.caption(" ".join(filter(None, sentences)), help=scores)
 
 

@@ -13,13 +13,14 @@ from PIL import Image
 
 from clipmem_core.audit.store import Audit
 from clipmem_core.audit.verdict import queues
+from clipmem_core.columns import CAPTION_MISFIT, MISFIT
 from clipmem_core.dashboard.page import link, read_view
 from clipmem_core.dashboard.plain import as_html, cut, explained_errors, number, read_verdict, signed
 from clipmem_core.dataset.pictures import decode
 from clipmem_core.dataset.readers.containers import read_bytes
 from clipmem_core.io import shortage
-from clipmem_core.review.cards import PairCard, cards
-from clipmem_core.review.rows import find_rows
+from clipmem_core.review.cards import MARKS, PairCard, cards, first_captions, marked
+from clipmem_core.review.rows import find_rows, score_span
 from clipmem_core.review.selection import Selection
 from clipmem_core.scores.registry import words
 
@@ -135,9 +136,12 @@ def change_html(one: PairCard, other: PairCard, change: Mapping[Any, Any], colum
 
 
 def draw_strips(audit: Audit) -> None:
-    """Draw the first pairs of each queue that has pairs, likely wrong captions first."""
+    """Draw the first pairs of each queue that has pairs, suspicious captions in place of pairs with a high misfit."""
     st.html(STYLE)
-    for order, queue in reversed(queues(read_verdict(audit)).items()):
+    listed = queues(read_verdict(audit))
+    with explained_errors():
+        del listed[MISFIT if score_span(audit, CAPTION_MISFIT) else CAPTION_MISFIT]
+    for order, queue in reversed(listed.items()):
         selection = Selection(order=order)
         with explained_errors():
             rows = find_rows(audit, selection, page=1, size=STRIP_SIZE)
@@ -148,7 +152,7 @@ def draw_strips(audit: Audit) -> None:
             st.subheader(queue.name, anchor=False, width="content")
             label, icon, parameters = "Browse in this order", ":material/grid_view:", link(audit, selection)
             st.page_link("pages/browse.py", label=label, icon=icon, query_params=parameters)
-        st.caption(queue.sentence)
+        st.caption(f"{queue.sentence} {MARKS if order == CAPTION_MISFIT else ''}")
         labels = [f"{words(order)} {number(card.scores[order])}" for card in shown]
         draw_card_row(audit, shown, labels, selection, key=order)
 
@@ -156,7 +160,8 @@ def draw_strips(audit: Audit) -> None:
 def draw_card_row(
     audit: Audit, shown: Sequence[PairCard], labels: Sequence[str], selection: Selection, *, key: str
 ) -> None:
-    """Draw pictures side by side, each with a labelled link to its pair and its first caption."""
+    """Draw pictures side by side, each with a labelled link to its pair and a caption, its unlikely words marked."""
+    firsts = first_captions(audit, shown, selection.order)
     pictures = start_thumbnails(audit.record.pictures, [card.image for card in shown])
     with st.grid(STRIP_SIZE, min_column_width=115, gap="small", key=f"cards-{key}") as grid:
         for card, label, picture in zip(shown, labels, pictures, strict=True):
@@ -164,5 +169,8 @@ def draw_card_row(
                 draw_card_picture(card, *picture.result())
                 parameters = link(audit, selection, **(read_view() | {"pair": card.pair_id}))
                 st.page_link(PAIR_PAGE, label=label, icon="", query_params=parameters)
-                caption = as_html(" ".join(card.captions[:1]), limit=STRIP_LIMIT)
-                st.html(f'<div class="pair-card" dir="auto">{caption}</div>')
+                first, marks = firsts[card.pair_id]
+                caption = cut("".join(card.captions[first : first + 1]), CAPTION_LIMIT if marks else STRIP_LIMIT)
+                better = ", ".join(f"{mark['word']} → {mark['better'][0][0]}" for mark in marks if mark["better"])
+                text = f'<bdi>{marked(caption, marks)}</bdi><div class="name">{as_html(better)}</div>'
+                st.html(f'<div class="pair-card" dir="auto">{text}</div>')

@@ -136,7 +136,8 @@ def draw_wrong(audit: Audit) -> None:
     """Draw how many captions are wrong, the basis of the estimate, and links to the review and to a random check."""
     sentence, basis = wrong_words(audit)
     if sentence:
-        show_strong(sentence)
+        show_strong(sentence.partition("\n")[0])
+        show_text(sentence.partition("\n")[2])
     elif basis:
         show_text(f"The number of wrong captions is unknown: {basis}.")
     if first_queue(audit).order == REVIEW_PLACE:

@@ -126,6 +126,7 @@ def draw_filters(audit: Audit, selection: Selection) -> None:
         scores = [*([s.MATCH] if selection.searched else []), *BY_NAME, s.RANDOM]
         names = {score: f"Sort by {words(score)}" for score in scores}
         names |= {c.CLIPMEM: "Sort by memorization", s.RANDOM: "Random order"}
+        names |= {c.CAPTION_MISFIT: "Suspicious captions"}
         _choose(selection, "order", "Sort by", scores, names.__getitem__, width=170, **HIDDEN)
         reverse = learned_by_g(selection)
         directions = {ascending: DIRECTIONS[ascending != reverse] for ascending in DIRECTIONS}

@@ -18,7 +18,7 @@ from clipmem_core.dashboard.page import PAIR, link, peek_selection, read_view, w
 from clipmem_core.dashboard.plain import Noise, cut, number, read_noise
 from clipmem_core.dashboard.routes import PREFIX
 from clipmem_core.figures.layout import INJECTED_COLOUR, group_colour
-from clipmem_core.review.cards import PairCard
+from clipmem_core.review.cards import FirstCaption, PairCard, first_captions
 from clipmem_core.review.decisions import decided
 from clipmem_core.review.queries import CAPTION_KEY, fetch_numbered
 from clipmem_core.review.rows import count_decided
@@ -126,6 +126,7 @@ def draw_grid(
     order, main = selection.order, page is not None
     current, pages = page or (1, 1)
     keys = fetch_numbered(audit.folder / PAIRS, [CAPTION_KEY], [card.row for card in cards])
+    firsts = first_captions(audit, cards, order)
     noise = read_noise(audit)
     shown = shown_scores(cards, noise, order, table=table)
     decided_count, total = count_decided(audit, selection) if main else (0, len(cards))
@@ -133,7 +134,7 @@ def draw_grid(
     data = {
         "address": urlencode(link(audit, selection, **read_view())),
         "view": urlencode({"key": key} | conditions),  # the same pairs in another order
-        "cards": [_card_data(card, keys[card.row][0], shown, noise) for card in cards],
+        "cards": [_card_data(card, keys[card.row][0], shown, noise, firsts[card.pair_id]) for card in cards],
         "table": table,
         "order": order,
         "scores": [[name, words(name)] for name in shown],
@@ -172,7 +173,10 @@ def shown_scores(cards: Sequence[PairCard], noise: Noise, order: str, *, table: 
     return [*match, *(name for name in names if name not in hidden and name in BY_NAME)]
 
 
-def _card_data(card: PairCard, caption_key: int, shown: Sequence[str], noise: Noise) -> dict[str, Any]:
+def _card_data(
+    card: PairCard, caption_key: int, shown: Sequence[str], noise: Noise, first: FirstCaption
+) -> dict[str, Any]:
+    start, marks = first
     decision, values = card.decision, card.scores | {MATCH: card.match}
     around = noise.around(card.scores.get(CLIPMEM), card.scores.get(SE)) if noise.error else ""
     label = [f"label: {cut(card.label, CAPTION_LIMIT)}"] if card.label else []
@@ -180,7 +184,8 @@ def _card_data(card: PairCard, caption_key: int, shown: Sequence[str], noise: No
         "row": card.row,
         "pair_id": card.pair_id,
         "caption_key": str(caption_key),  # it has more digits than a browser's numbers
-        "captions": [cut(caption, FULL_LIMIT) for caption in card.captions],
+        "captions": [cut(caption, FULL_LIMIT) for caption in (*card.captions[start:], *card.captions[:start])],
+        "marks": marks,
         "decision": decision.decision if decision else None,
         "other": decision.words if decision and not decision.decision else "",
         "facts": [

@@ -70,6 +70,7 @@ class Grid extends Pairs {
         const facts = card.facts.map(([text, colour, title]) => make('bdi', text, {title, style: `--dot:${colour}`}))
         const lines = scores.map(([name, label], at) =>
             make(name === order ? 'div.order' : 'div', make('dt', label), make('dd', card.scores[at])))
+        if (caption) link.replaceChildren(...marked(caption, card.marks))
         const texts = make('div.texts', Object.assign(link, {className: 'caption'}), make('p.fault'),
             make('p.facts', ...facts), this.details(card))
         const node = make('article.card', {tabIndex: -1},

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from csv import QUOTE_NONNUMERIC  # a lone \r must be quoted too
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -239,26 +240,45 @@ def write_decisions(audit: Audit, path: Path, progress: Progress | None = None) 
     for_other = table.pop(FOR_OTHER).notna()
     table = table[~for_other | (table["note"] != "")]
     table = table.merge(listed_scores(audit, table[PAIR_ID].tolist()), on=PAIR_ID, how="left")
+    changes = [word_changes(*texts) for texts in zip(table[OWN_CAPTIONS], table[CAPTIONS], strict=True)]
+    table.insert(list(table).index(CAPTIONS) + 1, "word_changes", changes)
     files = {PAIRS: [f'"{IMAGE}"', f'"{LABEL}"'], SCORES: [f'{number(name)} AS "{name}"' for name in scores_in(EXPORT)]}
     for name, columns in files.items():
         values = fetch_pairs(audit.folder / name, columns, table[PAIR_ID])
         table = table.merge(values.to_pandas(), on=PAIR_ID, how="left")
-    lists = [name for name in (CAPTIONS, OWN_CAPTIONS, *LISTED.values()) if name in table]
+    texts, numbers = pa.list_(pa.string()), pa.list_(pa.float64())
+    kinds = {CAPTIONS: texts, OWN_CAPTIONS: texts} | dict.fromkeys(LISTED.values(), numbers)
     with replacing(path) as temporary:
         if path.suffix.lower() == ".parquet":
-            arrow = pa.Table.from_pandas(table.drop(columns=lists), preserve_index=False)
-            for name in lists:
-                kind = pa.string() if name in (CAPTIONS, OWN_CAPTIONS) else pa.float64()
-                arrow = arrow.append_column(name, pa.array(table[name], pa.list_(kind)))
-            pq.write_table(arrow.select(table.columns.tolist()), temporary)
+            arrow = pa.Table.from_pandas(table, preserve_index=False)
+            fields = [field.with_type(kinds.get(field.name, field.type)) for field in arrow.schema]
+            pq.write_table(arrow.cast(pa.schema(fields)), temporary)
         else:
-            texts = {name: table[name].map(_as_json) for name in lists}
-            cells = table.assign(**texts).map(
+            cells = table.assign(**{name: table[name].map(_as_json) for name in kinds if name in table}).map(
                 lambda cell: f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell
             )
             cells.to_csv(temporary, index=False, quoting=QUOTE_NONNUMERIC)
     note = f"{for_other.sum():,} decisions on other captions, for example injected errors, are not included"
     return counted((for_other.sum(), note)), ""
+
+
+def word_changes(old: Any, new: Any) -> str:
+    """Say which words and captions a recaption changed; empty without old or new captions."""
+    if not isinstance(old, list) or not new:
+        return ""
+    changes = []
+    for _, start, stop, first, last in SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
+        for place, before, after in itertools.zip_longest(range(start, stop), old[start:stop], new[first:last]):
+            if before is None or after is None:
+                changes.append(f"removed: caption {place + 1}" if after is None else f"added: {after}")
+                continue
+            words, others = before.split(), after.split()
+            changes += [
+                f"{' '.join(words[i:j]) or '–'} → {' '.join(others[k:m]) or '–'} (caption {place + 1})"
+                for tag, i, j, k, m in SequenceMatcher(None, words, others, autojunk=False).get_opcodes()
+                if tag != "equal"
+            ]
+    return "; ".join(changes)
 
 
 def _as_json(values: Any) -> str:

@@ -13,19 +13,19 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
 from clipmem_core.audit.store import Audit
-from clipmem_core.audit.verdict import BASIS, WHOLE_HEAD, whole_rows
+from clipmem_core.audit.verdict import BASIS, WHOLE_HEAD, rows, whole_rows
 from clipmem_core.audit.verdict import queues as verdict_queues
-from clipmem_core.columns import GROUP, PAIR_ID
+from clipmem_core.columns import CAPTION_MISFIT, GROUP, PAIR_ID
 from clipmem_core.dataset.pictures import decode
 from clipmem_core.dataset.readers.containers import read_bytes
 from clipmem_core.figures.audit_scores import group_figure
 from clipmem_core.io import is_number, shortage
 from clipmem_core.review import overview as o
-from clipmem_core.review.cards import PairCard, cards
+from clipmem_core.review.cards import MARKS, PairCard, cards, first_captions, marked
 from clipmem_core.review.decisions import FOR_OTHER, decision_words, open_review
 from clipmem_core.review.rows import find_rows
 from clipmem_core.review.selection import Selection
-from clipmem_core.scores.registry import EXPORT, scores_in
+from clipmem_core.scores.registry import EXPORT, scores_in, words
 
 TEMPLATE = "report.html.j2"
 SIDE = 160  # pixels of a thumbnail's longer side
@@ -62,7 +62,7 @@ def render_report(audit: Audit) -> str:
             "trained": o.model_words(record.config),
         },
         "sentence": verdict.get("sentence") or "This audit has no verdict.",
-        "checks": o.rows(verdict, "checks"),
+        "checks": rows(verdict, "checks"),
         "figure": _figure(groups, overview.bins),
         "tables": [each for each in _tables(overview) if each.rows],
         "galleries": _galleries(audit),
@@ -119,14 +119,16 @@ def _galleries(audit: Audit) -> list[dict[str, Any]]:
     galleries = []
     for order, queue in verdict_queues(audit.verdict).items():
         top = cards(audit, find_rows(audit, Selection(order=order), page=1, size=TOP))
-        shown = [_card(card, audit.record.pictures) for card in top]
-        explanation = f"Highest {order} first. {queue.sentence}"
+        firsts = first_captions(audit, top, order)
+        shown = [_card(card, audit.record.pictures, *firsts[card.pair_id]) for card in top]
+        note = MARKS if order == CAPTION_MISFIT else ""
+        explanation = f"Highest {words(order)} first. {queue.sentence} {note}"
         galleries += [{"title": queue.name, "explanation": explanation, "cards": shown}] if shown else []
     return galleries
 
 
-def _card(card: PairCard, root: Path) -> dict[str, Any]:
-    """Return the texts of a pair in a gallery, and its picture as a data URI, empty if it cannot be read."""
+def _card(card: PairCard, root: Path, first: int, marks: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return a pair's texts, one caption first and its words marked, and its picture, empty if it cannot be read."""
     try:
         picture = decode(read_bytes(root, card.image), size=SIDE)
         picture.thumbnail((SIDE, SIDE))
@@ -139,9 +141,12 @@ def _card(card: PairCard, root: Path) -> dict[str, Any]:
         uri = ""
     facts = {name: number(card.scores.get(name)) for name in scores_in(EXPORT)}
     facts |= {"group": card.group, "label": card.label or "", "injected": card.injected or ""}
+    facts |= {f"{mark['word']} →": " ".join(mark["better"][0]) for mark in marks if mark["better"]}
+    captions = [_cut(caption) for caption in (*card.captions[first:], *card.captions[:first])]
     return {
         "picture": uri,
-        "captions": [_cut(caption) for caption in card.captions],
+        "captions": captions,
+        "marked": marked(captions[0], marks) if captions else "",
         "pair_id": _cut(card.pair_id),
         "facts": {name: _cut(value) for name, value in facts.items() if value},
         "decision": card.decision.words if card.decision else "",

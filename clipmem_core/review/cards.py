@@ -1,9 +1,10 @@
 """The pairs of an audit with their scores and decisions: as cards for a page, and as pandas frames."""
 
+import html
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -13,15 +14,19 @@ from clipmem_core.audit.check_table import ensure_checks
 from clipmem_core.audit.store import CAPTION_TABLE, PAIRS, SCORES, WORD_TABLE, Audit, read_table
 from clipmem_core.config import InputError
 from clipmem_core.review.decisions import Decision, open_review
-from clipmem_core.review.queries import fetch_frame, fetch_numbered, fetch_pairs, mismatched_tables, number
+from clipmem_core.review.queries import fetch_numbered, fetch_pairs, mismatched_tables, number
 from clipmem_core.review.search import hits
 from clipmem_core.review.selection import Selection
 from clipmem_core.scores.registry import BY_NAME, CARD, EXPORT, PAIR, ROW, scores_in
 
 SHOWN = tuple(dict.fromkeys(name for place in (CARD, ROW, PAIR, EXPORT) for name in scores_in(place)))
 OWN_CAPTIONS = "own_captions"
-LISTED = {c.SIMILARITY_OUT: "caption_similarity_out", c.MISFIT: "caption_misfit"}  # column of a list by score
+FirstCaption: TypeAlias = tuple[int, Sequence[dict[str, Any]]]  # its number in the pair, and its surprising words
+# scores of single captions: column of a list of them, by score
+LISTED = {name: f"{name}_by_caption" for name in (c.SIMILARITY_OUT, c.WORD_MISFIT, c.MISFIT)}
 MARKED, SURPRISE = 3, (1.0, 2.5, 4.0)  # words of a caption at most; limits of a weak to a strong mark, in nats
+LINES = ("none", "dotted", "solid", "double")
+MARKS = "The worst caption of each pair is shown; underlined words are unlikely with the picture and the other words."
 _UNSEARCHED = Selection()
 
 
@@ -62,15 +67,6 @@ def cards(audit: Audit, rows: Sequence[int], selection: Selection = _UNSEARCHED)
         facts = (row, pair_id, image, tuple(map(str, captions or ())), label, injected, group, numbers)
         shown.append(PairCard(*facts, matches.get(row), decisions.get(pair_id)))
     return shown
-
-
-def caption_scores(audit: Audit, pair_id: str) -> pd.DataFrame:
-    """Return number, similarity_out, misfit and odd of each caption of a pair, empty if there are no such scores."""
-    path = audit.folder / CAPTION_TABLE
-    if not path.is_file():
-        return pd.DataFrame()
-    columns = ", ".join([f'"{c.CAPTION}" AS number', *LISTED])
-    return fetch_frame(path, f'SELECT {columns} FROM parquet WHERE "{c.PAIR_ID}" = ? ORDER BY number', [pair_id])
 
 
 def suspicious_captions(audit: Audit, pair_ids: Sequence[str]) -> dict[str, int]:
@@ -114,6 +110,26 @@ def suspicious_words(audit: Audit, pair_ids: Sequence[str]) -> dict[str, dict[in
 def percent(probability: float) -> str:
     """Return a probability in percent."""
     return "under 0.1%" if probability < 0.001 else f"{probability:{'.0%' if probability >= 0.1 else '.1%'}}"
+
+
+def first_captions(audit: Audit, shown: Sequence[PairCard], order: str) -> dict[str, FirstCaption]:
+    """Return the caption to show first of each card by pair_id: in the order by single captions the worst, marked."""
+    ids = [card.pair_id for card in shown]
+    if order != c.CAPTION_MISFIT:
+        return dict.fromkeys(ids, (0, []))
+    words, worst = suspicious_words(audit, ids), suspicious_captions(audit, ids)
+    return {pair_id: (first := worst.get(pair_id, 0), words.get(pair_id, {}).get(first, [])) for pair_id in ids}
+
+
+def marked(caption: str, words: Sequence[dict[str, Any]]) -> str:
+    """Return a caption as escaped HTML, its surprising words underlined, with likelier words on hover."""
+    parts, done = [], 0
+    for word in words:
+        style = f"text-decoration: underline {LINES[word['strength']]} #d9660a 2px; text-underline-offset: .2em"
+        text, title = html.escape(caption[word["start"] : word["end"]]), html.escape(word["hint"])
+        parts += [html.escape(caption[done : word["start"]]), f'<u style="{style}" title="{title}">{text}</u>']
+        done = word["end"]
+    return "".join([*parts, html.escape(caption[done:])])
 
 
 def listed_scores(audit: Audit, pair_ids: Sequence[str]) -> pd.DataFrame:

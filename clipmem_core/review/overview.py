@@ -9,9 +9,9 @@ import pandas as pd
 
 from clipmem_core import columns as c
 from clipmem_core.audit.store import PAIRS, QUARANTINE, SCORES, Audit, Record
-from clipmem_core.audit.verdict import NULL_CHECK
+from clipmem_core.audit.verdict import NULL_CHECK, rows
 from clipmem_core.config import AuditConfig
-from clipmem_core.io import is_number, mapping, numbers
+from clipmem_core.io import is_number, numbers
 from clipmem_core.review.queries import ROW, count_pairs_of, count_rows, fetch_frame, number
 
 BINS = 60
@@ -76,12 +76,6 @@ def group_bins(audit: Audit, *, bins: int) -> pd.DataFrame:
         counts = np.histogram(values, edges)[0]
         rows += [(group, edges[k], edges[1] - edges[0], counts[k] / len(values)) for k in np.flatnonzero(counts)]
     return pd.DataFrame(rows, columns=[c.GROUP, "low", "width", "share"])
-
-
-def rows(verdict: dict[str, Any], key: str) -> list[dict[str, Any]]:
-    """Return a list of objects of the verdict, empty if it is missing or malformed."""
-    listed = verdict.get(key)
-    return [mapping(row) for row in listed] if isinstance(listed, list) else []
 
 
 def table(verdict: dict[str, Any], key: str) -> pd.DataFrame:

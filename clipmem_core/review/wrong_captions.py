@@ -7,7 +7,7 @@ import numpy as np
 
 from clipmem_core import columns as c
 from clipmem_core.audit.store import SCORES, VERDICT, Audit, read_table
-from clipmem_core.audit.verdict import likely_wrong
+from clipmem_core.audit.verdict import likely_wrong, single_captions
 from clipmem_core.io import mapping, numbers
 from clipmem_core.review.decisions import CODES, KEEP, UNDECIDED_CODE, decided
 from clipmem_core.review.queries import cached
@@ -90,14 +90,14 @@ def review_progress(audit: Audit) -> ReviewProgress:
 
 
 def wrong_words(audit: Audit) -> tuple[str, str]:
-    """Return a sentence on the wrong captions and the progress of the review, and how they are estimated.
+    """Return sentences on the wrong captions and the progress of the review, and how they are estimated.
 
-    Without an estimate the sentence is empty and the other text gives the reason.
+    A second line is on single captions. Without an estimate there is no line and the other text gives the reason.
     """
     progress, (likely, basis) = review_progress(audit), likely_wrong(audit.verdict)
-    if not progress.sentence:
-        return likely, basis
-    return progress.sentence, " ".join(filter(None, [likely, basis, MEANINGS if progress.remaining else ""]))
+    if progress.sentence:
+        basis = " ".join(filter(None, [likely, basis, MEANINGS if progress.remaining else ""]))
+    return f"{progress.sentence or likely}\n{single_captions(audit.verdict)}".strip(), basis
 
 
 def random_check(audit: Audit) -> str:

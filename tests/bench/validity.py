@@ -375,12 +375,11 @@ def held_out_found(asked: HeldOut) -> pd.DataFrame:
 def compared_with_truth(audit: Audit, place: dict[str, int], left_out: set[str]) -> pd.DataFrame:
     """Return AUROC and average precision of captions, of pairs by their own scores, and of picks within a pair."""
     table = read_table(audit.folder / CAPTION_TABLE)
-    several = table[c.GAP].notna() & table[c.MISFIT].notna()
+    several = (table.groupby(c.PAIR_ID)[c.CAPTION].transform("size") > 1) & table[c.MISFIT].notna()
     table = table[several & ~table[c.PAIR_ID].isin(left_out)].reset_index(drop=True)
     truth = (table[c.CAPTION] == table[c.PAIR_ID].map(place)).to_numpy()
     scores = {f"caption -{name}": -table[name].to_numpy() for name in (c.SIMILARITY_OUT, c.MARGIN_OUT, c.LEARNED)}
     scores["caption misfit"] = table[c.MISFIT].to_numpy()
-    scores["caption gap"] = table[c.GAP].to_numpy()
     tables = [detection_table(scores, truth, n_boot=500, reference="caption misfit")]
     pair = audit.scores
     pair = pair[pair[c.MISFIT].notna()]
@@ -392,7 +391,6 @@ def compared_with_truth(audit: Audit, place: dict[str, int], left_out: set[str])
     by_pair["pair, misfit as it was"] = pair["before"].to_numpy()
     by_pair |= {f"pair -{name}": -pair[name].to_numpy() for name in (c.SIMILARITY_OUT, c.CSLS_OUT)}
     by_pair["pair, its worst caption's misfit"] = pair[c.PAIR_ID].map(worst[c.MISFIT].max()).to_numpy()
-    by_pair["pair, its worst caption's gap"] = pair[c.PAIR_ID].map(worst[c.GAP].max()).to_numpy()
     tables.append(detection_table(by_pair, wrong, n_boot=500, reference=f"pair {c.MISFIT}"))
     result = pd.concat(tables, ignore_index=True)
     for name, values in scores.items():

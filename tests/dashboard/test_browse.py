@@ -2,14 +2,15 @@
 
 from typing import Any
 
+import pandas as pd
 from streamlit.testing.v1 import AppTest
 
-from clipmem_core.audit.store import Audit, write_table
+from clipmem_core.audit.store import CAPTION_TABLE, Audit, write_table
 from clipmem_core.dashboard import browse
 from clipmem_core.review.decisions import open_review
 from tests.dashboard.test_pages import address, open_page, press, texts, toasts
 from tests.dashboard.test_reviewing import mounted
-from tests.fixtures import HOSTILE, Copy
+from tests.fixtures import HOSTILE, Copy, write_words
 
 BROWSE = "pages/browse.py"
 
@@ -116,6 +117,20 @@ def test_any_score_orders_and_is_in_bold_and_decided_pairs_wear_a_badge_and_can_
     app.selectbox(key="decision").select("undecided").run()
     assert ids(app) == expected[1:]
     assert (grid(app)["decided"], grid(app)["total"]) == (1, 80)
+
+
+def test_the_order_by_single_captions_shows_the_worst_one_first_with_its_surprising_words(copy: Copy) -> None:
+    audit = copy()
+    first = ranked(audit, "caption_misfit")[0]
+    captions = audit.pairs.set_index("pair_id")["captions"][first].tolist()
+    rows = pd.DataFrame({"pair_id": first, "caption": range(len(captions)), "similarity_out": 0.0})
+    write_table(audit.folder / CAPTION_TABLE, rows.assign(misfit=rows["caption"]))
+    write_words(audit)
+    app = open_page(BROWSE, order="caption_misfit")
+    card = grid(app)["cards"][0]
+    assert (card["pair_id"], card["captions"]) == (first, [captions[-1], *captions[:-1]])
+    assert [mark["word"] for mark in card["marks"]] == [captions[-1].split()[-1]]
+    assert not grid(open_page(BROWSE, order="misfit"))["cards"][0]["marks"]
 
 
 def test_captions_and_the_address_reach_the_page_as_data_alone(copy: Copy) -> None:

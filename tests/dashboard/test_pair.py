@@ -12,7 +12,7 @@ from clipmem_core.review.decisions import open_review
 from clipmem_core.review.rows import check_counts
 from tests.dashboard.test_pages import open_page, press, texts, toasts
 from tests.dashboard.test_reviewing import mounted
-from tests.fixtures import HOSTILE, Copy, embed
+from tests.fixtures import HOSTILE, Copy, embed, write_words
 
 PAIR, ID = "pages/pair.py", "images/020.png"
 
@@ -53,15 +53,18 @@ def test_without_a_pair_the_likeliest_wrong_caption_opens(audit_of: Callable[...
 def test_a_link_opens_its_pair_with_scores_terms_and_checks(audit_of: Callable[..., Audit]) -> None:
     audit = audit_of()
     table = pd.DataFrame({"pair_id": ID, "caption": range(len(audit.pairs["captions"][20]))})
-    table = table.assign(similarity_out=0.25, misfit=1.5, odd=table["caption"] == 1)
+    table = table.assign(similarity_out=0.25, misfit=1.5, word_misfit=table["caption"] / 2)
     write_table(audit.folder / CAPTION_TABLE, table)
+    write_words(audit)
     check_counts(audit)
     app = open_page(PAIR, audit="made", order="clipmem", pair=ID)
     score = audit.scores.iloc[20]
     assert "injected error: miscaption" in " ".join(texts(app))
-    captions, means = (element.value for element in app.dataframe)
+    captions, words, means = (element.value for element in app.dataframe)
     assert captions["caption"].tolist() == audit.pairs["captions"][20].tolist()
-    assert captions["odd"].tolist() == (table["caption"] == 1).tolist()
+    assert captions["word misfit"].tolist() == table["word_misfit"].tolist()
+    assert words["word"].tolist() == [caption.split()[-1] for caption in captions["caption"]]
+    assert set(words["probability"]) == {"unlikely: 0.3%; likelier: fox<b> 41%"}
     assert means.loc["positive", "in"] == pytest.approx(score["positive_in"])
     assert means.loc["positive", "in − out"] == pytest.approx(score["positive_in"] - score["positive_out"])
     (clipmem,) = [metric.value for metric in app.metric if metric.label == "clipmem"]

@@ -16,8 +16,10 @@ from clipmem_core.audit.prepare import DataSet, load_data_set
 from clipmem_core.audit.store import CAPTION_TABLE, MANIFEST, PAIRS, write_table
 from clipmem_core.cli import parse
 from clipmem_core.config import InputError
-from clipmem_core.export.formats import FORMATS, Summary, write
+from clipmem_core.export.cleaned import clean
+from clipmem_core.export.formats import FORMATS, Summary, word_changes, write
 from clipmem_core.review.decisions import RECAPTION, REMOVE, Edit, open_review
+from clipmem_core.scores.registry import EXPORT, scores_in
 from tests.export.sources import audited, make_source
 from tests.fixtures import Copy
 
@@ -154,7 +156,7 @@ def test_no_cell_of_the_decisions_begins_as_a_formula_does(text: str, copy: Copy
         head, *rows = csv.reader(file)
     assert len(rows) == 2
     for name, cell in ((name, cell) for row in rows for name, cell in zip(head, row, strict=True)):
-        assert not cell.startswith(("=", "+", "@", "\t", "\r", "-")) or name in ("clipmem", "misfit", "similarity_out")
+        assert not cell.startswith(("=", "+", "@", "\t", "\r", "-")) or name in scores_in(EXPORT)
     there = dict(zip(head, rows[-1], strict=True))
     quote = "'" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else ""
     assert (there["note"], there["audit"]) == (quote + text, quote + text)
@@ -177,7 +179,7 @@ def test_decisions_have_old_and_new_captions_and_the_scores_of_each(copy: Copy, 
     write_table(audit.folder / PAIRS, pairs)
     rows = [("images/020.png", place, place / 4, -place / 4 if place else np.nan) for place in range(3)]
     scores = pd.DataFrame(rows, columns=["pair_id", "caption", "similarity_out", "misfit"])
-    write_table(audit.folder / CAPTION_TABLE, scores)
+    write_table(audit.folder / CAPTION_TABLE, scores.assign(word_misfit=0.5))
     open_review(audit).edit({pair_id: Edit(tuple(captions), 0) for pair_id, captions in NEW_CAPTIONS.items()})
     write(audit, "decisions", path)
     table = (pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)).set_index("pair_id")
@@ -190,6 +192,14 @@ def test_decisions_have_old_and_new_captions_and_the_scores_of_each(copy: Copy, 
 
     for pair_id, captions in NEW_CAPTIONS.items():
         assert (listed(pair_id, "captions"), listed(pair_id, "own_captions")) == (captions, OWN)
-    assert listed("images/020.png", "caption_similarity_out") == [0, 0.25, 0.5]
-    assert listed("images/020.png", "caption_misfit") == [None, -0.25, -0.5]
-    assert listed("images/021.png", "caption_misfit") is None
+    assert listed("images/020.png", "similarity_out_by_caption") == [0, 0.25, 0.5]
+    assert listed("images/020.png", "misfit_by_caption") == [None, -0.25, -0.5]
+    assert listed("images/021.png", "misfit_by_caption") is None
+    assert table["word_changes"][list(NEW_CAPTIONS)].tolist() == [
+        "removed: caption 2",
+        "toad → treefrog (caption 2)",
+    ]
+    assert word_changes(["a b c", "d"], ["a c", "d e", "f"]) == "b → – (caption 1); – → e (caption 2); added: f"
+    cleaned = clean(audit).pairs.to_pandas().set_index("pair_id")["captions"]
+    assert {pair_id: list(cleaned[pair_id]) for pair_id in NEW_CAPTIONS} == NEW_CAPTIONS
+    assert word_changes(["a"], []) == word_changes(None, ["a"]) == ""

@@ -13,7 +13,7 @@ from clipmem_core.export import report
 from clipmem_core.export.formats import write
 from clipmem_core.export.report import number
 from clipmem_core.review.decisions import RECAPTION, REMOVE, open_review
-from tests.fixtures import HOSTILE, Copy
+from tests.fixtures import HOSTILE, Copy, write_words
 
 VOID = {"meta", "img", "br"}
 
@@ -64,6 +64,7 @@ def decide(audit: Audit) -> None:
     ids = audit.pairs["pair_id"].tolist()
     open_review(audit).decide([ids[1]], REMOVE, note="<script>alert(1)</script>")
     open_review(audit).decide([ids[2]], RECAPTION, captions=["<b>new</b>"])
+    write_words(audit)
 
 
 @pytest.fixture
@@ -80,7 +81,7 @@ def test_it_refers_to_nothing_outside_and_captions_and_notes_are_text(page: Page
         if name in ("src", "href", "srcset", "style")
     ]
     assert references
-    assert all(value.startswith("data:image/jpeg;base64,") for value in references)
+    assert all(value.startswith(("data:image/jpeg;base64,", "text-decoration: underline ")) for value in references)
     assert "url(" not in page.data["style"]
     assert "@import" not in page.data["style"]
     policy = next(result["content"] for result in page.attributes("meta") if "http-equiv" in result)
@@ -91,7 +92,8 @@ def test_it_refers_to_nothing_outside_and_captions_and_notes_are_text(page: Page
     assert not any(name.startswith("on") for _, result in page.elements for name in result)
     assert HOSTILE[0] in page.texts
     assert "<script>alert(1)</script>" in page.texts
-    assert "<b>new</b>" in page.texts
+    assert {"<b>new</b>", "fox<b> 41%"} <= set(page.texts)
+    assert {mark["title"].lower() for mark in page.attributes("u")} == {"unlikely: 0.3%; likelier: fox<b> 41%"}
     assert not page.open
     figure = json.loads(page.data["figure"])
     assert figure["layout"]["paper_bgcolor"] == "rgba(0, 0, 0, 0)"
@@ -108,7 +110,7 @@ def test_it_has_the_verdict_the_tables_and_how_it_was_made(audit: Audit, page: P
         assert {row["group"], number(row["mean"]), number(row["low"])} <= set(page.texts)
     scored = audit.scores["misfit"].notna().sum()
     images = page.attributes("img")
-    assert len(images) == 50 + min(50, scored)
+    assert len(images) == 2 * 50 + min(50, scored)
     for image in images:
         picture = Image.open(io.BytesIO(base64.b64decode(image["src"].partition(",")[2])))
         assert (picture.format, max(picture.size)) == ("JPEG", pytest.approx(110, abs=51))
@@ -127,7 +129,7 @@ def test_missing_pictures_and_a_malformed_verdict_are_no_errors(
     write(audit, "html", tmp_path / "report.html")
     page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
     assert not page.attributes("img")
-    assert page.texts.count("picture cannot be read") == 100
+    assert page.texts.count("picture cannot be read") == 150
     assert {"This audit has no verdict.", "Nothing has been decided yet."} <= set(page.texts)
     monkeypatch.setattr(report, "DECISIONS_SHOWN", 4)
     open_review(audit).decide(audit.pairs["pair_id"].tolist()[:10], REMOVE)

@@ -100,7 +100,8 @@ def test_a_suggestion_is_one_caption_of_a_pair_the_one_that_fits_its_own_picture
     embed(audit)
     write_captions(audit, [[f"poor {row}", f"best {row}", f"fair {row}"] for row in range(100)])
     table = pd.DataFrame({"pair_id": audit.pairs["pair_id"].repeat(3), "caption": [0, 1, 2] * 100, "misfit": 0.0})
-    write_table(audit.folder / "captions.parquet", table.assign(similarity_out=[-0.5, 0.5, np.nan] * 100, odd=False))
+    table = table.assign(similarity_out=[-0.5, 0.5, np.nan] * 100, word_misfit=0.0)
+    write_table(audit.folder / "captions.parquet", table)
     result = suggested_captions(audit, 99)
     assert len(result.choices) == 3
     assert all(each.caption == f"best {each.row}" for each in result.choices)

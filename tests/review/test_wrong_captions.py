@@ -1,20 +1,23 @@
 """Estimates of wrong captions from decisions and scores."""
 
+import re
 from collections.abc import Callable
+from html import unescape
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from clipmem_core.audit.scoring import wrong_captions
-from clipmem_core.audit.store import CAPTION_TABLE, SCORES, VERDICT, Audit, write_json, write_table
+from clipmem_core.audit.store import SCORES, VERDICT, Audit, write_json, write_table
 from clipmem_core.columns import PAIR_COLUMNS
-from clipmem_core.review.cards import caption_scores
+from clipmem_core.review.cards import cards, first_captions, marked
 from clipmem_core.review.decisions import open_review
 from clipmem_core.review.rows import find_rows
 from clipmem_core.review.selection import RANDOM, Selection
 from clipmem_core.review.wrong_captions import random_check, review_progress, wrong_estimate, wrong_words
 from clipmem_core.scores.prevalence import p_wrong, review_place
+from tests.fixtures import write_words
 
 Copy = Callable[..., Audit]
 
@@ -84,11 +87,31 @@ def test_expected_errors_and_the_stop_follow_from_the_probabilities(audit: Audit
     assert review_progress(audit).until_stop == 0
 
 
-def test_captions_have_their_scores_by_number(audit: Audit) -> None:
-    assert caption_scores(audit, "a").empty
-    rows = {"pair_id": ["a", "b", "b"], "caption": [0, 1, 0], "similarity_out": [0.1, 0.5, -0.25]}
-    table = pd.DataFrame(rows).assign(misfit=[1.0, 0.0, 3.0], odd=[False, False, True])
-    write_table(audit.folder / CAPTION_TABLE, table)
-    scores = caption_scores(audit, "b")
-    assert scores["misfit"].tolist() == [3, 0]
-    assert scores["odd"].tolist() == [True, False]
+def test_single_captions_have_a_count_and_the_kinds_of_errors_that_are_not_seen(audit: Audit) -> None:
+    with_counts(audit, 30, 400)
+    assert "Single wrong words are not counted." in wrong_words(audit)[0]
+    kinds = [{"kind": "other word", "auroc": 0.84, "seen": True, "up_to": 9}, "?", {"kind": "colour", "auroc": "?"}]
+    kinds += [{"kind": "number", "auroc": 0.55, "seen": False, "up_to": 3100}]
+    single = {"captions": {"estimate": 1200.4, "low": 900.0, "high": 1600.0}, "n": 40445, "kinds": kinds}
+    wrong = audit.verdict["wrong_captions"] | {"single": single}
+    write_json(audit.folder / VERDICT, audit.verdict | {"wrong_captions": wrong})
+    pairs, captions = wrong_words(audit)[0].split("\n")
+    assert "not counted" not in pairs
+    assert captions == (
+        "Of 40,445 captions, about 1,200 (900–1,600) have a single wrong word. This audit can see wrong "
+        "other words (AUROC 0.84). It cannot see wrong numbers (AUROC 0.55; up to 3,100 may remain)."
+    )
+    for malformed in (5, {"kinds": 3, "n": "?", "captions": []}):
+        write_json(audit.folder / VERDICT, audit.verdict | {"wrong_captions": wrong | {"single": malformed}})
+        assert "not counted" in wrong_words(audit)[0]
+
+
+def test_unlikely_words_are_marked_in_escaped_text(copy: Copy) -> None:
+    audit = copy()
+    shown = cards(audit, range(10))
+    write_words(audit)
+    firsts = first_captions(audit, shown, "caption_misfit")
+    for card in shown:
+        html = marked(card.captions[0], firsts[card.pair_id][1])
+        assert unescape(re.sub("</?u[^>]*>", "", html)) == card.captions[0]
+        assert set(re.findall("<([a-z]+)", html)) == {"u"}
