@@ -1,4 +1,4 @@
-"""Names of columns and groups in the tables of an audit, and what an interval over seeds covers."""
+"""Names of columns and groups in the tables of an audit, what an interval over seeds covers, and kinds of words."""
 
 PAIR_ID = "pair_id"
 IMAGE = "image"
@@ -91,3 +91,11 @@ SPLITS = "splits of the pairs"  # where every replicate draws the groups anew
 def of_one_split(kind: str) -> str:
     """Return the name of an interval, and for one over seeds also what it covers."""
     return kind.replace("over seeds", f"over {ONE_SPLIT}")
+
+
+# Words of captions that are replaced by another one of their kind
+COLOUR_WORDS = (
+    *("red", "orange", "yellow", "green", "blue", "purple", "violet", "pink", "brown"),
+    *("black", "white", "grey", "gray", "gold", "golden", "silver", "beige"),
+)
+NUMBER_WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")

@@ -25,11 +25,6 @@ _BLOCK = 512  # pairs in one search for nearest captions
 _SIMILAR_RANKS = 25  # a noun's replacement differs by at most so many ranks in frequency
 WORD_KINDS = ("colour", "number", "noun")
 _WORD = re.compile(r"\w+")
-_COLOURS = (
-    *("red", "orange", "yellow", "green", "blue", "purple", "violet", "pink", "brown"),
-    *("black", "white", "grey", "gray", "gold", "golden", "silver", "beige"),
-)
-_NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 _VAGUE_CAPTIONS = (
     *("a picture", "an image", "a photo of something", "some things", "something that can be seen"),
     *("what the camera saw", "a nice view", "various objects", "a scene", "an illustration"),
@@ -219,7 +214,7 @@ def _replace_word(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int, *, e
     rng, captions = np.random.default_rng(seed), pairs[c.CAPTIONS].tolist()
     words = (dict.fromkeys(word.lower() for word in _WORD.findall(text)) for row in free for text in captions[row])
     counts = Counter(word for words_of_caption in words for word in words_of_caption)
-    ignored = {*ENGLISH_STOP_WORDS, *_COLOURS, *_NUMBERS}
+    ignored = {*ENGLISH_STOP_WORDS, *c.COLOUR_WORDS, *c.NUMBER_WORDS}
     nouns = [
         word
         for word, count in counts.most_common()
@@ -229,14 +224,14 @@ def _replace_word(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int, *, e
     rank = {noun: place for place, noun in enumerate(nouns if len(nouns) > 1 else [])}
 
     def kind_of(word: str) -> str:
-        if word in _COLOURS or word in rank:
-            return "colour" if word in _COLOURS else "noun"
-        return "number" if word in _NUMBERS or (word.isdecimal() and word.isascii()) else ""
+        if word in c.COLOUR_WORDS or word in rank:
+            return "colour" if word in c.COLOUR_WORDS else "noun"
+        return "number" if word in c.NUMBER_WORDS or (word.isdecimal() and word.isascii()) else ""
 
     def other_word(word: str) -> str:
         if word.isdecimal():
             return word[:-1] + str(rng.choice([digit for digit in "0123456789" if digit != word[-1]]))
-        choices = _COLOURS if word in _COLOURS else _NUMBERS
+        choices = c.COLOUR_WORDS if word in c.COLOUR_WORDS else c.NUMBER_WORDS
         if word in rank:
             choices = tuple(nouns[max(0, rank[word] - _SIMILAR_RANKS) : rank[word] + _SIMILAR_RANKS + 1])
         return str(rng.choice([other for other in choices if other != word]))

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
-from clipmem_core.dataset.injected_errors import _COLOURS as COLOURS
-from clipmem_core.dataset.injected_errors import _NUMBERS as NUMBERS
+from clipmem_core.columns import COLOUR_WORDS, NUMBER_WORDS
 
 WORD = re.compile(r"\w+")
 PREDICTED_FROM = 5  # captions that a predicted word occurs in
@@ -65,7 +64,7 @@ def split_words(captions: Iterable[Sequence[str]]) -> Words:
     predicted = [
         number
         for number in by_count
-        if in_captions[number] >= PREDICTED_FROM and (words[number] not in GRAMMAR or words[number] in NUMBERS)
+        if in_captions[number] >= PREDICTED_FROM and (words[number] not in GRAMMAR or words[number] in NUMBER_WORDS)
     ][:MOST_PREDICTED]
     order = list(dict.fromkeys([*predicted, *by_count]))
     place = np.ones(len(numbers) + 1, np.int32)
@@ -81,7 +80,7 @@ def split_words(captions: Iterable[Sequence[str]]) -> Words:
 
 def kind_of(word: str) -> int:
     """Return the kind of a word in lower case, a place in KINDS."""
-    return 0 if word in COLOURS else 1 if word in NUMBERS or word.isdecimal() else 2
+    return 0 if word in COLOUR_WORDS else 1 if word in NUMBER_WORDS or word.isdecimal() else 2
 
 
 def changed_words(words: Words, *, seed: int) -> np.ndarray:
