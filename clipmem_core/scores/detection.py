@@ -233,10 +233,12 @@ class Observed:
     @functools.cached_property
     def caption_scores(self) -> pd.DataFrame:
         """Detectors of single captions, larger more suspicious; the lowest score for captions without one."""
-        scores = self.captions * {c.LEARNED: -1, c.MARGIN_OUT: -1, c.WORD_MISFIT: 1}
-        parts = (self.captions[name].to_numpy() for name in (c.LEARNED, c.MARGIN_OUT, c.WORD_MISFIT))
-        several = len(scores) > len(self.labels)
-        scores[c.MISFIT] = detectors.caption_misfit(*parts) if several else self.misfit(self.second)
+        captions = self.captions
+        if len(captions) == len(self.labels):  # with one caption a pair, those of the pair
+            captions = captions.assign(**{c.LEARNED: self.learned, c.MARGIN_OUT: self.fit_out[0]})
+        scores = captions * {c.LEARNED: -1, c.MARGIN_OUT: -1, c.WORD_MISFIT: 1}
+        parts = (captions[name].to_numpy() for name in (c.LEARNED, c.MARGIN_OUT, c.WORD_MISFIT))
+        scores[c.MISFIT] = detectors.caption_misfit(*parts)
         return scores.fillna(scores.min()).dropna(axis=1)
 
     def misfit(self, second: np.ndarray | None = None) -> np.ndarray:
@@ -247,7 +249,6 @@ class Observed:
             c.LEARNED: self.learned,
             c.LOG_PROBABILITY_OUT: self.fit_out[1],
             c.LOG_PROBABILITY_SECOND: np.full(len(self.labels), np.nan) if second is None else second,
-            c.WORD_MISFIT: self.word_misfit,
         }
         return score.compute(*(parts[name] for name in score.needs))
 
