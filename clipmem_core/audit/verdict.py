@@ -98,9 +98,9 @@ def single_captions(verdict: Any) -> str:
     captions, sentences = mapping(single.get("captions")), list[str]()
     seen, unseen = list[str](), list[str]()
     if count := numbers([single.get("n"), *(captions.get(end) for end in ("estimate", "low", "high"))], 4):
-        sentences.append(
-            "Of {:,.0f} captions, about {:,.0f} ({:,.0f}–{:,.0f}) have a single wrong word.".format(*count)
-        )
+        sentences.append("Of {:,.0f} captions, about {:,.0f} ({:,.0f}–{:,.0f}) have a wrong word.".format(*count))
+    elif most := numbers([captions.get("high"), single.get("n")], 2):
+        sentences.append("Up to {:,.0f} of {:,.0f} captions may have a wrong word.".format(*most))
     for kind in rows(single, "kinds"):
         if measured := numbers([kind.get("auroc"), kind.get("up_to")], 2):
             remain = "" if kind.get("seen") else f"; up to {measured[1]:,.0f} may remain"
