@@ -11,7 +11,7 @@ from clipmem_core.audit.jobs import jobs_folder
 from clipmem_core.audit.store import CONFIG
 from clipmem_core.config import InputError
 from clipmem_core.dashboard.new_audit import draw_check, draw_request
-from clipmem_core.dashboard.page import AUDIT, CHOICE, choose_segment, open_bare_page, read_choice
+from clipmem_core.dashboard.page import AUDIT, CHOICE, choose_segment, open_bare_page, read_choice, store_choice
 from clipmem_core.dashboard.plain import bytes_in_words, draw_fault, explained_errors, show_strong
 from clipmem_core.dashboard.running import draw_progress
 
@@ -56,15 +56,6 @@ def _watch(drawn: list[tuple[str, str]]) -> None:
         st.rerun()
 
 
-def choose(name: str | None) -> None:
-    """Store the selected audit in the address and in the session, as every page does."""
-    if name is None:
-        st.session_state.pop(CHOICE, None)
-        st.query_params.pop(AUDIT, None)
-    else:
-        st.session_state[CHOICE] = st.query_params[AUDIT] = name
-
-
 def _draw_table(states: list[s.State]) -> s.State | None:
     names = [state.audit.name for state in states]
     name = st.query_params.get(AUDIT) or st.session_state.get(CHOICE)
@@ -79,7 +70,7 @@ def _draw_table(states: list[s.State]) -> s.State | None:
 
     def select() -> None:
         chosen = st.session_state[TABLE].selection.rows
-        choose(names[chosen[0]] if chosen else None)
+        store_choice(names[chosen[0]] if chosen else None)
 
     st.session_state[TABLE] = {"selection": {"rows": selected, "columns": [], "cells": []}}
     st.dataframe(
@@ -94,7 +85,7 @@ def _draw_table(states: list[s.State]) -> s.State | None:
     )
     if not selected:
         return None
-    choose(name)
+    store_choice(name)
     return states[selected[0]]
 
 
@@ -116,13 +107,13 @@ def _draw_actions(state: s.State) -> None:
             draw_fault("The audit was not deleted.", error)
             return
         st.session_state[MESSAGE] = f"Deleted; {bytes_in_words(freed)} freed."
-        choose(None)
+        store_choice(None)
         st.rerun()
 
 
 def show_started(name: str) -> None:
     """Show the audit that was just started."""
-    choose(name)
+    store_choice(name)
     st.query_params.from_dict({VIEW: "list", AUDIT: name})
     st.rerun()
 

@@ -7,22 +7,12 @@ from clipmem_core import columns as c
 from clipmem_core.audit.store import Audit
 from clipmem_core.audit.verdict import queues
 from clipmem_core.config import InputError
+from clipmem_core.dashboard import plain
 from clipmem_core.dashboard.cards import STRIP_SIZE, STYLE, draw_card_row
 from clipmem_core.dashboard.deciding import draw_note, draw_notice
 from clipmem_core.dashboard.filters import read_filters
-from clipmem_core.dashboard.page import PAIR, TIGHT_STYLE, link, open_page, peek_selection, read_view
-from clipmem_core.dashboard.pair_component import BROWSE, OPENED, REVIEW_KEYS, draw_followed, draw_keys
-from clipmem_core.dashboard.plain import (
-    LIMIT,
-    cut,
-    explained_errors,
-    number,
-    one_line,
-    one_line_errors,
-    read_noise,
-    read_verdict,
-    show_text,
-)
+from clipmem_core.dashboard.page import BROWSE, PAIR, TIGHT_STYLE, link, open_page, peek_selection, read_view
+from clipmem_core.dashboard.pair_component import OPENED, REVIEW_KEYS, draw_followed, draw_keys
 from clipmem_core.dataset.checks import CHECKS
 from clipmem_core.figures.audit_scores import IN, OUT, TERM_NAMES, encoder_figure, term_figure
 from clipmem_core.figures.layout import group_colour
@@ -47,7 +37,7 @@ def find_pair(audit: Audit, selection: Selection) -> PairCard:
     if row is None:
         if pair_id:
             st.warning("This audit has no such pair.", icon=":material/search_off:")
-            show_text(f"requested: {pair_id}", limit=300)
+            plain.show_text(f"requested: {pair_id}", limit=300)
         else:
             st.info("No pair fits this selection.", icon=":material/info:")
         draw_way_back(audit, selection)
@@ -67,11 +57,11 @@ def draw_way_back(audit: Audit, selection: Selection) -> None:
 def draw_facts(audit: Audit, card: PairCard) -> None:
     """Draw facts of a pair, the scores of its captions, their unlikely words, and the checks it fails."""
     facts = [f"group: {card.group}", *([f"injected error: {card.injected}"] if card.injected else [])]
-    show_text(f"{' · '.join(facts)}\nfile: {card.image}", limit=CAPTION_LIMIT)
+    plain.show_text(f"{' · '.join(facts)}\nfile: {card.image}", limit=CAPTION_LIMIT)
     listed = listed_scores(audit, [card.pair_id]).iloc[0]
     scores = {words(name): listed[column] for name, column in LISTED.items() if isinstance(listed.get(column), list)}
     if scores:
-        captions = [cut(caption, CAPTION_LIMIT) for caption in card.captions]
+        captions = [plain.cut(caption, CAPTION_LIMIT) for caption in card.captions]
         columns = {name: st.column_config.NumberColumn(format="%.2f", width=95) for name in scores}
         table = pd.DataFrame({"caption": captions} | scores)
         st.dataframe(table, hide_index=True, column_config=columns, alt="The scores of each caption")
@@ -79,23 +69,23 @@ def draw_facts(audit: Audit, card: PairCard) -> None:
         marks = [(str(number + 1), mark["word"], mark["hint"]) for number in unlikely for mark in unlikely[number]]
         table = pd.DataFrame(marks, columns=["caption", "word", "probability"])
         st.dataframe(table, hide_index=True, alt="Unlikely words of each caption, and likelier words")
-    with one_line_errors("Checks"), st.container(horizontal=True, gap="small"):
+    with plain.one_line_errors("Checks"), st.container(horizontal=True, gap="small"):
         for check in (CHECKS[name] for name in failed_checks(audit, card.row)):
             st.badge(check.label, icon=":material/rule:", color="orange", help=f"{check.help} {check.advice}")
 
 
 def draw_scores(audit: Audit, card: PairCard) -> None:
     """Draw the pair's scores, and the uncertainty of clipmem."""
-    noise = read_noise(audit)
+    noise = plain.read_noise(audit)
     around = noise.around(card.scores.get(c.CLIPMEM), card.scores.get(c.SE))
-    st.metric("clipmem", f"{number(card.scores.get(c.CLIPMEM))}{around}", help=BY_NAME[c.CLIPMEM].help)
+    st.metric("clipmem", f"{plain.number(card.scores.get(c.CLIPMEM))}{around}", help=BY_NAME[c.CLIPMEM].help)
     st.caption(noise.explain())
-    helps = {name: f"{queue.name}: {queue.sentence}" for name, queue in queues(read_verdict(audit)).items()}
+    helps = {name: f"{queue.name}: {queue.sentence}" for name, queue in queues(plain.read_verdict(audit)).items()}
     helps[c.MISFIT] = f"{helps[c.MISFIT]} {misfit_note(audit)}".strip()
     with st.grid(2, min_column_width=130) as grid:
         for name, score in scores_in(SHOWN_HERE).items():
             text = " ".join(filter(None, [helps.get(name), score.help]))
-            grid.metric(score.label, number(card.scores.get(name)), help=text or None)
+            grid.metric(score.label, plain.number(card.scores.get(name)), help=text or None)
 
 
 def draw_terms(audit: Audit, card: PairCard) -> None:
@@ -107,7 +97,7 @@ def draw_terms(audit: Audit, card: PairCard) -> None:
         try:
             members = score_breakdown.member_terms(audit, card.row)
         except InputError as error:
-            show_text(f"Single members cannot be shown: {one_line(error)}", limit=LIMIT)
+            plain.show_text(f"Single members cannot be shown: {plain.one_line(error)}", limit=plain.LIMIT)
         else:
             labels = ("f", "g") if audit.record.protocol == "paper" else ("trained on it", "not trained on it")
             names = {side: f"{side}: {name}" for side, name in zip((IN, OUT), labels, strict=True)}
@@ -140,16 +130,16 @@ def draw_nearest(audit: Audit, card: PairCard) -> None:
     )
     for by, title in TITLES.items():
         st.markdown(f"**{title}**")
-        with one_line_errors(title):
+        with plain.one_line_errors(title):
             with st.spinner("Searching…"):
                 similar = nearest(audit, card.row, by=by, member=member or "", k=STRIP_SIZE)
                 others = cards(audit, [row for row, _ in similar])
-            labels = [f"cosine {number(cosine)}" for _, cosine in similar]
+            labels = [f"cosine {plain.number(cosine)}" for _, cosine in similar]
             draw_card_row(audit, others, labels, peek_selection(), key=by)
 
 
 audit = open_page("Pair")
-with explained_errors():
+with plain.explained_errors():
     selection = read_filters(audit)
     card = find_pair(audit, selection)
     st.html(TIGHT_STYLE)

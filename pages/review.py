@@ -6,8 +6,8 @@ import streamlit as st
 
 from clipmem_core.audit.verdict import queues
 from clipmem_core.dashboard.filters import conditions
-from clipmem_core.dashboard.page import TIGHT_STYLE, link, open_page, read_selection
-from clipmem_core.dashboard.pair_component import BROWSE, REVIEW_KEYS, draw_keys, draw_single
+from clipmem_core.dashboard.page import BROWSE, TIGHT_STYLE, link, open_page, read_selection
+from clipmem_core.dashboard.pair_component import REVIEW_KEYS, draw_keys, draw_single
 from clipmem_core.dashboard.plain import explained_errors, read_verdict, show_text
 from clipmem_core.review.rows import count_pairs, first_queue
 from clipmem_core.review.selection import UNDECIDED

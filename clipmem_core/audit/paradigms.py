@@ -23,7 +23,7 @@ from clipmem_core.audit.setup import MAY_DIFFER
 from clipmem_core.audit.status import MemberProgress, last_line
 from clipmem_core.audit.store import Audit
 from clipmem_core.config import InputError, as_dict, data_folder, fingerprint
-from clipmem_core.io import read_json, replacing
+from clipmem_core.io import read_json, reading, replacing
 from clipmem_core.scores.utility import linear_probe
 from clipmem_core.training.activations import unit_layers
 from clipmem_core.training.model import Model, mean_image_embeddings
@@ -171,7 +171,8 @@ def paradigms_folder(audit: Audit) -> Path:
 def read_paradigms(audit: Audit) -> pd.DataFrame | None:
     """Return UnitMem by layer of every finished run, as of `layer_means`, with the run's result.json; or None."""
     path = paradigms_folder(audit) / TABLE
-    return pd.read_csv(path, comment="#") if path.is_file() else None
+    with reading(path):
+        return pd.read_csv(path, comment="#") if path.is_file() else None
 
 
 def say_paradigms(table: pd.DataFrame, screen: Screen) -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 from clipmem_core.audit.store import Audit
 from clipmem_core.audit.verdict import queues
 from clipmem_core.columns import CAPTION_MISFIT, MISFIT
-from clipmem_core.dashboard.page import link, read_view
+from clipmem_core.dashboard.page import BROWSE, PAIR_PAGE, link, read_view
 from clipmem_core.dashboard.plain import as_html, cut, explained_errors, number, read_verdict, signed
 from clipmem_core.dataset.pictures import decode
 from clipmem_core.dataset.readers.containers import read_bytes
@@ -31,7 +31,6 @@ WORKERS = 2  # Pillow decodes outside Python's lock; the largest pictures take h
 _POOL = ThreadPoolExecutor(WORKERS, thread_name_prefix="thumbnail")
 CAPTION_LIMIT, ALT_LIMIT, STRIP_LIMIT = 160, 120, 60
 STRIP_SIZE = 6
-PAIR_PAGE = "pages/pair.py"
 STYLE = """<style>
 [class*="st-key-cards-"] [data-testid="stImage"] img { aspect-ratio: 1; object-fit: contain; }
 .pair-card { font-size: .875rem; line-height: 1.4; overflow-wrap: anywhere; }
@@ -151,7 +150,7 @@ def draw_strips(audit: Audit) -> None:
         with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="bottom"):
             st.subheader(queue.name, anchor=False, width="content")
             label, icon, parameters = "Browse in this order", ":material/grid_view:", link(audit, selection)
-            st.page_link("pages/browse.py", label=label, icon=icon, query_params=parameters)
+            st.page_link(BROWSE, label=label, icon=icon, query_params=parameters)
         st.caption(f"{queue.sentence} {MARKS if order == CAPTION_MISFIT else ''}")
         labels = [f"{words(order)} {number(card.scores[order])}" for card in shown]
         draw_card_row(audit, shown, labels, selection, key=order)

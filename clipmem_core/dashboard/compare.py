@@ -12,7 +12,7 @@ from clipmem_core.columns import CLIPMEM, PAIR_ID, SHA256
 from clipmem_core.config import InputError, as_dict, flat
 from clipmem_core.dashboard.cards import Sides, draw_change_cards
 from clipmem_core.dashboard.page import AUDIT, CHOICE, PAGE, choose_listed, draw_pages, read_page
-from clipmem_core.dashboard.plain import number, pairs_in_words, show_text, signed
+from clipmem_core.dashboard.plain import number, pairs_in_words, show_command, show_text, signed
 from clipmem_core.figures.audit_scores import comparison_figure
 from clipmem_core.review.compare import Comparison, compare
 from clipmem_core.review.queries import cached, fetch_arrow
@@ -69,8 +69,7 @@ def _draw_none(sentence: str) -> NoReturn:
         "Pairs keep their ids, so their scores can be compared."
     )
     st.page_link("pages/audits.py", label="Start an audit", icon=":material/science:", query_params={"view": "start"})
-    st.caption("Command line:")
-    st.code("python -m clipmem_core audit SOURCE --name SECOND --seed 1", language="bash")
+    show_command("python -m clipmem_core audit SOURCE --name SECOND --seed 1")
     st.stop()
 
 

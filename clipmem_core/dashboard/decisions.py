@@ -214,8 +214,7 @@ def _draw_start(audit: Audit) -> None:
     if fault:
         plain.show_text(fault, limit=plain.LIMIT)
     else:
-        st.caption("Command line:")
-        st.code(f"python -m clipmem_core reaudit {audit.name} --name {name}", language="bash", wrap_lines=True)
+        plain.show_command(f"python -m clipmem_core reaudit {audit.name} --name {name}")
 
 
 @st.fragment(run_every=2)

@@ -17,10 +17,9 @@ from clipmem_core.config import InputError
 from clipmem_core.dashboard.maps import draw_selectable, sample_note
 from clipmem_core.dashboard.page import choose_listed, choose_segment
 from clipmem_core.dashboard.plain import draw_fault, explained_errors, show_text
-from clipmem_core.dashboard.running import draw_job
+from clipmem_core.dashboard.running import draw_task
 from clipmem_core.figures import studies as f
 from clipmem_core.figures.clouds import contribution_figure
-from clipmem_core.io import mapping
 from clipmem_core.review import score_breakdown as b
 from clipmem_core.review.overview import LIMIT, locked_towers, points_and_density
 from clipmem_core.review.queries import cached
@@ -88,10 +87,10 @@ PLANS: dict[str, Plan] = {
 
 def draw_doubts(audit: Audit) -> None:
     """Draw how well the members' spaces map onto each other, and warn if the split is doubtful."""
-    encoders = mapping(audit.verdict.get("encoders"))
+    encoders = audit.verdict.get("encoders", {})
     if missing := encoders.get("missing"):
         st.warning("Encoder parts are not available in this audit; all other scores are.", icon=":material/warning:")
-        show_text(str(missing), limit=500)
+        show_text(missing, limit=500)
         return
     if locked := locked_towers(audit.record.config):
         st.caption(f"Locked: {' and '.join(locked)}. The part of a locked tower is what the head on it memorized.")
@@ -182,7 +181,7 @@ def draw_units(audit: Audit) -> None:
         return
     units = t.read_units(audit)
     if units is None or _is_running(audit, UNITS):
-        _draw_job(audit, UNITS, lambda: t.read_units(audit) is not None)
+        _draw_task(audit, UNITS, lambda: t.read_units(audit) is not None)
     if units is None:
         return
     references = t.read_units(audit, t.REFERENCES)
@@ -197,14 +196,9 @@ def draw_paradigms(audit: Audit) -> None:
     if locked_towers(audit.record.config):
         return
     st.subheader("Claim 1: three paradigms", anchor=False)
-    try:
-        table = p.read_paradigms(audit)
-    except (OSError, ValueError):
-        table = pd.DataFrame()
-    if table is not None and not set(table.columns) >= {p.PARADIGM, p.SEED, t.LAYER, t.UNITMEM_MEAN}:
-        raise InputError(f"{p.paradigms_folder(audit)} holds a broken table: delete it and run the command again")
+    table = p.read_paradigms(audit)
     if table is None or _is_running(audit, PARADIGMS):
-        _draw_job(audit, PARADIGMS, lambda: p.read_paradigms(audit) is not None)
+        _draw_task(audit, PARADIGMS, lambda: p.read_paradigms(audit) is not None)
     if table is not None:
         figure = f.paradigm_figure(b.paradigm_layers(table, column=t.UNITMEM_MEAN))
         sentence = b.claim_1(table, column=t.UNITMEM_MEAN)
@@ -218,27 +212,9 @@ def _is_running(audit: Audit, kind: str) -> bool:
     return job is not None and job.running
 
 
-@st.fragment(run_every=2)
-def _draw_job(audit: Audit, kind: str, is_done: Callable[[], bool]) -> None:
-    """Draw the button that starts a measurement, or every two seconds its progress; rerun the page once it is done."""
-    with explained_errors():
-        job = encoder_task(audit, kind).find()
-        if job is not None and job.running:
-            draw_job(job, key=f"cancel-{kind}")
-            return
-        if is_done():
-            st.rerun()
-        reason, label = MISSING[kind]
-        if job is not None and job.failed:
-            draw_fault("The job failed.", job.last_line)
-        else:
-            st.info(reason, icon=":material/info:")
-        task = encoder_task(audit, kind)
-        if st.button(label, key=kind, type="primary", icon=":material/play_arrow:"):
-            task.start()
-            st.rerun()
-        st.caption("Command line:")
-        st.code(task.typed, language="bash")
+def _draw_task(audit: Audit, kind: str, is_done: Callable[[], bool]) -> None:
+    reason, label = MISSING[kind]
+    draw_task(encoder_task(audit, kind), is_done, key=kind, reason=reason, label=label)
 
 
 def draw_studies() -> None:
@@ -274,10 +250,8 @@ def _draw_study(study: s.StudyFolder, plan: str) -> None:
         return
     table, by = rows, [s.ARM]
     if plan == "time":
-        lacking = {s.EPOCH, s.SEED, *f.MEASURES, s.IMAGE_EXTERNAL, s.TEXT_EXTERNAL} - set(times)
-        if lacking:
-            columns = ", ".join(sorted(lacking))
-            raise InputError(f"{study.folder} lacks {columns}: delete it and run the study again")
+        if times.empty:
+            raise InputError(f"{study.folder} lacks {s.TIMES}: delete it and run the study again")
         table, by = r.beyond_external(times), [s.EPOCH]
     means = over_seeds(r.by_split(table, by, measures), by=by, measures=measures)
     show_text(f"{study.name}: {study.request.get('source')}", limit=200)

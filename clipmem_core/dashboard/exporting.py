@@ -10,7 +10,7 @@ from clipmem_core.cli import AUDIT_IT
 from clipmem_core.config import data_folder
 from clipmem_core.dashboard.decisions import count_decisions
 from clipmem_core.dashboard.page import choose_listed, choose_segment
-from clipmem_core.dashboard.plain import draw_fault, show_text
+from clipmem_core.dashboard.plain import draw_fault, show_command, show_text
 from clipmem_core.dashboard.running import draw_job
 from clipmem_core.export.formats import FORMATS
 from clipmem_core.review.decisions import RECAPTION, REMOVE
@@ -53,8 +53,7 @@ def draw_exports(audit: Audit) -> None:
                 st.rerun()
             if job is not None:
                 _draw_end(job, path)
-        st.caption("Command line:")
-        st.code(task.typed, language="bash", wrap_lines=True)
+        show_command(task.typed)
 
 
 def _contents(audit: Audit, format: str) -> str:

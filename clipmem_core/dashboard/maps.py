@@ -1,6 +1,7 @@
 """The maps of scores and of embeddings: pictures at the pointer, and beside a map the selected pairs."""
 
 import dataclasses
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,9 +12,10 @@ import streamlit as st
 from clipmem_core import columns as c
 from clipmem_core.audit.store import PAIRS, SCORES, Audit
 from clipmem_core.audit.verdict import doubt
-from clipmem_core.dashboard.page import TIGHT_STYLE, choose_listed, choose_segment, link
+from clipmem_core.dashboard.page import BROWSE, TIGHT_STYLE, choose_listed, choose_segment, link
 from clipmem_core.dashboard.pair_component import draw_grid, draw_pointer
-from clipmem_core.dashboard.plain import draw_fault, duration, explained_errors, read_verdict, show_text
+from clipmem_core.dashboard.plain import explained_errors, read_verdict
+from clipmem_core.dashboard.running import draw_task
 from clipmem_core.figures.clouds import PERCENTILES, embedding_figure, score_map_figure
 from clipmem_core.review import selection as s
 from clipmem_core.review.cards import cards
@@ -76,7 +78,7 @@ def _draw_shape(audit: Audit, selection: s.Selection, *, key: str) -> None:
         return
     label = "Open 1 pair in Browse" if count == 1 else f"Open {count:,} pairs in Browse"
     if st.button(label, key=f"{key}-open", type="primary", icon=":material/grid_view:"):
-        st.switch_page("pages/browse.py", query_params=link(audit, selection))
+        st.switch_page(BROWSE, query_params=link(audit, selection))
     if count > STRIP:
         st.caption(f"The first {STRIP}, by {words(selection.order)}:")
     _draw_strip(audit, find_rows(audit, selection, page=1, size=STRIP), selection, key=key)
@@ -155,10 +157,12 @@ def draw_choices(audit: Audit) -> tuple[str, str]:
 @st.fragment
 def draw_embedding_map(audit: Audit, name: str, colour_by: str) -> None:
     """Draw a map of embeddings, or the button that builds it."""
-    if map_file(audit, name) is None:
-        _draw_job(audit, name)
-        return
     with explained_errors():
+        if map_file(audit, name) is None:
+            reason = "No map yet. Build it once; it is cached."
+            is_done = functools.partial(map_file, audit, name)
+            draw_task(map_task(audit, name), is_done, key="build-map", reason=reason, label="Build the map")
+            return
         points = map_points(audit, name, colour_by)
         pairs = count_rows(audit.folder / PAIRS)
         draw_selectable(
@@ -175,23 +179,3 @@ def draw_embedding_map(audit: Audit, name: str, colour_by: str) -> None:
     if pairs > len(points):
         notes.append(f"The map shows a random sample of {len(points):,} of {pairs:,} pairs.")
     st.caption(" ".join(notes))
-
-
-@st.fragment(run_every=1)
-def _draw_job(audit: Audit, name: str) -> None:
-    """Draw the button that builds a map, or its progress; rerun the page once it is finished."""
-    with explained_errors():
-        if map_file(audit, name) is not None:
-            st.rerun()
-        job = map_task(audit, name).find()
-        if job is not None and job.running:
-            show_text(f"Building the map: {job.last_line or 'starting'} ({duration(job.age)} so far).", limit=200)
-            st.caption("You can close this page; it continues.")
-            return
-        if job is not None and job.failed:
-            draw_fault("The map could not be built.", job.last_line.removeprefix("error: "))
-        else:
-            st.info("No map yet. Build it once; it is cached.", icon=":material/bubble_chart:")
-        if st.button("Build the map", type="primary", icon=":material/bubble_chart:"):
-            map_task(audit, name).start()
-            st.rerun()

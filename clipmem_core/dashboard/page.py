@@ -22,6 +22,7 @@ from clipmem_core.glossary import MEANINGS
 from clipmem_core.review.selection import Selection, from_parameters, to_parameters
 
 AUDIT, PAGE, SIZE, LAYOUT, PAIR = "audit", "page", "size", "layout", "pair"
+BROWSE, PAIR_PAGE = "pages/browse.py", "pages/pair.py"
 ALL = ""  # the option without a condition
 SHOWN = "{}-shown"  # key in the session of the last value that a widget showed or sent
 SELECTION_PARAMETERS = frozenset(
@@ -209,14 +210,15 @@ def _choose_audit(names: list[str]) -> str | None:
         st.warning("That audit does not exist; showing another one.", icon=":material/search_off:")
         show_text(f"requested: {requested}", limit=120)
     if name:
-        _store_choice(name)
+        store_choice(name)
     return name
 
 
-def _store_choice(name: str) -> None:
+def store_choice(name: str | None) -> None:
+    """Store the chosen audit, or that there is none, in the session and in the address."""
     st.session_state[CHOICE] = name
     if st.query_params.get(AUDIT) != name:
-        st.query_params[AUDIT] = name
+        write(**{AUDIT: name})
 
 
 def _draw_sidebar(finished: dict[str, bool], audit: str | None, clears: Sequence[str] = ()) -> None:
@@ -235,7 +237,7 @@ def _draw_sidebar(finished: dict[str, bool], audit: str | None, clears: Sequence
     def pick() -> None:
         write(**dict.fromkeys(clears))
         if st.session_state[PICKER]:
-            _store_choice(st.session_state[PICKER])
+            store_choice(st.session_state[PICKER])
 
     st.session_state[PICKER] = audit if listed else None
     st.sidebar.selectbox(

@@ -14,7 +14,7 @@ import streamlit as st
 
 from clipmem_core.audit.store import PAIRS, Audit
 from clipmem_core.columns import CLIPMEM, CLIPMEM_SHRUNK, SE
-from clipmem_core.dashboard.page import PAIR, link, peek_selection, read_view, write, write_selection
+from clipmem_core.dashboard.page import BROWSE, PAIR, PAIR_PAGE, link, peek_selection, read_view, write, write_selection
 from clipmem_core.dashboard.plain import Noise, cut, number, read_noise
 from clipmem_core.dashboard.routes import PREFIX
 from clipmem_core.figures.layout import INJECTED_COLOUR, group_colour
@@ -33,7 +33,6 @@ LIKE = {IMAGE_SIDE: "More like this picture", TEXT_SIDE: "More like this caption
 OPENED = "pair_opened"  # the last row on the page Pair
 FOLLOWED = "pair_followed"  # the last pair that the component of that page moved to, and the number of its mount
 DESTINATION = "grid_destination"  # target page of a click, with its parameters
-BROWSE, PAIR_PAGE = "pages/browse.py", "pages/pair.py"
 DECISION_KEYS = {"K": "Keep", "X": "Remove", "U": "Undo"}
 BROWSE_KEYS = {
     "← → ↑ ↓": "Mark another pair",

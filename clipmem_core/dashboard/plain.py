@@ -15,7 +15,6 @@ import streamlit as st
 
 from clipmem_core.audit.store import Audit
 from clipmem_core.config import InputError
-from clipmem_core.io import is_number, mapping
 
 LIMIT = 1000  # characters of a message
 LINES = 6
@@ -77,6 +76,12 @@ def one_line_errors(part: str) -> Iterator[None]:
         show_text(f"{part} cannot be shown: {one_line(error)}", limit=LIMIT)
 
 
+def show_command(command: str) -> None:
+    """Show the command that does the same in a terminal."""
+    st.caption("Command line:")
+    st.code(command, language="bash", wrap_lines=True)
+
+
 def draw_fault(sentence: str, message: object, *, icon: str = ":material/error:") -> None:
     """Draw which step failed, and below it in one line the message of the error or process."""
     st.error(sentence, icon=icon)
@@ -110,7 +115,7 @@ class Noise:
 def read_verdict(audit: Audit) -> dict[str, Any]:
     """Return an audit's verdict, empty where it is missing or broken."""
     try:
-        return mapping(audit.verdict)
+        return audit.verdict
     except InputError:
         return {}
 
@@ -119,8 +124,8 @@ def read_noise(audit: Audit) -> Noise:
     """Return the uncertainty that an audit's verdict states."""
     verdict = read_verdict(audit)
     error = MODERATED_ERROR if verdict.get("se_kind") == MODERATED else ""
-    floor: Any = verdict.get("external_sd")
-    return Noise(error, float(floor) if is_number(floor) else None)
+    floor = verdict.get("external_sd")
+    return Noise(error, floor if floor is not None and math.isfinite(floor) else None)
 
 
 def number(value: float | None) -> str:

@@ -1,12 +1,14 @@
 """The progress of an unfinished audit or a job, with buttons to start, cancel and resume it."""
 
+from collections.abc import Callable
+
 import pandas as pd
 import streamlit as st
 
 from clipmem_core.audit import status as s
 from clipmem_core.audit.jobs import Job, Task, audit_task, cancel, resume_arguments
 from clipmem_core.config import InputError
-from clipmem_core.dashboard.plain import draw_fault, duration, explained_errors, show_text
+from clipmem_core.dashboard.plain import draw_fault, duration, explained_errors, show_command, show_text
 from clipmem_core.figures.audit_scores import loss_figure
 from clipmem_core.glossary import DRAWN, meaning
 
@@ -32,8 +34,7 @@ def draw_empty() -> None:
         audit_task(FIRST, [FIRST, "--name", FIRST]).start()
         st.rerun()
     st.page_link("pages/audits.py", label="Or audit your own pairs", icon=":material/science:")
-    st.caption("Command line:")
-    st.code("python -m clipmem_core audit SOURCE --name NAME", language="bash")
+    show_command("python -m clipmem_core audit SOURCE --name NAME")
 
 
 @st.fragment(run_every=2)
@@ -67,6 +68,26 @@ def draw_progress(name: str) -> None:
         elif job is not None:
             Task(job.folder, job.arguments).start()
         st.rerun()
+
+
+@st.fragment(run_every=2)
+def draw_task(task: Task, is_done: Callable[[], object], *, key: str, reason: str, label: str) -> None:
+    """Draw the button that starts a job, or every two seconds its progress; rerun the page once it is done."""
+    with explained_errors():
+        job = task.find()
+        if job is not None and job.running:
+            draw_job(job, key=f"cancel-{key}")
+            return
+        if is_done():
+            st.rerun()
+        if job is not None and job.failed:
+            draw_fault("The job failed.", job.last_line)
+        else:
+            st.info(reason, icon=":material/info:")
+        if st.button(label, key=key, type="primary", icon=":material/play_arrow:"):
+            task.start()
+            st.rerun()
+        show_command(task.typed)
 
 
 def draw_job(job: Job, *, key: str, stage: str = "") -> None:

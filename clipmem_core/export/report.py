@@ -19,7 +19,7 @@ from clipmem_core.columns import CAPTION_MISFIT, GROUP, PAIR_ID
 from clipmem_core.dataset.pictures import decode
 from clipmem_core.dataset.readers.containers import read_bytes
 from clipmem_core.figures.audit_scores import group_figure
-from clipmem_core.io import is_number, shortage
+from clipmem_core.io import shortage
 from clipmem_core.review import overview as o
 from clipmem_core.review.cards import MARKS, PairCard, cards, first_captions, marked
 from clipmem_core.review.decisions import FOR_OTHER, decision_words, open_review
@@ -61,7 +61,7 @@ def render_report(audit: Audit) -> str:
             "members": len(record.members),
             "trained": o.model_words(record.config),
         },
-        "sentence": verdict.get("sentence") or "This audit has no verdict.",
+        "sentence": verdict["sentence"],
         "checks": rows(verdict, "checks"),
         "figure": _figure(groups, overview.bins),
         "tables": [each for each in _tables(overview) if each.rows],
@@ -159,4 +159,4 @@ def _cut(text: str) -> str:
 
 def number(value: Any) -> str:
     """Return a number with three decimals as text; empty for anything else."""
-    return f"{value:,.3f}".replace("-", "−") if is_number(value) else ""
+    return "" if pd.isna(value) else f"{value:,.3f}".replace("-", "−")

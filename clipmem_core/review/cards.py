@@ -71,13 +71,10 @@ def cards(audit: Audit, rows: Sequence[int], selection: Selection = _UNSEARCHED)
 
 def suspicious_captions(audit: Audit, pair_ids: Sequence[str]) -> dict[str, int]:
     """Return the number of the caption with the highest misfit, else the lowest similarity_out, of some pairs."""
-    path = audit.folder / CAPTION_TABLE
-    if not path.is_file():
-        return {}
     order = f'"{c.MISFIT}" DESC NULLS LAST, "{c.SIMILARITY_OUT}" NULLS LAST, "{c.CAPTION}"'
     first = f'first("{c.CAPTION}" ORDER BY {order}) AS number'
-    table = fetch_pairs(path, [first], pair_ids, end=f'GROUP BY "{c.PAIR_ID}"')
-    return dict(zip(table[c.PAIR_ID].to_pylist(), table["number"].to_pylist(), strict=True))
+    table = fetch_pairs(audit.folder / CAPTION_TABLE, [first], pair_ids, end=f'GROUP BY "{c.PAIR_ID}"')
+    return {row[c.PAIR_ID]: row["number"] for row in table.to_pylist()}
 
 
 def suspicious_words(audit: Audit, pair_ids: Sequence[str]) -> dict[str, dict[int, list[dict[str, Any]]]]:
@@ -86,22 +83,19 @@ def suspicious_words(audit: Audit, pair_ids: Sequence[str]) -> dict[str, dict[in
     start and end count characters. strength is the number of limits in `SURPRISE` that a word exceeds, rank is 1 for
     the most surprising word, better has the likeliest word in its place, in its case, and its probability, if any.
     """
-    path, shown = audit.folder / WORD_TABLE, dict[str, dict[int, list[dict[str, Any]]]]()
-    if not path.is_file():
-        return shown
+    shown = dict[str, dict[int, list[dict[str, Any]]]]()
     columns = [c.CAPTION, c.START, c.WORD, c.SURPRISE, c.PROBABILITY, c.BETTER, c.BETTER_PROBABILITY]
     rank = f'row_number() OVER (PARTITION BY "{c.PAIR_ID}", "{c.CAPTION}" ORDER BY "{c.SURPRISE}" DESC) AS rank'
     end = f'WHERE "{c.SURPRISE}" > {SURPRISE[0]} QUALIFY rank <= {MARKED} ORDER BY "{c.CAPTION}", "{c.START}"'
-    for row in fetch_pairs(path, [*(f'"{name}"' for name in columns), rank], pair_ids, end=end).to_pylist():
+    selected = [*(f'"{name}"' for name in columns), rank]
+    for row in fetch_pairs(audit.folder / WORD_TABLE, selected, pair_ids, end=end).to_pylist():
         word, likelier = row[c.WORD], row[c.BETTER] or []
         if word[:1].isupper():
             likelier = [other[:1].upper() + other[1:] for other in likelier]
         better = list(zip(likelier, map(percent, row[c.BETTER_PROBABILITY] or []), strict=True))
         listed = f"; likelier: {', '.join(map(' '.join, better[:MARKED]))}" if better else ""
-        hint, strength = (
-            f"unlikely: {percent(row[c.PROBABILITY])}{listed}",
-            sum(row[c.SURPRISE] > low for low in SURPRISE),
-        )
+        hint = f"unlikely: {percent(row[c.PROBABILITY])}{listed}"
+        strength = sum(row[c.SURPRISE] > low for low in SURPRISE)
         mark = row | {"end": row[c.START] + len(word), "strength": strength, "hint": hint, "better": better[:1]}
         shown.setdefault(row[c.PAIR_ID], {}).setdefault(row[c.CAPTION], []).append(mark)
     return shown
@@ -139,14 +133,11 @@ def listed_scores(audit: Audit, pair_ids: Sequence[str]) -> pd.DataFrame:
     """
     pairs = fetch_pairs(audit.folder / PAIRS, [f'"{c.CAPTIONS}" AS {OWN_CAPTIONS}'], pair_ids)
     table = pd.DataFrame(pairs.to_pydict(), dtype=object)
-    path = audit.folder / CAPTION_TABLE
-    if not path.is_file():
-        return table
     lists = [
         f'list(CASE WHEN isfinite("{name}") THEN "{name}" END ORDER BY "{c.CAPTION}") AS {listed}'
         for name, listed in LISTED.items()
     ]
-    scores = fetch_pairs(path, lists, pair_ids, end=f'GROUP BY "{c.PAIR_ID}"')
+    scores = fetch_pairs(audit.folder / CAPTION_TABLE, lists, pair_ids, end=f'GROUP BY "{c.PAIR_ID}"')
     return table.merge(pd.DataFrame(scores.to_pydict(), dtype=object), on=c.PAIR_ID, how="left")
 
 

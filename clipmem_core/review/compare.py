@@ -1,7 +1,6 @@
 """Comparison of a score between two audits, and of the detectors of one audit or benchmark."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,7 +9,7 @@ from scipy import stats
 from clipmem_core import columns as c
 from clipmem_core.audit.store import PAIRS, SCORES, Audit
 from clipmem_core.config import FIELDS, InputError, as_dict, flat
-from clipmem_core.review.queries import CAPTION_KEY, ROW, cached, count_pairs_of, fetch_frame, number
+from clipmem_core.review.queries import CAPTION_KEY, ROW, cached, fetch_all, number
 from clipmem_core.review.rows import misfit_note
 from clipmem_core.scores.detection import detection_table, numbers_reviewed, precision_curve
 from clipmem_core.scores.registry import DETECTION, scores_in
@@ -89,11 +88,8 @@ def compare(one: Audit, other: Audit, *, column: str = c.CLIPMEM, limit: int) ->
 
 def _pairs_and_score(audit: Audit, column: str) -> pd.DataFrame:
     """Return pair_id, row, group, score, and hashes of the captions and of the picture of each pair."""
-    scores = f'SELECT {c.PAIR_ID}, {ROW} AS row, "{c.GROUP}" AS "group", {number(column)} AS score FROM parquet'
-    pairs = f"SELECT {CAPTION_KEY} AS captions, hash({c.SHA256}) AS picture FROM parquet"
-    count_pairs_of(audit)
-    tables = ((SCORES, scores), (PAIRS, pairs))
-    return pd.concat([fetch_frame(audit.folder / name, f"{query} ORDER BY {ROW}") for name, query in tables], axis=1)
+    scores = [c.PAIR_ID, f"{ROW} AS row", f'"{c.GROUP}" AS "group"', f"{number(column)} AS score"]
+    return fetch_all(audit, scores, [f"{CAPTION_KEY} AS captions", f"hash({c.SHA256}) AS picture"])
 
 
 def differing_settings(one: Audit, other: Audit) -> tuple[str, ...]:
@@ -120,12 +116,9 @@ class Findings:
 @cached(4, SCORES, PAIRS)
 def detector_scores(audit: Audit) -> pd.DataFrame:
     """Return row, injected and each detector with values (larger: more suspicious), of scored or candidate pairs."""
-    count_pairs_of(audit)
     detectors = scores_in(DETECTION)
-    columns = ", ".join(f'{score.direction} * {number(name)} AS "{name}"' for name, score in detectors.items())
-    query = f'SELECT {ROW} AS row, "{c.GROUP}", {columns} FROM parquet ORDER BY row'
-    injected = fetch_frame(audit.folder / PAIRS, f'SELECT "{c.INJECTED}" FROM parquet ORDER BY {ROW}')
-    table = pd.concat([fetch_frame(audit.folder / SCORES, query), injected], axis=1)
+    oriented = (f'{score.direction} * {number(name)} AS "{name}"' for name, score in detectors.items())
+    table = fetch_all(audit, [f"{ROW} AS row", f'"{c.GROUP}"', *oriented], [f'"{c.INJECTED}"'])
     table = table[table[c.GROUP].isin([c.CANDIDATE, c.SCORED])]
     names = [name for name in detectors if np.isfinite(table[name]).mean() > 0.5]
     finite = np.isfinite(table[names].to_numpy(dtype=float)).all(axis=1)
@@ -142,8 +135,7 @@ def injected_findings(audit: Audit) -> Findings | None:
     """Return how well an audit's detectors find each kind of injected error; None without injected errors."""
     scores = detector_scores(audit)
     names, injected = names_in(scores), scores[c.INJECTED]
-    rows: list[dict[str, Any]] = []
-    curves: list[dict[str, Any]] = []
+    rows, curves = list[pd.DataFrame](), list[pd.DataFrame]()
     for kind in sorted(injected.dropna().unique(), key=lambda kind: (kind != c.MISCAPTION, kind)):
         subset = scores[injected.isna() | (injected == kind)]
         truth = subset[c.INJECTED].notna().to_numpy()
@@ -152,25 +144,20 @@ def injected_findings(audit: Audit) -> Findings | None:
         values = {name: subset[name].to_numpy(dtype=float) for name in names}
         cell = {b.KIND: str(kind), b.SHARE: float(truth.mean())}
         n_boot = int(np.clip(RESAMPLED // len(subset), 50, 500))
-        for row in detection_table(values, truth, n_boot=n_boot).to_dict("records"):
-            rows += [
-                cell
-                | {b.DETECTOR: row["score"], b.MEASURE: metric, "n": 1, "mean": row[metric]}
-                | {"low": row[f"{metric}_low"], "high": row[f"{metric}_high"]}
-                for metric in b.METRICS
-            ]
+        detected = detection_table(values, truth, n_boot=n_boot).rename(columns={"score": b.DETECTOR})
+        for metric in b.METRICS:
+            part = detected[[b.DETECTOR, metric, f"{metric}_low", f"{metric}_high"]]
+            part = part.set_axis([b.DETECTOR, "mean", "low", "high"], axis=1)
+            rows.append(part.assign(**cell, **{b.MEASURE: metric, "n": 1}))
         numbers = numbers_reviewed(len(subset))
         for name in names:
-            precision = precision_curve(values[name], truth, numbers)
-            curves += [
-                cell | {b.DETECTOR: name, "number": int(k), "precision": float(p)}
-                for k, p in zip(numbers, precision, strict=True)
-            ]
+            curve = {"number": numbers, "precision": precision_curve(values[name], truth, numbers)}
+            curves.append(pd.DataFrame(cell | {b.DETECTOR: name} | curve))
     if not rows:
         return None
     interval = "95 % bootstrap over the pairs of this one injection"
-    table = pd.DataFrame(rows).reindex(columns=b.TABLE_COLUMNS)
-    return Findings(table, pd.DataFrame(curves), interval, misfit_note(audit))
+    table = pd.concat(rows, ignore_index=True).reindex(columns=b.TABLE_COLUMNS)
+    return Findings(table, pd.concat(curves, ignore_index=True), interval, misfit_note(audit))
 
 
 def benchmarks_of(audit: Audit) -> list[b.Benchmark]:

@@ -11,8 +11,7 @@ from clipmem_core import columns as c
 from clipmem_core.audit.store import PAIRS, QUARANTINE, SCORES, Audit, Record
 from clipmem_core.audit.verdict import NULL_CHECK, rows
 from clipmem_core.config import AuditConfig
-from clipmem_core.io import is_number, numbers
-from clipmem_core.review.queries import ROW, count_pairs_of, count_rows, fetch_frame, number
+from clipmem_core.review.queries import count_rows, fetch_all, fetch_frame, number
 
 BINS = 60
 MEMBERS_SHOWN = 6  # with a column each
@@ -85,12 +84,7 @@ def table(verdict: dict[str, Any], key: str) -> pd.DataFrame:
 
 def exceeding(verdict: dict[str, Any]) -> dict[float, tuple[float, float, float]]:
     """Return by size the share of pairs whose clipmem exceeds it, and its interval."""
-    shares = {}
-    for row in rows(verdict, "exceeding"):
-        if values := numbers([row.get(name) for name in ("size", "share", "low", "high")], 4):
-            size, share, low, high = values
-            shares[size] = (share, low, high)
-    return shares
+    return {row["size"]: (row["share"], row["low"], row["high"]) for row in rows(verdict, "exceeding")}
 
 
 def explain_null(groups: pd.DataFrame, verdict: dict[str, Any]) -> str:
@@ -121,8 +115,8 @@ def detection_table(scores: pd.DataFrame) -> pd.DataFrame:
 
 def _with_interval(row: dict[Any, Any], metric: str) -> str:
     value, *interval = (row.get(f"{metric}{end}") for end in ("", "_low", "_high"))
-    bounds = f" ({interval[0]:.2f} to {interval[1]:.2f})" if all(map(is_number, interval)) else ""
-    return f"{value:.3f}{bounds}" if is_number(value) else ""
+    bounds = " ({:.2f} to {:.2f})".format(*interval) if pd.notna(interval).all() else ""
+    return f"{value:.3f}{bounds}" if pd.notna(value) else ""
 
 
 def attack_auroc(attacks: pd.DataFrame) -> Any:
@@ -135,15 +129,14 @@ def attack_rows(attacks: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """Return the success of each attack with its intervals, and a sentence for each missing number."""
     shown, missing = [], []
     for row in attacks.to_dict("records"):
-        name = ATTACK_MEASURES.get(str(row.get("measure")))
-        if name and is_number(row.get("value")):
-            intervals = {}
-            for over in ("members", "pairs"):
-                low, high = row.get(f"{over}_low"), row.get(f"{over}_high")
-                intervals[f"over {over}"] = f"{low:.3f} to {high:.3f}" if is_number(low) and is_number(high) else ""
-            shown.append({"attack": str(row["attack"]), "measure": name, "value": row["value"]} | intervals)
-        elif name:
-            missing.append(f"{name} of {row['attack']}: {row.get('missing')}")
+        name = ATTACK_MEASURES[row["measure"]]
+        if pd.isna(row["value"]):
+            missing.append(f"{name} of {row['attack']}: {row['missing']}")
+            continue
+        shown.append({"attack": row["attack"], "measure": name, "value": row["value"]})
+        for over in ("members", "pairs"):
+            low, high = row[f"{over}_low"], row[f"{over}_high"]
+            shown[-1][f"over {over}"] = "" if pd.isna(low) else f"{low:.3f} to {high:.3f}"
     return pd.DataFrame(shown), missing
 
 
@@ -195,15 +188,8 @@ def points_and_density(
     Returns row, x, y and `colour_by` of the sample; centre x, y and count n of each cell of a 2D histogram of all
     pairs, empty if all are drawn; and the number of pairs with both scores.
     """
-    pairs = [f'"{name}"' for name in colour_by if name != c.GROUP]
-    columns = {SCORES: [*(f'{number(name)} AS "{name}"' for name in (x, y)), f'"{c.GROUP}"'], PAIRS: pairs}
-    count_pairs_of(audit)
-    tables = [
-        fetch_frame(audit.folder / name, f"SELECT {', '.join(listed)} FROM parquet ORDER BY {ROW}")
-        for name, listed in columns.items()
-        if listed
-    ]
-    table = pd.concat(tables, axis=1)
+    scores = [*(f'{number(name)} AS "{name}"' for name in (x, y)), f'"{c.GROUP}"']
+    table = fetch_all(audit, scores, [f'"{name}"' for name in colour_by if name != c.GROUP])
     rows = finite = np.flatnonzero(np.isfinite(table[x]) & np.isfinite(table[y]))
     density = pd.DataFrame()
     if len(finite) > limit:

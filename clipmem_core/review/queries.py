@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from clipmem_core.audit.store import PAIRS, SCORES, Audit, Named
+from clipmem_core.audit.store import CAPTION_TABLE, PAIRS, SCORES, WORD_TABLE, Audit, Named
 from clipmem_core.columns import CAPTIONS, PAIR_ID
 from clipmem_core.config import InputError
 
@@ -73,17 +73,10 @@ def find_row(audit: Audit, pair_id: str) -> int | None:
     return rows[0][0] if rows else None
 
 
-def caption_keys(pairs: Path | pa.Table, pair_ids: Iterable[str]) -> dict[str, int]:
-    """Return the caption keys of those of some pairs that a file or table has."""
-    requested = _requested(pair_ids)
+def caption_keys(pairs: Path, pair_ids: Iterable[str]) -> dict[str, int]:
+    """Return the caption keys of those of some pairs that a file has."""
     query = f'SELECT requested_id, {CAPTION_KEY} AS key FROM parquet JOIN requested ON "{PAIR_ID}" = requested_id'
-    if isinstance(pairs, Path):
-        keys = fetch_columns(pairs, query, requested=requested)
-    else:
-        with _database().cursor() as cursor:
-            cursor.register("parquet", pairs)
-            cursor.register("requested", requested)
-            keys = cast(Columns, cursor.execute(query).fetchnumpy())
+    keys = fetch_columns(pairs, query, requested=_requested(pair_ids))
     return dict(zip(keys["requested_id"].tolist(), keys["key"].tolist(), strict=True))
 
 
@@ -108,20 +101,36 @@ def fetch_columns(path: Path, query: str, values: Sequence[Any] = (), **tables: 
         return cast(Columns, result.fetchnumpy())
 
 
-def fetch_frame(path: Path, query: str, values: Sequence[Any] = ()) -> pd.DataFrame:
+def fetch_frame(path: Path, query: str) -> pd.DataFrame:
     """Run a query over a Parquet file; return a data frame."""
-    with _executed(path, query, values) as result:
+    with _executed(path, query) as result:
         return result.df()
 
 
-def fetch_arrow(path: Path, query: str, values: Sequence[Any] = (), **tables: Table) -> pa.Table:
+def fetch_all(audit: Audit, scores: Sequence[str], pairs: Sequence[str] = ()) -> pd.DataFrame:
+    """Return columns of scores.parquet and of pairs.parquet side by side, one row a pair."""
+    count_pairs_of(audit)
+    tables = [
+        fetch_frame(audit.folder / name, f"SELECT {', '.join(columns)} FROM parquet ORDER BY {ROW}")
+        for name, columns in ((SCORES, scores), (PAIRS, pairs))
+        if columns
+    ]
+    return pd.concat(tables, axis=1)
+
+
+def fetch_arrow(path: Path, query: str, **tables: Table) -> pa.Table:
     """Run a query over a Parquet file and further named tables; return an Arrow table."""
-    with _executed(path, query, values, **tables) as result:
+    with _executed(path, query, **tables) as result:
         return result.to_arrow_table()
 
 
 def fetch_pairs(path: Path, columns: Sequence[str], pair_ids: Iterable[str], *, end: str = "") -> pa.Table:
-    """Return pair_id and columns of some pairs of a file; `end` is appended to the query."""
+    """Return pair_id and columns of some pairs of a file; `end` is appended to the query.
+
+    Without the file, which is an audit without captions, the result has no row and only pair_id.
+    """
+    if path.name in (CAPTION_TABLE, WORD_TABLE) and not path.is_file():
+        return pa.table({PAIR_ID: pa.array([], pa.string())})
     join = f'SEMI JOIN requested ON "{PAIR_ID}" = requested_id'
     query = f'SELECT "{PAIR_ID}", {", ".join(columns)} FROM parquet {join} {end}'
     return fetch_arrow(path, query, requested=_requested(pair_ids))
@@ -156,7 +165,7 @@ def _database() -> duckdb.DuckDBPyConnection:
 
 
 @contextmanager
-def _executed(path: Path, query: str, values: Sequence[Any], **tables: Table) -> Iterator[duckdb.DuckDBPyRelation]:
+def _executed(path: Path, query: str, values: Sequence[Any] = (), **tables: Table) -> Iterator[duckdb.DuckDBPyRelation]:
     stamp(path)  # a missing file has its own message
     glob = "".join(f"[{letter}]" if letter in "*?[" else letter for letter in str(path))  # DuckDB takes patterns
     query = f"WITH parquet AS NOT MATERIALIZED (SELECT * FROM read_parquet(?, file_row_number = true)) {query}"

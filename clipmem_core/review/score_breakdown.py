@@ -19,7 +19,7 @@ from clipmem_core.audit.verdict import FLAT
 from clipmem_core.config import InputError
 from clipmem_core.review import search as s
 from clipmem_core.review.cards import LISTED, OWN_CAPTIONS, listed_scores
-from clipmem_core.review.queries import ROW, cached, count_pairs_of, fetch_columns, fetch_frame, fetch_numbered, number
+from clipmem_core.review.queries import ROW, cached, fetch_all, fetch_columns, fetch_numbered, number
 from clipmem_core.scores.alignment import external_means, terms_of
 from clipmem_core.scores.membership import Membership, Sides
 from clipmem_core.scores.registry import BY_NAME
@@ -53,7 +53,7 @@ class Suggested:
     choices: tuple[Suggestion, ...] = ()
 
 
-def suggested_captions(audit: Audit, row: int, *, k: int = 3) -> Suggested:
+def suggested_captions(audit: Audit, row: int) -> Suggested:
     """Return captions of other pairs for a picture, by the members that did not train on it, the best first.
 
     The score of another pair is the mean cosine of this picture with its captions plus that with its picture; of its
@@ -74,7 +74,7 @@ def suggested_captions(audit: Audit, row: int, *, k: int = 3) -> Suggested:
     if len(ranked) < BEHIND or len(score) < LEAST:
         return Suggested(tuple(members), cosines)
     lead = score - score[ranked[-1][0]]
-    choices = (Suggestion(at, caption, float(text[at]), float(lead[at])) for at, caption in ranked[:k])
+    choices = (Suggestion(at, caption, float(text[at]), float(lead[at])) for at, caption in ranked[:3])
     return Suggested(tuple(members), cosines, tuple(choice for choice in choices if choice.lead >= LEAD))
 
 
@@ -198,11 +198,9 @@ def encoder_means(
 
     Returns name, encoder, n, mean, low and high (± 1.96 standard errors over pairs) of the most frequent names.
     """
-    count_pairs_of(audit)
-    columns_sql = ", ".join(f'{number(column)} AS "{encoder}"' for encoder, column in columns.items())
-    scores = fetch_frame(audit.folder / SCORES, f'SELECT "{c.GROUP}", {columns_sql} FROM parquet ORDER BY {ROW}')
-    query = f'SELECT CAST("{by}" AS VARCHAR) AS name FROM parquet ORDER BY {ROW}'
-    scores["name"] = fetch_frame(audit.folder / (SCORES if by == c.GROUP else PAIRS), query)["name"]
+    selected = [f'"{c.GROUP}"', *(f'{number(column)} AS "{encoder}"' for encoder, column in columns.items())]
+    names = [f'CAST("{by}" AS VARCHAR) AS name']
+    scores = fetch_all(audit, [*selected, *names]) if by == c.GROUP else fetch_all(audit, selected, names)
     if by == c.INJECTED:
         scores["name"] = scores["name"].fillna(NOT_INJECTED)
     scores = scores[scores[c.GROUP].isin(groups)]

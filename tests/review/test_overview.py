@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 import clipmem_core
-from clipmem_core.audit.store import Audit, write_json, write_table
+from clipmem_core.audit.store import Audit, write_table
 from clipmem_core.review import overview
 from clipmem_core.review.cards import SHOWN, cards
 from clipmem_core.review.decisions import REMOVE, open_review
@@ -41,15 +41,6 @@ def test_groups_carry_the_intervals_of_the_verdict(made: dict[str, Audit]) -> No
     assert count_rows(made["paper"].folder / "quarantine.parquet") == 120
 
 
-@pytest.mark.parametrize("groups", [None, [], [{"group": "scored"}], [{"low": 1}], [{"group": "scored", "low": "x"}]])
-def test_a_malformed_verdict_is_no_error(copy: Copy, groups: object) -> None:
-    audit = copy()
-    write_json(audit.folder / "verdict.json", {"sentence": "fine"} | ({} if groups is None else {"groups": groups}))
-    result = load_overview(audit).groups
-    assert result["low"].isna().all()
-    assert result["n"].tolist() == [80, 20]
-
-
 def test_tables_keep_their_order_and_have_means_and_intervals_beside_numbers() -> None:
     utility = pd.DataFrame({"member": ["b", "a", "b"], "metric": ["R@5", "R@5", "R@1"], "value": [0.5, 0.25, 0.1]})
     table = utility_table(utility).set_index("metric")
@@ -58,11 +49,11 @@ def test_tables_keep_their_order_and_have_means_and_intervals_beside_numbers() -
     assert table.loc["R@1", "mean"] == 0.1
     rows = [
         {"score": "misfit", "auroc": 0.8567, "auroc_low": 0.8, "auroc_high": 0.9, "precision_at_k": 0.78},
-        {"score": "odd", "auroc": "?", "auroc_low": None, "auroc_high": 1, "precision_at_k": None},
+        {"score": "learned", "auroc": None, "auroc_low": None, "auroc_high": None, "precision_at_k": None},
     ]
     table = detection_table(pd.DataFrame(rows))
     assert table.to_dict("list") == {
-        "score": ["misfit", "odd"],
+        "score": ["misfit", "learned"],
         "auroc": ["0.857 (0.80 to 0.90)", ""],
         "precision_at_k": ["0.780", ""],
     }
@@ -73,7 +64,6 @@ def test_attacks_are_shown_with_both_intervals_and_absent_ones_with_their_reason
     rows = [
         {"attack": "bavaria", "measure": "auroc", "value": 0.85, "missing": ""} | ends,
         {"attack": "bavaria", "measure": "TPR@0.001", "value": None, "missing": "needs 1,000 pairs"},
-        {"attack": "bavaria", "measure": "odd", "value": 1.0},
     ]
     shown, missing = attack_rows(pd.DataFrame(rows))
     expected = {

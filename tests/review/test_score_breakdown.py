@@ -86,7 +86,7 @@ def test_suggestions_are_those_of_a_slow_search(audit: Audit) -> None:
         for other in np.argsort(-(text + image)).tolist():
             if captions[other] not in (captions[row], *([caption] for _, caption in expected)):
                 expected.append((other, captions[other][0]))
-        result = suggested_captions(audit, row, k=3)
+        result = suggested_captions(audit, row)
         assert [(each.row, each.caption) for each in result.choices] == expected[:3]
         assert [each.cosine for each in result.choices] == pytest.approx(text[[other for other, _ in expected[:3]]])
         assert (result.members, result.cosines) == (tuple(strangers), (pytest.approx(text[row], abs=1e-6),))
