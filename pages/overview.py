@@ -7,7 +7,7 @@ import streamlit as st
 
 from clipmem_core import columns as c
 from clipmem_core import glossary
-from clipmem_core.audit.verdict import BASIS, RELIABILITY, WHOLE_HEAD, rows, uses, whole_rows
+from clipmem_core.audit.verdict import BASIS, RELIABILITY, WHOLE_HEAD, uses, whole_rows
 from clipmem_core.dashboard.cards import draw_strips
 from clipmem_core.dashboard.deciding import draw_wrong
 from clipmem_core.dashboard.maps import draw_score_map
@@ -56,7 +56,7 @@ SHARES_HELP = (
 
 def draw_verdict(overview: o.Overview) -> None:
     """Draw the audit's verdict: a sentence, and each check with advice, expanded if one failed."""
-    checks = rows(overview.verdict, "checks")
+    checks = overview.verdict["checks"]
     show_strong(overview.verdict["sentence"])
     failed = any(check["good"] is False for check in checks)
     with st.expander("Checks", icon=":material/fact_check:", expanded=failed):
@@ -115,8 +115,8 @@ def draw_groups(overview: o.Overview) -> None:
         if kinds:
             intervals = "; ".join(f"mean ± 1 {kind}" if kind.startswith("SD") else kind for kind in kinds)
             show_text(f"low and high: {intervals}")
-        attacks = o.table(verdict, "attacks")
-        values = verdict | verdict.get("encoders", {}) | {c.ATTACK_AUROC: o.attack_auroc(attacks)}
+        attacks = verdict.get("attacks", [])
+        values = verdict | verdict.get("encoders", {}) | {c.ATTACK_AUROC: attacks[0]["value"] if attacks else None}
         with st.grid(2, min_column_width=140) as grid:
             for name, (label, help_text) in MEASURES.items():
                 if values.get(name) is not None:
@@ -146,8 +146,8 @@ def draw_exceeding(overview: o.Overview) -> None:
 
 def draw_tables(overview: o.Overview) -> None:
     """Draw utility, detection of injected errors, and the audit's settings."""
-    injected = o.table(overview.verdict, "injected").filter(items=["injected", "n", *scores_in(CARD)])
-    detection = o.detection_table(o.table(overview.verdict, "detection"))
+    injected = pd.DataFrame(overview.verdict.get("injected", [])).filter(items=["injected", "n", *scores_in(CARD)])
+    detection = o.detection_table(overview.verdict.get("detection", []))
     left, right = st.columns(2, gap="medium")
     with left:
         st.subheader("Utility", anchor=False)

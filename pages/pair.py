@@ -6,7 +6,6 @@ import streamlit as st
 from clipmem_core import columns as c
 from clipmem_core.audit.store import Audit
 from clipmem_core.audit.verdict import queues
-from clipmem_core.config import InputError
 from clipmem_core.dashboard import plain
 from clipmem_core.dashboard.cards import STRIP_SIZE, STYLE, draw_card_row
 from clipmem_core.dashboard.deciding import draw_note, draw_notice
@@ -93,16 +92,12 @@ def draw_terms(audit: Audit, card: PairCard) -> None:
     st.subheader("Where the score comes from", anchor=False)
     means = score_breakdown.mean_terms(audit, card.row)
     left, right = st.columns([3, 2], gap="medium")
-    with left:
-        try:
-            members = score_breakdown.member_terms(audit, card.row)
-        except InputError as error:
-            plain.show_text(f"Single members cannot be shown: {plain.one_line(error)}", limit=plain.LIMIT)
-        else:
-            labels = ("f", "g") if audit.record.protocol == "paper" else ("trained on it", "not trained on it")
-            names = {side: f"{side}: {name}" for side, name in zip((IN, OUT), labels, strict=True)}
-            figure = term_figure(members, colour=group_colour(card.group), names=names)
-            st.plotly_chart(figure, config=FIXED, alt="Terms of the score, a dot for each member", key="terms")
+    with left, plain.one_line_errors("Single members"):
+        members = score_breakdown.member_terms(audit, card.row)
+        labels = ("f", "g") if audit.record.protocol == "paper" else ("trained on it", "not trained on it")
+        names = {side: f"{side}: {name}" for side, name in zip((IN, OUT), labels, strict=True)}
+        figure = term_figure(members, colour=group_colour(card.group), names=names)
+        st.plotly_chart(figure, config=FIXED, alt="Terms of the score, a dot for each member", key="terms")
     with right:
         table = pd.DataFrame({side: [means.get(f"{term}_{side}") for term in TERM_NAMES] for side in (IN, OUT)})
         table = table.astype(float).set_axis(list(TERM_NAMES.values()))

@@ -16,7 +16,7 @@ from clipmem_core.audit.store import PAIRS, SCORES, Audit
 from clipmem_core.config import InputError
 from clipmem_core.dashboard.maps import draw_selectable, sample_note
 from clipmem_core.dashboard.page import choose_listed, choose_segment
-from clipmem_core.dashboard.plain import draw_fault, explained_errors, show_text
+from clipmem_core.dashboard.plain import explained_errors, show_text
 from clipmem_core.dashboard.running import draw_task
 from clipmem_core.figures import studies as f
 from clipmem_core.figures.clouds import contribution_figure
@@ -179,9 +179,8 @@ def draw_units(audit: Audit) -> None:
             icon=":material/lock:",
         )
         return
+    _draw_task(audit, UNITS, lambda: t.read_units(audit) is not None)
     units = t.read_units(audit)
-    if units is None or _is_running(audit, UNITS):
-        _draw_task(audit, UNITS, lambda: t.read_units(audit) is not None)
     if units is None:
         return
     references = t.read_units(audit, t.REFERENCES)
@@ -196,9 +195,8 @@ def draw_paradigms(audit: Audit) -> None:
     if locked_towers(audit.record.config):
         return
     st.subheader("Claim 1: three paradigms", anchor=False)
+    _draw_task(audit, PARADIGMS, lambda: p.read_paradigms(audit) is not None)
     table = p.read_paradigms(audit)
-    if table is None or _is_running(audit, PARADIGMS):
-        _draw_task(audit, PARADIGMS, lambda: p.read_paradigms(audit) is not None)
     if table is not None:
         figure = f.paradigm_figure(b.paradigm_layers(table, column=t.UNITMEM_MEAN))
         sentence = b.claim_1(table, column=t.UNITMEM_MEAN)
@@ -207,14 +205,12 @@ def draw_paradigms(audit: Audit) -> None:
         st.caption(PARADIGMS_MEANING)
 
 
-def _is_running(audit: Audit, kind: str) -> bool:
-    job = encoder_task(audit, kind).find()
-    return job is not None and job.running
-
-
 def _draw_task(audit: Audit, kind: str, is_done: Callable[[], bool]) -> None:
-    reason, label = MISSING[kind]
-    draw_task(encoder_task(audit, kind), is_done, key=kind, reason=reason, label=label)
+    """Draw the job of a measurement that is missing or is running again."""
+    task, (reason, label) = encoder_task(audit, kind), MISSING[kind]
+    job = task.find()
+    if not is_done() or (job is not None and job.running):
+        draw_task(task, is_done, key=kind, reason=reason, label=label)
 
 
 def draw_studies() -> None:
@@ -228,14 +224,12 @@ def draw_studies() -> None:
             continue
     for plan, studies in by_plan.items():
         st.subheader(PLANS[plan][0], anchor=False)
-        try:
+        with explained_errors("This study cannot be shown.", ends=False):
             options: dict[str, Any] = studies or {study.name: study for study in r.reference_studies((plan,))}
             if options:
                 key = f"study_{plan}"
                 chosen = choose_listed("Study", list(options), parameter=key, key=f"encoders-{key}", width=260)
                 (_draw_study if studies else _draw_reference)(options[chosen], plan)
-        except InputError as error:
-            draw_fault("This study cannot be shown.", error)
         if not studies:
             st.caption(f"No study of your own yet: {STUDIES[plan].question} Command line:")
             st.code(f"python -m clipmem_core study {plan} SOURCE --name {plan} --preset small", language="bash")

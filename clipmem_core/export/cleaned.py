@@ -24,6 +24,7 @@ from clipmem_core.review.decisions import FOR_OTHER, RECAPTION, REMOVE, open_rev
 
 ROW = "row"  # the pair's row in the audit
 RECAPTIONED = "recaptioned"
+IMAGES = "{stem}_images"  # folder of extracted pictures
 BLOCK = 20_000  # pairs converted to Python objects at a time
 Progress = Callable[[int, int], None]
 Pictures = tuple[Path, pa.ChunkedArray, tuple[str, ...]]  # folder, names, notes
@@ -125,7 +126,7 @@ def picture_files(cleaned: Cleaned, path: Path, *, progress: Progress | None = N
         note = f"{len(missing):,} pictures are missing, first {missing[0]!r}" if missing else ""
         yield cleaned.root, images, counted((len(missing), note))
         return
-    folder, names = images_folder(path).absolute(), list[str]()
+    folder, names = beside(path, IMAGES).absolute(), list[str]()
     with replacing_folder(folder) as temporary:
         # named by row, as names in archives are not safe as file names
         for row, _, data in read_pictures(cleaned, progress):
@@ -141,9 +142,9 @@ def values_of(column: pa.ChunkedArray) -> Iterator[Any]:
         yield from column.slice(start, BLOCK).to_pylist()
 
 
-def images_folder(path: Path) -> Path:
-    """Return the folder next to an export for extracted pictures."""
-    return path.with_name(f"{path.stem}_images")
+def beside(path: Path, pattern: str) -> Path:
+    """Return the second file or folder of an export, next to it; its name may use the export's name and stem."""
+    return path.with_name(pattern.format(name=path.name, stem=path.stem))
 
 
 def read_pictures(cleaned: Cleaned, progress: Progress | None) -> Iterator[tuple[int, str, bytes]]:

@@ -37,6 +37,8 @@ Written = tuple[tuple[str, ...], str]  # notes on data the format cannot hold, a
 FOLDER = ""  # the suffix of a folder
 MARK = ".clipmem-export"  # file in a folder that an export may replace
 METADATA = "metadata.jsonl"
+NEW_CAPTIONS = "{name}.captions.jsonl"  # of a list of keys: one JSON object a line, `key` and `captions`
+HASHED = "{stem}.uids.csv"  # maps ids to the hashes in a list of uids
 SEPARATORS = {".csv": (",", ","), ".tsv": ("\t", r"$'\t'")}  # column separator, and its form in a shell
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet computes a cell that begins with one of these
 UIDS = np.dtype("u8,u8")  # 128 bits, the high half first
@@ -160,7 +162,7 @@ def write_keys(cleaned: Cleaned, path: Path, progress: Progress | None = None) -
     distinct = dict.fromkeys(keys)
     shared = sum(key in distinct for key in _sample_keys(cleaned.root, cleaned.removed_pairs[IMAGE]))
     _write_lines(path, list(distinct))
-    second = captions_file(path)
+    second = d.beside(path, NEW_CAPTIONS)
     second.unlink(missing_ok=True)  # of the replaced export
     if cleaned.recaptioned:
         changed = cleaned.pairs[RECAPTIONED].to_numpy().nonzero()[0]
@@ -172,11 +174,6 @@ def write_keys(cleaned: Cleaned, path: Path, progress: Progress | None = None) -
         (shared, f"{shared:,} removed samples share the key of another sample and stay: export csv to remove them"),
     )
     return notes, ""
-
-
-def captions_file(path: Path) -> Path:
-    """Return the file of new captions next to a list of keys: one JSON object a line, `key` and `captions`."""
-    return path.with_name(f"{path.name}.captions.jsonl")
 
 
 def _write_lines(path: Path, lines: list[str]) -> None:
@@ -207,7 +204,7 @@ def write_uids(cleaned: Cleaned, path: Path, progress: Progress | None = None) -
     with replacing(path) as temporary, temporary.open("wb") as file:
         packed = b"".join(bytes.fromhex(uid_of(pair_id)) for pair_id in d.values_of(ids))
         np.save(file, np.sort(np.frombuffer(packed, dtype=">u8,>u8").astype(UIDS)), allow_pickle=False)
-    second = uids_file(path)
+    second = d.beside(path, HASHED)
     second.unlink(missing_ok=True)  # of the replaced export
     if n_hashed:
         with replacing(second) as temporary:
@@ -219,11 +216,6 @@ def write_uids(cleaned: Cleaned, path: Path, progress: Progress | None = None) -
     )
     lost = f"{cleaned.recaptioned:,} new captions cannot be in a list of uids"
     return counted((cleaned.recaptioned, lost), (n_hashed, hashed)), ""
-
-
-def uids_file(path: Path) -> Path:
-    """Return the file next to the uids that maps ids to their hashes."""
-    return path.with_name(f"{path.stem}.uids.csv")
 
 
 def uid_of(pair_id: str) -> str:
@@ -306,7 +298,7 @@ class Format:
     limits: str  # shown before the export
     write: Callable[..., Written]  # of a Cleaned or an Audit, a path and progress
     cleaned: bool = True  # whether it contains the cleaned data set
-    second: Callable[[Path], Path] | None = None  # path of a second file or folder
+    second: str = ""  # name of a second file or folder, see `beside`
 
     @property
     def is_folder(self) -> bool:
@@ -322,7 +314,7 @@ FORMATS = {
         "The cleaned data set as open_clip reads it, one row a caption.",
         EXTRACTED,
         write_csv,
-        second=d.images_folder,
+        second=d.IMAGES,
     ),
     "coco": Format(
         "COCO captions",
@@ -330,7 +322,7 @@ FORMATS = {
         "The cleaned data set as COCO captions: images and annotations.",
         EXTRACTED,
         write_coco,
-        second=d.images_folder,
+        second=d.IMAGES,
     ),
     "folder": Format(
         "Pictures with .txt",
@@ -352,7 +344,7 @@ FORMATS = {
         "The keys of the samples to keep, one a line; filter your shards by them.",
         "Keys have no captions: new captions go into a second file.",
         write_keys,
-        second=captions_file,
+        second=NEW_CAPTIONS,
     ),
     "datacomp": Format(
         "DataComp uids",
@@ -360,7 +352,7 @@ FORMATS = {
         "The sorted uids of the pairs to keep, as DataComp's resharder reads them.",
         "Uids have no captions: new captions are omitted.",
         write_uids,
-        second=uids_file,
+        second=HASHED,
     ),
     "html": Format(
         "HTML report",
@@ -433,6 +425,6 @@ def _check_target(about: Format, format: str, path: Path, overwrite: bool) -> No
         return
     if path.is_dir() and not (path / MARK).is_file():
         raise InputError(f"{path} has other files than an export: choose another --out")
-    for target in (path, about.second(path) if about.second else path):
+    for target in (path, d.beside(path, about.second) if about.second else path):
         if target.exists() and not overwrite:
             raise InputError(f"{target} exists already: choose another --out, or replace it with --overwrite")

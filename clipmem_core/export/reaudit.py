@@ -14,7 +14,7 @@ from clipmem_core.audit.pipeline import Screen, run_audit
 from clipmem_core.audit.reaudit_effect import Change, Measured, measure
 from clipmem_core.audit.store import CONFIG, Audit, audits_folder, check_name, list_audits, write_json
 from clipmem_core.config import SETS, AuditConfig, InputError, SourceOptions, data_folder
-from clipmem_core.export.cleaned import check_root, clean, images_folder
+from clipmem_core.export.cleaned import IMAGES, beside, check_root, clean
 from clipmem_core.export.formats import write_csv
 from clipmem_core.io import read_json
 from clipmem_core.review.decisions import open_review
@@ -50,7 +50,7 @@ def reaudit(audit: Audit, name: str, screen: Screen) -> Audit:
             raise InputError(f"{table} cannot be written: {error.strerror or error}") from error
     elif is_outdated(audit, name):
         screen.say(f"note: {name!r} does not include newer decisions: choose another --name to include them")
-    pictures = images_folder(table)
+    pictures = beside(table, IMAGES)
     source = SourceOptions(image_folder=str(pictures.absolute() if pictures.is_dir() else audit.record.pictures))
     run_audit(str(table), dataclasses.replace(config, source=source), name=name, screen=screen, again=audit)
     if not (second.folder / AGAIN).is_file():

@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
 from clipmem_core.audit.store import Audit
-from clipmem_core.audit.verdict import BASIS, WHOLE_HEAD, rows, whole_rows
+from clipmem_core.audit.verdict import BASIS, WHOLE_HEAD, whole_rows
 from clipmem_core.audit.verdict import queues as verdict_queues
 from clipmem_core.columns import CAPTION_MISFIT, GROUP, PAIR_ID
 from clipmem_core.dataset.pictures import decode
@@ -32,7 +32,6 @@ SIDE = 160  # pixels of a thumbnail's longer side
 TOP = 50
 DECISIONS_SHOWN = 500
 CAPTION_LIMIT = 400
-_METRICS = {"auroc": "AUROC", "average_precision": "average precision", "precision_at_k": "precision at k"}
 
 
 class TextTable(NamedTuple):
@@ -62,7 +61,7 @@ def render_report(audit: Audit) -> str:
             "trained": o.model_words(record.config),
         },
         "sentence": verdict["sentence"],
-        "checks": rows(verdict, "checks"),
+        "checks": verdict["checks"],
         "figure": _figure(groups, overview.bins),
         "tables": [each for each in _tables(overview) if each.rows],
         "galleries": _galleries(audit),
@@ -83,9 +82,9 @@ def _tables(overview: o.Overview) -> list[TextTable]:
         (row[GROUP], f"{row['n']:,}", *(number(row[name]) for name in ("mean", "low", "high")))
         for row in groups.to_dict("records")
     ]
-    detection = o.detection_table(o.table(verdict, "detection")).reindex(columns=["score", *_METRICS], fill_value="")
+    detection = o.detection_table(verdict.get("detection", []))
     by_member = [(name, *map(number, values)) for name, *values in overview.utility.itertuples(index=False, name=None)]
-    note, scores = f"low to high: {kinds}" if kinds else "", ("score", *_METRICS.values())
+    note, scores = f"low to high: {kinds}" if kinds else "", ("score", *o.DETECTION_METRICS.values())
     counts = f"Counts of all {overview.record.sampled_of:,} pairs"
     return [
         TextTable(counts, WHOLE_HEAD, whole_rows(verdict), BASIS),

@@ -1,6 +1,7 @@
 """Comparison of a score between two audits, and of the detectors of one audit or benchmark."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -142,7 +143,7 @@ def injected_findings(audit: Audit) -> Findings | None:
         if not names or truth.sum() < 2 or truth.all():
             continue
         values = {name: subset[name].to_numpy(dtype=float) for name in names}
-        cell = {b.KIND: str(kind), b.SHARE: float(truth.mean())}
+        cell: dict[str, Any] = {b.KIND: str(kind), b.SHARE: float(truth.mean())}
         n_boot = int(np.clip(RESAMPLED // len(subset), 50, 500))
         detected = detection_table(values, truth, n_boot=n_boot).rename(columns={"score": b.DETECTOR})
         for metric in b.METRICS:

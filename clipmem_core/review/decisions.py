@@ -92,12 +92,12 @@ class Outcome:
 class Review:
     """The decisions on one data set. Reading creates no file; each call sees the earlier writes of all processes.
 
-    `pairs` is a file with the pair_id and captions of each pair. A decision on a pair that is not in it
+    `pairs` has the pair_id and captions of each pair, as a file or a table. A decision on a pair that is not in it
     applies to any captions.
     """
 
     path: Path
-    pairs: Path | None = None
+    pairs: Path | pa.Table | None = None
 
     def decide(
         self,
@@ -234,7 +234,7 @@ def open_review(audit: Audit) -> Review:
     return _review_of(audit.record.dataset_fingerprint, audit.folder / PAIRS)
 
 
-def _review_of(dataset_fingerprint: str, pairs: Path | None) -> Review:
+def _review_of(dataset_fingerprint: str, pairs: Path | pa.Table | None) -> Review:
     return Review(data_folder() / "review" / f"{check_name(dataset_fingerprint)}.sqlite", pairs)
 
 
@@ -310,10 +310,15 @@ def _apply_entries(audit: Audit, before: Codes, entries: list[tuple[str, str | N
     return replace(before, entry=numbers[-1], codes=all_codes, neutral=all_neutral)
 
 
-def decided_for(study: StudyFolder) -> Decided:
-    """Return the decisions on the pairs of a study, with the captions of its reference audit: removed, recaptioned."""
-    pairs = study.audit(study.request["reference"]).folder / PAIRS
-    table = _review_of(study.dataset_fingerprint, pairs if pairs.is_file() else None).table()
+def decided_of(dataset_fingerprint: str, pairs: Path | pa.Table | None = None) -> Decided:
+    """Return the pairs of a data set to be removed, and the new captions of those to be recaptioned."""
+    table = _review_of(dataset_fingerprint, pairs).table()
     removed, recaptioned = (table[table["decision"] == decision] for decision in (REMOVE, RECAPTION))
     captions = {str(id_): tuple(texts) for id_, texts in zip(recaptioned[PAIR_ID], recaptioned[CAPTIONS], strict=True)}
     return Decided(frozenset(removed[PAIR_ID].astype(str)), captions)
+
+
+def decided_for(study: StudyFolder) -> Decided:
+    """Return the decisions on the pairs of a study, with the captions of its reference audit."""
+    pairs = study.audit(study.request["reference"]).folder / PAIRS
+    return decided_of(study.dataset_fingerprint, pairs if pairs.is_file() else None)

@@ -9,13 +9,13 @@ import pandas as pd
 
 from clipmem_core import columns as c
 from clipmem_core.audit.store import PAIRS, QUARANTINE, SCORES, Audit, Record
-from clipmem_core.audit.verdict import NULL_CHECK, rows
+from clipmem_core.audit.verdict import NULL_CHECK
 from clipmem_core.config import AuditConfig
 from clipmem_core.review.queries import count_rows, fetch_all, fetch_frame, number
 
 BINS = 60
 MEMBERS_SHOWN = 6  # with a column each
-DETECTION_METRICS = ["auroc", "average_precision", "precision_at_k"]
+DETECTION_METRICS = {"auroc": "AUROC", "average_precision": "average precision", "precision_at_k": "precision at k"}
 ATTACK_MEASURES = {"auroc": "AUROC", "TPR@0.01": "TPR at 1 % FPR", "TPR@0.001": "TPR at .1 % FPR"}
 LIMIT = 6000  # points a browser draws at once, fast enough for a lasso
 CELLS = (96, 64)  # of the density, along x and y
@@ -45,22 +45,21 @@ def load_overview(audit: Audit) -> Overview:
         verdict=verdict,
         pairs=count_rows(audit.folder / PAIRS),
         quarantined=count_rows(audit.folder / QUARANTINE),
-        groups=group_table(audit, table(verdict, "groups")),
+        groups=group_table(audit, verdict["groups"]),
         bins=group_bins(audit, bins=BINS),
         utility=utility_table(audit.utility),
     )
 
 
-def group_table(audit: Audit, intervals: pd.DataFrame) -> pd.DataFrame:
+def group_table(audit: Audit, intervals: list[dict[str, Any]]) -> pd.DataFrame:
     """Return group, n, mean and sd of clipmem, and low, high and kind of the verdict's intervals, by group."""
     query = f"""
         SELECT "{c.GROUP}", count(*) AS n, avg({c.CLIPMEM}) AS mean, stddev_samp({c.CLIPMEM}) AS sd
         FROM parquet WHERE isfinite({c.CLIPMEM}) GROUP BY ALL
     """
-    intervals = intervals.reindex(columns=[c.GROUP, "low", "high", "kind"]).astype(object)
-    groups = fetch_frame(audit.folder / SCORES, query).merge(intervals, on=c.GROUP, how="left")
-    for column in ("low", "high"):
-        groups[column] = pd.to_numeric(groups[column], errors="coerce")
+    ends = pd.DataFrame(intervals, columns=[c.GROUP, "low", "high", "kind"])
+    groups = fetch_frame(audit.folder / SCORES, query).merge(ends, on=c.GROUP, how="left")
+    groups = groups.astype({"low": float, "high": float})
     groups["kind"] = groups["kind"].fillna("").astype(str).map(c.of_one_split)
     order = {group: place for place, group in enumerate(c.GROUPS)}
     return groups.sort_values(c.GROUP, key=lambda names: names.map(order), ignore_index=True)
@@ -77,14 +76,9 @@ def group_bins(audit: Audit, *, bins: int) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[c.GROUP, "low", "width", "share"])
 
 
-def table(verdict: dict[str, Any], key: str) -> pd.DataFrame:
-    """Return a list of objects of the verdict as a table."""
-    return pd.DataFrame(rows(verdict, key))
-
-
 def exceeding(verdict: dict[str, Any]) -> dict[float, tuple[float, float, float]]:
     """Return by size the share of pairs whose clipmem exceeds it, and its interval."""
-    return {row["size"]: (row["share"], row["low"], row["high"]) for row in rows(verdict, "exceeding")}
+    return {row["size"]: (row["share"], row["low"], row["high"]) for row in verdict.get("exceeding", [])}
 
 
 def explain_null(groups: pd.DataFrame, verdict: dict[str, Any]) -> str:
@@ -94,41 +88,31 @@ def explain_null(groups: pd.DataFrame, verdict: dict[str, Any]) -> str:
         return ""
     means = [f"{mean:+.3f} for {group}" for group, mean in zip(null[c.GROUP], null["mean"], strict=True)]
     listed = f"mean clipmem is {' and '.join(means)} pairs".replace("-", "−")
-    checks = [check.get("good") for check in rows(verdict, "checks") if check.get("name") in NULL_CHECK]
-    if checks and checks[0] is False:
+    good = next((check["good"] for check in verdict["checks"] if check["name"] in NULL_CHECK), None)
+    if good is False:
         return f"The null is not near 0: {listed}. Read clipmem against that, not against 0."
-    return (
-        f"The null{' is near 0' if checks and checks[0] else ''}: {listed}, where no pair can stand out as memorized."
-    )
+    return f"The null{' is near 0' if good else ''}: {listed}, where no pair can stand out as memorized."
 
 
-def detection_table(scores: pd.DataFrame) -> pd.DataFrame:
+def detection_table(detection: list[dict[str, Any]]) -> pd.DataFrame:
     """Return AUROC, average precision and precision at k of each score with their intervals, as text."""
-    if "score" not in scores:
-        return pd.DataFrame()
-    shown = pd.DataFrame({"score": scores["score"].astype(str)})
-    for metric in DETECTION_METRICS:
-        if metric in scores:
-            shown[metric] = [_with_interval(row, metric) for row in scores.to_dict("records")]
-    return shown
+    texts = [
+        {"score": row["score"]} | {metric: _with_interval(row, metric) for metric in DETECTION_METRICS}
+        for row in detection
+    ]
+    return pd.DataFrame(texts, columns=["score", *DETECTION_METRICS])
 
 
-def _with_interval(row: dict[Any, Any], metric: str) -> str:
-    value, *interval = (row.get(f"{metric}{end}") for end in ("", "_low", "_high"))
-    bounds = " ({:.2f} to {:.2f})".format(*interval) if pd.notna(interval).all() else ""
-    return f"{value:.3f}{bounds}" if pd.notna(value) else ""
+def _with_interval(row: dict[str, Any], metric: str) -> str:
+    value, low, high = (row.get(f"{metric}{end}") for end in ("", "_low", "_high"))
+    bounds = "" if low is None or high is None else f" ({low:.2f} to {high:.2f})"
+    return "" if value is None else f"{value:.3f}{bounds}"
 
 
-def attack_auroc(attacks: pd.DataFrame) -> Any:
-    """Return the AUROC of the default attack, the first row; None if missing."""
-    first = attacks.to_dict("records")[0] if len(attacks) else {}
-    return first.get("value") if first.get("measure") == "auroc" else None
-
-
-def attack_rows(attacks: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+def attack_rows(attacks: list[dict[str, Any]]) -> tuple[pd.DataFrame, list[str]]:
     """Return the success of each attack with its intervals, and a sentence for each missing number."""
     shown, missing = [], []
-    for row in attacks.to_dict("records"):
+    for row in attacks:
         name = ATTACK_MEASURES[row["measure"]]
         if pd.isna(row["value"]):
             missing.append(f"{name} of {row['attack']}: {row['missing']}")

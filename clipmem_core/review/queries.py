@@ -73,10 +73,17 @@ def find_row(audit: Audit, pair_id: str) -> int | None:
     return rows[0][0] if rows else None
 
 
-def caption_keys(pairs: Path, pair_ids: Iterable[str]) -> dict[str, int]:
-    """Return the caption keys of those of some pairs that a file has."""
+def caption_keys(pairs: Path | pa.Table, pair_ids: Iterable[str]) -> dict[str, int]:
+    """Return the caption keys of those of some pairs that a file or table has."""
+    requested = _requested(pair_ids)
     query = f'SELECT requested_id, {CAPTION_KEY} AS key FROM parquet JOIN requested ON "{PAIR_ID}" = requested_id'
-    keys = fetch_columns(pairs, query, requested=_requested(pair_ids))
+    if isinstance(pairs, Path):
+        keys = fetch_columns(pairs, query, requested=requested)
+    else:
+        with _database().cursor() as cursor:
+            cursor.register("parquet", pairs)
+            cursor.register("requested", requested)
+            keys = cast(Columns, cursor.execute(query).fetchnumpy())
     return dict(zip(keys["requested_id"].tolist(), keys["key"].tolist(), strict=True))
 
 
@@ -103,7 +110,7 @@ def fetch_columns(path: Path, query: str, values: Sequence[Any] = (), **tables: 
 
 def fetch_frame(path: Path, query: str) -> pd.DataFrame:
     """Run a query over a Parquet file; return a data frame."""
-    with _executed(path, query) as result:
+    with _executed(path, query, ()) as result:
         return result.df()
 
 
@@ -120,7 +127,7 @@ def fetch_all(audit: Audit, scores: Sequence[str], pairs: Sequence[str] = ()) ->
 
 def fetch_arrow(path: Path, query: str, **tables: Table) -> pa.Table:
     """Run a query over a Parquet file and further named tables; return an Arrow table."""
-    with _executed(path, query, **tables) as result:
+    with _executed(path, query, (), **tables) as result:
         return result.to_arrow_table()
 
 
@@ -165,7 +172,7 @@ def _database() -> duckdb.DuckDBPyConnection:
 
 
 @contextmanager
-def _executed(path: Path, query: str, values: Sequence[Any] = (), **tables: Table) -> Iterator[duckdb.DuckDBPyRelation]:
+def _executed(path: Path, query: str, values: Sequence[Any], **tables: Table) -> Iterator[duckdb.DuckDBPyRelation]:
     stamp(path)  # a missing file has its own message
     glob = "".join(f"[{letter}]" if letter in "*?[" else letter for letter in str(path))  # DuckDB takes patterns
     query = f"WITH parquet AS NOT MATERIALIZED (SELECT * FROM read_parquet(?, file_row_number = true)) {query}"

@@ -23,6 +23,7 @@ from clipmem_core.review.decisions import (
     Review,
     decided,
     decided_for,
+    decided_of,
     open_review,
 )
 from clipmem_core.review.rows import find_rows
@@ -213,6 +214,8 @@ def test_a_decision_applies_in_other_audits_to_pairs_with_the_same_captions(
         assert review.counts()[REMOVE] == len(expected)
         table = review.table()
         assert sorted(table.loc[table["decision"] == REMOVE, "pair_id"]) == [ids[row] for row in expected]
+        removed = decided_of(review.path.stem, audit.folder / PAIRS).removed
+        assert removed == {ids[row] for row in expected}
     result = open_review(there).current(ids[SWAPPED[0]])
     expected = (None, REMOVE, 0, "remove for other captions")
     assert (result.decision, result.for_other, result.entry, result.words) == expected
@@ -224,12 +227,13 @@ def test_a_decision_applies_in_other_audits_to_pairs_with_the_same_captions(
 
 def test_removed_and_recaptioned_pairs_are_passed_to_studies(data: Path) -> None:
     review = Review(data / "review" / "0123abcd.sqlite")
-    study = StudyFolder(data / "studies" / "mine")
-    study.write_request(request_of("combined", {}, {"none": {}}, dataset_fingerprint="0123abcd"))
-    assert decided_for(study) == Decided()
+    assert decided_of("0123abcd") == Decided()
     review.decide(["a", "b", "c"], REMOVE)
     review.decide(["d"], RECAPTION, captions=["new", "newer"])
     review.decide(["e"], KEEP)
     review.decide(["b"], KEEP)
     review.decide(["c"], None, note="not sure")
-    assert decided_for(study) == Decided(frozenset("a"), {"d": ("new", "newer")})
+    assert decided_of("0123abcd") == Decided(frozenset("a"), {"d": ("new", "newer")})
+    study = StudyFolder(data / "studies" / "mine")
+    study.write_request(request_of("combined", {}, {"none": {}}, dataset_fingerprint="0123abcd"))
+    assert decided_for(study) == decided_of("0123abcd")
