@@ -133,11 +133,11 @@ def draw_groups(overview: o.Overview) -> None:
 def draw_exceeding(overview: o.Overview) -> None:
     """Draw the share of pairs whose clipmem exceeds each of several sizes, corrected for noise."""
     st.subheader("Distribution of memorization", anchor=False)
-    shares = o.exceeding(overview.verdict)
+    shares = overview.verdict.get("exceeding")
     if not shares:
         st.caption("Not available: this needs 50 pairs and values of at least three times the noise of clipmem.")
         return
-    texts = [(size, f"{share:.1%} ({low:.1%} to {high:.1%})") for size, (share, low, high) in shares.items()]
+    texts = [(row["size"], "{share:.1%} ({low:.1%} to {high:.1%})".format(**row)) for row in shares]
     columns = {"size": st.column_config.NumberColumn("clipmem above", format="%.2f")}
     columns["share"] = st.column_config.TextColumn("share of pairs", help=SHARES_HELP)
     table = pd.DataFrame(texts, columns=["size", "share"])

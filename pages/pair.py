@@ -1,5 +1,6 @@
 """One pair: picture, captions and decision as in review, the terms of its score, and similar pairs."""
 
+import numpy as np
 import pandas as pd
 import streamlit as st
 
@@ -19,7 +20,7 @@ from clipmem_core.review import score_breakdown
 from clipmem_core.review.cards import LISTED, PairCard, cards, listed_scores, suspicious_words
 from clipmem_core.review.queries import find_row
 from clipmem_core.review.rows import failed_checks, find_rows, misfit_note
-from clipmem_core.review.search import nearest
+from clipmem_core.review.search import hits
 from clipmem_core.review.selection import IMAGE_SIDE, TEXT_SIDE, Selection
 from clipmem_core.scores.registry import BY_NAME, scores_in, words
 from clipmem_core.scores.registry import PAIR as SHOWN_HERE
@@ -127,9 +128,10 @@ def draw_nearest(audit: Audit, card: PairCard) -> None:
         st.markdown(f"**{title}**")
         with plain.one_line_errors(title):
             with st.spinner("Searching…"):
-                similar = nearest(audit, card.row, by=by, member=member or "", k=STRIP_SIZE)
-                others = cards(audit, [row for row, _ in similar])
-            labels = [f"cosine {plain.number(cosine)}" for _, cosine in similar]
+                rows, cosines = hits(audit, Selection(like=card.pair_id, by=by, member=member or ""))
+                closest = np.flatnonzero(rows != card.row)[:STRIP_SIZE]
+                others = cards(audit, rows[closest].tolist())
+            labels = [f"cosine {plain.number(cosine)}" for cosine in cosines[closest].tolist()]
             draw_card_row(audit, others, labels, peek_selection(), key=by)
 
 

@@ -155,13 +155,10 @@ def compared(one: Audit, other: Audit, column: str) -> Comparison:
 
 def differing_fields(one: Audit, other: Audit) -> pd.DataFrame:
     """Return the settings that differ between two audits: setting, first, second, as text."""
-    first, second = (flat(as_dict(audit.record.config)) for audit in (one, other))
-    rows = [
-        (name, *("–" if values.get(name) in (None, "") else str(values[name]) for values in (first, second)))
-        for name in first | second
-        if first.get(name) != second.get(name)
-    ]
-    return pd.DataFrame(rows, columns=["setting", "first", "second"], dtype=str)
+    configs = {name: flat(as_dict(audit.record.config)) for name, audit in (("first", one), ("second", other))}
+    table = pd.DataFrame(configs, dtype=object)
+    table = table[table["first"] != table["second"]]
+    return table.where(table.notna() & (table != ""), "–").astype(str).reset_index(names="setting")
 
 
 def draw_points(one: Audit, other: Audit, comparison: Comparison) -> None:

@@ -110,13 +110,12 @@ def draw_contribution_map(audit: Audit) -> None:
     """Draw the pairs; only this fragment reruns when the colours change or a shape is drawn."""
     st.subheader("Text against image encoder, pair by pair", anchor=False)
     with explained_errors():
-        points, density = _load_contributions(audit)
+        points, density, count = _load_contributions(audit)
         if points.empty:
             st.info("No pair has contributions of both encoders.", icon=":material/info:")
             return
         classes = {name: label for name, label in CLASSES.items() if points[name].notna().any()}
         colour_by = choose_segment("Colour", classes, parameter="colour", key="encoder-colour", default=c.GROUP)
-        count = len(points) if density.empty else int(density["n"].sum())
         draw_selectable(
             audit,
             contribution_figure(points, colour_by=colour_by, density=density),
@@ -130,8 +129,8 @@ def draw_contribution_map(audit: Audit) -> None:
 
 
 @cached(4, SCORES, PAIRS)
-def _load_contributions(audit: Audit) -> tuple[pd.DataFrame, pd.DataFrame]:
-    return points_and_density(audit, *b.PARTS.values(), colour_by=list(CLASSES), limit=LIMIT)[:2]
+def _load_contributions(audit: Audit) -> tuple[pd.DataFrame, pd.DataFrame, int]:
+    return points_and_density(audit, *b.PARTS.values(), colour_by=list(CLASSES), limit=LIMIT)
 
 
 def draw_means(audit: Audit) -> None:

@@ -60,8 +60,7 @@ def draw_request() -> Request:
     defaults = dataclasses.replace(defaults, **_draw_towers(defaults))
     with st.grid(**GRID) as grid:
         label, default, help_text = REPETITIONS[protocol]
-        key = f"new-{label.lower()}"
-        st.session_state.setdefault(key, default)
+        key = key_of(f"new-{label.lower()}", default)
         repetitions = int(grid.number_input(label, step=1, key=key, help=help_text, **PERSIST) or 0)
         values = _draw_fields(grid, MAIN, defaults)
         if source == DRAWN:
@@ -201,9 +200,14 @@ def _allowed(request: Request) -> bool:
     return True
 
 
+def key_of(key: str, value: object) -> str:
+    """Set a widget's first value, and return its key."""
+    st.session_state.setdefault(key, value)
+    return key
+
+
 def _choose(label: str, options: Sequence[str], default: str, *, help: str | None = None) -> str:
-    key = f"new-{label.lower()}"
-    st.session_state.setdefault(key, default)
+    key = key_of(f"new-{label.lower()}", default)
     return st.segmented_control(label, options, key=key, help=help, required=True, **PERSIST) or default
 
 
@@ -237,8 +241,7 @@ def _field_names(kind: type) -> list[str]:
 def _draw_field(name: str, default: Any) -> Any:
     """Draw the widget of a field and return its value; the key holds the default, so presets have separate widgets."""
     field = FIELDS[name]
-    options: dict[str, Any] = {"key": f"new-{name}-{default}", "help": field.help or None, **PERSIST}
-    st.session_state.setdefault(options["key"], default)
+    options: dict[str, Any] = {"key": key_of(f"new-{name}-{default}", default), "help": field.help or None, **PERSIST}
     if field.choices:
         return st.selectbox(field.label, field.choices, **options)
     if isinstance(default, bool):

@@ -24,6 +24,7 @@ function tried(use, fallback) {
     }
 }
 
+const storedAs = ({client, number}) => `${STORE}/${client}/${number}`
 const inWords = number => number.toLocaleString('en')
 
 // Each event has an entry in the browser's storage from the key press to the answer. A page also sends events of other
@@ -40,19 +41,15 @@ class Outbox {
     put(fields) {
         const event = {...fields, client: this.client, number: ++this.number, time: Date.now()}
         this.waiting.push(event)
-        const stored = tried(() => localStorage.setItem(this.key(event), JSON.stringify(event)) ?? true, false)
+        const stored = tried(() => localStorage.setItem(storedAs(event), JSON.stringify(event)) ?? true, false)
         if (!stored) this.trouble = 'the storage of this browser is full: keep this page open'
         this.schedule(this.delay)
         return event
     }
 
-    key({client, number}) {
-        return `${STORE}/${client}/${number}`
-    }
-
     // Adopt unsent events on a data set from other pages, or from this page before a reload.
     adopt(dataset) {
-        const waiting = new Set(this.waiting.map(this.key)), keys = tried(() => Object.keys(localStorage), [])
+        const waiting = new Set(this.waiting.map(storedAs)), keys = tried(() => Object.keys(localStorage), [])
         const unsent = keys.filter(key => key.startsWith(`${STORE}/`) && !waiting.has(key))
             .map(key => tried(() => JSON.parse(localStorage.getItem(key)))).filter(event => event?.dataset === dataset)
         unsent.sort((a, b) => a.client === b.client ? a.number - b.number : a.time - b.time)
@@ -102,7 +99,7 @@ class Outbox {
     remove(batch, refused) {
         this.waiting = this.waiting.filter(event => !batch.includes(event))
         for (const event of batch) {
-            tried(() => localStorage.removeItem(this.key(event)))
+            tried(() => localStorage.removeItem(storedAs(event)))
             const reason = refused[event.number]
             if (!reason) continue
             this.refusals.push(`${event.kind} of ${event.pair_id}: ${reason}`)

@@ -139,8 +139,7 @@ class Help extends Part {
 class Pointer extends Part {
     constructor(root, data) {
         super(root, data)
-        this.size = {small: 1}
-        this.box = this.find('hover')
+        Object.assign(this, {size: {small: 1}, box: this.find('hover')})
         this.listen()
     }
 

@@ -9,7 +9,6 @@ from clipmem_core.audit import status as s
 from clipmem_core.audit.jobs import Job, Task, audit_task, cancel, resume_arguments
 from clipmem_core.config import InputError
 from clipmem_core.dashboard.plain import draw_fault, duration, explained_errors, show_command, show_text
-from clipmem_core.figures.audit_scores import loss_figure
 from clipmem_core.glossary import DRAWN, meaning
 
 FIRST = "scenes"
@@ -138,12 +137,8 @@ def _draw_members(state: s.State) -> None:
     left_column.dataframe(pd.DataFrame(rows), hide_index=True, column_config=columns, alt="Progress of each member")
     losses = s.loss_curves(audit.folder, [member.name for member in members if member.step])
     if len(losses):
-        right_column.plotly_chart(
-            loss_figure(losses),
-            key=f"losses-{audit.name}",
-            config={"displayModeBar": False},
-            alt="Loss of each member over its epochs",
-        )
+        alt = "Loss of each member over its epochs"
+        right_column.line_chart(losses, x="epoch", y="loss", color="member", height=260, alt=alt)
     if record.config.batch_size > 1 and any(member.at_chance(record.config.batch_size) for member in members):
         st.warning(
             "The loss of a model is still at chance: check that captions fit their pictures, or lower lr.",

@@ -13,7 +13,7 @@ from clipmem_core.audit.status import TIME_LEFT
 from clipmem_core.audit.store import is_name
 from clipmem_core.config import PRESETS, AuditConfig, InputError, SourceOptions, as_dict, preset_config
 from clipmem_core.dashboard.compare import fingerprint, finished_audits
-from clipmem_core.dashboard.new_audit import PERSIST, built_in_sources, draw_path, free_name
+from clipmem_core.dashboard.new_audit import PERSIST, built_in_sources, draw_path, free_name, key_of
 from clipmem_core.dashboard.page import PAGE, choose_listed
 from clipmem_core.dashboard.plain import draw_fault, explained_errors, one_line, show_text
 from clipmem_core.dashboard.running import draw_job
@@ -188,10 +188,10 @@ def draw_missing(state: StudyState, setting: Arm, arm: str | None, *, running: b
 
 def draw_start(audit: str, *, started: Callable[[str], None]) -> None:
     """Draw the form that starts a study, what is wrong with it, and its command."""
-    plan = st.selectbox("Study", list(PLANS), key=_key_of("plan", next(iter(PLANS))), width=400, **PERSIST)
+    plan = st.selectbox("Study", list(PLANS), key=key_of("study-plan", next(iter(PLANS))), width=400, **PERSIST)
     st.caption(f"{p.STUDIES[plan].question} {PLANS[plan]}")
     sources = _sources(audit)
-    source = draw_path(_key_of("path", next(iter(sources))), list(sources))
+    source = draw_path(key_of("study-path", next(iter(sources))), list(sources))
     config = _draw_config(plan, sources.get(source, SourceOptions()))
     proposed = free_name(f"{audit_name(source, AuditConfig())}-{plan}", taken=_is_taken)
     typed = st.text_input(
@@ -215,27 +215,20 @@ def _draw_config(plan: str, options: SourceOptions) -> AuditConfig:
     """Draw the preset, seeds, epochs and whether near-duplicates are dropped, with the plan's defaults."""
     first, second, third, fourth = st.columns([4, 2, 2, 3], vertical_alignment="bottom")
     default = AuditConfig.preset
-    key = _key_of("preset", default)
+    key = key_of("study-preset", default)
     preset = first.segmented_control("Preset", list(PRESETS), key=key, required=True, **PERSIST) or default
     defaults = dataclasses.replace(preset_config(preset), **p.defaults_of(plan))
     help_text = "Each draws a split and trains two models per arm."
-    key = _key_of("seeds", defaults.seeds)
+    key = key_of("study-seeds", defaults.seeds)
     seeds = second.number_input("Seeds", step=1, key=key, help=help_text, **PERSIST)
-    key = _key_of(f"{preset}-epochs", defaults.epochs)
+    key = key_of(f"study-{preset}-epochs", defaults.epochs)
     epochs = third.number_input("Epochs", step=1, key=key, help="How often each model sees every pair.", **PERSIST)
     help_text = "Keeps only the first of several near-duplicate pictures."
-    drop = fourth.toggle("Drop near-duplicates", key=_key_of("near_duplicates", False), help=help_text, **PERSIST)
+    drop = fourth.toggle("Drop near-duplicates", key=key_of("study-near_duplicates", False), help=help_text, **PERSIST)
     st.caption(PRESET_HELP)
     return dataclasses.replace(
         defaults, seeds=int(seeds or 0), epochs=int(epochs or 0), drop_near_duplicates=drop, source=options
     )
-
-
-def _key_of(name: str, value: object) -> str:
-    """Set a widget's first value, and return its key."""
-    key = f"study-{name}"
-    st.session_state.setdefault(key, value)
-    return key
 
 
 def _fault_of(source: str, name: str, config: AuditConfig) -> str:

@@ -403,13 +403,12 @@ def write(
         raise InputError(f"audit {audit.name!r} is not finished: run it again, it goes on where it stopped")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if about.cleaned:
-            cleaned = d.clean(audit)
-            notes, command = about.write(cleaned, path, progress)
-            return Summary(cleaned.kept, cleaned.removed, cleaned.recaptioned, (*notes, *cleaned.notes), command)
-        notes, command = about.write(audit, path, progress)
+        cleaned = d.clean(audit) if about.cleaned else None
+        notes, command = about.write(cleaned or audit, path, progress)
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
+    if cleaned:
+        return Summary(cleaned.kept, cleaned.removed, cleaned.recaptioned, (*notes, *cleaned.notes), command)
     counts = open_review(audit).counts()
     kept = count_rows(audit.folder / PAIRS) - counts[REMOVE]
     return Summary(kept, counts[REMOVE], counts[RECAPTION], notes, command)

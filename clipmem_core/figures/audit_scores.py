@@ -1,4 +1,4 @@
-"""Figures of an audit: losses, clipmem by group and encoder, the terms of a pair, and two audits compared."""
+"""Figures of an audit: clipmem by group and encoder, the terms of a pair, and two audits compared."""
 
 from collections.abc import Mapping
 
@@ -71,22 +71,6 @@ def encoder_figure(parts: dict[str, float]) -> go.Figure:
     figure.update_yaxes(autorange="reversed", fixedrange=True)
     figure.update_xaxes(title="part of clipmem (cosine units)")
     return layout.set_layout(figure, 190, top=10, bargap=0.35)
-
-
-def loss_figure(losses: pd.DataFrame) -> go.Figure:
-    """Draw the loss of each member over its epochs, from the columns member, epoch and loss."""
-    figure = go.Figure()
-    for name, rows in losses.groupby("member", sort=False):
-        figure.add_scatter(
-            x=rows["epoch"],
-            y=rows["loss"],
-            name=layout.safe(name),
-            mode="lines" if len(rows) > 1 else "markers",
-            hovertemplate=f"{layout.safe(name)}, epoch %{{x:.1f}}: loss %{{y:.3f}}<extra></extra>",
-        )
-    figure.update_xaxes(title="epoch", rangemode="tozero", zeroline=False)
-    figure.update_yaxes(title="loss", zeroline=False)
-    return layout.set_layout(figure, 260, top=10, showlegend=True, legend=layout.LEGEND_ABOVE)
 
 
 def term_figure(members: pd.DataFrame, *, colour: str, names: Mapping[str, str]) -> go.Figure:

@@ -134,20 +134,14 @@ class Review:
             added = events.add_decision(log, pairs, audit, RECAPTION, captions_by_pair=texts, neutral=neutral)
             return Outcome(*added, skipped)
 
-    def undo(self, event: int | None = None) -> Outcome | None:
-        """Restore the decisions before an event, or the last, of pairs without a newer one; None: nothing to undo."""
+    def undo(self, event: int) -> Outcome | None:
+        """Restore the decisions before an event of pairs without a newer one; None: it is undone already."""
         count = self.count_events()
-        if event is not None and not 1 <= event <= count:
+        if not 1 <= event <= count:
             raise InputError(f"event {event} is not in the log, which has {count}: choose one of the history")
-        if not count:
-            return None
         with events.writing(self.path) as log:
-            last = "SELECT coalesce(max(decided), 0) FROM standing"
-            undoes = log.execute(last).fetchone()[0] if event is None else int(event)
-            if not undoes:
-                return None
-            outcome = Outcome(*events.add_undo(log, undoes))
-            return None if not outcome.event and undoes in events.undone_events(log) else outcome
+            outcome = Outcome(*events.add_undo(log, event))
+            return None if not outcome.event and event in events.undone_events(log) else outcome
 
     def current(self, pair_id: str) -> Decision | None:
         """Return the current decision on a pair, None if the log does not have the pair."""
@@ -162,8 +156,8 @@ class Review:
         """Return the pairs with a decision or note, the newest first; for_other_captions: one on other captions."""
         with events.reading(self.path) as log:
             rows = [each for each in self._decisions(log) if each.decision or each.note or each.for_other]
-        fields = [PAIR_ID, "decision", CAPTIONS, "note", "time", "entry", FOR_OTHER, "audit"]
-        table = pd.DataFrame(rows, columns=fields, dtype=object)[TABLE_COLUMNS]
+        table = pd.DataFrame(rows, columns=Decision._fields, dtype=object)
+        table = table.rename(columns={"for_other": FOR_OTHER})[TABLE_COLUMNS]
         return table.assign(**{CAPTIONS: table[CAPTIONS].map(list)})
 
     def _decisions(self, log: Connection, pair_ids: Iterable[str] | None = None) -> Iterator[Decision]:

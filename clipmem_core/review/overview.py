@@ -76,11 +76,6 @@ def group_bins(audit: Audit, *, bins: int) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[c.GROUP, "low", "width", "share"])
 
 
-def exceeding(verdict: dict[str, Any]) -> dict[float, tuple[float, float, float]]:
-    """Return by size the share of pairs whose clipmem exceeds it, and its interval."""
-    return {row["size"]: (row["share"], row["low"], row["high"]) for row in verdict.get("exceeding", [])}
-
-
 def explain_null(groups: pd.DataFrame, verdict: dict[str, Any]) -> str:
     """Say whether clipmem is near 0 for the groups without memorization; empty if the audit has none."""
     null = groups[groups[c.GROUP].isin([c.SHARED, c.EXTERNAL])]
@@ -151,11 +146,9 @@ def load_score_map(audit: Audit) -> tuple[pd.DataFrame, pd.DataFrame, int, Corne
 
     The corners are None if no external pair has both scores.
     """
-    columns = (c.SIMILARITY_OUT, c.CLIPMEM)
-    points, density, count = points_and_density(audit, *columns, colour_by=[c.GROUP, c.INJECTED], limit=LIMIT)
-    x, y = map(number, columns)
-    query = f'SELECT "{c.GROUP}", {x} AS x, {y} AS y FROM parquet WHERE isfinite({x}) AND isfinite({y})'
-    scores = fetch_frame(audit.folder / SCORES, query)
+    x, y = c.SIMILARITY_OUT, c.CLIPMEM
+    points, density, count = points_and_density(audit, x, y, colour_by=[c.GROUP, c.INJECTED], limit=LIMIT)
+    scores = fetch_all(audit, [f'"{c.GROUP}"', f"{number(x)} AS x", f"{number(y)} AS y"]).dropna()
     external = scores[scores[c.GROUP] == c.EXTERNAL]
     if external.empty:
         return points, density, count, None

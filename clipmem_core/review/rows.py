@@ -22,7 +22,6 @@ from clipmem_core.review.wrong_captions import wrong_estimate
 from clipmem_core.scores.registry import QUEUE, SECOND_NOTE, scores_in
 
 LABELS_SHOWN = 200
-_FEW = 1000  # rows that are fetched by number; for more, the full column is read
 _FOLDED = "lower(upper(nfc_normalize({})))"  # both, so that the two forms of a sigma match
 
 
@@ -48,11 +47,8 @@ def find_rows(audit: Audit, selection: Selection, *, page: int, size: int) -> li
 
 def pair_ids(audit: Audit, selection: Selection) -> list[str]:
     """Return the ids of all pairs of a selection, in its order."""
-    path, rows = audit.folder / PAIRS, _rows(audit, selection)
-    if len(rows) <= _FEW:
-        ids = t.fetch_numbered(path, [f'"{c.PAIR_ID}"'], rows.tolist())
-        return [ids[row][0] for row in rows.tolist()]
-    return fetch_columns(path, f'SELECT "{c.PAIR_ID}" FROM parquet')[c.PAIR_ID][rows].tolist()
+    ids = fetch_columns(audit.folder / PAIRS, f'SELECT "{c.PAIR_ID}" FROM parquet ORDER BY {ROW}')[c.PAIR_ID]
+    return ids[_rows(audit, selection)].tolist()
 
 
 def _rows(audit: Audit, selection: Selection) -> np.ndarray:

@@ -144,11 +144,9 @@ def member_terms(audit: Audit, row: int) -> pd.DataFrame:
         products = np.array([[image @ text], [image @ mean_text], [mean_image @ text], [image @ image], [text @ text]])
         terms = terms_of(products, np.flatnonzero([external[row]]), int(external.sum()))
         rows.append({term: float(terms[term][0]) for term in TERMS})
-    table = pd.DataFrame(rows)
-    table.insert(0, c.MEMBER, list(membership.members))
-    table.insert(1, TRAINED, membership.trained[:, row])
-    table.insert(2, SIDE, np.where(sides.inside[:, row], IN, OUT).tolist())
-    return table
+    side = np.where(sides.inside[:, row], IN, OUT).tolist()
+    facts = pd.DataFrame({c.MEMBER: membership.members, TRAINED: membership.trained[:, row], SIDE: side})
+    return facts.join(pd.DataFrame(rows))
 
 
 def _files(audit: Audit, member: str) -> list[Path]:
@@ -206,13 +204,11 @@ def encoder_means(
     scores = scores[scores[c.GROUP].isin(groups)]
     counts = scores["name"].value_counts().sort_index().sort_values(ascending=False, kind="stable")
     places = {name: place for place, name in enumerate(c.GROUPS)} | {NOT_INJECTED: len(c.GROUPS) + 1}
-    means = scores.groupby("name")[list(columns)].agg(["count", "mean", "sem"])
-    rows = []
-    for name in sorted(counts.index[:limit], key=lambda name: places.get(name, len(c.GROUPS))):
-        for encoder in columns:
-            n, mean, error = means.loc[name, encoder]
-            rows.append((name, encoder, int(n), mean, mean - Z * error, mean + Z * error))
-    return pd.DataFrame(rows, columns=["name", "encoder", "n", "mean", "low", "high"])
+    names = sorted(counts.index[:limit], key=lambda name: places.get(name, len(c.GROUPS)))
+    by_name = scores.groupby("name")[list(columns)].agg(["count", "mean", "sem"]).reindex(names)
+    means = by_name.rename_axis(columns=["encoder", ""]).stack(0, future_stack=True).reset_index()
+    half = Z * means.pop("sem")
+    return means.rename(columns={"count": "n"}).assign(low=means["mean"] - half, high=means["mean"] + half)
 
 
 def doubts(groups: pd.DataFrame, fit: float | None) -> list[str]:

@@ -57,14 +57,6 @@ def _hits(audit: Audit, meaning: str, like: str, side: str, members: tuple[str, 
     return rows, mean[rows]
 
 
-def nearest(audit: Audit, row: int, *, by: str, member: str = "", k: int) -> list[tuple[int, float]]:
-    """Return the k pairs closest to one by the pictures or captions of a member, or the first, as (row, cosine)."""
-    path = embeddings_path(audit, choose_member(audit.record.members, member), by)
-    similarity = cosines(path, vectors_at(path, [row])[0])
-    similarity[row] = np.nan
-    return [(other, float(similarity[other])) for other in top_k(similarity, k).tolist()]
-
-
 def embed_text(audit: Audit, text: str, *, member: str = "") -> np.ndarray:
     """Embed a text with a member's text encoder, in full precision: a unit vector float32 [dim]."""
     if not text.strip():

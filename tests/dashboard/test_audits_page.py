@@ -120,7 +120,7 @@ def test_a_running_audit_shows_members_losses_and_output_and_can_be_cancelled(
     assert table(app, "size")["state"].tolist() == ["training"]
     assert table(app, "member")["stage"].tolist() == ["training", "training", "waiting", "waiting"]
     assert table(app, "member")["progress"].tolist() == [0.5, 0.25, 0, 0]
-    assert app.get("plotly_chart")
+    assert app.get("vega_lite_chart")
     assert "member r0-f0: training" in texts(app)
     assert "Delete for good" not in labels(app)
     button(app, "Cancel").click().run()

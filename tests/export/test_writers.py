@@ -124,7 +124,7 @@ def test_shared_keys_are_reported_and_new_captions_go_into_a_second_file(tmp_pat
     assert notes[0].startswith("1 new captions cannot be in a list of keys")
     assert notes[1].startswith("1 removed samples share the key of another sample")
     assert json.loads(second.read_text()) == {"key": "2", "captions": ["new 🐊"]}
-    review.undo()
+    review.undo(review.count_events())
     write(audit, "wds", tmp_path / "keys.txt", overwrite=True)
     assert not second.exists()
 

@@ -177,7 +177,7 @@ def test_neutral_decisions_are_marked_until_another_decision(copy: Copy) -> None
     assert decided(audit).neutral[:4].tolist() == [True, True, True, False]
     review.decide([second], KEEP)
     assert decided(audit).neutral[:4].tolist() == [True, False, True, False]
-    review.undo()
+    review.undo(review.count_events())
     review.undo(changed.event)
     assert decided(audit).neutral[:4].tolist() == [True, True, False, False]
     assert decided(audit).codes[:4].tolist() == [2, 2, 0, 0]

@@ -128,12 +128,6 @@ class Rounds(RuleBasedStateMachine):
         chosen = data.draw(st.integers(1, len(self.changes)))
         assert self.review.undo(chosen) == self.expect(chosen)
 
-    @rule()
-    def undo_the_last(self) -> None:
-        deciding = [state[0] for state in self.state.values() if state[0]]
-        expected = self.expect(max(deciding)) if deciding else None
-        assert self.review.undo() == expected
-
     def blank(self, pair: str) -> tuple:
         return self.state.get(pair, (0, None, (), ""))
 

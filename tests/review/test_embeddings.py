@@ -10,7 +10,6 @@ import pytest
 import torch
 from sklearn.metrics import silhouette_score
 from sklearn.metrics.pairwise import cosine_similarity
-from sklearn.neighbors import NearestNeighbors
 
 from clipmem_core.audit import settings
 from clipmem_core.audit.store import CONFIG, Audit, read_json, write_json, write_manifest
@@ -19,7 +18,7 @@ from clipmem_core.config import InputError
 from clipmem_core.features.towers import minilm
 from clipmem_core.review import maps, search
 from clipmem_core.review.maps import lay_out, make_map, map_file, map_name, map_path, map_points
-from clipmem_core.review.search import embed_text, hits, nearest
+from clipmem_core.review.search import embed_text, hits
 from clipmem_core.review.selection import Selection
 from clipmem_core.training.model import build_model
 from clipmem_core.training.names import model_config
@@ -40,15 +39,6 @@ def audit(copy: Copy) -> Audit:
 @pytest.fixture
 def vectors(audit: Audit) -> Embeddings:
     return embed(audit)
-
-
-@pytest.mark.parametrize(("by", "side"), SIDES)
-def test_neighbours_are_those_of_scikit_learn(audit: Audit, vectors: Embeddings, by: str, side: int) -> None:
-    own = vectors["r1-f0"][side]
-    distances, rows = NearestNeighbors(n_neighbors=9, metric="cosine").fit(own).kneighbors(own[[7]])
-    result = nearest(audit, 7, by=by, member="r1-f0", k=8)
-    assert [row for row, _ in result] == rows[0, 1:].tolist()
-    np.testing.assert_allclose([cosine for _, cosine in result], 1 - distances[0, 1:], atol=1e-6)
 
 
 def meaning_of(text: str) -> np.ndarray:

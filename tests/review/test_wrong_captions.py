@@ -47,7 +47,7 @@ def test_removed_and_recaptioned_pairs_count_as_wrong(audit: Audit) -> None:
     review.decide(wrong[:5], "recaption", captions=["another"])
     review.decide(wrong[5:], "remove")
     review.decide([f"p{row}" for row in range(390, 400)], "remove")
-    review.undo()
+    review.undo(review.count_events())
     result = review_progress(audit)
     assert (result.decided, result.wrong, result.until_stop) == (200, len(wrong), 0)
     assert result.remaining is not None
