@@ -14,6 +14,7 @@ folder and are resumed.
 
 import dataclasses
 import itertools
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ from clipmem_core.audit.prepare import load_data_set, membership_of
 from clipmem_core.audit.scoring import single_captions
 from clipmem_core.audit.store import TEXT_EMBEDDINGS, Audit, caption_counts, read_embeddings
 from clipmem_core.audit.words import read_words
-from clipmem_core.config import InputError, data_folder, preset_config
+from clipmem_core.config import AuditConfig, InputError, data_folder, preset_config
 from clipmem_core.dataset.injected_errors import inject_miscaptions
 from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.membership import Membership, Sides, replicate_rows, side_means
