@@ -99,6 +99,8 @@ def single_captions(verdict: Any) -> str:
     seen, unseen = list[str](), list[str]()
     if count := numbers([single.get("n"), *(captions.get(end) for end in ("estimate", "low", "high"))], 4):
         sentences.append("Of {:,.0f} captions, about {:,.0f} ({:,.0f}–{:,.0f}) have a wrong word.".format(*count))
+        if most_words := numbers([mapping(single.get("words")).get("high")], 1):
+            sentences.append(f"Up to {most_words[0]:,.0f} words may be wrong.")
     elif most := numbers([captions.get("high"), single.get("n")], 2):
         sentences.append("Up to {:,.0f} of {:,.0f} captions may have a wrong word.".format(*most))
     for kind in rows(single, "kinds"):
