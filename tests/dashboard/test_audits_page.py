@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import time
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,11 @@ from streamlit.testing.v1 import AppTest
 
 from clipmem_core.audit.jobs import Task
 from clipmem_core.audit.preflight import Request, read_request
-from clipmem_core.audit.store import Audit, write_json
+from clipmem_core.audit.store import write_json
 from clipmem_core.cli import parse
 from clipmem_core.config import as_dict, preset_config
 from clipmem_core.dashboard import running
-from tests.dashboard.test_pages import open_page, texts, titles
+from tests.dashboard.test_pages import labels, open_page, texts, titles, unfinished
 from tests.fixtures import Copy, leave_job
 
 PAGE = "pages/audits.py"
@@ -30,25 +29,9 @@ def button(app: AppTest, label: str) -> Any:
     return next(each for each in app.button if each.label == label)
 
 
-def labels(app: AppTest) -> list[str]:
-    return [each.label for each in app.button]
-
-
 def table(app: AppTest, column: str) -> Any:
     """The table that has a column."""
     return next(each.value for each in app.dataframe if column in each.value.columns)
-
-
-def unfinish(audit: Audit) -> Audit:
-    (audit.folder / "manifest.json").unlink()
-    for name, step in (("r0-f0", 50), ("r0-f1", 25)):
-        folder = audit.folder / "members" / name
-        folder.mkdir(parents=True)
-        line = {"step": step, "steps": 100, "epoch": step / 10, "loss": 2.0, "log_probability": -1.0, "seconds": 10.0}
-        (folder / "log.jsonl").write_text(json.dumps(line | {"samples_per_second": 900.0}) + "\n")
-    for path in audit.folder.rglob("*"):
-        os.utime(path, (time.time() - 1000, time.time() - 1000))
-    return audit
 
 
 @pytest.fixture
@@ -114,12 +97,11 @@ def test_a_broken_audit_is_named_and_can_be_deleted(copy: Copy, content: str) ->
 def test_a_running_audit_shows_members_losses_and_output_and_can_be_cancelled(
     copy: Copy, data: Path, calls: Calls
 ) -> None:
-    audit = unfinish(copy())
+    audit = unfinished(copy())
     leave_job(data / "jobs" / "made", running=True, said="member r0-f0: training\n")
     app = open_page(PAGE, audit="made")
     assert table(app, "size")["state"].tolist() == ["training"]
-    assert table(app, "member")["stage"].tolist() == ["training", "training", "waiting", "waiting"]
-    assert table(app, "member")["progress"].tolist() == [0.5, 0.25, 0, 0]
+    assert table(app, "member")["stage"].tolist() == ["training", "embedding", "finished", "waiting"]
     assert app.get("vega_lite_chart")
     assert "member r0-f0: training" in texts(app)
     assert "Delete for good" not in labels(app)
@@ -130,7 +112,7 @@ def test_a_running_audit_shows_members_losses_and_output_and_can_be_cancelled(
 
 
 def test_a_cancelled_audit_resumes_with_its_settings(copy: Copy, data: Path, calls: Calls) -> None:
-    audit = unfinish(copy())
+    audit = unfinished(copy())
     leave_job(data / "jobs" / "made", exit_code=130, said="interrupted\n")
     button(open_page(PAGE, audit="made"), "Resume").click().run()
     ((name, words),) = calls

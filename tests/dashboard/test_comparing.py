@@ -117,15 +117,6 @@ def test_the_choice_is_in_the_address(two: tuple[Audit, Audit]) -> None:
     assert app.selectbox[2].value == "clipmem"
 
 
-@pytest.mark.parametrize(("broken", "name"), [(0, SCORES), (1, PAIRS), (1, CONFIG)])
-def test_a_broken_audit_is_one_line(two: tuple[Audit, Audit], name: str, broken: int) -> None:
-    path = two[broken].folder / name
-    path.write_bytes(b"{ nonsense")
-    app = open_pair()
-    assert app.error
-    assert str(path) in texts(app)[-1]
-
-
 def test_foreign_captions_are_escaped_and_a_click_shows_its_pair(
     two: tuple[Audit, Audit], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,7 +7,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from clipmem_core.audit.jobs import Task
-from clipmem_core.audit.store import Audit, write_json, write_manifest, write_table
+from clipmem_core.audit.store import Audit, write_manifest
 from clipmem_core.dashboard import maps as page
 from clipmem_core.dashboard.maps import drawn_outline
 from clipmem_core.review import maps
@@ -115,15 +115,6 @@ def test_member_side_and_colour_are_in_the_address(audit: Audit, built: pd.DataF
     app.selectbox(key="map-side").select("text").run()
     shown = address(app)
     assert (shown["member"], shown["side"], shown["colour"]) == ("r1-f1", "text", "misfit")
-
-
-def test_what_is_missing_or_does_not_fit_is_one_line(audit: Audit, built: pd.DataFrame) -> None:
-    write_table(audit.folder / "pairs.parquet", audit.pairs.iloc[:50])
-    assert "list other pairs" in texts(open_page(EMBEDDINGS, colour="label"))[-1]
-    (audit.member("r1-f0") / "image.npy").unlink()
-    assert "image.npy is missing" in texts(open_page(EMBEDDINGS, member="r1-f0"))[-1]
-    write_json(audit.folder / "config.json", audit.record.values | {"members": None})
-    assert "config.json: members is wrong" in texts(open_page(EMBEDDINGS))[-1]
 
 
 def test_the_outline_is_the_last_lasso_or_box() -> None:

@@ -21,7 +21,7 @@ from clipmem_core.review.decisions import open_review
 from clipmem_core.studies.plan import read_added
 from clipmem_core.studies.study_folder import ARMS, STUDY, StudyFolder
 from tests.dashboard.test_every_page import said
-from tests.dashboard.test_pages import address, figures, open_page, press, texts, titles
+from tests.dashboard.test_pages import address, figures, labels, open_page, press, texts, titles
 from tests.fixtures import Copy, leave_job
 from tests.made_arms import give_audit, make_arms
 from tests.made_encoders import make_study
@@ -29,10 +29,8 @@ from tests.made_encoders import make_study
 PAGE = "pages/mitigations.py"
 STRONG = "text_mask=0.3"  # the arm text-mask-strong
 VALUES: dict[str, Any] = {
-    **{"train_captions": 2, "text_noise": 0.07, "image_noise": 0.2, "noise_place": "before", "text_mask": 0.25},
-    **{"text_min_df": 4, "text_forget_df": 6, "text_forget_as": "deleted", "crop_scale": 0.3, "colour": 0.5},
-    **{"weight_decay": 0.4, "stop_epoch": 33, "min_logit_scale": 18, "max_logit_scale": 20, "adaptive_noise": 0.11},
-    **{"adaptive_mask": 0.65, "adaptive_rest": 0.9, "adaptive_quantile": 0.8, "adaptive_every": 4},
+    **{"train_captions": 2, "noise_place": "before", "text_forget_as": "deleted", "stop_epoch": 33},
+    **{"min_logit_scale": 18, "max_logit_scale": 20, "adaptive_quantile": 0.8, "adaptive_every": 4},
 }
 Jobs = list[tuple[str, str]]
 
@@ -67,10 +65,6 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> Jobs:
     monkeypatch.setattr(running, "cancel", lambda job: done.append(("cancel", job.name)))
     monkeypatch.setattr(Task, "start", lambda task: done.append((task.folder.name, shlex.join(task.arguments))))
     return done
-
-
-def labels(app: AppTest) -> list[str]:
-    return [button.label for button in app.button]
 
 
 def turn(app: AppTest, name: str, on: bool = True) -> str:

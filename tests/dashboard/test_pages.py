@@ -59,6 +59,10 @@ def links(app: AppTest) -> list[tuple[str, str]]:
     return [(proto.label, proto.query_string) for proto in shown]
 
 
+def labels(app: AppTest) -> list[str]:
+    return [button.label for button in app.button]
+
+
 def press(app: AppTest, label: str) -> AppTest:
     next(button for button in app.button if button.label == label).click()
     app.run()
@@ -123,7 +127,7 @@ def test_without_an_audit_a_button_starts_one(started: list[tuple[list[str], str
 def test_an_unfinished_audit_resumes_unless_another_process_works_on_it_or_its_config_is_broken(
     copy: Copy, started: list[tuple[list[str], str]]
 ) -> None:
-    audit = _unfinished(copy(), seconds_ago=1000)
+    audit = unfinished(copy())
     app = open_page()
     table = app.dataframe[0].value
     assert table["stage"].tolist() == ["training", "embedding", "finished", "waiting"]
@@ -140,7 +144,7 @@ def test_an_unfinished_audit_resumes_unless_another_process_works_on_it_or_its_c
 
 
 def test_a_loss_at_chance_is_told_and_an_audit_opens_as_soon_as_it_is_finished(copy: Copy) -> None:
-    audit = _unfinished(copy(), seconds_ago=1000)
+    audit = unfinished(copy())
     _log(audit, "r0-f0", log_probability=-4.158)  # ln 64
     config = audit.record.values
     config["config"]["batch_size"] = 64
@@ -163,7 +167,7 @@ def test_an_audit_that_does_not_exist_is_told_in_plain_text_and_odd_names_are_no
     assert app.selectbox(key="audit_picker").options == ["made"]
 
 
-def _unfinished(audit: Audit, *, seconds_ago: float) -> Audit:
+def unfinished(audit: Audit) -> Audit:
     """Take an audit back to its training: one member at a quarter, one embedding, one done, one waiting."""
     (audit.folder / "manifest.json").unlink()
     for name in ("r0-f0", "r0-f1", "r1-f0", "r1-f1"):
@@ -173,19 +177,14 @@ def _unfinished(audit: Audit, *, seconds_ago: float) -> Audit:
     for name in ("r0-f1", "r1-f0"):
         (audit.folder / "members" / name / "checkpoint.pt").write_bytes(b"x")
     (audit.folder / "members" / "r1-f0" / "text.npy").write_bytes(b"x")
-    _age(audit.folder, seconds_ago)
+    for path in audit.folder.rglob("*"):
+        os.utime(path, (time.time() - 1000, time.time() - 1000))
     return audit
 
 
 def _log(audit: Audit, name: str, *, log_probability: float) -> None:
-    line = {"step": 25, "steps": 100, "loss": 3.0, "log_probability": log_probability, "seconds": 10.0}
+    line = {"step": 25, "steps": 100, "epoch": 2.5, "loss": 3.0, "log_probability": log_probability, "seconds": 10.0}
     (audit.folder / "members" / name / "log.jsonl").write_text(json.dumps(line | {"samples_per_second": 900.0}) + "\n")
-
-
-def _age(folder: Path, seconds: float) -> None:
-    moment = time.time() - seconds
-    for path in folder.rglob("*"):
-        os.utime(path, (moment, moment))
 
 
 def test_the_share_of_pairs_above_each_size_has_its_interval(copy: Copy) -> None:

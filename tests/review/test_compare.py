@@ -1,20 +1,10 @@
-import json
-from dataclasses import asdict
-
 import numpy as np
 import pandas as pd
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from clipmem_core.audit.store import CONFIG, PAIRS, SCORES, Audit, write_json, write_table
-from clipmem_core.review.compare import (
-    POINTS,
-    compare,
-    detector_scores,
-    differing_settings,
-    injected_findings,
-    names_in,
-)
+from clipmem_core.review.compare import compare, detector_scores, differing_settings, injected_findings, names_in
 from clipmem_core.scores.registry import BY_NAME, DETECTION, scores_in
 from tests.fixtures import Copy
 
@@ -43,10 +33,8 @@ def test_an_audit_agrees_with_itself_but_for_changed_captions_and_is_sampled_ali
     assert not same.changed["captions_changed"].any()
     assert same.changed["row_one"].tolist() == [0, 1, 2, 3, 4]
     assert same.warnings == ()
-    json.dumps({key: value for key, value in asdict(same).items() if key not in ("changed", "points")})
     monkeypatch.setattr("clipmem_core.review.compare.POINTS", 30)
     first, again = compare(one, other, limit=1).points, compare(one, other, limit=1).points
-    assert POINTS == 5_000
     assert len(first) == 30
     assert first.equals(again)
     assert first["row_one"].is_monotonic_increasing

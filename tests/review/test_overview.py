@@ -26,11 +26,6 @@ from clipmem_core.review.selection import Selection
 from tests.fixtures import HOSTILE, Copy
 
 
-def with_scores(audit: Audit, **columns: object) -> Audit:
-    write_table(audit.folder / "scores.parquet", audit.scores.assign(**columns))
-    return audit
-
-
 def test_groups_carry_the_intervals_of_the_verdict(made: dict[str, Audit]) -> None:
     groups = load_overview(made["paper"]).groups
     expected = {row["group"]: row for row in made["paper"].verdict["groups"]}

@@ -237,12 +237,8 @@ def test_counts_are_those_of_the_table_and_none_where_it_is_not_known(checked: A
     (checked.folder / ".prepared.npz").unlink()
     (checked.folder / CHECK_TABLE).unlink()
     unknown = check_counts(checked)
-    assert {name for name, count in unknown.items() if count is None} == {
-        "dark",
-        "blurred",
-        "uniform",
-        "near_duplicate",
-    }
+    missing = {"dark", "blurred", "uniform", "near_duplicate"}
+    assert {name for name, count in unknown.items() if count is None} == missing
 
 
 def test_a_check_is_a_condition_and_near_duplicates_come_in_groups_the_largest_first(checked: Audit) -> None:
