@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from clipmem_core.audit.jobs import audit_task
 from clipmem_core.audit.status import DONE, state_of
 from clipmem_core.audit.store import PAIRS, Audit, audits_folder
 from clipmem_core.columns import CAPTIONS, PAIR_ID
@@ -19,7 +18,7 @@ from clipmem_core.dashboard.cards import draw_card_picture, start_thumbnails
 from clipmem_core.dashboard.deciding import BADGES, Notice, locked_session, undo
 from clipmem_core.dashboard.new_audit import free_name, is_taken
 from clipmem_core.dashboard.page import ALL, PAGE, choose_listed, choose_segment, draw_pages, link, read_page, write
-from clipmem_core.dashboard.running import draw_progress
+from clipmem_core.dashboard.running import draw_progress, draw_task
 from clipmem_core.dataset.checks import CHECKS
 from clipmem_core.export import reaudit
 from clipmem_core.review.cards import PairCard, cards
@@ -223,8 +222,9 @@ def _draw_second(audit: Audit, name: str) -> None:
     if state_of(name).word != DONE:
         draw_progress(name)
         return
+    second = Audit(audits_folder() / name)
     with plain.explained_errors():
-        result, compared = reaudit.read_comparison(Audit(audits_folder() / name))
+        result, compared = reaudit.read_comparison(second)
     if compared:
         first, *others = reaudit.comparison_lines(result)
         plain.show_strong(first)
@@ -235,18 +235,8 @@ def _draw_second(audit: Audit, name: str) -> None:
             st.page_link("pages/overview.py", label="Open", icon=":material/open_in_new:", query_params={"audit": name})
             st.page_link("pages/compare.py", label="Compare pair by pair", icon=icon, query_params=both)
         return
-    job = audit_task(name).find()
-    if job is not None and job.running:
-        st.caption("The second audit is finished; comparing it with the first.")
-        plain.show_text(job.last_line, limit=200)
-        return
-    if job is not None and job.failed:
-        plain.draw_fault("The comparison failed.", job.last_line)
-    else:
-        st.caption("The second audit is finished but not compared yet.")
-    if st.button("Compare", type="primary", icon=":material/compare_arrows:", key="compare-again"):
-        reaudit.reaudit_task(audit, name).start()
-        st.rerun()
+    task, reason = reaudit.reaudit_task(audit, name), "The second audit is finished but not compared yet."
+    draw_task(task, lambda: reaudit.read_comparison(second)[1], key="compare-again", reason=reason, label="Compare")
 
 
 def draw_checks(audit: Audit) -> None:

@@ -127,11 +127,9 @@ class Help extends Part {
     }
 
     show() {
-        const list = make('dl')
-        for (const [names, meaning] of Object.entries(this.data.keys)) {
-            list.append(make('dt', ...names.split(' ').map(name => make('kbd', name))), make('dd', meaning))
-        }
-        showDialog(this.root, 'keys', make('h2', 'Keys'), list)
+        const list = Object.entries(this.data.keys).flatMap(([names, meaning]) =>
+            [make('dt', ...names.split(' ').map(name => make('kbd', name))), make('dd', meaning)])
+        showDialog(this.root, 'keys', make('h2', 'Keys'), make('dl', ...list))
     }
 }
 
