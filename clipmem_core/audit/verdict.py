@@ -98,11 +98,16 @@ def single_captions(verdict: Any) -> str:
     captions, sentences = mapping(single.get("captions")), list[str]()
     seen, unseen = list[str](), list[str]()
     if count := numbers([single.get("n"), *(captions.get(end) for end in ("estimate", "low", "high"))], 4):
-        sentences.append("Of {:,.0f} captions, about {:,.0f} ({:,.0f}–{:,.0f}) have a wrong word.".format(*count))
+        sentences.append(
+            "Beside those, of {:,.0f} captions about {:,.0f} ({:,.0f}–{:,.0f}) have a wrong word.".format(*count)
+        )
         if most_words := numbers([mapping(single.get("words")).get("high")], 1):
             sentences.append(f"Up to {most_words[0]:,.0f} words may be wrong.")
     elif most := numbers([captions.get("high"), single.get("n")], 2):
-        sentences.append("Up to {:,.0f} of {:,.0f} captions may have a wrong word.".format(*most))
+        sentence = (
+            "Beside those, up to {:,.0f} of {:,.0f} captions may have a wrong word of a kind that this audit sees."
+        )
+        sentences.append(sentence.format(*most))
     for kind in rows(single, "kinds"):
         if measured := numbers([kind.get("auroc"), kind.get("up_to")], 2):
             remain = "" if kind.get("seen") else f"; up to {measured[1]:,.0f} may remain"

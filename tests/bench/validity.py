@@ -316,7 +316,7 @@ def words_counted(asked: WrongWords) -> pd.DataFrame:
             drawn = drawn[np.sort(np.unique(words[c.CAPTION].to_numpy()[drawn], return_index=True)[1])][:n]
             wrong = words.copy()
             wrong.loc[drawn, c.SURPRISE] = words.loc[drawn, c.CHANGED]
-            wrong.loc[drawn, c.CHANGED] = rng.permutation(words.loc[drawn, c.CHANGED])
+            wrong.loc[drawn, c.CHANGED] = rng.permutation(words[c.CHANGED].to_numpy(copy=True)[drawn])
             count = single_captions(wrong)["captions"]
             ends.append((count["low"], count["high"], np.nan if count["estimate"] is None else count["estimate"]))
         low, high, estimate = np.array(ends).T
