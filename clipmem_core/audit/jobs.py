@@ -14,7 +14,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -90,11 +89,6 @@ class Job:
     def waiting(self) -> bool:
         """Tell whether it waits for another job that trains."""
         return self.last_line == WAITS
-
-    @property
-    def age(self) -> float:
-        """The seconds since its start."""
-        return time.time() - (self.folder / JOB).stat().st_mtime
 
     @property
     def last_line(self) -> str:
