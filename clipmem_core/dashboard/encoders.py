@@ -84,6 +84,8 @@ PLANS: dict[str, Plan] = {
     ),
 }
 
+_load_points = cached(4, SCORES, PAIRS)(points_and_density)
+
 
 def draw_doubts(audit: Audit) -> None:
     """Draw how well the members' spaces map onto each other, and warn if the split is doubtful."""
@@ -110,7 +112,7 @@ def draw_contribution_map(audit: Audit) -> None:
     """Draw the pairs; only this fragment reruns when the colours change or a shape is drawn."""
     st.subheader("Text against image encoder, pair by pair", anchor=False)
     with explained_errors():
-        points, density, count = _load_contributions(audit)
+        points, density, count = _load_points(audit, *b.PARTS.values(), colour_by=tuple(CLASSES), limit=LIMIT)
         if points.empty:
             st.info("No pair has contributions of both encoders.", icon=":material/info:")
             return
@@ -126,11 +128,6 @@ def draw_contribution_map(audit: Audit) -> None:
         )
     if note := sample_note(len(points), count):
         st.caption(note)
-
-
-@cached(4, SCORES, PAIRS)
-def _load_contributions(audit: Audit) -> tuple[pd.DataFrame, pd.DataFrame, int]:
-    return points_and_density(audit, *b.PARTS.values(), colour_by=list(CLASSES), limit=LIMIT)
 
 
 def draw_means(audit: Audit) -> None:

@@ -34,7 +34,7 @@ from clipmem_core.review.queries import cached, caption_keys, fetch_numbered, fi
 from clipmem_core.review.rows import changed_rows, count_pairs, find_rows
 from clipmem_core.review.score_breakdown import QUALITY, suggested_captions
 from clipmem_core.review.selection import RANDOM, Selection, from_parameters
-from clipmem_core.review.wrong_captions import drawn_at_random, wrong_words
+from clipmem_core.review.wrong_captions import wrong_estimate, wrong_words
 from clipmem_core.scores.registry import words
 
 # Streamlit's page writes styles inline, its charts compile functions and draw in workers, and it makes a blob of a
@@ -166,12 +166,13 @@ def _pairs(request: Request) -> Response:
     keys = caption_keys(audit.folder / PAIRS, ids)
     first, surprising = suspicious_captions(audit, ids), suspicious_words(audit, ids)
     random_order = selection.order == RANDOM
-    drawn = drawn_at_random(audit) if selection.order == REVIEW_PLACE else frozenset()
-    order = MISFIT if random_order or selection.order == REVIEW_PLACE else selection.order
+    review, in_order = wrong_estimate(audit)[1], selection.order == REVIEW_PLACE
+    spot_checks = set(review.order[review.at_random].tolist()) if in_order else set()
+    order = MISFIT if random_order or in_order else selection.order
     answer = []
     for card in shown:
         score, decision = card.match if card.match is not None else card.scores.get(order), card.decision
-        at_random = " · random spot check" if random_order or card.row in drawn else ""
+        at_random = " · random spot check" if random_order or card.row in spot_checks else ""
         answer.append(
             {
                 "row": card.row,

@@ -38,7 +38,7 @@ class Comparison:
     mean_difference: float | None
     low: float | None  # 95 % interval of the mean paired difference
     high: float | None
-    # pair_id, row_one, row_other, one, other, difference, captions_changed, group_one, group_other of pairs that stay
+    # pair_id, row_one, row_other, one, other, difference, group_one, group_other of pairs that stay
     # in their group, the largest change first
     changed: pd.DataFrame
     points: pd.DataFrame  # the same of a random sample
@@ -53,8 +53,7 @@ def compare(one: Audit, other: Audit, *, column: str = c.CLIPMEM, limit: int) ->
         raise InputError(f"audits {one.name!r} and {other.name!r} share no pair_id: compare audits of one data set")
     joined = joined.rename(columns={"score_one": "one", "score_other": "other"})
     joined["difference"] = joined["other"] - joined["one"]
-    joined["captions_changed"] = joined["captions_one"] != joined["captions_other"]
-    edited = joined["captions_changed"] | (joined["picture_one"] != joined["picture_other"])
+    edited = (joined["captions_one"] != joined["captions_other"]) | (joined["picture_one"] != joined["picture_other"])
     regrouped = (joined["group_one"] != joined["group_other"]) & (one.record.protocol == other.record.protocol)
     joined = joined.drop(columns=["captions_one", "captions_other", "picture_one", "picture_other"])
     finite = np.isfinite(joined["one"]) & np.isfinite(joined["other"])

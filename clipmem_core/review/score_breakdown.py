@@ -140,7 +140,7 @@ def member_terms(audit: Audit, row: int) -> pd.DataFrame:
     rows = []
     for name in membership.members:
         mean_image, mean_text = _external_means(audit, name)
-        image, text = (vectors[0].astype(np.float64) for vectors in s.vectors_of(audit, name, [row]))
+        image, text = (s.vectors_at(path, [row])[0].astype(np.float64) for path in _files(audit, name))
         products = np.array([[image @ text], [image @ mean_text], [mean_image @ text], [image @ image], [text @ text]])
         terms = terms_of(products, np.flatnonzero([external[row]]), int(external.sum()))
         rows.append({term: float(terms[term][0]) for term in TERMS})
@@ -157,7 +157,7 @@ def _files(audit: Audit, member: str) -> list[Path]:
 def _external_means(audit: Audit, member: str) -> tuple[np.ndarray, np.ndarray]:
     """Return the mean embeddings of the external pictures and captions, ν_I and ν_T."""
     external = np.flatnonzero(_sides(audit).external)
-    image, text = s.vectors_of(audit, member, external.tolist())
+    image, text = (s.vectors_at(path, external.tolist()) for path in _files(audit, member))
     return external_means(image, text, np.ones(len(external), dtype=bool))
 
 

@@ -139,12 +139,6 @@ def embeddings_path(audit: Audit, member: str, by: str) -> Path:
     return audit.member(member) / EMBEDDINGS[by]
 
 
-def vectors_of(audit: Audit, member: str, rows: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Return μ_I and μ_T of some pairs, float32 [n_rows, dim]."""
-    image, text = (vectors_at(embeddings_path(audit, member, by), rows) for by in EMBEDDINGS)
-    return image, text
-
-
 def vectors_at(path: Path, rows: Sequence[int]) -> np.ndarray:
     """Read the mean embeddings of some pairs from a file, float32 [n_rows, dim]."""
     stored = read_array(path, shared=True)

@@ -109,9 +109,3 @@ def random_check(audit: Audit) -> str:
         f"A random check finds every kind of error, also a single wrong word. If all {p.CHECKED} captions are right, "
         f"at most {most:,} of the {pairs:,} are wrong ({most / pairs:.0%}; 95 % interval)."
     )
-
-
-def drawn_at_random(audit: Audit) -> frozenset[int]:
-    """Return the rows that are random spot checks in the order of the review."""
-    _, review = wrong_estimate(audit)
-    return frozenset(review.order[review.at_random].tolist())

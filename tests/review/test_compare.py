@@ -30,7 +30,6 @@ def test_an_audit_agrees_with_itself_but_for_changed_captions_and_is_sampled_ali
     assert same.pearson == pytest.approx(1)
     assert (same.mean_difference, same.low, same.high) == (0, 0, 0)
     assert same.changed["difference"].tolist() == [0] * 5
-    assert not same.changed["captions_changed"].any()
     assert same.changed["row_one"].tolist() == [0, 1, 2, 3, 4]
     assert same.warnings == ()
     monkeypatch.setattr("clipmem_core.review.compare.POINTS", 30)
@@ -47,8 +46,6 @@ def test_an_audit_agrees_with_itself_but_for_changed_captions_and_is_sampled_ali
     assert (same.edited, same.regrouped) == (0, 0)
     assert (result.edited, result.regrouped) == (2, 100)
     assert result.changed.empty
-    changed = compare(one, rescored(other, one.scores), limit=100).changed.set_index("row_one")["captions_changed"]
-    assert changed[changed].index.tolist() == [2]
 
 
 def test_it_agrees_with_pandas_on_audits_of_other_order_and_size(copy: Copy) -> None:
