@@ -153,7 +153,7 @@ def run_halves(folder: Path, names: Sequence[str]) -> None:
 def ensure_words(
     audit: Audit, executor: Executor | None, *, at_once: int, threads: int, watch: Callable[[float], None]
 ) -> None:
-    """Write words.parquet unless it exists: train both models, which a killed run resumes, and merge their predictions."""
+    """Write words.parquet unless it exists: train both models, or resume them, and merge their predictions."""
     path, folder = audit.folder / store.WORD_TABLE, audit.folder / FOLDER
     if path.is_file():
         shutil.rmtree(folder, ignore_errors=True)
