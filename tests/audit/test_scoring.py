@@ -59,7 +59,8 @@ def test_every_caption_has_a_row_with_the_cosine_of_members_that_never_saw_it(ma
         count += out
     means = table.groupby("pair_id", sort=False)["similarity_out"].mean()
     np.testing.assert_allclose(means, total / count, atol=1e-5)
-    assert not (made.paper.folder / "captions.parquet").exists()  # one caption a pair
+    alone = pd.read_parquet(made.paper.folder / "captions.parquet")  # one caption a pair
+    assert alone["similarity_out"].tolist() == made.paper.scores["similarity_out"].tolist()
 
 
 def test_learned_is_that_of_the_epochs_that_drew_the_caption(made: Made) -> None:
