@@ -34,6 +34,7 @@ from clipmem_core.features.precomputed import is_stored
 from clipmem_core.io import DELETE, reading
 from clipmem_core.scores.membership import Membership, side_means
 from clipmem_core.scores.prevalence import SECOND_ROUND_FROM, likely_wrong
+from clipmem_core.scores.words import word_misfit
 
 # On a busy machine BLAS threads wait for each other, ten times as long as these small products take.
 one_thread = threadpool_limits.wrap(limits=1, user_api="blas")
@@ -79,10 +80,20 @@ class Progress:
 
     @functools.cached_property
     def words(self) -> pd.DataFrame:
-        """The scores of captions by their words, a row for each caption."""
-        from clipmem_core.audit.words import caption_words  # torch
+        """The words that were predicted, with their caption's number among all."""
+        from clipmem_core.audit.words import read_words  # torch
 
-        return caption_words(self.audit, store.caption_counts(self.audit))
+        return read_words(self.audit, self.caption_counts)
+
+    @functools.cached_property
+    def caption_counts(self) -> np.ndarray:
+        return store.caption_counts(self.audit)
+
+    @functools.cached_property
+    def word_misfit(self) -> np.ndarray:
+        """The score of each caption by its words."""
+        first = np.searchsorted(self.words[c.CAPTION], np.arange(self.caption_counts.sum() + 1))
+        return word_misfit(self.words[c.SURPRISE].to_numpy(), first)
 
     @functools.cached_property
     def evidence(self) -> scoring.Evidence:
@@ -93,7 +104,7 @@ class Progress:
         """The scores of the first round, and how clipmem was split between the encoders."""
         self.screen.say("scoring")
         scores, split = scoring.score_table(self.evidence)
-        misfit = scoring.pair_means(self.words[c.WORD_MISFIT].to_numpy(), store.caption_counts(self.audit))
+        misfit = scoring.pair_means(self.word_misfit, self.caption_counts)
         scores = scoring.update_scores(scores, **{c.WORD_MISFIT: misfit})
         if split["missing"]:
             self.screen.say(f"note: {split['missing']}. Every other score is there")
@@ -143,7 +154,7 @@ def _words(audit: Audit, progress: Progress) -> None:
         return
     screen.say("predicting the words of captions")
     at_once = min(2, settings.side_by_side(record.config))
-    n = int(store.caption_counts(audit).sum())
+    n = int(progress.caption_counts.sum())
     report: Callable[[float], None] = lambda share: screen.captions(round(share * n), n)  # noqa: E731
     ensure_words(audit, progress.executor, at_once=at_once, threads=record.threads, watch=report)
 
@@ -200,8 +211,8 @@ def _score(audit: Audit, progress: Progress) -> None:
         fits = [store.read_array(folder / store.SECOND_FIT, shared=True) for folder in folders]
         second = side_means(fits, sides.membership.trained)[1]
         scores = scoring.update_scores(scores, **{c.LOG_PROBABILITY_SECOND: second})
-    counts = store.caption_counts(audit)
-    captions = scoring.caption_table(audit, scores, counts, sides, progress.words[c.WORD_MISFIT].to_numpy())
+    counts = progress.caption_counts
+    captions = scoring.caption_table(audit, scores, counts, sides, progress.word_misfit)
     store.write_table(audit.folder / store.CAPTION_TABLE, captions)
     highest = pd.Series(captions[c.MISFIT]).groupby(np.repeat(np.arange(len(counts)), counts)).max()
     scores = scoring.update_scores(scores, **{c.CAPTION_MISFIT: highest.reindex(range(len(counts))).to_numpy()})
@@ -217,8 +228,8 @@ def _verdict(audit: Audit, progress: Progress) -> None:
     """Write the audit's results and its checks of itself."""
     began, spent, record, scores = time.monotonic(), progress.seconds, audit.record, audit.scores
     results = scoring.summary(progress.evidence, scores, progress.first_scores[1]) | {"attacks": progress.attacks}
-    owner = np.repeat(scores[c.GROUP].isin(c.SCORED_GROUPS).to_numpy(), store.caption_counts(audit))
-    if single := scoring.single_captions(progress.words[owner]):
+    scored = np.repeat(scores[c.GROUP].isin(c.SCORED_GROUPS).to_numpy(), progress.caption_counts)
+    if single := scoring.single_captions(progress.words[scored[progress.words[c.CAPTION]]]):
         results["wrong_captions"]["single"] = single
     if sample := scoring.whole_set(audit, record, scores, ensure_checks(audit), results["wrong_captions"]):
         results["sample"] = sample

@@ -27,6 +27,7 @@ from clipmem_core.scores.membership import Sides
 from clipmem_core.scores.prevalence import estimate_wrong, most_wrong, summarize_count, suspicion_of, whole_count
 from clipmem_core.scores.registry import BY_NAME, DETECTION, INJECTED, SCORE_COLUMNS, TABLE, scores_in
 from clipmem_core.scores.uncertainty import Noise, share_above, standard_errors
+from clipmem_core.scores.words import KINDS, word_misfit
 from clipmem_core.training.names import CHECKPOINT, TRAJECTORY
 
 UNUSABLE = "rows that cannot be used"
@@ -188,25 +189,40 @@ def pair_means(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def single_captions(words: pd.DataFrame) -> dict[str, Any]:
-    """Return how many captions are wrong in a word, and which kinds of wrong words can be seen; empty without words.
+    """Return how many captions and words are wrong in a word, and which kinds of words can be seen; empty without any.
 
-    `words` has word_misfit of captions; changed, the same with one word changed; and kind, of that word.
+    One word of each caption, drawn at random, is compared with the same caption with another word in its place
+    (`changed`): those captions and words are known to be wrong. An estimate is given where at least one word must be
+    wrong; `high` is an upper bound otherwise. `up_to` is an upper bound for a kind whatever the scores of right words.
     """
-    misfit, changed = words[c.WORD_MISFIT].to_numpy(), words[c.CHANGED].to_numpy()
-    if not np.isfinite(misfit).any():
+    words = words.reset_index(drop=True)
+    if words.empty:
         return {}
-    kinds = []
-    for kind, part in words.groupby("kind", sort=True):
-        wrong = part[c.CHANGED].to_numpy()
-        both, label = np.concatenate([misfit[np.isfinite(misfit)], wrong]), str(kind)
-        ranks = rankdata(both)[-len(wrong) :]
-        auroc = float((ranks.mean() - (len(wrong) + 1) / 2) / max(len(both) - len(wrong), 1))
-        up_to = round(min(most_wrong(-misfit[np.isfinite(misfit)], -wrong), np.isfinite(misfit).sum()))
-        kinds.append({"kind": label, "auroc": auroc, "seen": auroc >= SEEN_FROM, "up_to": up_to})
-    count = estimate_wrong(-misfit, -changed)
-    seen = any(kind["seen"] for kind in kinds)
-    limits = {name: getattr(count, name) if seen else None for name in ("estimate", "low", "high")}
-    return {"captions": limits, "n": int(np.isfinite(misfit).sum()), "kinds": kinds}
+    start = np.flatnonzero(np.r_[True, np.diff(words[c.CAPTION]) > 0, True])
+    own, changed = words[c.SURPRISE].to_numpy(), words[c.CHANGED].to_numpy()
+    places = np.random.default_rng(0).permutation(np.flatnonzero(np.isfinite(changed)))
+    caption = np.searchsorted(start, places, side="right") - 1
+    drawn = places[np.unique(caption, return_index=True)[1]]
+    with_change = own.copy()
+    with_change[drawn] = changed[drawn]
+    caption = np.searchsorted(start, drawn, side="right") - 1
+    misfit, wrong, kinds = word_misfit(own, start), word_misfit(with_change, start)[caption], []
+    kind = words["kind"].to_numpy()[drawn]
+    for number, name in enumerate(KINDS):
+        if not (known := wrong[kind == number]).size:
+            continue
+        ranks = rankdata(np.concatenate([misfit, known]))[-len(known) :]
+        auroc = float((ranks.mean() - (len(known) + 1) / 2) / len(misfit))
+        up_to = round(min(most_wrong(-misfit, -known), len(misfit)))
+        kinds.append({"kind": name, "auroc": auroc, "seen": auroc >= SEEN_FROM, "up_to": up_to})
+    result: dict[str, Any] = {"n": len(misfit), "kinds": kinds}
+    for name, count in (
+        ("captions", estimate_wrong(-misfit, -wrong)),
+        ("words", estimate_wrong(-own, -changed[drawn])),
+    ):
+        told = count.low is not None and count.low >= 1 and any(part["seen"] for part in kinds)
+        result[name] = {"estimate": count.estimate if told else None, "low": count.low, "high": count.high}
+    return result
 
 
 def summary(evidence: Evidence, scores: pd.DataFrame, split: dict[str, Any]) -> dict[str, Any]:

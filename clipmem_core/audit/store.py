@@ -27,7 +27,7 @@ from clipmem_core.config import SETS, AuditConfig, InputError, as_dict, data_fol
 from clipmem_core.io import DELETE, read_json, reading, replacing
 from clipmem_core.training.names import CHECKPOINT, TRAJECTORY
 
-VERSION = 2  # of an audit's folder; other versions cannot be read
+VERSION = 3  # of an audit's folder; other versions cannot be read
 MAX_NAME = 100  # bytes; file systems allow 255, and the names of locks and temporary files are longer
 
 

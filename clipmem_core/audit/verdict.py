@@ -96,10 +96,12 @@ def single_captions(verdict: Mapping[str, Any]) -> str:
     if not single:
         return ""
     sentences, seen, unseen = list[str](), list[str](), list[str]()
-    if single["captions"]["estimate"] is not None:
-        estimate, low, high = (single["captions"][end] for end in ("estimate", "low", "high"))
+    estimate, low, high = (single["captions"][end] for end in ("estimate", "low", "high"))
+    if estimate is not None:
         about = f"about {estimate:,.0f} ({low:,.0f}–{high:,.0f})"
-        sentences.append(f"Of {single['n']:,} captions, {about} have a single wrong word.")
+        sentences.append(f"Of {single['n']:,} captions, {about} have a wrong word.")
+    elif high is not None:
+        sentences.append(f"Up to {high:,.0f} of {single['n']:,} captions may have a wrong word.")
     for kind in single["kinds"]:
         remain = "" if kind["seen"] else f"; up to {kind['up_to']:,} may remain"
         (seen if kind["seen"] else unseen).append(f"{kind['kind']}s (AUROC {kind['auroc']:.2f}{remain})")

@@ -18,7 +18,7 @@ import torch
 
 from clipmem_core import columns as c
 from clipmem_core.audit import store
-from clipmem_core.audit.executor import Executor, Task, local_processes, program_of
+from clipmem_core.audit.executor import Executor, Task, in_this_process, local_processes, program_of
 from clipmem_core.audit.member import open_shared
 from clipmem_core.audit.store import Audit
 from clipmem_core.features.embed import text_features
@@ -26,14 +26,12 @@ from clipmem_core.features.towers import Tower
 from clipmem_core.io import DELETE, reading, replacing
 from clipmem_core.scores.words import (
     CONSISTENT,
-    KINDS,
     WORD,
     Words,
     changed_words,
     kind_of,
     split_words,
     surprise,
-    word_misfit,
 )
 from clipmem_core.training.words import Predictions, fit, predict, word_vectors
 
@@ -42,6 +40,7 @@ HALVES = ("0", "1")
 STATE, PREDICTED, SHARE = "state.pt", "predictions.npz", "share.json"
 KIND = "kind"
 NOTABLE = 0.0  # better words are stored of words that are more surprising than this
+SMALL = 2_000  # captions whose models are trained before Python has started
 REPORTED = 2.0  # seconds between two reports of progress
 SEED = 0  # of the words that words are compared with
 _WRITTEN = 1 << 18  # words that are written at a time
@@ -157,13 +156,15 @@ def ensure_words(
     """Write words.parquet unless it is there: train both models, which a killed run resumes, and join what they say."""
     path, folder = audit.folder / store.WORD_TABLE, audit.folder / FOLDER
     if path.is_file():
+        shutil.rmtree(folder, ignore_errors=True)
         return
     missing = [name for name in HALVES if not (folder / name / PREDICTED).is_file()]
     for name in missing:
         (folder / name).mkdir(parents=True, exist_ok=True)
     program = program_of("clipmem_core.audit.words:run_halves", audit.folder)
     tasks = [Task((folder / name,), program, (name,), threads, "word model") for name in missing]
-    run = executor or functools.partial(local_processes, at_once=at_once)
+    small = int(store.caption_counts(audit).sum()) < SMALL
+    run = executor or (in_this_process if small else functools.partial(local_processes, at_once=at_once))
     with closing(run(tasks)) as events:
         for _ in events:
             shares = [folder / name / SHARE for name in missing]
@@ -178,37 +179,28 @@ def ensure_words(
     shutil.rmtree(folder)
 
 
-def caption_words(audit: Audit, counts: np.ndarray) -> pd.DataFrame:
-    """Return the scores of captions by their words, a row for each caption of `counts` captions a pair.
+def read_words(audit: Audit, counts: np.ndarray) -> pd.DataFrame:
+    """Return caption, surprise, changed and kind of each word that was predicted; `counts` are captions of each pair.
 
-    The columns are word_misfit; changed, the same with one of its words changed; kind, of that word.
+    caption is its number among all captions.
     """
-    start = np.concatenate([[0], np.cumsum(counts)])
-    if not (audit.folder / store.WORD_TABLE).is_file():
-        missing = np.full(start[-1], np.nan)
-        return pd.DataFrame({c.WORD_MISFIT: missing, c.CHANGED: missing, KIND: None})
-    with reading(audit.folder / store.WORD_TABLE, repair=DELETE):
-        table = pq.read_table(
-            audit.folder / store.WORD_TABLE, columns=[c.PAIR_ID, c.CAPTION, c.WORD, c.SURPRISE, c.CHANGED]
-        )
+    path = audit.folder / store.WORD_TABLE
+    if not path.is_file():
+        return pd.DataFrame({c.CAPTION: [], c.SURPRISE: [], c.CHANGED: [], KIND: []}).astype({c.CAPTION: int})
+    with reading(path, repair=DELETE):
+        table = pq.read_table(path, columns=[c.PAIR_ID, c.CAPTION, c.WORD, c.SURPRISE, c.CHANGED])
     ids = pa.chunked_array([batch[c.PAIR_ID] for batch in store.pair_blocks(audit, [c.PAIR_ID])])
     pair = pc.index_in(table[c.PAIR_ID], value_set=ids.combine_chunks()).to_numpy()
-    caption, (own, changed) = (
-        start[pair] + table[c.CAPTION].to_numpy(),
-        (table[n].to_numpy() for n in (c.SURPRISE, c.CHANGED)),
+    listed = pc.utf8_lower(table[c.WORD]).combine_chunks().dictionary_encode()
+    kinds = np.array([kind_of(word) for word in listed.dictionary.to_pylist()], np.int8)
+    return pd.DataFrame(
+        {
+            c.CAPTION: (np.cumsum(counts) - counts)[pair] + table[c.CAPTION].to_numpy(),
+            c.SURPRISE: table[c.SURPRISE].to_numpy(),
+            c.CHANGED: table[c.CHANGED].to_numpy(),
+            KIND: kinds[listed.indices.to_numpy()],
+        }
     )
-    bounds = np.searchsorted(caption, np.arange(start[-1] + 1))
-    with_change, kind = own.copy(), np.full(start[-1], None, dtype=object)
-    places = np.flatnonzero(np.isfinite(changed))
-    places = np.random.default_rng(SEED).permutation(places)
-    _, first = np.unique(caption[places], return_index=True)
-    places = places[first]  # one word of each caption, drawn
-    with_change[places] = changed[places]
-    words = pc.utf8_lower(table[c.WORD].take(pa.array(places))).to_pylist()
-    kind[caption[places]] = [KINDS[kind_of(word)] for word in words]
-    misfit = word_misfit(own, bounds)
-    changed_misfit = np.where(pd.isna(kind), np.nan, word_misfit(with_change, bounds))
-    return pd.DataFrame({c.WORD_MISFIT: misfit, c.CHANGED: changed_misfit, KIND: kind})
 
 
 def _write_words(audit: Audit, words: Words, predicted: Predictions) -> None:
@@ -230,7 +222,9 @@ def _write_words(audit: Audit, words: Words, predicted: Predictions) -> None:
             own, changed = values[part][known].T
             alone, together = (np.exp(log[part][known, 0]) for log in (predicted.alone, predicted.together))
             probability = CONSISTENT * alone + (1 - CONSISTENT) * together
-            likelier = (predicted.better_probability[part][known] > probability[:, None]) & (own > NOTABLE)[:, None]
+            better, better_probability = predicted.better[part][known], predicted.better_probability[part][known]
+            likelier = (better_probability > probability[:, None]) & (better != words.ids[part][known][:, None])
+            likelier &= (own > NOTABLE)[:, None]
             offsets = np.concatenate([[0], np.cumsum(likelier.sum(axis=1))]).astype(np.int32)
             columns = {
                 c.PAIR_ID: batch[c.PAIR_ID].take(pa.array(pair)),
@@ -241,11 +235,9 @@ def _write_words(audit: Audit, words: Words, predicted: Predictions) -> None:
                 c.PROBABILITY: probability.astype(np.float32),
                 c.SURPRISE: own.astype(np.float32),
                 c.CHANGED: changed.astype(np.float32),
-                c.BETTER: pa.ListArray.from_arrays(
-                    offsets, pa.array(spelled[predicted.better[part][known][likelier]], pa.string())
-                ),
+                c.BETTER: pa.ListArray.from_arrays(offsets, pa.array(spelled[better[likelier]], pa.string())),
                 c.BETTER_PROBABILITY: pa.ListArray.from_arrays(
-                    offsets, predicted.better_probability[part][known][likelier].astype(np.float32)
+                    offsets, better_probability[likelier].astype(np.float32)
                 ),
             }
             table = pa.table(columns)

@@ -150,8 +150,6 @@ def test_captions_are_called_wrong_only_if_no_check_failed_and_the_reason_is_sho
         verdict_of(ranking_reliability=0.4),
         verdict_of(membership_auroc=0.5),
         {},
-        [],
-        None,
     ):
         shown = f"{uses(verdict)} {queues(verdict)}"
         assert "robably" not in shown

@@ -98,7 +98,7 @@ def test_single_captions_have_a_count_and_the_kinds_of_errors_that_are_not_seen(
     pairs, captions = wrong_words(audit)[0].split("\n")
     assert "not counted" not in pairs
     assert captions == (
-        "Of 40,445 captions, about 1,200 (900–1,600) have a single wrong word. This audit can see wrong "
+        "Of 40,445 captions, about 1,200 (900–1,600) have a wrong word. This audit can see wrong "
         "other words (AUROC 0.84). It cannot see wrong numbers (AUROC 0.55; up to 3,100 may remain)."
     )
 
