@@ -60,7 +60,7 @@ def test_every_caption_has_a_row_with_the_cosine_of_members_that_never_saw_it(ma
     means = table.groupby("pair_id", sort=False)["similarity_out"].mean()
     np.testing.assert_allclose(means, total / count, atol=1e-5)
     alone = pd.read_parquet(made.paper.folder / "captions.parquet")  # one caption a pair
-    assert alone["similarity_out"].tolist() == made.paper.scores["similarity_out"].tolist()
+    np.testing.assert_array_equal(alone["similarity_out"], made.paper.scores["similarity_out"])
 
 
 def test_learned_is_that_of_the_epochs_that_drew_the_caption(made: Made) -> None:
