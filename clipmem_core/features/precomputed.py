@@ -33,6 +33,7 @@ from clipmem_core.io import naming, shortage
 
 BLOCK = 65_536  # rows checked and copied at a time
 SIDES = ("image", "text")
+RETRIEVAL = {"metadata": ".parquet", "img_emb": ".npy", "text_emb": ".npy"}  # folders of clip-retrieval, and endings
 PAIRS_FILE, QUARANTINE_FILE, OFFSETS_FILE = "pairs.arrow", "quarantine.parquet", "offsets.npy"
 TEXTS = (c.PAIR_ID, c.IMAGE, c.LABEL, c.CAPTIONS)
 CAPTION = pa.schema([*((name, pa.string()) for name in TEXTS), ("image_row", pa.int64()), ("text_row", pa.int64())])
@@ -154,20 +155,11 @@ def _open_pairs(folder: Path) -> pa.Table:
 def _parts(source: Path, image: str, text: str) -> list[tuple[Path, Path, Path]]:
     """Return the table, and the files of picture and caption features, of each part."""
     if (source / "metadata").is_dir():
-        numbers = {
-            path.stem.rpartition("_")[2]
-            for name in ("metadata", "img_emb", "text_emb")
-            for path in (source / name).glob(f"{name}_*[0-9].*")
-        }
+        found = [path for name in RETRIEVAL for path in (source / name).glob(f"{name}_*[0-9].*")]
+        numbers = sorted({path.stem.rpartition("_")[2] for path in found}, key=lambda number: (len(number), number))
         if numbers:
-            return [
-                (
-                    source / "metadata" / f"metadata_{number}.parquet",
-                    source / "img_emb" / f"img_emb_{number}.npy",
-                    source / "text_emb" / f"text_emb_{number}.npy",
-                )
-                for number in sorted(numbers, key=lambda number: (len(number), number))
-            ]
+            named = [[source / name / f"{name}_{number}{end}" for name, end in RETRIEVAL.items()] for number in numbers]
+            return [(table, picture, caption) for table, picture, caption in named]
     elif image.endswith(".npy") and text.endswith(".npy"):
         return [(source, Path(image), Path(text))]
     else:
