@@ -85,21 +85,6 @@ def test_misfit_joins_late_learning_with_the_fit_for_members_that_never_saw_the_
     assert run.scores["misfit"].notna().all()
 
 
-def test_members_that_never_saw_a_pair_choose_its_partner_among_external_ones(run: Recomputed) -> None:
-    values = np.full(run.trained.shape, np.nan)
-    for member, name in enumerate(run.members):
-        state = torch.load(run.audit.member(name) / "checkpoint.pt", weights_only=True)
-        image, text = (torch.nn.functional.normalize(torch.from_numpy(part)) for part in embeddings(run.audit, name))
-        logits = state["logit_scale"].exp() * image @ text.T
-        for i in np.flatnonzero(~run.trained[member]):
-            others = np.flatnonzero(run.external & (np.arange(len(run.group)) != i))
-            ways = [torch.log_softmax(way[i, [i, *others]], dim=0)[0] for way in (logits, logits.T)]
-            values[member, i] = float(sum(ways)) / 2
-    expected, unseen = np.full(len(run.group), np.nan), ~run.trained.all(axis=0)
-    expected[unseen] = np.nanmean(values[:, unseen], axis=0)
-    np.testing.assert_allclose(run.scores["log_probability_out"], expected, atol=2e-5)
-
-
 def test_the_encoders_parts_are_shapley_values_of_mapped_members(paper: Recomputed, ensemble: Recomputed) -> None:
     for run in (paper, ensemble):
         close(
