@@ -193,7 +193,8 @@ def single_captions(words: pd.DataFrame) -> dict[str, Any]:
 
     One word of each caption, drawn at random, is compared with the same caption with another word in its place
     (`changed`): those captions and words are known to be wrong. An estimate is given where at least one word must be
-    wrong; `high` is an upper bound otherwise. `up_to` is an upper bound for a kind whatever the scores of right words.
+    wrong; `high` is an upper bound otherwise. Words are counted as one in each wrong caption, but not in
+    their upper bound. `up_to` is an upper bound for a kind whatever the scores of right words.
     """
     words = words.reset_index(drop=True)
     if words.empty:
@@ -216,12 +217,12 @@ def single_captions(words: pd.DataFrame) -> dict[str, Any]:
         up_to = round(min(most_wrong(-misfit, -known), len(misfit)))
         kinds.append({"kind": name, "auroc": auroc, "seen": auroc >= SEEN_FROM, "up_to": up_to})
     result: dict[str, Any] = {"n": len(misfit), "kinds": kinds}
-    for name, count in (
-        ("captions", estimate_wrong(-misfit, -wrong)),
-        ("words", estimate_wrong(-own, -changed[drawn])),
-    ):
-        told = count.low is not None and count.low >= 1 and any(part["seen"] for part in kinds)
-        result[name] = {"estimate": count.estimate if told else None, "low": count.low, "high": count.high}
+    count = estimate_wrong(-misfit, -wrong)
+    if count.low is not None and count.high is not None:
+        counted = count.low >= 1 and any(part["seen"] for part in kinds)
+        result["captions"] = {"estimate": count.estimate if counted else None, "low": count.low, "high": count.high}
+        most = min(max(count.high, most_wrong(-own, -changed[drawn])), len(own))
+        result["words"] = result["captions"] | {"high": most}
     return result
 
 

@@ -35,11 +35,11 @@ METRICS = (AUROC, AVERAGE_PRECISION, PRECISION_AT_K)
 SHORT = {
     **{AUROC: "AUROC", AVERAGE_PRECISION: "AP", PRECISION_AT_K: "P@50"},
     # changed captions among the pairs reviewed first
-    **{"found_100": "found in 100", "found_500": "found in 500", "found_1000": "found in 1,000"},
-    **{"caption_auroc": "AUROC, captions", "caption_average_precision": "AP, captions"},
-    **{f"caption_auroc_{kind}": f"AUROC, {kind} changed" for kind in WORD_KINDS},
+    **{"found_100": "found in: 100", "found_500": "found in: 500", "found_1000": "found in: 1,000"},
+    **{"caption_auroc": "captions: AUROC", "caption_average_precision": "captions: AP"},
+    **{f"caption_auroc_{kind}": f"captions, AUROC: {kind}" for kind in WORD_KINDS},
     # shares of the changed words, by their place in the caption
-    **{"word_first": "word first", "word_first_two": "word in first two"},
+    **{"word_first": "changed word: first", "word_first_two": "changed word: first two"},
 }
 DIGITS = {measure: 1 if measure.startswith("found") else 3 for measure in SHORT}
 OVER = "over_reference"
@@ -186,12 +186,16 @@ def show_benchmark(benchmark: Benchmark) -> None:
     for (kind, share), cell_rows in benchmark_table(metric_rows(results)).groupby([KIND, SHARE], sort=False):
         injected = [result for result in results if (result[KIND], result[SHARE]) == (kind, share)]
         counts = f"{injected[0]['injected']:,} of {injected[0]['judged']:,} pairs; {len(injected)} injections"
-        title, of_pairs = f"{ERROR_KINDS[str(kind)].label}, {share:.0%} ({counts})", cell_rows[MEASURE].isin(METRICS)
-        captions_title = f"{injected[0].get('changed', 0):,} changed captions"
-        for heading, part in ((title, cell_rows[of_pairs]), (captions_title, cell_rows[~of_pairs])):
+        found, of_pairs = cell_rows[MEASURE].str.startswith("found"), cell_rows[MEASURE].isin(METRICS)
+        parts = {
+            f"{ERROR_KINDS[str(kind)].label}, {share:.0%} ({counts})": cell_rows[of_pairs],
+            f"of {injected[0].get('changed', 0):,} changed captions, those in the first pairs": cell_rows[found],
+            "single captions, by the kind of word, and the place of the changed word": cell_rows[~of_pairs & ~found],
+        }
+        for heading, part in parts.items():
             shown = pd.DataFrame(index=pd.Index(part[DETECTOR].unique()).map(words).rename("detector"))
             for measure, cells in part.set_index(part[DETECTOR].map(words)).groupby(MEASURE, sort=False):
-                name, digits = SHORT[str(measure)], DIGITS[str(measure)]
+                name, digits = SHORT[str(measure)].split(": ")[-1], DIGITS[str(measure)]
                 shown[name] = _intervals(cells[["mean", "low", "high"]], f".{digits}f")
                 if measure in METRICS:
                     shown[f"{name} over {REFERENCE}"] = _intervals(cells[TABLE_COLUMNS[-3:]], f"+.{digits}f")

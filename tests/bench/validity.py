@@ -2,7 +2,7 @@
 
     python -m tests.bench wrong coverage [--sets 200]        simulated sets and reviews: how often intervals cover
     python -m tests.bench wrong count SOURCE [--shares 0.05 0.2 0.4]    audits with swapped captions
-    python -m tests.bench wrong captions SOURCE [--injected 100]         audits where one caption of several is swapped
+    python -m tests.bench wrong words AUDIT [--sets 200]                wrong words in the captions of a finished audit
     python -m tests.bench wrong held-out SOURCE [--seeds 5]             errors among held-out pairs and among others
     python -m tests.bench coverage [AUDIT…] [--seeds 20] [--out FOLDER]
 
@@ -25,7 +25,7 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 import pandas as pd
 import tyro
-from scipy.stats import t, zscore
+from scipy.stats import t
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from clipmem_core import columns as c
@@ -33,11 +33,12 @@ from clipmem_core.audit import settings
 from clipmem_core.audit.console import RichScreen
 from clipmem_core.audit.pipeline import run_audit
 from clipmem_core.audit.prepare import load_data_set, membership_of
-from clipmem_core.audit.store import CAPTION_TABLE, TEXT_EMBEDDINGS, Audit, read_embeddings, read_table
+from clipmem_core.audit.scoring import single_captions
+from clipmem_core.audit.store import TEXT_EMBEDDINGS, Audit, caption_counts, read_embeddings
+from clipmem_core.audit.words import read_words
 from clipmem_core.config import AuditConfig, InputError, data_folder, preset_config
 from clipmem_core.dataset.injected_errors import inject_miscaptions
 from clipmem_core.scores.alignment import pair_terms
-from clipmem_core.scores.detection import detection_table
 from clipmem_core.scores.membership import Membership, Sides, replicate_rows, side_means
 from clipmem_core.scores.prevalence import count_reviewed, estimate_wrong, plan_review
 from clipmem_core.scores.uncertainty import Errors, Noise, share_above, shrunk_by_group, standard_errors
@@ -205,13 +206,12 @@ class Count:
 
 
 @dataclass(frozen=True)
-class Captions:
-    """Swap one caption of several and find it."""
+class WrongWords:
+    """Put wrong words into captions of a finished audit, as its models see them, and hold the count against them."""
 
-    source: Annotated[str, tyro.conf.Positional]
-    injected: int = 100
-    seed: int = 0
-    scenes_pairs: int = 1100
+    audit: Annotated[str, tyro.conf.Positional]
+    sets: int = 200  # of each share
+    shares: tuple[float, ...] = (0.0, 0.01, 0.04, 0.2)  # of the captions
     out: str = ""
 
 
@@ -296,31 +296,36 @@ def counted(asked: Count) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def captions_found(asked: Captions) -> pd.DataFrame:
-    """Return how well each score finds the wrong caption, among all captions and among all pairs."""
-    config = preset_config("locked")
-    options = dataclasses.replace(config.source, scenes_pairs=asked.scenes_pairs)
-    config = dataclasses.replace(config, source=options, seed=asked.seed)
-    data_set = load_data_set(asked.source, settings.resolve(config), say=console.print)
-    pairs, place = with_one_wrong(data_set.pairs, n=asked.injected, seed=asked.seed)
-    name = f"one-caption-{Path(asked.source).name}-{asked.seed}-{asked.injected}"
-    audit = audited_copy(pairs, data_set.raw.root, config, name)
-    any_caption = set(pairs.loc[pairs[c.INJECTED].notna(), c.PAIR_ID])  # of these every caption may be wrong
-    return compared_with_truth(audit, dict(zip(pairs[c.PAIR_ID], place, strict=True)), any_caption)
+def words_counted(asked: WrongWords) -> pd.DataFrame:
+    """Return one row a share: how often the interval holds the number of captions with a wrong word, and its mean ends.
 
-
-def with_one_wrong(pairs: pd.DataFrame, *, n: int, seed: int) -> tuple[pd.DataFrame, np.ndarray]:
-    """Give n pairs with several captions another pair's for one of theirs, and return its place, −1 for the others."""
-    captions, rng = [list(own) for own in pairs[c.CAPTIONS]], np.random.default_rng(seed)
-    not_injected = pairs[c.INJECTED].isna().to_numpy()
-    free = np.array([row for row, own in enumerate(captions) if len(own) > 1 and not_injected[row]])
-    place, moved = np.full(len(pairs), -1, dtype=np.int64), [list(own) for own in captions]
-    for row in rng.permutation(free)[:n].tolist():
-        others = [donor for donor in free.tolist() if set(captions[donor]).isdisjoint(captions[row])]
-        donor = captions[int(rng.choice(others))]
-        place[row] = rng.integers(len(captions[row]))
-        moved[row][place[row]] = donor[int(rng.integers(len(donor)))]
-    return pairs.assign(**{c.CAPTIONS: pd.Series(moved, index=pairs.index, dtype=object)}), place
+    A wrong word gets the surprise that another word of its kind would have in its place. Pairs with injected errors are
+    left out.
+    """
+    audit, rows = Audit(data_folder() / "audits" / asked.audit), []
+    counts = caption_counts(audit)
+    words = read_words(audit, counts)
+    right = np.repeat(audit.pairs[c.INJECTED].isna().to_numpy(), counts)
+    words = words[right[words[c.CAPTION]]].reset_index(drop=True)
+    captions, places = words[c.CAPTION].nunique(), np.flatnonzero(np.isfinite(words[c.CHANGED]))
+    for share in asked.shares:
+        ends = []
+        for seed in range(asked.sets):
+            rng, n = np.random.default_rng([seed, round(1000 * share)]), round(share * captions)
+            drawn = rng.permutation(places)
+            drawn = drawn[np.sort(np.unique(words[c.CAPTION].to_numpy()[drawn], return_index=True)[1])][:n]
+            wrong = words.copy()
+            wrong.loc[drawn, c.SURPRISE] = words.loc[drawn, c.CHANGED]
+            wrong.loc[drawn, c.CHANGED] = rng.permutation(words[c.CHANGED].to_numpy(copy=True)[drawn])
+            count = single_captions(wrong)["captions"]
+            ends.append((count["low"], count["high"], np.nan if count["estimate"] is None else count["estimate"]))
+        low, high, estimate = np.array(ends).T
+        covered = ((low <= n) & (n <= high)).mean()
+        estimated = estimate[np.isfinite(estimate)].mean() if np.isfinite(estimate).any() else np.nan
+        rows.append((asked.audit, captions, share, n, covered, estimated, low.mean(), high.mean()))
+        console.print(*map(str, rows[-1]))
+    columns = ["audit", "captions", "share", "wrong", "coverage", "estimate", "low", "high"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def audited_copy(pairs: pd.DataFrame, root: Path, config: AuditConfig, name: str) -> Audit:
@@ -372,35 +377,6 @@ def held_out_found(asked: HeldOut) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def compared_with_truth(audit: Audit, place: dict[str, int], left_out: set[str]) -> pd.DataFrame:
-    """Return AUROC and average precision of captions, of pairs by their own scores, and of picks within a pair."""
-    table = read_table(audit.folder / CAPTION_TABLE)
-    several = (table.groupby(c.PAIR_ID)[c.CAPTION].transform("size") > 1) & table[c.MISFIT].notna()
-    table = table[several & ~table[c.PAIR_ID].isin(left_out)].reset_index(drop=True)
-    truth = (table[c.CAPTION] == table[c.PAIR_ID].map(place)).to_numpy()
-    scores = {f"caption -{name}": -table[name].to_numpy() for name in (c.SIMILARITY_OUT, c.MARGIN_OUT, c.LEARNED)}
-    scores["caption misfit"] = table[c.MISFIT].to_numpy()
-    tables = [detection_table(scores, truth, n_boot=500, reference="caption misfit")]
-    pair = audit.scores
-    pair = pair[pair[c.MISFIT].notna()]
-    pair = pair.assign(before=-zscore(pair[c.LEARNED]) - zscore(pair[c.SIMILARITY_OUT]))
-    pair = pair[pair[c.PAIR_ID].isin(table[c.PAIR_ID])]
-    wrong = (pair[c.PAIR_ID].map(place) >= 0).to_numpy()
-    worst = table.groupby(c.PAIR_ID)
-    by_pair = {f"pair {c.MISFIT}": pair[c.MISFIT].to_numpy()}
-    by_pair["pair, misfit as it was"] = pair["before"].to_numpy()
-    by_pair |= {f"pair -{name}": -pair[name].to_numpy() for name in (c.SIMILARITY_OUT, c.CSLS_OUT)}
-    by_pair["pair, its worst caption's misfit"] = pair[c.PAIR_ID].map(worst[c.MISFIT].max()).to_numpy()
-    tables.append(detection_table(by_pair, wrong, n_boot=500, reference=f"pair {c.MISFIT}"))
-    result = pd.concat(tables, ignore_index=True)
-    for name, values in scores.items():
-        picked = table.loc[pd.Series(values).groupby(table[c.PAIR_ID]).idxmax()]
-        picked = picked[picked[c.PAIR_ID].map(place) >= 0]
-        right = (picked[c.CAPTION] == picked[c.PAIR_ID].map(place)).mean()
-        result.loc[result["score"] == name, "picked_in_pair"] = right
-    return result.drop(columns=[name for name in result if "difference" in name])
-
-
 def write(path: str, table: pd.DataFrame, words: Sequence[str], more: Sequence[str] = ()) -> None:
     """Write a table below comments that say what made it."""
     command = f"python -m tests.bench {' '.join(Path(word).name for word in words)}"
@@ -426,8 +402,8 @@ def command(what: str, arguments: Sequence[str]) -> int:
             flags = (tyro.conf.FlagCreatePairsOff,)
             measure_coverage(tyro.cli(Coverage, args=arguments, prog=prog, config=flags), words)
         else:
-            kinds = {"coverage": Intervals, "count": Count, "captions": Captions, "held-out": HeldOut}
-            measures = {Intervals: intervals, Count: counted, Captions: captions_found, HeldOut: held_out_found}
+            kinds = {"coverage": Intervals, "count": Count, "words": WrongWords, "held-out": HeldOut}
+            measures = {Intervals: intervals, Count: counted, WrongWords: words_counted, HeldOut: held_out_found}
             asked = tyro.extras.subcommand_cli_from_dict(kinds, args=arguments, prog=prog)
             table = measures[type(asked)](asked)
             console.print(table.round(3).to_string(), markup=False)

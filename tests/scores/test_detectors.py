@@ -1,5 +1,3 @@
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 import torch
@@ -20,17 +18,16 @@ def test_learned_is_the_mean_over_epochs_and_over_the_members_that_train_on_a_pa
     np.testing.assert_array_equal(learned(members), [-2, -2, np.nan])
 
 
-def without_words(learned: np.ndarray, margin_out: np.ndarray) -> np.ndarray:
-    return detectors.caption_misfit(learned, margin_out, np.full(len(learned), np.nan))
-
-
-@pytest.mark.parametrize(("formula", "weight"), [(misfit, 2), (without_words, 1)])
-def test_misfit_is_minus_the_weighted_sum_of_scipys_z_scores(formula: Callable[..., np.ndarray], weight: int) -> None:
-    late, strange = np.random.default_rng(0).normal(size=(2, 30))
+def test_misfit_is_minus_the_weighted_sum_of_scipys_z_scores() -> None:
+    late, strange, words = np.random.default_rng(0).normal(size=(3, 30))
     late[20:], strange[0] = np.nan, np.nan
-    score = formula(late, strange)
-    np.testing.assert_allclose(score[1:20], -(zscore(late[1:20]) + weight * zscore(strange[1:20])))
-    assert np.isfinite(score).all()
+    pair, caption = misfit(late, strange), detectors.caption_misfit(late, strange, words)
+    np.testing.assert_allclose(pair[1:20], -(zscore(late[1:20]) + 2 * zscore(strange[1:20])))
+    sums = -(zscore(late[1:20]) + zscore(strange[1:20])) + 2 * zscore(words)[1:20]
+    np.testing.assert_allclose(caption[1:20], sums)
+    assert np.isfinite([pair, caption]).all()
+    without = detectors.caption_misfit(late, strange, np.full(30, np.nan))  # words that say nothing
+    np.testing.assert_allclose(caption - without, 2 * zscore(words))
 
 
 def test_a_pair_with_one_part_gets_the_misfit_at_the_same_quantile() -> None:
