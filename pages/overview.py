@@ -24,11 +24,7 @@ PROTOCOLS = {
     "paper": "f is trained on shared and candidate pairs, g on shared and independent pairs. clipmem is the alignment "
     "of a pair under f, minus that under g.",
 }
-CHECK_ICONS = {
-    True: ":green[:material/check_circle:]",
-    False: ":orange[:material/warning:]",
-    None: ":gray[:material/help:]",
-}
+ICONS = {True: ":green[:material/check_circle:]", False: ":orange[:material/warning:]", None: ":gray[:material/help:]"}
 QUARANTINE_ROWS = 1000
 ATTACKS_HELP = (
     "Each member is attacked with the help of the others. TPR: share of its training pairs detected at the stated "
@@ -63,7 +59,7 @@ def draw_verdict(overview: o.Overview) -> None:
     with st.expander("Checks", icon=":material/fact_check:", expanded=failed):
         for check in checks:
             with st.container(horizontal=True, gap="small", wrap=False):
-                st.markdown(CHECK_ICONS[check["good"]], width="content")
+                st.markdown(ICONS[check["good"]], width="content")
                 with st.container(gap=None):
                     show_text(check["sentence"])
                     if check["advice"] and not check["good"]:

@@ -58,7 +58,7 @@ class Stored:
 
 def stored_features(
     source: Path,
-    options: SourceOptions | None = None,
+    options: SourceOptions,
     *,
     image: str = "",
     text: str = "",
@@ -71,12 +71,11 @@ def stored_features(
 
     Args:
         source: a clip-retrieval folder, a folder of DataComp metadata, one of its .parquet files, or a table.
-        options: the table's columns, by default guessed.
+        options: the table's columns, guessed where they are not named.
         image, text: for a table, the .npy files with a row for each picture and each caption; for DataComp the names of
             the arrays in the .npz, by default l14_img and l14_txt.
         folder: for the copied features, by default the cache in the data folder.
     """
-    options = options or SourceOptions()
     try:
         parts = _parts(source, image, text)
         stamps = [[str(path), (status := path.stat()).st_size, status.st_mtime_ns] for part in parts for path in part]

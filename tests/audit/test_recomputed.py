@@ -103,20 +103,6 @@ def test_the_encoders_parts_are_shapley_values_of_mapped_members(paper: Recomput
     close(paper.scores["clipmem_image"], (h["f", "g"] - h["g", "g"] + h["f", "f"] - h["g", "f"]) / 2)
 
 
-def test_sslmem_compares_the_mean_cosine_of_views_and_captions(run: Recomputed) -> None:
-    counts, rows = run.audit.pairs["captions"].map(len).to_numpy(), np.flatnonzero(~run.external)
-    paper = run.members[0] == "f-0"
-    inside = (np.repeat([[True], [False]], 400, axis=1) if paper else run.trained)[:, rows]
-    for column, place, n in (("sslmem_image", 0, np.full(400, 2)), ("sslmem_text", 1, counts)):
-        n = n[rows]
-        squares = np.stack([(embeddings(run.audit, name)[place][rows] ** 2).sum(axis=1) for name in run.members])
-        with np.errstate(divide="ignore", invalid="ignore"):
-            cosine = np.where(n < 2, np.nan, (n * squares - 1) / (n - 1))
-        means = [np.where(side, cosine, 0).sum(axis=0) / side.sum(axis=0) for side in (inside, ~inside)]
-        expected = np.where(n < 2, np.nan, means[0] - means[1])
-        np.testing.assert_allclose(run.scores[column][rows], expected, atol=2e-5)
-
-
 def test_group_means_and_membership_auroc_are_those_of_the_scores(run: Recomputed) -> None:
     verdict, means = run.audit.verdict, run.scores.groupby("group")["clipmem"].mean()
     assert {row["group"]: row["mean"] for row in verdict["groups"]} == pytest.approx(means.to_dict(), abs=1e-6)
