@@ -13,8 +13,9 @@ MEMBER_FILES = "config.json checkpoint.pt log.jsonl image.npy text.npy trajector
 SCORES = (
     "pair_id group n_in n_out clipmem clipmem_relative se p_value q_value clipmem_shrunk alignment_in alignment_out "
     "positive_in positive_out negative_text_in negative_text_out negative_image_in negative_image_out "
-    "similarity_in similarity_out clipmem_image clipmem_text sslmem_image sslmem_text misfit learned "
-    "log_probability_out csls_out csls_swapped csls_near p_wrong review_place log_probability_second"
+    "similarity_in similarity_out clipmem_image clipmem_text sslmem_image sslmem_text misfit caption_misfit "
+    "word_misfit learned log_probability_out csls_out csls_swapped csls_near p_wrong review_place "
+    "log_probability_second"
 )
 CHECKS = (
     "empty_caption short_caption long_caption markup gibberish other_script file_name repeated_caption "
@@ -29,10 +30,10 @@ def files(audit: Audit) -> list[str]:
 
 
 def test_the_folder_holds_these_files_and_no_others(audit: Audit) -> None:
-    tables = {f"{name}.parquet" for name in ("pairs", "quarantine", "membership", "scores", "utility")}
+    tables = {f"{name}.parquet" for name in ("pairs", "quarantine", "membership", "scores", "captions", "utility")}
     member_files = set(MEMBER_FILES.split(" "))
     if audit.pairs["captions"].map(len).max() > 1:
-        tables, member_files = tables | {"captions.parquet"}, member_files | {"captions.npy"}
+        member_files |= {"captions.npy"}
     members = {f"members/{name}/{file}" for name in audit.record.members for file in member_files}
     others = {"config.json", "verdict.json", "manifest.json", "checks.parquet"}
     assert set(files(audit)) == tables | members | others

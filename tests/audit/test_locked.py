@@ -63,6 +63,28 @@ def test_an_audit_records_its_towers_and_reads_their_features(finished: Audit, m
     np.testing.assert_allclose(run.data.tokens[:5], tower.open().embed(captions[:5]), atol=2e-3)
 
 
+def test_words_lie_where_their_captions_have_them_and_make_the_scores(finished: Audit) -> None:
+    words, captions = (pd.read_parquet(finished.folder / f"{name}.parquet") for name in ("words", "captions"))
+    pairs, scores = finished.pairs.set_index("pair_id"), finished.scores.set_index("pair_id")
+    names = "pair_id caption position start word probability surprise changed better better_probability"
+    assert words.columns.tolist() == names.split()
+    names = "pair_id caption similarity_out margin_out learned word_misfit misfit"
+    assert captions.columns.tolist() == names.split()
+    assert len(captions) == 5 * len(pairs)
+    for row in words.sample(200, random_state=0).itertuples():
+        assert pairs["captions"][row.pair_id][row.caption][row.start :].startswith(row.word)
+        assert row.word.lower() not in row.better
+        assert (row.better_probability > row.probability).all()
+        assert row.surprise > 0 or not len(row.better)
+    by_caption = words.groupby(["pair_id", "caption"])["surprise"].apply(lambda part: np.log(np.exp(part).mean()))
+    stored = captions.set_index(["pair_id", "caption"])["word_misfit"].dropna()
+    np.testing.assert_allclose(stored, by_caption.reindex(stored.index), rtol=1e-4, atol=1e-5)
+    mean = stored.groupby("pair_id").mean()
+    np.testing.assert_allclose(scores["word_misfit"].reindex(mean.index), mean, rtol=1e-4, atol=1e-5)
+    highest = captions.groupby("pair_id")["misfit"].max()
+    np.testing.assert_allclose(scores["caption_misfit"].reindex(highest.index), highest)
+
+
 def test_members_are_added_until_the_ranking_is_stable(start: str, data: Path) -> None:
     config = config_of(flags(start, "--epochs", "1", "--members", "6", "--stable", "0.01"))
     audit = run_audit("scenes", config, name="a", screen=Silent())
@@ -88,6 +110,9 @@ if "KILL_AT" in os.environ:
 """
 MOMENTS = (
     "open:index.bin",  # the first features are written, and not in the index yet
+    "os.rename:0/state.pt",  # a word model is trained, and its state not saved yet
+    "os.rename:1/predictions.npz",
+    "os.rename:a/words.parquet",
     "os.rename:r0-f1/trajectory.npy",
     "os.rename:a/membership.parquet",  # a repeat is about to be added
     "os.rename:a/manifest.json",
