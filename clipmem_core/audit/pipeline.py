@@ -25,7 +25,7 @@ from clipmem_core.audit import prepare, scoring, settings, setup, store
 from clipmem_core.audit.check_table import ensure_checks
 from clipmem_core.audit.executor import Executor, local_processes, run_members
 from clipmem_core.audit.prepare import DataSet
-from clipmem_core.audit.status import FEATURES, LOG, TRAINING, MemberProgress, member_progress
+from clipmem_core.audit.status import FEATURES, LOG, TRAINING, WORDS, MemberProgress, member_progress
 from clipmem_core.audit.store import Audit, Record
 from clipmem_core.audit.verdict import RELIABILITY, SECOND_LEFT_OUT, judge
 from clipmem_core.config import AuditConfig, InputError
@@ -152,7 +152,7 @@ def _words(audit: Audit, progress: Progress) -> None:
     if not (record.config.lock_image or record.config.features):
         progress.words_missing = "the words of captions are scored with a locked image tower only"
         return
-    screen.say("predicting the words of captions")
+    screen.say(WORDS)
     at_once = min(2, settings.side_by_side(record.config))
     n = int(progress.caption_counts.sum())
     report: Callable[[float], None] = lambda share: screen.captions(round(share * n), n)  # noqa: E731

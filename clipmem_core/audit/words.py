@@ -165,10 +165,13 @@ def ensure_words(
     tasks = [Task((folder / name,), program, (name,), threads, "word model") for name in missing]
     small = int(store.caption_counts(audit).sum()) < SMALL
     run = executor or (in_this_process if small else functools.partial(local_processes, at_once=at_once))
+    shown = 0.0
     with closing(run(tasks)) as events:
         for _ in events:
             shares = [folder / name / SHARE for name in missing]
-            watch(sum(json.loads(share.read_text()) for share in shares if share.is_file()) / len(HALVES))
+            done = sum(json.loads(share.read_text()) for share in shares if share.is_file()) / len(HALVES)
+            if done != shown:
+                watch(shown := done)
     words = _words_of(audit)
     files: Any = [store.read_array(folder / name / PREDICTED) for name in HALVES]
     merged, second = (Predictions(**file) for file in files)
