@@ -7,14 +7,14 @@ import streamlit as st
 
 from clipmem_core import columns as c
 from clipmem_core import glossary
-from clipmem_core.audit.verdict import BASIS, RELIABILITY, WHOLE_HEAD, rows, uses, whole_rows
+from clipmem_core.audit.verdict import BASIS, RELIABILITY, WHOLE_HEAD, uses, whole_rows
 from clipmem_core.dashboard.cards import draw_strips
 from clipmem_core.dashboard.deciding import draw_wrong
 from clipmem_core.dashboard.maps import draw_score_map
 from clipmem_core.dashboard.page import TIGHT_STYLE, open_page
 from clipmem_core.dashboard.plain import explained_errors, show_strong, show_text
 from clipmem_core.figures.audit_scores import group_figure
-from clipmem_core.io import is_number, mapping
+from clipmem_core.io import is_number
 from clipmem_core.review import overview as o
 from clipmem_core.scores.registry import CARD, scores_in
 
@@ -24,8 +24,7 @@ PROTOCOLS = {
     "paper": "f is trained on shared and candidate pairs, g on shared and independent pairs. clipmem is the alignment "
     "of a pair under f, minus that under g.",
 }
-CHECK_ICONS = {True: ":green[:material/check_circle:]", False: ":orange[:material/warning:]"}
-UNKNOWN_ICON = ":gray[:material/help:]"
+ICONS = {True: ":green[:material/check_circle:]", False: ":orange[:material/warning:]", None: ":gray[:material/help:]"}
 QUARANTINE_ROWS = 1000
 ATTACKS_HELP = (
     "Each member is attacked with the help of the others. TPR: share of its training pairs detected at the stated "
@@ -54,17 +53,16 @@ SHARES_HELP = (
 
 def draw_verdict(overview: o.Overview) -> None:
     """Draw the audit's verdict: a sentence, and each check with advice, expanded if one failed."""
-    checks = rows(overview.verdict, "checks")
-    show_strong(str(overview.verdict.get("sentence", "This audit has no verdict.")))
-    failed = any(check.get("good") is False for check in checks)
+    checks = overview.verdict.get("checks", [])
+    show_strong(overview.verdict.get("sentence", "This audit has no verdict."))
+    failed = any(check["good"] is False for check in checks)
     with st.expander("Checks", icon=":material/fact_check:", expanded=failed):
         for check in checks:
-            good = check.get("good")
             with st.container(horizontal=True, gap="small", wrap=False):
-                st.markdown(CHECK_ICONS[good] if isinstance(good, bool) else UNKNOWN_ICON, width="content")
+                st.markdown(ICONS[check["good"]], width="content")
                 with st.container(gap=None):
-                    show_text(str(check.get("sentence") or check.get("name") or ""))
-                    if check.get("advice") and good is not True:
+                    show_text(check["sentence"])
+                    if check["advice"] and not check["good"]:
                         show_text(f"→ {check['advice']}")
 
 
@@ -114,7 +112,7 @@ def draw_groups(overview: o.Overview) -> None:
             intervals = "; ".join(f"mean ± 1 {kind}" if kind.startswith("SD") else kind for kind in kinds)
             show_text(f"low and high: {intervals}")
         attacks = o.table(verdict, "attacks")
-        values = verdict | mapping(verdict.get("encoders")) | {c.ATTACK_AUROC: o.attack_auroc(attacks)}
+        values = verdict | verdict.get("encoders", {}) | {c.ATTACK_AUROC: o.attack_auroc(attacks)}
         with st.grid(2, min_column_width=140) as grid:
             for name, (label, help_text) in MEASURES.items():
                 if is_number(values.get(name)):
@@ -163,7 +161,7 @@ def draw_tables(overview: o.Overview) -> None:
             st.caption("How well each score finds injected wrong captions")
             _draw_table(detection, alt="Detection of injected wrong captions by each score")
     with st.expander("Settings of this audit", icon=":material/settings:"):
-        st.json(overview.record.values | {"seconds": mapping(overview.verdict.get("seconds"))})
+        st.json(overview.record.values | {"seconds": overview.verdict.get("seconds")})
 
 
 def _draw_table(values: pd.DataFrame, *, alt: str) -> None:

@@ -20,7 +20,6 @@ from clipmem_core.dashboard.plain import draw_fault, explained_errors, show_text
 from clipmem_core.dashboard.running import draw_job
 from clipmem_core.figures import studies as f
 from clipmem_core.figures.clouds import contribution_figure
-from clipmem_core.io import mapping
 from clipmem_core.review import score_breakdown as b
 from clipmem_core.review.overview import LIMIT, locked_towers, points_and_density
 from clipmem_core.review.queries import cached
@@ -88,7 +87,7 @@ PLANS: dict[str, Plan] = {
 
 def draw_doubts(audit: Audit) -> None:
     """Draw how well the members' spaces map onto each other, and warn if the split is doubtful."""
-    encoders = mapping(audit.verdict.get("encoders"))
+    encoders = audit.verdict.get("encoders", {})
     if missing := encoders.get("missing"):
         st.warning("Encoder parts are not available in this audit; all other scores are.", icon=":material/warning:")
         show_text(str(missing), limit=500)

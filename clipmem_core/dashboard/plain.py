@@ -15,7 +15,7 @@ import streamlit as st
 
 from clipmem_core.audit.store import Audit
 from clipmem_core.config import InputError
-from clipmem_core.io import is_number, mapping
+from clipmem_core.io import is_number
 
 LIMIT = 1000  # characters of a message
 LINES = 6
@@ -110,7 +110,7 @@ class Noise:
 def read_verdict(audit: Audit) -> dict[str, Any]:
     """Return an audit's verdict, empty where it is missing or broken."""
     try:
-        return mapping(audit.verdict)
+        return audit.verdict
     except InputError:
         return {}
 

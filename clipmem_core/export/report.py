@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
 from clipmem_core.audit.store import Audit
-from clipmem_core.audit.verdict import BASIS, WHOLE_HEAD, rows, whole_rows
+from clipmem_core.audit.verdict import BASIS, WHOLE_HEAD, whole_rows
 from clipmem_core.audit.verdict import queues as verdict_queues
 from clipmem_core.columns import CAPTION_MISFIT, GROUP, PAIR_ID
 from clipmem_core.dataset.pictures import decode
@@ -62,7 +62,7 @@ def render_report(audit: Audit) -> str:
             "trained": o.model_words(record.config),
         },
         "sentence": verdict.get("sentence") or "This audit has no verdict.",
-        "checks": rows(verdict, "checks"),
+        "checks": verdict.get("checks", []),
         "figure": _figure(groups, overview.bins),
         "tables": [each for each in _tables(overview) if each.rows],
         "galleries": _galleries(audit),

@@ -9,9 +9,9 @@ import pandas as pd
 
 from clipmem_core import columns as c
 from clipmem_core.audit.store import PAIRS, QUARANTINE, SCORES, Audit, Record
-from clipmem_core.audit.verdict import NULL_CHECK, rows
+from clipmem_core.audit.verdict import NULL_CHECK
 from clipmem_core.config import AuditConfig
-from clipmem_core.io import is_number, numbers
+from clipmem_core.io import is_number
 from clipmem_core.review.queries import ROW, count_pairs_of, count_rows, fetch_frame, number
 
 BINS = 60
@@ -80,17 +80,12 @@ def group_bins(audit: Audit, *, bins: int) -> pd.DataFrame:
 
 def table(verdict: dict[str, Any], key: str) -> pd.DataFrame:
     """Return a list of objects of the verdict as a table."""
-    return pd.DataFrame(rows(verdict, key))
+    return pd.DataFrame(verdict.get(key, []))
 
 
 def exceeding(verdict: dict[str, Any]) -> dict[float, tuple[float, float, float]]:
     """Return by size the share of pairs whose clipmem exceeds it, and its interval."""
-    shares = {}
-    for row in rows(verdict, "exceeding"):
-        if values := numbers([row.get(name) for name in ("size", "share", "low", "high")], 4):
-            size, share, low, high = values
-            shares[size] = (share, low, high)
-    return shares
+    return {row["size"]: (row["share"], row["low"], row["high"]) for row in verdict.get("exceeding", [])}
 
 
 def explain_null(groups: pd.DataFrame, verdict: dict[str, Any]) -> str:
@@ -100,7 +95,7 @@ def explain_null(groups: pd.DataFrame, verdict: dict[str, Any]) -> str:
         return ""
     means = [f"{mean:+.3f} for {group}" for group, mean in zip(null[c.GROUP], null["mean"], strict=True)]
     listed = f"mean clipmem is {' and '.join(means)} pairs".replace("-", "−")
-    checks = [check.get("good") for check in rows(verdict, "checks") if check.get("name") in NULL_CHECK]
+    checks = [check["good"] for check in verdict.get("checks", []) if check["name"] in NULL_CHECK]
     if checks and checks[0] is False:
         return f"The null is not near 0: {listed}. Read clipmem against that, not against 0."
     return (

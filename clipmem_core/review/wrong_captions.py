@@ -8,7 +8,6 @@ import numpy as np
 from clipmem_core import columns as c
 from clipmem_core.audit.store import SCORES, VERDICT, Audit, read_table
 from clipmem_core.audit.verdict import likely_wrong, single_captions
-from clipmem_core.io import mapping, numbers
 from clipmem_core.review.decisions import CODES, KEEP, UNDECIDED_CODE, decided
 from clipmem_core.review.queries import cached
 from clipmem_core.scores import prevalence as p
@@ -54,10 +53,9 @@ class ReviewProgress:
 def wrong_estimate(audit: Audit) -> tuple[p.WrongCount, p.Review]:
     """Return the number of wrong captions according to the scores, and the order of the review."""
     misfit, fit, posterior, place = read_table(audit.folder / SCORES, columns=NEEDED)[NEEDED].to_numpy(dtype=float).T
-    stored = mapping(mapping(audit.verdict).get("wrong_captions"))
-    estimate, low, high = numbers([stored.get(name) for name in ("estimate", "low", "high")], 3) or (None, None, None)
-    missing = str(stored.get("missing") or "the verdict has no count") if estimate is None else ""
-    count = p.WrongCount(estimate, low, high, posterior, missing=missing)
+    stored = audit.verdict.get("wrong_captions", {"missing": "the verdict has no count"})
+    estimate, low, high = (stored.get(name) for name in ("estimate", "low", "high"))
+    count = p.WrongCount(estimate, low, high, posterior, missing=stored["missing"] or "")
     return count, p.plan_review(p.suspicion_of(misfit, fit), place=place)
 
 

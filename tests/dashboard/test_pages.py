@@ -103,7 +103,7 @@ def test_a_finished_audit_opens_with_its_groups_and_the_first_pairs_of_either_qu
 @pytest.mark.parametrize("good", [True, False])
 def test_the_overview_calls_captions_wrong_only_where_the_checks_hold(copy: Copy, good: bool) -> None:
     audit = copy()
-    check = {"name": "the members hardly generalise", "good": good}
+    check = {"name": "the members hardly generalise", "good": good, "sentence": "", "advice": ""}
     write_json(audit.folder / "verdict.json", audit.verdict | {"checks": [check]})
     app = open_page()
     assert {"Most memorized", "Suspicious captions"} <= {element.value for element in app.subheader}
@@ -200,8 +200,7 @@ def test_an_audit_of_a_sample_says_so_and_shows_the_counts_of_the_whole_set(copy
     audit = copy()
     write_json(audit.folder / "config.json", audit.record.values | {"sampled_of": 9_000})
     count = {"count": "wrong captions", "found": 4.2, "among": 80, "whole": 472.5, "low": 101.0, "high": 1_234.0}
-    broken = {"count": "another", "found": None}
-    sample = {"pairs": 100, "of": 9_000, "basis": "", "counts": [count, broken]}
+    sample = {"pairs": 100, "of": 9_000, "basis": "", "counts": [count]}
     write_json(audit.folder / "verdict.json", audit.verdict | {"sample": sample})
     page = open_page()
     assert any("100 pairs, a random sample of 9,000" in text for text in texts(page))

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 import clipmem_core
-from clipmem_core.audit.store import Audit, write_json, write_table
+from clipmem_core.audit.store import Audit, write_table
 from clipmem_core.review import overview
 from clipmem_core.review.cards import SHOWN, cards
 from clipmem_core.review.decisions import REMOVE, open_review
@@ -39,15 +39,6 @@ def test_groups_carry_the_intervals_of_the_verdict(made: dict[str, Audit]) -> No
     assert groups["low"].tolist() == [expected[group]["low"] for group in groups["group"]]
     assert set(groups["kind"]) == {"SD over pairs"}
     assert count_rows(made["paper"].folder / "quarantine.parquet") == 120
-
-
-@pytest.mark.parametrize("groups", [None, [], [{"group": "scored"}], [{"low": 1}], [{"group": "scored", "low": "x"}]])
-def test_a_malformed_verdict_is_no_error(copy: Copy, groups: object) -> None:
-    audit = copy()
-    write_json(audit.folder / "verdict.json", {"sentence": "fine"} | ({} if groups is None else {"groups": groups}))
-    result = load_overview(audit).groups
-    assert result["low"].isna().all()
-    assert result["n"].tolist() == [80, 20]
 
 
 def test_tables_keep_their_order_and_have_means_and_intervals_beside_numbers() -> None:
