@@ -119,20 +119,9 @@ class Fields(dict[str, Any]):
         raise InputError(f"{self.path} lacks the field {name!r}: {self.repair}")
 
 
-def mapping(values: Any) -> dict[str, Any]:
-    """Return a JSON object, or an empty one for anything else."""
-    return values if isinstance(values, dict) else {}
-
-
 def is_number(value: Any) -> bool:
     """Tell whether a JSON value is a finite number."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def numbers(values: Any, count: int) -> list[float]:
-    """Return a JSON list if it has `count` numbers, or an empty one."""
-    fits = isinstance(values, list) and len(values) == count and all(map(is_number, values))
-    return [float(value) for value in values] if fits else []
 
 
 @contextmanager

@@ -236,13 +236,15 @@ def _detection(row: dict[str, Any]) -> dict[str, Any]:
     return shown
 
 
-def make_table(title: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> Table:
-    """Return a table for the terminal; foreign text in it is plain."""
+def make_table(
+    title: str, rows: Sequence[Mapping[Any, Any]], columns: Sequence[str], *, right: Sequence[str] = ()
+) -> Table:
+    """Return a table for the terminal, foreign text in it plain; numbers and the columns `right` are aligned right."""
     table = Table(
         title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
     )
     for column in columns:
-        numbers = all(isinstance(row.get(column), (int, float, type(None))) for row in rows)
+        numbers = column in right or all(isinstance(row.get(column), (int, float, type(None))) for row in rows)
         table.add_column(column.removeprefix("clipmem_"), justify="right" if numbers else "left", overflow="fold")
     for row in rows:
         table.add_row(*(_cell(row.get(column)) for column in columns))

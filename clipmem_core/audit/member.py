@@ -24,7 +24,7 @@ from clipmem_core.features.cache import ComputeShards
 from clipmem_core.features.embed import image_features, text_features
 from clipmem_core.features.towers import Opened, Tower
 from clipmem_core.io import write_once
-from clipmem_core.mitigations import mitigations_of
+from clipmem_core.mitigations import DELETED, OMITTED, Vocabulary, delete_rows, mitigations_of, pairs_with
 from clipmem_core.scores import detectors
 from clipmem_core.scores.utility import linear_probe, retrieval_recalls, zero_shot
 from clipmem_core.training import model as models
@@ -32,7 +32,6 @@ from clipmem_core.training.model import LockedModel, Model, Standard
 from clipmem_core.training.names import CHECKPOINT, STATE, TRAJECTORY, model_config
 from clipmem_core.training.trainer import Trainer, chosen_captions, save_array, train
 from clipmem_core.training.views import FeatureRows, FeatureViews, TrainingData, ViewMaker, Views
-from clipmem_core.training.vocabulary import DELETED, OMITTED, Vocabulary, delete_rows, pairs_with
 
 EVALUATION = 1 << 40  # added to the seed of evaluation views: no training seed is as large
 PROMPT = "a picture of {}"

@@ -25,7 +25,7 @@ from clipmem_core.audit import prepare, scoring, settings, setup, store
 from clipmem_core.audit.check_table import ensure_checks
 from clipmem_core.audit.executor import Executor, local_processes, run_members
 from clipmem_core.audit.prepare import DataSet
-from clipmem_core.audit.status import FEATURES, LOG, TRAINING, MemberProgress, member_progress
+from clipmem_core.audit.status import FEATURES, LOG, TRAINING, WORDS, MemberProgress, member_progress
 from clipmem_core.audit.store import Audit, Record
 from clipmem_core.audit.verdict import RELIABILITY, SECOND_LEFT_OUT, judge
 from clipmem_core.config import AuditConfig, InputError
@@ -62,6 +62,7 @@ class Progress:
     requested: AuditConfig | None = None  # the resolved config of the command, which may request more members
     again: Audit | None = None  # the audit whose membership is repeated
     executor: Executor | None = None
+    predicts_words: bool = True  # a study does not use them
     seconds: dict[str, float] = field(default_factory=lambda: collections.defaultdict(float))  # by stage
     second_seconds: float = 0.0  # of the second training
     cut: int = 0  # captions longer than the locked text tower reads
@@ -149,10 +150,12 @@ def _words(audit: Audit, progress: Progress) -> None:
     from clipmem_core.audit.words import ensure_words  # torch
 
     record, screen = audit.record, progress.screen
+    if not progress.predicts_words:
+        return
     if not (record.config.lock_image or record.config.features):
         progress.words_missing = "the words of captions are scored with a locked image tower only"
         return
-    screen.say("predicting the words of captions")
+    screen.say(WORDS)
     at_once = min(2, settings.side_by_side(record.config))
     n = int(progress.caption_counts.sum())
     report: Callable[[float], None] = lambda share: screen.captions(round(share * n), n)  # noqa: E731

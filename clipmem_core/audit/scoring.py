@@ -18,7 +18,7 @@ from clipmem_core.audit.store import Audit, Record
 from clipmem_core.audit.verdict import BASIS, WRONG
 from clipmem_core.config import InputError
 from clipmem_core.dataset.checks import CHECKS
-from clipmem_core.io import naming, numbers
+from clipmem_core.io import naming
 from clipmem_core.scores import attacks, detectors, memorization
 from clipmem_core.scores.alignment import IMAGE_SQUARE, TEXT_SQUARE, pair_terms
 from clipmem_core.scores.detection import detection_table
@@ -376,8 +376,8 @@ def whole_set(
         if len(flags):
             # Pairs without this check, and the same share of the skipped rows, count as not drawn.
             rows.append(row(CHECKS[name].label, int(flags.sum()), round(drawn * len(flags) / usable)))
-    if ends := numbers([wrong.get(name) for name in ("estimate", "low", "high")], 3):
-        estimate, low, high = (max(0.0, end - wrong["injected"]) for end in ends)
+    if wrong["estimate"] is not None:
+        estimate, low, high = (max(0.0, wrong[name] - wrong["injected"]) for name in ("estimate", "low", "high"))
         n_scored = int(np.isfinite(scores[c.CSLS_OUT]).sum())
         rows.append(row(WRONG, estimate, round(drawn * (n_scored - wrong["injected"]) / usable), low=low, high=high))
     return {"pairs": record.pairs, "of": of, "basis": BASIS, "counts": rows}

@@ -19,7 +19,8 @@ from clipmem_core.config import InputError
 from clipmem_core.training.names import CHECKPOINT, LOG
 
 CHANCE_SHARE = 0.98  # of ln(batch_size), the loss of a random guess within a batch
-FEATURES, TRAINING = "computing features", "training"  # first words of an output line when a stage begins
+# First words of an output line when a stage begins
+FEATURES, WORDS, TRAINING = "computing features", "predicting the words of captions", "training"
 TIME_LEFT = "time left: about"  # in a line of a study's output
 POINTS = 300  # of a loss curve
 
@@ -127,7 +128,7 @@ PREPARING = "preparing"  # its job reads the data set
 SCORING, DONE, CANCELLING, CANCELLED, STOPPED = "scoring", "finished", "cancelling", "cancelled", "stopped"
 OUTSIDE = "running elsewhere"  # its folder is locked and it has no job, perhaps a terminal
 PAUSED, BROKEN = "not finished", "broken"
-AT_WORK = (WAITING, PREPARING, FEATURES, TRAINING, SCORING, CANCELLING)
+AT_WORK = (WAITING, PREPARING, FEATURES, WORDS, TRAINING, SCORING, CANCELLING)
 DELETED = ".deleted"
 
 
@@ -183,8 +184,9 @@ def _running(audit: Audit, members: Sequence[str], job: Job) -> str:
     if job.cancelling or job.waiting or audit.finished:
         return CANCELLING if job.cancelling else WAITING if job.waiting else DONE
     stages = {member.stage for member in all_progress(audit.folder, members)}
-    if members and FEATURES in job.last_line:
-        return FEATURES
+    for word in (FEATURES, WORDS):
+        if members and word in job.last_line:
+            return word
     if not members or job.count or (stages == {"waiting"} and not job.last_line.startswith(TRAINING)):
         return PREPARING
     return SCORING if stages == {"finished"} else TRAINING

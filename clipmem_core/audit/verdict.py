@@ -8,7 +8,6 @@ import pandas as pd
 
 from clipmem_core import columns as c
 from clipmem_core.config import AuditConfig
-from clipmem_core.io import mapping, numbers
 from clipmem_core.scores.registry import QUEUE, USE, Queue, scores_in
 
 BASIS = (
@@ -30,7 +29,7 @@ LITTLE, HARDLY = "the members have learned little", "the members hardly generali
 NULL_CHECK = ("held-out pairs do not score 0", "held-out pairs show no memorization")  # failed, passed
 
 
-def queues(verdict: Any) -> dict[str, Queue]:
+def queues(verdict: Mapping[str, Any]) -> dict[str, Queue]:
     """Return name and sentence of each list of pairs to review, by score; weaker if a check failed."""
     tone, warning = _tone(verdict)[0], doubt(verdict)
     return {
@@ -42,7 +41,7 @@ def queues(verdict: Any) -> dict[str, Queue]:
     }
 
 
-def uses(verdict: Any) -> dict[str, str]:
+def uses(verdict: Mapping[str, Any]) -> dict[str, str]:
     """Return which score to use for what; weaker if a check failed."""
     tone, failed = _tone(verdict)
     return {
@@ -51,85 +50,75 @@ def uses(verdict: Any) -> dict[str, str]:
     }
 
 
-def doubt(verdict: Any) -> str:
+def doubt(verdict: Mapping[str, Any]) -> str:
     """Return a warning about the scores of single pairs; empty if no check failed."""
     tone, failed = _tone(verdict)
     return f"{tone.capitalize()}: {failed}." if tone else ""
 
 
-def _tone(verdict: Any) -> tuple[str, str]:
+def _tone(verdict: Mapping[str, Any]) -> tuple[str, str]:
     """Return how far the scores can be trusted, and the checks that failed; both empty if none failed."""
-    checks = rows(mapping(verdict), "checks")
+    checks = verdict.get("checks")
     if not checks:
         return "read with care", "this audit has no verdict"
-    failed = [str(check.get("name")) for check in checks if check.get("good") is False]
+    failed = [check["name"] for check in checks if check["good"] is False]
     # Members that learned little cannot tell wrong captions from right ones. The other checks are about memorization.
     tone = "not to be trusted here" if {LITTLE, HARDLY} & set(failed) else "read with care" if failed else ""
     # A foreign name is not shown: these sentences are rendered as Markdown in places.
     return tone, " and ".join(name if re.fullmatch(r"[\w -]{1,80}", name) else "a check" for name in failed)
 
 
-def likely_wrong(verdict: Any) -> tuple[str, str]:
+def likely_wrong(verdict: Mapping[str, Any]) -> tuple[str, str]:
     """Return how many captions are probably wrong, and how that is estimated; empty without a count."""
-    wrong = mapping(mapping(verdict).get("wrong_captions"))
-    ends = numbers([wrong.get(name) for name in ("estimate", "low", "high")], 3)
-    if not ends:
-        return "", str(wrong.get("missing") or "")
-    captions = "caption probably belongs" if round(ends[0]) == 1 else "captions probably belong"
-    sentence = "About {:,.0f} {} to another picture ({:,.0f}–{:,.0f})".format(ends[0], captions, *ends[1:])
+    wrong = verdict.get("wrong_captions", {})
+    if wrong.get("estimate") is None:
+        return "", wrong.get("missing") or ""
+    estimate, low, high, similar = wrong["estimate"], wrong["low"], wrong["high"], wrong["near"][2]
+    captions = "caption probably belongs" if round(estimate) == 1 else "captions probably belong"
+    sentence = f"About {estimate:,.0f} {captions} to another picture ({low:,.0f}–{high:,.0f})"
     if row := next((row for row in whole_rows(verdict) if row[0] == WRONG), None):
-        without = ", without the injected errors," if wrong.get("injected") else ""
+        without = ", without the injected errors," if wrong["injected"] else ""
         sentence += f" in the sample; in the whole set{without} about {row[3]} ({row[4]}–{row[5]})"
-    injected = numbers([wrong.get("injected", 0), wrong.get("injected_vague", 0)], 2)
-    if kinds := [f"{count:,.0f} {kind}" for count, kind in zip(injected, ("wrong", "vague"), strict=False) if count]:
+    injected = {"wrong": wrong["injected"], "vague": wrong["injected_vague"]}
+    if kinds := [f"{count:,} {kind}" for kind, count in injected.items() if count]:
         sentence += f"; injected: {', '.join(kinds)}"
-    if similar := numbers(wrong.get("near"), 3):
-        sentence += f". With captions of similar pictures, up to {max(similar[2], ends[2]):,.0f}"
+    if similar is not None:
+        sentence += f". With captions of similar pictures, up to {max(similar, high):,.0f}"
     sentence += "." if single_captions(verdict) else ". Single wrong words are not counted."
-    stop, remaining = numbers([wrong.get("stop")], 1), numbers(wrong.get("left"), 3)
-    if stop and remaining:
-        sentence += " Review the top {:,.0f}; about {:,.0f} ({:,.0f}–{:,.0f}) will remain.".format(*stop, *remaining)
-    return sentence, " ".join(filter(None, [str(wrong.get("assumptions") or ""), doubt(verdict)]))
+    remain = "about {:,.0f} ({:,.0f}–{:,.0f}) will remain".format(*wrong["left"])
+    sentence += f" Review the top {wrong['stop']:,}; {remain}."
+    return sentence, " ".join(filter(None, [wrong["assumptions"], doubt(verdict)]))
 
 
-def single_captions(verdict: Any) -> str:
+def single_captions(verdict: Mapping[str, Any]) -> str:
     """Say how many captions have a wrong word and which kinds of words cannot be judged; empty without a count."""
-    single = mapping(mapping(mapping(verdict).get("wrong_captions")).get("single"))
-    captions, sentences = mapping(single.get("captions")), list[str]()
-    seen, unseen = list[str](), list[str]()
-    if count := numbers([single.get("n"), *(captions.get(end) for end in ("estimate", "low", "high"))], 4):
-        sentences.append(
-            "Beside those, of {:,.0f} captions about {:,.0f} ({:,.0f}–{:,.0f}) have a wrong word.".format(*count)
-        )
-        if most_words := numbers([mapping(single.get("words")).get("high")], 1):
-            sentences.append(f"Up to {most_words[0]:,.0f} words may be wrong.")
-    elif most := numbers([captions.get("high"), single.get("n")], 2):
-        sentence = (
-            "Beside those, up to {:,.0f} of {:,.0f} captions may have a wrong word of a kind that this audit sees."
-        )
-        sentences.append(sentence.format(*most))
-    for kind in rows(single, "kinds"):
-        if measured := numbers([kind.get("auroc"), kind.get("up_to")], 2):
-            remain = "" if kind.get("seen") else f"; up to {measured[1]:,.0f} may remain"
-            (seen if kind.get("seen") else unseen).append(f"{kind.get('kind')}s (AUROC {measured[0]:.2f}{remain})")
+    single = verdict.get("wrong_captions", {}).get("single")
+    if not single:
+        return ""
+    n, sentences, seen, unseen = single["n"], list[str](), list[str](), list[str]()
+    estimate, low, high = (single["captions"][end] for end in ("estimate", "low", "high"))
+    if estimate is not None:
+        about = f"about {estimate:,.0f} ({low:,.0f}–{high:,.0f})"
+        sentences.append(f"Beside those, of {n:,} captions {about} have a wrong word.")
+        if (most_words := single["words"]["high"]) is not None:
+            sentences.append(f"Up to {most_words:,.0f} words may be wrong.")
+    elif high is not None:
+        may = "may have a wrong word of a kind that this audit sees"
+        sentences.append(f"Beside those, up to {high:,.0f} of {n:,} captions {may}.")
+    for kind in single["kinds"]:
+        remain = "" if kind["seen"] else f"; up to {kind['up_to']:,} may remain"
+        (seen if kind["seen"] else unseen).append(f"{kind['kind']}s (AUROC {kind['auroc']:.2f}{remain})")
     sentences += [f"This audit can see wrong {', '.join(seen)}."] if seen else []
     sentences += [f"It cannot see wrong {', '.join(unseen)}."] if unseen else []
     return " ".join(sentences)
 
 
-def rows(values: dict[str, Any], key: str) -> list[dict[str, Any]]:
-    """Return a list of objects of the verdict, empty if it is missing or malformed."""
-    listed = values.get(key)
-    return [mapping(row) for row in listed] if isinstance(listed, list) else []
-
-
-def whole_rows(verdict: Any) -> list[tuple[str, ...]]:
+def whole_rows(verdict: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """Return the estimated counts of the set that an audit's pairs were sampled from, as text under `WHOLE_HEAD`."""
-    counts = []
-    for row in rows(mapping(mapping(verdict).get("sample")), "counts"):
-        if values := numbers([row.get(name) for name in ("found", "among", "whole", "low", "high")], 5):
-            counts.append((str(row.get("count")), *(f"{value:,.0f}" for value in values)))
-    return counts
+    return [
+        (row["count"], *(f"{row[name]:,.0f}" for name in ("found", "among", "whole", "low", "high")))
+        for row in verdict.get("sample", {}).get("counts", [])
+    ]
 
 
 def judge(

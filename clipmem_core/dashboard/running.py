@@ -15,6 +15,7 @@ FIRST = "scenes"
 STAGES = {
     s.PREPARING: "Preparing.",
     s.FEATURES: "Computing features with the locked towers.",
+    s.WORDS: "Predicting the words of captions.",
     s.TRAINING: "Training members.",
     s.SCORING: "Scoring pairs.",
 }

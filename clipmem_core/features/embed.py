@@ -39,8 +39,6 @@ def image_features(
     root: Path,
     tower: Tower,
     *,
-    folder: Path | None = None,
-    workers: int | None = None,
     compute: ComputeShards | None = None,
     progress: Progress | None = None,
 ) -> np.ndarray:
@@ -50,22 +48,18 @@ def image_features(
         pairs: with the columns image and sha256, of the pictures' bytes.
         root: the folder the references are relative to.
         tower: an image tower.
-        folder: of the features of all towers; by default the cache in the data folder.
-        workers: processes that decode, and threads that compute; by default one for each core.
         compute: computes shards in other processes; by default this process computes.
         progress: called with (finished pictures, all pictures).
     """
     inputs = {name: pairs[name].tolist() for name in (c.IMAGE, c.SHA256)}
     keys = pa.array(map(bytes.fromhex, inputs[c.SHA256]), cache.DIGEST)
-    return _cached(tower, inputs, keys, root, folder, workers, compute, progress)[0]
+    return _cached(tower, inputs, keys, root, compute, progress)[0]
 
 
 def text_features(
     captions: Sequence[Sequence[str]],
     tower: Tower,
     *,
-    folder: Path | None = None,
-    workers: int | None = None,
     compute: ComputeShards | None = None,
     progress: Progress | None = None,
     say: Callable[[str], None] = lambda line: None,
@@ -77,7 +71,7 @@ def text_features(
     texts = [caption for pair in captions for caption in pair]
     digests = (hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest() for text in texts)
     keys = pa.array(digests, cache.DIGEST)
-    features, cut = _cached(tower, {TEXT: texts}, keys, Path(), folder, workers, compute, progress)
+    features, cut = _cached(tower, {TEXT: texts}, keys, Path(), compute, progress)
     if cut:
         say(f"{cut:,} of {len(texts):,} captions are longer than the {tower.context} tokens that {tower.name} reads")
     return features, cut
@@ -96,13 +90,11 @@ def _cached(
     inputs: Inputs,
     keys: pa.Array,
     root: Path,
-    folder: Path | None,
-    workers: int | None,
     compute: ComputeShards | None,
     progress: Progress | None,
 ) -> tuple[np.ndarray, int]:
     """Return the features of the inputs, computing missing ones, and the number of truncated inputs."""
-    store = FeatureStore((folder or data_folder() / "cache" / "features") / tower.key, tower.dim)
+    store = FeatureStore(data_folder() / "cache" / "features" / tower.key, tower.dim)
 
     def computed_rows(rows: np.ndarray) -> Iterator[Computed]:
         opened, cut = functools.cache(tower.open), np.zeros(len(keys), dtype=bool)
@@ -111,7 +103,7 @@ def _cached(
             cut[rows] = lengths > tower.context
             rows = rows[np.argsort(lengths, kind="stable")]
         if compute is None:
-            for batch, features in _embed(tower, opened, inputs, rows, root, workers or cores()):
+            for batch, features in _embed(tower, opened, inputs, rows, root, cores()):
                 yield keys.take(pa.array(batch)), cut[batch], features
             return
         size = IMAGE_BATCH if tower.kind == "image" else TEXT_BATCH

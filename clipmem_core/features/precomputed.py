@@ -33,6 +33,7 @@ from clipmem_core.io import naming, shortage
 
 BLOCK = 65_536  # rows checked and copied at a time
 SIDES = ("image", "text")
+RETRIEVAL = {"metadata": ".parquet", "img_emb": ".npy", "text_emb": ".npy"}  # folders of clip-retrieval, and endings
 PAIRS_FILE, QUARANTINE_FILE, OFFSETS_FILE = "pairs.arrow", "quarantine.parquet", "offsets.npy"
 TEXTS = (c.PAIR_ID, c.IMAGE, c.LABEL, c.CAPTIONS)
 CAPTION = pa.schema([*((name, pa.string()) for name in TEXTS), ("image_row", pa.int64()), ("text_row", pa.int64())])
@@ -57,7 +58,7 @@ class Stored:
 
 def stored_features(
     source: Path,
-    options: SourceOptions | None = None,
+    options: SourceOptions,
     *,
     image: str = "",
     text: str = "",
@@ -70,12 +71,11 @@ def stored_features(
 
     Args:
         source: a clip-retrieval folder, a folder of DataComp metadata, one of its .parquet files, or a table.
-        options: the table's columns, by default guessed.
+        options: the table's columns, guessed where they are not named.
         image, text: for a table, the .npy files with a row for each picture and each caption; for DataComp the names of
             the arrays in the .npz, by default l14_img and l14_txt.
         folder: for the copied features, by default the cache in the data folder.
     """
-    options = options or SourceOptions()
     try:
         parts = _parts(source, image, text)
         stamps = [[str(path), (status := path.stat()).st_size, status.st_mtime_ns] for part in parts for path in part]
@@ -154,20 +154,11 @@ def _open_pairs(folder: Path) -> pa.Table:
 def _parts(source: Path, image: str, text: str) -> list[tuple[Path, Path, Path]]:
     """Return the table, and the files of picture and caption features, of each part."""
     if (source / "metadata").is_dir():
-        numbers = {
-            path.stem.rpartition("_")[2]
-            for name in ("metadata", "img_emb", "text_emb")
-            for path in (source / name).glob(f"{name}_*[0-9].*")
-        }
+        found = [path for name in RETRIEVAL for path in (source / name).glob(f"{name}_*[0-9].*")]
+        numbers = sorted({path.stem.rpartition("_")[2] for path in found}, key=lambda number: (len(number), number))
         if numbers:
-            return [
-                (
-                    source / "metadata" / f"metadata_{number}.parquet",
-                    source / "img_emb" / f"img_emb_{number}.npy",
-                    source / "text_emb" / f"text_emb_{number}.npy",
-                )
-                for number in sorted(numbers, key=lambda number: (len(number), number))
-            ]
+            named = [[source / name / f"{name}_{number}{end}" for name, end in RETRIEVAL.items()] for number in numbers]
+            return [(table, picture, caption) for table, picture, caption in named]
     elif image.endswith(".npy") and text.endswith(".npy"):
         return [(source, Path(image), Path(text))]
     else:

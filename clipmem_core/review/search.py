@@ -12,11 +12,11 @@ import numpy as np
 from clipmem_core.audit.settings import opened, towers_of
 from clipmem_core.audit.store import CONFIG, IMAGE_EMBEDDINGS, TEXT_EMBEDDINGS, Audit, read_array
 from clipmem_core.config import AuditConfig, InputError
+from clipmem_core.mitigations import Vocabulary
 from clipmem_core.review.queries import cached, find_row
 from clipmem_core.review.selection import IMAGE_SIDE, TEXT_SIDE, Selection
 from clipmem_core.scores.alignment import unit
 from clipmem_core.training.names import CHECKPOINT
-from clipmem_core.training.vocabulary import Vocabulary
 
 LIMIT = 1000  # pairs in the result of a search
 ALL_UP_TO = 100_000  # pairs; in a larger audit one member is searched, by default the first

@@ -160,34 +160,20 @@ def _over_thresholds(probability: np.ndarray, classes: np.ndarray) -> np.ndarray
 
 @dataclass(frozen=True, eq=False)
 class Observed:
-    """The results of the members of one split, from which detectors compute their scores; shared steps are cached.
+    """The results of the members of one split, from which detectors compute their scores; shared steps are cached."""
 
-    Attributes:
-        image: mean image embeddings, one matrix a member, [n_pairs, dim].
-        text: mean text embeddings, one matrix a member, [n_pairs, dim].
-        trajectories: one a member, [n_epochs, n_pairs, 2], NaN where not trained.
-        logit_scales: of each member.
-        sides: who trains on what.
-        labels: names, None where a pair has none, [n_pairs].
-        image_features: of a locked tower, [n_pairs, width]; None where members train theirs.
-        text_features: the same of the captions, averaged over those of a pair.
-        seed: start of every draw.
-        captions: learned, margin_out and word_misfit of each caption, NaN where missing, by the row of its pair and its
-            number there.
-        second: log-probability out by a second round of training, [n_pairs]; NaN where it had nothing to leave out,
-            None without a second round.
-    """
-
-    image: Sequence[np.ndarray]
-    text: Sequence[np.ndarray]
-    trajectories: Sequence[np.ndarray]
-    logit_scales: Sequence[float]
-    sides: Sides
-    labels: np.ndarray
-    image_features: np.ndarray | None
-    text_features: np.ndarray | None
-    seed: int
+    image: Sequence[np.ndarray]  # mean image embeddings, one matrix a member, [n_pairs, dim]
+    text: Sequence[np.ndarray]  # mean text embeddings, likewise
+    trajectories: Sequence[np.ndarray]  # one a member, [n_epochs, n_pairs, 2], NaN where not trained
+    logit_scales: Sequence[float]  # of each member
+    sides: Sides  # who trains on what
+    labels: np.ndarray  # names, None where a pair has none, [n_pairs]
+    image_features: np.ndarray | None  # of a locked tower, [n_pairs, width]; None where members train theirs
+    text_features: np.ndarray | None  # the same of the captions, averaged over those of a pair
+    seed: int  # start of every draw
+    # learned, margin_out and word_misfit of each caption, NaN where missing, by the row of its pair and its number
     captions: pd.DataFrame
+    # log-probability out by a second round, [n_pairs]: NaN if it had nothing to leave out, None without such a round
     second: np.ndarray | None = None
 
     @property

@@ -20,7 +20,7 @@ from threadpoolctl import threadpool_limits
 
 from clipmem_core.columns import CLIPMEM_IMAGE, CLIPMEM_TEXT, EXTERNAL, SHARED
 from clipmem_core.config import InputError
-from clipmem_core.scores.alignment import external_means, leave_out
+from clipmem_core.scores.alignment import external_means, leave_out, unit
 from clipmem_core.scores.membership import Sides
 
 BINS = 512  # of a unit's histogram, a power of two
@@ -80,7 +80,8 @@ def _fit(source: Embeddings, target: Embeddings, rows: np.ndarray) -> tuple[np.n
     total = 0.0
     for start in range(0, len(held_out), _FIT_CHUNK):
         some = held_out[start : start + _FIT_CHUNK]
-        total += sum(len(some) * _mean_cosine(a[some] @ rotation, b[some]) for a, b in zip(source, target, strict=True))
+        for a, b in zip(source, target, strict=True):
+            total += float(np.vecdot(unit(a[some] @ rotation), unit(b[some])).sum())
     return _procrustes(crossed + _crossed(source, target, held_out)), total / (2 * len(held_out))
 
 
@@ -100,12 +101,6 @@ def _procrustes(crossed: np.ndarray) -> np.ndarray:
     tie = _TIE * np.linalg.norm(crossed) * np.eye(len(crossed))
     left, _, right = np.linalg.svd(crossed + tie)
     return left @ right
-
-
-def _mean_cosine(a: np.ndarray, b: np.ndarray) -> float:
-    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    products = np.einsum("nd,nd->n", a, b)
-    return float(np.divide(products, lengths, out=np.zeros(len(lengths)), where=lengths > 0).mean())
 
 
 def _hybrid_parts(

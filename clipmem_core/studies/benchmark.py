@@ -1,20 +1,61 @@
-"""Run a benchmark of detectors on a data set: prepare it, and run the injections without a result."""
+"""Run a benchmark of detectors on a data set: prepare it, and run the injections without a result.
+
+An injection splits the pairs, injects errors, trains members, and measures each detector.
+"""
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+import itertools
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
+import pandas as pd
+import torch
+
+from clipmem_core import columns as c
 from clipmem_core.audit import settings
 from clipmem_core.audit.executor import Executor, Task, local_processes, program_of
+from clipmem_core.audit.member import (
+    EVALUATION,
+    Features,
+    build_member,
+    caption_starts,
+    feature_views,
+    features_of,
+    fit_standards,
+    learned_captions,
+    shards_by,
+    view_maker,
+)
 from clipmem_core.audit.pipeline import Screen
-from clipmem_core.audit.prepare import load_data_set
-from clipmem_core.audit.setup import differing_fields
+from clipmem_core.audit.prepare import draw_membership, load_data_set
+from clipmem_core.audit.settings import Towers, towers_of
+from clipmem_core.audit.setup import differing_fields, member_seeds
 from clipmem_core.audit.store import PAIRS, acquire_lock, write_json, write_prepared, write_table
+from clipmem_core.audit.words import word_scores
 from clipmem_core.config import FIELDS, AuditConfig, InputError, affecting, as_dict, data_folder, switched_on
-from clipmem_core.dataset.injected_errors import ERROR_KINDS
-from clipmem_core.studies.benchmark_results import BENCHMARK, Benchmark, Piece, benchmark_of
+from clipmem_core.dataset.injected_errors import ERROR_KINDS, WORD_KINDS, Change, inject_errors, picture_sources
+from clipmem_core.dataset.pixels import open_pixels
+from clipmem_core.draws import draw_keys
+from clipmem_core.scores.detection import DETECTORS, Observed, detection_table, numbers_reviewed, precision_curve
+from clipmem_core.scores.detectors import external_used, fit_out, margins, nan_mean, similarities
+from clipmem_core.scores.membership import Membership, Sides, side_means
+from clipmem_core.scores.memorization import ranking_reliability, ranking_stability
+from clipmem_core.scores.prevalence import SECOND_ROUND_FROM
+from clipmem_core.scores.utility import retrieval_recalls
+from clipmem_core.scores.words import Words, word_misfit
+from clipmem_core.studies.benchmark_results import BENCHMARK, METRICS, Benchmark, Piece, benchmark_of
+from clipmem_core.training.model import mean_by_pair, mean_image_embeddings, text_embeddings, tokenize
+from clipmem_core.training.trainer import Trainer
+from clipmem_core.training.views import FeatureRows, PixelSource, TrainingData, Views
+
+K = 50  # pairs reviewed for precision at k
+REVIEWED = (100, 500, 1_000)  # pairs after which the wrong captions found are counted
 
 
 def run_benchmark(
@@ -106,8 +147,6 @@ def _run_pieces(benchmark: Benchmark, pending: Sequence[Piece], screen: Screen, 
     """Run injections, some side by side."""
     config: AuditConfig = benchmark.request["config"]
     if settings.opens_towers(config):
-        from clipmem_core.audit.member import features_of, shards_by
-
         screen.say("computing features with the locked towers")
         features_of(
             settings.checked_towers(config),
@@ -124,7 +163,7 @@ def _run_pieces(benchmark: Benchmark, pending: Sequence[Piece], screen: Screen, 
     for first in range(at_once):
         folder = benchmark.folder / f".process-{first}"  # for its error output
         folder.mkdir(parents=True, exist_ok=True)
-        program = program_of("clipmem_core.studies.benchmark_injection:run_pieces", benchmark.folder)
+        program = program_of("clipmem_core.studies.benchmark:run_pieces", benchmark.folder)
         names = tuple(piece.name for piece in pending[first::at_once])
         tasks.append(Task((folder,), program, names, config.threads, "injection"))
     finished, run = 0, executor or functools.partial(local_processes, at_once=at_once)
@@ -134,3 +173,234 @@ def _run_pieces(benchmark: Benchmark, pending: Sequence[Piece], screen: Screen, 
             if done > finished:
                 screen.say(f"{done} of {len(pending)} injections finished")
             finished = done
+
+
+class Outputs(NamedTuple):
+    """The outputs of a trained member."""
+
+    image: np.ndarray  # mean embeddings of pictures, float32 [n_pairs, dim]
+    text: np.ndarray  # mean embeddings of captions, float32 [n_pairs, dim]
+    trajectory: np.ndarray  # float16 [n_epochs, n_pairs, 2]
+    logit_scale: float
+    captions: np.ndarray  # learned and margin_out of each, [2, n_captions]; NaN where not trained, and where trained
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """The inputs of the members of an injection."""
+
+    config: AuditConfig
+    pairs: pd.DataFrame
+    membership: Membership
+    towers: Towers
+    features: Features
+    pixels: PixelSource | None  # if the image tower is trained
+
+
+def run_pieces(folder: Path, names: Sequence[str]) -> None:
+    """Run injections one after the other."""
+    for name in names:
+        _run_piece(Benchmark(folder), Piece.of(name))
+
+
+def _run_piece(benchmark: Benchmark, piece: Piece) -> None:
+    """Run one injection and write its result, or the reason if its split has too few suitable pairs."""
+    config = dataclasses.replace(benchmark.request["config"], seed=piece.seed)
+    before = benchmark.pairs
+    membership = draw_membership(benchmark.prepared.clusters, config)
+    # Only scored pairs without an earlier injected error
+    rows = np.flatnonzero((membership.group == c.SCORED) & before[c.INJECTED].isna().to_numpy())
+    benchmark.result(piece).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        pairs, changes = inject_errors(piece.kind, before, rows, share=piece.share, seed=piece.seed)
+    except InputError as error:
+        counts = {"injected": 0, "judged": 0, "absent": str(error), "recall": None, "reliability": None}
+        empty: dict[str, Any] = {"seconds": {}, "numbers": [], "detectors": {}, "without": {}}
+        write_json(benchmark.result(piece), piece._asdict() | counts | empty)
+        return
+    times = [time.process_time()]
+    source = picture_sources(before, pairs)
+    # A copy shares the group of its original, as near-duplicates do.
+    membership = dataclasses.replace(membership, trained=membership.trained[:, source])
+    inputs = _inputs(benchmark, config, pairs, membership, source)
+    times.append(time.process_time())
+    sides: dict[str, Any] = {"trained": membership.trained[0], "external": membership.group == c.EXTERNAL}
+    options: dict[str, Any] = {"text_tower": inputs.towers.text, "seed": config.seed}
+    words, surprises = word_scores(pairs[c.CAPTIONS].tolist(), inputs.features.image, **sides, **options)
+    times.append(time.process_time())
+    seen = _observe(inputs, word_misfit(surprises, words.caption_start))
+    times.append(time.process_time())
+    scores, without = dict[str, np.ndarray](), dict[str, str]()
+    for name, detector in DETECTORS.items():
+        try:
+            scores[name] = detector(seen)[rows]
+        except ValueError as error:
+            without[name] = str(error)
+    times.append(time.process_time())
+    truth, numbers = pairs[c.INJECTED].notna().to_numpy()[rows], numbers_reviewed(len(rows))
+    steps = ("features", "words", "members", "detectors")
+    table = detection_table(scores, truth, k=K, n_boot=1).set_index("score")
+    stability = ranking_stability([terms[c.ALIGNMENT] for terms in seen.terms], seen.sides)
+    reliability = ranking_reliability(stability, len(seen.sides.replicates))
+    external = np.flatnonzero(seen.sides.external)
+    recalls = [
+        retrieval_recalls(image[external], text[external], np.arange(len(external)), ks=(5,))
+        for image, text in zip(seen.image, seen.text, strict=True)
+    ]
+    measured = {
+        name: {metric: float(table[metric][name]) for metric in METRICS}
+        | {"curve": precision_curve(values, truth, numbers).round(4).tolist()}
+        for name, values in scores.items()
+    }
+    if changes:
+        wrong = np.bincount([change.row for change in changes], minlength=len(pairs))[rows]
+        for name, n in itertools.product(scores, REVIEWED):
+            if n <= len(rows):
+                measured[name][f"found_{n}"] = n * float(precision_curve(scores[name], wrong, np.array([n]))[0])
+        for name, metrics in _caption_metrics(seen.caption_scores.loc[rows], changes).items():
+            measured[name] = measured.get(name, {}) | metrics
+        if changes[0].word_kind:
+            measured[c.SURPRISE] = _word_metrics(words, surprises, changes)
+    result = {
+        "injected": int(truth.sum()),
+        "judged": len(rows),
+        "changed": len(changes),
+        "absent": "",
+        "recall": float(np.mean([list(recall.values()) for recall in recalls])),
+        "reliability": None if np.isnan(reliability) else reliability,
+        # processor time, which does not depend on the load of the machine
+        "seconds": dict(zip(steps, np.diff(times).round(3).tolist(), strict=True)),
+        "numbers": numbers.tolist(),
+        "detectors": measured,
+        "without": without,
+    }
+    columns = {name: values.astype(np.float32) for name, values in scores.items()}
+    write_table(benchmark.scores(piece), pd.DataFrame({"row": rows, c.INJECTED: truth} | columns))
+    write_json(benchmark.result(piece), piece._asdict() | result)
+
+
+def _caption_metrics(scores: pd.DataFrame, changes: Sequence[Change]) -> dict[str, dict[str, float]]:
+    """Return how well each score of captions finds those that were changed, all of them and those of a kind of word.
+
+    `scores` are of the captions of scored pairs, by the row of the pair and the number of the caption.
+    """
+    kind = pd.Series({change[:2]: change.word_kind for change in changes}).reindex(scores.index)
+    measured: dict[str, dict[str, float]] = {str(name): {} for name in scores}
+    for suffix in ("", *(f"_{word_kind}" for word_kind in WORD_KINDS)):
+        changed = ("_" + kind).eq(suffix) if suffix else kind.notna()
+        if changed.any():
+            among = (changed | kind.isna()).to_numpy()
+            values = {name: scores[name].to_numpy()[among] for name in measured}
+            for row in detection_table(values, changed.to_numpy()[among], n_boot=1).to_dict("records"):
+                metrics = METRICS[:1] if suffix else METRICS[:2]
+                measured[row["score"]] |= {f"caption_{metric}{suffix}": row[metric] for metric in metrics}
+    return measured
+
+
+def _word_metrics(words: Words, surprises: np.ndarray, changes: Sequence[Change]) -> dict[str, float]:
+    """Return the share of changed words that are the most surprising of their caption, and among the first two."""
+    above: list[float] = []  # words of the caption that are more surprising
+    for change in changes:
+        number = words.pair_start[change.row] + change.caption
+        values = surprises[words.caption_start[number] : words.caption_start[number + 1]]
+        changed = values[change.position]
+        above.append((values > changed).sum() if np.isfinite(changed) else np.inf)
+    return {"word_first": float(np.mean(np.array(above) < 1)), "word_first_two": float(np.mean(np.array(above) < 2))}
+
+
+def _inputs(
+    benchmark: Benchmark, config: AuditConfig, pairs: pd.DataFrame, membership: Membership, source: np.ndarray
+) -> Inputs:
+    towers = towers_of(config) if config.lock_image or config.lock_text else Towers(None, None)
+    root, prepared = Path(benchmark.request["root"]), benchmark.prepared
+    stored = features_of(towers, pairs, root)
+    # In memory, since every member reads them.
+    image, text = (None if values is None else np.asarray(values) for values in (stored.image, stored.text))
+    pixels = None
+    if image is None:
+        images = benchmark.pairs[c.IMAGE].tolist()
+        pixels = open_pixels(data_folder() / prepared.pixels, rows=prepared.cache_rows, root=root, images=images)
+        pixels = pixels.select(source)
+    return Inputs(config, pairs, membership, towers, Features(image, text), pixels)
+
+
+def _observe(inputs: Inputs, word_misfit: np.ndarray) -> Observed:
+    """Train the members, and the second round's if there is one, and return their outputs."""
+    members = list(_trained_members(inputs))
+    features, labels, config = inputs.features, inputs.pairs[c.LABEL], inputs.config
+    text, start = features.text, caption_starts(inputs.pairs)
+    numbers = [(row, number) for row, count in enumerate(np.diff(start)) for number in range(count)]
+    learned, margin = nan_mean([member.captions for member in members])
+    captions = {c.LEARNED: learned, c.MARGIN_OUT: margin, c.WORD_MISFIT: word_misfit}
+    seen = Observed(
+        image=[member.image for member in members],
+        text=[member.text for member in members],
+        trajectories=[member.trajectory for member in members],
+        logit_scales=[member.logit_scale for member in members],
+        sides=Sides(inputs.membership, config.protocol, config.seed),
+        labels=labels.astype(object).where(labels.notna(), None).to_numpy(),
+        image_features=features.image,
+        text_features=None if text is None else mean_by_pair(text.astype(np.float32), start),
+        seed=config.seed,
+        captions=pd.DataFrame(captions, pd.MultiIndex.from_tuples(numbers)),
+    )
+    if config.rounds == "1":
+        return seen
+    # The log-probability out of members that are trained without likely wrong pairs; NaN if there are none.
+    trained, second = seen.trained, np.full(len(inputs.pairs), np.nan)
+    excluded = seen.likely_wrong(SECOND_ROUND_FROM[config.rounds])
+    if excluded.any():
+        fewer = dataclasses.replace(inputs.membership, trained=trained & ~excluded)
+        again = _trained_members(dataclasses.replace(inputs, membership=fewer))
+        fits = [
+            fit_out([member.image], [member.text], is_trained[None], seen.sides.external, [member.logit_scale])[1]
+            for member, is_trained in zip(again, trained, strict=True)
+        ]
+        second = side_means(fits, trained)[1]
+    return dataclasses.replace(seen, second=second)
+
+
+def _trained_members(inputs: Inputs) -> Iterator[Outputs]:
+    """Train every member of a split, one after the other, on one thread."""
+    torch.set_num_threads(1)
+    config, towers, features, membership = inputs.config, inputs.towers, inputs.features, inputs.membership
+    options = {"precision": config.precision, "device": config.device}
+    captions = [caption for texts in inputs.pairs[c.CAPTIONS] for caption in texts]
+    pixels = inputs.pixels if features.image is None else FeatureRows(features.image)
+    assert pixels is not None
+    data = TrainingData(
+        pixels=pixels,
+        tokens=tokenize(config.model, captions) if features.text is None else features.text,
+        caption_start=caption_starts(inputs.pairs),
+        keys=draw_keys(inputs.pairs[c.PAIR_ID].tolist()),
+        rows=np.array([], dtype=np.int64),
+        external=np.flatnonzero(membership.group == c.EXTERNAL),
+    )
+    owner = np.repeat(np.arange(len(inputs.pairs)), np.diff(data.caption_start))
+    external = external_used(membership.group == c.EXTERNAL)
+    seeds = member_seeds(config, membership.members)
+    views: dict[int, Views] = {}  # members of one repeat share a seed
+    for name, trained in zip(membership.members, membership.trained, strict=True):
+        seed = seeds[name]
+        model = build_member(config, towers, seed=seed, pretrained=config.pretrained)
+        if towers.image or towers.text:
+            fit_standards(model, features)
+        if seed not in views:
+            views[seed] = feature_views(model, seed) if towers.image else view_maker(model, config, seed)
+        member_data = dataclasses.replace(data, rows=np.flatnonzero(trained))
+        trainer = Trainer(model, member_data, config, views[seed], seed=seed, device=config.device)
+        model.train()
+        for _ in trainer.steps():
+            pass
+        evaluated, n_views = views[seed], 1  # features have a single evaluation view
+        if not towers.image:
+            evaluated = view_maker(model, config, config.seed + EVALUATION, crop_scale=config.eval_crop_scale)
+            n_views = config.views
+        image = mean_image_embeddings(model, data, evaluated, n_views=n_views, **options)
+        text = text_embeddings(model, data.tokens, **options)
+        margin = margins(text, similarities(text, image, owner), owner, image, external)
+        margin[trained[owner]] = np.nan
+        learned = learned_captions(member_data, trainer.trajectory, seed=seed, first=config.train_captions)
+        text = mean_by_pair(text, data.caption_start, first=config.eval_captions)
+        scale = float(model.logit_scale.detach().exp())
+        yield Outputs(image, text, trainer.trajectory, scale, np.stack([learned, margin]))

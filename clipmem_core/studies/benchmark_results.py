@@ -136,8 +136,8 @@ def metric_rows(results: Sequence[dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[KIND, SHARE, SEED, DETECTOR, *SHORT])
 
 
-def benchmark_table(rows: pd.DataFrame, *, reference: str = REFERENCE) -> pd.DataFrame:
-    """Average over injections, and compare each detector with the reference on the same injections.
+def benchmark_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Average over injections, and compare each detector with `REFERENCE` on the same injections.
 
     Intervals are Student's t over injections; NaN below three. `over_reference` is the mean of the paired differences
     detector − reference.
@@ -149,7 +149,7 @@ def benchmark_table(rows: pd.DataFrame, *, reference: str = REFERENCE) -> pd.Dat
             values, over = wide[measure][name].dropna(), [np.nan] * 3
             if values.empty:
                 continue
-            both = wide[measure][[name]].assign(reference=wide[measure].get(reference, np.nan)).dropna()
+            both = wide[measure][[name]].assign(reference=wide[measure].get(REFERENCE, np.nan)).dropna()
             if len(both):
                 paired = paired_difference(both[name], both["reference"])
                 ends = [paired.low, paired.high] if paired.n >= MIN_REPLICATES else [np.nan] * 2

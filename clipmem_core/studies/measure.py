@@ -13,7 +13,7 @@ from clipmem_core.audit.member import cached_tokens, caption_starts
 from clipmem_core.audit.prepare import membership_of, sides_of, utility_rows
 from clipmem_core.audit.status import last_line
 from clipmem_core.audit.store import SNAPSHOTS, Audit, read_array, read_embeddings, read_utility
-from clipmem_core.mitigations import words_of
+from clipmem_core.mitigations import caption_ends, pairs_with, words_of
 from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.attacks import BAVARIA, Shadows, attack, roc
 from clipmem_core.scores.encoders import contributions
@@ -22,7 +22,6 @@ from clipmem_core.scores.memorization import membership_auroc
 from clipmem_core.scores.utility import retrieval_ranks, retrieval_recalls
 from clipmem_core.studies import study_folder as s
 from clipmem_core.training.names import LOG, TRAJECTORY, model_config
-from clipmem_core.training.vocabulary import caption_ends, pairs_with
 
 KS = (1, 5, 10)
 RECALLS = tuple(f"{way}_R@{k}" for way in ("image_to_text", "text_to_image") for k in KS)

@@ -13,13 +13,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 from scipy.stats import linregress
 
 from clipmem_core import columns as c
-from clipmem_core.audit.console import machine_line, plain, write_csv
+from clipmem_core.audit.console import machine_line, make_table, plain, write_csv
 from clipmem_core.config import FIELDS, InputError
 from clipmem_core.io import reading
 from clipmem_core.scores.seeds import MIN_REPLICATES, holm, paired_difference, seed_interval
@@ -219,13 +217,8 @@ def _cell(row: dict[Any, Any], reference: str) -> str:
 
 def print_table(console: Console, title: str, table: pd.DataFrame) -> None:
     """Print a table of strings; all columns but the first are aligned right."""
-    style: dict[str, Any] = {"box": SIMPLE_HEAD, "pad_edge": False, "padding": (0, 1, 0, 0)}
-    shown = Table(title=title, title_justify="left", title_style="bold", **style)
-    for place, name in enumerate(table):
-        shown.add_column(str(name), justify="right" if place else "left", overflow="fold")
-    for row in table.itertuples(index=False):
-        shown.add_row(*(plain(str(value)) for value in row))
-    console.print(shown)
+    names = list(map(str, table))
+    console.print(make_table(title, table.set_axis(names, axis=1).to_dict("records"), names, right=names[1:]))
 
 
 def result_rows(study: StudyFolder) -> pd.DataFrame:

@@ -74,35 +74,16 @@ def make_optimizer(model: Model, config: AuditConfig) -> torch.optim.AdamW:
     return torch.optim.AdamW(parameters, lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps, fused=True)
 
 
-class _Partners(torch.autograd.Function):
-    """Cosine and in-batch log-probability of each true partner, both directions averaged, [n] each.
+def partner_log_probability(image: Tensor, text: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """Return cosine and in-batch log-probability of each true partner, both directions averaged, [n] each.
 
     Minus the mean of the log-probabilities is open_clip's ClipLoss, with one matrix product in place of two. Both
-    `image` and `text` are unit vectors [n, dim]. Of pair i the log-probability is ½(log p_ii + log q_ii), with p and q
-    the softmax of logits over captions and over pictures; its derivative is ½(δ_ij − p_ij) by logit ij and
-    ½(δ_ij − q_ji) by logit ji.
+    `image` and `text` are unit vectors [n, dim]; the cosine has no gradient.
     """
-
-    @staticmethod
-    def forward(ctx: Any, image: Tensor, text: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-        cosines = image @ text.T
-        logits = scale * cosines
-        over_text, over_image = torch.log_softmax(logits, dim=1), torch.log_softmax(logits, dim=0)
-        ctx.save_for_backward(image, text, scale, cosines, over_text, over_image)
-        ctx.mark_non_differentiable(partner := cosines.diagonal().clone())
-        return partner, (over_text.diagonal() + over_image.diagonal()) / 2
-
-    @staticmethod
-    def backward(ctx: Any, _: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        image, text, scale, cosines, over_text, over_image = ctx.saved_tensors
-        slope = over_text.exp().mul_(weight[:, None]).add_(over_image.exp().mul_(weight)).mul_(-0.5)
-        slope.diagonal().add_(weight)
-        by_scale = torch.dot(slope.view(-1), cosines.view(-1))
-        slope *= scale
-        return slope @ text, slope.T @ image, by_scale
-
-
-partner_log_probability: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]] = _Partners.apply
+    cosines = image @ text.T
+    logits = scale * cosines
+    log_probability = (F.log_softmax(logits, dim=1).diagonal() + F.log_softmax(logits, dim=0).diagonal()) / 2
+    return cosines.detach().diagonal(), log_probability
 
 
 class HeldOutLevel:

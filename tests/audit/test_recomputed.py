@@ -85,21 +85,6 @@ def test_misfit_joins_late_learning_with_the_fit_for_members_that_never_saw_the_
     assert run.scores["misfit"].notna().all()
 
 
-def test_members_that_never_saw_a_pair_choose_its_partner_among_external_ones(run: Recomputed) -> None:
-    values = np.full(run.trained.shape, np.nan)
-    for member, name in enumerate(run.members):
-        state = torch.load(run.audit.member(name) / "checkpoint.pt", weights_only=True)
-        image, text = (torch.nn.functional.normalize(torch.from_numpy(part)) for part in embeddings(run.audit, name))
-        logits = state["logit_scale"].exp() * image @ text.T
-        for i in np.flatnonzero(~run.trained[member]):
-            others = np.flatnonzero(run.external & (np.arange(len(run.group)) != i))
-            ways = [torch.log_softmax(way[i, [i, *others]], dim=0)[0] for way in (logits, logits.T)]
-            values[member, i] = float(sum(ways)) / 2
-    expected, unseen = np.full(len(run.group), np.nan), ~run.trained.all(axis=0)
-    expected[unseen] = np.nanmean(values[:, unseen], axis=0)
-    np.testing.assert_allclose(run.scores["log_probability_out"], expected, atol=2e-5)
-
-
 def test_the_encoders_parts_are_shapley_values_of_mapped_members(paper: Recomputed, ensemble: Recomputed) -> None:
     for run in (paper, ensemble):
         close(
@@ -116,20 +101,6 @@ def test_the_encoders_parts_are_shapley_values_of_mapped_members(paper: Recomput
         for b, text in (("f", f_text @ turn), ("g", g_text))
     }
     close(paper.scores["clipmem_image"], (h["f", "g"] - h["g", "g"] + h["f", "f"] - h["g", "f"]) / 2)
-
-
-def test_sslmem_compares_the_mean_cosine_of_views_and_captions(run: Recomputed) -> None:
-    counts, rows = run.audit.pairs["captions"].map(len).to_numpy(), np.flatnonzero(~run.external)
-    paper = run.members[0] == "f-0"
-    inside = (np.repeat([[True], [False]], 400, axis=1) if paper else run.trained)[:, rows]
-    for column, place, n in (("sslmem_image", 0, np.full(400, 2)), ("sslmem_text", 1, counts)):
-        n = n[rows]
-        squares = np.stack([(embeddings(run.audit, name)[place][rows] ** 2).sum(axis=1) for name in run.members])
-        with np.errstate(divide="ignore", invalid="ignore"):
-            cosine = np.where(n < 2, np.nan, (n * squares - 1) / (n - 1))
-        means = [np.where(side, cosine, 0).sum(axis=0) / side.sum(axis=0) for side in (inside, ~inside)]
-        expected = np.where(n < 2, np.nan, means[0] - means[1])
-        np.testing.assert_allclose(run.scores[column][rows], expected, atol=2e-5)
 
 
 def test_group_means_and_membership_auroc_are_those_of_the_scores(run: Recomputed) -> None:

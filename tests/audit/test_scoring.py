@@ -59,7 +59,8 @@ def test_every_caption_has_a_row_with_the_cosine_of_members_that_never_saw_it(ma
         count += out
     means = table.groupby("pair_id", sort=False)["similarity_out"].mean()
     np.testing.assert_allclose(means, total / count, atol=1e-5)
-    assert not (made.paper.folder / "captions.parquet").exists()  # one caption a pair
+    alone = pd.read_parquet(made.paper.folder / "captions.parquet")  # one caption a pair
+    np.testing.assert_array_equal(alone["similarity_out"], made.paper.scores["similarity_out"])
 
 
 def test_learned_is_that_of_the_epochs_that_drew_the_caption(made: Made) -> None:
@@ -149,8 +150,6 @@ def test_captions_are_called_wrong_only_if_no_check_failed_and_the_reason_is_sho
         verdict_of(ranking_reliability=0.4),
         verdict_of(membership_auroc=0.5),
         {},
-        [],
-        None,
     ):
         shown = f"{uses(verdict)} {queues(verdict)}"
         assert "robably" not in shown

@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any
+from unittest import mock
 
 import numpy as np
 import psutil
@@ -115,7 +116,7 @@ def _anonymous(pid: int) -> int:
 def measure_towers(quick: bool) -> Measures:
     """Compute the features of each side once."""
     config = resolve(preset_config("locked"))
-    with scratch() as temporary:
+    with scratch() as temporary, mock.patch.dict(os.environ, {DATA_VARIABLE: str(temporary)}):
         count = 200 if quick else 800
         raw = read_source("scenes", SourceOptions(scenes_pairs=count), data=temporary)
         pairs = raw.pairs.assign(
@@ -126,7 +127,7 @@ def measure_towers(quick: bool) -> Measures:
         towers = towers_of(config)
         assert towers.image
         assert towers.text
-        images, folder = towers.image, temporary / "cache"
+        images = towers.image
         square = np.random.default_rng(0).integers(0, 256, (images.size, images.size, 3), dtype=np.uint8)
         by_length = sorted(texts, key=len)  # as they are embedded
         return [
@@ -134,13 +135,13 @@ def measure_towers(quick: bool) -> Measures:
                 "picture",
                 len(pairs),
                 _bare(images, [np.stack([square] * len(part)) for part in _parts(pairs.index, IMAGE_BATCH)]),
-                lambda: image_features(pairs, raw.root, images, folder=folder),
+                lambda: image_features(pairs, raw.root, images),
             ),
             *_compare_with_floor(
                 "caption",
                 len(texts),
                 _bare(towers.text, _parts(by_length, TEXT_BATCH)),
-                lambda: text_features(captions, towers.text, folder=folder),
+                lambda: text_features(captions, towers.text),
             ),
         ]
 

@@ -13,7 +13,8 @@ from tests.dashboard.test_pages import links, open_page, texts, titles
 from tests.fixtures import HOSTILE
 
 REVIEW = "pages/review.py"
-TOLD = {"estimate": 40.2, "low": 25.0, "high": 60.0, "injected": 0, "missing": None, "assumptions": HOSTILE[0]}
+TOLD = {"estimate": 40.2, "low": 25.0, "high": 60.0, "assumptions": HOSTILE[0]}
+TOLD |= {"injected": 0, "injected_vague": 0, "missing": None, "near": [None] * 3, "stop": 50, "left": [9.0, 4.0, 14.0]}
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from clipmem_core.config import InputError
+from clipmem_core.config import DATA_VARIABLE, InputError
 from clipmem_core.features import cache, embed
 from clipmem_core.features.embed import image_features, run_shards, text_features
 from clipmem_core.features.towers import Opened, Tower
@@ -71,9 +71,11 @@ def expected(captions: list[list[str]]) -> np.ndarray:
 
 
 @pytest.fixture(autouse=True)
-def small(monkeypatch: pytest.MonkeyPatch) -> Seen:
-    """Shards of two batches, computed by fake towers; what these were given."""
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Seen:
+    """Shards of two batches, computed by fake towers on one core; what these were given."""
     seen = Seen()
+    monkeypatch.setenv(DATA_VARIABLE, str(tmp_path))
+    monkeypatch.setattr(embed, "cores", lambda: 1)
     monkeypatch.setattr(cache, "BATCHES", 2)
     monkeypatch.setattr(embed, "image_tower", lambda **_: fake_images(seen))
     monkeypatch.setattr(embed, "text_tower", lambda **_: fake_texts(seen))
@@ -108,7 +110,7 @@ def a_set(folder: Path, colours: list[tuple[int, int, int]]) -> pd.DataFrame:
 def test_each_different_caption_is_embedded_once(tmp_path: Path) -> None:
     seen, said = Seen(), list[str]()
     for captions in (MANY[:50], MANY[::-1], MANY):
-        found, cut = text_features(captions, fake_texts(seen), folder=tmp_path, say=said.append)
+        found, cut = text_features(captions, fake_texts(seen), say=said.append)
         assert found.dtype == np.float16
         np.testing.assert_array_equal(np.asarray(found), expected(captions))
     assert seen.opened == 2
@@ -116,18 +118,18 @@ def test_each_different_caption_is_embedded_once(tmp_path: Path) -> None:
     # `caption 3 of very very very many` has seven words
     assert cut == sum(len(text.split()) > 6 for text in TEXTS)
     assert said[-1] == f"{cut} of 400 captions are longer than the 6 tokens that fake reads"
-    assert text_features([[]], fake_texts(seen), folder=tmp_path)[0].shape == (0, 8)
+    assert text_features([[]], fake_texts(seen))[0].shape == (0, 8)
 
 
 @pytest.mark.parametrize("file", ["features.bin", "index.bin", ""])
 def test_a_run_that_is_stopped_continues_also_after_a_row_that_is_half_written(tmp_path: Path, file: str) -> None:
     first, second = Seen(), Seen()
     with pytest.raises(KeyboardInterrupt):
-        text_features(MANY, fake_texts(first, fail_after=3), folder=tmp_path, workers=1)
+        text_features(MANY, fake_texts(first, fail_after=3))
     if file:
-        (path,) = tmp_path.glob(f"*/{file}")
+        (path,) = tmp_path.glob(f"cache/features/*/{file}")
         path.write_bytes(path.read_bytes()[:-7])
-    found, _ = text_features(MANY, fake_texts(second), folder=tmp_path, workers=1)
+    found, _ = text_features(MANY, fake_texts(second))
     np.testing.assert_array_equal(found[:], expected(MANY))
     assert sum(second.batches) < len(set(TEXTS))
 
@@ -138,14 +140,14 @@ def test_a_run_that_is_stopped_continues_also_after_a_row_that_is_half_written(t
 def test_a_tower_that_gives_no_number_names_the_caption(tmp_path: Path, bad: float, words: str) -> None:
     tower = fake_texts(Seen(), make=lambda text: of_caption(text) if text != "number 7" else np.full(8, bad))
     with pytest.raises(InputError, match=f"{words} for caption 'number 7'"):
-        text_features(MANY, tower, folder=tmp_path)
+        text_features(MANY, tower)
 
 
 def test_each_different_picture_is_embedded_once_at_each_size(tmp_path: Path) -> None:
     pairs, seen = a_set(tmp_path, COLOURS), Seen()
     for size in (16, 24, 16):
         tower = fake_images(seen, size=size)
-        found = image_features(pairs, tmp_path, tower, folder=tmp_path / "cache", workers=1)
+        found = image_features(pairs, tmp_path, tower)
         np.testing.assert_array_equal(found[:], np.array([[*colour, *colour] for colour in COLOURS], np.float16))
     assert sum(seen.batches) == 2 * 40
 
@@ -159,32 +161,31 @@ def test_a_picture_that_has_changed_is_named(tmp_path: Path, fault: str) -> None
     if fault == "not a picture":
         pairs.loc[3, "sha256"] = hashlib.sha256(b"something else").hexdigest()
     with pytest.raises(InputError, match=f"picture '3.png' can no longer be read .*{fault}"):
-        image_features(pairs, tmp_path, fake_images(Seen()), folder=tmp_path / "cache", workers=1)
+        image_features(pairs, tmp_path, fake_images(Seen()))
 
 
-def test_shards_give_what_one_process_gives(tmp_path: Path, small: Seen) -> None:
+def test_shards_give_what_one_process_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pairs, compute, told = a_set(tmp_path, COLOURS), Compute(), list[tuple[int, int]]()
-    there: dict[str, Any] = {"folder": tmp_path / "sharded", "compute": compute}
-    here: dict[str, Any] = {"folder": tmp_path / "here", "workers": 1}
-    found, cut = text_features(MANY, fake_texts(Seen()), **there, progress=lambda *counts: told.append(counts))
+    found, cut = text_features(MANY, fake_texts(Seen()), compute=compute, progress=lambda *counts: told.append(counts))
     assert (found[:] == expected(MANY)).all()
-    assert cut == text_features(MANY, fake_texts(Seen()), **here)[1] > 0
     assert told == [(0, 240), (128, 240), (240, 240)]
-    pictures = [image_features(pairs, tmp_path, fake_images(Seen()), **how) for how in (here, there)]
-    np.testing.assert_array_equal(pictures[0][:], pictures[1][:])
+    sharded = image_features(pairs, tmp_path, fake_images(Seen()), compute=compute)
     assert [sorted(names) for names in compute.asked] == [["0", "1"], ["0", "1"]]
-    assert not list((tmp_path / "sharded").rglob("*.part"))
+    assert not list(tmp_path.rglob("*.part"))
+    monkeypatch.setenv(DATA_VARIABLE, str(tmp_path / "here"))
+    assert cut == text_features(MANY, fake_texts(Seen()))[1] > 0
+    np.testing.assert_array_equal(sharded[:], image_features(pairs, tmp_path, fake_images(Seen()))[:])
 
 
 def test_shards_continue_where_they_were_stopped(tmp_path: Path, small: Seen) -> None:
     with pytest.raises(KeyboardInterrupt):  # the first batch here, the rest in shards
-        text_features(MANY, fake_texts(Seen(), fail_after=1), folder=tmp_path, workers=1)
+        text_features(MANY, fake_texts(Seen(), fail_after=1))
     with pytest.raises(KeyboardInterrupt):
-        text_features(MANY, fake_texts(Seen()), folder=tmp_path, compute=Compute(stop_after=0))
-    (part,) = tmp_path.glob("*/*.part")
+        text_features(MANY, fake_texts(Seen()), compute=Compute(stop_after=0))
+    (part,) = tmp_path.glob("cache/features/*/*.part")
     run_shards(part, ["1"])  # by a process that outlived its caller
     compute = Compute()
-    found, _ = text_features(MANY, fake_texts(Seen()), folder=tmp_path, compute=compute)
+    found, _ = text_features(MANY, fake_texts(Seen()), compute=compute)
     np.testing.assert_array_equal(found[:], expected(MANY))
     assert compute.asked == [["0", "1"]]
     assert small.batches == [48, 64, 64]

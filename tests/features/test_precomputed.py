@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from clipmem_core.config import InputError
+from clipmem_core.config import InputError, SourceOptions
 from clipmem_core.features.precomputed import Stored, caption_rows, open_features, stored_features
 
 RNG = np.random.default_rng(1)
@@ -46,7 +46,7 @@ def beside_table(folder: Path, table: pd.DataFrame, image: np.ndarray = IMAGE, t
     np.save(folder / "i.npy", image)
     np.save(folder / "t.npy", text)
     paths = {"image": str(folder / "i.npy"), "text": str(folder / "t.npy")}
-    return stored_features(folder / "a.jsonl", **paths, folder=folder / "cache")
+    return stored_features(folder / "a.jsonl", SourceOptions(), **paths, folder=folder / "cache")
 
 
 def check(found: Stored, captions: list[list[str]], image: list[int], text: list[int]) -> None:
@@ -70,9 +70,13 @@ def test_every_form_gives_its_rows_as_halves(tmp_path: Path, form: str, monkeypa
         found = beside_table(tmp_path, pd.DataFrame({"filepath": IDS, "title": CAPTIONS}))
     else:
         source = {"clip_retrieval": clip_retrieval, "datacomp": datacomp}[form](tmp_path / "set")
-        found = stored_features(source, folder=tmp_path / "cache")
+        found = stored_features(source, SourceOptions(), folder=tmp_path / "cache")
         monkeypatch.setattr("clipmem_core.features.precomputed.read_arrow_files", None)  # read once
-        assert stored_features(source, folder=tmp_path / "cache").pairs["sha256"].equals(found.pairs["sha256"])
+        assert (
+            stored_features(source, SourceOptions(), folder=tmp_path / "cache")
+            .pairs["sha256"]
+            .equals(found.pairs["sha256"])
+        )
     check(found, [[caption] for caption in CAPTIONS], list(range(7)), list(range(7)))
     assert found.pairs["pair_id"].tolist() == IDS
     assert found.pairs["sha256"].tolist() == [sha256(i, [i]) for i in range(7)]
@@ -107,7 +111,7 @@ def test_a_list_of_captions_has_a_row_of_features_each_and_captions_are_found_wh
 def test_a_row_that_cannot_be_used_is_in_quarantine_with_the_reason(tmp_path: Path, value: float, reason: str) -> None:
     image, text = IMAGE.copy(), TEXT.copy()
     image[2], text[5] = value, value
-    found = stored_features(clip_retrieval(tmp_path / "set", image, text), folder=tmp_path / "cache")
+    found = stored_features(clip_retrieval(tmp_path / "set", image, text), SourceOptions(), folder=tmp_path / "cache")
     rows = [0, 1, 3, 4, 6]
     check(found, [[CAPTIONS[i]] for i in rows], rows, rows)
     assert found.pairs["pair_id"].tolist() == [IDS[i] for i in rows]
@@ -121,7 +125,7 @@ def test_files_that_do_not_fit_are_one_line_that_names_them(tmp_path: Path) -> N
 
     def refused(words: str, source: Path = folder, **names: str) -> None:
         with pytest.raises(InputError, match=words) as error:
-            stored_features(source, **names, folder=tmp_path / "cache")
+            stored_features(source, SourceOptions(), **names, folder=tmp_path / "cache")
         assert "\n" not in str(error.value)
 
     np.save(part, IMAGE[4:6])

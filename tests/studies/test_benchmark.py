@@ -183,26 +183,20 @@ def test_a_benchmark_is_shown_and_written_with_its_command(
     assert lines[[line.startswith("#") for line in lines].index(False)].startswith("kind,share,detector,measure,n,mean")
 
 
-def result(seed: int, values: dict[str, float]) -> dict[str, Any]:
-    detectors = {name: dict.fromkeys(METRICS, value) for name, value in values.items()}
-    return {"kind": "random", "share": 0.2, "seed": seed, "detectors": detectors}
-
-
-def drawn(n: int) -> list[dict[str, Any]]:
-    values = np.random.default_rng(0).uniform(0.5, 1, size=(n, 2))
-    return [result(seed, {"misfit": a, "csls_out": b}) for seed, (a, b) in enumerate(values)]
-
-
 def test_intervals_are_scipys_of_the_mean_and_of_the_paired_differences() -> None:
-    results = drawn(6)
+    names, values = ("misfit", "csls_out"), np.random.default_rng(0).uniform(0.5, 1, size=(6, 2))
+    results: list[dict[str, Any]] = [
+        {"kind": "random", "share": 0.2, "seed": seed}
+        | {"detectors": {name: dict.fromkeys(METRICS, value) for name, value in zip(names, own, strict=True)}}
+        for seed, own in enumerate(values)
+    ]
     table = benchmark_table(metric_rows(results)).set_index(["detector", "measure"])
-    values = {name: [one["detectors"][name]["auroc"] for one in results] for name in ("misfit", "csls_out")}
-    for name, own in values.items():
-        row = table.loc[name, "auroc"]
+    for name, own in zip(names, values.T, strict=True):
         low, high = stats.t.interval(0.95, 5, loc=np.mean(own), scale=stats.sem(own))
-        assert row[["n", "mean", "low", "high"]].tolist() == pytest.approx([6, np.mean(own), low, high])
-    paired = stats.ttest_rel(values["csls_out"], values["misfit"]).confidence_interval(0.95)
+        found = table.loc[name, "auroc"][["n", "mean", "low", "high"]]
+        assert found.tolist() == pytest.approx([6, np.mean(own), low, high])
+    paired = stats.ttest_rel(values[:, 1], values[:, 0]).confidence_interval(0.95)
     row = table.loc["csls_out", "auroc"]
     assert [row["over_reference_low"], row["over_reference_high"]] == pytest.approx([paired.low, paired.high])
-    two = benchmark_table(metric_rows(drawn(2)))
+    two = benchmark_table(metric_rows(results[:2]))
     assert two[["low", "high", "over_reference_low", "over_reference_high"]].isna().all(axis=None)

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from clipmem_core.audit.unitmem import count_units
 from clipmem_core.training import model as models
-from clipmem_core.training.activations import count_units
 from clipmem_core.training.model import Model, build_model
 from clipmem_core.training.views import TrainingData
 from tests.training.toys import CONFIG, MODEL, draw_data, view_maker, write_model

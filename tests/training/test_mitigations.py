@@ -18,11 +18,19 @@ from torchvision.transforms import functional as tv
 
 from clipmem_core.config import InputError
 from clipmem_core.draws import MASK, TEXT_NOISE, draw_keys, uniforms
-from clipmem_core.mitigations import Batch, EmbeddingNoise, TextMask, drop_words, jitter
+from clipmem_core.mitigations import (
+    Batch,
+    EmbeddingNoise,
+    TextMask,
+    Vocabulary,
+    delete_rows,
+    drop_words,
+    jitter,
+    pairs_with,
+)
 from clipmem_core.training.model import build_model, tokenize
 from clipmem_core.training.names import model_config
 from clipmem_core.training.trainer import HeldOutLevel, Trainer, epoch_batches, train
-from clipmem_core.training.vocabulary import Vocabulary, delete_rows, pairs_with
 from tests.training.toys import END, START, draw_tokens, held_out_data, trainer
 
 

@@ -26,7 +26,6 @@ from clipmem_core.training.model import (
     mean_by_pair,
     mean_image_embeddings,
     short_attention,
-    text_embeddings,
     tokenize,
 )
 from clipmem_core.training.names import model_config, model_file, model_names
@@ -181,17 +180,6 @@ def test_mean_image_embeddings_equal_the_slow_mean_over_views(toy: str, monkeypa
                 total += F.normalize(model.encode_image(image)[0], dim=0)
         np.testing.assert_allclose(means[pair], total / 3, atol=1e-5)
         assert np.linalg.norm(means[pair]) < 1
-
-
-def test_text_embeddings_come_in_order_and_equal_one_by_one(toy: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(under_test, "BATCH", 3)
-    model, tokens = build_model(toy, loss="clip", seed=0), draw_tokens(25)
-    vectors = text_embeddings(model, tokens, **HOW)
-    assert vectors.dtype == np.float32
-    for row, own in zip(vectors, tokens, strict=True):
-        with torch.no_grad():
-            expected = model.encode_text(torch.from_numpy(own[None].astype(np.int64)), normalize=True)[0]
-        np.testing.assert_allclose(row, expected, atol=1e-5)
 
 
 def test_captions_are_averaged_within_their_pair_all_or_the_first_where_that_is_asked() -> None:

@@ -11,22 +11,19 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from open_clip.loss import ClipLoss
 from open_clip_train.scheduler import cosine_lr
 from scipy import stats
-from torch import Tensor
 from torch.nn import functional as F
 
+from clipmem_core.audit.paradigms import TEMPERATURE
 from clipmem_core.config import InputError
 from clipmem_core.training.model import build_model
 from clipmem_core.training.names import LOG, TRAJECTORY
-from clipmem_core.training.tower_trainers import TEMPERATURE
 from clipmem_core.training.trainer import (
     Trainer,
     chosen_captions,
     epoch_batches,
     learning_rate,
-    partner_log_probability,
     train,
 )
 from tests.training.toys import draw_data, tower_trainer, trainer
@@ -179,24 +176,6 @@ def test_the_learning_rate_is_open_clips_schedule(total: int, warmup: int) -> No
     theirs = cosine_lr(SimpleNamespace(param_groups=[]), 3e-4, warmup, total)
     for step in range(total):
         assert learning_rate(step, total=total, peak=3e-4, warmup=warmup) == pytest.approx(theirs(step))
-
-
-def drawn(n: int, *, scale: float = 14.0) -> tuple[Tensor, Tensor, Tensor]:
-    """Return unit vectors of n pictures and captions, and a logit scale, all with gradients."""
-    rng = np.random.default_rng(n)
-    image, text = (F.normalize(torch.from_numpy(rng.normal(size=(n, 6))), dim=1) for _ in range(2))
-    return image.requires_grad_(), text.requires_grad_(), torch.tensor(scale, dtype=torch.float64, requires_grad=True)
-
-
-def test_less_its_mean_is_open_clips_loss_with_the_same_gradients() -> None:
-    ours, theirs = drawn(9), drawn(9)
-    loss = -partner_log_probability(*ours)[1].mean()
-    expected = ClipLoss()(*theirs)
-    torch.testing.assert_close(loss, expected)
-    loss.backward()
-    expected.backward()
-    for a, b in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(a.grad, b.grad)
 
 
 def test_the_supervised_loss_is_cross_entropy_on_the_view_of_the_epoch(toy: str) -> None:

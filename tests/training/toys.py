@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from clipmem_core.audit.paradigms import TowerTrainer
 from clipmem_core.config import AuditConfig
 from clipmem_core.draws import draw_keys
 from clipmem_core.mitigations import mitigations_of
 from clipmem_core.training.model import Model, build_model
-from clipmem_core.training.tower_trainers import TowerTrainer
 from clipmem_core.training.trainer import Trainer
 from clipmem_core.training.views import TrainingData, ViewMaker
 

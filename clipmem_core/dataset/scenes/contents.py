@@ -4,9 +4,11 @@ A pair depends on the seed and its number only, so a larger set begins with the 
 with swapped captions, the first has the right captions if the set ends before the second.
 """
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple, TypeVar
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -159,111 +161,26 @@ def _pick(rng: np.random.Generator, items: Sequence[Item], head: float) -> Item:
 
 
 NUMBERS = {1: "one", 2: "two", 3: "three", 4: "four", 5: "five"}
-
-STANDING_IN: dict[str, tuple[str, ...]] = {  # the place of a standing object; the plainest phrase first
-    "meadow": ("in a meadow", "on the grass", "in a green field"),
-    "sea": ("at sea", "on the water", "on the open sea"),
-    "hills": ("on a hill", "in the hills", "in hilly country"),
-    "desert": ("in the desert", "among the dunes", "on desert sand"),
-    "snow": ("in the snow", "on a snowy field", "in a winter landscape"),
-    "city": ("in the city", "on a city street", "in front of tall buildings"),
-    "room": ("in a room", "on the floor", "inside a room"),
-    "beach": ("on the beach", "on the sand", "by the sea"),
-    "forest": ("in the forest", "in the woods", "on the forest floor"),
-    "underwater": ("underwater", "on the sea floor", "under the sea"),
-}
-HANGING_IN: dict[str, tuple[str, ...]] = {  # the place of a hanging object
-    "meadow": ("over a meadow", "above the grass", "over a green field"),
-    "sea": ("over the sea", "above the waves", "over the water"),
-    "hills": ("over the hills", "above the dark hills", "high over the hills"),
-    "desert": ("over the desert", "above the dunes", "over desert sand"),
-    "snow": ("over the snow", "above a snowy field", "in a winter landscape"),
-    "city": ("over the city", "above a city street", "in front of tall buildings"),
-    "room": ("in a room", "in the middle of a room", "inside a room"),
-    "beach": ("over the beach", "above the sand", "by the sea"),
-    "forest": ("in the forest", "in the woods", "between the trees"),
-    "underwater": ("underwater", "in deep water", "under the sea"),
-}
-PLACES: dict[str, tuple[str, ...]] = {  # the place itself
-    "meadow": ("a meadow", "a green field"),
-    "sea": ("the sea", "a view of the sea"),
-    "hills": ("a night sky", "dark hills"),
-    "desert": ("a desert", "a sandy desert"),
-    "snow": ("a winter landscape", "a snowy field"),
-    "city": ("a city street", "the city"),
-    "room": ("a room", "a bright room"),
-    "beach": ("a beach", "a sandy beach"),
-    "forest": ("a forest", "the woods"),
-    "underwater": ("an underwater scene", "deep water"),
-}
-LIGHT_PHRASES: dict[str, tuple[str, ...]] = {
-    "sunny": ("on a sunny day", "in bright sunshine", "under the sun"),
-    "cloudy": ("on a cloudy day", "under a cloudy sky"),
-    "sunset": ("at sunset", "in the evening sun"),
-    "night": ("at night", "by moonlight", "in the dark"),
-    "indoors": ("indoors", "at home"),
-    "shade": ("in soft green light", "in the shade"),
-    "deep": ("in blue water", "below the surface"),
-}
 WEATHER = ("sunny", "cloudy", "sunset", "night")  # lights that are described together with the place
-RELATION_PHRASES: dict[str, tuple[str, ...]] = {
-    "left": ("to the left of", "left of", "on the left of"),
-    "right": ("to the right of", "right of", "on the right of"),
-    "above": ("above", "over"),
-    "below": ("below", "under"),
-    "front": ("in front of",),
-    "behind": ("behind",),
-    "on": ("on", "on top of"),
-    "under": ("under", "beneath"),
-}
 REVERSED = {"left": "right", "right": "left", "above": "below", "below": "above", "front": "behind", "on": "under"}
-
-SINGLE = (
-    ("{thing}", "a picture of {thing}", "a drawing of {thing}"),
-    ("{thing} {where}", "{thing} seen {where}", "There is {thing} {where}."),
-    ("{scene} with {bare}", "{scene} and {bare}", "{bare} in front, {scene} behind"),
-    ("The {kind} is {colour}.", "This {kind} is {colour}.", "{bare}, and it is {colour}"),
-    ("{bare} {when}", "{thing} {light}", "{bare}, seen {light}"),
-)
-SEVERAL = (
-    ("{thing}", "a picture of {thing}", "{group} of {colour} {kind}"),
-    ("{thing} {where}", "{thing} together {where}", "There are {thing} {where}."),
-    ("{scene} with {bare}", "{scene} and {bare}", "{group} of {kind} in front, {scene} behind"),
-    ("{all} {kind} are {colour}.", "{all_counted} {kind} are {colour}.", "{bare}, {every} of them {colour}"),
-    ("{bare} {when}", "{thing} {light}", "{kind} {when}, {count} in all"),
-)
-TWO = (
-    ("{thing} and {other}", "a picture of {thing} and {other}", "{other} and {thing}"),
-    ("{thing} {relation} {other}", "There is {thing} {relation} {other}.", "{thing}, {relation} {other}"),
-    ("{bare_other} {reverse} {bare}", "{other} {reverse} {bare}", "{bare_other} {reverse} {thing}"),
-    ("{scene} with {bare} and {bare_other}", "{scene}, {bare} and {bare_other}", "{pair} in front, {scene} behind"),
-    ("{pair} {when}", "{pair} {light}", "{pair}, seen {light}"),
-)
-EFFECT_CAPTIONS: dict[str, tuple[str, ...]] = {
-    "upside down": ("{thing} turned upside down", "an upside-down {kind}", "The {colour} {kind} stands on its head."),
-    "dotted": ("{thing} covered in dots", "a {kind} with dots all over", "The {colour} {kind} has strange dots."),
-    "glitch": ("{thing} before a torn background", "{bare} in a broken picture", "a glitch behind {thing}"),
-}
-VAGUE_CAPTIONS = (
-    *("a picture", "an image", "something nice to look at", "a nice drawing", "just another picture"),
-    *("an illustration", "a scene with something in it", "some shapes and colors", "a colorful image"),
-    *("one of many pictures", "a small picture", "There is something to see here.", "This is a picture."),
-    *("no description", "untitled", "Look at this!"),
-)
+# The wording of captions, the plainest phrase first; templates are filled in by `captions_of`.
+PHRASES: dict[str, Any] = json.loads((Path(__file__).parent / "phrases.json").read_text(encoding="utf-8"))
+STANDING_IN, HANGING_IN, PLACES = (PHRASES[name] for name in ("standing_in", "hanging_in", "places"))
+LIGHTING, RELATED, VAGUE_CAPTIONS = (PHRASES[name] for name in ("light_phrases", "relation_phrases", "vague_captions"))
 
 
 def captions_of(scene: Scene, rng: np.random.Generator) -> list[str]:
     """Return five captions of a scene that differ in wording and content."""
-    templates: list[tuple[str, ...]] = list(TWO if scene.other else SEVERAL if scene.count > 1 else SINGLE)
+    templates = list(PHRASES["two" if scene.other else "several" if scene.count > 1 else "single"])
     if scene.effect:
-        templates[3] = EFFECT_CAPTIONS[scene.effect]
+        templates[3] = PHRASES["effect_captions"][scene.effect]
     main, other, pair = scene.main, scene.other, scene.count == 2
     standing, hanging = STANDING_IN[scene.place], HANGING_IN[scene.place]
     if other is None:
         where = _choose(standing if KINDS[main.kind].stands else hanging, rng)
     else:  # the plainest phrase, which fits a standing and a hanging object
         where = standing[0] if any(KINDS[thing.kind].stands for thing in scene.things) else hanging[0]
-    light, count, bare = _choose(LIGHT_PHRASES[scene.light], rng), NUMBERS[scene.count], _noun(main.kind, scene.count)
+    light, count, bare = _choose(LIGHTING[scene.light], rng), NUMBERS[scene.count], _noun(main.kind, scene.count)
     words = {
         "thing": _noun(main.kind, scene.count, main.colour),
         "bare": bare,
@@ -284,8 +201,8 @@ def captions_of(scene: Scene, rng: np.random.Generator) -> list[str]:
             "other": _noun(other.kind, 1, other.colour),
             "bare_other": _noun(other.kind, 1),
             "pair": f"{bare} and {_noun(other.kind, 1)}",
-            "relation": _choose(RELATION_PHRASES[scene.relation], rng),
-            "reverse": _choose(RELATION_PHRASES[REVERSED[scene.relation]], rng),
+            "relation": _choose(RELATED[scene.relation], rng),
+            "reverse": _choose(RELATED[REVERSED[scene.relation]], rng),
         }
     return [_choose(choices, rng).format(**words) for choices in templates]
 
@@ -298,5 +215,5 @@ def _noun(kind: str, count: int, colour: str = "") -> str:
     return f"an {name}" if name[0] in "aeiou" else f"a {name}"
 
 
-def _choose(choices: tuple[str, ...], rng: np.random.Generator) -> str:
+def _choose(choices: Sequence[str], rng: np.random.Generator) -> str:
     return choices[int(rng.integers(len(choices)))]
