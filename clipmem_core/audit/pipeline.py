@@ -62,6 +62,7 @@ class Progress:
     requested: AuditConfig | None = None  # the resolved config of the command, which may request more members
     again: Audit | None = None  # the audit whose membership is repeated
     executor: Executor | None = None
+    predicts_words: bool = True  # a study does not use them
     seconds: dict[str, float] = field(default_factory=lambda: collections.defaultdict(float))  # by stage
     second_seconds: float = 0.0  # of the second training
     cut: int = 0  # captions longer than the locked text tower reads
@@ -149,6 +150,8 @@ def _words(audit: Audit, progress: Progress) -> None:
     from clipmem_core.audit.words import ensure_words  # torch
 
     record, screen = audit.record, progress.screen
+    if not progress.predicts_words:
+        return
     if not (record.config.lock_image or record.config.features):
         progress.words_missing = "the words of captions are scored with a locked image tower only"
         return

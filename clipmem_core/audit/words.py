@@ -40,7 +40,7 @@ HALVES = ("0", "1")
 STATE, PREDICTED, SHARE = "state.pt", "predictions.npz", "share.json"
 KIND = "kind"
 NOTABLE = 0.0  # better words are stored of words that are more surprising than this
-SMALL = 2_000  # captions whose models are trained before Python has started
+SMALL = 2_000  # captions: their models train in less time than a process takes to start
 REPORTED = 2.0  # seconds between two reports of progress
 SEED = 0  # of the words that words are compared with
 _WRITTEN = 1 << 18  # words that are written at a time
@@ -65,7 +65,7 @@ def predict_half(
         pictures: features of all pictures, [n_pairs, width].
         trained: rows of the pairs it is trained on.
         judged: rows of the pairs it predicts.
-        text_tower: reads the words by their meaning; None: they have none before training.
+        text_tower: its embedding of each word is an input; None: without.
         seed: of the model.
         into: the predictions of all words.
         state: file from which a killed training goes on.
@@ -153,7 +153,7 @@ def run_halves(folder: Path, names: Sequence[str]) -> None:
 def ensure_words(
     audit: Audit, executor: Executor | None, *, at_once: int, threads: int, watch: Callable[[float], None]
 ) -> None:
-    """Write words.parquet unless it is there: train both models, which a killed run resumes, and join what they say."""
+    """Write words.parquet unless it exists: train both models, or resume them, and merge their predictions."""
     path, folder = audit.folder / store.WORD_TABLE, audit.folder / FOLDER
     if path.is_file():
         shutil.rmtree(folder, ignore_errors=True)

@@ -232,7 +232,7 @@ def _rank(run: StudyRun, number: int) -> Audit:
         write_audit(audit, run.source, config, data_set, data_set.pairs, membership, seconds=0.0)
     if not audit.finished:
         run.screen.say("the audit that ranks the pairs")
-        finish_audit(Progress(audit, run.screen, executor=run.executor))
+        finish_audit(Progress(audit, run.screen, executor=run.executor, predicts_words=False))
     return audit
 
 
@@ -254,7 +254,7 @@ def _rows(run: StudyRun, name: str, seed: int) -> tuple[dict[str, Any], list[dic
     # Heads train, and trained members are measured, in less time than a process takes to start.
     here = not _untrained(audit) or (run.executor is None and settings.shares_process(run.config))
     executor = in_this_process if here else run.executor
-    finish_audit(Progress(audit, run.screen, executor=executor))
+    finish_audit(Progress(audit, run.screen, executor=executor, predicts_words=False))
     compared = run.compared[split]
     place = {ARM: name, SEED: seed} | ({SPLIT: split} if run.seeds_per_split else {})
     row = run.arms[name].row(run.changes[split][name]) | measure(audit, number, compared, by_rarity=run.plan.by_rarity)
