@@ -107,17 +107,6 @@ def tables(draw: st.DrawFn) -> np.ndarray:
     return values.astype(np.float32)
 
 
-def test_two_units_by_hand() -> None:
-    #                    pair 0, 1, 2, 3; the second unit's others are 1, 1, 4: mean 2, median 1
-    values = np.array([[0.0, 1.0], [2.0, 1.0], [0.0, 6.0], [0.0, 4.0]], dtype=np.float32)
-    scores = streamed(values, np.arange(4), batch=3)
-    np.testing.assert_allclose(scores.unitmem_mean, [1, (6 - 2) / (6 + 2)])
-    assert scores[["row", "max", "second"]].to_numpy().tolist() == [[1, 2, 0], [2, 6, 4]]
-    np.testing.assert_allclose(scores.rest_mean, [0, 2])
-    assert scores.loc[0, ["unitmem_median", "median_error"]].tolist() == [1, 0]
-    assert abs(scores.unitmem_median[1] - (6 - 1) / (6 + 1)) <= scores.median_error[1] <= 2 / 512
-
-
 @given(tables(), st.integers(0, 10**6), st.integers(1, 9))
 def test_streaming_in_any_order_is_the_table_in_memory(values: np.ndarray, seed: int, batch: int) -> None:
     scores = streamed(values, np.random.default_rng(seed).permutation(len(values)), batch=batch)
