@@ -104,7 +104,7 @@ def draw_job(job: Job, *, key: str, stage: str = "") -> None:
             st.progress(min(1.0, done / max(1, total)), text=f"{done:,} of {total:,} {what}")
         else:
             show_text(job.last_line or "Starting…", limit=300)
-    note = "Finished work is kept; you can resume."
+    note = "You can start it again later."
     st.button("Cancel", icon=":material/stop_circle:", key=key, help=note, on_click=cancel, args=(job,))
 
 
