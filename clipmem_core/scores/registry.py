@@ -214,7 +214,7 @@ def scores_in(place: str) -> dict[str, Score]:
 
     Example:
         >>> list(scores_in(QUEUE))
-        ['clipmem', 'misfit']
+        ['clipmem', 'misfit', 'caption_misfit']
     """
     shown = sorted((score for score in TABLE if place in score.places), key=lambda score: score.places[place])
     return {score.name: score for score in shown}
