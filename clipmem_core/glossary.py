@@ -1,6 +1,6 @@
-"""The glossary: ten terms, what each is and what it means for a decision; pages use it as help texts."""
+"""The glossary: eleven terms, what each is and what it means for a decision; pages use it as help texts."""
 
-CLIPMEM, MISFIT, SIMILARITY_OUT, Q_VALUE = "clipmem", "misfit", "similarity out", "q value"
+CLIPMEM, MISFIT, SIMILARITY_OUT, Q_VALUE, SURPRISE = "clipmem", "misfit", "similarity out", "q value", "surprise"
 MEMBER, EXTERNAL, AUROC = "member", "external pair", "membership AUROC"
 PROTOCOL, ARM, DRAWN = "protocol", "arm", "synthetic set"
 MEANINGS = {
@@ -16,6 +16,10 @@ MEANINGS = {
     MISFIT: (
         "High if a pair was learned late, and models that never saw it prefer other captions.",
         "Start here to find wrong captions: review from the highest score down, and stop when few more are wrong.",
+    ),
+    SURPRISE: (
+        "How much less likely a word is here, given picture and other words, than anywhere, in log-odds.",
+        "Underlined words are suspicious. Rare but correct words surprise too; a word in few captions is not judged.",
     ),
     SIMILARITY_OUT: (
         "Cosine of picture and caption for members that did not train on the pair.",
