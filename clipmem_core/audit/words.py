@@ -43,7 +43,7 @@ NOTABLE = 0.0  # better words are stored of words that are more surprising than 
 SMALL = 2_000  # captions: their models train in less time than a process takes to start
 REPORTED = 2.0  # seconds between two reports of progress
 SEED = 0  # of the words that words are compared with
-_WRITTEN = 1 << 18  # words that are written at a time
+_PAIRS = 4_096  # pairs whose words are Python objects at a time
 
 
 def predict_half(
@@ -211,7 +211,8 @@ def _write_words(audit: Audit, words: Words, predicted: Predictions) -> None:
     values, spelled = surprises(words, predicted), np.array(["", "", *words.spelled], dtype=object)
     first, writer = 0, None
     with replacing(audit.folder / store.WORD_TABLE) as temporary:
-        for batch in store.pair_blocks(audit, [c.PAIR_ID, c.CAPTIONS]):
+        batches = store.pair_blocks(audit, [c.PAIR_ID, c.CAPTIONS])
+        for batch in (batch.slice(at, _PAIRS) for batch in batches for at in range(0, len(batch), _PAIRS)):
             rows, starts = [], []
             for pair, captions in enumerate(batch[c.CAPTIONS].to_pylist()):
                 for number, caption in enumerate(captions):
@@ -245,6 +246,6 @@ def _write_words(audit: Audit, words: Words, predicted: Predictions) -> None:
             }
             table = pa.table(columns)
             writer = writer or pq.ParquetWriter(temporary, table.schema)
-            writer.write_table(table, row_group_size=_WRITTEN)
+            writer.write_table(table)
         assert writer is not None
         writer.close()
