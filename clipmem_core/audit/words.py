@@ -212,7 +212,7 @@ def _write_words(audit: Audit, words: Words, predicted: Predictions) -> None:
     first, writer = 0, None
     with replacing(audit.folder / store.WORD_TABLE) as temporary:
         batches = store.pair_blocks(audit, [c.PAIR_ID, c.CAPTIONS])
-        for batch in (batch.slice(at, _PAIRS) for batch in batches for at in range(0, len(batch), _PAIRS)):
+        for batch in (whole.slice(at, _PAIRS) for whole in batches for at in range(0, len(whole), _PAIRS)):
             rows, starts = [], []
             for pair, captions in enumerate(batch[c.CAPTIONS].to_pylist()):
                 for number, caption in enumerate(captions):
