@@ -231,7 +231,9 @@ def _verdict(audit: Audit, progress: Progress) -> None:
     """Write the audit's results and its checks of itself."""
     began, spent, record, scores = time.monotonic(), progress.seconds, audit.record, audit.scores
     results = scoring.summary(progress.evidence, scores, progress.first_scores[1]) | {"attacks": progress.attacks}
-    scored = np.repeat(scores[c.GROUP].isin(c.SCORED_GROUPS).to_numpy(), progress.caption_counts)
+    # Captions of another picture have a count of their own
+    fitting = scores[c.GROUP].isin(c.SCORED_GROUPS) & ~(scores[c.P_WRONG] > 0.5)
+    scored = np.repeat(fitting.to_numpy(), progress.caption_counts)
     if single := scoring.single_captions(progress.words[scored[progress.words[c.CAPTION]]]):
         results["wrong_captions"]["single"] = single
     if sample := scoring.whole_set(audit, record, scores, ensure_checks(audit), results["wrong_captions"]):

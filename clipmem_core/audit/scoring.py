@@ -193,8 +193,8 @@ def single_captions(words: pd.DataFrame) -> dict[str, Any]:
 
     One word of each caption, drawn at random, is compared with the same caption with another word in its place
     (`changed`): those captions and words are known to be wrong. An estimate is given where at least one word must be
-    wrong; `high` is an upper bound otherwise. Words are counted as one in each wrong caption, but not in
-    their upper bound. `up_to` is an upper bound for a kind whatever the scores of right words.
+    wrong and no bound without assumptions is half as low; else `high` is an upper bound. Words are counted as one in
+    each wrong caption, but not in their upper bound. `up_to` is a bound for a kind whatever the scores of right words.
     """
     words = words.reset_index(drop=True)
     if words.empty:
@@ -219,8 +219,9 @@ def single_captions(words: pd.DataFrame) -> dict[str, Any]:
     result: dict[str, Any] = {"n": len(misfit), "kinds": kinds}
     count = estimate_wrong(-misfit, -wrong)
     if count.low is not None and count.high is not None:
-        counted = count.low >= 1 and any(part["seen"] for part in kinds)
-        result["captions"] = {"estimate": count.estimate if counted else None, "low": count.low, "high": count.high}
+        certain = count.low >= 1 and (count.estimate or 0.0) <= 2 * most_wrong(-misfit, -wrong)
+        estimate = count.estimate if certain and any(part["seen"] for part in kinds) else None
+        result["captions"] = {"estimate": estimate, "low": count.low, "high": count.high}
         most = min(max(count.high, most_wrong(-own, -changed[drawn])), len(own))
         result["words"] = result["captions"] | {"high": most}
     return result

@@ -24,15 +24,7 @@ from clipmem_core.audit.store import Audit
 from clipmem_core.features.embed import text_features
 from clipmem_core.features.towers import Tower
 from clipmem_core.io import DELETE, reading, replacing
-from clipmem_core.scores.words import (
-    CONSISTENT,
-    WORD,
-    Words,
-    changed_words,
-    kind_of,
-    split_words,
-    surprise,
-)
+from clipmem_core.scores.words import CONSISTENT, WORD, Words, changed_words, kind_of, split_words, surprise
 from clipmem_core.training.words import Predictions, fit, predict, word_vectors
 
 FOLDER = "words"  # of the models, a folder each, until their predictions are written

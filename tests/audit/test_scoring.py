@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clipmem_core.audit.scoring import Evidence, score_table, summary
+from clipmem_core.audit.scoring import Evidence, score_table, single_captions, summary
 from clipmem_core.audit.verdict import doubt, judge, queues, uses
 from clipmem_core.config import AuditConfig
 from clipmem_core.draws import CAPTION, draw_keys, hashed
@@ -157,3 +157,17 @@ def test_captions_are_called_wrong_only_if_no_check_failed_and_the_reason_is_sho
         assert shown.count(doubt(verdict)) == len(queues(verdict))
     hostile = {"checks": [{"name": "<script>", "good": False}]}
     assert "<script>" not in doubt(hostile)
+
+
+@pytest.mark.parametrize("n_wrong", [0, 100])
+def test_captions_with_a_wrong_word_are_counted(n_wrong: int) -> None:
+    rng = np.random.default_rng(0)
+    own, changed = rng.normal(-3, 1, (2000, 6)), rng.normal(5, 1, (2000, 6))
+    own[:n_wrong, 2] = rng.normal(5, 1, n_wrong)
+    columns = {"caption": np.repeat(np.arange(2000), 6), "surprise": own.ravel(), "changed": changed.ravel(), "kind": 2}
+    single = single_captions(pd.DataFrame(columns))
+    count = single["captions"]
+    assert count["low"] <= n_wrong <= count["high"] < n_wrong + 40
+    assert (count["estimate"] is None) == (n_wrong == 0)
+    assert [(kind["kind"], kind["seen"]) for kind in single["kinds"]] == [("other word", True)]
+    assert single_captions(pd.DataFrame(columns).head(0)) == {}
