@@ -145,6 +145,7 @@ def _features(audit: Audit, progress: Progress) -> None:
     progress.cut = ensure_features(audit, record, progress.screen, progress.executor)
 
 
+@one_thread
 def _words(audit: Audit, progress: Progress) -> None:
     """Train the word models, and predict the words of captions by the model that never saw their pair."""
     from clipmem_core.audit.words import ensure_words  # torch
