@@ -216,15 +216,13 @@ def single_captions(words: pd.DataFrame) -> dict[str, Any]:
         auroc = float((ranks.mean() - (len(known) + 1) / 2) / len(misfit))
         up_to = round(min(most_wrong(-misfit, -known), len(misfit)))
         kinds.append({"kind": name, "auroc": auroc, "seen": auroc >= SEEN_FROM, "up_to": up_to})
-    result: dict[str, Any] = {"n": len(misfit), "kinds": kinds}
-    count = estimate_wrong(-misfit, -wrong)
+    count, estimate, most = estimate_wrong(-misfit, -wrong), None, None
     if count.low is not None and count.high is not None:
         certain = count.low >= 1 and (count.estimate or 0.0) <= 2 * most_wrong(-misfit, -wrong)
         estimate = count.estimate if certain and any(part["seen"] for part in kinds) else None
-        result["captions"] = {"estimate": estimate, "low": count.low, "high": count.high}
         most = min(max(count.high, most_wrong(-own, -changed[drawn])), len(own))
-        result["words"] = result["captions"] | {"high": most}
-    return result
+    captions = {"estimate": estimate, "low": count.low, "high": count.high}
+    return {"n": len(misfit), "kinds": kinds, "captions": captions, "words": captions | {"high": most}}
 
 
 def summary(evidence: Evidence, scores: pd.DataFrame, split: dict[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import pytest
 
 from clipmem_core.audit.scoring import Evidence, score_table, single_captions, summary
 from clipmem_core.audit.verdict import doubt, judge, queues, uses
+from clipmem_core.audit.verdict import single_captions as verdict_sentence
 from clipmem_core.config import AuditConfig
 from clipmem_core.draws import CAPTION, draw_keys, hashed
 from clipmem_core.scores.alignment import pair_terms
@@ -171,3 +172,6 @@ def test_captions_with_a_wrong_word_are_counted(n_wrong: int) -> None:
     assert (count["estimate"] is None) == (n_wrong == 0)
     assert [(kind["kind"], kind["seen"]) for kind in single["kinds"]] == [("other word", True)]
     assert single_captions(pd.DataFrame(columns).head(0)) == {}
+    few = single_captions(pd.DataFrame(columns).head(12))
+    assert few["captions"] == few["words"] == {"estimate": None, "low": None, "high": None}
+    assert "AUROC" in verdict_sentence({"wrong_captions": {"single": few}})
