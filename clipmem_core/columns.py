@@ -70,6 +70,7 @@ START = "start"  # its first character
 WORD = "word"
 PROBABILITY = "probability"
 SURPRISE = "surprise"
+WORD_KIND = "kind"  # not stored
 CHANGED = "changed"  # the surprise of another word of its kind in its place
 BETTER = "better"  # likelier words, the likeliest first
 BETTER_PROBABILITY = "better_probability"

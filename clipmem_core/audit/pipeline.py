@@ -82,7 +82,7 @@ class Progress:
     @functools.cached_property
     def words(self) -> pd.DataFrame:
         """The words that were predicted, with their caption's number among all."""
-        from clipmem_core.audit.words import read_words  # torch
+        from clipmem_core.audit.word_table import read_words  # torch
 
         return read_words(self.audit, self.caption_counts)
 
@@ -148,7 +148,7 @@ def _features(audit: Audit, progress: Progress) -> None:
 @one_thread
 def _words(audit: Audit, progress: Progress) -> None:
     """Train the word models, and predict the words of captions by the model that never saw their pair."""
-    from clipmem_core.audit.words import ensure_words  # torch
+    from clipmem_core.audit.word_table import ensure_words  # torch
 
     record, screen = audit.record, progress.screen
     if not progress.predicts_words:

@@ -208,7 +208,7 @@ def single_captions(words: pd.DataFrame) -> dict[str, Any]:
     with_change[drawn] = changed[drawn]
     caption = np.searchsorted(start, drawn, side="right") - 1
     misfit, wrong, kinds = word_misfit(own, start), word_misfit(with_change, start)[caption], []
-    kind = words["kind"].to_numpy()[drawn]
+    kind = words[c.WORD_KIND].to_numpy()[drawn]
     for number, name in enumerate(KINDS):
         if not (known := wrong[kind == number]).size:
             continue

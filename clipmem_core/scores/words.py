@@ -1,8 +1,8 @@
 """Scores of the words of captions: how surprising a word is, for models that never saw its pair, and its caption.
 
 Words are numbered: 0 is no word, 1 a word that no model reads, and from 2 on the words of all captions. Words below
-`Words.known` are predicted: the frequent ones, the most frequent first, but for the words of English grammar, which
-say little about a picture.
+`Words.vocabulary_size` are predicted: the frequent ones, the most frequent first, except words of English grammar,
+which say little about a picture.
 """
 
 import functools
@@ -31,15 +31,15 @@ class Words:
     """The words of all captions of a data set, as numbers."""
 
     spelled: list[str]  # the word of number i + 2, in lower case
-    known: int  # numbers from 2 and below this one are predicted
+    vocabulary_size: int  # numbers from 2 and below this one are predicted
     ids: np.ndarray  # int32 [n_words]
     caption_start: np.ndarray  # the first word of each caption, int64 [n_captions + 1]
     pair_start: np.ndarray  # the first caption of each pair, int64 [n_pairs + 1]
 
     @functools.cached_property
     def frequency(self) -> np.ndarray:
-        """The share of each predicted word among all of them, [known]; 0 for the first two numbers."""
-        counts = np.bincount(self.ids, minlength=self.known)[: self.known].astype(np.float64)
+        """The share of each predicted word among all of them, [vocabulary_size]; 0 for the first two numbers."""
+        counts = np.bincount(self.ids, minlength=self.vocabulary_size)[: self.vocabulary_size].astype(np.float64)
         counts[:2] = 0.0
         return counts / max(counts.sum(), 1.0)
 
@@ -71,7 +71,7 @@ def split_words(captions: Iterable[Sequence[str]]) -> Words:
     place[order] = np.arange(2, len(order) + 2)
     return Words(
         spelled=[words[number] for number in order],
-        known=2 + len(predicted),
+        vocabulary_size=2 + len(predicted),
         ids=place[np.concatenate([np.empty(0, np.int32), *ids])],
         caption_start=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
         pair_start=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
@@ -89,8 +89,8 @@ def changed_words(words: Words, *, seed: int) -> np.ndarray:
     Models compare each word with it: it is a wrong word that a caption could have, as the scores see it.
     """
     rng, drawn = np.random.default_rng([seed, 13]), np.zeros(len(words.ids), np.int32)
-    kinds = np.array([-1, -1, *map(kind_of, words.spelled[: words.known - 2])])
-    ids = np.where(words.ids < words.known, words.ids, 0)
+    kinds = np.array([-1, -1, *map(kind_of, words.spelled[: words.vocabulary_size - 2])])
+    ids = np.where(words.ids < words.vocabulary_size, words.ids, 0)
     for kind in range(len(KINDS)):
         listed = np.flatnonzero(kinds == kind)
         if len(listed) < 2:
@@ -126,8 +126,8 @@ def word_misfit(values: np.ndarray, start: np.ndarray) -> np.ndarray:
         >>> word_misfit(np.log([1.0, 3.0, 5.0]), np.array([0, 2, 2, 3])).tolist()  # log 2, none, log 5
         [0.6931471805599453, nan, 1.6094379124341003]
     """
-    known = np.isfinite(values)
-    group = np.repeat(np.arange(len(start) - 1), np.diff(start))[known]
+    finite = np.isfinite(values)
+    group = np.repeat(np.arange(len(start) - 1), np.diff(start))[finite]
     counts = np.bincount(group, minlength=len(start) - 1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.log(np.bincount(group, np.exp(values[known]), len(start) - 1) / counts)
+        return np.log(np.bincount(group, np.exp(values[finite]), len(start) - 1) / counts)

@@ -35,7 +35,7 @@ from clipmem_core.audit.pipeline import run_audit
 from clipmem_core.audit.prepare import load_data_set, membership_of
 from clipmem_core.audit.scoring import single_captions
 from clipmem_core.audit.store import TEXT_EMBEDDINGS, Audit, caption_counts, read_embeddings
-from clipmem_core.audit.words import read_words
+from clipmem_core.audit.word_table import read_words
 from clipmem_core.config import AuditConfig, InputError, data_folder, preset_config
 from clipmem_core.dataset.injected_errors import inject_miscaptions
 from clipmem_core.scores.alignment import pair_terms

@@ -15,8 +15,11 @@ CAPTIONS = [
 
 def test_words_are_numbered_by_frequency_without_grammar() -> None:
     words = split_words(CAPTIONS)
-    assert words.spelled[: words.known - 2] == ["red", "dog", "two", "cats", "blue", "three"] or words.known == 8
-    predicted = words.spelled[: words.known - 2]
+    assert (
+        words.spelled[: words.vocabulary_size - 2] == ["red", "dog", "two", "cats", "blue", "three"]
+        or words.vocabulary_size == 8
+    )
+    predicted = words.spelled[: words.vocabulary_size - 2]
     assert set(predicted) == {"red", "dog", "two", "cats", "blue", "three"}  # not a, the, and
     assert np.diff(words.caption_start)[:5].tolist() == [5, 3, 6, 0, 6]
     assert np.diff(words.pair_start)[:4].tolist() == [2, 1, 1, 1]
@@ -25,7 +28,7 @@ def test_words_are_numbered_by_frequency_without_grammar() -> None:
 
 def test_a_word_in_few_captions_is_not_predicted() -> None:
     words = split_words([["zebra zebra zebra zebra zebra"], *[["dog"]] * 5])
-    assert words.spelled[: words.known - 2] == ["dog"]
+    assert words.spelled[: words.vocabulary_size - 2] == ["dog"]
 
 
 def test_surprise_is_the_odds_of_a_word_by_chance() -> None:

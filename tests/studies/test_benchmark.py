@@ -51,7 +51,7 @@ def run(config: AuditConfig, **more: Any) -> Benchmark:
 @pytest.fixture(scope="module", autouse=True)
 def short_training() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("clipmem_core.training.words.TRAINED", 1)  # words: a single epoch
+        patch.setattr("clipmem_core.training.word_model.TRAINED", 1)  # words: a single epoch
         yield
 
 

@@ -25,12 +25,11 @@ from clipmem_core.features.embed import text_features
 from clipmem_core.features.towers import Tower
 from clipmem_core.io import DELETE, reading, replacing
 from clipmem_core.scores.words import CONSISTENT, WORD, Words, changed_words, kind_of, split_words, surprise
-from clipmem_core.training.words import Predictions, fit, predict, word_vectors
+from clipmem_core.training.word_model import Predictions, fit, predict, word_vectors
 
 FOLDER = "words"  # of the models, a folder each, until their predictions are written
 HALVES = ("0", "1")
 STATE, PREDICTED, SHARE = "state.pt", "predictions.npz", "share.json"
-KIND = "kind"
 NOTABLE = 0.0  # better words are stored of words that are more surprising than this
 SMALL = 2_000  # captions: their models train in less time than a process takes to start
 REPORTED = 2.0  # seconds between two reports of progress
@@ -42,7 +41,7 @@ def predict_half(
     words: Words,
     pictures: np.ndarray,
     trained: np.ndarray,
-    judged: np.ndarray,
+    predicted: np.ndarray,
     *,
     text_tower: Tower | None,
     seed: int,
@@ -56,20 +55,20 @@ def predict_half(
         words: of all captions.
         pictures: features of all pictures, [n_pairs, width].
         trained: rows of the pairs it is trained on.
-        judged: rows of the pairs it predicts.
+        predicted: rows of the pairs it predicts.
         text_tower: its embedding of each word is an input; None: without.
         seed: of the model.
         into: the predictions of all words.
-        state: file from which a killed training goes on.
+        state: file from which a killed training resumes.
         progress: called with the share that is done.
     """
-    if words.known < 4 or not len(trained):
+    if words.vocabulary_size < 4 or not len(trained):
         return
     embed = (lambda listed: text_features([[word] for word in listed], text_tower)[0]) if text_tower else None
     vectors = word_vectors(words, embed)
     model = fit(words, pictures, trained, vectors, seed=seed, state=state, progress=lambda share: progress(0.8 * share))
     changed = changed_words(words, seed=SEED)
-    predict(model, words, pictures, judged, changed, into, lambda share: progress(0.8 + 0.2 * share))
+    predict(model, words, pictures, predicted, changed, into, lambda share: progress(0.8 + 0.2 * share))
 
 
 def halves_of(trained: np.ndarray, external: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -89,7 +88,7 @@ def _words_of(audit: Audit) -> Words:
 def surprises(words: Words, predicted: Predictions) -> np.ndarray:
     """Return how surprising each word is, and the word it is compared with, [n_words, 2]; NaN if not predicted."""
     changed = changed_words(words, seed=SEED)
-    frequency = words.frequency[np.column_stack([np.where(words.ids < words.known, words.ids, 0), changed])]
+    frequency = words.frequency[np.column_stack([np.where(words.ids < words.vocabulary_size, words.ids, 0), changed])]
     return surprise(predicted.alone, predicted.together, np.where(frequency > 0, frequency, np.nan))
 
 
@@ -125,20 +124,20 @@ def run_halves(folder: Path, names: Sequence[str]) -> None:
     external = np.zeros(len(trained), bool)
     external[shared.data.external] = True
     for name in names:
-        own, before = folder / FOLDER / name, time.monotonic()
+        half_folder, before = folder / FOLDER / name, time.monotonic()
 
-        def report(share: float, own: Path = own) -> None:
+        def report(share: float, half_folder: Path = half_folder) -> None:
             nonlocal before
             if time.monotonic() > before + REPORTED:
                 before = time.monotonic()
-                store.write_json(own / SHARE, share)
+                store.write_json(half_folder / SHARE, share)
 
         into = Predictions.empty(len(words.ids))
         half = halves_of(trained, external)[int(name)]
         seed = shared.config.seed + int(name)
-        files: Any = {"state": own / STATE, "progress": report}
+        files: Any = {"state": half_folder / STATE, "progress": report}
         predict_half(words, pictures, *half, text_tower=text_tower, seed=seed, into=into, **files)
-        with replacing(own / PREDICTED) as temporary, temporary.open("wb") as file:
+        with replacing(half_folder / PREDICTED) as temporary, temporary.open("wb") as file:
             np.savez(file, **into._asdict())
 
 
@@ -153,7 +152,7 @@ def ensure_words(
     missing = [name for name in HALVES if not (folder / name / PREDICTED).is_file()]
     for name in missing:
         (folder / name).mkdir(parents=True, exist_ok=True)
-    program = program_of("clipmem_core.audit.words:run_halves", audit.folder)
+    program = program_of("clipmem_core.audit.word_table:run_halves", audit.folder)
     tasks = [Task((folder / name,), program, (name,), threads, "word model") for name in missing]
     small = int(store.caption_counts(audit).sum()) < SMALL
     run = executor or (in_this_process if small else functools.partial(local_processes, at_once=at_once))
@@ -181,7 +180,7 @@ def read_words(audit: Audit, counts: np.ndarray) -> pd.DataFrame:
     """
     path = audit.folder / store.WORD_TABLE
     if not path.is_file():
-        return pd.DataFrame({c.CAPTION: [], c.SURPRISE: [], c.CHANGED: [], KIND: []}).astype({c.CAPTION: int})
+        return pd.DataFrame({c.CAPTION: [], c.SURPRISE: [], c.CHANGED: [], c.WORD_KIND: []}).astype({c.CAPTION: int})
     with reading(path, repair=DELETE):
         table = pq.read_table(path, columns=[c.PAIR_ID, c.CAPTION, c.WORD, c.SURPRISE, c.CHANGED])
     ids = pa.chunked_array([batch[c.PAIR_ID] for batch in store.pair_blocks(audit, [c.PAIR_ID])])
@@ -193,7 +192,7 @@ def read_words(audit: Audit, counts: np.ndarray) -> pd.DataFrame:
             c.CAPTION: (np.cumsum(counts) - counts)[pair] + table[c.CAPTION].to_numpy(),
             c.SURPRISE: table[c.SURPRISE].to_numpy(),
             c.CHANGED: table[c.CHANGED].to_numpy(),
-            KIND: kinds[listed.indices.to_numpy()],
+            c.WORD_KIND: kinds[listed.indices.to_numpy()],
         }
     )
 

@@ -42,7 +42,7 @@ class Block(NamedTuple):
 
 
 class Predictions(NamedTuple):
-    """What the models predict of each word of a data set."""
+    """The predictions of both models for each word of a data set."""
 
     alone: np.ndarray  # log-probabilities given picture and caption, float32 [n_words, 2]; NaN if not predicted
     together: np.ndarray  # given the pair's other captions too
@@ -60,18 +60,21 @@ class Predictions(NamedTuple):
 class WordModel(nn.Module):
     """Scores of every predicted word at a place of a caption."""
 
-    def __init__(self, known: int, pictures: np.ndarray, vectors: Tensor | None) -> None:
+    def __init__(self, vocabulary_size: int, pictures: np.ndarray, vectors: Tensor | None) -> None:
         """Create a model for features of pictures, [n_pairs, width], and vectors of all words that are read, if any."""
         super().__init__()
-        self.known, sample = known, np.asarray(pictures[:: max(1, len(pictures) // 10_000)], np.float32)
+        self.vocabulary_size, sample = (
+            vocabulary_size,
+            np.asarray(pictures[:: max(1, len(pictures) // 10_000)], np.float32),
+        )
         self.vectors: Tensor | None
         self.centre: Tensor
         self.spread: Tensor
         self.register_buffer("vectors", vectors, persistent=False)
         self.register_buffer("centre", torch.from_numpy(sample.mean(axis=0)))
         self.register_buffer("spread", torch.from_numpy(sample.std(axis=0) + 1e-3))
-        self.free = nn.Embedding(known, EMBEDDING, padding_idx=0)
-        self.out = nn.Linear(OUTPUT, known)
+        self.free = nn.Embedding(vocabulary_size, EMBEDDING, padding_idx=0)
+        self.out = nn.Linear(OUTPUT, vocabulary_size)
         nn.init.normal_(self.free.weight, std=0.1 if vectors is not None else 0.3)
         nn.init.normal_(self.out.weight, std=0.03)
         self.read = nn.Linear(VECTOR, EMBEDDING, bias=False)
@@ -89,14 +92,14 @@ class WordModel(nn.Module):
     def embed(self, words: Tensor) -> Tensor:
         """Return the embeddings of words, [..., EMBEDDING]; 0 for no word."""
         used, places = words.unique(return_inverse=True)
-        table = functional.embedding(used.clamp(max=self.known - 1), self.free.weight, padding_idx=0)
-        table = table * (used < self.known)[:, None]
+        table = functional.embedding(used.clamp(max=self.vocabulary_size - 1), self.free.weight, padding_idx=0)
+        table = table * (used < self.vocabulary_size)[:, None]
         if self.vectors is not None:
             table = table + self.read(self.vectors[used])
         return table[places] * (words > 0)[..., None]
 
     def forward(self, block: Block, picked: Tensor, others: Tensor) -> Tensor:
-        """Return the logits of the picked words, [n_picked, known].
+        """Return the logits of the picked words, [n_picked, vocabulary_size].
 
         Args:
             block: words with their captions and pictures.
@@ -109,8 +112,8 @@ class WordModel(nn.Module):
         around = []
         for offset in (*range(-WINDOW, 0), *range(1, WINDOW + 1)):
             shifted, same = embedded.roll(-offset, 1), caption.roll(-offset, 1) == caption
-            inside = (torch.arange(n) + offset).clamp(0, n - 1) == torch.arange(n) + offset
-            around.append(shifted * (same & inside)[..., None])
+            neighbour = torch.arange(n) + offset
+            around.append(shifted * (same & (neighbour >= 0) & (neighbour < n))[..., None])
         # Sums over each caption, whose group is its number within the batch.
         most = int(caption.max()) + 1
         group = (caption + most * torch.arange(n_blocks)[:, None]).flatten()
@@ -136,7 +139,7 @@ class WordModel(nn.Module):
         output = self.last(self.drop(hidden))
         weight = self.out.weight
         if self.vectors is not None:
-            weight = weight + self.write(self.vectors[: self.known])
+            weight = weight + self.write(self.vectors[: self.vocabulary_size])
         logits = functional.linear(output, weight, self.out.bias)
 
         # Words that other captions of the pair have too: whether any has it, and the share of captions that has it.
@@ -147,7 +150,7 @@ class WordModel(nn.Module):
         any_other = (other / (other @ equal).clamp(min=1))[picked]
         share = (other / (in_caption * n_others.clamp(min=1)[:, None]).clamp(min=1)[:, None])[picked]
         gate = self.copied(hidden)
-        read = torch.where(words < self.known, words, 0)[at]
+        read = torch.where(words < self.vocabulary_size, words, 0)[at]
         return logits.scatter_add(1, read, gate[:, :1] * any_other + gate[:, 1:] * share)
 
 
@@ -176,15 +179,14 @@ def blocks(words: Words, pictures: np.ndarray, pairs: np.ndarray, *, size: int) 
         place = first[rows, None] + np.arange((end[rows] - first[rows]).max())
         place[place >= end[rows, None]] = -1
         ids = np.where(place < 0, 0, words.ids[place])
-        caption = np.searchsorted(words.caption_start, place, side="right") - words.pair_start[owner[rows], None]
-        caption = np.where(place < 0, 0, caption)
-        caption = np.where(place < 0, 0, caption - np.where(place < 0, 1 << 40, caption).min(axis=1, keepdims=True) + 1)
+        number = np.searchsorted(words.caption_start, place, side="right")
+        caption = np.where(place < 0, 0, number - number[:, :1] + 1)
         picture = torch.from_numpy(np.asarray(pictures[owner[rows]], np.float32))
         yield Block(torch.from_numpy(ids.astype(np.int64)), torch.from_numpy(caption), picture, place)
 
 
 def trained_share(words: Words) -> np.ndarray:
-    """Return how often each predicted word is trained on where it occurs, [known]."""
+    """Return how often each predicted word is trained on where it occurs, [vocabulary_size]."""
     with np.errstate(divide="ignore"):
         share = np.minimum(1.0, np.sqrt(RARE / words.frequency))
     share[:2] = 0.0
@@ -201,12 +203,12 @@ def fit(
     state: Path | None = None,
     progress: Progress = lambda share: None,
 ) -> WordModel:
-    """Train a model on some pairs; `state` is a file from which a killed training goes on."""
+    """Train a model on some pairs. A killed training resumes from the file `state`."""
     torch.manual_seed(seed)
     share = trained_share(words)
-    model = WordModel(words.known, pictures, vectors)
+    model = WordModel(words.vocabulary_size, pictures, vectors)
     bias = np.log(np.maximum(words.frequency * share, 1e-9))
-    model.out.bias.data = torch.from_numpy(np.where(np.arange(words.known) < 2, -1e4, bias)).float()
+    model.out.bias.data = torch.from_numpy(np.where(np.arange(words.vocabulary_size) < 2, -1e4, bias)).float()
     start = words.caption_start[words.pair_start]
     n_words = max(1, int((start[pairs + 1] - start[pairs]).sum()))
     per_epoch = -(-len(pairs) // BATCH)
@@ -227,7 +229,7 @@ def fit(
             order = np.random.default_rng([seed, epoch, 1]).permutation(pairs)
         at = step % per_epoch * BATCH
         for block in blocks(words, pictures, order[at : at + BATCH], size=2 * BATCH):
-            ids = np.minimum(block.words.numpy(), words.known)
+            ids = np.minimum(block.words.numpy(), words.vocabulary_size)
             picked = torch.from_numpy(rng.random(ids.shape) < np.append(share, 0.0)[ids])
             others = torch.from_numpy(rng.random(len(ids)) >= WITHOUT_CAPTIONS)
             if picked.any():
@@ -256,8 +258,9 @@ def predict(
 ) -> None:
     """Write the predictions of all words of some pairs; `changed` has a word to compare each with, [n_words]."""
     untrained, done = torch.from_numpy(np.log(np.maximum(trained_share(words), 1e-9))).float(), 0
+    n_words = max(1, int(np.diff(words.caption_start[words.pair_start])[pairs].sum()))
     for block in blocks(words, pictures, pairs, size=2 * BATCH):
-        picked = (block.words > 1) & (block.words < words.known)
+        picked = (block.words > 1) & (block.words < words.vocabulary_size)
         place = block.place[picked.numpy()]
         if len(place):
             ids = torch.stack([block.words[picked], torch.from_numpy(changed[place].astype(np.int64))], 1)
@@ -266,8 +269,8 @@ def predict(
                 logits[:, :2] = -torch.inf
                 log_probability = logits.log_softmax(-1)
                 values[place] = log_probability.gather(1, ids).numpy()
-            top = log_probability.topk(min(BETTER, words.known - 2), dim=-1)
+            top = log_probability.topk(min(BETTER, words.vocabulary_size - 2), dim=-1)
             into.better[place, : top.indices.shape[1]] = top.indices.numpy()
             into.better_probability[place, : top.indices.shape[1]] = top.values.exp().numpy()
-        done += int((block.caption.numpy()[:, 1:] != block.caption.numpy()[:, :-1]).sum()) + len(block.words)
-        progress(done / max(1, len(words.caption_start) - 1))
+        done += int((block.place >= 0).sum())
+        progress(done / n_words)

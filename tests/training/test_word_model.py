@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from clipmem_core.audit.words import word_scores
+from clipmem_core.audit.word_table import word_scores
 from clipmem_core.scores.words import split_words, word_misfit
-from clipmem_core.training import words as model_words
+from clipmem_core.training import word_model
 
 COLOURS = ("red", "green", "blue", "black")
 ODD = ["", "dog", "🐊 👩‍👩‍👧", "קרוקודיל ירוק", "new " + " ".join(f"w{i}" for i in range(40)), "dog " * 10_000]
@@ -26,7 +26,7 @@ def made_set(n: int, rng: np.random.Generator) -> tuple[list[list[str]], np.ndar
 
 
 def test_changed_words_are_the_most_surprising(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model_words, "TRAINED", 20_000)
+    monkeypatch.setattr(word_model, "TRAINED", 20_000)
     rng = np.random.default_rng(0)
     captions, features = made_set(400, rng)
     changed = rng.choice(380, 40, replace=False)
@@ -55,18 +55,18 @@ def test_too_few_words_are_no_error() -> None:
 
 
 def test_a_killed_training_ends_with_the_same_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model_words, "SAVED", 5)
-    monkeypatch.setattr(model_words, "TRAINED", 3_000)
+    monkeypatch.setattr(word_model, "SAVED", 5)
+    monkeypatch.setattr(word_model, "TRAINED", 3_000)
     captions, features = made_set(200, np.random.default_rng(0))
     words, rows = split_words(captions), np.arange(200)
-    whole = model_words.fit(words, features, rows, None, seed=1)
+    whole = word_model.fit(words, features, rows, None, seed=1)
 
     def kill(share: float) -> None:
         if share > 0.6:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        model_words.fit(words, features, rows, None, seed=1, state=tmp_path / "state", progress=kill)
-    resumed = model_words.fit(words, features, rows, None, seed=1, state=tmp_path / "state")
+        word_model.fit(words, features, rows, None, seed=1, state=tmp_path / "state", progress=kill)
+    resumed = word_model.fit(words, features, rows, None, seed=1, state=tmp_path / "state")
     for name, values in whole.state_dict().items():
         assert_allclose(resumed.state_dict()[name].numpy(), values.numpy(), atol=1e-5)
