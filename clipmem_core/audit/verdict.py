@@ -98,13 +98,11 @@ def single_captions(verdict: Mapping[str, Any]) -> str:
     n, sentences, seen, unseen = single["n"], list[str](), list[str](), list[str]()
     estimate, low, high = (single["captions"][end] for end in ("estimate", "low", "high"))
     if estimate is not None:
-        about = f"about {estimate:,.0f} ({low:,.0f}–{high:,.0f})"
-        sentences.append(f"Beside those, of {n:,} captions {about} have a wrong word.")
+        sentences.append(f"About {estimate:,.0f} of {n:,} other captions have a wrong word ({low:,.0f}–{high:,.0f}).")
         if (most_words := single["words"]["high"]) is not None:
             sentences.append(f"Up to {most_words:,.0f} words may be wrong.")
     elif high is not None:
-        may = "may have a wrong word of a kind that this audit sees"
-        sentences.append(f"Beside those, up to {high:,.0f} of {n:,} captions {may}.")
+        sentences.append(f"Up to {high:,.0f} of {n:,} other captions may have a wrong word of a kind it can see.")
     for kind in single["kinds"]:
         remain = "" if kind["seen"] else f"; up to {kind['up_to']:,} may remain"
         (seen if kind["seen"] else unseen).append(f"{kind['kind']}s (AUROC {kind['auroc']:.2f}{remain})")

@@ -99,7 +99,7 @@ def test_single_captions_have_a_count_and_the_kinds_of_errors_that_are_not_seen(
     pairs, captions = wrong_words(audit)[0].split("\n")
     assert "not counted" not in pairs
     assert captions == (
-        "Beside those, of 40,445 captions about 1,200 (900–1,600) have a wrong word. Up to 1,700 words may be wrong. "
+        "About 1,200 of 40,445 other captions have a wrong word (900–1,600). Up to 1,700 words may be wrong. "
         "This audit can see wrong other words (AUROC 0.84). It cannot see wrong numbers (AUROC 0.55; up to 3,100 may "
         "remain)."
     )
