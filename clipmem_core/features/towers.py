@@ -401,7 +401,7 @@ def _open_sentences(folder: str, *, precision: Precision, device: str) -> tuple[
             ids = model.tokenizer(list(captions), truncation=False, padding=False, verbose=False)["input_ids"]
         return np.array([len(tokens) for tokens in ids], np.int32)
 
-    opened = _opened(_Sentences(model), inputs, precision=precision, device=device)
+    opened = _opened(_Sentences(model).eval(), inputs, precision=precision, device=device)
     return dataclasses.replace(opened, lengths=lengths), model
 
 
@@ -416,10 +416,10 @@ def _opened(
         with autocast(precision, device):
             return network(*tensors).cpu().numpy()
 
-    def compile(example: Any) -> Callable[[Any], np.ndarray]:
+    def compile(batch: Any) -> Callable[[Any], np.ndarray]:
         import onnxruntime
 
-        tensors = {name: torch.from_numpy(values) for name, values in inputs(example[:2]).items()}
+        tensors = {name: torch.from_numpy(values) for name, values in inputs(batch[:2]).items()}
         axes = {name: {0: "n"} | ({1: "length"} if values.ndim == 2 else {}) for name, values in tensors.items()}
         options: Any = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
