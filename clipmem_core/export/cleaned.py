@@ -24,7 +24,10 @@ from clipmem_core.review.decisions import FOR_OTHER, RECAPTION, REMOVE, open_rev
 
 ROW = "row"  # the pair's row in the audit
 RECAPTIONED = "recaptioned"
-IMAGES = "{stem}_images"  # folder of extracted pictures
+IMAGES, CLEANED = (
+    "{stem}_images",
+    "cleaned.json",
+)  # folder of extracted pictures; in the folder of a re-audit's data set
 BLOCK = 20_000  # pairs converted to Python objects at a time
 Progress = Callable[[int, int], None]
 Pictures = tuple[Path, pa.ChunkedArray, tuple[str, ...]]  # folder, names, notes

@@ -14,12 +14,12 @@ from clipmem_core.audit.pipeline import Screen, run_audit
 from clipmem_core.audit.reaudit_effect import Change, Measured, measure
 from clipmem_core.audit.store import CONFIG, Audit, audits_folder, check_name, list_audits, write_json
 from clipmem_core.config import SETS, AuditConfig, InputError, SourceOptions, data_folder
-from clipmem_core.export.cleaned import IMAGES, beside, check_root, clean
+from clipmem_core.export.cleaned import CLEANED, IMAGES, beside, check_root, clean
 from clipmem_core.export.formats import write_csv
 from clipmem_core.io import read_json
 from clipmem_core.review.decisions import open_review
 
-AGAIN, CLEANED, CAPTIONS = "again.json", "cleaned.json", "captions.csv"
+AGAIN, CAPTIONS = "again.json", "captions.csv"
 ADVICE = "delete it and repeat the command; what was trained stays"
 
 

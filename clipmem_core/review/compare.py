@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+import scipy
 
 from clipmem_core import columns as c
 from clipmem_core.audit.store import PAIRS, SCORES, Audit
@@ -75,8 +75,8 @@ def compare(one: Audit, other: Audit, *, column: str = c.CLIPMEM, limit: int) ->
         only_other=len(tables[1]) - len(joined),
         edited=int(edited.sum()),
         regrouped=int(regrouped.sum()),
-        spearman=float(stats.spearmanr(*values).statistic) if correlated else None,
-        pearson=float(stats.pearsonr(*values).statistic) if correlated else None,
+        spearman=float(scipy.stats.spearmanr(*values).statistic) if correlated else None,
+        pearson=float(scipy.stats.pearsonr(*values).statistic) if correlated else None,
         mean_difference=change.mean if change else None,
         low=change.low if change and change.n > 1 else None,
         high=change.high if change and change.n > 1 else None,
