@@ -24,7 +24,8 @@ from clipmem_core.review.decisions import FOR_OTHER, RECAPTION, REMOVE, open_rev
 
 ROW = "row"  # the pair's row in the audit
 RECAPTIONED = "recaptioned"
-IMAGES, CLEANED = (
+IMAGES = "{stem}_images"  # folder of extracted pictures
+CLEANED = "cleaned.json"  # in the folder of a data set that a second audit is of
     "{stem}_images",
     "cleaned.json",
 )  # folder of extracted pictures; in the folder of a re-audit's data set

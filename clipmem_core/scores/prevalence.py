@@ -350,7 +350,10 @@ def count_of_sample(found: int, drawn: int, pairs: int) -> tuple[int, int]:
     if drawn == 0:
         return 0, pairs
     rest = pairs - drawn
-    below = np.cumsum(scipy.stats.betabinom.pmf(np.arange(rest + 1), rest, found + 0.5, drawn - found + 0.5))
+    wrong, betaln = np.arange(rest + 1), scipy.special.betaln  # betabinom.pmf without scipy.stats, slow to import
+    log_ways = -np.log(rest + 1) - betaln(rest - wrong + 1, wrong + 1)
+    ends = found + 0.5, drawn - found + 0.5
+    below = np.cumsum(np.exp(log_ways + betaln(wrong + ends[0], rest - wrong + ends[1]) - betaln(*ends)))
     low, high = (min(int(np.searchsorted(below, q)), rest) for q in (_TAIL, 1 - _TAIL))
     return found + (low if found else 0), found + (high if found < drawn else rest)
 
