@@ -26,9 +26,6 @@ ROW = "row"  # the pair's row in the audit
 RECAPTIONED = "recaptioned"
 IMAGES = "{stem}_images"  # folder of extracted pictures
 CLEANED = "cleaned.json"  # in the folder of a data set that a second audit is of
-    "{stem}_images",
-    "cleaned.json",
-)  # folder of extracted pictures; in the folder of a re-audit's data set
 BLOCK = 20_000  # pairs converted to Python objects at a time
 Progress = Callable[[int, int], None]
 Pictures = tuple[Path, pa.ChunkedArray, tuple[str, ...]]  # folder, names, notes
