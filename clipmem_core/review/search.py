@@ -1,6 +1,7 @@
 """Search by meaning: the pairs closest by cosine to a pair, or to a text that a member's text encoder embeds."""
 
 import dataclasses
+import gc
 import threading
 from collections.abc import Sequence
 from functools import lru_cache
@@ -76,7 +77,15 @@ def embed_text(audit: Audit, text: str, *, member: str = "") -> np.ndarray:
             model, vocabulary = _text_encoder(audit, member)
             inputs = tokenize(config.model, [text])
             inputs = vocabulary.read(inputs) if vocabulary else inputs
+        _freeze_libraries()
         return unit(text_embeddings(model, inputs, precision="fp32", device="cpu"))[0]
+
+
+@lru_cache(1)
+def _freeze_libraries() -> None:
+    """Exclude all that is loaded from garbage collection: Streamlit collects after each script, .3 s with torch."""
+    gc.collect()
+    gc.freeze()
 
 
 def checkpoint_path(audit: Audit, member: str) -> Path:
