@@ -1,19 +1,16 @@
 """Compares retrieval and memorization of an audit and that of its cleaned data set, on the pairs both have."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from clipmem_core import columns as c
 from clipmem_core.audit.prepare import membership_of
+from clipmem_core.audit.status import Screen
 from clipmem_core.audit.store import Audit, read_embeddings
 from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.membership import Membership, Sides, replicate_clipmem, side_means
 from clipmem_core.scores.seeds import MIN_REPLICATES, crossed_mean, paired_difference
-
-if TYPE_CHECKING:  # scikit-learn, which a page that shows the comparison does without
-    from clipmem_core.audit.pipeline import Screen
 
 MIN_EXTERNAL = 10  # external pairs of both audits, below which nothing is measured
 
@@ -52,7 +49,7 @@ class Measured:
     whole: tuple[float, float]  # mean clipmem of all pairs that each audit scores, the removed ones in the first
 
 
-def measure(audit: Audit, again: Audit, screen: "Screen") -> Measured | None:
+def measure(audit: Audit, again: Audit, screen: Screen) -> Measured | None:
     """Compare an audit with that of its cleaned data set; None if fewer than ten external pairs are in both."""
     pairs, pairs_again = (each.pairs.set_index(c.PAIR_ID)[[c.SHA256, c.CAPTIONS]] for each in (audit, again))
     row = pairs.index.get_indexer(pairs_again.index)
@@ -91,7 +88,7 @@ def measure(audit: Audit, again: Audit, screen: "Screen") -> Measured | None:
     )
 
 
-def _hits(audit: Audit, rows: np.ndarray, screen: "Screen") -> np.ndarray:
+def _hits(audit: Audit, rows: np.ndarray, screen: Screen) -> np.ndarray:
     """Return each member's mean recall of a pair's partner, both ways, at k = 1, 5 and 10, [n_members, n]."""
     from clipmem_core.audit.member import caption_embeddings, finished_model, open_member, open_shared  # torch
     from clipmem_core.audit.pipeline import ensure_features, ensure_pixels

@@ -7,19 +7,17 @@
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from clipmem_core.audit.jobs import Task, audit_task, list_job_names
 from clipmem_core.audit.reaudit_effect import Change, Measured, measure
+from clipmem_core.audit.status import Screen
 from clipmem_core.audit.store import CONFIG, Audit, audits_folder, check_name, list_audits, write_json
 from clipmem_core.config import SETS, AuditConfig, InputError, SourceOptions, data_folder
 from clipmem_core.export.cleaned import CLEANED, IMAGES, beside, check_root, clean
 from clipmem_core.export.formats import write_csv
 from clipmem_core.io import read_json
 from clipmem_core.review.decisions import open_review
-
-if TYPE_CHECKING:
-    from clipmem_core.audit.pipeline import Screen
 
 AGAIN, CAPTIONS = "again.json", "captions.csv"
 ADVICE = "delete it and repeat the command; what was trained stays"
@@ -30,7 +28,7 @@ def cleaned_folder(name: str) -> Path:
     return data_folder() / SETS / name
 
 
-def reaudit(audit: Audit, name: str, screen: "Screen") -> Audit:
+def reaudit(audit: Audit, name: str, screen: Screen) -> Audit:
     """Audit an audit's cleaned data set with the same settings and members, and compare both; call again to resume."""
     from clipmem_core.audit.pipeline import run_audit  # scikit-learn, which the page Decisions does without
 

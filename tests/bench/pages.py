@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -222,40 +222,31 @@ def _turn(page: Any) -> Callable[[], None]:
     return back
 
 
-def _filter(page: Any) -> Callable[[], None]:
-    page.get_by_label("Words in the caption").fill("red")
-    page.keyboard.press("Enter")
-    page.get_by_text("words: red").wait_for()
+def _typed(label: str, chip: str, texts: Iterator[str]) -> Callable[[Any], Callable[[], None]]:
+    def act(page: Any) -> Callable[[], None]:
+        text = next(texts)
+        page.get_by_label(label).fill(text)
+        page.keyboard.press("Enter")
+        page.get_by_text(f"{chip}: {text}").wait_for()
 
-    def back() -> None:
-        page.get_by_test_id("stBaseButton-tertiary").filter(has_text="Clear all").click()
-        page.get_by_text("words: red").wait_for(state="detached")
-        wait_idle(page)
+        def back() -> None:
+            wait_idle(page)
+            page.get_by_test_id("stBaseButton-tertiary").filter(has_text="Clear all").click()
+            page.get_by_text(f"{chip}: {text}").wait_for(state="detached")
+            wait_idle(page)
 
-    return back
+        return back
 
-
-def _search(page: Any) -> Callable[[], None]:
-    text = f"{next(_words)} square"
-    page.get_by_label("Search by meaning").fill(text)
-    page.keyboard.press("Enter")
-    page.get_by_text(f"pictures close to: {text}").wait_for()
-
-    def back() -> None:
-        wait_idle(page)
-        page.get_by_test_id("stBaseButton-tertiary").filter(has_text="Clear all").click()
-        page.get_by_text("pictures close to").wait_for(state="detached")
-        wait_idle(page)
-
-    return back
+    return act
 
 
-_words = map(str, itertools.count())  # a new text for each search
 _ACTS: dict[str, Callable[[Any], Callable[[], object]]] = {
     "nine pairs selected as a range (two clicks)": _select_range,
     "a page of 24 selected and removed (two clicks)": _remove_page,
     "a picture clicked, until its pair is there": _open_pair,
     "a page turned, until its 24 pictures are there": _turn,
-    "a word filtered by": _filter,
-    "a search by meaning": _search,
+    "a word filtered by": _typed("Words in the caption", "words", itertools.repeat("red")),
+    "a search by meaning": _typed(
+        "Search by meaning", "pictures close to", map("{} squares".format, itertools.count())
+    ),
 }
