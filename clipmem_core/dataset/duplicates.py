@@ -6,8 +6,7 @@ from typing import Any
 
 import faiss
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
+import scipy
 
 QUERIES = 1024  # vectors in a search
 BLOCK = 16_384  # rows, or pairs of them, that are converted or compared at a time
@@ -91,7 +90,8 @@ def _repeats(keys: Iterable[Hashable], rows: Iterable[int]) -> np.ndarray:
 def _clusters(n: int, links: Sequence[np.ndarray]) -> np.ndarray:
     """Return the first row of the connected component of each of n rows."""
     a, b = np.concatenate(links).T
-    _, component = connected_components(coo_array((np.ones(len(a), bool), (a, b)), shape=(n, n)), directed=False)
+    edges = scipy.sparse.coo_array((np.ones(len(a), bool), (a, b)), shape=(n, n))
+    _, component = scipy.sparse.csgraph.connected_components(edges, directed=False)
     _, first = np.unique(component, return_index=True)
     return first[component]
 
