@@ -138,7 +138,9 @@ def _alike_pairs(
     """Yield places, int64 [n, 2], of the pairs of n directions whose cosine reaches the threshold."""
     if n <= EXACT_UP_TO:
         vectors = directions(slice(None))
-        found = (pairs for pairs, _ in _close_pairs(faiss.IndexFlatIP(vectors.shape[1]), vectors, threshold - 1e-5))
+        found: Iterator[np.ndarray] = (
+            pairs for pairs, _ in _close_pairs(faiss.IndexFlatIP(vectors.shape[1]), vectors, threshold - 1e-5)
+        )
     else:
         dim = directions(slice(1)).shape[1]
         drawn = np.random.default_rng(0).standard_normal((dim, min(SHORT, dim)))

@@ -263,7 +263,7 @@ def attack_table(attacked: Sequence[Attacked], *, n_boot: int, seed: int) -> pd.
     def summarize(name: str) -> list[list[Any]]:
         ranked = [_ranked(target, name) for target in attacked]
         values = pd.DataFrame(list(map(roc, attacked, itertools.repeat(name), ranked)))
-        measured = np.flatnonzero(values[AUROC].notna())
+        measured = np.flatnonzero(values[AUROC].notna()).tolist()
         missing = (float("nan"),) * 2
         over_pairs = dict.fromkeys(MEASURES, missing)
         if len(measured) and name in (BAVARIA, ALIGNMENT):
