@@ -7,6 +7,7 @@ from typing import Any
 
 import faiss
 import numpy as np
+import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from threadpoolctl import threadpool_limits
@@ -164,23 +165,16 @@ def _pairs_by_cell(vectors: np.ndarray, limit: float) -> Iterator[np.ndarray]:
     options = {"niter": 10, "seed": 1, "spherical": True, "min_points_per_centroid": 1, "max_points_per_centroid": 40}
     kmeans = faiss.Kmeans(vectors.shape[1], int(CELLS * len(vectors) ** 0.5), **options)
     kmeans.train(vectors)
-    near = kmeans.index.search(vectors, PROBES)[1].astype(np.int32)
-    cells = np.arange(kmeans.k + 1)
-    own, probing = (np.argsort(column, kind="stable") for column in (near[:, 0], near.ravel()))
-    own_ends, probing_ends = np.searchsorted(near[own, 0], cells), np.searchsorted(near.ravel()[probing], cells)
-    probing //= PROBES
+    near = kmeans.index.search(vectors, PROBES)[1]
+    own, probing = (pd.Series(cells).groupby(cells).indices for cells in (near[:, 0], near.ravel()))
 
     def compare(cell: int) -> np.ndarray:
-        members, queries = (
-            order[ends[cell] : ends[cell + 1]] for order, ends in ((own, own_ends), (probing, probing_ends))
-        )
-        rows, inside, pairs = max(1, COMPARED // max(len(members), 1)), vectors[members].T, [np.empty((0, 2), np.int64)]
-        for at in range(0, len(queries), rows):
-            part = queries[at : at + rows]
+        members, queries, pairs = np.asarray(own[cell]), np.asarray(probing[cell]) // PROBES, []
+        inside, rows = vectors[members].T, max(1, COMPARED // len(members))
+        for part in (queries[at : at + rows] for at in range(0, len(queries), rows)):
             a, b = np.nonzero(vectors[part] @ inside >= limit)
-            both = np.stack([part[a], members[b]], axis=1)
-            pairs.append(both[both[:, 0] < both[:, 1]])
+            pairs.append(np.stack([part[a], members[b]], axis=1)[part[a] < members[b]])
         return np.concatenate(pairs)
 
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(2) as pool:
-        yield from pool.map(compare, range(kmeans.k))
+        yield from pool.map(compare, own)

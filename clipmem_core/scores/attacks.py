@@ -6,7 +6,6 @@ has members, whichever side the target is on; otherwise their number would leak 
 the target is of the target's repeat or seed where possible.
 """
 
-import itertools
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -72,11 +71,6 @@ class Attacked:
     rows: np.ndarray  # which of all pairs these are
     trained: np.ndarray
     scores: dict[str, np.ndarray]
-
-
-# Of the pairs that a target was trained on, and of the others, the places from the highest score on; and for each of
-# the others the number of pairs trained on that score higher, and that score at least as high.
-Ranked = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 def attack(alignments: Sequence[np.ndarray], shadows: Shadows, *, attacks: Sequence[str] = ATTACKS) -> list[Attacked]:
@@ -234,7 +228,7 @@ def _known_mean(side: Side) -> np.ndarray:
     return np.where(side.count > 0, side.mean, np.nan)
 
 
-def roc(attacked: Attacked, attack: str, ranked: Ranked | None = None) -> dict[str, float]:
+def roc(attacked: Attacked, attack: str) -> dict[str, float]:
     """Measure how well an attack separates the pairs that its target was trained on from the others.
 
     `auroc`, in [0, 1], ties counting half, and the true-positive rate at the lowest threshold with a false-positive
@@ -243,7 +237,7 @@ def roc(attacked: Attacked, attack: str, ranked: Ranked | None = None) -> dict[s
     scores, others = attacked.scores[attack], int((~attacked.trained).sum())
     if np.isnan(scores).any() or others in (0, len(scores)):
         return dict.fromkeys(MEASURES, float("nan"))
-    rates = _rates(np.ones((1, len(scores))), *(ranked or _ranked(attacked, attack)))
+    rates = _rates(np.ones((1, attacked.rows[-1] + 1)), *_ranked(attacked, attack))
     return {name: float("nan") if RATES.get(name, 1) * others < 1 else float(value[0]) for name, value in rates.items()}
 
 
@@ -261,20 +255,16 @@ def attack_table(attacked: Sequence[Attacked], *, n_boot: int, seed: int) -> pd.
     """
 
     def summarize(name: str) -> list[list[Any]]:
-        ranked = [_ranked(target, name) for target in attacked]
-        values = pd.DataFrame(list(map(roc, attacked, itertools.repeat(name), ranked)))
-        measured = np.flatnonzero(values[AUROC].notna()).tolist()
-        missing = (float("nan"),) * 2
-        over_pairs = dict.fromkeys(MEASURES, missing)
-        if len(measured) and name in (BAVARIA, ALIGNMENT):
-            chosen = [(attacked[target].rows, ranked[target]) for target in measured]
-            over_pairs = _resampled(chosen, n_boot=n_boot, seed=seed)
-        rows = []
+        values, rows, unknown = pd.DataFrame([roc(target, name) for target in attacked]), [], (float("nan"),) * 2
+        measured = [target for target, known in zip(attacked, values[AUROC].notna(), strict=True) if known]
+        resampled = measured and name in (BAVARIA, ALIGNMENT)
+        over_pairs = _resampled(measured, name, n_boot=n_boot, seed=seed) if resampled else {}
         for measure in MEASURES:
             finite = values[measure].dropna().to_numpy()
-            mean, ends = (float(finite.mean()), over_pairs[measure]) if len(finite) else (float("nan"), missing)
-            why = "" if len(finite) else _missing(attacked, name, measure)
-            rows.append([name, measure, mean, *seed_interval(finite), *ends, len(finite), why])
+            mean = float(finite.mean()) if len(finite) else float("nan")
+            ends = over_pairs.get(measure, unknown) if len(finite) else unknown
+            missing = "" if len(finite) else _missing(attacked, name, measure)
+            rows.append([name, measure, mean, *seed_interval(finite), *ends, len(finite), missing])
         return rows
 
     with ThreadPoolExecutor(2) as pool:
@@ -291,18 +281,10 @@ def _missing(attacked: Sequence[Attacked], name: str, measure: str) -> str:
     return "no member has pairs that it was trained on beside pairs that it was not"
 
 
-def _resampled(
-    attacked: Sequence[tuple[np.ndarray, Ranked]], *, n_boot: int, seed: int
-) -> dict[str, tuple[float, float]]:
-    """Return the 2.5 and 97.5 percentiles of the mean over targets, over resamples of pairs.
-
-    Args: `attacked` are the rows of each target, and `_ranked` of it.
-    """
-    among = np.zeros(max(rows[-1] for rows, _ in attacked) + 1, dtype=bool)
-    for rows, _ in attacked:
-        among[rows] = True
-    pairs = np.flatnonzero(among)
-    places = [(rows[positives], rows[negatives], *numbers) for rows, (positives, negatives, *numbers) in attacked]
+def _resampled(attacked: Sequence[Attacked], name: str, *, n_boot: int, seed: int) -> dict[str, tuple[float, float]]:
+    """Return the 2.5 and 97.5 percentiles of the mean over targets, over resamples of pairs."""
+    pairs = np.unique(np.concatenate([target.rows for target in attacked]))
+    ranked = [_ranked(target, name) for target in attacked]
     rng = np.random.default_rng([seed, _RESAMPLE_DRAW])
     at_once = max(1, _BLOCK // len(pairs))
     means = []
@@ -310,18 +292,18 @@ def _resampled(
         weights = np.zeros((size, pairs[-1] + 1))
         for drawn in weights:
             drawn[pairs] = np.bincount(rng.integers(len(pairs), size=len(pairs)), minlength=len(pairs))
-        means.append(np.mean([list(_rates(weights, *place).values()) for place in places], axis=0))
+        means.append(np.mean([list(_rates(weights, *target).values()) for target in ranked], axis=0))
     low, high = np.nanpercentile(np.hstack(means), (2.5, 97.5), axis=1)
     return {measure: (float(low[at]), float(high[at])) for at, measure in enumerate(MEASURES)}
 
 
-def _ranked(attacked: Attacked, attack: str) -> Ranked:
-    falling = -attacked.scores[attack]
-    order = np.argsort(falling)
-    trained = attacked.trained[order]
-    positives, negatives = order[trained], order[~trained]
-    sides = (np.searchsorted(falling[positives], falling[negatives], side=side) for side in ("left", "right"))
-    return positives, negatives, *sides
+def _ranked(attacked: Attacked, attack: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return the pairs trained on and the others, from the highest score on, and for each of the others the number of
+    pairs trained on that score higher, and that score at least as high."""
+    order = np.argsort(-attacked.scores[attack])
+    falling, trained, rows = -attacked.scores[attack][order], attacked.trained[order], attacked.rows[order]
+    above, at_least = (np.searchsorted(falling[trained], falling[~trained], side=side) for side in ("left", "right"))
+    return rows[trained], rows[~trained], above, at_least
 
 
 def _rates(

@@ -111,13 +111,13 @@ def _hybrid_parts(
     Args: `members` are μ_I and μ_T of each, [n_pairs, dim], and its map to the common space, None for the identity.
     """
     means = [[_turned(nu, turn) for nu in external_means(*own, external)] for own, turn in members]
-    nu_image, nu_text = (np.stack(side).astype(np.float32) for side in zip(*means, strict=True))  # [n_members, dim]
+    nu_image, nu_text = (np.stack(side) for side in zip(*means, strict=True))  # [n_members, dim]
     n_external = int(external.sum())
     parts = np.empty((2, len(external)))
 
     def h(rows: slice, image: np.ndarray, text: np.ndarray, weights: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
         """Align image and text embeddings, [n_rows]; weights [n_members, n_rows] mix ν from the members' own."""
-        positive = np.vecdot(image, text).astype(np.float64)
+        positive = np.einsum("nd,nd->n", image, text).astype(np.float64)
         negative_text = np.einsum("nm,mn->n", image @ nu_text.T, weights[1])
         negative_image = np.einsum("nm,mn->n", text @ nu_image.T, weights[0])
         negatives = (

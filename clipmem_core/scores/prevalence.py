@@ -123,7 +123,7 @@ def most_wrong(fit: np.ndarray, swapped: np.ndarray) -> float:
     return float((root**2).min())
 
 
-@functools.lru_cache(maxsize=4)  # the verdict's count and p_wrong are of the same scores
+@functools.lru_cache(maxsize=64)  # the verdict's count and p_wrong are of the same scores
 def _profile(*cells: bytes) -> tuple[np.ndarray, np.ndarray]:
     """Return the weight of each share of wrong captions that was tried, and each cell's probability of wrong by it.
 

@@ -16,7 +16,6 @@ from clipmem_core.dataset.readers.records import Fields, Row, Rows, find_fields,
 _BATCH = 8192  # rows that are Python objects at a time
 _SPLIT = re.compile(r"(.+)-\d{5}-of-\d{5}$|(train|validation|valid|val|dev|test)(?=$|[-_.])")
 _STATE, _SPLITS = "state.json", "dataset_dict.json"
-_UNREADABLE = (ValueError, TypeError, ArithmeticError, LookupError)  # dates out of range, unknown zones
 
 
 def parquet_files(path: Path) -> list[Path]:
@@ -127,22 +126,17 @@ def _file_rows(path: Path, name: str, fields: Fields) -> Iterator[Row]:
 
 def _values(batch: pa.RecordBatch, schema: pa.Schema, column: str) -> list[Any]:
     """Return a column as Python values: class names for Hugging Face's numbers, errors for what Python cannot hold."""
-    classes = dict[Any, Any]()
+    values, classes = list[Any](), dict[Any, Any]()
     with contextlib.suppress(LookupError, TypeError, ValueError):
         features = parse((schema.metadata or {})[b"huggingface"].decode())["info"]["features"]
         classes.update(enumerate(features[column]["names"]))
-    try:
-        values = batch[column].to_pylist()
-    except _UNREADABLE:
-        values = [_as_python(scalar) for scalar in batch[column]]
-    return [classes.get(value, value) if isinstance(value, int | float) else value for value in values]
-
-
-def _as_python(scalar: pa.Scalar) -> Any:
-    try:
-        return scalar.as_py()
-    except _UNREADABLE as error:
-        return error
+    for scalar in batch[column]:
+        try:
+            value = scalar.as_py()
+            values.append(classes.get(value, value) if isinstance(value, int | float) else value)
+        except (ValueError, TypeError, ArithmeticError, LookupError) as error:  # dates out of range, unknown zones
+            values.append(error)
+    return values
 
 
 def read_schema(path: Path) -> pa.Schema:

@@ -74,9 +74,7 @@ def in_image_folder(rows: Rows, flag: str, file: Path) -> Rows:
         path = posixpath.normpath(image)
         return next((path.removeprefix(prefix) for prefix in prefixes if path.startswith(prefix)), image)
 
-    images = ((row, relative(row.image)) for row in rows.rows)
-    unchanged = (row if image is row.image else row._replace(image=image) for row, image in images)
-    return replace(rows, root=root, rows=unchanged)
+    return replace(rows, root=root, rows=(row._replace(image=relative(row.image)) for row in rows.rows))
 
 
 def merge_rows(rows: Rows) -> tuple[int, pd.DataFrame, pd.DataFrame]:
