@@ -1,5 +1,7 @@
 """Reading and writing our own files: atomic writes, errors that name the file, and shortages of the machine."""
 
+import contextlib
+import ctypes
 import errno
 import functools
 import math
@@ -41,6 +43,13 @@ def shortage(error: BaseException) -> str:
         text = str(error).lower()
         return _MEMORY if any(words in text for words in ("out of memory", "allocate memory", "memoryerror")) else ""
     return _MEMORY if isinstance(error, MemoryError) else ""
+
+
+def keep_memory() -> None:
+    """Let this process keep freed memory: glibc returns every large block, and its pages are faulted in again."""
+    with contextlib.suppress(AttributeError, TypeError):  # only glibc has mallopt
+        for option, threshold in ((-3, 1 << 30), (-1, (1 << 31) - 1)):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
+            ctypes.CDLL(None).mallopt(option, threshold)
 
 
 @contextmanager

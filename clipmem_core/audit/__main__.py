@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from clipmem_core.audit.executor import RAN_SHORT, do_work
 from clipmem_core.config import InputError
-from clipmem_core.io import shortage
+from clipmem_core.io import keep_memory, shortage
 
 
 def _end_with_parent() -> None:
@@ -23,6 +23,7 @@ def _end_with_parent() -> None:
 def main(arguments: Sequence[str]) -> int:
     """Run a task. An error is one line of JSON on stderr, or an exit code if disk or memory ran out."""
     logging.getLogger().setLevel(logging.ERROR)
+    keep_memory()
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:

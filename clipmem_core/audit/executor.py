@@ -21,8 +21,6 @@ STDERR = ".stderr"
 PROGRAM = (sys.executable, "-m", "clipmem_core.audit")  # a function, a folder and names follow
 # Exit code, plus the error number, of a process that ran out of disk or memory: a full disk takes no message.
 RAN_SHORT = 64
-# By default glibc returns every large block to the system, and each step faults its pages in again.
-KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "17179869184"}
 
 
 @dataclass(frozen=True)
@@ -138,7 +136,7 @@ def start(task: Task) -> "subprocess.Popen[bytes]":
     with (task.folders[0] / STDERR).open("wb") as errors:
         return subprocess.Popen(
             task.command,
-            env={**os.environ, **KEEP_MEMORY, **threads, "PYTHONPATH": path},
+            env={**os.environ, **threads, "PYTHONPATH": path},
             stdin=subprocess.PIPE,  # never written to; when this process ends it closes, and the member exits
             stdout=errors,
             stderr=errors,

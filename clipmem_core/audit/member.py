@@ -66,7 +66,7 @@ def features_of(
     """Return the features of pairs, computed once and cached; `compute` runs shards in other processes."""
     image, text, cut = None, None, 0
     if towers.image:
-        image = image_features(pairs, root, towers.image, compute=compute, progress=pictures)
+        image = image_features(pairs, root, towers.image, compute=compute, progress=pictures, say=say)
     if towers.text:
         texts = [list(captions) for captions in pairs[c.CAPTIONS]]
         text, cut = text_features(texts, towers.text, compute=compute, progress=captions, say=say)

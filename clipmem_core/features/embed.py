@@ -2,7 +2,10 @@
 
 import functools
 import hashlib
+import itertools
+import json
 import platform
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,14 +26,20 @@ from clipmem_core.dataset.workers import cores, map_chunks
 from clipmem_core.features import cache
 from clipmem_core.features.cache import Computed, ComputeShards, FeatureStore
 from clipmem_core.features.towers import Opened, Tower, image_tower, text_tower
-from clipmem_core.io import naming, read_json, replacing
+from clipmem_core.io import keep_memory, naming, read_json, replacing
+from clipmem_core.scores.alignment import unit
 
 IMAGE_BATCH = 16  # pictures: larger batches leave the processor's caches, at 192 pixels a fifth slower
 TEXT_BATCH = 64
 TEXT = "text"
 TOKENIZED = 4096  # captions tokenized at a time
+ENGINE, TORCH, ONNX = "engine.json", "torch", "ONNX Runtime"
+COMPILED_FROM = 64  # batches: fewer are computed by torch in less time than an export takes
+SAME = 1e-3  # of cosine between the features of both engines, at most; found: 1e-6
 
 Progress = Callable[[int, int], None]
+Say = Callable[[str], None]
+Embed = Callable[[Any], np.ndarray]
 Inputs = Mapping[str, Sequence[str]]  # image and sha256, or text
 
 
@@ -41,6 +50,7 @@ def image_features(
     *,
     compute: ComputeShards | None = None,
     progress: Progress | None = None,
+    say: Say = lambda line: None,
 ) -> np.ndarray:
     """Return the features of each pair's picture, float16 [n_pairs, dim], mapped from the file.
 
@@ -50,10 +60,11 @@ def image_features(
         tower: an image tower.
         compute: computes shards in other processes; by default this process computes.
         progress: called with (finished pictures, all pictures).
+        say: called with a line about what computes them.
     """
     inputs = {name: pairs[name].tolist() for name in (c.IMAGE, c.SHA256)}
     keys = pa.array(map(bytes.fromhex, inputs[c.SHA256]), cache.DIGEST)
-    return _cached(tower, inputs, keys, root, compute, progress)[0]
+    return _cached(tower, inputs, keys, root, compute, progress, say)[0]
 
 
 def text_features(
@@ -62,16 +73,16 @@ def text_features(
     *,
     compute: ComputeShards | None = None,
     progress: Progress | None = None,
-    say: Callable[[str], None] = lambda line: None,
+    say: Say = lambda line: None,
 ) -> tuple[np.ndarray, int]:
     """Return the features of each pair's captions, float16 [n_captions, dim], and the number of truncated captions.
 
-    The arguments are those of `image_features`; `say` is called with a line if captions are truncated.
+    The arguments are those of `image_features`; `say` is also called with a line if captions are truncated.
     """
     texts = [caption for pair in captions for caption in pair]
     digests = (hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest() for text in texts)
     keys = pa.array(digests, cache.DIGEST)
-    features, cut = _cached(tower, {TEXT: texts}, keys, Path(), compute, progress)
+    features, cut = _cached(tower, {TEXT: texts}, keys, Path(), compute, progress, say)
     if cut:
         say(f"{cut:,} of {len(texts):,} captions are longer than the {tower.context} tokens that {tower.name} reads")
     return features, cut
@@ -92,21 +103,22 @@ def _cached(
     root: Path,
     compute: ComputeShards | None,
     progress: Progress | None,
+    say: Say,
 ) -> tuple[np.ndarray, int]:
     """Return the features of the inputs, computing missing ones, and the number of truncated inputs."""
     store = FeatureStore(data_folder() / "cache" / "features" / tower.key, tower.dim)
+    size = IMAGE_BATCH if tower.kind == "image" else TEXT_BATCH
 
-    def computed_rows(rows: np.ndarray) -> Iterator[Computed]:
+    def computed_rows(rows: np.ndarray, measured: Path | None) -> Iterator[Computed]:
         opened, cut = functools.cache(tower.open), np.zeros(len(keys), dtype=bool)
         if tower.kind == "text":
             lengths = token_lengths(opened(), [inputs[TEXT][row] for row in rows])
             cut[rows] = lengths > tower.context
             rows = rows[np.argsort(lengths, kind="stable")]
         if compute is None:
-            for batch, features in _embed(tower, opened, inputs, rows, root, cores()):
+            for batch, features in _embed(tower, opened, inputs, rows, root, cores(), measured, say):
                 yield keys.take(pa.array(batch)), cut[batch], features
             return
-        size = IMAGE_BATCH if tower.kind == "image" else TEXT_BATCH
         request = {"kind": tower.kind, "tower": dict(tower.arguments), "batch": size, "root": str(root.absolute())}
         columns = {name: pa.array(values, pa.large_string()) for name, values in inputs.items()}
         table = pa.table({cache.KEY: keys, cache.CUT: cut, **columns}).take(pa.array(rows))
@@ -119,7 +131,8 @@ def _cached(
             rows = np.flatnonzero((store.find(keys) < 0) & (first == np.arange(len(keys))))
             done, progress = 0, progress or (lambda done, total: None)
             progress(done, len(rows))
-            for computed in computed_rows(rows) if len(rows) else ():
+            measured = store.folder if len(np.unique(first)) >= COMPILED_FROM * size else None
+            for computed in computed_rows(rows, measured) if len(rows) else ():
                 store.append(*computed)
                 done += len(computed[0])
                 progress(done, len(rows))
@@ -147,12 +160,48 @@ def run_shards(part: Path, names: Sequence[str]) -> None:
             np.save(file, features)
 
 
+def faster(opened: Opened, batch: Any, folder: Path, say: Say) -> Embed:
+    """Return the tower's function run by torch or by ONNX Runtime, whichever is faster on a batch.
+
+    The choice is measured once and stored beside the features: all of them come from one engine.
+    """
+    path = folder / ENGINE
+    stored = read_json(path, str) if path.is_file() else None
+    if opened.compile is None or stored == TORCH:
+        return opened.embed
+    compiled, engine = opened.embed, TORCH
+    try:
+        compiled = opened.compile(batch)
+    except Exception as error:  # the exporter and the runtime each raise their own kinds
+        say(f"note: {ONNX} cannot run the tower ({' '.join(str(error).split())[:200]})")
+    if stored is None:
+        seconds, found = [], [unit(embed(batch)) for embed in (opened.embed, compiled)]
+        for embed in (opened.embed, compiled):
+            began = time.perf_counter()
+            embed(batch)
+            seconds.append(1000 * (time.perf_counter() - began) / len(batch))
+        if seconds[1] < seconds[0] and np.vecdot(*found).min() > 1 - SAME:
+            engine = ONNX
+        say(f"{engine} computes features ({TORCH} {seconds[0]:.1f} ms each on a core, {ONNX} {seconds[1]:.1f} ms)")
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(engine), encoding="utf-8")
+    return compiled if ONNX in (engine, stored) else opened.embed
+
+
 def _embed(
-    tower: Tower, opened: Callable[[], Opened], inputs: Inputs, rows: np.ndarray, root: Path, workers: int
+    tower: Tower,
+    opened: Callable[[], Opened],
+    inputs: Inputs,
+    rows: np.ndarray,
+    root: Path,
+    workers: int,
+    measured: Path | None = None,
+    say: Say = lambda line: None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield the rows of a batch and their features, float16 [n, dim].
 
-    Each batch is computed by one thread, so that features do not depend on the number of threads.
+    Each batch is computed by one thread, so that features do not depend on the number of threads. Engines are compared
+    if there is a folder to store the choice in.
     """
     batches: Iterator[tuple[np.ndarray, Any]]
     if tower.kind == "image":
@@ -160,8 +209,13 @@ def _embed(
     else:
         parts = (rows[at : at + TEXT_BATCH] for at in range(0, len(rows), TEXT_BATCH))
         batches = ((part, [inputs[TEXT][row] for row in part]) for part in parts)
+    keep_memory()
     embed, waiting = opened().embed, deque[tuple[np.ndarray, Future[np.ndarray]]]()
     threads, before = 1 if tower.device == "cuda" else workers, torch.get_num_threads()
+    if measured:
+        torch.set_num_threads(1)
+        first_batch = next(batches)
+        embed, batches = faster(opened(), first_batch[1], measured, say), itertools.chain([first_batch], batches)
     pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
 
     def first() -> tuple[np.ndarray, np.ndarray]:

@@ -8,6 +8,7 @@ import importlib.util
 import io
 import tempfile
 import threading
+import warnings
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -36,11 +37,13 @@ class Opened:
     """A loaded tower.
 
     `embed` maps a batch, uint8 [n, size, size, 3] or n captions, to features float32 [n, dim]. `lengths` counts the
-    tokens of captions before truncation, int32 [n].
+    tokens of captions before truncation, int32 [n]. `compile` returns `embed` for batches like
+    the given one, run by ONNX Runtime on one thread.
     """
 
     embed: Callable[[Any], np.ndarray]
     lengths: Callable[[Sequence[str]], np.ndarray] | None = None
+    compile: Callable[[Any], Callable[[Any], np.ndarray]] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -336,20 +339,44 @@ def minilm(*, precision: Precision = "fp32", device: str = "cpu") -> Tower:
     )
 
 
-def _open_network(model: nn.Module, *, mean: Any, deviation: Any, precision: Precision, device: str) -> Opened:
-    """Load a network for pictures; `mean` and `deviation` are in grey levels, one or one a channel."""
-    dtype = torch.bfloat16 if precision == "amp_bf16" else torch.float32
-    network: Any = model.eval().to(device=device, dtype=dtype)
-    network.to(memory_format=torch.channels_last)
-    centre, spread = (torch.as_tensor(value, dtype=torch.float32).reshape(-1, 1, 1) for value in (mean, deviation))
+class _Pictures(nn.Module):
+    """A network for pictures behind its normalisation; `mean` and `deviation` are in grey levels, [3] or one number."""
 
-    @torch.inference_mode()
-    def embed(squares: np.ndarray) -> np.ndarray:
-        pixels = torch.from_numpy(squares).permute(0, 3, 1, 2).to(device).float()
-        batch = (pixels - centre.to(device)) / spread.to(device)
-        return network(batch.to(dtype)).float().cpu().numpy()
+    mean: torch.Tensor
+    deviation: torch.Tensor
 
-    return Opened(embed)
+    def __init__(self, network: nn.Module, mean: Any, deviation: Any) -> None:
+        super().__init__()
+        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        for name, value in (("mean", mean), ("deviation", deviation)):
+            self.register_buffer(name, torch.as_tensor(value, dtype=torch.float32).reshape(-1, 1, 1))
+
+    def forward(self, squares: torch.Tensor) -> torch.Tensor:
+        pixels = (squares.permute(0, 3, 1, 2).float() - self.mean) / self.deviation
+        return self.network(pixels.to(next(self.network.parameters()).dtype)).float()
+
+
+class _Sentences(nn.Module):
+    """A sentence-transformers model that takes its tokenizer's arrays by position."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *tokens: torch.Tensor) -> torch.Tensor:
+        names = self.model.tokenizer.model_input_names
+        return self.model(dict(zip(names, tokens, strict=True)))["sentence_embedding"].float()
+
+
+def _open_network(network: nn.Module, *, mean: Any, deviation: Any, precision: Precision, device: str) -> Opened:
+    """Load a network for pictures."""
+    network.to(torch.bfloat16 if precision == "amp_bf16" else torch.float32)
+    model = _Pictures(network, mean, deviation).eval().to(device)
+
+    def inputs(squares: np.ndarray) -> dict[str, np.ndarray]:
+        return {"squares": squares}
+
+    return _opened(model, inputs, precision=precision, device=device)
 
 
 def _open_sentences(folder: str, *, precision: Precision, device: str) -> tuple[Opened, Any]:
@@ -360,21 +387,51 @@ def _open_sentences(folder: str, *, precision: Precision, device: str) -> tuple[
         model = SentenceTransformer(folder, device=device, local_files_only=Path(folder).is_dir())
     tokenizing = threading.Lock()  # each call sets the tokenizer's truncation: two threads must not share it
 
-    @torch.inference_mode()
-    def embed(captions: Sequence[str]) -> np.ndarray:
+    names = model.tokenizer.model_input_names
+
+    def inputs(captions: Sequence[str]) -> dict[str, np.ndarray]:
         with tokenizing:
             tokens = model.tokenizer(
-                list(captions), padding=True, truncation=True, max_length=model.max_seq_length, return_tensors="pt"
+                list(captions), padding=True, truncation=True, max_length=model.max_seq_length, return_tensors="np"
             )
-        with autocast(precision, device):
-            return model(dict(tokens.to(device)))["sentence_embedding"].float().cpu().numpy()
+        return {name: tokens[name] for name in names}
 
     def lengths(captions: Sequence[str]) -> np.ndarray:
         with tokenizing:
             ids = model.tokenizer(list(captions), truncation=False, padding=False, verbose=False)["input_ids"]
         return np.array([len(tokens) for tokens in ids], np.int32)
 
-    return Opened(embed, lengths), model
+    opened = _opened(_Sentences(model).eval(), inputs, precision=precision, device=device)
+    return dataclasses.replace(opened, lengths=lengths), model
+
+
+def _opened(
+    network: nn.Module, inputs: Callable[[Any], dict[str, np.ndarray]], *, precision: Precision, device: str
+) -> Opened:
+    """Return a tower that runs a network on named arrays, which `inputs` makes of a batch."""
+
+    @torch.inference_mode()
+    def embed(batch: Any) -> np.ndarray:
+        tensors = [torch.from_numpy(values).to(device) for values in inputs(batch).values()]
+        with autocast(precision, device):
+            return network(*tensors).cpu().numpy()
+
+    def compile(batch: Any) -> Callable[[Any], np.ndarray]:
+        import onnxruntime
+
+        tensors = {name: torch.from_numpy(values) for name, values in inputs(batch[:2]).items()}
+        axes = {name: {0: "n"} | ({1: "length"} if values.ndim == 2 else {}) for name, values in tensors.items()}
+        options: Any = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        names: dict[str, Any] = {"input_names": list(tensors), "dynamic_axes": axes}
+        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), torch.inference_mode():
+            warnings.simplefilter("ignore")
+            path = Path(folder, "network.onnx")
+            torch.onnx.export(network, tuple(tensors.values()), path, dynamo=False, **names)
+            session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        return lambda batch: session.run(None, inputs(batch))[0]
+
+    return Opened(embed, compile=compile if device == "cpu" and precision == "fp32" else None)
 
 
 def installed(name: str, weights: Weights) -> tuple[str, Path]:

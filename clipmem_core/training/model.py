@@ -205,7 +205,7 @@ class Standard(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Standardise features [n, width]."""
-        return (features - self.mean) / self.scale
+        return torch.add(-self.mean / self.scale, features, alpha=1 / float(self.scale))
 
     @classmethod
     @torch.no_grad()

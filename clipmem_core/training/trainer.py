@@ -74,16 +74,40 @@ def make_optimizer(model: Model, config: AuditConfig) -> torch.optim.AdamW:
     return torch.optim.AdamW(parameters, lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps, fused=True)
 
 
-def partner_log_probability(image: Tensor, text: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-    """Return cosine and in-batch log-probability of each true partner, both directions averaged, [n] each.
+class Contrast(torch.autograd.Function):
+    """Cosine and in-batch log-probability of each true partner, both directions averaged, [n] each.
 
     Minus the mean of the log-probabilities is open_clip's ClipLoss, with one matrix product in place of two. Both
-    `image` and `text` are unit vectors [n, dim]; the cosine has no gradient.
+    `image` and `text` are unit vectors [n, dim]; the cosine has no gradient. With amp_bf16 the matrix products of the
+    gradient are in bfloat16.
     """
-    cosines = image @ text.T
-    logits = scale * cosines
-    log_probability = (F.log_softmax(logits, dim=1).diagonal() + F.log_softmax(logits, dim=0).diagonal()) / 2
-    return cosines.detach().diagonal(), log_probability
+
+    @staticmethod
+    def forward(ctx: Any, image: Tensor, text: Tensor, scale: Tensor, precision: str) -> tuple[Tensor, Tensor]:
+        cosines = image @ text.T
+        logits = scale * cosines
+        log_probability, shares = logits.diagonal().clone(), []
+        for dim in (1, 0):
+            top = logits.amax(dim, keepdim=True)
+            exp = (logits - top).exp_()
+            total = exp.sum(dim, keepdim=True)
+            log_probability -= (top + total.log()).flatten() / 2
+            shares += [exp, total]
+        ctx.save_for_backward(image, text, scale, logits, *shares)
+        ctx.dtype = torch.bfloat16 if precision == "amp_bf16" else torch.float32
+        cosine = cosines.diagonal().clone()
+        ctx.mark_non_differentiable(cosine)
+        return cosine, log_probability
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        image, text, scale, logits, rows, row_total, columns, column_total = ctx.saved_tensors
+        half = -gradients[1] / 2
+        by_logit = torch.addcmul(rows * (half[:, None] / row_total), columns, half / column_total)
+        by_logit.diagonal().add_(gradients[1])
+        by_scale = torch.dot(by_logit.flatten(), logits.flatten()) / scale
+        products, image, text = (values.to(ctx.dtype) for values in (by_logit.mul_(scale), image, text))
+        return (products @ text).float(), (products.T @ image).float(), by_scale, None
 
 
 class HeldOutLevel:
@@ -187,7 +211,7 @@ class Trainer:
             text_out = text_features(self.model, tokens, cut=self.cut)
         image, text = F.normalize(image_out, dim=-1), F.normalize(text_out, dim=-1)
         scale = self.model.logit_scale.exp()
-        cosine, log_probability = partner_log_probability(image, text, scale)
+        cosine, log_probability = Contrast.apply(image, text, scale, self.config.precision)
         changed_image, changed_text = image_out, text_out
         weight: np.ndarray | None = None
         for mitigation in self.mitigations:
@@ -201,7 +225,7 @@ class Trainer:
         else:
             terms = log_probability
             if loss_image is not image or loss_text is not text:
-                terms = partner_log_probability(loss_image, loss_text, scale)[1]
+                terms = Contrast.apply(loss_image, loss_text, scale, self.config.precision)[1]
             if weight is not None:
                 terms = terms * torch.from_numpy(weight.astype(np.float32)).to(self.device)
             loss = -terms.mean()

@@ -102,7 +102,7 @@ class FeatureViews:
         """Return a view of features [n, width] for an epoch, float32 [n, width]."""
         chosen = hashed(keys, self.seed, VIEW, epoch) % np.uint64(MASKS)
         masks = self.masks[torch.from_numpy(chosen.astype(np.int64))].to(device)
-        return self.mean + (self.evaluation_images(features, keys, 0, device) - self.mean) * masks
+        return torch.addcmul(self.mean, self.evaluation_images(features, keys, 0, device) - self.mean, masks)
 
     def evaluation_images(self, features: np.ndarray, keys: np.ndarray, view: int, device: str = "cpu") -> Tensor:
         """Return features unchanged, float32 [n, width]."""

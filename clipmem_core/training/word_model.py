@@ -26,6 +26,7 @@ RATE, DECAY, WARMUP = 2e-3, 0.02, 0.1
 DROPPED_WORDS, DROPPED_PICTURE = 0.2, 0.4
 WITHOUT_CAPTIONS = 0.5  # share of pairs whose other captions are hidden in a step of training
 RARE = 5e-3  # words more frequent than this are trained less often, as in word2vec
+SAMPLED = 1_000  # words beside those of a batch that a step of training compares with, drawn from the vocabulary
 BETTER = 5  # likelier words of each word
 SAVED = 300  # steps between two states on disk
 
@@ -98,13 +99,15 @@ class WordModel(nn.Module):
             table = table + self.read(self.vectors[used])
         return table[places] * (words > 0)[..., None]
 
-    def forward(self, block: Block, picked: Tensor, others: Tensor) -> Tensor:
-        """Return the logits of the picked words, [n_picked, vocabulary_size].
+    def forward(self, block: Block, picked: Tensor, others: Tensor, candidates: Tensor, added: Tensor) -> Tensor:
+        """Return the logits of the candidates at the picked words, [n_picked, n_candidates].
 
         Args:
             block: words with their captions and pictures.
             picked: true for the words to predict, [n_blocks, n].
             others: whether the pair's other captions are read, [n_blocks].
+            candidates: the words that compete, in order, with 0 and all words of the block among them.
+            added: to the logit of each candidate, [n_candidates].
         """
         words, caption = block.words, block.caption
         n_blocks, n = words.shape
@@ -137,10 +140,10 @@ class WordModel(nn.Module):
         hidden = hidden + self.attended(self.drop(attended))
         hidden = functional.relu(hidden + self.second(functional.relu(hidden)))
         output = self.last(self.drop(hidden))
-        weight = self.out.weight
+        weight = self.out.weight.index_select(0, candidates)
         if self.vectors is not None:
-            weight = weight + self.write(self.vectors[: self.vocabulary_size])
-        logits = functional.linear(output, weight, self.out.bias)
+            weight = weight + self.write(self.vectors[candidates])
+        logits = functional.linear(output, weight, self.out.bias[candidates] + added)
 
         # Words that other captions of the pair have too: whether any has it, and the share of captions that has it.
         other = seen[:, :, 1:].float()
@@ -150,8 +153,8 @@ class WordModel(nn.Module):
         any_other = (other / (other @ equal).clamp(min=1))[picked]
         share = (other / (in_caption * n_others.clamp(min=1)[:, None]).clamp(min=1)[:, None])[picked]
         gate = self.copied(hidden)
-        read = torch.where(words < self.vocabulary_size, words, 0)[at]
-        return logits.scatter_add(1, read, gate[:, :1] * any_other + gate[:, 1:] * share)
+        read = torch.searchsorted(candidates, torch.where(words < self.vocabulary_size, words, 0))[at]
+        return logits.scatter_add_(1, read, gate[:, :1] * any_other + gate[:, 1:] * share)
 
 
 def word_vectors(words: Words, embed: Callable[[Sequence[str]], np.ndarray] | None) -> Tensor | None:
@@ -203,7 +206,11 @@ def fit(
     state: Path | None = None,
     progress: Progress = lambda share: None,
 ) -> WordModel:
-    """Train a model on some pairs. A killed training resumes from the file `state`."""
+    """Train a model on some pairs. A killed training resumes from the file `state`.
+
+    The softmax of a step is over the words of the batch and a sample of the others, each with the weight of all that
+    it stands for.
+    """
     torch.manual_seed(seed)
     share = trained_share(words)
     model = WordModel(words.vocabulary_size, pictures, vectors)
@@ -233,7 +240,14 @@ def fit(
             picked = torch.from_numpy(rng.random(ids.shape) < np.append(share, 0.0)[ids])
             others = torch.from_numpy(rng.random(len(ids)) >= WITHOUT_CAPTIONS)
             if picked.any():
-                loss = functional.cross_entropy(model(block, picked, others), block.words[picked])
+                read = np.unique(np.append(ids[ids < words.vocabulary_size], 0))
+                rest = np.setdiff1d(np.arange(2, words.vocabulary_size), read, assume_unique=True)
+                sampled = rng.choice(rest, min(SAMPLED, len(rest)), replace=False)
+                drawn = np.sort(np.concatenate([read, sampled]))
+                stands_for = np.where(np.isin(drawn, sampled), len(rest) / max(len(sampled), 1), 1.0)
+                candidates, added = torch.from_numpy(drawn), torch.from_numpy(np.log(stands_for)).float()
+                target = torch.searchsorted(candidates, block.words[picked])
+                loss = functional.cross_entropy(model(block, picked, others, candidates, added), target)
                 optimizer.zero_grad()
                 loss.backward()
                 nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -257,7 +271,9 @@ def predict(
     progress: Progress = lambda share: None,
 ) -> None:
     """Write the predictions of all words of some pairs; `changed` has a word to compare each with, [n_words]."""
-    untrained, done = torch.from_numpy(np.log(np.maximum(trained_share(words), 1e-9))).float(), 0
+    untrained = torch.from_numpy(-np.log(np.maximum(trained_share(words), 1e-9))).float()
+    untrained[:2] = -torch.inf
+    candidates, done = torch.arange(words.vocabulary_size), 0
     n_words = max(1, int(np.diff(words.caption_start[words.pair_start])[pairs].sum()))
     for block in blocks(words, pictures, pairs, size=2 * BATCH):
         picked = (block.words > 1) & (block.words < words.vocabulary_size)
@@ -265,12 +281,13 @@ def predict(
         if len(place):
             ids = torch.stack([block.words[picked], torch.from_numpy(changed[place].astype(np.int64))], 1)
             for values, others in ((into.alone, False), (into.together, True)):
-                logits = model(block, picked, torch.full((len(block.words),), others)) - untrained
-                logits[:, :2] = -torch.inf
-                log_probability = logits.log_softmax(-1)
-                values[place] = log_probability.gather(1, ids).numpy()
-            top = log_probability.topk(min(BETTER, words.vocabulary_size - 2), dim=-1)
+                if not others or block.caption.max() > 1:  # else there are no other captions
+                    read = torch.full((len(block.words),), others)
+                    logits = model(block, picked, read, candidates, untrained)
+                    all_words = logits.logsumexp(-1, keepdim=True)
+                values[place] = (logits.gather(1, ids) - all_words).numpy()
+            top = logits.topk(min(BETTER, words.vocabulary_size - 2), dim=-1)
             into.better[place, : top.indices.shape[1]] = top.indices.numpy()
-            into.better_probability[place, : top.indices.shape[1]] = top.values.exp().numpy()
+            into.better_probability[place, : top.indices.shape[1]] = (top.values - all_words).exp().numpy()
         done += int((block.place >= 0).sum())
         progress(done / n_words)

@@ -1,6 +1,7 @@
 """Pictures and captions through a locked tower: each different one once, here or in shards, whatever stops the work."""
 
 import hashlib
+import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ from PIL import Image
 
 from clipmem_core.config import DATA_VARIABLE, InputError
 from clipmem_core.features import cache, embed
-from clipmem_core.features.embed import image_features, run_shards, text_features
+from clipmem_core.features.embed import faster, image_features, run_shards, text_features
 from clipmem_core.features.towers import Opened, Tower
 
 
@@ -96,6 +97,32 @@ class Compute:
                 raise KeyboardInterrupt
             run_shards(part, [name])
             yield None
+
+
+@pytest.mark.parametrize(
+    ("torch_s", "onnx_s", "angle", "engine"),
+    [(0.03, 0, 0, "ONNX Runtime"), (0, 0.03, 0, "torch")] + [(0.03, 0, 1, "torch")],
+)
+def test_the_faster_engine_computes_all_features_if_both_agree(
+    tmp_path: Path, torch_s: float, onnx_s: float, angle: float, engine: str
+) -> None:
+    calls, said = list[str](), list[str]()
+
+    def runs(name: str, seconds: float, vector: list[float]) -> Callable[[Any], np.ndarray]:
+        def embed(batch: Sequence[Any]) -> np.ndarray:
+            time.sleep(seconds)
+            calls.append(name)
+            return np.tile(vector, (len(batch), 1))
+
+        return embed
+
+    compiled = runs("ONNX Runtime", onnx_s, [np.cos(angle), np.sin(angle)])
+    opened = Opened(runs("torch", torch_s, [1.0, 0.0]), compile=lambda batch: compiled)
+    for _ in range(2):  # the choice is stored
+        faster(opened, ["a", "b"], tmp_path, said.append)(["a"])
+        assert calls[-1] == engine
+    assert len(calls) == 6
+    assert len(said) == 1
 
 
 def a_set(folder: Path, colours: list[tuple[int, int, int]]) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -47,6 +48,16 @@ def test_a_picture_has_the_features_that_the_reference_gives_it(name: str) -> No
     half = efficientnet_lite(name, size=96, precision="amp_bf16")
     assert cosine(half.open().embed(SQUARES), expected).min() > 0.99
     assert half.key != tower.key
+
+
+@pytest.mark.parametrize(("tower", "batch"), [(efficientnet_lite(size=96), SQUARES), (minilm(), TEXTS)])
+def test_onnx_runtime_gives_the_features_that_torch_gives(tower: Tower, batch: Any) -> None:
+    opened = tower.open()
+    assert opened.compile is not None
+    compiled = opened.compile(batch)
+    assert cosine(compiled(batch), opened.embed(batch)).min() > 1 - 1e-5
+    assert cosine(compiled(batch[:1]), opened.embed(batch[:1])).min() > 1 - 1e-5
+    assert minilm(precision="amp_bf16").open().compile is None
 
 
 def test_a_caption_has_the_embedding_that_sentence_transformers_gives_it(tmp_path: Path) -> None:

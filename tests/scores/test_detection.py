@@ -7,7 +7,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from clipmem_core.scores import detection
 from clipmem_core.scores.detection import detection_table
-from clipmem_core.training.trainer import partner_log_probability
+from clipmem_core.training.trainer import Contrast
 
 
 def test_lemon_is_its_formula_in_slow_loops() -> None:
@@ -36,7 +36,7 @@ def test_the_margin_is_the_own_logit_less_torchs_logsumexp_of_the_others() -> No
         logits = 5 * same @ same.T
         others = torch.where(torch.eye(9, dtype=torch.bool), -torch.inf, logits)
         expected.append(logits.diagonal() - torch.logsumexp(others, dim=1))
-        _, log_probability_ = partner_log_probability(same, same, torch.tensor(5.0))
+        _, log_probability_ = Contrast.apply(same, same, torch.tensor(5.0), "fp32")
         trajectory[epoch, :9, 1] = log_probability_
     found = detection.margin_over_epochs(trajectory)
     np.testing.assert_allclose(found[:9], torch.stack(expected).mean(dim=0), atol=1e-4)

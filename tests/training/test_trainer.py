@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from open_clip.loss import ClipLoss
 from open_clip_train.scheduler import cosine_lr
 from scipy import stats
 from torch.nn import functional as F
@@ -20,6 +21,7 @@ from clipmem_core.config import InputError
 from clipmem_core.training.model import build_model
 from clipmem_core.training.names import LOG, TRAJECTORY
 from clipmem_core.training.trainer import (
+    Contrast,
     Trainer,
     chosen_captions,
     epoch_batches,
@@ -74,6 +76,26 @@ def test_32_pairs_are_learned_by_heart(toy: str, loss: str, epochs: int, guess: 
     assert losses[-1] < guess / 4
     assert np.isfinite(losses).all()
     assert all(not torch.equal(value, before[name]) for name, value in member.model.state_dict().items())
+
+
+@pytest.mark.parametrize(("precision", "atol"), [("fp32", 1e-6), ("amp_bf16", 1e-2)])
+def test_the_loss_and_its_gradient_are_those_of_open_clip(precision: str, atol: float) -> None:
+    draws = torch.Generator().manual_seed(0)
+    values = [torch.randn(9, 5, generator=draws) for _ in range(2)]
+    results = []
+    for ours in (True, False):
+        leaves = [each.clone().requires_grad_() for each in (*values, torch.tensor(14.0))]
+        image, text = (F.normalize(each, dim=1) for each in leaves[:2])
+        if ours:
+            cosine, log_probability = Contrast.apply(image, text, leaves[2], precision)
+            np.testing.assert_allclose(cosine, (image * text).sum(1).detach(), atol=1e-6)
+            loss = -log_probability.mean()
+        else:
+            loss = ClipLoss()(image, text, leaves[2])
+        loss.backward()
+        results.append([loss.detach(), *(leaf.grad for leaf in leaves)])
+    for found, expected in zip(*results, strict=True):
+        np.testing.assert_allclose(found, expected, atol=atol, rtol=1e-5)
 
 
 def test_the_first_siglip_loss_is_its_formula(toy: str) -> None:
