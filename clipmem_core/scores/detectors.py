@@ -5,7 +5,7 @@ member trains on the pair, [n_members, n_pairs], and `external` for external pai
 partners are −∞ where an external pair would be compared with itself.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -200,13 +200,12 @@ def _beside_external(
         yield part, np.vecdot(a, b), by_image, by_text
 
 
-def nan_mean(values: Sequence[np.ndarray]) -> np.ndarray:
+def nan_mean(values: Iterable[np.ndarray]) -> np.ndarray:
     """Return the mean over arrays that skips NaN, one array at a time, of their shape; NaN where all are NaN."""
-    total, count = np.zeros(values[0].shape), np.zeros(values[0].shape)
+    total, count = np.zeros(()), np.zeros(())
     for value in values:
         finite = ~np.isnan(value)
-        total += np.where(finite, value, 0.0)
-        count += finite
+        total, count = total + np.where(finite, value, 0.0), count + finite
     return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
 
 
@@ -230,7 +229,6 @@ def swapped_csls(
     """
     donor_rows = external_used(external)
     pairs = np.flatnonzero(~external & ~trained.all(axis=0))
-    total, count = np.zeros((2, len(external))), np.zeros(len(external))
     if len(donor_rows) < 3 or not len(pairs):
         return np.full(len(external), np.nan), np.full(len(external), np.nan)
     if len(pairs) > MOST_SWAPPED:
@@ -239,13 +237,13 @@ def swapped_csls(
     donors[0] = np.random.default_rng([seed, _SWAP_DRAW]).integers(len(donor_rows), size=len(external))
     for part, _, by_text, _ in _beside_external(text[0], text[0], external, pairs):
         donors[1, pairs[part]] = np.where(by_text < _SAME, by_text, -np.inf).argmax(axis=1)
-    for a, b, in_training in zip(image, text, trained, strict=True):
-        rows = pairs[~in_training[pairs]]
-        if len(rows):
-            total[:, rows] += _swapped(a, b, external, rows, donors[:, rows])
-            count[rows] += 1
-    with np.errstate(invalid="ignore"):
-        at_random, similar = np.where(count > 0, total / count, np.nan)
+
+    def measure(a: np.ndarray, b: np.ndarray, in_training: np.ndarray) -> np.ndarray:
+        rows, values = pairs[~in_training[pairs]], np.full((2, len(external)), np.nan)
+        values[:, rows] = _swapped(a, b, external, rows, donors[:, rows])
+        return values
+
+    at_random, similar = nan_mean(map(measure, image, text, trained))
     return at_random, similar
 
 
