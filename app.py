@@ -1,5 +1,7 @@
 """The dashboard's router: `streamlit run app.py`."""
 
+import gc
+
 import streamlit as st
 
 from clipmem_core.dashboard.page import PAGES
@@ -15,4 +17,5 @@ if __name__ == "__main__":  # a session runs it
     pages = [st.Page(path, title=title) for path, (title, _) in PAGES.items()]
     st.navigation([st.Page(open_first, title="CLIPMem", default=True), *pages], position="hidden").run()
 else:  # the server imports it
+    gc.freeze()  # Streamlit collects garbage after each script: .07 s if it looks at the libraries, too
     app = st.App(__file__, routes=routes(), middleware=middleware())

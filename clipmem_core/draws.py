@@ -5,6 +5,7 @@ import hashlib
 from collections.abc import Sequence
 
 import numpy as np
+import scipy
 
 # Random streams
 ORDER, CAPTION, VIEW, TEXT_NOISE, IMAGE_NOISE, MASK, COLOUR, PLACEBO, SAMPLE = range(1, 10)
@@ -42,10 +43,8 @@ def uniforms(keys: np.ndarray, count: int, *parts: int) -> np.ndarray:
 
 def normals(keys: np.ndarray, count: int, *parts: int) -> np.ndarray:
     """Draw `count` numbers of the standard normal distribution for each key, float32 [n, count]."""
-    from scipy.special import ndtri  # takes as long to import as all the rest of a command's help
-
     # The middle of each step, so that no number lies at infinity.
-    return ndtri((_top_bits(keys, count, *parts) + 0.5) * 2.0**-53).astype(np.float32)
+    return scipy.special.ndtri((_top_bits(keys, count, *parts) + 0.5) * 2.0**-53).astype(np.float32)
 
 
 def _top_bits(keys: np.ndarray, count: int, *parts: int) -> np.ndarray:

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from clipmem_core.audit.paradigms import PARADIGMS, TABLE, paradigms_folder
+from clipmem_core.audit import unit_tables as t
 from clipmem_core.audit.store import CONFIG, Audit, MemberRecord, write_json, write_table
-from clipmem_core.audit.unitmem import BEFORE, REFERENCES, SEEN, UNSEEN, table_file, unit_table
+from clipmem_core.audit.unitmem import unit_table
 from clipmem_core.scores.encoders import UnitTally
 from clipmem_core.studies.study_folder import ARMS, MEMORIZATION, PEAK_MB, SAMPLES_SEEN, SECONDS, STUDY, TIMES
 from tests.made_arms import request_of
@@ -36,11 +36,11 @@ def make_units(audit: Audit) -> pd.DataFrame:
     for name in audit.record.members:
         rows = np.flatnonzero(audit.membership[name])
         table = _units(rng, rows, ids)
-        _write(table_file(audit, name), table)
+        _write(t.table_file(audit, name), table)
         table.insert(0, "member", name)
         tables.append(table)
-    references = [_units(rng, np.arange(20), ids).assign(reference=name) for name in (BEFORE, SEEN, UNSEEN)]
-    _write(table_file(audit, audit.record.members[0], REFERENCES), pd.concat(references, ignore_index=True))
+    references = [_units(rng, np.arange(20), ids).assign(reference=name) for name in (t.BEFORE, t.SEEN, t.UNSEEN)]
+    _write(t.table_file(audit, audit.record.members[0], t.REFERENCES), pd.concat(references, ignore_index=True))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -72,10 +72,10 @@ def paradigm_rows(means: dict[str, float], *, seeds: int = 3, layers: int = 4, s
 
 def make_paradigms(audit: Audit, means: dict[str, float] | None = None, *, seeds: int = 3) -> None:
     """Write the table of an audit's paradigms; CLIP lies between the others unless the means say otherwise."""
-    folder = paradigms_folder(audit)
+    folder = t.paradigms_folder(audit)
     folder.mkdir(parents=True)
-    table = paradigm_rows(means or dict(zip(PARADIGMS, (0.4, 0.5, 0.3), strict=True)), seeds=seeds)
-    (folder / TABLE).write_text("# command: made up\n" + table.to_csv(index=False))
+    table = paradigm_rows(means or dict(zip(t.PARADIGMS, (0.4, 0.5, 0.3), strict=True)), seeds=seeds)
+    (folder / t.PARADIGM_TABLE).write_text("# command: made up\n" + table.to_csv(index=False))
 
 
 def make_study(data: Path, plan: str, *, name: str = "", seeds: int = 3, done: int | None = None) -> Path:

@@ -1,6 +1,8 @@
 import ast
 import functools
 import re
+import subprocess
+import sys
 from graphlib import CycleError, TopologicalSorter
 from importlib.metadata import packages_distributions
 from pathlib import Path
@@ -84,6 +86,15 @@ def test_only_the_dashboard_imports_streamlit() -> None:
 def test_dataset_and_scores_import_no_torch() -> None:
     for path, imported in packages().items():
         assert not imported & {"torch", "open_clip", "torchvision"} or layer_of(path) not in ("dataset", "scores"), path
+
+
+def test_pages_import_no_library_that_takes_seconds() -> None:
+    modules = {f"clipmem_core.dashboard.{path.stem}" for path in (ROOT / "clipmem_core/dashboard").glob("*.py")}
+    for path in (ROOT / "pages").glob("*.py"):
+        modules |= {name.rpartition(".")[0] for name in sources()[path] if name.startswith("clipmem_core.")}
+    code = f"import sys, {', '.join(modules)}; print(*{{'torch', 'sklearn', 'scipy.stats'}} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
 
 
 def test_imported_packages_are_in_the_requirements() -> None:

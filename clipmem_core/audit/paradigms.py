@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from clipmem_core import columns as c
 from clipmem_core.audit import settings, store
+from clipmem_core.audit import unit_tables as t
 from clipmem_core.audit import unitmem as u
 from clipmem_core.audit.console import write_csv
 from clipmem_core.audit.member import EVALUATION, MemberRun, build_member, clear_leftovers, open_member, view_maker
@@ -25,23 +26,20 @@ from clipmem_core.audit.pipeline import Screen, ensure_pixels
 from clipmem_core.audit.setup import MAY_DIFFER
 from clipmem_core.audit.status import MemberProgress, last_line
 from clipmem_core.audit.store import Audit
-from clipmem_core.config import InputError, as_dict, data_folder, fingerprint
-from clipmem_core.io import read_json, reading, replacing
+from clipmem_core.config import InputError, as_dict, fingerprint
+from clipmem_core.io import read_json, replacing
 from clipmem_core.scores.utility import linear_probe
 from clipmem_core.training.model import Model, autocast, mean_image_embeddings
 from clipmem_core.training.names import CHECKPOINT, LOG
 from clipmem_core.training.trainer import Trainer, train
 
-CLIP, SUPERVISED, SELF_SUPERVISED = "clip", "supervised", "self-supervised"
-PARADIGMS = (CLIP, SUPERVISED, SELF_SUPERVISED)
-PARADIGM, SEED = "paradigm", "seed"
-TABLE, SETTINGS = "paradigms.csv", "paradigms.json"
+SETTINGS = "paradigms.json"
 RUNS, RESULT = "runs", "result.json"
 PROJECTION = 128  # width of SimCLR's projection, as in its paper
 TEMPERATURE = 0.5  # SimCLR's for small data and batches
 WHY_NOT = {
-    SUPERVISED: "the pairs have no labels, or only one class",
-    SELF_SUPERVISED: "image augmentation is off (--crop-scale 1), so two views of a picture are the same",
+    t.SUPERVISED: "the pairs have no labels, or only one class",
+    t.SELF_SUPERVISED: "image augmentation is off (--crop-scale 1), so two views of a picture are the same",
 }
 
 
@@ -135,11 +133,11 @@ def plan_runs(audit: Audit, seed: int, epochs: int) -> list[ParadigmRun]:
     config = dataclasses.replace(run.config, epochs=epochs or run.config.epochs)
     data = dataclasses.replace(run.data, rows=labelled if with_labels else rows)
     run = dataclasses.replace(run, config=config, data=data)
-    possible = {CLIP: True, SUPERVISED: with_labels, SELF_SUPERVISED: config.crop_scale < 1}
-    folder = paradigms_folder(audit) / RUNS
+    possible = {t.CLIP: True, t.SUPERVISED: with_labels, t.SELF_SUPERVISED: config.crop_scale < 1}
+    folder = t.paradigms_folder(audit) / RUNS
     return [
         ParadigmRun(name, config_seed, run, labels, folder / f"{name}-{config_seed}")
-        for name in PARADIGMS
+        for name in t.PARADIGMS
         if possible[name]
     ]
 
@@ -150,8 +148,8 @@ def complete(planned: ParadigmRun, screen: Screen) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     clear_leftovers(folder)
     model = _trained(planned, screen)
-    units = u.measure_model(run, model, [u.IMAGE_TOWER], run.data.rows, label=folder.name, screen=screen)
-    store.write_table(folder / u.UNITS, units)
+    units = u.measure_model(run, model, [t.IMAGE_TOWER], run.data.rows, label=folder.name, screen=screen)
+    store.write_table(folder / t.UNITS, units)
     accuracy: float | None = None
     fit, external = (rows[labels[rows] >= 0] for rows in (run.data.rows, run.data.external))
     if len(np.unique(labels[fit])) >= 2 and len(external):
@@ -161,13 +159,13 @@ def complete(planned: ParadigmRun, screen: Screen) -> None:
         accuracy = linear_probe(image[fit], labels[fit], image[external], labels[external], seed=config.seed)
     samples, last = len(run.data.rows) * config.trained_epochs, last_line(folder / LOG)
     result = {
-        PARADIGM: planned.paradigm,
-        SEED: planned.seed,
+        t.PARADIGM: planned.paradigm,
+        t.SEED: planned.seed,
         "member": run.name,
         "pictures": len(run.data.rows),
         "epochs": config.epochs,
         "samples_seen": samples,
-        "views_seen": samples * (2 if planned.paradigm == SELF_SUPERVISED else 1),
+        "views_seen": samples * (2 if planned.paradigm == t.SELF_SUPERVISED else 1),
         "seconds": last.get("seconds"),
         "loss": last.get("loss"),
         "linear_probe": accuracy,
@@ -179,13 +177,13 @@ def _trained(planned: ParadigmRun, screen: Screen) -> Model:
     """Load a run's model from its checkpoint if it has one, else train it."""
     run, config, seed, folder = planned.run, planned.run.config, planned.seed, planned.folder
     model = build_member(config, run.towers, seed=seed, pretrained=config.pretrained)
-    u.unit_layers(model, u.IMAGE_TOWER)  # refuses a model without units before anything is trained
+    u.unit_layers(model, t.IMAGE_TOWER)  # refuses a model without units before anything is trained
     views = view_maker(model, config, seed)
     options: dict[str, Any] = {"seed": seed, "device": run.record.device}
-    if planned.paradigm == CLIP:
+    if planned.paradigm == t.CLIP:
         trainer = Trainer(model, run.data, config, views, **options)
     else:
-        labels = None if planned.paradigm == SELF_SUPERVISED else planned.labels
+        labels = None if planned.paradigm == t.SELF_SUPERVISED else planned.labels
         trainer = TowerTrainer(model, run.data, config, views, labels=labels, **options)
     if (folder / CHECKPOINT).is_file():
         weights = torch.load(folder / CHECKPOINT, map_location=trainer.device, weights_only=True)
@@ -208,7 +206,7 @@ def run_paradigms(audit: Audit, *, seeds: int = 3, epochs: int = 0, screen: Scre
     if seeds < 1 or epochs < 0:
         raise InputError(f"--seeds must be at least 1 and --epochs at least 0, not {seeds} and {epochs}")
     ensure_pixels(audit, screen)
-    record, folder = audit.record, paradigms_folder(audit)
+    record, folder = audit.record, t.paradigms_folder(audit)
     torch.set_num_threads(record.threads)  # as the members had
     folder.mkdir(parents=True, exist_ok=True)
     fixed = {key: value for key, value in as_dict(record.config).items() if key not in (*MAY_DIFFER, "epochs")}
@@ -219,7 +217,7 @@ def run_paradigms(audit: Audit, *, seeds: int = 3, epochs: int = 0, screen: Scre
         if read_json(folder / SETTINGS, repair=f"delete {folder} and run the command again") != key:
             raise InputError(f"{folder} has runs of another audit or other --epochs: delete it, or use the same")
         runs = [run for seed in range(seeds) for run in plan_runs(audit, seed, epochs)]
-        for name in PARADIGMS:
+        for name in t.PARADIGMS:
             if name not in {run.paradigm for run in runs}:
                 screen.say(f"note: no {name} runs, since {WHY_NOT[name]}")
         remaining = [run for run in runs if not (run.folder / RESULT).is_file()]
@@ -227,41 +225,29 @@ def run_paradigms(audit: Audit, *, seeds: int = 3, epochs: int = 0, screen: Scre
         for run in remaining:
             complete(run, screen)
             _write_table(audit)
-    table = read_paradigms(audit)
+    table = t.read_paradigms(audit)
     assert table is not None
     return table
 
 
-def paradigms_folder(audit: Audit) -> Path:
-    """Return the folder of an audit's paradigms."""
-    return data_folder() / "studies" / f"paradigms-{audit.name}"
-
-
-def read_paradigms(audit: Audit) -> pd.DataFrame | None:
-    """Return UnitMem by layer of every finished run, as of `layer_means`, with the run's result.json; or None."""
-    path = paradigms_folder(audit) / TABLE
-    with reading(path):
-        return pd.read_csv(path, comment="#") if path.is_file() else None
-
-
 def say_paradigms(table: pd.DataFrame, screen: Screen) -> None:
     """Print UnitMem by layer of each paradigm, means over seeds."""
-    for line in table.pivot_table(u.UNITMEM_MEAN, u.LAYER, PARADIGM, sort=False).round(3).to_string().splitlines():
+    for line in table.pivot_table(t.UNITMEM_MEAN, t.LAYER, t.PARADIGM, sort=False).round(3).to_string().splitlines():
         screen.say(line)
 
 
 def _write_table(audit: Audit) -> None:
     """Write the table of all finished runs below comment lines about its origin."""
-    folder, record, machine = paradigms_folder(audit), audit.record, settings.machine()
+    folder, record, machine = t.paradigms_folder(audit), audit.record, settings.machine()
     tables = []
     for path in (folder / RUNS).glob(f"*/{RESULT}"):
         repair = f"delete {path.parent} and run the command again"
-        layers = u.layer_means(store.read_table(path.parent / u.UNITS, repair=repair), by=[u.LAYER])
+        layers = t.layer_means(store.read_table(path.parent / t.UNITS, repair=repair), by=[t.LAYER])
         tables.append(layers.assign(**read_json(path, dict[str, int | str | float | None], repair=repair)))
-    front = [PARADIGM, SEED, u.LAYER]
+    front = [t.PARADIGM, t.SEED, t.LAYER]
     table = pd.concat(tables, ignore_index=True)
-    table = table.assign(**{PARADIGM: pd.Categorical(table[PARADIGM], PARADIGMS)}).sort_values(front)
-    seeds = sorted(set(table[SEED]))
+    table = table.assign(**{t.PARADIGM: pd.Categorical(table[t.PARADIGM], t.PARADIGMS)}).sort_values(front)
+    seeds = sorted(set(table[t.SEED]))
     head = [
         f"command: python -m clipmem_core paradigms {audit.name} "
         f"--seeds {len(seeds)} --epochs {table['epochs'].iloc[0]}",
@@ -269,5 +255,5 @@ def _write_table(audit: Audit) -> None:
         f"seeds: {', '.join(map(str, seeds))}",
         f"data set: {record.dataset_fingerprint}",
     ]
-    with replacing(folder / TABLE) as temporary:
+    with replacing(folder / t.PARADIGM_TABLE) as temporary:
         write_csv(temporary, head, table[[*front, *table.columns.difference(front, sort=False)]])

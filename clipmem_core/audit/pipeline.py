@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,7 +25,7 @@ from clipmem_core.audit import prepare, scoring, settings, setup, store
 from clipmem_core.audit.check_table import ensure_checks
 from clipmem_core.audit.executor import Executor, local_processes, run_members
 from clipmem_core.audit.prepare import DataSet
-from clipmem_core.audit.status import FEATURES, LOG, TRAINING, WORDS, MemberProgress, member_progress
+from clipmem_core.audit.status import FEATURES, LOG, TRAINING, WORDS, Screen, member_progress
 from clipmem_core.audit.store import Audit, Record
 from clipmem_core.audit.verdict import RELIABILITY, SECOND_LEFT_OUT, judge
 from clipmem_core.config import AuditConfig, InputError
@@ -38,18 +38,6 @@ from clipmem_core.scores.words import word_misfit
 
 # On a busy machine BLAS threads wait for each other, ten times as long as these small products take.
 one_thread = threadpool_limits.wrap(limits=1, user_api="blas")
-
-
-class Screen(Protocol):
-    """Shows an audit's progress: lines, numbers of finished pictures and captions, members."""
-
-    def say(self, text: str) -> None: ...
-
-    def pictures(self, done: int, total: int) -> None: ...
-
-    def captions(self, done: int, total: int) -> None: ...
-
-    def members(self, progress: list[MemberProgress]) -> None: ...
 
 
 @dataclass

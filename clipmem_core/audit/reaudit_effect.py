@@ -5,14 +5,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from clipmem_core import columns as c
-from clipmem_core.audit.pipeline import Screen, ensure_features, ensure_pixels
 from clipmem_core.audit.prepare import membership_of
+from clipmem_core.audit.status import Screen
 from clipmem_core.audit.store import Audit, read_embeddings
 from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.membership import Membership, Sides, replicate_clipmem, side_means
-from clipmem_core.scores.memorization import membership_auroc
 from clipmem_core.scores.seeds import MIN_REPLICATES, crossed_mean, paired_difference
-from clipmem_core.scores.utility import retrieval_ranks
 
 MIN_EXTERNAL = 10  # external pairs of both audits, below which nothing is measured
 
@@ -93,6 +91,8 @@ def measure(audit: Audit, again: Audit, screen: Screen) -> Measured | None:
 def _hits(audit: Audit, rows: np.ndarray, screen: Screen) -> np.ndarray:
     """Return each member's mean recall of a pair's partner, both ways, at k = 1, 5 and 10, [n_members, n]."""
     from clipmem_core.audit.member import caption_embeddings, finished_model, open_member, open_shared  # torch
+    from clipmem_core.audit.pipeline import ensure_features, ensure_pixels
+    from clipmem_core.scores.utility import retrieval_ranks
 
     ensure_pixels(audit, screen)
     ensure_features(audit, audit.record, screen)
@@ -130,6 +130,8 @@ def weighted(values: np.ndarray, inside: np.ndarray) -> np.ndarray:
 
 def _auroc(before: np.ndarray, after: np.ndarray, membership: Membership) -> Change | None:
     """Return the change of membership AUROC, paired by member."""
+    from clipmem_core.scores.memorization import membership_auroc
+
     then, now = (membership_auroc(list(each), membership)[0] for each in (before, after))
     measured = ~np.isnan(then)  # members trained on some of the scored pairs
     if not measured.any():

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pandas as pd
 
@@ -59,6 +59,18 @@ class MemberProgress:
         """Tell whether the loss is still at chance after a fifth of the run."""
         late = self.steps > 0 and self.step >= self.steps / 5
         return late and self.log_probability <= -CHANCE_SHARE * math.log(batch_size)
+
+
+class Screen(Protocol):
+    """Shows an audit's progress: lines, numbers of finished pictures and captions, members."""
+
+    def say(self, text: str) -> None: ...
+
+    def pictures(self, done: int, total: int) -> None: ...
+
+    def captions(self, done: int, total: int) -> None: ...
+
+    def members(self, progress: list[MemberProgress]) -> None: ...
 
 
 def training_seconds_left(members: Sequence[MemberProgress]) -> float:

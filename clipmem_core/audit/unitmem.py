@@ -9,11 +9,9 @@ pair's captions (text encoder: tokens up to the end token). Values below 0 count
 """
 
 import dataclasses
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,35 +21,24 @@ from torch import Tensor, nn
 
 from clipmem_core import columns as c
 from clipmem_core.audit import store
+from clipmem_core.audit import unit_tables as t
 from clipmem_core.audit.member import EVALUATION, MemberRun, build_member, open_member, trained_model, view_maker
 from clipmem_core.audit.pipeline import Screen, ensure_pixels
 from clipmem_core.audit.status import MemberProgress
 from clipmem_core.audit.store import Audit
-from clipmem_core.config import AuditConfig, InputError, data_folder, fingerprint
+from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.mitigations import can_cut_text
-from clipmem_core.scores.encoders import BINS, UnitTally
+from clipmem_core.scores.encoders import UnitTally
 from clipmem_core.training.model import Model, autocast, batched, encode_text, mean_by_pair
-from clipmem_core.training.names import CHECKPOINT
 from clipmem_core.training.views import TrainingData, ViewMaker
-
-VERSION = 1  # of the measure: a new number recomputes every table
-UNITS, REFERENCES = "units.parquet", "references.parquet"
-REFERENCE = "reference"
-BEFORE, SEEN, UNSEEN = "before training", "seen", "unseen"
-TOWER, LAYER, UNIT, ROW = "tower", "layer", "unit", "row"
-IMAGE_TOWER, TEXT_TOWER = "image", "text"
-UNITMEM_MEAN, UNITMEM_MEDIAN, MEDIAN_ERROR, CLIPPED = "unitmem_mean", "unitmem_median", "median_error", "clipped"
-# The settings that decide how pictures and captions reach a member's encoders
-_EMBEDDING_FIELDS = ["model", "image_size", "cache_size", "resize_mode", "precision", "views", "seed", "crop_scale"]
-_EMBEDDING_FIELDS += ["eval_crop_scale", "eval_captions"]
 
 
 def run_units(audit: Audit, *, members: Sequence[str] = (), screen: Screen) -> None:
     """Measure the units of an audit's members, and the references of the first, unless they are measured already."""
     names = check_members(audit, members)
     ensure_pixels(audit, screen)
-    for name, table in [*((name, UNITS) for name in names), (names[0], REFERENCES)]:
-        path = table_file(audit, name, table)
+    for name, table in [*((name, t.UNITS) for name in names), (names[0], t.REFERENCES)]:
+        path = t.table_file(audit, name, table)
         if path.is_file():
             screen.say(f"member {name}: its {path.stem} are measured already")
         else:
@@ -61,11 +48,12 @@ def run_units(audit: Audit, *, members: Sequence[str] = (), screen: Screen) -> N
 
 def say_units(audit: Audit, *, screen: Screen) -> None:
     """Print UnitMem by layer, of the members and of the references."""
-    units, references = read_units(audit), read_units(audit, REFERENCES)
+    units, references = t.read_units(audit), t.read_units(audit, t.REFERENCES)
     assert units is not None
     assert references is not None
-    means = layer_means(references, by=[REFERENCE, TOWER, LAYER])[[REFERENCE, TOWER, LAYER, UNITMEM_MEAN]]
-    for table in (layer_means(units), means):
+    by = [t.REFERENCE, t.TOWER, t.LAYER]
+    means = t.layer_means(references, by=by)[[*by, t.UNITMEM_MEAN]]
+    for table in (t.layer_means(units), means):
         for line in table.round(3).to_string(index=False).splitlines():
             screen.say(line)
 
@@ -82,27 +70,27 @@ def check_members(audit: Audit, members: Sequence[str] = ()) -> list[str]:
     return list(dict.fromkeys(members or names))
 
 
-def measure_member(audit: Audit, name: str, table: str = UNITS, *, screen: Screen) -> pd.DataFrame:
+def measure_member(audit: Audit, name: str, table: str = t.UNITS, *, screen: Screen) -> pd.DataFrame:
     """Measure both encoders of a member on its training pairs as `unit_table`, or its references (column reference)."""
     run = open_member(audit.folder, name)
     torch.set_num_threads(run.record.threads)  # as when it was trained
     run = dataclasses.replace(run, data=dataclasses.replace(run.data, tokens=run.read(run.data.tokens)))
-    rows, external, towers = run.data.rows, run.data.external, (IMAGE_TOWER, TEXT_TOWER)
-    if table == UNITS:
+    rows, external, towers = run.data.rows, run.data.external, (t.IMAGE_TOWER, t.TEXT_TOWER)
+    if table == t.UNITS:
         return measure_model(run, trained_model(run), towers, rows, label=name, screen=screen)
     untrained = build_member(run.config, run.towers, seed=run.member.seed, pretrained=run.config.pretrained)
-    measured = [(BEFORE, untrained, rows)]
+    measured = [(t.BEFORE, untrained, rows)]
     n = min(len(rows), len(external))  # as many of both: UnitMem grows with the number of pairs
     if n >= 2:
         model = trained_model(run)
-        for reference, chosen in ((SEEN, rows), (UNSEEN, external)):
+        for reference, chosen in ((t.SEEN, rows), (t.UNSEEN, external)):
             if n < len(chosen):
                 chosen = np.sort(np.random.default_rng(run.config.seed).choice(chosen, n, replace=False))
             measured.append((reference, model, chosen))
     tables = []
     for reference, model, chosen in measured:
         tables.append(measure_model(run, model, towers, chosen, label=f"{name} {reference}", screen=screen))
-        tables[-1].insert(0, REFERENCE, reference)
+        tables[-1].insert(0, t.REFERENCE, reference)
     return pd.concat(tables, ignore_index=True)
 
 
@@ -219,45 +207,8 @@ def _caption_batches(
 def unit_table(tally: UnitTally, widths: Sequence[int], *, tower: str, pair_ids: np.ndarray) -> pd.DataFrame:
     """Return tower, layer (from 1), unit (from 0), scores, and the pair that activates it most (null: it is silent)."""
     scores = tally.scores()
-    scores.insert(0, TOWER, np.repeat(tower, sum(widths)))
-    scores.insert(1, LAYER, np.repeat(np.arange(1, len(widths) + 1), widths))
-    scores.insert(2, UNIT, np.concatenate([np.arange(width) for width in widths]))
-    owner = pd.Series(pair_ids[np.maximum(scores[ROW], 0)], dtype="string")
-    return scores.assign(**{c.PAIR_ID: owner.where(scores[ROW] >= 0)})
-
-
-def layer_means(units: pd.DataFrame, *, by: Sequence[str] = (c.MEMBER, TOWER, LAYER)) -> pd.DataFrame:
-    """Average UnitMem over the units of each layer that fire; also count all and the silent ones."""
-    groups = units.assign(silent=units[UNITMEM_MEAN].isna()).groupby(list(by), sort=False)
-    means = groups[[UNITMEM_MEAN, UNITMEM_MEDIAN, MEDIAN_ERROR, CLIPPED]].mean()
-    return groups["silent"].agg(units="size", silent="sum").join(means).reset_index()
-
-
-def read_units(audit: Audit, table: str = UNITS) -> pd.DataFrame | None:
-    """Return a table of all members that have it, or None.
-
-    References are `before training`, the untrained model on the member's pairs, and `seen` and `unseen`, the member on
-    equally many of its training pairs and of the external pairs.
-    """
-    repair, tables = f"delete it and run `python -m clipmem_core units {audit.name}`", []
-    for name in audit.record.members if audit.finished else ():
-        path = table_file(audit, name, table)
-        if path.is_file():
-            tables.append(store.read_table(path, repair=repair))
-            tables[-1].insert(0, c.MEMBER, name)
-    return pd.concat(tables, ignore_index=True) if tables else None
-
-
-def table_file(audit: Audit, name: str, table: str = UNITS) -> Path:
-    """Return the path of a table of a finished audit's member."""
-    config, member, files = audit.record.config, audit.member_record(name), audit.files
-    trained = store.read_table(audit.folder / store.MEMBERSHIP, columns=[name])[name].to_numpy(dtype=bool)
-    content: list[Any] = [
-        [VERSION, BINS],
-        member.checkpoint_sha256 or files[f"{store.MEMBERS}/{name}/{CHECKPOINT}"],
-        [member.model_config, member.seed, config.pretrained, config.loss],
-        files[store.PAIRS],
-        hashlib.sha256(np.packbits(trained).tobytes()).hexdigest(),
-        [getattr(config, field) for field in _EMBEDDING_FIELDS],
-    ]
-    return data_folder() / "cache" / "units" / fingerprint(content) / table
+    scores.insert(0, t.TOWER, np.repeat(tower, sum(widths)))
+    scores.insert(1, t.LAYER, np.repeat(np.arange(1, len(widths) + 1), widths))
+    scores.insert(2, t.UNIT, np.concatenate([np.arange(width) for width in widths]))
+    owner = pd.Series(pair_ids[np.maximum(scores[t.ROW], 0)], dtype="string")
+    return scores.assign(**{c.PAIR_ID: owner.where(scores[t.ROW] >= 0)})

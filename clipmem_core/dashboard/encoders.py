@@ -9,8 +9,7 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from clipmem_core import columns as c
-from clipmem_core.audit import paradigms as p
-from clipmem_core.audit import unitmem as t
+from clipmem_core.audit import unit_tables as t
 from clipmem_core.audit.jobs import PARADIGMS, UNITS, encoder_task
 from clipmem_core.audit.store import PAIRS, SCORES, Audit
 from clipmem_core.config import InputError
@@ -191,8 +190,8 @@ def draw_paradigms(audit: Audit) -> None:
     if locked_towers(audit.record.config):
         return
     st.subheader("Claim 1: three paradigms", anchor=False)
-    _draw_task(audit, PARADIGMS, lambda: p.read_paradigms(audit) is not None)
-    table = p.read_paradigms(audit)
+    _draw_task(audit, PARADIGMS, lambda: t.read_paradigms(audit) is not None)
+    table = t.read_paradigms(audit)
     if table is not None:
         figure = f.paradigm_figure(b.paradigm_layers(table, column=t.UNITMEM_MEAN))
         sentence = b.claim_1(table, column=t.UNITMEM_MEAN)

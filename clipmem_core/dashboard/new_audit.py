@@ -18,7 +18,7 @@ from clipmem_core.config import FIELDS, PRESETS, AuditConfig, InputError, Source
 from clipmem_core.dashboard.page import draw_set
 from clipmem_core.dashboard.plain import draw_fault, explained_errors
 from clipmem_core.dataset.source import DRAWN, check_source, lacks_captions
-from clipmem_core.export.reaudit import CLEANED
+from clipmem_core.export.cleaned import CLEANED
 from clipmem_core.glossary import DRAWN as DRAWN_SET
 from clipmem_core.glossary import PROTOCOL, meaning
 

@@ -8,8 +8,7 @@ from typing import Any
 import faiss
 import numpy as np
 import pandas as pd
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
+import scipy
 from threadpoolctl import threadpool_limits
 
 QUERIES = 1024  # vectors in a search
@@ -95,7 +94,8 @@ def _repeats(keys: Iterable[Hashable], rows: Iterable[int]) -> np.ndarray:
 def _clusters(n: int, links: Sequence[np.ndarray]) -> np.ndarray:
     """Return the first row of the connected component of each of n rows."""
     a, b = np.concatenate(links).T
-    _, component = connected_components(coo_array((np.ones(len(a), bool), (a, b)), shape=(n, n)), directed=False)
+    edges = scipy.sparse.coo_array((np.ones(len(a), bool), (a, b)), shape=(n, n))
+    _, component = scipy.sparse.csgraph.connected_components(edges, directed=False)
     _, first = np.unique(component, return_index=True)
     return first[component]
 

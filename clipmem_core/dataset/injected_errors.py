@@ -10,10 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import maximum_bipartite_matching
-from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, TfidfVectorizer
-from sklearn.neighbors import NearestNeighbors
+import scipy
 
 from clipmem_core import columns as c
 from clipmem_core.config import InputError
@@ -151,8 +148,8 @@ def _derange(texts_of: list[frozenset[str]], rng: np.random.Generator) -> np.nda
                 break
         else:  # partly overlapping captions need an exact matching of pairs and foreign captions
             order = rng.permutation(n)
-            foreign = csr_array([[texts.isdisjoint(texts_of[k]) for k in order] for texts in texts_of])
-            matched = maximum_bipartite_matching(foreign, perm_type="column")
+            foreign = scipy.sparse.csr_array([[texts.isdisjoint(texts_of[k]) for k in order] for texts in texts_of])
+            matched = scipy.sparse.csgraph.maximum_bipartite_matching(foreign, perm_type="column")
             return None if (matched < 0).any() else order[matched]
     return donors
 
@@ -180,6 +177,9 @@ def _swap_nearest(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int) -> I
     The partner is one of the ten nearest, among the forty nearest, that share no caption and are not swapped yet.
     Captions are swapped, not copied: repeated captions would be easy to detect.
     """
+    from sklearn.feature_extraction.text import TfidfVectorizer  # slow to import
+    from sklearn.neighbors import NearestNeighbors
+
     rng, captions = np.random.default_rng(seed), pairs[c.CAPTIONS].tolist()
     texts = [" ".join(captions[row]) for row in free]
     try:
@@ -211,6 +211,8 @@ def _replace_word(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int, *, e
     A noun, without a tagger, is an English word in two or more captions that is no stop word, has no digit and does not
     end like adverbs and participles. It is replaced by one of similar frequency.
     """
+    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS  # slow to import
+
     rng, captions = np.random.default_rng(seed), pairs[c.CAPTIONS].tolist()
     words = (dict.fromkeys(word.lower() for word in _WORD.findall(text)) for row in free for text in captions[row])
     counts = Counter(word for words_of_caption in words for word in words_of_caption)

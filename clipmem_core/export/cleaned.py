@@ -25,6 +25,7 @@ from clipmem_core.review.decisions import FOR_OTHER, RECAPTION, REMOVE, open_rev
 ROW = "row"  # the pair's row in the audit
 RECAPTIONED = "recaptioned"
 IMAGES = "{stem}_images"  # folder of extracted pictures
+CLEANED = "cleaned.json"  # in the folder of a data set that a second audit is of
 BLOCK = 20_000  # pairs converted to Python objects at a time
 Progress = Callable[[int, int], None]
 Pictures = tuple[Path, pa.ChunkedArray, tuple[str, ...]]  # folder, names, notes

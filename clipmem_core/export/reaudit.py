@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from clipmem_core.audit.jobs import Task, audit_task, list_job_names
-from clipmem_core.audit.pipeline import Screen, run_audit
 from clipmem_core.audit.reaudit_effect import Change, Measured, measure
+from clipmem_core.audit.status import Screen
 from clipmem_core.audit.store import CONFIG, Audit, audits_folder, check_name, list_audits, write_json
 from clipmem_core.config import SETS, AuditConfig, InputError, SourceOptions, data_folder
-from clipmem_core.export.cleaned import IMAGES, beside, check_root, clean
+from clipmem_core.export.cleaned import CLEANED, IMAGES, beside, check_root, clean
 from clipmem_core.export.formats import write_csv
 from clipmem_core.io import read_json
 from clipmem_core.review.decisions import open_review
 
-AGAIN, CLEANED, CAPTIONS = "again.json", "cleaned.json", "captions.csv"
+AGAIN, CAPTIONS = "again.json", "captions.csv"
 ADVICE = "delete it and repeat the command; what was trained stays"
 
 
@@ -30,6 +30,8 @@ def cleaned_folder(name: str) -> Path:
 
 def reaudit(audit: Audit, name: str, screen: Screen) -> Audit:
     """Audit an audit's cleaned data set with the same settings and members, and compare both; call again to resume."""
+    from clipmem_core.audit.pipeline import run_audit  # scikit-learn, which the page Decisions does without
+
     config = check_repeatable(audit)
     second, table = Audit(audits_folder() / check_name(name)), cleaned_folder(name) / CAPTIONS
     started, note = (second.folder / CONFIG).is_file(), table.with_name(CLEANED)

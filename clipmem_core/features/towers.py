@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
-import open_clip
 import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -153,6 +152,8 @@ def open_clip_towers(
     name: str, *, pretrained: str, size: int = 0, precision: Precision = "fp32", device: str = "cpu"
 ) -> tuple[Tower, Tower]:
     """Return both towers of an open_clip model: features are its embeddings before normalisation."""
+    import open_clip  # slow to import
+
     if not pretrained:
         raise InputError(f"model {name!r} has random weights: name a tag or a checkpoint with --pretrained to lock it")
     options: dict[str, Any] = {"seed": 0, "image_size": size, "pretrained": pretrained, "device": device}
@@ -201,7 +202,9 @@ def open_clip_towers(
 
 def open_clip_lengths(tokenizer: Any, captions: Sequence[str]) -> np.ndarray:
     """Count the tokens of captions before truncation with a tokenizer of open_clip's, int32 [n]."""
-    if isinstance(tokenizer, open_clip.SimpleTokenizer):  # byte-pair encoding is slow on a very long word
+    from open_clip import SimpleTokenizer
+
+    if isinstance(tokenizer, SimpleTokenizer):  # byte-pair encoding is slow on a very long word
         return np.array([len(tokenizer.encode(caption[:LONGEST])) + 2 for caption in captions], np.int32)
     return np.array([len(ids) for ids in tokenizer.tokenizer(list(captions))["input_ids"]], np.int32)
 

@@ -6,8 +6,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from clipmem_core.audit import paradigms as p
-from clipmem_core.audit import unitmem as t
+from clipmem_core.audit import unit_tables as t
 from clipmem_core.columns import CLIPMEM_IMAGE, CLIPMEM_TEXT
 from clipmem_core.figures import layout
 from clipmem_core.review.score_breakdown import DEPTH, MEMBERS, PARADIGM_NAMES, SOURCE
@@ -19,9 +18,9 @@ NAME_LENGTH = 20  # leaves space for the dots on a telephone
 MEASURES = {CLIPMEM_IMAGE: "image", CLIPMEM_TEXT: "text"}
 WIDTHS = {"half": "#1479b8", "one": "#008f6b", "double": "#d55e00"}  # of the text encoder
 CROPS = ("off", "normal", "strong")
-PARADIGM_COLOURS = {p.CLIP: "#c2487a", p.SUPERVISED: "#1479b8", p.SELF_SUPERVISED: "#008f6b"}
+PARADIGM_COLOURS = {t.CLIP: "#c2487a", t.SUPERVISED: "#1479b8", t.SELF_SUPERVISED: "#008f6b"}
 # Mean UnitMem of layers 1 and 12, digitised from a figure of "Captured by Captions" (ICLR 2025).
-PAPER = {p.CLIP: (0.272, 0.411), p.SELF_SUPERVISED: (0.339, 0.376), p.SUPERVISED: (0.265, 0.477)}
+PAPER = {t.CLIP: (0.272, 0.411), t.SELF_SUPERVISED: (0.339, 0.376), t.SUPERVISED: (0.265, 0.477)}
 SOURCES = {  # name and dash
     MEMBERS: ("trained members", "solid"),
     t.BEFORE: ("before training", "dash"),

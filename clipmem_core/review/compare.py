@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+import scipy
 
 from clipmem_core import columns as c
 from clipmem_core.audit.store import PAIRS, SCORES, Audit
@@ -47,7 +47,9 @@ class Comparison:
 
 def compare(one: Audit, other: Audit, *, column: str = c.CLIPMEM, limit: int) -> Comparison:
     """Compare a score of two audits pair by pair."""
-    tables = [_pairs_and_score(audit, column) for audit in (one, other)]
+    scores = [c.PAIR_ID, f"{ROW} AS row", f'"{c.GROUP}" AS "group"', f"{number(column)} AS score"]
+    hashes = [f"{CAPTION_KEY} AS captions", f"hash({c.SHA256}) AS picture"]
+    tables = [fetch_all(audit, scores, hashes) for audit in (one, other)]
     joined = tables[0].merge(tables[1], on=c.PAIR_ID, suffixes=("_one", "_other"))
     if joined.empty:
         raise InputError(f"audits {one.name!r} and {other.name!r} share no pair_id: compare audits of one data set")
@@ -75,8 +77,8 @@ def compare(one: Audit, other: Audit, *, column: str = c.CLIPMEM, limit: int) ->
         only_other=len(tables[1]) - len(joined),
         edited=int(edited.sum()),
         regrouped=int(regrouped.sum()),
-        spearman=float(stats.spearmanr(*values).statistic) if correlated else None,
-        pearson=float(stats.pearsonr(*values).statistic) if correlated else None,
+        spearman=float(scipy.stats.spearmanr(*values).statistic) if correlated else None,
+        pearson=float(scipy.stats.pearsonr(*values).statistic) if correlated else None,
         mean_difference=change.mean if change else None,
         low=change.low if change and change.n > 1 else None,
         high=change.high if change and change.n > 1 else None,
@@ -84,12 +86,6 @@ def compare(one: Audit, other: Audit, *, column: str = c.CLIPMEM, limit: int) ->
         points=scored.iloc[sample].reset_index(drop=True),
         warnings=warnings,
     )
-
-
-def _pairs_and_score(audit: Audit, column: str) -> pd.DataFrame:
-    """Return pair_id, row, group, score, and hashes of the captions and of the picture of each pair."""
-    scores = [c.PAIR_ID, f"{ROW} AS row", f'"{c.GROUP}" AS "group"', f"{number(column)} AS score"]
-    return fetch_all(audit, scores, [f"{CAPTION_KEY} AS captions", f"hash({c.SHA256}) AS picture"])
 
 
 def differing_settings(one: Audit, other: Audit) -> tuple[str, ...]:

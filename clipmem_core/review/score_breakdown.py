@@ -11,8 +11,7 @@ import numpy as np
 import pandas as pd
 
 from clipmem_core import columns as c
-from clipmem_core.audit import paradigms as p
-from clipmem_core.audit import unitmem as t
+from clipmem_core.audit import unit_tables as t
 from clipmem_core.audit.prepare import sides_of
 from clipmem_core.audit.store import MEMBERSHIP, PAIRS, SCORES, Audit
 from clipmem_core.audit.verdict import FLAT
@@ -185,7 +184,7 @@ NOT_INJECTED = "not injected"
 POOR_FIT = 0.5  # mean cosine on held-out pairs; below it a mapped embedding is closer to other pairs
 Z = 1.96
 MEMBERS = "members"
-PARADIGM_NAMES = {p.CLIP: "CLIP", p.SUPERVISED: "supervised", p.SELF_SUPERVISED: "self-supervised"}
+PARADIGM_NAMES = {t.CLIP: "CLIP", t.SUPERVISED: "supervised", t.SELF_SUPERVISED: "self-supervised"}
 SOURCE, DEPTH = "source", "depth"
 
 
@@ -243,8 +242,8 @@ def tower_layers(units: pd.DataFrame, references: pd.DataFrame | None, *, column
 
 def paradigm_layers(table: pd.DataFrame, *, column: str) -> pd.DataFrame:
     """Return paradigm, layer, depth (0 the first layer, 1 the last), n (seeds), mean, low and high of UnitMem."""
-    means = over_seeds(table, by=[p.PARADIGM, t.LAYER], measures=[column]).drop(columns="measure")
-    means = means[means[p.PARADIGM].isin(p.PARADIGMS)]
+    means = over_seeds(table, by=[t.PARADIGM, t.LAYER], measures=[column]).drop(columns="measure")
+    means = means[means[t.PARADIGM].isin(t.PARADIGMS)]
     last = means[t.LAYER].max()
     depth = (means[t.LAYER] - 1) / (last - 1) if last > 1 else 0.5
     return means.assign(**{DEPTH: depth}).reset_index(drop=True)
@@ -252,17 +251,17 @@ def paradigm_layers(table: pd.DataFrame, *, column: str) -> pd.DataFrame:
 
 def claim_1(table: pd.DataFrame, *, column: str) -> str:
     """Say whether CLIP's UnitMem lies between that of the two other paradigms, as far as the seeds allow."""
-    by_seed = table.groupby([p.PARADIGM, p.SEED])[column].mean().unstack(p.PARADIGM)
-    names = [name for name in p.PARADIGMS if name in by_seed]
+    by_seed = table.groupby([t.PARADIGM, t.SEED])[column].mean().unstack(t.PARADIGM)
+    names = [name for name in t.PARADIGMS if name in by_seed]
     listed = ", ".join(f"{PARADIGM_NAMES[name]} {by_seed[name].mean():.3f}" for name in names)
     start = f"Mean UnitMem over the layers: {listed}. Claim 1 (CLIP lies between the other two):"
-    if missing := [PARADIGM_NAMES[name] for name in p.PARADIGMS if name not in names]:
+    if missing := [PARADIGM_NAMES[name] for name in t.PARADIGMS if name not in names]:
         return f"{start} {' and '.join(missing)} is missing, or cannot be trained on these pairs."
     complete = by_seed.dropna()
     if len(complete) < MIN_REPLICATES:
         return f"{start} seeds so far: {len(complete)}, too few to say more."
-    others = (p.SUPERVISED, p.SELF_SUPERVISED)
-    intervals = [seed_interval((complete[name] - complete[p.CLIP]).to_numpy()) for name in others]
+    others = (t.SUPERVISED, t.SELF_SUPERVISED)
+    intervals = [seed_interval((complete[name] - complete[t.CLIP]).to_numpy()) for name in others]
     sides = [1 if low > 0 else -1 if high < 0 else 0 for low, high in intervals]  # of CLIP; 0: the interval holds it
     if 0 in sides:
         same = " and ".join(PARADIGM_NAMES[name] for name, side in zip(others, sides, strict=True) if side == 0)

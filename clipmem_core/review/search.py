@@ -1,6 +1,7 @@
 """Search by meaning: the pairs closest by cosine to a pair, or to a text that a member's text encoder embeds."""
 
 import dataclasses
+import gc
 import threading
 from collections.abc import Sequence
 from functools import lru_cache
@@ -61,19 +62,30 @@ def embed_text(audit: Audit, text: str, *, member: str = "") -> np.ndarray:
     """Embed a text with a member's text encoder, in full precision: a unit vector float32 [dim]."""
     if not text.strip():
         raise InputError("the text to search for is empty: write what the pictures or captions should be about")
+    import torch
+
     from clipmem_core.training.model import text_embeddings, tokenize
 
     config, member = audit.record.config, choose_member(audit.record.members, member)
     if config.features:
         raise InputError(f"audit {audit.name!r} has precomputed features and cannot embed a text: search by a pair")
     with _ENCODING:
+        torch.set_num_threads(1)  # one text is too little work to share: threads that wait for a busy core take .5 s
         if config.lock_text:
             model, inputs = _text_head(audit, member), _text_features(config, text)
         else:
             model, vocabulary = _text_encoder(audit, member)
             inputs = tokenize(config.model, [text])
             inputs = vocabulary.read(inputs) if vocabulary else inputs
+        _freeze_libraries()
         return unit(text_embeddings(model, inputs, precision="fp32", device="cpu"))[0]
+
+
+@lru_cache(1)
+def _freeze_libraries() -> None:
+    """Exclude all that is loaded from garbage collection: Streamlit collects after each script, .3 s with torch."""
+    gc.collect()
+    gc.freeze()
 
 
 def checkpoint_path(audit: Audit, member: str) -> Path:

@@ -10,11 +10,6 @@ from typing import Any
 import faiss
 import numpy as np
 import pandas as pd
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold, cross_val_predict
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from clipmem_core import columns as c
 from clipmem_core.scores import detectors
@@ -126,6 +121,12 @@ def confident_learning(features: np.ndarray, labels: np.ndarray, *, seed: int) -
     Returns:
         float64 [n_pairs], in [−2, 2]; 0 for pairs without a label, or with one of fewer than five pairs.
     """
+    from sklearn.exceptions import ConvergenceWarning  # slow to import
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedKFold, cross_val_predict
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     names, classes, counts = np.unique(
         [name if isinstance(name, str) else "" for name in labels], return_inverse=True, return_counts=True
     )

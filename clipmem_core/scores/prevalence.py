@@ -19,9 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from scipy.optimize import brentq, minimize
-from scipy.special import ndtr, ndtri
-from scipy.stats import betabinom, gaussian_kde, hypergeom
+import scipy
 
 FEWEST = 100  # pairs, and swapped pairs, below which there is no count
 ASSUMPTION = (
@@ -88,7 +86,7 @@ def estimate_wrong(fit: np.ndarray, swapped: np.ndarray) -> WrongCount:
     edges = np.linspace(ends[0] - 1e-9, ends[1] + 1e-9, _CELLS + 1)
     place = np.clip(np.searchsorted(edges, standard, side="right") - 1, 0, _CELLS - 1)
     counts, middles = np.bincount(place, minlength=_CELLS).astype(float), (edges[1:] + edges[:-1]) / 2
-    density = gaussian_kde(standard_swapped[:: max(1, len(reference) // 5_000)])(middles) + _FLOOR
+    density = scipy.stats.gaussian_kde(standard_swapped[:: max(1, len(reference) // 5_000)])(middles) + _FLOOR
     weights, wrong = _profile(*(cells.tobytes() for cells in (middles, counts, density / density.sum())))
     mean = (counts * wrong).sum(axis=1)
     spread_of_count = np.maximum(np.sqrt((counts * wrong * (1 - wrong)).sum(axis=1)), 1e-6)
@@ -113,7 +111,7 @@ def most_wrong(fit: np.ndarray, swapped: np.ndarray) -> float:
         >>> round(most_wrong(np.concatenate([np.full(900, 9.0), np.arange(100) / 100]), np.arange(1000) / 1000))
         113
     """
-    z = ndtri(1 - 0.025 / len(_QUANTILES))
+    z = scipy.special.ndtri(1 - 0.025 / len(_QUANTILES))
     below = np.searchsorted(np.sort(fit), np.quantile(swapped, _QUANTILES), side="right")
     least = _QUANTILES - z * np.sqrt(_QUANTILES * (1 - _QUANTILES) / len(swapped))
     least = np.maximum(least, 1e-9)  # a quantile of few swapped pairs bounds nothing
@@ -144,7 +142,7 @@ def _profile(*cells: bytes) -> tuple[np.ndarray, np.ndarray]:
         logits = np.linspace(*ends, _SHARES)
         shares = 1 / (1 + np.exp(-logits))
         fitted = [
-            minimize(loss, shape, (share,), jac=True, method="L-BFGS-B", bounds=_LIMITS, options=options)
+            scipy.optimize.minimize(loss, shape, (share,), jac=True, method="L-BFGS-B", bounds=_LIMITS, options=options)
             for share in shares
         ]
         heights = np.array([-total * solution.fun for solution in fitted])  # log-likelihoods
@@ -178,7 +176,7 @@ def _two_piece_t(values: np.ndarray, shape: np.ndarray) -> tuple[np.ndarray, np.
 def _quantile(q: float, weights: np.ndarray, mean: np.ndarray, spread: np.ndarray) -> float:
     """Return a quantile of the count: a normal about each share's mean, mixed by the weights."""
     ends = (mean - 8 * spread).min() - 1, (mean + 8 * spread).max() + 1
-    return float(brentq(lambda count: weights @ ndtr((count - mean) / spread) - q, *ends))
+    return float(scipy.optimize.brentq(lambda count: weights @ scipy.special.ndtr((count - mean) / spread) - q, *ends))
 
 
 def p_wrong(fit: np.ndarray, swapped: np.ndarray) -> np.ndarray:
@@ -355,7 +353,10 @@ def count_of_sample(found: int, drawn: int, pairs: int) -> tuple[int, int]:
     if drawn == 0:
         return 0, pairs
     rest = pairs - drawn
-    below = np.cumsum(betabinom.pmf(np.arange(rest + 1), rest, found + 0.5, drawn - found + 0.5))
+    wrong, betaln = np.arange(rest + 1), scipy.special.betaln  # betabinom.pmf without scipy.stats, slow to import
+    log_ways = -np.log(rest + 1) - betaln(rest - wrong + 1, wrong + 1)
+    ends = found + 0.5, drawn - found + 0.5
+    below = np.cumsum(np.exp(log_ways + betaln(wrong + ends[0], rest - wrong + ends[1]) - betaln(*ends)))
     low, high = (min(int(np.searchsorted(below, q)), rest) for q in (_TAIL, 1 - _TAIL))
     return found + (low if found else 0), found + (high if found < drawn else rest)
 
@@ -385,8 +386,8 @@ def whole_count(
     scale = total / drawn
     estimate = found * scale
     below, above = int(np.floor(found)), int(np.ceil(found))
-    least = _first(lambda kind: hypergeom.sf(below - 1, total, kind, drawn) > _TAIL, below, total)
-    most = _first(lambda kind: hypergeom.cdf(above, total, kind, drawn) <= _TAIL, above, total + 1) - 1
+    least = _first(lambda kind: scipy.stats.hypergeom.sf(below - 1, total, kind, drawn) > _TAIL, below, total)
+    most = _first(lambda kind: scipy.stats.hypergeom.cdf(above, total, kind, drawn) <= _TAIL, above, total + 1) - 1
     most = min(most, total - (drawn - above))
     model = scale * (found - (found if low is None else low)), scale * ((found if high is None else high) - found)
     ends = estimate - np.hypot(estimate - least, model[0]), estimate + np.hypot(most - estimate, model[1])

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+import scipy
 from numpy.typing import ArrayLike
-from scipy.stats import t, ttest_rel
 
 MIN_REPLICATES = 3  # an interval over fewer seeds or repeats would claim too much
 LEVEL = 0.95
@@ -16,7 +16,7 @@ BOTH, PAIRS_ALONE = "members and pairs", "pairs, of these members alone"
 def half_width(values: np.ndarray) -> float:
     """Return half the width of Student's t interval of a mean."""
     n = len(values)
-    return float(t.ppf((1 + LEVEL) / 2, n - 1) * np.std(values, ddof=1) / np.sqrt(n))
+    return float(scipy.stats.t.ppf((1 + LEVEL) / 2, n - 1) * np.std(values, ddof=1) / np.sqrt(n))
 
 
 def seed_interval(values: np.ndarray) -> tuple[float, float]:
@@ -67,7 +67,7 @@ def paired_difference(values: ArrayLike, reference: ArrayLike, *, level: float =
         return Difference(n, mean, *[float("nan")] * 3)
     if differences.std() <= 1e-12 * abs(mean):  # constant, for which the test is not defined
         return Difference(n, mean, mean, mean, float(mean == 0))
-    test = ttest_rel(values, reference)
+    test = scipy.stats.ttest_rel(values, reference)
     low, high = test.confidence_interval(level)
     return Difference(n, mean, float(low), float(high), float(test.pvalue))
 
@@ -123,5 +123,5 @@ def crossed_mean(values: np.ndarray) -> CrossedMean:
         cells = float((rest**2).sum()) / ((members - 1) * (pairs - 1)) / values.size
         variance = max(by_members + variance - cells, by_members, variance)
     degrees = (pairs if few else min(members, pairs)) - 1
-    half = float(t.ppf((1 + LEVEL) / 2, degrees)) * variance**0.5
+    half = float(scipy.stats.t.ppf((1 + LEVEL) / 2, degrees)) * variance**0.5
     return CrossedMean(mean, mean - half, mean + half, PAIRS_ALONE if few else BOTH)

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy
 from rich.console import Console
-from scipy.stats import linregress
 
 from clipmem_core import columns as c
 from clipmem_core.audit.console import machine_line, make_table, plain, write_csv
@@ -179,7 +179,8 @@ def _powers(rows: pd.DataFrame) -> Iterator[str]:
         if wide.shape[1] < 2 or wide.empty:
             continue
         sizes = np.log(wide.columns.to_numpy(dtype=float))
-        slopes = np.array([linregress(sizes, np.log(values)).slope for values in wide.to_numpy(dtype=float)])
+        logs = np.log(wide.to_numpy(dtype=float))
+        slopes = np.array([scipy.stats.linregress(sizes, values).slope for values in logs])
         low, high = seed_interval(slopes)
         interval = "" if np.isnan(low) else f" [{low:.3f}, {high:.3f}]"
         yield (

@@ -1,4 +1,7 @@
-"""Build and load open_clip models and heads on locked towers, and compute their embeddings."""
+"""Build and load open_clip models and heads on locked towers, and compute their embeddings.
+
+open_clip takes two seconds to import: functions import it, so that heads do without.
+"""
 
 import functools
 import math
@@ -10,18 +13,14 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-import open_clip
 import torch
-from open_clip import factory
-from open_clip.tokenizer import SimpleTokenizer
-from open_clip.transformer import ResidualAttentionBlock, text_global_pool
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clipmem_core.config import InputError
 from clipmem_core.dataset.readers.remote import hub_answers
 from clipmem_core.mitigations import can_cut_text
-from clipmem_core.training.names import model_config, model_file
+from clipmem_core.training.names import CHECKPOINT, model_config, model_file
 from clipmem_core.training.views import TrainingData, Views
 
 Model: TypeAlias = Any  # an open_clip model; torch's Module does not declare the attributes of its towers
@@ -41,6 +40,8 @@ def build_model(
     Loss "siglip" starts at logit scale 10 and bias -10, "clip" as open_clip. An image size of 0 is the model's own.
     `pretrained` is a checkpoint file, or a tag of open_clip's, to start from.
     """
+    import open_clip
+
     registered = _register(name)
     _ask_hub(name, pretrained)
     options = {"init_logit_scale": math.log(10), "init_logit_bias": -10.0} if loss == "siglip" else {}
@@ -60,7 +61,7 @@ def build_model(
         start = f" from {pretrained!r}, which must be of this model and loss" if pretrained else ""
         raise InputError(f"model {name!r} cannot be built{start}: {one_line(error)}") from None
     for block in model.modules() if device == "cpu" else ():
-        if isinstance(block, ResidualAttentionBlock) and not hasattr(block, "ln_1_kv"):
+        if isinstance(block, open_clip.transformer.ResidualAttentionBlock) and not hasattr(block, "ln_1_kv"):
             block.attention = functools.partial(short_attention, block.attn, block.attention)
     return model
 
@@ -83,6 +84,8 @@ def one_line(error: Exception) -> str:
 
 def load_weights(model: Model, checkpoint: Path) -> None:
     """Load an open_clip checkpoint (`epoch_N.pt` or a bare state dict, with or without `module.`), weights only."""
+    import open_clip
+
     try:
         open_clip.load_checkpoint(model, str(checkpoint), weights_only=True)
     except Exception as error:  # torch, pickle and zip each raise their own kinds
@@ -97,7 +100,11 @@ def logit_scale_of(checkpoint: Path) -> float:
     if checkpoint.suffix in (".npz", ".npy"):  # JAX weights
         return math.nan
     try:
-        state = factory.load_state_dict(str(checkpoint), weights_only=True)
+        state = torch.load(checkpoint, "cpu", weights_only=True) if checkpoint.name == CHECKPOINT else {}
+        if "logit_scale" not in state:  # not one of ours
+            from open_clip.factory import load_state_dict
+
+            state = load_state_dict(str(checkpoint), weights_only=True)
     except Exception as error:  # torch, pickle and zip each raise their own kinds
         raise InputError(f"checkpoint {str(checkpoint)!r} does not load ({one_line(error)})") from None
     return float(state["logit_scale"].float().exp()) if "logit_scale" in state else math.nan
@@ -127,6 +134,8 @@ def short_attention(
 
 def tokenize(name: str, captions: Sequence[str]) -> np.ndarray:
     """Return tokens int32 [n_captions, context_length], without special tokens in captions: the first end is pooled."""
+    from open_clip.tokenizer import SimpleTokenizer
+
     context, tokenizer = model_config(name)["text_cfg"].get("context_length", 77), open_tokenizer(name)
     if type(tokenizer) is not SimpleTokenizer:
         return tokenizer(list(captions), context_length=context).numpy().astype(np.int32)
@@ -142,6 +151,8 @@ def tokenize(name: str, captions: Sequence[str]) -> np.ndarray:
 
 def open_tokenizer(name: str) -> Any:
     """Return the tokenizer of a model."""
+    import open_clip
+
     _ask_hub(name)
     try:
         return open_clip.get_tokenizer(_register(name))
@@ -150,6 +161,8 @@ def open_tokenizer(name: str) -> Any:
 
 
 def _register(name: str) -> str:
+    from open_clip import factory
+
     # open_clip.add_model_config ignores a config inside `model_cfg`.
     stem = model_file(name).stem
     factory._MODEL_CONFIGS[stem] = model_config(name)
@@ -165,6 +178,8 @@ def text_features(model: Model, tokens: Tensor, *, cut: bool) -> Tensor:
     """Encode tokens before normalisation, float32 [n, dim]; `cut` drops what follows the last end, exact if causal."""
     if not cut:
         return model.encode_text(tokens).float()
+    from open_clip.transformer import text_global_pool
+
     length = int((tokens != 0).any(dim=0).nonzero().max()) + 1
     tokens = tokens[:, :length]
     cast = model.transformer.get_cast_dtype()

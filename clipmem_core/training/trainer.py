@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from open_clip.loss import SigLipLoss
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -221,6 +220,8 @@ class Trainer:
         loss_image = image if changed_image is image_out else F.normalize(changed_image, dim=-1)
         loss_text = text if changed_text is text_out else F.normalize(changed_text, dim=-1)
         if self.config.loss == "siglip":
+            from open_clip.loss import SigLipLoss  # slow to import
+
             loss = SigLipLoss()(loss_image, loss_text, scale, logit_bias=self.model.logit_bias)
         else:
             terms = log_probability

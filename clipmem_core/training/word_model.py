@@ -21,7 +21,8 @@ EMBEDDING, VECTOR, HIDDEN, PICTURE, OUTPUT, HEADS = 64, 128, 320, 192, 128, 4
 LONGEST = 128  # words that are read together: those of one pair, or a part of them
 BATCH = 32  # pairs
 TRAINED = 800_000  # words that a model is trained on, repeats included: more epochs for a smaller set,
-FEWEST_EPOCHS, MOST_EPOCHS = 1, 10  # within these
+FEWEST_EPOCHS, MOST_EPOCHS = 0.25, 10  # within these
+PREDICTED = 3_000  # words that are predicted at a time, in at least 2 * BATCH blocks
 RATE, DECAY, WARMUP = 2e-3, 0.02, 0.1
 DROPPED_WORDS, DROPPED_PICTURE = 0.2, 0.4
 WITHOUT_CAPTIONS = 0.5  # share of pairs whose other captions are hidden in a step of training
@@ -219,7 +220,8 @@ def fit(
     start = words.caption_start[words.pair_start]
     n_words = max(1, int((start[pairs + 1] - start[pairs]).sum()))
     per_epoch = -(-len(pairs) // BATCH)
-    steps = per_epoch * int(np.clip(round(TRAINED / n_words), FEWEST_EPOCHS, MOST_EPOCHS))
+    epochs = np.clip(TRAINED / n_words, FEWEST_EPOCHS, MOST_EPOCHS)
+    steps = max(1, round(per_epoch * epochs))
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=DECAY, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps + 1, pct_start=WARMUP)
     parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "schedule": schedule}
@@ -275,7 +277,8 @@ def predict(
     untrained[:2] = -torch.inf
     candidates, done = torch.arange(words.vocabulary_size), 0
     n_words = max(1, int(np.diff(words.caption_start[words.pair_start])[pairs].sum()))
-    for block in blocks(words, pictures, pairs, size=2 * BATCH):
+    size = max(2 * BATCH, PREDICTED * len(pairs) // n_words)
+    for block in blocks(words, pictures, pairs, size=size):
         picked = (block.words > 1) & (block.words < words.vocabulary_size)
         place = block.place[picked.numpy()]
         if len(place):

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from clipmem_core.audit import paradigms, unitmem
-from clipmem_core.audit.paradigms import paradigms_folder, read_paradigms, run_paradigms
+from clipmem_core.audit.paradigms import run_paradigms
 from clipmem_core.audit.store import MANIFEST, Audit
-from clipmem_core.audit.unitmem import REFERENCES, read_units, run_units, say_units
+from clipmem_core.audit.unit_tables import REFERENCES, paradigms_folder, read_paradigms, read_units
+from clipmem_core.audit.unitmem import run_units, say_units
 from clipmem_core.config import InputError
 from tests.audit.small import Silent
 from tests.conftest import Made

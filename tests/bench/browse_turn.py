@@ -1,6 +1,6 @@
 """One turn of the dashboard's benchmark, in a process of its own: a page opened cold, or Browse used for a while.
 
-    python tests/bench/browse_turn.py open | imports | browse REPEATS [KIND…]
+    python tests/bench/browse_turn.py open PAGE | imports | browse REPEATS [KIND…]
 
 Works on the data folder that CLIPMEM_DATA names, on its newest audit; prints what it measured as JSON.
 """
@@ -27,9 +27,9 @@ def imports() -> dict[str, Any]:
     return {"seconds": time.perf_counter() - BEGAN}
 
 
-def open_cold() -> dict[str, Any]:
-    """Open Browse in a process that has done nothing yet."""
-    _run(_page(), {})
+def open_cold(page: str) -> dict[str, Any]:
+    """Open a page in a process that has done nothing yet."""
+    _run(_page(page), {})
     return {"seconds": time.perf_counter() - BEGAN}
 
 
@@ -43,7 +43,7 @@ def browse(repeats: int, kinds: list[str]) -> dict[str, Any]:
 
     from clipmem_core.audit.store import list_audits
 
-    audit, app = list_audits()[0], _page()
+    audit, app = list_audits()[0], _page("browse")
     rng = np.random.default_rng(0)
     times: dict[str, Any] = {"plain": [_plain(audit.folder) for _ in range(repeats + 1)][1:]}
     for kind, draw in _changes(rng).items():
@@ -82,11 +82,11 @@ def _lasso(rng: Any) -> str:
     return f"similarity_out:clipmem:{corners}"
 
 
-def _page() -> Any:
+def _page(name: str) -> Any:
     from streamlit.testing.v1 import AppTest
 
     app = AppTest.from_file(APP, default_timeout=120)
-    app.switch_page("pages/browse.py")
+    app.switch_page(f"pages/{name}.py")
     return app
 
 
@@ -117,7 +117,7 @@ def _plain(folder: Path) -> float:
 
 if __name__ == "__main__":
     turns: dict[str, Callable[[], dict[str, Any]]] = {
-        "open": open_cold,
+        "open": lambda: open_cold(sys.argv[2]),
         "imports": imports,
         "browse": lambda: browse(int(sys.argv[2]), sys.argv[3:]),
     }

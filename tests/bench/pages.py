@@ -15,12 +15,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+import psutil
 
 from clipmem_core.audit.store import Audit
 from clipmem_core.config import DATA_VARIABLE
@@ -46,8 +47,9 @@ def measure_browse(quick: bool) -> Measures:
     with tempfile.TemporaryDirectory() as folder:
         small, large = Path(folder) / "small", Path(folder) / "large"
         make_audit(small, "small")
-        cold, imported = (
-            statistics.median(turn(small, what)["seconds"] for _ in range(3)) for what in ("open", "imports")
+        cold, overview, imported = (
+            statistics.median(turn(small, *what.split())["seconds"] for _ in range(3))
+            for what in ("open browse", "open overview", "imports")
         )
         console.print(f"making an audit of {pairs:,} pairs")
         audit = make_large_audit(large, "million", pairs=pairs)
@@ -56,6 +58,7 @@ def measure_browse(quick: bool) -> Measures:
         times_by_kind = turn(large, "browse", str(runs))
     plain, memory = statistics.median(times_by_kind.pop("plain")), times_by_kind.pop("memory_mb")
     lines = [Measure("Browse, 100 pairs, first page in a fresh process", cold, "s", floor=imported)]
+    lines.append(Measure("Overview, 100 pairs, in a fresh process", overview, "s", floor=imported, target="≤ 2"))
     for kind, times in times_by_kind.items():
         lines += _percentiles(f"Browse, {pairs:,} pairs, {kind}", times, 300, floor=plain)
     return [*lines, Measure(f"Browse, {pairs:,} pairs: memory", memory, "MB", target="< 2000")]
@@ -94,6 +97,7 @@ def measure_review(quick: bool) -> Measures:
             pages = [open_watched(browser) for _ in range(2)]
             for page in pages:
                 page.add_init_script(WATCH)
+            lines += _tours(open_watched(browser), address, 2 if quick else 6)
             lines += _keys(pages, address, review, 5 if quick else 60)
     return lines
 
@@ -106,6 +110,7 @@ def _interactions(page: Any, address: str, runs: int) -> Measures:
     check_pictures(page, at_least=24)
     lines: Measures = []
     for what, act in _ACTS.items():
+        act(page)()  # the first search loads torch
         times = []
         for _ in range(runs):
             began = time.perf_counter()
@@ -114,6 +119,21 @@ def _interactions(page: Any, address: str, runs: int) -> Measures:
             back()
         lines += _percentiles(f"Browse in Chromium, {what}", times, 1000)
     return lines
+
+
+def _tours(page: Any, address: str, tours: int) -> Measures:
+    """Visit every page again and again; measure the server's memory after the first tour, and how much it grows."""
+    server = next(child for child in psutil.Process().children() if "streamlit" in child.cmdline())
+    memory = []
+    for _ in range(tours):
+        for path in sorted((ROOT / "pages").glob("*.py")):
+            page.goto(f"{address}/{path.stem}?audit={NAME}")
+            wait_idle(page)
+        memory.append(server.memory_info().rss / 1e6)
+    page.close()
+    what = "Memory of the server after a tour of all pages"
+    grown = Measure(f"{what}: growth in {tours - 1} more", memory[-1] - memory[0], "MB", target="≤ 20")
+    return [Measure(what, memory[0], "MB"), grown]
 
 
 def _keys(pages: list[Any], address: str, review: Review, seconds: int) -> Measures:
@@ -202,17 +222,22 @@ def _turn(page: Any) -> Callable[[], None]:
     return back
 
 
-def _filter(page: Any) -> Callable[[], None]:
-    page.get_by_label("Words in the caption").fill("red")
-    page.keyboard.press("Enter")
-    page.get_by_text("words: red").wait_for()
+def _typed(label: str, chip: str, texts: Iterator[str]) -> Callable[[Any], Callable[[], None]]:
+    def act(page: Any) -> Callable[[], None]:
+        text = next(texts)
+        page.get_by_label(label).fill(text)
+        page.keyboard.press("Enter")
+        page.get_by_text(f"{chip}: {text}").wait_for()
 
-    def back() -> None:
-        page.get_by_test_id("stBaseButton-tertiary").filter(has_text="Clear all").click()
-        page.get_by_text("words: red").wait_for(state="detached")
-        wait_idle(page)
+        def back() -> None:
+            wait_idle(page)
+            page.get_by_test_id("stBaseButton-tertiary").filter(has_text="Clear all").click()
+            page.get_by_text(f"{chip}: {text}").wait_for(state="detached")
+            wait_idle(page)
 
-    return back
+        return back
+
+    return act
 
 
 _ACTS: dict[str, Callable[[Any], Callable[[], object]]] = {
@@ -220,5 +245,6 @@ _ACTS: dict[str, Callable[[Any], Callable[[], object]]] = {
     "a page of 24 selected and removed (two clicks)": _remove_page,
     "a picture clicked, until its pair is there": _open_pair,
     "a page turned, until its 24 pictures are there": _turn,
-    "a word filtered by": _filter,
+    "a word filtered by": _typed("Words in the caption", "words", itertools.repeat("red")),
+    "a search by meaning": _typed("Search by meaning", "pictures close to", map("{} cats".format, itertools.count())),
 }

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from clipmem_core.audit.store import Audit, write_table
-from clipmem_core.audit.unitmem import REFERENCES, read_units
+from clipmem_core.audit.unit_tables import REFERENCES, read_units
 from clipmem_core.columns import GROUPS
 from clipmem_core.review import score_breakdown
 from clipmem_core.review.score_breakdown import (

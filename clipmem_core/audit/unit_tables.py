@@ -1,0 +1,80 @@
+"""Tables of UnitMem, of members and of paradigms: names, files, means over layers. Without torch, for the dashboard."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from clipmem_core import columns as c
+from clipmem_core.audit import store
+from clipmem_core.audit.store import Audit
+from clipmem_core.config import data_folder, fingerprint
+from clipmem_core.io import reading
+from clipmem_core.scores.encoders import BINS
+from clipmem_core.training.names import CHECKPOINT
+
+VERSION = 1  # of the measure: a new number recomputes every table
+UNITS, REFERENCES = "units.parquet", "references.parquet"
+REFERENCE = "reference"
+BEFORE, SEEN, UNSEEN = "before training", "seen", "unseen"
+TOWER, LAYER, UNIT, ROW = "tower", "layer", "unit", "row"
+IMAGE_TOWER, TEXT_TOWER = "image", "text"
+UNITMEM_MEAN, UNITMEM_MEDIAN, MEDIAN_ERROR, CLIPPED = "unitmem_mean", "unitmem_median", "median_error", "clipped"
+# The settings that decide how pictures and captions reach a member's encoders
+_EMBEDDING_FIELDS = ["model", "image_size", "cache_size", "resize_mode", "precision", "views", "seed", "crop_scale"]
+_EMBEDDING_FIELDS += ["eval_crop_scale", "eval_captions"]
+CLIP, SUPERVISED, SELF_SUPERVISED = "clip", "supervised", "self-supervised"
+PARADIGMS = (CLIP, SUPERVISED, SELF_SUPERVISED)
+PARADIGM, SEED = "paradigm", "seed"
+PARADIGM_TABLE = "paradigms.csv"
+
+
+def layer_means(units: pd.DataFrame, *, by: Sequence[str] = (c.MEMBER, TOWER, LAYER)) -> pd.DataFrame:
+    """Average UnitMem over the units of each layer that fire; also count all and the silent ones."""
+    groups = units.assign(silent=units[UNITMEM_MEAN].isna()).groupby(list(by), sort=False)
+    means = groups[[UNITMEM_MEAN, UNITMEM_MEDIAN, MEDIAN_ERROR, CLIPPED]].mean()
+    return groups["silent"].agg(units="size", silent="sum").join(means).reset_index()
+
+
+def read_units(audit: Audit, table: str = UNITS) -> pd.DataFrame | None:
+    """Return a table of all members that have it, or None.
+
+    References are `before training`, the untrained model on the member's pairs, and `seen` and `unseen`, the member on
+    equally many of its training pairs and of the external pairs.
+    """
+    repair, tables = f"delete it and run `python -m clipmem_core units {audit.name}`", []
+    for name in audit.record.members if audit.finished else ():
+        path = table_file(audit, name, table)
+        if path.is_file():
+            tables.append(store.read_table(path, repair=repair))
+            tables[-1].insert(0, c.MEMBER, name)
+    return pd.concat(tables, ignore_index=True) if tables else None
+
+
+def table_file(audit: Audit, name: str, table: str = UNITS) -> Path:
+    """Return the path of a table of a finished audit's member."""
+    config, member, files = audit.record.config, audit.member_record(name), audit.files
+    trained = store.read_table(audit.folder / store.MEMBERSHIP, columns=[name])[name].to_numpy(dtype=bool)
+    content = [
+        [VERSION, BINS],
+        member.checkpoint_sha256 or files[f"{store.MEMBERS}/{name}/{CHECKPOINT}"],
+        [member.model_config, member.seed, config.pretrained, config.loss],
+        files[store.PAIRS],
+        hashlib.sha256(np.packbits(trained).tobytes()).hexdigest(),
+        [getattr(config, field) for field in _EMBEDDING_FIELDS],
+    ]
+    return data_folder() / "cache" / "units" / fingerprint(content) / table
+
+
+def paradigms_folder(audit: Audit) -> Path:
+    """Return the folder of an audit's paradigms."""
+    return data_folder() / "studies" / f"paradigms-{audit.name}"
+
+
+def read_paradigms(audit: Audit) -> pd.DataFrame | None:
+    """Return UnitMem by layer of every finished run, as of `layer_means`, with the run's result.json; or None."""
+    path = paradigms_folder(audit) / PARADIGM_TABLE
+    with reading(path):
+        return pd.read_csv(path, comment="#") if path.is_file() else None
