@@ -230,10 +230,11 @@ def _job(folder: str, *arguments: str) -> int:
     return run_job(Path(folder), arguments, main)
 
 
-def _check(request: str) -> None:
-    from clipmem_core.audit.preflight import check, read_request
+def _check(*arguments: str) -> None:
+    from clipmem_core.audit.preflight import check
 
-    check(read_request(Path(request)))
+    requested = parse(["audit", *arguments])
+    check(requested.source, requested.config)
 
 
 def _map(audit: str, name: str) -> None:

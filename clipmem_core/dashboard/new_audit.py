@@ -11,7 +11,7 @@ import streamlit as st
 
 from clipmem_core import config as configs
 from clipmem_core.audit.jobs import audit_task, cancel
-from clipmem_core.audit.preflight import Request, check_request, find_check, start_check
+from clipmem_core.audit.preflight import Request, check_request, find_check
 from clipmem_core.audit.settings import audit_name
 from clipmem_core.audit.store import CONFIG, audits_folder, is_name
 from clipmem_core.config import FIELDS, PRESETS, AuditConfig, InputError, SourceOptions, data_folder
@@ -141,10 +141,10 @@ def is_taken(name: str) -> bool:
 
 def draw_check(request: Request, *, started: Callable[[str], None]) -> None:
     """Draw the button that checks a request, and the result of its check."""
-    check = find_check(request.key)
+    check = find_check(request)
     label = "Check again" if check else "Check"
     if st.button(label, type="secondary" if check else "primary", icon=":material/fact_check:") and _allowed(request):
-        start_check(request)
+        request.check.start()
         st.rerun()
     if check:
         _draw_check(request, started)
@@ -155,7 +155,7 @@ def draw_check(request: Request, *, started: Callable[[str], None]) -> None:
 @st.fragment(run_every=1)
 def _draw_check(request: Request, started: Callable[[str], None]) -> None:
     """Draw the progress and the result of a check, and the button that starts the audit."""
-    check = find_check(request.key)
+    check = find_check(request)
     if check is None:
         return
     if check.error:
