@@ -29,7 +29,6 @@ from clipmem_core.scores.registry import EXPORT, scores_in, words
 
 TEMPLATE = "report.html.j2"
 SIDE = 160  # pixels of a thumbnail's longer side
-TOP = 50
 DECISIONS_SHOWN = 500
 CAPTION_LIMIT = 400
 
@@ -117,7 +116,7 @@ def _figure(groups: pd.DataFrame, bins: pd.DataFrame) -> Any:
 def _galleries(audit: Audit) -> list[dict[str, Any]]:
     galleries = []
     for order, queue in verdict_queues(audit.verdict).items():
-        top = cards(audit, find_rows(audit, Selection(order=order), page=1, size=TOP))
+        top = cards(audit, find_rows(audit, Selection(order=order), page=1, size=50))
         firsts = first_captions(audit, top, order)
         shown = [_card(card, audit.record.pictures, *firsts[card.pair_id]) for card in top]
         note = MARKS if order == CAPTION_MISFIT else ""
