@@ -51,10 +51,6 @@ class Job:
     arguments: tuple[str, ...]
 
     @property
-    def name(self) -> str:
-        return self.folder.name
-
-    @property
     def running(self) -> bool:
         """Tell whether this process runs; another one may have its pid."""
         if self.started is None or (self.folder / EXIT_CODE).is_file():
@@ -216,11 +212,6 @@ def export_task(audit: Audit, format: str, out: Path) -> Task:
     """Return the task of exporting an audit; it replaces an older export."""
     arguments = ["export", audit.name, "--format", format, "--out", str(out), "--overwrite"]
     return Task(jobs_folder() / ".exports" / audit.name / out.name, arguments)
-
-
-def encoder_task(audit: Audit, kind: str) -> Task:
-    """Return the task of measuring UnitMem or comparing paradigms."""
-    return Task(jobs_folder() / ".encoders" / audit.name / kind, [kind, audit.name])
 
 
 def resume_arguments(name: str, source: str, config: AuditConfig) -> list[str]:

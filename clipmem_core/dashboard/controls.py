@@ -73,7 +73,12 @@ def draw_setting(study: StudyFolder) -> Arm:
     """Draw a control for each mitigation, and return the setting of the address."""
     reference, audit = reference_config(study), study.audit(NONE)
     try:
-        setting = _read_address(reference)
+        setting = parse_setting(st.query_params.get(PARAMETER, ""))
+        for name, value in setting.fields.items():
+            if not isinstance(value, str) and abs(value) > LARGEST:
+                raise InputError(f"{name} must be at most {LARGEST:,}")
+        check_config(dataclasses.replace(reference, **setting.fields))
+        setting = normal(setting, reference)  # without overrides that have no effect
         if st.query_params.get(PARAMETER, "") != setting.text:
             write(**{PARAMETER: setting.text or None})  # the list of settings has one text for each
     except InputError as error:
@@ -103,16 +108,6 @@ def draw_setting(study: StudyFolder) -> Arm:
                 else:
                     controls.draw_fields(title)
     return setting
-
-
-def _read_address(reference: AuditConfig) -> Arm:
-    """Return the setting of the address, without overrides that have no effect."""
-    setting = parse_setting(st.query_params.get(PARAMETER, ""))
-    for name, value in setting.fields.items():
-        if not isinstance(value, str) and abs(value) > LARGEST:
-            raise InputError(f"{name} must be at most {LARGEST:,}")
-    check_config(dataclasses.replace(reference, **setting.fields))
-    return normal(setting, reference)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ import streamlit as st
 
 from clipmem_core import columns as c
 from clipmem_core.audit import unit_tables as t
-from clipmem_core.audit.jobs import PARADIGMS, UNITS, encoder_task
+from clipmem_core.audit.jobs import PARADIGMS, UNITS, Task, jobs_folder
 from clipmem_core.audit.store import PAIRS, SCORES, Audit
 from clipmem_core.config import InputError
 from clipmem_core.dashboard.maps import draw_selectable, sample_note
@@ -202,7 +202,7 @@ def draw_paradigms(audit: Audit) -> None:
 
 def _draw_task(audit: Audit, kind: str, is_done: Callable[[], bool]) -> None:
     """Draw the job of a measurement that is missing or is running again."""
-    task, (reason, label) = encoder_task(audit, kind), MISSING[kind]
+    task, (reason, label) = Task(jobs_folder() / ".encoders" / audit.name / kind, [kind, audit.name]), MISSING[kind]
     job = task.find()
     if not is_done() or (job is not None and job.running):
         draw_task(task, is_done, key=kind, reason=reason, label=label)
@@ -242,7 +242,9 @@ def _draw_study(study: s.StudyFolder, plan: str) -> None:
         if times.empty:
             raise InputError(f"{study.folder} lacks {s.TIMES}: delete it and run the study again")
         table, by = r.beyond_external(times), [s.EPOCH]
-    means = over_seeds(r.by_split(table, by, measures), by=by, measures=measures)
+    if s.SPLIT in table:
+        table = table.groupby([*by, s.SPLIT], sort=False)[measures].mean().reset_index()
+    means = over_seeds(table, by=by, measures=measures)
     show_text(f"{study.name}: {study.request.get('source')}", limit=200)
     st.plotly_chart(figure(means), key=f"study-{study.name}", config=CHART, alt=meaning)
     for sentence in r.sentences(study):

@@ -31,7 +31,6 @@ UTILITIES = {s.RETRIEVAL: "retrieval", "linear_probe": "linear probe", "zero_sho
 NAMES = MEMORIZATIONS | UTILITIES
 PERCENT, ABSOLUTE, TIMES, VALUE = "percent", "absolute", "times", "value"
 NO_VALUE = "–"
-CHOSEN_SHADE = "background-color: rgba(106,111,216,0.18)"
 PAGE_SIZE = 12  # pairs that changed
 COLUMNS = {  # measure → its head, the format of a difference, its help
     s.CLIPMEM_CANDIDATE: ("clipmem", PERCENT, "Mean clipmem of the candidates, in % of the baseline's."),
@@ -123,7 +122,8 @@ def draw_table(table: pd.DataFrame, *, over: str, reference: str = NONE, chosen:
         st.caption(f"No arm and {reference} have a seed in common yet.")
         return
     numbers, texts = table_of(rows, chosen)
-    styled = numbers.style.apply(lambda column: [CHOSEN_SHADE if arm == chosen else "" for arm in numbers[s.ARM]])
+    shades = ["background-color: rgba(106,111,216,0.18)" if arm == chosen else "" for arm in numbers[s.ARM]]
+    styled = numbers.style.apply(lambda column: shades)
     for row, cells in enumerate(texts.to_dict("records")):  # cells show texts, and columns sort by their numbers
         for head, text in cells.items():
             styled = styled.format(text.replace("{", "{{").replace("}", "}}"), subset=([row], [head]))

@@ -9,8 +9,6 @@ import plotly.graph_objects as go
 from clipmem_core import columns as c
 from clipmem_core.figures import layout
 
-RIDGE_HEIGHT = 0.72
-ID_LENGTH = 60
 IN, OUT = "in", "out"
 TERM_NAMES = {  # in the order in which they are added up
     c.POSITIVE: "positive",
@@ -28,7 +26,7 @@ def group_figure(groups: pd.DataFrame, bins: pd.DataFrame) -> go.Figure:
         rows = groups.iloc[[row]]
         group = str(rows[c.GROUP].item())
         colour, histogram = layout.group_colour(group), bins[bins[c.GROUP] == group]
-        tops = height + RIDGE_HEIGHT * histogram["share"] / histogram["share"].max()
+        tops = height + 0.72 * histogram["share"] / histogram["share"].max()
         right = histogram["low"] + histogram["width"]
         figure.add_scatter(
             x=np.stack([histogram["low"], histogram["low"], right, right], axis=1).ravel(),
@@ -110,7 +108,7 @@ def comparison_figure(points: pd.DataFrame, *, column: str, names: tuple[str, st
     figure = go.Figure()
     for group in sorted(set(points["group_one"]), key=lambda name: -[*c.GROUPS, name].index(name)):
         rows = points[points["group_one"] == group]
-        ids = [layout.short_name(pair_id, ID_LENGTH) for pair_id in rows[c.PAIR_ID]]
+        ids = [layout.short_name(pair_id, 60) for pair_id in rows[c.PAIR_ID]]
         figure.add_scattergl(
             x=rows["one"],
             y=rows["other"],

@@ -127,10 +127,7 @@ def marked(caption: str, words: Sequence[dict[str, Any]]) -> str:
 
 
 def listed_scores(audit: Audit, pair_ids: Sequence[str]) -> pd.DataFrame:
-    """Return pair_id and own_captions of those of some pairs that the audit has.
-
-    If the audit scores single captions, the columns `LISTED` have a list of their scores, None for a missing one.
-    """
+    """Return pair_id and own_captions of some pairs, and the lists `LISTED` of the scores of their captions if any."""
     pairs = fetch_pairs(audit.folder / PAIRS, [f'"{c.CAPTIONS}" AS {OWN_CAPTIONS}'], pair_ids)
     table = pd.DataFrame(pairs.to_pydict(), dtype=object)
     lists = [

@@ -1,6 +1,4 @@
-"""Details of scores: the terms of one pair by member, suggested captions, the share of each encoder in clipmem, UnitMem
-by layer and by paradigm.
-"""
+"""Details of scores: terms of a pair by member, suggested captions, the part of each encoder, UnitMem by layer."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -26,7 +24,6 @@ from clipmem_core.scores.seeds import MIN_REPLICATES, over_seeds, seed_interval
 
 TRAINED, SIDE = "trained", "side"
 IN, OUT = "in", "out"
-TERMS = (c.POSITIVE, c.NEGATIVE_TEXT, c.NEGATIVE_IMAGE, c.ALIGNMENT, c.SIMILARITY)
 SHORTLIST = 2000  # pairs that all members score in an audit of more than ALL_UP_TO pairs
 LEAD, BEHIND, LEAST = 0.55, 10, 1000  # required lead over the tenth best pair, and size of the audit
 QUALITY = "With injected errors, 9 of 10 such suggestions matched on photographs, 19 of 22 on textbook figures."
@@ -142,7 +139,7 @@ def member_terms(audit: Audit, row: int) -> pd.DataFrame:
         image, text = (s.vectors_at(path, [row])[0].astype(np.float64) for path in _files(audit, name))
         products = np.array([[image @ text], [image @ mean_text], [mean_image @ text], [image @ image], [text @ text]])
         terms = terms_of(products, np.flatnonzero([external[row]]), int(external.sum()))
-        rows.append({term: float(terms[term][0]) for term in TERMS})
+        rows.append({term: float(terms[term][0]) for term in c.TERMS})
     side = np.where(sides.inside[:, row], IN, OUT).tolist()
     facts = pd.DataFrame({c.MEMBER: membership.members, TRAINED: membership.trained[:, row], SIDE: side})
     return facts.join(pd.DataFrame(rows))

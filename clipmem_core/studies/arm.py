@@ -28,7 +28,6 @@ SWITCHES = (NEAR_DUPLICATES, DECISIONS)
 # 1: the highest values are removed first; −1: the lowest.
 DIRECTIONS = {name: score.direction for name, score in scores_in(RANKS_REMOVAL).items()}
 RANKED_BY = (*DIRECTIONS, RANDOM)
-RANKING_REPEATS = 2
 LONGEST_NAME = 70  # without fingerprints
 
 
@@ -173,12 +172,6 @@ class Split:
     def reference(self) -> AuditConfig:
         """The config of the reference arm."""
         return dataclasses.replace(self.config, **self.none.fields)
-
-    @property
-    def ranking(self) -> AuditConfig:
-        """The config of the audit that ranks pairs: shared pairs have a score only in protocol ensemble."""
-        members = RANKING_REPEATS * self.config.folds
-        return dataclasses.replace(self.reference, protocol="ensemble", seeds=1, members=members)
 
     @property
     def near_duplicates(self) -> frozenset[str]:

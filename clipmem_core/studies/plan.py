@@ -137,14 +137,12 @@ def removal_arms(config: AuditConfig, pairs: pd.DataFrame) -> list[Arm]:
     counts = [n for n in REMOVED if n <= shared // 2]
     if not counts:
         raise InputError(f"study removal needs at least {2 * REMOVED[0]} shared pairs, and there are {shared}")
-    removals = [Removal(by, n) for n in counts for by in REMOVED_BY]
-    return [
-        _none(pairs, removed_by=NONE, removed=0),
-        *(
-            Arm(f"{by}-{n}", {arms.REMOVAL: Removal(by, n)}, shown={"removed_by": by, "removed": n})
-            for by, n in removals
-        ),
+    removals = [
+        Arm(f"{by}-{n}", {arms.REMOVAL: Removal(by, n)}, shown={"removed_by": by, "removed": n})
+        for n in counts
+        for by in REMOVED_BY
     ]
+    return [_none(pairs, removed_by=NONE, removed=0), *removals]
 
 
 def combined_arms(config: AuditConfig, pairs: pd.DataFrame) -> list[Arm]:

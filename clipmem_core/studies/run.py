@@ -224,7 +224,9 @@ def _request_of(run: StudyRun) -> dict[str, Any]:
 
 
 def _rank(run: StudyRun, number: int) -> Audit:
-    audit, config, data_set = run.folder.audit(RANKING, number), run.splits[number].ranking, run.data_sets[number]
+    audit, split, data_set = run.folder.audit(RANKING, number), run.splits[number], run.data_sets[number]
+    # Two repeats of an ensemble, in which shared pairs have a score too
+    config = dataclasses.replace(split.reference, protocol="ensemble", seeds=1, members=2 * split.config.folds)
     if audit.begun:
         check_same(audit, run.source, config)
     else:

@@ -45,7 +45,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
         made.append(("check", Request(checked.source, checked.name, checked.config)) if checked else (name, words))
 
     monkeypatch.setattr(Task, "start", start)
-    monkeypatch.setattr(running, "cancel", lambda job: made.append(("cancel", job.name)))
+    monkeypatch.setattr(running, "cancel", lambda job: made.append(("cancel", job.folder.name)))
     return made
 
 
