@@ -63,10 +63,7 @@ def inject_errors(kind: str, pairs: pd.DataFrame, rows: np.ndarray, *, share: fl
 
 
 def inject_miscaptions(pairs: pd.DataFrame, rows: np.ndarray, *, n: int, seed: int) -> pd.DataFrame:
-    """Swap the captions of n pairs among themselves, so that no pair receives a caption text that it had before.
-
-    Rows with an error already are skipped.
-    """
+    """Swap the captions of n of the rows without an error among themselves, so that no pair gets a text that it had."""
     free = _not_injected(pairs, rows)
     if n < 0 or n == 1:
         raise InputError(f"inject_miscaptions must be 0, or 2 and more, got {n}: a swap needs two pairs")
