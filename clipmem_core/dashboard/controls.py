@@ -37,8 +37,7 @@ CHOICES = {  # field → label, options, help
     "noise_place": (
         "Before or after normalising",
         {"before": "Before", "after": "After"},
-        "After: noise is added to the unit vector, which is normalised again. Before: noise is added to the encoder's "
-        "output, whatever its length.",
+        "After: noise on the unit vector, which is normalised again. Before: noise on the output, whatever its length.",
     ),
     "text_forget_as": (
         "How they are forgotten",

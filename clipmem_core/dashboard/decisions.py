@@ -45,8 +45,7 @@ WIDTHS = {"decision": 85, "caption": 210, "new captions": 210, "note": 170, "pai
 COLUMNS |= {name: st.column_config.TextColumn(width=width) for name, width in WIDTHS.items()}
 AGAIN = (
     "Writes the data set without the pairs you removed and with the captions you changed, audits it with the same "
-    "settings, seeds and members, and compares both audits on the pairs they share. It takes about as "
-    "long as the first audit."
+    "settings, seeds and members, and compares both audits on the pairs they share, in about the time of the first."
 )
 
 

@@ -31,10 +31,7 @@ from clipmem_core.studies.plan import STUDIES
 LABELS_SHOWN = 12
 CHART = {"displayModeBar": False}
 CLASSES = {c.GROUP: "Group", c.LABEL: "Label", c.INJECTED: "Injected error"}
-BARS = (
-    "Bars are mean ± 1.96 standard errors over pairs, for these members. Dotted lines: the same over external pairs, "
-    "which no model memorized."
-)
+BARS = "Bars: mean ± 1.96 standard errors over pairs. Dotted: mean of the external pairs, which no model memorized."
 MIRRORED = "Independent pairs were learned by g, which is subtracted: theirs are negative."
 SSLMEM = (
     "How much closer an encoder puts the views of one picture (text: the captions of one pair) if it trained on the "
@@ -63,8 +60,7 @@ Plan = tuple[str, str, list[str], Callable[[pd.DataFrame], go.Figure]]  # title,
 PLANS: dict[str, Plan] = {
     "time": (
         "Time: which encoder memorizes first?",
-        "Each encoder's mean contribution to the clipmem of candidates over training, minus that of external pairs, "
-        "which no model memorized.",
+        "Each encoder's mean contribution to the clipmem of candidates over training, minus that of external pairs.",
         list(f.MEASURES),
         f.time_figure,
     ),
@@ -100,9 +96,8 @@ def draw_doubts(audit: Audit) -> None:
         st.warning(doubt, icon=":material/warning:")
     if fit is not None:
         st.caption(
-            "The embedding spaces of two models differ, so one is rotated onto the other before their encoders are "
-            "exchanged. The fit is measured on pairs that the rotation was not fitted on: mean cosine "
-            f"{fit:.2f}; 1 is perfect."
+            "The embedding spaces of two models differ: one is rotated onto the other before encoders are exchanged. "
+            f"The fit on other pairs than the rotation's: mean cosine {fit:.2f}; 1 is perfect."
         )
 
 

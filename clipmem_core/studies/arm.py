@@ -114,10 +114,8 @@ def _parse_value(name: str, value: str) -> Any:
         by, _, count = value.partition(":")
         if by in RANKED_BY and re.fullmatch(r"[1-9][0-9]{0,8}", count):
             return Removal(by, int(count))
-        raise InputError(
-            f"removal must be a ranking and a number of pairs, as in removal=clipmem:100, not {value[:40]!r}; "
-            f"rankings are {', '.join(RANKED_BY)}"
-        )
+        rankings = f"rankings are {', '.join(RANKED_BY)}"
+        raise InputError(f"removal must be a ranking and a number, as in clipmem:100, not {value[:40]!r}; {rankings}")
     if name not in ARM_FIELDS:
         options = ", ".join((*ARM_FIELDS, REMOVAL, *SWITCHES))
         raise InputError(f"setting {name[:40]!r} is unknown: choose from {options}")
