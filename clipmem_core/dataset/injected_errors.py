@@ -126,9 +126,7 @@ def _swap_random(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int, *, si
             for row, donor in swapped:
                 new[row][numbers[row]] = captions[donor][numbers[donor]]
             return _with_captions(pairs, new, [Change(*change) for change in numbers.items()])
-    raise InputError(
-        f"{n} pairs cannot swap captions so that each gets another text: too many share the same text, inject fewer"
-    )
+    raise InputError(f"{n} pairs cannot swap captions so that each gets another: too many share a text, inject fewer")
 
 
 def _derange(texts_of: list[frozenset[str]], rng: np.random.Generator) -> np.ndarray | None:

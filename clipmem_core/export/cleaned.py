@@ -150,9 +150,8 @@ def beside(path: Path, pattern: str) -> Path:
 
 def read_pictures(cleaned: Cleaned, progress: Progress | None) -> Iterator[tuple[int, str, bytes]]:
     """Yield row, reference and content of each picture; a missing one is an input error."""
-    for done, (row, image) in enumerate(
-        zip(cleaned.pairs[ROW].to_pylist(), values_of(cleaned.pairs[IMAGE]), strict=True)
-    ):
+    rows = zip(cleaned.pairs[ROW].to_pylist(), values_of(cleaned.pairs[IMAGE]), strict=True)
+    for done, (row, image) in enumerate(rows):
         if progress and done % 100 == 0:
             progress(done, cleaned.kept)
         try:

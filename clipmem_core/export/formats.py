@@ -388,9 +388,7 @@ def write(
 ) -> Summary:
     """Export a finished audit into a file or folder; `progress` gets the number of finished pictures and the total."""
     if format not in FORMATS:
-        raise InputError(
-            f"--format {format!r} is unknown: choose one of {', '.join(FORMATS)}{did_you_mean(format, FORMATS)}"
-        )
+        raise InputError(f"--format {format!r} is unknown: choose {', '.join(FORMATS)}{did_you_mean(format, FORMATS)}")
     about = FORMATS[format]
     _check_target(about, format, path, overwrite)
     if not audit.finished:

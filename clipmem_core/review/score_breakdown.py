@@ -211,10 +211,7 @@ def doubts(groups: pd.DataFrame, fit: float | None) -> list[str]:
     """Return a sentence for each reason to doubt the split into two encoders."""
     sentences = []
     if fit is not None and fit < POOR_FIT:
-        sentences.append(
-            f"The map between the members' spaces fits poorly: {fit:.2f}, where 1 is perfect. The two parts still add "
-            "up to clipmem, but the split between them is not reliable."
-        )
+        sentences.append(f"The map between the members' spaces fits poorly ({fit:.2f} of 1): do not rely on the split.")
     top = groups[groups["name"].isin(MEMORIZED)]["mean"].sum()
     for row in groups[groups["name"] == c.EXTERNAL].to_dict("records"):
         off, three_errors = abs(row["mean"]), 3 * (row["high"] - row["low"]) / (2 * Z)

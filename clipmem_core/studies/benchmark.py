@@ -119,9 +119,7 @@ def _check_same(benchmark: Benchmark, source: str, config: AuditConfig) -> None:
         if then != now:
             differ.append(f"{FIELDS[name].flag} is {then} there and {now} here")
     if differ:
-        raise InputError(
-            f"benchmark {benchmark.name!r} exists with another config: {'; '.join(differ)}. Choose another --name"
-        )
+        raise InputError(f"benchmark {benchmark.name!r} has another config: {'; '.join(differ)}. Use another --name")
 
 
 def _prepare(benchmark: Benchmark, source: str, config: AuditConfig, screen: Screen) -> None:

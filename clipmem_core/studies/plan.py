@@ -331,9 +331,7 @@ def _check_arm(arm: Arm, stored: Sequence[Arm], split: Split) -> None:
     shared = split.ids(c.SHARED)
     removed = len(changes.removed & shared) + (arm.removal.n if arm.removal else 0)
     if removed > len(shared) // 2:
-        raise InputError(
-            f"{arm.text}: {removed:,} of {len(shared):,} shared pairs would be removed: remove at most half"
-        )
+        raise InputError(f"{arm.text}: removes {removed:,} of {len(shared):,} shared pairs: remove at most half")
     changed = frozenset[str]().union(*(split.changes(added).ids for added in (arm, *stored)))
     for group in (c.CANDIDATE, c.INDEPENDENT):
         remaining = len(split.ids(group) - changed)

@@ -133,9 +133,7 @@ def start(
             if request[what] != now:
                 differ.insert(0, f"{what} is {request[what]!r} there and {now!r} here")
         if differ:
-            raise InputError(
-                f"study {folder.name!r} exists with another config: {'; '.join(differ)}. Choose another --name"
-            )
+            raise InputError(f"study {folder.name!r} has another config: {'; '.join(differ)}. Use another --name")
     # Finished rows may have more seeds than requested.
     seeds = max([config.seeds, *(seed + 1 for _, seed in folder.done())])
     plan, idle = find_study(study), set(ineffective_fields(config))
