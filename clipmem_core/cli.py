@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, get_args
 from clipmem_core import __version__
 from clipmem_core import config as configs
 from clipmem_core.audit.console import RichScreen, show_audits, show_verdict, write_results
-from clipmem_core.audit.jobs import run_job
+from clipmem_core.audit.jobs import DONE, FAILED, INTERRUPTED, WRONG_INPUT, run_job
 from clipmem_core.audit.settings import audit_name
 from clipmem_core.audit.status import list_states
 from clipmem_core.audit.store import open_audit
@@ -25,7 +25,6 @@ from clipmem_core.io import shortage
 if TYPE_CHECKING:  # a command imports only what it needs, to start faster
     from clipmem_core.audit.executor import Executor
 
-DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 AUDIT_IT = "audit it: "  # begins the line with the command that audits an export
 
 # A parameter annotated with a text is a flag; one annotated with (name in messages, text) is positional.
@@ -79,10 +78,7 @@ def _audit(
 def _score(
     source: Source,
     name: Annotated[str, "the audit's folder"],
-    checkpoints: Annotated[
-        Texts,
-        "open_clip checkpoints, in the order of the member columns; without --membership a target and a reference",
-    ],
+    checkpoints: Annotated[Texts, "open_clip's, in the order of members; without --membership target and reference"],
     membership: Annotated[str, "CSV or Parquet: pair_id, one true/false column a member, and optionally group"] = "",
     config: AuditConfig = AuditConfig(),  # noqa: B008
 ) -> None:
@@ -243,10 +239,7 @@ def _map(audit: str, name: str) -> None:
     make_map(open_audit(audit), name, say=lambda line: print(line, flush=True))
 
 
-TYPED = (
-    *(_inspect, _fetch, _audit, _score, _study, _benchmark, _units, _paradigms),
-    *(_export, _reaudit, _results, _list),
-)
+TYPED = (_inspect, _fetch, _audit, _score, _study, _benchmark, _units, _paradigms, _export, _reaudit, _results, _list)
 COMMANDS: dict[str, Callable[..., None]] = {command.__name__[1:]: command for command in TYPED}
 # Run in detached processes, not in a terminal
 PROCESSES: dict[str, Callable[..., int | None]] = {"job": _job, "check": _check, "map": _map}

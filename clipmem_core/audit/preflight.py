@@ -15,7 +15,7 @@ from clipmem_core import columns as c
 from clipmem_core import config as configs
 from clipmem_core.audit import prepare
 from clipmem_core.audit.console import RichScreen, make_table, plain
-from clipmem_core.audit.jobs import OUTPUT, Job, Task, audit_task, jobs_folder, resume_arguments
+from clipmem_core.audit.jobs import OUTPUT, WRONG_INPUT, Job, Task, audit_task, jobs_folder, resume_arguments
 from clipmem_core.audit.prepare import DataSet, FeatureRows
 from clipmem_core.audit.settings import check_config, resolve
 from clipmem_core.audit.setup import check_same
@@ -29,7 +29,6 @@ from clipmem_core.scores.membership import MIN_PAIRS
 SHOWN = 5  # pairs, and reasons of a check
 PIXELS = 32  # enough to find near-duplicates
 RETRY = "check the audit again"
-WRONG_INPUT = 2
 
 
 def inspect_source(source: str, options: configs.SourceOptions) -> None:

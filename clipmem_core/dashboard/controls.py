@@ -55,11 +55,8 @@ WORDS = {
     }
     for group in ("Captions", "Text", "Pictures", AHEAD_GROUP, "Training")
 }
-# Sliders below the toggles of the group AHEAD_GROUP; they have no toggle.
-AHEAD_SLIDERS = {
-    "adaptive_quantile": "Better aligned than this share of external pairs",
-    "adaptive_every": "Epochs between two checks",
-}
+# Sliders without a toggle below those of the group AHEAD_GROUP; the share is of external pairs
+AHEAD_SLIDERS = {"adaptive_quantile": "Better aligned than this share", "adaptive_every": "Epochs between two checks"}
 
 
 @cached(32, PAIRS, MEMBERSHIP)

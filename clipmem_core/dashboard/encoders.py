@@ -128,7 +128,7 @@ def draw_means(audit: Audit) -> None:
     """Draw the mean part of each encoder by group, label or injected error."""
     st.subheader("Mean parts", anchor=False)
     by = choose_segment("By", CLASSES, parameter="by", key="encoder-by")
-    means = b.encoder_means(audit, by=by, limit=LABELS_SHOWN, groups=c.GROUPS if by == c.GROUP else b.MEMORIZED)
+    means = b.encoder_means(audit, by=by, limit=LABELS_SHOWN, groups=c.GROUPS if by == c.GROUP else c.TARGET_GROUPS)
     if means["mean"].isna().all() or set(means["name"]) <= {b.NOT_INJECTED}:
         st.info(f"No pair has contributions and a value of {CLASSES[by].lower()}.", icon=":material/info:")
         return

@@ -22,7 +22,6 @@ from clipmem_core.export.cleaned import CLEANED
 from clipmem_core.glossary import DRAWN as DRAWN_SET
 from clipmem_core.glossary import PROTOCOL, meaning
 
-TEMPLATE = "a photo of a {label}"
 MAIN = ("epochs", "batch_size", "captions", "inject_miscaptions", "drop_near_duplicates", "seed")
 # Fields that have another widget above
 DRAWN_ABOVE = ["preset", "protocol", "members", "seeds", "features"]
@@ -51,7 +50,7 @@ def draw_request() -> Request:
     if source and lacks_captions(source):
         st.caption("These are folders of pictures without captions.")
         if st.toggle("Use folder names as captions", key="new-folder-names", **PERSIST):
-            options = {"caption_template": _draw_field("caption_template", TEMPLATE)}
+            options = {"caption_template": _draw_field("caption_template", "a photo of a {label}")}
     with st.container(horizontal=True, gap="large"):
         preset = _choose("Preset", list(PRESETS), configs.DEFAULT_PRESET)
         protocol = _choose("Protocol", FIELDS["protocol"].choices, AuditConfig.protocol, help=meaning(PROTOCOL))

@@ -57,7 +57,8 @@ def group_figure(groups: pd.DataFrame, bins: pd.DataFrame) -> go.Figure:
 def encoder_figure(parts: dict[str, float]) -> go.Figure:
     """Draw each encoder's part of clipmem, in cosine units, as a bar."""
     names = [name for name in layout.ENCODER_COLOURS if name in parts]
-    bar = go.Bar(
+    figure = go.Figure()
+    figure.add_bar(
         x=[parts[name] for name in names],
         y=[f"{name} encoder" for name in names],
         orientation="h",
@@ -65,7 +66,6 @@ def encoder_figure(parts: dict[str, float]) -> go.Figure:
         text=[f"{parts[name]:.3f}" for name in names],
         hovertemplate="%{y}: %{x:.3f}<extra></extra>",
     )
-    figure = go.Figure(bar)
     figure.update_yaxes(autorange="reversed", fixedrange=True)
     figure.update_xaxes(title="part of clipmem (cosine units)")
     return layout.set_layout(figure, 190, top=10, bargap=0.35)

@@ -222,7 +222,8 @@ def precision_figure(curves: pd.DataFrame, *, share: float) -> go.Figure:
 def agreement_figure(correlations: pd.DataFrame) -> go.Figure:
     """Draw the rank correlation of every two detectors as coloured squares with their numbers."""
     names = [words(str(name)) for name in correlations]
-    heatmap = go.Heatmap(
+    figure = go.Figure()
+    figure.add_heatmap(
         z=correlations.to_numpy(),
         x=names,
         y=names,
@@ -234,7 +235,6 @@ def agreement_figure(correlations: pd.DataFrame) -> go.Figure:
         hovertemplate="%{y} and %{x}: %{z:.2f}<extra></extra>",
         colorbar={"title": "Spearman", "thickness": 12},
     )
-    figure = go.Figure(heatmap)
     figure.update_yaxes(autorange="reversed", fixedrange=True)
     figure.update_xaxes(fixedrange=True)
     return layout.set_layout(figure, 110 + 42 * len(names), top=10)

@@ -173,10 +173,8 @@ def _sides(audit: Audit) -> Sides:
     return sides_of(audit, audit.record.config, membership)
 
 
-IMAGE, TEXT = "image", "text"
-PARTS = {IMAGE: c.CLIPMEM_IMAGE, TEXT: c.CLIPMEM_TEXT}
-SSLMEM = {IMAGE: c.SSLMEM_IMAGE, TEXT: c.SSLMEM_TEXT}
-MEMORIZED = (c.CANDIDATE, c.SCORED)  # the groups whose clipmem is memorization with its sign
+PARTS = {"image": c.CLIPMEM_IMAGE, "text": c.CLIPMEM_TEXT}
+SSLMEM = {"image": c.SSLMEM_IMAGE, "text": c.SSLMEM_TEXT}
 NOT_INJECTED = "not injected"
 POOR_FIT = 0.5  # mean cosine on held-out pairs; below it a mapped embedding is closer to other pairs
 Z = 1.96
@@ -211,8 +209,8 @@ def doubts(groups: pd.DataFrame, fit: float | None) -> list[str]:
     """Return a sentence for each reason to doubt the split into two encoders."""
     sentences = []
     if fit is not None and fit < POOR_FIT:
-        sentences.append(f"The map between the members' spaces fits poorly ({fit:.2f} of 1): do not rely on the split.")
-    top = groups[groups["name"].isin(MEMORIZED)]["mean"].sum()
+        sentences.append(f"The map between the members' spaces fits poorly: {fit:.2f} of 1. Do not rely on the split.")
+    top = groups[groups["name"].isin(c.TARGET_GROUPS)]["mean"].sum()
     for row in groups[groups["name"] == c.EXTERNAL].to_dict("records"):
         off, three_errors = abs(row["mean"]), 3 * (row["high"] - row["low"]) / (2 * Z)
         if off > FLAT * abs(top) and off > three_errors:

@@ -30,7 +30,9 @@ _ROW = re.compile(r"(.+\.(?:parquet|arrow))#(\d+)")
 _TAR = re.compile(r"\.tar/", re.IGNORECASE)
 _TAR_BLOCK = 512  # bytes of a tar header
 _TAR_DAMAGE = (tarfile.TarError, ValueError, LookupError, ArithmeticError, RecursionError)  # what tarfile raises
-_BLOB_NAMES = "image images img picture photo image_bytes bytes content jpg jpeg png webp".split()
+_BLOB_NAMES = frozenset(
+    ["image", "images", "img", "picture", "photo", "image_bytes", "bytes", "content", "jpg", "jpeg", "png", "webp"]
+)
 
 
 def split_reference(root: Path, image: str) -> tuple[Path, str | int | None]:
