@@ -306,7 +306,6 @@ def _parse_words(
 
 
 def _add(parser: Any, name: str, kind: Any, default: Any, help: Any, *, repeated: bool = False) -> list[str]:
-    """Add a parameter to a parser or a group, and return its flags."""
     metavar, help = help if isinstance(help, tuple) else ("", help)
     text = (help() if callable(help) else help).replace("%", "%%")
     if metavar:

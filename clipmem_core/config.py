@@ -82,10 +82,7 @@ class TrainingConfig:
     model: str = option("small", "one of ours, a name of open_clip's, or a JSON file", alike="model")
     pretrained: str = option("", "start from this checkpoint or tag instead of from scratch", alike="start")
     lock_image: bool = option(
-        False,
-        "the image tower stays pretrained: its features are computed once, and members train a head on them",
-        title="Lock image tower",
-        alike="locked image tower",
+        False, "stays pretrained; members train a head on it", title="Lock image tower", alike="locked image tower"
     )
     lock_text: bool = option(False, "the same for the text tower", title="Lock text tower", alike="locked text tower")
     image_tower: str = option("", "locked: efficientnet-lite0 to 2, or timm's; empty: of --model", alike="image tower")
@@ -127,10 +124,7 @@ class TrainingConfig:
     eps: float = option(1e-6, "", title="Adam's epsilon", gt=0)
     warmup: int = option(50, "steps", ge=0)
     precision: str = option(
-        "auto",
-        "auto | fp32 | amp_bf16; auto is bf16 where the processor has it",
-        choices=("auto", "fp32", "amp_bf16"),
-        affects=("machine",),
+        "auto", "auto (bf16 if fast) | fp32 | amp_bf16", choices=("auto", "fp32", "amp_bf16"), affects=("machine",)
     )
     device: str = option("auto", "auto | cpu | cuda", choices=("auto", "cpu", "cuda"), affects=("machine",))
     threads: int = option(0, "processor threads of one member; 0 divides the cores", ge=0, affects=("machine",))

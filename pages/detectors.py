@@ -85,9 +85,8 @@ def _draw_curves(curves: pd.DataFrame) -> None:
     pieces = dict.fromkeys(zip(curves[KIND], curves[SHARE], strict=True))
     errors = {f"{kind}-{share:g}": (kind, share) for kind, share in pieces}
     names = {error: _error_name(kind, share) for error, (kind, share) in errors.items()}
-    chosen = choose_listed(
-        "Error", list(errors), parameter="mistake", key="detectors-kind", width=420, format_func=names.__getitem__
-    )
+    options: dict[str, Any] = {"width": 420, "format_func": names.__getitem__}
+    chosen = choose_listed("Error", list(errors), parameter="mistake", key="detectors-kind", **options)
     kind, share = errors[chosen]
     st.plotly_chart(
         precision_figure(curves[(curves[KIND] == kind) & (curves[SHARE] == share)], share=share),

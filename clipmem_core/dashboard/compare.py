@@ -55,10 +55,8 @@ def _default_audit(audits: dict[str, Audit]) -> Audit:
 
 
 def _choose(label: str, options: list[str], parameter: str, *, clears: Sequence[str] = (), **style: Any) -> str:
-    clears = [PAGE, *clears]
-    return choose_listed(
-        label, options, parameter=parameter, key=f"compare-{parameter}", width=215, clears=clears, **style
-    )
+    style |= {"key": f"compare-{parameter}", "width": 215}
+    return choose_listed(label, options, parameter=parameter, clears=[PAGE, *clears], **style)
 
 
 def _draw_none(sentence: str) -> NoReturn:

@@ -249,7 +249,6 @@ def _draw_study(study: s.StudyFolder, plan: str) -> None:
 
 
 def _draw_reference(study: r.ReferenceStudy, plan: str) -> None:
-    """Draw the figure of a study that comes with the code, from its table of means."""
     _, meaning, measures, figure = PLANS[plan]
     rows = study.rows.rename(columns={"value": "mean"})
     if plan == "time":

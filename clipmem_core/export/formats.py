@@ -268,7 +268,6 @@ def word_changes(old: Any, new: Any) -> str:
 
 
 def _as_json(values: Any) -> str:
-    """Return a list as JSON, empty for a missing one."""
     return json.dumps(values, ensure_ascii=False) if isinstance(values, list) else ""
 
 

@@ -1,6 +1,6 @@
 """Figures of studies: encoders, mitigations (utility against memorization) and detectors."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -29,9 +29,8 @@ SOURCES = {  # name and dash
 }
 MEMORIZATION, UTILITY, TEXT = "memorization", "utility", "text"
 CORRELATION_COLOURS = ((0.0, "#d5552a"), (0.5, "#808080"), (1.0, "#1479b8"))  # −1, 0 and 1
-DETECTOR_COLOURS: Mapping[str, str] = {RANDOM: layout.OTHER} | dict(
-    zip((name for name in DETECTORS if name != RANDOM and name not in SECOND_ROUND), layout.LABEL_COLOURS, strict=False)
-)
+_first_round = [name for name in DETECTORS if name != RANDOM and name not in SECOND_ROUND]
+DETECTOR_COLOURS = {RANDOM: layout.OTHER} | dict(zip(_first_round, layout.LABEL_COLOURS, strict=False))
 Line = tuple[str, pd.DataFrame, str, str]  # name, rows, colour and dash
 
 

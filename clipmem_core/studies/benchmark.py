@@ -142,7 +142,6 @@ def _prepare(benchmark: Benchmark, source: str, config: AuditConfig, screen: Scr
 
 
 def _run_pieces(benchmark: Benchmark, pending: Sequence[Piece], screen: Screen, executor: Executor | None) -> None:
-    """Run injections, some side by side."""
     config: AuditConfig = benchmark.request["config"]
     if settings.opens_towers(config):
         screen.say("computing features with the locked towers")
