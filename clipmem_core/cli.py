@@ -14,17 +14,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, get_args
 
 from clipmem_core import __version__
 from clipmem_core import config as configs
-from clipmem_core.audit.console import RichScreen, show_audits, show_verdict, write_results
-from clipmem_core.audit.jobs import DONE, FAILED, INTERRUPTED, WRONG_INPUT, run_job
-from clipmem_core.audit.settings import audit_name
-from clipmem_core.audit.status import list_states
-from clipmem_core.audit.store import open_audit
 from clipmem_core.config import AuditConfig, InputError, SourceOptions, preset_config
-from clipmem_core.io import shortage
 
 if TYPE_CHECKING:  # a command imports only what it needs, to start faster
+    from clipmem_core.audit.console import RichScreen
     from clipmem_core.audit.executor import Executor
+    from clipmem_core.audit.store import Audit
 
+DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 AUDIT_IT = "audit it: "  # begins the line with the command that audits an export
 
 # A parameter annotated with a text is a flag; one annotated with (name in messages, text) is positional.
@@ -33,6 +30,18 @@ Name = Annotated[str, ("NAME", "the audit")]
 Engine = Annotated[Literal["local", "ray"], "what runs the work: this machine, or the Ray cluster of RAY_ADDRESS"]
 Texts = tuple[str, ...]
 LOCKED = preset_config(configs.DEFAULT_PRESET)
+
+
+def _screen(batch_size: int = 0) -> "RichScreen":
+    from clipmem_core.audit.console import RichScreen
+
+    return RichScreen(batch_size)
+
+
+def _opened(name: str) -> "Audit":
+    from clipmem_core.audit.store import open_audit
+
+    return open_audit(name)
 
 
 def _executor(engine: str, config: AuditConfig) -> "Executor | None":
@@ -55,7 +64,7 @@ def _fetch(name: Annotated[str, ("SET", "openclipart | tuxpaint")]) -> None:
     """Fetch a data set from Debian's archive into the data folder."""
     from clipmem_core.dataset.debian import fetch
 
-    with RichScreen() as screen:
+    with _screen() as screen:
         folder = fetch(name, data=configs.data_folder(), report=screen.say)
         screen.say(f"next: python -m clipmem_core audit {folder} --name {name}")
 
@@ -67,10 +76,12 @@ def _audit(
     config: AuditConfig = LOCKED,
 ) -> None:
     """Train members with and without parts of a data set and score how strongly each pair is memorized."""
+    from clipmem_core.audit.console import show_verdict
     from clipmem_core.audit.pipeline import run_audit
+    from clipmem_core.audit.settings import audit_name
 
     executor, name = _executor(engine, config), name or audit_name(source, config)
-    with RichScreen(config.batch_size) as screen:
+    with _screen(config.batch_size) as screen:
         finished = run_audit(source, config, name=name, screen=screen, executor=executor)
     show_verdict(finished)
 
@@ -84,8 +95,9 @@ def _score(
 ) -> None:
     """Score existing checkpoints: no training."""
     from clipmem_core.audit.checkpoints import COMPARISON_CLAIM, compare_checkpoints, score_checkpoints
+    from clipmem_core.audit.console import show_verdict
 
-    with RichScreen() as screen:
+    with _screen() as screen:
         options: dict[str, Any] = {"name": name, "checkpoints": checkpoints, "screen": screen}
         if not membership:
             screen.say(f"{compare_checkpoints(source, config, **options)}: one row a pair")
@@ -121,7 +133,7 @@ def _study(
 
     options: dict[str, Any] = {"also": [parse_setting(text) for text in also], "only": only, "decisions": decided_of}
     options |= {"seeds_per_split": seeds_per_split, "executor": _executor(engine, config)}
-    with RichScreen(config.batch_size) as screen:
+    with _screen(config.batch_size) as screen:
         finished = run_study(study, source, config, name=name, **options, screen=screen)
     show_study(finished)
 
@@ -137,12 +149,13 @@ def _benchmark(
     config: AuditConfig = LOCKED,
 ) -> None:
     """Inject errors into a data set, train members on it, and compare how well each score finds them."""
+    from clipmem_core.audit.settings import audit_name
     from clipmem_core.studies import benchmark_results
     from clipmem_core.studies.benchmark import run_benchmark
 
     options: dict[str, Any] = {"injections": injections, "kinds": kinds, "shares": shares}
     options |= {"name": name or audit_name(source, config), "executor": _executor(engine, config)}
-    with RichScreen() as screen:
+    with _screen() as screen:
         finished = run_benchmark(source, config, **options, screen=screen)
     benchmark_results.show_benchmark(finished)
     if out:
@@ -153,8 +166,8 @@ def _units(name: Name, members: Annotated[Texts, "which members; all if none is 
     """Measure UnitMem: which pair activates each unit of an audit's members most, and by how much."""
     from clipmem_core.audit.unitmem import run_units, say_units
 
-    with RichScreen() as screen:
-        audit = open_audit(name)
+    with _screen() as screen:
+        audit = _opened(name)
         run_units(audit, members=members, screen=screen)
         say_units(audit, screen=screen)
 
@@ -167,8 +180,8 @@ def _paradigms(
     """Train an audit's image encoder on captions, on labels and self-supervised, and compare UnitMem by layer."""
     from clipmem_core.audit.paradigms import run_paradigms, say_paradigms
 
-    with RichScreen() as screen:
-        say_paradigms(run_paradigms(open_audit(name), seeds=seeds, epochs=epochs, screen=screen), screen)
+    with _screen() as screen:
+        say_paradigms(run_paradigms(_opened(name), seeds=seeds, epochs=epochs, screen=screen), screen)
 
 
 def _export(
@@ -180,8 +193,8 @@ def _export(
     """Write an audit's cleaned data set, decisions or report in a format of other tools."""
     from clipmem_core.export.formats import write
 
-    audit, target = open_audit(name), Path(out).expanduser()
-    with RichScreen() as screen:
+    audit, target = _opened(name), Path(out).expanduser()
+    with _screen() as screen:
         summary = write(audit, format, target, overwrite=overwrite, progress=screen.pictures)
         lines = [f"{target}: {summary.line}", *(f"note: {note}" for note in summary.notes)]
         for line in [*lines, *([f"{AUDIT_IT}{summary.command}"] if summary.command else [])]:
@@ -194,8 +207,8 @@ def _reaudit(
     """Audit an audit's cleaned data set with the same members, and compare retrieval and memorization."""
     from clipmem_core.export.reaudit import comparison_lines, read_comparison, reaudit
 
-    first = open_audit(audit)
-    with RichScreen(first.record.config.batch_size) as screen:
+    first = _opened(audit)
+    with _screen(first.record.config.batch_size) as screen:
         second = reaudit(first, name or f"{first.name}-again", screen)
     print(*comparison_lines(read_comparison(second)[0]), sep="\n")
 
@@ -204,12 +217,13 @@ def _results(
     name: Name, out: Annotated[str, ("CSV", "the file to write")], study: Annotated[bool, "NAME is a study"] = False
 ) -> None:
     """Write the results of an audit or a study as a small CSV with its command and machine."""
+    from clipmem_core.audit.console import write_results
     from clipmem_core.studies import results, study_folder
 
     if study:
         results.write_results(study_folder.open_study(name), Path(out))
         return
-    audit = open_audit(name)
+    audit = _opened(name)
     if not audit.finished:
         raise InputError(f"audit {audit.name!r} is not finished: run it again to resume it")
     write_results(audit, Path(out))
@@ -217,12 +231,16 @@ def _results(
 
 def _list() -> None:
     """List the audits and studies."""
+    from clipmem_core.audit.console import show_audits
+    from clipmem_core.audit.status import list_states
     from clipmem_core.studies.study_folder import list_studies
 
     show_audits(list_states(), [study.name for study in list_studies()])
 
 
 def _job(folder: str, *arguments: str) -> int:
+    from clipmem_core.audit.jobs import run_job
+
     return run_job(Path(folder), arguments, main)
 
 
@@ -236,7 +254,7 @@ def _check(*arguments: str) -> None:
 def _map(audit: str, name: str) -> None:
     from clipmem_core.review.maps import make_map
 
-    make_map(open_audit(audit), name, say=lambda line: print(line, flush=True))
+    make_map(_opened(audit), name, say=lambda line: print(line, flush=True))
 
 
 TYPED = (_inspect, _fetch, _audit, _score, _study, _benchmark, _units, _paradigms, _export, _reaudit, _results, _list)
@@ -346,6 +364,8 @@ def main(arguments: Sequence[str]) -> int:
     except BrokenPipeError:  # of `… | head`
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     except (OSError, RuntimeError, MemoryError) as error:
+        from clipmem_core.io import shortage
+
         message, short = " ".join(str(error).splitlines()), shortage(error)
         if short:
             message = f"{short}, and the same command resumes it{f' ({message})' if message else ''}"

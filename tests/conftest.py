@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import settings
 from open_clip import factory
@@ -27,8 +26,6 @@ from clipmem_core.dataset import pixels, workers
 from clipmem_core.dataset.scenes import drawing
 from clipmem_core.dataset.scenes.drawing import draw_scenes
 from clipmem_core.features import embed
-from clipmem_core.scores import prevalence
-from clipmem_core.scores.prevalence import WrongCount
 from tests.audit.small import ENSEMBLE, LOCKED, PAPER, Silent, config_of, in_process, made_once
 from tests.forked import Server
 
@@ -45,8 +42,8 @@ def pytest_xdist_auto_num_workers() -> int:
 
 @pytest.fixture(scope="session", autouse=True)
 def _few_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Make tests fast: members train and pictures are decoded in the test's process; sets, tokenizer, counts of wrong
-    captions and Streamlit's list of components are cached; and no test waits for the disk.
+    """Make tests fast: members train and pictures are decoded in the test's process; sets, tokenizer and
+    Streamlit's list of components are cached; and no test waits for the disk.
 
     Processes have tests of their own: pairs/test_workers, pairs/test_pixels, audits/test_executor, test_preflight,
     test_smoke.
@@ -63,20 +60,9 @@ def _few_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setattr(pipeline, "local_processes", in_process)
         patch.setattr(factory, "SimpleTokenizer", functools.cache(SimpleTokenizer))
         patch.setattr(manifest_scanner, "scan_component_manifests", functools.cache(scan_component_manifests))
-        patch.setattr(prevalence, "estimate_wrong", _counted_once(prevalence.estimate_wrong))
         for module in (pixels, embed):
             patch.setattr(module, "map_chunks", _map_chunks_here)
         yield
-
-
-def _counted_once(estimate: Callable[[np.ndarray, np.ndarray], WrongCount]) -> Callable[..., WrongCount]:
-    counts: dict[tuple[bytes, bytes], WrongCount] = {}
-
-    def counted(fit: np.ndarray, canaries: np.ndarray) -> WrongCount:
-        key = fit.tobytes(), canaries.tobytes()
-        return counts[key] if key in counts else counts.setdefault(key, estimate(fit, canaries))
-
-    return counted
 
 
 def _map_chunks_here(

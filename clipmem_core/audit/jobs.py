@@ -32,7 +32,7 @@ from clipmem_core.io import read_json, replacing
 JOB, OUTPUT, EXIT_CODE = "job.json", "output.log", "exit_code"
 CANCEL = "cancel"  # a file that marks a job as cancelled
 UNITS, PARADIGMS = "units", "paradigms"  # commands
-DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130  # exit codes
+FAILED, WRONG_INPUT, INTERRUPTED = 1, 2, 130  # exit codes
 PROGRAM = (sys.executable, "-m", "clipmem_core", "job")  # folder and arguments follow
 TRAINS = ("audit", "reaudit", "study", UNITS, PARADIGMS)  # one of these commands runs at a time
 WAITS = "waiting for its turn"

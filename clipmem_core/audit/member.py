@@ -15,7 +15,7 @@ import torch
 from clipmem_core import columns as c
 from clipmem_core.audit import prepare, store
 from clipmem_core.audit.executor import Executor, Task, TaskEvents, program_of
-from clipmem_core.audit.settings import Towers, opened, towers_of
+from clipmem_core.audit.settings import Towers, towers_of
 from clipmem_core.audit.store import Audit, MemberRecord, Record
 from clipmem_core.config import AuditConfig, InputError, data_folder, fingerprint
 from clipmem_core.dataset.pixels import open_pixels
@@ -70,7 +70,13 @@ def features_of(
     if towers.text:
         texts = [list(captions) for captions in pairs[c.CAPTIONS]]
         text, cut = text_features(texts, towers.text, compute=compute, progress=captions, say=say)
+        text_features([prompts(pairs)], towers.text)  # cached, so that no member has to open the tower
     return Features(image, text, cut)
+
+
+def prompts(pairs: pd.DataFrame) -> list[str]:
+    """Return the prompt of each class, in order."""
+    return [PROMPT.format(name) for name in np.unique(pairs[c.LABEL].dropna().to_numpy().astype(str))]
 
 
 def shards_by(executor: Executor | None, threads: int) -> ComputeShards | None:
@@ -359,10 +365,8 @@ def utility(run: MemberRun, model: Model, image: np.ndarray) -> dict[str, float]
         names = labels.to_numpy().astype(str)
         metrics["linear_probe"] = linear_probe(image[fit], names[fit], image[test], names[test], seed=config.seed)
         if not config.features:  # with features computed elsewhere there is no tower to read a prompt
-            classes = np.unique(names[labelled])
-            prompts = [PROMPT.format(name) for name in classes]
-            tower = run.towers.text
-            inputs = opened(tower).embed(prompts) if tower else run.read(models.tokenize(config.model, prompts))
+            classes, texts, tower = np.unique(names[labelled]), prompts(run.pairs), run.towers.text
+            inputs = text_features([texts], tower)[0][:] if tower else run.read(models.tokenize(config.model, texts))
             text = models.text_embeddings(model, inputs, precision=config.precision, device=run.record.device)
             metrics["zero_shot"] = zero_shot(image[test], text, np.searchsorted(classes, names[test]))
     return metrics

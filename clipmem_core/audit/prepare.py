@@ -1,6 +1,7 @@
 """Reads a data set for an audit: pairs, quarantine, membership, and small pictures or precomputed features."""
 
 import dataclasses
+import functools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from clipmem_core import columns as c
 from clipmem_core.audit.store import Audit, Record, pair_blocks, read_prepared, write_prepared
@@ -60,11 +62,11 @@ class DataSet:
         """The number of pictures that repeat another one."""
         return int((self.clusters != np.arange(len(self.clusters))).sum())
 
-    @property
+    @functools.cached_property
     def fingerprint(self) -> str:
         """A key of its content: ids, pictures and captions."""
-        rows = zip(*(self.pairs[name] for name in (c.PAIR_ID, c.SHA256, c.CAPTIONS)), strict=True)
-        return fingerprint([[pair_id, sha256, list(captions)] for pair_id, sha256, captions in rows])
+        captions = pa.array(self.pairs[c.CAPTIONS]).to_pylist()
+        return fingerprint(list(zip(self.pairs[c.PAIR_ID], self.pairs[c.SHA256], captions, strict=True)))
 
 
 def holds_features(source: str) -> bool:

@@ -324,21 +324,17 @@ def caption_table(
     word_misfit.
     """
     owner = np.repeat(np.arange(len(counts)), counts)
-    totals, n = np.zeros((3, len(owner))), np.zeros((3, len(owner)))
-    for name, trained in zip(sides.membership.members, sides.membership.trained, strict=True):
-        if counts.max(initial=0) < 2:
-            break
-        values = store.read_array(audit.member(name) / store.CAPTION_SCORES, shared=True)
-        inside = trained[owner]
-        for column, counted in enumerate((~inside, ~inside, inside)):
-            finite = counted & ~np.isnan(values[:, column])
-            totals[column, finite] += values[finite, column]
-            n[column] += finite
-    with np.errstate(invalid="ignore"):
-        similarity, margin, learned = totals / np.where(n > 0, n, np.nan)
-    if counts.max(initial=0) < 2:
-        columns = (c.SIMILARITY_OUT, c.CSLS_OUT, c.LEARNED)
-        similarity, margin, learned = (scores[name].to_numpy()[owner] for name in columns)
+    columns, members = (c.SIMILARITY_OUT, c.CSLS_OUT, c.LEARNED), sides.membership
+    similarity, margin, learned = (scores[name].to_numpy()[owner] for name in columns)
+    if counts.max(initial=0) > 1:
+        tables = [store.read_array(audit.member(name) / store.CAPTION_SCORES, shared=True) for name in members.members]
+        similarity, margin, learned = (
+            detectors.nan_mean(
+                np.where(trained[owner] == is_in, table[:, column], np.nan)
+                for table, trained in zip(tables, members.trained, strict=True)
+            )
+            for column, is_in in enumerate((False, False, True))
+        )
     return pd.DataFrame(
         {
             c.PAIR_ID: scores[c.PAIR_ID].to_numpy()[owner],

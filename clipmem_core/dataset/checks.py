@@ -130,10 +130,11 @@ def _is_gibberish(text: str) -> bool:
     return odd > 0 and odd >= ODD_SHARE * sum(map(len, words))
 
 
+@functools.lru_cache(maxsize=1 << 16)
 def _is_odd_word(word: str) -> bool:
     """Check for one letter four times, three switches between letters and digits, seven consonants or no vowel."""
     plain = unicodedata.normalize("NFD", word.casefold())
-    plain = "".join(letter for letter in plain if not unicodedata.combining(letter))
+    plain = plain if plain.isascii() else "".join(letter for letter in plain if not unicodedata.combining(letter))
     if _SAME.search(plain) or len(_SWITCHES.findall(plain)) >= 3:
         return True
     if not (plain.isascii() and plain.isalpha()) or word.isupper():

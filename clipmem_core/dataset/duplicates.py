@@ -2,11 +2,14 @@
 
 import hashlib
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import faiss
 import numpy as np
+import pandas as pd
 import scipy
+from threadpoolctl import threadpool_limits
 
 QUERIES = 1024  # vectors in a search
 BLOCK = 16_384  # rows, or pairs of them, that are converted or compared at a time
@@ -20,8 +23,9 @@ PEAK = 0.35  # … unless it is concentrated in one place, such as a changed mou
 ALIKE = 0.95  # minimum cosine of centred features of near-duplicates
 EXACT_UP_TO = 20_000  # distinct features; above, the search is approximate
 SHORT = 64  # numbers of a shortened feature
-CELLS = 4  # times the root of their number
+CELLS = 2  # times the root of their number
 PROBES = 8  # cells searched for each feature
+COMPARED = 1 << 20  # features by features at a time
 
 
 def near_duplicate_clusters(descriptors: np.ndarray, sha256: Sequence[str]) -> np.ndarray:
@@ -59,9 +63,9 @@ def alike_by_features(features: np.ndarray, *, threshold: float = ALIKE) -> np.n
 
     They match cropped or recoloured copies too. Pictures of one cluster are connected by links of cosine ≥ threshold.
     The mean over all pictures is subtracted first, since features after a ReLU all have similar directions. Up to
-    `EXACT_UP_TO` distinct features are compared exhaustively. Above, an inverted file index of about 4 √n cells
-    searches random projections onto 64 dimensions, and links are verified on the features: time grows with n^1.5, and a
-    link close to the threshold may be missed. `features` [n, dim] may be of any float type and a memory map.
+    `EXACT_UP_TO` distinct features are compared exhaustively. Above, random projections onto 64 dimensions are compared
+    in about 2 √n cells, and links are verified on the features: time grows with n^1.5, and a link close to the
+    threshold may be missed. `features` [n, dim] may be of any float type and a memory map.
     """
     n, features = len(features), np.asarray(features)
     if n < 2:
@@ -134,8 +138,10 @@ def _alike_pairs(
 ) -> Iterator[np.ndarray]:
     """Yield places, int64 [n, 2], of the pairs of n directions whose cosine reaches the threshold."""
     if n <= EXACT_UP_TO:
-        vectors, room = directions(slice(None)), 1e-5
-        index: Any = faiss.IndexFlatIP(vectors.shape[1])
+        vectors = directions(slice(None))
+        found: Iterator[np.ndarray] = (
+            pairs for pairs, _ in _close_pairs(faiss.IndexFlatIP(vectors.shape[1]), vectors, threshold - 1e-5)
+        )
     else:
         dim = directions(slice(1)).shape[1]
         drawn = np.random.default_rng(0).standard_normal((dim, min(SHORT, dim)))
@@ -143,14 +149,32 @@ def _alike_pairs(
         vectors = np.concatenate([directions(slice(at, at + BLOCK)) @ axes for at in range(0, n, BLOCK)])
         faiss.normalize_L2(vectors)
         # The projection changes a cosine t with an SD of about (1 − t²) / √64.
-        room = 4 * (1 - threshold**2) / axes.shape[1] ** 0.5
-        flat = faiss.IndexFlatIP(axes.shape[1])
-        index = faiss.IndexIVFFlat(flat, axes.shape[1], int(CELLS * n**0.5), faiss.METRIC_INNER_PRODUCT)
-        index.nprobe, index.cp.seed, index.cp.spherical = PROBES, 1, True
-        index.cp.min_points_per_centroid, index.cp.max_points_per_centroid = 1, 40
-        index.train(vectors)
-    for pairs, _ in _close_pairs(index, vectors, threshold - room):
+        found = _pairs_by_cell(vectors, threshold - 4 * (1 - threshold**2) / axes.shape[1] ** 0.5)
+    for pairs in found:
         for at in range(0, len(pairs), BLOCK):
             part = pairs[at : at + BLOCK]
             alike = np.vecdot(directions(part[:, 0]), directions(part[:, 1])) >= threshold - 1e-6
             yield part[alike]
+
+
+def _pairs_by_cell(vectors: np.ndarray, limit: float) -> Iterator[np.ndarray]:
+    """Yield places a < b of unit vectors, int64 [n, 2], whose cosine is within the limit: of b in one of a's cells.
+
+    An inverted file index compares the same vectors one by one; here a cell is a product of two matrices.
+    """
+    options = {"niter": 10, "seed": 1, "spherical": True, "min_points_per_centroid": 1, "max_points_per_centroid": 40}
+    kmeans = faiss.Kmeans(vectors.shape[1], int(CELLS * len(vectors) ** 0.5), **options)
+    kmeans.train(vectors)
+    near = kmeans.index.search(vectors, PROBES)[1]
+    own, probing = (pd.Series(cells).groupby(cells).indices for cells in (near[:, 0], near.ravel()))
+
+    def compare(cell: int) -> np.ndarray:
+        members, queries, pairs = np.asarray(own[cell]), np.asarray(probing[cell]) // PROBES, []
+        inside, rows = vectors[members].T, max(1, COMPARED // len(members))
+        for part in (queries[at : at + rows] for at in range(0, len(queries), rows)):
+            a, b = np.nonzero(vectors[part] @ inside >= limit)
+            pairs.append(np.stack([part[a], members[b]], axis=1)[part[a] < members[b]])
+        return np.concatenate(pairs)
+
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(2) as pool:
+        yield from pool.map(compare, own)

@@ -136,7 +136,7 @@ def check_chunk(
 
     Their squares are written to the rows of `pixels`, a .npy file of uint8 [n_pictures, size, size, 3].
     """
-    facts = []
+    facts, first = [], 0 if pixels is None else np.load(pixels, mmap_mode="r").offset
     for row, image in chunk:
         sha256 = ""
         try:
@@ -156,7 +156,7 @@ def check_chunk(
             square = resize(picture, size, resize_mode)
             # Written, not mapped: on a full disk a write to a map ends the process.
             with naming(pixels), pixels.open("r+b") as file:
-                file.seek(np.load(pixels, mmap_mode="r").offset + row * square.nbytes)
+                file.seek(first + row * square.nbytes)
                 file.write(square.tobytes())
     return facts
 

@@ -254,12 +254,14 @@ def _copy(array: np.ndarray, file: IO[bytes]) -> np.ndarray:
     reasons = np.full(len(array), "", object)
     for at in range(0, len(array), BLOCK):
         with np.errstate(over="ignore"):  # becomes infinite
-            values = np.asarray(array[at : at + BLOCK], dtype=np.float16)
-        file.write(values.tobytes())
+            values = np.ascontiguousarray(array[at : at + BLOCK], dtype=np.float16)
+        file.write(values.data)
         part = reasons[at : at + BLOCK]
-        part[(values == values[:, :1]).all(axis=1)] = "features are constant"
-        part[(values == 0).all(axis=1)] = "features are all zero"
-        part[~np.isfinite(values).all(axis=1)] = "features are NaN or infinite"
+        bits = values.view(np.uint16)  # which numpy compares ten times as fast
+        largest = (bits & 0x7FFF).max(axis=1)  # without the sign
+        part[bits.min(axis=1) == bits.max(axis=1)] = "features are constant"
+        part[largest == 0] = "features are all zero"
+        part[largest >= 0x7C00] = "features are NaN or infinite"
     return reasons
 
 

@@ -7,7 +7,9 @@ the target is of the target's repeat or seed where possible.
 """
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -94,8 +96,8 @@ def attack(alignments: Sequence[np.ndarray], shadows: Shadows, *, attacks: Seque
     if external.any():
         beyond = np.stack([np.asarray(alignment, dtype=np.float64)[external] for alignment in alignments])
         noise = float((beyond - outside[:, None]).var(axis=0, ddof=1).mean())
-    attacked = []
-    for target in range(len(alignments)):
+
+    def one(target: int) -> Attacked:
         rows = np.flatnonzero(shadows.attacked[target, columns])
         in_target = trained[:, rows]
         used = _used(in_target, target, shadows.replicate, key[:, rows])
@@ -106,8 +108,10 @@ def attack(alignments: Sequence[np.ndarray], shadows: Shadows, *, attacks: Seque
             else _SCORES[name](centred[target, rows], inside, outer, noise)
             for name in attacks
         }
-        attacked.append(Attacked(places[rows], in_target[target], scores))
-    return attacked
+        return Attacked(places[rows], in_target[target], scores)
+
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(one, range(len(alignments))))
 
 
 def bavaria(values: np.ndarray, inside: Side, outside: Side, noise: float) -> np.ndarray:
@@ -233,8 +237,7 @@ def roc(attacked: Attacked, attack: str) -> dict[str, float]:
     scores, others = attacked.scores[attack], int((~attacked.trained).sum())
     if np.isnan(scores).any() or others in (0, len(scores)):
         return dict.fromkeys(MEASURES, float("nan"))
-    order, ends = _steps(scores)
-    rates = _rates(attacked.trained[order], np.ones((1, len(order))), ends)
+    rates = _rates(np.ones((1, attacked.rows[-1] + 1)), *_ranked(attacked, attack))
     return {name: float("nan") if RATES.get(name, 1) * others < 1 else float(value[0]) for name, value in rates.items()}
 
 
@@ -250,16 +253,22 @@ def attack_table(attacked: Sequence[Attacked], *, n_boot: int, seed: int) -> pd.
         are shadows of each other and so not independent; from three on), pairs_low and pairs_high (95 % percentile
         bootstrap over pairs; of the default attack and of alignment), targets, and missing: why there is no value.
     """
-    rows = []
-    for name in attacked[0].scores:
-        values = pd.DataFrame([roc(target, name) for target in attacked])
-        over_pairs = _resampled(attacked, name, n_boot=n_boot, seed=seed) if name in (BAVARIA, ALIGNMENT) else {}
+
+    def summarize(name: str) -> list[list[Any]]:
+        values, rows, unknown = pd.DataFrame([roc(target, name) for target in attacked]), [], (float("nan"),) * 2
+        measured = [target for target, known in zip(attacked, values[AUROC].notna(), strict=True) if known]
+        resampled = measured and name in (BAVARIA, ALIGNMENT)
+        over_pairs = _resampled(measured, name, n_boot=n_boot, seed=seed) if resampled else {}
         for measure in MEASURES:
             finite = values[measure].dropna().to_numpy()
             mean = float(finite.mean()) if len(finite) else float("nan")
-            ends = over_pairs.get(measure, (float("nan"),) * 2) if len(finite) else (float("nan"),) * 2
+            ends = over_pairs.get(measure, unknown) if len(finite) else unknown
             missing = "" if len(finite) else _missing(attacked, name, measure)
             rows.append([name, measure, mean, *seed_interval(finite), *ends, len(finite), missing])
+        return rows
+
+    with ThreadPoolExecutor(2) as pool:
+        rows = [row for part in pool.map(summarize, attacked[0].scores) for row in part]
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -274,11 +283,8 @@ def _missing(attacked: Sequence[Attacked], name: str, measure: str) -> str:
 
 def _resampled(attacked: Sequence[Attacked], name: str, *, n_boot: int, seed: int) -> dict[str, tuple[float, float]]:
     """Return the 2.5 and 97.5 percentiles of the mean over targets, over resamples of pairs."""
-    measured = [target for target in attacked if not np.isnan(roc(target, name)[AUROC])]
-    if not measured:
-        return {}
-    pairs = np.unique(np.concatenate([target.rows for target in measured]))
-    steps = [_steps(target.scores[name]) for target in measured]
+    pairs = np.unique(np.concatenate([target.rows for target in attacked]))
+    ranked = [_ranked(target, name) for target in attacked]
     rng = np.random.default_rng([seed, _RESAMPLE_DRAW])
     at_once = max(1, _BLOCK // len(pairs))
     means = []
@@ -286,29 +292,32 @@ def _resampled(attacked: Sequence[Attacked], name: str, *, n_boot: int, seed: in
         weights = np.zeros((size, pairs[-1] + 1))
         for drawn in weights:
             drawn[pairs] = np.bincount(rng.integers(len(pairs), size=len(pairs)), minlength=len(pairs))
-        rates = [
-            _rates(target.trained[order], weights[:, target.rows[order]], ends)
-            for target, (order, ends) in zip(measured, steps, strict=True)
-        ]
-        means.append(np.mean([list(rate.values()) for rate in rates], axis=0))
+        means.append(np.mean([list(_rates(weights, *target).values()) for target in ranked], axis=0))
     low, high = np.nanpercentile(np.hstack(means), (2.5, 97.5), axis=1)
     return {measure: (float(low[at]), float(high[at])) for at, measure in enumerate(MEASURES)}
 
 
-def _steps(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the order from the highest score on, and the last place of each different score."""
-    order = np.argsort(-scores, kind="stable")
-    return order, np.append(np.flatnonzero(np.diff(scores[order])), len(order) - 1)
+def _ranked(attacked: Attacked, attack: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return the pairs trained on and the others, from the highest score on, and for each of the others the number of
+    pairs trained on that score higher, and that score at least as high."""
+    order = np.argsort(-attacked.scores[attack])
+    falling, trained, rows = -attacked.scores[attack][order], attacked.trained[order], attacked.rows[order]
+    above, at_least = (np.searchsorted(falling[trained], falling[~trained], side=side) for side in ("left", "right"))
+    return rows[trained], rows[~trained], above, at_least
 
 
-def _rates(trained: np.ndarray, weights: np.ndarray, ends: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the measures of pairs in the order of their scores, [n_draws] each; weights [n_draws, n] count pairs."""
-    start = np.zeros((len(weights), 1))
-    hits, alarms = (np.hstack([start, np.cumsum(weights * side, axis=1)[:, ends]]) for side in (trained, ~trained))
+def _rates(
+    weights: np.ndarray, positives: np.ndarray, negatives: np.ndarray, above: np.ndarray, at_least: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Return the measures, [n_draws] each; weights count pairs, [n_draws, n], the others are as of `_ranked`."""
+    hits = np.hstack([np.zeros((len(weights), 1)), np.cumsum(weights.take(positives, axis=1), axis=1)])
+    alarm = weights.take(negatives, axis=1)
+    alarms = np.cumsum(alarm, axis=1)
     all_hits, all_alarms = hits[:, -1], alarms[:, -1]
-    rates = {AUROC: np.trapezoid(hits, alarms, axis=1) / (all_hits * all_alarms)}
+    area = np.vecdot(alarm, hits.take(above, axis=1) + hits.take(at_least, axis=1)) / 2
+    rates, ends = {AUROC: area / (all_hits * all_alarms)}, np.append(above, len(positives))
     for name, most in RATES.items():
         # Slightly above, since the number of alarms allowed may fall short of a whole one by rounding
-        last = (alarms <= most * all_alarms[:, None] + 1e-9).sum(axis=1) - 1
-        rates[name] = np.take_along_axis(hits, last[:, None], axis=1)[:, 0] / all_hits
+        first = (alarms <= most * all_alarms[:, None] + 1e-9).sum(axis=1)  # that is one too many
+        rates[name] = np.take_along_axis(hits, ends[first][:, None], axis=1)[:, 0] / all_hits
     return rates

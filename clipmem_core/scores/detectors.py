@@ -5,7 +5,7 @@ member trains on the pair, [n_members, n_pairs], and `external` for external pai
 partners are −∞ where an external pair would be compared with itself.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -18,6 +18,7 @@ MOST_EXTERNAL = 1_000  # external pairs among which they are searched
 MOST_SWAPPED = 20_000  # pairs whose caption is swapped, evenly spaced
 LOG_PROBABILITY = 1  # place in a trajectory's last axis: training cosine, log-probability of the true partner
 _CHUNK, _CAPTION_CHUNK = 1_024, 4_096
+_GROUPED = 10  # cosines whose maximum is compared first
 WORDS_WEIGHT = 2.0  # of word_misfit in a caption's misfit
 _SWAP_DRAW = 5  # random stream
 _SAME = 0.999  # cosine from which two captions count as equal
@@ -112,10 +113,18 @@ def csls(cosine: np.ndarray, by_image: np.ndarray, by_text: np.ndarray) -> np.nd
     return 2 * cosine - _nearest_mean(by_image) - _nearest_mean(by_text)
 
 
-def _nearest_mean(cosines: np.ndarray) -> np.ndarray:
+def _nearest_mean(cosines: np.ndarray, most: int = NEIGHBOURS) -> np.ndarray:
     """Return the mean of each row's 10 largest cosines, or of as many as every row has, [n]."""
-    k = min(NEIGHBOURS, int(np.isfinite(cosines).sum(axis=1).min()))
-    return np.partition(cosines, -k, axis=1)[:, -k:].mean(axis=1)
+    n, k = len(cosines), min(most, cosines.shape[1])
+    width = cosines.shape[1] // _GROUPED
+    if width > k:  # the k largest are in the k groups with the largest maxima: a third of the time
+        groups, rest = cosines[:, : width * _GROUPED].reshape(n, _GROUPED, width), cosines[:, width * _GROUPED :]
+        chosen = np.argpartition(groups.max(axis=1), -k, axis=1)[:, None, -k:]
+        cosines = np.concatenate([np.take_along_axis(groups, chosen, axis=2).reshape(n, -1), rest], axis=1)
+    largest = np.partition(cosines, -k, axis=1)[:, -k:]
+    if missing := int(np.isinf(largest).sum(axis=1).max(initial=0)):
+        largest = np.sort(largest, axis=1)[:, missing:]
+    return largest.mean(axis=1)
 
 
 def log_probability(cosine: np.ndarray, by_image: np.ndarray, by_text: np.ndarray, *, logit_scale: float) -> np.ndarray:
@@ -184,18 +193,19 @@ def _beside_external(
         part = slice(start, start + _CHUNK)
         a, b = unit(image[rows[part]]), unit(text[rows[part]])
         by_image, by_text = a @ texts, b @ images
+        place = np.searchsorted(partners, rows[part])
+        itself = np.flatnonzero(partners[np.minimum(place, len(partners) - 1)] == rows[part])
         for cosines in (by_image, by_text):
-            cosines[rows[part, None] == partners] = -np.inf
+            cosines[itself, place[itself]] = -np.inf
         yield part, np.vecdot(a, b), by_image, by_text
 
 
-def nan_mean(values: Sequence[np.ndarray]) -> np.ndarray:
+def nan_mean(values: Iterable[np.ndarray]) -> np.ndarray:
     """Return the mean over arrays that skips NaN, one array at a time, of their shape; NaN where all are NaN."""
-    total, count = np.zeros(values[0].shape), np.zeros(values[0].shape)
+    total, count = np.zeros(()), np.zeros(())
     for value in values:
         finite = ~np.isnan(value)
-        total += np.where(finite, value, 0.0)
-        count += finite
+        total, count = total + np.where(finite, value, 0.0), count + finite
     return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
 
 
@@ -219,7 +229,6 @@ def swapped_csls(
     """
     donor_rows = external_used(external)
     pairs = np.flatnonzero(~external & ~trained.all(axis=0))
-    total, count = np.zeros((2, len(external))), np.zeros(len(external))
     if len(donor_rows) < 3 or not len(pairs):
         return np.full(len(external), np.nan), np.full(len(external), np.nan)
     if len(pairs) > MOST_SWAPPED:
@@ -228,13 +237,13 @@ def swapped_csls(
     donors[0] = np.random.default_rng([seed, _SWAP_DRAW]).integers(len(donor_rows), size=len(external))
     for part, _, by_text, _ in _beside_external(text[0], text[0], external, pairs):
         donors[1, pairs[part]] = np.where(by_text < _SAME, by_text, -np.inf).argmax(axis=1)
-    for a, b, in_training in zip(image, text, trained, strict=True):
-        rows = pairs[~in_training[pairs]]
-        if len(rows):
-            total[:, rows] += _swapped(a, b, external, rows, donors[:, rows])
-            count[rows] += 1
-    with np.errstate(invalid="ignore"):
-        at_random, similar = np.where(count > 0, total / count, np.nan)
+
+    def measure(a: np.ndarray, b: np.ndarray, in_training: np.ndarray) -> np.ndarray:
+        rows, values = pairs[~in_training[pairs]], np.full((2, len(external)), np.nan)
+        values[:, rows] = _swapped(a, b, external, rows, donors[:, rows])
+        return values
+
+    at_random, similar = nan_mean(map(measure, image, text, trained))
     return at_random, similar
 
 
@@ -287,7 +296,7 @@ def margins(
         part = slice(start, start + _CAPTION_CHUNK)
         cosines = vectors[part] @ pictures.T
         cosines[owner[part, None] == beside] = -np.inf
-        margin[part] = similarity[part] - np.partition(cosines, -k, axis=1)[:, -k:].mean(axis=1)
+        margin[part] = similarity[part] - _nearest_mean(cosines, k)
     return margin
 
 

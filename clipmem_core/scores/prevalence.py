@@ -13,6 +13,7 @@ not depend on the scores.
 with a caption swapped at random, [n_swapped]; `suspicion` is larger where a pair is reviewed first, [n_pairs].
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -86,7 +87,7 @@ def estimate_wrong(fit: np.ndarray, swapped: np.ndarray) -> WrongCount:
     place = np.clip(np.searchsorted(edges, standard, side="right") - 1, 0, _CELLS - 1)
     counts, middles = np.bincount(place, minlength=_CELLS).astype(float), (edges[1:] + edges[:-1]) / 2
     density = scipy.stats.gaussian_kde(standard_swapped[:: max(1, len(reference) // 5_000)])(middles) + _FLOOR
-    weights, wrong = _profile(middles, counts, density / density.sum())
+    weights, wrong = _profile(*(cells.tobytes() for cells in (middles, counts, density / density.sum())))
     mean = (counts * wrong).sum(axis=1)
     spread_of_count = np.maximum(np.sqrt((counts * wrong * (1 - wrong)).sum(axis=1)), 1e-6)
     posterior[scored] = (weights @ wrong)[place]
@@ -120,11 +121,13 @@ def most_wrong(fit: np.ndarray, swapped: np.ndarray) -> float:
     return float((root**2).min())
 
 
-def _profile(middles: np.ndarray, counts: np.ndarray, swapped: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+@functools.lru_cache(maxsize=64)  # the verdict's count and p_wrong are of the same scores
+def _profile(*cells: bytes) -> tuple[np.ndarray, np.ndarray]:
     """Return the weight of each share of wrong captions that was tried, and each cell's probability of wrong by it.
 
-    Args: the middle of each cell, its number of pairs, and the probability of a swapped pair in it, [n_cells] each.
+    Args: the middle of each cell, its number of pairs, and the probability of a swapped pair in it, float64 [n_cells].
     """
+    middles, counts, swapped = map(np.frombuffer, cells)
     filled, total = counts > 0, counts.sum()
 
     def loss(shape: np.ndarray, share: float) -> tuple[float, np.ndarray]:

@@ -89,33 +89,29 @@ def design(inside: np.ndarray, blocks: Sequence[np.ndarray]) -> Design:
 
 
 def error_variances(alignments: Sequence[np.ndarray], inside: np.ndarray, plan: Design) -> np.ndarray:
-    """Estimate the variance of each pair's clipmem from its own members, in squared cosine units, [n_pairs]."""
+    """Estimate the variance of each pair's clipmem from its own members, in squared cosine units, [n_pairs]: from the
+    squares of the differences between blocks, and within the sides of blocks."""
     variance = np.empty(inside.shape[1])
-    for start in range(0, len(variance), CHUNK):
-        chunk = slice(start, start + CHUNK)
+    for chunk in (slice(start, start + CHUNK) for start in range(0, len(variance), CHUNK)):
         values = np.stack([np.asarray(alignment[chunk], dtype=np.float64) for alignment in alignments])
-        variance[chunk] = _chunk_variances(values, inside[:, chunk], plan)
+        differences, squares = [], np.zeros(values.shape[1])
+        for rows in plan.blocks:
+            block, is_in = values[rows], inside[rows, chunk]
+            n_in = is_in.sum(axis=0)
+            n_out = len(rows) - n_in
+            mean_in = (block * is_in).sum(axis=0) / n_in
+            mean_out = (block * ~is_in).sum(axis=0) / n_out
+            differences.append(mean_in - mean_out)
+            if plan.within:
+                squares += ((block - np.where(is_in, mean_in, mean_out)) ** 2).sum(axis=0)
+        if not plan.within:
+            variance[chunk] = np.var(differences, axis=0, ddof=1) / len(differences)
+            continue
+        per_member = 1 / n_in + 1 / n_out  # variance of a block's difference, in units of a member's
+        if plan.blocked:
+            squares += len(differences) * np.var(differences, axis=0) / per_member
+        variance[chunk] = squares / plan.degrees * per_member / len(plan.blocks)
     return variance
-
-
-def _chunk_variances(values: np.ndarray, inside: np.ndarray, plan: Design) -> np.ndarray:
-    """Add up squares of the differences between blocks, and within the sides of blocks."""
-    differences, squares = [], np.zeros(values.shape[1])
-    for rows in plan.blocks:
-        block, is_in = values[rows], inside[rows]
-        n_in = is_in.sum(axis=0)
-        n_out = len(rows) - n_in
-        mean_in = (block * is_in).sum(axis=0) / n_in
-        mean_out = (block * ~is_in).sum(axis=0) / n_out
-        differences.append(mean_in - mean_out)
-        if plan.within:
-            squares += ((block - np.where(is_in, mean_in, mean_out)) ** 2).sum(axis=0)
-    if not plan.within:
-        return np.var(differences, axis=0, ddof=1) / len(differences)
-    per_member = 1 / n_in + 1 / n_out  # variance of a block's difference, in units of a member's
-    if plan.blocked:
-        squares += len(differences) * np.var(differences, axis=0) / per_member
-    return squares / plan.degrees * per_member / len(plan.blocks)
 
 
 def fit_prior(variance: np.ndarray, degrees: int, covariate: np.ndarray) -> Prior:

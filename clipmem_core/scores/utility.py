@@ -4,10 +4,6 @@ import warnings
 from collections.abc import Sequence
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from clipmem_core.scores.alignment import unit
 
@@ -94,6 +90,11 @@ def linear_probe(
         train_x, train_y = train_x[rows], train_y[rows]
     if len(set(train_y.tolist())) < 2 or len(test_y) == 0:
         return float("nan")
+    from sklearn.exceptions import ConvergenceWarning  # slow to import, and only needed with labels
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=300))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # near its optimum the accuracy no longer moves

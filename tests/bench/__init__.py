@@ -1,6 +1,5 @@
 """What the benchmarks share: a measurement, the table of them, and a temporary folder in the data folder."""
 
-import csv
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -8,6 +7,7 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
+import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
@@ -15,6 +15,12 @@ from clipmem_core.audit.settings import machine
 from clipmem_core.config import data_folder
 
 ROOT = Path(__file__).resolve().parents[2]
+HEAD = """# Speed
+
+Each part is one run, made by the command below the table. `value` is ours; `floor` is the least that the work can take,
+in the same unit and run; `ratio` is the alternative's value over ours: above 1, ours is faster. Core ms are
+milliseconds of one processor core.
+"""
 COLUMNS = ["what", "unit", "value", "floor", "alternative", "alternative_value", "ratio", "target"]
 
 console = Console(highlight=False)
@@ -74,12 +80,21 @@ def made_on() -> str:
 
 
 def save(part: str, measures: Measures, *, command: str) -> None:
-    """Write the measurements of a part to data/results/bench-<part>.csv."""
-    path = ROOT / "data" / "results" / f"bench-{part}.csv"
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["command", "machine", "date", *COLUMNS])
-        writer.writerows([command, made_on(), date.today().isoformat(), *line.cells] for line in measures)
+    """Replace a part's lines in data/results/bench.csv, and write all of it as a page, bench.md."""
+    path, new = (
+        ROOT / "data" / "results" / "bench.csv",
+        pd.DataFrame([line.cells for line in measures], columns=COLUMNS),
+    )
+    new.insert(0, "part", part)
+    new = new.assign(command=command, machine=made_on(), date=date.today().isoformat())
+    old = pd.read_csv(path, dtype=str, keep_default_na=False) if path.is_file() else new[:0]
+    table = pd.concat([old[old["part"] != part], new], ignore_index=True)
+    table.to_csv(path, index=False, lineterminator="\n")
+    lines = [HEAD, f"| {' | '.join(COLUMNS)} |".replace("_", " "), "|---" * len(COLUMNS) + "|"]
+    lines += [f"| {' | '.join(row)} |" for row in table[COLUMNS].to_numpy()]
+    made = table[["command", "machine", "date"]].drop_duplicates().to_numpy()
+    lines += ["", *(f"- `{command}`: {machine}, {day}" for command, machine, day in made)]
+    path.with_suffix(".md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     console.print(f"written to {path}", markup=False)
 
 

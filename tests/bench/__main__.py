@@ -1,12 +1,12 @@
 """Measures how fast the program is, each part once, and prints one table.
 
-    python -m tests.bench [training] [towers] [features] [browse] [review] [engines] [--quick]
+    python -m tests.bench [towers] [heads] [training] [audit] [features] [browse] [review] [--quick]
     python -m tests.bench wrong coverage|count|captions|held-out: how many captions are wrong, and which of several
     python -m tests.bench coverage [AUDIT…] [--seeds 20]: whether standard errors, p and q values hold what they say
     python -m tests.bench.large FOLDER [--pairs N …] [--epochs E] [--dim D]: up to ten million pairs, exports, Browse
     python -m tests.bench.suggestions SOURCE…: how often a suggested caption is right
 
-Each part writes data/results/bench-<part>.csv;
+Each part replaces its lines in data/results/bench.csv and the page bench.md;
 `--quick` tries the code on small sizes and writes nothing. Run it on a machine that does nothing else.
 """
 
@@ -20,12 +20,13 @@ import tyro
 from tests.bench import Measures, Skipped, console, large, pages, save, show, training, validity
 
 PARTS: dict[str, Callable[[bool], Measures]] = {
-    "training": training.measure,
     "towers": large.measure_towers,
+    "heads": training.measure_heads,
+    "training": training.measure,
+    "audit": large.measure_audit,
     "features": large.measure_features,
     "browse": pages.measure_browse,
     "review": pages.measure_review,
-    "engines": training.measure_engines,
 }
 
 

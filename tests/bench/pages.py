@@ -146,7 +146,7 @@ def _keys(pages: list[Any], address: str, review: Review, seconds: int) -> Measu
         for place in range(seconds * pace):
             time.sleep(max(0.0, began + place / pace - time.monotonic()))
             # Of two browsers one keeps and the other removes, so that the log tells them apart.
-            crew[place % len(crew)].keyboard.press("kx"[place % 2])
+            crew[place % len(crew)].keyboard.press("kX"[place % 2])
         for page in crew:
             all_stored(page)
         stored_events = [(pair, decision) for pair, decision, _ in events(review)][before:]

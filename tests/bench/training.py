@@ -1,4 +1,4 @@
-"""Training: two members compared with open_clip's own trainer, and the engine ray compared with local processes.
+"""Training: two members compared with open_clip's own trainer, and a step of heads compared with its matrix products.
 
 Ours is the command `python -m clipmem_core audit` by the paper's protocol: two members side by side, each on exactly
 2,000 of 2,444 clip-art pairs; it also decodes the other 444, looks for broken pictures and near-duplicates, and stores
@@ -6,38 +6,36 @@ trajectories. Theirs is `python -m open_clip_train.main`, once on the pairs of e
 every core; model, captions, batch, steps, epochs, precision, optimiser, schedule and crop scale are equal, there is no
 validation, and one checkpoint is written at the end. Time runs from the start of the first process until the second
 checkpoint is written. Ours starts with an empty data folder; both find the files in the system's page cache.
-
-The engines run one audit of the synthetic set, encoders from scratch, on one core and on two: local processes, and a
-Ray cluster on this machine with one worker and with two, each a node of one core beside a head without any.
 """
 
 import dataclasses
-import functools
 import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from PIL import Image
 
 from clipmem_core import columns as c
+from clipmem_core.audit.member import feature_views
 from clipmem_core.audit.prepare import draw_membership, read_pictures
-from clipmem_core.audit.ray_executor import ADDRESS, QUIET
 from clipmem_core.audit.settings import resolve
 from clipmem_core.audit.store import Audit, write_json
-from clipmem_core.config import DATA_VARIABLE, AuditConfig, data_folder, preset_config
+from clipmem_core.config import AuditConfig, data_folder, preset_config
 from clipmem_core.dataset.pictures import decode, resize
 from clipmem_core.dataset.source import read_source
-from clipmem_core.dataset.workers import cores
 from clipmem_core.scores.membership import group_size
+from clipmem_core.training.model import HIDDEN, locked_model
 from clipmem_core.training.names import model_config
+from clipmem_core.training.trainer import Trainer
+from clipmem_core.training.views import FeatureRows, TrainingData
 from tests.bench import Measure, Measures, Skipped, console, scratch
 
 WORKERS = (1, 2)  # of their data loader; the better one counts
@@ -58,7 +56,7 @@ def measure(quick: bool) -> Measures:
     trained, epochs = (200, 1) if quick else (2_000, 5)
     size = model_config("small")["vision_cfg"]["image_size"]
     lines: Measures = []
-    for name, side, target in (("original files", 0, "ratio ≥ 3"), ("training size", size, "ratio ≥ 1.5")):
+    for name, side, target in (("original files", 0, "ratio ≥ 3"), ("pictures of that size", size, "ratio ≥ 1.5")):
         with scratch() as folder:
             config = preset_config("small")
             config = dataclasses.replace(
@@ -184,59 +182,36 @@ def run_command(command: Sequence[str], *, log: Path, data: Path | None = None, 
         raise RuntimeError(f"{' '.join(command)} ended with {finished.returncode}:\n{end}")
 
 
-def measure_engines(quick: bool) -> Measures:
-    """Train the members of one audit on each engine, with one and with two workers."""
-    try:
-        import ray  # noqa: F401
-    except ImportError:
-        raise Skipped("Ray is not installed: pip install 'ray>=2.40'") from None
-    if cores() < 2:
-        raise Skipped(f"2 cores are needed, and there are {cores()}")
-    members: dict[tuple[str, int], float] = {}
-    with scratch() as home:
-        for workers in (1, 2):
-            members["local", workers] = _members_seconds(home / f"local-{workers}", "local", quick=quick, only=workers)
-        for workers in (1, 2):
-            with _cluster(workers):
-                members["ray", workers] = _members_seconds(home / f"ray-{workers}", "ray", quick=quick)
-    lines: Measures = []
-    for workers in (1, 2):
-        other = members["local", workers]
-        lines.append(Measure(f"ray, {workers} workers: members", members["ray", workers], "s", None, "local", other))
-    for engine in ("local", "ray"):
-        half = members[engine, 1] / 2
-        what = f"{engine}: members with 2 workers; floor: half of 1 worker"
-        lines.append(Measure(what, members[engine, 2], "s", floor=half, target="≤ 1.1 floor"))
+def measure_heads(quick: bool) -> Measures:
+    """Time a step of the heads of a locked audit on one thread; its floor is its matrix products at the peak rate."""
+    lines, rng, (image, text), pairs = [], np.random.default_rng(0), (1280, 384), 6_000 if quick else 20_000
+    features = [rng.standard_normal((pairs, width), dtype=np.float32).astype(np.float16) for width in (image, text)]
+    dim, before = model_config("locked")["embed_dim"], torch.get_num_threads()
+    torch.set_num_threads(1)
+    for precision in ("fp32", "amp_bf16")[: 1 + (resolve(preset_config("locked")).precision == "amp_bf16")]:
+        config = dataclasses.replace(preset_config("locked"), precision=precision)
+        model = locked_model(image, text, dim=dim, loss=config.loss, seed=0)
+        rows = np.arange(pairs)
+        data = TrainingData(FeatureRows(features[0]), features[1], np.arange(pairs + 1), rows.astype(np.uint64), rows)
+        trainer = Trainer(model.train(), data, config, feature_views(model, 0), seed=0, device="cpu")
+        steps, square = trainer.steps(), torch.randn(1024, 1024)
+        square = square.bfloat16() if precision == "amp_bf16" else square
+        rate = 2 * 1024**3 / _seconds(lambda: square @ square)  # noqa: B023
+        batch = pairs / trainer.batches
+        products = 2 * batch * (2 * (image * dim + text * HIDDEN + HIDDEN * dim) + HIDDEN * dim + 3 * dim * batch)
+        what = f"a training step of heads, {batch:.0f} pairs, {precision}; floor: its matrix products"
+        lines.append(Measure(what, 1000 * _seconds(lambda: next(steps)), "core ms", 1000 * products / rate))  # noqa: B023
+    torch.set_num_threads(before)
     return lines
 
 
-def _members_seconds(data: Path, engine: str, *, quick: bool, only: int = 0) -> float:
-    """Return the seconds of an audit's members, on so many of the cores; 0: all."""
-    sizes = "--scenes-pairs 220 --epochs 1 --members 2" if quick else "--scenes-pairs 1100 --epochs 20 --members 8"
-    flags = f"audit scenes --name bench --engine {engine} --preset tiny --threads 1 {sizes}"
-    command = [sys.executable, "-m", "clipmem_core", *flags.split()]
-    environment = {**os.environ, DATA_VARIABLE: str(data)}
-    restrict = functools.partial(os.sched_setaffinity, 0, sorted(os.sched_getaffinity(0))[:only]) if only else None
-    subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=True, preexec_fn=restrict)
-    members = Audit(data / "audits" / "bench").verdict["seconds"]["members"]
-    console.print(f"{data.name}: members {members:.1f} s")
-    return members
-
-
-@contextmanager
-def _cluster(workers: int) -> Iterator[None]:
-    """Start a cluster of so many nodes of one core; RAY_ADDRESS names it."""
-    os.environ.update(QUIET)
-    import ray
-    from ray.cluster_utils import Cluster
-
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    try:
-        for _ in range(workers):
-            cluster.add_node(num_cpus=1, include_dashboard=False)
-        os.environ[ADDRESS] = cluster.address
-        yield
-    finally:
-        os.environ.pop(ADDRESS, None)
-        ray.shutdown()
-        cluster.shutdown()
+def _seconds(work: Callable[[], object], times: int = 12) -> float:
+    """Return the processor seconds of a piece of work: the least of five means."""
+    work()
+    means = []
+    for _ in range(5):
+        began = time.process_time()
+        for _ in range(times):
+            work()
+        means.append((time.process_time() - began) / times)
+    return min(means)
