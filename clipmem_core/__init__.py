@@ -13,9 +13,6 @@ def open_audit(name: str) -> "AuditFrames":
 
     Args:
         name: the audit's, in the data folder (`data/`, or what the variable CLIPMEM_DATA says).
-
-    Raises:
-        InputError: there is no such audit, or it is not finished.
     """
     from clipmem_core.review.cards import open_frames
 

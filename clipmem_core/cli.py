@@ -89,10 +89,7 @@ def _audit(
 def _score(
     source: Source,
     name: Annotated[str, "the audit's folder"],
-    checkpoints: Annotated[
-        Texts,
-        "open_clip checkpoints, in the order of the member columns; without --membership a target and a reference",
-    ],
+    checkpoints: Annotated[Texts, "open_clip's, in the order of members; without --membership target and reference"],
     membership: Annotated[str, "CSV or Parquet: pair_id, one true/false column a member, and optionally group"] = "",
     config: AuditConfig = AuditConfig(),  # noqa: B008
 ) -> None:
@@ -247,10 +244,11 @@ def _job(folder: str, *arguments: str) -> int:
     return run_job(Path(folder), arguments, main)
 
 
-def _check(request: str) -> None:
-    from clipmem_core.audit.preflight import check, read_request
+def _check(*arguments: str) -> None:
+    from clipmem_core.audit.preflight import check
 
-    check(read_request(Path(request)))
+    requested = parse(["audit", *arguments])
+    check(requested.source, requested.config)
 
 
 def _map(audit: str, name: str) -> None:
@@ -259,10 +257,7 @@ def _map(audit: str, name: str) -> None:
     make_map(_opened(audit), name, say=lambda line: print(line, flush=True))
 
 
-TYPED = (
-    *(_inspect, _fetch, _audit, _score, _study, _benchmark, _units, _paradigms),
-    *(_export, _reaudit, _results, _list),
-)
+TYPED = (_inspect, _fetch, _audit, _score, _study, _benchmark, _units, _paradigms, _export, _reaudit, _results, _list)
 COMMANDS: dict[str, Callable[..., None]] = {command.__name__[1:]: command for command in TYPED}
 # Run in detached processes, not in a terminal
 PROCESSES: dict[str, Callable[..., int | None]] = {"job": _job, "check": _check, "map": _map}
@@ -329,7 +324,6 @@ def _parse_words(
 
 
 def _add(parser: Any, name: str, kind: Any, default: Any, help: Any, *, repeated: bool = False) -> list[str]:
-    """Add a parameter to a parser or a group, and return its flags."""
     metavar, help = help if isinstance(help, tuple) else ("", help)
     text = (help() if callable(help) else help).replace("%", "%%")
     if metavar:

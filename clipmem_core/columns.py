@@ -1,26 +1,15 @@
 """Names of columns and groups in the tables of an audit, what an interval over seeds covers, and kinds of words."""
 
-PAIR_ID = "pair_id"
-IMAGE = "image"
-CAPTIONS = "captions"
-LABEL = "label"
-WIDTH = "width"
-HEIGHT = "height"
-SHA256 = "sha256"
-INJECTED = "injected"
-PAIR_COLUMNS = [PAIR_ID, IMAGE, CAPTIONS, LABEL, WIDTH, HEIGHT, SHA256, INJECTED]
+PAIR_COLUMNS = ["pair_id", "image", "captions", "label", "width", "height", "sha256", "injected"]
+PAIR_ID, IMAGE, CAPTIONS, LABEL, WIDTH, HEIGHT, SHA256, INJECTED = PAIR_COLUMNS
 
 SOURCE = "source"
 REASON = "reason"
 QUARANTINE_COLUMNS = [SOURCE, PAIR_ID, REASON]
 
 GROUP = "group"
-SHARED = "shared"
-CANDIDATE = "candidate"
-INDEPENDENT = "independent"
-EXTERNAL = "external"
-SCORED = "scored"
-GROUPS = [CANDIDATE, INDEPENDENT, SCORED, SHARED, EXTERNAL]
+GROUPS = ["candidate", "independent", "scored", "shared", "external"]
+CANDIDATE, INDEPENDENT, SCORED, SHARED, EXTERNAL = GROUPS
 SCORED_GROUPS = [CANDIDATE, INDEPENDENT, SCORED]
 TARGET_GROUPS = [CANDIDATE, SCORED]  # the pairs that an audit is about
 
@@ -37,12 +26,8 @@ SE = "se"
 P_VALUE = "p_value"
 Q_VALUE = "q_value"
 CLIPMEM_SHRUNK = "clipmem_shrunk"
-ALIGNMENT = "alignment"
-POSITIVE = "positive"
-NEGATIVE_TEXT = "negative_text"
-NEGATIVE_IMAGE = "negative_image"
-SIMILARITY = "similarity"
-TERMS = [ALIGNMENT, POSITIVE, NEGATIVE_TEXT, NEGATIVE_IMAGE, SIMILARITY]
+TERMS = ["alignment", "positive", "negative_text", "negative_image", "similarity"]
+ALIGNMENT, POSITIVE, NEGATIVE_TEXT, NEGATIVE_IMAGE, SIMILARITY = TERMS
 SIMILARITY_IN = "similarity_in"
 SIMILARITY_OUT = "similarity_out"
 CLIPMEM_IMAGE = "clipmem_image"
@@ -75,10 +60,8 @@ CHANGED = "changed"  # the surprise of another word of its kind in its place
 BETTER = "better"  # likelier words, the likeliest first
 BETTER_PROBABILITY = "better_probability"
 
-MEMBER = "member"
-METRIC = "metric"
-VALUE = "value"
-UTILITY_COLUMNS = [MEMBER, METRIC, VALUE]
+UTILITY_COLUMNS = ["member", "metric", "value"]
+MEMBER, METRIC, VALUE = UTILITY_COLUMNS
 # Membership inference against a member, by measure of the attack: metrics beside its utility.
 ATTACK_AUROC = "attack_auroc"
 ATTACK_TPR = "attack_TPR@0.01"

@@ -33,9 +33,7 @@ class SourceOptions:
     csv_id_key: str = option("", "column with a stable id; empty: the picture's path", title="Id column")
     csv_separator: str = option("", "one character", title="Separator")
     image_folder: str = option("", "the folder that picture paths start in; absolute paths must lie in it")
-    caption_template: str = option(
-        "", "folder: caption of pictures that have none, from their class folder, as in `a photo of a {label}`"
-    )
+    caption_template: str = option("", "folder: caption of pictures without one, as in `a photo of a {label}`")
     split: str = option("train", "Hugging Face data sets")
     scenes_pairs: int = option(1100, "`scenes`: how many pairs are drawn", title="Pairs to draw")
     scenes_seed: int = option(0, "`scenes`: the seed they are drawn from")
@@ -52,13 +50,9 @@ class TrainingConfig:
         "ensemble", "ensemble | paper", choices=("ensemble", "paper"), affects=("data",), alike="protocol"
     )
     folds: int = option(2, "ensemble: parts a repeat is cut into; each member leaves one out", ge=2, affects=("data",))
-    halves: bool = option(
-        False, "ensemble: a random half of the members of a repeat leaves a pair out, instead of one", affects=("data",)
-    )
+    halves: bool = option(False, "ensemble: half of a repeat's members leave a pair out, not one", affects=("data",))
     members: int = option(0, "ensemble: repeats × folds in all; 0 means two repeats", ge=0, affects=("members",))
-    stable: float = option(
-        0.0, "stop before --members once the ranking has this reliability; 0: never", ge=0, lt=1, affects=("members",)
-    )
+    stable: float = option(0.0, "stop at this reliability of the ranking; 0: never", ge=0, lt=1, affects=("members",))
     rounds: str = option(
         "auto",
         "ensemble: with 2, members train a second time without the captions that are probably wrong, and misfit uses "
@@ -68,21 +62,15 @@ class TrainingConfig:
         affects=("members",),
     )
     seeds: int = option(1, "paper: pairs of members f-s and g-s", ge=1, affects=("members",))
-    seed: int = option(
-        0, "splits, initialisation and every draw start here", ge=0, affects=("data", "training", "evaluation")
-    )
+    seed: int = option(0, "of splits, initialisation and draws", ge=0, affects=("data", "training", "evaluation"))
     inject_miscaptions: int = option(
         0, "this many pairs get another pair's captions", title="Injected wrong captions", ge=0, affects=("data",)
     )
     drop_near_duplicates: bool = option(
         False, "keep only the first of near-duplicate pictures", title="Drop near-duplicates", affects=("data",)
     )
-    captions: int = option(
-        0, "captions used per pair; 0 means all", title="Captions per pair (0: all)", ge=0, affects=("data",)
-    )
-    sample: int = option(
-        0, "audit a random sample of this many pairs, and estimate counts of all; 0: all pairs", ge=0, affects=("data",)
-    )
+    captions: int = option(0, "used per pair; 0: all", title="Captions per pair (0: all)", ge=0, affects=("data",))
+    sample: int = option(0, "audit a random sample and estimate counts of all; 0: all pairs", ge=0, affects=("data",))
     train_captions: int = option(
         0,
         "captions of a pair that training draws from, one at random each epoch; 0 means all that are used",
@@ -94,20 +82,11 @@ class TrainingConfig:
     model: str = option("small", "one of ours, a name of open_clip's, or a JSON file", alike="model")
     pretrained: str = option("", "start from this checkpoint or tag instead of from scratch", alike="start")
     lock_image: bool = option(
-        False,
-        "the image tower stays pretrained: its features are computed once, and members train a head on them",
-        title="Lock image tower",
-        alike="locked image tower",
+        False, "stays pretrained; members train a head on it", title="Lock image tower", alike="locked image tower"
     )
     lock_text: bool = option(False, "the same for the text tower", title="Lock text tower", alike="locked text tower")
-    image_tower: str = option(
-        "", "locked image tower: efficientnet-lite0 to 2, or one of timm's; empty: that of --model", alike="image tower"
-    )
-    text_tower: str = option(
-        "",
-        "locked text tower: all-MiniLM-L6-v2 or of sentence-transformers; empty: that of --model",
-        alike="text tower",
-    )
+    image_tower: str = option("", "locked: efficientnet-lite0 to 2, or timm's; empty: of --model", alike="image tower")
+    text_tower: str = option("", "locked: all-MiniLM-L6-v2 or its library's; empty: of --model", alike="text tower")
     tower_size: int = option(0, "pixels that a locked image tower sees; 0 means its own", ge=0)
     features: str = option(
         "",
@@ -145,10 +124,7 @@ class TrainingConfig:
     eps: float = option(1e-6, "", title="Adam's epsilon", gt=0)
     warmup: int = option(50, "steps", ge=0)
     precision: str = option(
-        "auto",
-        "auto | fp32 | amp_bf16; auto is bf16 where the processor has it",
-        choices=("auto", "fp32", "amp_bf16"),
-        affects=("machine",),
+        "auto", "auto (bf16 if fast) | fp32 | amp_bf16", choices=("auto", "fp32", "amp_bf16"), affects=("machine",)
     )
     device: str = option("auto", "auto | cpu | cuda", choices=("auto", "cpu", "cuda"), affects=("machine",))
     threads: int = option(0, "processor threads of one member; 0 divides the cores", ge=0, affects=("machine",))
@@ -158,15 +134,11 @@ class TrainingConfig:
 class AuditConfig(MitigationConfig, TrainingConfig):
     """Everything the numbers of an audit depend on, apart from the data set's content."""
 
-    views: int = option(
-        4, "augmented views per picture in evaluation, at least 2", trained="image", ge=2, affects=("evaluation",)
-    )
+    views: int = option(4, "augmented views a picture in evaluation", trained="image", ge=2, affects=("evaluation",))
     eval_crop_scale: float = option(
         0.0, "crop scale of evaluation views; 0: as in training", trained="image", ge=0, le=1, affects=("evaluation",)
     )
-    eval_captions: int = option(
-        0, "captions of a pair that memorization is measured on; 0: all that are used", ge=0, affects=("evaluation",)
-    )
+    eval_captions: int = option(0, "captions of a pair in evaluation; 0: all used", ge=0, affects=("evaluation",))
     retrieval_apart: bool = option(
         False, "utility on half of the external pairs; the others centre alignments", title="Separate pairs for utility"
     )

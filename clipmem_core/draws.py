@@ -1,5 +1,4 @@
-"""Random numbers that are functions of (seed, stream, epoch, pair), so that a resumed run draws the same and removing
-a pair changes no other's draws."""
+"""Random numbers that depend on (seed, stream, epoch, pair) alone: removing a pair changes no other's draws."""
 
 import hashlib
 from collections.abc import Sequence

@@ -6,6 +6,7 @@ import errno
 import functools
 import math
 import os
+import shutil
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -64,6 +65,24 @@ def replacing(path: Path) -> Iterator[Path]:
             sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(folder: Path) -> Iterator[Path]:
+    """Yield a new folder that replaces `folder` at the end of the block; it is deleted after an error."""
+    folder = folder.resolve()
+    temporary, old = (folder.with_name(f".{folder.name}.{what}") for what in ("unfinished", "old"))
+    for leftover in (temporary, old):  # of a killed process
+        shutil.rmtree(leftover, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        if folder.exists():
+            folder.replace(old)
+        temporary.replace(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextmanager

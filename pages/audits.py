@@ -90,7 +90,6 @@ def _draw_table(states: list[s.State]) -> s.State | None:
 
 
 def _draw_actions(state: s.State) -> None:
-    """Draw the buttons that open and delete an audit without a running process."""
     name = state.audit.name
     with st.container(horizontal=True, vertical_alignment="center"):
         if state.word == s.DONE:

@@ -30,11 +30,7 @@ def draw_findings(audit: Audit) -> None:
     benchmarks = {f"benchmark {benchmark.name}": benchmark for benchmark in r.benchmarks_of(audit)}
     options = [*benchmarks, *([THIS_AUDIT] if audit_findings else [])]
     if not options:
-        st.info(
-            "This audit has no injected errors and its data set has no benchmark, so detectors can only be compared "
-            "with each other.",
-            icon=":material/quiz:",
-        )
+        st.info("No injected error, no benchmark: compare detectors with each other.", icon=":material/quiz:")
         st.caption("To inject errors of every kind into copies of the data set and measure every detector, run:")
         source = shlex.quote(audit.record.source)
         st.code(f"python -m clipmem_core benchmark {source} --name {audit.name}", language="bash")
@@ -89,9 +85,8 @@ def _draw_curves(curves: pd.DataFrame) -> None:
     pieces = dict.fromkeys(zip(curves[KIND], curves[SHARE], strict=True))
     errors = {f"{kind}-{share:g}": (kind, share) for kind, share in pieces}
     names = {error: _error_name(kind, share) for error, (kind, share) in errors.items()}
-    chosen = choose_listed(
-        "Error", list(errors), parameter="mistake", key="detectors-kind", width=420, format_func=names.__getitem__
-    )
+    options: dict[str, Any] = {"width": 420, "format_func": names.__getitem__}
+    chosen = choose_listed("Error", list(errors), parameter="mistake", key="detectors-kind", **options)
     kind, share = errors[chosen]
     st.plotly_chart(
         precision_figure(curves[(curves[KIND] == kind) & (curves[SHARE] == share)], share=share),

@@ -23,11 +23,7 @@ PROTOCOLS = {
     "paper": "f is trained on shared and candidate pairs, g on shared and independent pairs. clipmem is the alignment "
     "of a pair under f, minus that under g.",
 }
-ICONS = {
-    True: ":green[:material/check_circle:]",
-    False: ":orange[:material/warning:]",
-    None: ":gray[:material/help:]",
-}
+ICONS = {True: ":green[:material/check_circle:]", False: ":orange[:material/warning:]", None: ":gray[:material/help:]"}
 QUARANTINE_ROWS = 1000
 ATTACKS_HELP = (
     "Each member is attacked with the help of the others. TPR: share of its training pairs detected at the stated "

@@ -10,11 +10,13 @@ from clipmem_core.audit import unit_tables as t
 from clipmem_core.audit.store import CONFIG, Audit, MemberRecord, write_json, write_table
 from clipmem_core.audit.unitmem import unit_table
 from clipmem_core.scores.encoders import UnitTally
-from clipmem_core.studies.study_folder import ARMS, MEMORIZATION, PEAK_MB, SAMPLES_SEEN, SECONDS, STUDY, TIMES
+from clipmem_core.studies.study_folder import ARMS, PEAK_MB, SAMPLES_SEEN, SECONDS, STUDY, TIMES
 from tests.made_arms import request_of
 
 WIDTHS = {"image": [6, 5], "text": [4]}
 MODEL = {"embed_dim": 8, "vision_cfg": {}, "text_cfg": {}}
+MEMORIZATION = ["clipmem_candidate", "membership_auroc", "clipmem_image", "clipmem_text"]
+MEMORIZATION += ["clipmem_external", "clipmem_image_external", "clipmem_text_external", "map_fit"]
 
 
 def make_members(audit: Audit) -> None:

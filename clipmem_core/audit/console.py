@@ -92,10 +92,8 @@ def write_results(audit: Audit, path: Path) -> None:
 
 def machine_line(machine: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     """Return a line about the machine; `config` has device, precision and threads."""
-    return (
-        f"machine: {machine['processor']}, {machine['cores']} cores; {config['device']}, {config['precision']}, "
-        f"{config['threads']} threads a member"
-    )
+    training = f"{config['device']}, {config['precision']}, {config['threads']} threads a member"
+    return f"machine: {machine['processor']}, {machine['cores']} cores; {training}"
 
 
 def write_csv(path: Path, head: Sequence[str], rows: pd.DataFrame) -> None:

@@ -32,7 +32,7 @@ from clipmem_core.io import read_json, replacing
 JOB, OUTPUT, EXIT_CODE = "job.json", "output.log", "exit_code"
 CANCEL = "cancel"  # a file that marks a job as cancelled
 UNITS, PARADIGMS = "units", "paradigms"  # commands
-FAILED, INTERRUPTED = 1, 130
+FAILED, WRONG_INPUT, INTERRUPTED = 1, 2, 130  # exit codes
 PROGRAM = (sys.executable, "-m", "clipmem_core", "job")  # folder and arguments follow
 TRAINS = ("audit", "reaudit", "study", UNITS, PARADIGMS)  # one of these commands runs at a time
 WAITS = "waiting for its turn"
@@ -49,10 +49,6 @@ class Job:
     pid: int
     started: str | None
     arguments: tuple[str, ...]
-
-    @property
-    def name(self) -> str:
-        return self.folder.name
 
     @property
     def running(self) -> bool:
@@ -216,11 +212,6 @@ def export_task(audit: Audit, format: str, out: Path) -> Task:
     """Return the task of exporting an audit; it replaces an older export."""
     arguments = ["export", audit.name, "--format", format, "--out", str(out), "--overwrite"]
     return Task(jobs_folder() / ".exports" / audit.name / out.name, arguments)
-
-
-def encoder_task(audit: Audit, kind: str) -> Task:
-    """Return the task of measuring UnitMem or comparing paradigms."""
-    return Task(jobs_folder() / ".encoders" / audit.name / kind, [kind, audit.name])
 
 
 def resume_arguments(name: str, source: str, config: AuditConfig) -> list[str]:

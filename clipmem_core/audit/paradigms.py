@@ -237,7 +237,6 @@ def say_paradigms(table: pd.DataFrame, screen: Screen) -> None:
 
 
 def _write_table(audit: Audit) -> None:
-    """Write the table of all finished runs below comment lines about its origin."""
     folder, record, machine = t.paradigms_folder(audit), audit.record, settings.machine()
     tables = []
     for path in (folder / RUNS).glob(f"*/{RESULT}"):

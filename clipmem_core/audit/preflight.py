@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,22 +15,20 @@ from clipmem_core import columns as c
 from clipmem_core import config as configs
 from clipmem_core.audit import prepare
 from clipmem_core.audit.console import RichScreen, make_table, plain
-from clipmem_core.audit.jobs import OUTPUT, Job, Task, audit_task, jobs_folder, resume_arguments
+from clipmem_core.audit.jobs import OUTPUT, WRONG_INPUT, Job, Task, audit_task, jobs_folder, resume_arguments
 from clipmem_core.audit.prepare import DataSet, FeatureRows
 from clipmem_core.audit.settings import check_config, resolve
 from clipmem_core.audit.setup import check_same
-from clipmem_core.audit.store import Audit, write_json
+from clipmem_core.audit.store import Audit
 from clipmem_core.config import AuditConfig, InputError, as_dict, data_folder
 from clipmem_core.dataset.checks import CHECKS, Captions, check_captions
 from clipmem_core.dataset.source import check_source, read_source
-from clipmem_core.io import parse_json, read_json
+from clipmem_core.io import parse_json
 from clipmem_core.scores.membership import MIN_PAIRS
 
 SHOWN = 5  # pairs, and reasons of a check
 PIXELS = 32  # enough to find near-duplicates
-FOLDER, REQUEST = ".checks", "request.json"
 RETRY = "check the audit again"
-WRONG_INPUT = 2
 
 
 def inspect_source(source: str, options: configs.SourceOptions) -> None:
@@ -109,13 +106,15 @@ class Request:
     config: AuditConfig
 
     @property
-    def key(self) -> str:
-        """The folder of its check, 16 hex digits."""
-        return configs.fingerprint([self.source, self.name, as_dict(self.config)])
+    def arguments(self) -> list[str]:
+        """The arguments of the command `audit`."""
+        return resume_arguments(self.name, self.source, self.config)
 
     @property
-    def arguments(self) -> list[str]:
-        return resume_arguments(self.name, self.source, self.config)
+    def check(self) -> Task:
+        """The task of its check."""
+        key = configs.fingerprint([self.source, self.name, as_dict(self.config)])
+        return Task(jobs_folder() / ".checks" / key, ["check", *self.arguments])
 
 
 @dataclass(frozen=True)
@@ -141,23 +140,9 @@ def check_request(request: Request) -> None:
         check_same(audit, request.source, resolve(prepare.with_features(request.source, request.config)))
 
 
-def start_check(request: Request) -> Job:
-    """Start the check of a request, or return the one that runs."""
-    task = _task(request.key)
-    task.folder.mkdir(parents=True, exist_ok=True)
-    values = {"source": request.source, "name": request.name, "config": as_dict(request.config)}
-    write_json(task.folder / REQUEST, values)
-    return task.start()
-
-
-def read_request(path: Path) -> Request:
-    """Read a request."""
-    return read_json(path, Request, repair=RETRY)
-
-
-def find_check(key: str) -> Check | None:
+def find_check(request: Request) -> Check | None:
     """Return the progress of a request's check, or None."""
-    job = _task(key).find()
+    job = request.check.find()
     if job is None:
         return None
     path, error = job.folder / OUTPUT, ""
@@ -173,19 +158,13 @@ def find_check(key: str) -> Check | None:
     return Check(job, found, job.count[:2] if job.count else (0, 0), error)
 
 
-def _task(key: str) -> Task:
-    valid = re.fullmatch(r"[0-9a-f]{16}", key)  # a key may come from a URL
-    folder = jobs_folder() / FOLDER / (key if valid else "none")
-    return Task(folder, ["check", str(folder / REQUEST)])
-
-
-def check(request: Request) -> None:
+def check(source: str, config: AuditConfig) -> None:
     """Print the content of a data set as JSON; pictures are opened last and stored as in the audit."""
-    config = resolve(prepare.with_features(request.source, request.config))
+    config = resolve(prepare.with_features(source, config))
     if config.features:
-        data_set = prepare.load_data_set(request.source, config)
+        data_set = prepare.load_data_set(source, config)
     else:
-        raw, _ = prepare.sampled(read_source(request.source, config.source, data=data_folder()), config)
+        raw, _ = prepare.sampled(read_source(source, config.source, data=data_folder()), config)
         if len(raw.pairs):
             clusters = np.arange(len(raw.pairs))
             _print_found(raw.pairs, raw.quarantine, clusters, config, exact=False, rows=raw.rows, near_duplicates=0)
@@ -201,11 +180,8 @@ def _print_found(
     membership = prepare.draw_membership(clusters, config)
     prepare.inject(pairs, membership, config)
     counts = pairs[c.CAPTIONS].map(len)
-    kinds = (
-        quarantine[c.REASON]
-        .astype(str)
-        .str.replace(r"^near-duplicate of .*", "near-duplicate of another pair", regex=True)
-    )
+    reasons = quarantine[c.REASON].astype(str)
+    kinds = reasons.replace("^near-duplicate of .*", "near-duplicate of another pair", regex=True)
     summary = {
         "pairs": len(pairs),
         "captions": int((counts.clip(upper=config.captions) if config.captions else counts).sum()),

@@ -129,7 +129,6 @@ def weighted(values: np.ndarray, inside: np.ndarray) -> np.ndarray:
 
 
 def _auroc(before: np.ndarray, after: np.ndarray, membership: Membership) -> Change | None:
-    """Return the change of membership AUROC, paired by member."""
     from clipmem_core.scores.memorization import membership_auroc
 
     then, now = (membership_auroc(list(each), membership)[0] for each in (before, after))

@@ -137,10 +137,7 @@ def judge(
         *_notes(summary, config, towers or {}, cut),
     ]
     failed, unknown = ([check["name"] for check in checks if check["good"] is good] for good in (False, None))
-    sentence = (
-        "These results look reliable: members generalise, held-out pairs show no memorization, and the ranking is "
-        "stable."
-    )
+    sentence = "These results look reliable: members generalise, held-out pairs score 0, and the ranking is stable."
     if failed:
         sentence = f"Treat these results with care: {' and '.join(failed)}."
     elif unknown:
@@ -161,14 +158,8 @@ def _generalises(summary: dict[str, Any], recall: float) -> dict[str, Any]:
     if auroc is not None and auroc < LITTLE_AUROC:
         advice = "try more epochs (--epochs), another learning rate (--lr) or a smaller batch (--batch-size)"
         return _check(LITTLE, False, f"Members have learned little: {measured}", advice)
-    sentence = (
-        f"Members hardly generalise: {measured} They memorize most pairs, so clipmem is high everywhere and says "
-        "little about single pairs."
-    )
-    advice = (
-        "try more captions a pair, a pretrained start (--pretrained), fewer epochs (--epochs) or a smaller model "
-        "(--model)"
-    )
+    sentence = f"Members hardly generalise: {measured} clipmem is high everywhere and says little about single pairs."
+    advice = "try more captions a pair, a pretrained start (--pretrained), fewer --epochs or a smaller --model"
     return _check(HARDLY, False, sentence, advice)
 
 
@@ -181,9 +172,8 @@ def _null_is_flat(summary: dict[str, Any]) -> dict[str, Any]:
     limit = max(FLAT * abs(top), 3 * summary["external_sd"] / summary["external_pairs"] ** 0.5)
     good = all(abs(value) <= limit for value in null.values())
     advice = "train more seeds (--seeds) or more repeats (--members): one member may simply be better than another"
-    return _check(
-        NULL_CHECK[good], good, sentence + ("" if good else " Compare clipmem with that, not with 0."), advice
-    )
+    sentence += "" if good else " Compare clipmem with that, not with 0."
+    return _check(NULL_CHECK[good], good, sentence, advice)
 
 
 def _ranking_is_stable(summary: dict[str, Any], protocol: str) -> dict[str, Any]:
@@ -246,9 +236,6 @@ def _notes(
         notes["locked encoders"] = " ".join(dict.fromkeys(sentences))
     checks = [_check(name, True, sentence) for name, sentence in notes.items()]
     if config.pretrained and not (config.lock_image and config.lock_text):
-        sentence = (
-            f"Members started from {config.pretrained!r}, which may have seen these pairs: clipmem counts only what "
-            "was learned since."
-        )
+        sentence = f"{config.pretrained!r} may have seen these pairs: clipmem counts only what members learned since."
         checks.append(_check("the start may have seen these pairs", None, sentence, "train from scratch to count all"))
     return checks

@@ -90,7 +90,6 @@ def _draw_nothing(audit: Audit, selection: Selection) -> None:
 
 
 def _draw_bulk(audit: Audit, selection: Selection, count: int) -> None:
-    """Draw the menu that decides for all pairs of the selection at once."""
     key = f"bulk-{review_session().presses}"
     with st.popover(f"All {count:,}", key=key, icon=":material/checklist:", width="content"):
         st.caption(f"Decide for all {pairs_in_words(count)} of this selection, on all of its pages.")
@@ -139,7 +138,6 @@ def _open() -> None:
 
 @st.dialog("Find and replace in captions", width="large")
 def _edit_dialog(audit: Audit, selection: Selection) -> None:
-    """Find and replace in the captions of many pairs, with a preview of every change."""
     ids = pair_ids(audit, selection)
     st.caption(f"In the current captions of the {pairs_in_words(len(ids))} of this selection.")
     with st.container(horizontal=True, gap="small"):

@@ -16,10 +16,8 @@ from clipmem_core.audit.verdict import queues
 from clipmem_core.columns import CAPTION_MISFIT, MISFIT
 from clipmem_core.dashboard.page import BROWSE, PAIR_PAGE, link, read_view
 from clipmem_core.dashboard.plain import as_html, cut, explained_errors, number, read_verdict, signed
-from clipmem_core.dataset.pictures import decode
-from clipmem_core.dataset.readers.containers import read_bytes
 from clipmem_core.io import shortage
-from clipmem_core.review.cards import MARKS, PairCard, cards, first_captions, marked
+from clipmem_core.review.cards import MARKS, PairCard, cards, first_captions, make_jpeg, marked
 from clipmem_core.review.rows import find_rows, score_span
 from clipmem_core.review.selection import Selection
 from clipmem_core.scores.registry import words
@@ -46,19 +44,13 @@ STYLE = """<style>
 def thumbnail(root: Path, image: str, *, side: int = SIDE) -> tuple[bytes, str]:
     """Return a JPEG of at most `side` pixels and an empty string, or a grey square and the reason."""
     try:
-        return (_cached_jpeg if side <= SIDE else _make_jpeg)(root, image, side), ""
+        return (_cached_jpeg if side <= SIDE else make_jpeg)(root, image, side), ""
     except (OSError, ValueError, MemoryError) as error:  # InputError and PictureError are ValueErrors
         return placeholder(side), shortage(error) or str(error)
 
 
-def _make_jpeg(root: Path, image: str, side: int) -> bytes:
-    picture = decode(read_bytes(root, image), size=-(-side // 3))  # up to three times as large
-    picture.thumbnail((side, side))
-    return _as_jpeg(picture)
-
-
 # Failures are not cached: a folder that comes back shows again.
-_cached_jpeg = functools.lru_cache(maxsize=CACHED)(_make_jpeg)
+_cached_jpeg = functools.lru_cache(maxsize=CACHED)(make_jpeg)
 
 
 def start_thumbnails(root: Path, images: Sequence[str], *, side: int = SIDE) -> list[Future[tuple[bytes, str]]]:
@@ -69,13 +61,8 @@ def start_thumbnails(root: Path, images: Sequence[str], *, side: int = SIDE) -> 
 @functools.cache
 def placeholder(side: int = SIDE) -> bytes:
     """Return a grey square."""
-    side = min(side, LARGE_SIDE)
-    return _as_jpeg(Image.new("RGB", (side, side), GREY))
-
-
-def _as_jpeg(picture: Image.Image) -> bytes:
-    file = io.BytesIO()
-    picture.save(file, "JPEG", quality=85)
+    side, file = min(side, LARGE_SIDE), io.BytesIO()
+    Image.new("RGB", (side, side), GREY).save(file, "JPEG")
     return file.getvalue()
 
 

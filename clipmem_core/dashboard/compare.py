@@ -55,19 +55,14 @@ def _default_audit(audits: dict[str, Audit]) -> Audit:
 
 
 def _choose(label: str, options: list[str], parameter: str, *, clears: Sequence[str] = (), **style: Any) -> str:
-    clears = [PAGE, *clears]
-    return choose_listed(
-        label, options, parameter=parameter, key=f"compare-{parameter}", width=215, clears=clears, **style
-    )
+    style |= {"key": f"compare-{parameter}", "width": 215}
+    return choose_listed(label, options, parameter=parameter, clears=[PAGE, *clears], **style)
 
 
 def _draw_none(sentence: str) -> NoReturn:
     """Say why there is nothing to compare and what to do; ends the page."""
     st.info(sentence, icon=":material/compare_arrows:")
-    st.markdown(
-        "Audit a data set twice, with other settings or another seed; or export it cleaned and audit the export. "
-        "Pairs keep their ids, so their scores can be compared."
-    )
+    st.markdown("Audit a data set again with another seed or settings, or audit its export: pairs keep their ids.")
     st.page_link("pages/audits.py", label="Start an audit", icon=":material/science:", query_params={"view": "start"})
     show_command("python -m clipmem_core audit SOURCE --name SECOND --seed 1")
     st.stop()

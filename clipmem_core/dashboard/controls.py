@@ -37,8 +37,7 @@ CHOICES = {  # field → label, options, help
     "noise_place": (
         "Before or after normalising",
         {"before": "Before", "after": "After"},
-        "After: noise is added to the unit vector, which is normalised again. Before: noise is added to the encoder's "
-        "output, whatever its length.",
+        "After: noise on the unit vector, which is normalised again. Before: noise on the output, whatever its length.",
     ),
     "text_forget_as": (
         "How they are forgotten",
@@ -56,11 +55,8 @@ WORDS = {
     }
     for group in ("Captions", "Text", "Pictures", AHEAD_GROUP, "Training")
 }
-# Sliders below the toggles of the group AHEAD_GROUP; they have no toggle.
-AHEAD_SLIDERS = {
-    "adaptive_quantile": "Better aligned than this share of external pairs",
-    "adaptive_every": "Epochs between two checks",
-}
+# Sliders without a toggle below those of the group AHEAD_GROUP; the share is of external pairs
+AHEAD_SLIDERS = {"adaptive_quantile": "Better aligned than this share", "adaptive_every": "Epochs between two checks"}
 
 
 @cached(32, PAIRS, MEMBERSHIP)
@@ -73,7 +69,12 @@ def draw_setting(study: StudyFolder) -> Arm:
     """Draw a control for each mitigation, and return the setting of the address."""
     reference, audit = reference_config(study), study.audit(NONE)
     try:
-        setting = _read_address(reference)
+        setting = parse_setting(st.query_params.get(PARAMETER, ""))
+        for name, value in setting.fields.items():
+            if not isinstance(value, str) and abs(value) > LARGEST:
+                raise InputError(f"{name} must be at most {LARGEST:,}")
+        check_config(dataclasses.replace(reference, **setting.fields))
+        setting = normal(setting, reference)  # without overrides that have no effect
         if st.query_params.get(PARAMETER, "") != setting.text:
             write(**{PARAMETER: setting.text or None})  # the list of settings has one text for each
     except InputError as error:
@@ -103,16 +104,6 @@ def draw_setting(study: StudyFolder) -> Arm:
                 else:
                     controls.draw_fields(title)
     return setting
-
-
-def _read_address(reference: AuditConfig) -> Arm:
-    """Return the setting of the address, without overrides that have no effect."""
-    setting = parse_setting(st.query_params.get(PARAMETER, ""))
-    for name, value in setting.fields.items():
-        if not isinstance(value, str) and abs(value) > LARGEST:
-            raise InputError(f"{name} must be at most {LARGEST:,}")
-    check_config(dataclasses.replace(reference, **setting.fields))
-    return normal(setting, reference)
 
 
 @dataclasses.dataclass(frozen=True)

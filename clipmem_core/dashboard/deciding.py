@@ -36,7 +36,6 @@ BADGES: dict[str | None, tuple[str, str, Colour]] = {  # decision → label, ico
 REVIEW = "pages/review.py"
 SESSION = "review_session"
 LIMIT = 300  # characters of a note or an error
-NOTE_CHARACTERS = 2000
 
 
 @dataclass(frozen=True)
@@ -112,7 +111,7 @@ def draw_note(audit: Audit, card: PairCard) -> None:
     stored = card.decision.note if card.decision else ""
     key = f"note-{audit.name}-{card.row}-{crc32(stored.encode())}"  # another note needs another box
     with st.form(f"{key}-form", border=False):
-        st.text_area("Note", stored, key=key, height=80, max_chars=NOTE_CHARACTERS)
+        st.text_area("Note", stored, key=key, height=80, max_chars=2000)
         store: dict[str, Any] = {"on_click": _store_note, "args": (audit, card.pair_id, stored, key)}
         st.form_submit_button("Save note", icon=":material/edit_note:", **store)
 

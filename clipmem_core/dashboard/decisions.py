@@ -45,8 +45,7 @@ WIDTHS = {"decision": 85, "caption": 210, "new captions": 210, "note": 170, "pai
 COLUMNS |= {name: st.column_config.TextColumn(width=width) for name, width in WIDTHS.items()}
 AGAIN = (
     "Writes the data set without the pairs you removed and with the captions you changed, audits it with the same "
-    "settings, seeds and members, and compares both audits on the pairs they share. It takes about as "
-    "long as the first audit."
+    "settings, seeds and members, and compares both audits on the pairs they share, in about the time of the first."
 )
 
 
@@ -188,7 +187,6 @@ def draw_reaudits(audit: Audit) -> None:
 
 
 def _draw_start(audit: Audit) -> None:
-    """Draw the button that re-audits, and the reason if it is disabled."""
     counts, fault = count_decisions(audit), ""
     changed = sum(count for choice, count in counts.items() if choice not in (KEEP, UNDECIDED))
     try:
@@ -270,7 +268,6 @@ def draw_checks(audit: Audit) -> None:
 
 
 def _draw_group(audit: Audit, group: Sequence[PairCard], *, hidden: int) -> None:
-    """Draw the pairs of a group side by side, and the buttons that decide on all of them."""
     ids = [card.pair_id for card in group]
     pictures = start_thumbnails(audit.record.pictures, [card.image for card in group], side=GROUP_SIDE)
     with st.container(border=True):

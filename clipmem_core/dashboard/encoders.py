@@ -10,7 +10,7 @@ import streamlit as st
 
 from clipmem_core import columns as c
 from clipmem_core.audit import unit_tables as t
-from clipmem_core.audit.jobs import PARADIGMS, UNITS, encoder_task
+from clipmem_core.audit.jobs import PARADIGMS, UNITS, Task, jobs_folder
 from clipmem_core.audit.store import PAIRS, SCORES, Audit
 from clipmem_core.config import InputError
 from clipmem_core.dashboard.maps import draw_selectable, sample_note
@@ -31,10 +31,7 @@ from clipmem_core.studies.plan import STUDIES
 LABELS_SHOWN = 12
 CHART = {"displayModeBar": False}
 CLASSES = {c.GROUP: "Group", c.LABEL: "Label", c.INJECTED: "Injected error"}
-BARS = (
-    "Bars are mean ± 1.96 standard errors over pairs, for these members. Dotted lines: the same over external pairs, "
-    "which no model memorized."
-)
+BARS = "Bars: mean ± 1.96 standard errors over pairs. Dotted: mean of the external pairs, which no model memorized."
 MIRRORED = "Independent pairs were learned by g, which is subtracted: theirs are negative."
 SSLMEM = (
     "How much closer an encoder puts the views of one picture (text: the captions of one pair) if it trained on the "
@@ -63,8 +60,7 @@ Plan = tuple[str, str, list[str], Callable[[pd.DataFrame], go.Figure]]  # title,
 PLANS: dict[str, Plan] = {
     "time": (
         "Time: which encoder memorizes first?",
-        "Each encoder's mean contribution to the clipmem of candidates over training, minus that of external pairs, "
-        "which no model memorized.",
+        "Each encoder's mean contribution to the clipmem of candidates over training, minus that of external pairs.",
         list(f.MEASURES),
         f.time_figure,
     ),
@@ -100,9 +96,8 @@ def draw_doubts(audit: Audit) -> None:
         st.warning(doubt, icon=":material/warning:")
     if fit is not None:
         st.caption(
-            "The embedding spaces of two models differ, so one is rotated onto the other before their encoders are "
-            "exchanged. The fit is measured on pairs that the rotation was not fitted on: mean cosine "
-            f"{fit:.2f}; 1 is perfect."
+            "The embedding spaces of two models differ: one is rotated onto the other before encoders are exchanged. "
+            f"The fit on other pairs than the rotation's: mean cosine {fit:.2f}; 1 is perfect."
         )
 
 
@@ -133,7 +128,7 @@ def draw_means(audit: Audit) -> None:
     """Draw the mean part of each encoder by group, label or injected error."""
     st.subheader("Mean parts", anchor=False)
     by = choose_segment("By", CLASSES, parameter="by", key="encoder-by")
-    means = b.encoder_means(audit, by=by, limit=LABELS_SHOWN, groups=c.GROUPS if by == c.GROUP else b.MEMORIZED)
+    means = b.encoder_means(audit, by=by, limit=LABELS_SHOWN, groups=c.GROUPS if by == c.GROUP else c.TARGET_GROUPS)
     if means["mean"].isna().all() or set(means["name"]) <= {b.NOT_INJECTED}:
         st.info(f"No pair has contributions and a value of {CLASSES[by].lower()}.", icon=":material/info:")
         return
@@ -202,7 +197,7 @@ def draw_paradigms(audit: Audit) -> None:
 
 def _draw_task(audit: Audit, kind: str, is_done: Callable[[], bool]) -> None:
     """Draw the job of a measurement that is missing or is running again."""
-    task, (reason, label) = encoder_task(audit, kind), MISSING[kind]
+    task, (reason, label) = Task(jobs_folder() / ".encoders" / audit.name / kind, [kind, audit.name]), MISSING[kind]
     job = task.find()
     if not is_done() or (job is not None and job.running):
         draw_task(task, is_done, key=kind, reason=reason, label=label)
@@ -242,7 +237,9 @@ def _draw_study(study: s.StudyFolder, plan: str) -> None:
         if times.empty:
             raise InputError(f"{study.folder} lacks {s.TIMES}: delete it and run the study again")
         table, by = r.beyond_external(times), [s.EPOCH]
-    means = over_seeds(r.by_split(table, by, measures), by=by, measures=measures)
+    if s.SPLIT in table:
+        table = table.groupby([*by, s.SPLIT], sort=False)[measures].mean().reset_index()
+    means = over_seeds(table, by=by, measures=measures)
     show_text(f"{study.name}: {study.request.get('source')}", limit=200)
     st.plotly_chart(figure(means), key=f"study-{study.name}", config=CHART, alt=meaning)
     for sentence in r.sentences(study):
@@ -252,7 +249,6 @@ def _draw_study(study: s.StudyFolder, plan: str) -> None:
 
 
 def _draw_reference(study: r.ReferenceStudy, plan: str) -> None:
-    """Draw the figure of a study that comes with the code, from its table of means."""
     _, meaning, measures, figure = PLANS[plan]
     rows = study.rows.rename(columns={"value": "mean"})
     if plan == "time":

@@ -78,7 +78,6 @@ def _draw_running(task: Task) -> None:
 
 
 def _draw_end(job: Job, path: Path) -> None:
-    """Draw what the last export wrote and a download, or why it failed."""
     if job.cancelled:
         st.info("Cancelled: nothing was written.", icon=":material/pause_circle:")
     elif job.failed:

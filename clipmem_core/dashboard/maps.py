@@ -130,12 +130,8 @@ def draw_score_map(audit: Audit) -> None:
 
 def sample_note(drawn: int, count: int) -> str:
     """Explain a map that shows a random sample of its pairs; empty if it shows all."""
-    if drawn == count:
-        return ""
-    return (
-        f"Points are a random sample of {drawn:,} of {count:,} pairs. The grey area counts all pairs, and a shape "
-        "selects among all pairs."
-    )
+    sample = f"Points are a random sample of {drawn:,} of {count:,} pairs"
+    return f"{sample}; the grey area counts all, and a shape selects among all." if drawn < count else ""
 
 
 def draw_choices(audit: Audit) -> tuple[str, str]:

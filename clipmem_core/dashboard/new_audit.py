@@ -11,7 +11,7 @@ import streamlit as st
 
 from clipmem_core import config as configs
 from clipmem_core.audit.jobs import audit_task, cancel
-from clipmem_core.audit.preflight import Request, check_request, find_check, start_check
+from clipmem_core.audit.preflight import Request, check_request, find_check
 from clipmem_core.audit.settings import audit_name
 from clipmem_core.audit.store import CONFIG, audits_folder, is_name
 from clipmem_core.config import FIELDS, PRESETS, AuditConfig, InputError, SourceOptions, data_folder
@@ -22,7 +22,6 @@ from clipmem_core.export.cleaned import CLEANED
 from clipmem_core.glossary import DRAWN as DRAWN_SET
 from clipmem_core.glossary import PROTOCOL, meaning
 
-TEMPLATE = "a photo of a {label}"
 MAIN = ("epochs", "batch_size", "captions", "inject_miscaptions", "drop_near_duplicates", "seed")
 # Fields that have another widget above
 DRAWN_ABOVE = ["preset", "protocol", "members", "seeds", "features"]
@@ -51,7 +50,7 @@ def draw_request() -> Request:
     if source and lacks_captions(source):
         st.caption("These are folders of pictures without captions.")
         if st.toggle("Use folder names as captions", key="new-folder-names", **PERSIST):
-            options = {"caption_template": _draw_field("caption_template", TEMPLATE)}
+            options = {"caption_template": _draw_field("caption_template", "a photo of a {label}")}
     with st.container(horizontal=True, gap="large"):
         preset = _choose("Preset", list(PRESETS), configs.DEFAULT_PRESET)
         protocol = _choose("Protocol", FIELDS["protocol"].choices, AuditConfig.protocol, help=meaning(PROTOCOL))
@@ -141,10 +140,10 @@ def is_taken(name: str) -> bool:
 
 def draw_check(request: Request, *, started: Callable[[str], None]) -> None:
     """Draw the button that checks a request, and the result of its check."""
-    check = find_check(request.key)
+    check = find_check(request)
     label = "Check again" if check else "Check"
     if st.button(label, type="secondary" if check else "primary", icon=":material/fact_check:") and _allowed(request):
-        start_check(request)
+        request.check.start()
         st.rerun()
     if check:
         _draw_check(request, started)
@@ -155,7 +154,7 @@ def draw_check(request: Request, *, started: Callable[[str], None]) -> None:
 @st.fragment(run_every=1)
 def _draw_check(request: Request, started: Callable[[str], None]) -> None:
     """Draw the progress and the result of a check, and the button that starts the audit."""
-    check = find_check(request.key)
+    check = find_check(request)
     if check is None:
         return
     if check.error:

@@ -25,9 +25,7 @@ AUDIT, PAGE, SIZE, LAYOUT, PAIR = "audit", "page", "size", "layout", "pair"
 BROWSE, PAIR_PAGE = "pages/browse.py", "pages/pair.py"
 ALL = ""  # the option without a condition
 SHOWN = "{}-shown"  # key in the session of the last value that a widget showed or sent
-SELECTION_PARAMETERS = frozenset(
-    "range" if field.name == "ranges" else field.name for field in dataclasses.fields(Selection)
-)
+SELECTION_PARAMETERS = ("range", *(field.name for field in dataclasses.fields(Selection)))
 PAGES = {  # file → title and icon, in the order of the sidebar
     "pages/overview.py": ("Overview", ":material/dashboard:"),
     "pages/review.py": ("Review", ":material/rate_review:"),

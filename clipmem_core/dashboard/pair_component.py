@@ -28,7 +28,6 @@ from clipmem_core.scores.registry import BY_NAME, CARD, ROW, scores_in, words
 SCRIPTS = ("outbox.js", "pairs.js", "pairs_grid.js", "pairs_single.js")
 HTML, CSS, *JS = (Path(__file__).with_name(name).read_text("utf-8") for name in ("pairs.html", "pairs.css", *SCRIPTS))
 CAPTION_LIMIT, FULL_LIMIT = 160, 5000
-DEFAULT_SIDE = 170  # of a picture
 LIKE = {IMAGE_SIDE: "More like this picture", TEXT_SIDE: "More like this caption"}
 OPENED = "pair_opened"  # the last row on the page Pair
 FOLLOWED = "pair_followed"  # the last pair that the component of that page moved to, and the number of its mount
@@ -116,11 +115,11 @@ def draw_grid(
     *,
     selection: Selection,
     key: str,
-    side: int = DEFAULT_SIDE,
+    side: int = 170,
     table: bool = False,
     page: tuple[int, int] | None = None,
 ) -> None:
-    """Draw pairs that can be opened, selected and decided."""
+    """Draw pairs that can be opened, selected and decided; `side` is that of a picture, in pixels."""
     follow_destination()
     order, main = selection.order, page is not None
     current, pages = page or (1, 1)

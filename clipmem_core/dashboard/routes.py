@@ -206,10 +206,7 @@ def _picture(request: Request) -> Response:
 
 
 def _suggest(request: Request) -> Response:
-    """Answer with captions of other pairs, suggested for a row by models that did not train on its pair.
-
-    An audit may lack the embeddings for this; the answer then holds the reason.
-    """
+    """Answer with captions of other pairs, suggested for a row, or with the reason why the audit cannot suggest any."""
     audit, _ = _parse(request)
     row = _numbers(request, "row")[0]
     with _one_search:

@@ -25,9 +25,8 @@ def draw_empty() -> None:
     """Draw the page without any audit."""
     st.title("CLIPMem", anchor=False)
     st.markdown(
-        "CLIPMem trains small CLIP models, on locked towers or from scratch, with and without parts of an "
-        "image–caption data set, and measures how strongly each pair is memorized. Memorized pairs and "
-        "captions that do not fit rank first."
+        "CLIPMem trains small CLIP models with and without parts of an image–caption data set, and measures how "
+        "strongly each pair is memorized. Memorized pairs and captions that do not fit rank first."
     )
     label = "Audit the synthetic set (about a minute)"
     if st.button(label, type="primary", icon=":material/play_arrow:", help=meaning(DRAWN)):
@@ -141,7 +140,5 @@ def _draw_members(state: s.State) -> None:
         alt = "Loss of each member over its epochs"
         right_column.line_chart(losses, x="epoch", y="loss", color="member", height=260, alt=alt)
     if record.config.batch_size > 1 and any(member.at_chance(record.config.batch_size) for member in members):
-        st.warning(
-            "The loss of a model is still at chance: check that captions fit their pictures, or lower lr.",
-            icon=":material/warning:",
-        )
+        advice = "check that captions fit their pictures, or lower lr."
+        st.warning(f"The loss of a model is still at chance: {advice}", icon=":material/warning:")

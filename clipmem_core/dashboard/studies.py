@@ -194,9 +194,7 @@ def draw_start(audit: str, *, started: Callable[[str], None]) -> None:
     source = draw_path(key_of("study-path", next(iter(sources))), list(sources))
     config = _draw_config(plan, sources.get(source, SourceOptions()))
     proposed = free_name(f"{audit_name(source, AuditConfig())}-{plan}", taken=_is_taken)
-    typed = st.text_input(
-        "Name", key="study-name", placeholder=proposed, help="The study's folder.", width=400, **PERSIST
-    )
+    typed = st.text_input("Name", key="study-name", placeholder=proposed, help="Its folder.", width=400, **PERSIST)
     name = typed.strip() or proposed
     fault = _fault_of(source, name, config) or p.locked_fault(plan, config)
     if fault:

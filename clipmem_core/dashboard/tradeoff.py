@@ -31,7 +31,6 @@ UTILITIES = {s.RETRIEVAL: "retrieval", "linear_probe": "linear probe", "zero_sho
 NAMES = MEMORIZATIONS | UTILITIES
 PERCENT, ABSOLUTE, TIMES, VALUE = "percent", "absolute", "times", "value"
 NO_VALUE = "–"
-CHOSEN_SHADE = "background-color: rgba(106,111,216,0.18)"
 PAGE_SIZE = 12  # pairs that changed
 COLUMNS = {  # measure → its head, the format of a difference, its help
     s.CLIPMEM_CANDIDATE: ("clipmem", PERCENT, "Mean clipmem of the candidates, in % of the baseline's."),
@@ -82,10 +81,8 @@ def draw_chart(table: pd.DataFrame, *, over: str, key: str, reference: str = NON
         f"{'; '.join(', '.join(lines) for lines in points.loc[points[s.ARM].isin([reference, chosen]), TEXT])}. "
         f"Pareto-optimal, from the least memorized: {', '.join(best)}.",
     )
-    st.caption(
-        f"Each dot is the mean of an arm. Its bars are the 95 % interval of its difference to {reference}, over {over}."
-        " The line joins the Pareto-optimal arms."
-    )
+    bars = f"its bars are the 95 % interval of its difference to {reference}, over {over}"
+    st.caption(f"Each dot is the mean of an arm; {bars}. The line joins the Pareto-optimal arms.")
 
 
 def points_of(table: pd.DataFrame, reference: str, memorized: str, useful: str) -> pd.DataFrame:
@@ -123,7 +120,8 @@ def draw_table(table: pd.DataFrame, *, over: str, reference: str = NONE, chosen:
         st.caption(f"No arm and {reference} have a seed in common yet.")
         return
     numbers, texts = table_of(rows, chosen)
-    styled = numbers.style.apply(lambda column: [CHOSEN_SHADE if arm == chosen else "" for arm in numbers[s.ARM]])
+    shades = ["background-color: rgba(106,111,216,0.18)" if arm == chosen else "" for arm in numbers[s.ARM]]
+    styled = numbers.style.apply(lambda column: shades)
     for row, cells in enumerate(texts.to_dict("records")):  # cells show texts, and columns sort by their numbers
         for head, text in cells.items():
             styled = styled.format(text.replace("{", "{{").replace("}", "}}"), subset=([row], [head]))
@@ -136,10 +134,8 @@ def draw_table(table: pd.DataFrame, *, over: str, reference: str = NONE, chosen:
     columns["n"] = st.column_config.NumberColumn("n", help=f"How many {over} the arm and {reference} share.")
     alt = f"Differences of {len(numbers)} arms to {reference}, with 95 % intervals over {over}"
     st.dataframe(styled, hide_index=True, column_config=columns, key="mitigation-differences", alt=alt)
-    st.caption(
-        f"Each cell is the mean paired difference to {reference} with its 95 % interval over {over}; * differs from 0 "
-        f"after Holm's correction for all {len(numbers)} arms."
-    )
+    cell = f"the mean paired difference to {reference} with its 95 % interval over {over}"
+    st.caption(f"Each cell is {cell}; * differs from 0 after Holm's correction for all {len(numbers)} arms.")
 
 
 def table_of(rows: pd.DataFrame, chosen: str | None) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -179,10 +175,7 @@ def draw_references() -> None:
         if not studies:
             st.info("No study of mitigations yet. Start one above.", icon=":material/science:")
             return
-        st.info(
-            "No study of your own yet. This is a reference study; start your own under “Start a study”.",
-            icon=":material/menu_book:",
-        )
+        st.info("This is a reference study. Start your own under “Start a study”.", icon=":material/menu_book:")
         name = choose_listed("Study", list(studies), parameter=PARAMETER, key="mitigations-reference", width=400)
         study = studies[name]
         show_text(study.title)

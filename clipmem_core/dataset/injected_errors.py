@@ -63,10 +63,7 @@ def inject_errors(kind: str, pairs: pd.DataFrame, rows: np.ndarray, *, share: fl
 
 
 def inject_miscaptions(pairs: pd.DataFrame, rows: np.ndarray, *, n: int, seed: int) -> pd.DataFrame:
-    """Swap the captions of n pairs among themselves, so that no pair receives a caption text that it had before.
-
-    Rows with an error already are skipped.
-    """
+    """Swap the captions of n of the rows without an error among themselves, so that no pair gets a text that it had."""
     free = _not_injected(pairs, rows)
     if n < 0 or n == 1:
         raise InputError(f"inject_miscaptions must be 0, or 2 and more, got {n}: a swap needs two pairs")
@@ -129,9 +126,7 @@ def _swap_random(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int, *, si
             for row, donor in swapped:
                 new[row][numbers[row]] = captions[donor][numbers[donor]]
             return _with_captions(pairs, new, [Change(*change) for change in numbers.items()])
-    raise InputError(
-        f"{n} pairs cannot swap captions so that each gets another text: too many share the same text, inject fewer"
-    )
+    raise InputError(f"{n} pairs cannot swap captions so that each gets another: too many share a text, inject fewer")
 
 
 def _derange(texts_of: list[frozenset[str]], rng: np.random.Generator) -> np.ndarray | None:

@@ -12,7 +12,6 @@ import functools
 import io
 import json
 import math
-import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -30,7 +29,7 @@ from clipmem_core.config import fingerprint
 from clipmem_core.dataset.pictures import Fact, check_chunk, read_square
 from clipmem_core.dataset.readers.containers import source_stamp
 from clipmem_core.dataset.workers import cores, map_chunks
-from clipmem_core.io import naming, shortage, sync
+from clipmem_core.io import naming, replacing_folder, shortage, sync
 
 VERSION = 2  # of what is stored and how it is computed; a new number leaves old caches behind
 FACTS_FILE = "facts.parquet"
@@ -110,25 +109,16 @@ def check_pictures(
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(cache / f"{folder.name}.lock"):  # two audits of one data set decode it once
         if broken_file(folder, with_pixels=fits):
-            part = folder.with_name(f"{folder.name}.part")
-            shutil.rmtree(part, ignore_errors=True)
-            part.mkdir()
-            try:
+            with naming(folder), replacing_folder(folder) as part:
                 pixels = part / PIXELS_FILE if fits else None
                 if pixels:  # zeros, which take no room on the disk yet
                     np.lib.format.open_memmap(pixels, mode="w+", dtype=np.uint8, shape=shape)
                 work = functools.partial(check_chunk, root=root, size=size, resize_mode=resize_mode, pixels=pixels)
-                with naming(folder):
-                    _decode_into(part, work, images, workers or cores(), progress)
-                    (part / CACHE_FILE).write_text(json.dumps({"size": size, "resize_mode": resize_mode}))
-                    for path in (*part.iterdir(), part):
-                        sync(path)
-                    shutil.rmtree(folder, ignore_errors=True)
-                    part.rename(folder)
-                    sync(cache)
-            except BaseException:
-                shutil.rmtree(part, ignore_errors=True)
-                raise
+                _decode_into(part, work, images, workers or cores(), progress)
+                (part / CACHE_FILE).write_text(json.dumps({"size": size, "resize_mode": resize_mode}))
+                for path in (*part.iterdir(), part):
+                    sync(path)
+            sync(cache)
     facts = pq.read_table(folder / FACTS_FILE).to_pydict()
     texts = {name: pd.Series(facts[name], dtype=object) for name in (c.SHA256, c.REASON)}
     numbers = {name: np.array(facts[name], np.int64) for name in (c.WIDTH, c.HEIGHT)}

@@ -2,7 +2,6 @@
 
 import io
 import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from clipmem_core.columns import CAPTIONS, HEIGHT, IMAGE, LABEL, PAIR_ID, WIDTH
 from clipmem_core.config import InputError
 from clipmem_core.dataset.readers.containers import read_bytes
 from clipmem_core.dataset.readers.paths import picture_fault, tidy
+from clipmem_core.io import replacing_folder
 from clipmem_core.review.decisions import FOR_OTHER, RECAPTION, REMOVE, open_review
 
 ROW = "row"  # the pair's row in the audit
@@ -150,9 +150,8 @@ def beside(path: Path, pattern: str) -> Path:
 
 def read_pictures(cleaned: Cleaned, progress: Progress | None) -> Iterator[tuple[int, str, bytes]]:
     """Yield row, reference and content of each picture; a missing one is an input error."""
-    for done, (row, image) in enumerate(
-        zip(cleaned.pairs[ROW].to_pylist(), values_of(cleaned.pairs[IMAGE]), strict=True)
-    ):
+    rows = zip(cleaned.pairs[ROW].to_pylist(), values_of(cleaned.pairs[IMAGE]), strict=True)
+    for done, (row, image) in enumerate(rows):
         if progress and done % 100 == 0:
             progress(done, cleaned.kept)
         try:
@@ -170,21 +169,3 @@ def suffix_of(data: bytes) -> str:
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return ".img"
     return _SUFFIXES.get(format, f".{format.lower()}")
-
-
-@contextmanager
-def replacing_folder(folder: Path) -> Iterator[Path]:
-    """Yield a new folder that replaces `folder` at the end of the block; it is deleted after an error."""
-    folder = folder.resolve()
-    temporary, old = (folder.with_name(f".{folder.name}.{what}") for what in ("unfinished", "old"))
-    for leftover in (temporary, old):  # of a killed export
-        shutil.rmtree(leftover, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-        if folder.exists():
-            folder.replace(old)
-        temporary.replace(folder)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

@@ -26,7 +26,7 @@ from clipmem_core.dataset.readers.containers import scan_tar, split_reference
 from clipmem_core.dataset.readers.paths import is_picture
 from clipmem_core.export import cleaned as d
 from clipmem_core.export.cleaned import RECAPTIONED, Cleaned, Progress, counted
-from clipmem_core.io import replacing
+from clipmem_core.io import replacing, replacing_folder
 from clipmem_core.review.cards import LISTED, OWN_CAPTIONS, listed_scores
 from clipmem_core.review.decisions import FOR_OTHER, RECAPTION, REMOVE, open_review
 from clipmem_core.review.queries import count_rows, fetch_pairs, number
@@ -116,10 +116,7 @@ def write_texts(cleaned: Cleaned, path: Path, progress: Progress | None = None) 
 
 
 def write_imagefolder(cleaned: Cleaned, path: Path, progress: Progress | None = None) -> Written:
-    """Write a folder of pictures and a `metadata.jsonl`: file_name, text, pair_id, and label if any pair has one.
-
-    `text` is a caption, or a list for all pairs if one pair has several.
-    """
+    """Write pictures and a `metadata.jsonl`: file_name, text (lists if a pair has several), pair_id, label if any."""
     with (
         _picture_folder(cleaned, path, progress) as (folder, names, pairs),
         (folder / METADATA).open("w", encoding="utf-8", newline="\n") as file,
@@ -140,7 +137,7 @@ def _picture_folder(
     """Yield a folder with copies of the pictures, which replaces `path`; the names of the pictures; and the pairs."""
     d.check_root(cleaned.root)
     names, stems = list[str](), {posixpath.splitext(METADATA)[0]}
-    with d.replacing_folder(path) as folder:
+    with replacing_folder(path) as folder:
         (folder / MARK).touch()
         for row, image, data in d.read_pictures(cleaned, progress):
             _, part = split_reference(cleaned.root, image)
@@ -195,10 +192,7 @@ def _sample_keys(root: Path, images: pa.ChunkedArray) -> list[str]:
 
 
 def write_uids(cleaned: Cleaned, path: Path, progress: Progress | None = None) -> Written:
-    """Write the sorted uids of the pairs to keep, a NumPy file as DataComp's resharder reads it.
-
-    Ids that are not uids are hashed; a second file, a CSV, then has pair_id and uid.
-    """
+    """Write the sorted uids to keep, as DataComp's resharder reads them; a CSV has the uids of ids that are hashed."""
     ids = cleaned.pairs[PAIR_ID]
     n_hashed = sum(_UID.fullmatch(pair_id) is None for pair_id in d.values_of(ids))
     with replacing(path) as temporary, temporary.open("wb") as file:
@@ -274,7 +268,6 @@ def word_changes(old: Any, new: Any) -> str:
 
 
 def _as_json(values: Any) -> str:
-    """Return a list as JSON, empty for a missing one."""
     return json.dumps(values, ensure_ascii=False) if isinstance(values, list) else ""
 
 
@@ -394,9 +387,7 @@ def write(
 ) -> Summary:
     """Export a finished audit into a file or folder; `progress` gets the number of finished pictures and the total."""
     if format not in FORMATS:
-        raise InputError(
-            f"--format {format!r} is unknown: choose one of {', '.join(FORMATS)}{did_you_mean(format, FORMATS)}"
-        )
+        raise InputError(f"--format {format!r} is unknown: choose {', '.join(FORMATS)}{did_you_mean(format, FORMATS)}")
     about = FORMATS[format]
     _check_target(about, format, path, overwrite)
     if not audit.finished:

@@ -1,7 +1,6 @@
 """The report of an audit as one self-contained HTML file: verdict, figure, tables, pictures and decisions."""
 
 import base64
-import io
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -16,12 +15,10 @@ from clipmem_core.audit.store import Audit
 from clipmem_core.audit.verdict import BASIS, WHOLE_HEAD, whole_rows
 from clipmem_core.audit.verdict import queues as verdict_queues
 from clipmem_core.columns import CAPTION_MISFIT, GROUP, PAIR_ID
-from clipmem_core.dataset.pictures import decode
-from clipmem_core.dataset.readers.containers import read_bytes
 from clipmem_core.figures.audit_scores import group_figure
 from clipmem_core.io import shortage
 from clipmem_core.review import overview as o
-from clipmem_core.review.cards import MARKS, PairCard, cards, first_captions, marked
+from clipmem_core.review.cards import MARKS, PairCard, cards, first_captions, make_jpeg, marked
 from clipmem_core.review.decisions import FOR_OTHER, decision_words, open_review
 from clipmem_core.review.rows import find_rows
 from clipmem_core.review.selection import Selection
@@ -29,7 +26,6 @@ from clipmem_core.scores.registry import EXPORT, scores_in, words
 
 TEMPLATE = "report.html.j2"
 SIDE = 160  # pixels of a thumbnail's longer side
-TOP = 50
 DECISIONS_SHOWN = 500
 CAPTION_LIMIT = 400
 
@@ -117,7 +113,7 @@ def _figure(groups: pd.DataFrame, bins: pd.DataFrame) -> Any:
 def _galleries(audit: Audit) -> list[dict[str, Any]]:
     galleries = []
     for order, queue in verdict_queues(audit.verdict).items():
-        top = cards(audit, find_rows(audit, Selection(order=order), page=1, size=TOP))
+        top = cards(audit, find_rows(audit, Selection(order=order), page=1, size=50))
         firsts = first_captions(audit, top, order)
         shown = [_card(card, audit.record.pictures, *firsts[card.pair_id]) for card in top]
         note = MARKS if order == CAPTION_MISFIT else ""
@@ -129,11 +125,7 @@ def _galleries(audit: Audit) -> list[dict[str, Any]]:
 def _card(card: PairCard, root: Path, first: int, marks: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return a pair's texts, one caption first and its words marked, and its picture, empty if it cannot be read."""
     try:
-        picture = decode(read_bytes(root, card.image), size=SIDE)
-        picture.thumbnail((SIDE, SIDE))
-        file = io.BytesIO()
-        picture.save(file, "JPEG", quality=80)
-        uri = f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
+        uri = f"data:image/jpeg;base64,{base64.b64encode(make_jpeg(root, card.image, SIDE)).decode()}"
     except (OSError, ValueError) as error:  # missing or damaged
         if shortage(error):
             raise

@@ -9,8 +9,6 @@ import plotly.graph_objects as go
 from clipmem_core import columns as c
 from clipmem_core.figures import layout
 
-RIDGE_HEIGHT = 0.72
-ID_LENGTH = 60
 IN, OUT = "in", "out"
 TERM_NAMES = {  # in the order in which they are added up
     c.POSITIVE: "positive",
@@ -28,7 +26,7 @@ def group_figure(groups: pd.DataFrame, bins: pd.DataFrame) -> go.Figure:
         rows = groups.iloc[[row]]
         group = str(rows[c.GROUP].item())
         colour, histogram = layout.group_colour(group), bins[bins[c.GROUP] == group]
-        tops = height + RIDGE_HEIGHT * histogram["share"] / histogram["share"].max()
+        tops = height + 0.72 * histogram["share"] / histogram["share"].max()
         right = histogram["low"] + histogram["width"]
         figure.add_scatter(
             x=np.stack([histogram["low"], histogram["low"], right, right], axis=1).ravel(),
@@ -59,7 +57,8 @@ def group_figure(groups: pd.DataFrame, bins: pd.DataFrame) -> go.Figure:
 def encoder_figure(parts: dict[str, float]) -> go.Figure:
     """Draw each encoder's part of clipmem, in cosine units, as a bar."""
     names = [name for name in layout.ENCODER_COLOURS if name in parts]
-    bar = go.Bar(
+    figure = go.Figure()
+    figure.add_bar(
         x=[parts[name] for name in names],
         y=[f"{name} encoder" for name in names],
         orientation="h",
@@ -67,7 +66,6 @@ def encoder_figure(parts: dict[str, float]) -> go.Figure:
         text=[f"{parts[name]:.3f}" for name in names],
         hovertemplate="%{y}: %{x:.3f}<extra></extra>",
     )
-    figure = go.Figure(bar)
     figure.update_yaxes(autorange="reversed", fixedrange=True)
     figure.update_xaxes(title="part of clipmem (cosine units)")
     return layout.set_layout(figure, 190, top=10, bargap=0.35)
@@ -110,7 +108,7 @@ def comparison_figure(points: pd.DataFrame, *, column: str, names: tuple[str, st
     figure = go.Figure()
     for group in sorted(set(points["group_one"]), key=lambda name: -[*c.GROUPS, name].index(name)):
         rows = points[points["group_one"] == group]
-        ids = [layout.short_name(pair_id, ID_LENGTH) for pair_id in rows[c.PAIR_ID]]
+        ids = [layout.short_name(pair_id, 60) for pair_id in rows[c.PAIR_ID]]
         figure.add_scattergl(
             x=rows["one"],
             y=rows["other"],

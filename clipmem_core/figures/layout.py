@@ -27,7 +27,6 @@ SCALE = ("#3f87b5", "#7b74b8", "#b8608c", "#d5552a")  # low to high
 CHOSEN_COLOUR, FRONT_COLOUR = "#6a6fd8", "#0f8f9f"
 DOTTED = {"color": OTHER, "width": 1, "dash": "dot"}
 LEGEND_ABOVE: dict[str, Any] = {"orientation": "h", "y": 1, "yanchor": "bottom", "x": 0}
-NAME_LENGTH = 40
 
 
 def group_colour(group: str) -> str:
@@ -53,7 +52,7 @@ def mean_texts(rows: pd.DataFrame) -> list[str]:
     return [text.replace("-", "−") for text in texts]
 
 
-def short_name(name: object, limit: int = NAME_LENGTH) -> str:
+def short_name(name: object, limit: int = 40) -> str:
     """Return foreign text in one line, shortened and escaped for Plotly."""
     text = " ".join(str(name).split())
     return safe(f"{text[:limit]}…" if len(text) > limit else text)

@@ -1,6 +1,6 @@
 """Figures of studies: encoders, mitigations (utility against memorization) and detectors."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -29,9 +29,8 @@ SOURCES = {  # name and dash
 }
 MEMORIZATION, UTILITY, TEXT = "memorization", "utility", "text"
 CORRELATION_COLOURS = ((0.0, "#d5552a"), (0.5, "#808080"), (1.0, "#1479b8"))  # −1, 0 and 1
-DETECTOR_COLOURS: Mapping[str, str] = {RANDOM: layout.OTHER} | dict(
-    zip((name for name in DETECTORS if name != RANDOM and name not in SECOND_ROUND), layout.LABEL_COLOURS, strict=False)
-)
+_first_round = [name for name in DETECTORS if name != RANDOM and name not in SECOND_ROUND]
+DETECTOR_COLOURS = {RANDOM: layout.OTHER} | dict(zip(_first_round, layout.LABEL_COLOURS, strict=False))
 Line = tuple[str, pd.DataFrame, str, str]  # name, rows, colour and dash
 
 
@@ -222,7 +221,8 @@ def precision_figure(curves: pd.DataFrame, *, share: float) -> go.Figure:
 def agreement_figure(correlations: pd.DataFrame) -> go.Figure:
     """Draw the rank correlation of every two detectors as coloured squares with their numbers."""
     names = [words(str(name)) for name in correlations]
-    heatmap = go.Heatmap(
+    figure = go.Figure()
+    figure.add_heatmap(
         z=correlations.to_numpy(),
         x=names,
         y=names,
@@ -234,7 +234,6 @@ def agreement_figure(correlations: pd.DataFrame) -> go.Figure:
         hovertemplate="%{y} and %{x}: %{z:.2f}<extra></extra>",
         colorbar={"title": "Spearman", "thickness": 12},
     )
-    figure = go.Figure(heatmap)
     figure.update_yaxes(autorange="reversed", fixedrange=True)
     figure.update_xaxes(fixedrange=True)
     return layout.set_layout(figure, 110 + 42 * len(names), top=10)

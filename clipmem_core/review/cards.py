@@ -1,9 +1,11 @@
 """The pairs of an audit with their scores and decisions: as cards for a page, and as pandas frames."""
 
 import html
+import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -13,6 +15,8 @@ from clipmem_core import columns as c
 from clipmem_core.audit.check_table import ensure_checks
 from clipmem_core.audit.store import CAPTION_TABLE, PAIRS, SCORES, WORD_TABLE, Audit, read_table
 from clipmem_core.config import InputError
+from clipmem_core.dataset.pictures import decode
+from clipmem_core.dataset.readers.containers import read_bytes
 from clipmem_core.review.decisions import Decision, open_review
 from clipmem_core.review.queries import fetch_numbered, fetch_pairs, mismatched_tables, number
 from clipmem_core.review.search import hits
@@ -67,6 +71,14 @@ def cards(audit: Audit, rows: Sequence[int], selection: Selection = _UNSEARCHED)
         facts = (row, pair_id, image, tuple(map(str, captions or ())), label, injected, group, numbers)
         shown.append(PairCard(*facts, matches.get(row), decisions.get(pair_id)))
     return shown
+
+
+def make_jpeg(root: Path, image: str, side: int) -> bytes:
+    """Return a picture as a JPEG of at most `side` pixels."""
+    picture, file = decode(read_bytes(root, image), size=-(-side // 3)), io.BytesIO()  # up to three times as large
+    picture.thumbnail((side, side))
+    picture.save(file, "JPEG", quality=85)
+    return file.getvalue()
 
 
 def suspicious_captions(audit: Audit, pair_ids: Sequence[str]) -> dict[str, int]:
@@ -127,10 +139,7 @@ def marked(caption: str, words: Sequence[dict[str, Any]]) -> str:
 
 
 def listed_scores(audit: Audit, pair_ids: Sequence[str]) -> pd.DataFrame:
-    """Return pair_id and own_captions of those of some pairs that the audit has.
-
-    If the audit scores single captions, the columns `LISTED` have a list of their scores, None for a missing one.
-    """
+    """Return pair_id and own_captions of some pairs, and the lists `LISTED` of the scores of their captions if any."""
     pairs = fetch_pairs(audit.folder / PAIRS, [f'"{c.CAPTIONS}" AS {OWN_CAPTIONS}'], pair_ids)
     table = pd.DataFrame(pairs.to_pydict(), dtype=object)
     lists = [

@@ -115,7 +115,7 @@ def detector_scores(audit: Audit) -> pd.DataFrame:
     detectors = scores_in(DETECTION)
     oriented = (f'{score.direction} * {number(name)} AS "{name}"' for name, score in detectors.items())
     table = fetch_all(audit, [f"{ROW} AS row", f'"{c.GROUP}"', *oriented], [f'"{c.INJECTED}"'])
-    table = table[table[c.GROUP].isin([c.CANDIDATE, c.SCORED])]
+    table = table[table[c.GROUP].isin(c.TARGET_GROUPS)]
     names = [name for name in detectors if np.isfinite(table[name]).mean() > 0.5]
     finite = np.isfinite(table[names].to_numpy(dtype=float)).all(axis=1)
     return table.loc[finite, ["row", c.INJECTED, *names]].reset_index(drop=True)

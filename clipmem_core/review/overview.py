@@ -13,7 +13,6 @@ from clipmem_core.audit.verdict import NULL_CHECK
 from clipmem_core.config import AuditConfig
 from clipmem_core.review.queries import count_rows, fetch_all, fetch_frame, number
 
-BINS = 60
 MEMBERS_SHOWN = 6  # with a column each
 DETECTION_METRICS = {"auroc": "AUROC", "average_precision": "average precision", "precision_at_k": "precision at k"}
 ATTACK_MEASURES = {"auroc": "AUROC", "TPR@0.01": "TPR at 1 % FPR", "TPR@0.001": "TPR at .1 % FPR"}
@@ -46,7 +45,7 @@ def load_overview(audit: Audit) -> Overview:
         pairs=count_rows(audit.folder / PAIRS),
         quarantined=count_rows(audit.folder / QUARANTINE),
         groups=group_table(audit, verdict["groups"]),
-        bins=group_bins(audit, bins=BINS),
+        bins=group_bins(audit, bins=60),
         utility=utility_table(audit.utility),
     )
 
@@ -142,10 +141,7 @@ class Corners:
 
 
 def load_score_map(audit: Audit) -> tuple[pd.DataFrame, pd.DataFrame, int, Corners | None]:
-    """Return points, density and number of pairs of the map of scores, see `points_and_density`, and its corners.
-
-    The corners are None if no external pair has both scores.
-    """
+    """Return `points_and_density` of the map of scores, and its corners; None if no external pair has both scores."""
     x, y = c.SIMILARITY_OUT, c.CLIPMEM
     points, density, count = points_and_density(audit, x, y, colour_by=[c.GROUP, c.INJECTED], limit=LIMIT)
     scores = fetch_all(audit, [f'"{c.GROUP}"', f"{number(x)} AS x", f"{number(y)} AS y"]).dropna()

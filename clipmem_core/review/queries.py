@@ -132,11 +132,8 @@ def fetch_arrow(path: Path, query: str, **tables: Table) -> pa.Table:
 
 
 def fetch_pairs(path: Path, columns: Sequence[str], pair_ids: Iterable[str], *, end: str = "") -> pa.Table:
-    """Return pair_id and columns of some pairs of a file; `end` is appended to the query.
-
-    Without the file, which is an audit without captions, the result has no row and only pair_id.
-    """
-    if path.name in (CAPTION_TABLE, WORD_TABLE) and not path.is_file():
+    """Return pair_id and columns of some pairs of a file; `end` is appended to the query."""
+    if path.name in (CAPTION_TABLE, WORD_TABLE) and not path.is_file():  # captions have no scores in this audit
         return pa.table({PAIR_ID: pa.array([], pa.string())})
     join = f'SEMI JOIN requested ON "{PAIR_ID}" = requested_id'
     query = f'SELECT "{PAIR_ID}", {", ".join(columns)} FROM parquet {join} {end}'

@@ -1,6 +1,4 @@
-"""Details of scores: the terms of one pair by member, suggested captions, the share of each encoder in clipmem, UnitMem
-by layer and by paradigm.
-"""
+"""Details of scores: terms of a pair by member, suggested captions, the part of each encoder, UnitMem by layer."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -26,7 +24,6 @@ from clipmem_core.scores.seeds import MIN_REPLICATES, over_seeds, seed_interval
 
 TRAINED, SIDE = "trained", "side"
 IN, OUT = "in", "out"
-TERMS = (c.POSITIVE, c.NEGATIVE_TEXT, c.NEGATIVE_IMAGE, c.ALIGNMENT, c.SIMILARITY)
 SHORTLIST = 2000  # pairs that all members score in an audit of more than ALL_UP_TO pairs
 LEAD, BEHIND, LEAST = 0.55, 10, 1000  # required lead over the tenth best pair, and size of the audit
 QUALITY = "With injected errors, 9 of 10 such suggestions matched on photographs, 19 of 22 on textbook figures."
@@ -142,7 +139,7 @@ def member_terms(audit: Audit, row: int) -> pd.DataFrame:
         image, text = (s.vectors_at(path, [row])[0].astype(np.float64) for path in _files(audit, name))
         products = np.array([[image @ text], [image @ mean_text], [mean_image @ text], [image @ image], [text @ text]])
         terms = terms_of(products, np.flatnonzero([external[row]]), int(external.sum()))
-        rows.append({term: float(terms[term][0]) for term in TERMS})
+        rows.append({term: float(terms[term][0]) for term in c.TERMS})
     side = np.where(sides.inside[:, row], IN, OUT).tolist()
     facts = pd.DataFrame({c.MEMBER: membership.members, TRAINED: membership.trained[:, row], SIDE: side})
     return facts.join(pd.DataFrame(rows))
@@ -176,10 +173,8 @@ def _sides(audit: Audit) -> Sides:
     return sides_of(audit, audit.record.config, membership)
 
 
-IMAGE, TEXT = "image", "text"
-PARTS = {IMAGE: c.CLIPMEM_IMAGE, TEXT: c.CLIPMEM_TEXT}
-SSLMEM = {IMAGE: c.SSLMEM_IMAGE, TEXT: c.SSLMEM_TEXT}
-MEMORIZED = (c.CANDIDATE, c.SCORED)  # the groups whose clipmem is memorization with its sign
+PARTS = {"image": c.CLIPMEM_IMAGE, "text": c.CLIPMEM_TEXT}
+SSLMEM = {"image": c.SSLMEM_IMAGE, "text": c.SSLMEM_TEXT}
 NOT_INJECTED = "not injected"
 POOR_FIT = 0.5  # mean cosine on held-out pairs; below it a mapped embedding is closer to other pairs
 Z = 1.96
@@ -214,11 +209,8 @@ def doubts(groups: pd.DataFrame, fit: float | None) -> list[str]:
     """Return a sentence for each reason to doubt the split into two encoders."""
     sentences = []
     if fit is not None and fit < POOR_FIT:
-        sentences.append(
-            f"The map between the members' spaces fits poorly: {fit:.2f}, where 1 is perfect. The two parts still add "
-            "up to clipmem, but the split between them is not reliable."
-        )
-    top = groups[groups["name"].isin(MEMORIZED)]["mean"].sum()
+        sentences.append(f"The map between the members' spaces fits poorly: {fit:.2f} of 1. Do not rely on the split.")
+    top = groups[groups["name"].isin(c.TARGET_GROUPS)]["mean"].sum()
     for row in groups[groups["name"] == c.EXTERNAL].to_dict("records"):
         off, three_errors = abs(row["mean"]), 3 * (row["high"] - row["low"]) / (2 * Z)
         if off > FLAT * abs(top) and off > three_errors:

@@ -39,9 +39,7 @@ def hits(audit: Audit, selection: Selection) -> tuple[np.ndarray, np.ndarray]:
     return _hits(audit, selection.meaning, selection.like, selection.by, members)
 
 
-@cached(
-    64, paths=lambda audit, meaning, like, side, members: [embeddings_path(audit, member, side) for member in members]
-)
+@cached(64, paths=lambda audit, meaning, like, by, members: [embeddings_path(audit, name, by) for name in members])
 def _hits(audit: Audit, meaning: str, like: str, side: str, members: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
     by_member = []
     for member in members:

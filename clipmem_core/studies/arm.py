@@ -28,7 +28,6 @@ SWITCHES = (NEAR_DUPLICATES, DECISIONS)
 # 1: the highest values are removed first; −1: the lowest.
 DIRECTIONS = {name: score.direction for name, score in scores_in(RANKS_REMOVAL).items()}
 RANKED_BY = (*DIRECTIONS, RANDOM)
-RANKING_REPEATS = 2
 LONGEST_NAME = 70  # without fingerprints
 
 
@@ -115,10 +114,8 @@ def _parse_value(name: str, value: str) -> Any:
         by, _, count = value.partition(":")
         if by in RANKED_BY and re.fullmatch(r"[1-9][0-9]{0,8}", count):
             return Removal(by, int(count))
-        raise InputError(
-            f"removal must be a ranking and a number of pairs, as in removal=clipmem:100, not {value[:40]!r}; "
-            f"rankings are {', '.join(RANKED_BY)}"
-        )
+        rankings = f"rankings are {', '.join(RANKED_BY)}"
+        raise InputError(f"removal must be a ranking and a number, as in clipmem:100, not {value[:40]!r}; {rankings}")
     if name not in ARM_FIELDS:
         options = ", ".join((*ARM_FIELDS, REMOVAL, *SWITCHES))
         raise InputError(f"setting {name[:40]!r} is unknown: choose from {options}")
@@ -173,12 +170,6 @@ class Split:
     def reference(self) -> AuditConfig:
         """The config of the reference arm."""
         return dataclasses.replace(self.config, **self.none.fields)
-
-    @property
-    def ranking(self) -> AuditConfig:
-        """The config of the audit that ranks pairs: shared pairs have a score only in protocol ensemble."""
-        members = RANKING_REPEATS * self.config.folds
-        return dataclasses.replace(self.reference, protocol="ensemble", seeds=1, members=members)
 
     @property
     def near_duplicates(self) -> frozenset[str]:

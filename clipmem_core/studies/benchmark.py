@@ -119,9 +119,7 @@ def _check_same(benchmark: Benchmark, source: str, config: AuditConfig) -> None:
         if then != now:
             differ.append(f"{FIELDS[name].flag} is {then} there and {now} here")
     if differ:
-        raise InputError(
-            f"benchmark {benchmark.name!r} exists with another config: {'; '.join(differ)}. Choose another --name"
-        )
+        raise InputError(f"benchmark {benchmark.name!r} has another config: {'; '.join(differ)}. Use another --name")
 
 
 def _prepare(benchmark: Benchmark, source: str, config: AuditConfig, screen: Screen) -> None:
@@ -144,7 +142,6 @@ def _prepare(benchmark: Benchmark, source: str, config: AuditConfig, screen: Scr
 
 
 def _run_pieces(benchmark: Benchmark, pending: Sequence[Piece], screen: Screen, executor: Executor | None) -> None:
-    """Run injections, some side by side."""
     config: AuditConfig = benchmark.request["config"]
     if settings.opens_towers(config):
         screen.say("computing features with the locked towers")

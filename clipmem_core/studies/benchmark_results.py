@@ -43,10 +43,7 @@ SHORT = {
 }
 DIGITS = {measure: 1 if measure.startswith("found") else 3 for measure in SHORT}
 OVER = "over_reference"
-TABLE_COLUMNS = [
-    *(KIND, SHARE, DETECTOR, MEASURE, "n", "mean", "low", "high"),
-    *(OVER, f"{OVER}_low", f"{OVER}_high"),
-]
+TABLE_COLUMNS = [KIND, SHARE, DETECTOR, MEASURE, "n", "mean", "low", "high", OVER, f"{OVER}_low", f"{OVER}_high"]
 HINT = "delete its folder and run the benchmark again"
 
 

@@ -137,14 +137,12 @@ def removal_arms(config: AuditConfig, pairs: pd.DataFrame) -> list[Arm]:
     counts = [n for n in REMOVED if n <= shared // 2]
     if not counts:
         raise InputError(f"study removal needs at least {2 * REMOVED[0]} shared pairs, and there are {shared}")
-    removals = [Removal(by, n) for n in counts for by in REMOVED_BY]
-    return [
-        _none(pairs, removed_by=NONE, removed=0),
-        *(
-            Arm(f"{by}-{n}", {arms.REMOVAL: Removal(by, n)}, shown={"removed_by": by, "removed": n})
-            for by, n in removals
-        ),
+    removals = [
+        Arm(f"{by}-{n}", {arms.REMOVAL: Removal(by, n)}, shown={"removed_by": by, "removed": n})
+        for n in counts
+        for by in REMOVED_BY
     ]
+    return [_none(pairs, removed_by=NONE, removed=0), *removals]
 
 
 def combined_arms(config: AuditConfig, pairs: pd.DataFrame) -> list[Arm]:
@@ -333,9 +331,7 @@ def _check_arm(arm: Arm, stored: Sequence[Arm], split: Split) -> None:
     shared = split.ids(c.SHARED)
     removed = len(changes.removed & shared) + (arm.removal.n if arm.removal else 0)
     if removed > len(shared) // 2:
-        raise InputError(
-            f"{arm.text}: {removed:,} of {len(shared):,} shared pairs would be removed: remove at most half"
-        )
+        raise InputError(f"{arm.text}: removes {removed:,} of {len(shared):,} shared pairs: remove at most half")
     changed = frozenset[str]().union(*(split.changes(added).ids for added in (arm, *stored)))
     for group in (c.CANDIDATE, c.INDEPENDENT):
         remaining = len(split.ids(group) - changed)

@@ -47,7 +47,6 @@ LAWS = {"epochs": -1, "steps": -2}  # study scale: fixed quantity → power of p
 SHOWN = {s.CLIPMEM_CANDIDATE: "clipmem", s.MEMBERSHIP_AUROC: "AUROC", TEXT_LEAD: "text − image", RETRIEVAL: "retrieval"}
 SHOWN_BY_EPOCH = [s.CLIPMEM_CANDIDATE, c.CLIPMEM_IMAGE, c.CLIPMEM_TEXT, s.MEMBERSHIP_AUROC, RETRIEVAL]
 RESULTS = Path(__file__).parents[2] / "data" / "results"
-REFERENCE_HINT = "download the file again with the code"
 
 
 def rows_of(study: StudyFolder) -> pd.DataFrame:
@@ -72,11 +71,6 @@ def beyond_external(times: pd.DataFrame) -> pd.DataFrame:
 def replicates(table: pd.DataFrame) -> str:
     """Return the replicates of a study's intervals: splits, or training seeds of one split."""
     return c.SPLITS if SPLIT in table else c.ONE_SPLIT
-
-
-def by_split(table: pd.DataFrame, by: Sequence[str], measures: Sequence[str]) -> pd.DataFrame:
-    """Average measures over the seeds of each split; a study with one split is returned unchanged."""
-    return table.groupby([*by, SPLIT], sort=False)[list(measures)].mean().reset_index() if SPLIT in table else table
 
 
 def differences(table: pd.DataFrame, reference: str) -> pd.DataFrame:
@@ -275,7 +269,7 @@ def reference_studies(plans: Sequence[str]) -> list[ReferenceStudy]:
 @functools.lru_cache(maxsize=64)
 def read_reference(path: Path) -> ReferenceStudy:
     """Read a table of results."""
-    with reading(path, repair=REFERENCE_HINT):
+    with reading(path, repair="download the file again with the code"):
         lines = path.read_text(encoding="utf-8").splitlines()
         table = pd.read_csv(path, comment="#", dtype={ARM: str})
         pairs = [line.removeprefix("# ").partition(": ") for line in reversed(lines) if line.startswith("#")]

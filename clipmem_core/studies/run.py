@@ -133,9 +133,7 @@ def start(
             if request[what] != now:
                 differ.insert(0, f"{what} is {request[what]!r} there and {now!r} here")
         if differ:
-            raise InputError(
-                f"study {folder.name!r} exists with another config: {'; '.join(differ)}. Choose another --name"
-            )
+            raise InputError(f"study {folder.name!r} has another config: {'; '.join(differ)}. Use another --name")
     # Finished rows may have more seeds than requested.
     seeds = max([config.seeds, *(seed + 1 for _, seed in folder.done())])
     plan, idle = find_study(study), set(ineffective_fields(config))
@@ -224,7 +222,9 @@ def _request_of(run: StudyRun) -> dict[str, Any]:
 
 
 def _rank(run: StudyRun, number: int) -> Audit:
-    audit, config, data_set = run.folder.audit(RANKING, number), run.splits[number].ranking, run.data_sets[number]
+    audit, split, data_set = run.folder.audit(RANKING, number), run.splits[number], run.data_sets[number]
+    # Two repeats of an ensemble, in which shared pairs have a score too
+    config = dataclasses.replace(split.reference, protocol="ensemble", seeds=1, members=2 * split.config.folds)
     if audit.begun:
         check_same(audit, run.source, config)
     else:

@@ -13,24 +13,18 @@ import pandas as pd
 from pydantic import AfterValidator
 from typing_extensions import TypedDict
 
-from clipmem_core import columns as c
 from clipmem_core.audit.settings import check_fields
 from clipmem_core.audit.store import Audit, Count, Inner, Named, inside, read_table, write_json, write_table
 from clipmem_core.config import AuditConfig, as_dict
 from clipmem_core.io import read_json
 
 ARM, SEED, SPLIT, EPOCH = "arm", "seed", "split", "epoch"
-CLIPMEM_CANDIDATE = "clipmem_candidate"
 MEMBERSHIP_AUROC = "membership_auroc"
 ATTACK_SHADOWS = "attack_shadows"  # members behind the attack_ columns of a row
+CLIPMEM_CANDIDATE = "clipmem_candidate"  # means over candidates, and over external pairs, which measure the error
 CLIPMEM_EXTERNAL = "clipmem_external"
 IMAGE_EXTERNAL = "clipmem_image_external"
 TEXT_EXTERNAL = "clipmem_text_external"
-# Means over candidates, and over external pairs, which no member trains on: their means measure the error.
-MEMORIZATION = (
-    *(CLIPMEM_CANDIDATE, MEMBERSHIP_AUROC, c.CLIPMEM_IMAGE, c.CLIPMEM_TEXT),
-    *(CLIPMEM_EXTERNAL, IMAGE_EXTERNAL, TEXT_EXTERNAL, "map_fit"),
-)
 RETRIEVAL = "retrieval"  # the mean of the six recalls
 SAMPLES_SEEN, SECONDS, PEAK_MB = "samples_seen", "seconds", "peak_mb"
 

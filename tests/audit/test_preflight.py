@@ -5,10 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipmem_core.audit.preflight import Request, check_request, find_check, start_check
+from clipmem_core.audit.preflight import Request, check_request, find_check
 from clipmem_core.audit.prepare import load_data_set
 from clipmem_core.audit.settings import resolve
-from clipmem_core.audit.store import write_json
 from clipmem_core.cli import main
 from clipmem_core.config import InputError, SourceOptions, preset_config
 from tests.audit.test_jobs import until
@@ -36,9 +35,9 @@ def test_what_is_wrong_at_first_sight_is_refused(data: Path, request_: Request, 
 
 def test_a_check_finds_what_the_audit_will_have(data: Path) -> None:
     request = Request("scenes", "a", SMALL)
-    start_check(request)
-    until(lambda: not find_check(request.key).job.running, seconds=300)
-    check = find_check(request.key)
+    request.check.start()
+    until(lambda: not find_check(request).job.running, seconds=300)
+    check = find_check(request)
     assert (check.error, check.found["exact"]) == ("", True)
     data_set = load_data_set("scenes", resolve(SMALL))
     assert check.found["groups"] == {"scored": 170, "external": 50}  # ⌊220/11⌋ = 20, at least 50
@@ -56,9 +55,8 @@ def test_a_check_finds_what_the_audit_will_have(data: Path) -> None:
         (Request("scenes", "a", dataclasses.replace(SMALL, folds=300)), "folds must be at most 170"),
     ],
 )
-def test_what_is_wrong_is_one_line(tmp_path: Path, capsys: Captured, request_: Request, message: str) -> None:
-    write_json(tmp_path / "request.json", dataclasses.asdict(request_))
-    assert main(["check", str(tmp_path / "request.json")]) == 2
+def test_what_is_wrong_is_one_line(data: Path, capsys: Captured, request_: Request, message: str) -> None:
+    assert main(request_.check.arguments) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
 

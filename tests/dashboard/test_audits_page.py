@@ -10,10 +10,10 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from clipmem_core.audit.jobs import Task
-from clipmem_core.audit.preflight import Request, read_request
+from clipmem_core.audit.preflight import Request
 from clipmem_core.audit.store import write_json
 from clipmem_core.cli import parse
-from clipmem_core.config import as_dict, preset_config
+from clipmem_core.config import preset_config
 from clipmem_core.dashboard import running
 from tests.dashboard.test_pages import labels, open_page, texts, titles, unfinished
 from tests.fixtures import Copy, leave_job
@@ -40,11 +40,12 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     made: Calls = []
 
     def start(task: Task) -> None:
-        words = list(task.arguments)
-        made.append(("check", read_request(Path(words[-1]))) if words[0] == "check" else (task.folder.name, words))
+        name, words = task.folder.name, list(task.arguments)
+        checked = parse(["audit", *words[1:]]) if words[0] == "check" else None
+        made.append(("check", Request(checked.source, checked.name, checked.config)) if checked else (name, words))
 
     monkeypatch.setattr(Task, "start", start)
-    monkeypatch.setattr(running, "cancel", lambda job: made.append(("cancel", job.name)))
+    monkeypatch.setattr(running, "cancel", lambda job: made.append(("cancel", job.folder.name)))
     return made
 
 
@@ -197,10 +198,8 @@ def test_locked_towers_are_the_default_and_hide_fields_without_effect(calls: Cal
 def test_a_finished_check_starts_exactly_what_it_checked(data: Path, calls: Calls) -> None:
     reason = {"rows": 10, "reason": "<b>[x](javascript:alert(1))", "example": "$x$"}
     request = Request("scenes", "scenes", TINY)
-    folder = data / "jobs" / ".checks" / request.key
-    leave_job(folder, exit_code=0, said=f"{json.dumps({'exact': True, 'reasons': [reason], **FOUND})}\n")
-    stored = {"source": request.source, "name": request.name, "config": as_dict(request.config)}
-    write_json(folder / "request.json", stored)
+    said = f"{json.dumps({'exact': True, 'reasons': [reason], **FOUND})}\n"
+    leave_job(request.check.folder, exit_code=0, said=said)
     app = form()
     assert [metric.value for metric in app.metric] == ["220", "1,100", "10", "3"]
     assert table(app, "reason")["reason"].tolist() == ["<b>[x](javascript:alert(1))"]

@@ -62,7 +62,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> Jobs:
     """What the page does to jobs, instead of doing it."""
     done: Jobs = []
     monkeypatch.setattr(studies.p, "resume_study", lambda study: done.append(("resume", study.name)))
-    monkeypatch.setattr(running, "cancel", lambda job: done.append(("cancel", job.name)))
+    monkeypatch.setattr(running, "cancel", lambda job: done.append(("cancel", job.folder.name)))
     monkeypatch.setattr(Task, "start", lambda task: done.append((task.folder.name, shlex.join(task.arguments))))
     return done
 

@@ -185,7 +185,7 @@ def test_an_interruption_leaves_no_cache_and_the_folder_of_a_killed_run_is_repla
         raise KeyboardInterrupt
 
     _, pixels = check(root)
-    partial = pixels.folder.with_name(f"{pixels.folder.name}.part")
+    partial = pixels.folder.with_name(f".{pixels.folder.name}.unfinished")
     shutil.move(pixels.folder, partial)
     (partial / "cache.json").unlink()
     with pytest.raises(KeyboardInterrupt):

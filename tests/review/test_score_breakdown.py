@@ -9,7 +9,6 @@ from clipmem_core.audit.unit_tables import REFERENCES, read_units
 from clipmem_core.columns import GROUPS
 from clipmem_core.review import score_breakdown
 from clipmem_core.review.score_breakdown import (
-    MEMORIZED,
     claim_1,
     doubts,
     encoder_means,
@@ -143,7 +142,7 @@ def slow_means(audit: Audit, column: str, names: pd.Series) -> dict[str, tuple[i
 @pytest.mark.parametrize("by", ["group", "label", "injected"])
 def test_means_are_those_of_a_slow_loop(made: dict[str, Audit], protocol: str, by: str) -> None:
     audit = made[protocol]
-    groups = GROUPS if by == "group" else MEMORIZED
+    groups = GROUPS if by == "group" else ["candidate", "scored"]
     inside = audit.scores["group"].isin(groups)
     names = audit.scores["group"] if by == "group" else audit.pairs[by]
     names = (names.fillna("not injected") if by == "injected" else names).where(inside)

@@ -48,7 +48,7 @@ WRONG = [
     ("text_mask", "text_mask must be a number, not ''"),
     ("stop_epoch=3.5", "stop_epoch must be a whole number, not '3.5'"),
     ("near_duplicates=yes", "near_duplicates"),
-    ("removal=clipmem:-3", "removal must be a ranking and a number of pairs"),
+    ("removal=clipmem:-3", "removal must be a ranking and a number"),
     ("removal=size:3", "rankings are clipmem, clipmem_text, misfit, similarity_out, similarity_in, random"),
 ]
 
@@ -158,11 +158,11 @@ def test_other_decisions_are_another_arm_and_the_decisions_are_frozen(study: Stu
 
 REFUSED = [
     ("text_mask=1.5", Decided(), "--text-mask must be less than 1, not 1.5"),
-    ("removal=clipmem:111", Decided(), "111 of 220 shared pairs would be removed"),
-    ("removal=random:108 near_duplicates", Decided(), "111 of 220 shared pairs would be removed: remove at most half"),
+    ("removal=clipmem:111", Decided(), "removes 111 of 220 shared pairs"),
+    ("removal=random:108 near_duplicates", Decided(), "removes 111 of 220 shared pairs: remove at most half"),
     ("decisions", Decided(), "decisions: no pair of this study is decided to be removed or recaptioned: decide first"),
     ("decisions", Decided(frozenset({"p399"})), "decisions: no pair of this study is decided"),
-    ("decisions", Decided(ids_of(range(111))), "111 of 220 shared pairs would be removed"),
+    ("decisions", Decided(ids_of(range(111))), "removes 111 of 220 shared pairs"),
     ("decisions", Decided(ids_of(range(220, 271))), "decisions: 9 candidate pairs would be unchanged in all arms"),
 ]
 

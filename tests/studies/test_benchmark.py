@@ -157,7 +157,7 @@ WRONG: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({}, {"protocol": "paper", "halves": False}, "a benchmark needs --protocol ensemble"),
     ({}, {"inject_miscaptions": 9}, "not --inject-miscaptions"),
     ({}, {"image_noise": 0.1}, "without mitigations: remove image_noise"),
-    ({}, {"epochs": 9}, "benchmark 'b' exists with another config: --epochs is 3 there and 9 here"),
+    ({}, {"epochs": 9}, "benchmark 'b' has another config: --epochs is 3 there and 9 here"),
     ({}, {"members": 12}, "--members is 4 there and 12 here"),
 ]
 

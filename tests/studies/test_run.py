@@ -156,7 +156,7 @@ def test_every_seed_draws_its_own_split_that_its_arms_share_and_resumes(
     pd.testing.assert_frame_equal(numbers(study)[both][:2], numbers(whole)[both][:2])
     assert parse(["study", *resume_arguments(study)]).seeds_per_split == 1
     assert "--seeds-per-split" not in command_of(study)
-    with pytest.raises(InputError, match="seeds_per_split is 1 there and 2 here. Choose another --name"):
+    with pytest.raises(InputError, match="seeds_per_split is 1 there and 2 here. Use another --name"):
         start("two", "splits", seeds_per_split=2)
 
 
@@ -221,7 +221,7 @@ WRONG = [
     ("size scenes --name a --model RN50", "study size scales the width of open_clip's transformers"),
     ("views scenes --name a --crop-scale 1", "study views needs a --crop-scale between 0.2 and 1"),
     ("combined scenes --name a --also nosuch", "setting 'nosuch' is unknown: choose from train_captions"),
-    ("combined scenes --name a --also removal=clipmem:99", "removal=clipmem:99: 99 of 70 shared pairs would be remov"),
+    ("combined scenes --name a --also removal=clipmem:99", "removal=clipmem:99: removes 99 of 70 shared pairs"),
     ("combined scenes --name a --only nosuch", "study combined has no arm 'nosuch' for --only: choose from none"),
     ("time scenes --name a --also text_mask=0.1", "study time takes no further settings"),
     ("two scenes --name a", "--weight-decay must be greater than or equal to 0, not -1"),

@@ -90,9 +90,8 @@ def merge_rows(rows: Rows) -> tuple[int, pd.DataFrame, pd.DataFrame]:
             if owner != row.image:
                 reason = f"id {pair_id!r} already belongs to {owner!r}"
         if reason:
-            image = (
-                tidy(row.image[: paths.PATH_MAX]) if isinstance(row.image, str) and not is_missing(row.image) else None
-            )
+            named = isinstance(row.image, str) and not is_missing(row.image)
+            image = tidy(row.image[: paths.PATH_MAX]) if named else None
             refused.append((printable(row.source), as_name(row.pair_id) or image or None, printable(reason)))
             continue
         _, _, captions, *facts = pair = pairs.setdefault(row.image, [pair_id, row.image, [], None, None])

@@ -33,10 +33,7 @@ def expand_pattern(pattern: str) -> list[Path]:
 
 
 def read_shards(shards: Sequence[Path], options: SourceOptions) -> Rows:
-    """Read shards in order. The caption is the JSON's `caption`, or the key of the flag, else the text of the `.txt`.
-
-    A shard that is missing or cut off is a quarantine row; the samples before the cut are read.
-    """
+    """Read shards in order; of one that is cut off the samples before the cut. A fault is a row in quarantine."""
     root = Path(os.path.commonpath([path.parent for path in map(Path.absolute, shards)]))
 
     def rows() -> Iterator[Row]:

@@ -45,10 +45,7 @@ def read_delimited(path: Path, options: SourceOptions) -> Rows:
 
 
 def _records(path: Path, separator: str) -> Iterator[tuple[int, list[str], str]]:
-    """Yield the number of each record's first line, its cells, and its fault.
-
-    After a record with unbalanced quotes, reading continues at the line after its first one.
-    """
+    """Yield the number of each record's first line, its cells, and its fault, such as unbalanced quotes."""
     lines, buffer, number = read_lines(path), deque[str](), 1
     while True:
         buffer.extend(islice(lines, _RECORD_LINES - len(buffer)))
@@ -58,7 +55,7 @@ def _records(path: Path, separator: str) -> Iterator[tuple[int, list[str], str]]
         try:
             cells, fault, consumed = next(reader), "", reader.line_num
         except csv.Error as error:
-            cells, fault, consumed = [], f"quotes do not add up ({error})", 1
+            cells, fault, consumed = [], f"quotes do not add up ({error})", 1  # continue at the next line
             if separator in _UNQUOTED:
                 cells, fault = buffer[0].rstrip("\r\n").split(separator), ""
         if cells or fault:

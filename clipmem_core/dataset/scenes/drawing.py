@@ -63,15 +63,14 @@ def draw_scenes(folder: Path, *, pairs: int = 1100, seed: int = 0) -> None:
     for plan in plans:
         image = f"images/{plan.number:05d}.png"
         partner = plan.number if plan.partner is None else plan.partner
+        drawn = partner if plan.injected == c.DUPLICATE else plan.number
+        picture = draw_scene(plan.scene, scene_plan.stream(seed, drawn, scene_plan.PICTURE))
         if plan.injected == c.DUPLICATE:  # a near-duplicate: cropped by about a pixel on two sides, with faint noise
-            picture = draw_scene(plan.scene, scene_plan.stream(seed, partner, scene_plan.PICTURE))
             rng = scene_plan.stream(seed, plan.number, scene_plan.COPY)
             left, top = rng.uniform(0.3, 1.3, size=2)
             moved = picture.resize(picture.size, Image.Resampling.BICUBIC, box=(left, top, *picture.size))
             noise = rng.integers(-3, 4, size=(*picture.size, 3))
             picture = Image.fromarray((np.asarray(moved, dtype=np.int16) + noise).clip(0, 255).astype(np.uint8))
-        else:
-            picture = draw_scene(plan.scene, scene_plan.stream(seed, plan.number, scene_plan.PICTURE))
         picture.save(folder / image, compress_level=4)
         described = plans[partner] if plan.injected == c.MISCAPTION else plan
         rng = scene_plan.stream(seed, described.number, scene_plan.WORDS)
