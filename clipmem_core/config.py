@@ -86,7 +86,7 @@ class TrainingConfig:
     )
     lock_text: bool = option(False, "the same for the text tower", title="Lock text tower", alike="locked text tower")
     image_tower: str = option("", "locked: efficientnet-lite0 to 2, or timm's; empty: of --model", alike="image tower")
-    text_tower: str = option("", "locked: all-MiniLM-L6-v2 or its library's; empty: of --model", alike="text tower")
+    text_tower: str = option("", "locked, of sentence-transformers; empty: that of --model", alike="text tower")
     tower_size: int = option(0, "pixels that a locked image tower sees; 0 means its own", ge=0)
     features: str = option(
         "",

@@ -137,7 +137,7 @@ def judge(
         *_notes(summary, config, towers or {}, cut),
     ]
     failed, unknown = ([check["name"] for check in checks if check["good"] is good] for good in (False, None))
-    sentence = "These results look reliable: members generalise, held-out pairs score 0, and the ranking is stable."
+    sentence = f"These results look reliable: members generalise, {NULL_CHECK[True]}, and the ranking is stable."
     if failed:
         sentence = f"Treat these results with care: {' and '.join(failed)}."
     elif unknown:

@@ -49,18 +49,9 @@ def predict_half(
     state: Path | None = None,
     progress: Callable[[float], None] = lambda share: None,
 ) -> None:
-    """Train a word model on some pairs and write its predictions of the words of others.
+    """Train a word model on the rows `trained`, and write its predictions of the words of the rows `predicted`.
 
-    Args:
-        words: of all captions.
-        pictures: features of all pictures, [n_pairs, width].
-        trained: rows of the pairs it is trained on.
-        predicted: rows of the pairs it predicts.
-        text_tower: its embedding of each word is an input; None: without.
-        seed: of the model.
-        into: the predictions of all words.
-        state: file from which a killed training resumes.
-        progress: called with the share that is done.
+    `text_tower` embeds each word as an input, if there is one; a killed training resumes from the file `state`.
     """
     if words.vocabulary_size < 4 or not len(trained):
         return

@@ -56,7 +56,10 @@ WORDS = {
     for group in ("Captions", "Text", "Pictures", AHEAD_GROUP, "Training")
 }
 # Sliders without a toggle below those of the group AHEAD_GROUP; the share is of external pairs
-AHEAD_SLIDERS = {"adaptive_quantile": "Better aligned than this share", "adaptive_every": "Epochs between two checks"}
+AHEAD_SLIDERS = {
+    "adaptive_quantile": "Above this share of external pairs",
+    "adaptive_every": "Epochs between two checks",
+}
 
 
 @cached(32, PAIRS, MEMBERSHIP)

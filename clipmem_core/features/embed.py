@@ -54,13 +54,8 @@ def image_features(
 ) -> np.ndarray:
     """Return the features of each pair's picture, float16 [n_pairs, dim], mapped from the file.
 
-    Args:
-        pairs: with the columns image and sha256, of the pictures' bytes.
-        root: the folder the references are relative to.
-        tower: an image tower.
-        compute: computes shards in other processes; by default this process computes.
-        progress: called with (finished pictures, all pictures).
-        say: called with a line about what computes them.
+    `pairs` has the columns image, relative to `root`, and sha256, of the pictures' bytes. `compute` computes shards in
+    other processes. `progress` is called with (finished, all) pictures, `say` with a line about the engine.
     """
     inputs = {name: pairs[name].tolist() for name in (c.IMAGE, c.SHA256)}
     keys = pa.array(map(bytes.fromhex, inputs[c.SHA256]), cache.DIGEST)
@@ -169,23 +164,22 @@ def faster(opened: Opened, batch: Any, folder: Path, say: Say) -> Embed:
     stored = read_json(path, str) if path.is_file() else None
     if opened.compile is None or stored == TORCH:
         return opened.embed
-    compiled, engine = opened.embed, TORCH
     try:
         compiled = opened.compile(batch)
     except Exception as error:  # the exporter and the runtime each raise their own kinds
         say(f"note: {ONNX} cannot run the tower ({' '.join(str(error).split())[:200]})")
+        return opened.embed
     if stored is None:
         seconds, found = [], [unit(embed(batch)) for embed in (opened.embed, compiled)]
         for embed in (opened.embed, compiled):
             began = time.perf_counter()
             embed(batch)
             seconds.append(1000 * (time.perf_counter() - began) / len(batch))
-        if seconds[1] < seconds[0] and np.vecdot(*found).min() > 1 - SAME:
-            engine = ONNX
-        say(f"{engine} computes features ({TORCH} {seconds[0]:.1f} ms each on a core, {ONNX} {seconds[1]:.1f} ms)")
+        stored = ONNX if seconds[1] < seconds[0] and np.vecdot(*found).min() > 1 - SAME else TORCH
+        say(f"{stored} computes features ({TORCH} {seconds[0]:.1f} ms each on a core, {ONNX} {seconds[1]:.1f} ms)")
         with replacing(path) as temporary:
-            temporary.write_text(json.dumps(engine), encoding="utf-8")
-    return compiled if ONNX in (engine, stored) else opened.embed
+            temporary.write_text(json.dumps(stored), encoding="utf-8")
+    return compiled if stored == ONNX else opened.embed
 
 
 def _embed(

@@ -334,8 +334,7 @@ def minilm(*, precision: Precision = "fp32", device: str = "cpu") -> Tower:
         context=256,
         precision=precision,
         device=device,
-        seen="It was trained on a billion pairs of sentences from the web, among them the captions of COCO and "
-        "Flickr30k.",
+        seen="It was trained on a billion pairs of sentences from the web, with the captions of COCO and Flickr30k.",
         libraries=("torch", "sentence-transformers", "transformers", "tokenizers"),
         open=open_it,
         check=check,

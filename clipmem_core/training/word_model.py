@@ -65,10 +65,8 @@ class WordModel(nn.Module):
     def __init__(self, vocabulary_size: int, pictures: np.ndarray, vectors: Tensor | None) -> None:
         """Create a model for features of pictures, [n_pairs, width], and vectors of all words that are read, if any."""
         super().__init__()
-        self.vocabulary_size, sample = (
-            vocabulary_size,
-            np.asarray(pictures[:: max(1, len(pictures) // 10_000)], np.float32),
-        )
+        self.vocabulary_size = vocabulary_size
+        sample = np.asarray(pictures[:: max(1, len(pictures) // 10_000)], np.float32)
         self.vectors: Tensor | None
         self.centre: Tensor
         self.spread: Tensor
