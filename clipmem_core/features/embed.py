@@ -176,7 +176,7 @@ def faster(opened: Opened, batch: Any, folder: Path, say: Say) -> Embed:
             embed(batch)
             seconds.append(1000 * (time.perf_counter() - began) / len(batch))
         stored = ONNX if seconds[1] < seconds[0] and np.vecdot(*found).min() > 1 - SAME else TORCH
-        say(f"{stored} computes features ({TORCH} {seconds[0]:.1f} ms each on a core, {ONNX} {seconds[1]:.1f} ms)")
+        say(f"computing features by {stored} ({TORCH} {seconds[0]:.1f} ms each on a core, {ONNX} {seconds[1]:.1f} ms)")
         with replacing(path) as temporary:
             temporary.write_text(json.dumps(stored), encoding="utf-8")
     return compiled if stored == ONNX else opened.embed
