@@ -10,6 +10,7 @@ anonymous memory (RssAnon) of all its processes: mapped files do not count.
 pictures and captions (the floor).
 """
 
+import dataclasses
 import functools
 import hashlib
 import itertools
@@ -39,6 +40,7 @@ from clipmem_core.dataset.workers import cores
 from clipmem_core.features import embed
 from clipmem_core.features.embed import IMAGE_BATCH, TEXT_BATCH, image_features, text_features
 from clipmem_core.features.towers import Tower
+from clipmem_core.io import keep_memory
 from tests.bench import Measure, Measures, console, save, scratch, show
 from tests.bench.pages import turn
 from tests.large_fixtures import make_features
@@ -133,8 +135,14 @@ def _anonymous(pid: int) -> int:
 
 
 def measure_towers(quick: bool) -> Measures:
-    """Compute the features of each side once."""
-    config = resolve(preset_config("locked"))
+    """Compute the features of each side once in each precision."""
+    keep_memory()
+    found = resolve(preset_config("locked")).precision
+    return [line for precision in dict.fromkeys(("fp32", found)) for line in _towers(quick, precision)]
+
+
+def _towers(quick: bool, precision: str) -> Measures:
+    config = dataclasses.replace(resolve(preset_config("locked")), precision=precision)
     with scratch() as temporary, mock.patch.dict(os.environ, {DATA_VARIABLE: str(temporary)}):
         count = 200 if quick else 1_100
         raw = read_source("scenes", SourceOptions(scenes_pairs=count), data=temporary)
@@ -179,7 +187,7 @@ def _compare(what: str, count: int, tower: Tower, batches: Sequence[Any], comput
     compute()
     total = 1000 * (sum(os.times()[:4]) - sum(before[:4])) / count  # also of processes that it starts and ends
     fastest = min(alone, key=alone.__getitem__)
-    name = f"{what}, file to features; floor: {tower.name} alone in {fastest}"
+    name = f"{what}, file to features, {tower.precision}; floor: {tower.name} alone in {fastest}"
     other = f"{tower.name} alone in torch"
     return Measure(name, total, "core ms", alone[fastest], other, alone[embed.TORCH], target="≤ 1.3 floor")
 
