@@ -25,7 +25,7 @@ def made_set(n: int, rng: np.random.Generator) -> tuple[list[list[str]], np.ndar
     return captions, features
 
 
-@pytest.mark.parametrize("settings", [{"TRAINED": 20_000}, {"TRAINED": 8_000, "BATCH": 2, "SAMPLED": 1}])
+@pytest.mark.parametrize("settings", [{"TRAINED": 20_000}, {"TRAINED": 20_000, "BATCH": 4, "SAMPLED": 1}])
 def test_changed_words_are_the_most_surprising(settings: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in settings.items():  # of few pairs in a batch, other words are sampled
         monkeypatch.setattr(word_model, name, value)
