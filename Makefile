@@ -12,6 +12,9 @@ BIN := $(VENV)/bin
 LOWEST := .venv-lowest
 NO_BOUND := $(if $(TORCH),^$$,^torch)
 
+# pip compiles nothing (below), so Python has to keep what it compiles
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: run test check bench lowest demo clean
 
 run: demo
@@ -21,7 +24,7 @@ demo: $(VENV)/.installed
 	@test -f $${CLIPMEM_DATA:-data}/audits/scenes/manifest.json || $(BIN)/python -m clipmem_core audit scenes --name scenes
 
 test: $(VENV)/.installed-tests
-	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --durations=25
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --durations=25
 
 check: $(VENV)/.installed-tests
 	$(BIN)/ruff check .
@@ -40,7 +43,7 @@ lowest:
 	$(LOWEST)/bin/python -m pip check
 	$(LOWEST)/bin/python -m pytest tests/test_smoke.py tests/dashboard/test_mitigations.py -W default -p no:cacheprovider
 
-# --no-compile: Python compiles what it imports, a tenth of the files, and pip would take half a minute for all
+# --no-compile: pip would take half a minute for files most of which nobody imports
 $(VENV)/.installed: requirements.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --no-compile --disable-pip-version-check -r requirements.txt

@@ -2,6 +2,7 @@
 
 <folder>/<key of the tower>/
   features.bin    float16 [n, dim]
+  engine.json     what computes them, if that was measured: torch or ONNX Runtime
   index.bin       INDEX [n]: the sha256 of each row's input, and whether the input was truncated
   <key>.part/     while other processes compute shards:
     request.json    the tower's arguments, the batch size, and the folder of the pictures

@@ -33,7 +33,8 @@ def test_at_five_keys_a_second_every_key_taken_is_stored_once_on_the_pair_on_scr
     page.add_init_script(WATCH)
     open_review_page(page, address, name=name)
     press(page, "kx" * 10)
-    page.locator(".pair:not([hidden])").wait_for()  # the address names it
+    page.locator(".pair:not([hidden])").wait_for()
+    wait_idle(page)  # the address names the pair
     first = accepted(page)
     page.reload()
     page.locator(".pair[data-pair]").wait_for()
