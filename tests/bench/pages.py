@@ -145,15 +145,15 @@ def _keys(pages: list[Any], address: str, review: Review, seconds: int) -> Measu
         before, began = len(events(review)), time.monotonic()
         for place in range(seconds * pace):
             time.sleep(max(0.0, began + place / pace - time.monotonic()))
-            # Of two browsers one keeps and the other removes, so that the log tells them apart.
-            crew[place % len(crew)].keyboard.press("kX"[place % 2])
+            # Of two browsers one keeps and the other removes a caption, so that the log tells them apart.
+            crew[place % len(crew)].keyboard.press("kx"[place % 2])
         for page in crew:
             all_stored(page)
         stored_events = [(pair, decision) for pair, decision, _ in events(review)][before:]
         by_browser = (
             [stored_events]
             if len(crew) == 1
-            else [[each for each in stored_events if each[1] == d] for d in ("keep", "remove")]
+            else [[each for each in stored_events if each[1] == d] for d in ("keep", "recaption")]
         )
         pairs = [itertools.zip_longest(accepted(page), stored) for page, stored in zip(crew, by_browser, strict=True)]
         lost = sum(pressed != stored for pair in pairs for pressed, stored in pair)
