@@ -70,7 +70,7 @@ def features_of(
     if towers.text:
         texts = [list(captions) for captions in pairs[c.CAPTIONS]]
         text, cut = text_features(texts, towers.text, compute=compute, progress=captions, say=say)
-        text_features([prompts(pairs)], towers.text)  # cached, so that no member has to open the tower
+        text_features([prompts(pairs)], towers.text, compute=compute)  # cached: members do not open the tower
     return Features(image, text, cut)
 
 

@@ -31,7 +31,7 @@ from clipmem_core.studies.plan import STUDIES
 LABELS_SHOWN = 12
 CHART = {"displayModeBar": False}
 CLASSES = {c.GROUP: "Group", c.LABEL: "Label", c.INJECTED: "Injected error"}
-BARS = "Bars: mean ± 1.96 standard errors over pairs. Dotted: mean of the external pairs, which no model memorized."
+BARS = "Bars: mean ± 1.96 standard errors over pairs. Dotted: the same over external pairs, which no model memorized."
 MIRRORED = "Independent pairs were learned by g, which is subtracted: theirs are negative."
 SSLMEM = (
     "How much closer an encoder puts the views of one picture (text: the captions of one pair) if it trained on the "
@@ -97,7 +97,7 @@ def draw_doubts(audit: Audit) -> None:
     if fit is not None:
         st.caption(
             "The embedding spaces of two models differ: one is rotated onto the other before encoders are exchanged. "
-            f"The fit on other pairs than the rotation's: mean cosine {fit:.2f}; 1 is perfect."
+            f"Its mean cosine on pairs that it was not fitted on is {fit:.2f}; 1 is perfect."
         )
 
 

@@ -35,7 +35,7 @@ TEXT = "text"
 TOKENIZED = 4096  # captions tokenized at a time
 ENGINE, TORCH, ONNX = "engine.json", "torch", "ONNX Runtime"
 COMPILED_FROM = 64  # batches: fewer are computed by torch in less time than an export takes
-SAME = 1e-3  # of cosine between the features of both engines, at most; found: 1e-6
+SAME = 1e-3  # 1 − cosine of the features of both engines, at most; measured: 1e-6
 
 Progress = Callable[[int, int], None]
 Say = Callable[[str], None]
@@ -158,7 +158,7 @@ def run_shards(part: Path, names: Sequence[str]) -> None:
 def faster(opened: Opened, batch: Any, folder: Path, say: Say) -> Embed:
     """Return the tower's function run by torch or by ONNX Runtime, whichever is faster on a batch.
 
-    The choice is measured once and stored beside the features: all of them come from one engine.
+    The choice is measured once and stored beside the features, so that a resumed run uses the same engine.
     """
     path = folder / ENGINE
     stored = read_json(path, str) if path.is_file() else None
@@ -194,8 +194,8 @@ def _embed(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield the rows of a batch and their features, float16 [n, dim].
 
-    Each batch is computed by one thread, so that features do not depend on the number of threads. Engines are compared
-    if there is a folder to store the choice in.
+    Each batch is computed by one thread, so that features do not depend on the number of threads. With a folder
+    `measured`, the faster engine is used, and stored there.
     """
     batches: Iterator[tuple[np.ndarray, Any]]
     if tower.kind == "image":
@@ -206,10 +206,6 @@ def _embed(
     keep_memory()
     embed, waiting = opened().embed, deque[tuple[np.ndarray, Future[np.ndarray]]]()
     threads, before = 1 if tower.device == "cuda" else workers, torch.get_num_threads()
-    if measured:
-        torch.set_num_threads(1)
-        first_batch = next(batches)
-        embed, batches = faster(opened(), first_batch[1], measured, say), itertools.chain([first_batch], batches)
     pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
 
     def first() -> tuple[np.ndarray, np.ndarray]:
@@ -226,6 +222,10 @@ def _embed(
         return batch_rows, halves
 
     try:
+        if measured:
+            torch.set_num_threads(1)
+            example = next(batches)
+            embed, batches = faster(opened(), example[1], measured, say), itertools.chain([example], batches)
         for batch_rows, batch in batches:
             waiting.append((batch_rows, pool.submit(embed, batch)))
             if len(waiting) > 2 * threads:

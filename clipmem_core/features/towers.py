@@ -36,8 +36,8 @@ class Opened:
     """A loaded tower.
 
     `embed` maps a batch, uint8 [n, size, size, 3] or n captions, to features float32 [n, dim]. `lengths` counts the
-    tokens of captions before truncation, int32 [n]. `compile` returns `embed` for batches like
-    the given one, run by ONNX Runtime on one thread.
+    tokens of captions before truncation, int32 [n]. `compile` takes an example of a batch, and returns `embed` run by
+    ONNX Runtime on one thread.
     """
 
     embed: Callable[[Any], np.ndarray]
@@ -388,7 +388,6 @@ def _open_sentences(folder: str, *, precision: Precision, device: str) -> tuple[
     with contextlib.redirect_stderr(io.StringIO()):  # a progress bar that no setting of transformers turns off
         model = SentenceTransformer(folder, device=device, local_files_only=Path(folder).is_dir())
     tokenizing = threading.Lock()  # each call sets the tokenizer's truncation: two threads must not share it
-
     names = model.tokenizer.model_input_names
 
     def inputs(captions: Sequence[str]) -> dict[str, np.ndarray]:
@@ -418,22 +417,22 @@ def _opened(
         with autocast(precision, device):
             return network(*tensors).cpu().numpy()
 
-    def compile(batch: Any) -> Callable[[Any], np.ndarray]:
+    def compile_network(example: Any) -> Callable[[Any], np.ndarray]:
         import onnxruntime
 
-        tensors = {name: torch.from_numpy(values) for name, values in inputs(batch[:2]).items()}
+        tensors = {name: torch.from_numpy(values) for name, values in inputs(example[:2]).items()}
         axes = {name: {0: "n"} | ({1: "length"} if values.ndim == 2 else {}) for name, values in tensors.items()}
         options: Any = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
-        names: dict[str, Any] = {"input_names": list(tensors), "dynamic_axes": axes}
+        signature: dict[str, Any] = {"input_names": list(tensors), "dynamic_axes": axes}
         with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), torch.inference_mode():
             warnings.simplefilter("ignore")
             path = Path(folder, "network.onnx")
-            torch.onnx.export(network, tuple(tensors.values()), path, dynamo=False, **names)
+            torch.onnx.export(network, tuple(tensors.values()), path, dynamo=False, **signature)
             session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         return lambda batch: session.run(None, inputs(batch))[0]
 
-    return Opened(embed, compile=compile if device == "cpu" and precision == "fp32" else None)
+    return Opened(embed, compile=compile_network if device == "cpu" and precision == "fp32" else None)
 
 
 def installed(name: str, weights: Weights) -> tuple[str, Path]:

@@ -2,7 +2,8 @@
 
 Tables:
     event         a row for each decision and each undo
-    entry         a row for each pair of an event
+    entry         a row for each pair of an event. `decided` is the event whose decision is current for the pair,
+                  `noted` the event whose note is, `judged` the key of the captions that were decided on
     standing      the current entry of each pair and caption key
     own_captions  the new captions of each pair of an edit; the captions of the event are then empty
     apart         the neutral events, which do not say whether captions are right (find and replace, near-duplicates)

@@ -198,6 +198,7 @@ def _remove_page(page: Any) -> Callable[[], None]:
 def _open_pair(page: Any) -> Callable[[], None]:
     page.locator(".card .caption").nth(3).click()
     page.locator(".pair[data-pair]").first.wait_for()
+    page.wait_for_url("**/pair?*")  # Streamlit changes the address after it draws the page
 
     def back() -> None:
         wait_idle(page)
