@@ -97,7 +97,7 @@ def draw_doubts(audit: Audit) -> None:
     if fit is not None:
         st.caption(
             "The embedding spaces of two models differ: one is rotated onto the other before encoders are exchanged. "
-            f"Its mean cosine on pairs that it was not fitted on is {fit:.2f}; 1 is perfect."
+            f"On pairs that the rotation was not fitted on: mean cosine {fit:.2f}; 1 is perfect."
         )
 
 
