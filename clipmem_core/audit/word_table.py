@@ -21,6 +21,7 @@ from clipmem_core.audit import store
 from clipmem_core.audit.executor import Executor, Task, in_this_process, local_processes, program_of
 from clipmem_core.audit.member import open_shared
 from clipmem_core.audit.store import Audit
+from clipmem_core.config import AuditConfig
 from clipmem_core.features.embed import text_features
 from clipmem_core.features.towers import Tower
 from clipmem_core.io import DELETE, reading, replacing
@@ -45,6 +46,7 @@ def predict_half(
     *,
     text_tower: Tower | None,
     seed: int,
+    precision: str,
     into: Predictions,
     state: Path | None = None,
     progress: Callable[[float], None] = lambda share: None,
@@ -57,9 +59,15 @@ def predict_half(
         return
     embed = (lambda listed: text_features([[word] for word in listed], text_tower)[0]) if text_tower else None
     vectors = word_vectors(words, embed)
-    model = fit(words, pictures, trained, vectors, seed=seed, state=state, progress=lambda share: progress(0.8 * share))
+    options: Any = {"seed": seed, "precision": precision, "state": state}
+    model = fit(words, pictures, trained, vectors, progress=lambda share: progress(0.8 * share), **options)
     changed = changed_words(words, seed=SEED)
     predict(model, words, pictures, predicted, changed, into, lambda share: progress(0.8 + 0.2 * share))
+
+
+def word_precision(config: AuditConfig) -> str:
+    """Return the precision of word models, which run on the processor also where members train on a GPU."""
+    return config.precision if config.device == "cpu" else "fp32"
 
 
 def halves_of(trained: np.ndarray, external: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -91,6 +99,7 @@ def word_scores(
     *,
     text_tower: Tower | None,
     seed: int,
+    precision: str,
 ) -> tuple[Words, np.ndarray]:
     """Return the words of each pair's captions, and how surprising each is, [n_words]; trains in this process.
 
@@ -98,9 +107,10 @@ def word_scores(
     """
     words = split_words(captions)
     into = Predictions.empty(len(words.ids))
+    options: Any = {"text_tower": text_tower, "precision": precision, "into": into}
     for number, half in enumerate(halves_of(trained, external)):
         if pictures is not None:
-            predict_half(words, pictures, *half, text_tower=text_tower, seed=seed + number, into=into)
+            predict_half(words, pictures, *half, seed=seed + number, **options)
     return words, surprises(words, into)[:, 0]
 
 
@@ -125,9 +135,9 @@ def run_halves(folder: Path, names: Sequence[str]) -> None:
 
         into = Predictions.empty(len(words.ids))
         half = halves_of(trained, external)[int(name)]
-        seed = shared.config.seed + int(name)
-        files: Any = {"state": half_folder / STATE, "progress": report}
-        predict_half(words, pictures, *half, text_tower=text_tower, seed=seed, into=into, **files)
+        options: Any = {"text_tower": text_tower, "seed": shared.config.seed + int(name), "into": into}
+        options |= {"precision": word_precision(shared.config), "state": half_folder / STATE, "progress": report}
+        predict_half(words, pictures, *half, **options)
         with replacing(half_folder / PREDICTED) as temporary, temporary.open("wb") as file:
             np.savez(file, **into._asdict())
 

@@ -37,7 +37,7 @@ from clipmem_core.audit.prepare import draw_membership, load_data_set
 from clipmem_core.audit.settings import Towers, towers_of
 from clipmem_core.audit.setup import differing_fields, member_seeds
 from clipmem_core.audit.store import PAIRS, acquire_lock, write_json, write_prepared, write_table
-from clipmem_core.audit.word_table import word_scores
+from clipmem_core.audit.word_table import word_precision, word_scores
 from clipmem_core.config import FIELDS, AuditConfig, InputError, affecting, as_dict, data_folder, switched_on
 from clipmem_core.dataset.injected_errors import ERROR_KINDS, WORD_KINDS, Change, inject_errors, picture_sources
 from clipmem_core.dataset.pixels import open_pixels
@@ -223,6 +223,7 @@ def _run_piece(benchmark: Benchmark, piece: Piece) -> None:
     times.append(time.process_time())
     sides: dict[str, Any] = {"trained": membership.trained[0], "external": membership.group == c.EXTERNAL}
     options: dict[str, Any] = {"text_tower": inputs.towers.text, "seed": config.seed}
+    options["precision"] = word_precision(config)
     words, surprises = word_scores(pairs[c.CAPTIONS].tolist(), inputs.features.image, **sides, **options)
     times.append(time.process_time())
     seen = _observe(inputs, word_misfit(surprises, words.caption_start))

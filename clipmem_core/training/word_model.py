@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from clipmem_core.io import replacing
 from clipmem_core.scores.words import Words
+from clipmem_core.training.model import autocast
 
 WINDOW = 3  # words to each side that are read in order; of the others only the mean
 EMBEDDING, VECTOR, HIDDEN, PICTURE, OUTPUT, HEADS = 64, 128, 320, 192, 128, 4
@@ -25,9 +26,10 @@ FEWEST_EPOCHS, MOST_EPOCHS = 0.25, 10  # within these
 PREDICTED = 3_000  # words that are predicted at a time, in at least 2 * BATCH blocks
 RATE, DECAY, WARMUP = 2e-3, 0.02, 0.1
 DROPPED_WORDS, DROPPED_PICTURE = 0.2, 0.4
-WITHOUT_CAPTIONS = 0.5  # share of pairs whose other captions are hidden in a step of training
+WITHOUT_CAPTIONS = 0.5  # share of training steps in which the pairs' other captions are hidden
 RARE = 5e-3  # words more frequent than this are trained less often, as in word2vec
-SAMPLED = 1_000  # words beside those of a batch that a step of training compares with, drawn from the vocabulary
+SAMPLED = 500  # words beside those of a batch that a step of training compares with, drawn from the vocabulary
+MULTIPLE = 32  # the words of a step are cut to it: bf16 products of ever new shapes are slow
 BETTER = 5  # likelier words of each word
 SAVED = 300  # steps between two states on disk
 
@@ -62,10 +64,10 @@ class Predictions(NamedTuple):
 class WordModel(nn.Module):
     """Scores of every predicted word at a place of a caption."""
 
-    def __init__(self, vocabulary_size: int, pictures: np.ndarray, vectors: Tensor | None) -> None:
+    def __init__(self, vocabulary_size: int, pictures: np.ndarray, vectors: Tensor | None, precision: str) -> None:
         """Create a model for features of pictures, [n_pairs, width], and vectors of all words that are read, if any."""
         super().__init__()
-        self.vocabulary_size = vocabulary_size
+        self.vocabulary_size, self.precision = vocabulary_size, precision
         sample = np.asarray(pictures[:: max(1, len(pictures) // 10_000)], np.float32)
         self.vectors: Tensor | None
         self.centre: Tensor
@@ -87,7 +89,6 @@ class WordModel(nn.Module):
         self.value, self.attended = nn.Linear(EMBEDDING, OUTPUT), nn.Linear(OUTPUT, HIDDEN)
         self.copied = nn.Linear(HIDDEN, 2)
         self.second, self.last = nn.Linear(HIDDEN, HIDDEN), nn.Linear(HIDDEN, OUTPUT)
-        self.drop, self.drop_picture = nn.Dropout(DROPPED_WORDS), nn.Dropout(DROPPED_PICTURE)
 
     def embed(self, words: Tensor) -> Tensor:
         """Return the embeddings of words, [..., EMBEDDING]; 0 for no word."""
@@ -98,62 +99,90 @@ class WordModel(nn.Module):
             table = table + self.read(self.vectors[used])
         return table[places] * (words > 0)[..., None]
 
-    def forward(self, block: Block, picked: Tensor, others: Tensor, candidates: Tensor, added: Tensor) -> Tensor:
-        """Return the logits of the candidates at the picked words, [n_picked, n_candidates].
+    def forward(
+        self, block: Block, picked: Tensor, others: Sequence[bool], candidates: Tensor, added: Tensor
+    ) -> list[Tensor]:
+        """Return the logits of the candidates at the picked words, [n_picked, n_candidates], for each of `others`.
 
         Args:
             block: words with their captions and pictures.
-            picked: true for the words to predict, [n_blocks, n].
-            others: whether the pair's other captions are read, [n_blocks].
+            picked: the words to predict, as places in the flattened block, [n_picked].
+            others: whether the pairs' other captions are read.
             candidates: the words that compete, in order, with 0 and all words of the block among them.
             added: to the logit of each candidate, [n_candidates].
         """
         words, caption = block.words, block.caption
         n_blocks, n = words.shape
-        embedded = self.embed(words)
-        around = []
-        for offset in (*range(-WINDOW, 0), *range(1, WINDOW + 1)):
-            shifted, same = embedded.roll(-offset, 1), caption.roll(-offset, 1) == caption
-            neighbour = torch.arange(n) + offset
-            around.append(shifted * (same & (neighbour >= 0) & (neighbour < n))[..., None])
+        table = functional.pad(self.embed(words).flatten(0, 1), (0, 0, 0, 1))  # the last row is no word
+        # The places of the words around each word in its caption, [n_blocks * n, 2 * WINDOW].
+        place = torch.arange(n)[:, None] + torch.tensor([*range(-WINDOW, 0), *range(1, WINDOW + 1)])
+        inside = (place >= 0) & (place < n) & (caption[:, place.clamp(0, n - 1)] == caption[..., None])
+        around = torch.where(inside, n * torch.arange(n_blocks)[:, None, None] + place, n_blocks * n).flatten(0, 1)
         # Sums over each caption, whose group is its number within the batch.
         most = int(caption.max()) + 1
         group = (caption + most * torch.arange(n_blocks)[:, None]).flatten()
-        sums = embedded.new_zeros(n_blocks * most, EMBEDDING).index_add(0, group, embedded.flatten(0, 1))
-        counts = embedded.new_zeros(n_blocks * most).index_add(0, group, torch.ones(len(group)))
-        group, at = group.view(n_blocks, n)[picked], torch.nonzero(picked)[:, 0]
-        rest = (sums[group] - embedded[picked]) / (counts[group] - 1).clamp(min=1)[:, None]
-        picture = self.drop_picture(functional.relu(self.picture((block.picture - self.centre) / self.spread)))
-        context = [self.drop(part[picked]) for part in around]
-        hidden = functional.relu(self.first(torch.cat([*context, self.drop(rest), picture[at]], 1)))
-
-        seen = (words[:, None] > 0) & (caption[:, None] != caption[:, :, None]) & others[:, None, None]
-        seen = functional.pad(seen, (1, 0), value=True)  # and nothing, where there is no other caption
-        near = torch.cat([around[WINDOW - 1], embedded, around[WINDOW]], -1)
-        key, value = (functional.pad(part, (0, 0, 1, 0)) for part in (self.key(near), self.value(embedded)))
-        query = hidden.new_zeros(n_blocks, n, OUTPUT)
-        query[picked] = self.query(hidden)
-        query, key, value = (part.unflatten(-1, (HEADS, -1)).transpose(1, 2) for part in (query, key, value))
-        attended = functional.scaled_dot_product_attention(query, key, value, attn_mask=seen[:, None])
-        attended = attended.transpose(1, 2).flatten(2)[picked]
-        hidden = hidden + self.attended(self.drop(attended))
-        hidden = functional.relu(hidden + self.second(functional.relu(hidden)))
-        output = self.last(self.drop(hidden))
+        sums = table.new_zeros(n_blocks * most, EMBEDDING).index_add(0, group, table[:-1])
+        counts = table.new_zeros(n_blocks * most).index_add(0, group, torch.ones(len(group)))
+        rest = (sums[group[picked]] - table[picked]) / (counts[group[picked]] - 1).clamp(min=1)[:, None]
+        context = self.dropout(torch.cat([table[around[picked]].flatten(1), rest], 1), DROPPED_WORDS)
+        picture = functional.relu(self.picture((block.picture - self.centre) / self.spread))
+        picture = self.dropout(picture, DROPPED_PICTURE)[picked // n]
+        hidden = functional.relu(self.first(torch.cat([context, picture], 1)))
         weight = self.out.weight.index_select(0, candidates)
         if self.vectors is not None:
             weight = weight + self.write(self.vectors[candidates])
-        logits = functional.linear(output, weight, self.out.bias[candidates] + added)
+        added = added + self.out.bias[candidates]
+        logits = []
+        for others_read in others:
+            attended = self._attend(hidden, table, around, block, picked) if others_read else torch.zeros(1, OUTPUT)
+            answer = hidden + self.attended(self.dropout(attended, DROPPED_WORDS))
+            answer = functional.relu(answer + self.second(functional.relu(answer)))
+            output = self.last(self.dropout(answer, DROPPED_WORDS))
+            logits.append(functional.linear(output, weight).float() + added)
+            if others_read:
+                n_captions = (counts.view(n_blocks, most)[:, 1:] > 0).sum(1)
+                read = torch.searchsorted(candidates, torch.where(words < self.vocabulary_size, words, 0))[picked // n]
+                logits[-1].scatter_add_(1, read, self._copied(answer, block, picked, n_captions))
+        return logits
 
-        # Words that other captions of the pair have too: whether any has it, and the share of captions that has it.
-        other = seen[:, :, 1:].float()
+    def _attend(self, hidden: Tensor, table: Tensor, around: Tensor, block: Block, picked: Tensor) -> Tensor:
+        """Attend to the words of the pair's other captions, [n_picked, OUTPUT]."""
+        beside = table[around[:, WINDOW - 1]], table[:-1], table[around[:, WINDOW]]
+        key, value = self.key(torch.cat(beside, -1)), self.value(table[:-1])
+        query = torch.zeros_like(key).index_copy(0, picked, self.query(hidden))
+        query, key, value = (part.view(*block.words.shape, HEADS, -1).transpose(1, 2) for part in (query, key, value))
+        scores = (query @ key.transpose(2, 3)).float() * key.shape[-1] ** -0.5
+        scores = scores.masked_fill(~_in_others(block)[:, None], -torch.inf)
+        # The first place stands for no word, where there is no other caption.
+        attended = functional.pad(scores, (1, 0)).softmax(-1)[..., 1:] @ value
+        return attended.transpose(1, 2).flatten(0, 1).flatten(1)[picked]
+
+    def _copied(self, answer: Tensor, block: Block, picked: Tensor, n_captions: Tensor) -> Tensor:
+        """Return what the logit of each word of the pair gains if other captions have it too, [n_picked, n].
+
+        Two parts: for a word that any other caption has, and for the share of captions that has it.
+        """
+        words, caption, others = block.words, block.caption, _in_others(block).float()
         equal = ((words[:, :, None] == words[:, None]) & (words > 0)[:, None]).float()
         in_caption = (equal * (caption[:, :, None] == caption[:, None])).sum(-1)
-        n_others = (counts.view(n_blocks, most)[:, 1:] > 0).sum(1) - 1
-        any_other = (other / (other @ equal).clamp(min=1))[picked]
-        share = (other / (in_caption * n_others.clamp(min=1)[:, None]).clamp(min=1)[:, None])[picked]
-        gate = self.copied(hidden)
-        read = torch.searchsorted(candidates, torch.where(words < self.vocabulary_size, words, 0))[at]
-        return logits.scatter_add_(1, read, gate[:, :1] * any_other + gate[:, 1:] * share)
+        any_other = others / (others @ equal).clamp(min=1)
+        share = others / (in_caption * (n_captions - 1).clamp(min=1)[:, None]).clamp(min=1)[:, None]
+        gate = self.copied(answer).float()
+        return gate[:, :1] * any_other.flatten(0, 1)[picked] + gate[:, 1:] * share.flatten(0, 1)[picked]
+
+    def dropout(self, values: Tensor, share: float) -> Tensor:
+        """Set a share of values to 0 in training, rounded to 1/256: torch's own takes several times as long."""
+        if not self.training:
+            return values
+        drawn = torch.empty(-(-values.numel() // 8), dtype=torch.int64).random_(-(2**63), None)
+        dropped = round(256 * share)
+        kept = drawn.view(torch.uint8)[: values.numel()].view(values.shape) >= dropped
+        return values * kept * (256 / (256 - dropped))
+
+
+def _in_others(block: Block) -> Tensor:
+    """Return which words belong to other captions than each word, [n_blocks, n, n]."""
+    return (block.words[:, None] > 0) & (block.caption[:, None] != block.caption[:, :, None])
 
 
 def word_vectors(words: Words, embed: Callable[[Sequence[str]], np.ndarray] | None) -> Tensor | None:
@@ -178,7 +207,8 @@ def blocks(words: Words, pictures: np.ndarray, pairs: np.ndarray, *, size: int) 
     end = np.minimum(first + LONGEST, start[owner + 1])
     for at in range(0, len(owner), size):
         rows = slice(at, at + size)
-        place = first[rows, None] + np.arange((end[rows] - first[rows]).max())
+        longest = int((end[rows] - first[rows]).max())
+        place = first[rows, None] + np.arange(-(-longest // 8) * 8)
         place[place >= end[rows, None]] = -1
         ids = np.where(place < 0, 0, words.ids[place])
         number = np.searchsorted(words.caption_start, place, side="right")
@@ -202,6 +232,7 @@ def fit(
     vectors: Tensor | None,
     *,
     seed: int,
+    precision: str = "fp32",
     state: Path | None = None,
     progress: Progress = lambda share: None,
 ) -> WordModel:
@@ -212,7 +243,7 @@ def fit(
     """
     torch.manual_seed(seed)
     share = trained_share(words)
-    model = WordModel(words.vocabulary_size, pictures, vectors)
+    model = WordModel(words.vocabulary_size, pictures, vectors, precision)
     bias = np.log(np.maximum(words.frequency * share, 1e-9))
     model.out.bias.data = torch.from_numpy(np.where(np.arange(words.vocabulary_size) < 2, -1e4, bias)).float()
     start = words.caption_start[words.pair_start]
@@ -237,17 +268,20 @@ def fit(
         at = step % per_epoch * BATCH
         for block in blocks(words, pictures, order[at : at + BATCH], size=2 * BATCH):
             ids = np.minimum(block.words.numpy(), words.vocabulary_size)
-            picked = torch.from_numpy(rng.random(ids.shape) < np.append(share, 0.0)[ids])
-            others = torch.from_numpy(rng.random(len(ids)) >= WITHOUT_CAPTIONS)
-            if picked.any():
+            picked = torch.from_numpy(np.flatnonzero(rng.random(ids.shape) < np.append(share, 0.0)[ids]))
+            picked = picked[: len(picked) // MULTIPLE * MULTIPLE or None]
+            others = rng.random() >= WITHOUT_CAPTIONS
+            if len(picked):
                 read = np.unique(np.append(ids[ids < words.vocabulary_size], 0))
                 rest = np.setdiff1d(np.arange(2, words.vocabulary_size), read, assume_unique=True)
-                sampled = rng.choice(rest, min(SAMPLED, len(rest)), replace=False)
+                sampled = rng.choice(rest, min(SAMPLED + -len(read) % MULTIPLE, len(rest)), replace=False)
                 drawn = np.sort(np.concatenate([read, sampled]))
                 stands_for = np.where(np.isin(drawn, sampled), len(rest) / max(len(sampled), 1), 1.0)
                 candidates, added = torch.from_numpy(drawn), torch.from_numpy(np.log(stands_for)).float()
-                target = torch.searchsorted(candidates, block.words[picked])
-                loss = functional.cross_entropy(model(block, picked, others, candidates, added), target)
+                target = torch.searchsorted(candidates, block.words.flatten()[picked])
+                with autocast(precision, "cpu"):
+                    logits = model(block, picked, [others], candidates, added)[0]
+                loss = functional.cross_entropy(logits, target)
                 optimizer.zero_grad()
                 loss.backward()
                 nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -277,17 +311,17 @@ def predict(
     n_words = max(1, int(np.diff(words.caption_start[words.pair_start])[pairs].sum()))
     size = max(2 * BATCH, PREDICTED * len(pairs) // n_words)
     for block in blocks(words, pictures, pairs, size=size):
-        picked = (block.words > 1) & (block.words < words.vocabulary_size)
-        place = block.place[picked.numpy()]
+        predicted = (block.words > 1) & (block.words < words.vocabulary_size)
+        place, picked = block.place[predicted.numpy()], predicted.flatten().nonzero()[:, 0]
         if len(place):
-            ids = torch.stack([block.words[picked], torch.from_numpy(changed[place].astype(np.int64))], 1)
-            for values, others in ((into.alone, False), (into.together, True)):
-                if not others or block.caption.max() > 1:  # else there are no other captions
-                    read = torch.full((len(block.words),), others)
-                    logits = model(block, picked, read, candidates, untrained)
-                    all_words = logits.logsumexp(-1, keepdim=True)
-                values[place] = (logits.gather(1, ids) - all_words).numpy()
-            top = logits.topk(min(BETTER, words.vocabulary_size - 2), dim=-1)
+            ids = torch.stack([block.words[predicted], torch.from_numpy(changed[place].astype(np.int64))], 1)
+            others = [False, True][: min(2, int(block.caption.max()))]  # one caption: there are no others
+            with autocast(model.precision, "cpu"):
+                logits = model(block, picked, others, candidates, untrained)
+            for values, by_word in ((into.alone, logits[0]), (into.together, logits[-1])):
+                all_words = by_word.logsumexp(-1, keepdim=True)
+                values[place] = (by_word.gather(1, ids) - all_words).numpy()
+            top = by_word.topk(min(BETTER, words.vocabulary_size - 2), dim=-1)
             into.better[place, : top.indices.shape[1]] = top.indices.numpy()
             into.better_probability[place, : top.indices.shape[1]] = (top.values - all_words).exp().numpy()
         done += int((block.place >= 0).sum())

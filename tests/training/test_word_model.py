@@ -1,6 +1,7 @@
 """The word model: it finds words that the picture or the other captions contradict, and a killed training goes on."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,8 +26,11 @@ def made_set(n: int, rng: np.random.Generator) -> tuple[list[list[str]], np.ndar
     return captions, features
 
 
+@pytest.mark.parametrize("precision", ["fp32", "amp_bf16"])
 @pytest.mark.parametrize("settings", [{"TRAINED": 20_000}, {"TRAINED": 20_000, "BATCH": 4, "SAMPLED": 1}])
-def test_changed_words_are_the_most_surprising(settings: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changed_words_are_the_most_surprising(
+    settings: dict[str, int], precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, value in settings.items():  # of few pairs in a batch, other words are sampled
         monkeypatch.setattr(word_model, name, value)
     rng = np.random.default_rng(0)
@@ -36,8 +40,8 @@ def test_changed_words_are_the_most_surprising(settings: dict[str, int], monkeyp
         old = next(colour for colour in COLOURS if colour in captions[row][0])
         captions[row][0] = captions[row][0].replace(old, COLOURS[COLOURS.index(old) - 1])
     captions[380 : 380 + len(ODD)] = [[text] for text in ODD]
-    trained = rng.random(400) < 0.5
-    words, surprise = word_scores(captions, features, trained, np.zeros(400, bool), text_tower=None, seed=0)
+    options: dict[str, Any] = {"text_tower": None, "seed": 0, "precision": precision}
+    words, surprise = word_scores(captions, features, rng.random(400) < 0.5, np.zeros(400, bool), **options)
     scores = word_misfit(surprise, words.caption_start)
     wrong = scores[words.pair_start[changed]]
     right = np.delete(scores[words.pair_start[:380]], changed)
@@ -51,7 +55,8 @@ def test_too_few_words_are_no_error() -> None:
     for captions in ([["你好"], [""], ["x"]], [["same"]] * 12):
         n = len(captions)
         half = np.arange(n) % 2 == 0
-        words, surprise = word_scores(captions, np.ones((n, 3)), half, np.zeros(n, bool), text_tower=None, seed=0)
+        options: dict[str, Any] = {"text_tower": None, "seed": 0, "precision": "fp32"}
+        words, surprise = word_scores(captions, np.ones((n, 3)), half, np.zeros(n, bool), **options)
         assert np.isnan(surprise).all()
         assert len(words.pair_start) == n + 1
 
