@@ -25,7 +25,6 @@ from clipmem_core.cli import main
 from clipmem_core.dataset import pixels, workers
 from clipmem_core.dataset.scenes import drawing
 from clipmem_core.dataset.scenes.drawing import draw_scenes
-from clipmem_core.features import embed
 from tests.audit.small import ENSEMBLE, LOCKED, PAPER, Silent, config_of, in_process, made_once
 from tests.forked import Server
 
@@ -60,8 +59,7 @@ def _few_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setattr(pipeline, "local_processes", in_process)
         patch.setattr(factory, "SimpleTokenizer", functools.cache(SimpleTokenizer))
         patch.setattr(manifest_scanner, "scan_component_manifests", functools.cache(scan_component_manifests))
-        for module in (pixels, embed):
-            patch.setattr(module, "map_chunks", _map_chunks_here)
+        patch.setattr(pixels, "map_chunks", _map_chunks_here)
         yield
 
 

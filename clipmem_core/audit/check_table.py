@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from clipmem_core import columns as c
 from clipmem_core.audit import store
 from clipmem_core.audit.prepare import pixels_folder
-from clipmem_core.audit.settings import opened, towers_of
+from clipmem_core.audit.settings import towers_of
 from clipmem_core.audit.store import Audit
 from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.dataset.checks import CHECKS, VERSION, Captions, Pictures, caption_frequencies, check_table, measure
@@ -112,7 +112,7 @@ def _cut(config: AuditConfig, texts: list[str]) -> np.ndarray | None:
 
             long = [texts[row] for row in np.flatnonzero(cut)]
             if tower:
-                lengths = embed.token_lengths(opened(tower), long)
+                lengths = embed.token_lengths(tower.open(), long)
             else:
                 lengths = towers.open_clip_lengths(open_tokenizer(config.model), long)
             cut[cut] = lengths > context

@@ -19,7 +19,7 @@ from clipmem_core.scores.membership import MIN_PAIRS
 from clipmem_core.training.names import model_config
 
 if TYPE_CHECKING:  # torch, which only embedding needs
-    from clipmem_core.features.towers import Opened, Tower
+    from clipmem_core.features.towers import Tower
 
 REPEATS, STABLE_REPEATS = 2, 4  # of an ensemble without --members; the second with --stable
 LIBRARIES = ("torch", "open_clip_torch", "faiss-cpu", "numpy", "scipy", "scikit-learn", "pandas", "pyarrow", "pillow")
@@ -226,12 +226,6 @@ def _towers(image: tuple[str, str] | None, text: tuple[str, str] | None, *, size
         image_tower(image[0], pretrained=image[1], size=size, **options) if image else None,
         text_tower(text[0], pretrained=text[1], **options) if text else None,
     )
-
-
-@functools.lru_cache(maxsize=1)
-def opened(tower: "Tower") -> "Opened":
-    """Load a tower and cache it for the next member or search of this process."""
-    return tower.open()
 
 
 def checked_towers(config: AuditConfig, recorded: Mapping[str, Mapping[str, Any]] | None = None) -> Towers:

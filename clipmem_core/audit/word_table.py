@@ -20,13 +20,14 @@ from clipmem_core import columns as c
 from clipmem_core.audit import store
 from clipmem_core.audit.executor import Executor, Task, in_this_process, local_processes, program_of
 from clipmem_core.audit.member import open_shared
+from clipmem_core.audit.settings import opens_towers, towers_of
 from clipmem_core.audit.store import Audit
 from clipmem_core.config import AuditConfig
 from clipmem_core.features.embed import text_features
 from clipmem_core.features.towers import Tower
 from clipmem_core.io import DELETE, reading, replacing
 from clipmem_core.scores.words import CONSISTENT, WORD, Words, changed_words, kind_of, split_words, surprise
-from clipmem_core.training.word_model import Predictions, fit, predict, word_vectors
+from clipmem_core.training.word_model import VECTOR, Predictions, fit, predict, word_vectors
 
 FOLDER = "words"  # of the models, a folder each, until their predictions are written
 HALVES = ("0", "1")
@@ -57,8 +58,9 @@ def predict_half(
     """
     if words.vocabulary_size < 4 or not len(trained):
         return
-    embed = (lambda listed: text_features([[word] for word in listed], text_tower)[0]) if text_tower else None
-    vectors = word_vectors(words, embed)
+    vectors = None
+    if text_tower and len(words.spelled) > VECTOR:
+        vectors = word_vectors(text_features([_embedded(words)], text_tower)[0])
     options: Any = {"seed": seed, "precision": precision, "state": state}
     model = fit(words, pictures, trained, vectors, progress=lambda share: progress(0.8 * share), **options)
     changed = changed_words(words, seed=SEED)
@@ -68,6 +70,10 @@ def predict_half(
 def word_precision(config: AuditConfig) -> str:
     """Return the precision of word models, which run on the processor also where members train on a GPU."""
     return config.precision if config.device == "cpu" else "fp32"
+
+
+def _embedded(words: Words) -> list[str]:
+    return [word[:50] for word in words.spelled]
 
 
 def halves_of(trained: np.ndarray, external: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -150,6 +156,9 @@ def ensure_words(
     if path.is_file():
         shutil.rmtree(folder, ignore_errors=True)
         return
+    words, config = _words_of(audit), audit.record.config
+    if executor is None and opens_towers(config) and (tower := towers_of(config).text):
+        text_features([_embedded(words)], tower)  # once, for both models; the tower may be loaded already
     missing = [name for name in HALVES if not (folder / name / PREDICTED).is_file()]
     for name in missing:
         (folder / name).mkdir(parents=True, exist_ok=True)
@@ -164,7 +173,6 @@ def ensure_words(
             done = sum(json.loads(share.read_text()) for share in shares if share.is_file()) / len(HALVES)
             if done != shown:
                 watch(shown := done)
-    words = _words_of(audit)
     files: Any = [store.read_array(folder / name / PREDICTED) for name in HALVES]
     merged, second = (Predictions(**file) for file in files)
     added = np.isfinite(second.alone[:, 0])

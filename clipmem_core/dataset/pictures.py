@@ -7,7 +7,7 @@ import hashlib
 import io
 import warnings
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
@@ -17,8 +17,11 @@ from clipmem_core.io import naming, shortage
 
 PIXEL_LIMIT = 178_956_970  # Pillow's limit for decompression bombs: half a gigabyte of RGB
 FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "AVIF", "BMP", "TIFF", "PPM", "JPEG2000")  # none runs another program
-SPARE = 3  # a picture decoded for `size` pixels has sides of at least SPARE · size before the last resize
+SPARE = 2  # pictures are decoded to sides of at least SPARE · size before they are resized to `size`
+GAP = 3.0  # of Pillow's resize: from there on its result is nearly that of a resize in one step
 DESCRIPTOR_SIDE = 16
+
+Box: TypeAlias = tuple[float, float, float, float]  # left, top, right, bottom
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -36,13 +39,19 @@ class PictureError(ValueError):
     """A picture that cannot be used; the message is a short reason."""
 
 
-def decode(data: bytes, *, size: int | None = None) -> Image.Image:
-    """Decode the first frame to upright RGB on white, or raise PictureError; `size` decodes a large one smaller."""
-    return decode_measured(data, size=size)[0]
+def decode(data: bytes, *, least: int | None = None) -> Image.Image:
+    """Decode the first frame to upright RGB on white, or raise PictureError.
+
+    With `least`, a large picture is decoded smaller, with sides of at least so many pixels.
+    """
+    return decode_measured(data, least=least)[0]
 
 
-def decode_measured(data: bytes, *, size: int | None = None) -> tuple[Image.Image, tuple[int, int]]:
-    """Return the result of `decode`, and the width and height of the upright picture at full size."""
+def decode_measured(data: bytes, *, least: int | None = None) -> tuple[Image.Image, tuple[int, int], Box]:
+    """Return the result of `decode`, the width and height of the upright picture at full size, and the box it fills.
+
+    In a picture that is decoded smaller, the last column and row may be filled in part.
+    """
     if not data:
         raise PictureError("empty file")
     try:
@@ -53,22 +62,26 @@ def decode_measured(data: bytes, *, size: int | None = None) -> tuple[Image.Imag
         if image.width * image.height > PIXEL_LIMIT:
             raise Image.DecompressionBombError
         full = image.size
-        drafted = size is not None and image.format == "JPEG" and image.draft(None, (SPARE * size, SPARE * size))
+        drafted = least and image.format == "JPEG" and image.draft(None, (least, least))
         image.load()
-        full = full if drafted else image.size
+        full, filled = (full, drafted[1][2:]) if drafted else (image.size, image.size)
         plain = _plain(image)
-        factor = min(plain.size) // (SPARE * size) if size else 1
+        factor = min(plain.size) // least if least else 1
         if factor > 1:
-            plain = plain.reduce(factor)
+            plain, filled = plain.reduce(factor), (filled[0] / factor, filled[1] / factor)
+        spare = plain.width - filled[0], plain.height - filled[1]
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
         if orientation in _UPRIGHT:
             plain = plain.transpose(_UPRIGHT[orientation])
-            full = (full[1], full[0]) if orientation >= 5 else full
+            full, spare = (full[::-1], spare[::-1]) if orientation >= 5 else (full, spare)
+        # The margin is at the right and below, or where the transpose puts it
+        left, top = spare[0] * (orientation in (2, 3, 6, 7)), spare[1] * (orientation in (3, 4, 7, 8))
+        box = left, top, left + plain.width - spare[0], top + plain.height - spare[1]
         if plain.mode in ("LA", "RGBA"):
             coloured, white = plain.convert("RGBA"), Image.new("RGB", plain.size, "white")
             white.paste(coloured, mask=coloured.getchannel("A"))
-            return white, full
-        return plain.convert("RGB"), full
+            return white, full, box
+        return plain.convert("RGB"), full, box
     except (PictureError, MemoryError):
         raise
     except Image.DecompressionBombError as error:
@@ -96,21 +109,23 @@ def _plain(image: Image.Image) -> Image.Image:
     return image.convert("RGBA" if image.has_transparency_data else "RGB")
 
 
-def resize(image: Image.Image, size: int, mode: str) -> np.ndarray:
-    """Resize an RGB picture to a square, uint8 [size, size, 3], with an antialiased bicubic filter.
+def resize(image: Image.Image, size: int, mode: str, box: Box | None = None) -> np.ndarray:
+    """Resize an RGB picture, or the box in it, to a square, uint8 [size, size, 3], with an antialiased bicubic filter.
 
     `shortest` crops the middle, `longest` pads with white, `squash` ignores the aspect ratio.
     """
-    width, height = image.size
-    shape, box = (size, size), None
+    left, top, right, bottom = box or (0, 0, *image.size)
+    width, height = right - left, bottom - top
+    shape = (size, size)
     if mode == "shortest":
         side = min(width, height)
-        left, top = (width - side) / 2, (height - side) / 2
-        box = (left, top, left + side, top + side)
+        left, top = left + (width - side) / 2, top + (height - side) / 2
+        right, bottom = left + side, top + side
     if mode == "longest":
         longer = max(width, height)
         shape = (max(1, round(width * size / longer)), max(1, round(height * size / longer)))
-    inner = np.asarray(image.resize(shape, Image.Resampling.BICUBIC, box=box, reducing_gap=SPARE))
+    box = left, top, right, bottom
+    inner = np.asarray(image.resize(shape, Image.Resampling.BICUBIC, box=box, reducing_gap=GAP))
     if mode != "longest":
         return inner
     square = np.full((size, size, 3), 255, np.uint8)
@@ -142,7 +157,7 @@ def check_chunk(
         try:
             data = read_bytes(root, image)
             sha256 = hashlib.sha256(data).hexdigest()
-            picture, (width, height) = decode_measured(data, size=size)
+            picture, (width, height), box = decode_measured(data, least=SPARE * size)
         except (OSError, ValueError) as error:
             if shortage(error):
                 raise
@@ -150,10 +165,10 @@ def check_chunk(
             facts.append((row, Fact(sha256=sha256, reason=reason)))
             continue
         # The smooth filter is on purpose: plain means of blocks change with the positions of the blocks.
-        descriptor = picture.resize((DESCRIPTOR_SIDE, DESCRIPTOR_SIDE), Image.Resampling.BICUBIC).tobytes()
+        descriptor = picture.resize((DESCRIPTOR_SIDE, DESCRIPTOR_SIDE), Image.Resampling.BICUBIC, box=box).tobytes()
         facts.append((row, Fact(width, height, sha256, None, descriptor)))
         if pixels is not None:
-            square = resize(picture, size, resize_mode)
+            square = resize(picture, size, resize_mode, box)
             # Written, not mapped: on a full disk a write to a map ends the process.
             with naming(pixels), pixels.open("r+b") as file:
                 file.seek(first + row * square.nbytes)
@@ -164,6 +179,7 @@ def check_chunk(
 def read_square(root: Path, image: str, *, size: int, resize_mode: str) -> np.ndarray:
     """Read a picture and return its square, uint8 [size, size, 3]; a PictureError names the picture."""
     try:
-        return resize(decode(read_bytes(root, image), size=size), size, resize_mode)
+        picture, _, box = decode_measured(read_bytes(root, image), least=SPARE * size)
+        return resize(picture, size, resize_mode, box)
     except PictureError as error:
         raise PictureError(f"{image}: {error}") from error

@@ -11,7 +11,6 @@
     <n>.npy         float16 [n_rows, dim], shard n
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -25,9 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from clipmem_core.dataset.pictures import PictureError, decode, resize
-from clipmem_core.dataset.readers.containers import read_bytes
-from clipmem_core.io import replacing, shortage
+from clipmem_core.io import replacing
 
 BATCHES = 64  # of a shard: 1,024 pictures are half a minute of one core
 KEY, CUT = "key", "cut"
@@ -159,24 +156,3 @@ def missing_shards(part: Path, names: Sequence[str]) -> Iterator[tuple[Path, dic
             path = part / f"{name}.npy"
             if not path.is_file():
                 yield path, file.read_row_group(int(name), columns=columns).to_pydict()
-
-
-def read_squares(
-    chunk: list[tuple[int, str, str]], *, root: Path, size: int, resize_mode: str
-) -> list[tuple[int, np.ndarray | str]]:
-    """Decode pictures, given by row, reference and sha256, without torch.
-
-    Return each row with its square, uint8 [size, size, 3], or the reason why it failed.
-    """
-    squares = dict[int, np.ndarray | str]()
-    for row, image, sha256 in chunk:
-        try:
-            data = read_bytes(root, image)
-            unchanged = hashlib.sha256(data).hexdigest() == sha256
-            changed = "the file has changed since the data set was read"
-            squares[row] = resize(decode(data, size=size), size, resize_mode) if unchanged else changed
-        except (OSError, ValueError, PictureError) as error:
-            if shortage(error):
-                raise
-            squares[row] = str(error)
-    return list(squares.items())

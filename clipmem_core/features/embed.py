@@ -1,15 +1,12 @@
 """Features of a data set's pictures and captions; each distinct input is computed once."""
 
-import functools
 import hashlib
-import itertools
 import json
 import platform
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +16,29 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from filelock import FileLock
+from torch.nn import functional
 
 from clipmem_core import columns as c
 from clipmem_core.config import InputError, data_folder
-from clipmem_core.dataset.workers import cores, map_chunks
+from clipmem_core.dataset.pictures import PictureError, decode_measured, resize
+from clipmem_core.dataset.readers.containers import read_bytes
+from clipmem_core.dataset.workers import cores
 from clipmem_core.features import cache
 from clipmem_core.features.cache import Computed, ComputeShards, FeatureStore
 from clipmem_core.features.towers import Opened, Tower, image_tower, text_tower
-from clipmem_core.io import keep_memory, naming, read_json, replacing
+from clipmem_core.io import keep_memory, naming, read_json, replacing, shortage
 from clipmem_core.scores.alignment import unit
 
-IMAGE_BATCH = 16  # pictures: larger batches leave the processor's caches, at 192 pixels a fifth slower
+IMAGE_BATCH = {"fp32": 16, "amp_bf16": 8}  # pictures: larger batches leave the processor's caches
 TEXT_BATCH = 64
 TEXT = "text"
 TOKENIZED = 4096  # captions tokenized at a time
 ENGINE, TORCH, ONNX = "engine.json", "torch", "ONNX Runtime"
 COMPILED_FROM = 64  # batches: fewer are computed by torch in less time than an export takes
 SAME = 1e-3  # 1 − cosine of the features of both engines, at most; measured: 1e-6
+
+# There torch resizes in a third of Pillow's time; the results differ by two grey levels at most.
+_SIMD = torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
 
 Progress = Callable[[int, int], None]
 Say = Callable[[str], None]
@@ -83,6 +86,11 @@ def text_features(
     return features, cut
 
 
+def batch_size(tower: Tower) -> int:
+    """Return how many inputs of a tower are computed at a time."""
+    return IMAGE_BATCH[tower.precision] if tower.kind == "image" else TEXT_BATCH
+
+
 def token_lengths(opened: Opened, texts: Sequence[str]) -> np.ndarray:
     """Count the tokens of each caption, int32 [n]; equal captions are tokenized once."""
     assert opened.lengths is not None
@@ -102,16 +110,16 @@ def _cached(
 ) -> tuple[np.ndarray, int]:
     """Return the features of the inputs, computing missing ones, and the number of truncated inputs."""
     store = FeatureStore(data_folder() / "cache" / "features" / tower.key, tower.dim)
-    size = IMAGE_BATCH if tower.kind == "image" else TEXT_BATCH
+    size = batch_size(tower)
 
     def computed_rows(rows: np.ndarray, measured: Path | None) -> Iterator[Computed]:
-        opened, cut = functools.cache(tower.open), np.zeros(len(keys), dtype=bool)
+        cut = np.zeros(len(keys), dtype=bool)
         if tower.kind == "text":
-            lengths = token_lengths(opened(), [inputs[TEXT][row] for row in rows])
+            lengths = token_lengths(tower.open(), [inputs[TEXT][row] for row in rows])
             cut[rows] = lengths > tower.context
             rows = rows[np.argsort(lengths, kind="stable")]
         if compute is None:
-            for batch, features in _embed(tower, opened, inputs, rows, root, cores(), measured, say):
+            for batch, features in _embed(tower, inputs, rows, root, cores(), measured, say):
                 yield keys.take(pa.array(batch)), cut[batch], features
             return
         request = {"kind": tower.kind, "tower": dict(tower.arguments), "batch": size, "root": str(root.absolute())}
@@ -145,11 +153,10 @@ def run_shards(part: Path, names: Sequence[str]) -> None:
             f"the {tower.kind} tower {tower.name} on {platform.node()} is {tower.key} and not {part.parent.name}: "
             "install the same weights and libraries on all machines"
         )
-    opened = functools.cache(tower.open)
     for path, inputs in cache.missing_shards(part, names):
         rows = np.arange(len(next(iter(inputs.values()))))
         features = np.empty((len(rows), tower.dim), np.float16)
-        for batch, values in _embed(tower, opened, inputs, rows, Path(request["root"]), torch.get_num_threads()):
+        for batch, values in _embed(tower, inputs, rows, Path(request["root"]), torch.get_num_threads()):
             features[batch] = values
         with replacing(path) as temporary, temporary.open("wb") as file:
             np.save(file, features)
@@ -184,7 +191,6 @@ def faster(opened: Opened, batch: Any, folder: Path, say: Say) -> Embed:
 
 def _embed(
     tower: Tower,
-    opened: Callable[[], Opened],
     inputs: Inputs,
     rows: np.ndarray,
     root: Path,
@@ -194,19 +200,20 @@ def _embed(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield the rows of a batch and their features, float16 [n, dim].
 
-    Each batch is computed by one thread, so that features do not depend on the number of threads. With a folder
+    One thread reads and computes a batch, so that features do not depend on the number of threads. With a folder
     `measured`, the faster engine is used, and stored there.
     """
-    batches: Iterator[tuple[np.ndarray, Any]]
-    if tower.kind == "image":
-        batches = _decoded(tower, inputs, rows, root, workers)
-    else:
-        parts = (rows[at : at + TEXT_BATCH] for at in range(0, len(rows), TEXT_BATCH))
-        batches = ((part, [inputs[TEXT][row] for row in part]) for part in parts)
+    size = batch_size(tower)
+    batches = [rows[at : at + size] for at in range(0, len(rows), size)]
     keep_memory()
-    embed, waiting = opened().embed, deque[tuple[np.ndarray, Future[np.ndarray]]]()
-    threads, before = 1 if tower.device == "cuda" else workers, torch.get_num_threads()
-    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+    embed, waiting = tower.open().embed, deque[tuple[np.ndarray, Future[np.ndarray]]]()
+    before = torch.get_num_threads()
+    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
+
+    def load(batch: np.ndarray) -> Any:
+        if tower.kind == "image":
+            return _squares(tower, inputs, batch, root)
+        return [inputs[TEXT][row] for row in batch]
 
     def first() -> tuple[np.ndarray, np.ndarray]:
         batch_rows, future = waiting.popleft()
@@ -224,11 +231,10 @@ def _embed(
     try:
         if measured:
             torch.set_num_threads(1)
-            example = next(batches)
-            embed, batches = faster(opened(), example[1], measured, say), itertools.chain([example], batches)
-        for batch_rows, batch in batches:
-            waiting.append((batch_rows, pool.submit(embed, batch)))
-            if len(waiting) > 2 * threads:
+            embed = faster(tower.open(), load(batches[0]), measured, say)
+        for batch in batches:
+            waiting.append((batch, pool.submit(lambda batch: embed(load(batch)), batch)))
+            if len(waiting) > 2 * workers:
                 yield first()
         while waiting:
             yield first()
@@ -237,19 +243,26 @@ def _embed(
         torch.set_num_threads(before)
 
 
-def _decoded(
-    tower: Tower, inputs: Inputs, rows: np.ndarray, root: Path, workers: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield the rows and squares of each batch, uint8 [n, size, size, 3]."""
-    work = functools.partial(cache.read_squares, root=root, size=tower.size, resize_mode=tower.resize_mode)
-    items = [(row, inputs[c.IMAGE][row], inputs[c.SHA256][row]) for row in rows.tolist()]
-    with closing(map_chunks(work, items, workers=workers, chunk=IMAGE_BATCH)) as answers:
-        for chunk, answer in answers:
-            squares = answer or [(row, "the process decoding it crashed or hung") for row, _, _ in chunk]
-            for row, square in squares:
-                if isinstance(square, str):
-                    raise InputError(
-                        f"picture {inputs[c.IMAGE][row]!r} can no longer be read ({square}): restore its file, "
-                        "or run the audit under another name"
-                    )
-            yield np.array([row for row, _ in squares]), np.stack([square for _, square in squares])
+def _squares(tower: Tower, inputs: Inputs, rows: np.ndarray, root: Path) -> np.ndarray:
+    """Decode pictures to squares, uint8 [n, size, size, 3]."""
+    squares = []
+    for row in rows:
+        try:
+            data = read_bytes(root, inputs[c.IMAGE][row])
+            if hashlib.sha256(data).hexdigest() != inputs[c.SHA256][row]:
+                raise PictureError("the file has changed since the data set was read")
+            picture, _, box = decode_measured(data, least=3 * tower.size)
+        except (OSError, ValueError) as error:
+            if shortage(error):
+                raise
+            raise InputError(
+                f"picture {inputs[c.IMAGE][row]!r} can no longer be read ({error}): restore its file, "
+                "or run the audit under another name"
+            ) from None
+        if tower.resize_mode == "squash" and box == (0, 0, *picture.size) and _SIMD:
+            pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None]
+            small = functional.interpolate(pixels, (tower.size, tower.size), mode="bicubic", antialias=True)
+            squares.append(small[0].permute(1, 2, 0).numpy())
+        else:
+            squares.append(resize(picture, tower.size, tower.resize_mode, box))
+    return np.stack(squares)

@@ -63,8 +63,11 @@ class Tower:
     seen: str = "Its training data are not known here: a pair of yours may have been part of them."
     libraries: tuple[str, ...] = ()
     arguments: tuple[tuple[str, Any], ...] = ()  # of `image_tower` or `text_tower`
-    open: Callable[[], Opened]
+    open: Callable[[], Opened]  # loads it at the first call
     check: Callable[[], None] = lambda: None  # raises InputError if the weights have another sha256
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "open", functools.cache(self.open))
 
     def record(self) -> dict[str, Any]:
         """Return its metadata as JSON values, with everything its features depend on."""
@@ -386,7 +389,9 @@ def _open_sentences(folder: str, *, precision: Precision, device: str) -> tuple[
     from sentence_transformers import SentenceTransformer  # slow to import
 
     with contextlib.redirect_stderr(io.StringIO()):  # a progress bar that no setting of transformers turns off
-        model = SentenceTransformer(folder, device=device, local_files_only=Path(folder).is_dir())
+        # At the length of captions, plain matrix products take less time than torch's attention.
+        options: dict[str, Any] = {"model_kwargs": {"attn_implementation": "eager"}}
+        model = SentenceTransformer(folder, device=device, local_files_only=Path(folder).is_dir(), **options)
     tokenizing = threading.Lock()  # each call sets the tokenizer's truncation: two threads must not share it
     names = model.tokenizer.model_input_names
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from clipmem_core.audit.settings import opened, towers_of
+from clipmem_core.audit.settings import towers_of
 from clipmem_core.audit.store import CONFIG, IMAGE_EMBEDDINGS, TEXT_EMBEDDINGS, Audit, read_array
 from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.mitigations import Vocabulary
@@ -134,7 +134,7 @@ def _text_features(config: AuditConfig, text: str) -> np.ndarray:
     """Return the locked text tower's features of a text, float32 [1, width]; the tower stays loaded."""
     tower = towers_of(dataclasses.replace(config, **_ON_CPU)).text
     assert tower is not None
-    return opened(tower).embed([text])
+    return tower.open().embed([text])
 
 
 def choose_member(members: Sequence[str], name: str) -> str:

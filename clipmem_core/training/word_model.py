@@ -185,11 +185,9 @@ def _in_others(block: Block) -> Tensor:
     return (block.words[:, None] > 0) & (block.caption[:, None] != block.caption[:, :, None])
 
 
-def word_vectors(words: Words, embed: Callable[[Sequence[str]], np.ndarray] | None) -> Tensor | None:
-    """Return vectors of all words that are read, from a text tower, reduced to VECTOR dimensions."""
-    if embed is None or len(words.spelled) <= VECTOR:
-        return None
-    vectors = np.asarray(embed([word[:50] for word in words.spelled]), np.float32)
+def word_vectors(features: np.ndarray) -> Tensor:
+    """Return vectors of all words that are read: a text tower's features of them, reduced to VECTOR dimensions."""
+    vectors = np.asarray(features, np.float32)
     reduced = PCA(min(VECTOR, *vectors.shape), random_state=0).fit_transform(vectors)
     table = np.zeros((len(vectors) + 2, VECTOR), np.float32)
     table[2:, : reduced.shape[1]] = reduced / max(float(reduced.std()), 1e-6)

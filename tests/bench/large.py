@@ -38,7 +38,7 @@ from clipmem_core.dataset.readers.containers import read_bytes
 from clipmem_core.dataset.source import read_source
 from clipmem_core.dataset.workers import cores
 from clipmem_core.features import embed
-from clipmem_core.features.embed import IMAGE_BATCH, TEXT_BATCH, image_features, text_features
+from clipmem_core.features.embed import batch_size, image_features, text_features
 from clipmem_core.features.towers import Tower
 from clipmem_core.io import keep_memory
 from tests.bench import Measure, Measures, console, save, scratch, show
@@ -156,8 +156,8 @@ def _towers(quick: bool, precision: str) -> Measures:
         assert towers.text
         images = towers.image
         square = np.random.default_rng(0).integers(0, 256, (images.size, images.size, 3), dtype=np.uint8)
-        squares = [np.stack([square] * len(part)) for part in _parts(pairs.index, IMAGE_BATCH)]
-        by_length = _parts(sorted(texts, key=len), TEXT_BATCH)  # as they are embedded
+        squares = [np.stack([square] * len(part)) for part in _parts(pairs.index, batch_size(images))]
+        by_length = _parts(sorted(texts, key=len), batch_size(towers.text))  # as they are embedded
         with mock.patch.object(embed, "COMPILED_FROM", 1):
             return [
                 _compare("picture", len(pairs), images, squares, lambda: image_features(pairs, raw.root, images)),

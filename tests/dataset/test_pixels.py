@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from clipmem_core.dataset.pictures import PictureError, decode, resize
+from clipmem_core.dataset.pictures import PictureError, read_square
 from clipmem_core.dataset.pixels import Pixels, check_pictures, open_pixels
 from clipmem_core.dataset.workers import map_chunks
 from clipmem_core.io import shortage
@@ -76,7 +76,7 @@ def test_facts_and_squares_match_the_files(shared: Path) -> None:
     assert len(pixels) == len(IMAGES)
     assert pixels.size == 24
     squares = pixels.gather(np.array([3, 0, 0]))
-    expected = [resize(decode((shared / IMAGES[row]).read_bytes(), size=24), 24, "shortest") for row in (3, 0, 0)]
+    expected = [read_square(shared, IMAGES[row], size=24, resize_mode="shortest") for row in (3, 0, 0)]
     assert np.array_equal(squares, expected)
 
 
