@@ -295,7 +295,8 @@ def efficientnet_lite(
         state = torch.load(path, weights_only=True)
         tensors = (tensor for key, tensor in state.items() if not key.startswith("_fc."))
         model.load_state_dict(dict(zip(model.state_dict(), tensors, strict=True)))
-        _fold_batch_norm(model.eval())
+        bf16 = precision == "amp_bf16" and device == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        _fold_batch_norm(model.eval(), one_pass=bf16)
         return _open_network(model, mean=LITE_MEAN, deviation=LITE_DEVIATION, precision=precision, device=device)
 
     return Tower(
@@ -403,8 +404,9 @@ def _open_sentences(folder: str, *, precision: Precision, device: str) -> tuple[
         return {name: tokens[name] for name in names}
 
     def lengths(captions: Sequence[str]) -> np.ndarray:
+        unused = dict.fromkeys(("return_attention_mask", "return_token_type_ids", "verbose", "padding"), False)
         with tokenizing:
-            ids = model.tokenizer(list(captions), truncation=False, padding=False, verbose=False)["input_ids"]
+            ids = model.tokenizer(list(captions), truncation=False, **unused)["input_ids"]
         return np.array([len(tokens) for tokens in ids], np.int32)
 
     opened = _opened(_Sentences(model).eval(), inputs, precision=precision, device=device)
@@ -462,8 +464,29 @@ def _check_sha256(name: str, weights: Weights, path: Path) -> None:
         )
 
 
-def _fold_batch_norm(model: nn.Module) -> None:
-    """Fold each batch norm into its convolution: equal up to rounding, and a quarter faster."""
+class _ConvolutionReLU6(nn.Module):
+    """A convolution and ReLU6 in one pass over memory, as oneDNN computes them in torch's compiled models."""
+
+    def __init__(self, convolution: Any) -> None:
+        from timm.layers import Conv2dSame, pad_same
+
+        super().__init__()
+        self.convolution = convolution
+        self.pad = pad_same if isinstance(convolution, Conv2dSame) else None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        of, padding = self.convolution, self.convolution.padding
+        if self.pad:
+            x, padding = self.pad(x, of.kernel_size, of.stride, of.dilation), (0, 0)
+        settings = padding, of.stride, of.dilation, of.groups, "hardtanh", [0.0, 6.0], ""
+        return torch.ops.mkldnn._convolution_pointwise(x, of.weight, of.bias, *settings)
+
+
+def _fold_batch_norm(model: nn.Module, *, one_pass: bool) -> None:
+    """Fold each batch norm into its convolution: equal up to rounding, and a quarter faster.
+
+    With `one_pass` also each ReLU6, which saves an eighth of the time in bfloat16.
+    """
     from timm.layers import BatchNormAct2d
 
     convolution = ""
@@ -471,5 +494,7 @@ def _fold_batch_norm(model: nn.Module) -> None:
         if isinstance(module, nn.Conv2d):
             convolution = name
         elif isinstance(module, BatchNormAct2d):
-            model.set_submodule(convolution, fuse_conv_bn_eval(cast(Any, model.get_submodule(convolution)), module))
-            model.set_submodule(name, module.act)
+            folded: Any = fuse_conv_bn_eval(cast(Any, model.get_submodule(convolution)), module)
+            one = one_pass and isinstance(module.act, nn.ReLU6)
+            model.set_submodule(convolution, _ConvolutionReLU6(folded) if one else folded)
+            model.set_submodule(name, nn.Identity() if one else module.act)
