@@ -1,5 +1,6 @@
 """Train one member. A killed run continues from its last saved state and ends with the same weights."""
 
+import inspect
 import io
 import json
 import math
@@ -62,7 +63,17 @@ def learning_rate(step: int, *, total: int, peak: float, warmup: int) -> float:
     return 0.5 * peak * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
 
 
-def make_optimizer(model: Model, config: AuditConfig) -> torch.optim.AdamW:
+class AdamW(torch.optim.AdamW):
+    """AdamW without torch.compile, which every process would take a second to import."""
+
+    add_param_group, zero_grad, state_dict, load_state_dict = (
+        inspect.unwrap(getattr(torch.optim.AdamW, name))
+        for name in ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
+    )
+    step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
+
+
+def make_optimizer(model: Model, config: AuditConfig) -> AdamW:
     """Build AdamW; gains, biases and the logit scale have no weight decay, as in open_clip."""
     groups: dict[float, list[Tensor]] = {0.0: [], config.weight_decay: []}
     for name, parameter in model.named_parameters():
@@ -70,7 +81,7 @@ def make_optimizer(model: Model, config: AuditConfig) -> torch.optim.AdamW:
         if parameter.requires_grad:
             groups[0.0 if exempt else config.weight_decay].append(parameter)
     parameters = [{"params": group, "weight_decay": decay} for decay, group in groups.items()]
-    return torch.optim.AdamW(parameters, lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps, fused=True)
+    return AdamW(parameters, lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps, fused=True)
 
 
 class Contrast(torch.autograd.Function):

@@ -16,6 +16,7 @@ from torch.nn import functional
 from clipmem_core.io import replacing
 from clipmem_core.scores.words import Words
 from clipmem_core.training.model import autocast
+from clipmem_core.training.trainer import AdamW
 
 WINDOW = 3  # words to each side that are read in order; of the others only the mean
 EMBEDDING, VECTOR, HIDDEN, PICTURE, OUTPUT, HEADS = 64, 128, 320, 192, 128, 4
@@ -249,7 +250,7 @@ def fit(
     per_epoch = -(-len(pairs) // BATCH)
     epochs = np.clip(TRAINED / n_words, FEWEST_EPOCHS, MOST_EPOCHS)
     steps = max(1, round(per_epoch * epochs))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=DECAY, fused=True)
+    optimizer = AdamW(model.parameters(), lr=RATE, weight_decay=DECAY, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps + 1, pct_start=WARMUP)
     parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "schedule": schedule}
     first = 0
