@@ -4,7 +4,6 @@ import contextlib
 import ctypes
 import errno
 import functools
-import math
 import os
 import shutil
 import zipfile
@@ -145,11 +144,6 @@ class Fields(dict[str, Any]):
 
     def __missing__(self, name: str) -> Any:
         raise InputError(f"{self.path} lacks the field {name!r}: {self.repair}")
-
-
-def is_number(value: Any) -> bool:
-    """Tell whether a JSON value is a finite number."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 @contextmanager

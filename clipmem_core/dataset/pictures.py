@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from clipmem_core.dataset.readers.containers import read_bytes
 from clipmem_core.io import naming, shortage
@@ -23,15 +23,6 @@ DESCRIPTOR_SIDE = 16
 
 Box: TypeAlias = tuple[float, float, float, float]  # left, top, right, bottom
 
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
@@ -39,18 +30,11 @@ class PictureError(ValueError):
     """A picture that cannot be used; the message is a short reason."""
 
 
-def decode(data: bytes, *, least: int | None = None) -> Image.Image:
+def decode(data: bytes, *, least: int | None = None) -> tuple[Image.Image, tuple[int, int], Box]:
     """Decode the first frame to upright RGB on white, or raise PictureError.
 
-    With `least`, a large picture is decoded smaller, with sides of at least so many pixels.
-    """
-    return decode_measured(data, least=least)[0]
-
-
-def decode_measured(data: bytes, *, least: int | None = None) -> tuple[Image.Image, tuple[int, int], Box]:
-    """Return the result of `decode`, the width and height of the upright picture at full size, and the box it fills.
-
-    In a picture that is decoded smaller, the last column and row may be filled in part.
+    Return it with its width and height at full size, and the box that it fills. With `least`, a large picture is
+    decoded smaller, with sides of at least so many pixels; its last column and row may then be filled in part.
     """
     if not data:
         raise PictureError("empty file")
@@ -65,18 +49,19 @@ def decode_measured(data: bytes, *, least: int | None = None) -> tuple[Image.Ima
         drafted = least and image.format == "JPEG" and image.draft(None, (least, least))
         image.load()
         full, filled = (full, drafted[1][2:]) if drafted else (image.size, image.size)
+        # A picture decoded smaller may fill its last column and row in part; turned upright, that is another side.
+        right, below = image.width - filled[0], image.height - filled[1]
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+        ImageOps.exif_transpose(image, in_place=True)
+        if orientation in (5, 6, 7, 8):
+            full, right, below = full[::-1], below, right
+        left, top = right * (orientation in (2, 3, 6, 7)), below * (orientation in (3, 4, 7, 8))
+        box = left, top, left + image.width - right, top + image.height - below
         plain = _plain(image)
         factor = min(plain.size) // least if least else 1
         if factor > 1:
-            plain, filled = plain.reduce(factor), (filled[0] / factor, filled[1] / factor)
-        spare = plain.width - filled[0], plain.height - filled[1]
-        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-        if orientation in _UPRIGHT:
-            plain = plain.transpose(_UPRIGHT[orientation])
-            full, spare = (full[::-1], spare[::-1]) if orientation >= 5 else (full, spare)
-        # The margin is at the right and below, or where the transpose puts it
-        left, top = spare[0] * (orientation in (2, 3, 6, 7)), spare[1] * (orientation in (3, 4, 7, 8))
-        box = left, top, left + plain.width - spare[0], top + plain.height - spare[1]
+            plain = plain.reduce(factor)
+            box = box[0] / factor, box[1] / factor, box[2] / factor, box[3] / factor
         if plain.mode in ("LA", "RGBA"):
             coloured, white = plain.convert("RGBA"), Image.new("RGB", plain.size, "white")
             white.paste(coloured, mask=coloured.getchannel("A"))
@@ -157,7 +142,7 @@ def check_chunk(
         try:
             data = read_bytes(root, image)
             sha256 = hashlib.sha256(data).hexdigest()
-            picture, (width, height), box = decode_measured(data, least=SPARE * size)
+            picture, (width, height), box = decode(data, least=SPARE * size)
         except (OSError, ValueError) as error:
             if shortage(error):
                 raise
@@ -179,7 +164,7 @@ def check_chunk(
 def read_square(root: Path, image: str, *, size: int, resize_mode: str) -> np.ndarray:
     """Read a picture and return its square, uint8 [size, size, 3]; a PictureError names the picture."""
     try:
-        picture, _, box = decode_measured(read_bytes(root, image), least=SPARE * size)
+        picture, _, box = decode(read_bytes(root, image), least=SPARE * size)
         return resize(picture, size, resize_mode, box)
     except PictureError as error:
         raise PictureError(f"{image}: {error}") from error

