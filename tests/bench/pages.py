@@ -140,8 +140,8 @@ def _keys(pages: list[Any], address: str, review: Review, seconds: int) -> Measu
     """Press five keys a second in one browser, then three in each of two, and count what was stored."""
     lines: Measures = []
     for crew, pace in ((pages[:1], 5), (pages, 6)):
-        for page in crew:
-            open_review_page(page, address, NAME)
+        for place, page in enumerate(crew):  # the queue from both ends: a pair that another tab decides is refused
+            open_review_page(page, address, NAME, order="misfit", ascending=str(place))
         before, began = len(events(review)), time.monotonic()
         for place in range(seconds * pace):
             time.sleep(max(0.0, began + place / pace - time.monotonic()))
