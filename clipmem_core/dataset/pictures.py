@@ -18,7 +18,7 @@ from clipmem_core.io import naming, shortage
 PIXEL_LIMIT = 178_956_970  # Pillow's limit for decompression bombs: half a gigabyte of RGB
 FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "AVIF", "BMP", "TIFF", "PPM", "JPEG2000")  # none runs another program
 SPARE = 2  # pictures are decoded to sides of at least SPARE · size before they are resized to `size`
-GAP = 3.0  # of Pillow's resize: from there on its result is nearly that of a resize in one step
+GAP = 3  # the same for a tower, and Pillow's `reducing_gap`: the result is nearly that of a resize in one step
 DESCRIPTOR_SIDE = 16
 
 Box: TypeAlias = tuple[float, float, float, float]  # left, top, right, bottom

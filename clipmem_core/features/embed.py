@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from clipmem_core import columns as c
 from clipmem_core.config import InputError, data_folder
-from clipmem_core.dataset.pictures import PictureError, decode, resize
+from clipmem_core.dataset.pictures import GAP, PictureError, decode, resize
 from clipmem_core.dataset.readers.containers import read_bytes
 from clipmem_core.dataset.workers import cores
 from clipmem_core.features import cache
@@ -36,7 +36,7 @@ ENGINE, TORCH, ONNX = "engine.json", "torch", "ONNX Runtime"
 COMPILED_FROM = 64  # batches: fewer are computed by torch in less time than an export takes
 SAME = 1e-3  # 1 − cosine of the features of both engines, at most; measured: 1e-6
 
-# There torch resizes in a third of Pillow's time; the results differ by two grey levels at most.
+# With these instructions torch resizes in a third of Pillow's time; the results differ by at most two grey levels.
 _SIMD = torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
 
 Progress = Callable[[int, int], None]
@@ -242,7 +242,7 @@ def _squares(tower: Tower, inputs: Inputs, rows: np.ndarray, root: Path) -> np.n
             data = read_bytes(root, inputs[c.IMAGE][row])
             if hashlib.sha256(data).hexdigest() != inputs[c.SHA256][row]:
                 raise PictureError("the file has changed since the data set was read")
-            picture, _, box = decode(data, least=3 * tower.size)
+            picture, _, box = decode(data, least=GAP * tower.size)
         except (OSError, ValueError) as error:
             if shortage(error):
                 raise

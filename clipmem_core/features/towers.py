@@ -63,7 +63,7 @@ class Tower:
     seen: str = "Its training data are not known here: a pair of yours may have been part of them."
     libraries: tuple[str, ...] = ()
     arguments: tuple[tuple[str, Any], ...] = ()  # of `image_tower` or `text_tower`
-    open: Callable[[], Opened]  # loads it at the first call
+    open: Callable[[], Opened]  # loads the tower at the first call, and returns the same one after
     check: Callable[[], None] = lambda: None  # raises InputError if the weights have another sha256
 
     def __post_init__(self) -> None:
@@ -469,11 +469,11 @@ class _ConvolutionReLU6(nn.Module):
         self.pad = pad_same if isinstance(convolution, Conv2dSame) else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        of, padding = self.convolution, self.convolution.padding
+        layer, padding = self.convolution, self.convolution.padding
         if self.pad:
-            x, padding = self.pad(x, of.kernel_size, of.stride, of.dilation), (0, 0)
-        settings = padding, of.stride, of.dilation, of.groups, "hardtanh", [0.0, 6.0], ""
-        return torch.ops.mkldnn._convolution_pointwise(x, of.weight, of.bias, *settings)
+            x, padding = self.pad(x, layer.kernel_size, layer.stride, layer.dilation), (0, 0)
+        settings = padding, layer.stride, layer.dilation, layer.groups, "hardtanh", [0.0, 6.0], ""
+        return torch.ops.mkldnn._convolution_pointwise(x, layer.weight, layer.bias, *settings)
 
 
 def _fold_batch_norm(model: nn.Module, *, one_pass: bool) -> None:
@@ -489,6 +489,6 @@ def _fold_batch_norm(model: nn.Module, *, one_pass: bool) -> None:
             convolution = name
         elif isinstance(module, BatchNormAct2d):
             folded: Any = fuse_conv_bn_eval(cast(Any, model.get_submodule(convolution)), module)
-            one = one_pass and isinstance(module.act, nn.ReLU6)
-            model.set_submodule(convolution, _ConvolutionReLU6(folded) if one else folded)
-            model.set_submodule(name, nn.Identity() if one else module.act)
+            fused = one_pass and isinstance(module.act, nn.ReLU6)
+            model.set_submodule(convolution, _ConvolutionReLU6(folded) if fused else folded)
+            model.set_submodule(name, nn.Identity() if fused else module.act)

@@ -30,7 +30,7 @@ DROPPED_WORDS, DROPPED_PICTURE = 0.2, 0.4
 WITHOUT_CAPTIONS = 0.5  # share of training steps in which the pairs' other captions are hidden
 RARE = 5e-3  # words more frequent than this are trained less often, as in word2vec
 SAMPLED = 500  # words beside those of a batch that a step of training compares with, drawn from the vocabulary
-MULTIPLE = 32  # the words of a step are cut to it: bf16 products of ever new shapes are slow
+MULTIPLE = 32  # a step predicts a multiple of 32 words: in bf16, products of new shapes are slow
 BETTER = 5  # likelier words of each word
 SAVED = 300  # steps between two states on disk
 
