@@ -20,6 +20,7 @@ from clipmem_core.audit.store import Audit, MemberRecord, Record
 from clipmem_core.config import AuditConfig, InputError, data_folder, fingerprint
 from clipmem_core.dataset.pixels import open_pixels
 from clipmem_core.draws import draw_keys
+from clipmem_core.embeddings import write_vectors
 from clipmem_core.features.cache import ComputeShards
 from clipmem_core.features.embed import image_features, text_features
 from clipmem_core.features.towers import Opened, Tower
@@ -42,7 +43,7 @@ SHARDS = 8  # of features per task, whose process loads the tower once
 class Features:
     """The output of locked towers for an audit's pairs; None for a tower that members train."""
 
-    image: np.ndarray | None  # float16 [n_pairs, width], mapped from the file
+    image: np.ndarray | None  # mapped, float16 [n_pairs, width]
     text: np.ndarray | None  # float16 [n_captions, width]
     cut: int = 0  # captions longer than the text tower reads
 
@@ -292,7 +293,7 @@ def trained_model(run: MemberRun) -> Model:
 def write_embeddings(run: MemberRun, model: Model, folder: Path, *, evaluate: bool = False) -> None:
     """Write the mean embeddings of every picture's evaluation views and of every pair's captions, block by block.
 
-    With `evaluate` also the member's utility and the scores of single captions. text.npy is written last and marks
+    With `evaluate` also the member's utility and the scores of single captions. text.faiss is written last and marks
     all of them as complete.
     """
     data, options = run.data, {"precision": run.config.precision, "device": run.record.device}
@@ -300,16 +301,16 @@ def write_embeddings(run: MemberRun, model: Model, folder: Path, *, evaluate: bo
     n_views = 1 if run.towers.image else run.config.views  # features are of one view
     folder.mkdir(parents=True, exist_ok=True)
     blocks = models.image_blocks(model, data, views, n_views=n_views, **options)
-    store.write_blocks(folder / store.IMAGE_EMBEDDINGS, blocks, len(data.keys))
+    write_vectors(folder / store.IMAGE_EMBEDDINGS, blocks)
     note: Any = iter
     if evaluate:
-        image = store.read_array(folder / store.IMAGE_EMBEDDINGS, shared=True)
+        image = store.open_embeddings(folder / store.IMAGE_EMBEDDINGS)
         store.write_json(folder / store.MEMBER_UTILITY, utility(run, model, image))
         if np.diff(data.caption_start).max(initial=0) > 1:
             note = functools.partial(_score_captions, run, image)
     tokens, first = run.read(data.tokens), run.config.eval_captions
     blocks = models.text_blocks(model, tokens, data.caption_start, first=first, note=note, **options)
-    store.write_blocks(folder / store.TEXT_EMBEDDINGS, blocks, len(data.keys))
+    write_vectors(folder / store.TEXT_EMBEDDINGS, blocks)
 
 
 def _score_captions(run: MemberRun, image: np.ndarray, blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:

@@ -22,7 +22,7 @@ from clipmem_core.dataset.readers.records import named_folder
 from clipmem_core.dataset.readers.remote import fetch
 from clipmem_core.dataset.source import RawPairs, read_source
 from clipmem_core.draws import SAMPLE, draw_keys, hashed
-from clipmem_core.features.cache import some_rows
+from clipmem_core.embeddings import Vectors
 from clipmem_core.features.precomputed import SIDES, Stored, caption_rows, open_features, stored_features
 from clipmem_core.scores.membership import Membership, Sides, draw_utility_pairs, ensemble_membership, paper_membership
 
@@ -44,7 +44,7 @@ class FeatureRows(Pixels):
 
     def clusters(self) -> np.ndarray:
         """Return the near-duplicate cluster of each picture by its features, int64 [n]."""
-        return alike_by_features(some_rows(self.values, self.rows))
+        return alike_by_features(self.values.take(self.rows))
 
 
 @dataclass(frozen=True)
@@ -132,11 +132,11 @@ def read_features(
     return RawPairs(root, "features", len(pairs) + len(stored.quarantine), pairs, stored.quarantine), stored
 
 
-def precomputed_features(audit: Audit, folder: Path) -> tuple[np.ndarray, np.ndarray]:
+def precomputed_features(audit: Audit, folder: Path) -> tuple[Vectors, Vectors]:
     """Return the features of an audit's pictures and captions, float16 [n_pairs, width] and [n_captions, width]."""
     rows = read_prepared(audit.folder).cache_rows
     text = caption_rows(folder, rows, (batch[c.CAPTIONS] for batch in pair_blocks(audit, [c.CAPTIONS])))
-    return some_rows(open_features(folder, "image"), rows), some_rows(open_features(folder, "text"), text)
+    return open_features(folder, "image").take(rows), open_features(folder, "text").take(text)
 
 
 def sampled(raw: RawPairs, config: AuditConfig, *, say: Say = lambda line: None) -> tuple[RawPairs, np.ndarray]:

@@ -6,7 +6,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -24,10 +24,11 @@ from typing_extensions import TypedDict
 from clipmem_core import columns as c
 from clipmem_core.audit.settings import check_fields
 from clipmem_core.config import SETS, AuditConfig, InputError, as_dict, data_folder
+from clipmem_core.embeddings import Vectors, read_vectors
 from clipmem_core.io import DELETE, read_json, reading, replacing
 from clipmem_core.training.names import CHECKPOINT, TRAJECTORY
 
-VERSION = 3  # of an audit's folder; other versions cannot be read
+VERSION = 4  # of an audit's folder; other versions cannot be read
 MAX_NAME = 100  # bytes; file systems allow 255, and the names of locks and temporary files are longer
 
 
@@ -154,8 +155,8 @@ VERDICT = "verdict.json"
 MANIFEST = "manifest.json"
 MEMBERS = "members"
 SNAPSHOTS = "snapshots"  # of a member: its embeddings after some epochs, a folder each
-IMAGE_EMBEDDINGS = "image.npy"
-TEXT_EMBEDDINGS = "text.npy"  # written last: marks a member as finished
+IMAGE_EMBEDDINGS = "image.faiss"
+TEXT_EMBEDDINGS = "text.faiss"  # written last: marks a member as finished
 MEMBER_UTILITY = "utility.json"
 SECOND_TABLE = "second.parquet"  # optional: the pairs that the second round excludes
 LEFT_OUT = "left_out"  # its column
@@ -211,20 +212,15 @@ def read_array(path: Path, *, shared: bool = False) -> np.ndarray:
         return np.load(path, mmap_mode="r" if shared else None)
 
 
+def open_embeddings(path: Path) -> Vectors:
+    """Map the embeddings of a member, float32 [n_pairs, dim]."""
+    with reading(path, repair=RETRAIN):
+        return read_vectors(path)
+
+
 def read_embeddings(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Map the mean embeddings of every pair from the folder of a member or a snapshot, float32 [n_pairs, dim]."""
-    image, text = (read_array(folder / name, shared=True) for name in (IMAGE_EMBEDDINGS, TEXT_EMBEDDINGS))
-    return image, text
-
-
-def write_blocks(path: Path, blocks: Iterable[np.ndarray], rows: int) -> None:
-    """Write blocks [n, dim] as one array, float32 [rows, dim], atomically; one block is in memory at a time."""
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        for block in blocks:
-            if not file.tell():
-                header = {"descr": "<f4", "fortran_order": False, "shape": (rows, block.shape[1])}
-                np.lib.format.write_array_header_1_0(file, header)
-            file.write(np.ascontiguousarray(block, dtype="<f4").data)
+    """Map the mean embeddings of every picture and of every pair's captions from the folder of a member."""
+    return open_embeddings(folder / IMAGE_EMBEDDINGS), open_embeddings(folder / TEXT_EMBEDDINGS)
 
 
 def remove_second_model(folder: Path) -> None:

@@ -1,18 +1,13 @@
 """Clusters of near-duplicate pictures: copies by their descriptors, and cropped or mirrored ones by their features."""
 
 import hashlib
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 
 import faiss
 import numpy as np
-import pandas as pd
 import scipy
-from threadpoolctl import threadpool_limits
 
-QUERIES = 1024  # vectors in a search
-BLOCK = 16_384  # rows, or pairs of them, that are converted or compared at a time
+from clipmem_core.embeddings import BLOCK, close_pairs, similar_pairs
 
 FLAT = 1.0  # contrast in grey levels below which a descriptor shows almost nothing of the picture
 TEXTURED = 25.0  # contrast from which a difference of TEXTURED_RMS can only come from compression
@@ -21,11 +16,6 @@ TEXTURED_RMS = 0.1  # largest difference of two textured near-duplicates …
 PEAK = 0.35  # … unless it is concentrated in one place, such as a changed mouth or word
 
 ALIKE = 0.95  # minimum cosine of centred features of near-duplicates
-EXACT_UP_TO = 20_000  # distinct features; above, the search is approximate
-SHORT = 64  # numbers of a shortened feature
-CELLS = 2  # times the root of their number
-PROBES = 8  # cells searched for each feature
-COMPARED = 1 << 20  # features by features at a time
 
 
 def near_duplicate_clusters(descriptors: np.ndarray, sha256: Sequence[str]) -> np.ndarray:
@@ -62,16 +52,16 @@ def alike_by_features(features: np.ndarray, *, threshold: float = ALIKE) -> np.n
     """Return each picture's cluster by features of a locked tower: the row of its first picture, int64 [n].
 
     They match cropped or recoloured copies too. Pictures of one cluster are connected by links of cosine ≥ threshold.
-    The mean over all pictures is subtracted first, since features after a ReLU all have similar directions. Up to
-    `EXACT_UP_TO` distinct features are compared exhaustively. Above, random projections onto 64 dimensions are compared
-    in about 2 √n cells, and links are verified on the features: time grows with n^1.5, and a link close to the
-    threshold may be missed. `features` [n, dim] may be of any float type and a memory map.
+    The mean over all pictures is subtracted first, since features after a ReLU all have similar directions. Above
+    20,000 distinct features the search is approximate. `features` [n, dim] may be of any float type and mapped.
     """
-    n, features = len(features), np.asarray(features)
+    n, starts = len(features), range(0, len(features), BLOCK)
     if n < 2:
         return np.arange(n)
-    mean = features.mean(axis=0, dtype=np.float64).astype(np.float32)
-    digests = (hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in features)
+    total = sum(features[at : at + BLOCK].sum(axis=0, dtype=np.float64) for at in starts)
+    mean = (total / n).astype(np.float32)
+    mapped = (row for at in starts for row in features[at : at + BLOCK])
+    digests = (hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in mapped)
     repeats = _repeats(digests, range(n))
     rows = np.setdiff1d(np.arange(n), repeats[:, 0])
 
@@ -81,7 +71,7 @@ def alike_by_features(features: np.ndarray, *, threshold: float = ALIKE) -> np.n
         faiss.normalize_L2(vectors)
         return vectors
 
-    return _clusters(n, [repeats, *(rows[pairs] for pairs in _alike_pairs(directions, len(rows), threshold))])
+    return _clusters(n, [repeats, *(rows[pairs] for pairs in similar_pairs(directions, len(rows), threshold))])
 
 
 def _repeats(keys: Iterable[Hashable], rows: Iterable[int]) -> np.ndarray:
@@ -100,15 +90,6 @@ def _clusters(n: int, links: Sequence[np.ndarray]) -> np.ndarray:
     return first[component]
 
 
-def _close_pairs(index: Any, vectors: np.ndarray, limit: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield places a < b of vectors, int64 [n, 2], and the distance or cosine of each pair that is within the limit."""
-    index.add(vectors)
-    for start in range(0, len(vectors), QUERIES):
-        ends, values, b = index.range_search(vectors[start : start + QUERIES], limit)
-        a = start + np.repeat(np.arange(len(ends) - 1), np.diff(ends).astype(np.int64))
-        yield np.stack([a, b], axis=1)[a < b], values[a < b]
-
-
 def _similar_pairs(descriptors: np.ndarray, contrast: np.ndarray) -> Iterator[np.ndarray]:
     """Yield near-duplicates, int64 [n, 2]: candidates by small vectors, then compared by their descriptors."""
     if len(descriptors) < 2:
@@ -121,7 +102,7 @@ def _similar_pairs(descriptors: np.ndarray, contrast: np.ndarray) -> Iterator[np
     vectors = np.concatenate(blocks)
     dim = vectors.shape[1]
     # by the triangle inequality two vectors are never further apart than twice the difference's share of contrast
-    for pairs, distances in _close_pairs(faiss.IndexFlatL2(dim), vectors, dim * (2 * TEXTURED_RMS) ** 2):
+    for pairs, distances in close_pairs(vectors, dim * (2 * TEXTURED_RMS) ** 2, metric=faiss.METRIC_L2):
         smaller, share = contrast[pairs].min(axis=1), np.sqrt(distances.clip(0) / dim) / 2
         likely = share < np.where(smaller < TEXTURED, RMS, TEXTURED_RMS) + 1e-3  # room for rounding
         pairs, smaller = pairs[likely], smaller[likely]
@@ -131,50 +112,3 @@ def _similar_pairs(descriptors: np.ndarray, contrast: np.ndarray) -> Iterator[np
             rms = np.sqrt(np.square(difference, dtype=np.float32).mean(axis=1)) / unit
             peak = difference.max(axis=1) / unit
             yield part[(rms < RMS) | ((unit >= TEXTURED) & (rms < TEXTURED_RMS) & (peak < PEAK))]
-
-
-def _alike_pairs(
-    directions: Callable[[np.ndarray | slice], np.ndarray], n: int, threshold: float
-) -> Iterator[np.ndarray]:
-    """Yield places, int64 [n, 2], of the pairs of n directions whose cosine reaches the threshold."""
-    if n <= EXACT_UP_TO:
-        vectors = directions(slice(None))
-        found: Iterator[np.ndarray] = (
-            pairs for pairs, _ in _close_pairs(faiss.IndexFlatIP(vectors.shape[1]), vectors, threshold - 1e-5)
-        )
-    else:
-        dim = directions(slice(1)).shape[1]
-        drawn = np.random.default_rng(0).standard_normal((dim, min(SHORT, dim)))
-        axes = np.linalg.qr(drawn)[0].astype(np.float32)
-        vectors = np.concatenate([directions(slice(at, at + BLOCK)) @ axes for at in range(0, n, BLOCK)])
-        faiss.normalize_L2(vectors)
-        # The projection changes a cosine t with an SD of about (1 − t²) / √64.
-        found = _pairs_by_cell(vectors, threshold - 4 * (1 - threshold**2) / axes.shape[1] ** 0.5)
-    for pairs in found:
-        for at in range(0, len(pairs), BLOCK):
-            part = pairs[at : at + BLOCK]
-            alike = np.vecdot(directions(part[:, 0]), directions(part[:, 1])) >= threshold - 1e-6
-            yield part[alike]
-
-
-def _pairs_by_cell(vectors: np.ndarray, limit: float) -> Iterator[np.ndarray]:
-    """Yield places a < b of unit vectors, int64 [n, 2], whose cosine is within the limit: of b in one of a's cells.
-
-    An inverted file index compares the same vectors one by one; here a cell is a product of two matrices.
-    """
-    options = {"niter": 10, "seed": 1, "spherical": True, "min_points_per_centroid": 1, "max_points_per_centroid": 40}
-    kmeans = faiss.Kmeans(vectors.shape[1], int(CELLS * len(vectors) ** 0.5), **options)
-    kmeans.train(vectors)
-    near = kmeans.index.search(vectors, PROBES)[1]
-    own, probing = (pd.Series(cells).groupby(cells).indices for cells in (near[:, 0], near.ravel()))
-
-    def compare(cell: int) -> np.ndarray:
-        members, queries, pairs = np.asarray(own[cell]), np.asarray(probing[cell]) // PROBES, []
-        inside, rows = vectors[members].T, max(1, COMPARED // len(members))
-        for part in (queries[at : at + rows] for at in range(0, len(queries), rows)):
-            a, b = np.nonzero(vectors[part] @ inside >= limit)
-            pairs.append(np.stack([part[a], members[b]], axis=1)[part[a] < members[b]])
-        return np.concatenate(pairs)
-
-    with threadpool_limits(1, "blas"), ThreadPoolExecutor(2) as pool:
-        yield from pool.map(compare, own)

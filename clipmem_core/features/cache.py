@@ -1,21 +1,19 @@
-"""Features on disk: each input of a tower is computed once. Rows are appended, so a killed run continues.
+"""Features on disk: each input of a tower is computed once, in shards that a killed run leaves whole.
 
 <folder>/<key of the tower>/
-  features.bin    float16 [n, dim]
+  features.faiss  float16 [n, dim]
+  keys.bin        KEYS [n]: the sha256 of each row's input, and whether the input was truncated
   engine.json     what computes them, if that was measured: torch or ONNX Runtime
-  index.bin       INDEX [n]: the sha256 of each row's input, and whether the input was truncated
-  <key>.part/     while other processes compute shards:
-    request.json    the tower's arguments, the batch size, and the folder of the pictures
-    inputs.parquet  key, cut, and image and sha256, or text; one row group a shard
+  .part/          while rows are computed; the next run adds the finished shards of a killed one
+    request.json    the tower's arguments, and the folder of the pictures
+    inputs.parquet  key, length, cut, and image and sha256, or text; one row group a shard
     <n>/            error messages of the process of shard n
     <n>.npy         float16 [n_rows, dim], shard n
 """
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -24,131 +22,104 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from clipmem_core.embeddings import BLOCK, Vectors, read_vectors, write_vectors
 from clipmem_core.io import replacing
 
-BATCHES = 64  # of a shard: 1,024 pictures are half a minute of one core
-KEY, CUT = "key", "cut"
-INDEX = np.dtype([(KEY, "V32"), (CUT, "?")])
+SHARD = {"image": 1024, "text": 4096}  # inputs: ten seconds of one core
+KEY, LENGTH, CUT = "key", "length", "cut"
+KEYS = np.dtype([(KEY, "V32"), (CUT, "?")])
 DIGEST = pa.binary(32)
+NO_INPUT = np.void(bytes(32))  # the key of a damaged row
 
 # Computes the named shards of a folder in other processes; yields while they run.
 ComputeShards = Callable[[Path, Sequence[str]], Generator[Any, None, None]]
-Computed = tuple[pa.Array, np.ndarray, np.ndarray]  # keys, whether inputs were truncated, features float16 [n, dim]
-
-
-class SomeRows:
-    """`values[rows]` of an array [n, dim], read on access."""
-
-    ndim = 2
-
-    def __init__(self, values: np.ndarray, rows: np.ndarray) -> None:
-        self.values, self.rows = values, rows
-        self.shape, self.dtype = (len(rows), values.shape[1]), values.dtype
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, key: slice | np.ndarray) -> np.ndarray:
-        return self.values[self.rows[key]]
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return np.asarray(self[:], dtype)
-
-
-def some_rows(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Return rows of a mapped array: the array itself if `rows` are all its rows in order, else `SomeRows`."""
-    if np.array_equal(rows, np.arange(len(values))):
-        return values
-    if isinstance(values, SomeRows):
-        values, rows = values.values, values.rows[rows]
-    return SomeRows(values, rows)  # type: ignore[return-value]  # used as an array
 
 
 class FeatureStore:
     """The features of one tower."""
 
-    def __init__(self, folder: Path, dim: int) -> None:
-        self.folder, self.dim = folder, dim
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.part = folder, folder / ".part"
+        self.features_file, self.keys_file = folder / "features.faiss", folder / "keys.bin"
         folder.mkdir(parents=True, exist_ok=True)
-        self.files = {folder / "features.bin": 2 * dim, folder / "index.bin": INDEX.itemsize}  # bytes of a row
 
-    def __len__(self) -> int:
-        """Count the rows in both files; after a kill one may be shorter."""
-        return min(path.stat().st_size // size if path.is_file() else 0 for path, size in self.files.items())
-
-    def index(self) -> np.ndarray:
-        count = len(self)
-        return np.fromfile(self.folder / "index.bin", INDEX, count) if count else np.empty(0, INDEX)
+    def keys(self) -> np.ndarray:
+        return np.fromfile(self.keys_file, KEYS) if self.keys_file.is_file() else np.empty(0, KEYS)
 
     def find(self, keys: pa.Array) -> np.ndarray:
         """Return the row of each key, int64 [n]; -1 for a key that is missing."""
-        stored = self.index()[KEY]
+        stored = self.keys()[KEY]
         digests = pa.Array.from_buffers(DIGEST, len(stored), [None, pa.py_buffer(stored.tobytes())])
         return pc.fill_null(pc.index_in(keys, value_set=digests), -1).to_numpy().astype(np.int64)
 
-    def features(self) -> np.ndarray:
-        """Map the features, float16 [n, dim]."""
-        shape = (len(self), self.dim)
-        return np.memmap(self.folder / "features.bin", np.float16, "r", shape=shape) if len(self) else np.empty(shape)
+    def features(self) -> Vectors:
+        return read_vectors(self.features_file)
 
-    def append(self, keys: pa.Array, cut: np.ndarray, features: np.ndarray) -> None:
-        """Append rows; the index is written last and makes them valid."""
-        index = np.empty(len(keys), INDEX)
-        index[KEY], index[CUT] = [np.void(key) for key in keys.to_pylist()], cut
-        count = len(self)
-        for (path, size), values in zip(self.files.items(), (features, index), strict=True):
-            with path.open("r+b" if path.is_file() else "wb") as file:
-                file.seek(count * size)
-                file.write(values.tobytes())
-                file.flush()
-                os.fsync(file.fileno())
+    def discard_damaged(self, keys: pa.Array, say: Callable[[str], None]) -> None:
+        """Delete the files if they cannot be read, and forget the rows of `keys` with NaN: they count as missing."""
+        stored = self.keys()
+        if not len(stored):
+            return
+        try:
+            features = self.features()
+            if len(stored) > len(features):
+                raise ValueError("it has too few rows")
+        except (ValueError, FileNotFoundError) as error:
+            say(f"{self.features_file} is damaged ({error}): its features are computed again")
+            self.keys_file.unlink()
+            return
+        rows = self.find(keys)
+        rows = rows[rows >= 0]
+        damaged = rows[~features.take(rows).finite()]
+        if len(damaged):
+            say(f"{self.features_file} is damaged in {len(damaged):,} rows, first {damaged[0]:,}: computed again")
+            stored[KEY][damaged] = NO_INPUT
+            self._write_keys(stored)
+
+    def begin(self, request: Mapping[str, Any], inputs: pa.Table) -> list[str]:
+        """Write the inputs of the rows to compute, and return the names of their shards."""
+        self.part.mkdir()
+        (self.part / "request.json").write_text(json.dumps(request), encoding="utf-8")
+        with replacing(self.part / "inputs.parquet") as temporary:
+            pq.write_table(inputs, temporary, row_group_size=SHARD[request["kind"]])
+        return [str(shard) for shard in range(-(-len(inputs) // SHARD[request["kind"]]))]
+
+    def computed(self) -> int:
+        """Count the rows of finished shards."""
+        return sum(np.load(path, mmap_mode="r").shape[0] for path in self.part.glob("[0-9]*.npy"))
+
+    def add_shards(self) -> None:
+        """Add the rows of the finished shards to the index, and delete the shards."""
+        keys, shards = [self.keys()], list[tuple[Path, np.ndarray]]()
+        if (self.part / "inputs.parquet").is_file():
+            with pq.ParquetFile(self.part / "inputs.parquet") as file:
+                for shard in range(file.num_row_groups):
+                    if (path := self.part / f"{shard}.npy").is_file():
+                        table = file.read_row_group(shard, columns=[KEY, CUT])
+                        new = self.find(table[KEY].combine_chunks()) < 0  # a kill may have come after they were added
+                        added = np.empty(len(table), KEYS)
+                        added[KEY] = [np.void(key) for key in table[KEY].to_pylist()]
+                        added[CUT] = table[CUT].to_numpy()
+                        keys.append(added[new])
+                        shards.append((path, new))
+
+        def blocks() -> Iterator[np.ndarray]:
+            if valid := len(keys[0]):
+                stored = self.features()
+                yield from (stored[at : min(at + BLOCK, valid)] for at in range(0, valid, BLOCK))
+            yield from (np.load(path)[new] for path, new in shards)
+
+        if sum(map(len, keys[1:])):
+            write_vectors(self.features_file, blocks())
+            self._write_keys(np.concatenate(keys))
+        shutil.rmtree(self.part, ignore_errors=True)
+
+    def _write_keys(self, keys: np.ndarray) -> None:
+        with replacing(self.keys_file) as temporary:
+            temporary.write_bytes(keys.tobytes())
 
 
-def compute_shards(
-    store: FeatureStore,
-    part: Path,
-    request: Mapping[str, Any],
-    inputs: pa.Table,
-    compute: ComputeShards,
-) -> Iterator[Computed]:
-    """Yield features that other processes compute, shard by shard.
-
-    Args:
-        store: shards whose rows it has are skipped.
-        part: the folder for the shards; it is resumed if it exists, and removed at the end.
-        request: kind and arguments of the tower, the batch size, and the folder of the pictures, as JSON values.
-        inputs: key, cut, and the inputs of the rows to compute, in the order of their batches.
-        compute: computes shards.
-    """
-    part.mkdir(exist_ok=True)
-    if not (part / "inputs.parquet").is_file():
-        with replacing(part / "inputs.parquet") as temporary:
-            pq.write_table(inputs, temporary, row_group_size=BATCHES * request["batch"])
-    with replacing(part / "request.json") as temporary:
-        temporary.write_text(json.dumps(request), encoding="utf-8")
-    with pq.ParquetFile(part / "inputs.parquet") as file:
-        pending = dict[str, tuple[pa.Array, np.ndarray]]()
-        for shard in range(file.num_row_groups):
-            table = file.read_row_group(shard, columns=[KEY, CUT])
-            keys = table[KEY].combine_chunks()
-            if (store.find(keys) < 0).any():
-                pending[str(shard)] = keys, table[CUT].to_numpy()
-
-    def finished() -> Iterator[Computed]:
-        for name in [name for name in pending if (part / f"{name}.npy").is_file()]:
-            (keys, cut), features = pending.pop(name), np.load(part / f"{name}.npy")
-            new = store.find(keys) < 0
-            yield keys.filter(pa.array(new)), cut[new], features[new]
-
-    if pending:
-        with closing(compute(part, list(pending))) as running:
-            for _ in running:
-                yield from finished()
-        yield from finished()
-    shutil.rmtree(part)
-
-
-def missing_shards(part: Path, names: Sequence[str]) -> Iterator[tuple[Path, dict[str, list[str]]]]:
+def missing_shards(part: Path, names: Sequence[str]) -> Iterator[tuple[Path, dict[str, list[Any]]]]:
     """Yield the file and the input columns of each named shard that is missing."""
     with pq.ParquetFile(part / "inputs.parquet") as file:
         columns = [name for name in file.schema_arrow.names if name not in (KEY, CUT)]

@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,15 @@ from clipmem_core.config import InputError, data_folder
 from clipmem_core.dataset.pictures import GAP, PictureError, decode, resize
 from clipmem_core.dataset.readers.containers import read_bytes
 from clipmem_core.dataset.workers import cores
+from clipmem_core.embeddings import Vectors
 from clipmem_core.features import cache
-from clipmem_core.features.cache import Computed, ComputeShards, FeatureStore
+from clipmem_core.features.cache import ComputeShards, FeatureStore
 from clipmem_core.features.towers import Opened, Tower, image_tower, text_tower
 from clipmem_core.io import keep_memory, naming, read_json, replacing, shortage
 from clipmem_core.scores.alignment import unit
 
 IMAGE_BATCH = {"fp32": 16, "amp_bf16": 8}  # pictures: larger batches leave the processor's caches
-TEXT_BATCH = 64
+TEXT_BATCH, TOKENS = 64, 384  # captions, and their tokens, at most
 TEXT = "text"
 ENGINE, TORCH, ONNX = "engine.json", "torch", "ONNX Runtime"
 COMPILED_FROM = 64  # batches: fewer are computed by torch in less time than an export takes
@@ -42,7 +44,7 @@ _SIMD = torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
 Progress = Callable[[int, int], None]
 Say = Callable[[str], None]
 Embed = Callable[[Any], np.ndarray]
-Inputs = Mapping[str, Sequence[str]]  # image and sha256, or text
+Inputs = Mapping[str, Sequence[Any]]  # image and sha256, or text; in a shard also length
 
 
 def image_features(
@@ -53,7 +55,7 @@ def image_features(
     compute: ComputeShards | None = None,
     progress: Progress | None = None,
     say: Say = lambda line: None,
-) -> np.ndarray:
+) -> Vectors:
     """Return the features of each pair's picture, float16 [n_pairs, dim], mapped from the file.
 
     `pairs` has the columns image, relative to `root`, and sha256, of the pictures' bytes. `compute` computes shards in
@@ -71,7 +73,7 @@ def text_features(
     compute: ComputeShards | None = None,
     progress: Progress | None = None,
     say: Say = lambda line: None,
-) -> tuple[np.ndarray, int]:
+) -> tuple[Vectors, int]:
     """Return the features of each pair's captions, float16 [n_captions, dim], and the number of truncated captions.
 
     The arguments are those of `image_features`; `say` is also called with a line if captions are truncated.
@@ -85,9 +87,11 @@ def text_features(
     return features, cut
 
 
-def batch_size(tower: Tower) -> int:
-    """Return how many inputs of a tower are computed at a time."""
-    return IMAGE_BATCH[tower.precision] if tower.kind == "image" else TEXT_BATCH
+def batch_size(tower: Tower, length: int = 0) -> int:
+    """Return how many inputs of a length in tokens are computed at a time."""
+    if tower.kind == "image":
+        return IMAGE_BATCH[tower.precision]
+    return min(TEXT_BATCH, max(1, TOKENS // max(length, 1)))
 
 
 def _cached(
@@ -98,41 +102,67 @@ def _cached(
     compute: ComputeShards | None,
     progress: Progress | None,
     say: Say,
-) -> tuple[np.ndarray, int]:
+) -> tuple[Vectors, int]:
     """Return the features of the inputs, computing missing ones, and the number of truncated inputs."""
-    store = FeatureStore(data_folder() / "cache" / "features" / tower.key, tower.dim)
-    size = batch_size(tower)
-
-    def computed_rows(rows: np.ndarray, measured: Path | None) -> Iterator[Computed]:
-        cut = np.zeros(len(keys), dtype=bool)
-        if tower.kind == "text":
-            lengths = tower.open().lengths([inputs[TEXT][row] for row in rows])
-            cut[rows] = lengths > tower.context
-            rows = rows[np.argsort(lengths, kind="stable")]
-        if compute is None:
-            for batch, features in _embed(tower, inputs, rows, root, cores(), measured, say):
-                yield keys.take(pa.array(batch)), cut[batch], features
-            return
-        request = {"kind": tower.kind, "tower": dict(tower.arguments), "batch": size, "root": str(root.absolute())}
-        columns = {name: pa.array(values, pa.large_string()) for name, values in inputs.items()}
-        table = pa.table({cache.KEY: keys, cache.CUT: cut, **columns}).take(pa.array(rows))
-        part = store.folder / f"{hashlib.sha256(b''.join(keys.to_pylist())).hexdigest()[:16]}.part"
-        yield from cache.compute_shards(store, part, request, table, compute)
-
-    if (store.find(keys) < 0).any():
-        with FileLock(store.folder / ".lock"), naming(store.folder):  # two audits of one data set compute it once
-            first = pc.index_in(keys, value_set=keys).to_numpy()  # of equal inputs
-            rows = np.flatnonzero((store.find(keys) < 0) & (first == np.arange(len(keys))))
-            done, progress = 0, progress or (lambda done, total: None)
-            progress(done, len(rows))
-            measured = store.folder if len(np.unique(first)) >= COMPILED_FROM * size else None
-            for computed in computed_rows(rows, measured) if len(rows) else ():
-                store.append(*computed)
-                done += len(computed[0])
-                progress(done, len(rows))
+    if not len(keys):
+        return np.empty((0, tower.dim), np.float16), 0  # type: ignore[return-value]  # used as an array
+    store = FeatureStore(data_folder() / "cache" / "features" / tower.key)
+    lock = FileLock(store.folder / ".lock")  # two audits of one data set compute it once
+    if progress:
+        with lock:
+            store.discard_damaged(keys, say)
     rows = store.find(keys)
-    features = cache.some_rows(store.features(), rows)
-    return features, int(store.index()[cache.CUT][rows].sum())
+    if (rows < 0).any():
+        with lock, naming(store.folder):
+            store.add_shards()
+            first = pc.index_in(keys, value_set=keys).to_numpy()  # of equal inputs
+            missing = np.flatnonzero((store.find(keys) < 0) & (first == np.arange(len(keys))))
+            if len(missing):
+                _compute(tower, store, _table(tower, inputs, keys, missing), root, compute, progress, say)
+                store.add_shards()
+        rows = store.find(keys)
+    return store.features().take(rows), int(store.keys()[cache.CUT][rows].sum())
+
+
+def _table(tower: Tower, inputs: Inputs, keys: pa.Array, rows: np.ndarray) -> pa.Table:
+    """Return the inputs to compute with their keys and lengths, the shortest first."""
+    lengths = np.zeros(len(rows), np.int32)
+    if tower.kind == "text":
+        lengths = tower.open().lengths([inputs[TEXT][row] for row in rows])
+    order = np.argsort(lengths, kind="stable")
+    columns = {name: pa.array([values[row] for row in rows], pa.large_string()) for name, values in inputs.items()}
+    read = np.minimum(lengths, tower.context)
+    facts = {cache.KEY: keys.take(pa.array(rows)), cache.LENGTH: read, cache.CUT: lengths > tower.context}
+    return pa.table(facts | columns).take(pa.array(order))
+
+
+def _compute(
+    tower: Tower,
+    store: FeatureStore,
+    table: pa.Table,
+    root: Path,
+    compute: ComputeShards | None,
+    progress: Progress | None,
+    say: Say,
+) -> None:
+    """Compute the features of a table's inputs in shards, here or in other processes."""
+    request = {"kind": tower.kind, "tower": dict(tower.arguments), "root": str(root.absolute())}
+    shards, report = store.begin(request, table), progress or (lambda done, total: None)
+    report(0, len(table))
+    if compute is not None:
+        with closing(compute(store.part, shards)) as running:
+            for _ in running:
+                report(store.computed(), len(table))
+        report(store.computed(), len(table))
+        return
+    done, embed = 0, tower.open().embed
+    if len(table) >= COMPILED_FROM * batch_size(tower):
+        first = table.slice(0, batch_size(tower)).to_pydict()
+        sample = _load(tower, first, np.arange(len(first[cache.LENGTH])), root)
+        embed = faster(tower.open(), sample, store.folder, say)
+    for count in _compute_shards(tower, embed, store.part, shards, root, cores()):
+        done += count
+        report(done, len(table))
 
 
 def run_shards(part: Path, names: Sequence[str]) -> None:
@@ -144,11 +174,19 @@ def run_shards(part: Path, names: Sequence[str]) -> None:
             f"the {tower.kind} tower {tower.name} on {platform.node()} is {tower.key} and not {part.parent.name}: "
             "install the same weights and libraries on all machines"
         )
+    for _ in _compute_shards(tower, tower.open().embed, part, names, Path(request["root"]), torch.get_num_threads()):
+        pass
+
+
+def _compute_shards(
+    tower: Tower, embed: Embed, part: Path, names: Sequence[str], root: Path, workers: int
+) -> Iterator[int]:
+    """Compute and write shards; yield how many inputs each batch has."""
     for path, inputs in cache.missing_shards(part, names):
-        rows = np.arange(len(next(iter(inputs.values()))))
-        features = np.empty((len(rows), tower.dim), np.float16)
-        for batch, values in _embed(tower, inputs, rows, Path(request["root"]), torch.get_num_threads()):
+        features = np.empty((len(inputs[cache.LENGTH]), tower.dim), np.float16)
+        for batch, values in _embed(tower, embed, inputs, root, workers):
             features[batch] = values
+            yield len(batch)
         with replacing(path) as temporary, temporary.open("wb") as file:
             np.save(file, features)
 
@@ -168,11 +206,14 @@ def faster(opened: Opened, batch: Any, folder: Path, say: Say) -> Embed:
         say(f"note: {ONNX} cannot run the tower ({' '.join(str(error).split())[:200]})")
         return opened.embed
     if stored is None:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
         seconds, found = [], [unit(embed(batch)) for embed in (opened.embed, compiled)]
         for embed in (opened.embed, compiled):
             began = time.perf_counter()
             embed(batch)
             seconds.append(1000 * (time.perf_counter() - began) / len(batch))
+        torch.set_num_threads(threads)
         stored = ONNX if seconds[1] < seconds[0] and np.vecdot(*found).min() > 1 - SAME else TORCH
         say(f"computing features by {stored} ({TORCH} {seconds[0]:.1f} ms each on a core, {ONNX} {seconds[1]:.1f} ms)")
         with replacing(path) as temporary:
@@ -180,35 +221,40 @@ def faster(opened: Opened, batch: Any, folder: Path, say: Say) -> Embed:
     return compiled if stored == ONNX else opened.embed
 
 
+def _batches(tower: Tower, lengths: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield the inputs of each batch: of one length, and as many as that length allows."""
+    for length in np.unique(lengths):
+        places, size = np.flatnonzero(lengths == length), batch_size(tower, int(length))
+        yield from (places[at : at + size] for at in range(0, len(places), size))
+
+
+def _load(tower: Tower, inputs: Inputs, batch: np.ndarray, root: Path) -> Any:
+    """Return the decoded pictures, or the captions, of a batch, repeated up to the size of the batch.
+
+    The shape of a batch then depends on the length of its inputs alone, and so do the last bits of a row's features:
+    they do not depend on the inputs that are computed with it.
+    """
+    padded = np.resize(batch, batch_size(tower, inputs[cache.LENGTH][batch[0]]))
+    if tower.kind == "text":
+        return [inputs[TEXT][row] for row in padded]
+    return _squares(tower, inputs, batch, root)[np.resize(np.arange(len(batch)), len(padded))]
+
+
 def _embed(
-    tower: Tower,
-    inputs: Inputs,
-    rows: np.ndarray,
-    root: Path,
-    workers: int,
-    measured: Path | None = None,
-    say: Say = lambda line: None,
+    tower: Tower, embed: Embed, inputs: Inputs, root: Path, workers: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield the rows of a batch and their features, float16 [n, dim].
 
-    One thread reads and computes a batch, so that features do not depend on the number of threads. With a folder
-    `measured`, the faster engine is used, and stored there.
+    One thread reads and computes a batch, so that features do not depend on the number of threads.
     """
-    size = batch_size(tower)
-    batches = [rows[at : at + size] for at in range(0, len(rows), size)]
     keep_memory()
-    embed, waiting = tower.open().embed, deque[tuple[np.ndarray, Future[np.ndarray]]]()
+    waiting = deque[tuple[np.ndarray, Future[np.ndarray]]]()
     before = torch.get_num_threads()
     pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
 
-    def load(batch: np.ndarray) -> Any:
-        if tower.kind == "image":
-            return _squares(tower, inputs, batch, root)
-        return [inputs[TEXT][row] for row in batch]
-
     def first() -> tuple[np.ndarray, np.ndarray]:
         batch_rows, future = waiting.popleft()
-        features = future.result()
+        features = future.result()[: len(batch_rows)]
         with np.errstate(over="ignore"):
             halves = features.astype(np.float16)
         bad = np.flatnonzero(~np.isfinite(halves).all(axis=1))
@@ -220,11 +266,8 @@ def _embed(
         return batch_rows, halves
 
     try:
-        if measured:
-            torch.set_num_threads(1)
-            embed = faster(tower.open(), load(batches[0]), measured, say)
-        for batch in batches:
-            waiting.append((batch, pool.submit(lambda batch: embed(load(batch)), batch)))
+        for batch in _batches(tower, np.asarray(inputs[cache.LENGTH])):
+            waiting.append((batch, pool.submit(lambda batch: embed(_load(tower, inputs, batch, root)), batch)))
             if len(waiting) > 2 * workers:
                 yield first()
         while waiting:

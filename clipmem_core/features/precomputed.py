@@ -3,8 +3,8 @@
 A cache folder holds:
 
 pairs.arrow, quarantine.parquet     the usable rows of the table, and the skipped ones with a reason
-image.npy, text.npy                 float16 [n, dim], copied in the order of the source files
-image_rows.npy, text_rows.npy       int64 [n_pairs], [n_captions], rows in image.npy and text.npy
+image.faiss, text.faiss             float16 [n, dim], in the order of the source files
+image_rows.npy, text_rows.npy       int64 [n_pairs], [n_captions], rows in image.faiss and text.faiss
 offsets.npy                         int64 [n_pairs + 1]; the captions of pair i are offsets[i] to offsets[i + 1]
 """
 
@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,7 +28,7 @@ from clipmem_core.dataset.readers.columnar import read_arrow_files, read_schema
 from clipmem_core.dataset.readers.paths import as_name, is_missing, tidy
 from clipmem_core.dataset.readers.records import Row
 from clipmem_core.dataset.readers.tables import read_delimited, read_jsonl
-from clipmem_core.features.cache import some_rows
+from clipmem_core.embeddings import Vectors, read_vectors, write_vectors
 from clipmem_core.io import naming, shortage
 
 BLOCK = 65_536  # rows checked and copied at a time
@@ -102,8 +102,8 @@ def stored_features(
 def is_stored(folder: Path) -> bool:
     """Return whether a folder of `stored_features` can be opened."""
     try:
-        for side in SIDES:
-            open_features(folder, side)
+        if not all(open_features(folder, side).finite().all() for side in SIDES):
+            return False
         _open_pairs(folder)
         pd.read_parquet(folder / QUARANTINE_FILE)
         return True
@@ -111,9 +111,9 @@ def is_stored(folder: Path) -> bool:
         return False
 
 
-def open_features(folder: Path, side: str) -> np.ndarray:
+def open_features(folder: Path, side: str) -> Vectors:
     """Open the features of one side, "image" or "text": float16 [n, dim], mapped, in the order of the pairs."""
-    return some_rows(np.load(folder / f"{side}.npy", mmap_mode="r"), np.load(folder / f"{side}_rows.npy"))
+    return read_vectors(folder / f"{side}.faiss").take(np.load(folder / f"{side}_rows.npy"))
 
 
 def caption_rows(folder: Path, rows: np.ndarray, captions: Iterable[pa.ListArray]) -> np.ndarray:
@@ -171,48 +171,34 @@ def _parts(source: Path, image: str, text: str) -> list[tuple[Path, Path, Path]]
 
 def _store(folder: Path, parts: list[tuple[Path, Path, Path]], options: SourceOptions, keys: tuple[str, str]) -> None:
     """Copy the features of all parts and write the pairs that can use them."""
-    tables, refused = list[pa.Table](), list[tuple[str, str, str]]()
-    counts, dims = [0, 0], [0, 0]  # of both sides
-    with (folder / "image.npy").open("wb") as image, (folder / "text.npy").open("wb") as text:
-        for table, *files in parts:
-            faults = list[np.ndarray]()
-            for side, (path, key, file) in enumerate(zip(files, keys, (image, text), strict=True)):
-                array = _array(path, key)
-                if not dims[side]:
-                    dims[side] = array.shape[1]
-                    _write_header(file, (0, dims[side]))
-                if (dim := array.shape[1]) != dims[side]:
-                    raise InputError(
-                        f"{SIDES[side]} features must be of one length, not {dims[side]} and, in {path}, {dim}"
-                    )
-                faults.append(_copy(array, file))
-            used, rows = [], [0, 0]
-            for row in _read_table(table, options):
-                pair_id = as_name(row.pair_id) or as_name(row.image) or row.source
-                reason = row.reason or _fault(faults[0], rows[0], "picture")
-                for caption in row.captions if isinstance(row.captions, list) and row.captions else [row.captions]:
-                    words = "" if is_missing(caption) else tidy(str(caption))
-                    fault = reason or ("" if words else "caption is empty") or _fault(faults[1], rows[1], "caption")
-                    if fault:
-                        refused.append((row.source, pair_id, fault))
-                    else:
-                        places = counts[0] + rows[0], counts[1] + rows[1]
-                        used.append((pair_id, as_name(row.image) or "", as_name(row.label), words, *places))
-                    rows[1] += 1
-                rows[0] += 1
-                if len(used) >= BLOCK:
-                    tables.append(_as_table(used))
-                    used = []
-            tables.append(_as_table(used))
-            for path, reasons, count, unit in zip(files, faults, rows, ("rows", "captions"), strict=True):
-                if len(reasons) != count:
-                    raise InputError(
-                        f"{path} has {len(reasons):,} features, but {table} {count:,} {unit}: make them equal"
-                    )
-            counts = [counts[0] + rows[0], counts[1] + rows[1]]
-        for file, count, dim in zip((image, text), counts, dims, strict=True):
-            file.seek(0)
-            _write_header(file, (count, dim))
+    tables, refused, counts = list[pa.Table](), list[tuple[str, str, str]](), [0, 0]
+    faults: list[list[np.ndarray]] = [[], []]  # of each row, by side and part
+    for side, name in enumerate(SIDES):
+        paths = [part[side + 1] for part in parts]
+        write_vectors(folder / f"{name}.faiss", _copied(name, paths, keys[side], faults[side]))
+    for (table, *files), *part_faults in zip(parts, *faults, strict=True):
+        used, rows = [], [0, 0]
+        for row in _read_table(table, options):
+            pair_id = as_name(row.pair_id) or as_name(row.image) or row.source
+            reason = row.reason or _fault(part_faults[0], rows[0], "picture")
+            for caption in row.captions if isinstance(row.captions, list) and row.captions else [row.captions]:
+                words = "" if is_missing(caption) else tidy(str(caption))
+                fault = reason or ("" if words else "caption is empty") or _fault(part_faults[1], rows[1], "caption")
+                if fault:
+                    refused.append((row.source, pair_id, fault))
+                else:
+                    places = counts[0] + rows[0], counts[1] + rows[1]
+                    used.append((pair_id, as_name(row.image) or "", as_name(row.label), words, *places))
+                rows[1] += 1
+            rows[0] += 1
+            if len(used) >= BLOCK:
+                tables.append(_as_table(used))
+                used = []
+        tables.append(_as_table(used))
+        for path, reasons, count, unit in zip(files, part_faults, rows, ("rows", "captions"), strict=True):
+            if len(reasons) != count:
+                raise InputError(f"{path} has {len(reasons):,} features, but {table} {count:,} {unit}: make them equal")
+        counts = [counts[0] + rows[0], counts[1] + rows[1]]
     captions = pa.concat_tables(tables)
     if not len(captions):
         frequent = pd.Series([reason for _, _, reason in refused]).value_counts()
@@ -221,11 +207,6 @@ def _store(folder: Path, parts: list[tuple[Path, Path, Path]], options: SourceOp
         )
     pd.DataFrame(refused, columns=c.QUARANTINE_COLUMNS).to_parquet(folder / QUARANTINE_FILE)
     _write_pairs(folder, captions)
-
-
-def _write_header(file: IO[bytes], shape: tuple[int, int]) -> None:
-    # numpy leaves room in the header for the number of rows to grow
-    np.lib.format.write_array_header_1_0(file, {"descr": "<f2", "fortran_order": False, "shape": shape})
 
 
 def _array(path: Path, key: str) -> np.ndarray:
@@ -249,20 +230,26 @@ def _array(path: Path, key: str) -> np.ndarray:
     return array
 
 
-def _copy(array: np.ndarray, file: IO[bytes]) -> np.ndarray:
-    """Write features as float16, and return the fault of each row, empty if it is usable: object [n]."""
-    reasons = np.full(len(array), "", object)
-    for at in range(0, len(array), BLOCK):
-        with np.errstate(over="ignore"):  # becomes infinite
-            values = np.ascontiguousarray(array[at : at + BLOCK], dtype=np.float16)
-        file.write(values.data)
-        part = reasons[at : at + BLOCK]
-        bits = values.view(np.uint16)  # which numpy compares ten times as fast
-        largest = (bits & 0x7FFF).max(axis=1)  # without the sign
-        part[bits.min(axis=1) == bits.max(axis=1)] = "features are constant"
-        part[largest == 0] = "features are all zero"
-        part[largest >= 0x7C00] = "features are NaN or infinite"
-    return reasons
+def _copied(side: str, paths: Iterable[Path], key: str, faults: list[np.ndarray]) -> Iterator[np.ndarray]:
+    """Yield the features of all parts as float16; add to `faults` each part's faults, empty for usable rows, [n]."""
+    dim = 0
+    for path in paths:
+        array = _array(path, key)
+        dim = dim or array.shape[1]
+        if array.shape[1] != dim:
+            raise InputError(f"{side} features must be of one length, not {dim} and, in {path}, {array.shape[1]}")
+        reasons = np.full(len(array), "", object)
+        for at in range(0, len(array), BLOCK):
+            with np.errstate(over="ignore"):  # becomes infinite
+                values = np.ascontiguousarray(array[at : at + BLOCK], dtype=np.float16)
+            yield values
+            part = reasons[at : at + BLOCK]
+            bits = values.view(np.uint16)  # which numpy compares ten times as fast
+            largest = (bits & 0x7FFF).max(axis=1)  # without the sign
+            part[bits.min(axis=1) == bits.max(axis=1)] = "features are constant"
+            part[largest == 0] = "features are all zero"
+            part[largest >= 0x7C00] = "features are NaN or infinite"
+        faults.append(reasons)
 
 
 def _fault(faults: np.ndarray, row: int, whose: str) -> str:

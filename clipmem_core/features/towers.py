@@ -382,6 +382,9 @@ def _open_sentences(folder: str, *, precision: Precision, device: str) -> tuple[
         # At the length of captions, plain matrix products take less time than torch's attention.
         options: dict[str, Any] = {"model_kwargs": {"attn_implementation": "eager"}}
         model = SentenceTransformer(folder, device=device, local_files_only=Path(folder).is_dir(), **options)
+    if precision == "amp_bf16":  # autocast would convert these weights for every batch
+        for layer in filter(lambda module: isinstance(module, nn.Linear), model.modules()):
+            layer.to(torch.bfloat16)
     tokenizing = threading.Lock()  # each call sets the tokenizer's truncation: two threads must not share it
     names = model.tokenizer.model_input_names
 

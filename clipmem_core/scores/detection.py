@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import faiss
 import numpy as np
 import pandas as pd
 
 from clipmem_core import columns as c
+from clipmem_core.embeddings import search
 from clipmem_core.scores import detectors
 from clipmem_core.scores.alignment import pair_terms, unit
 from clipmem_core.scores.detectors import LOG_PROBABILITY, fit_out, learned, mean_over_epochs, nan_mean, swapped_csls
@@ -95,11 +95,8 @@ def nearest(vectors: np.ndarray, k: int) -> np.ndarray:
         [1, 0, 1]
     """
     k = min(k, len(vectors) - 1)
-    centred = vectors.astype(np.float32) - vectors.mean(axis=0, dtype=np.float32)
-    faiss.normalize_L2(centred)
-    index = faiss.IndexFlatIP(centred.shape[1])
-    index.add(centred)
-    rows = index.search(centred, k + 1)[1]
+    centred = unit(vectors.astype(np.float32) - vectors.mean(axis=0, dtype=np.float32))
+    rows = search(centred, centred, k + 1)[1]
     itself = rows == np.arange(len(rows))[:, None]
     itself[~itself.any(axis=1), -1] = True  # an equal row is in its place
     return rows[~itself].reshape(len(rows), k)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from clipmem_core import embeddings
 from clipmem_core.dataset import duplicates
 from clipmem_core.dataset.duplicates import alike_by_features, near_duplicate_clusters
 from clipmem_core.dataset.pictures import check_chunk
@@ -92,7 +93,7 @@ def noisy_copies(pictures: int, copies: int, *, seed: int) -> np.ndarray:
 
 
 def test_the_clusters_equal_those_of_a_slow_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(duplicates, "QUERIES", 37)
+    monkeypatch.setattr(embeddings, "QUERIES", 37)
     monkeypatch.setattr(duplicates, "BLOCK", 50)
     descriptors = noisy_copies(30, 5, seed=0)
     values, contrasts = descriptors.astype(float), descriptors.std(axis=1)
@@ -129,9 +130,9 @@ def test_many_features_are_searched_in_cells_and_nearly_all_links_are_found(monk
     noise = rng.normal(scale=rng.uniform(0.05, 0.4, size=(500, 1)), size=(500, 96))  # cosines of 0.93 to 1
     features = np.concatenate([features, features[:500] + noise.astype(np.float16)])
     exact = alike_by_features(features)
-    monkeypatch.setattr(duplicates, "EXACT_UP_TO", 100)
-    monkeypatch.setattr(duplicates, "QUERIES", 7)  # some blocks a cell, on either side
-    monkeypatch.setattr(duplicates, "BLOCK", 5)
+    monkeypatch.setattr(embeddings, "EXACT_UP_TO", 100)
+    monkeypatch.setattr(embeddings, "QUERIES", 7)  # some blocks a cell, on either side
+    monkeypatch.setattr(embeddings, "BLOCK", 5)
     found = alike_by_features(features)
     linked = exact != np.arange(2000)
     assert 300 < linked.sum() < 500

@@ -1,0 +1,190 @@
+"""Embeddings in FAISS indices: how they are written, mapped and searched.
+
+Every file opens with faiss alone. An `IndexFlatIP` has float32 vectors (of members), an `IndexScalarQuantizer` float16
+ones (features of towers). Files are mapped, not read.
+"""
+
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import faiss as faiss_typed
+import numpy as np
+import pandas as pd
+from threadpoolctl import threadpool_limits
+
+from clipmem_core.io import replacing
+
+BLOCK = 16_384  # rows that are compared or converted at a time
+QUERIES = 1024  # vectors in a search
+EXACT_UP_TO = 20_000  # vectors whose similar pairs are searched exhaustively; above, the search is approximate
+SHORT = 64  # numbers of a shortened vector
+CELLS = 2  # times the root of their number
+PROBES = 8  # cells searched for each vector
+COMPARED = 1 << 20  # vectors by vectors at a time
+
+faiss: Any = faiss_typed  # whose stubs lack half of it
+
+
+_ARRAY: Any = object  # so that a type checker takes Vectors for an array
+
+
+class Vectors(_ARRAY):
+    """The vectors of a mapped index, or some of its rows; used as an array [n, dim].
+
+    faiss maps vectors to addresses that numpy does not count as aligned, so every access returns a copy.
+    """
+
+    ndim = 2
+
+    def __init__(self, index: Any, rows: np.ndarray | None = None) -> None:
+        self.index, self.rows = index, rows  # the mapping ends with the index
+        self.dtype = np.dtype(np.float32 if index.code_size == 4 * index.d else np.float16)
+        codes = faiss.rev_swig_ptr(index.codes.data(), index.ntotal * index.code_size)
+        self.stored = codes.view(self.dtype).reshape(index.ntotal, index.d)
+        self.shape = (index.ntotal if rows is None else len(rows), index.d)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        return np.require(self.stored[key if self.rows is None else self.rows[key]], requirements="A")
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self[:], dtype)
+
+    def take(self, rows: np.ndarray) -> "Vectors":
+        """Return some rows, in their order."""
+        return Vectors(self.index, rows if self.rows is None else self.rows[rows])
+
+    def finite(self) -> np.ndarray:
+        """Return which rows have no NaN and no infinity, bool [n]."""
+        blocks = (self[at : at + BLOCK] for at in range(0, len(self), BLOCK))
+        return np.concatenate([np.isfinite(block).all(axis=1) for block in blocks])
+
+    def cosines(self, query: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
+        """Return the cosine of a vector with each row, or with some rows, float32 [n]; 0 for a row of zeros."""
+        chosen = np.arange(len(self)) if rows is None else rows
+        unit, found = (query / np.linalg.norm(query)).astype(np.float32), np.zeros(len(chosen), np.float32)
+        for at in range(0, len(chosen), QUERIES):
+            part = slice(at, at + QUERIES)
+            block = self[part if rows is None else rows[part]].astype(np.float32, copy=False)
+            lengths = np.sqrt(np.vecdot(block, block))
+            np.divide(np.vecdot(block, unit), lengths, out=found[part], where=lengths > 0)
+        return found
+
+    def nearest(self, query: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the k rows with the largest inner product with a vector: products and rows of the index, [k] each."""
+        options: dict[str, Any] = {}
+        if self.rows is not None:
+            chosen = np.zeros(self.index.ntotal, bool)
+            chosen[self.rows] = True
+            bits = np.packbits(chosen, bitorder="little")
+            options["params"] = faiss.SearchParameters(sel=faiss.IDSelectorBitmap(bits))
+        products, rows = self.index.search(query[None].astype(np.float32), min(k, len(self)), **options)
+        return products[0, rows[0] >= 0], rows[0, rows[0] >= 0]
+
+
+def write_vectors(path: Path, blocks: Iterable[np.ndarray]) -> None:
+    """Write blocks of vectors [n, dim], float32 or float16, as one index, atomically; one is in memory at a time."""
+    with replacing(path) as temporary, tempfile.TemporaryFile(dir=path.parent) as raw:
+        for block in blocks:
+            raw.write(np.ascontiguousarray(block).data)
+        raw.flush()
+        dim, codes = block.shape[1], np.memmap(raw, np.uint8, "c")
+        halves = dim, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
+        index = faiss.IndexScalarQuantizer(*halves) if block.dtype == np.float16 else faiss.IndexFlatIP(dim)
+        view = faiss.MaybeOwnedVectorUInt8.create_view
+        index.codes = view(faiss.swig_ptr(codes), len(codes), index.codes.owner)  # written without a copy in memory
+        index.ntotal = len(codes) // index.code_size
+        with temporary.open("wb") as file:
+            faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))
+
+
+def read_vectors(path: Path) -> Vectors:
+    """Map the vectors of an index; a damaged file is a ValueError."""
+    try:
+        return Vectors(faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC))
+    except RuntimeError as error:
+        path.stat()  # raises for a missing file
+        raise ValueError(f"faiss cannot open it: {str(error).rpartition('Error: ')[2]}") from None
+
+
+def search(vectors: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the k vectors with the largest inner products with each query, the largest first.
+
+    Args:
+        vectors: [n, dim], float32.
+        queries: [n_queries, dim], float32.
+        k: at most n.
+
+    Returns:
+        Products, float32 [n_queries, k], and rows of `vectors`, int64 [n_queries, k].
+    """
+    index = faiss.IndexFlatIP(vectors.shape[1])
+    index.add(np.ascontiguousarray(vectors))
+    return index.search(np.ascontiguousarray(queries), k)
+
+
+def close_pairs(
+    vectors: np.ndarray, limit: float, *, metric: int = faiss.METRIC_INNER_PRODUCT
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield rows a < b of vectors, int64 [n, 2], whose inner product or square distance is within the limit; and it."""
+    index = faiss.IndexFlat(vectors.shape[1], metric)
+    index.add(vectors)
+    for start in range(0, len(vectors), QUERIES):
+        ends, values, b = index.range_search(vectors[start : start + QUERIES], limit)
+        a = start + np.repeat(np.arange(len(ends) - 1), np.diff(ends).astype(np.int64))
+        yield np.stack([a, b], axis=1)[a < b], values[a < b]
+
+
+def similar_pairs(
+    directions: Callable[[np.ndarray | slice], np.ndarray], n: int, threshold: float
+) -> Iterator[np.ndarray]:
+    """Yield rows, int64 [n, 2], of the pairs of n directions whose cosine reaches the threshold.
+
+    Up to `EXACT_UP_TO` directions are compared exhaustively. Above, random projections onto 64 dimensions are compared
+    in about 2 √n cells: time grows with n^1.5, and a pair close to the threshold may be missed. `directions` returns
+    the unit vectors of some rows, float32 [n, dim].
+    """
+    found: Iterator[np.ndarray]
+    if n <= EXACT_UP_TO:
+        found = (pairs for pairs, _ in close_pairs(directions(slice(None)), threshold - 1e-5))
+    else:
+        dim = directions(slice(1)).shape[1]
+        drawn = np.random.default_rng(0).standard_normal((dim, min(SHORT, dim)))
+        axes = np.linalg.qr(drawn)[0].astype(np.float32)
+        vectors = np.concatenate([directions(slice(at, at + BLOCK)) @ axes for at in range(0, n, BLOCK)])
+        faiss.normalize_L2(vectors)
+        # The projection changes a cosine t with an SD of about (1 − t²) / √64.
+        found = _pairs_by_cell(vectors, threshold - 4 * (1 - threshold**2) / axes.shape[1] ** 0.5)
+    for pairs in found:
+        for at in range(0, len(pairs), BLOCK):
+            part = pairs[at : at + BLOCK]
+            alike = np.vecdot(directions(part[:, 0]), directions(part[:, 1])) >= threshold - 1e-6
+            yield part[alike]
+
+
+def _pairs_by_cell(vectors: np.ndarray, limit: float) -> Iterator[np.ndarray]:
+    """Yield rows a < b of unit vectors, int64 [n, 2], whose cosine is within the limit: of b in one of a's cells.
+
+    An inverted file index compares the same vectors one by one; here a cell is a product of two matrices.
+    """
+    options = {"niter": 10, "seed": 1, "spherical": True, "min_points_per_centroid": 1, "max_points_per_centroid": 40}
+    kmeans = faiss.Kmeans(vectors.shape[1], int(CELLS * len(vectors) ** 0.5), **options)
+    kmeans.train(vectors)
+    near = kmeans.index.search(vectors, PROBES)[1]
+    own, probing = (pd.Series(cells).groupby(cells).indices for cells in (near[:, 0], near.ravel()))
+
+    def compare(cell: int) -> np.ndarray:
+        members, queries, pairs = np.asarray(own[cell]), np.asarray(probing[cell]) // PROBES, []
+        inside, rows = vectors[members].T, max(1, COMPARED // len(members))
+        for part in (queries[at : at + rows] for at in range(0, len(queries), rows)):
+            a, b = np.nonzero(vectors[part] @ inside >= limit)
+            pairs.append(np.stack([part[a], members[b]], axis=1)[part[a] < members[b]])
+        return np.concatenate(pairs)
+
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(2) as pool:
+        yield from pool.map(compare, own)
