@@ -7,6 +7,7 @@ from clipmem_core.dashboard.filters import draw_conditions, draw_filters, draw_q
 from clipmem_core.dashboard.page import TIGHT_STYLE, open_page
 from clipmem_core.dashboard.pair_component import follow_destination
 from clipmem_core.dashboard.plain import explained_errors
+from clipmem_core.review.search import prepare_search
 
 follow_destination()  # before anything is drawn
 audit = open_page("Browse")
@@ -20,3 +21,4 @@ with explained_errors():
     draw_filters(audit, selection)
     draw_conditions(selection)
     draw_gallery(audit, selection, actions=actions)
+    prepare_search(audit)

@@ -1,6 +1,5 @@
 """One pair: picture, captions and decision as in review, the terms of its score, and similar pairs."""
 
-import numpy as np
 import pandas as pd
 import streamlit as st
 
@@ -20,14 +19,14 @@ from clipmem_core.review import score_breakdown
 from clipmem_core.review.cards import LISTED, PairCard, cards, listed_scores, suspicious_words
 from clipmem_core.review.queries import find_row
 from clipmem_core.review.rows import failed_checks, find_rows, misfit_note
-from clipmem_core.review.search import hits
-from clipmem_core.review.selection import IMAGE_SIDE, TEXT_SIDE, Selection
+from clipmem_core.review.search import search
+from clipmem_core.review.selection import CAPTION, PICTURE, Selection
 from clipmem_core.scores.registry import BY_NAME, scores_in, words
 from clipmem_core.scores.registry import PAIR as SHOWN_HERE
 
 CAPTION_LIMIT = 600
 FIXED = {"displayModeBar": False}
-TITLES = {IMAGE_SIDE: "Nearest pictures", TEXT_SIDE: "Nearest captions"}
+TITLES = {PICTURE: "Most similar pictures", CAPTION: "Most similar captions"}
 
 
 def find_pair(audit: Audit, selection: Selection) -> PairCard:
@@ -112,26 +111,17 @@ def draw_terms(audit: Audit, card: PairCard) -> None:
             st.plotly_chart(encoder_figure(parts), config=FIXED, alt=alt, key="encoders")
 
 
-@st.fragment
 def draw_nearest(audit: Audit, card: PairCard) -> None:
-    """Draw the pairs with the most similar pictures and captions, in the space of one member's encoders."""
+    """Draw the pairs with the most similar captions and pictures."""
     st.subheader("Similar pairs", anchor=False)
     st.html(STYLE)
-    member = st.selectbox(
-        "Model",
-        audit.record.members,
-        key="nearest_member",
-        width=260,
-        help="The numbers are cosines in the space of this model's encoders.",
-    )
     for by, title in TITLES.items():
         st.markdown(f"**{title}**")
         with plain.one_line_errors(title):
             with st.spinner("Searching…"):
-                rows, cosines = hits(audit, Selection(like=card.pair_id, by=by, member=member or ""))
-                closest = np.flatnonzero(rows != card.row)[:STRIP_SIZE]
-                others = cards(audit, rows[closest].tolist())
-            labels = [f"cosine {plain.number(cosine)}" for cosine in cosines[closest].tolist()]
+                found = search(audit, like=card.pair_id, by=by, k=STRIP_SIZE)
+                others = cards(audit, found.rows.tolist())
+            labels = [f"cosine {plain.number(cosine)}" for cosine in found.similarity.tolist()]
             draw_card_row(audit, others, labels, peek_selection(), key=by)
 
 

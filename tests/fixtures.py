@@ -25,6 +25,7 @@ from clipmem_core.audit.store import Audit, Record, write_json, write_manifest, 
 from clipmem_core.audit.verdict import NULL_CHECK, judge, uses
 from clipmem_core.config import AuditConfig, as_dict, preset_config
 from clipmem_core.dataset.injected_errors import ERROR_KINDS
+from clipmem_core.embeddings import write_vectors
 from clipmem_core.scores.detection import DETECTORS, detection_table, numbers_reviewed
 from clipmem_core.scores.membership import Membership
 from clipmem_core.scores.registry import SCORE_COLUMNS
@@ -259,7 +260,7 @@ def embed_member(audit: Audit, name: str, rng: np.random.Generator, n_pairs: int
     means = [(v / np.linalg.norm(v, axis=2, keepdims=True)).mean(axis=0).astype(np.float32) for v in (image, text)]
     audit.member(name).mkdir(parents=True, exist_ok=True)
     for side, mean in zip(("image", "text"), means, strict=True):
-        np.save(audit.member(name) / f"{side}.npy", mean)
+        write_vectors(audit.member(name) / f"{side}.faiss", [mean])
     return means[0], means[1]
 
 

@@ -218,7 +218,7 @@ def towers_of(config: AuditConfig) -> Towers:
     return _towers(image, text, size=config.tower_size, precision=config.precision, device=config.device)
 
 
-@functools.lru_cache(maxsize=2)  # building an open_clip model takes time; a page may compare two audits
+@functools.lru_cache(maxsize=4)  # building an open_clip model takes time; a page may compare two audits
 def _towers(image: tuple[str, str] | None, text: tuple[str, str] | None, *, size: int, **options: Any) -> Towers:
     from clipmem_core.features.towers import image_tower, text_tower
 

@@ -218,7 +218,7 @@ def open_embeddings(path: Path) -> Vectors:
         return read_vectors(path)
 
 
-def read_embeddings(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+def read_embeddings(folder: Path) -> tuple[Vectors, Vectors]:
     """Map the mean embeddings of every picture and of every pair's captions from the folder of a member."""
     return open_embeddings(folder / IMAGE_EMBEDDINGS), open_embeddings(folder / TEXT_EMBEDDINGS)
 

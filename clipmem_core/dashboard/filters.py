@@ -21,7 +21,7 @@ from clipmem_core.review.rows import frequent_values, score_span
 from clipmem_core.review.selection import Range, Selection
 from clipmem_core.scores.registry import BY_NAME, QUEUE, scores_in, words
 
-SIDES = {s.IMAGE_SIDE: "pictures", s.TEXT_SIDE: "captions"}
+SIDES = {s.CAPTION: "captions", s.PICTURE: "pictures"}
 FIELDS = {"group": "group", "label": "label", "injected": "injected error", "decision": "decision", "words": "words"}
 GRID, TABLE = "", "table"  # in the address
 LAYOUTS = {GRID: ":material/grid_view: Grid", TABLE: ":material/table_rows: Table"}
@@ -87,8 +87,6 @@ def conditions(selection: Selection) -> list[tuple[str, Selection]]:
         chips.append((f"{side} close to: {selection.meaning}", changed(selection, meaning="")))
     if selection.like:
         chips.append((f"{side} similar to {selection.like}", changed(selection, like="")))
-    if selection.searched and selection.member:
-        chips.append((f"encoders of {selection.member}", changed(selection, member="")))
     return [(" ".join(text.split()), rest) for text, rest in chips]
 
 
@@ -135,13 +133,11 @@ def draw_filters(audit: Audit, selection: Selection) -> None:
             _draw_range(audit, selection)
         with st.popover("More", icon=":material/tune:"):
             kinds, checks = frequent_values(audit, c.INJECTED), {name: check.label for name, check in CHECKS.items()}
-            members, every = audit.record.members, {"": "all (mean)"}
             _choose_listed(selection, "group", "Group", list(audit.record.groups))
             _choose_listed(selection, "label", "Label", frequent_values(audit, c.LABEL))
             _choose_listed(selection, "injected", "Injected error", [*INJECTED, *kinds] if kinds else [], INJECTED)
             _choose_listed(selection, "check", "Check", list(checks), checks)
             _choose(selection, "by", "Search by meaning among", list(SIDES), SIDES.__getitem__)
-            _choose_listed(selection, "member", "Search with the encoders of", members, every)
         draw_keys(BROWSE_KEYS)
 
 

@@ -22,13 +22,13 @@ from clipmem_core.review.cards import FirstCaption, PairCard, first_captions
 from clipmem_core.review.decisions import decided
 from clipmem_core.review.queries import CAPTION_KEY, fetch_numbered
 from clipmem_core.review.rows import count_decided
-from clipmem_core.review.selection import IMAGE_SIDE, MATCH, TEXT_SIDE, UNDECIDED, Selection, to_parameters
+from clipmem_core.review.selection import CAPTION, MATCH, PICTURE, UNDECIDED, Selection, to_parameters
 from clipmem_core.scores.registry import BY_NAME, CARD, ROW, scores_in, words
 
 SCRIPTS = ("outbox.js", "pairs.js", "pairs_grid.js", "pairs_single.js")
 HTML, CSS, *JS = (Path(__file__).with_name(name).read_text("utf-8") for name in ("pairs.html", "pairs.css", *SCRIPTS))
 CAPTION_LIMIT, FULL_LIMIT = 160, 5000
-LIKE = {IMAGE_SIDE: "More like this picture", TEXT_SIDE: "More like this caption"}
+LIKE = {PICTURE: "More like this picture", CAPTION: "More like this caption"}
 OPENED = "pair_opened"  # the last row on the page Pair
 FOLLOWED = "pair_followed"  # the last pair that the component of that page moved to, and the number of its mount
 DESTINATION = "grid_destination"  # target page of a click, with its parameters
@@ -202,7 +202,7 @@ def _act(audit: Audit, selection: Selection, key: str) -> None:
         case {"open": str(pair_id)}:
             st.session_state[DESTINATION] = PAIR_PAGE, link(audit, selection, pair=pair_id, **read_view())
         case {"like": str(pair_id), "by": str(by)} if by in LIKE:
-            like = Selection(order=MATCH, like=pair_id, by=by, member=selection.member)
+            like = Selection(order=MATCH, like=pair_id, by=by)
             st.session_state[DESTINATION] = BROWSE, link(audit, like, **(read_view() | {"page": None}))
         case {"page": int(page)} if page > 0:
             write(page=page)

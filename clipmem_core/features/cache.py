@@ -11,6 +11,7 @@
     <n>.npy         float16 [n_rows, dim], shard n
 """
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -22,6 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from clipmem_core.config import data_folder, fingerprint
 from clipmem_core.embeddings import BLOCK, Vectors, read_vectors, write_vectors
 from clipmem_core.io import replacing
 
@@ -35,13 +37,25 @@ NO_INPUT = np.void(bytes(32))  # the key of a damaged row
 ComputeShards = Callable[[Path, Sequence[str]], Generator[Any, None, None]]
 
 
-class FeatureStore:
-    """The features of one tower."""
+def tower_key(facts: Mapping[str, Any]) -> str:
+    """Return the key of a tower's features: a fingerprint of everything they depend on except the input."""
+    used = {name: value for name, value in facts.items() if name not in ("licence", "seen")}
+    return f"{facts['name'].replace('/', '-')}-{fingerprint(used)}"
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.part = folder, folder / ".part"
-        self.features_file, self.keys_file = folder / "features.faiss", folder / "keys.bin"
-        folder.mkdir(parents=True, exist_ok=True)
+
+def text_keys(texts: Sequence[str]) -> pa.Array:
+    """Return the key of each caption."""
+    digests = (hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest() for text in texts)
+    return pa.array(digests, DIGEST)
+
+
+class FeatureStore:
+    """The features of the tower with a key."""
+
+    def __init__(self, key: str) -> None:
+        self.folder = data_folder() / "cache" / "features" / key
+        self.features_file, self.keys_file = self.folder / "features.faiss", self.folder / "keys.bin"
+        self.part = self.folder / ".part"
 
     def keys(self) -> np.ndarray:
         return np.fromfile(self.keys_file, KEYS) if self.keys_file.is_file() else np.empty(0, KEYS)

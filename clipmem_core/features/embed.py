@@ -20,7 +20,7 @@ from filelock import FileLock
 from torch.nn import functional
 
 from clipmem_core import columns as c
-from clipmem_core.config import InputError, data_folder
+from clipmem_core.config import InputError
 from clipmem_core.dataset.pictures import GAP, PictureError, decode, resize
 from clipmem_core.dataset.readers.containers import read_bytes
 from clipmem_core.dataset.workers import cores
@@ -79,9 +79,7 @@ def text_features(
     The arguments are those of `image_features`; `say` is also called with a line if captions are truncated.
     """
     texts = [caption for pair in captions for caption in pair]
-    digests = (hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest() for text in texts)
-    keys = pa.array(digests, cache.DIGEST)
-    features, cut = _cached(tower, {TEXT: texts}, keys, Path(), compute, progress, say)
+    features, cut = _cached(tower, {TEXT: texts}, cache.text_keys(texts), Path(), compute, progress, say)
     if cut:
         say(f"{cut:,} of {len(texts):,} captions are longer than the {tower.context} tokens that {tower.name} reads")
     return features, cut
@@ -106,7 +104,8 @@ def _cached(
     """Return the features of the inputs, computing missing ones, and the number of truncated inputs."""
     if not len(keys):
         return np.empty((0, tower.dim), np.float16), 0  # type: ignore[return-value]  # used as an array
-    store = FeatureStore(data_folder() / "cache" / "features" / tower.key)
+    store = FeatureStore(tower.key)
+    store.folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(store.folder / ".lock")  # two audits of one data set compute it once
     if progress:
         with lock:

@@ -21,8 +21,9 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from clipmem_core.config import InputError, fingerprint
+from clipmem_core.config import InputError
 from clipmem_core.dataset.readers.remote import hub_answers
+from clipmem_core.features.cache import tower_key
 from clipmem_core.mitigations import can_cut_text
 from clipmem_core.training.model import autocast, build_model, one_line, open_tokenizer, text_features, tokenize
 from clipmem_core.training.names import model_config, model_names
@@ -77,9 +78,8 @@ class Tower:
 
     @property
     def key(self) -> str:
-        """The key of its features: a fingerprint of everything they depend on except the input."""
-        facts = {name: value for name, value in self.record().items() if name not in ("licence", "seen")}
-        return f"{self.name.replace('/', '-')}-{fingerprint(facts)}"
+        """The key of its features."""
+        return tower_key(self.record())
 
 
 class Weights(NamedTuple):

@@ -19,8 +19,8 @@ from clipmem_core.dataset.pictures import decode
 from clipmem_core.dataset.readers.containers import read_bytes
 from clipmem_core.review.decisions import Decision, open_review
 from clipmem_core.review.queries import fetch_numbered, fetch_pairs, mismatched_tables, number
-from clipmem_core.review.search import hits
-from clipmem_core.review.selection import Selection
+from clipmem_core.review.search import search
+from clipmem_core.review.selection import CAPTION, Selection
 from clipmem_core.scores.registry import BY_NAME, CARD, EXPORT, PAIR, ROW, scores_in
 
 SHOWN = tuple(dict.fromkeys(name for place in (CARD, ROW, PAIR, EXPORT) for name in scores_in(place)))
@@ -47,6 +47,7 @@ class PairCard:
     group: str
     scores: dict[str, float | None]
     match: float | None = None
+    matched: int | None = None  # number of the caption that the search matched
     decision: Decision | None = None
 
 
@@ -62,14 +63,17 @@ def cards(audit: Audit, rows: Sequence[int], selection: Selection = _UNSEARCHED)
         if row not in scores or row not in pairs or scores[row][0] != pairs[row][0]:
             raise mismatched_tables(audit)
     decisions = open_review(audit).decisions([pairs[row][0] for row in rows])
-    hit_rows, match = hits(audit, selection) if selection.searched else (np.empty(0), np.empty(0))
-    matches = dict(zip(hit_rows.tolist(), match.tolist(), strict=True))
+    matches: dict[int, tuple[float, int]] = {}
+    if selection.searched:
+        found = search(audit, selection.meaning, like=selection.like, by=selection.by)
+        matches = {row: (cosine, number) for row, cosine, number in zip(*map(np.ndarray.tolist, found), strict=True)}
     shown = []
     for row in rows:
         (pair_id, image, captions, label, injected), (_, group, *values) = pairs[row], scores[row]
         numbers = {name: value if math.isfinite(value) else None for name, value in zip(names, values, strict=True)}
         facts = (row, pair_id, image, tuple(map(str, captions or ())), label, injected, group, numbers)
-        shown.append(PairCard(*facts, matches.get(row), decisions.get(pair_id)))
+        match, matched = matches.get(row, (None, None))
+        shown.append(PairCard(*facts, match, matched if matched != -1 else None, decisions.get(pair_id)))
     return shown
 
 
@@ -174,6 +178,18 @@ class AuditFrames(Audit):
             return table
         scores = read_table(path).rename(columns={c.CAPTION: "number"})
         return table.merge(scores, on=[c.PAIR_ID, "number"], how="left")
+
+    def search(self, text: str = "", *, like: str = "", by: str = CAPTION, k: int = 12) -> pd.DataFrame:
+        """Return the k pairs closest to a text, or to the pair with the id `like`: pair_id, caption, similarity.
+
+        By caption, the caption is the one that matched; `by="picture"` looks into pictures.
+        """
+        found = search(self, text, like=like, by=by, k=k)
+        listed = fetch_numbered(self.folder / PAIRS, [f'"{c.PAIR_ID}"', f'"{c.CAPTIONS}"'], found.rows.tolist())
+        pairs = [listed[row] for row in found.rows.tolist()]
+        captions = [captions[max(number, 0)] for (_, captions), number in zip(pairs, found.captions, strict=True)]
+        columns = {c.PAIR_ID: [pair_id for pair_id, _ in pairs], "caption": captions, "similarity": found.similarity}
+        return pd.DataFrame(columns)
 
     def table(self) -> pd.DataFrame:
         """Return pairs, scores and decisions in one row a pair.

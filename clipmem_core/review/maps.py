@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow as pa
 
 from clipmem_core.audit.jobs import Task, jobs_folder
-from clipmem_core.audit.store import PAIRS, SCORES, Audit, read_array, read_table, recorded_sha256, write_table
+from clipmem_core.audit.store import PAIRS, SCORES, Audit, open_embeddings, read_table, recorded_sha256, write_table
 from clipmem_core.columns import GROUP, INJECTED, LABEL
 from clipmem_core.config import InputError, data_folder, fingerprint
 from clipmem_core.io import write_once
@@ -81,11 +81,11 @@ def make_map(audit: Audit, name: str, *, say: Callable[[str], None] = lambda lin
 
     def draw(temporary: Path) -> None:
         say("reading the embeddings")
-        vectors = read_array(embeddings_path(audit, *name.rsplit(".", 1)), shared=True)
+        vectors = open_embeddings(embeddings_path(audit, *name.rsplit(".", 1)))
         rows = np.arange(len(vectors))
         if len(rows) > LIMIT:
             rows = np.sort(np.random.default_rng(SEED).choice(len(rows), LIMIT, replace=False))
-        places = lay_out(np.array(vectors[rows]), say=say)
+        places = lay_out(vectors[rows], say=say)
         table = pd.DataFrame({MAP_ROW: rows, MAP_X: places[:, 0], MAP_Y: places[:, 1]})
         write_table(temporary, table)
 

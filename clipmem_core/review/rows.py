@@ -16,7 +16,7 @@ from clipmem_core.review import selection as s
 from clipmem_core.review.decisions import CODES, UNDECIDED_CODE, decided, open_review
 from clipmem_core.review.maps import map_file
 from clipmem_core.review.queries import ROW, cached, fetch_columns, fetch_rows, number
-from clipmem_core.review.search import hits
+from clipmem_core.review.search import search
 from clipmem_core.review.selection import Outline, Selection
 from clipmem_core.review.wrong_captions import wrong_estimate
 from clipmem_core.scores.registry import QUEUE, SECOND_NOTE, scores_in
@@ -70,7 +70,7 @@ def _rows_at(
         code = {s.UNDECIDED: UNDECIDED_CODE, **CODES}.get(selection.decision, -1)
         mask = mask & (codes != UNDECIDED_CODE if selection.decision == s.DECIDED else codes == code)
     if selection.order == s.MATCH and selection.searched:
-        rows = hits(audit, selection)[0]
+        rows = search(audit, selection.meaning, like=selection.like, by=selection.by).rows
     elif selection.order == s.RANDOM:
         rows = wrong_estimate(audit)[1].drawn
     else:
@@ -110,7 +110,7 @@ def _rows_of_conditions(audit: Audit, selection: Selection, map_path: Path | Non
     if selection.outline:
         yield _rows_in(audit, selection.outline, selection.map, map_path)
     if selection.searched:
-        yield hits(audit, selection)[0]
+        yield search(audit, selection.meaning, like=selection.like, by=selection.by).rows
 
 
 def _clauses(selection: Selection) -> dict[str, list[tuple[str, list[str | float]]]]:

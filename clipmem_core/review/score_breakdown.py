@@ -11,7 +11,7 @@ import pandas as pd
 from clipmem_core import columns as c
 from clipmem_core.audit import unit_tables as t
 from clipmem_core.audit.prepare import sides_of
-from clipmem_core.audit.store import MEMBERSHIP, PAIRS, SCORES, Audit
+from clipmem_core.audit.store import MEMBERSHIP, PAIRS, SCORES, Audit, read_embeddings
 from clipmem_core.audit.verdict import FLAT
 from clipmem_core.config import InputError
 from clipmem_core.review import search as s
@@ -77,15 +77,15 @@ def suggested_captions(audit: Audit, row: int) -> Suggested:
 def _mean_cosines(audit: Audit, members: Sequence[str], row: int, n_pairs: int) -> np.ndarray:
     """Return mean cosines of a picture with captions and pictures, [2, n_pairs]; NaN outside a shortlist."""
 
-    def total(names: Sequence[str], rows: np.ndarray | slice) -> np.ndarray:
+    def total(names: Sequence[str], rows: np.ndarray) -> np.ndarray:
         cosines = []
         for name in names:
-            image, text = _files(audit, name)
+            image, text = read_embeddings(audit.member(name))
             picture = s.vectors_at(image, [row])[0]
-            cosines.append([s.cosines(path, picture, rows) for path in (text, image)])
+            cosines.append([vectors.cosines(picture, rows) for vectors in (text, image)])
         return np.asarray(cosines, dtype=np.float64).sum(axis=0)
 
-    rows: np.ndarray | slice = slice(None)
+    rows = np.arange(n_pairs)
     if n_pairs > s.ALL_UP_TO:
         rows = np.union1d(s.top_k(total(members[:1], rows).sum(axis=0), SHORTLIST), [row])
     means = np.full((2, n_pairs), np.nan)
@@ -136,7 +136,8 @@ def member_terms(audit: Audit, row: int) -> pd.DataFrame:
     rows = []
     for name in membership.members:
         mean_image, mean_text = _external_means(audit, name)
-        image, text = (s.vectors_at(path, [row])[0].astype(np.float64) for path in _files(audit, name))
+        embeddings = read_embeddings(audit.member(name))
+        image, text = (s.vectors_at(vectors, [row])[0].astype(np.float64) for vectors in embeddings)
         products = np.array([[image @ text], [image @ mean_text], [mean_image @ text], [image @ image], [text @ text]])
         terms = terms_of(products, np.flatnonzero([external[row]]), int(external.sum()))
         rows.append({term: float(terms[term][0]) for term in c.TERMS})
@@ -152,9 +153,7 @@ def _files(audit: Audit, member: str) -> list[Path]:
 @cached(64, MEMBERSHIP, paths=_files)
 def _external_means(audit: Audit, member: str) -> tuple[np.ndarray, np.ndarray]:
     """Return the mean embeddings of the external pictures and captions, ν_I and ν_T."""
-    external = np.flatnonzero(_sides(audit).external)
-    image, text = (s.vectors_at(path, external.tolist()) for path in _files(audit, member))
-    return external_means(image, text, np.ones(len(external), dtype=bool))
+    return external_means(*read_embeddings(audit.member(member)), _sides(audit).external)
 
 
 def _sides_at(audit: Audit, row: int) -> Sides:

@@ -1,82 +1,177 @@
-"""Search by meaning: the pairs closest by cosine to a pair, or to a text that a member's text encoder embeds."""
+"""Search by meaning: the pairs closest to a text, or to another pair, by their captions or by their pictures."""
 
+import contextlib
 import dataclasses
 import gc
 import threading
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from clipmem_core.audit.prepare import pixels_folder, precomputed_features
 from clipmem_core.audit.settings import towers_of
-from clipmem_core.audit.store import CONFIG, IMAGE_EMBEDDINGS, TEXT_EMBEDDINGS, Audit, read_array
+from clipmem_core.audit.store import (
+    CONFIG,
+    IMAGE_EMBEDDINGS,
+    PAIRS,
+    TEXT_EMBEDDINGS,
+    Audit,
+    caption_counts,
+    open_embeddings,
+    pair_blocks,
+)
+from clipmem_core.columns import CAPTIONS
 from clipmem_core.config import AuditConfig, InputError
+from clipmem_core.embeddings import Vectors
+from clipmem_core.features.cache import FeatureStore, text_keys, tower_key
 from clipmem_core.mitigations import Vocabulary
-from clipmem_core.review.queries import cached, find_row
-from clipmem_core.review.selection import IMAGE_SIDE, TEXT_SIDE, Selection
+from clipmem_core.review.queries import cached, fetch_numbered, find_row
+from clipmem_core.review.selection import CAPTION, IMAGE_SIDE, PICTURE, TEXT_SIDE
 from clipmem_core.scores.alignment import unit
 from clipmem_core.training.names import CHECKPOINT
 
 LIMIT = 1000  # pairs in the result of a search
-ALL_UP_TO = 100_000  # pairs; in a larger audit one member is searched, by default the first
+ALL_UP_TO = 100_000  # pairs; in a larger audit the embeddings of the first member are searched
+ENCODERS = 4  # members whose trained text encoders are searched and stay loaded
+MATCHED = 48  # closest pairs whose matching caption is looked for if members embed captions
+MOST = 10 * LIMIT  # captions, of which the pairs of a result are the best
+SIDES = {PICTURE: IMAGE_SIDE, CAPTION: TEXT_SIDE}
 EMBEDDINGS = {IMAGE_SIDE: IMAGE_EMBEDDINGS, TEXT_SIDE: TEXT_EMBEDDINGS}
 _ENCODING = threading.Lock()  # building a model changes global state of torch and open_clip
 _ON_CPU: dict[str, Any] = {"device": "cpu", "precision": "fp32"}
 
 
-def hits(audit: Audit, selection: Selection) -> tuple[np.ndarray, np.ndarray]:
-    """Search the embeddings of pictures or captions; return at most `LIMIT` rows and their cosines, the closest first.
+class Hits(NamedTuple):
+    """The pairs that a search found, the closest first."""
 
-    The query is the embedding of the meaning or of the pair `like`, or the mean of both. Without a named member the
-    cosines of all are averaged: .50 of ten hits for words of OpenClipart were right with four members, .37 with one.
+    rows: np.ndarray  # int64 [n]
+    similarity: np.ndarray  # cosines, float32 [n]
+    captions: np.ndarray  # number of the caption that matched, int64 [n]; -1 if none did
+
+
+def search(audit: Audit, text: str = "", *, like: str = "", by: str = CAPTION, k: int = LIMIT) -> Hits:
+    """Return at most k pairs that are closest to a text, to the pair with the id `like`, or to the mean of both.
+
+    By caption, the features of a locked text tower are compared, and the best caption of a pair counts. Otherwise, and
+    by picture, embeddings of members are compared, and their cosines averaged: of ten hits for words of OpenClipart .50
+    were right with four members, .37 with one.
     """
-    record = audit.record
-    members = tuple(record.members)
-    if selection.member or record.pairs > ALL_UP_TO:
-        members = (choose_member(record.members, selection.member),)
-    return _hits(audit, selection.meaning, selection.like, selection.by, members)
+    config, row = audit.record.config, find_row(audit, like) if like else None
+    if by not in SIDES:
+        raise InputError(f"by must be {CAPTION!r} or {PICTURE!r}, not {by!r}")
+    if like and row is None:
+        raise InputError(f"there is no pair {like!r} in audit {audit.name!r}: choose another to search by")
+    if not like and not text.strip():
+        raise InputError("the text to search for is empty: write what the pictures or captions should be about")
+    if text and config.features:
+        raise InputError(f"audit {audit.name!r} has precomputed features and cannot embed a text: search by a pair")
+    if by == CAPTION and (config.lock_text or config.features):
+        found = _by_features(audit, text, row)
+    else:
+        most = 1 if audit.record.pairs > ALL_UP_TO else None if config.lock_text else ENCODERS
+        found = _by_embeddings(audit, text, row, SIDES[by], tuple(audit.record.members[:most]))
+    return Hits(*(values[:k] for values in found))
 
 
-@cached(64, paths=lambda audit, meaning, like, by, members: [embeddings_path(audit, name, by) for name in members])
-def _hits(audit: Audit, meaning: str, like: str, side: str, members: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+@lru_cache(8)
+def prepare_search(audit: Audit) -> None:
+    """Load in a thread what a search needs: the first search would wait seconds for torch and the tower."""
+
+    def load() -> None:
+        with contextlib.suppress(InputError, OSError):  # a search will say it
+            search(audit, "picture")
+
+    threading.Thread(target=load, daemon=True).start()
+
+
+@cached(64, CONFIG, PAIRS)
+def _by_features(audit: Audit, text: str, row: int | None) -> Hits:
+    """Search the features of captions."""
+    features, start = _caption_features(audit)
+    queries = [unit(_text_features(audit.record.config, text))[0]] if text else []
+    if row is not None:
+        queries.append(unit(features[start[row] : start[row + 1]].astype(np.float32)).mean(axis=0))
+    query, cosines = np.mean(queries, axis=0), np.full(features.index.ntotal, np.nan, np.float32)
+    found = features.nearest(query, MOST)[1]
+    cosines[found] = Vectors(features.index).cosines(query, found)
+    by_caption = cosines[features.rows]
+    best = np.fmax.reduceat(by_caption, start[:-1])
+    rows = _closest(best, row)
+    captions = [np.nanargmax(by_caption[start[each] : start[each + 1]]) for each in rows]
+    return Hits(rows, best[rows], np.array(captions, np.int64))
+
+
+@cached(2, CONFIG, PAIRS)
+def _caption_features(audit: Audit) -> tuple[Vectors, np.ndarray]:
+    """Return the features of all captions, and the number of each pair's first one, int64 [n_pairs + 1]."""
+    record, start = audit.record, np.concatenate([[0], np.cumsum(caption_counts(audit))])
+    if record.config.features:
+        return precomputed_features(audit, pixels_folder(audit))[1], start
+    captions = [text for batch in pair_blocks(audit, [CAPTIONS]) for text in batch[CAPTIONS].flatten().to_pylist()]
+    store = FeatureStore(tower_key(record.towers["text"]))
+    rows = store.find(text_keys(captions))
+    if (rows < 0).any():
+        from clipmem_core.features.embed import text_features  # torch
+
+        tower = towers_of(record.config).text
+        assert tower is not None
+        return text_features([captions], tower)[0], start
+    return store.features().take(rows), start
+
+
+@cached(64, paths=lambda audit, text, row, side, members: [embeddings_path(audit, name, side) for name in members])
+def _by_embeddings(audit: Audit, text: str, row: int | None, side: str, members: tuple[str, ...]) -> Hits:
+    """Search the members' embeddings of pictures or captions."""
     by_member = []
     for member in members:
-        path = embeddings_path(audit, member, side)
-        queries = [embed_text(audit, meaning, member=member)] if meaning else []
-        if like:
-            row = find_row(audit, like)
-            if row is None:
-                raise InputError(f"there is no pair {like!r} in audit {audit.name!r}: choose another to search by")
-            queries.append(unit(vectors_at(path, [row]))[0])
-        by_member.append(cosines(path, np.mean(queries, axis=0)))
+        vectors = open_embeddings(embeddings_path(audit, member, side))
+        queries = [embed_texts(audit, [text], member=member)[0]] if text else []
+        if row is not None:
+            queries.append(unit(vectors_at(vectors, [row]))[0])
+        by_member.append(vectors.cosines(np.mean(queries, axis=0)))
     mean = np.mean(by_member, axis=0)
-    rows = top_k(mean, LIMIT)
-    return rows, mean[rows]
+    rows = _closest(mean, row)
+    captions = np.full(len(rows), -1)
+    if text and side == TEXT_SIDE:
+        captions[:MATCHED] = _matching_captions(audit, text, rows[:MATCHED], members[0])
+    return Hits(rows, mean[rows], captions)
 
 
-def embed_text(audit: Audit, text: str, *, member: str = "") -> np.ndarray:
-    """Embed a text with a member's text encoder, in full precision: a unit vector float32 [dim]."""
-    if not text.strip():
-        raise InputError("the text to search for is empty: write what the pictures or captions should be about")
+def _matching_captions(audit: Audit, text: str, rows: np.ndarray, member: str) -> list[int]:
+    """Return the number of the caption closest to a text for each of some pairs, by a member's text encoder."""
+    listed = fetch_numbered(audit.folder / PAIRS, [CAPTIONS], rows.tolist())
+    captions = [caption for row in rows.tolist() for caption in listed[row][0]]
+    vectors = embed_texts(audit, [text, *captions], member=member)
+    ends = np.cumsum([len(listed[row][0]) for row in rows.tolist()])[:-1]
+    return [int(part.argmax()) for part in np.split(np.vecdot(vectors[1:], vectors[0]), ends)]
+
+
+def _closest(cosines: np.ndarray, itself: int | None) -> np.ndarray:
+    """Return the rows of the highest cosines, without a pair itself."""
+    rows = top_k(cosines, LIMIT + 1)
+    return rows[rows != itself][:LIMIT]
+
+
+def embed_texts(audit: Audit, texts: Sequence[str], *, member: str) -> np.ndarray:
+    """Embed texts with a member's text encoder, in full precision: unit vectors float32 [n, dim]."""
     import torch
 
     from clipmem_core.training.model import text_embeddings, tokenize
 
-    config, member = audit.record.config, choose_member(audit.record.members, member)
-    if config.features:
-        raise InputError(f"audit {audit.name!r} has precomputed features and cannot embed a text: search by a pair")
+    config = audit.record.config
     with _ENCODING:
-        torch.set_num_threads(1)  # one text is too little work to share: threads that wait for a busy core take .5 s
+        torch.set_num_threads(1)  # few texts are too little work to share: threads that wait for a busy core take .5 s
         if config.lock_text:
-            model, inputs = _text_head(audit, member), _text_features(config, text)
+            model, inputs = _text_head(audit, member), np.concatenate([_text_features(config, text) for text in texts])
         else:
             model, vocabulary = _text_encoder(audit, member)
-            inputs = tokenize(config.model, [text])
+            inputs = tokenize(config.model, texts)
             inputs = vocabulary.read(inputs) if vocabulary else inputs
         _freeze_libraries()
-        return unit(text_embeddings(model, inputs, precision="fp32", device="cpu"))[0]
+        return unit(text_embeddings(model, inputs, precision="fp32", device="cpu"))
 
 
 @lru_cache(1)
@@ -100,7 +195,7 @@ def _member_files(audit: Audit, member: str) -> list[Path]:
     return [audit.folder / CONFIG, checkpoint_path(audit, member)]
 
 
-@cached(2, paths=_member_files)
+@cached(ENCODERS, paths=_member_files)
 def _text_encoder(audit: Audit, member: str) -> tuple[Any, Vocabulary | None]:
     """Return a member's model without its image encoder, and its vocabulary."""
     from clipmem_core.audit.member import vocabulary_of_member
@@ -137,33 +232,16 @@ def _text_features(config: AuditConfig, text: str) -> np.ndarray:
     return tower.open().embed([text])
 
 
-def choose_member(members: Sequence[str], name: str) -> str:
-    """Check the name of a member; an empty name is the first member."""
-    if name and name not in members:
-        raise InputError(f"there is no member {name!r} in this audit, only {', '.join(map(str, members))}")
-    return name or str(members[0])
-
-
-def embeddings_path(audit: Audit, member: str, by: str) -> Path:
+def embeddings_path(audit: Audit, member: str, side: str) -> Path:
     """Return the file of a member's embeddings of pictures (`image`) or captions (`text`)."""
-    return audit.member(member) / EMBEDDINGS[by]
+    return audit.member(member) / EMBEDDINGS[side]
 
 
-def vectors_at(path: Path, rows: Sequence[int]) -> np.ndarray:
-    """Read the mean embeddings of some pairs from a file, float32 [n_rows, dim]."""
-    stored = read_array(path, shared=True)
-    for row in rows:
-        if not 0 <= row < len(stored):
-            raise InputError(f"{path} has no row {row}, only {len(stored):,}: delete it and run the audit again")
-    return np.array(stored[rows])
-
-
-def cosines(path: Path, query: np.ndarray, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
-    """Return the cosines float32 [n_rows] of a vector with each row of a file of embeddings, or with some rows."""
-    stored = read_array(path, shared=True)[rows]
-    products = np.vecdot(stored, unit(query[None])[0].astype(np.float32))
-    lengths = np.sqrt(np.vecdot(stored, stored))
-    return np.divide(products, lengths, out=np.zeros(len(stored), np.float32), where=lengths != 0)
+def vectors_at(vectors: Vectors, rows: Sequence[int]) -> np.ndarray:
+    """Return the mean embeddings of some pairs, float32 [n_rows, dim]."""
+    if not 0 <= min(rows) <= max(rows) < len(vectors):
+        raise InputError(f"there is no embedding of row {max(rows)}: delete the audit's members and run it again")
+    return vectors[list(rows)]
 
 
 def top_k(values: np.ndarray, k: int) -> np.ndarray:

@@ -17,6 +17,7 @@ DECIDED = "decided"
 NONE = "none"  # pairs without injected errors
 ANY = "any"  # pairs with any kind of injected error
 IMAGE_SIDE, TEXT_SIDE = "image", "text"
+CAPTION, PICTURE = "caption", "picture"
 MAP_X, MAP_Y = "map_x", "map_y"
 MAX_CORNERS = 60  # of an outline in an address
 
@@ -56,8 +57,7 @@ class Selection:
     map: str = ""  # the map of embeddings of an outline over map_x and map_y
     meaning: str = ""  # search: the pairs closest to this text
     like: str = ""  # search: the pairs closest to the pair with this id
-    by: str = IMAGE_SIDE  # search: among the embeddings of pictures (image) or of captions (text)
-    member: str = ""  # search: the member whose encoders are used; empty: the mean over all
+    by: str = CAPTION  # search: among captions or pictures
 
     @property
     def searched(self) -> bool:
@@ -65,7 +65,7 @@ class Selection:
         return bool(self.meaning or self.like)
 
 
-_TEXTS = ("group", "label", "injected", "decision", "check", "words", "map", "meaning", "like", "by", "member")
+_TEXTS = ("group", "label", "injected", "decision", "check", "words", "map", "meaning", "like", "by")
 
 
 def to_parameters(selection: Selection) -> dict[str, str]:
@@ -90,7 +90,7 @@ def to_parameters(selection: Selection) -> dict[str, str]:
 def from_parameters(parameters: Mapping[str, str]) -> tuple[Selection, list[str]]:
     """Read a selection from an address (default order: misfit, of a search match), and the names of invalid parts."""
     texts: dict[str, Any] = {name: parameters[name] for name in _TEXTS if parameters.get(name)}
-    wrong = ["by"] if texts.get("by", IMAGE_SIDE) not in (IMAGE_SIDE, TEXT_SIDE) else []
+    wrong = ["by"] if texts.get("by", CAPTION) not in (CAPTION, PICTURE) else []
     wrong += ["check"] if texts.get("check", "") not in ("", *CHECKS) else []
     selection = Selection(**{name: value for name, value in texts.items() if name not in wrong})
     default = MATCH if selection.searched else MISFIT

@@ -67,7 +67,9 @@ def measure_epochs(audit: Audit, number: int, compared: np.ndarray) -> list[dict
     return epochs
 
 
-def memorization(embedded: list[tuple[np.ndarray, np.ndarray]], sides: Sides, compared: np.ndarray) -> dict[str, float]:
+def memorization(
+    embedded: Sequence[tuple[np.ndarray, np.ndarray]], sides: Sides, compared: np.ndarray
+) -> dict[str, float]:
     """Measure memorization from μ_I and μ_T of f and of g, [n_pairs, dim] each, on `compared` pairs, bool [n_pairs]."""
     (f_image, f_text), (g_image, g_text) = embedded
     membership, external = sides.membership, sides.external

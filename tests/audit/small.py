@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import faiss
 import filelock
 import numpy as np
 import pandas as pd
@@ -72,8 +73,9 @@ def config_of(flags: Sequence[str]) -> AuditConfig:
 
 
 def vectors(path: Path) -> np.ndarray:
-    """Read a member's embeddings with numpy alone, float64 [n_pairs, dim]."""
-    return np.load(path).astype(np.float64)
+    """Read a member's embeddings with faiss alone, float64 [n_pairs, dim]."""
+    index = faiss.read_index(str(path))
+    return index.reconstruct_n(0, index.ntotal).astype(np.float64)
 
 
 # As `python -m clipmem_core`, but with Ctrl-C as in a terminal: where tests run in the background it is ignored.
@@ -106,7 +108,7 @@ def with_drawn_set(data: Path, made: Path) -> Path:
 
 
 def embeddings(audit: Audit, member: str) -> tuple[np.ndarray, np.ndarray]:
-    return vectors(audit.member(member) / "image.npy"), vectors(audit.member(member) / "text.npy")
+    return vectors(audit.member(member) / "image.faiss"), vectors(audit.member(member) / "text.faiss")
 
 
 def aligned(image: np.ndarray, text: np.ndarray, external: np.ndarray) -> dict[str, np.ndarray]:

@@ -4,12 +4,13 @@ import hashlib
 import json
 import shlex
 
+import faiss
 import numpy as np
 import pyarrow.parquet as pq
 
 from clipmem_core.audit.store import VERSION, Audit
 
-MEMBER_FILES = "config.json checkpoint.pt log.jsonl image.npy text.npy trajectory.npy utility.json"
+MEMBER_FILES = "config.json checkpoint.pt log.jsonl image.faiss text.faiss trajectory.npy utility.json"
 SCORES = (
     "pair_id group n_in n_out clipmem clipmem_relative se p_value q_value clipmem_shrunk alignment_in alignment_out "
     "positive_in positive_out negative_text_in negative_text_out negative_image_in negative_image_out "
@@ -71,9 +72,9 @@ def test_all_tables_and_embeddings_share_one_row_order(audit: Audit) -> None:
     assert audit.scores["pair_id"].tolist() == ids
     assert audit.scores["group"].tolist() == audit.membership["group"].tolist()
     for name in audit.record.members:
-        for file in ("image.npy", "text.npy"):
-            vectors = np.load(audit.member(name) / file)
-            assert (vectors.dtype, vectors.ndim, len(vectors)) == (np.float32, 2, 400)
+        for file in ("image.faiss", "text.faiss"):
+            index = faiss.read_index(str(audit.member(name) / file))
+            assert (type(index), index.ntotal) == (faiss.IndexFlatIP, 400)
 
 
 def test_a_trajectory_has_a_number_where_the_member_trained_and_nowhere_else(audit: Audit) -> None:

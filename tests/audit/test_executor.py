@@ -12,7 +12,7 @@ from clipmem_core.audit.store import Audit
 from clipmem_core.config import InputError
 
 # What a member's process does, in place of training
-FINISH = "open(f'{sys.argv[1]}/text.npy', 'w')"
+FINISH = "open(f'{sys.argv[1]}/text.faiss', 'w')"
 SAID = 'print("a warning", file=sys.stderr); print(\'{"error": "model is too small"}\', file=sys.stderr); sys.exit(2)'
 
 
@@ -46,10 +46,10 @@ def test_members_that_are_not_finished_become_tasks(audit: Audit) -> None:
         asked.extend(tasks)
         for task in tasks:
             yield None
-            (task.folders[0] / "text.npy").write_text("made")
+            (task.folders[0] / "text.faiss").write_text("made")
             yield task
 
-    (audit.member("b") / "text.npy").write_text("")
+    (audit.member("b") / "text.faiss").write_text("")
     seen: list[list[MemberProgress]] = []
     run_members(audit, ["a", "b", "c"], threads=3, executor=here, watch=seen.append)
     assert [(task.folders, task.threads) for task in asked] == [((audit.member(name),), 3) for name in "ac"]

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from sklearn.metrics.pairwise import cosine_similarity
 
 from clipmem_core import columns as c
 from clipmem_core.audit.pipeline import run_audit
@@ -19,8 +20,7 @@ from clipmem_core.cli import main, parse
 from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.dataset.checks import CHECKS
 from clipmem_core.dataset.source import RawPairs
-from clipmem_core.review.search import hits
-from clipmem_core.review.selection import Selection
+from clipmem_core.review.search import search
 from clipmem_core.scores.prevalence import whole_count
 from tests.audit.small import Silent
 
@@ -91,10 +91,12 @@ def test_a_source_with_features_is_inspected_and_audited_without_a_picture(
     assert audit.scores["clipmem"].notna().all()
     for stored, features in zip(precomputed_features(audit, pixels_folder(audit)), drawn(), strict=True):
         np.testing.assert_array_equal(stored, features.astype(np.float16))
-    rows, _ = hits(audit, Selection(like=IDS[3]))
-    assert rows[0] == 3
+    cosines = cosine_similarity(drawn()[1].astype(np.float16))
+    found = search(audit, like=IDS[3], k=5)
+    assert found.rows.tolist() == [row for row in np.argsort(-cosines[3], kind="stable") if row != 3][:5]
+    np.testing.assert_allclose(found.similarity, cosines[3, found.rows], atol=1e-3)
     with pytest.raises(InputError, match="cannot embed a text"):
-        hits(audit, Selection(meaning="a red car"))
+        search(audit, "a red car")
 
 
 def test_rows_keep_their_features_if_captions_are_injected_and_near_duplicates_dropped(folder: Path) -> None:

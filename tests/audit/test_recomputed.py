@@ -160,7 +160,7 @@ def test_candidate_and_independent_share_every_draw_and_no_others_do(member_run:
 def test_a_class_that_only_external_pairs_have_counts_in_zero_shot(made: Made, member_run: MemberRun) -> None:
     labels = member_run.pairs["label"].to_numpy(dtype=object).copy()
     labels[np.flatnonzero(member_run.membership["group"] == "external")] = "zebra"
-    model, image = trained_model(member_run), vectors(member_run.folder / "image.npy").astype(np.float32)
+    model, image = trained_model(member_run), vectors(member_run.folder / "image.faiss").astype(np.float32)
     metrics = utility(dataclasses.replace(member_run, pairs=member_run.pairs.assign(label=labels)), model, image)
     assert metrics["linear_probe"] == 0
     assert 0 <= metrics["zero_shot"] <= 1

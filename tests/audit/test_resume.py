@@ -88,7 +88,7 @@ def same(audit: Audit, whole: Audit) -> None:
         assert all(torch.equal(left[key], right[key]) for key in left), name
         trajectories = [np.load(a.member(name) / "trajectory.npy") for a in (audit, whole)]
         assert np.array_equal(*(t.view(np.uint16) for t in trajectories))
-        for file in ("image.npy", "text.npy", "utility.json"):
+        for file in ("image.faiss", "text.faiss", "utility.json"):
             assert (audit.member(name) / file).read_bytes() == (whole.member(name) / file).read_bytes(), (name, file)
     for table in ("pairs", "membership", "scores", "utility", "quarantine"):
         pd.testing.assert_frame_equal(getattr(audit, table), getattr(whole, table), check_exact=True)
@@ -114,7 +114,7 @@ def alive(pid: int) -> bool:
 
 
 def test_killed_before_each_file_is_in_its_place(runs: Runs, whole: Audit) -> None:
-    for file in ("f-0/trajectory.npy", "f-0/text.npy"):
+    for file in ("f-0/trajectory.npy", "f-0/text.faiss"):
         code, line = runs.kill_before(file)
         assert code == 1
         assert "was ended by signal 9" in line

@@ -24,7 +24,7 @@ from tests.conftest import Made
 def moved(made: Made, data: Path) -> Audit:
     """The paper audit in another data folder, without the store of small pictures."""
     with_drawn_set(data, made.data)
-    left = shutil.ignore_patterns("*.pt", "*.npy")
+    left = shutil.ignore_patterns("*.pt", "*.npy", "*.faiss")
     audit = Audit(Path(shutil.copytree(made.paper.folder, data / "audits" / "paper", ignore=left)))
     root = data / "sets" / Path(audit.record.root).name
     (audit.folder / "config.json").write_text(json.dumps(audit.record.values | {"root": str(root)}))
@@ -68,7 +68,7 @@ def test_a_broken_table_of_a_finished_audit_is_made_again(made: Made, data: Path
 @pytest.fixture
 def start(made: Made, tmp_path: Path) -> Audit:
     """The paper audit as its members found it, to change at will."""
-    left = shutil.ignore_patterns("*.pt", "*.npy", "*.jsonl")
+    left = shutil.ignore_patterns("*.pt", "*.npy", "*.faiss", "*.jsonl")
     return Audit(Path(shutil.copytree(made.paper.folder, tmp_path / "start", ignore=left)))
 
 

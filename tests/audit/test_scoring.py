@@ -54,7 +54,7 @@ def test_every_caption_has_a_row_with_the_cosine_of_members_that_never_saw_it(ma
     assert table.loc[~external, "learned"].isna().mean() < 0.2  # 10 epochs of up to five captions
     total, count = np.zeros(400), np.zeros(400)
     for name in audit.record.members:
-        image, text = (vectors(audit.member(name) / f"{kind}.npy") for kind in ("image", "text"))
+        image, text = (vectors(audit.member(name) / f"{kind}.faiss") for kind in ("image", "text"))
         out = ~audit.membership[name].to_numpy()
         total[out] += (image * text).sum(axis=1)[out] / np.linalg.norm(image, axis=1)[out]
         count += out

@@ -104,7 +104,7 @@ def test_a_running_job_shows_its_stage(data: Path) -> None:
     ]
     member_files(audit, "log.jsonl", "checkpoint.pt")
     assert state_of("made").word == status.TRAINING
-    member_files(audit, "text.npy")
+    member_files(audit, "text.faiss")
     assert state_of("made").word == status.SCORING
 
 

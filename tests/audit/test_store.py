@@ -103,7 +103,7 @@ def test_an_audit_with_a_broken_beginning_does_not_finish(name: str, finished: b
         again()
 
 
-@pytest.mark.parametrize("name", ["checkpoint.pt", "image.npy"])
+@pytest.mark.parametrize("name", ["checkpoint.pt", "image.faiss"])
 def test_a_member_with_a_file_of_another_size_is_trained_again(name: str, copied: Audit) -> None:
     path = copied.folder / "members" / "r0-f0" / name
     path.write_bytes(path.read_bytes()[:-1])

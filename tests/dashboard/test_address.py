@@ -24,8 +24,7 @@ FULL = Selection(
     outline=box("similarity_out", "clipmem", (0.0, 1.0), (0.25, 0.5)),
     meaning="a frog",
     like="images/1.png",
-    by="text",
-    member="m0",
+    by="picture",
 )
 
 

@@ -135,7 +135,7 @@ def test_the_order_by_single_captions_shows_the_worst_one_first_with_its_surpris
 
 def test_captions_and_the_address_reach_the_page_as_data_alone(copy: Copy) -> None:
     copy()
-    app = open_page(BROWSE, order="clipmem", words=HOSTILE[0], label=HOSTILE[2], group=HOSTILE[1], member="$x$")
+    app = open_page(BROWSE, order="clipmem", words=HOSTILE[0], label=HOSTILE[2], group=HOSTILE[1])
     parsed = " ".join(element.value for kind in ("markdown", "caption", "warning") for element in app.get(kind))
     assert not [value for value in (*HOSTILE[:3], "$x$") if value in parsed]
     app = open_page(BROWSE, order="clipmem", size="12")

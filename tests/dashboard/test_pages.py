@@ -176,7 +176,7 @@ def unfinished(audit: Audit) -> Audit:
         _log(audit, name, log_probability=-2.0)
     for name in ("r0-f1", "r1-f0"):
         (audit.folder / "members" / name / "checkpoint.pt").write_bytes(b"x")
-    (audit.folder / "members" / "r1-f0" / "text.npy").write_bytes(b"x")
+    (audit.folder / "members" / "r1-f0" / "text.faiss").write_bytes(b"x")
     for path in audit.folder.rglob("*"):
         os.utime(path, (time.time() - 1000, time.time() - 1000))
     return audit

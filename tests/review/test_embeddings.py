@@ -1,6 +1,9 @@
 """Search by meaning, against scikit-learn and open_clip, and maps of embeddings."""
 
 import io
+import os
+import subprocess
+import sys
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -12,20 +15,22 @@ import torch
 from sklearn.metrics import silhouette_score
 from sklearn.metrics.pairwise import cosine_similarity
 
+from clipmem_core import open_audit
 from clipmem_core.audit.store import CONFIG, Audit, read_json, write_json, write_manifest
 from clipmem_core.cli import main
 from clipmem_core.config import InputError
+from clipmem_core.embeddings import write_vectors
 from clipmem_core.features import towers
 from clipmem_core.features.towers import minilm
-from clipmem_core.review import maps, search
+from clipmem_core.review import maps
+from clipmem_core.review import search as search_module
 from clipmem_core.review.maps import lay_out, make_map, map_file, map_name, map_path, map_points
-from clipmem_core.review.search import embed_text, hits
-from clipmem_core.review.selection import Selection
+from clipmem_core.review.search import embed_texts, search
 from clipmem_core.training.model import build_model
 from clipmem_core.training.names import model_config
 from tests.fixtures import DIM, Copy, Embeddings, embed
 
-SIDES = [("image", 0), ("text", 1)]
+SIDES = [("picture", 0), ("caption", 1)]
 
 
 @pytest.fixture
@@ -49,49 +54,34 @@ def meaning_of(text: str) -> np.ndarray:
 
 
 @pytest.fixture
-def encoder(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
-    """Replace the members' encoders; the list has the calls."""
-    calls = []
-
-    def embed_text(audit: Audit, text: str, *, member: str = "") -> np.ndarray:
-        calls.append((text, member))
-        return meaning_of(text)
-
-    monkeypatch.setattr(search, "embed_text", embed_text)
-    return calls
+def encoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replace the members' encoders."""
+    embed = Mock(side_effect=lambda audit, texts, *, member: np.stack([meaning_of(text) for text in texts]))
+    monkeypatch.setattr(search_module, "embed_texts", embed)
 
 
 @pytest.mark.parametrize(("by", "side"), SIDES)
-def test_a_search_by_meaning_by_pair_or_by_both(
-    audit: Audit, vectors: Embeddings, by: str, side: int, encoder: list[tuple[str, str]]
-) -> None:
-    own = vectors["r0-f1"][side]
-    like, meant = own[42] / np.linalg.norm(own[42]), meaning_of("a red car")
-    requested = [({"meaning": "a red car"}, meant), ({"like": "images/042.png"}, like)]
-    requested.append(({"meaning": "a red car", "like": "images/042.png"}, (meant + like) / 2))
-    for supplied, query in requested:
-        rows, match = hits(audit, Selection(**supplied, by=by, member="r0-f1"))
-        cosine = cosine_similarity(query[None], own)[0]
-        assert rows.tolist() == sorted(range(100), key=lambda row, cosine=cosine: -cosine[row])
-        np.testing.assert_allclose(match, cosine[rows], atol=1e-6)
-        assert (rows.dtype, match.dtype) == (np.int64, np.float32)
-    assert encoder == [("a red car", "r0-f1")] * 2
-
-
 @pytest.mark.parametrize(
-    ("requested", "side"),
-    [({"like": "images/042.png"}, 0), ({"meaning": "music"}, 0), ({"meaning": "music", "by": "text"}, 1)],
+    "requested", [{"text": "a red car"}, {"like": "images/042.png"}, {"text": "a red car", "like": "images/042.png"}]
 )
 @pytest.mark.usefixtures("encoder")
-def test_without_a_member_the_cosines_of_all_are_averaged(
-    audit: Audit, vectors: Embeddings, requested: dict[str, str], side: int
+def test_a_search_averages_the_cosines_of_all_members(
+    audit: Audit, vectors: Embeddings, by: str, side: int, requested: dict[str, str]
 ) -> None:
-    spaces = [both[side] for both in vectors.values()]
-    queries = [meaning_of("music") if "meaning" in requested else own[42] for own in spaces]
-    result = [cosine_similarity(query[None], own)[0] for query, own in zip(queries, spaces, strict=True)]
-    rows, match = hits(audit, Selection(**requested))
-    assert rows.tolist() == np.argsort(-np.mean(result, axis=0)).tolist()
-    np.testing.assert_allclose(match, np.mean(result, axis=0)[rows], atol=1e-6)
+    cosines = []
+    for own in (both[side] for both in vectors.values()):
+        queries = [meaning_of("a red car")] if "text" in requested else []
+        queries += [own[42] / np.linalg.norm(own[42])] if "like" in requested else []
+        cosines.append(cosine_similarity(np.mean(queries, axis=0)[None], own)[0])
+    order = np.argsort(-np.mean(cosines, axis=0), kind="stable").tolist()
+    found = search(audit, **requested, by=by, k=20)
+    assert found.rows.tolist() == [row for row in order if row != 42 or "like" not in requested][:20]
+    np.testing.assert_allclose(found.similarity, np.mean(cosines, axis=0)[found.rows], atol=1e-6)
+    if by == "caption" and "text" in requested:
+        captions = audit.pairs["captions"][order[0]]
+        assert found.captions[0] == np.argmax([meaning_of(text) @ meaning_of("a red car") for text in captions])
+    else:
+        assert (found.captions == -1).all()
 
 
 def save(path: Path, *, seed: int, loss: str = "clip") -> Path:
@@ -140,7 +130,7 @@ def plain(checkpoint: Path, text: str) -> np.ndarray:
 def test_a_text_is_embedded_as_open_clip_embeds_it_with_each_member_s_checkpoint(written: Audit, text: str) -> None:
     paths = {name: written.member(name) / "checkpoint.pt" for name in ("f-0", "g-0")}
     for member, path in (paths | {"f-1": written.folder.parent / "epoch_9.pt"}).items():
-        result = embed_text(written, text, member=member)
+        result = embed_texts(written, [text], member=member)[0]
         assert result.dtype == np.float32
         np.testing.assert_allclose(result, plain(path, text), atol=1e-5)
 
@@ -152,13 +142,14 @@ def test_a_text_is_embedded_with_the_vocabulary_of_the_member(written: Audit, fi
     config = written.record.values
     config["config"][field] = int(words.iloc[0])
     write_json(written.folder / CONFIG, config)
-    read = embed_text(written, f"nonsuch {words.index[0]} unheard", member="g-0")
+    read = embed_texts(written, [f"nonsuch {words.index[0]} unheard"], member="g-0")[0]
     np.testing.assert_allclose(read, plain(written.member("g-0") / "checkpoint.pt", words.index[0]), atol=1e-5)
 
 
 @pytest.fixture
-def locked_audit(typed: Path) -> Audit:
+def locked_audit(typed: Path, monkeypatch: pytest.MonkeyPatch) -> Audit:
     """A small audit with the built-in towers; none may change it."""
+    monkeypatch.setenv("CLIPMEM_DATA", str(typed))
     return Audit(typed / "audits" / "scenes")
 
 
@@ -180,8 +171,37 @@ def test_a_locked_text_tower_and_the_heads_of_members_embed_what_is_searched_for
     monkeypatch.setattr(towers, "_open_sentences", load)
     for member in locked_audit.record.members[:2]:
         expected = heads_of(locked_audit, member, features)[0]
-        np.testing.assert_allclose(embed_text(locked_audit, text, member=member), expected, atol=1e-5)
+        np.testing.assert_allclose(embed_texts(locked_audit, [text], member=member)[0], expected, atol=1e-5)
     assert load.call_count <= 1
+
+
+def test_captions_are_searched_by_the_features_of_a_locked_text_tower(locked_audit: Audit) -> None:
+    captions = locked_audit.pairs.explode("captions", ignore_index=True)
+    cosines = cosine_similarity(minilm().open().embed(["a red boat", *captions["captions"]]))[0, 1:]
+    captions["similarity"] = cosines
+    best = captions.sort_values("similarity", kind="stable", ascending=False).drop_duplicates("pair_id")[:5]
+    found = open_audit(locked_audit.name).search("a red boat", k=5)
+    assert found.columns.tolist() == ["pair_id", "caption", "similarity"]
+    np.testing.assert_allclose(found["similarity"], best["similarity"], atol=1e-3)  # stored in half precision
+    similarity = captions.set_index(["pair_id", "captions"])["similarity"]
+    shown = [similarity.loc[(row.pair_id, row.caption)].max() for row in found.itertuples()]
+    np.testing.assert_allclose(found["similarity"], shown, atol=1e-3)
+    for wrong in ({"text": " "}, {"text": "a", "by": "smell"}, {"like": "absent"}):
+        with pytest.raises(InputError, match="empty|smell|absent"):
+            open_audit(locked_audit.name).search(**wrong)
+
+
+def test_similar_pairs_need_no_tower(locked_audit: Audit) -> None:
+    """A page that shows similar pairs must not import torch, which takes seconds."""
+    code = f"""
+import sys, clipmem_core
+audit = clipmem_core.open_audit({locked_audit.name!r})
+for by in ("caption", "picture"):
+    assert len(audit.search(like=audit.pairs.pair_id[0], by=by, k=3)) == 3
+assert "torch" not in sys.modules
+"""
+    environment = os.environ | {"CLIPMEM_DATA": str(locked_audit.folder.parents[1])}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
 
 
 NAME = map_name("r0-f0", "image")
@@ -239,8 +259,8 @@ def test_each_member_and_side_has_a_map_and_other_names_are_refused(audit: Audit
             make_map(audit, name)
         with pytest.raises(InputError, match="draw it on the page"):
             map_points(audit, name, "clipmem")
-    (audit.member("r0-f0") / "image.npy").unlink()
-    with pytest.raises(InputError, match=r"r0-f0/image\.npy is missing"):
+    (audit.member("r0-f0") / "image.faiss").unlink()
+    with pytest.raises(InputError, match=r"r0-f0/image\.faiss is missing"):
         make_map(audit, NAME)
 
 
@@ -265,7 +285,7 @@ def test_other_embeddings_are_another_map_and_a_large_audit_is_sampled(
     audit: Audit, drawn: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = make_map(audit, NAME)
-    np.save(audit.member("r0-f0") / "image.npy", np.eye(100, 12, dtype=np.float32))
+    write_vectors(audit.member("r0-f0") / "image.faiss", [np.eye(100, 12, dtype=np.float32)])
     write_manifest(audit.folder)
     assert map_file(audit, NAME) is None
     monkeypatch.setattr(maps, "LIMIT", 40)

@@ -251,8 +251,8 @@ def test_a_check_is_a_condition_and_near_duplicates_come_in_groups_the_largest_f
 
 texts = st.text(max_size=20)
 searches = st.fixed_dictionaries(
-    {name: texts for name in ("label", "decision", "words", "map", "meaning", "like", "member")}
-    | {"by": st.sampled_from(["image", "text"])}
+    {name: texts for name in ("label", "decision", "words", "map", "meaning", "like")}
+    | {"by": st.sampled_from(["caption", "picture"])}
 )
 
 

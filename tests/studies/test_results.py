@@ -46,7 +46,7 @@ def test_time_stores_memorization_after_each_epoch_and_changes_no_member(
     table = pd.read_csv(tmp_path / "t.csv", comment="#")
     row = table.query("measure == 'clipmem_text' and epoch == 1").iloc[0]
     assert row["value"] == pytest.approx(times.loc[0, "clipmem_text"], rel=1e-4)
-    first, second = (vectors.audit("none").member("f-0") / "image.npy" for vectors in (study, whole))
+    first, second = (vectors.audit("none").member("f-0") / "image.faiss" for vectors in (study, whole))
     assert first.read_bytes() == second.read_bytes()
 
 

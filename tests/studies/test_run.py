@@ -47,7 +47,7 @@ def mean_clipmem(study: StudyFolder, arm: str, *, seed: int = 0, without: Sequen
     judged = (table[c.GROUP] == c.CANDIDATE).to_numpy() & ~table[c.PAIR_ID].isin(without).to_numpy()
     found = []
     for side in "fg":
-        image, text = (vectors(audit.member(f"{side}-{seed}") / f"{kind}.npy") for kind in ("image", "text"))
+        image, text = (vectors(audit.member(f"{side}-{seed}") / f"{kind}.faiss") for kind in ("image", "text"))
         a = np.einsum("nd,nd->n", image, text) - image @ text[external].mean(0) - text @ image[external].mean(0)
         found.append(a[judged].mean())
     return float(found[0] - found[1])
@@ -206,8 +206,8 @@ def test_forgotten_tokens_are_read_as_if_they_had_never_been_read(
     reads = open_member(study.audit(names[2]).folder, "f-0").data.tokens  # what was never read is forgotten
     first = np.concatenate([[0], np.cumsum(audit.pairs[c.CAPTIONS].map(len))[:-1]])
     expected = text_embeddings(model, reads[first], precision=audit.record.precision, device="cpu")
-    assert np.abs(vectors(forgets / "text.npy") - expected).max() < 2e-3  # stored in half precision
-    assert len({(folder / "text.npy").read_bytes() for folder in (none, forgets, deletes)}) == 3
+    assert np.abs(vectors(forgets / "text.faiss") - expected).max() < 2e-3  # stored in half precision
+    assert len({(folder / "text.faiss").read_bytes() for folder in (none, forgets, deletes)}) == 3
     share = study.arms["queries_rare"]
     assert (share == share.iloc[0]).all()  # the same pairs in every arm
     assert 0 < share.iloc[0] < 1
