@@ -120,6 +120,7 @@ def draw_filters(audit: Audit, selection: Selection) -> None:
             style = {"type": "search", "placeholder": placeholder, "width": width} | HIDDEN
             value, on_choose = getattr(selection, field), _setter(field)
             page.draw_set(st.text_input, label, key=field, value=value, on_choose=on_choose, **style)
+        _choose(selection, "by", "Search in", list(SIDES), lambda side: f"in {SIDES[side]}", width=125, **HIDDEN)
         _choose(selection, "decision", "Decision", DECISIONS, DECISIONS.__getitem__, width=155, **HIDDEN)
         scores = [*([s.MATCH] if selection.searched else []), *BY_NAME, s.RANDOM]
         names = {score: f"Sort by {words(score)}" for score in scores}
@@ -137,7 +138,6 @@ def draw_filters(audit: Audit, selection: Selection) -> None:
             _choose_listed(selection, "label", "Label", frequent_values(audit, c.LABEL))
             _choose_listed(selection, "injected", "Injected error", [*INJECTED, *kinds] if kinds else [], INJECTED)
             _choose_listed(selection, "check", "Check", list(checks), checks)
-            _choose(selection, "by", "Search by meaning among", list(SIDES), SIDES.__getitem__)
         draw_keys(BROWSE_KEYS)
 
 

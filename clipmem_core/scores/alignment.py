@@ -49,8 +49,7 @@ def pair_terms(image: np.ndarray, text: np.ndarray, external: np.ndarray) -> dic
 
     def measure(start: int) -> None:
         for rows in _blocks(start, min(start + _CHUNK, len(image)), image.shape[1] * image.dtype.itemsize):
-            # A copy, which stays in a core's cache while five products read it
-            a, b = np.array(image[rows]), np.array(text[rows])
+            a, b = image[rows], text[rows]  # small enough to stay in a core's cache while five products read them
             # vecdot, unlike a matrix product, gives a row the same bits whatever block it is read in
             products[0, rows] = np.vecdot(a, b)
             products[1, rows] = np.vecdot(a, nu_text)

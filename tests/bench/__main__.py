@@ -1,6 +1,6 @@
 """Measures how fast the program is, each part once, and prints one table.
 
-    python -m tests.bench [towers] [heads] [training] [audit] [features] [browse] [review] [--quick]
+    python -m tests.bench [towers] [heads] [training] [audit] [features] [embeddings] [browse] [review] [--quick]
     python -m tests.bench wrong coverage|count|captions|held-out: how many captions are wrong, and which of several
     python -m tests.bench coverage [AUDIT…] [--seeds 20]: whether standard errors, p and q values hold what they say
     python -m tests.bench.large FOLDER [--pairs N …] [--epochs E] [--dim D]: up to ten million pairs, exports, Browse
@@ -17,7 +17,7 @@ from typing import Annotated
 
 import tyro
 
-from tests.bench import Measures, Skipped, console, large, pages, save, show, training, validity
+from tests.bench import Measures, Skipped, console, large, pages, save, show, stored, training, validity
 
 PARTS: dict[str, Callable[[bool], Measures]] = {
     "towers": large.measure_towers,
@@ -25,6 +25,7 @@ PARTS: dict[str, Callable[[bool], Measures]] = {
     "training": training.measure,
     "audit": large.measure_audit,
     "features": large.measure_features,
+    "embeddings": stored.measure_embeddings,
     "browse": pages.measure_browse,
     "review": pages.measure_review,
 }

@@ -107,9 +107,9 @@ def run_audit(words: list[str], data: Path) -> tuple[float, float, int, dict[str
     return *run_command(words, data), Audit(data / "audits" / words[words.index("--name") + 1]).verdict["seconds"]
 
 
-def run_command(words: list[str], data: Path) -> tuple[float, float, int]:
+def run_command(words: list[str], data: Path, *, module: str = "clipmem_core") -> tuple[float, float, int]:
     """Run a command of the package; return its seconds, processor seconds and peak of anonymous bytes."""
-    command = [sys.executable, "-m", "clipmem_core", *words]
+    command = [sys.executable, "-m", module, *words]
     before, began, peak = os.times(), time.perf_counter(), 0
     with subprocess.Popen(command, env={**os.environ, DATA_VARIABLE: str(data)}, stdout=subprocess.DEVNULL) as process:
         while process.poll() is None:
