@@ -81,7 +81,7 @@ def prepare_search(audit: Audit) -> None:
     """Load in a thread what a search needs: the first search would wait seconds for torch and the tower."""
 
     def load() -> None:
-        with contextlib.suppress(InputError, OSError):  # a search will say it
+        with contextlib.suppress(Exception):  # a search will say it
             search(audit, "picture")
 
     threading.Thread(target=load, daemon=True).start()

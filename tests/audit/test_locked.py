@@ -109,7 +109,8 @@ if "KILL_AT" in os.environ:
     sys.addaudithook(end)
 """
 MOMENTS = (
-    "open:index.bin",  # the first features are written, and not in the index yet
+    "os.rename:.part/0.npy",  # features are computed, and not saved yet
+    "os.rename:/keys.bin",  # they are in the index, and their keys are not written yet
     "os.rename:0/state.pt",  # a word model is trained, and its state not saved yet
     "os.rename:1/predictions.npz",
     "os.rename:a/words.parquet",
