@@ -44,7 +44,7 @@ from clipmem_core.dataset.pixels import open_pixels
 from clipmem_core.draws import draw_keys
 from clipmem_core.scores.detection import DETECTORS, Observed, detection_table, numbers_reviewed, precision_curve
 from clipmem_core.scores.detectors import external_used, fit_out, margins, nan_mean, similarities
-from clipmem_core.scores.membership import Membership, Sides, side_means
+from clipmem_core.scores.membership import Membership, Sides, draw_word_halves, side_means
 from clipmem_core.scores.memorization import ranking_reliability, ranking_stability
 from clipmem_core.scores.prevalence import SECOND_ROUND_FROM
 from clipmem_core.scores.utility import retrieval_recalls
@@ -221,10 +221,10 @@ def _run_piece(benchmark: Benchmark, piece: Piece) -> None:
     membership = dataclasses.replace(membership, trained=membership.trained[:, source])
     inputs = _inputs(benchmark, config, pairs, membership, source)
     times.append(time.process_time())
-    sides: dict[str, Any] = {"trained": membership.trained[0], "external": membership.group == c.EXTERNAL}
+    half = draw_word_halves(membership.group, benchmark.prepared.clusters[source], seed=config.seed)
     options: dict[str, Any] = {"text_tower": inputs.towers.text, "seed": config.seed}
     options["precision"] = word_precision(config)
-    words, surprises = word_scores(pairs[c.CAPTIONS].tolist(), inputs.features.image, **sides, **options)
+    words, surprises = word_scores(pairs[c.CAPTIONS].tolist(), inputs.features.image, half, **options)
     times.append(time.process_time())
     seen = _observe(inputs, word_misfit(surprises, words.caption_start))
     times.append(time.process_time())
