@@ -90,6 +90,8 @@ def naming(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno is None and str(error).endswith("written"):  # numpy's, of a file that cannot grow
+            error.errno, error.strerror = errno.ENOSPC, os.strerror(errno.ENOSPC)
         if error.filename is None and shortage(error):
             error.filename = os.fspath(path)
         raise

@@ -142,6 +142,18 @@ def test_a_kill_at_features_heads_and_growth_changes_no_score(
     killed_audit_is_same(finished, MOMENTS, flags(start, "--members", "6", "--stable", "0.999"), tmp_path, forks)
 
 
+def test_a_full_disk_is_named_and_the_same_command_resumes(start: str, tmp_path: Path, forks: Server) -> None:
+    full = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, -1))"
+    command = ["audit", "scenes", "--name", "a", *flags(start, "--members", "2", "--epochs", "1")]
+    process = forks.start(*command, data=tmp_path, before=full)
+    (line,) = process.communicate()[1].splitlines()
+    assert process.returncode == 2
+    assert "raise the limit (ulimit -f), and the same command resumes it" in line
+    assert "words/0/state.pt" in line
+    process = forks.start(*command, data=tmp_path)
+    assert (process.communicate()[1], process.returncode) == ("", 0)
+
+
 @pytest.mark.parametrize(
     "changes",
     [
