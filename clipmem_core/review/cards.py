@@ -18,7 +18,7 @@ from clipmem_core.config import InputError
 from clipmem_core.dataset.pictures import decode
 from clipmem_core.dataset.readers.containers import read_bytes
 from clipmem_core.review.decisions import Decision, open_review
-from clipmem_core.review.queries import fetch_numbered, fetch_pairs, mismatched_tables, number
+from clipmem_core.review.queries import check_captions, fetch_numbered, fetch_pairs, mismatched_tables, number
 from clipmem_core.review.search import hits
 from clipmem_core.review.selection import Selection
 from clipmem_core.scores.registry import BY_NAME, CARD, EXPORT, PAIR, ROW, scores_in
@@ -172,6 +172,7 @@ class AuditFrames(Audit):
         path = self.folder / CAPTION_TABLE
         if not path.is_file():
             return table
+        check_captions(self)
         scores = read_table(path).rename(columns={c.CAPTION: "number"})
         return table.merge(scores, on=[c.PAIR_ID, "number"], how="left")
 

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 
@@ -21,7 +20,7 @@ from clipmem_core.export.formats import FORMATS, Summary, word_changes, write
 from clipmem_core.review.decisions import RECAPTION, REMOVE, Edit, open_review
 from clipmem_core.scores.registry import EXPORT, scores_in
 from tests.export.sources import audited, make_source
-from tests.fixtures import Copy
+from tests.fixtures import Copy, caption_rows
 
 NEW = ["new, and\t“better”", 'second\n"line"']
 
@@ -177,9 +176,10 @@ def test_decisions_have_old_and_new_captions_and_the_scores_of_each(copy: Copy, 
     for pair_id in NEW_CAPTIONS:
         pairs.at[pair_id, "captions"] = OWN
     write_table(audit.folder / PAIRS, pairs)
-    rows = [("images/020.png", place, place / 4, -place / 4 if place else np.nan) for place in range(3)]
-    scores = pd.DataFrame(rows, columns=["pair_id", "caption", "similarity_out", "misfit"])
-    write_table(audit.folder / CAPTION_TABLE, scores.assign(word_misfit=0.5))
+    scores = caption_rows(audit)
+    place = scores["caption"]
+    scores = scores.assign(similarity_out=place / 4, misfit=-place.where(place > 0) / 4, word_misfit=0.5)
+    write_table(audit.folder / CAPTION_TABLE, scores)
     open_review(audit).edit({pair_id: Edit(tuple(captions), 0) for pair_id, captions in NEW_CAPTIONS.items()})
     write(audit, "decisions", path)
     table = (pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)).set_index("pair_id")
@@ -194,7 +194,6 @@ def test_decisions_have_old_and_new_captions_and_the_scores_of_each(copy: Copy, 
         assert (listed(pair_id, "captions"), listed(pair_id, "own_captions")) == (captions, OWN)
     assert listed("images/020.png", "similarity_out_by_caption") == [0, 0.25, 0.5]
     assert listed("images/020.png", "misfit_by_caption") == [None, -0.25, -0.5]
-    assert listed("images/021.png", "misfit_by_caption") is None
     assert table["word_changes"][list(NEW_CAPTIONS)].tolist() == [
         "removed: caption 2",
         "toad → treefrog (caption 2)",
@@ -203,3 +202,6 @@ def test_decisions_have_old_and_new_captions_and_the_scores_of_each(copy: Copy, 
     cleaned = clean(audit).pairs.to_pandas().set_index("pair_id")["captions"]
     assert {pair_id: list(cleaned[pair_id]) for pair_id in NEW_CAPTIONS} == NEW_CAPTIONS
     assert word_changes(["a"], []) == word_changes(None, ["a"]) == ""
+    write_table(audit.folder / CAPTION_TABLE, scores[::2])
+    with pytest.raises(InputError, match=r"pairs\.parquet and captions\.parquet list other pairs: delete captions"):
+        write(audit, "decisions", path, overwrite=True)
