@@ -67,13 +67,21 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def replacing_folder(folder: Path) -> Iterator[Path]:
-    """Yield a new folder that replaces `folder` at the end of the block; it is deleted after an error."""
+def replacing_folder(folder: Path, *, mark: str = "") -> Iterator[Path]:
+    """Yield a new folder that replaces `folder` at the end of the block; it is deleted after an error.
+
+    `mark` is the name of a file in it: then only empty folders and those with this file are replaced or deleted.
+    """
     folder = folder.resolve()
     temporary, old = (folder.with_name(f".{folder.name}.{what}") for what in ("unfinished", "old"))
+    for existing in (folder, temporary, old) if mark else ():
+        if existing.is_dir() and any(existing.iterdir()) and not (existing / mark).is_file():
+            raise InputError(f"{existing} has other files than an export: move it, or choose another --out")
     for leftover in (temporary, old):  # of a killed process
         shutil.rmtree(leftover, ignore_errors=True)
     temporary.mkdir(parents=True)
+    if mark:
+        (temporary / mark).touch()
     try:
         yield temporary
         if folder.exists():

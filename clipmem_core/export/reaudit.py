@@ -12,7 +12,7 @@ from typing import Any
 from clipmem_core.audit.jobs import Task, audit_task, list_job_names
 from clipmem_core.audit.reaudit_effect import Change, Measured, measure
 from clipmem_core.audit.status import Screen
-from clipmem_core.audit.store import CONFIG, Audit, audits_folder, check_name, list_audits, write_json
+from clipmem_core.audit.store import CONFIG, Audit, acquire_lock, audits_folder, check_name, list_audits, write_json
 from clipmem_core.config import SETS, AuditConfig, InputError, SourceOptions, data_folder
 from clipmem_core.export.cleaned import CLEANED, IMAGES, beside, check_root, clean
 from clipmem_core.export.formats import write_csv
@@ -45,9 +45,10 @@ def reaudit(audit: Audit, name: str, screen: Screen) -> Audit:
         if not cleaned.removed + cleaned.recaptioned:
             raise InputError(f"no pair of audit {audit.name!r} was removed or recaptioned: nothing would change")
         try:
-            table.parent.mkdir(parents=True, exist_ok=True)
-            write_json(note, {"of": audit.name, "position": position})
-            write_csv(cleaned, table, screen.pictures)
+            with acquire_lock(second.folder, what="audit"):
+                table.parent.mkdir(parents=True, exist_ok=True)
+                write_json(note, {"of": audit.name, "position": position})
+                write_csv(cleaned, table, screen.pictures)
         except OSError as error:
             raise InputError(f"{table} cannot be written: {error.strerror or error}") from error
     elif is_outdated(audit, name):
