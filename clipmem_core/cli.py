@@ -53,6 +53,13 @@ def _executor(engine: str, config: AuditConfig) -> "Executor | None":
     return functools.partial(ray_tasks, gpus=int(config.device == "cuda"))
 
 
+def _file_to_write(out: str) -> Path:
+    path = Path(out).expanduser()
+    if path.is_dir() or not path.parent.is_dir():
+        raise InputError(f"{path} must be the name of a file in a folder that exists")
+    return path
+
+
 def _inspect(source: Source, options: SourceOptions = SourceOptions()) -> None:  # noqa: B008
     """Print the content of a data set and its errors; changes nothing."""
     from clipmem_core.audit.preflight import inspect_source
@@ -153,13 +160,14 @@ def _benchmark(
     from clipmem_core.studies import benchmark_results
     from clipmem_core.studies.benchmark import run_benchmark
 
+    path = _file_to_write(out) if out else None
     options: dict[str, Any] = {"injections": injections, "kinds": kinds, "shares": shares}
     options |= {"name": name or audit_name(source, config), "executor": _executor(engine, config)}
     with _screen() as screen:
         finished = run_benchmark(source, config, **options, screen=screen)
     benchmark_results.show_benchmark(finished)
-    if out:
-        benchmark_results.write_results(finished, Path(out))
+    if path:
+        benchmark_results.write_results(finished, path)
 
 
 def _units(name: Name, members: Annotated[Texts, "which members; all if none is named"] = ()) -> None:
@@ -220,13 +228,14 @@ def _results(
     from clipmem_core.audit.console import write_results
     from clipmem_core.studies import results, study_folder
 
+    path = _file_to_write(out)
     if study:
-        results.write_results(study_folder.open_study(name), Path(out))
+        results.write_results(study_folder.open_study(name), path)
         return
     audit = _opened(name)
     if not audit.finished:
         raise InputError(f"audit {audit.name!r} is not finished: run it again to resume it")
-    write_results(audit, Path(out))
+    write_results(audit, path)
 
 
 def _list() -> None:
@@ -364,11 +373,11 @@ def main(arguments: Sequence[str]) -> int:
     except BrokenPipeError:  # of `… | head`
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     except (OSError, RuntimeError, MemoryError) as error:
-        from clipmem_core.io import shortage
+        from clipmem_core.io import path_fault, shortage
 
-        message, short = " ".join(str(error).splitlines()), shortage(error)
+        message, short, fault = " ".join(str(error).splitlines()), shortage(error), path_fault(error)
         if short:
             message = f"{short}, and the same command resumes it{f' ({message})' if message else ''}"
-        print(f"error: {message}", file=sys.stderr)
-        return WRONG_INPUT if short else FAILED
+        print(f"error: {fault or message}", file=sys.stderr)
+        return WRONG_INPUT if short or fault else FAILED
     return DONE

@@ -33,6 +33,13 @@ _SHORTAGES = {
     errno.EHOSTUNREACH: "a URL cannot be reached: check the network",
     **dict.fromkeys((errno.ESTALE, errno.ENOTCONN, errno.EHOSTDOWN), "a network folder is gone: mount it again"),
 }
+_FAULTS = {
+    errno.ENOENT: "does not exist, or its folder does not: check the path",
+    errno.EISDIR: "is a folder: name a file",
+    errno.ENOTDIR: "has a file in place of a folder: check the path",
+    errno.ENAMETOOLONG: "is too long a name: choose a shorter one",
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "may not be used: change its permissions"),
+}
 
 
 def shortage(error: BaseException) -> str:
@@ -43,6 +50,13 @@ def shortage(error: BaseException) -> str:
         text = str(error).lower()
         return _MEMORY if any(words in text for words in ("out of memory", "allocate memory", "memoryerror")) else ""
     return _MEMORY if isinstance(error, MemoryError) else ""
+
+
+def path_fault(error: BaseException) -> str:
+    """Return which path is wrong and what to do; empty for any other error."""
+    if not isinstance(error, OSError) or not error.filename or error.errno not in _FAULTS:
+        return ""
+    return f"{error.filename} {_FAULTS[error.errno]}"
 
 
 def keep_memory() -> None:
