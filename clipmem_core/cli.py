@@ -238,6 +238,13 @@ def _results(
     write_results(audit, path)
 
 
+def _map(audit: Name, name: Annotated[str, ("MAP", "a member and its embeddings, such as r0-f0.image")]) -> None:
+    """Place the embeddings of an audit on a map, which the page Map of embeddings shows."""
+    from clipmem_core.review.maps import make_map
+
+    make_map(_opened(audit), name, say=lambda line: print(line, flush=True))
+
+
 def _list() -> None:
     """List the audits and studies."""
     from clipmem_core.audit.console import show_audits
@@ -260,16 +267,13 @@ def _check(*arguments: str) -> None:
     check(requested.source, requested.config)
 
 
-def _map(audit: str, name: str) -> None:
-    from clipmem_core.review.maps import make_map
-
-    make_map(_opened(audit), name, say=lambda line: print(line, flush=True))
-
-
-TYPED = (_inspect, _fetch, _audit, _score, _study, _benchmark, _units, _paradigms, _export, _reaudit, _results, _list)
+TYPED = (
+    *(_inspect, _fetch, _audit, _score, _study, _benchmark, _units, _paradigms),
+    *(_map, _export, _reaudit, _results, _list),
+)
 COMMANDS: dict[str, Callable[..., None]] = {command.__name__[1:]: command for command in TYPED}
 # Run in detached processes, not in a terminal
-PROCESSES: dict[str, Callable[..., int | None]] = {"job": _job, "check": _check, "map": _map}
+PROCESSES: dict[str, Callable[..., int | None]] = {"job": _job, "check": _check}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -317,8 +321,12 @@ def _parse_words(
         for name, value in (configs.flat(configs.as_dict(part.default)) | dict(changes)).items():
             flags += _add(group, name, type(value), value, configs.FIELDS[name].help)
     namespace, unknown = parser.parse_known_args(words)
+    for word in unknown:
+        if word.startswith("-"):  # the words after it may be its value, or right
+            option = word.partition("=")[0]
+            parser.error(f"option {option} is unknown{configs.did_you_mean(option, flags)}")
     if unknown:
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}{configs.did_you_mean(unknown[0], flags)}")
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     typed: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in vars(namespace).items()
     }

@@ -20,10 +20,12 @@ WRONG = [
     ("audit", "the following arguments are required: SOURCE"),
     ("score scenes", "the following arguments are required: --name"),
     ("audit scenes extra", "unrecognized arguments: extra"),
-    ("inspect scenes --epochs 3", "unrecognized arguments: --epochs 3"),
+    ("inspect scenes --epochs 3", "option --epochs is unknown ("),
     ("audit scenes --epochs", "argument --epochs: expected one argument"),
     ("audit scenes --lr fast", "argument --lr: invalid float value"),
-    ("audit scenes --epoch 3", "unrecognized arguments: --epoch 3; did you mean '--epochs'?"),
+    ("audit scenes --epoch=3", "option --epoch is unknown; did you mean '--epochs'?"),
+    ("audit --smaple 100 scenes", "option --smaple is unknown; did you mean '--sample'?"),
+    ("map x r0-f0.image", "there is no audit 'x' in"),
     (
         "audit scenes --preset lokced",
         "preset 'lokced' is unknown: choose one of locked, tiny, small, base; did you mean",
@@ -129,6 +131,14 @@ def test_each_way_to_end_has_its_code_and_one_line(
     monkeypatch.setitem(cli.COMMANDS, "fetch", fail)
     assert main(["fetch", "tuxpaint"]) == code
     assert line_of(capsys).startswith(message)
+
+
+def test_the_help_lists_every_command(capsys: Captured) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    listed = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
+    assert listed == list(cli.COMMANDS)
+    assert {"audit", "export", "map", "list"} <= {*listed}
 
 
 def test_audits_and_studies_are_listed_with_how_they_stand(data: Path, capsys: Captured) -> None:
