@@ -233,8 +233,7 @@ def _results(
         results.write_results(study_folder.open_study(name), path)
         return
     audit = _opened(name)
-    if not audit.finished:
-        raise InputError(f"audit {audit.name!r} is not finished: run it again to resume it")
+    audit.check_finished()
     write_results(audit, path)
 
 

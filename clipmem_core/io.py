@@ -10,14 +10,13 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from pyarrow import ArrowException
 from pydantic import TypeAdapter, ValidationError
 
 from clipmem_core.config import InputError
 
-Content = TypeVar("Content")
 _adapter_of: Callable[[Any], TypeAdapter[Any]] = functools.cache(TypeAdapter)
 DELETE = "delete the audit's folder and run it again"
 _MEMORY = "memory ran out: close other programs, or raise the limit (ulimit -v)"
@@ -136,17 +135,6 @@ def write_once(path: Path, make: Callable[[Path], None]) -> bool:
     with replacing(path) as temporary:
         make(temporary)
     return True
-
-
-def read_through(path: Path, make: Callable[[Path], None], read: Callable[[Path], Content | None]) -> Content:
-    """Return the content of a cached file, which is made if `read` returns None."""
-    content = read(path)
-    if content is None:
-        path.unlink(missing_ok=True)
-        write_once(path, make)
-        content = read(path)
-    assert content is not None, f"{path} was written and cannot be read"
-    return content
 
 
 def is_complete_archive(path: Path) -> bool:

@@ -323,4 +323,4 @@ def _result(piece: Piece, rng: np.random.Generator) -> dict[str, object]:
         curve = (piece.share + (level - piece.share) * np.linspace(1, 0, len(numbers))).tolist()
         detectors[name] = values | {"curve": curve, "found_100": 40.0 - place}
     result = {"injected": 40, "judged": 200, "absent": "", "recall": 0.5, "reliability": 0.8, "without": {}}
-    return piece._asdict() | result | {"numbers": numbers.tolist(), "detectors": detectors, "seconds": {"members": 3.0}}
+    return piece._asdict() | result | {"numbers": numbers.tolist(), "detectors": detectors}

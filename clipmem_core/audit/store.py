@@ -339,6 +339,11 @@ class Audit(Named):
     def finished(self) -> bool:
         return (self.folder / MANIFEST).is_file()
 
+    def check_finished(self) -> None:
+        """Refuse an audit that is not finished."""
+        if not self.finished:
+            raise InputError(f"audit {self.name!r} is not finished: run it again to resume it")
+
     @property
     def record(self) -> Record:
         self.check_version()

@@ -403,15 +403,11 @@ def write(
     if format not in FORMATS:
         raise InputError(f"--format {format!r} is unknown: choose {', '.join(FORMATS)}{did_you_mean(format, FORMATS)}")
     about = FORMATS[format]
-    if not audit.finished:
-        raise InputError(f"audit {audit.name!r} is not finished: run it again to resume it")
-    try:
-        with _lock(path):
-            _check_target(about, format, path, overwrite)
-            cleaned = d.clean(audit) if about.cleaned else None
-            notes, command = about.write(cleaned or audit, path, progress)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
+    audit.check_finished()
+    with _lock(path):
+        _check_target(about, format, path, overwrite)
+        cleaned = d.clean(audit) if about.cleaned else None
+        notes, command = about.write(cleaned or audit, path, progress)
     if cleaned:
         return Summary(cleaned.kept, cleaned.removed, cleaned.recaptioned, (*notes, *cleaned.notes), command)
     counts = open_review(audit).counts()

@@ -193,6 +193,5 @@ class AuditFrames(Audit):
 def open_frames(name: str) -> AuditFrames:
     """Return a finished audit's frames; `clipmem_core.open_audit` is this."""
     audit = AuditFrames.open(name)
-    if not audit.finished:
-        raise InputError(f"audit {name!r} is not finished: run it again to resume it")
+    audit.check_finished()
     return audit

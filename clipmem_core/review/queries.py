@@ -187,16 +187,11 @@ def _database() -> duckdb.DuckDBPyConnection:
     )
 
 
-@functools.lru_cache(64)
-def _absent_scores(path: Path, stamp: Stamp) -> str:
-    """Return SQL of the scores that a file lacks."""
-    with reading(path):
-        return "".join(f', NULL::DOUBLE AS "{name}"' for name in absent_scores(path))
-
-
 @contextmanager
 def _executed(path: Path, query: str, values: Sequence[Any], **tables: Table) -> Iterator[duckdb.DuckDBPyRelation]:
-    absent = _absent_scores(path, stamp(path))  # a missing file has its own message
+    stamp(path)  # a missing file has its own message
+    with reading(path):
+        absent = "".join(f', NULL::DOUBLE AS "{name}"' for name in absent_scores(path))
     glob = "".join(f"[{letter}]" if letter in "*?[" else letter for letter in str(path))  # DuckDB takes patterns
     rows = f"SELECT *{absent} FROM read_parquet(?, file_row_number = true)"
     query = f"WITH parquet AS NOT MATERIALIZED ({rows}) {query}"

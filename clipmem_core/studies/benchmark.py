@@ -6,7 +6,6 @@ An injection splits the pairs, injects errors, trains members, and measures each
 import dataclasses
 import functools
 import itertools
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -212,31 +211,25 @@ def _run_piece(benchmark: Benchmark, piece: Piece) -> None:
         pairs, changes = inject_errors(piece.kind, before, rows, share=piece.share, seed=piece.seed)
     except InputError as error:
         counts = {"injected": 0, "judged": 0, "absent": str(error), "recall": None, "reliability": None}
-        empty: dict[str, Any] = {"seconds": {}, "numbers": [], "detectors": {}, "without": {}}
+        empty: dict[str, Any] = {"numbers": [], "detectors": {}, "without": {}}
         write_json(benchmark.result(piece), piece._asdict() | counts | empty)
         return
-    times = [time.process_time()]
     source = picture_sources(before, pairs)
     # A copy shares the group of its original, as near-duplicates do.
     membership = dataclasses.replace(membership, trained=membership.trained[:, source])
     inputs = _inputs(benchmark, config, pairs, membership, source)
-    times.append(time.process_time())
     half = draw_word_halves(membership.group, benchmark.prepared.clusters[source], seed=config.seed)
     options: dict[str, Any] = {"text_tower": inputs.towers.text, "seed": config.seed}
     options["precision"] = word_precision(config)
     words, surprises = word_scores(pairs[c.CAPTIONS].tolist(), inputs.features.image, half, **options)
-    times.append(time.process_time())
     seen = _observe(inputs, word_misfit(surprises, words.caption_start))
-    times.append(time.process_time())
     scores, without = dict[str, np.ndarray](), dict[str, str]()
     for name, detector in DETECTORS.items():
         try:
             scores[name] = detector(seen)[rows]
         except ValueError as error:
             without[name] = str(error)
-    times.append(time.process_time())
     truth, numbers = pairs[c.INJECTED].notna().to_numpy()[rows], numbers_reviewed(len(rows))
-    steps = ("features", "words", "members", "detectors")
     table = detection_table(scores, truth, k=K, n_boot=1).set_index("score")
     stability = ranking_stability([terms[c.ALIGNMENT] for terms in seen.terms], seen.sides)
     reliability = ranking_reliability(stability, len(seen.sides.replicates))
@@ -266,8 +259,6 @@ def _run_piece(benchmark: Benchmark, piece: Piece) -> None:
         "absent": "",
         "recall": float(np.mean([list(recall.values()) for recall in recalls])),
         "reliability": None if np.isnan(reliability) else reliability,
-        # processor time, which does not depend on the load of the machine
-        "seconds": dict(zip(steps, np.diff(times).round(3).tolist(), strict=True)),
         "numbers": numbers.tolist(),
         "detectors": measured,
         "without": without,
