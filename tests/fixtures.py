@@ -322,5 +322,5 @@ def _result(piece: Piece, rng: np.random.Generator) -> dict[str, object]:
         values = {metric: float(level + rng.normal() * 0.01) for metric in METRICS}
         curve = (piece.share + (level - piece.share) * np.linspace(1, 0, len(numbers))).tolist()
         detectors[name] = values | {"curve": curve, "found_100": 40.0 - place}
-    result = {"injected": 40, "judged": 200, "absent": "", "recall": 0.5, "reliability": 0.8, "without": {}}
+    result = {"injected": 40, "judged": 200, "absent": "", "without": {}}
     return piece._asdict() | result | {"numbers": numbers.tolist(), "detectors": detectors}

@@ -44,9 +44,7 @@ from clipmem_core.draws import draw_keys
 from clipmem_core.scores.detection import DETECTORS, Observed, detection_table, numbers_reviewed, precision_curve
 from clipmem_core.scores.detectors import external_used, fit_out, margins, nan_mean, similarities
 from clipmem_core.scores.membership import Membership, Sides, draw_word_halves, side_means
-from clipmem_core.scores.memorization import ranking_reliability, ranking_stability
 from clipmem_core.scores.prevalence import SECOND_ROUND_FROM
-from clipmem_core.scores.utility import retrieval_recalls
 from clipmem_core.scores.words import Words, word_misfit
 from clipmem_core.studies.benchmark_results import BENCHMARK, METRICS, Benchmark, Piece, benchmark_of
 from clipmem_core.training.model import mean_by_pair, mean_image_embeddings, text_embeddings, tokenize
@@ -210,7 +208,7 @@ def _run_piece(benchmark: Benchmark, piece: Piece) -> None:
     try:
         pairs, changes = inject_errors(piece.kind, before, rows, share=piece.share, seed=piece.seed)
     except InputError as error:
-        counts = {"injected": 0, "judged": 0, "absent": str(error), "recall": None, "reliability": None}
+        counts = {"injected": 0, "judged": 0, "absent": str(error)}
         empty: dict[str, Any] = {"numbers": [], "detectors": {}, "without": {}}
         write_json(benchmark.result(piece), piece._asdict() | counts | empty)
         return
@@ -231,13 +229,6 @@ def _run_piece(benchmark: Benchmark, piece: Piece) -> None:
             without[name] = str(error)
     truth, numbers = pairs[c.INJECTED].notna().to_numpy()[rows], numbers_reviewed(len(rows))
     table = detection_table(scores, truth, k=K, n_boot=1).set_index("score")
-    stability = ranking_stability([terms[c.ALIGNMENT] for terms in seen.terms], seen.sides)
-    reliability = ranking_reliability(stability, len(seen.sides.replicates))
-    external = np.flatnonzero(seen.sides.external)
-    recalls = [
-        retrieval_recalls(image[external], text[external], np.arange(len(external)), ks=(5,))
-        for image, text in zip(seen.image, seen.text, strict=True)
-    ]
     measured = {
         name: {metric: float(table[metric][name]) for metric in METRICS}
         | {"curve": precision_curve(values, truth, numbers).round(4).tolist()}
@@ -257,8 +248,6 @@ def _run_piece(benchmark: Benchmark, piece: Piece) -> None:
         "judged": len(rows),
         "changed": len(changes),
         "absent": "",
-        "recall": float(np.mean([list(recall.values()) for recall in recalls])),
-        "reliability": None if np.isnan(reliability) else reliability,
         "numbers": numbers.tolist(),
         "detectors": measured,
         "without": without,
