@@ -197,7 +197,8 @@ def read_table(path: Path, *, columns: Sequence[str] | None = None, repair: str 
 
 def absent_scores(path: Path) -> list[str]:
     """Return the scores that the scores.parquet of an older audit lacks; none for any other file."""
-    return [] if path.name != SCORES else [name for name in BY_NAME if name not in pq.read_schema(path).names]
+    names = pq.read_schema(path).names if path.name == SCORES else list(BY_NAME)
+    return [name for name in BY_NAME if name not in names]
 
 
 def pair_blocks(audit: "Audit", columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
