@@ -53,6 +53,13 @@ def _executor(engine: str, config: AuditConfig) -> "Executor | None":
     return functools.partial(ray_tasks, gpus=int(config.device == "cuda"))
 
 
+def _file_to_write(out: str) -> Path:
+    path = Path(out).expanduser()
+    if path.is_dir() or not path.parent.is_dir():
+        raise InputError(f"{path} must be the name of a file in a folder that exists")
+    return path
+
+
 def _inspect(source: Source, options: SourceOptions = SourceOptions()) -> None:  # noqa: B008
     """Print the content of a data set and its errors; changes nothing."""
     from clipmem_core.audit.preflight import inspect_source
@@ -89,21 +96,17 @@ def _audit(
 def _score(
     source: Source,
     name: Annotated[str, "the audit's folder"],
-    checkpoints: Annotated[Texts, "open_clip's, in the order of members; without --membership target and reference"],
-    membership: Annotated[str, "CSV or Parquet: pair_id, one true/false column a member, and optionally group"] = "",
+    checkpoints: Annotated[Texts, "open_clip's, in the order of members"],
+    membership: Annotated[str, "CSV or Parquet: pair_id, one true/false column a member, and optionally group"],
     config: AuditConfig = AuditConfig(),  # noqa: B008
 ) -> None:
     """Score existing checkpoints: no training."""
-    from clipmem_core.audit.checkpoints import COMPARISON_CLAIM, compare_checkpoints, score_checkpoints
+    from clipmem_core.audit.checkpoints import score_checkpoints
     from clipmem_core.audit.console import show_verdict
 
     with _screen() as screen:
-        options: dict[str, Any] = {"name": name, "checkpoints": checkpoints, "screen": screen}
-        if not membership:
-            screen.say(f"{compare_checkpoints(source, config, **options)}: one row a pair")
-            screen.say(COMPARISON_CLAIM)
-            return
-        finished = score_checkpoints(source, config, membership=membership, **options)
+        options: dict[str, Any] = {"name": name, "checkpoints": checkpoints, "membership": membership}
+        finished = score_checkpoints(source, config, **options, screen=screen)
     show_verdict(finished)
 
 
@@ -153,13 +156,14 @@ def _benchmark(
     from clipmem_core.studies import benchmark_results
     from clipmem_core.studies.benchmark import run_benchmark
 
+    path = _file_to_write(out) if out else None
     options: dict[str, Any] = {"injections": injections, "kinds": kinds, "shares": shares}
     options |= {"name": name or audit_name(source, config), "executor": _executor(engine, config)}
     with _screen() as screen:
         finished = run_benchmark(source, config, **options, screen=screen)
     benchmark_results.show_benchmark(finished)
-    if out:
-        benchmark_results.write_results(finished, Path(out))
+    if path:
+        benchmark_results.write_results(finished, path)
 
 
 def _units(name: Name, members: Annotated[Texts, "which members; all if none is named"] = ()) -> None:
@@ -220,13 +224,20 @@ def _results(
     from clipmem_core.audit.console import write_results
     from clipmem_core.studies import results, study_folder
 
+    path = _file_to_write(out)
     if study:
-        results.write_results(study_folder.open_study(name), Path(out))
+        results.write_results(study_folder.open_study(name), path)
         return
     audit = _opened(name)
-    if not audit.finished:
-        raise InputError(f"audit {audit.name!r} is not finished: run it again to resume it")
-    write_results(audit, Path(out))
+    audit.check_finished()
+    write_results(audit, path)
+
+
+def _map(audit: Name, name: Annotated[str, ("MAP", "a member and its embeddings, such as r0-f0.image")]) -> None:
+    """Place the embeddings of an audit on a map, which the page Map of embeddings shows."""
+    from clipmem_core.review.maps import make_map
+
+    make_map(_opened(audit), name, say=lambda line: print(line, flush=True))
 
 
 def _list() -> None:
@@ -251,16 +262,13 @@ def _check(*arguments: str) -> None:
     check(requested.source, requested.config)
 
 
-def _map(audit: str, name: str) -> None:
-    from clipmem_core.review.maps import make_map
-
-    make_map(_opened(audit), name, say=lambda line: print(line, flush=True))
-
-
-TYPED = (_inspect, _fetch, _audit, _score, _study, _benchmark, _units, _paradigms, _export, _reaudit, _results, _list)
+TYPED = (
+    *(_inspect, _fetch, _audit, _score, _study, _benchmark, _units, _paradigms),
+    *(_map, _export, _reaudit, _results, _list),
+)
 COMMANDS: dict[str, Callable[..., None]] = {command.__name__[1:]: command for command in TYPED}
 # Run in detached processes, not in a terminal
-PROCESSES: dict[str, Callable[..., int | None]] = {"job": _job, "check": _check, "map": _map}
+PROCESSES: dict[str, Callable[..., int | None]] = {"job": _job, "check": _check}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -308,8 +316,12 @@ def _parse_words(
         for name, value in (configs.flat(configs.as_dict(part.default)) | dict(changes)).items():
             flags += _add(group, name, type(value), value, configs.FIELDS[name].help)
     namespace, unknown = parser.parse_known_args(words)
+    for word in unknown:
+        if word.startswith("-"):  # the words after it may be its value, or right
+            option = word.partition("=")[0]
+            parser.error(f"option {option} is unknown{configs.did_you_mean(option, flags)}")
     if unknown:
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}{configs.did_you_mean(unknown[0], flags)}")
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     typed: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in vars(namespace).items()
     }
@@ -364,11 +376,11 @@ def main(arguments: Sequence[str]) -> int:
     except BrokenPipeError:  # of `… | head`
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     except (OSError, RuntimeError, MemoryError) as error:
-        from clipmem_core.io import shortage
+        from clipmem_core.io import path_fault, shortage
 
-        message, short = " ".join(str(error).splitlines()), shortage(error)
+        message, short, fault = " ".join(str(error).splitlines()), shortage(error), path_fault(error)
         if short:
             message = f"{short}, and the same command resumes it{f' ({message})' if message else ''}"
-        print(f"error: {message}", file=sys.stderr)
-        return WRONG_INPUT if short else FAILED
+        print(f"error: {fault or message}", file=sys.stderr)
+        return WRONG_INPUT if short or fault else FAILED
     return DONE

@@ -10,14 +10,13 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from pyarrow import ArrowException
 from pydantic import TypeAdapter, ValidationError
 
 from clipmem_core.config import InputError
 
-Content = TypeVar("Content")
 _adapter_of: Callable[[Any], TypeAdapter[Any]] = functools.cache(TypeAdapter)
 DELETE = "delete the audit's folder and run it again"
 _MEMORY = "memory ran out: close other programs, or raise the limit (ulimit -v)"
@@ -33,6 +32,13 @@ _SHORTAGES = {
     errno.EHOSTUNREACH: "a URL cannot be reached: check the network",
     **dict.fromkeys((errno.ESTALE, errno.ENOTCONN, errno.EHOSTDOWN), "a network folder is gone: mount it again"),
 }
+_FAULTS = {
+    errno.ENOENT: "does not exist, or its folder does not: check the path",
+    errno.EISDIR: "is a folder: name a file",
+    errno.ENOTDIR: "has a file in place of a folder: check the path",
+    errno.ENAMETOOLONG: "is too long a name: choose a shorter one",
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "may not be used: change its permissions"),
+}
 
 
 def shortage(error: BaseException) -> str:
@@ -43,6 +49,13 @@ def shortage(error: BaseException) -> str:
         text = str(error).lower()
         return _MEMORY if any(words in text for words in ("out of memory", "allocate memory", "memoryerror")) else ""
     return _MEMORY if isinstance(error, MemoryError) else ""
+
+
+def path_fault(error: BaseException) -> str:
+    """Return which path is wrong and what to do; empty for any other error."""
+    if not isinstance(error, OSError) or not error.filename or error.errno not in _FAULTS:
+        return ""
+    return f"{error.filename} {_FAULTS[error.errno]}"
 
 
 def keep_memory() -> None:
@@ -67,13 +80,21 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def replacing_folder(folder: Path) -> Iterator[Path]:
-    """Yield a new folder that replaces `folder` at the end of the block; it is deleted after an error."""
+def replacing_folder(folder: Path, *, mark: str = "") -> Iterator[Path]:
+    """Yield a new folder that replaces `folder` at the end of the block; it is deleted after an error.
+
+    `mark` is the name of a file in it: then only empty folders and those with this file are replaced or deleted.
+    """
     folder = folder.resolve()
     temporary, old = (folder.with_name(f".{folder.name}.{what}") for what in ("unfinished", "old"))
+    for existing in (folder, temporary, old) if mark else ():
+        if existing.is_dir() and any(existing.iterdir()) and not (existing / mark).is_file():
+            raise InputError(f"{existing} has other files than an export: move it, or choose another --out")
     for leftover in (temporary, old):  # of a killed process
         shutil.rmtree(leftover, ignore_errors=True)
     temporary.mkdir(parents=True)
+    if mark:
+        (temporary / mark).touch()
     try:
         yield temporary
         if folder.exists():
@@ -90,6 +111,8 @@ def naming(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno is None and str(error).endswith("written"):  # numpy's, of a file that cannot grow
+            error.errno, error.strerror = errno.ENOSPC, os.strerror(errno.ENOSPC)
         if error.filename is None and shortage(error):
             error.filename = os.fspath(path)
         raise
@@ -112,17 +135,6 @@ def write_once(path: Path, make: Callable[[Path], None]) -> bool:
     with replacing(path) as temporary:
         make(temporary)
     return True
-
-
-def read_through(path: Path, make: Callable[[Path], None], read: Callable[[Path], Content | None]) -> Content:
-    """Return the content of a cached file, which is made if `read` returns None."""
-    content = read(path)
-    if content is None:
-        path.unlink(missing_ok=True)
-        write_once(path, make)
-        content = read(path)
-    assert content is not None, f"{path} was written and cannot be read"
-    return content
 
 
 def is_complete_archive(path: Path) -> bool:

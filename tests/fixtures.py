@@ -104,12 +104,18 @@ def write_audit(
     return Audit(folder)
 
 
+def caption_rows(audit: Audit) -> pd.DataFrame:
+    """Return the pair_id of each caption and its number in the pair."""
+    texts = audit.pairs.explode(c.CAPTIONS).reset_index(drop=True)
+    return texts[[c.PAIR_ID]].assign(caption=texts.groupby(c.PAIR_ID).cumcount())
+
+
 def write_words(audit: Audit) -> pd.DataFrame:
     """Write words.parquet with the last word of each caption, which is surprising, and a likelier one."""
-    texts = audit.pairs.explode(c.CAPTIONS).reset_index(drop=True)
-    table = texts[[c.PAIR_ID]].assign(caption=texts.groupby(c.PAIR_ID).cumcount(), probability=0.003, surprise=3.0)
-    table[c.WORD] = [text.split()[-1] for text in texts[c.CAPTIONS]]
-    table[c.START] = [text.rindex(word) for text, word in zip(texts[c.CAPTIONS], table[c.WORD], strict=True)]
+    texts = audit.pairs[c.CAPTIONS].explode()
+    table = caption_rows(audit).assign(probability=0.003, surprise=3.0)
+    table[c.WORD] = [text.split()[-1] for text in texts]
+    table[c.START] = [text.rindex(word) for text, word in zip(texts, table[c.WORD], strict=True)]
     table[c.BETTER], table[c.BETTER_PROBABILITY] = [["fox<b>"]] * len(table), [[0.41]] * len(table)
     write_table(audit.folder / store.WORD_TABLE, table)
     return table
@@ -317,5 +323,5 @@ def _result(piece: Piece, rng: np.random.Generator) -> dict[str, object]:
         values = {metric: float(level + rng.normal() * 0.01) for metric in METRICS}
         curve = (piece.share + (level - piece.share) * np.linspace(1, 0, len(numbers))).tolist()
         detectors[name] = values | {"curve": curve, "found_100": 40.0 - place}
-    result = {"injected": 40, "judged": 200, "absent": "", "recall": 0.5, "reliability": 0.8, "without": {}}
-    return piece._asdict() | result | {"numbers": numbers.tolist(), "detectors": detectors, "seconds": {"members": 3.0}}
+    result = {"injected": 40, "judged": 200, "absent": "", "without": {}}
+    return piece._asdict() | result | {"numbers": numbers.tolist(), "detectors": detectors}

@@ -14,15 +14,18 @@ from tests.fixtures import make_audit
 
 Captured = pytest.CaptureFixture[str]
 
+LONG = "a" * 300
 WRONG = [
     ("nosuch", "command 'nosuch' is unknown: choose one of inspect, fetch, audit, score, study, benchmark, units,"),
     ("audit", "the following arguments are required: SOURCE"),
     ("score scenes", "the following arguments are required: --name"),
     ("audit scenes extra", "unrecognized arguments: extra"),
-    ("inspect scenes --epochs 3", "unrecognized arguments: --epochs 3"),
+    ("inspect scenes --epochs 3", "option --epochs is unknown ("),
     ("audit scenes --epochs", "argument --epochs: expected one argument"),
     ("audit scenes --lr fast", "argument --lr: invalid float value"),
-    ("audit scenes --epoch 3", "unrecognized arguments: --epoch 3; did you mean '--epochs'?"),
+    ("audit scenes --epoch=3", "option --epoch is unknown; did you mean '--epochs'?"),
+    ("audit --smaple 100 scenes", "option --smaple is unknown; did you mean '--sample'?"),
+    ("map x r0-f0.image", "there is no audit 'x' in"),
     (
         "audit scenes --preset lokced",
         "preset 'lokced' is unknown: choose one of locked, tiny, small, base; did you mean",
@@ -39,6 +42,11 @@ WRONG = [
     ("paradigms x", "there is no audit 'x' in"),
     ("results x out.csv", "there is no audit 'x' in"),
     ("results x out.csv --study", "there is no study 'x' in"),
+    ("results x /", "/ must be the name of a file in a folder that exists"),
+    ("results x /nowhere/out.csv", "/nowhere/out.csv must be the name of a file"),
+    ("benchmark scenes --out /", "/ must be the name of a file in a folder that exists"),
+    (f"audit {LONG} --name x", f"{LONG} cannot be read: File name too long"),
+    (f"score scenes --name x --membership {LONG} --checkpoints a.pt", f"{LONG} is too long a name: choose a shorter"),
 ]
 
 
@@ -48,7 +56,7 @@ def line_of(captured: Captured) -> str:
     return lines[0]
 
 
-@pytest.mark.parametrize(("typed", "message"), WRONG, ids=[typed for typed, _ in WRONG])
+@pytest.mark.parametrize(("typed", "message"), WRONG, ids=[typed[:40] for typed, _ in WRONG])
 def test_wrong_input_is_one_line_and_exit_code_2(typed: str, message: str, data: Path, capsys: Captured) -> None:
     assert main(typed.split()) == 2
     assert line_of(capsys).startswith(f"error: {message}")
@@ -104,7 +112,7 @@ def test_a_switch_that_a_preset_turns_on_is_typed_to_be_off() -> None:
     [
         (InputError("first line\nsecond line"), 2, "error: first line second line"),
         (RuntimeError("member f-0 failed"), 1, "error: member f-0 failed"),
-        (PermissionError(13, "Permission denied", "/x"), 1, "error: [Errno 13] Permission denied: '/x'"),
+        (PermissionError(13, "Permission denied", "/x"), 2, "error: /x may not be used: change its permissions"),
         (
             OSError(28, "No space left on device", "/x/y.npz"),
             2,
@@ -123,6 +131,14 @@ def test_each_way_to_end_has_its_code_and_one_line(
     monkeypatch.setitem(cli.COMMANDS, "fetch", fail)
     assert main(["fetch", "tuxpaint"]) == code
     assert line_of(capsys).startswith(message)
+
+
+def test_the_help_lists_every_command(capsys: Captured) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    listed = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
+    assert listed == list(cli.COMMANDS)
+    assert {"audit", "export", "map", "list"} <= {*listed}
 
 
 def test_audits_and_studies_are_listed_with_how_they_stand(data: Path, capsys: Captured) -> None:

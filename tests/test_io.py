@@ -2,12 +2,14 @@
 
 import errno
 import os
+import resource
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from clipmem_core.io import is_complete_archive, read_through, replacing, write_once
+from clipmem_core.io import is_complete_archive, replacing, shortage, write_once
+from clipmem_core.training.trainer import save_array
 
 
 def test_a_disk_that_fails_leaves_the_old_file_and_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -21,18 +23,21 @@ def test_a_disk_that_fails_leaves_the_old_file_and_is_named(tmp_path: Path, monk
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.txt", "old")]
 
 
-def test_a_cached_file_is_made_once_and_again_if_it_cannot_be_read(tmp_path: Path) -> None:
-    path = tmp_path / "key" / "a.txt"
+def test_an_array_that_does_not_fit_on_the_disk_is_a_shortage(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"a\.npy") as caught:
+            save_array(np.zeros(1_000), tmp_path / "a.npy")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert shortage(caught.value)
+    assert not list(tmp_path.iterdir())
 
-    def make(file: Path) -> None:
-        file.write_text("complete")
 
-    def read(path: Path) -> str | None:
-        return "complete" if path.is_file() and path.read_text() == "complete" else None
-
-    assert [write_once(path, make) for _ in range(2)] == [True, False]
-    path.write_text("comp")
-    assert read_through(path, make, read) == "complete"
+def test_a_cached_file_is_made_once(tmp_path: Path) -> None:
+    made = [write_once(tmp_path / "key" / "a.txt", lambda file: file.touch()) for _ in range(2)]
+    assert made == [True, False]
 
 
 def test_a_cut_archive_is_not_whole(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.dataset.checks import CHECKS, VERSION, Captions, Pictures, caption_frequencies, check_table, measure
 from clipmem_core.dataset.pictures import PictureError, read_square
 from clipmem_core.dataset.pixels import PIXELS_FILE, Pixels, open_pixels
-from clipmem_core.io import read_through
+from clipmem_core.io import write_once
 from clipmem_core.training.names import model_config
 
 NEAR_DUPLICATE_OF = "near_duplicate_of"
@@ -30,7 +30,10 @@ def ensure_checks(audit: Audit) -> Path:
     """Return the file of an audit's checks; compute it if it is missing or of another version of the checks."""
     path = audit.folder / store.CHECK_TABLE
     try:
-        return read_through(path, functools.partial(_write, audit), lambda _: stored_checks(audit))
+        if stored_checks(audit) is None:
+            path.unlink(missing_ok=True)
+            write_once(path, functools.partial(_write, audit))
+        return path
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
 

@@ -277,7 +277,12 @@ def run_audit(
             more = setup.grow(audit, config, members=len(audit.record.members) if config.stable else 0)
             added = f"{more} members" if more else "a second round" if setup.add_round(audit, config) else ""
             screen.say(f"adding {added} to audit {name!r}" if added else f"resuming audit {name!r}")
-        finish_audit(Progress(audit, screen, source, config, again, executor), is_new=not audit.begun)
+        try:
+            finish_audit(Progress(audit, screen, source, config, again, executor), is_new=not audit.begun)
+        except FileNotFoundError:
+            if audit.folder.exists():
+                raise
+            raise InputError(f"{audit.folder} was deleted while the audit ran: repeat the command") from None
     return audit
 
 

@@ -26,6 +26,7 @@ from clipmem_core.audit.settings import check_fields
 from clipmem_core.config import SETS, AuditConfig, InputError, as_dict, data_folder
 from clipmem_core.embeddings import Vectors, read_vectors
 from clipmem_core.io import DELETE, read_json, reading, replacing
+from clipmem_core.scores.registry import BY_NAME
 from clipmem_core.training.names import CHECKPOINT, TRAJECTORY
 
 VERSION = 4  # of an audit's folder; other versions cannot be read
@@ -188,9 +189,17 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
 
 
 def read_table(path: Path, *, columns: Sequence[str] | None = None, repair: str = DELETE) -> pd.DataFrame:
-    """Read a Parquet table; a missing or broken file is an error that names it."""
+    """Read a Parquet table; a missing or broken file is an error that names it. A score that it lacks is NaN."""
     with reading(path, repair=repair):
-        return pd.read_parquet(path, columns=None if columns is None else list(columns))
+        absent = [name for name in absent_scores(path) if columns is None or name in columns]
+        present = None if columns is None else [name for name in columns if name not in absent]
+        return pd.read_parquet(path, columns=present).assign(**dict.fromkeys(absent, np.nan))
+
+
+def absent_scores(path: Path) -> list[str]:
+    """Return the scores that the scores.parquet of an older audit lacks; none for any other file."""
+    names = pq.read_schema(path).names if path.name == SCORES else list(BY_NAME)
+    return [name for name in BY_NAME if name not in names]
 
 
 def pair_blocks(audit: "Audit", columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
@@ -326,6 +335,11 @@ class Audit(Named):
     @property
     def finished(self) -> bool:
         return (self.folder / MANIFEST).is_file()
+
+    def check_finished(self) -> None:
+        """Refuse an audit that is not finished."""
+        if not self.finished:
+            raise InputError(f"audit {self.name!r} is not finished: run it again to resume it")
 
     @property
     def record(self) -> Record:

@@ -60,8 +60,7 @@ def say_units(audit: Audit, *, screen: Screen) -> None:
 
 def check_members(audit: Audit, members: Sequence[str] = ()) -> list[str]:
     """Return the requested members, all if none is named."""
-    if not audit.finished:
-        raise InputError(f"audit {audit.name!r} is not finished: run it again to resume it")
+    audit.check_finished()
     if audit.record.config.lock_image or audit.record.config.lock_text:
         raise InputError(f"audit {audit.name!r} has a locked tower, so it trains no units: run one with --preset small")
     names = audit.record.members

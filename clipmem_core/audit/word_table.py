@@ -26,6 +26,7 @@ from clipmem_core.config import AuditConfig
 from clipmem_core.features.embed import text_features
 from clipmem_core.features.towers import Tower
 from clipmem_core.io import DELETE, reading, replacing
+from clipmem_core.scores.membership import draw_word_halves
 from clipmem_core.scores.words import CONSISTENT, WORD, Words, changed_words, kind_of, split_words, surprise
 from clipmem_core.training.word_model import VECTOR, Predictions, fit, predict, word_vectors
 
@@ -76,13 +77,10 @@ def _embedded(words: Words) -> list[str]:
     return [word[:50] for word in words.spelled]
 
 
-def halves_of(trained: np.ndarray, external: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return the pairs that each model is trained on and those it predicts, by the first member's half of the pairs."""
-    halves = trained & ~external, ~trained & ~external
-    return [
-        (np.flatnonzero(halves[0]), np.flatnonzero(~halves[0])),
-        (np.flatnonzero(halves[1]), np.flatnonzero(trained)),
-    ]
+def rows_of_models(half: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return the rows that each model is trained on and those it predicts; the first also predicts external pairs."""
+    first, second = np.flatnonzero(half == 0), np.flatnonzero(half == 1)
+    return [(first, np.flatnonzero(half != 0)), (second, first)]
 
 
 def _words_of(audit: Audit) -> Words:
@@ -100,8 +98,7 @@ def surprises(words: Words, predicted: Predictions) -> np.ndarray:
 def word_scores(
     captions: Sequence[Sequence[str]],
     pictures: np.ndarray | None,
-    trained: np.ndarray,
-    external: np.ndarray,
+    half: np.ndarray,
     *,
     text_tower: Tower | None,
     seed: int,
@@ -109,14 +106,14 @@ def word_scores(
 ) -> tuple[Words, np.ndarray]:
     """Return the words of each pair's captions, and how surprising each is, [n_words]; trains in this process.
 
-    Without features of `pictures` no word is predicted.
+    `half` is from `draw_word_halves`. Without features of `pictures` no word is predicted.
     """
     words = split_words(captions)
     into = Predictions.empty(len(words.ids))
     options: Any = {"text_tower": text_tower, "precision": precision, "into": into}
-    for number, half in enumerate(halves_of(trained, external)):
+    for number, rows in enumerate(rows_of_models(half)):
         if pictures is not None:
-            predict_half(words, pictures, *half, seed=seed + number, **options)
+            predict_half(words, pictures, *rows, seed=seed + number, **options)
     return words, surprises(words, into)[:, 0]
 
 
@@ -127,9 +124,8 @@ def run_halves(folder: Path, names: Sequence[str]) -> None:
     words, pictures = _words_of(shared.audit), shared.features.image
     assert pictures is not None
     text_tower = None if shared.config.features else shared.towers.text
-    trained = shared.membership[shared.record.members[0]].to_numpy()
-    external = np.zeros(len(trained), bool)
-    external[shared.data.external] = True
+    group, clusters = shared.membership[c.GROUP].to_numpy(), store.read_prepared(folder).clusters
+    models = rows_of_models(draw_word_halves(group, clusters, seed=shared.config.seed))
     for name in names:
         half_folder, before = folder / FOLDER / name, time.monotonic()
 
@@ -140,10 +136,9 @@ def run_halves(folder: Path, names: Sequence[str]) -> None:
                 store.write_json(half_folder / SHARE, share)
 
         into = Predictions.empty(len(words.ids))
-        half = halves_of(trained, external)[int(name)]
         options: Any = {"text_tower": text_tower, "seed": shared.config.seed + int(name), "into": into}
         options |= {"precision": word_precision(shared.config), "state": half_folder / STATE, "progress": report}
-        predict_half(words, pictures, *half, **options)
+        predict_half(words, pictures, *models[int(name)], **options)
         with replacing(half_folder / PREDICTED) as temporary, temporary.open("wb") as file:
             np.savez(file, **into._asdict())
 

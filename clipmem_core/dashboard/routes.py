@@ -14,6 +14,7 @@ from urllib.parse import quote, urlsplit
 import streamlit as st
 from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
@@ -21,6 +22,8 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.websockets import WebSocketClose
 
 from clipmem_core.audit.store import MEMBERSHIP, PAIRS, Audit, audits_folder, is_name
 from clipmem_core.columns import IMAGE, MISFIT, REVIEW_PLACE
@@ -75,14 +78,31 @@ async def add_headers(request: Request, call_next: RequestResponseEndpoint) -> R
     return response
 
 
+class OwnWebsockets:
+    """Refuses the websocket to pages of other origins; Streamlit accepts any port of this machine."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        refused = scope["type"] == "websocket" and not _is_own(Headers(scope=scope))
+        await (WebSocketClose() if refused else self._app)(scope, receive, send)
+
+
+def _is_own(headers: Headers) -> bool:
+    """Tell whether a request comes from a page of this host and port."""
+    host = headers.get("host", "")
+    return bool(host) and urlsplit(headers.get("origin", "")).netloc == host
+
+
 def middleware() -> list[Middleware]:
-    """Return the middleware that adds headers and refuses hosts that are not in `server.allowedHosts`.
+    """Return the middleware that adds headers, and refuses other origins and hosts not in `server.allowedHosts`.
 
     Streamlit itself checks the host only when a page opens its websocket.
     """
     hosts = [f"[{host}]" if ":" in host else host for host in st.get_option("server.allowedHosts")]  # IPv6 in brackets
     trusted = Middleware(TrustedHostMiddleware, hosts or ["*"], www_redirect=False)
-    return [Middleware(BaseHTTPMiddleware, dispatch=add_headers), trusted]
+    return [Middleware(BaseHTTPMiddleware, dispatch=add_headers), trusted, Middleware(OwnWebsockets)]
 
 
 def routes() -> list[BaseRoute]:
@@ -229,8 +249,7 @@ def _suggestions(audit: Audit, row: int) -> dict[str, Any]:
 
 async def take_events(request: Request) -> Response:
     """Store a batch of events, each once even if it is sent twice, and answer with the last stored number."""
-    origin, host = request.headers.get("origin", ""), request.headers.get("host", "")
-    if urlsplit(origin).netloc != host or not host:
+    if not _is_own(request.headers):
         return _json({"error": "only pages of this dashboard may send decisions"}, 403)
     if request.headers.get("content-type", "").split(";")[0].strip() != JSON:
         return _json({"error": f"decisions must be sent as {JSON}"}, 415)

@@ -9,7 +9,6 @@ The folder is built under a temporary name and then renamed, so an existing fold
 """
 
 import functools
-import io
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -153,8 +152,7 @@ def _decode_into(folder: Path, work: Work, images: Sequence[str], workers: int, 
             if progress is not None:
                 progress(len(facts), len(images))
     table = pd.DataFrame([facts[row] for row in range(len(images))], columns=Fact._fields)
-    descriptors, buffer = np.frombuffer(b"".join(table.pop("descriptor")), np.uint8), io.BytesIO()
-    np.save(buffer, descriptors.reshape(len(images), len(Fact().descriptor)))
-    (folder / DESCRIPTORS_FILE).write_bytes(buffer.getvalue())  # np.save itself raises no errno on a full disk
+    descriptors = np.frombuffer(b"".join(table.pop("descriptor")), np.uint8)
+    np.save(folder / DESCRIPTORS_FILE, descriptors.reshape(len(images), len(Fact().descriptor)))
     types = {c.WIDTH: "int64", c.HEIGHT: "int64", c.SHA256: "string", c.REASON: "string"}
     table.astype(types).to_parquet(folder / FACTS_FILE, index=False)

@@ -24,6 +24,7 @@ from clipmem_core.review.decisions import FOR_OTHER, RECAPTION, REMOVE, open_rev
 
 ROW = "row"  # the pair's row in the audit
 RECAPTIONED = "recaptioned"
+MARK = ".clipmem-export"  # file in a folder that an export may replace
 IMAGES = "{stem}_images"  # folder of extracted pictures
 CLEANED = "cleaned.json"  # in the folder of a data set that a second audit is of
 BLOCK = 20_000  # pairs converted to Python objects at a time
@@ -128,7 +129,7 @@ def picture_files(cleaned: Cleaned, path: Path, *, progress: Progress | None = N
         yield cleaned.root, images, counted((len(missing), note))
         return
     folder, names = beside(path, IMAGES).absolute(), list[str]()
-    with replacing_folder(folder) as temporary:
+    with replacing_folder(folder, mark=MARK) as temporary:
         # named by row, as names in archives are not safe as file names
         for row, _, data in read_pictures(cleaned, progress):
             names.append(f"{row:08d}{suffix_of(data)}")

@@ -18,12 +18,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
 
-from clipmem_core.audit.store import PAIRS, SCORES, Audit
+from clipmem_core.audit.store import MAX_NAME, PAIRS, SCORES, Audit
 from clipmem_core.columns import CAPTIONS, HEIGHT, IMAGE, LABEL, PAIR_ID, WIDTH
-from clipmem_core.config import DEFAULT_PRESET, InputError, did_you_mean
+from clipmem_core.config import DEFAULT_PRESET, InputError, data_folder, did_you_mean
 from clipmem_core.dataset.readers.containers import scan_tar, split_reference
-from clipmem_core.dataset.readers.paths import is_picture
+from clipmem_core.dataset.readers.paths import is_picture, normal_reference
 from clipmem_core.export import cleaned as d
 from clipmem_core.export.cleaned import RECAPTIONED, Cleaned, Progress, counted
 from clipmem_core.io import replacing, replacing_folder
@@ -35,7 +36,6 @@ from clipmem_core.scores.registry import EXPORT, scores_in
 Written = tuple[tuple[str, ...], str]  # notes on data the format cannot hold, and the command that audits it, if any
 
 FOLDER = ""  # the suffix of a folder
-MARK = ".clipmem-export"  # file in a folder that an export may replace
 METADATA = "metadata.jsonl"
 NEW_CAPTIONS = "{name}.captions.jsonl"  # of a list of keys: one JSON object a line, `key` and `captions`
 HASHED = "{stem}.uids.csv"  # maps ids to the hashes in a list of uids
@@ -107,7 +107,7 @@ def _audit_command(cleaned: Cleaned, path: Path, images: Path | None = None) -> 
 
 def write_texts(cleaned: Cleaned, path: Path, progress: Progress | None = None) -> Written:
     """Write a folder of pictures, each with a `.txt` of the same name, one caption a line."""
-    with _picture_folder(cleaned, path, progress) as (folder, names, pairs):
+    with _picture_folder(cleaned, path, progress, by_label=True) as (folder, names, pairs):
         for name, pair in zip(names, pairs, strict=True):
             lines = [_BREAK.sub(" ", caption) for caption in pair[CAPTIONS]]
             text = folder / f"{posixpath.splitext(name)[0]}.txt"
@@ -132,17 +132,22 @@ def write_imagefolder(cleaned: Cleaned, path: Path, progress: Progress | None = 
 
 @contextmanager
 def _picture_folder(
-    cleaned: Cleaned, path: Path, progress: Progress | None
+    cleaned: Cleaned, path: Path, progress: Progress | None, *, by_label: bool = False
 ) -> Iterator[tuple[Path, list[str], list[dict[str, Any]]]]:
-    """Yield a folder with copies of the pictures, which replaces `path`; the names of the pictures; and the pairs."""
+    """Yield a folder with copies of the pictures, which replaces `path`; the names of the pictures; and the pairs.
+
+    With `by_label` the top folder of a picture is its label; a picture without label is in no folder.
+    """
     d.check_root(cleaned.root)
     names, stems = list[str](), {posixpath.splitext(METADATA)[0]}
-    with replacing_folder(path) as folder:
-        (folder / MARK).touch()
-        for row, image, data in d.read_pictures(cleaned, progress):
+    with replacing_folder(path, mark=d.MARK) as folder:
+        pictures = zip(d.read_pictures(cleaned, progress), d.values_of(cleaned.pairs[LABEL]), strict=True)
+        for (row, image, data), label in pictures:
             _, part = split_reference(cleaned.root, image)
             hidden = any(part.startswith(".") for part in image.split("/"))
             name = image if part is None and is_picture(image) and not hidden else f"{row:08d}{d.suffix_of(data)}"
+            if by_label and posixpath.dirname(name).partition("/")[0] != (label or ""):
+                name = posixpath.join(_as_folder(label or ""), posixpath.basename(name))
             stem, ending = posixpath.splitext(name)
             if stem.casefold() in stems:  # two pictures would share a .txt
                 stem = f"{stem}-{row}"
@@ -151,6 +156,15 @@ def _picture_folder(
             (folder / names[-1]).parent.mkdir(parents=True, exist_ok=True)
             (folder / names[-1]).write_bytes(data)
         yield folder, names, cleaned.pairs.select([PAIR_ID, CAPTIONS, LABEL]).to_pylist()
+
+
+def _as_folder(label: str) -> str:
+    """Return a label if a folder can have this name, else an empty text."""
+    try:
+        fits = normal_reference(label) == label and len(label.encode()) <= MAX_NAME
+    except InputError:
+        fits = False
+    return label if fits and "/" not in label and not label.startswith(".") else ""
 
 
 def write_keys(cleaned: Cleaned, path: Path, progress: Progress | None = None) -> Written:
@@ -321,7 +335,7 @@ FORMATS = {
         "Pictures with .txt",
         (FOLDER,),
         "The cleaned data set as a folder: pictures, each with its captions in a .txt of the same name.",
-        f"{COPIES} Line breaks in captions become spaces; ids and labels are paths: imagefolder keeps them.",
+        f"{COPIES} Line breaks in captions become spaces, labels folders and ids paths: imagefolder keeps them.",
         write_texts,
     ),
     "imagefolder": Format(
@@ -389,20 +403,34 @@ def write(
     if format not in FORMATS:
         raise InputError(f"--format {format!r} is unknown: choose {', '.join(FORMATS)}{did_you_mean(format, FORMATS)}")
     about = FORMATS[format]
-    _check_target(about, format, path, overwrite)
-    if not audit.finished:
-        raise InputError(f"audit {audit.name!r} is not finished: run it again, it goes on where it stopped")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    audit.check_finished()
+    with _lock(path):
+        _check_target(about, format, path, overwrite)
         cleaned = d.clean(audit) if about.cleaned else None
         notes, command = about.write(cleaned or audit, path, progress)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
     if cleaned:
         return Summary(cleaned.kept, cleaned.removed, cleaned.recaptioned, (*notes, *cleaned.notes), command)
     counts = open_review(audit).counts()
     kept = count_rows(audit.folder / PAIRS) - counts[REMOVE]
     return Summary(kept, counts[REMOVE], counts[RECAPTION], notes, command)
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """Let only this process export to a path. Its folder must exist, except in the data folder."""
+    if path.parent.resolve().is_relative_to(data_folder().resolve()):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    elif not path.parent.is_dir():
+        raise InputError(f"--out {str(path)!r}: there is no folder {path.parent}: create it")
+    lock = path.with_name(f".{path.name}.clipmem-lock")
+    try:
+        with FileLock(lock, timeout=0):
+            try:
+                yield
+            finally:
+                lock.unlink()
+    except Timeout:
+        raise InputError(f"another export writes {path}: wait for it, or choose another --out") from None
 
 
 def _check_target(about: Format, format: str, path: Path, overwrite: bool) -> None:
@@ -413,8 +441,6 @@ def _check_target(about: Format, format: str, path: Path, overwrite: bool) -> No
         raise InputError(f"--out {str(path)!r} is a {actual}, and the format needs a {expected}")
     if path.is_dir() and not any(path.iterdir()):
         return
-    if path.is_dir() and not (path / MARK).is_file():
-        raise InputError(f"{path} has other files than an export: choose another --out")
     for target in (path, d.beside(path, about.second) if about.second else path):
         if target.exists() and not overwrite:
             raise InputError(f"{target} exists already: choose another --out, or replace it with --overwrite")

@@ -12,7 +12,7 @@ from typing import Any
 from clipmem_core.audit.jobs import Task, audit_task, list_job_names
 from clipmem_core.audit.reaudit_effect import Change, Measured, measure
 from clipmem_core.audit.status import Screen
-from clipmem_core.audit.store import CONFIG, Audit, audits_folder, check_name, list_audits, write_json
+from clipmem_core.audit.store import CONFIG, Audit, acquire_lock, audits_folder, check_name, list_audits, write_json
 from clipmem_core.config import SETS, AuditConfig, InputError, SourceOptions, data_folder
 from clipmem_core.export.cleaned import CLEANED, IMAGES, beside, check_root, clean
 from clipmem_core.export.formats import write_csv
@@ -44,12 +44,10 @@ def reaudit(audit: Audit, name: str, screen: Screen) -> Audit:
         position, cleaned = open_review(audit).position(), clean(audit)
         if not cleaned.removed + cleaned.recaptioned:
             raise InputError(f"no pair of audit {audit.name!r} was removed or recaptioned: nothing would change")
-        try:
+        with acquire_lock(second.folder, what="audit"):
             table.parent.mkdir(parents=True, exist_ok=True)
             write_json(note, {"of": audit.name, "position": position})
             write_csv(cleaned, table, screen.pictures)
-        except OSError as error:
-            raise InputError(f"{table} cannot be written: {error.strerror or error}") from error
     elif is_outdated(audit, name):
         screen.say(f"note: {name!r} does not include newer decisions: choose another --name to include them")
     pictures = beside(table, IMAGES)
@@ -63,8 +61,7 @@ def reaudit(audit: Audit, name: str, screen: Screen) -> Audit:
 
 def check_repeatable(audit: Audit) -> AuditConfig:
     """Check that a second audit is possible, and return its config."""
-    if not audit.finished:
-        raise InputError(f"audit {audit.name!r} is not finished: run it again, it goes on where it stopped")
+    audit.check_finished()
     record, config = audit.record, audit.record.config
     if config.inject_miscaptions:
         raise InputError(f"audit {audit.name!r} injected wrong captions: repeat one without --inject-miscaptions")

@@ -18,7 +18,7 @@ from clipmem_core.config import InputError
 from clipmem_core.dataset.pictures import decode
 from clipmem_core.dataset.readers.containers import read_bytes
 from clipmem_core.review.decisions import Decision, open_review
-from clipmem_core.review.queries import fetch_numbered, fetch_pairs, mismatched_tables, number
+from clipmem_core.review.queries import check_captions, fetch_numbered, fetch_pairs, mismatched_tables, number
 from clipmem_core.review.search import search
 from clipmem_core.review.selection import CAPTION, Selection
 from clipmem_core.scores.registry import BY_NAME, CARD, EXPORT, PAIR, ROW, scores_in
@@ -176,6 +176,7 @@ class AuditFrames(Audit):
         path = self.folder / CAPTION_TABLE
         if not path.is_file():
             return table
+        check_captions(self)
         scores = read_table(path).rename(columns={c.CAPTION: "number"})
         return table.merge(scores, on=[c.PAIR_ID, "number"], how="left")
 
@@ -208,6 +209,5 @@ class AuditFrames(Audit):
 def open_frames(name: str) -> AuditFrames:
     """Return a finished audit's frames; `clipmem_core.open_audit` is this."""
     audit = AuditFrames.open(name)
-    if not audit.finished:
-        raise InputError(f"audit {name!r} is not finished: run it again to resume it")
+    audit.check_finished()
     return audit

@@ -13,9 +13,19 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from clipmem_core.audit.store import CAPTION_TABLE, PAIRS, SCORES, WORD_TABLE, Audit, Named
+from clipmem_core.audit.store import (
+    CAPTION_TABLE,
+    PAIRS,
+    SCORES,
+    WORD_TABLE,
+    Audit,
+    Named,
+    absent_scores,
+    caption_counts,
+)
 from clipmem_core.columns import CAPTIONS, PAIR_ID
 from clipmem_core.config import InputError
+from clipmem_core.io import reading
 
 ROW = "file_row_number"
 Columns = dict[str, np.ndarray]
@@ -62,9 +72,16 @@ def count_pairs_of(audit: Audit) -> int:
     return count
 
 
-def mismatched_tables(audit: Audit) -> InputError:
+def mismatched_tables(audit: Audit, table: str = SCORES) -> InputError:
     """Return the error of an audit whose tables do not list the same pairs."""
-    return InputError(f"{audit.folder / PAIRS} and {SCORES} list other pairs: delete {SCORES} and run the audit again")
+    return InputError(f"{audit.folder / PAIRS} and {table} list other pairs: delete {table} and run the audit again")
+
+
+@cached(64, CAPTION_TABLE, PAIRS)
+def check_captions(audit: Audit) -> None:
+    """Refuse a captions.parquet without a row for each caption of the pairs."""
+    if count_rows(audit.folder / CAPTION_TABLE) != caption_counts(audit).sum():
+        raise mismatched_tables(audit, CAPTION_TABLE)
 
 
 def find_row(audit: Audit, pair_id: str) -> int | None:
@@ -135,6 +152,8 @@ def fetch_pairs(path: Path, columns: Sequence[str], pair_ids: Iterable[str], *, 
     """Return pair_id and columns of some pairs of a file; `end` is appended to the query."""
     if path.name in (CAPTION_TABLE, WORD_TABLE) and not path.is_file():  # captions have no scores in this audit
         return pa.table({PAIR_ID: pa.array([], pa.string())})
+    if path.name == CAPTION_TABLE:
+        check_captions(Audit(path.parent))
     join = f'SEMI JOIN requested ON "{PAIR_ID}" = requested_id'
     query = f'SELECT "{PAIR_ID}", {", ".join(columns)} FROM parquet {join} {end}'
     return fetch_arrow(path, query, requested=_requested(pair_ids))
@@ -171,8 +190,11 @@ def _database() -> duckdb.DuckDBPyConnection:
 @contextmanager
 def _executed(path: Path, query: str, values: Sequence[Any], **tables: Table) -> Iterator[duckdb.DuckDBPyRelation]:
     stamp(path)  # a missing file has its own message
+    with reading(path):
+        absent = "".join(f', NULL::DOUBLE AS "{name}"' for name in absent_scores(path))
     glob = "".join(f"[{letter}]" if letter in "*?[" else letter for letter in str(path))  # DuckDB takes patterns
-    query = f"WITH parquet AS NOT MATERIALIZED (SELECT * FROM read_parquet(?, file_row_number = true)) {query}"
+    rows = f"SELECT *{absent} FROM read_parquet(?, file_row_number = true)"
+    query = f"WITH parquet AS NOT MATERIALIZED ({rows}) {query}"
     try:
         with _database().cursor() as cursor:
             for name, table in tables.items():

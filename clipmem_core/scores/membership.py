@@ -24,7 +24,7 @@ MAX_GROUP = 5_000
 MAX_LABELLINGS = 256
 _ATTEMPTS = 16  # random orders tried for groups of an exact size
 # Random streams
-_GROUP_DRAW, _FOLD_DRAW, _LABEL_DRAW, _NULL_DRAW, _HALF_DRAW, _APART_DRAW = range(6)
+_GROUP_DRAW, _FOLD_DRAW, _LABEL_DRAW, _NULL_DRAW, _HALF_DRAW, _APART_DRAW, _WORD_DRAW = range(7)
 _NAMES = {"ensemble": re.compile(r"r(\d+)-f\d+"), "paper": re.compile(r"[fg]-(\d+)")}
 
 
@@ -122,6 +122,18 @@ def draw_utility_pairs(group: np.ndarray, clusters: np.ndarray, *, seed: int) ->
     utility_only = np.zeros(len(group), dtype=bool)
     utility_only[rows[np.isin(cluster, chosen)]] = True
     return utility_only
+
+
+def draw_word_halves(group: np.ndarray, clusters: np.ndarray, *, seed: int) -> np.ndarray:
+    """Draw which word model trains on each pair, 0 or 1, and -1 for external pairs, [n_pairs].
+
+    The halves are equal in size, consist of whole clusters, and do not depend on members or protocol.
+    """
+    rows = np.flatnonzero(group != EXTERNAL)
+    cluster, sizes = _sized(clusters[rows])
+    half = np.full(len(group), -1)
+    half[rows] = _draw_folds(sizes, 2, np.random.default_rng([seed, _WORD_DRAW]))[cluster]
+    return half
 
 
 def _sized(clusters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -6,7 +6,6 @@ An injection splits the pairs, injects errors, trains members, and measures each
 import dataclasses
 import functools
 import itertools
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -44,10 +43,8 @@ from clipmem_core.dataset.pixels import open_pixels
 from clipmem_core.draws import draw_keys
 from clipmem_core.scores.detection import DETECTORS, Observed, detection_table, numbers_reviewed, precision_curve
 from clipmem_core.scores.detectors import external_used, fit_out, margins, nan_mean, similarities
-from clipmem_core.scores.membership import Membership, Sides, side_means
-from clipmem_core.scores.memorization import ranking_reliability, ranking_stability
+from clipmem_core.scores.membership import Membership, Sides, draw_word_halves, side_means
 from clipmem_core.scores.prevalence import SECOND_ROUND_FROM
-from clipmem_core.scores.utility import retrieval_recalls
 from clipmem_core.scores.words import Words, word_misfit
 from clipmem_core.studies.benchmark_results import BENCHMARK, METRICS, Benchmark, Piece, benchmark_of
 from clipmem_core.training.model import mean_by_pair, mean_image_embeddings, text_embeddings, tokenize
@@ -211,40 +208,27 @@ def _run_piece(benchmark: Benchmark, piece: Piece) -> None:
     try:
         pairs, changes = inject_errors(piece.kind, before, rows, share=piece.share, seed=piece.seed)
     except InputError as error:
-        counts = {"injected": 0, "judged": 0, "absent": str(error), "recall": None, "reliability": None}
-        empty: dict[str, Any] = {"seconds": {}, "numbers": [], "detectors": {}, "without": {}}
+        counts = {"injected": 0, "judged": 0, "absent": str(error)}
+        empty: dict[str, Any] = {"numbers": [], "detectors": {}, "without": {}}
         write_json(benchmark.result(piece), piece._asdict() | counts | empty)
         return
-    times = [time.process_time()]
     source = picture_sources(before, pairs)
     # A copy shares the group of its original, as near-duplicates do.
     membership = dataclasses.replace(membership, trained=membership.trained[:, source])
     inputs = _inputs(benchmark, config, pairs, membership, source)
-    times.append(time.process_time())
-    sides: dict[str, Any] = {"trained": membership.trained[0], "external": membership.group == c.EXTERNAL}
+    half = draw_word_halves(membership.group, benchmark.prepared.clusters[source], seed=config.seed)
     options: dict[str, Any] = {"text_tower": inputs.towers.text, "seed": config.seed}
     options["precision"] = word_precision(config)
-    words, surprises = word_scores(pairs[c.CAPTIONS].tolist(), inputs.features.image, **sides, **options)
-    times.append(time.process_time())
+    words, surprises = word_scores(pairs[c.CAPTIONS].tolist(), inputs.features.image, half, **options)
     seen = _observe(inputs, word_misfit(surprises, words.caption_start))
-    times.append(time.process_time())
     scores, without = dict[str, np.ndarray](), dict[str, str]()
     for name, detector in DETECTORS.items():
         try:
             scores[name] = detector(seen)[rows]
         except ValueError as error:
             without[name] = str(error)
-    times.append(time.process_time())
     truth, numbers = pairs[c.INJECTED].notna().to_numpy()[rows], numbers_reviewed(len(rows))
-    steps = ("features", "words", "members", "detectors")
     table = detection_table(scores, truth, k=K, n_boot=1).set_index("score")
-    stability = ranking_stability([terms[c.ALIGNMENT] for terms in seen.terms], seen.sides)
-    reliability = ranking_reliability(stability, len(seen.sides.replicates))
-    external = np.flatnonzero(seen.sides.external)
-    recalls = [
-        retrieval_recalls(image[external], text[external], np.arange(len(external)), ks=(5,))
-        for image, text in zip(seen.image, seen.text, strict=True)
-    ]
     measured = {
         name: {metric: float(table[metric][name]) for metric in METRICS}
         | {"curve": precision_curve(values, truth, numbers).round(4).tolist()}
@@ -264,10 +248,6 @@ def _run_piece(benchmark: Benchmark, piece: Piece) -> None:
         "judged": len(rows),
         "changed": len(changes),
         "absent": "",
-        "recall": float(np.mean([list(recall.values()) for recall in recalls])),
-        "reliability": None if np.isnan(reliability) else reliability,
-        # processor time, which does not depend on the load of the machine
-        "seconds": dict(zip(steps, np.diff(times).round(3).tolist(), strict=True)),
         "numbers": numbers.tolist(),
         "detectors": measured,
         "without": without,

@@ -238,8 +238,6 @@ def write_results(benchmark: Benchmark, path: Path) -> None:
     config = as_dict(request["config"])
     seeds = ", ".join(map(str, sorted({result[SEED] for result in results})))
     second = f"; {words(MISFIT_SECOND)}: {SECOND_FORMULA}" if config["rounds"] != "1" else ""
-    seconds = pd.DataFrame([result["seconds"] for result in results]).mean()
-    by_cell = pd.DataFrame(results, columns=[SHARE, KIND, "recall", "reliability"]).groupby([KIND, SHARE], sort=False)
     head = [
         f"command: {command_of(benchmark)}",
         machine_line(request["machine"], config),
@@ -249,10 +247,5 @@ def write_results(benchmark: Benchmark, path: Path) -> None:
         f"pairs: {len(pairs):,} with {pairs[c.CAPTIONS].map(len).sum():,} captions; data set: "
         f"{request['dataset_fingerprint']}",
         f"skipped: {'; '.join(f'{kind}: {why}' for kind, why in benchmark.absent.items()) or 'no kind'}",
-        f"processor seconds per injection: {', '.join(f'{name} {value:,.1f}' for name, value in seconds.items())}",
-        *(
-            f"{kind} {share:.0%}: R@5 {cell['recall'].mean():.3f}, reliability {cell['reliability'].mean():.3f}"
-            for (kind, share), cell in by_cell
-        ),
     ]
     write_csv(path, head, benchmark_table(metric_rows(results)))

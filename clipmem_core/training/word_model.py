@@ -13,10 +13,9 @@ from sklearn.decomposition import PCA
 from torch import Tensor, nn
 from torch.nn import functional
 
-from clipmem_core.io import replacing
 from clipmem_core.scores.words import Words
 from clipmem_core.training.model import autocast
-from clipmem_core.training.trainer import AdamW
+from clipmem_core.training.trainer import AdamW, save_atomically
 
 WINDOW = 3  # words to each side that are read in order; of the others only the mean
 EMBEDDING, VECTOR, HIDDEN, PICTURE, OUTPUT, HEADS = 64, 128, 320, 192, 128, 4
@@ -288,8 +287,7 @@ def fit(
         schedule.step()
         progress((step + 1) / steps)
         if state is not None and ((step + 1) % SAVED == 0 or step + 1 == steps):
-            with replacing(state) as temporary:
-                torch.save({name: part.state_dict() for name, part in parts.items()} | {"step": step + 1}, temporary)
+            save_atomically({name: part.state_dict() for name, part in parts.items()} | {"step": step + 1}, state)
     return model.eval()
 
 

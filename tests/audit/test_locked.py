@@ -12,14 +12,17 @@ import pandas as pd
 import pytest
 import torch
 
+from clipmem_core.audit import word_table
 from clipmem_core.audit.member import open_member
 from clipmem_core.audit.pipeline import run_audit
 from clipmem_core.audit.settings import checked_towers
-from clipmem_core.audit.store import Audit
+from clipmem_core.audit.store import Audit, read_prepared
 from clipmem_core.audit.unitmem import check_members
 from clipmem_core.cli import main
 from clipmem_core.config import InputError
+from clipmem_core.scores.words import Words
 from clipmem_core.training.model import build_model
+from clipmem_core.training.word_model import WordModel
 from tests.audit.small import Silent, config_of, with_drawn_set
 from tests.audit.test_resume import same
 from tests.forked import Server
@@ -140,14 +143,36 @@ def test_a_kill_at_features_heads_and_growth_changes_no_score(
     killed_audit_is_same(finished, MOMENTS, flags(start, "--members", "6", "--stable", "0.999"), tmp_path, forks)
 
 
+def test_a_full_disk_is_named_and_the_same_command_resumes(start: str, tmp_path: Path, forks: Server) -> None:
+    full = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, -1))"
+    command = ["audit", "scenes", "--name", "a", *flags(start, "--members", "2", "--epochs", "1")]
+    process = forks.start(*command, data=tmp_path, before=full)
+    (line,) = process.communicate()[1].splitlines()
+    assert process.returncode == 2
+    assert "raise the limit (ulimit -f), and the same command resumes it" in line
+    assert "words/0/state.pt" in line
+    process = forks.start(*command, data=tmp_path)
+    assert (process.communicate()[1], process.returncode) == ("", 0)
+
+
 @pytest.mark.parametrize(
     "changes",
     [
         {"protocol": "paper", "halves": False, "lock_text": False},
         {"lock_image": False, "loss": "siglip"},
+        {"folds": 4, "members": 4, "halves": False},
     ],
 )
-def test_one_locked_tower_works_in_either_protocol_and_loss(changes: dict[str, Any], start: str, data: Path) -> None:
+def test_locked_towers_work_in_any_protocol_and_loss_and_word_models_train_on_halves(
+    changes: dict[str, Any], start: str, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    halves, fit = list[np.ndarray](), word_table.fit
+
+    def noted(words: Words, pictures: np.ndarray, rows: np.ndarray, *more: Any, **options: Any) -> WordModel:
+        halves.append(rows)
+        return fit(words, pictures, rows, *more, **options)
+
+    monkeypatch.setattr(word_table, "fit", noted)
     siglip = changes.get("loss") == "siglip"
     if siglip:  # what the trained encoder starts from must be of this loss
         start = str(Path(start).with_name("siglip.pt"))
@@ -158,6 +183,12 @@ def test_one_locked_tower_works_in_either_protocol_and_loss(changes: dict[str, A
     assert list(audit.record.towers) == [kind for kind in ("image", "text") if changes.get(f"lock_{kind}", True)]
     weights = torch.load(audit.member(audit.record.members[-1]) / "checkpoint.pt", weights_only=True)
     assert ("logit_bias" in weights) == siglip
+    if audit.record.config.lock_image:
+        first, second = halves
+        clusters = read_prepared(audit.folder).clusters
+        assert sorted([*first, *second]) == np.flatnonzero(audit.membership["group"] != "external").tolist()
+        assert abs(len(first) - len(second)) <= np.bincount(clusters).max()
+        assert not set(clusters[first]) & set(clusters[second])
 
 
 MANY_WRONG = ("--members", "4", "--inject-miscaptions", "80", "--epochs", "8", "--rounds", "auto")

@@ -115,25 +115,6 @@ def test_rows_keep_their_features_if_captions_are_injected_and_near_duplicates_d
     np.testing.assert_array_equal(text_stored[np.arange(len(rows))], text.astype(np.float16)[owner])
 
 
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (lambda folder: (folder / "text.npy").unlink(), "text.npy is missing"),
-        (lambda folder: np.save(folder / "text.npy", drawn()[1][:-1]), "text.npy has 239 features, but"),
-        (lambda folder: np.save(folder / "image.npy", np.zeros((PAIRS, 4), np.float16)), "all 240 rows were skipped"),
-    ],
-)
-def test_features_that_do_not_fit_are_one_line(
-    folder: Path, spoil: Callable[[Path], object], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    source = beside_table(folder)
-    spoil(folder)
-    assert main(["audit", source, "--name", "a", *FLAGS, "--features", str(folder)]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert message in line
-    assert not (folder.parent / "data" / "audits" / "a").exists()
-
-
 SOURCE_PAIRS, SAMPLE = 700, 400
 
 

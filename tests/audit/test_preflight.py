@@ -47,18 +47,10 @@ def test_a_check_finds_what_the_audit_will_have(data: Path) -> None:
     assert not (data / "audits").exists()
 
 
-@pytest.mark.parametrize(
-    ("request_", "message"),
-    [
-        (Request("nowhere.csv", "a", SMALL), "there is no 'nowhere.csv': give a CSV"),
-        (Request("scenes", "a", dataclasses.replace(SMALL, source=SourceOptions(scenes_pairs=20))), "at least 200"),
-        (Request("scenes", "a", dataclasses.replace(SMALL, folds=300)), "folds must be at most 170"),
-    ],
-)
-def test_what_is_wrong_is_one_line(data: Path, capsys: Captured, request_: Request, message: str) -> None:
-    assert main(request_.check.arguments) == 2
+def test_what_is_wrong_is_one_line(data: Path, capsys: Captured) -> None:
+    assert main(Request("scenes", "a", dataclasses.replace(SMALL, folds=300)).check.arguments) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert message in line
+    assert "folds must be at most 170" in line
 
 
 HOSTILE = "[bold]shout[/bold] :smile: [/] {x} \\"

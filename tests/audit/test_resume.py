@@ -17,9 +17,10 @@ from tests.forked import Forked, Server
 
 SMALL = [*PAPER, "--scenes-pairs", "220", "--epochs", "3"]
 # Runs in every process of an audit before anything else. Members save their state at every step; a process that is
-# about to rename a file to KILL_BEFORE ends as by kill -9; with HOLD, one that is about to save a third state waits.
+# about to rename a file to KILL_BEFORE ends as by kill -9, to DELETE_BEFORE deletes the audit; with HOLD, one that is
+# about to save a third state waits.
 STARTUP = """
-import os, signal, sys, time
+import os, shutil, signal, sys, time
 from clipmem_core.training import trainer as loop
 
 saved = []
@@ -30,6 +31,8 @@ def end(event, arguments):
     path = str(arguments[1])
     if "KILL_BEFORE" in os.environ and path.endswith(os.environ["KILL_BEFORE"]):
         os.kill(os.getpid(), signal.SIGKILL)
+    if "DELETE_BEFORE" in os.environ and path.endswith(os.environ["DELETE_BEFORE"]):
+        shutil.rmtree(os.path.dirname(os.path.dirname(os.path.dirname(path))))
     if "HOLD" in os.environ and path.endswith("resume.pt"):
         saved.append(path)
         if len(saved) > 2:
@@ -126,6 +129,13 @@ def test_killed_before_each_file_is_in_its_place(runs: Runs, whole: Audit) -> No
     runs.finish()
     assert [path.stat().st_mtime_ns for path in trained] == before  # it was not trained again
     same(runs.audit, whole)
+
+
+def test_an_audit_that_is_deleted_while_it_runs_is_one_line(runs: Runs) -> None:
+    process = runs.start(DELETE_BEFORE="f-0/checkpoint.pt")
+    (line,) = process.communicate(timeout=300)[1].splitlines()
+    assert process.returncode == 2
+    assert line == f"error: {runs.audit.folder} was deleted while the audit ran: repeat the command"
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes through /proc")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from clipmem_core.audit import status
-from clipmem_core.audit.console import RichScreen, show_verdict
+from clipmem_core.audit.console import RichScreen
 from clipmem_core.audit.status import (
     MemberProgress,
     delete_audit,
@@ -18,7 +18,6 @@ from clipmem_core.audit.status import (
 )
 from clipmem_core.audit.store import Audit, acquire_lock
 from clipmem_core.config import InputError
-from tests.conftest import Made
 from tests.fixtures import leave_job, make_audit
 
 
@@ -136,13 +135,3 @@ def test_a_pipe_gets_foreign_text_as_it_is_and_one_line_per_stage(capsys: pytest
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == HOSTILE
     assert lines[1:4] == ["member f-0: training", "member f-0: finished", "member g-0: training"]
-
-
-def test_the_verdict_is_printed_with_its_tables(made: Made, capsys: pytest.CaptureFixture[str]) -> None:
-    audit = made.paper
-    show_verdict(audit)
-    printed = capsys.readouterr().out
-    sentences = [check["sentence"] for check in audit.verdict["checks"]]
-    for part in ("clipmem by group", "external", "utility", audit.verdict["sentence"], str(audit.folder), *sentences):
-        assert part in printed
-    assert ("detector accuracy on injected errors" in printed) == bool(audit.verdict["detection"])

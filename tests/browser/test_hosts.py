@@ -17,10 +17,10 @@ HANDSHAKE = {
 PATHS = {"/": {}, "/browse": {}, "/_stcore/host-config": {}, "/_stcore/stream": HANDSHAKE}
 
 
-def ask(port: int, path: str, *, host: str) -> HTTPResponse:
+def ask(port: int, path: str, *, host: str, origin: str = "") -> HTTPResponse:
     """Send a request with another host's name to this machine."""
     connection = HTTPConnection("localhost", port, timeout=20)
-    connection.request("GET", path, headers={"Host": host, "Origin": f"http://{host}", **PATHS[path]})
+    connection.request("GET", path, headers={"Host": host, "Origin": origin or f"http://{host}", **PATHS[path]})
     answer = connection.getresponse()
     connection.close()
     return answer
@@ -45,6 +45,13 @@ def test_this_machines_own_names_are_answered_everywhere(port: int, host: str) -
 def test_another_name_is_answered_nowhere(port: int, host: str) -> None:
     for name in (host, f"{host}:{port}"):
         assert all(400 <= status < 500 for status in statuses(port, name))
+
+
+def test_only_this_servers_pages_open_the_websocket_and_those_of_a_proxy_that_keeps_its_name(port: int) -> None:
+    own, others = f"localhost:{port}", (f"http://localhost:{port + 1}", f"http://127.0.0.1:{port}", "null")
+    for origin in others:
+        assert ask(port, "/_stcore/stream", host=own, origin=origin).status == 403
+    assert ask(port, "/_stcore/stream", host="localhost", origin="https://localhost").status == 101
 
 
 def test_no_other_site_frames_a_page_or_gives_it_scripts(port: int) -> None:

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import pandas as pd
 from streamlit.testing.v1 import AppTest
 
 from clipmem_core.audit.store import CAPTION_TABLE, Audit, write_table
@@ -10,7 +9,7 @@ from clipmem_core.dashboard import browse
 from clipmem_core.review.decisions import open_review
 from tests.dashboard.test_pages import address, open_page, press, texts, toasts
 from tests.dashboard.test_reviewing import mounted
-from tests.fixtures import HOSTILE, Copy, write_words
+from tests.fixtures import HOSTILE, Copy, caption_rows, write_words
 
 BROWSE = "pages/browse.py"
 
@@ -123,8 +122,8 @@ def test_the_order_by_single_captions_shows_the_worst_one_first_with_its_surpris
     audit = copy()
     first = ranked(audit, "caption_misfit")[0]
     captions = audit.pairs.set_index("pair_id")["captions"][first].tolist()
-    rows = pd.DataFrame({"pair_id": first, "caption": range(len(captions)), "similarity_out": 0.0})
-    write_table(audit.folder / CAPTION_TABLE, rows.assign(misfit=rows["caption"]))
+    rows = caption_rows(audit)
+    write_table(audit.folder / CAPTION_TABLE, rows.assign(similarity_out=0.0, misfit=rows["caption"]))
     write_words(audit)
     app = open_page(BROWSE, order="caption_misfit")
     card = grid(app)["cards"][0]

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 import numpy as np
-import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
@@ -12,7 +11,7 @@ from clipmem_core.review.decisions import open_review
 from clipmem_core.review.rows import check_counts
 from tests.dashboard.test_pages import open_page, press, texts, toasts
 from tests.dashboard.test_reviewing import mounted
-from tests.fixtures import Copy, embed, write_words
+from tests.fixtures import Copy, caption_rows, embed, write_words
 
 PAIR, ID = "pages/pair.py", "images/020.png"
 
@@ -52,7 +51,7 @@ def test_without_a_pair_the_likeliest_wrong_caption_opens(audit_of: Callable[...
 
 def test_a_link_opens_its_pair_with_scores_terms_and_checks(audit_of: Callable[..., Audit]) -> None:
     audit = audit_of()
-    table = pd.DataFrame({"pair_id": ID, "caption": range(len(audit.pairs["captions"][20]))})
+    table = caption_rows(audit)
     table = table.assign(similarity_out=0.25, misfit=1.5, word_misfit=table["caption"] / 2)
     write_table(audit.folder / CAPTION_TABLE, table)
     write_words(audit)
@@ -62,7 +61,7 @@ def test_a_link_opens_its_pair_with_scores_terms_and_checks(audit_of: Callable[.
     assert "injected error: miscaption" in " ".join(texts(app))
     captions, words, means = (element.value for element in app.dataframe)
     assert captions["caption"].tolist() == audit.pairs["captions"][20].tolist()
-    assert captions["word misfit"].tolist() == table["word_misfit"].tolist()
+    assert captions["word misfit"].tolist() == [0, 0.5, 1]
     assert words["word"].tolist() == [caption.split()[-1] for caption in captions["caption"]]
     assert set(words["probability"]) == {"unlikely: 0.3%; likelier: fox<b> 41%"}
     assert means.loc["positive", "in"] == pytest.approx(score["positive_in"])

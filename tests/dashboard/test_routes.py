@@ -16,7 +16,7 @@ from clipmem_core.dashboard.routes import LARGEST, PREFIX, routes
 from clipmem_core.review import score_breakdown
 from clipmem_core.review.bulk_edit import MOST_EVENTS
 from clipmem_core.review.decisions import open_review
-from tests.fixtures import HOSTILE, embed, write_words
+from tests.fixtures import HOSTILE, caption_rows, embed, write_words
 
 OWN = {"Origin": "http://testserver", "Content-Type": "application/json"}
 CLIENT = "0123456789abcdef"
@@ -73,8 +73,8 @@ def test_the_queue_and_its_pairs_as_the_browser_asks_for_them(server: TestClient
 
 def test_a_card_has_its_most_suspicious_caption_and_the_most_surprising_words(server: TestClient, audit: Audit) -> None:
     assert [(pair["first"], pair["words"]) for pair in ask(server, "pairs", rows="0,1")] == [(0, {})] * 2
-    scores = audit.pairs.explode("captions")[["pair_id"]].assign(caption=[0, 1, 2] * 100, misfit=np.nan)
-    scores["similarity_out"], scores.loc[0, "misfit"] = [0.2, 0.1, 0.3] * 100, [0.1, np.nan, 2]
+    scores = caption_rows(audit).assign(misfit=np.nan, similarity_out=[0.2, 0.1, 0.3] * 100)
+    scores.loc[:2, "misfit"] = [0.1, np.nan, 2]
     write_table(audit.folder / CAPTION_TABLE, scores)
     words = write_words(audit)[:5].assign(pair_id=scores["pair_id"].iloc[0], caption=2, start=range(5))
     words.at[1, "better"] = words.at[1, "better_probability"] = []

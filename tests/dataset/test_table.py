@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from clipmem_core.config import InputError, SourceOptions
-from clipmem_core.dataset.source import FORMATS, read_source
+from clipmem_core.config import InputError
+from clipmem_core.dataset.source import FORMATS
 from tests.dataset.samples import draw, read
 
 TABLE = "image,caption\na.png,x\n"
@@ -54,13 +54,3 @@ def test_no_data_set_lists_the_formats_and_several_tables_are_an_error(tmp_path:
         (tmp_path / "deep" / name).write_text(TABLE)
     with pytest.raises(InputError, match=r"several tables \(test.csv, train.csv\): give the one to read itself"):
         read(tmp_path / "deep")
-
-
-def test_the_synthetic_set_is_drawn_once(tmp_path: Path) -> None:
-    options = SourceOptions(scenes_pairs=3, scenes_seed=5)
-    first = read_source("scenes", options, data=tmp_path)
-    assert (first.format, first.root, len(first.pairs)) == ("scenes", tmp_path / "sets/scenes-3-5", 3)
-    (tmp_path / "sets/scenes-3-5/images/00000.png").unlink()
-    again = read_source("scenes", options, data=tmp_path)
-    assert list(again.pairs.pair_id) == list(first.pairs.pair_id)[1:]
-    assert list(again.quarantine.reason) == ["no such picture file"]

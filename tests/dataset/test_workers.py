@@ -32,10 +32,6 @@ def killed(chunk: list[int], *, item: int, log: Path, times: int) -> list[int]:
     return chunk
 
 
-def out_of_space(chunk: list[int]) -> list[int]:
-    raise OSError(28, "No space left on device", "/some/file")
-
-
 def process_id(chunk: list[int]) -> int:
     return os.getpid()
 
@@ -57,12 +53,6 @@ def test_an_item_whose_process_was_killed_is_retried_alone(tmp_path: Path) -> No
     assert (tmp_path / "log").read_text() == "4 1"
     with pytest.raises(MemoryError, match="working on 2 was killed"):
         list(map_chunks(functools.partial(work, times=9), range(2, 4), workers=1, chunk=2))
-
-
-def test_an_error_reaches_the_caller() -> None:
-    with pytest.raises(OSError, match="/some/file") as error:
-        list(map_chunks(out_of_space, range(3), workers=1, chunk=2))
-    assert error.value.errno == 28
 
 
 def test_closing_early_ends_the_processes() -> None:

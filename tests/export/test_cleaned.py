@@ -4,19 +4,16 @@ import json
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from clipmem_core.audit.reaudit_effect import weighted
 from clipmem_core.audit.setup import grow
 from clipmem_core.audit.store import Audit
 from clipmem_core.config import InputError
 from clipmem_core.export.cleaned import clean
 from clipmem_core.export.reaudit import AGAIN, check_repeatable, is_outdated, list_reaudits, read_comparison, reaudit
 from clipmem_core.review.decisions import KEEP, RECAPTION, REMOVE, open_review
-from clipmem_core.scores.membership import side_means
 from tests.audit.small import Silent
 from tests.export.sources import audited, make_source
 
@@ -160,10 +157,3 @@ def test_what_cannot_be_repeated_says_why(tmp_path: Path, data: Path) -> None:
     (injected.folder / "manifest.json").unlink()
     with pytest.raises(InputError, match="audit 'mine' is not finished"):
         check_repeatable(injected)
-
-
-def test_members_parts_of_clipmem_add_up_to_it() -> None:
-    rng = np.random.default_rng(0)
-    values, inside = rng.normal(size=(6, 40)), rng.random((6, 40)).argsort(axis=0) < 3
-    mean_in, mean_out = side_means(list(values), inside)
-    assert weighted(values, inside).mean() == pytest.approx((mean_in - mean_out).mean())

@@ -8,20 +8,20 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 
 from clipmem_core.audit.prepare import DataSet, load_data_set
 from clipmem_core.audit.store import CAPTION_TABLE, MANIFEST, PAIRS, write_table
-from clipmem_core.cli import parse
+from clipmem_core.cli import main, parse
 from clipmem_core.config import InputError
 from clipmem_core.export.cleaned import clean
 from clipmem_core.export.formats import FORMATS, Summary, word_changes, write
 from clipmem_core.review.decisions import RECAPTION, REMOVE, Edit, open_review
 from clipmem_core.scores.registry import EXPORT, scores_in
+from tests.audit.test_jobs import until
 from tests.export.sources import audited, make_source
-from tests.fixtures import Copy
+from tests.fixtures import Copy, caption_rows
 
 NEW = ["new, and\t“better”", 'second\n"line"']
 
@@ -59,7 +59,7 @@ def test_a_cleaned_data_set_is_read_back_as_it_was_written(kind: str, out: str, 
     assert sorted(written) == sorted([out, *(["clean_images"] if kind == "tar" and "clean" in out else [])])
 
 
-@pytest.mark.parametrize("kind", ["folder", "tar"])
+@pytest.mark.parametrize("kind", ["folder", "csv", "tar"])
 def test_pictures_with_texts_are_read_back_with_the_same_captions(kind: str, tmp_path: Path, data: Path) -> None:
     audit = audited(make_source(kind, tmp_path / kind), protocol="paper")
     open_review(audit).decide([audit.pairs["pair_id"][1]], REMOVE)
@@ -69,9 +69,9 @@ def test_pictures_with_texts_are_read_back_with_the_same_captions(kind: str, tmp
     for sha256, pair in expected.iterrows():
         one_line = [" ".join(part.strip() for part in text.splitlines()) for text in pair["captions"]]
         assert list(back["captions"][sha256]) == one_line
-    if kind == "folder":  # paths, and with them ids and labels, are those of the data set
+    if kind == "folder":  # paths, and with them ids, are those of the data set
         assert back["pair_id"].to_dict() == expected["pair_id"].to_dict()
-        assert back["label"].to_dict() == expected["label"].to_dict()
+    assert back["label"].fillna("").to_dict() == expected["label"].fillna("").to_dict()
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -98,35 +98,77 @@ def test_every_format_is_complete_and_replaces_only_with_overwrite(format: str, 
 
 def test_only_what_an_export_wrote_is_replaced(tmp_path: Path, data: Path) -> None:
     audit = audited(make_source("tar", tmp_path / "set"))
-    with pytest.raises(InputError, match="set has other files than an export"):
-        write(audit, "folder", tmp_path / "set", overwrite=True)
-    (tmp_path / "clean_images").mkdir()
-    (tmp_path / "clean_images/old.png").write_text("old")
+    for name in ("clean", ".clean.old", ".clean.unfinished", "clean_images"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mine.png").write_text("mine")
+        for format, out in (("coco", "clean.json"), ("folder", "clean")):
+            if name.endswith("images") == (format == "coco"):
+                with pytest.raises(InputError, match=f"{name} has other files than an export: move it"):
+                    write(audit, format, tmp_path / out, overwrite=True)
+        assert [path.name for path in (tmp_path / name).iterdir()] == ["mine.png"]
+        (tmp_path / name / "mine.png").unlink()
     with pytest.raises(InputError, match="clean_images exists already"):
         write(audit, "coco", tmp_path / "clean.json")
-    assert (tmp_path / "clean_images/old.png").exists()
-    write(audit, "coco", tmp_path / "clean.json", overwrite=True)
-    assert sorted(path.name for path in (tmp_path / "clean_images").iterdir()) == [
-        f"{at:08d}.{'png' if at % 3 else 'jpg'}" for at in range(10)
-    ]
+    for _ in range(2):
+        write(audit, "coco", tmp_path / "clean.json", overwrite=True)
+        assert sorted(path.name for path in (tmp_path / "clean_images").glob("[!.]*")) == [
+            f"{at:08d}.{'png' if at % 3 else 'jpg'}" for at in range(10)
+        ]
+
+
+# Exports and calls `step` once after the first picture.
+EXPORT_SCRIPT = """
+import os, signal, sys, time
+from pathlib import Path
+from clipmem_core.audit.store import open_audit
+from clipmem_core.export.formats import write
+
+path, format, step = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+
+def progress(done, total):
+    if step == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    path.with_name("begun").touch()
+    while not path.with_name("go").exists():
+        time.sleep(0.01)
+
+write(open_audit("mine"), format, path, progress=progress)
+"""
+
+
+def start_export(path: Path, format: str, step: str) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen([sys.executable, "-c", EXPORT_SCRIPT, str(path), format, step])
 
 
 @pytest.mark.parametrize("out", ["o.csv", "folder"])
-def test_the_next_export_removes_the_files_of_a_killed_one(out: str, tmp_path: Path, data: Path) -> None:
+def test_an_export_waits_for_no_other_and_removes_the_files_of_a_killed_one(
+    out: str, tmp_path: Path, data: Path
+) -> None:
     audit = audited(make_source("tar", tmp_path / "set"))
+    other = audited(make_source("csv", tmp_path / "other"), "other")
     format, path = ("csv" if "." in out else out), tmp_path / "out" / out
-    script = (
-        "import sys, os, signal; from pathlib import Path; from clipmem_core.audit.store import open_audit;"
-        "from clipmem_core.export.formats import write;"
-        "die = lambda *_: os.kill(os.getpid(), signal.SIGKILL);"
-        "write(open_audit('mine'), sys.argv[1], Path(sys.argv[2]), progress=die)"
-    )
-    dead = subprocess.run([sys.executable, "-c", script, format, str(path)], check=False)
-    assert dead.returncode == -signal.SIGKILL
+    assert start_export(path, format, "die").wait() == -signal.SIGKILL
     assert not path.exists()
     assert list(path.parent.glob(".*"))
-    write(audit, format, path)
+    running = start_export(path, format, "wait")
+    until((path.parent / "begun").exists, seconds=60)
+    with pytest.raises(InputError, match=f"another export writes .*{out}"):
+        write(other, format, path, overwrite=True)
+    (path.parent / "go").touch()
+    assert running.wait() == 0
+    assert len(list(path.parent.rglob("*.[jp][pn]g"))) == len(audit.pairs)
     assert not [each for each in path.parent.glob(".*") if each.is_dir()]
+
+
+def test_an_export_makes_no_folder_outside_of_the_data_folder(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    audited(make_source("csv", tmp_path / "set"))
+    monkeypatch.setenv("CLIPMEM_DATA", str(data))
+    arguments = ["export", "mine", "--format", "csv", "--out"]
+    assert main([*arguments, str(tmp_path.parent / "nowhere/it.csv")]) == 2
+    assert "there is no folder" in capsys.readouterr().err
+    assert not (tmp_path.parent / "nowhere").exists()
 
 
 @pytest.mark.parametrize(
@@ -177,9 +219,10 @@ def test_decisions_have_old_and_new_captions_and_the_scores_of_each(copy: Copy, 
     for pair_id in NEW_CAPTIONS:
         pairs.at[pair_id, "captions"] = OWN
     write_table(audit.folder / PAIRS, pairs)
-    rows = [("images/020.png", place, place / 4, -place / 4 if place else np.nan) for place in range(3)]
-    scores = pd.DataFrame(rows, columns=["pair_id", "caption", "similarity_out", "misfit"])
-    write_table(audit.folder / CAPTION_TABLE, scores.assign(word_misfit=0.5))
+    scores = caption_rows(audit)
+    place = scores["caption"]
+    scores = scores.assign(similarity_out=place / 4, misfit=-place.where(place > 0) / 4, word_misfit=0.5)
+    write_table(audit.folder / CAPTION_TABLE, scores)
     open_review(audit).edit({pair_id: Edit(tuple(captions), 0) for pair_id, captions in NEW_CAPTIONS.items()})
     write(audit, "decisions", path)
     table = (pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)).set_index("pair_id")
@@ -194,7 +237,6 @@ def test_decisions_have_old_and_new_captions_and_the_scores_of_each(copy: Copy, 
         assert (listed(pair_id, "captions"), listed(pair_id, "own_captions")) == (captions, OWN)
     assert listed("images/020.png", "similarity_out_by_caption") == [0, 0.25, 0.5]
     assert listed("images/020.png", "misfit_by_caption") == [None, -0.25, -0.5]
-    assert listed("images/021.png", "misfit_by_caption") is None
     assert table["word_changes"][list(NEW_CAPTIONS)].tolist() == [
         "removed: caption 2",
         "toad → treefrog (caption 2)",
@@ -203,3 +245,6 @@ def test_decisions_have_old_and_new_captions_and_the_scores_of_each(copy: Copy, 
     cleaned = clean(audit).pairs.to_pandas().set_index("pair_id")["captions"]
     assert {pair_id: list(cleaned[pair_id]) for pair_id in NEW_CAPTIONS} == NEW_CAPTIONS
     assert word_changes(["a"], []) == word_changes(None, ["a"]) == ""
+    write_table(audit.folder / CAPTION_TABLE, scores[::2])
+    with pytest.raises(InputError, match=r"pairs\.parquet and captions\.parquet list other pairs: delete captions"):
+        write(audit, "decisions", path, overwrite=True)

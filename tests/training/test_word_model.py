@@ -41,7 +41,7 @@ def test_changed_words_are_the_most_surprising(
         captions[row][0] = captions[row][0].replace(old, COLOURS[COLOURS.index(old) - 1])
     captions[380 : 380 + len(ODD)] = [[text] for text in ODD]
     options: dict[str, Any] = {"text_tower": None, "seed": 0, "precision": precision}
-    words, surprise = word_scores(captions, features, rng.random(400) < 0.5, np.zeros(400, bool), **options)
+    words, surprise = word_scores(captions, features, (rng.random(400) >= 0.5).astype(int), **options)
     scores = word_misfit(surprise, words.caption_start)
     wrong = scores[words.pair_start[changed]]
     right = np.delete(scores[words.pair_start[:380]], changed)
@@ -54,9 +54,8 @@ def test_changed_words_are_the_most_surprising(
 def test_too_few_words_are_no_error() -> None:
     for captions in ([["你好"], [""], ["x"]], [["same"]] * 12):
         n = len(captions)
-        half = np.arange(n) % 2 == 0
         options: dict[str, Any] = {"text_tower": None, "seed": 0, "precision": "fp32"}
-        words, surprise = word_scores(captions, np.ones((n, 3)), half, np.zeros(n, bool), **options)
+        words, surprise = word_scores(captions, np.ones((n, 3)), np.arange(n) % 2, **options)
         assert np.isnan(surprise).all()
         assert len(words.pair_start) == n + 1
 

@@ -1,7 +1,10 @@
 """Data sets at a URL or on the hub."""
 
+import functools
 import sys
+import threading
 from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import datasets
@@ -46,6 +49,16 @@ def test_a_url_is_read_like_a_local_path(put: str, shards: Path, tmp_path: Path,
     assert fetched.root.parent == tmp_path / "data" / "sets"
     for image in local.pairs["image"]:
         assert read_bytes(fetched.root, image) == read_bytes(local.root, image)
+
+
+@pytest.mark.parametrize("ending", ["/s-{0..1}.tar", "/s-1.tar"])
+def test_a_web_server_is_read_like_a_local_path(shards: Path, tmp_path: Path, ending: str) -> None:
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=shards)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        fetched = read(f"http://127.0.0.1:{server.server_port}{ending}", data=tmp_path / "data")
+        server.shutdown()
+    assert fetched.pairs.equals(read(f"{shards}{ending}").pairs)
 
 
 def test_only_what_changed_or_was_cut_short_is_fetched_again(
