@@ -1,7 +1,7 @@
 """Scores checkpoints that somebody else trained."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,15 +9,21 @@ import pandas as pd
 
 from clipmem_core import columns as c
 from clipmem_core.audit import settings, store
-from clipmem_core.audit.member import build_member
-from clipmem_core.audit.pipeline import Progress, Screen, counts, finish_audit
+from clipmem_core.audit.member import build_member, open_member, trained_model, write_embeddings
+from clipmem_core.audit.pipeline import Progress, Screen, counts, ensure_features, ensure_pixels, finish_audit
 from clipmem_core.audit.prepare import load_data_set
 from clipmem_core.audit.setup import check_same, write_audit
 from clipmem_core.audit.store import Audit
-from clipmem_core.config import AuditConfig, InputError
+from clipmem_core.config import AuditConfig, InputError, data_folder
+from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.membership import Membership, protocol_of, replicate_rows
 from clipmem_core.training.model import load_weights
 
+COMPARISON = "foreign.parquet"
+COMPARISON_CLAIM = (
+    "difference = alignment under the target − alignment under the reference. It suggests memorization only if the two "
+    "checkpoints differ in nothing but whether they saw the pair; model, data, epochs and seed may differ too."
+)
 TRUE_FALSE = {"true": True, "false": False, "1": True, "0": False}
 
 
@@ -43,23 +49,41 @@ def score_checkpoints(
         halves=False,  # the file lists the training pairs
     )
     with store.acquire_lock(audit.folder, what="audit"):
-        fresh, config = not audit.begun, settings.resolve(config)
-        if fresh:
-            model = build_member(config, settings.towers_of(config), seed=config.seed)
-            for file in files.values():  # refuses a broken one before a picture is read
-                load_weights(model, file)
-            screen.say(f"reading {source}")
-            data_set = load_data_set(source, config, progress=screen.pictures, say=screen.say)
-            drawn, weights = align_membership(table, names, data_set.pairs), list(files.values())
-            screen.say(counts(data_set, drawn))
-            write_audit(audit, source, config, data_set, data_set.pairs, drawn, seconds=0.0, checkpoints=weights)
-        else:
-            check_same(audit, source, config)
-            hashes = {name: audit.member_record(name).checkpoint_sha256 for name in audit.record.members}
-            if hashes != {name: store.file_sha256(path) for name, path in files.items()}:
-                raise InputError(f"{audit.name!r} was made from other checkpoints: choose another --name")
+        fresh = not audit.begun
+        _begin(audit, source, config, files, screen, lambda pairs: align_membership(table, names, pairs))
         finish_audit(Progress(audit, screen), is_new=fresh)
     return audit
+
+
+def compare_checkpoints(
+    source: str, config: AuditConfig, *, name: str, checkpoints: Sequence[str], screen: Screen
+) -> Path:
+    """Score each pair under a target and a reference checkpoint whose training pairs are unknown."""
+    names = ("target-0", "reference-0")
+    config = dataclasses.replace(config, protocol="paper", seeds=1, members=2, halves=False)
+    audit = Audit(data_folder() / "foreign" / store.check_name(name))
+
+    def membership(pairs: pd.DataFrame) -> Membership:  # a placeholder that no score reads
+        trained = np.repeat([[True], [False]], len(pairs), axis=1)
+        return Membership(np.full(len(pairs), c.CANDIDATE, dtype="<U11"), names, trained)
+
+    with store.acquire_lock(audit.folder, what="comparison"):
+        _begin(audit, source, config, _checkpoint_files(checkpoints, names), screen, membership)
+        ensure_pixels(audit, screen)
+        ensure_features(audit, audit.record, screen)
+        table = pd.DataFrame({c.PAIR_ID: audit.pairs[c.PAIR_ID]})
+        for member in names:
+            run, side = open_member(audit.folder, member), member.removesuffix("-0")
+            if not (run.folder / store.TEXT_EMBEDDINGS).is_file():
+                screen.say(f"embedding with the {side}")
+                write_embeddings(run, trained_model(run), run.folder)
+            terms = pair_terms(*store.read_embeddings(run.folder), np.ones(len(table), dtype=bool))
+            for term in (c.ALIGNMENT, c.SIMILARITY):
+                table[f"{term}_{side}"] = terms[term].astype(np.float64)
+        table["difference"] = table["alignment_target"] - table["alignment_reference"]
+        store.write_table(audit.folder / COMPARISON, table)
+        store.write_manifest(audit.folder)
+    return audit.folder / COMPARISON
 
 
 def _checkpoint_files(checkpoints: Sequence[str], names: Sequence[str]) -> dict[str, Path]:
@@ -70,6 +94,33 @@ def _checkpoint_files(checkpoints: Sequence[str], names: Sequence[str]) -> dict[
         if not path.is_file():
             raise InputError(f"--checkpoints {str(path)!r} is not a file")
     return files
+
+
+def _begin(
+    audit: Audit,
+    source: str,
+    config: AuditConfig,
+    files: Mapping[str, Path],
+    screen: Screen,
+    membership_of: Callable[[pd.DataFrame], Membership],
+) -> None:
+    """Write the first files of an audit of checkpoints, or refuse one with other files or settings."""
+    config = settings.resolve(config)
+    if audit.begun:
+        check_same(audit, source, config)
+        hashes = {name: audit.member_record(name).checkpoint_sha256 for name in audit.record.members}
+        if hashes != {name: store.file_sha256(path) for name, path in files.items()}:
+            raise InputError(f"{audit.name!r} was made from other checkpoints: choose another --name")
+        return
+    model = build_member(config, settings.towers_of(config), seed=config.seed)
+    for file in files.values():  # refuses a broken one before a picture is read
+        load_weights(model, file)
+    screen.say(f"reading {source}")
+    data_set = load_data_set(source, config, progress=screen.pictures, say=screen.say)
+    membership = membership_of(data_set.pairs)
+    screen.say(counts(data_set, membership))
+    weights = list(files.values())
+    write_audit(audit, source, config, data_set, data_set.pairs, membership, seconds=0.0, checkpoints=weights)
 
 
 def read_membership(path: Path) -> pd.DataFrame:

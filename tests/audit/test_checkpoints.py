@@ -10,12 +10,14 @@ import torch
 
 from clipmem_core.audit.checkpoints import (
     align_membership,
+    compare_checkpoints,
     derive_groups,
     read_membership,
     score_checkpoints,
 )
 from clipmem_core.audit.store import Audit
 from clipmem_core.config import InputError
+from clipmem_core.scores.alignment import pair_terms
 from tests.audit.small import PAPER, Silent, config_of, with_drawn_set
 from tests.conftest import Made
 
@@ -97,3 +99,15 @@ def test_a_checkpoint_with_nan_is_refused_before_a_picture_is_read(files: list[s
         score(files, screen)
     assert screen.lines == []
     assert not (data / "audits" / "scored").exists()
+
+
+def test_a_target_and_a_reference_give_each_pair_a_difference(files: list[str], made: Made) -> None:
+    table = pd.read_parquet(
+        compare_checkpoints("scenes", config_of(PAPER), name="two", checkpoints=files, screen=Silent())
+    )
+    everyone = np.ones(len(table), dtype=bool)
+    terms = [
+        pair_terms(np.load(folder / "image.npy"), np.load(folder / "text.npy"), everyone)["alignment"]
+        for folder in (made.paper.member(name) for name in ("f-0", "g-0"))
+    ]
+    np.testing.assert_allclose(table["difference"], terms[0] - terms[1], atol=1e-5)
