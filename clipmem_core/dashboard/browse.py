@@ -123,7 +123,7 @@ def _draw_question(audit: Audit, selection: Selection) -> None:
         if len(ids) == count:
             outcome = open_review(audit).decide(ids, decision, audit=audit.name)
             sentence = f"Saved: {label}, for {pairs_in_words(outcome.pairs)}."
-            session.notice = Notice(sentence, event=outcome.event)
+            session.saved(audit, sentence, outcome.event)
             session.presses += 1
         else:
             session.notice = Notice("Not saved: the selection has changed meanwhile.", good=False)
@@ -139,7 +139,8 @@ def _open() -> None:
 @st.dialog("Find and replace in captions", width="large")
 def _edit_dialog(audit: Audit, selection: Selection) -> None:
     ids = pair_ids(audit, selection)
-    st.caption(f"In the current captions of the {pairs_in_words(len(ids))} of this selection.")
+    pairs = pairs_in_words(len(ids))
+    st.caption(f"In the current captions of the {pairs} of this selection. Undecided pairs stay in the review.")
     with st.container(horizontal=True, gap="small"):
         find = st.text_input("Find", key="bulk-edit-find", max_chars=MAX_TEXT)
         replacement = st.text_input("Replace with", key="bulk-edit-replace", max_chars=MAX_TEXT)
@@ -161,9 +162,12 @@ def _edit_dialog(audit: Audit, selection: Selection) -> None:
     label = f"Change {len(changes.captions):,} captions of {pairs_in_words(len(changes.edits))}"
     if st.button(label, type="primary", icon=":material/edit:", disabled=not changes.edits, key="bulk-edit-store"):
         with locked_session() as session:
-            outcome = open_review(audit).edit(changes.edits, audit=audit.name, neutral=True)
+            outcome = open_review(audit).edit(changes.edits, audit=audit.name)
             session.presses += 1
-            unchanged = f" {pairs_in_words(outcome.skipped)}, decided meanwhile, unchanged." if outcome.skipped else ""
+            unchanged = f" {pairs_in_words(outcome.skipped)}, changed meanwhile, unchanged." if outcome.skipped else ""
             sentence = f"Captions of {pairs_in_words(outcome.pairs)} changed.{unchanged}"
-            session.notice = Notice(sentence, good=outcome.pairs > 0, event=outcome.event if outcome.pairs else None)
+            if outcome.pairs:
+                session.saved(audit, sentence, outcome.event)
+            else:
+                session.notice = Notice(sentence, good=False)
         st.rerun()

@@ -31,6 +31,15 @@ function marked(caption, words = []) {
         make(`u.strength${strength}`, text(start, end), {title: hint})]), text(words.at(-1)?.end ?? 0)]
 }
 
+// Captions before and after a change side by side; undefined for an added or a removed one.
+function aligned(before, after) {
+    const at = before.findIndex(text => after.includes(text)), to = after.indexOf(before[at])
+    const gap = (old, now) => Array.from({length: Math.max(old.length, now.length)}, (_, place) => [old[place], now[place]])
+    if (at < 0) return gap(before, after)
+    const rest = aligned(before.slice(at + 1), after.slice(to + 1))
+    return [...gap(before.slice(0, at), after.slice(0, to)), [before[at], before[at]], ...rest]
+}
+
 // Show a dialog that Escape and a click close. Its role turns the keys of the page off, see TYPING.
 function showDialog(root, className, ...content) {
     const dialog = make('dialog', {className, tabIndex: -1, role: 'dialog', onclick: () => dialog.close()}, ...content)
@@ -175,8 +184,9 @@ class Pairs extends Part {
         super(root, data)
         this.entry = 0
         this.decisions = new Map() // row → decision, of this page or from the server's last answer
-        this.captions = new Map() // row → captions of its recaption
+        this.captions = new Map() // row → its new captions, none if they are those of the data set
         this.undoable = tried(() => JSON.parse(sessionStorage.getItem(UNDOABLE))) ?? []
+        this.addEvents()
         this.on(window, 'keydown', event => this.key(event), true)
         this.on(root, 'click', event => {
             const act = event.target.closest('[data-act]')?.dataset.act
@@ -244,7 +254,7 @@ class Pairs extends Part {
         const {client, number} = this.put(cards, {kind, shows: decision, ...fields})
         const before = cards.map(({row}) => [row, this.decisions.get(row) ?? null, this.captions.get(row)])
         const [{row, pair_id, caption_key}] = cards, {audit} = this.data
-        for (const card of cards) this.set(card.row, decision, fields.captions)
+        for (const card of cards) this.set(card.row, decision, fields.captions ?? this.captions.get(card.row))
         this.storeUndoable([...this.undoable, {audit, client, number, pair: {row, pair_id, caption_key}, before}].slice(-CACHED))
     }
 
@@ -253,26 +263,43 @@ class Pairs extends Part {
         tried(() => sessionStorage.setItem(UNDOABLE, JSON.stringify(undoable)))
     }
 
+    // Buttons of the page store events, too; they follow those of earlier keys.
+    addEvents() {
+        const {audit, events} = this.data
+        for (const [event, undone] of events) {
+            const known = this.undoable.find(each => each.audit === audit && each.event === event)
+            if (known) known.undone ||= undone
+            else this.undoable.push({audit, event, undone})
+        }
+        this.storeUndoable(this.undoable.slice(-CACHED))
+    }
+
     get lastUndoable() {
-        return this.undoable.findLast(each => each.audit === this.data.audit)
+        return this.undoable.findLast(({audit, undone}) => audit === this.data.audit && !undone)
     }
 
     undo() {
         const last = this.lastUndoable
         if (!last) return this.sign('Nothing to undo.')
-        const {client, number, pair, before} = last, rows = before.map(([row]) => row), shows = before[0][1]
-        this.storeUndoable(this.undoable.filter(each => each !== last))
-        this.put([pair], {rows, kind: 'undo', undoes: [client, number], shows})
+        const {event, client, number, pair = {}, before = []} = last, rows = before.map(([row]) => row)
+        last.undone = true
+        this.storeUndoable(this.undoable)
+        this.put([pair], {rows, kind: 'undo', undoes: event ?? [client, number], shows: before[0]?.[1]})
         for (const each of before) this.set(...each)
-        this.sign(`Undone: ${counted(rows.length)}.`)
+        this.sign(event ? 'Undone.' : `Undone: ${counted(rows.length)}.`)
         this.undone(rows)
+    }
+
+    // Only the server has the pairs and captions before the event of a button.
+    stored({kind, undoes}) {
+        if (kind === 'undo' && Number.isInteger(undoes)) this.reload()
     }
 
     // Show the decisions that are still in the outbox.
     adopt() {
         outbox.adopt(this.data.dataset)
         for (const {rows = [], shows, captions} of this.pending) {
-            if (shows !== undefined) for (const row of rows) this.set(row, shows, captions)
+            if (shows !== undefined) for (const row of rows) this.set(row, shows, captions ?? this.captions.get(row))
         }
         this.later('poll', POLL, () => this.poll())
     }

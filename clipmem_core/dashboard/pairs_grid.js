@@ -32,18 +32,33 @@ class Grid extends Pairs {
 
     // Show the data of the page's last run: other pairs, or the same ones with other decisions.
     update(data) {
-        const shown = ({cards, table, order, address}) => JSON.stringify([cards.map(({row}) => row), table, order, address])
-        const before = this.data, other = !this.nodes.size || shown(before) !== shown(data)
+        const rows = ({cards}) => cards.map(({row}) => row).join()
+        const shown = ({cards, table, order, address}) => JSON.stringify([cards.map(({captions}) => captions), table, order, address])
+        const before = this.data, moved = !this.nodes.size || rows(before) !== rows(data)
+        const other = moved || shown(before) !== shown(data)
         const unsent = new Set(this.pending.flatMap(event => event.rows))
         this.data = data
+        this.addEvents()
         this.byRow = new Map(data.cards.map(card => [card.row, card]))
-        this.entry = Math.max(this.entry, data.entry)
         for (const card of data.cards) {
-            if (!unsent.has(card.row)) this.decisions.set(card.row, card.decision)
+            if (!unsent.has(card.row) && (moved || data.entry >= this.entry)) this.decisions.set(card.row, card.decision)
             if (this.selected.has(card.row)) this.selected.set(card.row, card)
         }
+        this.entry = Math.max(this.entry, data.entry)
+        if (moved) this.current = this.from = -1
         if (other) this.build(before.page !== data.page)
         this.draw()
+    }
+
+    // Run the page's script, which reads the captions again.
+    reload() {
+        this.trigger({reload: true})
+    }
+
+    stored(event) {
+        const isBack = ['undo', 'undecide'].includes(event.kind)
+        if (isBack && event.rows.some(row => this.byRow.get(row)?.changed)) this.reload()
+        else super.stored(event)
     }
 
     build(turned) {
@@ -52,7 +67,6 @@ class Grid extends Pairs {
         box.style.setProperty('--scores', scores.length)
         this.nodes = new Map(cards.map((card, place) => [card.row, this.node(card, place)]))
         box.replaceChildren(...(table ? [this.header()] : []), ...this.nodes.values())
-        this.current = this.from = -1
         for (const {row} of cards) if (this.loaded.get(row)) this.showLoaded(row)
         if (turned) document.querySelector('[data-testid=stMain]').scrollTo(0, 0)
         if (turned && this.byKey) this.mark(0)
@@ -72,7 +86,7 @@ class Grid extends Pairs {
             make(name === order ? 'div.order' : 'div', make('dt', label), make('dd', card.scores[at])))
         if (caption) link.replaceChildren(...marked(caption, card.marks))
         const texts = make('div.texts', Object.assign(link, {className: 'caption'}), make('p.fault'),
-            make('p.facts', ...facts), this.details(card))
+            make('p.facts', ...facts), this.details(card), this.similar(card))
         const node = make('article.card', {tabIndex: -1},
             make('a.picture', {href: this.fullSize(card), tabIndex: place ? -1 : 0}),
             make('input.check', {type: 'checkbox', tabIndex: -1, ariaLabel: `Select this pair: ${caption.slice(0, 80)}`}),
@@ -88,9 +102,14 @@ class Grid extends Pairs {
 
     details(card) {
         const count = card.captions.length, title = count > 1 ? `All ${count} captions and more` : 'The caption in full and more'
-        const like = Object.entries(this.data.like).map(([by, text]) => button(() => this.trigger({like: card.pair_id, by}), text))
         return make('details', make('summary', {title, ariaLabel: title}, count > 1 ? `+${count - 1}` : '…'),
-            ...[...card.captions, ...card.more].map(text => foreign('p', text)), ...like)
+            ...[...card.captions, ...card.more].map(text => foreign('p', text)))
+    }
+
+    similar({pair_id}) {
+        const buttons = Object.entries(this.data.like).map(([by, name]) => button(() => this.trigger({like: pair_id, by}),
+            name, {ariaLabel: `More like this ${name}`}))
+        return make('p.similar', 'More like: ', ...buttons)
     }
 
     showLoaded(row) {

@@ -3,6 +3,7 @@
 import html
 import io
 import math
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from clipmem_core.audit.store import CAPTION_TABLE, PAIRS, SCORES, WORD_TABLE, A
 from clipmem_core.config import InputError
 from clipmem_core.dataset.pictures import decode
 from clipmem_core.dataset.readers.containers import read_bytes
+from clipmem_core.review.changes import aligned
 from clipmem_core.review.decisions import Decision, open_review
 from clipmem_core.review.queries import fetch_numbered, fetch_pairs, mismatched_tables, number
 from clipmem_core.review.search import hits
@@ -25,12 +27,12 @@ from clipmem_core.scores.registry import BY_NAME, CARD, EXPORT, PAIR, ROW, score
 
 SHOWN = tuple(dict.fromkeys(name for place in (CARD, ROW, PAIR, EXPORT) for name in scores_in(place)))
 OWN_CAPTIONS = "own_captions"
-FirstCaption: TypeAlias = tuple[int, Sequence[dict[str, Any]]]  # its number in the pair, and its surprising words
+FirstCaption: TypeAlias = tuple[int, Sequence[dict[str, Any]]]  # its place in `current`, and its surprising words
 # scores of single captions: column of a list of them, by score
 LISTED = {name: f"{name}_by_caption" for name in (c.SIMILARITY_OUT, c.WORD_MISFIT, c.MISFIT)}
 MARKED, SURPRISE = 3, (1.0, 2.5, 4.0)  # words of a caption at most; limits of a weak to a strong mark, in nats
 LINES = ("none", "dotted", "solid", "double")
-MARKS = "The worst caption of each pair is shown; underlined words are unlikely with the picture and the other words."
+MARKS = "Underlined words are unlikely with the picture and the other words."
 _UNSEARCHED = Selection()
 
 
@@ -48,6 +50,12 @@ class PairCard:
     scores: dict[str, float | None]
     match: float | None = None
     decision: Decision | None = None
+    matched: int | None = None  # number of the caption that a search matched
+
+    @property
+    def current(self) -> tuple[str, ...]:
+        """The captions after recaptions and replacements."""
+        return (self.decision.captions if self.decision else ()) or self.captions
 
 
 def cards(audit: Audit, rows: Sequence[int], selection: Selection = _UNSEARCHED) -> list[PairCard]:
@@ -118,13 +126,32 @@ def percent(probability: float) -> str:
     return "under 0.1%" if probability < 0.001 else f"{probability:{'.0%' if probability >= 0.1 else '.1%'}}"
 
 
-def first_captions(audit: Audit, shown: Sequence[PairCard], order: str) -> dict[str, FirstCaption]:
-    """Return the caption to show first of each card by pair_id: in the order by single captions the worst, marked."""
+def first_captions(audit: Audit, shown: Sequence[PairCard], selection: Selection) -> dict[str, FirstCaption]:
+    """Return the current caption to show first of each card by pair_id.
+
+    That is the caption that a search matched, else the first with the words of a filter, else the suspicious one, which
+    has its surprising words in the order by single captions.
+    """
     ids = [card.pair_id for card in shown]
-    if order != c.CAPTION_MISFIT:
-        return dict.fromkeys(ids, (0, []))
-    words, worst = suspicious_words(audit, ids), suspicious_captions(audit, ids)
-    return {pair_id: (first := worst.get(pair_id, 0), words.get(pair_id, {}).get(first, [])) for pair_id in ids}
+    worst, firsts = suspicious_captions(audit, ids), dict[str, FirstCaption]()
+    words = suspicious_words(audit, ids) if selection.order == c.CAPTION_MISFIT else {}
+    searched = set(_folded(selection.words).split())
+    for card in shown:
+        number = worst.get(card.pair_id, 0) if card.matched is None else card.matched
+        having = [place for place, text in enumerate(card.current) if all(word in _folded(text) for word in searched)]
+        if searched and having and card.matched is None:
+            firsts[card.pair_id] = having[0], []
+            continue
+        after = [after for before, after in aligned(card.captions, card.current) if before is not None]
+        text = after[number] if number < len(after) else None
+        unchanged = text is not None and text == card.captions[number]
+        marks = words.get(card.pair_id, {}).get(number, []) if unchanged else []
+        firsts[card.pair_id] = 0 if text is None else card.current.index(text), marks
+    return firsts
+
+
+def _folded(text: str) -> str:
+    return unicodedata.normalize("NFC", text).upper().lower()
 
 
 def marked(caption: str, words: Sequence[dict[str, Any]]) -> str:
@@ -155,7 +182,7 @@ class AuditFrames(Audit):
 
     @property
     def decisions(self) -> pd.DataFrame:
-        """One row for each pair with a decision or a note, the newest first."""
+        """One row for each pair with a decision, new captions or a note, the newest first."""
         return open_review(self).table()
 
     @property

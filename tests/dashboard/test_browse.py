@@ -181,6 +181,11 @@ def test_find_and_replace_shows_every_change_stores_all_and_undoes_them_as_one(c
     assert (table["before"].str.replace("square", "<b>box</b>") == table["after"]).all()
     app.session_state[browse.OPENED] = True
     app.button(key="bulk-edit-store").click().run()
-    assert open_review(audit).counts()["recaption"] == having
+    table = open_review(audit).table()
+    assert (len(table), set(table["decision"])) == (having, {None})
+    assert grid(app)["decided"] == 0
+    assert all("<b>box</b>" in " ".join(card["captions"]) for card in grid(app)["cards"])
+    assert grid(app)["events"] == [[1, False]]
     press(app, "Undo")
-    assert open_review(audit).counts()["recaption"] == 0
+    assert open_review(audit).table().empty
+    assert grid(app)["events"] == [[1, True]]

@@ -109,7 +109,7 @@ def test_unlikely_words_are_marked_in_escaped_text(copy: Copy) -> None:
     audit = copy()
     shown = cards(audit, range(10))
     write_words(audit)
-    firsts = first_captions(audit, shown, "caption_misfit")
+    firsts = first_captions(audit, shown, Selection(order="caption_misfit"))
     for card in shown:
         html = marked(card.captions[0], firsts[card.pair_id][1])
         assert unescape(re.sub("</?u[^>]*>", "", html)) == card.captions[0]
