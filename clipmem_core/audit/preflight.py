@@ -166,9 +166,8 @@ def check(source: str, config: AuditConfig) -> None:
         data_set = prepare.load_data_set(source, config)
     else:
         raw, _ = prepare.sampled(read_source(source, config.source, data=data_folder()), config)
-        if len(raw.pairs):
-            clusters = np.arange(len(raw.pairs))
-            _print_found(raw.pairs, raw.quarantine, clusters, config, exact=False, rows=raw.rows, near_duplicates=0)
+        clusters = np.arange(len(raw.pairs))
+        _print_found(raw.pairs, raw.quarantine, clusters, config, exact=False, rows=raw.rows, near_duplicates=0)
         data_set = prepare.read_pictures(raw, config, progress=RichScreen().pictures)
     counts = {"exact": True, "rows": data_set.raw.rows, "near_duplicates": data_set.near_duplicates}
     _print_found(data_set.pairs, data_set.quarantine, data_set.clusters, config, **counts)

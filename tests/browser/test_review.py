@@ -136,8 +136,8 @@ def test_the_most_suspicious_caption_comes_first_and_a_key_stores_a_likelier_wor
         all_stored(page)
         captions[number] = changed
         assert list(review.current(pair).captions) == captions  # type: ignore[union-attr]
-        page.keyboard.press("ArrowLeft")
-        page.keyboard.press("ArrowLeft")
+        while shown_pair(page) != pair:
+            page.keyboard.press("ArrowLeft")
         page.locator(".captions ins", has_text=changed).wait_for()
         assert page.locator(".captions s").all_text_contents()[-1] == before
         assert shown.count() == 5
@@ -153,7 +153,9 @@ def test_the_most_suspicious_caption_comes_first_and_a_key_stores_a_likelier_wor
 def test_x_removes_the_caption_in_focus_and_with_shift_the_pair(page: Any, address: str, review: Review) -> None:
     open_review_page(page, address)
     pair, captions = shown_pair(page), page.locator(".captions li").all_text_contents()
-    for keys, rest in (("ArrowUp x", captions[:-1]), ("x", captions[1:-1]), ("x Shift+X", [])):  # removed once alone
+    # A caption is removed once alone; a removed pair keeps its captions.
+    for keys, rest in (("ArrowUp x", captions[:-1]), ("x", captions[1:-1]), ("x Shift+X", captions[1:-1])):
+        page.wait_for_timeout(100)  # until it is painted
         for key in keys.split():
             page.keyboard.press(key)
         next_pair(page, pair)
@@ -261,7 +263,7 @@ def test_hostile_captions_and_words_show_as_they_are_and_do_nothing(page: Any, a
         page.keyboard.press("1")
         page.keyboard.press("ArrowLeft")
         replaced = " ".join([*caption.split()[:-1], "fox<b>"]).lower()  # a capital stays one
-        assert page.locator(".captions ins").first.text_content().lower() == replaced
+        assert " ".join(page.locator(".captions ins").first.text_content().split()).lower() == replaced
         page.keyboard.press("u")
         page.keyboard.press("ArrowRight")
     assert page.title() == "Review · CLIPMem"

@@ -1,13 +1,16 @@
 """The page Browse: which pairs it shows, in which order and how, and decisions on all pairs of a selection."""
 
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 from streamlit.testing.v1 import AppTest
 
-from clipmem_core.audit.store import CAPTION_TABLE, Audit, write_table
+from clipmem_core.audit.store import CAPTION_TABLE, PAIRS, Audit, write_table
 from clipmem_core.dashboard import browse
+from clipmem_core.review.cards import cards, first_captions
 from clipmem_core.review.decisions import open_review
+from clipmem_core.review.selection import Selection
 from tests.dashboard.test_pages import address, open_page, press, texts, toasts
 from tests.dashboard.test_reviewing import mounted
 from tests.fixtures import HOSTILE, Copy, write_words
@@ -119,10 +122,12 @@ def test_any_score_orders_and_is_in_bold_and_decided_pairs_wear_a_badge_and_can_
     assert (grid(app)["decided"], grid(app)["total"]) == (1, 80)
 
 
-def test_the_order_by_single_captions_shows_the_worst_one_first_with_its_surprising_words(copy: Copy) -> None:
+def test_a_card_shows_the_caption_that_matched_else_the_suspicious_one_as_it_is_now(copy: Copy) -> None:
     audit = copy()
     first = ranked(audit, "caption_misfit")[0]
-    captions = audit.pairs.set_index("pair_id")["captions"][first].tolist()
+    pairs = audit.pairs.set_index("pair_id", drop=False)
+    captions = pairs.at[first, "captions"] = ["a crow", "a Square box", "two birds"]
+    write_table(audit.folder / PAIRS, pairs)
     rows = pd.DataFrame({"pair_id": first, "caption": range(len(captions)), "similarity_out": 0.0})
     write_table(audit.folder / CAPTION_TABLE, rows.assign(misfit=rows["caption"]))
     write_words(audit)
@@ -130,7 +135,17 @@ def test_the_order_by_single_captions_shows_the_worst_one_first_with_its_surpris
     card = grid(app)["cards"][0]
     assert (card["pair_id"], card["captions"]) == (first, [captions[-1], *captions[:-1]])
     assert [mark["word"] for mark in card["marks"]] == [captions[-1].split()[-1]]
-    assert not grid(open_page(BROWSE, order="misfit"))["cards"][0]["marks"]
+    card = next(card for card in grid(open_page(BROWSE, size="96"))["cards"] if card["pair_id"] == first)
+    assert (card["captions"][0], card["marks"]) == ("two birds", [])
+    (card,) = grid(open_page(BROWSE, words="SQUARE crow"))["cards"]
+    assert card["captions"][0] == "two birds"  # no caption has both words
+    (card,) = grid(open_page(BROWSE, words="box", order="misfit"))["cards"]
+    assert card["captions"][0] == "a Square box"
+    shown = cards(audit, [list(pairs["pair_id"]).index(first)])[0]
+    assert first_captions(audit, [replace(shown, matched=0)], Selection(words="box"))[first][0] == 0
+    open_review(audit).decide([first], "recaption", captions=["a crow", "two kites"])
+    card = next(card for card in grid(open_page(BROWSE, size="96"))["cards"] if card["pair_id"] == first)
+    assert card["captions"] == ["a crow", "two kites"]  # the suspicious one was removed
 
 
 def test_captions_and_the_address_reach_the_page_as_data_alone(copy: Copy) -> None:
