@@ -18,7 +18,6 @@ from clipmem_core.figures.audit_scores import IN, OUT, TERM_NAMES, encoder_figur
 from clipmem_core.figures.layout import group_colour
 from clipmem_core.review import score_breakdown
 from clipmem_core.review.cards import LISTED, PairCard, cards, listed_scores, suspicious_words
-from clipmem_core.review.changes import aligned
 from clipmem_core.review.queries import find_row
 from clipmem_core.review.rows import failed_checks, find_rows, misfit_note
 from clipmem_core.review.search import hits
@@ -62,11 +61,9 @@ def draw_facts(audit: Audit, card: PairCard) -> None:
     listed = listed_scores(audit, [card.pair_id]).iloc[0]
     scores = {words(name): listed[column] for name, column in LISTED.items() if isinstance(listed.get(column), list)}
     if scores:
-        lines = [line for line in aligned(card.captions, card.current) if line[0] is not None]
+        captions = [plain.cut(caption, CAPTION_LIMIT) for caption in card.captions]
         columns = {name: st.column_config.NumberColumn(format="%.2f", width=95) for name in scores}
-        table = pd.DataFrame({"caption": [plain.cut(before or "", CAPTION_LIMIT) for before, _ in lines]} | scores)
-        if card.current != card.captions:
-            table.insert(1, "changed to", [plain.cut(after or "removed", CAPTION_LIMIT) for _, after in lines])
+        table = pd.DataFrame({"audited caption": captions} | scores)
         st.dataframe(table, hide_index=True, column_config=columns, alt="The scores of each caption")
     if unlikely := suspicious_words(audit, [card.pair_id]).get(card.pair_id):
         marks = [(str(number + 1), mark["word"], mark["hint"]) for number in unlikely for mark in unlikely[number]]

@@ -29,12 +29,12 @@ from clipmem_core.review.decisions import (
     FOR_OTHER,
     KEEP,
     REMOVE,
+    count_changed,
     decided,
-    decided_of,
     decision_words,
     open_review,
 )
-from clipmem_core.review.queries import ROW, fetch_pairs, fetch_rows
+from clipmem_core.review.queries import ROW, fetch_rows
 from clipmem_core.review.rows import check_counts, near_duplicate_groups
 from clipmem_core.review.selection import DECIDED, UNDECIDED, Selection
 
@@ -200,8 +200,7 @@ def draw_reaudits(audit: Audit) -> None:
 
 
 def _draw_start(audit: Audit) -> None:
-    counts, fault, path = count_decisions(audit), "", audit.folder / PAIRS
-    changed = fetch_pairs(path, [ROW], decided_of(audit.record.dataset_fingerprint, path).ids).num_rows
+    counts, fault, changed = count_decisions(audit), "", sum(count_changed(audit))
     try:
         reaudit.check_repeatable(audit)
     except InputError as error:
@@ -288,7 +287,7 @@ def _draw_group(audit: Audit, group: Sequence[PairCard], *, hidden: int) -> None
             for card, picture in zip(group, pictures, strict=True):
                 with st.container(width=GROUP_SIDE + 20, gap="xsmall"):
                     draw_card_picture(card, *picture.result())
-                    plain.show_text(plain.cut(" · ".join(card.captions), GROUP_LIMIT))
+                    plain.show_text(plain.cut(" · ".join(card.current), GROUP_LIMIT))
                     label, icon, colour = BADGES[card.decision.decision if card.decision else None]
                     st.badge(label, icon=icon, color=colour)
                     parameters = link(audit, Selection(), pair=card.pair_id)

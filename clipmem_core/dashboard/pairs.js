@@ -31,15 +31,6 @@ function marked(caption, words = []) {
         make(`u.strength${strength}`, text(start, end), {title: hint})]), text(words.at(-1)?.end ?? 0)]
 }
 
-// Captions before and after a change side by side; undefined for an added or a removed one.
-function aligned(before, after) {
-    const at = before.findIndex(text => after.includes(text)), to = after.indexOf(before[at])
-    const gap = (old, now) => Array.from({length: Math.max(old.length, now.length)}, (_, place) => [old[place], now[place]])
-    if (at < 0) return gap(before, after)
-    const rest = aligned(before.slice(at + 1), after.slice(to + 1))
-    return [...gap(before.slice(0, at), after.slice(0, to)), [before[at], before[at]], ...rest]
-}
-
 // Show a dialog that Escape and a click close. Its role turns the keys of the page off, see TYPING.
 function showDialog(root, className, ...content) {
     const dialog = make('dialog', {className, tabIndex: -1, role: 'dialog', onclick: () => dialog.close()}, ...content)
@@ -49,17 +40,10 @@ function showDialog(root, className, ...content) {
     dialog.showModal()
 }
 
-// Tiny pictures are enlarged four times at most.
-function limitSize(image) {
-    image.style.maxWidth = `${4 * image.naturalWidth}px`
-    image.style.maxHeight = `${4 * image.naturalHeight}px`
-}
-
 // The lightbox: a picture as large as the screen, its caption and links below it.
 function showPicture(root, {src, alt, caption}, ...links) {
-    const image = make('img', {src, alt, onload: () => limitSize(image)})
     const newTab = make('a', {href: src, target: '_blank'}, 'Open in a new tab')
-    showDialog(root, 'enlarged', image, make('p', foreign('span', caption), ...links, newTab))
+    showDialog(root, 'enlarged', make('img', {src, alt}), make('p', foreign('span', caption), ...links, newTab))
 }
 
 // Base of all layouts: listeners and timers that end with the layout, requests, and loaded pictures with their cards.
@@ -186,17 +170,14 @@ class Pairs extends Part {
         this.decisions = new Map() // row → decision, of this page or from the server's last answer
         this.captions = new Map() // row → its new captions, none if they are those of the data set
         this.undoable = tried(() => JSON.parse(sessionStorage.getItem(UNDOABLE))) ?? []
-        this.addEvents()
+        this.addEvents(data)
         this.on(window, 'keydown', event => this.key(event), true)
         this.on(root, 'click', event => {
             const act = event.target.closest('[data-act]')?.dataset.act
             if (act) this.act(act, event)
             else this.click(event)
         })
-        this.on(this.find('refused'), 'click', () => {
-            outbox.refusals = []
-            this.drawRefusals()
-        })
+        this.on(this.find('refused'), 'click', () => this.drawRefusals([]))
         this.drawRefusals()
         outbox.listeners.add(this)
     }
@@ -253,9 +234,9 @@ class Pairs extends Part {
         const decision = kind === 'undecide' ? null : kind
         const {client, number} = this.put(cards, {kind, shows: decision, ...fields})
         const before = cards.map(({row}) => [row, this.decisions.get(row) ?? null, this.captions.get(row)])
-        const [{row, pair_id, caption_key}] = cards, {audit} = this.data
+        const {audit} = this.data, [{pair_id}] = cards
         for (const card of cards) this.set(card.row, decision, fields.captions ?? this.captions.get(card.row))
-        this.storeUndoable([...this.undoable, {audit, client, number, pair: {row, pair_id, caption_key}, before}].slice(-CACHED))
+        this.storeUndoable([...this.undoable, {audit, client, number, pair_id, before}].slice(-CACHED))
     }
 
     storeUndoable(undoable) {
@@ -264,14 +245,13 @@ class Pairs extends Part {
     }
 
     // Buttons of the page store events, too; they follow those of earlier keys.
-    addEvents() {
-        const {audit, events} = this.data
+    addEvents({audit, events}) {
         for (const [event, undone] of events) {
             const known = this.undoable.find(each => each.audit === audit && each.event === event)
-            if (known) known.undone ||= undone
-            else this.undoable.push({audit, event, undone})
+            if (!known) this.undoable.push({audit, event, undone})
+            else known.undone ||= undone
         }
-        this.storeUndoable(this.undoable.slice(-CACHED))
+        this.storeUndoable(this.undoable)
     }
 
     get lastUndoable() {
@@ -281,18 +261,18 @@ class Pairs extends Part {
     undo() {
         const last = this.lastUndoable
         if (!last) return this.sign('Nothing to undo.')
-        const {event, client, number, pair = {}, before = []} = last, rows = before.map(([row]) => row)
+        const {event, client, number, pair_id, before = []} = last, rows = before.map(([row]) => row)
         last.undone = true
         this.storeUndoable(this.undoable)
-        this.put([pair], {rows, kind: 'undo', undoes: event ?? [client, number], shows: before[0]?.[1]})
+        this.put([{pair_id}], {rows, kind: 'undo', undoes: event ?? [client, number], shows: before[0]?.[1]})
         for (const each of before) this.set(...each)
         this.sign(event ? 'Undone.' : `Undone: ${counted(rows.length)}.`)
         this.undone(rows)
     }
 
-    // Only the server has the pairs and captions before the event of a button.
-    stored({kind, undoes}) {
-        if (kind === 'undo' && Number.isInteger(undoes)) this.reload()
+    // Only the server has the captions before a change that this layout did not make.
+    stored({kind, rows = []}) {
+        if (['undo', 'undecide'].includes(kind) && (!rows.length || rows.some(row => this.changed?.has(row)))) this.reload()
     }
 
     // Show the decisions that are still in the outbox.
@@ -326,8 +306,9 @@ class Pairs extends Part {
         if (decided.length) this.draw()
     }
 
-    drawRefusals() {
-        const {refusals} = outbox, more = refusals.length > 1 ? ` And ${inWords(refusals.length - 1)} more.` : ''
+    drawRefusals(refusals = outbox.refusals) {
+        outbox.refusals = refusals
+        const more = refusals.length > 1 ? ` And ${inWords(refusals.length - 1)} more.` : ''
         this.write({refused: refusals.length ? `Not saved: ${refusals.at(-1)}.${more}` : ''})
     }
 

@@ -147,7 +147,6 @@ class Single extends Pairs {
         this.write({label: card.label, score: card.score, id: `id: ${card.pair_id}`, wait: ''})
         this.write({fault: fault && `Picture cannot be read: ${fault}`})
         this.name(card.pair_id)
-        limitSize(image)
         this.find('picture').replaceChildren(image)
         this.find('review').classList.toggle('several', order.length > 1)
         for (const part of ['texts', 'suggested']) this.find(part).scrollTop = 0
@@ -176,30 +175,26 @@ class Single extends Pairs {
         if (!this.editing) this.box.blur() // a hidden box has the focus, and gets the next key, until the next frame
     }
 
-    // The captions of the pair on screen: the audit's ones with their numbers, before and after changes, and added ones;
-    // place: in the current captions.
-    get lines() {
-        let number = 0, place = 0
-        return aligned(this.shown.card.captions, this.currentCaptions).map(([before, after]) => ({before, after,
-            number: before === undefined ? -1 : number++, place: after === undefined ? -1 : place++}))
-    }
-
+    // The caption in focus; after: its current text, if any, and place: that in the current captions.
     get focused() {
-        const {order, focus} = this.shown
-        return this.lines.find(({number}) => number === order[focus])
+        const {card: {captions}, order, focus} = this.shown, {currentCaptions} = this, number = order[focus]
+        const place = currentCaptions.length === captions.length ? number : currentCaptions.indexOf(captions[number])
+        return {number, text: captions[number], after: currentCaptions[place], place}
     }
 
-    // Draw each caption once: a removed one is struck through, a changed one is followed by its new text.
+    // Draw each caption once: a removed or changed one is struck through, and followed by its new text.
     drawCaptions() {
-        const {shown: {row, card, order}, lines} = this, state = JSON.stringify([row, lines])
+        const {shown: {row, card: {captions, words}, order}, currentCaptions} = this
+        const state = JSON.stringify([row, currentCaptions]), inPlace = currentCaptions.length === captions.length
         if (this.drawn === state) return
         this.drawn = state
-        const audited = order.map(number => lines.find(line => line.number === number))
-        this.find('captions').replaceChildren(...[...audited, ...lines.filter(({number}) => number < 0)].map(line => {
-            const {before = '', after = '', number} = line
-            return make('li', {dir: 'auto'}, ...before === after ? marked(before, card.words[number])
-                : [make('s', before), foreign('ins', after)])
-        }))
+        const lines = order.map(number => {
+            const before = captions[number], after = inPlace ? currentCaptions[number] : ''
+            return before === after || currentCaptions.includes(before) ? marked(before, words[number])
+                : [make('s', before), foreign('p', after)]
+        })
+        const added = inPlace ? [] : currentCaptions.filter(text => !captions.includes(text)).map(text => [foreign('p', text)])
+        this.find('captions').replaceChildren(...[...lines, ...added].map(parts => make('li', {dir: 'auto'}, ...parts)))
         this.drawSuggestions()
     }
 
@@ -211,7 +206,7 @@ class Single extends Pairs {
 
     // Draw suggestions for the caption in focus: likelier words in place of surprising ones, captions that fit better.
     drawSuggestions() {
-        const {row, card, focus} = this.shown, answer = this.suggestions.get(row), {number, before: text, after} = this.focused
+        const {row, card, focus} = this.shown, answer = this.suggestions.get(row), {number, text, after} = this.focused
         const fit = answer?.cosines?.[number] ?? null, title = 'Suggested by models that never saw it'
         const surprising = (card.words[number] ?? []).filter(({rank, better}) => text === after && rank <= WORDS && better.length)
         const words = surprising.map(({start, end, word, better: [[other, value]]}) => ({value,
@@ -229,7 +224,7 @@ class Single extends Pairs {
     }
 
     click(event) {
-        const line = event.target.closest('.captions li'), {card, row, order} = this.shown ?? {}
+        const line = event.target.closest('.captions li'), {row, order} = this.shown ?? {}
         const place = [...this.find('captions').children].indexOf(line), captions = this.shown && this.currentCaptions
         if (line && place < order.length) this.focusOn(place)
         else if (event.target.closest('.picture img'))
@@ -253,7 +248,7 @@ class Single extends Pairs {
         else if (name in STEPS) this.step(STEPS[name])
         else if (name === 'edit') this.edit(event)
         else if (name === 'cancel') this.editing = false
-        else this.useSuggestion(name - 1, event)
+        else this.change(event, [this.choices[name - 1]?.caption])
         this.drawState()
     }
 
@@ -291,14 +286,10 @@ class Single extends Pairs {
     change(event, texts, label) {
         if (!this.accepts(event)) return
         const {focused: {place}, currentCaptions} = this, captions = currentCaptions.toSpliced(place, 1, ...texts)
-        if (place < 0) this.sign('This caption was removed before.', 'late')
+        if (texts.includes(undefined)) this.sign('There is no such suggestion.', 'late')
+        else if (place < 0) this.sign('This caption was changed or removed before.', 'late')
         else if (captions.length) this.decideShown('recaption', event, captions, label)
         else this.decideShown('remove', event)
-    }
-
-    useSuggestion(choice, event) {
-        if (this.shown && !this.choices[choice]) return this.sign('There is no such suggestion.', 'late')
-        this.change(event, [this.choices[choice]?.caption])
     }
 
     edit(event) {

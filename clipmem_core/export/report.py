@@ -78,14 +78,12 @@ def _tables(overview: o.Overview) -> list[TextTable]:
         (row[GROUP], f"{row['n']:,}", *(number(row[name]) for name in ("mean", "low", "high")))
         for row in groups.to_dict("records")
     ]
-    detection = o.detection_table(verdict.get("detection", []))
     by_member = [(name, *map(number, values)) for name, *values in overview.utility.itertuples(index=False, name=None)]
-    note, scores = f"low to high: {kinds}" if kinds else "", ("score", *o.DETECTION_METRICS.values())
+    note = f"low to high: {kinds}" if kinds else ""
     counts = f"Counts of all {overview.record.sampled_of:,} pairs"
     return [
         TextTable(counts, WHOLE_HEAD, whole_rows(verdict), BASIS),
         TextTable("clipmem by group", ("group", "pairs", "mean", "low", "high"), by_group, note),
-        TextTable("How well each score finds the injected captions", scores, detection.to_numpy().tolist()),
         TextTable("Utility of the members", list(overview.utility.columns), by_member),
     ]
 

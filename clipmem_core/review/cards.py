@@ -18,7 +18,6 @@ from clipmem_core.audit.store import CAPTION_TABLE, PAIRS, SCORES, WORD_TABLE, A
 from clipmem_core.config import InputError
 from clipmem_core.dataset.pictures import decode
 from clipmem_core.dataset.readers.containers import read_bytes
-from clipmem_core.review.changes import aligned
 from clipmem_core.review.decisions import Decision, open_review
 from clipmem_core.review.queries import fetch_numbered, fetch_pairs, mismatched_tables, number
 from clipmem_core.review.search import hits
@@ -129,24 +128,24 @@ def percent(probability: float) -> str:
 def first_captions(audit: Audit, shown: Sequence[PairCard], selection: Selection) -> dict[str, FirstCaption]:
     """Return the current caption to show first of each card by pair_id.
 
-    That is the caption that a search matched, else the first with the words of a filter, else the suspicious one, which
-    has its surprising words in the order by single captions.
+    That is the caption that a search matched, else the first with the words of a filter, else the suspicious one. In
+    the order by single captions it has its surprising words, unless it was changed.
     """
     ids = [card.pair_id for card in shown]
     worst, firsts = suspicious_captions(audit, ids), dict[str, FirstCaption]()
-    words = suspicious_words(audit, ids) if selection.order == c.CAPTION_MISFIT else {}
-    searched = set(_folded(selection.words).split())
+    marks = suspicious_words(audit, ids) if selection.order == c.CAPTION_MISFIT else {}
+    searched = _folded(selection.words).split()
     for card in shown:
-        number = worst.get(card.pair_id, 0) if card.matched is None else card.matched
-        having = [place for place, text in enumerate(card.current) if all(word in _folded(text) for word in searched)]
-        if searched and having and card.matched is None:
-            firsts[card.pair_id] = having[0], []
-            continue
-        after = [after for before, after in aligned(card.captions, card.current) if before is not None]
-        text = after[number] if number < len(after) else None
-        unchanged = text is not None and text == card.captions[number]
-        marks = words.get(card.pair_id, {}).get(number, []) if unchanged else []
-        firsts[card.pair_id] = 0 if text is None else card.current.index(text), marks
+        number = card.matched
+        if number is None:
+            texts = enumerate(map(_folded, card.captions if searched else ()))
+            having = (place for place, text in texts if all(word in text for word in searched))
+            number = next(having, worst.get(card.pair_id, 0))
+        text = "".join(card.captions[number : number + 1])
+        if text in card.current:
+            firsts[card.pair_id] = card.current.index(text), marks.get(card.pair_id, {}).get(number, [])
+        else:
+            firsts[card.pair_id] = min(number, len(card.current) - 1), []
     return firsts
 
 

@@ -1,24 +1,10 @@
-"""Captions of a pair before and after a change, side by side and in words."""
+"""Changes of captions in words."""
 
-from collections.abc import Sequence
 from difflib import SequenceMatcher
 from itertools import zip_longest
 from typing import Any
 
 CONTEXT = 4  # words on each side of a change
-
-
-def aligned(old: Sequence[str], new: Sequence[str]) -> list[tuple[str | None, str | None]]:
-    """Return the captions before and after a change side by side; None for an added or a removed one.
-
-    Example:
-        >>> aligned(["a", "b", "c"], ["a", "d"])
-        [('a', 'a'), ('b', 'd'), ('c', None)]
-    """
-    pairs = list[tuple[str | None, str | None]]()
-    for _, start, stop, first, last in SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
-        pairs += zip_longest(old[start:stop], new[first:last])
-    return pairs
 
 
 def word_changes(old: Any, new: Any) -> str:
@@ -30,26 +16,26 @@ def word_changes(old: Any, new: Any) -> str:
     """
     if not isinstance(old, list) or not new:
         return ""
-    changes, place = list[str](), 0
-    for before, after in aligned(old, new):
-        place += before is not None
-        if before is None:
-            changes.append(f"added: {after}")
-        elif after is None:
-            changes.append(f"removed: {before} (caption {place})")
-        elif before != after:
-            changes.append(f"{_marked_words(before.split(), after.split())} (caption {place})")
+    changes = []
+    for _, start, stop, first, last in SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
+        for place, before, after in zip_longest(range(start, stop), old[start:stop], new[first:last]):
+            if before is None:
+                changes.append(f"added: {after}")
+            elif after is None:
+                changes.append(f"removed: {before} (caption {place + 1})")
+            elif before != after:
+                changes.append(f"{_marked_words(before.split(), after.split())} (caption {place + 1})")
     return "; ".join(changes)
 
 
 def _marked_words(old: list[str], new: list[str]) -> str:
     parts = []
     for tag, start, stop, first, last in SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
+        words = old[start:stop]
         if tag != "equal":
-            parts.append(f"[{' '.join(old[start:stop]) or '–'} → {' '.join(new[first:last]) or '–'}]")
-            continue
-        before = old[start : start + CONTEXT] if start else []
-        after = old[max(stop - CONTEXT, start + len(before)) : stop] if stop < len(old) else []
-        omitted = ["…"] if len(before) + len(after) < stop - start else []
-        parts += [*before, *omitted, *after]
+            parts.append(f"[{' '.join(words) or '–'} → {' '.join(new[first:last]) or '–'}]")
+        elif len(words) > 2 * CONTEXT:
+            parts += [*words[:CONTEXT], "…", *words[-CONTEXT:]]
+        else:
+            parts += words
     return " ".join(parts)

@@ -318,6 +318,14 @@ def decided_of(dataset_fingerprint: str, pairs: Path | pa.Table | None = None) -
     return Decided(frozenset(table.loc[removes, PAIR_ID].astype(str)), captions)
 
 
+def count_changed(audit: Audit) -> tuple[int, int]:
+    """Return how many pairs of an audit are removed, and how many others have new captions."""
+    path = audit.folder / PAIRS
+    decided = decided_of(audit.record.dataset_fingerprint, path)
+    removed, captioned = (t.fetch_pairs(path, [t.ROW], ids).num_rows for ids in (decided.removed, decided.recaptioned))
+    return removed, captioned
+
+
 def decided_for(study: StudyFolder) -> Decided:
     """Return the decisions on the pairs of a study, with the captions of its reference audit."""
     pairs = study.audit(study.request["reference"]).folder / PAIRS

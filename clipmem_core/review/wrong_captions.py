@@ -110,7 +110,7 @@ def random_check(audit: Audit) -> str:
     found = int((decisions.codes[checked] != CODES[KEEP]).sum())
     low, high = p.count_of_sample(found, len(checked), pairs)
     if len(done) == p.CHECKED:
-        estimate = found * pairs / len(checked) if len(checked) else 0
+        estimate = found * pairs / max(len(checked), 1)
         return (
             f"Random check: {found} of {len(checked)} pairs had a wrong caption. That makes about {estimate:,.0f} "
             f"({low:,}–{high:,}) of all {pairs:,}, decided or not (95 % interval)."

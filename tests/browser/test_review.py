@@ -138,7 +138,7 @@ def test_the_most_suspicious_caption_comes_first_and_a_key_stores_a_likelier_wor
         assert list(review.current(pair).captions) == captions  # type: ignore[union-attr]
         while shown_pair(page) != pair:
             page.keyboard.press("ArrowLeft")
-        page.locator(".captions ins", has_text=changed).wait_for()
+        page.locator(".captions p", has_text=changed).wait_for()
         assert page.locator(".captions s").all_text_contents()[-1] == before
         assert shown.count() == 5
         page.keyboard.press("ArrowDown")
@@ -147,7 +147,7 @@ def test_the_most_suspicious_caption_comes_first_and_a_key_stores_a_likelier_wor
         page.keyboard.press("u")
     all_stored(page)
     assert review.table().empty
-    assert page.locator(".captions ins").count() == 0
+    assert page.locator(".captions p").count() == 0
 
 
 def test_x_removes_the_caption_in_focus_and_with_shift_the_pair(page: Any, address: str, review: Review) -> None:
@@ -176,9 +176,9 @@ def test_an_edit_and_undo(page: Any, address: str, review: Review) -> None:
     all_stored(page)
     assert review.current(pair).captions == ("a crow", "a black bird")  # type: ignore[union-attr]
     page.keyboard.press("ArrowLeft")
-    page.locator(".captions ins", has_text="a crow").wait_for()
+    page.locator(".captions p", has_text="a crow").wait_for()
     page.reload()
-    page.locator(".captions ins", has_text="a crow").wait_for()
+    page.locator(".captions p", has_text="a crow").wait_for()
     page.keyboard.press("k")
     next_pair(page, pair)
     all_stored(page)
@@ -263,7 +263,7 @@ def test_hostile_captions_and_words_show_as_they_are_and_do_nothing(page: Any, a
         page.keyboard.press("1")
         page.keyboard.press("ArrowLeft")
         replaced = " ".join([*caption.split()[:-1], "fox<b>"]).lower()  # a capital stays one
-        assert " ".join(page.locator(".captions ins").first.text_content().split()).lower() == replaced
+        assert " ".join(page.locator(".captions p").first.text_content().split()).lower() == replaced
         page.keyboard.press("u")
         page.keyboard.press("ArrowRight")
     assert page.title() == "Review · CLIPMem"

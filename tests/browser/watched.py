@@ -6,7 +6,7 @@ Waits are for conditions, with a long limit: a slow machine makes the tests slow
 import re
 from typing import Any
 
-PATIENCE = 12_000  # milliseconds
+PATIENCE = 60_000  # milliseconds
 PROBES = re.compile(
     r"/[^/]+/_stcore/(health|host-config)$"
 )  # Streamlit asks below a page's path first: 404, then goes on

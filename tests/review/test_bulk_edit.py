@@ -138,7 +138,7 @@ def texts(audit: Audit) -> dict[str, tuple[str, ...]]:
     return {pair_id: tuple(texts) for pair_id, texts in zip(pairs["pair_id"], pairs["captions"], strict=True)}
 
 
-def test_a_preview_shows_what_storing_does_and_one_undo_takes_it_back(copy: Copy) -> None:
+def test_a_preview_shows_what_storing_does(copy: Copy) -> None:
     audit, review = copy(), open_review(copy(name="other"))
     before = texts(audit)
     ids = [pair_id for pair_id, own in before.items() if any("square" in text for text in own)]
@@ -147,13 +147,9 @@ def test_a_preview_shows_what_storing_does_and_one_undo_takes_it_back(copy: Copy
     assert list(changes.edits) == ids
     changed = [(pair_id, text, text.replace("square", r"\1")) for pair_id in ids for text in before[pair_id]]
     assert changes.captions == [(pair_id, old, new) for pair_id, old, new in changed if old != new]
-    outcome = open_review(audit).edit(changes.edits)
-    assert outcome.pairs == len(ids) > 1
+    assert open_review(audit).edit(changes.edits).pairs == len(ids) > 1
     after = captions(review)
     assert after == {pair_id: tuple(text.replace("square", r"\1") for text in before[pair_id]) for pair_id in ids}
-    assert preview(audit, ids, r"\1", "square").edits[ids[0]].captions == before[ids[0]]
-    review.undo(outcome.event)
-    assert captions(review) == {}
 
 
 def test_captions_are_not_left_empty_and_pairs_to_be_removed_stay(copy: Copy) -> None:
