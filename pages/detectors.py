@@ -1,4 +1,4 @@
-"""Detectors of wrong captions: their accuracy on injected errors, how far they agree, and the pairs they differ on."""
+"""Detectors of wrong captions: their accuracy on injected errors, and the pairs they differ on."""
 
 import shlex
 from typing import Any
@@ -11,7 +11,7 @@ from clipmem_core.dashboard.page import choose_listed, open_page
 from clipmem_core.dashboard.pair_component import draw_grid
 from clipmem_core.dashboard.plain import explained_errors, one_line_errors, show_text
 from clipmem_core.dataset.injected_errors import ERROR_KINDS
-from clipmem_core.figures.studies import agreement_figure, precision_figure
+from clipmem_core.figures.studies import precision_figure
 from clipmem_core.review import compare as r
 from clipmem_core.review.cards import cards
 from clipmem_core.review.selection import Selection
@@ -96,17 +96,14 @@ def _draw_curves(curves: pd.DataFrame) -> None:
     st.caption("Dotted: a random order. Click a name to hide its line.")
 
 
-def draw_agreement(audit: Audit) -> None:
-    """Draw how far the detectors of an audit agree, and the pairs on which two of them differ most, either way."""
+def draw_differences(audit: Audit) -> None:
+    """Draw the pairs on which two detectors of an audit differ most, either way."""
     scores = r.detector_scores(audit)
     names = r.names_in(scores)
-    st.subheader("Agreement", anchor=False)
+    st.subheader("Where two detectors differ most", anchor=False)
     if len(scores) < 3 or len(names) < 2:
         st.caption("This audit has too few pairs with two detectors or more.")
         return
-    st.plotly_chart(agreement_figure(r.agreement(scores)), config=CHART, alt="Rank correlation of every two detectors")
-    st.caption(f"Rank correlation over {len(scores):,} pairs: 1 is the same order, 0 is unrelated.")
-    st.subheader("Where two detectors differ most", anchor=False)
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         options: dict[str, Any] = {"width": 215, "format_func": words}
         one = choose_listed("Detector", names, parameter="one", key="detectors-one", **options)
@@ -125,4 +122,4 @@ def draw_agreement(audit: Audit) -> None:
 audit = open_page("Detectors")
 with explained_errors():
     draw_findings(audit)
-    draw_agreement(audit)
+    draw_differences(audit)

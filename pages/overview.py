@@ -15,7 +15,6 @@ from clipmem_core.dashboard.page import TIGHT_STYLE, open_page
 from clipmem_core.dashboard.plain import explained_errors, show_strong, show_text
 from clipmem_core.figures.audit_scores import group_figure
 from clipmem_core.review import overview as o
-from clipmem_core.scores.registry import CARD, scores_in
 
 PROTOCOLS = {
     "ensemble": "Each member leaves out one part of the pairs. clipmem is the alignment of a pair under the members "
@@ -102,7 +101,7 @@ def draw_groups(overview: o.Overview) -> None:
             config={"displaylogo": False, "displayModeBar": False},
             alt=f"Distribution and mean of clipmem by group. Means: {means}.",
         )
-        st.caption(f"Area: distribution over pairs. Dot: mean. Bar: its interval. {o.explain_null(groups, verdict)}")
+        st.caption("Area: distribution over pairs. Dot: mean. Bar: its interval.")
     with right:
         st.subheader("Means", anchor=False)
         table = groups[["group", "n", "mean", "low", "high"]].dropna(axis=1, how="all")
@@ -141,25 +140,12 @@ def draw_exceeding(overview: o.Overview) -> None:
 
 
 def draw_tables(overview: o.Overview) -> None:
-    """Draw utility, detection of injected errors, and the audit's settings."""
-    injected = pd.DataFrame(overview.verdict.get("injected", [])).filter(items=["injected", "n", *scores_in(CARD)])
-    detection = o.detection_table(overview.verdict.get("detection", []))
-    left, right = st.columns(2, gap="medium")
-    with left:
-        st.subheader("Utility", anchor=False)
-        if overview.utility.empty:
-            st.caption("No utility was measured.")
-        else:
-            _draw_table(overview.utility, alt="Utility of the members, by metric")
-    with right:
-        if len(injected) or len(detection):
-            st.subheader("Injected errors", anchor=False)
-        if len(injected):
-            injected = injected.rename(columns={"injected": "injected error"})
-            _draw_table(injected, alt="Mean scores of pairs with injected errors and of others")
-        if len(detection):
-            st.caption("How well each score finds injected wrong captions")
-            _draw_table(detection, alt="Detection of injected wrong captions by each score")
+    """Draw utility and the audit's settings; the page Detectors is about injected errors."""
+    st.subheader("Utility", anchor=False)
+    if overview.utility.empty:
+        st.caption("No utility was measured.")
+    else:
+        _draw_table(overview.utility, alt="Utility of the members, by metric")
     with st.expander("Settings of this audit", icon=":material/settings:"):
         st.json(overview.record.values | {"seconds": overview.verdict.get("seconds")})
 

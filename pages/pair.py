@@ -62,7 +62,7 @@ def draw_facts(audit: Audit, card: PairCard) -> None:
     if scores:
         captions = [plain.cut(caption, CAPTION_LIMIT) for caption in card.captions]
         columns = {name: st.column_config.NumberColumn(format="%.2f", width=95) for name in scores}
-        table = pd.DataFrame({"caption": captions} | scores)
+        table = pd.DataFrame({"audited caption": captions} | scores)
         st.dataframe(table, hide_index=True, column_config=columns, alt="The scores of each caption")
     if unlikely := suspicious_words(audit, [card.pair_id]).get(card.pair_id):
         marks = [(str(number + 1), mark["word"], mark["hint"]) for number in unlikely for mark in unlikely[number]]
@@ -119,9 +119,9 @@ def draw_nearest(audit: Audit, card: PairCard) -> None:
         st.markdown(f"**{title}**")
         with plain.one_line_errors(title):
             with st.spinner("Searching…"):
-                found = search(audit, like=card.pair_id, by=by, k=STRIP_SIZE)
-                others = cards(audit, found.rows.tolist())
-            labels = [f"cosine {plain.number(cosine)}" for cosine in found.similarity.tolist()]
+                rows = search(audit, like=card.pair_id, by=by, k=STRIP_SIZE).rows.tolist()
+                others = cards(audit, rows, Selection(like=card.pair_id, by=by))
+            labels = [f"cosine {plain.number(other.match)}" for other in others]
             draw_card_row(audit, others, labels, peek_selection(), key=by)
 
 

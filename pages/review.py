@@ -10,7 +10,7 @@ from clipmem_core.dashboard.page import BROWSE, TIGHT_STYLE, link, open_page, re
 from clipmem_core.dashboard.pair_component import REVIEW_KEYS, draw_keys, draw_single
 from clipmem_core.dashboard.plain import explained_errors, read_verdict, show_text
 from clipmem_core.review.rows import count_pairs, first_queue
-from clipmem_core.review.selection import UNDECIDED
+from clipmem_core.review.selection import RANDOM_CHECK, UNDECIDED
 
 audit = open_page("Review")
 with explained_errors():
@@ -22,7 +22,8 @@ with explained_errors():
     listed = replace(selection, decision="") if selection.decision == UNDECIDED else selection
     if count_pairs(audit, listed):
         queue = queues(read_verdict(audit)).get(listed.order)
-        draw_single(audit, selection, title=queue.name if queue else "")
+        title = "random check" if listed == RANDOM_CHECK else queue.name if queue else ""
+        draw_single(audit, selection, title=title)
     else:
         st.info("No pair fits this selection.", icon=":material/search_off:")
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):

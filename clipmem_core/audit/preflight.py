@@ -27,6 +27,7 @@ from clipmem_core.io import parse_json
 from clipmem_core.scores.membership import MIN_PAIRS
 
 SHOWN = 5  # pairs, and reasons of a check
+LISTED = 1000  # rows in quarantine
 PIXELS = 32  # enough to find near-duplicates
 RETRY = "check the audit again"
 
@@ -165,9 +166,8 @@ def check(source: str, config: AuditConfig) -> None:
         data_set = prepare.load_data_set(source, config)
     else:
         raw, _ = prepare.sampled(read_source(source, config.source, data=data_folder()), config)
-        if len(raw.pairs):
-            clusters = np.arange(len(raw.pairs))
-            _print_found(raw.pairs, raw.quarantine, clusters, config, exact=False, rows=raw.rows, near_duplicates=0)
+        clusters = np.arange(len(raw.pairs))
+        _print_found(raw.pairs, raw.quarantine, clusters, config, exact=False, rows=raw.rows, near_duplicates=0)
         data_set = prepare.read_pictures(raw, config, progress=RichScreen().pictures)
     counts = {"exact": True, "rows": data_set.raw.rows, "near_duplicates": data_set.near_duplicates}
     _print_found(data_set.pairs, data_set.quarantine, data_set.clusters, config, **counts)
@@ -177,8 +177,6 @@ def _print_found(
     pairs: pd.DataFrame, quarantine: pd.DataFrame, clusters: np.ndarray, config: AuditConfig, **more: int
 ) -> None:
     """Print the content of a data set; drawing the membership and injecting errors refuses what the audit would."""
-    membership = prepare.draw_membership(clusters, config)
-    prepare.inject(pairs, membership, config)
     counts = pairs[c.CAPTIONS].map(len)
     reasons = quarantine[c.REASON].astype(str)
     kinds = reasons.replace("^near-duplicate of .*", "near-duplicate of another pair", regex=True)
@@ -187,6 +185,13 @@ def _print_found(
         "captions": int((counts.clip(upper=config.captions) if config.captions else counts).sum()),
         "quarantined": len(quarantine),
         "reasons": _reasons(quarantine, kinds)[:SHOWN],
-        "groups": {str(name): int(count) for name, count in pd.Series(membership.group).value_counts().items()},
+        "rows_in_quarantine": quarantine[[c.SOURCE, c.REASON]].head(LISTED).astype(str).to_numpy().tolist(),
+        "groups": {},
     }
-    print(json.dumps(summary | more), flush=True)
+    try:
+        membership = prepare.draw_membership(clusters, config)
+        prepare.inject(pairs, membership, config)
+        groups = pd.Series(membership.group).value_counts()
+        summary["groups"] = {str(name): int(count) for name, count in groups.items()}
+    finally:  # a refused data set is shown too
+        print(json.dumps(summary | more), flush=True)

@@ -2,6 +2,7 @@
 
 from contextlib import nullcontext
 from dataclasses import replace
+from typing import Any
 
 import pandas as pd
 import streamlit as st
@@ -27,7 +28,6 @@ PAGE_SIZES = ("12", "24", "48", "96")
 DEFAULT_SIZE = "24"
 SUBTRACTED = "These pairs were learned by g, which is subtracted, so the lowest clipmem is the most memorized."
 LEGEND = {name: score.legend for name, score in scores_in(CARD).items()} | {MATCH: "cosine with the search."}
-QUESTION = "bulk_question"
 MAX_TEXT = 500  # characters
 ID_LIMIT = 80
 OPENED = "bulk_edit_opened"
@@ -95,39 +95,23 @@ def _draw_bulk(audit: Audit, selection: Selection, count: int) -> None:
         st.caption(f"Decide for all {pairs_in_words(count)} of this selection, on all of its pages.")
         with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
             for decision, label in ((KEEP, "Keep"), (REMOVE, "Remove"), (None, "Undecided")):
-                question = {QUESTION: (decision, count, selection)}
-                update = st.session_state.update
-                st.button(label, icon=BADGES[decision][1], key=f"bulk-{label}", on_click=update, args=(question,))
+                press: dict[str, Any] = {"on_click": _decide, "args": (audit, selection, count, decision)}
+                st.button(label, icon=BADGES[decision][1], key=f"bulk-{label}", **press)
         st.button("Find and replace in captions…", icon=":material/find_replace:", key="bulk-edit", on_click=_open)
         if st.session_state.pop(OPENED, False):
             _edit_dialog(audit, selection)
-        _draw_question(audit, selection)
 
 
-def _draw_question(audit: Audit, selection: Selection) -> None:
-    """Draw the open question, unless the page now shows other pairs."""
-    decision, count, questioned = st.session_state.get(QUESTION, (None, 0, None))
-    if questioned != selection:
-        st.session_state.pop(QUESTION, None)
-        return
-    label, icon, _ = BADGES[decision]
-    with st.container(border=True, horizontal=True, vertical_alignment="center", gap="small"):
-        st.markdown(f"Mark **{pairs_in_words(count)}** as **{label}**?", width="content")
-        yes = st.button(f"Yes, {label}: {pairs_in_words(count)}", type="primary", icon=icon, key="bulk-yes")
-        st.button("No", key="bulk-no", on_click=lambda: st.session_state.pop(QUESTION, None))
-    if not yes:
-        return
-    st.session_state.pop(QUESTION, None)
-    with st.spinner("Saving…"), locked_session() as session:
+def _decide(audit: Audit, selection: Selection, count: int, decision: str | None) -> None:
+    """Decide for all pairs of a selection, if they are as many as on the page. A callback."""
+    with locked_session() as session:
+        session.presses += 1
         ids = pair_ids(audit, selection)
-        if len(ids) == count:
-            outcome = open_review(audit).decide(ids, decision, audit=audit.name)
-            sentence = f"Saved: {label}, for {pairs_in_words(outcome.pairs)}."
-            session.notice = Notice(sentence, event=outcome.event)
-            session.presses += 1
-        else:
+        if len(ids) != count:
             session.notice = Notice("Not saved: the selection has changed meanwhile.", good=False)
-    st.rerun()
+            return
+        outcome = open_review(audit).decide(ids, decision, audit=audit.name)
+        session.saved(audit, f"Saved: {BADGES[decision][0]}, for {pairs_in_words(outcome.pairs)}.", outcome.event)
 
 
 def _open() -> None:
@@ -139,7 +123,8 @@ def _open() -> None:
 @st.dialog("Find and replace in captions", width="large")
 def _edit_dialog(audit: Audit, selection: Selection) -> None:
     ids = pair_ids(audit, selection)
-    st.caption(f"In the current captions of the {pairs_in_words(len(ids))} of this selection.")
+    pairs = pairs_in_words(len(ids))
+    st.caption(f"In the current captions of the {pairs} of this selection. Undecided pairs stay in the review.")
     with st.container(horizontal=True, gap="small"):
         find = st.text_input("Find", key="bulk-edit-find", max_chars=MAX_TEXT)
         replacement = st.text_input("Replace with", key="bulk-edit-replace", max_chars=MAX_TEXT)
@@ -161,9 +146,12 @@ def _edit_dialog(audit: Audit, selection: Selection) -> None:
     label = f"Change {len(changes.captions):,} captions of {pairs_in_words(len(changes.edits))}"
     if st.button(label, type="primary", icon=":material/edit:", disabled=not changes.edits, key="bulk-edit-store"):
         with locked_session() as session:
-            outcome = open_review(audit).edit(changes.edits, audit=audit.name, neutral=True)
+            outcome = open_review(audit).edit(changes.edits, audit=audit.name)
             session.presses += 1
-            unchanged = f" {pairs_in_words(outcome.skipped)}, decided meanwhile, unchanged." if outcome.skipped else ""
+            unchanged = f" {pairs_in_words(outcome.skipped)}, changed meanwhile, unchanged." if outcome.skipped else ""
             sentence = f"Captions of {pairs_in_words(outcome.pairs)} changed.{unchanged}"
-            session.notice = Notice(sentence, good=outcome.pairs > 0, event=outcome.event if outcome.pairs else None)
+            if outcome.pairs:
+                session.saved(audit, sentence, outcome.event)
+            else:
+                session.notice = Notice(sentence, good=False)
         st.rerun()

@@ -68,7 +68,7 @@ def placeholder(side: int = SIDE) -> bytes:
 
 def draw_card_picture(card: PairCard, jpeg: bytes, fault: str) -> None:
     """Draw a picture, or a grey square if it cannot be read."""
-    caption = cut(" ".join(card.captions[:1]), ALT_LIMIT)
+    caption = cut(" ".join(card.current[:1]), ALT_LIMIT)
     st.image(jpeg, width="stretch", alt="Picture cannot be read" if fault else f"Picture: {caption}")
 
 
@@ -147,7 +147,7 @@ def draw_card_row(
     audit: Audit, shown: Sequence[PairCard], labels: Sequence[str], selection: Selection, *, key: str
 ) -> None:
     """Draw pictures side by side, each with a labelled link to its pair and a caption, its unlikely words marked."""
-    firsts = first_captions(audit, shown, selection.order)
+    firsts = first_captions(audit, shown, selection)
     pictures = start_thumbnails(audit.record.pictures, [card.image for card in shown])
     with st.grid(STRIP_SIZE, min_column_width=115, gap="small", key=f"cards-{key}") as grid:
         for card, label, picture in zip(shown, labels, pictures, strict=True):
@@ -156,7 +156,7 @@ def draw_card_row(
                 parameters = link(audit, selection, **(read_view() | {"pair": card.pair_id}))
                 st.page_link(PAIR_PAGE, label=label, icon="", query_params=parameters)
                 first, marks = firsts[card.pair_id]
-                caption = cut("".join(card.captions[first : first + 1]), CAPTION_LIMIT if marks else STRIP_LIMIT)
+                caption = cut("".join(card.current[first : first + 1]), CAPTION_LIMIT if marks else STRIP_LIMIT)
                 better = ", ".join(f"{mark['word']} → {mark['better'][0][0]}" for mark in marks if mark["better"])
                 text = f'<bdi>{marked(caption, marks)}</bdi><div class="name">{as_html(better)}</div>'
                 st.html(f'<div class="pair-card" dir="auto">{text}</div>')

@@ -71,10 +71,9 @@ def _draw_none(sentence: str) -> NoReturn:
 def draw_numbers(comparison: Comparison) -> None:
     """Draw how many pairs two audits share, and how well their scores agree."""
     difference = signed(comparison.mean_difference)
-    with st.grid(4, min_column_width=150) as grid:
+    with st.grid(3, min_column_width=150) as grid:
         grid.metric("Common pairs", f"{comparison.n_common:,}", border=True)
         grid.metric("Spearman", number(comparison.spearman), border=True, help="Rank agreement: 1 is the same order.")
-        grid.metric("Pearson", number(comparison.pearson), border=True, help="Linear agreement of the scores.")
         grid.metric("Mean difference", difference, border=True, help="Second minus first, over pairs scored in both.")
     notes = [f"{comparison.n_scored:,} pairs have {words(comparison.column)} in both."]
     if comparison.low is not None:

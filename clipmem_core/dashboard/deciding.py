@@ -8,7 +8,7 @@ its `ReviewSession`, under the lock of `locked_session`.
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 from zlib import crc32
 
@@ -22,7 +22,7 @@ from clipmem_core.dashboard.plain import one_line, pairs_in_words, show_strong, 
 from clipmem_core.review.cards import PairCard
 from clipmem_core.review.decisions import KEEP, RECAPTION, REMOVE, open_review
 from clipmem_core.review.rows import first_queue
-from clipmem_core.review.selection import RANDOM, UNDECIDED, Selection
+from clipmem_core.review.selection import RANDOM_CHECK, UNDECIDED, Selection
 from clipmem_core.review.wrong_captions import random_check, wrong_words
 from clipmem_core.scores.prevalence import CHECKED
 
@@ -55,6 +55,12 @@ class ReviewSession:
     lock: threading.RLock = field(default_factory=threading.RLock)
     presses: int = 0  # part of the keys of menus, so that a pressed button closes its menu
     notice: Notice | None = None
+    events: dict[tuple[str, int], bool] = field(default_factory=dict)  # audit, number in the log → whether undone
+
+    def saved(self, audit: Audit, sentence: str, event: int) -> None:
+        """Set the notice of an event, which its button and the key U undo."""
+        self.notice = Notice(sentence, event=event)
+        self.events[audit.name, event] = False
 
 
 def review_session() -> ReviewSession:
@@ -84,6 +90,7 @@ def undo(audit: Audit, event: int, *, done: str = "Undone") -> None:
         if outcome is None or outcome.pairs == 0:
             session.notice = Notice(f"Not {done.lower()}: there is a newer decision.", good=False)
             return
+        session.events[audit.name, event] = True
         label = BADGES[review.history(page=1, size=1).iloc[0]["decision"]][0]
         unchanged = f" {pairs_in_words(outcome.skipped)}, with newer decisions, unchanged." if outcome.skipped else ""
         session.notice = Notice(f"{done}: {label}, {pairs_in_words(outcome.pairs)}.{unchanged}")
@@ -126,9 +133,10 @@ def _store_note(audit: Audit, pair_id: str, before: str, key: str) -> None:
             sentence = "Not saved: the note has just changed in another tab. Read it, then write yours again:"
             session.notice = Notice(sentence, typed, good=False)
         elif typed != before:
-            decision, captions = (current.decision, current.captions) if current else (None, ())
+            decision = current.decision if current else None
+            captions = current.captions if current and decision == RECAPTION else ()
             outcome = review.decide([pair_id], decision, captions=captions, note=typed, audit=audit.name)
-            session.notice = Notice("Note saved.", event=outcome.event)
+            session.saved(audit, "Note saved.", outcome.event)
 
 
 def draw_wrong(audit: Audit) -> None:
@@ -143,7 +151,7 @@ def draw_wrong(audit: Audit) -> None:
         in_order = Selection(order=REVIEW_PLACE, ascending=True, decision=UNDECIDED)
         links = [("Review next (includes 10 % random spot checks)", ":material/playlist_add_check:", in_order)]
         if random_text := random_check(audit):
-            at_random = Selection(order=RANDOM, decision=UNDECIDED)
+            at_random = replace(RANDOM_CHECK, decision=UNDECIDED)
             links.append((f"Check {CHECKED} at random", ":material/casino:", at_random))
         with st.container(horizontal=True):
             for label, icon, selection in links:

@@ -15,14 +15,25 @@ from clipmem_core.columns import CAPTIONS, PAIR_ID
 from clipmem_core.config import InputError
 from clipmem_core.dashboard import plain
 from clipmem_core.dashboard.cards import draw_card_picture, start_thumbnails
-from clipmem_core.dashboard.deciding import BADGES, Notice, locked_session, undo
+from clipmem_core.dashboard.deciding import BADGES, locked_session, undo
 from clipmem_core.dashboard.new_audit import free_name, is_taken
 from clipmem_core.dashboard.page import ALL, PAGE, choose_listed, choose_segment, draw_pages, link, read_page, write
 from clipmem_core.dashboard.running import draw_progress, draw_task
 from clipmem_core.dataset.checks import CHECKS
 from clipmem_core.export import reaudit
 from clipmem_core.review.cards import PairCard, cards
-from clipmem_core.review.decisions import CHOICES, CODES, FOR_OTHER, KEEP, REMOVE, decided, decision_words, open_review
+from clipmem_core.review.changes import word_changes
+from clipmem_core.review.decisions import (
+    CHOICES,
+    CODES,
+    FOR_OTHER,
+    KEEP,
+    REMOVE,
+    count_changed,
+    decided,
+    decision_words,
+    open_review,
+)
 from clipmem_core.review.queries import ROW, fetch_rows
 from clipmem_core.review.rows import check_counts, near_duplicate_groups
 from clipmem_core.review.selection import DECIDED, UNDECIDED, Selection
@@ -33,15 +44,16 @@ SIZE, HISTORY_SIZE, GROUPS = 12, 10, 6  # on a page
 SHOWN = 12  # pictures of a group
 SIDE, GROUP_SIDE = 64, 150  # pixels of a picture
 ROW_HEIGHT = 68
-CAPTION_LIMIT = 85  # three lines; the page Pair shows the full caption
+CAPTION_LIMIT = 60  # three lines; the page Pair shows the full caption
+CHANGE = "changed captions"
 NOTE_LIMIT, ID_LIMIT, GROUP_LIMIT = 1000, 60, 120
-OTHER = "other"  # a note alone, or a decision on other captions
+OTHER = "other"  # undecided: a note, replaced captions, or a decision on other captions
 COLUMNS = {
     "picture": st.column_config.ImageColumn(width=SIDE + 16),
     "open": st.column_config.LinkColumn(display_text="Open", width=60),
     "audit": st.column_config.TextColumn(help="The audit on screen at the time of the decision."),
 }
-WIDTHS = {"decision": 85, "caption": 210, "new captions": 210, "note": 170, "pair": 170, "decided (UTC)": 130}
+WIDTHS = {"decision": 85, CHANGE: 330, "caption": 170, "note": 170, "pair": 170, "decided (UTC)": 130}
 COLUMNS |= {name: st.column_config.TextColumn(width=width) for name, width in WIDTHS.items()}
 AGAIN = (
     "Writes the data set without the pairs you removed and with the captions you changed, audits it with the same "
@@ -108,13 +120,14 @@ def _draw_page(audit: Audit, part: pd.DataFrame, selection: Selection) -> None:
         pair_id = entry[PAIR_ID]
         card = by_id.get(pair_id)
         label = BADGES[entry["decision"]][0] if entry["decision"] else ""
-        texts = {"caption": card.captions if card else (), "new captions": entry[CAPTIONS]}
+        changes = word_changes(list(card.captions) if card else [], entry[CAPTIONS])
         lines.append(
             {
                 "picture": f"data:image/jpeg;base64,{jpegs[pair_id]}" if card else None,
                 "open": f"pair?{urlencode(link(audit, selection, pair=pair_id))}" if card else None,
-                "decision": label or decision_words(None, entry[FOR_OTHER]) or "note only",
-                **{name: plain.cut(plain.one_line(" · ".join(each)), CAPTION_LIMIT) for name, each in texts.items()},
+                "decision": label or decision_words(None, entry[FOR_OTHER]) or "undecided",
+                CHANGE: plain.cut(plain.one_line(changes), NOTE_LIMIT),
+                "caption": plain.cut(plain.one_line(" · ".join(card.captions if card else ())), CAPTION_LIMIT),
                 "note": plain.cut(plain.one_line(entry["note"]), NOTE_LIMIT),
                 "pair": pair_id,
                 "decided (UTC)": plain.moment(entry["time"]),
@@ -187,8 +200,7 @@ def draw_reaudits(audit: Audit) -> None:
 
 
 def _draw_start(audit: Audit) -> None:
-    counts, fault = count_decisions(audit), ""
-    changed = sum(count for choice, count in counts.items() if choice not in (KEEP, UNDECIDED))
+    counts, fault, changed = count_decisions(audit), "", sum(count_changed(audit))
     try:
         reaudit.check_repeatable(audit)
     except InputError as error:
@@ -275,7 +287,7 @@ def _draw_group(audit: Audit, group: Sequence[PairCard], *, hidden: int) -> None
             for card, picture in zip(group, pictures, strict=True):
                 with st.container(width=GROUP_SIDE + 20, gap="xsmall"):
                     draw_card_picture(card, *picture.result())
-                    plain.show_text(plain.cut(" · ".join(card.captions), GROUP_LIMIT))
+                    plain.show_text(plain.cut(" · ".join(card.current), GROUP_LIMIT))
                     label, icon, colour = BADGES[card.decision.decision if card.decision else None]
                     st.badge(label, icon=icon, color=colour)
                     parameters = link(audit, Selection(), pair=card.pair_id)
@@ -302,4 +314,4 @@ def _decide(audit: Audit, keep: Sequence[str], remove: Sequence[str]) -> None:
             if pair_ids:
                 outcome = open_review(audit).decide(pair_ids, decision, audit=audit.name, neutral=True)
                 sentence = f"Saved: {BADGES[decision][0]}, for {plain.pairs_in_words(outcome.pairs)}."
-                session.notice = Notice(sentence, event=outcome.event)
+                session.saved(audit, sentence, outcome.event)

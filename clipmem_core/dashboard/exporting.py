@@ -13,7 +13,7 @@ from clipmem_core.dashboard.page import choose_listed, choose_segment
 from clipmem_core.dashboard.plain import draw_fault, show_command, show_text
 from clipmem_core.dashboard.running import draw_job
 from clipmem_core.export.formats import FORMATS
-from clipmem_core.review.decisions import RECAPTION, REMOVE
+from clipmem_core.review.decisions import count_changed
 from clipmem_core.review.selection import UNDECIDED
 
 FORMAT, SUFFIX = "format", "file"  # in the address
@@ -57,15 +57,15 @@ def draw_exports(audit: Audit) -> None:
 
 
 def _contents(audit: Audit, format: str) -> str:
-    counts = count_decisions(audit)
-    total, removed = sum(counts.values()), counts[REMOVE]
+    counts, (removed, changed) = count_decisions(audit), count_changed(audit)
+    total = sum(counts.values())
     if format == "decisions":
         return f"{total - counts[UNDECIDED]:,} decisions on pairs of this audit, and every note."
     if format == "html":
         return f"The report of all {total:,} pairs, with the decisions."
     if audit.record.config.inject_miscaptions:
         return f"{total:,} pairs with their original captions, minus injected errors and the pairs you removed."
-    return f"{total - removed:,} pairs kept, {removed:,} removed, {counts[RECAPTION]:,} with changed captions."
+    return f"{total - removed:,} pairs kept, {removed:,} removed, {changed:,} with changed captions."
 
 
 @st.fragment(run_every=1)

@@ -21,6 +21,7 @@ from clipmem_core.dataset.source import DRAWN, check_source, lacks_captions
 from clipmem_core.export.cleaned import CLEANED
 from clipmem_core.glossary import DRAWN as DRAWN_SET
 from clipmem_core.glossary import PROTOCOL, meaning
+from clipmem_core.scores.membership import MIN_PAIRS
 
 MAIN = ("epochs", "batch_size", "captions", "inject_miscaptions", "drop_near_duplicates", "seed")
 # Fields that have another widget above
@@ -45,6 +46,7 @@ GRID: dict[str, Any] = {"columns": 4, "min_column_width": 150, "vertical_alignme
 
 def draw_request() -> Request:
     """Draw the form and return its request."""
+    st.caption(f"An audit needs at least {MIN_PAIRS} pictures with captions.")
     source = draw_path("new-path", built_in_sources())
     options: dict[str, Any] = {}
     if source and lacks_captions(source):
@@ -159,9 +161,10 @@ def _draw_check(request: Request, started: Callable[[str], None]) -> None:
         return
     if check.error:
         draw_fault("This audit cannot start.", check.error)
-        return
     if check.found is not None:
         _draw_counts(check.found)
+    if check.error:
+        return
     with st.container(horizontal=True):
         start = check.found is not None and st.button("Start", type="primary", icon=":material/play_arrow:")
         if check.job.running and st.button("Stop the check", icon=":material/stop_circle:"):
@@ -183,10 +186,14 @@ def _draw_counts(counts: dict[str, Any]) -> None:
         grid.metric("Captions", f"{counts['captions']:,}", border=True)
         grid.metric("In quarantine", f"{counts['quarantined']:,}", border=True, help="Rows that cannot be used.")
         grid.metric("Near-duplicates", f"{counts['near_duplicates']:,}" if counts["exact"] else "…", border=True)
-    st.caption("Groups: " + ", ".join(f"{count:,} {name}" for name, count in counts["groups"].items()))
+    if counts["groups"]:
+        st.caption("Groups: " + ", ".join(f"{count:,} {name}" for name, count in counts["groups"].items()))
     if counts["reasons"]:
         reasons = pd.DataFrame(counts["reasons"], columns=["rows", "reason", "example"])
         st.dataframe(reasons, hide_index=True, alt="The most frequent reasons why rows cannot be used")
+        rows = pd.DataFrame(counts["rows_in_quarantine"], columns=["row", "reason"])
+        with st.expander(f"The first {len(rows):,} rows that cannot be used", icon=":material/inventory_2:"):
+            st.dataframe(rows, hide_index=True, alt="Rows that cannot be used, and why")
 
 
 def _allowed(request: Request) -> bool:

@@ -101,9 +101,8 @@ class Outbox {
         for (const event of batch) {
             tried(() => localStorage.removeItem(storedAs(event)))
             const reason = refused[event.number]
-            if (!reason) continue
-            this.refusals.push(`${event.kind} of ${event.pair_id}: ${reason}`)
-            for (const listener of this.listeners) listener.refused(event)
+            if (reason) this.refusals.push(`${event.kind} of ${event.pair_id ?? 'the last change'}: ${reason}`)
+            for (const listener of this.listeners) reason ? listener.refused(event) : listener.stored(event)
         }
     }
 }

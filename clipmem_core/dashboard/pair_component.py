@@ -14,6 +14,7 @@ import streamlit as st
 
 from clipmem_core.audit.store import PAIRS, Audit
 from clipmem_core.columns import CLIPMEM, CLIPMEM_SHRUNK, SE
+from clipmem_core.dashboard.deciding import review_session
 from clipmem_core.dashboard.page import BROWSE, PAIR, PAIR_PAGE, link, peek_selection, read_view, write, write_selection
 from clipmem_core.dashboard.plain import Noise, cut, number, read_noise
 from clipmem_core.dashboard.routes import PREFIX
@@ -28,7 +29,7 @@ from clipmem_core.scores.registry import BY_NAME, CARD, ROW, scores_in, words
 SCRIPTS = ("outbox.js", "pairs.js", "pairs_grid.js", "pairs_single.js")
 HTML, CSS, *JS = (Path(__file__).with_name(name).read_text("utf-8") for name in ("pairs.html", "pairs.css", *SCRIPTS))
 CAPTION_LIMIT, FULL_LIMIT = 160, 5000
-LIKE = {PICTURE: "More like this picture", CAPTION: "More like this caption"}
+LIKE = {PICTURE: "picture", CAPTION: "caption"}  # the buttons "More like"
 OPENED = "pair_opened"  # the last row on the page Pair
 FOLLOWED = "pair_followed"  # the last pair that the component of that page moved to, and the number of its mount
 DESTINATION = "grid_destination"  # target page of a click, with its parameters
@@ -46,7 +47,7 @@ REVIEW_KEYS = {
     "X": "Remove the caption in focus; if it is the only one, the pair",
     "Shift X": "Remove the pair",
     "↑ ↓": "Another caption",
-    "1 2 3": "Try a likelier word or a suggested caption; Enter saves it",
+    "1 2 3": "Use a likelier word or a suggested caption",
     "E": "Edit the captions",
     "U": "Undo",
     "← →": "Previous, next pair",
@@ -105,8 +106,9 @@ def _single_data(audit: Audit, selection: Selection, *, title: str, undecided: b
 
 
 def _mounted(audit: Audit, layout: str) -> dict[str, Any]:
-    dataset = audit.record.dataset_fingerprint
-    return {"layout": layout, "prefix": PREFIX, "audit": audit.name, "dataset": dataset}
+    events = [(event, undone) for (name, event), undone in review_session().events.items() if name == audit.name]
+    mounted = {"layout": layout, "prefix": PREFIX, "audit": audit.name, "events": events}
+    return mounted | {"dataset": audit.record.dataset_fingerprint}
 
 
 def draw_grid(
@@ -124,7 +126,7 @@ def draw_grid(
     order, main = selection.order, page is not None
     current, pages = page or (1, 1)
     keys = fetch_numbered(audit.folder / PAIRS, [CAPTION_KEY], [card.row for card in cards])
-    firsts = first_captions(audit, cards, order)
+    firsts = first_captions(audit, cards, selection)
     noise = read_noise(audit)
     shown = shown_scores(cards, noise, order, table=table)
     decided_count, total = count_decided(audit, selection) if main else (0, len(cards))
@@ -182,7 +184,8 @@ def _card_data(
         "row": card.row,
         "pair_id": card.pair_id,
         "caption_key": str(caption_key),  # it has more digits than a browser's numbers
-        "captions": [cut(caption, FULL_LIMIT) for caption in (*card.captions[start:], *card.captions[:start])],
+        "changed": card.current != card.captions,
+        "captions": [cut(caption, FULL_LIMIT) for caption in (*card.current[start:], *card.current[:start])],
         "marks": marks,
         "decision": decision.decision if decision else None,
         "other": decision.words if decision and not decision.decision else "",
@@ -208,3 +211,4 @@ def _act(audit: Audit, selection: Selection, key: str) -> None:
             write(page=page)
         case {"order": str(order)} if order in BY_NAME or order == MATCH and current.searched:
             write_selection(replace(current, order=order, ascending=False))
+        # any other value only runs the page's script again

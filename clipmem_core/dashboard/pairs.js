@@ -40,17 +40,10 @@ function showDialog(root, className, ...content) {
     dialog.showModal()
 }
 
-// Tiny pictures are enlarged four times at most.
-function limitSize(image) {
-    image.style.maxWidth = `${4 * image.naturalWidth}px`
-    image.style.maxHeight = `${4 * image.naturalHeight}px`
-}
-
 // The lightbox: a picture as large as the screen, its caption and links below it.
 function showPicture(root, {src, alt, caption}, ...links) {
-    const image = make('img', {src, alt, onload: () => limitSize(image)})
     const newTab = make('a', {href: src, target: '_blank'}, 'Open in a new tab')
-    showDialog(root, 'enlarged', image, make('p', foreign('span', caption), ...links, newTab))
+    showDialog(root, 'enlarged', make('img', {src, alt}), make('p', foreign('span', caption), ...links, newTab))
 }
 
 // Base of all layouts: listeners and timers that end with the layout, requests, and loaded pictures with their cards.
@@ -175,18 +168,16 @@ class Pairs extends Part {
         super(root, data)
         this.entry = 0
         this.decisions = new Map() // row → decision, of this page or from the server's last answer
-        this.captions = new Map() // row → captions of its recaption
+        this.captions = new Map() // row → its new captions, none if they are those of the data set
         this.undoable = tried(() => JSON.parse(sessionStorage.getItem(UNDOABLE))) ?? []
+        this.addEvents(data)
         this.on(window, 'keydown', event => this.key(event), true)
         this.on(root, 'click', event => {
             const act = event.target.closest('[data-act]')?.dataset.act
             if (act) this.act(act, event)
             else this.click(event)
         })
-        this.on(this.find('refused'), 'click', () => {
-            outbox.refusals = []
-            this.drawRefusals()
-        })
+        this.on(this.find('refused'), 'click', () => this.drawRefusals([]))
         this.drawRefusals()
         outbox.listeners.add(this)
     }
@@ -243,9 +234,9 @@ class Pairs extends Part {
         const decision = kind === 'undecide' ? null : kind
         const {client, number} = this.put(cards, {kind, shows: decision, ...fields})
         const before = cards.map(({row}) => [row, this.decisions.get(row) ?? null, this.captions.get(row)])
-        const [{row, pair_id, caption_key}] = cards, {audit} = this.data
-        for (const card of cards) this.set(card.row, decision, fields.captions)
-        this.storeUndoable([...this.undoable, {audit, client, number, pair: {row, pair_id, caption_key}, before}].slice(-CACHED))
+        const {audit} = this.data, [{pair_id}] = cards
+        for (const card of cards) this.set(card.row, decision, fields.captions ?? this.captions.get(card.row))
+        this.storeUndoable([...this.undoable, {audit, client, number, pair_id, before}].slice(-CACHED))
     }
 
     storeUndoable(undoable) {
@@ -253,26 +244,42 @@ class Pairs extends Part {
         tried(() => sessionStorage.setItem(UNDOABLE, JSON.stringify(undoable)))
     }
 
+    // Buttons of the page store events, too; they follow those of earlier keys.
+    addEvents({audit, events}) {
+        for (const [event, undone] of events) {
+            const known = this.undoable.find(each => each.audit === audit && each.event === event)
+            if (!known) this.undoable.push({audit, event, undone})
+            else known.undone ||= undone
+        }
+        this.storeUndoable(this.undoable)
+    }
+
     get lastUndoable() {
-        return this.undoable.findLast(each => each.audit === this.data.audit)
+        return this.undoable.findLast(({audit, undone}) => audit === this.data.audit && !undone)
     }
 
     undo() {
         const last = this.lastUndoable
         if (!last) return this.sign('Nothing to undo.')
-        const {client, number, pair, before} = last, rows = before.map(([row]) => row), shows = before[0][1]
-        this.storeUndoable(this.undoable.filter(each => each !== last))
-        this.put([pair], {rows, kind: 'undo', undoes: [client, number], shows})
+        const {event, client, number, pair_id, before = []} = last, rows = before.map(([row]) => row)
+        last.undone = true
+        this.storeUndoable(this.undoable)
+        this.put([{pair_id}], {rows, kind: 'undo', undoes: event ?? [client, number], shows: before[0]?.[1]})
         for (const each of before) this.set(...each)
-        this.sign(`Undone: ${counted(rows.length)}.`)
+        this.sign(event ? 'Undone.' : `Undone: ${counted(rows.length)}.`)
         this.undone(rows)
+    }
+
+    // Only the server has the captions before a change that this layout did not make.
+    stored({kind, rows = []}) {
+        if (['undo', 'undecide'].includes(kind) && (!rows.length || rows.some(row => this.changed?.has(row)))) this.reload()
     }
 
     // Show the decisions that are still in the outbox.
     adopt() {
         outbox.adopt(this.data.dataset)
         for (const {rows = [], shows, captions} of this.pending) {
-            if (shows !== undefined) for (const row of rows) this.set(row, shows, captions)
+            if (shows !== undefined) for (const row of rows) this.set(row, shows, captions ?? this.captions.get(row))
         }
         this.later('poll', POLL, () => this.poll())
     }
@@ -299,8 +306,9 @@ class Pairs extends Part {
         if (decided.length) this.draw()
     }
 
-    drawRefusals() {
-        const {refusals} = outbox, more = refusals.length > 1 ? ` And ${inWords(refusals.length - 1)} more.` : ''
+    drawRefusals(refusals = outbox.refusals) {
+        outbox.refusals = refusals
+        const more = refusals.length > 1 ? ` And ${inWords(refusals.length - 1)} more.` : ''
         this.write({refused: refusals.length ? `Not saved: ${refusals.at(-1)}.${more}` : ''})
     }
 

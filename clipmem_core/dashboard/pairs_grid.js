@@ -32,18 +32,26 @@ class Grid extends Pairs {
 
     // Show the data of the page's last run: other pairs, or the same ones with other decisions.
     update(data) {
-        const shown = ({cards, table, order, address}) => JSON.stringify([cards.map(({row}) => row), table, order, address])
-        const before = this.data, other = !this.nodes.size || shown(before) !== shown(data)
+        const before = this.data, rows = ({cards}) => cards.map(({row}) => row).join()
+        const moved = !this.nodes.size || rows(before) !== rows(data)
         const unsent = new Set(this.pending.flatMap(event => event.rows))
         this.data = data
+        this.addEvents(data)
         this.byRow = new Map(data.cards.map(card => [card.row, card]))
-        this.entry = Math.max(this.entry, data.entry)
+        this.changed = new Set(data.cards.filter(({changed}) => changed).map(({row}) => row))
         for (const card of data.cards) {
-            if (!unsent.has(card.row)) this.decisions.set(card.row, card.decision)
+            if (!unsent.has(card.row) && (moved || data.entry >= this.entry)) this.decisions.set(card.row, card.decision)
             if (this.selected.has(card.row)) this.selected.set(card.row, card)
         }
-        if (other) this.build(before.page !== data.page)
+        this.entry = Math.max(this.entry, data.entry)
+        if (moved) this.current = this.from = -1
+        this.build(before.page !== data.page)
         this.draw()
+    }
+
+    // Run the page's script again.
+    reload() {
+        this.trigger({reload: true})
     }
 
     build(turned) {
@@ -52,11 +60,9 @@ class Grid extends Pairs {
         box.style.setProperty('--scores', scores.length)
         this.nodes = new Map(cards.map((card, place) => [card.row, this.node(card, place)]))
         box.replaceChildren(...(table ? [this.header()] : []), ...this.nodes.values())
-        this.current = this.from = -1
         for (const {row} of cards) if (this.loaded.get(row)) this.showLoaded(row)
         if (turned) document.querySelector('[data-testid=stMain]').scrollTo(0, 0)
-        if (turned && this.byKey) this.mark(0)
-        this.byKey = false
+        if (turned) this.mark(0)
     }
 
     header() {
@@ -67,12 +73,14 @@ class Grid extends Pairs {
 
     node(card, place) {
         const [caption = ''] = card.captions, {scores, order} = this.data, link = this.pairLink(card, caption || '(no caption)')
+        const like = Object.entries(this.data.like).map(([by, name]) =>
+            button(() => this.trigger({like: card.pair_id, by}), name, {ariaLabel: `More like this ${name}`}))
         const facts = card.facts.map(([text, colour, title]) => make('bdi', text, {title, style: `--dot:${colour}`}))
         const lines = scores.map(([name, label], at) =>
             make(name === order ? 'div.order' : 'div', make('dt', label), make('dd', card.scores[at])))
         if (caption) link.replaceChildren(...marked(caption, card.marks))
         const texts = make('div.texts', Object.assign(link, {className: 'caption'}), make('p.fault'),
-            make('p.facts', ...facts), this.details(card))
+            make('p.facts', ...facts), this.details(card), make('p.similar', 'More like: ', ...like))
         const node = make('article.card', {tabIndex: -1},
             make('a.picture', {href: this.fullSize(card), tabIndex: place ? -1 : 0}),
             make('input.check', {type: 'checkbox', tabIndex: -1, ariaLabel: `Select this pair: ${caption.slice(0, 80)}`}),
@@ -88,9 +96,8 @@ class Grid extends Pairs {
 
     details(card) {
         const count = card.captions.length, title = count > 1 ? `All ${count} captions and more` : 'The caption in full and more'
-        const like = Object.entries(this.data.like).map(([by, text]) => button(() => this.trigger({like: card.pair_id, by}), text))
         return make('details', make('summary', {title, ariaLabel: title}, count > 1 ? `+${count - 1}` : '…'),
-            ...[...card.captions, ...card.more].map(text => foreign('p', text)), ...like)
+            ...[...card.captions, ...card.more].map(text => foreign('p', text)))
     }
 
     showLoaded(row) {
@@ -127,17 +134,13 @@ class Grid extends Pairs {
     }
 
     drawState() {
-        const {cards, decided, main, page, pages, total} = this.data, {trouble} = this, count = this.selected.size
+        const {cards, decided, main, total} = this.data, {trouble} = this, count = this.selected.size
         const changed = ({row, decision}) => Boolean(this.decisions.get(row)) - Boolean(decision)
         const decidedCount = cards.reduce((sum, card) => sum + changed(card), decided)
         const shown = total > cards.length ? `${inWords(cards.length)} of ${inWords(total)}` : inWords(cards.length)
         this.write({count: main ? `${inWords(decidedCount)} of ${inWords(total)} decided` : `${shown} pairs`, stored: trouble})
-        this.write({number: `${inWords(count)} selected`, place: `${inWords(page)} / ${inWords(pages)}`})
-        Object.assign(this.root.querySelector('progress'), {max: total || 1, value: decidedCount, hidden: !main || count > 0})
+        this.write({number: `${inWords(count)} selected`})
         this.find('bulk').hidden = !count
-        this.find('turn').hidden = pages < 2
-        this.root.querySelector('[data-act=previous]').disabled = page <= 1
-        this.root.querySelector('[data-act=next]').disabled = page >= pages
         this.root.querySelector('[data-act=undo]').hidden = !this.lastUndoable
     }
 
@@ -202,11 +205,7 @@ class Grid extends Pairs {
         if (this.current < 0) return this.mark(0)
         const columns = this.data.table ? 1 : getComputedStyle(this.find('cards')).gridTemplateColumns.split(' ').length
         const target = this.current + (Number.isFinite(by) ? by : Math.sign(by) * columns)
-        if (target < 0 || target >= this.data.cards.length) {
-            this.byKey = Number.isFinite(by) && !selects
-            if (this.byKey) this.turn(by)
-            return
-        }
+        if (target < 0 || target >= this.data.cards.length) return Number.isFinite(by) && !selects && this.turn(by)
         if (!selects) this.from = target
         else this.select(this.from < 0 ? this.from = this.current : this.from, target)
         this.mark(target)
@@ -216,7 +215,6 @@ class Grid extends Pairs {
         if (name === 'page') this.select(0, this.data.cards.length - 1)
         else if (name === 'none') this.selected.clear()
         else if (name === 'undo') this.undo()
-        else if (name in STEPS) this.turn(STEPS[name])
         else this.decideShown(name)
         this.draw()
     }

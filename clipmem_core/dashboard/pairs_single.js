@@ -21,8 +21,7 @@ class Single extends Pairs {
         this.on(this.only, 'change', () => this.place < this.rows.length ? this.draw() : this.go(this.next(0)))
         this.on(this.find('edit'), 'keydown', event => {
             if (event.key === 'Escape') this.act('cancel')
-            else if (event.key !== 'Enter' || event.isComposing) return
-            else if (event.ctrlKey || event.metaKey || this.box.value === this.suggested) this.recaption(event)
+            else if (event.key === 'Enter' && !event.isComposing && (event.ctrlKey || event.metaKey)) this.recaption(event)
         })
         this.on(this.find('edit'), 'submit', event => this.recaption(event))
         this.open()
@@ -80,7 +79,13 @@ class Single extends Pairs {
 
     showLoaded(row) {
         const {card} = this.loaded.get(row), unsent = this.pending.some(({rows = []}) => rows.includes(row))
-        if (!unsent && card.decision === (this.decisions.get(row) ?? null)) this.set(row, card.decision, card.recaptioned)
+        const isCurrent = !unsent && card.decision === (this.decisions.get(row) ?? null)
+        if (isCurrent || !this.captions.get(row)?.length) this.captions.set(row, card.recaptioned)
+        this.draw()
+    }
+
+    reload() {
+        for (const row of this.loaded.keys()) this.forget(row)
         this.draw()
     }
 
@@ -117,7 +122,7 @@ class Single extends Pairs {
         const row = this.rows[this.place], loaded = this.loaded.get(row)
         if (row === undefined) {
             this.name('')
-            this.wait(this.only.checked ? 'All pairs are decided.' : 'That was the last pair.')
+            this.wait(this.only.checked ? 'All pairs are decided. The result is above.' : 'That was the last pair.')
         } else if (loaded && this.shown?.row !== row) this.fill(row, loaded)
         else if (this.shown?.row !== row) {
             if (!this.data.follows) this.name('') // a reload must not return to the pair that was just decided
@@ -138,19 +143,15 @@ class Single extends Pairs {
 
     fill(row, {card, image, fault}) {
         const order = [...new Set([card.first, ...card.captions.keys()])].filter(number => number in card.captions)
-        Object.assign(this, {shown: {row, card, order, focus: 0, news: ''}, painted: Infinity})
+        Object.assign(this, {shown: {row, card, order, focus: 0, news: ''}, painted: Infinity, drawn: ''})
         this.write({label: card.label, score: card.score, id: `id: ${card.pair_id}`, wait: ''})
         this.write({fault: fault && `Picture cannot be read: ${fault}`})
         this.name(card.pair_id)
-        limitSize(image)
         this.find('picture').replaceChildren(image)
-        this.find('captions').replaceChildren(...order.map(number => make('li', {dir: 'auto'},
-            ...marked(card.captions[number], card.words[number]))))
         this.find('review').classList.toggle('several', order.length > 1)
         for (const part of ['texts', 'suggested']) this.find(part).scrollTop = 0
         this.find('pair').hidden = false
         this.find('pair').dataset.pair = card.pair_id
-        this.drawSuggestions()
         requestAnimationFrame(() => setTimeout(() => {
             if (this.shown?.row === row) this.painted = performance.now()
         }))
@@ -169,16 +170,32 @@ class Single extends Pairs {
         this.write({badge: labelOf(decision) ?? 'undecided', note: note ? `note: ${note}` : ''})
         this.find('stored').classList.toggle('trouble', Boolean(trouble))
         this.find('badge').className = `badge ${decision ?? ''}`
-        const captions = shown && decision === 'recaption' ? this.captions.get(row) : []
-        this.find('recaptioned').replaceChildren(...captions.map(text => foreign('li', text)))
+        if (shown) this.drawCaptions()
         this.find('edit').hidden = !this.editing
         if (!this.editing) this.box.blur() // a hidden box has the focus, and gets the next key, until the next frame
     }
 
-    // The number of the caption in focus, its text, and its place in the current captions, -1 if it was changed or removed.
+    // The caption in focus; after: its current text, if any, and place: that in the current captions.
     get focused() {
-        const {card, order, focus} = this.shown, number = order[focus], text = card.captions[number]
-        return {number, text, place: this.currentCaptions.indexOf(text)}
+        const {card: {captions}, order, focus} = this.shown, {currentCaptions} = this, number = order[focus]
+        const place = currentCaptions.length === captions.length ? number : currentCaptions.indexOf(captions[number])
+        return {number, text: captions[number], after: currentCaptions[place], place}
+    }
+
+    // Draw each caption once: a removed or changed one is struck through, and followed by its new text.
+    drawCaptions() {
+        const {shown: {row, card: {captions, words}, order}, currentCaptions} = this
+        const state = JSON.stringify([row, currentCaptions]), inPlace = currentCaptions.length === captions.length
+        if (this.drawn === state) return
+        this.drawn = state
+        const lines = order.map(number => {
+            const before = captions[number], after = inPlace ? currentCaptions[number] : ''
+            return before === after || currentCaptions.includes(before) ? marked(before, words[number])
+                : [make('s', before), foreign('p', after)]
+        })
+        const added = inPlace ? [] : currentCaptions.filter(text => !captions.includes(text)).map(text => [foreign('p', text)])
+        this.find('captions').replaceChildren(...[...lines, ...added].map(parts => make('li', {dir: 'auto'}, ...parts)))
+        this.drawSuggestions()
     }
 
     focusOn(place) {
@@ -189,9 +206,9 @@ class Single extends Pairs {
 
     // Draw suggestions for the caption in focus: likelier words in place of surprising ones, captions that fit better.
     drawSuggestions() {
-        const {row, card, focus} = this.shown, answer = this.suggestions.get(row), {number, text} = this.focused
+        const {row, card, focus} = this.shown, answer = this.suggestions.get(row), {number, text, after} = this.focused
         const fit = answer?.cosines?.[number] ?? null, title = 'Suggested by models that never saw it'
-        const surprising = (card.words[number] ?? []).filter(({rank, better}) => rank <= WORDS && better.length)
+        const surprising = (card.words[number] ?? []).filter(({rank, better}) => text === after && rank <= WORDS && better.length)
         const words = surprising.map(({start, end, word, better: [[other, value]]}) => ({value,
             caption: Array.from(text).toSpliced(start, end - start, other).join(''),
             label: make('span', make('bdi', word), ' → ', make('bdi', other))}))
@@ -207,10 +224,11 @@ class Single extends Pairs {
     }
 
     click(event) {
-        const line = event.target.closest('.captions li'), {card, row} = this.shown ?? {}
-        if (line) this.focusOn([...this.find('captions').children].indexOf(line))
+        const line = event.target.closest('.captions li'), {row, order} = this.shown ?? {}
+        const place = [...this.find('captions').children].indexOf(line), captions = this.shown && this.currentCaptions
+        if (line && place < order.length) this.focusOn(place)
         else if (event.target.closest('.picture img'))
-            showPicture(this.root, {src: this.fullSize({row}), alt: altOf(card.captions), caption: this.focused.text})
+            showPicture(this.root, {src: this.fullSize({row}), alt: altOf(captions), caption: this.focused.after ?? captions[0]})
     }
 
     // React to a key and return whether it is one of this page's. Up and down scroll the page of a pair with one caption.
@@ -224,13 +242,13 @@ class Single extends Pairs {
     }
 
     act(name, event) {
-        if (name === 'keep' || name === 'remove') this.decideShown(name, [], event)
-        else if (name === 'drop') this.drop(event)
+        if (name === 'keep' || name === 'remove') this.decideShown(name, event)
+        else if (name === 'drop') this.change(event, [], 'caption removed')
         else if (name === 'undo') this.undo()
         else if (name in STEPS) this.step(STEPS[name])
-        else if (name === 'edit') this.edit(event, this.currentCaptions, this.shown && this.focused.place)
+        else if (name === 'edit') this.edit(event)
         else if (name === 'cancel') this.editing = false
-        else this.useSuggestion(name - 1, event)
+        else this.change(event, [this.choices[name - 1]?.caption])
         this.drawState()
     }
 
@@ -241,14 +259,13 @@ class Single extends Pairs {
         return accepted
     }
 
-    // `expected` is the decision on this page: the server refuses to replace any other decision.
-    decideShown(kind, captions, event, label = labelOf(kind)) {
+    // `expected` is the decision on this page, and the new captions: the server refuses to replace any others.
+    decideShown(kind, event, captions, label = labelOf(kind)) {
         if (!this.accepts(event)) return
-        const {row, card, news} = this.shown, before = this.decisions.get(row)
+        const {row, card, news} = this.shown, before = this.decisions.get(row) ?? '', texts = this.captions.get(row) ?? []
         this.shown.news = ''
         if (news) return this.sign(`${news} Press again to replace it.`, 'late')
-        const expected = before ? [before, ...before === 'recaption' ? this.captions.get(row) : []] : []
-        this.decide([card], kind, {captions, expected})
+        this.decide([card], kind, {captions, expected: before || texts.length ? [before, ...texts] : []})
         this.visited.add(row)
         this.sign(`${label} ✓`, kind)
         this.go(this.next(this.place + 1))
@@ -261,35 +278,27 @@ class Single extends Pairs {
 
     // The current captions of the pair on screen.
     get currentCaptions() {
-        const {row, card} = this.shown ?? {}
-        return this.decisions.get(row) === 'recaption' ? this.captions.get(row) : card?.captions
+        const {row, card} = this.shown, changed = this.captions.get(row) ?? []
+        return changed.length ? changed : card.captions
     }
 
-    // Remove the caption in focus, or the pair if it has no other caption.
-    drop(event) {
+    // Replace the caption in focus by others: by none to remove it, and the pair if it has no other caption.
+    change(event, texts, label) {
         if (!this.accepts(event)) return
-        const {focused: {place}, shown: {order}} = this, others = this.currentCaptions.toSpliced(place, 1)
-        if (order.length < 2 || place >= 0 && !others.length) this.decideShown('remove', [], event)
+        const {focused: {place}, currentCaptions} = this, captions = currentCaptions.toSpliced(place, 1, ...texts)
+        if (texts.includes(undefined)) this.sign('There is no such suggestion.', 'late')
         else if (place < 0) this.sign('This caption was changed or removed before.', 'late')
-        else this.decideShown('recaption', others, event, 'caption removed')
+        else if (captions.length) this.decideShown('recaption', event, captions, label)
+        else this.decideShown('remove', event)
     }
 
-    // Open a suggestion in the editor, in the place of the caption in focus.
-    useSuggestion(choice, event) {
-        if (!this.choices[choice]) return this.sign('There is no such suggestion.', 'late')
-        const {currentCaptions, focused: {number, place}} = this, last = currentCaptions.length - 1
-        const at = place < 0 ? Math.min(number, last) : place
-        this.edit(event, currentCaptions.with(at, this.choices[choice].caption), at)
-    }
-
-    edit(event, captions, at) {
+    edit(event) {
         if (!this.accepts(event)) return
-        this.box.value = asLines(captions)
-        this.unchanged = [asLines(this.currentCaptions), asLines(this.shown.card.captions)]
-        this.suggested = this.unchanged.includes(this.box.value) ? null : this.box.value // Enter saves it unless it is edited
+        const {currentCaptions, focused: {place}} = this
+        this.box.value = this.unchanged = asLines(currentCaptions)
         this.editing = true
         this.find('edit').hidden = false
-        this.box.selectionEnd = asLines(captions.slice(0, at + 1)).length // the caret is after the caption in focus
+        this.box.selectionEnd = asLines(currentCaptions.slice(0, place + 1)).length // the caret is after the caption in focus
         this.box.focus()
     }
 
@@ -297,7 +306,7 @@ class Single extends Pairs {
         event.preventDefault()
         const lines = this.box.value.split('\n').map(line => line.trim()).filter(Boolean)
         if (!lines.length) this.sign('Not saved: write at least one caption.', 'late')
-        else if (!this.unchanged.includes(lines.join('\n'))) this.decideShown('recaption', lines, event)
-        else this.sign('Not saved: nothing was changed.', 'late')
+        else if (lines.join('\n') === this.unchanged) this.sign('Not saved: nothing was changed.', 'late')
+        else this.decideShown('recaption', event, lines)
     }
 }

@@ -36,8 +36,9 @@ from clipmem_core.review.decisions import Codes, decided, open_review
 from clipmem_core.review.queries import cached, caption_keys, fetch_numbered, find_row
 from clipmem_core.review.rows import changed_rows, count_pairs, find_rows
 from clipmem_core.review.score_breakdown import QUALITY, suggested_captions
-from clipmem_core.review.selection import RANDOM, Selection, from_parameters
-from clipmem_core.review.wrong_captions import wrong_estimate, wrong_words
+from clipmem_core.review.selection import RANDOM, RANDOM_CHECK, Selection, from_parameters
+from clipmem_core.review.wrong_captions import random_check, wrong_estimate, wrong_words
+from clipmem_core.scores.prevalence import CHECKED
 from clipmem_core.scores.registry import words
 
 # Streamlit's page writes styles inline, its charts compile functions and draw in workers, and it makes a blob of a
@@ -160,22 +161,24 @@ def _queue(request: Request) -> Response:
     audit, selection = _parse(request)
     entry, decisions = changed_rows(audit)
     first = find_row(audit, request.query_params.get("pair", ""))
-    rows = find_rows(audit, selection, page=1, size=max(1, count_pairs(audit, selection)))
-    status = _status(audit, decided(audit))
+    size = CHECKED if selection == RANDOM_CHECK else max(1, count_pairs(audit, selection))
+    rows = find_rows(audit, selection, page=1, size=size)
+    status = _status(audit, decided(audit), selection == RANDOM_CHECK)
     return _json({"rows": rows, "first": first, "entry": entry, "decided": decisions, "status": status})
 
 
 def _changes(request: Request) -> Response:
     """Answer with all decisions after an entry of the log."""
-    audit, _ = _parse(request)
+    audit, selection = _parse(request)
     entry, decisions = changed_rows(audit, _numbers(request, "entry")[0])
-    return _json({"entry": entry, "decided": decisions, "status": _status(audit, decided(audit))})
+    status = _status(audit, decided(audit), selection == RANDOM_CHECK)
+    return _json({"entry": entry, "decided": decisions, "status": status})
 
 
 @functools.lru_cache(16)
-def _status(audit: Audit, codes: Codes) -> str:
-    """Return the sentence on wrong captions found and remaining, once for each state of the log."""
-    return wrong_words(audit)[0]
+def _status(audit: Audit, codes: Codes, checks: bool) -> str:
+    """Return the sentence on wrong captions, or on the random check, once for each state of the log."""
+    return (checks and random_check(audit)) or wrong_words(audit)[0]
 
 
 def _pairs(request: Request) -> Response:

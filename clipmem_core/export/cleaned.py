@@ -20,7 +20,7 @@ from clipmem_core.config import InputError
 from clipmem_core.dataset.readers.containers import read_bytes
 from clipmem_core.dataset.readers.paths import picture_fault, tidy
 from clipmem_core.io import replacing_folder
-from clipmem_core.review.decisions import FOR_OTHER, RECAPTION, REMOVE, open_review
+from clipmem_core.review.decisions import FOR_OTHER, REMOVE, open_review
 
 ROW = "row"  # the pair's row in the audit
 RECAPTIONED = "recaptioned"
@@ -71,7 +71,7 @@ def clean(audit: Audit) -> Cleaned:
     decisions = open_review(audit).table()
     remove = _is_in(table, decisions.loc[decisions["decision"] == REMOVE, PAIR_ID])
     other_captions = pc.sum(_is_in(table, decisions.loc[decisions[FOR_OTHER].notna(), PAIR_ID])).as_py() or 0
-    chosen = decisions[decisions["decision"] == RECAPTION]
+    chosen = decisions[decisions[CAPTIONS].map(len) > 0]
     # like a reader does with captions of a file
     tidied = ([text for text in dict.fromkeys(map(tidy, texts)) if text] for texts in chosen[CAPTIONS])
     new = {pair_id: texts for pair_id, texts in zip(chosen[PAIR_ID], tidied, strict=True) if texts}

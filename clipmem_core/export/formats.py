@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from csv import QUOTE_NONNUMERIC  # a lone \r must be quoted too
 from dataclasses import dataclass
-from difflib import SequenceMatcher
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from clipmem_core.export import cleaned as d
 from clipmem_core.export.cleaned import RECAPTIONED, Cleaned, Progress, counted
 from clipmem_core.io import replacing, replacing_folder
 from clipmem_core.review.cards import LISTED, OWN_CAPTIONS, listed_scores
+from clipmem_core.review.changes import word_changes
 from clipmem_core.review.decisions import FOR_OTHER, RECAPTION, REMOVE, open_review
 from clipmem_core.review.queries import count_rows, fetch_pairs, number
 from clipmem_core.scores.registry import EXPORT, scores_in
@@ -232,7 +232,7 @@ def uid_of(pair_id: str) -> str:
 
 
 def write_decisions(audit: Audit, path: Path, progress: Progress | None = None) -> Written:
-    """Write the pairs with a decision or a note, with their captions and scores.
+    """Write the pairs with a decision, new captions or a note, with their captions and scores.
 
     In CSV, lists are JSON, and a single quote is put before a text that a spreadsheet would compute as a formula.
     """
@@ -260,25 +260,6 @@ def write_decisions(audit: Audit, path: Path, progress: Progress | None = None) 
             cells.to_csv(temporary, index=False, quoting=QUOTE_NONNUMERIC)
     note = f"{for_other.sum():,} decisions on other captions, for example injected errors, are not included"
     return counted((for_other.sum(), note)), ""
-
-
-def word_changes(old: Any, new: Any) -> str:
-    """Say which words and captions a recaption changed; empty without old or new captions."""
-    if not isinstance(old, list) or not new:
-        return ""
-    changes = []
-    for _, start, stop, first, last in SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
-        for place, before, after in itertools.zip_longest(range(start, stop), old[start:stop], new[first:last]):
-            if before is None or after is None:
-                changes.append(f"removed: caption {place + 1}" if after is None else f"added: {after}")
-                continue
-            words, others = before.split(), after.split()
-            changes += [
-                f"{' '.join(words[i:j]) or '–'} → {' '.join(others[k:m]) or '–'} (caption {place + 1})"
-                for tag, i, j, k, m in SequenceMatcher(None, words, others, autojunk=False).get_opcodes()
-                if tag != "equal"
-            ]
-    return "; ".join(changes)
 
 
 def _as_json(values: Any) -> str:

@@ -78,14 +78,12 @@ def _tables(overview: o.Overview) -> list[TextTable]:
         (row[GROUP], f"{row['n']:,}", *(number(row[name]) for name in ("mean", "low", "high")))
         for row in groups.to_dict("records")
     ]
-    detection = o.detection_table(verdict.get("detection", []))
     by_member = [(name, *map(number, values)) for name, *values in overview.utility.itertuples(index=False, name=None)]
-    note, scores = f"low to high: {kinds}" if kinds else "", ("score", *o.DETECTION_METRICS.values())
+    note = f"low to high: {kinds}" if kinds else ""
     counts = f"Counts of all {overview.record.sampled_of:,} pairs"
     return [
         TextTable(counts, WHOLE_HEAD, whole_rows(verdict), BASIS),
         TextTable("clipmem by group", ("group", "pairs", "mean", "low", "high"), by_group, note),
-        TextTable("How well each score finds the injected captions", scores, detection.to_numpy().tolist()),
         TextTable("Utility of the members", list(overview.utility.columns), by_member),
     ]
 
@@ -114,7 +112,7 @@ def _galleries(audit: Audit) -> list[dict[str, Any]]:
     galleries = []
     for order, queue in verdict_queues(audit.verdict).items():
         top = cards(audit, find_rows(audit, Selection(order=order), page=1, size=50))
-        firsts = first_captions(audit, top, order)
+        firsts = first_captions(audit, top, Selection(order=order))
         shown = [_card(card, audit.record.pictures, *firsts[card.pair_id]) for card in top]
         note = MARKS if order == CAPTION_MISFIT else ""
         explanation = f"Highest {words(order)} first. {queue.sentence} {note}"
@@ -133,7 +131,7 @@ def _card(card: PairCard, root: Path, first: int, marks: Sequence[dict[str, Any]
     facts = {name: number(card.scores.get(name)) for name in scores_in(EXPORT)}
     facts |= {"group": card.group, "label": card.label or "", "injected": card.injected or ""}
     facts |= {f"{mark['word']} →": " ".join(mark["better"][0]) for mark in marks if mark["better"]}
-    captions = [_cut(caption) for caption in (*card.captions[first:], *card.captions[:first])]
+    captions = [_cut(caption) for caption in (*card.current[first:], *card.current[:first])]
     return {
         "picture": uri,
         "captions": captions,

@@ -28,7 +28,6 @@ SOURCES = {  # name and dash
     t.UNSEEN: ("pairs never trained on", "dashdot"),
 }
 MEMORIZATION, UTILITY, TEXT = "memorization", "utility", "text"
-CORRELATION_COLOURS = ((0.0, "#d5552a"), (0.5, "#808080"), (1.0, "#1479b8"))  # −1, 0 and 1
 _first_round = [name for name in DETECTORS if name != RANDOM and name not in SECOND_ROUND]
 DETECTOR_COLOURS = {RANDOM: layout.OTHER} | dict(zip(_first_round, layout.LABEL_COLOURS, strict=False))
 Line = tuple[str, pd.DataFrame, str, str]  # name, rows, colour and dash
@@ -216,24 +215,3 @@ def precision_figure(curves: pd.DataFrame, *, share: float) -> go.Figure:
     figure.update_xaxes(title="pairs reviewed, the most suspicious first", type="log", tickvals=ticks)
     figure.update_yaxes(title="share with an injected error", range=[0, 1.03], zeroline=False)
     return layout.set_layout(figure, 380, top=10, dragmode=False)
-
-
-def agreement_figure(correlations: pd.DataFrame) -> go.Figure:
-    """Draw the rank correlation of every two detectors as coloured squares with their numbers."""
-    names = [words(str(name)) for name in correlations]
-    figure = go.Figure()
-    figure.add_heatmap(
-        z=correlations.to_numpy(),
-        x=names,
-        y=names,
-        zmin=-1,
-        zmax=1,
-        colorscale=CORRELATION_COLOURS,
-        texttemplate="%{z:.2f}",
-        textfont={"color": "#ffffff"},
-        hovertemplate="%{y} and %{x}: %{z:.2f}<extra></extra>",
-        colorbar={"title": "Spearman", "thickness": 12},
-    )
-    figure.update_yaxes(autorange="reversed", fixedrange=True)
-    figure.update_xaxes(fixedrange=True)
-    return layout.set_layout(figure, 110 + 42 * len(names), top=10)

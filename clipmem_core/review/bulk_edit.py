@@ -31,8 +31,8 @@ class Event(BaseModel):
     caption_key: Key = 0  # of the captions on screen
     others: Annotated[tuple[tuple[str, Key], ...], Field(max_length=MOST_PAIRS)] = ()  # more pairs and caption keys
     captions: tuple[str, ...] = ()  # the new captions of a recaption
-    undoes: tuple[Client, Number] | None = None
-    expected: tuple[str, ...] | None = None  # the current decision on screen, see `current_decision`; None: any
+    undoes: tuple[Client, Number] | Number | None = None  # an event of a browser, or a number of the log
+    expected: tuple[str, ...] | None = None  # decision and captions on screen, see `current_decision`; None: any
 
     @property
     def pairs(self) -> dict[str, int]:
@@ -65,9 +65,11 @@ def store(review: Review, batch: Batch) -> tuple[int, dict[int, str]]:
 def _add(log: Connection, event: Event, keys: dict[str, int], audit: str) -> tuple[int, str]:
     """Add an event to the log; return its number there, or 0 and the reason of a refusal."""
     if event.kind == UNDO:
-        client, number = event.undoes or ("", 0)
-        undone, _ = events.stored_outcomes(log, client, [number]).get(number, (0, ""))
-        if not undone:
+        undone = event.undoes or 0
+        if isinstance(undone, tuple):
+            client, number = undone
+            undone, _ = events.stored_outcomes(log, client, [number]).get(number, (0, ""))
+        if not 1 <= undone <= events.count_rows(log, "event"):
             return 0, "the event to undo was not stored"
         added, *_ = events.add_undo(log, undone)
         return added, "" if added else "there is a newer decision, or it is undone already"
@@ -83,7 +85,9 @@ def _add(log: Connection, event: Event, keys: dict[str, int], audit: str) -> tup
     if event.expected is not None:
         current = current_decision(log, event.pair_id, event.caption_key)
         if current != event.expected:
-            return 0, f"just marked {(current or ('undecided',))[0].capitalize()} in another tab"
+            seen, now = ((each or ("",))[0] or "undecided" for each in (event.expected, current))
+            what = "its captions were just changed" if now == seen else f"just marked {now.capitalize()}"
+            return 0, f"{what} in another tab"
     return events.add_decision(log, event.pairs.items(), audit, decision, captions)[0], ""
 
 
@@ -109,7 +113,7 @@ def preview(audit: Audit, pair_ids: Sequence[str], find: str, replacement: str, 
         if kind == events.REMOVE:
             removed += 1
             continue
-        texts = decision.captions if decision and kind == events.RECAPTION else tuple(stored[pair_id])
+        texts = (decision.captions if decision else ()) or tuple(stored[pair_id])
         after = []
         for text in texts:
             new, count = pattern.subn(lambda match: replacement, text)

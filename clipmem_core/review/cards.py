@@ -3,6 +3,7 @@
 import html
 import io
 import math
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,12 +26,12 @@ from clipmem_core.scores.registry import BY_NAME, CARD, EXPORT, PAIR, ROW, score
 
 SHOWN = tuple(dict.fromkeys(name for place in (CARD, ROW, PAIR, EXPORT) for name in scores_in(place)))
 OWN_CAPTIONS = "own_captions"
-FirstCaption: TypeAlias = tuple[int, Sequence[dict[str, Any]]]  # its number in the pair, and its surprising words
+FirstCaption: TypeAlias = tuple[int, Sequence[dict[str, Any]]]  # its place in `current`, and its surprising words
 # scores of single captions: column of a list of them, by score
 LISTED = {name: f"{name}_by_caption" for name in (c.SIMILARITY_OUT, c.WORD_MISFIT, c.MISFIT)}
 MARKED, SURPRISE = 3, (1.0, 2.5, 4.0)  # words of a caption at most; limits of a weak to a strong mark, in nats
 LINES = ("none", "dotted", "solid", "double")
-MARKS = "The worst caption of each pair is shown; underlined words are unlikely with the picture and the other words."
+MARKS = "Underlined words are unlikely with the picture and the other words."
 _UNSEARCHED = Selection()
 
 
@@ -47,8 +48,13 @@ class PairCard:
     group: str
     scores: dict[str, float | None]
     match: float | None = None
-    matched: int | None = None  # number of the caption that the search matched
+    matched: int | None = None  # number of the caption that a search matched
     decision: Decision | None = None
+
+    @property
+    def current(self) -> tuple[str, ...]:
+        """The captions after recaptions and replacements."""
+        return (self.decision.captions if self.decision else ()) or self.captions
 
 
 def cards(audit: Audit, rows: Sequence[int], selection: Selection = _UNSEARCHED) -> list[PairCard]:
@@ -122,13 +128,32 @@ def percent(probability: float) -> str:
     return "under 0.1%" if probability < 0.001 else f"{probability:{'.0%' if probability >= 0.1 else '.1%'}}"
 
 
-def first_captions(audit: Audit, shown: Sequence[PairCard], order: str) -> dict[str, FirstCaption]:
-    """Return the caption to show first of each card by pair_id: in the order by single captions the worst, marked."""
+def first_captions(audit: Audit, shown: Sequence[PairCard], selection: Selection) -> dict[str, FirstCaption]:
+    """Return the current caption to show first of each card by pair_id.
+
+    That is the caption that a search matched, else the first with the words of a filter, else the suspicious one. In
+    the order by single captions it has its surprising words, unless it was changed.
+    """
     ids = [card.pair_id for card in shown]
-    if order != c.CAPTION_MISFIT:
-        return dict.fromkeys(ids, (0, []))
-    words, worst = suspicious_words(audit, ids), suspicious_captions(audit, ids)
-    return {pair_id: (first := worst.get(pair_id, 0), words.get(pair_id, {}).get(first, [])) for pair_id in ids}
+    worst, firsts = suspicious_captions(audit, ids), dict[str, FirstCaption]()
+    marks = suspicious_words(audit, ids) if selection.order == c.CAPTION_MISFIT else {}
+    searched = _folded(selection.words).split()
+    for card in shown:
+        number = card.matched
+        if number is None:
+            texts = enumerate(map(_folded, card.captions if searched else ()))
+            having = (place for place, text in texts if all(word in text for word in searched))
+            number = next(having, worst.get(card.pair_id, 0))
+        text = "".join(card.captions[number : number + 1])
+        if text in card.current:
+            firsts[card.pair_id] = card.current.index(text), marks.get(card.pair_id, {}).get(number, [])
+        else:
+            firsts[card.pair_id] = min(number, len(card.current) - 1), []
+    return firsts
+
+
+def _folded(text: str) -> str:
+    return unicodedata.normalize("NFC", text).upper().lower()
 
 
 def marked(caption: str, words: Sequence[dict[str, Any]]) -> str:
@@ -159,7 +184,7 @@ class AuditFrames(Audit):
 
     @property
     def decisions(self) -> pd.DataFrame:
-        """One row for each pair with a decision or a note, the newest first."""
+        """One row for each pair with a decision, new captions or a note, the newest first."""
         return open_review(self).table()
 
     @property

@@ -18,7 +18,6 @@ from clipmem_core.scores.seeds import paired_difference
 from clipmem_core.studies import benchmark_results as b
 
 POINTS = 5_000  # pairs in a scatter plot
-MOST_RANKED = 50_000  # pairs in a rank correlation
 RESAMPLED = 2_000_000  # pairs in all bootstrap resamples of one kind of error
 
 
@@ -34,7 +33,6 @@ class Comparison:
     edited: int  # common pairs with other captions or another picture
     regrouped: int  # common pairs in another group of the same protocol
     spearman: float | None  # None for fewer than three pairs or constant scores
-    pearson: float | None
     mean_difference: float | None
     low: float | None  # 95 % interval of the mean paired difference
     high: float | None
@@ -78,7 +76,6 @@ def compare(one: Audit, other: Audit, *, column: str = c.CLIPMEM, limit: int) ->
         edited=int(edited.sum()),
         regrouped=int(regrouped.sum()),
         spearman=float(scipy.stats.spearmanr(*values).statistic) if correlated else None,
-        pearson=float(scipy.stats.pearsonr(*values).statistic) if correlated else None,
         mean_difference=change.mean if change else None,
         low=change.low if change and change.n > 1 else None,
         high=change.high if change and change.n > 1 else None,
@@ -178,12 +175,6 @@ def benchmark_findings(benchmark: b.Benchmark) -> Findings | None:
         return None
     table = b.benchmark_table(b.metric_rows(results))
     return Findings(table, b.mean_curves(results), "95 % over injections (Student's t)")
-
-
-def agreement(scores: pd.DataFrame) -> pd.DataFrame:
-    """Return the rank correlation (Spearman) of every two detectors on a fixed sample, NaN for a constant one."""
-    drawn = scores if len(scores) <= MOST_RANKED else scores.sample(MOST_RANKED, random_state=0)
-    return drawn[names_in(scores)].corr(method="spearman")
 
 
 def differ_most(scores: pd.DataFrame, one: str, other: str, *, limit: int) -> pd.DataFrame:

@@ -35,11 +35,12 @@ CODES = {None: UNDECIDED_CODE, KEEP: 1, REMOVE: 2, RECAPTION: 3}
 _CACHED_AUDITS = 4  # audits whose codes stay in memory, 2 bytes a pair
 
 _DECISIONS = """
-    SELECT entry.pair_id, entry.judged, decision.decision, coalesce(edit.captions, decision.captions, '[]'),
+    SELECT entry.pair_id, entry.judged, decision.decision, coalesce(edit.captions, recaption.captions, '[]'),
         coalesce(note.note, ''), coalesce(decision.time, event.time), coalesce(decision.audit, event.audit), entry.id
     FROM entry JOIN event ON event.id = entry.event
     LEFT JOIN event AS decision ON decision.id = entry.decided LEFT JOIN event AS note ON note.id = entry.noted
-    LEFT JOIN own_captions AS edit ON edit.event = entry.decided AND edit.pair_id = entry.pair_id
+    LEFT JOIN event AS recaption ON recaption.id = entry.captioned
+    LEFT JOIN own_captions AS edit ON edit.event = entry.captioned AND edit.pair_id = entry.pair_id
     WHERE entry.id IN ({}) ORDER BY entry.id DESC
 """
 _HISTORY = """
@@ -59,7 +60,7 @@ class Decision(NamedTuple):
 
     pair_id: str
     decision: str | None  # keep | remove | recaption; None: undecided, maybe with a note
-    captions: tuple[str, ...]  # the new captions of a recaption
+    captions: tuple[str, ...]  # the new captions, also of an undecided pair; empty: those of the data set
     note: str
     time: str  # of the decision, ISO 8601 in UTC
     entry: int  # of the log; 0: no entry applies to the captions of this audit
@@ -118,8 +119,8 @@ class Review:
             pairs = ((pair_id, keys.get(pair_id, 0)) for pair_id in ids)
             return Outcome(*events.add_decision(log, pairs, audit, decision, texts, note=note, neutral=neutral))
 
-    def edit(self, edits: Mapping[str, Edit], *, audit: str = "", neutral: bool = False) -> Outcome:
-        """Recaption pairs, each with its new captions, in one event; pairs with a newer decision are skipped."""
+    def edit(self, edits: Mapping[str, Edit], *, audit: str = "") -> Outcome:
+        """Replace captions of pairs in one event, without a decision; pairs with a newer decision are skipped."""
         if not edits:
             raise InputError("no caption is to be changed: choose what to change")
         texts = {pair_id: captions_to_store(RECAPTION, edit.captions) for pair_id, edit in edits.items()}
@@ -131,7 +132,7 @@ class Review:
             if not texts:
                 return Outcome(0, 0, skipped)
             pairs = ((pair_id, keys.get(pair_id, 0)) for pair_id in texts)
-            added = events.add_decision(log, pairs, audit, RECAPTION, captions_by_pair=texts, neutral=neutral)
+            added = events.add_decision(log, pairs, audit, RECAPTION, captions_by_pair=texts)
             return Outcome(*added, skipped)
 
     def undo(self, event: int) -> Outcome | None:
@@ -153,9 +154,12 @@ class Review:
             return {decision.pair_id: decision for decision in self._decisions(log, pair_ids)}
 
     def table(self) -> pd.DataFrame:
-        """Return the pairs with a decision or note, the newest first; for_other_captions: one on other captions."""
+        """Return the pairs with a decision, new captions or a note, the newest first.
+
+        for_other_captions is the decision on other captions of an undecided pair.
+        """
         with events.reading(self.path) as log:
-            rows = [each for each in self._decisions(log) if each.decision or each.note or each.for_other]
+            rows = [each for each in self._decisions(log) if each.words or each.captions or each.note]
         table = pd.DataFrame(rows, columns=Decision._fields, dtype=object)
         table = table.rename(columns={"for_other": FOR_OTHER})[TABLE_COLUMNS]
         return table.assign(**{CAPTIONS: table[CAPTIONS].map(list)})
@@ -217,10 +221,11 @@ class Review:
 
 
 def current_decision(log: Connection, pair_id: str, caption_key: int) -> tuple[str, ...]:
-    """Return the current decision on a pair with these captions and its new captions; empty for an undecided pair."""
+    """Return the decision on a pair with these captions ("" if undecided) and its new captions; empty without both."""
     last = "SELECT max(entry) FROM standing WHERE pair_id = ? AND judged IN (0, ?)"
     row = log.execute(_DECISIONS.format(last), (pair_id, caption_key)).fetchone()
-    return (row[2], *json.loads(row[3])) if row and row[2] else ()
+    decision, captions = (row[2], json.loads(row[3])) if row else (None, [])
+    return (decision or "", *captions) if decision or captions else ()
 
 
 def open_review(audit: Audit) -> Review:
@@ -305,11 +310,20 @@ def _apply_entries(audit: Audit, before: Codes, entries: list[tuple[str, str | N
 
 
 def decided_of(dataset_fingerprint: str, pairs: Path | pa.Table | None = None) -> Decided:
-    """Return the pairs of a data set to be removed, and the new captions of those to be recaptioned."""
+    """Return the pairs of a data set to be removed, and the new captions of others."""
     table = _review_of(dataset_fingerprint, pairs).table()
-    removed, recaptioned = (table[table["decision"] == decision] for decision in (REMOVE, RECAPTION))
-    captions = {str(id_): tuple(texts) for id_, texts in zip(recaptioned[PAIR_ID], recaptioned[CAPTIONS], strict=True)}
-    return Decided(frozenset(removed[PAIR_ID].astype(str)), captions)
+    removes = table["decision"] == REMOVE
+    others = table[~removes & (table[CAPTIONS].map(len) > 0)]
+    captions = {str(id_): tuple(texts) for id_, texts in zip(others[PAIR_ID], others[CAPTIONS], strict=True)}
+    return Decided(frozenset(table.loc[removes, PAIR_ID].astype(str)), captions)
+
+
+def count_changed(audit: Audit) -> tuple[int, int]:
+    """Return how many pairs of an audit are removed, and how many others have new captions."""
+    path = audit.folder / PAIRS
+    decided = decided_of(audit.record.dataset_fingerprint, path)
+    removed, captioned = (t.fetch_pairs(path, [t.ROW], ids).num_rows for ids in (decided.removed, decided.recaptioned))
+    return removed, captioned
 
 
 def decided_for(study: StudyFolder) -> Decided:

@@ -3,10 +3,11 @@
 Tables:
     event         a row for each decision and each undo
     entry         a row for each pair of an event. `decided` is the event whose decision is current for the pair,
-                  `noted` the event whose note is, `judged` the key of the captions that were decided on
+                  `captioned` the event whose new captions are, `noted` the event whose note is, `judged` the key of
+                  the captions that were decided on
     standing      the current entry of each pair and caption key
-    own_captions  the new captions of each pair of an edit; the captions of the event are then empty
-    apart         the neutral events, which do not say whether captions are right (find and replace, near-duplicates)
+    own_captions  the new captions of each pair of a find and replace; the captions of the event are then empty
+    apart         the neutral events, which do not say whether captions are right (near-duplicates)
     told          the outcome of each numbered event of a browser, so that a repeated event is stored once
 """
 
@@ -27,7 +28,7 @@ from clipmem_core.io import replacing
 
 KEEP, REMOVE, RECAPTION = "keep", "remove", "recaption"
 CHOICES = (KEEP, REMOVE, RECAPTION)
-VERSION = 3
+VERSION = 4
 APPLICATION = 0x434C4D50  # "CLMP" in the file's header: marks our files
 LOCK_TIMEOUT = 5.0  # seconds to wait for another writer
 CACHE_KB = 64_000  # of pages, while writing: a million pairs are read in any order
@@ -58,6 +59,7 @@ _TABLES = f"""
         event INTEGER NOT NULL REFERENCES event,
         pair_id TEXT NOT NULL,
         decided INTEGER NOT NULL,         -- the event with the current decision; 0: none
+        captioned INTEGER NOT NULL,       -- the event with the current new captions; 0: none
         noted INTEGER NOT NULL,           -- the event with the current note; 0: none
         previous INTEGER NOT NULL,        -- the pair's current entry before this one; 0: none
         judged INTEGER NOT NULL DEFAULT 0 -- the caption key; 0: unknown, the entry applies to any captions
@@ -67,6 +69,7 @@ _TABLES = f"""
         judged INTEGER NOT NULL,
         entry INTEGER NOT NULL,
         decided INTEGER NOT NULL,
+        captioned INTEGER NOT NULL,
         noted INTEGER NOT NULL,
         PRIMARY KEY (pair_id, judged)
     ) WITHOUT ROWID;
@@ -81,29 +84,34 @@ _TABLES = f"""
     {_APPEND_ONLY}
     COMMIT;
 """
-# The current entry of a pair is the later of two: on its captions, and on unknown captions (key 0).
+# The current entry of a pair is the later of two: on its captions, and on unknown captions (key 0). "Undecided" takes a
+# recaption back, and leaves what find and replace changed.
 _DECIDE = """
-    INSERT INTO entry (event, pair_id, decided, noted, previous, judged)
-    SELECT ?1, ?2, ?1,
-        coalesce(?3, iif(ifnull(anywhere.entry > here.entry, here.entry IS NULL), anywhere.noted, here.noted), 0),
-        max(ifnull(anywhere.entry, 0), ifnull(here.entry, 0)), ?4
-    FROM (SELECT 1) LEFT JOIN standing AS here ON here.pair_id = ?2 AND here.judged = ?4
-    LEFT JOIN standing AS anywhere ON anywhere.pair_id = ?2 AND anywhere.judged = 0
+    INSERT INTO entry (event, pair_id, decided, captioned, noted, previous, judged)
+    SELECT :event, :pair_id, iif(:edits, ifnull(current.decided, 0), :event),
+        CASE WHEN :edits OR :decision = 'recaption' THEN :event
+            WHEN :decision IS NOT NULL OR edit.event THEN ifnull(current.captioned, 0) ELSE 0 END,
+        coalesce(:noted, current.noted, 0), ifnull(current.entry, 0), :judged
+    FROM (SELECT 1) LEFT JOIN (
+        SELECT * FROM standing WHERE pair_id = :pair_id AND judged IN (0, :judged) ORDER BY entry DESC LIMIT 1
+    ) AS current
+    LEFT JOIN own_captions AS edit ON edit.event = current.captioned AND edit.pair_id = :pair_id
 """
 _UNDO = """
-    INSERT INTO entry (event, pair_id, decided, noted, previous, judged)
-    SELECT ?, entry.pair_id, coalesce(before.decided, 0), coalesce(before.noted, 0), standing.entry, entry.judged
-    FROM entry JOIN standing USING (pair_id, judged, decided)
+    INSERT INTO entry (event, pair_id, decided, captioned, noted, previous, judged)
+    SELECT ?, entry.pair_id, ifnull(before.decided, 0), ifnull(before.captioned, 0), ifnull(before.noted, 0),
+        standing.entry, entry.judged
+    FROM entry JOIN standing USING (pair_id, judged, decided, captioned)
     LEFT JOIN entry AS before ON before.id = entry.previous
     WHERE entry.id BETWEEN ? AND ? AND NOT EXISTS (
         SELECT 1 FROM standing AS later WHERE later.pair_id = entry.pair_id AND later.entry > standing.entry
-        AND later.decided != entry.decided AND 0 IN (later.judged, entry.judged)
+        AND (later.decided, later.captioned) != (entry.decided, entry.captioned) AND 0 IN (later.judged, entry.judged)
     )
     ORDER BY entry.id
 """
 _UPDATE_CURRENT = """
-    INSERT OR REPLACE INTO standing (pair_id, judged, entry, decided, noted)
-    SELECT pair_id, judged, id, decided, noted FROM entry WHERE id >= ? ORDER BY pair_id, judged
+    INSERT OR REPLACE INTO standing (pair_id, judged, entry, decided, captioned, noted)
+    SELECT pair_id, judged, id, decided, captioned, noted FROM entry WHERE id >= ? ORDER BY pair_id, judged
 """
 _OUTCOMES = """
     CREATE TABLE IF NOT EXISTS told (
@@ -156,11 +164,13 @@ def add_decision(
 ) -> tuple[int, int]:
     """Add a decision on pairs and their caption keys (0: unknown); return the event's number and number of pairs.
 
-    `captions` (a JSON list) is for all pairs or by pair; `note` None leaves the notes; `neutral` judges no caption.
+    `captions` is a JSON list for all pairs; `captions_by_pair` replaces captions and leaves the decisions; `note` None
+    leaves the notes; `neutral` judges no caption.
     """
     number, first = count_rows(log, "event") + 1, count_rows(log, "entry") + 1
-    noted = None if note is None else number
-    log.executemany(_DECIDE, ((number, pair_id, noted, key) for pair_id, key in pairs))
+    values = {"event": number, "decision": decision, "edits": captions_by_pair is not None}
+    values["noted"] = None if note is None else number
+    log.executemany(_DECIDE, (values | {"pair_id": pair_id, "judged": key} for pair_id, key in pairs))
     rows = ((number, pair_id, texts) for pair_id, texts in (captions_by_pair or {}).items())
     log.executemany("INSERT INTO own_captions VALUES (?, ?, ?)", rows)
     if neutral:

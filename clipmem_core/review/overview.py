@@ -9,12 +9,10 @@ import pandas as pd
 
 from clipmem_core import columns as c
 from clipmem_core.audit.store import PAIRS, QUARANTINE, SCORES, Audit, Record
-from clipmem_core.audit.verdict import NULL_CHECK
 from clipmem_core.config import AuditConfig
 from clipmem_core.review.queries import count_rows, fetch_all, fetch_frame, number
 
 MEMBERS_SHOWN = 6  # with a column each
-DETECTION_METRICS = {"auroc": "AUROC", "average_precision": "average precision", "precision_at_k": "precision at k"}
 ATTACK_MEASURES = {"auroc": "AUROC", "TPR@0.01": "TPR at 1 % FPR", "TPR@0.001": "TPR at .1 % FPR"}
 LIMIT = 6000  # points a browser draws at once, fast enough for a lasso
 CELLS = (96, 64)  # of the density, along x and y
@@ -73,34 +71,6 @@ def group_bins(audit: Audit, *, bins: int) -> pd.DataFrame:
         counts = np.histogram(values, edges)[0]
         rows += [(group, edges[k], edges[1] - edges[0], counts[k] / len(values)) for k in np.flatnonzero(counts)]
     return pd.DataFrame(rows, columns=[c.GROUP, "low", "width", "share"])
-
-
-def explain_null(groups: pd.DataFrame, verdict: dict[str, Any]) -> str:
-    """Say whether clipmem is near 0 for the groups without memorization; empty if the audit has none."""
-    null = groups[groups[c.GROUP].isin([c.SHARED, c.EXTERNAL])]
-    if null.empty:
-        return ""
-    means = [f"{mean:+.3f} for {group}" for group, mean in zip(null[c.GROUP], null["mean"], strict=True)]
-    listed = f"mean clipmem is {' and '.join(means)} pairs".replace("-", "−")
-    good = next((check["good"] for check in verdict["checks"] if check["name"] in NULL_CHECK), None)
-    if good is False:
-        return f"The null is not near 0: {listed}. Read clipmem against that, not against 0."
-    return f"The null{' is near 0' if good else ''}: {listed}, where no pair can stand out as memorized."
-
-
-def detection_table(detection: list[dict[str, Any]]) -> pd.DataFrame:
-    """Return AUROC, average precision and precision at k of each score with their intervals, as text."""
-    texts = [
-        {"score": row["score"]} | {metric: _with_interval(row, metric) for metric in DETECTION_METRICS}
-        for row in detection
-    ]
-    return pd.DataFrame(texts, columns=["score", *DETECTION_METRICS])
-
-
-def _with_interval(row: dict[str, Any], metric: str) -> str:
-    value, low, high = (row.get(f"{metric}{end}") for end in ("", "_low", "_high"))
-    bounds = "" if low is None or high is None else f" ({low:.2f} to {high:.2f})"
-    return "" if value is None else f"{value:.3f}{bounds}"
 
 
 def attack_rows(attacks: list[dict[str, Any]]) -> tuple[pd.DataFrame, list[str]]:

@@ -65,6 +65,7 @@ class Selection:
         return bool(self.meaning or self.like)
 
 
+RANDOM_CHECK = Selection(order=RANDOM)  # its first 50 pairs are the random check
 _TEXTS = ("group", "label", "injected", "decision", "check", "words", "map", "meaning", "like", "by")
 
 

@@ -100,10 +100,23 @@ def wrong_words(audit: Audit) -> tuple[str, str]:
 
 
 def random_check(audit: Audit) -> str:
-    """Say what a random check of 50 pairs shows; empty for a smaller audit."""
-    pairs = len(wrong_estimate(audit)[1].drawn)
+    """Say what a random check of 50 pairs has shown so far, or can show; empty for a smaller audit."""
+    drawn, decisions = wrong_estimate(audit)[1].drawn, decided(audit)
+    pairs, sample = len(drawn), drawn[: p.CHECKED]
     if pairs <= p.CHECKED:
         return ""
+    done = sample[decisions.codes[sample] != UNDECIDED_CODE]
+    checked = done[~decisions.neutral[done]]
+    found = int((decisions.codes[checked] != CODES[KEEP]).sum())
+    low, high = p.count_of_sample(found, len(checked), pairs)
+    if len(done) == p.CHECKED:
+        estimate = found * pairs / max(len(checked), 1)
+        return (
+            f"Random check: {found} of {len(checked)} pairs had a wrong caption. That makes about {estimate:,.0f} "
+            f"({low:,}–{high:,}) of all {pairs:,}, decided or not (95 % interval)."
+        )
+    if len(done):
+        return f"Random check: {len(done)} of {p.CHECKED} checked, {found} wrong so far."
     most = p.count_of_sample(0, p.CHECKED, pairs)[1]
     return (
         f"A random check finds every kind of error, also a single wrong word. If all {p.CHECKED} captions are right, "

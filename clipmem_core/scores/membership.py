@@ -45,7 +45,8 @@ def group_size(n_pairs: int) -> int:
         (500, 50, 5000)
     """
     if n_pairs < MIN_PAIRS:
-        raise InputError(f"an audit needs at least {MIN_PAIRS} usable pairs, found {n_pairs}: see what `inspect` lists")
+        advice = "add pairs, or repair the rows that `inspect` lists"
+        raise InputError(f"an audit needs at least {MIN_PAIRS} usable pairs, found {n_pairs}: {advice}")
     return min(MAX_GROUP, max(MIN_GROUP, n_pairs // 11))
 
 

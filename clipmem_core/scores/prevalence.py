@@ -27,10 +27,6 @@ ASSUMPTION = (
     "right captions have one peak and regular tails. The upper bound with captions taken from similar pictures needs "
     "no such assumption, but scores cannot tell those captions from right ones."
 )
-REVIEW_ASSUMPTION = (
-    "This count does not depend on the scores: the most suspicious pairs are counted, and the rest is estimated from "
-    "the pairs drawn at random. It assumes that every decision is right and was made in the order of the review."
-)
 # The share of wrong pairs from which a second round leaves them out, by the setting `rounds`. Members hardly improve
 # below a hundredth; a second round finds clearly more from a tenth on.
 SECOND_ROUND_FROM = {"2": 0.01, "auto": 0.1}
@@ -56,8 +52,6 @@ class WrongCount:
     low: float | None  # of a 95 % interval
     high: float | None
     posterior: np.ndarray = field(repr=False)  # probability that a pair's caption is wrong, [n_pairs]; NaN if unknown
-    method: str = "scores"
-    assumptions: str = ASSUMPTION
     missing: str = ""
 
 
@@ -235,12 +229,13 @@ def summarize_count(fit: np.ndarray, swapped: np.ndarray, similar: np.ndarray, s
     Args: `similar` is as `swapped`, with the caption most like a pair's own.
 
     Returns:
-        estimate, low, high, method, assumptions and missing as of `WrongCount`; `stop`, the number of pairs to review,
-        at least 50, and `left`, how many wrong captions are left then, with its interval; `near`, the count, low and
-        high with similar captions as the swapped ones: only the upper bound holds for wrong captions that are similar.
+        estimate, low, high and missing as of `WrongCount`; assumptions, a sentence; `stop`, the number of pairs to
+        review, at least 50, and `left`, how many wrong captions are left then, with its interval; `near`, the count,
+        low and high with similar captions as the swapped ones: only the upper bound holds for similar wrong captions.
     """
     count, if_similar = estimate_wrong(fit, swapped), estimate_wrong(fit, similar)
-    summary = {name: getattr(count, name) for name in ("estimate", "low", "high", "method", "assumptions")}
+    summary: dict[str, Any] = {name: getattr(count, name) for name in ("estimate", "low", "high")}
+    summary["assumptions"] = ASSUMPTION
     summary["near"] = [if_similar.estimate, if_similar.low, if_similar.high]
     summary["missing"] = count.missing or None
     if count.missing:
@@ -304,7 +299,7 @@ def count_reviewed(review: Review, wrong: np.ndarray, decided: np.ndarray, poste
         review: the order of the review.
         wrong: true where the caption was found wrong, [n_pairs].
         decided: true for reviewed pairs, [n_pairs].
-        posterior: each pair's probability by the scores, [n_pairs]; returned for the pairs without a decision.
+        posterior: each pair's probability by the scores, [n_pairs].
 
     Returns:
         The count among all pairs with a score. While no random pair of the rest is reviewed, the interval runs from
@@ -327,9 +322,7 @@ def count_reviewed(review: Review, wrong: np.ndarray, decided: np.ndarray, poste
         estimate,
         float(counted + max(low, wrong_elsewhere)),
         float(counted + min(high, len(drawn) - right)),
-        np.where(decided, wrong.astype(float), posterior),
-        method="review",
-        assumptions=REVIEW_ASSUMPTION,
+        posterior,
         missing="" if enough else f"fewer than {FEWEST_CHECKED} pairs were checked at random",
     )
 

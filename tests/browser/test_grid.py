@@ -10,7 +10,7 @@ from clipmem_core.review.decisions import Review
 from clipmem_core.review.maps import make_map
 from tests.browser.conftest import TRAINED
 from tests.browser.reviewing import STORED, events, press
-from tests.browser.watched import check_pictures, wait_idle
+from tests.browser.watched import check_pictures, close_watched, open_watched, wait_idle
 
 POINT = """() => {
     const plot = document.querySelector('.js-plotly-plot'), {x, y, customdata} = plot._fullData.at(-1)
@@ -67,7 +67,7 @@ def test_at_five_keys_a_second_each_is_stored_once_on_the_marked_pair_and_others
     page.locator(".card").nth(11).locator(".badge.remove").wait_for()
     page.keyboard.press("ArrowRight")
     page.keyboard.press("ArrowRight")
-    page.get_by_text("2 / 19").wait_for()
+    page.wait_for_url("**page=2**")
     page.locator(".card.current").first.wait_for()
     assert "page=2" in page.url
     page.troubles.clear()  # a page that is turned leaves pictures behind
@@ -102,6 +102,43 @@ def test_enter_shows_a_picture_and_opens_its_pair_and_keys_rest_below_a_dialog(
     wait_idle(page)
     assert review.counts() == {"keep": 0, "remove": 0, "recaption": 0}
     page.troubles.clear()  # pictures of the previous page
+
+
+def test_one_undo_takes_find_and_replace_back_before_an_older_key(page: Any, address: str, review: Review) -> None:
+    open_browse(page, address)
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("k")
+    before = page.locator(".card .caption").all_inner_texts()
+    page.get_by_test_id("stPopover").filter(has_text="All 220").get_by_role("button").click()
+    page.get_by_role("button", name="Find and replace").click()
+    for label, text in (("Find", "a"), ("Replace with", "å")):
+        page.get_by_label(label, exact=True).fill(text)
+        page.keyboard.press("Enter")
+        wait_idle(page)
+    page.get_by_role("dialog").get_by_test_id("stBaseButton-primary").click()
+    page.get_by_text(" pairs changed.").first.wait_for()
+    page.locator(".card .caption", has_text="å").first.wait_for()
+    page.get_by_text("1 of 220 decided").wait_for()
+    page.keyboard.press("u")
+    page.locator(".card .caption", has_text="å").first.wait_for(state="detached")
+    assert page.locator(".card .caption").all_inner_texts() == before
+    assert (review.counts()["keep"], len(review.table())) == (1, 1)
+    page.keyboard.press("u")
+    page.get_by_text("0 of 220 decided").wait_for()
+    page.locator(".card").nth(2).get_by_role("button", name="More like this picture").click()
+    page.wait_for_url("**like=**")
+    page.troubles.clear()  # pictures of the previous page
+
+
+def test_without_a_mouse_the_keys_can_be_read(browser: Any, address: str) -> None:
+    touch = browser.new_context(has_touch=True, is_mobile=True)
+    page = open_watched(touch)
+    open_browse(page, address)
+    page.locator(".help").click()
+    assert page.locator("dialog kbd").first.is_visible()
+    assert not page.locator("[data-act=undo] kbd").is_visible()
+    close_watched(page, address)
+    touch.close()
 
 
 def test_the_map_shows_the_picture_at_the_pointer_and_a_click_its_pair(

@@ -1,8 +1,10 @@
 """The page Audits: the list with its actions, running and stopped audits, and the form that checks and starts one."""
 
 import dataclasses
+import io
 import json
 import os
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from streamlit.testing.v1 import AppTest
 from clipmem_core.audit.jobs import Task
 from clipmem_core.audit.preflight import Request
 from clipmem_core.audit.store import write_json
-from clipmem_core.cli import parse
+from clipmem_core.cli import main, parse
 from clipmem_core.config import preset_config
 from clipmem_core.dashboard import running
 from tests.dashboard.test_pages import labels, open_page, texts, titles, unfinished
@@ -195,10 +197,23 @@ def test_locked_towers_are_the_default_and_hide_fields_without_effect(calls: Cal
     )
 
 
+def test_a_data_set_that_is_too_small_is_refused_with_its_bad_rows(tmp_path: Path) -> None:
+    (tmp_path / "pairs.csv").write_text("filepath,caption\nabsent.png,a crow\n")
+    app = form(str(tmp_path / "pairs.csv"))
+    assert any("at least 200 pictures" in caption.value for caption in app.caption)
+    request = Request(str(tmp_path / "pairs.csv"), "pairs", TINY)
+    with redirect_stdout(io.StringIO()) as printed:
+        assert main(list(request.check.arguments)) == 2
+    leave_job(request.check.folder, exit_code=2, said=f"{printed.getvalue()}error: needs at least 200\n")
+    app = form(str(tmp_path / "pairs.csv"))
+    assert "needs at least 200" in texts(app)
+    assert "pairs.csv:2" in table(app, "row")["row"][0]
+
+
 def test_a_finished_check_starts_exactly_what_it_checked(data: Path, calls: Calls) -> None:
     reason = {"rows": 10, "reason": "<b>[x](javascript:alert(1))", "example": "$x$"}
     request = Request("scenes", "scenes", TINY)
-    said = f"{json.dumps({'exact': True, 'reasons': [reason], **FOUND})}\n"
+    said = f"{json.dumps({'exact': True, 'reasons': [reason], 'rows_in_quarantine': [], **FOUND})}\n"
     leave_job(request.check.folder, exit_code=0, said=said)
     app = form()
     assert [metric.value for metric in app.metric] == ["220", "1,100", "10", "3"]

@@ -1,12 +1,15 @@
 """The page Browse: which pairs it shows, in which order and how, and decisions on all pairs of a selection."""
 
+from dataclasses import replace
 from typing import Any
 
 from streamlit.testing.v1 import AppTest
 
-from clipmem_core.audit.store import CAPTION_TABLE, Audit, write_table
+from clipmem_core.audit.store import CAPTION_TABLE, PAIRS, Audit, write_table
 from clipmem_core.dashboard import browse
+from clipmem_core.review.cards import cards, first_captions
 from clipmem_core.review.decisions import open_review
+from clipmem_core.review.selection import Selection
 from tests.dashboard.test_pages import address, open_page, press, texts, toasts
 from tests.dashboard.test_reviewing import mounted
 from tests.fixtures import HOSTILE, Copy, caption_rows, write_words
@@ -118,10 +121,12 @@ def test_any_score_orders_and_is_in_bold_and_decided_pairs_wear_a_badge_and_can_
     assert (grid(app)["decided"], grid(app)["total"]) == (1, 80)
 
 
-def test_the_order_by_single_captions_shows_the_worst_one_first_with_its_surprising_words(copy: Copy) -> None:
+def test_a_card_shows_the_caption_that_matched_else_the_suspicious_one_as_it_is_now(copy: Copy) -> None:
     audit = copy()
     first = ranked(audit, "caption_misfit")[0]
-    captions = audit.pairs.set_index("pair_id")["captions"][first].tolist()
+    pairs = audit.pairs.set_index("pair_id", drop=False)
+    captions = pairs.at[first, "captions"] = ["a crow", "a Square box", "two birds"]
+    write_table(audit.folder / PAIRS, pairs)
     rows = caption_rows(audit)
     write_table(audit.folder / CAPTION_TABLE, rows.assign(similarity_out=0.0, misfit=rows["caption"]))
     write_words(audit)
@@ -129,7 +134,17 @@ def test_the_order_by_single_captions_shows_the_worst_one_first_with_its_surpris
     card = grid(app)["cards"][0]
     assert (card["pair_id"], card["captions"]) == (first, [captions[-1], *captions[:-1]])
     assert [mark["word"] for mark in card["marks"]] == [captions[-1].split()[-1]]
-    assert not grid(open_page(BROWSE, order="misfit"))["cards"][0]["marks"]
+    card = next(card for card in grid(open_page(BROWSE, size="96"))["cards"] if card["pair_id"] == first)
+    assert (card["captions"][0], card["marks"]) == ("two birds", [])
+    (card,) = grid(open_page(BROWSE, words="SQUARE crow"))["cards"]
+    assert card["captions"][0] == "two birds"  # no caption has both words
+    (card,) = grid(open_page(BROWSE, words="box", order="misfit"))["cards"]
+    assert card["captions"][0] == "a Square box"
+    shown = cards(audit, [list(pairs["pair_id"]).index(first)])[0]
+    assert first_captions(audit, [replace(shown, matched=0)], Selection(words="box"))[first][0] == 0
+    open_review(audit).decide([first], "recaption", captions=["a crow", "two kites"])
+    card = next(card for card in grid(open_page(BROWSE, size="96"))["cards"] if card["pair_id"] == first)
+    assert card["captions"] == ["two kites", "a crow"]
 
 
 def test_captions_and_the_address_reach_the_page_as_data_alone(copy: Copy) -> None:
@@ -146,11 +161,9 @@ def test_captions_and_the_address_reach_the_page_as_data_alone(copy: Copy) -> No
         assert not [value for value in parsed if word in value]
 
 
-def test_a_whole_selection_is_decided_after_a_yes_and_undone(copy: Copy) -> None:
+def test_a_whole_selection_is_decided_and_undone(copy: Copy) -> None:
     audit = copy("paper")
     app = press(open_page(BROWSE, group="candidate", order="clipmem"), "Remove")
-    assert open_review(audit).counts()["remove"] == 0
-    press(app, "Yes, remove: 20 pairs")
     removed = open_review(audit).decisions(audit.pairs["pair_id"].tolist())
     assert set(removed) == set(ranked(audit, "clipmem", "group == 'candidate'"))
     press(app, "Undo")
@@ -180,6 +193,11 @@ def test_find_and_replace_shows_every_change_stores_all_and_undoes_them_as_one(c
     assert (table["before"].str.replace("square", "<b>box</b>") == table["after"]).all()
     app.session_state[browse.OPENED] = True
     app.button(key="bulk-edit-store").click().run()
-    assert open_review(audit).counts()["recaption"] == having
+    table = open_review(audit).table()
+    assert (len(table), set(table["decision"])) == (having, {None})
+    assert grid(app)["decided"] == 0
+    assert all("<b>box</b>" in " ".join(card["captions"]) for card in grid(app)["cards"])
+    assert grid(app)["events"] == [[1, False]]
     press(app, "Undo")
-    assert open_review(audit).counts()["recaption"] == 0
+    assert open_review(audit).table().empty
+    assert grid(app)["events"] == [[1, True]]

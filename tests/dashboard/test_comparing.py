@@ -89,7 +89,6 @@ def test_the_page_has_the_numbers_of_pandas_and_the_pairs_that_changed_most(two:
     assert metrics(app) == {
         "Common pairs": "100",
         "Spearman": f"{first.corr(second, method='spearman'):.2f}",
-        "Pearson": f"{first.corr(second):.2f}",
         "Mean difference": f"+{(second - first).mean():.2g}",
     }
     cards = changes(app)

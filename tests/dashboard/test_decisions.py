@@ -62,8 +62,8 @@ def test_the_list_shows_the_last_decision_first_and_the_address_filters_it(audit
     assert metrics(app) == {"Keep": "2", "Remove": "3", "Change caption": "1", "Undecided": "94"}
     table, ids = app.dataframe[0].value, audit.pairs["pair_id"].tolist()
     assert table["pair"].tolist() == ["elsewhere.png", ids[6], *reversed(ids[3:6]), ids[2], *reversed(ids[:2])]
-    assert table["decision"].tolist() == ["keep", "note only", *["remove"] * 3, "change caption", "keep", "keep"]
-    assert table["new captions"][5] == "new one · another"
+    assert table["decision"].tolist() == ["keep", "undecided", *["remove"] * 3, "change caption", "keep", "keep"]
+    assert "→ another] (caption 2)" in table["changed captions"][5]
     assert table["note"].tolist()[1::4] == ["look again", "wrong before"]
     assert table["picture"][1:].str.startswith("data:image/jpeg;base64,").all()
     assert parse_qs(urlsplit(table["open"][1]).query)["pair"] == [ids[6]]

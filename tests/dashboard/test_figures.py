@@ -1,4 +1,4 @@
-"""Figures, with each pair or arm at its place and foreign text escaped, and thumbnails."""
+"""Maps, with each pair at its place and foreign text escaped, and thumbnails."""
 
 import io
 from collections.abc import Callable
@@ -10,13 +10,9 @@ import plotly.graph_objects as go
 import pytest
 from PIL import Image
 
-from clipmem_core.audit.store import Audit
 from clipmem_core.dashboard.cards import SIDE, placeholder, start_thumbnails, thumbnail
-from clipmem_core.figures.audit_scores import TERM_NAMES, comparison_figure, group_figure, term_figure
 from clipmem_core.figures.clouds import contribution_figure, embedding_figure, score_map_figure
-from clipmem_core.figures.layout import GROUP_COLOURS, group_colour
-from clipmem_core.figures.studies import tradeoff_figure
-from clipmem_core.review.overview import load_overview
+from clipmem_core.figures.layout import group_colour
 
 NONE = pd.DataFrame()
 MAPS: dict[str, tuple[Callable[..., go.Figure], str, str]] = {
@@ -45,41 +41,6 @@ def points(n: int = 40) -> pd.DataFrame:
     return frame
 
 
-def test_groups_have_a_ridge_and_their_mean_with_its_interval(made: dict[str, Audit]) -> None:
-    overview = load_overview(made["paper"])
-    figure = group_figure(overview.groups, overview.bins)
-    dots = [trace for trace in figure.data if trace.mode == "markers"]
-    assert [trace.x[0] for trace in dots] == overview.groups["mean"].tolist()
-    assert [trace.marker.color for trace in dots] == [GROUP_COLOURS[group] for group in overview.groups["group"]]
-    assert dots[0].x[0] + dots[0].error_x.array[0] == pytest.approx(overview.groups["high"][0])
-    for place, area in zip((3, 2, 1, 0), (trace for trace in figure.data if trace.fill == "toself"), strict=True):
-        assert place == min(area.y) < max(area.y) < place + 0.8  # below the next group
-
-
-def test_terms_have_a_dot_a_member_and_a_bar_at_the_mean_of_each_side() -> None:
-    terms = {term: [place + 0.1 * row for row in range(3)] for place, term in enumerate(TERM_NAMES)}
-    members = pd.DataFrame({"member": ["<m0>", "m1", "m2"], "side": ["in", "in", "out"], **terms})
-    figure = term_figure(members, colour="#123456", names={"in": "trained <with> it", "out": "trained without it"})
-    mean_in, dots_in, mean_out, dots_out = figure.data
-    assert list(mean_in.x) == pytest.approx([place + 0.05 for place in range(5)])
-    assert list(dots_in.x) == pytest.approx([place + shift for shift in (0, 0.1) for place in range(5)])
-    assert list(mean_out.x) == list(dots_out.x) == pytest.approx([place + 0.2 for place in range(5)])
-    assert (dots_in.name, dots_in.customdata[0]) == ("trained &lt;with&gt; it", "&lt;m0&gt;")
-
-
-def test_a_comparison_has_a_dot_a_pair_that_carries_its_row() -> None:
-    rows = np.arange(3)
-    table = pd.DataFrame({"pair_id": ["a", "b", "<a href='x'>" + "y" * 100], "row_one": rows, "row_other": rows + 9})
-    table = table.assign(one=rows * 0.5, other=rows * 0.5 - 1, group_one=["scored", "external", "<b>g</b>"])
-    figure = comparison_figure(table, column="similarity_out", names=("<i>x</i>", "b"))
-    dots = {trace.name: trace for trace in figure.data if trace.mode == "markers"}
-    assert dots["external"].marker.color == group_colour("external")
-    assert (dots["external"].x[0], dots["external"].y[0], dots["external"].customdata[0][0]) == (0.5, -0.5, 1)
-    assert dots["&lt;b&gt;g&lt;/b&gt;"].customdata[0][1].startswith("&lt;a href='x'&gt;yyy")
-    assert figure.layout.xaxis.title.text == "similarity out in &lt;i&gt;x&lt;/i&gt;"
-    assert list(figure.data[-1].x) == list(figure.data[-1].y) == [-1.0, 1.0]  # the line on which nothing changed
-
-
 @pytest.mark.parametrize("name", MAPS)
 def test_classes_on_a_map_have_their_colours_and_all_their_pairs(name: str) -> None:
     (draw, x, y), frame = MAPS[name], points()
@@ -97,26 +58,6 @@ def test_classes_on_a_map_have_their_colours_and_all_their_pairs(name: str) -> N
     assert hostile.name.startswith('&lt;img src=x&gt; &amp; "%{x}" xxx')
     assert len(hostile.name) < 60
     assert "img" not in hostile.hovertemplate
-
-
-def test_each_arm_is_a_dot_with_both_intervals_and_an_arrow_leads_to_the_chosen_one() -> None:
-    places = {"none": (0.3, 0.4), "mask": (0.2, 0.45), "noise": (0.29, 0.38), "<img src=x>": (0.1, 0.3)}
-    rows = [
-        {"arm": arm, "memorization": x, "memorization_low": x - 0.01, "memorization_high": x + 0.01}
-        | {"utility": y, "utility_low": y - 0.01, "utility_high": y + 0.01, "text": [arm, "3 seeds"]}
-        for arm, (x, y) in places.items()
-    ]
-    shown = {"titles": ("<b>x</b>", "y"), "front": ["<img src=x>", "mask"], "reference": "none", "chosen": "mask"}
-    figure = tradeoff_figure(pd.DataFrame(rows), **shown)
-    by_name = {trace.name: trace for trace in figure.data if trace.name}
-    best = by_name["Pareto-optimal"]
-    assert list(zip(best.x, best.y, strict=True)) == [(0.2, 0.45), (0.1, 0.3)]
-    assert best.error_x.array[0] == best.error_y.arrayminus[0] == pytest.approx(0.01)
-    assert list(best.customdata) == ["mask<br>3 seeds", "&lt;img src=x&gt;<br>3 seeds"]
-    assert list(by_name["dominated"].x) == [0.29]
-    (arrow,) = figure.layout.annotations
-    assert (arrow.ax, arrow.ay, arrow.x, arrow.y) == (0.3, 0.4, 0.2, 0.45)
-    assert "<img" not in figure.to_json().replace("\\u003c", "<")
 
 
 def opened(data: bytes) -> Image.Image:

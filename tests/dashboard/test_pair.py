@@ -60,9 +60,9 @@ def test_a_link_opens_its_pair_with_scores_terms_and_checks(audit_of: Callable[.
     score = audit.scores.iloc[20]
     assert "injected error: miscaption" in " ".join(texts(app))
     captions, words, means = (element.value for element in app.dataframe)
-    assert captions["caption"].tolist() == audit.pairs["captions"][20].tolist()
+    assert captions["audited caption"].tolist() == audit.pairs["captions"][20].tolist()
     assert captions["word misfit"].tolist() == [0, 0.5, 1]
-    assert words["word"].tolist() == [caption.split()[-1] for caption in captions["caption"]]
+    assert words["word"].tolist() == [caption.split()[-1] for caption in captions["audited caption"]]
     assert set(words["probability"]) == {"unlikely: 0.3%; likelier: fox<b> 41%"}
     assert means.loc["positive", "in"] == pytest.approx(score["positive_in"])
     assert means.loc["positive", "in − out"] == pytest.approx(score["positive_in"] - score["positive_out"])

@@ -25,13 +25,7 @@ def test_an_audit_agrees_with_itself_but_for_changed_captions_and_is_sampled_ali
 ) -> None:
     one, other = copy(name="a"), copy(name="b")
     same = compare(one, other, limit=5)
-    assert (same.n_common, same.n_scored, same.only_one, same.only_other) == (100, 100, 0, 0)
-    assert same.spearman == pytest.approx(1)
-    assert same.pearson == pytest.approx(1)
-    assert (same.mean_difference, same.low, same.high) == (0, 0, 0)
-    assert same.changed["difference"].tolist() == [0] * 5
-    assert same.changed["row_one"].tolist() == [0, 1, 2, 3, 4]
-    assert same.warnings == ()
+    assert (same.mean_difference, same.low, same.high, same.warnings) == (0, 0, 0, ())
     monkeypatch.setattr("clipmem_core.review.compare.POINTS", 30)
     first, again = compare(one, other, limit=1).points, compare(one, other, limit=1).points
     assert len(first) == 30
@@ -65,7 +59,6 @@ def test_it_agrees_with_pandas_on_audits_of_other_order_and_size(copy: Copy) -> 
     difference = expected["clipmem_other"] - expected["clipmem_one"]
     assert result.n_scored == len(expected) == 78
     assert result.spearman == pytest.approx(expected["clipmem_one"].corr(expected["clipmem_other"], method="spearman"))
-    assert result.pearson == pytest.approx(expected["clipmem_one"].corr(expected["clipmem_other"]))
     assert result.mean_difference == pytest.approx(difference.mean())
     top = expected.loc[difference.abs().sort_values(ascending=False).index[:7]]
     assert result.changed["pair_id"].tolist() == top["pair_id"].tolist()

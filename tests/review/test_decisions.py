@@ -118,7 +118,11 @@ class Rounds(RuleBasedStateMachine):
     def decide(self, pairs: list[str], decision: str | None, note: str | None) -> None:
         event, distinct = len(self.changes) + 1, list(dict.fromkeys(pairs))
         captions = (f"caption {event}",) if decision == RECAPTION else ()
-        after = {pair: (event, decision, captions, self.blank(pair)[3] if note is None else note) for pair in distinct}
+        after = {}
+        for pair in distinct:
+            _, _, before, noted = self.blank(pair)
+            texts = captions or (before if decision else ())  # undecided takes a recaption back
+            after[pair] = (event, decision, texts, noted if note is None else note)
         self.apply({pair: (self.blank(pair), after[pair]) for pair in distinct}, None)
         assert self.review.decide(pairs, decision, captions=captions, note=note) == Outcome(event, len(distinct))
 

@@ -45,7 +45,7 @@ def refused(review: Review) -> str:
 
 
 def test_another_file_is_refused_and_not_changed(review: Review) -> None:
-    changes = {"PRAGMA user_version = 4": "version 4", "DROP TABLE standing": "no such table", "": "not a database"}
+    changes = {"PRAGMA user_version = 5": "version 5", "DROP TABLE standing": "no such table", "": "not a database"}
     for change, why in changes.items():
         content = review.path.read_bytes()
         query(review.path, change) if change else review.path.write_bytes(b"these are notes\n" * 100)

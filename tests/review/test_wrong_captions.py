@@ -65,7 +65,9 @@ def test_spot_checks_replace_an_estimate_that_they_contradict(audit: Audit) -> N
     assert count.estimate < 10
     checked = [f"p{row}" for row in order.drawn[:50]]
     review.decide(checked[:10], "remove")  # errors that the scores do not see
+    assert "10 of 50 checked, 10 wrong" in random_check(audit)
     review.decide(checked[10:], "keep")
+    assert "10 of 50 pairs had a wrong caption. That makes about 800 (" in random_check(audit)
     result = review_progress(audit)
     assert result.by_spot_checks
     assert result.remaining is not None
@@ -109,7 +111,7 @@ def test_unlikely_words_are_marked_in_escaped_text(copy: Copy) -> None:
     audit = copy()
     shown = cards(audit, range(10))
     write_words(audit)
-    firsts = first_captions(audit, shown, "caption_misfit")
+    firsts = first_captions(audit, shown, Selection(order="caption_misfit"))
     for card in shown:
         html = marked(card.captions[0], firsts[card.pair_id][1])
         assert unescape(re.sub("</?u[^>]*>", "", html)) == card.captions[0]
