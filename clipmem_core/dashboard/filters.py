@@ -112,15 +112,9 @@ def draw_queues(audit: Audit, selection: Selection) -> None:
 def draw_filters(audit: Audit, selection: Selection) -> None:
     """Draw search, the most used filters, the order, and all other filters behind buttons."""
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        search = f"Search {SIDES[selection.by]} by meaning"
-        for field, label, placeholder, width in (
-            ("meaning", "Search by meaning", search, 235),
-            ("words", "Words in the caption", "Words in the caption", 165),
-        ):
-            style = {"type": "search", "placeholder": placeholder, "width": width} | HIDDEN
-            value, on_choose = getattr(selection, field), _setter(field)
-            page.draw_set(st.text_input, label, key=field, value=value, on_choose=on_choose, **style)
+        _type(selection, "meaning", "Search by meaning", width=175)
         _choose(selection, "by", "Search in", list(SIDES), lambda side: f"in {SIDES[side]}", width=125, **HIDDEN)
+        _type(selection, "words", "Words in the caption", width=165)
         _choose(selection, "decision", "Decision", DECISIONS, DECISIONS.__getitem__, width=155, **HIDDEN)
         scores = [*([s.MATCH] if selection.searched else []), *BY_NAME, s.RANDOM]
         names = {score: f"Sort by {words(score)}" for score in scores}
@@ -139,6 +133,11 @@ def draw_filters(audit: Audit, selection: Selection) -> None:
             _choose_listed(selection, "injected", "Injected error", [*INJECTED, *kinds] if kinds else [], INJECTED)
             _choose_listed(selection, "check", "Check", list(checks), checks)
         draw_keys(BROWSE_KEYS)
+
+
+def _type(selection: Selection, field: str, label: str, *, width: int) -> None:
+    style = {"type": "search", "placeholder": label, "width": width, "value": getattr(selection, field)} | HIDDEN
+    page.draw_set(st.text_input, label, key=field, on_choose=_setter(field), **style)
 
 
 def _choose_listed(

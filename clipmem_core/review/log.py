@@ -84,6 +84,18 @@ _TABLES = f"""
     {_APPEND_ONLY}
     COMMIT;
 """
+# In version 3, the current new captions were always those of the decision.
+_UPGRADE = f"""
+    BEGIN IMMEDIATE;
+    DROP TRIGGER entry_unchanged;
+    ALTER TABLE entry ADD COLUMN captioned INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE standing ADD COLUMN captioned INTEGER NOT NULL DEFAULT 0;
+    UPDATE entry SET captioned = decided WHERE decided IN (SELECT id FROM event WHERE decision = 'recaption');
+    UPDATE standing SET captioned = decided WHERE decided IN (SELECT id FROM event WHERE decision = 'recaption');
+    CREATE TRIGGER entry_unchanged BEFORE UPDATE ON entry BEGIN SELECT RAISE(ABORT, 'the log only grows'); END;
+    PRAGMA user_version = {VERSION};
+    COMMIT;
+"""
 # The current entry of a pair is the later of two: on its captions, and on unknown captions (key 0). "Undecided" takes a
 # recaption back, and leaves what find and replace changed.
 _DECIDE = """
@@ -239,11 +251,13 @@ def _opened(path: Path, mode: str, *, create: bool = False) -> Iterator[Connecti
             connection = sqlite3.connect(":memory:", isolation_level=None)
             connection.executescript(_TABLES)
         with closing(connection):
-            application, version = (
-                connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")
-            )
-            if application != APPLICATION:
+            if _fact(connection, "application_id") != APPLICATION:
                 raise InputError(f"{path} is not a log of decisions: {_MOVE_AWAY}")
+            if _fact(connection, "user_version") == VERSION - 1 and mode == "rw":
+                with FileLock(path.parent / f".{path.name}.lock", timeout=LOCK_TIMEOUT):
+                    if _fact(connection, "user_version") == VERSION - 1:  # no other process was first
+                        connection.executescript(_UPGRADE)
+            version = _fact(connection, "user_version")
             if version != VERSION:
                 raise InputError(f"{path} has version {version}, this CLIPMem reads version {VERSION}: {_MOVE_AWAY}")
             yield connection
@@ -260,6 +274,10 @@ def _opened(path: Path, mode: str, *, create: bool = False) -> Iterator[Connecti
     except OSError as error:
         reason = error.strerror or error
         raise InputError(f"{path} cannot be made or read ({reason}): choose another data folder") from None
+
+
+def _fact(connection: Connection, name: str) -> int:
+    return connection.execute(f"PRAGMA {name}").fetchone()[0]
 
 
 def _create(path: Path) -> None:

@@ -157,17 +157,18 @@ def _closest(cosines: np.ndarray, itself: int | None) -> np.ndarray:
 
 def embed_texts(audit: Audit, texts: Sequence[str], *, member: str) -> np.ndarray:
     """Embed texts with a member's text encoder, in full precision: unit vectors float32 [n, dim]."""
-    import torch
-
-    from clipmem_core.training.model import text_embeddings, tokenize
-
     config = audit.record.config
     with _ENCODING:
+        heads = config.lock_text
+        model, vocabulary = (_text_head(audit, member), None) if heads else _text_encoder(audit, member)
+        import torch  # slow to import, and useless without a checkpoint
+
+        from clipmem_core.training.model import text_embeddings, tokenize
+
         torch.set_num_threads(1)  # few texts are too little work to share: threads that wait for a busy core take .5 s
-        if config.lock_text:
-            model, inputs = _text_head(audit, member), np.concatenate([_text_features(config, text) for text in texts])
+        if heads:
+            inputs = np.concatenate([_text_features(config, text) for text in texts])
         else:
-            model, vocabulary = _text_encoder(audit, member)
             inputs = tokenize(config.model, texts)
             inputs = vocabulary.read(inputs) if vocabulary else inputs
         _freeze_libraries()

@@ -247,5 +247,5 @@ _ACTS: dict[str, Callable[[Any], Callable[[], object]]] = {
     "a picture clicked, until its pair is there": _open_pair,
     "a page turned, until its 24 pictures are there": _turn,
     "a word filtered by": _typed("Words in the caption", "words", itertools.repeat("red")),
-    "a search by meaning": _typed("Search by meaning", "pictures close to", map("{} cats".format, itertools.count())),
+    "a search by meaning": _typed("Search by meaning", "captions close to", map("{} cats".format, itertools.count())),
 }

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import pandas as pd
 import pytest
 
 from clipmem_core.config import InputError
 from clipmem_core.review import log
-from clipmem_core.review.decisions import CHOICES, KEEP, REMOVE, Review
+from clipmem_core.review.decisions import CHOICES, KEEP, RECAPTION, REMOVE, Review
 from tests.forked import Server
 
 
@@ -62,6 +63,20 @@ def test_another_file_is_refused_and_not_changed(review: Review) -> None:
     assert "unable to open database file" in refused(review)
 
 
+def test_a_log_of_the_version_before_keeps_its_decisions(review: Review) -> None:
+    review.decide(["a", "b"], RECAPTION, captions=["new"])
+    review.undo(2)
+    review.decide(["b"], RECAPTION, captions=["newer"], note="why")
+    before = review.table()
+    columns = (f"ALTER TABLE {table} DROP COLUMN captioned" for table in ("entry", "standing"))
+    query(review.path, *columns, "PRAGMA user_version = 3")
+    pd.testing.assert_frame_equal(review.table(), before)
+    review.undo(4)
+    assert review.current("b").decision == KEEP
+    with pytest.raises(sqlite3.Error, match="only grows"):
+        query(review.path, "UPDATE entry SET captioned = 0")
+
+
 def test_a_locked_log_is_one_line_and_readable(review: Review, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log, "LOCK_TIMEOUT", 0)
     with closing(sqlite3.connect(review.path, isolation_level=None)) as other:
@@ -99,7 +114,7 @@ def test_an_error_rolls_back_and_a_deleted_log_leaves_nothing_in_the_next_one(re
 START = """
 import json, os, sqlite3, sys, time
 from pathlib import Path
-from clipmem_core.review.decisions import CHOICES, KEEP, REMOVE, Review
+from clipmem_core.review.decisions import CHOICES, KEEP, RECAPTION, REMOVE, Review
 review, name, gate, rounds = Review(Path(os.environ["LOG"])), os.environ["NAME"], Path(os.environ["GATE"]), iter("012")
 def wait():
     own = next(rounds)
