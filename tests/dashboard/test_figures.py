@@ -106,7 +106,7 @@ def test_each_arm_is_a_dot_with_both_intervals_and_an_arrow_leads_to_the_chosen_
         | {"utility": y, "utility_low": y - 0.01, "utility_high": y + 0.01, "text": [arm, "3 seeds"]}
         for arm, (x, y) in places.items()
     ]
-    shown = {"titles": ("<b>x</b>", "y"), "front": ["<img src=x>", "mask"], "reference": "none", "chosen": "mask"}
+    shown = {"titles": ("<b>x</b>", "y"), "front": ["<img src=x>", "mask"], "chosen": "mask"}
     figure = tradeoff_figure(pd.DataFrame(rows), **shown)
     by_name = {trace.name: trace for trace in figure.data if trace.name}
     best = by_name["Pareto-optimal"]

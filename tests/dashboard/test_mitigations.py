@@ -24,12 +24,11 @@ from tests.dashboard.test_every_page import said
 from tests.dashboard.test_pages import address, figures, labels, open_page, press, texts, titles
 from tests.fixtures import Copy, leave_job
 from tests.made_arms import give_audit, make_arms
-from tests.made_encoders import make_study
 
 PAGE = "pages/mitigations.py"
 STRONG = "text_mask=0.3"  # the arm text-mask-strong
 VALUES: dict[str, Any] = {
-    **{"train_captions": 2, "noise_place": "before", "text_forget_as": "deleted", "stop_epoch": 33},
+    **{"train_captions": 2, "noise_place": "before", "stop_epoch": 33},
     **{"min_logit_scale": 18, "max_logit_scale": 20, "adaptive_quantile": 0.8, "adaptive_every": 4},
 }
 Jobs = list[tuple[str, str]]
@@ -166,7 +165,7 @@ def test_dots_and_cells_are_paired_differences_to_the_baseline(data: Path) -> No
         for name in ("clipmem_candidate", "membership_auroc", "seconds", "peak_mb")
     )
     compared = compared_of(study)
-    point = points_of(compared, "none", "clipmem_candidate", "linear_probe").set_index("arm").loc["text-mask"]
+    point = points_of(compared, "clipmem_candidate", "linear_probe").set_index("arm").loc["text-mask"]
     difference = clipmem["text-mask"] - clipmem["none"]
     half = 4.3027 * difference.std() / 3**0.5  # t at 2 degrees of freedom
     assert point["memorization"] == pytest.approx(clipmem["text-mask"].mean())
@@ -243,7 +242,8 @@ def test_a_stopped_study_says_why_and_resumes(begun: StudyFolder, data: Path, jo
 
 
 def test_studies_of_mitigations_are_offered_and_a_broken_one_is_one_line(data: Path, lab: StudyFolder) -> None:
-    make_study(data, "time")
+    older = make_arms(data, name="older")
+    older.write_request(older.request | {"study": "no longer offered"})
     make_arms(data, name="another", seeds={"none": 1})
     make_arms(data, name="broken")
     (data / "studies" / "broken" / STUDY).write_bytes(b"[]")
@@ -311,13 +311,12 @@ def test_data_sets_of_audits_come_first_with_their_reading_options(copy: Copy, j
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("study-name", "lab"), ("study-name", "../x"), ("study-path", ""), ("study-seeds", 0), ("study-preset", "locked")],
+    [("study-name", "lab"), ("study-name", "../x"), ("study-path", ""), ("study-seeds", 0)],
 )
 def test_what_cannot_start_is_one_line(lab: StudyFolder, key: str, value: Any) -> None:
     app = open_page(PAGE, view="start")
-    app.selectbox(key="study-plan").select("forgetting").run()  # needs a trained text encoder
     assert not app.button(key="study-start").disabled
-    kind = {"study-seeds": "number_input", "study-preset": "segmented_control"}.get(key, "text_input")
+    kind = "number_input" if key == "study-seeds" else "text_input"
     getattr(app, kind)(key=key).set_value(value).run()
     assert app.button(key="study-start").disabled
     assert len(app.warning) == 1

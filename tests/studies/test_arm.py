@@ -174,6 +174,3 @@ def test_an_arm_that_cannot_run_is_one_line_and_nothing_is_written(study: StudyF
         assert message in str(error.value)
         assert "\n" not in str(error.value)
     assert not (study.folder / "own.json").exists()
-    study.write_request(study.request | {"study": "time"})
-    with pytest.raises(InputError, match="study time takes no further settings"):
-        add_arm(study, parse_setting("text_mask=0.3"))
