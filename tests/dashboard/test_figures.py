@@ -1,4 +1,4 @@
-"""Figures, with each pair or arm at its place and foreign text escaped, and thumbnails."""
+"""Figures, with each pair at its place and foreign text escaped, and thumbnails."""
 
 import io
 from collections.abc import Callable
@@ -15,7 +15,6 @@ from clipmem_core.dashboard.cards import SIDE, placeholder, start_thumbnails, th
 from clipmem_core.figures.audit_scores import TERM_NAMES, comparison_figure, group_figure, term_figure
 from clipmem_core.figures.clouds import contribution_figure, embedding_figure, score_map_figure
 from clipmem_core.figures.layout import GROUP_COLOURS, group_colour
-from clipmem_core.figures.studies import tradeoff_figure
 from clipmem_core.review.overview import load_overview
 
 NONE = pd.DataFrame()
@@ -97,26 +96,6 @@ def test_classes_on_a_map_have_their_colours_and_all_their_pairs(name: str) -> N
     assert hostile.name.startswith('&lt;img src=x&gt; &amp; "%{x}" xxx')
     assert len(hostile.name) < 60
     assert "img" not in hostile.hovertemplate
-
-
-def test_each_arm_is_a_dot_with_both_intervals_and_an_arrow_leads_to_the_chosen_one() -> None:
-    places = {"none": (0.3, 0.4), "mask": (0.2, 0.45), "noise": (0.29, 0.38), "<img src=x>": (0.1, 0.3)}
-    rows = [
-        {"arm": arm, "memorization": x, "memorization_low": x - 0.01, "memorization_high": x + 0.01}
-        | {"utility": y, "utility_low": y - 0.01, "utility_high": y + 0.01, "text": [arm, "3 seeds"]}
-        for arm, (x, y) in places.items()
-    ]
-    shown = {"titles": ("<b>x</b>", "y"), "front": ["<img src=x>", "mask"], "chosen": "mask"}
-    figure = tradeoff_figure(pd.DataFrame(rows), **shown)
-    by_name = {trace.name: trace for trace in figure.data if trace.name}
-    best = by_name["Pareto-optimal"]
-    assert list(zip(best.x, best.y, strict=True)) == [(0.2, 0.45), (0.1, 0.3)]
-    assert best.error_x.array[0] == best.error_y.arrayminus[0] == pytest.approx(0.01)
-    assert list(best.customdata) == ["mask<br>3 seeds", "&lt;img src=x&gt;<br>3 seeds"]
-    assert list(by_name["dominated"].x) == [0.29]
-    (arrow,) = figure.layout.annotations
-    assert (arrow.ax, arrow.ay, arrow.x, arrow.y) == (0.3, 0.4, 0.2, 0.45)
-    assert "<img" not in figure.to_json().replace("\\u003c", "<")
 
 
 def opened(data: bytes) -> Image.Image:

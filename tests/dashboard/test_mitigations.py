@@ -11,7 +11,6 @@ from streamlit.testing.v1 import AppTest
 
 from clipmem_core.audit.jobs import Task
 from clipmem_core.audit.store import MANIFEST, Audit, acquire_lock, write_json, write_prepared, write_table
-from clipmem_core.cli import parse
 from clipmem_core.config import ARM_FIELDS, FIELDS
 from clipmem_core.dashboard import running, studies
 from clipmem_core.dashboard.controls import WORDS
@@ -130,7 +129,14 @@ def test_the_chosen_arm_has_its_sentence_arrow_row_and_pairs(lab: StudyFolder, c
     (chart,) = figures(app)
     dots = [trace for trace in chart["data"] if trace.get("customdata")]
     assert sum(len(trace["customdata"]) for trace in dots) == lab.arms["arm"].nunique()
-    assert len([note for note in chart["layout"]["annotations"] if note["showarrow"]]) == 1
+    (arrow,) = (note for note in chart["layout"]["annotations"] if note["showarrow"])
+    means = lab.arms.groupby("arm")[["clipmem_candidate", "retrieval"]].mean()
+    assert [arrow["ax"], arrow["ay"]] == pytest.approx(means.loc["none"].tolist())
+    assert [arrow["x"], arrow["y"]] == pytest.approx(means.loc["text-mask-strong"].tolist())
+    by_name = {trace["name"]: [text.split("<br>")[0] for text in trace["customdata"]] for trace in dots}
+    assert by_name["baseline"] == ["none"]
+    assert "early-stop" in by_name["Pareto-optimal"]  # the factors of tests/made_arms.py
+    assert "text-mask" in by_name["dominated"]
     assert app.dataframe[0].value["arm"].iloc[0] == "text-mask-strong"
     one, other = (lab.audit(arm).scores.set_index("pair_id") for arm in ("none", "text-mask-strong"))
     change = (other["clipmem"] - one["clipmem"])[one["group"] == "candidate"]
@@ -267,31 +273,24 @@ def test_a_broken_file_of_a_study_is_named(lab: StudyFolder, file: str) -> None:
 
 
 @pytest.mark.parametrize("plan", PLANS)
-def test_each_study_starts_with_the_command_that_is_shown(plan: str, jobs: Jobs) -> None:
-    app = open_page(PAGE, view="start")
-    app.selectbox(key="study-plan").select(plan).run()
-    command = app.code[0].value
-    app.button(key="study-start").click().run()
-    ((name, started),) = jobs
-    assert command.endswith(started)
-    typed = parse(shlex.split(started))
-    assert (typed.study, typed.source, typed.name, typed.config.seeds) == (plan, "scenes", f"scenes-{plan}", 5)
-    assert address(app)["study"] == name
-
-
-def test_what_is_chosen_is_what_starts(jobs: Jobs, tmp_path: Path) -> None:
+def test_what_is_chosen_is_what_starts_with_the_command_that_is_shown(plan: str, jobs: Jobs, tmp_path: Path) -> None:
     path = tmp_path / "my pairs.csv"
     path.touch()
     app = open_page(PAGE, view="start")
+    app.selectbox(key="study-plan").select(plan)
     app.text_input(key="study-path").set_value(str(path)).run()
     app.segmented_control(key="study-preset").select("tiny").run()
+    assert app.number_input(key="study-seeds").value == 5
     app.number_input(key="study-seeds").set_value(4)
     app.number_input(key="study-tiny-epochs").set_value(7)
     app.toggle(key="study-near_duplicates").set_value(True)
     app.text_input(key="study-name").set_value("mine").run()
+    command = app.code[0].value
     app.button(key="study-start").click().run()
     fields = ["--name=mine", "--preset=tiny", "--seeds=4", "--drop-near-duplicates", "--epochs=7"]
-    assert jobs == [("mine", shlex.join(["study", "combined", str(path), *fields]))]
+    assert jobs == [("mine", shlex.join(["study", plan, str(path), *fields]))]
+    assert command.endswith(jobs[0][1])
+    assert address(app)["study"] == "mine"
 
 
 def test_data_sets_of_audits_come_first_with_their_reading_options(copy: Copy, jobs: Jobs, tmp_path: Path) -> None:

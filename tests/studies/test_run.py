@@ -215,7 +215,6 @@ WRONG = [
     ("combined scenes --name a --protocol ensemble", "a study runs --protocol paper, not ensemble"),
     ("combined scenes --name a --seeds 3 --seeds-per-split 2", "--seeds must be a multiple of --seeds-per-split (2)"),
     ("combined scenes --name a --also nosuch", "setting 'nosuch' is unknown: choose from train_captions"),
-    ("combined scenes --name a --also removal=clipmem:99", "removal=clipmem:99: removes 99 of 70 shared pairs"),
     ("combined scenes --name a --only nosuch", "study combined has no arm 'nosuch' for --only: choose from none"),
     ("two scenes --name a", "--weight-decay must be greater than or equal to 0, not -1"),
 ]
