@@ -296,9 +296,9 @@ def parse(arguments: Sequence[str]) -> SimpleNamespace:
         raise InputError(f"command {name!r} is unknown: choose one of {', '.join(COMMANDS)}{hint}")
     changes: dict[str, Any] = {}
     if name == "study":
-        from clipmem_core.studies.plan import STUDIES, defaults_of
+        from clipmem_core.studies.plan import DEFAULTS
 
-        changes = defaults_of(next((word for word in words if word in STUDIES), ""))
+        changes = DEFAULTS
     return _parse_words(COMMANDS[name], words, program=f"python -m clipmem_core {name}", changes=changes)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import scipy
 
 # Random streams
-ORDER, CAPTION, VIEW, TEXT_NOISE, IMAGE_NOISE, MASK, COLOUR, PLACEBO, SAMPLE = range(1, 10)
+ORDER, CAPTION, VIEW, TEXT_NOISE, IMAGE_NOISE, MASK, COLOUR, SAMPLE = 1, 2, 3, 4, 5, 6, 7, 9
 
 
 def draw_keys(pair_ids: Sequence[str]) -> np.ndarray:

@@ -7,13 +7,13 @@ of seed, epoch and pair, so that a resumed run draws the same.
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, dataclass_transform
 
 import numpy as np
 
-from clipmem_core.draws import COLOUR, IMAGE_NOISE, MASK, PLACEBO, TEXT_NOISE, draw_keys, normals, uniforms
+from clipmem_core.draws import COLOUR, IMAGE_NOISE, MASK, TEXT_NOISE, normals, uniforms
 from clipmem_core.facts import InputError, Slider, control, option
 
 if TYPE_CHECKING:  # the config imports this module, and few of its readers need torch
@@ -221,15 +221,6 @@ class RareTokens(Mitigation):
         affects=("evaluation",),
         **control("vocabulary", "Forget rare words", Slider(1, 100, 1, 3)),
     )
-    text_forget_as: str = option(
-        "omitted",
-        "omitted | deleted | random: forgotten tokens are dropped from captions, or their rows of the embedding are 0; "
-        "random, for comparison, drops as many words of a caption at random, and all never trained on",
-        choices=("omitted", "deleted", "random"),
-        affects=("evaluation",),
-        modifies=("text_forget_df",),
-        part="vocabulary",
-    )
 
 
 @mitigation(group="Pictures", trained="image")
@@ -370,9 +361,6 @@ def drop_tokens(tokens: np.ndarray, dropped: np.ndarray) -> np.ndarray:
     return np.where(remaining, np.take_along_axis(tokens, order, axis=1), 0).astype(tokens.dtype)
 
 
-OMITTED, DELETED, RANDOM = "omitted", "deleted", "random"  # values of text_forget_as
-
-
 @dataclass(frozen=True, eq=False)
 class Vocabulary:
     """The tokens that a member reads."""
@@ -380,41 +368,15 @@ class Vocabulary:
     model: Mapping[str, Any]  # its open_clip configuration
     pairs: np.ndarray  # number of training pairs of each token, int64 [vocab_size]
     min_df: int
-    # The config's `text_forget_as`: rare tokens are omitted from captions, or their rows of the token embedding deleted
-    # (set to 0); "random", a placebo, removes as many words of the caption at random
-    how: str = OMITTED
 
     def read(self, tokens: np.ndarray) -> np.ndarray:
         """Remove rare tokens, [n, context_length]: later ones move up, and a caption keeps its most common one."""
-        if self.how == DELETED:
-            return tokens
         words = words_of(tokens, caption_ends(self.model, tokens))
         counts = np.where(words, self.pairs[tokens], -1)
         removed = words & (counts < self.min_df)
-        if self.how == RANDOM:  # remove untrained words and as many random trained ones, alike for equal captions
-            trained = words & (counts > 0)
-            keys = draw_keys([row.tobytes().hex() for row in tokens.astype(np.int32)])
-            draws = np.where(trained, uniforms(keys, tokens.shape[1], PLACEBO), 2.0)
-            rank = draws.argsort(axis=1, kind="stable").argsort(axis=1)
-            removed = (removed & ~trained) | (trained & (rank < (removed & trained).sum(axis=1)[:, None]))
         emptied = np.flatnonzero(words.any(axis=1) & (removed == words).all(axis=1))
         removed[emptied, counts[emptied].argmax(axis=1)] = False
         return drop_tokens(tokens, removed)
-
-    def rare_rows(self, tokens: np.ndarray) -> np.ndarray:
-        """Return the rare tokens, int64, except start and end tokens of `tokens` [n, context_length]."""
-        rare = self.pairs < self.min_df
-        rare[tokens[:, 0]] = False
-        rare[tokens[np.arange(len(tokens)), caption_ends(self.model, tokens)]] = False
-        return np.flatnonzero(rare)
-
-
-def delete_rows(weights: MutableMapping[str, "Tensor"], rows: np.ndarray) -> None:
-    """Set the rows of some tokens to 0 in the token embedding of an open_clip state dict, in place."""
-    names = [name for name in weights if name.endswith("token_embedding.weight")]
-    if len(names) != 1:
-        raise InputError("these weights have no token embedding: rows of tokens can be deleted if the text is trained")
-    weights[names[0]][rows] = 0
 
 
 def pairs_with(

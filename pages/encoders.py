@@ -1,4 +1,4 @@
-"""Which encoder memorized what: their parts of clipmem, UnitMem, and the studies of both encoders."""
+"""Which encoder memorized what: their parts of clipmem, and UnitMem."""
 
 from clipmem_core.dashboard import encoders as e
 from clipmem_core.dashboard.page import choose_segment, open_page
@@ -10,11 +10,10 @@ VIEWS = {
         [e.draw_doubts, e.draw_contribution_map, e.draw_means, e.draw_sslmem],
     ),
     "units": (":material/blur_on: Units", [e.draw_units, e.draw_paradigms]),
-    "studies": (":material/science: Studies", [lambda audit: e.draw_studies()]),
 }
 VIEW = "view"  # in the address
 
-audit = open_page("Encoders", draw_without_audit=e.draw_studies)
+audit = open_page("Encoders")
 with explained_errors():
     names = {view: name for view, (name, _) in VIEWS.items()}
     view = choose_segment("View", names, parameter=VIEW, key="encoders-view", hidden=True)

@@ -11,7 +11,7 @@ import pandas as pd
 
 from clipmem_core.audit.store import CONFIG, SCORES, Audit, write_json, write_table
 from clipmem_core.config import AuditConfig, as_dict, preset_config
-from clipmem_core.studies.arm import Decided, text_of
+from clipmem_core.studies.arm import Decided, normal
 from clipmem_core.studies.plan import find_study
 from clipmem_core.studies.study_folder import ARMS, StudyFolder
 
@@ -30,7 +30,7 @@ EFFECTS = {
 
 def request_of(study: str, config: Mapping[str, Any], arms: Mapping[str, Any], **more: Any) -> dict[str, Any]:
     """Return the content of a study.json."""
-    asked = {"study": study, "source": "scenes", "config": config, "reference": next(iter(arms)), "arms": arms}
+    asked = {"study": study, "source": "scenes", "config": config, "arms": arms}
     asked |= {"reference_fields": {}, "settings": {}, "seeds_per_split": 0, "compared": []}
     asked |= {"dataset_fingerprint": "0123456789abcdef", "machine": {"processor": "an abacus", "cores": 2}}
     return asked | more
@@ -46,7 +46,7 @@ def make_arms(
     study = StudyFolder(data / "studies" / (name or plan))
     none = dataclasses.replace(config, **next(arm for arm in arms if arm.name == "none").fields)
     values = as_dict(dataclasses.replace(config, seeds=seeds if isinstance(seeds, int) else 3))
-    settings = {arm.name: text_of(arm, none) for arm in arms}
+    settings = {arm.name: normal(arm, none).text for arm in arms}
     fields = {"reference_fields": {"train_captions": none.train_captions}, "settings": settings}
     study.write_request(request_of(plan, values, {arm.name: arm.row(Decided()) for arm in arms}, **fields))
     counts = {arm.name: seeds if isinstance(seeds, int) else seeds.get(arm.name, 0) for arm in arms}

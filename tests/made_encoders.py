@@ -1,4 +1,4 @@
-"""Made-up results on an audit's encoders: units of its members, paradigms, studies. Nothing is trained."""
+"""Made-up results on an audit's encoders: units of its members, and paradigms. Nothing is trained."""
 
 import itertools
 from pathlib import Path
@@ -10,13 +10,9 @@ from clipmem_core.audit import unit_tables as t
 from clipmem_core.audit.store import CONFIG, Audit, MemberRecord, write_json, write_table
 from clipmem_core.audit.unitmem import unit_table
 from clipmem_core.scores.encoders import UnitTally
-from clipmem_core.studies.study_folder import ARMS, PEAK_MB, SAMPLES_SEEN, SECONDS, STUDY, TIMES
-from tests.made_arms import request_of
 
 WIDTHS = {"image": [6, 5], "text": [4]}
 MODEL = {"embed_dim": 8, "vision_cfg": {}, "text_cfg": {}}
-MEMORIZATION = ["clipmem_candidate", "membership_auroc", "clipmem_image", "clipmem_text"]
-MEMORIZATION += ["clipmem_external", "clipmem_image_external", "clipmem_text_external", "map_fit"]
 
 
 def make_members(audit: Audit) -> None:
@@ -78,50 +74,3 @@ def make_paradigms(audit: Audit, means: dict[str, float] | None = None, *, seeds
     folder.mkdir(parents=True)
     table = paradigm_rows(means or dict(zip(t.PARADIGMS, (0.4, 0.5, 0.3), strict=True)), seeds=seeds)
     (folder / t.PARADIGM_TABLE).write_text("# command: made up\n" + table.to_csv(index=False))
-
-
-def make_study(data: Path, plan: str, *, name: str = "", seeds: int = 3, done: int | None = None) -> Path:
-    """Write a study of a plan of which so many seeds are done, and return its folder; text leads by .3."""
-    rng, folder = np.random.default_rng(0), data / "studies" / (name or plan)
-    folder.mkdir(parents=True)
-    arms = _arms(plan)
-    done = seeds if done is None else done
-    write_json(folder / STUDY, request_of(plan, {"seeds": seeds}, arms))
-    rows = [_row(rng) | {"arm": arm, "seed": seed, **shown} for arm, shown in arms.items() for seed in range(done)]
-    if rows:
-        write_table(folder / ARMS, pd.DataFrame(rows))
-    if rows and plan == "time":
-        moments = itertools.product(range(done), (1, 2, 5, 10))
-        grown = [_grown(_row(rng), epoch / 10) | {"arm": "none", "seed": s, "epoch": epoch} for s, epoch in moments]
-        write_table(folder / TIMES, pd.DataFrame(grown))
-    return folder
-
-
-def _arms(plan: str) -> dict[str, dict[str, object]]:
-    widths = ("half", "one", "double")
-    if plan == "size":
-        return {
-            f"image-{image}-text-{text}": {"image_encoder": image, "text_encoder": text}
-            for image, text in itertools.product(widths, widths)
-        }
-    if plan == "views":
-        crops = {"normal": 0.5, "off": 1.0, "strong": 0.2}
-        return {
-            f"crops-{crop}-captions-{captions}": {"crop_scale": scale, "captions": captions}
-            for captions, (crop, scale) in itertools.product(("1", "all"), crops.items())
-        }
-    return {"none": {}}
-
-
-def _row(rng: np.random.Generator) -> dict[str, float]:
-    noise = rng.normal(size=len(MEMORIZATION)) * 0.002
-    row = dict(zip(MEMORIZATION, noise, strict=True))
-    row["clipmem_image"] += 0.03
-    row["clipmem_text"] += 0.33
-    row["clipmem_candidate"] = row["clipmem_image"] + row["clipmem_text"]
-    row["membership_auroc"], row["map_fit"] = 0.8, 0.9
-    return row | {"retrieval": 0.4} | dict.fromkeys((SAMPLES_SEEN, SECONDS, PEAK_MB), 1.0)
-
-
-def _grown(row: dict[str, float], share: float) -> dict[str, float]:
-    return row | {name: row[name] * share for name in ("clipmem_image", "clipmem_text", "clipmem_candidate")}

@@ -25,7 +25,7 @@ from clipmem_core.features.cache import ComputeShards
 from clipmem_core.features.embed import image_features, text_features
 from clipmem_core.features.towers import Opened, Tower
 from clipmem_core.io import write_once
-from clipmem_core.mitigations import DELETED, OMITTED, Vocabulary, delete_rows, mitigations_of, pairs_with
+from clipmem_core.mitigations import Vocabulary, mitigations_of, pairs_with
 from clipmem_core.scores import detectors
 from clipmem_core.scores.utility import linear_probe, retrieval_recalls, zero_shot
 from clipmem_core.training import model as models
@@ -211,7 +211,7 @@ def open_member(folder: Path, name: str, shared: Shared | None = None) -> Member
     config, data, rows = shared.config, shared.data, np.flatnonzero(shared.membership[name].to_numpy())
     vocabulary, tokens = _vocabulary(config, data.tokens, data.caption_start, rows), data.tokens
     if vocabulary is not None:
-        tokens = dataclasses.replace(vocabulary, min_df=config.text_min_df, how=OMITTED).read(tokens)
+        tokens = dataclasses.replace(vocabulary, min_df=config.text_min_df).read(tokens)
     values = vars(shared) | {"data": dataclasses.replace(data, tokens=tokens, rows=rows)}
     return MemberRun(**values, name=name, member=shared.audit.member_record(name), vocabulary=vocabulary)
 
@@ -236,7 +236,7 @@ def _vocabulary(config: AuditConfig, tokens: np.ndarray, start: np.ndarray, rows
     if not min_df:
         return None
     counts = pairs_with(model_config(config.model), tokens, start, rows, first=config.train_captions)
-    return Vocabulary(model_config(config.model), counts, min_df, config.text_forget_as)
+    return Vocabulary(model_config(config.model), counts, min_df)
 
 
 def vocabulary_of_member(audit: Audit, name: str) -> Vocabulary | None:
@@ -281,12 +281,7 @@ def trained_model(run: MemberRun) -> Model:
     if run.towers.image or run.towers.text:
         fit_standards(model, run.features)
     trainer = Trainer(model, run.data, config, _views(run, model, seed), seed=seed, device=run.record.device)
-
-    def snapshot(epoch: int) -> None:
-        if epoch in run.record.snapshots:
-            write_embeddings(run, model, run.folder / store.SNAPSHOTS / str(epoch))
-
-    train(trainer, run.folder, after_epoch=snapshot if run.record.snapshots else None)
+    train(trainer, run.folder)
     return model
 
 
@@ -389,8 +384,6 @@ def run_members(folder: Path, names: Sequence[str]) -> None:
         clear_leftovers(run.folder)
         torch.set_num_threads(run.record.threads)
         model = trained_model(run)
-        if run.vocabulary is not None and run.vocabulary.how == DELETED:
-            delete_rows(model.state_dict(), run.vocabulary.rare_rows(run.data.tokens))
         write_embeddings(run, model, run.folder, evaluate=True)
 
 

@@ -28,7 +28,6 @@ def write_audit(
     *,
     seconds: float,
     checkpoints: Sequence[Path] = (),
-    snapshots: Sequence[int] = (),
     again: str = "",
 ) -> None:
     """Write everything the members start from; config.json is written last and makes the folder an audit."""
@@ -60,7 +59,6 @@ def write_audit(
         versions=settings.versions(),
         machine=settings.machine(),
         config=config,
-        snapshots=tuple(snapshots),
         towers=settings.towers_of(config).records if settings.opens_towers(config) else {},
         sampled_of=data_set.raw.drawn_of,
         again=again,

@@ -97,7 +97,6 @@ class Record:
     versions: dict[str, str]
     machine: dict[str, str | int]
     config: CheckedConfig
-    snapshots: tuple[Count, ...] = ()  # epochs after which each member stores its embeddings
     towers: dict[str, dict[str, Any]] = field(default_factory=dict)  # the locked towers, by kind
     sampled_of: Count = 0  # pairs of the data set, if the audit's are a random sample of them
     again: str = ""  # the audit that this one repeats on its cleaned data set, with the same members
@@ -155,7 +154,6 @@ UTILITY = "utility.parquet"
 VERDICT = "verdict.json"
 MANIFEST = "manifest.json"
 MEMBERS = "members"
-SNAPSHOTS = "snapshots"  # of a member: its embeddings after some epochs, a folder each
 IMAGE_EMBEDDINGS = "image.faiss"
 TEXT_EMBEDDINGS = "text.faiss"  # written last: marks a member as finished
 MEMBER_UTILITY = "utility.json"

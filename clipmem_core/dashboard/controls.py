@@ -39,12 +39,6 @@ CHOICES = {  # field → label, options, help
         {"before": "Before", "after": "After"},
         "After: noise on the unit vector, which is normalised again. Before: noise on the output, whatever its length.",
     ),
-    "text_forget_as": (
-        "How they are forgotten",
-        {"omitted": "Left out", "deleted": "Deleted", "random": "At random"},
-        "Left out: omitted from every caption. Deleted: their token embedding is 0. At random: as many words of the "
-        "same caption, drawn at random, are omitted, for comparison.",
-    ),
 }
 # Each group's fields, with a label and a help for the toggle.
 WORDS = {

@@ -1,20 +1,15 @@
-"""The page Encoders: each encoder's part of clipmem, UnitMem by layer and paradigm, and studies."""
+"""The page Encoders: each encoder's part of clipmem, and UnitMem by layer and paradigm."""
 
 from collections.abc import Callable
-from typing import Any
 
-import numpy as np
-import pandas as pd
-import plotly.graph_objects as go
 import streamlit as st
 
 from clipmem_core import columns as c
 from clipmem_core.audit import unit_tables as t
 from clipmem_core.audit.jobs import PARADIGMS, UNITS, Task, jobs_folder
 from clipmem_core.audit.store import PAIRS, SCORES, Audit
-from clipmem_core.config import InputError
 from clipmem_core.dashboard.maps import draw_selectable, sample_note
-from clipmem_core.dashboard.page import choose_listed, choose_segment
+from clipmem_core.dashboard.page import choose_segment
 from clipmem_core.dashboard.plain import explained_errors, show_text
 from clipmem_core.dashboard.running import draw_task
 from clipmem_core.figures import studies as f
@@ -23,10 +18,6 @@ from clipmem_core.review import score_breakdown as b
 from clipmem_core.review.overview import LIMIT, locked_towers, points_and_density
 from clipmem_core.review.queries import cached
 from clipmem_core.review.selection import Selection
-from clipmem_core.scores.seeds import over_seeds
-from clipmem_core.studies import results as r
-from clipmem_core.studies import study_folder as s
-from clipmem_core.studies.plan import STUDIES
 
 LABELS_SHOWN = 12
 CHART = {"displayModeBar": False}
@@ -56,29 +47,6 @@ PARADIGMS_MEANING = (
     "bars are 95 % intervals from three seeds on. Dashed: the paper's first and last layer (digitised), of other "
     "models on other data: compare the order of the paradigms and the rise with depth, not the height."
 )
-Plan = tuple[str, str, list[str], Callable[[pd.DataFrame], go.Figure]]  # title, meaning, measures and figure
-PLANS: dict[str, Plan] = {
-    "time": (
-        "Time: which encoder memorizes first?",
-        "Each encoder's mean contribution to the clipmem of candidates over training, minus that of external pairs.",
-        list(f.MEASURES),
-        f.time_figure,
-    ),
-    "size": (
-        "Size: does the text encoder lead beside a larger image encoder too?",
-        "The text encoder's contribution minus the image encoder's, with either at half, normal and double width; "
-        "below 0 the image encoder leads.",
-        [r.TEXT_LEAD],
-        f.size_figure,
-    ),
-    "views": (
-        "Views: does text lead only because captions are not varied as pictures are?",
-        "Each encoder's contribution with image crops off, normal and strong, and with one caption per pair or all.",
-        list(f.MEASURES),
-        f.views_figure,
-    ),
-}
-
 _load_points = cached(4, SCORES, PAIRS)(points_and_density)
 
 
@@ -201,61 +169,3 @@ def _draw_task(audit: Audit, kind: str, is_done: Callable[[], bool]) -> None:
     job = task.find()
     if not is_done() or (job is not None and job.running):
         draw_task(task, is_done, key=kind, reason=reason, label=label)
-
-
-def draw_studies() -> None:
-    """Draw one study of each question: your own, or a reference study."""
-    st.caption("A study trains its own members over several seeds. It describes a data set, not one audit.")
-    by_plan: dict[str, dict[str, s.StudyFolder]] = {name: {} for name in PLANS}
-    for study in s.list_studies():
-        try:
-            by_plan.get(study.request["study"], {})[study.name] = study
-        except InputError:  # a broken study.json does not name its plan
-            continue
-    for plan, studies in by_plan.items():
-        st.subheader(PLANS[plan][0], anchor=False)
-        with explained_errors("This study cannot be shown.", ends=False):
-            options: dict[str, Any] = studies or {study.name: study for study in r.reference_studies((plan,))}
-            if options:
-                key = f"study_{plan}"
-                chosen = choose_listed("Study", list(options), parameter=key, key=f"encoders-{key}", width=260)
-                (_draw_study if studies else _draw_reference)(options[chosen], plan)
-        if not studies:
-            st.caption(f"No study of your own yet: {STUDIES[plan].question} Command line:")
-            st.code(f"python -m clipmem_core study {plan} SOURCE --name {plan} --preset small", language="bash")
-
-
-def _draw_study(study: s.StudyFolder, plan: str) -> None:
-    _, meaning, measures, figure = PLANS[plan]
-    total = len(study.request["arms"]) * study.request["config"]["seeds"]
-    rows, times = r.rows_of(study), study.times
-    if rows.empty:
-        st.info(f"None of {total} arms × seeds is finished yet.", icon=":material/hourglass:")
-        return
-    table, by = rows, [s.ARM]
-    if plan == "time":
-        if times.empty:
-            raise InputError(f"{study.folder} lacks {s.TIMES}: delete it and run the study again")
-        table, by = r.beyond_external(times), [s.EPOCH]
-    if s.SPLIT in table:
-        table = table.groupby([*by, s.SPLIT], sort=False)[measures].mean().reset_index()
-    means = over_seeds(table, by=by, measures=measures)
-    show_text(f"{study.name}: {study.request.get('source')}", limit=200)
-    st.plotly_chart(figure(means), key=f"study-{study.name}", config=CHART, alt=meaning)
-    for sentence in r.sentences(study):
-        show_text(sentence)
-    progress = f" {len(rows)} of {total} arms × seeds are finished." if len(rows) < total else ""
-    st.caption(f"{meaning} Bars are 95 % intervals over {r.replicates(rows)}; they need three.{progress}")
-
-
-def _draw_reference(study: r.ReferenceStudy, plan: str) -> None:
-    _, meaning, measures, figure = PLANS[plan]
-    rows = study.rows.rename(columns={"value": "mean"})
-    if plan == "time":
-        wide = rows[rows[s.EPOCH].notna()].pivot_table(index=s.EPOCH, columns="measure", values="mean").reset_index()
-        rows = r.beyond_external(wide).melt(id_vars=[s.EPOCH], var_name="measure", value_name="mean")
-    means = rows[rows["measure"].isin(measures)].assign(low=np.nan, high=np.nan)
-    st.badge("Reference", icon=":material/menu_book:", color="grey")
-    show_text(study.title)
-    st.plotly_chart(figure(means), key=f"reference-{study.name}", config=CHART, alt=meaning)
-    st.caption(f"{meaning} Means over {study.seeds} seeds, without intervals.")

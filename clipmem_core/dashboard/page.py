@@ -164,14 +164,13 @@ def draw_pages(page: int, pages: int, *, key: str, parameter: str = PAGE) -> Non
         st.pagination(pages, default=page, max_visible_pages=5, key=page_key, on_change=turn)
 
 
-def open_page(title: str, *, draw_without_audit: Callable[[], None] = lambda: None) -> Audit:
+def open_page(title: str) -> Audit:
     """Set a page up and return the audit it shows; the page ends here if none is finished."""
     finished = _set_up(title)
     name = _choose_audit(list(finished))
     _draw_sidebar(finished, name)
     if name is None:
         draw_empty()
-        draw_without_audit()
         st.stop()
     show_title(title, subject=name)
     if not finished.get(name):

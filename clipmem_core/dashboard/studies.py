@@ -31,8 +31,6 @@ PLANS = {  # plan → its arms
     "text-noise": "Seven levels of noise on the text embedding.",
     "captions": "One caption per pair against two, three, up to all. The data set needs several captions per pair.",
     "removal": "More and more pairs are removed from training, by clipmem, by similarity and at random.",
-    "forgetting": "Tokens of fewer than 2 and 3 trained pairs are dropped from captions, or their rows are deleted, "
-    "beside as many words dropped at random. It needs a trained text encoder.",
 }
 PRESET_HELP = (
     "Studies start with small, not with locked as audits do: the paper's claims are about encoders that are trained. "
@@ -192,11 +190,11 @@ def draw_start(audit: str, *, started: Callable[[str], None]) -> None:
     st.caption(f"{p.STUDIES[plan].question} {PLANS[plan]}")
     sources = _sources(audit)
     source = draw_path(key_of("study-path", next(iter(sources))), list(sources))
-    config = _draw_config(plan, sources.get(source, SourceOptions()))
+    config = _draw_config(sources.get(source, SourceOptions()))
     proposed = free_name(f"{audit_name(source, AuditConfig())}-{plan}", taken=_is_taken)
     typed = st.text_input("Name", key="study-name", placeholder=proposed, help="Its folder.", width=400, **PERSIST)
     name = typed.strip() or proposed
-    fault = _fault_of(source, name, config) or p.locked_fault(plan, config)
+    fault = _fault_of(source, name, config)
     if fault:
         st.warning("This study cannot start yet.", icon=":material/error:")
         show_text(fault, limit=1000)
@@ -209,13 +207,13 @@ def draw_start(audit: str, *, started: Callable[[str], None]) -> None:
         st.code(f"python -m clipmem_core study {shlex.join(arguments)}", language="bash", wrap_lines=True)
 
 
-def _draw_config(plan: str, options: SourceOptions) -> AuditConfig:
-    """Draw the preset, seeds, epochs and whether near-duplicates are dropped, with the plan's defaults."""
+def _draw_config(options: SourceOptions) -> AuditConfig:
+    """Draw the preset, seeds, epochs and whether near-duplicates are dropped, with the defaults of studies."""
     first, second, third, fourth = st.columns([4, 2, 2, 3], vertical_alignment="bottom")
     default = AuditConfig.preset
     key = key_of("study-preset", default)
     preset = first.segmented_control("Preset", list(PRESETS), key=key, required=True, **PERSIST) or default
-    defaults = dataclasses.replace(preset_config(preset), **p.defaults_of(plan))
+    defaults = dataclasses.replace(preset_config(preset), **p.DEFAULTS)
     help_text = "Each draws a split and trains two models per arm."
     key = key_of("study-seeds", defaults.seeds)
     seeds = second.number_input("Seeds", step=1, key=key, help=help_text, **PERSIST)

@@ -51,11 +51,11 @@ COLUMNS = {  # measure → its head, the format of a difference, its help
 
 @cached(32, s.ARMS, s.STUDY)
 def compared_of(study: s.StudyFolder) -> pd.DataFrame:
-    """Return the rows of `all_differences` to the baseline, computed once per state of the study's files."""
-    return r.all_differences(r.rows_of(study), NONE)
+    """Return the rows of `all_differences`, computed once per state of the study's files."""
+    return r.all_differences(r.rows_of(study))
 
 
-def draw_chart(table: pd.DataFrame, *, over: str, key: str, reference: str = NONE, chosen: str | None = None) -> None:
+def draw_chart(table: pd.DataFrame, *, over: str, key: str, chosen: str | None = None) -> None:
     """Draw the choice of two measures, and utility against memorization with intervals over seeds or splits."""
     measured = set(table["measure"])
     memorizations, utilities = ([name for name in names if name in measured] for names in (MEMORIZATIONS, UTILITIES))
@@ -68,27 +68,27 @@ def draw_chart(table: pd.DataFrame, *, over: str, key: str, reference: str = NON
             choose_listed(label, names, parameter=label.lower(), key=f"mitigation-{label.lower()}", **options)
             for label, names in (("Memorization", memorizations), ("Utility", utilities))
         )
-    points, titles = points_of(table, reference, memorized, useful), (NAMES[memorized], NAMES[useful])
+    points, titles = points_of(table, memorized, useful), (NAMES[memorized], NAMES[useful])
     if points.empty:
         st.info("No arm has both measures: choose others.", icon=":material/info:")
         return
     best = r.front(points, MEMORIZATION, UTILITY)
     st.plotly_chart(
-        tradeoff_figure(points, titles=titles, front=best, reference=reference, chosen=chosen),
+        tradeoff_figure(points, titles=titles, front=best, chosen=chosen),
         key=f"mitigation-chart-{key}",
         config={"displayModeBar": False},
         alt=f"{titles[1]} against {titles[0]} of {len(points)} arms. "
-        f"{'; '.join(', '.join(lines) for lines in points.loc[points[s.ARM].isin([reference, chosen]), TEXT])}. "
+        f"{'; '.join(', '.join(lines) for lines in points.loc[points[s.ARM].isin([NONE, chosen]), TEXT])}. "
         f"Pareto-optimal, from the least memorized: {', '.join(best)}.",
     )
-    bars = f"its bars are the 95 % interval of its difference to {reference}, over {over}"
+    bars = f"its bars are the 95 % interval of its difference to {NONE}, over {over}"
     st.caption(f"Each dot is the mean of an arm; {bars}. The line joins the Pareto-optimal arms.")
 
 
-def points_of(table: pd.DataFrame, reference: str, memorized: str, useful: str) -> pd.DataFrame:
+def points_of(table: pd.DataFrame, memorized: str, useful: str) -> pd.DataFrame:
     """Return one row per arm as `tradeoff_figure` takes them: means with the intervals of their differences."""
     points = []
-    for arm, measures in _against(table, reference).groupby(s.ARM, sort=False):
+    for arm, measures in _against_none(table).groupby(s.ARM, sort=False):
         rows = measures.set_index("measure")
         if not {memorized, useful} <= set(rows.index):
             continue
@@ -96,14 +96,14 @@ def points_of(table: pd.DataFrame, reference: str, memorized: str, useful: str) 
         for axis, measure in ((MEMORIZATION, memorized), (UTILITY, useful)):
             value, difference, low, high = (float(rows[end][measure]) for end in ("value", "difference", "low", "high"))
             point |= {axis: value, f"{axis}_low": value - difference + low, f"{axis}_high": value - difference + high}
-            against = f"; against {reference} {_interval(difference, low, high)}" if arm != reference else ""
+            against = f"; against {NONE} {_interval(difference, low, high)}" if arm != NONE else ""
             point[TEXT].append(f"{NAMES[measure]} {value:.3f}{against}")
         points.append(point)
     return pd.DataFrame(points)
 
 
-def _against(table: pd.DataFrame, reference: str) -> pd.DataFrame:
-    return table[table["reference"] == reference] if "reference" in table else table
+def _against_none(table: pd.DataFrame) -> pd.DataFrame:
+    return table[table["reference"] == NONE] if "reference" in table else table
 
 
 def _interval(mean: float, low: float, high: float, *, spec: str = "+z.3f", unit: str = "") -> str:
@@ -111,13 +111,13 @@ def _interval(mean: float, low: float, high: float, *, spec: str = "+z.3f", unit
     return f"{mean:{spec}}{unit}{ends}".replace("-", "−")
 
 
-def draw_table(table: pd.DataFrame, *, over: str, reference: str = NONE, chosen: str | None = None) -> None:
+def draw_table(table: pd.DataFrame, *, over: str, chosen: str | None = None) -> None:
     """Draw every arm against the reference arm in a table, the chosen one first."""
-    rows = _against(table, reference)
-    rows = rows[rows[s.ARM] != reference]
+    rows = _against_none(table)
+    rows = rows[rows[s.ARM] != NONE]
     st.subheader("Each setting against the baseline", anchor=False)
     if rows.empty:
-        st.caption(f"No arm and {reference} have a seed in common yet.")
+        st.caption(f"No arm and {NONE} have a seed in common yet.")
         return
     numbers, texts = table_of(rows, chosen)
     shades = ["background-color: rgba(106,111,216,0.18)" if arm == chosen else "" for arm in numbers[s.ARM]]
@@ -131,10 +131,10 @@ def draw_table(table: pd.DataFrame, *, over: str, reference: str = NONE, chosen:
         if head in numbers
     }
     columns[s.ARM] = st.column_config.TextColumn(s.ARM, pinned=True, help=glossary.meaning(glossary.ARM))
-    columns["n"] = st.column_config.NumberColumn("n", help=f"How many {over} the arm and {reference} share.")
-    alt = f"Differences of {len(numbers)} arms to {reference}, with 95 % intervals over {over}"
+    columns["n"] = st.column_config.NumberColumn("n", help=f"How many {over} the arm and {NONE} share.")
+    alt = f"Differences of {len(numbers)} arms to {NONE}, with 95 % intervals over {over}"
     st.dataframe(styled, hide_index=True, column_config=columns, key="mitigation-differences", alt=alt)
-    cell = f"the mean paired difference to {reference} with its 95 % interval over {over}"
+    cell = f"the mean paired difference to {NONE} with its 95 % interval over {over}"
     st.caption(f"Each cell is {cell}; * differs from 0 after Holm's correction for all {len(numbers)} arms.")
 
 
@@ -179,8 +179,8 @@ def draw_references() -> None:
         name = choose_listed("Study", list(studies), parameter=PARAMETER, key="mitigations-reference", width=400)
         study = studies[name]
         show_text(study.title)
-        draw_chart(study.rows, over=study.over, key=study.name, reference=study.reference)
-        draw_table(study.rows, over=study.over, reference=study.reference)
+        draw_chart(study.rows, over=study.over, key=study.name)
+        draw_table(study.rows, over=study.over)
 
 
 def draw_changed_pairs(study: s.StudyFolder, chosen: str | None) -> None:

@@ -7,17 +7,14 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from clipmem_core.audit import unit_tables as t
-from clipmem_core.columns import CLIPMEM_IMAGE, CLIPMEM_TEXT
 from clipmem_core.figures import layout
 from clipmem_core.review.score_breakdown import DEPTH, MEMBERS, PARADIGM_NAMES, SOURCE
 from clipmem_core.scores.detection import DETECTORS, RANDOM, REFERENCE, SECOND_ROUND
 from clipmem_core.scores.registry import words
-from clipmem_core.studies.study_folder import ARM, EPOCH
+from clipmem_core.studies.arm import NONE
+from clipmem_core.studies.study_folder import ARM
 
 NAME_LENGTH = 20  # leaves space for the dots on a telephone
-MEASURES = {CLIPMEM_IMAGE: "image", CLIPMEM_TEXT: "text"}
-WIDTHS = {"half": "#1479b8", "one": "#008f6b", "double": "#d55e00"}  # of the text encoder
-CROPS = ("off", "normal", "strong")
 PARADIGM_COLOURS = {t.CLIP: "#c2487a", t.SUPERVISED: "#1479b8", t.SELF_SUPERVISED: "#008f6b"}
 # Mean UnitMem of layers 1 and 12, digitised from a figure of "Captured by Captions" (ICLR 2025).
 PAPER = {t.CLIP: (0.272, 0.411), t.SELF_SUPERVISED: (0.339, 0.376), t.SUPERVISED: (0.265, 0.477)}
@@ -59,16 +56,15 @@ def means_figure(means: pd.DataFrame, null: pd.DataFrame, *, title: str) -> go.F
     return layout.set_layout(figure, 110 + 44 * len(names), showlegend=True, legend=layout.LEGEND_ABOVE)
 
 
-def line_figure(lines: Iterable[Line], x: str, titles: tuple[str, str], *, order: Sequence[str] = ()) -> go.Figure:
-    """Draw lines of means with their intervals; `order` lists the values of x if they are names."""
+def line_figure(lines: Iterable[Line], x: str, titles: tuple[str, str]) -> go.Figure:
+    """Draw lines of means with their intervals."""
     figure = go.Figure()
-    for number, (name, rows, colour, dash) in enumerate(lines):
-        if rows.empty:  # an arm of an unfinished study
+    for name, rows, colour, dash in lines:
+        if rows.empty:  # a source or paradigm that was not measured
             continue
-        at = rows[x].map(order.index) + 0.08 * number if order else rows[x]
-        rows = rows.assign(at=at).sort_values("at")
+        rows = rows.sort_values(x)
         figure.add_scatter(
-            x=rows["at"],
+            x=rows[x],
             y=rows["mean"],
             error_y=layout.error_bar(rows, colour),
             name=name,
@@ -78,8 +74,6 @@ def line_figure(lines: Iterable[Line], x: str, titles: tuple[str, str], *, order
             hovertemplate="%{customdata}<extra>%{fullData.name}</extra>",
         )
     figure.update_xaxes(title=titles[0], zeroline=False)
-    if order:
-        figure.update_xaxes(tickvals=list(range(len(order))), ticktext=list(order))
     figure.update_yaxes(title=titles[1], zeroline=False)
     return layout.set_layout(figure, 370, legend=layout.LEGEND_ABOVE)
 
@@ -106,45 +100,8 @@ def paradigm_figure(means: pd.DataFrame) -> go.Figure:
     return line_figure(lines, DEPTH, ("relative depth: 0 first layer, 1 last layer", "mean UnitMem"))
 
 
-def time_figure(means: pd.DataFrame) -> go.Figure:
-    """Draw each encoder's contribution after each epoch, minus that of external pairs."""
-    lines = [
-        (f"{encoder} encoder", means[means["measure"] == measure], layout.ENCODER_COLOURS[encoder], "solid")
-        for measure, encoder in MEASURES.items()
-    ]
-    figure = line_figure(lines, EPOCH, ("epoch", "part of clipmem, minus that of external pairs"))
-    return figure.add_hline(0, line=layout.DOTTED)
-
-
-def size_figure(means: pd.DataFrame) -> go.Figure:
-    """Draw the text minus the image contribution by the width of either encoder, which the arm's name holds."""
-    rows = means.join(means[ARM].str.extract(r"image-(?P<image>\w+)-text-(?P<text>\w+)"))
-    rows = rows[rows["image"].isin(list(WIDTHS))]
-    lines = [(f"text encoder: {name}", rows[rows["text"] == name], colour, "solid") for name, colour in WIDTHS.items()]
-    titles = "width of the image encoder", "text − image contribution"
-    return line_figure(lines, "image", titles, order=list(WIDTHS)).add_hline(0, line=layout.DOTTED)
-
-
-def views_figure(means: pd.DataFrame) -> go.Figure:
-    """Draw each encoder's contribution by crops and number of captions, which the arm's name holds."""
-    rows = means.join(means[ARM].str.extract(r"crops-(?P<crop>\w+)-captions-(?P<captions>\w+)"))
-    rows = rows[rows["crop"].isin(CROPS)]
-    lines = [
-        (
-            f"{encoder} encoder, {name}",
-            rows[(rows["measure"] == measure) & (rows["captions"] == captions)],
-            layout.ENCODER_COLOURS[encoder],
-            dash,
-        )
-        for measure, encoder in MEASURES.items()
-        for captions, name, dash in (("1", "one caption", "solid"), ("all", "all captions", "dash"))
-    ]
-    titles = "crops of the pictures", "part of clipmem (candidates)"
-    return line_figure(lines, "crop", titles, order=CROPS).add_hline(0, line=layout.DOTTED)
-
-
 def tradeoff_figure(
-    points: pd.DataFrame, *, titles: tuple[str, str], front: Sequence[str], reference: str, chosen: str | None = None
+    points: pd.DataFrame, *, titles: tuple[str, str], front: Sequence[str], chosen: str | None = None
 ) -> go.Figure:
     """Draw each arm with its intervals and lines of text on hover, the Pareto front, and an arrow to the chosen arm."""
     figure, by_arm = go.Figure(), points.set_index(ARM)
@@ -153,11 +110,11 @@ def tradeoff_figure(
     figure.add_scatter(
         x=best[MEMORIZATION], y=best[UTILITY], mode="lines", line=line, hoverinfo="skip", showlegend=False
     )
-    is_reference, on_front = points[ARM] == reference, points[ARM].isin(front)
+    is_reference, on_front = points[ARM] == NONE, points[ARM].isin(front)
     for name, rows, colour, symbol in (
         ("dominated", points[~is_reference & ~on_front], layout.OTHER, "circle"),
         ("Pareto-optimal", points[~is_reference & on_front], layout.FRONT_COLOUR, "circle"),
-        ("baseline", points[is_reference], layout.FRONT_COLOUR if reference in front else layout.OTHER, "diamond"),
+        ("baseline", points[is_reference], layout.FRONT_COLOUR if NONE in front else layout.OTHER, "diamond"),
     ):
         if rows.empty:
             continue
@@ -172,7 +129,7 @@ def tradeoff_figure(
             name=name,
             mode="markers+text",
             marker={"color": colour, "symbol": symbol, "opacity": 1, "size": 11},
-            text=[layout.safe(arm) if arm in (*front, reference, chosen) else "" for arm in rows[ARM]],
+            text=[layout.safe(arm) if arm in (*front, NONE, chosen) else "" for arm in rows[ARM]],
             textposition=["bottom left" if arm in front[1::2] else "top right" for arm in rows[ARM]],
             textfont={"size": 11},
             customdata=["<br>".join(map(layout.safe, lines)) for lines in rows[TEXT]],
@@ -182,8 +139,8 @@ def tradeoff_figure(
         x, y = by_arm.loc[chosen, [MEMORIZATION, UTILITY]]
         ring = {"symbol": "circle-open", "size": 24, "color": layout.CHOSEN_COLOUR, "line": {"width": 2.5}}
         figure.add_scatter(x=[x], y=[y], mode="markers", marker=ring, hoverinfo="skip", showlegend=False)
-        if chosen != reference and reference in by_arm.index:
-            start_x, start_y = by_arm.loc[reference, [MEMORIZATION, UTILITY]]
+        if chosen != NONE and NONE in by_arm.index:
+            start_x, start_y = by_arm.loc[NONE, [MEMORIZATION, UTILITY]]
             figure.add_annotation(
                 **{"x": x, "y": y, "ax": start_x, "ay": start_y, "xref": "x", "yref": "y", "axref": "x", "ayref": "y"},
                 **{"showarrow": True, "text": "", "arrowhead": 2, "arrowwidth": 2, "arrowcolor": layout.CHOSEN_COLOUR},

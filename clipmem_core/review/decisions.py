@@ -23,7 +23,7 @@ from clipmem_core.config import InputError, data_folder
 from clipmem_core.review import log as events
 from clipmem_core.review import queries as t
 from clipmem_core.review.log import CHOICES, KEEP, RECAPTION, REMOVE
-from clipmem_core.studies.arm import Decided
+from clipmem_core.studies.arm import NONE, Decided
 from clipmem_core.studies.study_folder import StudyFolder
 
 __all__ = ["CHOICES", "KEEP", "RECAPTION", "REMOVE"]
@@ -328,5 +328,5 @@ def count_changed(audit: Audit) -> tuple[int, int]:
 
 def decided_for(study: StudyFolder) -> Decided:
     """Return the decisions on the pairs of a study, with the captions of its reference audit."""
-    pairs = study.audit(study.request["reference"]).folder / PAIRS
+    pairs = study.audit(NONE).folder / PAIRS
     return decided_of(study.dataset_fingerprint, pairs if pairs.is_file() else None)

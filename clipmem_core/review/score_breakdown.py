@@ -233,7 +233,7 @@ def tower_layers(units: pd.DataFrame, references: pd.DataFrame | None, *, column
 
 def paradigm_layers(table: pd.DataFrame, *, column: str) -> pd.DataFrame:
     """Return paradigm, layer, depth (0 the first layer, 1 the last), n (seeds), mean, low and high of UnitMem."""
-    means = over_seeds(table, by=[t.PARADIGM, t.LAYER], measures=[column]).drop(columns="measure")
+    means = over_seeds(table, by=[t.PARADIGM, t.LAYER], measure=column)
     means = means[means[t.PARADIGM].isin(t.PARADIGMS)]
     last = means[t.LAYER].max()
     depth = (means[t.LAYER] - 1) / (last - 1) if last > 1 else 0.5

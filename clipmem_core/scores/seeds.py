@@ -27,18 +27,17 @@ def seed_interval(values: np.ndarray) -> tuple[float, float]:
     return mean - half, mean + half
 
 
-def over_seeds(table: pd.DataFrame, *, by: Sequence[str], measures: Sequence[str]) -> pd.DataFrame:
-    """Average measures over seeds, with a t interval; missing values are skipped, groups without a value left out.
+def over_seeds(table: pd.DataFrame, *, by: Sequence[str], measure: str) -> pd.DataFrame:
+    """Average a measure over seeds, with a t interval; missing values are skipped, groups without a value left out.
 
-    Args: `table` has a row for each seed and combination of the columns `by`, and numeric columns `measures`.
-    Returns: the columns of `by`, then measure, n (seeds), mean, low and high.
+    Args: `table` has a row for each seed and combination of the columns `by`, and the numeric column `measure`.
+    Returns: the columns of `by`, then n (seeds), mean, low and high.
     """
-    long = table.melt(id_vars=list(by), value_vars=list(measures), var_name="measure").dropna(subset=["value"])
     rows = []
-    for key, values in long.groupby([*by, "measure"], sort=False)["value"]:
+    for key, values in table.dropna(subset=[measure]).groupby(list(by), sort=False)[measure]:
         numbers = values.to_numpy(dtype=np.float64)
         rows.append([*key, len(numbers), float(numbers.mean()), *seed_interval(numbers)])
-    return pd.DataFrame(rows, columns=[*by, "measure", "n", "mean", "low", "high"])
+    return pd.DataFrame(rows, columns=[*by, "n", "mean", "low", "high"])
 
 
 @dataclass(frozen=True)

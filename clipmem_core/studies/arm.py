@@ -7,7 +7,6 @@ import dataclasses
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,8 +21,8 @@ from clipmem_core.scores.registry import REMOVAL as RANKS_REMOVAL
 from clipmem_core.scores.registry import scores_in
 from clipmem_core.studies.study_folder import StudyFolder
 
-NONE, ALL, RANDOM = "none", "all", "random"
-REMOVAL, NEAR_DUPLICATES, DECISIONS, PAIRS_TRAINED = "removal", "near_duplicates", "decisions", "pairs"
+NONE, RANDOM = "none", "random"
+REMOVAL, NEAR_DUPLICATES, DECISIONS = "removal", "near_duplicates", "decisions"
 SWITCHES = (NEAR_DUPLICATES, DECISIONS)
 # 1: the highest values are removed first; −1: the lowest.
 DIRECTIONS = {name: score.direction for name, score in scores_in(RANKS_REMOVAL).items()}
@@ -61,11 +60,10 @@ class Arm:
     """An arm as overrides of the reference arm, or, for the reference arm, of the study's config."""
 
     name: str = ""
-    # Config fields and changes of the pairs: `removal` (a Removal), `near_duplicates` (only the first of them is used),
-    # `decisions` (the review's are applied), and `pairs` (the number that a member trains on)
+    # Config fields and changes of the pairs: `removal` (a Removal), `near_duplicates` (only the first of them is used)
+    # and `decisions` (the review's are applied)
     overrides: Mapping[str, Any] = field(default_factory=dict)
     decided: Decided = Decided()  # at the time the arm was added
-    model: Mapping[str, Any] = field(default_factory=dict)  # its model config
     shown: Mapping[str, Any] = field(default_factory=dict)  # replaces the overrides in tables
 
     @property
@@ -138,12 +136,6 @@ def normal(arm: Arm, config: AuditConfig) -> Arm:
     return dataclasses.replace(arm, overrides=overrides)
 
 
-def text_of(arm: Arm, config: AuditConfig) -> str | None:
-    """Return the normal text of an arm relative to the reference config; None if it has no text form."""
-    described = set(arm.overrides) <= {*ARM_FIELDS, REMOVAL, *SWITCHES}
-    return normal(arm, config).text if described and not arm.model else None
-
-
 def removed_by(removal: Removal, scores: pd.DataFrame, pool: np.ndarray, *, seed: int) -> frozenset[str]:
     """Return the ids that a removal removes from a pool of ids; a larger random removal includes a smaller one."""
     value = c.CLIPMEM if removal.by == RANDOM else removal.by
@@ -160,7 +152,7 @@ class Split:
 
     config: AuditConfig  # the study's with the seed of this split
     none: Arm  # the reference arm
-    planned: Mapping[str, str | None]  # the text of each planned arm
+    planned: Mapping[str, str]  # the text of each planned arm
     pairs: pd.DataFrame
     group: np.ndarray  # of the pairs, in their order
     clusters: np.ndarray  # of near-duplicates among them
@@ -180,10 +172,9 @@ class Split:
     def ids(self, group: str) -> frozenset[str]:
         return frozenset(self.pairs.loc[self.group == group, c.PAIR_ID])
 
-    def config_of(self, arm: Arm, models: Path | None = None) -> AuditConfig:
-        """Return the config of an arm; an arm with a model reads it from its file in `models`."""
-        model = {"model": str(models / f"{arm.name}.json")} if arm.model and models else {}
-        return dataclasses.replace(self.reference, **(arm.fields | model))
+    def config_of(self, arm: Arm) -> AuditConfig:
+        """Return the config of an arm."""
+        return dataclasses.replace(self.reference, **arm.fields)
 
     def applicable(self, decided: Decided) -> Decided:
         """Return the decisions that change a pair of this study, with at most `config.captions` new captions."""
@@ -198,23 +189,12 @@ class Split:
         removed = arm.decided.removed - external
         if arm.overrides.get(NEAR_DUPLICATES):
             removed |= self.near_duplicates
-        if PAIRS_TRAINED in arm.overrides:
-            removed |= self._all_but(arm.overrides[PAIRS_TRAINED])
         captions = {id_: words for id_, words in arm.decided.recaptioned.items() if id_ not in removed | external}
         if arm.removal and self.scores is not None:
             shared = self.pairs.loc[self.group == c.SHARED, c.PAIR_ID]
             pool = shared[~shared.isin(removed)].to_numpy()
             removed |= removed_by(arm.removal, self.scores, pool, seed=self.config.seed)
         return Decided(removed, captions)
-
-    def _all_but(self, pairs: int) -> frozenset[str]:
-        """Return ids to remove so that a member trains on `pairs`, at most half candidates; fewer are a subset."""
-        ids = self.pairs[c.PAIR_ID].to_numpy()
-        order = np.argsort(hashed(draw_keys(ids.tolist()), self.config.seed), kind="stable")
-        by_group = {name: ids[order][(self.group == name)[order]] for name in (c.CANDIDATE, c.INDEPENDENT, c.SHARED)}
-        most = min(pairs // 2, len(by_group[c.CANDIDATE]), len(by_group[c.INDEPENDENT]))
-        counts = {c.CANDIDATE: most, c.INDEPENDENT: most, c.SHARED: pairs - most}
-        return frozenset(str(id_) for name, drawn in by_group.items() for id_ in drawn[counts[name] :])
 
 
 def reference_config(study: StudyFolder) -> AuditConfig:
@@ -226,7 +206,7 @@ def reference_config(study: StudyFolder) -> AuditConfig:
 def first_split(study: StudyFolder) -> Split:
     """Return the first split of a study, from its folder."""
     request, added_names = study.request, {arm["name"] for arm in study.added}
-    audit = study.audit(request["reference"])
+    audit = study.audit(NONE)
     if not audit.begun:
         raise InputError(f"arm {audit.name} of study {study.name!r} has not started: wait, or run the study again")
     return Split(

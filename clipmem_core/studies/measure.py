@@ -1,4 +1,4 @@
-"""Measurements of the members of an arm: a row a seed, a row an epoch, and the attack by the arm's other seeds."""
+"""Measurements of the members of an arm: a row a seed, and the attack by the arm's other seeds."""
 
 import dataclasses
 import math
@@ -9,27 +9,23 @@ import numpy as np
 import pandas as pd
 
 from clipmem_core import columns as c
-from clipmem_core.audit.member import cached_tokens, caption_starts
-from clipmem_core.audit.prepare import membership_of, sides_of, utility_rows
+from clipmem_core.audit.prepare import membership_of, sides_of
 from clipmem_core.audit.status import last_line
-from clipmem_core.audit.store import SNAPSHOTS, Audit, read_array, read_embeddings, read_utility
-from clipmem_core.mitigations import caption_ends, pairs_with, words_of
+from clipmem_core.audit.store import Audit, read_array, read_embeddings, read_utility
 from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.attacks import BAVARIA, Shadows, attack, roc
 from clipmem_core.scores.encoders import contributions
 from clipmem_core.scores.membership import Sides
 from clipmem_core.scores.memorization import membership_auroc
-from clipmem_core.scores.utility import retrieval_ranks, retrieval_recalls
 from clipmem_core.studies import study_folder as s
-from clipmem_core.training.names import LOG, TRAJECTORY, model_config
+from clipmem_core.training.names import LOG, TRAJECTORY
 
 KS = (1, 5, 10)
 RECALLS = tuple(f"{way}_R@{k}" for way in ("image_to_text", "text_to_image") for k in KS)
-RARE = 2  # maximum number of trained pairs with a rare token
 ATTACKED = (*c.ATTACK_METRICS.values(), s.ATTACK_SHADOWS)
 
 
-def measure(audit: Audit, number: int, compared: np.ndarray, *, by_rarity: bool = False) -> dict[str, Any]:
+def measure(audit: Audit, number: int, compared: np.ndarray) -> dict[str, Any]:
     """Measure the trained members f-number and g-number of an arm's audit on `compared` pairs, bool [n_pairs].
 
     Utility is the mean of f and g; samples are those of f, seconds the sum of both, and memory is the larger peak.
@@ -46,25 +42,7 @@ def measure(audit: Audit, number: int, compared: np.ndarray, *, by_rarity: bool 
         s.SAMPLES_SEEN: int(np.isfinite(read_array(folders[0] / TRAJECTORY, shared=True)[..., 0]).sum()),
         s.SECONDS: round(sum(end.get("seconds", math.nan) for end in ends), 2),
         s.PEAK_MB: max(end.get("peak_mb", math.nan) for end in ends),
-        **(retrieval_by_rarity(audit, names) if by_rarity else {}),
     }
-
-
-def measure_epochs(audit: Audit, number: int, compared: np.ndarray) -> list[dict[str, Any]]:
-    """Measure memorization, and retrieval by mean captions, of a seed after each epoch with stored embeddings."""
-    names = (f"f-{number}", f"g-{number}")
-    sides = _sides(audit, names)
-    rows = utility_rows(sides)
-    epochs = []
-    for epoch in audit.record.snapshots:
-        embedded = [read_embeddings(audit.member(name) / SNAPSHOTS / str(epoch)) for name in names]
-        recalls = [
-            list(retrieval_recalls(np.asarray(image)[rows], np.asarray(text)[rows], np.arange(len(rows))).values())
-            for image, text in embedded
-        ]
-        measured = memorization(embedded, sides, compared)
-        epochs.append({s.EPOCH: epoch, **measured, s.RETRIEVAL: float(np.mean(recalls))})
-    return epochs
 
 
 def memorization(
@@ -83,35 +61,8 @@ def memorization(
         c.CLIPMEM_IMAGE: float(parts[c.CLIPMEM_IMAGE][candidate].mean()),
         c.CLIPMEM_TEXT: float(parts[c.CLIPMEM_TEXT][candidate].mean()),
         s.CLIPMEM_EXTERNAL: float((f - g)[external].mean()),
-        s.IMAGE_EXTERNAL: float(parts[c.CLIPMEM_IMAGE][external].mean()),
-        s.TEXT_EXTERNAL: float(parts[c.CLIPMEM_TEXT][external].mean()),
         "map_fit": float(np.mean(list(fits.values()))),
     }
-
-
-def retrieval_by_rarity(audit: Audit, members: tuple[str, ...]) -> dict[str, float]:
-    """Measure retrieval on pairs whose caption has a rare trained word, and on the others.
-
-    A rare token occurs in one or two of the member's training pairs, before an arm removes tokens, so that all arms
-    divide the pairs alike. The gallery is all utility pairs; values are means of the six recalls and over members.
-    """
-    config, pairs, membership = audit.record.config, audit.pairs, membership_of(audit.membership)
-    rows = utility_rows(sides_of(audit, config, membership))
-    tokens, start = cached_tokens(config.model, pairs), caption_starts(pairs)
-    model = model_config(config.model)
-    captions = tokens[start[rows]]  # the first of each pair
-    words = words_of(captions, caption_ends(model, captions))
-    by_member = []
-    for name in members:
-        trained = np.flatnonzero(membership.trained[membership.members.index(name)])
-        counts = pairs_with(model, tokens, start, trained, first=config.train_captions)[captions]
-        rare = (words & (counts > 0) & (counts <= RARE)).any(axis=1)
-        image, text = (vectors[rows] for vectors in read_embeddings(audit.member(name)))
-        ranks = np.stack(list(retrieval_ranks(image, text, np.arange(len(rows))).values()))
-        hits = np.mean([ranks < k for k in KS], axis=(0, 1))
-        by_member.append([hits[rare].mean() if rare.any() else np.nan, hits[~rare].mean(), rare.mean()])
-    means = np.mean(by_member, axis=0)
-    return dict(zip(("retrieval_rare", "retrieval_other", "queries_rare"), map(float, means), strict=True))
 
 
 def _sides(audit: Audit, names: tuple[str, str]) -> Sides:

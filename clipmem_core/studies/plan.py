@@ -1,16 +1,14 @@
 """The built-in studies, arms added to them, and their command lines.
 
-The reference arm of studies of mitigations is `none`. It trains on one caption a pair, as in the paper. All arms are
-evaluated on that caption and on uncropped pictures, which every arm trains on.
+The reference arm is `none`. It trains on one caption a pair, as in the paper. All arms are evaluated on that caption
+and on uncropped pictures, which every arm trains on.
 """
 
-import copy
 import dataclasses
 import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 from filelock import FileLock
@@ -21,21 +19,20 @@ from clipmem_core.audit.settings import check_config, typed, typed_flags
 from clipmem_core.audit.store import is_locked, write_json
 from clipmem_core.config import AuditConfig, InputError, affecting, did_you_mean, fingerprint, flat
 from clipmem_core.studies import arm as arms
-from clipmem_core.studies.arm import ALL, NONE, Arm, Decided, Removal, Split
+from clipmem_core.studies.arm import NONE, Arm, Decided, Removal, Split
 from clipmem_core.studies.study_folder import ADDED, StudyFolder, studies_folder, study_folder
-from clipmem_core.training.names import model_config
 
-# Otherwise an arm is evaluated on crops or captions it did not train on.
-EVALUATED_ALIKE = {"eval_crop_scale": 1.0, "eval_captions": 1, "views": 2}
-# Five seeds are five splits. External pairs that control adaptive mitigations are not used for utility.
-COMMON_DEFAULTS = {"protocol": "paper", "seeds": 5, "retrieval_apart": True}
-STRONG_CROPS, NO_CROPS = 0.2, 1.0
-FACTORS = {"half": 0.5, "one": 1.0, "double": 2.0}  # of an encoder's width
+# The config fields that studies set unless they are typed
+DEFAULTS: dict[str, Any] = {
+    # Five seeds are five splits. External pairs that control adaptive mitigations are not used for utility.
+    **{"protocol": "paper", "seeds": 5, "retrieval_apart": True},
+    # Otherwise an arm is evaluated on crops or captions it did not train on.
+    **{"eval_crop_scale": 1.0, "eval_captions": 1, "views": 2},
+}
 MOST_CAPTIONS = 5
 NOISE_LEVELS = (0.01, 0.05, 0.10, 0.15, 0.20, 0.25, 0.30)
 REMOVED = (50, 100, 200, 400, 800)
 REMOVED_BY = (c.CLIPMEM, c.SIMILARITY_IN, arms.RANDOM)
-SCALE = (500, 1_000, 2_000, 4_000, 8_000, 16_000, 32_000)  # pairs that a member trains on
 CROPS: dict[str, Any] = {"crop_scale": 0.2, "colour": 0.4}
 FLOOR: dict[str, Any] = {"min_logit_scale": 30.0}  # open_clip starts at 14.3
 MIN_DF: dict[str, Any] = {"text_min_df": 10}
@@ -43,56 +40,6 @@ FORGET_DF: dict[str, Any] = {"text_forget_df": 3}
 MASK: dict[str, Any] = {"text_mask": 0.15}
 ADAPTIVE_MASK: dict[str, Any] = {"adaptive_mask": 0.6}
 FEWEST_COMPARED = 10  # candidates, and independent pairs, that no arm changes
-
-
-def size_arms(config: AuditConfig, pairs: pd.DataFrame) -> list[Arm]:
-    """Return all combinations of widths of the image and the text encoder."""
-    if config.lock_image or config.lock_text or config.pretrained:
-        raise InputError("study size trains models of other widths: remove --lock-image, --lock-text and --pretrained")
-    model = model_config(config.model)
-    return [
-        Arm(
-            f"image-{image}-text-{text}",
-            shown={"image_encoder": image, "text_encoder": text},
-            model={} if image == text == "one" else sized(model, image=FACTORS[image], text=FACTORS[text]),
-        )
-        for image in FACTORS
-        for text in FACTORS
-    ]
-
-
-def sized(model: dict[str, Any], *, image: float, text: float) -> dict[str, Any]:
-    """Scale the width and number of heads of each encoder."""
-    scaled = copy.deepcopy(model)
-    vision, words = scaled["vision_cfg"], scaled["text_cfg"]
-    head = vision.get("head_width", 64)
-    heads = vision.get("width", 768) / head * image, words.get("heads", 8) * text
-    foreign = vision.get("timm_model_name") or words.get("hf_model_name") or type(vision.get("layers", 12)) is not int
-    if foreign or any(count < 1 or count != int(count) for count in heads):
-        raise InputError("study size scales the width of open_clip's transformers with even heads: use --model small")
-    vision["width"] = head * int(heads[0])
-    words["width"], words["heads"] = int(words.get("width", 512) * text), int(heads[1])
-    return scaled
-
-
-def views_arms(config: AuditConfig, pairs: pd.DataFrame) -> list[Arm]:
-    """Return normal, no and strong crops, with one caption a pair and, if there are more, with all."""
-    if config.lock_image:
-        raise InputError("study views compares crops, and a locked image tower has none: add --no-lock-image")
-    if not STRONG_CROPS < config.crop_scale < NO_CROPS:
-        raise InputError(f"study views needs a --crop-scale between {STRONG_CROPS} and {NO_CROPS:g}")
-    crops = {"normal": config.crop_scale, "off": NO_CROPS, "strong": STRONG_CROPS}
-    several = _most_captions(pairs) > 1
-    captions = {"1": {"train_captions": 1}, "all": {"train_captions": config.train_captions}} if several else {"1": {}}
-    return [
-        Arm(
-            f"crops-{crop}-captions-{number}",
-            {"crop_scale": scale, **read} if crop != "normal" else read,
-            shown={"crop_scale": scale, "captions": number},
-        )
-        for number, read in captions.items()
-        for crop, scale in crops.items()
-    ]
 
 
 def captions_arms(config: AuditConfig, pairs: pd.DataFrame) -> list[Arm]:
@@ -104,21 +51,6 @@ def captions_arms(config: AuditConfig, pairs: pd.DataFrame) -> list[Arm]:
     counts |= {"all": config.train_captions} if most > MOST_CAPTIONS else {}
     more = [Arm(f"captions-{n}", {"train_captions": count}, shown={"captions": n}) for n, count in counts.items()]
     return [_none(pairs, captions="1"), *more]
-
-
-def scale_arms(config: AuditConfig, pairs: pd.DataFrame) -> list[Arm]:
-    """Return smaller numbers of training pairs, with the epochs of all pairs and with their steps."""
-    every = int(pairs[c.GROUP].isin([c.SHARED, c.CANDIDATE]).sum())
-    sizes = [size for size in SCALE if size < every]
-    if len(sizes) < 2:
-        raise InputError(f"study scale trains on {SCALE[0]}, {SCALE[1]} and more pairs, and there are {every:,}")
-    scaled = [Arm(ALL, shown={"pairs": every, "fixed": ALL, "epochs": config.epochs})]
-    for fixed in ("epochs", "steps"):
-        for size in sizes:
-            epochs = config.epochs if fixed == "epochs" else round(config.epochs * every / size)
-            overrides = {arms.PAIRS_TRAINED: size} | ({"epochs": epochs} if epochs != config.epochs else {})
-            scaled.append(Arm(f"{fixed}-{size}", overrides, shown={"pairs": size, "fixed": fixed, "epochs": epochs}))
-    return scaled
 
 
 def text_noise_arms(config: AuditConfig, pairs: pd.DataFrame) -> list[Arm]:
@@ -180,18 +112,6 @@ def combined_arms(config: AuditConfig, pairs: pd.DataFrame) -> list[Arm]:
     return [_none(pairs, captions="1"), *one, *several]
 
 
-def forgetting_arms(config: AuditConfig, pairs: pd.DataFrame) -> list[Arm]:
-    """Return each way to forget rare words after training, and an arm that forgets only untrained words."""
-    if config.lock_text:
-        raise InputError("study forgetting needs a trained text encoder: add --no-lock-text")
-    ways = {"forget": {}, "delete": {"text_forget_as": "deleted"}, "placebo": {"text_forget_as": "random"}}
-    return [
-        _none(pairs),
-        Arm("forget-untrained", {"text_forget_df": 1}),
-        *(Arm(f"{way}-{df}", {"text_forget_df": df} | fields) for df in (2, 3) for way, fields in ways.items()),
-    ]
-
-
 def _most_captions(pairs: pd.DataFrame) -> int:
     return int(pairs[c.CAPTIONS].map(len).max())
 
@@ -201,61 +121,26 @@ def _none(pairs: pd.DataFrame, **shown: Any) -> Arm:
     return Arm(NONE, {"train_captions": 1} if _most_captions(pairs) > 1 else {}, shown=shown)
 
 
-@dataclass(frozen=True)
-class Study:
+class Study(NamedTuple):
     """A question and the arms that answer it."""
 
     question: str
     arms: Callable[[AuditConfig, pd.DataFrame], list[Arm]]  # from the config and the pair table
-    reference: str = NONE  # the arm that differences are to
-    defaults: Mapping[str, Any] = field(default_factory=lambda: EVALUATED_ALIKE)  # config fields, if not typed
-    snapshots: tuple[int, ...] = ()  # epochs after which embeddings are stored, each with a row in times.parquet
-    by_rarity: bool = False  # also measure retrieval for captions with rare words
-
-    @property
-    def takes_settings(self) -> bool:
-        """Whether arms can be added."""
-        return self.reference == NONE and not self.snapshots
 
 
-EPOCHS_STORED = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 50, 60, 80)
 STUDIES = {
-    # The batch must fit the smallest size.
-    "scale": Study("Does memorization shrink as epochs over pairs?", scale_arms, ALL, {"batch_size": 256}),
-    "size": Study("Does a larger image encoder flip claim 3?", size_arms, "image-one-text-one", {}),
-    "views": Study("Is the text share only the missing caption augmentation?", views_arms, "crops-normal-captions-1"),
-    "time": Study("Which encoder memorizes first?", lambda config, pairs: [Arm(NONE)], NONE, {}, EPOCHS_STORED),
     "captions": Study("Do more captions a pair lower memorization and raise utility?", captions_arms),
     "text-noise": Study("Does noise on the text embedding lower memorization and raise utility?", text_noise_arms),
     "removal": Study("Does taking the most memorized pairs out raise utility?", removal_arms),
     "combined": Study("Which mitigations lower memorization at no loss of utility?", combined_arms),
-    "forgetting": Study("What is it worth to forget rare words after training?", forgetting_arms, by_rarity=True),
 }
 
 
-def find_study(name: str, *, with_settings: bool = False) -> Study:
-    """Return the study of a name; `with_settings`: only one to which arms can be added."""
+def find_study(name: str) -> Study:
+    """Return the study of a name."""
     if name not in STUDIES:
         raise InputError(f"study {name!r} is unknown: choose one of {', '.join(STUDIES)}{did_you_mean(name, STUDIES)}")
-    if with_settings and not STUDIES[name].takes_settings:
-        others = ", ".join(other for other, study in STUDIES.items() if study.takes_settings)
-        raise InputError(f"study {name} takes no further settings; these studies do: {others}")
     return STUDIES[name]
-
-
-def defaults_of(name: str) -> dict[str, Any]:
-    """Return the config fields that a study sets unless they are typed."""
-    return COMMON_DEFAULTS | (dict(STUDIES[name].defaults) if name in STUDIES else {})
-
-
-def locked_fault(name: str, config: AuditConfig) -> str:
-    """Return why a study cannot run with a locked tower; empty if it can."""
-    pairs = pd.DataFrame({c.CAPTIONS: [["", ""]] * 2, c.GROUP: c.SHARED})
-    try:
-        find_study(name).arms(config, pairs)
-    except InputError as error:
-        return str(error) if "lock" in str(error) else ""
-    return ""
 
 
 def read_added(study: StudyFolder) -> list[Arm]:
@@ -285,7 +170,6 @@ def find_arm(study: StudyFolder, setting: Arm, *, decided: Decided | None = None
 
 def add_arm(study: StudyFolder, setting: Arm, *, decided: Decided | None = None) -> str:
     """Add an arm to a study whose reference arm has begun, and return its name; an equal arm is not added again."""
-    find_study(study.request["study"], with_settings=True)
     return add_arms(study, arms.first_split(study), [dataclasses.replace(setting, decided=decided or Decided())])[0]
 
 
@@ -343,7 +227,7 @@ def _check_arm(arm: Arm, stored: Sequence[Arm], split: Split) -> None:
 def study_arguments(study: str, source: str, name: str, config: Mapping[str, Any]) -> list[str]:
     """Return the arguments of `python -m clipmem_core study`: seeds, and fields that differ from study and preset."""
     # Members follow from seeds, which are always typed.
-    values, usual = flat(config), defaults_of(study) | {name: config[name] for name in ("seeds", "members")}
+    values, usual = flat(config), DEFAULTS | {name: config[name] for name in ("seeds", "members")}
     fields = {key: value for key, value in typed(config).items() if value != usual.get(key)}
     # Fields that the study sets, typed back to the preset's value.
     fields |= {key: values[key] for key, value in usual.items() if values[key] != value}
@@ -368,7 +252,7 @@ def command_of(study: StudyFolder) -> str:
         words.append(f"--seeds-per-split={request['seeds_per_split']}")
     words += [f"--also={arm['setting']}" for arm in study.added]
     if 0 < len(rows) < len(request["arms"]):
-        words += [f"--only={arm}" for arm in rows if arm != request["reference"] or len(rows) == 1]
+        words += [f"--only={arm}" for arm in rows if arm != NONE or len(rows) == 1]
     return shlex.join(["python", "-m", "clipmem_core", "study", *words])
 
 

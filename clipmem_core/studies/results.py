@@ -1,4 +1,4 @@
-"""The results of a study: paired differences of every arm to the reference, a sentence an arm, tables and a CSV.
+"""The results of a study: paired differences of every arm to the reference arm, a sentence an arm, tables and a CSV.
 
 Seeds that share a split are averaged first. The intervals of a study with one split are over its training seeds.
 """
@@ -6,32 +6,31 @@ Seeds that share a split are averaged first. The intervals of a study with one s
 import functools
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import scipy
 from rich.console import Console
 
 from clipmem_core import columns as c
 from clipmem_core.audit.console import machine_line, make_table, plain, write_csv
 from clipmem_core.config import FIELDS, InputError
 from clipmem_core.io import reading
-from clipmem_core.scores.seeds import MIN_REPLICATES, holm, paired_difference, seed_interval
+from clipmem_core.scores.seeds import MIN_REPLICATES, holm, paired_difference
 from clipmem_core.studies import study_folder as s
-from clipmem_core.studies.arm import ALL, NONE
+from clipmem_core.studies.arm import NONE
 from clipmem_core.studies.plan import command_of
-from clipmem_core.studies.study_folder import ARM, EPOCH, RETRIEVAL, SEED, SPLIT, StudyFolder
+from clipmem_core.studies.study_folder import ARM, RETRIEVAL, SEED, SPLIT, StudyFolder
 
 TEXT_LEAD = "text_minus_image"
 CLIPMEM_NET = "clipmem_net"  # clipmem of candidates minus that of external pairs, which no member trains on
 MEASURES = (
     *(s.CLIPMEM_CANDIDATE, CLIPMEM_NET, s.MEMBERSHIP_AUROC, c.ATTACK_AUROC, c.ATTACK_TPR),
     *(c.CLIPMEM_IMAGE, c.CLIPMEM_TEXT, TEXT_LEAD),
-    *(RETRIEVAL, "retrieval_rare", "retrieval_other", "linear_probe", "zero_shot"),
+    *(RETRIEVAL, "linear_probe", "zero_shot"),
     *(s.SAMPLES_SEEN, s.SECONDS, s.PEAK_MB),
 )
 NEEDED = (SEED, s.CLIPMEM_CANDIDATE, s.MEMBERSHIP_AUROC, c.CLIPMEM_IMAGE, c.CLIPMEM_TEXT, RETRIEVAL)
@@ -42,10 +41,8 @@ COLUMNS = [
 LEVEL = 0.05  # of Holm's p
 # Arms, planned and added, that remove only untrained tokens, which `none` reads with their initial random vectors.
 UNTRAINED = ("forget-untrained", "text_forget_df-1")
-LAWS = {"epochs": -1, "steps": -2}  # study scale: fixed quantity → power of pairs predicted by epochs/pairs
 # The measures on a terminal, with their short names.
 SHOWN = {s.CLIPMEM_CANDIDATE: "clipmem", s.MEMBERSHIP_AUROC: "AUROC", TEXT_LEAD: "text − image", RETRIEVAL: "retrieval"}
-SHOWN_BY_EPOCH = [s.CLIPMEM_CANDIDATE, c.CLIPMEM_IMAGE, c.CLIPMEM_TEXT, s.MEMBERSHIP_AUROC, RETRIEVAL]
 RESULTS = Path(__file__).parents[2] / "data" / "results"
 
 
@@ -62,19 +59,13 @@ def rows_of(study: StudyFolder) -> pd.DataFrame:
     return arms
 
 
-def beyond_external(times: pd.DataFrame) -> pd.DataFrame:
-    """Subtract the contributions of external pairs from those of each encoder."""
-    nulls = {c.CLIPMEM_IMAGE: s.IMAGE_EXTERNAL, c.CLIPMEM_TEXT: s.TEXT_EXTERNAL}
-    return times.assign(**{name: times[name] - times[null] for name, null in nulls.items()})
-
-
 def replicates(table: pd.DataFrame) -> str:
     """Return the replicates of a study's intervals: splits, or training seeds of one split."""
     return c.SPLITS if SPLIT in table else c.ONE_SPLIT
 
 
-def differences(table: pd.DataFrame, reference: str) -> pd.DataFrame:
-    """Compare every arm with the reference arm, seed by seed, in one row per arm and measure.
+def differences(table: pd.DataFrame, reference: str = NONE) -> pd.DataFrame:
+    """Compare every arm with a reference arm, seed by seed, in one row per arm and measure.
 
     Columns: `n` shared splits (with one split, seeds), `value` the arm's mean, `difference` to the reference with 95 %
     interval and p value, and the same corrected for the number of `arms`: Bonferroni's t and Holm's p.
@@ -109,10 +100,10 @@ def differences(table: pd.DataFrame, reference: str) -> pd.DataFrame:
     return tidy.assign(**{COLUMNS[-1]: corrected.astype(float)})
 
 
-def all_differences(table: pd.DataFrame, reference: str) -> pd.DataFrame:
+def all_differences(table: pd.DataFrame) -> pd.DataFrame:
     """Return `differences` with the column `reference`. Arms without rare tokens are also compared with the arm
     that removes only untrained tokens, if there is one."""
-    tables = [differences(table, reference).assign(reference=reference)]
+    tables = [differences(table).assign(reference=NONE)]
     if other := next((name for name in UNTRAINED if (table[ARM] == name).any()), ""):
         rare = [name for name, field_info in FIELDS.items() if field_info.part == "vocabulary"]
         fields = table.reindex(columns=rare).apply(pd.to_numeric, errors="coerce")
@@ -133,13 +124,13 @@ def front(points: pd.DataFrame, x: str, y: str) -> list[str]:
     return optimal
 
 
-def sentence_of(compared: pd.DataFrame, arm: str, *, lead: bool = False) -> str:
-    """Say how an arm changes memorization, retrieval and (`lead`) the lead of text, where Holm's p is below .05."""
+def sentence_of(compared: pd.DataFrame, arm: str) -> str:
+    """Say how an arm changes memorization and retrieval, where Holm's p is below .05."""
     rows = compared[compared[ARM] == arm].drop_duplicates("measure", keep="last").set_index("measure")
-    words = {s.CLIPMEM_CANDIDATE: "memorization", TEXT_LEAD: "lead of text" if lead else "", RETRIEVAL: RETRIEVAL}
+    words = {s.CLIPMEM_CANDIDATE: "memorization", RETRIEVAL: RETRIEVAL}
     parts = []
     for measure, word in words.items():
-        if not word or measure not in rows.index:
+        if measure not in rows.index:
             continue
         row = rows.loc[measure]
         if row["n"] < MIN_REPLICATES:
@@ -155,56 +146,30 @@ def sentence_of(compared: pd.DataFrame, arm: str, *, lead: bool = False) -> str:
 
 
 def sentences(study: StudyFolder) -> list[str]:
-    """Return a sentence per arm, and the powers of study scale."""
-    rows, reference = rows_of(study), study.request["reference"]
-    if rows.empty:
-        return []
-    compared = all_differences(rows, reference)
-    arms = [arm for arm in dict.fromkeys(compared[ARM]) if arm != reference]
-    return [*(sentence_of(compared, arm, lead=reference not in (NONE, ALL)) for arm in arms), *_powers(rows)]
-
-
-def _powers(rows: pd.DataFrame) -> Iterator[str]:
-    """Yield the fitted power of pairs in study scale; Gomez (AAAI 2026) predicts epochs over pairs."""
-    for fixed, law in LAWS.items() if {"pairs", "fixed", CLIPMEM_NET} <= set(rows) else ():
-        wide = rows[rows["fixed"].isin([fixed, ALL])].pivot_table(index=SEED, columns="pairs", values=CLIPMEM_NET)
-        wide = wide.dropna()
-        wide = wide.loc[:, (wide > 0).all()]
-        if wide.shape[1] < 2 or wide.empty:
-            continue
-        sizes = np.log(wide.columns.to_numpy(dtype=float))
-        logs = np.log(wide.to_numpy(dtype=float))
-        slopes = np.array([scipy.stats.linregress(sizes, values).slope for values in logs])
-        low, high = seed_interval(slopes)
-        interval = "" if np.isnan(low) else f" [{low:.3f}, {high:.3f}]"
-        yield (
-            f"With {fixed} fixed, clipmem minus that of external pairs scales as pairs to the power of "
-            f"{slopes.mean():.3f}{interval}; epochs over pairs predicts {law}."
-        ).replace("-", "−")
+    """Return a sentence per arm."""
+    compared = all_differences(rows_of(study))
+    return [sentence_of(compared, arm) for arm in dict.fromkeys(compared[ARM]) if arm != NONE]
 
 
 def show_study(study: StudyFolder) -> None:
     """Print a study's tables and its sentences."""
-    console, reference, rows, times = Console(highlight=False), study.request["reference"], rows_of(study), study.times
+    console, rows = Console(highlight=False), rows_of(study)
     if len(rows):
-        compared = differences(rows, reference)
+        compared = differences(rows)
         title = (
-            f"{reference} (n = {compared['n'].max()}), and paired differences to it with half their 95 % interval over "
+            f"{NONE} (n = {compared['n'].max()}), and paired differences to it with half their 95 % interval over "
             f"{replicates(rows)}; *: other than 0 after Holm's correction for all arms"
         )
-        cells = compared.assign(cell=[_cell(row, reference) for row in compared.to_dict("records")])
+        cells = compared.assign(cell=[_cell(row) for row in compared.to_dict("records")])
         wide = cells.pivot(index=ARM, columns="measure", values="cell").reindex(compared[ARM].unique())
         print_table(console, title, wide.reindex(columns=list(SHOWN)).fillna("–").rename(columns=SHOWN).reset_index())
-    if len(times):
-        means = times.groupby(EPOCH)[SHOWN_BY_EPOCH].mean().map("{:.3f}".format).reset_index()
-        print_table(console, "means over seeds after each epoch", means)
     for sentence in sentences(study):
         console.print(plain(sentence), style="bold", soft_wrap=True)
     console.print(plain(str(study.folder)), soft_wrap=True)
 
 
-def _cell(row: dict[Any, Any], reference: str) -> str:
-    if row[ARM] == reference:
+def _cell(row: dict[Any, Any]) -> str:
+    if row[ARM] == NONE:
         return f"{row['value']:.3f}"
     half = "" if np.isnan(row["low"]) else f" ± {(row['high'] - row['low']) / 2:.3f}"
     return f"{row['difference']:+.3f}{half}{'*' if row['p_of_all'] < LEVEL else ''}"
@@ -214,18 +179,6 @@ def print_table(console: Console, title: str, table: pd.DataFrame) -> None:
     """Print a table of strings; all columns but the first are aligned right."""
     names = list(map(str, table))
     console.print(make_table(title, table.set_axis(names, axis=1).to_dict("records"), names, right=names[1:]))
-
-
-def result_rows(study: StudyFolder) -> pd.DataFrame:
-    """Return the rows of `all_differences`, and of each snapshot the mean, minimum and maximum over seeds."""
-    rows, times = all_differences(rows_of(study), study.request["reference"]), study.times
-    if times.empty:
-        return rows
-    measures = [name for name in times.columns if name not in (ARM, SEED, SPLIT, EPOCH)]
-    long = times.melt(id_vars=[ARM, SEED, EPOCH], value_vars=measures, var_name="measure")
-    by_epoch = long.groupby([ARM, EPOCH, "measure"], sort=False)["value"]
-    summary = by_epoch.agg(n="size", value="mean", low="min", high="max").reset_index()
-    return pd.concat([rows, summary], ignore_index=True)
 
 
 def write_results(study: StudyFolder, path: Path) -> None:
@@ -239,11 +192,11 @@ def write_results(study: StudyFolder, path: Path) -> None:
         machine_line(request["machine"], config),
         f"seeds: {', '.join(str(config['seed'] + number) for number in range(config['seeds']))}",
         f"value: mean over seeds; low, high: 95 % interval over {replicates(study.arms)} of the paired difference to "
-        "the arm in the column reference, of an epoch the lowest and highest seed; n: how many; low_of_all, "
-        "high_of_all: the same for all arms at once (Bonferroni's t); p_of_all: Holm's p",
+        "the arm in the column reference; n: how many; low_of_all, high_of_all: the same for all arms at once "
+        "(Bonferroni's t); p_of_all: Holm's p",
         *sentences(study),
     ]
-    write_csv(path, head, result_rows(study))
+    write_csv(path, head, all_differences(rows_of(study)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -253,10 +206,8 @@ class ReferenceStudy:
     name: str
     plan: str
     title: str
-    seeds: int
     over: str  # the replicates of its intervals
-    reference: str  # the reference arm
-    rows: pd.DataFrame  # the columns of `differences`; NaN in older tables
+    rows: pd.DataFrame  # the columns of `differences` to the reference arm; NaN in older tables
 
 
 def reference_studies(plans: Sequence[str]) -> list[ReferenceStudy]:
@@ -276,11 +227,8 @@ def read_reference(path: Path) -> ReferenceStudy:
         head = {name: value for name, _, value in pairs}  # of several commands the first
         plan, source, *_ = shlex.split(head["command"].partition("clipmem_core study ")[2])
         seeds, value, machine = head["seeds"].count(",") + 1, head["value"], head["machine"].partition(";")[0]
-        named = re.search(r"paired difference to the arm (\S+?),", value)
-        reference = named[1] if named else NONE
         if "reference" in table:
-            reference = str(table["reference"].dropna().iloc[0])
-            table = table[table["reference"].eq(reference) | table["reference"].isna()]
+            table = table[table["reference"] == NONE]
         if "p_of_all" not in table and "p_value" in table:
             table["p_of_all"] = table.groupby("measure")["p_value"].transform(lambda p: holm(p.to_numpy()))
     preset = re.search(r"--preset[ =](\S+)", head["command"])
@@ -290,5 +238,5 @@ def read_reference(path: Path) -> ReferenceStudy:
     over = value.partition("interval over ")[2].partition(" of the paired")[0]
     counted = f"{seeds} {'splits' if over.startswith('splits') else 'seeds of one split'}"
     title = f"reference study: {place.stem}, preset {preset[1] if preset else 'small'}, {machine}, {counted}"
-    rows = table.reindex(columns=[*COLUMNS, *([EPOCH] if EPOCH in table else [])]).reset_index(drop=True)
-    return ReferenceStudy(name, plan, title, seeds, over, reference, rows)
+    rows = table.reindex(columns=COLUMNS).reset_index(drop=True)
+    return ReferenceStudy(name, plan, title, over, rows)

@@ -18,12 +18,12 @@ from clipmem_core.audit.pipeline import Progress, Screen, counts, ensure_feature
 from clipmem_core.audit.prepare import DataSet, draw_membership, inject, load_data_set, with_features
 from clipmem_core.audit.setup import check_same, differing_fields, grow, write_audit
 from clipmem_core.audit.status import TIME_LEFT, seconds_left
-from clipmem_core.audit.store import Audit, acquire_lock, write_json, write_table
+from clipmem_core.audit.store import Audit, acquire_lock, write_table
 from clipmem_core.config import AuditConfig, InputError, as_dict, fingerprint, ineffective_fields
-from clipmem_core.studies.arm import DECISIONS, Arm, Decided, Split, text_of
-from clipmem_core.studies.measure import ATTACKED, arms_to_attack, attack_arm, measure, measure_epochs
-from clipmem_core.studies.plan import Study, add_arms, find_study, read_added
-from clipmem_core.studies.study_folder import ARM, ARMS, RANKING, SEED, SPLIT, TIMES, StudyFolder, study_folder
+from clipmem_core.studies.arm import DECISIONS, NONE, Arm, Decided, Split, normal
+from clipmem_core.studies.measure import ATTACKED, arms_to_attack, attack_arm, measure
+from clipmem_core.studies.plan import add_arms, find_study, read_added
+from clipmem_core.studies.study_folder import ARM, ARMS, RANKING, SEED, SPLIT, StudyFolder, study_folder
 from clipmem_core.training.names import CHECKPOINT
 
 Decisions = Callable[[str, pa.Table], Decided]
@@ -52,10 +52,6 @@ class StudyRun:
     compared: list[np.ndarray] = field(default_factory=list)
 
     @property
-    def plan(self) -> Study:
-        return find_study(self.study)
-
-    @property
     def arms(self) -> dict[str, Arm]:
         """All arms by their names, those of the plan first."""
         return {arm.name: arm for arm in (*self.planned, *self.added)}
@@ -63,7 +59,7 @@ class StudyRun:
     @property
     def pending(self) -> list[tuple[str, int]]:
         """The arms and seeds to train, seed by seed over the arms."""
-        done, named = self.folder.done(), self.only | {self.plan.reference}
+        done, named = self.folder.done(), self.only | {NONE}
         arms = [name for name in self.arms if not self.only or name in named]
         return [(arm, seed) for seed in range(self.config.seeds) for arm in arms if (arm, seed) not in done]
 
@@ -73,7 +69,7 @@ class StudyRun:
 
     def config_of(self, arm: str, seeds: int, split: int = 0) -> AuditConfig:
         """Return the config of an arm's audit of a split."""
-        config = self.splits[split].config_of(self.arms[arm], self.folder.models)
+        config = self.splits[split].config_of(self.arms[arm])
         return dataclasses.replace(config, seeds=seeds, members=2 * seeds)
 
 
@@ -95,7 +91,7 @@ def run_study(
     `also` adds arms to the plan's, `only` are trained, with the reference arm, and `seeds_per_split` seeds share a
     split (0: all). `decisions` returns the decisions on a data set from its fingerprint and its pairs.
     """
-    find_study(study, with_settings=bool(also))
+    find_study(study)
     folder = study_folder(name)
     if config.protocol != "paper":
         raise InputError(f"a study runs --protocol paper, not {config.protocol}")
@@ -149,8 +145,8 @@ def start(
             if out := [arm.name for arm in arms if idle & set(arm.overrides)]:
                 screen.say(f"skipped, since they have no effect if a tower is locked: {', '.join(out)}")
                 arms = [arm for arm in arms if arm.name not in out]
-            none = next(arm for arm in arms if arm.name == plan.reference)
-            texts = {arm.name: text_of(arm, dataclasses.replace(config, **none.fields)) for arm in arms}
+            none = next(arm for arm in arms if arm.name == NONE)
+            texts = {arm.name: normal(arm, dataclasses.replace(config, **none.fields)).text for arm in arms}
         splits.append(Split(split_config, none, texts, pairs, membership.group, data_set.clusters))
     for arm in arms:
         settings.check_config(splits[0].config_of(arm))
@@ -161,10 +157,6 @@ def start(
 
 def _train(run: StudyRun) -> None:
     """Train every pending arm and seed, and write its row."""
-    for name, arm in run.arms.items():
-        if arm.model:
-            run.folder.models.mkdir(parents=True, exist_ok=True)
-            write_json(run.folder.models / f"{name}.json", dict(arm.model))
     _find_changes(run)
     if any(arm.removal for arm in run.arms.values()):
         if not run.folder.begun:
@@ -187,10 +179,7 @@ def _train(run: StudyRun) -> None:
         seconds = seconds_left(time.monotonic() - begun, place, len(pending))
         rest = f", {TIME_LEFT} {math.ceil(seconds / 60):,} min" if math.isfinite(seconds) else ""
         run.screen.say(f"arm {name}, seed {seed}: {place + 1} of {len(pending)}{rest}")
-        row, epochs = _rows(run, name, seed)
-        if epochs:
-            run.folder.add(TIMES, epochs)
-        run.folder.add(ARMS, [row])
+        run.folder.add(_row(run, name, seed))
     _attack(run)
 
 
@@ -205,15 +194,13 @@ def _find_changes(run: StudyRun) -> None:
 
 
 def _request_of(run: StudyRun) -> dict[str, Any]:
-    planned = {name: text for name, text in run.splits[0].planned.items() if text is not None}
     return {
         "study": run.study,
         "source": run.source,
         "config": as_dict(run.config),
-        "reference": run.plan.reference,
         "reference_fields": run.splits[0].none.fields,
         "arms": {name: arm.row(run.changes[0][name]) for name, arm in run.arms.items()},
-        "settings": planned | {arm.name: arm.text for arm in run.added},
+        "settings": dict(run.splits[0].planned) | {arm.name: arm.text for arm in run.added},
         "seeds_per_split": run.seeds_per_split,
         "compared": [fingerprint(compared.tolist()) for compared in run.compared],
         "dataset_fingerprint": run.dataset_fingerprint,
@@ -240,25 +227,21 @@ def _remeasure(run: StudyRun) -> None:
     """Recompute all rows from trained members after the compared pairs changed."""
     done = [(name, number) for name, number in run.folder.done() if name in run.arms]
     run.screen.say(f"the compared pairs changed: measuring {len(done)} rows again")
-    measured = [_rows(run, name, number) for name, number in done]
-    if rows := [row for _, epochs in measured for row in epochs]:
-        write_table(run.folder.folder / TIMES, pd.DataFrame(rows))
-    if measured:
-        write_table(run.folder.folder / ARMS, pd.DataFrame([row for row, _ in measured]))
+    if rows := [_row(run, name, number) for name, number in done]:
+        write_table(run.folder.folder / ARMS, pd.DataFrame(rows))
 
 
-def _rows(run: StudyRun, name: str, seed: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Train an arm's seed, if needed, and return its row and the rows of its stored epochs."""
+def _row(run: StudyRun, name: str, seed: int) -> dict[str, Any]:
+    """Train an arm's seed, if needed, and return its row."""
     split, number = run.place(seed)
     audit = _begun_arm(run, name, split, seeds=number + 1)
     # Heads train, and trained members are measured, in less time than a process takes to start.
     here = not _untrained(audit) or (run.executor is None and settings.shares_process(run.config))
     executor = in_this_process if here else run.executor
     finish_audit(Progress(audit, run.screen, executor=executor, predicts_words=False))
-    compared = run.compared[split]
     place = {ARM: name, SEED: seed} | ({SPLIT: split} if run.seeds_per_split else {})
-    row = run.arms[name].row(run.changes[split][name]) | measure(audit, number, compared, by_rarity=run.plan.by_rarity)
-    return place | row, [place | epoch for epoch in measure_epochs(audit, number, compared)]
+    setting = run.arms[name].row(run.changes[split][name])
+    return place | setting | measure(audit, number, run.compared[split])
 
 
 def _untrained(audit: Audit) -> list[str]:
@@ -300,9 +283,8 @@ def _begun_arm(run: StudyRun, name: str, split: int, *, seeds: int) -> Audit:
     ]
     removed = pairs[c.PAIR_ID].isin(changes.removed).to_numpy()
     membership = dataclasses.replace(membership, trained=membership.trained & ~removed)
-    data_set, last, planned = dataclasses.replace(data_set, pairs=pairs), config.trained_epochs, run.plan.snapshots
-    snapshots = sorted({epoch for epoch in planned if epoch < last} | {last}) if planned else []
-    write_audit(audit, run.source, config, data_set, pairs, membership, seconds=0.0, snapshots=snapshots)
+    data_set = dataclasses.replace(data_set, pairs=pairs)
+    write_audit(audit, run.source, config, data_set, pairs, membership, seconds=0.0)
     return audit
 
 

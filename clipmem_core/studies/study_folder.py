@@ -1,12 +1,10 @@
 """The folder of a study.
 
-<data>/studies/<name>/   study.json: the request · own.json: arms added later · arms.parquet, times.parquet ·
-                         models/ of single arms · audits/split-<number>/<arm>/, or audits/<arm>/ with one split
+<data>/studies/<name>/   study.json: the request · own.json: arms added later · arms.parquet ·
+                         audits/split-<number>/<arm>/, or audits/<arm>/ with one split
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import pandas as pd
@@ -18,17 +16,15 @@ from clipmem_core.audit.store import Audit, Count, Inner, Named, inside, read_ta
 from clipmem_core.config import AuditConfig, as_dict
 from clipmem_core.io import read_json
 
-ARM, SEED, SPLIT, EPOCH = "arm", "seed", "split", "epoch"
+ARM, SEED, SPLIT = "arm", "seed", "split"
 MEMBERSHIP_AUROC = "membership_auroc"
 ATTACK_SHADOWS = "attack_shadows"  # members behind the attack_ columns of a row
 CLIPMEM_CANDIDATE = "clipmem_candidate"  # means over candidates, and over external pairs, which measure the error
 CLIPMEM_EXTERNAL = "clipmem_external"
-IMAGE_EXTERNAL = "clipmem_image_external"
-TEXT_EXTERNAL = "clipmem_text_external"
 RETRIEVAL = "retrieval"  # the mean of the six recalls
 SAMPLES_SEEN, SECONDS, PEAK_MB = "samples_seen", "seconds", "peak_mb"
 
-STUDY, ADDED, ARMS, TIMES = "study.json", "own.json", "arms.parquet", "times.parquet"
+STUDY, ADDED, ARMS = "study.json", "own.json", "arms.parquet"
 RANKING = "ranking"  # the audit with the scores that removals rank by
 HINT = "delete it and run the study again; trained members stay"
 Values = dict[str, bool | int | float | str | None]
@@ -40,10 +36,9 @@ class StudyFile(TypedDict):
     study: str
     source: str
     config: Annotated[AuditConfig, AfterValidator(check_fields), AfterValidator(as_dict)]
-    reference: Inner
     reference_fields: Values
     arms: dict[Inner, Values]
-    settings: dict[Inner, str]  # the text of each arm, except arms without one
+    settings: dict[Inner, str]  # the text of each arm
     seeds_per_split: Count  # 0: all seeds share one split
     compared: list[str]  # for each split a fingerprint of the compared pairs
     dataset_fingerprint: Inner
@@ -79,16 +74,8 @@ class StudyFolder(Named):
     @property
     def arms(self) -> pd.DataFrame:
         """One row per finished arm and seed; empty before the first."""
-        return self._table(ARMS)
-
-    @property
-    def times(self) -> pd.DataFrame:
-        """One row per arm, seed and epoch of a study that stores snapshots; empty otherwise."""
-        return self._table(TIMES)
-
-    @property
-    def models(self) -> Path:
-        return self.folder / "models"
+        path = self.folder / ARMS
+        return read_table(path, repair=HINT) if path.is_file() else pd.DataFrame({ARM: [], SEED: []})
 
     @property
     def seeds_per_split(self) -> int:
@@ -99,21 +86,14 @@ class StudyFolder(Named):
         """Return the audit of an arm on one split, over all finished seeds."""
         return Audit(inside(self.folder, f"audits/split-{split}/{arm}" if self.seeds_per_split else f"audits/{arm}"))
 
-    def _table(self, name: str) -> pd.DataFrame:
-        path = self.folder / name
-        return read_table(path, repair=HINT) if path.is_file() else pd.DataFrame({ARM: [], SEED: []})
-
     def done(self) -> list[tuple[str, int]]:
         """Return the arm and seed of each row."""
         return [(str(arm), int(seed)) for arm, seed in self.arms[[ARM, SEED]].itertuples(index=False)]
 
-    def add(self, name: str, rows: Sequence[dict[str, Any]]) -> None:
-        """Add rows to a table, replacing those of the same arm, seed and epoch."""
-        table, new = self._table(name), pd.DataFrame(rows)
-        if len(table):
-            keys = [key for key in (ARM, SEED, EPOCH) if key in new]
-            new = pd.concat([table, new], ignore_index=True).drop_duplicates(keys, keep="last", ignore_index=True)
-        write_table(self.folder / name, new)
+    def add(self, row: dict[str, Any]) -> None:
+        """Add the row of an arm and a seed."""
+        table, new = self.arms, pd.DataFrame([row])
+        write_table(self.folder / ARMS, pd.concat([table, new], ignore_index=True) if len(table) else new)
 
     def write_request(self, request: dict[str, Any]) -> None:
         """Write study.json, which marks the folder as a study."""

@@ -11,7 +11,6 @@ from streamlit.testing.v1 import AppTest
 
 from clipmem_core.audit.jobs import Task
 from clipmem_core.audit.store import MANIFEST, Audit, acquire_lock, write_json, write_prepared, write_table
-from clipmem_core.cli import parse
 from clipmem_core.config import ARM_FIELDS, FIELDS
 from clipmem_core.dashboard import running, studies
 from clipmem_core.dashboard.controls import WORDS
@@ -24,12 +23,11 @@ from tests.dashboard.test_every_page import said
 from tests.dashboard.test_pages import address, figures, labels, open_page, press, texts, titles
 from tests.fixtures import Copy, leave_job
 from tests.made_arms import give_audit, make_arms
-from tests.made_encoders import make_study
 
 PAGE = "pages/mitigations.py"
 STRONG = "text_mask=0.3"  # the arm text-mask-strong
 VALUES: dict[str, Any] = {
-    **{"train_captions": 2, "noise_place": "before", "text_forget_as": "deleted", "stop_epoch": 33},
+    **{"train_captions": 2, "noise_place": "before", "stop_epoch": 33},
     **{"min_logit_scale": 18, "max_logit_scale": 20, "adaptive_quantile": 0.8, "adaptive_every": 4},
 }
 Jobs = list[tuple[str, str]]
@@ -131,7 +129,14 @@ def test_the_chosen_arm_has_its_sentence_arrow_row_and_pairs(lab: StudyFolder, c
     (chart,) = figures(app)
     dots = [trace for trace in chart["data"] if trace.get("customdata")]
     assert sum(len(trace["customdata"]) for trace in dots) == lab.arms["arm"].nunique()
-    assert len([note for note in chart["layout"]["annotations"] if note["showarrow"]]) == 1
+    (arrow,) = (note for note in chart["layout"]["annotations"] if note["showarrow"])
+    means = lab.arms.groupby("arm")[["clipmem_candidate", "retrieval"]].mean()
+    assert [arrow["ax"], arrow["ay"]] == pytest.approx(means.loc["none"].tolist())
+    assert [arrow["x"], arrow["y"]] == pytest.approx(means.loc["text-mask-strong"].tolist())
+    by_name = {trace["name"]: [text.split("<br>")[0] for text in trace["customdata"]] for trace in dots}
+    assert by_name["baseline"] == ["none"]
+    assert "early-stop" in by_name["Pareto-optimal"]  # the factors of tests/made_arms.py
+    assert "text-mask" in by_name["dominated"]
     assert app.dataframe[0].value["arm"].iloc[0] == "text-mask-strong"
     one, other = (lab.audit(arm).scores.set_index("pair_id") for arm in ("none", "text-mask-strong"))
     change = (other["clipmem"] - one["clipmem"])[one["group"] == "candidate"]
@@ -166,7 +171,7 @@ def test_dots_and_cells_are_paired_differences_to_the_baseline(data: Path) -> No
         for name in ("clipmem_candidate", "membership_auroc", "seconds", "peak_mb")
     )
     compared = compared_of(study)
-    point = points_of(compared, "none", "clipmem_candidate", "linear_probe").set_index("arm").loc["text-mask"]
+    point = points_of(compared, "clipmem_candidate", "linear_probe").set_index("arm").loc["text-mask"]
     difference = clipmem["text-mask"] - clipmem["none"]
     half = 4.3027 * difference.std() / 3**0.5  # t at 2 degrees of freedom
     assert point["memorization"] == pytest.approx(clipmem["text-mask"].mean())
@@ -243,7 +248,8 @@ def test_a_stopped_study_says_why_and_resumes(begun: StudyFolder, data: Path, jo
 
 
 def test_studies_of_mitigations_are_offered_and_a_broken_one_is_one_line(data: Path, lab: StudyFolder) -> None:
-    make_study(data, "time")
+    older = make_arms(data, name="older")
+    older.write_request(older.request | {"study": "no longer offered"})
     make_arms(data, name="another", seeds={"none": 1})
     make_arms(data, name="broken")
     (data / "studies" / "broken" / STUDY).write_bytes(b"[]")
@@ -267,31 +273,24 @@ def test_a_broken_file_of_a_study_is_named(lab: StudyFolder, file: str) -> None:
 
 
 @pytest.mark.parametrize("plan", PLANS)
-def test_each_study_starts_with_the_command_that_is_shown(plan: str, jobs: Jobs) -> None:
-    app = open_page(PAGE, view="start")
-    app.selectbox(key="study-plan").select(plan).run()
-    command = app.code[0].value
-    app.button(key="study-start").click().run()
-    ((name, started),) = jobs
-    assert command.endswith(started)
-    typed = parse(shlex.split(started))
-    assert (typed.study, typed.source, typed.name, typed.config.seeds) == (plan, "scenes", f"scenes-{plan}", 5)
-    assert address(app)["study"] == name
-
-
-def test_what_is_chosen_is_what_starts(jobs: Jobs, tmp_path: Path) -> None:
+def test_what_is_chosen_is_what_starts_with_the_command_that_is_shown(plan: str, jobs: Jobs, tmp_path: Path) -> None:
     path = tmp_path / "my pairs.csv"
     path.touch()
     app = open_page(PAGE, view="start")
+    app.selectbox(key="study-plan").select(plan)
     app.text_input(key="study-path").set_value(str(path)).run()
     app.segmented_control(key="study-preset").select("tiny").run()
+    assert app.number_input(key="study-seeds").value == 5
     app.number_input(key="study-seeds").set_value(4)
     app.number_input(key="study-tiny-epochs").set_value(7)
     app.toggle(key="study-near_duplicates").set_value(True)
     app.text_input(key="study-name").set_value("mine").run()
+    command = app.code[0].value
     app.button(key="study-start").click().run()
     fields = ["--name=mine", "--preset=tiny", "--seeds=4", "--drop-near-duplicates", "--epochs=7"]
-    assert jobs == [("mine", shlex.join(["study", "combined", str(path), *fields]))]
+    assert jobs == [("mine", shlex.join(["study", plan, str(path), *fields]))]
+    assert command.endswith(jobs[0][1])
+    assert address(app)["study"] == "mine"
 
 
 def test_data_sets_of_audits_come_first_with_their_reading_options(copy: Copy, jobs: Jobs, tmp_path: Path) -> None:
@@ -311,13 +310,12 @@ def test_data_sets_of_audits_come_first_with_their_reading_options(copy: Copy, j
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("study-name", "lab"), ("study-name", "../x"), ("study-path", ""), ("study-seeds", 0), ("study-preset", "locked")],
+    [("study-name", "lab"), ("study-name", "../x"), ("study-path", ""), ("study-seeds", 0)],
 )
 def test_what_cannot_start_is_one_line(lab: StudyFolder, key: str, value: Any) -> None:
     app = open_page(PAGE, view="start")
-    app.selectbox(key="study-plan").select("forgetting").run()  # needs a trained text encoder
     assert not app.button(key="study-start").disabled
-    kind = {"study-seeds": "number_input", "study-preset": "segmented_control"}.get(key, "text_input")
+    kind = "number_input" if key == "study-seeds" else "text_input"
     getattr(app, kind)(key=key).set_value(value).run()
     assert app.button(key="study-start").disabled
     assert len(app.warning) == 1

@@ -32,7 +32,7 @@ RANKED = ["text_mask=0.3 removal=clipmem:9", "removal=random:9"]
 
 def study_of(*arms: Arm) -> Study:
     """A study with these arms."""
-    return Study("?", lambda config, pairs: list(arms), reference=arms[0].name, defaults={})
+    return Study("?", lambda config, pairs: list(arms))
 
 
 def config_of(study: str, *flags: str) -> AuditConfig:

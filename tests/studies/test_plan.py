@@ -5,7 +5,6 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
 
@@ -14,21 +13,18 @@ from clipmem_core.audit.settings import check_config, resolve
 from clipmem_core.audit.store import acquire_lock, write_json
 from clipmem_core.cli import parse
 from clipmem_core.config import AuditConfig, InputError, SourceOptions, as_dict, preset_config
-from clipmem_core.studies.arm import Decided, Split, text_of
+from clipmem_core.studies.arm import Decided, normal
 from clipmem_core.studies.plan import (
+    DEFAULTS,
     STUDIES,
     command_of,
-    defaults_of,
     find_study,
     removal_arms,
     resume_arguments,
     resume_study,
     runs_outside_job,
-    scale_arms,
-    sized,
 )
 from clipmem_core.studies.study_folder import StudyFolder
-from clipmem_core.training.names import model_config
 from tests.made_arms import request_of
 from tests.studies.conftest import config_of
 from tests.studies.made_context import make_study
@@ -43,7 +39,7 @@ def pairs(captions: int, shared: int = 2000) -> pd.DataFrame:
 
 @pytest.mark.parametrize("name", list(STUDIES))
 def test_every_study_has_its_reference_and_arms_that_can_run_and_that_their_texts_tell_apart(name: str) -> None:
-    config = dataclasses.replace(preset_config("small"), **defaults_of(name))
+    config = dataclasses.replace(preset_config("small"), **DEFAULTS)
     for captions in (1, 2, 7):
         if name == "captions" and captions == 1:
             with pytest.raises(InputError, match="study captions needs pairs with several captions"):
@@ -51,10 +47,10 @@ def test_every_study_has_its_reference_and_arms_that_can_run_and_that_their_text
             continue
         arms = {arm.name: arm for arm in find_study(name).arms(config, pairs(captions))}
         assert len(arms) == len(find_study(name).arms(config, pairs(captions)))
-        reference = dataclasses.replace(config, **arms[find_study(name).reference].fields)
-        texts = {arm.name: text_of(arm, reference) for arm in arms.values()}
-        assert texts[find_study(name).reference] == ""
-        assert len(set(texts.values())) == (2 if name in ("size", "scale") else len(arms))  # what no text can say
+        reference = dataclasses.replace(config, **arms["none"].fields)
+        texts = {arm.name: normal(arm, reference).text for arm in arms.values()}
+        assert texts["none"] == ""
+        assert len(set(texts.values())) == len(arms)
         for arm in arms.values():
             check_config(dataclasses.replace(reference, **arm.fields))
 
@@ -68,56 +64,12 @@ def test_removal_goes_as_far_as_half_of_the_shared_pairs() -> None:
         removal_arms(CONFIG, pairs(1, shared=98))
 
 
-def test_size_scales_the_width_of_each_encoder() -> None:
-    arms = {arm.name: arm for arm in STUDIES["size"].arms(preset_config("small"), pairs(1))}
-    assert len({(arm.shown["image_encoder"], arm.shown["text_encoder"]) for arm in arms.values()}) == 9
-    assert not arms["image-one-text-one"].model
-    usual, wide = model_config("small"), arms["image-double-text-half"].model
-    assert wide["vision_cfg"] == usual["vision_cfg"] | {"width": 256}
-    assert wide["text_cfg"] == usual["text_cfg"] | {"width": 64, "heads": 1}
-    with pytest.raises(InputError, match="with even heads"):
-        sized(wide, image=1, text=0.5)
-
-
-PAIRS = pd.DataFrame(
-    {
-        "pair_id": [f"p{number}" for number in range(3_000)],
-        "group": np.repeat(["shared", "candidate", "independent", "external"], [1_900, 300, 300, 500]),
-    }
-)
-
-
-def test_arms_of_scale_have_as_many_epochs_or_as_many_steps_as_all_pairs() -> None:
-    arms = {arm.name: arm for arm in scale_arms(AuditConfig(epochs=12), PAIRS)}
-    assert list(arms) == ["all", "epochs-500", "epochs-1000", "epochs-2000", "steps-500", "steps-1000", "steps-2000"]
-    assert arms["epochs-500"].shown == {"pairs": 500, "fixed": "epochs", "epochs": 12}
-    assert arms["steps-1000"].fields == {"epochs": round(12 * 2.2)}
-    assert STUDIES["scale"].defaults == {"batch_size": 256}
-    with pytest.raises(InputError, match="study scale trains on 500, 1000 and more pairs, and there are 850"):
-        scale_arms(AuditConfig(), PAIRS[1_350:])
-
-
-def test_each_member_of_an_arm_of_scale_trains_on_so_many_pairs_and_fewer_are_part_of_more() -> None:
-    config = dataclasses.replace(AuditConfig(), protocol="paper")
-    arms = scale_arms(config, PAIRS)
-    split = Split(config, arms[0], {}, PAIRS, PAIRS["group"].to_numpy(dtype=str), np.arange(3_000))
-    left: dict[str, frozenset[str]] = {arm.name: split.changes(arm).removed for arm in arms}
-    assert left["all"] == frozenset()
-    for size in (500, 1_000, 2_000):
-        kept = PAIRS[~PAIRS["pair_id"].isin(left[f"epochs-{size}"])]
-        counts = kept["group"].value_counts()
-        assert counts["shared"] + counts["candidate"] == counts["shared"] + counts["independent"] == size
-        assert counts["external"] == 500
-        assert left[f"steps-{size}"] == left[f"epochs-{size}"]
-    assert left["epochs-500"] > left["epochs-1000"] > left["epochs-2000"]
-
-
-def asked_for(data: Path, study: str, *flags: str, **changes: Any) -> StudyFolder:
+def asked_for(data: Path, *flags: str, **changes: Any) -> StudyFolder:
     """Write the study.json of a study that was started with some flags."""
-    config = dataclasses.replace(resolve(config_of(study, *flags)), **changes)
+    config = dataclasses.replace(resolve(config_of("combined", *flags)), **changes)
     folder = StudyFolder(data / "studies" / "asked")
     folder.write_request(
-        request_of(study, as_dict(config), arms={"none": {}}, source="my pairs.csv", seeds_per_split=1)
+        request_of("combined", as_dict(config), arms={"none": {}}, source="my pairs.csv", seeds_per_split=1)
     )
     return folder
 
@@ -134,13 +86,12 @@ FLAGS: list[tuple[list[str], dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize("study", ["combined", "views", "time"])
-def test_a_study_goes_on_with_the_very_same_config_and_its_command_makes_it_again(tmp_path: Path, study: str) -> None:
+def test_a_study_goes_on_with_the_very_same_config_and_its_command_makes_it_again(tmp_path: Path) -> None:
     for flags, changes in FLAGS:
-        folder = asked_for(tmp_path, study, *flags, **changes)
+        folder = asked_for(tmp_path, *flags, **changes)
         asked = folder.request["config"]
         command = parse(["study", *resume_arguments(folder)])
-        assert (command.study, command.source, command.name) == (study, "my pairs.csv", "asked")
+        assert (command.study, command.source, command.name) == ("combined", "my pairs.csv", "asked")
         assert as_dict(dataclasses.replace(command.config, members=asked["members"])) == asked
         if changes:
             continue
@@ -152,7 +103,7 @@ def test_a_study_goes_on_with_the_very_same_config_and_its_command_makes_it_agai
 
 
 def test_the_command_says_nothing_that_follows_from_the_machine_and_is_safe_to_paste(tmp_path: Path) -> None:
-    folder = asked_for(tmp_path, "combined", "--weight-decay", "0.2")
+    folder = asked_for(tmp_path, "--weight-decay", "0.2")
     write_json(folder.folder / "own.json", {"arms": [{"name": "a", "setting": "text_mask=0.3 near_duplicates"}]})
     words = shlex.split(command_of(folder))
     command = parse(words[3:])

@@ -1,6 +1,5 @@
 """The results of a study: paired differences worked out by hand, its sentences, its tables, and the shipped ones."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,36 +17,9 @@ from clipmem_core.studies.results import (
     front,
     reference_studies,
     sentence_of,
-    sentences,
     show_study,
 )
 from clipmem_core.studies.study_folder import StudyFolder
-from tests.studies.conftest import Trained
-from tests.studies.made_context import make_study
-
-Start = Callable[..., StudyFolder]
-
-
-def test_time_stores_memorization_after_each_epoch_and_changes_no_member(
-    start: Start, trained: Trained, whole: StudyFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    study = start("time", "t", seeds=1)
-    times, arms = study.times, study.arms
-    assert times["epoch"].tolist() == [1, 2]
-    other = ("arm", "seed", "retrieval")  # after an epoch a pair's captions count as one
-    shared = [name for name in times if name in arms and name not in other]
-    assert "clipmem_text" in shared
-    # The last row is of the finished member.
-    np.testing.assert_allclose(times.loc[1, shared].astype(float), arms.loc[0, shared].astype(float), atol=1e-5)
-    assert (times.loc[0, shared] != arms.loc[0, shared]).any()
-    show_study(study)
-    assert "means over seeds after each epoch" in capsys.readouterr().out
-    assert main(["results", "t", str(tmp_path / "t.csv"), "--study"]) == 0
-    table = pd.read_csv(tmp_path / "t.csv", comment="#")
-    row = table.query("measure == 'clipmem_text' and epoch == 1").iloc[0]
-    assert row["value"] == pytest.approx(times.loc[0, "clipmem_text"], rel=1e-4)
-    first, second = (vectors.audit("none").member("f-0") / "image.faiss" for vectors in (study, whole))
-    assert first.read_bytes() == second.read_bytes()
 
 
 def test_a_study_is_shown_and_written_with_its_sentences_and_its_command(
@@ -95,12 +67,12 @@ def rows(
 
 def compare(arms: pd.DataFrame) -> pd.Series:
     """How arm `a` differs from `none` in clipmem."""
-    return differences(arms, "none").query("arm == 'a' and measure == 'clipmem_candidate'").iloc[0]
+    return differences(arms).query("arm == 'a' and measure == 'clipmem_candidate'").iloc[0]
 
 
 def test_differences_are_taken_seed_by_seed() -> None:
     arms = rows({"none": [1, 2, 3], "a": [0.5, 1.4, 2.6]})
-    found = differences(arms, "none")
+    found = differences(arms)
     assert list(found.columns) == COLUMNS
     less = compare(arms)
     assert (less["n"], less["value"], less["difference"]) == (3, pytest.approx(1.5), pytest.approx(-0.5))
@@ -111,7 +83,7 @@ def test_differences_are_taken_seed_by_seed() -> None:
     assert np.isnan(none["low"])
     fewer = compare(rows({"none": [1, 2, 9], "a": [0, 1]}))
     assert (fewer["n"], fewer["difference"]) == (2, -1)
-    assert differences(arms.query("arm == 'a'"), "none").empty
+    assert differences(arms.query("arm == 'a'")).empty
 
 
 def test_seeds_of_a_split_are_averaged_before_an_interval_is_taken() -> None:
@@ -145,12 +117,12 @@ def test_a_sentence_says_what_is_other_than_0_after_holms_correction() -> None:
         {"none": [0.5, 0.51, 0.49], "less": [0.51, 0.5, 0.491], "more": [0.4, 0.41, 0.39]},
     )
     arms = {"none": none, "less": [x - 0.1 for x in none], "more": [x + 0.04 for x in none]}
-    compared = differences(rows(arms, retrieval=retrieval), "none")
+    compared = differences(rows(arms, retrieval=retrieval))
     assert sentence_of(compared, "less") == "less: 25 % less memorization, retrieval unchanged."
     assert sentence_of(compared, "more") == "more: 10 % more memorization, 20 % less retrieval."
-    few = differences(rows({"none": none[:2], "less": none[:2]}), "none")
+    few = differences(rows({"none": none[:2], "less": none[:2]}))
     assert sentence_of(few, "less") == "less: fewer than 3 replicates, too few to compare."
-    below = differences(rows({"none": [-0.1] * 3, "less": [-0.2] * 3}), "none")
+    below = differences(rows({"none": [-0.1] * 3, "less": [-0.2] * 3}))
     assert sentence_of(below, "less") == "less: 0.100 less memorization, retrieval unchanged."
 
 
@@ -163,30 +135,11 @@ def test_arms_without_rare_tokens_are_also_compared_with_the_arm_without_untrain
     arms = rows({"none": [0.4] * 3, reference: [0.39] * 3, "rare": [0.2] * 3, "mask": [0.2] * 3}, retrieval=retrieval)
     arms["text_forget_df"] = arms["arm"].map({reference: 1.0})
     arms[field] = arms.get(field, arms["arm"].map({})).where(arms["arm"] != "rare", 3.0)
-    compared = all_differences(arms, "none")
+    compared = all_differences(arms)
     found = compared.query("arm == 'rare' and measure == 'retrieval'")[["reference", "difference"]]
     assert found.to_numpy().tolist() == [["none", pytest.approx(-0.02)], [reference, pytest.approx(-0.03)]]
     assert set(compared.query("reference != 'none'")["arm"]) == {"rare"}
     assert sentence_of(compared, "rare") == f"rare (against {reference}): 49 % less memorization, 6 % less retrieval."
-
-
-def test_a_study_of_scale_says_the_power_of_pairs(tmp_path: Path) -> None:
-    rng, found = np.random.default_rng(0), []
-    for fixed, power in {"epochs": -1.0, "steps": -1.5}.items():
-        for size in (500, 1_000, 2_000, 4_000):
-            arm, of = ("all", "all") if size == 4_000 else (f"{fixed}-{size}", fixed)
-            for seed in range(3):
-                gap = 0.1 * (size / 4_000) ** power * np.exp(0.01 * rng.normal())
-                found.append({"arm": arm, "seed": seed, "pairs": size, "fixed": of, "clipmem_candidate": gap})
-    table = pd.DataFrame(found).drop_duplicates(["arm", "seed"])
-    named = dict.fromkeys(["membership_auroc", "clipmem_image", "clipmem_text", "retrieval", "clipmem_external"], 0.0)
-    study = make_study(tmp_path)
-    study.write_request(study.request | {"study": "scale", "reference": "all"})
-    study.add("arms.parquet", table.assign(**named).to_dict("records"))
-    told = [sentence for sentence in sentences(study) if sentence.startswith("With ")]
-    for sentence, fixed, power in zip(told, ("epochs", "steps"), (-1.0, -1.5), strict=True):
-        assert sentence.startswith(f"With {fixed} fixed")
-        assert float(sentence.split("power of ")[1].split(" ")[0].replace("−", "-")) == pytest.approx(power, abs=0.02)
 
 
 def test_shipped_tables_are_read_those_over_splits_first() -> None:
@@ -196,7 +149,4 @@ def test_shipped_tables_are_read_those_over_splits_first() -> None:
     expected = "reference study: scenes, preset locked, AMD EPYC, 2 cores, 5 splits"
     assert named["combined-scenes-locked"].title == expected
     assert named["combined-openstax-locked"].title.startswith("reference study: openstax, ")
-    assert {study.plan for study in reference_studies(["time", "size", "views"])} == {"time", "size", "views"}
-    forgetting = named["forgetting"]
-    assert forgetting.reference == "none"
-    assert not forgetting.rows.duplicated(["arm", "measure"]).any()
+    assert not named["forgetting"].rows.duplicated(["arm", "measure"]).any()

@@ -23,13 +23,11 @@ from clipmem_core.mitigations import (
     EmbeddingNoise,
     TextMask,
     Vocabulary,
-    delete_rows,
     drop_words,
     jitter,
     pairs_with,
 )
 from clipmem_core.training.model import build_model, tokenize
-from clipmem_core.training.names import model_config
 from clipmem_core.training.trainer import HeldOutLevel, Trainer, epoch_batches, train
 from tests.training.toys import END, START, draw_tokens, held_out_data, trainer
 
@@ -247,29 +245,3 @@ def test_the_tokens_that_are_read_are_scikit_learns(
         if read_words(before) and not left:  # the most common one stays, the first of several
             left = [max(read_words(before), key=lambda word: frequency[word])]
         assert after.tolist() == tokens_of([left])[0].tolist()
-
-
-def test_the_placebo_leaves_out_as_many_trained_words_and_all_untrained_ones() -> None:
-    counts = np.array([0, 0, 1, 2, 5, 5, 5, 5, 5, 5, 0, 0])  # 1 is untrained, 2 and 3 are rare
-    tokens = tokens_of([[1, 2, 4, 5, 6]] + [[word, 2, 3, 4, 5] for word in (6, 7, 8, 9)] + [[4, 5, 6]])
-    rare, random = (Vocabulary(TINY, counts, 3, how).read(tokens) for how in ("omitted", "random"))
-    assert [len(read_words(row)) for row in random] == [len(read_words(row)) for row in rare] == [3, 3, 3, 3, 3, 3]
-    assert 1 not in read_words(random[0])
-    assert any({2, 3} & set(read_words(row)) for row in random[1:5])  # chance, not rarity, chooses
-    reverse = Vocabulary(TINY, counts, 3, "random").read(tokens[::-1])
-    assert np.array_equal(reverse[::-1], random)  # equal captions lose the same words
-
-
-def test_deleted_rows_are_0_and_no_other_row_changes() -> None:
-    config, tokens = model_config("tiny"), tokenize("tiny", ["a grey cat", "a grey dog", "a cat", "a cat"])
-    vocabulary = Vocabulary(config, pairs_with(config, tokens, np.arange(5), np.arange(4)), 2, "deleted")
-    assert np.array_equal(vocabulary.read(tokens), tokens)
-    model = build_model("tiny", loss="clip", seed=0)
-    before = model.token_embedding.weight.detach().clone()
-    delete_rows(model.state_dict(), vocabulary.rare_rows(tokens))
-    weights = model.token_embedding.weight.detach()
-    left = sorted({*tokens[0, :5].tolist()})  # start, three words, end, and not "dog"
-    assert np.array_equal(np.flatnonzero(weights.any(dim=1)), left)
-    assert (weights[left] == before[left]).all()
-    with pytest.raises(InputError, match="rows of tokens can be deleted if the text is trained"):
-        delete_rows({"visual.weight": before}, np.array([1]))
