@@ -112,7 +112,7 @@ def read_vectors(path: Path) -> Vectors:
         raise ValueError(f"faiss cannot open it: {str(error).rpartition('Error: ')[2]}") from None
 
 
-def search(vectors: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+def nearest_rows(vectors: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the k vectors with the largest inner products with each query, the largest first.
 
     Args:

@@ -21,8 +21,8 @@ from clipmem_core.dashboard.page import ALL, PAGE, choose_listed, choose_segment
 from clipmem_core.dashboard.running import draw_progress, draw_task
 from clipmem_core.dataset.checks import CHECKS
 from clipmem_core.export import reaudit
+from clipmem_core.review.bulk_edit import word_changes
 from clipmem_core.review.cards import PairCard, cards
-from clipmem_core.review.changes import word_changes
 from clipmem_core.review.decisions import (
     CHOICES,
     CODES,

@@ -1,9 +1,11 @@
-"""Decisions on many pairs at once: batches of events from a browser, and find and replace in captions."""
+"""Decisions on many pairs at once: batches of events from a browser, find and replace, and changes in words."""
 
 import re
 from collections.abc import Sequence
+from difflib import SequenceMatcher
+from itertools import zip_longest
 from sqlite3 import Connection
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, Field
 
@@ -16,6 +18,8 @@ from clipmem_core.review.queries import caption_keys, fetch_pairs
 
 UNDO, UNDECIDE = "undo", "undecide"
 MOST_EVENTS, MOST_PAIRS = 100, 100_000  # in a batch, in an event
+
+CONTEXT = 4  # words on each side of a change
 
 Number = Annotated[int, Field(strict=True, ge=1, lt=2**53)]  # of an event, counted by the client
 Client = Annotated[str, Field(pattern=r"^[0-9a-z]{8,64}$")]  # id of one page of one browser
@@ -125,3 +129,37 @@ def preview(audit: Audit, pair_ids: Sequence[str], find: str, replacement: str, 
             edits[pair_id] = Edit(tuple(after), decision.entry if decision else 0)
             captions += changed
     return Changes(edits, captions, emptied, removed)
+
+
+def word_changes(old: Any, new: Any) -> str:
+    """Say which words and captions were changed, with the words around them; empty without old or new captions.
+
+    Example:
+        >>> word_changes(["a red house", "a dog"], ["a blue house"])
+        'a [red → blue] house (caption 1); removed: a dog (caption 2)'
+    """
+    if not isinstance(old, list) or not new:
+        return ""
+    changes = []
+    for _, start, stop, first, last in SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
+        for place, before, after in zip_longest(range(start, stop), old[start:stop], new[first:last]):
+            if before is None:
+                changes.append(f"added: {after}")
+            elif after is None:
+                changes.append(f"removed: {before} (caption {place + 1})")
+            elif before != after:
+                changes.append(f"{_marked_words(before.split(), after.split())} (caption {place + 1})")
+    return "; ".join(changes)
+
+
+def _marked_words(old: list[str], new: list[str]) -> str:
+    parts = []
+    for tag, start, stop, first, last in SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
+        words = old[start:stop]
+        if tag != "equal":
+            parts.append(f"[{' '.join(words) or '–'} → {' '.join(new[first:last]) or '–'}]")
+        elif len(words) > 2 * CONTEXT:
+            parts += [*words[:CONTEXT], "…", *words[-CONTEXT:]]
+        else:
+            parts += words
+    return " ".join(parts)

@@ -25,7 +25,7 @@ from clipmem_core.audit.store import (
 )
 from clipmem_core.columns import CAPTIONS
 from clipmem_core.config import AuditConfig, InputError
-from clipmem_core.embeddings import Vectors
+from clipmem_core.embeddings import Vectors, nearest_rows
 from clipmem_core.features.cache import FeatureStore, text_keys, tower_key
 from clipmem_core.mitigations import Vocabulary
 from clipmem_core.review.queries import cached, fetch_numbered, find_row
@@ -144,9 +144,11 @@ def _matching_captions(audit: Audit, text: str, rows: np.ndarray, member: str) -
     """Return the number of the caption closest to a text for each of some pairs, by a member's text encoder."""
     listed = fetch_numbered(audit.folder / PAIRS, [CAPTIONS], rows.tolist())
     captions = [caption for row in rows.tolist() for caption in listed[row][0]]
-    vectors = embed_texts(audit, [text, *captions], member=member)
+    vectors, cosines = embed_texts(audit, [text, *captions], member=member), np.zeros(len(captions))
+    found, order = nearest_rows(vectors[1:], vectors[:1], len(captions))
+    cosines[order[0]] = found[0]
     ends = np.cumsum([len(listed[row][0]) for row in rows.tolist()])[:-1]
-    return [int(part.argmax()) for part in np.split(np.vecdot(vectors[1:], vectors[0]), ends)]
+    return [int(part.argmax()) for part in np.split(cosines, ends)]
 
 
 def _closest(cosines: np.ndarray, itself: int | None) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from clipmem_core import columns as c
-from clipmem_core.embeddings import search
+from clipmem_core.embeddings import nearest_rows
 from clipmem_core.scores import detectors
 from clipmem_core.scores.alignment import pair_terms, unit
 from clipmem_core.scores.detectors import LOG_PROBABILITY, fit_out, learned, mean_over_epochs, nan_mean, swapped_csls
@@ -96,7 +96,7 @@ def nearest(vectors: np.ndarray, k: int) -> np.ndarray:
     """
     k = min(k, len(vectors) - 1)
     centred = unit(vectors.astype(np.float32) - vectors.mean(axis=0, dtype=np.float32))
-    rows = search(centred, centred, k + 1)[1]
+    rows = nearest_rows(centred, centred, k + 1)[1]
     itself = rows == np.arange(len(rows))[:, None]
     itself[~itself.any(axis=1), -1] = True  # an equal row is in its place
     return rows[~itself].reshape(len(rows), k)

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from clipmem_core.embeddings import search
+from clipmem_core.embeddings import nearest_rows
 from clipmem_core.scores.alignment import unit
 
 NEIGHBOURS = 10  # nearest external partners that a cosine is compared with
@@ -293,7 +293,7 @@ def margins(
     if k < 1:
         return np.full(len(vectors), np.nan)
     pictures = unit(np.asarray(image[beside]))
-    cosines, rows = search(pictures, vectors, k + 1)  # one may be a caption's own picture
+    cosines, rows = nearest_rows(pictures, vectors, k + 1)  # one may be a caption's own picture
     others = np.where(beside[rows] == owner[:, None], -np.inf, cosines)
     return similarity - np.sort(others, axis=1)[:, -k:].mean(axis=1)
 

@@ -15,7 +15,7 @@ from clipmem_core.audit.checkpoints import (
     read_membership,
     score_checkpoints,
 )
-from clipmem_core.audit.store import Audit
+from clipmem_core.audit.store import Audit, read_embeddings
 from clipmem_core.config import InputError
 from clipmem_core.scores.alignment import pair_terms
 from tests.audit.small import PAPER, Silent, config_of, with_drawn_set
@@ -107,7 +107,7 @@ def test_a_target_and_a_reference_give_each_pair_a_difference(files: list[str], 
     )
     everyone = np.ones(len(table), dtype=bool)
     terms = [
-        pair_terms(np.load(folder / "image.npy"), np.load(folder / "text.npy"), everyone)["alignment"]
+        pair_terms(*read_embeddings(folder), everyone)["alignment"]
         for folder in (made.paper.member(name) for name in ("f-0", "g-0"))
     ]
     np.testing.assert_allclose(table["difference"], terms[0] - terms[1], atol=1e-5)

@@ -18,6 +18,7 @@ from clipmem_core.review.overview import (
     utility_table,
 )
 from clipmem_core.review.queries import count_rows
+from clipmem_core.review.search import Hits
 from clipmem_core.review.selection import Selection
 from tests.fixtures import HOSTILE, Copy
 
@@ -91,13 +92,13 @@ def test_a_card_holds_the_row_of_both_tables(made: dict[str, Audit]) -> None:
 def test_a_card_has_the_decision_of_its_pair_and_the_match_of_the_search(
     copy: Copy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    audit, result = copy(), (np.array([5, 3]), np.array([0.75, 0.5], np.float32))
-    monkeypatch.setattr("clipmem_core.review.cards.hits", lambda audit, selection: result)
+    audit, result = copy(), Hits(np.array([5, 3]), np.array([0.75, 0.5], np.float32), np.array([-1, 0]))
+    monkeypatch.setattr("clipmem_core.review.cards.search", lambda *args, **named: result)
     write_table(audit.folder / "scores.parquet", audit.scores.assign(se=np.inf))
     open_review(audit).decide([audit.pairs["pair_id"][3]], "recaption", captions=["right"], note="see")
     shown = cards(audit, [3, 5, 9], Selection(order="match", like="x"))
     assert shown[0].scores["se"] is None
-    assert [card.match for card in shown] == [0.5, 0.75, None]
+    assert [(card.match, card.matched) for card in shown] == [(0.5, 0), (0.75, None), (None, None)]
     decision = shown[0].decision
     assert (decision.decision, decision.captions, decision.note) == ("recaption", ("right",), "see")
     assert shown[1].decision is None

@@ -5,6 +5,7 @@ import random
 import unicodedata
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -29,6 +30,7 @@ from clipmem_core.review.rows import (
     pair_ids,
     score_span,
 )
+from clipmem_core.review.search import Hits
 from clipmem_core.review.selection import Outline, Range, Selection, box, from_parameters, to_parameters
 from clipmem_core.scores.registry import BY_NAME
 from tests.fixtures import Copy
@@ -183,15 +185,16 @@ def test_an_outline_on_a_map_holds_pairs_of_the_map(
 def test_a_search_is_ordered_by_match_and_can_be_filtered_and_turned_round(
     made: dict[str, Audit], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    audit, result = made["ensemble"], (np.array([5, 90, 2, 33]), np.array([0.9, 0.8, 0.8, 0.1], np.float32))
-    monkeypatch.setattr(rows, "hits", lambda audit, selection: result)
+    audit, found = made["ensemble"], np.array([5, 90, 2, 33])
+    search = Mock(return_value=Hits(found, found, found))
+    monkeypatch.setattr(rows, "search", search)
     requested = Selection(order="match", meaning="a cat")
     assert every(audit, requested) == [5, 90, 2, 33]
     assert every(audit, Selection(order="match", meaning="a cat", group="scored")) == [5, 2, 33]
     assert every(audit, Selection(order="match", meaning="a cat", ascending=True)) == [33, 2, 90, 5]
-    by_alignment = audit.scores.loc[result[0], "alignment_in"].sort_values(ascending=False).index.tolist()
+    by_alignment = audit.scores.loc[found, "alignment_in"].sort_values(ascending=False).index.tolist()
     assert every(audit, Selection(order="alignment_in", meaning="a cat")) == by_alignment
-    monkeypatch.setattr(rows, "hits", lambda audit, selection: (np.array([100]), np.array([0.9])))
+    search.return_value = Hits(np.array([100]), found, found)
     with pytest.raises(InputError, match="has embeddings of more pairs than scores: delete it and run it again"):
         count_pairs(audit, Selection(order="match", meaning="a dog"))
 
