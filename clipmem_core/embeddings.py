@@ -43,14 +43,16 @@ class Vectors(_ARRAY):
         self.index, self.rows = index, rows  # the mapping ends with the index
         self.dtype = np.dtype(np.float32 if index.code_size == 4 * index.d else np.float16)
         codes = faiss.rev_swig_ptr(index.codes.data(), index.ntotal * index.code_size)
-        self.stored = codes.view(self.dtype).reshape(index.ntotal, index.d)
+        self.stored = codes.view(f"V{index.code_size}")  # a row is one item, which is copied at once
         self.shape = (index.ntotal if rows is None else len(rows), index.d)
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getitem__(self, key: Any) -> np.ndarray:
-        return np.require(self.stored[key if self.rows is None else self.rows[key]], requirements="A")
+        key = key if self.rows is None else self.rows[key]
+        copied = self.stored[key].copy() if isinstance(key, slice) else self.stored[key]
+        return copied.view(self.dtype).reshape(len(copied), self.shape[1])
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.asarray(self[:], dtype)
