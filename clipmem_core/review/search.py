@@ -40,7 +40,7 @@ MATCHED = 48  # closest pairs whose matching caption is looked for if members em
 MOST = 10 * LIMIT  # captions, of which the pairs of a result are the best
 SIDES = {PICTURE: IMAGE_SIDE, CAPTION: TEXT_SIDE}
 EMBEDDINGS = {IMAGE_SIDE: IMAGE_EMBEDDINGS, TEXT_SIDE: TEXT_EMBEDDINGS}
-_ENCODING = threading.Lock()  # building a model changes global state of torch and open_clip
+_ENCODING = threading.RLock()  # building a model changes global state of torch and open_clip
 _ON_CPU: dict[str, Any] = {"device": "cpu", "precision": "fp32"}
 
 
@@ -100,7 +100,7 @@ def _by_features(audit: Audit, text: str, row: int | None) -> Hits:
     by_caption = cosines[features.rows]
     best = np.fmax.reduceat(by_caption, start[:-1])
     rows = _closest(best, row)
-    captions = [np.nanargmax(by_caption[start[each] : start[each + 1]]) for each in rows]
+    captions = [np.argmax(by_caption[start[each] : start[each + 1]] == best[each]) for each in rows]
     return Hits(rows, best[rows], np.array(captions, np.int64))
 
 
@@ -230,9 +230,12 @@ _text_head = cached(64, paths=_member_files)(_locked_model)  # 300,000 weights e
 @lru_cache(1024)
 def _text_features(config: AuditConfig, text: str) -> np.ndarray:
     """Return the locked text tower's features of a text, float32 [1, width]; the tower stays loaded."""
-    tower = towers_of(dataclasses.replace(config, **_ON_CPU)).text
-    assert tower is not None
-    return tower.open().embed([text])
+    with _ENCODING:
+        tower = towers_of(dataclasses.replace(config, **_ON_CPU)).text
+        assert tower is not None
+        features = tower.open().embed([text])
+        _freeze_libraries()
+    return features
 
 
 def embeddings_path(audit: Audit, member: str, side: str) -> Path:
