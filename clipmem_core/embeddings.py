@@ -26,8 +26,6 @@ PROBES = 8  # cells searched for each vector
 COMPARED = 1 << 20  # vectors by vectors at a time
 
 faiss: Any = faiss_typed  # whose stubs lack half of it
-
-
 _ARRAY: Any = object  # so that a type checker takes Vectors for an array
 
 

@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 
 from clipmem_core.config import data_folder, fingerprint
 from clipmem_core.embeddings import BLOCK, Vectors, read_vectors, write_vectors
-from clipmem_core.io import replacing
+from clipmem_core.io import reading, replacing
 
 SHARD = {"image": 1024, "text": 4096}  # inputs: ten seconds of one core
 KEY, LENGTH, CUT = "key", "length", "cut"
@@ -67,7 +67,8 @@ class FeatureStore:
         return pc.fill_null(pc.index_in(keys, value_set=digests), -1).to_numpy().astype(np.int64)
 
     def features(self) -> Vectors:
-        return read_vectors(self.features_file)
+        with reading(self.features_file, repair="delete its folder, and the audit computes it again"):
+            return read_vectors(self.features_file)
 
     def discard_damaged(self, keys: pa.Array, say: Callable[[str], None]) -> None:
         """Delete the files if they cannot be read, and forget the rows of `keys` with NaN: they count as missing."""
@@ -75,7 +76,7 @@ class FeatureStore:
         if not len(stored):
             return
         try:
-            features = self.features()
+            features = read_vectors(self.features_file)
             if len(stored) > len(features):
                 raise ValueError("it has too few rows")
         except (ValueError, FileNotFoundError) as error:
@@ -98,9 +99,8 @@ class FeatureStore:
             pq.write_table(inputs, temporary, row_group_size=SHARD[request["kind"]])
         return [str(shard) for shard in range(-(-len(inputs) // SHARD[request["kind"]]))]
 
-    def computed(self) -> int:
-        """Count the rows of finished shards."""
-        return sum(np.load(path, mmap_mode="r").shape[0] for path in self.part.glob("[0-9]*.npy"))
+    def finished_shards(self) -> int:
+        return sum(1 for _ in self.part.glob("[0-9]*.npy"))
 
     def add_shards(self) -> None:
         """Add the rows of the finished shards to the index, and delete the shards."""

@@ -151,8 +151,8 @@ def _compute(
     if compute is not None:
         with closing(compute(store.part, shards)) as running:
             for _ in running:
-                report(store.computed(), len(table))
-        report(store.computed(), len(table))
+                report(min(store.finished_shards() * cache.SHARD[tower.kind], len(table)), len(table))
+        report(len(table), len(table))
         return
     done, embed = 0, tower.open().embed
     if len(table) >= COMPILED_FROM * batch_size(tower):
