@@ -11,14 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from clipmem_core.embeddings import nearest_rows
 from clipmem_core.scores.alignment import unit
 
 NEIGHBOURS = 10  # nearest external partners that a cosine is compared with
 MOST_EXTERNAL = 1_000  # external pairs among which they are searched
 MOST_SWAPPED = 20_000  # pairs whose caption is swapped, evenly spaced
 LOG_PROBABILITY = 1  # place in a trajectory's last axis: training cosine, log-probability of the true partner
-_CHUNK = 1_024
+_CHUNK, _CAPTION_CHUNK = 1_024, 4_096
 _GROUPED = 10  # cosines whose maximum is compared first
 WORDS_WEIGHT = 2.0  # of word_misfit in a caption's misfit
 _SWAP_DRAW = 5  # random stream
@@ -114,9 +113,9 @@ def csls(cosine: np.ndarray, by_image: np.ndarray, by_text: np.ndarray) -> np.nd
     return 2 * cosine - _nearest_mean(by_image) - _nearest_mean(by_text)
 
 
-def _nearest_mean(cosines: np.ndarray) -> np.ndarray:
+def _nearest_mean(cosines: np.ndarray, most: int = NEIGHBOURS) -> np.ndarray:
     """Return the mean of each row's 10 largest cosines, or of as many as every row has, [n]."""
-    n, k = len(cosines), min(NEIGHBOURS, cosines.shape[1])
+    n, k = len(cosines), min(most, cosines.shape[1])
     width = cosines.shape[1] // _GROUPED
     if width > k:  # the k largest are in the k groups with the largest maxima: a third of the time
         groups, rest = cosines[:, : width * _GROUPED].reshape(n, _GROUPED, width), cosines[:, width * _GROUPED :]
@@ -289,13 +288,16 @@ def margins(
         similarity: with their pictures, [n].
         beside: rows of the external pairs, [n_beside]; a caption is not compared with its own picture.
     """
+    pictures, margin = unit(np.asarray(image[beside])), np.full(len(vectors), np.nan)
     k = min(NEIGHBOURS, len(beside) - 1)
     if k < 1:
-        return np.full(len(vectors), np.nan)
-    pictures = unit(np.asarray(image[beside]))
-    cosines, rows = nearest_rows(pictures, vectors, k + 1)  # one may be a caption's own picture
-    others = np.where(beside[rows] == owner[:, None], -np.inf, cosines)
-    return similarity - np.sort(others, axis=1)[:, -k:].mean(axis=1)
+        return margin
+    for start in range(0, len(vectors), _CAPTION_CHUNK):
+        part = slice(start, start + _CAPTION_CHUNK)
+        cosines = vectors[part] @ pictures.T  # a search among so few pictures takes twice as long
+        cosines[owner[part, None] == beside] = -np.inf
+        margin[part] = similarity[part] - _nearest_mean(cosines, k)
+    return margin
 
 
 def learned_by_caption(
