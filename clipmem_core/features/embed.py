@@ -230,8 +230,8 @@ def _batches(tower: Tower, lengths: np.ndarray) -> Iterator[np.ndarray]:
 def _load(tower: Tower, inputs: Inputs, batch: np.ndarray, root: Path) -> Any:
     """Return the decoded pictures, or the captions, of a batch, repeated up to the size of the batch.
 
-    The shape of a batch then depends on the length of its inputs alone, and so do the last bits of a row's features:
-    they do not depend on the inputs that are computed with it.
+    The shape of a batch then depends on the length of its inputs alone. The last bits of a product depend on its shape,
+    so the features of an input do not depend on the inputs that are computed with it.
     """
     padded = np.resize(batch, batch_size(tower, inputs[cache.LENGTH][batch[0]]))
     if tower.kind == "text":

@@ -251,13 +251,13 @@ def _opened(path: Path, mode: str, *, create: bool = False) -> Iterator[Connecti
             connection = sqlite3.connect(":memory:", isolation_level=None)
             connection.executescript(_TABLES)
         with closing(connection):
-            if _fact(connection, "application_id") != APPLICATION:
+            if _pragma(connection, "application_id") != APPLICATION:
                 raise InputError(f"{path} is not a log of decisions: {_MOVE_AWAY}")
-            if _fact(connection, "user_version") == VERSION - 1 and mode == "rw":
+            if _pragma(connection, "user_version") == VERSION - 1 and mode == "rw":
                 with FileLock(path.parent / f".{path.name}.lock", timeout=LOCK_TIMEOUT):
-                    if _fact(connection, "user_version") == VERSION - 1:  # no other process was first
+                    if _pragma(connection, "user_version") == VERSION - 1:  # no other process was first
                         connection.executescript(_UPGRADE)
-            version = _fact(connection, "user_version")
+            version = _pragma(connection, "user_version")
             if version != VERSION:
                 raise InputError(f"{path} has version {version}, this CLIPMem reads version {VERSION}: {_MOVE_AWAY}")
             yield connection
@@ -276,7 +276,7 @@ def _opened(path: Path, mode: str, *, create: bool = False) -> Iterator[Connecti
         raise InputError(f"{path} cannot be made or read ({reason}): choose another data folder") from None
 
 
-def _fact(connection: Connection, name: str) -> int:
+def _pragma(connection: Connection, name: str) -> int:
     return connection.execute(f"PRAGMA {name}").fetchone()[0]
 
 
