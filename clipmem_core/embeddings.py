@@ -61,8 +61,10 @@ class Vectors(_ARRAY):
 
     def finite(self) -> np.ndarray:
         """Return which rows have no NaN and no infinity, bool [n]."""
-        blocks = (self[at : at + BLOCK] for at in range(0, len(self), BLOCK))
-        return np.concatenate([np.isfinite(block).all(axis=1) for block in blocks])
+        finite = np.ones(len(self), bool)
+        for at in range(0, len(self), BLOCK):
+            finite[at : at + BLOCK] = np.isfinite(self[at : at + BLOCK]).all(axis=1)
+        return finite
 
     def cosines(self, query: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
         """Return the cosine of a vector with each row, or with some rows, float32 [n]; 0 for a row of zeros."""
