@@ -40,14 +40,15 @@ LOG_PROBABILITY_OUT = "log_probability_out"
 LOG_PROBABILITY_SECOND = "log_probability_second"
 CSLS_OUT = "csls_out"
 CSLS_SWAPPED = "csls_swapped"
-CSLS_NEAR = "csls_near"
 P_WRONG = "p_wrong"
+P_PAIR = "p_pair"
+P_CAPTION = "p_caption"
+P_WORD = "p_word"
 REVIEW_PLACE = "review_place"
 
 CAPTION = "caption"  # captions.parquet: number of the caption in its pair, from 0
 MARGIN_OUT = "margin_out"
-WORD_MISFIT = "word_misfit"
-CAPTION_MISFIT = "caption_misfit"
+AGREEMENT = "agreement"  # highest cosine with another caption of the pair
 
 # words.parquet: one row per word that the word model reads
 POSITION = "position"  # number of the word in its caption, from 0

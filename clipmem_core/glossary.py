@@ -1,6 +1,7 @@
-"""The glossary: eleven terms, what each is and what it means for a decision; pages use it as help texts."""
+"""The glossary: twelve terms, what each is and what it means for a decision; pages use it as help texts."""
 
 CLIPMEM, MISFIT, SIMILARITY_OUT, Q_VALUE, SURPRISE = "clipmem", "misfit", "similarity out", "q value", "surprise"
+P_WRONG = "p wrong"
 MEMBER, EXTERNAL, AUROC = "member", "external pair", "membership AUROC"
 PROTOCOL, ARM, DRAWN = "protocol", "arm", "synthetic set"
 MEANINGS = {
@@ -13,9 +14,14 @@ MEANINGS = {
         "0 is no memorization, and most pairs lie below 0.5.",
         "High: the pair is memorized. That alone is no reason to remove it: rare but correct pairs are memorized too.",
     ),
+    P_WRONG: (
+        "The probability that a caption is wrong: all captions of the pair belong to another picture, this one does, "
+        "or one of its words is wrong. It comes from models that never saw the pair.",
+        "Review from the highest down. Of captions with a probability of 90 %, about nine in ten are wrong.",
+    ),
     MISFIT: (
         "High if a pair was learned late, and models that never saw it prefer other captions.",
-        "Start here to find wrong captions: review from the highest score down, and stop when few more are wrong.",
+        "It is evidence on whole pairs, and orders the probability that all captions of a pair are wrong.",
     ),
     SURPRISE: (
         "How much less likely a word is here, given picture and other words, than anywhere, in log-odds.",
@@ -41,7 +47,7 @@ MEANINGS = {
     ),
     Q_VALUE: (
         "Of the pairs with a q this small or smaller, the share on which training had no effect at all.",
-        "It says whether there is an effect, not how large: decide by misfit and clipmem.",
+        "It says whether there is an effect, not how large: decide by clipmem.",
     ),
     ARM: (
         "One setting of a study, such as noise on captions, trained as often as the others and compared with the "

@@ -309,7 +309,8 @@ def write_embeddings(run: MemberRun, model: Model, folder: Path, *, evaluate: bo
 
 
 def _score_captions(run: MemberRun, image: np.ndarray, blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-    """Yield the embeddings of captions, and write similarity, margin and learned of each, float32 [n_captions, 3]."""
+    """Yield the embeddings of captions, and write similarity, margin and learned of each, and below them of each decoy,
+    float32 [n_captions + n_decoys, 3]."""
     data, path = run.data, run.folder / TRAJECTORY
     learned = np.full(int(data.caption_start[-1]), np.nan)
     if path.is_file():
@@ -317,14 +318,18 @@ def _score_captions(run: MemberRun, image: np.ndarray, blocks: Iterator[np.ndarr
         learned = learned_captions(data, store.read_array(path, shared=True), **options)
     owner = np.repeat(np.arange(len(data.keys)), np.diff(data.caption_start))
     external = detectors.external_used((run.membership[c.GROUP] == c.EXTERNAL).to_numpy())
-    scores, done = [], 0
+    decoys = store.read_decoys(run.audit)
+    scores, of_decoys, done = [], np.full((len(decoys), 3), np.nan, np.float32), 0
     for vectors in blocks:
         pair = owner[done : done + len(vectors)]
-        done += len(vectors)
         similarity = detectors.similarities(vectors, image, pair)
         scores.append(np.column_stack([similarity, detectors.margins(vectors, similarity, pair, image, external)]))
+        part, values = detectors.decoy_scores(vectors, scores[-1], done, decoys, image, owner)
+        of_decoys[part, :2] = values
+        done += len(vectors)
         yield vectors
-    save_array(np.column_stack([np.concatenate(scores), learned]).astype(np.float32), run.folder / store.CAPTION_SCORES)
+    own = np.column_stack([np.concatenate(scores), learned]).astype(np.float32)
+    save_array(np.concatenate([own, of_decoys]), run.folder / store.CAPTION_SCORES)
 
 
 def learned_captions(data: TrainingData, trajectory: np.ndarray, *, seed: int, first: int) -> np.ndarray:

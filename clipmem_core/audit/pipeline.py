@@ -31,10 +31,10 @@ from clipmem_core.audit.verdict import RELIABILITY, SECOND_LEFT_OUT, judge
 from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.dataset.pixels import broken_file
 from clipmem_core.features.precomputed import is_stored
-from clipmem_core.io import DELETE, reading
+from clipmem_core.io import DELETE, reading, replacing
+from clipmem_core.scores.evidence import Probabilities, draw_decoys
 from clipmem_core.scores.membership import Membership, side_means
-from clipmem_core.scores.prevalence import SECOND_ROUND_FROM, likely_wrong
-from clipmem_core.scores.words import word_misfit
+from clipmem_core.scores.prevalence import SECOND_ROUND_FROM, likely_wrong, review_place
 
 # On a busy machine BLAS threads wait for each other, ten times as long as these small products take.
 one_thread = threadpool_limits.wrap(limits=1, user_api="blas")
@@ -57,6 +57,7 @@ class Progress:
     left_out: int = 0  # pairs excluded by the second round
     attacks: list[dict[str, Any]] = field(default_factory=list)
     words_missing: str = ""  # why there is no words.parquet
+    wrong: Probabilities | None = None  # that captions are wrong
 
     def train(self, *, again: bool = False) -> None:
         """Train all members that are not finished (`again`: in the second round)."""
@@ -79,12 +80,6 @@ class Progress:
         return store.caption_counts(self.audit)
 
     @functools.cached_property
-    def word_misfit(self) -> np.ndarray:
-        """The score of each caption by its words."""
-        first = np.searchsorted(self.words[c.CAPTION], np.arange(self.caption_counts.sum() + 1))
-        return word_misfit(self.words[c.SURPRISE].to_numpy(), first)
-
-    @functools.cached_property
     def evidence(self) -> scoring.Evidence:
         return scoring.gather_evidence(self.audit)
 
@@ -93,8 +88,6 @@ class Progress:
         """The scores of the first round, and how clipmem was split between the encoders."""
         self.screen.say("scoring")
         scores, split = scoring.score_table(self.evidence)
-        misfit = scoring.pair_means(self.word_misfit, self.caption_counts)
-        scores = scoring.update_scores(scores, **{c.WORD_MISFIT: misfit})
         if split["missing"]:
             self.screen.say(f"note: {split['missing']}. Every other score is there")
         return scores, split
@@ -131,6 +124,19 @@ def _features(audit: Audit, progress: Progress) -> None:
         raise InputError(f"{path} and {store.CONFIG} differ in members: delete {audit.folder} and run it again")
     ensure_pixels(audit, progress.screen)
     progress.cut = ensure_features(audit, record, progress.screen, progress.executor)
+    if progress.predicts_words and (record.config.lock_text or record.config.features):
+        _ensure_decoys(audit, progress.caption_counts)
+
+
+def _ensure_decoys(audit: Audit, counts: np.ndarray) -> None:
+    """Draw the captions that are put in the place of others, only to be scored."""
+    path, config = audit.folder / store.DECOYS, audit.record.config
+    if path.is_file() or counts.max(initial=0) < 2:
+        return
+    start, clusters = np.concatenate([[0], np.cumsum(counts)]), store.read_prepared(audit.folder).clusters
+    decoys = draw_decoys(prepare.caption_features(audit), start, clusters, seed=config.seed)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.save(file, decoys)
 
 
 @one_thread
@@ -203,11 +209,12 @@ def _score(audit: Audit, progress: Progress) -> None:
         fits = [store.read_array(folder / store.SECOND_FIT, shared=True) for folder in folders]
         second = side_means(fits, sides.membership.trained)[1]
         scores = scoring.update_scores(scores, **{c.LOG_PROBABILITY_SECOND: second})
-    counts = progress.caption_counts
-    captions = scoring.caption_table(audit, scores, counts, sides, progress.word_misfit)
+    captions, wrong = scoring.caption_table(audit, scores, progress.caption_counts, sides, progress.words)
+    progress.wrong = wrong
     store.write_table(audit.folder / store.CAPTION_TABLE, captions)
-    highest = pd.Series(captions[c.MISFIT]).groupby(np.repeat(np.arange(len(counts)), counts)).max()
-    scores = scoring.update_scores(scores, **{c.CAPTION_MISFIT: highest.reindex(range(len(counts))).to_numpy()})
+    if len(progress.words):
+        store.add_column(audit.folder / store.WORD_TABLE, c.P_WRONG, wrong.words)
+    scores = scoring.update_scores(scores, **{c.P_WRONG: wrong.pairs, c.REVIEW_PLACE: review_place(wrong.worst)})
     store.write_table(audit.folder / store.SCORES, scores)
     utility = scoring.utility_table(audit, sides.membership.members)
     attacked, progress.attacks = scoring.attack_members(evidence)
@@ -219,12 +226,9 @@ def _score(audit: Audit, progress: Progress) -> None:
 def _verdict(audit: Audit, progress: Progress) -> None:
     """Write the audit's results and its checks of itself."""
     began, spent, record, scores = time.monotonic(), progress.seconds, audit.record, audit.scores
+    assert progress.wrong is not None
     results = scoring.summary(progress.evidence, scores, progress.first_scores[1]) | {"attacks": progress.attacks}
-    # Captions of another picture have a count of their own
-    fitting = scores[c.GROUP].isin(c.SCORED_GROUPS) & ~(scores[c.P_WRONG] > 0.5)
-    scored = np.repeat(fitting.to_numpy(), progress.caption_counts)
-    if single := scoring.single_captions(progress.words[scored[progress.words[c.CAPTION]]]):
-        results["wrong_captions"]["single"] = single
+    results["wrong_captions"] = scoring.wrong_captions(audit.pairs[c.INJECTED], scores, progress.wrong)
     if sample := scoring.whole_set(audit, record, scores, ensure_checks(audit), results["wrong_captions"]):
         results["sample"] = sample
     if progress.left_out:

@@ -13,6 +13,7 @@ import pandas as pd
 import pyarrow as pa
 
 from clipmem_core import columns as c
+from clipmem_core.audit.settings import towers_of
 from clipmem_core.audit.store import Audit, Record, pair_blocks, read_prepared, write_prepared
 from clipmem_core.config import AuditConfig, InputError, data_folder, fingerprint
 from clipmem_core.dataset.duplicates import alike_by_features, near_duplicate_clusters
@@ -23,6 +24,7 @@ from clipmem_core.dataset.readers.remote import fetch
 from clipmem_core.dataset.source import RawPairs, read_source
 from clipmem_core.draws import SAMPLE, draw_keys, hashed
 from clipmem_core.embeddings import Vectors
+from clipmem_core.features.cache import FeatureStore, text_keys, tower_key
 from clipmem_core.features.precomputed import SIDES, Stored, caption_rows, open_features, stored_features
 from clipmem_core.scores.membership import Membership, Sides, draw_utility_pairs, ensemble_membership, paper_membership
 
@@ -137,6 +139,23 @@ def precomputed_features(audit: Audit, folder: Path) -> tuple[Vectors, Vectors]:
     rows = read_prepared(audit.folder).cache_rows
     text = caption_rows(folder, rows, (batch[c.CAPTIONS] for batch in pair_blocks(audit, [c.CAPTIONS])))
     return open_features(folder, "image").take(rows), open_features(folder, "text").take(text)
+
+
+def caption_features(audit: Audit) -> Vectors:
+    """Return the locked text tower's features of all captions, or the precomputed ones, float16 [n_captions, width]."""
+    record = audit.record
+    if record.config.features:
+        return precomputed_features(audit, pixels_folder(audit))[1]
+    captions = [text for batch in pair_blocks(audit, [c.CAPTIONS]) for text in batch[c.CAPTIONS].flatten().to_pylist()]
+    store = FeatureStore(tower_key(record.towers["text"]))
+    rows = store.find(text_keys(captions))
+    if (rows < 0).any():
+        from clipmem_core.features.embed import text_features  # torch
+
+        tower = towers_of(record.config).text
+        assert tower is not None
+        return text_features([captions], tower)[0]
+    return store.features().take(rows)
 
 
 def sampled(raw: RawPairs, config: AuditConfig, *, say: Say = lambda line: None) -> tuple[RawPairs, np.ndarray]:

@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import rankdata
 
 from clipmem_core import columns as c
-from clipmem_core.audit import store
+from clipmem_core.audit import prepare, store
 from clipmem_core.audit.prepare import membership_of, sides_of
 from clipmem_core.audit.store import Audit, Record
 from clipmem_core.audit.verdict import BASIS, WRONG
@@ -23,11 +22,12 @@ from clipmem_core.scores import attacks, detectors, memorization
 from clipmem_core.scores.alignment import IMAGE_SQUARE, TEXT_SQUARE, pair_terms
 from clipmem_core.scores.detection import detection_table
 from clipmem_core.scores.encoders import contributions
+from clipmem_core.scores.evidence import Evidence as WrongEvidence
+from clipmem_core.scores.evidence import Probabilities, agreement, probabilities
 from clipmem_core.scores.membership import Sides
-from clipmem_core.scores.prevalence import estimate_wrong, most_wrong, summarize_count, suspicion_of, whole_count
+from clipmem_core.scores.prevalence import plan_stop, whole_count
 from clipmem_core.scores.registry import BY_NAME, DETECTION, INJECTED, SCORE_COLUMNS, TABLE, scores_in
 from clipmem_core.scores.uncertainty import Noise, share_above, standard_errors
-from clipmem_core.scores.words import KINDS, word_misfit
 from clipmem_core.training.names import CHECKPOINT, TRAJECTORY
 
 UNUSABLE = "rows that cannot be used"
@@ -36,8 +36,9 @@ SIZE_STEP = 0.05  # between the sizes of clipmem whose share of pairs is reporte
 MIN_NOISE_RATIO = 3  # a size must be this many errors: the share above smaller ones depends on the noise model
 SPILL_BYTES = 1 << 22  # larger arrays are held in a file instead of memory
 RESAMPLED = 100_000_000  # pairs drawn by all bootstrap resamples together
-LATER = (c.LOG_PROBABILITY_SECOND, c.WORD_MISFIT, c.CAPTION_MISFIT)  # added by later steps
-SEEN_FROM = 0.7  # AUROC of a kind of wrong word that scores can see
+LATER = (c.LOG_PROBABILITY_SECOND, c.P_WRONG, c.REVIEW_PLACE)  # added by later steps
+FEWEST_COUNTED = 300  # pairs, below which wrong captions are not counted
+TOO_FEW = "too few pairs to estimate: review all"
 MAX_ATTACKED = 1_000_000  # pairs; larger sets are sampled
 
 
@@ -125,10 +126,10 @@ def score_table(evidence: Evidence) -> tuple[pd.DataFrame, dict[str, Any]]:
     sslmem = memorization.sslmem(image, text, sides, n_views=evidence.views, n_captions=evidence.n_captions)
     values |= {str(name): spill(part[name].to_numpy()) for part in (parts, sslmem) for name in part}
     csls, log_probability = detectors.fit_out(*members, trained, external, evidence.logit_scales)
-    swapped, near = detectors.swapped_csls(*members, trained, external, seed=sides.seed)
+    swapped = detectors.swapped_csls(*members, trained, external, seed=sides.seed)
     learned = detectors.learned(evidence.log_probability) if evidence.log_probability else nan
     new = {c.CSLS_OUT: csls, c.LOG_PROBABILITY_OUT: log_probability, c.LEARNED: learned}
-    new |= {c.CSLS_SWAPPED: swapped, c.CSLS_NEAR: near}
+    new |= {c.CSLS_SWAPPED: swapped}
     values |= {name: spill(column) for name, column in new.items()} | dict.fromkeys(LATER, nan)
     _compute_derived(values, set(values))
     columns = {c.PAIR_ID: evidence.pairs[c.PAIR_ID], c.GROUP: pd.Series(sides.membership.group)} | values
@@ -173,56 +174,18 @@ def reliability(evidence: Evidence) -> float | None:
     return _number(memorization.ranking_reliability(stability, len(evidence.sides.replicates)))
 
 
-def wrong_captions(pairs: pd.DataFrame, scores: pd.DataFrame) -> dict[str, Any]:
-    """Return how many captions are probably wrong, and when to stop reviewing."""
-    fit, swapped, near = (scores[name].to_numpy() for name in (c.CSLS_OUT, c.CSLS_SWAPPED, c.CSLS_NEAR))
-    count = summarize_count(fit, swapped, near, suspicion_of(scores[c.MISFIT].to_numpy(), fit))
-    kinds = pairs[c.INJECTED]
-    return count | {"injected": int((kinds == c.MISCAPTION).sum()), "injected_vague": int((kinds == c.VAGUE).sum())}
-
-
-def pair_means(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Return the mean of each pair's finite values; `counts` are values of each pair, [n_pairs]."""
-    owner, known = np.repeat(np.arange(len(counts)), counts), np.isfinite(values)
-    with np.errstate(invalid="ignore"):
-        return np.bincount(owner[known], values[known], len(counts)) / np.bincount(owner[known], minlength=len(counts))
-
-
-def single_captions(words: pd.DataFrame) -> dict[str, Any]:
-    """Return how many captions and words are wrong in a word, and which kinds of words can be seen; empty without any.
-
-    One word of each caption, drawn at random, is compared with the same caption with another word in its place
-    (`changed`): those captions and words are known to be wrong. An estimate is given where at least one word must be
-    wrong and no bound without assumptions is half as low; else `high` is an upper bound. Words are counted as one in
-    each wrong caption, but not in their upper bound. `up_to` is a bound for a kind whatever the scores of right words.
-    """
-    words = words.reset_index(drop=True)
-    if words.empty:
-        return {}
-    start = np.flatnonzero(np.r_[True, np.diff(words[c.CAPTION]) > 0, True])
-    own, changed = words[c.SURPRISE].to_numpy(), words[c.CHANGED].to_numpy()
-    places = np.random.default_rng(0).permutation(np.flatnonzero(np.isfinite(changed)))
-    caption = np.searchsorted(start, places, side="right") - 1
-    drawn = places[np.unique(caption, return_index=True)[1]]
-    with_change = own.copy()
-    with_change[drawn] = changed[drawn]
-    caption = np.searchsorted(start, drawn, side="right") - 1
-    misfit, wrong, kinds = word_misfit(own, start), word_misfit(with_change, start)[caption], []
-    kind = words[c.WORD_KIND].to_numpy()[drawn]
-    for number, name in enumerate(KINDS):
-        if not (known := wrong[kind == number]).size:
-            continue
-        ranks = rankdata(np.concatenate([misfit, known]))[-len(known) :]
-        auroc = float((ranks.mean() - (len(known) + 1) / 2) / len(misfit))
-        up_to = round(min(most_wrong(-misfit, -known), len(misfit)))
-        kinds.append({"kind": name, "auroc": auroc, "seen": auroc >= SEEN_FROM, "up_to": up_to})
-    count, estimate, most = estimate_wrong(-misfit, -wrong), None, None
-    if count.low is not None and count.high is not None:
-        certain = count.low >= 1 and (count.estimate or 0.0) <= 2 * most_wrong(-misfit, -wrong)
-        estimate = count.estimate if certain and any(part["seen"] for part in kinds) else None
-        most = min(max(count.high, most_wrong(-own, -changed[drawn])), len(own))
-    captions = {"estimate": estimate, "low": count.low, "high": count.high}
-    return {"n": len(misfit), "kinds": kinds, "captions": captions, "words": captions | {"high": most}}
+def wrong_captions(injected: pd.Series, scores: pd.DataFrame, wrong: Probabilities) -> dict[str, Any]:
+    """Return how many pairs and captions are probably wrong, and when to stop reviewing; `missing` says why not."""
+    counted = {name: count for name, count in wrong.counts.items() if count.estimate is not None}
+    parts = {name: {end: getattr(count, end) for end in ("estimate", "low", "high")} for name, count in counted.items()}
+    kinds = {"injected": int((injected == c.MISCAPTION).sum()), "injected_vague": int((injected == c.VAGUE).sum())}
+    missing = wrong.counts["pairs"].missing
+    if np.isfinite(scores[c.MISFIT].fillna(scores[c.CSLS_OUT])).sum() < FEWEST_COUNTED:
+        missing = TOO_FEW
+    if missing:
+        return {"missing": missing, **kinds}
+    stop, left = plan_stop(scores[c.REVIEW_PLACE].to_numpy(), wrong.pairs, counted.values())
+    return {"missing": None, **parts, "kinds": wrong.kinds, "stop": stop, "left": left, **kinds}
 
 
 def summary(evidence: Evidence, scores: pd.DataFrame, split: dict[str, Any]) -> dict[str, Any]:
@@ -235,7 +198,6 @@ def summary(evidence: Evidence, scores: pd.DataFrame, split: dict[str, Any]) -> 
     return {
         "groups": records(memorization.group_summary(alignments, sides)),
         **_injected_errors(evidence.pairs, scores, target, seed=sides.seed),
-        "wrong_captions": wrong_captions(evidence.pairs, scores),
         "membership_auroc": _number(auroc),
         "membership_auroc_by_member": dict(zip(sides.membership.members, map(_number, aurocs), strict=True)),
         "ranking_stability": _number(memorization.ranking_stability(alignments, sides)),  # of two halves of the members
@@ -315,37 +277,44 @@ def attack_members(evidence: Evidence) -> tuple[pd.DataFrame, list[dict[str, Any
 
 
 def caption_table(
-    audit: Audit, scores: pd.DataFrame, counts: np.ndarray, sides: Sides, words: np.ndarray
-) -> pd.DataFrame:
-    """Return captions.parquet, one row per caption; `counts` are captions of each pair, [n].
+    audit: Audit, scores: pd.DataFrame, counts: np.ndarray, sides: Sides, words: pd.DataFrame
+) -> tuple[pd.DataFrame, Probabilities]:
+    """Return captions.parquet, one row per caption, and the probabilities that captions are wrong.
 
     similarity_out and margin_out are means over the members not trained on the pair, learned over those trained on it.
-    Where no pair has several captions they are the pair's, csls_out for margin_out. `words` is each caption's
-    word_misfit.
+    Where no pair has several captions they are the pair's, csls_out for margin_out. `counts` are captions of each pair,
+    [n]; `words` are the words that were predicted.
     """
-    owner = np.repeat(np.arange(len(counts)), counts)
-    columns, members = (c.SIMILARITY_OUT, c.CSLS_OUT, c.LEARNED), sides.membership
+    owner, start = np.repeat(np.arange(len(counts)), counts), np.concatenate([[0], np.cumsum(counts)])
+    columns, members, decoys = (c.SIMILARITY_OUT, c.CSLS_OUT, c.LEARNED), sides.membership, store.read_decoys(audit)
     similarity, margin, learned = (scores[name].to_numpy()[owner] for name in columns)
     if counts.max(initial=0) > 1:
         tables = [store.read_array(audit.member(name) / store.CAPTION_SCORES, shared=True) for name in members.members]
+        places = np.concatenate([owner, owner[decoys[:, 0]]])
         similarity, margin, learned = (
             detectors.nan_mean(
-                np.where(trained[owner] == is_in, table[:, column], np.nan)
+                np.where(trained[places] == is_in, table[:, column], np.nan)
                 for table, trained in zip(tables, members.trained, strict=True)
             )
             for column, is_in in enumerate((False, False, True))
         )
-    return pd.DataFrame(
-        {
-            c.PAIR_ID: scores[c.PAIR_ID].to_numpy()[owner],
-            c.CAPTION: (np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)).astype(np.int32),
-            c.SIMILARITY_OUT: similarity,
-            c.MARGIN_OUT: margin,
-            c.LEARNED: learned,
-            c.WORD_MISFIT: words.astype(np.float32),
-            c.MISFIT: detectors.caption_misfit(learned, margin, words),
-        }
-    )
+    agree, captions, of_decoys = np.full((len(owner), 2), np.nan), None, None
+    if len(decoys):
+        features = prepare.caption_features(audit)
+        agree = agreement(features, start)
+        captions = np.column_stack([agree, margin[: len(owner)]])
+        of_decoys = np.column_stack([agreement(features, start, decoys), margin[len(owner) :]])
+    fit, swapped, misfit = (scores[name].to_numpy() for name in (c.CSLS_OUT, c.CSLS_SWAPPED, c.MISFIT))
+    wrong = probabilities(WrongEvidence(counts, fit, swapped, misfit, captions, of_decoys, words))
+    table = {
+        c.PAIR_ID: scores[c.PAIR_ID].to_numpy()[owner],
+        c.CAPTION: (np.arange(len(owner)) - start[owner]).astype(np.int32),
+        c.SIMILARITY_OUT: similarity[: len(owner)],
+        c.MARGIN_OUT: margin[: len(owner)],
+        c.LEARNED: learned[: len(owner)],
+        c.AGREEMENT: agree[:, 0],
+    }
+    return pd.DataFrame(table | dict(wrong.captions.items())), wrong
 
 
 def whole_set(

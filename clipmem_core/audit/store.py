@@ -29,7 +29,7 @@ from clipmem_core.io import DELETE, read_json, reading, replacing
 from clipmem_core.scores.registry import BY_NAME
 from clipmem_core.training.names import CHECKPOINT, TRAJECTORY
 
-VERSION = 4  # of an audit's folder; other versions cannot be read
+VERSION = 5  # of an audit's folder; other versions cannot be read
 MAX_NAME = 100  # bytes; file systems allow 255, and the names of locks and temporary files are longer
 
 
@@ -162,7 +162,8 @@ LEFT_OUT = "left_out"  # its column
 SECOND = "second"  # folder of a member's second training
 SECOND_FIT = "log_probability_out.npy"  # its result, written last
 SECOND_EMBEDDINGS = ".embeddings"  # deleted once the result is written
-CAPTION_SCORES = "captions.npy"  # of a member, if pairs have several captions
+CAPTION_SCORES = "captions.npy"  # of a member, if pairs have several captions; below them those of the decoys
+DECOYS = "decoys.npy"  # if pairs have several captions and their features are known
 RETRAIN = f"delete it and {TEXT_EMBEDDINGS} next to it, and run the audit again"
 ROW_GROUP = 8192  # rows of a Parquet file that are read together; a page shows few of a million pairs
 PAIR_BLOCK = 65_536  # pairs that are Python objects at a time
@@ -217,6 +218,27 @@ def read_array(path: Path, *, shared: bool = False) -> np.ndarray:
     """Read an array of a member, or map it."""
     with reading(path, repair=RETRAIN):
         return np.load(path, mmap_mode="r" if shared else None)
+
+
+def add_column(path: Path, name: str, values: np.ndarray) -> None:
+    """Add a column to a Parquet table, or replace it, a row group at a time."""
+    with reading(path, repair=DELETE):
+        file, done, writer = pq.ParquetFile(path), 0, None
+    with replacing(path) as temporary:
+        for group in range(file.num_row_groups):
+            table = file.read_row_group(group).drop_columns([name] if name in file.schema_arrow.names else [])
+            column = pa.array(values[done : done + len(table)], pa.float32())
+            table, done = table.append_column(name, column), done + len(table)
+            writer = writer or pq.ParquetWriter(temporary, table.schema)
+            writer.write_table(table)
+        if writer:
+            writer.close()
+
+
+def read_decoys(audit: "Audit") -> np.ndarray:
+    """Return the decoys of single captions, as of `draw_decoys`, none if the audit has no such file."""
+    path = audit.folder / DECOYS
+    return read_array(path) if path.is_file() else np.empty((0, 2), np.int64)
 
 
 def open_embeddings(path: Path) -> Vectors:

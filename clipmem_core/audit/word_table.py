@@ -26,8 +26,9 @@ from clipmem_core.config import AuditConfig
 from clipmem_core.features.embed import text_features
 from clipmem_core.features.towers import Tower
 from clipmem_core.io import DELETE, reading, replacing
+from clipmem_core.scores.evidence import fit_words, surprise, word_evidence
 from clipmem_core.scores.membership import draw_word_halves
-from clipmem_core.scores.words import CONSISTENT, WORD, Words, changed_words, kind_of, split_words, surprise
+from clipmem_core.scores.words import CONSISTENT, WORD, Words, changed_words, kind_of, split_words
 from clipmem_core.training.word_model import VECTOR, Predictions, fit, predict, word_vectors
 
 FOLDER = "words"  # of the models, a folder each, until their predictions are written
@@ -89,10 +90,14 @@ def _words_of(audit: Audit) -> Words:
 
 
 def surprises(words: Words, predicted: Predictions) -> np.ndarray:
-    """Return how surprising each word is, and the word it is compared with, [n_words, 2]; NaN if not predicted."""
+    """Return how surprising each word is, and the word it is compared with, [n_words, 2]: log-likelihood ratios that it
+    is wrong, NaN if not predicted."""
     changed = changed_words(words, seed=SEED)
-    frequency = words.frequency[np.column_stack([np.where(words.ids < words.vocabulary_size, words.ids, 0), changed])]
-    return surprise(predicted.alone, predicted.together, np.where(frequency > 0, frequency, np.nan))
+    ids = np.where(words.ids < words.vocabulary_size, words.ids, 0)
+    frequency = words.frequency[np.column_stack([ids, changed])]
+    evidence = word_evidence(predicted.alone, predicted.together, np.where(frequency > 0, frequency, np.nan))
+    kinds = np.array([-1, -1, *map(kind_of, words.spelled[: words.vocabulary_size - 2])])[ids]
+    return surprise(fit_words(evidence, kinds), evidence, kinds)
 
 
 def word_scores(
@@ -104,7 +109,7 @@ def word_scores(
     seed: int,
     precision: str,
 ) -> tuple[Words, np.ndarray]:
-    """Return the words of each pair's captions, and how surprising each is, [n_words]; trains in this process.
+    """Return the words of each pair's captions, and `surprises` of them; trains in this process.
 
     `half` is from `draw_word_halves`. Without features of `pictures` no word is predicted.
     """
@@ -114,7 +119,16 @@ def word_scores(
     for number, rows in enumerate(rows_of_models(half)):
         if pictures is not None:
             predict_half(words, pictures, *rows, seed=seed + number, **options)
-    return words, surprises(words, into)[:, 0]
+    return words, surprises(words, into)
+
+
+def predicted_words(words: Words, surprises: np.ndarray) -> pd.DataFrame:
+    """Return caption, surprise, changed and kind of each word that was predicted, as `read_words` does."""
+    at = np.flatnonzero(np.isfinite(surprises[:, 0]))
+    kinds = np.array([-1, -1, *map(kind_of, words.spelled)])[words.ids[at]]
+    caption = np.searchsorted(words.caption_start, at, side="right") - 1
+    columns = {c.CAPTION: caption, c.SURPRISE: surprises[at, 0], c.CHANGED: surprises[at, 1], c.WORD_KIND: kinds}
+    return pd.DataFrame(columns)
 
 
 def run_halves(folder: Path, names: Sequence[str]) -> None:

@@ -166,8 +166,9 @@ def _swap_inside_label(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int)
     return swapped, changes
 
 
-def _swap_nearest(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int) -> Injected:
-    """Swap the captions of n pairs, an even number, with a pair of similar words (cosine of tf-idf).
+def _swap_nearest(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int, *, single: bool = False) -> Injected:
+    """Swap the captions of n pairs, an even number, with a pair of similar words (cosine of tf-idf), or with `single`
+    one caption each.
 
     The partner is one of the ten nearest, among the forty nearest, that share no caption and are not swapped yet.
     Captions are swapped, not copied: repeated captions would be easy to detect.
@@ -196,7 +197,14 @@ def _swap_nearest(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int) -> I
                 other = int(rng.choice(others[:NEAREST]))
                 new |= {row: list(captions[other]), other: list(captions[row])}
         if len(new) >= n // 2 * 2:
-            return _with_captions(pairs, new)
+            if not single:
+                return _with_captions(pairs, new)
+            changes = [Change(row, int(rng.integers(min(len(captions[row]), len(own))))) for row, own in new.items()]
+            for row, number in [change[:2] for change in changes]:
+                own = list(captions[row])
+                own[number] = new[row][number]
+                new[row] = own
+            return _with_captions(pairs, new, changes)
     raise InputError(f"only {len(new):,} pairs have another pair with similar words, {n:,} were requested")
 
 
@@ -267,6 +275,19 @@ def _replace_word(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int, *, e
     return _with_captions(pairs, new, changes)
 
 
+def _mix(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int) -> Injected:
+    """Inject four kinds of errors at once: of seven pairs one has the captions of another pair, one a single caption of
+    a random pair, one a single caption of a pair with similar words, and four have one wrong word."""
+    mixed, changes = pairs, list[Change]()
+    several = any(len(pairs[c.CAPTIONS].iloc[row]) > 1 for row in free)
+    single = (partial(_swap_random, single=True), partial(_swap_nearest, single=True))
+    kinds = [_swap_random, *(single if several else (_swap_nearest,)), *[partial(_replace_word, every=False)] * 4]
+    for number, inject in enumerate(kinds):
+        mixed, more = inject(mixed, _not_injected(mixed, free), max(2, round(n / len(kinds))), seed + number)
+        changes += more
+    return mixed, changes
+
+
 def _make_vague(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int) -> Injected:
     """Replace the captions of pairs, at most ten, by captions that fit any picture."""
     rng, new = np.random.default_rng(seed), {}
@@ -297,6 +318,7 @@ ERROR_KINDS = {
     "one-word": ErrorKind("one word of one caption changed", partial(_replace_word, every=False), (0.2,)),
     "one-word-all": ErrorKind("one word of each caption changed", partial(_replace_word, every=True), (0.2,)),
     # a small share, as in real data: a fifth of equal captions would change training
+    "mixed": ErrorKind("four kinds of errors", _mix, (0.21,)),
     "vague": ErrorKind("captions that fit any picture", _make_vague, (0.05,)),
     "duplicates": ErrorKind("duplicated pairs", _duplicate, (0.05,)),
 }

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from clipmem_core.audit.prepare import pixels_folder, precomputed_features
+from clipmem_core.audit.prepare import caption_features
 from clipmem_core.audit.settings import towers_of
 from clipmem_core.audit.store import (
     CONFIG,
@@ -21,12 +21,10 @@ from clipmem_core.audit.store import (
     Audit,
     caption_counts,
     open_embeddings,
-    pair_blocks,
 )
 from clipmem_core.columns import CAPTIONS
 from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.embeddings import Vectors, nearest_rows
-from clipmem_core.features.cache import FeatureStore, text_keys, tower_key
 from clipmem_core.mitigations import Vocabulary
 from clipmem_core.review.queries import cached, fetch_numbered, find_row
 from clipmem_core.review.selection import CAPTION, IMAGE_SIDE, PICTURE, TEXT_SIDE
@@ -107,19 +105,7 @@ def _by_features(audit: Audit, text: str, row: int | None) -> Hits:
 @cached(2, CONFIG, PAIRS)
 def _caption_features(audit: Audit) -> tuple[Vectors, np.ndarray]:
     """Return the features of all captions, and the number of each pair's first one, int64 [n_pairs + 1]."""
-    record, start = audit.record, np.concatenate([[0], np.cumsum(caption_counts(audit))])
-    if record.config.features:
-        return precomputed_features(audit, pixels_folder(audit))[1], start
-    captions = [text for batch in pair_blocks(audit, [CAPTIONS]) for text in batch[CAPTIONS].flatten().to_pylist()]
-    store = FeatureStore(tower_key(record.towers["text"]))
-    rows = store.find(text_keys(captions))
-    if (rows < 0).any():
-        from clipmem_core.features.embed import text_features  # torch
-
-        tower = towers_of(record.config).text
-        assert tower is not None
-        return text_features([captions], tower)[0], start
-    return store.features().take(rows), start
+    return caption_features(audit), np.concatenate([[0], np.cumsum(caption_counts(audit))])
 
 
 @cached(64, paths=lambda audit, text, row, side, members: [embeddings_path(audit, name, side) for name in members])

@@ -12,9 +12,9 @@ import pandas as pd
 
 from clipmem_core import columns as c
 from clipmem_core.embeddings import nearest_rows
-from clipmem_core.scores import detectors
 from clipmem_core.scores.alignment import pair_terms, unit
 from clipmem_core.scores.detectors import LOG_PROBABILITY, fit_out, learned, mean_over_epochs, nan_mean, swapped_csls
+from clipmem_core.scores.evidence import Evidence, Probabilities, probabilities
 from clipmem_core.scores.membership import Sides, side_means
 from clipmem_core.scores.prevalence import likely_wrong
 from clipmem_core.scores.registry import BY_NAME
@@ -169,8 +169,10 @@ class Observed:
     image_features: np.ndarray | None  # of a locked tower, [n_pairs, width]; None where members train theirs
     text_features: np.ndarray | None  # the same of the captions, averaged over those of a pair
     seed: int  # start of every draw
-    # learned, margin_out and word_misfit of each caption, NaN where missing, by the row of its pair and its number
-    captions: pd.DataFrame
+    counts: np.ndarray  # captions of each pair
+    captions: np.ndarray | None = None  # agreement and margin_out of each caption, as of `Evidence`
+    decoys: np.ndarray | None = None
+    words: pd.DataFrame | None = None
     # log-probability out by a second round, [n_pairs]: NaN if it had nothing to leave out, None without such a round
     second: np.ndarray | None = None
 
@@ -210,20 +212,26 @@ class Observed:
         return side_means(values, self.trained)
 
     @functools.cached_property
-    def word_misfit(self) -> np.ndarray:
-        """The mean over a pair's captions, NaN without known words."""
-        return self.captions[c.WORD_MISFIT].groupby(level=0).mean().to_numpy()
+    def wrong(self) -> Probabilities:
+        """The probabilities that captions are wrong, with misfit of the second round of training if any."""
+        misfit = self.misfit(self.second)
+        swapped = swapped_csls(self.image, self.text, self.trained, self.sides.external, seed=self.sides.seed)
+        evidence = Evidence(self.counts, self.fit_out[0], swapped, misfit, self.captions, self.decoys, self.words)
+        return probabilities(evidence)
 
-    @functools.cached_property
-    def caption_scores(self) -> pd.DataFrame:
-        """Detectors of single captions, larger more suspicious; the lowest score for captions without one."""
-        captions = self.captions
-        if len(captions) == len(self.labels):  # with one caption a pair, those of the pair
-            captions = captions.assign(**{c.LEARNED: self.learned, c.MARGIN_OUT: self.fit_out[0]})
-        scores = captions * {c.LEARNED: -1, c.MARGIN_OUT: -1, c.WORD_MISFIT: 1}
-        parts = (captions[name].to_numpy() for name in (c.LEARNED, c.MARGIN_OUT, c.WORD_MISFIT))
-        scores[c.MISFIT] = detectors.caption_misfit(*parts)
-        return scores.fillna(scores.min()).dropna(axis=1)
+    def caption_scores(self, of_words: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Return detectors of single captions, larger more suspicious, [n_captions] each, without missing values.
+
+        `of_words` are such detectors by the words of captions.
+        """
+        owner = np.repeat(np.arange(len(self.counts)), self.counts)
+        scores = {c.P_WRONG: self.wrong.captions[c.P_WRONG].to_numpy(), **of_words}
+        scores[c.MARGIN_OUT] = -self.fit_out[0][owner]
+        if self.captions is not None:
+            scores[c.MARGIN_OUT], scores[c.AGREEMENT] = -self.captions[:, 2], -self.captions[:, 0]
+        scores[c.MISFIT] = self.misfit(self.second)[owner]
+        known = {name: values for name, values in scores.items() if np.isfinite(values).any()}
+        return {name: np.nan_to_num(values, nan=np.nanmin(values)) for name, values in known.items()}
 
     def misfit(self, second: np.ndarray | None = None) -> np.ndarray:
         """Return misfit as in audits, of the first round of training or of the second."""
@@ -239,7 +247,7 @@ class Observed:
     def likely_wrong(self, least: float) -> np.ndarray:
         """Return the pairs that a second round of training leaves out; `least` as of `likely_wrong`."""
         misfit, fit = (np.where(self.sides.external, np.nan, values) for values in (self.misfit(), self.fit_out[0]))
-        swapped, _ = swapped_csls(self.image, self.text, self.trained, self.sides.external, seed=self.sides.seed)
+        swapped = swapped_csls(self.image, self.text, self.trained, self.sides.external, seed=self.sides.seed)
         return likely_wrong(misfit, fit, swapped, least=least)
 
 
@@ -260,12 +268,6 @@ def _confident_learning(observed: Observed) -> np.ndarray:
     return confident_learning(features, observed.labels, seed=observed.seed)
 
 
-def _word_misfit(observed: Observed) -> np.ndarray:
-    if np.isnan(observed.word_misfit).all():
-        raise ValueError("it needs a locked image tower, and words that occur several times")
-    return np.nan_to_num(observed.word_misfit, nan=np.nanmin(observed.word_misfit))
-
-
 def _clipmem(observed: Observed) -> np.ndarray:
     inside, outside = side_means([terms[c.ALIGNMENT] for terms in observed.terms], observed.sides.inside)
     return inside - outside
@@ -273,6 +275,7 @@ def _clipmem(observed: Observed) -> np.ndarray:
 
 # Each returns [n_pairs], larger more suspicious, or raises a ValueError that names what the data set lacks.
 DETECTORS: dict[str, Callable[[Observed], np.ndarray]] = {
+    c.P_WRONG: lambda observed: observed.wrong.worst,
     c.MISFIT: Observed.misfit,
     MISFIT_SECOND: lambda observed: observed.misfit(_second(observed)),
     c.SIMILARITY_IN: lambda observed: -observed.similarity[0],
@@ -286,8 +289,6 @@ DETECTORS: dict[str, Callable[[Observed], np.ndarray]] = {
     MARGIN: lambda observed: -learned([margin_over_epochs(trajectory) for trajectory in observed.trajectories]),
     CONFIDENT_LEARNING: _confident_learning,
     c.CLIPMEM: _clipmem,
-    c.CAPTION_MISFIT: lambda observed: observed.caption_scores[c.MISFIT].groupby(level=0).max().to_numpy(),
-    c.WORD_MISFIT: _word_misfit,
     RANDOM: lambda observed: np.random.default_rng([observed.seed, len(observed.labels)]).random(len(observed.labels)),
 }
 

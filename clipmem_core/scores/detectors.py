@@ -19,9 +19,7 @@ MOST_SWAPPED = 20_000  # pairs whose caption is swapped, evenly spaced
 LOG_PROBABILITY = 1  # place in a trajectory's last axis: training cosine, log-probability of the true partner
 _CHUNK, _CAPTION_CHUNK = 1_024, 4_096
 _GROUPED = 10  # cosines whose maximum is compared first
-WORDS_WEIGHT = 2.0  # of word_misfit in a caption's misfit
 _SWAP_DRAW = 5  # random stream
-_SAME = 0.999  # cosine from which two captions count as equal
 
 
 def mean_over_epochs(trajectory: np.ndarray) -> np.ndarray:
@@ -62,19 +60,6 @@ def misfit(learned: np.ndarray, log_probability_out: np.ndarray, *, second: bool
         second: whether log_probability_out is of a second round of training, and then weighs 4.
     """
     return _sum_of_z((learned, 1.0), (log_probability_out, 4.0 if second else 2.0))
-
-
-def caption_misfit(learned: np.ndarray, margin_out: np.ndarray, words: np.ndarray) -> np.ndarray:
-    """Score how badly a caption fits its image: −(z(learned) + z(margin_out)) + 2 z(word_misfit).
-
-    A missing `learned` or `margin_out` is as in `misfit`; a caption without word_misfit is average in it.
-
-    Args: `learned_by_caption`, NaN where no epoch drew the caption, `margins`, and word_misfit, [n_captions] each.
-    """
-    known = np.isfinite(words)
-    spread = words[known].std() if known.any() else 0.0
-    surprising = np.where(known, words - words[known].mean(), 0.0) / spread if spread > 0 else np.zeros(len(words))
-    return _sum_of_z((learned, 1.0), (margin_out, 1.0)) + WORDS_WEIGHT * surprising
 
 
 def _sum_of_z(*parts: tuple[np.ndarray, float]) -> np.ndarray:
@@ -216,51 +201,44 @@ def swapped_csls(
     external: np.ndarray,
     *,
     seed: int,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the `csls_out` that each picture would have with the caption of an external pair.
+) -> np.ndarray:
+    """Return the `csls_out` that each picture would have with the caption of an external pair, drawn at random.
 
     No member was trained on an external pair, so the members that leave a picture out have seen neither: these are
     positives of a set whose other pairs are unlabelled.
 
     Returns:
-        With a caption drawn at random, and with the one most like its own (by the first member's text embeddings)
-        that is not equal to it; float64 [n_pairs] each, NaN for external pairs, those that every member trains on,
-        those not among the 20,000 used, and everywhere with fewer than three external pairs.
+        float64 [n_pairs], NaN for external pairs, those that every member trains on, those not among the 20,000 used,
+        and everywhere with fewer than three external pairs.
     """
     donor_rows = external_used(external)
     pairs = np.flatnonzero(~external & ~trained.all(axis=0))
     if len(donor_rows) < 3 or not len(pairs):
-        return np.full(len(external), np.nan), np.full(len(external), np.nan)
+        return np.full(len(external), np.nan)
     if len(pairs) > MOST_SWAPPED:
         pairs = pairs[np.arange(MOST_SWAPPED) * len(pairs) // MOST_SWAPPED]
-    donors = np.zeros((2, len(external)), dtype=np.int64)
-    donors[0] = np.random.default_rng([seed, _SWAP_DRAW]).integers(len(donor_rows), size=len(external))
-    for part, _, by_text, _ in _beside_external(text[0], text[0], external, pairs):
-        donors[1, pairs[part]] = np.where(by_text < _SAME, by_text, -np.inf).argmax(axis=1)
+    donors = np.random.default_rng([seed, _SWAP_DRAW]).integers(len(donor_rows), size=len(external))
 
     def measure(a: np.ndarray, b: np.ndarray, in_training: np.ndarray) -> np.ndarray:
-        rows, values = pairs[~in_training[pairs]], np.full((2, len(external)), np.nan)
-        values[:, rows] = _swapped(a, b, external, rows, donors[:, rows])
+        rows, values = pairs[~in_training[pairs]], np.full(len(external), np.nan)
+        values[rows] = _swapped(a, b, external, rows, donors[rows])
         return values
 
-    at_random, similar = nan_mean(map(measure, image, text, trained))
-    return at_random, similar
+    return nan_mean(map(measure, image, text, trained))
 
 
 def _swapped(
     image: np.ndarray, text: np.ndarray, external: np.ndarray, rows: np.ndarray, donors: np.ndarray
 ) -> np.ndarray:
-    """Return one member's CSLS of pictures with donors' captions, [n_kinds, n_rows]."""
+    """Return one member's CSLS of pictures with donors' captions, [n_rows]."""
     blocks = _beside_external(image, text, external, external_used(external))
     around = np.concatenate([_nearest_mean(by_text) for _, _, _, by_text in blocks])  # of each donor's caption
-    score = np.empty(donors.shape)
+    score = np.empty(len(rows))
     for part, _, by_image, _ in _beside_external(image, text, external, rows):
-        every = np.arange(len(by_image))
-        for kind, drawn in enumerate(donors[:, part]):
-            cosine = by_image[every, drawn].copy()
-            by_image[every, drawn] = -np.inf  # a pair's own caption is not among its neighbours
-            score[kind, part] = 2 * cosine - _nearest_mean(by_image) - around[drawn]
-            by_image[every, drawn] = cosine
+        each, drawn = np.arange(len(by_image)), donors[part]
+        cosine = by_image[each, drawn].copy()
+        by_image[each, drawn] = -np.inf  # a pair's own caption is not among its neighbours
+        score[part] = 2 * cosine - _nearest_mean(by_image) - around[drawn]
     return score
 
 
@@ -298,6 +276,25 @@ def margins(
         cosines[owner[part, None] == beside] = -np.inf
         margin[part] = similarity[part] - _nearest_mean(cosines, k)
     return margin
+
+
+def decoy_scores(
+    vectors: np.ndarray, scores: np.ndarray, first: int, decoys: np.ndarray, image: np.ndarray, owner: np.ndarray
+) -> tuple[slice, np.ndarray]:
+    """Return which decoys are among a block of captions, and the similarity and margin of each in its place, [n, 2].
+
+    Args:
+        vectors: unit embeddings of the captions from number `first` on, [n, dim].
+        scores: similarity and margin of these captions with their own pictures, [n, 2].
+        decoys: the place and the caption of each decoy, ascending by the caption, [n_decoys, 2].
+        image: embeddings of pictures, [n_pairs, dim].
+        owner: each caption's pair, [n_captions].
+    """
+    part = slice(*np.searchsorted(decoys[:, 1], (first, first + len(vectors))))
+    place, row = decoys[part, 0], decoys[part, 1] - first
+    similarity = np.vecdot(vectors[row], unit(np.asarray(image[owner[place]])))
+    nearest = scores[row, 0] - scores[row, 1]  # the caption's mean cosine with the nearest external pictures
+    return part, np.column_stack([similarity, similarity - nearest])
 
 
 def learned_by_caption(

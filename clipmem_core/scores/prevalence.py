@@ -14,19 +14,14 @@ with a caption swapped at random, [n_swapped]; `suspicion` is larger where a pai
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 import scipy
 
 FEWEST = 100  # pairs, and swapped pairs, below which there is no count
-ASSUMPTION = (
-    "The count is of captions that fit no better than captions swapped at random. It assumes that the scores of the "
-    "right captions have one peak and regular tails. The upper bound with captions taken from similar pictures needs "
-    "no such assumption, but scores cannot tell those captions from right ones."
-)
 # The share of wrong pairs from which a second round leaves them out, by the setting `rounds`. Members hardly improve
 # below a hundredth; a second round finds clearly more from a tenth on.
 SECOND_ROUND_FROM = {"2": 0.01, "auto": 0.1}
@@ -37,11 +32,16 @@ _CELLS = 200
 _SHARES = 12  # shares that are tried at once
 _DROP = 9.0  # of log-likelihood, beyond which a share is ignored
 _FLOOR = 1e-9
+_SLOPE = 1e-3  # of the log-odds of the posterior, per standard deviation of the scores
 _QUANTILES = np.arange(1, 10) / 10  # of the swapped pairs
 _LIMITS = ((-4.0, 4.0), (-3.0, 2.0), (-3.0, 2.0), (0.7, 4.6))  # peak, log width left and right, log degrees of freedom
 _START = (0.0, 0.0, 0.0, 3.0)
 _NEXT, _WORTH = 20, 0.1  # the review goes on while this share of the next pairs is expected to be wrong
+_RANDOM_SHARE = 0.1  # of the places of a review
 _SLOT_DRAW, _ORDER_DRAW = 11, 12  # random streams: which places of the review are random, and the random order
+
+
+Curve: TypeAlias = tuple[Sequence[float] | np.ndarray, Sequence[float] | np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,12 @@ class WrongCount:
     estimate: float | None
     low: float | None  # of a 95 % interval
     high: float | None
-    posterior: np.ndarray = field(repr=False)  # probability that a pair's caption is wrong, [n_pairs]; NaN if unknown
+    posterior: np.ndarray = field(
+        repr=False, default_factory=lambda: np.empty(0)
+    )  # probability that each caption is wrong; NaN if unknown
     missing: str = ""
+    # the posterior as a function: scores in ascending order, and its log-odds, which descend, [n] each
+    curve: Curve = field(repr=False, default=((0.0,), (-np.inf,)))
 
 
 def estimate_wrong(fit: np.ndarray, swapped: np.ndarray) -> WrongCount:
@@ -69,11 +73,11 @@ def estimate_wrong(fit: np.ndarray, swapped: np.ndarray) -> WrongCount:
     posterior = np.full(len(fit), np.nan)
     if min(scored.sum(), len(reference)) < FEWEST:
         few = f"a count needs {FEWEST} pairs and swapped pairs with a score, not {scored.sum()} and {len(reference)}"
-        return WrongCount(None, None, None, posterior, missing=few)
+        return WrongCount(None, None, None, posterior, few)
     values = fit[scored]
     middle, spread = np.median(values), np.percentile(values, 84) - np.percentile(values, 16)
     if not spread > 0 or not reference.std() > 0:
-        return WrongCount(None, None, None, posterior, missing="the pairs do not differ in how well captions fit")
+        return WrongCount(None, None, None, posterior, "the pairs do not differ in how well captions fit")
     standard, standard_swapped = ((part - middle) / (spread / 2) for part in (values, reference))
     # Counted in cells, so that the time does not depend on the number of pairs
     ends = min(standard.min(), standard_swapped.min()), max(standard.max(), standard_swapped.max())
@@ -84,14 +88,23 @@ def estimate_wrong(fit: np.ndarray, swapped: np.ndarray) -> WrongCount:
     weights, wrong = _profile(*(cells.tobytes() for cells in (middles, counts, density / density.sum())))
     mean = (counts * wrong).sum(axis=1)
     spread_of_count = np.maximum(np.sqrt((counts * wrong * (1 - wrong)).sum(axis=1)), 1e-6)
-    posterior[scored] = (weights @ wrong)[place]
+    # A fit that is worse never has a lower probability; the slope keeps the order of scores where it is constant.
+    mean_wrong = np.clip(weights @ wrong, 1e-12, 1 - 1e-12)
+    log_odds = np.maximum.accumulate(scipy.special.logit(mean_wrong)[::-1])[::-1] - _SLOPE * middles
+    curve = (middle + middles * spread / 2, log_odds)
+    posterior[scored] = posterior_at(curve, values)
     low, high = (_quantile(q, weights, mean, spread_of_count) for q in (_TAIL, 1 - _TAIL))
     estimate = float(weights @ mean)
     # The scores of swapped captions are a sample too, which matters where as many captions are wrong.
     wider = float(np.sqrt(1 + estimate / len(reference)))
     low, high = (estimate + wider * (end - estimate) for end in (low, high))
     high = min(max(high, most_wrong(values, reference)), len(values))
-    return WrongCount(estimate, min(max(low, 0.0), estimate), max(high, estimate), posterior)
+    return WrongCount(estimate, min(max(low, 0.0), estimate), max(high, estimate), posterior, curve=curve)
+
+
+def posterior_at(curve: Curve, fit: np.ndarray) -> np.ndarray:
+    """Return the probability that captions with such scores are wrong, by the curve of a `WrongCount`."""
+    return scipy.special.expit(np.interp(fit, *curve))
 
 
 def most_wrong(fit: np.ndarray, swapped: np.ndarray) -> float:
@@ -173,11 +186,6 @@ def _quantile(q: float, weights: np.ndarray, mean: np.ndarray, spread: np.ndarra
     return float(scipy.optimize.brentq(lambda count: weights @ scipy.special.ndtr((count - mean) / spread) - q, *ends))
 
 
-def p_wrong(fit: np.ndarray, swapped: np.ndarray) -> np.ndarray:
-    """Return each pair's probability of a wrong caption, the posterior of `estimate_wrong`; NaN without a score."""
-    return estimate_wrong(fit, swapped).posterior
-
-
 def likely_wrong(suspicion: np.ndarray, fit: np.ndarray, swapped: np.ndarray, *, least: float) -> np.ndarray:
     """Return the pairs that a second round of training leaves out: the most suspicious, as many as are likely wrong.
 
@@ -194,112 +202,112 @@ def likely_wrong(suspicion: np.ndarray, fit: np.ndarray, swapped: np.ndarray, *,
     return left_out
 
 
-def suggest_stop(posterior: np.ndarray, suspicion: np.ndarray) -> int:
-    """Return the number of pairs, the most suspicious first, after which fewer than one in ten of the next is wrong."""
-    finite = np.flatnonzero(np.isfinite(posterior))
-    ordered = posterior[finite[np.argsort(-suspicion[finite], kind="stable")]]
-    ahead = np.concatenate([[0.0], np.cumsum(ordered)])
-    window = min(_NEXT, len(ordered))
-    expected = (ahead[window:] - ahead[:-window]) / max(window, 1)
-    few = np.flatnonzero(expected < _WORTH)
+def suggest_stop(probabilities: np.ndarray) -> int:
+    """Return the number of pairs, in the order of review, after which fewer than one in ten of the next is wrong.
+
+    Args: the probability that a pair has a wrong caption, in the order of review, [n].
+    """
+    ahead = np.concatenate([[0.0], np.cumsum(probabilities)])
+    window = min(_NEXT, len(probabilities))
+    few = np.flatnonzero((ahead[window:] - ahead[: -window or None]) / max(window, 1) < _WORTH)
     if not len(few):
-        return len(ordered)
-    worth = np.flatnonzero(ordered[: few[0] + window] >= _WORTH)
+        return len(probabilities)
+    worth = np.flatnonzero(probabilities[: few[0] + window] >= _WORTH)
     return int(worth[-1]) + 1 if len(worth) else 0
 
 
-def left_after(count: WrongCount, reviewed: np.ndarray) -> tuple[float, float, float]:
-    """Return how many wrong captions are probably left among the pairs not reviewed, and a 95 % interval.
+def left_after(
+    probabilities: np.ndarray, counts: Iterable[WrongCount | Mapping[str, float]]
+) -> tuple[float, float, float]:
+    """Return how many pairs with a wrong caption are probably among pairs not reviewed, and a 95 % interval.
 
-    `count` is of all pairs; `reviewed` is true for reviewed pairs, [n_pairs].
+    `probabilities` are of these pairs; `counts` of wrong pairs, captions and words of all pairs, whose relative errors
+    are added in quadrature.
     """
-    assert count.estimate is not None
-    assert count.low is not None
-    assert count.high is not None
-    others = np.nan_to_num(count.posterior[~reviewed])
-    left, sampling = float(others.sum()), 1.96 * float(np.sqrt((others * (1 - others)).sum()))
-    share = left / max(count.estimate, 1e-9)
-    low, high = ((count.estimate - end) * share for end in (count.low, count.high))
-    return left, max(0.0, left - np.hypot(low, sampling)), left + np.hypot(high, sampling)
+    left = float(np.nansum(probabilities))
+    sampling = 1.96 * float(np.sqrt(np.nansum(probabilities * (1 - probabilities))))
+    ends = [count if isinstance(count, Mapping) else vars(count) for count in counts]
+    share = left / max(sum(end["estimate"] for end in ends), 1e-9)
+    below = share * float(np.linalg.norm([end["estimate"] - end["low"] for end in ends]))
+    above = share * float(np.linalg.norm([end["high"] - end["estimate"] for end in ends]))
+    return left, max(0.0, left - np.hypot(below, sampling)), left + np.hypot(above, sampling)
 
 
-def summarize_count(fit: np.ndarray, swapped: np.ndarray, similar: np.ndarray, suspicion: np.ndarray) -> dict[str, Any]:
-    """Return the number of wrong captions for an audit's verdict.
+def adjusted(probabilities: np.ndarray, decided: np.ndarray, wrong: np.ndarray) -> np.ndarray:
+    """Return the probabilities in the light of a review: multiplied by the errors found over those expected.
 
-    Args: `similar` is as `swapped`, with the caption most like a pair's own.
+    No pair gets a higher probability than the share found so far, unless it had one before.
 
-    Returns:
-        estimate, low, high and missing as of `WrongCount`; assumptions, a sentence; `stop`, the number of pairs to
-        review, at least 50, and `left`, how many wrong captions are left then, with its interval; `near`, the count,
-        low and high with similar captions as the swapped ones: only the upper bound holds for similar wrong captions.
+    Args: the probability that each pair has a wrong caption, which pairs are reviewed, and which of them are wrong,
+    [n_pairs] each.
+
+    Example:
+        >>> decided = np.arange(100) < 50
+        >>> wrong = np.arange(100) < 17
+        >>> adjusted(np.full(100, 0.02), decided, wrong)[-1].round(2)
+        np.float64(0.18)
     """
-    count, if_similar = estimate_wrong(fit, swapped), estimate_wrong(fit, similar)
-    summary: dict[str, Any] = {name: getattr(count, name) for name in ("estimate", "low", "high")}
-    summary["assumptions"] = ASSUMPTION
-    summary["near"] = [if_similar.estimate, if_similar.low, if_similar.high]
-    summary["missing"] = count.missing or None
-    if count.missing:
-        return summary
-    stop = min(max(suggest_stop(count.posterior, suspicion), CHECKED), int(np.isfinite(fit).sum()))
-    reviewed = np.zeros(len(fit), dtype=bool)
-    reviewed[np.argsort(-np.where(np.isfinite(fit), suspicion, -np.inf), kind="stable")[:stop]] = True
-    return summary | {"stop": stop, "left": list(left_after(count, reviewed))}
+    if not decided.any():
+        return probabilities
+    found = int(wrong[decided].sum())
+    factor = (found + 1) / (float(np.nansum(probabilities[decided])) + 1)
+    return np.minimum(probabilities * factor, np.maximum(probabilities, found / decided.sum()))
 
 
 @dataclass(frozen=True, eq=False)
 class Review:
     """The order in which a person reviews pairs."""
 
-    ranked: np.ndarray  # rows of the pairs with a score, the most suspicious first
+    ranked: np.ndarray  # rows of the pairs with a score, the most suspicious first, but those drawn at random last
     drawn: np.ndarray  # the same rows in random order
     order: np.ndarray  # the same rows in the order of the review
     at_random: np.ndarray  # true where the place in the order is one of the random share
 
 
-def plan_review(suspicion: np.ndarray, *, place: np.ndarray | None = None, share: float = 0.1, seed: int = 0) -> Review:
-    """Order pairs for a review: the most suspicious first, mixed with a share that is drawn at random.
+def review_place(suspicion: np.ndarray, *, seed: int = 0) -> np.ndarray:
+    """Return each pair's place in the review, from 1; NaN for pairs without a suspicion.
 
-    Args:
-        suspicion: NaN for pairs that are not reviewed.
-        place: of each pair in the order where it is stored, as `review_place` returns it, [n_pairs].
-        share: of the places that get the next pair of the random order instead of the most suspicious.
-        seed: start of both draws.
+    The most suspicious pairs come first, mixed with a share of the places that get the next pair of a random order.
     """
     rows = np.flatnonzero(np.isfinite(suspicion))
     ranked = rows[np.argsort(-suspicion[rows], kind="stable")]
-    drawn = np.random.default_rng([seed, _ORDER_DRAW]).permutation(rows)
-    at_random = np.random.default_rng([seed, _SLOT_DRAW]).random(len(rows)) < share
-    if place is not None:
-        return Review(ranked, drawn, rows[np.argsort(place[rows], kind="stable")], at_random)
-    order, taken = np.empty_like(rows), np.zeros(len(suspicion), dtype=bool)
-    queues = {False: iter(ranked), True: iter(drawn)}
-    for slot, random in enumerate(at_random):
-        row = next(row for row in queues[random] if not taken[row])
-        order[slot], taken[row] = row, True
-    return Review(ranked, drawn, order, at_random)
-
-
-def review_place(misfit: np.ndarray, csls_out: np.ndarray) -> np.ndarray:
-    """Return each pair's place in the review, from 1; NaN for pairs that have no score to be ordered by."""
-    suspicion = suspicion_of(misfit, csls_out)
-    order, place = plan_review(suspicion).order, np.full(len(suspicion), np.nan)
-    place[order] = np.arange(1, len(order) + 1)
+    drawn, at_random = _random_draws(rows, seed)
+    place, queues = np.full(len(suspicion), np.nan), {False: iter(ranked), True: iter(drawn)}
+    for slot, random in enumerate(at_random.tolist(), start=1):
+        place[next(row for row in queues[random] if np.isnan(place[row]))] = slot
     return place
 
 
-def suspicion_of(misfit: np.ndarray, csls_out: np.ndarray) -> np.ndarray:
-    """Return the score that pairs are reviewed by, the highest first: misfit, or −csls_out where no pair has one."""
-    return misfit if np.isfinite(misfit).any() else -csls_out
+def plan_review(place: np.ndarray, *, seed: int = 0) -> Review:
+    """Return the order of a review from `review_place`."""
+    rows = np.flatnonzero(np.isfinite(place))
+    drawn, at_random = _random_draws(rows, seed)
+    order = rows[np.argsort(place[rows], kind="stable")]
+    return Review(np.concatenate([order[~at_random], order[at_random]]), drawn, order, at_random)
 
 
-def count_reviewed(review: Review, wrong: np.ndarray, decided: np.ndarray, posterior: np.ndarray) -> WrongCount:
+def _random_draws(rows: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows in random order, and which places of the review are random."""
+    drawn = np.random.default_rng([seed, _ORDER_DRAW]).permutation(rows)
+    return drawn, np.random.default_rng([seed, _SLOT_DRAW]).random(len(rows)) < _RANDOM_SHARE
+
+
+def plan_stop(
+    place: np.ndarray, probabilities: np.ndarray, counts: Iterable[WrongCount]
+) -> tuple[int, tuple[float, float, float]]:
+    """Return the number of pairs to review, at least 50, and how many wrong ones are left then, with an interval."""
+    order = plan_review(place).order
+    stop = min(max(suggest_stop(np.nan_to_num(probabilities[order])), CHECKED), len(order))
+    return stop, left_after(probabilities[order[stop:]], counts)
+
+
+def count_reviewed(review: Review, wrong: np.ndarray, decided: np.ndarray) -> WrongCount:
     """Count wrong captions from the decisions so far, with a 95 % interval that does not depend on the scores.
 
     Args:
         review: the order of the review.
         wrong: true where the caption was found wrong, [n_pairs].
         decided: true for reviewed pairs, [n_pairs].
-        posterior: each pair's probability by the scores, [n_pairs].
 
     Returns:
         The count among all pairs with a score. While no random pair of the rest is reviewed, the interval runs from
@@ -322,7 +330,6 @@ def count_reviewed(review: Review, wrong: np.ndarray, decided: np.ndarray, poste
         estimate,
         float(counted + max(low, wrong_elsewhere)),
         float(counted + min(high, len(drawn) - right)),
-        posterior,
         missing="" if enough else f"fewer than {FEWEST_CHECKED} pairs were checked at random",
     )
 

@@ -12,7 +12,6 @@ import numpy as np
 from clipmem_core import columns as c
 from clipmem_core import glossary
 from clipmem_core.scores.detectors import misfit
-from clipmem_core.scores.prevalence import p_wrong, review_place
 
 # Where a score is shown or used; an entry has its position there.
 QUEUE = "queue"  # the lists of pairs to review first, the highest first
@@ -85,7 +84,7 @@ TABLE = (
     Score(c.N_OUT),
     Score(
         c.CLIPMEM,
-        places={QUEUE: 0, USE: 1, DETECTION: 4, REMOVAL: 0, INJECTED: 0, CARD: 0, ROW: 0, COLOUR: 0, EXPORT: 0},
+        places={QUEUE: 0, USE: 1, DETECTION: 5, REMOVAL: 0, INJECTED: 0, CARD: 0, ROW: 0, COLOUR: 0, EXPORT: 0},
         help=glossary.meaning(glossary.CLIPMEM),
         legend="alignment of picture and caption under members that were trained on the pair, minus that under "
         "members that were not: high is memorized.",
@@ -109,14 +108,14 @@ TABLE = (
     Score(
         c.SIMILARITY_IN,
         direction=-1,
-        places={DETECTION: 2, REMOVAL: 4, PAIR: 1},
+        places={DETECTION: 3, REMOVAL: 4, PAIR: 1},
         help="How well the caption fits, for members that were trained on the pair.",
         removal="lowest similarity, models trained on them",
     ),
     Score(
         c.SIMILARITY_OUT,
         direction=-1,
-        places={USE: 2, DETECTION: 1, REMOVAL: 3, INJECTED: 1, CARD: 2, ROW: 3, PAIR: 0, COLOUR: 2, EXPORT: 3},
+        places={USE: 2, DETECTION: 2, REMOVAL: 3, INJECTED: 1, CARD: 2, ROW: 3, PAIR: 0, COLOUR: 2, EXPORT: 3},
         help=glossary.meaning(glossary.SIMILARITY_OUT),
         legend="cosine of picture and caption under members that were not trained on the pair: low means that the "
         "caption does not fit, for models that cannot have memorized it.",
@@ -131,73 +130,48 @@ TABLE = (
     Score(c.SSLMEM_TEXT),
     Score(
         c.MISFIT,
-        places={
-            QUEUE: 1,
-            USE: 0,
-            DETECTION: 0,
-            REMOVAL: 2,
-            INJECTED: 2,
-            CARD: 3,
-            ROW: 4,
-            PAIR: 2,
-            COLOUR: 1,
-            EXPORT: 2,
-        },
-        legend=f"high where a pair was learned late and has a low log probability out: {MISFIT_FORMULA}.",
-        help=glossary.meaning(glossary.MISFIT),
-        use="finds captions that are probably wrong: start with the pairs of highest misfit",
-        use_doubted="says which captions fit least",
-        queue=Queue(
-            "Likely wrong captions",
-            "Learned late, and models that never saw this pair prefer other captions.",
-            doubted="Low fit",
-        ),
+        places={DETECTION: 1, REMOVAL: 2, INJECTED: 5, ROW: 5, PAIR: 3, EXPORT: 4},
+        help=f"{glossary.meaning(glossary.MISFIT)} {MISFIT_FORMULA}.",
         removal="highest misfit",
         needs=(c.LEARNED, c.LOG_PROBABILITY_OUT, c.LOG_PROBABILITY_SECOND),
         compute=_misfit_of_rounds,
         absent="needs the training history of the members, which checkpoints from outside do not have.",
     ),
-    Score(
-        c.CAPTION_MISFIT,
-        places={QUEUE: 2, USE: 3, CARD: 4, ROW: 5, PAIR: 3, EXPORT: 4},
-        legend="the misfit of the pair's most suspicious caption.",
-        help="The highest misfit of the pair's captions, each scored alone.",
-        use="finds the caption that is wrong among several, and captions that are wrong in a word",
-        queue=Queue("Suspicious captions", "One caption fits worse than others, or has a word that nothing suggests."),
-        absent="needs a locked image tower, or pairs with several captions.",
-    ),
-    Score(
-        c.WORD_MISFIT,
-        places={DETECTION: 7, PAIR: 4, EXPORT: 5},
-        help="How surprising the words of the captions are, for models that never saw the pair: log mean exp of "
-        "log p(word) − log p(word | picture, other words), the mean over the captions.",
-        absent="needs a locked image tower.",
-    ),
-    Score(c.LEARNED, direction=-1, places={DETECTION: 3}),
+    Score(c.LEARNED, direction=-1, places={DETECTION: 4}),
     Score(
         c.LOG_PROBABILITY_OUT,
         direction=-1,
-        places={DETECTION: 6, PAIR: 4},
+        places={DETECTION: 7, PAIR: 4},
         help="How sure members that never saw the pair are of its partner among those of external pairs: at most 0, "
         "near 0 is sure.",
     ),
     Score(
         c.CSLS_OUT,
         direction=-1,
-        places={DETECTION: 5, PAIR: 4},
+        places={DETECTION: 6, PAIR: 4},
         help="How much closer picture and caption are than the nearest of other pairs, for members that "
         "never saw the pair.",
     ),
     Score(c.CSLS_SWAPPED, direction=-1),
-    Score(c.CSLS_NEAR, direction=-1),
     Score(
         c.P_WRONG,
-        places={PAIR: 5},
-        help="The probability that the caption fits no better than one swapped at random, from csls out.",
-        needs=(c.CSLS_OUT, c.CSLS_SWAPPED),
-        compute=p_wrong,
+        places={USE: 0, DETECTION: 0, CARD: 3, ROW: 4, PAIR: 2, COLOUR: 1, EXPORT: 2, INJECTED: 2},
+        legend="the probability that at least one caption of the pair is wrong.",
+        help=glossary.meaning(glossary.P_WRONG),
+        use="finds captions that are probably wrong: start with the highest",
+        use_doubted="says which captions fit least",
+        absent="needs 100 pairs.",
     ),
-    Score(c.REVIEW_PLACE, direction=-1, needs=(c.MISFIT, c.CSLS_OUT), compute=review_place),
+    Score(
+        c.REVIEW_PLACE,
+        direction=-1,
+        places={QUEUE: 1},
+        queue=Queue(
+            "Probably wrong",
+            "Ordered by each pair's worst caption, with one random spot check in ten.",
+            doubted="Low fit",
+        ),
+    ),
     Score(
         c.LOG_PROBABILITY_SECOND,
         direction=-1,
@@ -214,7 +188,7 @@ def scores_in(place: str) -> dict[str, Score]:
 
     Example:
         >>> list(scores_in(QUEUE))
-        ['clipmem', 'misfit', 'caption_misfit']
+        ['clipmem', 'review_place']
     """
     shown = sorted((score for score in TABLE if place in score.places), key=lambda score: score.places[place])
     return {score.name: score for score in shown}

@@ -19,8 +19,7 @@ from clipmem_core.columns import COLOUR_WORDS, NUMBER_WORDS
 WORD = re.compile(r"\w+")
 PREDICTED_FROM = 5  # captions that a predicted word occurs in
 MOST_PREDICTED, MOST_READ = 10_000, 30_000  # distinct words
-CONSISTENT = 0.1  # prior weight of an error that all captions of a pair share
-LARGEST = 12.0  # of a surprise, in nats
+CONSISTENT = 0.1  # weight of the prediction without the other captions in the probability of a word
 GRAMMAR = ENGLISH_STOP_WORDS
 KINDS = ("colour", "number", "other word")  # of words that are compared with another of their kind
 SIMILAR_RANKS = 25  # which differs in frequency by at most so many ranks
@@ -102,28 +101,16 @@ def changed_words(words: Words, *, seed: int) -> np.ndarray:
     return drawn
 
 
-def surprise(alone: np.ndarray, together: np.ndarray, frequency: np.ndarray) -> np.ndarray:
-    """Return how surprising words are, in nats: above 0, the word is less likely here than anywhere.
+def mean_ratio(values: np.ndarray, start: np.ndarray) -> np.ndarray:
+    """Return log mean exp of the log-likelihood ratios of each caption's words, NaN for a caption without any.
 
-    s = log p(word) − log p(word | picture, other words): the log-odds that the word was put there by chance. The odds
-    are averaged over two models with the prior CONSISTENT: one reads the pair's other captions too, in which an error
-    of all captions goes unnoticed, and one does not. At most LARGEST.
+    It is the log-likelihood ratio that one of the words is wrong, each with the same prior probability.
 
-    Args: log-probabilities of words given picture and caption (`alone`) and given the pair's other captions too
-    (`together`), NaN for words that are not predicted; frequency among all words. Of one shape.
-    """
-    with np.errstate(invalid="ignore"):
-        odds = np.logaddexp(np.log(CONSISTENT) - alone, np.log1p(-CONSISTENT) - together)
-        return np.minimum(np.log(frequency) + odds, LARGEST)
-
-
-def word_misfit(values: np.ndarray, start: np.ndarray) -> np.ndarray:
-    """Return log mean exp of the surprise of each caption's words; NaN for a caption without predicted words.
-
-    Args: surprise of all words [n_words]; the first word of each caption and at the end n, [n_captions + 1].
+    Args: the log-likelihood ratios of all words [n_words]; the first word of each caption and at the end n,
+    [n_captions + 1].
 
     Example:
-        >>> word_misfit(np.log([1.0, 3.0, 5.0]), np.array([0, 2, 2, 3])).tolist()  # log 2, none, log 5
+        >>> mean_ratio(np.log([1.0, 3.0, 5.0]), np.array([0, 2, 2, 3])).tolist()  # log 2, none, log 5
         [0.6931471805599453, nan, 1.6094379124341003]
     """
     finite = np.isfinite(values)

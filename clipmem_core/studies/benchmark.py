@@ -27,7 +27,6 @@ from clipmem_core.audit.member import (
     feature_views,
     features_of,
     fit_standards,
-    learned_captions,
     shards_by,
     view_maker,
 )
@@ -36,22 +35,24 @@ from clipmem_core.audit.prepare import draw_membership, load_data_set
 from clipmem_core.audit.settings import Towers, towers_of
 from clipmem_core.audit.setup import differing_fields, member_seeds
 from clipmem_core.audit.store import PAIRS, acquire_lock, write_json, write_prepared, write_table
-from clipmem_core.audit.word_table import word_precision, word_scores
+from clipmem_core.audit.word_table import predicted_words, word_precision, word_scores
 from clipmem_core.config import FIELDS, AuditConfig, InputError, affecting, as_dict, data_folder, switched_on
 from clipmem_core.dataset.injected_errors import ERROR_KINDS, WORD_KINDS, Change, inject_errors, picture_sources
 from clipmem_core.dataset.pixels import open_pixels
 from clipmem_core.draws import draw_keys
 from clipmem_core.scores.detection import DETECTORS, Observed, detection_table, numbers_reviewed, precision_curve
-from clipmem_core.scores.detectors import external_used, fit_out, margins, nan_mean, similarities
+from clipmem_core.scores.detectors import decoy_scores, external_used, fit_out, margins, nan_mean, similarities
+from clipmem_core.scores.evidence import agreement, draw_decoys
 from clipmem_core.scores.membership import Membership, Sides, draw_word_halves, side_means
 from clipmem_core.scores.prevalence import SECOND_ROUND_FROM
-from clipmem_core.scores.words import Words, word_misfit
+from clipmem_core.scores.words import Words, mean_ratio
 from clipmem_core.studies.benchmark_results import BENCHMARK, METRICS, Benchmark, Piece, benchmark_of
 from clipmem_core.training.model import mean_by_pair, mean_image_embeddings, text_embeddings, tokenize
 from clipmem_core.training.trainer import Trainer
 from clipmem_core.training.views import FeatureRows, PixelSource, TrainingData, Views
 
 K = 50  # pairs reviewed for precision at k
+MIXED, BLIND = "mixed", "blind"  # blind: words predicted without the picture
 REVIEWED = (100, 500, 1_000)  # pairs after which the wrong captions found are counted
 
 
@@ -176,7 +177,7 @@ class Outputs(NamedTuple):
     text: np.ndarray  # mean embeddings of captions, float32 [n_pairs, dim]
     trajectory: np.ndarray  # float16 [n_epochs, n_pairs, 2]
     logit_scale: float
-    captions: np.ndarray  # learned and margin_out of each, [2, n_captions]; NaN where not trained, and where trained
+    margins: np.ndarray  # of captions and decoys, [n_captions + n_decoys]; NaN where trained
 
 
 @dataclass(frozen=True, eq=False)
@@ -220,7 +221,12 @@ def _run_piece(benchmark: Benchmark, piece: Piece) -> None:
     options: dict[str, Any] = {"text_tower": inputs.towers.text, "seed": config.seed}
     options["precision"] = word_precision(config)
     words, surprises = word_scores(pairs[c.CAPTIONS].tolist(), inputs.features.image, half, **options)
-    seen = _observe(inputs, word_misfit(surprises, words.caption_start))
+    of_words = {c.SURPRISE: mean_ratio(surprises[:, 0], words.caption_start)}
+    if piece.kind == MIXED and inputs.features.image is not None:
+        nothing = np.zeros((len(pairs), 1), np.float32)
+        blind = word_scores(pairs[c.CAPTIONS].tolist(), nothing, half, **options)[1]
+        of_words[BLIND] = mean_ratio(blind[:, 0], words.caption_start)
+    seen = _observe(inputs, predicted_words(words, surprises), benchmark.prepared.clusters[source])
     scores, without = dict[str, np.ndarray](), dict[str, str]()
     for name, detector in DETECTORS.items():
         try:
@@ -239,10 +245,12 @@ def _run_piece(benchmark: Benchmark, piece: Piece) -> None:
         for name, n in itertools.product(scores, REVIEWED):
             if n <= len(rows):
                 measured[name][f"found_{n}"] = n * float(precision_curve(scores[name], wrong, np.array([n]))[0])
-        for name, metrics in _caption_metrics(seen.caption_scores.loc[rows], changes).items():
+        by_caption = pd.DataFrame(seen.caption_scores(of_words), _caption_index(pairs)).loc[rows]
+        for name, metrics in _caption_metrics(by_caption, changes).items():
             measured[name] = measured.get(name, {}) | metrics
-        if changes[0].word_kind:
-            measured[c.SURPRISE] = _word_metrics(words, surprises, changes)
+        measured[c.P_WRONG] |= _calibration(by_caption[c.P_WRONG], changes)
+        if word_changes := [change for change in changes if change.word_kind]:
+            measured[c.SURPRISE] |= _word_metrics(words, surprises[:, 0], word_changes)
     result = {
         "injected": int(truth.sum()),
         "judged": len(rows),
@@ -286,6 +294,21 @@ def _word_metrics(words: Words, surprises: np.ndarray, changes: Sequence[Change]
     return {"word_first": float(np.mean(np.array(above) < 1)), "word_first_two": float(np.mean(np.array(above) < 2))}
 
 
+def _caption_index(pairs: pd.DataFrame) -> pd.MultiIndex:
+    """Return the row of the pair and the number of each caption."""
+    counts = pairs[c.CAPTIONS].map(len)
+    return pd.MultiIndex.from_tuples([(row, number) for row, n in enumerate(counts) for number in range(n)])
+
+
+def _calibration(p_wrong: pd.Series, changes: Sequence[Change]) -> dict[str, Any]:
+    """Return Σ p_wrong over the number of changed captions, and the mean and the truth of p_wrong in each tenth."""
+    changed = p_wrong.index.isin([change[:2] for change in changes])
+    tenth = np.minimum(p_wrong.to_numpy() * 10, 9).astype(int)
+    groups = pd.DataFrame({"p": p_wrong.to_numpy(), "wrong": changed}).groupby(tenth)
+    tenths = [(len(group), group["p"].mean(), group["wrong"].mean()) for _, group in groups]
+    return {"sum_over_wrong": float(p_wrong.sum() / changed.sum()), "tenths": np.round(tenths, 4).tolist()}
+
+
 def _inputs(
     benchmark: Benchmark, config: AuditConfig, pairs: pd.DataFrame, membership: Membership, source: np.ndarray
 ) -> Inputs:
@@ -302,14 +325,12 @@ def _inputs(
     return Inputs(config, pairs, membership, towers, Features(image, text), pixels)
 
 
-def _observe(inputs: Inputs, word_misfit: np.ndarray) -> Observed:
+def _observe(inputs: Inputs, words: pd.DataFrame, clusters: np.ndarray) -> Observed:
     """Train the members, and the second round's if there is one, and return their outputs."""
-    members = list(_trained_members(inputs))
     features, labels, config = inputs.features, inputs.pairs[c.LABEL], inputs.config
     text, start = features.text, caption_starts(inputs.pairs)
-    numbers = [(row, number) for row, count in enumerate(np.diff(start)) for number in range(count)]
-    learned, margin = nan_mean([member.captions for member in members])
-    captions = {c.LEARNED: learned, c.MARGIN_OUT: margin, c.WORD_MISFIT: word_misfit}
+    decoys = np.empty((0, 2), np.int64) if text is None else draw_decoys(text, start, clusters, seed=config.seed)
+    members = list(_trained_members(inputs, decoys))
     seen = Observed(
         image=[member.image for member in members],
         text=[member.text for member in members],
@@ -320,8 +341,14 @@ def _observe(inputs: Inputs, word_misfit: np.ndarray) -> Observed:
         image_features=features.image,
         text_features=None if text is None else mean_by_pair(text.astype(np.float32), start),
         seed=config.seed,
-        captions=pd.DataFrame(captions, pd.MultiIndex.from_tuples(numbers)),
+        counts=np.diff(start),
+        words=words,
     )
+    if text is not None and len(decoys):
+        margin = nan_mean([member.margins for member in members])
+        own = np.column_stack([agreement(text, start), margin[: start[-1]]])
+        of_decoys = np.column_stack([agreement(text, start, decoys), margin[start[-1] :]])
+        seen = dataclasses.replace(seen, captions=own, decoys=of_decoys)
     if config.rounds == "1":
         return seen
     # The log-probability out of members that are trained without likely wrong pairs; NaN if there are none.
@@ -329,7 +356,7 @@ def _observe(inputs: Inputs, word_misfit: np.ndarray) -> Observed:
     excluded = seen.likely_wrong(SECOND_ROUND_FROM[config.rounds])
     if excluded.any():
         fewer = dataclasses.replace(inputs.membership, trained=trained & ~excluded)
-        again = _trained_members(dataclasses.replace(inputs, membership=fewer))
+        again = _trained_members(dataclasses.replace(inputs, membership=fewer), decoys)
         fits = [
             fit_out([member.image], [member.text], is_trained[None], seen.sides.external, [member.logit_scale])[1]
             for member, is_trained in zip(again, trained, strict=True)
@@ -338,7 +365,7 @@ def _observe(inputs: Inputs, word_misfit: np.ndarray) -> Observed:
     return dataclasses.replace(seen, second=second)
 
 
-def _trained_members(inputs: Inputs) -> Iterator[Outputs]:
+def _trained_members(inputs: Inputs, decoys: np.ndarray) -> Iterator[Outputs]:
     """Train every member of a split, one after the other, on one thread."""
     torch.set_num_threads(1)
     config, towers, features, membership = inputs.config, inputs.towers, inputs.features, inputs.membership
@@ -376,9 +403,10 @@ def _trained_members(inputs: Inputs) -> Iterator[Outputs]:
             n_views = config.views
         image = mean_image_embeddings(model, data, evaluated, n_views=n_views, **options)
         text = text_embeddings(model, data.tokens, **options)
-        margin = margins(text, similarities(text, image, owner), owner, image, external)
-        margin[trained[owner]] = np.nan
-        learned = learned_captions(member_data, trainer.trajectory, seed=seed, first=config.train_captions)
+        similarity = similarities(text, image, owner)
+        own = np.column_stack([similarity, margins(text, similarity, owner, image, external)])
+        margin = np.concatenate([own[:, 1], decoy_scores(text, own, 0, decoys, image, owner)[1][:, 1]])
+        margin[trained[np.concatenate([owner, owner[decoys[:, 0]]])]] = np.nan
         text = mean_by_pair(text, data.caption_start, first=config.eval_captions)
         scale = float(model.logit_scale.detach().exp())
-        yield Outputs(image, text, trainer.trajectory, scale, np.stack([learned, margin]))
+        yield Outputs(image, text, trainer.trajectory, scale, margin)

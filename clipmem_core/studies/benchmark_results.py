@@ -38,6 +38,7 @@ SHORT = {
     **{"found_100": "found in: 100", "found_500": "found in: 500", "found_1000": "found in: 1,000"},
     **{"caption_auroc": "captions: AUROC", "caption_average_precision": "captions: AP"},
     **{f"caption_auroc_{kind}": f"captions, AUROC: {kind}" for kind in WORD_KINDS},
+    "sum_over_wrong": "captions: Σ p / wrong",
     # shares of the changed words, by their place in the caption
     **{"word_first": "changed word: first", "word_first_two": "changed word: first two"},
 }
