@@ -44,6 +44,7 @@ P_WRONG = "p_wrong"
 P_PAIR = "p_pair"
 P_CAPTION = "p_caption"
 P_WORD = "p_word"
+SUSPICION = "suspicion"
 REVIEW_PLACE = "review_place"
 
 CAPTION = "caption"  # captions.parquet: number of the caption in its pair, from 0

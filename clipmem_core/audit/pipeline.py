@@ -34,7 +34,7 @@ from clipmem_core.features.precomputed import is_stored
 from clipmem_core.io import DELETE, reading, replacing
 from clipmem_core.scores.evidence import Probabilities, draw_decoys
 from clipmem_core.scores.membership import Membership, side_means
-from clipmem_core.scores.prevalence import SECOND_ROUND_FROM, likely_wrong, review_place
+from clipmem_core.scores.prevalence import SECOND_ROUND_FROM, likely_wrong
 
 # On a busy machine BLAS threads wait for each other, ten times as long as these small products take.
 one_thread = threadpool_limits.wrap(limits=1, user_api="blas")
@@ -214,7 +214,7 @@ def _score(audit: Audit, progress: Progress) -> None:
     store.write_table(audit.folder / store.CAPTION_TABLE, captions)
     if len(progress.words):
         store.add_column(audit.folder / store.WORD_TABLE, c.P_WRONG, wrong.words)
-    scores = scoring.update_scores(scores, **{c.P_WRONG: wrong.pairs, c.REVIEW_PLACE: review_place(wrong.worst)})
+    scores = scoring.update_scores(scores, **{c.P_WRONG: wrong.pairs, c.SUSPICION: wrong.worst})
     store.write_table(audit.folder / store.SCORES, scores)
     utility = scoring.utility_table(audit, sides.membership.members)
     attacked, progress.attacks = scoring.attack_members(evidence)

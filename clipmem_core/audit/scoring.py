@@ -36,7 +36,7 @@ SIZE_STEP = 0.05  # between the sizes of clipmem whose share of pairs is reporte
 MIN_NOISE_RATIO = 3  # a size must be this many errors: the share above smaller ones depends on the noise model
 SPILL_BYTES = 1 << 22  # larger arrays are held in a file instead of memory
 RESAMPLED = 100_000_000  # pairs drawn by all bootstrap resamples together
-LATER = (c.LOG_PROBABILITY_SECOND, c.P_WRONG, c.REVIEW_PLACE)  # added by later steps
+LATER = (c.LOG_PROBABILITY_SECOND, c.P_WRONG, c.SUSPICION)  # added by later steps
 FEWEST_COUNTED = 300  # pairs, below which wrong captions are not counted
 TOO_FEW = "too few pairs to estimate: review all"
 MAX_ATTACKED = 1_000_000  # pairs; larger sets are sampled
@@ -184,7 +184,7 @@ def wrong_captions(injected: pd.Series, scores: pd.DataFrame, wrong: Probabiliti
         missing = TOO_FEW
     if missing:
         return {"missing": missing, **kinds}
-    stop, left = plan_stop(scores[c.REVIEW_PLACE].to_numpy(), wrong.pairs, counted.values())
+    stop, left = plan_stop(scores[c.SUSPICION].to_numpy(), wrong.pairs, counted.values())
     return {"missing": None, **parts, "kinds": wrong.kinds, "stop": stop, "left": left, **kinds}
 
 
@@ -290,10 +290,11 @@ def caption_table(
     similarity, margin, learned = (scores[name].to_numpy()[owner] for name in columns)
     if counts.max(initial=0) > 1:
         tables = [store.read_array(audit.member(name) / store.CAPTION_SCORES, shared=True) for name in members.members]
-        places = np.concatenate([owner, owner[decoys[:, 0]]])
+        # A member must have seen neither the picture nor the decoy; a caption is its own decoy here.
+        both = np.concatenate([np.column_stack([owner, owner]), owner[decoys[:, :2]]])
         similarity, margin, learned = (
             detectors.nan_mean(
-                np.where(trained[places] == is_in, table[:, column], np.nan)
+                np.where((trained[both] == is_in).all(axis=1), table[:, column], np.nan)
                 for table, trained in zip(tables, members.trained, strict=True)
             )
             for column, is_in in enumerate((False, False, True))
@@ -305,7 +306,7 @@ def caption_table(
         captions = np.column_stack([agree, margin[: len(owner)]])
         of_decoys = np.column_stack([agreement(features, start, decoys), margin[len(owner) :]])
     fit, swapped, misfit = (scores[name].to_numpy() for name in (c.CSLS_OUT, c.CSLS_SWAPPED, c.MISFIT))
-    wrong = probabilities(WrongEvidence(counts, fit, swapped, misfit, captions, of_decoys, words))
+    wrong = probabilities(WrongEvidence(counts, fit, swapped, misfit, captions, of_decoys, decoys[:, 2], words))
     table = {
         c.PAIR_ID: scores[c.PAIR_ID].to_numpy()[owner],
         c.CAPTION: (np.arange(len(owner)) - start[owner]).astype(np.int32),
@@ -340,8 +341,9 @@ def whole_set(
         if len(flags):
             # Pairs without this check, and the same share of the skipped rows, count as not drawn.
             rows.append(row(CHECKS[name].label, int(flags.sum()), round(drawn * len(flags) / usable)))
-    if wrong["estimate"] is not None:
-        estimate, low, high = (max(0.0, wrong[name] - wrong["injected"]) for name in ("estimate", "low", "high"))
+    if wrong.get("pairs"):
+        ends = (wrong["pairs"][name] - wrong["injected"] for name in ("estimate", "low", "high"))
+        estimate, low, high = (max(0.0, end) for end in ends)
         n_scored = int(np.isfinite(scores[c.CSLS_OUT]).sum())
         rows.append(row(WRONG, estimate, round(drawn * (n_scored - wrong["injected"]) / usable), low=low, high=high))
     return {"pairs": record.pairs, "of": of, "basis": BASIS, "counts": rows}

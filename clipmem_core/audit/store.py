@@ -238,7 +238,7 @@ def add_column(path: Path, name: str, values: np.ndarray) -> None:
 def read_decoys(audit: "Audit") -> np.ndarray:
     """Return the decoys of single captions, as of `draw_decoys`, none if the audit has no such file."""
     path = audit.folder / DECOYS
-    return read_array(path) if path.is_file() else np.empty((0, 2), np.int64)
+    return read_array(path) if path.is_file() else np.empty((0, 3), np.int64)
 
 
 def open_embeddings(path: Path) -> Vectors:

@@ -172,6 +172,7 @@ class Observed:
     counts: np.ndarray  # captions of each pair
     captions: np.ndarray | None = None  # agreement and margin_out of each caption, as of `Evidence`
     decoys: np.ndarray | None = None
+    similar: np.ndarray | None = None
     words: pd.DataFrame | None = None
     # log-probability out by a second round, [n_pairs]: NaN if it had nothing to leave out, None without such a round
     second: np.ndarray | None = None
@@ -216,8 +217,8 @@ class Observed:
         """The probabilities that captions are wrong, with misfit of the second round of training if any."""
         misfit = self.misfit(self.second)
         swapped = swapped_csls(self.image, self.text, self.trained, self.sides.external, seed=self.sides.seed)
-        evidence = Evidence(self.counts, self.fit_out[0], swapped, misfit, self.captions, self.decoys, self.words)
-        return probabilities(evidence)
+        of_captions = (self.captions, self.decoys, self.similar)
+        return probabilities(Evidence(self.counts, self.fit_out[0], swapped, misfit, *of_captions, self.words))
 
     def caption_scores(self, of_words: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return detectors of single captions, larger more suspicious, [n_captions] each, without missing values.

@@ -49,14 +49,15 @@ def draw_decoys(features: np.ndarray, start: np.ndarray, clusters: np.ndarray, *
         clusters: each pair's cluster of near-duplicates, whose captions are no decoys for each other, [n_pairs].
 
     Returns:
-        The number of a caption and of the caption in its place, int64 [n, 2], ascending by the latter.
+        The number of a caption and of the caption in its place, and 1 for a similar one, int64 [n, 3],
+        ascending by the caption in its place.
     """
     counts = np.diff(start)
     cluster = np.repeat(clusters, counts)
     places = _evenly(np.flatnonzero(np.repeat(counts > 1, counts)), MOST_DECOYS)
     donors = _evenly(np.arange(len(cluster)), MOST_DONORS)
     if not len(places):
-        return np.empty((0, 2), np.int64)
+        return np.empty((0, 3), np.int64)
     rng = np.random.default_rng([seed, _DECOY_DRAW])
     at_random = rng.choice(donors, len(places))
     vectors = unit(np.asarray(features[donors], np.float32))
@@ -67,7 +68,7 @@ def draw_decoys(features: np.ndarray, start: np.ndarray, clusters: np.ndarray, *
     drawn = np.where(usable, rng.random(usable.shape), -1.0).argmax(axis=1)
     found = usable.any(axis=1)
     at_random[1::2][found] = donors[near[np.arange(len(near)), drawn]][found]
-    decoys = np.column_stack([places, at_random])[cluster[places] != cluster[at_random]]
+    decoys = np.column_stack([places, at_random, np.arange(len(places)) % 2])[cluster[places] != cluster[at_random]]
     return decoys[np.argsort(decoys[:, 1], kind="stable")]
 
 
@@ -190,6 +191,7 @@ class Evidence:
     misfit: np.ndarray  # of each pair
     captions: np.ndarray | None = None  # agreement and margin_out of each caption, [n_captions, 3]
     decoys: np.ndarray | None = None  # the same of decoys, [n_decoys, 3]
+    similar: np.ndarray | None = None  # 1 for a decoy that is a similar caption, 0 for one drawn at random, [n_decoys]
     words: pd.DataFrame | None = None  # caption, surprise, changed and kind of each predicted word
 
 
@@ -213,8 +215,9 @@ def probabilities(evidence: Evidence) -> Probabilities:
     parts, counts, kinds, ratio = {c.P_PAIR: by_pair[owner]}, {"pairs": whole}, list[dict[str, Any]](), None
     fitting = ~(parts[c.P_PAIR] > HALF)
     parts[c.P_CAPTION] = parts[c.P_WORD] = np.zeros(n)
-    if evidence.captions is not None and evidence.decoys is not None and len(evidence.decoys):
-        ratio, counts["captions"], parts[c.P_CAPTION] = _wrong_captions(evidence.captions, evidence.decoys, fitting)
+    if evidence.captions is not None and evidence.decoys is not None and evidence.similar is not None:
+        of_captions = evidence.captions, evidence.decoys, evidence.similar
+        ratio, counts["captions"], parts[c.P_CAPTION] = _wrong_captions(*of_captions, fitting)
     by_word = np.empty(0)
     if evidence.words is not None and len(evidence.words):
         fitting &= parts[c.P_CAPTION] <= HALF
@@ -223,7 +226,7 @@ def probabilities(evidence: Evidence) -> Probabilities:
     for name, values in parts.items():
         parts[name] = right * values
         right = right * (1 - values)
-    table = pd.DataFrame(parts | {c.P_WRONG: 1 - right})
+    table = pd.DataFrame(parts | {c.P_WRONG: np.sum(list(parts.values()), axis=0)})
     if evidence.words is not None:
         by_word = by_word * table[c.P_WORD].to_numpy()[evidence.words[c.CAPTION]]
     first = np.cumsum(evidence.counts) - evidence.counts
@@ -254,13 +257,12 @@ def _wrong_pairs(evidence: Evidence) -> tuple[WrongCount, np.ndarray]:
 
 
 def _wrong_captions(
-    own: np.ndarray, decoys: np.ndarray, fitting: np.ndarray
+    own: np.ndarray, decoys: np.ndarray, similar: np.ndarray, fitting: np.ndarray
 ) -> tuple[np.ndarray, WrongCount, np.ndarray]:
     """Return the log-likelihood ratio, the number of captions of other pairs, and the probability of each caption."""
-    siblings, decoys = np.isfinite(own).all(axis=1), decoys[np.isfinite(decoys).all(axis=1)]
-    ratio = fit_ratio(own[siblings], decoys)
-    fit = -log_ratio(ratio, own)
-    count = estimate_wrong(np.where(fitting, fit, np.nan), -log_ratio(ratio, decoys))
+    ratio = fit_ratio(*(part[np.isfinite(part).all(axis=1)] for part in (own, decoys)))
+    fit, of_decoys = -log_ratio(ratio, own), -log_ratio(ratio, decoys)
+    count = estimate_wrong(np.where(fitting, fit, np.nan), of_decoys[similar == 0], of_decoys[similar == 1])
     return ratio, count, np.nan_to_num(posterior_at(count.curve, fit))
 
 

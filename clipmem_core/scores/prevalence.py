@@ -30,7 +30,10 @@ FEWEST_CHECKED = 10  # random spot checks, below which a review gives no estimat
 _TAIL = 0.025
 _CELLS = 200
 _SHARES = 12  # shares that are tried at once
-_DROP = 9.0  # of log-likelihood, beyond which a share is ignored
+_POWER = 0.5  # of the likelihood
+_MODEL_ERROR = 0.1  # of the estimate, for shapes of scores that no member of the family has
+_KIND_SHARES = np.arange(5) / 4  # of the first of two kinds of swapped captions among the wrong ones
+_DROP = 18.0  # of log-likelihood, beyond which a share is ignored
 _FLOOR = 1e-9
 _SLOPE = 1e-3  # of the log-odds of the posterior, per standard deviation of the scores
 _QUANTILES = np.arange(1, 10) / 10  # of the swapped pairs
@@ -59,45 +62,54 @@ class WrongCount:
     curve: Curve = field(repr=False, default=((0.0,), (-np.inf,)))
 
 
-def estimate_wrong(fit: np.ndarray, swapped: np.ndarray) -> WrongCount:
-    """Estimate how many captions are wrong, from the scores of pairs and of the same pairs with swapped captions.
+def estimate_wrong(fit: np.ndarray, *swapped: np.ndarray) -> WrongCount:
+    """Estimate how many captions are wrong, from the scores of captions and of the same with swapped captions.
 
     The likelihood of the scores, in cells, is maximised over the shape of the captions that fit for each share of wrong
-    ones (profile likelihood); share and count are averaged over it, with Jeffreys' prior on the share. The interval's
-    upper end is no lower than `most_wrong`, which needs no shape.
+    ones (profile likelihood); share and count are averaged over it, with Jeffreys' prior on the share. With two kinds
+    of swapped captions they are also averaged over the shares of both kinds among the wrong ones. The square root of
+    the likelihood is used, and a tenth of the count added to its error, since no shape is exact. The interval's upper end is no lower than `most_wrong`, which needs
+    no shape.
 
     Returns:
-        The count among the pairs with a score, its 95 % interval, and each pair's probability, in [0, 1].
+        The count among the captions with a score, its 95 % interval, and each caption's probability, in [0, 1].
     """
-    scored, reference = np.isfinite(fit), swapped[np.isfinite(swapped)]
-    posterior = np.full(len(fit), np.nan)
-    if min(scored.sum(), len(reference)) < FEWEST:
-        few = f"a count needs {FEWEST} pairs and swapped pairs with a score, not {scored.sum()} and {len(reference)}"
+    scored, kinds = np.isfinite(fit), [values[np.isfinite(values)] for values in swapped]
+    values, reference, posterior = fit[scored], np.concatenate(kinds), np.full(len(fit), np.nan)
+    if min(len(values), *map(len, kinds)) < FEWEST:
+        few = f"a count needs {FEWEST} pairs and swapped pairs with a score, not {len(values)} and {len(reference)}"
         return WrongCount(None, None, None, posterior, few)
-    values = fit[scored]
     middle, spread = np.median(values), np.percentile(values, 84) - np.percentile(values, 16)
     if not spread > 0 or not reference.std() > 0:
         return WrongCount(None, None, None, posterior, "the pairs do not differ in how well captions fit")
-    standard, standard_swapped = ((part - middle) / (spread / 2) for part in (values, reference))
+    standard, *references = ((part - middle) / (spread / 2) for part in (values, *kinds))
     # Counted in cells, so that the time does not depend on the number of pairs
-    ends = min(standard.min(), standard_swapped.min()), max(standard.max(), standard_swapped.max())
+    ends = [function([function(part) for part in (standard, *references)]) for function in (np.min, np.max)]
     edges = np.linspace(ends[0] - 1e-9, ends[1] + 1e-9, _CELLS + 1)
     place = np.clip(np.searchsorted(edges, standard, side="right") - 1, 0, _CELLS - 1)
     counts, middles = np.bincount(place, minlength=_CELLS).astype(float), (edges[1:] + edges[:-1]) / 2
-    density = scipy.stats.gaussian_kde(standard_swapped[:: max(1, len(reference) // 5_000)])(middles) + _FLOOR
-    weights, wrong = _profile(*(cells.tobytes() for cells in (middles, counts, density / density.sum())))
+    densities = [scipy.stats.gaussian_kde(part[:: max(1, len(part) // 5_000)])(middles) + _FLOOR for part in references]
+    shares = [(share, 1 - share) for share in _KIND_SHARES] if len(kinds) > 1 else [(1.0,)]
+    fitted = []
+    for weights in shares:
+        density = sum(weight * part / part.sum() for weight, part in zip(weights, densities, strict=True))
+        fitted.append(_profile(*(cells.tobytes() for cells in (middles, counts, density))))
+    heights, wrong = (np.concatenate(parts) for parts in zip(*fitted, strict=True))
+    weights = np.exp(heights - heights.max())
+    weights /= weights.sum()
     mean = (counts * wrong).sum(axis=1)
     spread_of_count = np.maximum(np.sqrt((counts * wrong * (1 - wrong)).sum(axis=1)), 1e-6)
     # A fit that is worse never has a lower probability; the slope keeps the order of scores where it is constant.
-    mean_wrong = np.clip(weights @ wrong, 1e-12, 1 - 1e-12)
-    log_odds = np.maximum.accumulate(scipy.special.logit(mean_wrong)[::-1])[::-1] - _SLOPE * middles
+    descending = scipy.optimize.isotonic_regression(weights @ wrong, weights=counts + 1e-6, increasing=False).x
+    log_odds = scipy.special.logit(np.clip(descending, 1e-12, 1 - 1e-12)) - _SLOPE * middles
     curve = (middle + middles * spread / 2, log_odds)
     posterior[scored] = posterior_at(curve, values)
     low, high = (_quantile(q, weights, mean, spread_of_count) for q in (_TAIL, 1 - _TAIL))
     estimate = float(weights @ mean)
     # The scores of swapped captions are a sample too, which matters where as many captions are wrong.
     wider = float(np.sqrt(1 + estimate / len(reference)))
-    low, high = (estimate + wider * (end - estimate) for end in (low, high))
+    low = estimate - np.hypot(wider * (estimate - low), _MODEL_ERROR * estimate)
+    high = estimate + np.hypot(wider * (high - estimate), _MODEL_ERROR * estimate)
     high = min(max(high, most_wrong(values, reference)), len(values))
     return WrongCount(estimate, min(max(low, 0.0), estimate), max(high, estimate), posterior, curve=curve)
 
@@ -130,7 +142,7 @@ def most_wrong(fit: np.ndarray, swapped: np.ndarray) -> float:
 
 @functools.lru_cache(maxsize=64)  # the verdict's count and p_wrong are of the same scores
 def _profile(*cells: bytes) -> tuple[np.ndarray, np.ndarray]:
-    """Return the weight of each share of wrong captions that was tried, and each cell's probability of wrong by it.
+    """Return the log of the weight of each share of wrong captions tried, and each cell's probability of wrong by it.
 
     Args: the middle of each cell, its number of pairs, and the probability of a swapped pair in it, float64 [n_cells].
     """
@@ -156,11 +168,11 @@ def _profile(*cells: bytes) -> tuple[np.ndarray, np.ndarray]:
         shape = fitted[int(heights.argmax())].x
         likely = np.flatnonzero(heights > heights.max() - _DROP)
         ends = logits[max(likely[0] - 1, 0)], logits[min(likely[-1] + 1, _SHARES - 1)]
-    # Jeffreys' prior of a share, by its logit.
-    weights = np.exp(heights - heights.max()) * np.sqrt(shares * (1 - shares))
+    # Jeffreys' prior of a share, by its logit; shares are closer to each other where fewer are likely.
+    weights = _POWER * heights + np.log(shares * (1 - shares)) / 2 + np.log(logits[1] - logits[0])
     fits = np.stack([_two_piece_t(middles, solution.x)[0] for solution in fitted])
     wrong = shares[:, None] * swapped
-    return weights / weights.sum(), wrong / (wrong + (1 - shares[:, None]) * fits)
+    return weights, wrong / (wrong + (1 - shares[:, None]) * fits)
 
 
 def _two_piece_t(values: np.ndarray, shape: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -258,45 +270,46 @@ def adjusted(probabilities: np.ndarray, decided: np.ndarray, wrong: np.ndarray) 
 class Review:
     """The order in which a person reviews pairs."""
 
-    ranked: np.ndarray  # rows of the pairs with a score, the most suspicious first, but those drawn at random last
+    ranked: np.ndarray  # rows of the pairs with a suspicion, the most suspicious first
     drawn: np.ndarray  # the same rows in random order
     order: np.ndarray  # the same rows in the order of the review
     at_random: np.ndarray  # true where the place in the order is one of the random share
 
 
-def review_place(suspicion: np.ndarray, *, seed: int = 0) -> np.ndarray:
-    """Return each pair's place in the review, from 1; NaN for pairs without a suspicion.
+def plan_review(suspicion: np.ndarray, *, place: np.ndarray | None = None, seed: int = 0) -> Review:
+    """Order pairs for a review: the most suspicious first, mixed with a tenth that is drawn at random.
 
-    The most suspicious pairs come first, mixed with a share of the places that get the next pair of a random order.
+    Args:
+        suspicion: NaN for pairs that are not reviewed, [n_pairs].
+        place: of each pair in the order where it is stored, as `review_place` returns it, [n_pairs].
+        seed: start of both draws.
     """
     rows = np.flatnonzero(np.isfinite(suspicion))
     ranked = rows[np.argsort(-suspicion[rows], kind="stable")]
-    drawn, at_random = _random_draws(rows, seed)
-    place, queues = np.full(len(suspicion), np.nan), {False: iter(ranked), True: iter(drawn)}
-    for slot, random in enumerate(at_random.tolist(), start=1):
-        place[next(row for row in queues[random] if np.isnan(place[row]))] = slot
+    drawn = np.random.default_rng([seed, _ORDER_DRAW]).permutation(rows)
+    at_random = np.random.default_rng([seed, _SLOT_DRAW]).random(len(rows)) < _RANDOM_SHARE
+    if place is not None:
+        return Review(ranked, drawn, rows[np.argsort(place[rows], kind="stable")], at_random)
+    order, taken = np.empty_like(rows), np.zeros(len(suspicion), dtype=bool)
+    queues = {False: iter(ranked), True: iter(drawn)}
+    for slot, random in enumerate(at_random.tolist()):
+        row = next(row for row in queues[random] if not taken[row])
+        order[slot], taken[row] = row, True
+    return Review(ranked, drawn, order, at_random)
+
+
+def review_place(suspicion: np.ndarray) -> np.ndarray:
+    """Return each pair's place in the review, from 1; NaN for pairs that have no suspicion."""
+    order, place = plan_review(suspicion).order, np.full(len(suspicion), np.nan)
+    place[order] = np.arange(1, len(order) + 1)
     return place
 
 
-def plan_review(place: np.ndarray, *, seed: int = 0) -> Review:
-    """Return the order of a review from `review_place`."""
-    rows = np.flatnonzero(np.isfinite(place))
-    drawn, at_random = _random_draws(rows, seed)
-    order = rows[np.argsort(place[rows], kind="stable")]
-    return Review(np.concatenate([order[~at_random], order[at_random]]), drawn, order, at_random)
-
-
-def _random_draws(rows: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows in random order, and which places of the review are random."""
-    drawn = np.random.default_rng([seed, _ORDER_DRAW]).permutation(rows)
-    return drawn, np.random.default_rng([seed, _SLOT_DRAW]).random(len(rows)) < _RANDOM_SHARE
-
-
 def plan_stop(
-    place: np.ndarray, probabilities: np.ndarray, counts: Iterable[WrongCount]
+    suspicion: np.ndarray, probabilities: np.ndarray, counts: Iterable[WrongCount]
 ) -> tuple[int, tuple[float, float, float]]:
     """Return the number of pairs to review, at least 50, and how many wrong ones are left then, with an interval."""
-    order = plan_review(place).order
+    order = plan_review(suspicion).order
     stop = min(max(suggest_stop(np.nan_to_num(probabilities[order])), CHECKED), len(order))
     return stop, left_after(probabilities[order[stop:]], counts)
 

@@ -12,6 +12,7 @@ import numpy as np
 from clipmem_core import columns as c
 from clipmem_core import glossary
 from clipmem_core.scores.detectors import misfit
+from clipmem_core.scores.prevalence import review_place
 
 # Where a score is shown or used; an entry has its position there.
 QUEUE = "queue"  # the lists of pairs to review first, the highest first
@@ -162,6 +163,7 @@ TABLE = (
         use_doubted="says which captions fit least",
         absent="needs 100 pairs.",
     ),
+    Score(c.SUSPICION),
     Score(
         c.REVIEW_PLACE,
         direction=-1,
@@ -171,6 +173,8 @@ TABLE = (
             "Ordered by each pair's worst caption, with one random spot check in ten.",
             doubted="Low fit",
         ),
+        needs=(c.SUSPICION,),
+        compute=review_place,
     ),
     Score(
         c.LOG_PROBABILITY_SECOND,

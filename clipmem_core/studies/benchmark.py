@@ -329,7 +329,7 @@ def _observe(inputs: Inputs, words: pd.DataFrame, clusters: np.ndarray) -> Obser
     """Train the members, and the second round's if there is one, and return their outputs."""
     features, labels, config = inputs.features, inputs.pairs[c.LABEL], inputs.config
     text, start = features.text, caption_starts(inputs.pairs)
-    decoys = np.empty((0, 2), np.int64) if text is None else draw_decoys(text, start, clusters, seed=config.seed)
+    decoys = np.empty((0, 3), np.int64) if text is None else draw_decoys(text, start, clusters, seed=config.seed)
     members = list(_trained_members(inputs, decoys))
     seen = Observed(
         image=[member.image for member in members],
@@ -348,7 +348,7 @@ def _observe(inputs: Inputs, words: pd.DataFrame, clusters: np.ndarray) -> Obser
         margin = nan_mean([member.margins for member in members])
         own = np.column_stack([agreement(text, start), margin[: start[-1]]])
         of_decoys = np.column_stack([agreement(text, start, decoys), margin[start[-1] :]])
-        seen = dataclasses.replace(seen, captions=own, decoys=of_decoys)
+        seen = dataclasses.replace(seen, captions=own, decoys=of_decoys, similar=decoys[:, 2])
     if config.rounds == "1":
         return seen
     # The log-probability out of members that are trained without likely wrong pairs; NaN if there are none.
@@ -406,7 +406,7 @@ def _trained_members(inputs: Inputs, decoys: np.ndarray) -> Iterator[Outputs]:
         similarity = similarities(text, image, owner)
         own = np.column_stack([similarity, margins(text, similarity, owner, image, external)])
         margin = np.concatenate([own[:, 1], decoy_scores(text, own, 0, decoys, image, owner)[1][:, 1]])
-        margin[trained[np.concatenate([owner, owner[decoys[:, 0]]])]] = np.nan
+        margin[trained[np.concatenate([np.column_stack([owner, owner]), owner[decoys[:, :2]]])].any(axis=1)] = np.nan
         text = mean_by_pair(text, data.caption_start, first=config.eval_captions)
         scale = float(model.logit_scale.detach().exp())
         yield Outputs(image, text, trainer.trajectory, scale, margin)

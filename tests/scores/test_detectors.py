@@ -19,15 +19,11 @@ def test_learned_is_the_mean_over_epochs_and_over_the_members_that_train_on_a_pa
 
 
 def test_misfit_is_minus_the_weighted_sum_of_scipys_z_scores() -> None:
-    late, strange, words = np.random.default_rng(0).normal(size=(3, 30))
+    late, strange = np.random.default_rng(0).normal(size=(2, 30))
     late[20:], strange[0] = np.nan, np.nan
-    pair, caption = misfit(late, strange), detectors.caption_misfit(late, strange, words)
+    pair = misfit(late, strange)
     np.testing.assert_allclose(pair[1:20], -(zscore(late[1:20]) + 2 * zscore(strange[1:20])))
-    sums = -(zscore(late[1:20]) + zscore(strange[1:20])) + 2 * zscore(words)[1:20]
-    np.testing.assert_allclose(caption[1:20], sums)
-    assert np.isfinite([pair, caption]).all()
-    without = detectors.caption_misfit(late, strange, np.full(30, np.nan))  # words that say nothing
-    np.testing.assert_allclose(caption - without, 2 * zscore(words))
+    assert np.isfinite(pair).all()
 
 
 def test_a_pair_with_one_part_gets_the_misfit_at_the_same_quantile() -> None:
@@ -129,7 +125,7 @@ def members() -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray, np.ndarra
 
 def test_a_swapped_caption_scores_as_csls_of_the_table_with_that_swap() -> None:
     image, text, trained, external = members()
-    at_random, near = swapped_csls(image, text, trained, external, seed=0)
+    at_random = swapped_csls(image, text, trained, external, seed=0)
     assert np.isfinite(at_random).sum() > 10
     for row in np.flatnonzero(np.isfinite(at_random))[:8]:
         unseen = [(a, b) for a, b, own in zip(image, text, trained[:, row], strict=True) if not own]
@@ -137,8 +133,7 @@ def test_a_swapped_caption_scores_as_csls_of_the_table_with_that_swap() -> None:
             np.mean([one_csls(a[row], b[donor], a, b, external, donor) for a, b in unseen])
             for donor in np.flatnonzero(external)
         ]
-        for found in (at_random[row], near[row]):
-            assert np.isclose(found, slow).any()
+        assert np.isclose(at_random[row], slow).any()
 
 
 def one_csls(
@@ -153,27 +148,17 @@ def one_csls(
     return 2 * cosine(picture, caption) - float(np.mean(captions)) - float(np.mean(pictures))
 
 
-def test_the_near_caption_is_the_one_most_like_its_own_of_those_that_say_something_else() -> None:
-    image, text, trained, external = members()
-    text[0][0], text[0][-1] = np.eye(6)[0], np.eye(6)[0]  # the last external caption says the same
-    text[0][-2] = np.eye(6)[0] + 0.2 * np.eye(6)[1]
-    trained[:, 0] = [True, False, True]
-    found = swapped_csls(image, text, trained, external, seed=0)[1][0]
-    assert np.isclose(found, one_csls(image[1][0], text[1][-2], image[1], text[1], external, 38))
-
-
 def test_some_of_the_pairs_that_a_member_left_out_are_swapped(monkeypatch: pytest.MonkeyPatch) -> None:
     image, text, trained, external = members()
     trained[:, 0] = True
-    at_random, near = swapped_csls(image, text, trained, external, seed=0)
-    assert np.isnan(at_random[0])
-    assert np.isnan(near[external]).all()
-    assert np.isnan(swapped_csls(image, text, trained, np.arange(40) < 2, seed=0)[0]).all()
-    before = swapped_csls(image, text, trained, external, seed=0)
+    whole = swapped_csls(image, text, trained, external, seed=0)
+    assert np.isnan(whole[0])
+    assert np.isnan(whole[external]).all()
+    assert np.isnan(swapped_csls(image, text, trained, np.arange(40) < 2, seed=0)).all()
     monkeypatch.setattr(detectors, "MOST_SWAPPED", 5)
-    for whole, some in zip(before, swapped_csls(image, text, trained, external, seed=0), strict=True):
-        assert np.isfinite(some).sum() == 5
-        np.testing.assert_allclose(some[np.isfinite(some)], whole[np.isfinite(some)])
+    some = swapped_csls(image, text, trained, external, seed=0)
+    assert np.isfinite(some).sum() == 5
+    np.testing.assert_allclose(some[np.isfinite(some)], whole[np.isfinite(some)])
 
 
 def test_the_margin_is_that_of_a_slow_loop_and_leaves_a_pairs_own_picture_out() -> None:

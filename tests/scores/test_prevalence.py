@@ -59,8 +59,6 @@ def test_too_few_pairs_or_no_difference_give_a_reason_and_no_number() -> None:
     assert (few.estimate, few.low, few.high) == (None, None, None)
     assert "needs 100 pairs" in few.missing
     assert "do not differ" in estimate_wrong(np.ones(200), np.arange(200.0)).missing
-    summary = prevalence.summarize_count(np.arange(50.0), np.arange(500.0), np.arange(500.0), -np.arange(50.0))
-    assert (summary["estimate"], summary["missing"], "stop" in summary) == (None, few.missing, False)
 
 
 def test_a_second_round_leaves_out_the_most_suspicious_as_many_as_are_counted() -> None:
@@ -74,16 +72,49 @@ def test_a_second_round_leaves_out_the_most_suspicious_as_many_as_are_counted() 
     assert not prevalence.likely_wrong(suspicion[:50], more[:50], swapped, least=0.01).any()
 
 
+def test_wrong_captions_of_two_kinds_are_counted_whatever_their_shares_are() -> None:
+    """Those of the second kind score like right ones, so that their share is known from the first kind alone."""
+    rng = np.random.default_rng(0)
+    fit = np.concatenate([rng.normal(0, 1, 60), rng.normal(5, 1, 1940)])
+    kinds = rng.normal(0, 1, 1000), rng.normal(5, 1, 1000)
+    count = estimate_wrong(fit, *kinds)
+    assert count.low is not None
+    assert count.high is not None
+    assert count.low <= 60 <= count.high
+    assert count.posterior[:60].mean() > 0.9
+    assert count.posterior[60:].mean() < 0.1
+
+
+def test_a_lower_score_never_has_a_lower_probability() -> None:
+    fit, swapped = drawn(0, 50)
+    found = estimate_wrong(np.append(fit, [-40.0, 40.0]), swapped)
+    assert (np.diff(found.posterior[np.argsort(np.append(fit, [-40.0, 40.0]))]) <= 0).all()
+    assert found.posterior[-2] > 0.95 > 0.01 > found.posterior[-1]
+    np.testing.assert_allclose(prevalence.posterior_at(found.curve, fit), found.posterior[:-2])
+
+
 def test_the_review_stops_where_fewer_than_one_in_ten_of_the_next_is_wrong() -> None:
-    posterior = np.concatenate([np.full(40, 0.8), np.full(400, 0.01), [np.nan] * 5])
-    assert prevalence.suggest_stop(posterior, np.concatenate([-np.arange(440.0), [9.0] * 5])) == 40
-    assert prevalence.suggest_stop(np.zeros(100), -np.arange(100.0)) == 0
-    assert prevalence.suggest_stop(np.ones(30), -np.arange(30.0)) == 30
-    count = prevalence.WrongCount(20.0, 10.0, 40.0, np.array([1.0] * 15 + [0.5] * 10))
-    left, low, high = prevalence.left_after(count, np.arange(25) < 15)
-    assert left == 5.0
-    assert 0 < low < 5 < high < 15
-    assert prevalence.left_after(count, np.ones(25, dtype=bool)) == (0.0, 0.0, 0.0)
+    assert prevalence.suggest_stop(np.concatenate([np.full(40, 0.8), np.full(400, 0.01)])) == 40
+    assert prevalence.suggest_stop(np.zeros(100)) == 0
+    assert prevalence.suggest_stop(np.ones(30)) == 30
+    suspicion, probabilities = -np.arange(440.0), np.concatenate([np.full(80, 0.8), np.full(360, 0.01)])
+    count = prevalence.WrongCount(70.0, 35.0, 140.0)
+    stop, (left, low, high) = prevalence.plan_stop(suspicion, probabilities, [count])
+    assert 80 <= stop <= 95  # all likely ones, and the spot checks among them
+    assert left == pytest.approx(0.01 * (440 - stop))
+    assert high - left == pytest.approx(np.hypot(left, 1.96 * np.sqrt(left * 0.99)))  # twice as many, and chance
+    assert 0 <= low < left
+    assert prevalence.left_after(probabilities[:0], [count]) == (0.0, 0.0, 0.0)
+
+
+def test_probabilities_follow_what_a_review_finds() -> None:
+    probabilities, decided = np.full(100, 0.02), np.arange(100) < 50
+    more = prevalence.adjusted(probabilities, decided, np.arange(100) < 17)
+    assert more[50:] == pytest.approx(0.02 * 18 / 2)
+    fewer = prevalence.adjusted(np.full(100, 0.5), decided, np.zeros(100, bool))
+    assert fewer[50:] == pytest.approx(0.5 / 26)
+    assert prevalence.adjusted(probabilities, decided, decided)[50:].max() <= 1
+    assert (prevalence.adjusted(probabilities, np.zeros(100, bool), decided) == probabilities).all()
 
 
 @pytest.mark.parametrize("apart", [3.0, 0.5, -2.0])
@@ -96,7 +127,7 @@ def test_the_interval_covers_whatever_the_scores_are_worth(apart: float) -> None
             wrong = rng.permutation(600) < share * 600
             review, decided = plan_review(rng.normal(size=600) + apart * wrong, seed=seed), np.zeros(600, dtype=bool)
             decided[review.order[:200]] = True
-            count = count_reviewed(review, wrong & decided, decided, np.full(600, 0.5))
+            count = count_reviewed(review, wrong & decided, decided)
             assert count.low is not None
             assert count.high is not None
             missed += not count.low <= wrong.sum() <= count.high
@@ -121,20 +152,21 @@ def test_the_top_is_counted_and_the_rest_is_estimated_by_its_sample_alone() -> N
     decided[:10] = True  # the ten most suspicious
     rest = review.drawn[review.drawn >= 10][:12]
     decided[rest] = True
-    count = count_reviewed(review, wrong & decided, decided, np.zeros(100))
+    count = count_reviewed(review, wrong & decided, decided)
     found = int(wrong[rest].sum())
     low, high = count_of_sample(found, 12, 90)
     assert (count.estimate, count.low, count.high) == (10 + 90 * found / 12, 10 + low, 10 + high)
 
 
 def test_without_a_random_pair_the_decisions_bound_the_count_and_with_all_it_is_exact() -> None:
-    review = plan_review(-np.arange(100.0), share=0.0)
-    assert review.drawn[0] >= 10
-    count = count_reviewed(review, np.arange(100) < 4, np.arange(100) < 10, np.zeros(100))
+    review = plan_review(-np.arange(100.0))
+    decided = np.isin(np.arange(100), review.ranked[:10])
+    assert not decided[review.drawn[0]]
+    count = count_reviewed(review, decided & (np.arange(100) < 4), decided)
     assert (count.estimate, count.low, count.high) == (None, 4.0, 94.0)
     assert "at random" in count.missing
     wrong, decided = np.arange(50) % 7 == 0, np.ones(50, dtype=bool)
-    count = count_reviewed(plan_review(np.arange(50.0)), wrong, decided, np.zeros(50))
+    count = count_reviewed(plan_review(np.arange(50.0)), wrong, decided)
     assert (count.low, count.estimate, count.high) == (8.0, 8.0, 8.0)
 
 
@@ -143,7 +175,7 @@ def test_pairs_that_a_person_picked_widen_nothing_and_are_counted() -> None:
     decided, wrong = np.arange(200) < 20, np.zeros(200, dtype=bool)
     rest = review.drawn[review.drawn >= 20]
     decided[rest[:5]], decided[rest[50:80]], wrong[rest[50:80]] = True, True, True
-    count = count_reviewed(review, wrong, decided, np.zeros(200))
+    count = count_reviewed(review, wrong, decided)
     assert count.low == 30
     assert count.high is not None
     assert count.high >= 30
@@ -159,14 +191,6 @@ def test_the_interval_of_a_sample_covers_95_percent_on_average_over_shares() -> 
         coverage.append(chance[(ends[:, 0] <= wrong) & (wrong <= ends[:, 1])].sum())
     assert np.mean(coverage) == pytest.approx(0.96, abs=0.02)
     assert min(coverage) > 0.9
-
-
-def test_without_a_misfit_pairs_come_by_csls() -> None:
-    suspicion = prevalence.suspicion_of(np.full(3, np.nan), np.array([0.5, -0.5, np.nan]))
-    np.testing.assert_array_equal(suspicion, [-0.5, 0.5, np.nan])
-    place = prevalence.review_place(np.array([1.0, 2.0, np.nan]), np.zeros(3))
-    assert sorted(place[:2]) == [1.0, 2.0]
-    assert np.isnan(place[2])
 
 
 @pytest.mark.parametrize(

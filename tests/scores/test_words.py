@@ -1,9 +1,9 @@
-"""The words of captions: numbers, surprise, and the words that models compare them with."""
+"""The words of captions: numbers, the ratio of a caption, and the words that models compare them with."""
 
 import numpy as np
 from numpy.testing import assert_allclose
 
-from clipmem_core.scores.words import KINDS, changed_words, kind_of, split_words, surprise, word_misfit
+from clipmem_core.scores.words import KINDS, changed_words, kind_of, mean_ratio, split_words
 
 CAPTIONS = [
     ["A red dog, two cats", "a RED dog"],
@@ -31,20 +31,13 @@ def test_a_word_in_few_captions_is_not_predicted() -> None:
     assert words.spelled[: words.vocabulary_size - 2] == ["dog"]
 
 
-def test_surprise_is_the_odds_of_a_word_by_chance() -> None:
-    # p(word) = .1; the picture makes it .5, the other captions .9: 0.1 · .1/.5 + 0.9 · .1/.9 = .12
-    value = surprise(np.log([0.5, np.nan]), np.log([0.9, np.nan]), np.array([0.1, 0.1]))
-    assert_allclose(value[0], np.log(0.12))
-    assert np.isnan(value[1])
-
-
 def test_a_captions_score_is_log_mean_exp_of_its_words() -> None:
     rng = np.random.default_rng(0)
     start = np.array([0, 3, 3, 10])
     values = rng.normal(size=10)
     values[1] = np.nan
     loop = [[v for v in values[a:b] if np.isfinite(v)] for a, b in zip(start[:-1], start[1:], strict=True)]
-    assert_allclose(word_misfit(values, start), [np.log(np.mean(np.exp(part))) if part else np.nan for part in loop])
+    assert_allclose(mean_ratio(values, start), [np.log(np.mean(np.exp(part))) if part else np.nan for part in loop])
 
 
 def test_words_are_compared_with_another_of_their_kind() -> None:
