@@ -32,7 +32,7 @@ from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.dataset.pixels import broken_file
 from clipmem_core.features.precomputed import is_stored
 from clipmem_core.io import DELETE, reading, replacing
-from clipmem_core.scores.evidence import Probabilities, draw_decoys
+from clipmem_core.scores.evidence import Probabilities, draw_decoys, probabilities
 from clipmem_core.scores.membership import Membership, side_means
 from clipmem_core.scores.prevalence import SECOND_ROUND_FROM, likely_wrong
 
@@ -209,9 +209,9 @@ def _score(audit: Audit, progress: Progress) -> None:
         fits = [store.read_array(folder / store.SECOND_FIT, shared=True) for folder in folders]
         second = side_means(fits, sides.membership.trained)[1]
         scores = scoring.update_scores(scores, **{c.LOG_PROBABILITY_SECOND: second})
-    captions, wrong = scoring.caption_table(audit, scores, progress.caption_counts, sides, progress.words)
-    progress.wrong = wrong
-    store.write_table(audit.folder / store.CAPTION_TABLE, captions)
+    captions, of_captions = scoring.caption_table(audit, scores, progress.caption_counts, sides, progress.words)
+    progress.wrong = wrong = probabilities(of_captions)
+    store.write_table(audit.folder / store.CAPTION_TABLE, pd.concat([captions, wrong.captions], axis=1))
     if len(progress.words):
         store.add_column(audit.folder / store.WORD_TABLE, c.P_WRONG, wrong.words)
     scores = scoring.update_scores(scores, **{c.P_WRONG: wrong.pairs, c.SUSPICION: wrong.worst})

@@ -23,7 +23,7 @@ from clipmem_core.scores.alignment import IMAGE_SQUARE, TEXT_SQUARE, pair_terms
 from clipmem_core.scores.detection import detection_table
 from clipmem_core.scores.encoders import contributions
 from clipmem_core.scores.evidence import Evidence as WrongEvidence
-from clipmem_core.scores.evidence import Probabilities, agreement, probabilities
+from clipmem_core.scores.evidence import Probabilities, agreement
 from clipmem_core.scores.membership import Sides
 from clipmem_core.scores.prevalence import plan_stop, whole_count
 from clipmem_core.scores.registry import BY_NAME, DETECTION, INJECTED, SCORE_COLUMNS, TABLE, scores_in
@@ -278,8 +278,8 @@ def attack_members(evidence: Evidence) -> tuple[pd.DataFrame, list[dict[str, Any
 
 def caption_table(
     audit: Audit, scores: pd.DataFrame, counts: np.ndarray, sides: Sides, words: pd.DataFrame
-) -> tuple[pd.DataFrame, Probabilities]:
-    """Return captions.parquet, one row per caption, and the probabilities that captions are wrong.
+) -> tuple[pd.DataFrame, WrongEvidence]:
+    """Return captions.parquet without probabilities, one row per caption, and the evidence that captions are wrong.
 
     similarity_out and margin_out are means over the members not trained on the pair, learned over those trained on it.
     Where no pair has several captions they are the pair's, csls_out for margin_out. `counts` are captions of each pair,
@@ -306,7 +306,7 @@ def caption_table(
         captions = np.column_stack([agree, margin[: len(owner)]])
         of_decoys = np.column_stack([agreement(features, start, decoys), margin[len(owner) :]])
     fit, swapped, misfit = (scores[name].to_numpy() for name in (c.CSLS_OUT, c.CSLS_SWAPPED, c.MISFIT))
-    wrong = probabilities(WrongEvidence(counts, fit, swapped, misfit, captions, of_decoys, decoys[:, 2], words))
+    evidence = WrongEvidence(counts, fit, swapped, misfit, captions, of_decoys, decoys[:, 2], words)
     table = {
         c.PAIR_ID: scores[c.PAIR_ID].to_numpy()[owner],
         c.CAPTION: (np.arange(len(owner)) - start[owner]).astype(np.int32),
@@ -315,7 +315,7 @@ def caption_table(
         c.LEARNED: learned[: len(owner)],
         c.AGREEMENT: agree[:, 0],
     }
-    return pd.DataFrame(table | dict(wrong.captions.items())), wrong
+    return pd.DataFrame(table), evidence
 
 
 def whole_set(

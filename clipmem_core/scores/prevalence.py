@@ -67,9 +67,9 @@ def estimate_wrong(fit: np.ndarray, *swapped: np.ndarray) -> WrongCount:
 
     The likelihood of the scores, in cells, is maximised over the shape of the captions that fit for each share of wrong
     ones (profile likelihood); share and count are averaged over it, with Jeffreys' prior on the share. With two kinds
-    of swapped captions they are also averaged over the shares of both kinds among the wrong ones. The square root of
-    the likelihood is used, and a tenth of the count added to its error, since no shape is exact. The interval's upper end is no lower than `most_wrong`, which needs
-    no shape.
+    of swapped captions they are also averaged over the shares of both kinds among the wrong ones. No shape is exact:
+    the square root of the likelihood is used, and the error contains a tenth of the count. The interval's upper end is
+    no lower than `most_wrong`, which needs no shape.
 
     Returns:
         The count among the captions with a score, its 95 % interval, and each caption's probability, in [0, 1].

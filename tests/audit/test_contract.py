@@ -14,8 +14,8 @@ MEMBER_FILES = "config.json checkpoint.pt log.jsonl image.faiss text.faiss traje
 SCORES = (
     "pair_id group n_in n_out clipmem clipmem_relative se p_value q_value clipmem_shrunk alignment_in alignment_out "
     "positive_in positive_out negative_text_in negative_text_out negative_image_in negative_image_out "
-    "similarity_in similarity_out clipmem_image clipmem_text sslmem_image sslmem_text misfit caption_misfit "
-    "word_misfit learned log_probability_out csls_out csls_swapped csls_near p_wrong review_place "
+    "similarity_in similarity_out clipmem_image clipmem_text sslmem_image sslmem_text misfit "
+    "learned log_probability_out csls_out csls_swapped p_wrong suspicion review_place "
     "log_probability_second"
 )
 CHECKS = (

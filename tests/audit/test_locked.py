@@ -69,9 +69,9 @@ def test_an_audit_records_its_towers_and_reads_their_features(finished: Audit, m
 def test_words_lie_where_their_captions_have_them_and_make_the_scores(finished: Audit) -> None:
     words, captions = (pd.read_parquet(finished.folder / f"{name}.parquet") for name in ("words", "captions"))
     pairs, scores = finished.pairs.set_index("pair_id"), finished.scores.set_index("pair_id")
-    names = "pair_id caption position start word probability surprise changed better better_probability"
+    names = "pair_id caption position start word probability surprise changed better better_probability p_wrong"
     assert words.columns.tolist() == names.split()
-    names = "pair_id caption similarity_out margin_out learned word_misfit misfit"
+    names = "pair_id caption similarity_out margin_out learned agreement p_pair p_caption p_word p_wrong"
     assert captions.columns.tolist() == names.split()
     assert len(captions) == 5 * len(pairs)
     for row in words.sample(200, random_state=0).itertuples():
@@ -79,13 +79,19 @@ def test_words_lie_where_their_captions_have_them_and_make_the_scores(finished: 
         assert row.word.lower() not in row.better
         assert (row.better_probability > row.probability).all()
         assert row.surprise > 0 or not len(row.better)
-    by_caption = words.groupby(["pair_id", "caption"])["surprise"].apply(lambda part: np.log(np.exp(part).mean()))
-    stored = captions.set_index(["pair_id", "caption"])["word_misfit"].dropna()
-    np.testing.assert_allclose(stored, by_caption.reindex(stored.index), rtol=1e-4, atol=1e-5)
-    mean = stored.groupby("pair_id").mean()
-    np.testing.assert_allclose(scores["word_misfit"].reindex(mean.index), mean, rtol=1e-4, atol=1e-5)
-    highest = captions.groupby("pair_id")["misfit"].max()
-    np.testing.assert_allclose(scores["caption_misfit"].reindex(highest.index), highest)
+    # Of the words of a caption, one is wrong with the caption's p_word; the highest p_wrong orders the review.
+    by_caption = words.groupby(["pair_id", "caption"])["p_wrong"].sum()
+    stored = captions.set_index(["pair_id", "caption"])
+    np.testing.assert_allclose(by_caption, stored["p_word"].reindex(by_caption.index), rtol=1e-4, atol=1e-5)
+    assert (stored["p_word"].drop(by_caption.index) == 0).all()
+    np.testing.assert_allclose(stored[["p_pair", "p_caption", "p_word"]].sum(axis=1), stored["p_wrong"], atol=1e-9)
+    worst = captions.groupby("pair_id")["p_wrong"].max()
+    np.testing.assert_allclose(scores["suspicion"].reindex(worst.index), worst)
+    assert (scores["p_wrong"].reindex(worst.index) >= worst - 1e-9).all()
+    # Decoys of other pictures agree less with the captions of the pair, and fit the picture less.
+    decoys, run = np.load(finished.folder / "decoys.npy"), np.load(finished.member("r0-f0") / "captions.npy")
+    assert len(run) == len(captions) + len(decoys)
+    assert np.nanmean(run[len(captions) :, 1]) < np.nanmean(run[: len(captions), 1])
 
 
 def test_members_are_added_until_the_ranking_is_stable(start: str, data: Path) -> None:

@@ -6,9 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clipmem_core.audit.scoring import Evidence, score_table, single_captions, summary
+from clipmem_core.audit.scoring import Evidence, score_table, summary
 from clipmem_core.audit.verdict import doubt, judge, queues, uses
-from clipmem_core.audit.verdict import single_captions as verdict_sentence
 from clipmem_core.config import AuditConfig
 from clipmem_core.draws import CAPTION, draw_keys, hashed
 from clipmem_core.scores.alignment import pair_terms
@@ -50,7 +49,7 @@ def test_every_caption_has_a_row_with_the_cosine_of_members_that_never_saw_it(ma
     ]
     external = table["pair_id"].isin(audit.pairs["pair_id"][audit.membership["group"] == "external"])
     assert table.loc[external, "learned"].isna().all()
-    assert table[["similarity_out", "margin_out", "misfit"]].notna().all(axis=None)
+    assert table[["similarity_out", "margin_out", "p_wrong"]].notna().all(axis=None)
     assert table.loc[~external, "learned"].isna().mean() < 0.2  # 10 epochs of up to five captions
     total, count = np.zeros(400), np.zeros(400)
     for name in audit.record.members:
@@ -143,8 +142,8 @@ def test_pairs_that_nobody_memorized_score_within_a_tenth_of_the_effect(
 
 def test_captions_are_called_wrong_only_if_no_check_failed_and_the_reason_is_shown() -> None:
     for verdict in (verdict_of(), verdict_of(ranking_reliability=None, ranking_stability=None)):
-        assert queues(verdict)["misfit"].name == "Likely wrong captions"
-        assert "probably wrong" in uses(verdict)["misfit"]
+        assert queues(verdict)["review_place"].name == "Probably wrong"
+        assert "probably wrong" in uses(verdict)["p_wrong"]
         assert doubt(verdict) == ""
     for verdict in (
         verdict_of(recall=0.095),
@@ -158,20 +157,3 @@ def test_captions_are_called_wrong_only_if_no_check_failed_and_the_reason_is_sho
         assert shown.count(doubt(verdict)) == len(queues(verdict))
     hostile = {"checks": [{"name": "<script>", "good": False}]}
     assert "<script>" not in doubt(hostile)
-
-
-@pytest.mark.parametrize("n_wrong", [0, 100])
-def test_captions_with_a_wrong_word_are_counted(n_wrong: int) -> None:
-    rng = np.random.default_rng(0)
-    own, changed = rng.normal(-3, 1, (2000, 6)), rng.normal(5, 1, (2000, 6))
-    own[:n_wrong, 2] = rng.normal(5, 1, n_wrong)
-    columns = {"caption": np.repeat(np.arange(2000), 6), "surprise": own.ravel(), "changed": changed.ravel(), "kind": 2}
-    single = single_captions(pd.DataFrame(columns))
-    count = single["captions"]
-    assert count["low"] <= n_wrong <= count["high"] < n_wrong + 40
-    assert (count["estimate"] is None) == (n_wrong == 0)
-    assert [(kind["kind"], kind["seen"]) for kind in single["kinds"]] == [("other word", True)]
-    assert single_captions(pd.DataFrame(columns).head(0)) == {}
-    few = single_captions(pd.DataFrame(columns).head(12))
-    assert few["captions"] == few["words"] == {"estimate": None, "low": None, "high": None}
-    assert "AUROC" in verdict_sentence({"wrong_captions": {"single": few}})

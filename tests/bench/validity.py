@@ -2,7 +2,7 @@
 
     python -m tests.bench wrong coverage [--sets 200]        simulated sets and reviews: how often intervals cover
     python -m tests.bench wrong count SOURCE [--shares 0.05 0.2 0.4]    audits with swapped captions
-    python -m tests.bench wrong words AUDIT [--sets 200]                wrong words in the captions of a finished audit
+    python -m tests.bench wrong planted AUDIT [--sets 40]   errors planted in the evidence of a finished audit
     python -m tests.bench wrong held-out SOURCE [--seeds 5]             errors among held-out pairs and among others
     python -m tests.bench coverage [AUDIT…] [--seeds 20] [--out FOLDER]
 
@@ -32,13 +32,14 @@ from clipmem_core import columns as c
 from clipmem_core.audit import settings
 from clipmem_core.audit.console import RichScreen
 from clipmem_core.audit.pipeline import run_audit
-from clipmem_core.audit.prepare import load_data_set, membership_of
-from clipmem_core.audit.scoring import single_captions
+from clipmem_core.audit.prepare import load_data_set, membership_of, sides_of
+from clipmem_core.audit.scoring import caption_table
 from clipmem_core.audit.store import TEXT_EMBEDDINGS, Audit, caption_counts, read_embeddings
 from clipmem_core.audit.word_table import read_words
 from clipmem_core.config import AuditConfig, InputError, data_folder, preset_config
 from clipmem_core.dataset.injected_errors import inject_miscaptions
 from clipmem_core.scores.alignment import pair_terms
+from clipmem_core.scores.evidence import Evidence, probabilities
 from clipmem_core.scores.membership import Membership, Sides, replicate_rows, side_means
 from clipmem_core.scores.prevalence import count_reviewed, estimate_wrong, plan_review
 from clipmem_core.scores.uncertainty import Errors, Noise, share_above, shrunk_by_group, standard_errors
@@ -206,12 +207,12 @@ class Count:
 
 
 @dataclass(frozen=True)
-class WrongWords:
-    """Put wrong words into captions of a finished audit, as its models see them, and hold the count against them."""
+class Planted:
+    """Plant errors in the evidence of a finished audit, and hold the counts against them."""
 
     audit: Annotated[str, tyro.conf.Positional]
-    sets: int = 200  # of each share
-    shares: tuple[float, ...] = (0.0, 0.01, 0.04, 0.2)  # of the captions
+    sets: int = 40  # of each kind and share
+    shares: tuple[float, ...] = (0.01, 0.05, 0.2)
     out: str = ""
 
 
@@ -256,14 +257,15 @@ def one_set(asked: Intervals, kind: str, share: float, seed: int) -> dict[str, t
     methods = {}
     if asked.by_scores:
         # What captions swapped for the count score, at random and with the most alike one, is so whatever is wrong.
-        by_scores, near = (estimate_wrong(fit, rng.normal(-lower, 1, asked.pairs)) for lower in KINDS.values())
-        methods["scores"] = (by_scores.low or 0.0, by_scores.high or 0.0)
-        methods["scores, with near ones"] = (by_scores.low or 0.0, near.high or 0.0)
+        at_random, similar = (rng.normal(-lower, 1, asked.pairs) for lower in KINDS.values())
+        for name, swapped in {"scores": (at_random,), "scores, with similar ones": (at_random, similar)}.items():
+            by_scores = estimate_wrong(fit, *swapped)
+            methods[name] = (by_scores.low or 0.0, by_scores.high or 0.0)
     review = plan_review(-fit, seed=seed)
     for looked_at in asked.reviewed:
         decided = np.zeros(asked.pairs, dtype=bool)
         decided[review.order[:looked_at]] = True
-        count = count_reviewed(review, wrong & decided, decided, np.zeros(asked.pairs))
+        count = count_reviewed(review, wrong & decided, decided)
         methods[f"review of {looked_at}"] = (count.low or 0.0, count.high or 0.0)
     return methods
 
@@ -284,10 +286,9 @@ def counted(asked: Count) -> pd.DataFrame:
             {
                 "share": share,
                 "injected": count["injected"],
-                **{name: count[name] for name in ("estimate", "low", "high")},
-                "holds": count["low"] <= count["injected"] <= count["high"],
+                **count["pairs"],
+                "holds": count["pairs"]["low"] <= count["injected"] <= count["pairs"]["high"],
                 "p_wrong_of_injected": by_pair.mean(),
-                "near": count["near"][0],
                 "stop": count["stop"],
                 "left": count["left"][0],
             }
@@ -296,36 +297,63 @@ def counted(asked: Count) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def words_counted(asked: WrongWords) -> pd.DataFrame:
-    """Return one row a share: how often the interval holds the number of captions with a wrong word, and its mean ends.
+def counts_of_audit(asked: Planted) -> pd.DataFrame:
+    """Return one row a kind and share: how often the interval holds the number of planted errors, and its mean ends.
 
-    A wrong word gets the surprise that another word of its kind would have in its place. Pairs with injected errors are
-    left out.
+    Errors are planted in the evidence of a finished audit, in four fifths of its pairs drawn at random: the score of a
+    picture with another caption, of a decoy, or of another word takes the place of a caption's own. Pairs with injected
+    errors are left out.
     """
     audit, rows = Audit(data_folder() / "audits" / asked.audit), []
-    counts = caption_counts(audit)
-    words = read_words(audit, counts)
-    right = np.repeat(audit.pairs[c.INJECTED].isna().to_numpy(), counts)
-    words = words[right[words[c.CAPTION]]].reset_index(drop=True)
-    captions, places = words[c.CAPTION].nunique(), np.flatnonzero(np.isfinite(words[c.CHANGED]))
-    for share in asked.shares:
+    counts, membership = caption_counts(audit), membership_of(audit.membership)
+    sides = sides_of(audit, audit.record.config, membership)
+    evidence = caption_table(audit, audit.scores, counts, sides, read_words(audit, counts))[1]
+    right = np.flatnonzero(audit.pairs[c.INJECTED].isna())
+    kinds = ["pairs", *(["captions"] if evidence.decoys is not None else []), "words"]
+    for kind, share in itertools.product(kinds, asked.shares):
         ends = []
         for seed in range(asked.sets):
-            rng, n = np.random.default_rng([seed, round(1000 * share)]), round(share * captions)
-            drawn = rng.permutation(places)
-            drawn = drawn[np.sort(np.unique(words[c.CAPTION].to_numpy()[drawn], return_index=True)[1])][:n]
-            wrong = words.copy()
-            wrong.loc[drawn, c.SURPRISE] = words.loc[drawn, c.CHANGED]
-            wrong.loc[drawn, c.CHANGED] = rng.permutation(words[c.CHANGED].to_numpy(copy=True)[drawn])
-            count = single_captions(wrong)["captions"]
-            ends.append((count["low"], count["high"], np.nan if count["estimate"] is None else count["estimate"]))
-        low, high, estimate = np.array(ends).T
+            rng = np.random.default_rng([seed, round(1000 * share)])
+            planted, n = plant(evidence, kind, share, np.sort(rng.choice(right, round(0.8 * len(right)), False)), rng)
+            count = probabilities(planted).counts[kind]
+            ends.append((count.estimate, count.low, count.high))
+        estimate, low, high = np.array(ends, dtype=float).T
         covered = ((low <= n) & (n <= high)).mean()
-        estimated = estimate[np.isfinite(estimate)].mean() if np.isfinite(estimate).any() else np.nan
-        rows.append((asked.audit, captions, share, n, covered, estimated, low.mean(), high.mean()))
+        rows.append((asked.audit, kind, share, n, covered, estimate.mean(), low.mean(), high.mean()))
         console.print(*map(str, rows[-1]))
-    columns = ["audit", "captions", "share", "wrong", "coverage", "estimate", "low", "high"]
+    columns = ["audit", "kind", "share", "planted", "coverage", "estimate", "low", "high"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def plant(
+    evidence: Evidence, kind: str, share: float, rows: np.ndarray, rng: np.random.Generator
+) -> tuple[Evidence, int]:
+    """Return the evidence of some pairs with errors of one kind, and their number."""
+    owner = np.repeat(np.arange(len(evidence.counts)), evidence.counts)
+    chosen, inside = np.isin(np.arange(len(evidence.counts)), rows), np.isin(owner, rows)
+    fit, swapped = (np.where(chosen, values, np.nan) for values in (evidence.fit, evidence.swapped))
+    assert evidence.words is not None
+    captions = None if evidence.captions is None else np.where(inside[:, None], evidence.captions, np.nan)
+    decoys = None if evidence.decoys is None else evidence.decoys.copy()
+    words = evidence.words[inside[evidence.words[c.CAPTION]]].reset_index(drop=True)
+    if kind == "pairs":
+        n = round(share * np.isfinite(fit).sum())
+        wrong = rng.choice(np.flatnonzero(np.isfinite(fit + swapped)), n, replace=False)
+        fit[wrong], swapped[wrong] = swapped[wrong], np.nan
+    elif kind == "captions" and captions is not None and decoys is not None:
+        places, usable = (np.flatnonzero(np.isfinite(values).all(axis=1)) for values in (captions, decoys))
+        n = min(round(share * len(places)), len(usable) // 2)
+        wrong = rng.choice(usable, n, replace=False)
+        captions[rng.choice(places, n, replace=False)], decoys[wrong] = decoys[wrong], np.nan
+    else:
+        of_word, drawn = words[c.CAPTION].to_numpy(), rng.permutation(np.flatnonzero(np.isfinite(words[c.CHANGED])))
+        n = round(share * words[c.CAPTION].nunique())
+        drawn = rng.permutation(drawn[np.unique(of_word[drawn], return_index=True)[1]])[:n]
+        known = words[c.CHANGED].to_numpy(copy=True)
+        words.loc[drawn, c.SURPRISE] = known[drawn]
+        words.loc[drawn, c.CHANGED] = rng.permutation(known)[drawn]
+    changed = dataclasses.replace(evidence, fit=fit, swapped=swapped, captions=captions, decoys=decoys, words=words)
+    return changed, n
 
 
 def audited_copy(pairs: pd.DataFrame, root: Path, config: AuditConfig, name: str) -> Audit:
@@ -402,8 +430,8 @@ def command(what: str, arguments: Sequence[str]) -> int:
             flags = (tyro.conf.FlagCreatePairsOff,)
             measure_coverage(tyro.cli(Coverage, args=arguments, prog=prog, config=flags), words)
         else:
-            kinds = {"coverage": Intervals, "count": Count, "words": WrongWords, "held-out": HeldOut}
-            measures = {Intervals: intervals, Count: counted, WrongWords: words_counted, HeldOut: held_out_found}
+            kinds = {"coverage": Intervals, "count": Count, "planted": Planted, "held-out": HeldOut}
+            measures = {Intervals: intervals, Count: counted, Planted: counts_of_audit, HeldOut: held_out_found}
             asked = tyro.extras.subcommand_cli_from_dict(kinds, args=arguments, prog=prog)
             table = measures[type(asked)](asked)
             console.print(table.round(3).to_string(), markup=False)

@@ -101,7 +101,7 @@ def test_each_kind_of_error_is_found_as_what_it_is_and_counted() -> None:
     words = found.words.reshape(1800, 4)
     assert words[kind == "word", 2].mean() > 0.9
     assert words[kind == "word"][:, [0, 1, 3]].mean() < 0.05
-    assert found.kinds == [{"kind": "other word", "auroc": pytest.approx(1, abs=0.01), "seen": True}]
+    assert found.kinds == [{"kind": "other word", "auroc": pytest.approx(1, abs=0.05), "seen": True}]
 
 
 def test_a_pair_is_wrong_if_all_of_it_or_one_of_its_captions_is() -> None:

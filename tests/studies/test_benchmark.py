@@ -94,8 +94,7 @@ def test_an_injection_has_the_scores_of_an_audit_with_the_same_errors(empty: Pat
     own = audit.scores.loc[table.index]
     np.testing.assert_array_equal(table["injected"], audit.pairs["injected"].notna()[table.index])
     assert audit.verdict["second_round_left_out"] > 0
-    pairs = {name: (name, 1) for name in ("clipmem", "caption_misfit", "word_misfit")}
-    pairs["misfit_second"] = ("misfit", 1)
+    pairs = {"clipmem": ("clipmem", 1), "p_wrong": ("suspicion", 1), "misfit_second": ("misfit", 1)}
     negative = ("similarity_in", "similarity_out", "csls_out", "learned", "log_probability_out")
     for name in (*negative, "log_probability_second"):
         pairs[name] = (name, -1)
@@ -123,13 +122,17 @@ def test_captions_and_words_are_measured_where_one_of_a_pair_is_wrong(made: Benc
     for piece in made.done[:2]:
         result, scores = made.read(piece), pd.read_parquet(made.scores(piece))
         assert result["changed"] == result["injected"] == scores["injected"].sum()
-        for name in ("misfit", "caption_misfit"):
+        for name in ("misfit", "p_wrong"):
             first = scores.sort_values(name, ascending=False)[:100]
             assert result["detectors"][name]["found_100"] == pytest.approx(first["injected"].sum())
         by_caption = {name for name, metrics in result["detectors"].items() if "caption_auroc" in metrics}
-        assert by_caption == {"misfit", "word_misfit", "margin_out", "learned"}
-        assert (words <= set(result["detectors"].get("surprise", {}))) == (piece.kind == "one-word")
-        assert ("caption_auroc_noun" in result["detectors"]["learned"]) == (piece.kind == "one-word")
+        assert by_caption == {"p_wrong", "surprise", "margin_out", "agreement", "misfit"}
+        assert (words <= set(result["detectors"]["surprise"])) == (piece.kind == "one-word")
+        assert ("caption_auroc_noun" in result["detectors"]["p_wrong"]) == (piece.kind == "one-word")
+        tenths = np.array(result["detectors"]["p_wrong"]["tenths"])
+        n_captions = 5 * result["judged"]
+        assert tenths[:, 0].sum() == n_captions
+        assert (tenths[:, 0] * tenths[:, 2]).sum() == pytest.approx(result["changed"], abs=1)
     assert set(metric_rows(made.results()).dropna(subset="word_first")["kind"]) == {"one-word"}
 
 
