@@ -217,7 +217,8 @@ def probabilities(evidence: Evidence) -> Probabilities:
     parts[c.P_CAPTION] = parts[c.P_WORD] = np.zeros(n)
     if evidence.captions is not None and evidence.decoys is not None and evidence.similar is not None:
         of_captions = evidence.captions, evidence.decoys, evidence.similar
-        ratio, counts["captions"], parts[c.P_CAPTION] = _wrong_captions(*of_captions, fitting)
+        twins = np.flatnonzero(evidence.counts[owner] == 2).reshape(-1, 2)
+        ratio, counts["captions"], parts[c.P_CAPTION] = _wrong_captions(*of_captions, fitting, twins)
     by_word = np.empty(0)
     if evidence.words is not None and len(evidence.words):
         fitting &= parts[c.P_CAPTION] <= HALF
@@ -257,13 +258,22 @@ def _wrong_pairs(evidence: Evidence) -> tuple[WrongCount, np.ndarray]:
 
 
 def _wrong_captions(
-    own: np.ndarray, decoys: np.ndarray, similar: np.ndarray, fitting: np.ndarray
+    own: np.ndarray, decoys: np.ndarray, similar: np.ndarray, fitting: np.ndarray, twins: np.ndarray
 ) -> tuple[np.ndarray, WrongCount, np.ndarray]:
-    """Return the log-likelihood ratio, the number of captions of other pairs, and the probability of each caption."""
+    """Return the log-likelihood ratio, the number of captions of other pairs, and the probability of each caption.
+
+    The two captions of a pair, whose numbers are in `twins`, [n, 2], disagree with each other equally if one is wrong:
+    they are counted once, and the errors of both exclude each other.
+    """
     ratio = fit_ratio(*(part[np.isfinite(part).all(axis=1)] for part in (own, decoys)))
     fit, of_decoys = -log_ratio(ratio, own), -log_ratio(ratio, decoys)
-    count = estimate_wrong(np.where(fitting, fit, np.nan), of_decoys[similar == 0], of_decoys[similar == 1])
-    return ratio, count, np.nan_to_num(posterior_at(count.curve, fit))
+    counted = np.where(fitting, fit, np.nan)
+    counted[twins[np.arange(len(twins)), fit[twins].argmax(axis=1)]] = np.nan
+    count = estimate_wrong(counted, of_decoys[similar == 0], of_decoys[similar == 1])
+    p_caption = np.nan_to_num(posterior_at(count.curve, fit))
+    odds = p_caption[twins] / (1 - p_caption[twins])
+    p_caption[twins] = odds / (1 + odds.sum(axis=1, keepdims=True))
+    return ratio, count, p_caption
 
 
 def _wrong_words(
