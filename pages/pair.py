@@ -64,7 +64,7 @@ def draw_facts(audit: Audit, card: PairCard) -> None:
     scores = {words(name): listed[column] for name, column in LISTED.items() if isinstance(listed.get(column), list)}
     if scores:
         captions = [plain.cut(caption, CAPTION_LIMIT) for caption in card.captions]
-        columns = {name: st.column_config.NumberColumn(format="%.2f", width=95) for name in scores}
+        columns = {name: st.column_config.NumberColumn(format="%.2f", width=76) for name in scores}
         table = pd.DataFrame({"audited caption": captions} | scores)
         st.dataframe(table, hide_index=True, column_config=columns, alt="The scores of each caption")
         st.caption(P_WRONG_PARTS, help=meaning(P_WRONG))

@@ -113,7 +113,7 @@ def caption_rows(audit: Audit) -> pd.DataFrame:
 def write_words(audit: Audit) -> pd.DataFrame:
     """Write words.parquet with the last word of each caption, which is surprising, and a likelier one."""
     texts = audit.pairs[c.CAPTIONS].explode()
-    table = caption_rows(audit).assign(probability=0.003, surprise=3.0)
+    table = caption_rows(audit).assign(probability=0.003, surprise=3.0, p_wrong=0.9)
     table[c.WORD] = [text.split()[-1] for text in texts]
     table[c.START] = [text.rindex(word) for text, word in zip(texts, table[c.WORD], strict=True)]
     table[c.BETTER], table[c.BETTER_PROBABILITY] = [["fox<b>"]] * len(table), [[0.41]] * len(table)

@@ -155,14 +155,14 @@ def draw_wrong(audit: Audit) -> None:
         show_strong(lines[0])
     for line in lines[1:]:
         show_text(line)
-    text, finished = random_check(audit)
+    text = random_check(audit)[0]
     with st.container(horizontal=True):
         if score_span(audit, REVIEW_PLACE):
             parameters = link(audit, Selection(order=REVIEW_PLACE, decision=UNDECIDED))
             st.page_link(REVIEW, label=NEXT_LABEL, icon=":material/playlist_add_check:", query_params=parameters)
         if text:
             label, parameters = f"Check {CHECKED} at random", link(audit, replace(RANDOM_CHECK, decision=UNDECIDED))
-            st.page_link(REVIEW, label=label, icon=":material/casino:", query_params=parameters)
+            st.page_link(REVIEW, label=label, icon=":material/casino:", query_params=parameters, help=text)
         if count := stored_checks(audit) and check_counts(audit)[REPEATED]:
             label = f"Same caption on many pictures: {pairs_in_words(count)}"
             parameters = link(audit, Selection(check=REPEATED))
@@ -170,4 +170,3 @@ def draw_wrong(audit: Audit) -> None:
     with st.expander("How this is estimated", icon=":material/help_center:"):
         show_text(meaning(P_WRONG))
         show_text(ESTIMATED)
-        show_text("" if finished else text)

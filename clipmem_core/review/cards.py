@@ -28,9 +28,9 @@ SHOWN = tuple(dict.fromkeys(name for place in (CARD, ROW, PAIR, EXPORT) for name
 OWN_CAPTIONS = "own_captions"
 Marks: TypeAlias = list[dict[str, Any]]  # surprising words of a caption
 FirstCaption: TypeAlias = tuple[int, Marks, str]  # its place in `current`, its surprising words, and what is wrong
-PARTS = (c.P_PAIR, c.P_CAPTION, c.P_WORD, c.P_WRONG)
+PARTS = (c.P_WRONG, c.P_PAIR, c.P_CAPTION, c.P_WORD)
 # scores of single captions: column of a list of them, by score
-LISTED = {name: f"{name}_by_caption" for name in (c.SIMILARITY_OUT, c.MARGIN_OUT, *PARTS)}
+LISTED = {name: f"{name}_by_caption" for name in (*PARTS, c.SIMILARITY_OUT, c.MARGIN_OUT)}
 MARKED, SURPRISE = 3, (1.0, 2.5, 4.0)  # words of a caption at most; limits of a weak to a strong mark, in nats
 LINES = ("none", "dotted", "solid", "double")
 MARKS = "Underlined words are unlikely with the picture and the other words."
