@@ -16,7 +16,7 @@ from clipmem_core.figures.audit_scores import IN, OUT, TERM_NAMES, encoder_figur
 from clipmem_core.figures.layout import group_colour
 from clipmem_core.glossary import P_WRONG, meaning
 from clipmem_core.review import score_breakdown
-from clipmem_core.review.cards import LISTED, PairCard, cards, doubts, listed_scores
+from clipmem_core.review.cards import LISTED, PairCard, cards, explain_captions, listed_scores
 from clipmem_core.review.queries import find_row
 from clipmem_core.review.rows import failed_checks, find_rows, misfit_note
 from clipmem_core.review.search import search
@@ -68,7 +68,7 @@ def draw_facts(audit: Audit, card: PairCard) -> None:
         table = pd.DataFrame({"audited caption": captions} | scores)
         st.dataframe(table, hide_index=True, column_config=columns, alt="The scores of each caption")
         st.caption(P_WRONG_PARTS, help=meaning(P_WRONG))
-    if unlikely := doubts(audit, [card.pair_id])[1].get(card.pair_id):
+    if unlikely := explain_captions(audit, [card.pair_id])[1].get(card.pair_id):
         marks = [(str(number + 1), mark["word"], mark["hint"]) for number in unlikely for mark in unlikely[number]]
         table = pd.DataFrame(marks, columns=["caption", "word", "probability"])
         st.dataframe(table, hide_index=True, alt="Unlikely words of each caption, and likelier words")

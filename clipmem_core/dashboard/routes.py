@@ -31,7 +31,7 @@ from clipmem_core.config import InputError
 from clipmem_core.dashboard.cards import FULL_SIDE, LARGE_SIDE, SIDE, WORKERS, thumbnail
 from clipmem_core.dashboard.plain import number, one_line
 from clipmem_core.review.bulk_edit import Batch, store
-from clipmem_core.review.cards import cards, doubts, shown_score, suspicious_captions
+from clipmem_core.review.cards import cards, explain_captions, shown_score, suspicious_captions
 from clipmem_core.review.decisions import Codes, decided, open_review
 from clipmem_core.review.queries import cached, caption_keys, fetch_numbered, find_row
 from clipmem_core.review.rows import changed_rows, count_pairs, find_rows
@@ -187,7 +187,7 @@ def _pairs(request: Request) -> Response:
     shown = cards(audit, _numbers(request, "rows"), selection)
     ids = [card.pair_id for card in shown]
     keys = caption_keys(audit.folder / PAIRS, ids)
-    first, (reasons, surprising) = suspicious_captions(audit, ids), doubts(audit, ids)
+    first, (reasons, surprising) = suspicious_captions(audit, ids), explain_captions(audit, ids)
     random_order = selection.order == RANDOM
     review, in_order = wrong_estimate(audit)[1], selection.order == REVIEW_PLACE
     spot_checks = set(review.order[review.at_random].tolist()) if in_order else set()

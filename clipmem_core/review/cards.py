@@ -108,7 +108,9 @@ def suspicious_captions(audit: Audit, pair_ids: Sequence[str]) -> dict[str, int]
     return {row[c.PAIR_ID]: row["number"] for row in table.to_pylist()}
 
 
-def doubts(audit: Audit, pair_ids: Sequence[str]) -> tuple[dict[str, dict[int, str]], dict[str, dict[int, Marks]]]:
+def explain_captions(
+    audit: Audit, pair_ids: Sequence[str]
+) -> tuple[dict[str, dict[int, str]], dict[str, dict[int, Marks]]]:
     """Return what is probably wrong with the captions of some pairs, and their surprising words, by pair and caption.
 
     The caption of another picture has no such words. start and end of a word count characters. strength is the number
@@ -121,7 +123,7 @@ def doubts(audit: Audit, pair_ids: Sequence[str]) -> tuple[dict[str, dict[int, s
         pair_id, caption, right = row[c.PAIR_ID], row[c.CAPTION], 1 - row[c.P_WRONG]
         of_pair, other = marks.get(pair_id, {}), row[c.P_PAIR] + row[c.P_CAPTION]
         for word in of_pair.get(caption, []):
-            if not word["repaired"] > right:
+            if not word.pop("repaired") > right:
                 word["better"] = []
         if not right <= 1 - LIKELY:
             continue
@@ -138,11 +140,13 @@ def doubts(audit: Audit, pair_ids: Sequence[str]) -> tuple[dict[str, dict[int, s
 
 
 def _surprising_words(audit: Audit, pair_ids: Sequence[str]) -> dict[str, dict[int, Marks]]:
+    """Return the most surprising words; repaired is the probability that the caption is right with a likelier word."""
     shown = dict[str, dict[int, Marks]]()
-    columns = [c.CAPTION, c.START, c.WORD, c.SURPRISE, c.PROBABILITY, c.P_WRONG, c.BETTER, c.BETTER_PROBABILITY]
+    columns = [c.CAPTION, c.START, c.WORD, c.SURPRISE, c.PROBABILITY, c.BETTER, c.BETTER_PROBABILITY]
     rank = f'row_number() OVER (PARTITION BY "{c.PAIR_ID}", "{c.CAPTION}" ORDER BY "{c.SURPRISE}" DESC) AS rank'
     end = f'WHERE "{c.SURPRISE}" > {SURPRISE[0]} QUALIFY rank <= {MARKED} ORDER BY "{c.CAPTION}", "{c.START}"'
-    selected = [*(f'"{name}"' for name in columns), rank]
+    repaired = f'"{c.P_WRONG}" * "{c.BETTER_PROBABILITY}"[1] / greatest(1 - "{c.PROBABILITY}", 1e-9)'
+    selected = [*(f'"{name}"' for name in columns), rank, f"coalesce({repaired}, 0) AS repaired"]
     for row in fetch_pairs(audit.folder / WORD_TABLE, selected, pair_ids, end=end).to_pylist():
         word, likelier = row[c.WORD], row[c.BETTER] or []
         if word[:1].isupper():
@@ -152,9 +156,6 @@ def _surprising_words(audit: Audit, pair_ids: Sequence[str]) -> dict[str, dict[i
         hint = f"unlikely: {percent(row[c.PROBABILITY])}{listed}"
         strength = sum(row[c.SURPRISE] > low for low in SURPRISE)
         mark = row | {"end": row[c.START] + len(word), "strength": strength, "hint": hint, "better": better[:1]}
-        # Probability that the caption is right with the likeliest word.
-        probability = max(row[c.BETTER_PROBABILITY] or [0.0])
-        mark["repaired"] = row[c.P_WRONG] * probability / max(1 - row[c.PROBABILITY], 1e-9)
         shown.setdefault(row[c.PAIR_ID], {}).setdefault(row[c.CAPTION], []).append(mark)
     return shown
 
@@ -174,7 +175,7 @@ def first_captions(audit: Audit, shown: Sequence[PairCard], selection: Selection
     """
     ids = [card.pair_id for card in shown]
     worst, firsts = suspicious_captions(audit, ids), dict[str, FirstCaption]()
-    reasons, marks = doubts(audit, ids) if selection.order in BY_CAPTION else ({}, {})
+    reasons, marks = explain_captions(audit, ids) if selection.order in BY_CAPTION else ({}, {})
     searched = _folded(selection.words).split()
     for card in shown:
         number = card.matched

@@ -12,7 +12,7 @@ from clipmem_core.audit.scoring import wrong_captions
 from clipmem_core.audit.store import CAPTION_TABLE, SCORES, VERDICT, Audit, write_json, write_table
 from clipmem_core.audit.verdict import summary_lines
 from clipmem_core.columns import PAIR_COLUMNS
-from clipmem_core.review.cards import cards, doubts, first_captions, marked
+from clipmem_core.review.cards import cards, explain_captions, first_captions, marked
 from clipmem_core.review.decisions import open_review
 from clipmem_core.review.rows import find_rows, top_rows
 from clipmem_core.review.selection import RANDOM, Selection
@@ -169,14 +169,12 @@ def test_a_reason_is_given_from_one_half_and_a_word_is_suggested_if_it_makes_the
     audit: Audit,
 ) -> None:
     rows, words = caption_rows(audit), write_words(audit)
-    parts = pd.DataFrame({"p_pair": 0.0, "p_caption": 0.0, "p_word": 0.2, "p_wrong": 0.2}, index=rows.index)
-    parts.loc[0] = [0.6, 0.3, 0.05, 0.95]
-    parts.loc[1] = [0.0, 0.1, 0.8, 0.9]
-    parts.loc[2] = [0.0, 0.3, 0.3, 0.6]
-    write_table(audit.folder / CAPTION_TABLE, rows.assign(similarity_out=0.0, margin_out=0.0).join(parts))
+    parts = [[0.6, 0.3, 0.05, 0.95], [0.0, 0.1, 0.8, 0.9], [0.0, 0.3, 0.3, 0.6]]
+    rows.loc[:2, ["p_pair", "p_caption", "p_word", "p_wrong"]] = parts
+    write_table(audit.folder / CAPTION_TABLE, rows)
     write_table(audit.folder / "words.parquet", words.assign(p_wrong=0.8))
     pair_id = rows["pair_id"][0]
-    reasons, marks = doubts(audit, [pair_id, rows["pair_id"][3]])
+    reasons, marks = explain_captions(audit, [pair_id, rows["pair_id"][3]])
     assert list(reasons) == [pair_id]
     assert "90 %" in reasons[pair_id][0]
     assert "80 %" in reasons[pair_id][1]
