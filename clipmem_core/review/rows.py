@@ -181,7 +181,8 @@ def misfit_note(audit: Audit) -> str:
 def top_rows(audit: Audit, queue: str, *, size: int) -> list[int]:
     """Return the first rows of a queue, without random spot checks."""
     if queue == c.REVIEW_PLACE:
-        return wrong_estimate(audit)[1].ranked[:size].tolist()
+        review = wrong_estimate(audit)[1]
+        return review.order[~review.at_random][:size].tolist()
     return find_rows(audit, Selection(order=queue), page=1, size=size)
 
 

@@ -1,6 +1,6 @@
 """Estimates of the number of wrong captions of an audit, from its scores and the decisions."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -53,7 +53,10 @@ def wrong_estimate(audit: Audit) -> tuple[np.ndarray, p.Review]:
     """Return the probability that each pair has a wrong caption, and the order of the review."""
     columns = [c.P_WRONG, c.REVIEW_PLACE]
     probabilities, place = read_table(audit.folder / SCORES, columns=columns)[columns].to_numpy(dtype=float).T
-    return probabilities, p.plan_review(place)
+    review = p.plan_review(place)
+    # Pairs drawn at random are ranked like all others. Else the spot checks of the rest would have too many wrong ones.
+    ranked = review.order[np.argsort(-probabilities[review.order], kind="stable")]
+    return probabilities, replace(review, ranked=ranked)
 
 
 def review_progress(audit: Audit) -> ReviewProgress:

@@ -89,6 +89,14 @@ def test_spot_checks_replace_an_estimate_that_they_contradict_and_a_finished_che
     assert find_rows(audit, Selection(order=RANDOM), page=1, size=50) == order.drawn[:50].tolist()
 
 
+def test_spot_checks_of_suspicious_pairs_contradict_nothing(audit: Audit) -> None:
+    with_counts(audit, 300, 2000)
+    order, review = wrong_estimate(audit)[1].order[:400], open_review(audit)
+    review.decide([f"p{row}" for row in order[order < 300]], "remove")
+    review.decide([f"p{row}" for row in order[order >= 300]], "keep")
+    assert not review_progress(audit).by_spot_checks
+
+
 def test_expected_errors_and_the_stop_follow_from_the_probabilities(audit: Audit) -> None:
     with_counts(audit, 30, 400)
     scores, review = audit.scores, open_review(audit)
