@@ -179,10 +179,10 @@ def misfit_note(audit: Audit) -> str:
 
 
 def top_rows(audit: Audit, queue: str, *, size: int) -> list[int]:
-    """Return the first rows of a queue, without random spot checks."""
+    """Return the first rows of a queue, random spot checks last."""
     if queue == c.REVIEW_PLACE:
         review = wrong_estimate(audit)[1]
-        return review.order[~review.at_random][:size].tolist()
+        return review.order[np.argsort(review.at_random, kind="stable")][:size].tolist()
     return find_rows(audit, Selection(order=queue), page=1, size=size)
 
 

@@ -39,13 +39,13 @@ class ReviewProgress:
             return f"You changed or removed {self.wrong:,} of {self.decided:,}."
         predicted = round(self.predicted)
         found = f"You found {self.wrong:,} where {predicted:,} {'was' if predicted == 1 else 'were'} expected"
-        remaining = "{:,.0f} ({:,.0f}–{:,.0f})".format(*self.remaining)
+        remain = "About {:,.0f} remain now ({:,.0f}–{:,.0f})".format(*self.remaining)
         if self.by_spot_checks:
-            return f"{found}. Random spot checks find errors that the scores miss: about {remaining} remain."
+            return f"{found}. Random spot checks find errors that the scores miss. {remain}."
         stop = "You can stop here"
         if self.until_stop:
             stop = f"Review {self.until_stop:,} more to leave about {self.left:,.0f}"
-        return f"{found}: expect about {self.expected:,.0f} in the next {NEXT}. {remaining} remain now. {stop}."
+        return f"{found}: expect about {self.expected:,.0f} in the next {NEXT}. {remain}. {stop}."
 
 
 @cached(2, SCORES)

@@ -82,7 +82,7 @@ def test_every_format_is_complete_and_replaces_only_with_overwrite(format: str, 
     open_review(audit).decide(ids[3:5], RECAPTION, captions=["new"])
     for suffix in about.suffixes:
         path = out / f"it{suffix}"
-        assert write(audit, format, path).line == "97 pairs kept, 3 removed, 2 recaptioned"
+        assert write(audit, format, path).line == "97 exported, 95 of them not reviewed; 3 removed, 2 recaptioned"
         mark = path / "metadata.jsonl" if about.is_folder else path
         mark.write_text("mine")
         with pytest.raises(InputError, match="exists already: choose another --out, or replace it with --overwrite"):
