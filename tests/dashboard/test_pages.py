@@ -8,7 +8,7 @@ from streamlit.testing.v1 import AppTest
 
 from clipmem_core.audit.jobs import Task
 from clipmem_core.audit.store import Audit, acquire_lock, write_json
-from clipmem_core.review.rows import top_rows
+from clipmem_core.review.rows import check_counts, top_rows
 from tests.fixtures import HOSTILE, Copy
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -92,6 +92,9 @@ def test_a_finished_audit_opens_with_its_groups_and_the_first_pairs_of_either_qu
     assert len(app.image) == 12
     assert "Usable with care: the members generalise, but one null group is not flat." in shown
     assert "→ more repeats, *or* $5" in texts(app)
+    assert not [there for _, there in links(app) if "check=" in there]
+    check_counts(audit)
+    assert [there for _, there in links(open_page(page)) if "check=repeated_caption" in there]
     found = links(app)
     worst = audit.scores.set_index("pair_id").iloc[top_rows(audit, "review_place", size=6)]
     for score, values in (("clipmem", audit.scores["clipmem"].nlargest(6)), ("p wrong", worst["p_wrong"])):
