@@ -16,7 +16,7 @@ from clipmem_core.review import compare as r
 from clipmem_core.review.cards import cards
 from clipmem_core.review.selection import Selection
 from clipmem_core.scores.registry import words
-from clipmem_core.studies.benchmark_results import DETECTOR, DIGITS, KIND, MEASURE, OVER, SHARE, SHORT
+from clipmem_core.studies.benchmark_results import DETECTOR, DIGITS, KIND, MEASURE, OVER, REFERENCE, SHARE, SHORT
 
 THIS_AUDIT = "this audit"
 CHART = {"displaylogo": False, "displayModeBar": False}
@@ -65,7 +65,8 @@ def _draw_table(findings: r.Findings) -> None:
     table = table.reindex(index=cells[DETECTOR].unique(), columns=cells[KIND].unique()).fillna("–").reset_index()
     alt = f"{SHORT[measure]} of each detector by kind of error, with intervals"
     st.dataframe(table, hide_index=True, height="content", alt=alt)
-    paired = " ▲ ▼: better or worse than misfit; the paired interval excludes 0." if rows[OVER].notna().any() else ""
+    better = f" ▲ ▼: better or worse than {words(REFERENCE)}; the paired interval excludes 0."
+    paired = better if rows[OVER].notna().any() else ""
     st.caption(f"{SHORT[measure]}, in brackets {findings.interval}.{paired}")
 
 

@@ -166,12 +166,9 @@ with explained_errors():
     sample = f", a random sample of {record.sampled_of:,}" if record.sampled_of else ""
     sizes = f"{overview.pairs:,} pairs{sample} · {len(record.members)} members"
     show_text(f"{record.source} · {sizes} · {o.model_words(config)} · preset {config.preset}")
-    count, trust = st.columns(2, gap="medium")
-    with count:
-        draw_wrong(audit)
-    with trust:
-        draw_verdict(overview)
+    draw_wrong(audit)
     draw_strips(audit)
+    draw_verdict(overview)
     draw_sizes(overview)
     draw_groups(overview)
     draw_exceeding(overview)

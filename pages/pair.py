@@ -5,7 +5,6 @@ import streamlit as st
 
 from clipmem_core import columns as c
 from clipmem_core.audit.store import Audit
-from clipmem_core.audit.verdict import queues
 from clipmem_core.dashboard import plain
 from clipmem_core.dashboard.cards import STRIP_SIZE, STYLE, draw_card_row
 from clipmem_core.dashboard.deciding import draw_note, draw_notice
@@ -15,8 +14,9 @@ from clipmem_core.dashboard.pair_component import OPENED, REVIEW_KEYS, draw_foll
 from clipmem_core.dataset.checks import CHECKS
 from clipmem_core.figures.audit_scores import IN, OUT, TERM_NAMES, encoder_figure, term_figure
 from clipmem_core.figures.layout import group_colour
+from clipmem_core.glossary import P_WRONG, meaning
 from clipmem_core.review import score_breakdown
-from clipmem_core.review.cards import LISTED, PairCard, cards, listed_scores, suspicious_words
+from clipmem_core.review.cards import LISTED, PairCard, cards, explain_captions, listed_scores
 from clipmem_core.review.queries import find_row
 from clipmem_core.review.rows import failed_checks, find_rows, misfit_note
 from clipmem_core.review.search import search
@@ -26,6 +26,9 @@ from clipmem_core.scores.registry import PAIR as SHOWN_HERE
 
 CAPTION_LIMIT = 600
 FIXED = {"displayModeBar": False}
+P_WRONG_PARTS = (
+    "p wrong = p pair (all captions belong elsewhere) + p caption (this one does) + p word (one word is wrong)"
+)
 TITLES = {PICTURE: "Most similar pictures", CAPTION: "Most similar captions"}
 
 
@@ -61,10 +64,11 @@ def draw_facts(audit: Audit, card: PairCard) -> None:
     scores = {words(name): listed[column] for name, column in LISTED.items() if isinstance(listed.get(column), list)}
     if scores:
         captions = [plain.cut(caption, CAPTION_LIMIT) for caption in card.captions]
-        columns = {name: st.column_config.NumberColumn(format="%.2f", width=95) for name in scores}
+        columns = {name: st.column_config.NumberColumn(format="%.2f", width=76) for name in scores}
         table = pd.DataFrame({"audited caption": captions} | scores)
         st.dataframe(table, hide_index=True, column_config=columns, alt="The scores of each caption")
-    if unlikely := suspicious_words(audit, [card.pair_id]).get(card.pair_id):
+        st.caption(P_WRONG_PARTS, help=meaning(P_WRONG))
+    if unlikely := explain_captions(audit, [card.pair_id])[1].get(card.pair_id):
         marks = [(str(number + 1), mark["word"], mark["hint"]) for number in unlikely for mark in unlikely[number]]
         table = pd.DataFrame(marks, columns=["caption", "word", "probability"])
         st.dataframe(table, hide_index=True, alt="Unlikely words of each caption, and likelier words")
@@ -79,12 +83,10 @@ def draw_scores(audit: Audit, card: PairCard) -> None:
     around = noise.around(card.scores.get(c.CLIPMEM), card.scores.get(c.SE))
     st.metric("clipmem", f"{plain.number(card.scores.get(c.CLIPMEM))}{around}", help=BY_NAME[c.CLIPMEM].help)
     st.caption(noise.explain())
-    helps = {name: f"{queue.name}: {queue.sentence}" for name, queue in queues(plain.read_verdict(audit)).items()}
-    helps[c.MISFIT] = f"{helps[c.MISFIT]} {misfit_note(audit)}".strip()
     with st.grid(2, min_column_width=130) as grid:
         for name, score in scores_in(SHOWN_HERE).items():
-            text = " ".join(filter(None, [helps.get(name), score.help]))
-            grid.metric(score.label, plain.number(card.scores.get(name)), help=text or None)
+            text = f"{score.help} {misfit_note(audit) if name == c.MISFIT else ''}"
+            grid.metric(score.label, plain.number(card.scores.get(name)), help=text.strip() or None)
 
 
 def draw_terms(audit: Audit, card: PairCard) -> None:

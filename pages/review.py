@@ -5,19 +5,16 @@ from dataclasses import replace
 import streamlit as st
 
 from clipmem_core.audit.verdict import queues
-from clipmem_core.dashboard.filters import conditions
-from clipmem_core.dashboard.page import BROWSE, TIGHT_STYLE, link, open_page, read_selection
+from clipmem_core.dashboard.filters import conditions, read_filters
+from clipmem_core.dashboard.page import BROWSE, TIGHT_STYLE, link, open_page
 from clipmem_core.dashboard.pair_component import REVIEW_KEYS, draw_keys, draw_single
 from clipmem_core.dashboard.plain import explained_errors, read_verdict, show_text
-from clipmem_core.review.rows import count_pairs, first_queue
+from clipmem_core.review.rows import count_pairs
 from clipmem_core.review.selection import RANDOM_CHECK, UNDECIDED
 
 audit = open_page("Review")
 with explained_errors():
-    selection = read_selection()
-    if not selection.searched and "order" not in st.query_params:  # likely wrong captions come first
-        first = first_queue(audit)
-        selection = replace(selection, order=first.order, ascending=first.ascending)
+    selection = read_filters(audit)
     st.html(TIGHT_STYLE)
     listed = replace(selection, decision="") if selection.decision == UNDECIDED else selection
     if count_pairs(audit, listed):

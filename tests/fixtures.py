@@ -105,15 +105,16 @@ def write_audit(
 
 
 def caption_rows(audit: Audit) -> pd.DataFrame:
-    """Return the pair_id of each caption and its number in the pair."""
+    """Return the pair_id of each caption, its number in the pair, and scores of 0."""
     texts = audit.pairs.explode(c.CAPTIONS).reset_index(drop=True)
-    return texts[[c.PAIR_ID]].assign(caption=texts.groupby(c.PAIR_ID).cumcount())
+    names = (c.SIMILARITY_OUT, c.MARGIN_OUT, c.P_PAIR, c.P_CAPTION, c.P_WORD, c.P_WRONG)
+    return texts[[c.PAIR_ID]].assign(caption=texts.groupby(c.PAIR_ID).cumcount(), **dict.fromkeys(names, 0.0))
 
 
 def write_words(audit: Audit) -> pd.DataFrame:
     """Write words.parquet with the last word of each caption, which is surprising, and a likelier one."""
     texts = audit.pairs[c.CAPTIONS].explode()
-    table = caption_rows(audit).assign(probability=0.003, surprise=3.0)
+    table = caption_rows(audit)[[c.PAIR_ID, c.CAPTION]].assign(probability=0.003, surprise=3.0, p_wrong=0.9)
     table[c.WORD] = [text.split()[-1] for text in texts]
     table[c.START] = [text.rindex(word) for text, word in zip(texts, table[c.WORD], strict=True)]
     table[c.BETTER], table[c.BETTER_PROBABILITY] = [["fox<b>"]] * len(table), [[0.41]] * len(table)
@@ -134,6 +135,8 @@ def made_scores(pairs: pd.DataFrame, groups: np.ndarray, rng: np.random.Generato
     null = ~np.isin(groups, ["candidate", "independent", "scored"])
     scores.loc[null, ["misfit", "learned", "q_value"]] = np.nan
     scores["log_probability_second"] = np.nan  # one round of training
+    scores["review_place"] = scores["misfit"].rank(ascending=False)
+    scores["p_wrong"] = pd.Series(rng.uniform(size=len(pairs))).where(scores["review_place"].notna())
     return scores
 
 

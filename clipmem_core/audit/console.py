@@ -18,7 +18,7 @@ from clipmem_core import columns as c
 from clipmem_core.audit.settings import typed, typed_flags
 from clipmem_core.audit.status import MemberProgress, State
 from clipmem_core.audit.store import Audit, audits_folder
-from clipmem_core.audit.verdict import RELIABILITY, WHOLE_HEAD, likely_wrong, single_captions, uses, whole_rows
+from clipmem_core.audit.verdict import RELIABILITY, WHOLE_HEAD, summary_lines, uses, whole_rows
 from clipmem_core.config import affecting, as_dict
 from clipmem_core.scores.registry import INJECTED, scores_in
 
@@ -201,8 +201,8 @@ def show_verdict(audit: Audit) -> None:
         console.print(Text.assemble(mark, plain(check["sentence"] + advice)), soft_wrap=True)
     console.print()
     console.print(Text(verdict["sentence"], style="bold"), soft_wrap=True)
-    for likely in filter(None, (likely_wrong(verdict)[0], single_captions(verdict))):
-        console.print(plain(likely), style="bold", soft_wrap=True)
+    for line in filter(None, summary_lines(verdict)):
+        console.print(plain(line), style="bold", soft_wrap=True)
     counts = [dict(zip(WHOLE_HEAD, row, strict=True)) for row in whole_rows(verdict)]
     show(f"counts of all {audit.record.sampled_of:,} pairs", counts)
     for score, use in uses(verdict).items():

@@ -185,7 +185,8 @@ def wrong_captions(injected: pd.Series, scores: pd.DataFrame, wrong: Probabiliti
     if missing:
         return {"missing": missing, **kinds}
     stop, left = plan_stop(scores[c.SUSPICION].to_numpy(), wrong.pairs, counted.values())
-    return {"missing": None, **parts, "kinds": wrong.kinds, "stop": stop, "left": left, **kinds}
+    several = len(wrong.captions) > len(wrong.pairs)  # captions of a pair
+    return {"missing": None, **parts, "kinds": wrong.kinds, "several": several, "stop": stop, "left": left, **kinds}
 
 
 def summary(evidence: Evidence, scores: pd.DataFrame, split: dict[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,8 @@ GENERALISES = 0.10
 FLAT = 0.10
 STABLE = 2 / 3  # reliability: halves of the members of two repeats agree to .5
 LITTLE_AUROC = 0.65  # members that do not generalise and have a membership AUROC below this learned little
+DISTRUST = "not to be trusted here"
+COUNTED = ("pairs", "captions", "words")  # the counts of wrong ones in a verdict
 RELIABILITY, SECOND_LEFT_OUT = "ranking_reliability", "second_round_left_out"
 WRONG = "wrong captions"  # the count of a sample
 WHOLE_HEAD = ("count", "in the sample", "of", "in the whole set", "low", "high")
@@ -63,52 +65,66 @@ def _tone(verdict: Mapping[str, Any]) -> tuple[str, str]:
         return "read with care", "this audit has no verdict"
     failed = [check["name"] for check in checks if check["good"] is False]
     # Members that learned little cannot tell wrong captions from right ones. The other checks are about memorization.
-    tone = "not to be trusted here" if {LITTLE, HARDLY} & set(failed) else "read with care" if failed else ""
+    tone = DISTRUST if {LITTLE, HARDLY} & set(failed) else "read with care" if failed else ""
     # A foreign name is not shown: these sentences are rendered as Markdown in places.
     return tone, " and ".join(name if re.fullmatch(r"[\w -]{1,80}", name) else "a check" for name in failed)
 
 
-def likely_wrong(verdict: Mapping[str, Any]) -> tuple[str, str]:
-    """Return how many captions are probably wrong, and how that is estimated; empty without a count."""
+def summary_lines(verdict: Mapping[str, Any]) -> list[str]:
+    """Return three lines: how many captions are wrong and of what kind, what is not seen, what to do next.
+
+    Lines are empty if there is nothing to say.
+    """
     wrong = verdict.get("wrong_captions", {})
-    if wrong.get("estimate") is None:
-        return "", wrong.get("missing") or ""
-    estimate, low, high, similar = wrong["estimate"], wrong["low"], wrong["high"], wrong["near"][2]
-    captions = "caption probably belongs" if round(estimate) == 1 else "captions probably belong"
-    sentence = f"About {estimate:,.0f} {captions} to another picture ({low:,.0f}–{high:,.0f})"
+    if "pairs" not in wrong:
+        missing = wrong.get("missing") or ""
+        return [f"{missing[:1].upper()}{missing[1:]}." if missing else "", "", ""]
+    left = f"Review the first {wrong['stop']:,} pairs; about {wrong['left'][0]:,.0f} will remain."
+    return [" ".join(_counts(verdict)), _unseen(verdict), left]
+
+
+def _counts(verdict: Mapping[str, Any]) -> list[str]:
+    wrong = verdict["wrong_captions"]
+    pairs, captions, words = (wrong.get(name) for name in COUNTED)
+    n = round(pairs["estimate"])
+    sentences = [f"No pair looks wrong as a whole{_ends(pairs)}."]
+    if n:
+        sentences = [f"About {n:,} {'pair has' if n == 1 else 'pairs have'} another picture's captions{_ends(pairs)}."]
     if row := next((row for row in whole_rows(verdict) if row[0] == WRONG), None):
         without = ", without the injected errors," if wrong["injected"] else ""
-        sentence += f" in the sample; in the whole set{without} about {row[3]} ({row[4]}–{row[5]})"
+        sentences.append(f"In the whole set{without} about {row[3]} do ({row[4]}–{row[5]}).")
+    if captions:
+        found, sentence = round(captions["estimate"]), "No single caption looks like another picture's"
+        if found:
+            sentence = f"About {found:,} single caption{' does' if found == 1 else 's do'}"
+        if found and n:
+            sentence = f"About {found:,} more caption{' belongs' if found == 1 else 's belong'} to another picture"
+        sentences.append(f"{sentence}{_ends(captions)}.")
+    if words and any(kind["seen"] for kind in wrong["kinds"]):
+        count = f"about {words['estimate']:,.0f}" if round(words["estimate"]) else "none that this audit sees"
+        sentences.append(f"Wrong words: {count}{_ends(words)}.")
     injected = {"wrong": wrong["injected"], "vague": wrong["injected_vague"]}
-    if kinds := [f"{count:,} {kind}" for kind, count in injected.items() if count]:
-        sentence += f"; injected: {', '.join(kinds)}"
-    if similar is not None:
-        sentence += f". With captions of similar pictures, up to {max(similar, high):,.0f}"
-    sentence += "." if single_captions(verdict) else ". Single wrong words are not counted."
-    remain = "about {:,.0f} ({:,.0f}–{:,.0f}) will remain".format(*wrong["left"])
-    sentence += f" Review the top {wrong['stop']:,}; {remain}."
-    return sentence, " ".join(filter(None, [wrong["assumptions"], doubt(verdict)]))
+    if listed := ", ".join(f"{count:,} {kind}" for kind, count in injected.items() if count):
+        sentences.append(f"Injected on purpose: {listed}.")
+    return sentences
 
 
-def single_captions(verdict: Mapping[str, Any]) -> str:
-    """Say how many captions have a wrong word and which kinds of words cannot be judged; empty without a count."""
-    single = verdict.get("wrong_captions", {}).get("single")
-    if not single:
-        return ""
-    n, sentences, seen, unseen = single["n"], list[str](), list[str](), list[str]()
-    estimate, low, high = (single["captions"][end] for end in ("estimate", "low", "high"))
-    if estimate is not None:
-        sentences.append(f"About {estimate:,.0f} of {n:,} other captions have a wrong word ({low:,.0f}–{high:,.0f}).")
-        if (most_words := single["words"]["high"]) is not None:
-            sentences.append(f"Up to {most_words:,.0f} words may be wrong.")
-    elif high is not None:
-        sentences.append(f"Up to {high:,.0f} of {n:,} other captions may have a wrong word of a kind it can see.")
-    for kind in single["kinds"]:
-        remain = "" if kind["seen"] else f"; up to {kind['up_to']:,} may remain"
-        (seen if kind["seen"] else unseen).append(f"{kind['kind']}s (AUROC {kind['auroc']:.2f}{remain})")
-    sentences += [f"This audit can see wrong {', '.join(seen)}."] if seen else []
-    sentences += [f"It cannot see wrong {', '.join(unseen)}."] if unseen else []
-    return " ".join(sentences)
+def _ends(count: Mapping[str, float]) -> str:
+    """Return a 95 % interval in brackets."""
+    low, high = (round(count[end]) for end in ("low", "high"))
+    return f" ({low:,}–{high:,})" if low else f" (at most {high:,})" if high else ""
+
+
+def _unseen(verdict: Mapping[str, Any]) -> str:
+    """Return which errors the counts leave out, and whether a failed check makes them useless."""
+    wrong, (tone, failed) = verdict["wrong_captions"], _tone(verdict)
+    hardly = [f"wrong {kind['kind']}s" for kind in wrong["kinds"] if not kind["seen"]]
+    never = ["single wrong captions"] * (wrong["several"] and "captions" not in wrong)
+    never += ["wrong words"] * ("words" not in wrong)
+    unseen = [f"{' and '.join(names)} are {how} seen" for names, how in ((never, "not"), (hardly, "hardly")) if names]
+    sentence = f"{'; '.join(unseen)}: check those by eye." if unseen else ""
+    distrust = f"{tone.capitalize()}: {failed}." if tone == DISTRUST else ""
+    return " ".join(filter(None, [distrust, sentence[:1].upper() + sentence[1:]]))
 
 
 def whole_rows(verdict: Mapping[str, Any]) -> list[tuple[str, ...]]:
@@ -137,7 +153,7 @@ def judge(
         *_notes(summary, config, towers or {}, cut),
     ]
     failed, unknown = ([check["name"] for check in checks if check["good"] is good] for good in (False, None))
-    sentence = f"These results look reliable: members generalise, {NULL_CHECK[True]}, and the ranking is stable."
+    sentence = "The scores are stable. This does not say that the captions are right."
     if failed:
         sentence = f"Treat these results with care: {' and '.join(failed)}."
     elif unknown:

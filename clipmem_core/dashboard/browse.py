@@ -10,15 +10,15 @@ from streamlit.delta_generator import DeltaGenerator
 
 from clipmem_core.audit.store import Audit
 from clipmem_core.audit.verdict import queues
-from clipmem_core.columns import CAPTION_MISFIT, CLIPMEM, MISFIT
+from clipmem_core.columns import CLIPMEM, MISFIT, REVIEW_PLACE
 from clipmem_core.config import InputError
 from clipmem_core.dashboard.deciding import BADGES, REVIEW, Notice, draw_notice, locked_session, review_session
-from clipmem_core.dashboard.filters import TABLE, conditions, learned_by_g, queue_of
+from clipmem_core.dashboard.filters import TABLE, conditions, queue_of
 from clipmem_core.dashboard.page import LAYOUT, PAGE, SIZE, choose_listed, draw_pages, link, read_choice, read_page
 from clipmem_core.dashboard.pair_component import draw_grid
 from clipmem_core.dashboard.plain import draw_fault, pairs_in_words, read_noise, read_verdict, show_text
 from clipmem_core.review.bulk_edit import preview
-from clipmem_core.review.cards import MARKS, cards
+from clipmem_core.review.cards import BY_CAPTION, MARKS, cards
 from clipmem_core.review.decisions import KEEP, REMOVE, open_review
 from clipmem_core.review.rows import count_pairs, find_rows, misfit_note, pair_ids, score_span
 from clipmem_core.review.selection import MATCH, Selection
@@ -48,8 +48,8 @@ def draw_gallery(audit: Audit, selection: Selection, *, actions: DeltaGenerator)
         return
     with actions:
         _draw_bulk(audit, selection, count)
-        parameters = link(audit, selection, order=selection.order)  # Review's default order differs from Browse's
-        st.page_link(REVIEW, label="Start review", icon=":material/rate_review:", query_params=parameters)
+        icon = ":material/rate_review:"
+        st.page_link(REVIEW, label="Start review", icon=icon, query_params=link(audit, selection))
     size = int(read_choice(SIZE, PAGE_SIZES, DEFAULT_SIZE))
     page, pages = read_page(count, size)
     shown = cards(audit, find_rows(audit, selection, page=page, size=size), selection)
@@ -65,13 +65,15 @@ def draw_gallery(audit: Audit, selection: Selection, *, actions: DeltaGenerator)
 def _draw_legend(audit: Audit, selection: Selection, count: int) -> None:
     queue = queue_of(selection)
     meaning = queues(read_verdict(audit))[queue].sentence if queue else ""
-    meaning = SUBTRACTED if queue and learned_by_g(selection) else meaning
-    marks = MARKS if selection.order == CAPTION_MISFIT else ""
-    legend = LEGEND | {MISFIT: misfit_note(audit) or LEGEND[MISFIT]}
+    meaning = SUBTRACTED if queue == CLIPMEM and selection.lowest_first else meaning
+    checks = "One pair in ten is a random spot check." if selection.order == REVIEW_PLACE else ""
+    marks = MARKS if selection.order in BY_CAPTION else ""
+    note = misfit_note(audit)
+    legend = LEGEND | ({MISFIT: note} if note else {})
     scores = "\n".join(f"- **{words(score)}**: {text}" for score, text in legend.items())
     unlisted = 0 if selection.order == MATCH else count_pairs(audit, replace(selection, order=CLIPMEM)) - count
     missing = f"{pairs_in_words(unlisted)} without {words(selection.order)} not listed." if unlisted > 0 else ""
-    sentences = [f"**{pairs_in_words(count)}.**", missing, meaning, marks, read_noise(audit).explain()]
+    sentences = [f"**{pairs_in_words(count)}.**", missing, meaning, checks, marks, read_noise(audit).explain()]
     st.caption(" ".join(filter(None, sentences)), help=scores)
 
 

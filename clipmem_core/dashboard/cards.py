@@ -13,12 +13,11 @@ from PIL import Image
 
 from clipmem_core.audit.store import Audit
 from clipmem_core.audit.verdict import queues
-from clipmem_core.columns import CAPTION_MISFIT, MISFIT
 from clipmem_core.dashboard.page import BROWSE, PAIR_PAGE, link, read_view
 from clipmem_core.dashboard.plain import as_html, cut, explained_errors, number, read_verdict, signed
 from clipmem_core.io import shortage
-from clipmem_core.review.cards import MARKS, PairCard, cards, first_captions, make_jpeg, marked
-from clipmem_core.review.rows import find_rows, score_span
+from clipmem_core.review.cards import BY_CAPTION, MARKS, PairCard, cards, first_captions, make_jpeg, marked, shown_score
+from clipmem_core.review.rows import top_rows
 from clipmem_core.review.selection import Selection
 from clipmem_core.scores.registry import words
 
@@ -122,15 +121,12 @@ def change_html(one: PairCard, other: PairCard, change: Mapping[Any, Any], colum
 
 
 def draw_strips(audit: Audit) -> None:
-    """Draw the first pairs of each queue that has pairs, suspicious captions in place of pairs with a high misfit."""
+    """Draw the first pairs of each queue that has pairs; of the wrong captions, with what is wrong."""
     st.html(STYLE)
-    listed = queues(read_verdict(audit))
-    with explained_errors():
-        del listed[MISFIT if score_span(audit, CAPTION_MISFIT) else CAPTION_MISFIT]
-    for order, queue in reversed(listed.items()):
+    for order, queue in reversed(queues(read_verdict(audit)).items()):
         selection = Selection(order=order)
         with explained_errors():
-            rows = find_rows(audit, selection, page=1, size=STRIP_SIZE)
+            rows = top_rows(audit, order, size=STRIP_SIZE)
             shown = cards(audit, rows, selection)
         if not rows:
             continue
@@ -138,8 +134,9 @@ def draw_strips(audit: Audit) -> None:
             st.subheader(queue.name, anchor=False, width="content")
             label, icon, parameters = "Browse in this order", ":material/grid_view:", link(audit, selection)
             st.page_link(BROWSE, label=label, icon=icon, query_params=parameters)
-        st.caption(f"{queue.sentence} {MARKS if order == CAPTION_MISFIT else ''}")
-        labels = [f"{words(order)} {number(card.scores[order])}" for card in shown]
+        st.caption(f"{queue.sentence} {MARKS if order in BY_CAPTION else ''}")
+        score = shown_score(order)
+        labels = [f"{words(score)} {number(card.scores[score])}" for card in shown]
         draw_card_row(audit, shown, labels, selection, key=order)
 
 
@@ -155,8 +152,9 @@ def draw_card_row(
                 draw_card_picture(card, *picture.result())
                 parameters = link(audit, selection, **(read_view() | {"pair": card.pair_id}))
                 st.page_link(PAIR_PAGE, label=label, icon="", query_params=parameters)
-                first, marks = firsts[card.pair_id]
-                caption = cut("".join(card.current[first : first + 1]), CAPTION_LIMIT if marks else STRIP_LIMIT)
-                better = ", ".join(f"{mark['word']} → {mark['better'][0][0]}" for mark in marks if mark["better"])
-                text = f'<bdi>{marked(caption, marks)}</bdi><div class="name">{as_html(better)}</div>'
-                st.html(f'<div class="pair-card" dir="auto">{text}</div>')
+                first, marks, reason = firsts[card.pair_id]
+                limit = CAPTION_LIMIT if marks or reason else STRIP_LIMIT
+                caption = cut("".join(card.current[first : first + 1]), limit)
+                better = [f"{mark['word']} → {mark['better'][0][0]}" for mark in marks if mark["better"]]
+                notes = "".join(f'<div class="name">{as_html(note)}</div>' for note in (reason, *better) if note)
+                st.html(f'<div class="pair-card" dir="auto"><bdi>{marked(caption, marks)}</bdi>{notes}</div>')

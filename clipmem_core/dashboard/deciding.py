@@ -14,16 +14,18 @@ from zlib import crc32
 
 import streamlit as st
 
+from clipmem_core.audit.check_table import stored_checks
 from clipmem_core.audit.store import Audit
 from clipmem_core.columns import REVIEW_PLACE
 from clipmem_core.config import InputError
-from clipmem_core.dashboard.page import link
+from clipmem_core.dashboard.page import BROWSE, link
 from clipmem_core.dashboard.plain import one_line, pairs_in_words, show_strong, show_text
+from clipmem_core.glossary import P_WRONG, meaning
 from clipmem_core.review.cards import PairCard
 from clipmem_core.review.decisions import KEEP, RECAPTION, REMOVE, open_review
-from clipmem_core.review.rows import first_queue
+from clipmem_core.review.rows import check_counts, score_span
 from clipmem_core.review.selection import RANDOM_CHECK, UNDECIDED, Selection
-from clipmem_core.review.wrong_captions import random_check, wrong_words
+from clipmem_core.review.wrong_captions import random_check, wrong_lines
 from clipmem_core.scores.prevalence import CHECKED
 
 Colour = Literal["green", "red", "blue", "gray"]
@@ -36,6 +38,13 @@ BADGES: dict[str | None, tuple[str, str, Colour]] = {  # decision → label, ico
 REVIEW = "pages/review.py"
 SESSION = "review_session"
 LIMIT = 300  # characters of a note or an error
+NEXT_LABEL = "Review next (includes 10 % random spot checks)"
+REPEATED = "repeated_caption"  # a check
+ESTIMATED = (
+    "Counts are sums of these probabilities, with 95 % intervals. If you find more wrong captions than expected, or "
+    "fewer, all other probabilities follow. If the random spot checks contradict them, the number that remains comes "
+    "from the spot checks alone. You can stop where fewer than one in ten of the next pairs is expected to be wrong."
+)
 
 
 @dataclass(frozen=True)
@@ -140,23 +149,24 @@ def _store_note(audit: Audit, pair_id: str, before: str, key: str) -> None:
 
 
 def draw_wrong(audit: Audit) -> None:
-    """Draw how many captions are wrong, the basis of the estimate, and links to the review and to a random check."""
-    sentence, basis = wrong_words(audit)
-    if sentence:
-        show_strong(sentence.partition("\n")[0])
-        show_text(sentence.partition("\n")[2])
-    elif basis:
-        show_text(f"The number of wrong captions is unknown: {basis}.")
-    if first_queue(audit).order == REVIEW_PLACE:
-        in_order = Selection(order=REVIEW_PLACE, ascending=True, decision=UNDECIDED)
-        links = [("Review next (includes 10 % random spot checks)", ":material/playlist_add_check:", in_order)]
-        if random_text := random_check(audit):
-            at_random = replace(RANDOM_CHECK, decision=UNDECIDED)
-            links.append((f"Check {CHECKED} at random", ":material/casino:", at_random))
-        with st.container(horizontal=True):
-            for label, icon, selection in links:
-                st.page_link(REVIEW, label=label, icon=icon, query_params=link(audit, selection))
-        show_text(random_text)
-    if sentence and basis:
-        with st.expander("How this is estimated", icon=":material/help_center:"):
-            show_text(basis)
+    """Draw how many captions are wrong and of what kind, what is not seen, and links to what to do next."""
+    lines = wrong_lines(audit)
+    if lines:
+        show_strong(lines[0])
+    for line in lines[1:]:
+        show_text(line)
+    text = random_check(audit)[0]
+    with st.container(horizontal=True):
+        if score_span(audit, REVIEW_PLACE):
+            parameters = link(audit, Selection(order=REVIEW_PLACE, decision=UNDECIDED))
+            st.page_link(REVIEW, label=NEXT_LABEL, icon=":material/playlist_add_check:", query_params=parameters)
+        if text:
+            label, parameters = f"Check {CHECKED} at random", link(audit, replace(RANDOM_CHECK, decision=UNDECIDED))
+            st.page_link(REVIEW, label=label, icon=":material/casino:", query_params=parameters, help=text)
+        if count := stored_checks(audit) and check_counts(audit)[REPEATED]:
+            label = f"Same caption on many pictures: {pairs_in_words(count)}"
+            parameters = link(audit, Selection(check=REPEATED))
+            st.page_link(BROWSE, label=label, icon=":material/notes:", query_params=parameters)
+    with st.expander("How this is estimated", icon=":material/help_center:"):
+        show_text(meaning(P_WRONG))
+        show_text(ESTIMATED)

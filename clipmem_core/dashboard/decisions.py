@@ -85,7 +85,7 @@ def draw_decisions(audit: Audit) -> None:
         table = open_review(audit).table()
     if table.empty:
         st.info("Nothing has been decided yet.", icon=":material/checklist:")
-        st.page_link(BROWSE, label="Browse", icon=":material/grid_view:", query_params=link(audit, Selection()))
+        st.page_link(BROWSE, label="Browse", icon=":material/grid_view:", query_params={"audit": audit.name})
         return
     choices = table["decision"].fillna(OTHER)
     counts = choices.value_counts()

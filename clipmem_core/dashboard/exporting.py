@@ -65,7 +65,8 @@ def _contents(audit: Audit, format: str) -> str:
         return f"The report of all {total:,} pairs, with the decisions."
     if audit.record.config.inject_miscaptions:
         return f"{total:,} pairs with their original captions, minus injected errors and the pairs you removed."
-    return f"{total - removed:,} pairs kept, {removed:,} removed, {changed:,} with changed captions."
+    exported = f"{total - removed:,} exported, {counts[UNDECIDED]:,} of them not reviewed"
+    return f"{exported}; {removed:,} removed, {changed:,} with changed captions."
 
 
 @st.fragment(run_every=1)

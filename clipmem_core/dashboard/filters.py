@@ -39,20 +39,16 @@ def changed(selection: Selection, **changes: Any) -> Selection:  # noqa: ANN401 
     if new.searched and not selection.searched and "order" not in changes:
         return dataclasses.replace(new, order=s.MATCH, ascending=False)
     if new.order == s.MATCH and not new.searched:
-        return dataclasses.replace(new, order=c.MISFIT, ascending=False)
+        return dataclasses.replace(new, order=c.REVIEW_PLACE, ascending=False)
     return new
 
 
 def read_filters(audit: Audit) -> Selection:
-    """Return the selection of the address. Likely wrong captions come first, or high clipmem without a misfit."""
-    if "order" not in st.query_params and not page.peek_selection().searched and not score_span(audit, c.MISFIT):
+    """Return the selection of the address. Without an order it is that of the review, or clipmem in an old audit."""
+    searched = page.peek_selection().searched
+    if "order" not in st.query_params and not searched and not score_span(audit, c.REVIEW_PLACE):
         st.query_params["order"] = c.CLIPMEM
     return page.read_selection()
-
-
-def learned_by_g(selection: Selection) -> bool:
-    """Return whether it sorts independent pairs by −clipmem: only g trains on them, and g is subtracted."""
-    return selection.order == c.CLIPMEM and selection.group == c.INDEPENDENT
 
 
 def queue_of(selection: Selection) -> str | None:
@@ -92,7 +88,7 @@ def conditions(selection: Selection) -> list[tuple[str, Selection]]:
 
 def cleared(selection: Selection) -> Selection:
     """Return a selection without conditions, in the same order if it needs no search."""
-    order = c.MISFIT if selection.order == s.MATCH else selection.order
+    order = c.REVIEW_PLACE if selection.order == s.MATCH else selection.order
     return Selection(order=order, ascending=selection.ascending and order == selection.order)
 
 
@@ -118,11 +114,9 @@ def draw_filters(audit: Audit, selection: Selection) -> None:
         _choose(selection, "decision", "Decision", DECISIONS, DECISIONS.__getitem__, width=155, **HIDDEN)
         scores = [*([s.MATCH] if selection.searched else []), *BY_NAME, s.RANDOM]
         names = {score: f"Sort by {words(score)}" for score in scores}
-        names |= {c.CLIPMEM: "Sort by memorization", s.RANDOM: "Random order"}
-        names |= {c.CAPTION_MISFIT: "Suspicious captions"}
+        names |= {c.CLIPMEM: "Sort by memorization", c.REVIEW_PLACE: "Order of review", s.RANDOM: "Random order"}
         _choose(selection, "order", "Sort by", scores, names.__getitem__, width=170, **HIDDEN)
-        reverse = learned_by_g(selection)
-        directions = {ascending: DIRECTIONS[ascending != reverse] for ascending in DIRECTIONS}
+        directions = {ascending: DIRECTIONS[ascending != selection.lowest_first] for ascending in DIRECTIONS}
         _choose(selection, "ascending", "Direction", directions, directions.__getitem__, width=128, **HIDDEN)
         with st.popover("Scores", icon=":material/bar_chart:"):
             _draw_range(audit, selection)

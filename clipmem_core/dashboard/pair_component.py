@@ -19,7 +19,7 @@ from clipmem_core.dashboard.page import BROWSE, PAIR, PAIR_PAGE, link, peek_sele
 from clipmem_core.dashboard.plain import Noise, cut, number, read_noise
 from clipmem_core.dashboard.routes import PREFIX
 from clipmem_core.figures.layout import INJECTED_COLOUR, group_colour
-from clipmem_core.review.cards import FirstCaption, PairCard, first_captions
+from clipmem_core.review.cards import FirstCaption, PairCard, first_captions, shown_score
 from clipmem_core.review.decisions import decided
 from clipmem_core.review.queries import CAPTION_KEY, fetch_numbered
 from clipmem_core.review.rows import count_decided
@@ -123,7 +123,7 @@ def draw_grid(
 ) -> None:
     """Draw pairs that can be opened, selected and decided; `side` is that of a picture, in pixels."""
     follow_destination()
-    order, main = selection.order, page is not None
+    order, main = shown_score(selection.order), page is not None
     current, pages = page or (1, 1)
     keys = fetch_numbered(audit.folder / PAIRS, [CAPTION_KEY], [card.row for card in cards])
     firsts = first_captions(audit, cards, selection)
@@ -176,7 +176,7 @@ def shown_scores(cards: Sequence[PairCard], noise: Noise, order: str, *, table: 
 def _card_data(
     card: PairCard, caption_key: int, shown: Sequence[str], noise: Noise, first: FirstCaption
 ) -> dict[str, Any]:
-    start, marks = first
+    start, marks, reason = first
     decision, values = card.decision, card.scores | {MATCH: card.match}
     around = noise.around(card.scores.get(CLIPMEM), card.scores.get(SE)) if noise.error else ""
     label = [f"label: {cut(card.label, CAPTION_LIMIT)}"] if card.label else []
@@ -193,7 +193,7 @@ def _card_data(
             (card.group, group_colour(card.group), "group"),
             *([(card.injected, INJECTED_COLOUR, "injected error")] if card.injected else []),
         ],
-        "more": [*label, f"id: {cut(card.pair_id, CAPTION_LIMIT)}"],
+        "more": [*([reason] if reason else []), *label, f"id: {cut(card.pair_id, CAPTION_LIMIT)}"],
         "scores": [f"{number(values.get(name))}{around if name == CLIPMEM else ''}" for name in shown],
     }
 

@@ -217,7 +217,7 @@ class Single extends Pairs {
         this.choices = [...words, ...captions].slice(0, 3)
         const heading = this.choices.length ? title + (fit === null ? '' : ` (fit of the caption: ${figures(fit)})`)
             : answer ? `No suggestion: ${answer.fault || 'none is likely enough to be right.'}` : `${title} …`
-        this.write({heading, quality: captions.length ? answer.quality : ''})
+        this.write({heading, quality: captions.length ? answer.quality : '', reason: text === after && card.reasons[number] || ''})
         Array.from(this.find('captions').children, (line, place) => line.classList.toggle('focus', place === focus))
         this.find('choices').replaceChildren(...this.choices.map(({label, value}, place) =>
             make('li', button(event => this.act(place + 1, event), make('kbd', place + 1), label, make('i', value)))))

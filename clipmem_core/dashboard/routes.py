@@ -26,18 +26,18 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
 from clipmem_core.audit.store import MEMBERSHIP, PAIRS, Audit, audits_folder, is_name
-from clipmem_core.columns import IMAGE, MISFIT, REVIEW_PLACE
+from clipmem_core.columns import IMAGE, REVIEW_PLACE
 from clipmem_core.config import InputError
 from clipmem_core.dashboard.cards import FULL_SIDE, LARGE_SIDE, SIDE, WORKERS, thumbnail
 from clipmem_core.dashboard.plain import number, one_line
 from clipmem_core.review.bulk_edit import Batch, store
-from clipmem_core.review.cards import cards, suspicious_captions, suspicious_words
+from clipmem_core.review.cards import cards, explain_captions, shown_score, suspicious_captions
 from clipmem_core.review.decisions import Codes, decided, open_review
 from clipmem_core.review.queries import cached, caption_keys, fetch_numbered, find_row
 from clipmem_core.review.rows import changed_rows, count_pairs, find_rows
 from clipmem_core.review.score_breakdown import QUALITY, suggested_captions
 from clipmem_core.review.selection import RANDOM, RANDOM_CHECK, Selection, from_parameters
-from clipmem_core.review.wrong_captions import random_check, wrong_estimate, wrong_words
+from clipmem_core.review.wrong_captions import random_check, review_progress, wrong_estimate, wrong_lines
 from clipmem_core.scores.prevalence import CHECKED
 from clipmem_core.scores.registry import words
 
@@ -178,7 +178,7 @@ def _changes(request: Request) -> Response:
 @functools.lru_cache(16)
 def _status(audit: Audit, codes: Codes, checks: bool) -> str:
     """Return the sentence on wrong captions, or on the random check, once for each state of the log."""
-    return (checks and random_check(audit)) or wrong_words(audit)[0]
+    return (checks and random_check(audit)[0]) or review_progress(audit).sentence or " ".join(wrong_lines(audit))
 
 
 def _pairs(request: Request) -> Response:
@@ -187,11 +187,11 @@ def _pairs(request: Request) -> Response:
     shown = cards(audit, _numbers(request, "rows"), selection)
     ids = [card.pair_id for card in shown]
     keys = caption_keys(audit.folder / PAIRS, ids)
-    first, surprising = suspicious_captions(audit, ids), suspicious_words(audit, ids)
+    first, (reasons, surprising) = suspicious_captions(audit, ids), explain_captions(audit, ids)
     random_order = selection.order == RANDOM
     review, in_order = wrong_estimate(audit)[1], selection.order == REVIEW_PLACE
     spot_checks = set(review.order[review.at_random].tolist()) if in_order else set()
-    order = MISFIT if random_order or in_order else selection.order
+    order = shown_score(selection.order)
     answer = []
     for card in shown:
         score, decision = card.match if card.match is not None else card.scores.get(order), card.decision
@@ -204,6 +204,7 @@ def _pairs(request: Request) -> Response:
                 "captions": card.captions,
                 "first": first.get(card.pair_id, 0),
                 "words": surprising.get(card.pair_id, {}),
+                "reasons": reasons.get(card.pair_id, {}),
                 "label": card.label or "",
                 "score": f"{words(order)} {number(score)}{at_random}",
                 "decision": decision.decision if decision else None,

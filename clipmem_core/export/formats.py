@@ -29,7 +29,7 @@ from clipmem_core.export.cleaned import RECAPTIONED, Cleaned, Progress, counted
 from clipmem_core.io import replacing, replacing_folder
 from clipmem_core.review.bulk_edit import word_changes
 from clipmem_core.review.cards import LISTED, OWN_CAPTIONS, listed_scores
-from clipmem_core.review.decisions import FOR_OTHER, RECAPTION, REMOVE, open_review
+from clipmem_core.review.decisions import FOR_OTHER, RECAPTION, REMOVE, UNDECIDED_CODE, decided, open_review
 from clipmem_core.review.queries import count_rows, fetch_pairs, number
 from clipmem_core.scores.registry import EXPORT, scores_in
 
@@ -366,6 +366,7 @@ class Summary:
     """The content of an export."""
 
     kept: int
+    unreviewed: int
     removed: int
     recaptioned: int
     notes: tuple[str, ...]  # on data that is missing from the export, and how to read it
@@ -374,7 +375,8 @@ class Summary:
     @property
     def line(self) -> str:
         """The counts in one line."""
-        return f"{self.kept:,} pairs kept, {self.removed:,} removed, {self.recaptioned:,} recaptioned"
+        exported = f"{self.kept:,} exported, {self.unreviewed:,} of them not reviewed"
+        return f"{exported}; {self.removed:,} removed, {self.recaptioned:,} recaptioned"
 
 
 def write(
@@ -389,11 +391,13 @@ def write(
         _check_target(about, format, path, overwrite)
         cleaned = d.clean(audit) if about.cleaned else None
         notes, command = about.write(cleaned or audit, path, progress)
+    unreviewed = int((decided(audit).codes == UNDECIDED_CODE).sum())
     if cleaned:
-        return Summary(cleaned.kept, cleaned.removed, cleaned.recaptioned, (*notes, *cleaned.notes), command)
+        notes = (*notes, *cleaned.notes)
+        return Summary(cleaned.kept, unreviewed, cleaned.removed, cleaned.recaptioned, notes, command)
     counts = open_review(audit).counts()
     kept = count_rows(audit.folder / PAIRS) - counts[REMOVE]
-    return Summary(kept, counts[REMOVE], counts[RECAPTION], notes, command)
+    return Summary(kept, unreviewed, counts[REMOVE], counts[RECAPTION], notes, command)
 
 
 @contextmanager

@@ -14,19 +14,29 @@ from plotly.offline import get_plotlyjs
 from clipmem_core.audit.store import Audit
 from clipmem_core.audit.verdict import BASIS, WHOLE_HEAD, whole_rows
 from clipmem_core.audit.verdict import queues as verdict_queues
-from clipmem_core.columns import CAPTION_MISFIT, GROUP, PAIR_ID
+from clipmem_core.columns import GROUP, PAIR_ID
 from clipmem_core.figures.audit_scores import group_figure
 from clipmem_core.io import shortage
 from clipmem_core.review import overview as o
-from clipmem_core.review.cards import MARKS, PairCard, cards, first_captions, make_jpeg, marked
+from clipmem_core.review.cards import (
+    BY_CAPTION,
+    MARKS,
+    FirstCaption,
+    PairCard,
+    cards,
+    first_captions,
+    make_jpeg,
+    marked,
+)
 from clipmem_core.review.decisions import FOR_OTHER, decision_words, open_review
-from clipmem_core.review.rows import find_rows
+from clipmem_core.review.rows import top_rows
 from clipmem_core.review.selection import Selection
-from clipmem_core.scores.registry import EXPORT, scores_in, words
+from clipmem_core.review.wrong_captions import wrong_lines
+from clipmem_core.scores.registry import EXPORT, scores_in
 
 TEMPLATE = "report.html.j2"
 SIDE = 160  # pixels of a thumbnail's longer side
-DECISIONS_SHOWN = 500
+SHOWN, DECISIONS_SHOWN = 50, 500  # pairs of a gallery, decisions
 CAPTION_LIMIT = 400
 
 
@@ -56,6 +66,7 @@ def render_report(audit: Audit) -> str:
             "members": len(record.members),
             "trained": o.model_words(record.config),
         },
+        "lines": wrong_lines(audit),
         "sentence": verdict["sentence"],
         "checks": verdict["checks"],
         "figure": _figure(groups, overview.bins),
@@ -110,18 +121,18 @@ def _figure(groups: pd.DataFrame, bins: pd.DataFrame) -> Any:
 
 def _galleries(audit: Audit) -> list[dict[str, Any]]:
     galleries = []
-    for order, queue in verdict_queues(audit.verdict).items():
-        top = cards(audit, find_rows(audit, Selection(order=order), page=1, size=50))
+    for order, queue in reversed(verdict_queues(audit.verdict).items()):
+        top = cards(audit, top_rows(audit, order, size=SHOWN))
         firsts = first_captions(audit, top, Selection(order=order))
-        shown = [_card(card, audit.record.pictures, *firsts[card.pair_id]) for card in top]
-        note = MARKS if order == CAPTION_MISFIT else ""
-        explanation = f"Highest {words(order)} first. {queue.sentence} {note}"
+        shown = [_card(card, audit.record.pictures, firsts[card.pair_id]) for card in top]
+        explanation = f"{queue.sentence} {MARKS if order in BY_CAPTION else ''}"
         galleries += [{"title": queue.name, "explanation": explanation, "cards": shown}] if shown else []
     return galleries
 
 
-def _card(card: PairCard, root: Path, first: int, marks: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _card(card: PairCard, root: Path, first_caption: FirstCaption) -> dict[str, Any]:
     """Return a pair's texts, one caption first and its words marked, and its picture, empty if it cannot be read."""
+    first, marks, reason = first_caption
     try:
         uri = f"data:image/jpeg;base64,{base64.b64encode(make_jpeg(root, card.image, SIDE)).decode()}"
     except (OSError, ValueError) as error:  # missing or damaged
@@ -136,6 +147,7 @@ def _card(card: PairCard, root: Path, first: int, marks: Sequence[dict[str, Any]
         "picture": uri,
         "captions": captions,
         "marked": marked(captions[0], marks) if captions else "",
+        "reason": reason,
         "pair_id": _cut(card.pair_id),
         "facts": {name: _cut(value) for name, value in facts.items() if value},
         "decision": card.decision.words if card.decision else "",

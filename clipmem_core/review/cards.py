@@ -21,17 +21,21 @@ from clipmem_core.dataset.readers.containers import read_bytes
 from clipmem_core.review.decisions import Decision, open_review
 from clipmem_core.review.queries import check_captions, fetch_numbered, fetch_pairs, mismatched_tables, number
 from clipmem_core.review.search import search
-from clipmem_core.review.selection import CAPTION, Selection
+from clipmem_core.review.selection import CAPTION, RANDOM, Selection
 from clipmem_core.scores.registry import BY_NAME, CARD, EXPORT, PAIR, ROW, scores_in
 
 SHOWN = tuple(dict.fromkeys(name for place in (CARD, ROW, PAIR, EXPORT) for name in scores_in(place)))
 OWN_CAPTIONS = "own_captions"
-FirstCaption: TypeAlias = tuple[int, Sequence[dict[str, Any]]]  # its place in `current`, and its surprising words
+Marks: TypeAlias = list[dict[str, Any]]  # surprising words of a caption
+FirstCaption: TypeAlias = tuple[int, Marks, str]  # its place in `current`, its surprising words, and what is wrong
+PARTS = (c.P_WRONG, c.P_PAIR, c.P_CAPTION, c.P_WORD)
 # scores of single captions: column of a list of them, by score
-LISTED = {name: f"{name}_by_caption" for name in (c.SIMILARITY_OUT, c.WORD_MISFIT, c.MISFIT)}
+LISTED = {name: f"{name}_by_caption" for name in (*PARTS, c.SIMILARITY_OUT, c.MARGIN_OUT)}
 MARKED, SURPRISE = 3, (1.0, 2.5, 4.0)  # words of a caption at most; limits of a weak to a strong mark, in nats
 LINES = ("none", "dotted", "solid", "double")
 MARKS = "Underlined words are unlikely with the picture and the other words."
+BY_CAPTION = (c.REVIEW_PLACE, c.P_WRONG)  # orders in which the worst caption of a pair says what is wrong
+LIKELY = 0.5  # probability from which a caption is probably wrong
 _UNSEARCHED = Selection()
 
 
@@ -83,6 +87,11 @@ def cards(audit: Audit, rows: Sequence[int], selection: Selection = _UNSEARCHED)
     return shown
 
 
+def shown_score(order: str) -> str:
+    """Return the score that pairs show in an order: p_wrong in the order of the review, also a random one."""
+    return c.P_WRONG if order in (c.REVIEW_PLACE, RANDOM) else order
+
+
 def make_jpeg(root: Path, image: str, side: int) -> bytes:
     """Return a picture as a JPEG of at most `side` pixels."""
     picture, file = decode(read_bytes(root, image), least=side)[0], io.BytesIO()
@@ -92,24 +101,52 @@ def make_jpeg(root: Path, image: str, side: int) -> bytes:
 
 
 def suspicious_captions(audit: Audit, pair_ids: Sequence[str]) -> dict[str, int]:
-    """Return the number of the caption with the highest misfit, else the lowest similarity_out, of some pairs."""
-    order = f'"{c.MISFIT}" DESC NULLS LAST, "{c.SIMILARITY_OUT}" NULLS LAST, "{c.CAPTION}"'
+    """Return the number of the caption with the highest p_wrong, else the lowest similarity_out, of some pairs."""
+    order = f'"{c.P_WRONG}" DESC NULLS LAST, "{c.SIMILARITY_OUT}" NULLS LAST, "{c.CAPTION}"'
     first = f'first("{c.CAPTION}" ORDER BY {order}) AS number'
     table = fetch_pairs(audit.folder / CAPTION_TABLE, [first], pair_ids, end=f'GROUP BY "{c.PAIR_ID}"')
     return {row[c.PAIR_ID]: row["number"] for row in table.to_pylist()}
 
 
-def suspicious_words(audit: Audit, pair_ids: Sequence[str]) -> dict[str, dict[int, list[dict[str, Any]]]]:
-    """Return the most surprising words of the captions of some pairs, by pair and caption, in the order of the text.
+def explain_captions(
+    audit: Audit, pair_ids: Sequence[str]
+) -> tuple[dict[str, dict[int, str]], dict[str, dict[int, Marks]]]:
+    """Return what is probably wrong with the captions of some pairs, and their surprising words, by pair and caption.
 
-    start and end count characters. strength is the number of limits in `SURPRISE` that a word exceeds, rank is 1 for
-    the most surprising word, better has the likeliest word in its place, in its case, and its probability, if any.
+    The caption of another picture has no such words. start and end of a word count characters. strength is the number
+    of limits in `SURPRISE` that it exceeds, rank is 1 for the most surprising word. better has the likeliest word in
+    its place, in its case, and its probability, if the caption is likelier right with it than as it is.
     """
-    shown = dict[str, dict[int, list[dict[str, Any]]]]()
+    reasons, marks = dict[str, dict[int, str]](), _surprising_words(audit, pair_ids)
+    columns = [f'"{c.CAPTION}"', *(f'{number(name)} AS "{name}"' for name in PARTS)]
+    for row in fetch_pairs(audit.folder / CAPTION_TABLE, columns, pair_ids).to_pylist():
+        pair_id, caption, right = row[c.PAIR_ID], row[c.CAPTION], 1 - row[c.P_WRONG]
+        of_pair, other = marks.get(pair_id, {}), row[c.P_PAIR] + row[c.P_CAPTION]
+        for word in of_pair.get(caption, []):
+            if not word.pop("repaired") > right:
+                word["better"] = []
+        if not right <= 1 - LIKELY:
+            continue
+        if max(other, row[c.P_WORD]) < LIKELY:
+            reason = f"Probably wrong ({percent(1 - right)}): another picture's caption, or one word"
+        elif other > row[c.P_WORD]:
+            reason = f"Probably another picture's caption ({percent(other)})"
+            of_pair.pop(caption, None)
+        else:
+            worst = [word[c.WORD] for word in of_pair.get(caption, []) if word["rank"] == 1]
+            reason = f"One word is probably wrong{''.join(f': {word}' for word in worst)} ({percent(row[c.P_WORD])})"
+        reasons.setdefault(pair_id, {})[caption] = reason
+    return reasons, marks
+
+
+def _surprising_words(audit: Audit, pair_ids: Sequence[str]) -> dict[str, dict[int, Marks]]:
+    """Return the most surprising words; repaired is the probability that the caption is right with a likelier word."""
+    shown = dict[str, dict[int, Marks]]()
     columns = [c.CAPTION, c.START, c.WORD, c.SURPRISE, c.PROBABILITY, c.BETTER, c.BETTER_PROBABILITY]
     rank = f'row_number() OVER (PARTITION BY "{c.PAIR_ID}", "{c.CAPTION}" ORDER BY "{c.SURPRISE}" DESC) AS rank'
     end = f'WHERE "{c.SURPRISE}" > {SURPRISE[0]} QUALIFY rank <= {MARKED} ORDER BY "{c.CAPTION}", "{c.START}"'
-    selected = [*(f'"{name}"' for name in columns), rank]
+    repaired = f'"{c.P_WRONG}" * "{c.BETTER_PROBABILITY}"[1] / greatest(1 - "{c.PROBABILITY}", 1e-9)'
+    selected = [*(f'"{name}"' for name in columns), rank, f"coalesce({repaired}, 0) AS repaired"]
     for row in fetch_pairs(audit.folder / WORD_TABLE, selected, pair_ids, end=end).to_pylist():
         word, likelier = row[c.WORD], row[c.BETTER] or []
         if word[:1].isupper():
@@ -125,18 +162,20 @@ def suspicious_words(audit: Audit, pair_ids: Sequence[str]) -> dict[str, dict[in
 
 def percent(probability: float) -> str:
     """Return a probability in percent."""
-    return "under 0.1%" if probability < 0.001 else f"{probability:{'.0%' if probability >= 0.1 else '.1%'}}"
+    if not 0.001 <= probability <= 0.995:
+        return "under 0.1 %" if probability < 0.001 else "over 99 %"
+    return f"{100 * probability:.{0 if probability >= 0.1 else 1}f} %"
 
 
 def first_captions(audit: Audit, shown: Sequence[PairCard], selection: Selection) -> dict[str, FirstCaption]:
     """Return the current caption to show first of each card by pair_id.
 
     That is the caption that a search matched, else the first with the words of a filter, else the suspicious one. In
-    the order by single captions it has its surprising words, unless it was changed.
+    the orders `BY_CAPTION` it has its surprising words and what is wrong, unless it was changed.
     """
     ids = [card.pair_id for card in shown]
     worst, firsts = suspicious_captions(audit, ids), dict[str, FirstCaption]()
-    marks = suspicious_words(audit, ids) if selection.order == c.CAPTION_MISFIT else {}
+    reasons, marks = explain_captions(audit, ids) if selection.order in BY_CAPTION else ({}, {})
     searched = _folded(selection.words).split()
     for card in shown:
         number = card.matched
@@ -146,9 +185,10 @@ def first_captions(audit: Audit, shown: Sequence[PairCard], selection: Selection
             number = next(having, worst.get(card.pair_id, 0))
         text = "".join(card.captions[number : number + 1])
         if text in card.current:
-            firsts[card.pair_id] = card.current.index(text), marks.get(card.pair_id, {}).get(number, [])
+            words, reason = marks.get(card.pair_id, {}), reasons.get(card.pair_id, {})
+            firsts[card.pair_id] = card.current.index(text), words.get(number, []), reason.get(number, "")
         else:
-            firsts[card.pair_id] = min(number, len(card.current) - 1), []
+            firsts[card.pair_id] = min(number, len(card.current) - 1), [], ""
     return firsts
 
 

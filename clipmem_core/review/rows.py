@@ -19,7 +19,7 @@ from clipmem_core.review.queries import ROW, cached, fetch_columns, fetch_rows, 
 from clipmem_core.review.search import search
 from clipmem_core.review.selection import Outline, Selection
 from clipmem_core.review.wrong_captions import wrong_estimate
-from clipmem_core.scores.registry import QUEUE, SECOND_NOTE, scores_in
+from clipmem_core.scores.registry import SECOND_NOTE
 
 LABELS_SHOWN = 200
 _FOLDED = "lower(upper(nfc_normalize({})))"  # both, so that the two forms of a sigma match
@@ -39,7 +39,7 @@ def count_decided(audit: Audit, selection: Selection) -> tuple[int, int]:
 def find_rows(audit: Audit, selection: Selection, *, page: int, size: int) -> list[int]:
     """Return the rows of one page of a selection: the highest score first, ties in row order.
 
-    Independent pairs alone are ordered by −clipmem, since g learned them. `ascending` reverses the order.
+    The lowest comes first if it is `lowest_first`. `ascending` reverses the order.
     """
     start = (max(page, 1) - 1) * size
     return _rows(audit, selection)[start : start + size].tolist()
@@ -75,8 +75,7 @@ def _rows_at(
         rows = wrong_estimate(audit)[1].drawn
     else:
         rows = _sorted(audit, selection.order)
-    learned_by_g = selection.order == c.CLIPMEM and selection.group == c.INDEPENDENT
-    rows = rows[::-1] if selection.ascending != learned_by_g else rows
+    rows = rows[::-1] if selection.ascending != selection.lowest_first else rows
     return rows[mask[rows]]
 
 
@@ -179,11 +178,12 @@ def misfit_note(audit: Audit) -> str:
     return SECOND_NOTE if score_span(audit, c.LOG_PROBABILITY_SECOND) else ""
 
 
-def first_queue(audit: Audit) -> Selection:
-    """Return the default order of a review: `review_place`, else misfit, else the first queue."""
-    if score_span(audit, c.REVIEW_PLACE):
-        return Selection(order=c.REVIEW_PLACE, ascending=True)
-    return Selection(order=c.MISFIT if score_span(audit, c.MISFIT) else next(iter(scores_in(QUEUE))))
+def top_rows(audit: Audit, queue: str, *, size: int) -> list[int]:
+    """Return the first rows of a queue, random spot checks last."""
+    if queue == c.REVIEW_PLACE:
+        review = wrong_estimate(audit)[1]
+        return review.order[np.argsort(review.at_random, kind="stable")][:size].tolist()
+    return find_rows(audit, Selection(order=queue), page=1, size=size)
 
 
 def changed_rows(audit: Audit, entry: int | None = None) -> tuple[int, dict[int, str | None]]:

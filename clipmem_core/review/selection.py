@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from clipmem_core.columns import CLIPMEM, MISFIT
+from clipmem_core.columns import CLIPMEM, INDEPENDENT, REVIEW_PLACE
 from clipmem_core.dataset.checks import CHECKS
 from clipmem_core.scores.registry import BY_NAME
 
@@ -64,6 +64,11 @@ class Selection:
         """Whether it is a search by meaning, which can be ordered by `match`."""
         return bool(self.meaning or self.like)
 
+    @property
+    def lowest_first(self) -> bool:
+        """Whether its first pairs have the lowest values: of review_place, and of clipmem that g learned."""
+        return self.order == REVIEW_PLACE or (self.order == CLIPMEM and self.group == INDEPENDENT)
+
 
 RANDOM_CHECK = Selection(order=RANDOM)  # its first 50 pairs are the random check
 _TEXTS = ("group", "label", "injected", "decision", "check", "words", "map", "meaning", "like", "by")
@@ -89,12 +94,15 @@ def to_parameters(selection: Selection) -> dict[str, str]:
 
 
 def from_parameters(parameters: Mapping[str, str]) -> tuple[Selection, list[str]]:
-    """Read a selection from an address (default order: misfit, of a search match), and the names of invalid parts."""
+    """Read a selection from an address, and the names of invalid parts.
+
+    The default order is that of the review, of a search match.
+    """
     texts: dict[str, Any] = {name: parameters[name] for name in _TEXTS if parameters.get(name)}
     wrong = ["by"] if texts.get("by", CAPTION) not in (CAPTION, PICTURE) else []
     wrong += ["check"] if texts.get("check", "") not in ("", *CHECKS) else []
     selection = Selection(**{name: value for name, value in texts.items() if name not in wrong})
-    default = MATCH if selection.searched else MISFIT
+    default = MATCH if selection.searched else REVIEW_PLACE
     order, ranges = parameters.get("order") or default, _ranges(parameters.get("range", ""))
     outline = _outline(parameters.get("outline", ""))
     if order not in (*BY_NAME, RANDOM, default):

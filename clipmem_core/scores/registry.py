@@ -170,7 +170,7 @@ TABLE = (
         places={QUEUE: 1},
         queue=Queue(
             "Probably wrong",
-            "Ordered by each pair's worst caption, with one random spot check in ten.",
+            "Ordered by each pair's worst caption.",
             doubted="Low fit",
         ),
         needs=(c.SUSPICION,),

@@ -122,13 +122,13 @@ def test_the_most_suspicious_caption_comes_first_and_a_key_stores_a_likelier_wor
     open_review_page(page, address)
     audit, pair, shown = Audit(data / "audits" / TRAINED), shown_pair(page), page.locator(".captions li")
     captions = audit.pairs.set_index("pair_id")["captions"][pair].tolist()
-    first = int(read_table(audit.folder / CAPTION_TABLE).set_index("pair_id").loc[pair, "misfit"].argmax())
+    first = int(read_table(audit.folder / CAPTION_TABLE).set_index("pair_id").loc[pair, "p_wrong"].argmax())
     order = [first, *(number for number in range(5) if number != first)]
     assert shown.all_text_contents() == [captions[number] for number in order]
     page.locator("ol span").nth(2).wait_for()
     start, word = captions[first].rsplit(maxsplit=1)
     assert page.locator("ol span").all_inner_texts() == [f"{word} → fox<b>", "a heron", "a stork"]
-    assert shown.locator("u.strength2").first.get_attribute("title") == "unlikely: 0.3%; likelier: fox<b> 41%"
+    assert shown.locator("u.strength2").first.get_attribute("title") == "unlikely: 0.3 %; likelier: fox<b> 41 %"
     for number, key, changed in ((first, "1", f"{start} fox<b>"), (order[1], "3", "a stork")):
         before = captions[number]
         press(page, key + "k")

@@ -49,7 +49,7 @@ def test_a_selection_is_read_as_it_was_written_and_invalid_parts_are_named() -> 
     assert app.text[0].value == repr(FULL)
     assert not app.warning
     app = run(show, order="beauty", range="<b>", group="scored")
-    assert app.text[0].value == repr(Selection(order="misfit", group="scored"))
+    assert app.text[0].value == repr(Selection(order="review_place", group="scored"))
     assert app.warning[0].value.endswith("order, range.")
 
 
@@ -72,7 +72,7 @@ def test_each_condition_is_removed_alone_and_removing_all_leaves_none() -> None:
     for place, (_, rest) in enumerate(conditions(FULL)):
         assert [text for text, _ in conditions(rest)] == texts[:place] + texts[place + 1 :]
     assert conditions(cleared(FULL)) == []
-    assert cleared(FULL).order == "misfit"
+    assert cleared(FULL).order == "review_place"
 
 
 def chosen() -> None:

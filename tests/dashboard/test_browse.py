@@ -52,24 +52,24 @@ def chips(app: AppTest) -> list[str]:
 def test_likely_wrong_captions_come_first_and_the_other_queue_is_one_click_away(copy: Copy) -> None:
     audit = copy()
     app = open_page(BROWSE)
-    assert ids(app) == ranked(audit, "misfit")[:24]
+    assert ids(app) == ranked(audit, "review_place", ascending=True)[:24]
     assert "80 pairs" in legend(app).value
-    assert "20 pairs without misfit" in legend(app).value
+    assert "20 pairs without review place" in legend(app).value
     app.segmented_control(key="queue").select("clipmem").run()
     assert ids(app) == ids(open_page(BROWSE, order="clipmem")) == ranked(audit, "clipmem")[:24]
     assert address(app) == {"audit": "made", "order": "clipmem"}
     assert not chips(app)
 
 
-def test_without_a_misfit_the_order_is_that_of_memorization(copy: Copy) -> None:
+def test_without_an_order_of_review_it_is_that_of_memorization(copy: Copy) -> None:
     audit = copy()
     assert "sorted by memorization: 20 pairs" in texts(open_page(BROWSE, group="external"))
-    write_table(audit.folder / "scores.parquet", audit.scores.assign(misfit=float("nan")))
+    write_table(audit.folder / "scores.parquet", audit.scores.assign(review_place=float("nan")))
     assert ids(open_page(BROWSE, label="circle")) == ranked(audit, "clipmem", "label == 'circle'")[:24]
     assert address(open_page("pages/pair.py"))["pair"] == ranked(audit, "clipmem")[0]
     app = open_page(BROWSE)
-    app.segmented_control(key="queue").select("misfit").run()
-    assert "misfit" in app.info[0].value
+    app.segmented_control(key="queue").select("review_place").run()
+    assert "review place" in app.info[0].value
 
 
 def test_pages_follow_each_other_and_independent_pairs_come_with_the_lowest_first(copy: Copy) -> None:
@@ -123,18 +123,19 @@ def test_any_score_orders_and_is_in_bold_and_decided_pairs_wear_a_badge_and_can_
 
 def test_a_card_shows_the_caption_that_matched_else_the_suspicious_one_as_it_is_now(copy: Copy) -> None:
     audit = copy()
-    first = ranked(audit, "caption_misfit")[0]
+    first = ranked(audit, "review_place", ascending=True)[0]
     pairs = audit.pairs.set_index("pair_id", drop=False)
     captions = pairs.at[first, "captions"] = ["a crow", "a Square box", "two birds"]
     write_table(audit.folder / PAIRS, pairs)
     rows = caption_rows(audit)
-    write_table(audit.folder / CAPTION_TABLE, rows.assign(similarity_out=0.0, misfit=rows["caption"]))
+    write_table(audit.folder / CAPTION_TABLE, rows.assign(p_wrong=rows["caption"] / 9, p_word=rows["caption"] / 9))
     write_words(audit)
-    app = open_page(BROWSE, order="caption_misfit")
+    app = open_page(BROWSE)
     card = grid(app)["cards"][0]
     assert (card["pair_id"], card["captions"]) == (first, [captions[-1], *captions[:-1]])
     assert [mark["word"] for mark in card["marks"]] == [captions[-1].split()[-1]]
-    card = next(card for card in grid(open_page(BROWSE, size="96"))["cards"] if card["pair_id"] == first)
+    by_misfit = grid(open_page(BROWSE, size="96", order="misfit"))["cards"]
+    card = next(card for card in by_misfit if card["pair_id"] == first)
     assert (card["captions"][0], card["marks"]) == ("two birds", [])
     (card,) = grid(open_page(BROWSE, words="SQUARE crow"))["cards"]
     assert card["captions"][0] == "two birds"  # no caption has both words

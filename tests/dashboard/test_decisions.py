@@ -218,7 +218,7 @@ def test_a_finished_export_is_offered_with_what_it_holds(audit: Audit) -> None:
         time.sleep(0.05)
     app = open_view("export", format="csv")
     assert [button.label for button in app.get("download_button")] == ["Download"]
-    assert "97 pairs kept, 3 removed, 1 " in "\n".join(texts(app))
+    assert "of them not reviewed; 3 removed, 1 " in "\n".join(texts(app))
     assert str(out) in [code.value for code in app.code]
 
 

@@ -109,12 +109,12 @@ def test_member_side_and_colour_are_in_the_address(audit: Audit, built: pd.DataF
         assert trace_names(open_page(EMBEDDINGS, member=odd, side=odd, colour=odd)) == ["clipmem"]
     app = open_page(EMBEDDINGS, colour="label")
     assert sorted(trace_names(app)) == ["circle", "square", "triangle"]
-    app.selectbox(key="map-colour").select("misfit").run()
-    assert trace_names(app) == ["no misfit", "misfit"]
+    app.selectbox(key="map-colour").select("p_wrong").run()
+    assert trace_names(app) == ["no p wrong", "p wrong"]
     app.selectbox(key="map-member").select("r1-f1").run()
     app.selectbox(key="map-side").select("text").run()
     shown = address(app)
-    assert (shown["member"], shown["side"], shown["colour"]) == ("r1-f1", "text", "misfit")
+    assert (shown["member"], shown["side"], shown["colour"]) == ("r1-f1", "text", "p_wrong")
 
 
 def test_the_outline_is_the_last_lasso_or_box() -> None:

@@ -8,6 +8,7 @@ from streamlit.testing.v1 import AppTest
 
 from clipmem_core.audit.jobs import Task
 from clipmem_core.audit.store import Audit, acquire_lock, write_json
+from clipmem_core.review.rows import check_counts, top_rows
 from tests.fixtures import HOSTILE, Copy
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -91,13 +92,17 @@ def test_a_finished_audit_opens_with_its_groups_and_the_first_pairs_of_either_qu
     assert len(app.image) == 12
     assert "Usable with care: the members generalise, but one null group is not flat." in shown
     assert "→ more repeats, *or* $5" in texts(app)
+    assert not [there for _, there in links(app) if "check=" in there]
+    check_counts(audit)
+    assert [there for _, there in links(open_page(page)) if "check=repeated_caption" in there]
     found = links(app)
-    for order, label in (("clipmem", "clipmem"), ("caption_misfit", "caption misfit")):
-        best = [f"{label} {value:.2f}" for value in audit.scores[order].dropna().nlargest(6)]
-        assert [text for text, _ in found if text.startswith(label)] == best
-    wanted = ["audit=made&order=caption_misfit", "audit=made&order=clipmem"]
-    first = audit.scores.nlargest(1, "caption_misfit")["pair_id"].item().replace("/", "%2F")
-    assert next(there for label, there in found if label.startswith("caption")) == f"{wanted[0]}&pair={first}"
+    worst = audit.scores.set_index("pair_id").iloc[top_rows(audit, "review_place", size=6)]
+    for score, values in (("clipmem", audit.scores["clipmem"].nlargest(6)), ("p wrong", worst["p_wrong"])):
+        shown_values = [float(text.removeprefix(score)) for text, _ in found if text.startswith(score)]
+        assert shown_values == pytest.approx(values.tolist(), abs=0.006)
+    wanted = ["audit=made&order=review_place", "audit=made&order=clipmem"]
+    first = worst.index[0].replace("/", "%2F")
+    assert next(there for label, there in found if label.startswith("p wrong")) == f"{wanted[0]}&pair={first}"
     assert [there for label, there in found if label.startswith("Browse")] == wanted
     written = [element.value for element in app.get("html") if "pair-card" in element.value]
     assert any("&lt;script&gt;" in value for value in written)
@@ -110,10 +115,11 @@ def test_the_overview_calls_captions_wrong_only_where_the_checks_hold(copy: Copy
     check = {"name": "the members hardly generalise", "good": good, "sentence": "", "advice": ""}
     write_json(audit.folder / "verdict.json", audit.verdict | {"checks": [check]})
     app = open_page()
-    assert {"Most memorized", "Suspicious captions"} <= {element.value for element in app.subheader}
+    subheaders = {element.value for element in app.subheader}
+    assert {"Most memorized", "Probably wrong" if good else "Low fit, not to be trusted here"} <= subheaders
     told = [element.value for kind in ("caption", "text") for element in app.get(kind)]
     doubted = [text for text in told if "ot to be trusted here: the members hardly generalise" in text]
-    assert len(doubted) == (0 if good else 5)  # the map, both queues, and what misfit and similarity_out are for
+    assert len(doubted) == (0 if good else 5)  # the map, both queues, and what p_wrong and similarity_out are for
     assert any("probably wrong" in text for text in told) is good
 
 

@@ -42,9 +42,9 @@ def gaps(app: AppTest) -> list[str]:
 def test_without_a_pair_the_likeliest_wrong_caption_opens(audit_of: Callable[..., Audit], protocol: str) -> None:
     audit = audit_of(protocol)
     app = open_page(PAIR, audit="made")
-    assert app.query_params["pair"] == audit.scores.sort_values("misfit", ascending=False)["pair_id"].iloc[0]
+    assert app.query_params["pair"] == audit.scores.sort_values("review_place")["pair_id"].iloc[0]
     (data,) = mounted(app)
-    assert (data["selection"], data["undecided"], data["follows"]) == ({"order": "misfit"}, False, True)
+    assert (data["selection"], data["undecided"], data["follows"]) == ({"order": "review_place"}, False, True)
     assert len(app.image) == 2 * 6
     assert not [*app.error, *gaps(app)]
 
@@ -52,7 +52,7 @@ def test_without_a_pair_the_likeliest_wrong_caption_opens(audit_of: Callable[...
 def test_a_link_opens_its_pair_with_scores_terms_and_checks(audit_of: Callable[..., Audit]) -> None:
     audit = audit_of()
     table = caption_rows(audit)
-    table = table.assign(similarity_out=0.25, misfit=1.5, word_misfit=table["caption"] / 2)
+    table = table.assign(p_word=table["caption"] / 4)
     write_table(audit.folder / CAPTION_TABLE, table)
     write_words(audit)
     check_counts(audit)
@@ -61,9 +61,9 @@ def test_a_link_opens_its_pair_with_scores_terms_and_checks(audit_of: Callable[.
     assert "injected error: miscaption" in " ".join(texts(app))
     captions, words, means = (element.value for element in app.dataframe)
     assert captions["audited caption"].tolist() == audit.pairs["captions"][20].tolist()
-    assert captions["word misfit"].tolist() == [0, 0.5, 1]
+    assert captions["p word"].tolist() == [0, 0.25, 0.5]
     assert words["word"].tolist() == [caption.split()[-1] for caption in captions["audited caption"]]
-    assert set(words["probability"]) == {"unlikely: 0.3%; likelier: fox<b> 41%"}
+    assert set(words["probability"]) == {"unlikely: 0.3 %; likelier: fox<b> 41 %"}
     assert means.loc["positive", "in"] == pytest.approx(score["positive_in"])
     assert means.loc["positive", "in − out"] == pytest.approx(score["positive_in"] - score["positive_out"])
     (clipmem,) = [metric.value for metric in app.metric if metric.label == "clipmem"]

@@ -74,8 +74,8 @@ def test_the_queue_and_its_pairs_as_the_browser_asks_for_them(server: TestClient
 
 def test_a_card_has_its_most_suspicious_caption_and_the_most_surprising_words(server: TestClient, audit: Audit) -> None:
     assert [(pair["first"], pair["words"]) for pair in ask(server, "pairs", rows="0,1")] == [(0, {})] * 2
-    scores = caption_rows(audit).assign(misfit=np.nan, similarity_out=[0.2, 0.1, 0.3] * 100)
-    scores.loc[:2, "misfit"] = [0.1, np.nan, 2]
+    scores = caption_rows(audit).assign(p_wrong=np.nan, similarity_out=[0.2, 0.1, 0.3] * 100)
+    scores.loc[:2, "p_wrong"], scores.loc[2, "p_word"] = [0.1, np.nan, 0.9], 0.9
     write_table(audit.folder / CAPTION_TABLE, scores)
     words = write_words(audit)[:5].assign(pair_id=scores["pair_id"].iloc[0], caption=2, start=range(5))
     words.at[1, "better"] = words.at[1, "better_probability"] = []
@@ -83,8 +83,9 @@ def test_a_card_has_its_most_suspicious_caption_and_the_most_surprising_words(se
     write_table(audit.folder / WORD_TABLE, words)
     one, two = ask(server, "pairs", rows="0,1")
     assert (one["first"], two["first"], two["words"]) == (2, 1, {})
+    assert (list(one["reasons"]), two["reasons"]) == (["2"], {})
     marks = [[mark[name] for name in ("word", "end", "rank", "strength", "better")] for mark in one["words"]["2"]]
-    assert marks == [["A", 1, 1, 3, [["Fox<b>", "41%"]]], ["b", 2, 3, 1, []], ["e", 5, 2, 2, [["fox<b>", "41%"]]]]
+    assert marks == [["A", 1, 1, 3, [["Fox<b>", "41 %"]]], ["b", 2, 3, 1, []], ["e", 5, 2, 2, [["fox<b>", "41 %"]]]]
 
 
 def test_pictures_come_in_the_size_that_is_asked_for_and_a_grey_square_tells_why(

@@ -82,7 +82,7 @@ def test_every_format_is_complete_and_replaces_only_with_overwrite(format: str, 
     open_review(audit).decide(ids[3:5], RECAPTION, captions=["new"])
     for suffix in about.suffixes:
         path = out / f"it{suffix}"
-        assert write(audit, format, path).line == "97 pairs kept, 3 removed, 2 recaptioned"
+        assert write(audit, format, path).line == "97 exported, 95 of them not reviewed; 3 removed, 2 recaptioned"
         mark = path / "metadata.jsonl" if about.is_folder else path
         mark.write_text("mine")
         with pytest.raises(InputError, match="exists already: choose another --out, or replace it with --overwrite"):
@@ -221,7 +221,7 @@ def test_decisions_have_old_and_new_captions_and_the_scores_of_each(copy: Copy, 
     write_table(audit.folder / PAIRS, pairs)
     scores = caption_rows(audit)
     place = scores["caption"]
-    scores = scores.assign(similarity_out=place / 4, misfit=-place.where(place > 0) / 4, word_misfit=0.5)
+    scores = scores.assign(similarity_out=place / 4, p_wrong=place.where(place > 0) / 4)
     write_table(audit.folder / CAPTION_TABLE, scores)
     open_review(audit).edit({pair_id: Edit(tuple(captions), 0) for pair_id, captions in NEW_CAPTIONS.items()})
     write(audit, "decisions", path)
@@ -236,7 +236,7 @@ def test_decisions_have_old_and_new_captions_and_the_scores_of_each(copy: Copy, 
     for pair_id, captions in NEW_CAPTIONS.items():
         assert (listed(pair_id, "captions"), listed(pair_id, "own_captions")) == (captions, OWN)
     assert listed("images/020.png", "similarity_out_by_caption") == [0, 0.25, 0.5]
-    assert listed("images/020.png", "misfit_by_caption") == [None, -0.25, -0.5]
+    assert listed("images/020.png", "p_wrong_by_caption") == [None, 0.25, 0.5]
     assert table["word_changes"][list(NEW_CAPTIONS)].tolist() == [
         "removed: a toad (caption 2)",
         "a [toad → treefrog] (caption 2)",

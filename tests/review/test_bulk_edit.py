@@ -7,7 +7,7 @@ from clipmem_core.review.bulk_edit import Batch, preview, store
 from clipmem_core.review.cards import cards
 from clipmem_core.review.decisions import KEEP, RECAPTION, REMOVE, Edit, Review, decided, decided_of, open_review
 from clipmem_core.review.queries import caption_keys
-from clipmem_core.review.rows import changed_rows, find_rows, first_queue
+from clipmem_core.review.rows import changed_rows, find_rows
 from clipmem_core.review.selection import Selection
 from tests.fixtures import Copy
 
@@ -100,7 +100,6 @@ def test_a_decision_is_refused_if_the_current_one_is_not_the_expected_one(audit:
 
 
 def test_decided_rows_and_rows_changed_since_an_entry(audit: Audit, review: Review) -> None:
-    assert first_queue(audit) == Selection(order="review_place", ascending=True)
     assert changed_rows(audit) == (0, {})
     place = {pair_id: row for row, pair_id in enumerate(audit.scores["pair_id"])}
     send(review, event_of(audit, 1, "keep"), event_of(audit, 2, "remove", IDS[1]))

@@ -19,7 +19,7 @@ from clipmem_core.review.score_breakdown import (
 )
 from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.membership import Membership
-from tests.fixtures import Copy, Embeddings, embed
+from tests.fixtures import Copy, Embeddings, caption_rows, embed
 from tests.made_encoders import make_units, paradigm_rows
 
 TERMS = ["positive", "negative_text", "negative_image", "alignment", "similarity"]
@@ -98,8 +98,7 @@ def test_a_suggestion_is_one_caption_of_a_pair_the_one_that_fits_its_own_picture
     audit = copy()
     embed(audit)
     write_captions(audit, [[f"poor {row}", f"best {row}", f"fair {row}"] for row in range(100)])
-    table = pd.DataFrame({"pair_id": audit.pairs["pair_id"].repeat(3), "caption": [0, 1, 2] * 100, "misfit": 0.0})
-    table = table.assign(similarity_out=[-0.5, 0.5, np.nan] * 100, word_misfit=0.0)
+    table = caption_rows(audit).assign(similarity_out=[-0.5, 0.5, np.nan] * 100)
     write_table(audit.folder / "captions.parquet", table)
     result = suggested_captions(audit, 99)
     assert len(result.choices) == 3

@@ -280,7 +280,8 @@ def test_an_address_reopens_the_same_selection(selection: Selection, search: dic
     ],
 )
 def test_a_malformed_parameter_is_named_and_ignored(name: str, value: str) -> None:
-    assert from_parameters({name: value, "group": "scored"}) == (Selection(order="misfit", group="scored"), [name])
+    expected = Selection(order="review_place", group="scored")
+    assert from_parameters({name: value, "group": "scored"}) == (expected, [name])
 
 
 def test_a_search_is_ordered_by_match_unless_the_address_says_otherwise() -> None:

@@ -9,32 +9,47 @@ import pandas as pd
 import pytest
 
 from clipmem_core.audit.scoring import wrong_captions
-from clipmem_core.audit.store import SCORES, VERDICT, Audit, write_json, write_table
+from clipmem_core.audit.store import CAPTION_TABLE, SCORES, VERDICT, Audit, write_json, write_table
+from clipmem_core.audit.verdict import summary_lines
 from clipmem_core.columns import PAIR_COLUMNS
-from clipmem_core.review.cards import cards, first_captions, marked
+from clipmem_core.review.cards import cards, explain_captions, first_captions, marked
 from clipmem_core.review.decisions import open_review
-from clipmem_core.review.rows import find_rows
+from clipmem_core.review.rows import find_rows, top_rows
 from clipmem_core.review.selection import RANDOM, Selection
-from clipmem_core.review.wrong_captions import random_check, review_progress, wrong_estimate, wrong_words
-from clipmem_core.scores.prevalence import p_wrong, review_place
-from tests.fixtures import write_words
+from clipmem_core.review.wrong_captions import random_check, review_progress, wrong_estimate, wrong_lines
+from clipmem_core.scores.evidence import Evidence, Probabilities, probabilities
+from clipmem_core.scores.prevalence import WrongCount, review_place
+from tests.fixtures import caption_rows, write_words
 
 Copy = Callable[..., Audit]
+
+
+def with_scores(audit: Audit, wrong: Probabilities) -> None:
+    """Give an audit pairs with these probabilities, and the verdict on them."""
+    pairs = len(wrong.pairs)
+    scores = pd.DataFrame({"pair_id": [f"p{row}" for row in range(pairs)], "group": "scored", "p_wrong": wrong.pairs})
+    scores = scores.assign(misfit=wrong.worst, csls_out=0.0, review_place=review_place(wrong.worst))
+    write_table(audit.folder / SCORES, scores)
+    rows = [[f"p{row}", f"{row}.png", [f"caption {row}"], None, 8, 8, "", None] for row in range(pairs)]
+    table = pd.DataFrame(rows, columns=PAIR_COLUMNS)
+    write_table(audit.folder / "pairs.parquet", table)
+    counted = wrong_captions(table["injected"], scores, wrong)
+    write_json(audit.folder / VERDICT, audit.verdict | {"wrong_captions": counted})
 
 
 def with_counts(audit: Audit, wrong: int, pairs: int) -> None:
     """Give an audit scores of so many pairs, the first of which have wrong captions, and the verdict on them."""
     rng = np.random.default_rng(0)
     fit = np.concatenate([rng.normal(0, 1, wrong), rng.normal(5, 1, pairs - wrong)])
-    table = {"pair_id": [f"p{row}" for row in range(pairs)], "group": "scored", "misfit": -fit, "csls_out": fit}
-    scores = pd.DataFrame(table | {"csls_swapped": rng.normal(0, 1, pairs), "csls_near": rng.normal(2, 1, pairs)})
-    scores["p_wrong"] = p_wrong(fit, scores["csls_swapped"].to_numpy())
-    scores["review_place"] = review_place(-fit, fit)
-    write_table(audit.folder / SCORES, scores)
-    rows = [[f"p{row}", f"{row}.png", [f"caption {row}"], None, 8, 8, "", None] for row in range(pairs)]
-    table = pd.DataFrame(rows, columns=PAIR_COLUMNS)
-    write_table(audit.folder / "pairs.parquet", table)
-    write_json(audit.folder / VERDICT, audit.verdict | {"wrong_captions": wrong_captions(table, scores)})
+    with_scores(audit, probabilities(Evidence(np.ones(pairs, int), fit, rng.normal(0, 1, pairs), -fit)))
+
+
+def with_even(audit: Audit, probability: float, pairs: int) -> list[str]:
+    """Give an audit pairs that are equally likely wrong, and return their ids in the order of the review."""
+    estimate, even = probability * pairs, np.full(pairs, probability)
+    counts = {"pairs": WrongCount(estimate, estimate / 2, 2 * estimate)}
+    with_scores(audit, Probabilities(pd.DataFrame(), even, -np.arange(pairs) / pairs, even, counts, [], None))
+    return [f"p{row}" for row in wrong_estimate(audit)[1].order]
 
 
 def test_removed_and_recaptioned_pairs_count_as_wrong(audit: Audit) -> None:
@@ -53,66 +68,106 @@ def test_removed_and_recaptioned_pairs_count_as_wrong(audit: Audit) -> None:
     assert result.remaining is not None
     assert not result.by_spot_checks
     assert result.remaining[1] <= 30 - len(wrong) <= result.remaining[2]
-    assert wrong_words(audit)[0] == result.sentence
-    assert result.sentence.count("remain") == 1  # one number of wrong captions
+    assert wrong_lines(audit)[-1] == result.sentence
 
 
-def test_spot_checks_replace_an_estimate_that_they_contradict(audit: Audit) -> None:
+def test_spot_checks_replace_an_estimate_that_they_contradict_and_a_finished_check_comes_first(audit: Audit) -> None:
     with_counts(audit, 0, 4000)
-    (count, order), review = wrong_estimate(audit), open_review(audit)
-    assert "at most 194 of the 4,000" in random_check(audit)  # betabinom(3950, .5, 50.5), 97.5 %
-    assert count.estimate is not None
-    assert count.estimate < 10
+    order, review = wrong_estimate(audit)[1], open_review(audit)
+    assert "at most 194 of the 4,000" in random_check(audit)[0]  # betabinom(3950, .5, 50.5), 97.5 %
+    assert "No pair looks wrong" in wrong_lines(audit)[0]
     checked = [f"p{row}" for row in order.drawn[:50]]
     review.decide(checked[:10], "remove")  # errors that the scores do not see
-    assert "10 of 50 checked, 10 wrong" in random_check(audit)
+    assert "10 of 50 checked, 10 wrong" in random_check(audit)[0]
     review.decide(checked[10:], "keep")
-    assert "10 of 50 pairs had a wrong caption. That makes about 800 (" in random_check(audit)
+    assert "bout 800 of all 4,000" in wrong_lines(audit)[0]
     result = review_progress(audit)
     assert result.by_spot_checks
     assert result.remaining is not None
     assert result.remaining[1] < 0.2 * 3950 < result.remaining[2]
-    assert "You can stop" not in result.sentence
+    assert "You can stop" not in " ".join(wrong_lines(audit))
     assert find_rows(audit, Selection(order=RANDOM), page=1, size=50) == order.drawn[:50].tolist()
 
 
-def test_expected_errors_and_the_stop_follow_from_the_probabilities(audit: Audit) -> None:
-    with_counts(audit, 30, 400)
-    scores, review = audit.scores, open_review(audit)
-    order = wrong_estimate(audit)[1].order.tolist()
-    for row in order[:10]:
-        review.decide([f"p{row}"], "remove" if row < 30 else "keep")
-    result = review_progress(audit)
-    assert result.expected == pytest.approx(sum(scores["p_wrong"][row] for row in order[10:60]))
-    assert result.until_stop == 40  # fifty at least
-    review.decide([f"p{row}" for row in order[10:50]], "keep")
-    assert review_progress(audit).until_stop == 0
+def test_spot_checks_of_suspicious_pairs_contradict_nothing(audit: Audit) -> None:
+    with_counts(audit, 300, 2000)
+    order, review = wrong_estimate(audit)[1].order[:400], open_review(audit)
+    review.decide([f"p{row}" for row in order[order < 300]], "remove")
+    review.decide([f"p{row}" for row in order[order >= 300]], "keep")
+    assert not review_progress(audit).by_spot_checks
 
 
-def test_single_captions_have_a_count_and_the_kinds_of_errors_that_are_not_seen(audit: Audit) -> None:
-    with_counts(audit, 30, 400)
-    assert "Single wrong words are not counted." in wrong_words(audit)[0]
-    kinds = [{"kind": "other word", "auroc": 0.84, "seen": True, "up_to": 9}]
-    kinds += [{"kind": "number", "auroc": 0.55, "seen": False, "up_to": 3100}]
-    single = {"captions": {"estimate": 1200.4, "low": 900.0, "high": 1600.0}, "n": 40445, "kinds": kinds}
-    single["words"] = {"estimate": 1250.0, "low": 900.0, "high": 1700.0}
-    wrong = audit.verdict["wrong_captions"] | {"single": single}
-    write_json(audit.folder / VERDICT, audit.verdict | {"wrong_captions": wrong})
-    pairs, captions = wrong_words(audit)[0].split("\n")
-    assert "not counted" not in pairs
-    assert captions == (
-        "About 1,200 of 40,445 other captions have a wrong word (900–1,600). Up to 1,700 words may be wrong. "
-        "This audit can see wrong other words (AUROC 0.84). It cannot see wrong numbers (AUROC 0.55; up to 3,100 may "
-        "remain)."
-    )
+def test_a_reviewer_who_finds_more_than_predicted_sees_both_numbers_rise_at_once(audit: Audit) -> None:
+    ids, review = with_even(audit, 0.02, 4000), open_review(audit)
+    review.decide(ids[:10], "keep")
+    assert review_progress(audit).until_stop == 40  # fifty at least
+    review.decide(ids[10:60], "keep")
+    before = review_progress(audit)
+    assert before.remaining is not None
+    assert (before.until_stop, before.predicted) == (0, pytest.approx(1.2))
+    review.decide(ids[:17], "remove")
+    after = review_progress(audit)
+    assert after.remaining is not None
+    assert after.expected > 5 * before.expected
+    assert after.remaining[0] > 5 * before.remaining[0]
+    assert after.until_stop > 0
+
+
+@pytest.mark.parametrize(("hits", "until_stop"), [(2, 0), (3, 10)])
+def test_three_wrong_ones_in_the_last_ten_forbid_the_stop(audit: Audit, hits: int, until_stop: int) -> None:
+    ids, review = with_even(audit, 0.02, 4000), open_review(audit)
+    assert top_rows(audit, "review_place", size=30) == list(range(30))  # no random spot check
+    review.decide(ids[: 300 - hits], "keep")
+    review.decide(ids[300 - hits : 300], "remove")
+    assert review_progress(audit).until_stop == until_stop
+
+
+def test_the_lines_have_a_count_of_what_is_seen_alone() -> None:
+    def count(estimate: float, low: float, high: float) -> dict[str, float]:
+        return {"estimate": estimate, "low": low, "high": high}
+
+    kinds = [{"kind": "other word", "seen": True}, {"kind": "number", "seen": False}]
+    wrong = {"missing": None, "pairs": count(0.2, 0, 6), "kinds": kinds, "several": True, "stop": 900}
+    wrong |= {"left": [60.2, 20.0, 80.0], "injected": 0, "injected_vague": 0}
+    single = {"captions": count(701, 610, 790), "words": count(500.4, 360, 980)}
+    counts, unseen, advice = summary_lines({"checks": [{"name": "", "good": True}], "wrong_captions": wrong | single})
+    assert re.findall(r"[\d,]+", counts) == ["6", "701", "610", "790", "500", "360", "980"]
+    assert ("numbers" in unseen, "words" in unseen) == (True, False)
+    assert re.findall(r"\d+", advice) == ["900", "60"]
+    counts, unseen, _ = summary_lines({"wrong_captions": wrong | {"kinds": []}})
+    assert "words" not in counts
+    assert "single wrong captions" in unseen.lower()
+    assert "words" in unseen
+    blind = wrong | single | {"kinds": kinds[1:]}
+    assert "words" not in summary_lines({"wrong_captions": blind})[0]
+    assert summary_lines({"wrong_captions": {"missing": "too few pairs"}}) == ["Too few pairs.", "", ""]
 
 
 def test_unlikely_words_are_marked_in_escaped_text(copy: Copy) -> None:
     audit = copy()
     shown = cards(audit, range(10))
     write_words(audit)
-    firsts = first_captions(audit, shown, Selection(order="caption_misfit"))
+    firsts = first_captions(audit, shown, Selection(order="review_place"))
     for card in shown:
         html = marked(card.captions[0], firsts[card.pair_id][1])
         assert unescape(re.sub("</?u[^>]*>", "", html)) == card.captions[0]
         assert set(re.findall("<([a-z]+)", html)) == {"u"}
+
+
+def test_a_reason_is_given_from_one_half_and_a_word_is_suggested_if_it_makes_the_caption_likelier_right(
+    audit: Audit,
+) -> None:
+    rows, words = caption_rows(audit), write_words(audit)
+    parts = [[0.6, 0.3, 0.05, 0.95], [0.0, 0.1, 0.8, 0.9], [0.0, 0.3, 0.3, 0.6]]
+    rows.loc[:2, ["p_pair", "p_caption", "p_word", "p_wrong"]] = parts
+    write_table(audit.folder / CAPTION_TABLE, rows)
+    write_table(audit.folder / "words.parquet", words.assign(p_wrong=0.8))
+    pair_id = rows["pair_id"][0]
+    reasons, marks = explain_captions(audit, [pair_id, rows["pair_id"][3]])
+    assert list(reasons) == [pair_id]
+    assert "90 %" in reasons[pair_id][0]
+    assert "80 %" in reasons[pair_id][1]
+    assert words["word"][1] in reasons[pair_id][1]
+    assert "60 %" in reasons[pair_id][2]
+    assert sorted(marks[pair_id]) == [1, 2]  # none in the caption of another picture
+    assert [bool(marks[pair_id][caption][0]["better"]) for caption in (1, 2)] == [True, False]  # .8 · .41 / .997 > .1
