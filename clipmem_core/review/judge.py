@@ -59,7 +59,7 @@ FORMATS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
         partial(pd.DataFrame.to_csv, index=False),
     ),
     ".jsonl": (
-        partial(pd.read_json, lines=True, dtype=False, convert_dates=False),
+        partial(pd.read_json, lines=True, dtype=False),
         partial(pd.DataFrame.to_json, orient="records", lines=True, force_ascii=False),
     ),
     ".parquet": (pd.read_parquet, partial(pd.DataFrame.to_parquet, index=False)),

@@ -115,6 +115,7 @@ MOMENTS = (
     "os.rename:.part/0.npy",  # features are computed, and not saved yet
     "os.rename:/keys.bin",  # they are in the index, and their keys are not written yet
     "os.rename:0/state.pt",  # a word model is trained, and its state not saved yet
+    "os.rename:words/0.pt",  # the model is kept, and its predictions are not saved yet
     "os.rename:1/predictions.npz",
     "os.rename:a/words.parquet",
     "os.rename:r0-f1/trajectory.npy",

@@ -8,7 +8,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from clipmem_core.audit.word_table import word_scores
-from clipmem_core.scores.words import split_words, word_misfit
+from clipmem_core.scores.words import mean_ratio, split_words
 from clipmem_core.training import word_model
 
 COLOURS = ("red", "green", "blue", "black")
@@ -42,7 +42,7 @@ def test_changed_words_are_the_most_surprising(
     captions[380 : 380 + len(ODD)] = [[text] for text in ODD]
     options: dict[str, Any] = {"text_tower": None, "seed": 0, "precision": precision}
     words, surprise = word_scores(captions, features, (rng.random(400) >= 0.5).astype(int), **options)
-    scores = word_misfit(surprise, words.caption_start)
+    scores = mean_ratio(surprise[:, 0], words.caption_start)
     wrong = scores[words.pair_start[changed]]
     right = np.delete(scores[words.pair_start[:380]], changed)
     assert (wrong[:, None] > right).mean() > 0.95
