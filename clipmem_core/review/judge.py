@@ -13,6 +13,7 @@ elsewhere with p_elsewhere = p_pair · p_other + (1 − p_pair) · q_caption, wi
 elsewhere has no wrong word: p_word = (1 − p_elsewhere) · q_word, and p_wrong = p_elsewhere + p_word.
 """
 
+import collections
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -50,7 +51,7 @@ from clipmem_core.scores.words import Words, mean_ratio, number_words
 
 OWN, BEST = "own", "best"  # columns: whether a caption is of the pair's own, and whether it is the pair's best
 COLUMNS = (c.SIMILARITY_OUT, c.MARGIN_OUT, c.AGREEMENT, c.P_PAIR, c.P_CAPTION, c.P_WORD, c.P_WRONG)
-PLACE, NUMBER = "place", "number"  # of a pair among those with candidates, and of a caption in its pair
+PLACE, NUMBER = "_place", "_number"  # of a pair among those with candidates, and of a caption in its pair
 BLOCK = 2_048  # candidates whose evidence is in memory at a time
 WORDS_FROM = {"0": (-1, 1), "1": (0,)}  # the halves of the pairs that each word model predicts
 FORMATS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
@@ -94,16 +95,15 @@ def judge(audit: Audit, candidates: pd.DataFrame, progress: Report = lambda done
         scores.append(_judge_block(audit, fitted, pairs, own, place[part], candidates[c.CAPTION].tolist()[part]))
         if len(place) > BLOCK:
             progress(min(at + BLOCK, len(place)), len(place))
-    facts = pairs[[c.PAIR_ID, c.IMAGE]].iloc[place].reset_index(drop=True)
-    others = candidates.drop(columns=[*facts, *COLUMNS, OWN, BEST], errors="ignore").reset_index(drop=True)
-    new = pd.concat([facts, others, pd.concat(scores, ignore_index=True)], axis=1).assign(**{OWN: False})
-    table = pd.concat([own, new.assign(**{PLACE: place})], ignore_index=True)
-    # That all captions of the pair belong elsewhere counts against a candidate only if it does not fit the picture.
-    # So it does here against the pair's own.
+    new = candidates.reset_index(drop=True)
+    new[[c.PAIR_ID, c.IMAGE]] = pairs[[c.PAIR_ID, c.IMAGE]].iloc[place].to_numpy()
+    new[[*COLUMNS]] = np.concatenate(scores)
+    new[OWN], new[PLACE] = False, place
+    table = pd.concat([own, new], ignore_index=True)
+    # p_pair counts against a candidate as far as it does not fit the picture. So it does here against own captions.
     excused = own[c.P_PAIR] * (1 - _posterior(fitted, "pairs", own[c.CSLS_OUT].to_numpy()))
-    wrong = table[c.P_WRONG] - excused.reindex(table.index, fill_value=0.0)
-    order = table.assign(wrong=wrong).dropna(subset="wrong").sort_values("wrong", kind="stable")
-    table[BEST] = table.index.isin(order.drop_duplicates(PLACE).index)
+    wrong = table[c.P_WRONG].sub(excused, fill_value=0.0)
+    table[BEST] = table.index.isin(wrong.dropna().groupby(table[PLACE]).idxmin())
     table = table.sort_values(PLACE, kind="stable", ignore_index=True).drop(columns=[PLACE, NUMBER, c.CSLS_OUT])
     first = [c.PAIR_ID, c.IMAGE, c.CAPTION, OWN, BEST, *COLUMNS]
     return table[[*first, *(name for name in table if name not in first)]]
@@ -143,29 +143,30 @@ def _own_captions(audit: Audit, pairs: pd.DataFrame) -> pd.DataFrame:
 
 def _judge_block(
     audit: Audit, fitted: dict[str, Any], pairs: pd.DataFrame, own: pd.DataFrame, place: np.ndarray, texts: list[str]
-) -> pd.DataFrame:
-    """Return the scores `COLUMNS` of candidates for the pairs at some places."""
-    # The caption itself, and those that are probably wrong, say nothing about it.
-    usable = dict(iter(own[~(own[c.P_CAPTION] > HALF)].groupby(PLACE)))
-    found = [usable.get(at, own[:0]) for at in place]
-    siblings = [part[part[c.CAPTION] != text] for part, text in zip(found, texts, strict=True)]
+) -> np.ndarray:
+    """Return the scores `COLUMNS` of candidates for the pairs at some places, [n_candidates, n_columns]."""
+    usable = collections.defaultdict(list)  # captions that are probably wrong say nothing about a candidate
+    right = own[~(own[c.P_CAPTION] > HALF)]
+    for at, number, caption in zip(right[PLACE], right[NUMBER], right[c.CAPTION], strict=True):
+        usable[at].append((number, caption))
+    siblings = [[each for each in usable[at] if each[1] != text] for at, text in zip(place, texts, strict=True)]
     rows = pairs[ROW].to_numpy()[place]
     similarity, margin, fit = _out_of(audit, texts, rows).T
     agree = np.full((len(texts), 2), np.nan)
     by_siblings = np.full(len(texts), np.nan)
     if fitted["ratio"] is not None:
-        agree = _agreement(audit, texts, rows, [part[NUMBER].to_numpy() for part in siblings])
+        agree = _agreement(audit, texts, rows, [[number for number, _ in part] for part in siblings])
         ratios = log_ratio(np.array(fitted["ratio"]), np.column_stack([agree, margin]))
         by_siblings = _posterior(fitted, "captions", -ratios)
     by_picture = _posterior(fitted, "pairs", fit)
     alone = np.isnan(by_siblings)
     wrong_pair = own.groupby(PLACE)[c.P_PAIR].first().fillna(0.0).to_numpy()[place]
     elsewhere = np.where(alone, by_picture, wrong_pair * by_picture + (1 - wrong_pair) * by_siblings)
-    captions = [[text, *part[c.CAPTION]] for text, part in zip(texts, siblings, strict=True)]
+    captions = [[text, *(caption for _, caption in part)] for text, part in zip(texts, siblings, strict=True)]
     words = _posterior(fitted, "words", -_word_ratios(audit, pairs.iloc[place], captions))
     by_word = (1 - elsewhere) * np.nan_to_num(words)
     values = (similarity, margin, agree[:, 0], np.where(alone, elsewhere, 0.0), np.where(alone, 0.0, elsewhere))
-    return pd.DataFrame(dict(zip(COLUMNS, (*values, by_word, elsewhere + by_word), strict=True)))
+    return np.column_stack([*values, by_word, elsewhere + by_word])
 
 
 def _posterior(fitted: dict[str, Any], kind: str, fit: np.ndarray) -> np.ndarray:
@@ -212,16 +213,16 @@ def _beside_external(
     return np.column_stack([similarity, margin, detectors.csls(similarity, by_image, by_text)])
 
 
-def _agreement(audit: Audit, texts: Sequence[str], rows: np.ndarray, siblings: Sequence[np.ndarray]) -> np.ndarray:
+def _agreement(audit: Audit, texts: Sequence[str], rows: np.ndarray, siblings: Sequence[Sequence[int]]) -> np.ndarray:
     """Return the `agreement` of candidates with captions of their pairs, given by number, [n, 2]; NaN without any."""
     stored, first = search.features_of_captions(audit)
-    places = np.concatenate([first[row] + numbers for row, numbers in zip(rows, siblings, strict=True)])
+    places = [first[row] + number for row, numbers in zip(rows, siblings, strict=True) for number in numbers]
     start = np.concatenate([[0], np.cumsum([1 + len(numbers) for numbers in siblings])])
     features = np.empty((start[-1], stored.shape[1]), np.float32)
     is_candidate = np.zeros(start[-1], bool)
     is_candidate[start[:-1]] = True
     features[is_candidate] = search.text_features_of(audit.record.config, texts)
-    features[~is_candidate] = stored[places.astype(np.int64)]
+    features[~is_candidate] = stored[np.array(places, np.int64)]
     return agreement(features, start)[start[:-1]]
 
 
