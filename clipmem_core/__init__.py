@@ -9,7 +9,8 @@ __version__ = "0.1.0"
 
 
 def open_audit(name: str) -> "AuditFrames":
-    """Return a finished audit as tables: `.pairs`, `.scores`, `.captions`, `.decisions`, `.table()`, `.search()`.
+    """Return a finished audit as tables: `.pairs`, `.scores`, `.captions`, `.decisions`, `.table()`, `.search()`,
+    `.judge()`.
 
     Args:
         name: the audit's, in the data folder (`data/`, or what the variable CLIPMEM_DATA says).

@@ -237,6 +237,20 @@ def _results(
     write_results(audit, path)
 
 
+def _judge(
+    name: Name,
+    candidates: Annotated[str, ("CANDIDATES", "a CSV, JSON Lines or Parquet file: caption, and pair_id or image")],
+    out: Annotated[str, "the file to write; empty adds -judged to the name of CANDIDATES"] = "",
+) -> None:
+    """Give captions from elsewhere the probability that they are wrong, and mark the best of each pair."""
+    from clipmem_core.review.judge import judge_file
+
+    path = _file_to_write(out) if out else None
+    with _screen() as screen:
+        line = judge_file(_opened(name), Path(candidates).expanduser(), path, screen.captions)
+        screen.say(line)
+
+
 def _map(audit: Name, name: Annotated[str, ("MAP", "a member and its embeddings, such as r0-f0.image")]) -> None:
     """Place the embeddings of an audit on a map, which the page Map of embeddings shows."""
     from clipmem_core.review.maps import make_map
@@ -268,7 +282,7 @@ def _check(*arguments: str) -> None:
 
 TYPED = (
     *(_inspect, _fetch, _audit, _score, _study, _benchmark, _units, _paradigms),
-    *(_map, _export, _reaudit, _results, _list),
+    *(_judge, _map, _export, _reaudit, _results, _list),
 )
 COMMANDS: dict[str, Callable[..., None]] = {command.__name__[1:]: command for command in TYPED}
 # Run in detached processes, not in a terminal

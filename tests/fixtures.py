@@ -135,7 +135,7 @@ def made_scores(pairs: pd.DataFrame, groups: np.ndarray, rng: np.random.Generato
     null = ~np.isin(groups, ["candidate", "independent", "scored"])
     scores.loc[null, ["misfit", "learned", "q_value"]] = np.nan
     scores["log_probability_second"] = np.nan  # one round of training
-    scores["review_place"] = scores["misfit"].rank(ascending=False)
+    scores["suspicion"], scores["review_place"] = scores["misfit"], scores["misfit"].rank(ascending=False)
     scores["p_wrong"] = pd.Series(rng.uniform(size=len(pairs))).where(scores["review_place"].notna())
     return scores
 

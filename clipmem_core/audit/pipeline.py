@@ -211,6 +211,10 @@ def _score(audit: Audit, progress: Progress) -> None:
         scores = scoring.update_scores(scores, **{c.LOG_PROBABILITY_SECOND: second})
     captions, of_captions = scoring.caption_table(audit, scores, progress.caption_counts, sides, progress.words)
     progress.wrong = wrong = probabilities(of_captions)
+    curves = {name: np.array(count.curve).tolist() for name, count in wrong.counts.items() if not count.missing}
+    ratio = None if wrong.ratio is None else wrong.ratio.tolist()
+    fitted = {"missing": wrong.counts["pairs"].missing, "curves": curves, "ratio": ratio}
+    store.write_json(audit.folder / store.FITTED, fitted)
     store.write_table(audit.folder / store.CAPTION_TABLE, pd.concat([captions, wrong.captions], axis=1))
     if len(progress.words):
         store.add_column(audit.folder / store.WORD_TABLE, c.P_WRONG, wrong.words)

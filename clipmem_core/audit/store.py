@@ -149,6 +149,8 @@ MEMBERSHIP = "membership.parquet"
 SCORES = "scores.parquet"
 CAPTION_TABLE = "captions.parquet"  # optional: one row per caption
 WORD_TABLE = "words.parquet"  # optional: one row per word that the word model reads
+WORD_MODELS = "words"  # optional: folder of the word models, and of what turns their predictions into `surprise`
+FITTED = "p_wrong.json"  # what turns the evidence on a caption into p_wrong
 CHECK_TABLE = "checks.parquet"  # optional, not in the manifest: it is recomputed if missing
 UTILITY = "utility.parquet"
 VERDICT = "verdict.json"
@@ -467,7 +469,7 @@ def broken_files(folder: Path) -> list[str]:
 
 
 def reopen(audit: Audit, broken: Sequence[str]) -> None:
-    """Make an audit unfinished; members with a broken file are trained again."""
+    """Make an audit unfinished; members and word models with a broken file are trained again."""
     first = [name for name in broken if Path(name).name in (CONFIG, PAIRS, QUARANTINE, MEMBERSHIP)]
     if first:
         raise InputError(f"{audit.folder / first[0]} is broken: delete {audit.folder} and run the audit again")
@@ -475,4 +477,6 @@ def reopen(audit: Audit, broken: Sequence[str]) -> None:
         for path in audit.member(member).rglob("*"):
             if path.is_file() and path.name != CONFIG:
                 path.unlink()
+    if any(name.startswith(WORD_MODELS) for name in broken):
+        (audit.folder / WORD_TABLE).unlink(missing_ok=True)
     (audit.folder / MANIFEST).unlink()

@@ -29,11 +29,12 @@ from clipmem_core.io import DELETE, reading, replacing
 from clipmem_core.scores.evidence import fit_words, surprise, word_evidence
 from clipmem_core.scores.membership import draw_word_halves
 from clipmem_core.scores.words import CONSISTENT, WORD, Words, changed_words, kind_of, split_words
-from clipmem_core.training.word_model import VECTOR, Predictions, fit, predict, word_vectors
+from clipmem_core.training.trainer import save_atomically
+from clipmem_core.training.word_model import VECTOR, Predictions, WordModel, fit, predict, word_vectors
 
-FOLDER = "words"  # of the models, a folder each, until their predictions are written
-HALVES = ("0", "1")
+HALVES = ("0", "1")  # names of the models; each has a folder until words.parquet is written
 STATE, PREDICTED, SHARE = "state.pt", "predictions.npz", "share.json"
+RATIOS = "ratios.json"  # of `fit_words`
 NOTABLE = 0.0  # better words are stored of words that are more surprising than this
 SMALL = 2_000  # captions: their models train in less time than a process takes to start
 REPORTED = 2.0  # seconds between two reports of progress
@@ -53,13 +54,13 @@ def predict_half(
     into: Predictions,
     state: Path | None = None,
     progress: Callable[[float], None] = lambda share: None,
-) -> None:
-    """Train a word model on the rows `trained`, and write its predictions of the words of the rows `predicted`.
+) -> WordModel | None:
+    """Train a word model on the rows `trained`, write its predictions of the words of the rows `predicted`, return it.
 
     `text_tower` embeds each word as an input, if there is one; a killed training resumes from the file `state`.
     """
     if words.vocabulary_size < 4 or not len(trained):
-        return
+        return None
     vectors = None
     if text_tower and len(words.spelled) > VECTOR:
         vectors = word_vectors(text_features([_embedded(words)], text_tower)[0])
@@ -67,6 +68,26 @@ def predict_half(
     model = fit(words, pictures, trained, vectors, progress=lambda share: progress(0.8 * share), **options)
     changed = changed_words(words, seed=SEED)
     predict(model, words, pictures, predicted, changed, into, lambda share: progress(0.8 + 0.2 * share))
+    return model
+
+
+def save_model(model: WordModel, words: Words, path: Path) -> None:
+    """Write a word model with what it needs to predict the words of other captions."""
+    vectors = None if model.vectors is None else model.vectors.half()
+    known = {name: getattr(words, name) for name in ("spelled", "vocabulary_size")}
+    known |= {"frequency": torch.from_numpy(words.frequency), "precision": model.precision, "vectors": vectors}
+    save_atomically({"state": model.state_dict()} | known, path)
+
+
+def load_model(path: Path) -> tuple[WordModel, Words]:
+    """Read a word model, and the words that it was trained on, without captions."""
+    stored = torch.load(path, weights_only=True)
+    state, vectors, size = stored["state"], stored["vectors"], stored["vocabulary_size"]
+    vectors = None if vectors is None else vectors.float()
+    model = WordModel(size, np.zeros((1, len(state["centre"]))), vectors, stored["precision"])
+    model.load_state_dict(state)
+    none = np.zeros(1, np.int64)
+    return model.eval(), Words(stored["spelled"], size, none[:0], none, none, stored["frequency"].numpy())
 
 
 def word_precision(config: AuditConfig) -> str:
@@ -89,15 +110,25 @@ def _words_of(audit: Audit) -> Words:
     return split_words(captions for batch in batches for captions in batch[c.CAPTIONS].to_pylist())
 
 
-def surprises(words: Words, predicted: Predictions) -> np.ndarray:
-    """Return how surprising each word is, and the word it is compared with, [n_words, 2]: log-likelihood ratios that it
-    is wrong, NaN if not predicted."""
-    changed = changed_words(words, seed=SEED)
+def predicted_evidence(words: Words, predicted: Predictions, changed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the `word_evidence` of each word and of the word it is compared with, [n_words, 2, 4], and its kind."""
     ids = np.where(words.ids < words.vocabulary_size, words.ids, 0)
     frequency = words.frequency[np.column_stack([ids, changed])]
     evidence = word_evidence(predicted.alone, predicted.together, np.where(frequency > 0, frequency, np.nan))
-    kinds = np.array([-1, -1, *map(kind_of, words.spelled[: words.vocabulary_size - 2])])[ids]
-    return surprise(fit_words(evidence, kinds), evidence, kinds)
+    return evidence, np.array([-1, -1, *map(kind_of, words.spelled[: words.vocabulary_size - 2])])[ids]
+
+
+def surprises(words: Words, predicted: Predictions) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Return how surprising each word is, and the word it is compared with, [n_words, 2]: log-likelihood ratios that it
+    is wrong, NaN if not predicted; and the result of `fit_words`."""
+    evidence, kinds = predicted_evidence(words, predicted, changed_words(words, seed=SEED))
+    # A word that a caption repeats a thousand times counts once.
+    caption = np.repeat(np.arange(len(words.caption_start) - 1), np.diff(words.caption_start))
+    different = np.unique(
+        caption * words.vocabulary_size + np.minimum(words.ids, words.vocabulary_size), return_index=True
+    )[1]
+    ratios = fit_words(evidence[different], kinds[different])
+    return surprise(ratios, evidence, kinds), ratios
 
 
 def word_scores(
@@ -119,7 +150,7 @@ def word_scores(
     for number, rows in enumerate(rows_of_models(half)):
         if pictures is not None:
             predict_half(words, pictures, *rows, seed=seed + number, **options)
-    return words, surprises(words, into)
+    return words, surprises(words, into)[0]
 
 
 def predicted_words(words: Words, surprises: np.ndarray) -> pd.DataFrame:
@@ -141,7 +172,7 @@ def run_halves(folder: Path, names: Sequence[str]) -> None:
     group, clusters = shared.membership[c.GROUP].to_numpy(), store.read_prepared(folder).clusters
     models = rows_of_models(draw_word_halves(group, clusters, seed=shared.config.seed))
     for name in names:
-        half_folder, before = folder / FOLDER / name, time.monotonic()
+        half_folder, before = folder / store.WORD_MODELS / name, time.monotonic()
 
         def report(share: float, half_folder: Path = half_folder) -> None:
             nonlocal before
@@ -152,7 +183,9 @@ def run_halves(folder: Path, names: Sequence[str]) -> None:
         into = Predictions.empty(len(words.ids))
         options: Any = {"text_tower": text_tower, "seed": shared.config.seed + int(name), "into": into}
         options |= {"precision": word_precision(shared.config), "state": half_folder / STATE, "progress": report}
-        predict_half(words, pictures, *models[int(name)], **options)
+        model = predict_half(words, pictures, *models[int(name)], **options)
+        if model:
+            save_model(model, words, half_folder.with_suffix(".pt"))
         with replacing(half_folder / PREDICTED) as temporary, temporary.open("wb") as file:
             np.savez(file, **into._asdict())
 
@@ -161,9 +194,9 @@ def ensure_words(
     audit: Audit, executor: Executor | None, *, at_once: int, threads: int, watch: Callable[[float], None]
 ) -> None:
     """Write words.parquet unless it exists: train both models, or resume them, and merge their predictions."""
-    path, folder = audit.folder / store.WORD_TABLE, audit.folder / FOLDER
-    if path.is_file():
-        shutil.rmtree(folder, ignore_errors=True)
+    folder = audit.folder / store.WORD_MODELS
+    if (audit.folder / store.WORD_TABLE).is_file():
+        _remove_state(folder)
         return
     words, config = _words_of(audit), audit.record.config
     if executor is None and opens_towers(config) and (tower := towers_of(config).text):
@@ -188,7 +221,12 @@ def ensure_words(
     for whole, part in zip(merged, second, strict=True):
         whole[added] = part[added]
     _write_words(audit, words, merged)
-    shutil.rmtree(folder)
+    _remove_state(folder)
+
+
+def _remove_state(folder: Path) -> None:
+    for name in HALVES:
+        shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def read_words(audit: Audit, counts: np.ndarray) -> pd.DataFrame:
@@ -217,7 +255,9 @@ def read_words(audit: Audit, counts: np.ndarray) -> pd.DataFrame:
 
 def _write_words(audit: Audit, words: Words, predicted: Predictions) -> None:
     """Write a row for each word that was predicted, in blocks."""
-    values, spelled = surprises(words, predicted), np.array(["", "", *words.spelled], dtype=object)
+    values, ratios = surprises(words, predicted)
+    store.write_json(audit.folder / store.WORD_MODELS / RATIOS, [ratio.tolist() for ratio in ratios])
+    spelled = np.array(["", "", *words.spelled], dtype=object)
     first, writer = 0, None
     with replacing(audit.folder / store.WORD_TABLE) as temporary:
         batches = store.pair_blocks(audit, [c.PAIR_ID, c.CAPTIONS])

@@ -174,8 +174,7 @@ class Pairs extends Part {
         this.on(window, 'keydown', event => this.key(event), true)
         this.on(root, 'click', event => {
             const act = event.target.closest('[data-act]')?.dataset.act
-            if (act) this.act(act, event)
-            else this.click(event)
+            act ? this.act(act, event) : this.click(event)
         })
         this.on(this.find('refused'), 'click', () => this.drawRefusals([]))
         this.drawRefusals()
@@ -278,9 +277,8 @@ class Pairs extends Part {
     // Show the decisions that are still in the outbox.
     adopt() {
         outbox.adopt(this.data.dataset)
-        for (const {rows = [], shows, captions} of this.pending) {
-            if (shows !== undefined) for (const row of rows) this.set(row, shows, captions ?? this.captions.get(row))
-        }
+        for (const {rows = [], shows, captions} of this.pending.filter(event => event.shows !== undefined))
+            for (const row of rows) this.set(row, shows, captions ?? this.captions.get(row))
         this.later('poll', POLL, () => this.poll())
     }
 

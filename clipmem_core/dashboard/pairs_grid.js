@@ -149,8 +149,7 @@ class Grid extends Pairs {
         this.draw()
         const node = this.find('current')
         node?.focus({preventScroll: true})
-        const {top, bottom} = node?.getBoundingClientRect() ?? {}
-        if (top < 110 || bottom > innerHeight) node.scrollIntoView({block: 'nearest'})
+        node?.scrollIntoView({block: 'nearest'})
     }
 
     // Turn the page once all decisions are stored: they change which undecided pairs come next.
@@ -178,10 +177,8 @@ class Grid extends Pairs {
     }
 
     select(from, to, on = true) {
-        for (const card of this.data.cards.slice(Math.min(from, to), Math.max(from, to) + 1)) {
-            if (on) this.selected.set(card.row, card)
-            else this.selected.delete(card.row)
-        }
+        for (const card of this.data.cards.slice(Math.min(from, to), Math.max(from, to) + 1))
+            on ? this.selected.set(card.row, card) : this.selected.delete(card.row)
         this.draw()
     }
 

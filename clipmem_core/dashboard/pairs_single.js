@@ -1,7 +1,7 @@
 // One pair after another: a key decides on the pair on screen; a key pressed before the pair was painted is ignored, visibly.
 
 const AHEAD = 20 // pairs that are preloaded
-const REST = 300 // milliseconds on a pair until its suggestions are requested, which cost the server a search
+const REST = 300 // milliseconds on a pair, or without a key, until the server is asked about it
 const WORDS = 2 // keys of likelier words; the third is of a suggested caption
 const SINGLE_KEYS = {k: 'keep', x: 'drop', e: 'edit', u: 'undo', arrowleft: 'previous', arrowright: 'next', 1: 1, 2: 2, 3: 3}
 
@@ -11,11 +11,9 @@ const asLines = captions => captions.map(text => text.split(/\s+/).join(' ').tri
 class Single extends Pairs {
     constructor(root, data) {
         super(root, data)
-        Object.assign(this, {rows: [], place: 0, shown: null, painted: Infinity, editing: false, choices: []})
-        Object.assign(this, {at: new Map(), suggestions: new Map(), path: location.pathname})
+        Object.assign(this, {rows: [], place: 0, editing: false, at: new Map(), suggestions: new Map(), path: location.pathname})
         this.visited = new Set() // rows that were decided here: "Undecided only" does not hide them from the arrows
-        this.box = root.querySelector('textarea')
-        this.only = this.find('undecided')
+        Object.assign(this, {box: root.querySelector('textarea'), only: this.find('undecided')})
         this.only.checked = data.undecided
         root.querySelector('.review').classList.toggle('follows', Boolean(data.follows))
         this.on(this.only, 'change', () => this.place < this.rows.length ? this.draw() : this.go(this.next(0)))
@@ -24,6 +22,7 @@ class Single extends Pairs {
             else if (event.key === 'Enter' && !event.isComposing && (event.ctrlKey || event.metaKey)) this.recaption(event)
         })
         this.on(this.find('edit'), 'submit', event => this.recaption(event))
+        this.on(this.box, 'input', () => this.later('judge', REST, () => this.judge()))
         this.open()
     }
 
@@ -300,6 +299,16 @@ class Single extends Pairs {
         this.find('edit').hidden = false
         this.box.selectionEnd = asLines(currentCaptions.slice(0, place + 1)).length // the caret is after the caption in focus
         this.box.focus()
+        this.judge()
+    }
+
+    // Show how likely the line with the caret is wrong, and the caption that it replaces. The last request counts.
+    async judge() {
+        const {value, selectionStart} = this.box, line = value.slice(0, selectionStart).split('\n').length - 1
+        const [caption, before] = [value, this.unchanged].map(text => text.split('\n')[line] ?? '')
+        const answer = await this.ask('judge', {row: this.shown?.row, caption, before}).catch(() => null)
+        const {text = ''} = await answer?.json() ?? {}
+        if (this.box.value === value) this.write({judged: text})
     }
 
     recaption(event) {

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote, urlsplit
 
+import pandas as pd
 import streamlit as st
 from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
@@ -26,13 +27,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
 from clipmem_core.audit.store import MEMBERSHIP, PAIRS, Audit, audits_folder, is_name
-from clipmem_core.columns import IMAGE, REVIEW_PLACE
+from clipmem_core.columns import CAPTION, IMAGE, P_WRONG, PAIR_ID, REVIEW_PLACE
 from clipmem_core.config import InputError
 from clipmem_core.dashboard.cards import FULL_SIDE, LARGE_SIDE, SIDE, WORKERS, thumbnail
 from clipmem_core.dashboard.plain import number, one_line
 from clipmem_core.review.bulk_edit import Batch, store
-from clipmem_core.review.cards import cards, explain_captions, shown_score, suspicious_captions
+from clipmem_core.review.cards import cards, explain_captions, percent, shown_score, suspicious_captions
 from clipmem_core.review.decisions import Codes, decided, open_review
+from clipmem_core.review.judge import OWN, judge
 from clipmem_core.review.queries import cached, caption_keys, fetch_numbered, find_row
 from clipmem_core.review.rows import changed_rows, count_pairs, find_rows
 from clipmem_core.review.score_breakdown import QUALITY, suggested_captions
@@ -110,6 +112,7 @@ def routes() -> list[BaseRoute]:
     """Return the routes below `PREFIX`."""
     base = st.get_option("server.baseUrlPath").strip("/")
     answers = {"queue": _queue, "changes": _changes, "pairs": _pairs, "picture": _picture, "suggestions": _suggest}
+    answers["judge"] = _judge
     below = [Route(f"/{name}", _explained(answer), methods=["GET"]) for name, answer in answers.items()]
     below.append(Route("/events", take_events, methods=["POST"]))
     return [Mount(f"/{base}/{PREFIX}" if base else f"/{PREFIX}", routes=below)]
@@ -249,6 +252,25 @@ def _suggestions(audit: Audit, row: int) -> dict[str, Any]:
         "choices": [{"caption": each.caption, "cosine": each.cosine} for each in suggestions.choices],
         "quality": QUALITY,
     }
+
+
+def _judge(request: Request) -> Response:
+    """Answer with the probability that a caption that is being typed is wrong, and that of the caption in its place."""
+    audit, row = _parse(request)[0], _numbers(request, "row")[0]
+    caption, before = (" ".join(request.query_params.get(name, "").split()) for name in ("caption", "before"))
+    pairs = fetch_numbered(audit.folder / PAIRS, [PAIR_ID], [row])
+    if not caption or row not in pairs:
+        return _json({"text": ""})
+    with _one_search:
+        try:
+            table = judge(audit, pd.DataFrame({PAIR_ID: pairs[row], CAPTION: [caption]}))
+        except InputError as error:
+            return _json({"text": one_line(error)})
+    own, (typed,) = table[table[OWN]], table.loc[~table[OWN], P_WRONG]
+    replaced = own.loc[own[CAPTION].str.split().str.join(" ") == before, P_WRONG].tolist()
+    now = f"{percent(replaced[0])} now" if replaced else ""
+    parts = [now] if caption == before else [f"{percent(typed)} as typed", now]
+    return _json({"text": f"Probability that it is wrong: {', '.join(filter(None, parts))}"})
 
 
 async def take_events(request: Request) -> Response:

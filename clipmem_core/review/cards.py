@@ -19,6 +19,7 @@ from clipmem_core.config import InputError
 from clipmem_core.dataset.pictures import decode
 from clipmem_core.dataset.readers.containers import read_bytes
 from clipmem_core.review.decisions import Decision, open_review
+from clipmem_core.review.judge import judge
 from clipmem_core.review.queries import check_captions, fetch_numbered, fetch_pairs, mismatched_tables, number
 from clipmem_core.review.search import search
 from clipmem_core.review.selection import CAPTION, RANDOM, Selection
@@ -256,6 +257,13 @@ class AuditFrames(Audit):
         captions = [captions[max(number, 0)] for (_, captions), number in zip(pairs, found.captions, strict=True)]
         columns = {c.PAIR_ID: [pair_id for pair_id, _ in pairs], "caption": captions, "similarity": found.similarity}
         return pd.DataFrame(columns)
+
+    def judge(self, candidates: pd.DataFrame) -> pd.DataFrame:
+        """Return the probability that captions from elsewhere are wrong, beside those of the captions that pairs have.
+
+        `candidates` has caption, and pair_id or image; `best` marks the best caption of each pair.
+        """
+        return judge(self, candidates)
 
     def table(self) -> pd.DataFrame:
         """Return pairs, scores and decisions in one row a pair.

@@ -148,13 +148,16 @@ def fetch_arrow(path: Path, query: str, **tables: Table) -> pa.Table:
         return result.to_arrow_table()
 
 
-def fetch_pairs(path: Path, columns: Sequence[str], pair_ids: Iterable[str], *, end: str = "") -> pa.Table:
-    """Return pair_id and columns of some pairs of a file; `end` is appended to the query."""
+def fetch_pairs(
+    path: Path, columns: Sequence[str], pair_ids: Iterable[str], *, end: str = "", key: str = PAIR_ID
+) -> pa.Table:
+    """Return pair_id and columns of some pairs of a file, or of those with some values in the column `key`; `end` is
+    appended to the query."""
     if path.name in (CAPTION_TABLE, WORD_TABLE) and not path.is_file():  # captions have no scores in this audit
         return pa.table({PAIR_ID: pa.array([], pa.string())})
     if path.name == CAPTION_TABLE:
         check_captions(Audit(path.parent))
-    join = f'SEMI JOIN requested ON "{PAIR_ID}" = requested_id'
+    join = f'SEMI JOIN requested ON "{key}" = requested_id'
     query = f'SELECT "{PAIR_ID}", {", ".join(columns)} FROM parquet {join} {end}'
     return fetch_arrow(path, query, requested=_requested(pair_ids))
 

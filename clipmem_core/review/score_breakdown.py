@@ -10,15 +10,14 @@ import pandas as pd
 
 from clipmem_core import columns as c
 from clipmem_core.audit import unit_tables as t
-from clipmem_core.audit.prepare import sides_of
 from clipmem_core.audit.store import MEMBERSHIP, PAIRS, SCORES, Audit, read_embeddings
 from clipmem_core.audit.verdict import FLAT
 from clipmem_core.config import InputError
 from clipmem_core.review import search as s
 from clipmem_core.review.cards import LISTED, OWN_CAPTIONS, listed_scores
-from clipmem_core.review.queries import ROW, cached, fetch_all, fetch_columns, fetch_numbered, number
+from clipmem_core.review.queries import cached, fetch_all, fetch_numbered, number
 from clipmem_core.scores.alignment import external_means, terms_of
-from clipmem_core.scores.membership import Membership, Sides
+from clipmem_core.scores.membership import Sides
 from clipmem_core.scores.registry import BY_NAME
 from clipmem_core.scores.seeds import MIN_REPLICATES, over_seeds, seed_interval
 
@@ -153,23 +152,14 @@ def _files(audit: Audit, member: str) -> list[Path]:
 @cached(64, MEMBERSHIP, paths=_files)
 def _external_means(audit: Audit, member: str) -> tuple[np.ndarray, np.ndarray]:
     """Return the mean embeddings of the external pictures and captions, ν_I and ν_T."""
-    return external_means(*read_embeddings(audit.member(member)), _sides(audit).external)
+    return external_means(*read_embeddings(audit.member(member)), s.read_sides(audit).external)
 
 
 def _sides_at(audit: Audit, row: int) -> Sides:
-    sides = _sides(audit)
+    sides = s.read_sides(audit)
     if not 0 <= row < len(sides.external):
         raise InputError(f"audit {audit.name!r} has no row {row}, only {len(sides.external):,}")
     return sides
-
-
-@cached(2, MEMBERSHIP)
-def _sides(audit: Audit) -> Sides:
-    """Read the membership, without the pair ids, which are most of the file."""
-    columns = fetch_columns(audit.folder / MEMBERSHIP, f"SELECT * EXCLUDE ({c.PAIR_ID}, {ROW}) FROM parquet")
-    group = columns.pop(c.GROUP)
-    membership = Membership(group, tuple(columns), np.stack(list(columns.values())).astype(bool))
-    return sides_of(audit, audit.record.config, membership)
 
 
 PARTS = {"image": c.CLIPMEM_IMAGE, "text": c.CLIPMEM_TEXT}

@@ -11,24 +11,26 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from clipmem_core.audit.prepare import caption_features
+from clipmem_core.audit.prepare import caption_features, sides_of
 from clipmem_core.audit.settings import towers_of
 from clipmem_core.audit.store import (
     CONFIG,
     IMAGE_EMBEDDINGS,
+    MEMBERSHIP,
     PAIRS,
     TEXT_EMBEDDINGS,
     Audit,
     caption_counts,
     open_embeddings,
 )
-from clipmem_core.columns import CAPTIONS
+from clipmem_core.columns import CAPTIONS, GROUP, PAIR_ID
 from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.embeddings import Vectors, nearest_rows
 from clipmem_core.mitigations import Vocabulary
-from clipmem_core.review.queries import cached, fetch_numbered, find_row
+from clipmem_core.review.queries import ROW, cached, fetch_columns, fetch_numbered, find_row
 from clipmem_core.review.selection import CAPTION, IMAGE_SIDE, PICTURE, TEXT_SIDE
 from clipmem_core.scores.alignment import unit
+from clipmem_core.scores.membership import Membership, Sides
 from clipmem_core.training.names import CHECKPOINT
 
 LIMIT = 1000  # pairs in the result of a search
@@ -88,8 +90,8 @@ def prepare_search(audit: Audit) -> None:
 @cached(64, CONFIG, PAIRS)
 def _by_features(audit: Audit, text: str, row: int | None) -> Hits:
     """Search the features of captions."""
-    features, start = _caption_features(audit)
-    queries = [unit(_text_features(audit.record.config, text))[0]] if text else []
+    features, start = features_of_captions(audit)
+    queries = [unit(_features_of_text(audit.record.config, text))[0]] if text else []
     if row is not None:
         queries.append(unit(features[start[row] : start[row + 1]].astype(np.float32)).mean(axis=0))
     query, cosines = np.mean(queries, axis=0), np.full(features.index.ntotal, np.nan, np.float32)
@@ -103,7 +105,7 @@ def _by_features(audit: Audit, text: str, row: int | None) -> Hits:
 
 
 @cached(2, CONFIG, PAIRS)
-def _caption_features(audit: Audit) -> tuple[Vectors, np.ndarray]:
+def features_of_captions(audit: Audit) -> tuple[Vectors, np.ndarray]:
     """Return the features of all captions, and the number of each pair's first one, int64 [n_pairs + 1]."""
     return caption_features(audit), np.concatenate([[0], np.cumsum(caption_counts(audit))])
 
@@ -155,7 +157,7 @@ def embed_texts(audit: Audit, texts: Sequence[str], *, member: str) -> np.ndarra
 
         torch.set_num_threads(1)  # few texts are too little work to share: threads that wait for a busy core take .5 s
         if heads:
-            inputs = np.concatenate([_text_features(config, text) for text in texts])
+            inputs = text_features_of(config, texts)
         else:
             inputs = tokenize(config.model, texts)
             inputs = vocabulary.read(inputs) if vocabulary else inputs
@@ -213,15 +215,35 @@ def _locked_model(audit: Audit, member: str) -> Any:
 _text_head = cached(64, paths=_member_files)(_locked_model)  # 300,000 weights each: all members are cached
 
 
+def text_features_of(config: AuditConfig, texts: Sequence[str]) -> np.ndarray:
+    """Return the locked text tower's features of texts, float32 [n, width]; those of several are cached on disk."""
+    if len(texts) == 1:
+        return _features_of_text(config, texts[0])
+    from clipmem_core.features.embed import text_features  # torch
+
+    return text_features([texts], _text_tower(config))[0][:].astype(np.float32)
+
+
 @lru_cache(1024)
-def _text_features(config: AuditConfig, text: str) -> np.ndarray:
-    """Return the locked text tower's features of a text, float32 [1, width]; the tower stays loaded."""
+def _features_of_text(config: AuditConfig, text: str) -> np.ndarray:
     with _ENCODING:
-        tower = towers_of(dataclasses.replace(config, **_ON_CPU)).text
-        assert tower is not None
-        features = tower.open().embed([text])
+        features = _text_tower(config).open().embed([text])
         _freeze_libraries()
     return features
+
+
+def _text_tower(config: AuditConfig) -> Any:
+    """Return the locked text tower, which stays loaded once it is open."""
+    return towers_of(dataclasses.replace(config, **_ON_CPU)).text
+
+
+@cached(2, MEMBERSHIP)
+def read_sides(audit: Audit) -> Sides:
+    """Read the membership, without the pair ids, which are most of the file."""
+    columns = fetch_columns(audit.folder / MEMBERSHIP, f"SELECT * EXCLUDE ({PAIR_ID}, {ROW}) FROM parquet")
+    group = columns.pop(GROUP)
+    membership = Membership(group, tuple(columns), np.stack(list(columns.values())).astype(bool))
+    return sides_of(audit, audit.record.config, membership)
 
 
 def embeddings_path(audit: Audit, member: str, side: str) -> Path:

@@ -5,11 +5,10 @@ Words are numbered: 0 is no word, 1 a word that no model reads, and from 2 on th
 which say little about a picture.
 """
 
-import functools
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
@@ -34,13 +33,7 @@ class Words:
     ids: np.ndarray  # int32 [n_words]
     caption_start: np.ndarray  # the first word of each caption, int64 [n_captions + 1]
     pair_start: np.ndarray  # the first caption of each pair, int64 [n_pairs + 1]
-
-    @functools.cached_property
-    def frequency(self) -> np.ndarray:
-        """The share of each predicted word among all of them, [vocabulary_size]; 0 for the first two numbers."""
-        counts = np.bincount(self.ids, minlength=self.vocabulary_size)[: self.vocabulary_size].astype(np.float64)
-        counts[:2] = 0.0
-        return counts / max(counts.sum(), 1.0)
+    frequency: np.ndarray  # the share of each predicted word among all, [vocabulary_size]; 0 for the first two numbers
 
 
 def split_words(captions: Iterable[Sequence[str]]) -> Words:
@@ -68,13 +61,33 @@ def split_words(captions: Iterable[Sequence[str]]) -> Words:
     order = list(dict.fromkeys([*predicted, *by_count]))
     place = np.ones(len(numbers) + 1, np.int32)
     place[order] = np.arange(2, len(order) + 2)
+    numbered, size = place[np.concatenate([np.empty(0, np.int32), *ids])], 2 + len(predicted)
+    occurrences = np.bincount(numbered, minlength=size)[:size].astype(np.float64)
+    occurrences[:2] = 0.0
     return Words(
         spelled=[words[number] for number in order],
-        vocabulary_size=2 + len(predicted),
-        ids=place[np.concatenate([np.empty(0, np.int32), *ids])],
-        caption_start=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        pair_start=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+        vocabulary_size=size,
+        ids=numbered,
+        caption_start=_starts(lengths),
+        pair_start=_starts(counts),
+        frequency=occurrences / max(occurrences.sum(), 1.0),
     )
+
+
+def number_words(captions: Sequence[Sequence[str]], *, like: Words) -> Words:
+    """Return the words of the captions of other pairs, with the numbers that they have in `like`."""
+    numbers = {word: number for number, word in enumerate(like.spelled, start=2)}
+    listed = [WORD.findall(caption) for pair in captions for caption in pair]
+    return replace(
+        like,
+        ids=np.array([numbers.get(word.lower(), 1) for caption in listed for word in caption], np.int32),
+        caption_start=_starts(list(map(len, listed))),
+        pair_start=_starts(list(map(len, captions))),
+    )
+
+
+def _starts(counts: Sequence[int]) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
 
 def kind_of(word: str) -> int:

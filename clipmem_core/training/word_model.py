@@ -301,7 +301,10 @@ def predict(
     into: Predictions,
     progress: Progress = lambda share: None,
 ) -> None:
-    """Write the predictions of all words of some pairs; `changed` has a word to compare each with, [n_words]."""
+    """Write the predictions of the words of some pairs.
+
+    `changed` has a word to compare each with, [n_words]; −1 for a word that is read, but not predicted.
+    """
     untrained = torch.from_numpy(-np.log(np.maximum(trained_share(words), 1e-9))).float()
     untrained[:2] = -torch.inf
     candidates, done = torch.arange(words.vocabulary_size), 0
@@ -309,6 +312,7 @@ def predict(
     size = max(2 * BATCH, PREDICTED * len(pairs) // n_words)
     for block in blocks(words, pictures, pairs, size=size):
         predicted = (block.words > 1) & (block.words < words.vocabulary_size)
+        predicted &= torch.from_numpy(changed[block.place] >= 0)
         place, picked = block.place[predicted.numpy()], predicted.flatten().nonzero()[:, 0]
         if len(place):
             ids = torch.stack([block.words[predicted], torch.from_numpy(changed[place].astype(np.int64))], 1)

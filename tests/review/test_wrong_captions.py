@@ -28,7 +28,8 @@ def with_scores(audit: Audit, wrong: Probabilities) -> None:
     """Give an audit pairs with these probabilities, and the verdict on them."""
     pairs = len(wrong.pairs)
     scores = pd.DataFrame({"pair_id": [f"p{row}" for row in range(pairs)], "group": "scored", "p_wrong": wrong.pairs})
-    scores = scores.assign(misfit=wrong.worst, csls_out=0.0, review_place=review_place(wrong.worst))
+    scores = scores.assign(misfit=wrong.worst, csls_out=0.0, suspicion=wrong.worst)
+    scores["review_place"] = review_place(wrong.worst)
     write_table(audit.folder / SCORES, scores)
     rows = [[f"p{row}", f"{row}.png", [f"caption {row}"], None, 8, 8, "", None] for row in range(pairs)]
     table = pd.DataFrame(rows, columns=PAIR_COLUMNS)

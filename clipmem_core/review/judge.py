@@ -1,0 +1,305 @@
+"""Captions from elsewhere: the probability that each is wrong for its picture, and the best caption of each pair.
+
+All models that are used never saw the pair. A candidate is compared with the pair's own captions, not with candidates.
+
+| probability | that the candidate | from |
+|---|---|---|
+| p_other | belongs to another picture, by the picture alone | its `csls_out`, by the curve of `p_pair` |
+| q_caption | belongs to another picture, by its siblings too | agreement and margin_out, by the curve of `p_caption` |
+| q_word | has a wrong word | the mean ratio of its words, by the curve of `p_word` |
+
+If the pair's captions all belong elsewhere (its `p_pair`), they say nothing about the candidate. So it belongs
+elsewhere with p_elsewhere = p_pair · p_other + (1 − p_pair) · q_caption, without siblings p_other. A caption from
+elsewhere has no wrong word: p_word = (1 − p_elsewhere) · q_word, and p_wrong = p_elsewhere + p_word.
+"""
+
+import collections
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from pyarrow import ArrowException
+
+from clipmem_core import columns as c
+from clipmem_core.audit.settings import towers_of
+from clipmem_core.audit.store import (
+    CAPTION_TABLE,
+    CONFIG,
+    FITTED,
+    MEMBERSHIP,
+    PAIRS,
+    SCORES,
+    WORD_MODELS,
+    Audit,
+    read_embeddings,
+    read_prepared,
+)
+from clipmem_core.config import InputError
+from clipmem_core.embeddings import Vectors
+from clipmem_core.io import read_json, replacing
+from clipmem_core.review import search
+from clipmem_core.review.queries import ROW, cached, fetch_pairs
+from clipmem_core.scores import detectors
+from clipmem_core.scores.alignment import unit
+from clipmem_core.scores.evidence import HALF, agreement, log_ratio, surprise
+from clipmem_core.scores.membership import draw_word_halves
+from clipmem_core.scores.prevalence import posterior_at
+from clipmem_core.scores.words import Words, mean_ratio, number_words
+
+OWN, BEST = "own", "best"  # columns: whether a caption is of the pair's own, and whether it is the pair's best
+COLUMNS = (c.SIMILARITY_OUT, c.MARGIN_OUT, c.AGREEMENT, c.P_PAIR, c.P_CAPTION, c.P_WORD, c.P_WRONG)
+PLACE, NUMBER = "_place", "_number"  # of a pair among those with candidates, and of a caption in its pair
+BLOCK = 2_048  # candidates whose evidence is in memory at a time
+WORDS_FROM = {"0": (-1, 1), "1": (0,)}  # the halves of the pairs that each word model predicts
+FORMATS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
+    ".csv": (
+        partial(pd.read_csv, dtype=str, keep_default_na=False),
+        partial(pd.DataFrame.to_csv, index=False),
+    ),
+    ".jsonl": (
+        partial(pd.read_json, lines=True, dtype=False),
+        partial(pd.DataFrame.to_json, orient="records", lines=True, force_ascii=False),
+    ),
+    ".parquet": (pd.read_parquet, partial(pd.DataFrame.to_parquet, index=False)),
+}
+
+Report = Callable[[int, int], None]
+
+
+def judge(audit: Audit, candidates: pd.DataFrame, progress: Report = lambda done, total: None) -> pd.DataFrame:
+    """Return the probability that candidates are wrong, beside those of the captions that their pairs have.
+
+    Args:
+        candidates: caption, and pair_id or image; several rows a pair. Other columns are returned too.
+        progress: called with the candidates that are finished, and all, if they are many.
+
+    Returns:
+        A row a caption, pair by pair, the pair's own captions first: pair_id, image, caption, own, best (of the pair's
+        captions the least likely to be wrong), similarity_out, margin_out, agreement, p_pair, p_caption, p_word,
+        p_wrong. Those of own captions are the audit's.
+    """
+    audit.check_finished()
+    if audit.record.config.features:
+        raise InputError(f"audit {audit.name!r} has precomputed features: nothing new can be embedded")
+    fitted = read_json(audit.folder / FITTED)
+    if fitted["missing"]:
+        raise InputError(f"audit {audit.name!r} cannot judge captions: {fitted['missing']}")
+    pairs, place = _find_pairs(audit, candidates)
+    own = _own_captions(audit, pairs)
+    scores = []
+    for at in range(0, len(place), BLOCK):
+        part = slice(at, at + BLOCK)
+        scores.append(_judge_block(audit, fitted, pairs, own, place[part], candidates[c.CAPTION].tolist()[part]))
+        if len(place) > BLOCK:
+            progress(min(at + BLOCK, len(place)), len(place))
+    new = candidates.reset_index(drop=True)
+    new[[c.PAIR_ID, c.IMAGE]] = pairs[[c.PAIR_ID, c.IMAGE]].iloc[place].to_numpy()
+    new[[*COLUMNS]] = np.concatenate(scores)
+    new[OWN], new[PLACE] = False, place
+    table = pd.concat([own, new], ignore_index=True)
+    # p_pair counts against a candidate as far as it does not fit the picture. So it does here against own captions.
+    excused = own[c.P_PAIR] * (1 - _posterior(fitted, "pairs", own[c.CSLS_OUT].to_numpy()))
+    wrong = table[c.P_WRONG].sub(excused, fill_value=0.0)
+    table[BEST] = table.index.isin(wrong.dropna().groupby(table[PLACE]).idxmin())
+    table = table.sort_values(PLACE, kind="stable", ignore_index=True).drop(columns=[PLACE, NUMBER, c.CSLS_OUT])
+    first = [c.PAIR_ID, c.IMAGE, c.CAPTION, OWN, BEST, *COLUMNS]
+    return table[[*first, *(name for name in table if name not in first)]]
+
+
+def _find_pairs(audit: Audit, candidates: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray]:
+    """Return the pairs of candidates in the order of their first candidates, and each candidate's place among them."""
+    key = next((name for name in (c.PAIR_ID, c.IMAGE) if name in candidates), None)
+    if key is None or c.CAPTION not in candidates:
+        found = ", ".join(map(str, candidates))
+        raise InputError(f"the candidates have the columns {found}: name one caption, and one pair_id or image")
+    for number, caption in enumerate(candidates[c.CAPTION], start=1):
+        if not isinstance(caption, str) or not caption.strip():
+            raise InputError(f"row {number} of the candidates has no caption: write one, or remove the row")
+    values = candidates[key].astype(str)
+    columns = [ROW, *(f'"{name}"' for name in (c.IMAGE, c.CAPTIONS, c.SHA256))]
+    pairs = fetch_pairs(audit.folder / PAIRS, columns, values.unique(), key=key).to_pandas()
+    counts = values.map(pairs[key].value_counts()).fillna(0).to_numpy()
+    for number, (value, count) in enumerate(zip(values, counts, strict=True), start=1):
+        if count != 1:
+            what = f"{count:.0f} pairs have" if count else "no pair has"
+            raise InputError(f"row {number} of the candidates: {what} the {key} {value!r} in audit {audit.name!r}")
+    place, listed = pd.factorize(values)
+    return pairs.set_index(key, drop=False).loc[listed].reset_index(drop=True), place
+
+
+def _own_captions(audit: Audit, pairs: pd.DataFrame) -> pd.DataFrame:
+    """Return the captions that pairs have, their stored scores, and csls_out and the place of their pair."""
+    listed = pairs[[c.PAIR_ID, c.IMAGE, c.CAPTIONS]].rename_axis(PLACE).reset_index().explode(c.CAPTIONS)
+    listed[NUMBER] = listed.groupby(PLACE).cumcount()
+    columns = [f'"{c.CAPTION}" AS {NUMBER}', *(f'"{name}"' for name in COLUMNS)]
+    scores = fetch_pairs(audit.folder / CAPTION_TABLE, columns, pairs[c.PAIR_ID]).to_pandas()
+    fit = fetch_pairs(audit.folder / SCORES, [c.CSLS_OUT], pairs[c.PAIR_ID]).to_pandas()
+    table = listed.merge(scores, on=[c.PAIR_ID, NUMBER], how="left").merge(fit, on=c.PAIR_ID, how="left")
+    return table.rename(columns={c.CAPTIONS: c.CAPTION}).assign(**{OWN: True})
+
+
+def _judge_block(
+    audit: Audit, fitted: dict[str, Any], pairs: pd.DataFrame, own: pd.DataFrame, place: np.ndarray, texts: list[str]
+) -> np.ndarray:
+    """Return the scores `COLUMNS` of candidates for the pairs at some places, [n_candidates, n_columns]."""
+    usable = collections.defaultdict(list)  # captions that are probably wrong say nothing about a candidate
+    right = own[~(own[c.P_CAPTION] > HALF)]
+    for at, number, caption in zip(right[PLACE], right[NUMBER], right[c.CAPTION], strict=True):
+        usable[at].append((number, caption))
+    siblings = [[each for each in usable[at] if each[1] != text] for at, text in zip(place, texts, strict=True)]
+    rows = pairs[ROW].to_numpy()[place]
+    similarity, margin, fit = _out_of(audit, texts, rows).T
+    agree = np.full((len(texts), 2), np.nan)
+    by_siblings = np.full(len(texts), np.nan)
+    if fitted["ratio"] is not None:
+        agree = _agreement(audit, texts, rows, [[number for number, _ in part] for part in siblings])
+        ratios = log_ratio(np.array(fitted["ratio"]), np.column_stack([agree, margin]))
+        by_siblings = _posterior(fitted, "captions", -ratios)
+    by_picture = _posterior(fitted, "pairs", fit)
+    alone = np.isnan(by_siblings)
+    wrong_pair = own.groupby(PLACE)[c.P_PAIR].first().fillna(0.0).to_numpy()[place]
+    elsewhere = np.where(alone, by_picture, wrong_pair * by_picture + (1 - wrong_pair) * by_siblings)
+    captions = [[text, *(caption for _, caption in part)] for text, part in zip(texts, siblings, strict=True)]
+    words = _posterior(fitted, "words", -_word_ratios(audit, pairs.iloc[place], captions))
+    by_word = (1 - elsewhere) * np.nan_to_num(words)
+    values = (similarity, margin, agree[:, 0], np.where(alone, elsewhere, 0.0), np.where(alone, 0.0, elsewhere))
+    return np.column_stack([*values, by_word, elsewhere + by_word])
+
+
+def _posterior(fitted: dict[str, Any], kind: str, fit: np.ndarray) -> np.ndarray:
+    """Return the probability that captions are wrong; NaN without a fitted curve or without a score."""
+    curve = fitted["curves"].get(kind)
+    return posterior_at(curve, fit) if curve else np.full(len(fit), np.nan)
+
+
+def _out_of(audit: Audit, texts: Sequence[str], rows: np.ndarray) -> np.ndarray:
+    """Return similarity, margin and CSLS of candidates for the pairs of some rows, [n, 3].
+
+    Means over the members that were not trained on the pair; NaN if all were.
+    """
+    sides = search.read_sides(audit)
+    beside, membership, by_member = detectors.external_used(sides.external), sides.membership, []
+    for name, trained in zip(membership.members, membership.trained, strict=True):
+        chosen = np.flatnonzero(~trained[rows])
+        values = np.full((len(rows), 3), np.nan)
+        if len(chosen):
+            image, text = read_embeddings(audit.member(name))
+            vectors = search.embed_texts(audit, [texts[at] for at in chosen.tolist()], member=name)
+            values[chosen] = _beside_external(vectors, image, text, rows[chosen], beside)
+        by_member.append(values)
+    return detectors.nan_mean(by_member)
+
+
+def _beside_external(
+    vectors: np.ndarray, image: Vectors, text: Vectors, rows: np.ndarray, beside: np.ndarray
+) -> np.ndarray:
+    """Return similarity, margin and CSLS of captions by one member, [n, 3].
+
+    Args:
+        vectors: unit embeddings of the captions, [n, dim].
+        image, text: embeddings of all pairs, [n_pairs, dim].
+        rows: the pairs of the captions, [n].
+        beside: the external pairs that they are compared with, [n_beside].
+    """
+    pictures, captions, own = unit(image[beside]), unit(text[beside]), unit(image[rows])
+    similarity = np.vecdot(vectors, own)
+    by_image, by_text = own @ captions.T, vectors @ pictures.T
+    itself = rows[:, None] == beside
+    by_image[itself] = by_text[itself] = -np.inf
+    margin = detectors.margins(vectors, similarity, rows, image, beside)
+    return np.column_stack([similarity, margin, detectors.csls(similarity, by_image, by_text)])
+
+
+def _agreement(audit: Audit, texts: Sequence[str], rows: np.ndarray, siblings: Sequence[Sequence[int]]) -> np.ndarray:
+    """Return the `agreement` of candidates with captions of their pairs, given by number, [n, 2]; NaN without any."""
+    stored, first = search.features_of_captions(audit)
+    places = [first[row] + number for row, numbers in zip(rows, siblings, strict=True) for number in numbers]
+    start = np.concatenate([[0], np.cumsum([1 + len(numbers) for numbers in siblings])])
+    features = np.empty((start[-1], stored.shape[1]), np.float32)
+    is_candidate = np.zeros(start[-1], bool)
+    is_candidate[start[:-1]] = True
+    features[is_candidate] = search.text_features_of(audit.record.config, texts)
+    features[~is_candidate] = stored[np.array(places, np.int64)]
+    return agreement(features, start)[start[:-1]]
+
+
+def _word_ratios(audit: Audit, pairs: pd.DataFrame, captions: Sequence[Sequence[str]]) -> np.ndarray:
+    """Return the mean log-likelihood ratio that a word is wrong, of the first of some captions of each pair, [n_pairs].
+
+    By the word model that was not trained on the pair; NaN without a word that it predicts.
+    """
+    ratios = np.full(len(pairs), np.nan)
+    for name, halves in WORDS_FROM.items():
+        if not _word_model_files(audit, name)[0].is_file():
+            continue
+        chosen = np.flatnonzero(np.isin(_word_halves(audit)[pairs[ROW]], halves))
+        if len(chosen):
+            ratios[chosen] = _ratios_of_half(audit, name, pairs.iloc[chosen], [captions[at] for at in chosen.tolist()])
+    return ratios
+
+
+def _ratios_of_half(audit: Audit, name: str, pairs: pd.DataFrame, captions: Sequence[Sequence[str]]) -> np.ndarray:
+    """Return `_word_ratios` by one model."""
+    import torch  # slow to import
+
+    from clipmem_core.audit.word_table import predicted_evidence
+    from clipmem_core.features.embed import image_features
+    from clipmem_core.training.word_model import Predictions, predict
+
+    torch.set_num_threads(1)
+    model, known, by_kind = _word_model(audit, name)
+    words, tower = number_words(captions, like=known), towers_of(audit.record.config).image
+    assert tower is not None
+    pictures = image_features(pairs, audit.record.pictures, tower)
+    first = np.zeros(len(words.caption_start) - 1, bool)
+    first[words.pair_start[:-1]] = True
+    compared = np.where(np.repeat(first, np.diff(words.caption_start)), 0, -1)
+    predicted = Predictions.empty(len(words.ids))
+    predict(model, words, pictures, np.arange(len(pairs)), compared, predicted)
+    evidence, kinds = predicted_evidence(words, predicted, np.zeros_like(compared))
+    return mean_ratio(surprise(by_kind, evidence[:, 0], kinds), words.caption_start)[words.pair_start[:-1]]
+
+
+@cached(2, MEMBERSHIP, CONFIG)
+def _word_halves(audit: Audit) -> np.ndarray:
+    """Return which word model was trained on each pair, 0 or 1, and −1 for external pairs, [n_pairs]."""
+    group, clusters = search.read_sides(audit).membership.group, read_prepared(audit.folder).clusters
+    return draw_word_halves(group, clusters, seed=audit.record.config.seed)
+
+
+def _word_model_files(audit: Audit, name: str) -> list[Path]:
+    folder = audit.folder / WORD_MODELS
+    return [folder / f"{name}.pt", folder / "ratios.json"]
+
+
+@cached(4, paths=_word_model_files)
+def _word_model(audit: Audit, name: str) -> tuple[Any, Words, list[np.ndarray]]:
+    """Return a word model, the words of the data set, and the log-likelihood ratio of a wrong word of each kind."""
+    from clipmem_core.audit.word_table import load_model
+
+    model, ratios = _word_model_files(audit, name)
+    return *load_model(model), list(map(np.array, read_json(ratios)))
+
+
+def judge_file(audit: Audit, path: Path, out: Path | None, progress: Report) -> str:
+    """Judge the candidates of a file, write the result, and return a line about it. Without `out` it is beside the
+    file, with `-judged` in its name."""
+    out = out or path.with_stem(f"{path.stem}-judged")
+    for file in (path, out):
+        if file.suffix.lower() not in FORMATS:
+            raise InputError(f"{file} must end with {', '.join(FORMATS)}")
+    try:
+        candidates = FORMATS[path.suffix.lower()][0](path)
+    except (ValueError, ArrowException) as error:
+        raise InputError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
+    table = judge(audit, candidates, progress)
+    with replacing(out) as temporary:
+        FORMATS[out.suffix.lower()][1](table, temporary)
+    best = table[table[BEST]]
+    return (
+        f"{out}: {len(candidates):,} candidates for {table[c.PAIR_ID].nunique():,} pairs; "
+        f"of {len(best) - best[OWN].sum():,} pairs a candidate is the best caption"
+    )
