@@ -34,7 +34,6 @@ from clipmem_core.dashboard.plain import number, one_line
 from clipmem_core.review.bulk_edit import Batch, store
 from clipmem_core.review.cards import cards, explain_captions, percent, shown_score, suspicious_captions
 from clipmem_core.review.decisions import Codes, decided, open_review
-from clipmem_core.review.judge import OWN, judge
 from clipmem_core.review.queries import cached, caption_keys, fetch_numbered, find_row
 from clipmem_core.review.rows import changed_rows, count_pairs, find_rows
 from clipmem_core.review.score_breakdown import QUALITY, suggested_captions
@@ -256,6 +255,8 @@ def _suggestions(audit: Audit, row: int) -> dict[str, Any]:
 
 def _judge(request: Request) -> Response:
     """Answer with the probability that a caption that is being typed is wrong, and that of the caption in its place."""
+    from clipmem_core.review.judge import OWN, judge  # slow to import
+
     audit, row = _parse(request)[0], _numbers(request, "row")[0]
     caption, before = (" ".join(request.query_params.get(name, "").split()) for name in ("caption", "before"))
     pairs = fetch_numbered(audit.folder / PAIRS, [PAIR_ID], [row])

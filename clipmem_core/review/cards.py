@@ -19,7 +19,6 @@ from clipmem_core.config import InputError
 from clipmem_core.dataset.pictures import decode
 from clipmem_core.dataset.readers.containers import read_bytes
 from clipmem_core.review.decisions import Decision, open_review
-from clipmem_core.review.judge import judge
 from clipmem_core.review.queries import check_captions, fetch_numbered, fetch_pairs, mismatched_tables, number
 from clipmem_core.review.search import search
 from clipmem_core.review.selection import CAPTION, RANDOM, Selection
@@ -263,6 +262,8 @@ class AuditFrames(Audit):
 
         `candidates` has caption, and pair_id or image; `best` marks the best caption of each pair.
         """
+        from clipmem_core.review.judge import judge  # slow to import
+
         return judge(self, candidates)
 
     def table(self) -> pd.DataFrame:
