@@ -10,7 +10,7 @@ from streamlit.delta_generator import DeltaGenerator
 
 from clipmem_core.audit.store import Audit
 from clipmem_core.audit.verdict import queues
-from clipmem_core.columns import CLIPMEM, MISFIT, REVIEW_PLACE
+from clipmem_core.columns import CLIPMEM, REVIEW_PLACE
 from clipmem_core.config import InputError
 from clipmem_core.dashboard.deciding import BADGES, REVIEW, Notice, draw_notice, locked_session, review_session
 from clipmem_core.dashboard.filters import TABLE, conditions, queue_of
@@ -20,7 +20,7 @@ from clipmem_core.dashboard.plain import draw_fault, pairs_in_words, read_noise,
 from clipmem_core.review.bulk_edit import preview
 from clipmem_core.review.cards import BY_CAPTION, MARKS, cards
 from clipmem_core.review.decisions import KEEP, REMOVE, open_review
-from clipmem_core.review.rows import count_pairs, find_rows, misfit_note, pair_ids, score_span
+from clipmem_core.review.rows import count_pairs, find_rows, pair_ids, score_span
 from clipmem_core.review.selection import MATCH, Selection
 from clipmem_core.scores.registry import BY_NAME, CARD, scores_in, words
 
@@ -68,9 +68,7 @@ def _draw_legend(audit: Audit, selection: Selection, count: int) -> None:
     meaning = SUBTRACTED if queue == CLIPMEM and selection.lowest_first else meaning
     checks = "One pair in ten is a random spot check." if selection.order == REVIEW_PLACE else ""
     marks = MARKS if selection.order in BY_CAPTION else ""
-    note = misfit_note(audit)
-    legend = LEGEND | ({MISFIT: note} if note else {})
-    scores = "\n".join(f"- **{words(score)}**: {text}" for score, text in legend.items())
+    scores = "\n".join(f"- **{words(score)}**: {text}" for score, text in LEGEND.items())
     unlisted = 0 if selection.order == MATCH else count_pairs(audit, replace(selection, order=CLIPMEM)) - count
     missing = f"{pairs_in_words(unlisted)} without {words(selection.order)} not listed." if unlisted > 0 else ""
     sentences = [f"**{pairs_in_words(count)}.**", missing, meaning, checks, marks, read_noise(audit).explain()]

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from clipmem_core.audit.store import Audit
+from clipmem_core.audit.store import CAPTION_TABLE, Audit, write_table
 from clipmem_core.review.decisions import Review, open_review
 from tests.audit.small import made_once
 from tests.browser.server import serve
 from tests.browser.watched import close_watched, open_watched
-from tests.fixtures import make_audit, write_words
+from tests.fixtures import caption_rows, make_audit, write_words
 from tests.forked import Server
 
 FLAGS = [
@@ -55,7 +55,9 @@ def data(browser: Any, tmp_path_factory: pytest.TempPathFactory, run: Callable[.
     def make(folder: Path) -> None:
         write_words(make_audit(folder, "hostile"))
         run(folder, "audit", "scenes", "--name", TRAINED, "--preset", "tiny", "--epochs", "3", "--scenes-pairs", "220")
-        write_words(Audit(folder / "audits" / TRAINED))
+        write_words(trained := Audit(folder / "audits" / TRAINED))
+        wrong = (scores := caption_rows(trained))["caption"].eq(2) / 10 + 0.8
+        write_table(trained.folder / CAPTION_TABLE, scores.assign(p_word=wrong, p_wrong=wrong))
 
     made = made_once(tmp_path_factory, "served", make)
     return Path(shutil.copytree(made, tmp_path_factory.mktemp("served") / "data"))
