@@ -76,7 +76,7 @@ def test_spot_checks_replace_an_estimate_that_they_contradict_and_a_finished_che
     with_counts(audit, 0, 4000)
     order, review = wrong_estimate(audit)[1], open_review(audit)
     assert "at most 194 of the 4,000" in random_check(audit)[0]  # betabinom(3950, .5, 50.5), 97.5 %
-    assert "No pair looks wrong" in wrong_lines(audit)[0]
+    assert "Random check" not in wrong_lines(audit)[0]
     checked = [f"p{row}" for row in order.drawn[:50]]
     review.decide(checked[:10], "remove")  # errors that the scores do not see
     assert "10 of 50 checked, 10 wrong" in random_check(audit)[0]
