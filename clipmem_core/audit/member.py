@@ -159,17 +159,13 @@ class MemberRun(Shared):
 
     name: str
     member: MemberRecord
-    vocabulary: Vocabulary | None = None  # tokens it reads after training; None: all
+    vocabulary: Vocabulary | None = None  # tokens it reads; None: all
     second: bool = False  # whether this is the second round of training
 
     @property
     def folder(self) -> Path:
         folder = self.audit.member(self.name)
         return folder / store.SECOND if self.second else folder
-
-    def read(self, tokens: np.ndarray) -> np.ndarray:
-        """Return the tokens that the member reads after training, [n, context_length]."""
-        return tokens if self.vocabulary is None else self.vocabulary.read(tokens)
 
 
 def open_shared(folder: Path) -> Shared:
@@ -209,9 +205,8 @@ def open_member(folder: Path, name: str, shared: Shared | None = None) -> Member
     """Return data and settings of a member."""
     shared = shared or open_shared(folder)
     config, data, rows = shared.config, shared.data, np.flatnonzero(shared.membership[name].to_numpy())
-    vocabulary, tokens = _vocabulary(config, data.tokens, data.caption_start, rows), data.tokens
-    if vocabulary is not None:
-        tokens = dataclasses.replace(vocabulary, min_df=config.text_min_df).read(tokens)
+    vocabulary = _vocabulary(config, data.tokens, data.caption_start, rows)
+    tokens = vocabulary.read(data.tokens) if vocabulary else data.tokens
     values = vars(shared) | {"data": dataclasses.replace(data, tokens=tokens, rows=rows)}
     return MemberRun(**values, name=name, member=shared.audit.member_record(name), vocabulary=vocabulary)
 
@@ -231,18 +226,17 @@ def caption_starts(pairs: pd.DataFrame) -> np.ndarray:
 
 
 def _vocabulary(config: AuditConfig, tokens: np.ndarray, start: np.ndarray, rows: np.ndarray) -> Vocabulary | None:
-    """Return the tokens that a member trained on these rows reads after training; None if it reads all."""
-    min_df = max(config.text_min_df, config.text_forget_df)
-    if not min_df:
+    """Return the tokens that a member trained on these rows reads; None if it reads all."""
+    if not config.text_min_df:
         return None
     counts = pairs_with(model_config(config.model), tokens, start, rows, first=config.train_captions)
-    return Vocabulary(model_config(config.model), counts, min_df)
+    return Vocabulary(model_config(config.model), counts, config.text_min_df)
 
 
 def vocabulary_of_member(audit: Audit, name: str) -> Vocabulary | None:
-    """Return the tokens that a member reads after training; None if it reads all."""
+    """Return the tokens that a member reads; None if it reads all."""
     config = audit.record.config
-    if not (config.text_min_df or config.text_forget_df):
+    if not config.text_min_df:
         return None  # without reading every caption
     pairs, rows = audit.pairs, np.flatnonzero(audit.membership[name].to_numpy())
     return _vocabulary(config, cached_tokens(config.model, pairs), caption_starts(pairs), rows)
@@ -303,8 +297,8 @@ def write_embeddings(run: MemberRun, model: Model, folder: Path, *, evaluate: bo
         store.write_json(folder / store.MEMBER_UTILITY, utility(run, model, image))
         if np.diff(data.caption_start).max(initial=0) > 1:
             note = functools.partial(_score_captions, run, image)
-    tokens, first = run.read(data.tokens), run.config.eval_captions
-    blocks = models.text_blocks(model, tokens, data.caption_start, first=first, note=note, **options)
+    options |= {"first": run.config.eval_captions, "note": note}
+    blocks = models.text_blocks(model, data.tokens, data.caption_start, **options)
     write_vectors(folder / store.TEXT_EMBEDDINGS, blocks)
 
 
@@ -345,7 +339,7 @@ def caption_embeddings(run: MemberRun, model: Model, rows: np.ndarray) -> tuple[
     start = run.data.caption_start
     captions = np.concatenate([np.arange(start[row], start[row + 1]) for row in rows])
     options = {"precision": run.config.precision, "device": run.record.device}
-    text = models.text_embeddings(model, run.read(run.data.tokens[captions]), **options)
+    text = models.text_embeddings(model, run.data.tokens[captions], **options)
     return text, np.repeat(np.arange(len(rows)), start[rows + 1] - start[rows])
 
 
@@ -367,7 +361,8 @@ def utility(run: MemberRun, model: Model, image: np.ndarray) -> dict[str, float]
         metrics["linear_probe"] = linear_probe(image[fit], names[fit], image[test], names[test], seed=config.seed)
         if not config.features:  # with features computed elsewhere there is no tower to read a prompt
             classes, texts, tower = np.unique(names[labelled]), prompts(run.pairs), run.towers.text
-            inputs = text_features([texts], tower)[0][:] if tower else run.read(models.tokenize(config.model, texts))
+            inputs = text_features([texts], tower)[0][:] if tower else models.tokenize(config.model, texts)
+            inputs = run.vocabulary.read(inputs) if run.vocabulary else inputs
             text = models.text_embeddings(model, inputs, precision=config.precision, device=run.record.device)
             metrics["zero_shot"] = zero_shot(image[test], text, np.searchsorted(classes, names[test]))
     return metrics
