@@ -24,14 +24,14 @@ from clipmem_core.embeddings import write_vectors
 from clipmem_core.features.cache import ComputeShards
 from clipmem_core.features.embed import image_features, text_features
 from clipmem_core.features.towers import Opened, Tower
-from clipmem_core.io import write_once
+from clipmem_core.io import save_array, write_once
 from clipmem_core.mitigations import Vocabulary, mitigations_of, pairs_with
 from clipmem_core.scores import detectors
 from clipmem_core.scores.utility import linear_probe, retrieval_recalls, zero_shot
 from clipmem_core.training import model as models
 from clipmem_core.training.model import LockedModel, Model, Standard
 from clipmem_core.training.names import CHECKPOINT, STATE, TRAJECTORY, model_config
-from clipmem_core.training.trainer import Trainer, chosen_captions, save_array, train
+from clipmem_core.training.trainer import Trainer, chosen_captions, train
 from clipmem_core.training.views import FeatureRows, FeatureViews, TrainingData, ViewMaker, Views
 
 EVALUATION = 1 << 40  # added to the seed of evaluation views: no training seed is as large

@@ -1,4 +1,4 @@
-"""The pictures of a data set, decoded once and cached in a folder; a missing or unreadable file is made again.
+"""The pictures of a data set, decoded once and cached in a folder; made once.
 
     facts.parquet      one row a picture: width, height, sha256, reason
     descriptors.npy    uint8 [n_pictures, 768], for `near_duplicates`
@@ -28,7 +28,7 @@ from clipmem_core.config import fingerprint
 from clipmem_core.dataset.pictures import Fact, check_chunk, read_square
 from clipmem_core.dataset.readers.containers import source_stamp
 from clipmem_core.dataset.workers import cores, map_chunks
-from clipmem_core.io import naming, replacing_folder, shortage, sync
+from clipmem_core.io import naming, replacing_folder, sync
 
 VERSION = 2  # of what is stored and how it is computed; a new number leaves old caches behind
 FACTS_FILE = "facts.parquet"
@@ -107,7 +107,7 @@ def check_pictures(
     fits = 0 < math.prod(shape) <= budget_bytes
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(cache / f"{folder.name}.lock"):  # two audits of one data set decode it once
-        if broken_file(folder, with_pixels=fits):
+        if not folder.is_dir() or (fits and not (folder / PIXELS_FILE).is_file()):
             with naming(folder), replacing_folder(folder) as part:
                 pixels = part / PIXELS_FILE if fits else None
                 if pixels:  # zeros, which take no room on the disk yet
@@ -122,26 +122,6 @@ def check_pictures(
     texts = {name: pd.Series(facts[name], dtype=object) for name in (c.SHA256, c.REASON)}
     numbers = {name: np.array(facts[name], np.int64) for name in (c.WIDTH, c.HEIGHT)}
     return pd.DataFrame(numbers | texts), open_pixels(folder, rows=np.arange(len(images)), root=root, images=images)
-
-
-def broken_file(folder: Path, *, with_pixels: bool = False) -> Path | None:
-    """Return the first file of a cache that is missing or cannot be read; pixels may be missing unless required."""
-    names = [CACHE_FILE, FACTS_FILE, DESCRIPTORS_FILE]
-    if with_pixels or (folder / PIXELS_FILE).exists():
-        names.append(PIXELS_FILE)
-    for path in (folder / name for name in names):
-        try:
-            if path.suffix == ".npy":
-                np.load(path, mmap_mode="r")  # fails on a file shorter than its header says
-            elif path.suffix == ".parquet":
-                pq.read_table(path)
-            else:
-                json.loads(path.read_text())
-        except (OSError, ValueError, EOFError) as error:
-            if shortage(error):
-                raise
-            return path
-    return None
 
 
 def _decode_into(folder: Path, work: Work, images: Sequence[str], workers: int, progress: Progress | None) -> None:

@@ -23,6 +23,7 @@ from clipmem_core.dataset.source import RawPairs
 from clipmem_core.review.search import search
 from clipmem_core.scores.prevalence import whole_count
 from tests.audit.small import Silent
+from tests.features.test_precomputed import clip_retrieval
 
 PAIRS = 240
 FLAGS = shlex.split("--preset locked --folds 2 --members 2 --epochs 2 --batch-size 64 --threads 1")
@@ -39,16 +40,8 @@ def drawn(pairs: int = PAIRS) -> tuple[np.ndarray, np.ndarray]:
     return image.astype(np.float32), text.astype(np.float32)
 
 
-def clip_retrieval(folder: Path) -> str:
-    image, text = drawn()
-    for name in ("img_emb", "text_emb", "metadata"):
-        (folder / name).mkdir()
-    for part, rows in enumerate((slice(0, 100), slice(100, PAIRS))):
-        np.save(folder / "img_emb" / f"img_emb_{part}.npy", image[rows])
-        np.save(folder / "text_emb" / f"text_emb_{part}.npy", text[rows])
-        table = pd.DataFrame({"image_path": IDS[rows], "caption": CAPTIONS[rows]})
-        table.to_parquet(folder / "metadata" / f"metadata_{part}.parquet")
-    return str(folder)
+def two_parts(folder: Path) -> str:
+    return str(clip_retrieval(folder, *drawn(), IDS, CAPTIONS))
 
 
 def beside_table(folder: Path) -> str:
@@ -77,7 +70,7 @@ def folder(tmp_path: Path, data: Path) -> Path:
     return tmp_path / "set"
 
 
-@pytest.mark.parametrize("form", [clip_retrieval, beside_table])
+@pytest.mark.parametrize("form", [two_parts, beside_table])
 def test_a_source_with_features_is_inspected_and_audited_without_a_picture(
     folder: Path, form: Form, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

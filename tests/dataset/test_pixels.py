@@ -116,16 +116,6 @@ def test_a_cache_is_reused_unless_an_input_changes(root: Path) -> None:
     assert check(root)[0]["width"][2] == 7
 
 
-@pytest.mark.parametrize("name", ["pixels.npy", "facts.parquet", "cache.json"])
-def test_a_damaged_cache_is_made_again(root: Path, name: str) -> None:
-    facts, pixels = check(root)
-    contents = {path.name: path.read_bytes() for path in pixels.folder.iterdir()}
-    (pixels.folder / name).write_bytes(contents[name][:20])
-    pd.testing.assert_frame_equal(check(root)[0], facts)
-    assert {path.name: path.read_bytes() for path in pixels.folder.iterdir()} == contents
-    assert calls(root) == 0
-
-
 # Runs in every worker process before anything else; SHORT happens when turned.jpg is opened.
 STARTUP = """
 import os, resource, signal, sys
