@@ -17,6 +17,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from clipmem_core.audit.jobs import python_path
 from clipmem_core.audit.status import MemberProgress, member_progress, second_names
 from clipmem_core.audit.store import Audit
 from clipmem_core.config import InputError
@@ -137,12 +138,11 @@ def in_this_process(tasks: Sequence[Task]) -> TaskEvents:
 
 
 def start(task: Task) -> "subprocess.Popen[bytes]":
-    path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(task.threads))
     with (task.folders[0] / STDERR).open("wb") as errors:
         return subprocess.Popen(
             task.command,
-            env={**os.environ, **threads, "PYTHONPATH": path},
+            env={**os.environ, **threads, "PYTHONPATH": python_path()},
             stdin=subprocess.PIPE,  # never written to; when this process ends it closes, and the member exits
             stdout=errors,
             stderr=errors,

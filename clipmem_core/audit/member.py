@@ -187,7 +187,14 @@ def open_shared(folder: Path) -> Shared:
     towers, features = _open_towers(audit, record, pairs)
     if features.image is None:
         rows, images = store.read_prepared(folder).cache_rows, pairs[c.IMAGE].tolist()
-        pixels: Any = open_pixels(prepare.pixels_folder(audit), rows=rows, root=record.pictures, images=images)
+        pixels: Any = open_pixels(
+            prepare.pixels_folder(audit),
+            rows=rows,
+            root=record.pictures,
+            images=images,
+            size=config.cache_size,
+            resize_mode=config.resize_mode,
+        )
     else:
         pixels = FeatureRows(features.image)
     data = TrainingData(
@@ -267,9 +274,7 @@ def finished_model(run: MemberRun) -> Model:
 def trained_model(run: MemberRun) -> Model:
     """Load the member's model from its checkpoint if it has one, else train it."""
     config, seed = run.config, run.member.seed
-    # The trajectory is written after the checkpoint: a member killed between the two resumes from its last state.
-    if run.member.checkpoint or ((run.folder / CHECKPOINT).is_file() and (run.folder / TRAJECTORY).is_file()):
-        (run.folder / STATE).unlink(missing_ok=True)
+    if run.member.checkpoint or (run.folder / CHECKPOINT).is_file():  # it is written last
         return finished_model(run)
     model = build_member(config, run.towers, seed=seed, pretrained=config.pretrained)
     if run.towers.image or run.towers.text:
@@ -297,8 +302,8 @@ def write_embeddings(run: MemberRun, model: Model, folder: Path, *, evaluate: bo
         store.write_json(folder / store.MEMBER_UTILITY, utility(run, model, image))
         if np.diff(data.caption_start).max(initial=0) > 1:
             note = functools.partial(_score_captions, run, image)
-    options |= {"first": run.config.eval_captions, "note": note}
-    blocks = models.text_blocks(model, data.tokens, data.caption_start, **options)
+    first = run.config.eval_captions
+    blocks = models.text_blocks(model, data.tokens, data.caption_start, first=first, note=note, **options)
     write_vectors(folder / store.TEXT_EMBEDDINGS, blocks)
 
 

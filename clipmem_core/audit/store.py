@@ -188,7 +188,7 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
         pq.write_table(arrow.cast(pa.schema(fields, metadata=metadata)), temporary, row_group_size=ROW_GROUP)
 
 
-def read_table(path: Path, *, columns: Sequence[str] | None = None, repair: str = DELETE) -> pd.DataFrame:
+def read_table(path: Path, *, columns: list[str] | None = None, repair: str = DELETE) -> pd.DataFrame:
     """Read a Parquet table; a missing or broken file is an error that names it."""
     with reading(path, repair=repair):
         return pd.read_parquet(path, columns=columns)
