@@ -157,6 +157,6 @@ def test_an_audit_of_a_sample_says_so_and_counts_the_whole_set(source: str, data
     own = counts[CHECKS["file_name"].label]
     assert (own["found"], own["whole"], own["low"], own["high"]) == pytest.approx((flags.sum(), *wanted), abs=0.05)
     assert own["low"] <= 97 <= own["high"]  # of rows 20 to 699, those divisible by 7
-    estimate = verdict["wrong_captions"]["estimate"]
+    estimate = verdict["wrong_captions"]["pairs"]["estimate"]
     assert counts[WRONG]["whole"] == pytest.approx(estimate * (SOURCE_PAIRS - 20) / counts[WRONG]["among"], abs=0.1)
     assert counts[WRONG]["among"] == SAMPLE
