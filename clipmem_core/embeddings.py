@@ -59,13 +59,6 @@ class Vectors(_ARRAY):
         """Return some rows, in their order."""
         return Vectors(self.index, rows if self.rows is None else self.rows[rows])
 
-    def finite(self) -> np.ndarray:
-        """Return which rows have no NaN and no infinity, bool [n]."""
-        finite = np.ones(len(self), bool)
-        for at in range(0, len(self), BLOCK):
-            finite[at : at + BLOCK] = np.isfinite(self[at : at + BLOCK]).all(axis=1)
-        return finite
-
     def cosines(self, query: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
         """Return the cosine of a vector with each row, or with some rows, float32 [n]; 0 for a row of zeros."""
         chosen = np.arange(len(self)) if rows is None else rows

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pyarrow import ArrowException
 from pydantic import TypeAdapter, ValidationError
 
@@ -127,6 +128,12 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def save_array(array: np.ndarray, path: Path) -> None:
+    """Write a .npy file atomically."""
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.save(file, array)
+
+
 def write_once(path: Path, make: Callable[[Path], None]) -> bool:
     """Make a file unless it exists, and tell whether it was made."""
     if path.is_file():
@@ -135,17 +142,6 @@ def write_once(path: Path, make: Callable[[Path], None]) -> bool:
     with replacing(path) as temporary:
         make(temporary)
     return True
-
-
-def is_complete_archive(path: Path) -> bool:
-    """Tell whether a zip archive (.npz, torch files) exists and its checksums are right."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.testzip() is None
-    except Exception as error:  # zipfile and zlib raise many types on damaged bytes
-        if shortage(error):
-            raise
-        return False
 
 
 class Fields(dict[str, Any]):

@@ -201,7 +201,7 @@ def drop_words(tokens: np.ndarray, ends: np.ndarray, share: np.ndarray, draws: n
 
 @mitigation(group="Text", trained="text")
 class RareTokens(Mitigation):
-    """Drops tokens that few training pairs have, in training and evaluation or after training; see `Vocabulary`.
+    """Drops tokens that few training pairs have, in training and evaluation; see `Vocabulary`.
 
     A token of a single caption identifies that pair, so learning it is memorization. `min_df` is scikit-learn's: the
     number of documents, here training pairs, that must contain a token.
@@ -213,13 +213,6 @@ class RareTokens(Mitigation):
         "after: a word of a single caption identifies its picture",
         ge=0,
         **control("vocabulary", "Without rare words", Slider(1, 100, 1, 10)),
-    )
-    text_forget_df: int = option(
-        0,
-        "tokens of fewer training pairs than this are not read after training; checkpoint.pt still has their weights",
-        ge=0,
-        affects=("evaluation",),
-        **control("vocabulary", "Forget rare words", Slider(1, 100, 1, 3)),
     )
 
 
@@ -344,7 +337,7 @@ def can_cut_text(model: Any) -> bool:
 def find_ends(tokens: np.ndarray, *, reads_to_end: bool, end: int | None, flags: str) -> np.ndarray:
     """Return the position of each caption's end token (None: the highest) if the encoder pools there, int64 [n]."""
     if not reads_to_end:
-        raise InputError(f"{flags} need a text encoder that reads up to an end token, such as --model small's")
+        raise InputError(f"{flags}: the text encoder must read up to an end token, as that of --model small does")
     return tokens.argmax(axis=1) if end is None else (tokens == end).argmax(axis=1)
 
 
@@ -402,4 +395,4 @@ def caption_ends(model: Mapping[str, Any], tokens: np.ndarray) -> np.ndarray:
     pool = text.get("pool_type", "argmax")
     other = model.get("custom_text") or any(text.get(name) for name in ("hf_model_name", "no_causal_mask", "embed_cls"))
     reads_to_end, end = not other and pool in ("argmax", "eos"), text.get("eos_id", 2) if pool == "eos" else None
-    return find_ends(tokens, reads_to_end=reads_to_end, end=end, flags="--text-min-df and --text-forget-df")
+    return find_ends(tokens, reads_to_end=reads_to_end, end=end, flags="--text-min-df")

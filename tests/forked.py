@@ -113,8 +113,7 @@ class Member:
     ends: list[int] = []  # of pipes that other members wait at
 
     def __init__(self, task: Any) -> None:
-        from clipmem_core.audit.__main__ import main
-        from clipmem_core.audit.executor import PROGRAM, STDERR
+        from clipmem_core.audit.executor import PROGRAM, STDERR, main
 
         pipe, end = os.pipe()
         self.ends.append(end)

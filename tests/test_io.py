@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clipmem_core.io import is_complete_archive, replacing, shortage, write_once
-from clipmem_core.training.trainer import save_array
+from clipmem_core.io import replacing, save_array, shortage, write_once
 
 
 def test_a_disk_that_fails_leaves_the_old_file_and_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,14 +37,3 @@ def test_an_array_that_does_not_fit_on_the_disk_is_a_shortage(tmp_path: Path) ->
 def test_a_cached_file_is_made_once(tmp_path: Path) -> None:
     made = [write_once(tmp_path / "key" / "a.txt", lambda file: file.touch()) for _ in range(2)]
     assert made == [True, False]
-
-
-def test_a_cut_archive_is_not_whole(tmp_path: Path) -> None:
-    path = tmp_path / "a.npz"
-    assert not is_complete_archive(path)
-    np.savez(path, tokens=np.arange(60))
-    assert is_complete_archive(path)
-    content = path.read_bytes()
-    for length in (0, len(content) // 2, len(content) - 1):
-        path.write_bytes(content[:length])
-        assert not is_complete_archive(path)

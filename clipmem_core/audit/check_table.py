@@ -4,6 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,8 +18,8 @@ from clipmem_core.audit.settings import towers_of
 from clipmem_core.audit.store import Audit
 from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.dataset.checks import CHECKS, VERSION, Captions, Pictures, caption_frequencies, check_table, measure
-from clipmem_core.dataset.pictures import PictureError, read_square
-from clipmem_core.dataset.pixels import PIXELS_FILE, Pixels, open_pixels
+from clipmem_core.dataset.pictures import PictureError
+from clipmem_core.dataset.pixels import open_pixels
 from clipmem_core.io import write_once
 from clipmem_core.training.names import model_config
 
@@ -88,12 +89,9 @@ def _pictures(audit: Audit, pairs: pd.DataFrame) -> Pictures:
     if config.features:
         return Pictures(shorter, prepared.clusters)
     folder, root, images = pixels_folder(audit), audit.record.pictures, pairs[c.IMAGE].tolist()
+    square: dict[str, Any] = {"size": config.cache_size, "resize_mode": config.resize_mode}
     try:
-        if (folder / PIXELS_FILE).is_file():
-            pixels = open_pixels(folder, rows=prepared.cache_rows, root=root, images=images)
-        else:
-            read = functools.partial(read_square, root, size=config.cache_size, resize_mode=config.resize_mode)
-            pixels = Pixels(folder, prepared.cache_rows, config.cache_size, images, read)
+        pixels = open_pixels(folder, rows=prepared.cache_rows, root=root, images=images, **square)
         values = measure(pixels.gather, shape, padded=config.resize_mode == "longest")
     except (FileNotFoundError, InputError, PictureError):
         return Pictures(shorter, prepared.clusters)

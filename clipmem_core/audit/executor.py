@@ -1,24 +1,31 @@
-"""Splits the members of an audit into tasks, and runs tasks in processes of this machine."""
+"""Splits the members of an audit into tasks, and runs tasks in processes of this machine.
+
+The process of a task: python -m clipmem_core.audit.executor MODULE:FUNCTION FOLDER NAME…
+"""
 
 import json
+import logging
 import os
 import pkgutil
+import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from clipmem_core.audit.jobs import python_path
 from clipmem_core.audit.status import MemberProgress, member_progress, second_names
 from clipmem_core.audit.store import Audit
 from clipmem_core.config import InputError
-from clipmem_core.io import shortage
+from clipmem_core.io import keep_memory, shortage
 
 SECONDS_BETWEEN_POLLS = 0.1
 STDERR = ".stderr"
-PROGRAM = (sys.executable, "-m", "clipmem_core.audit")  # a function, a folder and names follow
+PROGRAM = (sys.executable, "-m", "clipmem_core.audit.executor")  # a function, a folder and names follow
 # Exit code, plus the error number, of a process that ran out of disk or memory: a full disk takes no message.
 RAN_SHORT = 64
 
@@ -131,12 +138,11 @@ def in_this_process(tasks: Sequence[Task]) -> TaskEvents:
 
 
 def start(task: Task) -> "subprocess.Popen[bytes]":
-    path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(task.threads))
     with (task.folders[0] / STDERR).open("wb") as errors:
         return subprocess.Popen(
             task.command,
-            env={**os.environ, **threads, "PYTHONPATH": path},
+            env={**os.environ, **threads, "PYTHONPATH": python_path()},
             stdin=subprocess.PIPE,  # never written to; when this process ends it closes, and the member exits
             stdout=errors,
             stderr=errors,
@@ -156,3 +162,32 @@ def _check_end(task: Task, code: int) -> None:
     more = f" and {len(task.folders) - 1} more" if len(task.folders) > 1 else ""
     name = f"{task.noun} {task.folders[0].name}{more}"
     raise RuntimeError(f"{name} {ended}; its output is in {path}; the same command resumes it")
+
+
+def _end_with_parent() -> None:
+    """Exit when the parent process ends and closes its pipe; a resumed audit starts this work again."""
+    if stat.S_ISFIFO(os.fstat(0).st_mode):
+        os.read(0, 1)
+        os._exit(1)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run a task. An error is one line of JSON on stderr, or an exit code if disk or memory ran out."""
+    logging.getLogger().setLevel(logging.ERROR)
+    keep_memory()
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        do_work(arguments)
+    except InputError as error:
+        print(json.dumps({"error": str(error)}), file=sys.stderr)
+        return 2
+    except OSError as error:
+        if not shortage(error) or not error.errno:
+            raise
+        return RAN_SHORT + error.errno
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

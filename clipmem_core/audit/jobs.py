@@ -23,7 +23,6 @@ from typing import Any
 import psutil
 from filelock import FileLock, Timeout
 
-import clipmem_core
 from clipmem_core.audit.settings import typed, typed_flags
 from clipmem_core.audit.store import Audit, check_name, write_json
 from clipmem_core.config import AuditConfig, as_dict, data_folder
@@ -145,21 +144,25 @@ class Task:
                 return job
             for name in (JOB, OUTPUT, EXIT_CODE, CANCEL):
                 (self.folder / name).unlink(missing_ok=True)
-            package = str(Path(clipmem_core.__file__).resolve().parents[1])
-            path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
             with (self.folder / OUTPUT).open("wb") as log:
                 process = subprocess.Popen(
                     [*PROGRAM, str(self.folder), *self.arguments],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
-                    env={**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"},
+                    env={**os.environ, "PYTHONPATH": python_path(), "PYTHONUNBUFFERED": "1"},
                     start_new_session=True,
                 )
             job = Job(self.folder, process.pid, process_start(process.pid), tuple(self.arguments))
             write_json(self.folder / JOB, {name: value for name, value in asdict(job).items() if name != "folder"})
             threading.Thread(target=process.wait, daemon=True).start()  # no zombie while this server runs
         return job
+
+
+def python_path() -> str:
+    """Return PYTHONPATH for a process that imports this package from any folder."""
+    package = str(Path(__file__).resolve().parents[2])
+    return os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
 
 
 def run_job(folder: Path, arguments: Sequence[str], run: Callable[[Sequence[str]], int]) -> int:

@@ -24,14 +24,14 @@ from clipmem_core.embeddings import write_vectors
 from clipmem_core.features.cache import ComputeShards
 from clipmem_core.features.embed import image_features, text_features
 from clipmem_core.features.towers import Opened, Tower
-from clipmem_core.io import write_once
+from clipmem_core.io import save_array, write_once
 from clipmem_core.mitigations import Vocabulary, mitigations_of, pairs_with
 from clipmem_core.scores import detectors
 from clipmem_core.scores.utility import linear_probe, retrieval_recalls, zero_shot
 from clipmem_core.training import model as models
 from clipmem_core.training.model import LockedModel, Model, Standard
 from clipmem_core.training.names import CHECKPOINT, STATE, TRAJECTORY, model_config
-from clipmem_core.training.trainer import Trainer, chosen_captions, save_array, train
+from clipmem_core.training.trainer import Trainer, chosen_captions, train
 from clipmem_core.training.views import FeatureRows, FeatureViews, TrainingData, ViewMaker, Views
 
 EVALUATION = 1 << 40  # added to the seed of evaluation views: no training seed is as large
@@ -159,17 +159,13 @@ class MemberRun(Shared):
 
     name: str
     member: MemberRecord
-    vocabulary: Vocabulary | None = None  # tokens it reads after training; None: all
+    vocabulary: Vocabulary | None = None  # tokens it reads; None: all
     second: bool = False  # whether this is the second round of training
 
     @property
     def folder(self) -> Path:
         folder = self.audit.member(self.name)
         return folder / store.SECOND if self.second else folder
-
-    def read(self, tokens: np.ndarray) -> np.ndarray:
-        """Return the tokens that the member reads after training, [n, context_length]."""
-        return tokens if self.vocabulary is None else self.vocabulary.read(tokens)
 
 
 def open_shared(folder: Path) -> Shared:
@@ -191,7 +187,14 @@ def open_shared(folder: Path) -> Shared:
     towers, features = _open_towers(audit, record, pairs)
     if features.image is None:
         rows, images = store.read_prepared(folder).cache_rows, pairs[c.IMAGE].tolist()
-        pixels: Any = open_pixels(prepare.pixels_folder(audit), rows=rows, root=record.pictures, images=images)
+        pixels: Any = open_pixels(
+            prepare.pixels_folder(audit),
+            rows=rows,
+            root=record.pictures,
+            images=images,
+            size=config.cache_size,
+            resize_mode=config.resize_mode,
+        )
     else:
         pixels = FeatureRows(features.image)
     data = TrainingData(
@@ -209,9 +212,8 @@ def open_member(folder: Path, name: str, shared: Shared | None = None) -> Member
     """Return data and settings of a member."""
     shared = shared or open_shared(folder)
     config, data, rows = shared.config, shared.data, np.flatnonzero(shared.membership[name].to_numpy())
-    vocabulary, tokens = _vocabulary(config, data.tokens, data.caption_start, rows), data.tokens
-    if vocabulary is not None:
-        tokens = dataclasses.replace(vocabulary, min_df=config.text_min_df).read(tokens)
+    vocabulary = _vocabulary(config, data.tokens, data.caption_start, rows)
+    tokens = vocabulary.read(data.tokens) if vocabulary else data.tokens
     values = vars(shared) | {"data": dataclasses.replace(data, tokens=tokens, rows=rows)}
     return MemberRun(**values, name=name, member=shared.audit.member_record(name), vocabulary=vocabulary)
 
@@ -231,18 +233,17 @@ def caption_starts(pairs: pd.DataFrame) -> np.ndarray:
 
 
 def _vocabulary(config: AuditConfig, tokens: np.ndarray, start: np.ndarray, rows: np.ndarray) -> Vocabulary | None:
-    """Return the tokens that a member trained on these rows reads after training; None if it reads all."""
-    min_df = max(config.text_min_df, config.text_forget_df)
-    if not min_df:
+    """Return the tokens that a member trained on these rows reads; None if it reads all."""
+    if not config.text_min_df:
         return None
     counts = pairs_with(model_config(config.model), tokens, start, rows, first=config.train_captions)
-    return Vocabulary(model_config(config.model), counts, min_df)
+    return Vocabulary(model_config(config.model), counts, config.text_min_df)
 
 
 def vocabulary_of_member(audit: Audit, name: str) -> Vocabulary | None:
-    """Return the tokens that a member reads after training; None if it reads all."""
+    """Return the tokens that a member reads; None if it reads all."""
     config = audit.record.config
-    if not (config.text_min_df or config.text_forget_df):
+    if not config.text_min_df:
         return None  # without reading every caption
     pairs, rows = audit.pairs, np.flatnonzero(audit.membership[name].to_numpy())
     return _vocabulary(config, cached_tokens(config.model, pairs), caption_starts(pairs), rows)
@@ -273,9 +274,7 @@ def finished_model(run: MemberRun) -> Model:
 def trained_model(run: MemberRun) -> Model:
     """Load the member's model from its checkpoint if it has one, else train it."""
     config, seed = run.config, run.member.seed
-    # The trajectory is written after the checkpoint: a member killed between the two resumes from its last state.
-    if run.member.checkpoint or ((run.folder / CHECKPOINT).is_file() and (run.folder / TRAJECTORY).is_file()):
-        (run.folder / STATE).unlink(missing_ok=True)
+    if run.member.checkpoint or (run.folder / CHECKPOINT).is_file():  # it is written last
         return finished_model(run)
     model = build_member(config, run.towers, seed=seed, pretrained=config.pretrained)
     if run.towers.image or run.towers.text:
@@ -303,8 +302,8 @@ def write_embeddings(run: MemberRun, model: Model, folder: Path, *, evaluate: bo
         store.write_json(folder / store.MEMBER_UTILITY, utility(run, model, image))
         if np.diff(data.caption_start).max(initial=0) > 1:
             note = functools.partial(_score_captions, run, image)
-    tokens, first = run.read(data.tokens), run.config.eval_captions
-    blocks = models.text_blocks(model, tokens, data.caption_start, first=first, note=note, **options)
+    first = run.config.eval_captions
+    blocks = models.text_blocks(model, data.tokens, data.caption_start, first=first, note=note, **options)
     write_vectors(folder / store.TEXT_EMBEDDINGS, blocks)
 
 
@@ -345,7 +344,7 @@ def caption_embeddings(run: MemberRun, model: Model, rows: np.ndarray) -> tuple[
     start = run.data.caption_start
     captions = np.concatenate([np.arange(start[row], start[row + 1]) for row in rows])
     options = {"precision": run.config.precision, "device": run.record.device}
-    text = models.text_embeddings(model, run.read(run.data.tokens[captions]), **options)
+    text = models.text_embeddings(model, run.data.tokens[captions], **options)
     return text, np.repeat(np.arange(len(rows)), start[rows + 1] - start[rows])
 
 
@@ -367,7 +366,8 @@ def utility(run: MemberRun, model: Model, image: np.ndarray) -> dict[str, float]
         metrics["linear_probe"] = linear_probe(image[fit], names[fit], image[test], names[test], seed=config.seed)
         if not config.features:  # with features computed elsewhere there is no tower to read a prompt
             classes, texts, tower = np.unique(names[labelled]), prompts(run.pairs), run.towers.text
-            inputs = text_features([texts], tower)[0][:] if tower else run.read(models.tokenize(config.model, texts))
+            inputs = text_features([texts], tower)[0][:] if tower else models.tokenize(config.model, texts)
+            inputs = run.vocabulary.read(inputs) if run.vocabulary else inputs
             text = models.text_embeddings(model, inputs, precision=config.precision, device=run.record.device)
             metrics["zero_shot"] = zero_shot(image[test], text, np.searchsorted(classes, names[test]))
     return metrics

@@ -10,7 +10,6 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,9 +28,7 @@ from clipmem_core.audit.status import FEATURES, LOG, TRAINING, WORDS, Screen, me
 from clipmem_core.audit.store import Audit, Record
 from clipmem_core.audit.verdict import RELIABILITY, SECOND_LEFT_OUT, judge
 from clipmem_core.config import AuditConfig, InputError
-from clipmem_core.dataset.pixels import broken_file
-from clipmem_core.features.precomputed import is_stored
-from clipmem_core.io import DELETE, reading, replacing
+from clipmem_core.io import DELETE, reading, save_array
 from clipmem_core.scores.evidence import Probabilities, draw_decoys, probabilities
 from clipmem_core.scores.membership import Membership, side_means
 from clipmem_core.scores.prevalence import SECOND_ROUND_FROM, likely_wrong
@@ -134,9 +131,7 @@ def _ensure_decoys(audit: Audit, counts: np.ndarray) -> None:
     if path.is_file() or counts.max(initial=0) < 2:
         return
     start, clusters = np.concatenate([[0], np.cumsum(counts)]), store.read_prepared(audit.folder).clusters
-    decoys = draw_decoys(prepare.caption_features(audit), start, clusters, seed=config.seed)
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        np.save(file, decoys)
+    save_array(draw_decoys(prepare.caption_features(audit), start, clusters, seed=config.seed), path)
 
 
 @one_thread
@@ -347,15 +342,13 @@ def _add_repeat(progress: Progress, measure: Callable[[], float | None]) -> bool
 
 
 def ensure_pixels(audit: Audit, screen: Screen) -> None:
-    """Store the small pictures or precomputed features again if they are missing or broken."""
-    record = audit.record
-    broken: Path | None = audit.folder / store.PREPARED
+    """Store the small pictures or precomputed features again if they are missing."""
+    record, missing = audit.record, audit.folder / store.PREPARED
     with contextlib.suppress(InputError):
-        folder = prepare.pixels_folder(audit)
-        broken = (None if is_stored(folder) else folder) if record.config.features else broken_file(folder)
-    if broken is not None:
+        missing = prepare.pixels_folder(audit)
+    if not missing.is_dir():
         action = "reading the features" if record.config.features else "storing the small pictures"
-        screen.say(f"{broken} is broken or missing: {action} again")
+        screen.say(f"{missing} is missing: {action} again")
         prepare.rebuild_store(audit, record, progress=screen.pictures)
 
 

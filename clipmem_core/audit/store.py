@@ -26,10 +26,9 @@ from clipmem_core.audit.settings import check_fields
 from clipmem_core.config import SETS, AuditConfig, InputError, as_dict, data_folder
 from clipmem_core.embeddings import Vectors, read_vectors
 from clipmem_core.io import DELETE, read_json, reading, replacing
-from clipmem_core.scores.registry import BY_NAME
 from clipmem_core.training.names import CHECKPOINT, TRAJECTORY
 
-VERSION = 5  # of an audit's folder; other versions cannot be read
+VERSION = 6  # of an audit's folder; other versions cannot be read
 MAX_NAME = 100  # bytes; file systems allow 255, and the names of locks and temporary files are longer
 
 
@@ -189,18 +188,10 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
         pq.write_table(arrow.cast(pa.schema(fields, metadata=metadata)), temporary, row_group_size=ROW_GROUP)
 
 
-def read_table(path: Path, *, columns: Sequence[str] | None = None, repair: str = DELETE) -> pd.DataFrame:
-    """Read a Parquet table; a missing or broken file is an error that names it. A score that it lacks is NaN."""
+def read_table(path: Path, *, columns: list[str] | None = None, repair: str = DELETE) -> pd.DataFrame:
+    """Read a Parquet table; a missing or broken file is an error that names it."""
     with reading(path, repair=repair):
-        absent = [name for name in absent_scores(path) if columns is None or name in columns]
-        present = None if columns is None else [name for name in columns if name not in absent]
-        return pd.read_parquet(path, columns=present).assign(**dict.fromkeys(absent, np.nan))
-
-
-def absent_scores(path: Path) -> list[str]:
-    """Return the scores that the scores.parquet of an older audit lacks; none for any other file."""
-    names = pq.read_schema(path).names if path.name == SCORES else list(BY_NAME)
-    return [name for name in BY_NAME if name not in names]
+        return pd.read_parquet(path, columns=columns)
 
 
 def pair_blocks(audit: "Audit", columns: Sequence[str]) -> Iterator[pa.RecordBatch]:

@@ -8,7 +8,6 @@ mean over tokens and evaluation views of the picture (image encoder: all tokens,
 pair's captions (text encoder: tokens up to the end token). Values below 0 count as 0; see `UnitTally`.
 """
 
-import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -73,7 +72,6 @@ def measure_member(audit: Audit, name: str, table: str = t.UNITS, *, screen: Scr
     """Measure both encoders of a member on its training pairs as `unit_table`, or its references (column reference)."""
     run = open_member(audit.folder, name)
     torch.set_num_threads(run.record.threads)  # as when it was trained
-    run = dataclasses.replace(run, data=dataclasses.replace(run.data, tokens=run.read(run.data.tokens)))
     rows, external, towers = run.data.rows, run.data.external, (t.IMAGE_TOWER, t.TEXT_TOWER)
     if table == t.UNITS:
         return measure_model(run, trained_model(run), towers, rows, label=name, screen=screen)

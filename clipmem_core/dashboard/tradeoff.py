@@ -51,8 +51,8 @@ COLUMNS = {  # measure → its head, the format of a difference, its help
 
 @cached(32, s.ARMS, s.STUDY)
 def compared_of(study: s.StudyFolder) -> pd.DataFrame:
-    """Return the rows of `all_differences`, computed once per state of the study's files."""
-    return r.all_differences(r.rows_of(study))
+    """Return the rows of `differences`, computed once per state of the study's files."""
+    return r.differences(r.rows_of(study))
 
 
 def draw_chart(table: pd.DataFrame, *, over: str, key: str, chosen: str | None = None) -> None:
@@ -88,7 +88,7 @@ def draw_chart(table: pd.DataFrame, *, over: str, key: str, chosen: str | None =
 def points_of(table: pd.DataFrame, memorized: str, useful: str) -> pd.DataFrame:
     """Return one row per arm as `tradeoff_figure` takes them: means with the intervals of their differences."""
     points = []
-    for arm, measures in _against_none(table).groupby(s.ARM, sort=False):
+    for arm, measures in table.groupby(s.ARM, sort=False):
         rows = measures.set_index("measure")
         if not {memorized, useful} <= set(rows.index):
             continue
@@ -102,10 +102,6 @@ def points_of(table: pd.DataFrame, memorized: str, useful: str) -> pd.DataFrame:
     return pd.DataFrame(points)
 
 
-def _against_none(table: pd.DataFrame) -> pd.DataFrame:
-    return table[table["reference"] == NONE] if "reference" in table else table
-
-
 def _interval(mean: float, low: float, high: float, *, spec: str = "+z.3f", unit: str = "") -> str:
     ends = f" [{low:{spec}}, {high:{spec}}]" if pd.notna(low) else ""
     return f"{mean:{spec}}{unit}{ends}".replace("-", "−")
@@ -113,8 +109,7 @@ def _interval(mean: float, low: float, high: float, *, spec: str = "+z.3f", unit
 
 def draw_table(table: pd.DataFrame, *, over: str, chosen: str | None = None) -> None:
     """Draw every arm against the reference arm in a table, the chosen one first."""
-    rows = _against_none(table)
-    rows = rows[rows[s.ARM] != NONE]
+    rows = table[table[s.ARM] != NONE]
     st.subheader("Each setting against the baseline", anchor=False)
     if rows.empty:
         st.caption(f"No arm and {NONE} have a seed in common yet.")

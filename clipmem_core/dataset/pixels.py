@@ -1,15 +1,13 @@
-"""The pictures of a data set, decoded once and cached in a folder; a missing or unreadable file is made again.
+"""The pictures of a data set, decoded once and cached in a folder; made once.
 
     facts.parquet      one row a picture: width, height, sha256, reason
     descriptors.npy    uint8 [n_pictures, 768], for `near_duplicates`
     pixels.npy         uint8 [n_pictures, size, size, 3]; only if it fits the budget, else decoded at every use
-    cache.json         the square's size and resize mode
 
 The folder is built under a temporary name and then renamed, so an existing folder is complete.
 """
 
 import functools
-import json
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,13 +26,12 @@ from clipmem_core.config import fingerprint
 from clipmem_core.dataset.pictures import Fact, check_chunk, read_square
 from clipmem_core.dataset.readers.containers import source_stamp
 from clipmem_core.dataset.workers import cores, map_chunks
-from clipmem_core.io import naming, replacing_folder, shortage, sync
+from clipmem_core.io import naming, replacing_folder, sync
 
 VERSION = 2  # of what is stored and how it is computed; a new number leaves old caches behind
 FACTS_FILE = "facts.parquet"
 DESCRIPTORS_FILE = "descriptors.npy"
 PIXELS_FILE = "pixels.npy"
-CACHE_FILE = "cache.json"
 
 Progress = Callable[[int, int], None]
 Work = Callable[[list[tuple[int, str]]], list[tuple[int, Fact]]]
@@ -76,13 +73,14 @@ class Pixels:
         return replace(self, rows=self.rows[rows], images=[self.images[row] for row in rows])
 
 
-def open_pixels(folder: Path, *, rows: np.ndarray, root: Path, images: Sequence[str]) -> Pixels:
+def open_pixels(
+    folder: Path, *, rows: np.ndarray, root: Path, images: Sequence[str], size: int, resize_mode: str
+) -> Pixels:
     """Open squares that `check_pictures` stored; `images` has the reference of each row, relative to `root`."""
-    settings = json.loads((folder / CACHE_FILE).read_text())
     file = folder / PIXELS_FILE
     stored = np.asarray(np.load(file, mmap_mode="r")) if file.exists() else None
-    read = functools.partial(read_square, root, **settings)
-    return Pixels(folder, np.asarray(rows, np.int64), settings["size"], images, read, stored)
+    read = functools.partial(read_square, root, size=size, resize_mode=resize_mode)
+    return Pixels(folder, np.asarray(rows, np.int64), size, images, read, stored)
 
 
 def check_pictures(
@@ -107,41 +105,22 @@ def check_pictures(
     fits = 0 < math.prod(shape) <= budget_bytes
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(cache / f"{folder.name}.lock"):  # two audits of one data set decode it once
-        if broken_file(folder, with_pixels=fits):
+        if not folder.is_dir() or (fits and not (folder / PIXELS_FILE).is_file()):
             with naming(folder), replacing_folder(folder) as part:
-                pixels = part / PIXELS_FILE if fits else None
-                if pixels:  # zeros, which take no room on the disk yet
-                    np.lib.format.open_memmap(pixels, mode="w+", dtype=np.uint8, shape=shape)
-                work = functools.partial(check_chunk, root=root, size=size, resize_mode=resize_mode, pixels=pixels)
+                squares = part / PIXELS_FILE if fits else None
+                if squares:  # zeros, which take no room on the disk yet
+                    np.lib.format.open_memmap(squares, mode="w+", dtype=np.uint8, shape=shape)
+                work = functools.partial(check_chunk, root=root, size=size, resize_mode=resize_mode, pixels=squares)
                 _decode_into(part, work, images, workers or cores(), progress)
-                (part / CACHE_FILE).write_text(json.dumps({"size": size, "resize_mode": resize_mode}))
                 for path in (*part.iterdir(), part):
                     sync(path)
             sync(cache)
     facts = pq.read_table(folder / FACTS_FILE).to_pydict()
     texts = {name: pd.Series(facts[name], dtype=object) for name in (c.SHA256, c.REASON)}
     numbers = {name: np.array(facts[name], np.int64) for name in (c.WIDTH, c.HEIGHT)}
-    return pd.DataFrame(numbers | texts), open_pixels(folder, rows=np.arange(len(images)), root=root, images=images)
-
-
-def broken_file(folder: Path, *, with_pixels: bool = False) -> Path | None:
-    """Return the first file of a cache that is missing or cannot be read; pixels may be missing unless required."""
-    names = [CACHE_FILE, FACTS_FILE, DESCRIPTORS_FILE]
-    if with_pixels or (folder / PIXELS_FILE).exists():
-        names.append(PIXELS_FILE)
-    for path in (folder / name for name in names):
-        try:
-            if path.suffix == ".npy":
-                np.load(path, mmap_mode="r")  # fails on a file shorter than its header says
-            elif path.suffix == ".parquet":
-                pq.read_table(path)
-            else:
-                json.loads(path.read_text())
-        except (OSError, ValueError, EOFError) as error:
-            if shortage(error):
-                raise
-            return path
-    return None
+    rows = np.arange(len(images))
+    pixels = open_pixels(folder, rows=rows, root=root, images=images, size=size, resize_mode=resize_mode)
+    return pd.DataFrame(numbers | texts), pixels
 
 
 def _decode_into(folder: Path, work: Work, images: Sequence[str], workers: int, progress: Progress | None) -> None:

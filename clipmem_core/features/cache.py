@@ -31,7 +31,6 @@ SHARD = {"image": 1024, "text": 4096}  # inputs: ten seconds of one core
 KEY, LENGTH, CUT = "key", "length", "cut"
 KEYS = np.dtype([(KEY, "V32"), (CUT, "?")])
 DIGEST = pa.binary(32)
-NO_INPUT = np.void(bytes(32))  # the key of a damaged row
 
 # Computes the named shards of a folder in other processes; yields while they run.
 ComputeShards = Callable[[Path, Sequence[str]], Generator[Any, None, None]]
@@ -70,27 +69,6 @@ class FeatureStore:
         with reading(self.features_file, repair="delete its folder, and the audit computes it again"):
             return read_vectors(self.features_file)
 
-    def discard_damaged(self, keys: pa.Array, say: Callable[[str], None]) -> None:
-        """Delete the files if they cannot be read, and forget the rows of `keys` with NaN: they count as missing."""
-        stored = self.keys()
-        if not len(stored):
-            return
-        try:
-            features = read_vectors(self.features_file)
-            if len(stored) > len(features):
-                raise ValueError("it has too few rows")
-        except (ValueError, FileNotFoundError) as error:
-            say(f"{self.features_file} is damaged ({error}): its features are computed again")
-            self.keys_file.unlink()
-            return
-        rows = self.find(keys)
-        rows = rows[rows >= 0]
-        damaged = rows[~features.take(rows).finite()]
-        if len(damaged):
-            say(f"{self.features_file} is damaged in {len(damaged):,} rows, first {damaged[0]:,}: computed again")
-            stored[KEY][damaged] = NO_INPUT
-            self._write_keys(stored)
-
     def begin(self, request: Mapping[str, Any], inputs: pa.Table) -> list[str]:
         """Write the inputs of the rows to compute, and return the names of their shards."""
         self.part.mkdir()
@@ -125,12 +103,9 @@ class FeatureStore:
 
         if sum(map(len, keys[1:])):
             write_vectors(self.features_file, blocks())
-            self._write_keys(np.concatenate(keys))
+            with replacing(self.keys_file) as temporary:
+                temporary.write_bytes(np.concatenate(keys).tobytes())
         shutil.rmtree(self.part, ignore_errors=True)
-
-    def _write_keys(self, keys: np.ndarray) -> None:
-        with replacing(self.keys_file) as temporary:
-            temporary.write_bytes(keys.tobytes())
 
 
 def missing_shards(part: Path, names: Sequence[str]) -> Iterator[tuple[Path, dict[str, list[Any]]]]:

@@ -28,7 +28,7 @@ from clipmem_core.embeddings import Vectors
 from clipmem_core.features import cache
 from clipmem_core.features.cache import ComputeShards, FeatureStore
 from clipmem_core.features.towers import Opened, Tower, image_tower, text_tower
-from clipmem_core.io import keep_memory, naming, read_json, replacing, shortage
+from clipmem_core.io import keep_memory, naming, read_json, replacing, save_array, shortage
 from clipmem_core.scores.alignment import unit
 
 IMAGE_BATCH = {"fp32": 16, "amp_bf16": 8}  # pictures: larger batches leave the processor's caches
@@ -107,9 +107,6 @@ def _cached(
     store = FeatureStore(tower.key)
     store.folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(store.folder / ".lock")  # two audits of one data set compute it once
-    if progress:
-        with lock:
-            store.discard_damaged(keys, say)
     rows = store.find(keys)
     if (rows < 0).any():
         with lock, naming(store.folder):
@@ -186,8 +183,7 @@ def _compute_shards(
         for batch, values in _embed(tower, embed, inputs, root, workers):
             features[batch] = values
             yield len(batch)
-        with replacing(path) as temporary, temporary.open("wb") as file:
-            np.save(file, features)
+        save_array(features, path)
 
 
 def faster(opened: Opened, batch: Any, folder: Path, say: Say) -> Embed:

@@ -9,7 +9,6 @@ offsets.npy                         int64 [n_pairs + 1]; the captions of pair i 
 """
 
 import hashlib
-import shutil
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
@@ -29,10 +28,11 @@ from clipmem_core.dataset.readers.paths import as_name, is_missing, tidy
 from clipmem_core.dataset.readers.records import Row
 from clipmem_core.dataset.readers.tables import read_delimited, read_jsonl
 from clipmem_core.embeddings import Vectors, read_vectors, write_vectors
-from clipmem_core.io import naming, shortage
+from clipmem_core.io import naming, replacing_folder, shortage
 
 BLOCK = 65_536  # rows checked and copied at a time
 SIDES = ("image", "text")
+DATACOMP = {"image": "l14_img", "text": "l14_txt"}  # arrays of its .npz
 RETRIEVAL = {"metadata": ".parquet", "img_emb": ".npy", "text_emb": ".npy"}  # folders of clip-retrieval, and endings
 PAIRS_FILE, QUARANTINE_FILE, OFFSETS_FILE = "pairs.arrow", "quarantine.parquet", "offsets.npy"
 TEXTS = (c.PAIR_ID, c.IMAGE, c.LABEL, c.CAPTIONS)
@@ -72,8 +72,7 @@ def stored_features(
     Args:
         source: a clip-retrieval folder, a folder of DataComp metadata, one of its .parquet files, or a table.
         options: the table's columns, guessed where they are not named.
-        image, text: for a table, the .npy files with a row for each picture and each caption; for DataComp the names of
-            the arrays in the .npz, by default l14_img and l14_txt.
+        image, text: for a table, the .npy files with a row for each picture and each caption.
         folder: for the copied features, by default the cache in the data folder.
     """
     try:
@@ -81,14 +80,9 @@ def stored_features(
         stamps = [[str(path), (status := path.stat()).st_size, status.st_mtime_ns] for part in parts for path in part]
         key = fingerprint([stamps, image, text, as_dict(options)])
         target = (folder or data_folder() / "cache" / "features") / "stored" / key
-        if not is_stored(target):
-            new = target.with_suffix(".new")
-            for path in (target, new):
-                shutil.rmtree(path, ignore_errors=True)
-            new.mkdir(parents=True)
-            with naming(target):
-                _store(new, parts, options, (image or "l14_img", text or "l14_txt"))
-                new.rename(target)
+        if not target.is_dir():
+            with naming(target), replacing_folder(target) as new:
+                _store(new, parts, options)
     except FileNotFoundError as error:
         raise InputError(f"{error.filename} is missing: give {FORMS}") from None
     table = _open_pairs(target)
@@ -97,18 +91,6 @@ def stored_features(
     if pairs[c.LABEL].isna().all():
         pairs[c.LABEL] = None
     return Stored(pairs, pd.read_parquet(target / QUARANTINE_FILE), target)
-
-
-def is_stored(folder: Path) -> bool:
-    """Return whether a folder of `stored_features` can be opened."""
-    try:
-        if not all(open_features(folder, side).finite().all() for side in SIDES):
-            return False
-        _open_pairs(folder)
-        pd.read_parquet(folder / QUARANTINE_FILE)
-        return True
-    except (OSError, ValueError, EOFError, pa.ArrowException):
-        return False
 
 
 def open_features(folder: Path, side: str) -> Vectors:
@@ -159,7 +141,7 @@ def _parts(source: Path, image: str, text: str) -> list[tuple[Path, Path, Path]]
         if numbers:
             named = [[source / name / f"{name}_{number}{end}" for name, end in RETRIEVAL.items()] for number in numbers]
             return [(table, picture, caption) for table, picture, caption in named]
-    elif image.endswith(".npy") and text.endswith(".npy"):
+    elif image and text:
         return [(source, Path(image), Path(text))]
     else:
         files = [*source.glob("*.parquet"), *source.glob("*.npz")] if source.is_dir() else [source]
@@ -169,13 +151,13 @@ def _parts(source: Path, image: str, text: str) -> list[tuple[Path, Path, Path]]
     raise InputError(f"{source} holds no features: give {FORMS}")
 
 
-def _store(folder: Path, parts: list[tuple[Path, Path, Path]], options: SourceOptions, keys: tuple[str, str]) -> None:
+def _store(folder: Path, parts: list[tuple[Path, Path, Path]], options: SourceOptions) -> None:
     """Copy the features of all parts and write the pairs that can use them."""
     tables, refused, counts = list[pa.Table](), list[tuple[str, str, str]](), [0, 0]
     faults: list[list[np.ndarray]] = [[], []]  # of each row, by side and part
-    for side, name in enumerate(SIDES):
-        paths = [part[side + 1] for part in parts]
-        write_vectors(folder / f"{name}.faiss", _copied(name, paths, keys[side], faults[side]))
+    for number, side in enumerate(SIDES):
+        paths = [part[number + 1] for part in parts]
+        write_vectors(folder / f"{side}.faiss", _copied(side, paths, faults[number]))
     for (table, *files), *part_faults in zip(parts, *faults, strict=True):
         used, rows = [], [0, 0]
         for row in _read_table(table, options):
@@ -209,13 +191,13 @@ def _store(folder: Path, parts: list[tuple[Path, Path, Path]], options: SourceOp
     _write_pairs(folder, captions)
 
 
-def _array(path: Path, key: str) -> np.ndarray:
+def _array(path: Path, side: str) -> np.ndarray:
     """Open an array [n, dim] of a .npy or .npz file."""
     try:
         if path.suffix == ".npz":
             with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-                if key not in archive.files:
-                    raise InputError(f"{path} has no array {key!r} but {', '.join(archive.files)}: name one of them")
+                if (key := DATACOMP[side]) not in archive.files:
+                    raise InputError(f"{path} has no array {key!r} but {', '.join(archive.files)}: rename one of them")
                 array = archive[key]
         else:
             array = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -230,11 +212,11 @@ def _array(path: Path, key: str) -> np.ndarray:
     return array
 
 
-def _copied(side: str, paths: Iterable[Path], key: str, faults: list[np.ndarray]) -> Iterator[np.ndarray]:
+def _copied(side: str, paths: Iterable[Path], faults: list[np.ndarray]) -> Iterator[np.ndarray]:
     """Yield the features of all parts as float16; add to `faults` each part's faults, empty for usable rows, [n]."""
     dim = 0
     for path in paths:
-        array = _array(path, key)
+        array = _array(path, side)
         dim = dim or array.shape[1]
         if array.shape[1] != dim:
             raise InputError(f"{side} features must be of one length, not {dim} and, in {path}, {array.shape[1]}")

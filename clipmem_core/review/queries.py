@@ -20,12 +20,10 @@ from clipmem_core.audit.store import (
     WORD_TABLE,
     Audit,
     Named,
-    absent_scores,
     caption_counts,
 )
 from clipmem_core.columns import CAPTIONS, PAIR_ID
 from clipmem_core.config import InputError
-from clipmem_core.io import reading
 
 ROW = "file_row_number"
 Columns = dict[str, np.ndarray]
@@ -193,10 +191,8 @@ def _database() -> duckdb.DuckDBPyConnection:
 @contextmanager
 def _executed(path: Path, query: str, values: Sequence[Any], **tables: Table) -> Iterator[duckdb.DuckDBPyRelation]:
     stamp(path)  # a missing file has its own message
-    with reading(path):
-        absent = "".join(f', NULL::DOUBLE AS "{name}"' for name in absent_scores(path))
     glob = "".join(f"[{letter}]" if letter in "*?[" else letter for letter in str(path))  # DuckDB takes patterns
-    rows = f"SELECT *{absent} FROM read_parquet(?, file_row_number = true)"
+    rows = "SELECT * FROM read_parquet(?, file_row_number = true)"
     query = f"WITH parquet AS NOT MATERIALIZED ({rows}) {query}"
     try:
         with _database().cursor() as cursor:

@@ -319,9 +319,14 @@ def _inputs(
     image, text = (None if values is None else np.asarray(values) for values in (stored.image, stored.text))
     pixels = None
     if image is None:
-        images = benchmark.pairs[c.IMAGE].tolist()
-        pixels = open_pixels(data_folder() / prepared.pixels, rows=prepared.cache_rows, root=root, images=images)
-        pixels = pixels.select(source)
+        pixels = open_pixels(
+            data_folder() / prepared.pixels,
+            rows=prepared.cache_rows,
+            root=root,
+            images=benchmark.pairs[c.IMAGE].tolist(),
+            size=config.cache_size,
+            resize_mode=config.resize_mode,
+        ).select(source)
     return Inputs(config, pairs, membership, towers, Features(image, text), pixels)
 
 

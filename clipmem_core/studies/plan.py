@@ -36,7 +36,6 @@ REMOVED_BY = (c.CLIPMEM, c.SIMILARITY_IN, arms.RANDOM)
 CROPS: dict[str, Any] = {"crop_scale": 0.2, "colour": 0.4}
 FLOOR: dict[str, Any] = {"min_logit_scale": 30.0}  # open_clip starts at 14.3
 MIN_DF: dict[str, Any] = {"text_min_df": 10}
-FORGET_DF: dict[str, Any] = {"text_forget_df": 3}
 MASK: dict[str, Any] = {"text_mask": 0.15}
 ADAPTIVE_MASK: dict[str, Any] = {"adaptive_mask": 0.6}
 FEWEST_COMPARED = 10  # candidates, and independent pairs, that no arm changes
@@ -90,15 +89,12 @@ def combined_arms(config: AuditConfig, pairs: pd.DataFrame) -> list[Arm]:
         "logit-scale-floor": FLOOR,
         "rare-words-5": {"text_min_df": 5},
         "rare-words-10": MIN_DF,
-        "forget-untrained": {"text_forget_df": 1},
-        "forget-rare-words": FORGET_DF,
         "early-stop": {"stop_epoch": max(1, round(config.epochs * 2 / 3))},
         "adaptive-noise": {"adaptive_noise": 0.15},
         "adaptive-mask": ADAPTIVE_MASK,
         # At the median, half of all pairs that are not memorized would rest, and nothing is learned.
         "adaptive-rest": {"adaptive_rest": 1.0, "adaptive_quantile": 0.95},
         "rare-words-and-floor": MIN_DF | FLOOR,
-        "forget-rare-words-and-floor": FORGET_DF | FLOOR,
         "mask-and-noise": MASK | {"text_noise": 0.05},
         "mask-and-crops": MASK | CROPS,
         "adaptive-mask-and-crops": ADAPTIVE_MASK | CROPS,

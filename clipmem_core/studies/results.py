@@ -17,7 +17,7 @@ from rich.console import Console
 
 from clipmem_core import columns as c
 from clipmem_core.audit.console import machine_line, make_table, plain, write_csv
-from clipmem_core.config import FIELDS, InputError
+from clipmem_core.config import InputError
 from clipmem_core.io import reading
 from clipmem_core.scores.seeds import MIN_REPLICATES, holm, paired_difference
 from clipmem_core.studies import study_folder as s
@@ -39,8 +39,6 @@ COLUMNS = [
     *("arms", "low_of_all", "high_of_all", "p_of_all"),
 ]
 LEVEL = 0.05  # of Holm's p
-# Arms, planned and added, that remove only untrained tokens, which `none` reads with their initial random vectors.
-UNTRAINED = ("forget-untrained", "text_forget_df-1")
 # The measures on a terminal, with their short names.
 SHOWN = {s.CLIPMEM_CANDIDATE: "clipmem", s.MEMBERSHIP_AUROC: "AUROC", TEXT_LEAD: "text − image", RETRIEVAL: "retrieval"}
 RESULTS = Path(__file__).parents[2] / "data" / "results"
@@ -64,22 +62,22 @@ def replicates(table: pd.DataFrame) -> str:
     return c.SPLITS if SPLIT in table else c.ONE_SPLIT
 
 
-def differences(table: pd.DataFrame, reference: str = NONE) -> pd.DataFrame:
-    """Compare every arm with a reference arm, seed by seed, in one row per arm and measure.
+def differences(table: pd.DataFrame) -> pd.DataFrame:
+    """Compare every arm with the reference arm `none`, seed by seed, in one row per arm and measure.
 
     Columns: `n` shared splits (with one split, seeds), `value` the arm's mean, `difference` to the reference with 95 %
     interval and p value, and the same corrected for the number of `arms`: Bonferroni's t and Holm's p.
     """
     arms = list(dict.fromkeys(table[ARM]))
-    if reference not in arms:
+    if NONE not in arms:
         return pd.DataFrame(columns=COLUMNS)
     many = len(arms) - 1
     replicate = table.drop_duplicates(SEED).set_index(SEED)[SPLIT] if SPLIT in table else None
-    shared = table.loc[table[ARM] == reference, SEED]
+    shared = table.loc[table[ARM] == NONE, SEED]
     compared = {}  # measure → values and differences by seed or split and arm
     for measure in (name for name in MEASURES if name in table and table[name].notna().any()):
         wide = table.pivot(index=SEED, columns=ARM, values=measure).astype(float)
-        paired = wide.sub(wide[reference], axis=0)
+        paired = wide.sub(wide[NONE], axis=0)
         compared[measure] = wide.loc[shared], paired if replicate is None else paired.groupby(replicate).mean()
     rows = []
     for arm in arms:
@@ -92,25 +90,12 @@ def differences(table: pd.DataFrame, reference: str = NONE) -> pd.DataFrame:
                 for count in (1, max(many, 1))
             )
             tested = [single.low, single.high, single.p_value, many, simultaneous.low, simultaneous.high]
-            if arm == reference:
+            if arm == NONE:
                 tested = [np.nan, np.nan, np.nan, many, np.nan, np.nan]
             rows.append([arm, measure, single.n, values[arm].mean(), single.mean, *tested])
     tidy = pd.DataFrame(rows, columns=COLUMNS[:-1])
     corrected = tidy.groupby("measure", sort=False)["p_value"].transform(lambda p: holm(p.to_numpy()))
     return tidy.assign(**{COLUMNS[-1]: corrected.astype(float)})
-
-
-def all_differences(table: pd.DataFrame) -> pd.DataFrame:
-    """Return `differences` with the column `reference`. Arms without rare tokens are also compared with the arm
-    that removes only untrained tokens, if there is one."""
-    tables = [differences(table).assign(reference=NONE)]
-    if other := next((name for name in UNTRAINED if (table[ARM] == name).any()), ""):
-        rare = [name for name, field_info in FIELDS.items() if field_info.part == "vocabulary"]
-        fields = table.reindex(columns=rare).apply(pd.to_numeric, errors="coerce")
-        without = {*table.loc[(fields > 0).any(axis=1), ARM]} - set(UNTRAINED)
-        compared = differences(table[table[ARM].isin([other, *without])], other).assign(reference=other)
-        tables.append(compared[compared[ARM] != other])
-    return pd.concat(tables, ignore_index=True)
 
 
 def front(points: pd.DataFrame, x: str, y: str) -> list[str]:
@@ -126,7 +111,7 @@ def front(points: pd.DataFrame, x: str, y: str) -> list[str]:
 
 def sentence_of(compared: pd.DataFrame, arm: str) -> str:
     """Say how an arm changes memorization and retrieval, where Holm's p is below .05."""
-    rows = compared[compared[ARM] == arm].drop_duplicates("measure", keep="last").set_index("measure")
+    rows = compared[compared[ARM] == arm].set_index("measure")
     words = {s.CLIPMEM_CANDIDATE: "memorization", RETRIEVAL: RETRIEVAL}
     parts = []
     for measure, word in words.items():
@@ -141,13 +126,12 @@ def sentence_of(compared: pd.DataFrame, arm: str) -> str:
             parts.append(f"{amount} {'more' if row['difference'] > 0 else 'less'} {word}")
         else:
             parts.append(f"{word} unchanged")
-    against = rows["reference"].iloc[0] if "reference" in rows else NONE
-    return f"{arm}{f' (against {against})' if against in UNTRAINED else ''}: {', '.join(parts)}."
+    return f"{arm}: {', '.join(parts)}."
 
 
 def sentences(study: StudyFolder) -> list[str]:
     """Return a sentence per arm."""
-    compared = all_differences(rows_of(study))
+    compared = differences(rows_of(study))
     return [sentence_of(compared, arm) for arm in dict.fromkeys(compared[ARM]) if arm != NONE]
 
 
@@ -196,7 +180,7 @@ def write_results(study: StudyFolder, path: Path) -> None:
         "(Bonferroni's t); p_of_all: Holm's p",
         *sentences(study),
     ]
-    write_csv(path, head, all_differences(rows_of(study)))
+    write_csv(path, head, differences(rows_of(study)).assign(reference=NONE))
 
 
 @dataclass(frozen=True, eq=False)

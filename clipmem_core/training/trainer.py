@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from clipmem_core.columns import ALIGNMENT
 from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.draws import CAPTION, ORDER, hashed
-from clipmem_core.io import is_complete_archive, replacing, shortage
+from clipmem_core.io import replacing, save_array, shortage
 from clipmem_core.mitigations import ADAPTIVE, Batch, Mitigation, can_cut_text, mitigations_of
 from clipmem_core.scores.alignment import external_means, pair_terms
 from clipmem_core.training.model import Model, autocast, encode_image, encode_text, text_features, text_input
@@ -307,11 +307,9 @@ class Trainer:
 
     def resume(self, folder: Path) -> None:
         """Load the last saved state, if it exists and can be read."""
-        if not is_complete_archive(folder / STATE):
-            return
         try:
             state = torch.load(folder / STATE, map_location=self.device, weights_only=True)
-        except Exception as error:  # torch, pickle and zip each raise their own kinds
+        except Exception as error:  # no file, or a broken one: torch, pickle and zip each raise their own kinds
             if shortage(error):
                 raise
             return
@@ -384,12 +382,6 @@ def save_atomically(value: Any, path: Path) -> None:
     torch.save(value, buffer)
     with replacing(path) as temporary:
         temporary.write_bytes(buffer.getbuffer())
-
-
-def save_array(array: np.ndarray, path: Path) -> None:
-    """Write a .npy file atomically."""
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        np.save(file, array)
 
 
 def peak_mb(device: str) -> float:

@@ -36,7 +36,7 @@ def test_the_folder_holds_these_files_and_no_others(audit: Audit) -> None:
     if audit.pairs["captions"].map(len).max() > 1:
         member_files |= {"captions.npy"}
     members = {f"members/{name}/{file}" for name in audit.record.members for file in member_files}
-    others = {"config.json", "verdict.json", "manifest.json", "checks.parquet"}
+    others = {"config.json", "verdict.json", "p_wrong.json", "manifest.json", "checks.parquet"}
     assert set(files(audit)) == tables | members | others
 
 

@@ -125,6 +125,7 @@ MOMENTS = (
     "os.rename:1/predictions.npz",
     "os.rename:a/words.parquet",
     "os.rename:r0-f1/trajectory.npy",
+    "os.rename:r0-f1/text.faiss",  # the member is trained, and not embedded yet
     "os.rename:a/membership.parquet",  # a repeat is about to be added
     "os.rename:a/manifest.json",
 )

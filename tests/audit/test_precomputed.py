@@ -23,6 +23,7 @@ from clipmem_core.dataset.source import RawPairs
 from clipmem_core.review.search import search
 from clipmem_core.scores.prevalence import whole_count
 from tests.audit.small import Silent
+from tests.features.test_precomputed import clip_retrieval
 
 PAIRS = 240
 FLAGS = shlex.split("--preset locked --folds 2 --members 2 --epochs 2 --batch-size 64 --threads 1")
@@ -39,16 +40,8 @@ def drawn(pairs: int = PAIRS) -> tuple[np.ndarray, np.ndarray]:
     return image.astype(np.float32), text.astype(np.float32)
 
 
-def clip_retrieval(folder: Path) -> str:
-    image, text = drawn()
-    for name in ("img_emb", "text_emb", "metadata"):
-        (folder / name).mkdir()
-    for part, rows in enumerate((slice(0, 100), slice(100, PAIRS))):
-        np.save(folder / "img_emb" / f"img_emb_{part}.npy", image[rows])
-        np.save(folder / "text_emb" / f"text_emb_{part}.npy", text[rows])
-        table = pd.DataFrame({"image_path": IDS[rows], "caption": CAPTIONS[rows]})
-        table.to_parquet(folder / "metadata" / f"metadata_{part}.parquet")
-    return str(folder)
+def two_parts(folder: Path) -> str:
+    return str(clip_retrieval(folder, *drawn(), IDS, CAPTIONS))
 
 
 def beside_table(folder: Path) -> str:
@@ -77,7 +70,7 @@ def folder(tmp_path: Path, data: Path) -> Path:
     return tmp_path / "set"
 
 
-@pytest.mark.parametrize("form", [clip_retrieval, beside_table])
+@pytest.mark.parametrize("form", [two_parts, beside_table])
 def test_a_source_with_features_is_inspected_and_audited_without_a_picture(
     folder: Path, form: Form, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -164,6 +157,6 @@ def test_an_audit_of_a_sample_says_so_and_counts_the_whole_set(source: str, data
     own = counts[CHECKS["file_name"].label]
     assert (own["found"], own["whole"], own["low"], own["high"]) == pytest.approx((flags.sum(), *wanted), abs=0.05)
     assert own["low"] <= 97 <= own["high"]  # of rows 20 to 699, those divisible by 7
-    estimate = verdict["wrong_captions"]["estimate"]
+    estimate = verdict["wrong_captions"]["pairs"]["estimate"]
     assert counts[WRONG]["whole"] == pytest.approx(estimate * (SOURCE_PAIRS - 20) / counts[WRONG]["among"], abs=0.1)
     assert counts[WRONG]["among"] == SAMPLE

@@ -1,6 +1,5 @@
 """Real kills: whatever ends a run, and wherever, the same command goes on and ends with the same bits."""
 
-import signal
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +16,10 @@ from tests.forked import Forked, Server
 
 SMALL = [*PAPER, "--scenes-pairs", "220", "--epochs", "3"]
 # Runs in every process of an audit before anything else. Members save their state at every step; a process that is
-# about to rename a file to KILL_BEFORE ends as by kill -9, to DELETE_BEFORE deletes the audit; with HOLD, one that is
+# about to rename a file to DELETE_BEFORE deletes the audit; with HOLD, one that is
 # about to save a third state waits.
 STARTUP = """
-import os, shutil, signal, sys, time
+import os, shutil, sys, time
 from clipmem_core.training import trainer as loop
 
 saved = []
@@ -29,8 +28,6 @@ def end(event, arguments):
     if event != "os.rename":
         return
     path = str(arguments[1])
-    if "KILL_BEFORE" in os.environ and path.endswith(os.environ["KILL_BEFORE"]):
-        os.kill(os.getpid(), signal.SIGKILL)
     if "DELETE_BEFORE" in os.environ and path.endswith(os.environ["DELETE_BEFORE"]):
         shutil.rmtree(os.path.dirname(os.path.dirname(os.path.dirname(path))))
     if "HOLD" in os.environ and path.endswith("resume.pt"):
@@ -53,13 +50,6 @@ class Runs:
     def start(self, **environment: str) -> Forked:
         arguments = ["audit", "scenes", "--name", "killed", *SMALL]
         return self.forks.start(*arguments, data=self.data, before=STARTUP, **environment)
-
-    def kill_before(self, file: str) -> tuple[int, str]:
-        """Run until a process is about to put a file in its place; return exit code and last line of stderr."""
-        process = self.start(KILL_BEFORE=file)
-        _, errors = process.communicate(timeout=300)
-        assert not list(self.data.glob(f"audits/**/{file}"))
-        return process.returncode, errors.strip().splitlines()[-1] if errors.strip() else ""
 
     def finish(self) -> None:
         process = self.start()
@@ -114,21 +104,6 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except (FileNotFoundError, ProcessLookupError):
         return False
-
-
-def test_killed_before_each_file_is_in_its_place(runs: Runs, whole: Audit) -> None:
-    for file in ("f-0/trajectory.npy", "f-0/text.faiss"):
-        code, line = runs.kill_before(file)
-        assert code == 1
-        assert "was ended by signal 9" in line
-        assert line.endswith("the same command resumes it")
-    trained = [runs.audit.member("f-0") / name for name in ("checkpoint.pt", "trajectory.npy")]
-    before = [path.stat().st_mtime_ns for path in trained]
-    assert runs.kill_before("killed/manifest.json")[0] == -signal.SIGKILL
-    assert not runs.audit.finished
-    runs.finish()
-    assert [path.stat().st_mtime_ns for path in trained] == before  # it was not trained again
-    same(runs.audit, whole)
 
 
 def test_an_audit_that_is_deleted_while_it_runs_is_one_line(runs: Runs) -> None:

@@ -153,47 +153,6 @@ def test_each_different_caption_is_embedded_once(tmp_path: Path) -> None:
     assert text_features([[]], fake_texts(seen))[0].shape == (0, 8)
 
 
-def test_a_killed_run_resumes_after_its_last_shard(tmp_path: Path) -> None:
-    first, second = Seen(), Seen()
-    with pytest.raises(KeyboardInterrupt):
-        text_features(MANY, fake_texts(first, fail_after=4))
-    found, _ = text_features(MANY, fake_texts(second))
-    np.testing.assert_array_equal(found[:], expected(MANY))
-    assert sum(second.batches) == len(set(TEXTS)) - 128
-    assert {path.name for path in tmp_path.glob("cache/features/*/*")} == {".lock", "features.faiss", "keys.bin"}
-
-
-def flip(path: Path, *places: int) -> None:
-    """Replace bytes of a file by others."""
-    data = bytearray(path.read_bytes())
-    for place in places:
-        data[place] ^= 0xFF
-    path.write_bytes(data)
-
-
-@pytest.mark.parametrize(
-    ("file", "damage", "computed"),
-    [
-        ("features.faiss", lambda path: flip(path, *range(30)), 240),
-        ("features.faiss", lambda path: path.write_bytes(path.read_bytes()[:-7]), 240),
-        ("features.faiss", lambda path: path.write_bytes(path.read_bytes()[:-32] + 16 * b"\xff\x7f"), 2),  # NaN
-        ("keys.bin", lambda path: flip(path, *range(30)), 1),
-        ("keys.bin", lambda path: path.write_bytes(path.read_bytes()[:-7]), 1),
-    ],
-)
-def test_damaged_features_are_computed_again(
-    tmp_path: Path, file: str, damage: Callable[[Path], None], computed: int
-) -> None:
-    text_features(MANY, fake_texts(Seen()))
-    (path,) = tmp_path.glob(f"cache/features/*/{file}")
-    damage(path)
-    seen, said = Seen(), list[str]()
-    found, _ = text_features(MANY, fake_texts(seen), progress=lambda done, total: None, say=said.append)
-    np.testing.assert_array_equal(found[:], expected(MANY))
-    assert sum(seen.batches) == computed
-    assert (str(path) in said[0]) == (file == "features.faiss")
-
-
 @pytest.mark.parametrize("alone", [["number 3"], ["caption 4 of very very very very many", "caption 5 of many"]])
 def test_the_shape_of_a_batch_depends_on_the_length_of_its_captions_alone(
     alone: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

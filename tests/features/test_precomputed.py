@@ -18,14 +18,20 @@ CAPTIONS = [f"caption {i}" for i in range(7)]
 IDS = [f"pictures/{i}.jpg" for i in range(7)]
 
 
-def clip_retrieval(folder: Path, image: np.ndarray = IMAGE, text: np.ndarray = TEXT) -> Path:
+def clip_retrieval(
+    folder: Path,
+    image: np.ndarray = IMAGE,
+    text: np.ndarray = TEXT,
+    ids: list[str] = IDS,
+    captions: list[str] = CAPTIONS,
+) -> Path:
     """Write what `clip-retrieval inference` leaves, in two parts."""
     for name in ("img_emb", "text_emb", "metadata"):
         (folder / name).mkdir(parents=True)
-    for part, rows in enumerate((slice(0, 4), slice(4, 7))):
+    for part, rows in enumerate((slice(0, 4), slice(4, None))):
         np.save(folder / "img_emb" / f"img_emb_{part}.npy", image[rows])
         np.save(folder / "text_emb" / f"text_emb_{part}.npy", text[rows])
-        table = pd.DataFrame({"image_path": IDS[rows], "caption": CAPTIONS[rows]})
+        table = pd.DataFrame({"image_path": ids[rows], "caption": captions[rows]})
         table.to_parquet(folder / "metadata" / f"metadata_{part}.parquet")
     return folder
 
@@ -123,9 +129,9 @@ def test_files_that_do_not_fit_are_one_line_that_names_them(tmp_path: Path) -> N
     folder = clip_retrieval(tmp_path / "set")
     part, table = folder / "img_emb" / "img_emb_1.npy", folder / "metadata" / "metadata_1.parquet"
 
-    def refused(words: str, source: Path = folder, **names: str) -> None:
+    def refused(words: str, source: Path = folder) -> None:
         with pytest.raises(InputError, match=words) as error:
-            stored_features(source, SourceOptions(), **names, folder=tmp_path / "cache")
+            stored_features(source, SourceOptions(), folder=tmp_path / "cache")
         assert "\n" not in str(error.value)
 
     np.save(part, IMAGE[4:6])
@@ -141,7 +147,9 @@ def test_files_that_do_not_fit_are_one_line_that_names_them(tmp_path: Path) -> N
     refused("img_emb_1.npy is cut off or damaged")
     shutil.rmtree(folder / "img_emb")
     refused("img_emb_0.npy is missing")
-    refused("no array 'b32_txt' but l14_img, l14_txt, b32_img: name one", datacomp(tmp_path / "dc"), text="b32_txt")
+    datacomp(tmp_path / "dc")
+    np.savez(tmp_path / "dc" / "0a.npz", l14_img=IMAGE[:4], b32_txt=TEXT[:4])
+    refused("no array 'l14_txt' but l14_img, b32_txt: rename one", tmp_path / "dc")
     (tmp_path / "dc" / "1b.npz").write_bytes(b"PK")
     refused("1b.npz is cut off or damaged", tmp_path / "dc")
     refused("holds no features", tmp_path / "nowhere.csv")

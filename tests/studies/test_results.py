@@ -12,7 +12,6 @@ from clipmem_core.cli import main
 from clipmem_core.studies.plan import command_of
 from clipmem_core.studies.results import (
     COLUMNS,
-    all_differences,
     differences,
     front,
     reference_studies,
@@ -124,22 +123,6 @@ def test_a_sentence_says_what_is_other_than_0_after_holms_correction() -> None:
     assert sentence_of(few, "less") == "less: fewer than 3 replicates, too few to compare."
     below = differences(rows({"none": [-0.1] * 3, "less": [-0.2] * 3}))
     assert sentence_of(below, "less") == "less: 0.100 less memorization, retrieval unchanged."
-
-
-@pytest.mark.parametrize("reference", ["forget-untrained", "text_forget_df-1"])
-@pytest.mark.parametrize("field", ["text_forget_df", "text_min_df"])
-def test_arms_without_rare_tokens_are_also_compared_with_the_arm_without_untrained_ones(
-    reference: str, field: str
-) -> None:
-    retrieval = {"none": [0.5] * 3, reference: [0.51] * 3, "rare": [0.48] * 3, "mask": [0.48] * 3}
-    arms = rows({"none": [0.4] * 3, reference: [0.39] * 3, "rare": [0.2] * 3, "mask": [0.2] * 3}, retrieval=retrieval)
-    arms["text_forget_df"] = arms["arm"].map({reference: 1.0})
-    arms[field] = arms.get(field, arms["arm"].map({})).where(arms["arm"] != "rare", 3.0)
-    compared = all_differences(arms)
-    found = compared.query("arm == 'rare' and measure == 'retrieval'")[["reference", "difference"]]
-    assert found.to_numpy().tolist() == [["none", pytest.approx(-0.02)], [reference, pytest.approx(-0.03)]]
-    assert set(compared.query("reference != 'none'")["arm"]) == {"rare"}
-    assert sentence_of(compared, "rare") == f"rare (against {reference}): 49 % less memorization, 6 % less retrieval."
 
 
 def test_shipped_tables_are_read_those_over_splits_first() -> None:

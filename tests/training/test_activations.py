@@ -68,12 +68,11 @@ def text_activations(model: Model, tokens: np.ndarray) -> np.ndarray:
     return block_activations(model.transformer, x, model.attn_mask[:length, :length])
 
 
-@pytest.mark.parametrize("batch", [3])
 @pytest.mark.parametrize(("tower", "captions"), [("image", 0), ("text", 0), ("text", 2)])
 def test_units_are_those_of_one_picture_or_caption_at_a_time(
-    model: Model, tower: str, captions: int, batch: int, monkeypatch: pytest.MonkeyPatch
+    model: Model, tower: str, captions: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(models, "BATCH", batch)
+    monkeypatch.setattr(models, "BATCH", 3)
     data, rows = draw_data(12, captions=3), np.array([0, 1, 2, 5, 7, 8, 11])
     found = scores(model, data, tower, rows, views=3, eval_captions=captions)
     with torch.no_grad():

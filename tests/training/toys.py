@@ -1,7 +1,7 @@
 """A model of a few thousand weights, pictures of noise and captions of random words: a member trains in a moment."""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from clipmem_core.draws import draw_keys
 from clipmem_core.mitigations import mitigations_of
 from clipmem_core.training.model import Model, build_model
 from clipmem_core.training.trainer import Trainer
-from clipmem_core.training.views import TrainingData, ViewMaker
+from clipmem_core.training.views import FeatureRows, TrainingData, ViewMaker
 
 CONTEXT, START, END = 8, 62, 63  # END is the largest token, as in CLIP
 MODEL: dict[str, Any] = {
@@ -22,16 +22,6 @@ MODEL: dict[str, Any] = {
     "text_cfg": {"context_length": CONTEXT, "vocab_size": 64, "width": 16, "heads": 2, "layers": 1},
 }
 CONFIG = AuditConfig(epochs=3, batch_size=8, lr=1e-2, warmup=2, precision="fp32", device="cpu", crop_scale=0.5)
-
-
-@dataclass
-class Pictures:
-    """Pictures in memory."""
-
-    pixels: np.ndarray
-
-    def gather(self, rows: np.ndarray) -> np.ndarray:
-        return self.pixels[rows]
 
 
 def write_model(folder: Path, **vision: Any) -> str:
@@ -55,7 +45,7 @@ def draw_data(pairs: int, *, captions: int = 1, size: int = 10, context: int = C
     start = np.concatenate([[0], np.cumsum(1 + np.arange(pairs) % captions)])
     noise = np.random.default_rng(1).integers(0, 256, (pairs, size, size, 3), dtype=np.uint8)
     return TrainingData(
-        pixels=Pictures(noise),
+        pixels=FeatureRows(noise),
         tokens=draw_tokens(int(start[-1]), context=context),
         caption_start=start,
         keys=draw_keys([f"pair-{number}" for number in range(pairs)]),
