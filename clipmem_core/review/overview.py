@@ -10,7 +10,7 @@ import pandas as pd
 from clipmem_core import columns as c
 from clipmem_core.audit.store import PAIRS, QUARANTINE, SCORES, Audit, Record
 from clipmem_core.config import AuditConfig
-from clipmem_core.review.queries import count_rows, fetch_all, fetch_frame, number
+from clipmem_core.review.queries import cached, count_rows, fetch_all, fetch_frame, number
 
 MEMBERS_SHOWN = 6  # with a column each
 ATTACK_MEASURES = {"auroc": "AUROC", "TPR@0.01": "TPR at 1 % FPR", "TPR@0.001": "TPR at .1 % FPR"}
@@ -110,10 +110,11 @@ class Corners:
     low: float | None  # 5th percentile of clipmem; None without independent pairs, which g learned
 
 
+@cached(4, SCORES, PAIRS)
 def load_score_map(audit: Audit) -> tuple[pd.DataFrame, pd.DataFrame, int, Corners | None]:
     """Return `points_and_density` of the map of scores, and its corners; None if no external pair has both scores."""
     x, y = c.SIMILARITY_OUT, c.CLIPMEM
-    points, density, count = points_and_density(audit, x, y, colour_by=[c.GROUP, c.INJECTED], limit=LIMIT)
+    points, density, count = points_and_density(audit, x, y, colour_by=(c.GROUP, c.INJECTED))
     scores = fetch_all(audit, [f'"{c.GROUP}"', f"{number(x)} AS x", f"{number(y)} AS y"]).dropna()
     external = scores[scores[c.GROUP] == c.EXTERNAL]
     if external.empty:
@@ -123,10 +124,11 @@ def load_score_map(audit: Audit) -> tuple[pd.DataFrame, pd.DataFrame, int, Corne
     return points, density, count, corners
 
 
+@cached(4, SCORES, PAIRS)
 def points_and_density(
-    audit: Audit, x: str, y: str, *, colour_by: Sequence[str] = (), limit: int
+    audit: Audit, x: str, y: str, *, colour_by: Sequence[str]
 ) -> tuple[pd.DataFrame, pd.DataFrame, int]:
-    """Draw a fixed random sample of at most `limit` pairs with two scores; `colour_by`: group, label, injected.
+    """Draw a fixed random sample of at most `LIMIT` pairs with two scores; `colour_by`: group, label, injected.
 
     Returns row, x, y and `colour_by` of the sample; centre x, y and count n of each cell of a 2D histogram of all
     pairs, empty if all are drawn; and the number of pairs with both scores.
@@ -135,8 +137,8 @@ def points_and_density(
     table = fetch_all(audit, scores, [f'"{name}"' for name in colour_by if name != c.GROUP])
     rows = finite = np.flatnonzero(np.isfinite(table[x]) & np.isfinite(table[y]))
     density = pd.DataFrame()
-    if len(finite) > limit:
-        rows = np.sort(np.random.default_rng(0).choice(finite, limit, replace=False))
+    if len(finite) > LIMIT:
+        rows = np.sort(np.random.default_rng(0).choice(finite, LIMIT, replace=False))
         counts, x_edges, y_edges = np.histogram2d(table[x].iloc[finite], table[y].iloc[finite], CELLS)
         i, j = np.nonzero(counts)
         centres = [(edges[1:] + edges[:-1]) / 2 for edges in (x_edges, y_edges)]
