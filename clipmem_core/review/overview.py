@@ -8,53 +8,25 @@ import numpy as np
 import pandas as pd
 
 from clipmem_core import columns as c
-from clipmem_core.audit.store import PAIRS, QUARANTINE, SCORES, Audit, Record
+from clipmem_core.audit.store import PAIRS, SCORES, Audit
 from clipmem_core.config import AuditConfig
-from clipmem_core.review.queries import cached, count_rows, fetch_all, fetch_frame, number
+from clipmem_core.review.queries import cached, fetch_all, fetch_frame, number
 
 MEMBERS_SHOWN = 6  # with a column each
 ATTACK_MEASURES = {"auroc": "AUROC", "TPR@0.01": "TPR at 1 % FPR", "TPR@0.001": "TPR at .1 % FPR"}
 LIMIT = 6000  # points a browser draws at once, fast enough for a lasso
+BINS = 60  # of the histogram of clipmem
 CELLS = (96, 64)  # of the density, along x and y
 FITTING, NOISE = 0.25, 0.05  # shares of the external pairs
 
 
-@dataclass(frozen=True)
-class Overview:
-    """The content of the overview without the map and the pictures; see `group_table` for `groups`."""
-
-    audit: Audit
-    record: Record
-    verdict: dict[str, Any]
-    pairs: int
-    quarantined: int
-    groups: pd.DataFrame
-    bins: pd.DataFrame
-    utility: pd.DataFrame
-
-
-def load_overview(audit: Audit) -> Overview:
-    """Read an audit for the overview."""
-    verdict = audit.verdict
-    return Overview(
-        audit=audit,
-        record=audit.record,
-        verdict=verdict,
-        pairs=count_rows(audit.folder / PAIRS),
-        quarantined=count_rows(audit.folder / QUARANTINE),
-        groups=group_table(audit, verdict["groups"]),
-        bins=group_bins(audit, bins=60),
-        utility=utility_table(audit.utility),
-    )
-
-
-def group_table(audit: Audit, intervals: list[dict[str, Any]]) -> pd.DataFrame:
+def group_table(audit: Audit) -> pd.DataFrame:
     """Return group, n, mean and sd of clipmem, and low, high and kind of the verdict's intervals, by group."""
     query = f"""
         SELECT "{c.GROUP}", count(*) AS n, avg({c.CLIPMEM}) AS mean, stddev_samp({c.CLIPMEM}) AS sd
         FROM parquet WHERE isfinite({c.CLIPMEM}) GROUP BY ALL
     """
-    ends = pd.DataFrame(intervals, columns=[c.GROUP, "low", "high", "kind"])
+    ends = pd.DataFrame(audit.verdict["groups"], columns=[c.GROUP, "low", "high", "kind"])
     groups = fetch_frame(audit.folder / SCORES, query).merge(ends, on=c.GROUP, how="left")
     groups = groups.astype({"low": float, "high": float})
     groups["kind"] = groups["kind"].fillna("").astype(str).map(c.of_one_split)
@@ -62,11 +34,11 @@ def group_table(audit: Audit, intervals: list[dict[str, Any]]) -> pd.DataFrame:
     return groups.sort_values(c.GROUP, key=lambda names: names.map(order), ignore_index=True)
 
 
-def group_bins(audit: Audit, *, bins: int) -> pd.DataFrame:
+def group_bins(audit: Audit) -> pd.DataFrame:
     """Return the histogram of clipmem of each group: group, low and width of a bin, share of the group."""
     scores = fetch_frame(audit.folder / SCORES, f'SELECT "{c.GROUP}", {number(c.CLIPMEM)} AS x FROM parquet')
     scores = scores[np.isfinite(scores["x"])]
-    edges, rows = np.histogram_bin_edges(scores["x"], bins), []
+    edges, rows = np.histogram_bin_edges(scores["x"], BINS), []
     for group, values in scores.groupby(c.GROUP)["x"]:
         counts = np.histogram(values, edges)[0]
         rows += [(group, edges[k], edges[1] - edges[0], counts[k] / len(values)) for k in np.flatnonzero(counts)]
