@@ -58,7 +58,7 @@ def draw_doubts(audit: Audit) -> None:
     if locked := locked_towers(audit.record.config):
         st.caption(f"Locked: {' and '.join(locked)}. The part of a locked tower is what the head on it memorized.")
     fit = encoders.get("fit")
-    for doubt in b.doubts(b.encoder_means(audit, by=c.GROUP), fit):
+    for doubt in b.doubts(b.encoder_means(audit), fit):
         st.warning(doubt, icon=":material/warning:")
     if fit is not None:
         st.caption(
@@ -98,7 +98,7 @@ def draw_means(audit: Audit) -> None:
     if means["mean"].isna().all() or set(means["name"]) <= {b.NOT_INJECTED}:
         st.info(f"No pair has contributions and a value of {CLASSES[by].lower()}.", icon=":material/info:")
         return
-    null = b.encoder_means(audit, by=c.GROUP, groups=[c.EXTERNAL])
+    null = b.encoder_means(audit, groups=[c.EXTERNAL])
     st.plotly_chart(
         f.means_figure(means, null, title="mean part of clipmem (cosine units)"),
         key=f"encoder-means-{by}",
@@ -112,7 +112,7 @@ def draw_means(audit: Audit) -> None:
 def draw_sslmem(audit: Audit) -> None:
     """Draw the mean SSLMem of each encoder."""
     st.subheader("SSLMem: each encoder alone", anchor=False)
-    means = b.encoder_means(audit, b.SSLMEM, by=c.GROUP)
+    means = b.encoder_means(audit, b.SSLMEM)
     if means["mean"].isna().all():
         st.info("No pair has SSLMem: it needs two views of a picture, or two captions.", icon=":material/info:")
         return
@@ -140,7 +140,7 @@ def draw_units(audit: Audit) -> None:
     if units is None:
         return
     references = t.read_units(audit, t.REFERENCES)
-    layers = b.tower_layers(units, references, column=t.UNITMEM_MEAN)
+    layers = b.tower_layers(units, references)
     st.plotly_chart(f.unitmem_figure(layers), key="units", config=CHART, alt="Mean UnitMem of both encoders by layer")
     members = f"{units[c.MEMBER].nunique()} of {len(audit.record.members)} members"
     st.caption(f"{UNITMEM_MEANING} Measured on {members} and all pairs that each trained on.")
@@ -154,8 +154,8 @@ def draw_paradigms(audit: Audit) -> None:
     _draw_task(audit, PARADIGMS, lambda: t.read_paradigms(audit) is not None)
     table = t.read_paradigms(audit)
     if table is not None:
-        figure = f.paradigm_figure(b.paradigm_layers(table, column=t.UNITMEM_MEAN))
-        sentence = b.claim_1(table, column=t.UNITMEM_MEAN)
+        figure = f.paradigm_figure(b.paradigm_layers(table))
+        sentence = b.claim_1(table)
         st.plotly_chart(figure, key="paradigms", config=CHART, alt=f"Mean UnitMem by depth. {sentence}")
         st.markdown(sentence)
         st.caption(PARADIGMS_MEANING)
