@@ -80,7 +80,7 @@ def _draw_shape(audit: Audit, selection: s.Selection, *, key: str) -> None:
         st.switch_page(BROWSE, query_params=link(audit, selection))
     if count > STRIP:
         st.caption(f"The first {STRIP}, by {words(selection.order)}:")
-    _draw_strip(audit, find_rows(audit, selection, page=1, size=STRIP), selection, key=key)
+    _draw_strip(audit, find_rows(audit, selection, size=STRIP), selection, key=key)
 
 
 def _draw_strip(audit: Audit, rows: Sequence[int], selection: s.Selection, *, key: str) -> None:
