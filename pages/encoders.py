@@ -13,7 +13,7 @@ from clipmem_core.dashboard.page import choose_segment, open_page
 from clipmem_core.dashboard.plain import explained_errors, show_text
 from clipmem_core.dashboard.running import draw_task
 from clipmem_core.figures import studies as f
-from clipmem_core.figures.clouds import contribution_figure
+from clipmem_core.figures.audit_scores import contribution_figure
 from clipmem_core.review import score_breakdown as b
 from clipmem_core.review.overview import locked_towers, points_and_density
 from clipmem_core.review.selection import Selection
