@@ -105,16 +105,16 @@ def draw_differences(audit: Audit) -> None:
     if len(scores) < 3 or len(names) < 2:
         st.caption("This audit has too few pairs with two detectors or more.")
         return
-    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
+    with st.container(horizontal=True, vertical_alignment="bottom"):
         options: dict[str, Any] = {"width": 215, "format_func": words}
         one = choose_listed("Detector", names, parameter="one", key="detectors-one", **options)
         others = [name for name in names if name != one]
         other = choose_listed("Other detector", others, parameter="other", key="detectors-other", **options)
     for first, second in ((one, other), (other, one)):
         show_text(f"Suspicious by {words(first)}, not by {words(second)}")
-        rows = r.differ_most(scores, first, second, limit=6)["row"].tolist()
+        rows = r.differ_most(scores, first, second, limit=6)
         if rows:
-            pairs = cards(audit, rows, Selection())
+            pairs = cards(audit, rows)
             draw_grid(audit, pairs, selection=Selection(order=first), key=f"differ-{first}-{second}")
         else:
             st.caption("No pair.")

@@ -7,6 +7,7 @@ import streamlit as st
 
 from clipmem_core import columns as c
 from clipmem_core import glossary
+from clipmem_core.audit.store import Audit
 from clipmem_core.audit.verdict import BASIS, RELIABILITY, WHOLE_HEAD, uses, whole_rows
 from clipmem_core.dashboard.cards import draw_strips
 from clipmem_core.dashboard.deciding import draw_wrong
@@ -15,6 +16,7 @@ from clipmem_core.dashboard.page import TIGHT_STYLE, open_page
 from clipmem_core.dashboard.plain import explained_errors, show_strong, show_text
 from clipmem_core.figures.audit_scores import group_figure
 from clipmem_core.review import overview as o
+from clipmem_core.review.queries import count_pairs_of
 
 PROTOCOLS = {
     "ensemble": "Each member leaves out one part of the pairs. clipmem is the alignment of a pair under the members "
@@ -49,15 +51,15 @@ SHARES_HELP = (
 )
 
 
-def draw_verdict(overview: o.Overview) -> None:
+def draw_verdict(verdict: dict[str, Any]) -> None:
     """Draw the audit's verdict: a sentence, and each check with advice, expanded if one failed."""
-    checks = overview.verdict["checks"]
-    show_strong(overview.verdict["sentence"])
+    checks = verdict["checks"]
+    show_strong(verdict["sentence"])
     failed = any(check["good"] is False for check in checks)
     with st.expander("Checks", icon=":material/fact_check:", expanded=failed):
         for check in checks:
             good = check["good"]
-            with st.container(horizontal=True, gap="small", wrap=False):
+            with st.container(horizontal=True, wrap=False):
                 st.markdown(ICONS[good], width="content")
                 with st.container(gap=None):
                     show_text(check["sentence"])
@@ -65,39 +67,39 @@ def draw_verdict(overview: o.Overview) -> None:
                         show_text(f"→ {check['advice']}")
 
 
-def draw_sizes(overview: o.Overview) -> None:
+def draw_sizes(audit: Audit, verdict: dict[str, Any]) -> None:
     """Draw which score to use, the audit's sizes and protocol, and its quarantine."""
-    record = overview.record
+    record, quarantine = audit.record, audit.quarantine
     with st.expander("Which score to use", icon=":material/help_center:"):
-        for score, use in uses(overview.verdict).items():
+        for score, use in uses(verdict).items():
             show_text(f"{score}: {use}")
     with st.grid(4, min_column_width=150) as grid:
-        grid.metric("Pairs", f"{overview.pairs:,}", border=True)
+        grid.metric("Pairs", f"{count_pairs_of(audit):,}", border=True)
         grid.metric("Members", str(len(record.members)), border=True, help=glossary.meaning(glossary.MEMBER))
         protocol = f"{glossary.meaning(glossary.PROTOCOL)} Here: {PROTOCOLS[record.protocol]}"
         grid.metric("Protocol", record.protocol, border=True, help=protocol)
-        grid.metric("Quarantined", f"{overview.quarantined:,}", border=True, help="Input rows that could not be used.")
-    if overview.quarantined:
-        with st.expander(f"Quarantine: {overview.quarantined:,} input rows and why", icon=":material/inventory_2:"):
-            first = overview.audit.quarantine.head(QUARANTINE_ROWS)
+        grid.metric("Quarantined", f"{len(quarantine):,}", border=True, help="Input rows that could not be used.")
+    if len(quarantine):
+        with st.expander(f"Quarantine: {len(quarantine):,} input rows and why", icon=":material/inventory_2:"):
+            first = quarantine.head(QUARANTINE_ROWS)
             st.dataframe(first, hide_index=True, alt="Quarantined input rows with their source, id and reason")
-            if overview.quarantined > QUARANTINE_ROWS:
+            if len(quarantine) > QUARANTINE_ROWS:
                 st.caption(f"The first {QUARANTINE_ROWS:,}; quarantine.parquet in the audit's folder has all.")
-    if estimates := whole_rows(overview.verdict):
+    if estimates := whole_rows(verdict):
         with st.expander(f"Estimates for all {record.sampled_of:,} pairs", icon=":material/query_stats:"):
             _draw_table(pd.DataFrame(estimates, columns=list(WHOLE_HEAD)), alt="Estimates with their intervals")
             show_text(BASIS)
 
 
-def draw_groups(overview: o.Overview) -> None:
+def draw_groups(audit: Audit, verdict: dict[str, Any]) -> None:
     """Draw clipmem by group as a figure and a table, and the audit's measures."""
-    groups, verdict = overview.groups, overview.verdict
+    groups = o.group_table(audit)
     left, right = st.columns([3, 2], gap="medium")
     with left:
         st.subheader("clipmem by group", anchor=False)
         means = ", ".join(f"{row.group} {row.mean:.3f}" for row in groups.itertuples())
         st.plotly_chart(
-            group_figure(groups, overview.bins),
+            group_figure(groups, o.group_bins(audit)),
             config={"displaylogo": False, "displayModeBar": False},
             alt=f"Distribution and mean of clipmem by group. Means: {means}.",
         )
@@ -125,10 +127,10 @@ def draw_groups(overview: o.Overview) -> None:
                     show_text(reason, limit=300)
 
 
-def draw_exceeding(overview: o.Overview) -> None:
+def draw_exceeding(verdict: dict[str, Any]) -> None:
     """Draw the share of pairs whose clipmem exceeds each of several sizes, corrected for noise."""
     st.subheader("Distribution of memorization", anchor=False)
-    shares = overview.verdict.get("exceeding")
+    shares = verdict.get("exceeding")
     if not shares:
         st.caption("Not available: this needs 50 pairs and values of at least three times the noise of clipmem.")
         return
@@ -139,15 +141,16 @@ def draw_exceeding(overview: o.Overview) -> None:
     st.dataframe(table, hide_index=True, column_config=columns, width=420, alt="Share of pairs above each clipmem")
 
 
-def draw_tables(overview: o.Overview) -> None:
+def draw_tables(audit: Audit, verdict: dict[str, Any]) -> None:
     """Draw utility and the audit's settings; the page Detectors is about injected errors."""
     st.subheader("Utility", anchor=False)
-    if overview.utility.empty:
+    utility = o.utility_table(audit.utility)
+    if utility.empty:
         st.caption("No utility was measured.")
     else:
-        _draw_table(overview.utility, alt="Utility of the members, by metric")
+        _draw_table(utility, alt="Utility of the members, by metric")
     with st.expander("Settings of this audit", icon=":material/settings:"):
-        st.json(overview.record.values | {"seconds": overview.verdict.get("seconds")})
+        st.json(audit.record.values | {"seconds": verdict.get("seconds")})
 
 
 def _draw_table(values: pd.DataFrame, *, alt: str) -> None:
@@ -161,16 +164,15 @@ def _draw_table(values: pd.DataFrame, *, alt: str) -> None:
 audit = open_page("Overview")
 with explained_errors():
     st.html(TIGHT_STYLE)  # the answers fit a screen
-    overview = o.load_overview(audit)
-    record, config = overview.record, overview.record.config
+    record, config, verdict = audit.record, audit.record.config, audit.verdict
     sample = f", a random sample of {record.sampled_of:,}" if record.sampled_of else ""
-    sizes = f"{overview.pairs:,} pairs{sample} · {len(record.members)} members"
+    sizes = f"{count_pairs_of(audit):,} pairs{sample} · {len(record.members)} members"
     show_text(f"{record.source} · {sizes} · {o.model_words(config)} · preset {config.preset}")
     draw_wrong(audit)
     draw_strips(audit)
-    draw_verdict(overview)
-    draw_sizes(overview)
-    draw_groups(overview)
-    draw_exceeding(overview)
+    draw_verdict(verdict)
+    draw_sizes(audit, verdict)
+    draw_groups(audit, verdict)
+    draw_exceeding(verdict)
     draw_score_map(audit)
-    draw_tables(overview)
+    draw_tables(audit, verdict)

@@ -15,10 +15,10 @@ from clipmem_core.dataset.checks import CHECKS
 from clipmem_core.figures.audit_scores import IN, OUT, TERM_NAMES, encoder_figure, term_figure
 from clipmem_core.figures.layout import group_colour
 from clipmem_core.glossary import P_WRONG, meaning
-from clipmem_core.review import score_breakdown
-from clipmem_core.review.cards import LISTED, PairCard, cards, explain_captions, listed_scores
+from clipmem_core.review.cards import LISTED, PairCard, cards, explain_captions, first_captions, listed_scores
 from clipmem_core.review.queries import find_row
 from clipmem_core.review.rows import failed_checks, find_rows, misfit_note
+from clipmem_core.review.score_breakdown import member_terms
 from clipmem_core.review.search import search
 from clipmem_core.review.selection import CAPTION, PICTURE, Selection
 from clipmem_core.scores.registry import BY_NAME, scores_in, words
@@ -35,7 +35,7 @@ TITLES = {PICTURE: "Most similar pictures", CAPTION: "Most similar captions"}
 def find_pair(audit: Audit, selection: Selection) -> PairCard:
     """Return the pair of the address, else the first one of the selection; end the page without one."""
     pair_id = st.query_params.get(PAIR)
-    row = find_row(audit, pair_id) if pair_id else next(iter(find_rows(audit, selection, page=1, size=1)), None)
+    row = find_row(audit, pair_id) if pair_id else next(iter(find_rows(audit, selection, size=1)), None)
     if row is None:
         if pair_id:
             st.warning("This audit has no such pair.", icon=":material/search_off:")
@@ -72,7 +72,7 @@ def draw_facts(audit: Audit, card: PairCard) -> None:
         marks = [(str(number + 1), mark["word"], mark["hint"]) for number in unlikely for mark in unlikely[number]]
         table = pd.DataFrame(marks, columns=["caption", "word", "probability"])
         st.dataframe(table, hide_index=True, alt="Unlikely words of each caption, and likelier words")
-    with plain.one_line_errors("Checks"), st.container(horizontal=True, gap="small"):
+    with plain.one_line_errors("Checks"), st.container(horizontal=True):
         for check in (CHECKS[name] for name in failed_checks(audit, card.row)):
             st.badge(check.label, icon=":material/rule:", color="orange", help=f"{check.help} {check.advice}")
 
@@ -92,10 +92,10 @@ def draw_scores(audit: Audit, card: PairCard) -> None:
 def draw_terms(audit: Audit, card: PairCard) -> None:
     """Draw each term of the score with and without the pair in training: by member, and the means."""
     st.subheader("Where the score comes from", anchor=False)
-    means = score_breakdown.mean_terms(audit, card.row)
+    means = card.scores
     left, right = st.columns([3, 2], gap="medium")
     with left, plain.one_line_errors("Single members"):
-        members = score_breakdown.member_terms(audit, card.row)
+        members = member_terms(audit, card.row)
         labels = ("f", "g") if audit.record.protocol == "paper" else ("trained on it", "not trained on it")
         names = {side: f"{side}: {name}" for side, name in zip((IN, OUT), labels, strict=True)}
         figure = term_figure(members, colour=group_colour(card.group), names=names)
@@ -124,7 +124,9 @@ def draw_nearest(audit: Audit, card: PairCard) -> None:
                 rows = search(audit, like=card.pair_id, by=by, k=STRIP_SIZE).rows.tolist()
                 others = cards(audit, rows, Selection(like=card.pair_id, by=by))
             labels = [f"cosine {plain.number(other.match)}" for other in others]
-            draw_card_row(audit, others, labels, peek_selection(), key=by)
+            selection = peek_selection()
+            firsts = first_captions(audit, others, selection)
+            draw_card_row(audit, others, labels, selection, firsts, key=by)
 
 
 audit = open_page("Pair")
@@ -132,7 +134,7 @@ with plain.explained_errors():
     selection = read_filters(audit)
     card = find_pair(audit, selection)
     st.html(TIGHT_STYLE)
-    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+    with st.container(horizontal=True, vertical_alignment="center"):
         draw_way_back(audit, selection)
         draw_keys(REVIEW_KEYS)
     draw_followed(audit, selection, card.pair_id)

@@ -9,6 +9,7 @@ from clipmem_core.dashboard.filters import conditions, read_filters
 from clipmem_core.dashboard.page import BROWSE, TIGHT_STYLE, link, open_page
 from clipmem_core.dashboard.pair_component import REVIEW_KEYS, draw_keys, draw_single
 from clipmem_core.dashboard.plain import explained_errors, read_verdict, show_text
+from clipmem_core.dashboard.routes import prepare_judge
 from clipmem_core.review.rows import count_pairs
 from clipmem_core.review.selection import RANDOM_CHECK, UNDECIDED
 
@@ -21,9 +22,10 @@ with explained_errors():
         queue = queues(read_verdict(audit)).get(listed.order)
         title = "random check" if listed == RANDOM_CHECK else queue.name if queue else ""
         draw_single(audit, selection, title=title)
+        prepare_judge(audit)
     else:
         st.info("No pair fits this selection.", icon=":material/search_off:")
-    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+    with st.container(horizontal=True, vertical_alignment="center"):
         st.page_link(BROWSE, label="Filter in Browse", icon=":material/grid_view:", query_params=link(audit, listed))
         show_text(" · ".join(text for text, _ in conditions(listed)))
         draw_keys(REVIEW_KEYS)

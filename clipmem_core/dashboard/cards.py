@@ -16,7 +16,16 @@ from clipmem_core.audit.verdict import queues
 from clipmem_core.dashboard.page import BROWSE, PAIR_PAGE, link, read_view
 from clipmem_core.dashboard.plain import as_html, cut, explained_errors, number, read_verdict, signed
 from clipmem_core.io import shortage
-from clipmem_core.review.cards import BY_CAPTION, MARKS, PairCard, cards, first_captions, make_jpeg, marked, shown_score
+from clipmem_core.review.cards import (
+    FirstCaption,
+    PairCard,
+    cards,
+    first_captions,
+    make_jpeg,
+    marked,
+    marks_note,
+    shown_score,
+)
 from clipmem_core.review.rows import top_rows
 from clipmem_core.review.selection import Selection
 from clipmem_core.scores.registry import words
@@ -88,7 +97,7 @@ def draw_change_cards(sides: Sides, column: str, changes: Sequence[Mapping[Any, 
     others = cards(sides.other, [change["row_other"] for change in changes])
     pictures = start_thumbnails(sides.one.record.pictures, [card.image for card in ones])
     st.html(STYLE)
-    with st.grid("auto", min_column_width=165, border=True, gap="small", key=f"cards-{key}") as grid:
+    with st.grid("auto", min_column_width=165, border=True, key=f"cards-{key}") as grid:
         for one, other, change, picture in zip(ones, others, changes, pictures, strict=True):
             with grid.cell(), st.container(gap="xsmall"):
                 draw_card_picture(one, *picture.result())
@@ -96,7 +105,7 @@ def draw_change_cards(sides: Sides, column: str, changes: Sequence[Mapping[Any, 
                 with st.container(horizontal=True, gap="xsmall"):
                     for label, audit in sides.links.items():
                         parameters = link(audit, Selection(), pair=one.pair_id)
-                        st.page_link(PAIR_PAGE, label=label, query_params=parameters, width="content")
+                        st.page_link(PAIR_PAGE, label=label, query_params=parameters)
 
 
 def change_html(one: PairCard, other: PairCard, change: Mapping[Any, Any], column: str, sides: Sides) -> str:
@@ -128,25 +137,31 @@ def draw_strips(audit: Audit) -> None:
         with explained_errors():
             rows = top_rows(audit, order, size=STRIP_SIZE)
             shown = cards(audit, rows, selection)
+            firsts = first_captions(audit, shown, selection)
         if not rows:
             continue
         with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="bottom"):
             st.subheader(queue.name, anchor=False, width="content")
             label, icon, parameters = "Browse in this order", ":material/grid_view:", link(audit, selection)
             st.page_link(BROWSE, label=label, icon=icon, query_params=parameters)
-        st.caption(f"{queue.sentence} {MARKS if order in BY_CAPTION else ''}")
+        st.caption(f"{queue.sentence} {marks_note(firsts)}")
         score = shown_score(order)
         labels = [f"{words(score)} {number(card.scores[score])}" for card in shown]
-        draw_card_row(audit, shown, labels, selection, key=order)
+        draw_card_row(audit, shown, labels, selection, firsts, key=order)
 
 
 def draw_card_row(
-    audit: Audit, shown: Sequence[PairCard], labels: Sequence[str], selection: Selection, *, key: str
+    audit: Audit,
+    shown: Sequence[PairCard],
+    labels: Sequence[str],
+    selection: Selection,
+    firsts: Mapping[str, FirstCaption],
+    *,
+    key: str,
 ) -> None:
     """Draw pictures side by side, each with a labelled link to its pair and a caption, its unlikely words marked."""
-    firsts = first_captions(audit, shown, selection)
     pictures = start_thumbnails(audit.record.pictures, [card.image for card in shown])
-    with st.grid(STRIP_SIZE, min_column_width=115, gap="small", key=f"cards-{key}") as grid:
+    with st.grid(STRIP_SIZE, min_column_width=115, key=f"cards-{key}") as grid:
         for card, label, picture in zip(shown, labels, pictures, strict=True):
             with grid.cell(), st.container(gap="xsmall"):
                 draw_card_picture(card, *picture.result())

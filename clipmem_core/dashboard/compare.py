@@ -35,7 +35,7 @@ def draw_choice() -> tuple[Audit, Audit, str]:
         _draw_none("A comparison needs two finished audits of one data set.")
     one = audits.get(names[0]) or _default_audit(audits)
     others = {audit.name: audit for audit in partners(one, list(audits.values()))}
-    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
+    with st.container(horizontal=True, vertical_alignment="bottom"):
         _choose("First audit", list(audits), ONE, default=one.name, clears=[OTHER])
         if others:
             other = others[_choose("Second audit", list(others), OTHER)]

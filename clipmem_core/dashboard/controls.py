@@ -33,13 +33,10 @@ REMOVAL_BY, REMOVAL_COUNT = "removal-by", "removal-n"
 REMOVED = 100  # the paper's best number
 CAPTIONS, ALL_CAPTIONS = "train_captions", 0
 RANKINGS = {name: score.removal for name, score in scores_in(RANKS_REMOVAL).items()} | {RANDOM: "at random"}
-CHOICES = {  # field → label, options, help
-    "noise_place": (
-        "Before or after normalising",
-        {"before": "Before", "after": "After"},
-        "After: noise on the unit vector, which is normalised again. Before: noise on the output, whatever its length.",
-    ),
-}
+PLACE = "noise_place"
+PLACE_HELP = (
+    "After: noise on the unit vector, which is normalised again. Before: noise on the output, whatever its length."
+)
 # Each group's fields, with a label and a help for the toggle.
 WORDS = {
     group: {
@@ -90,7 +87,7 @@ def draw_setting(study: StudyFolder) -> Arm:
     )
     begun = all((audit.folder / name).is_file() for name in (PAIRS, MEMBERSHIP))
     controls = Controls(setting, reference, *(_counts(audit) if begun else (0, 0)))
-    with st.container(gap="small", key="mitigation-setting"):
+    with st.container(key="mitigation-setting"):
         for title in (*WORDS, "Pairs"):
             with st.container(gap="xsmall", key=f"mitigation-group-{title.split()[0].lower()}"):
                 st.markdown(f"**{title}**")
@@ -133,18 +130,18 @@ class Controls:
     def draw_fields(self, group: str) -> None:
         """Draw a toggle for each field of a group, with a slider if it is on."""
         idle, fields = ineffective_fields(self.reference), self.setting.fields
-        # Each choice appears once, below the first field that it has an effect on.
-        first = {next((each for each in MODIFIERS[choice] if each in fields), ""): choice for choice in CHOICES}
+        # Where noise is added appears once, below the first field that it has an effect on.
+        noise = next((each for each in MODIFIERS[PLACE] if each in fields), "")
         for name, (label, text) in WORDS[group].items():
             if name in idle and name not in fields:
                 continue
             self._draw_toggle(name, label, text)
             if name in fields:
                 self._draw_slider(name, label)
-                if choice := first.get(name):
-                    title, options, explanation = CHOICES[choice]
-                    shown = {"options": list(options), "format_func": options.__getitem__, "help": explanation}
-                    self._draw(st.segmented_control, title, choice, self._value(choice), required=True, **shown)
+                if name == noise:
+                    shown = {"options": FIELDS[PLACE].choices, "format_func": str.capitalize, "required": True}
+                    label = "Before or after normalising"
+                    self._draw(st.segmented_control, label, PLACE, self._value(PLACE), help=PLACE_HELP, **shown)
         unavailable = {name: side for name, side in idle.items() if name in WORDS[group]}
         draw_left_out(unavailable, called=lambda name: WORDS[group][name][0])
         if group == AHEAD_GROUP and any(name in fields for name in WORDS[AHEAD_GROUP]):

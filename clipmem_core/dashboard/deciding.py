@@ -112,7 +112,7 @@ def draw_notice(audit: Audit, *, key: str) -> None:
     if notice is None:
         return
     st.toast(notice.sentence, icon=":material/check:" if notice.good else ":material/warning:")
-    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+    with st.container(horizontal=True, vertical_alignment="center"):
         icon = ":green[:material/check:]" if notice.good else ":orange[:material/warning:]"
         st.markdown(f"{icon} {notice.sentence}", width="content")
         if notice.event is not None:

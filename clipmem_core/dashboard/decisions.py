@@ -17,7 +17,18 @@ from clipmem_core.dashboard import plain
 from clipmem_core.dashboard.cards import draw_card_picture, start_thumbnails
 from clipmem_core.dashboard.deciding import BADGES, locked_session, undo
 from clipmem_core.dashboard.new_audit import free_name, is_taken
-from clipmem_core.dashboard.page import ALL, PAGE, choose_listed, choose_segment, draw_pages, link, read_page, write
+from clipmem_core.dashboard.page import (
+    ALL,
+    BROWSE,
+    PAGE,
+    PAIR_PAGE,
+    choose_listed,
+    choose_segment,
+    draw_pages,
+    link,
+    read_page,
+    write,
+)
 from clipmem_core.dashboard.running import draw_progress, draw_task
 from clipmem_core.dataset.checks import CHECKS
 from clipmem_core.export import reaudit
@@ -38,7 +49,6 @@ from clipmem_core.review.queries import ROW, fetch_rows
 from clipmem_core.review.rows import check_counts, near_duplicate_groups
 from clipmem_core.review.selection import DECIDED, UNDECIDED, Selection
 
-BROWSE, PAIR_PAGE = "pages/browse.py", "pages/pair.py"
 DECISION, HISTORY_PAGE, GROUP_PAGE, SECOND = "decision", "history", "group", "again"  # parameters of the address
 SIZE, HISTORY_SIZE, GROUPS = 12, 10, 6  # on a page
 SHOWN = 12  # pictures of a group
@@ -167,13 +177,13 @@ def _draw_event(audit: Audit, event: dict[Any, Any]) -> None:
     facts += [f"audit {plain.cut(event['audit'], ID_LIMIT)}"] if event["audit"] else []
     facts += [f"undo of {int(event['undoes'])}"] if not pd.isna(event["undoes"]) else []
     facts += ["undone"] if event["undone"] else []
-    with st.container(horizontal=True, vertical_alignment="center", gap="small", border=True):
+    with st.container(horizontal=True, vertical_alignment="center", border=True):
         st.badge(label, icon=icon, color=colour)
         with st.container(gap=None):
             plain.show_text(f"{plain.cut(pair_id, ID_LIMIT)}{others}")
             plain.show_text(" · ".join(facts))
         parameters = link(audit, Selection(), pair=pair_id)
-        st.page_link(PAIR_PAGE, label="Open", query_params=parameters, width="content")
+        st.page_link(PAIR_PAGE, label="Open", query_params=parameters)
         if not event["undone"]:
             undoing = event["kind"] == "decide"
             button: dict[str, Any] = {
@@ -257,7 +267,7 @@ def draw_checks(audit: Audit) -> None:
     for name, count in counts.items():
         if count:
             check = CHECKS[name]
-            left, right = st.columns([3, 5], vertical_alignment="center", gap="small")
+            left, right = st.columns([3, 5], vertical_alignment="center")
             icon = ":material/image:" if check.of == "pictures" else ":material/notes:"
             parameters = link(audit, Selection(check=name))
             left.page_link(BROWSE, label=f"{check.label}: **{count:,}**", icon=icon, query_params=parameters)

@@ -100,14 +100,14 @@ def draw_queues(audit: Audit, selection: Selection) -> None:
         if order:
             page.write_selection(with_queue(page.peek_selection(), order))
 
-    style = {"value": queue_of(selection), "format_func": names.__getitem__, "width": "content"} | HIDDEN
+    style = {"value": queue_of(selection), "format_func": names.__getitem__} | HIDDEN
     page.draw_set(st.segmented_control, "Queue", list(names), key="queue", on_choose=choose_queue, **style)
-    page.choose_segment("Layout", LAYOUTS, parameter=page.LAYOUT, key="layout", hidden=True, width="content")
+    page.choose_segment("Layout", LAYOUTS, parameter=page.LAYOUT, key="layout", hidden=True)
 
 
 def draw_filters(audit: Audit, selection: Selection) -> None:
     """Draw search, the most used filters, the order, and all other filters behind buttons."""
-    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+    with st.container(horizontal=True, vertical_alignment="center"):
         _type(selection, "meaning", "Search by meaning", width=175)
         _choose(selection, "by", "Search in", list(SIDES), lambda side: f"in {SIDES[side]}", width=125, **HIDDEN)
         _type(selection, "words", "Words in the caption", width=165)
@@ -154,7 +154,7 @@ def draw_conditions(selection: Selection) -> None:
         removed = [rest for place, (_, rest) in enumerate(chips) if place not in remaining]
         page.write_selection(removed[0] if len(removed) == 1 else cleared(selection))
 
-    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+    with st.container(horizontal=True, vertical_alignment="center"):
         style: dict[str, Any] = {"format_func": lambda place: chips[place][0], "wrap": True} | HIDDEN
         style |= {"key": "conditions", "value": places, "on_choose": remove}
         page.draw_set(st.multiselect, "Active filters", places, **style)

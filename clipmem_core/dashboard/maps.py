@@ -10,18 +10,18 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from clipmem_core import columns as c
-from clipmem_core.audit.store import PAIRS, SCORES, Audit
+from clipmem_core.audit.store import PAIRS, Audit
 from clipmem_core.audit.verdict import doubt
 from clipmem_core.dashboard.page import BROWSE, TIGHT_STYLE, choose_listed, choose_segment, link
 from clipmem_core.dashboard.pair_component import draw_grid, draw_pointer
 from clipmem_core.dashboard.plain import explained_errors, read_verdict
 from clipmem_core.dashboard.running import draw_task
-from clipmem_core.figures.clouds import PERCENTILES, embedding_figure, score_map_figure
+from clipmem_core.figures.audit_scores import PERCENTILES, embedding_figure, score_map_figure
 from clipmem_core.review import selection as s
 from clipmem_core.review.cards import cards
 from clipmem_core.review.maps import map_file, map_name, map_points, map_task
 from clipmem_core.review.overview import load_score_map
-from clipmem_core.review.queries import cached, count_rows
+from clipmem_core.review.queries import count_rows
 from clipmem_core.review.rows import count_pairs, find_rows
 from clipmem_core.scores.registry import COLOUR as SCORE_COLOUR
 from clipmem_core.scores.registry import scores_in, words
@@ -40,7 +40,6 @@ LINES = (
     "the vertical line, and one in twenty above the horizontal line."
 )
 MIRRORED = "Independent pairs were learned by g, which is subtracted: their memorized pairs lie below the lower line."
-_load_score_map = cached(4, SCORES, PAIRS)(load_score_map)
 
 
 def draw_selectable(
@@ -81,7 +80,7 @@ def _draw_shape(audit: Audit, selection: s.Selection, *, key: str) -> None:
         st.switch_page(BROWSE, query_params=link(audit, selection))
     if count > STRIP:
         st.caption(f"The first {STRIP}, by {words(selection.order)}:")
-    _draw_strip(audit, find_rows(audit, selection, page=1, size=STRIP), selection, key=key)
+    _draw_strip(audit, find_rows(audit, selection, size=STRIP), selection, key=key)
 
 
 def _draw_strip(audit: Audit, rows: Sequence[int], selection: s.Selection, *, key: str) -> None:
@@ -104,7 +103,7 @@ def draw_score_map(audit: Audit) -> None:
     """Draw the map of scores; only this fragment reruns when its colours change or a shape is drawn on it."""
     st.subheader("Learned and memorized", anchor=False)
     with explained_errors():
-        points, density, count, corners = _load_score_map(audit)
+        points, density, count, corners = load_score_map(audit)
         if count == 0:
             st.info("No pair has both similarity out and clipmem.", icon=":material/info:")
             return

@@ -34,9 +34,10 @@ from clipmem_core.dashboard.plain import number, one_line
 from clipmem_core.review.bulk_edit import Batch, store
 from clipmem_core.review.cards import cards, explain_captions, percent, shown_score, suspicious_captions
 from clipmem_core.review.decisions import Codes, decided, open_review
-from clipmem_core.review.queries import cached, caption_keys, fetch_numbered, find_row
+from clipmem_core.review.queries import cached, caption_keys, count_pairs_of, fetch_numbered, find_row
 from clipmem_core.review.rows import changed_rows, count_pairs, find_rows
 from clipmem_core.review.score_breakdown import QUALITY, suggested_captions
+from clipmem_core.review.search import try_in_thread
 from clipmem_core.review.selection import RANDOM, RANDOM_CHECK, Selection, from_parameters
 from clipmem_core.review.wrong_captions import random_check, review_progress, wrong_estimate, wrong_lines
 from clipmem_core.scores.prevalence import CHECKED
@@ -161,20 +162,23 @@ def _numbers(request: Request, parameter: str) -> list[int]:
 def _queue(request: Request) -> Response:
     """Answer with the rows in review order, the first one, and all decisions."""
     audit, selection = _parse(request)
-    entry, decisions = changed_rows(audit)
+    state = _state(audit, selection)
     first = find_row(audit, request.query_params.get("pair", ""))
     size = CHECKED if selection == RANDOM_CHECK else max(1, count_pairs(audit, selection))
-    rows = find_rows(audit, selection, page=1, size=size)
-    status = _status(audit, decided(audit), selection == RANDOM_CHECK)
-    return _json({"rows": rows, "first": first, "entry": entry, "decided": decisions, "status": status})
+    rows = find_rows(audit, selection, size=size)
+    return _json(state | {"rows": rows, "first": first})
 
 
 def _changes(request: Request) -> Response:
     """Answer with all decisions after an entry of the log."""
-    audit, selection = _parse(request)
-    entry, decisions = changed_rows(audit, _numbers(request, "entry")[0])
+    return _json(_state(*_parse(request), _numbers(request, "entry")[0]))
+
+
+def _state(audit: Audit, selection: Selection, after: int | None = None) -> dict[str, Any]:
+    """Return the last entry of the log, the decisions after an entry or all, and the sentence on wrong captions."""
+    entry, decisions = changed_rows(audit, after)
     status = _status(audit, decided(audit), selection == RANDOM_CHECK)
-    return _json({"entry": entry, "decided": decisions, "status": status})
+    return {"entry": entry, "decided": decisions, "status": status}
 
 
 @functools.lru_cache(16)
@@ -255,23 +259,34 @@ def _suggestions(audit: Audit, row: int) -> dict[str, Any]:
 
 def _judge(request: Request) -> Response:
     """Answer with the probability that a caption that is being typed is wrong, and that of the caption in its place."""
-    from clipmem_core.review.judge import OWN, judge  # slow to import
-
     audit, row = _parse(request)[0], _numbers(request, "row")[0]
     caption, before = (" ".join(request.query_params.get(name, "").split()) for name in ("caption", "before"))
-    pairs = fetch_numbered(audit.folder / PAIRS, [PAIR_ID], [row])
-    if not caption or row not in pairs:
+    if not caption or row >= count_pairs_of(audit):
         return _json({"text": ""})
     with _one_search:
         try:
-            table = judge(audit, pd.DataFrame({PAIR_ID: pairs[row], CAPTION: [caption]}))
+            own, typed = _judged(audit, row, caption)
         except InputError as error:
             return _json({"text": one_line(error)})
-    own, (typed,) = table[table[OWN]], table.loc[~table[OWN], P_WRONG]
     replaced = own.loc[own[CAPTION].str.split().str.join(" ") == before, P_WRONG].tolist()
     now = f"{percent(replaced[0])} now" if replaced else ""
     parts = [now] if caption == before else [f"{percent(typed)} as typed", now]
     return _json({"text": f"Probability that it is wrong: {', '.join(filter(None, parts))}"})
+
+
+def _judged(audit: Audit, row: int, caption: str) -> tuple[pd.DataFrame, float]:
+    """Return the pair's own captions with their probabilities, and the probability that another caption is wrong."""
+    from clipmem_core.review.judge import OWN, judge  # slow to import
+
+    pair_ids = fetch_numbered(audit.folder / PAIRS, [PAIR_ID], [row])[row]
+    table = judge(audit, pd.DataFrame({PAIR_ID: pair_ids, CAPTION: [caption]}))
+    return table[table[OWN]], table.loc[~table[OWN], P_WRONG].item()
+
+
+@functools.lru_cache(8)
+def prepare_judge(audit: Audit) -> None:
+    """Load in a thread what the editor's first judgement needs."""
+    try_in_thread(lambda: _judged(audit, 0, "picture"))
 
 
 async def take_events(request: Request) -> Response:

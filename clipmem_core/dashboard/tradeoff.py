@@ -63,7 +63,7 @@ def draw_chart(table: pd.DataFrame, *, over: str, key: str, chosen: str | None =
         st.info("No arm can be compared yet.", icon=":material/hourglass:")
         return
     options: dict[str, Any] = {"width": 250, "format_func": NAMES.__getitem__}
-    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
+    with st.container(horizontal=True, vertical_alignment="bottom"):
         memorized, useful = (
             choose_listed(label, names, parameter=label.lower(), key=f"mitigation-{label.lower()}", **options)
             for label, names in (("Memorization", memorizations), ("Utility", utilities))

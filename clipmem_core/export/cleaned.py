@@ -115,7 +115,7 @@ def check_root(root: Path) -> None:
 
 
 @contextmanager
-def picture_files(cleaned: Cleaned, path: Path, *, progress: Progress | None = None) -> Iterator[Pictures]:
+def picture_files(cleaned: Cleaned, path: Path, progress: Progress | None) -> Iterator[Pictures]:
     """Yield an absolute folder, the names of the pictures in it, and notes.
 
     Pictures of archives or tables are extracted into a new `<stem>_images`, which is complete at the end or missing.

@@ -46,12 +46,12 @@ _UID = re.compile("[0-9a-fA-F]{32}")
 _BREAK = re.compile(r"\s*[\r\n]+\s*")
 
 
-def write_csv(cleaned: Cleaned, path: Path, progress: Progress | None = None) -> Written:
+def write_csv(cleaned: Cleaned, path: Path, progress: Progress | None) -> Written:
     """Write a table for open_clip, one row a caption, separated by commas (`.csv`) or tabs (`.tsv`)."""
     separator, shell_separator = SEPARATORS[path.suffix.lower()]
     with (
         replacing(path) as temporary,
-        d.picture_files(cleaned, path, progress=progress) as (folder, names, notes),
+        d.picture_files(cleaned, path, progress) as (folder, names, notes),
         temporary.open("w", encoding="utf-8", newline="") as file,
     ):
         for start in range(0, cleaned.kept, d.BLOCK):
@@ -65,7 +65,7 @@ def write_csv(cleaned: Cleaned, path: Path, progress: Progress | None = None) ->
     return (*notes, reads), _audit_command(cleaned, path, folder)
 
 
-def write_coco(cleaned: Cleaned, path: Path, progress: Progress | None = None) -> Written:
+def write_coco(cleaned: Cleaned, path: Path, progress: Progress | None) -> Written:
     """Write COCO captions: images, with pair_id and label, and annotations; ids count from 1."""
 
     def images() -> Iterator[dict[str, Any]]:
@@ -82,7 +82,7 @@ def write_coco(cleaned: Cleaned, path: Path, progress: Progress | None = None) -
     info = json.dumps({"description": f"audit {cleaned.audit.name}, cleaned"})
     with (
         replacing(path) as temporary,
-        d.picture_files(cleaned, path, progress=progress) as (folder, names, notes),
+        d.picture_files(cleaned, path, progress) as (folder, names, notes),
         temporary.open("w", encoding="utf-8") as file,
     ):
         file.write(f'{{"info": {info}')
@@ -105,7 +105,7 @@ def _audit_command(cleaned: Cleaned, path: Path, images: Path | None = None) -> 
     return f"python -m clipmem_core {shlex.join(words)}"
 
 
-def write_texts(cleaned: Cleaned, path: Path, progress: Progress | None = None) -> Written:
+def write_texts(cleaned: Cleaned, path: Path, progress: Progress | None) -> Written:
     """Write a folder of pictures, each with a `.txt` of the same name, one caption a line."""
     with _picture_folder(cleaned, path, progress, by_label=True) as (folder, names, pairs):
         for name, pair in zip(names, pairs, strict=True):
@@ -115,7 +115,7 @@ def write_texts(cleaned: Cleaned, path: Path, progress: Progress | None = None) 
     return (), _audit_command(cleaned, path)
 
 
-def write_imagefolder(cleaned: Cleaned, path: Path, progress: Progress | None = None) -> Written:
+def write_imagefolder(cleaned: Cleaned, path: Path, progress: Progress | None) -> Written:
     """Write pictures and a `metadata.jsonl`: file_name, text (lists if a pair has several), pair_id, label if any."""
     with (
         _picture_folder(cleaned, path, progress) as (folder, names, pairs),
@@ -167,7 +167,7 @@ def _as_folder(label: str) -> str:
     return label if fits and "/" not in label and not label.startswith(".") else ""
 
 
-def write_keys(cleaned: Cleaned, path: Path, progress: Progress | None = None) -> Written:
+def write_keys(cleaned: Cleaned, path: Path, progress: Progress | None) -> Written:
     """Write the WebDataset `__key__` of each sample to keep, one a line; new captions go into a second file."""
     keys = _sample_keys(cleaned.root, cleaned.pairs[IMAGE])
     distinct = dict.fromkeys(keys)
@@ -205,7 +205,7 @@ def _sample_keys(root: Path, images: pa.ChunkedArray) -> list[str]:
     return keys
 
 
-def write_uids(cleaned: Cleaned, path: Path, progress: Progress | None = None) -> Written:
+def write_uids(cleaned: Cleaned, path: Path, progress: Progress | None) -> Written:
     """Write the sorted uids to keep, as DataComp's resharder reads them; a CSV has the uids of ids that are hashed."""
     ids = cleaned.pairs[PAIR_ID]
     n_hashed = sum(_UID.fullmatch(pair_id) is None for pair_id in d.values_of(ids))
@@ -231,7 +231,7 @@ def uid_of(pair_id: str) -> str:
     return pair_id.lower() if _UID.fullmatch(pair_id) else hashlib.sha256(pair_id.encode()).hexdigest()[:32]
 
 
-def write_decisions(audit: Audit, path: Path, progress: Progress | None = None) -> Written:
+def write_decisions(audit: Audit, path: Path, progress: Progress | None) -> Written:
     """Write the pairs with a decision, new captions or a note, with their captions and scores.
 
     In CSV, lists are JSON, and a single quote is put before a text that a spreadsheet would compute as a formula.
@@ -266,7 +266,7 @@ def _as_json(values: Any) -> str:
     return json.dumps(values, ensure_ascii=False) if isinstance(values, list) else ""
 
 
-def write_html(audit: Audit, path: Path, progress: Progress | None = None) -> Written:
+def write_html(audit: Audit, path: Path, progress: Progress | None) -> Written:
     """Write the report of an audit on one page."""
     from clipmem_core.export.report import render_report  # imports Plotly
 

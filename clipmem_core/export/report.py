@@ -19,16 +19,16 @@ from clipmem_core.figures.audit_scores import group_figure
 from clipmem_core.io import shortage
 from clipmem_core.review import overview as o
 from clipmem_core.review.cards import (
-    BY_CAPTION,
-    MARKS,
     FirstCaption,
     PairCard,
     cards,
     first_captions,
     make_jpeg,
     marked,
+    marks_note,
 )
 from clipmem_core.review.decisions import FOR_OTHER, decision_words, open_review
+from clipmem_core.review.queries import count_pairs_of
 from clipmem_core.review.rows import top_rows
 from clipmem_core.review.selection import Selection
 from clipmem_core.review.wrong_captions import wrong_lines
@@ -51,8 +51,7 @@ class TextTable(NamedTuple):
 
 def render_report(audit: Audit) -> str:
     """Return the report of an audit as HTML."""
-    overview = o.load_overview(audit)
-    record, verdict, groups = overview.record, overview.verdict, overview.groups
+    record, verdict, groups = audit.record, audit.verdict, o.group_table(audit)
     sample = f", a random sample of {record.sampled_of:,}" if record.sampled_of else ""
     settings = [(str(key), str(value)) for key, value in pd.json_normalize(record.values).iloc[0].items()]
     content = {
@@ -60,8 +59,8 @@ def render_report(audit: Audit) -> str:
         "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "facts": {
             "data set": record.source,
-            "pairs": f"{overview.pairs:,}{sample}",
-            "quarantined rows": f"{overview.quarantined:,}",
+            "pairs": f"{count_pairs_of(audit):,}{sample}",
+            "quarantined rows": f"{len(audit.quarantine):,}",
             "protocol": record.protocol,
             "members": len(record.members),
             "trained": o.model_words(record.config),
@@ -69,8 +68,8 @@ def render_report(audit: Audit) -> str:
         "lines": wrong_lines(audit),
         "sentence": verdict["sentence"],
         "checks": verdict["checks"],
-        "figure": _figure(groups, overview.bins),
-        "tables": [each for each in _tables(overview) if each.rows],
+        "figure": _figure(groups, o.group_bins(audit)),
+        "tables": [each for each in _tables(audit, groups) if each.rows],
         "galleries": _galleries(audit),
         "counts": open_review(audit).counts(),
         "decisions": _decision_table(open_review(audit).table()),
@@ -82,20 +81,20 @@ def render_report(audit: Audit) -> str:
     return template.render(plotly=get_plotlyjs(), **content)
 
 
-def _tables(overview: o.Overview) -> list[TextTable]:
-    verdict, groups = overview.verdict, overview.groups
+def _tables(audit: Audit, groups: pd.DataFrame) -> list[TextTable]:
+    utility = o.utility_table(audit.utility)
     kinds = "; ".join(dict.fromkeys(filter(None, groups["kind"])))
     by_group = [
         (row[GROUP], f"{row['n']:,}", *(number(row[name]) for name in ("mean", "low", "high")))
         for row in groups.to_dict("records")
     ]
-    by_member = [(name, *map(number, values)) for name, *values in overview.utility.itertuples(index=False, name=None)]
+    by_member = [(name, *map(number, values)) for name, *values in utility.itertuples(index=False, name=None)]
     note = f"low to high: {kinds}" if kinds else ""
-    counts = f"Counts of all {overview.record.sampled_of:,} pairs"
+    counts = f"Counts of all {audit.record.sampled_of:,} pairs"
     return [
-        TextTable(counts, WHOLE_HEAD, whole_rows(verdict), BASIS),
+        TextTable(counts, WHOLE_HEAD, whole_rows(audit.verdict), BASIS),
         TextTable("clipmem by group", ("group", "pairs", "mean", "low", "high"), by_group, note),
-        TextTable("Utility of the members", list(overview.utility.columns), by_member),
+        TextTable("Utility of the members", list(utility.columns), by_member),
     ]
 
 
@@ -125,7 +124,7 @@ def _galleries(audit: Audit) -> list[dict[str, Any]]:
         top = cards(audit, top_rows(audit, order, size=SHOWN))
         firsts = first_captions(audit, top, Selection(order=order))
         shown = [_card(card, audit.record.pictures, firsts[card.pair_id]) for card in top]
-        explanation = f"{queue.sentence} {MARKS if order in BY_CAPTION else ''}"
+        explanation = f"{queue.sentence} {marks_note(firsts)}"
         galleries += [{"title": queue.name, "explanation": explanation, "cards": shown}] if shown else []
     return galleries
 

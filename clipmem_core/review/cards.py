@@ -4,7 +4,7 @@ import html
 import io
 import math
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -22,9 +22,8 @@ from clipmem_core.review.decisions import Decision, open_review
 from clipmem_core.review.queries import check_captions, fetch_numbered, fetch_pairs, mismatched_tables, number
 from clipmem_core.review.search import search
 from clipmem_core.review.selection import CAPTION, RANDOM, Selection
-from clipmem_core.scores.registry import BY_NAME, CARD, EXPORT, PAIR, ROW, scores_in
+from clipmem_core.scores.registry import BY_NAME
 
-SHOWN = tuple(dict.fromkeys(name for place in (CARD, ROW, PAIR, EXPORT) for name in scores_in(place)))
 OWN_CAPTIONS = "own_captions"
 Marks: TypeAlias = list[dict[str, Any]]  # surprising words of a caption
 FirstCaption: TypeAlias = tuple[int, Marks, str]  # its place in `current`, its surprising words, and what is wrong
@@ -63,8 +62,7 @@ class PairCard:
 
 def cards(audit: Audit, rows: Sequence[int], selection: Selection = _UNSEARCHED) -> list[PairCard]:
     """Return the cards of some pairs, in the order of `rows`."""
-    names = list(dict.fromkeys([*SHOWN, *([selection.order] if selection.order in BY_NAME else [])]))
-    scores = fetch_numbered(audit.folder / SCORES, [f'"{c.PAIR_ID}"', f'"{c.GROUP}"', *map(number, names)], rows)
+    scores = fetch_numbered(audit.folder / SCORES, [f'"{c.PAIR_ID}"', f'"{c.GROUP}"', *map(number, BY_NAME)], rows)
     columns = (c.PAIR_ID, c.IMAGE, c.CAPTIONS, c.LABEL, c.INJECTED)
     pairs = fetch_numbered(audit.folder / PAIRS, [f'"{column}"' for column in columns], rows)
     for row in rows:
@@ -80,7 +78,7 @@ def cards(audit: Audit, rows: Sequence[int], selection: Selection = _UNSEARCHED)
     shown = []
     for row in rows:
         (pair_id, image, captions, label, injected), (_, group, *values) = pairs[row], scores[row]
-        numbers = {name: value if math.isfinite(value) else None for name, value in zip(names, values, strict=True)}
+        numbers = {name: value if math.isfinite(value) else None for name, value in zip(BY_NAME, values, strict=True)}
         facts = (row, pair_id, image, tuple(map(str, captions or ())), label, injected, group, numbers)
         match, matched = matches.get(row, (None, None))
         shown.append(PairCard(*facts, match, matched if matched != -1 else None, decisions.get(pair_id)))
@@ -190,6 +188,11 @@ def first_captions(audit: Audit, shown: Sequence[PairCard], selection: Selection
         else:
             firsts[card.pair_id] = min(number, len(card.current) - 1), [], ""
     return firsts
+
+
+def marks_note(firsts: Mapping[str, FirstCaption]) -> str:
+    """Return the note on underlined words; empty if no word is underlined."""
+    return MARKS if any(marks for _, marks, _ in firsts.values()) else ""
 
 
 def _folded(text: str) -> str:

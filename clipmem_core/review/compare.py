@@ -177,10 +177,7 @@ def benchmark_findings(benchmark: b.Benchmark) -> Findings | None:
     return Findings(table, b.mean_curves(results), "95 % over injections (Student's t)")
 
 
-def differ_most(scores: pd.DataFrame, one: str, other: str, *, limit: int) -> pd.DataFrame:
-    """Return the pairs with a higher relative rank (0 to 1) in `one` than in `other`, the largest difference first."""
-    ranks = pd.DataFrame({"row": scores["row"], "one": scores[one].rank(), "other": scores[other].rank()})
-    lead = (ranks["one"] - ranks["other"]).sort_values(ascending=False, kind="stable")
-    largest = ranks.loc[lead[lead > 0].index[:limit]].reset_index(drop=True)
-    largest[["one", "other"]] = (largest[["one", "other"]] - 1) / max(len(scores) - 1, 1)
-    return largest
+def differ_most(scores: pd.DataFrame, one: str, other: str, *, limit: int) -> list[int]:
+    """Return the rows of the pairs with a higher rank in `one` than in `other`, the largest difference first."""
+    lead = (scores[one].rank() - scores[other].rank()).sort_values(ascending=False, kind="stable")
+    return scores["row"][lead[lead > 0].index[:limit]].tolist()

@@ -8,53 +8,25 @@ import numpy as np
 import pandas as pd
 
 from clipmem_core import columns as c
-from clipmem_core.audit.store import PAIRS, QUARANTINE, SCORES, Audit, Record
+from clipmem_core.audit.store import PAIRS, SCORES, Audit
 from clipmem_core.config import AuditConfig
-from clipmem_core.review.queries import count_rows, fetch_all, fetch_frame, number
+from clipmem_core.review.queries import cached, fetch_all, fetch_frame, number
 
 MEMBERS_SHOWN = 6  # with a column each
 ATTACK_MEASURES = {"auroc": "AUROC", "TPR@0.01": "TPR at 1 % FPR", "TPR@0.001": "TPR at .1 % FPR"}
 LIMIT = 6000  # points a browser draws at once, fast enough for a lasso
+BINS = 60  # of the histogram of clipmem
 CELLS = (96, 64)  # of the density, along x and y
 FITTING, NOISE = 0.25, 0.05  # shares of the external pairs
 
 
-@dataclass(frozen=True)
-class Overview:
-    """The content of the overview without the map and the pictures; see `group_table` for `groups`."""
-
-    audit: Audit
-    record: Record
-    verdict: dict[str, Any]
-    pairs: int
-    quarantined: int
-    groups: pd.DataFrame
-    bins: pd.DataFrame
-    utility: pd.DataFrame
-
-
-def load_overview(audit: Audit) -> Overview:
-    """Read an audit for the overview."""
-    verdict = audit.verdict
-    return Overview(
-        audit=audit,
-        record=audit.record,
-        verdict=verdict,
-        pairs=count_rows(audit.folder / PAIRS),
-        quarantined=count_rows(audit.folder / QUARANTINE),
-        groups=group_table(audit, verdict["groups"]),
-        bins=group_bins(audit, bins=60),
-        utility=utility_table(audit.utility),
-    )
-
-
-def group_table(audit: Audit, intervals: list[dict[str, Any]]) -> pd.DataFrame:
+def group_table(audit: Audit) -> pd.DataFrame:
     """Return group, n, mean and sd of clipmem, and low, high and kind of the verdict's intervals, by group."""
     query = f"""
         SELECT "{c.GROUP}", count(*) AS n, avg({c.CLIPMEM}) AS mean, stddev_samp({c.CLIPMEM}) AS sd
         FROM parquet WHERE isfinite({c.CLIPMEM}) GROUP BY ALL
     """
-    ends = pd.DataFrame(intervals, columns=[c.GROUP, "low", "high", "kind"])
+    ends = pd.DataFrame(audit.verdict["groups"], columns=[c.GROUP, "low", "high", "kind"])
     groups = fetch_frame(audit.folder / SCORES, query).merge(ends, on=c.GROUP, how="left")
     groups = groups.astype({"low": float, "high": float})
     groups["kind"] = groups["kind"].fillna("").astype(str).map(c.of_one_split)
@@ -62,11 +34,11 @@ def group_table(audit: Audit, intervals: list[dict[str, Any]]) -> pd.DataFrame:
     return groups.sort_values(c.GROUP, key=lambda names: names.map(order), ignore_index=True)
 
 
-def group_bins(audit: Audit, *, bins: int) -> pd.DataFrame:
+def group_bins(audit: Audit) -> pd.DataFrame:
     """Return the histogram of clipmem of each group: group, low and width of a bin, share of the group."""
     scores = fetch_frame(audit.folder / SCORES, f'SELECT "{c.GROUP}", {number(c.CLIPMEM)} AS x FROM parquet')
     scores = scores[np.isfinite(scores["x"])]
-    edges, rows = np.histogram_bin_edges(scores["x"], bins), []
+    edges, rows = np.histogram_bin_edges(scores["x"], BINS), []
     for group, values in scores.groupby(c.GROUP)["x"]:
         counts = np.histogram(values, edges)[0]
         rows += [(group, edges[k], edges[1] - edges[0], counts[k] / len(values)) for k in np.flatnonzero(counts)]
@@ -110,10 +82,11 @@ class Corners:
     low: float | None  # 5th percentile of clipmem; None without independent pairs, which g learned
 
 
+@cached(4, SCORES, PAIRS)
 def load_score_map(audit: Audit) -> tuple[pd.DataFrame, pd.DataFrame, int, Corners | None]:
     """Return `points_and_density` of the map of scores, and its corners; None if no external pair has both scores."""
     x, y = c.SIMILARITY_OUT, c.CLIPMEM
-    points, density, count = points_and_density(audit, x, y, colour_by=[c.GROUP, c.INJECTED], limit=LIMIT)
+    points, density, count = points_and_density(audit, x, y, colour_by=(c.GROUP, c.INJECTED))
     scores = fetch_all(audit, [f'"{c.GROUP}"', f"{number(x)} AS x", f"{number(y)} AS y"]).dropna()
     external = scores[scores[c.GROUP] == c.EXTERNAL]
     if external.empty:
@@ -123,10 +96,11 @@ def load_score_map(audit: Audit) -> tuple[pd.DataFrame, pd.DataFrame, int, Corne
     return points, density, count, corners
 
 
+@cached(4, SCORES, PAIRS)
 def points_and_density(
-    audit: Audit, x: str, y: str, *, colour_by: Sequence[str] = (), limit: int
+    audit: Audit, x: str, y: str, *, colour_by: Sequence[str]
 ) -> tuple[pd.DataFrame, pd.DataFrame, int]:
-    """Draw a fixed random sample of at most `limit` pairs with two scores; `colour_by`: group, label, injected.
+    """Draw a fixed random sample of at most `LIMIT` pairs with two scores; `colour_by`: group, label, injected.
 
     Returns row, x, y and `colour_by` of the sample; centre x, y and count n of each cell of a 2D histogram of all
     pairs, empty if all are drawn; and the number of pairs with both scores.
@@ -135,8 +109,8 @@ def points_and_density(
     table = fetch_all(audit, scores, [f'"{name}"' for name in colour_by if name != c.GROUP])
     rows = finite = np.flatnonzero(np.isfinite(table[x]) & np.isfinite(table[y]))
     density = pd.DataFrame()
-    if len(finite) > limit:
-        rows = np.sort(np.random.default_rng(0).choice(finite, limit, replace=False))
+    if len(finite) > LIMIT:
+        rows = np.sort(np.random.default_rng(0).choice(finite, LIMIT, replace=False))
         counts, x_edges, y_edges = np.histogram2d(table[x].iloc[finite], table[y].iloc[finite], CELLS)
         i, j = np.nonzero(counts)
         centres = [(edges[1:] + edges[:-1]) / 2 for edges in (x_edges, y_edges)]

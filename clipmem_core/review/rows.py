@@ -36,7 +36,7 @@ def count_decided(audit: Audit, selection: Selection) -> tuple[int, int]:
     return int(np.count_nonzero(decided(audit).codes[rows] != UNDECIDED_CODE)), len(rows)
 
 
-def find_rows(audit: Audit, selection: Selection, *, page: int, size: int) -> list[int]:
+def find_rows(audit: Audit, selection: Selection, *, page: int = 1, size: int) -> list[int]:
     """Return the rows of one page of a selection: the highest score first, ties in row order.
 
     The lowest comes first if it is `lowest_first`. `ascending` reverses the order.
@@ -183,7 +183,7 @@ def top_rows(audit: Audit, queue: str, *, size: int) -> list[int]:
     if queue == c.REVIEW_PLACE:
         review = wrong_estimate(audit)[1]
         return review.order[np.argsort(review.at_random, kind="stable")][:size].tolist()
-    return find_rows(audit, Selection(order=queue), page=1, size=size)
+    return find_rows(audit, Selection(order=queue), size=size)
 
 
 def changed_rows(audit: Audit, entry: int | None = None) -> tuple[int, dict[int, str | None]]:

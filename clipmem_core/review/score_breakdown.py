@@ -10,7 +10,7 @@ import pandas as pd
 
 from clipmem_core import columns as c
 from clipmem_core.audit import unit_tables as t
-from clipmem_core.audit.store import MEMBERSHIP, PAIRS, SCORES, Audit, read_embeddings
+from clipmem_core.audit.store import MEMBERSHIP, PAIRS, Audit, read_embeddings
 from clipmem_core.audit.verdict import FLAT
 from clipmem_core.config import InputError
 from clipmem_core.review import search as s
@@ -18,7 +18,6 @@ from clipmem_core.review.cards import LISTED, OWN_CAPTIONS, listed_scores
 from clipmem_core.review.queries import cached, fetch_all, fetch_numbered, number
 from clipmem_core.scores.alignment import external_means, terms_of
 from clipmem_core.scores.membership import Sides
-from clipmem_core.scores.registry import BY_NAME
 from clipmem_core.scores.seeds import MIN_REPLICATES, over_seeds, seed_interval
 
 TRAINED, SIDE = "trained", "side"
@@ -80,7 +79,7 @@ def _mean_cosines(audit: Audit, members: Sequence[str], row: int, n_pairs: int) 
         cosines = []
         for name in names:
             image, text = read_embeddings(audit.member(name))
-            picture = s.vectors_at(image, [row])[0]
+            picture = s.vector_at(image, row)
             cosines.append([vectors.cosines(picture, rows) for vectors in (text, image)])
         return np.asarray(cosines, dtype=np.float64).sum(axis=0)
 
@@ -120,14 +119,6 @@ def _captions(audit: Audit, rows: Sequence[int]) -> list[list[tuple[str, float |
     return captions
 
 
-def mean_terms(audit: Audit, row: int) -> dict[str, float | None]:
-    """Return the scores of one pair by column, None for a missing number."""
-    values = fetch_numbered(audit.folder / SCORES, [number(column) for column in BY_NAME], [row])[row]
-    return {
-        column: float(value) if math.isfinite(value) else None for column, value in zip(BY_NAME, values, strict=True)
-    }
-
-
 def member_terms(audit: Audit, row: int) -> pd.DataFrame:
     """Return the terms of one pair by member in cosine units, with whether it trained on it, and its side (in, out)."""
     sides = _sides_at(audit, row)
@@ -136,7 +127,7 @@ def member_terms(audit: Audit, row: int) -> pd.DataFrame:
     for name in membership.members:
         mean_image, mean_text = _external_means(audit, name)
         embeddings = read_embeddings(audit.member(name))
-        image, text = (s.vectors_at(vectors, [row])[0].astype(np.float64) for vectors in embeddings)
+        image, text = (s.vector_at(vectors, row).astype(np.float64) for vectors in embeddings)
         products = np.array([[image @ text], [image @ mean_text], [mean_image @ text], [image @ image], [text @ text]])
         terms = terms_of(products, np.flatnonzero([external[row]]), int(external.sum()))
         rows.append({term: float(terms[term][0]) for term in c.TERMS})
@@ -173,7 +164,12 @@ SOURCE, DEPTH = "source", "depth"
 
 
 def encoder_means(
-    audit: Audit, columns: Mapping[str, str] = PARTS, *, by: str, groups: Sequence[str] = c.GROUPS, limit: int = 50
+    audit: Audit,
+    columns: Mapping[str, str] = PARTS,
+    *,
+    by: str = c.GROUP,
+    groups: Sequence[str] = c.GROUPS,
+    limit: int = 50,
 ) -> pd.DataFrame:
     """Average the scores of encoders, `PARTS` or `SSLMEM`, over groups, labels or injected kinds of pairs of `groups`.
 
@@ -210,29 +206,31 @@ def doubts(groups: pd.DataFrame, fit: float | None) -> list[str]:
     return sentences
 
 
-def tower_layers(units: pd.DataFrame, references: pd.DataFrame | None, *, column: str) -> pd.DataFrame:
+def tower_layers(units: pd.DataFrame, references: pd.DataFrame | None) -> pd.DataFrame:
     """Return tower, source (`members` or a reference), layer, mean, and the lowest and highest member's UnitMem."""
-    grouped = t.layer_means(units).groupby([t.TOWER, t.LAYER], sort=False)[column]
+    grouped = t.layer_means(units).groupby([t.TOWER, t.LAYER], sort=False)[t.UNITMEM_MEAN]
     tables = [grouped.agg(mean="mean", low="min", high="max").reset_index().assign(**{SOURCE: MEMBERS})]
     if references is not None:
         means = t.layer_means(references, by=[t.REFERENCE, t.TOWER, t.LAYER])
-        tables.append(means.rename(columns={t.REFERENCE: SOURCE, column: "mean"}).assign(low=np.nan, high=np.nan))
+        tables.append(
+            means.rename(columns={t.REFERENCE: SOURCE, t.UNITMEM_MEAN: "mean"}).assign(low=np.nan, high=np.nan)
+        )
     columns = [t.TOWER, SOURCE, t.LAYER, "mean", "low", "high"]
     return pd.concat([table[columns] for table in tables], ignore_index=True)
 
 
-def paradigm_layers(table: pd.DataFrame, *, column: str) -> pd.DataFrame:
+def paradigm_layers(table: pd.DataFrame) -> pd.DataFrame:
     """Return paradigm, layer, depth (0 the first layer, 1 the last), n (seeds), mean, low and high of UnitMem."""
-    means = over_seeds(table, by=[t.PARADIGM, t.LAYER], measure=column)
+    means = over_seeds(table, by=[t.PARADIGM, t.LAYER], measure=t.UNITMEM_MEAN)
     means = means[means[t.PARADIGM].isin(t.PARADIGMS)]
     last = means[t.LAYER].max()
     depth = (means[t.LAYER] - 1) / (last - 1) if last > 1 else 0.5
     return means.assign(**{DEPTH: depth}).reset_index(drop=True)
 
 
-def claim_1(table: pd.DataFrame, *, column: str) -> str:
+def claim_1(table: pd.DataFrame) -> str:
     """Say whether CLIP's UnitMem lies between that of the two other paradigms, as far as the seeds allow."""
-    by_seed = table.groupby([t.PARADIGM, t.SEED])[column].mean().unstack(t.PARADIGM)
+    by_seed = table.groupby([t.PARADIGM, t.SEED])[t.UNITMEM_MEAN].mean().unstack(t.PARADIGM)
     names = [name for name in t.PARADIGMS if name in by_seed]
     listed = ", ".join(f"{PARADIGM_NAMES[name]} {by_seed[name].mean():.3f}" for name in names)
     start = f"Mean UnitMem over the layers: {listed}. Claim 1 (CLIP lies between the other two):"

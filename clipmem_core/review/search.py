@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import gc
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -78,13 +78,18 @@ def search(audit: Audit, text: str = "", *, like: str = "", by: str = CAPTION, k
 
 @lru_cache(8)
 def prepare_search(audit: Audit) -> None:
-    """Load in a thread what a search needs: the first search would wait seconds for torch and the tower."""
+    """Load in a thread what a search needs."""
+    try_in_thread(lambda: search(audit, "picture"))
 
-    def load() -> None:
-        with contextlib.suppress(Exception):  # a search will say it
-            search(audit, "picture")
 
-    threading.Thread(target=load, daemon=True).start()
+def try_in_thread(first: Callable[[], object]) -> None:
+    """Call a function in a thread, so that the next call need not wait seconds for torch and the towers."""
+
+    def call() -> None:
+        with contextlib.suppress(Exception):  # the next call will say it
+            first()
+
+    threading.Thread(target=call, daemon=True).start()
 
 
 @cached(64, CONFIG, PAIRS)
@@ -118,7 +123,7 @@ def _by_embeddings(audit: Audit, text: str, row: int | None, side: str, members:
         vectors = open_embeddings(embeddings_path(audit, member, side))
         queries = [embed_texts(audit, [text], member=member)[0]] if text else []
         if row is not None:
-            queries.append(unit(vectors_at(vectors, [row]))[0])
+            queries.append(unit(vector_at(vectors, row)[None])[0])
         by_member.append(vectors.cosines(np.mean(queries, axis=0)))
     mean = np.mean(by_member, axis=0)
     rows = _closest(mean, row)
@@ -251,11 +256,11 @@ def embeddings_path(audit: Audit, member: str, side: str) -> Path:
     return audit.member(member) / EMBEDDINGS[side]
 
 
-def vectors_at(vectors: Vectors, rows: Sequence[int]) -> np.ndarray:
-    """Return the mean embeddings of some pairs, float32 [n_rows, dim]."""
-    if not 0 <= min(rows) <= max(rows) < len(vectors):
-        raise InputError(f"there is no embedding of row {max(rows)}: delete the audit's members and run it again")
-    return vectors[list(rows)]
+def vector_at(vectors: Vectors, row: int) -> np.ndarray:
+    """Return the mean embedding of a pair, float32 [dim]."""
+    if not 0 <= row < len(vectors):
+        raise InputError(f"there is no embedding of row {row}: delete the audit's members and run it again")
+    return vectors[[row]][0]
 
 
 def top_k(values: np.ndarray, k: int) -> np.ndarray:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import rankdata
+import scipy
 
 from clipmem_core import columns as c
 from clipmem_core.embeddings import nearest_rows
@@ -297,7 +297,7 @@ def _wrong_words(
     kinds, right, kind = list[dict[str, Any]](), of_caption[fitting & np.isfinite(of_caption)], words[c.WORD_KIND]
     for number, name in enumerate(KINDS):
         if (known := wrong[kind.to_numpy()[drawn] == number]).size and right.size:
-            ranks = rankdata(np.concatenate([right, known]))[-len(known) :]
+            ranks = scipy.stats.rankdata(np.concatenate([right, known]))[-len(known) :]
             auroc = float((ranks.mean() - (len(known) + 1) / 2) / len(right))
             kinds.append({"kind": name, "auroc": auroc, "seen": auroc >= SEEN_FROM})
     share = np.exp(own - of_caption[caption]) / np.diff(start)[caption]

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
 from clipmem_core.columns import COLOUR_WORDS, NUMBER_WORDS
 
@@ -19,7 +18,6 @@ WORD = re.compile(r"\w+")
 PREDICTED_FROM = 5  # captions that a predicted word occurs in
 MOST_PREDICTED, MOST_READ = 10_000, 30_000  # distinct words
 CONSISTENT = 0.1  # weight of the prediction without the other captions in the probability of a word
-GRAMMAR = ENGLISH_STOP_WORDS
 KINDS = ("colour", "number", "other word")  # of words that are compared with another of their kind
 SIMILAR_RANKS = 25  # which differs in frequency by at most so many ranks
 
@@ -43,6 +41,8 @@ def split_words(captions: Iterable[Sequence[str]]) -> Words:
         >>> split_words([["A dog.", "a DOG!"]]).ids.tolist()
         [2, 3, 2, 3]
     """
+    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS  # slow to import
+
     numbers: dict[str, int] = {}
     ids, lengths, counts, in_captions = [], [], [], Counter[int]()
     for pair in captions:
@@ -56,7 +56,8 @@ def split_words(captions: Iterable[Sequence[str]]) -> Words:
     predicted = [
         number
         for number in by_count
-        if in_captions[number] >= PREDICTED_FROM and (words[number] not in GRAMMAR or words[number] in NUMBER_WORDS)
+        if in_captions[number] >= PREDICTED_FROM
+        and (words[number] not in ENGLISH_STOP_WORDS or words[number] in NUMBER_WORDS)
     ][:MOST_PREDICTED]
     order = list(dict.fromkeys([*predicted, *by_count]))
     place = np.ones(len(numbers) + 1, np.int32)

@@ -6,11 +6,8 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from clipmem_core.audit.store import Audit
 from clipmem_core.dashboard.filters import cleared, conditions
-from clipmem_core.dashboard.page import link
 from clipmem_core.review.selection import MATCH, Range, Selection, box, to_parameters
-from tests.dashboard.test_pages import address
 
 FULL = Selection(
     order=MATCH,
@@ -51,20 +48,6 @@ def test_a_selection_is_read_as_it_was_written_and_invalid_parts_are_named() -> 
     app = run(show, order="beauty", range="<b>", group="scored")
     assert app.text[0].value == repr(Selection(order="review_place", group="scored"))
     assert app.warning[0].value.endswith("order, range.")
-
-
-def rewrite(selection: object, others: dict[str, int | None]) -> None:
-    from clipmem_core.dashboard.page import write_selection
-
-    write_selection(selection, **others)
-
-
-def test_writing_a_selection_replaces_the_other_and_begins_at_its_first_page(made: dict[str, Audit]) -> None:
-    before = {"audit": "made", "size": "12", "layout": "table", "page": "7", "order": "se", "words": "old"}
-    app = run(rewrite, Selection(group="scored"), {"layout": None}, **before)
-    assert address(app) == {"audit": "made", "size": "12", "order": "clipmem", "group": "scored"}
-    parameters = {"audit": "paper", "order": "misfit", "pair": "a/b.png", "page": "2"}
-    assert link(made["paper"], Selection(order="misfit"), pair="a/b.png", page=2, size=None) == parameters
 
 
 def test_each_condition_is_removed_alone_and_removing_all_leaves_none() -> None:

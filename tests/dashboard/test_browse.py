@@ -6,7 +6,6 @@ from typing import Any
 from streamlit.testing.v1 import AppTest
 
 from clipmem_core.audit.store import CAPTION_TABLE, PAIRS, Audit, write_table
-from clipmem_core.dashboard import browse
 from clipmem_core.review.cards import cards, first_captions
 from clipmem_core.review.decisions import open_review
 from clipmem_core.review.selection import Selection
@@ -15,6 +14,7 @@ from tests.dashboard.test_reviewing import mounted
 from tests.fixtures import HOSTILE, Copy, caption_rows, write_words
 
 BROWSE = "pages/browse.py"
+OPENED = "bulk_edit_opened"  # set in the session, opens the dialog
 
 
 def grid(app: AppTest) -> dict[str, Any]:
@@ -179,7 +179,7 @@ def dialog(find: str, replacement: str, **parameters: str) -> AppTest:
     assert "bulk-edit-find" in [element.key for element in app.text_input]
     for name, value in {"find": find, "replace": replacement}.items():
         app.session_state[f"bulk-edit-{name}"] = value
-    app.session_state[browse.OPENED] = True
+    app.session_state[OPENED] = True
     app.run()
     assert not app.exception, app.exception[0].message
     return app
@@ -192,7 +192,7 @@ def test_find_and_replace_shows_every_change_stores_all_and_undoes_them_as_one(c
     table = app.dataframe[0].value
     assert table["pair"].nunique() == having
     assert (table["before"].str.replace("square", "<b>box</b>") == table["after"]).all()
-    app.session_state[browse.OPENED] = True
+    app.session_state[OPENED] = True
     app.button(key="bulk-edit-store").click().run()
     table = open_review(audit).table()
     assert (len(table), set(table["decision"])) == (having, {None})

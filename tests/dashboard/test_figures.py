@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from clipmem_core.dashboard.cards import SIDE, placeholder, start_thumbnails, thumbnail
-from clipmem_core.figures.clouds import contribution_figure, embedding_figure, score_map_figure
+from clipmem_core.figures.audit_scores import contribution_figure, embedding_figure, score_map_figure
 from clipmem_core.figures.layout import group_colour
 
 NONE = pd.DataFrame()

@@ -137,22 +137,6 @@ def test_events_are_stored_once_in_their_order_and_seen_by_others(server: TestCl
     assert ask(server, "changes", entry=0)["status"].startswith("You changed or removed 1 of 1")
 
 
-def test_a_decision_on_other_captions_or_another_decision_than_was_seen_is_refused(
-    server: TestClient, audit: Audit
-) -> None:
-    first, second, third = ask(server, "pairs", rows="20,21,22")
-    open_review(audit).decide([first["pair_id"]], "remove")
-    batch = (
-        event(first, 1, expected=[]),
-        event(second, 2, expected=[]),
-        event(third, 3) | {"caption_key": second["caption_key"]},
-    )
-    for _ in range(2):
-        answer = send(server, *batch).json()
-        assert (answer["stored"], list(answer["refused"])) == (3, ["1", "3"])
-    assert ask(server, "queue")["decided"] == {"20": "remove", "21": "keep"}
-
-
 def test_another_site_stores_nothing(server: TestClient, audit: Audit) -> None:
     (pair,) = ask(server, "pairs", rows=20)
     for origin in ("http://evil.test", "http://testserver.evil.test", "http://testserver:81", "null", ""):

@@ -7,7 +7,7 @@ from clipmem_core.review.bulk_edit import Batch, preview, store
 from clipmem_core.review.cards import cards
 from clipmem_core.review.decisions import KEEP, RECAPTION, REMOVE, Edit, Review, decided, decided_of, open_review
 from clipmem_core.review.queries import caption_keys
-from clipmem_core.review.rows import changed_rows, find_rows
+from clipmem_core.review.rows import find_rows
 from clipmem_core.review.selection import Selection
 from tests.fixtures import Copy
 
@@ -76,17 +76,6 @@ def test_an_invalid_event_is_refused_and_the_others_are_stored(
     assert [pair for _, _, pair in history(review)] == IDS[1:]
 
 
-def test_an_undo_restores_its_event_unless_there_is_a_newer_decision(audit: Audit, review: Review) -> None:
-    send(review, event_of(audit, 1, "keep"), event_of(audit, 2, "remove"))
-    assert list(send(review, undo(3, 2), undo(4, 2), client=OTHER)[1]) == [4]
-    assert review.decisions(IDS)[IDS[0]].decision == "keep"
-    review.decide(IDS[:1], "remove")
-    assert list(send(review, undo(5, 1))[1]) == [5]
-    assert [kind for kind, _, _ in history(review)] == ["decide", "decide", "undo", "decide"]
-    assert send(review, event_of(audit, 6, "keep", IDS[1]), undo(7, 6)) == (7, {})
-    assert review.counts() == {"keep": 0, "remove": 1, "recaption": 0}
-
-
 def test_a_decision_is_refused_if_the_current_one_is_not_the_expected_one(audit: Audit, review: Review) -> None:
     crow = ("recaption", "a crow")
     events = event_of(audit, 1, "recaption", expected=(), captions=crow[1:]), event_of(audit, 2, "keep", expected=crow)
@@ -97,20 +86,6 @@ def test_a_decision_is_refused_if_the_current_one_is_not_the_expected_one(audit:
         assert list(refused) == [1, 2]
         assert "Remove" in refused[1]
     assert send(review, event_of(audit, 3, "keep", expected=("remove", "a crow")), client=OTHER)[1] == {}
-
-
-def test_decided_rows_and_rows_changed_since_an_entry(audit: Audit, review: Review) -> None:
-    assert changed_rows(audit) == (0, {})
-    place = {pair_id: row for row, pair_id in enumerate(audit.scores["pair_id"])}
-    send(review, event_of(audit, 1, "keep"), event_of(audit, 2, "remove", IDS[1]))
-    review.decide(["of another audit"], "keep")
-    entry, changed = changed_rows(audit, 0)
-    assert changed == changed_rows(audit)[1] == {place[IDS[0]]: "keep", place[IDS[1]]: "remove"}
-    assert changed_rows(audit, entry) == (entry, {})
-    send(review, undo(3, 2))
-    assert changed_rows(audit, entry)[1] == {place[IDS[1]]: None}
-    review.path.unlink()
-    assert changed_rows(audit, entry) == (0, {})
 
 
 def test_one_event_for_many_pairs_is_undone_as_one_and_one_wrong_pair_refuses_all(audit: Audit, review: Review) -> None:
@@ -174,7 +149,7 @@ def test_replaced_captions_are_no_decision_and_outlast_other_decisions(copy: Cop
     edits = {first: Edit(("new",), 0)} | {pair_id: Edit(("new",), each.entry) for pair_id, each in entries.items()}
     event = review.edit(edits).event
     assert decided(audit).codes[:3].tolist() == [0, 1, 3]
-    assert find_rows(audit, Selection(decision="undecided", order="clipmem"), page=1, size=100).count(0) == 1
+    assert find_rows(audit, Selection(decision="undecided", order="clipmem"), size=100).count(0) == 1
     assert captions(review) == dict.fromkeys([first, second, third], ("new",))
     assert decided_of(audit.record.dataset_fingerprint).recaptioned == captions(review)
     assert [card.current for card in cards(audit, range(3))] == [("new",)] * 3

@@ -9,26 +9,29 @@ import pytest
 
 import clipmem_core
 from clipmem_core.audit.store import Audit, write_table
-from clipmem_core.review.cards import SHOWN, cards
+from clipmem_core.review.cards import cards
 from clipmem_core.review.decisions import REMOVE, open_review
 from clipmem_core.review.overview import (
     attack_rows,
-    load_overview,
+    group_table,
     load_score_map,
     utility_table,
 )
 from clipmem_core.review.queries import count_rows
 from clipmem_core.review.search import Hits
 from clipmem_core.review.selection import Selection
+from clipmem_core.scores.registry import BY_NAME
 from tests.fixtures import HOSTILE, Copy
 
 
-def test_groups_carry_the_intervals_of_the_verdict(made: dict[str, Audit]) -> None:
-    groups = load_overview(made["paper"]).groups
+def test_groups_agree_with_pandas_and_carry_the_intervals_of_the_verdict(made: dict[str, Audit]) -> None:
+    groups = group_table(made["paper"])
     expected = {row["group"]: row for row in made["paper"].verdict["groups"]}
     assert groups["group"].tolist() == ["candidate", "independent", "shared", "external"]
     assert groups["low"].tolist() == [expected[group]["low"] for group in groups["group"]]
     assert set(groups["kind"]) == {"SD over pairs"}
+    computed = made["paper"].scores.groupby("group")["clipmem"].agg(["size", "mean", "std"]).loc[groups["group"]]
+    np.testing.assert_allclose(groups[["n", "mean", "sd"]].to_numpy(float), computed.to_numpy(float))
     assert count_rows(made["paper"].folder / "quarantine.parquet") == 120
 
 
@@ -59,13 +62,6 @@ def test_attacks_are_shown_with_both_intervals_and_absent_ones_with_their_reason
     assert attack_rows([])[0].empty
 
 
-def test_groups_agree_with_pandas(made: dict[str, Audit]) -> None:
-    scores = made["paper"].scores
-    expected = scores.groupby("group")["clipmem"].agg(["size", "mean", "std"])
-    result = load_overview(made["paper"]).groups.set_index("group").loc[expected.index, ["n", "mean", "sd"]]
-    np.testing.assert_allclose(result.to_numpy(float), expected.to_numpy(float))
-
-
 @pytest.mark.parametrize("protocol", ["ensemble", "paper"])
 def test_corners_are_quantiles_of_the_external_pairs(made: dict[str, Audit], protocol: str) -> None:
     external = made[protocol].scores.query("group == 'external'")
@@ -83,7 +79,7 @@ def test_a_card_holds_the_row_of_both_tables(made: dict[str, Audit]) -> None:
         pair, score = audit.pairs.loc[card.row], audit.scores.loc[card.row]
         assert (card.pair_id, card.image, card.label) == (pair["pair_id"], pair["image"], pair["label"])
         assert (card.captions, card.group) == (tuple(pair["captions"]), score["group"])
-        assert card.scores == {name: None if np.isnan(score[name]) else score[name] for name in SHOWN}
+        assert card.scores == {name: None if np.isnan(score[name]) else score[name] for name in BY_NAME}
         assert (card.match, card.decision) == (None, None)
     assert [card.row for card in cards(audit, [7, 0, 99])] == [7, 0, 99]
     assert [card.captions[0] for card in cards(audit, range(10))] == HOSTILE

@@ -159,7 +159,7 @@ def test_means_are_those_of_a_slow_loop(made: dict[str, Audit], protocol: str, b
 def test_a_layer_is_the_mean_over_members_between_the_lowest_and_the_highest(copy: Copy) -> None:
     audit = copy()
     units = make_units(audit)
-    layers = tower_layers(units, read_units(audit, REFERENCES), column=MEAN)
+    layers = tower_layers(units, read_units(audit, REFERENCES))
     first = units[(units["tower"] == "image") & (units["layer"] == 1)]
     means = [np.nanmean(values[MEAN]) for _, values in first.groupby("member")]
     assert layers.loc[0, ["tower", "layer"]].tolist() == ["image", 1]
@@ -169,12 +169,12 @@ def test_a_layer_is_the_mean_over_members_between_the_lowest_and_the_highest(cop
 
 
 def test_paradigms_go_by_relative_depth_with_an_interval_over_seeds() -> None:
-    result = paradigm_layers(paradigm_rows({"clip": 0.4}, layers=5), column=MEAN)
+    result = paradigm_layers(paradigm_rows({"clip": 0.4}, layers=5))
     assert result["depth"].tolist() == [0, 0.25, 0.5, 0.75, 1]
     assert result["mean"].tolist() == pytest.approx([0.4, 0.41, 0.42, 0.43, 0.44])
     # Seeds .001 apart: SD .001, and t.975 with two degrees of freedom is 4.3027.
     assert (result["high"] - result["mean"]).tolist() == pytest.approx([4.3027 * 0.001 / np.sqrt(3)] * 5, rel=1e-4)
-    alone = paradigm_layers(paradigm_rows({"clip": 0.4}, layers=1, seeds=2), column=MEAN)
+    alone = paradigm_layers(paradigm_rows({"clip": 0.4}, layers=1, seeds=2))
     assert alone["depth"].tolist() == [0.5]
     assert alone["low"].isna().all()
 
@@ -193,8 +193,8 @@ def test_claim_1_is_answered_by_the_seeds() -> None:
     others = {"supervised": 0.5, "self-supervised": 0.3}
     ends = {0.4: "so it does here.", 0.6: "here it lies above both.", 0.2: "here it lies below both."}
     for mean, end in ends.items():
-        assert claim_1(paradigm_rows({"clip": mean, **others}, spread=0.001), column=MEAN).endswith(end)
+        assert claim_1(paradigm_rows({"clip": mean, **others}, spread=0.001)).endswith(end)
     table = paradigm_rows({"clip": 0.4, **others})
     odd = 0.3 * ((table["paradigm"] == "clip") & (table["seed"] == 0)).astype(float)
-    assert "the seeds leave it open" in claim_1(table.assign(**{MEAN: table[MEAN] + odd}), column=MEAN)
-    assert "supervised is missing" in claim_1(table[table["paradigm"] != "supervised"], column=MEAN)
+    assert "the seeds leave it open" in claim_1(table.assign(**{MEAN: table[MEAN] + odd}))
+    assert "supervised is missing" in claim_1(table[table["paradigm"] != "supervised"])

@@ -102,7 +102,7 @@ def slowly(audit: Audit, selection: Selection, decisions: dict[str, str]) -> lis
 
 
 def every(audit: Audit, selection: Selection) -> list[int]:
-    return find_rows(audit, selection, page=1, size=10_000)
+    return find_rows(audit, selection, size=10_000)
 
 
 def with_scores(audit: Audit, **columns: object) -> Audit:
@@ -124,17 +124,6 @@ def test_any_selection_agrees_with_a_slow_loop(made: dict[str, Audit], selection
     assert count_pairs(audit, selection) == len(expected)
     ids = pair_ids(audit, selection)
     assert ids == names[expected].tolist()
-
-
-def test_independent_pairs_alone_come_lowest_first_unless_turned_round(made: dict[str, Audit]) -> None:
-    lowest = made["paper"].scores.query("group == 'independent'").sort_values("clipmem").index.tolist()
-    assert every(made["paper"], Selection(group="independent")) == lowest
-    assert every(made["paper"], Selection(group="independent", ascending=True)) == lowest[::-1]
-    expected = made["ensemble"].scores.sort_values("clipmem", ascending=False)["pair_id"].tolist()
-    pages = [find_rows(made["ensemble"], Selection(), page=page, size=30) for page in (1, 2, 3, 4, 5)]
-    assert [len(page) for page in pages] == [30, 30, 30, 10, 0]
-    ids = made["ensemble"].pairs["pair_id"]
-    assert [ids[row] for page in pages for row in page] == expected == pair_ids(made["ensemble"], Selection())
 
 
 def test_the_span_of_a_score_is_that_of_its_numbers(copy: Copy) -> None:
@@ -205,13 +194,13 @@ def test_a_file_that_was_replaced_is_read_again(copy: Copy) -> None:
     with_pairs(audit, captions=[["square"]] * 100)
     assert count_pairs(audit, requested) == 0
     with_scores(audit, clipmem=range(100))
-    assert find_rows(audit, Selection(), page=1, size=2) == [99, 98]
+    assert find_rows(audit, Selection(), size=2) == [99, 98]
     write_table(audit.folder / "pairs.parquet", audit.pairs.iloc[:-1])
     with pytest.raises(InputError, match=r"pairs\.parquet and scores\.parquet list other pairs"):
         count_pairs(audit, Selection())
     (audit.folder / "scores.parquet").unlink()
     with pytest.raises(InputError, match=r"scores\.parquet is missing"):
-        find_rows(audit, Selection(), page=1, size=2)
+        find_rows(audit, Selection(), size=2)
 
 
 @pytest.fixture

@@ -87,7 +87,7 @@ def test_spot_checks_replace_an_estimate_that_they_contradict_and_a_finished_che
     assert result.remaining is not None
     assert result.remaining[1] < 0.2 * 3950 < result.remaining[2]
     assert "You can stop" not in " ".join(wrong_lines(audit))
-    assert find_rows(audit, Selection(order=RANDOM), page=1, size=50) == order.drawn[:50].tolist()
+    assert find_rows(audit, Selection(order=RANDOM), size=50) == order.drawn[:50].tolist()
 
 
 def test_spot_checks_of_suspicious_pairs_contradict_nothing(audit: Audit) -> None:
