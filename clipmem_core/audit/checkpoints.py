@@ -70,7 +70,7 @@ def compare_checkpoints(
     with store.acquire_lock(audit.folder, what="comparison"):
         _begin(audit, source, config, _checkpoint_files(checkpoints, names), screen, membership)
         ensure_pixels(audit, screen)
-        ensure_features(audit, audit.record, screen)
+        ensure_features(audit, screen)
         table = pd.DataFrame({c.PAIR_ID: audit.pairs[c.PAIR_ID]})
         for member in names:
             run, side = open_member(audit.folder, member), member.removesuffix("-0")

@@ -124,14 +124,6 @@ def build_member(config: AuditConfig, towers: Towers, *, seed: int, pretrained: 
     return models.locked_model(*widths, dim=dim, loss=config.loss, seed=seed, full_model=full).to(config.device)
 
 
-def fit_standards(model: LockedModel, features: Features) -> None:
-    """Let heads standardise features by the mean and deviation over all pairs."""
-    for side, tower in (("image", model.visual), ("text", model.text)):
-        for module in tower.modules():
-            if isinstance(module, Standard) and side in features.standards:
-                module.load_state_dict(features.standards[side].state_dict())
-
-
 def feature_views(model: LockedModel, seed: int) -> FeatureViews:
     """Return a member's training views of image features."""
     standard = next(module for module in model.visual.modules() if isinstance(module, Standard))
@@ -200,7 +192,7 @@ def open_shared(folder: Path) -> Shared:
     data = TrainingData(
         pixels=pixels,
         tokens=cached_tokens(config.model, pairs) if features.text is None else features.text,
-        caption_start=np.concatenate([[0], np.cumsum(store.caption_counts(audit))]).astype(np.int64),
+        caption_start=_caption_starts(audit),
         keys=keys,
         rows=np.array([], dtype=np.int64),
         external=external,
@@ -227,9 +219,9 @@ def cached_tokens(model: str, pairs: pd.DataFrame) -> np.ndarray:
     return np.load(path)
 
 
-def caption_starts(pairs: pd.DataFrame) -> np.ndarray:
+def _caption_starts(audit: Audit) -> np.ndarray:
     """Return the number of each pair's first caption, and at the end the number of captions, int64 [n_pairs + 1]."""
-    return np.concatenate([[0], np.cumsum(pairs[c.CAPTIONS].map(len))]).astype(np.int64)
+    return np.concatenate([[0], np.cumsum(store.caption_counts(audit))]).astype(np.int64)
 
 
 def _vocabulary(config: AuditConfig, tokens: np.ndarray, start: np.ndarray, rows: np.ndarray) -> Vocabulary | None:
@@ -246,7 +238,7 @@ def vocabulary_of_member(audit: Audit, name: str) -> Vocabulary | None:
     if not config.text_min_df:
         return None  # without reading every caption
     pairs, rows = audit.pairs, np.flatnonzero(audit.membership[name].to_numpy())
-    return _vocabulary(config, cached_tokens(config.model, pairs), caption_starts(pairs), rows)
+    return _vocabulary(config, cached_tokens(config.model, pairs), _caption_starts(audit), rows)
 
 
 def view_maker(model: Model, config: AuditConfig, seed: int, *, crop_scale: float = 0.0) -> ViewMaker:
@@ -277,8 +269,11 @@ def trained_model(run: MemberRun) -> Model:
     if run.member.checkpoint or (run.folder / CHECKPOINT).is_file():  # it is written last
         return finished_model(run)
     model = build_member(config, run.towers, seed=seed, pretrained=config.pretrained)
-    if run.towers.image or run.towers.text:
-        fit_standards(model, run.features)
+    if isinstance(model, LockedModel):
+        for side, tower in (("image", model.visual), ("text", model.text)):
+            for module in tower.modules():  # heads standardise features by the mean and deviation over all pairs
+                if isinstance(module, Standard) and side in run.features.standards:
+                    module.load_state_dict(run.features.standards[side].state_dict())
     trainer = Trainer(model, run.data, config, _views(run, model, seed), seed=seed, device=run.record.device)
     train(trainer, run.folder)
     return model

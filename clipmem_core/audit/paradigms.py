@@ -29,7 +29,7 @@ from clipmem_core.audit.store import Audit
 from clipmem_core.config import InputError, as_dict, fingerprint
 from clipmem_core.io import read_json, replacing
 from clipmem_core.scores.utility import linear_probe
-from clipmem_core.training.model import Model, autocast, mean_image_embeddings
+from clipmem_core.training.model import Model, autocast, image_blocks
 from clipmem_core.training.names import CHECKPOINT, LOG
 from clipmem_core.training.trainer import Trainer, train
 
@@ -155,7 +155,7 @@ def complete(planned: ParadigmRun, screen: Screen) -> None:
     if len(np.unique(labels[fit])) >= 2 and len(external):
         views = view_maker(model, config, config.seed + EVALUATION, crop_scale=config.eval_crop_scale)
         options: dict[str, Any] = {"precision": config.precision, "device": run.record.device}
-        image = mean_image_embeddings(model, run.data, views, n_views=config.views, **options)
+        image = np.concatenate(list(image_blocks(model, run.data, views, n_views=config.views, **options)))
         accuracy = linear_probe(image[fit], labels[fit], image[external], labels[external], seed=config.seed)
     samples, last = len(run.data.rows) * config.trained_epochs, last_line(folder / LOG)
     result = {

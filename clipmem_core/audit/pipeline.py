@@ -25,7 +25,7 @@ from clipmem_core.audit.check_table import ensure_checks
 from clipmem_core.audit.executor import Executor, local_processes, run_members
 from clipmem_core.audit.prepare import DataSet
 from clipmem_core.audit.status import FEATURES, LOG, TRAINING, WORDS, Screen, member_progress
-from clipmem_core.audit.store import Audit, Record
+from clipmem_core.audit.store import Audit
 from clipmem_core.audit.verdict import RELIABILITY, SECOND_LEFT_OUT, judge
 from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.io import DELETE, reading, save_array
@@ -120,7 +120,7 @@ def _features(audit: Audit, progress: Progress) -> None:
     if tuple(name for name in names if name not in (c.PAIR_ID, c.GROUP)) != record.members:
         raise InputError(f"{path} and {store.CONFIG} differ in members: delete {audit.folder} and run it again")
     ensure_pixels(audit, progress.screen)
-    progress.cut = ensure_features(audit, record, progress.screen, progress.executor)
+    progress.cut = ensure_features(audit, progress.screen, progress.executor)
     if progress.predicts_words and (record.config.lock_text or record.config.features):
         _ensure_decoys(audit, progress.caption_counts)
 
@@ -349,12 +349,13 @@ def ensure_pixels(audit: Audit, screen: Screen) -> None:
     if not missing.is_dir():
         action = "reading the features" if record.config.features else "storing the small pictures"
         screen.say(f"{missing} is missing: {action} again")
-        prepare.rebuild_store(audit, record, progress=screen.pictures)
+        prepare.rebuild_store(audit, progress=screen.pictures)
 
 
-def ensure_features(audit: Audit, record: Record, screen: Screen, executor: Executor | None = None) -> int:
+def ensure_features(audit: Audit, screen: Screen, executor: Executor | None = None) -> int:
     """Compute the locked towers' features, in this process if there is no executor, and return the number of captions
     that the text tower cuts off."""
+    record = audit.record
     if not settings.opens_towers(record.config):
         return 0
     from clipmem_core.audit.member import features_of, shards_by  # torch

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from clipmem_core import columns as c
 from clipmem_core.audit.settings import towers_of
-from clipmem_core.audit.store import Audit, Record, pair_blocks, read_prepared, write_prepared
+from clipmem_core.audit.store import Audit, pair_blocks, read_prepared, write_prepared
 from clipmem_core.config import AuditConfig, InputError, data_folder, fingerprint
 from clipmem_core.dataset.duplicates import alike_by_features, near_duplicate_clusters
 from clipmem_core.dataset.injected_errors import inject_miscaptions
@@ -305,8 +305,9 @@ def pixels_folder(audit: Audit) -> Path:
     return data_folder() / (read_prepared(audit.folder).pixels or audit.record.pixels)
 
 
-def rebuild_store(audit: Audit, record: Record, *, progress: Report | None = None) -> None:
+def rebuild_store(audit: Audit, *, progress: Report | None = None) -> None:
     """Store an audit's small pictures or features again after their store was lost or damaged."""
+    record = audit.record
     changed, pairs = f"have changed since audit {audit.name!r} began: use another --name", audit.pairs
     pixels: Pixels
     if record.config.features:

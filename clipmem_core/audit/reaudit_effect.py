@@ -95,7 +95,7 @@ def _hits(audit: Audit, rows: np.ndarray, screen: Screen) -> np.ndarray:
     from clipmem_core.scores.utility import retrieval_ranks
 
     ensure_pixels(audit, screen)
-    ensure_features(audit, audit.record, screen)
+    ensure_features(audit, screen)
     shared, hits = open_shared(audit.folder), []
     for name in audit.record.members:
         run = open_member(audit.folder, name, shared)

@@ -99,13 +99,20 @@ def check_same(audit: Audit, source: str, config: AuditConfig) -> None:
         raise InputError(f"audit {audit.name!r} has {members} members: --members must not be fewer")
 
 
-def differing_fields(source_then: str, config_then: AuditConfig, source: str, config: AuditConfig) -> list[str]:
-    """Describe how the source and config of an audit or a study differ from the requested ones."""
+def differing_fields(
+    source_then: str,
+    config_then: AuditConfig,
+    source: str,
+    config: AuditConfig,
+    *,
+    may_differ: Sequence[str] = MAY_DIFFER,
+) -> list[str]:
+    """Describe how the source and config of an audit, a study or a benchmark differ from the requested ones."""
     now, then = flat(as_dict(config)), flat(as_dict(config_then))
     differ = [
         f"{FIELDS[key].flag} is {then[key]!r} there and {now[key]!r} here"
         for key in now
-        if key not in (*MAY_DIFFER, "threads") and now[key] != then[key]  # another machine may resume
+        if key not in (*may_differ, "threads") and now[key] != then[key]  # another machine may resume
     ]
     if source_then != source and Path(source_then).resolve() != Path(source).resolve():
         differ.insert(0, f"the source is {source_then!r} there and {source!r} here")

@@ -19,10 +19,9 @@ import torch
 from clipmem_core import columns as c
 from clipmem_core.audit import store
 from clipmem_core.audit.executor import Executor, Task, in_this_process, local_processes, program_of
-from clipmem_core.audit.member import open_shared
+from clipmem_core.audit.member import Shared, open_shared
 from clipmem_core.audit.settings import opens_towers, towers_of
 from clipmem_core.audit.store import Audit
-from clipmem_core.config import AuditConfig
 from clipmem_core.features.embed import text_features
 from clipmem_core.features.towers import Tower
 from clipmem_core.io import DELETE, reading, replacing
@@ -90,11 +89,6 @@ def load_model(path: Path) -> tuple[WordModel, Words]:
     return model.eval(), Words(stored["spelled"], size, none[:0], none, none, stored["frequency"].numpy())
 
 
-def word_precision(config: AuditConfig) -> str:
-    """Return the precision of word models, which run on the processor also where members train on a GPU."""
-    return config.precision if config.device == "cpu" else "fp32"
-
-
 def _embedded(words: Words) -> list[str]:
     return [word[:50] for word in words.spelled]
 
@@ -105,7 +99,8 @@ def rows_of_models(half: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
     return [(first, np.flatnonzero(half != 0)), (second, first)]
 
 
-def _words_of(audit: Audit) -> Words:
+def words_of(audit: Audit) -> Words:
+    """Return the words of the captions of an audit."""
     batches = store.pair_blocks(audit, [c.CAPTIONS])
     return split_words(captions for batch in batches for captions in batch[c.CAPTIONS].to_pylist())
 
@@ -131,46 +126,28 @@ def surprises(words: Words, predicted: Predictions) -> tuple[np.ndarray, list[np
     return surprise(ratios, evidence, kinds), ratios
 
 
-def word_scores(
-    captions: Sequence[Sequence[str]],
-    pictures: np.ndarray | None,
-    half: np.ndarray,
-    *,
-    text_tower: Tower | None,
-    seed: int,
-    precision: str,
-) -> tuple[Words, np.ndarray]:
-    """Return the words of each pair's captions, and `surprises` of them; trains in this process.
+def predict_words(
+    shared: Shared, words: Words, pictures: np.ndarray, number: int, into: Predictions, **more: Any
+) -> WordModel | None:
+    """Train the word model of a half of an audit's pairs, and predict the other half; arguments as of `predict_half`.
 
-    `half` is from `draw_word_halves`. Without features of `pictures` no word is predicted.
+    Word models run on the processor also where members train on a GPU.
     """
-    words = split_words(captions)
-    into = Predictions.empty(len(words.ids))
-    options: Any = {"text_tower": text_tower, "precision": precision, "into": into}
-    for number, rows in enumerate(rows_of_models(half)):
-        if pictures is not None:
-            predict_half(words, pictures, *rows, seed=seed + number, **options)
-    return words, surprises(words, into)[0]
-
-
-def predicted_words(words: Words, surprises: np.ndarray) -> pd.DataFrame:
-    """Return caption, surprise, changed and kind of each word that was predicted, as `read_words` does."""
-    at = np.flatnonzero(np.isfinite(surprises[:, 0]))
-    kinds = np.array([-1, -1, *map(kind_of, words.spelled)])[words.ids[at]]
-    caption = np.searchsorted(words.caption_start, at, side="right") - 1
-    columns = {c.CAPTION: caption, c.SURPRISE: surprises[at, 0], c.CHANGED: surprises[at, 1], c.WORD_KIND: kinds}
-    return pd.DataFrame(columns)
+    config, clusters = shared.config, store.read_prepared(shared.audit.folder).clusters
+    half = draw_word_halves(shared.membership[c.GROUP].to_numpy(), clusters, seed=config.seed)
+    trained, predicted = rows_of_models(half)[number]
+    text_tower = None if config.features else shared.towers.text
+    precision, seed = config.precision if config.device == "cpu" else "fp32", config.seed + number
+    options: dict[str, Any] = {"text_tower": text_tower, "seed": seed, "precision": precision, **more}
+    return predict_half(words, pictures, trained, predicted, into=into, **options)
 
 
 def run_halves(folder: Path, names: Sequence[str]) -> None:
     """Train the models of halves in this process and write their predictions."""
     shared = open_shared(folder)
     torch.set_num_threads(shared.record.threads)
-    words, pictures = _words_of(shared.audit), shared.features.image
+    words, pictures = words_of(shared.audit), shared.features.image
     assert pictures is not None
-    text_tower = None if shared.config.features else shared.towers.text
-    group, clusters = shared.membership[c.GROUP].to_numpy(), store.read_prepared(folder).clusters
-    models = rows_of_models(draw_word_halves(group, clusters, seed=shared.config.seed))
     for name in names:
         half_folder, before = folder / store.WORD_MODELS / name, time.monotonic()
 
@@ -181,9 +158,7 @@ def run_halves(folder: Path, names: Sequence[str]) -> None:
                 store.write_json(half_folder / SHARE, share)
 
         into = Predictions.empty(len(words.ids))
-        options: Any = {"text_tower": text_tower, "seed": shared.config.seed + int(name), "into": into}
-        options |= {"precision": word_precision(shared.config), "state": half_folder / STATE, "progress": report}
-        model = predict_half(words, pictures, *models[int(name)], **options)
+        model = predict_words(shared, words, pictures, int(name), into, state=half_folder / STATE, progress=report)
         if model:
             save_model(model, words, half_folder.with_suffix(".pt"))
         with replacing(half_folder / PREDICTED) as temporary, temporary.open("wb") as file:
@@ -198,7 +173,7 @@ def ensure_words(
     if (audit.folder / store.WORD_TABLE).is_file():
         _remove_state(folder)
         return
-    words, config = _words_of(audit), audit.record.config
+    words, config = words_of(audit), audit.record.config
     if executor is None and opens_towers(config) and (tower := towers_of(config).text):
         text_features([_embedded(words)], tower)  # once, for both models; the tower may be loaded already
     missing = [name for name in HALVES if not (folder / name / PREDICTED).is_file()]

@@ -12,7 +12,7 @@ from clipmem_core.audit.store import PAIRS, SCORES, Audit
 from clipmem_core.config import FIELDS, InputError, as_dict, flat
 from clipmem_core.review.queries import CAPTION_KEY, ROW, cached, fetch_all, number
 from clipmem_core.review.rows import misfit_note
-from clipmem_core.scores.detection import detection_table, numbers_reviewed, precision_curve
+from clipmem_core.scores.detection import METRICS, detection_table, numbers_reviewed, precision_curve
 from clipmem_core.scores.registry import DETECTION, scores_in
 from clipmem_core.scores.seeds import paired_difference
 from clipmem_core.studies import benchmark_results as b
@@ -138,7 +138,7 @@ def injected_findings(audit: Audit) -> Findings | None:
         cell: dict[str, Any] = {b.KIND: str(kind), b.SHARE: float(truth.mean())}
         n_boot = int(np.clip(RESAMPLED // len(subset), 50, 500))
         detected = detection_table(values, truth, n_boot=n_boot).rename(columns={"score": b.DETECTOR})
-        for metric in b.METRICS:
+        for metric in METRICS:
             part = detected[[b.DETECTOR, metric, f"{metric}_low", f"{metric}_high"]]
             part = part.set_axis([b.DETECTOR, "mean", "low", "high"], axis=1)
             rows.append(part.assign(**(cell | {b.MEASURE: metric, "n": 1})))

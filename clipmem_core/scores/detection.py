@@ -1,10 +1,8 @@
 """The comparison of detectors of wrong captions: each detector with its baselines from the literature, and how well
 their scores find the wrong pairs, with paired bootstrap intervals."""
 
-import functools
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,12 +10,8 @@ import pandas as pd
 
 from clipmem_core import columns as c
 from clipmem_core.embeddings import nearest_rows
-from clipmem_core.scores.alignment import pair_terms, unit
-from clipmem_core.scores.detectors import LOG_PROBABILITY, fit_out, learned, mean_over_epochs, nan_mean, swapped_csls
-from clipmem_core.scores.evidence import Evidence, Probabilities, probabilities
-from clipmem_core.scores.membership import Sides, side_means
-from clipmem_core.scores.prevalence import likely_wrong
-from clipmem_core.scores.registry import BY_NAME
+from clipmem_core.scores.alignment import unit
+from clipmem_core.scores.detectors import LOG_PROBABILITY, nan_mean
 
 NEAREST = 30  # neighbours of LEMoN, its authors' untuned number
 MISFIT_SECOND = "misfit_second"
@@ -28,10 +22,28 @@ LEMON_IN, LEMON_OUT = "lemon_in", "lemon_out"
 MARGIN = "area_under_margin"
 CONFIDENT_LEARNING = "confident_learning"
 RANDOM = "random"
+# Of wrong pairs, compared by benchmarks
+DETECTORS = (
+    c.P_WRONG,
+    c.MISFIT,
+    MISFIT_SECOND,
+    c.SIMILARITY_IN,
+    c.SIMILARITY_OUT,
+    c.CSLS_OUT,
+    c.LOG_PROBABILITY_OUT,
+    c.LOG_PROBABILITY_SECOND,
+    LEMON_IN,
+    LEMON_OUT,
+    c.LEARNED,
+    MARGIN,
+    CONFIDENT_LEARNING,
+    c.CLIPMEM,
+    RANDOM,
+)
 AUROC = "auroc"
 AVERAGE_PRECISION = "average_precision"
 PRECISION_AT_K = "precision_at_k"
-_METRICS = [AUROC, AVERAGE_PRECISION, PRECISION_AT_K]
+METRICS = [AUROC, AVERAGE_PRECISION, PRECISION_AT_K]
 _BLOCK = 1_000_000  # resampled pairs in memory at a time
 _CHUNK = 1_024
 _SURE = 1e-6  # probabilities are clipped this far from 0 and 1: float16 rounds those of a trajectory to them
@@ -94,8 +106,8 @@ def nearest(vectors: np.ndarray, k: int) -> np.ndarray:
         >>> nearest(np.array([[0.0, 1.0], [0.1, 1.0], [1.0, -2.0]]), 1).ravel().tolist()
         [1, 0, 1]
     """
-    k = min(k, len(vectors) - 1)
-    centred = unit(vectors.astype(np.float32) - vectors.mean(axis=0, dtype=np.float32))
+    k, vectors = min(k, len(vectors) - 1), np.asarray(vectors, np.float32)
+    centred = unit(vectors - vectors.mean(axis=0, dtype=np.float32))
     rows = nearest_rows(centred, centred, k + 1)[1]
     itself = rows == np.arange(len(rows))[:, None]
     itself[~itself.any(axis=1), -1] = True  # an equal row is in its place
@@ -156,144 +168,6 @@ def _over_thresholds(probability: np.ndarray, classes: np.ndarray) -> np.ndarray
     return above.max(axis=1) - own_margin
 
 
-@dataclass(frozen=True, eq=False)
-class Observed:
-    """The results of the members of one split, from which detectors compute their scores; shared steps are cached."""
-
-    image: Sequence[np.ndarray]  # mean image embeddings, one matrix a member, [n_pairs, dim]
-    text: Sequence[np.ndarray]  # mean text embeddings, likewise
-    trajectories: Sequence[np.ndarray]  # one a member, [n_epochs, n_pairs, 2], NaN where not trained
-    logit_scales: Sequence[float]  # of each member
-    sides: Sides  # who trains on what
-    labels: np.ndarray  # names, None where a pair has none, [n_pairs]
-    image_features: np.ndarray | None  # of a locked tower, [n_pairs, width]; None where members train theirs
-    text_features: np.ndarray | None  # the same of the captions, averaged over those of a pair
-    seed: int  # start of every draw
-    counts: np.ndarray  # captions of each pair
-    captions: np.ndarray | None = None  # agreement and margin_out of each caption, as of `Evidence`
-    decoys: np.ndarray | None = None
-    similar: np.ndarray | None = None
-    words: pd.DataFrame | None = None
-    # log-probability out by a second round, [n_pairs]: NaN if it had nothing to leave out, None without such a round
-    second: np.ndarray | None = None
-
-    @property
-    def trained(self) -> np.ndarray:
-        return self.sides.membership.trained
-
-    @functools.cached_property
-    def terms(self) -> list[dict[str, np.ndarray]]:
-        """The terms of alignment, one dict a member."""
-        return [pair_terms(a, b, self.sides.external) for a, b in zip(self.image, self.text, strict=True)]
-
-    @functools.cached_property
-    def similarity(self) -> tuple[np.ndarray, np.ndarray]:
-        """Cosine of picture and captions under members that trained on the pair, and under the others."""
-        return side_means([terms[c.SIMILARITY] for terms in self.terms], self.trained)
-
-    @functools.cached_property
-    def learned(self) -> np.ndarray:
-        return learned([mean_over_epochs(trajectory) for trajectory in self.trajectories])
-
-    @functools.cached_property
-    def fit_out(self) -> tuple[np.ndarray, np.ndarray]:
-        """CSLS and log-probability of the true partner among external ones, under members that never saw the pair."""
-        return fit_out(self.image, self.text, self.trained, self.sides.external, self.logit_scales)
-
-    @functools.cached_property
-    def lemon(self) -> tuple[np.ndarray, np.ndarray]:
-        """LEMoN under members that trained on the pair, and under the others."""
-        features = (self.image_features, self.text_features)
-        locked = [None if matrix is None else nearest(matrix, NEAREST) for matrix in features]
-        values = []
-        for member in zip(self.image, self.text, strict=True):
-            found = zip(member, locked, strict=True)
-            rows = [nearest(matrix, NEAREST) if fixed is None else fixed for matrix, fixed in found]
-            values.append(lemon(*member, *rows))
-        return side_means(values, self.trained)
-
-    @functools.cached_property
-    def wrong(self) -> Probabilities:
-        """The probabilities that captions are wrong, with misfit of the second round of training if any."""
-        misfit = self.misfit(self.second)
-        swapped = swapped_csls(self.image, self.text, self.trained, self.sides.external, seed=self.sides.seed)
-        of_captions = (self.captions, self.decoys, self.similar)
-        return probabilities(Evidence(self.counts, self.fit_out[0], swapped, misfit, *of_captions, self.words))
-
-    def caption_scores(self, of_words: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Return detectors of single captions, larger more suspicious, [n_captions] each, without missing values.
-
-        `of_words` are such detectors by the words of captions.
-        """
-        owner = np.repeat(np.arange(len(self.counts)), self.counts)
-        scores = {c.P_WRONG: self.wrong.captions[c.P_WRONG].to_numpy(), **of_words}
-        scores[c.MARGIN_OUT] = -self.fit_out[0][owner]
-        if self.captions is not None:
-            scores[c.MARGIN_OUT], scores[c.AGREEMENT] = -self.captions[:, 2], -self.captions[:, 0]
-        scores[c.MISFIT] = self.misfit(self.second)[owner]
-        known = {name: values for name, values in scores.items() if np.isfinite(values).any()}
-        return {name: np.nan_to_num(values, nan=np.nanmin(values)) for name, values in known.items()}
-
-    def misfit(self, second: np.ndarray | None = None) -> np.ndarray:
-        """Return misfit as in audits, of the first round of training or of the second."""
-        score = BY_NAME[c.MISFIT]
-        assert score.compute is not None
-        parts = {
-            c.LEARNED: self.learned,
-            c.LOG_PROBABILITY_OUT: self.fit_out[1],
-            c.LOG_PROBABILITY_SECOND: np.full(len(self.labels), np.nan) if second is None else second,
-        }
-        return score.compute(*(parts[name] for name in score.needs))
-
-    def likely_wrong(self, least: float) -> np.ndarray:
-        """Return the pairs that a second round of training leaves out; `least` as of `likely_wrong`."""
-        misfit, fit = (np.where(self.sides.external, np.nan, values) for values in (self.misfit(), self.fit_out[0]))
-        swapped = swapped_csls(self.image, self.text, self.trained, self.sides.external, seed=self.sides.seed)
-        return likely_wrong(misfit, fit, swapped, least=least)
-
-
-def _second(observed: Observed) -> np.ndarray:
-    if observed.second is None:
-        raise ValueError("it needs a second round of training (--rounds 2)")
-    return observed.second
-
-
-def _log_probability_second(observed: Observed) -> np.ndarray:
-    second = _second(observed)
-    return -(second if np.isfinite(second).any() else observed.fit_out[1])
-
-
-def _confident_learning(observed: Observed) -> np.ndarray:
-    # Members' spaces cannot be averaged: without features of a locked tower, those of the first member are used.
-    features = observed.text[0] if observed.text_features is None else observed.text_features
-    return confident_learning(features, observed.labels, seed=observed.seed)
-
-
-def _clipmem(observed: Observed) -> np.ndarray:
-    inside, outside = side_means([terms[c.ALIGNMENT] for terms in observed.terms], observed.sides.inside)
-    return inside - outside
-
-
-# Each returns [n_pairs], larger more suspicious, or raises a ValueError that names what the data set lacks.
-DETECTORS: dict[str, Callable[[Observed], np.ndarray]] = {
-    c.P_WRONG: lambda observed: observed.wrong.worst,
-    c.MISFIT: Observed.misfit,
-    MISFIT_SECOND: lambda observed: observed.misfit(_second(observed)),
-    c.SIMILARITY_IN: lambda observed: -observed.similarity[0],
-    c.SIMILARITY_OUT: lambda observed: -observed.similarity[1],
-    c.CSLS_OUT: lambda observed: -observed.fit_out[0],
-    c.LOG_PROBABILITY_OUT: lambda observed: -observed.fit_out[1],
-    c.LOG_PROBABILITY_SECOND: _log_probability_second,
-    LEMON_IN: lambda observed: observed.lemon[0],
-    LEMON_OUT: lambda observed: observed.lemon[1],
-    c.LEARNED: lambda observed: -observed.learned,
-    MARGIN: lambda observed: -learned([margin_over_epochs(trajectory) for trajectory in observed.trajectories]),
-    CONFIDENT_LEARNING: _confident_learning,
-    c.CLIPMEM: _clipmem,
-    RANDOM: lambda observed: np.random.default_rng([observed.seed, len(observed.labels)]).random(len(observed.labels)),
-}
-
-
 def detection_table(
     scores: Mapping[str, np.ndarray],
     truth: np.ndarray,
@@ -337,14 +211,14 @@ def detection_table(
             resampled[name].append(_metrics(values, truth, weights, k))
     draws = {name: np.concatenate(blocks, axis=1) for name, blocks in resampled.items()}
 
-    unknown = np.full((len(_METRICS), 1), np.nan)
+    unknown = np.full((len(METRICS), 1), np.nan)
     lead, lead_draws = points.get(reference, unknown[:, 0]), draws.get(reference, unknown)
     rows = []
     for name in scores:
         row: dict[str, Any] = {"score": name}
         for metrics, suffix, values, drawn in (
-            (_METRICS, "", points[name], draws[name]),
-            (_METRICS[:2], "_difference", lead - points[name], lead_draws - draws[name]),
+            (METRICS, "", points[name], draws[name]),
+            (METRICS[:2], "_difference", lead - points[name], lead_draws - draws[name]),
         ):
             for metric, value, resampled_values in zip(metrics, values, drawn, strict=False):
                 low, high = np.percentile(resampled_values, (2.5, 97.5))

@@ -20,27 +20,40 @@ from typing_extensions import TypedDict
 from clipmem_core import columns as c
 from clipmem_core.audit.console import machine_line, plain, write_csv
 from clipmem_core.audit.settings import check_fields, typed, typed_flags
-from clipmem_core.audit.store import PAIRS, Named, Prepared, read_prepared, read_table
+from clipmem_core.audit.store import PAIRS, Audit, Named, read_table
 from clipmem_core.config import AuditConfig, affecting, as_dict
 from clipmem_core.dataset.injected_errors import ERROR_KINDS, WORD_KINDS
 from clipmem_core.io import read_json
-from clipmem_core.scores.detection import AUROC, AVERAGE_PRECISION, DETECTORS, MISFIT_SECOND, PRECISION_AT_K, REFERENCE
+from clipmem_core.scores.detection import (
+    AUROC,
+    AVERAGE_PRECISION,
+    DETECTORS,
+    METRICS,
+    MISFIT_SECOND,
+    PRECISION_AT_K,
+    REFERENCE,
+)
 from clipmem_core.scores.registry import MISFIT_FORMULA, SECOND_FORMULA, words
 from clipmem_core.scores.seeds import MIN_REPLICATES, paired_difference, seed_interval
 from clipmem_core.studies.results import print_table
 
 BENCHMARK = "benchmark.json"
 KIND, SHARE, SEED, DETECTOR, MEASURE = "kind", "share", "seed", "detector", "measure"
-METRICS = (AUROC, AVERAGE_PRECISION, PRECISION_AT_K)
 SHORT = {
-    **{AUROC: "AUROC", AVERAGE_PRECISION: "AP", PRECISION_AT_K: "P@50"},
+    AUROC: "AUROC",
+    AVERAGE_PRECISION: "AP",
+    PRECISION_AT_K: "P@50",
     # changed captions among the pairs reviewed first
-    **{"found_100": "found in: 100", "found_500": "found in: 500", "found_1000": "found in: 1,000"},
-    **{"caption_auroc": "captions: AUROC", "caption_average_precision": "captions: AP"},
+    "found_100": "found in: 100",
+    "found_500": "found in: 500",
+    "found_1000": "found in: 1,000",
+    "caption_auroc": "captions: AUROC",
+    "caption_average_precision": "captions: AP",
     **{f"caption_auroc_{kind}": f"captions, AUROC: {kind}" for kind in WORD_KINDS},
     "sum_over_wrong": "captions: Σ p / wrong",
     # shares of the changed words, by their place in the caption
-    **{"word_first": "changed word: first", "word_first_two": "changed word: first two"},
+    "word_first": "changed word: first",
+    "word_first_two": "changed word: first two",
 }
 DIGITS = {measure: 1 if measure.startswith("found") else 3 for measure in SHORT}
 OVER = "over_reference"
@@ -90,10 +103,6 @@ class Benchmark(Named):
     def pairs(self) -> pd.DataFrame:
         return read_table(self.folder / PAIRS, repair=HINT)
 
-    @property
-    def prepared(self) -> Prepared:
-        return read_prepared(self.folder)
-
     def result(self, piece: Piece) -> Path:
         """Return the result file of an injection; it exists if the injection is done."""
         return self.folder / "injections" / f"{piece.name}.json"
@@ -101,6 +110,10 @@ class Benchmark(Named):
     def scores(self, piece: Piece) -> Path:
         """Return the file with each detector's scores."""
         return self.folder / "injections" / f"{piece.name}.parquet"
+
+    def audit(self, piece: Piece) -> Audit:
+        """Return the audit of an injection, which is deleted once its result is written."""
+        return Audit(self.folder / "injections" / ".audits" / piece.name)
 
     @property
     def done(self) -> list[Piece]:
@@ -163,8 +176,8 @@ def mean_curves(results: Sequence[dict[str, Any]]) -> pd.DataFrame:
     Curves are interpolated at the numbers of the first injection, up to the smallest number of scored pairs.
     """
     rows = []
-    for kind, share in dict.fromkeys((result[KIND], result[SHARE]) for result in results):
-        injections = [result for result in results if (result[KIND], result[SHARE]) == (kind, share)]
+    for (kind, share), group in itertools.groupby(results, lambda result: (result[KIND], result[SHARE])):
+        injections = list(group)
         most = min(result["judged"] for result in injections)
         numbers = [number for number in injections[0]["numbers"] if number <= most]
         for name in (name for name, metrics in injections[0]["detectors"].items() if "curve" in metrics):

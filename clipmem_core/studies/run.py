@@ -258,7 +258,7 @@ def _train_side_by_side(run: StudyRun, executor: Executor) -> None:
     for (name, split), count in seeds.items():
         audit = _begun_arm(run, name, split, seeds=count)
         ensure_pixels(audit, run.screen)
-        ensure_features(audit, audit.record, run.screen, executor)
+        ensure_features(audit, run.screen, executor)
         blocks = int(settings.shares_process(run.config))
         tasks += member_tasks(audit, _untrained(audit), threads=audit.record.threads, blocks=blocks)
     if tasks:

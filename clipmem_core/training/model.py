@@ -300,11 +300,6 @@ def batched(rows: np.ndarray) -> Iterator[np.ndarray]:
     return (rows[start : start + BATCH] for start in range(0, len(rows), BATCH))
 
 
-def mean_image_embeddings(model: Model, data: TrainingData, views: Views, **options: Any) -> np.ndarray:
-    """Embed crops of every picture as `image_blocks`, and return all means, float32 [n_pairs, dim]."""
-    return np.concatenate(list(image_blocks(model, data, views, **options)))
-
-
 def image_blocks(
     model: Model, data: TrainingData, views: Views, *, n_views: int, precision: str, device: str
 ) -> Iterator[np.ndarray]:

@@ -15,10 +15,6 @@ CAPTIONS = [
 
 def test_words_are_numbered_by_frequency_without_grammar() -> None:
     words = split_words(CAPTIONS)
-    assert (
-        words.spelled[: words.vocabulary_size - 2] == ["red", "dog", "two", "cats", "blue", "three"]
-        or words.vocabulary_size == 8
-    )
     predicted = words.spelled[: words.vocabulary_size - 2]
     assert set(predicted) == {"red", "dog", "two", "cats", "blue", "three"}  # not a, the, and
     assert np.diff(words.caption_start)[:5].tolist() == [5, 3, 6, 0, 6]

@@ -2,23 +2,24 @@
 
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from PIL import Image
 from scipy import stats
+from sklearn.metrics import average_precision_score, roc_auc_score
 
-from clipmem_core.audit.executor import PROGRAM, Task, TaskEvents, do_work
-from clipmem_core.audit.pipeline import run_audit
+from clipmem_core.audit.executor import in_this_process
 from clipmem_core.config import AuditConfig, InputError
+from clipmem_core.scores.detection import METRICS
+from clipmem_core.studies import benchmark
 from clipmem_core.studies.benchmark import run_benchmark
 from clipmem_core.studies.benchmark_results import (
-    METRICS,
     Benchmark,
     Piece,
     benchmark_table,
@@ -27,39 +28,16 @@ from clipmem_core.studies.benchmark_results import (
     write_results,
 )
 from clipmem_core.training.model import build_model
-from tests.audit.small import Silent, config_of, in_process
+from tests.audit.small import Silent, config_of
 from tests.audit.test_locked import flags
 
 SHARE = 0.2
 KINDS = ["one-caption", "one-word", "duplicates"]
 
 
-def here(tasks: Sequence[Task]) -> TaskEvents:
-    """Run injections, and shards of features, in this process."""
-    threads = torch.get_num_threads()
-    for task in tasks:
-        do_work(task.command[len(PROGRAM) :])
-        torch.set_num_threads(threads)
-        yield task
-
-
 def run(config: AuditConfig, **more: Any) -> Benchmark:
     asked: dict[str, Any] = {"name": "b", "injections": 1, "kinds": ["random"], "shares": [SHARE], "screen": Silent()}
-    return run_benchmark("scenes", config, **asked | more, executor=here)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def short_training() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("clipmem_core.training.word_model.TRAINED", 1)  # words: a single epoch
-        yield
-
-
-@pytest.fixture
-def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty data folder."""
-    monkeypatch.setenv("CLIPMEM_DATA", str(tmp_path / "data"))
-    return tmp_path / "data"
+    return run_benchmark("scenes", config, **asked | more, executor=in_this_process)
 
 
 @pytest.fixture(scope="module")
@@ -70,39 +48,33 @@ def locked(tmp_path_factory: pytest.TempPathFactory) -> AuditConfig:
 
 
 @pytest.fixture(scope="module")
-def data_of_module(tmp_path_factory: pytest.TempPathFactory, locked: AuditConfig) -> Path:
-    folder = tmp_path_factory.mktemp("benchmarks")
+def made(tmp_path_factory: pytest.TempPathFactory, locked: AuditConfig) -> Iterator[Benchmark]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CLIPMEM_DATA", str(folder))
-        run(locked, kinds=KINDS)
-    return folder
+        patch.setenv("CLIPMEM_DATA", str(tmp_path_factory.mktemp("benchmarks")))
+        patch.setattr("clipmem_core.training.word_model.TRAINED", 1)  # words: a single epoch
+        yield run(locked, kinds=KINDS)
 
 
-@pytest.fixture
-def made(data_of_module: Path, monkeypatch: pytest.MonkeyPatch) -> Benchmark:
-    monkeypatch.setenv("CLIPMEM_DATA", str(data_of_module))
-    return Benchmark.open("b")
-
-
-def test_an_injection_has_the_scores_of_an_audit_with_the_same_errors(empty: Path, locked: AuditConfig) -> None:
+@pytest.mark.usefixtures("made")
+def test_an_injection_is_measured_as_by_sklearn_and_resumed_after_a_kill(
+    locked: AuditConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {"name": "twice", "shares": [0.4]}
     twice = dataclasses.replace(locked, rounds="2", epochs=8)
-    made = run(twice, shares=[0.4])
-    (piece,) = made.done
-    injected = dataclasses.replace(twice, inject_miscaptions=made.read(piece)["injected"])
-    audit = run_audit("scenes", injected, name="a", screen=Silent(), executor=in_process)
-    table = pd.read_parquet(made.scores(piece)).set_index("row")
-    own = audit.scores.loc[table.index]
-    np.testing.assert_array_equal(table["injected"], audit.pairs["injected"].notna()[table.index])
-    assert audit.verdict["second_round_left_out"] > 0
-    pairs = {"clipmem": ("clipmem", 1), "p_wrong": ("suspicion", 1), "misfit_second": ("misfit", 1)}
-    negative = ("similarity_in", "similarity_out", "csls_out", "learned", "log_probability_out")
-    for name in (*negative, "log_probability_second"):
-        pairs[name] = (name, -1)
-    for name, (column, sign) in pairs.items():
-        np.testing.assert_allclose(table[name], sign * own[column], atol=1e-4, err_msg=name)
-    assert not np.allclose(table["misfit"], own["misfit"])
-    with pytest.raises(InputError, match=r"--rounds is 2 there and 1 here"):
-        run(dataclasses.replace(twice, rounds="1"))
+    with monkeypatch.context() as killed:
+        killed.setattr(benchmark, "_measure", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run(twice, **asked)
+    monkeypatch.setattr("clipmem_core.audit.member.train", Mock(side_effect=AssertionError))
+    resumed = run(twice, **asked)
+    (piece,) = resumed.done
+    scores, measured = pd.read_parquet(resumed.scores(piece)), resumed.read(piece)["detectors"]
+    for name, values in scores.drop(columns=["row", "injected"]).items():
+        for metric, measure in (("auroc", roc_auc_score), ("average_precision", average_precision_score)):
+            assert measured[name][metric] == pytest.approx(measure(scores["injected"], values), abs=1e-3)
+    assert measured["misfit"]["auroc"] > 0.6
+    assert not np.allclose(scores["misfit"], scores["misfit_second"])
+    assert not (resumed.folder / "injections" / ".audits").exists()
 
 
 def test_a_finished_injection_stays_and_a_missing_one_comes_back_the_same(made: Benchmark, locked: AuditConfig) -> None:
@@ -136,21 +108,13 @@ def test_captions_and_words_are_measured_where_one_of_a_pair_is_wrong(made: Benc
     assert set(metric_rows(made.results()).dropna(subset="word_first")["kind"]) == {"one-word"}
 
 
-def test_a_kind_without_room_is_left_out_with_its_reason(empty: Path, locked: AuditConfig, tmp_path: Path) -> None:
-    folder = tmp_path / "unlabelled"
-    folder.mkdir()
-    rng = np.random.default_rng(0)
-    for number in range(210):
-        Image.fromarray(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)).save(folder / f"{number}.png")
-        (folder / f"{number}.txt").write_text("of the\n")
-    made = run_benchmark(
-        str(folder), locked, name="c", injections=1, kinds=["label", "one-word-all"], screen=Silent(), executor=here
-    )
-    assert made.results() == []
-    assert made.absent["label"].startswith("no pair has a label")
-    assert set(made.absent) == {"label", "one-word-all"}
-    show_benchmark(made)
-    write_results(made, tmp_path / "table.csv")
+@pytest.mark.usefixtures("made")
+def test_a_kind_without_room_is_left_out_with_its_reason(locked: AuditConfig, tmp_path: Path) -> None:
+    single = run(dataclasses.replace(locked, captions=1), name="single", kinds=["one-caption"])
+    assert single.results() == []
+    assert single.absent["one-caption"].startswith("only 0 pairs have several captions")
+    show_benchmark(single)
+    write_results(single, tmp_path / "table.csv")
 
 
 WRONG: list[tuple[dict[str, Any], dict[str, Any], str]] = [
@@ -162,6 +126,7 @@ WRONG: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({}, {"image_noise": 0.1}, "without mitigations: remove image_noise"),
     ({}, {"epochs": 9}, "benchmark 'b' has another config: --epochs is 3 there and 9 here"),
     ({}, {"members": 12}, "--members is 4 there and 12 here"),
+    ({}, {"rounds": "2"}, "--rounds is '1' there and '2' here"),
 ]
 
 

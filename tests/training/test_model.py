@@ -21,10 +21,10 @@ from clipmem_core.training.model import (
     build_model,
     encode_image,
     encode_text,
+    image_blocks,
     load_weights,
     locked_model,
     mean_by_pair,
-    mean_image_embeddings,
     short_attention,
     tokenize,
 )
@@ -165,10 +165,10 @@ def test_code_in_a_checkpoint_does_not_run_and_a_broken_one_is_refused(toy: str,
 HOW = {"precision": "fp32", "device": "cpu"}
 
 
-def test_mean_image_embeddings_equal_the_slow_mean_over_views(toy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mean_embeddings_of_pictures_equal_the_slow_mean_over_views(toy: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(under_test, "BATCH", 3)
     model, data, views = build_model(toy, loss="clip", seed=0), draw_data(10), view_maker(seed=5)
-    means = mean_image_embeddings(model, data, views, n_views=3, **HOW)
+    means = np.concatenate(list(image_blocks(model, data, views, n_views=3, **HOW)))
     assert means.dtype == np.float32
     assert means.shape == (10, 16)
     for pair in range(10):

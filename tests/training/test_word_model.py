@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from clipmem_core.audit.word_table import word_scores
+from clipmem_core.audit.word_table import predict_half, rows_of_models, surprises
 from clipmem_core.scores.words import mean_ratio, split_words
 from clipmem_core.training import word_model
 
@@ -40,9 +40,11 @@ def test_changed_words_are_the_most_surprising(
         old = next(colour for colour in COLOURS if colour in captions[row][0])
         captions[row][0] = captions[row][0].replace(old, COLOURS[COLOURS.index(old) - 1])
     captions[380 : 380 + len(ODD)] = [[text] for text in ODD]
-    options: dict[str, Any] = {"text_tower": None, "seed": 0, "precision": precision}
-    words, surprise = word_scores(captions, features, (rng.random(400) >= 0.5).astype(int), **options)
-    scores = mean_ratio(surprise[:, 0], words.caption_start)
+    words = split_words(captions)
+    into = word_model.Predictions.empty(len(words.ids))
+    for rows in rows_of_models(rng.random(400) >= 0.5):
+        predict_half(words, features, *rows, text_tower=None, seed=0, precision=precision, into=into)
+    scores = mean_ratio(surprises(words, into)[0][:, 0], words.caption_start)
     wrong = scores[words.pair_start[changed]]
     right = np.delete(scores[words.pair_start[:380]], changed)
     assert (wrong[:, None] > right).mean() > 0.95
@@ -53,11 +55,11 @@ def test_changed_words_are_the_most_surprising(
 
 def test_too_few_words_are_no_error() -> None:
     for captions in ([["你好"], [""], ["x"]], [["same"]] * 12):
-        n = len(captions)
+        words, rows = split_words(captions), np.arange(len(captions))
+        into, pictures = word_model.Predictions.empty(len(words.ids)), np.ones((len(rows), 3))
         options: dict[str, Any] = {"text_tower": None, "seed": 0, "precision": "fp32"}
-        words, surprise = word_scores(captions, np.ones((n, 3)), np.arange(n) % 2, **options)
-        assert np.isnan(surprise).all()
-        assert len(words.pair_start) == n + 1
+        assert predict_half(words, pictures, rows, rows, into=into, **options) is None
+        assert np.isnan(surprises(words, into)[0]).all()
 
 
 def test_a_killed_training_ends_with_the_same_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
