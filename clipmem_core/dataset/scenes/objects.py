@@ -60,9 +60,16 @@ def _catmull_rom(points: Points, closed: bool = True) -> np.ndarray:
     return curve if closed else np.vstack([curve[:-6], knots[-1:]])
 
 
-def _mirrored(*points: tuple[float, float]) -> Points:
-    """Return a symmetric outline from its right half, from top to bottom."""
-    return (*points, *((-x, y) for x, y in reversed(points) if x))
+def path(text: str) -> Points:
+    """Read points as in an SVG polygon: "x,y x,y …"."""
+    corners = (corner.split(",") for corner in text.split())
+    return tuple((float(x), float(y)) for x, y in corners)
+
+
+def _mirrored(right: str) -> Points:
+    """Return a symmetric outline from the `path` of its right half, from top to bottom."""
+    half = path(right)
+    return (*half, *((-x, y) for x, y in reversed(half) if x))
 
 
 class Brush:
@@ -144,15 +151,15 @@ def _kind(plural: str, colours: str, places: str, *, stands: bool, extent: tuple
 
 @_kind("cats", "orange black white", "room meadow city snow forest", stands=True, extent=(0.84, 1.0))
 def _draw_cat(brush: Brush, rng: np.random.Generator) -> None:
-    brush.curve(((0.38, 0.82), (0.7, 0.72), (0.74, 0.38), (0.6, 0.12)), brush.line, 0.22)
-    brush.curve(((0.38, 0.82), (0.7, 0.72), (0.74, 0.38), (0.6, 0.12)), brush.fill, 0.14)
-    brush.blob(_mirrored((0, -0.16), (0.38, 0.2), (0.54, 0.72), (0.42, 0.98), (0, 1)))
+    brush.curve(path("0.38,0.82 0.7,0.72 0.74,0.38 0.6,0.12"), brush.line, 0.22)
+    brush.curve(path("0.38,0.82 0.7,0.72 0.74,0.38 0.6,0.12"), brush.fill, 0.14)
+    brush.blob(_mirrored("0,-0.16 0.38,0.2 0.54,0.72 0.42,0.98 0,1"))
     brush.ellipse(0, 0.58, 0.2, 0.34, (255, 255, 255, 70))
     for side in (-1, 1):
         brush.ellipse(0.2 * side, 0.93, 0.17, 0.09)
         brush.polygon(((0.1 * side, -0.66), (0.46 * side, -1), (0.52 * side, -0.4)))
         brush.polygon(((0.24 * side, -0.66), (0.41 * side, -0.85), (0.45 * side, -0.5)), (245, 160, 170))
-    brush.blob(_mirrored((0, -0.76), (0.4, -0.68), (0.56, -0.36), (0.36, -0.06), (0, 0)))
+    brush.blob(_mirrored("0,-0.76 0.4,-0.68 0.56,-0.36 0.36,-0.06 0,0"))
     if rng.random() < 0.5:  # a tabby's forehead
         for x in (-0.14, 0, 0.14):
             brush.stroke(((x, -0.7), (x, -0.56)), brush.line, 0.05)
@@ -162,7 +169,7 @@ def _draw_cat(brush: Brush, rng: np.random.Generator) -> None:
         brush.ellipse(0.23 * side, -0.37, 0.05, 0.1, DARK)
         brush.stroke(((0.3 * side, -0.18), (0.64 * side, -0.22)), (*DARK, 150), 0.02)
         brush.stroke(((0.3 * side, -0.13), (0.62 * side, -0.06)), (*DARK, 150), 0.02)
-    brush.polygon(((-0.07, -0.25), (0.07, -0.25), (0, -0.17)), (236, 120, 130))
+    brush.polygon(path("-0.07,-0.25 0.07,-0.25 0,-0.17"), (236, 120, 130))
 
 
 @_kind("cars", "red blue white", "city desert snow meadow beach", stands=True, extent=(1.0, 0.56))
@@ -172,12 +179,12 @@ def _draw_car(brush: Brush, rng: np.random.Generator) -> None:
     brush.polygon(((rear, -0.1), (rear + 0.16, low), (0.22, low), (0.56, -0.08)))
     brush.polygon(((rear + 0.1, -0.1), (rear + 0.22, low + 0.1), (-0.08, low + 0.1), (-0.08, -0.1)), GLASS, GLASS_LINE)
     brush.polygon(((0.02, -0.1), (0.02, low + 0.1), (0.18, low + 0.1), (0.42, -0.1)), GLASS, GLASS_LINE)
-    body = ((-0.98, 0.3), (-0.98, -0.02), (-0.84, -0.12), (0.6, -0.12), (0.9, 0.0), (1, 0.14), (0.98, 0.34), (0, 0.36))
+    body = path("-0.98,0.3 -0.98,-0.02 -0.84,-0.12 0.6,-0.12 0.9,0.0 1,0.14 0.98,0.34 0,0.36")
     brush.polygon(body)
-    brush.polygon(((-0.96, 0.16), (0.98, 0.16), (0.96, 0.34), (-0.96, 0.34)), SHADE)
-    brush.stroke(((-0.84, -0.02), (0.5, -0.02)), SHINE, 0.05)
+    brush.polygon(path("-0.96,0.16 0.98,0.16 0.96,0.34 -0.96,0.34"), SHADE)
+    brush.stroke(path("-0.84,-0.02 0.5,-0.02"), SHINE, 0.05)
     brush.ellipse(0.9, 0.1, 0.08, 0.07, WARM, brush.line)
-    brush.stroke(((-0.02, -0.08), (-0.02, 0.28)), brush.line, 0.03)
+    brush.stroke(path("-0.02,-0.08 -0.02,0.28"), brush.line, 0.03)
     for x in (-0.54, 0.56):
         brush.ellipse(x, 0.34, 0.22, 0.22, (58, 56, 68), (30, 28, 38))
         brush.ellipse(x, 0.34, 0.1, 0.1, (206, 208, 216))
@@ -185,15 +192,15 @@ def _draw_car(brush: Brush, rng: np.random.Generator) -> None:
 
 @_kind("trees", "green orange pink", "meadow snow city hills desert", stands=True, extent=(0.72, 1.0))
 def _draw_tree(brush: Brush, rng: np.random.Generator) -> None:
-    brush.polygon(((-0.13, 0.2), (0.13, 0.2), (0.19, 1), (-0.19, 1)), BARK, (82, 54, 42))
+    brush.polygon(path("-0.13,0.2 0.13,0.2 0.19,1 -0.19,1"), BARK, (82, 54, 42))
     if rng.random() < 0.4:
         for top, half in ((0.12, 0.72), (-0.34, 0.56), (-0.98, 0.42)):
             brush.polygon(((0, top - 0.06), (half, top + 0.58), (-half, top + 0.58)))
             brush.polygon(((0, top - 0.04), (half, top + 0.57), (half * 0.2, top + 0.57)), SHADE)
         return
-    crown = ((0, -1), (0.5, -0.82), (0.7, -0.3), (0.58, 0.2), (0.2, 0.4), (-0.24, 0.38), (-0.6, 0.16), (-0.7, -0.34))
+    crown = path("0,-1 0.5,-0.82 0.7,-0.3 0.58,0.2 0.2,0.4 -0.24,0.38 -0.6,0.16 -0.7,-0.34")
     brush.blob((*crown, (-0.44, -0.84)))
-    brush.blob(((0.62, -0.3), (0.52, 0.16), (0.2, 0.34), (-0.24, 0.32), (0.16, 0.1), (0.44, -0.16)), SHADE)
+    brush.blob(path("0.62,-0.3 0.52,0.16 0.2,0.34 -0.24,0.32 0.16,0.1 0.44,-0.16"), SHADE)
     for x, y in ((-0.3, -0.5), (0.1, -0.66), (-0.36, -0.06), (0.1, -0.16)):
         dx, dy = rng.uniform(-0.06, 0.06, size=2)
         brush.ellipse(x + dx, y + dy, 0.17, 0.11, SHINE)
@@ -201,15 +208,15 @@ def _draw_tree(brush: Brush, rng: np.random.Generator) -> None:
 
 @_kind("birds", "blue red yellow", "forest sea meadow city beach", stands=False, extent=(0.98, 0.7))
 def _draw_bird(brush: Brush, rng: np.random.Generator) -> None:
-    brush.polygon(((-0.5, 0.06), (-0.98, -0.14), (-0.94, 0.3), (-0.5, 0.36)))
-    brush.polygon(((0.76, -0.22), (0.98, -0.1), (0.76, 0.02)), (246, 170, 60), (178, 110, 40))
-    back = ((0.58, -0.46), (0.8, -0.2), (0.62, 0.24), (0.2, 0.56))
+    brush.polygon(path("-0.5,0.06 -0.98,-0.14 -0.94,0.3 -0.5,0.36"))
+    brush.polygon(path("0.76,-0.22 0.98,-0.1 0.76,0.02"), (246, 170, 60), (178, 110, 40))
+    back = path("0.58,-0.46 0.8,-0.2 0.62,0.24 0.2,0.56")
     brush.blob((*back, (-0.3, 0.5), (-0.62, 0.2), (-0.3, -0.02), (0.24, -0.36)))
-    brush.blob(((0.6, 0.08), (0.5, 0.32), (0.14, 0.5), (-0.2, 0.44), (0.2, 0.24)), (255, 255, 255, 110))
+    brush.blob(path("0.6,0.08 0.5,0.32 0.14,0.5 -0.2,0.44 0.2,0.24"), (255, 255, 255, 110))
     tip = -0.7 if rng.random() < 0.6 else -0.5
     wing: Points = ((0.26, 0.06), (0.12, -0.34), (-0.42, tip), (-0.46, -0.3), (-0.3, 0.12), (0.02, 0.24))
     brush.blob(wing, blend(brush.fill, brush.line, 0.22), brush.line)
-    brush.curve(((-0.36, -0.3), (-0.16, -0.1), (0.1, 0.0)), brush.line, 0.04)
+    brush.curve(path("-0.36,-0.3 -0.16,-0.1 0.1,0.0"), brush.line, 0.04)
     brush.ellipse(0.56, -0.2, 0.08, 0.08, WHITE, DARK)
     brush.ellipse(0.58, -0.2, 0.045, 0.05, DARK)
 
@@ -217,10 +224,10 @@ def _draw_bird(brush: Brush, rng: np.random.Generator) -> None:
 @_kind("houses", "white red yellow", "meadow snow hills beach desert", stands=True, extent=(0.92, 1.0))
 def _draw_house(brush: Brush, rng: np.random.Generator) -> None:
     roof, roof_line = ((122, 82, 78), (72, 46, 50)) if rng.random() < 0.6 else ((96, 104, 128), (54, 58, 80))
-    brush.polygon(((0.36, -0.9), (0.58, -0.9), (0.58, -0.2), (0.36, -0.2)), (176, 124, 104), roof_line)
-    brush.polygon(((-0.72, -0.16), (0, -0.86), (0.72, -0.16), (0.72, 1), (-0.72, 1)))
-    brush.polygon(((0.34, -0.3), (0.7, -0.14), (0.7, 0.98), (0.34, 0.98)), SHADE)
-    brush.polygon(((0, -1), (0.94, -0.12), (0.8, 0.02), (0, -0.72), (-0.8, 0.02), (-0.94, -0.12)), roof, roof_line)
+    brush.polygon(path("0.36,-0.9 0.58,-0.9 0.58,-0.2 0.36,-0.2"), (176, 124, 104), roof_line)
+    brush.polygon(path("-0.72,-0.16 0,-0.86 0.72,-0.16 0.72,1 -0.72,1"))
+    brush.polygon(path("0.34,-0.3 0.7,-0.14 0.7,0.98 0.34,0.98"), SHADE)
+    brush.polygon(path("0,-1 0.94,-0.12 0.8,0.02 0,-0.72 -0.8,0.02 -0.94,-0.12"), roof, roof_line)
     door = -0.26 if rng.random() < 0.7 else 0.0
     brush.polygon(((door - 0.2, 0.36), (door + 0.2, 0.36), (door + 0.2, 1), (door - 0.2, 1)), WOOD, WOOD_LINE)
     brush.ellipse(door + 0.11, 0.7, 0.04, 0.04, WARM)
@@ -236,10 +243,10 @@ def _draw_house(brush: Brush, rng: np.random.Generator) -> None:
 
 @_kind("flowers", "pink yellow red", "meadow room forest desert", stands=True, extent=(0.56, 1.0))
 def _draw_flower(brush: Brush, rng: np.random.Generator) -> None:
-    brush.curve(((0, -0.4), (0.05, 0.3), (0, 1)), LEAF_LINE, 0.13)
-    brush.curve(((0, -0.4), (0.05, 0.3), (0, 1)), LEAF, 0.07)
-    brush.blob(((0.03, 0.7), (0.22, 0.36), (0.54, 0.3), (0.4, 0.6)), LEAF, LEAF_LINE)
-    brush.blob(((0.0, 0.86), (-0.2, 0.56), (-0.5, 0.5), (-0.38, 0.8)), LEAF, LEAF_LINE)
+    brush.curve(path("0,-0.4 0.05,0.3 0,1"), LEAF_LINE, 0.13)
+    brush.curve(path("0,-0.4 0.05,0.3 0,1"), LEAF, 0.07)
+    brush.blob(path("0.03,0.7 0.22,0.36 0.54,0.3 0.4,0.6"), LEAF, LEAF_LINE)
+    brush.blob(path("0.0,0.86 -0.2,0.56 -0.5,0.5 -0.38,0.8"), LEAF, LEAF_LINE)
     petals = int(rng.integers(5, 8))
     for angle in np.arange(petals) * 360 / petals + rng.uniform(0, 60):
         x, y = 0.33 * np.cos(np.deg2rad(angle)), 0.33 * np.sin(np.deg2rad(angle))
@@ -252,30 +259,30 @@ def _draw_flower(brush: Brush, rng: np.random.Generator) -> None:
 @_kind("boats", "white red blue", "sea beach", stands=True, extent=(0.95, 1.0))
 def _draw_boat(brush: Brush, rng: np.random.Generator) -> None:
     sail, line = ((252, 248, 236), (150, 144, 140)) if rng.random() < 0.7 else ((250, 226, 176), (160, 130, 96))
-    brush.stroke(((0, -0.98), (0, 0.5)), WOOD_LINE, 0.08)
-    brush.blob(((0.08, -0.9), (0.34, -0.4), (0.76, 0.3), (0.4, 0.34), (0.08, 0.32)), sail, line)
-    brush.polygon(((-0.08, -0.7), (-0.08, 0.32), (-0.6, 0.32)), sail, line)
-    brush.polygon(((0.08, 0.06), (0.6, 0.06), (0.72, 0.3), (0.08, 0.3)), (*brush.fill, 200))
-    brush.polygon(((0, -0.98), (0.3, -0.9), (0, -0.8)))
-    brush.polygon(((-0.92, 0.46), (0.95, 0.46), (0.82, 0.74), (0.56, 1), (-0.5, 1), (-0.76, 0.76)))
-    brush.polygon(((-0.7, 0.78), (0.78, 0.78), (0.56, 0.98), (-0.5, 0.98)), SHADE)
-    brush.stroke(((-0.8, 0.57), (0.84, 0.57)), SHINE, 0.06)
+    brush.stroke(path("0,-0.98 0,0.5"), WOOD_LINE, 0.08)
+    brush.blob(path("0.08,-0.9 0.34,-0.4 0.76,0.3 0.4,0.34 0.08,0.32"), sail, line)
+    brush.polygon(path("-0.08,-0.7 -0.08,0.32 -0.6,0.32"), sail, line)
+    brush.polygon(path("0.08,0.06 0.6,0.06 0.72,0.3 0.08,0.3"), (*brush.fill, 200))
+    brush.polygon(path("0,-0.98 0.3,-0.9 0,-0.8"))
+    brush.polygon(path("-0.92,0.46 0.95,0.46 0.82,0.74 0.56,1 -0.5,1 -0.76,0.76"))
+    brush.polygon(path("-0.7,0.78 0.78,0.78 0.56,0.98 -0.5,0.98"), SHADE)
+    brush.stroke(path("-0.8,0.57 0.84,0.57"), SHINE, 0.06)
 
 
 @_kind("fish", "orange blue yellow", "underwater", stands=False, extent=(1.0, 0.6))
 def _draw_fish(brush: Brush, rng: np.random.Generator) -> None:
-    brush.blob(((-0.5, 0), (-0.96, -0.5), (-0.84, 0), (-0.96, 0.5)))
-    brush.blob(((-0.24, -0.3), (-0.1, -0.6), (0.38, -0.44), (0.3, -0.3)))
-    back = ((1, 0.02), (0.7, -0.32), (0.2, -0.46), (-0.3, -0.32), (-0.62, 0))
+    brush.blob(path("-0.5,0 -0.96,-0.5 -0.84,0 -0.96,0.5"))
+    brush.blob(path("-0.24,-0.3 -0.1,-0.6 0.38,-0.44 0.3,-0.3"))
+    back = path("1,0.02 0.7,-0.32 0.2,-0.46 -0.3,-0.32 -0.62,0")
     brush.blob((*back, (-0.3, 0.34), (0.2, 0.48), (0.7, 0.36)))
-    brush.blob(((0.9, 0.12), (0.5, 0.36), (0.1, 0.42), (-0.3, 0.28), (0.2, 0.24)), (255, 255, 255, 90))
+    brush.blob(path("0.9,0.12 0.5,0.36 0.1,0.42 -0.3,0.28 0.2,0.24"), (255, 255, 255, 90))
     if rng.random() < 0.5:  # stripes
         for x in (-0.26, 0.0, 0.26):
             brush.curve(((x, -0.32), (x + 0.08, 0), (x, 0.32)), (255, 255, 255, 150), 0.09)
     else:  # scales
         for x, y in ((-0.34, 0.0), (-0.12, -0.16), (-0.12, 0.16), (0.1, 0.0), (0.24, -0.22), (0.24, 0.2)):
             brush.curve(((x, y - 0.1), (x - 0.08, y), (x, y + 0.1)), brush.line, 0.03)
-    brush.blob(((0.26, 0.1), (-0.02, 0.3), (0.04, 0.06)), blend(brush.fill, brush.line, 0.25), brush.line)
+    brush.blob(path("0.26,0.1 -0.02,0.3 0.04,0.06"), blend(brush.fill, brush.line, 0.25), brush.line)
     brush.ellipse(0.62, -0.1, 0.12, 0.12, WHITE, DARK)
     brush.ellipse(0.65, -0.1, 0.06, 0.07, DARK)
 
@@ -284,9 +291,9 @@ def _draw_fish(brush: Brush, rng: np.random.Generator) -> None:
 def _draw_balloon(brush: Brush, rng: np.random.Generator) -> None:
     sway = rng.uniform(0.06, 0.16)
     brush.curve(((0, 0.36), (sway, 0.56), (-sway, 0.78), (0.04, 1)), (*DARK, 190), 0.035)
-    brush.polygon(((0, 0.22), (0.12, 0.4), (-0.12, 0.4)))
-    brush.blob(_mirrored((0, -1), (0.38, -0.86), (0.55, -0.44), (0.38, 0.04), (0, 0.28)))
-    brush.blob(((0.48, -0.4), (0.32, 0.02), (0, 0.23), (-0.2, 0.12), (0.2, -0.1)), SHADE)
+    brush.polygon(path("0,0.22 0.12,0.4 -0.12,0.4"))
+    brush.blob(_mirrored("0,-1 0.38,-0.86 0.55,-0.44 0.38,0.04 0,0.28"))
+    brush.blob(path("0.48,-0.4 0.32,0.02 0,0.23 -0.2,0.12 0.2,-0.1"), SHADE)
     brush.ellipse(-0.22, -0.6, 0.1, 0.2, (255, 255, 255, 150), tilt=24)
 
 
@@ -303,17 +310,17 @@ def _draw_star(brush: Brush, rng: np.random.Generator) -> None:
 
 @_kind("umbrellas", "red purple yellow", "beach city room meadow", stands=True, extent=(1.0, 1.0))
 def _draw_umbrella(brush: Brush, rng: np.random.Generator) -> None:
-    brush.curve(((0, -0.9), (0, 0), (0, 0.8), (0.1, 0.96), (0.24, 0.92), (0.26, 0.78)), WOOD_LINE, 0.09)
-    dome: Points = ((-1, 0.06), (-0.86, -0.42), (-0.48, -0.76), (0, -0.88), (0.48, -0.76), (0.86, -0.42), (1, 0.06))
+    brush.curve(path("0,-0.9 0,0 0,0.8 0.1,0.96 0.24,0.92 0.26,0.78"), WOOD_LINE, 0.09)
+    dome: Points = path("-1,0.06 -0.86,-0.42 -0.48,-0.76 0,-0.88 0.48,-0.76 0.86,-0.42 1,0.06")
     ribs = (-1.0, -0.36, 0.36, 1.0)
     hem = [(left + right) / 2 for left, right in zip(ribs[:-1], ribs[1:], strict=True)]
     edge = ((ribs[3], 0.06), (hem[2], -0.06), (ribs[2], 0.06), (hem[1], -0.06), (ribs[1], 0.06), (hem[0], -0.06))
     brush.polygon(np.vstack([_catmull_rom(dome, closed=False), np.array(edge)]))
     panel = SHINE if rng.random() < 0.5 else SHADE
-    brush.blob(((0, -0.86), (0.24, -0.5), (0.34, 0.02), (0, -0.06), (-0.34, 0.02), (-0.24, -0.5)), panel)
+    brush.blob(path("0,-0.86 0.24,-0.5 0.34,0.02 0,-0.06 -0.34,0.02 -0.24,-0.5"), panel)
     for x in (-0.36, 0.36):
         brush.curve(((0, -0.86), (x * 0.7, -0.5), (x, 0.05)), brush.line, 0.03)
-    brush.stroke(((0, -0.98), (0, -0.86)), WOOD_LINE, 0.07)
+    brush.stroke(path("0,-0.98 0,-0.86"), WOOD_LINE, 0.07)
 
 
 @_kind("butterflies", "purple orange", "meadow forest beach room", stands=False, extent=(1.0, 0.8))
@@ -332,23 +339,23 @@ def _draw_butterfly(brush: Brush, rng: np.random.Generator) -> None:
 
 @_kind("apples", "red green yellow", "room meadow forest snow", stands=True, extent=(0.86, 0.92))
 def _draw_apple(brush: Brush, rng: np.random.Generator) -> None:
-    brush.blob(_mirrored((0, -0.46), (0.4, -0.6), (0.8, -0.3), (0.78, 0.3), (0.44, 0.84), (0, 0.8)))
-    brush.blob(((0.7, -0.2), (0.7, 0.28), (0.4, 0.76), (0.02, 0.74), (0.4, 0.4)), SHADE)
+    brush.blob(_mirrored("0,-0.46 0.4,-0.6 0.8,-0.3 0.78,0.3 0.44,0.84 0,0.8"))
+    brush.blob(path("0.7,-0.2 0.7,0.28 0.4,0.76 0.02,0.74 0.4,0.4"), SHADE)
     brush.ellipse(-0.42, -0.18, 0.16, 0.26, SHINE, tilt=20)
-    brush.curve(((0, -0.44), (0.02, -0.7), (0.12, -0.9)), BARK, 0.09)
+    brush.curve(path("0,-0.44 0.02,-0.7 0.12,-0.9"), BARK, 0.09)
     if rng.random() < 0.8:
-        brush.blob(((0.06, -0.62), (0.28, -0.88), (0.6, -0.84), (0.36, -0.6)), LEAF, LEAF_LINE)
+        brush.blob(path("0.06,-0.62 0.28,-0.88 0.6,-0.84 0.36,-0.6"), LEAF, LEAF_LINE)
 
 
 @_kind("cups", "white teal blue", "room beach forest meadow", stands=True, extent=(1.0, 0.8))
 def _draw_cup(brush: Brush, rng: np.random.Generator) -> None:
-    handle = ((0.48, -0.1), (0.84, -0.14), (0.84, 0.34), (0.44, 0.42))
+    handle = path("0.48,-0.1 0.84,-0.14 0.84,0.34 0.44,0.42")
     brush.curve(handle, brush.line, 0.22)
     brush.curve(handle, brush.fill, 0.13)
-    body = ((-0.62, -0.26), (0.62, -0.26), (0.58, 0.3), (0.42, 0.72), (0, 0.8), (-0.42, 0.72), (-0.58, 0.3))
+    body = path("-0.62,-0.26 0.62,-0.26 0.58,0.3 0.42,0.72 0,0.8 -0.42,0.72 -0.58,0.3")
     brush.polygon(body)
-    brush.polygon(((0.24, -0.2), (0.6, -0.24), (0.56, 0.3), (0.41, 0.7), (0.1, 0.77)), SHADE)
-    brush.stroke(((-0.42, 0.02), (-0.36, 0.42)), SHINE, 0.1)
+    brush.polygon(path("0.24,-0.2 0.6,-0.24 0.56,0.3 0.41,0.7 0.1,0.77"), SHADE)
+    brush.stroke(path("-0.42,0.02 -0.36,0.42"), SHINE, 0.1)
     brush.ellipse(0, -0.26, 0.62, 0.16)
     brush.ellipse(0, -0.25, 0.5, 0.1, (112, 70, 48) if rng.random() < 0.6 else (196, 150, 70))
     for x in (-0.24, 0.16):
@@ -362,19 +369,19 @@ def _draw_kite(brush: Brush, rng: np.random.Generator) -> None:
     for x, y in ((sway * 0.9, 0.56), (-sway * 0.9, 0.78)):
         brush.polygon(((x - 0.13, y - 0.09), (x, y), (x - 0.13, y + 0.09)))
         brush.polygon(((x + 0.13, y - 0.09), (x, y), (x + 0.13, y + 0.09)))
-    brush.polygon(((0, -1), (0.68, -0.36), (0, 0.36), (-0.68, -0.36)))
-    brush.polygon(((0, -0.97), (0.66, -0.36), (0, -0.36)), SHINE)
-    brush.polygon(((0, -0.36), (0, 0.33), (-0.66, -0.36)), SHINE if rng.random() < 0.5 else SHADE)
-    brush.stroke(((0, -0.98), (0, 0.34)), brush.line, 0.03)
-    brush.stroke(((-0.66, -0.36), (0.66, -0.36)), brush.line, 0.03)
+    brush.polygon(path("0,-1 0.68,-0.36 0,0.36 -0.68,-0.36"))
+    brush.polygon(path("0,-0.97 0.66,-0.36 0,-0.36"), SHINE)
+    brush.polygon(path("0,-0.36 0,0.33 -0.66,-0.36"), SHINE if rng.random() < 0.5 else SHADE)
+    brush.stroke(path("0,-0.98 0,0.34"), brush.line, 0.03)
+    brush.stroke(path("-0.66,-0.36 0.66,-0.36"), brush.line, 0.03)
 
 
 @_kind("mushrooms", "red brown orange", "forest meadow hills", stands=True, extent=(0.9, 0.92))
 def _draw_mushroom(brush: Brush, rng: np.random.Generator) -> None:
-    stem = ((-0.22, -0.1), (0.22, -0.1), (0.26, 0.5), (0.36, 0.9), (0, 0.96), (-0.36, 0.9), (-0.26, 0.5))
+    stem = path("-0.22,-0.1 0.22,-0.1 0.26,0.5 0.36,0.9 0,0.96 -0.36,0.9 -0.26,0.5")
     brush.blob(stem, CREAM, (170, 144, 116))
-    brush.blob(((0.06, 0.06), (0.2, 0.1), (0.22, 0.5), (0.3, 0.86), (0.08, 0.88)), SHADE)
-    cap = ((-0.9, 0.06), (-0.74, -0.46), (-0.36, -0.84), (0.06, -0.92), (0.48, -0.76), (0.8, -0.38), (0.9, 0.08))
+    brush.blob(path("0.06,0.06 0.2,0.1 0.22,0.5 0.3,0.86 0.08,0.88"), SHADE)
+    cap = path("-0.9,0.06 -0.74,-0.46 -0.36,-0.84 0.06,-0.92 0.48,-0.76 0.8,-0.38 0.9,0.08")
     brush.blob((*cap, (0.5, 0.2), (-0.5, 0.2)))
     spot = blend(CREAM, (190, 150, 130), 0.5) if brush.fill == COLOURS["white"] else CREAM
     for x, y, r in ((-0.46, -0.26, 0.17), (0.06, -0.56, 0.15), (0.52, -0.2, 0.15), (0.04, -0.06, 0.11)):
@@ -386,10 +393,10 @@ def _draw_lamp(brush: Brush, rng: np.random.Generator) -> None:
     for r in (0.66, 0.46):
         brush.ellipse(0, -0.06, r, r * 0.7, (255, 236, 150, 44))
     if rng.random() < 0.5:
-        brush.stroke(((0, -0.1), (0, 0.86)), (120, 96, 84), 0.11)
+        brush.stroke(path("0,-0.1 0,0.86"), (120, 96, 84), 0.11)
     else:
         brush.ellipse(0, 0.52, 0.24, 0.3, (206, 176, 140), (120, 96, 84))
-    foot = ((-0.4, 0.94), (-0.3, 0.82), (0.3, 0.82), (0.4, 0.94), (0.3, 1), (-0.3, 1))
+    foot = path("-0.4,0.94 -0.3,0.82 0.3,0.82 0.4,0.94 0.3,1 -0.3,1")
     brush.blob(foot, (150, 118, 96), (92, 70, 62))
     brush.ellipse(0, -0.08, 0.16, 0.16, (255, 246, 200))
     top = 0.3 + rng.uniform(-0.04, 0.06)
@@ -403,27 +410,27 @@ def _draw_turtle(brush: Brush, rng: np.random.Generator) -> None:
     skin, line = (152, 186, 110), (82, 108, 66)
     for x in (-0.42, 0.34):
         brush.blob(((x - 0.14, 0.2), (x + 0.16, 0.2), (x + 0.2, 0.54), (x - 0.16, 0.56)), skin, line)
-    brush.polygon(((-0.7, 0.2), (-0.98, 0.36), (-0.66, 0.36)), skin, line)
-    brush.blob(((0.52, 0.28), (0.66, -0.12), (0.88, -0.2), (1, 0), (0.88, 0.16), (0.74, 0.36)), skin, line)
+    brush.polygon(path("-0.7,0.2 -0.98,0.36 -0.66,0.36"), skin, line)
+    brush.blob(path("0.52,0.28 0.66,-0.12 0.88,-0.2 1,0 0.88,0.16 0.74,0.36"), skin, line)
     brush.ellipse(0.84, -0.04, 0.05, 0.06, DARK)
-    brush.blob(((-0.74, 0.3), (-0.64, -0.16), (-0.3, -0.5), (0.1, -0.54), (0.46, -0.26), (0.6, 0.3), (0, 0.36)))
+    brush.blob(path("-0.74,0.3 -0.64,-0.16 -0.3,-0.5 0.1,-0.54 0.46,-0.26 0.6,0.3 0,0.36"))
     high = -0.2 if rng.random() < 0.5 else -0.12
     brush.polygon(((-0.24, high), (0.1, high), (0.22, 0.1), (-0.06, 0.26), (-0.34, 0.1)), SHINE, brush.line)
-    for start, end in (((-0.24, high), (-0.34, -0.42)), ((0.1, high), (0.16, -0.48)), ((0.22, 0.1), (0.54, 0.08))):
+    for start, end in (((-0.24, high), (-0.34, -0.42)), ((0.1, high), (0.16, -0.48)), path("0.22,0.1 0.54,0.08")):
         brush.stroke((start, end), brush.line, 0.04)
-    brush.stroke(((-0.34, 0.1), (-0.68, 0.08)), brush.line, 0.04)
+    brush.stroke(path("-0.34,0.1 -0.68,0.08"), brush.line, 0.04)
 
 
 @_kind("rockets", "white red blue", "hills desert city sea", stands=False, extent=(0.6, 1.0))
 def _draw_rocket(brush: Brush, rng: np.random.Generator) -> None:
     flame = rng.uniform(0.88, 0.98)
     brush.blob(((-0.2, 0.54), (0.2, 0.54), (0.12, 0.8), (0, flame), (-0.12, 0.8)), (248, 160, 60), (214, 96, 50))
-    brush.blob(((-0.1, 0.56), (0.1, 0.56), (0, 0.82)), (255, 230, 130))
+    brush.blob(path("-0.1,0.56 0.1,0.56 0,0.82"), (255, 230, 130))
     fin = blend(brush.fill, brush.line, 0.4)
     for side in (-1, 1):
         brush.polygon(((0.26 * side, 0.06), (0.6 * side, 0.48), (0.56 * side, 0.7), (0.2 * side, 0.5)), fin, brush.line)
-    brush.blob(_mirrored((0, -0.98), (0.24, -0.62), (0.34, -0.1), (0.22, 0.54)))
-    brush.blob(((0.04, -0.86), (0.2, -0.6), (0.3, -0.1), (0.18, 0.52), (0.06, 0.52)), SHADE)
+    brush.blob(_mirrored("0,-0.98 0.24,-0.62 0.34,-0.1 0.22,0.54"))
+    brush.blob(path("0.04,-0.86 0.2,-0.6 0.3,-0.1 0.18,0.52 0.06,0.52"), SHADE)
     brush.ellipse(0, -0.26, 0.17, 0.17, GLASS, GLASS_LINE)
     brush.ellipse(-0.05, -0.31, 0.05, 0.05, WHITE)
-    brush.stroke(((-0.28, 0.24), (0.28, 0.24)), brush.line, 0.06)
+    brush.stroke(path("-0.28,0.24 0.28,0.24"), brush.line, 0.06)
