@@ -60,10 +60,10 @@ def _catmull_rom(points: Points, closed: bool = True) -> np.ndarray:
     return curve if closed else np.vstack([curve[:-6], knots[-1:]])
 
 
-def path(text: str) -> Points:
-    """Read points as in an SVG polygon: "x,y x,y …"."""
+def path(text: str, side: int = 1) -> Points:
+    """Read points as in an SVG polygon: "x,y x,y …"; `side` is −1 for their mirror image."""
     corners = (corner.split(",") for corner in text.split())
-    return tuple((float(x), float(y)) for x, y in corners)
+    return tuple((float(x) * side, float(y)) for x, y in corners)
 
 
 def _mirrored(right: str) -> Points:
@@ -157,8 +157,8 @@ def _draw_cat(brush: Brush, rng: np.random.Generator) -> None:
     brush.ellipse(0, 0.58, 0.2, 0.34, (255, 255, 255, 70))
     for side in (-1, 1):
         brush.ellipse(0.2 * side, 0.93, 0.17, 0.09)
-        brush.polygon(((0.1 * side, -0.66), (0.46 * side, -1), (0.52 * side, -0.4)))
-        brush.polygon(((0.24 * side, -0.66), (0.41 * side, -0.85), (0.45 * side, -0.5)), (245, 160, 170))
+        brush.polygon(path("0.1,-0.66 0.46,-1 0.52,-0.4", side))
+        brush.polygon(path("0.24,-0.66 0.41,-0.85 0.45,-0.5", side), (245, 160, 170))
     brush.blob(_mirrored("0,-0.76 0.4,-0.68 0.56,-0.36 0.36,-0.06 0,0"))
     if rng.random() < 0.5:  # a tabby's forehead
         for x in (-0.14, 0, 0.14):
@@ -167,8 +167,8 @@ def _draw_cat(brush: Brush, rng: np.random.Generator) -> None:
     for side in (-1, 1):
         brush.ellipse(0.23 * side, -0.38, 0.1, 0.12, (196, 222, 120), DARK)
         brush.ellipse(0.23 * side, -0.37, 0.05, 0.1, DARK)
-        brush.stroke(((0.3 * side, -0.18), (0.64 * side, -0.22)), (*DARK, 150), 0.02)
-        brush.stroke(((0.3 * side, -0.13), (0.62 * side, -0.06)), (*DARK, 150), 0.02)
+        brush.stroke(path("0.3,-0.18 0.64,-0.22", side), (*DARK, 150), 0.02)
+        brush.stroke(path("0.3,-0.13 0.62,-0.06", side), (*DARK, 150), 0.02)
     brush.polygon(path("-0.07,-0.25 0.07,-0.25 0,-0.17"), (236, 120, 130))
 
 
@@ -328,12 +328,12 @@ def _draw_butterfly(brush: Brush, rng: np.random.Generator) -> None:
     lower = blend(brush.fill, brush.line, 0.25)
     spot = (255, 255, 255, 190) if rng.random() < 0.5 else (255, 214, 110, 220)
     for s in (-1, 1):
-        brush.blob(((0.04 * s, 0.06), (0.5 * s, 0.06), (0.66 * s, 0.5), (0.34 * s, 0.78)), lower, brush.line)
-        brush.blob(((0.04 * s, -0.02), (0.28 * s, -0.54), (0.8 * s, -0.78), (0.98 * s, -0.4), (0.6 * s, 0.1)))
+        brush.blob(path("0.04,0.06 0.5,0.06 0.66,0.5 0.34,0.78", s), lower, brush.line)
+        brush.blob(path("0.04,-0.02 0.28,-0.54 0.8,-0.78 0.98,-0.4 0.6,0.1", s))
         brush.ellipse(0.66 * s, -0.42, 0.15, 0.13, spot)
         brush.ellipse(0.4 * s, -0.16, 0.08, 0.08, spot)
         brush.ellipse(0.42 * s, 0.4, 0.1, 0.1, spot)
-        brush.curve(((0.02 * s, -0.4), (0.1 * s, -0.66), (0.24 * s, -0.78)), DARK, 0.03)
+        brush.curve(path("0.02,-0.4 0.1,-0.66 0.24,-0.78", s), DARK, 0.03)
     brush.ellipse(0, 0.06, 0.08, 0.5, DARK)
 
 
@@ -428,7 +428,7 @@ def _draw_rocket(brush: Brush, rng: np.random.Generator) -> None:
     brush.blob(path("-0.1,0.56 0.1,0.56 0,0.82"), (255, 230, 130))
     fin = blend(brush.fill, brush.line, 0.4)
     for side in (-1, 1):
-        brush.polygon(((0.26 * side, 0.06), (0.6 * side, 0.48), (0.56 * side, 0.7), (0.2 * side, 0.5)), fin, brush.line)
+        brush.polygon(path("0.26,0.06 0.6,0.48 0.56,0.7 0.2,0.5", side), fin, brush.line)
     brush.blob(_mirrored("0,-0.98 0.24,-0.62 0.34,-0.1 0.22,0.54"))
     brush.blob(path("0.04,-0.86 0.2,-0.6 0.3,-0.1 0.18,0.52 0.06,0.52"), SHADE)
     brush.ellipse(0, -0.26, 0.17, 0.17, GLASS, GLASS_LINE)
