@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
+from PIL.ImageColor import getrgb as rgb
 
 from clipmem_core import columns as c
 from clipmem_core.config import InputError
@@ -34,16 +35,16 @@ HANGING_SLOTS: Slots = {
 }
 SMALL = ("apple", "bird", "butterfly", "cup", "flower", "mushroom")
 SKIES: dict[str, tuple[Colour, Colour, Colour]] = {  # top, middle, horizon
-    "sunny": ((124, 188, 234), (176, 216, 242), (228, 243, 250)),
-    "cloudy": ((160, 180, 200), (190, 206, 218), (224, 230, 234)),
-    "sunset": ((112, 104, 168), (234, 140, 128), (255, 214, 150)),
-    "night": ((22, 26, 62), (44, 50, 102), (92, 92, 148)),
+    "sunny": (rgb("#7cbcea"), rgb("#b0d8f2"), rgb("#e4f3fa")),
+    "cloudy": (rgb("#a0b4c8"), rgb("#beceda"), rgb("#e0e6ea")),
+    "sunset": (rgb("#7068a8"), rgb("#ea8c80"), rgb("#ffd696")),
+    "night": (rgb("#161a3e"), rgb("#2c3266"), rgb("#5c5c94")),
 }
 TINTS: dict[str, tuple[Colour, float]] = {  # colour and strength of each light on the land
-    "sunny": ((255, 250, 220), 0.05),
-    "cloudy": ((150, 164, 180), 0.22),
-    "sunset": ((226, 112, 92), 0.3),
-    "night": ((26, 30, 78), 0.66),
+    "sunny": (rgb("#fffadc"), 0.05),
+    "cloudy": (rgb("#96a4b4"), 0.22),
+    "sunset": (rgb("#e2705c"), 0.3),
+    "night": (rgb("#1a1e4e"), 0.66),
 }
 
 
@@ -212,14 +213,14 @@ def _draw_object(canvas: Canvas, spot: Spot, *, afloat: bool, upside_down: bool)
     kind, rng, side = KINDS[spot.thing.kind], canvas.rng, canvas.side
     x, feet, half = spot.x, spot.y + kind.half_height * spot.size, kind.half_width * spot.size
     if spot.grounded and not afloat:
-        canvas.disc(x, feet - 0.004, half * 0.95, (36, 22, 60, 60), ry=0.12 * spot.size)
+        canvas.disc(x, feet - 0.004, half * 0.95, rgb("#24163c3c"), ry=0.12 * spot.size)
     turn = rotation(rng.uniform(-2.5, 2.5) if kind.stands else rng.uniform(-13, 13))
     stretch = np.diag((rng.choice((-1, 1)) * rng.uniform(0.94, 1.03), -1.0 if upside_down else 1.0))
     matrix, origin = turn @ stretch * spot.size * side, np.array((x, spot.y)) * side
     kind.draw(Brush(canvas.pen, spot.thing.colour, matrix, origin, max(2, round(side * 0.0085))), rng)
     if spot.grounded and afloat:  # the hull sinks into the water
-        canvas.disc(x, feet + 0.004, half * 0.86, (*canvas.lit((104, 168, 202)), 215), ry=half * 0.12)
-        canvas.disc(x, feet - 0.004, half * 0.5, (255, 255, 255, 70), ry=half * 0.03)
+        canvas.disc(x, feet + 0.004, half * 0.86, (*canvas.lit(rgb("#68a8ca")), 215), ry=half * 0.12)
+        canvas.disc(x, feet - 0.004, half * 0.5, rgb("#ffffff46"), ry=half * 0.03)
 
 
 def _dot(canvas: Canvas, background: Image.Image, fill: Colour) -> None:
@@ -243,49 +244,49 @@ def _sky(canvas: Canvas, horizon: float) -> None:
     x = 0.5 + side * canvas.rng.uniform(0.26, 0.36)
     if canvas.light == "night":
         for sx, sy, r in canvas.rng.uniform((0, 0, 0.002), (1, horizon, 0.007), size=(26, 3)):
-            canvas.disc(sx, sy, r, (255, 250, 225, 210))
-        canvas.disc(x, 0.17, 0.1, (255, 246, 214, 40))
-        canvas.disc(x, 0.17, 0.07, (255, 244, 210))
+            canvas.disc(sx, sy, r, rgb("#fffae1d2"))
+        canvas.disc(x, 0.17, 0.1, rgb("#fff6d628"))
+        canvas.disc(x, 0.17, 0.07, rgb("#fff4d2"))
         canvas.disc(x - 0.03, 0.15, 0.06, blend(SKIES["night"][0], SKIES["night"][1], 0.55))
     elif canvas.light == "sunset":
-        canvas.disc(x, horizon - 0.05, 0.17, (255, 236, 170, 60))
-        canvas.disc(x, horizon - 0.05, 0.11, (255, 226, 140))
+        canvas.disc(x, horizon - 0.05, 0.17, rgb("#ffecaa3c"))
+        canvas.disc(x, horizon - 0.05, 0.11, rgb("#ffe28c"))
     elif canvas.light == "sunny":
-        canvas.disc(x, 0.15, 0.12, (255, 246, 190, 90))
-        canvas.disc(x, 0.15, 0.075, (255, 226, 120))
+        canvas.disc(x, 0.15, 0.12, rgb("#fff6be5a"))
+        canvas.disc(x, 0.15, 0.075, rgb("#ffe278"))
         clouds = [(0.5 - side * 0.3, 0.16, 0.8)]
     else:
         clouds = [(0.16, 0.12, 1.1), (0.56, 0.2, 1.1), (0.9, 0.1, 1.1)]
     for cx, cy, size in clouds:
         cx, cy = cx + canvas.rng.uniform(-0.06, 0.06), cy + canvas.rng.uniform(-0.04, 0.04)
         for dx, dy, r in ((-0.08, 0.01, 0.05), (0, -0.015, 0.07), (0.08, 0.01, 0.05)):
-            canvas.disc(cx + dx * size, cy + dy * size, r * size, (250, 252, 255), ry=r * size * 0.72)
+            canvas.disc(cx + dx * size, cy + dy * size, r * size, rgb("#fafcff"), ry=r * size * 0.72)
 
 
 def _meadow(canvas: Canvas) -> None:
     _sky(canvas, 0.6)
-    canvas.land((172, 206, 150), 0.56, 0.03)
-    canvas.land((158, 200, 118), 0.63, 0.025, waves=0.8)
-    canvas.land((134, 184, 98), 0.78, 0.02, waves=0.6)
-    petals: tuple[Colour, ...] = ((255, 250, 240), (255, 224, 120), (250, 190, 200))
+    canvas.land(rgb("#acce96"), 0.56, 0.03)
+    canvas.land(rgb("#9ec876"), 0.63, 0.025, waves=0.8)
+    canvas.land(rgb("#86b862"), 0.78, 0.02, waves=0.6)
+    petals: tuple[Colour, ...] = (rgb("#fffaf0"), rgb("#ffe078"), rgb("#fabec8"))
     for x, y in canvas.rng.uniform((0.02, 0.7), (0.98, 0.97), size=(12, 2)):
         canvas.disc(x, y, 0.011, canvas.lit(petals[int(x * 97) % 3]))
 
 
 def _hills(canvas: Canvas) -> None:
     _sky(canvas, 0.75)
-    canvas.land((150, 150, 176), 0.62, 0.05)
-    canvas.land((112, 126, 140), 0.7, 0.035, waves=0.9)
-    canvas.land((88, 116, 110), 0.8, 0.02, waves=0.7)
+    canvas.land(rgb("#9696b0"), 0.62, 0.05)
+    canvas.land(rgb("#707e8c"), 0.7, 0.035, waves=0.9)
+    canvas.land(rgb("#58746e"), 0.8, 0.02, waves=0.7)
 
 
 def _desert(canvas: Canvas) -> None:
     _sky(canvas, 0.6)
-    canvas.land((240, 208, 150), 0.57, 0.03, waves=0.8)
-    canvas.land((230, 188, 124), 0.66, 0.035, waves=0.7)
-    canvas.land((218, 170, 106), 0.8, 0.025, waves=0.6)
+    canvas.land(rgb("#f0d096"), 0.57, 0.03, waves=0.8)
+    canvas.land(rgb("#e6bc7c"), 0.66, 0.035, waves=0.7)
+    canvas.land(rgb("#daaa6a"), 0.8, 0.025, waves=0.6)
     x = 0.12 if canvas.rng.random() < 0.5 else 0.88
-    green = canvas.lit((112, 150, 104))
+    green = canvas.lit(rgb("#709668"))
     for left, top, right, bottom in ((-0.02, 0.4, 0.02, 0.66), (-0.07, 0.5, 0.02, 0.53), (-0.07, 0.44, -0.04, 0.53)):
         canvas.pen.rounded_rectangle(
             [(x + left) * canvas.side, top * canvas.side, (x + right) * canvas.side, bottom * canvas.side],
@@ -296,21 +297,21 @@ def _desert(canvas: Canvas) -> None:
 
 def _snow(canvas: Canvas) -> None:
     _sky(canvas, 0.62)
-    canvas.land((204, 218, 234), 0.55, 0.04)
+    canvas.land(rgb("#ccdaea"), 0.55, 0.04)
     for x in canvas.rng.uniform(0.0, 1.0, size=7):
         height = canvas.rng.uniform(0.08, 0.14)
-        canvas.shape([(x, 0.62 - height), (x + 0.045, 0.64), (x - 0.045, 0.64)], canvas.lit((128, 158, 160)))
-    canvas.land((232, 240, 247), 0.64, 0.02, waves=0.8)
-    canvas.land((246, 249, 252), 0.78, 0.02, waves=0.6)
+        canvas.shape([(x, 0.62 - height), (x + 0.045, 0.64), (x - 0.045, 0.64)], canvas.lit(rgb("#809ea0")))
+    canvas.land(rgb("#e8f0f7"), 0.64, 0.02, waves=0.8)
+    canvas.land(rgb("#f6f9fc"), 0.78, 0.02, waves=0.6)
     for x, y, r in canvas.rng.uniform((0, 0, 0.004), (1, 0.95, 0.011), size=(34, 3)):
-        canvas.disc(x, y, r, (255, 255, 255, 225))
+        canvas.disc(x, y, r, rgb("#ffffffe1"))
 
 
 def _city(canvas: Canvas) -> None:
     _sky(canvas, 0.7)
-    glow: Colour = (255, 222, 140, 230) if canvas.light == "night" else (240, 244, 250, 110)
+    glow: Colour = rgb("#ffde8ce6") if canvas.light == "night" else rgb("#f0f4fa6e")
     lit_windows = 0.55 if canvas.light == "night" else 0.8
-    for depth, tone in enumerate(((168, 182, 204), (136, 150, 178))):
+    for depth, tone in enumerate((rgb("#a8b6cc"), rgb("#8896b2"))):
         x = -canvas.rng.uniform(0.0, 0.08)
         while x < 1:
             width, top = canvas.rng.uniform(0.09, 0.17), canvas.rng.uniform(0.3, 0.52) + 0.06 * depth
@@ -319,35 +320,35 @@ def _city(canvas: Canvas) -> None:
                 left, high = x + width * (0.2 + 0.36 * column), top + 0.035 + 0.06 * row
                 canvas.box(left, high, left + width * 0.2, high + 0.03, glow)
             x += width
-    canvas.box(0, 0.74, 1, 0.79, canvas.lit((200, 200, 204)))
-    canvas.box(0, 0.78, 1, 1, canvas.lit((126, 130, 144)))
+    canvas.box(0, 0.74, 1, 0.79, canvas.lit(rgb("#c8c8cc")))
+    canvas.box(0, 0.78, 1, 1, canvas.lit(rgb("#7e8290")))
     for x in np.arange(0.02, 1.0, 0.24):
-        canvas.box(x, 0.945, x + 0.12, 0.957, canvas.lit((236, 232, 216)))
+        canvas.box(x, 0.945, x + 0.12, 0.957, canvas.lit(rgb("#ece8d8")))
 
 
 def _room(canvas: Canvas) -> None:
-    walls: tuple[Colour, ...] = ((244, 226, 200), (214, 228, 222), (240, 214, 208), (220, 222, 238))
+    walls: tuple[Colour, ...] = (rgb("#f4e2c8"), rgb("#d6e4de"), rgb("#f0d6d0"), rgb("#dcdeee"))
     wall = walls[int(canvas.rng.integers(len(walls)))]
-    canvas.gradient(blend(wall, (255, 255, 255), 0.25), blend(wall, (150, 120, 110), 0.1), end=0.7)
-    canvas.box(0, 0.685, 1, 0.72, (250, 246, 240))
-    canvas.box(0, 0.72, 1, 1, (198, 154, 114))
+    canvas.gradient(blend(wall, rgb("#ffffff"), 0.25), blend(wall, rgb("#96786e"), 0.1), end=0.7)
+    canvas.box(0, 0.685, 1, 0.72, rgb("#faf6f0"))
+    canvas.box(0, 0.72, 1, 1, rgb("#c69a72"))
     for y in (0.79, 0.88):
-        canvas.box(0, y, 1, y + 0.006, (172, 128, 92))
-    canvas.disc(0.5, 0.9, 0.42, blend(wall, (150, 70, 90), 0.35), ry=0.075)
-    canvas.disc(0.5, 0.9, 0.36, blend(wall, (255, 255, 255), 0.3), ry=0.055)
+        canvas.box(0, y, 1, y + 0.006, rgb("#ac805c"))
+    canvas.disc(0.5, 0.9, 0.42, blend(wall, rgb("#96465a"), 0.35), ry=0.075)
+    canvas.disc(0.5, 0.9, 0.36, blend(wall, rgb("#ffffff"), 0.3), ry=0.055)
     x = 0.2 if canvas.rng.random() < 0.5 else 0.8
-    canvas.box(x - 0.13, 0.1, x + 0.13, 0.44, (250, 246, 240))
-    canvas.box(x - 0.11, 0.12, x + 0.11, 0.42, (178, 216, 240))
-    canvas.disc(x + 0.04, 0.33, 0.05, (236, 246, 252), ry=0.03)
-    canvas.box(x - 0.006, 0.12, x + 0.006, 0.42, (250, 246, 240))
-    canvas.box(x - 0.11, 0.262, x + 0.11, 0.274, (250, 246, 240))
+    canvas.box(x - 0.13, 0.1, x + 0.13, 0.44, rgb("#faf6f0"))
+    canvas.box(x - 0.11, 0.12, x + 0.11, 0.42, rgb("#b2d8f0"))
+    canvas.disc(x + 0.04, 0.33, 0.05, rgb("#ecf6fc"), ry=0.03)
+    canvas.box(x - 0.006, 0.12, x + 0.006, 0.42, rgb("#faf6f0"))
+    canvas.box(x - 0.11, 0.262, x + 0.11, 0.274, rgb("#faf6f0"))
 
 
 def _water(canvas: Canvas, top: float, bottom: float) -> None:
-    front, horizon = canvas.lit((70, 138, 184)), canvas.lit((128, 190, 214))
+    front, horizon = canvas.lit(rgb("#468ab8")), canvas.lit(rgb("#80bed6"))
     for i, y in enumerate(np.linspace(top, bottom, 7)):
         canvas.box(0, float(y), 1, 1, blend(horizon, front, i / 6))
-    foam = (*blend(canvas.lit((255, 255, 255)), (255, 255, 255), 0.4), 130)
+    foam = (*blend(canvas.lit(rgb("#ffffff")), rgb("#ffffff"), 0.4), 130)
     for x, y in canvas.rng.uniform((0.0, top + 0.03), (0.95, bottom), size=(14, 2)):
         canvas.stroke([(x, y), (x + 0.08, y)], foam, canvas.side // 110)
 
@@ -360,37 +361,37 @@ def _sea(canvas: Canvas) -> None:
 def _beach(canvas: Canvas) -> None:
     _sky(canvas, 0.5)
     _water(canvas, 0.5 + canvas.lift, 0.68 + canvas.lift)
-    canvas.land((250, 244, 228), 0.655, 0.014, waves=0.9)
-    canvas.land((240, 218, 172), 0.68, 0.014, waves=0.9)
-    canvas.land((232, 204, 154), 0.84, 0.016, waves=0.6)
+    canvas.land(rgb("#faf4e4"), 0.655, 0.014, waves=0.9)
+    canvas.land(rgb("#f0daac"), 0.68, 0.014, waves=0.9)
+    canvas.land(rgb("#e8cc9a"), 0.84, 0.016, waves=0.6)
     for x, y in canvas.rng.uniform((0.02, 0.76), (0.98, 0.97), size=(9, 2)):
-        canvas.disc(x, y, 0.008, canvas.lit((250, 236, 206)), ry=0.005)
+        canvas.disc(x, y, 0.008, canvas.lit(rgb("#faecce")), ry=0.005)
 
 
 def _forest(canvas: Canvas) -> None:
-    canvas.gradient((196, 222, 190), (226, 236, 200), (206, 222, 170))
-    for depth, tone in enumerate(((172, 196, 164), (138, 160, 128))):
+    canvas.gradient(rgb("#c4debe"), rgb("#e2ecc8"), rgb("#cedeaa"))
+    for depth, tone in enumerate((rgb("#acc4a4"), rgb("#8aa080"))):
         for x in canvas.rng.uniform(0, 1, size=6):
             half = 0.014 + 0.012 * depth
             canvas.box(x - half, 0, x + half, 0.78, tone)
     for x in np.linspace(0, 1, 8) + canvas.rng.uniform(-0.04, 0.04, size=8):
-        canvas.disc(x, -0.02, 0.13, (122, 160, 112), ry=0.1 + 0.04 * canvas.rng.random())
-    canvas.land((142, 168, 102), 0.68, 0.02)
-    canvas.land((120, 148, 88), 0.8, 0.02, waves=0.7)
+        canvas.disc(x, -0.02, 0.13, rgb("#7aa070"), ry=0.1 + 0.04 * canvas.rng.random())
+    canvas.land(rgb("#8ea866"), 0.68, 0.02)
+    canvas.land(rgb("#789458"), 0.8, 0.02, waves=0.7)
     for x, y in canvas.rng.uniform((0, 0.72), (1, 0.97), size=(10, 2)):
-        canvas.disc(x, y, 0.014, (186, 142, 84), ry=0.007)
+        canvas.disc(x, y, 0.014, rgb("#ba8e54"), ry=0.007)
 
 
 def _underwater(canvas: Canvas) -> None:
-    canvas.gradient((150, 216, 222), (70, 156, 190), (32, 96, 150))
+    canvas.gradient(rgb("#96d8de"), rgb("#469cbe"), rgb("#206096"))
     for x in canvas.rng.uniform(0.0, 0.9, size=3):
-        canvas.shape([(x, 0), (x + 0.1, 0), (x - 0.06, 0.9), (x - 0.26, 0.9)], (255, 255, 255, 26))
-    canvas.land((206, 190, 150), 0.88, 0.02, waves=0.8)
+        canvas.shape([(x, 0), (x + 0.1, 0), (x - 0.06, 0.9), (x - 0.26, 0.9)], rgb("#ffffff1a"))
+    canvas.land(rgb("#cebe96"), 0.88, 0.02, waves=0.8)
     for x in (*canvas.rng.uniform(0.02, 0.2, size=2), *canvas.rng.uniform(0.8, 0.98, size=2)):
         y = np.linspace(0.94, canvas.rng.uniform(0.58, 0.72), 14)
-        canvas.stroke([*zip(x + 0.02 * np.sin(y * 40), y, strict=True)], (58, 140, 110), canvas.side // 36)
+        canvas.stroke([*zip(x + 0.02 * np.sin(y * 40), y, strict=True)], rgb("#3a8c6e"), canvas.side // 36)
     for x, y, r in canvas.rng.uniform((0.05, 0.05, 0.008), (0.95, 0.8, 0.02), size=(9, 3)):
-        canvas.disc(x, y, r, (255, 255, 255, 80))
+        canvas.disc(x, y, r, rgb("#ffffff50"))
 
 
 _BACKGROUNDS: dict[str, Callable[[Canvas], None]] = {

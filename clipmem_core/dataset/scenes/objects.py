@@ -6,33 +6,34 @@ from functools import lru_cache
 
 import numpy as np
 from PIL import ImageDraw
+from PIL.ImageColor import getrgb as rgb
 
 Colour = tuple[int, ...]  # RGB, or RGBA for a translucent one
 Points = tuple[tuple[float, float], ...]
 
 COLOURS: dict[str, Colour] = {
-    "red": (221, 68, 64),
-    "blue": (62, 118, 204),
-    "yellow": (248, 203, 70),
-    "green": (62, 150, 92),
-    "orange": (240, 136, 56),
-    "white": (247, 244, 237),
-    "pink": (242, 142, 176),
-    "purple": (138, 92, 186),
-    "brown": (148, 100, 70),
-    "black": (62, 62, 76),
-    "teal": (44, 164, 164),
+    "red": rgb("#dd4440"),
+    "blue": rgb("#3e76cc"),
+    "yellow": rgb("#f8cb46"),
+    "green": rgb("#3e965c"),
+    "orange": rgb("#f08838"),
+    "white": rgb("#f7f4ed"),
+    "pink": rgb("#f28eb0"),
+    "purple": rgb("#8a5cba"),
+    "brown": rgb("#946446"),
+    "black": rgb("#3e3e4c"),
+    "teal": rgb("#2ca4a4"),
 }
-SHADE: Colour = (40, 20, 60, 42)
-SHINE: Colour = (255, 255, 255, 96)
-WHITE = (255, 255, 255)
-DARK = (46, 38, 56)
-BARK = (132, 92, 66)
-LEAF, LEAF_LINE = (84, 150, 84), (44, 92, 58)
-CREAM = (250, 238, 214)
-GLASS, GLASS_LINE = (190, 224, 240), (84, 116, 146)
-WOOD, WOOD_LINE = (146, 98, 68), (86, 56, 44)
-WARM = (255, 228, 150)
+SHADE: Colour = rgb("#28143c2a")
+SHINE: Colour = rgb("#ffffff60")
+WHITE = rgb("#ffffff")
+DARK = rgb("#2e2638")
+BARK = rgb("#845c42")
+LEAF, LEAF_LINE = rgb("#549654"), rgb("#2c5c3a")
+CREAM = rgb("#faeed6")
+GLASS, GLASS_LINE = rgb("#bee0f0"), rgb("#547492")
+WOOD, WOOD_LINE = rgb("#926244"), rgb("#56382c")
+WARM = rgb("#ffe496")
 
 
 def blend(first: Colour, second: Colour, share: float) -> Colour:
@@ -80,7 +81,7 @@ class Brush:
     ) -> None:
         self.pen = pen
         self.fill = COLOURS[colour]
-        self.line = blend(self.fill, (38, 26, 46), 0.88 if colour == "black" else 0.55)
+        self.line = blend(self.fill, rgb("#261a2e"), 0.88 if colour == "black" else 0.55)
         self.matrix = matrix  # [2, 2], object units to pixels
         self.origin = origin  # [2], pixels
         self.line_width = line_width
@@ -154,22 +155,22 @@ def _draw_cat(brush: Brush, rng: np.random.Generator) -> None:
     brush.curve(path("0.38,0.82 0.7,0.72 0.74,0.38 0.6,0.12"), brush.line, 0.22)
     brush.curve(path("0.38,0.82 0.7,0.72 0.74,0.38 0.6,0.12"), brush.fill, 0.14)
     brush.blob(_mirrored("0,-0.16 0.38,0.2 0.54,0.72 0.42,0.98 0,1"))
-    brush.ellipse(0, 0.58, 0.2, 0.34, (255, 255, 255, 70))
+    brush.ellipse(0, 0.58, 0.2, 0.34, rgb("#ffffff46"))
     for side in (-1, 1):
         brush.ellipse(0.2 * side, 0.93, 0.17, 0.09)
         brush.polygon(path("0.1,-0.66 0.46,-1 0.52,-0.4", side))
-        brush.polygon(path("0.24,-0.66 0.41,-0.85 0.45,-0.5", side), (245, 160, 170))
+        brush.polygon(path("0.24,-0.66 0.41,-0.85 0.45,-0.5", side), rgb("#f5a0aa"))
     brush.blob(_mirrored("0,-0.76 0.4,-0.68 0.56,-0.36 0.36,-0.06 0,0"))
     if rng.random() < 0.5:  # a tabby's forehead
         for x in (-0.14, 0, 0.14):
             brush.stroke(((x, -0.7), (x, -0.56)), brush.line, 0.05)
-    brush.ellipse(0, -0.19, 0.2, 0.13, (255, 255, 255, 130))
+    brush.ellipse(0, -0.19, 0.2, 0.13, rgb("#ffffff82"))
     for side in (-1, 1):
-        brush.ellipse(0.23 * side, -0.38, 0.1, 0.12, (196, 222, 120), DARK)
+        brush.ellipse(0.23 * side, -0.38, 0.1, 0.12, rgb("#c4de78"), DARK)
         brush.ellipse(0.23 * side, -0.37, 0.05, 0.1, DARK)
         brush.stroke(path("0.3,-0.18 0.64,-0.22", side), (*DARK, 150), 0.02)
         brush.stroke(path("0.3,-0.13 0.62,-0.06", side), (*DARK, 150), 0.02)
-    brush.polygon(path("-0.07,-0.25 0.07,-0.25 0,-0.17"), (236, 120, 130))
+    brush.polygon(path("-0.07,-0.25 0.07,-0.25 0,-0.17"), rgb("#ec7882"))
 
 
 @_kind("cars", "red blue white", "city desert snow meadow beach", stands=True, extent=(1.0, 0.56))
@@ -186,13 +187,13 @@ def _draw_car(brush: Brush, rng: np.random.Generator) -> None:
     brush.ellipse(0.9, 0.1, 0.08, 0.07, WARM, brush.line)
     brush.stroke(path("-0.02,-0.08 -0.02,0.28"), brush.line, 0.03)
     for x in (-0.54, 0.56):
-        brush.ellipse(x, 0.34, 0.22, 0.22, (58, 56, 68), (30, 28, 38))
-        brush.ellipse(x, 0.34, 0.1, 0.1, (206, 208, 216))
+        brush.ellipse(x, 0.34, 0.22, 0.22, rgb("#3a3844"), rgb("#1e1c26"))
+        brush.ellipse(x, 0.34, 0.1, 0.1, rgb("#ced0d8"))
 
 
 @_kind("trees", "green orange pink", "meadow snow city hills desert", stands=True, extent=(0.72, 1.0))
 def _draw_tree(brush: Brush, rng: np.random.Generator) -> None:
-    brush.polygon(path("-0.13,0.2 0.13,0.2 0.19,1 -0.19,1"), BARK, (82, 54, 42))
+    brush.polygon(path("-0.13,0.2 0.13,0.2 0.19,1 -0.19,1"), BARK, rgb("#52362a"))
     if rng.random() < 0.4:
         for top, half in ((0.12, 0.72), (-0.34, 0.56), (-0.98, 0.42)):
             brush.polygon(((0, top - 0.06), (half, top + 0.58), (-half, top + 0.58)))
@@ -209,10 +210,10 @@ def _draw_tree(brush: Brush, rng: np.random.Generator) -> None:
 @_kind("birds", "blue red yellow", "forest sea meadow city beach", stands=False, extent=(0.98, 0.7))
 def _draw_bird(brush: Brush, rng: np.random.Generator) -> None:
     brush.polygon(path("-0.5,0.06 -0.98,-0.14 -0.94,0.3 -0.5,0.36"))
-    brush.polygon(path("0.76,-0.22 0.98,-0.1 0.76,0.02"), (246, 170, 60), (178, 110, 40))
+    brush.polygon(path("0.76,-0.22 0.98,-0.1 0.76,0.02"), rgb("#f6aa3c"), rgb("#b26e28"))
     back = path("0.58,-0.46 0.8,-0.2 0.62,0.24 0.2,0.56")
     brush.blob((*back, (-0.3, 0.5), (-0.62, 0.2), (-0.3, -0.02), (0.24, -0.36)))
-    brush.blob(path("0.6,0.08 0.5,0.32 0.14,0.5 -0.2,0.44 0.2,0.24"), (255, 255, 255, 110))
+    brush.blob(path("0.6,0.08 0.5,0.32 0.14,0.5 -0.2,0.44 0.2,0.24"), rgb("#ffffff6e"))
     tip = -0.7 if rng.random() < 0.6 else -0.5
     wing: Points = ((0.26, 0.06), (0.12, -0.34), (-0.42, tip), (-0.46, -0.3), (-0.3, 0.12), (0.02, 0.24))
     brush.blob(wing, blend(brush.fill, brush.line, 0.22), brush.line)
@@ -223,8 +224,8 @@ def _draw_bird(brush: Brush, rng: np.random.Generator) -> None:
 
 @_kind("houses", "white red yellow", "meadow snow hills beach desert", stands=True, extent=(0.92, 1.0))
 def _draw_house(brush: Brush, rng: np.random.Generator) -> None:
-    roof, roof_line = ((122, 82, 78), (72, 46, 50)) if rng.random() < 0.6 else ((96, 104, 128), (54, 58, 80))
-    brush.polygon(path("0.36,-0.9 0.58,-0.9 0.58,-0.2 0.36,-0.2"), (176, 124, 104), roof_line)
+    roof, roof_line = (rgb("#7a524e"), rgb("#482e32")) if rng.random() < 0.6 else (rgb("#606880"), rgb("#363a50"))
+    brush.polygon(path("0.36,-0.9 0.58,-0.9 0.58,-0.2 0.36,-0.2"), rgb("#b07c68"), roof_line)
     brush.polygon(path("-0.72,-0.16 0,-0.86 0.72,-0.16 0.72,1 -0.72,1"))
     brush.polygon(path("0.34,-0.3 0.7,-0.14 0.7,0.98 0.34,0.98"), SHADE)
     brush.polygon(path("0,-1 0.94,-0.12 0.8,0.02 0,-0.72 -0.8,0.02 -0.94,-0.12"), roof, roof_line)
@@ -251,14 +252,14 @@ def _draw_flower(brush: Brush, rng: np.random.Generator) -> None:
     for angle in np.arange(petals) * 360 / petals + rng.uniform(0, 60):
         x, y = 0.33 * np.cos(np.deg2rad(angle)), 0.33 * np.sin(np.deg2rad(angle))
         brush.ellipse(x, y - 0.46, 0.23, 0.17, tilt=float(angle))
-    heart = (148, 100, 70) if brush.fill == COLOURS["yellow"] else (250, 206, 84)
+    heart = rgb("#946446") if brush.fill == COLOURS["yellow"] else rgb("#face54")
     brush.ellipse(0, -0.46, 0.19, 0.19, heart, blend(heart, DARK, 0.4))
     brush.ellipse(-0.05, -0.51, 0.06, 0.06, SHINE)
 
 
 @_kind("boats", "white red blue", "sea beach", stands=True, extent=(0.95, 1.0))
 def _draw_boat(brush: Brush, rng: np.random.Generator) -> None:
-    sail, line = ((252, 248, 236), (150, 144, 140)) if rng.random() < 0.7 else ((250, 226, 176), (160, 130, 96))
+    sail, line = (rgb("#fcf8ec"), rgb("#96908c")) if rng.random() < 0.7 else (rgb("#fae2b0"), rgb("#a08260"))
     brush.stroke(path("0,-0.98 0,0.5"), WOOD_LINE, 0.08)
     brush.blob(path("0.08,-0.9 0.34,-0.4 0.76,0.3 0.4,0.34 0.08,0.32"), sail, line)
     brush.polygon(path("-0.08,-0.7 -0.08,0.32 -0.6,0.32"), sail, line)
@@ -275,10 +276,10 @@ def _draw_fish(brush: Brush, rng: np.random.Generator) -> None:
     brush.blob(path("-0.24,-0.3 -0.1,-0.6 0.38,-0.44 0.3,-0.3"))
     back = path("1,0.02 0.7,-0.32 0.2,-0.46 -0.3,-0.32 -0.62,0")
     brush.blob((*back, (-0.3, 0.34), (0.2, 0.48), (0.7, 0.36)))
-    brush.blob(path("0.9,0.12 0.5,0.36 0.1,0.42 -0.3,0.28 0.2,0.24"), (255, 255, 255, 90))
+    brush.blob(path("0.9,0.12 0.5,0.36 0.1,0.42 -0.3,0.28 0.2,0.24"), rgb("#ffffff5a"))
     if rng.random() < 0.5:  # stripes
         for x in (-0.26, 0.0, 0.26):
-            brush.curve(((x, -0.32), (x + 0.08, 0), (x, 0.32)), (255, 255, 255, 150), 0.09)
+            brush.curve(((x, -0.32), (x + 0.08, 0), (x, 0.32)), rgb("#ffffff96"), 0.09)
     else:  # scales
         for x, y in ((-0.34, 0.0), (-0.12, -0.16), (-0.12, 0.16), (0.1, 0.0), (0.24, -0.22), (0.24, 0.2)):
             brush.curve(((x, y - 0.1), (x - 0.08, y), (x, y + 0.1)), brush.line, 0.03)
@@ -294,7 +295,7 @@ def _draw_balloon(brush: Brush, rng: np.random.Generator) -> None:
     brush.polygon(path("0,0.22 0.12,0.4 -0.12,0.4"))
     brush.blob(_mirrored("0,-1 0.38,-0.86 0.55,-0.44 0.38,0.04 0,0.28"))
     brush.blob(path("0.48,-0.4 0.32,0.02 0,0.23 -0.2,0.12 0.2,-0.1"), SHADE)
-    brush.ellipse(-0.22, -0.6, 0.1, 0.2, (255, 255, 255, 150), tilt=24)
+    brush.ellipse(-0.22, -0.6, 0.1, 0.2, rgb("#ffffff96"), tilt=24)
 
 
 @_kind("stars", "yellow white", "hills city snow desert sea", stands=False, extent=(0.95, 0.92))
@@ -305,7 +306,7 @@ def _draw_star(brush: Brush, rng: np.random.Generator) -> None:
     brush.polygon(tips)
     for i in range(0, 10, 2):
         brush.polygon(np.vstack([tips[i : i + 2], [[0, 0.06]]]), SHADE)
-    brush.ellipse(-0.16, -0.18, 0.1, 0.07, (255, 255, 255, 130), tilt=-35)
+    brush.ellipse(-0.16, -0.18, 0.1, 0.07, rgb("#ffffff82"), tilt=-35)
 
 
 @_kind("umbrellas", "red purple yellow", "beach city room meadow", stands=True, extent=(1.0, 1.0))
@@ -326,7 +327,7 @@ def _draw_umbrella(brush: Brush, rng: np.random.Generator) -> None:
 @_kind("butterflies", "purple orange", "meadow forest beach room", stands=False, extent=(1.0, 0.8))
 def _draw_butterfly(brush: Brush, rng: np.random.Generator) -> None:
     lower = blend(brush.fill, brush.line, 0.25)
-    spot = (255, 255, 255, 190) if rng.random() < 0.5 else (255, 214, 110, 220)
+    spot = rgb("#ffffffbe") if rng.random() < 0.5 else rgb("#ffd66edc")
     for s in (-1, 1):
         brush.blob(path("0.04,0.06 0.5,0.06 0.66,0.5 0.34,0.78", s), lower, brush.line)
         brush.blob(path("0.04,-0.02 0.28,-0.54 0.8,-0.78 0.98,-0.4 0.6,0.1", s))
@@ -357,9 +358,9 @@ def _draw_cup(brush: Brush, rng: np.random.Generator) -> None:
     brush.polygon(path("0.24,-0.2 0.6,-0.24 0.56,0.3 0.41,0.7 0.1,0.77"), SHADE)
     brush.stroke(path("-0.42,0.02 -0.36,0.42"), SHINE, 0.1)
     brush.ellipse(0, -0.26, 0.62, 0.16)
-    brush.ellipse(0, -0.25, 0.5, 0.1, (112, 70, 48) if rng.random() < 0.6 else (196, 150, 70))
+    brush.ellipse(0, -0.25, 0.5, 0.1, rgb("#704630") if rng.random() < 0.6 else rgb("#c49646"))
     for x in (-0.24, 0.16):
-        brush.curve(((x, -0.4), (x + 0.1, -0.52), (x, -0.66), (x + 0.08, -0.78)), (255, 255, 255, 150), 0.06)
+        brush.curve(((x, -0.4), (x + 0.1, -0.52), (x, -0.66), (x + 0.08, -0.78)), rgb("#ffffff96"), 0.06)
 
 
 @_kind("kites", "red teal yellow", "beach meadow sea city desert", stands=False, extent=(0.72, 1.0))
@@ -379,11 +380,11 @@ def _draw_kite(brush: Brush, rng: np.random.Generator) -> None:
 @_kind("mushrooms", "red brown orange", "forest meadow hills", stands=True, extent=(0.9, 0.92))
 def _draw_mushroom(brush: Brush, rng: np.random.Generator) -> None:
     stem = path("-0.22,-0.1 0.22,-0.1 0.26,0.5 0.36,0.9 0,0.96 -0.36,0.9 -0.26,0.5")
-    brush.blob(stem, CREAM, (170, 144, 116))
+    brush.blob(stem, CREAM, rgb("#aa9074"))
     brush.blob(path("0.06,0.06 0.2,0.1 0.22,0.5 0.3,0.86 0.08,0.88"), SHADE)
     cap = path("-0.9,0.06 -0.74,-0.46 -0.36,-0.84 0.06,-0.92 0.48,-0.76 0.8,-0.38 0.9,0.08")
     brush.blob((*cap, (0.5, 0.2), (-0.5, 0.2)))
-    spot = blend(CREAM, (190, 150, 130), 0.5) if brush.fill == COLOURS["white"] else CREAM
+    spot = blend(CREAM, rgb("#be9682"), 0.5) if brush.fill == COLOURS["white"] else CREAM
     for x, y, r in ((-0.46, -0.26, 0.17), (0.06, -0.56, 0.15), (0.52, -0.2, 0.15), (0.04, -0.06, 0.11)):
         brush.ellipse(x + rng.uniform(-0.05, 0.05), y, r, r * 0.85, spot)
 
@@ -391,23 +392,23 @@ def _draw_mushroom(brush: Brush, rng: np.random.Generator) -> None:
 @_kind("lamps", "yellow teal white", "room hills snow", stands=True, extent=(0.66, 1.0))
 def _draw_lamp(brush: Brush, rng: np.random.Generator) -> None:
     for r in (0.66, 0.46):
-        brush.ellipse(0, -0.06, r, r * 0.7, (255, 236, 150, 44))
+        brush.ellipse(0, -0.06, r, r * 0.7, rgb("#ffec962c"))
     if rng.random() < 0.5:
-        brush.stroke(path("0,-0.1 0,0.86"), (120, 96, 84), 0.11)
+        brush.stroke(path("0,-0.1 0,0.86"), rgb("#786054"), 0.11)
     else:
-        brush.ellipse(0, 0.52, 0.24, 0.3, (206, 176, 140), (120, 96, 84))
+        brush.ellipse(0, 0.52, 0.24, 0.3, rgb("#ceb08c"), rgb("#786054"))
     foot = path("-0.4,0.94 -0.3,0.82 0.3,0.82 0.4,0.94 0.3,1 -0.3,1")
-    brush.blob(foot, (150, 118, 96), (92, 70, 62))
-    brush.ellipse(0, -0.08, 0.16, 0.16, (255, 246, 200))
+    brush.blob(foot, rgb("#967660"), rgb("#5c463e"))
+    brush.ellipse(0, -0.08, 0.16, 0.16, rgb("#fff6c8"))
     top = 0.3 + rng.uniform(-0.04, 0.06)
     brush.polygon(((-top, -0.98), (top, -0.98), (0.64, -0.1), (-0.64, -0.1)))
     brush.polygon(((-0.05, -0.96), (top - 0.02, -0.96), (0.6, -0.12), (0.24, -0.12)), SHADE)
-    brush.polygon(((-top + 0.06, -0.96), (-0.14, -0.96), (-0.2, -0.12), (-0.54, -0.12)), (255, 250, 210, 100))
+    brush.polygon(((-top + 0.06, -0.96), (-0.14, -0.96), (-0.2, -0.12), (-0.54, -0.12)), rgb("#fffad264"))
 
 
 @_kind("turtles", "green brown teal", "beach underwater meadow desert", stands=True, extent=(1.0, 0.58))
 def _draw_turtle(brush: Brush, rng: np.random.Generator) -> None:
-    skin, line = (152, 186, 110), (82, 108, 66)
+    skin, line = rgb("#98ba6e"), rgb("#526c42")
     for x in (-0.42, 0.34):
         brush.blob(((x - 0.14, 0.2), (x + 0.16, 0.2), (x + 0.2, 0.54), (x - 0.16, 0.56)), skin, line)
     brush.polygon(path("-0.7,0.2 -0.98,0.36 -0.66,0.36"), skin, line)
@@ -424,8 +425,8 @@ def _draw_turtle(brush: Brush, rng: np.random.Generator) -> None:
 @_kind("rockets", "white red blue", "hills desert city sea", stands=False, extent=(0.6, 1.0))
 def _draw_rocket(brush: Brush, rng: np.random.Generator) -> None:
     flame = rng.uniform(0.88, 0.98)
-    brush.blob(((-0.2, 0.54), (0.2, 0.54), (0.12, 0.8), (0, flame), (-0.12, 0.8)), (248, 160, 60), (214, 96, 50))
-    brush.blob(path("-0.1,0.56 0.1,0.56 0,0.82"), (255, 230, 130))
+    brush.blob(((-0.2, 0.54), (0.2, 0.54), (0.12, 0.8), (0, flame), (-0.12, 0.8)), rgb("#f8a03c"), rgb("#d66032"))
+    brush.blob(path("-0.1,0.56 0.1,0.56 0,0.82"), rgb("#ffe682"))
     fin = blend(brush.fill, brush.line, 0.4)
     for side in (-1, 1):
         brush.polygon(path("0.26,0.06 0.6,0.48 0.56,0.7 0.2,0.5", side), fin, brush.line)
