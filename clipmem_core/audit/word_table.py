@@ -34,6 +34,7 @@ from clipmem_core.training.word_model import VECTOR, Predictions, WordModel, fit
 HALVES = ("0", "1")  # names of the models; each has a folder until words.parquet is written
 STATE, PREDICTED, SHARE = "state.pt", "predictions.npz", "share.json"
 RATIOS = "ratios.json"  # of `fit_words`
+MOST_FITTED = 1_000_000  # words that log-likelihood ratios are fitted on, evenly spaced
 NOTABLE = 0.0  # better words are stored of words that are more surprising than this
 SMALL = 2_000  # captions: their models train in less time than a process takes to start
 REPORTED = 2.0  # seconds between two reports of progress
@@ -119,9 +120,9 @@ def surprises(words: Words, predicted: Predictions) -> tuple[np.ndarray, list[np
     evidence, kinds = predicted_evidence(words, predicted, changed_words(words, seed=SEED))
     # A word that a caption repeats a thousand times counts once.
     caption = np.repeat(np.arange(len(words.caption_start) - 1), np.diff(words.caption_start))
-    different = np.unique(
-        caption * words.vocabulary_size + np.minimum(words.ids, words.vocabulary_size), return_index=True
-    )[1]
+    keys = caption * words.vocabulary_size + np.minimum(words.ids, words.vocabulary_size)
+    different = np.unique(keys, return_index=True)[1]
+    different = different[:: 1 + len(different) // MOST_FITTED]
     ratios = fit_words(evidence[different], kinds[different])
     return surprise(ratios, evidence, kinds), ratios
 

@@ -149,10 +149,11 @@ def word_evidence(alone: np.ndarray, together: np.ndarray, frequency: np.ndarray
     of all captions of a pair goes unnoticed in the second.
 
     Args: log-probabilities given picture and caption (`alone`) and given the pair's other captions too (`together`),
-    NaN for words that are not predicted; frequency among all words. Of one shape; returns [..., 4].
+    NaN for words that are not predicted; frequency among all words. Of one shape; returns float32 [..., 4].
     """
     with np.errstate(divide="ignore"):
         surprise = np.log(frequency)[..., None] - np.stack([alone, together], axis=-1)
+    surprise = surprise.astype(np.float32)  # of ten million words in a large set
     return np.concatenate([surprise, np.maximum(surprise, 0.0)], axis=-1)
 
 
