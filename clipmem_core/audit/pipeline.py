@@ -283,7 +283,7 @@ def run_audit(
         try:
             finish_audit(Progress(audit, screen, source, config, again, executor), is_new=not audit.begun)
         except FileNotFoundError:
-            if audit.folder.exists():
+            if audit.begun:  # another member may have made its folder again
                 raise
             raise InputError(f"{audit.folder} was deleted while the audit ran: repeat the command") from None
     return audit

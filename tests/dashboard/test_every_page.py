@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
@@ -51,16 +50,6 @@ def test_a_page_opens_with_an_audit_with_none_and_with_nonsense_in_its_address(
     for shift in (0, 3):  # each parameter twice, with another nonsense
         nonsense = {name: NONSENSE[(place + shift) % len(NONSENSE)] for place, name in enumerate(NAMES.split())}
         open_page(page, audit="paper", **nonsense)
-
-
-@every_page
-def test_a_page_opens_with_an_older_audit_that_lacks_scores(copy: Copy, page: str) -> None:
-    audit = copy()
-    embed(audit)
-    table = pd.read_parquet(audit.folder / store.SCORES)
-    store.write_table(audit.folder / store.SCORES, table.drop(columns=["csls_out", "review_place", "p_value"]))
-    app = open_page(page, audit="made")
-    assert not app.error, said(app)
 
 
 @pytest.mark.parametrize("file", MAIN)

@@ -57,7 +57,8 @@ def test_a_share_of_the_rows_is_injected_and_the_rest_stays(kind: str) -> None:
         at = [(row, number) for row in marked for number in (0, 1)]
         differ = [key for key in at if pairs["captions"][key[0]][key[1]] != injected["captions"][key[0]][key[1]]]
         assert sorted(change[:2] for change in changes) == differ
-        assert len(differ) == len(marked) * (1 if kind in ("one-caption", "one-word") else 2)
+        if kind != "mixed":
+            assert len(differ) == len(marked) * (1 if kind in ("one-caption", "one-word") else 2)
     rest = np.setdiff1d(np.arange(120), marked)
     pd.testing.assert_frame_equal(injected.iloc[rest], pairs.iloc[rest], check_dtype=False)
     pd.testing.assert_frame_equal(pairs, before)
