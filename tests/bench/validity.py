@@ -352,8 +352,11 @@ def plant(
         known = words[c.CHANGED].to_numpy(copy=True)
         words.loc[drawn, c.SURPRISE] = known[drawn]
         words.loc[drawn, c.CHANGED] = rng.permutation(known)[drawn]
-    changed = dataclasses.replace(evidence, fit=fit, swapped=swapped, captions=captions, decoys=decoys, words=words)
-    return changed, n
+    parts = {"pairs": {}, "captions": {"captions": captions, "decoys": decoys}}.get(
+        kind, {"captions": captions, "decoys": decoys, "words": words}
+    )
+    none: dict[str, Any] = {"captions": None, "decoys": None, "words": None}  # later kinds have no effect on the count
+    return dataclasses.replace(evidence, **{"fit": fit, "swapped": swapped} | none | parts), n
 
 
 def audited_copy(pairs: pd.DataFrame, root: Path, config: AuditConfig, name: str) -> Audit:
