@@ -300,6 +300,6 @@ def judge_file(audit: Audit, path: Path, out: Path | None, progress: Report) -> 
         FORMATS[out.suffix.lower()][1](table, temporary)
     best = table[table[BEST]]
     return (
-        f"{out}: {len(candidates):,} candidates for {table[c.PAIR_ID].nunique():,} pairs; "
-        f"of {len(best) - best[OWN].sum():,} pairs a candidate is the best caption"
+        f"{out}: candidates: {len(candidates):,}; pairs: {table[c.PAIR_ID].nunique():,}, "
+        f"with a candidate as the best caption: {len(best) - best[OWN].sum():,}"
     )
