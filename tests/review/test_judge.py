@@ -94,7 +94,7 @@ def test_a_file_of_candidates_is_judged_whatever_else_it_holds(ending: str, caps
     write, read = FORMATS[ending]
     write(table, path)
     assert main(["judge", "five", path]) == 0
-    assert f"new-judged.{ending}: 120 candidates for 60 pairs" in capsys.readouterr().out
+    assert f"new-judged.{ending}: candidates: 120; pairs: 60" in capsys.readouterr().out
     found = read(f"new-judged.{ending}")
     by_pair = found[~found["own"]].pivot(index="image", columns="true", values="p_wrong")
     assert (by_pair["no"] > by_pair["yes"]).mean() > 0.8
