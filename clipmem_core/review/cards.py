@@ -113,7 +113,8 @@ def explain_captions(
 
     The caption of another picture has no such words. start and end of a word count characters. strength is the number
     of limits in `SURPRISE` that it exceeds, rank is 1 for the most surprising word. better has the likeliest word in
-    its place, in its case, and its probability, if the caption is likelier right with it than as it is.
+    its place, in its case, and its probability, if the caption is likelier right with it than as it is, and probably
+    right with it.
     """
     reasons, marks = dict[str, dict[int, str]](), _surprising_words(audit, pair_ids)
     columns = [f'"{c.CAPTION}"', *(f'{number(name)} AS "{name}"' for name in PARTS)]
@@ -121,7 +122,7 @@ def explain_captions(
         pair_id, caption, right = row[c.PAIR_ID], row[c.CAPTION], 1 - row[c.P_WRONG]
         of_pair, other = marks.get(pair_id, {}), row[c.P_PAIR] + row[c.P_CAPTION]
         for word in of_pair.get(caption, []):
-            if not word.pop("repaired") > right:
+            if not word.pop("repaired") > max(right, LIKELY):
                 word["better"] = []
         if not right <= 1 - LIKELY:
             continue
