@@ -117,7 +117,7 @@ def write_words(audit: Audit) -> pd.DataFrame:
     table = caption_rows(audit)[[c.PAIR_ID, c.CAPTION]].assign(probability=0.003, surprise=3.0, p_wrong=0.9)
     table[c.WORD] = [text.split()[-1] for text in texts]
     table[c.START] = [text.rindex(word) for text, word in zip(texts, table[c.WORD], strict=True)]
-    table[c.BETTER], table[c.BETTER_PROBABILITY] = [["fox<b>"]] * len(table), [[0.41]] * len(table)
+    table[c.BETTER], table[c.BETTER_PROBABILITY] = [["fox<b>"]] * len(table), [[0.71]] * len(table)
     write_table(audit.folder / store.WORD_TABLE, table)
     return table
 

@@ -129,7 +129,7 @@ def test_the_most_suspicious_caption_comes_first_and_a_key_stores_a_likelier_wor
     start, word = captions[first].rsplit(maxsplit=1)
     assert f"{word} (90 %)" in page.locator(".reason").inner_text()
     assert page.locator("ol span").all_inner_texts() == [f"{word} → fox<b>", "a heron", "a stork"]
-    assert shown.locator("u.strength2").first.get_attribute("title") == "unlikely: 0.3 %; likelier: fox<b> 41 %"
+    assert shown.locator("u.strength2").first.get_attribute("title") == "unlikely: 0.3 %; likelier: fox<b> 71 %"
     for number, key, changed in ((first, "1", f"{start} fox<b>"), (order[1], "3", "a stork")):
         before = captions[number]
         press(page, key + "k")

@@ -85,7 +85,7 @@ def test_a_card_has_its_most_suspicious_caption_and_the_most_surprising_words(se
     assert (one["first"], two["first"], two["words"]) == (2, 1, {})
     assert (list(one["reasons"]), two["reasons"]) == (["2"], {})
     marks = [[mark[name] for name in ("word", "end", "rank", "strength", "better")] for mark in one["words"]["2"]]
-    assert marks == [["A", 1, 1, 3, [["Fox<b>", "41 %"]]], ["b", 2, 3, 1, []], ["e", 5, 2, 2, [["fox<b>", "41 %"]]]]
+    assert marks == [["A", 1, 1, 3, [["Fox<b>", "71 %"]]], ["b", 2, 3, 1, []], ["e", 5, 2, 2, [["fox<b>", "71 %"]]]]
 
 
 def test_pictures_come_in_the_size_that_is_asked_for_and_a_grey_square_tells_why(

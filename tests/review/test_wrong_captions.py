@@ -162,7 +162,7 @@ def test_a_reason_is_given_from_one_half_and_a_word_is_suggested_if_it_makes_the
     parts = [[0.6, 0.3, 0.05, 0.95], [0.0, 0.1, 0.8, 0.9], [0.0, 0.3, 0.3, 0.6]]
     rows.loc[:2, ["p_pair", "p_caption", "p_word", "p_wrong"]] = parts
     write_table(audit.folder / CAPTION_TABLE, rows)
-    write_table(audit.folder / "words.parquet", words.assign(p_wrong=0.8))
+    write_table(audit.folder / "words.parquet", words.assign(p_wrong=np.where(words["caption"] == 2, 0.5, 0.8)))
     pair_id = rows["pair_id"][0]
     reasons, marks = explain_captions(audit, [pair_id, rows["pair_id"][3]])
     assert list(reasons) == [pair_id]
@@ -171,4 +171,4 @@ def test_a_reason_is_given_from_one_half_and_a_word_is_suggested_if_it_makes_the
     assert words["word"][1] in reasons[pair_id][1]
     assert "60 %" in reasons[pair_id][2]
     assert sorted(marks[pair_id]) == [1, 2]  # none in the caption of another picture
-    assert [bool(marks[pair_id][caption][0]["better"]) for caption in (1, 2)] == [True, False]  # .8 · .41 / .997 > .1
+    assert [bool(marks[pair_id][caption][0]["better"]) for caption in (1, 2)] == [True, False]  # .8 · .71 / .997 > .5 > .5 · .71 / .997
