@@ -22,8 +22,7 @@ from clipmem_core.scores import attacks, detectors, memorization
 from clipmem_core.scores.alignment import IMAGE_SQUARE, TEXT_SQUARE, pair_terms
 from clipmem_core.scores.detection import detection_table
 from clipmem_core.scores.encoders import contributions
-from clipmem_core.scores.evidence import Evidence as WrongEvidence
-from clipmem_core.scores.evidence import Probabilities, agreement
+from clipmem_core.scores.evidence import CaptionEvidence, Probabilities, agreement
 from clipmem_core.scores.membership import Sides
 from clipmem_core.scores.prevalence import plan_stop, whole_count
 from clipmem_core.scores.registry import BY_NAME, DETECTION, INJECTED, SCORE_COLUMNS, TABLE, scores_in
@@ -279,7 +278,7 @@ def attack_members(evidence: Evidence) -> tuple[pd.DataFrame, list[dict[str, Any
 
 def caption_table(
     audit: Audit, scores: pd.DataFrame, counts: np.ndarray, sides: Sides, words: pd.DataFrame
-) -> tuple[pd.DataFrame, WrongEvidence]:
+) -> tuple[pd.DataFrame, CaptionEvidence]:
     """Return captions.parquet without probabilities, one row per caption, and the evidence that captions are wrong.
 
     similarity_out and margin_out are means over the members not trained on the pair, learned over those trained on it.
@@ -307,7 +306,7 @@ def caption_table(
         captions = np.column_stack([agree, margin[: len(owner)]])
         of_decoys = np.column_stack([agreement(features, start, decoys), margin[len(owner) :]])
     fit, swapped, misfit = (scores[name].to_numpy() for name in (c.CSLS_OUT, c.CSLS_SWAPPED, c.MISFIT))
-    evidence = WrongEvidence(counts, fit, swapped, misfit, captions, of_decoys, decoys[:, 2], words)
+    evidence = CaptionEvidence(counts, fit, swapped, misfit, captions, of_decoys, decoys[:, 2], words)
     table = {
         c.PAIR_ID: scores[c.PAIR_ID].to_numpy()[owner],
         c.CAPTION: (np.arange(len(owner)) - start[owner]).astype(np.int32),

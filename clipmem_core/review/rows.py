@@ -179,10 +179,9 @@ def misfit_note(audit: Audit) -> str:
 
 
 def top_rows(audit: Audit, queue: str, *, size: int) -> list[int]:
-    """Return the first rows of a queue, random spot checks last."""
+    """Return the first rows of a queue; of the review the most suspicious ones, without random spot checks."""
     if queue == c.REVIEW_PLACE:
-        review = wrong_estimate(audit)[1]
-        return review.order[np.argsort(review.at_random, kind="stable")][:size].tolist()
+        return wrong_estimate(audit)[1].ranked[:size].tolist()
     return find_rows(audit, Selection(order=queue), size=size)
 
 

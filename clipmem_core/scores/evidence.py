@@ -183,7 +183,7 @@ def surprise(ratios: Sequence[np.ndarray], evidence: np.ndarray, kinds: np.ndarr
 
 
 @dataclass(frozen=True, eq=False)
-class Evidence:
+class CaptionEvidence:
     """The evidence on the captions of a data set. Without siblings or words a part is None."""
 
     counts: np.ndarray  # captions of each pair, [n_pairs]
@@ -209,7 +209,7 @@ class Probabilities:
     ratio: np.ndarray | None  # of single captions, as of `fit_ratio`
 
 
-def probabilities(evidence: Evidence) -> Probabilities:
+def probabilities(evidence: CaptionEvidence) -> Probabilities:
     """Combine the three kinds of evidence. A part without evidence is 0."""
     n, owner = int(evidence.counts.sum()), np.repeat(np.arange(len(evidence.counts)), evidence.counts)
     whole, by_pair = _wrong_pairs(evidence)
@@ -239,16 +239,16 @@ def probabilities(evidence: Evidence) -> Probabilities:
     return Probabilities(table, 1 - (1 - by_pair) * others, worst, by_word, counts, kinds, ratio)
 
 
-def suspicion_of(evidence: Evidence) -> np.ndarray:
+def suspicion_of(evidence: CaptionEvidence) -> np.ndarray:
     """Return the score that pairs are ordered by, the highest first: misfit, or −csls_out where no pair has one."""
     return evidence.misfit if np.isfinite(evidence.misfit).any() else -evidence.fit
 
 
-def _wrong_pairs(evidence: Evidence) -> tuple[WrongCount, np.ndarray]:
+def _wrong_pairs(evidence: CaptionEvidence) -> tuple[WrongCount, np.ndarray]:
     """Return the number of wrong pairs, and the probability of each.
 
     `misfit` orders pairs better than `csls_out`, since it knows what was learned in training; but no known positive has
-    it. So the probabilities by csls_out are handed out in the order of misfit.
+    it. So the probabilities by csls_out are assigned in the order of misfit.
     """
     count = estimate_wrong(evidence.fit, evidence.swapped)
     suspicion = suspicion_of(evidence)
@@ -260,13 +260,17 @@ def _wrong_pairs(evidence: Evidence) -> tuple[WrongCount, np.ndarray]:
 
 def _wrong_captions(
     own: np.ndarray, decoys: np.ndarray, similar: np.ndarray, fitting: np.ndarray, twins: np.ndarray
-) -> tuple[np.ndarray, WrongCount, np.ndarray]:
+) -> tuple[np.ndarray | None, WrongCount, np.ndarray]:
     """Return the log-likelihood ratio, the number of captions of other pairs, and the probability of each caption.
 
     The two captions of a pair, whose numbers are in `twins`, [n, 2], disagree with each other equally if one is wrong:
     they are counted once, and the errors of both exclude each other.
     """
-    ratio = fit_ratio(*(part[np.isfinite(part).all(axis=1)] for part in (own, decoys)))
+    usable = [part[np.isfinite(part).all(axis=1)] for part in (own, decoys)]
+    if not all(map(len, usable)):
+        missing = "no member saw neither the picture nor the caption"
+        return None, WrongCount(None, None, None, missing=missing), np.zeros(len(own))
+    ratio = fit_ratio(*usable)
     fit, of_decoys = -log_ratio(ratio, own), -log_ratio(ratio, decoys)
     counted = np.where(fitting, fit, np.nan)
     counted[twins[np.arange(len(twins)), fit[twins].argmax(axis=1)]] = np.nan

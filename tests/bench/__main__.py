@@ -1,7 +1,7 @@
 """Measures how fast the program is, each part once, and prints one table.
 
     python -m tests.bench [towers] [heads] [training] [audit] [features] [embeddings] [browse] [review] [--quick]
-    python -m tests.bench wrong coverage|count|captions|held-out: how many captions are wrong, and which of several
+    python -m tests.bench wrong coverage|planted: how many captions are wrong
     python -m tests.bench coverage [AUDIT…] [--seeds 20]: whether standard errors, p and q values hold what they say
     python -m tests.bench.large FOLDER [--pairs N …] [--epochs E] [--dim D]: up to ten million pairs, exports, Browse
     python -m tests.bench.suggestions SOURCE…: how often a suggested caption is right

@@ -6,6 +6,7 @@ The other pair is left out. A suggestion is usable where its cosine with a right
 `CLOSE` or more, and fewer than `NEAREST` different captions of other pairs are closer. Audits stay and are resumed.
 """
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import date
@@ -18,18 +19,31 @@ import tyro
 
 from clipmem_core import columns as c
 from clipmem_core.audit import settings
-from clipmem_core.audit.console import write_csv
+from clipmem_core.audit.console import RichScreen, write_csv
+from clipmem_core.audit.pipeline import run_audit
 from clipmem_core.audit.prepare import load_data_set
 from clipmem_core.audit.store import Audit
-from clipmem_core.config import preset_config
+from clipmem_core.config import AuditConfig, data_folder, preset_config
 from clipmem_core.features.towers import minilm
 from clipmem_core.review import score_breakdown
 from tests.bench import console, made_on
-from tests.bench.validity import audited_copy
 
 INJECTED, CLOSE, NEAREST = 150, 0.6, 10
 LEADS = (-np.inf, 0.4, 0.45, 0.5, 0.55, 0.6)  # the first: all suggestions, up to three a pair
 SCENES_PAIRS = 1600  # so that enough are left for suggestions
+
+
+def audited_copy(pairs: pd.DataFrame, root: Path, config: AuditConfig, name: str) -> Audit:
+    """Return a finished audit of a set that has other captions; a killed one resumes."""
+    path = data_folder() / "sets" / f"{name}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [
+        json.dumps({"id": pair_id, "image": str(root / image), "captions": list(own)})
+        for pair_id, image, own in zip(pairs[c.PAIR_ID], pairs[c.IMAGE], pairs[c.CAPTIONS], strict=True)
+    ]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    options = replace(config.source, image_folder=str(root), csv_id_key="id")
+    return run_audit(str(path), replace(config, source=options), name=name, screen=RichScreen())
 
 
 @dataclass(frozen=True)

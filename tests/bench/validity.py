@@ -1,9 +1,7 @@
 """Whether counts of wrong captions, standard errors, p and q values hold what they say.
 
     python -m tests.bench wrong coverage [--sets 200]        simulated sets and reviews: how often intervals cover
-    python -m tests.bench wrong count SOURCE [--shares 0.05 0.2 0.4]    audits with swapped captions
     python -m tests.bench wrong planted AUDIT [--sets 40]   errors planted in the evidence of a finished audit
-    python -m tests.bench wrong held-out SOURCE [--seeds 5]             errors among held-out pairs and among others
     python -m tests.bench coverage [AUDIT…] [--seeds 20] [--out FOLDER]
 
 `coverage` takes simulated audits, whose truth is known, and audits of many members, finished or not (`audit … --folds 4
@@ -14,7 +12,6 @@ folder and are resumed.
 
 import dataclasses
 import itertools
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -26,22 +23,17 @@ import numpy as np
 import pandas as pd
 import tyro
 from scipy.stats import t
-from sklearn.metrics import average_precision_score, roc_auc_score
 
 from clipmem_core import columns as c
-from clipmem_core.audit import settings
-from clipmem_core.audit.console import RichScreen
-from clipmem_core.audit.pipeline import run_audit
-from clipmem_core.audit.prepare import load_data_set, membership_of, sides_of
+from clipmem_core.audit.prepare import membership_of, sides_of
 from clipmem_core.audit.scoring import caption_table
 from clipmem_core.audit.store import TEXT_EMBEDDINGS, Audit, caption_counts, read_embeddings
 from clipmem_core.audit.word_table import read_words
-from clipmem_core.config import AuditConfig, InputError, data_folder, preset_config
-from clipmem_core.dataset.injected_errors import inject_miscaptions
+from clipmem_core.config import InputError, data_folder
 from clipmem_core.scores.alignment import pair_terms
-from clipmem_core.scores.evidence import Evidence, probabilities
+from clipmem_core.scores.evidence import CaptionEvidence, probabilities
 from clipmem_core.scores.membership import Membership, Sides, replicate_rows, side_means
-from clipmem_core.scores.prevalence import count_reviewed, estimate_wrong, plan_review
+from clipmem_core.scores.prevalence import count_reviewed, plan_review
 from clipmem_core.scores.uncertainty import Errors, Noise, share_above, shrunk_by_group, standard_errors
 from tests.bench import console, made_on
 from tests.scores.simulated import simulate
@@ -187,22 +179,12 @@ KINDS = {"random": 3.0, "hard": 1.0}  # standard deviations between the scores o
 
 @dataclass(frozen=True)
 class Intervals:
-    """Count wrong captions of simulated sets, by scores alone and by reviews, and say how often intervals cover."""
+    """Count wrong captions of simulated sets by reviews, and say how often intervals cover."""
 
     sets: int = 200  # of each setting
     pairs: int = 1000
     shares: tuple[float, ...] = (0.01, 0.05, 0.2, 0.4)
     reviewed: tuple[int, ...] = (100, 400)  # pairs looked at
-    by_scores: bool = True  # the count by scores alone takes far longer than reviews
-    out: str = ""
-
-
-@dataclass(frozen=True)
-class Count:
-    """Audit a set with swapped captions and hold the count against them."""
-
-    source: Annotated[str, tyro.conf.Positional]
-    shares: tuple[float, ...] = (0.05, 0.2, 0.4)  # of the scored pairs
     out: str = ""
 
 
@@ -213,17 +195,6 @@ class Planted:
     audit: Annotated[str, tyro.conf.Positional]
     sets: int = 40  # of each kind and share
     shares: tuple[float, ...] = (0.01, 0.05, 0.2)
-    out: str = ""
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """Swap captions among all pairs, and compare how misfit ranks them among held-out pairs and among the others."""
-
-    source: Annotated[str, tyro.conf.Positional]
-    shares: tuple[float, ...] = (0.05, 0.2, 0.4)  # of all pairs
-    seeds: int = 5  # each with its own split and swaps
-    rounds: str = "1"
     out: str = ""
 
 
@@ -255,12 +226,6 @@ def one_set(asked: Intervals, kind: str, share: float, seed: int) -> dict[str, t
     wrong[rng.choice(asked.pairs, round(share * asked.pairs), replace=False)] = True
     fit = scores_of(rng, wrong, kind)
     methods = {}
-    if asked.by_scores:
-        # What captions swapped for the count score, at random and with the most alike one, is so whatever is wrong.
-        at_random, similar = (rng.normal(-lower, 1, asked.pairs) for lower in KINDS.values())
-        for name, swapped in {"scores": (at_random,), "scores, with similar ones": (at_random, similar)}.items():
-            by_scores = estimate_wrong(fit, *swapped)
-            methods[name] = (by_scores.low or 0.0, by_scores.high or 0.0)
     review = plan_review(-fit, seed=seed)
     for looked_at in asked.reviewed:
         decided = np.zeros(asked.pairs, dtype=bool)
@@ -268,33 +233,6 @@ def one_set(asked: Intervals, kind: str, share: float, seed: int) -> dict[str, t
         count = count_reviewed(review, wrong & decided, decided)
         methods[f"review of {looked_at}"] = (count.low or 0.0, count.high or 0.0)
     return methods
-
-
-def counted(asked: Count) -> pd.DataFrame:
-    """Return one row a share: the injected number, and the count with its interval."""
-    rows = []
-    config, path = dataclasses.replace(preset_config("locked"), drop_near_duplicates=True), Path(asked.source)
-    pairs = len(load_data_set(asked.source, settings.resolve(config), say=console.print).pairs)
-    scored = pairs - min(max(pairs // 11, 50), 5_000)
-    for share in asked.shares:
-        injection = dataclasses.replace(config, inject_miscaptions=round(share * scored))
-        name = f"wrong-{path.parent.name if path.is_file() else path.name}-{injection.inject_miscaptions}"
-        audit = run_audit(asked.source, injection, name=name, screen=RichScreen())
-        count = audit.verdict["wrong_captions"]
-        by_pair = audit.scores[c.P_WRONG][(audit.pairs[c.INJECTED] == c.MISCAPTION).to_numpy()]
-        rows.append(
-            {
-                "share": share,
-                "injected": count["injected"],
-                **count["pairs"],
-                "holds": count["pairs"]["low"] <= count["injected"] <= count["pairs"]["high"],
-                "p_wrong_of_injected": by_pair.mean(),
-                "stop": count["stop"],
-                "left": count["left"][0],
-            }
-        )
-        console.print(str(rows[-1]), markup=False)
-    return pd.DataFrame(rows)
 
 
 def counts_of_audit(asked: Planted) -> pd.DataFrame:
@@ -326,8 +264,8 @@ def counts_of_audit(asked: Planted) -> pd.DataFrame:
 
 
 def plant(
-    evidence: Evidence, kind: str, share: float, rows: np.ndarray, rng: np.random.Generator
-) -> tuple[Evidence, int]:
+    evidence: CaptionEvidence, kind: str, share: float, rows: np.ndarray, rng: np.random.Generator
+) -> tuple[CaptionEvidence, int]:
     """Return the evidence of some pairs with errors of one kind, and their number."""
     owner = np.repeat(np.arange(len(evidence.counts)), evidence.counts)
     chosen, inside = np.isin(np.arange(len(evidence.counts)), rows), np.isin(owner, rows)
@@ -352,60 +290,8 @@ def plant(
         known = words[c.CHANGED].to_numpy(copy=True)
         words.loc[drawn, c.SURPRISE] = known[drawn]
         words.loc[drawn, c.CHANGED] = rng.permutation(known)[drawn]
-    parts = {"pairs": {}, "captions": {"captions": captions, "decoys": decoys}}.get(
-        kind, {"captions": captions, "decoys": decoys, "words": words}
-    )
-    none: dict[str, Any] = {"captions": None, "decoys": None, "words": None}  # later kinds have no effect on the count
-    return dataclasses.replace(evidence, **{"fit": fit, "swapped": swapped} | none | parts), n
-
-
-def audited_copy(pairs: pd.DataFrame, root: Path, config: AuditConfig, name: str) -> Audit:
-    """Return a finished audit of a set that has other captions; it is gone on with."""
-    path = data_folder() / "sets" / f"{name}.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = [
-        json.dumps({"id": pair_id, "image": str(root / image), "captions": list(own)})
-        for pair_id, image, own in zip(pairs[c.PAIR_ID], pairs[c.IMAGE], pairs[c.CAPTIONS], strict=True)
-    ]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    options = dataclasses.replace(config.source, image_folder=str(root), csv_id_key="id")
-    return run_audit(str(path), dataclasses.replace(config, source=options), name=name, screen=RichScreen())
-
-
-def held_out_found(asked: HeldOut) -> pd.DataFrame:
-    """Return AUROC and average precision of misfit among held-out pairs, among the others, and the difference.
-
-    Means over the seeds, with half of a 95 % interval (Student's t).
-    """
-    config = dataclasses.replace(preset_config("locked"), rounds=asked.rounds)
-    data_set = load_data_set(asked.source, settings.resolve(config), say=console.print)
-    rows = []
-    for share in asked.shares:
-        audits = []
-        for seed in range(asked.seeds):
-            n = round(share * len(data_set.pairs))
-            pairs = inject_miscaptions(data_set.pairs, np.arange(len(data_set.pairs)), n=n, seed=100 + seed)
-            name = f"held-out-{Path(asked.source).parent.name}-{share}-{asked.rounds}-{seed}"
-            audit = audited_copy(pairs, data_set.raw.root, dataclasses.replace(config, seed=seed), name)
-            wrong = set(pairs.loc[pairs[c.INJECTED] == c.MISCAPTION, c.PAIR_ID])
-            found = audit.scores[[c.PAIR_ID, c.GROUP, c.MISFIT]]
-            audits.append(found.assign(wrong=found[c.PAIR_ID].isin(wrong)))
-        every = pd.concat(audits, keys=range(asked.seeds), names=["seed"])
-        held_out = every[c.GROUP] == c.EXTERNAL
-        parts = {"held out": every[held_out], "others": every[~held_out]}
-        metrics = (roc_auc_score, average_precision_score)
-        by_seed = {
-            name: np.array([[m(own["wrong"], own[c.MISFIT]) for m in metrics] for _, own in part.groupby("seed")])
-            for name, part in parts.items()
-        }
-        parts["difference"], by_seed["difference"] = every, by_seed["held out"] - by_seed["others"]  # within each split
-        for name, part in parts.items():
-            mean, sd = by_seed[name].mean(axis=0), by_seed[name].std(axis=0, ddof=1)
-            half = sd * t.ppf(0.975, asked.seeds - 1) / np.sqrt(asked.seeds)
-            rows.append((share, name, len(part), part["wrong"].sum(), mean[0], half[0], mean[1], half[1]))
-            console.print(*map(str, rows[-1]))
-    columns = ["share", "pairs", "n", "wrong", "auroc", "auroc_half", "average_precision", "average_precision_half"]
-    return pd.DataFrame(rows, columns=columns)
+    planted = {"fit": fit, "swapped": swapped, "captions": captions, "decoys": decoys, "words": words}
+    return dataclasses.replace(evidence, **planted), n
 
 
 def write(path: str, table: pd.DataFrame, words: Sequence[str], more: Sequence[str] = ()) -> None:
@@ -433,8 +319,8 @@ def command(what: str, arguments: Sequence[str]) -> int:
             flags = (tyro.conf.FlagCreatePairsOff,)
             measure_coverage(tyro.cli(Coverage, args=arguments, prog=prog, config=flags), words)
         else:
-            kinds = {"coverage": Intervals, "count": Count, "planted": Planted, "held-out": HeldOut}
-            measures = {Intervals: intervals, Count: counted, Planted: counts_of_audit, HeldOut: held_out_found}
+            kinds = {"coverage": Intervals, "planted": Planted}
+            measures = {Intervals: intervals, Planted: counts_of_audit}
             asked = tyro.extras.subcommand_cli_from_dict(kinds, args=arguments, prog=prog)
             table = measures[type(asked)](asked)
             console.print(table.round(3).to_string(), markup=False)

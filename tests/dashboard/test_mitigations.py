@@ -15,7 +15,6 @@ from clipmem_core.config import ARM_FIELDS, FIELDS
 from clipmem_core.dashboard import running, studies
 from clipmem_core.dashboard.controls import WORDS
 from clipmem_core.dashboard.studies import PLANS
-from clipmem_core.dashboard.tradeoff import compared_of, points_of, table_of
 from clipmem_core.review.decisions import open_review
 from clipmem_core.studies.plan import read_added
 from clipmem_core.studies.study_folder import ARMS, STUDY, StudyFolder
@@ -162,29 +161,6 @@ def test_measures_are_in_the_address_and_names_escaped(lab: StudyFolder) -> None
     assert "<img" not in json.dumps(chart)
     parsed = [element.value for kind in ("markdown", "caption") for element in app.get(kind)]
     assert not [value for value in parsed if "evil.test" in value]
-
-
-def test_dots_and_cells_are_paired_differences_to_the_baseline(data: Path) -> None:
-    study = make_arms(data)
-    clipmem, auroc, seconds, peak = (
-        study.arms.pivot_table(index="seed", columns="arm", values=name)
-        for name in ("clipmem_candidate", "membership_auroc", "seconds", "peak_mb")
-    )
-    compared = compared_of(study)
-    point = points_of(compared, "clipmem_candidate", "linear_probe").set_index("arm").loc["text-mask"]
-    difference = clipmem["text-mask"] - clipmem["none"]
-    half = 4.3027 * difference.std() / 3**0.5  # t at 2 degrees of freedom
-    assert point["memorization"] == pytest.approx(clipmem["text-mask"].mean())
-    assert point["memorization_high"] == pytest.approx(clipmem["text-mask"].mean() + half, rel=1e-4)
-    rows = compared[compared["arm"] != "none"]
-    table, shown = table_of(rows, "text-mask")
-    row, text = table.iloc[0], shown.iloc[0]
-    share = 100 * difference.mean() / clipmem["none"].mean()
-    assert (row["arm"], row["n"], row["clipmem"]) == ("text-mask", 3, pytest.approx(share))
-    assert text["clipmem"].startswith(f"−{-share:.1f} % [−")
-    assert row["AUROC"] == pytest.approx((auroc["text-mask"] - auroc["none"]).mean())
-    assert text["seconds"] == f"×{seconds['text-mask'].mean() / seconds['none'].mean():.2f}"
-    assert text["peak MB"] == f"{peak['text-mask'].mean():,.0f}"
 
 
 def test_a_setting_nobody_ran_is_added_and_the_study_resumed(lab: StudyFolder, jobs: Jobs) -> None:

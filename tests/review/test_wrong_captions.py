@@ -17,7 +17,7 @@ from clipmem_core.review.decisions import open_review
 from clipmem_core.review.rows import find_rows, top_rows
 from clipmem_core.review.selection import RANDOM, Selection
 from clipmem_core.review.wrong_captions import random_check, review_progress, wrong_estimate, wrong_lines
-from clipmem_core.scores.evidence import Evidence, Probabilities, probabilities
+from clipmem_core.scores.evidence import CaptionEvidence, Probabilities, probabilities
 from clipmem_core.scores.prevalence import WrongCount, review_place
 from tests.fixtures import caption_rows, write_words
 
@@ -42,7 +42,7 @@ def with_counts(audit: Audit, wrong: int, pairs: int) -> None:
     """Give an audit scores of so many pairs, the first of which have wrong captions, and the verdict on them."""
     rng = np.random.default_rng(0)
     fit = np.concatenate([rng.normal(0, 1, wrong), rng.normal(5, 1, pairs - wrong)])
-    with_scores(audit, probabilities(Evidence(np.ones(pairs, int), fit, rng.normal(0, 1, pairs), -fit)))
+    with_scores(audit, probabilities(CaptionEvidence(np.ones(pairs, int), fit, rng.normal(0, 1, pairs), -fit)))
 
 
 def with_even(audit: Audit, probability: float, pairs: int) -> list[str]:
@@ -88,14 +88,6 @@ def test_spot_checks_replace_an_estimate_that_they_contradict_and_a_finished_che
     assert result.remaining[1] < 0.2 * 3950 < result.remaining[2]
     assert "You can stop" not in " ".join(wrong_lines(audit))
     assert find_rows(audit, Selection(order=RANDOM), size=50) == order.drawn[:50].tolist()
-
-
-def test_spot_checks_of_suspicious_pairs_contradict_nothing(audit: Audit) -> None:
-    with_counts(audit, 300, 2000)
-    order, review = wrong_estimate(audit)[1].order[:400], open_review(audit)
-    review.decide([f"p{row}" for row in order[order < 300]], "remove")
-    review.decide([f"p{row}" for row in order[order >= 300]], "keep")
-    assert not review_progress(audit).by_spot_checks
 
 
 def test_a_reviewer_who_finds_more_than_predicted_sees_both_numbers_rise_at_once(audit: Audit) -> None:

@@ -1,5 +1,7 @@
 """The evidence that captions are wrong, against slow loops and planted errors."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,7 +9,7 @@ from scipy.special import expit
 from scipy.stats import norm
 
 from clipmem_core.scores import evidence
-from clipmem_core.scores.evidence import Evidence, agreement, draw_decoys, fit_ratio, log_ratio, probabilities
+from clipmem_core.scores.evidence import CaptionEvidence, agreement, draw_decoys, fit_ratio, log_ratio, probabilities
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> float:
@@ -60,7 +62,7 @@ def test_the_ratio_of_two_normal_classes_is_that_of_their_densities() -> None:
     np.testing.assert_allclose(log_ratio(fit_ratio(right, wrong), points), expected, atol=0.4)
 
 
-def planted(seed: int) -> tuple[Evidence, np.ndarray]:
+def planted(seed: int) -> tuple[CaptionEvidence, np.ndarray]:
     """Return evidence on 600 pairs of three captions, and the kind of error of each caption: pair, caption, word."""
     rng = np.random.default_rng(seed)
     kind = np.full((600, 3), "", dtype=object)
@@ -76,7 +78,7 @@ def planted(seed: int) -> tuple[Evidence, np.ndarray]:
     words = pd.DataFrame(columns | {"kind": 2})
     similar, counts = np.arange(1000) % 2, np.full(600, 3)
     misfit = -fit + rng.normal(0, 0.1, 600)
-    return Evidence(counts, fit, rng.normal(0, 1, 600), misfit, captions, decoys, similar, words), flat
+    return CaptionEvidence(counts, fit, rng.normal(0, 1, 600), misfit, captions, decoys, similar, words), flat
 
 
 def test_each_kind_of_error_is_found_as_what_it_is_and_counted() -> None:
@@ -114,11 +116,14 @@ def test_a_pair_is_wrong_if_all_of_it_or_one_of_its_captions_is() -> None:
 
 def test_parts_without_evidence_are_0_and_few_pairs_are_ordered_by_misfit() -> None:
     given, kind = planted(2)
-    alone = probabilities(Evidence(given.counts, given.fit, given.swapped, given.misfit))
+    alone = probabilities(CaptionEvidence(given.counts, given.fit, given.swapped, given.misfit))
     assert (alone.captions[["p_caption", "p_word"]] == 0).all(axis=None)
     np.testing.assert_allclose(alone.captions["p_wrong"], np.repeat(alone.pairs, 3), atol=1e-12)
     assert (np.diff(alone.worst[np.argsort(-given.misfit)]) <= 0).all()
-    few = Evidence(given.counts[:50], given.fit[:50], given.swapped[:50], given.misfit[:50])
+    unseen = probabilities(dataclasses.replace(given, decoys=given.decoys * np.nan))  # every member saw a part
+    assert (unseen.captions["p_caption"] == 0).all()
+    assert unseen.counts["captions"].missing
+    few = CaptionEvidence(given.counts[:50], given.fit[:50], given.swapped[:50], given.misfit[:50])
     assert np.isnan(probabilities(few).pairs).all()
     np.testing.assert_array_equal(probabilities(few).worst, few.misfit)
 
