@@ -124,25 +124,54 @@ def _study(
     study: Annotated[str, ("STUDY", _studies)],
     source: Source,
     name: Annotated[str, "the study's folder"],
+    splits: Annotated[int, "of the pairs; each has an audit of its own, whose members train again with every arm"] = 5,
     also: Annotated[Texts, 'one more arm, such as "text_mask=0.3 decisions"', "repeated"] = (),
-    only: Annotated[Texts, "train only this arm and the baseline now", "repeated"] = (),
-    seeds_per_split: Annotated[
-        int, "seeds that train on one split of the pairs before another is drawn; 0: all share one"
-    ] = 1,
     engine: Engine = "local",
     config: AuditConfig = AuditConfig(),  # noqa: B008 studies are about trained encoders, not locked ones
 ) -> None:
-    """Compare settings over several seeds, each with its f and its g: memorization, utility and price."""
+    """Compare settings over several splits of the pairs: memorization, utility and price."""
     from clipmem_core.review.decisions import decided_of
-    from clipmem_core.studies.arm import parse_setting
-    from clipmem_core.studies.results import show_study
+    from clipmem_core.studies.arm import parse_arm
+    from clipmem_core.studies.results import show_differences
     from clipmem_core.studies.run import run_study
 
-    options: dict[str, Any] = {"also": [parse_setting(text) for text in also], "only": only, "decisions": decided_of}
-    options |= {"seeds_per_split": seeds_per_split, "executor": _executor(engine, config)}
+    options: dict[str, Any] = {"also": [parse_arm(text) for text in also], "splits": splits, "decisions": decided_of}
+    options |= {"executor": _executor(engine, config)}
     with _screen(config.batch_size) as screen:
         finished = run_study(study, source, config, name=name, **options, screen=screen)
-    show_study(finished)
+    show_differences(finished.rows, finished.request["arms"])
+    print(finished.folder)
+
+
+def _mitigate(
+    name: Name,
+    members: Annotated[int, "train so many members again, an even number; 0: all"] = 0,
+    removal: Annotated[str, "leave pairs out of training, by a ranking and a percentage: clipmem:5, p_wrong:5"] = "",
+    near_duplicates: Annotated[bool, "train on the first of near-duplicate pictures only"] = False,
+    decisions: Annotated[
+        bool, "train without the pairs that were removed in review, and with changed captions"
+    ] = False,
+    engine: Engine = "local",
+    **fields: Any,
+) -> None:
+    """Train an audit's members again with mitigations, and compare memorization and utility."""
+    from clipmem_core.review.decisions import decided_for
+    from clipmem_core.studies import arm, lab
+    from clipmem_core.studies.lab_training import run_arms
+    from clipmem_core.studies.results import show_differences
+
+    audit = _opened(name)
+    overrides = fields | ({arm.REMOVAL: arm.parse_removal(removal)} if removal else {})
+    switches = {arm.NEAR_DUPLICATES: near_duplicates, arm.DECISIONS: decisions}
+    overrides |= {switch: True for switch, on in switches.items() if on}
+    if members < 0 or members % 2:
+        raise InputError(f"--members must be an even number, not {members}: members are compared two by two")
+    begun = lab.begin(audit, arm.Arm(overrides, decided_for(audit) if decisions else arm.Decided()))
+    if begun.name == arm.NONE:
+        raise InputError("no mitigation is set: add one, such as --text-noise 0.15")
+    with _screen() as screen:
+        run_arms(audit, [begun.name], screen, executor=_executor(engine, audit.record.config), n_members=members)
+    show_differences(lab.lab_table(audit, [begun.name, arm.NONE]), {begun.name: begun.title})
 
 
 def _benchmark(
@@ -281,7 +310,7 @@ def _check(*arguments: str) -> None:
 
 
 TYPED = (
-    *(_inspect, _fetch, _audit, _score, _study, _benchmark, _units, _paradigms),
+    *(_inspect, _fetch, _audit, _score, _mitigate, _study, _benchmark, _units, _paradigms),
     *(_judge, _map, _export, _reaudit, _results, _list),
 )
 COMMANDS: dict[str, Callable[..., None]] = {command.__name__[1:]: command for command in TYPED}
@@ -322,13 +351,18 @@ def _parse_words(
     """Parse the words after a command; `changes` are defaults that differ from the preset's."""
     parameters = introspection.signature(command).parameters.values()
     parts = [parameter for parameter in parameters if dataclasses.is_dataclass(parameter.default)]
-    fields = [(parameter, get_args(parameter.annotation)) for parameter in parameters if parameter not in parts]
+    variable = [parameter for parameter in parameters if parameter.kind is parameter.VAR_KEYWORD]
+    named = [parameter for parameter in parameters if parameter not in (*parts, *variable)]
+    fields = [(parameter, get_args(parameter.annotation)) for parameter in named]
     metavars = [help[0] for _, (_, help, *_) in fields if isinstance(help, tuple)]
     usage = " ".join([program, "[options]", *metavars])
     suppressed: dict[str, Any] = {"allow_abbrev": False, "argument_default": argparse.SUPPRESS}
     parser, flags = _Parser(prog=program, usage=usage, description=command.__doc__, **suppressed), list[str]()
     for field, (kind, help, *repeated) in fields:
         flags += _add(parser, field.name, kind, field.default, help, repeated=bool(repeated))
+    for name in configs.ARM_FIELDS if variable else ():
+        mitigation = configs.FIELDS[name]
+        flags += _add(parser, name, type(mitigation.default), "", mitigation.help)
     for part in parts:
         group = parser.add_argument_group("settings")
         for name, value in (configs.flat(configs.as_dict(part.default)) | dict(changes)).items():
@@ -350,7 +384,7 @@ def _parse_words(
             filled = dataclasses.replace(preset_config(typed.get("preset", filled.preset)), **changes)
             filled = dataclasses.replace(filled, source=_replaced(filled.source, typed))
         values[part.name] = _replaced(filled, typed)
-    return SimpleNamespace(command=command, **values)
+    return SimpleNamespace(command=command, **values, **(typed if variable else {}))
 
 
 def _add(parser: Any, name: str, kind: Any, default: Any, help: Any, *, repeated: bool = False) -> list[str]:

@@ -1,70 +1,103 @@
-"""Mitigations: turn settings of a study on and off, see memorization against utility, and start a study."""
+"""Mitigations: train the members of an audit again with settings on, and see memorization against utility."""
 
+import pandas as pd
 import streamlit as st
 
-from clipmem_core.dashboard import studies as s
+from clipmem_core.audit.store import Audit
 from clipmem_core.dashboard import tradeoff as t
-from clipmem_core.dashboard.controls import draw_setting
-from clipmem_core.dashboard.page import choose_segment, open_bare_page, read_choice, write
-from clipmem_core.dashboard.plain import draw_fault, explained_errors, show_strong
-from clipmem_core.studies.arm import NONE, Arm
-from clipmem_core.studies.plan import find_arm
-from clipmem_core.studies.results import replicates, sentence_of
-from clipmem_core.studies.study_folder import ARM
+from clipmem_core.dashboard.controls import PARAMETER, draw_setting
+from clipmem_core.dashboard.lab import enough_members, follow, shown_errors
+from clipmem_core.dashboard.page import PAGE, choose_listed, open_page, write
+from clipmem_core.dashboard.plain import draw_fault, explained_errors, show_command, show_strong
+from clipmem_core.studies import lab
+from clipmem_core.studies import results as r
+from clipmem_core.studies.arm import NONE
+from clipmem_core.studies.study_folder import list_studies, open_study
 
-VIEWS = {"results": ":material/scatter_plot: Results", "start": ":material/add: Start a study"}
-VIEW = "view"  # in the address
-
-
-def show_started(name: str) -> None:
-    """Show the study that was just started."""
-    write(**{s.PARAMETER: name, VIEW: None})
-    st.rerun()
+STUDY = "study"  # in the address: a finished study in place of the audit
+COVERS = (
+    "{} of {} members. The interval covers other members of this audit; they share its pairs and its held-out pairs: "
+    "`python -m clipmem_core study` covers other splits of the pairs too."
+)
 
 
-def show_study(state: s.StudyState) -> None:
-    """Draw a study: its settings beside the chart, then the effect of each."""
-    study, running = state.study, s.is_running(state.study.name)
-    s.draw_state(state, running=running)
-    (left, right), setting = st.columns([1, 2], gap="medium"), Arm()
-    with left, s.shown_errors():
-        setting = draw_setting(study)
-    arm = find_arm(study, setting) if setting.text else NONE
-    with right, s.shown_errors():
-        if not state.done:
-            st.info("No arm of this study is finished yet.", icon=":material/hourglass:")
+def draw_study(name: str) -> None:
+    """Draw the results of a study."""
+    study = open_study(name)
+    compared, titles = r.differences(study.rows), study.request["arms"]
+    for arm, title in titles.items():
+        if (compared[lab.ARM] == arm).any():
+            st.text(r.sentence_of(compared, arm, title))
+    t.draw_chart(compared, titles, over=r.OF_SPLITS, key=name)
+    t.draw_table(compared, titles, over=r.OF_SPLITS)
+
+
+def draw_lab(audit: Audit) -> None:
+    """Draw the settings of an audit beside the chart, then what the chosen one changes."""
+    titles = {name: title for name, title in lab.list_arms(audit).items() if enough_members(audit, name)}
+    left, right = st.columns([1, 2], gap="medium")
+    with left:
+        arm = draw_setting(audit, {lab.read_setting(audit, name)[0].text: title for name, title in titles.items()})
+    with right:
+        try:
+            arm = lab.begin(audit, arm)
+        except ValueError as error:
+            draw_fault("This setting cannot be trained.", error)
             return
-        s.draw_missing(state, setting, arm, running=running)
-    chosen = arm if any(name == arm for name, _ in state.done) else None
-    with right, s.shown_errors():
-        table = t.compared_of(study)
-        if chosen == NONE:
-            st.caption("No mitigation is on. Turn one on to see its effect.")
-        elif chosen is not None and (table[ARM] == chosen).any():
-            show_strong(sentence_of(table, chosen))
-        elif chosen is not None:
-            st.caption("This setting and the baseline have no seed in common yet.")
-        t.draw_chart(table, over=replicates(study.arms), key=study.name, chosen=chosen)
-    with s.shown_errors():
-        t.draw_table(t.compared_of(study), over=replicates(study.arms), chosen=chosen)
-    with s.shown_errors():
-        t.draw_changed_pairs(study, chosen)
+        chosen = arm.name if arm.name in titles else None
+        compared = r.differences(lab.lab_table(audit, [*titles, NONE]))
+        if chosen:
+            show_strong(r.sentence_of(compared, chosen, arm.title))
+            st.caption(COVERS.format(len(lab.finished_members(audit, chosen)), len(audit.record.members)))
+        elif not arm.overrides:
+            st.caption("Switch a mitigation on: the members train again, and its effect appears here.")
+        follow(audit, arm)
+        if (compared[lab.ARM] == NONE).any():
+            t.draw_chart(compared, titles, over=r.OF_MEMBERS, key=audit.name, chosen=chosen)
+    if chosen:
+        with shown_errors():
+            t.draw_parts(compared, chosen, arm.title)
+    if titles:
+        with shown_errors():
+            t.draw_table(compared, titles, over=r.OF_MEMBERS, chosen=chosen)
+            draw_exports(audit, titles)
+    if arm.overrides:
+        show_command(r.mitigate_command(audit, arm))
+    if chosen:
+        with shown_errors():
+            t.draw_changed_pairs(audit, chosen)
 
 
-audit = open_bare_page("Mitigations")
+def draw_exports(audit: Audit, titles: dict[str, str]) -> None:
+    """Draw the download of all rows, and the removal of a setting."""
+    with st.container(horizontal=True):
+        rows: pd.DataFrame = lab.lab_table(audit)
+        icon, name = ":material/download:", f"{audit.name}-mitigations.csv"
+        st.download_button("CSV, one row per member", rows.to_csv(index=False), name, icon=icon)
+        with st.popover("Remove a setting", icon=":material/delete:"):
+            removed = st.selectbox("Setting", list(titles), format_func=titles.__getitem__, key="mitigation-removed")
+            if st.button("Delete its results", key="mitigation-remove") and removed:
+                lab.remove_arm(audit, removed)
+                write(**{PARAMETER: None, PAGE: None})
+                st.rerun()
+
+
+audit = open_page("Mitigations")
 with explained_errors():
-    states, faults = s.list_states()
-    starting = s.starting_study(states)
-    view = read_choice(VIEW, VIEWS)
-    # Each view has its own widget: a late message of the browser for the previous view changes nothing.
-    choose_segment("View", VIEWS, parameter=VIEW, key=f"mitigations-{view}", hidden=True)
-    for fault in faults:
-        draw_fault("A study cannot be shown.", fault)
-    if view == "start":
-        s.draw_start(audit, started=show_started)
-    elif not (states or starting):
-        t.draw_references()
-    elif state := s.choose_study(states, starting):
-        show_study(state)
-    elif starting:
-        s.draw_starting(starting)
+    studies = [study.name for study in list_studies() if study.folder.joinpath("arms.parquet").is_file()]
+    shown = ""
+    if studies:
+        titled = {"": f"this audit: {audit.name}"} | {name: f"study: {name}" for name in studies}
+        shown = choose_listed(
+            "Results of",
+            list(titled),
+            parameter=STUDY,
+            key="mitigations-study",
+            clears=[PARAMETER, PAGE],
+            width=400,
+            format_func=titled.__getitem__,
+        )
+    if shown:
+        draw_study(shown)
+    else:
+        draw_lab(audit)

@@ -151,13 +151,8 @@ class MemberRun(Shared):
 
     name: str
     member: MemberRecord
+    folder: Path  # that its files are written to
     vocabulary: Vocabulary | None = None  # tokens it reads; None: all
-    second: bool = False  # whether this is the second round of training
-
-    @property
-    def folder(self) -> Path:
-        folder = self.audit.member(self.name)
-        return folder / store.SECOND if self.second else folder
 
 
 def open_shared(folder: Path) -> Shared:
@@ -200,14 +195,16 @@ def open_shared(folder: Path) -> Shared:
     return Shared(audit, record, config, pairs, membership, towers, features, data, utility_pairs)
 
 
-def open_member(folder: Path, name: str, shared: Shared | None = None) -> MemberRun:
-    """Return data and settings of a member."""
+def open_member(folder: Path, name: str, shared: Shared | None = None, output: Path | None = None) -> MemberRun:
+    """Return data and settings of a member of the audit in a folder; it writes to `output`, or its own folder there."""
     shared = shared or open_shared(folder)
+    output = output or shared.audit.member(name)
     config, data, rows = shared.config, shared.data, np.flatnonzero(shared.membership[name].to_numpy())
     vocabulary = _vocabulary(config, data.tokens, data.caption_start, rows)
     tokens = vocabulary.read(data.tokens) if vocabulary else data.tokens
     values = vars(shared) | {"data": dataclasses.replace(data, tokens=tokens, rows=rows)}
-    return MemberRun(**values, name=name, member=shared.audit.member_record(name), vocabulary=vocabulary)
+    record = shared.audit.member_record(name)
+    return MemberRun(**values, name=name, member=record, folder=output, vocabulary=vocabulary)
 
 
 def cached_tokens(model: str, pairs: pd.DataFrame) -> np.ndarray:
@@ -263,8 +260,8 @@ def finished_model(run: MemberRun) -> Model:
     return model
 
 
-def trained_model(run: MemberRun) -> Model:
-    """Load the member's model from its checkpoint if it has one, else train it."""
+def trained_model(run: MemberRun, *, after_epoch: Callable[[int], None] | None = None) -> Model:
+    """Load the member's model from its checkpoint if it has one, else train it; `after_epoch` may end the training."""
     config, seed = run.config, run.member.seed
     if run.member.checkpoint or (run.folder / CHECKPOINT).is_file():  # it is written last
         return finished_model(run)
@@ -275,7 +272,7 @@ def trained_model(run: MemberRun) -> Model:
                 if isinstance(module, Standard) and side in run.features.standards:
                     module.load_state_dict(run.features.standards[side].state_dict())
     trainer = Trainer(model, run.data, config, _views(run, model, seed), seed=seed, device=run.record.device)
-    train(trainer, run.folder)
+    train(trainer, run.folder, after_epoch=after_epoch)
     return model
 
 
@@ -394,10 +391,10 @@ def train_second_round(folder: Path, names: Sequence[str]) -> None:
     external = np.zeros(len(left_out), dtype=bool)
     external[shared.data.external] = True
     for name in names:
-        run = open_member(folder, name, shared)
+        run = open_member(folder, name, shared, shared.audit.member(name) / store.SECOND)
         trained = shared.membership[name].to_numpy()
         data = dataclasses.replace(run.data, rows=np.flatnonzero(trained & ~left_out))
-        run = dataclasses.replace(run, data=data, second=True)
+        run = dataclasses.replace(run, data=data)
         run.folder.mkdir(exist_ok=True)
         clear_leftovers(run.folder)
         torch.set_num_threads(run.record.threads)

@@ -21,7 +21,6 @@ from clipmem_core.training.names import CHECKPOINT, LOG
 CHANCE_SHARE = 0.98  # of ln(batch_size), the loss of a random guess within a batch
 # First words of an output line when a stage begins
 FEATURES, WORDS, TRAINING = "computing features", "predicting the words of captions", "training"
-TIME_LEFT = "time left: about"  # in a line of a study's output
 POINTS = 300  # of a loss curve
 
 

@@ -152,6 +152,8 @@ WORD_MODELS = "words"  # optional: folder of the word models, and of what turns 
 FITTED = "p_wrong.json"  # what turns the evidence on a caption into p_wrong
 CHECK_TABLE = "checks.parquet"  # optional, not in the manifest: it is recomputed if missing
 UTILITY = "utility.parquet"
+MITIGATIONS = "mitigations"  # optional, not in the manifest: folder of the members that were trained with mitigations
+MITIGATION_TABLE = "mitigations.parquet"  # optional, not in the manifest: what was measured of them
 VERDICT = "verdict.json"
 MANIFEST = "manifest.json"
 MEMBERS = "members"
@@ -446,7 +448,9 @@ def recorded_sha256(audit: "Audit", path: Path) -> str:
 def write_manifest(folder: Path) -> None:
     """Write the hash and size of every file. The manifest is written last and marks the audit as finished."""
     paths = [path for path in sorted(folder.rglob("[!.]*")) if path.is_file() and path.suffix != ".lock"]
-    files = {path.relative_to(folder).as_posix(): path for path in paths if path.name not in (MANIFEST, CHECK_TABLE)}
+    files = {path.relative_to(folder).as_posix(): path for path in paths}
+    free = (MANIFEST, CHECK_TABLE, MITIGATION_TABLE)
+    files = {name: path for name, path in files.items() if name.split("/")[0] not in (MITIGATIONS, *free)}
     hashes = {name: file_sha256(path) for name, path in files.items()}
     sizes = {name: path.stat().st_size for name, path in files.items()}
     write_json(folder / MANIFEST, {"version": VERSION, "files": hashes, "sizes": sizes})

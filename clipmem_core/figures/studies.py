@@ -1,6 +1,6 @@
 """Figures of studies: encoders, mitigations (utility against memorization) and detectors."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -12,7 +12,7 @@ from clipmem_core.review.score_breakdown import DEPTH, MEMBERS, PARADIGM_NAMES, 
 from clipmem_core.scores.detection import DETECTORS, RANDOM, REFERENCE, SECOND_ROUND
 from clipmem_core.scores.registry import words
 from clipmem_core.studies.arm import NONE
-from clipmem_core.studies.study_folder import ARM
+from clipmem_core.studies.lab import ARM
 
 NAME_LENGTH = 20  # leaves space for the dots on a telephone
 PARADIGM_COLOURS = {t.CLIP: "#c2487a", t.SUPERVISED: "#1479b8", t.SELF_SUPERVISED: "#008f6b"}
@@ -25,12 +25,14 @@ SOURCES = {  # name and dash
     t.UNSEEN: ("pairs never trained on", "dashdot"),
 }
 MEMORIZATION, UTILITY, TEXT = "memorization", "utility", "text"
+# Pixels: the plot on a narrow screen (a wider one only spreads the labels), a dot, and a line and letter of a label
+PLOT_WIDTH, PLOT_HEIGHT, DOT, LINE, LETTER = 300, 330, 7, 14, 6.2
 _first_round = [name for name in DETECTORS if name != RANDOM and name not in SECOND_ROUND]
 DETECTOR_COLOURS = {RANDOM: layout.OTHER} | dict(zip(_first_round, layout.LABEL_COLOURS, strict=False))
 Line = tuple[str, pd.DataFrame, str, str]  # name, rows, colour and dash
 
 
-def means_figure(means: pd.DataFrame, null: pd.DataFrame, *, title: str) -> go.Figure:
+def means_figure(means: pd.DataFrame, null: pd.DataFrame, *, title: str, noun: str = "pairs") -> go.Figure:
     """Draw the mean of each encoder by name with its interval, and lines at the means of external pairs."""
     figure, names = go.Figure(), list(dict.fromkeys(means["name"]))
     places = {name: len(names) - 1 - row for row, name in enumerate(names)}
@@ -49,7 +51,7 @@ def means_figure(means: pd.DataFrame, null: pd.DataFrame, *, title: str) -> go.F
         for mean in null.loc[(null["encoder"] == encoder) & null["mean"].notna(), "mean"]:
             figure.add_vline(mean, line=layout.DOTTED | {"color": colour})
     counts = means.groupby("name", sort=False)["n"].max()
-    labels = [f"{layout.short_name(name, NAME_LENGTH)}<br>{counts[name]:,} pairs" for name in names]
+    labels = [f"{layout.short_name(name, NAME_LENGTH)}<br>{counts[name]:,} {noun}" for name in names]
     figure.update_yaxes(tickvals=[places[name] for name in names], ticktext=labels, showgrid=False, zeroline=False)
     figure.update_yaxes(range=[-0.6, len(names) - 0.4], fixedrange=True)
     figure.update_xaxes(title=title, zeroline=True, zerolinecolor=layout.OTHER, zerolinewidth=1)
@@ -100,28 +102,71 @@ def paradigm_figure(means: pd.DataFrame) -> go.Figure:
     return line_figure(lines, DEPTH, ("relative depth: 0 first layer, 1 last layer", "mean UnitMem"))
 
 
+def label_positions(x: np.ndarray, y: np.ndarray, widths: np.ndarray) -> list[str]:
+    """Place the labels of dots so that they overlap neither each other nor a dot; an empty text leaves one out.
+
+    Args: the dots and the widths of their labels in pixels, [n] each; the first ones are placed first.
+    """
+    dots = np.column_stack([x - DOT, y - DOT, x + DOT, y + DOT])
+    labels: list[np.ndarray] = []
+    positions = []
+    for row, width in enumerate(widths):
+        obstacles = np.array([*np.delete(dots, row, axis=0), *labels]).reshape(-1, 4)
+        position = ""
+        for where, box in _boxes_around(x[row], y[row], width):
+            inside = box[:2].min() >= 0 and box[2] <= PLOT_WIDTH and box[3] <= PLOT_HEIGHT
+            apart = (box[:2] >= obstacles[:, 2:]) | (box[2:] <= obstacles[:, :2])
+            if inside and apart.any(axis=1).all():
+                position = where
+                labels.append(box)
+                break
+        positions.append(position)
+    return positions
+
+
+def _boxes_around(x: float, y: float, width: float) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield Plotly's text positions around a dot, with the box of the label: left, bottom, right, top."""
+    for vertical, bottom in (("top", y + DOT), ("bottom", y - DOT - LINE)):
+        for horizontal, left in (("right", x), ("left", x - width), ("center", x - width / 2)):
+            yield f"{vertical} {horizontal}", np.array([left, bottom, left + width, bottom + LINE])
+
+
 def tradeoff_figure(
     points: pd.DataFrame, *, titles: tuple[str, str], front: Sequence[str], chosen: str | None = None
 ) -> go.Figure:
     """Draw each arm with its intervals and lines of text on hover, the Pareto front, and an arrow to the chosen arm."""
     figure, by_arm = go.Figure(), points.set_index(ARM)
+    ranges = []
+    for axis in (MEMORIZATION, UTILITY):
+        ends = points[[axis, f"{axis}_low", f"{axis}_high"]].to_numpy(dtype=float)
+        low, high = np.nanmin(ends), np.nanmax(ends)
+        margin = 0.12 * (high - low) or 0.05
+        ranges.append((low - margin, high + margin))
+    order = [*dict.fromkeys(arm for arm in (chosen, NONE, *front, *by_arm.index) if arm in by_arm.index)]
+    labels = [layout.short_name(arm.replace("_", " ").replace("-", " "), NAME_LENGTH) for arm in order]
+    x_pixels, y_pixels = (
+        (by_arm.loc[order, axis].to_numpy(dtype=float) - low) / (high - low) * size
+        for axis, (low, high), size in zip((MEMORIZATION, UTILITY), ranges, (PLOT_WIDTH, PLOT_HEIGHT), strict=True)
+    )
+    positions = label_positions(x_pixels, y_pixels, np.array([LETTER * len(label) for label in labels]))
+    placed = {arm: (label, where) for arm, label, where in zip(order, labels, positions, strict=True)}
     best = by_arm.loc[list(front)]
     line = {"color": layout.OTHER, "width": 1.5, "shape": "hv", "dash": "dot"}
     figure.add_scatter(
         x=best[MEMORIZATION], y=best[UTILITY], mode="lines", line=line, hoverinfo="skip", showlegend=False
     )
-    is_reference, on_front = points[ARM] == NONE, points[ARM].isin(front)
+    is_baseline, on_front = points[ARM] == NONE, points[ARM].isin(front)
     for name, rows, colour, symbol in (
-        ("dominated", points[~is_reference & ~on_front], layout.OTHER, "circle"),
-        ("Pareto-optimal", points[~is_reference & on_front], layout.FRONT_COLOUR, "circle"),
-        ("baseline", points[is_reference], layout.FRONT_COLOUR if NONE in front else layout.OTHER, "diamond"),
+        ("dominated", points[~is_baseline & ~on_front], layout.OTHER, "circle"),
+        ("Pareto-optimal", points[~is_baseline & on_front], layout.FRONT_COLOUR, "circle"),
+        ("baseline", points[is_baseline], layout.FRONT_COLOUR if NONE in front else layout.OTHER, "diamond"),
     ):
         if rows.empty:
             continue
         bars = {}
-        for axis, measure in (("error_x", MEMORIZATION), ("error_y", UTILITY)):
-            ends = rows[[measure, f"{measure}_low", f"{measure}_high"]].set_axis(["mean", "low", "high"], axis=1)
-            bars[axis] = layout.error_bar(ends, colour) | {"thickness": 1, "width": 0}
+        for error, measure in (("error_x", MEMORIZATION), ("error_y", UTILITY)):
+            means = rows[[measure, f"{measure}_low", f"{measure}_high"]].set_axis(["mean", "low", "high"], axis=1)
+            bars[error] = layout.error_bar(means, colour) | {"thickness": 1, "width": 0}
         figure.add_scatter(
             x=rows[MEMORIZATION],
             y=rows[UTILITY],
@@ -129,8 +174,8 @@ def tradeoff_figure(
             name=name,
             mode="markers+text",
             marker={"color": colour, "symbol": symbol, "opacity": 1, "size": 11},
-            text=[layout.safe(arm) if arm in (*front, NONE, chosen) else "" for arm in rows[ARM]],
-            textposition=["bottom left" if arm in front[1::2] else "top right" for arm in rows[ARM]],
+            text=[placed[arm][0] if placed[arm][1] else "" for arm in rows[ARM]],
+            textposition=[placed[arm][1] or "top right" for arm in rows[ARM]],
             textfont={"size": 11},
             customdata=["<br>".join(map(layout.safe, lines)) for lines in rows[TEXT]],
             hovertemplate="%{customdata}<extra></extra>",
@@ -146,8 +191,8 @@ def tradeoff_figure(
                 **{"showarrow": True, "text": "", "arrowhead": 2, "arrowwidth": 2, "arrowcolor": layout.CHOSEN_COLOUR},
                 **{"standoff": 12, "startstandoff": 10},
             )
-    figure.update_xaxes(title=f"← less memorized · {layout.safe(titles[0])}", zeroline=False)
-    figure.update_yaxes(title=f"{layout.safe(titles[1])} · more useful →", zeroline=False)
+    figure.update_xaxes(title=f"← less memorized · {layout.safe(titles[0])}", zeroline=False, range=ranges[0])
+    figure.update_yaxes(title=f"{layout.safe(titles[1])} · more useful →", zeroline=False, range=ranges[1])
     return layout.set_layout(figure, 440, legend=layout.LEGEND_ABOVE, dragmode=False, hoverlabel={"align": "left"})
 
 

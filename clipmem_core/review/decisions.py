@@ -23,8 +23,7 @@ from clipmem_core.config import InputError, data_folder
 from clipmem_core.review import log as events
 from clipmem_core.review import queries as t
 from clipmem_core.review.log import CHOICES, KEEP, RECAPTION, REMOVE
-from clipmem_core.studies.arm import NONE, Decided
-from clipmem_core.studies.study_folder import StudyFolder
+from clipmem_core.studies.arm import Decided
 
 __all__ = ["CHOICES", "KEEP", "RECAPTION", "REMOVE"]
 FOR_OTHER = "for_other_captions"
@@ -318,15 +317,13 @@ def decided_of(dataset_fingerprint: str, pairs: Path | pa.Table | None = None) -
     return Decided(frozenset(table.loc[removes, PAIR_ID].astype(str)), captions)
 
 
+def decided_for(audit: Audit) -> Decided:
+    """Return the decisions on the pairs of an audit."""
+    return decided_of(audit.record.dataset_fingerprint, audit.folder / PAIRS)
+
+
 def count_changed(audit: Audit) -> tuple[int, int]:
     """Return how many pairs of an audit are removed, and how many others have new captions."""
-    path = audit.folder / PAIRS
-    decided = decided_of(audit.record.dataset_fingerprint, path)
-    removed, captioned = (t.fetch_pairs(path, [t.ROW], ids).num_rows for ids in (decided.removed, decided.recaptioned))
+    made, path = decided_for(audit), audit.folder / PAIRS
+    removed, captioned = (t.fetch_pairs(path, [t.ROW], ids).num_rows for ids in (made.removed, made.recaptioned))
     return removed, captioned
-
-
-def decided_for(study: StudyFolder) -> Decided:
-    """Return the decisions on the pairs of a study, with the captions of its reference audit."""
-    pairs = study.audit(NONE).folder / PAIRS
-    return decided_of(study.dataset_fingerprint, pairs if pairs.is_file() else None)

@@ -18,7 +18,6 @@ from clipmem_core.scores.prevalence import review_place
 QUEUE = "queue"  # the lists of pairs to review first, the highest first
 USE = "use"  # the verdict's advice on the use of scores
 DETECTION = "detection"  # the comparison at finding injected errors; the first is the reference
-REMOVAL = "removal"  # the rankings by which a study removes pairs from training
 INJECTED = "injected"  # the means of injected errors by kind
 CARD = "card"  # a pair's card in the gallery, and the legend above it
 ROW = "row"  # the gallery as a table
@@ -53,7 +52,6 @@ class Score:
     use: str = ""  # what it is for
     use_doubted: str = ""  # the same where a check of the audit failed; empty: no difference
     queue: Queue | None = None
-    removal: str = ""  # the name of a ranking by it
     needs: tuple[str, ...] = ()  # arguments of `compute`: other scores
     compute: Callable[..., np.ndarray] | None = None  # None: computed by scoring
     absent: str = ""  # why an audit may not have it
@@ -85,13 +83,12 @@ TABLE = (
     Score(c.N_OUT),
     Score(
         c.CLIPMEM,
-        places={QUEUE: 0, USE: 1, DETECTION: 5, REMOVAL: 0, INJECTED: 0, CARD: 0, ROW: 0, COLOUR: 0, EXPORT: 0},
+        places={QUEUE: 0, USE: 1, DETECTION: 5, INJECTED: 0, CARD: 0, ROW: 0, COLOUR: 0, EXPORT: 0},
         help=glossary.meaning(glossary.CLIPMEM),
         legend="alignment of picture and caption under members that were trained on the pair, minus that under "
         "members that were not: high is memorized.",
         use="says what was memorized: high for wrong captions, and for rare and odd pairs that are right",
         queue=Queue("Most memorized", "Models trained on this pair match it far better than models that were not."),
-        removal="highest clipmem",
     ),
     Score(c.CLIPMEM_RELATIVE),
     Score(c.SE, places={ROW: 1}),
@@ -109,31 +106,28 @@ TABLE = (
     Score(
         c.SIMILARITY_IN,
         direction=-1,
-        places={DETECTION: 3, REMOVAL: 4, PAIR: 1},
+        places={DETECTION: 3, PAIR: 1},
         help="How well the caption fits, for members that were trained on the pair.",
-        removal="lowest similarity, models trained on them",
     ),
     Score(
         c.SIMILARITY_OUT,
         direction=-1,
-        places={USE: 2, DETECTION: 2, REMOVAL: 3, INJECTED: 1, CARD: 2, ROW: 3, PAIR: 0, COLOUR: 2, EXPORT: 3},
+        places={USE: 2, DETECTION: 2, INJECTED: 1, CARD: 2, ROW: 3, PAIR: 0, COLOUR: 2, EXPORT: 3},
         help=glossary.meaning(glossary.SIMILARITY_OUT),
         legend="cosine of picture and caption under members that were not trained on the pair: low means that the "
         "caption does not fit, for models that cannot have memorized it.",
         use="says how well a caption fits, for members that never saw the pair; low with a high clipmem "
         "means wrong and memorized",
         use_doubted="says how well a caption fits, for members that never saw the pair",
-        removal="lowest similarity, models that never saw them",
     ),
     Score(c.CLIPMEM_IMAGE, places={INJECTED: 3}),
-    Score(c.CLIPMEM_TEXT, places={REMOVAL: 1, INJECTED: 4}, removal="highest text part of clipmem"),
+    Score(c.CLIPMEM_TEXT, places={INJECTED: 4}),
     Score(c.SSLMEM_IMAGE),
     Score(c.SSLMEM_TEXT),
     Score(
         c.MISFIT,
-        places={DETECTION: 1, REMOVAL: 2, INJECTED: 5, ROW: 5, PAIR: 3, EXPORT: 4},
+        places={DETECTION: 1, INJECTED: 5, ROW: 5, PAIR: 3, EXPORT: 4},
         help=f"{glossary.meaning(glossary.MISFIT)} {MISFIT_FORMULA}.",
-        removal="highest misfit",
         needs=(c.LEARNED, c.LOG_PROBABILITY_OUT, c.LOG_PROBABILITY_SECOND),
         compute=_misfit_of_rounds,
         absent="needs the training history of the members, which checkpoints from outside do not have.",

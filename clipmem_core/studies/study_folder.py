@@ -1,7 +1,7 @@
 """The folder of a study.
 
-<data>/studies/<name>/   study.json: the request · own.json: arms added later · arms.parquet ·
-                         audits/split-<number>/<arm>/, or audits/<arm>/ with one split
+<data>/studies/<name>/   study.json: the request · arms.parquet: the rows of `lab_table` of each split ·
+                         audits/split-<number>/: its baseline, and in mitigations/ its arms
 """
 
 from dataclasses import dataclass
@@ -12,22 +12,15 @@ from pydantic import AfterValidator
 from typing_extensions import TypedDict
 
 from clipmem_core.audit.settings import check_fields
-from clipmem_core.audit.store import Audit, Count, Inner, Named, inside, read_table, write_json, write_table
+from clipmem_core.audit.store import Audit, Count, Inner, Named, inside, read_table, write_table
 from clipmem_core.config import AuditConfig, as_dict
 from clipmem_core.io import read_json
+from clipmem_core.studies.arm import NONE
+from clipmem_core.studies.lab import ARM, lab_table
 
-ARM, SEED, SPLIT = "arm", "seed", "split"
-MEMBERSHIP_AUROC = "membership_auroc"
-ATTACK_SHADOWS = "attack_shadows"  # members behind the attack_ columns of a row
-CLIPMEM_CANDIDATE = "clipmem_candidate"  # means over candidates, and over external pairs, which measure the error
-CLIPMEM_EXTERNAL = "clipmem_external"
-RETRIEVAL = "retrieval"  # the mean of the six recalls
-SAMPLES_SEEN, SECONDS, PEAK_MB = "samples_seen", "seconds", "peak_mb"
-
-STUDY, ADDED, ARMS = "study.json", "own.json", "arms.parquet"
-RANKING = "ranking"  # the audit with the scores that removals rank by
+SPLIT = "split"
+STUDY, ARMS = "study.json", "arms.parquet"
 HINT = "delete it and run the study again; trained members stay"
-Values = dict[str, bool | int | float | str | None]
 
 
 class StudyFile(TypedDict):
@@ -36,11 +29,9 @@ class StudyFile(TypedDict):
     study: str
     source: str
     config: Annotated[AuditConfig, AfterValidator(check_fields), AfterValidator(as_dict)]
-    reference_fields: Values
-    arms: dict[Inner, Values]
-    settings: dict[Inner, str]  # the text of each arm
-    seeds_per_split: Count  # 0: all seeds share one split
-    compared: list[str]  # for each split a fingerprint of the compared pairs
+    splits: Count
+    also: list[str]  # the settings of --also
+    arms: dict[Inner, str]  # the title of each arm
     dataset_fingerprint: Inner
     machine: dict[str, str | int]
 
@@ -57,49 +48,20 @@ class StudyFolder(Named):
         return read_json(self.folder / STUDY, StudyFile, repair=HINT)
 
     @property
-    def added(self) -> list[dict[str, Any]]:
-        """The content of own.json: the added arms, trained or not."""
-        path = self.folder / ADDED
-        return read_json(path, dict[str, list[dict[str, Any]]], repair=HINT)["arms"] if path.is_file() else []
-
-    @property
-    def settings(self) -> dict[str, str]:
-        """The text of each arm, also of added arms."""
-        return self.request["settings"] | {arm["name"]: arm["setting"] for arm in self.added}
-
-    @property
-    def dataset_fingerprint(self) -> str:
-        return str(self.request["dataset_fingerprint"])
-
-    @property
-    def arms(self) -> pd.DataFrame:
-        """One row per finished arm and seed; empty before the first."""
+    def rows(self) -> pd.DataFrame:
+        """One row per finished split, arm and member; empty before the first."""
         path = self.folder / ARMS
-        return read_table(path, repair=HINT) if path.is_file() else pd.DataFrame({ARM: [], SEED: []})
+        return read_table(path, repair=HINT) if path.is_file() else pd.DataFrame({ARM: [], SPLIT: []})
 
-    @property
-    def seeds_per_split(self) -> int:
-        """The number of seeds of one split of the pairs; 0: all seeds share one."""
-        return int(self.request["seeds_per_split"]) if self.begun else 0
+    def audit(self, split: int) -> Audit:
+        """Return the audit of a split."""
+        return Audit(inside(self.folder, f"audits/split-{split}"))
 
-    def audit(self, arm: str, split: int = 0) -> Audit:
-        """Return the audit of an arm on one split, over all finished seeds."""
-        return Audit(inside(self.folder, f"audits/split-{split}/{arm}" if self.seeds_per_split else f"audits/{arm}"))
-
-    def done(self) -> list[tuple[str, int]]:
-        """Return the arm and seed of each row."""
-        return [(str(arm), int(seed)) for arm, seed in self.arms[[ARM, SEED]].itertuples(index=False)]
-
-    def add(self, row: dict[str, Any]) -> None:
-        """Add the row of an arm and a seed."""
-        table, new = self.arms, pd.DataFrame([row])
-        write_table(self.folder / ARMS, pd.concat([table, new], ignore_index=True) if len(table) else new)
-
-    def write_request(self, request: dict[str, Any]) -> None:
-        """Write study.json, which marks the folder as a study."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_json(self.folder / STUDY, request)
+    def write_rows(self, splits: int) -> None:
+        """Write arms.parquet from the audits of the first `splits` splits."""
+        arms = [*self.request["arms"], NONE]
+        tables = [lab_table(self.audit(split), arms).assign(**{SPLIT: split}) for split in range(splits)]
+        write_table(self.folder / ARMS, pd.concat(tables, ignore_index=True))
 
 
-studies_folder, study_folder = StudyFolder.parent, StudyFolder.of
-open_study, list_studies = StudyFolder.open, StudyFolder.every
+study_folder, open_study, list_studies = StudyFolder.of, StudyFolder.open, StudyFolder.every

@@ -1,0 +1,310 @@
+"""The mitigation lab of an audit: settings that its members train again with, what was measured, and what pages want.
+
+    <audit>/mitigations.parquet   the table of `lab_table`, written anew after every couple of members
+    <audit>/mitigations/
+      <arm>/setting.json          its text, and the pairs that it changes
+      <arm>/<member>/             pairs.npy, measures.json (written last: marks the member as finished), log.jsonl
+      .wanted/<session>.json      what an open page wants trained, read by the worker of the page
+
+The baseline is the arm `none`: the audit's members. Members are measured in couples, in the order of the audit: what a
+member memorizes is its alignment less its partner's, on the pairs that it trained on and its partner did not.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from filelock import FileLock
+
+from clipmem_core import columns as c
+from clipmem_core.audit.prepare import membership_of, sides_of
+from clipmem_core.audit.settings import check_config
+from clipmem_core.audit.status import member_progress
+from clipmem_core.audit.store import (
+    MITIGATION_TABLE,
+    MITIGATIONS,
+    Audit,
+    check_name,
+    inside,
+    read_array,
+    write_json,
+    write_table,
+)
+from clipmem_core.config import InputError, ineffective_fields
+from clipmem_core.io import read_json
+from clipmem_core.scores.attacks import ALIGNMENT, BAVARIA, FEWEST, Shadows, attack, roc, shadows_of
+from clipmem_core.scores.membership import Sides
+from clipmem_core.studies.arm import (
+    DECISIONS,
+    NEAR_DUPLICATES,
+    NONE,
+    REMOVAL,
+    Arm,
+    Changes,
+    changes_of,
+    later_near_duplicates,
+    parse_arm,
+    without_idle,
+)
+
+SETTING, PAIR_VALUES, MEASURES, FAULT = "setting.json", "pairs.npy", "measures.json", "error.txt"
+WANTED = ".wanted"
+SECONDS_OPEN = 90  # a page reports more often; browsers wake a hidden tab once a minute
+FIRST = 4  # members that train first
+FEWEST_COMPARED = 10  # pairs that only one member of a couple trained on
+ARM, AGAINST = "arm", "against"
+RETRIEVAL, SECONDS, CLIPMEM_EXTERNAL, MEMBERSHIP_AUROC = "retrieval", "seconds", "clipmem_external", "membership_auroc"
+RECALLS = tuple(f"{way}_R@{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10))
+HINT = "delete its folder: the setting is trained again"
+
+
+def arm_folder(audit: Audit, arm: str) -> Path:
+    """Return the folder of an arm of an audit."""
+    return inside(audit.folder / MITIGATIONS, check_name(arm))
+
+
+def couples(members: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the members two by two, neighbours in the order of an audit; of an odd number the last is left out."""
+    return list(zip(members[::2], members[1::2], strict=False))
+
+
+def finished_members(audit: Audit, arm: str) -> list[str]:
+    """Return the members of an arm whose couple is measured, in the order of the audit."""
+    folder = arm_folder(audit, arm)
+    done = (
+        pair for pair in couples(audit.record.members) if all((folder / name / MEASURES).is_file() for name in pair)
+    )
+    return [name for couple in done for name in couple]
+
+
+def obstacles(audit: Audit) -> dict[str, str]:
+    """Return why settings cannot act on an audit, by their names."""
+    config, counts = audit.record.config, audit.pairs[c.CAPTIONS].map(len)
+    locked = {name: f"the {side} tower is locked" for name, side in ineffective_fields(config).items()}
+    found = {} if counts.max() > 1 else {"train_captions": "every pair has one caption"}
+    if config.loss != "clip":
+        found["adaptive_rest"] = f"it works with the loss clip only, not {config.loss}"
+    if config.protocol == "paper":
+        found[REMOVAL] = "with --protocol paper most pairs have no score of their own: audit with --protocol ensemble"
+    if not (later_near_duplicates(audit) & (audit.membership[c.GROUP] != c.EXTERNAL).to_numpy()).any():
+        found[NEAR_DUPLICATES] = "no two pictures that members train on look alike"
+    return locked | found
+
+
+def begin(audit: Audit, arm: Arm) -> Arm:
+    """Check an arm and write its setting; return the arm without overrides that change nothing."""
+    audit.check_finished()
+    record = audit.record
+    arm = without_idle(arm, record.config)
+    path = arm_folder(audit, arm.name) / SETTING
+    if path.is_file():
+        (path.parent / FAULT).unlink(missing_ok=True)
+        return arm
+    if audit.member_record(record.members[0]).checkpoint:
+        raise InputError(f"audit {audit.name!r} scores existing checkpoints and cannot train: use an audit that trains")
+    if len(record.members) < 2:
+        raise InputError(f"audit {audit.name!r} has one member, and mitigations compare two: audit with more members")
+    check_config(dataclasses.replace(record.config, **arm.fields))
+    if arm.name == NONE:
+        return arm
+    if blocked := [f"{name}: {why}" for name, why in obstacles(audit).items() if name in arm.overrides]:
+        raise InputError(blocked[0])
+    changes = changes_of(audit, arm)
+    _check_changes(audit, arm, changes)
+    ids = audit.pairs[c.PAIR_ID]
+    captions = {ids.iloc[row]: list(texts) for row, texts in changes.captions.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    values = {"setting": arm.text, "title": arm.title, "removed": ids[changes.removed].tolist(), "captions": captions}
+    write_json(path, values)
+    return arm
+
+
+def _check_changes(audit: Audit, arm: Arm, changes: Changes) -> None:
+    if arm.overrides.get(DECISIONS) and not (changes.removed.any() or changes.captions):
+        raise InputError(f"{DECISIONS}: no pair that members train on is removed or has new captions: decide first")
+    if changes.captions and audit.record.config.features:
+        raise InputError(f"{DECISIONS}: features were computed elsewhere, so that new captions cannot be embedded")
+    if not arm.removal and not changes.removed.any() and not changes.captions:
+        return
+    table = audit.membership
+    first, second = (table[name].to_numpy() & changes.compared for name in couples(audit.record.members)[0])
+    remaining = min(int((first & ~second).sum()), int((second & ~first).sum()))
+    if remaining < FEWEST_COMPARED:
+        raise InputError(f"{arm.text}: {remaining} pairs remain to compare, fewer than {FEWEST_COMPARED}: remove fewer")
+
+
+def read_setting(audit: Audit, name: str) -> tuple[Arm, Changes]:
+    """Read an arm that was begun, and the pairs that it changes."""
+    unchanged = Changes(np.zeros(audit.record.pairs, dtype=bool), {})
+    if name == NONE:
+        return Arm(), unchanged
+    values = read_json(arm_folder(audit, name) / SETTING, dict[str, Any], repair=HINT)
+    removed, captions = values["removed"], values["captions"]
+    if not (removed or captions):
+        return parse_arm(values["setting"]), unchanged
+    ids = audit.pairs[c.PAIR_ID].to_numpy(dtype=str)
+    rows = np.flatnonzero(np.isin(ids, list(captions))).tolist()
+    changed = {row: tuple(captions[ids[row]]) for row in rows}
+    return parse_arm(values["setting"]), Changes(np.isin(ids, removed), changed)
+
+
+def list_arms(audit: Audit) -> dict[str, str]:
+    """Return the titles of all arms that were begun, by their names, the oldest first."""
+    paths = {path: path.stat().st_mtime for path in (audit.folder / MITIGATIONS).glob(f"*/{SETTING}")}
+    return {
+        path.parent.name: str(read_json(path, dict[str, Any], repair=HINT)["title"])
+        for path in sorted(paths, key=paths.__getitem__)
+    }
+
+
+def remove_arm(audit: Audit, name: str) -> None:
+    """Delete an arm and what was measured of it."""
+    shutil.rmtree(arm_folder(audit, name), ignore_errors=True)
+    write_lab_table(audit)
+
+
+def arm_rows(audit: Audit, name: str) -> pd.DataFrame:
+    """Return one row per member of an arm, and one of the baseline on the same members and pairs."""
+    known = set(finished_members(audit, NONE))
+    members = tuple(member for member in finished_members(audit, name) if member in known)
+    return _arm_rows(audit, name, members) if members else pd.DataFrame()
+
+
+@functools.lru_cache(maxsize=256)
+def _arm_rows(audit: Audit, name: str, members: tuple[str, ...]) -> pd.DataFrame:
+    compared = read_setting(audit, name)[1].compared
+    sides = lab_sides(audit, members)
+    names = dict.fromkeys((name, NONE))
+    tables = [_measured(audit, arm, sides, compared).assign(**{ARM: arm, AGAINST: name}) for arm in names]
+    table = pd.concat(tables, ignore_index=True)
+    return table.reindex(columns=list(dict.fromkeys([ARM, AGAINST, c.MEMBER, *table.columns])))
+
+
+def lab_sides(audit: Audit, members: Sequence[str]) -> Sides:
+    """Return which of some members trained on each pair."""
+    membership = membership_of(audit.membership[[c.PAIR_ID, c.GROUP, *members]])
+    return sides_of(audit, audit.record.config, membership)
+
+
+def read_values(audit: Audit, arm: str, members: Sequence[str]) -> np.ndarray:
+    """Return alignment, image part and text part of each member's pairs, float32 [n_members, 3, n_pairs]."""
+    folder = arm_folder(audit, arm)
+    return np.stack([read_array(folder / name / PAIR_VALUES) for name in members])
+
+
+def _measured(audit: Audit, arm: str, sides: Sides, compared: np.ndarray) -> pd.DataFrame:
+    """Return the measures of an arm's members on `compared` pairs, bool [n_pairs]."""
+    members, trained = sides.membership.members, sides.membership.trained
+    values = read_values(audit, arm, members)
+    partner = np.arange(len(members)) ^ 1
+    drift = values[:, 0] - values[partner, 0]
+    only = trained & ~trained[partner] & compared
+    shadows = shadows_of(sides)
+    shadows = dataclasses.replace(shadows, attacked=shadows.attacked & compared)
+    attacked = _attack(values[:, 0], shadows)
+    rows = []
+    for row, member in enumerate(members):
+        measures = read_json(arm_folder(audit, arm) / member / MEASURES, dict[str, Any], repair=HINT)
+        rows.append(
+            {
+                c.MEMBER: member,
+                c.CLIPMEM: float(drift[row, only[row]].mean()),
+                CLIPMEM_EXTERNAL: float(drift[row, sides.external].mean()),
+                c.CLIPMEM_IMAGE: float(values[row, 1, only[row]].mean()),
+                c.CLIPMEM_TEXT: float(values[row, 2, only[row]].mean()),
+                **attacked[row],
+                **measures,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _attack(alignments: np.ndarray, shadows: Shadows) -> list[dict[str, float]]:
+    """Attack each member with the others as its shadows, and by its alignment alone."""
+    attacks = (ALIGNMENT, BAVARIA) if len(alignments) >= FEWEST else (ALIGNMENT,)
+    measured = []
+    for target in attack(list(alignments), shadows, attacks=attacks):
+        by_shadows = roc(target, BAVARIA) if BAVARIA in attacks else {}
+        named = {column: by_shadows.get(name, np.nan) for name, column in c.ATTACK_METRICS.items()}
+        measured.append({MEMBERSHIP_AUROC: roc(target, ALIGNMENT)["auroc"]} | named)
+    return measured
+
+
+def lab_table(audit: Audit, arms: Iterable[str] = ()) -> pd.DataFrame:
+    """Return the rows of arms, by default of all and the baseline (see `arm_rows`).
+
+    Columns: arm, against (the arm whose members and pairs a row of `none` is measured on), member, clipmem and
+    clipmem_external in cosine units, clipmem_image and clipmem_text, membership_auroc, attack_auroc and attack_TPR@…,
+    retrieval and other utility, seconds of training.
+    """
+    tables = [arm_rows(audit, name) for name in arms or (*list_arms(audit), NONE)]
+    tables = [table for table in tables if len(table)]
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame({ARM: [], AGAINST: [], c.MEMBER: []})
+
+
+def write_lab_table(audit: Audit) -> None:
+    """Write mitigations.parquet."""
+    with FileLock(audit.folder / MITIGATIONS / ".table.lock"):
+        write_table(audit.folder / MITIGATION_TABLE, lab_table(audit))
+
+
+def clipmem_by_pair(audit: Audit, arm: str, members: Sequence[str]) -> np.ndarray:
+    """Return the clipmem of each pair by some members of an arm, [n_pairs]; NaN of external and changed pairs, and of
+    pairs that all or none of the members trained on."""
+    sides = lab_sides(audit, members)
+    trained, alignments = sides.membership.trained, read_values(audit, arm, members)[:, 0]
+    with np.errstate(invalid="ignore"):
+        inside, outside = (
+            np.where(side, alignments, 0.0).sum(axis=0) / side.sum(axis=0) for side in (trained, ~trained)
+        )
+    return np.where(sides.membership.group != c.EXTERNAL, inside - outside, np.nan)
+
+
+def want(audit: Audit, session: str, arms: Sequence[str]) -> None:
+    """Report that a page is open and wants some arms trained."""
+    path = audit.folder / MITIGATIONS / WANTED / f"{session}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    before = json.loads(path.read_text()) if path.is_file() else {}
+    if before.get("arms") != list(arms):
+        write_json(path, {"arms": list(arms), "since": time.time()})
+    stay_open(audit, session)
+
+
+def stay_open(audit: Audit, session: str) -> None:
+    """Report that a page is still open."""
+    with contextlib.suppress(FileNotFoundError):  # the page was silent for so long that a worker took it for closed
+        os.utime(audit.folder / MITIGATIONS / WANTED / f"{session}.json")
+
+
+def wanted_arms(audit: Audit) -> list[str] | None:
+    """Return the arms that open pages want and that are not finished, the newest first; None without an open page."""
+    requests = []
+    for path in (audit.folder / MITIGATIONS / WANTED).glob("*.json"):
+        if time.time() - path.stat().st_mtime < SECONDS_OPEN:
+            requests.append(json.loads(path.read_text()))
+        else:
+            path.unlink(missing_ok=True)
+    arms = [arm for request in sorted(requests, key=lambda request: -request["since"]) for arm in request["arms"]]
+    return [arm for arm in dict.fromkeys(arms) if not fault_of(audit, arm)] if requests else None
+
+
+def fault_of(audit: Audit, arm: str) -> str:
+    """Return why the training of an arm ended; empty if it did not fail."""
+    path = arm_folder(audit, arm) / FAULT
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
+def seconds_needed(audit: Audit, members: int, at_once: int) -> float:
+    """Return the training time of an arm, from the logs of the audit's members; NaN if they have none."""
+    seconds = [member_progress(audit.folder, name).seconds for name in audit.record.members]
+    known = [value for value in seconds if value]
+    return float(np.mean(known)) * members / at_once if known else float("nan")

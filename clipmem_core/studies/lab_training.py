@@ -1,0 +1,242 @@
+"""Trains members of an audit again with a setting, measures them, and serves open pages."""
+
+import dataclasses
+import functools
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+
+from clipmem_core import columns as c
+from clipmem_core.audit import member as members
+from clipmem_core.audit import store
+from clipmem_core.audit.executor import Executor, Task, local_processes, program_of
+from clipmem_core.audit.member import MemberRun, Shared, open_member, open_shared, trained_model, write_embeddings
+from clipmem_core.audit.pipeline import Screen, ensure_features, ensure_pixels
+from clipmem_core.audit.settings import shares_process, side_by_side
+from clipmem_core.audit.status import last_line
+from clipmem_core.audit.store import Audit, open_embeddings, read_embeddings, read_utility, write_json
+from clipmem_core.config import InputError
+from clipmem_core.features.embed import text_features
+from clipmem_core.io import save_array
+from clipmem_core.scores.alignment import pair_terms
+from clipmem_core.scores.encoders import contributions
+from clipmem_core.studies import lab
+from clipmem_core.studies.arm import NONE
+from clipmem_core.training.names import CHECKPOINT, LOG, TRAJECTORY
+
+EMBEDDINGS = ".embeddings"  # of a member until its couple is measured
+NEARLY_DONE = 0.75  # share of an arm's members after which it is trained to its end though no page wants it
+SECONDS_BETWEEN_LOOKS = 0.1
+
+
+class NotWantedError(Exception):
+    """No page wants the arm in training any more."""
+
+
+def with_setting(shared: Shared, arm: str) -> Shared:
+    """Return the data of an audit's members as an arm changes them."""
+    overrides, changes = lab.read_setting(shared.audit, arm)
+    config = dataclasses.replace(shared.config, **overrides.fields)
+    shared = dataclasses.replace(shared, config=config)
+    if changes.removed.any():
+        membership = shared.membership.copy()
+        names = list(shared.record.members)
+        membership[names] = membership[names].to_numpy() & ~changes.removed[:, None]
+        shared = dataclasses.replace(shared, membership=membership)
+    if not changes.captions:
+        return shared
+    captions = [list(changes.captions.get(row, texts)) for row, texts in enumerate(shared.pairs[c.CAPTIONS])]
+    pairs = shared.pairs.copy()
+    pairs[c.CAPTIONS] = captions
+    start = np.concatenate([[0], np.cumsum([len(texts) for texts in captions])]).astype(np.int64)
+    features, tower = shared.features, shared.towers.text
+    if tower:
+        tokens: Any = text_features(captions, tower)[0]
+        features = dataclasses.replace(features, text=tokens)
+    else:
+        tokens = members.cached_tokens(config.model, pairs)
+    data = dataclasses.replace(shared.data, tokens=tokens, caption_start=start)
+    return dataclasses.replace(shared, pairs=pairs, features=features, data=data)
+
+
+def train_couple(shared: Shared, arm: str, couple: Sequence[str], goes_on: Callable[[], bool] = lambda: True) -> None:
+    """Train two members of an arm and measure them; those of the baseline are only measured.
+
+    `shared` is that of `with_setting`. The training ends with `NotWantedError` after an epoch if `goes_on` returns
+    False.
+    """
+    audit, folder = shared.audit, lab.arm_folder(shared.audit, arm)
+    measures, places = [], []
+    for name in couple:
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        if arm == NONE:
+            places.append(audit.member(name))
+            utility, log = read_utility(audit.member(name)), audit.member(name) / LOG
+        else:
+            run = open_member(audit.folder, name, shared, folder / name)
+            places.append(run.folder / EMBEDDINGS)
+            utility, log = _train(run, goes_on), run.folder / LOG
+        utility = {lab.RETRIEVAL: float(np.mean([utility.pop(recall) for recall in lab.RECALLS]))} | utility
+        measures.append(utility | {lab.SECONDS: last_line(log).get("seconds")})
+    embedded = list(map(read_embeddings, places))
+    for name, values in zip(couple, _pair_values(audit, couple, embedded), strict=True):
+        save_array(values, folder / name / lab.PAIR_VALUES)
+    for name, values in zip(couple, measures, strict=True):
+        write_json(folder / name / lab.MEASURES, values)
+        for path in (folder / name).iterdir():
+            if path.name == EMBEDDINGS:
+                shutil.rmtree(path)
+            elif path.name in (CHECKPOINT, TRAJECTORY):
+                path.unlink()
+
+
+def _train(run: MemberRun, goes_on: Callable[[], bool]) -> dict[str, float]:
+    """Train and embed a member, and return its utility."""
+
+    def after_epoch(_: int) -> None:
+        if not goes_on():
+            raise NotWantedError
+
+    members.clear_leftovers(run.folder)
+    model = trained_model(run, after_epoch=after_epoch)
+    write_embeddings(run, model, run.folder / EMBEDDINGS)
+    return members.utility(run, model, open_embeddings(run.folder / EMBEDDINGS / store.IMAGE_EMBEDDINGS))
+
+
+def _pair_values(audit: Audit, couple: Sequence[str], embedded: Sequence[Any]) -> np.ndarray:
+    """Return alignment, image part and text part of two members, float32 [2, 3, n_pairs]; a part is that of the member
+    with its partner as the one that did not train on the pair."""
+    sides = lab.lab_sides(audit, couple)
+    alignments = [pair_terms(image, text, sides.external)[c.ALIGNMENT] for image, text in embedded]
+    values = np.full((2, 3, len(sides.external)), np.nan, dtype=np.float32)
+    values[:, 0] = alignments
+    image, text = zip(*embedded, strict=True)
+    try:
+        parts, _ = contributions(image, text, sides)
+    except InputError:  # too few pairs to fit the map between both members
+        return values
+    trained = sides.membership.trained
+    for row in (0, 1):
+        # In the paper's protocol the parts are those of f less g on every pair
+        sign = -1 if sides.protocol == "paper" and row else 1
+        only = trained[row] & ~trained[1 - row]
+        values[row, 1:, only] = sign * parts.to_numpy()[only]
+    return values
+
+
+def train_members(folder: Path, names: Sequence[str]) -> None:
+    """Train couples of arms, each named `arm/member` by its first member; one that another process trains is left."""
+    shared = open_shared(folder)
+    torch.set_num_threads(shared.record.threads)
+    opened = functools.lru_cache(maxsize=1)(functools.partial(with_setting, shared))
+    second = dict(lab.couples(shared.record.members))
+    for name in names:
+        arm, _, first = name.partition("/")
+        _train_locked(shared, functools.partial(opened, arm), arm, (first, second[first]))
+
+
+def _train_locked(
+    shared: Shared,
+    opened: Callable[[], Shared],
+    arm: str,
+    couple: Sequence[str],
+    goes_on: Callable[[], bool] = lambda: True,
+    *,
+    wait: bool = True,
+) -> bool:
+    """Train a couple unless it is finished or, without `wait`, in training; tell whether this call trained it."""
+    folder = lab.arm_folder(shared.audit, arm)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / f".{couple[0]}.lock")
+    try:
+        with lock.acquire(timeout=-1 if wait else 0):
+            if all((folder / name / lab.MEASURES).is_file() for name in couple):
+                return False
+            train_couple(opened(), arm, couple, goes_on)
+    except Timeout:
+        return False
+    if len(lab.finished_members(shared.audit, arm)) in (lab.FIRST, len(shared.record.members) // 2 * 2):
+        lab.write_lab_table(shared.audit)
+    return True
+
+
+def run_arms(
+    audit: Audit, arms: Sequence[str], screen: Screen, *, executor: Executor | None = None, n_members: int = 0
+) -> None:
+    """Train the first `n_members` (0: all) members of arms that were begun, and measure the baseline's."""
+    record = audit.record
+    todo = [
+        f"{arm}/{first}"
+        for first, second in lab.couples(record.members[: n_members or None])
+        for arm in (NONE, *arms)
+        if not {first, second} <= set(lab.finished_members(audit, arm))
+    ]
+    if todo:
+        ensure_pixels(audit, screen)
+        ensure_features(audit, screen, executor)
+        at_once = side_by_side(record.config)
+        blocks = min(len(todo), at_once if shares_process(record.config) else len(todo))
+        program = program_of("clipmem_core.studies.lab_training:train_members", audit.folder)
+        parts = [tuple(todo[block::blocks]) for block in range(blocks)]
+        tasks = [Task(_folders(audit, part), program, part, record.threads, "couple of members") for part in parts]
+        run = executor or functools.partial(local_processes, at_once=at_once)
+        shown = -1
+        for _ in run(tasks):
+            done = sum(len(lab.finished_members(audit, arm)) for arm in arms)
+            if done != shown:
+                total = len(arms) * len(record.members[: n_members or None])
+                screen.say(f"{done} of {total} members finished")
+                shown = done
+    lab.write_lab_table(audit)
+
+
+def _folders(audit: Audit, names: Sequence[str]) -> tuple[Path, ...]:
+    folders = tuple(audit.folder / store.MITIGATIONS / name for name in names)
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+    return folders
+
+
+def serve(folder: Path, names: Sequence[str]) -> None:
+    """Train what open pages want, the newest first, until no page is open; the baseline is measured first.
+
+    `names` is the number of this worker. Workers share the couples of an arm by their locks.
+    """
+    audit, shared = Audit(folder), open_shared(folder)
+    torch.set_num_threads(shared.record.threads)
+    opened = functools.lru_cache(maxsize=2)(functools.partial(with_setting, shared))
+    with suppress(Timeout), FileLock(folder / store.MITIGATIONS / f".worker-{names[0]}.lock", timeout=0):
+        while (wanted := lab.wanted_arms(audit)) is not None:
+            if not _serve_one(shared, opened, [NONE, *wanted]):
+                time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def _serve_one(shared: Shared, opened: Callable[[str], Shared], arms: Sequence[str]) -> bool:
+    """Train the first couple of arms that nobody trains; tell whether there was one."""
+    audit = shared.audit
+    for arm in arms:
+        for couple in lab.couples(shared.record.members):
+            goes_on = functools.partial(_goes_on, audit, arm)
+            try:
+                if _train_locked(shared, functools.partial(opened, arm), arm, couple, goes_on, wait=False):
+                    return True
+            except NotWantedError:
+                return True
+            except InputError as error:
+                (lab.arm_folder(audit, arm) / lab.FAULT).write_text(str(error), encoding="utf-8")
+                return True
+    return False
+
+
+def _goes_on(audit: Audit, arm: str) -> bool:
+    """Tell whether the training of an arm goes on: a page wants it, or it is nearly done."""
+    if arm == NONE or arm in (lab.wanted_arms(audit) or ()):
+        return True
+    return len(lab.finished_members(audit, arm)) >= NEARLY_DONE * len(audit.record.members)
