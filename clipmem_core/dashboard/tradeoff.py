@@ -163,7 +163,8 @@ def draw_parts(table: pd.DataFrame, chosen: str, title: str) -> None:
         config={"displayModeBar": False},
         alt=f"Parts of the image and the text encoder in clipmem, without and with: {title}",
     )
-    st.caption("The paper finds that clipmem falls mostly in the text encoder. Bars: interval of the difference.")
+    parts = ", ".join(f"{r.PARTS[row['measure']]} {r.relative(row)}" for row in rows.to_dict("records"))
+    st.caption(f"{parts}. The paper finds most memorization in the text encoder. Bars: interval of the difference.")
 
 
 def draw_changed_pairs(audit: Audit, arm: str) -> None:

@@ -26,7 +26,7 @@ SOURCES = {  # name and dash
 }
 MEMORIZATION, UTILITY, TEXT = "memorization", "utility", "text"
 # Pixels: the plot on a narrow screen (a wider one only spreads the labels), a dot, and a line and letter of a label
-PLOT_WIDTH, PLOT_HEIGHT, DOT, LINE, LETTER = 300, 330, 7, 14, 6.2
+PLOT_WIDTH, PLOT_HEIGHT, DOT, LINE, LETTER = 300, 330, 9, 14, 6.2
 _first_round = [name for name in DETECTORS if name != RANDOM and name not in SECOND_ROUND]
 DETECTOR_COLOURS = {RANDOM: layout.OTHER} | dict(zip(_first_round, layout.LABEL_COLOURS, strict=False))
 Line = tuple[str, pd.DataFrame, str, str]  # name, rows, colour and dash
@@ -126,7 +126,8 @@ def label_positions(x: np.ndarray, y: np.ndarray, widths: np.ndarray) -> list[st
 
 def _boxes_around(x: float, y: float, width: float) -> Iterator[tuple[str, np.ndarray]]:
     """Yield Plotly's text positions around a dot, with the box of the label: left, bottom, right, top."""
-    for vertical, bottom in (("top", y + DOT), ("bottom", y - DOT - LINE)):
+    places = [("top", y + DOT), ("bottom", y - DOT - LINE)]
+    for vertical, bottom in places if y > PLOT_HEIGHT / 2 else reversed(places):
         for horizontal, left in (("right", x), ("left", x - width), ("center", x - width / 2)):
             yield f"{vertical} {horizontal}", np.array([left, bottom, left + width, bottom + LINE])
 

@@ -1,7 +1,7 @@
 """The built-in studies: a question and the arms that answer it.
 
-The baseline trains on one caption a pair, as in the paper. All arms are evaluated on that caption and on uncropped
-pictures, which every arm trains on.
+The baseline trains on one caption a pair, as in the paper, but for the study `settings`. All arms are evaluated on that
+caption and on uncropped pictures, which every arm trains on.
 """
 
 from collections.abc import Callable
@@ -84,6 +84,7 @@ class Study(NamedTuple):
 
     question: str
     arms: Callable[[AuditConfig, int], list[Arm]]  # from the config and the most captions of a pair
+    one_caption: bool = True  # whether the baseline trains on one caption a pair
 
 
 STUDIES = {
@@ -91,7 +92,7 @@ STUDIES = {
     "text-noise": Study("Does noise on the text embedding lower memorization and raise utility?", text_noise_arms),
     "removal": Study("Does leaving the most memorized pairs out of training raise utility?", removal_arms),
     "combined": Study("Which mitigations lower memorization at no loss of utility?", combined_arms),
-    "settings": Study("What do the settings of --also change?", lambda config, most: []),
+    "settings": Study("What do the settings of --also change?", lambda config, most: [], one_caption=False),
 }
 
 

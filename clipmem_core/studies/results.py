@@ -33,6 +33,9 @@ MEMORIZATIONS = {
 PARTS = {c.CLIPMEM_IMAGE: "image part", c.CLIPMEM_TEXT: "text part"}
 UTILITIES = {RETRIEVAL: "retrieval", "linear_probe": "linear probe", "zero_shot": "zero-shot"}
 MEASURES = MEMORIZATIONS | PARTS | UTILITIES | {SECONDS: "seconds"}
+# The measures on a terminal
+SHOWN = {CLIPMEM_NET: "memorized", c.ATTACK_TPR: "attack", c.CLIPMEM_IMAGE: "image", c.CLIPMEM_TEXT: "text"}
+SHOWN |= {RETRIEVAL: "retrieval"}
 OF_MEMBERS, OF_SPLITS = "members of this audit", c.SPLITS
 COLUMNS = [ARM, "measure", "n", "value", "baseline", "difference", "low", "high", "p_value"]
 P_OF_ALL = "p_of_all"
@@ -109,8 +112,8 @@ def show_differences(rows: pd.DataFrame, titles: dict[str, str]) -> None:
     title = f"paired differences to the baseline, with half their 95 % interval over {over}; *: other than 0 (Holm)"
     cells = compared.assign(cell=[_cell(row) for row in compared.to_dict("records")])
     wide = cells.pivot(index=ARM, columns="measure", values="cell").reindex(compared[ARM].unique())
-    shown = [name for name in MEASURES if name in wide]
-    table = wide[shown].fillna("–").rename(columns=MEASURES).reset_index()
+    shown = [name for name in SHOWN if name in wide]
+    table = wide[shown].fillna("–").rename(columns=SHOWN).reset_index()
     print_table(console, title, table)
     for arm, text in titles.items():
         if (compared[ARM] == arm).any():

@@ -57,7 +57,8 @@ def run_study(
         load = functools.cache(lambda: load_data_set(source, config, progress=screen.pictures, say=screen.say))
         first = folder.audit(0)
         pairs = first.pairs if first.begun else load().pairs
-        config = dataclasses.replace(config, **(ONE_CAPTION if _most_captions(pairs) > 1 else {}))
+        if find_study(study).one_caption and _most_captions(pairs) > 1:
+            config = dataclasses.replace(config, **ONE_CAPTION)
         fingerprint = first.record.dataset_fingerprint if first.begun else load().fingerprint
         if any(arm.overrides.get(DECISIONS) for arm in also):
             columns = pa.Table.from_pandas(pairs[[c.PAIR_ID, c.CAPTIONS]], preserve_index=False)
