@@ -157,7 +157,6 @@ def _mitigate(
     """Train an audit's members again with mitigations, and compare memorization and utility."""
     from clipmem_core.review.decisions import decided_for
     from clipmem_core.studies import arm, lab
-    from clipmem_core.studies.lab_training import run_arms
     from clipmem_core.studies.results import show_differences
 
     audit = _opened(name)
@@ -169,6 +168,8 @@ def _mitigate(
     begun = lab.begin(audit, arm.Arm(overrides, decided_for(audit) if decisions else arm.Decided()))
     if begun.name == arm.NONE:
         raise InputError("no mitigation is set: add one, such as --text-noise 0.15")
+    from clipmem_core.studies.lab_training import run_arms  # torch
+
     with _screen() as screen:
         run_arms(audit, [begun.name], screen, executor=_executor(engine, audit.record.config), n_members=members)
     show_differences(lab.lab_table(audit, [begun.name, arm.NONE]), {begun.name: begun.title})

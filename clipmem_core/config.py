@@ -76,7 +76,7 @@ class TrainingConfig:
         "captions of a pair that training draws from, one at random each epoch; 0 means all that are used",
         ge=0,
         group="Captions",
-        **control("captions", "More captions per pair"),
+        **control("captions", "Captions per pair in training"),
     )
 
     model: str = option("small", "one of ours, a name of open_clip's, or a JSON file", alike="model")

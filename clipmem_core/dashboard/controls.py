@@ -12,7 +12,7 @@ import streamlit as st
 
 from clipmem_core import columns as c
 from clipmem_core.audit.settings import check_config
-from clipmem_core.audit.store import MEMBERSHIP, PAIRS, Audit
+from clipmem_core.audit.store import MEMBERSHIP, PAIRS, Audit, caption_counts
 from clipmem_core.config import FIELDS, MODIFIERS, AuditConfig, InputError, Slider
 from clipmem_core.dashboard.page import PAGE, choose_listed, write
 from clipmem_core.dashboard.plain import one_line, one_line_errors, show_text
@@ -52,7 +52,7 @@ AHEAD_SLIDERS = {
 @cached(32, PAIRS, MEMBERSHIP)
 def _facts(audit: Audit) -> tuple[dict[str, str], int]:
     """Return why settings cannot act on an audit, and the most captions of a pair."""
-    return obstacles(audit), int(audit.pairs[c.CAPTIONS].map(len).max())
+    return obstacles(audit), int(caption_counts(audit).max())
 
 
 def draw_setting(audit: Audit, finished: Mapping[str, str]) -> Arm:

@@ -112,7 +112,7 @@ def draw_table(table: pd.DataFrame, titles: Mapping[str, str], *, over: str, cho
     alt = f"Differences of {len(numbers)} settings to the baseline, with 95 % intervals over {over}"
     st.dataframe(styled, hide_index=True, column_config=columns, key="mitigation-differences", alt=alt)
     cell = f"the mean paired difference to the baseline with its 95 % interval over {over}"
-    st.caption(f"Each cell is {cell}; * differs from 0 after Holm's correction for all {len(numbers)} settings.")
+    st.caption(f"Each cell is {cell}; * differs from 0 after Holm's correction for the number of settings.")
 
 
 def table_of(rows: pd.DataFrame, titles: Mapping[str, str], chosen: str | None) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -163,8 +163,9 @@ def draw_parts(table: pd.DataFrame, chosen: str, title: str) -> None:
         config={"displayModeBar": False},
         alt=f"Parts of the image and the text encoder in clipmem, without and with: {title}",
     )
-    parts = ", ".join(f"{r.PARTS[row['measure']]} {r.relative(row)}" for row in rows.to_dict("records"))
-    st.caption(f"{parts}. The paper finds most memorization in the text encoder. Bars: interval of the difference.")
+    parts = "; ".join(f"{r.PARTS[row['measure']]} {r.relative(row)}" for row in rows.to_dict("records"))
+    paper = "The paper finds most memorization in the text encoder."
+    st.caption(f"{parts.capitalize()}. {paper} Bars: interval of the difference.")
 
 
 def draw_changed_pairs(audit: Audit, arm: str) -> None:

@@ -30,19 +30,23 @@ from clipmem_core.audit.prepare import membership_of, sides_of
 from clipmem_core.audit.settings import check_config
 from clipmem_core.audit.status import member_progress
 from clipmem_core.audit.store import (
+    MEMBERSHIP,
     MITIGATION_TABLE,
     MITIGATIONS,
+    PAIRS,
     Audit,
+    caption_counts,
     check_name,
     inside,
     read_array,
+    read_table,
     write_json,
     write_table,
 )
 from clipmem_core.config import InputError, ineffective_fields
 from clipmem_core.io import read_json
-from clipmem_core.scores.attacks import ALIGNMENT, BAVARIA, FEWEST, Shadows, attack, roc, shadows_of
-from clipmem_core.scores.membership import Sides
+from clipmem_core.scores.attacks import ALIGNMENT, BAVARIA, FEWEST, attack, roc, shadows_of
+from clipmem_core.scores.membership import Sides, side_means
 from clipmem_core.studies.arm import (
     DECISIONS,
     NEAR_DUPLICATES,
@@ -60,6 +64,7 @@ SETTING, PAIR_VALUES, MEASURES, FAULT = "setting.json", "pairs.npy", "measures.j
 WANTED = ".wanted"
 SECONDS_OPEN = 90  # a page reports more often; browsers wake a hidden tab once a minute
 FIRST = 4  # members that train first
+MOST_ATTACKED = 100_000  # pairs
 FEWEST_COMPARED = 10  # pairs that only one member of a couple trained on
 ARM, AGAINST = "arm", "against"
 RETRIEVAL, SECONDS, CLIPMEM_EXTERNAL, MEMBERSHIP_AUROC = "retrieval", "seconds", "clipmem_external", "membership_auroc"
@@ -88,14 +93,15 @@ def finished_members(audit: Audit, arm: str) -> list[str]:
 
 def obstacles(audit: Audit) -> dict[str, str]:
     """Return why settings cannot act on an audit, by their names."""
-    config, counts = audit.record.config, audit.pairs[c.CAPTIONS].map(len)
+    config = audit.record.config
     locked = {name: f"the {side} tower is locked" for name, side in ineffective_fields(config).items()}
-    found = {} if counts.max() > 1 else {"train_captions": "every pair has one caption"}
+    found = {} if caption_counts(audit).max() > 1 else {"train_captions": "every pair has one caption"}
     if config.loss != "clip":
         found["adaptive_rest"] = f"it works with the loss clip only, not {config.loss}"
     if config.protocol == "paper":
         found[REMOVAL] = "with --protocol paper most pairs have no score of their own: audit with --protocol ensemble"
-    if not (later_near_duplicates(audit) & (audit.membership[c.GROUP] != c.EXTERNAL).to_numpy()).any():
+    group = read_table(audit.folder / MEMBERSHIP, columns=[c.GROUP])[c.GROUP]
+    if not (later_near_duplicates(audit) & (group != c.EXTERNAL).to_numpy()).any():
         found[NEAR_DUPLICATES] = "no two pictures that members train on look alike"
     return locked | found
 
@@ -120,7 +126,7 @@ def begin(audit: Audit, arm: Arm) -> Arm:
         raise InputError(blocked[0])
     changes = changes_of(audit, arm)
     _check_changes(audit, arm, changes)
-    ids = audit.pairs[c.PAIR_ID]
+    ids = read_table(audit.folder / PAIRS, columns=[c.PAIR_ID])[c.PAIR_ID]
     captions = {ids.iloc[row]: list(texts) for row, texts in changes.captions.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     values = {"setting": arm.text, "title": arm.title, "removed": ids[changes.removed].tolist(), "captions": captions}
@@ -135,8 +141,8 @@ def _check_changes(audit: Audit, arm: Arm, changes: Changes) -> None:
         raise InputError(f"{DECISIONS}: features were computed elsewhere, so that new captions cannot be embedded")
     if not arm.removal and not changes.removed.any() and not changes.captions:
         return
-    table = audit.membership
-    first, second = (table[name].to_numpy() & changes.compared for name in couples(audit.record.members)[0])
+    trained = lab_sides(audit, couples(audit.record.members)[0]).membership.trained
+    first, second = trained & changes.compared
     remaining = min(int((first & ~second).sum()), int((second & ~first).sum()))
     if remaining < FEWEST_COMPARED:
         raise InputError(f"{arm.text}: {remaining} pairs remain to compare, fewer than {FEWEST_COMPARED}: remove fewer")
@@ -151,7 +157,7 @@ def read_setting(audit: Audit, name: str) -> tuple[Arm, Changes]:
     removed, captions = values["removed"], values["captions"]
     if not (removed or captions):
         return parse_arm(values["setting"]), unchanged
-    ids = audit.pairs[c.PAIR_ID].to_numpy(dtype=str)
+    ids = read_table(audit.folder / PAIRS, columns=[c.PAIR_ID])[c.PAIR_ID].to_numpy(dtype=str)
     rows = np.flatnonzero(np.isin(ids, list(captions))).tolist()
     changed = {row: tuple(captions[ids[row]]) for row in rows}
     return parse_arm(values["setting"]), Changes(np.isin(ids, removed), changed)
@@ -176,11 +182,16 @@ def arm_rows(audit: Audit, name: str) -> pd.DataFrame:
     """Return one row per member of an arm, and one of the baseline on the same members and pairs."""
     known = set(finished_members(audit, NONE))
     members = tuple(member for member in finished_members(audit, name) if member in known)
-    return _arm_rows(audit, name, members) if members else pd.DataFrame()
+    return _arm_rows(audit, name, members, _stamp(audit, name, members)) if members else pd.DataFrame()
+
+
+def _stamp(audit: Audit, arm: str, members: Sequence[str]) -> int:
+    """Return the time at which the last member was measured: an arm may be removed and trained anew."""
+    return (arm_folder(audit, arm) / members[-1] / MEASURES).stat().st_mtime_ns
 
 
 @functools.lru_cache(maxsize=256)
-def _arm_rows(audit: Audit, name: str, members: tuple[str, ...]) -> pd.DataFrame:
+def _arm_rows(audit: Audit, name: str, members: tuple[str, ...], stamp: int) -> pd.DataFrame:
     compared = read_setting(audit, name)[1].compared
     sides = lab_sides(audit, members)
     names = dict.fromkeys((name, NONE))
@@ -191,7 +202,8 @@ def _arm_rows(audit: Audit, name: str, members: tuple[str, ...]) -> pd.DataFrame
 
 def lab_sides(audit: Audit, members: Sequence[str]) -> Sides:
     """Return which of some members trained on each pair."""
-    membership = membership_of(audit.membership[[c.PAIR_ID, c.GROUP, *members]])
+    table = read_table(audit.folder / MEMBERSHIP, columns=[c.PAIR_ID, c.GROUP, *members])
+    membership = membership_of(table)
     return sides_of(audit, audit.record.config, membership)
 
 
@@ -208,9 +220,7 @@ def _measured(audit: Audit, arm: str, sides: Sides, compared: np.ndarray) -> pd.
     partner = np.arange(len(members)) ^ 1
     drift = values[:, 0] - values[partner, 0]
     only = trained & ~trained[partner] & compared
-    shadows = shadows_of(sides)
-    shadows = dataclasses.replace(shadows, attacked=shadows.attacked & compared)
-    attacked = _attack(values[:, 0], shadows)
+    attacked = _attack(values[:, 0], sides, compared)
     rows = []
     for row, member in enumerate(members):
         measures = read_json(arm_folder(audit, arm) / member / MEASURES, dict[str, Any], repair=HINT)
@@ -228,11 +238,17 @@ def _measured(audit: Audit, arm: str, sides: Sides, compared: np.ndarray) -> pd.
     return pd.DataFrame(rows)
 
 
-def _attack(alignments: np.ndarray, shadows: Shadows) -> list[dict[str, float]]:
-    """Attack each member with the others as its shadows, and by its alignment alone."""
+def _attack(alignments: np.ndarray, sides: Sides, compared: np.ndarray) -> list[dict[str, float]]:
+    """Attack each member by its alignment alone, and with the others as its shadows."""
+    shadows = shadows_of(sides)
+    chosen = np.flatnonzero(shadows.attacked[0] & compared)
+    if len(chosen) > MOST_ATTACKED:
+        chosen = np.random.default_rng(sides.seed).choice(chosen, MOST_ATTACKED, replace=False)
+    attacked = np.zeros_like(shadows.trained)
+    attacked[:, chosen] = True
     attacks = (ALIGNMENT, BAVARIA) if len(alignments) >= FEWEST else (ALIGNMENT,)
     measured = []
-    for target in attack(list(alignments), shadows, attacks=attacks):
+    for target in attack(list(alignments), dataclasses.replace(shadows, attacked=attacked), attacks=attacks):
         by_shadows = roc(target, BAVARIA) if BAVARIA in attacks else {}
         named = {column: by_shadows.get(name, np.nan) for name, column in c.ATTACK_METRICS.items()}
         measured.append({MEMBERSHIP_AUROC: roc(target, ALIGNMENT)["auroc"]} | named)
@@ -258,14 +274,15 @@ def write_lab_table(audit: Audit) -> None:
 
 
 def clipmem_by_pair(audit: Audit, arm: str, members: Sequence[str]) -> np.ndarray:
-    """Return the clipmem of each pair by some members of an arm, [n_pairs]; NaN of external and changed pairs, and of
-    pairs that all or none of the members trained on."""
+    """Return the clipmem of each pair by some members of an arm, [n_pairs]; NaN of external pairs and of those that all
+    or none of the members trained on."""
+    return _clipmem_by_pair(audit, arm, tuple(members), _stamp(audit, arm, members))
+
+
+@functools.lru_cache(maxsize=8)
+def _clipmem_by_pair(audit: Audit, arm: str, members: tuple[str, ...], stamp: int) -> np.ndarray:
     sides = lab_sides(audit, members)
-    trained, alignments = sides.membership.trained, read_values(audit, arm, members)[:, 0]
-    with np.errstate(invalid="ignore"):
-        inside, outside = (
-            np.where(side, alignments, 0.0).sum(axis=0) / side.sum(axis=0) for side in (trained, ~trained)
-        )
+    inside, outside = side_means(list(read_values(audit, arm, members)[:, 0]), sides.membership.trained)
     return np.where(sides.membership.group != c.EXTERNAL, inside - outside, np.nan)
 
 

@@ -1,4 +1,4 @@
-"""Trains members of an audit again with a setting, measures them, and serves open pages."""
+"""Trains members of an audit again with mitigations, two at a time, measures them, and serves open pages."""
 
 import dataclasses
 import functools
@@ -28,30 +28,84 @@ from clipmem_core.io import save_array
 from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.encoders import contributions
 from clipmem_core.studies import lab
-from clipmem_core.studies.arm import NONE
+from clipmem_core.studies.arm import NONE, Changes
 from clipmem_core.training.names import CHECKPOINT, LOG, TRAJECTORY
 
 EMBEDDINGS = ".embeddings"  # of a member until its couple is measured
-NEARLY_DONE = 0.75  # share of an arm's members after which it is trained to its end though no page wants it
-SECONDS_BETWEEN_LOOKS = 0.1
+NEARLY_DONE = 0.75  # share of an arm's members from which on it is trained to its end, wanted or not
+SECONDS_BETWEEN_POLLS = 0.1
+Couple = tuple[str, str]
+GoesOn = Callable[[], bool]
 
 
 class NotWantedError(Exception):
-    """No page wants the arm in training any more."""
+    """No open page wants the arm that is in training."""
 
 
-def with_setting(shared: Shared, arm: str) -> Shared:
+class Lab:
+    """The data of an audit's members in memory, ready to train them again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.audit, self.baseline = Audit(folder), open_shared(folder)
+        self.record = self.baseline.record
+        self.couples = lab.couples(self.record.members)
+        self.changed_data = functools.lru_cache(maxsize=2)(functools.partial(_changed_data, self.baseline))
+        torch.set_num_threads(self.record.threads)
+
+    def train(self, arm: str, couple: Couple, goes_on: GoesOn = lambda: True, *, wait: bool = True) -> bool:
+        """Train and measure a couple unless it is finished or, without `wait`, in training; tell whether it was."""
+        folder = lab.arm_folder(self.audit, arm)
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(folder / f".{couple[0]}.lock").acquire(timeout=-1 if wait else 0):
+                if all((folder / name / lab.MEASURES).is_file() for name in couple):
+                    return False
+                _train_couple(self.changed_data(arm), arm, couple, goes_on)
+        except Timeout:
+            return False
+        except FileNotFoundError:
+            if arm == NONE or (folder / lab.SETTING).is_file():
+                raise
+            return False  # somebody removed the arm
+        if len(lab.finished_members(self.audit, arm)) in (lab.FIRST, 2 * len(self.couples)):
+            lab.write_lab_table(self.audit)
+        return True
+
+    def train_any(self, arms: Sequence[str]) -> bool:
+        """Train the first couple of some arms that is neither finished nor in training; tell whether there was one."""
+        for arm in arms:
+            for couple in self.couples:
+                try:
+                    if self.train(arm, couple, functools.partial(self.goes_on, arm), wait=False):
+                        return True
+                except NotWantedError:
+                    return True
+                except InputError as error:
+                    (lab.arm_folder(self.audit, arm) / lab.FAULT).write_text(str(error), encoding="utf-8")
+                    return True
+        return False
+
+    def goes_on(self, arm: str) -> bool:
+        """Tell whether the training of an arm goes on: a page wants it, or it is nearly done."""
+        if arm == NONE or arm in (lab.wanted_arms(self.audit) or ()):
+            return True
+        return len(lab.finished_members(self.audit, arm)) >= NEARLY_DONE * len(self.record.members)
+
+
+def _changed_data(shared: Shared, arm: str) -> Shared:
     """Return the data of an audit's members as an arm changes them."""
     overrides, changes = lab.read_setting(shared.audit, arm)
-    config = dataclasses.replace(shared.config, **overrides.fields)
-    shared = dataclasses.replace(shared, config=config)
+    shared = dataclasses.replace(shared, config=dataclasses.replace(shared.config, **overrides.fields))
     if changes.removed.any():
         membership = shared.membership.copy()
         names = list(shared.record.members)
         membership[names] = membership[names].to_numpy() & ~changes.removed[:, None]
         shared = dataclasses.replace(shared, membership=membership)
-    if not changes.captions:
-        return shared
+    return _with_captions(shared, changes) if changes.captions else shared
+
+
+def _with_captions(shared: Shared, changes: Changes) -> Shared:
+    """Replace the captions of some pairs, and their tokens or features."""
     captions = [list(changes.captions.get(row, texts)) for row, texts in enumerate(shared.pairs[c.CAPTIONS])]
     pairs = shared.pairs.copy()
     pairs[c.CAPTIONS] = captions
@@ -61,16 +115,15 @@ def with_setting(shared: Shared, arm: str) -> Shared:
         tokens: Any = text_features(captions, tower)[0]
         features = dataclasses.replace(features, text=tokens)
     else:
-        tokens = members.cached_tokens(config.model, pairs)
+        tokens = members.cached_tokens(shared.config.model, pairs)
     data = dataclasses.replace(shared.data, tokens=tokens, caption_start=start)
     return dataclasses.replace(shared, pairs=pairs, features=features, data=data)
 
 
-def train_couple(shared: Shared, arm: str, couple: Sequence[str], goes_on: Callable[[], bool] = lambda: True) -> None:
+def _train_couple(shared: Shared, arm: str, couple: Couple, goes_on: GoesOn) -> None:
     """Train two members of an arm and measure them; those of the baseline are only measured.
 
-    `shared` is that of `with_setting`. The training ends with `NotWantedError` after an epoch if `goes_on` returns
-    False.
+    The training ends with `NotWantedError` after an epoch if `goes_on` returns False.
     """
     audit, folder = shared.audit, lab.arm_folder(shared.audit, arm)
     measures, places = [], []
@@ -83,21 +136,19 @@ def train_couple(shared: Shared, arm: str, couple: Sequence[str], goes_on: Calla
             run = open_member(audit.folder, name, shared, folder / name)
             places.append(run.folder / EMBEDDINGS)
             utility, log = _train(run, goes_on), run.folder / LOG
-        utility = {lab.RETRIEVAL: float(np.mean([utility.pop(recall) for recall in lab.RECALLS]))} | utility
-        measures.append(utility | {lab.SECONDS: last_line(log).get("seconds")})
+        retrieval = float(np.mean([utility.pop(recall) for recall in lab.RECALLS]))
+        measures.append({lab.RETRIEVAL: retrieval} | utility | {lab.SECONDS: last_line(log).get("seconds")})
     embedded = list(map(read_embeddings, places))
     for name, values in zip(couple, _pair_values(audit, couple, embedded), strict=True):
         save_array(values, folder / name / lab.PAIR_VALUES)
     for name, values in zip(couple, measures, strict=True):
         write_json(folder / name / lab.MEASURES, values)
-        for path in (folder / name).iterdir():
-            if path.name == EMBEDDINGS:
-                shutil.rmtree(path)
-            elif path.name in (CHECKPOINT, TRAJECTORY):
-                path.unlink()
+        shutil.rmtree(folder / name / EMBEDDINGS, ignore_errors=True)
+        for leftover in (CHECKPOINT, TRAJECTORY):
+            (folder / name / leftover).unlink(missing_ok=True)
 
 
-def _train(run: MemberRun, goes_on: Callable[[], bool]) -> dict[str, float]:
+def _train(run: MemberRun, goes_on: GoesOn) -> dict[str, float]:
     """Train and embed a member, and return its utility."""
 
     def after_epoch(_: int) -> None:
@@ -110,9 +161,12 @@ def _train(run: MemberRun, goes_on: Callable[[], bool]) -> dict[str, float]:
     return members.utility(run, model, open_embeddings(run.folder / EMBEDDINGS / store.IMAGE_EMBEDDINGS))
 
 
-def _pair_values(audit: Audit, couple: Sequence[str], embedded: Sequence[Any]) -> np.ndarray:
-    """Return alignment, image part and text part of two members, float32 [2, 3, n_pairs]; a part is that of the member
-    with its partner as the one that did not train on the pair."""
+def _pair_values(audit: Audit, couple: Couple, embedded: Sequence[Any]) -> np.ndarray:
+    """Return alignment, image part and text part of two members, float32 [2, 3, n_pairs].
+
+    The parts are those of clipmem with the member as the one that trained on the pair and its partner as the one that
+    did not; NaN on other pairs.
+    """
     sides = lab.lab_sides(audit, couple)
     alignments = [pair_terms(image, text, sides.external)[c.ALIGNMENT] for image, text in embedded]
     values = np.full((2, 3, len(sides.external)), np.nan, dtype=np.float32)
@@ -132,76 +186,44 @@ def _pair_values(audit: Audit, couple: Sequence[str], embedded: Sequence[Any]) -
 
 
 def train_members(folder: Path, names: Sequence[str]) -> None:
-    """Train couples of arms, each named `arm/member` by its first member; one that another process trains is left."""
-    shared = open_shared(folder)
-    torch.set_num_threads(shared.record.threads)
-    opened = functools.lru_cache(maxsize=1)(functools.partial(with_setting, shared))
-    second = dict(lab.couples(shared.record.members))
+    """Train couples of arms, each named `arm/member` by its first member. The work of a task."""
+    trainer = Lab(folder)
+    partners = dict(trainer.couples)
     for name in names:
         arm, _, first = name.partition("/")
-        _train_locked(shared, functools.partial(opened, arm), arm, (first, second[first]))
-
-
-def _train_locked(
-    shared: Shared,
-    opened: Callable[[], Shared],
-    arm: str,
-    couple: Sequence[str],
-    goes_on: Callable[[], bool] = lambda: True,
-    *,
-    wait: bool = True,
-) -> bool:
-    """Train a couple unless it is finished or, without `wait`, in training; tell whether this call trained it."""
-    folder = lab.arm_folder(shared.audit, arm)
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / f".{couple[0]}.lock")
-    try:
-        with lock.acquire(timeout=-1 if wait else 0):
-            if all((folder / name / lab.MEASURES).is_file() for name in couple):
-                return False
-            train_couple(opened(), arm, couple, goes_on)
-    except Timeout:
-        return False
-    if len(lab.finished_members(shared.audit, arm)) in (lab.FIRST, len(shared.record.members) // 2 * 2):
-        lab.write_lab_table(shared.audit)
-    return True
+        trainer.train(arm, (first, partners[first]))
 
 
 def run_arms(
     audit: Audit, arms: Sequence[str], screen: Screen, *, executor: Executor | None = None, n_members: int = 0
 ) -> None:
     """Train the first `n_members` (0: all) members of arms that were begun, and measure the baseline's."""
-    record = audit.record
-    todo = [
-        f"{arm}/{first}"
-        for first, second in lab.couples(record.members[: n_members or None])
-        for arm in (NONE, *arms)
-        if not {first, second} <= set(lab.finished_members(audit, arm))
-    ]
+    config, names = audit.record.config, audit.record.members
+    couples = lab.couples(names[: n_members or len(names)])
+    finished = {arm: lab.finished_members(audit, arm) for arm in (NONE, *arms)}
+    todo = [f"{arm}/{first}" for first, _ in couples for arm in finished if first not in finished[arm]]
     if todo:
         ensure_pixels(audit, screen)
         ensure_features(audit, screen, executor)
-        at_once = side_by_side(record.config)
-        blocks = min(len(todo), at_once if shares_process(record.config) else len(todo))
-        program = program_of("clipmem_core.studies.lab_training:train_members", audit.folder)
-        parts = [tuple(todo[block::blocks]) for block in range(blocks)]
-        tasks = [Task(_folders(audit, part), program, part, record.threads, "couple of members") for part in parts]
+        at_once = side_by_side(config)
+        blocks = min(len(todo), at_once) if shares_process(config) else len(todo)
+        tasks = [_task(audit, todo[block::blocks]) for block in range(blocks)]
         run = executor or functools.partial(local_processes, at_once=at_once)
-        shown = -1
+        total, shown = 2 * len(couples) * len(arms), -1
         for _ in run(tasks):
             done = sum(len(lab.finished_members(audit, arm)) for arm in arms)
             if done != shown:
-                total = len(arms) * len(record.members[: n_members or None])
                 screen.say(f"{done} of {total} members finished")
                 shown = done
     lab.write_lab_table(audit)
 
 
-def _folders(audit: Audit, names: Sequence[str]) -> tuple[Path, ...]:
+def _task(audit: Audit, names: Sequence[str]) -> Task:
+    program = program_of("clipmem_core.studies.lab_training:train_members", audit.folder)
     folders = tuple(audit.folder / store.MITIGATIONS / name for name in names)
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
-    return folders
+    return Task(folders, program, tuple(names), audit.record.threads, "couple of member")
 
 
 def serve(folder: Path, names: Sequence[str]) -> None:
@@ -209,34 +231,8 @@ def serve(folder: Path, names: Sequence[str]) -> None:
 
     `names` is the number of this worker. Workers share the couples of an arm by their locks.
     """
-    audit, shared = Audit(folder), open_shared(folder)
-    torch.set_num_threads(shared.record.threads)
-    opened = functools.lru_cache(maxsize=2)(functools.partial(with_setting, shared))
+    trainer = Lab(folder)
     with suppress(Timeout), FileLock(folder / store.MITIGATIONS / f".worker-{names[0]}.lock", timeout=0):
-        while (wanted := lab.wanted_arms(audit)) is not None:
-            if not _serve_one(shared, opened, [NONE, *wanted]):
-                time.sleep(SECONDS_BETWEEN_LOOKS)
-
-
-def _serve_one(shared: Shared, opened: Callable[[str], Shared], arms: Sequence[str]) -> bool:
-    """Train the first couple of arms that nobody trains; tell whether there was one."""
-    audit = shared.audit
-    for arm in arms:
-        for couple in lab.couples(shared.record.members):
-            goes_on = functools.partial(_goes_on, audit, arm)
-            try:
-                if _train_locked(shared, functools.partial(opened, arm), arm, couple, goes_on, wait=False):
-                    return True
-            except NotWantedError:
-                return True
-            except InputError as error:
-                (lab.arm_folder(audit, arm) / lab.FAULT).write_text(str(error), encoding="utf-8")
-                return True
-    return False
-
-
-def _goes_on(audit: Audit, arm: str) -> bool:
-    """Tell whether the training of an arm goes on: a page wants it, or it is nearly done."""
-    if arm == NONE or arm in (lab.wanted_arms(audit) or ()):
-        return True
-    return len(lab.finished_members(audit, arm)) >= NEARLY_DONE * len(audit.record.members)
+        while (wanted := lab.wanted_arms(trainer.audit)) is not None:
+            if not trainer.train_any([NONE, *wanted]):
+                time.sleep(SECONDS_BETWEEN_POLLS)
