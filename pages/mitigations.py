@@ -61,9 +61,8 @@ def draw_lab(audit: Audit) -> None:
         with shown_errors():
             t.draw_table(compared, titles, over=r.OF_MEMBERS, chosen=chosen)
             draw_exports(audit, titles)
-    if arm.overrides:
-        show_command(r.mitigate_command(audit, arm))
     if chosen:
+        show_command(r.mitigate_command(audit, arm))
         with shown_errors():
             t.draw_changed_pairs(audit, chosen)
 

@@ -116,7 +116,7 @@ def _draw_members(audit: Audit, arm: Arm, seen: tuple[int, bool]) -> None:
     before, was_enough = seen
     if enough_members(audit, arm.name) and (not was_enough or done >= min(2 * before, total) > before):
         st.rerun()
-    if arm.overrides and done < total:
+    if arm.overrides and done < total and (done or shares_process(audit.record.config)):
         waiting = "Starting…" if not (audit.folder / MITIGATIONS / NONE).is_dir() else f"{done} of {total} members"
         st.progress(done / total, text=waiting)
 

@@ -82,8 +82,10 @@ def front(points: pd.DataFrame, x: str, y: str) -> list[str]:
 
 
 def relative(row: Any) -> str:
-    """Return a difference in percent of the baseline with its interval: −34 % [−36, −33]."""
-    scale, unit, spec = (100 / row["baseline"], " %", "+z.1f") if row["baseline"] > 0 else (1.0, "", "+z.3f")
+    """Return a difference with its interval in percent of the baseline: −34 % [−36, −33]; as it is if the interval is
+    wider than the baseline, which then is no different from 0."""
+    in_percent = row["baseline"] > max(0.0, np.nan_to_num(row["high"] - row["low"]))
+    scale, unit, spec = (100 / row["baseline"], " %", "+z.1f") if in_percent else (1.0, "", "+z.3f")
     ends = "" if np.isnan(row["low"]) else f" [{scale * row['low']:{spec}}, {scale * row['high']:{spec}}]"
     return f"{scale * row['difference']:{spec}}{unit}{ends}".replace("-", "−")
 
