@@ -1,6 +1,7 @@
 """Measures how fast the program is, each part once, and prints one table.
 
-    python -m tests.bench [towers] [heads] [training] [audit] [features] [embeddings] [browse] [review] [--quick]
+    python -m tests.bench [towers] [heads] [training] [audit] [features] [embeddings] [browse] [review] [lab]
+        [--quick]
     python -m tests.bench wrong coverage|planted: how many captions are wrong
     python -m tests.bench coverage [AUDIT…] [--seeds 20]: whether standard errors, p and q values hold what they say
     python -m tests.bench.large FOLDER [--pairs N …] [--epochs E] [--dim D]: up to ten million pairs, exports, Browse
@@ -28,6 +29,7 @@ PARTS: dict[str, Callable[[bool], Measures]] = {
     "embeddings": stored.measure_embeddings,
     "browse": pages.measure_browse,
     "review": pages.measure_review,
+    "lab": pages.measure_lab,
 }
 
 

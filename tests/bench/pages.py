@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -23,11 +24,13 @@ from unittest.mock import patch
 import numpy as np
 import psutil
 
+from clipmem_core.audit.settings import side_by_side
 from clipmem_core.audit.store import Audit
 from clipmem_core.config import DATA_VARIABLE
 from clipmem_core.review.decisions import KEEP, Review, open_review
 from clipmem_core.review.rows import pair_ids
 from clipmem_core.review.selection import Selection
+from clipmem_core.studies.lab import seconds_needed
 from tests.bench import ROOT, Measure, Measures, Skipped, console
 from tests.browser.conftest import FLAGS
 from tests.browser.reviewing import WATCH, accepted, all_stored, events, open_review_page
@@ -81,18 +84,14 @@ def _percentiles(what: str, times: list[float], limit: int, floor: float | None 
 
 def measure_review(quick: bool) -> Measures:
     """Measure Browse and Review in Chromium on an audit of the synthetic set."""
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        raise Skipped("playwright is not installed") from None
-    if chromium is None:
-        raise Skipped("no chromium on this machine: apt-get install chromium")
-    with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, {DATA_VARIABLE: folder}):
+    with (
+        _started_chromium() as browser,
+        tempfile.TemporaryDirectory() as folder,
+        patch.dict(os.environ, {DATA_VARIABLE: folder}),
+    ):
         subprocess.run([sys.executable, "-m", "clipmem_core", "audit", "scenes", "--name", NAME], check=True)
         review = open_review(Audit(Path(folder) / "audits" / NAME))
-        with serve(Path(folder)) as address, sync_playwright() as started:
-            browser = started.chromium.launch(executable_path=chromium, args=FLAGS)
+        with serve(Path(folder)) as address:
             lines = _interactions(open_watched(browser, size=(1440, 900)), address, 2 if quick else RUNS)
             pages = [open_watched(browser) for _ in range(2)]
             for page in pages:
@@ -100,6 +99,50 @@ def measure_review(quick: bool) -> Measures:
             lines += _tours(open_watched(browser), address, 2 if quick else 6)
             lines += _keys(pages, address, review, 5 if quick else 60)
     return lines
+
+
+def measure_lab(quick: bool) -> Measures:
+    """Measure a switch of the page Mitigations in Chromium: the first point, and all members."""
+    lines = []
+    sizes = {1_100: ("≤ 3", "≤ 12")} if quick else {1_100: ("≤ 3", "≤ 12"), 8_000: ("≤ 12", "≤ 45")}
+    for pairs, targets in sizes.items():
+        with _started_chromium() as browser, tempfile.TemporaryDirectory() as folder:
+            with patch.dict(os.environ, {DATA_VARIABLE: folder}):
+                make = ["audit", "scenes", "--name", NAME, "--scenes-pairs", str(pairs)]
+                subprocess.run([sys.executable, "-m", "clipmem_core", *make], check=True)
+                audit = Audit(Path(folder) / "audits" / NAME)
+                with serve(Path(folder)) as address:
+                    first, every = _switch(open_watched(browser, size=(1440, 900)), address)
+                floor = seconds_needed(audit, len(audit.record.members), side_by_side(audit.record.config))
+        what = f"Mitigations, {pairs:,} pairs × 5, a switch"
+        lines.append(Measure(f"{what}: four members", first, "s", floor=floor / 4, target=targets[0]))
+        lines.append(Measure(f"{what}: all 16", every, "s", floor=floor, target=targets[1]))
+    return lines
+
+
+def _switch(page: Any, address: str) -> tuple[float, float]:
+    """Switch noise on, and return the seconds until its effect is on the page, with four members and with all."""
+    page.goto(f"{address}/mitigations?audit={NAME}")
+    page.get_by_text("Each dot is a setting").wait_for(timeout=120_000)
+    began = time.monotonic()
+    page.get_by_text("Noise on text embeddings", exact=True).first.click()
+    page.get_by_text("The interval covers").wait_for(timeout=300_000)
+    first = time.monotonic() - began
+    page.get_by_text("16 of 16 members").wait_for(timeout=300_000)
+    return first, time.monotonic() - began
+
+
+@contextmanager
+def _started_chromium() -> Iterator[Any]:
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        raise Skipped("playwright is not installed") from None
+    if chromium is None:
+        raise Skipped("no chromium on this machine: apt-get install chromium")
+    with sync_playwright() as started:
+        yield started.chromium.launch(executable_path=chromium, args=FLAGS)
 
 
 def _interactions(page: Any, address: str, runs: int) -> Measures:
