@@ -106,14 +106,17 @@ def measure_lab(quick: bool) -> Measures:
     lines = []
     sizes = {1_100: ("≤ 3", "≤ 12")} if quick else {1_100: ("≤ 3", "≤ 12"), 8_000: ("≤ 12", "≤ 45")}
     for pairs, targets in sizes.items():
-        with _started_chromium() as browser, tempfile.TemporaryDirectory() as folder:
-            with patch.dict(os.environ, {DATA_VARIABLE: folder}):
-                make = ["audit", "scenes", "--name", NAME, "--scenes-pairs", str(pairs)]
-                subprocess.run([sys.executable, "-m", "clipmem_core", *make], check=True)
-                audit = Audit(Path(folder) / "audits" / NAME)
-                with serve(Path(folder)) as address:
-                    first, every = _switch(open_watched(browser, size=(1440, 900)), address)
-                floor = seconds_needed(audit, len(audit.record.members), side_by_side(audit.record.config))
+        with (
+            _started_chromium() as browser,
+            tempfile.TemporaryDirectory() as folder,
+            patch.dict(os.environ, {DATA_VARIABLE: folder}),
+        ):
+            make = ["audit", "scenes", "--name", NAME, "--scenes-pairs", str(pairs)]
+            subprocess.run([sys.executable, "-m", "clipmem_core", *make], check=True)
+            audit = Audit(Path(folder) / "audits" / NAME)
+            with serve(Path(folder)) as address:
+                first, every = _switch(open_watched(browser, size=(1440, 900)), address)
+            floor = seconds_needed(audit, len(audit.record.members), side_by_side(audit.record.config))
         what = f"Mitigations, {pairs:,} pairs × 5, a switch"
         lines.append(Measure(f"{what}: four members", first, "s", floor=floor / 4, target=targets[0]))
         lines.append(Measure(f"{what}: all 16", every, "s", floor=floor, target=targets[1]))
