@@ -109,7 +109,7 @@ def _follow_workers(audit: Audit, arm: Arm, seen: tuple[int, bool]) -> None:
 
 def _draw_members(audit: Audit, arm: Arm, seen: tuple[int, bool]) -> None:
     """Draw how many members are finished; rerun the page once enough are, twice as many, and all."""
-    if fault := lab.fault_of(audit, arm.name):
+    if fault := lab.fault_of(audit, NONE) or lab.fault_of(audit, arm.name):
         draw_fault("This setting cannot be trained.", fault)
         return
     done, total = len(lab.finished_members(audit, arm.name)), len(audit.record.members) // 2 * 2

@@ -111,9 +111,10 @@ def begin(audit: Audit, arm: Arm) -> Arm:
     audit.check_finished()
     record = audit.record
     arm = without_idle(arm, record.config)
+    for name in (NONE, arm.name):
+        (arm_folder(audit, name) / FAULT).unlink(missing_ok=True)
     path = arm_folder(audit, arm.name) / SETTING
     if path.is_file():
-        (path.parent / FAULT).unlink(missing_ok=True)
         return arm
     if audit.member_record(record.members[0]).checkpoint:
         raise InputError(f"audit {audit.name!r} scores existing checkpoints and cannot train: use an audit that trains")

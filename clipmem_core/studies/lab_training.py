@@ -74,7 +74,7 @@ class Lab:
     def train_any(self, arms: Sequence[str]) -> bool:
         """Train the first couple of some arms that is neither finished nor in training; tell whether there was one."""
         for arm in arms:
-            for couple in self.couples:
+            for couple in self.couples if not lab.fault_of(self.audit, arm) else ():
                 try:
                     if self.train(arm, couple, functools.partial(self.goes_on, arm), wait=False):
                         return True
