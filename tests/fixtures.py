@@ -99,6 +99,13 @@ def write_audit(
     for file, table in tables.items():
         write_table(folder / file, table)
     write_json(folder / store.CONFIG, record.values)
+    rows = np.arange(len(pairs))
+    store.write_prepared(folder, cache_rows=rows, clusters=rows)
+    for name in record.members:
+        (folder / store.MEMBERS / name).mkdir(parents=True, exist_ok=True)
+        own = {"member": name, "seed": record.seeds[name], "fingerprint": record.fingerprint}
+        model = {"model": "tiny", "image_size": 32, "model_config": {}}
+        write_json(folder / store.MEMBERS / name / store.CONFIG, own | model)
     write_json(folder / store.VERDICT, made_verdict(scores, utility, record.config))
     write_manifest(folder)
     return Audit(folder)

@@ -1,95 +1,75 @@
-"""Made-up studies of mitigations: rows of the real arms of a plan, and audits of some of them."""
+"""A lab of a made-up audit: arms that look as if the audit's members had trained again."""
 
 import dataclasses
-import shutil
-from collections.abc import Mapping
-from pathlib import Path
+import json
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from clipmem_core.audit.store import CONFIG, SCORES, Audit, write_json, write_table
-from clipmem_core.config import AuditConfig, as_dict, preset_config
-from clipmem_core.studies.arm import Decided, normal
-from clipmem_core.studies.plan import find_study
-from clipmem_core.studies.study_folder import ARMS, StudyFolder
+from clipmem_core.audit.settings import machine
+from clipmem_core.audit.store import CONFIG, Audit, write_json, write_prepared, write_table
+from clipmem_core.config import as_dict, data_folder
+from clipmem_core.studies import lab
+from clipmem_core.studies.arm import NONE, Arm, parse_arm
+from clipmem_core.studies.study_folder import StudyFolder
 
-# What an arm does to none's clipmem (a factor) and retrieval (a difference); others do a little of both.
-EFFECTS = {
-    "none": (1.0, 0.0),
-    "text-mask-strong": (0.7, 0.01),
-    "text-mask": (0.85, 0.012),
-    "crops-and-colour": (0.9, 0.02),
-    "mask-and-crops": (0.62, 0.004),
-    "early-stop": (0.55, -0.06),
-    "adaptive-rest": (0.5, -0.09),
-    "captions-and-adaptive-mask": (0.72, 0.03),
-}
+CHANGED = 17  # the pair whose clipmem an arm changes most
+MEMORIZED, RETRIEVAL = 0.4, 0.5  # of the baseline
 
 
-def request_of(study: str, config: Mapping[str, Any], arms: Mapping[str, Any], **more: Any) -> dict[str, Any]:
-    """Return the content of a study.json."""
-    asked = {"study": study, "source": "scenes", "config": config, "arms": arms}
-    asked |= {"reference_fields": {}, "settings": {}, "seeds_per_split": 0, "compared": []}
-    asked |= {"dataset_fingerprint": "0123456789abcdef", "machine": {"processor": "an abacus", "cores": 2}}
-    return asked | more
-
-
-def make_arms(
-    data: Path, plan: str = "combined", *, name: str = "", seeds: int | Mapping[str, int] = 3, captions: int = 3
-) -> StudyFolder:
-    """Write a study in which every arm has so many seeds, by its name where they differ, and return it."""
-    config = dataclasses.replace(preset_config("tiny"), protocol="paper", train_captions=0)
-    pairs = pd.DataFrame({"captions": [["a"] * captions] * 4000, "group": "shared"})
-    arms = find_study(plan).arms(config, pairs)
-    study = StudyFolder(data / "studies" / (name or plan))
-    none = dataclasses.replace(config, **next(arm for arm in arms if arm.name == "none").fields)
-    values = as_dict(dataclasses.replace(config, seeds=seeds if isinstance(seeds, int) else 3))
-    settings = {arm.name: normal(arm, none).text for arm in arms}
-    fields = {"reference_fields": {"train_captions": none.train_captions}, "settings": settings}
-    study.write_request(request_of(plan, values, {arm.name: arm.row(Decided()) for arm in arms}, **fields))
-    counts = {arm.name: seeds if isinstance(seeds, int) else seeds.get(arm.name, 0) for arm in arms}
-    rows = [
-        _row(arm.name, place, seed, config) | arm.row(Decided())
-        for place, arm in enumerate(arms)
-        for seed in range(counts[arm.name])
-    ]
-    if rows:
-        write_table(study.folder / ARMS, pd.DataFrame(rows))
-    return study
-
-
-def _row(arm: str, place: int, seed: int, config: AuditConfig) -> dict[str, object]:
-    rng = np.random.default_rng([place, seed])
-    shared = np.random.default_rng([99, seed]).normal(size=3) * 0.01  # what a seed does to all arms
-    factor, more = EFFECTS.get(arm, (1 - 0.02 * (place % 8), 0.03 * np.sin(place)))
-    noise = rng.normal(size=6) * 0.003
-    image, text = 0.02 + noise[0], 0.30 * factor + shared[0] + noise[1]
-    return {
-        "arm": arm,
-        "seed": seed,
-        "clipmem_candidate": image + text,
-        "membership_auroc": 0.5 + 0.28 * factor + shared[1] / 2 + noise[2],
-        "clipmem_image": image,
-        "clipmem_text": text,
-        "clipmem_external": 0.005 + noise[3] / 3,
-        "retrieval": 0.41 + more + shared[2] + noise[4],
-        "linear_probe": 0.61 + more / 2 + shared[2] + noise[5],
-        "zero_shot": 0.11 + more / 4 + noise[5],
-        "samples_seen": 165180.0,
-        "seconds": 400.0 + 20 * place + seed,
-        "peak_mb": 1200.0 + place,
-    }
-
-
-def give_audit(study: StudyFolder, arm: str, made: Audit, *, seeds: int = 3, scale: float = 1.0) -> Audit:
-    """Copy a made audit of the paper's protocol as that of an arm, its clipmem of candidates scaled."""
-    audit = study.audit(arm)
-    shutil.copytree(made.folder, audit.folder)
-    record, scores = audit.record, audit.scores
-    config = dataclasses.replace(record.config, seeds=seeds, members=2 * seeds)
-    write_json(audit.folder / CONFIG, dataclasses.replace(record, config=config).values)
-    scores.loc[scores["group"] == "candidate", "clipmem"] *= scale
-    write_table(audit.folder / SCORES, scores)
+def make_lab(audit: Audit, *, heads: bool = False) -> Audit:
+    """Give an audit near-duplicates, locked towers, and the baseline of its lab."""
+    clusters = np.arange(len(audit.pairs))
+    if not heads:
+        clusters[3] = 2
+    else:
+        record = audit.record
+        towers = {"image_tower": "efficientnet-lite2", "text_tower": "all-MiniLM-L6-v2"}
+        locked = {"lock_image": True, "lock_text": True, **towers}
+        config = dataclasses.replace(record.config, **locked)
+        write_json(audit.folder / CONFIG, dataclasses.replace(record, config=config).values)
+    write_prepared(audit.folder, cache_rows=clusters, clusters=clusters)
+    measure(audit, NONE)
     return audit
+
+
+def add_arm(audit: Audit, text: str, *, members: int = 4, **effects: float) -> str:
+    """Begin an arm and measure some members."""
+    name = lab.begin(audit, parse_arm(text)).name
+    measure(audit, name, members=members, **effects)
+    return name
+
+
+def measure(
+    audit: Audit, arm: str, *, members: int = 4, times: float = 1.0, retrieval: float = 0.0
+) -> None:
+    """Measure members whose memorization is `times` that of the baseline, and more retrieval."""
+    table = audit.membership
+    for number, member in enumerate(audit.record.members[:members]):
+        rng = np.random.default_rng([number, len(arm)])
+        size = MEMORIZED * times * table[member].to_numpy()
+        if arm != NONE:
+            size[CHANGED] *= -1
+        alignment = size + 0.01 * rng.normal(size=len(table))
+        folder = lab.arm_folder(audit, arm) / member
+        folder.mkdir(parents=True)
+        values = [alignment, np.full(len(table), 0.1), alignment - 0.1]
+        np.save(folder / lab.PAIR_VALUES, np.array(values, dtype=np.float32))
+        found = {"retrieval": RETRIEVAL + retrieval + 0.01 * number, "linear_probe": 0.6}
+        measures = found | {"zero_shot": 0.2, "seconds": 30.0 * (1 + retrieval)}
+        (folder / lab.MEASURES).write_text(json.dumps(measures))
+
+
+def make_study(audit: Audit, name: str, arm: str) -> StudyFolder:
+    """Write a finished study of three splits: each has the rows of an audit's lab."""
+    study = StudyFolder(data_folder() / "studies" / name)
+    study.folder.mkdir(parents=True)
+    values: dict[str, Any] = {"study": "combined", "source": "scenes", "splits": 3, "also": []}
+    values |= {"config": as_dict(audit.record.config), "dataset_fingerprint": "0"}
+    titles = {arm: Arm(parse_arm(lab.read_setting(audit, arm)[0].text).overrides).title}
+    write_json(study.folder / "study.json", values | {"arms": titles, "machine": machine()})
+    rows = lab.lab_table(audit, [arm, NONE])
+    splits = [rows.assign(split=split, retrieval=rows["retrieval"] + split / 9) for split in range(3)]
+    write_table(study.folder / "arms.parquet", pd.concat(splits, ignore_index=True))
+    return study

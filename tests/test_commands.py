@@ -16,7 +16,7 @@ Captured = pytest.CaptureFixture[str]
 
 LONG = "a" * 300
 WRONG = [
-    ("nosuch", "command 'nosuch' is unknown: choose one of inspect, fetch, audit, score, study, benchmark, units,"),
+    ("nosuch", "command 'nosuch' is unknown: choose one of inspect, fetch, audit, score, mitigate, study, benchmark,"),
     ("audit", "the following arguments are required: SOURCE"),
     ("score scenes", "the following arguments are required: --name"),
     ("audit scenes extra", "unrecognized arguments: extra"),

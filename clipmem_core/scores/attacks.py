@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import norm, t
+import scipy  # scipy.stats is loaded when it is used
 
 from clipmem_core.columns import SCORED_GROUPS
 from clipmem_core.scores.membership import Sides
@@ -143,7 +143,7 @@ def lira(values: np.ndarray, inside: Side, outside: Side, noise: float) -> np.nd
     for sign, side in ((1, inside), (-1, outside)):
         sample_variance = side.squares / np.maximum(side.count - 1, 1)
         variance = np.where(side.count >= OWN_VARIANCE, sample_variance, _pooled(side, noise))
-        ratio += sign * norm.logpdf(values, _known_mean(side), np.sqrt(variance))
+        ratio += sign * scipy.stats.norm.logpdf(values, _known_mean(side), np.sqrt(variance))
     return ratio
 
 
@@ -221,7 +221,7 @@ def _predictive(values: np.ndarray, side: Side, other: Side, noise: float) -> np
     mean = (weight * line + side.count * side.mean) / n
     a = shape + side.count / 2
     b = variance * (shape - 1) + side.squares / 2 + weight * side.count * (side.mean - line) ** 2 / (2 * n)
-    return t.logpdf(values, 2 * a, mean, np.sqrt(b * (n + 1) / (a * n)))
+    return scipy.stats.t.logpdf(values, 2 * a, mean, np.sqrt(b * (n + 1) / (a * n)))
 
 
 def _known_mean(side: Side) -> np.ndarray:

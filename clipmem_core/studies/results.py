@@ -140,7 +140,8 @@ def command_of(study: StudyFolder) -> str:
     request = study.request
     config = {name: value for name, value in request["config"].items() if name not in affecting("machine")}
     usual = DEFAULTS | ({"members": config["members"]} if config["protocol"] == "paper" else {})
-    fields = {name: value for name, value in typed(config).items() if value != usual.get(name)}
+    fields = typed(config) | {name: config[name] for name in usual if name in config}
+    fields = {name: value for name, value in fields.items() if value != usual.get(name)}
     words = [request["study"], request["source"], f"--name={study.name}", f"--preset={config['preset']}"]
     words += [f"--splits={request['splits']}", *(f"--also={text}" for text in request["also"])]
     return shlex.join(["python", "-m", "clipmem_core", "study", *words, *typed_flags(fields, joint="=")])

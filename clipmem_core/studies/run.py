@@ -13,7 +13,7 @@ from clipmem_core.audit.pipeline import Progress, Screen, finish_audit
 from clipmem_core.audit.prepare import DataSet, draw_membership, inject, load_data_set, with_features
 from clipmem_core.audit.setup import differing_fields, write_audit
 from clipmem_core.audit.store import Audit, acquire_lock, write_json
-from clipmem_core.config import AuditConfig, InputError, as_dict, ineffective_fields
+from clipmem_core.config import AuditConfig, InputError, affecting, as_dict, ineffective_fields
 from clipmem_core.studies.arm import DECISIONS, REMOVAL, Arm, Decided, without_idle
 from clipmem_core.studies.lab import begin
 from clipmem_core.studies.lab_training import run_arms
@@ -47,7 +47,8 @@ def run_study(
         requested = config = settings.resolve(with_features(source, config))
         if folder.begun:
             request = folder.request
-            differ = differing_fields(request["source"], settings.config_from(request["config"]), source, config)
+            then, free = settings.config_from(request["config"]), affecting()
+            differ = differing_fields(request["source"], then, source, config, may_differ=free)
             if differ or request["study"] != study:
                 differ = differ or [f"the study is {request['study']} there and {study} here"]
                 raise InputError(f"study {name!r} exists with another config: {'; '.join(differ)}. Use another --name")

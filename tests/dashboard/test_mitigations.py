@@ -1,66 +1,63 @@
-"""The page Mitigations: settings turned on and off, utility against memorization, and studies started and resumed."""
+"""The page Mitigations: settings turned on and off, what they change, and how they train."""
 
 import json
-import shlex
+import os
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
+import pandas as pd
 import pytest
+import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from clipmem_core.audit.jobs import Task
-from clipmem_core.audit.store import MANIFEST, Audit, acquire_lock, write_json, write_prepared, write_table
+from clipmem_core.audit.store import Audit
 from clipmem_core.config import ARM_FIELDS, FIELDS
-from clipmem_core.dashboard import running, studies
+from clipmem_core.dashboard import lab as workers
+from clipmem_core.dashboard import running
 from clipmem_core.dashboard.controls import WORDS
-from clipmem_core.dashboard.studies import PLANS
 from clipmem_core.review.decisions import open_review
-from clipmem_core.studies.plan import read_added
-from clipmem_core.studies.study_folder import ARMS, STUDY, StudyFolder
+from clipmem_core.studies import lab
+from clipmem_core.studies.arm import Removal
 from tests.dashboard.test_every_page import said
-from tests.dashboard.test_pages import address, figures, labels, open_page, press, texts, titles
+from tests.dashboard.test_pages import address, captions, figures, labels, open_page, press, texts
+from tests.dashboard.test_pages import titles as written
 from tests.fixtures import Copy, leave_job
-from tests.made_arms import give_audit, make_arms
+from tests.made_arms import CHANGED, MEMORIZED, add_arm, make_lab, make_study
 
 PAGE = "pages/mitigations.py"
-STRONG = "text_mask=0.3"  # the arm text-mask-strong
+STRONG = "text_mask=0.3"
+NAME = "text_mask-0.3"
+NOISE = "text_noise=0.15"
 VALUES: dict[str, Any] = {
     **{"train_captions": 2, "noise_place": "before", "stop_epoch": 33},
     **{"min_logit_scale": 18, "max_logit_scale": 20, "adaptive_quantile": 0.8, "adaptive_every": 4},
 }
-Jobs = list[tuple[str, str]]
-
-
-def make_lab(data: Path, audit: Audit, **how: Any) -> StudyFolder:
-    """Write a study whose reference arm has the audit's pairs, and its strong mask half of their clipmem."""
-    study = make_arms(data, name="lab", **how)
-    write_json(study.folder / STUDY, study.request | {"dataset_fingerprint": audit.record.dataset_fingerprint})
-    rows = np.arange(len(audit.pairs))
-    for arm, scale in (("none", 1.0), ("text-mask-strong", 0.5)):
-        write_prepared(give_audit(study, arm, audit, scale=scale).folder, cache_rows=rows, clusters=rows)
-    return study
+Jobs = list[tuple[str, list[str]]]
 
 
 @pytest.fixture
-def lab(data: Path, made: dict[str, Audit]) -> StudyFolder:
-    """A finished study."""
-    return make_lab(data, made["paper"])
+def audit(copy: Copy) -> Audit:
+    """An audit of trained encoders with the baseline of its lab."""
+    return make_lab(copy())
 
 
 @pytest.fixture
-def begun(data: Path, made: dict[str, Audit]) -> StudyFolder:
-    """A study of which one seed of one arm is finished."""
-    return make_lab(data, made["paper"], seeds={"none": 1})
+def heads(copy: Copy, monkeypatch: pytest.MonkeyPatch) -> Audit:
+    """An audit with locked towers, for which no worker starts."""
+    monkeypatch.setattr(workers, "ensure_workers", lambda audit: workers.Workers())
+    return make_lab(copy(), heads=True)
 
 
 @pytest.fixture
 def jobs(monkeypatch: pytest.MonkeyPatch) -> Jobs:
     """What the page does to jobs, instead of doing it."""
     done: Jobs = []
-    monkeypatch.setattr(studies.p, "resume_study", lambda study: done.append(("resume", study.name)))
-    monkeypatch.setattr(running, "cancel", lambda job: done.append(("cancel", job.folder.name)))
-    monkeypatch.setattr(Task, "start", lambda task: done.append((task.folder.name, shlex.join(task.arguments))))
+    monkeypatch.setattr(running, "cancel", lambda job: done.append(("cancel", [])))
+    start = lambda task: done.append((task.folder.name, list(task.arguments)))  # noqa: E731
+    monkeypatch.setattr(Task, "start", start)
     return done
 
 
@@ -74,225 +71,278 @@ def turn(app: AppTest, name: str, on: bool = True) -> str:
 # --- Settings
 
 
-@pytest.mark.usefixtures("lab")
-def test_the_address_sets_every_widget_and_every_field_has_one() -> None:
-    values = {name: VALUES.get(name, own.slider and own.slider.usual) for name, own in FIELDS.items() if own.part}
-    written = {name: values[name] if isinstance(values[name], str) else f"{values[name]:g}" for name in ARM_FIELDS}
-    setting = (
-        " ".join(f"{name}={value}" for name, value in written.items()) + " removal=misfit:7 near_duplicates decisions"
-    )
+def test_the_address_sets_every_widget_and_every_field_has_one(audit: Audit) -> None:
+    open_review(audit).decide(audit.pairs["pair_id"][:1].tolist(), "remove", audit=audit.name)
+    values = {
+        name: VALUES.get(name, own.slider and own.slider.usual)
+        for name, own in FIELDS.items()
+        if own.part
+    }
+    written = {
+        name: values[name] if isinstance(values[name], str) else f"{values[name]:g}"
+        for name in ARM_FIELDS
+    }
+    setting = " ".join(f"{name}={value}" for name, value in written.items())
+    setting += " removal=p_wrong:7 near_duplicates decisions"
     app = open_page(PAGE, setting=setting)
-    assert not app.warning
+    assert not [*app.warning, *app.error], said(app)
     assert address(app)["setting"] == setting
-    assert all(toggle.value for toggle in app.toggle if toggle.key.startswith("mitigation-on-"))
+    toggles = [each for each in app.toggle if each.key.startswith("mitigation-on-")]
+    assert {each.value for each in toggles} == {True}
     shown = {name: app.session_state[f"mitigation-{name}"] for name in ARM_FIELDS}
-    assert {name: f"{value:g}" if isinstance(value, float) else str(value) for name, value in shown.items()} == written
-    assert app.number_input(key="mitigation-removal-n").value == 7
-    assert app.selectbox(key="mitigation-removal-by").value == "misfit"
+    found = {
+        name: f"{value:g}" if isinstance(value, float) else str(value)
+        for name, value in shown.items()
+    }
+    assert found == written
+    assert app.number_input(key="mitigation-removal-percent").value == 7
+    assert app.selectbox(key="mitigation-removal-by").value == "p_wrong"
+    (name,) = lab.list_arms(audit)
+    arm = lab.read_setting(audit, name)[0]
+    assert arm.removal == Removal("p_wrong", 7)
+    assert arm.text == setting
 
 
-@pytest.mark.usefixtures("lab")
-@pytest.mark.parametrize("group", WORDS)
+@pytest.mark.usefixtures("audit")
+@pytest.mark.parametrize("group", [*WORDS, "Pairs"])
 def test_a_toggle_writes_its_first_value_and_removes_it(group: str) -> None:
     app = open_page(PAGE)
-    for name in WORDS[group]:
-        if f"mitigation-on-{name}" in {toggle.key for toggle in app.toggle}:
-            assert turn(app, name).split("=")[0].split(" ")[0] in WORDS[group]
-            assert turn(app, name, on=False) == ""
+    names = WORDS.get(group, ("removal", "near_duplicates"))
+    assert names
+    for name in names:
+        assert turn(app, name).split("=")[0].split(" ")[0] in names
+        assert turn(app, name, on=False) == ""
 
 
-@pytest.mark.usefixtures("lab")
+@pytest.mark.usefixtures("audit")
 def test_sliders_and_numbers_write_their_value() -> None:
     app = open_page(PAGE, page="3")
     turn(app, "text_mask")
     app.slider(key="mitigation-text_mask").set_value(0.1 + 0.2).run()
     assert address(app)["setting"] == STRONG  # without the noise of floats
     assert "page" not in address(app)
-    assert turn(app, "removal") == f"{STRONG} removal=clipmem:20"  # half of the 40 that f and g share
-    app.number_input(key="mitigation-removal-n").set_value(12).run()
-    assert turn(app, "text_mask", on=False) == "removal=clipmem:12"
-    app.selectbox(key="mitigations-listed").select("adaptive-rest").run()
-    assert app.toggle(key="mitigation-on-adaptive_rest").value
-    assert not app.toggle(key="mitigation-on-removal").value
+    assert turn(app, "removal") == f"{STRONG} removal=clipmem:5"
+    app.number_input(key="mitigation-removal-percent").set_value(12.5).run()
+    assert turn(app, "text_mask", on=False) == "removal=clipmem:12.5"
+    app.selectbox(key="mitigation-removal-by").select("random").run()
+    assert address(app)["setting"] == "removal=random:12.5"
+
+
+def test_settings_that_cannot_act_are_off_and_say_why(heads: Audit, copy: Copy) -> None:
+    def blocked(app: AppTest) -> set[str]:
+        return {each.key.removeprefix("mitigation-on-") for each in app.toggle if each.disabled}
+
+    app = open_page(PAGE)
+    expected = {"text_mask", "adaptive_mask", "text_min_df", "crop_scale", "colour"}
+    assert blocked(app) == expected | {"near_duplicates", "decisions"}
+    for reason in ("text tower is locked", "image tower is locked", "look alike", "none yet"):
+        assert reason in captions(app) + " ".join(each.label for each in app.toggle)
+    make_lab(copy("paper", name="paper"))
+    app = open_page(PAGE, audit="paper")
+    assert blocked(app) == {"removal", "decisions"}
+    assert "ensemble" in captions(app)
+    app = open_page(PAGE, audit="paper", setting="removal=random:5")  # on in spite of that
+    assert app.error
+    assert "ensemble" in said(app)
+    app = open_page(PAGE, audit="made", setting=STRONG)
+    assert app.warning
+    assert "locked" in said(app)
+    assert list(lab.list_arms(heads)) == []
+
+
+@pytest.mark.usefixtures("audit")
+@pytest.mark.parametrize("setting", ["text_mask=2", "nosuch=1", "stop_epoch=1e9", "removal=x:1"])
+def test_a_wrong_setting_of_the_address_is_one_line(setting: str) -> None:
+    app = open_page(PAGE, setting=setting)
+    assert app.warning
+    assert any(setting.partition("=")[0] in text.replace("-", "_") for text in texts(app))
+    assert not any(each.value for each in app.toggle)
 
 
 # --- Results
 
 
-def test_the_chosen_arm_has_its_sentence_arrow_row_and_pairs(lab: StudyFolder, copy: Copy) -> None:
-    copy("paper", name="same-pairs")
+def test_the_chosen_arm_has_its_sentence_arrow_row_parts_and_pairs(
+    audit: Audit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_arm(audit, NOISE, times=0.9, retrieval=-0.1)
+    add_arm(audit, STRONG, times=0.5, retrieval=0.1)
+    files: dict[str, str] = {}
+    download = lambda label, data, name, **how: files.update({name: data})  # noqa: E731
+    monkeypatch.setattr(st, "download_button", download)
     app = open_page(PAGE, setting="noise_place=before  text_mask=.30")
     assert not app.error, said(app)
     assert address(app)["setting"] == STRONG
-    assert "text-mask-strong: " in titles(app)
-    (chart,) = figures(app)
-    dots = [trace for trace in chart["data"] if trace.get("customdata")]
-    assert sum(len(trace["customdata"]) for trace in dots) == lab.arms["arm"].nunique()
+    table = lab.lab_table(audit)
+    net = table["clipmem"] - table["clipmem_external"]
+    own, base = (
+        net[(table["arm"] == arm) & (table["against"] == NAME)].mean() for arm in (NAME, "none")
+    )
+    assert own / base == pytest.approx(0.5, abs=0.05)
+    assert base == pytest.approx(MEMORIZED, abs=0.02)
+    sentence = f"memorization −{100 * (1 - own / base):.1f} %"
+    assert sentence in written(app)
+    chart = figures(app)[0]
     (arrow,) = (note for note in chart["layout"]["annotations"] if note["showarrow"])
-    means = lab.arms.groupby("arm")[["clipmem_candidate", "retrieval"]].mean()
-    assert [arrow["ax"], arrow["ay"]] == pytest.approx(means.loc["none"].tolist())
-    assert [arrow["x"], arrow["y"]] == pytest.approx(means.loc["text-mask-strong"].tolist())
-    by_name = {trace["name"]: [text.split("<br>")[0] for text in trace["customdata"]] for trace in dots}
-    assert by_name["baseline"] == ["none"]
-    assert "early-stop" in by_name["Pareto-optimal"]  # the factors of tests/made_arms.py
-    assert "text-mask" in by_name["dominated"]
-    assert app.dataframe[0].value["arm"].iloc[0] == "text-mask-strong"
-    one, other = (lab.audit(arm).scores.set_index("pair_id") for arm in ("none", "text-mask-strong"))
-    change = (other["clipmem"] - one["clipmem"])[one["group"] == "candidate"]
-    cards = [element.value for element in app.get("html") if "difference" in element.value]
-    assert f"{change[change.abs().idxmax()]:.2f}".replace("-", "−") in cards[0]
+    assert [arrow["ax"], arrow["x"]] == pytest.approx([base, own], abs=0.01)
+    assert [arrow["ay"], arrow["y"]] == pytest.approx([0.515, 0.615])
+    dots = [trace for trace in chart["data"] if trace.get("customdata")]
+    assert sum(len(trace["customdata"]) for trace in dots) == 3
+    by_name = {trace["name"]: trace["customdata"][0].split("<br>")[0] for trace in dots}
+    assert "Masked words" in by_name["Pareto-optimal"]
+    assert "Noise" in by_name["dominated"]
+    rows = app.dataframe[0].value
+    assert rows["setting"].tolist() == list(reversed(lab.list_arms(audit).values()))
+    assert rows["n"].tolist() == [4, 4]
+    assert rows["retrieval"].tolist() == pytest.approx([100 * 0.1 / 0.515, -100 * 0.1 / 0.515])
+    assert rows["seconds"].tolist() == pytest.approx([1.1, 0.9])
+    parts = json.dumps(figures(app)[1])
+    assert "with" in parts
+    assert "text" in parts
+    cards = [each.value for each in app.get("html") if "difference" in each.value]
     assert len(cards) == 12
-    first = next(link.proto for link in app.get("page_link") if link.proto.label == "Open pair")
-    assert first.query_string == f"audit=same-pairs&order=clipmem&pair={change.abs().idxmax().replace('/', '%2F')}"
-    assert "Run it" not in labels(app)
+    drop = f"{1.5 * MEMORIZED:.1f}"  # from 0.4 to −0.2
+    assert f"−{drop}" in cards[0]
+    first = next(each.proto for each in app.get("page_link") if each.proto.label == "Open pair")
+    pair = audit.pairs["pair_id"][CHANGED].replace("/", "%2F")
+    assert first.query_string == f"audit=made&order=clipmem&pair={pair}"
+    (name,) = files
+    Path(audit.folder / "all.csv").write_text(files[name])
+    found = pd.read_csv(audit.folder / "all.csv")
+    pd.testing.assert_frame_equal(found, table.astype(found.dtypes), check_dtype=False)
+    assert "mitigate made --text-mask=0.3" in app.code[-1].value
+    assert "Train" not in labels(app)
 
 
-def test_measures_are_in_the_address_and_names_escaped(lab: StudyFolder) -> None:
-    bad = "<img src=x>[x](//evil.test)"
-    arms = lab.arms.replace({"arm": {"text-mask": bad}})
-    write_table(lab.folder / ARMS, arms)
-    write_json(lab.folder / STUDY, lab.request | {"arms": {arm: {} for arm in dict.fromkeys(arms["arm"])}})
+def test_measures_are_in_the_address_and_finished_settings_are_listed(audit: Audit) -> None:
+    add_arm(audit, STRONG, times=0.5)
     app = open_page(PAGE, memorization="membership_auroc", utility="zero_shot")
-    assert figures(app)[0]["layout"]["xaxis"]["title"]["text"] == "← less memorized · membership AUROC"
+    assert "membership AUROC" in figures(app)[0]["layout"]["xaxis"]["title"]["text"]
     app.selectbox(key="mitigation-utility").select("linear_probe").run()
     assert address(app)["utility"] == "linear_probe"
-    (chart,) = figures(app)
-    assert "linear probe" in chart["layout"]["yaxis"]["title"]["text"]
-    assert "<img" not in json.dumps(chart)
-    parsed = [element.value for kind in ("markdown", "caption") for element in app.get(kind)]
-    assert not [value for value in parsed if "evil.test" in value]
+    assert "linear probe" in figures(app)[0]["layout"]["yaxis"]["title"]["text"]
+    app.selectbox(key="mitigations-listed").select(STRONG).run()
+    assert address(app)["setting"] == STRONG
+    assert app.toggle(key="mitigation-on-text_mask").value
 
 
-def test_a_setting_nobody_ran_is_added_and_the_study_resumed(lab: StudyFolder, jobs: Jobs) -> None:
-    before = said(open_page(PAGE))
-    total = lab.arms["arm"].nunique() * 3
-    assert f"{total} of {total} arms × seeds finished" in before
-    app = press(open_page(PAGE, setting="text_mask=0.35 text_noise=0.1"), "Run it")
-    assert jobs == [("resume", "lab")]
-    assert [own.text for own in read_added(lab)] == ["text_noise=0.1 text_mask=0.35"]
-    assert f"{total} of {total + 3} arms × seeds finished" in said(app)
-    app = press(open_page(PAGE, setting="near_duplicates"), "Run it")  # no two pictures look alike
-    assert app.error
-    assert len(read_added(lab)) == 1
-
-
-def test_later_decisions_make_an_arm_outdated(copy: Copy, lab: StudyFolder, jobs: Jobs) -> None:
-    audit, ids = copy("paper"), lab.audit("none").pairs["pair_id"].tolist()
-    assert open_page(PAGE).toggle(key="mitigation-on-decisions").disabled
-    open_review(audit).decide(ids[45:47], "remove", audit=audit.name)
-    press(open_page(PAGE, setting="decisions"), "Run it")
-    (own,) = read_added(lab)
-    write_table(lab.folder / ARMS, lab.arms.replace({"arm": {"text-mask": own.name}}))
-    assert "Run it" not in labels(open_page(PAGE, setting="decisions"))
-    open_review(audit).decide(ids[47:48], "remove", audit=audit.name)
-    press(open_page(PAGE, setting="decisions"), "Run it")
-    assert len(read_added(lab)) == 2
-
-
-# --- Progress
-
-
-def test_a_running_study_shows_its_progress_and_can_be_cancelled(begun: StudyFolder, data: Path, jobs: Jobs) -> None:
-    left = "arm none, seed 1: 2 of 10, time left: about 7 min"
-    leave_job(data / "jobs" / ".studies" / "lab", running=True, said=f"{left}\ntraining 2 members\n")
+def test_a_setting_is_removed(audit: Audit) -> None:
+    add_arm(audit, STRONG)
+    add_arm(audit, NOISE)
     app = open_page(PAGE, setting=STRONG)
-    assert app.get("progress")[0].proto.text.startswith("1 of ")
-    assert {left, "training 2 members"} <= set(texts(app))
-    assert "Resume" not in labels(app)
-    assert "appear once both arms" not in said(app)
-    press(app, "Cancel")
-    assert jobs == [("cancel", "lab")]
+    app.selectbox(key="mitigation-removed").select(NAME)
+    press(app, "Delete its results")
+    assert list(lab.list_arms(audit)) == ["text_noise-0.15"]
+    assert "setting" not in address(app)
+    assert len(app.dataframe[0].value) == 1
 
 
-def test_a_study_of_another_process_is_not_started_twice(begun: StudyFolder) -> None:
-    with acquire_lock(begun.folder, what="study"):
-        app = open_page(PAGE)
-        assert labels(app) == []
-    assert labels(app.run()) == ["Resume"]
-    (begun.audit("none").folder / MANIFEST).unlink()
-    write_table(begun.folder / ARMS, begun.arms[:0])
-    assert "0 of " in said(app.run())
-
-
-def test_a_stopped_study_says_why_and_resumes(begun: StudyFolder, data: Path, jobs: Jobs) -> None:
-    leave_job(data / "jobs" / ".studies" / "lab", exit_code=1, said="error: *no* space\n")
+def test_hostile_titles_are_escaped(audit: Audit) -> None:
+    path = lab.arm_folder(audit, add_arm(audit, STRONG)) / "setting.json"
+    bad = "<img src=x>[x](//evil.test){0}"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"title": bad}))
     app = open_page(PAGE)
+    assert app.dataframe[0].value["setting"].tolist() == [bad]
+    assert "<img" not in json.dumps(figures(app)[0])
+    parsed = [each.value for kind in ("markdown", "caption", "html") for each in app.get(kind)]
+    assert not [value for value in parsed if "evil.test" in value and "&lt;img" not in value]
+
+
+@pytest.mark.parametrize("file", ["setting.json", "r0-f1/measures.json", "r0-f1/pairs.npy"])
+def test_a_broken_file_is_named(audit: Audit, file: str) -> None:
+    path = lab.arm_folder(audit, add_arm(audit, STRONG)) / file
+    path.write_bytes(b"\x00\xff")
+    app = open_page(PAGE, setting=STRONG)
+    assert app.error
+    assert any(path.name in text for text in texts(app))
+
+
+def test_a_finished_study_can_be_chosen(audit: Audit) -> None:
+    make_study(audit, "mine", add_arm(audit, STRONG, times=0.5, retrieval=0.1))
+    (audit.folder.parents[1] / "studies" / "empty").mkdir()
+    app = open_page(PAGE, setting=STRONG)
+    app.selectbox(key="mitigations-study").select("mine").run()
+    assert address(app)["study"] == "mine"
+    assert "setting" not in address(app)
+    assert "memorization −" in said(app)
+    assert app.dataframe[0].value["n"].tolist() == [3]
+    (audit.folder.parents[1] / "studies" / "mine" / "arms.parquet").write_bytes(b"\x00")
+    app = open_page(PAGE, study="mine")
+    assert app.error
+    assert "arms.parquet" in said(app)
+
+
+# --- Training
+
+
+def test_a_page_asks_its_workers_for_a_setting_and_shows_their_progress(heads: Audit) -> None:
+    app = open_page(PAGE)
+    assert lab.wanted_arms(heads) == []
+    turn(app, "text_noise")
+    assert lab.wanted_arms(heads) == ["text_noise-0.15"]
+    folder = add_arm(heads, NOISE, members=2)
+    app.run()
+    assert app.get("progress")[0].proto.value == 50
+    assert "memorization" not in written(app)
+    assert len(app.dataframe) == 0
+    add_arm(heads, "text_noise=0.3", times=0.5)
+    app.query_params["setting"] = "text_noise=0.3"
+    app.run()
+    assert not app.get("progress")
+    assert "memorization −" in written(app)
+    assert lab.wanted_arms(heads) == ["text_noise-0.3"]
+    (lab.arm_folder(heads, folder) / "error.txt").write_text("no\nsuch *thing*")
+    old = time.time() - 1000
+    for path in (heads.folder / "mitigations" / ".wanted").glob("*.json"):
+        os.utime(path, (old, old))
+    assert lab.wanted_arms(heads) is None
+
+
+def test_a_fault_of_a_worker_is_one_line(
+    heads: Audit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*how: object) -> str:
+        path = lab.arm_folder(heads, "text_noise-0.15") / "error.txt"
+        path.write_text("no\nsuch *thing*")
+        return "no"
+
+    before = workers.ensure_workers
+    monkeypatch.setattr(workers, "ensure_workers", lambda audit: fails() and before(audit))
+    app = open_page(PAGE, setting=NOISE)
+    assert app.error
+    assert "no such *thing*" in texts(app)
+    (tmp_path / "errors").write_text("line\nMemoryError: *none* left\n")
+    ended = SimpleNamespace(poll=lambda: 1)
+    dead = workers.Workers(0.0, [ended], [tmp_path / "errors"])  # type: ignore[list-item]
+    monkeypatch.setattr(workers, "ensure_workers", lambda audit: dead)
+    app = open_page(PAGE, setting=NOISE)
+    assert app.error
+    assert "MemoryError: *none* left" in texts(app)
+    press(app, "Try again")
+    assert dead.processes == []
+
+
+def test_trained_encoders_get_a_job_with_its_time(audit: Audit, jobs: Jobs, data: Path) -> None:
+    for name in audit.record.members:
+        line = json.dumps({"step": 1, "seconds": 300})
+        (audit.member(name) / "log.jsonl").write_text(f"{line}\n")
+    app = open_page(PAGE, setting=f"{STRONG} removal=random:5")
+    assert "min" in " ".join(each.value for each in app.info)
+    assert not (audit.folder / "mitigations" / ".wanted").exists()
+    press(app, "Train")
+    name = f"{NAME}_removal-random-5"
+    assert jobs == [(name, ["mitigate", "made", "--text-mask=0.3", "--removal=random:5"])]
+    folder = data / "jobs" / ".mitigations" / "made" / name
+    leave_job(folder, exit_code=1, said="error: *no* space\n")
+    app = open_page(PAGE, setting=f"{STRONG} removal=random:5")
     assert app.error
     assert "error: *no* space" in texts(app)
-    press(app, "Resume")
-    assert jobs == [("resume", "lab")]
-
-
-def test_studies_of_mitigations_are_offered_and_a_broken_one_is_one_line(data: Path, lab: StudyFolder) -> None:
-    older = make_arms(data, name="older")
-    older.write_request(older.request | {"study": "no longer offered"})
-    make_arms(data, name="another", seeds={"none": 1})
-    make_arms(data, name="broken")
-    (data / "studies" / "broken" / STUDY).write_bytes(b"[]")
-    app = open_page(PAGE, study="[x](javascript:alert(1))")
-    assert "requested: [x](javascript:alert(1))" in texts(app)
-    assert len(app.error) == len([text for text in texts(app) if text.startswith("broken: ") and STUDY in text]) == 1
-    assert app.selectbox(key="mitigations-study").options == ["lab", "another"]
-    app.selectbox(key="mitigations-study").select("another").run()
-    assert address(app)["study"] == "another"
-
-
-@pytest.mark.parametrize("file", ["own.json", ARMS])
-def test_a_broken_file_of_a_study_is_named(lab: StudyFolder, file: str) -> None:
-    (lab.folder / file).write_bytes(b"\x00\xff")
-    app = open_page(PAGE)
-    assert app.error
-    assert any(file in text for text in texts(app))
-
-
-# --- Starting a study
-
-
-@pytest.mark.parametrize("plan", PLANS)
-def test_what_is_chosen_is_what_starts_with_the_command_that_is_shown(plan: str, jobs: Jobs, tmp_path: Path) -> None:
-    path = tmp_path / "my pairs.csv"
-    path.touch()
-    app = open_page(PAGE, view="start")
-    app.selectbox(key="study-plan").select(plan)
-    app.text_input(key="study-path").set_value(str(path)).run()
-    app.segmented_control(key="study-preset").select("tiny").run()
-    assert app.number_input(key="study-seeds").value == 5
-    app.number_input(key="study-seeds").set_value(4)
-    app.number_input(key="study-tiny-epochs").set_value(7)
-    app.toggle(key="study-near_duplicates").set_value(True)
-    app.text_input(key="study-name").set_value("mine").run()
-    command = app.code[0].value
-    app.button(key="study-start").click().run()
-    fields = ["--name=mine", "--preset=tiny", "--seeds=4", "--drop-near-duplicates", "--epochs=7"]
-    assert jobs == [("mine", shlex.join(["study", plan, str(path), *fields]))]
-    assert command.endswith(jobs[0][1])
-    assert address(app)["study"] == "mine"
-
-
-def test_data_sets_of_audits_come_first_with_their_reading_options(copy: Copy, jobs: Jobs, tmp_path: Path) -> None:
-    audit, path = copy(), str(tmp_path / "sets" / "cats.csv")
-    Path(path).parent.mkdir()
-    Path(path).touch()
-    config = audit.record.values
-    config["config"]["source"]["csv_caption_key"] = "title"
-    write_json(audit.folder / "config.json", config | {"source": path})
-    copy(name="broken").folder.joinpath("config.json").write_text('{"source": 5}')
-    app = open_page(PAGE, view="start")
-    assert app.button_group(key="study-path-offered").options == ["cats.csv", "scenes"]
-    app.button(key="study-start").click().run()
-    assert jobs[0][0] == "cats-combined"
-    assert "--csv-caption-key=title" in jobs[0][1]
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [("study-name", "lab"), ("study-name", "../x"), ("study-path", ""), ("study-seeds", 0)],
-)
-def test_what_cannot_start_is_one_line(lab: StudyFolder, key: str, value: Any) -> None:
-    app = open_page(PAGE, view="start")
-    assert not app.button(key="study-start").disabled
-    kind = "number_input" if key == "study-seeds" else "text_input"
-    getattr(app, kind)(key=key).set_value(value).run()
-    assert app.button(key="study-start").disabled
-    assert len(app.warning) == 1
-    assert all("\n" not in text for text in texts(app))
+    (folder / "exit_code").unlink()
+    for path in folder.iterdir():
+        path.unlink()
+    folder.rmdir()
+    leave_job(folder, running=True, said="training\n2 of 4 members finished\n")
+    app = open_page(PAGE, setting=f"{STRONG} removal=random:5")
+    assert "2 of 4 members finished" in said(app)
+    press(app, "Cancel")
+    assert jobs[1:] == [("cancel", [])]

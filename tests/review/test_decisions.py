@@ -22,16 +22,13 @@ from clipmem_core.review.decisions import (
     Outcome,
     Review,
     decided,
-    decided_for,
     decided_of,
     open_review,
 )
 from clipmem_core.review.rows import find_rows
 from clipmem_core.review.selection import Selection
 from clipmem_core.studies.arm import Decided
-from clipmem_core.studies.study_folder import StudyFolder
 from tests.fixtures import HOSTILE, Copy
-from tests.made_arms import request_of
 
 
 @pytest.fixture
@@ -232,6 +229,3 @@ def test_removed_and_recaptioned_pairs_are_passed_to_studies(data: Path) -> None
     review.decide(["b"], KEEP)
     review.decide(["c"], None, note="not sure")
     assert decided_of("0123abcd") == Decided(frozenset("a"), {"d": ("new", "newer")})
-    study = StudyFolder(data / "studies" / "mine")
-    study.write_request(request_of("combined", {}, {"none": {}}, dataset_fingerprint="0123abcd"))
-    assert decided_for(study) == decided_of("0123abcd")

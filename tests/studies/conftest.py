@@ -1,139 +1,90 @@
-"""A study of the drawn set with two arms and two seeds, its members trained in this process: no starting of Python."""
+"""The lab of an audit with locked towers, and a study of two splits, both trained once."""
 
+import functools
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import pytest
-import torch
 
-from clipmem_core.audit import member
-from clipmem_core.audit import pipeline as audits_run
-from clipmem_core.audit.status import member_progress
-from clipmem_core.audit.store import Audit
+from clipmem_core.audit.store import Audit, write_json
 from clipmem_core.cli import parse
 from clipmem_core.config import AuditConfig
-from clipmem_core.studies import plan
-from clipmem_core.studies.arm import Arm, parse_setting
+from clipmem_core.studies import lab, plan
+from clipmem_core.studies.arm import Arm, parse_arm
+from clipmem_core.studies.lab_training import run_arms
 from clipmem_core.studies.plan import Study
 from clipmem_core.studies.run import run_study
 from clipmem_core.studies.study_folder import StudyFolder
-from tests.audit.small import Silent, made_once
+from tests.audit.small import Silent, in_process, made_once
 
-FLAGS = [
-    *("--preset", "tiny", "--scenes-pairs", "220", "--epochs", "2"),
-    *("--threads", "1", "--seeds", "2", "--seeds-per-split", "0"),
-]
-RANKED = ["text_mask=0.3 removal=clipmem:9", "removal=random:9"]
+AGAIN, NOISE, REMOVED = "again", "text_noise-0.15", "removal-clipmem-9"
+FLAGS = ["--preset", "tiny", "--scenes-pairs", "220", "--epochs", "2", "--threads", "1"]
 
 
-def study_of(*arms: Arm) -> Study:
-    """A study with these arms."""
-    return Study("?", lambda config, pairs: list(arms))
+def train(audit: Audit, arm: Arm, *, members: int = 0) -> str:
+    """Train an arm in this process and return its name."""
+    name = lab.begin(audit, arm).name
+    run_arms(audit, [name], Silent(), executor=in_process, n_members=members)
+    return name
 
 
-def config_of(study: str, *flags: str) -> AuditConfig:
-    return parse(["study", study, "scenes", "--name", "x", *FLAGS, *flags]).config
-
-
-class Trained:
-    """What was trained, in order, and how to make it stop on the way."""
-
-    def __init__(self) -> None:
-        self.members: list[str] = []
-        self.stop_after: int | None = None
-
-    def run_members(self, audit: Audit, names: Sequence[str], *, again: bool = False, **how: object) -> None:
-        if again:
-            member.train_second_round(audit.folder, names)
-            return
-        for name in names:
-            if member_progress(audit.folder, name).stage == "finished":
-                continue
-            if len(self.members) == self.stop_after:
-                raise KeyboardInterrupt
-            self.members.append(f"{audit.name}/{name}")
-            member.run_members(audit.folder, [name])
-
-
-def in_this_process(patch: pytest.MonkeyPatch) -> Trained:
-    """Train members here, without a probe of their labels, and know the study of two arms."""
-    seen = Trained()
-    patch.setattr(audits_run, "run_members", seen.run_members)
-    patch.setattr(member, "probe_rows", lambda _: np.array([], dtype=np.int64))
-    patch.setitem(plan.STUDIES, "two", study_of(Arm("none"), Arm("whole", {"crop_scale": 1.0})))
-    return seen
-
-
-def numbers(study: StudyFolder) -> pd.DataFrame:
-    """What a study found, without what depends on the machine's mood."""
-    return study.arms.drop(columns=["seconds", "peak_mb"])
-
-
-@pytest.fixture
-def trained(monkeypatch: pytest.MonkeyPatch) -> Iterator[Trained]:
-    threads = torch.get_num_threads()
-    yield in_this_process(monkeypatch)
-    torch.set_num_threads(threads)
+def copy_of(data: Path, to: Path, *leave_out: str) -> Audit:
+    """Copy a data folder with the audit `scenes`."""
+    shutil.copytree(data, to, ignore=shutil.ignore_patterns(*leave_out))
+    return Audit(to / "audits" / "scenes")
 
 
 @pytest.fixture(scope="session")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder with the drawn set and its stored pictures, with the finished study `whole` of two seeds, and with
-    `ranked`, that has one seed and arms that a ranking takes pairs out of."""
-    return made_once(tmp_path_factory, "studies", run_both)
+def lab_data(typed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with an audit and three arms: one changes nothing. Not to be changed."""
+    return made_once(tmp_path_factory, "lab", functools.partial(train_arms, typed))
 
 
-def run_both(_: Path) -> None:
-    threads = torch.get_num_threads()
+def train_arms(typed: Path, data: Path) -> None:
+    shutil.copytree(typed, data, dirs_exist_ok=True)
+    audit = Audit(data / "audits" / "scenes")
+    folder = lab.arm_folder(audit, AGAIN)
+    folder.mkdir(parents=True)
+    values = {"setting": "", "title": "again", "removed": [], "captions": {}}
+    write_json(folder / lab.SETTING, values)
+    run_arms(audit, [AGAIN], Silent(), executor=in_process)
+    for text in ("text_noise=0.15", "removal=clipmem:9"):
+        train(audit, parse_arm(text))
+
+
+@pytest.fixture(scope="session")
+def measured(lab_data: Path) -> Audit:
+    """The audit with its arms, not to be changed."""
+    return Audit(lab_data / "audits" / "scenes")
+
+
+def study_of(*texts: str) -> Study:
+    """A study with these arms."""
+    return Study("?", lambda config, most: [parse_arm(text) for text in texts])
+
+
+def config_of(*flags: str, study: str = "combined") -> AuditConfig:
+    return parse(["study", study, "scenes", "--name", "x", *FLAGS, *flags]).config
+
+
+def run(name: str, *, splits: int = 2, seeds: int = 1, also: Sequence[str] = ()) -> StudyFolder:
+    """Run the study `one` in this process."""
     with pytest.MonkeyPatch.context() as patch:
-        in_this_process(patch)
-        run_study("two", "scenes", config_of("two"), name="whole", screen=Silent())
-        one, also = replace(config_of("two"), seeds=1), [parse_setting(text) for text in RANKED]
-        run_study("two", "scenes", one, name="ranked", screen=Silent(), also=also)
-    torch.set_num_threads(threads)
+        patch.setitem(plan.STUDIES, "one", study_of("crop_scale=1"))
+        config = config_of("--seeds", str(seeds), study="one")
+        arms = [parse_arm(text) for text in also]
+        options = {"name": name, "splits": splits, "also": arms, "executor": in_process}
+        return run_study("one", "scenes", config, screen=Silent(), **options)
+
+
+@pytest.fixture(scope="session")
+def study_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with the finished study `whole` of one arm, two splits and two seeds."""
+    return made_once(tmp_path_factory, "studies", lambda _: run("whole", seeds=2))
 
 
 @pytest.fixture
-def data(drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A data folder of the test's own with the drawn set, but no study."""
-    folder = tmp_path / "data"
-    for name in ("sets", "cache"):
-        shutil.copytree(drawn / name, folder / name)
-    monkeypatch.setenv("CLIPMEM_DATA", str(folder))
-    return folder
-
-
-@pytest.fixture
-def whole(drawn: Path) -> StudyFolder:
+def whole(study_data: Path) -> StudyFolder:
     """The finished study, not to be changed."""
-    return StudyFolder(drawn / "studies" / "whole")
-
-
-@pytest.fixture
-def ranked(drawn: Path) -> StudyFolder:
-    """The finished study with removals, not to be changed."""
-    return StudyFolder(drawn / "studies" / "ranked")
-
-
-@pytest.fixture
-def start(data: Path, trained: Trained) -> Callable[..., StudyFolder]:
-    """Run a study under a name in the test's own data folder."""
-
-    def run_it(
-        study: str,
-        name: str,
-        *flags: str,
-        also: Sequence[str] = (),
-        only: Sequence[str] = (),
-        seeds_per_split: int = 0,
-        **changes: object,
-    ) -> StudyFolder:
-        config, arms = replace(config_of(study, *flags), **changes), [parse_setting(text) for text in also]
-        more = {"also": arms, "only": only, "seeds_per_split": seeds_per_split}
-        return run_study(study, "scenes", config, name=name, screen=Silent(), **more)
-
-    return run_it
+    return StudyFolder(study_data / "studies" / "whole")

@@ -1,63 +1,58 @@
-"""An arm's text, the pairs that it changes, and arms that a person adds to a made-up study; none is trained."""
+"""An arm's text, the pairs that it changes, and the arms of the built-in studies."""
 
 import dataclasses
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 
-from clipmem_core.audit.store import is_name
-from clipmem_core.config import ARM_FIELDS, FIELDS, AuditConfig, InputError
-from clipmem_core.studies.arm import (
-    DIRECTIONS,
-    Arm,
-    Decided,
-    Removal,
-    Split,
-    first_split,
-    normal,
-    parse_setting,
-    removed_by,
-)
-from clipmem_core.studies.plan import add_arm, find_arm, read_added
-from clipmem_core.studies.study_folder import StudyFolder
-from tests.studies.made_context import SIZE, TWINS, ids_of, make_study
+from clipmem_core import columns as c
+from clipmem_core.audit.settings import check_config
+from clipmem_core.audit.store import Audit, is_name, write_prepared, write_table
+from clipmem_core.cli import parse
+from clipmem_core.config import ARM_FIELDS, FIELDS, AuditConfig, InputError, preset_config
+from clipmem_core.studies.arm import Arm, Decided, Removal, changes_of, parse_arm, without_idle
+from clipmem_core.studies.plan import DEFAULTS, STUDIES, find_study
+from tests.fixtures import make_audit
 
 
-@pytest.fixture
-def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StudyFolder:
-    monkeypatch.setenv("CLIPMEM_DATA", str(tmp_path))
-    return make_study(tmp_path)
-
-
-def test_an_arm_parses_back_from_its_text_in_any_order_and_can_name_a_folder() -> None:
-    fields = {name: FIELDS[name].default for name in ARM_FIELDS} | {"text_mask": 0.3, "max_logit_scale": 20.0}
-    arms = [Arm(), Arm(overrides=fields | {"removal": Removal("clipmem_text", 100), "decisions": True})]
+def test_an_arm_parses_back_from_its_text_in_any_order_and_from_its_flags() -> None:
+    fields = {name: FIELDS[name].default for name in ARM_FIELDS}
+    fields |= {"text_mask": 0.3, "max_logit_scale": 20.0}
+    more = {"removal": Removal("p_wrong", 2.5), "decisions": True}
+    arms = [Arm(), Arm(fields | more), Arm(fields | more | {"near_duplicates": True})]
     for arm in arms:
-        assert parse_setting("  ".join(reversed(arm.text.split()))) == arm
-        assert is_name(arm.folder_name)
-        assert len(arm.folder_name) < 90  # two fingerprints may follow
-    more = dataclasses.replace(arms[1], overrides=arms[1].overrides | {"near_duplicates": True})
-    assert more.folder_name != arms[1].folder_name  # both are cut short
+        assert parse_arm("  ".join(reversed(arm.text.split()))) == arm
+        assert is_name(arm.name)
+        assert len(arm.name) < 90
+        typed = vars(parse(["mitigate", "x", *arm.flags]))
+        assert {name: typed[name] for name in arm.fields} == arm.fields
+        assert typed["removal"] == str(arm.removal or "")
+        assert typed["decisions"] == bool(arm.overrides.get("decisions"))
+    assert len({arm.name for arm in arms}) == 3  # the last two are cut short
+    decided = [Decided(frozenset(ids)) for ids in ("a", "ab")]
+    names = [Arm({"decisions": True}, own).name for own in decided]
+    assert names[0] != names[1]
 
 
-WRONG = [
-    ("seed=1", "setting 'seed' is unknown"),
-    ("text_mask", "text_mask must be a number, not ''"),
-    ("stop_epoch=3.5", "stop_epoch must be a whole number, not '3.5'"),
-    ("near_duplicates=yes", "near_duplicates"),
-    ("removal=clipmem:-3", "removal must be a ranking and a number"),
-    ("removal=size:3", "rankings are clipmem, clipmem_text, misfit, similarity_out, similarity_in, random"),
-]
+WRONG = {
+    "seed=1": "setting 'seed' is unknown",
+    "text_mask": "text_mask must be a number, not ''",
+    "stop_epoch=3.5": "stop_epoch must be a whole number, not '3.5'",
+    "near_duplicates=yes": "near_duplicates",
+    "removal=clipmem:-3": "removal must be",
+    "removal=clipmem:0": "removal must be",
+    "removal=clipmem:50.1": "removal must be",
+    "removal=misfit:3": "clipmem, p_wrong, random",
+}
 
 
-def test_a_wrong_setting_is_one_line() -> None:
-    for text, message in WRONG:
-        with pytest.raises(InputError) as error:
-            parse_setting(text)
-        assert message in str(error.value)
-        assert "\n" not in str(error.value)
+@pytest.mark.parametrize("text", WRONG)
+def test_a_wrong_setting_is_one_line(text: str) -> None:
+    with pytest.raises(InputError) as error:
+        parse_arm(text)
+    assert WRONG[text] in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_overrides_without_effect_are_left_out() -> None:
@@ -68,108 +63,72 @@ def test_overrides_without_effect_are_left_out() -> None:
         "noise_place=before": "noise_place=before",
         "adaptive_every=2": "",
         "adaptive_mask=.5 adaptive_every=2": "adaptive_mask=0.5 adaptive_every=2",
-        "near_duplicates": "near_duplicates",
+        "removal=random:5 near_duplicates": "removal=random:5 near_duplicates",
     }
-    assert {text: normal(parse_setting(text), config).text for text in texts} == texts
+    assert {text: without_idle(parse_arm(text), config).text for text in texts} == texts
 
 
-SCORES = pd.DataFrame(
-    {"pair_id": [f"pair-{number}" for number in range(200)]}
-    | {name: np.random.default_rng(place).normal(size=200) for place, name in enumerate(DIRECTIONS)}
-)
-POOL = SCORES["pair_id"].to_numpy()
+@pytest.fixture
+def audit(tmp_path: Path) -> Audit:
+    """80 scored and 20 external pairs: 1 looks like 0, 3 and 4 like 2, two external ones alike."""
+    made = make_audit(tmp_path)
+    clusters = np.arange(100)
+    clusters[[1, 3, 4, 91]] = [0, 2, 2, 90]
+    write_prepared(made.folder, cache_rows=np.arange(100), clusters=clusters)
+    return made
 
 
-@pytest.mark.parametrize("by", list(DIRECTIONS))
-def test_the_most_memorized_or_least_fitting_go_first(by: str) -> None:
-    found = removed_by(Removal(by, 20), SCORES, POOL, seed=0)
-    assert found == set(SCORES.sort_values(by, ascending=by.startswith("similarity"))["pair_id"][:20])
-    assert found < removed_by(Removal(by, 60), SCORES, POOL, seed=0)
+def removed_by(audit: Audit, text: str, decided: Decided = Decided()) -> list[int]:  # noqa: B008
+    found = changes_of(audit, dataclasses.replace(parse_arm(text), decided=decided))
+    return np.flatnonzero(found.removed).tolist()
 
 
-def test_a_random_removal_depends_on_its_seed_alone_and_ties_are_random() -> None:
-    first, other = (removed_by(Removal("random", 100), SCORES, POOL, seed=seed) for seed in (0, 1))
-    assert removed_by(Removal("random", 10), SCORES, POOL, seed=0) < first != other
-    shuffled = SCORES.sample(frac=1, random_state=1)
-    assert removed_by(Removal("random", 100), shuffled.assign(clipmem=1.0), POOL, seed=0) == first
-    tied = removed_by(Removal("clipmem", 100), SCORES.assign(clipmem=0.0), POOL, seed=0)
-    assert 30 < len(tied & set(POOL[:100])) < 70
+@pytest.mark.parametrize("by", [c.CLIPMEM, c.P_WRONG])
+def test_a_removal_takes_a_share_of_the_pairs_that_have_the_score(audit: Audit, by: str) -> None:
+    table = audit.scores
+    table.loc[[7, 8], c.P_WRONG] = np.nan
+    table.loc[90, [c.CLIPMEM, c.P_WRONG]] = 9.0  # external
+    write_table(audit.folder / "scores.parquet", table)
+    scored = table[table[c.GROUP] == c.SCORED]
+    for percent, count in ((10, 8), (30, 24 if by == c.CLIPMEM else 23)):  # of 80, or of 78
+        expected = scored.nlargest(count, by).index
+        assert removed_by(audit, f"removal={by}:{percent}") == sorted(expected)
 
 
-def changed_by(split: Split, text: str, decided: Decided, scores: pd.DataFrame | None = None) -> tuple[set, set]:
-    found = dataclasses.replace(split, scores=scores).changes(dataclasses.replace(parse_setting(text), decided=decided))
-    return set(found.removed), set(found.recaptioned)
+def test_a_random_removal_grows_and_ties_are_broken_by_chance(audit: Audit) -> None:
+    few, many = (set(removed_by(audit, f"removal=random:{percent}")) for percent in (10, 50))
+    assert len(few) == 8
+    assert few < many < set(range(80))
+    assert not set(range(5)) <= few
+    write_table(audit.folder / "scores.parquet", audit.scores.assign(clipmem=0.5))
+    assert removed_by(audit, "removal=clipmem:50") == sorted(many)
 
 
-def test_an_arm_changes_pairs_by_near_duplicates_decisions_and_a_ranking_of_the_others(study: StudyFolder) -> None:
-    split = first_split(study)
-    alike = {f"p{row}" for row in TWINS if row < 340}  # the first of each stays, and so do external ones
-    decided = Decided(frozenset({"p9", "p350"}), {"p1": ("a",), "p7": ("b",), "p351": ("c",)})
-    scores = pd.DataFrame({"pair_id": split.pairs["pair_id"], "clipmem": -np.arange(400.0)})
-    assert changed_by(split, "near_duplicates", Decided()) == (alike, set())
-    # A pair that is removed gets no captions.
-    assert changed_by(split, "near_duplicates decisions removal=clipmem:3", decided) == ({*alike, "p9"}, {"p7"})
-    ranked = changed_by(split, "near_duplicates decisions removal=clipmem:3", decided, scores)
-    assert ranked == ({*alike, "p9", "p0", "p2", "p5"}, {"p7"})
+def test_an_arm_changes_near_duplicates_decided_pairs_and_no_external_pair(audit: Audit) -> None:
+    ids = audit.pairs[c.PAIR_ID]
+    captions = {ids[1]: ("a",), ids[20]: ("b",), ids[21]: tuple(audit.pairs["captions"][21])}
+    decided = Decided(frozenset(ids[[9, 95]]), captions | {ids[96]: ("c",), "other": ("d",)})
+    assert removed_by(audit, "near_duplicates") == [1, 3, 4]
+    assert removed_by(audit, "near_duplicates decisions", decided) == [1, 3, 4, 9]
+    arm = dataclasses.replace(parse_arm("near_duplicates decisions"), decided=decided)
+    found = changes_of(audit, arm)
+    assert found.captions == {20: ("b",)}  # 1 is removed, 21 has the same captions
+    assert np.flatnonzero(~found.compared).tolist() == [1, 3, 4, 9, 20]
 
 
-def test_decisions_count_if_they_change_a_pair_of_the_study(study: StudyFolder) -> None:
-    decided = Decided(frozenset({"p0", "another"}), {"p5": ("new",), "p6": ("one", "two"), "other": ("new",)})
-    split = first_split(study)
-    assert split.applicable(decided) == Decided(frozenset({"p0"}), {"p5": ("new",)})
-    one = dataclasses.replace(split, config=dataclasses.replace(SIZE, captions=1))
-    assert one.applicable(Decided(recaptioned={"p5": ("new", "newer")})).recaptioned == {"p5": ("new",)}
-
-
-def test_an_added_arm_is_stored_once_and_among_the_settings(study: StudyFolder) -> None:
-    arm = Arm(overrides={"text_mask": 0.3, "noise_place": "before", "removal": Removal("clipmem", 50)})
-    name = add_arm(study, arm)
-    assert name == "text_mask-0.3_removal-clipmem-50"
-    assert study.settings[name] == "text_mask=0.3 removal=clipmem:50"  # without what has no effect
-    assert find_arm(study, arm) == name
-    (found,) = read_added(study)
-    assert found == Arm(name, {"text_mask": 0.3, "removal": Removal("clipmem", 50)})
-    assert found.row(Decided()) == {"text_mask": 0.3, "removed_by": "clipmem"}
-    assert add_arm(study, arm) == name
-    assert len(read_added(study)) == 1
-    assert find_arm(study, parse_setting("text_mask=0.4")) is None
-    for text, planned in {"": "none", "text_noise=0": "none", "train_captions=1 text_mask=0.15": "text-mask"}.items():
-        assert add_arm(study, parse_setting(text)) == find_arm(study, parse_setting(text)) == planned
-
-
-def test_other_decisions_are_another_arm_and_the_decisions_are_frozen(study: StudyFolder) -> None:
-    decided = Decided(frozenset({"p0", "p230"}), {"p5": ("new",)})
-    setting = parse_setting("decisions text_mask=0.3")
-    assert find_arm(study, setting) is find_arm(study, setting, decided=decided) is None
-    first = add_arm(study, setting, decided=decided)
-    assert add_arm(study, setting, decided=decided) == first
-    more = Decided(decided.removed | {"p7"}, decided.recaptioned)
-    second = add_arm(study, setting, decided=more)
-    assert first != second
-    assert is_name(second)
-    assert [arm.decided for arm in read_added(study)] == [decided, more]
-    assert find_arm(study, setting, decided=decided) == first
-    assert find_arm(study, setting) == second  # the last
-    arm = read_added(study)[0]
-    changes = first_split(study).changes(arm)
-    assert arm.row(changes) == {"text_mask": 0.3, "decisions": True, "removed": 2, "recaptioned": 1}
-
-
-REFUSED = [
-    ("text_mask=1.5", Decided(), "--text-mask must be less than 1, not 1.5"),
-    ("removal=clipmem:111", Decided(), "removes 111 of 220 shared pairs"),
-    ("removal=random:108 near_duplicates", Decided(), "removes 111 of 220 shared pairs: remove at most half"),
-    ("decisions", Decided(), "decisions: no pair of this study is decided to be removed or recaptioned: decide first"),
-    ("decisions", Decided(frozenset({"p399"})), "decisions: no pair of this study is decided"),
-    ("decisions", Decided(ids_of(range(111))), "removes 111 of 220 shared pairs"),
-    ("decisions", Decided(ids_of(range(220, 271))), "decisions: 9 candidate pairs would be unchanged in all arms"),
-]
-
-
-def test_an_arm_that_cannot_run_is_one_line_and_nothing_is_written(study: StudyFolder) -> None:
-    for text, decided, message in REFUSED:
-        with pytest.raises(InputError) as error:
-            add_arm(study, parse_setting(text), decided=decided)
-        assert message in str(error.value)
-        assert "\n" not in str(error.value)
-    assert not (study.folder / "own.json").exists()
+@pytest.mark.parametrize("name", list(STUDIES))
+@pytest.mark.parametrize("captions", [1, 2, 7])
+def test_the_arms_of_a_study_can_run_and_differ(name: str, captions: int) -> None:
+    config = dataclasses.replace(preset_config("small"), **DEFAULTS)
+    if name == "captions" and captions == 1:
+        with pytest.raises(InputError, match="captions"):
+            find_study(name).arms(config, captions)
+        return
+    arms = find_study(name).arms(config, captions)
+    baseline = dataclasses.replace(config, **({"train_captions": 1} if captions > 1 else {}))
+    texts = [without_idle(arm, baseline).text for arm in arms]
+    assert len(set(texts)) == len(arms)
+    assert "" not in texts
+    assert bool(arms) == (name != "settings")
+    for arm in arms:
+        check_config(dataclasses.replace(baseline, **arm.fields))
