@@ -41,9 +41,7 @@ def add_arm(audit: Audit, text: str, *, members: int = 4, **effects: float) -> s
     return name
 
 
-def measure(
-    audit: Audit, arm: str, *, members: int = 4, times: float = 1.0, retrieval: float = 0.0
-) -> None:
+def measure(audit: Audit, arm: str, *, members: int = 4, times: float = 1.0, retrieval: float = 0.0) -> None:
     """Measure members whose memorization is `times` that of the baseline, and more retrieval."""
     table = audit.membership
     for number, member in enumerate(audit.record.members[:members]):

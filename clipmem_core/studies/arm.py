@@ -15,6 +15,7 @@ from clipmem_core import columns as c
 from clipmem_core.audit.store import Audit, read_prepared
 from clipmem_core.config import ARM_FIELDS, FIELDS, MODIFIERS, AuditConfig, InputError, fingerprint, switched_on
 from clipmem_core.draws import draw_keys, hashed
+from clipmem_core.mitigations import ADAPTIVE
 
 NONE, RANDOM = "none", "random"
 REMOVAL, NEAR_DUPLICATES, DECISIONS = "removal", "near_duplicates", "decisions"
@@ -92,8 +93,9 @@ class Arm:
         parts = []
         for name, value in self.fields.items():
             number = f"{value:g}" if isinstance(value, (int, float)) else str(value)
-            shown = {"train_captions": "all" if value == 0 else number}.get(name, number)
-            parts.append(f"{FIELDS[name].toggle or FIELDS[name].label} {shown}")
+            shown = "all" if (name, value) == ("train_captions", 0) else number
+            early = " for pairs memorized early" if name in ADAPTIVE else ""
+            parts.append(f"{FIELDS[name].toggle or FIELDS[name].label} {shown}{early}")
         if self.removal:
             parts.append(f"Without {self.removal.percent:g} % of the pairs, {RANKINGS[self.removal.by]}")
         titles = {NEAR_DUPLICATES: "Without near-duplicates", DECISIONS: "With my decisions"}

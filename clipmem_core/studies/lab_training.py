@@ -49,7 +49,7 @@ class Lab:
         self.audit, self.baseline = Audit(folder), open_shared(folder)
         self.record = self.baseline.record
         self.couples = lab.couples(self.record.members)
-        self.changed_data = functools.lru_cache(maxsize=2)(functools.partial(_changed_data, self.baseline))
+        self.changed = functools.lru_cache(maxsize=2)(functools.partial(with_setting, self.baseline))
         torch.set_num_threads(self.record.threads)
 
     def train(self, arm: str, couple: Couple, goes_on: GoesOn = lambda: True, *, wait: bool = True) -> bool:
@@ -60,7 +60,7 @@ class Lab:
             with FileLock(folder / f".{couple[0]}.lock").acquire(timeout=-1 if wait else 0):
                 if all((folder / name / lab.MEASURES).is_file() for name in couple):
                     return False
-                _train_couple(self.changed_data(arm), arm, couple, goes_on)
+                train_couple(self.changed(arm), arm, couple, goes_on)
         except Timeout:
             return False
         except FileNotFoundError:
@@ -92,7 +92,7 @@ class Lab:
         return len(lab.finished_members(self.audit, arm)) >= NEARLY_DONE * len(self.record.members)
 
 
-def _changed_data(shared: Shared, arm: str) -> Shared:
+def with_setting(shared: Shared, arm: str) -> Shared:
     """Return the data of an audit's members as an arm changes them."""
     overrides, changes = lab.read_setting(shared.audit, arm)
     shared = dataclasses.replace(shared, config=dataclasses.replace(shared.config, **overrides.fields))
@@ -120,7 +120,7 @@ def _with_captions(shared: Shared, changes: Changes) -> Shared:
     return dataclasses.replace(shared, pairs=pairs, features=features, data=data)
 
 
-def _train_couple(shared: Shared, arm: str, couple: Couple, goes_on: GoesOn) -> None:
+def train_couple(shared: Shared, arm: str, couple: Couple, goes_on: GoesOn) -> None:
     """Train two members of an arm and measure them; those of the baseline are only measured.
 
     The training ends with `NotWantedError` after an epoch if `goes_on` returns False.

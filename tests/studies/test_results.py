@@ -57,9 +57,7 @@ def test_differences_are_paired_by_member_or_by_split(splits: int) -> None:
     for measure in ("clipmem_net", "retrieval"):
         tests = {}
         for arm, count in ARMS.items():
-            own, base = (
-                side(net, name, arm).groupby(over)[measure].mean() for name in (arm, "none")
-            )
+            own, base = (side(net, name, arm).groupby(over)[measure].mean() for name in (arm, "none"))
             assert len(base) == splits or count  # the baseline on the members of the arm alone
             tests[arm] = ttest_rel(own, base)
             row, interval = found.loc[(arm, measure)], tests[arm].confidence_interval()
@@ -99,9 +97,7 @@ def test_the_front_is_what_no_arm_beats_in_both(values: list[tuple[float, float]
     names = [f"arm-{n}" for n in range(len(values))]
     points = pd.DataFrame(values, columns=["less", "more"]).assign(arm=names)
     beaten = {
-        names[n]
-        for n, (x, y) in enumerate(values)
-        if any(a <= x and b >= y and (a, b) != (x, y) for a, b in values)
+        names[n] for n, (x, y) in enumerate(values) if any(a <= x and b >= y and (a, b) != (x, y) for a, b in values)
     }
     found = front(points, "less", "more")
     assert set(found) == set(names) - beaten
@@ -152,9 +148,7 @@ FLAGS: list[tuple[list[str], dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("flags", "changes"), FLAGS)
-def test_the_command_of_a_study_makes_it_again(
-    tmp_path: Path, flags: list[str], changes: dict[str, Any]
-) -> None:
+def test_the_command_of_a_study_makes_it_again(tmp_path: Path, flags: list[str], changes: dict[str, Any]) -> None:
     study = asked_for(tmp_path, *flags, **changes)
     words = shlex.split(command_of(study))
     assert words[:3] == ["python", "-m", "clipmem_core"]
