@@ -69,6 +69,7 @@ FEWEST_COMPARED = 10  # pairs that only one member of a couple trained on
 ARM, AGAINST = "arm", "against"
 RETRIEVAL, SECONDS, CLIPMEM_EXTERNAL, MEMBERSHIP_AUROC = "retrieval", "seconds", "clipmem_external", "membership_auroc"
 RECALLS = tuple(f"{way}_R@{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10))
+NO_RANKING = "with --protocol paper most pairs have no score of their own: audit with --protocol ensemble"
 HINT = "delete its folder: the setting is trained again"
 
 
@@ -99,7 +100,7 @@ def obstacles(audit: Audit) -> dict[str, str]:
     if config.loss != "clip":
         found["adaptive_rest"] = f"it works with the loss clip only, not {config.loss}"
     if config.protocol == "paper":
-        found[REMOVAL] = "with --protocol paper most pairs have no score of their own: audit with --protocol ensemble"
+        found[REMOVAL] = NO_RANKING
     group = read_table(audit.folder / MEMBERSHIP, columns=[c.GROUP])[c.GROUP]
     if not (later_near_duplicates(audit) & (group != c.EXTERNAL).to_numpy()).any():
         found[NEAR_DUPLICATES] = "no two pictures that members train on look alike"
@@ -138,6 +139,8 @@ def begin(audit: Audit, arm: Arm) -> Arm:
 def _check_changes(audit: Audit, arm: Arm, changes: Changes) -> None:
     if arm.overrides.get(DECISIONS) and not (changes.removed.any() or changes.captions):
         raise InputError(f"{DECISIONS}: no pair that members train on is removed or has new captions: decide first")
+    if arm.removal and not changes.removed.any():
+        raise InputError(f"{REMOVAL}: no pair of this audit has a {arm.removal.by}: choose another ranking")
     if changes.captions and audit.record.config.features:
         raise InputError(f"{DECISIONS}: features were computed elsewhere, so that new captions cannot be embedded")
     if not arm.removal and not changes.removed.any() and not changes.captions:
@@ -291,7 +294,9 @@ def want(audit: Audit, session: str, arms: Sequence[str]) -> None:
     """Report that a page is open and wants some arms trained."""
     path = audit.folder / MITIGATIONS / WANTED / f"{session}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    before = json.loads(path.read_text()) if path.is_file() else {}
+    before = {}
+    with contextlib.suppress(FileNotFoundError):
+        before = json.loads(path.read_text())
     if before.get("arms") != list(arms):
         write_json(path, {"arms": list(arms), "since": time.time()})
     stay_open(audit, session)
@@ -307,10 +312,11 @@ def wanted_arms(audit: Audit) -> list[str] | None:
     """Return the arms that open pages want and that are not finished, the newest first; None without an open page."""
     requests = []
     for path in (audit.folder / MITIGATIONS / WANTED).glob("*.json"):
-        if time.time() - path.stat().st_mtime < SECONDS_OPEN:
-            requests.append(json.loads(path.read_text()))
-        else:
-            path.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # another worker has just deleted it
+            if time.time() - path.stat().st_mtime < SECONDS_OPEN:
+                requests.append(json.loads(path.read_text()))
+            else:
+                path.unlink()
     arms = [arm for request in sorted(requests, key=lambda request: -request["since"]) for arm in request["arms"]]
     return [arm for arm in dict.fromkeys(arms) if not fault_of(audit, arm)] if requests else None
 

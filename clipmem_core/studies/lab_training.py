@@ -89,7 +89,7 @@ class Lab:
         """Tell whether the training of an arm goes on: a page wants it, or it is nearly done."""
         if arm == NONE or arm in (lab.wanted_arms(self.audit) or ()):
             return True
-        return len(lab.finished_members(self.audit, arm)) >= NEARLY_DONE * len(self.record.members)
+        return len(lab.finished_members(self.audit, arm)) >= NEARLY_DONE * 2 * len(self.couples)
 
 
 def with_setting(shared: Shared, arm: str) -> Shared:

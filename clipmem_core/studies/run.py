@@ -15,7 +15,7 @@ from clipmem_core.audit.setup import differing_fields, write_audit
 from clipmem_core.audit.store import Audit, acquire_lock, write_json
 from clipmem_core.config import AuditConfig, InputError, affecting, as_dict, ineffective_fields
 from clipmem_core.studies.arm import DECISIONS, REMOVAL, Arm, Decided, without_idle
-from clipmem_core.studies.lab import begin
+from clipmem_core.studies.lab import NO_RANKING, begin
 from clipmem_core.studies.lab_training import run_arms
 from clipmem_core.studies.plan import ONE_CAPTION, find_study
 from clipmem_core.studies.study_folder import STUDY, StudyFolder, study_folder
@@ -65,15 +65,15 @@ def run_study(
             columns = pa.Table.from_pandas(pairs[[c.PAIR_ID, c.CAPTIONS]], preserve_index=False)
             also = [dataclasses.replace(arm, decided=decisions(fingerprint, columns)) for arm in also]
         arms = _arms(study, config, _most_captions(pairs), also, screen)
+        request = {"study": study, "source": source, "config": as_dict(requested), "splits": splits}
+        request |= {"also": [arm.text for arm in also], "arms": {arm.name: arm.title for arm in arms}}
+        request |= {"dataset_fingerprint": fingerprint, "machine": settings.machine()}
+        folder.folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder.folder / STUDY, request)
         for split in range(splits):
             screen.say(f"split {split + 1} of {splits}: {len(arms)} arms")
             audit = _baseline(folder.audit(split), source, config, split, load, screen, executor)
-            names = {begun.name: begun.title for begun in (begin(audit, arm) for arm in arms)}
-            if not split:
-                values = {"study": study, "source": source, "config": as_dict(requested), "splits": splits}
-                values |= {"also": [arm.text for arm in also], "arms": names, "dataset_fingerprint": fingerprint}
-                write_json(folder.folder / STUDY, values | {"machine": settings.machine()})
-            run_arms(audit, list(names), screen, executor=executor)
+            run_arms(audit, [begin(audit, arm).name for arm in arms], screen, executor=executor)
             folder.write_rows(split + 1)
     return folder
 
@@ -94,6 +94,10 @@ def _arms(study: str, config: AuditConfig, most: int, also: Sequence[Arm], scree
         raise InputError(f"study {study} has no arm that can act on this config: add --also, or other settings")
     for arm in arms:
         settings.check_config(dataclasses.replace(config, **arm.fields))
+        if arm.removal and config.protocol == "paper":
+            raise InputError(f"{arm.text}: {NO_RANKING}")
+        if arm.overrides.get(DECISIONS) and not arm.decided:
+            raise InputError(f"{arm.text}: no pair of this data set is decided: decide first")
     return list({arm.name: arm for arm in arms}.values())
 
 
