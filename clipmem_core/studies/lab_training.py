@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -72,16 +73,21 @@ class Lab:
         return True
 
     def train_any(self, arms: Sequence[str]) -> bool:
-        """Train the first couple of some arms that is neither finished nor in training; tell whether there was one."""
-        for arm in arms:
-            for couple in self.couples if not lab.fault_of(self.audit, arm) else ():
+        """Train the first couple of some arms that is neither finished nor in training; tell whether there was one.
+
+        The baseline of a couple is measured before the couple is trained, and that of all others at last.
+        """
+        for arm in (*arms, NONE):
+            for couple, name in itertools.product(self.couples, dict.fromkeys((NONE, arm))):
+                if lab.fault_of(self.audit, name):
+                    continue
                 try:
-                    if self.train(arm, couple, functools.partial(self.goes_on, arm), wait=False):
+                    if self.train(name, couple, functools.partial(self.goes_on, name), wait=False):
                         return True
                 except NotWantedError:
                     return True
                 except InputError as error:
-                    (lab.arm_folder(self.audit, arm) / lab.FAULT).write_text(str(error), encoding="utf-8")
+                    (lab.arm_folder(self.audit, name) / lab.FAULT).write_text(str(error), encoding="utf-8")
                     return True
         return False
 
@@ -227,12 +233,12 @@ def _task(audit: Audit, names: Sequence[str]) -> Task:
 
 
 def serve(folder: Path, names: Sequence[str]) -> None:
-    """Train what open pages want, the newest first, until no page is open; the baseline is measured first.
+    """Train what open pages want, the newest first, until no page is open.
 
     `names` is the number of this worker. Workers share the couples of an arm by their locks.
     """
     trainer = Lab(folder)
     with suppress(Timeout), FileLock(folder / store.MITIGATIONS / f".worker-{names[0]}.lock", timeout=0):
         while (wanted := lab.wanted_arms(trainer.audit)) is not None:
-            if not trainer.train_any([NONE, *wanted]):
+            if not trainer.train_any(wanted):
                 time.sleep(SECONDS_BETWEEN_POLLS)

@@ -29,7 +29,9 @@ def end(event, arguments):
         return
     path = str(arguments[1])
     if "DELETE_BEFORE" in os.environ and path.endswith(os.environ["DELETE_BEFORE"]):
-        shutil.rmtree(os.path.dirname(os.path.dirname(os.path.dirname(path))))
+        folder = os.path.dirname(os.path.dirname(os.path.dirname(path)))
+        while os.path.exists(folder):  # the other member may write in the meantime
+            shutil.rmtree(folder, ignore_errors=True)
     if "HOLD" in os.environ and path.endswith("resume.pt"):
         saved.append(path)
         if len(saved) > 2:

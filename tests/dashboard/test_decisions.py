@@ -146,7 +146,7 @@ FOUND = Measured(
 @pytest.fixture
 def trained(audit: Audit) -> Audit:
     for name in audit.record.members:
-        audit.member(name).mkdir(parents=True)
+        audit.member(name).mkdir(parents=True, exist_ok=True)
         write_json(audit.member(name) / CONFIG, vars(MemberRecord(name, 0, audit.record.fingerprint, "tiny", 48, {})))
     return audit
 

@@ -177,7 +177,7 @@ def unfinished(audit: Audit) -> Audit:
     """Take an audit back to its training: one member at a quarter, one embedding, one done, one waiting."""
     (audit.folder / "manifest.json").unlink()
     for name in ("r0-f0", "r0-f1", "r1-f0", "r1-f1"):
-        (audit.folder / "members" / name).mkdir(parents=True)
+        (audit.folder / "members" / name).mkdir(parents=True, exist_ok=True)
     for name in ("r0-f0", "r0-f1", "r1-f0"):
         _log(audit, name, log_probability=-2.0)
     for name in ("r0-f1", "r1-f0"):

@@ -272,7 +272,7 @@ def test_a_worker_abandons_what_no_page_wants_unless_it_is_nearly_done(
         assert len(rows) == 8
 
 
-def test_a_worker_trains_the_baseline_then_the_newest_wish_and_reports_faults(
+def test_a_worker_trains_the_newest_wish_after_its_baseline_and_reports_faults(
     own: Audit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done, other = [], "text_noise-0.3"
@@ -296,7 +296,7 @@ def test_a_worker_trains_the_baseline_then_the_newest_wish_and_reports_faults(
     serve(own.folder, ["0"])
     last = ("r1-f2", "r1-f3")
     first = ("r0-f0", "r0-f1")
-    assert done == [(NONE, last), (other, first), (REMOVED, first), (REMOVED, last), (NOISE, last)]
+    assert done == [(other, first), (REMOVED, first), (NONE, last), (REMOVED, last), (NOISE, last)]
     assert lab.fault_of(own, other) == "no such thing"
     monkeypatch.undo()
     lab.want(own, "a", [NOISE, other])
