@@ -21,7 +21,7 @@ from clipmem_core.studies import lab
 from clipmem_core.studies.arm import NONE, Arm
 
 SESSION = "mitigation-session"  # key in the session of the name by which its page is known to the workers
-POLL, HEARTBEAT = 0.5, 10.0  # seconds: while a setting trains, and while nothing does
+POLL, HEARTBEAT = 0.25, 10.0  # seconds: while a setting trains, and while nothing does
 RESTART_AFTER = 60.0  # seconds after which workers that ended are started again
 # Shows an error of a part of the page in its place; the other parts are drawn
 shown_errors = functools.partial(explained_errors, "This part of the page cannot be shown.", ends=False)
