@@ -4,9 +4,10 @@ import pandas as pd
 import streamlit as st
 
 from clipmem_core.audit.store import Audit
+from clipmem_core.config import InputError
 from clipmem_core.dashboard import tradeoff as t
 from clipmem_core.dashboard.controls import PARAMETER, draw_setting
-from clipmem_core.dashboard.lab import enough_members, follow, shown_errors
+from clipmem_core.dashboard.lab import ask, enough_members, follow, shown_errors
 from clipmem_core.dashboard.page import PAGE, choose_listed, open_page, write
 from clipmem_core.dashboard.plain import draw_fault, explained_errors, show_command, show_strong
 from clipmem_core.studies import lab
@@ -41,7 +42,8 @@ def draw_lab(audit: Audit) -> None:
     with right:
         try:
             arm = lab.begin(audit, arm)
-        except ValueError as error:
+            ask(audit, arm)
+        except InputError as error:
             draw_fault("This setting cannot be trained.", error)
             return
         chosen = arm.name if arm.name in titles else None

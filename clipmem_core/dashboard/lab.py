@@ -21,7 +21,7 @@ from clipmem_core.studies import lab
 from clipmem_core.studies.arm import NONE, Arm
 
 SESSION = "mitigation-session"  # key in the session of the name by which its page is known to the workers
-POLL, HEARTBEAT = 0.25, 10.0  # seconds: while a setting trains, and while nothing does
+POLL, HEARTBEAT = 0.4, 10.0  # seconds: while a setting trains, and while nothing does
 RESTART_AFTER = 60.0  # seconds after which workers that ended are started again
 # Shows an error of a part of the page in its place; the other parts are drawn
 shown_errors = functools.partial(explained_errors, "This part of the page cannot be shown.", ends=False)
@@ -81,16 +81,19 @@ def enough_members(audit: Audit, arm: str) -> bool:
     return min(len(lab.finished_members(audit, name)) for name in (arm, NONE)) >= least
 
 
+def ask(audit: Audit, arm: Arm) -> None:
+    """Ask the workers for a setting, before anything else is drawn."""
+    if shares_process(audit.record.config):
+        session = st.session_state.setdefault(SESSION, uuid.uuid4().hex)
+        lab.want(audit, session, [arm.name] if arm.overrides else [])
+
+
 def follow(audit: Audit, arm: Arm) -> None:
     """Report that the page is open, draw the progress of a setting, and rerun the page when members are finished."""
     pending = arm.name != NONE and not is_complete(audit, arm.name)
     seen = len(lab.finished_members(audit, arm.name)), enough_members(audit, arm.name)
     every = POLL if pending else HEARTBEAT
-    heads = shares_process(audit.record.config)
-    if heads:
-        session = st.session_state.setdefault(SESSION, uuid.uuid4().hex)
-        lab.want(audit, session, [arm.name] if arm.overrides else [])
-    draw = _follow_workers if heads else _follow_job
+    draw = _follow_workers if shares_process(audit.record.config) else _follow_job
     st.fragment(run_every=every)(draw)(audit, arm, seen)
 
 

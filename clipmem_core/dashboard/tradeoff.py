@@ -1,5 +1,6 @@
 """Results of mitigations: arms in a chart and a table, the parts of the encoders, and the pairs that changed."""
 
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -98,10 +99,10 @@ def draw_table(table: pd.DataFrame, titles: Mapping[str, str], *, over: str, cho
         "background-color: rgba(106,111,216,0.18)" if title == titles.get(chosen or "") else ""
         for title in numbers["setting"]
     ]
-    styled = numbers.style.apply(lambda column: shades)
-    for row, cells in enumerate(texts.to_dict("records")):  # cells show texts, and columns sort by their numbers
-        for head, text in cells.items():
-            styled = styled.format(text.replace("{", "{{").replace("}", "}}"), subset=([row], [head]))
+    # Cells show texts, and columns sort by their numbers
+    shown = {head: dict(zip(numbers[head], texts[head], strict=True)) for head in texts}
+    formats: dict[Any, Any] = {head: functools.partial(dict.get, by_number) for head, by_number in shown.items()}
+    styled = numbers.style.apply(lambda column: shades).format(formats, na_rep=NO_VALUE)
     columns: dict[str, Any] = {
         head: st.column_config.NumberColumn(head, help=HELP[name])
         for name, head in r.MEASURES.items()

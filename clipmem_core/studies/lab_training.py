@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -35,6 +36,7 @@ from clipmem_core.training.names import CHECKPOINT, LOG, TRAJECTORY
 EMBEDDINGS = ".embeddings"  # of a member until its couple is measured
 NEARLY_DONE = 0.75  # share of an arm's members from which on it is trained to its end, wanted or not
 SECONDS_BETWEEN_POLLS = 0.1
+NICE = 10  # lowers the priority of a worker, so that the page and the browser are not slowed down
 Couple = tuple[str, str]
 GoesOn = Callable[[], bool]
 
@@ -64,10 +66,10 @@ class Lab:
                 train_couple(self.changed(arm), arm, couple, goes_on)
         except Timeout:
             return False
-        except FileNotFoundError:
-            if arm == NONE or (folder / lab.SETTING).is_file():
-                raise
-            return False  # somebody removed the arm
+        except FileNotFoundError as error:
+            if arm != NONE and not (folder / lab.SETTING).is_file():
+                return False  # somebody removed the arm
+            raise InputError(f"{error.filename} is missing: was it deleted? Try again") from None
         if len(lab.finished_members(self.audit, arm)) in (lab.FIRST, 2 * len(self.couples)):
             lab.write_lab_table(self.audit)
         return True
@@ -237,6 +239,7 @@ def serve(folder: Path, names: Sequence[str]) -> None:
 
     `names` is the number of this worker. Workers share the couples of an arm by their locks.
     """
+    os.nice(NICE)
     trainer = Lab(folder)
     with suppress(Timeout), FileLock(folder / store.MITIGATIONS / f".worker-{names[0]}.lock", timeout=0):
         while (wanted := lab.wanted_arms(trainer.audit)) is not None:

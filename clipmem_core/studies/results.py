@@ -52,19 +52,21 @@ def differences(rows: pd.DataFrame) -> pd.DataFrame:
     over = SPLIT if SPLIT in rows else c.MEMBER
     if CLIPMEM_NET not in rows and len(rows):
         rows = rows.assign(**{CLIPMEM_NET: rows[c.CLIPMEM] - rows[lab.CLIPMEM_EXTERNAL]})
+    measures = [name for name in MEASURES if name in rows]
+    means = rows.groupby([AGAINST, ARM, over])[measures].mean().astype(float)
     compared = []
     for arm in dict.fromkeys(rows[ARM]):
-        own, base = (rows[(rows[ARM] == name) & (rows[AGAINST] == arm)] for name in (arm, NONE))
-        for measure in (name for name in MEASURES if name in rows):
-            sides = [side.groupby(over)[measure].mean() for side in (own, base)]
-            values = pd.concat(sides, axis=1, keys=("arm", "base")).dropna().astype(float)
-            if values.empty:
+        own, base = means.loc[(arm, arm)].align(means.loc[(arm, NONE)], join="inner", axis=0)
+        for measure in measures:
+            values = np.stack([own[measure], base[measure]])
+            values = values[:, np.isfinite(values).all(axis=0)]
+            if not values.size:
                 continue
-            found = paired_difference(values["arm"], values["base"])
+            found = paired_difference(*values)
             tested = [found.low, found.high, found.p_value]
             if arm == NONE or found.n < MIN_REPLICATES:
                 tested = [np.nan] * 3
-            compared.append([arm, measure, found.n, *values.mean().tolist(), found.mean, *tested])
+            compared.append([arm, measure, found.n, *values.mean(axis=1).tolist(), found.mean, *tested])
     table = pd.DataFrame(compared, columns=COLUMNS)
     corrected = table.groupby("measure", sort=False)["p_value"].transform(lambda p: holm(p.to_numpy()))
     return table.assign(**{P_OF_ALL: corrected.astype(float)})
