@@ -50,7 +50,7 @@ def draw_lab(audit: Audit) -> None:
         compared = r.differences(lab.lab_table(audit, [*titles, NONE]))
         if chosen:
             show_strong(r.sentence_of(compared, chosen, arm.title))
-            st.caption(COVERS.format(len(lab.finished_members(audit, chosen)), len(audit.record.members)))
+            st.caption(COVERS.format(len(lab.finished_members(audit, chosen)), len(lab.paired_members(audit))))
         elif not arm.overrides:
             st.caption("Switch a mitigation on: the members train again, and its effect appears here.")
         follow(audit, arm)

@@ -72,12 +72,12 @@ def ensure_workers(audit: Audit) -> Workers:
 
 def is_complete(audit: Audit, arm: str) -> bool:
     """Tell whether all members of an arm are measured."""
-    return len(lab.finished_members(audit, arm)) == len(audit.record.members) // 2 * 2
+    return len(lab.finished_members(audit, arm)) == len(lab.paired_members(audit))
 
 
 def enough_members(audit: Audit, arm: str) -> bool:
     """Tell whether enough members of an arm are measured to show it."""
-    least = min(lab.FIRST, len(audit.record.members) // 2 * 2)
+    least = min(lab.FIRST, len(lab.paired_members(audit)))
     return min(len(lab.finished_members(audit, name)) for name in (arm, NONE)) >= least
 
 
@@ -115,7 +115,7 @@ def _draw_members(audit: Audit, arm: Arm, seen: tuple[int, bool]) -> None:
     if fault := lab.fault_of(audit, NONE) or lab.fault_of(audit, arm.name):
         draw_fault("This setting cannot be trained.", fault)
         return
-    done, total = len(lab.finished_members(audit, arm.name)), len(audit.record.members) // 2 * 2
+    done, total = len(lab.finished_members(audit, arm.name)), len(lab.paired_members(audit))
     before, was_enough = seen
     if enough_members(audit, arm.name) and (not was_enough or done >= min(2 * before, total) > before):
         st.rerun()
@@ -130,7 +130,7 @@ def _follow_job(audit: Audit, arm: Arm, seen: tuple[int, bool]) -> None:
             return
         _draw_members(audit, arm, seen)
     if arm.overrides and not is_complete(audit, arm.name):
-        members = len(audit.record.members) - len(lab.finished_members(audit, arm.name))
+        members = len(lab.paired_members(audit)) - len(lab.finished_members(audit, arm.name))
         time_left = duration(lab.seconds_needed(audit, members, side_by_side(audit.record.config)))
         task = JobTask(jobs_folder() / ".mitigations" / audit.name / arm.name, ["mitigate", audit.name, *arm.flags])
         reason = f"{members} members train again: about {time_left or 'as long as the audit took'}."

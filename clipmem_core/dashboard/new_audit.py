@@ -85,12 +85,10 @@ def draw_request() -> Request:
     return Request(source, typed.strip() or proposed, config)
 
 
-def draw_left_out(
-    unavailable: Mapping[str, str], *, called: Callable[[str], str] = lambda name: FIELDS[name].label
-) -> None:
+def draw_left_out(unavailable: Mapping[str, str]) -> None:
     """Name the fields that are not available because a tower is locked."""
     for side, effect in TOWERS.items():
-        if labels := [called(name) for name, tower in unavailable.items() if tower == side]:
+        if labels := [FIELDS[name].label for name, tower in unavailable.items() if tower == side]:
             st.caption(f"Not available, as the {side} tower is locked and {effect}: {', '.join(labels)}.")
 
 

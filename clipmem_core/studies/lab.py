@@ -1,6 +1,6 @@
 """The mitigation lab of an audit: settings that its members train again with, what was measured, and what pages want.
 
-    <audit>/mitigations.parquet   the table of `lab_table`, written anew after every couple of members
+    <audit>/mitigations.parquet   the table of `lab_table`, written at four and at all members of an arm
     <audit>/mitigations/
       <arm>/setting.json          its text, and the pairs that it changes
       <arm>/<member>/             pairs.npy, measures.json (written last: marks the member as finished), log.jsonl
@@ -81,6 +81,11 @@ def arm_folder(audit: Audit, arm: str) -> Path:
 def couples(members: Sequence[str]) -> list[tuple[str, str]]:
     """Return the members two by two, neighbours in the order of an audit; of an odd number the last is left out."""
     return list(zip(members[::2], members[1::2], strict=False))
+
+
+def paired_members(audit: Audit) -> list[str]:
+    """Return the members of an audit that belong to a couple."""
+    return [name for couple in couples(audit.record.members) for name in couple]
 
 
 def finished_members(audit: Audit, arm: str) -> list[str]:
@@ -222,7 +227,7 @@ def _measured(audit: Audit, arm: str, sides: Sides, compared: np.ndarray) -> pd.
     members, trained = sides.membership.members, sides.membership.trained
     values = read_values(audit, arm, members)
     partner = np.arange(len(members)) ^ 1
-    drift = values[:, 0] - values[partner, 0]
+    lead = values[:, 0] - values[partner, 0]  # of a member over its partner
     only = trained & ~trained[partner] & compared
     attacked = _attack(values[:, 0], sides, compared)
     rows = []
@@ -231,8 +236,8 @@ def _measured(audit: Audit, arm: str, sides: Sides, compared: np.ndarray) -> pd.
         rows.append(
             {
                 c.MEMBER: member,
-                c.CLIPMEM: float(drift[row, only[row]].mean()),
-                CLIPMEM_EXTERNAL: float(drift[row, sides.external].mean()),
+                c.CLIPMEM: float(lead[row, only[row]].mean()),
+                CLIPMEM_EXTERNAL: float(lead[row, sides.external].mean()),
                 c.CLIPMEM_IMAGE: float(values[row, 1, only[row]].mean()),
                 c.CLIPMEM_TEXT: float(values[row, 2, only[row]].mean()),
                 **attacked[row],
@@ -309,7 +314,7 @@ def stay_open(audit: Audit, session: str) -> None:
 
 
 def wanted_arms(audit: Audit) -> list[str] | None:
-    """Return the arms that open pages want and that are not finished, the newest first; None without an open page."""
+    """Return the arms that open pages want, but for those that failed, the newest first; None without an open page."""
     requests = []
     for path in (audit.folder / MITIGATIONS / WANTED).glob("*.json"):
         with contextlib.suppress(FileNotFoundError):  # another worker has just deleted it

@@ -231,7 +231,7 @@ def _task(audit: Audit, names: Sequence[str]) -> Task:
     folders = tuple(audit.folder / store.MITIGATIONS / name for name in names)
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
-    return Task(folders, program, tuple(names), audit.record.threads, "couple of member")
+    return Task(folders, program, tuple(names), audit.record.threads, "training of member")
 
 
 def serve(folder: Path, names: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""The built-in studies: a question and the arms that answer it.
+"""The built-in studies and their arms.
 
 The baseline trains on one caption a pair, as in the paper, but for the study `settings`. All arms are evaluated on that
 caption and on uncropped pictures, which every arm trains on.
@@ -80,19 +80,18 @@ def combined_arms(config: AuditConfig, most: int) -> list[Arm]:
 
 
 class Study(NamedTuple):
-    """A question and the arms that answer it."""
+    """The arms of a study."""
 
-    question: str
     arms: Callable[[AuditConfig, int], list[Arm]]  # from the config and the most captions of a pair
     one_caption: bool = True  # whether the baseline trains on one caption a pair
 
 
 STUDIES = {
-    "captions": Study("Do more captions a pair lower memorization and raise utility?", captions_arms),
-    "text-noise": Study("Does noise on the text embedding lower memorization and raise utility?", text_noise_arms),
-    "removal": Study("Does leaving the most memorized pairs out of training raise utility?", removal_arms),
-    "combined": Study("Which mitigations lower memorization at no loss of utility?", combined_arms),
-    "settings": Study("What do the settings of --also change?", lambda config, most: [], one_caption=False),
+    "captions": Study(captions_arms),
+    "text-noise": Study(text_noise_arms),
+    "removal": Study(removal_arms),
+    "combined": Study(combined_arms),
+    "settings": Study(lambda config, most: [], one_caption=False),
 }
 
 

@@ -39,8 +39,7 @@ def run_study(
 
     `also` adds arms to the plan's. `decisions` returns the decisions on a data set from its fingerprint and its pairs.
     """
-    find_study(study)
-    folder = study_folder(name)
+    plan, folder = find_study(study), study_folder(name)
     if splits < 1:
         raise InputError(f"--splits must be at least 1, not {splits}: intervals need 3")
     with acquire_lock(folder.folder, what="study"):
@@ -58,13 +57,14 @@ def run_study(
         load = functools.cache(lambda: load_data_set(source, config, progress=screen.pictures, say=screen.say))
         first = folder.audit(0)
         pairs = first.pairs if first.begun else load().pairs
-        if find_study(study).one_caption and _most_captions(pairs) > 1:
+        most = int(pairs[c.CAPTIONS].map(len).max())
+        if plan.one_caption and most > 1:
             config = dataclasses.replace(config, **ONE_CAPTION)
         fingerprint = first.record.dataset_fingerprint if first.begun else load().fingerprint
         if any(arm.overrides.get(DECISIONS) for arm in also):
             columns = pa.Table.from_pandas(pairs[[c.PAIR_ID, c.CAPTIONS]], preserve_index=False)
             also = [dataclasses.replace(arm, decided=decisions(fingerprint, columns)) for arm in also]
-        arms = _arms(study, config, _most_captions(pairs), also, screen)
+        arms = _arms(study, config, most, also, screen)
         request = {"study": study, "source": source, "config": as_dict(requested), "splits": splits}
         request |= {"also": [arm.text for arm in also], "arms": {arm.name: arm.title for arm in arms}}
         request |= {"dataset_fingerprint": fingerprint, "machine": settings.machine()}
@@ -76,10 +76,6 @@ def run_study(
             run_arms(audit, [begin(audit, arm).name for arm in arms], screen, executor=executor)
             folder.write_rows(split + 1)
     return folder
-
-
-def _most_captions(pairs: object) -> int:
-    return int(pairs[c.CAPTIONS].map(len).max())  # type: ignore[index]
 
 
 def _arms(study: str, config: AuditConfig, most: int, also: Sequence[Arm], screen: Screen) -> list[Arm]:

@@ -61,7 +61,7 @@ def measured(lab_data: Path) -> Audit:
 
 def study_of(*texts: str) -> Study:
     """A study with these arms."""
-    return Study("?", lambda config, most: [parse_arm(text) for text in texts])
+    return Study(lambda config, most: [parse_arm(text) for text in texts])
 
 
 def config_of(*flags: str, study: str = "combined") -> AuditConfig:
