@@ -103,7 +103,7 @@ def _draw_end(job: Job, path: Path) -> None:
             if path.is_file() and path.stat().st_size <= DOWNLOAD_BYTES:
                 st.download_button(
                     "Download",
-                    data=path.read_bytes(),
+                    data=path.read_bytes,
                     file_name=path.name,
                     mime="application/octet-stream",
                     key="download-export",

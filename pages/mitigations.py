@@ -73,8 +73,14 @@ def draw_exports(audit: Audit, titles: dict[str, str]) -> None:
     """Draw the download of all rows, and the removal of a setting."""
     with st.container(horizontal=True):
         rows: pd.DataFrame = lab.lab_table(audit)
-        icon, name = ":material/download:", f"{audit.name}-mitigations.csv"
-        st.download_button("CSV, one row per member", rows.to_csv(index=False), name, icon=icon)
+        st.download_button(
+            "CSV, one row per member",
+            data=lambda: rows.to_csv(index=False),  # called on a click: nothing is stored that a rerun replaces
+            file_name=f"{audit.name}-mitigations.csv",
+            mime="text/csv",
+            on_click="ignore",
+            icon=":material/download:",
+        )
         with st.popover("Remove a setting", icon=":material/delete:"):
             removed = st.selectbox("Setting", list(titles), format_func=titles.__getitem__, key="mitigation-removed")
             if st.button("Delete its results", key="mitigation-remove") and removed:

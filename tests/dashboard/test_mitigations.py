@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -157,9 +158,8 @@ def test_the_chosen_arm_has_its_sentence_arrow_row_parts_and_pairs(
 ) -> None:
     add_arm(audit, NOISE, times=0.9, retrieval=-0.1)
     add_arm(audit, STRONG, times=0.5, retrieval=0.1)
-    files: dict[str, str] = {}
-    download = lambda label, data, name, **how: files.update({name: data})  # noqa: E731
-    monkeypatch.setattr(st, "download_button", download)
+    files: dict[str, Callable[[], str]] = {}
+    monkeypatch.setattr(st, "download_button", lambda label, data, file_name, **_: files.update({file_name: data}))
     app = open_page(PAGE, setting="noise_place=before  text_mask=.30")
     assert not app.error, said(app)
     assert address(app)["setting"] == STRONG
@@ -195,7 +195,7 @@ def test_the_chosen_arm_has_its_sentence_arrow_row_parts_and_pairs(
     pair = audit.pairs["pair_id"][CHANGED].replace("/", "%2F")
     assert first.query_string == f"audit=made&order=clipmem&pair={pair}"
     (name,) = files
-    Path(audit.folder / "all.csv").write_text(files[name])
+    Path(audit.folder / "all.csv").write_text(files[name]())
     found = pd.read_csv(audit.folder / "all.csv")
     pd.testing.assert_frame_equal(found, table.astype(found.dtypes), check_dtype=False)
     assert "mitigate made --text-mask=0.3" in app.code[-1].value
