@@ -15,7 +15,10 @@ def open_first() -> None:
 
 if __name__ == "__main__":  # a session runs it
     pages = [st.Page(path, title=title) for path, (title, _) in PAGES.items()]
-    st.navigation([st.Page(open_first, title="CLIPMem", default=True), *pages], position="hidden").run()
+    st.navigation(
+        [st.Page(open_first, title="CLIPMem", default=True), *pages], position="hidden"
+    ).run()
 else:  # the server imports it
-    gc.freeze()  # Streamlit collects garbage after each script: .07 s if it looks at the libraries, too
+    # Streamlit collects garbage after each script: .07 s if it looks at the libraries, too
+    gc.freeze()
     app = st.App(__file__, routes=routes(), middleware=middleware())

@@ -1,4 +1,5 @@
-"""CLIPMem: which image–caption pairs a CLIP model memorizes, and which captions are probably wrong."""
+"""CLIPMem: which image–caption pairs a CLIP model memorizes, and which captions are probably
+wrong."""
 
 from typing import TYPE_CHECKING
 
@@ -9,8 +10,8 @@ __version__ = "0.1.0"
 
 
 def open_audit(name: str) -> "AuditFrames":
-    """Return a finished audit as tables: `.pairs`, `.scores`, `.captions`, `.decisions`, `.table()`, `.search()`,
-    `.judge()`.
+    """Return a finished audit as tables: `.pairs`, `.scores`, `.captions`, `.decisions`,
+    `.table()`, `.search()`, `.judge()`.
 
     Args:
         name: the audit's, in the data folder (`data/`, or what the variable CLIPMEM_DATA says).

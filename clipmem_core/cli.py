@@ -1,4 +1,5 @@
-"""The commands, each a function whose signature defines its flags. Wrong input is one line and exit code 2."""
+"""The commands, each a function whose signature defines its flags. Wrong input is one line and exit
+code 2."""
 
 import argparse
 import dataclasses
@@ -24,10 +25,13 @@ if TYPE_CHECKING:  # a command imports only what it needs, to start faster
 DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 AUDIT_IT = "audit it: "  # begins the line with the command that audits an export
 
-# A parameter annotated with a text is a flag; one annotated with (name in messages, text) is positional.
+# A parameter annotated with a text is a flag; one annotated with (name in messages, text) is
+# positional.
 Source = Annotated[str, ("SOURCE", "a path, a URL, a hub name, or `scenes`")]
 Name = Annotated[str, ("NAME", "the audit")]
-Engine = Annotated[Literal["local", "ray"], "what runs the work: this machine, or the Ray cluster of RAY_ADDRESS"]
+Engine = Annotated[
+    Literal["local", "ray"], "what runs the work: this machine, or the Ray cluster of RAY_ADDRESS"
+]
 Texts = tuple[str, ...]
 LOCKED = preset_config(configs.DEFAULT_PRESET)
 
@@ -82,7 +86,8 @@ def _audit(
     engine: Engine = "local",
     config: AuditConfig = LOCKED,
 ) -> None:
-    """Train members with and without parts of a data set and score how strongly each pair is memorized."""
+    """Train members with and without parts of a data set and score how strongly each pair is
+    memorized."""
     from clipmem_core.audit.console import show_verdict
     from clipmem_core.audit.pipeline import run_audit
     from clipmem_core.audit.settings import audit_name
@@ -96,12 +101,20 @@ def _audit(
 def _score(
     source: Source,
     name: Annotated[str, "the audit's folder"],
-    checkpoints: Annotated[Texts, "open_clip's, in the order of members; without --membership target and reference"],
-    membership: Annotated[str, "CSV or Parquet: pair_id, one true/false column a member, and optionally group"] = "",
+    checkpoints: Annotated[
+        Texts, "open_clip's, in the order of members; without --membership target and reference"
+    ],
+    membership: Annotated[
+        str, "CSV or Parquet: pair_id, one true/false column a member, and optionally group"
+    ] = "",
     config: AuditConfig = AuditConfig(),  # noqa: B008
 ) -> None:
     """Score existing checkpoints: no training."""
-    from clipmem_core.audit.checkpoints import COMPARISON_CLAIM, compare_checkpoints, score_checkpoints
+    from clipmem_core.audit.checkpoints import (
+        COMPARISON_CLAIM,
+        compare_checkpoints,
+        score_checkpoints,
+    )
     from clipmem_core.audit.console import show_verdict
 
     with _screen() as screen:
@@ -124,7 +137,9 @@ def _study(
     study: Annotated[str, ("STUDY", _studies)],
     source: Source,
     name: Annotated[str, "the study's folder"],
-    splits: Annotated[int, "of the pairs; each has an audit of its own, whose members train again with every arm"] = 5,
+    splits: Annotated[
+        int, "of the pairs; each has an audit of its own, whose members train again with every arm"
+    ] = 5,
     also: Annotated[Texts, 'one more arm, such as "text_mask=0.3 decisions"', "repeated"] = (),
     engine: Engine = "local",
     config: AuditConfig = AuditConfig(),  # noqa: B008 studies are about trained encoders, not locked ones
@@ -135,7 +150,11 @@ def _study(
     from clipmem_core.studies.results import show_differences
     from clipmem_core.studies.run import run_study
 
-    options: dict[str, Any] = {"also": [parse_arm(text) for text in also], "splits": splits, "decisions": decided_of}
+    options: dict[str, Any] = {
+        "also": [parse_arm(text) for text in also],
+        "splits": splits,
+        "decisions": decided_of,
+    }
     options |= {"executor": _executor(engine, config)}
     with _screen(config.batch_size) as screen:
         finished = run_study(study, source, config, name=name, **options, screen=screen)
@@ -146,7 +165,9 @@ def _study(
 def _mitigate(
     name: Name,
     members: Annotated[int, "train so many members again, an even number; 0: all"] = 0,
-    removal: Annotated[str, "leave pairs out of training, by a ranking and a percentage: clipmem:5, p_wrong:5"] = "",
+    removal: Annotated[
+        str, "leave pairs out of training, by a ranking and a percentage: clipmem:5, p_wrong:5"
+    ] = "",
     near_duplicates: Annotated[bool, "train on the first of near-duplicate pictures only"] = False,
     decisions: Annotated[
         bool, "train without the pairs that were removed in review, and with changed captions"
@@ -164,28 +185,43 @@ def _mitigate(
     switches = {arm.NEAR_DUPLICATES: near_duplicates, arm.DECISIONS: decisions}
     overrides |= {switch: True for switch, on in switches.items() if on}
     if members < 0 or members % 2:
-        raise InputError(f"--members must be an even number, not {members}: members are compared two by two")
+        raise InputError(
+            f"--members must be an even number, not {members}: members are compared two by two"
+        )
     begun = lab.begin(audit, arm.Arm(overrides, decided_for(audit) if decisions else arm.Decided()))
     if begun.name == arm.NONE:
         raise InputError("no mitigation is set: add one, such as --text-noise 0.15")
     from clipmem_core.studies.lab_training import run_arms  # torch
 
     with _screen() as screen:
-        run_arms(audit, [begun.name], screen, executor=_executor(engine, audit.record.config), n_members=members)
+        run_arms(
+            audit,
+            [begun.name],
+            screen,
+            executor=_executor(engine, audit.record.config),
+            n_members=members,
+        )
     show_differences(lab.lab_table(audit, [begun.name, arm.NONE]), {begun.name: begun.title})
 
 
 def _benchmark(
     source: Source,
     name: Annotated[str, "the benchmark's folder; empty names it after the source"] = "",
-    injections: Annotated[int, "of each kind and share, each with another split, other pairs and other members"] = 5,
-    kinds: Annotated[Texts, "random label nearest one-caption one-word one-word-all vague duplicates; empty: all"] = (),
-    shares: Annotated[tuple[float, ...], "of the scored pairs, for swaps; .05 .2 .4 if none is named"] = (),
+    injections: Annotated[
+        int, "of each kind and share, each with another split, other pairs and other members"
+    ] = 5,
+    kinds: Annotated[
+        Texts, "random label nearest one-caption one-word one-word-all vague duplicates; empty: all"
+    ] = (),
+    shares: Annotated[
+        tuple[float, ...], "of the scored pairs, for swaps; .05 .2 .4 if none is named"
+    ] = (),
     out: Annotated[str, "a CSV file for the table"] = "",
     engine: Engine = "local",
     config: AuditConfig = LOCKED,
 ) -> None:
-    """Inject errors into a data set, train members on it, and compare how well each score finds them."""
+    """Inject errors into a data set, train members on it, and compare how well each score finds
+    them."""
     from clipmem_core.audit.settings import audit_name
     from clipmem_core.studies import benchmark_results
     from clipmem_core.studies.benchmark import run_benchmark
@@ -200,8 +236,11 @@ def _benchmark(
         benchmark_results.write_results(finished, path)
 
 
-def _units(name: Name, members: Annotated[Texts, "which members; all if none is named"] = ()) -> None:
-    """Measure UnitMem: which pair activates each unit of an audit's members most, and by how much."""
+def _units(
+    name: Name, members: Annotated[Texts, "which members; all if none is named"] = ()
+) -> None:
+    """Measure UnitMem: which pair activates each unit of an audit's members most, and by how
+    much."""
     from clipmem_core.audit.unitmem import run_units, say_units
 
     with _screen() as screen:
@@ -215,11 +254,14 @@ def _paradigms(
     seeds: Annotated[int, "runs of each of the three paradigms"] = 3,
     epochs: Annotated[int, "of each run; 0 means the audit's"] = 0,
 ) -> None:
-    """Train an audit's image encoder on captions, on labels and self-supervised, and compare UnitMem by layer."""
+    """Train an audit's image encoder on captions, on labels and self-supervised, and compare
+    UnitMem by layer."""
     from clipmem_core.audit.paradigms import run_paradigms, say_paradigms
 
     with _screen() as screen:
-        say_paradigms(run_paradigms(_opened(name), seeds=seeds, epochs=epochs, screen=screen), screen)
+        say_paradigms(
+            run_paradigms(_opened(name), seeds=seeds, epochs=epochs, screen=screen), screen
+        )
 
 
 def _export(
@@ -240,9 +282,11 @@ def _export(
 
 
 def _reaudit(
-    audit: Name, name: Annotated[str, "the second audit's folder; empty adds -again to the first one's"] = ""
+    audit: Name,
+    name: Annotated[str, "the second audit's folder; empty adds -again to the first one's"] = "",
 ) -> None:
-    """Audit an audit's cleaned data set with the same members, and compare retrieval and memorization."""
+    """Audit an audit's cleaned data set with the same members, and compare retrieval and
+    memorization."""
     from clipmem_core.export.reaudit import comparison_lines, read_comparison, reaudit
 
     first = _opened(audit)
@@ -252,7 +296,9 @@ def _reaudit(
 
 
 def _results(
-    name: Name, out: Annotated[str, ("CSV", "the file to write")], study: Annotated[bool, "NAME is a study"] = False
+    name: Name,
+    out: Annotated[str, ("CSV", "the file to write")],
+    study: Annotated[bool, "NAME is a study"] = False,
 ) -> None:
     """Write the results of an audit or a study as a small CSV with its command and machine."""
     from clipmem_core.audit.console import write_results
@@ -269,10 +315,13 @@ def _results(
 
 def _judge(
     name: Name,
-    candidates: Annotated[str, ("CANDIDATES", "a CSV, JSON Lines or Parquet file: caption, and pair_id or image")],
+    candidates: Annotated[
+        str, ("CANDIDATES", "a CSV, JSON Lines or Parquet file: caption, and pair_id or image")
+    ],
     out: Annotated[str, "the file to write; empty adds -judged to the name of CANDIDATES"] = "",
 ) -> None:
-    """Give captions from elsewhere the probability that they are wrong, and mark the best of each pair."""
+    """Give captions from elsewhere the probability that they are wrong, and mark the best of each
+    pair."""
     from clipmem_core.review.judge import judge_file
 
     path = _file_to_write(out) if out else None
@@ -281,7 +330,9 @@ def _judge(
         screen.say(line)
 
 
-def _map(audit: Name, name: Annotated[str, ("MAP", "a member and its embeddings, such as r0-f0.image")]) -> None:
+def _map(
+    audit: Name, name: Annotated[str, ("MAP", "a member and its embeddings, such as r0-f0.image")]
+) -> None:
     """Place the embeddings of an audit on a map, which the page Map of embeddings shows."""
     from clipmem_core.review.maps import make_map
 
@@ -327,8 +378,17 @@ class _Parser(argparse.ArgumentParser):
 def parse(arguments: Sequence[str]) -> SimpleNamespace:
     """Return a command and its arguments; the first mistake is an input error."""
     if not arguments or arguments[0] in ("-h", "--help"):
-        lines = [f"  {name:9} {(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()]
-        overview = ["usage: python -m clipmem_core COMMAND …", "", *lines, "", "COMMAND --help lists every flag."]
+        lines = [
+            f"  {name:9} {(command.__doc__ or '').splitlines()[0]}"
+            for name, command in COMMANDS.items()
+        ]
+        overview = [
+            "usage: python -m clipmem_core COMMAND …",
+            "",
+            *lines,
+            "",
+            "COMMAND --help lists every flag.",
+        ]
         print("\n".join(overview), file=sys.stdout if arguments else sys.stderr)
         raise SystemExit(DONE if arguments else WRONG_INPUT)
     name, *words = arguments
@@ -343,7 +403,9 @@ def parse(arguments: Sequence[str]) -> SimpleNamespace:
         from clipmem_core.studies.plan import DEFAULTS
 
         changes = DEFAULTS
-    return _parse_words(COMMANDS[name], words, program=f"python -m clipmem_core {name}", changes=changes)
+    return _parse_words(
+        COMMANDS[name], words, program=f"python -m clipmem_core {name}", changes=changes
+    )
 
 
 def _parse_words(
@@ -358,7 +420,10 @@ def _parse_words(
     metavars = [help[0] for _, (_, help, *_) in fields if isinstance(help, tuple)]
     usage = " ".join([program, "[options]", *metavars])
     suppressed: dict[str, Any] = {"allow_abbrev": False, "argument_default": argparse.SUPPRESS}
-    parser, flags = _Parser(prog=program, usage=usage, description=command.__doc__, **suppressed), list[str]()
+    parser, flags = (
+        _Parser(prog=program, usage=usage, description=command.__doc__, **suppressed),
+        list[str](),
+    )
     for field, (kind, help, *repeated) in fields:
         flags += _add(parser, field.name, kind, field.default, help, repeated=bool(repeated))
     for name in configs.ARM_FIELDS if variable else ():
@@ -376,26 +441,34 @@ def _parse_words(
     if unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     typed: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in vars(namespace).items()
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in vars(namespace).items()
     }
     values = {field.name: typed.pop(field.name, field.default) for field, _ in fields}
     for part in parts:
         filled: Any = part.default
         if isinstance(filled, AuditConfig):
-            filled = dataclasses.replace(preset_config(typed.get("preset", filled.preset)), **changes)
+            filled = dataclasses.replace(
+                preset_config(typed.get("preset", filled.preset)), **changes
+            )
             filled = dataclasses.replace(filled, source=_replaced(filled.source, typed))
         values[part.name] = _replaced(filled, typed)
     return SimpleNamespace(command=command, **values, **(typed if variable else {}))
 
 
-def _add(parser: Any, name: str, kind: Any, default: Any, help: Any, *, repeated: bool = False) -> list[str]:
+def _add(
+    parser: Any, name: str, kind: Any, default: Any, help: Any, *, repeated: bool = False
+) -> list[str]:
     metavar, help = help if isinstance(help, tuple) else ("", help)
     text = (help() if callable(help) else help).replace("%", "%%")
     if metavar:
         return parser.add_argument(name, help=text, metavar=metavar).option_strings
     required = default is introspection.Parameter.empty
     shown = not required and default not in ("", ()) and default is not False
-    arguments: dict[str, Any] = {"help": f"{text} (default: {default})" if shown else text, "required": required}
+    arguments: dict[str, Any] = {
+        "help": f"{text} (default: {default})" if shown else text,
+        "required": required,
+    }
     value, *more = get_args(kind) or [kind]
     if kind is bool:
         arguments["action"] = argparse.BooleanOptionalAction
@@ -409,7 +482,9 @@ def _add(parser: Any, name: str, kind: Any, default: Any, help: Any, *, repeated
 
 def _replaced(part: Any, typed: Mapping[str, Any]) -> Any:
     names = {field.name for field in dataclasses.fields(part)}
-    return dataclasses.replace(part, **{name: value for name, value in typed.items() if name in names})
+    return dataclasses.replace(
+        part, **{name: value for name, value in typed.items() if name in names}
+    )
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -431,9 +506,15 @@ def main(arguments: Sequence[str]) -> int:
     except (OSError, RuntimeError, MemoryError) as error:
         from clipmem_core.io import path_fault, shortage
 
-        message, short, fault = " ".join(str(error).splitlines()), shortage(error), path_fault(error)
+        message, short, fault = (
+            " ".join(str(error).splitlines()),
+            shortage(error),
+            path_fault(error),
+        )
         if short:
-            message = f"{short}, and the same command resumes it{f' ({message})' if message else ''}"
+            message = (
+                f"{short}, and the same command resumes it{f' ({message})' if message else ''}"
+            )
         print(f"error: {fault or message}", file=sys.stderr)
         return WRONG_INPUT if short or fault else FAILED
     return DONE

@@ -1,4 +1,5 @@
-"""Names of columns and groups in the tables of an audit, what an interval over seeds covers, and kinds of words."""
+"""Names of columns and groups in the tables of an audit, what an interval over seeds covers, and
+kinds of words."""
 
 PAIR_COLUMNS = ["pair_id", "image", "captions", "label", "width", "height", "sha256", "injected"]
 PAIR_ID, IMAGE, CAPTIONS, LABEL, WIDTH, HEIGHT, SHA256, INJECTED = PAIR_COLUMNS
@@ -69,7 +70,8 @@ ATTACK_AUROC = "attack_auroc"
 ATTACK_TPR = "attack_TPR@0.01"
 ATTACK_METRICS = {"auroc": ATTACK_AUROC, "TPR@0.01": ATTACK_TPR, "TPR@0.001": "attack_TPR@0.001"}
 
-# What an interval over seeds covers: with other pairs drawn for each group a result may move further.
+# What an interval over seeds covers: with other pairs drawn for each group a result may move
+# further.
 ONE_SPLIT = "training seeds of one split"
 SPLITS = "splits of the pairs"  # where every replicate draws the groups anew
 
@@ -84,4 +86,17 @@ COLOUR_WORDS = (
     *("red", "orange", "yellow", "green", "blue", "purple", "violet", "pink", "brown"),
     *("black", "white", "grey", "gray", "gold", "golden", "silver", "beige"),
 )
-NUMBER_WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+NUMBER_WORDS = (
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+)

@@ -25,15 +25,26 @@ def did_you_mean(word: str, names: Iterable[str]) -> str:
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """How to read a data set. Names are open_clip's; an empty string means: detect it from the file."""
+    """How to read a data set. Names are open_clip's; an empty string means: detect it from the
+    file."""
 
-    csv_img_key: str = option("", "column with the picture's path (table formats)", title="Picture column")
-    csv_caption_key: str = option("", "column with the caption, a string or a list of strings", title="Caption column")
+    csv_img_key: str = option(
+        "", "column with the picture's path (table formats)", title="Picture column"
+    )
+    csv_caption_key: str = option(
+        "", "column with the caption, a string or a list of strings", title="Caption column"
+    )
     csv_label_key: str = option("", "column with the class label", title="Label column")
-    csv_id_key: str = option("", "column with a stable id; empty: the picture's path", title="Id column")
+    csv_id_key: str = option(
+        "", "column with a stable id; empty: the picture's path", title="Id column"
+    )
     csv_separator: str = option("", "one character", title="Separator")
-    image_folder: str = option("", "the folder that picture paths start in; absolute paths must lie in it")
-    caption_template: str = option("", "folder: caption of pictures without one, as in `a photo of a {label}`")
+    image_folder: str = option(
+        "", "the folder that picture paths start in; absolute paths must lie in it"
+    )
+    caption_template: str = option(
+        "", "folder: caption of pictures without one, as in `a photo of a {label}`"
+    )
     split: str = option("train", "Hugging Face data sets")
     scenes_pairs: int = option(1100, "`scenes`: how many pairs are drawn", title="Pairs to draw")
     scenes_seed: int = option(0, "`scenes`: the seed they are drawn from")
@@ -44,61 +55,112 @@ class TrainingConfig:
     """The pairs, the model, and its training."""
 
     preset: str = option("small", "", affects=("data", "training"))
-    source: SourceOptions = field(default_factory=SourceOptions, metadata={"facts": Facts(affects=("data",))})
+    source: SourceOptions = field(
+        default_factory=SourceOptions, metadata={"facts": Facts(affects=("data",))}
+    )
 
     protocol: str = option(
-        "ensemble", "ensemble | paper", choices=("ensemble", "paper"), affects=("data",), alike="protocol"
+        "ensemble",
+        "ensemble | paper",
+        choices=("ensemble", "paper"),
+        affects=("data",),
+        alike="protocol",
     )
-    folds: int = option(2, "ensemble: parts a repeat is cut into; each member leaves one out", ge=2, affects=("data",))
-    halves: bool = option(False, "ensemble: half of a repeat's members leave a pair out, not one", affects=("data",))
-    members: int = option(0, "ensemble: repeats × folds in all; 0 means two repeats", ge=0, affects=("members",))
-    stable: float = option(0.0, "stop at this reliability of the ranking; 0: never", ge=0, lt=1, affects=("members",))
+    folds: int = option(
+        2,
+        "ensemble: parts a repeat is cut into; each member leaves one out",
+        ge=2,
+        affects=("data",),
+    )
+    halves: bool = option(
+        False, "ensemble: half of a repeat's members leave a pair out, not one", affects=("data",)
+    )
+    members: int = option(
+        0, "ensemble: repeats × folds in all; 0 means two repeats", ge=0, affects=("members",)
+    )
+    stable: float = option(
+        0.0, "stop at this reliability of the ranking; 0: never", ge=0, lt=1, affects=("members",)
+    )
     rounds: str = option(
         "auto",
-        "ensemble: with 2, members train a second time without the captions that are probably wrong, and misfit uses "
+        "ensemble: with 2, members train a second time without the captions that are probably "
+        "wrong, and misfit uses "
         "this second round; auto does so if at least a tenth of the captions are probably wrong",
         title="Rounds of training",
         choices=("auto", "1", "2"),
         affects=("members",),
     )
     seeds: int = option(1, "paper: pairs of members f-s and g-s", ge=1, affects=("members",))
-    seed: int = option(0, "of splits, initialisation and draws", ge=0, affects=("data", "training", "evaluation"))
+    seed: int = option(
+        0, "of splits, initialisation and draws", ge=0, affects=("data", "training", "evaluation")
+    )
     inject_miscaptions: int = option(
-        0, "this many pairs get another pair's captions", title="Injected wrong captions", ge=0, affects=("data",)
+        0,
+        "this many pairs get another pair's captions",
+        title="Injected wrong captions",
+        ge=0,
+        affects=("data",),
     )
     drop_near_duplicates: bool = option(
-        False, "keep only the first of near-duplicate pictures", title="Drop near-duplicates", affects=("data",)
+        False,
+        "keep only the first of near-duplicate pictures",
+        title="Drop near-duplicates",
+        affects=("data",),
     )
-    captions: int = option(0, "used per pair; 0: all", title="Captions per pair (0: all)", ge=0, affects=("data",))
-    sample: int = option(0, "audit a random sample and estimate counts of all; 0: all pairs", ge=0, affects=("data",))
+    captions: int = option(
+        0, "used per pair; 0: all", title="Captions per pair (0: all)", ge=0, affects=("data",)
+    )
+    sample: int = option(
+        0, "audit a random sample and estimate counts of all; 0: all pairs", ge=0, affects=("data",)
+    )
     train_captions: int = option(
         0,
-        "captions of a pair that training draws from, one at random each epoch; 0 means all that are used",
+        "captions of a pair that training draws from, one at random each epoch; 0 means all that "
+        "are used",
         ge=0,
         group="Captions",
         **control("captions", "Captions per pair in training"),
     )
 
-    model: str = option("small", "one of ours, a name of open_clip's, or a JSON file", alike="model")
-    pretrained: str = option("", "start from this checkpoint or tag instead of from scratch", alike="start")
-    lock_image: bool = option(
-        False, "stays pretrained; members train a head on it", title="Lock image tower", alike="locked image tower"
+    model: str = option(
+        "small", "one of ours, a name of open_clip's, or a JSON file", alike="model"
     )
-    lock_text: bool = option(False, "the same for the text tower", title="Lock text tower", alike="locked text tower")
-    image_tower: str = option("", "locked: efficientnet-lite0 to 2, or timm's; empty: of --model", alike="image tower")
-    text_tower: str = option("", "locked, of sentence-transformers; empty: that of --model", alike="text tower")
+    pretrained: str = option(
+        "", "start from this checkpoint or tag instead of from scratch", alike="start"
+    )
+    lock_image: bool = option(
+        False,
+        "stays pretrained; members train a head on it",
+        title="Lock image tower",
+        alike="locked image tower",
+    )
+    lock_text: bool = option(
+        False, "the same for the text tower", title="Lock text tower", alike="locked text tower"
+    )
+    image_tower: str = option(
+        "", "locked: efficientnet-lite0 to 2, or timm's; empty: of --model", alike="image tower"
+    )
+    text_tower: str = option(
+        "", "locked, of sentence-transformers; empty: that of --model", alike="text tower"
+    )
     tower_size: int = option(0, "pixels that a locked image tower sees; 0 means its own", ge=0)
     features: str = option(
         "",
-        "features computed elsewhere, also at a URL: a folder of clip-retrieval's, DataComp's .parquet with .npz, or a "
-        "folder with image.npy and text.npy, a row for each of SOURCE's; needs both towers locked, and no picture",
+        "features computed elsewhere, also at a URL: a folder of clip-retrieval's, DataComp's "
+        ".parquet with .npz, or a "
+        "folder with image.npy and text.npy, a row for each of SOURCE's; needs both towers "
+        "locked, and no picture",
         title="Features computed elsewhere",
         affects=("data",),
     )
     loss: str = option("clip", "clip | siglip", choices=("clip", "siglip"), alike="loss")
     image_size: int = option(0, "pixels the model sees; 0 means the model's own", ge=0, le=8192)
-    cache_size: int = option(64, "pixels a picture is stored at; crops are cut from these", ge=8, affects=("data",))
-    resize_mode: str = option("squash", "as in open_clip", choices=("shortest", "longest", "squash"), affects=("data",))
+    cache_size: int = option(
+        64, "pixels a picture is stored at; crops are cut from these", ge=8, affects=("data",)
+    )
+    resize_mode: str = option(
+        "squash", "as in open_clip", choices=("shortest", "longest", "squash"), affects=("data",)
+    )
     crop_scale: float = option(
         0.5,
         "smallest area share of a random crop; 1 turns image augmentation off",
@@ -124,25 +186,45 @@ class TrainingConfig:
     eps: float = option(1e-6, "", title="Adam's epsilon", gt=0)
     warmup: int = option(50, "steps", ge=0)
     precision: str = option(
-        "auto", "auto (bf16 if fast) | fp32 | amp_bf16", choices=("auto", "fp32", "amp_bf16"), affects=("machine",)
+        "auto",
+        "auto (bf16 if fast) | fp32 | amp_bf16",
+        choices=("auto", "fp32", "amp_bf16"),
+        affects=("machine",),
     )
-    device: str = option("auto", "auto | cpu | cuda", choices=("auto", "cpu", "cuda"), affects=("machine",))
-    threads: int = option(0, "processor threads of one member; 0 divides the cores", ge=0, affects=("machine",))
+    device: str = option(
+        "auto", "auto | cpu | cuda", choices=("auto", "cpu", "cuda"), affects=("machine",)
+    )
+    threads: int = option(
+        0, "processor threads of one member; 0 divides the cores", ge=0, affects=("machine",)
+    )
 
 
 @dataclass(frozen=True)
 class AuditConfig(MitigationConfig, TrainingConfig):
     """Everything the numbers of an audit depend on, apart from the data set's content."""
 
-    views: int = option(4, "augmented views a picture in evaluation", trained="image", ge=2, affects=("evaluation",))
+    views: int = option(
+        4, "augmented views a picture in evaluation", trained="image", ge=2, affects=("evaluation",)
+    )
     eval_crop_scale: float = option(
-        0.0, "crop scale of evaluation views; 0: as in training", trained="image", ge=0, le=1, affects=("evaluation",)
+        0.0,
+        "crop scale of evaluation views; 0: as in training",
+        trained="image",
+        ge=0,
+        le=1,
+        affects=("evaluation",),
     )
-    eval_captions: int = option(0, "captions of a pair in evaluation; 0: all used", ge=0, affects=("evaluation",))
+    eval_captions: int = option(
+        0, "captions of a pair in evaluation; 0: all used", ge=0, affects=("evaluation",)
+    )
     retrieval_apart: bool = option(
-        False, "utility on half of the external pairs; the others centre alignments", title="Separate pairs for utility"
+        False,
+        "utility on half of the external pairs; the others centre alignments",
+        title="Separate pairs for utility",
     )
-    cache_gb: float = option(8.0, "above this, pictures stream from disk", title="Picture store (GB)", gt=0, affects=())
+    cache_gb: float = option(
+        8.0, "above this, pictures stream from disk", title="Picture store (GB)", gt=0, affects=()
+    )
 
     @property
     def trained_epochs(self) -> int:
@@ -151,42 +233,75 @@ class AuditConfig(MitigationConfig, TrainingConfig):
 
 
 def _facts_of(kind: Any) -> dict[str, Facts]:
-    return {item.name: dataclasses.replace(item.metadata["facts"], name=item.name) for item in dataclasses.fields(kind)}
+    return {
+        item.name: dataclasses.replace(item.metadata["facts"], name=item.name)
+        for item in dataclasses.fields(kind)
+    }
 
 
 # All fields, the options of the source included
 FIELDS = _facts_of(AuditConfig) | {
-    name: dataclasses.replace(facts, affects=("data",)) for name, facts in _facts_of(SourceOptions).items()
+    name: dataclasses.replace(facts, affects=("data",))
+    for name, facts in _facts_of(SourceOptions).items()
 }
 # The fields that an arm of a study may change, in the order of its text
-ARM_FIELDS = tuple(name for part in get_args(Part) for name, facts in FIELDS.items() if facts.part == part)
+ARM_FIELDS = tuple(
+    name for part in get_args(Part) for name, facts in FIELDS.items() if facts.part == part
+)
 # Fields without an effect of their own, and the fields they have an effect on
 MODIFIERS = {name: facts.modifies for name, facts in FIELDS.items() if facts.modifies}
 
 
 def affecting(*affected: Affected) -> tuple[str, ...]:
-    """Return the fields that affect any of these; without arguments, the fields that affect no number."""
+    """Return the fields that affect any of these; without arguments, the fields that affect no
+    number."""
     fields = [
-        facts for facts in FIELDS.values() if set(affected) & set(facts.affects) or not (affected or facts.affects)
+        facts
+        for facts in FIELDS.values()
+        if set(affected) & set(facts.affects) or not (affected or facts.affects)
     ]
     return tuple(facts.name for facts in fields)
 
 
 def switched_on(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of (part of) a config that switch a mitigation on, and their modifiers."""
-    changed = {name: value for name, value in values.items() if name in FIELDS and value != FIELDS[name].default}
-    on = {
-        name for name, value in changed.items() if FIELDS[name].mitigates and value != values.get(FIELDS[name].off_at)
+    changed = {
+        name: value
+        for name, value in values.items()
+        if name in FIELDS and value != FIELDS[name].default
     }
-    return {name: value for name, value in changed.items() if name in on or on & set(FIELDS[name].modifies)}
+    on = {
+        name
+        for name, value in changed.items()
+        if FIELDS[name].mitigates and value != values.get(FIELDS[name].off_at)
+    }
+    return {
+        name: value
+        for name, value in changed.items()
+        if name in on or on & set(FIELDS[name].modifies)
+    }
 
 
-DEFAULT_PRESET = "locked"  # of an audit; studies of trained encoders start from `AuditConfig.preset`
+DEFAULT_PRESET = (
+    "locked"  # of an audit; studies of trained encoders start from `AuditConfig.preset`
+)
 PRESETS: dict[str, dict[str, Any]] = {
-    "locked": {"model": "locked", "image_tower": "efficientnet-lite2", "text_tower": "all-MiniLM-L6-v2"}
+    "locked": {
+        "model": "locked",
+        "image_tower": "efficientnet-lite2",
+        "text_tower": "all-MiniLM-L6-v2",
+    }
     | {"lock_image": True, "lock_text": True, "halves": True, "folds": 8, "views": 2}
     | {"epochs": 12, "batch_size": 512, "lr": 2e-3, "warmup": 200},
-    "tiny": {"model": "tiny", "cache_size": 40, "epochs": 80, "batch_size": 64, "lr": 2e-3, "warmup": 20, "views": 2},
+    "tiny": {
+        "model": "tiny",
+        "cache_size": 40,
+        "epochs": 80,
+        "batch_size": 64,
+        "lr": 2e-3,
+        "warmup": 20,
+        "views": 2,
+    },
     "small": {},
     "base": {"model": "ViT-B-32", "cache_size": 256, "resize_mode": "shortest", "crop_scale": 0.9}
     | {"epochs": 100, "batch_size": 128, "lr": 5e-4, "weight_decay": 0.2, "warmup": 2000},
@@ -196,14 +311,19 @@ PRESETS: dict[str, dict[str, Any]] = {
 def preset_config(name: str) -> AuditConfig:
     """Return the config of a preset."""
     if name not in PRESETS:
-        raise InputError(f"preset {name!r} is unknown: choose one of {', '.join(PRESETS)}{did_you_mean(name, PRESETS)}")
+        raise InputError(
+            f"preset {name!r} is unknown: choose one of "
+            f"{', '.join(PRESETS)}{did_you_mean(name, PRESETS)}"
+        )
     return AuditConfig(preset=name, **PRESETS[name])
 
 
 def ineffective_fields(config: AuditConfig) -> dict[str, str]:
     """Return the fields that have no effect since their encoder is locked, with the encoder."""
     locked = {"image": config.lock_image, "text": config.lock_text}
-    return {name: facts.trained for name, facts in FIELDS.items() if locked.get(facts.trained, False)}
+    return {
+        name: facts.trained for name, facts in FIELDS.items() if locked.get(facts.trained, False)
+    }
 
 
 def data_folder() -> Path:
@@ -216,7 +336,9 @@ as_dict = dataclasses.asdict  # a config as plain JSON values, nested options in
 
 def flat(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return a config's fields in one level, the options of its source included."""
-    return {key: value for key, value in values.items() if key != "source"} | values.get("source", {})
+    return {key: value for key, value in values.items() if key != "source"} | values.get(
+        "source", {}
+    )
 
 
 def fingerprint(values: Any) -> str:

@@ -1,4 +1,5 @@
-"""Random numbers that depend on (seed, stream, epoch, pair) alone: removing a pair changes no other's draws."""
+"""Random numbers that depend on (seed, stream, epoch, pair) alone: removing a pair changes no
+other's draws."""
 
 import hashlib
 from collections.abc import Sequence
@@ -12,7 +13,9 @@ ORDER, CAPTION, VIEW, TEXT_NOISE, IMAGE_NOISE, MASK, COLOUR, SAMPLE = 1, 2, 3, 4
 
 def draw_keys(pair_ids: Sequence[str]) -> np.ndarray:
     """Return one uint64 a pair that depends on its id alone, [n_pairs]."""
-    digests = b"".join(hashlib.blake2b(pair_id.encode(), digest_size=8).digest() for pair_id in pair_ids)
+    digests = b"".join(
+        hashlib.blake2b(pair_id.encode(), digest_size=8).digest() for pair_id in pair_ids
+    )
     return np.frombuffer(digests, dtype="<u8").copy()
 
 
@@ -24,7 +27,8 @@ def _mix(values: np.ndarray) -> np.ndarray:
 
 
 def hashed(keys: np.ndarray, *parts: int) -> np.ndarray:
-    """Hash uint64 keys [n] together with whole numbers into uint64 [n], uniform over all 64 bits."""
+    """Hash uint64 keys [n] together with whole numbers into uint64 [n], uniform over all 64
+    bits."""
     values = keys.astype(np.uint64)
     for part in parts:
         values = _mix(values + _step(part))

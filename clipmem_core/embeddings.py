@@ -1,7 +1,7 @@
 """Embeddings in FAISS indices: how they are written, mapped and searched.
 
-Every file opens with faiss alone. An `IndexFlatIP` has float32 vectors (of members), an `IndexScalarQuantizer` float16
-ones (features of towers). Files are mapped, not read.
+Every file opens with faiss alone. An `IndexFlatIP` has float32 vectors (of members), an
+`IndexScalarQuantizer` float16 ones (features of towers). Files are mapped, not read.
 """
 
 import tempfile
@@ -19,7 +19,8 @@ from clipmem_core.io import replacing
 
 BLOCK = 16_384  # rows that are compared or converted at a time
 QUERIES = 1024  # vectors in a search
-EXACT_UP_TO = 20_000  # vectors whose similar pairs are searched exhaustively; above, the search is approximate
+# vectors whose similar pairs are searched exhaustively; above, the search is approximate
+EXACT_UP_TO = 20_000
 SHORT = 64  # numbers of a shortened vector
 CELLS = 2  # times the root of their number
 PROBES = 8  # cells searched for each vector
@@ -32,7 +33,8 @@ _ARRAY: Any = object  # so that a type checker takes Vectors for an array
 class Vectors(_ARRAY):
     """The vectors of a mapped index, or some of its rows; used as an array [n, dim].
 
-    faiss maps vectors to addresses that numpy does not count as aligned, so every access returns a copy.
+    faiss maps vectors to addresses that numpy does not count as aligned, so every access returns a
+    copy.
     """
 
     ndim = 2
@@ -41,7 +43,9 @@ class Vectors(_ARRAY):
         self.index, self.rows = index, rows  # the mapping ends with the index
         self.dtype = np.dtype(np.float32 if index.code_size == 4 * index.d else np.float16)
         codes = faiss.rev_swig_ptr(index.codes.data(), index.ntotal * index.code_size)
-        self.stored = codes.view(f"V{index.code_size}")  # a row is one item, which is copied at once
+        self.stored = codes.view(
+            f"V{index.code_size}"
+        )  # a row is one item, which is copied at once
         self.shape = (index.ntotal if rows is None else len(rows), index.d)
 
     def __len__(self) -> int:
@@ -60,9 +64,13 @@ class Vectors(_ARRAY):
         return Vectors(self.index, rows if self.rows is None else self.rows[rows])
 
     def cosines(self, query: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
-        """Return the cosine of a vector with each row, or with some rows, float32 [n]; 0 for a row of zeros."""
+        """Return the cosine of a vector with each row, or with some rows, float32 [n]; 0 for a row
+        of zeros."""
         chosen = np.arange(len(self)) if rows is None else rows
-        unit, found = (query / np.linalg.norm(query)).astype(np.float32), np.zeros(len(chosen), np.float32)
+        unit, found = (
+            (query / np.linalg.norm(query)).astype(np.float32),
+            np.zeros(len(chosen), np.float32),
+        )
         for at in range(0, len(chosen), QUERIES):
             part = slice(at, at + QUERIES)
             block = self[part if rows is None else rows[part]].astype(np.float32, copy=False)
@@ -71,28 +79,38 @@ class Vectors(_ARRAY):
         return found
 
     def nearest(self, query: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the k rows with the largest inner product with a vector: products and rows of the index, [k] each."""
+        """Return the k rows with the largest inner product with a vector: products and rows of the
+        index, [k] each."""
         options: dict[str, Any] = {}
         if self.rows is not None:
             chosen = np.zeros(self.index.ntotal, bool)
             chosen[self.rows] = True
             bits = np.packbits(chosen, bitorder="little")
             options["params"] = faiss.SearchParameters(sel=faiss.IDSelectorBitmap(bits))
-        products, rows = self.index.search(query[None].astype(np.float32), min(k, len(self)), **options)
+        products, rows = self.index.search(
+            query[None].astype(np.float32), min(k, len(self)), **options
+        )
         return products[0, rows[0] >= 0], rows[0, rows[0] >= 0]
 
 
 def write_vectors(path: Path, blocks: Iterable[np.ndarray]) -> None:
-    """Write blocks of vectors [n, dim], float32 or float16, as one index, atomically; one is in memory at a time."""
+    """Write blocks of vectors [n, dim], float32 or float16, as one index, atomically; one is in
+    memory at a time."""
     with replacing(path) as temporary, tempfile.TemporaryFile(dir=path.parent) as raw:
         for block in blocks:
             raw.write(np.ascontiguousarray(block).data)
         raw.flush()
         dim, codes = block.shape[1], np.memmap(raw, np.uint8, "c")
         halves = dim, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
-        index = faiss.IndexScalarQuantizer(*halves) if block.dtype == np.float16 else faiss.IndexFlatIP(dim)
+        index = (
+            faiss.IndexScalarQuantizer(*halves)
+            if block.dtype == np.float16
+            else faiss.IndexFlatIP(dim)
+        )
         view = faiss.MaybeOwnedVectorUInt8.create_view
-        index.codes = view(faiss.swig_ptr(codes), len(codes), index.codes.owner)  # written without a copy in memory
+        index.codes = view(
+            faiss.swig_ptr(codes), len(codes), index.codes.owner
+        )  # written without a copy in memory
         index.ntotal = len(codes) // index.code_size
         with temporary.open("wb") as file:
             faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))
@@ -126,7 +144,8 @@ def nearest_rows(vectors: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.n
 def close_pairs(
     vectors: np.ndarray, limit: float, *, metric: int = faiss.METRIC_INNER_PRODUCT
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield rows a < b of vectors, int64 [n, 2], whose inner product or square distance is within the limit; and it."""
+    """Yield rows a < b of vectors, int64 [n, 2], whose inner product or square distance is within
+    the limit; and it."""
     index = faiss.IndexFlat(vectors.shape[1], metric)
     index.add(vectors)
     for start in range(0, len(vectors), QUERIES):
@@ -140,9 +159,9 @@ def similar_pairs(
 ) -> Iterator[np.ndarray]:
     """Yield rows, int64 [n, 2], of the pairs of n directions whose cosine reaches the threshold.
 
-    Up to `EXACT_UP_TO` directions are compared exhaustively. Above, random projections onto 64 dimensions are compared
-    in about 2 √n cells: time grows with n^1.5, and a pair close to the threshold may be missed. `directions` returns
-    the unit vectors of some rows, float32 [n, dim].
+    Up to `EXACT_UP_TO` directions are compared exhaustively. Above, random projections onto 64
+    dimensions are compared in about 2 √n cells: time grows with n^1.5, and a pair close to the
+    threshold may be missed. `directions` returns the unit vectors of some rows, float32 [n, dim].
     """
     found: Iterator[np.ndarray]
     if n <= EXACT_UP_TO:
@@ -151,7 +170,9 @@ def similar_pairs(
         dim = directions(slice(1)).shape[1]
         drawn = np.random.default_rng(0).standard_normal((dim, min(SHORT, dim)))
         axes = np.linalg.qr(drawn)[0].astype(np.float32)
-        vectors = np.concatenate([directions(slice(at, at + BLOCK)) @ axes for at in range(0, n, BLOCK)])
+        vectors = np.concatenate(
+            [directions(slice(at, at + BLOCK)) @ axes for at in range(0, n, BLOCK)]
+        )
         faiss.normalize_L2(vectors)
         # The projection changes a cosine t with an SD of about (1 − t²) / √64.
         found = _pairs_by_cell(vectors, threshold - 4 * (1 - threshold**2) / axes.shape[1] ** 0.5)
@@ -163,11 +184,19 @@ def similar_pairs(
 
 
 def _pairs_by_cell(vectors: np.ndarray, limit: float) -> Iterator[np.ndarray]:
-    """Yield rows a < b of unit vectors, int64 [n, 2], whose cosine is within the limit: of b in one of a's cells.
+    """Yield rows a < b of unit vectors, int64 [n, 2], whose cosine is within the limit: of b in one
+    of a's cells.
 
-    An inverted file index compares the same vectors one by one; here a cell is a product of two matrices.
+    An inverted file index compares the same vectors one by one; here a cell is a product of two
+    matrices.
     """
-    options = {"niter": 10, "seed": 1, "spherical": True, "min_points_per_centroid": 1, "max_points_per_centroid": 40}
+    options = {
+        "niter": 10,
+        "seed": 1,
+        "spherical": True,
+        "min_points_per_centroid": 1,
+        "max_points_per_centroid": 40,
+    }
     kmeans = faiss.Kmeans(vectors.shape[1], int(CELLS * len(vectors) ** 0.5), **options)
     kmeans.train(vectors)
     near = kmeans.index.search(vectors, PROBES)[1]

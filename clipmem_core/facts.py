@@ -1,4 +1,5 @@
-"""The options of the config, each with its default, bounds, choices, help, slider and what depends on it."""
+"""The options of the config, each with its default, bounds, choices, help, slider and what depends
+on it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,16 +7,20 @@ from typing import Any, Literal
 
 Affected = Literal["data", "members", "training", "evaluation", "machine"]
 # The parts of a study arm's text, in their order
-Part = Literal["captions", "noise", "words", "vocabulary", "pictures", "length", "logit scale", "ahead"]
+Part = Literal[
+    "captions", "noise", "words", "vocabulary", "pictures", "length", "logit scale", "ahead"
+]
 
 
 class InputError(ValueError):
-    """A mistake in the input, in one line that says what to do. The command line ends with exit code 2."""
+    """A mistake in the input, in one line that says what to do. The command line ends with exit
+    code 2."""
 
 
 @dataclass(frozen=True)
 class Slider:
-    """A field's slider: range, step, usual value once switched on, and other fields that this sets (`brings`)."""
+    """A field's slider: range, step, usual value once switched on, and other fields that this sets
+    (`brings`)."""
 
     low: float
     high: float
@@ -37,16 +42,21 @@ class Facts:
     gt: float | None = None
     le: float | None = None
     lt: float | None = None
-    # The pairs and their storage, the number of members, training, evaluation; machine: its value follows from that
+    # The pairs and their storage, the number of members, training, evaluation; machine: its value
+    # follows from that
     affects: tuple[Affected, ...] = ("training",)
-    mitigates: bool = False  # a mitigation, which its default, or the value of the field `off_at`, turns off
+    mitigates: bool = (
+        False  # a mitigation, which its default, or the value of the field `off_at`, turns off
+    )
     off_at: str = ""
     modifies: tuple[str, ...] = ()  # the mitigations it has an effect on
     part: Part | None = None  # of a study arm's text; None: arms cannot change it
     slider: Slider | None = None  # on the Mitigations page
     group: str = ""  # there
     toggle: str = ""  # its label there
-    alike: str = ""  # its name in warnings that clipmem is comparable only between equal values of it
+    alike: str = (
+        ""  # its name in warnings that clipmem is comparable only between equal values of it
+    )
     trained: str = ""  # the encoder, image or text, that must be trained for it to have an effect
 
     @property
@@ -61,10 +71,14 @@ class Facts:
 
 
 def control(part: Part, toggle: str, slider: Slider | None = None) -> dict[str, Any]:
-    """Return the `Facts` of a field that arms change: its part of their text, and its toggle and slider."""
+    """Return the `Facts` of a field that arms change: its part of their text, and its toggle and
+    slider."""
     return {"part": part, "toggle": toggle, "slider": slider}
 
 
 def option(default: Any, help: str = "", **facts: Any) -> Any:
     """Declare a field of the config by its default, its help, and further `Facts`."""
-    return field(default=default, metadata={"help": help or None, "facts": Facts(default=default, help=help, **facts)})
+    return field(
+        default=default,
+        metadata={"help": help or None, "facts": Facts(default=default, help=help, **facts)},
+    )

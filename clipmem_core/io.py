@@ -1,4 +1,5 @@
-"""Reading and writing our own files: atomic writes, errors that name the file, and shortages of the machine."""
+"""Reading and writing our own files: atomic writes, errors that name the file, and shortages of the
+machine."""
 
 import contextlib
 import ctypes
@@ -28,17 +29,22 @@ _SHORTAGES = {
     errno.EMFILE: "too many files are open: raise the limit (ulimit -n)",
     errno.ENFILE: "too many files are open on this machine: close other programs",
     errno.ENOMEM: _MEMORY,
-    errno.EAGAIN: "no more processes can be started: close other programs, or raise the limit (ulimit -u)",
+    errno.EAGAIN: "no more processes can be started: close other programs, or raise the limit "
+    "(ulimit -u)",
     errno.EIO: "a disk or network folder failed: check it",
     errno.EHOSTUNREACH: "a URL cannot be reached: check the network",
-    **dict.fromkeys((errno.ESTALE, errno.ENOTCONN, errno.EHOSTDOWN), "a network folder is gone: mount it again"),
+    **dict.fromkeys(
+        (errno.ESTALE, errno.ENOTCONN, errno.EHOSTDOWN), "a network folder is gone: mount it again"
+    ),
 }
 _FAULTS = {
     errno.ENOENT: "does not exist, or its folder does not: check the path",
     errno.EISDIR: "is a folder: name a file",
     errno.ENOTDIR: "has a file in place of a folder: check the path",
     errno.ENAMETOOLONG: "is too long a name: choose a shorter one",
-    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "may not be used: change its permissions"),
+    **dict.fromkeys(
+        (errno.EACCES, errno.EPERM, errno.EROFS), "may not be used: change its permissions"
+    ),
 }
 
 
@@ -48,7 +54,11 @@ def shortage(error: BaseException) -> str:
         return _SHORTAGES.get(error.errno, "")
     if isinstance(error, (OSError, RuntimeError)):  # Pillow's and torch's
         text = str(error).lower()
-        return _MEMORY if any(words in text for words in ("out of memory", "allocate memory", "memoryerror")) else ""
+        return (
+            _MEMORY
+            if any(words in text for words in ("out of memory", "allocate memory", "memoryerror"))
+            else ""
+        )
     return _MEMORY if isinstance(error, MemoryError) else ""
 
 
@@ -60,15 +70,20 @@ def path_fault(error: BaseException) -> str:
 
 
 def keep_memory() -> None:
-    """Let this process keep freed memory: glibc returns every large block, and its pages are faulted in again."""
+    """Let this process keep freed memory: glibc returns every large block, and its pages are
+    faulted in again."""
     with contextlib.suppress(AttributeError, TypeError):  # only glibc has mallopt
-        for option, threshold in ((-3, 1 << 30), (-1, (1 << 31) - 1)):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
+        for option, threshold in (
+            (-3, 1 << 30),
+            (-1, (1 << 31) - 1),
+        ):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
             ctypes.CDLL(None).mallopt(option, threshold)
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path that is synced and renamed to `path` if the block succeeds, and deleted otherwise."""
+    """Yield a temporary path that is synced and renamed to `path` if the block succeeds, and
+    deleted otherwise."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with naming(path):
@@ -82,15 +97,19 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing_folder(folder: Path, *, mark: str = "") -> Iterator[Path]:
-    """Yield a new folder that replaces `folder` at the end of the block; it is deleted after an error.
+    """Yield a new folder that replaces `folder` at the end of the block; it is deleted after an
+    error.
 
-    `mark` is the name of a file in it: then only empty folders and those with this file are replaced or deleted.
+    `mark` is the name of a file in it: then only empty folders and those with this file are
+    replaced or deleted.
     """
     folder = folder.resolve()
     temporary, old = (folder.with_name(f".{folder.name}.{what}") for what in ("unfinished", "old"))
     for existing in (folder, temporary, old) if mark else ():
         if existing.is_dir() and any(existing.iterdir()) and not (existing / mark).is_file():
-            raise InputError(f"{existing} has other files than an export: move it, or choose another --out")
+            raise InputError(
+                f"{existing} has other files than an export: move it, or choose another --out"
+            )
     for leftover in (temporary, old):  # of a killed process
         shutil.rmtree(leftover, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -112,7 +131,9 @@ def naming(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno is None and str(error).endswith("written"):  # numpy's, of a file that cannot grow
+        if error.errno is None and str(error).endswith(
+            "written"
+        ):  # numpy's, of a file that cannot grow
             error.errno, error.strerror = errno.ENOSPC, os.strerror(errno.ENOSPC)
         if error.filename is None and shortage(error):
             error.filename = os.fspath(path)
@@ -156,7 +177,8 @@ class Fields(dict[str, Any]):
 
 @contextmanager
 def reading(path: Path, *, repair: str = DELETE) -> Iterator[None]:
-    """Turn an error of reading one of our files into an input error that names it and says what to do."""
+    """Turn an error of reading one of our files into an input error that names it and says what to
+    do."""
     try:
         yield
     except FileNotFoundError:
@@ -166,7 +188,9 @@ def reading(path: Path, *, repair: str = DELETE) -> Iterator[None]:
     except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, ArrowException) as error:
         if shortage(error):
             raise
-        raise InputError(f"{path} cannot be read ({' '.join(str(error).split())}): {repair}") from None
+        raise InputError(
+            f"{path} cannot be read ({' '.join(str(error).split())}): {repair}"
+        ) from None
 
 
 def read_json(path: Path, kind: Any = Any, *, repair: str = DELETE) -> Any:
@@ -189,7 +213,10 @@ def parse_json(text: str | bytes, kind: Any, *, path: Path, repair: str) -> Any:
         elif fault["type"] == "json_invalid":
             message = f"{path} is not valid JSON ({reason})"
         else:
-            message = f"{path}: {field or 'its content'} is wrong ({reason}; it is {str(fault['input'])[:60]!r})"
+            message = (
+                f"{path}: {field or 'its content'} is wrong ({reason}; it is "
+                f"{str(fault['input'])[:60]!r})"
+            )
         raise InputError(f"{message}: {repair}") from None
     if isinstance(value, dict):
         value = Fields(value)

@@ -1,8 +1,9 @@
 """Mitigations of memorization: each is a class with its settings and hooks.
 
-`MitigationConfig` at the end lists them all. The audit config inherits their settings; command line, Mitigations page,
-study arms and result columns follow from these. With its defaults a mitigation changes nothing. All draws are functions
-of seed, epoch and pair, so that a resumed run draws the same.
+`MitigationConfig` at the end lists them all. The audit config inherits their settings; command
+line, Mitigations page, study arms and result columns follow from these. With its defaults a
+mitigation changes nothing. All draws are functions of seed, epoch and pair, so that a resumed run
+draws the same.
 """
 
 import dataclasses
@@ -31,20 +32,25 @@ class Batch:
     epoch: int
     seed: int
     captions: np.ndarray | None = None  # int64 [n], the caption of each pair in this epoch
-    ahead: np.ndarray | None = None  # bool [n], pairs memorized early; None: no mitigation is adaptive
+    ahead: np.ndarray | None = (
+        None  # bool [n], pairs memorized early; None: no mitigation is adaptive
+    )
 
     def strength(self, always: float, ahead: float = 0.0) -> np.ndarray:
-        """Return the strength for each pair, [n]: `always`, and the larger of both for pairs memorized early."""
+        """Return the strength for each pair, [n]: `always`, and the larger of both for pairs
+        memorized early."""
         if self.ahead is None:
             return np.full(len(self.keys), always)
         return np.where(self.ahead, max(always, ahead), always)
 
 
 class Mitigation:
-    """A mitigation with its settings; hooks get the encoders' outputs before they are normalised, float32 [n, dim]."""
+    """A mitigation with its settings; hooks get the encoders' outputs before they are normalised,
+    float32 [n, dim]."""
 
     def start(self, model: Any, tokens: np.ndarray) -> None:
-        """Prepare for a member's model and the tokens of all captions, int32 [n_captions, context_length]."""
+        """Prepare for a member's model and the tokens of all captions, int32 [n_captions,
+        context_length]."""
 
     def tokens(self, tokens: np.ndarray, batch: Batch) -> np.ndarray:
         """Change the captions of a batch, int32 [n, context_length]."""
@@ -54,7 +60,9 @@ class Mitigation:
         """Change the training views of a batch, float32 [n, 3, size, size], 0 … 255."""
         return images
 
-    def embeddings(self, image: "Tensor", text: "Tensor", batch: Batch) -> tuple["Tensor", "Tensor"]:
+    def embeddings(
+        self, image: "Tensor", text: "Tensor", batch: Batch
+    ) -> tuple["Tensor", "Tensor"]:
         """Change the embeddings for the loss; return the same object if unchanged."""
         return image, text
 
@@ -71,13 +79,18 @@ Registered = TypeVar("Registered", bound=type[Mitigation])
 
 @dataclass_transform(frozen_default=True)
 def mitigation(*, group: str, trained: str = "") -> Callable[[Registered], Registered]:
-    """Make a class a mitigation that belongs to a group on the Mitigations page and needs a trained encoder, if any."""
+    """Make a class a mitigation that belongs to a group on the Mitigations page and needs a trained
+    encoder, if any."""
 
     def register(kind: Registered) -> Registered:
         dataclass(frozen=True, eq=False)(kind)
         for item in dataclasses.fields(kind):  # type: ignore[arg-type]  # made a dataclass above
             facts = item.metadata["facts"]
-            changes = {"group": facts.group or group, "trained": trained, "mitigates": not facts.modifies}
+            changes = {
+                "group": facts.group or group,
+                "trained": trained,
+                "mitigates": not facts.modifies,
+            }
             item.metadata = {**item.metadata, "facts": dataclasses.replace(facts, **changes)}  # type: ignore[assignment]
         return kind
 
@@ -96,15 +109,17 @@ def mitigations_of(config: Any) -> list[Mitigation]:
 class EmbeddingNoise(Mitigation):
     """Gaussian noise on the embeddings that the loss is computed on.
 
-    Each number gets independent noise of standard deviation σ, so a pair's noise has length σ·√dim: at σ = 0.15 it is
-    1.7 for 128 numbers and 3.4 for the 512 of a ViT-B, compared with a unit vector's 1. The paper does not say where
-    its noise is added: to the normalised embedding, which is normalised again (`after`), or to the encoder's output
-    (`before`), in whose units σ then is.
+    Each number gets independent noise of standard deviation σ, so a pair's noise has length σ·√dim:
+    at σ = 0.15 it is
+    1.7 for 128 numbers and 3.4 for the 512 of a ViT-B, compared with a unit vector's 1. The paper
+    does not say where its noise is added: to the normalised embedding, which is normalised again
+    (`after`), or to the encoder's output (`before`), in whose units σ then is.
     """
 
     text_noise: float = option(
         0.0,
-        "standard deviation of Gaussian noise on each number of a text embedding in training; it is SD·√dim long",
+        "standard deviation of Gaussian noise on each number of a text embedding in training; it "
+        "is SD·√dim long",
         ge=0,
         **control("noise", "Noise on text embeddings", Slider(0.01, 0.5, 0.01, 0.15)),
     )
@@ -124,17 +139,24 @@ class EmbeddingNoise(Mitigation):
     )
     adaptive_noise: float = option(
         0.0,
-        "noise on the text of pairs memorized early only, those aligned better than most external pairs",
+        "noise on the text of pairs memorized early only, those aligned better than most "
+        "external pairs",
         ge=0,
         group=AHEAD_GROUP,
         **control("ahead", "Noise on text", Slider(0.01, 0.5, 0.01, 0.15)),
     )
 
-    def embeddings(self, image: "Tensor", text: "Tensor", batch: Batch) -> tuple["Tensor", "Tensor"]:
+    def embeddings(
+        self, image: "Tensor", text: "Tensor", batch: Batch
+    ) -> tuple["Tensor", "Tensor"]:
         noisy_image = self.noisy(image, batch.strength(self.image_noise), batch, IMAGE_NOISE)
-        return noisy_image, self.noisy(text, batch.strength(self.text_noise, self.adaptive_noise), batch, TEXT_NOISE)
+        return noisy_image, self.noisy(
+            text, batch.strength(self.text_noise, self.adaptive_noise), batch, TEXT_NOISE
+        )
 
-    def noisy(self, features: "Tensor", strength: np.ndarray, batch: Batch, stream: int) -> "Tensor":
+    def noisy(
+        self, features: "Tensor", strength: np.ndarray, batch: Batch, stream: int
+    ) -> "Tensor":
         """Add noise of each pair's σ, [n], to embeddings [n, dim], drawn from a random stream."""
         if not strength.any():
             return features
@@ -142,13 +164,18 @@ class EmbeddingNoise(Mitigation):
 
         drawn = normals(batch.keys, features.shape[1], batch.seed, stream, batch.epoch)
         noise = torch.from_numpy(drawn * strength.astype(np.float32)[:, None]).to(features.device)
-        clean = features if self.noise_place == "before" else torch.nn.functional.normalize(features, dim=-1)
+        clean = (
+            features
+            if self.noise_place == "before"
+            else torch.nn.functional.normalize(features, dim=-1)
+        )
         return clean + noise
 
 
 @mitigation(group="Text", trained="text")
 class TextMask(Mitigation):
-    """Drops a share of a caption's words (Déjà Vu Memorization in VLMs, 2024); later words move up."""
+    """Drops a share of a caption's words (Déjà Vu Memorization in VLMs, 2024); later words move
+    up."""
 
     text_mask: float = option(
         0.0,
@@ -159,7 +186,8 @@ class TextMask(Mitigation):
     )
     adaptive_mask: float = option(
         0.0,
-        "share of words dropped for pairs memorized early only, those aligned better than most external pairs",
+        "share of words dropped for pairs memorized early only, those aligned better than most "
+        "external pairs",
         ge=0,
         lt=1,
         group=AHEAD_GROUP,
@@ -170,7 +198,9 @@ class TextMask(Mitigation):
         if self.text_mask or self.adaptive_mask:
             causal = can_cut_text(model)
             end = model.text_eos_id if causal and model.text_pool_type == "eos" else None
-            ends = find_ends(tokens, reads_to_end=causal, end=end, flags="--text-mask and --adaptive-mask")
+            ends = find_ends(
+                tokens, reads_to_end=causal, end=end, flags="--text-mask and --adaptive-mask"
+            )
             object.__setattr__(self, "ends", ends)  # settings are frozen
 
     def tokens(self, tokens: np.ndarray, batch: Batch) -> np.ndarray:
@@ -181,10 +211,13 @@ class TextMask(Mitigation):
         return drop_words(tokens, ends, batch.strength(self.text_mask, self.adaptive_mask), draws)
 
 
-def drop_words(tokens: np.ndarray, ends: np.ndarray, share: np.ndarray, draws: np.ndarray) -> np.ndarray:
+def drop_words(
+    tokens: np.ndarray, ends: np.ndarray, share: np.ndarray, draws: np.ndarray
+) -> np.ndarray:
     """Drop a share of each caption's words; start token, end token and at least one word stay.
 
-    Of n words share · n are dropped, rounded up or down at random: the share holds on average in short captions too.
+    Of n words share · n are dropped, rounded up or down at random: the share holds on average in
+    short captions too.
 
     Args:
         tokens: start token, words, end token, then zeros, [n, context_length].
@@ -194,7 +227,9 @@ def drop_words(tokens: np.ndarray, ends: np.ndarray, share: np.ndarray, draws: n
     """
     words = words_of(tokens, ends)
     counts = ends - 1
-    n_dropped = np.minimum(np.floor(share * counts + draws[:, 0]).astype(np.int64), np.maximum(counts - 1, 0))
+    n_dropped = np.minimum(
+        np.floor(share * counts + draws[:, 0]).astype(np.int64), np.maximum(counts - 1, 0)
+    )
     rank = np.where(words, draws, 2.0).argsort(axis=1, kind="stable").argsort(axis=1)
     return drop_tokens(tokens, words & (rank < n_dropped[:, None]))
 
@@ -203,13 +238,14 @@ def drop_words(tokens: np.ndarray, ends: np.ndarray, share: np.ndarray, draws: n
 class RareTokens(Mitigation):
     """Drops tokens that few training pairs have, in training and evaluation; see `Vocabulary`.
 
-    A token of a single caption identifies that pair, so learning it is memorization. `min_df` is scikit-learn's: the
-    number of documents, here training pairs, that must contain a token.
+    A token of a single caption identifies that pair, so learning it is memorization. `min_df` is
+    scikit-learn's: the number of documents, here training pairs, that must contain a token.
     """
 
     text_min_df: int = option(
         0,
-        "tokens (words, or pieces of long ones) of fewer training pairs than this are never read, in training or "
+        "tokens (words, or pieces of long ones) of fewer training pairs than this are never "
+        "read, in training or "
         "after: a word of a single caption identifies its picture",
         ge=0,
         **control("vocabulary", "Without rare words", Slider(1, 100, 1, 10)),
@@ -218,11 +254,13 @@ class RareTokens(Mitigation):
 
 @mitigation(group="Pictures", trained="image")
 class Colour(Mitigation):
-    """Changes brightness, contrast, then saturation, with torchvision's formulas and factors for each picture."""
+    """Changes brightness, contrast, then saturation, with torchvision's formulas and factors for
+    each picture."""
 
     colour: float = option(
         0.0,
-        "brightness, contrast and saturation of a picture change by up to this share each time it is seen",
+        "brightness, contrast and saturation of a picture change by up to this share each time "
+        "it is seen",
         ge=0,
         le=1,
         **control("pictures", "Changed colours", Slider(0.05, 1.0, 0.05, 0.4)),
@@ -231,22 +269,30 @@ class Colour(Mitigation):
     def images(self, images: "Tensor", batch: Batch) -> "Tensor":
         if not self.colour:
             return images
-        return jitter(images, 1 + self.colour * (2 * uniforms(batch.keys, 3, batch.seed, COLOUR, batch.epoch) - 1))
+        return jitter(
+            images,
+            1 + self.colour * (2 * uniforms(batch.keys, 3, batch.seed, COLOUR, batch.epoch) - 1),
+        )
 
 
 def jitter(images: "Tensor", factors: np.ndarray) -> "Tensor":
-    """Multiply brightness, then contrast, then saturation of images [n, 3, size, size], 0 … 255, by factors [n, 3]."""
+    """Multiply brightness, then contrast, then saturation of images [n, 3, size, size], 0 … 255, by
+    factors [n, 3]."""
     import torch
 
     def grey(images: "Tensor") -> "Tensor":
-        weights = torch.tensor((0.2989, 0.587, 0.114), device=images.device).view(1, 3, 1, 1)  # as in torchvision
+        weights = torch.tensor((0.2989, 0.587, 0.114), device=images.device).view(
+            1, 3, 1, 1
+        )  # as in torchvision
         return (images * weights).sum(dim=1, keepdim=True)
 
     def blend(images: "Tensor", plain: "Tensor", factor: "Tensor") -> "Tensor":
         weight = factor.view(-1, 1, 1, 1)
         return (weight * images + (1 - weight) * plain).clamp(0, 255)
 
-    brightness, contrast, saturation = torch.from_numpy(factors.T.astype(np.float32)).to(images.device)
+    brightness, contrast, saturation = torch.from_numpy(factors.T.astype(np.float32)).to(
+        images.device
+    )
     bright = blend(images, torch.zeros_like(images), brightness)
     contrasted = blend(bright, grey(bright).mean(dim=(1, 2, 3), keepdim=True), contrast)
     return blend(contrasted, grey(contrasted), saturation)
@@ -258,7 +304,8 @@ class LogitScale(Mitigation):
 
     min_logit_scale: float = option(
         1.0,
-        "smallest logit scale, the factor on similarities in the loss; it starts at 14. A high one lowers clipmem by "
+        "smallest logit scale, the factor on similarities in the loss; it starts at 14. A high "
+        "one lowers clipmem by "
         "its units alone: compare membership AUROC too",
         ge=1,
         alike="floor of the logit scale",
@@ -273,7 +320,9 @@ class LogitScale(Mitigation):
     )
 
     def after_step(self, model: Any) -> None:
-        model.logit_scale.data.clamp_(math.log(self.min_logit_scale), math.log(self.max_logit_scale))
+        model.logit_scale.data.clamp_(
+            math.log(self.min_logit_scale), math.log(self.max_logit_scale)
+        )
 
 
 @mitigation(group="Training")
@@ -282,7 +331,8 @@ class EarlyStop(Mitigation):
 
     stop_epoch: int = option(
         0,
-        "training ends after this epoch, in the middle of the learning-rate schedule; 0 means the last",
+        "training ends after this epoch, in the middle of the learning-rate schedule; 0 means "
+        "the last",
         ge=0,
         off_at="epochs",
         **control("length", "Early stop"),
@@ -291,15 +341,22 @@ class EarlyStop(Mitigation):
 
 @mitigation(group=AHEAD_GROUP)
 class Rest(Mitigation):
-    """Lowers the weight of pairs memorized early in the loss, and sets the level above which a pair is one."""
+    """Lowers the weight of pairs memorized early in the loss, and sets the level above which a pair
+    is one."""
 
     adaptive_rest: float = option(
         0.0,
-        "how much less pairs memorized early (aligned better than most external pairs) count in the loss, up to 1",
+        "how much less pairs memorized early (aligned better than most external pairs) count in "
+        "the loss, up to 1",
         ge=0,
         le=1,
-        # With the median as the level, half of the pairs that are not memorized at all would weigh less too.
-        **control("ahead", "Lower weight", Slider(0.05, 1.0, 0.05, 1.0, brings={"adaptive_quantile": 0.95})),
+        # With the median as the level, half of the pairs that are not memorized at all would weigh
+        # less too.
+        **control(
+            "ahead",
+            "Lower weight",
+            Slider(0.05, 1.0, 0.05, 1.0, brings={"adaptive_quantile": 0.95}),
+        ),
     )
     adaptive_quantile: float = option(
         0.5,
@@ -329,20 +386,25 @@ class MitigationConfig(Rest, EarlyStop, LogitScale, Colour, RareTokens, TextMask
 
 
 def can_cut_text(model: Any) -> bool:
-    """Tell whether text may be cut to the batch's longest caption: causal tower that pools at the end token."""
+    """Tell whether text may be cut to the batch's longest caption: causal tower that pools at the
+    end token."""
     causal = hasattr(model, "transformer") and getattr(model, "attn_mask", None) is not None
     return causal and getattr(model, "text_pool_type", "") in ("argmax", "eos")
 
 
 def find_ends(tokens: np.ndarray, *, reads_to_end: bool, end: int | None, flags: str) -> np.ndarray:
-    """Return the position of each caption's end token (None: the highest) if the encoder pools there, int64 [n]."""
+    """Return the position of each caption's end token (None: the highest) if the encoder pools
+    there, int64 [n]."""
     if not reads_to_end:
-        raise InputError(f"{flags}: the text encoder must read up to an end token, as that of --model small does")
+        raise InputError(
+            f"{flags}: the text encoder must read up to an end token, as that of --model small does"
+        )
     return tokens.argmax(axis=1) if end is None else (tokens == end).argmax(axis=1)
 
 
 def words_of(tokens: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """Return which tokens lie between start and end token, bool [n, context_length]; `ends` as of `find_ends`."""
+    """Return which tokens lie between start and end token, bool [n, context_length]; `ends` as of
+    `find_ends`."""
     position = np.arange(tokens.shape[1])
     return (position > 0) & (position < ends[:, None])
 
@@ -363,7 +425,8 @@ class Vocabulary:
     min_df: int
 
     def read(self, tokens: np.ndarray) -> np.ndarray:
-        """Remove rare tokens, [n, context_length]: later ones move up, and a caption keeps its most common one."""
+        """Remove rare tokens, [n, context_length]: later ones move up, and a caption keeps its most
+        common one."""
         words = words_of(tokens, caption_ends(self.model, tokens))
         counts = np.where(words, self.pairs[tokens], -1)
         removed = words & (counts < self.min_df)
@@ -373,9 +436,15 @@ class Vocabulary:
 
 
 def pairs_with(
-    model: Mapping[str, Any], tokens: np.ndarray, caption_start: np.ndarray, rows: np.ndarray, *, first: int = 0
+    model: Mapping[str, Any],
+    tokens: np.ndarray,
+    caption_start: np.ndarray,
+    rows: np.ndarray,
+    *,
+    first: int = 0,
 ) -> np.ndarray:
-    """Count the training pairs `rows` of each token, int64 [vocab_size], in their `first` captions (0: in all).
+    """Count the training pairs `rows` of each token, int64 [vocab_size], in their `first` captions
+    (0: in all).
 
     Args: an open_clip configuration; tokens and caption_start as in `TrainingData`.
     """
@@ -385,14 +454,22 @@ def pairs_with(
     trained = np.isin(pair, rows) & ((place < first) if first else True)
     caption, position = np.nonzero(words_of(tokens, caption_ends(model, tokens)) & trained[:, None])
     size = model["text_cfg"]["vocab_size"]
-    distinct = np.unique(pair[caption] * size + tokens[caption, position])  # each pair and token once
+    distinct = np.unique(
+        pair[caption] * size + tokens[caption, position]
+    )  # each pair and token once
     return np.bincount(distinct % size, minlength=size)
 
 
 def caption_ends(model: Mapping[str, Any], tokens: np.ndarray) -> np.ndarray:
-    """Return the position of the end token of each row of `tokens` [n_captions, context_length], int64."""
+    """Return the position of the end token of each row of `tokens` [n_captions, context_length],
+    int64."""
     text = model["text_cfg"]
     pool = text.get("pool_type", "argmax")
-    other = model.get("custom_text") or any(text.get(name) for name in ("hf_model_name", "no_causal_mask", "embed_cls"))
-    reads_to_end, end = not other and pool in ("argmax", "eos"), text.get("eos_id", 2) if pool == "eos" else None
+    other = model.get("custom_text") or any(
+        text.get(name) for name in ("hf_model_name", "no_causal_mask", "embed_cls")
+    )
+    reads_to_end, end = (
+        not other and pool in ("argmax", "eos"),
+        text.get("eos_id", 2) if pool == "eos" else None,
+    )
     return find_ends(tokens, reads_to_end=reads_to_end, end=end, flags="--text-min-df")

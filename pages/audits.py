@@ -11,7 +11,14 @@ from clipmem_core.audit.jobs import jobs_folder
 from clipmem_core.audit.store import CONFIG
 from clipmem_core.config import InputError
 from clipmem_core.dashboard.new_audit import draw_check, draw_request
-from clipmem_core.dashboard.page import AUDIT, CHOICE, choose_segment, open_bare_page, read_choice, store_choice
+from clipmem_core.dashboard.page import (
+    AUDIT,
+    CHOICE,
+    choose_segment,
+    open_bare_page,
+    read_choice,
+    store_choice,
+)
 from clipmem_core.dashboard.plain import bytes_in_words, draw_fault, explained_errors, show_strong
 from clipmem_core.dashboard.running import draw_progress
 
@@ -93,12 +100,23 @@ def _draw_actions(state: s.State) -> None:
     name = state.audit.name
     with st.container(horizontal=True, vertical_alignment="center"):
         if state.word == s.DONE:
-            st.page_link("pages/overview.py", label="Open", icon=":material/open_in_new:", query_params={AUDIT: name})
+            st.page_link(
+                "pages/overview.py",
+                label="Open",
+                icon=":material/open_in_new:",
+                query_params={AUDIT: name},
+            )
         with st.popover("Delete", icon=":material/delete:", key=f"delete-{name}"):
-            size = bytes_in_words(s.folder_bytes(state.audit.folder) + s.folder_bytes(jobs_folder() / name))
+            size = bytes_in_words(
+                s.folder_bytes(state.audit.folder) + s.folder_bytes(jobs_folder() / name)
+            )
             st.markdown(f"Deletes {size}: members, scores and output. Decisions are kept.")
-            typed = st.text_input("Type its name to confirm", key=f"confirm-{name}", placeholder=name).strip()
-            confirmed = st.button("Delete for good", key=f"delete-now-{name}", type="primary", disabled=typed != name)
+            typed = st.text_input(
+                "Type its name to confirm", key=f"confirm-{name}", placeholder=name
+            ).strip()
+            confirmed = st.button(
+                "Delete for good", key=f"delete-now-{name}", type="primary", disabled=typed != name
+            )
     if confirmed:
         try:
             freed = s.delete_audit(name)
@@ -121,7 +139,8 @@ open_bare_page("Audits")
 with explained_errors():
     usual = "list" if s.list_states() else "start"
     view = read_choice(VIEW, VIEWS, usual)
-    # Each view has its own widget: a late message of the browser for the previous view changes nothing.
+    # Each view has its own widget: a late message of the browser for the previous view changes
+    # nothing.
     choose_segment("View", VIEWS, parameter=VIEW, key=f"{VIEW}-{view}", default=usual, hidden=True)
     if view == "start":
         draw_check(draw_request(), started=show_started)

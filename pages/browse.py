@@ -1,4 +1,5 @@
-"""Pairs sorted by a score, filtered and searched, as pictures or as a table, to open or to decide on."""
+"""Pairs sorted by a score, filtered and searched, as pictures or as a table, to open or to decide
+on."""
 
 from contextlib import nullcontext
 from dataclasses import replace
@@ -12,7 +13,14 @@ from clipmem_core.audit.store import Audit
 from clipmem_core.audit.verdict import queues
 from clipmem_core.columns import CLIPMEM, REVIEW_PLACE
 from clipmem_core.config import InputError
-from clipmem_core.dashboard.deciding import BADGES, REVIEW, Notice, draw_notice, locked_session, review_session
+from clipmem_core.dashboard.deciding import (
+    BADGES,
+    REVIEW,
+    Notice,
+    draw_notice,
+    locked_session,
+    review_session,
+)
 from clipmem_core.dashboard.filters import (
     TABLE,
     conditions,
@@ -53,8 +61,13 @@ from clipmem_core.scores.registry import BY_NAME, CARD, scores_in, words
 
 PAGE_SIZES = ("12", "24", "48", "96")
 DEFAULT_SIZE = "24"
-SUBTRACTED = "These pairs were learned by g, which is subtracted, so the lowest clipmem is the most memorized."
-LEGEND = {name: score.legend for name, score in scores_in(CARD).items()} | {MATCH: "cosine with the search."}
+SUBTRACTED = (
+    "These pairs were learned by g, which is subtracted, so the lowest clipmem is the "
+    "most memorized."
+)
+LEGEND = {name: score.legend for name, score in scores_in(CARD).items()} | {
+    MATCH: "cosine with the search."
+}
 MAX_TEXT = 500  # characters
 ID_LIMIT = 80
 OPENED = "bulk_edit_opened"
@@ -84,8 +97,18 @@ def draw_gallery(audit: Audit, selection: Selection, *, actions: DeltaGenerator)
     draw_notice(audit, key="browse")
     table, key = st.query_params.get(LAYOUT) == TABLE, f"browse-{audit.name}"
     draw_grid(audit, shown, selection=selection, key=key, table=table, page=(page, pages))
-    with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="bottom"):
-        choose_listed("Per page", PAGE_SIZES, parameter=SIZE, key=SIZE, width=85, default=DEFAULT_SIZE, clears=[PAGE])
+    with st.container(
+        horizontal=True, horizontal_alignment="distribute", vertical_alignment="bottom"
+    ):
+        choose_listed(
+            "Per page",
+            PAGE_SIZES,
+            parameter=SIZE,
+            key=SIZE,
+            width=85,
+            default=DEFAULT_SIZE,
+            clears=[PAGE],
+        )
         draw_pages(page, pages, key="pages")
 
 
@@ -96,21 +119,42 @@ def _draw_legend(audit: Audit, selection: Selection, count: int) -> None:
     checks = "One pair in ten is a random spot check." if selection.order == REVIEW_PLACE else ""
     marks = MARKS if selection.order in BY_CAPTION else ""
     scores = "\n".join(f"- **{words(score)}**: {text}" for score, text in LEGEND.items())
-    unlisted = 0 if selection.order == MATCH else count_pairs(audit, replace(selection, order=CLIPMEM)) - count
-    missing = f"{pairs_in_words(unlisted)} without {words(selection.order)} not listed." if unlisted > 0 else ""
-    sentences = [f"**{pairs_in_words(count)}.**", missing, meaning, checks, marks, read_noise(audit).explain()]
+    unlisted = (
+        0
+        if selection.order == MATCH
+        else count_pairs(audit, replace(selection, order=CLIPMEM)) - count
+    )
+    missing = (
+        f"{pairs_in_words(unlisted)} without {words(selection.order)} not listed."
+        if unlisted > 0
+        else ""
+    )
+    sentences = [
+        f"**{pairs_in_words(count)}.**",
+        missing,
+        meaning,
+        checks,
+        marks,
+        read_noise(audit).explain(),
+    ]
     st.caption(" ".join(filter(None, sentences)), help=scores)
 
 
 def _draw_nothing(audit: Audit, selection: Selection) -> None:
     """Draw that no pair is listed, and how many there are without each condition."""
     if selection.order in BY_NAME and score_span(audit, selection.order) is None:
-        reason = BY_NAME[selection.order].absent or "is missing in this audit: sort by another score."
+        reason = (
+            BY_NAME[selection.order].absent or "is missing in this audit: sort by another score."
+        )
         st.info(f"{words(selection.order)} {reason}", icon=":material/info:")
         return
     st.info("No pair fits all of these conditions.", icon=":material/search_off:")
     rests = [(f"without “{text}”", rest) for text, rest in conditions(selection)]
-    rests += [("sorted by memorization", replace(selection, order=CLIPMEM))] if selection.order != MATCH else []
+    rests += (
+        [("sorted by memorization", replace(selection, order=CLIPMEM))]
+        if selection.order != MATCH
+        else []
+    )
     for text, rest in rests:
         if count := count_pairs(audit, rest):
             show_text(f"{text}: {pairs_in_words(count)}", limit=ID_LIMIT)
@@ -119,12 +163,22 @@ def _draw_nothing(audit: Audit, selection: Selection) -> None:
 def _draw_bulk(audit: Audit, selection: Selection, count: int) -> None:
     key = f"bulk-{review_session().presses}"
     with st.popover(f"All {count:,}", key=key, icon=":material/checklist:"):
-        st.caption(f"Decide for all {pairs_in_words(count)} of this selection, on all of its pages.")
+        st.caption(
+            f"Decide for all {pairs_in_words(count)} of this selection, on all of its pages."
+        )
         with st.container(horizontal=True, vertical_alignment="bottom"):
             for decision, label in ((KEEP, "Keep"), (REMOVE, "Remove"), (None, "Undecided")):
-                press: dict[str, Any] = {"on_click": _decide, "args": (audit, selection, count, decision)}
+                press: dict[str, Any] = {
+                    "on_click": _decide,
+                    "args": (audit, selection, count, decision),
+                }
                 st.button(label, icon=BADGES[decision][1], key=f"bulk-{label}", **press)
-        st.button("Find and replace in captions…", icon=":material/find_replace:", key="bulk-edit", on_click=_open)
+        st.button(
+            "Find and replace in captions…",
+            icon=":material/find_replace:",
+            key="bulk-edit",
+            on_click=_open,
+        )
         if st.session_state.pop(OPENED, False):
             _edit_dialog(audit, selection)
 
@@ -138,7 +192,11 @@ def _decide(audit: Audit, selection: Selection, count: int, decision: str | None
             session.notice = Notice("Not saved: the selection has changed meanwhile.", good=False)
             return
         outcome = open_review(audit).decide(ids, decision, audit=audit.name)
-        session.saved(audit, f"Saved: {BADGES[decision][0]}, for {pairs_in_words(outcome.pairs)}.", outcome.event)
+        session.saved(
+            audit,
+            f"Saved: {BADGES[decision][0]}, for {pairs_in_words(outcome.pairs)}.",
+            outcome.event,
+        )
 
 
 def _open() -> None:
@@ -151,7 +209,10 @@ def _open() -> None:
 def _edit_dialog(audit: Audit, selection: Selection) -> None:
     ids = pair_ids(audit, selection)
     pairs = pairs_in_words(len(ids))
-    st.caption(f"In the current captions of the {pairs} of this selection. Undecided pairs stay in the review.")
+    st.caption(
+        f"In the current captions of the {pairs} of this selection. Undecided pairs stay in the "
+        "review."
+    )
     with st.container(horizontal=True):
         find = st.text_input("Find", key="bulk-edit-find", max_chars=MAX_TEXT)
         replacement = st.text_input("Replace with", key="bulk-edit-replace", max_chars=MAX_TEXT)
@@ -171,11 +232,21 @@ def _edit_dialog(audit: Audit, selection: Selection) -> None:
     else:
         st.info("No caption changes.", icon=":material/search_off:")
     label = f"Change {len(changes.captions):,} captions of {pairs_in_words(len(changes.edits))}"
-    if st.button(label, type="primary", icon=":material/edit:", disabled=not changes.edits, key="bulk-edit-store"):
+    if st.button(
+        label,
+        type="primary",
+        icon=":material/edit:",
+        disabled=not changes.edits,
+        key="bulk-edit-store",
+    ):
         with locked_session() as session:
             outcome = open_review(audit).edit(changes.edits, audit=audit.name)
             session.presses += 1
-            unchanged = f" {pairs_in_words(outcome.skipped)}, changed meanwhile, unchanged." if outcome.skipped else ""
+            unchanged = (
+                f" {pairs_in_words(outcome.skipped)}, changed meanwhile, unchanged."
+                if outcome.skipped
+                else ""
+            )
             sentence = f"Captions of {pairs_in_words(outcome.pairs)} changed.{unchanged}"
             if outcome.pairs:
                 session.saved(audit, sentence, outcome.event)

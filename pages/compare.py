@@ -1,4 +1,5 @@
-"""Two audits of one data set: how well their scores agree, and the pairs whose scores changed most."""
+"""Two audits of one data set: how well their scores agree, and the pairs whose scores changed
+most."""
 
 import streamlit as st
 

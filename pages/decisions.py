@@ -1,4 +1,5 @@
-"""The decisions on the pairs of a data set, their history with undo, checks, exports and re-audits."""
+"""The decisions on the pairs of a data set, their history with undo, checks, exports and
+re-audits."""
 
 from pathlib import Path
 
@@ -29,7 +30,8 @@ DOWNLOAD_BYTES = 200_000_000  # a download is read into memory
 
 
 def draw_exports(audit: Audit) -> None:
-    """Draw the choice of a format, the contents of the export, its progress, and the finished export."""
+    """Draw the choice of a format, the contents of the export, its progress, and the finished
+    export."""
     left, right = st.columns([2, 3], gap="large")
     with left:
         format = choose_listed(
@@ -49,7 +51,9 @@ def draw_exports(audit: Audit) -> None:
         st.caption(about.limits)
         if len(about.suffixes) > 1:
             suffixes = {suffix: suffix for suffix in about.suffixes}
-            suffix = choose_segment("File", suffixes, parameter=SUFFIX, key="export-suffix", hidden=True)
+            suffix = choose_segment(
+                "File", suffixes, parameter=SUFFIX, key="export-suffix", hidden=True
+            )
         path = data_folder().absolute() / "exports" / audit.name / f"{audit.name}-{format}{suffix}"
         task = export_task(audit, format, path)
         job = task.find()
@@ -72,7 +76,10 @@ def _contents(audit: Audit, format: str) -> str:
     if format == "html":
         return f"The report of all {total:,} pairs, with the decisions."
     if audit.record.config.inject_miscaptions:
-        return f"{total:,} pairs with their original captions, minus injected errors and the pairs you removed."
+        return (
+            f"{total:,} pairs with their original captions, minus injected errors and the "
+            "pairs you removed."
+        )
     exported = f"{total - removed:,} exported, {counts[UNDECIDED]:,} of them not reviewed"
     return f"{exported}; {removed:,} removed, {changed:,} with changed captions."
 
@@ -90,7 +97,9 @@ def _draw_end(job: Job, path: Path) -> None:
     if job.cancelled:
         st.info("Cancelled: nothing was written.", icon=":material/pause_circle:")
     elif job.failed:
-        draw_fault("The export failed.", job.last_line or "It was killed, or the machine went down.")
+        draw_fault(
+            "The export failed.", job.last_line or "It was killed, or the machine went down."
+        )
     elif path.exists():
         with st.container(border=True):
             st.code(str(path), language=None, wrap_lines=True)

@@ -16,32 +16,59 @@ from clipmem_core.review import compare as r
 from clipmem_core.review.cards import cards
 from clipmem_core.review.selection import Selection
 from clipmem_core.scores.registry import words
-from clipmem_core.studies.benchmark_results import DETECTOR, DIGITS, KIND, MEASURE, OVER, REFERENCE, SHARE, SHORT
+from clipmem_core.studies.benchmark_results import (
+    DETECTOR,
+    DIGITS,
+    KIND,
+    MEASURE,
+    OVER,
+    REFERENCE,
+    SHARE,
+    SHORT,
+)
 
 THIS_AUDIT = "this audit"
 CHART = {"displaylogo": False, "displayModeBar": False}
-INJECTED_WORDS = {"miscaption": "another pair's captions", "vague": "vague captions", "duplicate": "duplicated pair"}
+INJECTED_WORDS = {
+    "miscaption": "another pair's captions",
+    "vague": "vague captions",
+    "duplicate": "duplicated pair",
+}
 
 
 def draw_findings(audit: Audit) -> None:
-    """Draw the accuracy of each detector on errors injected here or in a benchmark, or the command that measures it."""
+    """Draw the accuracy of each detector on errors injected here or in a benchmark, or the command
+    that measures it."""
     st.subheader("Detector accuracy on injected errors", anchor=False)
     audit_findings = r.injected_findings(audit)
     benchmarks = {f"benchmark {benchmark.name}": benchmark for benchmark in r.benchmarks_of(audit)}
     options = [*benchmarks, *([THIS_AUDIT] if audit_findings else [])]
     if not options:
-        st.info("No injected error, no benchmark: compare detectors with each other.", icon=":material/quiz:")
-        st.caption("To inject errors of every kind into copies of the data set and measure every detector, run:")
+        st.info(
+            "No injected error, no benchmark: compare detectors with each other.",
+            icon=":material/quiz:",
+        )
+        st.caption(
+            "To inject errors of every kind into copies of the data set and measure every "
+            "detector, run:"
+        )
         source = shlex.quote(audit.record.source)
         st.code(f"python -m clipmem_core benchmark {source} --name {audit.name}", language="bash")
         return
     chosen = options[0]
     if len(options) > 1:
-        chosen = choose_listed("Errors injected in", options, parameter="from", key="detectors-from", width=320)
+        chosen = choose_listed(
+            "Errors injected in", options, parameter="from", key="detectors-from", width=320
+        )
     with one_line_errors("This benchmark"):
-        findings = audit_findings if chosen == THIS_AUDIT else r.benchmark_findings(benchmarks[chosen])
+        findings = (
+            audit_findings if chosen == THIS_AUDIT else r.benchmark_findings(benchmarks[chosen])
+        )
         if findings is None:
-            st.info("The first run of this benchmark is not finished yet.", icon=":material/hourglass_empty:")
+            st.info(
+                "The first run of this benchmark is not finished yet.",
+                icon=":material/hourglass_empty:",
+            )
             return
         _draw_table(findings)
         _draw_curves(findings.curves)
@@ -50,19 +77,30 @@ def draw_findings(audit: Audit) -> None:
 def _draw_table(findings: r.Findings) -> None:
     if findings.note:
         st.caption(findings.note)
-    measures = {name: short for name, short in SHORT.items() if (findings.table[MEASURE] == name).any()}
+    measures = {
+        name: short for name, short in SHORT.items() if (findings.table[MEASURE] == name).any()
+    }
     options: dict[str, Any] = {"width": 240, "format_func": measures.__getitem__}
-    measure = choose_listed("Measure", list(measures), parameter="measure", key="detectors-measure", **options)
+    measure = choose_listed(
+        "Measure", list(measures), parameter="measure", key="detectors-measure", **options
+    )
     rows = findings.table[findings.table[MEASURE] == measure]
     cells = pd.DataFrame(
         {
             DETECTOR: rows[DETECTOR].map(words),
-            KIND: [_error_name(kind, share) for kind, share in zip(rows[KIND], rows[SHARE], strict=True)],
+            KIND: [
+                _error_name(kind, share)
+                for kind, share in zip(rows[KIND], rows[SHARE], strict=True)
+            ],
             "text": [_cell_text(row) for row in rows.to_dict("records")],
         }
     )
     table = cells.pivot(index=DETECTOR, columns=KIND, values="text")
-    table = table.reindex(index=cells[DETECTOR].unique(), columns=cells[KIND].unique()).fillna("–").reset_index()
+    table = (
+        table.reindex(index=cells[DETECTOR].unique(), columns=cells[KIND].unique())
+        .fillna("–")
+        .reset_index()
+    )
     alt = f"{SHORT[measure]} of each detector by kind of error, with intervals"
     st.dataframe(table, hide_index=True, height="content", alt=alt)
     better = f" ▲ ▼: better or worse than {words(REFERENCE)}; the paired interval excludes 0."
@@ -71,14 +109,17 @@ def _draw_table(findings: r.Findings) -> None:
 
 
 def _error_name(kind: str, share: float) -> str:
-    return f"{ERROR_KINDS[kind].label if kind in ERROR_KINDS else INJECTED_WORDS.get(kind, kind)}, {share:.0%}"
+    known = ERROR_KINDS.get(kind)
+    return f"{known.label if known else INJECTED_WORDS.get(kind, kind)}, {share:.0%}"
 
 
 def _cell_text(row: dict[Any, Any]) -> str:
     """Return a mean with its interval, and whether it differs from that of the reference."""
     style = f".{DIGITS[row[MEASURE]]}f"
     interval = f" [{row['low']:{style}}, {row['high']:{style}}]" if pd.notna(row["low"]) else ""
-    mark = " ▲" if row[f"{OVER}_low"] > 0 else " ▼" if row[f"{OVER}_high"] < 0 else ""  # none for NaN
+    mark = (
+        " ▲" if row[f"{OVER}_low"] > 0 else " ▼" if row[f"{OVER}_high"] < 0 else ""
+    )  # none for NaN
     return f"{row['mean']:{style}}{interval}{mark}"
 
 
@@ -87,7 +128,9 @@ def _draw_curves(curves: pd.DataFrame) -> None:
     errors = {f"{kind}-{share:g}": (kind, share) for kind, share in pieces}
     names = {error: _error_name(kind, share) for error, (kind, share) in errors.items()}
     options: dict[str, Any] = {"width": 420, "format_func": names.__getitem__}
-    chosen = choose_listed("Error", list(errors), parameter="mistake", key="detectors-kind", **options)
+    chosen = choose_listed(
+        "Error", list(errors), parameter="mistake", key="detectors-kind", **options
+    )
     kind, share = errors[chosen]
     st.plotly_chart(
         precision_figure(curves[(curves[KIND] == kind) & (curves[SHARE] == share)], share=share),
@@ -109,13 +152,17 @@ def draw_differences(audit: Audit) -> None:
         options: dict[str, Any] = {"width": 215, "format_func": words}
         one = choose_listed("Detector", names, parameter="one", key="detectors-one", **options)
         others = [name for name in names if name != one]
-        other = choose_listed("Other detector", others, parameter="other", key="detectors-other", **options)
+        other = choose_listed(
+            "Other detector", others, parameter="other", key="detectors-other", **options
+        )
     for first, second in ((one, other), (other, one)):
         show_text(f"Suspicious by {words(first)}, not by {words(second)}")
         rows = r.differ_most(scores, first, second, limit=6)
         if rows:
             pairs = cards(audit, rows)
-            draw_grid(audit, pairs, selection=Selection(order=first), key=f"differ-{first}-{second}")
+            draw_grid(
+                audit, pairs, selection=Selection(order=first), key=f"differ-{first}-{second}"
+            )
         else:
             st.caption("No pair.")
 

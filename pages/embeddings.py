@@ -1,4 +1,5 @@
-"""A map of pictures or captions in the embedding space of a member, coloured by scores, to select pairs from."""
+"""A map of pictures or captions in the embedding space of a member, coloured by scores, to select
+pairs from."""
 
 from clipmem_core.dashboard.maps import draw_choices, draw_embedding_map
 from clipmem_core.dashboard.page import open_page

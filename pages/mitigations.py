@@ -1,4 +1,5 @@
-"""Mitigations: train the members of an audit again with settings on, and see memorization against utility."""
+"""Mitigations: train the members of an audit again with settings on, and see memorization against
+utility."""
 
 import pandas as pd
 import streamlit as st
@@ -17,7 +18,8 @@ from clipmem_core.studies.study_folder import list_studies, open_study
 
 STUDY = "study"  # in the address: a finished study in place of the audit
 COVERS = (
-    "{} of {} members. The interval covers other members of this audit; they share its pairs and its held-out pairs: "
+    "{} of {} members. The interval covers other members of this audit; they share its pairs and "
+    "its held-out pairs: "
     "`python -m clipmem_core study` covers other splits of the pairs too."
 )
 
@@ -35,10 +37,14 @@ def draw_study(name: str) -> None:
 
 def draw_lab(audit: Audit) -> None:
     """Draw the settings of an audit beside the chart, then what the chosen one changes."""
-    titles = {name: title for name, title in lab.list_arms(audit).items() if enough_members(audit, name)}
+    titles = {
+        name: title for name, title in lab.list_arms(audit).items() if enough_members(audit, name)
+    }
     left, right = st.columns([1, 2], gap="medium")
     with left:
-        arm = draw_setting(audit, {lab.read_setting(audit, name)[0].text: title for name, title in titles.items()})
+        arm = draw_setting(
+            audit, {lab.read_setting(audit, name)[0].text: title for name, title in titles.items()}
+        )
     with right:
         try:
             arm = lab.begin(audit, arm)
@@ -50,9 +56,15 @@ def draw_lab(audit: Audit) -> None:
         compared = r.differences(lab.lab_table(audit, [*titles, NONE]))
         if chosen:
             show_strong(r.sentence_of(compared, chosen, arm.title))
-            st.caption(COVERS.format(len(lab.finished_members(audit, chosen)), len(lab.paired_members(audit))))
+            st.caption(
+                COVERS.format(
+                    len(lab.finished_members(audit, chosen)), len(lab.paired_members(audit))
+                )
+            )
         elif not arm.overrides:
-            st.caption("Switch a mitigation on: the members train again, and its effect appears here.")
+            st.caption(
+                "Switch a mitigation on: the members train again, and its effect appears here."
+            )
         follow(audit, arm)
         if (compared[lab.ARM] == NONE).any():
             t.draw_chart(compared, titles, over=r.OF_MEMBERS, key=audit.name, chosen=chosen)
@@ -75,14 +87,18 @@ def draw_exports(audit: Audit, titles: dict[str, str]) -> None:
         rows: pd.DataFrame = lab.lab_table(audit)
         st.download_button(
             "CSV, one row per member",
-            data=lambda: rows.to_csv(index=False),  # called on a click: nothing is stored that a rerun replaces
+            data=lambda: rows.to_csv(
+                index=False
+            ),  # called on a click: nothing is stored that a rerun replaces
             file_name=f"{audit.name}-mitigations.csv",
             mime="text/csv",
             on_click="ignore",
             icon=":material/download:",
         )
         with st.popover("Remove a setting", icon=":material/delete:"):
-            removed = st.selectbox("Setting", list(titles), format_func=titles.__getitem__, key="mitigation-removed")
+            removed = st.selectbox(
+                "Setting", list(titles), format_func=titles.__getitem__, key="mitigation-removed"
+            )
             if st.button("Delete its results", key="mitigation-remove") and removed:
                 lab.remove_arm(audit, removed)
                 write(**{PARAMETER: None, PAGE: None})
@@ -91,7 +107,9 @@ def draw_exports(audit: Audit, titles: dict[str, str]) -> None:
 
 audit = open_page("Mitigations")
 with explained_errors():
-    studies = [study.name for study in list_studies() if study.folder.joinpath("arms.parquet").is_file()]
+    studies = [
+        study.name for study in list_studies() if study.folder.joinpath("arms.parquet").is_file()
+    ]
     shown = ""
     if studies:
         titled = {"": f"this audit: {audit.name}"} | {name: f"study: {name}" for name in studies}

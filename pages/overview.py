@@ -1,4 +1,5 @@
-"""The results of an audit: probably wrong captions, the most striking pairs, the verdict, groups and utility."""
+"""The results of an audit: probably wrong captions, the most striking pairs, the verdict, groups
+and utility."""
 
 from typing import Any
 
@@ -19,34 +20,45 @@ from clipmem_core.review import overview as o
 from clipmem_core.review.queries import count_pairs_of
 
 PROTOCOLS = {
-    "ensemble": "Each member leaves out one part of the pairs. clipmem is the alignment of a pair under the members "
+    "ensemble": "Each member leaves out one part of the pairs. clipmem is the alignment of a "
+    "pair under the members "
     "trained with it, minus that under the members trained without it.",
-    "paper": "f is trained on shared and candidate pairs, g on shared and independent pairs. clipmem is the alignment "
+    "paper": "f is trained on shared and candidate pairs, g on shared and independent pairs. "
+    "clipmem is the alignment "
     "of a pair under f, minus that under g.",
 }
-ICONS = {True: ":green[:material/check_circle:]", False: ":orange[:material/warning:]", None: ":gray[:material/help:]"}
+ICONS = {
+    True: ":green[:material/check_circle:]",
+    False: ":orange[:material/warning:]",
+    None: ":gray[:material/help:]",
+}
 QUARANTINE_ROWS = 1000
 ATTACKS_HELP = (
-    "Each member is attacked with the help of the others. TPR: share of its training pairs detected at the stated "
-    "false positive rate. Intervals: Student's t over members, which share their attackers, and a bootstrap over pairs."
+    "Each member is attacked with the help of the others. TPR: share of its training pairs "
+    "detected at the stated "
+    "false positive rate. Intervals: Student's t over members, which share their attackers, and "
+    "a bootstrap over pairs."
 )
 MEASURES = {  # name in the verdict → label and help
     "membership_auroc": ("Membership AUROC", glossary.meaning(glossary.AUROC)),
     c.ATTACK_AUROC: (
         "Attack AUROC",
-        "The same for an attacker who has the other members and compares a pair's alignment under members that trained "
+        "The same for an attacker who has the other members and compares a pair's alignment "
+        "under members that trained "
         "on it and under members that did not.",
     ),
     RELIABILITY: (
         "Ranking reliability",
-        "Expected rank agreement of clipmem with a second audit of this size, estimated from two halves of this audit "
+        "Expected rank agreement of clipmem with a second audit of this size, estimated from two "
+        "halves of this audit "
         "(Spearman–Brown): 1 is the same order, 0 is chance.",
     ),
     "image": ("Image part", "The image encoder's part of clipmem. See Encoders."),
     "text": ("Text part", "The text encoder's part of clipmem. See Encoders."),
 }
 SHARES_HELP = (
-    "Share of the scored (or candidate) pairs with a 95 % interval, corrected for the noise of clipmem. It does not "
+    "Share of the scored (or candidate) pairs with a 95 % interval, corrected for the noise of "
+    "clipmem. It does not "
     "grow with the number of members, unlike the share of pairs with a small q."
 )
 
@@ -75,19 +87,40 @@ def draw_sizes(audit: Audit, verdict: dict[str, Any]) -> None:
             show_text(f"{score}: {use}")
     with st.grid(4, min_column_width=150) as grid:
         grid.metric("Pairs", f"{count_pairs_of(audit):,}", border=True)
-        grid.metric("Members", str(len(record.members)), border=True, help=glossary.meaning(glossary.MEMBER))
+        grid.metric(
+            "Members", str(len(record.members)), border=True, help=glossary.meaning(glossary.MEMBER)
+        )
         protocol = f"{glossary.meaning(glossary.PROTOCOL)} Here: {PROTOCOLS[record.protocol]}"
         grid.metric("Protocol", record.protocol, border=True, help=protocol)
-        grid.metric("Quarantined", f"{len(quarantine):,}", border=True, help="Input rows that could not be used.")
+        grid.metric(
+            "Quarantined",
+            f"{len(quarantine):,}",
+            border=True,
+            help="Input rows that could not be used.",
+        )
     if len(quarantine):
-        with st.expander(f"Quarantine: {len(quarantine):,} input rows and why", icon=":material/inventory_2:"):
+        with st.expander(
+            f"Quarantine: {len(quarantine):,} input rows and why", icon=":material/inventory_2:"
+        ):
             first = quarantine.head(QUARANTINE_ROWS)
-            st.dataframe(first, hide_index=True, alt="Quarantined input rows with their source, id and reason")
+            st.dataframe(
+                first,
+                hide_index=True,
+                alt="Quarantined input rows with their source, id and reason",
+            )
             if len(quarantine) > QUARANTINE_ROWS:
-                st.caption(f"The first {QUARANTINE_ROWS:,}; quarantine.parquet in the audit's folder has all.")
+                st.caption(
+                    f"The first {QUARANTINE_ROWS:,}; quarantine.parquet in the audit's folder "
+                    "has all."
+                )
     if estimates := whole_rows(verdict):
-        with st.expander(f"Estimates for all {record.sampled_of:,} pairs", icon=":material/query_stats:"):
-            _draw_table(pd.DataFrame(estimates, columns=list(WHOLE_HEAD)), alt="Estimates with their intervals")
+        with st.expander(
+            f"Estimates for all {record.sampled_of:,} pairs", icon=":material/query_stats:"
+        ):
+            _draw_table(
+                pd.DataFrame(estimates, columns=list(WHOLE_HEAD)),
+                alt="Estimates with their intervals",
+            )
             show_text(BASIS)
 
 
@@ -110,10 +143,16 @@ def draw_groups(audit: Audit, verdict: dict[str, Any]) -> None:
         _draw_table(table, alt="Mean clipmem of each group with its interval")
         kinds = dict.fromkeys(filter(None, groups["kind"]))
         if kinds:
-            intervals = "; ".join(f"mean ± 1 {kind}" if kind.startswith("SD") else kind for kind in kinds)
+            intervals = "; ".join(
+                f"mean ± 1 {kind}" if kind.startswith("SD") else kind for kind in kinds
+            )
             show_text(f"low and high: {intervals}")
         attacks = verdict.get("attacks", [])
-        values = verdict | verdict.get("encoders", {}) | {c.ATTACK_AUROC: attacks[0]["value"] if attacks else None}
+        values = (
+            verdict
+            | verdict.get("encoders", {})
+            | {c.ATTACK_AUROC: attacks[0]["value"] if attacks else None}
+        )
         with st.grid(2, min_column_width=140) as grid:
             for name, (label, help_text) in MEASURES.items():
                 if values.get(name) is not None:
@@ -132,13 +171,22 @@ def draw_exceeding(verdict: dict[str, Any]) -> None:
     st.subheader("Distribution of memorization", anchor=False)
     shares = verdict.get("exceeding")
     if not shares:
-        st.caption("Not available: this needs 50 pairs and values of at least three times the noise of clipmem.")
+        st.caption(
+            "Not available: this needs 50 pairs and values of at least three times the noise of "
+            "clipmem."
+        )
         return
     texts = [(row["size"], "{share:.1%} ({low:.1%} to {high:.1%})".format(**row)) for row in shares]
     columns = {"size": st.column_config.NumberColumn("clipmem above", format="%.2f")}
     columns["share"] = st.column_config.TextColumn("share of pairs", help=SHARES_HELP)
     table = pd.DataFrame(texts, columns=["size", "share"])
-    st.dataframe(table, hide_index=True, column_config=columns, width=420, alt="Share of pairs above each clipmem")
+    st.dataframe(
+        table,
+        hide_index=True,
+        column_config=columns,
+        width=420,
+        alt="Share of pairs above each clipmem",
+    )
 
 
 def draw_tables(audit: Audit, verdict: dict[str, Any]) -> None:

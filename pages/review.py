@@ -26,6 +26,11 @@ with explained_errors():
     else:
         st.info("No pair fits this selection.", icon=":material/search_off:")
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.page_link(BROWSE, label="Filter in Browse", icon=":material/grid_view:", query_params=link(audit, listed))
+        st.page_link(
+            BROWSE,
+            label="Filter in Browse",
+            icon=":material/grid_view:",
+            query_params=link(audit, listed),
+        )
         show_text(" · ".join(text for text, _ in conditions(listed)))
         draw_keys(REVIEW_KEYS)

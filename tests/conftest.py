@@ -36,22 +36,25 @@ settings.load_profile("unhurried")
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """One process more than cores: a third of a run's time some tests wait, for browsers, clusters and clocks."""
+    """One process more than cores: a third of a run's time some tests wait, for browsers, clusters
+    and clocks."""
     return workers.cores() + 1
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _few_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Make tests fast: members train and pictures are decoded in the test's process; sets, tokenizer and
-    Streamlit's list of components are cached; and no test waits for the disk.
+    """Make tests fast: members train and pictures are decoded in the test's process; sets,
+    tokenizer and Streamlit's list of components are cached; and no test waits for the disk.
 
-    Processes have tests of their own: pairs/test_workers, pairs/test_pixels, audits/test_executor, test_preflight,
-    test_smoke.
+    Processes have tests of their own: pairs/test_workers, pairs/test_pixels, audits/test_executor,
+    test_preflight, test_smoke.
     """
 
     def drawn_once(folder: Path, *, pairs: int, seed: int) -> None:
         name = f"drawn-{pairs}-{seed}"
-        drawn = made_once(tmp_path_factory, name, lambda empty: draw_scenes(empty, pairs=pairs, seed=seed))
+        drawn = made_once(
+            tmp_path_factory, name, lambda empty: draw_scenes(empty, pairs=pairs, seed=seed)
+        )
         shutil.copytree(drawn, folder, dirs_exist_ok=True)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -60,7 +63,9 @@ def _few_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setattr(pipeline, "local_processes", in_process)
         patch.setattr(lab_training, "local_processes", in_process)
         patch.setattr(factory, "SimpleTokenizer", functools.cache(SimpleTokenizer))
-        patch.setattr(manifest_scanner, "scan_component_manifests", functools.cache(scan_component_manifests))
+        patch.setattr(
+            manifest_scanner, "scan_component_manifests", functools.cache(scan_component_manifests)
+        )
         patch.setattr(pixels, "map_chunks", _map_chunks_here)
         yield
 
@@ -82,7 +87,8 @@ def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @dataclass(frozen=True)
 class Made:
-    """A data folder with an audit of the drawn set in each protocol; the ensemble grew from one repeat to two."""
+    """A data folder with an audit of the drawn set in each protocol; the ensemble grew from one
+    repeat to two."""
 
     data: Path
 
@@ -107,13 +113,18 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
 
 @pytest.fixture(scope="session")
 def typed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder with an audit of locked towers that was typed on a command line, and what it printed."""
+    """A data folder with an audit of locked towers that was typed on a command line, and what it
+    printed."""
     return made_once(tmp_path_factory, "typed", type_it)
 
 
 def type_it(data: Path) -> None:
     errors = io.StringIO()
-    with (data / "printed.txt").open("w") as printed, redirect_stdout(printed), redirect_stderr(errors):
+    with (
+        (data / "printed.txt").open("w") as printed,
+        redirect_stdout(printed),
+        redirect_stderr(errors),
+    ):
         code = main(["audit", "scenes", "--name", "scenes", *LOCKED])
     assert (code, errors.getvalue()) == (0, "")
 

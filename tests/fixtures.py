@@ -1,4 +1,5 @@
-"""Fixtures and factories of synthetic results: finished audits with hostile captions, benchmarks, jobs."""
+"""Fixtures and factories of synthetic results: finished audits with hostile captions, benchmarks,
+jobs."""
 
 import hashlib
 import os
@@ -32,7 +33,8 @@ from clipmem_core.scores.registry import SCORE_COLUMNS
 from clipmem_core.studies.benchmark_results import BENCHMARK, Benchmark, Piece, benchmark_of
 
 HOSTILE = [
-    "<script>document.title = 'taken'</script><b>bold</b><img src=x onerror=\"document.title='taken'\">",
+    "<script>document.title = 'taken'</script><b>bold</b><img src=x "
+    "onerror=\"document.title='taken'\">",
     "costs $5 and $latex^2$ or $$\\frac{1}{2}$$",
     "[click me](javascript:alert(1)) ![x](https://example.org/x.png)",
     ":material/delete: :red[red] :smile: :streamlit: :blue-badge[badge]",
@@ -49,12 +51,17 @@ GROUP_SIZES = {
     "ensemble": {"scored": 80, "external": 20},
     "paper": {"candidate": 20, "independent": 20, "shared": 40, "external": 20},
 }
-MEMBERS = {"ensemble": ("r0-f0", "r0-f1", "r1-f0", "r1-f1"), "paper": ("f-0", "g-0", "f-1", "g-1", "f-2", "g-2")}
+MEMBERS = {
+    "ensemble": ("r0-f0", "r0-f1", "r1-f0", "r1-f1"),
+    "paper": ("f-0", "g-0", "f-1", "g-1", "f-2", "g-2"),
+}
 QUARANTINED = 120
 CENTRES = {"candidate": 0.3, "scored": 0.3, "independent": -0.3, "shared": -0.02, "external": -0.01}
 
 
-def make_audit(data: Path, name: str = "made", *, protocol: str = "ensemble", seed: int = 0) -> Audit:
+def make_audit(
+    data: Path, name: str = "made", *, protocol: str = "ensemble", seed: int = 0
+) -> Audit:
     """Write a finished audit below a data folder, its pictures beside it."""
     rng, sizes = np.random.default_rng(seed), GROUP_SIZES[protocol]
     root, groups = data / "sets" / name, np.repeat(list(sizes), list(sizes.values()))
@@ -65,10 +72,24 @@ def make_audit(data: Path, name: str = "made", *, protocol: str = "ensemble", se
         size = tuple(int(side) for side in rng.integers(60, 160, size=2))
         image = f"images/{number:03d}.png"
         Image.new("RGB", size, colour).save(root / image)
-        captions = [f"a {colour} {shape}", f"one {shape}, painted {colour}", f"{shape} in {colour} on a plain ground"]
+        captions = [
+            f"a {colour} {shape}",
+            f"one {shape}, painted {colour}",
+            f"{shape} in {colour} on a plain ground",
+        ]
         captions[:1] = HOSTILE[number : number + 1] or captions[:1]
         digest = hashlib.sha256((root / image).read_bytes()).hexdigest()
-        rows.append((image, image, captions, shape, *size, digest, "miscaption" if number % 10 == 0 else None))
+        rows.append(
+            (
+                image,
+                image,
+                captions,
+                shape,
+                *size,
+                digest,
+                "miscaption" if number % 10 == 0 else None,
+            )
+        )
     pairs = pd.DataFrame(rows, columns=c.PAIR_COLUMNS)
     scores, record = made_scores(pairs, groups, rng), made_record(name, root, protocol, groups)
     return write_audit(data / "audits" / name, record, pairs, scores, groups, rng)
@@ -82,10 +103,17 @@ def write_audit(
     groups: np.ndarray,
     rng: np.random.Generator,
 ) -> Audit:
-    """Write every file of a finished audit but those of its members; quarantine.parquet has hostile reasons."""
+    """Write every file of a finished audit but those of its members; quarantine.parquet has hostile
+    reasons."""
     folder.mkdir(parents=True, exist_ok=True)
     membership = made_membership(groups, record.protocol, rng)
-    metrics = ["image_to_text_R@1", "image_to_text_R@5", "text_to_image_R@5", "linear_probe", "zero_shot"]
+    metrics = [
+        "image_to_text_R@1",
+        "image_to_text_R@5",
+        "text_to_image_R@5",
+        "linear_probe",
+        "zero_shot",
+    ]
     rows = [(name, metric, rng.uniform(0.2, 0.6)) for name in record.members for metric in metrics]
     utility = pd.DataFrame(rows, columns=c.UTILITY_COLUMNS)
     quarantined = [(f"captions.csv:{row}", None, HOSTILE[row % 8]) for row in range(QUARANTINED)]
@@ -115,13 +143,18 @@ def caption_rows(audit: Audit) -> pd.DataFrame:
     """Return the pair_id of each caption, its number in the pair, and scores of 0."""
     texts = audit.pairs.explode(c.CAPTIONS).reset_index(drop=True)
     names = (c.SIMILARITY_OUT, c.MARGIN_OUT, c.P_PAIR, c.P_CAPTION, c.P_WORD, c.P_WRONG)
-    return texts[[c.PAIR_ID]].assign(caption=texts.groupby(c.PAIR_ID).cumcount(), **dict.fromkeys(names, 0.0))
+    return texts[[c.PAIR_ID]].assign(
+        caption=texts.groupby(c.PAIR_ID).cumcount(), **dict.fromkeys(names, 0.0)
+    )
 
 
 def write_words(audit: Audit) -> pd.DataFrame:
-    """Write words.parquet with the last word of each caption, which is surprising, and a likelier one."""
+    """Write words.parquet with the last word of each caption, which is surprising, and a likelier
+    one."""
     texts = audit.pairs[c.CAPTIONS].explode()
-    table = caption_rows(audit)[[c.PAIR_ID, c.CAPTION]].assign(probability=0.003, surprise=3.0, p_wrong=0.9)
+    table = caption_rows(audit)[[c.PAIR_ID, c.CAPTION]].assign(
+        probability=0.003, surprise=3.0, p_wrong=0.9
+    )
     table[c.WORD] = [text.split()[-1] for text in texts]
     table[c.START] = [text.rindex(word) for text, word in zip(texts, table[c.WORD], strict=True)]
     table[c.BETTER], table[c.BETTER_PROBABILITY] = [["fox<b>"]] * len(table), [[0.71]] * len(table)
@@ -142,13 +175,19 @@ def made_scores(pairs: pd.DataFrame, groups: np.ndarray, rng: np.random.Generato
     null = ~np.isin(groups, ["candidate", "independent", "scored"])
     scores.loc[null, ["misfit", "learned", "q_value"]] = np.nan
     scores["log_probability_second"] = np.nan  # one round of training
-    scores["suspicion"], scores["review_place"] = scores["misfit"], scores["misfit"].rank(ascending=False)
-    scores["p_wrong"] = pd.Series(rng.uniform(size=len(pairs))).where(scores["review_place"].notna())
+    scores["suspicion"], scores["review_place"] = (
+        scores["misfit"],
+        scores["misfit"].rank(ascending=False),
+    )
+    scores["p_wrong"] = pd.Series(rng.uniform(size=len(pairs))).where(
+        scores["review_place"].notna()
+    )
     return scores
 
 
 def made_record(name: str, root: Path, protocol: str, groups: np.ndarray) -> Record:
-    """Return the config.json of an audit of pairs in these groups, with its pictures below `root`."""
+    """Return the config.json of an audit of pairs in these groups, with its pictures below
+    `root`."""
     members = MEMBERS[protocol]
     counts = {"members": len(members), "seeds": 3 if protocol == "paper" else 1}
     options = {"device": "cpu", "precision": "amp_bf16", "threads": 1}
@@ -177,26 +216,43 @@ def made_record(name: str, root: Path, protocol: str, groups: np.ndarray) -> Rec
 
 
 def made_membership(groups: np.ndarray, protocol: str, rng: np.random.Generator) -> Membership:
-    """Draw the training pairs: one member of each repeat leaves a scored pair out; f and g as in the paper."""
+    """Draw the training pairs: one member of each repeat leaves a scored pair out; f and g as in
+    the paper."""
     if protocol == "ensemble":
         folds = rng.integers(0, 2, (2, len(groups)))
-        trained = [(folds[repeat] != fold) & (groups == "scored") for repeat in (0, 1) for fold in (0, 1)]
+        trained = [
+            (folds[repeat] != fold) & (groups == "scored") for repeat in (0, 1) for fold in (0, 1)
+        ]
     else:
-        trained = [np.isin(groups, ["shared", group]) for _ in range(3) for group in ("candidate", "independent")]
+        trained = [
+            np.isin(groups, ["shared", group])
+            for _ in range(3)
+            for group in ("candidate", "independent")
+        ]
     return Membership(groups, MEMBERS[protocol], np.stack(trained))
 
 
-def made_verdict(scores: pd.DataFrame, utility: pd.DataFrame, config: AuditConfig) -> dict[str, object]:
+def made_verdict(
+    scores: pd.DataFrame, utility: pd.DataFrame, config: AuditConfig
+) -> dict[str, object]:
     """Return verdict.json for made-up numbers, with checks whose advice holds Markdown."""
     spread = scores.groupby("group")["clipmem"].agg(["size", "mean", "std"])
     groups = [
-        {"group": group, "n": int(n), "mean": mean, "low": mean - std, "high": mean + std, "kind": "SD over pairs"}
+        {
+            "group": group,
+            "n": int(n),
+            "mean": mean,
+            "low": mean - std,
+            "high": mean + std,
+            "kind": "SD over pairs",
+        }
         for group, n, mean, std in spread.itertuples()
     ]
     injected = np.arange(len(scores)) % 10 == 0
     detectors = {"misfit": 0.86, "similarity_out": 0.81, "similarity_in": 0.65}
     values = {
-        name: injected + np.random.default_rng(0).normal(size=len(scores)) / auc for name, auc in detectors.items()
+        name: injected + np.random.default_rng(0).normal(size=len(scores)) / auc
+        for name, auc in detectors.items()
     }
     summary = {
         "groups": groups,
@@ -204,7 +260,9 @@ def made_verdict(scores: pd.DataFrame, utility: pd.DataFrame, config: AuditConfi
             {"injected": "miscaption", "n": 10, "clipmem": 0.55, "similarity_out": 0.1},
             {"injected": "none", "n": 90, "clipmem": 0.25, "similarity_out": 0.3},
         ],
-        "detection": records(detection_table(values, injected, n_boot=10)) if len(scores) < 1000 else [],
+        "detection": records(detection_table(values, injected, n_boot=10))
+        if len(scores) < 1000
+        else [],
         "membership_auroc": 0.93,
         "membership_auroc_by_member": dict.fromkeys(MEMBERS[config.protocol], 0.93),
         "ranking_stability": 0.73,
@@ -246,12 +304,16 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Audit]:
     """A finished audit of each protocol, made once; not to be changed."""
     folder = tmp_path_factory.mktemp("made")
-    return {protocol: make_audit(folder, protocol, protocol=protocol) for protocol in ("ensemble", "paper")}
+    return {
+        protocol: make_audit(folder, protocol, protocol=protocol)
+        for protocol in ("ensemble", "paper")
+    }
 
 
 @pytest.fixture
 def copy(made: dict[str, Audit], data: Path) -> Copy:
-    """Copy a made audit into the test's data folder under a name; the pictures stay where they are."""
+    """Copy a made audit into the test's data folder under a name; the pictures stay where they
+    are."""
 
     def copied(protocol: str = "ensemble", *, name: str = "made") -> Audit:
         return Audit(Path(shutil.copytree(made[protocol].folder, data / "audits" / name)))
@@ -265,22 +327,29 @@ Embeddings = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
 def embed(audit: Audit, *, seed: int = 0) -> Embeddings:
-    """Write the members' indexes and return what is in them: image and text float32 [n_pairs, DIM] of each member."""
+    """Write the members' indexes and return what is in them: image and text float32 [n_pairs, DIM]
+    of each member."""
     rng, n_pairs = np.random.default_rng(seed), len(audit.membership)
     return {name: embed_member(audit, name, rng, n_pairs) for name in audit.record.members}
 
 
-def embed_member(audit: Audit, name: str, rng: np.random.Generator, n_pairs: int) -> tuple[np.ndarray, np.ndarray]:
+def embed_member(
+    audit: Audit, name: str, rng: np.random.Generator, n_pairs: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Write one member's indexes: means of unit vectors, whose lengths differ."""
     image, text = (rng.normal(size=(3, n_pairs, DIM)) for _ in "it")
-    means = [(v / np.linalg.norm(v, axis=2, keepdims=True)).mean(axis=0).astype(np.float32) for v in (image, text)]
+    means = [
+        (v / np.linalg.norm(v, axis=2, keepdims=True)).mean(axis=0).astype(np.float32)
+        for v in (image, text)
+    ]
     audit.member(name).mkdir(parents=True, exist_ok=True)
     for side, mean in zip(("image", "text"), means, strict=True):
         write_vectors(audit.member(name) / f"{side}.faiss", [mean])
     return means[0], means[1]
 
 
-# In place of `jobs.PROGRAM`: runs the text behind the first argument, whose variable `code` is the exit code.
+# In place of `jobs.PROGRAM`: runs the text behind the first argument, whose variable `code` is the
+# exit code.
 SCRIPTS = (
     sys.executable,
     "-c",
@@ -300,7 +369,12 @@ sys.exit(run_job(Path(sys.argv[1]), sys.argv[2:], run))
 
 
 def leave_job(
-    folder: Path, *, running: bool = False, exit_code: int | None = None, said: str = "", pid: int = 0
+    folder: Path,
+    *,
+    running: bool = False,
+    exit_code: int | None = None,
+    said: str = "",
+    pid: int = 0,
 ) -> None:
     """Leave the job of a folder in `jobs`, which has printed something."""
     folder.mkdir(parents=True)
@@ -312,15 +386,25 @@ def leave_job(
         (folder / "exit_code").write_text(f"{exit_code}\n")
 
 
-def make_benchmark(name: str, *, root: str, fingerprint: str = "another", injections: int = 3) -> Benchmark:
-    """Write a benchmark into the data folder: every kind at its shares, and better detectors first."""
+def make_benchmark(
+    name: str, *, root: str, fingerprint: str = "another", injections: int = 3
+) -> Benchmark:
+    """Write a benchmark into the data folder: every kind at its shares, and better detectors
+    first."""
     benchmark, rng = benchmark_of(name), np.random.default_rng(0)
     (benchmark.folder / "injections").mkdir(parents=True)
     config = as_dict(preset_config("tiny")) | {"members": 4}
-    request: dict[str, Any] = {"source": "scenes", "root": root, "config": config, "dataset_fingerprint": fingerprint}
+    request: dict[str, Any] = {
+        "source": "scenes",
+        "root": root,
+        "config": config,
+        "dataset_fingerprint": fingerprint,
+    }
     write_json(benchmark.folder / BENCHMARK, request | {"machine": machine()})
     for kind, error in ERROR_KINDS.items():
-        for piece in (Piece(kind, share, seed) for share in error.shares for seed in range(injections)):
+        for piece in (
+            Piece(kind, share, seed) for share in error.shares for seed in range(injections)
+        ):
             write_json(benchmark.result(piece), _result(piece, rng))
     return benchmark
 

@@ -1,4 +1,5 @@
-"""Commands in real processes that start at once: one process imports the package, and each command is a fork of it."""
+"""Commands in real processes that start at once: one process imports the package, and each command
+is a fork of it."""
 
 import contextlib
 import functools
@@ -48,11 +49,18 @@ class Server:
         self._folder, self._process, self._count = folder, None, 0
 
     def start(self, *arguments: str, data: Path, before: str = "", **environment: str) -> Forked:
-        """Start `python -m clipmem_core` with arguments on a data folder, after some code was run in its process."""
+        """Start `python -m clipmem_core` with arguments on a data folder, after some code was run
+        in its process."""
         self._count += 1
         out, err = (str(self._folder / f"{self._count}.{kind}") for kind in ("out", "err"))
         environment = {**environment, "CLIPMEM_DATA": str(data)}
-        request = {"arguments": arguments, "before": before, "environment": environment, "out": out, "err": err}
+        request = {
+            "arguments": arguments,
+            "before": before,
+            "environment": environment,
+            "out": out,
+            "err": err,
+        }
         return Forked(self, request)
 
     def ask(self, request: dict[str, Any]) -> Any:

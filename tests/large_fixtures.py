@@ -24,8 +24,11 @@ CAPTIONS = [0.55, 0.15, 0.1, 0.1, 0.1]  # share of the pairs with 1, 2, … capt
 SYLLABLES = [consonant + vowel for consonant in "bdfgklmnprstvz" for vowel in "aeiou"]
 
 
-def make_large_audit(data: Path, name: str = "million", *, pairs: int = 1_000_000, seed: int = 0) -> Audit:
-    """Write a finished audit below a data folder, a million pairs in less than a minute, its pictures beside it."""
+def make_large_audit(
+    data: Path, name: str = "million", *, pairs: int = 1_000_000, seed: int = 0
+) -> Audit:
+    """Write a finished audit below a data folder, a million pairs in less than a minute, its
+    pictures beside it."""
     rng, root = np.random.default_rng(seed), data / "sets" / name
     groups = np.where(rng.random(pairs) < EXTERNAL, c.EXTERNAL, c.SCORED)
     groups[: len(HOSTILE)] = c.SCORED
@@ -69,7 +72,8 @@ def _pairs(pictures: pd.DataFrame, groups: np.ndarray, rng: np.random.Generator)
 
 
 def _captions(n: int, rng: np.random.Generator) -> pd.Series:
-    """Return the captions of n pairs as a column of lists; the first pairs have the hostile ones."""
+    """Return the captions of n pairs as a column of lists; the first pairs have the hostile
+    ones."""
     each = rng.choice(len(CAPTIONS), n, p=CAPTIONS) + 1
     each[: len(HOSTILE)] = 1
     lengths = rng.integers(5, 15, each.sum())
@@ -102,11 +106,15 @@ BLOCK = 50_000
 
 
 def make_features(folder: Path, *, pairs: int, dim: int = 512, seed: int = 0) -> Path:
-    """Write the features of pairs, float16 [pairs, dim] a side, and return the path of their table."""
+    """Write the features of pairs, float16 [pairs, dim] a side, and return the path of their
+    table."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     concepts = rng.standard_normal((CONCEPTS, LATENT), dtype=np.float32)
-    spread = {side: rng.standard_normal((LATENT, dim), dtype=np.float32) / LATENT**0.5 for side in ("image", "text")}
+    spread = {
+        side: rng.standard_normal((LATENT, dim), dtype=np.float32) / LATENT**0.5
+        for side in ("image", "text")
+    }
     table = folder / "pairs.parquet"
     schema = pa.schema([("image", pa.string()), ("caption", pa.string())])
     with (
@@ -123,12 +131,17 @@ def make_features(folder: Path, *, pairs: int, dim: int = 512, seed: int = 0) ->
             pair = rng.standard_normal((len(rows), LATENT), dtype=np.float32)
             latent = (1 - SPREAD**2) ** 0.5 * concepts[concept] + SPREAD * pair
             for side, file in (("image", image), ("text", text)):
-                seen = latent + SIDE_NOISE * rng.standard_normal((len(rows), LATENT), dtype=np.float32)
+                seen = latent + SIDE_NOISE * rng.standard_normal(
+                    (len(rows), LATENT), dtype=np.float32
+                )
                 noise = rng.standard_normal((len(rows), dim), dtype=np.float32)
                 file.write((seen @ spread[side] + NOISE * noise).astype(np.float16).tobytes())
             columns = {
                 "image": [f"{n // 10_000:03d}/{n:07d}.jpg" for n in rows],
-                "caption": [f"a {_word(int(k))} with {_word(n)}" for n, k in zip(rows.tolist(), concept, strict=True)],
+                "caption": [
+                    f"a {_word(int(k))} with {_word(n)}"
+                    for n, k in zip(rows.tolist(), concept, strict=True)
+                ],
             }
             writer.write_table(pa.table(columns))
     return table

@@ -41,7 +41,9 @@ def add_arm(audit: Audit, text: str, *, members: int = 4, **effects: float) -> s
     return name
 
 
-def measure(audit: Audit, arm: str, *, members: int = 4, times: float = 1.0, retrieval: float = 0.0) -> None:
+def measure(
+    audit: Audit, arm: str, *, members: int = 4, times: float = 1.0, retrieval: float = 0.0
+) -> None:
     """Measure members whose memorization is `times` that of the baseline, and more retrieval."""
     table = audit.membership
     for number, member in enumerate(audit.record.members[:members]):
@@ -68,6 +70,8 @@ def make_study(audit: Audit, name: str, arm: str) -> StudyFolder:
     titles = {arm: Arm(parse_arm(lab.read_setting(audit, arm)[0].text).overrides).title}
     write_json(study.folder / "study.json", values | {"arms": titles, "machine": machine()})
     rows = lab.lab_table(audit, [arm, NONE])
-    splits = [rows.assign(split=split, retrieval=rows["retrieval"] + split / 9) for split in range(3)]
+    splits = [
+        rows.assign(split=split, retrieval=rows["retrieval"] + split / 9) for split in range(3)
+    ]
     write_table(study.folder / "arms.parquet", pd.concat(splits, ignore_index=True))
     return study

@@ -1,4 +1,5 @@
-"""Made-up results on an audit's encoders: units of its members, and paradigms. Nothing is trained."""
+"""Made-up results on an audit's encoders: units of its members, and paradigms. Nothing is
+trained."""
 
 import itertools
 from pathlib import Path
@@ -20,12 +21,15 @@ def make_members(audit: Audit) -> None:
     for number, name in enumerate(audit.record.members):
         audit.member(name).mkdir(parents=True, exist_ok=True)
         sha256 = f"{number:064d}"
-        record = MemberRecord(name, number, audit.record.fingerprint, "tiny", 0, MODEL, checkpoint_sha256=sha256)
+        record = MemberRecord(
+            name, number, audit.record.fingerprint, "tiny", 0, MODEL, checkpoint_sha256=sha256
+        )
         write_json(audit.member(name) / CONFIG, vars(record))
 
 
 def make_units(audit: Audit) -> pd.DataFrame:
-    """Write the units of an audit's members, and the references of the first; return those of the members.
+    """Write the units of an audit's members, and the references of the first; return those of the
+    members.
 
     The last unit of each encoder is silent.
     """
@@ -37,8 +41,14 @@ def make_units(audit: Audit) -> pd.DataFrame:
         _write(t.table_file(audit, name), table)
         table.insert(0, "member", name)
         tables.append(table)
-    references = [_units(rng, np.arange(20), ids).assign(reference=name) for name in (t.BEFORE, t.SEEN, t.UNSEEN)]
-    _write(t.table_file(audit, audit.record.members[0], t.REFERENCES), pd.concat(references, ignore_index=True))
+    references = [
+        _units(rng, np.arange(20), ids).assign(reference=name)
+        for name in (t.BEFORE, t.SEEN, t.UNSEEN)
+    ]
+    _write(
+        t.table_file(audit, audit.record.members[0], t.REFERENCES),
+        pd.concat(references, ignore_index=True),
+    )
     return pd.concat(tables, ignore_index=True)
 
 
@@ -58,19 +68,36 @@ def _write(path: Path, table: pd.DataFrame) -> None:
     write_table(path, table)
 
 
-def paradigm_rows(means: dict[str, float], *, seeds: int = 3, layers: int = 4, spread: float = 0.001) -> pd.DataFrame:
-    """Return a table as that of paradigms.csv: UnitMem rises by .01 a layer from a paradigm's mean at the first."""
+def paradigm_rows(
+    means: dict[str, float], *, seeds: int = 3, layers: int = 4, spread: float = 0.001
+) -> pd.DataFrame:
+    """Return a table as that of paradigms.csv: UnitMem rises by .01 a layer from a paradigm's mean
+    at the first."""
     rows = []
-    for (paradigm, mean), seed, layer in itertools.product(means.items(), range(seeds), range(1, layers + 1)):
+    for (paradigm, mean), seed, layer in itertools.product(
+        means.items(), range(seeds), range(1, layers + 1)
+    ):
         value = mean + 0.01 * (layer - 1) + spread * (seed - (seeds - 1) / 2)
-        rows.append({"paradigm": paradigm, "seed": seed, "layer": layer, "units": 8, "silent": 0, "clipped": 0.3})
+        rows.append(
+            {
+                "paradigm": paradigm,
+                "seed": seed,
+                "layer": layer,
+                "units": 8,
+                "silent": 0,
+                "clipped": 0.3,
+            }
+        )
         rows[-1] |= {"unitmem_mean": value, "unitmem_median": value + 0.1, "median_error": 0.002}
     return pd.DataFrame(rows)
 
 
 def make_paradigms(audit: Audit, means: dict[str, float] | None = None, *, seeds: int = 3) -> None:
-    """Write the table of an audit's paradigms; CLIP lies between the others unless the means say otherwise."""
+    """Write the table of an audit's paradigms; CLIP lies between the others unless the means say
+    otherwise."""
     folder = t.paradigms_folder(audit)
     folder.mkdir(parents=True)
-    table = paradigm_rows(means or dict(zip(t.PARADIGMS, (0.4, 0.5, 0.3), strict=True)), seeds=seeds)
+    table = paradigm_rows(
+        means or dict(zip(t.PARADIGMS, (0.4, 0.5, 0.3), strict=True)), seeds=seeds
+    )
     (folder / t.PARADIGM_TABLE).write_text("# command: made up\n" + table.to_csv(index=False))

@@ -16,7 +16,11 @@ Captured = pytest.CaptureFixture[str]
 
 LONG = "a" * 300
 WRONG = [
-    ("nosuch", "command 'nosuch' is unknown: choose one of inspect, fetch, audit, score, mitigate, study, benchmark,"),
+    (
+        "nosuch",
+        "command 'nosuch' is unknown: choose one of inspect, fetch, audit, score, mitigate, "
+        "study, benchmark,",
+    ),
     ("audit", "the following arguments are required: SOURCE"),
     ("score scenes", "the following arguments are required: --name"),
     ("audit scenes extra", "unrecognized arguments: extra"),
@@ -35,7 +39,10 @@ WRONG = [
     ("audit nowhere.csv", "there is no 'nowhere.csv': give a CSV"),
     ("inspect nowhere", "there is no 'nowhere': give a CSV"),
     ("fetch imagenet", "data set 'imagenet' is unknown: choose one of openclipart, tuxpaint"),
-    ("score scenes --name x --membership m.csv --checkpoints a.pt", "--membership 'm.csv' is not a file"),
+    (
+        "score scenes --name x --membership m.csv --checkpoints a.pt",
+        "--membership 'm.csv' is not a file",
+    ),
     ("export x --format csv --out x.csv", "there is no audit 'x' in"),
     ("units x", "there is no audit 'x' in"),
     ("reaudit x", "there is no audit 'x' in"),
@@ -46,7 +53,10 @@ WRONG = [
     ("results x /nowhere/out.csv", "/nowhere/out.csv must be the name of a file"),
     ("benchmark scenes --out /", "/ must be the name of a file in a folder that exists"),
     (f"audit {LONG} --name x", f"{LONG} cannot be read: File name too long"),
-    (f"score scenes --name x --membership {LONG} --checkpoints a.pt", f"{LONG} is too long a name: choose a shorter"),
+    (
+        f"score scenes --name x --membership {LONG} --checkpoints a.pt",
+        f"{LONG} is too long a name: choose a shorter",
+    ),
 ]
 
 
@@ -57,7 +67,9 @@ def line_of(captured: Captured) -> str:
 
 
 @pytest.mark.parametrize(("typed", "message"), WRONG, ids=[typed[:40] for typed, _ in WRONG])
-def test_wrong_input_is_one_line_and_exit_code_2(typed: str, message: str, data: Path, capsys: Captured) -> None:
+def test_wrong_input_is_one_line_and_exit_code_2(
+    typed: str, message: str, data: Path, capsys: Captured
+) -> None:
     assert main(typed.split()) == 2
     assert line_of(capsys).startswith(f"error: {message}")
     assert not list(data.glob("audits/[!.]*"))
@@ -97,13 +109,25 @@ def test_an_audit_locks_towers_and_what_judges_encoders_trains_them() -> None:
     audit = parse(shlex.split("audit set.csv --lr 0.5")).config
     assert audit == replace(preset_config("locked"), lr=0.5)
     assert parse(shlex.split("study combined set.csv --name x")).config.preset == "small"
-    assert parse(shlex.split("score set.csv --name x --membership m.csv --checkpoints a.pt")).config.preset == "small"
+    assert (
+        parse(
+            shlex.split("score set.csv --name x --membership m.csv --checkpoints a.pt")
+        ).config.preset
+        == "small"
+    )
 
 
 def test_a_switch_that_a_preset_turns_on_is_typed_to_be_off() -> None:
     config = replace(preset_config("locked"), lock_text=False, text_tower="", model="small")
     words = resume_arguments("x", "set.csv", config)
-    assert words == ["set.csv", "--name=x", "--preset=locked", "--model=small", "--no-lock-text", "--text-tower="]
+    assert words == [
+        "set.csv",
+        "--name=x",
+        "--preset=locked",
+        "--model=small",
+        "--no-lock-text",
+        "--text-tower=",
+    ]
     assert parse(["audit", *words]).config == config
 
 
@@ -112,7 +136,11 @@ def test_a_switch_that_a_preset_turns_on_is_typed_to_be_off() -> None:
     [
         (InputError("first line\nsecond line"), 2, "error: first line second line"),
         (RuntimeError("member f-0 failed"), 1, "error: member f-0 failed"),
-        (PermissionError(13, "Permission denied", "/x"), 2, "error: /x may not be used: change its permissions"),
+        (
+            PermissionError(13, "Permission denied", "/x"),
+            2,
+            "error: /x may not be used: change its permissions",
+        ),
         (
             OSError(28, "No space left on device", "/x/y.npz"),
             2,
@@ -123,7 +151,11 @@ def test_a_switch_that_a_preset_turns_on_is_typed_to_be_off() -> None:
     ],
 )
 def test_each_way_to_end_has_its_code_and_one_line(
-    raised: BaseException, code: int, message: str, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+    raised: BaseException,
+    code: int,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Captured,
 ) -> None:
     def fail(name: cli.Name) -> None:
         raise raised
@@ -136,7 +168,9 @@ def test_each_way_to_end_has_its_code_and_one_line(
 def test_the_help_lists_every_command(capsys: Captured) -> None:
     with pytest.raises(SystemExit, match="0"):
         main(["--help"])
-    listed = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
+    listed = [
+        line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith("  ")
+    ]
     assert listed == list(cli.COMMANDS)
     assert {"audit", "export", "map", "list"} <= {*listed}
 
@@ -149,7 +183,11 @@ def test_audits_and_studies_are_listed_with_how_they_stand(data: Path, capsys: C
     (data / "audits/broken").mkdir()
     (data / "audits/broken/config.json").write_text("{")
     assert main(["list"]) == 0
-    rows = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines() if len(line.split()) > 1}
+    rows = {
+        line.split()[0]: line.split()[1:]
+        for line in capsys.readouterr().out.splitlines()
+        if len(line.split()) > 1
+    }
     assert (rows["mine"][0], rows["broken"][0]) == ("finished", "broken")
     assert " ".join(rows["other"]).startswith("not finished")
 
@@ -158,7 +196,9 @@ ROOT = Path(__file__).parents[1]
 READMES = [ROOT / name for name in ("README.md", "data/results/README.md")]
 READMES += [ROOT / "clipmem_core" / "audit" / name for name in ("README.md", "CLUSTER.md")]
 # In a code block a command ends with its line or comment; within a sentence it ends with the quote.
-COMMAND = re.compile(r"`python -m clipmem_core ([^`]+)`|^    python -m clipmem_core ([^#\n]+)", re.MULTILINE)
+COMMAND = re.compile(
+    r"`python -m clipmem_core ([^`]+)`|^    python -m clipmem_core ([^#\n]+)", re.MULTILINE
+)
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)")
 FILE = re.compile(r"`(data/results/[\w.-]+\.csv)`")
 

@@ -4,12 +4,20 @@ from clipmem_core.config import ARM_FIELDS, FIELDS, as_dict, preset_config, swit
 
 
 def test_a_mitigation_can_be_an_arm() -> None:
-    assert {name for name, facts in FIELDS.items() if facts.mitigates or facts.modifies} <= set(ARM_FIELDS)
+    assert {name for name, facts in FIELDS.items() if facts.mitigates or facts.modifies} <= set(
+        ARM_FIELDS
+    )
 
 
 def test_a_mitigation_is_on_unless_it_has_its_default_and_its_modifiers_only_with_it() -> None:
     for preset in ("tiny", "small", "base"):
         assert switched_on(as_dict(preset_config(preset))) == {}
-    assert switched_on({"noise_place": "before", "adaptive_every": 5, "epochs": 9, "stop_epoch": 9}) == {}
-    for on in ({"image_noise": 0.1, "noise_place": "before"}, {"adaptive_rest": 1.0, "adaptive_every": 5}):
+    assert (
+        switched_on({"noise_place": "before", "adaptive_every": 5, "epochs": 9, "stop_epoch": 9})
+        == {}
+    )
+    for on in (
+        {"image_noise": 0.1, "noise_place": "before"},
+        {"adaptive_rest": 1.0, "adaptive_every": 5},
+    ):
         assert switched_on(on | {"text_mask": 0.0}) == on

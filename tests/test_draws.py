@@ -26,7 +26,10 @@ def slow_hash(key: int, *parts: int) -> int:
 
 
 @settings(max_examples=100)
-@given(st.lists(st.integers(0, MASK), min_size=1, max_size=4), st.lists(st.integers(-(2**70), 2**70), max_size=4))
+@given(
+    st.lists(st.integers(0, MASK), min_size=1, max_size=4),
+    st.lists(st.integers(-(2**70), 2**70), max_size=4),
+)
 def test_hashes_equal_those_of_big_integers(keys: list[int], parts: list[int]) -> None:
     fast = hashed(np.array(keys, dtype=np.uint64), *parts)
     assert fast.tolist() == [slow_hash(key, *parts) for key in keys]
@@ -34,7 +37,10 @@ def test_hashes_equal_those_of_big_integers(keys: list[int], parts: list[int]) -
 
 def test_a_draw_depends_on_the_pair_id_alone() -> None:
     ids = ["a", "größe/日本.png", ""]
-    expected = [int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little") for name in ids]
+    expected = [
+        int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
+        for name in ids
+    ]
     assert draw_keys(ids).tolist() == expected
     some = np.random.default_rng(0).permutation(len(KEYS))[:100]
     assert (hashed(KEYS, 3, ORDER, 1)[some] == hashed(KEYS[some], 3, ORDER, 1)).all()
@@ -43,8 +49,14 @@ def test_a_draw_depends_on_the_pair_id_alone() -> None:
 
 def test_draws_are_uniform_and_those_of_other_columns_streams_epochs_and_seeds_unrelated() -> None:
     draws = [uniforms(KEYS, 4, 0, VIEW, 0)]
-    draws += [uniforms(KEYS, 1, *parts) for parts in ((0, ORDER, 0), (0, CAPTION, 0), (0, ORDER, 1), (1, ORDER, 0))]
+    draws += [
+        uniforms(KEYS, 1, *parts)
+        for parts in ((0, ORDER, 0), (0, CAPTION, 0), (0, ORDER, 1), (1, ORDER, 0))
+    ]
     columns = np.concatenate(draws, axis=1)
     assert (columns.min(), columns.max()) == pytest.approx((0, 1), abs=2e-3)
     assert all(stats.kstest(column, "uniform").pvalue > 1e-3 for column in columns.T)
-    assert np.abs(np.corrcoef(columns, rowvar=False) - np.eye(columns.shape[1])).max() < 4 / len(KEYS) ** 0.5
+    assert (
+        np.abs(np.corrcoef(columns, rowvar=False) - np.eye(columns.shape[1])).max()
+        < 4 / len(KEYS) ** 0.5
+    )

@@ -36,11 +36,16 @@ def test_an_index_opens_with_faiss_alone_and_is_mapped(tmp_path: Path, dtype: ty
 @pytest.mark.parametrize("dtype", list(KINDS))
 def test_vectors_are_compared_as_by_scikit_learn(tmp_path: Path, dtype: type) -> None:
     rng = np.random.default_rng(1)
-    vectors, query = rng.normal(size=(3000, 16)).astype(dtype), rng.normal(size=16).astype(np.float32)
+    vectors, query = (
+        rng.normal(size=(3000, 16)).astype(dtype),
+        rng.normal(size=16).astype(np.float32),
+    )
     vectors[7] = 0
     write_vectors(tmp_path / "x.faiss", [vectors])
     stored = read_vectors(tmp_path / "x.faiss")
-    np.testing.assert_allclose(stored.cosines(query), cosine_similarity(query[None], vectors)[0], atol=1e-5)
+    np.testing.assert_allclose(
+        stored.cosines(query), cosine_similarity(query[None], vectors)[0], atol=1e-5
+    )
     rows = np.unique(rng.integers(3000, size=500))
     products = vectors[rows].astype(np.float32) @ query
     found, closest = stored.take(rows).nearest(query, 10)

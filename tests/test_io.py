@@ -11,13 +11,18 @@ import pytest
 from clipmem_core.io import replacing, save_array, shortage, write_once
 
 
-def test_a_disk_that_fails_leaves_the_old_file_and_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_fails_leaves_the_old_file_and_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(_: int) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
     (tmp_path / "a.txt").write_text("old")
     monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(OSError, match=r"Input/output error: '.*a\.txt'"), replacing(tmp_path / "a.txt") as temporary:
+    with (
+        pytest.raises(OSError, match=r"Input/output error: '.*a\.txt'"),
+        replacing(tmp_path / "a.txt") as temporary,
+    ):
         temporary.write_text("new")
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.txt", "old")]
 

@@ -27,9 +27,15 @@ LAYERS = [
 def sources() -> dict[Path, set[str]]:
     """Every source file with the dotted names of what it imports, inside functions too."""
     found = {}
-    for path in (ROOT / "app.py", *(ROOT / "pages").glob("*.py"), *(ROOT / "clipmem_core").rglob("*.py")):
+    for path in (
+        ROOT / "app.py",
+        *(ROOT / "pages").glob("*.py"),
+        *(ROOT / "clipmem_core").rglob("*.py"),
+    ):
         nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
-        found[path] = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+        found[path] = {
+            alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names
+        }
         for node in nodes:
             if isinstance(node, ast.ImportFrom):
                 assert not node.level, f"{path} has a relative import"
@@ -57,7 +63,9 @@ def test_imports_point_one_way_between_packages() -> None:
     for path, imported in packages().items():
         own = layer_of(path)
         beside = {"dataset", "scores"} - {own} if own in ("dataset", "scores") else set()
-        against = {name for name in imported & set(level) if level[name] > level[own] or name in beside}
+        against = {
+            name for name in imported & set(level) if level[name] > level[own] or name in beside
+        }
         assert not against, f"{path} imports {against}"
 
 
@@ -70,12 +78,20 @@ def test_modules_import_each_other_in_no_circle() -> None:
     }
     modules, graph = set(names.values()), {}
     for path, module in names.items():
-        imported = {name.removeprefix("clipmem_core.") for name in sources()[path] if name.startswith("clipmem_core.")}
-        graph[module] = {name if name in modules else name.rpartition(".")[0] for name in imported} & modules - {module}
+        imported = {
+            name.removeprefix("clipmem_core.")
+            for name in sources()[path]
+            if name.startswith("clipmem_core.")
+        }
+        graph[module] = {
+            name if name in modules else name.rpartition(".")[0] for name in imported
+        } & modules - {module}
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
-        raise AssertionError(f"these modules import each other: {' <- '.join(error.args[1])}") from None
+        raise AssertionError(
+            f"these modules import each other: {' <- '.join(error.args[1])}"
+        ) from None
 
 
 def test_only_the_dashboard_imports_streamlit() -> None:
@@ -85,20 +101,36 @@ def test_only_the_dashboard_imports_streamlit() -> None:
 
 def test_dataset_and_scores_import_no_torch() -> None:
     for path, imported in packages().items():
-        assert not imported & {"torch", "open_clip", "torchvision"} or layer_of(path) not in ("dataset", "scores"), path
+        assert not imported & {"torch", "open_clip", "torchvision"} or layer_of(path) not in (
+            "dataset",
+            "scores",
+        ), path
 
 
 def test_pages_import_no_library_that_takes_seconds() -> None:
-    modules = {f"clipmem_core.dashboard.{path.stem}" for path in (ROOT / "clipmem_core/dashboard").glob("*.py")}
+    modules = {
+        f"clipmem_core.dashboard.{path.stem}"
+        for path in (ROOT / "clipmem_core/dashboard").glob("*.py")
+    }
     for path in (ROOT / "pages").glob("*.py"):
-        modules |= {name.rpartition(".")[0] for name in sources()[path] if name.startswith("clipmem_core.")}
-    code = f"import sys, {', '.join(modules)}; print(*{{'torch', 'sklearn', 'scipy.stats'}} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+        modules |= {
+            name.rpartition(".")[0] for name in sources()[path] if name.startswith("clipmem_core.")
+        }
+    code = (
+        f"import sys, {', '.join(modules)}; print(*{{'torch', 'sklearn', 'scipy.stats'}} & "
+        "set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert done.stdout.split() == []
 
 
 def test_imported_packages_are_in_the_requirements() -> None:
-    lines = [*(ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines(), "ray"]  # of --engine ray alone
+    lines = [
+        *(ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines(),
+        "ray",
+    ]  # of --engine ray alone
     named = {re.split(r"[^\w.-]", line)[0].lower().replace("_", "-") for line in lines}
     own = {path.stem for path in (ROOT / "clipmem_core").iterdir()}
     installed = packages_distributions()

@@ -1,4 +1,5 @@
-"""A small audit as it is typed, its exports and every page on it: what must work with any version that is allowed."""
+"""A small audit as it is typed, its exports and every page on it: what must work with any version
+that is allowed."""
 
 from pathlib import Path
 
@@ -13,11 +14,23 @@ FLAGS = "--preset tiny --epochs 2 --members 2 --scenes-pairs 220 --threads 1"
 AUDIT = ["scenes", "--name", "scenes", *FLAGS.split()]
 
 
-def test_an_audit_its_exports_and_every_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_audit_its_exports_and_every_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     process = command("audit", *AUDIT, data=tmp_path)
     assert (process.communicate(timeout=500)[1], process.returncode) == ("", 0)
     monkeypatch.setenv("CLIPMEM_DATA", str(tmp_path))
-    for name, ending in (("csv", "csv"), ("coco", "json"), ("html", "html"), ("decisions", "parquet")):
-        assert main(["export", "scenes", "--format", name, "--out", str(tmp_path / f"{name}.{ending}")]) == 0
+    for name, ending in (
+        ("csv", "csv"),
+        ("coco", "json"),
+        ("html", "html"),
+        ("decisions", "parquet"),
+    ):
+        assert (
+            main(
+                ["export", "scenes", "--format", name, "--out", str(tmp_path / f"{name}.{ending}")]
+            )
+            == 0
+        )
     for page in PAGES:
         assert not open_page(page, audit="scenes").error, page

@@ -17,7 +17,15 @@ from clipmem_core.audit.prepare import pixels_folder
 from clipmem_core.audit.settings import towers_of
 from clipmem_core.audit.store import Audit
 from clipmem_core.config import AuditConfig, InputError
-from clipmem_core.dataset.checks import CHECKS, VERSION, Captions, Pictures, caption_frequencies, check_table, measure
+from clipmem_core.dataset.checks import (
+    CHECKS,
+    VERSION,
+    Captions,
+    Pictures,
+    caption_frequencies,
+    check_table,
+    measure,
+)
 from clipmem_core.dataset.pictures import PictureError
 from clipmem_core.dataset.pixels import open_pixels
 from clipmem_core.io import write_once
@@ -28,7 +36,8 @@ _VERSION_KEY = b"clipmem_checks"  # in the file's metadata
 
 
 def ensure_checks(audit: Audit) -> Path:
-    """Return the file of an audit's checks; compute it if it is missing or of another version of the checks."""
+    """Return the file of an audit's checks; compute it if it is missing or of another version of
+    the checks."""
     path = audit.folder / store.CHECK_TABLE
     try:
         if stored_checks(audit) is None:
@@ -51,7 +60,9 @@ def stored_checks(audit: Audit) -> Path | None:
 
 def _write(audit: Audit, path: Path) -> None:
     record = audit.record
-    pairs = store.read_table(audit.folder / store.PAIRS, columns=[c.PAIR_ID, c.IMAGE, c.WIDTH, c.HEIGHT])
+    pairs = store.read_table(
+        audit.folder / store.PAIRS, columns=[c.PAIR_ID, c.IMAGE, c.WIDTH, c.HEIGHT]
+    )
     pictures = _pictures(audit, pairs)
     frequencies = caption_frequencies(captions for captions, _ in _captions(audit))
     names = [name for name, check in CHECKS.items() if check.of == "captions"]
@@ -99,12 +110,17 @@ def _pictures(audit: Audit, pairs: pd.DataFrame) -> Pictures:
 
 
 def _cut(config: AuditConfig, texts: list[str]) -> np.ndarray | None:
-    """Tell which captions are longer than the text encoder reads, bool [n_captions]; None if that is unknown."""
+    """Tell which captions are longer than the text encoder reads, bool [n_captions]; None if that
+    is unknown."""
     if config.features:
         return None
     try:
         tower = towers_of(config).text if config.lock_text else None
-        context = tower.context if tower else int(model_config(config.model)["text_cfg"].get("context_length", 77))
+        context = (
+            tower.context
+            if tower
+            else int(model_config(config.model)["text_cfg"].get("context_length", 77))
+        )
         sizes = np.array([len(text.encode("utf-8", "surrogatepass")) for text in texts])
         cut = sizes > context - 2  # a token is at least one byte
         if cut.any():

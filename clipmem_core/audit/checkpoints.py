@@ -10,7 +10,14 @@ import pandas as pd
 from clipmem_core import columns as c
 from clipmem_core.audit import settings, store
 from clipmem_core.audit.member import build_member, open_member, trained_model, write_embeddings
-from clipmem_core.audit.pipeline import Progress, Screen, counts, ensure_features, ensure_pixels, finish_audit
+from clipmem_core.audit.pipeline import (
+    Progress,
+    Screen,
+    counts,
+    ensure_features,
+    ensure_pixels,
+    finish_audit,
+)
 from clipmem_core.audit.prepare import load_data_set
 from clipmem_core.audit.setup import check_same, write_audit
 from clipmem_core.audit.store import Audit
@@ -21,21 +28,33 @@ from clipmem_core.training.model import load_weights
 
 COMPARISON = "foreign.parquet"
 COMPARISON_CLAIM = (
-    "difference = alignment under the target − alignment under the reference. It suggests memorization only if the two "
-    "checkpoints differ in nothing but whether they saw the pair; model, data, epochs and seed may differ too."
+    "difference = alignment under the target − alignment under the reference. It suggests "
+    "memorization only if the two "
+    "checkpoints differ in nothing but whether they saw the pair; model, data, epochs and seed "
+    "may differ too."
 )
 TRUE_FALSE = {"true": True, "false": False, "1": True, "0": False}
 
 
 def score_checkpoints(
-    source: str, config: AuditConfig, *, name: str, membership: str, checkpoints: Sequence[str], screen: Screen
+    source: str,
+    config: AuditConfig,
+    *,
+    name: str,
+    membership: str,
+    checkpoints: Sequence[str],
+    screen: Screen,
 ) -> Audit:
     """Score existing checkpoints without training."""
     audit = Audit(store.audits_folder() / store.check_name(name))
     table = read_membership(Path(membership))
     names = [column for column in table.columns if column not in (c.PAIR_ID, c.GROUP)]
     files = _checkpoint_files(checkpoints, names)
-    refused = {"inject-miscaptions": config.inject_miscaptions, "stable": config.stable, "rounds": config.rounds == "2"}
+    refused = {
+        "inject-miscaptions": config.inject_miscaptions,
+        "stable": config.stable,
+        "rounds": config.rounds == "2",
+    }
     for flag, used in refused.items():
         if used:
             raise InputError(f"--{flag} belongs to audit: score trains no members")
@@ -50,7 +69,14 @@ def score_checkpoints(
     )
     with store.acquire_lock(audit.folder, what="audit"):
         fresh = not audit.begun
-        _begin(audit, source, config, files, screen, lambda pairs: align_membership(table, names, pairs))
+        _begin(
+            audit,
+            source,
+            config,
+            files,
+            screen,
+            lambda pairs: align_membership(table, names, pairs),
+        )
         finish_audit(Progress(audit, screen), is_new=fresh)
     return audit
 
@@ -58,7 +84,8 @@ def score_checkpoints(
 def compare_checkpoints(
     source: str, config: AuditConfig, *, name: str, checkpoints: Sequence[str], screen: Screen
 ) -> Path:
-    """Score each pair under a target and a reference checkpoint whose training pairs are unknown."""
+    """Score each pair under a target and a reference checkpoint whose training pairs are
+    unknown."""
     names = ("target-0", "reference-0")
     config = dataclasses.replace(config, protocol="paper", seeds=1, members=2, halves=False)
     audit = Audit(data_folder() / "foreign" / store.check_name(name))
@@ -88,7 +115,9 @@ def compare_checkpoints(
 
 def _checkpoint_files(checkpoints: Sequence[str], names: Sequence[str]) -> dict[str, Path]:
     if len(checkpoints) != len(names):
-        raise InputError(f"--checkpoints must be {len(names)} ({', '.join(names)}), not {len(checkpoints)}")
+        raise InputError(
+            f"--checkpoints must be {len(names)} ({', '.join(names)}), not {len(checkpoints)}"
+        )
     files = {name: Path(path).resolve() for name, path in zip(names, checkpoints, strict=True)}
     for path in files.values():
         if not path.is_file():
@@ -104,13 +133,18 @@ def _begin(
     screen: Screen,
     membership_of: Callable[[pd.DataFrame], Membership],
 ) -> None:
-    """Write the first files of an audit of checkpoints, or refuse one with other files or settings."""
+    """Write the first files of an audit of checkpoints, or refuse one with other files or
+    settings."""
     config = settings.resolve(config)
     if audit.begun:
         check_same(audit, source, config)
-        hashes = {name: audit.member_record(name).checkpoint_sha256 for name in audit.record.members}
+        hashes = {
+            name: audit.member_record(name).checkpoint_sha256 for name in audit.record.members
+        }
         if hashes != {name: store.file_sha256(path) for name, path in files.items()}:
-            raise InputError(f"{audit.name!r} was made from other checkpoints: choose another --name")
+            raise InputError(
+                f"{audit.name!r} was made from other checkpoints: choose another --name"
+            )
         return
     model = build_member(config, settings.towers_of(config), seed=config.seed)
     for file in files.values():  # refuses a broken one before a picture is read
@@ -120,21 +154,37 @@ def _begin(
     membership = membership_of(data_set.pairs)
     screen.say(counts(data_set, membership))
     weights = list(files.values())
-    write_audit(audit, source, config, data_set, data_set.pairs, membership, seconds=0.0, checkpoints=weights)
+    write_audit(
+        audit,
+        source,
+        config,
+        data_set,
+        data_set.pairs,
+        membership,
+        seconds=0.0,
+        checkpoints=weights,
+    )
 
 
 def read_membership(path: Path) -> pd.DataFrame:
-    """Read a membership file: pair_id, and a column per member that is true for its training pairs."""
+    """Read a membership file: pair_id, and a column per member that is true for its training
+    pairs."""
     flag = f"--membership {str(path)!r}"
     if not path.is_file():
         raise InputError(f"{flag} is not a file")
     try:
         parquet = path.suffix == ".parquet"
-        table = pd.read_parquet(path) if parquet else pd.read_csv(path, dtype=str, keep_default_na=False)
+        table = (
+            pd.read_parquet(path)
+            if parquet
+            else pd.read_csv(path, dtype=str, keep_default_na=False)
+        )
     except (OSError, ValueError) as error:
         raise InputError(f"{flag} cannot be read: {str(error).splitlines()[0]}") from None
     if c.PAIR_ID not in table.columns:
-        raise InputError(f"{flag} needs a column pair_id, it has {', '.join(map(str, table.columns))}")
+        raise InputError(
+            f"{flag} needs a column pair_id, it has {', '.join(map(str, table.columns))}"
+        )
     if (repeated := table[c.PAIR_ID].duplicated()).any():
         raise InputError(f"{flag} has pair {table[c.PAIR_ID][repeated].iloc[0]!r} more than once")
     for column in table.columns.difference([c.PAIR_ID, c.GROUP]):
@@ -151,19 +201,27 @@ def align_membership(table: pd.DataFrame, names: Sequence[str], pairs: pd.DataFr
     absent = rows[names[0]].isna().to_numpy()
     if absent.any():
         first = pairs[c.PAIR_ID].to_numpy()[absent][0]
-        raise InputError(f"--membership lacks {absent.sum():,} of {len(pairs):,} pairs, first {first!r}: add them")
+        raise InputError(
+            f"--membership lacks {absent.sum():,} of {len(pairs):,} pairs, first {first!r}: "
+            "add them"
+        )
     trained = np.stack([rows[name].to_numpy(dtype=bool) for name in names])
     group = derive_groups(trained, names)
     if (group == c.EXTERNAL).sum() < 2:
-        raise InputError("--membership has fewer than two pairs that no member trained on: scores need them")
+        raise InputError(
+            "--membership has fewer than two pairs that no member trained on: scores need them"
+        )
     return Membership(group, tuple(names), trained)
 
 
 def derive_groups(trained: np.ndarray, names: Sequence[str]) -> np.ndarray:
-    """Return each pair's group, [n_pairs], by the members trained on it, bool [n_members, n_pairs]."""
+    """Return each pair's group, [n_pairs], by the members trained on it, bool [n_members,
+    n_pairs]."""
     n_trained = trained.sum(axis=0)
     if protocol_of(names) == "ensemble":
-        return np.select([n_trained == 0, n_trained == len(names)], [c.EXTERNAL, c.SHARED], c.SCORED)
+        return np.select(
+            [n_trained == 0, n_trained == len(names)], [c.EXTERNAL, c.SHARED], c.SCORED
+        )
     is_f = np.array([name.startswith("f") for name in names])
     by_f, by_g = trained[is_f].any(axis=0), trained[~is_f].any(axis=0)
     return np.select([by_f & by_g, by_f, by_g], [c.SHARED, c.CANDIDATE, c.INDEPENDENT], c.EXTERNAL)

@@ -1,4 +1,5 @@
-"""Shows the progress and results of an audit on a terminal, and writes its results as a CSV file."""
+"""Shows the progress and results of an audit on a terminal, and writes its results as a CSV
+file."""
 
 import math
 import time
@@ -22,7 +23,13 @@ from clipmem_core.audit.verdict import RELIABILITY, WHOLE_HEAD, summary_lines, u
 from clipmem_core.config import affecting, as_dict
 from clipmem_core.scores.registry import INJECTED, scores_in
 
-MEASURES = ("auroc", "average_precision", "precision_at_k", "auroc_difference", "average_precision_difference")
+MEASURES = (
+    "auroc",
+    "average_precision",
+    "precision_at_k",
+    "auroc_difference",
+    "average_precision_difference",
+)
 SECONDS_BETWEEN_LINES = 1.0  # of counts, on a pipe
 PAGE = "http://localhost:8501/overview"
 
@@ -35,7 +42,12 @@ def command_of(audit: Audit) -> str:
     if config.protocol == "paper" or config.members == 2 * config.folds:
         omitted.append("members")
     values = {name: value for name, value in typed(as_dict(config)).items() if name not in omitted}
-    words = ["python -m clipmem_core audit", audit.record.source, f"--name {audit.name}", f"--preset {config.preset}"]
+    words = [
+        "python -m clipmem_core audit",
+        audit.record.source,
+        f"--name {audit.name}",
+        f"--preset {config.preset}",
+    ]
     return " ".join([*words, *typed_flags(values)])
 
 
@@ -63,18 +75,35 @@ def result_rows(audit: Audit) -> pd.DataFrame:
     for name in ("image", "text", "fit"):
         add("encoders", "scored or candidate", name, verdict["encoders"][name])
     for row in verdict["attacks"]:
-        for unit, kind in (("members", "95% interval over members"), ("pairs", "95% bootstrap over pairs")):
+        for unit, kind in (
+            ("members", "95% interval over members"),
+            ("pairs", "95% bootstrap over pairs"),
+        ):
             low, high = row[f"{unit}_low"], row[f"{unit}_high"]
             if row["value"] is not None and low is not None:
                 interval = {"low": low, "high": high, "kind": kind}
-                add("attack", row["attack"], row["measure"], row["value"], **interval, n=row["targets"])
+                add(
+                    "attack",
+                    row["attack"],
+                    row["measure"],
+                    row["value"],
+                    **interval,
+                    n=row["targets"],
+                )
     utility = audit.utility[~audit.utility[c.METRIC].isin(c.ATTACK_METRICS.values())]
     for metric, values in utility.groupby(c.METRIC, sort=False)[c.VALUE]:
-        spread = {"low": values.min(), "high": values.max(), "kind": "range over members", "n": len(values)}
+        spread = {
+            "low": values.min(),
+            "high": values.max(),
+            "kind": "range over members",
+            "n": len(values),
+        }
         add("utility", "external", str(metric), values.mean(), **spread)
     for name in ("prepare", "members", "scoring"):
         add("seconds", "audit", name, verdict["seconds"][name])
-    return pd.DataFrame(rows, columns=["what", "of", "measure", "value", "low", "high", "kind", "n"])
+    return pd.DataFrame(
+        rows, columns=["what", "of", "measure", "value", "low", "high", "kind", "n"]
+    )
 
 
 def write_results(audit: Audit, path: Path) -> None:
@@ -104,7 +133,10 @@ def write_csv(path: Path, head: Sequence[str], rows: pd.DataFrame) -> None:
 
 def plain(text: str) -> Text:
     """Return foreign text without markup and control characters."""
-    shown = "".join(" " if char in "\t\r\n" else "�" if unicodedata.category(char) == "Cc" else char for char in text)
+    shown = "".join(
+        " " if char in "\t\r\n" else "�" if unicodedata.category(char) == "Cc" else char
+        for char in text
+    )
     return Text(shown)
 
 
@@ -153,10 +185,17 @@ class RichScreen:
                 if not note and not math.isnan(member.loss):
                     note = f"loss {member.loss:.3f}  {member.samples_per_second:,.0f} samples/s"
                 self._bar(f"member {member.name}", member.step, member.steps, note)
-            if self.stages.get(member.name, "waiting") != member.stage and not self.console.is_terminal:
+            if (
+                self.stages.get(member.name, "waiting") != member.stage
+                and not self.console.is_terminal
+            ):
                 self.say(f"member {member.name}: {member.stage}")
             self.stages[member.name] = member.stage
-            if self.batch_size and member.at_chance(self.batch_size) and member.name not in self.warned:
+            if (
+                self.batch_size
+                and member.at_chance(self.batch_size)
+                and member.name not in self.warned
+            ):
                 self.warned.add(member.name)
                 self.say(
                     f"warning: the loss of member {member.name} is at chance ({member.loss:.2f}): "
@@ -164,13 +203,16 @@ class RichScreen:
                 )
 
     def _count(self, what: str, done: int, total: int) -> None:
-        """Show a bar; on a pipe, print a line once a second that repeats the stage, because a page reads one line."""
+        """Show a bar; on a pipe, print a line once a second that repeats the stage, because a page
+        reads one line."""
         if self.console.is_terminal:
             self._bar(what, done, total)
         elif done == total or time.monotonic() - self.counted >= SECONDS_BETWEEN_LINES:
             self.counted = time.monotonic()
             line = f"{done:,} of {total:,} {what}"
-            self.console.print(plain(f"{self.last_line}: {line}" if self.last_line else line), soft_wrap=True)
+            self.console.print(
+                plain(f"{self.last_line}: {line}" if self.last_line else line), soft_wrap=True
+            )
 
     def _bar(self, name: str, done: int, total: int, note: str = "") -> None:
         if name not in self.tasks:
@@ -191,10 +233,23 @@ def show_verdict(audit: Audit) -> None:
     scores = sorted(scores_in(INJECTED), key=lambda name: not name.startswith("clipmem"))
     injected = [row | {"injected error": row["injected"]} for row in verdict["injected"]]
     show("injected errors and other pairs (means)", injected, ["injected error", "n", *scores])
-    show("detector accuracy on injected errors, with 95 % bootstrap intervals", map(_detection, verdict["detection"]))
+    show(
+        "detector accuracy on injected errors, with 95 % bootstrap intervals",
+        map(_detection, verdict["detection"]),
+    )
     attacks = [row for row in verdict["attacks"] if row["value"] is not None]
-    show("attacks on membership, each member by the others", attacks, list(attacks[0])[:-2] if attacks else ())
-    show("utility", [{"metric": name, "mean over members": value} for name, value in verdict["utility"].items()])
+    show(
+        "attacks on membership, each member by the others",
+        attacks,
+        list(attacks[0])[:-2] if attacks else (),
+    )
+    show(
+        "utility",
+        [
+            {"metric": name, "mean over members": value}
+            for name, value in verdict["utility"].items()
+        ],
+    )
     for check in verdict["checks"]:
         mark = {True: ("✓ ", "green"), False: ("✗ ", "red"), None: ("? ", "yellow")}[check["good"]]
         advice = f" → {check['advice']}" if check["advice"] else ""
@@ -209,7 +264,9 @@ def show_verdict(audit: Audit) -> None:
         console.print(Text.assemble("  ", (score, "bold"), f" {use}"), soft_wrap=True)
     console.print()
     console.print(plain(f"{audit.folder}"), soft_wrap=True)
-    console.print(plain(f"browse it: `streamlit run app.py`, then {PAGE}?audit={audit.name}"), soft_wrap=True)
+    console.print(
+        plain(f"browse it: `streamlit run app.py`, then {PAGE}?audit={audit.name}"), soft_wrap=True
+    )
 
 
 def show_audits(states: list[State], studies: list[str]) -> None:
@@ -217,16 +274,26 @@ def show_audits(states: list[State], studies: list[str]) -> None:
     console = Console(highlight=False)
     if states:
         columns = ["name", "state", "data set", "preset", "pairs", "members"]
-        console.print(make_table(f"audits in {audits_folder()}", [state.row for state in states], columns))
+        console.print(
+            make_table(f"audits in {audits_folder()}", [state.row for state in states], columns)
+        )
     else:
-        console.print(plain(f"no audit in {audits_folder()}: python -m clipmem_core audit PATH --name NAME"))
+        console.print(
+            plain(f"no audit in {audits_folder()}: python -m clipmem_core audit PATH --name NAME")
+        )
     if studies:
         console.print(plain(f"studies: {', '.join(studies)}"), soft_wrap=True)
 
 
 def _detection(row: dict[str, Any]) -> dict[str, Any]:
-    """Return a detector's row for the screen: its metrics, and its distance to the best detector."""
-    names = {"score": "score", "AUROC": "auroc", "AP": "average_precision", "P@50": "precision_at_k"}
+    """Return a detector's row for the screen: its metrics, and its distance to the best
+    detector."""
+    names = {
+        "score": "score",
+        "AUROC": "auroc",
+        "AP": "average_precision",
+        "P@50": "precision_at_k",
+    }
     shown = {short: row[name] for short, name in names.items()}
     for short, name in (("AUROC", "auroc"), ("AP", "average_precision")):
         lead, low, high = (row[f"{name}_difference{end}"] for end in ("", "_low", "_high"))
@@ -235,15 +302,29 @@ def _detection(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def make_table(
-    title: str, rows: Sequence[Mapping[Any, Any]], columns: Sequence[str], *, right: Sequence[str] = ()
+    title: str,
+    rows: Sequence[Mapping[Any, Any]],
+    columns: Sequence[str],
+    *,
+    right: Sequence[str] = (),
 ) -> Table:
-    """Return a table for the terminal, foreign text in it plain; numbers and the columns `right` are aligned right."""
+    """Return a table for the terminal, foreign text in it plain; numbers and the columns `right`
+    are aligned right."""
     table = Table(
-        title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
     )
     for column in columns:
-        numbers = column in right or all(isinstance(row.get(column), (int, float, type(None))) for row in rows)
-        table.add_column(column.removeprefix("clipmem_"), justify="right" if numbers else "left", overflow="fold")
+        numbers = column in right or all(
+            isinstance(row.get(column), (int, float, type(None))) for row in rows
+        )
+        table.add_column(
+            column.removeprefix("clipmem_"), justify="right" if numbers else "left", overflow="fold"
+        )
     for row in rows:
         table.add_row(*(_cell(row.get(column)) for column in columns))
     return table

@@ -25,8 +25,13 @@ from clipmem_core.io import keep_memory, shortage
 
 SECONDS_BETWEEN_POLLS = 0.1
 STDERR = ".stderr"
-PROGRAM = (sys.executable, "-m", "clipmem_core.audit.executor")  # a function, a folder and names follow
-# Exit code, plus the error number, of a process that ran out of disk or memory: a full disk takes no message.
+PROGRAM = (
+    sys.executable,
+    "-m",
+    "clipmem_core.audit.executor",
+)  # a function, a folder and names follow
+# Exit code, plus the error number, of a process that ran out of disk or memory: a full disk takes
+# no message.
 RAN_SHORT = 64
 
 
@@ -45,9 +50,9 @@ class Task:
         return (*self.program, *self.names)
 
 
-# An executor runs every task and yields each that has ended, and None in between so that its caller shows progress.
-# A failed task stops the others: InputError if a person can correct it, OSError if its machine ran out of disk or
-# memory, RuntimeError otherwise.
+# An executor runs every task and yields each that has ended, and None in between so that its caller
+# shows progress. A failed task stops the others: InputError if a person can correct it, OSError if
+# its machine ran out of disk or memory, RuntimeError otherwise.
 TaskEvents = Generator[Task | None, None, None]
 Executor = Callable[[Sequence[Task]], TaskEvents]
 
@@ -73,13 +78,16 @@ def run_members(
     watch: Callable[[list[MemberProgress]], None],
     again: bool = False,
 ) -> None:
-    """Train, embed and evaluate every member that is not finished (`again`: in the second round)."""
+    """Train, embed and evaluate every member that is not finished (`again`: in the second
+    round)."""
     folders = second_names(names) if again else names
 
     def progress() -> list[MemberProgress]:
         return [member_progress(audit.folder, name) for name in folders]
 
-    unfinished = [name for name, member in zip(names, progress(), strict=True) if member.stage != "finished"]
+    unfinished = [
+        name for name, member in zip(names, progress(), strict=True) if member.stage != "finished"
+    ]
     tasks = member_tasks(audit, unfinished, threads=threads, blocks=blocks, again=again)
     run_member_tasks(tasks, executor, lambda: watch(progress()))
 
@@ -87,12 +95,18 @@ def run_members(
 def member_tasks(
     audit: Audit, names: Sequence[str], *, threads: int, blocks: int = 0, again: bool = False
 ) -> list[Task]:
-    """Return the tasks that train members (`again`: in the second round), one each or in `blocks` tasks."""
-    program = program_of(f"clipmem_core.audit.member:{'train_second_round' if again else 'run_members'}", audit.folder)
+    """Return the tasks that train members (`again`: in the second round), one each or in `blocks`
+    tasks."""
+    program = program_of(
+        f"clipmem_core.audit.member:{'train_second_round' if again else 'run_members'}",
+        audit.folder,
+    )
     noun = "second training of member" if again else "member"
     blocks = min(blocks or len(names), len(names))
     parts = [names[block::blocks] for block in range(blocks)]
-    return [Task(tuple(map(audit.member, part)), program, tuple(part), threads, noun) for part in parts]
+    return [
+        Task(tuple(map(audit.member, part)), program, tuple(part), threads, noun) for part in parts
+    ]
 
 
 def run_member_tasks(tasks: Sequence[Task], executor: Executor, report: Callable[[], None]) -> None:
@@ -125,7 +139,8 @@ def local_processes(tasks: Sequence[Task], *, at_once: int) -> TaskEvents:
 
 
 def in_this_process(tasks: Sequence[Task]) -> TaskEvents:
-    """Run tasks of `program_of` in this process; an `Executor` for heads, which train faster than Python starts."""
+    """Run tasks of `program_of` in this process; an `Executor` for heads, which train faster than
+    Python starts."""
     import torch
 
     threads = torch.get_num_threads()
@@ -143,7 +158,8 @@ def start(task: Task) -> "subprocess.Popen[bytes]":
         return subprocess.Popen(
             task.command,
             env={**os.environ, **threads, "PYTHONPATH": python_path()},
-            stdin=subprocess.PIPE,  # never written to; when this process ends it closes, and the member exits
+            # never written to; when this process ends it closes, and the member exits
+            stdin=subprocess.PIPE,
             stdout=errors,
             stderr=errors,
         )
@@ -152,10 +168,14 @@ def start(task: Task) -> "subprocess.Popen[bytes]":
 def _check_end(task: Task, code: int) -> None:
     if code == 0:
         return
-    if code > RAN_SHORT and shortage(error := OSError(code - RAN_SHORT, os.strerror(code - RAN_SHORT))):
+    if code > RAN_SHORT and shortage(
+        error := OSError(code - RAN_SHORT, os.strerror(code - RAN_SHORT))
+    ):
         raise error
     path = task.folders[0] / STDERR
-    lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines() or [f"exit code {code}"]
+    lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines() or [
+        f"exit code {code}"
+    ]
     if code == 2 and lines[-1].startswith('{"error"'):
         raise InputError(json.loads(lines[-1])["error"])
     ended = f"was ended by signal {-code}" if code < 0 else f"failed: {lines[-1]}"
@@ -165,14 +185,16 @@ def _check_end(task: Task, code: int) -> None:
 
 
 def _end_with_parent() -> None:
-    """Exit when the parent process ends and closes its pipe; a resumed audit starts this work again."""
+    """Exit when the parent process ends and closes its pipe; a resumed audit starts this work
+    again."""
     if stat.S_ISFIFO(os.fstat(0).st_mode):
         os.read(0, 1)
         os._exit(1)
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run a task. An error is one line of JSON on stderr, or an exit code if disk or memory ran out."""
+    """Run a task. An error is one line of JSON on stderr, or an exit code if disk or memory ran
+    out."""
     logging.getLogger().setLevel(logging.ERROR)
     keep_memory()
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

@@ -1,9 +1,11 @@
 """Detached processes of the dashboard: start, find, read and cancel.
 
-    <data>/jobs/<name>/          of an audit: job.json (pid, start time, arguments) · output.log · exit_code
+    <data>/jobs/<name>/          of an audit: job.json (pid, start time, arguments) · output.log ·
+                                 exit_code
     <data>/jobs/.<kind>/<key>/   of any other work
 
-A job outlives the page and the server. Jobs that train run one at a time; a command in a terminal starts at once.
+A job outlives the page and the server. Jobs that train run one at a time; a command in a terminal
+starts at once.
 """
 
 import contextlib
@@ -33,7 +35,14 @@ CANCEL = "cancel"  # a file that marks a job as cancelled
 UNITS, PARADIGMS = "units", "paradigms"  # commands
 FAILED, WRONG_INPUT, INTERRUPTED = 1, 2, 130  # exit codes
 PROGRAM = (sys.executable, "-m", "clipmem_core", "job")  # folder and arguments follow
-TRAINS = ("audit", "reaudit", "mitigate", "study", UNITS, PARADIGMS)  # one of these commands runs at a time
+TRAINS = (
+    "audit",
+    "reaudit",
+    "mitigate",
+    "study",
+    UNITS,
+    PARADIGMS,
+)  # one of these commands runs at a time
 WAITS = "waiting for its turn"
 SECONDS_BETWEEN_POLLS = 0.5
 _COUNT = re.compile(r"(?:.*: )?([\d,]+) of ([\d,]+) (pictures|captions)")
@@ -103,7 +112,8 @@ class Job:
 
 
 def process_start(pid: int) -> str | None:
-    """Return the start time of a running process, or None. It tells processes with the same pid apart."""
+    """Return the start time of a running process, or None. It tells processes with the same pid
+    apart."""
     # On Linux ticks since the boot, so that setting the clock changes nothing
     since = psutil.boot_time() if psutil.LINUX else 0.0
     try:
@@ -111,7 +121,11 @@ def process_start(pid: int) -> str | None:
         if process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
             return None
         return str(round((process.create_time() - since) * os.sysconf("SC_CLK_TCK")))
-    except (psutil.NoSuchProcess, ValueError, OverflowError):  # the last two for a number that cannot be a pid
+    except (
+        psutil.NoSuchProcess,
+        ValueError,
+        OverflowError,
+    ):  # the last two for a number that cannot be a pid
         return None
 
 
@@ -154,8 +168,13 @@ class Task:
                     start_new_session=True,
                 )
             job = Job(self.folder, process.pid, process_start(process.pid), tuple(self.arguments))
-            write_json(self.folder / JOB, {name: value for name, value in asdict(job).items() if name != "folder"})
-            threading.Thread(target=process.wait, daemon=True).start()  # no zombie while this server runs
+            write_json(
+                self.folder / JOB,
+                {name: value for name, value in asdict(job).items() if name != "folder"},
+            )
+            threading.Thread(
+                target=process.wait, daemon=True
+            ).start()  # no zombie while this server runs
         return job
 
 
@@ -167,7 +186,9 @@ def python_path() -> str:
 
 def run_job(folder: Path, arguments: Sequence[str], run: Callable[[Sequence[str]], int]) -> int:
     """Run a job in its own process, write its exit code and return it."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the server runs in the background
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # ignored where the server runs in the background
     turn, code = FileLock(jobs_folder() / ".turn.lock"), FAILED
     try:
         if (folder / CANCEL).exists():  # the interrupt came before the line above
@@ -181,7 +202,9 @@ def run_job(folder: Path, arguments: Sequence[str], run: Callable[[Sequence[str]
         code = run(arguments)
     except KeyboardInterrupt:
         code = INTERRUPTED
-    except Exception:  # printed before the exit code is written, so that a page reads it as the last line
+    except (
+        Exception
+    ):  # printed before the exit code is written, so that a page reads it as the last line
         traceback.print_exc()
     finally:
         turn.release()
@@ -218,8 +241,14 @@ def export_task(audit: Audit, format: str, out: Path) -> Task:
 
 
 def resume_arguments(name: str, source: str, config: AuditConfig) -> list[str]:
-    """Return the arguments of `audit`: source, name, preset, and the fields that differ from the preset."""
-    return [source, f"--name={name}", f"--preset={config.preset}", *typed_flags(typed(as_dict(config)), joint="=")]
+    """Return the arguments of `audit`: source, name, preset, and the fields that differ from the
+    preset."""
+    return [
+        source,
+        f"--name={name}",
+        f"--preset={config.preset}",
+        *typed_flags(typed(as_dict(config)), joint="="),
+    ]
 
 
 def tail(path: Path) -> bytes:

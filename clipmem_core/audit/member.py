@@ -1,4 +1,5 @@
-"""Computes the features of locked towers; trains or loads a member, and writes its embeddings and utility."""
+"""Computes the features of locked towers; trains or loads a member, and writes its embeddings and
+utility."""
 
 import dataclasses
 import functools
@@ -64,24 +65,32 @@ def features_of(
     captions: Callable[[int, int], None] | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Features:
-    """Return the features of pairs, computed once and cached; `compute` runs shards in other processes."""
+    """Return the features of pairs, computed once and cached; `compute` runs shards in other
+    processes."""
     image, text, cut = None, None, 0
     if towers.image:
-        image = image_features(pairs, root, towers.image, compute=compute, progress=pictures, say=say)
+        image = image_features(
+            pairs, root, towers.image, compute=compute, progress=pictures, say=say
+        )
     if towers.text:
         texts = [list(captions) for captions in pairs[c.CAPTIONS]]
         text, cut = text_features(texts, towers.text, compute=compute, progress=captions, say=say)
-        text_features([prompts(pairs)], towers.text, compute=compute)  # cached: members do not open the tower
+        text_features(
+            [prompts(pairs)], towers.text, compute=compute
+        )  # cached: members do not open the tower
     return Features(image, text, cut)
 
 
 def prompts(pairs: pd.DataFrame) -> list[str]:
     """Return the prompt of each class, in order."""
-    return [PROMPT.format(name) for name in np.unique(pairs[c.LABEL].dropna().to_numpy().astype(str))]
+    return [
+        PROMPT.format(name) for name in np.unique(pairs[c.LABEL].dropna().to_numpy().astype(str))
+    ]
 
 
 def shards_by(executor: Executor | None, threads: int) -> ComputeShards | None:
-    """Return a function that computes shards of features as tasks of an executor; None to use this process."""
+    """Return a function that computes shards of features as tasks of an executor; None to use this
+    process."""
     if executor is None:
         return None
 
@@ -90,7 +99,12 @@ def shards_by(executor: Executor | None, threads: int) -> ComputeShards | None:
             (part / name).mkdir(exist_ok=True)
         program = program_of("clipmem_core.features.embed:run_shards", part)
         tasks = [tuple(names[start : start + SHARDS]) for start in range(0, len(names), SHARDS)]
-        return executor([Task(tuple(part / name for name in task), program, task, threads, "shard") for task in tasks])
+        return executor(
+            [
+                Task(tuple(part / name for name in task), program, task, threads, "shard")
+                for task in tasks
+            ]
+        )
 
     return compute
 
@@ -106,8 +120,17 @@ def _open_towers(audit: Audit, record: Record, pairs: pd.DataFrame) -> tuple[Tow
     def refuse() -> Opened:
         raise InputError(f"the features in {path} are precomputed: nothing new can be embedded")
 
-    facts: dict[str, Any] = {"name": path, "version": "", "licence": "", "sha256": "", "open": refuse}
-    towers = Towers(Tower(kind="image", dim=image.shape[1], **facts), Tower(kind="text", dim=text.shape[1], **facts))
+    facts: dict[str, Any] = {
+        "name": path,
+        "version": "",
+        "licence": "",
+        "sha256": "",
+        "open": refuse,
+    }
+    towers = Towers(
+        Tower(kind="image", dim=image.shape[1], **facts),
+        Tower(kind="text", dim=text.shape[1], **facts),
+    )
     return towers, Features(image, text)
 
 
@@ -115,13 +138,19 @@ def build_member(config: AuditConfig, towers: Towers, *, seed: int, pretrained: 
     """Build the model that members train; a head, not fitted yet, replaces each locked tower."""
     full: Model | None = None
     if not (towers.image and towers.text):
-        options: dict[str, Any] = {"image_size": config.image_size, "pretrained": pretrained, "device": config.device}
+        options: dict[str, Any] = {
+            "image_size": config.image_size,
+            "pretrained": pretrained,
+            "device": config.device,
+        }
         full = models.build_model(config.model, loss=config.loss, seed=seed, **options)
     if not (towers.image or towers.text):
         return full
     widths = [tower.dim if tower else 0 for tower in (towers.image, towers.text)]
     dim = int(model_config(config.model)["embed_dim"])
-    return models.locked_model(*widths, dim=dim, loss=config.loss, seed=seed, full_model=full).to(config.device)
+    return models.locked_model(*widths, dim=dim, loss=config.loss, seed=seed, full_model=full).to(
+        config.device
+    )
 
 
 def feature_views(model: LockedModel, seed: int) -> FeatureViews:
@@ -165,7 +194,11 @@ def open_shared(folder: Path) -> Shared:
     external, utility_pairs = np.flatnonzero(sides.external), prepare.utility_rows(sides)
     del sides
     group = membership[c.GROUP] = membership[c.GROUP].astype("category")
-    pairs = audit.pairs if not config.features else store.read_table(folder / store.PAIRS, columns=[c.LABEL])
+    pairs = (
+        audit.pairs
+        if not config.features
+        else store.read_table(folder / store.PAIRS, columns=[c.LABEL])
+    )
     blocks = store.pair_blocks(audit, [c.PAIR_ID])
     keys = np.concatenate([draw_keys(ids[c.PAIR_ID].to_pylist()) for ids in blocks])
     if (group == c.CANDIDATE).sum() == (group == c.INDEPENDENT).sum():
@@ -195,11 +228,18 @@ def open_shared(folder: Path) -> Shared:
     return Shared(audit, record, config, pairs, membership, towers, features, data, utility_pairs)
 
 
-def open_member(folder: Path, name: str, shared: Shared | None = None, output: Path | None = None) -> MemberRun:
-    """Return data and settings of a member of the audit in a folder; it writes to `output`, or its own folder there."""
+def open_member(
+    folder: Path, name: str, shared: Shared | None = None, output: Path | None = None
+) -> MemberRun:
+    """Return data and settings of a member of the audit in a folder; it writes to `output`, or its
+    own folder there."""
     shared = shared or open_shared(folder)
     output = output or shared.audit.member(name)
-    config, data, rows = shared.config, shared.data, np.flatnonzero(shared.membership[name].to_numpy())
+    config, data, rows = (
+        shared.config,
+        shared.data,
+        np.flatnonzero(shared.membership[name].to_numpy()),
+    )
     vocabulary = _vocabulary(config, data.tokens, data.caption_start, rows)
     tokens = vocabulary.read(data.tokens) if vocabulary else data.tokens
     values = vars(shared) | {"data": dataclasses.replace(data, tokens=tokens, rows=rows)}
@@ -208,7 +248,8 @@ def open_member(folder: Path, name: str, shared: Shared | None = None, output: P
 
 
 def cached_tokens(model: str, pairs: pd.DataFrame) -> np.ndarray:
-    """Return the tokens of all captions, int32 [n_captions, context_length], made once for all members."""
+    """Return the tokens of all captions, int32 [n_captions, context_length], made once for all
+    members."""
     captions = [caption for listed in pairs[c.CAPTIONS] for caption in listed]
     key = fingerprint([model_config(model)["text_cfg"], version("open_clip_torch"), captions])
     path = data_folder() / "cache" / "tokens" / f"{key}.npy"
@@ -217,15 +258,20 @@ def cached_tokens(model: str, pairs: pd.DataFrame) -> np.ndarray:
 
 
 def _caption_starts(audit: Audit) -> np.ndarray:
-    """Return the number of each pair's first caption, and at the end the number of captions, int64 [n_pairs + 1]."""
+    """Return the number of each pair's first caption, and at the end the number of captions, int64
+    [n_pairs + 1]."""
     return np.concatenate([[0], np.cumsum(store.caption_counts(audit))]).astype(np.int64)
 
 
-def _vocabulary(config: AuditConfig, tokens: np.ndarray, start: np.ndarray, rows: np.ndarray) -> Vocabulary | None:
+def _vocabulary(
+    config: AuditConfig, tokens: np.ndarray, start: np.ndarray, rows: np.ndarray
+) -> Vocabulary | None:
     """Return the tokens that a member trained on these rows reads; None if it reads all."""
     if not config.text_min_df:
         return None
-    counts = pairs_with(model_config(config.model), tokens, start, rows, first=config.train_captions)
+    counts = pairs_with(
+        model_config(config.model), tokens, start, rows, first=config.train_captions
+    )
     return Vocabulary(model_config(config.model), counts, config.text_min_df)
 
 
@@ -238,12 +284,17 @@ def vocabulary_of_member(audit: Audit, name: str) -> Vocabulary | None:
     return _vocabulary(config, cached_tokens(config.model, pairs), _caption_starts(audit), rows)
 
 
-def view_maker(model: Model, config: AuditConfig, seed: int, *, crop_scale: float = 0.0) -> ViewMaker:
-    """Return the view maker for a model's input; crops are those of training unless `crop_scale` is set."""
+def view_maker(
+    model: Model, config: AuditConfig, seed: int, *, crop_scale: float = 0.0
+) -> ViewMaker:
+    """Return the view maker for a model's input; crops are those of training unless `crop_scale` is
+    set."""
     size, normal = model.visual.image_size, model.visual.preprocess_cfg
     size = size[0] if isinstance(size, tuple) else size
     scale = crop_scale or config.crop_scale
-    return ViewMaker(size, scale, tuple(normal["mean"]), tuple(normal["std"]), seed, mitigations_of(config))
+    return ViewMaker(
+        size, scale, tuple(normal["mean"]), tuple(normal["std"]), seed, mitigations_of(config)
+    )
 
 
 def _views(run: MemberRun, model: Model, seed: int, *, crop_scale: float = 0.0) -> Views:
@@ -261,26 +312,32 @@ def finished_model(run: MemberRun) -> Model:
 
 
 def trained_model(run: MemberRun, *, after_epoch: Callable[[int], None] | None = None) -> Model:
-    """Load the member's model from its checkpoint if it has one, else train it; `after_epoch` may end the training."""
+    """Load the member's model from its checkpoint if it has one, else train it; `after_epoch` may
+    end the training."""
     config, seed = run.config, run.member.seed
     if run.member.checkpoint or (run.folder / CHECKPOINT).is_file():  # it is written last
         return finished_model(run)
     model = build_member(config, run.towers, seed=seed, pretrained=config.pretrained)
     if isinstance(model, LockedModel):
         for side, tower in (("image", model.visual), ("text", model.text)):
-            for module in tower.modules():  # heads standardise features by the mean and deviation over all pairs
+            for module in (
+                tower.modules()
+            ):  # heads standardise features by the mean and deviation over all pairs
                 if isinstance(module, Standard) and side in run.features.standards:
                     module.load_state_dict(run.features.standards[side].state_dict())
-    trainer = Trainer(model, run.data, config, _views(run, model, seed), seed=seed, device=run.record.device)
+    trainer = Trainer(
+        model, run.data, config, _views(run, model, seed), seed=seed, device=run.record.device
+    )
     train(trainer, run.folder, after_epoch=after_epoch)
     return model
 
 
 def write_embeddings(run: MemberRun, model: Model, folder: Path, *, evaluate: bool = False) -> None:
-    """Write the mean embeddings of every picture's evaluation views and of every pair's captions, block by block.
+    """Write the mean embeddings of every picture's evaluation views and of every pair's captions,
+    block by block.
 
-    With `evaluate` also the member's utility and the scores of single captions. text.faiss is written last and marks
-    all of them as complete.
+    With `evaluate` also the member's utility and the scores of single captions. text.faiss is
+    written last and marks all of them as complete.
     """
     data, options = run.data, {"precision": run.config.precision, "device": run.record.device}
     views = _views(run, model, run.config.seed + EVALUATION, crop_scale=run.config.eval_crop_scale)
@@ -295,13 +352,17 @@ def write_embeddings(run: MemberRun, model: Model, folder: Path, *, evaluate: bo
         if np.diff(data.caption_start).max(initial=0) > 1:
             note = functools.partial(_score_captions, run, image)
     first = run.config.eval_captions
-    blocks = models.text_blocks(model, data.tokens, data.caption_start, first=first, note=note, **options)
+    blocks = models.text_blocks(
+        model, data.tokens, data.caption_start, first=first, note=note, **options
+    )
     write_vectors(folder / store.TEXT_EMBEDDINGS, blocks)
 
 
-def _score_captions(run: MemberRun, image: np.ndarray, blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-    """Yield the embeddings of captions, and write similarity, margin and learned of each, and below them of each decoy,
-    float32 [n_captions + n_decoys, 3]."""
+def _score_captions(
+    run: MemberRun, image: np.ndarray, blocks: Iterator[np.ndarray]
+) -> Iterator[np.ndarray]:
+    """Yield the embeddings of captions, and write similarity, margin and learned of each, and below
+    them of each decoy, float32 [n_captions + n_decoys, 3]."""
     data, path = run.data, run.folder / TRAJECTORY
     learned = np.full(int(data.caption_start[-1]), np.nan)
     if path.is_file():
@@ -314,7 +375,11 @@ def _score_captions(run: MemberRun, image: np.ndarray, blocks: Iterator[np.ndarr
     for vectors in blocks:
         pair = owner[done : done + len(vectors)]
         similarity = detectors.similarities(vectors, image, pair)
-        scores.append(np.column_stack([similarity, detectors.margins(vectors, similarity, pair, image, external)]))
+        scores.append(
+            np.column_stack(
+                [similarity, detectors.margins(vectors, similarity, pair, image, external)]
+            )
+        )
         part, values = detectors.decoy_scores(vectors, scores[-1], done, decoys, image, owner)
         of_decoys[part, :2] = values
         done += len(vectors)
@@ -323,16 +388,25 @@ def _score_captions(run: MemberRun, image: np.ndarray, blocks: Iterator[np.ndarr
     save_array(np.concatenate([own, of_decoys]), run.folder / store.CAPTION_SCORES)
 
 
-def learned_captions(data: TrainingData, trajectory: np.ndarray, *, seed: int, first: int) -> np.ndarray:
+def learned_captions(
+    data: TrainingData, trajectory: np.ndarray, *, seed: int, first: int
+) -> np.ndarray:
     """Return how well a member learned each caption, [n_captions]; NaN where no epoch drew it."""
     epochs = range(len(trajectory))
-    drawn = [chosen_captions(data, data.rows, seed=seed, epoch=epoch, first=first) for epoch in epochs]
+    drawn = [
+        chosen_captions(data, data.rows, seed=seed, epoch=epoch, first=first) for epoch in epochs
+    ]
     log_probability = trajectory[:, :, detectors.LOG_PROBABILITY]
-    return detectors.learned_by_caption(log_probability, data.rows, drawn, int(data.caption_start[-1]))
+    return detectors.learned_by_caption(
+        log_probability, data.rows, drawn, int(data.caption_start[-1])
+    )
 
 
-def caption_embeddings(run: MemberRun, model: Model, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Embed each caption of some pairs, float32 [n, dim]; return also the position of its pair in `rows`, [n]."""
+def caption_embeddings(
+    run: MemberRun, model: Model, rows: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Embed each caption of some pairs, float32 [n, dim]; return also the position of its pair in
+    `rows`, [n]."""
     start = run.data.caption_start
     captions = np.concatenate([np.arange(start[row], start[row + 1]) for row in rows])
     options = {"precision": run.config.precision, "device": run.record.device}
@@ -341,27 +415,43 @@ def caption_embeddings(run: MemberRun, model: Model, rows: np.ndarray) -> tuple[
 
 
 def probe_rows(run: MemberRun) -> np.ndarray:
-    """Return the pairs a linear probe is fitted on: the shared ones in `paper`, else the member's training pairs."""
+    """Return the pairs a linear probe is fitted on: the shared ones in `paper`, else the member's
+    training pairs."""
     shared = np.flatnonzero(run.membership[c.GROUP] == c.SHARED)
     return shared if len(shared) else run.data.rows
 
 
 def utility(run: MemberRun, model: Model, image: np.ndarray) -> dict[str, float]:
-    """Measure retrieval both ways on external pairs, and with labels a linear probe and zero-shot."""
+    """Measure retrieval both ways on external pairs, and with labels a linear probe and
+    zero-shot."""
     config, utility_pairs = run.config, run.utility_pairs
-    metrics = retrieval_recalls(image[utility_pairs], *caption_embeddings(run, model, utility_pairs))
+    metrics = retrieval_recalls(
+        image[utility_pairs], *caption_embeddings(run, model, utility_pairs)
+    )
     labels = run.pairs[c.LABEL]
     labelled = labels.notna().to_numpy()
     fit, test = (rows[labelled[rows]] for rows in (probe_rows(run), utility_pairs))
     if labels.iloc[fit].nunique() >= 2 and len(test):
         names = labels.to_numpy().astype(str)
-        metrics["linear_probe"] = linear_probe(image[fit], names[fit], image[test], names[test], seed=config.seed)
-        if not config.features:  # with features computed elsewhere there is no tower to read a prompt
+        metrics["linear_probe"] = linear_probe(
+            image[fit], names[fit], image[test], names[test], seed=config.seed
+        )
+        if (
+            not config.features
+        ):  # with features computed elsewhere there is no tower to read a prompt
             classes, texts, tower = np.unique(names[labelled]), prompts(run.pairs), run.towers.text
-            inputs = text_features([texts], tower)[0][:] if tower else models.tokenize(config.model, texts)
+            inputs = (
+                text_features([texts], tower)[0][:]
+                if tower
+                else models.tokenize(config.model, texts)
+            )
             inputs = run.vocabulary.read(inputs) if run.vocabulary else inputs
-            text = models.text_embeddings(model, inputs, precision=config.precision, device=run.record.device)
-            metrics["zero_shot"] = zero_shot(image[test], text, np.searchsorted(classes, names[test]))
+            text = models.text_embeddings(
+                model, inputs, precision=config.precision, device=run.record.device
+            )
+            metrics["zero_shot"] = zero_shot(
+                image[test], text, np.searchsorted(classes, names[test])
+            )
     return metrics
 
 
@@ -374,7 +464,8 @@ def clear_leftovers(folder: Path) -> None:
 
 
 def run_members(folder: Path, names: Sequence[str]) -> None:
-    """Train, embed and evaluate members, one after the other. The last file written marks a member as finished."""
+    """Train, embed and evaluate members, one after the other. The last file written marks a member
+    as finished."""
     shared = open_shared(folder)
     for name in names:
         run = open_member(folder, name, shared)
@@ -385,9 +476,12 @@ def run_members(folder: Path, names: Sequence[str]) -> None:
 
 
 def train_second_round(folder: Path, names: Sequence[str]) -> None:
-    """Train members a second time without the pairs left out, and store only their scores on other pairs."""
+    """Train members a second time without the pairs left out, and store only their scores on other
+    pairs."""
     shared = open_shared(folder)
-    left_out = store.read_table(folder / store.SECOND_TABLE, columns=[store.LEFT_OUT])[store.LEFT_OUT].to_numpy()
+    left_out = store.read_table(folder / store.SECOND_TABLE, columns=[store.LEFT_OUT])[
+        store.LEFT_OUT
+    ].to_numpy()
     external = np.zeros(len(left_out), dtype=bool)
     external[shared.data.external] = True
     for name in names:

@@ -1,7 +1,8 @@
 """Trains one image encoder on the same pictures under three paradigms, for claim 1 of the paper.
 
-The paradigms are captions (CLIP), labels, and another view of the same picture (SimCLR). Pictures, their order, views,
-optimiser, schedule, the encoder's first weights and the number of samples seen are the same.
+The paradigms are captions (CLIP), labels, and another view of the same picture (SimCLR). Pictures,
+their order, views, optimiser, schedule, the encoder's first weights and the number of samples seen
+are the same.
 """
 
 import dataclasses
@@ -21,7 +22,14 @@ from clipmem_core.audit import settings, store
 from clipmem_core.audit import unit_tables as t
 from clipmem_core.audit import unitmem as u
 from clipmem_core.audit.console import write_csv
-from clipmem_core.audit.member import EVALUATION, MemberRun, build_member, clear_leftovers, open_member, view_maker
+from clipmem_core.audit.member import (
+    EVALUATION,
+    MemberRun,
+    build_member,
+    clear_leftovers,
+    open_member,
+    view_maker,
+)
 from clipmem_core.audit.pipeline import Screen, ensure_pixels
 from clipmem_core.audit.setup import MAY_DIFFER
 from clipmem_core.audit.status import MemberProgress, last_line
@@ -39,12 +47,14 @@ PROJECTION = 128  # width of SimCLR's projection, as in its paper
 TEMPERATURE = 0.5  # SimCLR's for small data and batches
 WHY_NOT = {
     t.SUPERVISED: "the pairs have no labels, or only one class",
-    t.SELF_SUPERVISED: "image augmentation is off (--crop-scale 1), so two views of a picture are the same",
+    t.SELF_SUPERVISED: "image augmentation is off (--crop-scale 1), so two views of a picture "
+    "are the same",
 }
 
 
 class HeadedTower(nn.Module):
-    """The image encoder of a model with a head on its output; weights of the head are a function of the seed."""
+    """The image encoder of a model with a head on its output; weights of the head are a function of
+    the seed."""
 
     def __init__(self, model: Model, *widths: int, seed: int) -> None:
         super().__init__()
@@ -67,15 +77,21 @@ class HeadedTower(nn.Module):
 
 
 class TowerTrainer(Trainer):
-    """Trains with the steps of `Trainer` and the same views: on labels with cross-entropy, else as SimCLR.
+    """Trains with the steps of `Trainer` and the same views: on labels with cross-entropy, else as
+    SimCLR.
 
-    In SimCLR (Chen et al., ICML 2020) the two views of a picture are positives within the batch. With two views the
-    library's SupConLoss is NT-Xent. Views are crops, without SimCLR's colours and blur. The head is linear for labels,
-    and SimCLR's projection otherwise: a hidden layer as wide as the encoder's output, and 128 numbers.
+    In SimCLR (Chen et al., ICML 2020) the two views of a picture are positives within the batch.
+    With two views the library's SupConLoss is NT-Xent. Views are crops, without SimCLR's colours
+    and blur. The head is linear for labels, and SimCLR's projection otherwise: a hidden layer as
+    wide as the encoder's output, and 128 numbers.
     """
 
-    def __init__(self, model: Model, *args: Any, seed: int, labels: np.ndarray | None = None, **kwargs: Any) -> None:
-        widths = (model.visual.output_dim, PROJECTION) if labels is None else (int(labels.max()) + 1,)
+    def __init__(
+        self, model: Model, *args: Any, seed: int, labels: np.ndarray | None = None, **kwargs: Any
+    ) -> None:
+        widths = (
+            (model.visual.output_dim, PROJECTION) if labels is None else (int(labels.max()) + 1,)
+        )
         super().__init__(HeadedTower(model, *widths, seed=seed), *args, seed=seed, **kwargs)
         self.labels = labels  # int64 [n_pairs]
         self.loss = SelfSupervisedLoss(SupConLoss(temperature=TEMPERATURE))
@@ -86,11 +102,14 @@ class TowerTrainer(Trainer):
         with autocast(self.config.precision, self.device):
             return self.model(images)
 
-    def forward_loss(self, rows: np.ndarray, epoch: int, pixels: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+    def forward_loss(
+        self, rows: np.ndarray, epoch: int, pixels: np.ndarray
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the loss, and two numbers for each picture, [n] each.
 
-        With labels these are 1 if the label was predicted, and its log-probability. Without labels they are the cosine
-        of both views, and the mean log-probability of one view given the other among all views of the batch.
+        With labels these are 1 if the label was predicted, and its log-probability. Without labels
+        they are the cosine of both views, and the mean log-probability of one view given the other
+        among all views of the batch.
         """
         if self.labels is not None:
             log_probabilities = F.log_softmax(self.outputs(pixels, rows, epoch), dim=1)
@@ -99,7 +118,8 @@ class TowerTrainer(Trainer):
             correct = log_probabilities.argmax(dim=1) == labels
             return -log_probability.mean(), correct.float(), log_probability.detach()
         first, second = (
-            F.normalize(self.outputs(pixels, rows, turn), dim=1) for turn in (epoch, epoch + self.config.epochs)
+            F.normalize(self.outputs(pixels, rows, turn), dim=1)
+            for turn in (epoch, epoch + self.config.epochs)
         )
         both = torch.cat([first.detach(), second.detach()])
         logits = (both @ both.T / TEMPERATURE).fill_diagonal_(-torch.inf)
@@ -121,7 +141,8 @@ class ParadigmRun:
 
 
 def plan_runs(audit: Audit, seed: int, epochs: int) -> list[ParadigmRun]:
-    """Return the runs of a seed, of the paradigms that the pictures allow; with 0 epochs, those of the audit."""
+    """Return the runs of a seed, of the paradigms that the pictures allow; with 0 epochs, those of
+    the audit."""
     record = audit.record
     config_seed = record.config.seed + seed
     names = [name for name, value in record.seeds.items() if value == config_seed]
@@ -148,15 +169,23 @@ def complete(planned: ParadigmRun, screen: Screen) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     clear_leftovers(folder)
     model = _trained(planned, screen)
-    units = u.measure_model(run, model, [t.IMAGE_TOWER], run.data.rows, label=folder.name, screen=screen)
+    units = u.measure_model(
+        run, model, [t.IMAGE_TOWER], run.data.rows, label=folder.name, screen=screen
+    )
     store.write_table(folder / t.UNITS, units)
     accuracy: float | None = None
     fit, external = (rows[labels[rows] >= 0] for rows in (run.data.rows, run.data.external))
     if len(np.unique(labels[fit])) >= 2 and len(external):
-        views = view_maker(model, config, config.seed + EVALUATION, crop_scale=config.eval_crop_scale)
+        views = view_maker(
+            model, config, config.seed + EVALUATION, crop_scale=config.eval_crop_scale
+        )
         options: dict[str, Any] = {"precision": config.precision, "device": run.record.device}
-        image = np.concatenate(list(image_blocks(model, run.data, views, n_views=config.views, **options)))
-        accuracy = linear_probe(image[fit], labels[fit], image[external], labels[external], seed=config.seed)
+        image = np.concatenate(
+            list(image_blocks(model, run.data, views, n_views=config.views, **options))
+        )
+        accuracy = linear_probe(
+            image[fit], labels[fit], image[external], labels[external], seed=config.seed
+        )
     samples, last = len(run.data.rows) * config.trained_epochs, last_line(folder / LOG)
     result = {
         t.PARADIGM: planned.paradigm,
@@ -194,28 +223,39 @@ def _trained(planned: ParadigmRun, screen: Screen) -> Model:
         line = last_line(folder / LOG)
         shown = {key: line[key] for key in ("loss", "samples_per_second") if key in line}
         step = epoch * trainer.batches
-        screen.members([MemberProgress(folder.name, "training", step=step, steps=trainer.total, **shown)])
+        screen.members(
+            [MemberProgress(folder.name, "training", step=step, steps=trainer.total, **shown)]
+        )
 
     train(trainer, folder, after_epoch=report)
     return trainer.model
 
 
 def run_paradigms(audit: Audit, *, seeds: int = 3, epochs: int = 0, screen: Screen) -> pd.DataFrame:
-    """Train an image encoder in three ways and measure it, on the pictures of the first member of each seed."""
+    """Train an image encoder in three ways and measure it, on the pictures of the first member of
+    each seed."""
     u.check_members(audit)
     if seeds < 1 or epochs < 0:
-        raise InputError(f"--seeds must be at least 1 and --epochs at least 0, not {seeds} and {epochs}")
+        raise InputError(
+            f"--seeds must be at least 1 and --epochs at least 0, not {seeds} and {epochs}"
+        )
     ensure_pixels(audit, screen)
     record, folder = audit.record, t.paradigms_folder(audit)
     torch.set_num_threads(record.threads)  # as the members had
     folder.mkdir(parents=True, exist_ok=True)
-    fixed = {key: value for key, value in as_dict(record.config).items() if key not in (*MAY_DIFFER, "epochs")}
+    fixed = {
+        key: value
+        for key, value in as_dict(record.config).items()
+        if key not in (*MAY_DIFFER, "epochs")
+    }
     key = fingerprint([fixed, record.dataset_fingerprint, epochs or record.config.epochs])
     with store.acquire_lock(folder, what="comparison"):
         if not (folder / SETTINGS).is_file():
             store.write_json(folder / SETTINGS, key)
         if read_json(folder / SETTINGS, repair=f"delete {folder} and run the command again") != key:
-            raise InputError(f"{folder} has runs of another audit or other --epochs: delete it, or use the same")
+            raise InputError(
+                f"{folder} has runs of another audit or other --epochs: delete it, or use the same"
+            )
         runs = [run for seed in range(seeds) for run in plan_runs(audit, seed, epochs)]
         for name in t.PARADIGMS:
             if name not in {run.paradigm for run in runs}:
@@ -232,7 +272,12 @@ def run_paradigms(audit: Audit, *, seeds: int = 3, epochs: int = 0, screen: Scre
 
 def say_paradigms(table: pd.DataFrame, screen: Screen) -> None:
     """Print UnitMem by layer of each paradigm, means over seeds."""
-    for line in table.pivot_table(t.UNITMEM_MEAN, t.LAYER, t.PARADIGM, sort=False).round(3).to_string().splitlines():
+    for line in (
+        table.pivot_table(t.UNITMEM_MEAN, t.LAYER, t.PARADIGM, sort=False)
+        .round(3)
+        .to_string()
+        .splitlines()
+    ):
         screen.say(line)
 
 
@@ -242,15 +287,20 @@ def _write_table(audit: Audit) -> None:
     for path in (folder / RUNS).glob(f"*/{RESULT}"):
         repair = f"delete {path.parent} and run the command again"
         layers = t.layer_means(store.read_table(path.parent / t.UNITS, repair=repair), by=[t.LAYER])
-        tables.append(layers.assign(**read_json(path, dict[str, int | str | float | None], repair=repair)))
+        tables.append(
+            layers.assign(**read_json(path, dict[str, int | str | float | None], repair=repair))
+        )
     front = [t.PARADIGM, t.SEED, t.LAYER]
     table = pd.concat(tables, ignore_index=True)
-    table = table.assign(**{t.PARADIGM: pd.Categorical(table[t.PARADIGM], t.PARADIGMS)}).sort_values(front)
+    table = table.assign(
+        **{t.PARADIGM: pd.Categorical(table[t.PARADIGM], t.PARADIGMS)}
+    ).sort_values(front)
     seeds = sorted(set(table[t.SEED]))
     head = [
         f"command: python -m clipmem_core paradigms {audit.name} "
         f"--seeds {len(seeds)} --epochs {table['epochs'].iloc[0]}",
-        f"machine: {machine['processor']}, {machine['cores']} cores; {record.device}, {record.precision}",
+        f"machine: {machine['processor']}, {machine['cores']} cores; {record.device}, "
+        f"{record.precision}",
         f"seeds: {', '.join(map(str, seeds))}",
         f"data set: {record.dataset_fingerprint}",
     ]

@@ -1,4 +1,5 @@
-"""Runs an audit stage by stage, from a data set to its scores. The same call resumes it, or does nothing.
+"""Runs an audit stage by stage, from a data set to its scores. The same call resumes it, or does
+nothing.
 
 A new stage is a function and its place in `PIPELINE`.
 """
@@ -33,7 +34,8 @@ from clipmem_core.scores.evidence import Probabilities, draw_decoys, probabiliti
 from clipmem_core.scores.membership import Membership, side_means
 from clipmem_core.scores.prevalence import SECOND_ROUND_FROM, likely_wrong
 
-# On a busy machine BLAS threads wait for each other, ten times as long as these small products take.
+# On a busy machine BLAS threads wait for each other, ten times as long as these small products
+# take.
 one_thread = threadpool_limits.wrap(limits=1, user_api="blas")
 
 
@@ -44,11 +46,15 @@ class Progress:
     audit: Audit
     screen: Screen
     source: str = ""
-    requested: AuditConfig | None = None  # the resolved config of the command, which may request more members
+    requested: AuditConfig | None = (
+        None  # the resolved config of the command, which may request more members
+    )
     again: Audit | None = None  # the audit whose membership is repeated
     executor: Executor | None = None
     predicts_words: bool = True  # a study does not use them
-    seconds: dict[str, float] = field(default_factory=lambda: collections.defaultdict(float))  # by stage
+    seconds: dict[str, float] = field(
+        default_factory=lambda: collections.defaultdict(float)
+    )  # by stage
     second_seconds: float = 0.0  # of the second training
     cut: int = 0  # captions longer than the locked text tower reads
     left_out: int = 0  # pairs excluded by the second round
@@ -63,7 +69,9 @@ class Progress:
         executor = self.executor or functools.partial(local_processes, at_once=at_once)
         blocks = at_once if settings.shares_process(record.config) else 0
         options: dict[str, Any] = {"threads": record.threads, "blocks": blocks, "again": again}
-        run_members(self.audit, record.members, executor=executor, watch=self.screen.members, **options)
+        run_members(
+            self.audit, record.members, executor=executor, watch=self.screen.members, **options
+        )
 
     @functools.cached_property
     def words(self) -> pd.DataFrame:
@@ -92,25 +100,39 @@ class Progress:
 
 def _prepare(audit: Audit, progress: Progress) -> None:
     """Read the data set, draw the membership, inject errors, and write the result."""
-    config, screen, again, began = progress.requested, progress.screen, progress.again, time.monotonic()
+    config, screen, again, began = (
+        progress.requested,
+        progress.screen,
+        progress.again,
+        time.monotonic(),
+    )
     assert config is not None
     screen.say(f"reading {progress.source}")
-    data_set = prepare.load_data_set(progress.source, config, progress=screen.pictures, say=screen.say)
+    data_set = prepare.load_data_set(
+        progress.source, config, progress=screen.pictures, say=screen.say
+    )
     if again is None:
         # With --stable start from two repeats
-        first = min(config.members, settings.REPEATS * config.folds) if config.stable else config.members
+        first = (
+            min(config.members, settings.REPEATS * config.folds)
+            if config.stable
+            else config.members
+        )
         membership = prepare.draw_membership(data_set.clusters, config, members=first)
     else:
         membership = prepare.repeat_membership(again, data_set.pairs)
     pairs = prepare.inject(data_set.pairs, membership, config)
     screen.say(counts(data_set, membership))
     name, seconds = again.name if again else "", time.monotonic() - began
-    setup.write_audit(audit, progress.source, config, data_set, pairs, membership, seconds=seconds, again=name)
+    setup.write_audit(
+        audit, progress.source, config, data_set, pairs, membership, seconds=seconds, again=name
+    )
     pa.default_memory_pool().release_unused()  # captions, before members need the memory
 
 
 def _features(audit: Audit, progress: Progress) -> None:
-    """Check the files of `prepare`, and compute the locked towers' features of pictures and captions."""
+    """Check the files of `prepare`, and compute the locked towers' features of pictures and
+    captions."""
     record, path = audit.record, audit.folder / store.MEMBERSHIP
     audit.quarantine  # noqa: B018
     for name in record.members:
@@ -118,7 +140,9 @@ def _features(audit: Audit, progress: Progress) -> None:
     with reading(path, repair=DELETE):
         names = pq.read_schema(path).names
     if tuple(name for name in names if name not in (c.PAIR_ID, c.GROUP)) != record.members:
-        raise InputError(f"{path} and {store.CONFIG} differ in members: delete {audit.folder} and run it again")
+        raise InputError(
+            f"{path} and {store.CONFIG} differ in members: delete {audit.folder} and run it again"
+        )
     ensure_pixels(audit, progress.screen)
     progress.cut = ensure_features(audit, progress.screen, progress.executor)
     if progress.predicts_words and (record.config.lock_text or record.config.features):
@@ -130,13 +154,19 @@ def _ensure_decoys(audit: Audit, counts: np.ndarray) -> None:
     path, config = audit.folder / store.DECOYS, audit.record.config
     if path.is_file() or counts.max(initial=0) < 2:
         return
-    start, clusters = np.concatenate([[0], np.cumsum(counts)]), store.read_prepared(audit.folder).clusters
-    save_array(draw_decoys(prepare.caption_features(audit), start, clusters, seed=config.seed), path)
+    start, clusters = (
+        np.concatenate([[0], np.cumsum(counts)]),
+        store.read_prepared(audit.folder).clusters,
+    )
+    save_array(
+        draw_decoys(prepare.caption_features(audit), start, clusters, seed=config.seed), path
+    )
 
 
 @one_thread
 def _words(audit: Audit, progress: Progress) -> None:
-    """Train the word models, and predict the words of captions by the model that never saw their pair."""
+    """Train the word models, and predict the words of captions by the model that never saw their
+    pair."""
     from clipmem_core.audit.word_table import ensure_words  # torch
 
     record, screen = audit.record, progress.screen
@@ -165,8 +195,8 @@ def _members(audit: Audit, progress: Progress) -> None:
 
 @one_thread
 def _second_round(audit: Audit, progress: Progress) -> None:
-    """Train each member a second time, without the pairs whose captions are probably wrong. Only its scores on pairs
-    it did not train on are stored."""
+    """Train each member a second time, without the pairs whose captions are probably wrong. Only
+    its scores on pairs it did not train on are stored."""
     record, screen, began = audit.record, progress.screen, time.monotonic()
     names, rounds = record.members, record.config.rounds
     if rounds == "1" or record.protocol == "paper" or audit.member_record(names[0]).checkpoint:
@@ -174,21 +204,37 @@ def _second_round(audit: Audit, progress: Progress) -> None:
     scores = progress.first_scores[0]
     scored = scores[c.GROUP].isin(c.SCORED_GROUPS).to_numpy()
     misfit, fit = (np.where(scored, scores[name], np.nan) for name in (c.MISFIT, c.CSLS_OUT))
-    left_out = likely_wrong(misfit, fit, scores[c.CSLS_SWAPPED].to_numpy(), least=SECOND_ROUND_FROM[rounds])
+    left_out = likely_wrong(
+        misfit, fit, scores[c.CSLS_SWAPPED].to_numpy(), least=SECOND_ROUND_FROM[rounds]
+    )
     path = audit.folder / store.SECOND_TABLE
-    before = store.read_table(path)[store.LEFT_OUT].to_numpy() if path.is_file() else np.zeros(len(scores), bool)
+    before = (
+        store.read_table(path)[store.LEFT_OUT].to_numpy()
+        if path.is_file()
+        else np.zeros(len(scores), bool)
+    )
     if not np.array_equal(before, left_out):
         for name in names:
             shutil.rmtree(audit.member(name) / store.SECOND, ignore_errors=True)
-        store.write_table(path, pd.DataFrame({c.PAIR_ID: scores[c.PAIR_ID], store.LEFT_OUT: left_out}))
+        store.write_table(
+            path, pd.DataFrame({c.PAIR_ID: scores[c.PAIR_ID], store.LEFT_OUT: left_out})
+        )
     progress.left_out = int(left_out.sum())
     if not progress.left_out:
         if rounds == "2":
-            screen.say("note: no second round: hardly any caption is wrong, or the number of wrong ones is unknown")
+            screen.say(
+                "note: no second round: hardly any caption is wrong, or the number of wrong ones "
+                "is unknown"
+            )
         return
-    screen.say(f"second round: members train again without the {progress.left_out:,} pairs that are probably wrong")
+    screen.say(
+        f"second round: members train again without the {progress.left_out:,} pairs that are "
+        "probably wrong"
+    )
     for folder in (audit.member(name) / store.SECOND for name in names):
-        if (folder / store.SECOND_FIT).is_file():  # a kill may have come before its model was removed
+        if (
+            folder / store.SECOND_FIT
+        ).is_file():  # a kill may have come before its model was removed
             store.remove_second_model(folder)
     progress.train(again=True)
     progress.second_seconds = time.monotonic() - began
@@ -204,20 +250,30 @@ def _score(audit: Audit, progress: Progress) -> None:
         fits = [store.read_array(folder / store.SECOND_FIT, shared=True) for folder in folders]
         second = side_means(fits, sides.membership.trained)[1]
         scores = scoring.update_scores(scores, **{c.LOG_PROBABILITY_SECOND: second})
-    captions, of_captions = scoring.caption_table(audit, scores, progress.caption_counts, sides, progress.words)
+    captions, of_captions = scoring.caption_table(
+        audit, scores, progress.caption_counts, sides, progress.words
+    )
     progress.wrong = wrong = probabilities(of_captions)
-    curves = {name: np.array(count.curve).tolist() for name, count in wrong.counts.items() if not count.missing}
+    curves = {
+        name: np.array(count.curve).tolist()
+        for name, count in wrong.counts.items()
+        if not count.missing
+    }
     ratio = None if wrong.ratio is None else wrong.ratio.tolist()
     fitted = {"missing": wrong.counts["pairs"].missing, "curves": curves, "ratio": ratio}
     store.write_json(audit.folder / store.FITTED, fitted)
-    store.write_table(audit.folder / store.CAPTION_TABLE, pd.concat([captions, wrong.captions], axis=1))
+    store.write_table(
+        audit.folder / store.CAPTION_TABLE, pd.concat([captions, wrong.captions], axis=1)
+    )
     if len(progress.words):
         store.add_column(audit.folder / store.WORD_TABLE, c.P_WRONG, wrong.words)
     scores = scoring.update_scores(scores, **{c.P_WRONG: wrong.pairs, c.SUSPICION: wrong.worst})
     store.write_table(audit.folder / store.SCORES, scores)
     utility = scoring.utility_table(audit, sides.membership.members)
     attacked, progress.attacks = scoring.attack_members(evidence)
-    tables = [table for table in (utility, attacked) if len(table)]  # an empty one would decide the column type
+    tables = [
+        table for table in (utility, attacked) if len(table)
+    ]  # an empty one would decide the column type
     store.write_table(audit.folder / store.UTILITY, pd.concat(tables, ignore_index=True))
 
 
@@ -226,16 +282,26 @@ def _verdict(audit: Audit, progress: Progress) -> None:
     """Write the audit's results and its checks of itself."""
     began, spent, record, scores = time.monotonic(), progress.seconds, audit.record, audit.scores
     assert progress.wrong is not None
-    results = scoring.summary(progress.evidence, scores, progress.first_scores[1]) | {"attacks": progress.attacks}
-    results["wrong_captions"] = scoring.wrong_captions(audit.pairs[c.INJECTED], scores, progress.wrong)
-    if sample := scoring.whole_set(audit, record, scores, ensure_checks(audit), results["wrong_captions"]):
+    results = scoring.summary(progress.evidence, scores, progress.first_scores[1]) | {
+        "attacks": progress.attacks
+    }
+    results["wrong_captions"] = scoring.wrong_captions(
+        audit.pairs[c.INJECTED], scores, progress.wrong
+    )
+    if sample := scoring.whole_set(
+        audit, record, scores, ensure_checks(audit), results["wrong_captions"]
+    ):
         results["sample"] = sample
     if progress.left_out:
         results[SECOND_LEFT_OUT] = progress.left_out
     utility = scoring.utility_table(audit, record.members)
     verdict = judge(results, utility, record.config, towers=record.towers, cut=progress.cut)
-    scoring_seconds = spent["second round"] - progress.second_seconds + spent["score"] + time.monotonic() - began
-    training = {name: member_progress(audit.folder, name).seconds or None for name in record.members}
+    scoring_seconds = (
+        spent["second round"] - progress.second_seconds + spent["score"] + time.monotonic() - began
+    )
+    training = {
+        name: member_progress(audit.folder, name).seconds or None for name in record.members
+    }
     seconds = {
         "prepare": record.prepare_seconds,
         "words": round(spent["words"], 2),
@@ -277,26 +343,41 @@ def run_audit(
         if audit.begun:
             setup.check_same(audit, source, config)
             # With --stable only growth that a kill interrupted is resumed here
-            more = setup.grow(audit, config, members=len(audit.record.members) if config.stable else 0)
-            added = f"{more} members" if more else "a second round" if setup.add_round(audit, config) else ""
+            more = setup.grow(
+                audit, config, members=len(audit.record.members) if config.stable else 0
+            )
+            added = (
+                f"{more} members"
+                if more
+                else "a second round"
+                if setup.add_round(audit, config)
+                else ""
+            )
             screen.say(f"adding {added} to audit {name!r}" if added else f"resuming audit {name!r}")
         try:
-            finish_audit(Progress(audit, screen, source, config, again, executor), is_new=not audit.begun)
+            finish_audit(
+                Progress(audit, screen, source, config, again, executor), is_new=not audit.begun
+            )
         except FileNotFoundError:
             if audit.begun:  # another member may have made its folder again
                 raise
-            raise InputError(f"{audit.folder} was deleted while the audit ran: repeat the command") from None
+            raise InputError(
+                f"{audit.folder} was deleted while the audit ran: repeat the command"
+            ) from None
     return audit
 
 
 def finish_audit(progress: Progress, *, is_new: bool = False) -> None:
-    """Run the first stage that is not done and all after it; broken and missing files are recomputed.
+    """Run the first stage that is not done and all after it; broken and missing files are
+    recomputed.
 
     A new audit that cannot start to train is deleted.
     """
     audit, screen = progress.audit, progress.screen
     if broken := store.broken_files(audit.folder):
-        screen.say(f"{len(broken)} of its files are broken or missing, first {broken[0]}: recomputing them")
+        screen.say(
+            f"{len(broken)} of its files are broken or missing, first {broken[0]}: recomputing them"
+        )
         store.reopen(audit, broken)
     elif audit.finished:
         _add_repeat(progress, lambda: audit.verdict[RELIABILITY])
@@ -310,7 +391,11 @@ def finish_audit(progress: Progress, *, is_new: bool = False) -> None:
                 stage(audit, progress)
                 progress.seconds[name] = time.monotonic() - began
     except InputError:
-        if is_new and audit.folder.exists() and not any((audit.folder / store.MEMBERS).glob(f"*/{LOG}")):
+        if (
+            is_new
+            and audit.folder.exists()
+            and not any((audit.folder / store.MEMBERS).glob(f"*/{LOG}"))
+        ):
             shutil.rmtree(audit.folder)
         raise
 
@@ -318,21 +403,29 @@ def finish_audit(progress: Progress, *, is_new: bool = False) -> None:
 def counts(data_set: DataSet, membership: Membership) -> str:
     """Return a line with the numbers of pairs, captions, near-duplicates and rows in quarantine."""
     captions = pc.sum(pc.list_value_length(pa.array(data_set.pairs[c.CAPTIONS]))).as_py()
-    groups = ", ".join(f"{count:,} {name}" for name, count in pd.Series(membership.group).value_counts().items())
+    groups = ", ".join(
+        f"{count:,} {name}" for name, count in pd.Series(membership.group).value_counts().items()
+    )
     return (
         f"{len(data_set.pairs):,} pairs with {captions:,} captions ({groups}); "
-        f"near-duplicates: {data_set.near_duplicates:,}; rows in quarantine: {len(data_set.quarantine):,}"
+        f"near-duplicates: {data_set.near_duplicates:,}; rows in quarantine: "
+        f"{len(data_set.quarantine):,}"
     )
 
 
 def _add_repeat(progress: Progress, measure: Callable[[], float | None]) -> bool:
-    """Add members if the ranking is less reliable than --stable requests, and tell whether some were added."""
+    """Add members if the ranking is less reliable than --stable requests, and tell whether some
+    were added."""
     audit, config = progress.audit, progress.requested
     if config is None or not config.stable:
         return False
     members, value = len(audit.record.members), measure()
     reached = value is not None and value >= config.stable
-    shown = "is unknown" if value is None else f"{value:.3f} {'≥' if reached else '<'} {config.stable:g}"
+    shown = (
+        "is unknown"
+        if value is None
+        else f"{value:.3f} {'≥' if reached else '<'} {config.stable:g}"
+    )
     progress.screen.say(f"reliability {shown} with {members} of {config.members} members")
     if reached or members >= config.members:
         return False
@@ -353,8 +446,8 @@ def ensure_pixels(audit: Audit, screen: Screen) -> None:
 
 
 def ensure_features(audit: Audit, screen: Screen, executor: Executor | None = None) -> int:
-    """Compute the locked towers' features, in this process if there is no executor, and return the number of captions
-    that the text tower cuts off."""
+    """Compute the locked towers' features, in this process if there is no executor, and return the
+    number of captions that the text tower cuts off."""
     record = audit.record
     if not settings.opens_towers(record.config):
         return 0
@@ -362,6 +455,10 @@ def ensure_features(audit: Audit, screen: Screen, executor: Executor | None = No
 
     screen.say(f"{FEATURES} with the locked towers")
     towers = settings.checked_towers(record.config, record.towers)
-    report: dict[str, Any] = {"pictures": screen.pictures, "captions": screen.captions, "say": screen.say}
+    report: dict[str, Any] = {
+        "pictures": screen.pictures,
+        "captions": screen.captions,
+        "say": screen.say,
+    }
     compute = shards_by(executor, record.threads)
     return features_of(towers, audit.pairs, record.pictures, compute=compute, **report).cut

@@ -1,4 +1,5 @@
-"""Checks a data set before its audit: the command `inspect`, and the job that the form of a new audit starts."""
+"""Checks a data set before its audit: the command `inspect`, and the job that the form of a new
+audit starts."""
 
 import dataclasses
 import json
@@ -15,7 +16,15 @@ from clipmem_core import columns as c
 from clipmem_core import config as configs
 from clipmem_core.audit import prepare
 from clipmem_core.audit.console import RichScreen, make_table, plain
-from clipmem_core.audit.jobs import OUTPUT, WRONG_INPUT, Job, Task, audit_task, jobs_folder, resume_arguments
+from clipmem_core.audit.jobs import (
+    OUTPUT,
+    WRONG_INPUT,
+    Job,
+    Task,
+    audit_task,
+    jobs_folder,
+    resume_arguments,
+)
 from clipmem_core.audit.prepare import DataSet, FeatureRows
 from clipmem_core.audit.settings import check_config, resolve
 from clipmem_core.audit.setup import check_same
@@ -41,9 +50,13 @@ def inspect_source(source: str, options: configs.SourceOptions) -> None:
             config = dataclasses.replace(preset, source=options, features=source)
             data_set = prepare.load_data_set(source, config, cache=data)
         else:
-            raw = read_source(source, options, data=data if source == "scenes" else data_folder(), say=screen.say)
+            raw = read_source(
+                source, options, data=data if source == "scenes" else data_folder(), say=screen.say
+            )
             config = dataclasses.replace(AuditConfig(), cache_size=PIXELS)
-            data_set = prepare.read_pictures(raw, config, cache=data / "pixels", progress=screen.pictures)
+            data_set = prepare.read_pictures(
+                raw, config, cache=data / "pixels", progress=screen.pictures
+            )
         screen.progress.stop()
         _show(source, data_set)
 
@@ -63,7 +76,10 @@ def _show(source: str, data_set: DataSet) -> None:
         "labels": f"{labels.nunique():,} on {len(labels):,} pairs" if len(labels) else "none",
     }
     if isinstance(data_set.pixels, FeatureRows):
-        facts["features"] = f"precomputed, {data_set.pixels.values.shape[1]:,} numbers a picture: no picture is opened"
+        facts["features"] = (
+            f"precomputed, {data_set.pixels.values.shape[1]:,} numbers a picture: no picture is "
+            "opened"
+        )
     else:
         for name, column in (("picture widths", c.WIDTH), ("picture heights", c.HEIGHT)):
             facts[name] = f"{pairs[column].min():,} to {pairs[column].max():,} pixels"
@@ -82,11 +98,16 @@ def _show(source: str, data_set: DataSet) -> None:
     ]
     console.print(make_table("flagged captions", checks, ["captions", "check", "example"]))
     first = [
-        {name: row[name] if isinstance(row[name], str) else None for name in (c.PAIR_ID, c.IMAGE, c.LABEL)}
+        {
+            name: row[name] if isinstance(row[name], str) else None
+            for name in (c.PAIR_ID, c.IMAGE, c.LABEL)
+        }
         | {c.CAPTIONS: " | ".join(caption[:200] for caption in row[c.CAPTIONS])}
         for row in pairs.head(SHOWN).to_dict("records")
     ]
-    console.print(make_table(f"the first {SHOWN} pairs", first, [c.PAIR_ID, c.IMAGE, c.LABEL, c.CAPTIONS]))
+    console.print(
+        make_table(f"the first {SHOWN} pairs", first, [c.PAIR_ID, c.IMAGE, c.LABEL, c.CAPTIONS])
+    )
 
 
 def _reasons(quarantine: pd.DataFrame, kinds: pd.Series) -> list[dict[str, Any]]:
@@ -120,7 +141,8 @@ class Request:
 
 @dataclass(frozen=True)
 class Check:
-    """The progress of a check: `found` is the content of the data set, `error` why the audit cannot start."""
+    """The progress of a check: `found` is the content of the data set, `error` why the audit cannot
+    start."""
 
     job: Job
     found: dict[str, Any] | None = None
@@ -136,9 +158,13 @@ def check_request(request: Request) -> None:
     check_source(request.source)
     check_config(request.config)
     if job is not None and job.running:
-        raise InputError(f"audit {request.name!r} waits or runs already: use another name, or cancel it first")
+        raise InputError(
+            f"audit {request.name!r} waits or runs already: use another name, or cancel it first"
+        )
     if audit.begun:
-        check_same(audit, request.source, resolve(prepare.with_features(request.source, request.config)))
+        check_same(
+            audit, request.source, resolve(prepare.with_features(request.source, request.config))
+        )
 
 
 def find_check(request: Request) -> Check | None:
@@ -149,34 +175,52 @@ def find_check(request: Request) -> Check | None:
     path, error = job.folder / OUTPUT, ""
     lines = path.read_bytes().splitlines(keepends=True)
     summaries = [line for line in lines if line.startswith(b"{") and line.endswith(b"\n")]
-    found = parse_json(summaries[-1], dict[str, Any], path=path, repair=RETRY) if summaries else None
+    found = (
+        parse_json(summaries[-1], dict[str, Any], path=path, repair=RETRY) if summaries else None
+    )
     if job.cancelled:
         error = "the check was stopped: check again"
     elif not job.running and job.exit_code != 0:
         error = job.last_line.removeprefix("error: ")
         if job.exit_code != WRONG_INPUT:
-            error = f"the check stopped with exit code {job.exit_code}: {error or 'it printed nothing'}"
+            error = (
+                f"the check stopped with exit code {job.exit_code}: {error or 'it printed nothing'}"
+            )
     return Check(job, found, job.count[:2] if job.count else (0, 0), error)
 
 
 def check(source: str, config: AuditConfig) -> None:
-    """Print the content of a data set as JSON; pictures are opened last and stored as in the audit."""
+    """Print the content of a data set as JSON; pictures are opened last and stored as in the
+    audit."""
     config = resolve(prepare.with_features(source, config))
     if config.features:
         data_set = prepare.load_data_set(source, config)
     else:
         raw, _ = prepare.sampled(read_source(source, config.source, data=data_folder()), config)
         clusters = np.arange(len(raw.pairs))
-        _print_found(raw.pairs, raw.quarantine, clusters, config, exact=False, rows=raw.rows, near_duplicates=0)
+        _print_found(
+            raw.pairs,
+            raw.quarantine,
+            clusters,
+            config,
+            exact=False,
+            rows=raw.rows,
+            near_duplicates=0,
+        )
         data_set = prepare.read_pictures(raw, config, progress=RichScreen().pictures)
     counts = {"exact": True, "rows": data_set.raw.rows, "near_duplicates": data_set.near_duplicates}
     _print_found(data_set.pairs, data_set.quarantine, data_set.clusters, config, **counts)
 
 
 def _print_found(
-    pairs: pd.DataFrame, quarantine: pd.DataFrame, clusters: np.ndarray, config: AuditConfig, **more: int
+    pairs: pd.DataFrame,
+    quarantine: pd.DataFrame,
+    clusters: np.ndarray,
+    config: AuditConfig,
+    **more: int,
 ) -> None:
-    """Print the content of a data set; drawing the membership and injecting errors refuses what the audit would."""
+    """Print the content of a data set; drawing the membership and injecting errors refuses what the
+    audit would."""
     counts = pairs[c.CAPTIONS].map(len)
     reasons = quarantine[c.REASON].astype(str)
     kinds = reasons.replace("^near-duplicate of .*", "near-duplicate of another pair", regex=True)
@@ -185,7 +229,11 @@ def _print_found(
         "captions": int((counts.clip(upper=config.captions) if config.captions else counts).sum()),
         "quarantined": len(quarantine),
         "reasons": _reasons(quarantine, kinds)[:SHOWN],
-        "rows_in_quarantine": quarantine[[c.SOURCE, c.REASON]].head(LISTED).astype(str).to_numpy().tolist(),
+        "rows_in_quarantine": quarantine[[c.SOURCE, c.REASON]]
+        .head(LISTED)
+        .astype(str)
+        .to_numpy()
+        .tolist(),
         "groups": {},
     }
     try:

@@ -1,4 +1,5 @@
-"""Reads a data set for an audit: pairs, quarantine, membership, and small pictures or precomputed features."""
+"""Reads a data set for an audit: pairs, quarantine, membership, and small pictures or precomputed
+features."""
 
 import dataclasses
 import functools
@@ -25,8 +26,20 @@ from clipmem_core.dataset.source import RawPairs, read_source
 from clipmem_core.draws import SAMPLE, draw_keys, hashed
 from clipmem_core.embeddings import Vectors
 from clipmem_core.features.cache import FeatureStore, text_keys, tower_key
-from clipmem_core.features.precomputed import SIDES, Stored, caption_rows, open_features, stored_features
-from clipmem_core.scores.membership import Membership, Sides, draw_utility_pairs, ensemble_membership, paper_membership
+from clipmem_core.features.precomputed import (
+    SIDES,
+    Stored,
+    caption_rows,
+    open_features,
+    stored_features,
+)
+from clipmem_core.scores.membership import (
+    Membership,
+    Sides,
+    draw_utility_pairs,
+    ensemble_membership,
+    paper_membership,
+)
 
 ARRAYS = {side: f"{side}.npy" for side in SIDES}  # features, in the folder of a table
 TABLES = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson")
@@ -35,7 +48,8 @@ Say = Callable[[str], None]
 
 
 class FeatureRows(Pixels):
-    """Precomputed features of some pictures in place of their pixels: float16 [n, width], mapped from the file."""
+    """Precomputed features of some pictures in place of their pixels: float16 [n, width], mapped
+    from the file."""
 
     def __init__(self, folder: Path, rows: np.ndarray) -> None:
         self.values = open_features(folder, "image")
@@ -51,7 +65,8 @@ class FeatureRows(Pixels):
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data set whose pictures were checked: the pairs that can be used, and the rows that cannot."""
+    """A data set whose pictures were checked: the pairs that can be used, and the rows that
+    cannot."""
 
     raw: RawPairs
     pairs: pd.DataFrame  # columns.PAIR_COLUMNS
@@ -68,11 +83,14 @@ class DataSet:
     def fingerprint(self) -> str:
         """A key of its content: ids, pictures and captions."""
         captions = pa.array(self.pairs[c.CAPTIONS]).to_pylist()
-        return fingerprint(list(zip(self.pairs[c.PAIR_ID], self.pairs[c.SHA256], captions, strict=True)))
+        return fingerprint(
+            list(zip(self.pairs[c.PAIR_ID], self.pairs[c.SHA256], captions, strict=True))
+        )
 
 
 def holds_features(source: str) -> bool:
-    """Tell whether features come with a data set: a clip-retrieval folder, DataComp files, or a table with arrays."""
+    """Tell whether features come with a data set: a clip-retrieval folder, DataComp files, or a
+    table with arrays."""
     path = Path(os.path.expanduser(source))
     if not os.path.exists(path):  # False also for text that cannot be a path
         return False
@@ -89,11 +107,14 @@ def _has_arrays(folder: Path) -> bool:
 
 
 def _tables(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in TABLES and path.is_file())
+    return sorted(
+        path for path in folder.iterdir() if path.suffix.lower() in TABLES and path.is_file()
+    )
 
 
 def with_features(source: str, config: AuditConfig) -> AuditConfig:
-    """Use the features that come with a source if both towers are locked and --features names no others."""
+    """Use the features that come with a source if both towers are locked and --features names no
+    others."""
     locked = config.lock_image and config.lock_text
     if config.features and not locked:
         raise InputError("--features needs both towers locked: use --preset locked")
@@ -110,7 +131,9 @@ def read_features(
     path, features = (Path(os.path.expanduser(local[name])) for name in (source, config.features))
     for file in (path, features):
         if not file.exists():
-            raise InputError(f"there is no {file}: name a table or a folder, and the folder of its --features")
+            raise InputError(
+                f"there is no {file}: name a table or a folder, and the folder of its --features"
+            )
     folder = features if features.is_dir() else features.parent
     table, arrays = features, {side: "" for side in SIDES}
     has_npz = features.suffix == ".parquet" and features.with_suffix(".npz").is_file()
@@ -120,33 +143,48 @@ def read_features(
         if table.is_dir():
             tables = _tables(table)
             if len(tables) != 1:
-                raise InputError(f"{path} must hold one table of the features' rows, not {len(tables)}: name the table")
+                raise InputError(
+                    f"{path} must hold one table of the features' rows, not {len(tables)}: name "
+                    "the table"
+                )
             table = tables[0]
     stored = stored_features(table, config.source, **arrays, folder=cache)
     path, image_folder, images = path.absolute(), config.source.image_folder, stored.pairs[c.IMAGE]
-    root = named_folder(image_folder, path) if image_folder else path if path.is_dir() else path.parent
+    root = (
+        named_folder(image_folder, path) if image_folder else path if path.is_dir() else path.parent
+    )
     if all(map(os.path.isabs, images)):
         folders = sorted({os.path.dirname(image) for image in images})
         if not image_folder and not all(Path(name).is_relative_to(root) for name in folders):
             root = Path(os.path.commonpath(folders))
         images = pd.Series([os.path.relpath(image, root) for image in images])
     pairs = stored.pairs.assign(**{c.IMAGE: images, c.INJECTED: None, c.WIDTH: 0, c.HEIGHT: 0})
-    return RawPairs(root, "features", len(pairs) + len(stored.quarantine), pairs, stored.quarantine), stored
+    return RawPairs(
+        root, "features", len(pairs) + len(stored.quarantine), pairs, stored.quarantine
+    ), stored
 
 
 def precomputed_features(audit: Audit, folder: Path) -> tuple[Vectors, Vectors]:
-    """Return the features of an audit's pictures and captions, float16 [n_pairs, width] and [n_captions, width]."""
+    """Return the features of an audit's pictures and captions, float16 [n_pairs, width] and
+    [n_captions, width]."""
     rows = read_prepared(audit.folder).cache_rows
-    text = caption_rows(folder, rows, (batch[c.CAPTIONS] for batch in pair_blocks(audit, [c.CAPTIONS])))
+    text = caption_rows(
+        folder, rows, (batch[c.CAPTIONS] for batch in pair_blocks(audit, [c.CAPTIONS]))
+    )
     return open_features(folder, "image").take(rows), open_features(folder, "text").take(text)
 
 
 def caption_features(audit: Audit) -> Vectors:
-    """Return the locked text tower's features of all captions, or the precomputed ones, float16 [n_captions, width]."""
+    """Return the locked text tower's features of all captions, or the precomputed ones, float16
+    [n_captions, width]."""
     record = audit.record
     if record.config.features:
         return precomputed_features(audit, pixels_folder(audit))[1]
-    captions = [text for batch in pair_blocks(audit, [c.CAPTIONS]) for text in batch[c.CAPTIONS].flatten().to_pylist()]
+    captions = [
+        text
+        for batch in pair_blocks(audit, [c.CAPTIONS])
+        for text in batch[c.CAPTIONS].flatten().to_pylist()
+    ]
     store = FeatureStore(tower_key(record.towers["text"]))
     rows = store.find(text_keys(captions))
     if (rows < 0).any():
@@ -158,15 +196,23 @@ def caption_features(audit: Audit) -> Vectors:
     return store.features().take(rows)
 
 
-def sampled(raw: RawPairs, config: AuditConfig, *, say: Say = lambda line: None) -> tuple[RawPairs, np.ndarray]:
-    """Draw the random sample of a data set that a config requests, and return its pairs and rows, int64 ascending."""
+def sampled(
+    raw: RawPairs, config: AuditConfig, *, say: Say = lambda line: None
+) -> tuple[RawPairs, np.ndarray]:
+    """Draw the random sample of a data set that a config requests, and return its pairs and rows,
+    int64 ascending."""
     count = len(raw.pairs)
     if not 0 < config.sample < count:
         return raw, np.arange(count)
     order = hashed(draw_keys(raw.pairs[c.PAIR_ID].tolist()), config.seed, SAMPLE)
     rows = np.sort(np.argsort(order, kind="stable")[: config.sample])
-    say(f"a random sample of {config.sample:,} of {count:,} pairs, by their ids and seed {config.seed}")
-    return dataclasses.replace(raw, pairs=raw.pairs.iloc[rows].reset_index(drop=True), drawn_of=count), rows
+    say(
+        f"a random sample of {config.sample:,} of {count:,} pairs, by their ids and seed "
+        f"{config.seed}"
+    )
+    return dataclasses.replace(
+        raw, pairs=raw.pairs.iloc[rows].reset_index(drop=True), drawn_of=count
+    ), rows
 
 
 def load_data_set(
@@ -179,7 +225,9 @@ def load_data_set(
 ) -> DataSet:
     """Read a data set, check every picture, and quarantine the rows that cannot be used."""
     if not config.features:
-        raw, _ = sampled(read_source(source, config.source, data=data_folder(), say=say), config, say=say)
+        raw, _ = sampled(
+            read_source(source, config.source, data=data_folder(), say=say), config, say=say
+        )
         return read_pictures(raw, config, cache=cache, progress=progress)
     raw, stored = read_features(source, config, cache=cache, say=say)
     raw, drawn = sampled(raw, config, say=say)
@@ -195,7 +243,9 @@ def read_pictures(
     _check_not_empty(raw, raw.pairs, raw.quarantine)
     facts, pixels = _store_pixels(raw.root, raw.pairs, config, cache=cache, progress=progress)
     usable = facts[c.REASON].isna().to_numpy()
-    quarantine = pd.concat([raw.quarantine, _quarantined(raw.pairs, facts[c.REASON], ~usable)], ignore_index=True)
+    quarantine = pd.concat(
+        [raw.quarantine, _quarantined(raw.pairs, facts[c.REASON], ~usable)], ignore_index=True
+    )
     facts, pairs = facts[usable].reset_index(drop=True), raw.pairs[usable].reset_index(drop=True)
     _check_not_empty(raw, pairs, quarantine)
     rows = np.flatnonzero(usable)
@@ -207,8 +257,13 @@ def read_pictures(
 def _check_not_empty(raw: RawPairs, pairs: pd.DataFrame, quarantine: pd.DataFrame) -> None:
     if pairs.empty:
         reasons = quarantine[c.REASON].value_counts()
-        most = f"; most often: {reasons.index[0]} ({reasons.iloc[0]:,} rows)" if len(reasons) else ""
-        raise InputError(f"no usable pair among {raw.rows:,} rows in {raw.root}{most}: `inspect` shows every reason")
+        most = (
+            f"; most often: {reasons.index[0]} ({reasons.iloc[0]:,} rows)" if len(reasons) else ""
+        )
+        raise InputError(
+            f"no usable pair among {raw.rows:,} rows in {raw.root}{most}: `inspect` shows every "
+            "reason"
+        )
 
 
 def _store_pixels(
@@ -235,27 +290,40 @@ def _data_set(
 ) -> DataSet:
     """Apply the config's limit of captions, and drop near-duplicates if it says so."""
     if config.captions:
-        pairs = pairs.assign(**{c.CAPTIONS: pairs[c.CAPTIONS].map(lambda captions: list(captions)[: config.captions])})
+        pairs = pairs.assign(
+            **{
+                c.CAPTIONS: pairs[c.CAPTIONS].map(
+                    lambda captions: list(captions)[: config.captions]
+                )
+            }
+        )
     pairs = pairs.reindex(columns=c.PAIR_COLUMNS)
     if config.drop_near_duplicates:
         first = clusters == np.arange(len(clusters))
         reasons = "near-duplicate of " + pairs[c.PAIR_ID].iloc[clusters].reset_index(drop=True)
-        quarantine = pd.concat([quarantine, _quarantined(pairs, reasons, ~first)], ignore_index=True)
+        quarantine = pd.concat(
+            [quarantine, _quarantined(pairs, reasons, ~first)], ignore_index=True
+        )
         pairs, pixels = pairs[first].reset_index(drop=True), pixels.select(np.flatnonzero(first))
         clusters = np.arange(len(pairs))
     return DataSet(raw, pairs, quarantine, clusters, pixels)
 
 
 def _quarantined(pairs: pd.DataFrame, reasons: pd.Series, mask: np.ndarray) -> pd.DataFrame:
-    return pd.DataFrame({c.SOURCE: pairs[c.IMAGE], c.PAIR_ID: pairs[c.PAIR_ID], c.REASON: reasons.to_numpy()})[mask]
+    return pd.DataFrame(
+        {c.SOURCE: pairs[c.IMAGE], c.PAIR_ID: pairs[c.PAIR_ID], c.REASON: reasons.to_numpy()}
+    )[mask]
 
 
 def draw_membership(clusters: np.ndarray, config: AuditConfig, *, members: int = 0) -> Membership:
-    """Draw which member trains on which pair, by near-duplicate clusters, [n_pairs]; 0 members: the config's."""
+    """Draw which member trains on which pair, by near-duplicate clusters, [n_pairs]; 0 members: the
+    config's."""
     if config.protocol == "paper":
         return paper_membership(clusters, seeds=config.seeds, seed=config.seed)
     repeats = (members or config.members) // config.folds
-    return ensemble_membership(clusters, folds=config.folds, repeats=repeats, seed=config.seed, halves=config.halves)
+    return ensemble_membership(
+        clusters, folds=config.folds, repeats=repeats, seed=config.seed, halves=config.halves
+    )
 
 
 def repeat_membership(audit: Audit, pairs: pd.DataFrame) -> Membership:
@@ -263,7 +331,9 @@ def repeat_membership(audit: Audit, pairs: pd.DataFrame) -> Membership:
     table = audit.membership.set_index(c.PAIR_ID)
     missing = pairs[c.PAIR_ID][~pairs[c.PAIR_ID].isin(table.index)]
     if len(missing):
-        raise InputError(f"{len(missing):,} pairs are not in audit {audit.name!r}, first {missing.iloc[0]!r}")
+        raise InputError(
+            f"{len(missing):,} pairs are not in audit {audit.name!r}, first {missing.iloc[0]!r}"
+        )
     return membership_of(table.loc[pairs[c.PAIR_ID]].reset_index())
 
 
@@ -271,7 +341,9 @@ def sides_of(audit: Audit, config: AuditConfig, membership: Membership) -> Sides
     """Return each pair's side for each member, and the external pairs reserved for utility."""
     utility_only = None
     if config.retrieval_apart:
-        utility_only = draw_utility_pairs(membership.group, read_prepared(audit.folder).clusters, seed=config.seed)
+        utility_only = draw_utility_pairs(
+            membership.group, read_prepared(audit.folder).clusters, seed=config.seed
+        )
     return Sides(membership, config.protocol, config.seed, utility_only)
 
 
@@ -282,13 +354,17 @@ def utility_rows(sides: Sides) -> np.ndarray:
 
 def inject(pairs: pd.DataFrame, membership: Membership, config: AuditConfig) -> pd.DataFrame:
     """Swap captions among candidates (ensemble: among scored pairs) as the config asks."""
-    rows = np.flatnonzero(membership.group == (c.CANDIDATE if config.protocol == "paper" else c.SCORED))
+    rows = np.flatnonzero(
+        membership.group == (c.CANDIDATE if config.protocol == "paper" else c.SCORED)
+    )
     return inject_miscaptions(pairs, rows, n=config.inject_miscaptions, seed=config.seed)
 
 
 def membership_table(pairs: pd.DataFrame, membership: Membership) -> pd.DataFrame:
     """Return membership as a table: pair_id, group, one bool column per member."""
-    table = pd.DataFrame({c.PAIR_ID: pairs[c.PAIR_ID].to_numpy(), c.GROUP: membership.group.astype(str)})
+    table = pd.DataFrame(
+        {c.PAIR_ID: pairs[c.PAIR_ID].to_numpy(), c.GROUP: membership.group.astype(str)}
+    )
     return table.assign(**dict(zip(membership.members, membership.trained, strict=True)))
 
 
@@ -308,7 +384,10 @@ def pixels_folder(audit: Audit) -> Path:
 def rebuild_store(audit: Audit, *, progress: Report | None = None) -> None:
     """Store an audit's small pictures or features again after their store was lost or damaged."""
     record = audit.record
-    changed, pairs = f"have changed since audit {audit.name!r} began: use another --name", audit.pairs
+    changed, pairs = (
+        f"have changed since audit {audit.name!r} began: use another --name",
+        audit.pairs,
+    )
     pixels: Pixels
     if record.config.features:
         stored = read_features(record.source, record.config)[1]

@@ -1,7 +1,7 @@
 """Runs tasks on a Ray cluster (`--engine ray`).
 
-All machines have the data folder under the same path, the same code and the same torch. A task whose worker or machine
-is lost resumes on another one.
+All machines have the data folder under the same path, the same code and the same torch. A task
+whose worker or machine is lost resumes on another one.
 """
 
 import contextlib
@@ -30,15 +30,23 @@ QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "
 
 
 def ray_tasks(tasks: Sequence[Task], *, gpus: int = 0) -> TaskEvents:
-    """Run tasks on the cluster of RAY_ADDRESS, or on one of this machine that ends with this process; an `Executor`."""
+    """Run tasks on the cluster of RAY_ADDRESS, or on one of this machine that ends with this
+    process; an `Executor`."""
     if not tasks:
         return
     ray = import_ray()
     if not ray.is_initialized():
         _connect(ray)
-    variables = {DATA_VARIABLE: str(data_folder().absolute()), "PYTHONPATH": str(Path(__file__).parents[2]), **QUIET}
+    variables = {
+        DATA_VARIABLE: str(data_folder().absolute()),
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+        **QUIET,
+    }
     remote = ray.remote(
-        num_gpus=gpus, max_retries=RETRIES, retry_exceptions=False, runtime_env={"env_vars": variables}
+        num_gpus=gpus,
+        max_retries=RETRIES,
+        retry_exceptions=False,
+        runtime_env={"env_vars": variables},
     )(run_on_worker)
     slots = int(ray.cluster_resources().get("CPU", 0)) // tasks[0].threads
     # Split tasks of several members until there is one for each slot, if possible
@@ -51,8 +59,12 @@ def ray_tasks(tasks: Sequence[Task], *, gpus: int = 0) -> TaskEvents:
     running = {}
     for task in split:
         # The worker runs in another folder
-        absolute = dataclasses.replace(task, folders=tuple(folder.absolute() for folder in task.folders))
-        running[remote.options(num_cpus=task.threads).remote(absolute, versions(), os.getcwd())] = task
+        absolute = dataclasses.replace(
+            task, folders=tuple(folder.absolute() for folder in task.folders)
+        )
+        running[remote.options(num_cpus=task.threads).remote(absolute, versions(), os.getcwd())] = (
+            task
+        )
     try:
         while running:
             yield None
@@ -70,13 +82,17 @@ def import_ray() -> ModuleType:
     try:
         import ray
     except ImportError:
-        raise InputError("--engine ray needs Ray: pip install 'ray>=2.40', or remove --engine") from None
+        raise InputError(
+            "--engine ray needs Ray: pip install 'ray>=2.40', or remove --engine"
+        ) from None
     return ray
 
 
 def _connect(ray: ModuleType) -> None:
     address = os.environ.get(ADDRESS)
-    options: dict[str, Any] = {"address": address} if address else {"address": "local", "include_dashboard": False}
+    options: dict[str, Any] = (
+        {"address": address} if address else {"address": "local", "include_dashboard": False}
+    )
     try:
         ray.init(**options, log_to_driver=False, configure_logging=False)
     except (ConnectionError, ValueError, RuntimeError) as error:
@@ -94,13 +110,22 @@ def versions() -> dict[str, str]:
     for path in sorted(package.rglob("*.py")):
         digest.update(f"{path.relative_to(package).as_posix()}\n".encode() + path.read_bytes())
     libraries = {name: version(name) for name in ("torch", "open_clip_torch", "numpy")}
-    return {"clipmem": __version__, "code": digest.hexdigest()[:12], "python": platform.python_version(), **libraries}
+    return {
+        "clipmem": __version__,
+        "code": digest.hexdigest()[:12],
+        "python": platform.python_version(),
+        **libraries,
+    }
 
 
 def run_on_worker(task: Task, required: dict[str, str], folder: str = ".") -> str | None:
     """Run a task on this worker's machine; return the message of an input error, or None."""
     worker, here = f"the worker on {platform.node()}", versions()
-    differ = [f"{name} {here[name]} and not {required[name]}" for name in here if here[name] != required[name]]
+    differ = [
+        f"{name} {here[name]} and not {required[name]}"
+        for name in here
+        if here[name] != required[name]
+    ]
     if differ:
         return f"{worker} has {', '.join(differ)}: install the same on all machines"
     missing = [folder for folder in task.folders if not folder.is_dir()]
@@ -121,9 +146,13 @@ def _check_end(ray: ModuleType, ended: Any) -> None:
         fault = ray.get(ended)
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, OSError) and shortage(error.cause):
-            raise OSError(error.cause.errno, f"{error.cause.strerror} on the machine of a task") from None
+            raise OSError(
+                error.cause.errno, f"{error.cause.strerror} on the machine of a task"
+            ) from None
         raise RuntimeError(str(error.cause)) from None
     except ray.exceptions.RayError as error:
-        raise RuntimeError(f"a worker was lost {RETRIES + 1} times: {str(error).splitlines()[0]}") from None
+        raise RuntimeError(
+            f"a worker was lost {RETRIES + 1} times: {str(error).splitlines()[0]}"
+        ) from None
     if fault is not None:
         raise InputError(fault)

@@ -1,4 +1,5 @@
-"""Compares retrieval and memorization of an audit and that of its cleaned data set, on the pairs both have."""
+"""Compares retrieval and memorization of an audit and that of its cleaned data set, on the pairs
+both have."""
 
 from dataclasses import dataclass
 
@@ -17,7 +18,8 @@ MIN_EXTERNAL = 10  # external pairs of both audits, below which nothing is measu
 
 @dataclass(frozen=True)
 class Change:
-    """A mean in both audits, and their difference with a 95 % interval over members, seeds or pairs."""
+    """A mean in both audits, and their difference with a 95 % interval over members, seeds or
+    pairs."""
 
     then: float
     now: float
@@ -31,8 +33,8 @@ class Change:
 class Measured:
     """The fields of again.json: an audit of a cleaned data set compared with the audit before.
 
-    Everything is measured on pairs that both audits have with the same picture and captions: retrieval and the centre
-    of alignments on `external` ones, the rest on `scored` ones.
+    Everything is measured on pairs that both audits have with the same picture and captions:
+    retrieval and the centre of alignments on `external` ones, the rest on `scored` ones.
     """
 
     of: str  # the first audit
@@ -46,16 +48,23 @@ class Measured:
     retrieval: Change  # mean of the recalls at 1, 5 and 10, both ways, in [0, 1]
     clipmem: Change
     auroc: Change | None  # membership; None where no member leaves out a scored pair
-    whole: tuple[float, float]  # mean clipmem of all pairs that each audit scores, the removed ones in the first
+    whole: tuple[
+        float, float
+    ]  # mean clipmem of all pairs that each audit scores, the removed ones in the first
 
 
 def measure(audit: Audit, again: Audit, screen: Screen) -> Measured | None:
-    """Compare an audit with that of its cleaned data set; None if fewer than ten external pairs are in both."""
-    pairs, pairs_again = (each.pairs.set_index(c.PAIR_ID)[[c.SHA256, c.CAPTIONS]] for each in (audit, again))
+    """Compare an audit with that of its cleaned data set; None if fewer than ten external pairs are
+    in both."""
+    pairs, pairs_again = (
+        each.pairs.set_index(c.PAIR_ID)[[c.SHA256, c.CAPTIONS]] for each in (audit, again)
+    )
     row = pairs.index.get_indexer(pairs_again.index)
     before = pairs.iloc[row]
     same = (row >= 0) & (before[c.SHA256].to_numpy() == pairs_again[c.SHA256].to_numpy())
-    same &= [list(a) == list(b) for a, b in zip(before[c.CAPTIONS], pairs_again[c.CAPTIONS], strict=True)]
+    same &= [
+        list(a) == list(b) for a, b in zip(before[c.CAPTIONS], pairs_again[c.CAPTIONS], strict=True)
+    ]
     rows_again = np.flatnonzero(same)
     first, second = membership_of(audit.membership), membership_of(again.membership)
     membership = Membership(second.group[rows_again], second.members, second.trained[:, rows_again])
@@ -66,12 +75,17 @@ def measure(audit: Audit, again: Audit, screen: Screen) -> Measured | None:
     alignments, hits, means = [], [], []
     for each, rows in ((audit, row[rows_again]), (again, rows_again)):
         embeddings = [read_embeddings(each.member(name)) for name in each.record.members]
-        alignments.append(np.stack([pair_terms(i[rows], t[rows], external)[c.ALIGNMENT] for i, t in embeddings]))
+        alignments.append(
+            np.stack([pair_terms(i[rows], t[rows], external)[c.ALIGNMENT] for i, t in embeddings])
+        )
         hits.append(_hits(each, rows[external], screen))
         scores = each.scores
         means.append(scores.loc[scores[c.GROUP].isin(c.TARGET_GROUPS), c.CLIPMEM].mean())
     n_common = int((row >= 0).sum())
-    retrieval, (then, now) = crossed_mean(hits[1] - hits[0]), (float(values.mean()) for values in hits)
+    retrieval, (then, now) = (
+        crossed_mean(hits[1] - hits[0]),
+        (float(values.mean()) for values in hits),
+    )
     return Measured(
         of=audit.name,
         removed=len(pairs) - n_common,
@@ -89,8 +103,14 @@ def measure(audit: Audit, again: Audit, screen: Screen) -> Measured | None:
 
 
 def _hits(audit: Audit, rows: np.ndarray, screen: Screen) -> np.ndarray:
-    """Return each member's mean recall of a pair's partner, both ways, at k = 1, 5 and 10, [n_members, n]."""
-    from clipmem_core.audit.member import caption_embeddings, finished_model, open_member, open_shared  # torch
+    """Return each member's mean recall of a pair's partner, both ways, at k = 1, 5 and 10,
+    [n_members, n]."""
+    from clipmem_core.audit.member import (
+        caption_embeddings,
+        finished_model,
+        open_member,
+        open_shared,
+    )  # torch
     from clipmem_core.audit.pipeline import ensure_features, ensure_pixels
     from clipmem_core.scores.utility import retrieval_ranks
 
@@ -102,28 +122,38 @@ def _hits(audit: Audit, rows: np.ndarray, screen: Screen) -> np.ndarray:
         text, owner = caption_embeddings(run, finished_model(run), rows)
         ranks = retrieval_ranks(read_embeddings(audit.member(name))[0][rows], text, owner)
         to_text, to_image = (
-            np.mean([ranks[way] < k for k in (1, 5, 10)], axis=0) for way in ("image_to_text", "text_to_image")
+            np.mean([ranks[way] < k for k in (1, 5, 10)], axis=0)
+            for way in ("image_to_text", "text_to_image")
         )
         hits.append((to_text + np.bincount(owner, to_image) / np.bincount(owner)) / 2)
     return np.stack(hits)
 
 
 def _clipmem(before: np.ndarray, after: np.ndarray, membership: Membership, audit: Audit) -> Change:
-    """Return the change of mean clipmem: over the seeds of the paper's protocol, over the members of an ensemble."""
+    """Return the change of mean clipmem: over the seeds of the paper's protocol, over the members
+    of an ensemble."""
     record, target = audit.record, np.isin(membership.group, c.TARGET_GROUPS)
     sides = Sides(membership, record.protocol, record.config.seed)
     inside = sides.inside[:, target]
     before, after = before[:, target], after[:, target]
-    then, now = (float((a - b).mean()) for a, b in (side_means(list(each), inside) for each in (before, after)))
+    then, now = (
+        float((a - b).mean())
+        for a, b in (side_means(list(each), inside) for each in (before, after))
+    )
     paper, change = record.protocol == "paper", after - before
-    values = replicate_clipmem(list(change), sides.replicates, inside) if paper else weighted(change, inside)
+    values = (
+        replicate_clipmem(list(change), sides.replicates, inside)
+        if paper
+        else weighted(change, inside)
+    )
     difference = crossed_mean(values)
     over = difference.over.replace("members", "seeds") if paper else difference.over
     return Change(then, now, difference.mean, difference.low, difference.high, over)
 
 
 def weighted(values: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """Return values weighted so that their mean is the mean of in minus out, [n_members, n_pairs] each."""
+    """Return values weighted so that their mean is the mean of in minus out, [n_members, n_pairs]
+    each."""
     n_in = inside.sum(axis=0)
     return len(values) * np.where(inside, values / n_in, -values / (len(values) - n_in))
 
@@ -137,5 +167,7 @@ def _auroc(before: np.ndarray, after: np.ndarray, membership: Membership) -> Cha
         return None
     then, now = then[measured], now[measured]
     difference = paired_difference(now.tolist(), then.tolist())
-    low, high = (difference.low, difference.high) if difference.n >= MIN_REPLICATES else (None, None)
+    low, high = (
+        (difference.low, difference.high) if difference.n >= MIN_REPLICATES else (None, None)
+    )
     return Change(float(then.mean()), float(now.mean()), difference.mean, low, high, "members")

@@ -1,4 +1,5 @@
-"""Computes an audit's tables from the files of its members: scores.parquet, captions.parquet, utility, verdict."""
+"""Computes an audit's tables from the files of its members: scores.parquet, captions.parquet,
+utility, verdict."""
 
 import dataclasses
 import functools
@@ -25,14 +26,23 @@ from clipmem_core.scores.encoders import contributions
 from clipmem_core.scores.evidence import CaptionEvidence, Probabilities, agreement
 from clipmem_core.scores.membership import Sides
 from clipmem_core.scores.prevalence import plan_stop, whole_count
-from clipmem_core.scores.registry import BY_NAME, DETECTION, INJECTED, SCORE_COLUMNS, TABLE, scores_in
+from clipmem_core.scores.registry import (
+    BY_NAME,
+    DETECTION,
+    INJECTED,
+    SCORE_COLUMNS,
+    TABLE,
+    scores_in,
+)
 from clipmem_core.scores.uncertainty import Noise, share_above, standard_errors
 from clipmem_core.training.names import CHECKPOINT, TRAJECTORY
 
 UNUSABLE = "rows that cannot be used"
 TOP_K = 50  # pairs a person reviews first
 SIZE_STEP = 0.05  # between the sizes of clipmem whose share of pairs is reported
-MIN_NOISE_RATIO = 3  # a size must be this many errors: the share above smaller ones depends on the noise model
+MIN_NOISE_RATIO = (
+    3  # a size must be this many errors: the share above smaller ones depends on the noise model
+)
 SPILL_BYTES = 1 << 22  # larger arrays are held in a file instead of memory
 RESAMPLED = 100_000_000  # pairs drawn by all bootstrap resamples together
 LATER = (c.LOG_PROBABILITY_SECOND, c.P_WRONG, c.SUSPICION)  # added by later steps
@@ -43,7 +53,8 @@ MAX_ATTACKED = 1_000_000  # pairs; larger sets are sampled
 
 @dataclass(frozen=True)
 class Evidence:
-    """The outputs of all members, an array per member, and their training pairs. Embeddings are memory-mapped."""
+    """The outputs of all members, an array per member, and their training pairs. Embeddings are
+    memory-mapped."""
 
     pairs: pd.DataFrame  # pair_id, injected
     sides: Sides
@@ -62,11 +73,14 @@ class Evidence:
 
 
 def spill_to_disk(values: np.ndarray, folder: Path) -> np.ndarray:
-    """Return the same values; a large array is mapped from an unnamed file that disappears with it."""
+    """Return the same values; a large array is mapped from an unnamed file that disappears with
+    it."""
     if values.nbytes < SPILL_BYTES or isinstance(values.base, np.memmap):
         return values
     with naming(folder), tempfile.TemporaryFile(dir=folder) as file:
-        file.write(np.ascontiguousarray(values).data)  # on a full disk a write to a map would end the process
+        file.write(
+            np.ascontiguousarray(values).data
+        )  # on a full disk a write to a map would end the process
         file.flush()
         return np.asarray(np.memmap(file, values.dtype, "c", shape=values.shape))
 
@@ -83,13 +97,19 @@ def gather_evidence(audit: Audit) -> Evidence:
     terms = []
     for embeddings in zip(image, text, strict=True):
         member_terms = pair_terms(*embeddings, sides.external)
-        terms.append(dict(zip(member_terms, spill(np.stack(list(member_terms.values()))), strict=True)))
+        terms.append(
+            dict(zip(member_terms, spill(np.stack(list(member_terms.values()))), strict=True))
+        )
     paths = [folder / TRAJECTORY for folder in folders]
     trajectories = [
-        spill(detectors.mean_over_epochs(store.read_array(path, shared=True))) for path in paths if path.is_file()
+        spill(detectors.mean_over_epochs(store.read_array(path, shared=True)))
+        for path in paths
+        if path.is_file()
     ]
     checkpoints = [audit.member_record(name).checkpoint for name in record.members]
-    weights = [Path(path or folder / CHECKPOINT) for path, folder in zip(checkpoints, folders, strict=True)]
+    weights = [
+        Path(path or folder / CHECKPOINT) for path, folder in zip(checkpoints, folders, strict=True)
+    ]
     return Evidence(
         pairs=store.read_table(audit.folder / store.PAIRS, columns=[c.PAIR_ID, c.INJECTED]),
         sides=sides,
@@ -99,18 +119,26 @@ def gather_evidence(audit: Audit) -> Evidence:
         text=list(text),
         logit_scales=[logit_scale_of(path) if path.is_file() else float("nan") for path in weights],
         log_probability=trajectories if len(trajectories) == len(paths) else [],
-        n_captions=np.minimum(store.caption_counts(audit), record.config.eval_captions or np.iinfo(np.int32).max),
+        n_captions=np.minimum(
+            store.caption_counts(audit), record.config.eval_captions or np.iinfo(np.int32).max
+        ),
         folder=audit.folder,
     )
 
 
 def score_table(evidence: Evidence) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Return every score of every pair (`SCORE_COLUMNS`), and how well clipmem was split between the encoders.
+    """Return every score of every pair (`SCORE_COLUMNS`), and how well clipmem was split between
+    the encoders.
 
-    The split has fit, the mean of fit_by_member (of the maps between embeddings), and missing, why there is none.
+    The split has fit, the mean of fit_by_member (of the maps between embeddings), and missing, why
+    there is none.
     """
     sides, spill = evidence.sides, functools.partial(spill_to_disk, folder=evidence.folder)
-    members, trained, external = (evidence.image, evidence.text), evidence.sides.membership.trained, sides.external
+    members, trained, external = (
+        (evidence.image, evidence.text),
+        evidence.sides.membership.trained,
+        sides.external,
+    )
     nan = np.full(len(external), np.nan)
     table = memorization.memorization_table(evidence.terms, sides, keep=spill)
     values = {name: spill(table.pop(name).to_numpy()) for name in map(str, table.columns)}
@@ -121,8 +149,12 @@ def score_table(evidence: Evidence) -> tuple[pd.DataFrame, dict[str, Any]]:
     except InputError as error:
         parts = pd.DataFrame(dict.fromkeys((c.CLIPMEM_IMAGE, c.CLIPMEM_TEXT), nan))
         split = {"fit": None, "fit_by_member": {}, "missing": str(error)}
-    image, text = ([terms[name] for terms in evidence.terms] for name in (IMAGE_SQUARE, TEXT_SQUARE))
-    sslmem = memorization.sslmem(image, text, sides, n_views=evidence.views, n_captions=evidence.n_captions)
+    image, text = (
+        [terms[name] for terms in evidence.terms] for name in (IMAGE_SQUARE, TEXT_SQUARE)
+    )
+    sslmem = memorization.sslmem(
+        image, text, sides, n_views=evidence.views, n_captions=evidence.n_captions
+    )
     values |= {str(name): spill(part[name].to_numpy()) for part in (parts, sslmem) for name in part}
     csls, log_probability = detectors.fit_out(*members, trained, external, evidence.logit_scales)
     swapped = detectors.swapped_csls(*members, trained, external, seed=sides.seed)
@@ -131,12 +163,16 @@ def score_table(evidence: Evidence) -> tuple[pd.DataFrame, dict[str, Any]]:
     new |= {c.CSLS_SWAPPED: swapped}
     values |= {name: spill(column) for name, column in new.items()} | dict.fromkeys(LATER, nan)
     _compute_derived(values, set(values))
-    columns = {c.PAIR_ID: evidence.pairs[c.PAIR_ID], c.GROUP: pd.Series(sides.membership.group)} | values
+    columns = {
+        c.PAIR_ID: evidence.pairs[c.PAIR_ID],
+        c.GROUP: pd.Series(sides.membership.group),
+    } | values
     return pd.DataFrame({name: columns[name] for name in SCORE_COLUMNS}, copy=False), split
 
 
 def update_scores(scores: pd.DataFrame, **values: np.ndarray) -> pd.DataFrame:
-    """Return scores with new values of some columns, [n_pairs] each, and of the columns derived from them."""
+    """Return scores with new values of some columns, [n_pairs] each, and of the columns derived
+    from them."""
     columns, changed = {name: scores[name].to_numpy() for name in BY_NAME} | values, set(values)
     _compute_derived(columns, changed)
     return scores.assign(**{name: columns[name] for name in changed})
@@ -152,7 +188,11 @@ def _compute_derived(values: dict[str, np.ndarray], changed: set[str]) -> None:
 
 def utility_table(audit: Audit, members: tuple[str, ...]) -> pd.DataFrame:
     """Gather each member's utility: member, metric, value."""
-    rows = [(name, *metric) for name in members for metric in store.read_utility(audit.member(name)).items()]
+    rows = [
+        (name, *metric)
+        for name in members
+        for metric in store.read_utility(audit.member(name)).items()
+    ]
     return pd.DataFrame(rows, columns=c.UTILITY_COLUMNS)
 
 
@@ -173,11 +213,20 @@ def reliability(evidence: Evidence) -> float | None:
     return _number(memorization.ranking_reliability(stability, len(evidence.sides.replicates)))
 
 
-def wrong_captions(injected: pd.Series, scores: pd.DataFrame, wrong: Probabilities) -> dict[str, Any]:
-    """Return how many pairs and captions are probably wrong, and when to stop reviewing; `missing` says why not."""
+def wrong_captions(
+    injected: pd.Series, scores: pd.DataFrame, wrong: Probabilities
+) -> dict[str, Any]:
+    """Return how many pairs and captions are probably wrong, and when to stop reviewing; `missing`
+    says why not."""
     counted = {name: count for name, count in wrong.counts.items() if count.estimate is not None}
-    parts = {name: {end: getattr(count, end) for end in ("estimate", "low", "high")} for name, count in counted.items()}
-    kinds = {"injected": int((injected == c.MISCAPTION).sum()), "injected_vague": int((injected == c.VAGUE).sum())}
+    parts = {
+        name: {end: getattr(count, end) for end in ("estimate", "low", "high")}
+        for name, count in counted.items()
+    }
+    kinds = {
+        "injected": int((injected == c.MISCAPTION).sum()),
+        "injected_vague": int((injected == c.VAGUE).sum()),
+    }
     missing = wrong.counts["pairs"].missing
     if np.isfinite(scores[c.MISFIT].fillna(scores[c.CSLS_OUT])).sum() < FEWEST_COUNTED:
         missing = TOO_FEW
@@ -185,7 +234,15 @@ def wrong_captions(injected: pd.Series, scores: pd.DataFrame, wrong: Probabiliti
         return {"missing": missing, **kinds}
     stop, left = plan_stop(scores[c.SUSPICION].to_numpy(), wrong.pairs, counted.values())
     several = len(wrong.captions) > len(wrong.pairs)  # captions of a pair
-    return {"missing": None, **parts, "kinds": wrong.kinds, "several": several, "stop": stop, "left": left, **kinds}
+    return {
+        "missing": None,
+        **parts,
+        "kinds": wrong.kinds,
+        "several": several,
+        "stop": stop,
+        "left": left,
+        **kinds,
+    }
 
 
 def summary(evidence: Evidence, scores: pd.DataFrame, split: dict[str, Any]) -> dict[str, Any]:
@@ -199,8 +256,12 @@ def summary(evidence: Evidence, scores: pd.DataFrame, split: dict[str, Any]) -> 
         "groups": records(memorization.group_summary(alignments, sides)),
         **_injected_errors(evidence.pairs, scores, target, seed=sides.seed),
         "membership_auroc": _number(auroc),
-        "membership_auroc_by_member": dict(zip(sides.membership.members, map(_number, aurocs), strict=True)),
-        "ranking_stability": _number(memorization.ranking_stability(alignments, sides)),  # of two halves of the members
+        "membership_auroc_by_member": dict(
+            zip(sides.membership.members, map(_number, aurocs), strict=True)
+        ),
+        "ranking_stability": _number(
+            memorization.ranking_stability(alignments, sides)
+        ),  # of two halves of the members
         "ranking_reliability": reliability(evidence),  # of the scores of all
         "trained_share": _number(scored.mean()) if scored.size else None,
         **_error_summary(evidence, scores, target),
@@ -217,8 +278,11 @@ def summary(evidence: Evidence, scores: pd.DataFrame, split: dict[str, Any]) -> 
     }
 
 
-def _injected_errors(pairs: pd.DataFrame, scores: pd.DataFrame, target: pd.Series, *, seed: int) -> dict[str, Any]:
-    """Return the mean scores by kind of injected error, and how well each score detects injected wrong captions."""
+def _injected_errors(
+    pairs: pd.DataFrame, scores: pd.DataFrame, target: pd.Series, *, seed: int
+) -> dict[str, Any]:
+    """Return the mean scores by kind of injected error, and how well each score detects injected
+    wrong captions."""
     kind = pairs[c.INJECTED].fillna("none").where(target)
     injected, detection = [], []
     if not kind.dropna().eq("none").all():
@@ -226,12 +290,17 @@ def _injected_errors(pairs: pd.DataFrame, scores: pd.DataFrame, target: pd.Serie
         table.insert(0, "n", kind.value_counts())
         injected = records(table.reset_index())
     truth = (kind[target] == c.MISCAPTION).to_numpy()
-    values = {name: (score.direction * scores[name])[target].to_numpy() for name, score in scores_in(DETECTION).items()}
+    values = {
+        name: (score.direction * scores[name])[target].to_numpy()
+        for name, score in scores_in(DETECTION).items()
+    }
     complete = {name: score for name, score in values.items() if not np.isnan(score).any()}
     if complete and 2 <= truth.sum() < len(truth) - 1:
         n_boot = int(np.clip(RESAMPLED // len(truth), 100, 2000))
         reference = next(iter(complete))
-        detection = records(detection_table(complete, truth, k=TOP_K, n_boot=n_boot, seed=seed, reference=reference))
+        detection = records(
+            detection_table(complete, truth, k=TOP_K, n_boot=n_boot, seed=seed, reference=reference)
+        )
     return {"injected": injected, "detection": detection}
 
 
@@ -252,18 +321,33 @@ def _error_summary(evidence: Evidence, scores: pd.DataFrame, target: pd.Series) 
 
 
 def attack_members(evidence: Evidence) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
-    """Attack every member with the others as shadow models; return rows of utility.parquet and of the verdict."""
+    """Attack every member with the others as shadow models; return rows of utility.parquet and of
+    the verdict."""
     sides, members = evidence.sides, evidence.sides.membership.members
     if len(members) < attacks.FEWEST:
-        missing = f"needs at least {attacks.FEWEST} members, a target and a shadow on either side, not {len(members)}"
-        rows = {"attack": attacks.BAVARIA, "measure": attacks.MEASURES, "targets": 0, "missing": missing}
-        return pd.DataFrame(columns=c.UTILITY_COLUMNS), records(pd.DataFrame(rows).reindex(columns=attacks.COLUMNS))
+        missing = (
+            f"needs at least {attacks.FEWEST} members, a target and a shadow on either "
+            f"side, not {len(members)}"
+        )
+        rows = {
+            "attack": attacks.BAVARIA,
+            "measure": attacks.MEASURES,
+            "targets": 0,
+            "missing": missing,
+        }
+        return pd.DataFrame(columns=c.UTILITY_COLUMNS), records(
+            pd.DataFrame(rows).reindex(columns=attacks.COLUMNS)
+        )
     shadows = attacks.shadows_of(sides)
     attacked = np.flatnonzero(shadows.attacked.all(axis=0))
     if len(attacked) > MAX_ATTACKED:
         sampled = np.zeros(shadows.attacked.shape[1], bool)
-        sampled[np.random.default_rng([shadows.seed, 7]).choice(attacked, MAX_ATTACKED, replace=False)] = True
-        shadows = dataclasses.replace(shadows, attacked=np.broadcast_to(sampled, shadows.attacked.shape))
+        sampled[
+            np.random.default_rng([shadows.seed, 7]).choice(attacked, MAX_ATTACKED, replace=False)
+        ] = True
+        shadows = dataclasses.replace(
+            shadows, attacked=np.broadcast_to(sampled, shadows.attacked.shape)
+        )
     results = attacks.attack(evidence.alignments, shadows)
     n_boot = int(np.clip(RESAMPLED // sum(len(result.rows) for result in results), 100, 300))
     metrics = [
@@ -279,18 +363,30 @@ def attack_members(evidence: Evidence) -> tuple[pd.DataFrame, list[dict[str, Any
 def caption_table(
     audit: Audit, scores: pd.DataFrame, counts: np.ndarray, sides: Sides, words: pd.DataFrame
 ) -> tuple[pd.DataFrame, CaptionEvidence]:
-    """Return captions.parquet without probabilities, one row per caption, and the evidence that captions are wrong.
+    """Return captions.parquet without probabilities, one row per caption, and the evidence that
+    captions are wrong.
 
-    similarity_out and margin_out are means over the members not trained on the pair, learned over those trained on it.
-    Where no pair has several captions they are the pair's, csls_out for margin_out. `counts` are captions of each pair,
-    [n]; `words` are the words that were predicted.
+    similarity_out and margin_out are means over the members not trained on the pair, learned over
+    those trained on it. Where no pair has several captions they are the pair's, csls_out for
+    margin_out. `counts` are captions of each pair, [n]; `words` are the words that were predicted.
     """
-    owner, start = np.repeat(np.arange(len(counts)), counts), np.concatenate([[0], np.cumsum(counts)])
-    columns, members, decoys = (c.SIMILARITY_OUT, c.CSLS_OUT, c.LEARNED), sides.membership, store.read_decoys(audit)
+    owner, start = (
+        np.repeat(np.arange(len(counts)), counts),
+        np.concatenate([[0], np.cumsum(counts)]),
+    )
+    columns, members, decoys = (
+        (c.SIMILARITY_OUT, c.CSLS_OUT, c.LEARNED),
+        sides.membership,
+        store.read_decoys(audit),
+    )
     similarity, margin, learned = (scores[name].to_numpy()[owner] for name in columns)
     if counts.max(initial=0) > 1:
-        tables = [store.read_array(audit.member(name) / store.CAPTION_SCORES, shared=True) for name in members.members]
-        # A member must have seen neither the picture nor the decoy; a caption is its own decoy here.
+        tables = [
+            store.read_array(audit.member(name) / store.CAPTION_SCORES, shared=True)
+            for name in members.members
+        ]
+        # A member must have seen neither the picture nor the decoy; a caption is its own decoy
+        # here.
         both = np.concatenate([np.column_stack([owner, owner]), owner[decoys[:, :2]]])
         similarity, margin, learned = (
             detectors.nan_mean(
@@ -305,8 +401,12 @@ def caption_table(
         agree = agreement(features, start)
         captions = np.column_stack([agree, margin[: len(owner)]])
         of_decoys = np.column_stack([agreement(features, start, decoys), margin[len(owner) :]])
-    fit, swapped, misfit = (scores[name].to_numpy() for name in (c.CSLS_OUT, c.CSLS_SWAPPED, c.MISFIT))
-    evidence = CaptionEvidence(counts, fit, swapped, misfit, captions, of_decoys, decoys[:, 2], words)
+    fit, swapped, misfit = (
+        scores[name].to_numpy() for name in (c.CSLS_OUT, c.CSLS_SWAPPED, c.MISFIT)
+    )
+    evidence = CaptionEvidence(
+        counts, fit, swapped, misfit, captions, of_decoys, decoys[:, 2], words
+    )
     table = {
         c.PAIR_ID: scores[c.PAIR_ID].to_numpy()[owner],
         c.CAPTION: (np.arange(len(owner)) - start[owner]).astype(np.int32),
@@ -321,29 +421,49 @@ def caption_table(
 def whole_set(
     audit: Audit, record: Record, scores: pd.DataFrame, checks: Path, wrong: dict[str, Any]
 ) -> dict[str, Any]:
-    """Return the estimated counts of the full set that an audit's pairs were sampled from; empty without a sample."""
+    """Return the estimated counts of the full set that an audit's pairs were sampled from; empty
+    without a sample."""
     drawn, of = record.config.sample, record.sampled_of
     if not of:
         return {}
 
     def row(count: str, n: float, among: int, *, exact: int = 0, **limits: float) -> dict[str, Any]:
-        ends = zip(("whole", "low", "high"), whole_count(min(n, among), among, of, **limits), strict=True)
-        return {"count": count, "found": n, "among": among} | {name: round(end + exact, 1) for name, end in ends}
+        ends = zip(
+            ("whole", "low", "high"), whole_count(min(n, among), among, of, **limits), strict=True
+        )
+        return {"count": count, "found": n, "among": among} | {
+            name: round(end + exact, 1) for name, end in ends
+        }
 
     skipped = int((~audit.quarantine[c.REASON].str.startswith("near-duplicate of ")).sum())
     unread = record.quarantined - (drawn - record.pairs)  # rows counted before the sample was drawn
     usable = drawn - (skipped - unread)
     rows = [row(UNUSABLE, skipped - unread, drawn, exact=unread)]
     table = store.read_table(checks)
-    # How often a picture or caption repeats depends on the number of pairs, so a sample cannot estimate it.
-    for name in (name for name in CHECKS if name in table and name not in ("near_duplicate", "repeated_caption")):
+    # How often a picture or caption repeats depends on the number of pairs, so a sample cannot
+    # estimate it.
+    for name in (
+        name
+        for name in CHECKS
+        if name in table and name not in ("near_duplicate", "repeated_caption")
+    ):
         flags = table[name].dropna()
         if len(flags):
             # Pairs without this check, and the same share of the skipped rows, count as not drawn.
-            rows.append(row(CHECKS[name].label, int(flags.sum()), round(drawn * len(flags) / usable)))
+            rows.append(
+                row(CHECKS[name].label, int(flags.sum()), round(drawn * len(flags) / usable))
+            )
     if wrong.get("pairs"):
         ends = (wrong["pairs"][name] - wrong["injected"] for name in ("estimate", "low", "high"))
         estimate, low, high = (max(0.0, end) for end in ends)
         n_scored = int(np.isfinite(scores[c.CSLS_OUT]).sum())
-        rows.append(row(WRONG, estimate, round(drawn * (n_scored - wrong["injected"]) / usable), low=low, high=high))
+        rows.append(
+            row(
+                WRONG,
+                estimate,
+                round(drawn * (n_scored - wrong["injected"]) / usable),
+                low=low,
+                high=high,
+            )
+        )
     return {"pairs": record.pairs, "of": of, "basis": BASIS, "counts": rows}

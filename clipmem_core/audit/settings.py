@@ -22,7 +22,17 @@ if TYPE_CHECKING:  # torch, which only embedding needs
     from clipmem_core.features.towers import Tower
 
 REPEATS, STABLE_REPEATS = 2, 4  # of an ensemble without --members; the second with --stable
-LIBRARIES = ("torch", "open_clip_torch", "faiss-cpu", "numpy", "scipy", "scikit-learn", "pandas", "pyarrow", "pillow")
+LIBRARIES = (
+    "torch",
+    "open_clip_torch",
+    "faiss-cpu",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "pandas",
+    "pyarrow",
+    "pillow",
+)
 
 
 def audit_name(source: str, config: AuditConfig) -> str:
@@ -38,20 +48,29 @@ def config_from(values: dict[str, Any]) -> AuditConfig:
 
 def typed(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of a stored config that differ from its preset."""
-    preset = configs.flat(configs.as_dict(configs.preset_config(values.get("preset", AuditConfig.preset))))
-    changed = {key: value for key, value in configs.flat(values).items() if value != preset.get(key, MISSING)}
+    preset = configs.flat(
+        configs.as_dict(configs.preset_config(values.get("preset", AuditConfig.preset)))
+    )
+    changed = {
+        key: value
+        for key, value in configs.flat(values).items()
+        if value != preset.get(key, MISSING)
+    }
     return {key: value for key, value in changed.items() if key != "preset"}
 
 
 def typed_flags(values: Mapping[str, Any], *, joint: str = " ") -> list[str]:
-    """Return the flags that set fields of a config: ['--batch-size 8', '--drop-near-duplicates', '--no-lock-text']."""
+    """Return the flags that set fields of a config: ['--batch-size 8', '--drop-near-duplicates',
+    '--no-lock-text']."""
     flags = []
     for name, value in values.items():
         flag = FIELDS[name].flag
         if isinstance(value, bool):
             flags.append(flag if value else flag.replace("--", "--no-", 1))
         else:
-            flags.append(f"{flag}{joint}{value}" if value != "" or joint == "=" else f"{flag}{joint}''")
+            flags.append(
+                f"{flag}{joint}{value}" if value != "" or joint == "=" else f"{flag}{joint}''"
+            )
     return flags
 
 
@@ -66,29 +85,41 @@ def check_config(config: AuditConfig) -> None:
         f"--seeds {paper_only}": ensemble and config.seeds != 1,
         f"--members must be a multiple of --folds ({config.folds}), not {config.members}": ensemble
         and config.members % config.folds,
-        f"--folds must be even with --halves, not {config.folds}": ensemble and config.halves and config.folds % 2,
+        f"--folds must be even with --halves, not {config.folds}": ensemble
+        and config.halves
+        and config.folds % 2,
         f"--members {ensemble_only}": not ensemble and config.members not in (0, 2 * config.seeds),
         f"--halves {ensemble_only}": not ensemble and config.halves and not preset.get("halves"),
         f"--stable {ensemble_only}": not ensemble and config.stable,
         f"--rounds {ensemble_only}": not ensemble and config.rounds == "2",
-        "--tower-size is the picture size of a locked image tower: add --lock-image": config.tower_size
-        and not config.lock_image,
-        "--model locked has two locked towers and none to train: use --model small": config.model == "locked"
+        "--tower-size is the picture size of a locked image tower: add "
+        "--lock-image": config.tower_size and not config.lock_image,
+        "--model locked has two locked towers and none to train: use --model small": config.model
+        == "locked"
         and config.lock_image != config.lock_text,
     }
-    kinds = (("image", config.lock_image, config.image_tower), ("text", config.lock_text, config.text_tower))
+    kinds = (
+        ("image", config.lock_image, config.image_tower),
+        ("text", config.lock_text, config.text_tower),
+    )
     for kind, locked, tower in kinds:
-        wrong[f"--{kind}-tower {tower} is a locked tower: add --lock-{kind}, or set --{kind}-tower ''"] = (
-            tower and not locked
-        )
-        wrong[f"--lock-{kind} needs pretrained weights: set --{kind}-tower or --pretrained"] = locked and not (
-            tower or config.pretrained
+        wrong[
+            f"--{kind}-tower {tower} is a locked tower: add --lock-{kind}, or set --{kind}-tower ''"
+        ] = tower and not locked
+        wrong[f"--lock-{kind} needs pretrained weights: set --{kind}-tower or --pretrained"] = (
+            locked and not (tower or config.pretrained)
         )
     _refuse(wrong)
     model_config(config.model)
     for name, kind in configs.ineffective_fields(config).items():
-        if FIELDS[name].part and getattr(config, name) not in (FIELDS[name].default, preset.get(name)):
-            raise InputError(f"{FIELDS[name].flag} has no effect on a locked {kind} tower: remove it or --lock-{kind}")
+        if FIELDS[name].part and getattr(config, name) not in (
+            FIELDS[name].default,
+            preset.get(name),
+        ):
+            raise InputError(
+                f"{FIELDS[name].flag} has no effect on a locked {kind} tower: remove it or "
+                f"--lock-{kind}"
+            )
 
 
 def check_fields(config: AuditConfig) -> AuditConfig:
@@ -97,14 +128,20 @@ def check_fields(config: AuditConfig) -> AuditConfig:
         _bounds().model_validate(vars(config))
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
-        flag, valid = FIELDS[str(fault["loc"][0])].flag, fault["msg"].removeprefix("Input should be ")
+        flag, valid = (
+            FIELDS[str(fault["loc"][0])].flag,
+            fault["msg"].removeprefix("Input should be "),
+        )
         raise InputError(f"{flag} must be {valid}, not {fault['input']!r}") from None
     low, high, epochs = config.min_logit_scale, config.max_logit_scale, config.epochs
     _refuse(
         {
             f"--min-logit-scale must be at most the cap of {high}, not {low}": low > high,
-            f"--sample must be at least {MIN_PAIRS} pairs, or 0 for all": 0 < config.sample < MIN_PAIRS,
-            f"--stop-epoch must be one of the {epochs} epochs, or 0 for none": config.stop_epoch > epochs,
+            f"--sample must be at least {MIN_PAIRS} pairs, or 0 for all": 0
+            < config.sample
+            < MIN_PAIRS,
+            f"--stop-epoch must be one of the {epochs} epochs, or 0 for none": config.stop_epoch
+            > epochs,
             f"--adaptive-rest works on --loss clip alone, not {config.loss}": config.adaptive_rest
             and config.loss != "clip",
         }
@@ -122,7 +159,9 @@ def _refuse(wrong: Mapping[str, object]) -> None:
 @functools.cache
 def _bounds() -> type[BaseModel]:
     kinds: dict[str, Any] = {}
-    for field in (FIELDS[field.name] for field in dataclasses.fields(AuditConfig) if field.name != "source"):
+    for field in (
+        FIELDS[field.name] for field in dataclasses.fields(AuditConfig) if field.name != "source"
+    ):
         kind = Literal[field.choices] if field.choices else type(field.default)
         kinds[field.name] = (kind, Field(ge=field.ge, gt=field.gt, le=field.le, lt=field.lt))
     return create_model("Bounds", __config__=ConfigDict(allow_inf_nan=False), **kinds)
@@ -133,14 +172,20 @@ def resolve(config: AuditConfig) -> AuditConfig:
     check_config(config)
     device = resolve_device(config.device)
     repeats = STABLE_REPEATS if config.stable else REPEATS
-    members = 2 * config.seeds if config.protocol == "paper" else config.members or repeats * config.folds
+    members = (
+        2 * config.seeds if config.protocol == "paper" else config.members or repeats * config.folds
+    )
     precision = config.precision
     if precision == "auto":
-        has_bf16 = device == "cuda" or any(flag in _cpu_info() for flag in ("avx512_bf16", "amx_bf16"))
+        has_bf16 = device == "cuda" or any(
+            flag in _cpu_info() for flag in ("avx512_bf16", "amx_bf16")
+        )
         precision = "amp_bf16" if has_bf16 else "fp32"
     config = dataclasses.replace(config, device=device, members=members, precision=precision)
     if not config.threads:
-        config = dataclasses.replace(config, threads=max(1, available_cores() // side_by_side(config)))
+        config = dataclasses.replace(
+            config, threads=max(1, available_cores() // side_by_side(config))
+        )
     if opens_towers(config):
         checked_towers(config)
     return config
@@ -173,7 +218,9 @@ def resolve_device(device: str) -> str:
     if torch.cuda.is_available():
         return "cuda"
     if device == "cuda":
-        raise InputError("--device cuda: this machine has no GPU that torch can use; set --device cpu")
+        raise InputError(
+            "--device cuda: this machine has no GPU that torch can use; set --device cpu"
+        )
     return "cpu"
 
 
@@ -213,13 +260,22 @@ def towers_of(config: AuditConfig) -> Towers:
     """Return the towers that a resolved config locks."""
     image, text = (
         (name or config.model, "" if name else config.pretrained) if locked else None
-        for name, locked in ((config.image_tower, config.lock_image), (config.text_tower, config.lock_text))
+        for name, locked in (
+            (config.image_tower, config.lock_image),
+            (config.text_tower, config.lock_text),
+        )
     )
-    return _towers(image, text, size=config.tower_size, precision=config.precision, device=config.device)
+    return _towers(
+        image, text, size=config.tower_size, precision=config.precision, device=config.device
+    )
 
 
-@functools.lru_cache(maxsize=4)  # building an open_clip model takes time; a page may compare two audits
-def _towers(image: tuple[str, str] | None, text: tuple[str, str] | None, *, size: int, **options: Any) -> Towers:
+@functools.lru_cache(
+    maxsize=4
+)  # building an open_clip model takes time; a page may compare two audits
+def _towers(
+    image: tuple[str, str] | None, text: tuple[str, str] | None, *, size: int, **options: Any
+) -> Towers:
     from clipmem_core.features.towers import image_tower, text_tower
 
     return Towers(
@@ -228,13 +284,22 @@ def _towers(image: tuple[str, str] | None, text: tuple[str, str] | None, *, size
     )
 
 
-def checked_towers(config: AuditConfig, recorded: Mapping[str, Mapping[str, Any]] | None = None) -> Towers:
-    """Return the towers that a resolved config locks after a check that their weights equal the recorded ones."""
+def checked_towers(
+    config: AuditConfig, recorded: Mapping[str, Mapping[str, Any]] | None = None
+) -> Towers:
+    """Return the towers that a resolved config locks after a check that their weights equal the
+    recorded ones."""
     towers = towers_of(config)
     for tower in (tower for tower in (towers.image, towers.text) if tower):
         sha256 = (recorded or {}).get(tower.kind, {}).get("sha256", tower.sha256)
         if sha256 != tower.sha256:
-            hashes = f"weights of sha256 {tower.sha256[:12]}…, not {sha256[:12]}… as the audit began with"
-            raise InputError(f"the {tower.kind} tower {tower.name} has {hashes}: restore those, or use another --name")
+            hashes = (
+                f"weights of sha256 {tower.sha256[:12]}…, not {sha256[:12]}… as the audit "
+                "began with"
+            )
+            raise InputError(
+                f"the {tower.kind} tower {tower.name} has {hashes}: restore those, or use "
+                "another --name"
+            )
         tower.check()
     return towers

@@ -1,4 +1,5 @@
-"""Creates an audit's folder, compares its config with a new one, and adds members or a second round to it."""
+"""Creates an audit's folder, compares its config with a new one, and adds members or a second round
+to it."""
 
 import dataclasses
 import re
@@ -11,7 +12,16 @@ from clipmem_core import columns as c
 from clipmem_core.audit import settings, store
 from clipmem_core.audit.prepare import DataSet, draw_membership, membership_of, membership_table
 from clipmem_core.audit.store import Audit, Record
-from clipmem_core.config import FIELDS, AuditConfig, InputError, affecting, as_dict, data_folder, fingerprint, flat
+from clipmem_core.config import (
+    FIELDS,
+    AuditConfig,
+    InputError,
+    affecting,
+    as_dict,
+    data_folder,
+    fingerprint,
+    flat,
+)
 from clipmem_core.scores.membership import Membership
 from clipmem_core.training.names import model_config
 
@@ -30,7 +40,8 @@ def write_audit(
     checkpoints: Sequence[Path] = (),
     again: str = "",
 ) -> None:
-    """Write everything the members start from; config.json is written last and makes the folder an audit."""
+    """Write everything the members start from; config.json is written last and makes the folder an
+    audit."""
     audit.folder.mkdir(parents=True, exist_ok=True)
     quarantine = data_set.quarantine.reindex(columns=c.QUARANTINE_COLUMNS).astype("string")
     store.write_table(audit.folder / store.PAIRS, pairs)
@@ -67,13 +78,23 @@ def write_audit(
     store.write_json(audit.folder / store.CONFIG, record.values)
 
 
-def _write_members(audit: Audit, record: Record, names: Sequence[str], checkpoints: Sequence[Path] = ()) -> None:
+def _write_members(
+    audit: Audit, record: Record, names: Sequence[str], checkpoints: Sequence[Path] = ()
+) -> None:
     model, size = record.config.model, record.config.image_size
     for index, name in enumerate(names):
         audit.member(name).mkdir(parents=True, exist_ok=True)
-        checkpoint = [(str(path), store.file_sha256(path)) for path in checkpoints[index : index + 1]]
+        checkpoint = [
+            (str(path), store.file_sha256(path)) for path in checkpoints[index : index + 1]
+        ]
         member = store.MemberRecord(
-            name, record.seeds[name], record.fingerprint, model, size, model_config(model), *sum(checkpoint, ())
+            name,
+            record.seeds[name],
+            record.fingerprint,
+            model,
+            size,
+            model_config(model),
+            *sum(checkpoint, ()),
         )
         store.write_json(audit.member(name) / store.CONFIG, vars(member))
 
@@ -85,7 +106,8 @@ def audit_fingerprint(config: AuditConfig, data_set: str) -> str:
 
 
 def member_seeds(config: AuditConfig, members: Sequence[str]) -> dict[str, int]:
-    """Return each member's seed: the audit's, plus the number of its seed or repeat (`f-2`, `r2-f1`)."""
+    """Return each member's seed: the audit's, plus the number of its seed or repeat (`f-2`,
+    `r2-f1`)."""
     return {name: config.seed + int(re.findall(r"\d+", name)[0]) for name in members}
 
 
@@ -93,8 +115,13 @@ def check_same(audit: Audit, source: str, config: AuditConfig) -> None:
     """Refuse to resume an audit under another config."""
     record = audit.record
     if differ := differing_fields(record.source, record.config, source, config):
-        raise InputError(f"audit {audit.name!r} exists with another config: {'; '.join(differ)}. Use another --name")
-    members = len(record.members)  # with --stable, an audit may have stopped with fewer than requested
+        raise InputError(
+            f"audit {audit.name!r} exists with another config: {'; '.join(differ)}. Use another "
+            "--name"
+        )
+    members = len(
+        record.members
+    )  # with --stable, an audit may have stopped with fewer than requested
     if config.members < members:
         raise InputError(f"audit {audit.name!r} has {members} members: --members must not be fewer")
 
@@ -107,12 +134,14 @@ def differing_fields(
     *,
     may_differ: Sequence[str] = MAY_DIFFER,
 ) -> list[str]:
-    """Describe how the source and config of an audit, a study or a benchmark differ from the requested ones."""
+    """Describe how the source and config of an audit, a study or a benchmark differ from the
+    requested ones."""
     now, then = flat(as_dict(config)), flat(as_dict(config_then))
     differ = [
         f"{FIELDS[key].flag} is {then[key]!r} there and {now[key]!r} here"
         for key in now
-        if key not in (*may_differ, "threads") and now[key] != then[key]  # another machine may resume
+        if key not in (*may_differ, "threads")
+        and now[key] != then[key]  # another machine may resume
     ]
     if source_then != source and Path(source_then).resolve() != Path(source).resolve():
         differ.insert(0, f"the source is {source_then!r} there and {source!r} here")
@@ -120,48 +149,67 @@ def differing_fields(
 
 
 def grow(audit: Audit, config: AuditConfig, *, members: int = 0) -> int:
-    """Add repeats or seeds to an audit until it has `members` (0: those of the config), and return the number added.
+    """Add repeats or seeds to an audit until it has `members` (0: those of the config), and return
+    the number added.
 
-    Pairs that the first members don't train on are excluded for the new ones too. The manifest is deleted first and
-    membership.parquet is written last, so that growth resumes after a kill.
+    Pairs that the first members don't train on are excluded for the new ones too. The manifest is
+    deleted first and membership.parquet is written last, so that growth resumes after a kill.
     """
     record, drawn = audit.record, membership_of(audit.membership)
     more = (members or config.members) - len(drawn.members)
     if more <= 0:
         return 0
     if record.again:
-        raise InputError(f"audit {audit.name!r} has the members of audit {record.again!r}: use another --name")
+        raise InputError(
+            f"audit {audit.name!r} has the members of audit {record.again!r}: use another --name"
+        )
     _check_trains(audit, drawn.members[0])
     rounds = "2" if config.rounds == "2" else record.config.rounds
     config = dataclasses.replace(config, threads=record.threads, rounds=rounds)
-    membership = draw_membership(store.read_prepared(audit.folder).clusters, config, members=members)
+    membership = draw_membership(
+        store.read_prepared(audit.folder).clusters, config, members=members
+    )
     new = membership.members[len(drawn.members) :]
     excluded = (membership.trained[: -len(new)] & ~drawn.trained).any(axis=0)
     membership = dataclasses.replace(membership, trained=membership.trained & ~excluded)
     seeds = member_seeds(config, membership.members)
-    _change(audit, dataclasses.replace(record, members=membership.members, seeds=seeds, config=config), new)
+    _change(
+        audit,
+        dataclasses.replace(record, members=membership.members, seeds=seeds, config=config),
+        new,
+    )
     store.write_table(audit.folder / store.MEMBERSHIP, membership_table(audit.pairs, membership))
     return more
 
 
 def add_round(audit: Audit, config: AuditConfig) -> bool:
-    """Add the second round of training to an audit if the config requests it, and tell whether it was added."""
+    """Add the second round of training to an audit if the config requests it, and tell whether it
+    was added."""
     record = audit.record
     if config.rounds != "2" or record.config.rounds == "2":
         return False
     _check_trains(audit, record.members[0])
-    _change(audit, dataclasses.replace(record, config=dataclasses.replace(record.config, rounds=config.rounds)))
+    _change(
+        audit,
+        dataclasses.replace(
+            record, config=dataclasses.replace(record.config, rounds=config.rounds)
+        ),
+    )
     return True
 
 
 def _check_trains(audit: Audit, member: str) -> None:
     if audit.member_record(member).checkpoint:
-        raise InputError(f"audit {audit.name!r} scores existing checkpoints and cannot train: use another --name")
+        raise InputError(
+            f"audit {audit.name!r} scores existing checkpoints and cannot train: use another --name"
+        )
 
 
 def _change(audit: Audit, record: Record, new: Sequence[str] = ()) -> None:
     """Reopen an audit, and write its changed record and the folders of new members."""
-    record = dataclasses.replace(record, fingerprint=audit_fingerprint(record.config, record.dataset_fingerprint))
+    record = dataclasses.replace(
+        record, fingerprint=audit_fingerprint(record.config, record.dataset_fingerprint)
+    )
     (audit.folder / store.MANIFEST).unlink(missing_ok=True)
     _write_members(audit, record, new)
     store.write_json(audit.folder / store.CONFIG, record.values)

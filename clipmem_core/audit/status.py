@@ -74,7 +74,9 @@ class Screen(Protocol):
 
 def training_seconds_left(members: Sequence[MemberProgress]) -> float:
     """Return the training time left of all members, divided by the number that trains at once."""
-    active = [member for member in members if member.step and member.stage in ("training", "embedding")]
+    active = [
+        member for member in members if member.step and member.stage in ("training", "embedding")
+    ]
     if not active:
         return math.nan
     totals = [member.seconds * member.steps / member.step for member in members if member.step]
@@ -84,7 +86,8 @@ def training_seconds_left(members: Sequence[MemberProgress]) -> float:
 
 
 def loss_curves(audit: Path, names: Sequence[str]) -> pd.DataFrame:
-    """Return the loss of each member by epoch: member, epoch, loss, at most `POINTS` rows per member."""
+    """Return the loss of each member by epoch: member, epoch, loss, at most `POINTS` rows per
+    member."""
     points = []
     for name in names:
         with contextlib.suppress(FileNotFoundError):
@@ -105,7 +108,9 @@ def _parsed(line: bytes) -> dict[str, Any]:
 
 def last_line(path: Path) -> dict[str, Any]:
     """Return the last complete line of a JSON-lines file; empty if there is none."""
-    return next((parsed for line in reversed(tail(path).splitlines()) if (parsed := _parsed(line))), {})
+    return next(
+        (parsed for line in reversed(tail(path).splitlines()) if (parsed := _parsed(line))), {}
+    )
 
 
 def member_progress(audit: Path, name: str) -> MemberProgress:
@@ -136,7 +141,13 @@ def second_names(names: Sequence[str]) -> list[str]:
 
 WAITING = "waiting"  # another job trains
 PREPARING = "preparing"  # its job reads the data set
-SCORING, DONE, CANCELLING, CANCELLED, STOPPED = "scoring", "finished", "cancelling", "cancelled", "stopped"
+SCORING, DONE, CANCELLING, CANCELLED, STOPPED = (
+    "scoring",
+    "finished",
+    "cancelling",
+    "cancelled",
+    "stopped",
+)
 OUTSIDE = "running elsewhere"  # its folder is locked and it has no job, perhaps a terminal
 PAUSED, BROKEN = "not finished", "broken"
 AT_WORK = (WAITING, PREPARING, FEATURES, WORDS, TRAINING, SCORING, CANCELLING)
@@ -167,7 +178,11 @@ class State:
             record = self.audit.record
         except InputError:
             return row | {"state": BROKEN}
-        row |= {"data set": record.source, "protocol": record.protocol, "preset": record.config.preset}
+        row |= {
+            "data set": record.source,
+            "protocol": record.protocol,
+            "preset": record.config.preset,
+        }
         return row | {"pairs": record.pairs, "members": len(record.members)}
 
 
@@ -184,7 +199,13 @@ def state_of(name: str) -> State:
         elif store.is_locked(audit.folder):
             word = OUTSIDE
         else:
-            word = PAUSED if job is None or job.exit_code == 0 else CANCELLED if job.cancelled else STOPPED
+            word = (
+                PAUSED
+                if job is None or job.exit_code == 0
+                else CANCELLED
+                if job.cancelled
+                else STOPPED
+            )
         return State(audit, word, job)
     except InputError as error:
         return State(audit, BROKEN, fault=str(error))
@@ -198,13 +219,18 @@ def _running(audit: Audit, members: Sequence[str], job: Job) -> str:
     for word in (FEATURES, WORDS):
         if members and word in job.last_line:
             return word
-    if not members or job.count or (stages == {"waiting"} and not job.last_line.startswith(TRAINING)):
+    if (
+        not members
+        or job.count
+        or (stages == {"waiting"} and not job.last_line.startswith(TRAINING))
+    ):
         return PREPARING
     return SCORING if stages == {"finished"} else TRAINING
 
 
 def list_states() -> list[State]:
-    """Return the state of every audit and of every job without a folder yet: at work first, then the newest."""
+    """Return the state of every audit and of every job without a folder yet: at work first, then
+    the newest."""
     folders = [audit.name for audit in store.list_audits() if is_name(audit.name)]
     jobs = [name for name in list_job_names() if is_name(name) and name not in folders]
     states = [state_of(name) for name in [*jobs, *folders]]
@@ -238,7 +264,8 @@ def folder_bytes(folder: Path) -> int:
 
 
 def _remove(folder: Path) -> None:
-    """Hide a folder under another name, then delete it: a kill leaves no partial audit. A link is only unlinked."""
+    """Hide a folder under another name, then delete it: a kill leaves no partial audit. A link is
+    only unlinked."""
     if folder.is_symlink():
         folder.unlink()
     elif folder.exists():

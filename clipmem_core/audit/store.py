@@ -1,4 +1,5 @@
-"""The folder of an audit: its file names and fields, reading and writing them, the lock and the manifest."""
+"""The folder of an audit: its file names and fields, reading and writing them, the lock and the
+manifest."""
 
 import hashlib
 import json
@@ -29,15 +30,25 @@ from clipmem_core.io import DELETE, read_json, reading, replacing
 from clipmem_core.training.names import CHECKPOINT, TRAJECTORY
 
 VERSION = 5  # of an audit's folder; other versions cannot be read
-MAX_NAME = 100  # bytes; file systems allow 255, and the names of locks and temporary files are longer
+MAX_NAME = (
+    100  # bytes; file systems allow 255, and the names of locks and temporary files are longer
+)
 
 
 def check_name(name: str) -> str:
     """Return a name if it is safe as the name of a folder."""
-    if not name or name.startswith((".", "-")) or not all(char.isalnum() or char in "-_." for char in name):
-        raise InputError(f"name {name!r} must be letters, digits, '-', '_' or '.', and not start with '.' or '-'")
+    if (
+        not name
+        or name.startswith((".", "-"))
+        or not all(char.isalnum() or char in "-_." for char in name)
+    ):
+        raise InputError(
+            f"name {name!r} must be letters, digits, '-', '_' or '.', and not start with '.' or '-'"
+        )
     if len(name.encode()) > MAX_NAME:
-        raise InputError(f"name {name!r} must be at most {MAX_NAME} bytes long, not {len(name.encode())}")
+        raise InputError(
+            f"name {name!r} must be at most {MAX_NAME} bytes long, not {len(name.encode())}"
+        )
     return name
 
 
@@ -98,11 +109,14 @@ class Record:
     config: CheckedConfig
     towers: dict[str, dict[str, Any]] = field(default_factory=dict)  # the locked towers, by kind
     sampled_of: Count = 0  # pairs of the data set, if the audit's are a random sample of them
-    again: str = ""  # the audit that this one repeats on its cleaned data set, with the same members
+    again: str = (
+        ""  # the audit that this one repeats on its cleaned data set, with the same members
+    )
 
     @property
     def pictures(self) -> Path:
-        """The folder of the pictures: `root`, or on another machine the same set in its data folder."""
+        """The folder of the pictures: `root`, or on another machine the same set in its data
+        folder."""
         root = Path(self.root)
         if SETS in root.parts and not root.exists():
             below = root.parts[len(root.parts) - root.parts[::-1].index(SETS) :]
@@ -111,11 +125,18 @@ class Record:
 
     @property
     def groups(self) -> list[str]:
-        return [c.SCORED, c.EXTERNAL] if self.protocol == "ensemble" else [g for g in c.GROUPS if g != c.SCORED]
+        return (
+            [c.SCORED, c.EXTERNAL]
+            if self.protocol == "ensemble"
+            else [g for g in c.GROUPS if g != c.SCORED]
+        )
 
     @property
     def values(self) -> dict[str, Any]:
-        values = {key: list(value) if isinstance(value, tuple) else value for key, value in vars(self).items()}
+        values = {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in vars(self).items()
+        }
         return {"version": VERSION} | values | {"config": as_dict(self.config)}
 
 
@@ -148,11 +169,13 @@ MEMBERSHIP = "membership.parquet"
 SCORES = "scores.parquet"
 CAPTION_TABLE = "captions.parquet"  # optional: one row per caption
 WORD_TABLE = "words.parquet"  # optional: one row per word that the word model reads
-WORD_MODELS = "words"  # optional: folder of the word models, and of what turns their predictions into `surprise`
+# optional: folder of the word models, and of what turns their predictions into `surprise`
+WORD_MODELS = "words"
 FITTED = "p_wrong.json"  # what turns the evidence on a caption into p_wrong
 CHECK_TABLE = "checks.parquet"  # optional, not in the manifest: it is recomputed if missing
 UTILITY = "utility.parquet"
-MITIGATIONS = "mitigations"  # optional, not in the manifest: folder of the members that were trained with mitigations
+# optional, not in the manifest: folder of the members that were trained with mitigations
+MITIGATIONS = "mitigations"
 MITIGATION_TABLE = "mitigations.parquet"  # optional, not in the manifest: what was measured of them
 VERDICT = "verdict.json"
 MANIFEST = "manifest.json"
@@ -165,12 +188,18 @@ LEFT_OUT = "left_out"  # its column
 SECOND = "second"  # folder of a member's second training
 SECOND_FIT = "log_probability_out.npy"  # its result, written last
 SECOND_EMBEDDINGS = ".embeddings"  # deleted once the result is written
-CAPTION_SCORES = "captions.npy"  # of a member, if pairs have several captions; below them those of the decoys
+CAPTION_SCORES = (
+    "captions.npy"  # of a member, if pairs have several captions; below them those of the decoys
+)
 DECOYS = "decoys.npy"  # if pairs have several captions and their features are known
 RETRAIN = f"delete it and {TEXT_EMBEDDINGS} next to it, and run the audit again"
-ROW_GROUP = 8192  # rows of a Parquet file that are read together; a page shows few of a million pairs
+ROW_GROUP = (
+    8192  # rows of a Parquet file that are read together; a page shows few of a million pairs
+)
 PAIR_BLOCK = 65_536  # pairs that are Python objects at a time
-PREPARED = ".prepared.npz"  # each pair's stored picture and near-duplicate cluster; can be recomputed
+PREPARED = (
+    ".prepared.npz"  # each pair's stored picture and near-duplicate cluster; can be recomputed
+)
 
 
 def write_json(path: Path, values: Any) -> None:
@@ -182,15 +211,24 @@ def write_json(path: Path, values: Any) -> None:
 def write_table(path: Path, table: pd.DataFrame) -> None:
     """Write a Parquet table atomically; a column of nulls becomes text."""
     arrow = pa.Table.from_pandas(table, preserve_index=False)
-    fields = [field.with_type(pa.string()) if pa.types.is_null(field.type) else field for field in arrow.schema]
+    fields = [
+        field.with_type(pa.string()) if pa.types.is_null(field.type) else field
+        for field in arrow.schema
+    ]
     # pandas reads Arrow lists back as Python objects
     lists = b'"list<item: string>[pyarrow]"'
-    metadata = {name: value.replace(lists, b'"object"') for name, value in arrow.schema.metadata.items()}
+    metadata = {
+        name: value.replace(lists, b'"object"') for name, value in arrow.schema.metadata.items()
+    }
     with replacing(path) as temporary:
-        pq.write_table(arrow.cast(pa.schema(fields, metadata=metadata)), temporary, row_group_size=ROW_GROUP)
+        pq.write_table(
+            arrow.cast(pa.schema(fields, metadata=metadata)), temporary, row_group_size=ROW_GROUP
+        )
 
 
-def read_table(path: Path, *, columns: list[str] | None = None, repair: str = DELETE) -> pd.DataFrame:
+def read_table(
+    path: Path, *, columns: list[str] | None = None, repair: str = DELETE
+) -> pd.DataFrame:
     """Read a Parquet table; a missing or broken file is an error that names it."""
     with reading(path, repair=repair):
         return pd.read_parquet(path, columns=columns)
@@ -221,7 +259,9 @@ def add_column(path: Path, name: str, values: np.ndarray) -> None:
         file, done, writer = pq.ParquetFile(path), 0, None
     with replacing(path) as temporary:
         for group in range(file.num_row_groups):
-            table = file.read_row_group(group).drop_columns([name] if name in file.schema_arrow.names else [])
+            table = file.read_row_group(group).drop_columns(
+                [name] if name in file.schema_arrow.names else []
+            )
             column = pa.array(values[done : done + len(table)], pa.float32())
             table, done = table.append_column(name, column), done + len(table)
             writer = writer or pq.ParquetWriter(temporary, table.schema)
@@ -231,7 +271,8 @@ def add_column(path: Path, name: str, values: np.ndarray) -> None:
 
 
 def read_decoys(audit: "Audit") -> np.ndarray:
-    """Return the decoys of single captions, as of `draw_decoys`, none if the audit has no such file."""
+    """Return the decoys of single captions, as of `draw_decoys`, none if the audit has no such
+    file."""
     path = audit.folder / DECOYS
     return read_array(path) if path.is_file() else np.empty((0, 3), np.int64)
 
@@ -243,7 +284,8 @@ def open_embeddings(path: Path) -> Vectors:
 
 
 def read_embeddings(folder: Path) -> tuple[Vectors, Vectors]:
-    """Map the mean embeddings of every picture and of every pair's captions from the folder of a member."""
+    """Map the mean embeddings of every picture and of every pair's captions from the folder of a
+    member."""
     return open_embeddings(folder / IMAGE_EMBEDDINGS), open_embeddings(folder / TEXT_EMBEDDINGS)
 
 
@@ -267,7 +309,9 @@ class Prepared(NamedTuple):
     pixels: str  # the store, in the data folder; empty: as in config.json
 
 
-def write_prepared(folder: Path, *, cache_rows: np.ndarray, clusters: np.ndarray, pixels: str = "") -> None:
+def write_prepared(
+    folder: Path, *, cache_rows: np.ndarray, clusters: np.ndarray, pixels: str = ""
+) -> None:
     """Write the near-duplicates and stored pictures of an audit atomically."""
     with replacing(folder / PREPARED) as temporary, temporary.open("wb") as file:
         np.savez(file, cache_rows=cache_rows, clusters=clusters, pixels=pixels)
@@ -277,9 +321,15 @@ def read_prepared(folder: Path) -> Prepared:
     """Read the near-duplicates and stored pictures of an audit."""
     repair = "delete it and run the audit again with the same --members, which recomputes it"
     # numpy does not close a broken archive
-    with reading(folder / PREPARED, repair=repair), (folder / PREPARED).open("rb") as file, np.load(file) as stored:
+    with (
+        reading(folder / PREPARED, repair=repair),
+        (folder / PREPARED).open("rb") as file,
+        np.load(file) as stored,
+    ):
         pixels = str(stored["pixels"])
-        return Prepared(stored["cache_rows"], stored["clusters"], check_inner(pixels) if pixels else "")
+        return Prepared(
+            stored["cache_rows"], stored["clusters"], check_inner(pixels) if pixels else ""
+        )
 
 
 @dataclass(frozen=True)
@@ -316,12 +366,15 @@ class Named:
         named = cls.of(name)
         if not named.begun:
             names = ", ".join(other.name for other in cls.every()) or "none yet"
-            raise InputError(f"there is no {cls.KIND} {name!r} in {cls.parent()} (there is: {names})")
+            raise InputError(
+                f"there is no {cls.KIND} {name!r} in {cls.parent()} (there is: {names})"
+            )
         return named
 
     @classmethod
     def every(cls) -> list[Self]:
-        """Return all of this kind, finished or not, by name; hidden folders remain from a deletion."""
+        """Return all of this kind, finished or not, by name; hidden folders remain from a
+        deletion."""
         return [cls(path.parent) for path in sorted(cls.parent().glob(f"[!.]*/{cls.FIRST}"))]
 
 
@@ -366,18 +419,25 @@ class Audit(Named):
         path = self.folder / CONFIG
         version = read_json(path, dict[str, Any]).get("version", 0)
         if version != VERSION:
-            raise InputError(f"{path} was made by version {str(version)[:20]!r}: delete the audit and run it again")
+            raise InputError(
+                f"{path} was made by version {str(version)[:20]!r}: delete the audit and run "
+                "it again"
+            )
 
     @property
     def verdict(self) -> dict[str, Any]:
-        return read_json(self.folder / VERDICT, dict[str, Any], repair="delete it and run the audit again")
+        return read_json(
+            self.folder / VERDICT, dict[str, Any], repair="delete it and run the audit again"
+        )
 
     @property
     def manifest(self) -> ManifestFile:
         """The content of manifest.json; empty for an unfinished audit."""
         if not self.finished:
             return {"version": VERSION, "files": {}, "sizes": {}}
-        return read_json(self.folder / MANIFEST, ManifestFile, repair="delete it and run the audit again")
+        return read_json(
+            self.folder / MANIFEST, ManifestFile, repair="delete it and run the audit again"
+        )
 
     @property
     def files(self) -> dict[str, str]:
@@ -398,19 +458,27 @@ audits_folder, open_audit, list_audits = Audit.parent, Audit.open, Audit.every
 
 @contextmanager
 def acquire_lock(folder: Path, *, what: str) -> Iterator[None]:
-    """Let only this process work in a folder: lock `.<name>.lock` next to it, and write who holds it to `.holder`."""
+    """Let only this process work in a folder: lock `.<name>.lock` next to it, and write who holds
+    it to `.holder`."""
     holder = folder.with_name(f".{folder.name}.holder")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(_lock_file(folder)).acquire(timeout=0.5)  # `is_locked` acquires it for a moment
-        holder.write_text(f"process {os.getpid()} on {platform.node()} since {time.strftime('%Y-%m-%d %H:%M')}")
+        lock = FileLock(_lock_file(folder)).acquire(
+            timeout=0.5
+        )  # `is_locked` acquires it for a moment
+        holder.write_text(
+            f"process {os.getpid()} on {platform.node()} since {time.strftime('%Y-%m-%d %H:%M')}"
+        )
     except Timeout:
         by = holder.read_text() if holder.is_file() else "just started"
         raise InputError(
-            f"{what} {folder.name!r} is being run by another process ({by}): wait for it, or stop it"
+            f"{what} {folder.name!r} is being run by another process ({by}): wait for it, or "
+            "stop it"
         ) from None
     except OSError as error:
-        raise InputError(f"{folder.parent} cannot be written ({error.strerror}): set CLIPMEM_DATA") from None
+        raise InputError(
+            f"{folder.parent} cannot be written ({error.strerror}): set CLIPMEM_DATA"
+        ) from None
     with lock:
         yield
 
@@ -446,28 +514,40 @@ def recorded_sha256(audit: "Audit", path: Path) -> str:
 
 
 def write_manifest(folder: Path) -> None:
-    """Write the hash and size of every file. The manifest is written last and marks the audit as finished."""
-    paths = [path for path in sorted(folder.rglob("[!.]*")) if path.is_file() and path.suffix != ".lock"]
+    """Write the hash and size of every file. The manifest is written last and marks the audit as
+    finished."""
+    paths = [
+        path for path in sorted(folder.rglob("[!.]*")) if path.is_file() and path.suffix != ".lock"
+    ]
     files = {path.relative_to(folder).as_posix(): path for path in paths}
     free = (MANIFEST, CHECK_TABLE, MITIGATION_TABLE)
-    files = {name: path for name, path in files.items() if name.split("/")[0] not in (MITIGATIONS, *free)}
+    files = {
+        name: path for name, path in files.items() if name.split("/")[0] not in (MITIGATIONS, *free)
+    }
     hashes = {name: file_sha256(path) for name, path in files.items()}
     sizes = {name: path.stat().st_size for name, path in files.items()}
     write_json(folder / MANIFEST, {"version": VERSION, "files": hashes, "sizes": sizes})
 
 
 def broken_files(folder: Path) -> list[str]:
-    """Return the files of a finished audit that are missing or whose size differs from the manifest."""
+    """Return the files of a finished audit that are missing or whose size differs from the
+    manifest."""
     sizes = Audit(folder).manifest["sizes"]
     paths = {name: inside(folder, name) for name in sizes}
-    return [name for name, path in paths.items() if not path.is_file() or path.stat().st_size != sizes[name]]
+    return [
+        name
+        for name, path in paths.items()
+        if not path.is_file() or path.stat().st_size != sizes[name]
+    ]
 
 
 def reopen(audit: Audit, broken: Sequence[str]) -> None:
     """Make an audit unfinished; members and word models with a broken file are trained again."""
     first = [name for name in broken if Path(name).name in (CONFIG, PAIRS, QUARANTINE, MEMBERSHIP)]
     if first:
-        raise InputError(f"{audit.folder / first[0]} is broken: delete {audit.folder} and run the audit again")
+        raise InputError(
+            f"{audit.folder / first[0]} is broken: delete {audit.folder} and run the audit again"
+        )
     for member in {Path(name).parts[1] for name in broken if name.startswith(f"{MEMBERS}/")}:
         for path in audit.member(member).rglob("*"):
             if path.is_file() and path.name != CONFIG:

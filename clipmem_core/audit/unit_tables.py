@@ -1,4 +1,5 @@
-"""Tables of UnitMem, of members and of paradigms: names, files, means over layers. Without torch, for the dashboard."""
+"""Tables of UnitMem, of members and of paradigms: names, files, means over layers. Without torch,
+for the dashboard."""
 
 import hashlib
 from collections.abc import Sequence
@@ -21,9 +22,23 @@ REFERENCE = "reference"
 BEFORE, SEEN, UNSEEN = "before training", "seen", "unseen"
 TOWER, LAYER, UNIT, ROW = "tower", "layer", "unit", "row"
 IMAGE_TOWER, TEXT_TOWER = "image", "text"
-UNITMEM_MEAN, UNITMEM_MEDIAN, MEDIAN_ERROR, CLIPPED = "unitmem_mean", "unitmem_median", "median_error", "clipped"
+UNITMEM_MEAN, UNITMEM_MEDIAN, MEDIAN_ERROR, CLIPPED = (
+    "unitmem_mean",
+    "unitmem_median",
+    "median_error",
+    "clipped",
+)
 # The settings that decide how pictures and captions reach a member's encoders
-_EMBEDDING_FIELDS = ["model", "image_size", "cache_size", "resize_mode", "precision", "views", "seed", "crop_scale"]
+_EMBEDDING_FIELDS = [
+    "model",
+    "image_size",
+    "cache_size",
+    "resize_mode",
+    "precision",
+    "views",
+    "seed",
+    "crop_scale",
+]
 _EMBEDDING_FIELDS += ["eval_crop_scale", "eval_captions"]
 CLIP, SUPERVISED, SELF_SUPERVISED = "clip", "supervised", "self-supervised"
 PARADIGMS = (CLIP, SUPERVISED, SELF_SUPERVISED)
@@ -31,8 +46,11 @@ PARADIGM, SEED = "paradigm", "seed"
 PARADIGM_TABLE = "paradigms.csv"
 
 
-def layer_means(units: pd.DataFrame, *, by: Sequence[str] = (c.MEMBER, TOWER, LAYER)) -> pd.DataFrame:
-    """Average UnitMem over the units of each layer that fire; also count all and the silent ones."""
+def layer_means(
+    units: pd.DataFrame, *, by: Sequence[str] = (c.MEMBER, TOWER, LAYER)
+) -> pd.DataFrame:
+    """Average UnitMem over the units of each layer that fire; also count all and the silent
+    ones."""
     groups = units.assign(silent=units[UNITMEM_MEAN].isna()).groupby(list(by), sort=False)
     means = groups[[UNITMEM_MEAN, UNITMEM_MEDIAN, MEDIAN_ERROR, CLIPPED]].mean()
     return groups["silent"].agg(units="size", silent="sum").join(means).reset_index()
@@ -41,8 +59,8 @@ def layer_means(units: pd.DataFrame, *, by: Sequence[str] = (c.MEMBER, TOWER, LA
 def read_units(audit: Audit, table: str = UNITS) -> pd.DataFrame | None:
     """Return a table of all members that have it, or None.
 
-    References are `before training`, the untrained model on the member's pairs, and `seen` and `unseen`, the member on
-    equally many of its training pairs and of the external pairs.
+    References are `before training`, the untrained model on the member's pairs, and `seen` and
+    `unseen`, the member on equally many of its training pairs and of the external pairs.
     """
     repair, tables = f"delete it and run `python -m clipmem_core units {audit.name}`", []
     for name in audit.record.members if audit.finished else ():
@@ -56,7 +74,9 @@ def read_units(audit: Audit, table: str = UNITS) -> pd.DataFrame | None:
 def table_file(audit: Audit, name: str, table: str = UNITS) -> Path:
     """Return the path of a table of a finished audit's member."""
     config, member, files = audit.record.config, audit.member_record(name), audit.files
-    trained = store.read_table(audit.folder / store.MEMBERSHIP, columns=[name])[name].to_numpy(dtype=bool)
+    trained = store.read_table(audit.folder / store.MEMBERSHIP, columns=[name])[name].to_numpy(
+        dtype=bool
+    )
     content = [
         [VERSION, BINS],
         member.checkpoint_sha256 or files[f"{store.MEMBERS}/{name}/{CHECKPOINT}"],
@@ -74,7 +94,8 @@ def paradigms_folder(audit: Audit) -> Path:
 
 
 def read_paradigms(audit: Audit) -> pd.DataFrame | None:
-    """Return UnitMem by layer of every finished run, as of `layer_means`, with the run's result.json; or None."""
+    """Return UnitMem by layer of every finished run, as of `layer_means`, with the run's
+    result.json; or None."""
     path = paradigms_folder(audit) / PARADIGM_TABLE
     with reading(path):
         return pd.read_csv(path, comment="#") if path.is_file() else None

@@ -11,32 +11,42 @@ from clipmem_core.config import AuditConfig
 from clipmem_core.scores.registry import QUEUE, USE, Queue, scores_in
 
 BASIS = (
-    "Estimates with 95 % intervals of sampling without replacement (hypergeometric); for wrong captions the interval "
-    "also covers the uncertainty of their count in the sample. Near-duplicates and repeated captions cannot be "
+    "Estimates with 95 % intervals of sampling without replacement (hypergeometric); for wrong "
+    "captions the interval "
+    "also covers the uncertainty of their count in the sample. Near-duplicates and repeated "
+    "captions cannot be "
     "estimated from a sample: there are at least as many as in it."
 )
-# Members generalise if recall at 5 on external pairs closes this share of the gap between chance and 1.
+# Members generalise if recall at 5 on external pairs closes this share of the gap between chance
+# and 1.
 GENERALISES = 0.10
-# Groups that no member can memorize must score within this share of the memorized group's mean, or within three
-# standard errors of 0.
+# Groups that no member can memorize must score within this share of the memorized group's mean, or
+# within three standard errors of 0.
 FLAT = 0.10
 STABLE = 2 / 3  # reliability: halves of the members of two repeats agree to .5
-LITTLE_AUROC = 0.65  # members that do not generalise and have a membership AUROC below this learned little
+LITTLE_AUROC = (
+    0.65  # members that do not generalise and have a membership AUROC below this learned little
+)
 DISTRUST = "not to be trusted here"
 COUNTED = ("pairs", "captions", "words")  # the counts of wrong ones in a verdict
 RELIABILITY, SECOND_LEFT_OUT = "ranking_reliability", "second_round_left_out"
 WRONG = "wrong captions"  # the count of a sample
 WHOLE_HEAD = ("count", "in the sample", "of", "in the whole set", "low", "high")
 LITTLE, HARDLY = "the members have learned little", "the members hardly generalise"
-NULL_CHECK = ("held-out pairs do not score 0", "held-out pairs show no memorization")  # failed, passed
+NULL_CHECK = (
+    "held-out pairs do not score 0",
+    "held-out pairs show no memorization",
+)  # failed, passed
 
 
 def queues(verdict: Mapping[str, Any]) -> dict[str, Queue]:
-    """Return name and sentence of each list of pairs to review, by score; weaker if a check failed."""
+    """Return name and sentence of each list of pairs to review, by score; weaker if a check
+    failed."""
     tone, warning = _tone(verdict)[0], doubt(verdict)
     return {
         name: Queue(
-            f"{queue.doubted}, {tone}" if tone and queue.doubted else queue.name, f"{queue.sentence} {warning}".strip()
+            f"{queue.doubted}, {tone}" if tone and queue.doubted else queue.name,
+            f"{queue.sentence} {warning}".strip(),
         )
         for name, score in scores_in(QUEUE).items()
         if (queue := score.queue)
@@ -59,19 +69,24 @@ def doubt(verdict: Mapping[str, Any]) -> str:
 
 
 def _tone(verdict: Mapping[str, Any]) -> tuple[str, str]:
-    """Return how far the scores can be trusted, and the checks that failed; both empty if none failed."""
+    """Return how far the scores can be trusted, and the checks that failed; both empty if none
+    failed."""
     checks = verdict.get("checks")
     if not checks:
         return "read with care", "this audit has no verdict"
     failed = [check["name"] for check in checks if check["good"] is False]
-    # Members that learned little cannot tell wrong captions from right ones. The other checks are about memorization.
+    # Members that learned little cannot tell wrong captions from right ones. The other checks are
+    # about memorization.
     tone = DISTRUST if {LITTLE, HARDLY} & set(failed) else "read with care" if failed else ""
     # A foreign name is not shown: these sentences are rendered as Markdown in places.
-    return tone, " and ".join(name if re.fullmatch(r"[\w -]{1,80}", name) else "a check" for name in failed)
+    return tone, " and ".join(
+        name if re.fullmatch(r"[\w -]{1,80}", name) else "a check" for name in failed
+    )
 
 
 def summary_lines(verdict: Mapping[str, Any]) -> list[str]:
-    """Return three lines: how many captions are wrong and of what kind, what is not seen, what to do next.
+    """Return three lines: how many captions are wrong and of what kind, what is not seen, what to
+    do next.
 
     Lines are empty if there is nothing to say.
     """
@@ -89,19 +104,32 @@ def _counts(verdict: Mapping[str, Any]) -> list[str]:
     n = round(pairs["estimate"])
     sentences = [f"No pair looks wrong as a whole{_ends(pairs)}."]
     if n:
-        sentences = [f"About {n:,} {'pair has' if n == 1 else 'pairs have'} another picture's captions{_ends(pairs)}."]
+        sentences = [
+            f"About {n:,} {'pair has' if n == 1 else 'pairs have'} another picture's "
+            f"captions{_ends(pairs)}."
+        ]
     if row := next((row for row in whole_rows(verdict) if row[0] == WRONG), None):
         without = ", without the injected errors," if wrong["injected"] else ""
         sentences.append(f"In the whole set{without} about {row[3]} do ({row[4]}–{row[5]}).")
     if captions:
-        found, sentence = round(captions["estimate"]), "No single caption looks like another picture's"
+        found, sentence = (
+            round(captions["estimate"]),
+            "No single caption looks like another picture's",
+        )
         if found:
             sentence = f"About {found:,} single caption{' does' if found == 1 else 's do'}"
         if found and n:
-            sentence = f"About {found:,} more caption{' belongs' if found == 1 else 's belong'} to another picture"
+            sentence = (
+                f"About {found:,} more caption{' belongs' if found == 1 else 's belong'} "
+                "to another picture"
+            )
         sentences.append(f"{sentence}{_ends(captions)}.")
     if words and any(kind["seen"] for kind in wrong["kinds"]):
-        count = f"about {words['estimate']:,.0f}" if round(words["estimate"]) else "none that this audit sees"
+        count = (
+            f"about {words['estimate']:,.0f}"
+            if round(words["estimate"])
+            else "none that this audit sees"
+        )
         sentences.append(f"Wrong words: {count}{_ends(words)}.")
     injected = {"wrong": wrong["injected"], "vague": wrong["injected_vague"]}
     if listed := ", ".join(f"{count:,} {kind}" for kind, count in injected.items() if count):
@@ -121,16 +149,24 @@ def _unseen(verdict: Mapping[str, Any]) -> str:
     hardly = [f"wrong {kind['kind']}s" for kind in wrong["kinds"] if not kind["seen"]]
     never = ["single wrong captions"] * (wrong["several"] and "captions" not in wrong)
     never += ["wrong words"] * ("words" not in wrong)
-    unseen = [f"{' and '.join(names)} are {how} seen" for names, how in ((never, "not"), (hardly, "hardly")) if names]
+    unseen = [
+        f"{' and '.join(names)} are {how} seen"
+        for names, how in ((never, "not"), (hardly, "hardly"))
+        if names
+    ]
     sentence = f"{'; '.join(unseen)}: check those by eye." if unseen else ""
     distrust = f"{tone.capitalize()}: {failed}." if tone == DISTRUST else ""
     return " ".join(filter(None, [distrust, sentence[:1].upper() + sentence[1:]]))
 
 
 def whole_rows(verdict: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """Return the estimated counts of the set that an audit's pairs were sampled from, as text under `WHOLE_HEAD`."""
+    """Return the estimated counts of the set that an audit's pairs were sampled from, as text under
+    `WHOLE_HEAD`."""
     return [
-        (row["count"], *(f"{row[name]:,.0f}" for name in ("found", "among", "whole", "low", "high")))
+        (
+            row["count"],
+            *(f"{row[name]:,.0f}" for name in ("found", "among", "whole", "low", "high")),
+        )
         for row in verdict.get("sample", {}).get("counts", [])
     ]
 
@@ -143,7 +179,8 @@ def judge(
     towers: Mapping[str, Mapping[str, Any]] | None = None,
     cut: int = 0,
 ) -> dict[str, Any]:
-    """Turn an audit's summary into its verdict: checks, one sentence, the use of each score, and the summary."""
+    """Turn an audit's summary into its verdict: checks, one sentence, the use of each score, and
+    the summary."""
     means = utility.groupby(c.METRIC, sort=False)[c.VALUE].mean().to_dict()
     checks = [
         _generalises(summary, (means["image_to_text_R@5"] + means["text_to_image_R@5"]) / 2),
@@ -152,13 +189,21 @@ def judge(
         _memorization_is_measurable(summary["membership_auroc"]),
         *_notes(summary, config, towers or {}, cut),
     ]
-    failed, unknown = ([check["name"] for check in checks if check["good"] is good] for good in (False, None))
+    failed, unknown = (
+        [check["name"] for check in checks if check["good"] is good] for good in (False, None)
+    )
     sentence = "The scores are stable. This does not say that the captions are right."
     if failed:
         sentence = f"Treat these results with care: {' and '.join(failed)}."
     elif unknown:
         sentence = f"No check failed, but not everything could be checked: {'; '.join(unknown)}."
-    return {"sentence": sentence, "checks": checks, "uses": uses({"checks": checks}), **summary, "utility": means}
+    return {
+        "sentence": sentence,
+        "checks": checks,
+        "uses": uses({"checks": checks}),
+        **summary,
+        "utility": means,
+    }
 
 
 def _check(name: str, good: bool | None, sentence: str, advice: str = "") -> dict[str, Any]:
@@ -166,16 +211,28 @@ def _check(name: str, good: bool | None, sentence: str, advice: str = "") -> dic
 
 
 def _generalises(summary: dict[str, Any], recall: float) -> dict[str, Any]:
-    queries, auroc = summary.get("utility_pairs", summary["external_pairs"]), summary["membership_auroc"]
+    queries, auroc = (
+        summary.get("utility_pairs", summary["external_pairs"]),
+        summary["membership_auroc"],
+    )
     chance = min(1.0, 5 / queries)
     measured = f"recall at 5 on {queries:,} held-out pairs is {recall:.3f} (chance {chance:.3f})."
     if recall >= chance + GENERALISES * (1 - chance):
         return _check("members generalise", True, f"Members generalise: {measured}")
     if auroc is not None and auroc < LITTLE_AUROC:
-        advice = "try more epochs (--epochs), another learning rate (--lr) or a smaller batch (--batch-size)"
+        advice = (
+            "try more epochs (--epochs), another learning rate (--lr) or a smaller batch "
+            "(--batch-size)"
+        )
         return _check(LITTLE, False, f"Members have learned little: {measured}", advice)
-    sentence = f"Members hardly generalise: {measured} clipmem is high everywhere and says little about single pairs."
-    advice = "try more captions a pair, a pretrained start (--pretrained), fewer --epochs or a smaller --model"
+    sentence = (
+        f"Members hardly generalise: {measured} clipmem is high everywhere and says "
+        "little about single pairs."
+    )
+    advice = (
+        "try more captions a pair, a pretrained start (--pretrained), fewer --epochs or a "
+        "smaller --model"
+    )
     return _check(HARDLY, False, sentence, advice)
 
 
@@ -184,10 +241,16 @@ def _null_is_flat(summary: dict[str, Any]) -> dict[str, Any]:
     top = means.get(c.CANDIDATE, means.get(c.SCORED, 0.0))
     null = {name: means[name] for name in (c.SHARED, c.EXTERNAL) if name in means}
     listed = " and ".join(f"{value:+.3f} for {name} pairs" for name, value in null.items())
-    sentence = f"Mean clipmem is {listed}, where it should be 0, and {top:+.3f} for pairs that can be memorized."
+    sentence = (
+        f"Mean clipmem is {listed}, where it should be 0, and {top:+.3f} for pairs that "
+        "can be memorized."
+    )
     limit = max(FLAT * abs(top), 3 * summary["external_sd"] / summary["external_pairs"] ** 0.5)
     good = all(abs(value) <= limit for value in null.values())
-    advice = "train more seeds (--seeds) or more repeats (--members): one member may simply be better than another"
+    advice = (
+        "train more seeds (--seeds) or more repeats (--members): one member may simply be "
+        "better than another"
+    )
     sentence += "" if good else " Compare clipmem with that, not with 0."
     return _check(NULL_CHECK[good], good, sentence, advice)
 
@@ -197,27 +260,35 @@ def _ranking_is_stable(summary: dict[str, Any], protocol: str) -> dict[str, Any]
     repeat, flag = ("seed", "--seeds") if protocol == "paper" else ("repeat", "--members")
     if reliability is None:
         sentence = f"The stability of the ranking cannot be measured with one {repeat}."
-        return _check("stability of the ranking is unknown", None, sentence, f"train more {repeat}s ({flag})")
+        return _check(
+            "stability of the ranking is unknown", None, sentence, f"train more {repeat}s ({flag})"
+        )
     good = reliability >= STABLE
     return _check(
         "the ranking is stable" if good else "the ranking is not stable",
         good,
-        f"The ranking of the pairs has a reliability of {reliability:.2f} (Spearman–Brown): the rankings by two halves "
+        f"The ranking of the pairs has a reliability of {reliability:.2f} (Spearman–Brown): the "
+        "rankings by two halves "
         f"of the members correlate by {summary['ranking_stability']:.2f} (Spearman).",
-        f"train more {repeat}s ({flag}), or for more epochs, and trust group means more than single pairs",
+        f"train more {repeat}s ({flag}), or for more epochs, and trust group means more than "
+        "single pairs",
     )
 
 
 def _memorization_is_measurable(auroc: float | None) -> dict[str, Any]:
     if auroc is None:
-        return _check("membership could not be measured", None, "No member left out any of the pairs.")
+        return _check(
+            "membership could not be measured", None, "No member left out any of the pairs."
+        )
     good = auroc >= 0.55
     return _check(
         "memorization is measurable" if good else "hardly any memorization is measurable",
         good,
-        f"Alignment separates pairs in a member's training set from others with an AUROC of {auroc:.3f} (0.5 is "
+        "Alignment separates pairs in a member's training set from others with an AUROC of "
+        f"{auroc:.3f} (0.5 is "
         "chance).",
-        "the model memorizes little, and scores of single pairs are noise: train longer (--epochs) to see more",
+        "the model memorizes little, and scores of single pairs are noise: train longer "
+        "(--epochs) to see more",
     )
 
 
@@ -228,30 +299,47 @@ def _notes(
     notes = {}
     if share := summary.get("trained_share"):
         notes["share of the pairs in training"] = (
-            f"Each member trains on {share:.0%} of the scored pairs, and clipmem measures memorization at that size. "
+            f"Each member trains on {share:.0%} of the scored pairs, and clipmem measures "
+            "memorization at that size. "
             "A model trained on all of them may memorize a pair more or less."
         )
     if sample := summary.get("sample"):
-        notes["random sample"] = f"This audit covers {sample['pairs']:,} pairs, a random sample of {sample['of']:,}."
+        notes["random sample"] = (
+            f"This audit covers {sample['pairs']:,} pairs, a random sample of {sample['of']:,}."
+        )
     if left_out := summary.get(SECOND_LEFT_OUT):
         notes["second round of training"] = (
-            f"Members were trained a second time without the {left_out:,} pairs that are probably wrong. misfit uses "
+            f"Members were trained a second time without the {left_out:,} pairs that are "
+            "probably wrong. misfit uses "
             "the second round; all other scores use the first."
         )
     if towers:
         trained = "the heads" if len(towers) > 1 else "the heads and the other encoder"
         sentences = [
-            f"Locked and the same in all members: the {' and the '.join(towers)} encoder. clipmem is what {trained} "
+            f"Locked and the same in all members: the {' and the '.join(towers)} encoder. "
+            f"clipmem is what {trained} "
             "memorized, not what a pretrained encoder knew before."
         ]
         for tower in towers.values():
             seen = str(tower.get("seen", ""))
             sentences.append(f"{tower['name']}{seen[2:] if seen.startswith('It') else f': {seen}'}")
         if cut:
-            sentences.append(f"{cut:,} captions are cut to the {towers['text']['context']} tokens that it reads.")
+            sentences.append(
+                f"{cut:,} captions are cut to the {towers['text']['context']} tokens that it reads."
+            )
         notes["locked encoders"] = " ".join(dict.fromkeys(sentences))
     checks = [_check(name, True, sentence) for name, sentence in notes.items()]
     if config.pretrained and not (config.lock_image and config.lock_text):
-        sentence = f"{config.pretrained!r} may have seen these pairs: clipmem counts only what members learned since."
-        checks.append(_check("the start may have seen these pairs", None, sentence, "train from scratch to count all"))
+        sentence = (
+            f"{config.pretrained!r} may have seen these pairs: clipmem counts only what "
+            "members learned since."
+        )
+        checks.append(
+            _check(
+                "the start may have seen these pairs",
+                None,
+                sentence,
+                "train from scratch to count all",
+            )
+        )
     return checks

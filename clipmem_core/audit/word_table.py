@@ -1,4 +1,5 @@
-"""The words of captions: two word models, each trained on half of the pairs, and the table of their predictions."""
+"""The words of captions: two word models, each trained on half of the pairs, and the table of their
+predictions."""
 
 import functools
 import json
@@ -29,7 +30,14 @@ from clipmem_core.scores.evidence import fit_words, surprise, word_evidence
 from clipmem_core.scores.membership import draw_word_halves
 from clipmem_core.scores.words import CONSISTENT, WORD, Words, changed_words, kind_of, split_words
 from clipmem_core.training.trainer import save_atomically
-from clipmem_core.training.word_model import VECTOR, Predictions, WordModel, fit, predict, word_vectors
+from clipmem_core.training.word_model import (
+    VECTOR,
+    Predictions,
+    WordModel,
+    fit,
+    predict,
+    word_vectors,
+)
 
 HALVES = ("0", "1")  # names of the models; each has a folder until words.parquet is written
 STATE, PREDICTED, SHARE = "state.pt", "predictions.npz", "share.json"
@@ -55,9 +63,11 @@ def predict_half(
     state: Path | None = None,
     progress: Callable[[float], None] = lambda share: None,
 ) -> WordModel | None:
-    """Train a word model on the rows `trained`, write its predictions of the words of the rows `predicted`, return it.
+    """Train a word model on the rows `trained`, write its predictions of the words of the rows
+    `predicted`, return it.
 
-    `text_tower` embeds each word as an input, if there is one; a killed training resumes from the file `state`.
+    `text_tower` embeds each word as an input, if there is one; a killed training resumes from the
+    file `state`.
     """
     if words.vocabulary_size < 4 or not len(trained):
         return None
@@ -65,9 +75,13 @@ def predict_half(
     if text_tower and len(words.spelled) > VECTOR:
         vectors = word_vectors(text_features([_embedded(words)], text_tower)[0])
     options: Any = {"seed": seed, "precision": precision, "state": state}
-    model = fit(words, pictures, trained, vectors, progress=lambda share: progress(0.8 * share), **options)
+    model = fit(
+        words, pictures, trained, vectors, progress=lambda share: progress(0.8 * share), **options
+    )
     changed = changed_words(words, seed=SEED)
-    predict(model, words, pictures, predicted, changed, into, lambda share: progress(0.8 + 0.2 * share))
+    predict(
+        model, words, pictures, predicted, changed, into, lambda share: progress(0.8 + 0.2 * share)
+    )
     return model
 
 
@@ -75,7 +89,11 @@ def save_model(model: WordModel, words: Words, path: Path) -> None:
     """Write a word model with what it needs to predict the words of other captions."""
     vectors = None if model.vectors is None else model.vectors.half()
     known = {name: getattr(words, name) for name in ("spelled", "vocabulary_size")}
-    known |= {"frequency": torch.from_numpy(words.frequency), "precision": model.precision, "vectors": vectors}
+    known |= {
+        "frequency": torch.from_numpy(words.frequency),
+        "precision": model.precision,
+        "vectors": vectors,
+    }
     save_atomically({"state": model.state_dict()} | known, path)
 
 
@@ -87,7 +105,9 @@ def load_model(path: Path) -> tuple[WordModel, Words]:
     model = WordModel(size, np.zeros((1, len(state["centre"]))), vectors, stored["precision"])
     model.load_state_dict(state)
     none = np.zeros(1, np.int64)
-    return model.eval(), Words(stored["spelled"], size, none[:0], none, none, stored["frequency"].numpy())
+    return model.eval(), Words(
+        stored["spelled"], size, none[:0], none, none, stored["frequency"].numpy()
+    )
 
 
 def _embedded(words: Words) -> list[str]:
@@ -95,7 +115,8 @@ def _embedded(words: Words) -> list[str]:
 
 
 def rows_of_models(half: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return the rows that each model is trained on and those it predicts; the first also predicts external pairs."""
+    """Return the rows that each model is trained on and those it predicts; the first also predicts
+    external pairs."""
     first, second = np.flatnonzero(half == 0), np.flatnonzero(half == 1)
     return [(first, np.flatnonzero(half != 0)), (second, first)]
 
@@ -106,17 +127,24 @@ def words_of(audit: Audit) -> Words:
     return split_words(captions for batch in batches for captions in batch[c.CAPTIONS].to_pylist())
 
 
-def predicted_evidence(words: Words, predicted: Predictions, changed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the `word_evidence` of each word and of the word it is compared with, [n_words, 2, 4], and its kind."""
+def predicted_evidence(
+    words: Words, predicted: Predictions, changed: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the `word_evidence` of each word and of the word it is compared with, [n_words, 2, 4],
+    and its kind."""
     ids = np.where(words.ids < words.vocabulary_size, words.ids, 0)
     frequency = words.frequency[np.column_stack([ids, changed])]
-    evidence = word_evidence(predicted.alone, predicted.together, np.where(frequency > 0, frequency, np.nan))
-    return evidence, np.array([-1, -1, *map(kind_of, words.spelled[: words.vocabulary_size - 2])])[ids]
+    evidence = word_evidence(
+        predicted.alone, predicted.together, np.where(frequency > 0, frequency, np.nan)
+    )
+    return evidence, np.array([-1, -1, *map(kind_of, words.spelled[: words.vocabulary_size - 2])])[
+        ids
+    ]
 
 
 def surprises(words: Words, predicted: Predictions) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Return how surprising each word is, and the word it is compared with, [n_words, 2]: log-likelihood ratios that it
-    is wrong, NaN if not predicted; and the result of `fit_words`."""
+    """Return how surprising each word is, and the word it is compared with, [n_words, 2]:
+    log-likelihood ratios that it is wrong, NaN if not predicted; and the result of `fit_words`."""
     evidence, kinds = predicted_evidence(words, predicted, changed_words(words, seed=SEED))
     # A word that a caption repeats a thousand times counts once.
     caption = np.repeat(np.arange(len(words.caption_start) - 1), np.diff(words.caption_start))
@@ -130,7 +158,8 @@ def surprises(words: Words, predicted: Predictions) -> tuple[np.ndarray, list[np
 def predict_words(
     shared: Shared, words: Words, pictures: np.ndarray, number: int, into: Predictions, **more: Any
 ) -> WordModel | None:
-    """Train the word model of a half of an audit's pairs, and predict the other half; arguments as of `predict_half`.
+    """Train the word model of a half of an audit's pairs, and predict the other half; arguments as
+    of `predict_half`.
 
     Word models run on the processor also where members train on a GPU.
     """
@@ -139,7 +168,12 @@ def predict_words(
     trained, predicted = rows_of_models(half)[number]
     text_tower = None if config.features else shared.towers.text
     precision, seed = config.precision if config.device == "cpu" else "fp32", config.seed + number
-    options: dict[str, Any] = {"text_tower": text_tower, "seed": seed, "precision": precision, **more}
+    options: dict[str, Any] = {
+        "text_tower": text_tower,
+        "seed": seed,
+        "precision": precision,
+        **more,
+    }
     return predict_half(words, pictures, trained, predicted, into=into, **options)
 
 
@@ -159,7 +193,9 @@ def run_halves(folder: Path, names: Sequence[str]) -> None:
                 store.write_json(half_folder / SHARE, share)
 
         into = Predictions.empty(len(words.ids))
-        model = predict_words(shared, words, pictures, int(name), into, state=half_folder / STATE, progress=report)
+        model = predict_words(
+            shared, words, pictures, int(name), into, state=half_folder / STATE, progress=report
+        )
         if model:
             save_model(model, words, half_folder.with_suffix(".pt"))
         with replacing(half_folder / PREDICTED) as temporary, temporary.open("wb") as file:
@@ -167,28 +203,40 @@ def run_halves(folder: Path, names: Sequence[str]) -> None:
 
 
 def ensure_words(
-    audit: Audit, executor: Executor | None, *, at_once: int, threads: int, watch: Callable[[float], None]
+    audit: Audit,
+    executor: Executor | None,
+    *,
+    at_once: int,
+    threads: int,
+    watch: Callable[[float], None],
 ) -> None:
-    """Write words.parquet unless it exists: train both models, or resume them, and merge their predictions."""
+    """Write words.parquet unless it exists: train both models, or resume them, and merge their
+    predictions."""
     folder = audit.folder / store.WORD_MODELS
     if (audit.folder / store.WORD_TABLE).is_file():
         _remove_state(folder)
         return
     words, config = words_of(audit), audit.record.config
     if executor is None and opens_towers(config) and (tower := towers_of(config).text):
-        text_features([_embedded(words)], tower)  # once, for both models; the tower may be loaded already
+        text_features(
+            [_embedded(words)], tower
+        )  # once, for both models; the tower may be loaded already
     missing = [name for name in HALVES if not (folder / name / PREDICTED).is_file()]
     for name in missing:
         (folder / name).mkdir(parents=True, exist_ok=True)
     program = program_of("clipmem_core.audit.word_table:run_halves", audit.folder)
     tasks = [Task((folder / name,), program, (name,), threads, "word model") for name in missing]
     small = int(store.caption_counts(audit).sum()) < SMALL
-    run = executor or (in_this_process if small else functools.partial(local_processes, at_once=at_once))
+    run = executor or (
+        in_this_process if small else functools.partial(local_processes, at_once=at_once)
+    )
     shown = 0.0
     with closing(run(tasks)) as events:
         for _ in events:
             shares = [folder / name / SHARE for name in missing]
-            done = sum(json.loads(share.read_text()) for share in shares if share.is_file()) / len(HALVES)
+            done = sum(json.loads(share.read_text()) for share in shares if share.is_file()) / len(
+                HALVES
+            )
             if done != shown:
                 watch(shown := done)
     files: Any = [store.read_array(folder / name / PREDICTED) for name in HALVES]
@@ -206,13 +254,16 @@ def _remove_state(folder: Path) -> None:
 
 
 def read_words(audit: Audit, counts: np.ndarray) -> pd.DataFrame:
-    """Return caption, surprise, changed and kind of each word that was predicted; `counts` are captions of each pair.
+    """Return caption, surprise, changed and kind of each word that was predicted; `counts` are
+    captions of each pair.
 
     caption is its number among all captions.
     """
     path = audit.folder / store.WORD_TABLE
     if not path.is_file():
-        return pd.DataFrame({c.CAPTION: [], c.SURPRISE: [], c.CHANGED: [], c.WORD_KIND: []}).astype({c.CAPTION: int})
+        return pd.DataFrame({c.CAPTION: [], c.SURPRISE: [], c.CHANGED: [], c.WORD_KIND: []}).astype(
+            {c.CAPTION: int}
+        )
     with reading(path, repair=DELETE):
         table = pq.read_table(path, columns=[c.PAIR_ID, c.CAPTION, c.WORD, c.SURPRISE, c.CHANGED])
     ids = pa.chunked_array([batch[c.PAIR_ID] for batch in store.pair_blocks(audit, [c.PAIR_ID])])
@@ -232,27 +283,41 @@ def read_words(audit: Audit, counts: np.ndarray) -> pd.DataFrame:
 def _write_words(audit: Audit, words: Words, predicted: Predictions) -> None:
     """Write a row for each word that was predicted, in blocks."""
     values, ratios = surprises(words, predicted)
-    store.write_json(audit.folder / store.WORD_MODELS / RATIOS, [ratio.tolist() for ratio in ratios])
+    store.write_json(
+        audit.folder / store.WORD_MODELS / RATIOS, [ratio.tolist() for ratio in ratios]
+    )
     spelled = np.array(["", "", *words.spelled], dtype=object)
     first, writer = 0, None
     with replacing(audit.folder / store.WORD_TABLE) as temporary:
         batches = store.pair_blocks(audit, [c.PAIR_ID, c.CAPTIONS])
-        for batch in (whole.slice(at, _PAIRS) for whole in batches for at in range(0, len(whole), _PAIRS)):
+        for batch in (
+            whole.slice(at, _PAIRS) for whole in batches for at in range(0, len(whole), _PAIRS)
+        ):
             rows, starts = [], []
             for pair, captions in enumerate(batch[c.CAPTIONS].to_pylist()):
                 for number, caption in enumerate(captions):
                     matches = list(WORD.finditer(caption))
-                    rows += [(pair, number, position, match.start()) for position, match in enumerate(matches)]
+                    rows += [
+                        (pair, number, position, match.start())
+                        for position, match in enumerate(matches)
+                    ]
                     starts += [match[0] for match in matches]
             part = slice(first, first + len(rows))
             first = part.stop
             known = np.flatnonzero(np.isfinite(values[part, 0]))
             pair, number, position, start = np.array(rows, np.int32).reshape(-1, 4)[known].T
             own, changed = values[part][known].T
-            alone, together = (np.exp(log[part][known, 0]) for log in (predicted.alone, predicted.together))
+            alone, together = (
+                np.exp(log[part][known, 0]) for log in (predicted.alone, predicted.together)
+            )
             probability = CONSISTENT * alone + (1 - CONSISTENT) * together
-            better, better_probability = predicted.better[part][known], predicted.better_probability[part][known]
-            likelier = (better_probability > probability[:, None]) & (better != words.ids[part][known][:, None])
+            better, better_probability = (
+                predicted.better[part][known],
+                predicted.better_probability[part][known],
+            )
+            likelier = (better_probability > probability[:, None]) & (
+                better != words.ids[part][known][:, None]
+            )
             likelier &= (own > NOTABLE)[:, None]
             offsets = np.concatenate([[0], np.cumsum(likelier.sum(axis=1))]).astype(np.int32)
             columns = {
@@ -264,7 +329,9 @@ def _write_words(audit: Audit, words: Words, predicted: Predictions) -> None:
                 c.PROBABILITY: probability.astype(np.float32),
                 c.SURPRISE: own.astype(np.float32),
                 c.CHANGED: changed.astype(np.float32),
-                c.BETTER: pa.ListArray.from_arrays(offsets, pa.array(spelled[better[likelier]], pa.string())),
+                c.BETTER: pa.ListArray.from_arrays(
+                    offsets, pa.array(spelled[better[likelier]], pa.string())
+                ),
                 c.BETTER_PROBABILITY: pa.ListArray.from_arrays(
                     offsets, better_probability[likelier].astype(np.float32)
                 ),

@@ -14,7 +14,14 @@ from PIL import Image
 from clipmem_core.audit.store import Audit
 from clipmem_core.audit.verdict import queues
 from clipmem_core.dashboard.page import BROWSE, PAIR_PAGE, link, read_view
-from clipmem_core.dashboard.plain import as_html, cut, explained_errors, number, read_verdict, signed
+from clipmem_core.dashboard.plain import (
+    as_html,
+    cut,
+    explained_errors,
+    number,
+    read_verdict,
+    signed,
+)
 from clipmem_core.io import shortage
 from clipmem_core.review.cards import (
     FirstCaption,
@@ -41,7 +48,8 @@ STYLE = """<style>
 [class*="st-key-cards-"] [data-testid="stImage"] img { aspect-ratio: 1; object-fit: contain; }
 .pair-card { font-size: .875rem; line-height: 1.4; overflow-wrap: anywhere; }
 .pair-card .top { font-size: .8rem; }
-.pair-card .caption { display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: 2; overflow: hidden;
+.pair-card .caption { display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: 2;
+overflow: hidden;
   min-height: 2.8em; margin: .2rem 0; }
 .pair-card .scores { display: grid; grid-template-columns: 1fr auto; gap: 0 .5rem; }
 .pair-card .name { opacity: .75; }
@@ -50,10 +58,15 @@ STYLE = """<style>
 
 
 def thumbnail(root: Path, image: str, *, side: int = SIDE) -> tuple[bytes, str]:
-    """Return a JPEG of at most `side` pixels and an empty string, or a grey square and the reason."""
+    """Return a JPEG of at most `side` pixels and an empty string, or a grey square and the
+    reason."""
     try:
         return (_cached_jpeg if side <= SIDE else make_jpeg)(root, image, side), ""
-    except (OSError, ValueError, MemoryError) as error:  # InputError and PictureError are ValueErrors
+    except (
+        OSError,
+        ValueError,
+        MemoryError,
+    ) as error:  # InputError and PictureError are ValueErrors
         return placeholder(side), shortage(error) or str(error)
 
 
@@ -61,7 +74,9 @@ def thumbnail(root: Path, image: str, *, side: int = SIDE) -> tuple[bytes, str]:
 _cached_jpeg = functools.lru_cache(maxsize=CACHED)(make_jpeg)
 
 
-def start_thumbnails(root: Path, images: Sequence[str], *, side: int = SIDE) -> list[Future[tuple[bytes, str]]]:
+def start_thumbnails(
+    root: Path, images: Sequence[str], *, side: int = SIDE
+) -> list[Future[tuple[bytes, str]]]:
     """Return a future of `thumbnail` for each image, made in parallel."""
     return [_POOL.submit(thumbnail, root, image, side=side) for image in images]
 
@@ -77,12 +92,15 @@ def placeholder(side: int = SIDE) -> bytes:
 def draw_card_picture(card: PairCard, jpeg: bytes, fault: str) -> None:
     """Draw a picture, or a grey square if it cannot be read."""
     caption = cut(" ".join(card.current[:1]), ALT_LIMIT)
-    st.image(jpeg, width="stretch", alt="Picture cannot be read" if fault else f"Picture: {caption}")
+    st.image(
+        jpeg, width="stretch", alt="Picture cannot be read" if fault else f"Picture: {caption}"
+    )
 
 
 @dataclass(frozen=True)
 class Sides:
-    """Two audits, their names on cards, and the audits in which a pair can be opened, by the label of the link."""
+    """Two audits, their names on cards, and the audits in which a pair can be opened, by the label
+    of the link."""
 
     one: Audit
     other: Audit
@@ -91,7 +109,9 @@ class Sides:
     links: Mapping[str, Audit] = field(default_factory=dict)
 
 
-def draw_change_cards(sides: Sides, column: str, changes: Sequence[Mapping[Any, Any]], *, key: str) -> None:
+def draw_change_cards(
+    sides: Sides, column: str, changes: Sequence[Mapping[Any, Any]], *, key: str
+) -> None:
     """Draw a card for each change."""
     ones = cards(sides.one, [change["row_one"] for change in changes])
     others = cards(sides.other, [change["row_other"] for change in changes])
@@ -108,10 +128,13 @@ def draw_change_cards(sides: Sides, column: str, changes: Sequence[Mapping[Any, 
                         st.page_link(PAIR_PAGE, label=label, query_params=parameters)
 
 
-def change_html(one: PairCard, other: PairCard, change: Mapping[Any, Any], column: str, sides: Sides) -> str:
+def change_html(
+    one: PairCard, other: PairCard, change: Mapping[Any, Any], column: str, sides: Sides
+) -> str:
     """Return the text of a change's card as HTML; foreign text is escaped."""
     first, second = (
-        f'<div class="caption" dir="auto">{as_html(" ".join(card.captions[:1]), limit=CAPTION_LIMIT)}</div>'
+        '<div class="caption" '
+        f'dir="auto">{as_html(" ".join(card.captions[:1]), limit=CAPTION_LIMIT)}</div>'
         for card in (one, other)
     )
     lines = [first]
@@ -120,7 +143,11 @@ def change_html(one: PairCard, other: PairCard, change: Mapping[Any, Any], colum
     if one.group != other.group:
         lines.append(f'<div class="top">{as_html(one.group)} → {as_html(other.group)}</div>')
     names = (*sides.names, "difference")
-    values = (number(change["one"]), number(change["other"]), f"<b>{signed(change['difference'])}</b>")
+    values = (
+        number(change["one"]),
+        number(change["other"]),
+        f"<b>{signed(change['difference'])}</b>",
+    )
     rows = "".join(
         f'<span class="name">{name}</span><span class="value">{value}</span>'
         for name, value in zip(names, values, strict=True)
@@ -130,7 +157,8 @@ def change_html(one: PairCard, other: PairCard, change: Mapping[Any, Any], colum
 
 
 def draw_strips(audit: Audit) -> None:
-    """Draw the first pairs of each queue that has pairs; of the wrong captions, with what is wrong."""
+    """Draw the first pairs of each queue that has pairs; of the wrong captions, with what is
+    wrong."""
     st.html(STYLE)
     for order, queue in reversed(queues(read_verdict(audit)).items()):
         selection = Selection(order=order)
@@ -140,9 +168,15 @@ def draw_strips(audit: Audit) -> None:
             firsts = first_captions(audit, shown, selection)
         if not rows:
             continue
-        with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="bottom"):
+        with st.container(
+            horizontal=True, horizontal_alignment="distribute", vertical_alignment="bottom"
+        ):
             st.subheader(queue.name, anchor=False, width="content")
-            label, icon, parameters = "Browse in this order", ":material/grid_view:", link(audit, selection)
+            label, icon, parameters = (
+                "Browse in this order",
+                ":material/grid_view:",
+                link(audit, selection),
+            )
             st.page_link(BROWSE, label=label, icon=icon, query_params=parameters)
         st.caption(f"{queue.sentence} {marks_note(firsts)}")
         score = shown_score(order)
@@ -159,7 +193,8 @@ def draw_card_row(
     *,
     key: str,
 ) -> None:
-    """Draw pictures side by side, each with a labelled link to its pair and a caption, its unlikely words marked."""
+    """Draw pictures side by side, each with a labelled link to its pair and a caption, its unlikely
+    words marked."""
     pictures = start_thumbnails(audit.record.pictures, [card.image for card in shown])
     with st.grid(STRIP_SIZE, min_column_width=115, key=f"cards-{key}") as grid:
         for card, label, picture in zip(shown, labels, pictures, strict=True):
@@ -170,6 +205,13 @@ def draw_card_row(
                 first, marks, reason = firsts[card.pair_id]
                 limit = CAPTION_LIMIT if marks or reason else STRIP_LIMIT
                 caption = cut("".join(card.current[first : first + 1]), limit)
-                better = [f"{mark['word']} → {mark['better'][0][0]}" for mark in marks if mark["better"]]
-                notes = "".join(f'<div class="name">{as_html(note)}</div>' for note in (reason, *better) if note)
-                st.html(f'<div class="pair-card" dir="auto"><bdi>{marked(caption, marks)}</bdi>{notes}</div>')
+                better = [
+                    f"{mark['word']} → {mark['better'][0][0]}" for mark in marks if mark["better"]
+                ]
+                notes = "".join(
+                    f'<div class="name">{as_html(note)}</div>' for note in (reason, *better) if note
+                )
+                st.html(
+                    '<div class="pair-card" '
+                    f'dir="auto"><bdi>{marked(caption, marks)}</bdi>{notes}</div>'
+                )

@@ -20,11 +20,16 @@ from clipmem_core.scores.registry import BY_NAME, words
 
 ONE, OTHER, COLUMN = "one", "other", "column"  # in the address
 LISTED, PAGE_SIZE = 96, 12  # pairs that changed most
-CHART = {"displaylogo": False, "scrollZoom": True, "modeBarButtonsToRemove": ["toImage", "select2d", "lasso2d"]}
+CHART = {
+    "displaylogo": False,
+    "scrollZoom": True,
+    "modeBarButtonsToRemove": ["toImage", "select2d", "lasso2d"],
+}
 
 
 def draw_choice() -> tuple[Audit, Audit, str]:
-    """Draw the choice of two audits and a score, and return them; ends the page if there are no two to compare."""
+    """Draw the choice of two audits and a score, and return them; ends the page if there are no two
+    to compare."""
     audits = {audit.name: audit for audit in finished_audits()}
     names = [st.query_params.get(ONE, ""), st.query_params.get(OTHER, "")]
     for name in names:
@@ -54,7 +59,9 @@ def _default_audit(audits: dict[str, Audit]) -> Audit:
     return next((audit for audit in ordered if partners(audit, ordered)), ordered[0])
 
 
-def _choose(label: str, options: list[str], parameter: str, *, clears: Sequence[str] = (), **style: Any) -> str:
+def _choose(
+    label: str, options: list[str], parameter: str, *, clears: Sequence[str] = (), **style: Any
+) -> str:
     style |= {"key": f"compare-{parameter}", "width": 215}
     return choose_listed(label, options, parameter=parameter, clears=[PAGE, *clears], **style)
 
@@ -62,8 +69,16 @@ def _choose(label: str, options: list[str], parameter: str, *, clears: Sequence[
 def _draw_none(sentence: str) -> NoReturn:
     """Say why there is nothing to compare and what to do; ends the page."""
     st.info(sentence, icon=":material/compare_arrows:")
-    st.markdown("Audit a data set again with another seed or settings, or audit its export: pairs keep their ids.")
-    st.page_link("pages/audits.py", label="Start an audit", icon=":material/science:", query_params={"view": "start"})
+    st.markdown(
+        "Audit a data set again with another seed or settings, or audit its export: pairs keep "
+        "their ids."
+    )
+    st.page_link(
+        "pages/audits.py",
+        label="Start an audit",
+        icon=":material/science:",
+        query_params={"view": "start"},
+    )
     show_command("python -m clipmem_core audit SOURCE --name SECOND --seed 1")
     st.stop()
 
@@ -73,26 +88,43 @@ def draw_numbers(comparison: Comparison) -> None:
     difference = signed(comparison.mean_difference)
     with st.grid(3, min_column_width=150) as grid:
         grid.metric("Common pairs", f"{comparison.n_common:,}", border=True)
-        grid.metric("Spearman", number(comparison.spearman), border=True, help="Rank agreement: 1 is the same order.")
-        grid.metric("Mean difference", difference, border=True, help="Second minus first, over pairs scored in both.")
+        grid.metric(
+            "Spearman",
+            number(comparison.spearman),
+            border=True,
+            help="Rank agreement: 1 is the same order.",
+        )
+        grid.metric(
+            "Mean difference",
+            difference,
+            border=True,
+            help="Second minus first, over pairs scored in both.",
+        )
     notes = [f"{comparison.n_scored:,} pairs have {words(comparison.column)} in both."]
     if comparison.low is not None:
         interval = f"{number(comparison.low)} to {number(comparison.high)}"
         notes.append(f"Mean difference: {interval} (95 % interval, paired by pair).")
     if comparison.edited or comparison.only_one or comparison.only_other:
         notes.append(
-            f"Changed pairs: {comparison.edited:,} with another caption or picture, {comparison.only_one:,} in the "
+            f"Changed pairs: {comparison.edited:,} with another caption or picture, "
+            f"{comparison.only_one:,} in the "
             f"first only, {comparison.only_other:,} in the second only."
         )
     if comparison.regrouped:
-        notes.append(f"In another group in the second: {pairs_in_words(comparison.regrouped)}, not listed below.")
+        notes.append(
+            f"In another group in the second: {pairs_in_words(comparison.regrouped)}, not listed "
+            "below."
+        )
     st.caption(" ".join(notes))
 
 
 def draw_settings(one: Audit, other: Audit, comparison: Comparison) -> None:
     """Warn if the scores cannot be compared directly, and draw every setting that differs."""
     if comparison.warnings:
-        st.warning("These audits ran with different settings: compare ranks, not scores.", icon=":material/warning:")
+        st.warning(
+            "These audits ran with different settings: compare ranks, not scores.",
+            icon=":material/warning:",
+        )
         for line in comparison.warnings:
             show_text(line, limit=500)
     table = differing_fields(one, other)
@@ -101,7 +133,12 @@ def draw_settings(one: Audit, other: Audit, comparison: Comparison) -> None:
         return
     label = "1 setting differs" if len(table) == 1 else f"{len(table)} settings differ"
     with st.expander(label, icon=":material/tune:"):
-        st.dataframe(table, hide_index=True, placeholder="", alt="Settings that differ between the two audits")
+        st.dataframe(
+            table,
+            hide_index=True,
+            placeholder="",
+            alt="Settings that differ between the two audits",
+        )
 
 
 def finished_audits() -> list[Audit]:
@@ -110,7 +147,8 @@ def finished_audits() -> list[Audit]:
 
 
 def partners(one: Audit, audits: list[Audit]) -> list[Audit]:
-    """Return the audits of the same data set, then those that have a pair with the same picture in common."""
+    """Return the audits of the same data set, then those that have a pair with the same picture in
+    common."""
     others = [audit for audit in audits if audit.name != one.name]
     same = [audit for audit in others if same_data_set(one, audit)]
     for other in others:
@@ -141,7 +179,9 @@ def _share_pairs(one: Audit, other: Audit) -> bool:
     return fetch_arrow(one.folder / PAIRS, query, second=second).num_rows > 0
 
 
-@cached(4, SCORES, PAIRS, paths=lambda one, other, column: [other.folder / SCORES, other.folder / PAIRS])
+@cached(
+    4, SCORES, PAIRS, paths=lambda one, other, column: [other.folder / SCORES, other.folder / PAIRS]
+)
 def compared(one: Audit, other: Audit, column: str) -> Comparison:
     """Return how a score compares between two audits, computed once per version of their files."""
     return compare(one, other, column=column, limit=LISTED)
@@ -149,7 +189,10 @@ def compared(one: Audit, other: Audit, column: str) -> Comparison:
 
 def differing_fields(one: Audit, other: Audit) -> pd.DataFrame:
     """Return the settings that differ between two audits: setting, first, second, as text."""
-    configs = {name: flat(as_dict(audit.record.config)) for name, audit in (("first", one), ("second", other))}
+    configs = {
+        name: flat(as_dict(audit.record.config))
+        for name, audit in (("first", one), ("second", other))
+    }
     table = pd.DataFrame(configs, dtype=object)
     table = table[table["first"] != table["second"]]
     return table.where(table.notna() & (table != ""), "–").astype(str).reset_index(names="setting")
@@ -159,10 +202,14 @@ def draw_points(one: Audit, other: Audit, comparison: Comparison) -> None:
     """Draw one audit's score against the other's, and the pair that was clicked on."""
     points = comparison.points
     if points.empty:
-        st.info("No pair has this score in both audits: choose another score.", icon=":material/info:")
+        st.info(
+            "No pair has this score in both audits: choose another score.", icon=":material/info:"
+        )
         return
     scored = comparison.n_scored
-    sample = "" if len(points) == scored else f"A random sample of {len(points):,} of {scored:,} pairs. "
+    sample = (
+        "" if len(points) == scored else f"A random sample of {len(points):,} of {scored:,} pairs. "
+    )
     st.caption(f"{sample}Colours are the groups in the first audit. Click a dot to see its pair.")
     event: Any = st.plotly_chart(
         comparison_figure(points, column=comparison.column, names=(one.name, other.name)),
@@ -170,7 +217,8 @@ def draw_points(one: Audit, other: Audit, comparison: Comparison) -> None:
         on_select="rerun",
         selection_mode="points",
         config=CHART,
-        alt=f"{words(comparison.column)} of each pair in the first audit against that in the second",
+        alt=f"{words(comparison.column)} of each pair in the first audit against that in the "
+        "second",
     )
     dots = (event.get("selection") or {}).get("points") or []
     clicked = [dot["customdata"][0] for dot in dots if dot.get("customdata")]
@@ -183,13 +231,23 @@ def draw_changed(one: Audit, other: Audit, comparison: Comparison) -> None:
     if changed.empty:
         return
     page, pages = read_page(len(changed), PAGE_SIZE)
-    with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="bottom"):
+    with st.container(
+        horizontal=True, horizontal_alignment="distribute", vertical_alignment="bottom"
+    ):
         st.subheader("Changed most", anchor=False, width="content")
         draw_pages(page, pages, key="changed-pages")
-    _draw_cards(one, other, comparison, changed.iloc[(page - 1) * PAGE_SIZE : page * PAGE_SIZE], key="changed")
+    _draw_cards(
+        one,
+        other,
+        comparison,
+        changed.iloc[(page - 1) * PAGE_SIZE : page * PAGE_SIZE],
+        key="changed",
+    )
 
 
-def _draw_cards(one: Audit, other: Audit, comparison: Comparison, pairs: pd.DataFrame, *, key: str) -> None:
+def _draw_cards(
+    one: Audit, other: Audit, comparison: Comparison, pairs: pd.DataFrame, *, key: str
+) -> None:
     sides = Sides(one, other, links={"In first": one, "In second": other})
     if len(pairs):
         draw_change_cards(sides, comparison.column, pairs.to_dict("records"), key=key)

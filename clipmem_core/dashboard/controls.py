@@ -1,4 +1,5 @@
-"""The setting of the address, and a control for each mitigation, which shows it and writes changes back.
+"""The setting of the address, and a control for each mitigation, which shows it and writes changes
+back.
 
 ?setting=text_mask=0.3 removal=clipmem:5   the text form of an arm; empty for the baseline.
 """
@@ -20,7 +21,15 @@ from clipmem_core.mitigations import AHEAD_GROUP
 from clipmem_core.review.decisions import decided_for
 from clipmem_core.review.queries import cached
 from clipmem_core.studies import arm as arms
-from clipmem_core.studies.arm import RANKINGS, REMOVAL, Arm, Decided, Removal, parse_arm, without_idle
+from clipmem_core.studies.arm import (
+    RANKINGS,
+    REMOVAL,
+    Arm,
+    Decided,
+    Removal,
+    parse_arm,
+    without_idle,
+)
 from clipmem_core.studies.lab import obstacles
 
 PARAMETER = "setting"
@@ -31,7 +40,8 @@ REMOVED = 5.0  # percent
 CAPTIONS, ALL_CAPTIONS = "train_captions", 0
 PLACE = "noise_place"
 PLACE_HELP = (
-    "After: noise on the unit vector, which is normalised again. Before: noise on the output, whatever its length."
+    "After: noise on the unit vector, which is normalised again. Before: noise on the "
+    "output, whatever its length."
 )
 # Each group's fields, with a label and a help for the toggle.
 WORDS = {
@@ -71,13 +81,17 @@ def draw_setting(audit: Audit, finished: Mapping[str, str]) -> Arm:
         if st.query_params.get(PARAMETER, "") != setting.text:
             write(**{PARAMETER: setting.text or None})  # the list of settings has one text for each
     except InputError as error:
-        st.warning("The setting of this address is not valid and is ignored.", icon=":material/link_off:")
+        st.warning(
+            "The setting of this address is not valid and is ignored.", icon=":material/link_off:"
+        )
         show_text(one_line(error), limit=300)
         setting = Arm()
     names = {"": "none", setting.text: setting.title, **finished}
     if len(names) > 1:
         key, titled = "mitigations-listed", lambda text: names.get(text, text)
-        choose_listed("Settings", list(names), parameter=PARAMETER, key=key, clears=[PAGE], format_func=titled)
+        choose_listed(
+            "Settings", list(names), parameter=PARAMETER, key=key, clears=[PAGE], format_func=titled
+        )
     decided = Decided()
     with one_line_errors("Decisions"):
         decided = decided_for(audit)
@@ -87,7 +101,11 @@ def draw_setting(audit: Audit, finished: Mapping[str, str]) -> Arm:
             with st.container(gap="xsmall", key=f"mitigation-group-{title.split()[0].lower()}"):
                 st.markdown(f"**{title}**")
                 controls.draw_group(title)
-    return dataclasses.replace(setting, decided=decided) if setting.overrides.get(arms.DECISIONS) else setting
+    return (
+        dataclasses.replace(setting, decided=decided)
+        if setting.overrides.get(arms.DECISIONS)
+        else setting
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +119,8 @@ class Controls:
     captions: int  # most captions of a pair
 
     def draw_group(self, group: str) -> None:
-        """Draw the toggles of a group, with a slider for each that is on; name those that cannot act."""
+        """Draw the toggles of a group, with a slider for each that is on; name those that cannot
+        act."""
         if group == "Pairs":
             names = self._draw_pairs()
         else:
@@ -125,43 +144,88 @@ class Controls:
                 else:
                     self._draw_slider(name, label)
                 if name == noise:
-                    shown = {"options": FIELDS[PLACE].choices, "format_func": str.capitalize, "required": True}
+                    shown = {
+                        "options": FIELDS[PLACE].choices,
+                        "format_func": str.capitalize,
+                        "required": True,
+                    }
                     label = "Before or after normalising"
-                    self._draw(st.segmented_control, label, PLACE, self._value(PLACE), help=PLACE_HELP, **shown)
+                    self._draw(
+                        st.segmented_control,
+                        label,
+                        PLACE,
+                        self._value(PLACE),
+                        help=PLACE_HELP,
+                        **shown,
+                    )
         if group == AHEAD_GROUP and any(name in fields for name in WORDS[AHEAD_GROUP]):
             for name, label in AHEAD_SLIDERS.items():
                 self._draw_slider(name, label, label_visibility="visible")
 
     def _draw_captions(self) -> None:
         value, choices = self.setting.fields[CAPTIONS], self._caption_choices()
-        options = choices if value in choices else sorted({*choices, value}, key=lambda count: count or math.inf)
-        shown: dict[str, Any] = {"options": options, "format_func": lambda count: str(count) if count else "all"}
+        options = (
+            choices
+            if value in choices
+            else sorted({*choices, value}, key=lambda count: count or math.inf)
+        )
+        shown: dict[str, Any] = {
+            "options": options,
+            "format_func": lambda count: str(count) if count else "all",
+        }
         self._draw(st.select_slider, "Captions per pair", CAPTIONS, value, **shown)
 
     def _caption_choices(self) -> list[int]:
         """Return the counts of captions that differ from the baseline; 0 stands for all."""
         usual = self.baseline.train_captions
-        alike = {usual, *((ALL_CAPTIONS, self.captions) if usual in (ALL_CAPTIONS, self.captions) else ())}
-        return [count for count in (*range(1, self.captions + 1), ALL_CAPTIONS) if count not in alike]
+        alike = {
+            usual,
+            *((ALL_CAPTIONS, self.captions) if usual in (ALL_CAPTIONS, self.captions) else ()),
+        }
+        return [
+            count for count in (*range(1, self.captions + 1), ALL_CAPTIONS) if count not in alike
+        ]
 
     def _draw_pairs(self) -> dict[str, str]:
-        """Draw which pairs are removed before training: by a ranking, as near-duplicates, by decisions."""
+        """Draw which pairs are removed before training: by a ranking, as near-duplicates, by
+        decisions."""
         removal = self.setting.removal
         labels = {REMOVAL: "Remove pairs", arms.NEAR_DUPLICATES: "Drop near-duplicates"}
-        self._draw_toggle(REMOVAL, labels[REMOVAL], "Training leaves out the pairs that rank highest.")
+        self._draw_toggle(
+            REMOVAL, labels[REMOVAL], "Training leaves out the pairs that rank highest."
+        )
         if removal is not None:
-            ends: dict[str, Any] = {"min_value": 0.5, "max_value": float(arms.MOST_REMOVED), "step": 0.5}
-            self._draw(st.number_input, "Percent of the pairs", REMOVAL_PERCENT, removal.percent, format="%g", **ends)
-            by: dict[str, Any] = {"options": list(RANKINGS), "format_func": lambda name: RANKINGS.get(name, name)}
+            ends: dict[str, Any] = {
+                "min_value": 0.5,
+                "max_value": float(arms.MOST_REMOVED),
+                "step": 0.5,
+            }
+            self._draw(
+                st.number_input,
+                "Percent of the pairs",
+                REMOVAL_PERCENT,
+                removal.percent,
+                format="%g",
+                **ends,
+            )
+            by: dict[str, Any] = {
+                "options": list(RANKINGS),
+                "format_func": lambda name: RANKINGS.get(name, name),
+            }
             self._draw(st.selectbox, "Which first", REMOVAL_BY, removal.by, **by)
         text = "Training keeps only the first of several near-duplicate pictures."
         self._draw_toggle(arms.NEAR_DUPLICATES, labels[arms.NEAR_DUPLICATES], text)
         removed, recaptioned = len(self.decided.removed), len(self.decided.recaptioned)
-        counts = f"{removed:,} removed, {recaptioned:,} with changed captions" if self.decided else "none yet"
+        counts = (
+            f"{removed:,} removed, {recaptioned:,} with changed captions"
+            if self.decided
+            else "none yet"
+        )
         self._draw_toggle(
             arms.DECISIONS,
             f"My decisions: {counts}",
-            "Training leaves out the pairs you decided to remove, and uses the captions you changed.",
+            "Training leaves out the pairs you decided to remove, and uses the captions you "
+            "changed.",
             blocked=not (self.decided or arms.DECISIONS in self.setting.overrides),
         )
         return labels
@@ -170,7 +234,8 @@ class Controls:
         return self.setting.fields.get(name, getattr(self.baseline, name))
 
     def _slider(self, name: str) -> Slider:
-        """Return the range of a field's slider and its first value, which differs from the baseline's."""
+        """Return the range of a field's slider and its first value, which differs from the
+        baseline's."""
         slider = FIELDS[name].slider
         if slider is None:  # an early stop: at two thirds of the epochs
             epochs = self.baseline.epochs
@@ -183,7 +248,10 @@ class Controls:
         """Draw a field's value; a value beyond the usual range widens the slider."""
         slider, value = self._slider(name), self._value(name)
         kind = type(getattr(self.baseline, name))
-        ends = {"min_value": kind(min(slider.low, value)), "max_value": kind(max(slider.high, value))}
+        ends = {
+            "min_value": kind(min(slider.low, value)),
+            "max_value": kind(max(slider.high, value)),
+        }
         shown = {"step": kind(slider.step), "label_visibility": label_visibility}
         self._draw(st.slider, label, name, kind(value), **ends, **shown)
 
@@ -192,8 +260,11 @@ class Controls:
         disabled = blocked or (name in self.blocked and not on)
         self._draw(st.toggle, label, f"on-{name}", on, help=text, disabled=disabled)
 
-    def _draw(self, widget: Callable[..., Any], label: str, control: str, value: Any, **options: Any) -> None:
-        """Draw a widget that shows a value of the address, and writes its change into the address."""
+    def _draw(
+        self, widget: Callable[..., Any], label: str, control: str, value: Any, **options: Any
+    ) -> None:
+        """Draw a widget that shows a value of the address, and writes its change into the
+        address."""
         key = KEY.format(control)
         st.session_state[key] = value
         widget(label, key=key, on_change=self._change, args=(control,), **options)
@@ -206,7 +277,9 @@ class Controls:
             overrides.pop(name, None)
             overrides |= self._first_values(name) if value else {}
         elif name in (REMOVAL_BY, REMOVAL_PERCENT):
-            by, percent = (st.session_state[KEY.format(part)] for part in (REMOVAL_BY, REMOVAL_PERCENT))
+            by, percent = (
+                st.session_state[KEY.format(part)] for part in (REMOVAL_BY, REMOVAL_PERCENT)
+            )
             overrides[REMOVAL] = Removal(by, round(float(percent), 3))
         else:
             overrides[name] = round(value, 6) if isinstance(value, float) else value

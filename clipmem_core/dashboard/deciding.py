@@ -1,8 +1,9 @@
-"""Decisions by buttons of a page, stored at once, with a notice that undoes them; and the number of wrong captions.
+"""Decisions by buttons of a page, stored at once, with a notice that undoes them; and the number of
+wrong captions.
 
-Buttons store in their callbacks, which run before the page is drawn, and store a notice for `draw_notice`. Streamlit
-may stop a callback at any access to the session's state and start the next run in parallel, so a callback only changes
-its `ReviewSession`, under the lock of `locked_session`.
+Buttons store in their callbacks, which run before the page is drawn, and store a notice for
+`draw_notice`. Streamlit may stop a callback at any access to the session's state and start the next
+run in parallel, so a callback only changes its `ReviewSession`, under the lock of `locked_session`.
 """
 
 import threading
@@ -41,9 +42,12 @@ LIMIT = 300  # characters of a note or an error
 NEXT_LABEL = "Review next (includes 10 % random spot checks)"
 REPEATED = "repeated_caption"  # a check
 ESTIMATED = (
-    "Counts are sums of these probabilities, with 95 % intervals. If you find more wrong captions than expected, or "
-    "fewer, all other probabilities follow. If the random spot checks contradict them, the number that remains comes "
-    "from the spot checks alone. You can stop where fewer than one in ten of the next pairs is expected to be wrong."
+    "Counts are sums of these probabilities, with 95 % intervals. If you find more wrong "
+    "captions than expected, or "
+    "fewer, all other probabilities follow. If the random spot checks contradict them, the "
+    "number that remains comes "
+    "from the spot checks alone. You can stop where fewer than one in ten of the next pairs is "
+    "expected to be wrong."
 )
 
 
@@ -64,7 +68,9 @@ class ReviewSession:
     lock: threading.RLock = field(default_factory=threading.RLock)
     presses: int = 0  # part of the keys of menus, so that a pressed button closes its menu
     notice: Notice | None = None
-    events: dict[tuple[str, int], bool] = field(default_factory=dict)  # audit, number in the log → whether undone
+    events: dict[tuple[str, int], bool] = field(
+        default_factory=dict
+    )  # audit, number in the log → whether undone
 
     def saved(self, audit: Audit, sentence: str, event: int) -> None:
         """Set the notice of an event, which its button and the key U undo."""
@@ -101,7 +107,11 @@ def undo(audit: Audit, event: int, *, done: str = "Undone") -> None:
             return
         session.events[audit.name, event] = True
         label = BADGES[review.history(page=1, size=1).iloc[0]["decision"]][0]
-        unchanged = f" {pairs_in_words(outcome.skipped)}, with newer decisions, unchanged." if outcome.skipped else ""
+        unchanged = (
+            f" {pairs_in_words(outcome.skipped)}, with newer decisions, unchanged."
+            if outcome.skipped
+            else ""
+        )
         session.notice = Notice(f"{done}: {label}, {pairs_in_words(outcome.pairs)}.{unchanged}")
 
 
@@ -117,7 +127,9 @@ def draw_notice(audit: Audit, *, key: str) -> None:
         st.markdown(f"{icon} {notice.sentence}", width="content")
         if notice.event is not None:
             button = f"{key}-undo-{notice.event}"
-            st.button("Undo", type="tertiary", key=button, on_click=undo, args=(audit, notice.event))
+            st.button(
+                "Undo", type="tertiary", key=button, on_click=undo, args=(audit, notice.event)
+            )
         if notice.text:
             show_text(notice.text, limit=LIMIT)
 
@@ -128,7 +140,10 @@ def draw_note(audit: Audit, card: PairCard) -> None:
     key = f"note-{audit.name}-{card.row}-{crc32(stored.encode())}"  # another note needs another box
     with st.form(f"{key}-form", border=False):
         st.text_area("Note", stored, key=key, height=80, max_chars=2000)
-        store: dict[str, Any] = {"on_click": _store_note, "args": (audit, card.pair_id, stored, key)}
+        store: dict[str, Any] = {
+            "on_click": _store_note,
+            "args": (audit, card.pair_id, stored, key),
+        }
         st.form_submit_button("Save note", icon=":material/edit_note:", **store)
 
 
@@ -139,17 +154,23 @@ def _store_note(audit: Audit, pair_id: str, before: str, key: str) -> None:
         review = open_review(audit)
         current = review.current(pair_id)
         if (current.note if current else "") != before:
-            sentence = "Not saved: the note has just changed in another tab. Read it, then write yours again:"
+            sentence = (
+                "Not saved: the note has just changed in another tab. Read it, then "
+                "write yours again:"
+            )
             session.notice = Notice(sentence, typed, good=False)
         elif typed != before:
             decision = current.decision if current else None
             captions = current.captions if current and decision == RECAPTION else ()
-            outcome = review.decide([pair_id], decision, captions=captions, note=typed, audit=audit.name)
+            outcome = review.decide(
+                [pair_id], decision, captions=captions, note=typed, audit=audit.name
+            )
             session.saved(audit, "Note saved.", outcome.event)
 
 
 def draw_wrong(audit: Audit) -> None:
-    """Draw how many captions are wrong and of what kind, what is not seen, and links to what to do next."""
+    """Draw how many captions are wrong and of what kind, what is not seen, and links to what to do
+    next."""
     lines = wrong_lines(audit)
     if lines:
         show_strong(lines[0])
@@ -159,10 +180,20 @@ def draw_wrong(audit: Audit) -> None:
     with st.container(horizontal=True):
         if score_span(audit, REVIEW_PLACE):
             parameters = link(audit, Selection(order=REVIEW_PLACE, decision=UNDECIDED))
-            st.page_link(REVIEW, label=NEXT_LABEL, icon=":material/playlist_add_check:", query_params=parameters)
+            st.page_link(
+                REVIEW,
+                label=NEXT_LABEL,
+                icon=":material/playlist_add_check:",
+                query_params=parameters,
+            )
         if text:
-            label, parameters = f"Check {CHECKED} at random", link(audit, replace(RANDOM_CHECK, decision=UNDECIDED))
-            st.page_link(REVIEW, label=label, icon=":material/casino:", query_params=parameters, help=text)
+            label, parameters = (
+                f"Check {CHECKED} at random",
+                link(audit, replace(RANDOM_CHECK, decision=UNDECIDED)),
+            )
+            st.page_link(
+                REVIEW, label=label, icon=":material/casino:", query_params=parameters, help=text
+            )
         if count := stored_checks(audit) and check_counts(audit)[REPEATED]:
             label = f"Same caption on many pictures: {pairs_in_words(count)}"
             parameters = link(audit, Selection(check=REPEATED))

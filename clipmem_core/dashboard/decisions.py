@@ -1,4 +1,5 @@
-"""The page Decisions: progress, the list, the history with undo, checks without a model, and the re-audit."""
+"""The page Decisions: progress, the list, the history with undo, checks without a model, and the
+re-audit."""
 
 from base64 import b64encode
 from collections.abc import Sequence
@@ -49,7 +50,12 @@ from clipmem_core.review.queries import ROW, fetch_rows
 from clipmem_core.review.rows import check_counts, near_duplicate_groups
 from clipmem_core.review.selection import DECIDED, UNDECIDED, Selection
 
-DECISION, HISTORY_PAGE, GROUP_PAGE, SECOND = "decision", "history", "group", "again"  # parameters of the address
+DECISION, HISTORY_PAGE, GROUP_PAGE, SECOND = (
+    "decision",
+    "history",
+    "group",
+    "again",
+)  # parameters of the address
 SIZE, HISTORY_SIZE, GROUPS = 12, 10, 6  # on a page
 SHOWN = 12  # pictures of a group
 SIDE, GROUP_SIDE = 64, 150  # pixels of a picture
@@ -63,11 +69,20 @@ COLUMNS = {
     "open": st.column_config.LinkColumn(display_text="Open", width=60),
     "audit": st.column_config.TextColumn(help="The audit on screen at the time of the decision."),
 }
-WIDTHS = {"decision": 85, CHANGE: 330, "caption": 170, "note": 170, "pair": 170, "decided (UTC)": 130}
+WIDTHS = {
+    "decision": 85,
+    CHANGE: 330,
+    "caption": 170,
+    "note": 170,
+    "pair": 170,
+    "decided (UTC)": 130,
+}
 COLUMNS |= {name: st.column_config.TextColumn(width=width) for name, width in WIDTHS.items()}
 AGAIN = (
-    "Writes the data set without the pairs you removed and with the captions you changed, audits it with the same "
-    "settings, seeds and members, and compares both audits on the pairs they share, in about the time of the first."
+    "Writes the data set without the pairs you removed and with the captions you changed, audits "
+    "it with the same "
+    "settings, seeds and members, and compares both audits on the pairs they share, in about the "
+    "time of the first."
 )
 
 
@@ -86,7 +101,10 @@ def draw_reviewed(audit: Audit) -> None:
             label, icon, _ = BADGES[None if choice == UNDECIDED else choice]
             grid.metric(label.capitalize(), f"{counts[choice]:,}", icon=icon, border=True)
     share = (total - undecided) / total if total else 0.0
-    st.progress(share, text=f"{total - undecided:,} of {total:,} pairs of this audit are decided ({share:.0%})")
+    st.progress(
+        share,
+        text=f"{total - undecided:,} of {total:,} pairs of this audit are decided ({share:.0%})",
+    )
 
 
 def draw_decisions(audit: Audit) -> None:
@@ -95,18 +113,24 @@ def draw_decisions(audit: Audit) -> None:
         table = open_review(audit).table()
     if table.empty:
         st.info("Nothing has been decided yet.", icon=":material/checklist:")
-        st.page_link(BROWSE, label="Browse", icon=":material/grid_view:", query_params={"audit": audit.name})
+        st.page_link(
+            BROWSE, label="Browse", icon=":material/grid_view:", query_params={"audit": audit.name}
+        )
         return
     choices = table["decision"].fillna(OTHER)
     counts = choices.value_counts()
     names = {ALL: f"All {len(table):,}"}
     names |= {name: f"{BADGES[name][0].capitalize()} {counts.get(name, 0):,}" for name in CHOICES}
     names[OTHER] = f"Other {counts.get(OTHER, 0):,}"
-    choice = choose_segment("Decision", names, parameter=DECISION, key="decision-list", hidden=True, clears=[PAGE])
+    choice = choose_segment(
+        "Decision", names, parameter=DECISION, key="decision-list", hidden=True, clears=[PAGE]
+    )
     shown = table if choice == ALL else table[choices == choice]
     selection = Selection(decision={ALL: DECIDED, OTHER: UNDECIDED}.get(choice, choice))
     page, pages = read_page(len(shown), SIZE)
-    with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
+    with st.container(
+        horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"
+    ):
         if choice != OTHER:  # Browse cannot filter by these
             label, parameters = "Browse these", link(audit, selection)
             st.page_link(BROWSE, label=label, icon=":material/grid_view:", query_params=parameters)
@@ -118,13 +142,23 @@ def draw_decisions(audit: Audit) -> None:
 
 
 def _draw_page(audit: Audit, part: pd.DataFrame, selection: Selection) -> None:
-    query = f'SELECT "{PAIR_ID}", {ROW} FROM parquet WHERE "{PAIR_ID}" IN ({", ".join("?" * len(part))})'
+    query = (
+        f'SELECT "{PAIR_ID}", {ROW} FROM parquet WHERE "{PAIR_ID}" IN '
+        f"({', '.join('?' * len(part))})"
+    )
     rows = [row for _, row in fetch_rows(audit.folder / PAIRS, query, part[PAIR_ID].tolist())]
     by_id = {card.pair_id: card for card in cards(audit, rows)}
-    pictures = start_thumbnails(audit.record.pictures, [card.image for card in by_id.values()], side=SIDE)
-    jpegs = {pair_id: b64encode(picture.result()[0]).decode() for pair_id, picture in zip(by_id, pictures, strict=True)}
+    pictures = start_thumbnails(
+        audit.record.pictures, [card.image for card in by_id.values()], side=SIDE
+    )
+    jpegs = {
+        pair_id: b64encode(picture.result()[0]).decode()
+        for pair_id, picture in zip(by_id, pictures, strict=True)
+    }
     if len(by_id) < len(part):
-        st.caption("Pairs without a picture are in another audit of this data set, and not in this one.")
+        st.caption(
+            "Pairs without a picture are in another audit of this data set, and not in this one."
+        )
     lines = []
     for entry in part.to_dict("records"):
         pair_id = entry[PAIR_ID]
@@ -137,7 +171,9 @@ def _draw_page(audit: Audit, part: pd.DataFrame, selection: Selection) -> None:
                 "open": f"pair?{urlencode(link(audit, selection, pair=pair_id))}" if card else None,
                 "decision": label or decision_words(None, entry[FOR_OTHER]) or "undecided",
                 CHANGE: plain.cut(plain.one_line(changes), NOTE_LIMIT),
-                "caption": plain.cut(plain.one_line(" · ".join(card.captions if card else ())), CAPTION_LIMIT),
+                "caption": plain.cut(
+                    plain.one_line(" · ".join(card.captions if card else ())), CAPTION_LIMIT
+                ),
                 "note": plain.cut(plain.one_line(entry["note"]), NOTE_LIMIT),
                 "pair": pair_id,
                 "decided (UTC)": plain.moment(entry["time"]),
@@ -160,7 +196,9 @@ def draw_history(audit: Audit) -> None:
     review = open_review(audit)
     count = review.count_events()
     if count == 0:
-        st.info("Nothing has been decided yet, so there is nothing to undo.", icon=":material/history:")
+        st.info(
+            "Nothing has been decided yet, so there is nothing to undo.", icon=":material/history:"
+        )
         return
     page, pages = read_page(count, HISTORY_SIZE, parameter=HISTORY_PAGE)
     st.caption("Full history; undo is recorded too. Newer decisions are kept.")
@@ -203,7 +241,9 @@ def draw_reaudits(audit: Audit) -> None:
         return
     name = choose_listed("Re-audits", names, parameter=SECOND, key="again-second", width=320)
     if reaudit.is_outdated(audit, name):
-        st.caption(":material/update: There are newer decisions than this audit: re-audit to include them.")
+        st.caption(
+            ":material/update: There are newer decisions than this audit: re-audit to include them."
+        )
     _draw_second(audit, name)
     with st.expander("Re-audit with current decisions", icon=":material/autorenew:"):
         _draw_start(audit)
@@ -220,9 +260,14 @@ def _draw_start(audit: Audit) -> None:
     if counts[REMOVE] == sum(counts.values()):
         fault = fault or "Every pair is removed: nothing is left to audit."
     st.caption(AGAIN)
-    name = free_name(f"{audit.name}-again", taken=lambda each: is_taken(each) or reaudit.cleaned_folder(each).exists())
+    name = free_name(
+        f"{audit.name}-again",
+        taken=lambda each: is_taken(each) or reaudit.cleaned_folder(each).exists(),
+    )
     label = f"Re-audit: {plain.pairs_in_words(changed)} removed or with changed captions"
-    if st.button(label, type="primary", icon=":material/autorenew:", key="start-again", disabled=bool(fault)):
+    if st.button(
+        label, type="primary", icon=":material/autorenew:", key="start-again", disabled=bool(fault)
+    ):
         try:
             reaudit.reaudit_task(audit, name).start()
         except InputError as error:
@@ -252,11 +297,27 @@ def _draw_second(audit: Audit, name: str) -> None:
             plain.show_text(sentence)
         both, icon = {"one": audit.name, "other": name}, ":material/compare_arrows:"
         with st.container(horizontal=True):
-            st.page_link("pages/overview.py", label="Open", icon=":material/open_in_new:", query_params={"audit": name})
-            st.page_link("pages/compare.py", label="Compare pair by pair", icon=icon, query_params=both)
+            st.page_link(
+                "pages/overview.py",
+                label="Open",
+                icon=":material/open_in_new:",
+                query_params={"audit": name},
+            )
+            st.page_link(
+                "pages/compare.py", label="Compare pair by pair", icon=icon, query_params=both
+            )
         return
-    task, reason = reaudit.reaudit_task(audit, name), "The second audit is finished but not compared yet."
-    draw_task(task, lambda: reaudit.read_comparison(second)[1], key="compare-again", reason=reason, label="Compare")
+    task, reason = (
+        reaudit.reaudit_task(audit, name),
+        "The second audit is finished but not compared yet.",
+    )
+    draw_task(
+        task,
+        lambda: reaudit.read_comparison(second)[1],
+        key="compare-again",
+        reason=reason,
+        label="Compare",
+    )
 
 
 def draw_checks(audit: Audit) -> None:
@@ -270,10 +331,14 @@ def draw_checks(audit: Audit) -> None:
             left, right = st.columns([3, 5], vertical_alignment="center")
             icon = ":material/image:" if check.of == "pictures" else ":material/notes:"
             parameters = link(audit, Selection(check=name))
-            left.page_link(BROWSE, label=f"{check.label}: **{count:,}**", icon=icon, query_params=parameters)
+            left.page_link(
+                BROWSE, label=f"{check.label}: **{count:,}**", icon=icon, query_params=parameters
+            )
             right.caption(f"{check.help} {check.advice}")
     for sentence, value in (("Nothing found", 0), ("Not available in this audit", None)):
-        if names := [CHECKS[name].label.lower() for name, count in counts.items() if count == value]:
+        if names := [
+            CHECKS[name].label.lower() for name, count in counts.items() if count == value
+        ]:
             st.caption(f"{sentence}: {', '.join(names)}.")
     groups = near_duplicate_groups(audit)
     st.subheader("Near-duplicates", anchor=False)
@@ -281,7 +346,9 @@ def draw_checks(audit: Audit) -> None:
         st.caption("No near-duplicate pictures in this audit.")
         return
     page, pages = read_page(len(groups), GROUPS, parameter=GROUP_PAGE)
-    with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
+    with st.container(
+        horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"
+    ):
         count_text = f"{len(groups):,} {'group' if len(groups) == 1 else 'groups'}"
         st.caption(f"{count_text}, {plain.pairs_in_words(sum(map(len, groups)))}", width="content")
         draw_pages(page, pages, key="near_duplicate-pages", parameter=GROUP_PAGE)
@@ -291,7 +358,9 @@ def draw_checks(audit: Audit) -> None:
 
 def _draw_group(audit: Audit, group: Sequence[PairCard], *, hidden: int) -> None:
     ids = [card.pair_id for card in group]
-    pictures = start_thumbnails(audit.record.pictures, [card.image for card in group], side=GROUP_SIDE)
+    pictures = start_thumbnails(
+        audit.record.pictures, [card.image for card in group], side=GROUP_SIDE
+    )
     with st.container(border=True):
         with st.container(horizontal=True, gap="medium"):
             for card, picture in zip(group, pictures, strict=True):
@@ -308,20 +377,35 @@ def _draw_group(audit: Audit, group: Sequence[PairCard], *, hidden: int) -> None
                         help="Remove the others of this group",
                         disabled=hidden > 0,
                         on_click=_decide,
-                        args=(audit, [card.pair_id], [pair_id for pair_id in ids if pair_id != card.pair_id]),
+                        args=(
+                            audit,
+                            [card.pair_id],
+                            [pair_id for pair_id in ids if pair_id != card.pair_id],
+                        ),
                     )
         if hidden > 0:
             st.caption(f"{hidden:,} more are not shown: decide on them in Browse.")
         else:
             key = f"keep-all-{group[0].row}"
-            st.button("Keep all", icon=":material/done_all:", key=key, on_click=_decide, args=(audit, ids, []))
+            st.button(
+                "Keep all",
+                icon=":material/done_all:",
+                key=key,
+                on_click=_decide,
+                args=(audit, ids, []),
+            )
 
 
 def _decide(audit: Audit, keep: Sequence[str], remove: Sequence[str]) -> None:
-    """Keep some pairs of a group and remove the others; estimates of wrong captions ignore this. A callback."""
+    """Keep some pairs of a group and remove the others; estimates of wrong captions ignore this. A
+    callback."""
     with locked_session() as session:
         for decision, pair_ids in ((KEEP, keep), (REMOVE, remove)):
             if pair_ids:
-                outcome = open_review(audit).decide(pair_ids, decision, audit=audit.name, neutral=True)
-                sentence = f"Saved: {BADGES[decision][0]}, for {plain.pairs_in_words(outcome.pairs)}."
+                outcome = open_review(audit).decide(
+                    pair_ids, decision, audit=audit.name, neutral=True
+                )
+                sentence = (
+                    f"Saved: {BADGES[decision][0]}, for {plain.pairs_in_words(outcome.pairs)}."
+                )
                 session.saved(audit, sentence, outcome.event)

@@ -1,4 +1,5 @@
-"""The widgets of a selection: queues, search, filters, order and conditions. They read and write the address."""
+"""The widgets of a selection: queues, search, filters, order and conditions. They read and write
+the address."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +23,13 @@ from clipmem_core.review.selection import Range, Selection
 from clipmem_core.scores.registry import BY_NAME, QUEUE, scores_in, words
 
 SIDES = {s.CAPTION: "captions", s.PICTURE: "pictures"}
-FIELDS = {"group": "group", "label": "label", "injected": "injected error", "decision": "decision", "words": "words"}
+FIELDS = {
+    "group": "group",
+    "label": "label",
+    "injected": "injected error",
+    "decision": "decision",
+    "words": "words",
+}
 GRID, TABLE = "", "table"  # in the address
 LAYOUTS = {GRID: ":material/grid_view: Grid", TABLE: ":material/table_rows: Table"}
 DECISIONS = {"": "All decisions", s.UNDECIDED: s.UNDECIDED, s.DECIDED: s.DECIDED}
@@ -34,7 +41,8 @@ HIDDEN = {"label_visibility": "collapsed"}
 
 
 def changed(selection: Selection, **changes: Any) -> Selection:  # noqa: ANN401  the fields of a selection
-    """Return a selection with other conditions; a search sorts by match from its beginning to its end."""
+    """Return a selection with other conditions; a search sorts by match from its beginning to its
+    end."""
     new = dataclasses.replace(selection, **changes)
     if new.searched and not selection.searched and "order" not in changes:
         return dataclasses.replace(new, order=s.MATCH, ascending=False)
@@ -44,7 +52,8 @@ def changed(selection: Selection, **changes: Any) -> Selection:  # noqa: ANN401 
 
 
 def read_filters(audit: Audit) -> Selection:
-    """Return the selection of the address. Without an order it is that of the review, or clipmem in an old audit."""
+    """Return the selection of the address. Without an order it is that of the review, or clipmem in
+    an old audit."""
     searched = page.peek_selection().searched
     if "order" not in st.query_params and not searched and not score_span(audit, c.REVIEW_PLACE):
         st.query_params["order"] = c.CLIPMEM
@@ -53,7 +62,9 @@ def read_filters(audit: Audit) -> Selection:
 
 def queue_of(selection: Selection) -> str | None:
     """Return the score of the queue whose order a selection has, or None."""
-    in_queue = selection == with_queue(selection, selection.order) and selection.order in scores_in(QUEUE)
+    in_queue = selection == with_queue(selection, selection.order) and selection.order in scores_in(
+        QUEUE
+    )
     return selection.order if in_queue else None
 
 
@@ -73,10 +84,17 @@ def conditions(selection: Selection) -> list[tuple[str, Selection]]:
         chips.append((f"check: {CHECKS[selection.check].label}", changed(selection, check="")))
     for removed in dict.fromkeys(selection.ranges):
         others = tuple(each for each in selection.ranges if each != removed)
-        low, high = ("…" if end is None else f"{end:.4g}".replace("-", "−") for end in (removed.low, removed.high))
-        chips.append((f"{words(removed.column)} {low} to {high}", changed(selection, ranges=others)))
+        low, high = (
+            "…" if end is None else f"{end:.4g}".replace("-", "−")
+            for end in (removed.low, removed.high)
+        )
+        chips.append(
+            (f"{words(removed.column)} {low} to {high}", changed(selection, ranges=others))
+        )
     if outline := selection.outline:
-        place = selection.map if outline.x == s.MAP_X else f"{words(outline.x)} and {words(outline.y)}"
+        place = (
+            selection.map if outline.x == s.MAP_X else f"{words(outline.x)} and {words(outline.y)}"
+        )
         chips.append((f"outlined on the map of {place}", changed(selection, outline=None, map="")))
     side = SIDES[selection.by]
     if selection.meaning:
@@ -101,7 +119,9 @@ def draw_queues(audit: Audit, selection: Selection) -> None:
             page.write_selection(with_queue(page.peek_selection(), order))
 
     style = {"value": queue_of(selection), "format_func": names.__getitem__} | HIDDEN
-    page.draw_set(st.segmented_control, "Queue", list(names), key="queue", on_choose=choose_queue, **style)
+    page.draw_set(
+        st.segmented_control, "Queue", list(names), key="queue", on_choose=choose_queue, **style
+    )
     page.choose_segment("Layout", LAYOUTS, parameter=page.LAYOUT, key="layout", hidden=True)
 
 
@@ -109,38 +129,82 @@ def draw_filters(audit: Audit, selection: Selection) -> None:
     """Draw search, the most used filters, the order, and all other filters behind buttons."""
     with st.container(horizontal=True, vertical_alignment="center"):
         _type(selection, "meaning", "Search by meaning", width=175)
-        _choose(selection, "by", "Search in", list(SIDES), lambda side: f"in {SIDES[side]}", width=125, **HIDDEN)
+        _choose(
+            selection,
+            "by",
+            "Search in",
+            list(SIDES),
+            lambda side: f"in {SIDES[side]}",
+            width=125,
+            **HIDDEN,
+        )
         _type(selection, "words", "Words in the caption", width=165)
-        _choose(selection, "decision", "Decision", DECISIONS, DECISIONS.__getitem__, width=155, **HIDDEN)
+        _choose(
+            selection, "decision", "Decision", DECISIONS, DECISIONS.__getitem__, width=155, **HIDDEN
+        )
         scores = [*([s.MATCH] if selection.searched else []), *BY_NAME, s.RANDOM]
         names = {score: f"Sort by {words(score)}" for score in scores}
-        names |= {c.CLIPMEM: "Sort by memorization", c.REVIEW_PLACE: "Order of review", s.RANDOM: "Random order"}
+        names |= {
+            c.CLIPMEM: "Sort by memorization",
+            c.REVIEW_PLACE: "Order of review",
+            s.RANDOM: "Random order",
+        }
         _choose(selection, "order", "Sort by", scores, names.__getitem__, width=170, **HIDDEN)
-        directions = {ascending: DIRECTIONS[ascending != selection.lowest_first] for ascending in DIRECTIONS}
-        _choose(selection, "ascending", "Direction", directions, directions.__getitem__, width=128, **HIDDEN)
+        directions = {
+            ascending: DIRECTIONS[ascending != selection.lowest_first] for ascending in DIRECTIONS
+        }
+        _choose(
+            selection,
+            "ascending",
+            "Direction",
+            directions,
+            directions.__getitem__,
+            width=128,
+            **HIDDEN,
+        )
         with st.popover("Scores", icon=":material/bar_chart:"):
             _draw_range(audit, selection)
         with st.popover("More", icon=":material/tune:"):
-            kinds, checks = frequent_values(audit, c.INJECTED), {name: check.label for name, check in CHECKS.items()}
+            kinds, checks = (
+                frequent_values(audit, c.INJECTED),
+                {name: check.label for name, check in CHECKS.items()},
+            )
             _choose_listed(selection, "group", "Group", list(audit.record.groups))
             _choose_listed(selection, "label", "Label", frequent_values(audit, c.LABEL))
-            _choose_listed(selection, "injected", "Injected error", [*INJECTED, *kinds] if kinds else [], INJECTED)
+            _choose_listed(
+                selection,
+                "injected",
+                "Injected error",
+                [*INJECTED, *kinds] if kinds else [],
+                INJECTED,
+            )
             _choose_listed(selection, "check", "Check", list(checks), checks)
         draw_keys(BROWSE_KEYS)
 
 
 def _type(selection: Selection, field: str, label: str, *, width: int) -> None:
-    style = {"type": "search", "placeholder": label, "width": width, "value": getattr(selection, field)} | HIDDEN
+    style = {
+        "type": "search",
+        "placeholder": label,
+        "width": width,
+        "value": getattr(selection, field),
+    } | HIDDEN
     page.draw_set(st.text_input, label, key=field, on_choose=_setter(field), **style)
 
 
 def _choose_listed(
-    selection: Selection, field: str, label: str, options: Sequence[str], names: Mapping[str, str] | None = None
+    selection: Selection,
+    field: str,
+    label: str,
+    options: Sequence[str],
+    names: Mapping[str, str] | None = None,
 ) -> None:
     """Draw a list with "any" and the value of the address; nothing without options."""
     listed = list(dict.fromkeys(["", getattr(selection, field), *options]))
     if len(listed) > 1:
-        _choose(selection, field, label, listed, lambda name: (names or {}).get(name, name) or "any")
+        _choose(
+            selection, field, label, listed, lambda name: (names or {}).get(name, name) or "any"
+        )
 
 
 def draw_conditions(selection: Selection) -> None:
@@ -155,11 +219,19 @@ def draw_conditions(selection: Selection) -> None:
         page.write_selection(removed[0] if len(removed) == 1 else cleared(selection))
 
     with st.container(horizontal=True, vertical_alignment="center"):
-        style: dict[str, Any] = {"format_func": lambda place: chips[place][0], "wrap": True} | HIDDEN
+        style: dict[str, Any] = {
+            "format_func": lambda place: chips[place][0],
+            "wrap": True,
+        } | HIDDEN
         style |= {"key": "conditions", "value": places, "on_choose": remove}
         page.draw_set(st.multiselect, "Active filters", places, **style)
         icon = ":material/close:"
-        st.button("Clear all", type="tertiary", icon=icon, on_click=lambda: page.write_selection(cleared(selection)))
+        st.button(
+            "Clear all",
+            type="tertiary",
+            icon=icon,
+            on_click=lambda: page.write_selection(cleared(selection)),
+        )
 
 
 def _draw_range(audit: Audit, selection: Selection) -> None:
@@ -178,22 +250,35 @@ def _draw_range(audit: Audit, selection: Selection) -> None:
     )
 
     def choose_range(ends: tuple[float, float]) -> None:
-        low, high = (None if end == default else end for end, default in zip(ends, span, strict=True))
+        low, high = (
+            None if end == default else end for end, default in zip(ends, span, strict=True)
+        )
         selection, new = page.peek_selection(), Range(column, low, high)
         others = tuple(each for each in selection.ranges if each.column != column)
-        page.write_selection(changed(selection, ranges=others if new == Range(column) else (*others, new)))
+        page.write_selection(
+            changed(selection, ranges=others if new == Range(column) else (*others, new))
+        )
 
     step, key = (span[1] - span[0]) / STEPS, f"range-{column}"
     style = {"min_value": span[0], "max_value": span[1], "step": step, "format": "%.3g"} | HIDDEN
-    page.draw_set(st.slider, words(column), key=key, value=(low, high), on_choose=choose_range, **style)
+    page.draw_set(
+        st.slider, words(column), key=key, value=(low, high), on_choose=choose_range, **style
+    )
 
 
 def _choose(
-    selection: Selection, field: str, label: str, options: Any, format_func: Callable[[Any], str], **style: Any
+    selection: Selection,
+    field: str,
+    label: str,
+    options: Any,
+    format_func: Callable[[Any], str],
+    **style: Any,
 ) -> None:
     style |= {"key": field, "value": getattr(selection, field), "format_func": format_func}
     page.draw_set(st.selectbox, label, list(options), on_choose=_setter(field), **style)
 
 
 def _setter(field: str) -> Callable[[Any], None]:
-    return lambda value: page.write_selection(changed(page.peek_selection(), **{field: "" if value is None else value}))
+    return lambda value: page.write_selection(
+        changed(page.peek_selection(), **{field: "" if value is None else value})
+    )

@@ -1,4 +1,5 @@
-"""Trains the setting of the page Mitigations: by workers that wait beside an open page, or by a job."""
+"""Trains the setting of the page Mitigations: by workers that wait beside an open page, or by a
+job."""
 
 import functools
 import subprocess
@@ -20,11 +21,15 @@ from clipmem_core.dashboard.running import draw_task
 from clipmem_core.studies import lab
 from clipmem_core.studies.arm import NONE, Arm
 
-SESSION = "mitigation-session"  # key in the session of the name by which its page is known to the workers
+SESSION = (
+    "mitigation-session"  # key in the session of the name by which its page is known to the workers
+)
 POLL, HEARTBEAT = 0.4, 10.0  # seconds: while a setting trains, and while nothing does
 RESTART_AFTER = 60.0  # seconds after which workers that ended are started again
 # Shows an error of a part of the page in its place; the other parts are drawn
-shown_errors = functools.partial(explained_errors, "This part of the page cannot be shown.", ends=False)
+shown_errors = functools.partial(
+    explained_errors, "This part of the page cannot be shown.", ends=False
+)
 
 
 @dataclass
@@ -40,7 +45,9 @@ class Workers:
         """The last line of a worker that failed."""
         for process, path in zip(self.processes, self.faults, strict=True):
             if process.poll():
-                return next(reversed(path.read_text(errors="replace").strip().splitlines()), "it was killed")
+                return next(
+                    reversed(path.read_text(errors="replace").strip().splitlines()), "it was killed"
+                )
         return ""
 
 
@@ -63,7 +70,8 @@ def ensure_workers(audit: Audit) -> Workers:
         folder.mkdir(parents=True, exist_ok=True)
     program = program_of("clipmem_core.studies.lab_training:serve", audit.folder)
     tasks = [
-        Task((folder,), program, (name,), audit.record.threads) for folder, name in zip(folders, names, strict=True)
+        Task((folder,), program, (name,), audit.record.threads)
+        for folder, name in zip(folders, names, strict=True)
     ]
     workers.faults = [folder / STDERR for folder in folders]
     workers.processes = [start(task) for task in tasks]
@@ -89,7 +97,8 @@ def ask(audit: Audit, arm: Arm) -> None:
 
 
 def follow(audit: Audit, arm: Arm) -> None:
-    """Report that the page is open, draw the progress of a setting, and rerun the page when members are finished."""
+    """Report that the page is open, draw the progress of a setting, and rerun the page when members
+    are finished."""
     pending = arm.name != NONE and not is_complete(audit, arm.name)
     seen = len(lab.finished_members(audit, arm.name)), enough_members(audit, arm.name)
     every = POLL if pending else HEARTBEAT
@@ -111,16 +120,23 @@ def _follow_workers(audit: Audit, arm: Arm, seen: tuple[int, bool]) -> None:
 
 
 def _draw_members(audit: Audit, arm: Arm, seen: tuple[int, bool]) -> None:
-    """Draw how many members are finished; rerun the page once enough are, twice as many, and all."""
+    """Draw how many members are finished; rerun the page once enough are, twice as many, and
+    all."""
     if fault := lab.fault_of(audit, NONE) or lab.fault_of(audit, arm.name):
         draw_fault("This setting cannot be trained.", fault)
         return
     done, total = len(lab.finished_members(audit, arm.name)), len(lab.paired_members(audit))
     before, was_enough = seen
-    if enough_members(audit, arm.name) and (not was_enough or done >= min(2 * before, total) > before):
+    if enough_members(audit, arm.name) and (
+        not was_enough or done >= min(2 * before, total) > before
+    ):
         st.rerun()
     if arm.overrides and done < total and (done or shares_process(audit.record.config)):
-        waiting = "Starting…" if not (audit.folder / MITIGATIONS / NONE).is_dir() else f"{done} of {total} members"
+        waiting = (
+            "Starting…"
+            if not (audit.folder / MITIGATIONS / NONE).is_dir()
+            else f"{done} of {total} members"
+        )
         st.progress(done / total, text=waiting)
 
 
@@ -132,7 +148,10 @@ def _follow_job(audit: Audit, arm: Arm, seen: tuple[int, bool]) -> None:
     if arm.overrides and not is_complete(audit, arm.name):
         members = len(lab.paired_members(audit)) - len(lab.finished_members(audit, arm.name))
         time_left = duration(lab.seconds_needed(audit, members, side_by_side(audit.record.config)))
-        task = JobTask(jobs_folder() / ".mitigations" / audit.name / arm.name, ["mitigate", audit.name, *arm.flags])
+        task = JobTask(
+            jobs_folder() / ".mitigations" / audit.name / arm.name,
+            ["mitigate", audit.name, *arm.flags],
+        )
         reason = f"{members} members train again: about {time_left or 'as long as the audit took'}."
         options: dict[str, Any] = {"key": "mitigation-train", "reason": reason, "label": "Train"}
         draw_task(task, functools.partial(is_complete, audit, arm.name), **options)

@@ -1,4 +1,5 @@
-"""The maps of scores and of embeddings: pictures at the pointer, and beside a map the selected pairs."""
+"""The maps of scores and of embeddings: pictures at the pointer, and beside a map the selected
+pairs."""
 
 import dataclasses
 import functools
@@ -26,7 +27,11 @@ from clipmem_core.review.rows import count_pairs, find_rows
 from clipmem_core.scores.registry import COLOUR as SCORE_COLOUR
 from clipmem_core.scores.registry import scores_in, words
 
-STRIP, STRIP_HEIGHT, STRIP_SIDE = 24, 560, 110  # pairs beside a chart, pixels of the strip and of a picture
+STRIP, STRIP_HEIGHT, STRIP_SIDE = (
+    24,
+    560,
+    110,
+)  # pairs beside a chart, pixels of the strip and of a picture
 CHART = {
     "displaylogo": False,
     "displayModeBar": True,
@@ -36,24 +41,42 @@ CHART = {
 MAP_COLOURS = {c.GROUP: "Group", c.INJECTED: "Injected error"}
 SIDES = {s.IMAGE_SIDE: "Pictures", s.TEXT_SIDE: "Captions"}
 LINES = (
-    "The lines come from the external pairs, which no member trained on: three quarters of them lie to the right of "
+    "The lines come from the external pairs, which no member trained on: three quarters of them "
+    "lie to the right of "
     "the vertical line, and one in twenty above the horizontal line."
 )
-MIRRORED = "Independent pairs were learned by g, which is subtracted: their memorized pairs lie below the lower line."
+MIRRORED = (
+    "Independent pairs were learned by g, which is subtracted: their memorized pairs lie "
+    "below the lower line."
+)
 
 
 def draw_selectable(
-    audit: Audit, figure: go.Figure, *, selection: s.Selection, columns: tuple[str, str], key: str, alt: str
+    audit: Audit,
+    figure: go.Figure,
+    *,
+    selection: s.Selection,
+    columns: tuple[str, str],
+    key: str,
+    alt: str,
 ) -> None:
-    """Draw a chart, and beside it the clicked pair or the pairs within the shape drawn on the chart."""
+    """Draw a chart, and beside it the clicked pair or the pairs within the shape drawn on the
+    chart."""
     clicked_key = f"{key}-clicked"
     left, right = st.columns([3, 2], gap="medium")
     with left:
         event: Any = st.plotly_chart(
-            figure, key=key, on_select="rerun", selection_mode=("box", "lasso"), config=CHART, alt=alt
+            figure,
+            key=key,
+            on_select="rerun",
+            selection_mode=("box", "lasso"),
+            config=CHART,
+            alt=alt,
         )
         outline = drawn_outline(event, *columns)
-        css_class = f"st-key-{re.sub('[^a-zA-Z0-9_-]', '-', key)}"  # Streamlit derives it from the key
+        css_class = (
+            f"st-key-{re.sub('[^a-zA-Z0-9_-]', '-', key)}"  # Streamlit derives it from the key
+        )
 
         def click(row: int) -> None:
             st.session_state[clicked_key] = row, outline
@@ -61,7 +84,10 @@ def draw_selectable(
         draw_pointer(audit, css_class, key=f"{key}-pointer", on_choose=click)
     row, outline_at_click = st.session_state.get(clicked_key, (None, None))
     with right:
-        if row is not None and outline in (None, outline_at_click):  # no shape was drawn after the click
+        if row is not None and outline in (
+            None,
+            outline_at_click,
+        ):  # no shape was drawn after the click
             _draw_strip(audit, [row], s.Selection(), key=key)
         elif outline is not None:
             _draw_shape(audit, dataclasses.replace(selection, outline=outline), key=key)
@@ -70,7 +96,9 @@ def draw_selectable(
 
 
 def _draw_shape(audit: Audit, selection: s.Selection, *, key: str) -> None:
-    selection, _ = s.from_parameters(s.to_parameters(selection))  # with the rounding of an address, as in Browse
+    selection, _ = s.from_parameters(
+        s.to_parameters(selection)
+    )  # with the rounding of an address, as in Browse
     count = count_pairs(audit, selection)
     if count == 0:
         st.caption("No pair inside. Double-click removes the shape.")
@@ -85,7 +113,13 @@ def _draw_shape(audit: Audit, selection: s.Selection, *, key: str) -> None:
 
 def _draw_strip(audit: Audit, rows: Sequence[int], selection: s.Selection, *, key: str) -> None:
     with st.container(height=STRIP_HEIGHT, border=False):
-        draw_grid(audit, cards(audit, rows, selection), selection=selection, key=f"{key}-strip", side=STRIP_SIDE)
+        draw_grid(
+            audit,
+            cards(audit, rows, selection),
+            selection=selection,
+            key=f"{key}-strip",
+            side=STRIP_SIDE,
+        )
 
 
 def drawn_outline(event: Mapping[str, Any], x: str, y: str) -> s.Outline | None:
@@ -100,7 +134,8 @@ def drawn_outline(event: Mapping[str, Any], x: str, y: str) -> s.Outline | None:
 
 @st.fragment
 def draw_score_map(audit: Audit) -> None:
-    """Draw the map of scores; only this fragment reruns when its colours change or a shape is drawn on it."""
+    """Draw the map of scores; only this fragment reruns when its colours change or a shape is drawn
+    on it."""
     st.subheader("Learned and memorized", anchor=False)
     with explained_errors():
         points, density, count, corners = load_score_map(audit)
@@ -130,16 +165,28 @@ def draw_score_map(audit: Audit) -> None:
 def sample_note(drawn: int, count: int) -> str:
     """Explain a map that shows a random sample of its pairs; empty if it shows all."""
     sample = f"Points are a random sample of {drawn:,} of {count:,} pairs"
-    return f"{sample}; the grey area counts all, and a shape selects among all." if drawn < count else ""
+    return (
+        f"{sample}; the grey area counts all, and a shape selects among all."
+        if drawn < count
+        else ""
+    )
 
 
 def draw_choices(audit: Audit) -> tuple[str, str]:
-    """Draw the choice of embeddings and colour, and return the map's name and the colour's column."""
+    """Draw the choice of embeddings and colour, and return the map's name and the colour's
+    column."""
     st.html(TIGHT_STYLE)
     colours = [*scores_in(SCORE_COLOUR), c.GROUP, c.LABEL, c.INJECTED]
     with st.container(horizontal=True, vertical_alignment="bottom"):
         member, side, colour = (
-            choose_listed(label, options, parameter=parameter, key=f"map-{parameter}", width=180, format_func=named)
+            choose_listed(
+                label,
+                options,
+                parameter=parameter,
+                key=f"map-{parameter}",
+                width=180,
+                format_func=named,
+            )
             for label, parameter, options, named in (
                 ("Model", "member", list(audit.record.members), str),
                 ("Embeddings of", "side", list(SIDES), SIDES.__getitem__),
@@ -156,7 +203,13 @@ def draw_embedding_map(audit: Audit, name: str, colour_by: str) -> None:
         if map_file(audit, name) is None:
             reason = "No map yet. Build it once; it is cached."
             is_done = functools.partial(map_file, audit, name)
-            draw_task(map_task(audit, name), is_done, key="build-map", reason=reason, label="Build the map")
+            draw_task(
+                map_task(audit, name),
+                is_done,
+                key="build-map",
+                reason=reason,
+                label="Build the map",
+            )
             return
         points = map_points(audit, name, colour_by)
         pairs = count_rows(audit.folder / PAIRS)
@@ -166,9 +219,12 @@ def draw_embedding_map(audit: Audit, name: str, colour_by: str) -> None:
             selection=s.Selection(map=name),
             columns=(s.MAP_X, s.MAP_Y),
             key=f"embeddings-{name}",
-            alt=f"Map of {len(points):,} pairs by their embeddings, coloured by {words(colour_by)}.",
+            alt=f"Map of {len(points):,} pairs by their embeddings, coloured by "
+            f"{words(colour_by)}.",
         )
-    notes = ["Similar pairs lie close together. Axes and distances between far groups have no meaning."]
+    notes = [
+        "Similar pairs lie close together. Axes and distances between far groups have no meaning."
+    ]
     if colour_by not in (c.GROUP, c.LABEL, c.INJECTED):
         notes.append("Colours end at the {}nd and {}th percentile.".format(*PERCENTILES))
     if pairs > len(points):

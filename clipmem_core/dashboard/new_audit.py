@@ -29,14 +29,21 @@ DRAWN_ABOVE = ["preset", "protocol", "members", "seeds", "features"]
 DRAWN_ABOVE += ["lock_image", "lock_text", "image_tower", "text_tower"]
 DEFAULT_REPEATS = 2
 REPETITIONS = {  # protocol → label, default, help
-    "ensemble": ("Repeats", DEFAULT_REPEATS, "Random partitions into folds; each trains one member per fold."),
+    "ensemble": (
+        "Repeats",
+        DEFAULT_REPEATS,
+        "Random partitions into folds; each trains one member per fold.",
+    ),
     "paper": ("Seeds", 1, "Pairs of models f and g; 3 give intervals."),
 }
 PRESET_HELP = {
-    "locked": "Both towers are pretrained and locked, and members train heads on their features: minutes on a "
-    "processor, and the best choice to find wrong captions. clipmem measures what the heads memorized.",
+    "locked": "Both towers are pretrained and locked, and members train heads on their features: "
+    "minutes on a "
+    "processor, and the best choice to find wrong captions. clipmem measures what the heads "
+    "memorized.",
     "tiny": "The smallest encoders, trained from scratch: for a quick test.",
-    "small": "Small encoders, trained from scratch, for thousands of pairs on two cores: what encoders memorize.",
+    "small": "Small encoders, trained from scratch, for thousands of pairs on two cores: what "
+    "encoders memorize.",
     "base": "ViT-B/32 from scratch, as in the paper; it needs a GPU.",
 }
 TOWERS = {"image": "sees pictures unchanged", "text": "reads captions unchanged"}
@@ -55,7 +62,9 @@ def draw_request() -> Request:
             options = {"caption_template": _draw_field("caption_template", "a photo of a {label}")}
     with st.container(horizontal=True, gap="large"):
         preset = _choose("Preset", list(PRESETS), configs.DEFAULT_PRESET)
-        protocol = _choose("Protocol", FIELDS["protocol"].choices, AuditConfig.protocol, help=meaning(PROTOCOL))
+        protocol = _choose(
+            "Protocol", FIELDS["protocol"].choices, AuditConfig.protocol, help=meaning(PROTOCOL)
+        )
     st.caption(PRESET_HELP[preset])
     defaults = dataclasses.replace(configs.preset_config(preset), protocol=protocol)
     defaults = dataclasses.replace(defaults, **_draw_towers(defaults))
@@ -68,9 +77,16 @@ def draw_request() -> Request:
             options |= _draw_fields(grid, ["scenes_pairs"], SourceOptions())
     with st.expander("Further settings", icon=":material/tune:"):
         unavailable = configs.ineffective_fields(defaults)
-        omitted = {*MAIN, *DRAWN_ABOVE, *unavailable, *(() if defaults.lock_image else ("tower_size",))}
+        omitted = {
+            *MAIN,
+            *DRAWN_ABOVE,
+            *unavailable,
+            *(() if defaults.lock_image else ("tower_size",)),
+        }
         names = [name for name in _field_names(AuditConfig) if name not in omitted]
-        reader_names = [name for name in _field_names(SourceOptions) if name not in {*options, "scenes_pairs"}]
+        reader_names = [
+            name for name in _field_names(SourceOptions) if name not in {*options, "scenes_pairs"}
+        ]
         with st.grid(**GRID) as grid:
             values |= _draw_fields(grid, names, defaults)
             options |= _draw_fields(grid, reader_names, SourceOptions())
@@ -81,7 +97,9 @@ def draw_request() -> Request:
         values["members"] = 0 if repetitions == DEFAULT_REPEATS else repetitions * values["folds"]
     config = dataclasses.replace(defaults, **values, source=SourceOptions(**options))
     proposed = free_name(audit_name(source, config), taken=is_taken)
-    typed = st.text_input("Name", key="new-name", placeholder=proposed, help="The audit's folder.", **PERSIST)
+    typed = st.text_input(
+        "Name", key="new-name", placeholder=proposed, help="The audit's folder.", **PERSIST
+    )
     return Request(source, typed.strip() or proposed, config)
 
 
@@ -89,15 +107,19 @@ def draw_left_out(unavailable: Mapping[str, str]) -> None:
     """Name the fields that are not available because a tower is locked."""
     for side, effect in TOWERS.items():
         if labels := [FIELDS[name].label for name, tower in unavailable.items() if tower == side]:
-            st.caption(f"Not available, as the {side} tower is locked and {effect}: {', '.join(labels)}.")
+            st.caption(
+                f"Not available, as the {side} tower is locked and {effect}: {', '.join(labels)}."
+            )
 
 
 def draw_path(key: str, offered: Sequence[str]) -> str:
-    """Draw the field for a data set and buttons for those that need no typing; return its path or name."""
+    """Draw the field for a data set and buttons for those that need no typing; return its path or
+    name."""
     typed = st.text_input(
         "Path, shards or Hugging Face name",
         key=key,
-        help="A CSV, TSV, JSONL, Parquet or COCO file, shards, a folder of pictures with captions, or owner/name.",
+        help="A CSV, TSV, JSONL, Parquet or COCO file, shards, a folder of pictures with "
+        "captions, or owner/name.",
         placeholder="/data/pairs.csv",
         **PERSIST,
     ).strip()
@@ -120,9 +142,14 @@ def draw_path(key: str, offered: Sequence[str]) -> str:
 
 
 def built_in_sources() -> list[str]:
-    """Return the sources that need no typing: the synthetic set, and the sets in the data folder."""
+    """Return the sources that need no typing: the synthetic set, and the sets in the data
+    folder."""
     drawn = re.compile(rf"{DRAWN}-\d+-\d+")
-    sets = [path for path in sorted((data_folder() / configs.SETS).glob("[!.]*")) if not (path / CLEANED).is_file()]
+    sets = [
+        path
+        for path in sorted((data_folder() / configs.SETS).glob("[!.]*"))
+        if not (path / CLEANED).is_file()
+    ]
     return [DRAWN, *(str(path) for path in sets if not drawn.fullmatch(path.name))]
 
 
@@ -135,14 +162,18 @@ def free_name(name: str, *, taken: Callable[[str], bool]) -> str:
 def is_taken(name: str) -> bool:
     """Tell whether an audit or a job has a name."""
     with explained_errors():
-        return is_name(name) and ((audits_folder() / name / CONFIG).is_file() or audit_task(name).find() is not None)
+        return is_name(name) and (
+            (audits_folder() / name / CONFIG).is_file() or audit_task(name).find() is not None
+        )
 
 
 def draw_check(request: Request, *, started: Callable[[str], None]) -> None:
     """Draw the button that checks a request, and the result of its check."""
     check = find_check(request)
     label = "Check again" if check else "Check"
-    if st.button(label, type="secondary" if check else "primary", icon=":material/fact_check:") and _allowed(request):
+    if st.button(
+        label, type="secondary" if check else "primary", icon=":material/fact_check:"
+    ) and _allowed(request):
         request.check.start()
         st.rerun()
     if check:
@@ -164,7 +195,9 @@ def _draw_check(request: Request, started: Callable[[str], None]) -> None:
     if check.error:
         return
     with st.container(horizontal=True):
-        start = check.found is not None and st.button("Start", type="primary", icon=":material/play_arrow:")
+        start = check.found is not None and st.button(
+            "Start", type="primary", icon=":material/play_arrow:"
+        )
         if check.job.running and st.button("Stop the check", icon=":material/stop_circle:"):
             cancel(check.job)
     if check.job.running:
@@ -172,7 +205,10 @@ def _draw_check(request: Request, started: Callable[[str], None]) -> None:
         if check.found is None:
             st.progress(0.0, text="Reading the data set")
         elif total:
-            st.progress(done / total, text=f"Opening pictures: {done:,} of {total:,}. You can start meanwhile.")
+            st.progress(
+                done / total,
+                text=f"Opening pictures: {done:,} of {total:,}. You can start meanwhile.",
+            )
     if start and _allowed(request):
         audit_task(request.name, request.arguments).start()
         started(request.name)
@@ -182,15 +218,30 @@ def _draw_counts(counts: dict[str, Any]) -> None:
     with st.grid(4, min_column_width=140) as grid:
         grid.metric("Pairs", f"{counts['pairs']:,}", border=True)
         grid.metric("Captions", f"{counts['captions']:,}", border=True)
-        grid.metric("In quarantine", f"{counts['quarantined']:,}", border=True, help="Rows that cannot be used.")
-        grid.metric("Near-duplicates", f"{counts['near_duplicates']:,}" if counts["exact"] else "…", border=True)
+        grid.metric(
+            "In quarantine",
+            f"{counts['quarantined']:,}",
+            border=True,
+            help="Rows that cannot be used.",
+        )
+        grid.metric(
+            "Near-duplicates",
+            f"{counts['near_duplicates']:,}" if counts["exact"] else "…",
+            border=True,
+        )
     if counts["groups"]:
-        st.caption("Groups: " + ", ".join(f"{count:,} {name}" for name, count in counts["groups"].items()))
+        st.caption(
+            "Groups: " + ", ".join(f"{count:,} {name}" for name, count in counts["groups"].items())
+        )
     if counts["reasons"]:
         reasons = pd.DataFrame(counts["reasons"], columns=["rows", "reason", "example"])
-        st.dataframe(reasons, hide_index=True, alt="The most frequent reasons why rows cannot be used")
+        st.dataframe(
+            reasons, hide_index=True, alt="The most frequent reasons why rows cannot be used"
+        )
         rows = pd.DataFrame(counts["rows_in_quarantine"], columns=["row", "reason"])
-        with st.expander(f"The first {len(rows):,} rows that cannot be used", icon=":material/inventory_2:"):
+        with st.expander(
+            f"The first {len(rows):,} rows that cannot be used", icon=":material/inventory_2:"
+        ):
             st.dataframe(rows, hide_index=True, alt="Rows that cannot be used, and why")
 
 
@@ -212,11 +263,15 @@ def key_of(key: str, value: object) -> str:
 
 def _choose(label: str, options: Sequence[str], default: str, *, help: str | None = None) -> str:
     key = key_of(f"new-{label.lower()}", default)
-    return st.segmented_control(label, options, key=key, help=help, required=True, **PERSIST) or default
+    return (
+        st.segmented_control(label, options, key=key, help=help, required=True, **PERSIST)
+        or default
+    )
 
 
 def _draw_towers(defaults: AuditConfig) -> dict[str, Any]:
-    """Draw which towers are locked and the name of each locked one; return these fields and the model."""
+    """Draw which towers are locked and the name of each locked one; return these fields and the
+    model."""
     values, locked = dict[str, Any](), PRESETS[configs.DEFAULT_PRESET]
     with st.grid(**GRID) as grid:
         for side in TOWERS:
@@ -230,7 +285,9 @@ def _draw_towers(defaults: AuditConfig) -> dict[str, Any]:
     return values
 
 
-def _draw_fields(grid: Any, names: Sequence[str], defaults: AuditConfig | SourceOptions) -> dict[str, Any]:
+def _draw_fields(
+    grid: Any, names: Sequence[str], defaults: AuditConfig | SourceOptions
+) -> dict[str, Any]:
     values = {}
     for name in names:
         with grid.container():
@@ -239,13 +296,22 @@ def _draw_fields(grid: Any, names: Sequence[str], defaults: AuditConfig | Source
 
 
 def _field_names(kind: type) -> list[str]:
-    return [field.name for field in dataclasses.fields(kind) if isinstance(field.default, (bool, int, float, str))]
+    return [
+        field.name
+        for field in dataclasses.fields(kind)
+        if isinstance(field.default, (bool, int, float, str))
+    ]
 
 
 def _draw_field(name: str, default: Any) -> Any:
-    """Draw the widget of a field and return its value; the key holds the default, so presets have separate widgets."""
+    """Draw the widget of a field and return its value; the key holds the default, so presets have
+    separate widgets."""
     field = FIELDS[name]
-    options: dict[str, Any] = {"key": key_of(f"new-{name}-{default}", default), "help": field.help or None, **PERSIST}
+    options: dict[str, Any] = {
+        "key": key_of(f"new-{name}-{default}", default),
+        "help": field.help or None,
+        **PERSIST,
+    }
     if field.choices:
         return st.selectbox(field.label, field.choices, **options)
     if isinstance(default, bool):
@@ -253,5 +319,7 @@ def _draw_field(name: str, default: Any) -> Any:
     if isinstance(default, int):
         return int(st.number_input(field.label, step=1, **options) or 0)
     if isinstance(default, float):
-        return float(st.number_input(field.label, step=default / 10 or 0.1, format="%.6g", **options) or 0.0)
+        return float(
+            st.number_input(field.label, step=default / 10 or 0.1, format="%.6g", **options) or 0.0
+        )
     return st.text_input(field.label, **options).strip()

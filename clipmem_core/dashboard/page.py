@@ -1,9 +1,10 @@
 """The frame of every page: sidebar, audit picker, and the address that keeps the view.
 
-Only the address stores a view: each run sets the widgets from it, and a widget's callback writes the change back.
-Streamlit's own binding would write labels in place of values.
-On a cold server a link into a page runs it without app.py, so each page calls `open_page` first. Address and session
-store the chosen audit, the session under a key that no widget has: Streamlit drops a widget's key with its page.
+Only the address stores a view: each run sets the widgets from it, and a widget's callback writes
+the change back. Streamlit's own binding would write labels in place of values. On a cold server a
+link into a page runs it without app.py, so each page calls `open_page` first. Address and session
+store the chosen audit, the session under a key that no widget has: Streamlit drops a widget's key
+with its page.
 """
 
 import dataclasses
@@ -57,11 +58,15 @@ TIGHT_STYLE = """<style>
 
 
 def read_selection() -> Selection:
-    """Return the selection of the address; a warning names parts that are not valid, which are ignored."""
+    """Return the selection of the address; a warning names parts that are not valid, which are
+    ignored."""
     selection, invalid = from_parameters(st.query_params.to_dict())
     if invalid:
         names = ", ".join(invalid)
-        st.warning(f"Part of this address is not valid and is ignored: {names}.", icon=":material/link_off:")
+        st.warning(
+            f"Part of this address is not valid and is ignored: {names}.",
+            icon=":material/link_off:",
+        )
     return selection
 
 
@@ -72,17 +77,22 @@ def peek_selection() -> Selection:
 
 def write_selection(selection: Selection, **others: str | int | None) -> None:
     """Replace the selection in the address and begin at its first page, unless `page` is passed."""
-    write(**{PAGE: None, **dict.fromkeys(SELECTION_PARAMETERS), **to_parameters(selection), **others})
+    write(
+        **{PAGE: None, **dict.fromkeys(SELECTION_PARAMETERS), **to_parameters(selection), **others}
+    )
 
 
 def write(**parameters: str | int | None) -> None:
     """Set parameters of the address; None removes one."""
-    others = {name: value for name, value in st.query_params.to_dict().items() if name not in parameters}
+    others = {
+        name: value for name, value in st.query_params.to_dict().items() if name not in parameters
+    }
     st.query_params.from_dict(others | _as_text(parameters))
 
 
 def link(audit: Audit, selection: Selection, **others: str | int | None) -> dict[str, str]:
-    """Return the parameters of a link into a page: `query_params` of st.page_link and st.switch_page."""
+    """Return the parameters of a link into a page: `query_params` of st.page_link and
+    st.switch_page."""
     return {AUDIT: audit.name} | to_parameters(selection) | _as_text(others)
 
 
@@ -102,15 +112,27 @@ def read_choice(parameter: str, options: Collection[str], default: str = "") -> 
 
 
 def draw_set(
-    draw: Callable[..., Any], *args: Any, key: str, value: Any, on_choose: Callable[[Any], None], **options: Any
+    draw: Callable[..., Any],
+    *args: Any,
+    key: str,
+    value: Any,
+    on_choose: Callable[[Any], None],
+    **options: Any,
 ) -> None:
-    """Draw a widget that shows a value, and call a function with another value that a person chooses."""
+    """Draw a widget that shows a value, and call a function with another value that a person
+    chooses."""
     st.session_state[key] = st.session_state[SHOWN.format(key)] = value
-    draw(*args, key=key, on_change=lambda: on_choose(st.session_state[key]) if _is_new(key) else None, **options)
+    draw(
+        *args,
+        key=key,
+        on_change=lambda: on_choose(st.session_state[key]) if _is_new(key) else None,
+        **options,
+    )
 
 
 def _is_new(key: str) -> bool:
-    """Tell whether a value is new: a browser may send that of a widget that is gone, and Streamlit calls it changed."""
+    """Tell whether a value is new: a browser may send that of a widget that is gone, and Streamlit
+    calls it changed."""
     before, now = st.session_state.get(SHOWN.format(key)), st.session_state[key]
     st.session_state[SHOWN.format(key)] = now
     return bool(before != now)
@@ -127,7 +149,8 @@ def choose_listed(
     draw: Callable[..., Any] = st.selectbox,
     **style: Any,
 ) -> str:
-    """Draw options as a list, or by another widget, and return the chosen one; a list shows any text as it is."""
+    """Draw options as a list, or by another widget, and return the chosen one; a list shows any
+    text as it is."""
 
     def on_choose(value: str | None) -> None:
         write(**{parameter: value or None, **dict.fromkeys(clears)})
@@ -137,9 +160,14 @@ def choose_listed(
     return chosen
 
 
-def choose_segment(label: str, names: Mapping[str, str], *, hidden: bool = False, **options: Any) -> str:
+def choose_segment(
+    label: str, names: Mapping[str, str], *, hidden: bool = False, **options: Any
+) -> str:
     """Draw options side by side as `choose_listed` does, and return the chosen one."""
-    style: dict[str, Any] = {"required": True, "label_visibility": "collapsed" if hidden else "visible"}
+    style: dict[str, Any] = {
+        "required": True,
+        "label_visibility": "collapsed" if hidden else "visible",
+    }
     style |= {"draw": st.segmented_control, "format_func": names.__getitem__}
     return choose_listed(label, list(names), **style, **options)
 
@@ -152,7 +180,8 @@ def read_page(count: int, size: int, *, parameter: str = PAGE) -> tuple[int, int
 
 
 def draw_pages(page: int, pages: int, *, key: str, parameter: str = PAGE) -> None:
-    """Draw the numbers of several pages; their key changes with the page, since their value may not be set."""
+    """Draw the numbers of several pages; their key changes with the page, since their value may not
+    be set."""
     if pages > 1:
         page_key = f"{key}-{pages}-{page}"
         st.session_state[SHOWN.format(page_key)] = page
@@ -192,13 +221,15 @@ def open_bare_page(title: str, *, clears: Sequence[str] = ()) -> str:
 
 
 def _set_up(title: str) -> dict[str, bool]:
-    """Set title, icon and width, which a page does first, and return all audits and whether each is finished."""
+    """Set title, icon and width, which a page does first, and return all audits and whether each is
+    finished."""
     st.set_page_config(page_title=f"{title} · CLIPMem", page_icon=ICON, layout="wide")
     return {audit.name: audit.finished for audit in list_audits() if is_name(audit.name)}
 
 
 def _choose_audit(names: list[str]) -> str | None:
-    """Return the audit of the address, else of the session, else the newest; also one whose job has just begun."""
+    """Return the audit of the address, else of the session, else the newest; also one whose job has
+    just begun."""
     requested, jobs = st.query_params.get(AUDIT) or st.session_state.get(CHOICE), list_job_names()
     name = names[0] if names else FIRST if FIRST in jobs else None
     if requested and (requested in names or requested in jobs):
@@ -219,11 +250,14 @@ def store_choice(name: str | None) -> None:
 
 
 def _draw_sidebar(finished: dict[str, bool], audit: str | None, clears: Sequence[str] = ()) -> None:
-    """Draw links (Streamlit's own lose the audit and need a network), the glossary, and the audit picker."""
+    """Draw links (Streamlit's own lose the audit and need a network), the glossary, and the audit
+    picker."""
     with st.sidebar:
         st.markdown("### CLIPMem")
         for path, (title, icon) in PAGES.items():
-            st.page_link(path, label=title, icon=icon, query_params={AUDIT: audit} if audit else None)
+            st.page_link(
+                path, label=title, icon=icon, query_params={AUDIT: audit} if audit else None
+            )
         with st.popover("Glossary", icon=":material/menu_book:", width="stretch"):
             for term, (definition, decision) in MEANINGS.items():
                 st.markdown(f"**{term}**: {definition} *{decision}*")

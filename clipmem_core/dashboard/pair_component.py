@@ -1,7 +1,8 @@
-"""The pair component: grid, single pair, list of keys and pointer of a map, mounted from one HTML, CSS and JavaScript.
+"""The pair component: grid, single pair, list of keys and pointer of a map, mounted from one HTML,
+CSS and JavaScript.
 
-`outbox.js` sends decisions to `routes` and stores them in the browser until the server has answered. The page's script
-runs only for another page, order or pair.
+`outbox.js` sends decisions to `routes` and stores them in the browser until the server has
+answered. The page's script runs only for another page, order or pair.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +16,16 @@ import streamlit as st
 from clipmem_core.audit.store import PAIRS, Audit
 from clipmem_core.columns import CLIPMEM, CLIPMEM_SHRUNK, SE
 from clipmem_core.dashboard.deciding import review_session
-from clipmem_core.dashboard.page import BROWSE, PAIR, PAIR_PAGE, link, peek_selection, read_view, write, write_selection
+from clipmem_core.dashboard.page import (
+    BROWSE,
+    PAIR,
+    PAIR_PAGE,
+    link,
+    peek_selection,
+    read_view,
+    write,
+    write_selection,
+)
 from clipmem_core.dashboard.plain import Noise, cut, number, read_noise
 from clipmem_core.dashboard.routes import PREFIX
 from clipmem_core.figures.layout import INJECTED_COLOUR, group_colour
@@ -23,15 +33,26 @@ from clipmem_core.review.cards import FirstCaption, PairCard, first_captions, sh
 from clipmem_core.review.decisions import decided
 from clipmem_core.review.queries import CAPTION_KEY, fetch_numbered
 from clipmem_core.review.rows import count_decided
-from clipmem_core.review.selection import CAPTION, MATCH, PICTURE, UNDECIDED, Selection, to_parameters
+from clipmem_core.review.selection import (
+    CAPTION,
+    MATCH,
+    PICTURE,
+    UNDECIDED,
+    Selection,
+    to_parameters,
+)
 from clipmem_core.scores.registry import BY_NAME, CARD, ROW, scores_in, words
 
 SCRIPTS = ("outbox.js", "pairs.js", "pairs_grid.js", "pairs_single.js")
-HTML, CSS, *JS = (Path(__file__).with_name(name).read_text("utf-8") for name in ("pairs.html", "pairs.css", *SCRIPTS))
+HTML, CSS, *JS = (
+    Path(__file__).with_name(name).read_text("utf-8")
+    for name in ("pairs.html", "pairs.css", *SCRIPTS)
+)
 CAPTION_LIMIT, FULL_LIMIT = 160, 5000
 LIKE = {PICTURE: "picture", CAPTION: "caption"}  # the buttons "More like"
 OPENED = "pair_opened"  # the last row on the page Pair
-FOLLOWED = "pair_followed"  # the last pair that the component of that page moved to, and the number of its mount
+# the last pair that the component of that page moved to, and the number of its mount
+FOLLOWED = "pair_followed"
 DESTINATION = "grid_destination"  # target page of a click, with its parameters
 DECISION_KEYS = {"K": "Keep", "X": "Remove", "U": "Undo"}
 BROWSE_KEYS = {
@@ -63,7 +84,8 @@ def draw_keys(keys: Mapping[str, str]) -> None:
 
 
 def draw_pointer(audit: Audit, chart: str, *, key: str, on_choose: Callable[[int], None]) -> None:
-    """Show pictures at the pointer on a chart, and report clicks: Streamlit does not if a drag draws a shape."""
+    """Show pictures at the pointer on a chart, and report clicks: Streamlit does not if a drag
+    draws a shape."""
 
     def act() -> None:
         match st.session_state[key].get("act"):
@@ -77,7 +99,10 @@ def draw_pointer(audit: Audit, chart: str, *, key: str, on_choose: Callable[[int
 def draw_single(audit: Audit, selection: Selection, *, title: str) -> None:
     """Draw the pairs of a selection one after another, the pair of the address first."""
     undecided = selection.decision in ("", UNDECIDED)
-    _component(key=f"review-{audit.name}", data=_single_data(audit, selection, title=title, undecided=undecided))
+    _component(
+        key=f"review-{audit.name}",
+        data=_single_data(audit, selection, title=title, undecided=undecided),
+    )
 
 
 def draw_followed(audit: Audit, selection: Selection, pair_id: str) -> None:
@@ -98,15 +123,22 @@ def draw_followed(audit: Audit, selection: Selection, pair_id: str) -> None:
     _component(key=key, data=data | {"follows": True}, on_act_change=follow)
 
 
-def _single_data(audit: Audit, selection: Selection, *, title: str, undecided: bool) -> dict[str, Any]:
-    """Decided pairs stay in the selection, so that their places do not change; the component skips them."""
+def _single_data(
+    audit: Audit, selection: Selection, *, title: str, undecided: bool
+) -> dict[str, Any]:
+    """Decided pairs stay in the selection, so that their places do not change; the component skips
+    them."""
     listed = replace(selection, decision="") if selection.decision == UNDECIDED else selection
     data = {"selection": to_parameters(listed), "undecided": undecided, "title": title}
     return _mounted(audit, "single") | data
 
 
 def _mounted(audit: Audit, layout: str) -> dict[str, Any]:
-    events = [(event, undone) for (name, event), undone in review_session().events.items() if name == audit.name]
+    events = [
+        (event, undone)
+        for (name, event), undone in review_session().events.items()
+        if name == audit.name
+    ]
     mounted = {"layout": layout, "prefix": PREFIX, "audit": audit.name, "events": events}
     return mounted | {"dataset": audit.record.dataset_fingerprint}
 
@@ -121,7 +153,8 @@ def draw_grid(
     table: bool = False,
     page: tuple[int, int] | None = None,
 ) -> None:
-    """Draw pairs that can be opened, selected and decided; `side` is that of a picture, in pixels."""
+    """Draw pairs that can be opened, selected and decided; `side` is that of a picture, in
+    pixels."""
     follow_destination()
     order, main = shown_score(selection.order), page is not None
     current, pages = page or (1, 1)
@@ -130,11 +163,18 @@ def draw_grid(
     noise = read_noise(audit)
     shown = shown_scores(cards, noise, order, table=table)
     decided_count, total = count_decided(audit, selection) if main else (0, len(cards))
-    conditions = {name: value for name, value in to_parameters(selection).items() if name not in ("order", "ascending")}
+    conditions = {
+        name: value
+        for name, value in to_parameters(selection).items()
+        if name not in ("order", "ascending")
+    }
     data = {
         "address": urlencode(link(audit, selection, **read_view())),
         "view": urlencode({"key": key} | conditions),  # the same pairs in another order
-        "cards": [_card_data(card, keys[card.row][0], shown, noise, firsts[card.pair_id]) for card in cards],
+        "cards": [
+            _card_data(card, keys[card.row][0], shown, noise, firsts[card.pair_id])
+            for card in cards
+        ],
         "table": table,
         "order": order,
         "scores": [[name, words(name)] for name in shown],
@@ -149,7 +189,11 @@ def draw_grid(
         "undecided": selection.decision == UNDECIDED,
         "like": LIKE,
     }
-    _component(key=key, data=_mounted(audit, "grid") | data, on_act_change=lambda: _act(audit, selection, key))
+    _component(
+        key=key,
+        data=_mounted(audit, "grid") | data,
+        on_act_change=lambda: _act(audit, selection, key),
+    )
 
 
 def follow_destination() -> None:
@@ -162,8 +206,8 @@ def follow_destination() -> None:
 def shown_scores(cards: Sequence[PairCard], noise: Noise, order: str, *, table: bool) -> list[str]:
     """Return the scores to show of each pair, first the one that sorts.
 
-    A list sorted by clipmem also shows the shrunk clipmem, since noise puts pairs at its top. Only a table has a column
-    for the error.
+    A list sorted by clipmem also shows the shrunk clipmem, since noise puts pairs at its top. Only
+    a table has a column for the error.
     """
     hidden = {MATCH} if noise.error and table else {MATCH, SE}
     if not table and order not in (CLIPMEM, CLIPMEM_SHRUNK):
@@ -185,7 +229,9 @@ def _card_data(
         "pair_id": card.pair_id,
         "caption_key": str(caption_key),  # it has more digits than a browser's numbers
         "changed": card.current != card.captions,
-        "captions": [cut(caption, FULL_LIMIT) for caption in (*card.current[start:], *card.current[:start])],
+        "captions": [
+            cut(caption, FULL_LIMIT) for caption in (*card.current[start:], *card.current[:start])
+        ],
         "marks": marks,
         "decision": decision.decision if decision else None,
         "other": decision.words if decision and not decision.decision else "",
@@ -194,7 +240,9 @@ def _card_data(
             *([(card.injected, INJECTED_COLOUR, "injected error")] if card.injected else []),
         ],
         "more": [*([reason] if reason else []), *label, f"id: {cut(card.pair_id, CAPTION_LIMIT)}"],
-        "scores": [f"{number(values.get(name))}{around if name == CLIPMEM else ''}" for name in shown],
+        "scores": [
+            f"{number(values.get(name))}{around if name == CLIPMEM else ''}" for name in shown
+        ],
     }
 
 
@@ -203,10 +251,16 @@ def _act(audit: Audit, selection: Selection, key: str) -> None:
     current = peek_selection()
     match st.session_state[key].get("act"):
         case {"open": str(pair_id)}:
-            st.session_state[DESTINATION] = PAIR_PAGE, link(audit, selection, pair=pair_id, **read_view())
+            st.session_state[DESTINATION] = (
+                PAIR_PAGE,
+                link(audit, selection, pair=pair_id, **read_view()),
+            )
         case {"like": str(pair_id), "by": str(by)} if by in LIKE:
             like = Selection(order=MATCH, like=pair_id, by=by)
-            st.session_state[DESTINATION] = BROWSE, link(audit, like, **(read_view() | {"page": None}))
+            st.session_state[DESTINATION] = (
+                BROWSE,
+                link(audit, like, **(read_view() | {"page": None})),
+            )
         case {"page": int(page)} if page > 0:
             write(page=page)
         case {"order": str(order)} if order in BY_NAME or order == MATCH and current.searched:

@@ -1,7 +1,8 @@
 """Text on a page: foreign text as it is, errors in one line, and numbers in few digits.
 
-Captions, labels, file names and messages may hold HTML, Markdown, formulas, emoji codes or Streamlit's directives.
-They reach the page through this module or through data tables, never through a function that reads Markdown.
+Captions, labels, file names and messages may hold HTML, Markdown, formulas, emoji codes or
+Streamlit's directives. They reach the page through this module or through data tables, never
+through a function that reads Markdown.
 """
 
 import html
@@ -42,13 +43,20 @@ def as_html(text: str, *, limit: int = 0) -> str:
 
 def show_title(text: str, subject: str = "") -> None:
     """Write text as the page's main heading, and in lighter letters the subject of the page."""
-    about = f' <bdi style="font-weight:400;opacity:.65">{html.escape(subject)}</bdi>' if subject else ""
-    st.html(f'<h1 dir="auto" style="margin:0;padding:0;overflow-wrap:anywhere">{html.escape(text)}{about}</h1>')
+    about = (
+        f' <bdi style="font-weight:400;opacity:.65">{html.escape(subject)}</bdi>' if subject else ""
+    )
+    st.html(
+        '<h1 dir="auto" '
+        f'style="margin:0;padding:0;overflow-wrap:anywhere">{html.escape(text)}{about}</h1>'
+    )
 
 
 def show_strong(text: str) -> None:
     """Write text in bold."""
-    st.html(f'<div dir="auto" style="font-weight:600;overflow-wrap:anywhere">{html.escape(text)}</div>')
+    st.html(
+        f'<div dir="auto" style="font-weight:600;overflow-wrap:anywhere">{html.escape(text)}</div>'
+    )
 
 
 def one_line(message: object) -> str:
@@ -57,8 +65,11 @@ def one_line(message: object) -> str:
 
 
 @contextmanager
-def explained_errors(sentence: str = "This audit cannot be shown.", *, ends: bool = True) -> Iterator[None]:
-    """Show an `InputError` of the block, which names the file and the fix, and end the page there, or go on."""
+def explained_errors(
+    sentence: str = "This audit cannot be shown.", *, ends: bool = True
+) -> Iterator[None]:
+    """Show an `InputError` of the block, which names the file and the fix, and end the page there,
+    or go on."""
     try:
         yield
     except InputError as error:
@@ -93,7 +104,9 @@ class Noise:
     """The uncertainty of clipmem in an audit."""
 
     error: str = ""  # a description of the errors of single pairs; empty without such errors
-    floor: float | None = None  # standard deviation of clipmem over external pairs, which no member trained on
+    floor: float | None = (
+        None  # standard deviation of clipmem over external pairs, which no member trained on
+    )
 
     def around(self, clipmem: float | None, error: float | None) -> str:
         """Return the uncertainty that follows a pair's clipmem."""
@@ -129,7 +142,8 @@ def read_noise(audit: Audit) -> Noise:
 
 
 def number(value: float | None) -> str:
-    """Return a score in two or three digits: −0.35, 0.031, 3.00; a dash if it is None or not finite."""
+    """Return a score in two or three digits: −0.35, 0.031, 3.00; a dash if it is None or not
+    finite."""
     if value is None or not math.isfinite(value):
         return "–"
     small = 0 < abs(value) < 0.095

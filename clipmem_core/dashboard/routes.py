@@ -1,6 +1,7 @@
 """HTTP: security headers, and the requests of the pair component, which run no page script.
 
-A key press must not wait for a run of Streamlit. Only pages of this origin get answers; the middleware checks hosts.
+A key press must not wait for a run of Streamlit. Only pages of this origin get answers; the
+middleware checks hosts.
 """
 
 import functools
@@ -32,19 +33,36 @@ from clipmem_core.config import InputError
 from clipmem_core.dashboard.cards import FULL_SIDE, LARGE_SIDE, SIDE, WORKERS, thumbnail
 from clipmem_core.dashboard.plain import number, one_line
 from clipmem_core.review.bulk_edit import Batch, store
-from clipmem_core.review.cards import cards, explain_captions, percent, shown_score, suspicious_captions
+from clipmem_core.review.cards import (
+    cards,
+    explain_captions,
+    percent,
+    shown_score,
+    suspicious_captions,
+)
 from clipmem_core.review.decisions import Codes, decided, open_review
-from clipmem_core.review.queries import cached, caption_keys, count_pairs_of, fetch_numbered, find_row
+from clipmem_core.review.queries import (
+    cached,
+    caption_keys,
+    count_pairs_of,
+    fetch_numbered,
+    find_row,
+)
 from clipmem_core.review.rows import changed_rows, count_pairs, find_rows
 from clipmem_core.review.score_breakdown import QUALITY, suggested_captions
 from clipmem_core.review.search import try_in_thread
 from clipmem_core.review.selection import RANDOM, RANDOM_CHECK, Selection, from_parameters
-from clipmem_core.review.wrong_captions import random_check, review_progress, wrong_estimate, wrong_lines
+from clipmem_core.review.wrong_captions import (
+    random_check,
+    review_progress,
+    wrong_estimate,
+    wrong_lines,
+)
 from clipmem_core.scores.prevalence import CHECKED
 from clipmem_core.scores.registry import words
 
-# Streamlit's page writes styles inline, its charts compile functions and draw in workers, and it makes a blob of a
-# component's script.
+# Streamlit's page writes styles inline, its charts compile functions and draw in workers, and it
+# makes a blob of a component's script.
 POLICY = {
     "default-src": "'self'",
     "script-src": "'self' 'unsafe-inline' 'unsafe-eval' blob:",
@@ -82,7 +100,8 @@ async def add_headers(request: Request, call_next: RequestResponseEndpoint) -> R
 
 
 class OwnWebsockets:
-    """Refuses the websocket to pages of other origins; Streamlit accepts any port of this machine."""
+    """Refuses the websocket to pages of other origins; Streamlit accepts any port of this
+    machine."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -99,21 +118,36 @@ def _is_own(headers: Headers) -> bool:
 
 
 def middleware() -> list[Middleware]:
-    """Return the middleware that adds headers, and refuses other origins and hosts not in `server.allowedHosts`.
+    """Return the middleware that adds headers, and refuses other origins and hosts not in
+    `server.allowedHosts`.
 
     Streamlit itself checks the host only when a page opens its websocket.
     """
-    hosts = [f"[{host}]" if ":" in host else host for host in st.get_option("server.allowedHosts")]  # IPv6 in brackets
+    hosts = [
+        f"[{host}]" if ":" in host else host for host in st.get_option("server.allowedHosts")
+    ]  # IPv6 in brackets
     trusted = Middleware(TrustedHostMiddleware, hosts or ["*"], www_redirect=False)
-    return [Middleware(BaseHTTPMiddleware, dispatch=add_headers), trusted, Middleware(OwnWebsockets)]
+    return [
+        Middleware(BaseHTTPMiddleware, dispatch=add_headers),
+        trusted,
+        Middleware(OwnWebsockets),
+    ]
 
 
 def routes() -> list[BaseRoute]:
     """Return the routes below `PREFIX`."""
     base = st.get_option("server.baseUrlPath").strip("/")
-    answers = {"queue": _queue, "changes": _changes, "pairs": _pairs, "picture": _picture, "suggestions": _suggest}
+    answers = {
+        "queue": _queue,
+        "changes": _changes,
+        "pairs": _pairs,
+        "picture": _picture,
+        "suggestions": _suggest,
+    }
     answers["judge"] = _judge
-    below = [Route(f"/{name}", _explained(answer), methods=["GET"]) for name, answer in answers.items()]
+    below = [
+        Route(f"/{name}", _explained(answer), methods=["GET"]) for name, answer in answers.items()
+    ]
     below.append(Route("/events", take_events, methods=["POST"]))
     return [Mount(f"/{base}/{PREFIX}" if base else f"/{PREFIX}", routes=below)]
 
@@ -121,7 +155,8 @@ def routes() -> list[BaseRoute]:
 def _explained(answer: Callable[..., Response]) -> Callable[..., Response]:
     """Answer an error in one line; Starlette runs functions that are no coroutines in a thread.
 
-    An `HTTPException` is about the request and final. An `InputError` is about our files: 503, and the client retries.
+    An `HTTPException` is about the request and final. An `InputError` is about our files: 503, and
+    the client retries.
     """
 
     @functools.wraps(answer)
@@ -154,7 +189,9 @@ def _parse(request: Request) -> tuple[Audit, Selection]:
 
 def _numbers(request: Request, parameter: str) -> list[int]:
     parts = request.query_params.get(parameter, "").split(",")
-    if len(parts) > MOST_ROWS or not all(part.isascii() and part.isdigit() and len(part) < 10 for part in parts):
+    if len(parts) > MOST_ROWS or not all(
+        part.isascii() and part.isdigit() and len(part) < 10 for part in parts
+    ):
         raise HTTPException(400, f"{parameter} must be a list of at most {MOST_ROWS} numbers")
     return [int(part) for part in parts]
 
@@ -175,7 +212,8 @@ def _changes(request: Request) -> Response:
 
 
 def _state(audit: Audit, selection: Selection, after: int | None = None) -> dict[str, Any]:
-    """Return the last entry of the log, the decisions after an entry or all, and the sentence on wrong captions."""
+    """Return the last entry of the log, the decisions after an entry or all, and the sentence on
+    wrong captions."""
     entry, decisions = changed_rows(audit, after)
     status = _status(audit, decided(audit), selection == RANDOM_CHECK)
     return {"entry": entry, "decided": decisions, "status": status}
@@ -183,12 +221,18 @@ def _state(audit: Audit, selection: Selection, after: int | None = None) -> dict
 
 @functools.lru_cache(16)
 def _status(audit: Audit, codes: Codes, checks: bool) -> str:
-    """Return the sentence on wrong captions, or on the random check, once for each state of the log."""
-    return (checks and random_check(audit)[0]) or review_progress(audit).sentence or " ".join(wrong_lines(audit))
+    """Return the sentence on wrong captions, or on the random check, once for each state of the
+    log."""
+    return (
+        (checks and random_check(audit)[0])
+        or review_progress(audit).sentence
+        or " ".join(wrong_lines(audit))
+    )
 
 
 def _pairs(request: Request) -> Response:
-    """Answer with the review's fields of some rows, without injected errors, which the reviewer must not see."""
+    """Answer with the review's fields of some rows, without injected errors, which the reviewer
+    must not see."""
     audit, selection = _parse(request)
     shown = cards(audit, _numbers(request, "rows"), selection)
     ids = [card.pair_id for card in shown]
@@ -200,7 +244,10 @@ def _pairs(request: Request) -> Response:
     order = shown_score(selection.order)
     answer = []
     for card in shown:
-        score, decision = card.match if card.match is not None else card.scores.get(order), card.decision
+        score, decision = (
+            card.match if card.match is not None else card.scores.get(order),
+            card.decision,
+        )
         at_random = " · random spot check" if random_order or card.row in spot_checks else ""
         answer.append(
             {
@@ -222,13 +269,20 @@ def _pairs(request: Request) -> Response:
 
 
 def _picture(request: Request) -> Response:
-    """Answer with a row's picture in the requested size, or with a grey square and the reason in a header."""
+    """Answer with a row's picture in the requested size, or with a grey square and the reason in a
+    header."""
     audit, _ = _parse(request)
     row = _numbers(request, "row")[0]
     images = fetch_numbered(audit.folder / PAIRS, [f'"{IMAGE}"'], [row])
     if row not in images:
         raise InputError(f"audit {audit.name!r} has no row {row}")
-    side = SIDE if "small" in request.query_params else FULL_SIDE if "full" in request.query_params else LARGE_SIDE
+    side = (
+        SIDE
+        if "small" in request.query_params
+        else FULL_SIDE
+        if "full" in request.query_params
+        else LARGE_SIDE
+    )
     with _few_pictures:
         jpeg, fault = thumbnail(audit.record.pictures, images[row][0], side=side)
     headers = CLOSED | {"X-Fault": quote(one_line(fault))} if fault else CACHED
@@ -236,7 +290,8 @@ def _picture(request: Request) -> Response:
 
 
 def _suggest(request: Request) -> Response:
-    """Answer with captions of other pairs, suggested for a row, or with the reason why the audit cannot suggest any."""
+    """Answer with captions of other pairs, suggested for a row, or with the reason why the audit
+    cannot suggest any."""
     audit, _ = _parse(request)
     row = _numbers(request, "row")[0]
     with _one_search:
@@ -252,15 +307,20 @@ def _suggestions(audit: Audit, row: int) -> dict[str, Any]:
     return {
         "fault": "" if suggestions.members else "every model saw this pair.",
         "cosines": [value if math.isfinite(value) else None for value in suggestions.cosines],
-        "choices": [{"caption": each.caption, "cosine": each.cosine} for each in suggestions.choices],
+        "choices": [
+            {"caption": each.caption, "cosine": each.cosine} for each in suggestions.choices
+        ],
         "quality": QUALITY,
     }
 
 
 def _judge(request: Request) -> Response:
-    """Answer with the probability that a caption that is being typed is wrong, and that of the caption in its place."""
+    """Answer with the probability that a caption that is being typed is wrong, and that of the
+    caption in its place."""
     audit, row = _parse(request)[0], _numbers(request, "row")[0]
-    caption, before = (" ".join(request.query_params.get(name, "").split()) for name in ("caption", "before"))
+    caption, before = (
+        " ".join(request.query_params.get(name, "").split()) for name in ("caption", "before")
+    )
     if not caption or row >= count_pairs_of(audit):
         return _json({"text": ""})
     with _one_search:
@@ -275,7 +335,8 @@ def _judge(request: Request) -> Response:
 
 
 def _judged(audit: Audit, row: int, caption: str) -> tuple[pd.DataFrame, float]:
-    """Return the pair's own captions with their probabilities, and the probability that another caption is wrong."""
+    """Return the pair's own captions with their probabilities, and the probability that another
+    caption is wrong."""
     from clipmem_core.review.judge import OWN, judge  # slow to import
 
     pair_ids = fetch_numbered(audit.folder / PAIRS, [PAIR_ID], [row])[row]
@@ -290,7 +351,8 @@ def prepare_judge(audit: Audit) -> None:
 
 
 async def take_events(request: Request) -> Response:
-    """Store a batch of events, each once even if it is sent twice, and answer with the last stored number."""
+    """Store a batch of events, each once even if it is sent twice, and answer with the last stored
+    number."""
     if not _is_own(request.headers):
         return _json({"error": "only pages of this dashboard may send decisions"}, 403)
     if request.headers.get("content-type", "").split(";")[0].strip() != JSON:

@@ -8,7 +8,13 @@ import streamlit as st
 from clipmem_core.audit import status as s
 from clipmem_core.audit.jobs import Job, Task, audit_task, cancel, resume_arguments
 from clipmem_core.config import InputError
-from clipmem_core.dashboard.plain import draw_fault, duration, explained_errors, show_command, show_text
+from clipmem_core.dashboard.plain import (
+    draw_fault,
+    duration,
+    explained_errors,
+    show_command,
+    show_text,
+)
 from clipmem_core.glossary import DRAWN, meaning
 
 FIRST = "scenes"
@@ -25,7 +31,8 @@ def draw_empty() -> None:
     """Draw the page without any audit."""
     st.title("CLIPMem", anchor=False)
     st.markdown(
-        "CLIPMem trains small CLIP models with and without parts of an image–caption data set, and measures how "
+        "CLIPMem trains small CLIP models with and without parts of an image–caption data set, "
+        "and measures how "
         "strongly each pair is memorized. Memorized pairs and captions that do not fit rank first."
     )
     label = "Audit the synthetic set (about a minute)"
@@ -38,7 +45,8 @@ def draw_empty() -> None:
 
 @st.fragment(run_every=2)
 def draw_progress(name: str) -> None:
-    """Draw the progress of an audit every two seconds; rerun the page once it is finished or gone."""
+    """Draw the progress of an audit every two seconds; rerun the page once it is finished or
+    gone."""
     state = s.state_of(name)
     audit, job = state.audit, state.job
     if state.word == s.DONE or not (audit.begun or job):
@@ -61,17 +69,24 @@ def draw_progress(name: str) -> None:
         draw_fault(f"The audit stopped: {reason}.", job.last_line)
     else:
         st.info("This audit is not finished and not running.", icon=":material/pause_circle:")
-    if st.button("Resume" if audit.begun else "Try again", type="primary", icon=":material/play_arrow:"):
+    if st.button(
+        "Resume" if audit.begun else "Try again", type="primary", icon=":material/play_arrow:"
+    ):
         if audit.begun:
-            audit_task(name, resume_arguments(name, audit.record.source, audit.record.config)).start()
+            audit_task(
+                name, resume_arguments(name, audit.record.source, audit.record.config)
+            ).start()
         elif job is not None:
             Task(job.folder, job.arguments).start()
         st.rerun()
 
 
 @st.fragment(run_every=2)
-def draw_task(task: Task, is_done: Callable[[], object], *, key: str, reason: str, label: str) -> None:
-    """Draw the button that starts a job, or every two seconds its progress; rerun the page once it is done."""
+def draw_task(
+    task: Task, is_done: Callable[[], object], *, key: str, reason: str, label: str
+) -> None:
+    """Draw the button that starts a job, or every two seconds its progress; rerun the page once it
+    is done."""
     with explained_errors():
         job = task.find()
         if job is not None and job.running:
@@ -104,7 +119,9 @@ def draw_job(job: Job, *, key: str, stage: str = "") -> None:
         else:
             show_text(job.last_line or "Starting…", limit=300)
     note = "You can start it again later."
-    st.button("Cancel", icon=":material/stop_circle:", key=key, help=note, on_click=cancel, args=(job,))
+    st.button(
+        "Cancel", icon=":material/stop_circle:", key=key, help=note, on_click=cancel, args=(job,)
+    )
 
 
 def _draw_members(state: s.State) -> None:
@@ -134,11 +151,15 @@ def _draw_members(state: s.State) -> None:
         "pairs/s": st.column_config.NumberColumn(format="%.0f", width=70),
     }
     left_column, right_column = st.columns([3, 2], gap="medium")
-    left_column.dataframe(pd.DataFrame(rows), hide_index=True, column_config=columns, alt="Progress of each member")
+    left_column.dataframe(
+        pd.DataFrame(rows), hide_index=True, column_config=columns, alt="Progress of each member"
+    )
     losses = s.loss_curves(audit.folder, [member.name for member in members if member.step])
     if len(losses):
         alt = "Loss of each member over its epochs"
         right_column.line_chart(losses, x="epoch", y="loss", color="member", height=260, alt=alt)
-    if record.config.batch_size > 1 and any(member.at_chance(record.config.batch_size) for member in members):
+    if record.config.batch_size > 1 and any(
+        member.at_chance(record.config.batch_size) for member in members
+    ):
         advice = "check that captions fit their pictures, or lower lr."
         st.warning(f"The loss of a model is still at chance: {advice}", icon=":material/warning:")

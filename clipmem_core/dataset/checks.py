@@ -1,4 +1,5 @@
-"""Checks of captions and pictures (small squares of them) that need no model, each with its help and advice."""
+"""Checks of captions and pictures (small squares of them) that need no model, each with its help
+and advice."""
 
 import contextlib
 import functools
@@ -21,17 +22,24 @@ RARE_SCRIPT = 0.05  # a script is rare below this share of the captions
 ODD_SHARE = 0.5  # of a caption's letters and digits, in words of no language
 DARK = 0.32  # of full brightness, below which 99 of 100 pixels are (the threshold of cleanvision)
 BLURRED = 0.2  # see `measure`: no edge is narrower than about a sixtieth of the picture's side
-UNIFORM = 2.0  # grey levels: a blank page with the noise of JPEG has about 1, thin lines on white 2.5 and more
-TINY = 64  # pixels: towers read 192 and more, where each pixel of a tiny picture becomes nine or more
+# grey levels: a blank page with the noise of JPEG has about 1, thin lines on white 2.5 and more
+UNIFORM = 2.0
+TINY = (
+    64  # pixels: towers read 192 and more, where each pixel of a tiny picture becomes nine or more
+)
 
 _BLOCK = 256  # squares in memory
-_BRIGHTNESS = np.array([0.241, 0.691, 0.068], np.float32)  # weights of squared RGB in perceived brightness (HSP)
+_BRIGHTNESS = np.array(
+    [0.241, 0.691, 0.068], np.float32
+)  # weights of squared RGB in perceived brightness (HSP)
 _MARKUP = re.compile(
-    r"</?[a-z][a-z0-9]*(?:\s[^<>]*|/)?>|<!--|&(?:#\d+|#x[0-9a-f]+|[a-z][a-z0-9]+);|https?://|\bwww\.|\[\[|\]\(", re.I
+    r"</?[a-z][a-z0-9]*(?:\s[^<>]*|/)?>|<!--|&(?:#\d+|#x[0-9a-f]+|[a-z][a-z0-9]+);|https?://|\bwww\.|\[\[|\]\(",
+    re.I,
 )
 _FILE_NAME = re.compile(
     r"""\S.*\.(?:jpe?g|png|gif|webp|bmp|tiff?|svg|heic|avif)
-    | (?:img|dsc[nf]?|pict?|mvi|gopr|dji|pxl|wp|scan|screenshot|image|photo|picture|untitled|unnamed|download)
+    | (?:img|dsc[nf]?|pict?|mvi|gopr|dji|pxl|wp|scan|screenshot|image|photo|picture|untitled
+      |unnamed|download)
       [\s_-]*[(]?[\d_-]*[)]?  # names that cameras and browsers give
     | p\d{6,}
     | [^\W_]+(?:_[^\W_]+)+  # words joined by underscores""",
@@ -41,10 +49,14 @@ _WORD = re.compile(r"[^\W_]+")
 _SAME = re.compile(r"(\D)\1{3}")  # a letter or sign four times
 _CONSONANTS = re.compile(r"[^aeiouy]{7}")  # `Knightsbridge` has six
 _SWITCHES = re.compile(r"(?<=\d)(?=[a-z])|(?<=[a-z])(?=\d)")
-_TWICE_ENCODED = re.compile("[\u00c2-\u00f4][\u0080-\u00bf\u0152-\u0192\u02c6\u02dc\u2013-\u203a\u20ac\u2122]{1,3}")
+_TWICE_ENCODED = re.compile(
+    "[\u00c2-\u00f4][\u0080-\u00bf\u0152-\u0192\u02c6\u02dc\u2013-\u203a\u20ac\u2122]{1,3}"
+)
 _CONTROLS = re.compile("[\ufffd\x01-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _WITHOUT_SPACES = ("CJK", "THAI", "LAO", "KHMER", "MYANMAR")
-_ONE_SCRIPT = dict.fromkeys(("HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA", "BOPOMOFO", "IDEOGRAPHIC"), "CJK")
+_ONE_SCRIPT = dict.fromkeys(
+    ("HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA", "BOPOMOFO", "IDEOGRAPHIC"), "CJK"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,8 +73,12 @@ class Captions:
 
     texts: Sequence[str]
     owner: np.ndarray  # int64 [n_captions], the pair of each
-    cut: np.ndarray | None = None  # bool [n_captions], longer than the text tower reads; None for an unknown tower
-    frequencies: Frequencies | None = None  # of the data set; None computes them from these captions
+    cut: np.ndarray | None = (
+        None  # bool [n_captions], longer than the text tower reads; None for an unknown tower
+    )
+    frequencies: Frequencies | None = (
+        None  # of the data set; None computes them from these captions
+    )
 
     @functools.cached_property
     def data_set(self) -> Frequencies:
@@ -81,14 +97,19 @@ def caption_frequencies(blocks: Iterable[Captions]) -> Frequencies:
     scripts, hashes = Counter[str](), [np.empty(0, np.int64)]
     for block in blocks:
         scripts.update(filter(None, map(main_script, block.texts)))
-        hashes.append(np.unique(np.stack([block.owner, _hashes(block)]), axis=1)[1])  # once for each pair
+        hashes.append(
+            np.unique(np.stack([block.owner, _hashes(block)]), axis=1)[1]
+        )  # once for each pair
     values, counts = np.unique(np.concatenate(hashes), return_counts=True)
-    rare = frozenset(script for script, count in scripts.items() if count < RARE_SCRIPT * scripts.total())
+    rare = frozenset(
+        script for script, count in scripts.items() if count < RARE_SCRIPT * scripts.total()
+    )
     return Frequencies(rare, values[counts >= REPEATED])
 
 
 def _hashes(captions: Captions) -> np.ndarray:
-    """Return the hash of each caption without case and spaces, int64 [n_captions]; valid in this process."""
+    """Return the hash of each caption without case and spaces, int64 [n_captions]; valid in this
+    process."""
     return np.array([hash(" ".join(text.casefold().split())) for text in captions.texts], np.int64)
 
 
@@ -111,7 +132,8 @@ def _is_empty(text: str) -> bool:
 
 
 def _is_short(text: str) -> bool:
-    """Count words and letters; in scripts without spaces, such as Chinese, two letters count as a word."""
+    """Count words and letters; in scripts without spaces, such as Chinese, two letters count as a
+    word."""
     if _is_empty(text):
         return False
     if main_script(text) in _WITHOUT_SPACES:
@@ -132,9 +154,14 @@ def _is_gibberish(text: str) -> bool:
 
 @functools.lru_cache(maxsize=1 << 16)
 def _is_odd_word(word: str) -> bool:
-    """Check for one letter four times, three switches between letters and digits, seven consonants or no vowel."""
+    """Check for one letter four times, three switches between letters and digits, seven consonants
+    or no vowel."""
     plain = unicodedata.normalize("NFD", word.casefold())
-    plain = plain if plain.isascii() else "".join(letter for letter in plain if not unicodedata.combining(letter))
+    plain = (
+        plain
+        if plain.isascii()
+        else "".join(letter for letter in plain if not unicodedata.combining(letter))
+    )
     if _SAME.search(plain) or len(_SWITCHES.findall(plain)) >= 3:
         return True
     if not (plain.isascii() and plain.isalpha()) or word.isupper():
@@ -149,18 +176,23 @@ class Pictures:
     shorter: np.ndarray | None = None  # pixels of the shorter side
     clusters: np.ndarray | None = None  # the first row of each cluster of near-duplicates
     brightness: np.ndarray | None = None  # from 0 to 1: the 99th percentile of the pixels
-    contrast: np.ndarray | None = None  # grey levels: standard deviation of the channel that varies most
-    sharpness: np.ndarray | None = None  # of the strongest edges, see `measure`; lower is more blurred
+    contrast: np.ndarray | None = (
+        None  # grey levels: standard deviation of the channel that varies most
+    )
+    sharpness: np.ndarray | None = (
+        None  # of the strongest edges, see `measure`; lower is more blurred
+    )
 
 
 def measure(
     gather: Callable[[np.ndarray], np.ndarray], shape: np.ndarray, *, padded: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Measure brightness, contrast and sharpness of small squares, see `Pictures`, float32 [n_pairs] each.
+    """Measure brightness, contrast and sharpness of small squares, see `Pictures`, float32
+    [n_pairs] each.
 
-    Sharpness is the 99th percentile of the absolute Laplacian of the grey picture over the range from its 1st to its
-    99th percentile. For a step blurred by a Gaussian of s pixels it is 0.24 / s², so 0.2 means 1.1 pixels. It is
-    infinite for a nearly uniform picture, which has no edges.
+    Sharpness is the 99th percentile of the absolute Laplacian of the grey picture over the range
+    from its 1st to its 99th percentile. For a step blurred by a Gaussian of s pixels it is 0.24 /
+    s², so 0.2 means 1.1 pixels. It is infinite for a nearly uniform picture, which has no edges.
 
     Args:
         gather: returns the squares of rows, uint8 [n, size, size, 3].
@@ -179,7 +211,9 @@ def measure(
             wide, high = (max(1, round(side * size / max(*sides, 1))) for side in sides)
             top, left = (size - high) // 2, (size - wide) // 2
             inner = square[top : top + high, left : left + wide]
-            thick = np.pad(inner, ((0, max(0, 3 - high)), (0, max(0, 3 - wide)), (0, 0)), mode="edge")
+            thick = np.pad(
+                inner, ((0, max(0, 3 - high)), (0, max(0, 3 - wide)), (0, 0)), mode="edge"
+            )
             values[:, row] = _measure_block(thick[None])[:, 0]
     return values[0], values[1], values[2]
 
@@ -187,30 +221,43 @@ def measure(
 def _measure_block(squares: np.ndarray) -> np.ndarray:
     """Measure pictures of one size, uint8 [n, height, width, 3]: float32 [3, n]."""
 
-    def percentile(values: np.ndarray, share: int) -> np.ndarray:  # three times as fast as np.percentile
+    def percentile(
+        values: np.ndarray, share: int
+    ) -> np.ndarray:  # three times as fast as np.percentile
         flat = values.reshape(len(values), -1)
         rank = round((flat.shape[1] - 1) * share / 100)
         return np.partition(flat, rank, axis=1)[:, rank]
 
-    planes = np.ascontiguousarray(squares.transpose(3, 0, 1, 2), np.float32)  # numpy is slow along a short last axis
+    planes = np.ascontiguousarray(
+        squares.transpose(3, 0, 1, 2), np.float32
+    )  # numpy is slow along a short last axis
     grey = planes.mean(axis=0)
     laplacian = np.abs(
-        4 * grey[:, 1:-1, 1:-1] - grey[:, :-2, 1:-1] - grey[:, 2:, 1:-1] - grey[:, 1:-1, :-2] - grey[:, 1:-1, 2:]
+        4 * grey[:, 1:-1, 1:-1]
+        - grey[:, :-2, 1:-1]
+        - grey[:, 2:, 1:-1]
+        - grey[:, 1:-1, :-2]
+        - grey[:, 1:-1, 2:]
     )
     brightness = np.sqrt(percentile(np.tensordot(_BRIGHTNESS, np.square(planes), 1), 99)) / 255
     contrast = planes.reshape(*planes.shape[:2], -1).std(axis=2).max(axis=0)
     low, high = percentile(grey, 1), percentile(grey, 99)
-    sharpness = np.where(contrast < UNIFORM, np.inf, percentile(laplacian, 99) / np.maximum(high - low, 1))
+    sharpness = np.where(
+        contrast < UNIFORM, np.inf, percentile(laplacian, 99) / np.maximum(high - low, 1)
+    )
     return np.stack([brightness, contrast, sharpness])
 
 
 @dataclass(frozen=True)
 class Check:
-    """One check of pictures or captions; a pair has it if its picture or one of its captions has."""
+    """One check of pictures or captions; a pair has it if its picture or one of its captions
+    has."""
 
     name: str
     label: str
-    find: Callable[[Any], np.ndarray]  # Captions → bool [n_captions], or a field of Pictures → bool [n_pairs]
+    find: Callable[
+        [Any], np.ndarray
+    ]  # Captions → bool [n_captions], or a field of Pictures → bool [n_pairs]
     help: str
     advice: str
     needs: str = ""  # the field of Captions or Pictures that the check needs
@@ -237,7 +284,8 @@ _CHECKS = (
         "short_caption",
         "Very short caption",
         _each(_is_short),
-        "One word, or fewer than 6 characters: it fits many pictures. (DataComp's basic filter requires more than two "
+        "One word, or fewer than 6 characters: it fits many pictures. (DataComp's basic filter "
+        "requires more than two "
         "words.)",
         "Write a longer caption, unless one word is enough.",
     ),
@@ -253,14 +301,16 @@ _CHECKS = (
         "markup",
         "Markup or web address",
         _each(_MARKUP.search),
-        "Tags or entities of HTML, links of a wiki or of Markdown, web addresses: a text encoder reads them as words.",
+        "Tags or entities of HTML, links of a wiki or of Markdown, web addresses: a text encoder "
+        "reads them as words.",
         "Remove them with find and replace.",
     ),
     Check(
         "gibberish",
         "Gibberish",
         _each(_is_gibberish),
-        "Letters decoded wrongly (Ã© for é), or mostly words of no language: without vowels, with one letter four "
+        "Letters decoded wrongly (Ã© for é), or mostly words of no language: without vowels, "
+        "with one letter four "
         "times, or with letters and digits mixed.",
         "Write a new caption, or remove the pair.",
     ),
@@ -284,7 +334,8 @@ _CHECKS = (
         "repeated_caption",
         "Same caption on many pictures",
         lambda captions: np.isin(_hashes(captions), captions.data_set.repeated),
-        "The caption of 5 pictures or more: it describes none of them in particular, and is a false negative for the "
+        "The caption of 5 pictures or more: it describes none of them in particular, and is a "
+        "false negative for the "
         "others.",
         "Describe the differences, or keep one pair.",
     ),
@@ -300,7 +351,8 @@ _CHECKS = (
         "blurred",
         "Blurred picture",
         lambda sharpness: sharpness < BLURRED,
-        "No edge is narrower than about a sixtieth of the picture's side: blurred even at the size that encoders read.",
+        "No edge is narrower than about a sixtieth of the picture's side: blurred even at the "
+        "size that encoders read.",
         "Remove the pair if nothing is recognizable.",
         "sharpness",
     ),
@@ -324,7 +376,8 @@ _CHECKS = (
         "near_duplicate",
         "Near-duplicates",
         lambda clusters: np.bincount(clusters, minlength=len(clusters))[clusters] > 1,
-        "A rescaled or recompressed copy of another picture: copies in training hide memorization, and count twice.",
+        "A rescaled or recompressed copy of another picture: copies in training hide "
+        "memorization, and count twice.",
         "Compare each group: keep one, or keep all.",
         "clusters",
     ),
@@ -333,18 +386,26 @@ CHECKS = {check.name: check for check in _CHECKS}
 
 
 def check_captions(captions: Captions) -> dict[str, np.ndarray]:
-    """Return the flags of each check of captions, bool [n_captions], by name, without checks that cannot be done."""
+    """Return the flags of each check of captions, bool [n_captions], by name, without checks that
+    cannot be done."""
     checks = [check for check in CHECKS.values() if check.of == "captions"]
-    return {check.name: check.find(captions) for check in checks if check.needs != "cut" or captions.cut is not None}
+    return {
+        check.name: check.find(captions)
+        for check in checks
+        if check.needs != "cut" or captions.cut is not None
+    }
 
 
 def check_table(captions: Captions, pictures: Pictures, *, pairs: int) -> pd.DataFrame:
-    """Return one row a pair: true or false for each check, null if unknown, and the measured values."""
+    """Return one row a pair: true or false for each check, null if unknown, and the measured
+    values."""
     columns = dict[str, Any].fromkeys(CHECKS)
     for name, flags in check_captions(captions).items():
         columns[name] = np.bincount(captions.owner, weights=flags, minlength=pairs) > 0
     for check in CHECKS.values():
         if check.of == "pictures" and (values := getattr(pictures, check.needs)) is not None:
             columns[check.name] = check.find(values)
-    table = pd.DataFrame(columns | {name: getattr(pictures, name) for name in VALUES}, index=range(pairs))
+    table = pd.DataFrame(
+        columns | {name: getattr(pictures, name) for name in VALUES}, index=range(pairs)
+    )
     return table.astype(dict.fromkeys(CHECKS, "boolean") | dict.fromkeys(VALUES, "float32"))

@@ -1,8 +1,10 @@
-"""Real, noisy data sets from packages of Debian: `python -m clipmem_core fetch openclipart|tuxpaint`.
+"""Real, noisy data sets from packages of Debian: `python -m clipmem_core fetch
+openclipart|tuxpaint`.
 
-The caption of a clip-art picture comes from its Dublin Core metadata and its file name. Small text encoders read only
-16 to 24 tokens, so distinctive words come first and no word is repeated: the title, then new words of the file name,
-the keywords and the description. A title shared by many pictures comes after the file name.
+The caption of a clip-art picture comes from its Dublin Core metadata and its file name. Small text
+encoders read only 16 to 24 tokens, so distinctive words come first and no word is repeated: the
+title, then new words of the file name, the keywords and the description. A title shared by many
+pictures comes after the file name.
 """
 
 import contextlib
@@ -26,24 +28,32 @@ from clipmem_core.config import SETS, InputError
 
 Report = Callable[[str], None]
 
-PACKAGES = {"openclipart": ["openclipart-png", "openclipart-svg"], "tuxpaint": ["tuxpaint-stamps-default"]}
+PACKAGES = {
+    "openclipart": ["openclipart-png", "openclipart-svg"],
+    "tuxpaint": ["tuxpaint-stamps-default"],
+}
 CAPTIONS_FILE = "captions.jsonl"
 INSTEAD = "use any folder of pictures with captions, or `scenes`"
 LONGEST_FIELD = 4000  # characters of a metadata field
 LONGEST_ENTITY = 300  # characters; harmless entities only abbreviate namespace addresses
-SHARED_BY = 3  # pictures of so many different names with one title or description: it describes none of them
+# pictures of so many different names with one title or description: it describes none of them
+SHARED_BY = 3
 DESCRIPTION_WORDS = 12  # of a description in a caption
 
 
 def fetch(name: str, *, data: Path, report: Report) -> Path:
-    """Fetch a data set from Debian's archive if it is not in `sets/`, and return its folder with a captions.jsonl."""
+    """Fetch a data set from Debian's archive if it is not in `sets/`, and return its folder with a
+    captions.jsonl."""
     if name not in PACKAGES:
         raise InputError(f"data set {name!r} is unknown: choose one of {', '.join(PACKAGES)}")
     target = data / SETS / name
     captions = target / CAPTIONS_FILE
     if not captions.is_file():
         if not shutil.which("apt-get") or not shutil.which("dpkg-deb"):
-            raise InputError(f"fetch {name} needs apt-get and dpkg-deb, found on Debian and Ubuntu only: {INSTEAD}")
+            raise InputError(
+                f"fetch {name} needs apt-get and dpkg-deb, found on Debian and Ubuntu only: "
+                f"{INSTEAD}"
+            )
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(target.parent / f".{name}.lock"):
             if not captions.is_file():  # another process may have written it in the meantime
@@ -73,15 +83,29 @@ def _build(name: str, target: Path, report: Report) -> None:
             archive.unlink()
         share = work / "unpacked" / "usr" / "share" / name
         root = share / ("png" if name == "openclipart" else "stamps")
-        files = sorted(root.rglob("*.png"), key=Path.as_posix)  # without links that leave the folder
-        files = [file for file in files if (real := file.resolve()).is_relative_to(root.resolve()) and real.is_file()]
+        files = sorted(
+            root.rglob("*.png"), key=Path.as_posix
+        )  # without links that leave the folder
+        files = [
+            file
+            for file in files
+            if (real := file.resolve()).is_relative_to(root.resolve()) and real.is_file()
+        ]
         if not files:
-            raise InputError(f"no pictures below {root.name}/ in the package: its layout has changed, {INSTEAD}")
+            raise InputError(
+                f"no pictures below {root.name}/ in the package: its layout has changed, {INSTEAD}"
+            )
         report(f"captions of {len(files):,} pictures")
         if name == "openclipart":
-            drawings = [share / "svg" / file.relative_to(root).with_suffix(".svg") for file in files]
-            cores = [read_dublin_core(svg.read_bytes() if svg.is_file() else b"") for svg in drawings]
-            captions = write_captions((file.stem, core) for file, core in zip(files, cores, strict=True))
+            drawings = [
+                share / "svg" / file.relative_to(root).with_suffix(".svg") for file in files
+            ]
+            cores = [
+                read_dublin_core(svg.read_bytes() if svg.is_file() else b"") for svg in drawings
+            ]
+            captions = write_captions(
+                (file.stem, core) for file, core in zip(files, cores, strict=True)
+            )
         else:
             captions = [_stamp_caption(file) for file in files]
         lines = []
@@ -114,11 +138,14 @@ def _run(*command: str, folder: Path) -> None:
 
 
 def _stamp_caption(png: Path) -> str:
-    """Read the English first line of a stamp's text file; a mirrored stamp shares the text of the original."""
+    """Read the English first line of a stamp's text file; a mirrored stamp shares the text of the
+    original."""
     for text in (png.with_suffix(".txt"), png.with_name(png.stem.removesuffix("_mirror") + ".txt")):
         lines = text.read_text("utf-8-sig", errors="replace").splitlines() if text.is_file() else []
         english = " ".join(lines[0].split()) if lines else ""
-        if english and not re.match(r"[\w@]+\.utf8=", english, re.I):  # a translation: `de.utf8=Ein Apfel.`
+        if english and not re.match(
+            r"[\w@]+\.utf8=", english, re.I
+        ):  # a translation: `de.utf8=Ein Apfel.`
             return english
     return " ".join(name_words(png.stem))
 
@@ -134,11 +161,14 @@ class DublinCore:
 
 
 def read_dublin_core(svg: bytes) -> DublinCore:
-    """Read the Dublin Core metadata of an SVG file, up to the first fault of a broken or unsafe file."""
+    """Read the Dublin Core metadata of an SVG file, up to the first fault of a broken or unsafe
+    file."""
     core, path, pieces = DublinCore(), [""], list[str]()
 
     def start(name: str, _attributes: dict[str, str]) -> None:
-        path.append(name.rpartition(":")[2])  # prefixes differ from file to file, and some are never declared
+        path.append(
+            name.rpartition(":")[2]
+        )  # prefixes differ from file to file, and some are never declared
         pieces.clear()
 
     def end(_name: str) -> None:
@@ -163,7 +193,9 @@ def read_dublin_core(svg: bytes) -> DublinCore:
     parser.buffer_text = True
     parser.StartElementHandler, parser.EndElementHandler = start, end
     parser.CharacterDataHandler, parser.EntityDeclHandler = pieces.append, entity
-    parser.DefaultHandler = lambda _data: None  # with a default handler expat expands no entities in text
+    parser.DefaultHandler = lambda _data: (
+        None
+    )  # with a default handler expat expands no entities in text
     with contextlib.suppress(expat.ExpatError, ValueError, LookupError):
         parser.Parse(svg, True)
     return core
@@ -172,36 +204,57 @@ def read_dublin_core(svg: bytes) -> DublinCore:
 _ADDRESS = re.compile(r"\S+@\S+|https?://\S+|www\.\S+", re.I)
 _DATED = re.compile(r"\([^()]*\b(?:19|20)\d\d\)|,? (?:19|20)\d\d\.?$")
 _CLIPART_BY = re.compile(r"^clip ?art by .*? - ", re.I)
-_NOISE = re.compile(r"\bpart of (?:the )?|\bopen ?clip ?art\b|\bclip ?arts?\b|\bcollection\b|\bvarious\b|\bsvg\b", re.I)
-_NAMELESS = re.compile(r"(?:untitled|unnamed|no ?name|title|new document|drawing|image)[\s\d]*", re.I)
+_NOISE = re.compile(
+    r"\bpart of (?:the )?|\bopen ?clip ?art\b|\bclip ?arts?\b|\bcollection\b|\bvarious\b|\bsvg\b",
+    re.I,
+)
+_NAMELESS = re.compile(
+    r"(?:untitled|unnamed|no ?name|title|new document|drawing|image)[\s\d]*", re.I
+)
 _VERSION = re.compile(r"(?<![a-z0-9])v?\d+\.\d+|\.svg\b", re.I)
 _SEPARATORS = re.compile(r"[\s_\-.,;:()\[\]&]+|(?<=[a-z])(?=[A-Z][a-z])")
 _COUNTER = re.compile(r"0\d+[a-z]?")
 _NUMBERED = re.compile(r"([^\W\d_]{3,})\d+")
 _PERL_HASH = re.compile(r"(?:hash)?\(?0x[0-9a-f]+\)?|hash", re.I)
 _ABOUT_THE_FILE = re.compile(
-    r"@|://|www\.|hash\(|\b(?:made|created|traced|converted|released|inkscape|public domain|clip ?art|contact|eps|"
-    r"enjoy|licen[sc]e|part of)\b",
+    r"@|://|www\.|hash\(|\b(?:made|created|traced|converted|released|inkscape|public domain|"
+    r"clip ?art|contact|eps|enjoy|licen[sc]e|part of)\b",
     re.I,
 )
-_EMPTY_KEYWORDS = {"unsorted", "clipart", "clip", "clip art", "openclipart", "svg", "inkscape", "vector"}
+_EMPTY_KEYWORDS = {
+    "unsorted",
+    "clipart",
+    "clip",
+    "clip art",
+    "openclipart",
+    "svg",
+    "inkscape",
+    "vector",
+}
 # organisations that sign as artists
-_ORGANISATIONS = "open clip art clipart library project public domain army navy royal international code of signals the"
+_ORGANISATIONS = (
+    "open clip art clipart library project public domain army navy royal "
+    "international code of signals the"
+)
 _SMALL_WORDS = (
-    "a also an and are as at be been by for from has have in is it its may of on or that the there this to was were "
+    "a also an and are as at be been by for from has have in is it its may of on or that the "
+    "there this to was were "
     "with your svg"
 )
 
 
 def write_captions(pictures: Iterable[tuple[str, DublinCore]]) -> list[str]:
-    """Write a caption for each picture of a collection from its name without suffix and its metadata."""
+    """Write a caption for each picture of a collection from its name without suffix and its
+    metadata."""
     pictures, names = list(pictures), defaultdict[tuple[str, str], set[tuple[str, ...]]](set)
     for name, core in pictures:
         for kind, text in (("title", core.title), ("description", core.description)):
             names[kind, text].add(tuple(name_words(name.lower())))
     shared = {text for text, different in names.items() if len(different) >= SHARED_BY}
     return [
-        _caption(name, core, ("title", core.title) in shared, ("description", core.description) in shared)
+        _caption(
+            name, core, ("title", core.title) in shared, ("description", core.description) in shared
+        )
         for name, core in pictures
     ]
 
@@ -209,14 +262,20 @@ def write_captions(pictures: Iterable[tuple[str, DublinCore]]) -> list[str]:
 def name_words(name: str) -> list[str]:
     """Return the words of a file name without suffix, versions and running numbers."""
     pieces = [piece for piece in _SEPARATORS.split(_VERSION.sub(" ", name)) if piece]
-    words = [_NUMBERED.sub(r"\1", piece) if _NUMBERED.fullmatch(piece) else piece for piece in pieces]
+    words = [
+        _NUMBERED.sub(r"\1", piece) if _NUMBERED.fullmatch(piece) else piece for piece in pieces
+    ]
     words = [word for word in words if len(word) < 5 or not "openclipart".startswith(word.lower())]
     words = [word for word in words if not _COUNTER.fullmatch(word)]
     return list(dict.fromkeys(words)) or pieces or [name]
 
 
 def _caption(name: str, core: DublinCore, title_shared: bool, description_shared: bool) -> str:
-    title = "" if title_shared and _CLIPART_BY.match(core.title) else _clean_title(core.title, core.artists)
+    title = (
+        ""
+        if title_shared and _CLIPART_BY.match(core.title)
+        else _clean_title(core.title, core.artists)
+    )
     words = _without_signature(name_words(name), core.artists, title)
     if title and not title_shared:
         caption = _Caption(title.split())
@@ -226,8 +285,14 @@ def _caption(name: str, core: DublinCore, title_shared: bool, description_shared
         caption.add(title.split())
     ignored = _EMPTY_KEYWORDS | {artist.lower() for artist in core.artists}
     keywords = [text for text in map(_printable, core.keywords) if text.lower() not in ignored]
-    texts = [_ADDRESS.sub("", text).replace("_", " ") for text in keywords if not _PERL_HASH.fullmatch(text)]
-    caption.add(word for text in texts for word in text.split() if len(word) > 1 and not word.isdigit())
+    texts = [
+        _ADDRESS.sub("", text).replace("_", " ")
+        for text in keywords
+        if not _PERL_HASH.fullmatch(text)
+    ]
+    caption.add(
+        word for text in texts for word in text.split() if len(word) > 1 and not word.isdigit()
+    )
     sentence = re.split(r"(?<=[.!?])\s", _printable(core.description), maxsplit=1)[0]
     if not description_shared and not _ABOUT_THE_FILE.search(sentence):
         caption.add(sentence.split(), limit=DESCRIPTION_WORDS)
@@ -242,7 +307,8 @@ class _Caption:
         self.used = {_key(part) for word in words for part in (word, *_SEPARATORS.split(word))}
 
     def add(self, words: Iterable[str], *, limit: int = 1000, abbreviated: bool = False) -> None:
-        """Add up to `limit` new words; an abbreviated word is not new if a used word starts with or contains it."""
+        """Add up to `limit` new words; an abbreviated word is not new if a used word starts with or
+        contains it."""
         run_together = "".join(map(_key, self.words))
         for word in words:
             bare, key = word.strip("\"'.,;:!?()[]"), _key(word)
@@ -284,7 +350,9 @@ def _without_signature(words: list[str], artists: list[str], title: str) -> list
 
 def _printable(text: str) -> str:
     text = html.unescape(text)
-    return " ".join("".join(c if c.isspace() or unicodedata.category(c) != "Cc" else "" for c in text).split())
+    return " ".join(
+        "".join(c if c.isspace() or unicodedata.category(c) != "Cc" else "" for c in text).split()
+    )
 
 
 def _key(word: str) -> str:

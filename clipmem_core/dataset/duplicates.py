@@ -1,4 +1,5 @@
-"""Clusters of near-duplicate pictures: copies by their descriptors, and cropped or mirrored ones by their features."""
+"""Clusters of near-duplicate pictures: copies by their descriptors, and cropped or mirrored ones by
+their features."""
 
 import hashlib
 from collections.abc import Hashable, Iterable, Iterator, Sequence
@@ -19,19 +20,21 @@ ALIKE = 0.95  # minimum cosine of centred features of near-duplicates
 
 
 def near_duplicate_clusters(descriptors: np.ndarray, sha256: Sequence[str]) -> np.ndarray:
-    """Return each picture's cluster of rescaled or recompressed copies: its first picture, int64 [n_pictures].
+    """Return each picture's cluster of rescaled or recompressed copies: its first picture, int64
+    [n_pictures].
 
-    Two pictures are near-duplicates if their files have the same bytes, or if their descriptors differ by little
-    compared with their contrast. With c the smaller contrast (the standard deviation of a descriptor's values), rms and
-    peak the root mean square and the largest of the differences, in grey levels:
+    Two pictures are near-duplicates if their files have the same bytes, or if their descriptors
+    differ by little compared with their contrast. With c the smaller contrast (the standard
+    deviation of a descriptor's values), rms and peak the root mean square and the largest of the
+    differences, in grey levels:
 
         rms < RMS · c      or, for c ≥ TEXTURED,      rms < TEXTURED_RMS · c and peak < PEAK · c
 
-    Thresholds relative to the contrast separate thin drawings on white, which differ by less than a photograph and its
-    copy. The looser rule allows for compression, which spreads its error over the picture. Rescaled copies differ by
-    about .01, JPEG at quality 75 by .02, at 40 by .04, two photographs of one scene by .11 and more. A picture with a
-    contrast below FLAT, such as a blank one, only matches the same bytes. Time grows with the square of the number of
-    pictures.
+    Thresholds relative to the contrast separate thin drawings on white, which differ by less than a
+    photograph and its copy. The looser rule allows for compression, which spreads its error over
+    the picture. Rescaled copies differ by about .01, JPEG at quality 75 by .02, at 40 by .04, two
+    photographs of one scene by .11 and more. A picture with a contrast below FLAT, such as a blank
+    one, only matches the same bytes. Time grows with the square of the number of pictures.
 
     Args:
         descriptors: uint8 [n_pictures, 3 · side · side] with an even side, rows of RGB values.
@@ -49,11 +52,13 @@ def near_duplicate_clusters(descriptors: np.ndarray, sha256: Sequence[str]) -> n
 
 
 def alike_by_features(features: np.ndarray, *, threshold: float = ALIKE) -> np.ndarray:
-    """Return each picture's cluster by features of a locked tower: the row of its first picture, int64 [n].
+    """Return each picture's cluster by features of a locked tower: the row of its first picture,
+    int64 [n].
 
-    They match cropped or recoloured copies too. Pictures of one cluster are connected by links of cosine ≥ threshold.
-    The mean over all pictures is subtracted first, since features after a ReLU all have similar directions. Above
-    20,000 distinct features the search is approximate. `features` [n, dim] may be of any float type and mapped.
+    They match cropped or recoloured copies too. Pictures of one cluster are connected by links of
+    cosine ≥ threshold. The mean over all pictures is subtracted first, since features after a ReLU
+    all have similar directions. Above 20,000 distinct features the search is approximate.
+    `features` [n, dim] may be of any float type and mapped.
     """
     n, starts = len(features), range(0, len(features), BLOCK)
     if n < 2:
@@ -71,11 +76,14 @@ def alike_by_features(features: np.ndarray, *, threshold: float = ALIKE) -> np.n
         faiss.normalize_L2(vectors)
         return vectors
 
-    return _clusters(n, [repeats, *(rows[pairs] for pairs in similar_pairs(directions, len(rows), threshold))])
+    return _clusters(
+        n, [repeats, *(rows[pairs] for pairs in similar_pairs(directions, len(rows), threshold))]
+    )
 
 
 def _repeats(keys: Iterable[Hashable], rows: Iterable[int]) -> np.ndarray:
-    """Return each row with an earlier row's key and the first row with it, int64 [n, 2]; empty keys do not count."""
+    """Return each row with an earlier row's key and the first row with it, int64 [n, 2]; empty keys
+    do not count."""
     first: dict[Hashable, int] = {}
     pairs = [(row, first.setdefault(key, row)) for key, row in zip(keys, rows, strict=True) if key]
     return np.array([pair for pair in pairs if pair[0] != pair[1]], np.int64).reshape(-1, 2)
@@ -91,18 +99,24 @@ def _clusters(n: int, links: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _similar_pairs(descriptors: np.ndarray, contrast: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield near-duplicates, int64 [n, 2]: candidates by small vectors, then compared by their descriptors."""
+    """Yield near-duplicates, int64 [n, 2]: candidates by small vectors, then compared by their
+    descriptors."""
     if len(descriptors) < 2:
         return
     side, blocks = round((descriptors.shape[1] / 3) ** 0.5), []
-    for at in range(0, len(descriptors), BLOCK):  # at half their side, less their mean, in units of contrast
+    for at in range(
+        0, len(descriptors), BLOCK
+    ):  # at half their side, less their mean, in units of contrast
         grid = descriptors[at : at + BLOCK].reshape(-1, side // 2, 2, side // 2, 2, 3)
         small = grid.mean(axis=(2, 4), dtype=np.float32).reshape(len(grid), -1)
         blocks.append((small - small.mean(axis=1, keepdims=True)) / contrast[at : at + BLOCK, None])
     vectors = np.concatenate(blocks)
     dim = vectors.shape[1]
-    # by the triangle inequality two vectors are never further apart than twice the difference's share of contrast
-    for pairs, distances in close_pairs(vectors, dim * (2 * TEXTURED_RMS) ** 2, metric=faiss.METRIC_L2):
+    # by the triangle inequality two vectors are never further apart than twice the difference's
+    # share of contrast
+    for pairs, distances in close_pairs(
+        vectors, dim * (2 * TEXTURED_RMS) ** 2, metric=faiss.METRIC_L2
+    ):
         smaller, share = contrast[pairs].min(axis=1), np.sqrt(distances.clip(0) / dim) / 2
         likely = share < np.where(smaller < TEXTURED, RMS, TEXTURED_RMS) + 1e-3  # room for rounding
         pairs, smaller = pairs[likely], smaller[likely]

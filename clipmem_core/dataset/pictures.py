@@ -1,6 +1,7 @@
 """Decodes a picture to upright RGB on white, resizes it to a square, and collects its facts.
 
-Every defect becomes a `PictureError` with a short reason. Worker processes import this module: it imports little.
+Every defect becomes a `PictureError` with a short reason. Worker processes import this module: it
+imports little.
 """
 
 import hashlib
@@ -16,9 +17,24 @@ from clipmem_core.dataset.readers.containers import read_bytes
 from clipmem_core.io import naming, shortage
 
 PIXEL_LIMIT = 178_956_970  # Pillow's limit for decompression bombs: half a gigabyte of RGB
-FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "AVIF", "BMP", "TIFF", "PPM", "JPEG2000")  # none runs another program
-SPARE = 2  # pictures are decoded to sides of at least SPARE · size before they are resized to `size`
-GAP = 3  # the same for a tower, and Pillow's `reducing_gap`: the result is nearly that of a resize in one step
+FORMATS = (
+    "JPEG",
+    "MPO",
+    "PNG",
+    "GIF",
+    "WEBP",
+    "AVIF",
+    "BMP",
+    "TIFF",
+    "PPM",
+    "JPEG2000",
+)  # none runs another program
+SPARE = (
+    2  # pictures are decoded to sides of at least SPARE · size before they are resized to `size`
+)
+# the same for a tower, and Pillow's `reducing_gap`: the result is nearly that of a resize in one
+# step
+GAP = 3
 DESCRIPTOR_SIDE = 16
 
 Box: TypeAlias = tuple[float, float, float, float]  # left, top, right, bottom
@@ -33,14 +49,17 @@ class PictureError(ValueError):
 def decode(data: bytes, *, least: int | None = None) -> tuple[Image.Image, tuple[int, int], Box]:
     """Decode the first frame to upright RGB on white, or raise PictureError.
 
-    Return it with its width and height at full size, and the box that it fills. With `least`, a large picture is
-    decoded smaller, with sides of at least so many pixels; its last column and row may then be filled in part.
+    Return it with its width and height at full size, and the box that it fills. With `least`, a
+    large picture is decoded smaller, with sides of at least so many pixels; its last column and row
+    may then be filled in part.
     """
     if not data:
         raise PictureError("empty file")
     try:
         Image.init()
-        image: Any = Image.open(io.BytesIO(data), formats=[name for name in FORMATS if name in Image.OPEN])
+        image: Any = Image.open(
+            io.BytesIO(data), formats=[name for name in FORMATS if name in Image.OPEN]
+        )
         if not image.width or not image.height:
             raise PictureError(f"no pixels: {image.width} × {image.height}")
         if image.width * image.height > PIXEL_LIMIT:
@@ -49,7 +68,8 @@ def decode(data: bytes, *, least: int | None = None) -> tuple[Image.Image, tuple
         drafted = least and image.format == "JPEG" and image.draft(None, (least, least))
         image.load()
         full, filled = (full, drafted[1][2:]) if drafted else (image.size, image.size)
-        # A picture decoded smaller may fill its last column and row in part; turned upright, that is another side.
+        # A picture decoded smaller may fill its last column and row in part; turned upright, that
+        # is another side.
         right, below = image.width - filled[0], image.height - filled[1]
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
         ImageOps.exif_transpose(image, in_place=True)
@@ -95,7 +115,8 @@ def _plain(image: Image.Image) -> Image.Image:
 
 
 def resize(image: Image.Image, size: int, mode: str, box: Box | None = None) -> np.ndarray:
-    """Resize an RGB picture, or the box in it, to a square, uint8 [size, size, 3], with an antialiased bicubic filter.
+    """Resize an RGB picture, or the box in it, to a square, uint8 [size, size, 3], with an
+    antialiased bicubic filter.
 
     `shortest` crops the middle, `longest` pads with white, `squash` ignores the aspect ratio.
     """
@@ -120,7 +141,8 @@ def resize(image: Image.Image, size: int, mode: str, box: Box | None = None) -> 
 
 
 class Fact(NamedTuple):
-    """The facts about a picture; `width` and `height` are the upright original's, 0 if it is unusable."""
+    """The facts about a picture; `width` and `height` are the upright original's, 0 if it is
+    unusable."""
 
     width: int = 0
     height: int = 0
@@ -132,9 +154,11 @@ class Fact(NamedTuple):
 def check_chunk(
     chunk: list[tuple[int, str]], *, root: Path, size: int, resize_mode: str, pixels: Path | None
 ) -> list[tuple[int, Fact]]:
-    """Decode pictures, given by row and reference, and return the row and fact of each; a shortage raises.
+    """Decode pictures, given by row and reference, and return the row and fact of each; a shortage
+    raises.
 
-    Their squares are written to the rows of `pixels`, a .npy file of uint8 [n_pictures, size, size, 3].
+    Their squares are written to the rows of `pixels`, a .npy file of uint8 [n_pictures, size, size,
+    3].
     """
     facts, first = [], 0 if pixels is None else np.load(pixels, mmap_mode="r").offset
     for row, image in chunk:
@@ -146,11 +170,16 @@ def check_chunk(
         except (OSError, ValueError) as error:
             if shortage(error):
                 raise
-            reason = str(error).replace(str(root), "the data set's folder")  # stays true if the folder moves
+            reason = str(error).replace(
+                str(root), "the data set's folder"
+            )  # stays true if the folder moves
             facts.append((row, Fact(sha256=sha256, reason=reason)))
             continue
-        # The smooth filter is on purpose: plain means of blocks change with the positions of the blocks.
-        descriptor = picture.resize((DESCRIPTOR_SIDE, DESCRIPTOR_SIDE), Image.Resampling.BICUBIC, box=box).tobytes()
+        # The smooth filter is on purpose: plain means of blocks change with the positions of the
+        # blocks.
+        descriptor = picture.resize(
+            (DESCRIPTOR_SIDE, DESCRIPTOR_SIDE), Image.Resampling.BICUBIC, box=box
+        ).tobytes()
         facts.append((row, Fact(width, height, sha256, None, descriptor)))
         if pixels is not None:
             square = resize(picture, size, resize_mode, box)
@@ -162,7 +191,8 @@ def check_chunk(
 
 
 def read_square(root: Path, image: str, *, size: int, resize_mode: str) -> np.ndarray:
-    """Read a picture and return its square, uint8 [size, size, 3]; a PictureError names the picture."""
+    """Read a picture and return its square, uint8 [size, size, 3]; a PictureError names the
+    picture."""
     try:
         picture, _, box = decode(read_bytes(root, image), least=SPARE * size)
         return resize(picture, size, resize_mode, box)

@@ -2,7 +2,8 @@
 
     facts.parquet      one row a picture: width, height, sha256, reason
     descriptors.npy    uint8 [n_pictures, 768], for `near_duplicates`
-    pixels.npy         uint8 [n_pictures, size, size, 3]; only if it fits the budget, else decoded at every use
+    pixels.npy         uint8 [n_pictures, size, size, 3]; only if it fits the budget, else decoded
+                       at every use
 
 The folder is built under a temporary name and then renamed, so an existing folder is complete.
 """
@@ -41,14 +42,17 @@ _CHUNK = 16  # pictures handed to a process at a time
 
 @dataclass(eq=False)
 class Pixels:
-    """Squares of some pictures of a cache, numbered from 0: mapped from its file, or decoded at every use."""
+    """Squares of some pictures of a cache, numbered from 0: mapped from its file, or decoded at
+    every use."""
 
     folder: Path  # of the cache
     rows: np.ndarray  # int64 [n], the row of each picture in the cache
     size: int  # pixels of a square's side
     images: Sequence[str] = ()  # reference of each picture
     read: Callable[[str], np.ndarray] | None = None  # decodes the square of a reference
-    stored: np.ndarray | None = None  # uint8 [n_cached, size, size, 3]; None: the cache has no squares
+    stored: np.ndarray | None = (
+        None  # uint8 [n_cached, size, size, 3]; None: the cache has no squares
+    )
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -58,7 +62,8 @@ class Pixels:
         return np.load(self.folder / DESCRIPTORS_FILE)[self.rows]
 
     def gather(self, rows: np.ndarray) -> np.ndarray:
-        """Return the squares of rows in 0 … len − 1, uint8 [len(rows), size, size, 3]; they must have no `reason`."""
+        """Return the squares of rows in 0 … len − 1, uint8 [len(rows), size, size, 3]; they must
+        have no `reason`."""
         if self.stored is not None:
             return self.stored[self.rows[rows]]
         assert self.read is not None
@@ -74,9 +79,16 @@ class Pixels:
 
 
 def open_pixels(
-    folder: Path, *, rows: np.ndarray, root: Path, images: Sequence[str], size: int, resize_mode: str
+    folder: Path,
+    *,
+    rows: np.ndarray,
+    root: Path,
+    images: Sequence[str],
+    size: int,
+    resize_mode: str,
 ) -> Pixels:
-    """Open squares that `check_pictures` stored; `images` has the reference of each row, relative to `root`."""
+    """Open squares that `check_pictures` stored; `images` has the reference of each row, relative
+    to `root`."""
     file = folder / PIXELS_FILE
     stored = np.asarray(np.load(file, mmap_mode="r")) if file.exists() else None
     read = functools.partial(read_square, root, size=size, resize_mode=resize_mode)
@@ -94,13 +106,17 @@ def check_pictures(
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> tuple[pd.DataFrame, Pixels]:
-    """Decode every picture of a data set once, or read the facts and squares (`Pixels`) that an earlier run stored.
+    """Decode every picture of a data set once, or read the facts and squares (`Pixels`) that an
+    earlier run stored.
 
-    Above `budget_bytes`, no squares are stored. A full disk or a lack of memory raises OSError or MemoryError, stores
-    nothing, and marks no picture as unusable. The facts are, in order, width and height of the upright original (0 if
-    unusable), sha256 of the file's bytes (empty if they cannot be read), and reason (None, or why it is unusable).
+    Above `budget_bytes`, no squares are stored. A full disk or a lack of memory raises OSError or
+    MemoryError, stores nothing, and marks no picture as unusable. The facts are, in order, width
+    and height of the upright original (0 if unusable), sha256 of the file's bytes (empty if they
+    cannot be read), and reason (None, or why it is unusable).
     """
-    folder = cache / fingerprint([VERSION, PIL.__version__, size, resize_mode, source_stamp(root, images)])
+    folder = cache / fingerprint(
+        [VERSION, PIL.__version__, size, resize_mode, source_stamp(root, images)]
+    )
     shape = (len(images), size, size, 3)
     fits = 0 < math.prod(shape) <= budget_bytes
     cache.mkdir(parents=True, exist_ok=True)
@@ -110,7 +126,9 @@ def check_pictures(
                 squares = part / PIXELS_FILE if fits else None
                 if squares:  # zeros, which take no room on the disk yet
                     np.lib.format.open_memmap(squares, mode="w+", dtype=np.uint8, shape=shape)
-                work = functools.partial(check_chunk, root=root, size=size, resize_mode=resize_mode, pixels=squares)
+                work = functools.partial(
+                    check_chunk, root=root, size=size, resize_mode=resize_mode, pixels=squares
+                )
                 _decode_into(part, work, images, workers or cores(), progress)
                 for path in (*part.iterdir(), part):
                     sync(path)
@@ -119,15 +137,24 @@ def check_pictures(
     texts = {name: pd.Series(facts[name], dtype=object) for name in (c.SHA256, c.REASON)}
     numbers = {name: np.array(facts[name], np.int64) for name in (c.WIDTH, c.HEIGHT)}
     rows = np.arange(len(images))
-    pixels = open_pixels(folder, rows=rows, root=root, images=images, size=size, resize_mode=resize_mode)
+    pixels = open_pixels(
+        folder, rows=rows, root=root, images=images, size=size, resize_mode=resize_mode
+    )
     return pd.DataFrame(numbers | texts), pixels
 
 
-def _decode_into(folder: Path, work: Work, images: Sequence[str], workers: int, progress: Progress | None) -> None:
+def _decode_into(
+    folder: Path, work: Work, images: Sequence[str], workers: int, progress: Progress | None
+) -> None:
     facts: dict[int, Fact] = {}
-    with closing(map_chunks(work, list(enumerate(images)), workers=workers, chunk=_CHUNK)) as results:
+    with closing(
+        map_chunks(work, list(enumerate(images)), workers=workers, chunk=_CHUNK)
+    ) as results:
         for part, result in results:
-            facts.update(result or {row: Fact(reason="the process decoding it crashed or hung") for row, _ in part})
+            facts.update(
+                result
+                or {row: Fact(reason="the process decoding it crashed or hung") for row, _ in part}
+            )
             if progress is not None:
                 progress(len(facts), len(images))
     table = pd.DataFrame([facts[row] for row in range(len(images))], columns=Fact._fields)

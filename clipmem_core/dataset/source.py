@@ -17,8 +17,10 @@ from clipmem_core.dataset.scenes import drawing
 
 DRAWN = "scenes"
 FORMATS = (
-    "a CSV, TSV, JSONL or Parquet file, COCO captions JSON, WebDataset shards (name-{000..041}.tar), "
-    "a Hugging Face data set (saved folder, Parquet or owner/name), a folder of pictures with .txt captions, or scenes"
+    "a CSV, TSV, JSONL or Parquet file, COCO captions JSON, WebDataset shards "
+    "(name-{000..041}.tar), "
+    "a Hugging Face data set (saved folder, Parquet or owner/name), a folder of pictures with "
+    ".txt captions, or scenes"
 )
 _TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")
 _PATTERN = re.compile(r".*\{.*\.tar", re.DOTALL)  # of shards
@@ -45,8 +47,9 @@ READERS: tuple[tuple[Callable[[Path], object], Callable[[Path, SourceOptions], R
 class RawPairs:
     """A data set before any picture is opened.
 
-    `pairs` has the columns pair_id, image, captions (a list of at least one), label and injected, in the order of the
-    source; `quarantine` has source, pair_id and reason. Each of the `rows` is in one of the two.
+    `pairs` has the columns pair_id, image, captions (a list of at least one), label and injected,
+    in the order of the source; `quarantine` has source, pair_id and reason. Each of the `rows` is
+    in one of the two.
     """
 
     root: Path  # image references are relative to it; absolute
@@ -58,9 +61,14 @@ class RawPairs:
 
 
 def read_source(
-    source: str, options: SourceOptions, *, data: Path, say: Callable[[str], None] = lambda line: None
+    source: str,
+    options: SourceOptions,
+    *,
+    data: Path,
+    say: Callable[[str], None] = lambda line: None,
 ) -> RawPairs:
-    """Read a data set: a path, a brace pattern of shards, a URL of either, `owner/name` on the hub, or `scenes`."""
+    """Read a data set: a path, a brace pattern of shards, a URL of either, `owner/name` on the hub,
+    or `scenes`."""
     source = fetch(source, data=data, say=say)
     try:
         rows = _read(source, options, data)
@@ -78,7 +86,8 @@ def check_source(source: str) -> None:
 
 
 def lacks_captions(source: str) -> bool:
-    """Tell whether a source is class folders of pictures without captions, which need a `--caption-template`."""
+    """Tell whether a source is class folders of pictures without captions, which need a
+    `--caption-template`."""
     folder = Path(os.path.expanduser(source))
     tables = {*_TABLES, ".json", ".tar", ".parquet"}
     if not folder.is_dir() or any(path.suffix.lower() in tables for path in folder.iterdir()):
@@ -113,8 +122,13 @@ def _read(source: str, options: SourceOptions, data: Path) -> Rows:
 
 
 def _captions_file(folder: Path) -> Path | None:
-    """Return the only table of a folder, or the only one with a usual name; a JSON file needs a usual name."""
-    files = [path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")]
+    """Return the only table of a folder, or the only one with a usual name; a JSON file needs a
+    usual name."""
+    files = [
+        path
+        for path in sorted(folder.iterdir())
+        if path.is_file() and not path.name.startswith(".")
+    ]
     candidates = [path for path in files if path.suffix.lower() in _TABLES]
     named = [path for path in files if path.suffix.lower() == ".json"] + candidates
     usual = [path for path in named if path.stem.lower().startswith(_USUAL)]

@@ -1,7 +1,7 @@
 """Map a function over many items in worker processes that may crash, hang or be killed.
 
-A worker is a fresh Python, not a fork: threads of the caller cannot deadlock it, and it ends when the caller is killed.
-Every worker imports the module of the function: keep that import quick.
+A worker is a fresh Python, not a fork: threads of the caller cannot deadlock it, and it ends when
+the caller is killed. Every worker imports the module of the function: keep that import quick.
 """
 
 import multiprocessing
@@ -19,8 +19,16 @@ Result = TypeVar("Result")
 
 SECONDS = 300.0  # limit of a chunk; the largest picture takes a few seconds
 _AHEAD = 32  # finished chunks a worker that may wait for the caller
-# Signals that a process raises itself. Any other one was sent from outside, for example when memory ran out.
-_CRASHES = {-signal.SIGSEGV, -signal.SIGBUS, -signal.SIGABRT, -signal.SIGILL, -signal.SIGFPE, -signal.SIGTRAP}
+# Signals that a process raises itself. Any other one was sent from outside, for example when memory
+# ran out.
+_CRASHES = {
+    -signal.SIGSEGV,
+    -signal.SIGBUS,
+    -signal.SIGABRT,
+    -signal.SIGILL,
+    -signal.SIGFPE,
+    -signal.SIGTRAP,
+}
 
 
 def cores() -> int:
@@ -31,10 +39,12 @@ def cores() -> int:
 def map_chunks(
     work: Callable[[list[Item]], Result], items: Sequence[Item], *, workers: int, chunk: int
 ) -> Generator[tuple[list[Item], Result | None], None, None]:
-    """Yield each chunk of items with the result of `work`, a function of a module or a partial of one.
+    """Yield each chunk of items with the result of `work`, a function of a module or a partial of
+    one.
 
-    The items of a chunk whose process died or hung are retried one by one at the end, in a single process. An item that
-    crashes or hangs its process again has the result None; one whose process is killed again raises MemoryError.
+    The items of a chunk whose process died or hung are retried one by one at the end, in a single
+    process. An item that crashes or hangs its process again has the result None; one whose process
+    is killed again raises MemoryError.
     """
     retries: list[list[Item]] = []
     chunks = (list(items[start : start + chunk]) for start in range(0, len(items), chunk))

@@ -1,4 +1,5 @@
-"""The cleaned data set: the pairs of an audit that are not removed, with new captions, and their picture files."""
+"""The cleaned data set: the pairs of an audit that are not removed, with new captions, and their
+picture files."""
 
 import io
 import os
@@ -32,7 +33,9 @@ Progress = Callable[[int, int], None]
 Pictures = tuple[Path, pa.ChunkedArray, tuple[str, ...]]  # folder, names, notes
 _IN_ARCHIVE = r"(?i)\.tar/|\.(parquet|arrow)#[0-9]+$"
 _SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif", "JPEG2000": ".jp2", "PPM": ".pnm"}
-_CAPTION_LISTS = pa.large_list(pa.large_string())  # 64-bit offsets: a million pairs may have more than 2 GB of text
+_CAPTION_LISTS = pa.large_list(
+    pa.large_string()
+)  # 64-bit offsets: a million pairs may have more than 2 GB of text
 
 
 @dataclass(frozen=True)
@@ -61,28 +64,45 @@ class Cleaned:
 def clean(audit: Audit) -> Cleaned:
     """Apply the decisions that apply to the captions of an audit."""
     if audit.record.config.inject_miscaptions:
-        raise InputError(f"audit {audit.name!r} injected wrong captions: export an audit without --inject-miscaptions")
+        raise InputError(
+            f"audit {audit.name!r} injected wrong captions: export an audit without "
+            "--inject-miscaptions"
+        )
     path, strings = audit.folder / PAIRS, pa.large_string()
     with reading(path):
         table = pq.read_table(path, columns=[PAIR_ID, IMAGE, CAPTIONS, LABEL, WIDTH, HEIGHT])
     types = {PAIR_ID: strings, IMAGE: strings, LABEL: strings, CAPTIONS: _CAPTION_LISTS}
-    table = table.cast(pa.schema([(field.name, types.get(field.name, field.type)) for field in table.schema]))
+    table = table.cast(
+        pa.schema([(field.name, types.get(field.name, field.type)) for field in table.schema])
+    )
     table = table.add_column(0, ROW, pa.array(np.arange(table.num_rows)))
     decisions = open_review(audit).table()
     remove = _is_in(table, decisions.loc[decisions["decision"] == REMOVE, PAIR_ID])
-    other_captions = pc.sum(_is_in(table, decisions.loc[decisions[FOR_OTHER].notna(), PAIR_ID])).as_py() or 0
+    other_captions = (
+        pc.sum(_is_in(table, decisions.loc[decisions[FOR_OTHER].notna(), PAIR_ID])).as_py() or 0
+    )
     chosen = decisions[decisions[CAPTIONS].map(len) > 0]
     # like a reader does with captions of a file
-    tidied = ([text for text in dict.fromkeys(map(tidy, texts)) if text] for texts in chosen[CAPTIONS])
+    tidied = (
+        [text for text in dict.fromkeys(map(tidy, texts)) if text] for texts in chosen[CAPTIONS]
+    )
     new = {pair_id: texts for pair_id, texts in zip(chosen[PAIR_ID], tidied, strict=True) if texts}
     pairs = _with_captions(table.filter(pc.invert(remove)), new)
     if pairs.num_rows == 0:
-        raise InputError(f"every pair of audit {audit.name!r} is marked for removal: there is nothing to export")
+        raise InputError(
+            f"every pair of audit {audit.name!r} is marked for removal: there is nothing to export"
+        )
     quarantined, limit = len(audit.quarantine), audit.record.config.captions
     notes = counted(
         (quarantined, f"{quarantined:,} quarantined input rows are not included"),
-        (other_captions, f"{other_captions:,} pairs have decisions on other captions, which do not count"),
-        (limit, f"only the first {limit} captions of a pair are included, as in the audit (--captions)"),
+        (
+            other_captions,
+            f"{other_captions:,} pairs have decisions on other captions, which do not count",
+        ),
+        (
+            limit,
+            f"only the first {limit} captions of a pair are included, as in the audit (--captions)",
+        ),
     )
     return Cleaned(audit, audit.record.pictures, pairs, table.filter(remove), notes)
 
@@ -99,7 +119,9 @@ def _with_captions(pairs: pa.Table, captions: dict[str, list[str]]) -> pa.Table:
     new = [captions[pair_id] for pair_id in pairs[PAIR_ID].take(rows).to_pylist()]
     index = np.arange(pairs.num_rows)
     index[rows] = pairs.num_rows + np.arange(len(new))
-    pool = pa.chunked_array([*pairs[CAPTIONS].chunks, pa.array(new, _CAPTION_LISTS)], _CAPTION_LISTS)
+    pool = pa.chunked_array(
+        [*pairs[CAPTIONS].chunks, pa.array(new, _CAPTION_LISTS)], _CAPTION_LISTS
+    )
     replaced = pairs.set_column(pairs.schema.get_field_index(CAPTIONS), CAPTIONS, pool.take(index))
     return replaced.append_column(RECAPTIONED, changed)
 
@@ -118,7 +140,8 @@ def check_root(root: Path) -> None:
 def picture_files(cleaned: Cleaned, path: Path, progress: Progress | None) -> Iterator[Pictures]:
     """Yield an absolute folder, the names of the pictures in it, and notes.
 
-    Pictures of archives or tables are extracted into a new `<stem>_images`, which is complete at the end or missing.
+    Pictures of archives or tables are extracted into a new `<stem>_images`, which is complete at
+    the end or missing.
     """
     check_root(cleaned.root)
     images = cleaned.pairs[IMAGE]
@@ -145,7 +168,8 @@ def values_of(column: pa.ChunkedArray) -> Iterator[Any]:
 
 
 def beside(path: Path, pattern: str) -> Path:
-    """Return the second file or folder of an export, next to it; its name may use the export's name and stem."""
+    """Return the second file or folder of an export, next to it; its name may use the export's name
+    and stem."""
     return path.with_name(pattern.format(name=path.name, stem=path.stem))
 
 

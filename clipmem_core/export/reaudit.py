@@ -1,7 +1,10 @@
-"""A second audit of the cleaned data set with the same members, and its comparison with the first audit.
+"""A second audit of the cleaned data set with the same members, and its comparison with the first
+audit.
 
-<data>/sets/<name>/             captions.csv, the cleaned data set; captions_images/, pictures extracted from archives;
-                                cleaned.json, the first audit and its position in the log of decisions
+<data>/sets/<name>/             captions.csv, the cleaned data set; captions_images/, pictures
+                                extracted from archives;
+                                cleaned.json, the first audit and its position in the log of
+                                decisions
 <data>/audits/<name>/again.json the comparison
 """
 
@@ -12,7 +15,15 @@ from typing import Any
 from clipmem_core.audit.jobs import Task, audit_task, list_job_names
 from clipmem_core.audit.reaudit_effect import Change, Measured, measure
 from clipmem_core.audit.status import Screen
-from clipmem_core.audit.store import CONFIG, Audit, acquire_lock, audits_folder, check_name, list_audits, write_json
+from clipmem_core.audit.store import (
+    CONFIG,
+    Audit,
+    acquire_lock,
+    audits_folder,
+    check_name,
+    list_audits,
+    write_json,
+)
 from clipmem_core.config import SETS, AuditConfig, InputError, SourceOptions, data_folder
 from clipmem_core.export.cleaned import CLEANED, IMAGES, beside, check_root, clean
 from clipmem_core.export.formats import write_csv
@@ -29,30 +40,50 @@ def cleaned_folder(name: str) -> Path:
 
 
 def reaudit(audit: Audit, name: str, screen: Screen) -> Audit:
-    """Audit an audit's cleaned data set with the same settings and members, and compare both; call again to resume."""
-    from clipmem_core.audit.pipeline import run_audit  # scikit-learn, which the page Decisions does without
+    """Audit an audit's cleaned data set with the same settings and members, and compare both; call
+    again to resume."""
+    from clipmem_core.audit.pipeline import (
+        run_audit,
+    )  # scikit-learn, which the page Decisions does without
 
     config = check_repeatable(audit)
     second, table = Audit(audits_folder() / check_name(name)), cleaned_folder(name) / CAPTIONS
     started, note = (second.folder / CONFIG).is_file(), table.with_name(CLEANED)
     fresh = not started and not table.parent.exists()
-    ours = read_json(note, dict[str, Any], repair=ADVICE)["of"] == audit.name if note.is_file() else fresh
+    ours = (
+        read_json(note, dict[str, Any], repair=ADVICE)["of"] == audit.name
+        if note.is_file()
+        else fresh
+    )
     if not ours or (started and second.record.again != audit.name):
         raise InputError(f"{name!r} is another audit or data set already: choose another --name")
     if not table.is_file():
         screen.say(f"writing the cleaned data set to {table}")
         position, cleaned = open_review(audit).position(), clean(audit)
         if not cleaned.removed + cleaned.recaptioned:
-            raise InputError(f"no pair of audit {audit.name!r} was removed or recaptioned: nothing would change")
+            raise InputError(
+                f"no pair of audit {audit.name!r} was removed or recaptioned: nothing would change"
+            )
         with acquire_lock(second.folder, what="audit"):
             table.parent.mkdir(parents=True, exist_ok=True)
             write_json(note, {"of": audit.name, "position": position})
             write_csv(cleaned, table, screen.pictures)
     elif is_outdated(audit, name):
-        screen.say(f"note: {name!r} does not include newer decisions: choose another --name to include them")
+        screen.say(
+            f"note: {name!r} does not include newer decisions: choose another --name to "
+            "include them"
+        )
     pictures = beside(table, IMAGES)
-    source = SourceOptions(image_folder=str(pictures.absolute() if pictures.is_dir() else audit.record.pictures))
-    run_audit(str(table), dataclasses.replace(config, source=source), name=name, screen=screen, again=audit)
+    source = SourceOptions(
+        image_folder=str(pictures.absolute() if pictures.is_dir() else audit.record.pictures)
+    )
+    run_audit(
+        str(table),
+        dataclasses.replace(config, source=source),
+        name=name,
+        screen=screen,
+        again=audit,
+    )
     if not (second.folder / AGAIN).is_file():
         measured = measure(audit, second, screen)
         write_json(second.folder / AGAIN, {"measured": measured and dataclasses.asdict(measured)})
@@ -64,12 +95,19 @@ def check_repeatable(audit: Audit) -> AuditConfig:
     audit.check_finished()
     record, config = audit.record, audit.record.config
     if config.inject_miscaptions:
-        raise InputError(f"audit {audit.name!r} injected wrong captions: repeat one without --inject-miscaptions")
+        raise InputError(
+            f"audit {audit.name!r} injected wrong captions: repeat one without --inject-miscaptions"
+        )
     if config.features or audit.member_record(record.members[0]).checkpoint:
         what = "features" if config.features else "checkpoints"
-        raise InputError(f"audit {audit.name!r} uses your {what}, which cannot be trained again without removed pairs")
+        raise InputError(
+            f"audit {audit.name!r} uses your {what}, which cannot be trained again without "
+            "removed pairs"
+        )
     check_root(record.pictures)
-    config = dataclasses.replace(config, sample=0)  # the cleaned data set has only the sampled pairs
+    config = dataclasses.replace(
+        config, sample=0
+    )  # the cleaned data set has only the sampled pairs
     if record.protocol == "paper":
         return config
     return dataclasses.replace(config, members=len(record.members), stable=0.0)
@@ -88,7 +126,8 @@ def reaudit_task(audit: Audit, name: str) -> Task:
 
 
 def list_reaudits(audit: Audit) -> list[str]:
-    """Return the names of an audit's second audits, with those that wait or run, the newest first."""
+    """Return the names of an audit's second audits, with those that wait or run, the newest
+    first."""
     started, jobs = [], []
     for second in list_audits():
         try:
@@ -113,14 +152,25 @@ def read_comparison(second: Audit) -> tuple[Measured | None, bool]:
 def comparison_lines(measured: Measured | None) -> list[str]:
     """Return the comparison in sentences: the changes with intervals, and the limits."""
     if measured is None:
-        return ["Fewer than ten external pairs are in both audits with the same captions: nothing can be compared."]
-    retrieval, clipmem, auroc, (before, after) = measured.retrieval, measured.clipmem, measured.auroc, measured.whole
+        return [
+            "Fewer than ten external pairs are in both audits with the same captions: nothing "
+            "can be compared."
+        ]
+    retrieval, clipmem, auroc, (before, after) = (
+        measured.retrieval,
+        measured.clipmem,
+        measured.auroc,
+        measured.whole,
+    )
     lines = [
         f"Retrieval {_change(retrieval)}, memorization {_change(clipmem)}.",
-        f"Retrieval (mean of the recalls at 1, 5 and 10, both ways) went from {retrieval.then:.3f} to "
-        f"{retrieval.now:.3f}, on the {measured.external:,} of {measured.external_then:,} pairs that no member of "
+        "Retrieval (mean of the recalls at 1, 5 and 10, both ways) went from "
+        f"{retrieval.then:.3f} to "
+        f"{retrieval.now:.3f}, on the {measured.external:,} of {measured.external_then:,} pairs "
+        "that no member of "
         f"either audit trained on and whose captions stayed{_significance(retrieval)}",
-        f"Memorization (mean clipmem) went from {clipmem.then:.3f} to {clipmem.now:.3f}, on the {measured.scored:,} "
+        f"Memorization (mean clipmem) went from {clipmem.then:.3f} to {clipmem.now:.3f}, on the "
+        f"{measured.scored:,} "
         f"scored pairs that are in both with the same captions{_significance(clipmem)}",
     ]
     if auroc is not None:
@@ -130,11 +180,16 @@ def comparison_lines(measured: Measured | None) -> list[str]:
         )
     return [
         *lines,
-        f"Over all scored pairs of each audit, mean clipmem went from {before:.3f} to {after:.3f}.".replace("-", "−"),
-        f"In brackets: 95 % intervals over {clipmem.over} ({measured.members} members with the same seeds and pairs).",
-        f"Limits: a member trains on {measured.trained_less:.1%} fewer pairs, and removing random pairs changes the "
-        "scores too (study removal compares the two). The removed pairs were chosen by scores of the first audit, so "
-        "part of the decrease over all pairs is chance. External pairs may have wrong captions too.",
+        f"Over all scored pairs of each audit, mean clipmem went from {before:.3f} to "
+        f"{after:.3f}.".replace("-", "−"),
+        f"In brackets: 95 % intervals over {clipmem.over} ({measured.members} members with the "
+        "same seeds and pairs).",
+        f"Limits: a member trains on {measured.trained_less:.1%} fewer pairs, and removing "
+        "random pairs changes the "
+        "scores too (study removal compares the two). The removed pairs were chosen by scores of "
+        "the first audit, so "
+        "part of the decrease over all pairs is chance. External pairs may have wrong captions "
+        "too.",
     ]
 
 

@@ -1,4 +1,5 @@
-"""The report of an audit as one self-contained HTML file: verdict, figure, tables, pictures and decisions."""
+"""The report of an audit as one self-contained HTML file: verdict, figure, tables, pictures and
+decisions."""
 
 import base64
 import json
@@ -53,7 +54,9 @@ def render_report(audit: Audit) -> str:
     """Return the report of an audit as HTML."""
     record, verdict, groups = audit.record, audit.verdict, o.group_table(audit)
     sample = f", a random sample of {record.sampled_of:,}" if record.sampled_of else ""
-    settings = [(str(key), str(value)) for key, value in pd.json_normalize(record.values).iloc[0].items()]
+    settings = [
+        (str(key), str(value)) for key, value in pd.json_normalize(record.values).iloc[0].items()
+    ]
     content = {
         "name": audit.name,
         "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -77,7 +80,9 @@ def render_report(audit: Audit) -> str:
         "side": SIDE,
     }
     loader = FileSystemLoader(Path(__file__).parent)
-    template = Environment(loader=loader, autoescape=True, undefined=StrictUndefined).get_template(TEMPLATE)
+    template = Environment(loader=loader, autoescape=True, undefined=StrictUndefined).get_template(
+        TEMPLATE
+    )
     return template.render(plotly=get_plotlyjs(), **content)
 
 
@@ -88,7 +93,9 @@ def _tables(audit: Audit, groups: pd.DataFrame) -> list[TextTable]:
         (row[GROUP], f"{row['n']:,}", *(number(row[name]) for name in ("mean", "low", "high")))
         for row in groups.to_dict("records")
     ]
-    by_member = [(name, *map(number, values)) for name, *values in utility.itertuples(index=False, name=None)]
+    by_member = [
+        (name, *map(number, values)) for name, *values in utility.itertuples(index=False, name=None)
+    ]
     note = f"low to high: {kinds}" if kinds else ""
     counts = f"Counts of all {audit.record.sampled_of:,} pairs"
     return [
@@ -102,9 +109,19 @@ def _decision_table(decisions: pd.DataFrame) -> TextTable:
     rows = []
     for row in decisions.head(DECISIONS_SHOWN).to_dict("records"):
         captions, note = _cut("\n".join(row["captions"])), _cut(row["note"])
-        rows.append((row[PAIR_ID], decision_words(row["decision"], row[FOR_OTHER]), captions, note, row["time"]))
+        rows.append(
+            (
+                row[PAIR_ID],
+                decision_words(row["decision"], row[FOR_OTHER]),
+                captions,
+                note,
+                row["time"],
+            )
+        )
     omitted = len(decisions) - len(rows)
-    more = f"{omitted:,} more are not shown: export the decisions as CSV for all." if omitted else ""
+    more = (
+        f"{omitted:,} more are not shown: export the decisions as CSV for all." if omitted else ""
+    )
     return TextTable("Decisions", ("id", "decision", "new captions", "note", "time"), rows, more)
 
 
@@ -125,15 +142,20 @@ def _galleries(audit: Audit) -> list[dict[str, Any]]:
         firsts = first_captions(audit, top, Selection(order=order))
         shown = [_card(card, audit.record.pictures, firsts[card.pair_id]) for card in top]
         explanation = f"{queue.sentence} {marks_note(firsts)}"
-        galleries += [{"title": queue.name, "explanation": explanation, "cards": shown}] if shown else []
+        galleries += (
+            [{"title": queue.name, "explanation": explanation, "cards": shown}] if shown else []
+        )
     return galleries
 
 
 def _card(card: PairCard, root: Path, first_caption: FirstCaption) -> dict[str, Any]:
-    """Return a pair's texts, one caption first and its words marked, and its picture, empty if it cannot be read."""
+    """Return a pair's texts, one caption first and its words marked, and its picture, empty if it
+    cannot be read."""
     first, marks, reason = first_caption
     try:
-        uri = f"data:image/jpeg;base64,{base64.b64encode(make_jpeg(root, card.image, SIDE)).decode()}"
+        uri = (
+            f"data:image/jpeg;base64,{base64.b64encode(make_jpeg(root, card.image, SIDE)).decode()}"
+        )
     except (OSError, ValueError) as error:  # missing or damaged
         if shortage(error):
             raise

@@ -1,4 +1,5 @@
-"""Features on disk: each input of a tower is computed once, in shards that a killed run leaves whole.
+"""Features on disk: each input of a tower is computed once, in shards that a killed run leaves
+whole.
 
 <folder>/<key of the tower>/
   features.faiss  float16 [n, dim]
@@ -37,7 +38,8 @@ ComputeShards = Callable[[Path, Sequence[str]], Generator[Any, None, None]]
 
 
 def tower_key(facts: Mapping[str, Any]) -> str:
-    """Return the key of a tower's features: a fingerprint of everything they depend on except the input."""
+    """Return the key of a tower's features: a fingerprint of everything they depend on except the
+    input."""
     used = {name: value for name, value in facts.items() if name not in ("licence", "seen")}
     return f"{facts['name'].replace('/', '-')}-{fingerprint(used)}"
 
@@ -53,7 +55,10 @@ class FeatureStore:
 
     def __init__(self, key: str) -> None:
         self.folder = data_folder() / "cache" / "features" / key
-        self.features_file, self.keys_file = self.folder / "features.faiss", self.folder / "keys.bin"
+        self.features_file, self.keys_file = (
+            self.folder / "features.faiss",
+            self.folder / "keys.bin",
+        )
         self.part = self.folder / ".part"
 
     def keys(self) -> np.ndarray:
@@ -66,7 +71,9 @@ class FeatureStore:
         return pc.fill_null(pc.index_in(keys, value_set=digests), -1).to_numpy().astype(np.int64)
 
     def features(self) -> Vectors:
-        with reading(self.features_file, repair="delete its folder, and the audit computes it again"):
+        with reading(
+            self.features_file, repair="delete its folder, and the audit computes it again"
+        ):
             return read_vectors(self.features_file)
 
     def begin(self, request: Mapping[str, Any], inputs: pa.Table) -> list[str]:
@@ -88,7 +95,9 @@ class FeatureStore:
                 for shard in range(file.num_row_groups):
                     if (path := self.part / f"{shard}.npy").is_file():
                         table = file.read_row_group(shard, columns=[KEY, CUT])
-                        new = self.find(table[KEY].combine_chunks()) < 0  # a kill may have come after they were added
+                        new = (
+                            self.find(table[KEY].combine_chunks()) < 0
+                        )  # a kill may have come after they were added
                         added = np.empty(len(table), KEYS)
                         added[KEY] = [np.void(key) for key in table[KEY].to_pylist()]
                         added[CUT] = table[CUT].to_numpy()

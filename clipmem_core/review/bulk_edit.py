@@ -1,4 +1,5 @@
-"""Decisions on many pairs at once: batches of events from a browser, find and replace, and changes in words."""
+"""Decisions on many pairs at once: batches of events from a browser, find and replace, and changes
+in words."""
 
 import re
 from collections.abc import Sequence
@@ -13,7 +14,13 @@ from clipmem_core.audit.store import PAIRS, Audit
 from clipmem_core.columns import CAPTIONS, PAIR_ID
 from clipmem_core.config import InputError
 from clipmem_core.review import log as events
-from clipmem_core.review.decisions import Edit, Review, captions_to_store, current_decision, open_review
+from clipmem_core.review.decisions import (
+    Edit,
+    Review,
+    captions_to_store,
+    current_decision,
+    open_review,
+)
 from clipmem_core.review.queries import caption_keys, fetch_pairs
 
 UNDO, UNDECIDE = "undo", "undecide"
@@ -27,16 +34,23 @@ Key = Annotated[int, Field(ge=0, lt=2**63)]  # a caption key
 
 
 class Event(BaseModel):
-    """A decision on pairs with the captions on screen, for all of them or none, or the undo of an earlier event."""
+    """A decision on pairs with the captions on screen, for all of them or none, or the undo of an
+    earlier event."""
 
     number: Number
     kind: str  # keep | remove | recaption | undecide | undo
     pair_id: str = ""
     caption_key: Key = 0  # of the captions on screen
-    others: Annotated[tuple[tuple[str, Key], ...], Field(max_length=MOST_PAIRS)] = ()  # more pairs and caption keys
+    others: Annotated[
+        tuple[tuple[str, Key], ...], Field(max_length=MOST_PAIRS)
+    ] = ()  # more pairs and caption keys
     captions: tuple[str, ...] = ()  # the new captions of a recaption
-    undoes: tuple[Client, Number] | Number | None = None  # an event of a browser, or a number of the log
-    expected: tuple[str, ...] | None = None  # decision and captions on screen, see `current_decision`; None: any
+    undoes: tuple[Client, Number] | Number | None = (
+        None  # an event of a browser, or a number of the log
+    )
+    expected: tuple[str, ...] | None = (
+        None  # decision and captions on screen, see `current_decision`; None: any
+    )
 
     @property
     def pairs(self) -> dict[str, int]:
@@ -53,7 +67,8 @@ class Batch(BaseModel):
 
 
 def store(review: Review, batch: Batch) -> tuple[int, dict[int, str]]:
-    """Store a batch in one transaction, each event once; return the last number, and the reasons of refused events."""
+    """Store a batch in one transaction, each event once; return the last number, and the reasons of
+    refused events."""
     ids = {pair_id for event in batch.events if event.kind != UNDO for pair_id in event.pairs}
     keys = caption_keys(review.pairs, ids) if review.pairs is not None and ids else {}
     numbers = [event.number for event in batch.events]
@@ -90,7 +105,11 @@ def _add(log: Connection, event: Event, keys: dict[str, int], audit: str) -> tup
         current = current_decision(log, event.pair_id, event.caption_key)
         if current != event.expected:
             seen, now = ((each or ("",))[0] or "undecided" for each in (event.expected, current))
-            what = "its captions were just changed" if now == seen else f"just marked {now.capitalize()}"
+            what = (
+                "its captions were just changed"
+                if now == seen
+                else f"just marked {now.capitalize()}"
+            )
             return 0, f"{what} in another tab"
     return events.add_decision(log, event.pairs.items(), audit, decision, captions)[0], ""
 
@@ -104,8 +123,11 @@ class Changes(NamedTuple):
     removed: int  # pairs that stay, since they are marked for removal
 
 
-def preview(audit: Audit, pair_ids: Sequence[str], find: str, replacement: str, *, match_case: bool = True) -> Changes:
-    """Find and replace a text in the current captions of pairs, which include new captions; store nothing."""
+def preview(
+    audit: Audit, pair_ids: Sequence[str], find: str, replacement: str, *, match_case: bool = True
+) -> Changes:
+    """Find and replace a text in the current captions of pairs, which include new captions; store
+    nothing."""
     pattern = re.compile(re.escape(find), 0 if match_case else re.IGNORECASE)
     table = fetch_pairs(audit.folder / PAIRS, [CAPTIONS], pair_ids)
     stored = dict(zip(table[PAIR_ID].to_pylist(), table[CAPTIONS].to_pylist(), strict=True))
@@ -124,7 +146,9 @@ def preview(audit: Audit, pair_ids: Sequence[str], find: str, replacement: str, 
             new = " ".join(new.split()) if count else text
             emptied += not new
             after.append(new or text)
-        changed = [(pair_id, *both) for both in zip(texts, after, strict=True) if both[0] != both[1]]
+        changed = [
+            (pair_id, *both) for both in zip(texts, after, strict=True) if both[0] != both[1]
+        ]
         if changed:
             edits[pair_id] = Edit(tuple(after), decision.entry if decision else 0)
             captions += changed
@@ -132,7 +156,8 @@ def preview(audit: Audit, pair_ids: Sequence[str], find: str, replacement: str, 
 
 
 def word_changes(old: Any, new: Any) -> str:
-    """Say which words and captions were changed, with the words around them; empty without old or new captions.
+    """Say which words and captions were changed, with the words around them; empty without old or
+    new captions.
 
     Example:
         >>> word_changes(["a red house", "a dog"], ["a blue house"])
@@ -141,20 +166,28 @@ def word_changes(old: Any, new: Any) -> str:
     if not isinstance(old, list) or not new:
         return ""
     changes = []
-    for _, start, stop, first, last in SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
-        for place, before, after in zip_longest(range(start, stop), old[start:stop], new[first:last]):
+    for _, start, stop, first, last in SequenceMatcher(
+        None, old, new, autojunk=False
+    ).get_opcodes():
+        for place, before, after in zip_longest(
+            range(start, stop), old[start:stop], new[first:last]
+        ):
             if before is None:
                 changes.append(f"added: {after}")
             elif after is None:
                 changes.append(f"removed: {before} (caption {place + 1})")
             elif before != after:
-                changes.append(f"{_marked_words(before.split(), after.split())} (caption {place + 1})")
+                changes.append(
+                    f"{_marked_words(before.split(), after.split())} (caption {place + 1})"
+                )
     return "; ".join(changes)
 
 
 def _marked_words(old: list[str], new: list[str]) -> str:
     parts = []
-    for tag, start, stop, first, last in SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
+    for tag, start, stop, first, last in SequenceMatcher(
+        None, old, new, autojunk=False
+    ).get_opcodes():
         words = old[start:stop]
         if tag != "equal":
             parts.append(f"[{' '.join(words) or '–'} → {' '.join(new[first:last]) or '–'}]")

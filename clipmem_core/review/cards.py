@@ -1,4 +1,5 @@
-"""The pairs of an audit with their scores and decisions: as cards for a page, and as pandas frames."""
+"""The pairs of an audit with their scores and decisions: as cards for a page, and as pandas
+frames."""
 
 import html
 import io
@@ -19,28 +20,43 @@ from clipmem_core.config import InputError
 from clipmem_core.dataset.pictures import decode
 from clipmem_core.dataset.readers.containers import read_bytes
 from clipmem_core.review.decisions import Decision, open_review
-from clipmem_core.review.queries import check_captions, fetch_numbered, fetch_pairs, mismatched_tables, number
+from clipmem_core.review.queries import (
+    check_captions,
+    fetch_numbered,
+    fetch_pairs,
+    mismatched_tables,
+    number,
+)
 from clipmem_core.review.search import search
 from clipmem_core.review.selection import CAPTION, RANDOM, Selection
 from clipmem_core.scores.registry import BY_NAME
 
 OWN_CAPTIONS = "own_captions"
 Marks: TypeAlias = list[dict[str, Any]]  # surprising words of a caption
-FirstCaption: TypeAlias = tuple[int, Marks, str]  # its place in `current`, its surprising words, and what is wrong
+FirstCaption: TypeAlias = tuple[
+    int, Marks, str
+]  # its place in `current`, its surprising words, and what is wrong
 PARTS = (c.P_WRONG, c.P_PAIR, c.P_CAPTION, c.P_WORD)
 # scores of single captions: column of a list of them, by score
 LISTED = {name: f"{name}_by_caption" for name in (*PARTS, c.SIMILARITY_OUT, c.MARGIN_OUT)}
-MARKED, SURPRISE = 3, (1.0, 2.5, 4.0)  # words of a caption at most; limits of a weak to a strong mark, in nats
+MARKED, SURPRISE = (
+    3,
+    (1.0, 2.5, 4.0),
+)  # words of a caption at most; limits of a weak to a strong mark, in nats
 LINES = ("none", "dotted", "solid", "double")
 MARKS = "Underlined words are unlikely with the picture and the other words."
-BY_CAPTION = (c.REVIEW_PLACE, c.P_WRONG)  # orders in which the worst caption of a pair says what is wrong
+BY_CAPTION = (
+    c.REVIEW_PLACE,
+    c.P_WRONG,
+)  # orders in which the worst caption of a pair says what is wrong
 LIKELY = 0.5  # probability from which a caption is probably wrong
 _UNSEARCHED = Selection()
 
 
 @dataclass(frozen=True)
 class PairCard:
-    """One pair as a page shows it. A score is None if the audit has none; `match` is None without a search."""
+    """One pair as a page shows it. A score is None if the audit has none; `match` is None without a
+    search."""
 
     row: int
     pair_id: str
@@ -62,31 +78,53 @@ class PairCard:
 
 def cards(audit: Audit, rows: Sequence[int], selection: Selection = _UNSEARCHED) -> list[PairCard]:
     """Return the cards of some pairs, in the order of `rows`."""
-    scores = fetch_numbered(audit.folder / SCORES, [f'"{c.PAIR_ID}"', f'"{c.GROUP}"', *map(number, BY_NAME)], rows)
+    scores = fetch_numbered(
+        audit.folder / SCORES, [f'"{c.PAIR_ID}"', f'"{c.GROUP}"', *map(number, BY_NAME)], rows
+    )
     columns = (c.PAIR_ID, c.IMAGE, c.CAPTIONS, c.LABEL, c.INJECTED)
     pairs = fetch_numbered(audit.folder / PAIRS, [f'"{column}"' for column in columns], rows)
     for row in rows:
         if row not in scores and row not in pairs:
-            raise InputError(f"audit {audit.name!r} has no row {row}: open the pair from the gallery again")
+            raise InputError(
+                f"audit {audit.name!r} has no row {row}: open the pair from the gallery again"
+            )
         if row not in scores or row not in pairs or scores[row][0] != pairs[row][0]:
             raise mismatched_tables(audit)
     decisions = open_review(audit).decisions([pairs[row][0] for row in rows])
     matches: dict[int, tuple[float, int]] = {}
     if selection.searched:
         found = search(audit, selection.meaning, like=selection.like, by=selection.by)
-        matches = {row: (cosine, number) for row, cosine, number in zip(*map(np.ndarray.tolist, found), strict=True)}
+        matches = {
+            row: (cosine, number)
+            for row, cosine, number in zip(*map(np.ndarray.tolist, found), strict=True)
+        }
     shown = []
     for row in rows:
         (pair_id, image, captions, label, injected), (_, group, *values) = pairs[row], scores[row]
-        numbers = {name: value if math.isfinite(value) else None for name, value in zip(BY_NAME, values, strict=True)}
-        facts = (row, pair_id, image, tuple(map(str, captions or ())), label, injected, group, numbers)
+        numbers = {
+            name: value if math.isfinite(value) else None
+            for name, value in zip(BY_NAME, values, strict=True)
+        }
+        facts = (
+            row,
+            pair_id,
+            image,
+            tuple(map(str, captions or ())),
+            label,
+            injected,
+            group,
+            numbers,
+        )
         match, matched = matches.get(row, (None, None))
-        shown.append(PairCard(*facts, match, matched if matched != -1 else None, decisions.get(pair_id)))
+        shown.append(
+            PairCard(*facts, match, matched if matched != -1 else None, decisions.get(pair_id))
+        )
     return shown
 
 
 def shown_score(order: str) -> str:
-    """Return the score that pairs show in an order: p_wrong in the order of the review, also a random one."""
+    """Return the score that pairs show in an order: p_wrong in the order of the review, also a
+    random one."""
     return c.P_WRONG if order in (c.REVIEW_PLACE, RANDOM) else order
 
 
@@ -99,22 +137,26 @@ def make_jpeg(root: Path, image: str, side: int) -> bytes:
 
 
 def suspicious_captions(audit: Audit, pair_ids: Sequence[str]) -> dict[str, int]:
-    """Return the number of the caption with the highest p_wrong, else the lowest similarity_out, of some pairs."""
+    """Return the number of the caption with the highest p_wrong, else the lowest similarity_out, of
+    some pairs."""
     order = f'"{c.P_WRONG}" DESC NULLS LAST, "{c.SIMILARITY_OUT}" NULLS LAST, "{c.CAPTION}"'
     first = f'first("{c.CAPTION}" ORDER BY {order}) AS number'
-    table = fetch_pairs(audit.folder / CAPTION_TABLE, [first], pair_ids, end=f'GROUP BY "{c.PAIR_ID}"')
+    table = fetch_pairs(
+        audit.folder / CAPTION_TABLE, [first], pair_ids, end=f'GROUP BY "{c.PAIR_ID}"'
+    )
     return {row[c.PAIR_ID]: row["number"] for row in table.to_pylist()}
 
 
 def explain_captions(
     audit: Audit, pair_ids: Sequence[str]
 ) -> tuple[dict[str, dict[int, str]], dict[str, dict[int, Marks]]]:
-    """Return what is probably wrong with the captions of some pairs, and their surprising words, by pair and caption.
+    """Return what is probably wrong with the captions of some pairs, and their surprising words, by
+    pair and caption.
 
-    The caption of another picture has no such words. start and end of a word count characters. strength is the number
-    of limits in `SURPRISE` that it exceeds, rank is 1 for the most surprising word. better has the likeliest word in
-    its place, in its case, and its probability, if the caption is likelier right with it than as it is, and probably
-    right with it.
+    The caption of another picture has no such words. start and end of a word count characters.
+    strength is the number of limits in `SURPRISE` that it exceeds, rank is 1 for the most
+    surprising word. better has the likeliest word in its place, in its case, and its probability,
+    if the caption is likelier right with it than as it is, and probably right with it.
     """
     reasons, marks = dict[str, dict[int, str]](), _surprising_words(audit, pair_ids)
     columns = [f'"{c.CAPTION}"', *(f'{number(name)} AS "{name}"' for name in PARTS)]
@@ -127,24 +169,46 @@ def explain_captions(
         if not right <= 1 - LIKELY:
             continue
         if max(other, row[c.P_WORD]) < LIKELY:
-            reason = f"Probably wrong ({percent(1 - right)}): another picture's caption, or one word"
+            reason = (
+                f"Probably wrong ({percent(1 - right)}): another picture's caption, or one word"
+            )
         elif other > row[c.P_WORD]:
             reason = f"Probably another picture's caption ({percent(other)})"
             of_pair.pop(caption, None)
         else:
             worst = [word[c.WORD] for word in of_pair.get(caption, []) if word["rank"] == 1]
-            reason = f"One word is probably wrong{''.join(f': {word}' for word in worst)} ({percent(row[c.P_WORD])})"
+            reason = (
+                f"One word is probably wrong{''.join(f': {word}' for word in worst)} "
+                f"({percent(row[c.P_WORD])})"
+            )
         reasons.setdefault(pair_id, {})[caption] = reason
     return reasons, marks
 
 
 def _surprising_words(audit: Audit, pair_ids: Sequence[str]) -> dict[str, dict[int, Marks]]:
-    """Return the most surprising words; repaired is the probability that the caption is right with a likelier word."""
+    """Return the most surprising words; repaired is the probability that the caption is right with
+    a likelier word."""
     shown = dict[str, dict[int, Marks]]()
-    columns = [c.CAPTION, c.START, c.WORD, c.SURPRISE, c.PROBABILITY, c.BETTER, c.BETTER_PROBABILITY]
-    rank = f'row_number() OVER (PARTITION BY "{c.PAIR_ID}", "{c.CAPTION}" ORDER BY "{c.SURPRISE}" DESC) AS rank'
-    end = f'WHERE "{c.SURPRISE}" > {SURPRISE[0]} QUALIFY rank <= {MARKED} ORDER BY "{c.CAPTION}", "{c.START}"'
-    repaired = f'"{c.P_WRONG}" * "{c.BETTER_PROBABILITY}"[1] / greatest(1 - "{c.PROBABILITY}", 1e-9)'
+    columns = [
+        c.CAPTION,
+        c.START,
+        c.WORD,
+        c.SURPRISE,
+        c.PROBABILITY,
+        c.BETTER,
+        c.BETTER_PROBABILITY,
+    ]
+    rank = (
+        f'row_number() OVER (PARTITION BY "{c.PAIR_ID}", "{c.CAPTION}" ORDER BY '
+        f'"{c.SURPRISE}" DESC) AS rank'
+    )
+    end = (
+        f'WHERE "{c.SURPRISE}" > {SURPRISE[0]} QUALIFY rank <= {MARKED} ORDER BY '
+        f'"{c.CAPTION}", "{c.START}"'
+    )
+    repaired = (
+        f'"{c.P_WRONG}" * "{c.BETTER_PROBABILITY}"[1] / greatest(1 - "{c.PROBABILITY}", 1e-9)'
+    )
     selected = [*(f'"{name}"' for name in columns), rank, f"coalesce({repaired}, 0) AS repaired"]
     for row in fetch_pairs(audit.folder / WORD_TABLE, selected, pair_ids, end=end).to_pylist():
         word, likelier = row[c.WORD], row[c.BETTER] or []
@@ -154,7 +218,12 @@ def _surprising_words(audit: Audit, pair_ids: Sequence[str]) -> dict[str, dict[i
         listed = f"; likelier: {', '.join(map(' '.join, better[:MARKED]))}" if better else ""
         hint = f"unlikely: {percent(row[c.PROBABILITY])}{listed}"
         strength = sum(row[c.SURPRISE] > low for low in SURPRISE)
-        mark = row | {"end": row[c.START] + len(word), "strength": strength, "hint": hint, "better": better[:1]}
+        mark = row | {
+            "end": row[c.START] + len(word),
+            "strength": strength,
+            "hint": hint,
+            "better": better[:1],
+        }
         shown.setdefault(row[c.PAIR_ID], {}).setdefault(row[c.CAPTION], []).append(mark)
     return shown
 
@@ -166,11 +235,14 @@ def percent(probability: float) -> str:
     return f"{100 * probability:.{0 if probability >= 0.1 else 1}f} %"
 
 
-def first_captions(audit: Audit, shown: Sequence[PairCard], selection: Selection) -> dict[str, FirstCaption]:
+def first_captions(
+    audit: Audit, shown: Sequence[PairCard], selection: Selection
+) -> dict[str, FirstCaption]:
     """Return the current caption to show first of each card by pair_id.
 
-    That is the caption that a search matched, else the first with the words of a filter, else the suspicious one. In
-    the orders `BY_CAPTION` it has its surprising words and what is wrong, unless it was changed.
+    That is the caption that a search matched, else the first with the words of a filter, else the
+    suspicious one. In the orders `BY_CAPTION` it has its surprising words and what is wrong, unless
+    it was changed.
     """
     ids = [card.pair_id for card in shown]
     worst, firsts = suspicious_captions(audit, ids), dict[str, FirstCaption]()
@@ -185,7 +257,11 @@ def first_captions(audit: Audit, shown: Sequence[PairCard], selection: Selection
         text = "".join(card.captions[number : number + 1])
         if text in card.current:
             words, reason = marks.get(card.pair_id, {}), reasons.get(card.pair_id, {})
-            firsts[card.pair_id] = card.current.index(text), words.get(number, []), reason.get(number, "")
+            firsts[card.pair_id] = (
+                card.current.index(text),
+                words.get(number, []),
+                reason.get(number, ""),
+            )
         else:
             firsts[card.pair_id] = min(number, len(card.current) - 1), [], ""
     return firsts
@@ -201,30 +277,41 @@ def _folded(text: str) -> str:
 
 
 def marked(caption: str, words: Sequence[dict[str, Any]]) -> str:
-    """Return a caption as escaped HTML, its surprising words underlined, with likelier words on hover."""
+    """Return a caption as escaped HTML, its surprising words underlined, with likelier words on
+    hover."""
     parts, done = [], 0
     for word in words:
-        style = f"text-decoration: underline {LINES[word['strength']]} #d9660a 2px; text-underline-offset: .2em"
+        style = (
+            f"text-decoration: underline {LINES[word['strength']]} #d9660a 2px; "
+            "text-underline-offset: .2em"
+        )
         text, title = html.escape(caption[word["start"] : word["end"]]), html.escape(word["hint"])
-        parts += [html.escape(caption[done : word["start"]]), f'<u style="{style}" title="{title}">{text}</u>']
+        parts += [
+            html.escape(caption[done : word["start"]]),
+            f'<u style="{style}" title="{title}">{text}</u>',
+        ]
         done = word["end"]
     return "".join([*parts, html.escape(caption[done:])])
 
 
 def listed_scores(audit: Audit, pair_ids: Sequence[str]) -> pd.DataFrame:
-    """Return pair_id and own_captions of some pairs, and the lists `LISTED` of the scores of their captions if any."""
+    """Return pair_id and own_captions of some pairs, and the lists `LISTED` of the scores of their
+    captions if any."""
     pairs = fetch_pairs(audit.folder / PAIRS, [f'"{c.CAPTIONS}" AS {OWN_CAPTIONS}'], pair_ids)
     table = pd.DataFrame(pairs.to_pydict(), dtype=object)
     lists = [
         f'list(CASE WHEN isfinite("{name}") THEN "{name}" END ORDER BY "{c.CAPTION}") AS {listed}'
         for name, listed in LISTED.items()
     ]
-    scores = fetch_pairs(audit.folder / CAPTION_TABLE, lists, pair_ids, end=f'GROUP BY "{c.PAIR_ID}"')
+    scores = fetch_pairs(
+        audit.folder / CAPTION_TABLE, lists, pair_ids, end=f'GROUP BY "{c.PAIR_ID}"'
+    )
     return table.merge(pd.DataFrame(scores.to_pydict(), dtype=object), on=c.PAIR_ID, how="left")
 
 
 class AuditFrames(Audit):
-    """A finished audit as pandas tables, read on access; pairs, scores and membership have the same order."""
+    """A finished audit as pandas tables, read on access; pairs, scores and membership have the same
+    order."""
 
     @property
     def decisions(self) -> pd.DataFrame:
@@ -233,12 +320,14 @@ class AuditFrames(Audit):
 
     @property
     def checks(self) -> pd.DataFrame:
-        """One row a pair: the results of the checks that need no model, computed if they are missing."""
+        """One row a pair: the results of the checks that need no model, computed if they are
+        missing."""
         return read_table(ensure_checks(self))
 
     @property
     def captions(self) -> pd.DataFrame:
-        """One row a caption: pair_id, number within the pair, caption, and the scores of single captions if any."""
+        """One row a caption: pair_id, number within the pair, caption, and the scores of single
+        captions if any."""
         exploded = self.pairs[[c.PAIR_ID, c.CAPTIONS]].explode(c.CAPTIONS, ignore_index=True)
         table = exploded.rename(columns={c.CAPTIONS: "caption"})
         table.insert(1, "number", exploded.groupby(c.PAIR_ID, sort=False).cumcount())
@@ -249,20 +338,33 @@ class AuditFrames(Audit):
         scores = read_table(path).rename(columns={c.CAPTION: "number"})
         return table.merge(scores, on=[c.PAIR_ID, "number"], how="left")
 
-    def search(self, text: str = "", *, like: str = "", by: str = CAPTION, k: int = 12) -> pd.DataFrame:
-        """Return the k pairs closest to a text, or to the pair with the id `like`: pair_id, caption, similarity.
+    def search(
+        self, text: str = "", *, like: str = "", by: str = CAPTION, k: int = 12
+    ) -> pd.DataFrame:
+        """Return the k pairs closest to a text, or to the pair with the id `like`: pair_id,
+        caption, similarity.
 
         By caption, the caption is the one that matched; `by="picture"` looks into pictures.
         """
         found = search(self, text, like=like, by=by, k=k)
-        listed = fetch_numbered(self.folder / PAIRS, [f'"{c.PAIR_ID}"', f'"{c.CAPTIONS}"'], found.rows.tolist())
+        listed = fetch_numbered(
+            self.folder / PAIRS, [f'"{c.PAIR_ID}"', f'"{c.CAPTIONS}"'], found.rows.tolist()
+        )
         pairs = [listed[row] for row in found.rows.tolist()]
-        captions = [captions[max(number, 0)] for (_, captions), number in zip(pairs, found.captions, strict=True)]
-        columns = {c.PAIR_ID: [pair_id for pair_id, _ in pairs], "caption": captions, "similarity": found.similarity}
+        captions = [
+            captions[max(number, 0)]
+            for (_, captions), number in zip(pairs, found.captions, strict=True)
+        ]
+        columns = {
+            c.PAIR_ID: [pair_id for pair_id, _ in pairs],
+            "caption": captions,
+            "similarity": found.similarity,
+        }
         return pd.DataFrame(columns)
 
     def judge(self, candidates: pd.DataFrame) -> pd.DataFrame:
-        """Return the probability that captions from elsewhere are wrong, beside those of the captions that pairs have.
+        """Return the probability that captions from elsewhere are wrong, beside those of the
+        captions that pairs have.
 
         `candidates` has caption, and pair_id or image; `best` marks the best caption of each pair.
         """
@@ -273,15 +375,22 @@ class AuditFrames(Audit):
     def table(self) -> pd.DataFrame:
         """Return pairs, scores and decisions in one row a pair.
 
-        `filepath` is the picture's file, None if it lies in a shard or table; then come the columns of `pairs`, those
-        of `scores`, `decision` (keep, remove, recaption; NaN if undecided) and `note`.
+        `filepath` is the picture's file, None if it lies in a shard or table; then come the columns
+        of `pairs`, those of `scores`, `decision` (keep, remove, recaption; NaN if undecided) and
+        `note`.
         """
         pairs = self.pairs
         root = self.record.pictures
-        files = [str(root / image) if (root / image).is_file() else None for image in pairs[c.IMAGE]]
+        files = [
+            str(root / image) if (root / image).is_file() else None for image in pairs[c.IMAGE]
+        ]
         pairs.insert(1, "filepath", pd.Series(files, dtype=object))
-        joined = pd.concat([pairs, self.scores.drop(columns=[c.PAIR_ID])], axis=1)  # all tables have one order
-        return joined.merge(self.decisions[[c.PAIR_ID, "decision", "note"]], on=c.PAIR_ID, how="left")
+        joined = pd.concat(
+            [pairs, self.scores.drop(columns=[c.PAIR_ID])], axis=1
+        )  # all tables have one order
+        return joined.merge(
+            self.decisions[[c.PAIR_ID, "decision", "note"]], on=c.PAIR_ID, how="left"
+        )
 
 
 def open_frames(name: str) -> AuditFrames:

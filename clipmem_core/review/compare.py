@@ -12,7 +12,12 @@ from clipmem_core.audit.store import PAIRS, SCORES, Audit
 from clipmem_core.config import FIELDS, InputError, as_dict, flat
 from clipmem_core.review.queries import CAPTION_KEY, ROW, cached, fetch_all, number
 from clipmem_core.review.rows import misfit_note
-from clipmem_core.scores.detection import METRICS, detection_table, numbers_reviewed, precision_curve
+from clipmem_core.scores.detection import (
+    METRICS,
+    detection_table,
+    numbers_reviewed,
+    precision_curve,
+)
 from clipmem_core.scores.registry import DETECTION, scores_in
 from clipmem_core.scores.seeds import paired_difference
 from clipmem_core.studies import benchmark_results as b
@@ -50,16 +55,25 @@ def compare(one: Audit, other: Audit, *, column: str = c.CLIPMEM, limit: int) ->
     tables = [fetch_all(audit, scores, hashes) for audit in (one, other)]
     joined = tables[0].merge(tables[1], on=c.PAIR_ID, suffixes=("_one", "_other"))
     if joined.empty:
-        raise InputError(f"audits {one.name!r} and {other.name!r} share no pair_id: compare audits of one data set")
+        raise InputError(
+            f"audits {one.name!r} and {other.name!r} share no pair_id: compare audits of one "
+            "data set"
+        )
     joined = joined.rename(columns={"score_one": "one", "score_other": "other"})
     joined["difference"] = joined["other"] - joined["one"]
-    edited = (joined["captions_one"] != joined["captions_other"]) | (joined["picture_one"] != joined["picture_other"])
-    regrouped = (joined["group_one"] != joined["group_other"]) & (one.record.protocol == other.record.protocol)
+    edited = (joined["captions_one"] != joined["captions_other"]) | (
+        joined["picture_one"] != joined["picture_other"]
+    )
+    regrouped = (joined["group_one"] != joined["group_other"]) & (
+        one.record.protocol == other.record.protocol
+    )
     joined = joined.drop(columns=["captions_one", "captions_other", "picture_one", "picture_other"])
     finite = np.isfinite(joined["one"]) & np.isfinite(joined["other"])
     scored, stayed = joined[finite], joined[finite & ~regrouped]
     largest = np.argsort(-stayed["difference"].abs().to_numpy(), kind="stable")[:limit]
-    sample = np.sort(np.random.default_rng(0).choice(len(scored), min(len(scored), POINTS), replace=False))
+    sample = np.sort(
+        np.random.default_rng(0).choice(len(scored), min(len(scored), POINTS), replace=False)
+    )
     values = scored["one"].to_numpy(), scored["other"].to_numpy()
     correlated = len(scored) > 2 and min(map(np.ptp, values)) > 0
     change = paired_difference(values[1], values[0]) if len(scored) else None
@@ -89,7 +103,8 @@ def differing_settings(one: Audit, other: Audit) -> tuple[str, ...]:
     """Return a sentence for each setting that makes the scores of two audits incomparable."""
     first, second = (flat(as_dict(audit.record.config)) for audit in (one, other))
     return tuple(
-        f"The {field.alike} differs: {first[name] or 'none'} in {one.name}, {second[name] or 'none'} in {other.name} "
+        f"The {field.alike} differs: {first[name] or 'none'} in {one.name}, "
+        f"{second[name] or 'none'} in {other.name} "
         f"({field.flag}). clipmem is comparable only if it is the same."
         for name, field in FIELDS.items()
         if field.alike and first[name] != second[name]
@@ -108,9 +123,12 @@ class Findings:
 
 @cached(4, SCORES, PAIRS)
 def detector_scores(audit: Audit) -> pd.DataFrame:
-    """Return row, injected and each detector with values (larger: more suspicious), of scored or candidate pairs."""
+    """Return row, injected and each detector with values (larger: more suspicious), of scored or
+    candidate pairs."""
     detectors = scores_in(DETECTION)
-    oriented = (f'{score.direction} * {number(name)} AS "{name}"' for name, score in detectors.items())
+    oriented = (
+        f'{score.direction} * {number(name)} AS "{name}"' for name, score in detectors.items()
+    )
     table = fetch_all(audit, [f"{ROW} AS row", f'"{c.GROUP}"', *oriented], [f'"{c.INJECTED}"'])
     table = table[table[c.GROUP].isin(c.TARGET_GROUPS)]
     names = [name for name in detectors if np.isfinite(table[name]).mean() > 0.5]
@@ -125,7 +143,8 @@ def names_in(scores: pd.DataFrame) -> list[str]:
 
 @cached(4, SCORES, PAIRS)
 def injected_findings(audit: Audit) -> Findings | None:
-    """Return how well an audit's detectors find each kind of injected error; None without injected errors."""
+    """Return how well an audit's detectors find each kind of injected error; None without injected
+    errors."""
     scores = detector_scores(audit)
     names, injected = names_in(scores), scores[c.INJECTED]
     rows, curves = list[pd.DataFrame](), list[pd.DataFrame]()
@@ -137,7 +156,9 @@ def injected_findings(audit: Audit) -> Findings | None:
         values = {name: subset[name].to_numpy(dtype=float) for name in names}
         cell: dict[str, Any] = {b.KIND: str(kind), b.SHARE: float(truth.mean())}
         n_boot = int(np.clip(RESAMPLED // len(subset), 50, 500))
-        detected = detection_table(values, truth, n_boot=n_boot).rename(columns={"score": b.DETECTOR})
+        detected = detection_table(values, truth, n_boot=n_boot).rename(
+            columns={"score": b.DETECTOR}
+        )
         for metric in METRICS:
             part = detected[[b.DETECTOR, metric, f"{metric}_low", f"{metric}_high"]]
             part = part.set_axis([b.DETECTOR, "mean", "low", "high"], axis=1)
@@ -178,6 +199,7 @@ def benchmark_findings(benchmark: b.Benchmark) -> Findings | None:
 
 
 def differ_most(scores: pd.DataFrame, one: str, other: str, *, limit: int) -> list[int]:
-    """Return the rows of the pairs with a higher rank in `one` than in `other`, the largest difference first."""
+    """Return the rows of the pairs with a higher rank in `one` than in `other`, the largest
+    difference first."""
     lead = (scores[one].rank() - scores[other].rank()).sort_values(ascending=False, kind="stable")
     return scores["row"][lead[lead > 0].index[:limit]].tolist()

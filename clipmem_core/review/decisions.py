@@ -1,7 +1,8 @@
-"""The decisions on the pairs of a data set (keep, remove, recaption, a note): make, undo and read them.
+"""The decisions on the pairs of a data set (keep, remove, recaption, a note): make, undo and read
+them.
 
-All audits of a data set share one append-only log. A decision applies to the captions that were on screen: in an audit
-with other captions, for example injected errors, the pair is undecided.
+All audits of a data set share one append-only log. A decision applies to the captions that were on
+screen: in an audit with other captions, for example injected errors, the pair is undecided.
 """
 
 import json
@@ -28,23 +29,35 @@ from clipmem_core.studies.arm import Decided
 __all__ = ["CHOICES", "KEEP", "RECAPTION", "REMOVE"]
 FOR_OTHER = "for_other_captions"
 TABLE_COLUMNS = [PAIR_ID, "decision", CAPTIONS, "note", "time", "audit", FOR_OTHER]
-HISTORY_COLUMNS = ["event", "time", "audit", "kind", "decision", "pairs", "first_pair_id", "undone", "undoes"]
+HISTORY_COLUMNS = [
+    "event",
+    "time",
+    "audit",
+    "kind",
+    "decision",
+    "pairs",
+    "first_pair_id",
+    "undone",
+    "undoes",
+]
 UNDECIDED_CODE = 0
 CODES = {None: UNDECIDED_CODE, KEEP: 1, REMOVE: 2, RECAPTION: 3}
 _CACHED_AUDITS = 4  # audits whose codes stay in memory, 2 bytes a pair
 
 _DECISIONS = """
-    SELECT entry.pair_id, entry.judged, decision.decision, coalesce(edit.captions, recaption.captions, '[]'),
-        coalesce(note.note, ''), coalesce(decision.time, event.time), coalesce(decision.audit, event.audit), entry.id
+    SELECT entry.pair_id, entry.judged, decision.decision,
+        coalesce(edit.captions, recaption.captions, '[]'), coalesce(note.note, ''),
+        coalesce(decision.time, event.time), coalesce(decision.audit, event.audit), entry.id
     FROM entry JOIN event ON event.id = entry.event
-    LEFT JOIN event AS decision ON decision.id = entry.decided LEFT JOIN event AS note ON note.id = entry.noted
+    LEFT JOIN event AS decision ON decision.id = entry.decided
+    LEFT JOIN event AS note ON note.id = entry.noted
     LEFT JOIN event AS recaption ON recaption.id = entry.captioned
     LEFT JOIN own_captions AS edit ON edit.event = entry.captioned AND edit.pair_id = entry.pair_id
     WHERE entry.id IN ({}) ORDER BY entry.id DESC
 """
 _HISTORY = """
-    SELECT event.id, time, audit, CASE WHEN undoes IS NULL THEN 'decide' ELSE 'undo' END, decision, pairs, pair_id,
-        undoes
+    SELECT event.id, time, audit, CASE WHEN undoes IS NULL THEN 'decide' ELSE 'undo' END,
+        decision, pairs, pair_id, undoes
     FROM event LEFT JOIN entry ON entry.id = first_entry ORDER BY event.id DESC LIMIT ? OFFSET ?
 """
 _ENTRIES = """
@@ -59,7 +72,9 @@ class Decision(NamedTuple):
 
     pair_id: str
     decision: str | None  # keep | remove | recaption; None: undecided, maybe with a note
-    captions: tuple[str, ...]  # the new captions, also of an undecided pair; empty: those of the data set
+    captions: tuple[
+        str, ...
+    ]  # the new captions, also of an undecided pair; empty: those of the data set
     note: str
     time: str  # of the decision, ISO 8601 in UTC
     entry: int  # of the log; 0: no entry applies to the captions of this audit
@@ -90,10 +105,11 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Review:
-    """The decisions on one data set. Reading creates no file; each call sees the earlier writes of all processes.
+    """The decisions on one data set. Reading creates no file; each call sees the earlier writes of
+    all processes.
 
-    `pairs` has the pair_id and captions of each pair, as a file or a table. A decision on a pair that is not in it
-    applies to any captions.
+    `pairs` has the pair_id and captions of each pair, as a file or a table. A decision on a pair
+    that is not in it applies to any captions.
     """
 
     path: Path
@@ -109,24 +125,34 @@ class Review:
         audit: str = "",
         neutral: bool = False,
     ) -> Outcome:
-        """Decide on pairs in one event; None makes them undecided, or leaves the notes; `neutral` judges no caption."""
+        """Decide on pairs in one event; None makes them undecided, or leaves the notes; `neutral`
+        judges no caption."""
         ids = dict.fromkeys(pair_ids)
         if not ids:
             raise InputError("no pair is chosen: choose at least one")
         texts, keys = captions_to_store(decision, captions), self._keys(ids)
         with events.writing(self.path) as log:
             pairs = ((pair_id, keys.get(pair_id, 0)) for pair_id in ids)
-            return Outcome(*events.add_decision(log, pairs, audit, decision, texts, note=note, neutral=neutral))
+            return Outcome(
+                *events.add_decision(log, pairs, audit, decision, texts, note=note, neutral=neutral)
+            )
 
     def edit(self, edits: Mapping[str, Edit], *, audit: str = "") -> Outcome:
-        """Replace captions of pairs in one event, without a decision; pairs with a newer decision are skipped."""
+        """Replace captions of pairs in one event, without a decision; pairs with a newer decision
+        are skipped."""
         if not edits:
             raise InputError("no caption is to be changed: choose what to change")
-        texts = {pair_id: captions_to_store(RECAPTION, edit.captions) for pair_id, edit in edits.items()}
+        texts = {
+            pair_id: captions_to_store(RECAPTION, edit.captions) for pair_id, edit in edits.items()
+        }
         keys = self._keys(edits)
         with events.writing(self.path) as log:
             entries = {decision.pair_id: decision.entry for decision in self._decisions(log, edits)}
-            texts = {each: text for each, text in texts.items() if entries.get(each, 0) == edits[each].entry}
+            texts = {
+                each: text
+                for each, text in texts.items()
+                if entries.get(each, 0) == edits[each].entry
+            }
             skipped = len(edits) - len(texts)
             if not texts:
                 return Outcome(0, 0, skipped)
@@ -135,10 +161,13 @@ class Review:
             return Outcome(*added, skipped)
 
     def undo(self, event: int) -> Outcome | None:
-        """Restore the decisions before an event of pairs without a newer one; None: it is undone already."""
+        """Restore the decisions before an event of pairs without a newer one; None: it is undone
+        already."""
         count = self.count_events()
         if not 1 <= event <= count:
-            raise InputError(f"event {event} is not in the log, which has {count}: choose one of the history")
+            raise InputError(
+                f"event {event} is not in the log, which has {count}: choose one of the history"
+            )
         with events.writing(self.path) as log:
             outcome = Outcome(*events.add_undo(log, event))
             return None if not outcome.event and event in events.undone_events(log) else outcome
@@ -158,12 +187,16 @@ class Review:
         for_other_captions is the decision on other captions of an undecided pair.
         """
         with events.reading(self.path) as log:
-            rows = [each for each in self._decisions(log) if each.words or each.captions or each.note]
+            rows = [
+                each for each in self._decisions(log) if each.words or each.captions or each.note
+            ]
         table = pd.DataFrame(rows, columns=Decision._fields, dtype=object)
         table = table.rename(columns={"for_other": FOR_OTHER})[TABLE_COLUMNS]
         return table.assign(**{CAPTIONS: table[CAPTIONS].map(list)})
 
-    def _decisions(self, log: Connection, pair_ids: Iterable[str] | None = None) -> Iterator[Decision]:
+    def _decisions(
+        self, log: Connection, pair_ids: Iterable[str] | None = None
+    ) -> Iterator[Decision]:
         """Yield the current decisions on some pairs or all, the newest first."""
         entries, values = "SELECT entry FROM standing", []
         if pair_ids is not None:
@@ -178,7 +211,9 @@ class Review:
             applies = not key or keys.get(pair_id, key) == key
             (same if applies else other).setdefault(pair_id, tuple(values))
         for pair_id in dict.fromkeys(row[0] for row in rows):
-            decision, captions, note, time, audit, entry = same.get(pair_id, (None, "[]", "", "", "", 0))
+            decision, captions, note, time, audit, entry = same.get(
+                pair_id, (None, "[]", "", "", "", 0)
+            )
             for_other = None
             if decision is None and pair_id in other and other[pair_id][0]:
                 for_other, _, _, time, audit, _ = other[pair_id]
@@ -195,13 +230,16 @@ class Review:
         return {choice: counts[choice] for choice in CHOICES}
 
     def history(self, *, page: int, size: int) -> pd.DataFrame:
-        """Return a page of the events, the newest first; `undoes`: the event an undo reverts, `undone`: reverted."""
+        """Return a page of the events, the newest first; `undoes`: the event an undo reverts,
+        `undone`: reverted."""
         with events.reading(self.path) as log:
             rows = log.execute(_HISTORY, (int(size), (int(page) - 1) * int(size))).fetchall()
             undone = events.undone_events(log)
         listed = [(*values, values[0] in undone, undoes) for *values, undoes in rows]
         table = pd.DataFrame(listed, columns=HISTORY_COLUMNS, dtype=object)
-        return table.astype({"event": "int64", "pairs": "int64", "undone": "bool", "undoes": "Int64"})
+        return table.astype(
+            {"event": "int64", "pairs": "int64", "undone": "bool", "undoes": "Int64"}
+        )
 
     def count_events(self) -> int:
         """Return the number of events, which is also the number of the last one."""
@@ -214,13 +252,15 @@ class Review:
             return events.count_rows(log, "entry")
 
     def entries_after(self, entry: int) -> list[tuple[str, str | None, int, int, int]]:
-        """Return pair_id, decision, number, caption key and neutral of each entry after `entry`, in order."""
+        """Return pair_id, decision, number, caption key and neutral of each entry after `entry`, in
+        order."""
         with events.reading(self.path) as log:
             return log.execute(_ENTRIES, (int(entry),)).fetchall()
 
 
 def current_decision(log: Connection, pair_id: str, caption_key: int) -> tuple[str, ...]:
-    """Return the decision on a pair with these captions ("" if undecided) and its new captions; empty without both."""
+    """Return the decision on a pair with these captions ("" if undecided) and its new captions;
+    empty without both."""
     last = "SELECT max(entry) FROM standing WHERE pair_id = ? AND judged IN (0, ?)"
     row = log.execute(_DECISIONS.format(last), (pair_id, caption_key)).fetchone()
     decision, captions = (row[2], json.loads(row[3])) if row else (None, [])
@@ -246,9 +286,14 @@ def captions_to_store(decision: str | None, captions: Sequence[str]) -> str:
     if decision is not None and decision not in CHOICES:
         raise InputError(f"decision {decision!r} is unknown: choose {', '.join(CHOICES)} or none")
     if captions and decision != RECAPTION:
-        raise InputError(f"captions belong to a {RECAPTION}, not to {decision or 'no decision'}: leave them out")
+        raise InputError(
+            f"captions belong to a {RECAPTION}, not to {decision or 'no decision'}: leave them out"
+        )
     if any("\0" in caption or t.without_surrogates(caption) != caption for caption in captions):
-        raise InputError("a caption has a NUL character or half a character, which not every file can hold: delete it")
+        raise InputError(
+            "a caption has a NUL character or half a character, which not every file can hold: "
+            "delete it"
+        )
     texts = [caption.strip() for caption in captions if caption.strip()]
     if decision == RECAPTION and not texts:
         raise InputError(f"a {RECAPTION} needs a caption: write at least one that is not blank")
@@ -271,12 +316,17 @@ _codes_lock = threading.Lock()
 
 
 def decided(audit: Audit) -> Codes:
-    """Return the decisions on the pairs of an audit; each call reads only the new entries of the log."""
+    """Return the decisions on the pairs of an audit; each call reads only the new entries of the
+    log."""
     review, version = open_review(audit), [t.stamp(audit.folder / name) for name in (SCORES, PAIRS)]
     with _codes_lock:
         log = str(review.path), review.path.stat().st_ino if review.path.exists() else 0
         position, cached = review.position(), _codes_cache.pop(audit, None)
-        if cached is None or (cached.version, cached.log) != (version, log) or position < cached.entry:
+        if (
+            cached is None
+            or (cached.version, cached.log) != (version, log)
+            or position < cached.entry
+        ):
             count = t.count_pairs_of(audit)
             cached = Codes(version, log, 0, np.zeros(count, np.int8), np.zeros(count, bool))
         if position > cached.entry:
@@ -287,8 +337,11 @@ def decided(audit: Audit) -> Codes:
     return cached
 
 
-def _apply_entries(audit: Audit, before: Codes, entries: list[tuple[str, str | None, int, int, int]]) -> Codes:
-    """Apply entries of the log in order, except those on pairs or captions that this audit does not have."""
+def _apply_entries(
+    audit: Audit, before: Codes, entries: list[tuple[str, str | None, int, int, int]]
+) -> Codes:
+    """Apply entries of the log in order, except those on pairs or captions that this audit does not
+    have."""
     ids, decisions, numbers, keys, neutral = zip(*entries, strict=True)
     codes = pa.array([CODES[decision] for decision in decisions], pa.int8())
     columns = [pa.array(ids), codes, pa.array(numbers), pa.array(keys), pa.array(neutral)]
@@ -304,7 +357,10 @@ def _apply_entries(audit: Audit, before: Codes, entries: list[tuple[str, str | N
     """
     changed = t.fetch_columns(audit.folder / PAIRS, query, entries=table)
     all_codes, all_neutral = before.codes.copy(), before.neutral.copy()
-    all_codes[changed[t.ROW]], all_neutral[changed[t.ROW]] = changed["code"], changed["neutral"]  # the newest wins
+    all_codes[changed[t.ROW]], all_neutral[changed[t.ROW]] = (
+        changed["code"],
+        changed["neutral"],
+    )  # the newest wins
     return replace(before, entry=numbers[-1], codes=all_codes, neutral=all_neutral)
 
 
@@ -313,7 +369,9 @@ def decided_of(dataset_fingerprint: str, pairs: Path | pa.Table | None = None) -
     table = _review_of(dataset_fingerprint, pairs).table()
     removes = table["decision"] == REMOVE
     others = table[~removes & (table[CAPTIONS].map(len) > 0)]
-    captions = {str(id_): tuple(texts) for id_, texts in zip(others[PAIR_ID], others[CAPTIONS], strict=True)}
+    captions = {
+        str(id_): tuple(texts) for id_, texts in zip(others[PAIR_ID], others[CAPTIONS], strict=True)
+    }
     return Decided(frozenset(table.loc[removes, PAIR_ID].astype(str)), captions)
 
 
@@ -325,5 +383,7 @@ def decided_for(audit: Audit) -> Decided:
 def count_changed(audit: Audit) -> tuple[int, int]:
     """Return how many pairs of an audit are removed, and how many others have new captions."""
     made, path = decided_for(audit), audit.folder / PAIRS
-    removed, captioned = (t.fetch_pairs(path, [t.ROW], ids).num_rows for ids in (made.removed, made.recaptioned))
+    removed, captioned = (
+        t.fetch_pairs(path, [t.ROW], ids).num_rows for ids in (made.removed, made.recaptioned)
+    )
     return removed, captioned

@@ -1,16 +1,21 @@
-"""Captions from elsewhere: the probability that each is wrong for its picture, and the best caption of each pair.
+"""Captions from elsewhere: the probability that each is wrong for its picture, and the best caption
+of each pair.
 
-All models that are used never saw the pair. A candidate is compared with the pair's own captions, not with candidates.
+All models that are used never saw the pair. A candidate is compared with the pair's own captions,
+not with candidates.
 
 | probability | that the candidate | from |
 |---|---|---|
-| p_other | belongs to another picture, by the picture alone | its `csls_out`, by the curve of `p_pair` |
-| q_caption | belongs to another picture, by its siblings too | agreement and margin_out, by the curve of `p_caption` |
+| p_other | belongs to another picture, by the picture alone | its `csls_out`, by the curve of
+`p_pair` |
+| q_caption | belongs to another picture, by its siblings too | agreement and margin_out, by the
+curve of `p_caption` |
 | q_word | has a wrong word | the mean ratio of its words, by the curve of `p_word` |
 
-If the pair's captions all belong elsewhere (its `p_pair`), they say nothing about the candidate. So it belongs
-elsewhere with p_elsewhere = p_pair · p_other + (1 − p_pair) · q_caption, without siblings p_other. A caption from
-elsewhere has no wrong word: p_word = (1 − p_elsewhere) · q_word, and p_wrong = p_elsewhere + p_word.
+If the pair's captions all belong elsewhere (its `p_pair`), they say nothing about the candidate. So
+it belongs elsewhere with p_elsewhere = p_pair · p_other + (1 − p_pair) · q_caption, without
+siblings p_other. A caption from elsewhere has no wrong word: p_word = (1 − p_elsewhere) · q_word,
+and p_wrong = p_elsewhere + p_word.
 """
 
 import collections
@@ -49,9 +54,15 @@ from clipmem_core.scores.membership import draw_word_halves
 from clipmem_core.scores.prevalence import posterior_at
 from clipmem_core.scores.words import Words, mean_ratio, number_words
 
-OWN, BEST = "own", "best"  # columns: whether a caption is of the pair's own, and whether it is the pair's best
+OWN, BEST = (
+    "own",
+    "best",
+)  # columns: whether a caption is of the pair's own, and whether it is the pair's best
 COLUMNS = (c.SIMILARITY_OUT, c.MARGIN_OUT, c.AGREEMENT, c.P_PAIR, c.P_CAPTION, c.P_WORD, c.P_WRONG)
-PLACE, NUMBER = "_place", "_number"  # of a pair among those with candidates, and of a caption in its pair
+PLACE, NUMBER = (
+    "_place",
+    "_number",
+)  # of a pair among those with candidates, and of a caption in its pair
 BLOCK = 2_048  # candidates whose evidence is in memory at a time
 WORDS_FROM = {"0": (-1, 1), "1": (0,)}  # the halves of the pairs that each word model predicts
 FORMATS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
@@ -69,21 +80,27 @@ FORMATS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
 Report = Callable[[int, int], None]
 
 
-def judge(audit: Audit, candidates: pd.DataFrame, progress: Report = lambda done, total: None) -> pd.DataFrame:
-    """Return the probability that candidates are wrong, beside those of the captions that their pairs have.
+def judge(
+    audit: Audit, candidates: pd.DataFrame, progress: Report = lambda done, total: None
+) -> pd.DataFrame:
+    """Return the probability that candidates are wrong, beside those of the captions that their
+    pairs have.
 
     Args:
-        candidates: caption, and pair_id or image; several rows a pair. Other columns are returned too.
+        candidates: caption, and pair_id or image; several rows a pair. Other columns are returned
+            too.
         progress: called with the candidates that are finished, and all, if they are many.
 
     Returns:
-        A row a caption, pair by pair, the pair's own captions first: pair_id, image, caption, own, best (of the pair's
-        captions the least likely to be wrong), similarity_out, margin_out, agreement, p_pair, p_caption, p_word,
-        p_wrong. Those of own captions are the audit's.
+        A row a caption, pair by pair, the pair's own captions first: pair_id, image, caption, own,
+        best (of the pair's captions the least likely to be wrong), similarity_out, margin_out,
+        agreement, p_pair, p_caption, p_word, p_wrong. Those of own captions are the audit's.
     """
     audit.check_finished()
     if audit.record.config.features:
-        raise InputError(f"audit {audit.name!r} has precomputed features: nothing new can be embedded")
+        raise InputError(
+            f"audit {audit.name!r} has precomputed features: nothing new can be embedded"
+        )
     fitted = read_json(audit.folder / FITTED)
     if fitted["missing"]:
         raise InputError(f"audit {audit.name!r} cannot judge captions: {fitted['missing']}")
@@ -92,7 +109,11 @@ def judge(audit: Audit, candidates: pd.DataFrame, progress: Report = lambda done
     scores = []
     for at in range(0, len(place), BLOCK):
         part = slice(at, at + BLOCK)
-        scores.append(_judge_block(audit, fitted, pairs, own, place[part], candidates[c.CAPTION].tolist()[part]))
+        scores.append(
+            _judge_block(
+                audit, fitted, pairs, own, place[part], candidates[c.CAPTION].tolist()[part]
+            )
+        )
         if len(place) > BLOCK:
             progress(min(at + BLOCK, len(place)), len(place))
     new = candidates.reset_index(drop=True)
@@ -100,24 +121,32 @@ def judge(audit: Audit, candidates: pd.DataFrame, progress: Report = lambda done
     new[[*COLUMNS]] = np.concatenate(scores)
     new[OWN], new[PLACE] = False, place
     table = pd.concat([own, new], ignore_index=True)
-    # p_pair counts against a candidate as far as it does not fit the picture. So it does here against own captions.
+    # p_pair counts against a candidate as far as it does not fit the picture. So it does here
+    # against own captions.
     excused = own[c.P_PAIR] * (1 - _posterior(fitted, "pairs", own[c.CSLS_OUT].to_numpy()))
     wrong = table[c.P_WRONG].sub(excused, fill_value=0.0)
     table[BEST] = table.index.isin(wrong.dropna().groupby(table[PLACE]).idxmin())
-    table = table.sort_values(PLACE, kind="stable", ignore_index=True).drop(columns=[PLACE, NUMBER, c.CSLS_OUT])
+    table = table.sort_values(PLACE, kind="stable", ignore_index=True).drop(
+        columns=[PLACE, NUMBER, c.CSLS_OUT]
+    )
     first = [c.PAIR_ID, c.IMAGE, c.CAPTION, OWN, BEST, *COLUMNS]
     return table[[*first, *(name for name in table if name not in first)]]
 
 
 def _find_pairs(audit: Audit, candidates: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray]:
-    """Return the pairs of candidates in the order of their first candidates, and each candidate's place among them."""
+    """Return the pairs of candidates in the order of their first candidates, and each candidate's
+    place among them."""
     key = next((name for name in (c.PAIR_ID, c.IMAGE) if name in candidates), None)
     if key is None or c.CAPTION not in candidates:
         found = ", ".join(map(str, candidates))
-        raise InputError(f"the candidates have the columns {found}: name one caption, and one pair_id or image")
+        raise InputError(
+            f"the candidates have the columns {found}: name one caption, and one pair_id or image"
+        )
     for number, caption in enumerate(candidates[c.CAPTION], start=1):
         if not isinstance(caption, str) or not caption.strip():
-            raise InputError(f"row {number} of the candidates has no caption: write one, or remove the row")
+            raise InputError(
+                f"row {number} of the candidates has no caption: write one, or remove the row"
+            )
     values = candidates[key].astype(str)
     columns = [ROW, *(f'"{name}"' for name in (c.IMAGE, c.CAPTIONS, c.SHA256))]
     pairs = fetch_pairs(audit.folder / PAIRS, columns, values.unique(), key=key).to_pandas()
@@ -125,52 +154,85 @@ def _find_pairs(audit: Audit, candidates: pd.DataFrame) -> tuple[pd.DataFrame, n
     for number, (value, count) in enumerate(zip(values, counts, strict=True), start=1):
         if count != 1:
             what = f"{count:.0f} pairs have" if count else "no pair has"
-            raise InputError(f"row {number} of the candidates: {what} the {key} {value!r} in audit {audit.name!r}")
+            raise InputError(
+                f"row {number} of the candidates: {what} the {key} {value!r} in audit "
+                f"{audit.name!r}"
+            )
     place, listed = pd.factorize(values)
     return pairs.set_index(key, drop=False).loc[listed].reset_index(drop=True), place
 
 
 def _own_captions(audit: Audit, pairs: pd.DataFrame) -> pd.DataFrame:
-    """Return the captions that pairs have, their stored scores, and csls_out and the place of their pair."""
-    listed = pairs[[c.PAIR_ID, c.IMAGE, c.CAPTIONS]].rename_axis(PLACE).reset_index().explode(c.CAPTIONS)
+    """Return the captions that pairs have, their stored scores, and csls_out and the place of their
+    pair."""
+    listed = (
+        pairs[[c.PAIR_ID, c.IMAGE, c.CAPTIONS]].rename_axis(PLACE).reset_index().explode(c.CAPTIONS)
+    )
     listed[NUMBER] = listed.groupby(PLACE).cumcount()
     columns = [f'"{c.CAPTION}" AS {NUMBER}', *(f'"{name}"' for name in COLUMNS)]
     scores = fetch_pairs(audit.folder / CAPTION_TABLE, columns, pairs[c.PAIR_ID]).to_pandas()
     fit = fetch_pairs(audit.folder / SCORES, [c.CSLS_OUT], pairs[c.PAIR_ID]).to_pandas()
-    table = listed.merge(scores, on=[c.PAIR_ID, NUMBER], how="left").merge(fit, on=c.PAIR_ID, how="left")
+    table = listed.merge(scores, on=[c.PAIR_ID, NUMBER], how="left").merge(
+        fit, on=c.PAIR_ID, how="left"
+    )
     return table.rename(columns={c.CAPTIONS: c.CAPTION}).assign(**{OWN: True})
 
 
 def _judge_block(
-    audit: Audit, fitted: dict[str, Any], pairs: pd.DataFrame, own: pd.DataFrame, place: np.ndarray, texts: list[str]
+    audit: Audit,
+    fitted: dict[str, Any],
+    pairs: pd.DataFrame,
+    own: pd.DataFrame,
+    place: np.ndarray,
+    texts: list[str],
 ) -> np.ndarray:
-    """Return the scores `COLUMNS` of candidates for the pairs at some places, [n_candidates, n_columns]."""
-    usable = collections.defaultdict(list)  # captions that are probably wrong say nothing about a candidate
+    """Return the scores `COLUMNS` of candidates for the pairs at some places, [n_candidates,
+    n_columns]."""
+    usable = collections.defaultdict(
+        list
+    )  # captions that are probably wrong say nothing about a candidate
     right = own[~(own[c.P_CAPTION] > HALF)]
     for at, number, caption in zip(right[PLACE], right[NUMBER], right[c.CAPTION], strict=True):
         usable[at].append((number, caption))
-    siblings = [[each for each in usable[at] if each[1] != text] for at, text in zip(place, texts, strict=True)]
+    siblings = [
+        [each for each in usable[at] if each[1] != text]
+        for at, text in zip(place, texts, strict=True)
+    ]
     rows = pairs[ROW].to_numpy()[place]
     similarity, margin, fit = _out_of(audit, texts, rows).T
     agree = np.full((len(texts), 2), np.nan)
     by_siblings = np.full(len(texts), np.nan)
     if fitted["ratio"] is not None:
-        agree = _agreement(audit, texts, rows, [[number for number, _ in part] for part in siblings])
+        agree = _agreement(
+            audit, texts, rows, [[number for number, _ in part] for part in siblings]
+        )
         ratios = log_ratio(np.array(fitted["ratio"]), np.column_stack([agree, margin]))
         by_siblings = _posterior(fitted, "captions", -ratios)
     by_picture = _posterior(fitted, "pairs", fit)
     alone = np.isnan(by_siblings)
     wrong_pair = own.groupby(PLACE)[c.P_PAIR].first().fillna(0.0).to_numpy()[place]
-    elsewhere = np.where(alone, by_picture, wrong_pair * by_picture + (1 - wrong_pair) * by_siblings)
-    captions = [[text, *(caption for _, caption in part)] for text, part in zip(texts, siblings, strict=True)]
+    elsewhere = np.where(
+        alone, by_picture, wrong_pair * by_picture + (1 - wrong_pair) * by_siblings
+    )
+    captions = [
+        [text, *(caption for _, caption in part)]
+        for text, part in zip(texts, siblings, strict=True)
+    ]
     words = _posterior(fitted, "words", -_word_ratios(audit, pairs.iloc[place], captions))
     by_word = (1 - elsewhere) * np.nan_to_num(words)
-    values = (similarity, margin, agree[:, 0], np.where(alone, elsewhere, 0.0), np.where(alone, 0.0, elsewhere))
+    values = (
+        similarity,
+        margin,
+        agree[:, 0],
+        np.where(alone, elsewhere, 0.0),
+        np.where(alone, 0.0, elsewhere),
+    )
     return np.column_stack([*values, by_word, elsewhere + by_word])
 
 
 def _posterior(fitted: dict[str, Any], kind: str, fit: np.ndarray) -> np.ndarray:
-    """Return the probability that captions are wrong; NaN without a fitted curve or without a score."""
+    """Return the probability that captions are wrong; NaN without a fitted curve or without a
+    score."""
     curve = fitted["curves"].get(kind)
     return posterior_at(curve, fit) if curve else np.full(len(fit), np.nan)
 
@@ -213,10 +275,17 @@ def _beside_external(
     return np.column_stack([similarity, margin, detectors.csls(similarity, by_image, by_text)])
 
 
-def _agreement(audit: Audit, texts: Sequence[str], rows: np.ndarray, siblings: Sequence[Sequence[int]]) -> np.ndarray:
-    """Return the `agreement` of candidates with captions of their pairs, given by number, [n, 2]; NaN without any."""
+def _agreement(
+    audit: Audit, texts: Sequence[str], rows: np.ndarray, siblings: Sequence[Sequence[int]]
+) -> np.ndarray:
+    """Return the `agreement` of candidates with captions of their pairs, given by number, [n, 2];
+    NaN without any."""
     stored, first = search.features_of_captions(audit)
-    places = [first[row] + number for row, numbers in zip(rows, siblings, strict=True) for number in numbers]
+    places = [
+        first[row] + number
+        for row, numbers in zip(rows, siblings, strict=True)
+        for number in numbers
+    ]
     start = np.concatenate([[0], np.cumsum([1 + len(numbers) for numbers in siblings])])
     features = np.empty((start[-1], stored.shape[1]), np.float32)
     is_candidate = np.zeros(start[-1], bool)
@@ -226,8 +295,11 @@ def _agreement(audit: Audit, texts: Sequence[str], rows: np.ndarray, siblings: S
     return agreement(features, start)[start[:-1]]
 
 
-def _word_ratios(audit: Audit, pairs: pd.DataFrame, captions: Sequence[Sequence[str]]) -> np.ndarray:
-    """Return the mean log-likelihood ratio that a word is wrong, of the first of some captions of each pair, [n_pairs].
+def _word_ratios(
+    audit: Audit, pairs: pd.DataFrame, captions: Sequence[Sequence[str]]
+) -> np.ndarray:
+    """Return the mean log-likelihood ratio that a word is wrong, of the first of some captions of
+    each pair, [n_pairs].
 
     By the word model that was not trained on the pair; NaN without a word that it predicts.
     """
@@ -237,11 +309,15 @@ def _word_ratios(audit: Audit, pairs: pd.DataFrame, captions: Sequence[Sequence[
             continue
         chosen = np.flatnonzero(np.isin(_word_halves(audit)[pairs[ROW]], halves))
         if len(chosen):
-            ratios[chosen] = _ratios_of_half(audit, name, pairs.iloc[chosen], [captions[at] for at in chosen.tolist()])
+            ratios[chosen] = _ratios_of_half(
+                audit, name, pairs.iloc[chosen], [captions[at] for at in chosen.tolist()]
+            )
     return ratios
 
 
-def _ratios_of_half(audit: Audit, name: str, pairs: pd.DataFrame, captions: Sequence[Sequence[str]]) -> np.ndarray:
+def _ratios_of_half(
+    audit: Audit, name: str, pairs: pd.DataFrame, captions: Sequence[Sequence[str]]
+) -> np.ndarray:
     """Return `_word_ratios` by one model."""
     import torch  # slow to import
 
@@ -260,13 +336,19 @@ def _ratios_of_half(audit: Audit, name: str, pairs: pd.DataFrame, captions: Sequ
     predicted = Predictions.empty(len(words.ids))
     predict(model, words, pictures, np.arange(len(pairs)), compared, predicted)
     evidence, kinds = predicted_evidence(words, predicted, np.zeros_like(compared))
-    return mean_ratio(surprise(by_kind, evidence[:, 0], kinds), words.caption_start)[words.pair_start[:-1]]
+    return mean_ratio(surprise(by_kind, evidence[:, 0], kinds), words.caption_start)[
+        words.pair_start[:-1]
+    ]
 
 
 @cached(2, MEMBERSHIP, CONFIG)
 def _word_halves(audit: Audit) -> np.ndarray:
-    """Return which word model was trained on each pair, 0 or 1, and −1 for external pairs, [n_pairs]."""
-    group, clusters = search.read_sides(audit).membership.group, read_prepared(audit.folder).clusters
+    """Return which word model was trained on each pair, 0 or 1, and −1 for external pairs,
+    [n_pairs]."""
+    group, clusters = (
+        search.read_sides(audit).membership.group,
+        read_prepared(audit.folder).clusters,
+    )
     return draw_word_halves(group, clusters, seed=audit.record.config.seed)
 
 
@@ -277,7 +359,8 @@ def _word_model_files(audit: Audit, name: str) -> list[Path]:
 
 @cached(4, paths=_word_model_files)
 def _word_model(audit: Audit, name: str) -> tuple[Any, Words, list[np.ndarray]]:
-    """Return a word model, the words of the data set, and the log-likelihood ratio of a wrong word of each kind."""
+    """Return a word model, the words of the data set, and the log-likelihood ratio of a wrong word
+    of each kind."""
     from clipmem_core.audit.word_table import load_model
 
     model, ratios = _word_model_files(audit, name)
@@ -285,8 +368,8 @@ def _word_model(audit: Audit, name: str) -> tuple[Any, Words, list[np.ndarray]]:
 
 
 def judge_file(audit: Audit, path: Path, out: Path | None, progress: Report) -> str:
-    """Judge the candidates of a file, write the result, and return a line about it. Without `out` it is beside the
-    file, with `-judged` in its name."""
+    """Judge the candidates of a file, write the result, and return a line about it. Without `out`
+    it is beside the file, with `-judged` in its name."""
     out = out or path.with_stem(f"{path.stem}-judged")
     for file in (path, out):
         if file.suffix.lower() not in FORMATS:

@@ -2,13 +2,15 @@
 
 Tables:
     event         a row for each decision and each undo
-    entry         a row for each pair of an event. `decided` is the event whose decision is current for the pair,
-                  `captioned` the event whose new captions are, `noted` the event whose note is, `judged` the key of
-                  the captions that were decided on
+    entry         a row for each pair of an event. `decided` is the event whose decision is current
+                  for the pair,
+                  `captioned` the event whose new captions are, `noted` the event whose note is,
+                  `judged` the key of the captions that were decided on
     standing      the current entry of each pair and caption key
-    own_captions  the new captions of each pair of a find and replace; the captions of the event are then empty
-    apart         the neutral events, which do not say whether captions are right (near-duplicates)
-    told          the outcome of each numbered event of a browser, so that a repeated event is stored once
+    own_captions  the new captions of each pair of a find and replace; the captions of the event are
+    then empty apart         the neutral events, which do not say whether captions are right
+    (near-duplicates) told          the outcome of each numbered event of a browser, so that a
+    repeated event is stored once
 """
 
 import json
@@ -34,7 +36,8 @@ LOCK_TIMEOUT = 5.0  # seconds to wait for another writer
 CACHE_KB = 64_000  # of pages, while writing: a million pairs are read in any order
 
 _APPEND_ONLY = "".join(
-    f"CREATE TRIGGER {table}_{name} BEFORE {what} ON {table} BEGIN SELECT RAISE(ABORT, 'the log only grows'); END;"
+    f"CREATE TRIGGER {table}_{name} BEFORE {what} ON {table} BEGIN SELECT RAISE(ABORT, 'the log "
+    "only grows'); END;"
     for table in ("event", "entry", "own_captions", "apart")
     for name, what in (("kept", "DELETE"), ("unchanged", "UPDATE"))
 )
@@ -62,7 +65,7 @@ _TABLES = f"""
         captioned INTEGER NOT NULL,       -- the event with the current new captions; 0: none
         noted INTEGER NOT NULL,           -- the event with the current note; 0: none
         previous INTEGER NOT NULL,        -- the pair's current entry before this one; 0: none
-        judged INTEGER NOT NULL DEFAULT 0 -- the caption key; 0: unknown, the entry applies to any captions
+        judged INTEGER NOT NULL DEFAULT 0 -- caption key; 0: unknown, applies to any captions
     );
     CREATE TABLE standing (
         pair_id TEXT NOT NULL,
@@ -90,40 +93,49 @@ _UPGRADE = f"""
     DROP TRIGGER entry_unchanged;
     ALTER TABLE entry ADD COLUMN captioned INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE standing ADD COLUMN captioned INTEGER NOT NULL DEFAULT 0;
-    UPDATE entry SET captioned = decided WHERE decided IN (SELECT id FROM event WHERE decision = 'recaption');
-    UPDATE standing SET captioned = decided WHERE decided IN (SELECT id FROM event WHERE decision = 'recaption');
-    CREATE TRIGGER entry_unchanged BEFORE UPDATE ON entry BEGIN SELECT RAISE(ABORT, 'the log only grows'); END;
+    UPDATE entry SET captioned = decided
+        WHERE decided IN (SELECT id FROM event WHERE decision = 'recaption');
+    UPDATE standing SET captioned = decided
+        WHERE decided IN (SELECT id FROM event WHERE decision = 'recaption');
+    CREATE TRIGGER entry_unchanged BEFORE UPDATE ON entry
+        BEGIN SELECT RAISE(ABORT, 'the log only grows'); END;
     PRAGMA user_version = {VERSION};
     COMMIT;
 """
-# The current entry of a pair is the later of two: on its captions, and on unknown captions (key 0). "Undecided" takes a
-# recaption back, and leaves what find and replace changed.
+# The current entry of a pair is the later of two: on its captions, and on unknown captions (key 0).
+# "Undecided" takes a recaption back, and leaves what find and replace changed.
 _DECIDE = """
     INSERT INTO entry (event, pair_id, decided, captioned, noted, previous, judged)
     SELECT :event, :pair_id, iif(:edits, ifnull(current.decided, 0), :event),
         CASE WHEN :edits OR :decision = 'recaption' THEN :event
             WHEN :decision IS NOT NULL OR edit.event THEN ifnull(current.captioned, 0) ELSE 0 END,
         coalesce(:noted, current.noted, 0), ifnull(current.entry, 0), :judged
-    FROM (SELECT 1) LEFT JOIN (
-        SELECT * FROM standing WHERE pair_id = :pair_id AND judged IN (0, :judged) ORDER BY entry DESC LIMIT 1
+    FROM (SELECT 1) LEFT JOIN
+    (
+        SELECT * FROM standing WHERE pair_id = :pair_id AND judged IN (0, :judged)
+        ORDER BY entry DESC LIMIT 1
     ) AS current
     LEFT JOIN own_captions AS edit ON edit.event = current.captioned AND edit.pair_id = :pair_id
 """
 _UNDO = """
     INSERT INTO entry (event, pair_id, decided, captioned, noted, previous, judged)
-    SELECT ?, entry.pair_id, ifnull(before.decided, 0), ifnull(before.captioned, 0), ifnull(before.noted, 0),
-        standing.entry, entry.judged
+    SELECT ?, entry.pair_id, ifnull(before.decided, 0), ifnull(before.captioned, 0),
+        ifnull(before.noted, 0), standing.entry, entry.judged
     FROM entry JOIN standing USING (pair_id, judged, decided, captioned)
     LEFT JOIN entry AS before ON before.id = entry.previous
-    WHERE entry.id BETWEEN ? AND ? AND NOT EXISTS (
-        SELECT 1 FROM standing AS later WHERE later.pair_id = entry.pair_id AND later.entry > standing.entry
-        AND (later.decided, later.captioned) != (entry.decided, entry.captioned) AND 0 IN (later.judged, entry.judged)
+    WHERE entry.id BETWEEN ? AND ? AND NOT EXISTS
+    (
+        SELECT 1 FROM standing AS later
+        WHERE later.pair_id = entry.pair_id AND later.entry > standing.entry
+            AND (later.decided, later.captioned) != (entry.decided, entry.captioned)
+            AND 0 IN (later.judged, entry.judged)
     )
     ORDER BY entry.id
 """
 _UPDATE_CURRENT = """
     INSERT OR REPLACE INTO standing (pair_id, judged, entry, decided, captioned, noted)
-    SELECT pair_id, judged, id, decided, captioned, noted FROM entry WHERE id >= ? ORDER BY pair_id, judged
+    SELECT pair_id, judged, id, decided, captioned, noted FROM entry
+    WHERE id >= ? ORDER BY pair_id, judged
 """
 _OUTCOMES = """
     CREATE TABLE IF NOT EXISTS told (
@@ -138,7 +150,9 @@ _MOVE_AWAY = "move it away, or restore a copy of it"
 _BUSY = "another process is writing: try again"
 _ADVICE = {
     sqlite3.SQLITE_BUSY: _BUSY,
-    **dict.fromkeys((sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR), _MOVE_AWAY),
+    **dict.fromkeys(
+        (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR), _MOVE_AWAY
+    ),
 }
 
 
@@ -156,9 +170,13 @@ def reading(path: Path) -> Iterator[Connection]:
 def writing(path: Path) -> Iterator[Connection]:
     """Open a log to append to and create a missing one; the block is one transaction."""
     with _opened(path, "rw", create=True) as connection:
-        connection.execute("PRAGMA synchronous = FULL")  # an acknowledged decision survives a power failure
+        connection.execute(
+            "PRAGMA synchronous = FULL"
+        )  # an acknowledged decision survives a power failure
         connection.execute(f"PRAGMA cache_size = -{CACHE_KB}")
-        connection.execute("BEGIN IMMEDIATE")  # no other process writes between our reads and writes
+        connection.execute(
+            "BEGIN IMMEDIATE"
+        )  # no other process writes between our reads and writes
         yield connection
         connection.execute("COMMIT")  # after an error, closing the connection rolls back
 
@@ -174,15 +192,18 @@ def add_decision(
     captions_by_pair: Mapping[str, str] | None = None,
     neutral: bool = False,
 ) -> tuple[int, int]:
-    """Add a decision on pairs and their caption keys (0: unknown); return the event's number and number of pairs.
+    """Add a decision on pairs and their caption keys (0: unknown); return the event's number and
+    number of pairs.
 
-    `captions` is a JSON list for all pairs; `captions_by_pair` replaces captions and leaves the decisions; `note` None
-    leaves the notes; `neutral` judges no caption.
+    `captions` is a JSON list for all pairs; `captions_by_pair` replaces captions and leaves the
+    decisions; `note` None leaves the notes; `neutral` judges no caption.
     """
     number, first = count_rows(log, "event") + 1, count_rows(log, "entry") + 1
     values = {"event": number, "decision": decision, "edits": captions_by_pair is not None}
     values["noted"] = None if note is None else number
-    log.executemany(_DECIDE, (values | {"pair_id": pair_id, "judged": key} for pair_id, key in pairs))
+    log.executemany(
+        _DECIDE, (values | {"pair_id": pair_id, "judged": key} for pair_id, key in pairs)
+    )
     rows = ((number, pair_id, texts) for pair_id, texts in (captions_by_pair or {}).items())
     log.executemany("INSERT INTO own_captions VALUES (?, ?, ?)", rows)
     if neutral:
@@ -191,7 +212,8 @@ def add_decision(
 
 
 def add_undo(log: Connection, undoes: int) -> tuple[int, int, int]:
-    """Undo an event for pairs without a newer decision; return the new event (0: none), pairs restored and skipped."""
+    """Undo an event for pairs without a newer decision; return the new event (0: none), pairs
+    restored and skipped."""
     query = "SELECT audit, decision, first_entry, pairs FROM event WHERE id = ?"
     audit, decision, start, pairs = log.execute(query, (undoes,)).fetchone()
     number, first = count_rows(log, "event") + 1, count_rows(log, "entry") + 1
@@ -206,15 +228,24 @@ def _add_event(log: Connection, first: int, values: tuple[Any, ...]) -> tuple[in
     """Add the event of the entries from `first` on; return its number and number of pairs."""
     number, pairs = count_rows(log, "event") + 1, count_rows(log, "entry") + 1 - first
     time = datetime.now(UTC).isoformat(timespec="seconds")
-    log.execute("INSERT INTO event VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", (number, time, *values, first, pairs))
+    log.execute(
+        "INSERT INTO event VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (number, time, *values, first, pairs),
+    )
     log.execute(_UPDATE_CURRENT, (first,))
     return number, pairs
 
 
-def stored_outcomes(log: Connection, client: str, numbers: Iterable[int]) -> dict[int, tuple[int, str]]:
-    """Return the stored outcomes of a client's numbers: the event (0: refused) and the reason of a refusal."""
+def stored_outcomes(
+    log: Connection, client: str, numbers: Iterable[int]
+) -> dict[int, tuple[int, str]]:
+    """Return the stored outcomes of a client's numbers: the event (0: refused) and the reason of a
+    refusal."""
     log.execute(_OUTCOMES)
-    query = "SELECT number, event, refused FROM told WHERE client = ? AND number IN (SELECT value FROM json_each(?))"
+    query = (
+        "SELECT number, event, refused FROM told WHERE client = ? AND number IN (SELECT "
+        "value FROM json_each(?))"
+    )
     rows = log.execute(query, (client, json.dumps(list(numbers))))
     return {number: (event, refused) for number, event, refused in rows}
 
@@ -232,7 +263,9 @@ def count_rows(log: Connection, table: str) -> int:
 def undone_events(log: Connection) -> set[int]:
     """Return the events with an undo that is not undone itself."""
     undone: set[int] = set()
-    for event, undoes in log.execute("SELECT id, undoes FROM event WHERE undoes IS NOT NULL ORDER BY id DESC"):
+    for event, undoes in log.execute(
+        "SELECT id, undoes FROM event WHERE undoes IS NOT NULL ORDER BY id DESC"
+    ):
         if event not in undone:  # an undo comes after the event it undoes
             undone.add(undoes)
     return undone
@@ -240,13 +273,16 @@ def undone_events(log: Connection) -> set[int]:
 
 @contextmanager
 def _opened(path: Path, mode: str, *, create: bool = False) -> Iterator[Connection]:
-    """Connect to a log, or to an empty one in memory; an error of the file or of a text becomes an input error."""
+    """Connect to a log, or to an empty one in memory; an error of the file or of a text becomes an
+    input error."""
     try:
         if create and not path.exists():
             _create(path)
         if path.exists():
             address = f"{path.absolute().as_uri()}?mode={mode}"
-            connection = sqlite3.connect(address, uri=True, timeout=LOCK_TIMEOUT, isolation_level=None)
+            connection = sqlite3.connect(
+                address, uri=True, timeout=LOCK_TIMEOUT, isolation_level=None
+            )
         else:
             connection = sqlite3.connect(":memory:", isolation_level=None)
             connection.executescript(_TABLES)
@@ -255,11 +291,16 @@ def _opened(path: Path, mode: str, *, create: bool = False) -> Iterator[Connecti
                 raise InputError(f"{path} is not a log of decisions: {_MOVE_AWAY}")
             if _pragma(connection, "user_version") == VERSION - 1 and mode == "rw":
                 with FileLock(path.parent / f".{path.name}.lock", timeout=LOCK_TIMEOUT):
-                    if _pragma(connection, "user_version") == VERSION - 1:  # no other process was first
+                    if (
+                        _pragma(connection, "user_version") == VERSION - 1
+                    ):  # no other process was first
                         connection.executescript(_UPGRADE)
             version = _pragma(connection, "user_version")
             if version != VERSION:
-                raise InputError(f"{path} has version {version}, this CLIPMem reads version {VERSION}: {_MOVE_AWAY}")
+                raise InputError(
+                    f"{path} has version {version}, this CLIPMem reads version {VERSION}: "
+                    f"{_MOVE_AWAY}"
+                )
             yield connection
     except sqlite3.Error as error:
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF  # the primary code
@@ -270,10 +311,14 @@ def _opened(path: Path, mode: str, *, create: bool = False) -> Iterator[Connecti
         raise InputError(f"{path} cannot be used (it is locked): {_BUSY}") from None
     except UnicodeEncodeError as error:
         half = error.object[error.start]
-        raise InputError(f"a text has half a character ({half!r}), which cannot be stored: delete it") from None
+        raise InputError(
+            f"a text has half a character ({half!r}), which cannot be stored: delete it"
+        ) from None
     except OSError as error:
         reason = error.strerror or error
-        raise InputError(f"{path} cannot be made or read ({reason}): choose another data folder") from None
+        raise InputError(
+            f"{path} cannot be made or read ({reason}): choose another data folder"
+        ) from None
 
 
 def _pragma(connection: Connection, name: str) -> int:

@@ -15,7 +15,15 @@ import pandas as pd
 import pyarrow as pa
 
 from clipmem_core.audit.jobs import Task, jobs_folder
-from clipmem_core.audit.store import PAIRS, SCORES, Audit, open_embeddings, read_table, recorded_sha256, write_table
+from clipmem_core.audit.store import (
+    PAIRS,
+    SCORES,
+    Audit,
+    open_embeddings,
+    read_table,
+    recorded_sha256,
+    write_table,
+)
 from clipmem_core.columns import GROUP, INJECTED, LABEL
 from clipmem_core.config import InputError, data_folder, fingerprint
 from clipmem_core.io import write_once
@@ -38,10 +46,13 @@ def map_name(member: str, side: str) -> str:
 
 
 def map_path(audit: Audit, name: str) -> Path:
-    """Return the path of a map, which depends on the embeddings, the settings and the library versions."""
+    """Return the path of a map, which depends on the embeddings, the settings and the library
+    versions."""
     member, _, side = name.rpartition(".")
     if side not in EMBEDDINGS or member not in audit.record.members:
-        raise InputError(f"{audit.name} has no map {name!r}: choose one on the page Map of embeddings")
+        raise InputError(
+            f"{audit.name} has no map {name!r}: choose one on the page Map of embeddings"
+        )
     content = {
         "embeddings": recorded_sha256(audit, embeddings_path(audit, member, side)),
         "settings": {**SETTINGS, "n_neighbors": NEIGHBOURS, "seed": SEED, "limit": LIMIT},
@@ -63,10 +74,17 @@ def map_points(audit: Audit, name: str, column: str) -> pd.DataFrame:
     """Return row, map_x, map_y and one more column of the pairs on a map."""
     path = map_file(audit, name)
     if path is None:
-        raise InputError(f"there is no map {name!r} of {audit.name} yet: draw it on the page Map of embeddings")
-    places = read_table(path, columns=[MAP_ROW, MAP_X, MAP_Y], repair="delete it and draw the map again")
+        raise InputError(
+            f"there is no map {name!r} of {audit.name} yet: draw it on the page Map of embeddings"
+        )
+    places = read_table(
+        path, columns=[MAP_ROW, MAP_X, MAP_Y], repair="delete it and draw the map again"
+    )
     value = f'"{column}"' if column in (LABEL, INJECTED, GROUP) else number(column)
-    query = f'SELECT {ROW}, map_x, map_y, {value} AS "{column}" FROM parquet JOIN places USING ({ROW}) ORDER BY {ROW}'
+    query = (
+        f'SELECT {ROW}, map_x, map_y, {value} AS "{column}" FROM parquet JOIN places USING '
+        f"({ROW}) ORDER BY {ROW}"
+    )
     table = audit.folder / (PAIRS if column in (LABEL, INJECTED) else SCORES)
     arrow = pa.Table.from_pandas(places.rename(columns={MAP_ROW: ROW}), preserve_index=False)
     points = fetch_arrow(table, query, places=arrow).to_pandas().rename(columns={ROW: MAP_ROW})
@@ -94,16 +112,22 @@ def make_map(audit: Audit, name: str, *, say: Callable[[str], None] = lambda lin
 
 
 def lay_out(vectors: np.ndarray, *, say: Callable[[str], None] = lambda line: None) -> np.ndarray:
-    """Map vectors to the plane, float32 [n_pairs, 2], by UMAP (McInnes et al. 2018) with the cosine distance."""
+    """Map vectors to the plane, float32 [n_pairs, 2], by UMAP (McInnes et al. 2018) with the cosine
+    distance."""
     if len(vectors) < FEWEST:
-        raise InputError(f"a map needs at least {FEWEST} pairs, and there are {len(vectors)}: audit a larger data set")
+        raise InputError(
+            f"a map needs at least {FEWEST} pairs, and there are {len(vectors)}: audit a larger "
+            "data set"
+        )
     say("loading UMAP")
     with warnings.catch_warnings():  # of an optional part of UMAP
         warnings.simplefilter("ignore", ImportWarning)
         from umap import UMAP
     say(f"placing {len(vectors):,} pairs")
     neighbours = min(NEIGHBOURS, len(vectors) - 1)
-    return UMAP(n_neighbors=neighbours, random_state=SEED, n_jobs=1, **SETTINGS).fit_transform(vectors)
+    return UMAP(n_neighbors=neighbours, random_state=SEED, n_jobs=1, **SETTINGS).fit_transform(
+        vectors
+    )
 
 
 def map_task(audit: Audit, name: str) -> Task:

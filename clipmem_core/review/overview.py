@@ -1,4 +1,5 @@
-"""Summaries of a finished audit for the overview, the report and the figures: groups, utility, map of scores."""
+"""Summaries of a finished audit for the overview, the report and the figures: groups, utility, map
+of scores."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +22,8 @@ FITTING, NOISE = 0.25, 0.05  # shares of the external pairs
 
 
 def group_table(audit: Audit) -> pd.DataFrame:
-    """Return group, n, mean and sd of clipmem, and low, high and kind of the verdict's intervals, by group."""
+    """Return group, n, mean and sd of clipmem, and low, high and kind of the verdict's intervals,
+    by group."""
     query = f"""
         SELECT "{c.GROUP}", count(*) AS n, avg({c.CLIPMEM}) AS mean, stddev_samp({c.CLIPMEM}) AS sd
         FROM parquet WHERE isfinite({c.CLIPMEM}) GROUP BY ALL
@@ -35,18 +37,25 @@ def group_table(audit: Audit) -> pd.DataFrame:
 
 
 def group_bins(audit: Audit) -> pd.DataFrame:
-    """Return the histogram of clipmem of each group: group, low and width of a bin, share of the group."""
-    scores = fetch_frame(audit.folder / SCORES, f'SELECT "{c.GROUP}", {number(c.CLIPMEM)} AS x FROM parquet')
+    """Return the histogram of clipmem of each group: group, low and width of a bin, share of the
+    group."""
+    scores = fetch_frame(
+        audit.folder / SCORES, f'SELECT "{c.GROUP}", {number(c.CLIPMEM)} AS x FROM parquet'
+    )
     scores = scores[np.isfinite(scores["x"])]
     edges, rows = np.histogram_bin_edges(scores["x"], BINS), []
     for group, values in scores.groupby(c.GROUP)["x"]:
         counts = np.histogram(values, edges)[0]
-        rows += [(group, edges[k], edges[1] - edges[0], counts[k] / len(values)) for k in np.flatnonzero(counts)]
+        rows += [
+            (group, edges[k], edges[1] - edges[0], counts[k] / len(values))
+            for k in np.flatnonzero(counts)
+        ]
     return pd.DataFrame(rows, columns=[c.GROUP, "low", "width", "share"])
 
 
 def attack_rows(attacks: list[dict[str, Any]]) -> tuple[pd.DataFrame, list[str]]:
-    """Return the success of each attack with its intervals, and a sentence for each missing number."""
+    """Return the success of each attack with its intervals, and a sentence for each missing
+    number."""
     shown, missing = [], []
     for row in attacks:
         name = ATTACK_MEASURES[row["measure"]]
@@ -61,11 +70,14 @@ def attack_rows(attacks: list[dict[str, Any]]) -> tuple[pd.DataFrame, list[str]]
 
 
 def utility_table(utility: pd.DataFrame) -> pd.DataFrame:
-    """Return metric, mean, and a column for each member, or the lowest and highest of many; without attacks."""
+    """Return metric, mean, and a column for each member, or the lowest and highest of many; without
+    attacks."""
     utility = utility[~utility[c.METRIC].isin(c.ATTACK_METRICS.values())]
     if utility.empty:
         return pd.DataFrame()
-    wide = utility.pivot_table(index=c.METRIC, columns=c.MEMBER, values=c.VALUE, sort=False, observed=True)
+    wide = utility.pivot_table(
+        index=c.METRIC, columns=c.MEMBER, values=c.VALUE, sort=False, observed=True
+    )
     mean = wide.mean(axis=1)
     if len(wide.columns) > MEMBERS_SHOWN:
         wide = pd.DataFrame({"lowest member": wide.min(axis=1), "highest member": wide.max(axis=1)})
@@ -75,7 +87,8 @@ def utility_table(utility: pd.DataFrame) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Corners:
-    """Limits of the corners of the map: quantiles of the external pairs, which no member trained on."""
+    """Limits of the corners of the map: quantiles of the external pairs, which no member trained
+    on."""
 
     fits: float  # lower quartile of similarity_out
     high: float  # 95th percentile of clipmem
@@ -84,7 +97,8 @@ class Corners:
 
 @cached(4, SCORES, PAIRS)
 def load_score_map(audit: Audit) -> tuple[pd.DataFrame, pd.DataFrame, int, Corners | None]:
-    """Return `points_and_density` of the map of scores, and its corners; None if no external pair has both scores."""
+    """Return `points_and_density` of the map of scores, and its corners; None if no external pair
+    has both scores."""
     x, y = c.SIMILARITY_OUT, c.CLIPMEM
     points, density, count = points_and_density(audit, x, y, colour_by=(c.GROUP, c.INJECTED))
     scores = fetch_all(audit, [f'"{c.GROUP}"', f"{number(x)} AS x", f"{number(y)} AS y"]).dropna()
@@ -92,7 +106,9 @@ def load_score_map(audit: Audit) -> tuple[pd.DataFrame, pd.DataFrame, int, Corne
     if external.empty:
         return points, density, count, None
     low = float(external["y"].quantile(NOISE)) if (scores[c.GROUP] == c.INDEPENDENT).any() else None
-    corners = Corners(float(external["x"].quantile(FITTING)), float(external["y"].quantile(1 - NOISE)), low)
+    corners = Corners(
+        float(external["x"].quantile(FITTING)), float(external["y"].quantile(1 - NOISE)), low
+    )
     return points, density, count, corners
 
 
@@ -100,10 +116,11 @@ def load_score_map(audit: Audit) -> tuple[pd.DataFrame, pd.DataFrame, int, Corne
 def points_and_density(
     audit: Audit, x: str, y: str, *, colour_by: Sequence[str]
 ) -> tuple[pd.DataFrame, pd.DataFrame, int]:
-    """Draw a fixed random sample of at most `LIMIT` pairs with two scores; `colour_by`: group, label, injected.
+    """Draw a fixed random sample of at most `LIMIT` pairs with two scores; `colour_by`: group,
+    label, injected.
 
-    Returns row, x, y and `colour_by` of the sample; centre x, y and count n of each cell of a 2D histogram of all
-    pairs, empty if all are drawn; and the number of pairs with both scores.
+    Returns row, x, y and `colour_by` of the sample; centre x, y and count n of each cell of a 2D
+    histogram of all pairs, empty if all are drawn; and the number of pairs with both scores.
     """
     scores = [*(f'{number(name)} AS "{name}"' for name in (x, y)), f'"{c.GROUP}"']
     table = fetch_all(audit, scores, [f'"{name}"' for name in colour_by if name != c.GROUP])
@@ -111,10 +128,14 @@ def points_and_density(
     density = pd.DataFrame()
     if len(finite) > LIMIT:
         rows = np.sort(np.random.default_rng(0).choice(finite, LIMIT, replace=False))
-        counts, x_edges, y_edges = np.histogram2d(table[x].iloc[finite], table[y].iloc[finite], CELLS)
+        counts, x_edges, y_edges = np.histogram2d(
+            table[x].iloc[finite], table[y].iloc[finite], CELLS
+        )
         i, j = np.nonzero(counts)
         centres = [(edges[1:] + edges[:-1]) / 2 for edges in (x_edges, y_edges)]
-        density = pd.DataFrame({"x": centres[0][i], "y": centres[1][j], "n": counts[i, j].astype(int)})
+        density = pd.DataFrame(
+            {"x": centres[0][i], "y": centres[1][j], "n": counts[i, j].astype(int)}
+        )
     points = table.iloc[rows].reset_index(drop=True)
     points.insert(0, "row", rows)
     return points[["row", *dict.fromkeys([x, y, *colour_by])]], density, len(finite)
@@ -132,4 +153,6 @@ def model_words(config: AuditConfig) -> str:
     towers = locked_towers(config)
     if len(towers) == 2:
         return f"heads on {' and '.join(towers.values())}"
-    return " and ".join([f"model {config.model}", *(f"a head on {name}" for name in towers.values())])
+    return " and ".join(
+        [f"model {config.model}", *(f"a head on {name}" for name in towers.values())]
+    )

@@ -1,4 +1,5 @@
-"""DuckDB queries over an audit's Parquet files, which share one row order: `file_row_number` is a pair's row in all."""
+"""DuckDB queries over an audit's Parquet files, which share one row order: `file_row_number` is a
+pair's row in all."""
 
 import functools
 import os
@@ -31,7 +32,9 @@ Table: TypeAlias = pd.DataFrame | pa.Table
 Stamp = tuple[int, int, int]
 Function = TypeVar("Function", bound=Callable[..., Any])
 # SQL of a caption key: a positive hash of 63 bits of a pair's captions, which contain no NUL.
-CAPTION_KEY = f"""greatest(1, (md5_number_lower(array_to_string("{CAPTIONS}", chr(0))) // 2)::BIGINT)"""
+CAPTION_KEY = (
+    f"""greatest(1, (md5_number_lower(array_to_string("{CAPTIONS}", chr(0))) // 2)::BIGINT)"""
+)
 
 
 def stamp(path: Path) -> Stamp:
@@ -46,14 +49,18 @@ def stamp(path: Path) -> Stamp:
 def cached(
     size: int, *names: str, paths: Callable[..., Iterable[Path]] | None = None
 ) -> Callable[[Function], Function]:
-    """Cache a function of an audit or a study until one of its files changes: `names` in the folder, or `paths`."""
+    """Cache a function of an audit or a study until one of its files changes: `names` in the
+    folder, or `paths`."""
 
     def decorate(function: Function) -> Function:
         results = functools.lru_cache(size)(lambda stamps, *args, **named: function(*args, **named))
 
         @functools.wraps(function)
         def wrapper(audit: Named, *args: Any, **named: Any) -> Any:
-            files = [*(audit.folder / name for name in names), *(paths(audit, *args, **named) if paths else [])]
+            files = [
+                *(audit.folder / name for name in names),
+                *(paths(audit, *args, **named) if paths else []),
+            ]
             return results(tuple(map(stamp, files)), audit, *args, **named)
 
         return cast(Function, wrapper)
@@ -72,7 +79,10 @@ def count_pairs_of(audit: Audit) -> int:
 
 def mismatched_tables(audit: Audit, table: str = SCORES) -> InputError:
     """Return the error of an audit whose tables do not list the same pairs."""
-    return InputError(f"{audit.folder / PAIRS} and {table} list other pairs: delete {table} and run the audit again")
+    return InputError(
+        f"{audit.folder / PAIRS} and {table} list other pairs: delete {table} and run the "
+        "audit again"
+    )
 
 
 @cached(64, CAPTION_TABLE, PAIRS)
@@ -84,14 +94,19 @@ def check_captions(audit: Audit) -> None:
 
 def find_row(audit: Audit, pair_id: str) -> int | None:
     """Return the row of a pair, None if the audit has no such pair."""
-    rows = fetch_rows(audit.folder / PAIRS, f'SELECT {ROW} FROM parquet WHERE "{PAIR_ID}" = ? LIMIT 1', [pair_id])
+    rows = fetch_rows(
+        audit.folder / PAIRS, f'SELECT {ROW} FROM parquet WHERE "{PAIR_ID}" = ? LIMIT 1', [pair_id]
+    )
     return rows[0][0] if rows else None
 
 
 def caption_keys(pairs: Path | pa.Table, pair_ids: Iterable[str]) -> dict[str, int]:
     """Return the caption keys of those of some pairs that a file or table has."""
     requested = _requested(pair_ids)
-    query = f'SELECT requested_id, {CAPTION_KEY} AS key FROM parquet JOIN requested ON "{PAIR_ID}" = requested_id'
+    query = (
+        f"SELECT requested_id, {CAPTION_KEY} AS key FROM parquet JOIN requested ON "
+        f'"{PAIR_ID}" = requested_id'
+    )
     if isinstance(pairs, Path):
         keys = fetch_columns(pairs, query, requested=requested)
     else:
@@ -147,11 +162,18 @@ def fetch_arrow(path: Path, query: str, **tables: Table) -> pa.Table:
 
 
 def fetch_pairs(
-    path: Path, columns: Sequence[str], pair_ids: Iterable[str], *, end: str = "", key: str = PAIR_ID
+    path: Path,
+    columns: Sequence[str],
+    pair_ids: Iterable[str],
+    *,
+    end: str = "",
+    key: str = PAIR_ID,
 ) -> pa.Table:
-    """Return pair_id and columns of some pairs of a file, or of those with some values in the column `key`; `end` is
-    appended to the query."""
-    if path.name in (CAPTION_TABLE, WORD_TABLE) and not path.is_file():  # captions have no scores in this audit
+    """Return pair_id and columns of some pairs of a file, or of those with some values in the
+    column `key`; `end` is appended to the query."""
+    if (
+        path.name in (CAPTION_TABLE, WORD_TABLE) and not path.is_file()
+    ):  # captions have no scores in this audit
         return pa.table({PAIR_ID: pa.array([], pa.string())})
     if path.name == CAPTION_TABLE:
         check_captions(Audit(path.parent))
@@ -160,17 +182,21 @@ def fetch_pairs(
     return fetch_arrow(path, query, requested=_requested(pair_ids))
 
 
-def fetch_numbered(path: Path, columns: Sequence[str], rows: Sequence[int]) -> dict[int, tuple[Any, ...]]:
+def fetch_numbered(
+    path: Path, columns: Sequence[str], rows: Sequence[int]
+) -> dict[int, tuple[Any, ...]]:
     """Return the columns of some rows, by row."""
     if not rows:
         return {}
     numbers = ", ".join(str(int(row)) for row in rows)
-    query = f"SELECT {ROW}, {', '.join(columns)} FROM parquet WHERE {ROW} IN ({numbers})"  # reads few row groups
+    # reads few row groups
+    query = f"SELECT {ROW}, {', '.join(columns)} FROM parquet WHERE {ROW} IN ({numbers})"
     return {row: tuple(values) for row, *values in fetch_rows(path, query)}
 
 
 def number(column: str) -> str:
-    """Return SQL of a score as a number, NaN if missing; a column without any value may have another type."""
+    """Return SQL of a score as a number, NaN if missing; a column without any value may have
+    another type."""
     return f"coalesce(TRY_CAST(\"{column}\" AS DOUBLE), 'nan'::DOUBLE)"
 
 
@@ -183,15 +209,20 @@ def _database() -> duckdb.DuckDBPyConnection:
             "autoload_known_extensions": False,
             "python_enable_replacements": False,
             "memory_limit": "1GB",
-            "temp_directory": f"{tempfile.gettempdir()}/clipmem-{os.getpid()}",  # created only if memory is short
+            # created only if memory is short
+            "temp_directory": f"{tempfile.gettempdir()}/clipmem-{os.getpid()}",
         }
     )
 
 
 @contextmanager
-def _executed(path: Path, query: str, values: Sequence[Any], **tables: Table) -> Iterator[duckdb.DuckDBPyRelation]:
+def _executed(
+    path: Path, query: str, values: Sequence[Any], **tables: Table
+) -> Iterator[duckdb.DuckDBPyRelation]:
     stamp(path)  # a missing file has its own message
-    glob = "".join(f"[{letter}]" if letter in "*?[" else letter for letter in str(path))  # DuckDB takes patterns
+    glob = "".join(
+        f"[{letter}]" if letter in "*?[" else letter for letter in str(path)
+    )  # DuckDB takes patterns
     rows = "SELECT * FROM read_parquet(?, file_row_number = true)"
     query = f"WITH parquet AS NOT MATERIALIZED ({rows}) {query}"
     try:
@@ -200,10 +231,14 @@ def _executed(path: Path, query: str, values: Sequence[Any], **tables: Table) ->
                 cursor.register(name, table)
             yield cursor.sql(query, params=[glob, *map(without_surrogates, values)])
     except duckdb.OutOfMemoryException:
-        raise InputError(f"{path} needs more memory than there is: close other programs and try again") from None
+        raise InputError(
+            f"{path} needs more memory than there is: close other programs and try again"
+        ) from None
     except duckdb.Error as error:
         reason = str(error).split("\n")[0]
-        raise InputError(f"{path} cannot be read ({reason}): delete the audit's folder and run it again") from None
+        raise InputError(
+            f"{path} cannot be read ({reason}): delete the audit's folder and run it again"
+        ) from None
 
 
 def without_surrogates(value: Any) -> Any:

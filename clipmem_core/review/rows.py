@@ -1,4 +1,5 @@
-"""The rows of an audit that match a selection, in its order; cached until a file or a decision changes."""
+"""The rows of an audit that match a selection, in its order; cached until a file or a decision
+changes."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -31,7 +32,8 @@ def count_pairs(audit: Audit, selection: Selection) -> int:
 
 
 def count_decided(audit: Audit, selection: Selection) -> tuple[int, int]:
-    """Return how many pairs of a selection are decided, and how many it has, ignoring its condition on decisions."""
+    """Return how many pairs of a selection are decided, and how many it has, ignoring its condition
+    on decisions."""
     rows = _rows(audit, replace(selection, decision=""))
     return int(np.count_nonzero(decided(audit).codes[rows] != UNDECIDED_CODE)), len(rows)
 
@@ -47,7 +49,9 @@ def find_rows(audit: Audit, selection: Selection, *, page: int = 1, size: int) -
 
 def pair_ids(audit: Audit, selection: Selection) -> list[str]:
     """Return the ids of all pairs of a selection, in its order."""
-    ids = fetch_columns(audit.folder / PAIRS, f'SELECT "{c.PAIR_ID}" FROM parquet ORDER BY {ROW}')[c.PAIR_ID]
+    ids = fetch_columns(audit.folder / PAIRS, f'SELECT "{c.PAIR_ID}" FROM parquet ORDER BY {ROW}')[
+        c.PAIR_ID
+    ]
     return ids[_rows(audit, selection)].tolist()
 
 
@@ -61,14 +65,19 @@ def _rows(audit: Audit, selection: Selection) -> np.ndarray:
 
 @cached(8, SCORES, PAIRS)
 def _rows_at(
-    audit: Audit, selection: Selection, entry: tuple[tuple[str, int], int] | None, map_path: Path | None
+    audit: Audit,
+    selection: Selection,
+    entry: tuple[tuple[str, int], int] | None,
+    map_path: Path | None,
 ) -> np.ndarray:
     """Find a selection's rows; `entry` of the log is part of the cache key."""
     mask = _mask(audit, replace(selection, order=c.CLIPMEM, ascending=False, decision=""), map_path)
     if selection.decision:
         codes = decided(audit).codes
         code = {s.UNDECIDED: UNDECIDED_CODE, **CODES}.get(selection.decision, -1)
-        mask = mask & (codes != UNDECIDED_CODE if selection.decision == s.DECIDED else codes == code)
+        mask = mask & (
+            codes != UNDECIDED_CODE if selection.decision == s.DECIDED else codes == code
+        )
     if selection.order == s.MATCH and selection.searched:
         rows = search(audit, selection.meaning, like=selection.like, by=selection.by).rows
     elif selection.order == s.RANDOM:
@@ -81,28 +90,38 @@ def _rows_at(
 
 @cached(8, SCORES, PAIRS)
 def _sorted(audit: Audit, column: str) -> np.ndarray:
-    scores = fetch_columns(audit.folder / SCORES, f"SELECT {number(column)} AS score FROM parquet")["score"]
+    scores = fetch_columns(audit.folder / SCORES, f"SELECT {number(column)} AS score FROM parquet")[
+        "score"
+    ]
     rows = np.flatnonzero(np.isfinite(scores)).astype(np.int32)
     return rows[np.argsort(-scores[rows], kind="stable")]
 
 
 @cached(16, SCORES, PAIRS)
 def _mask(audit: Audit, selection: Selection, map_path: Path | None) -> np.ndarray:
-    """Return which pairs match a selection, except for its condition on decisions, bool [n_pairs]."""
+    """Return which pairs match a selection, except for its condition on decisions, bool
+    [n_pairs]."""
     mask = np.ones(t.count_pairs_of(audit), bool)
     for rows in _rows_of_conditions(audit, selection, map_path):
         if rows.max(initial=0) >= len(mask):
-            raise InputError(f"{audit.folder} has embeddings of more pairs than scores: delete it and run it again")
+            raise InputError(
+                f"{audit.folder} has embeddings of more pairs than scores: delete it and run "
+                "it again"
+            )
         mask &= np.isin(np.arange(len(mask)), rows)
     return mask
 
 
-def _rows_of_conditions(audit: Audit, selection: Selection, map_path: Path | None) -> Iterator[np.ndarray]:
+def _rows_of_conditions(
+    audit: Audit, selection: Selection, map_path: Path | None
+) -> Iterator[np.ndarray]:
     for name, clauses in _clauses(selection).items():
         if clauses:
             where = " AND ".join(clause for clause, _ in clauses)
             values = [value for _, listed in clauses for value in listed]
-            yield fetch_columns(audit.folder / name, f"SELECT {ROW} FROM parquet WHERE {where}", values)[ROW]
+            yield fetch_columns(
+                audit.folder / name, f"SELECT {ROW} FROM parquet WHERE {where}", values
+            )[ROW]
     if selection.check:
         query = f'SELECT {ROW} FROM parquet WHERE "{selection.check}"'
         yield fetch_columns(ensure_checks(audit), query)[ROW]
@@ -113,13 +132,16 @@ def _rows_of_conditions(audit: Audit, selection: Selection, map_path: Path | Non
 
 
 def _clauses(selection: Selection) -> dict[str, list[tuple[str, list[str | float]]]]:
-    """Return SQL and its values for a selection's conditions on the columns of scores.parquet and of pairs.parquet."""
+    """Return SQL and its values for a selection's conditions on the columns of scores.parquet and
+    of pairs.parquet."""
     scores: list[tuple[str, list[str | float]]] = []
     if selection.group:
         scores.append((f'"{c.GROUP}" = ?', [selection.group]))
     for each in selection.ranges:
         value = number(each.column)
-        ends = [(sign, end) for sign, end in ((">=", each.low), ("<=", each.high)) if end is not None]
+        ends = [
+            (sign, end) for sign, end in ((">=", each.low), ("<=", each.high)) if end is not None
+        ]
         scores += [(f"isfinite({value})", [])] if ends else []
         scores += [(f"{value} {sign} ?", [end]) for sign, end in ends]
     pairs: list[tuple[str, list[str | float]]] = []
@@ -130,7 +152,10 @@ def _clauses(selection: Selection) -> dict[str, list[tuple[str, list[str | float
     elif selection.injected:
         pairs.append((f'"{c.INJECTED}" = ?', [selection.injected]))
     text = _FOLDED.format(f"array_to_string({c.CAPTIONS}, chr(10))")
-    pairs += [(f"contains({text}, {_FOLDED.format('?')})", [word]) for word in dict.fromkeys(selection.words.split())]
+    pairs += [
+        (f"contains({text}, {_FOLDED.format('?')})", [word])
+        for word in dict.fromkeys(selection.words.split())
+    ]
     return {SCORES: scores, PAIRS: pairs}
 
 
@@ -138,15 +163,21 @@ def _rows_in(audit: Audit, outline: Outline, map_name: str, map_path: Path | Non
     on_map = (outline.x, outline.y) == (s.MAP_X, s.MAP_Y)
     path = map_path if on_map else audit.folder / SCORES
     if path is None:
-        raise InputError(f"there is no map {map_name!r} of {audit.name} yet: draw it on the page Map of embeddings")
+        raise InputError(
+            f"there is no map {map_name!r} of {audit.name} yet: draw it on the page Map of "
+            "embeddings"
+        )
     row = '"row"' if on_map else ROW
-    query = f"SELECT {row} AS place, {number(outline.x)} AS x, {number(outline.y)} AS y FROM parquet"
+    query = (
+        f"SELECT {row} AS place, {number(outline.x)} AS x, {number(outline.y)} AS y FROM parquet"
+    )
     points = fetch_columns(path, query)
     return points["place"][inside(points["x"], points["y"], outline.corners)]
 
 
 def inside(x: np.ndarray, y: np.ndarray, corners: Sequence[tuple[float, float]]) -> np.ndarray:
-    """Return which points [n_points] lie in a polygon: a ray to the right crosses its edges an odd number of times."""
+    """Return which points [n_points] lie in a polygon: a ray to the right crosses its edges an odd
+    number of times."""
     odd = np.zeros(len(x), bool)
     for (x0, y0), (x1, y1) in zip(corners, [*corners[1:], corners[0]], strict=True):
         if y0 != y1:
@@ -156,7 +187,8 @@ def inside(x: np.ndarray, y: np.ndarray, corners: Sequence[tuple[float, float]])
 
 
 def frequent_values(audit: Audit, column: str) -> list[str]:
-    """Return the values of the column label or injected, the most frequent first, at most `LABELS_SHOWN`."""
+    """Return the values of the column label or injected, the most frequent first, at most
+    `LABELS_SHOWN`."""
     query = f"""
         SELECT "{column}" FROM parquet WHERE "{column}" IS NOT NULL
         GROUP BY 1 ORDER BY count(*) DESC, 1 LIMIT {LABELS_SHOWN}
@@ -179,27 +211,37 @@ def misfit_note(audit: Audit) -> str:
 
 
 def top_rows(audit: Audit, queue: str, *, size: int) -> list[int]:
-    """Return the first rows of a queue; of the review the most suspicious ones, without random spot checks."""
+    """Return the first rows of a queue; of the review the most suspicious ones, without random spot
+    checks."""
     if queue == c.REVIEW_PLACE:
         return wrong_estimate(audit)[1].ranked[:size].tolist()
     return find_rows(audit, Selection(order=queue), size=size)
 
 
 def changed_rows(audit: Audit, entry: int | None = None) -> tuple[int, dict[int, str | None]]:
-    """Return the log's last entry, and the decisions by row: of rows with a later entry than `entry`, or of all."""
+    """Return the log's last entry, and the decisions by row: of rows with a later entry than
+    `entry`, or of all."""
     current = decided(audit)
     if entry is None or current.entry < entry:  # the log was replaced
         rows = np.flatnonzero(current.codes != UNDECIDED_CODE)
     else:
         changed = dict.fromkeys(pair_id for pair_id, *_ in open_review(audit).entries_after(entry))
-        rows = t.fetch_pairs(audit.folder / PAIRS, [ROW], changed)[ROW].to_numpy() if changed else np.empty(0, int)
+        rows = (
+            t.fetch_pairs(audit.folder / PAIRS, [ROW], changed)[ROW].to_numpy()
+            if changed
+            else np.empty(0, int)
+        )
     decisions = {code: decision for decision, code in CODES.items()}
-    return current.entry, {row: decisions[code] for row, code in zip(rows.tolist(), current.codes[rows], strict=True)}
+    return current.entry, {
+        row: decisions[code] for row, code in zip(rows.tolist(), current.codes[rows], strict=True)
+    }
 
 
 def check_counts(audit: Audit) -> dict[str, int | None]:
     """Return how many pairs fail each check, in the order of `CHECKS`; None if that is unknown."""
-    columns = ", ".join(f'CASE WHEN count("{name}") > 0 THEN count_if("{name}") END' for name in CHECKS)
+    columns = ", ".join(
+        f'CASE WHEN count("{name}") > 0 THEN count_if("{name}") END' for name in CHECKS
+    )
     counts = fetch_rows(ensure_checks(audit), f"SELECT {columns} FROM parquet")[0]
     return dict(zip(CHECKS, counts, strict=True))
 
@@ -215,7 +257,8 @@ def failed_checks(audit: Audit, row: int) -> list[str]:
 
 
 def near_duplicate_groups(audit: Audit) -> list[list[int]]:
-    """Return the rows of each group of near-duplicates, the largest group first, then in row order."""
+    """Return the rows of each group of near-duplicates, the largest group first, then in row
+    order."""
     query = f"""
         SELECT list({ROW} ORDER BY {ROW}) AS rows FROM parquet WHERE {NEAR_DUPLICATE_OF} IS NOT NULL
         GROUP BY {NEAR_DUPLICATE_OF} HAVING len(rows) > 1 ORDER BY len(rows) DESC, rows[1]

@@ -1,4 +1,5 @@
-"""Search by meaning: the pairs closest to a text, or to another pair, by their captions or by their pictures."""
+"""Search by meaning: the pairs closest to a text, or to another pair, by their captions or by their
+pictures."""
 
 import contextlib
 import dataclasses
@@ -52,22 +53,32 @@ class Hits(NamedTuple):
     captions: np.ndarray  # number of the caption that matched, int64 [n]; -1 if none did
 
 
-def search(audit: Audit, text: str = "", *, like: str = "", by: str = CAPTION, k: int = LIMIT) -> Hits:
-    """Return at most k pairs that are closest to a text, to the pair with the id `like`, or to the mean of both.
+def search(
+    audit: Audit, text: str = "", *, like: str = "", by: str = CAPTION, k: int = LIMIT
+) -> Hits:
+    """Return at most k pairs that are closest to a text, to the pair with the id `like`, or to the
+    mean of both.
 
-    By caption, the features of a locked text tower are compared, and the best caption of a pair counts. Otherwise, and
-    by picture, embeddings of members are compared, and their cosines averaged: of ten hits for words of OpenClipart .50
-    were right with four members, .37 with one.
+    By caption, the features of a locked text tower are compared, and the best caption of a pair
+    counts. Otherwise, and by picture, embeddings of members are compared, and their cosines
+    averaged: of ten hits for words of OpenClipart .50 were right with four members, .37 with one.
     """
     config, row = audit.record.config, find_row(audit, like) if like else None
     if by not in SIDES:
         raise InputError(f"by must be {CAPTION!r} or {PICTURE!r}, not {by!r}")
     if like and row is None:
-        raise InputError(f"there is no pair {like!r} in audit {audit.name!r}: choose another to search by")
+        raise InputError(
+            f"there is no pair {like!r} in audit {audit.name!r}: choose another to search by"
+        )
     if not like and not text.strip():
-        raise InputError("the text to search for is empty: write what the pictures or captions should be about")
+        raise InputError(
+            "the text to search for is empty: write what the pictures or captions should be about"
+        )
     if text and config.features:
-        raise InputError(f"audit {audit.name!r} has precomputed features and cannot embed a text: search by a pair")
+        raise InputError(
+            f"audit {audit.name!r} has precomputed features and cannot embed a text: search by "
+            "a pair"
+        )
     if by == CAPTION and (config.lock_text or config.features):
         found = _by_features(audit, text, row)
     else:
@@ -83,7 +94,8 @@ def prepare_search(audit: Audit) -> None:
 
 
 def try_in_thread(first: Callable[[], object]) -> None:
-    """Call a function in a thread, so that the next call need not wait seconds for torch and the towers."""
+    """Call a function in a thread, so that the next call need not wait seconds for torch and the
+    towers."""
 
     def call() -> None:
         with contextlib.suppress(Exception):  # the next call will say it
@@ -111,12 +123,20 @@ def _by_features(audit: Audit, text: str, row: int | None) -> Hits:
 
 @cached(2, CONFIG, PAIRS)
 def features_of_captions(audit: Audit) -> tuple[Vectors, np.ndarray]:
-    """Return the features of all captions, and the number of each pair's first one, int64 [n_pairs + 1]."""
+    """Return the features of all captions, and the number of each pair's first one, int64 [n_pairs
+    + 1]."""
     return caption_features(audit), np.concatenate([[0], np.cumsum(caption_counts(audit))])
 
 
-@cached(64, paths=lambda audit, text, row, side, members: [embeddings_path(audit, name, side) for name in members])
-def _by_embeddings(audit: Audit, text: str, row: int | None, side: str, members: tuple[str, ...]) -> Hits:
+@cached(
+    64,
+    paths=lambda audit, text, row, side, members: [
+        embeddings_path(audit, name, side) for name in members
+    ],
+)
+def _by_embeddings(
+    audit: Audit, text: str, row: int | None, side: str, members: tuple[str, ...]
+) -> Hits:
     """Search the members' embeddings of pictures or captions."""
     by_member = []
     for member in members:
@@ -134,7 +154,8 @@ def _by_embeddings(audit: Audit, text: str, row: int | None, side: str, members:
 
 
 def _matching_captions(audit: Audit, text: str, rows: np.ndarray, member: str) -> list[int]:
-    """Return the number of the caption closest to a text for each of some pairs, by a member's text encoder."""
+    """Return the number of the caption closest to a text for each of some pairs, by a member's text
+    encoder."""
     listed = fetch_numbered(audit.folder / PAIRS, [CAPTIONS], rows.tolist())
     captions = [caption for row in rows.tolist() for caption in listed[row][0]]
     vectors, cosines = embed_texts(audit, [text, *captions], member=member), np.zeros(len(captions))
@@ -151,16 +172,21 @@ def _closest(cosines: np.ndarray, itself: int | None) -> np.ndarray:
 
 
 def embed_texts(audit: Audit, texts: Sequence[str], *, member: str) -> np.ndarray:
-    """Embed texts with a member's text encoder, in full precision: unit vectors float32 [n, dim]."""
+    """Embed texts with a member's text encoder, in full precision: unit vectors float32 [n,
+    dim]."""
     config = audit.record.config
     with _ENCODING:
         heads = config.lock_text
-        model, vocabulary = (_text_head(audit, member), None) if heads else _text_encoder(audit, member)
+        model, vocabulary = (
+            (_text_head(audit, member), None) if heads else _text_encoder(audit, member)
+        )
         import torch  # slow to import, and useless without a checkpoint
 
         from clipmem_core.training.model import text_embeddings, tokenize
 
-        torch.set_num_threads(1)  # few texts are too little work to share: threads that wait for a busy core take .5 s
+        torch.set_num_threads(
+            1
+        )  # few texts are too little work to share: threads that wait for a busy core take .5 s
         if heads:
             inputs = text_features_of(config, texts)
         else:
@@ -172,18 +198,23 @@ def embed_texts(audit: Audit, texts: Sequence[str], *, member: str) -> np.ndarra
 
 @lru_cache(1)
 def _freeze_libraries() -> None:
-    """Exclude all that is loaded from garbage collection: Streamlit collects after each script, .3 s with torch."""
+    """Exclude all that is loaded from garbage collection: Streamlit collects after each script, .3
+    s with torch."""
     gc.collect()
     gc.freeze()
 
 
 def checkpoint_path(audit: Audit, member: str) -> Path:
-    """Return the file with a member's weights, trained by the audit or supplied with --checkpoints."""
+    """Return the file with a member's weights, trained by the audit or supplied with
+    --checkpoints."""
     supplied = audit.member_record(member).checkpoint
     path = Path(supplied) if supplied else audit.member(member) / CHECKPOINT
     if not path.is_file():
         advice = "put it back" if supplied else "run the audit again"
-        raise InputError(f"checkpoint {path} of member {member} is missing: {advice}, or search with another member")
+        raise InputError(
+            f"checkpoint {path} of member {member} is missing: {advice}, or search with another "
+            "member"
+        )
     return path
 
 
@@ -200,7 +231,9 @@ def _text_encoder(audit: Audit, member: str) -> tuple[Any, Vocabulary | None]:
     config, checkpoint = audit.record.config, str(checkpoint_path(audit, member))
     if config.lock_image:
         return _locked_model(audit, member), vocabulary_of_member(audit, member)
-    model = build_model(config.model, loss=config.loss, seed=0, image_size=config.image_size, pretrained=checkpoint)
+    model = build_model(
+        config.model, loss=config.loss, seed=0, image_size=config.image_size, pretrained=checkpoint
+    )
     model.visual = None
     return model, vocabulary_of_member(audit, member)
 
@@ -217,11 +250,14 @@ def _locked_model(audit: Audit, member: str) -> Any:
     return model
 
 
-_text_head = cached(64, paths=_member_files)(_locked_model)  # 300,000 weights each: all members are cached
+_text_head = cached(64, paths=_member_files)(
+    _locked_model
+)  # 300,000 weights each: all members are cached
 
 
 def text_features_of(config: AuditConfig, texts: Sequence[str]) -> np.ndarray:
-    """Return the locked text tower's features of texts, float32 [n, width]; those of several are cached on disk."""
+    """Return the locked text tower's features of texts, float32 [n, width]; those of several are
+    cached on disk."""
     if len(texts) == 1:
         return _features_of_text(config, texts[0])
     from clipmem_core.features.embed import text_features  # torch
@@ -245,7 +281,9 @@ def _text_tower(config: AuditConfig) -> Any:
 @cached(2, MEMBERSHIP)
 def read_sides(audit: Audit) -> Sides:
     """Read the membership, without the pair ids, which are most of the file."""
-    columns = fetch_columns(audit.folder / MEMBERSHIP, f"SELECT * EXCLUDE ({PAIR_ID}, {ROW}) FROM parquet")
+    columns = fetch_columns(
+        audit.folder / MEMBERSHIP, f"SELECT * EXCLUDE ({PAIR_ID}, {ROW}) FROM parquet"
+    )
     group = columns.pop(GROUP)
     membership = Membership(group, tuple(columns), np.stack(list(columns.values())).astype(bool))
     return sides_of(audit, audit.record.config, membership)
@@ -259,11 +297,14 @@ def embeddings_path(audit: Audit, member: str, side: str) -> Path:
 def vector_at(vectors: Vectors, row: int) -> np.ndarray:
     """Return the mean embedding of a pair, float32 [dim]."""
     if not 0 <= row < len(vectors):
-        raise InputError(f"there is no embedding of row {row}: delete the audit's members and run it again")
+        raise InputError(
+            f"there is no embedding of row {row}: delete the audit's members and run it again"
+        )
     return vectors[[row]][0]
 
 
 def top_k(values: np.ndarray, k: int) -> np.ndarray:
-    """Return the indices of the k highest of values [n] without NaN, the highest first, ties by index."""
+    """Return the indices of the k highest of values [n] without NaN, the highest first, ties by
+    index."""
     order = np.argsort(-values, kind="stable")[: max(k, 0)]  # NaN comes last
     return order[~np.isnan(values[order])]

@@ -66,12 +66,24 @@ class Selection:
 
     @property
     def lowest_first(self) -> bool:
-        """Whether its first pairs have the lowest values: of review_place, and of clipmem that g learned."""
+        """Whether its first pairs have the lowest values: of review_place, and of clipmem that g
+        learned."""
         return self.order == REVIEW_PLACE or (self.order == CLIPMEM and self.group == INDEPENDENT)
 
 
 RANDOM_CHECK = Selection(order=RANDOM)  # its first 50 pairs are the random check
-_TEXTS = ("group", "label", "injected", "decision", "check", "words", "map", "meaning", "like", "by")
+_TEXTS = (
+    "group",
+    "label",
+    "injected",
+    "decision",
+    "check",
+    "words",
+    "map",
+    "meaning",
+    "like",
+    "by",
+)
 
 
 def to_parameters(selection: Selection) -> dict[str, str]:
@@ -82,12 +94,19 @@ def to_parameters(selection: Selection) -> dict[str, str]:
     if selection.ascending:
         parameters["ascending"] = "1"
     if selection.ranges:
-        ends = (["" if end is None else f"{end:.6g}" for end in (r.low, r.high)] for r in selection.ranges)
-        parameters["range"] = ",".join(":".join([r.column, *e]) for r, e in zip(selection.ranges, ends, strict=True))
+        ends = (
+            ["" if end is None else f"{end:.6g}" for end in (r.low, r.high)]
+            for r in selection.ranges
+        )
+        parameters["range"] = ",".join(
+            ":".join([r.column, *e]) for r, e in zip(selection.ranges, ends, strict=True)
+        )
     if selection.outline:
         corners = selection.outline.corners
         if len(corners) > MAX_CORNERS:  # a lasso has one for each mouse event
-            corners = tuple(corners[place * len(corners) // MAX_CORNERS] for place in range(MAX_CORNERS))
+            corners = tuple(
+                corners[place * len(corners) // MAX_CORNERS] for place in range(MAX_CORNERS)
+            )
         numbers = [f"{number:.4g}" for corner in corners for number in corner]
         parameters["outline"] = ":".join([selection.outline.x, selection.outline.y, *numbers])
     return parameters
@@ -110,7 +129,9 @@ def from_parameters(parameters: Mapping[str, str]) -> tuple[Selection, list[str]
     wrong += ["range"] if ranges is None else []
     wrong += ["outline"] if outline is None and parameters.get("outline") else []
     ascending = parameters.get("ascending") == "1"
-    selection = dataclasses.replace(selection, order=order, ascending=ascending, ranges=ranges or (), outline=outline)
+    selection = dataclasses.replace(
+        selection, order=order, ascending=ascending, ranges=ranges or (), outline=outline
+    )
     return selection, wrong
 
 
@@ -128,7 +149,11 @@ def _ranges(text: str) -> tuple[Range, ...] | None:
     ranges = []
     for column, *ends in (part.split(":") for part in text.split(",")):
         numbers = [_float(end) for end in ends]
-        if column not in BY_NAME or len(ends) != 2 or [n is None for n in numbers] != [not end for end in ends]:
+        if (
+            column not in BY_NAME
+            or len(ends) != 2
+            or [n is None for n in numbers] != [not end for end in ends]
+        ):
             return None
         ranges.append(Range(column, *numbers))
     return tuple(ranges)
@@ -139,7 +164,12 @@ def _outline(text: str) -> Outline | None:
     y, _, rest = rest.partition(":")
     numbers = [_float(part) for part in rest.split(":")]
     columns = {x, y} <= set(BY_NAME) or (x, y) == (MAP_X, MAP_Y)
-    if not columns or None in numbers or len(numbers) % 2 or not 6 <= len(numbers) <= 2 * MAX_CORNERS:
+    if (
+        not columns
+        or None in numbers
+        or len(numbers) % 2
+        or not 6 <= len(numbers) <= 2 * MAX_CORNERS
+    ):
         return None
     flat = [number for number in numbers if number is not None]
     return Outline(x, y, tuple(zip(flat[::2], flat[1::2], strict=True)))

@@ -14,7 +14,10 @@ from clipmem_core.scores import prevalence as p
 
 Estimate: TypeAlias = tuple[float, float, float]  # with a 95 % interval
 NEXT = 50  # pairs of the review that a prediction is made for
-LAST, HITS = 10, 3  # nobody is advised to stop with so many wrong ones among the last reviewed pairs
+LAST, HITS = (
+    10,
+    3,
+)  # nobody is advised to stop with so many wrong ones among the last reviewed pairs
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +28,9 @@ class ReviewProgress:
     wrong: int  # removed or recaptioned
     predicted: float = 0.0  # wrong ones among the decided pairs, by the scores
     remaining: Estimate | None = None  # undecided pairs with a wrong caption
-    by_spot_checks: bool = False  # `remaining` is from the random spot checks, which contradict the scores
+    by_spot_checks: bool = (
+        False  # `remaining` is from the random spot checks, which contradict the scores
+    )
     expected: float = 0.0  # wrong ones in the next `NEXT` pairs
     until_stop: int = 0  # pairs to review until fewer than one in ten is expected to be wrong
     left: float = 0.0  # wrong ones that remain then
@@ -38,7 +43,10 @@ class ReviewProgress:
         if not self.remaining:
             return f"You changed or removed {self.wrong:,} of {self.decided:,}."
         predicted = round(self.predicted)
-        found = f"You found {self.wrong:,} where {predicted:,} {'was' if predicted == 1 else 'were'} expected"
+        found = (
+            f"You found {self.wrong:,} where {predicted:,} "
+            f"{'was' if predicted == 1 else 'were'} expected"
+        )
         remain = "About {:,.0f} remain now ({:,.0f}–{:,.0f})".format(*self.remaining)
         if self.by_spot_checks:
             return f"{found}. Random spot checks find errors that the scores miss. {remain}."
@@ -52,14 +60,17 @@ class ReviewProgress:
 def wrong_estimate(audit: Audit) -> tuple[np.ndarray, p.Review]:
     """Return the probability that each pair has a wrong caption, and the order of the review."""
     columns = [c.P_WRONG, c.SUSPICION, c.REVIEW_PLACE]
-    probabilities, suspicion, place = read_table(audit.folder / SCORES, columns=columns)[columns].to_numpy(float).T
+    probabilities, suspicion, place = (
+        read_table(audit.folder / SCORES, columns=columns)[columns].to_numpy(float).T
+    )
     return probabilities, p.plan_review(suspicion, place=place)
 
 
 def review_progress(audit: Audit) -> ReviewProgress:
     """Count the decisions and estimate the wrong captions that remain.
 
-    A removed or recaptioned pair counts as wrong, a kept pair as right. Neutral decisions do not count.
+    A removed or recaptioned pair counts as wrong, a kept pair as right. Neutral decisions do not
+    count.
     """
     (probabilities, review), decisions = wrong_estimate(audit), decided(audit)
     codes = decisions.codes
@@ -77,7 +88,9 @@ def review_progress(audit: Audit) -> ReviewProgress:
         until_stop = max(until_stop, LAST)
     remaining = p.left_after(now, [counted[name] for name in COUNTED if name in counted])
     checks = p.count_reviewed(review, wrong, done)
-    checked = [end - n_wrong for end in (checks.estimate, checks.low, checks.high) if end is not None]
+    checked = [
+        end - n_wrong for end in (checks.estimate, checks.low, checks.high) if end is not None
+    ]
     contradicted = not checks.missing and not checked[1] <= remaining[0] <= checked[2]
     return ReviewProgress(
         n_done,
@@ -92,18 +105,25 @@ def review_progress(audit: Audit) -> ReviewProgress:
 
 
 def wrong_lines(audit: Audit) -> list[str]:
-    """Return in up to four lines how many captions are wrong, what the audit cannot see, and what to do next.
+    """Return in up to four lines how many captions are wrong, what the audit cannot see, and what
+    to do next.
 
-    Decisions replace the last line. The result of a random check is the first, since it does not depend on scores.
+    Decisions replace the last line. The result of a random check is the first, since it does not
+    depend on scores.
     """
-    lines, progress, (check, finished) = summary_lines(audit.verdict), review_progress(audit), random_check(audit)
+    lines, progress, (check, finished) = (
+        summary_lines(audit.verdict),
+        review_progress(audit),
+        random_check(audit),
+    )
     if progress.sentence:
         lines[2:] = [progress.sentence]
     return list(filter(None, [check if finished else "", *lines]))
 
 
 def random_check(audit: Audit) -> tuple[str, bool]:
-    """Say what a random check of 50 pairs has shown so far, or can show, and whether it is finished.
+    """Say what a random check of 50 pairs has shown so far, or can show, and whether it is
+    finished.
 
     Empty for a smaller audit.
     """
@@ -118,13 +138,15 @@ def random_check(audit: Audit) -> tuple[str, bool]:
     if len(done) == p.CHECKED:
         estimate = found * pairs / max(len(checked), 1)
         return (
-            f"About {estimate:,.0f} of all {pairs:,} pairs have a wrong caption ({low:,}–{high:,}), decided or not. "
+            f"About {estimate:,.0f} of all {pairs:,} pairs have a wrong caption "
+            f"({low:,}–{high:,}), decided or not. "
             f"Your random check found {found} in {len(checked)}."
         ), True
     if len(done):
         return f"Random check: {len(done)} of {p.CHECKED} checked, {found} wrong so far.", False
     most = p.count_of_sample(0, p.CHECKED, pairs)[1]
     return (
-        f"A random check finds every kind of error, also a single wrong word. If all {p.CHECKED} captions are right, "
+        f"A random check finds every kind of error, also a single wrong word. If all {p.CHECKED} "
+        "captions are right, "
         f"at most {most:,} of the {pairs:,} are wrong ({most / pairs:.0%}; 95 % interval)."
     ), False

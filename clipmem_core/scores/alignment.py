@@ -1,7 +1,7 @@
 """One member's alignment with every pair and its terms, in one pass over its mean embeddings.
 
-Views, captions and negatives are drawn independently and the cosine is bilinear, so the paper's expectations over
-augmentations, test captions and test images are exact inner products of means:
+Views, captions and negatives are drawn independently and the cosine is bilinear, so the paper's
+expectations over augmentations, test captions and test images are exact inner products of means:
 
     positive = μ_I(i)·μ_T(i)    negative_text = μ_I(i)·ν_T    negative_image = ν_I·μ_T(i)
     alignment = positive − negative_text − negative_image
@@ -21,11 +21,15 @@ _CHUNK = 16_384  # rows that a thread takes at a time
 _BLOCK_BYTES = 1 << 20  # of one matrix: both blocks together fit a core's cache
 
 
-def external_means(image: np.ndarray, text: np.ndarray, external: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return ν_I and ν_T, [dim] each, float64: the means of mean embeddings over the external pairs.
+def external_means(
+    image: np.ndarray, text: np.ndarray, external: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return ν_I and ν_T, [dim] each, float64: the means of mean embeddings over the external
+    pairs.
 
     Args:
-        image, text: μ_I and μ_T, means of the unit embeddings of a pair's views and captions, [n_pairs, dim].
+        image, text: μ_I and μ_T, means of the unit embeddings of a pair's views and captions,
+            [n_pairs, dim].
         external: true for external pairs, [n_pairs]; at least two.
     """
     rows = np.flatnonzero(external)
@@ -35,22 +39,30 @@ def external_means(image: np.ndarray, text: np.ndarray, external: np.ndarray) ->
 def pair_terms(image: np.ndarray, text: np.ndarray, external: np.ndarray) -> dict[str, np.ndarray]:
     """Measure how one member aligns with every pair.
 
-    Alignment lies in [−3, 3]; the higher, the better the member matches the pair beyond what any caption and any
-    image would get. An external pair leaves itself out of ν. Both matrices may be memory maps of any size.
+    Alignment lies in [−3, 3]; the higher, the better the member matches the pair beyond what any
+    caption and any image would get. An external pair leaves itself out of ν. Both matrices may be
+    memory maps of any size.
 
     Args: as for `external_means`.
     Returns:
-        float32 [n_pairs] each: positive, negative_text, negative_image, alignment, similarity (positive as a cosine,
-        0 where a mean has no length), and image_square, text_square: ‖μ‖², which `sslmem` takes.
+        float32 [n_pairs] each: positive, negative_text, negative_image, alignment, similarity
+        (positive as a cosine, 0 where a mean has no length), and image_square, text_square: ‖μ‖²,
+        which `sslmem` takes.
     """
     nu_image, nu_text = external_means(image, text, external)
     nu_image, nu_text = nu_image.astype(image.dtype), nu_text.astype(text.dtype)
     products = np.empty((5, len(image)), dtype=np.float32)
 
     def measure(start: int) -> None:
-        for rows in _blocks(start, min(start + _CHUNK, len(image)), image.shape[1] * image.dtype.itemsize):
-            a, b = image[rows], text[rows]  # small enough to stay in a core's cache while five products read them
-            # vecdot, unlike a matrix product, gives a row the same bits whatever block it is read in
+        for rows in _blocks(
+            start, min(start + _CHUNK, len(image)), image.shape[1] * image.dtype.itemsize
+        ):
+            a, b = (
+                image[rows],
+                text[rows],
+            )  # small enough to stay in a core's cache while five products read them
+            # vecdot, unlike a matrix product, gives a row the same bits whatever block it is read
+            # in
             products[0, rows] = np.vecdot(a, b)
             products[1, rows] = np.vecdot(a, nu_text)
             products[2, rows] = np.vecdot(b, nu_image)
@@ -63,7 +75,8 @@ def pair_terms(image: np.ndarray, text: np.ndarray, external: np.ndarray) -> dic
 
 
 def leave_out(with_all: np.ndarray, pair_product: np.ndarray, n_external: int) -> np.ndarray:
-    """Turn a product with ν, the mean over all external pairs, into that with the mean without the pair's own μ.
+    """Turn a product with ν, the mean over all external pairs, into that with the mean without the
+    pair's own μ.
 
     Example:
         >>> float(leave_out(np.array(2.0), np.array(3.0), 2))  # (3 + 1) / 2 without the 3
@@ -73,7 +86,8 @@ def leave_out(with_all: np.ndarray, pair_product: np.ndarray, n_external: int) -
 
 
 def terms_of(products: np.ndarray, external: np.ndarray, n_external: int) -> dict[str, np.ndarray]:
-    """Name the products of `pair_terms`, let external pairs leave themselves out, derive alignment and similarity.
+    """Name the products of `pair_terms`, let external pairs leave themselves out, derive alignment
+    and similarity.
 
     Args:
         products: μ_I·μ_T, μ_I·ν_T, ν_I·μ_T, ‖μ_I‖² and ‖μ_T‖² of n pairs, [5, n]; changed in place.
@@ -82,7 +96,9 @@ def terms_of(products: np.ndarray, external: np.ndarray, n_external: int) -> dic
     """
     positive, negative_text, negative_image, image_square, text_square = products
     for negative in (negative_text, negative_image):
-        negative[external] = leave_out(negative[external].astype(np.float64), positive[external], n_external)
+        negative[external] = leave_out(
+            negative[external].astype(np.float64), positive[external], n_external
+        )
     length = np.sqrt(image_square * text_square)
     return {
         POSITIVE: positive,
@@ -98,7 +114,9 @@ def terms_of(products: np.ndarray, external: np.ndarray, n_external: int) -> dic
 def unit(vectors: np.ndarray) -> np.ndarray:
     """Scale rows to unit length; a row of zeros stays."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.divide(vectors, lengths, out=np.zeros(vectors.shape, dtype=lengths.dtype), where=lengths > 0)
+    return np.divide(
+        vectors, lengths, out=np.zeros(vectors.shape, dtype=lengths.dtype), where=lengths > 0
+    )
 
 
 def _mean_of(matrix: np.ndarray, rows: np.ndarray) -> np.ndarray:

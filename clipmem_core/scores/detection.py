@@ -1,5 +1,5 @@
-"""The comparison of detectors of wrong captions: each detector with its baselines from the literature, and how well
-their scores find the wrong pairs, with paired bootstrap intervals."""
+"""The comparison of detectors of wrong captions: each detector with its baselines from the
+literature, and how well their scores find the wrong pairs, with paired bootstrap intervals."""
 
 import warnings
 from collections.abc import Iterator, Mapping
@@ -15,7 +15,8 @@ from clipmem_core.scores.detectors import LOG_PROBABILITY, nan_mean
 
 NEAREST = 30  # neighbours of LEMoN, its authors' untuned number
 MISFIT_SECOND = "misfit_second"
-# Detectors by a second round of training, and the detector of the first round that each corresponds to.
+# Detectors by a second round of training, and the detector of the first round that each corresponds
+# to.
 SECOND_ROUND = {MISFIT_SECOND: c.MISFIT, c.LOG_PROBABILITY_SECOND: c.LOG_PROBABILITY_OUT}
 REFERENCE = c.MISFIT  # the detector that others are compared with
 LEMON_IN, LEMON_OUT = "lemon_in", "lemon_out"
@@ -46,19 +47,23 @@ PRECISION_AT_K = "precision_at_k"
 METRICS = [AUROC, AVERAGE_PRECISION, PRECISION_AT_K]
 _BLOCK = 1_000_000  # resampled pairs in memory at a time
 _CHUNK = 1_024
-_SURE = 1e-6  # probabilities are clipped this far from 0 and 1: float16 rounds those of a trajectory to them
+# probabilities are clipped this far from 0 and 1: float16 rounds those of a trajectory to them
+_SURE = 1e-6
 _FOLDS = 5  # of the classifier of labels
 _MOST_LABELLED = 20_000  # pairs that it is fitted on
 
 
 def margin_over_epochs(trajectory: np.ndarray) -> np.ndarray:
-    """Average one member's margin of the true partner over all epochs that have it (area under the margin).
+    """Average one member's margin of the true partner over all epochs that have it (area under the
+    margin).
 
-    After Pleiss et al. (NeurIPS 2020, equation 1), with an in-batch softmax: the margin is the logit of the true
-    partner less the logsumexp (theirs: the largest) of the others' logits, which is log p − log(1 − p) of the
-    probability p in the trajectory, the geometric mean of both directions.
+    After Pleiss et al. (NeurIPS 2020, equation 1), with an in-batch softmax: the margin is the
+    logit of the true partner less the logsumexp (theirs: the largest) of the others' logits, which
+    is log p − log(1 − p) of the probability p in the trajectory, the geometric mean of both
+    directions.
 
-    Args: as for `mean_over_epochs`. In logits, within ±13.9; NaN for pairs the member never trained on.
+    Args: as for `mean_over_epochs`. In logits, within ±13.9; NaN for pairs the member never trained
+    on.
     """
     margins = []
     for epoch in trajectory:
@@ -67,12 +72,15 @@ def margin_over_epochs(trajectory: np.ndarray) -> np.ndarray:
     return nan_mean(margins)
 
 
-def lemon(image: np.ndarray, text: np.ndarray, image_neighbours: np.ndarray, text_neighbours: np.ndarray) -> np.ndarray:
-    """Score captions by multimodal neighbours (LEMoN, ICML 2025), with its authors' untuned setting; larger is worse.
+def lemon(
+    image: np.ndarray, text: np.ndarray, image_neighbours: np.ndarray, text_neighbours: np.ndarray
+) -> np.ndarray:
+    """Score captions by multimodal neighbours (LEMoN, ICML 2025), with its authors' untuned
+    setting; larger is worse.
 
-    s = d_mm(x, y) + β · mean over the nearest images x_j of d_txt(y, y_j) e^{−τ₁ d_img(x, x_j)} e^{−τ₂ d_mm(x_j, y_j)}
-    + γ · the same over the nearest captions y_j with d_txt and d_img exchanged; cosine distances, β = γ = 5,
-    τ₁ = 0.1, τ₂ = 5.
+    s = d_mm(x, y) + β · mean over the nearest images x_j of d_txt(y, y_j) e^{−τ₁ d_img(x, x_j)}
+    e^{−τ₂ d_mm(x_j, y_j)} + γ · the same over the nearest captions y_j with d_txt and d_img
+    exchanged; cosine distances, β = γ = 5, τ₁ = 0.1, τ₂ = 5.
 
     Args:
         image: image embeddings of any length, [n_pairs, dim].
@@ -85,8 +93,13 @@ def lemon(image: np.ndarray, text: np.ndarray, image_neighbours: np.ndarray, tex
     score = distance.astype(np.float64)
     for start in range(0, len(image), _CHUNK):
         rows = slice(start, start + _CHUNK)
-        for searched, other, near in ((image, text, image_neighbours[rows]), (text, image, text_neighbours[rows])):
-            distances, others = (1 - np.einsum("nd,nkd->nk", v[rows], v[near]) for v in (searched, other))
+        for searched, other, near in (
+            (image, text, image_neighbours[rows]),
+            (text, image, text_neighbours[rows]),
+        ):
+            distances, others = (
+                1 - np.einsum("nd,nkd->nk", v[rows], v[near]) for v in (searched, other)
+            )
             fading = np.exp(-0.1 * distances - 5.0 * distance[near])
             score[rows] += 5.0 * (others * fading).mean(axis=1)
     return score
@@ -117,10 +130,11 @@ def nearest(vectors: np.ndarray, k: int) -> np.ndarray:
 def confident_learning(features: np.ndarray, labels: np.ndarray, *, seed: int) -> np.ndarray:
     """Score how badly a caption goes with its pair's label, by confident learning; larger is worse.
 
-    Northcutt et al. (JAIR 2021): p(label | caption) out of fold, by logistic regression on the captions' features; from
-    each class's probability its mean over the pairs of that class is subtracted (their threshold, equation 2); the
-    score is the largest of the other classes' less that of the pair's own (minus the normalised margin). A caption
-    swap within a label cannot be detected.
+    Northcutt et al. (JAIR 2021): p(label | caption) out of fold, by logistic regression on the
+    captions' features; from each class's probability its mean over the pairs of that class is
+    subtracted (their threshold, equation 2); the score is the largest of the other classes' less
+    that of the pair's own (minus the normalised margin). A caption swap within a label cannot be
+    detected.
 
     Args:
         features: of the captions, one row a pair, [n_pairs, dim].
@@ -128,7 +142,8 @@ def confident_learning(features: np.ndarray, labels: np.ndarray, *, seed: int) -
         seed: of the folds, and of the draw where more than 20,000 pairs have a label.
 
     Returns:
-        float64 [n_pairs], in [−2, 2]; 0 for pairs without a label, or with one of fewer than five pairs.
+        float64 [n_pairs], in [−2, 2]; 0 for pairs without a label, or with one of fewer than five
+        pairs.
     """
     from sklearn.exceptions import ConvergenceWarning  # slow to import
     from sklearn.linear_model import LogisticRegression
@@ -137,7 +152,9 @@ def confident_learning(features: np.ndarray, labels: np.ndarray, *, seed: int) -
     from sklearn.preprocessing import StandardScaler
 
     names, classes, counts = np.unique(
-        [name if isinstance(name, str) else "" for name in labels], return_inverse=True, return_counts=True
+        [name if isinstance(name, str) else "" for name in labels],
+        return_inverse=True,
+        return_counts=True,
     )
     usable = (counts >= _FOLDS) & (names != "")
     if usable.sum() < 2:
@@ -152,14 +169,17 @@ def confident_learning(features: np.ndarray, labels: np.ndarray, *, seed: int) -
         warnings.simplefilter("ignore", ConvergenceWarning)
         warnings.simplefilter("ignore", UserWarning)  # a class drawn down below the number of folds
         chosen = np.asarray(features[rows], dtype=np.float32)
-        probability = cross_val_predict(model, chosen, classes_of_rows, cv=folds, method="predict_proba")
+        probability = cross_val_predict(
+            model, chosen, classes_of_rows, cv=folds, method="predict_proba"
+        )
     score = np.zeros(len(labels))
     score[rows] = _over_thresholds(probability, classes_of_rows)
     return score
 
 
 def _over_thresholds(probability: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """Return the largest probability of another class above its threshold, less that of the pair's class, [n]."""
+    """Return the largest probability of another class above its threshold, less that of the pair's
+    class, [n]."""
     rows = np.arange(len(classes))
     thresholds = np.bincount(classes, weights=probability[rows, classes]) / np.bincount(classes)
     above = probability - thresholds
@@ -179,9 +199,10 @@ def detection_table(
 ) -> pd.DataFrame:
     """Compare how well scores find the pairs that are wrong, each with a bootstrap 95 % interval.
 
-    All metrics lie in [0, 1], larger better; a score without information has auroc 0.5 and average precision equal
-    to the share of wrong pairs. Ties count as random order would: half in auroc, in proportion in precision at k.
-    Wrong and right pairs are resampled separately, with the same resamples for all scores, so differences are paired.
+    All metrics lie in [0, 1], larger better; a score without information has auroc 0.5 and average
+    precision equal to the share of wrong pairs. Ties count as random order would: half in auroc, in
+    proportion in precision at k. Wrong and right pairs are resampled separately, with the same
+    resamples for all scores, so differences are paired.
 
     Args:
         scores: one array a score, [n_pairs], larger more suspicious.
@@ -192,17 +213,23 @@ def detection_table(
         reference: the score that the others are compared with.
 
     Returns:
-        One row a score: score, then auroc, average_precision and precision_at_k with `_low` and `_high`; then
-        auroc_difference and average_precision_difference (reference − score) with `_low` and `_high`, NaN where the
-        reference is not among the scores.
+        One row a score: score, then auroc, average_precision and precision_at_k with `_low` and
+            `_high`; then
+        auroc_difference and average_precision_difference (reference − score) with `_low` and
+        `_high`, NaN where the reference is not among the scores.
     """
     truth = np.asarray(truth, dtype=bool)
     if truth.all() or not truth.any():
-        raise ValueError(f"truth must name some pairs and not others, not {int(truth.sum())} of {len(truth)}")
+        raise ValueError(
+            f"truth must name some pairs and not others, not {int(truth.sum())} of {len(truth)}"
+        )
     for name, values in scores.items():
         if not np.isfinite(values).all():
             raise ValueError(f"score {name} must be finite for every pair")
-    scores, k = {name: np.asarray(values, dtype=np.float64) for name, values in scores.items()}, min(k, len(truth))
+    scores, k = (
+        {name: np.asarray(values, dtype=np.float64) for name, values in scores.items()},
+        min(k, len(truth)),
+    )
     once = np.ones((1, len(truth)), dtype=np.int64)
     points = {name: _metrics(values, truth, once, k)[:, 0] for name, values in scores.items()}
     resampled: dict[str, list[np.ndarray]] = {name: [] for name in scores}
@@ -223,23 +250,34 @@ def detection_table(
             for metric, value, resampled_values in zip(metrics, values, drawn, strict=False):
                 low, high = np.percentile(resampled_values, (2.5, 97.5))
                 column = metric + suffix
-                row |= {column: float(value), f"{column}_low": float(low), f"{column}_high": float(high)}
+                row |= {
+                    column: float(value),
+                    f"{column}_low": float(low),
+                    f"{column}_high": float(high),
+                }
         rows.append(row)
     return pd.DataFrame(rows)
 
 
 def _metrics(score: np.ndarray, truth: np.ndarray, weights: np.ndarray, k: int) -> np.ndarray:
-    """Return the three metrics of each resample, [3, n_resamples]; weights count how often a pair is drawn.
+    """Return the three metrics of each resample, [3, n_resamples]; weights count how often a pair
+    is drawn.
 
-    Everything that changes along a ranking changes at its positives, so only their columns are computed.
+    Everything that changes along a ranking changes at its positives, so only their columns are
+    computed.
     """
     order = np.argsort(-score, kind="stable")
     positives, negatives = order[truth[order]], order[~truth[order]]
     positive, falling = weights[:, positives], -score[positives]
     hits, passed = _running(positive), _running(weights[:, negatives])
     # Of each positive: positives above it, and above or tied with it; then the same of negatives
-    hits_before, hits_with = (hits[:, np.searchsorted(falling, falling, side=side)] for side in ("left", "right"))
-    above, at_least = (passed[:, np.searchsorted(-score[negatives], falling, side=side)] for side in ("left", "right"))
+    hits_before, hits_with = (
+        hits[:, np.searchsorted(falling, falling, side=side)] for side in ("left", "right")
+    )
+    above, at_least = (
+        passed[:, np.searchsorted(-score[negatives], falling, side=side)]
+        for side in ("left", "right")
+    )
     n_positive, n_negative = hits[:, -1], passed[:, -1]
 
     auroc = 1 - (positive * (above + at_least)).sum(axis=1) / (2 * n_positive * n_negative)
@@ -265,12 +303,15 @@ def _resamples(truth: np.ndarray, n_boot: int, rng: np.random.Generator) -> Iter
         weights = np.empty((min(block, n_boot - start), len(truth)), dtype=np.int64)
         for row in weights:
             for rows in classes:
-                row[rows] = np.bincount(rng.integers(len(rows), size=len(rows)), minlength=len(rows))
+                row[rows] = np.bincount(
+                    rng.integers(len(rows), size=len(rows)), minlength=len(rows)
+                )
         yield weights
 
 
 def precision_curve(score: np.ndarray, truth: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-    """Return the precision among the first pairs of a ranking, for several numbers of reviewed pairs.
+    """Return the precision among the first pairs of a ranking, for several numbers of reviewed
+    pairs.
 
     In [0, 1]. Ties count as random order would: each has the mean truth of all that are tied.
 
@@ -285,7 +326,8 @@ def precision_curve(score: np.ndarray, truth: np.ndarray, numbers: np.ndarray) -
 
 
 def numbers_reviewed(n_pairs: int) -> np.ndarray:
-    """Return 30 numbers of pairs to compute a precision at, from 10 to all, evenly spaced in their logarithm.
+    """Return 30 numbers of pairs to compute a precision at, from 10 to all, evenly spaced in their
+    logarithm.
 
     Example:
         >>> numbers_reviewed(1000)[[0, 1, -1]].tolist()

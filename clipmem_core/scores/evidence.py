@@ -1,16 +1,21 @@
-"""The probability that a caption is wrong, from three kinds of evidence, each against known positives.
+"""The probability that a caption is wrong, from three kinds of evidence, each against known
+positives.
 
 | part | what is wrong | evidence | known positives |
 |---|---|---|---|
-| `p_pair` | all captions of the pair belong to other pairs | `csls_out`, ordered by `misfit` | pictures with the caption of a held-out pair (`swapped_csls`) |
-| `p_caption` | this caption belongs to another pair | its agreement with the pair's other captions, and `margin_out` | decoys: captions of other pairs in its place |
-| `p_word` | one word of the caption | the log-likelihood ratio of each word | another word of its kind in its place (`changed_words`) |
+| `p_pair` | all captions of the pair belong to other pairs | `csls_out`, ordered by `misfit` |
+pictures with the caption of a held-out pair (`swapped_csls`) |
+| `p_caption` | this caption belongs to another pair | its agreement with the pair's other captions,
+and `margin_out` | decoys: captions of other pairs in its place |
+| `p_word` | one word of the caption | the log-likelihood ratio of each word | another word of its
+kind in its place (`changed_words`) |
 
-Each part is a posterior of `estimate_wrong`, whose prior is the share of wrong captions in the mixture. The parts exclude
-each other: a caption of a wrong pair is not counted as a single wrong caption, and a wrong caption has no wrong word.
+Each part is a posterior of `estimate_wrong`, whose prior is the share of wrong captions in the
+mixture. The parts exclude each other: a caption of a wrong pair is not counted as a single wrong
+caption, and a wrong caption has no wrong word.
 
-Captions of all pairs are numbered; `start` has the number of each pair's first caption, and at the end n, [n_pairs + 1].
-"""  # noqa: E501
+Captions of all pairs are numbered; `start` has the number of each pair's first caption, and at the
+end n, [n_pairs + 1]."""  # noqa: E501
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,29 +33,39 @@ from clipmem_core.scores.words import KINDS, mean_ratio
 
 MOST_DECOYS = 20_000  # captions in whose place a decoy is put, evenly spaced
 MOST_DONORS = 100_000  # captions that decoys are drawn from, evenly spaced
-NEAREST, SEARCHED = 10, 40  # a decoy is one of the ten nearest captions of other pictures, among the forty nearest
+NEAREST, SEARCHED = (
+    10,
+    40,
+)  # a decoy is one of the ten nearest captions of other pictures, among the forty nearest
 HALF = 0.5  # a caption more likely wrong than right is not among those of the next kind
 SEEN_FROM = 0.7  # AUROC of a kind of wrong word that an audit can see
 FEWEST_OF_KIND = 200  # words, below which a kind has no log-likelihood ratio of its own
 MOST_FITTED = 200_000  # examples of a class that a log-likelihood ratio is fitted on
-MEAN_SURPRISE = np.array([0.5, 0.5, 0.0, 0.0, 0.0])  # the log-likelihood ratio of too few words to fit one
+MEAN_SURPRISE = np.array(
+    [0.5, 0.5, 0.0, 0.0, 0.0]
+)  # the log-likelihood ratio of too few words to fit one
 _SAME = 0.999  # cosine from which two captions count as equal
 _BLOCK = 8_192  # captions whose siblings are in memory at a time
 _DECOY_DRAW = 21  # random stream
 
 
-def draw_decoys(features: np.ndarray, start: np.ndarray, clusters: np.ndarray, *, seed: int) -> np.ndarray:
-    """Draw a caption of another picture for the place of each caption that has siblings, or of 20,000 of them.
+def draw_decoys(
+    features: np.ndarray, start: np.ndarray, clusters: np.ndarray, *, seed: int
+) -> np.ndarray:
+    """Draw a caption of another picture for the place of each caption that has siblings, or of
+    20,000 of them.
 
-    Half of the decoys are drawn at random, half from the ten nearest captions by the features of a text tower.
+    Half of the decoys are drawn at random, half from the ten nearest captions by the features of a
+    text tower.
 
     Args:
         features: of captions, [n_captions, width].
-        clusters: each pair's cluster of near-duplicates, whose captions are no decoys for each other, [n_pairs].
+        clusters: each pair's cluster of near-duplicates, whose captions are no decoys for each
+            other, [n_pairs].
 
     Returns:
-        The number of a caption and of the caption in its place, and 1 for a similar one, int64 [n, 3],
-        ascending by the caption in its place.
+        The number of a caption and of the caption in its place, and 1 for a similar one, int64 [n,
+        3], ascending by the caption in its place.
     """
     counts = np.diff(start)
     cluster = np.repeat(clusters, counts)
@@ -68,7 +83,9 @@ def draw_decoys(features: np.ndarray, start: np.ndarray, clusters: np.ndarray, *
     drawn = np.where(usable, rng.random(usable.shape), -1.0).argmax(axis=1)
     found = usable.any(axis=1)
     at_random[1::2][found] = donors[near[np.arange(len(near)), drawn]][found]
-    decoys = np.column_stack([places, at_random, np.arange(len(places)) % 2])[cluster[places] != cluster[at_random]]
+    decoys = np.column_stack([places, at_random, np.arange(len(places)) % 2])[
+        cluster[places] != cluster[at_random]
+    ]
     return decoys[np.argsort(decoys[:, 1], kind="stable")]
 
 
@@ -77,11 +94,14 @@ def _evenly(values: np.ndarray, most: int) -> np.ndarray:
     return values if len(values) <= most else values[np.arange(most) * len(values) // most]
 
 
-def agreement(features: np.ndarray, start: np.ndarray, decoys: np.ndarray | None = None) -> np.ndarray:
-    """Measure how well each caption, or each decoy in its place, agrees with the other captions of the pair.
+def agreement(
+    features: np.ndarray, start: np.ndarray, decoys: np.ndarray | None = None
+) -> np.ndarray:
+    """Measure how well each caption, or each decoy in its place, agrees with the other captions of
+    the pair.
 
-    Two cosines by the features of a text tower: the highest with a sibling, and the mean with all siblings less the
-    mean of the siblings among themselves (0 with a single sibling).
+    Two cosines by the features of a text tower: the highest with a sibling, and the mean with all
+    siblings less the mean of the siblings among themselves (0 with a single sibling).
 
     Returns:
         [n_captions, 2] or [n_decoys, 2]; NaN without siblings.
@@ -105,9 +125,13 @@ def agreement(features: np.ndarray, start: np.ndarray, decoys: np.ndarray | None
             own = unit(own).reshape(len(first), count, -1)
             among = own @ own.swapaxes(1, 2)
             cosines = among[pair, slot]
-            others = (among.sum(axis=(1, 2)) - count)[pair] - 2 * (cosines.sum(axis=1) - cosines[each, slot])
+            others = (among.sum(axis=(1, 2)) - count)[pair] - 2 * (
+                cosines.sum(axis=1) - cosines[each, slot]
+            )
             if decoys is not None:
-                cosines = np.vecdot(own[pair], unit(np.asarray(features[decoys[part, 1]], np.float32))[:, None])
+                cosines = np.vecdot(
+                    own[pair], unit(np.asarray(features[decoys[part, 1]], np.float32))[:, None]
+                )
             cosines[each, slot] = 0.0
             mean = cosines.sum(axis=1) / (count - 1)
             cosines[each, slot] = -np.inf
@@ -117,14 +141,16 @@ def agreement(features: np.ndarray, start: np.ndarray, decoys: np.ndarray | None
 
 
 def fit_ratio(right: np.ndarray, wrong: np.ndarray) -> np.ndarray:
-    """Fit a log-likelihood ratio, linear in the evidence, by logistic regression with classes of equal weight.
+    """Fit a log-likelihood ratio, linear in the evidence, by logistic regression with classes of
+    equal weight.
 
     Args:
         right: evidence of captions or words, [n_right, n_features].
         wrong: the same of known positives, [n_wrong, n_features].
 
     Returns:
-        Coefficients and constant, [n_features + 1], of log p(evidence | wrong) − log p(evidence | right).
+        Coefficients and constant, [n_features + 1], of log p(evidence | wrong) − log p(evidence |
+        right).
     """
     from sklearn.linear_model import LogisticRegression  # slow to import
 
@@ -132,24 +158,29 @@ def fit_ratio(right: np.ndarray, wrong: np.ndarray) -> np.ndarray:
     values = np.concatenate(parts)
     centre, spread = values.mean(axis=0), values.std(axis=0) + 1e-9
     labels = np.repeat([0, 1], [len(part) for part in parts])
-    model = LogisticRegression(class_weight="balanced", max_iter=1_000).fit((values - centre) / spread, labels)
+    model = LogisticRegression(class_weight="balanced", max_iter=1_000).fit(
+        (values - centre) / spread, labels
+    )
     coefficients = model.coef_[0] / spread
     return np.append(coefficients, model.intercept_[0] - coefficients @ centre)
 
 
 def log_ratio(ratio: np.ndarray, evidence: np.ndarray) -> np.ndarray:
-    """Return the log-likelihood ratio of evidence, [..., n_features], by the result of `fit_ratio`."""
+    """Return the log-likelihood ratio of evidence, [..., n_features], by the result of
+    `fit_ratio`."""
     return evidence @ ratio[:-1] + ratio[-1]
 
 
 def word_evidence(alone: np.ndarray, together: np.ndarray, frequency: np.ndarray) -> np.ndarray:
-    """Return how much less likely words are here than anywhere, in nats, and the parts of it above 0.
+    """Return how much less likely words are here than anywhere, in nats, and the parts of it above
+    0.
 
-    log p(word) − log p(word | picture, caption), log p(word) − log p(word | the pair's other captions too). An error
-    of all captions of a pair goes unnoticed in the second.
+    log p(word) − log p(word | picture, caption), log p(word) − log p(word | the pair's other
+    captions too). An error of all captions of a pair goes unnoticed in the second.
 
-    Args: log-probabilities given picture and caption (`alone`) and given the pair's other captions too (`together`),
-    NaN for words that are not predicted; frequency among all words. Of one shape; returns float32 [..., 4].
+    Args: log-probabilities given picture and caption (`alone`) and given the pair's other captions
+    too (`together`), NaN for words that are not predicted; frequency among all words. Of one shape;
+    returns float32 [..., 4].
     """
     with np.errstate(divide="ignore"):
         surprise = np.log(frequency)[..., None] - np.stack([alone, together], axis=-1)
@@ -158,10 +189,11 @@ def word_evidence(alone: np.ndarray, together: np.ndarray, frequency: np.ndarray
 
 
 def fit_words(evidence: np.ndarray, kinds: np.ndarray) -> list[np.ndarray]:
-    """Fit the log-likelihood ratio of a wrong word for each kind of `KINDS`; few words of a kind have that of all.
+    """Fit the log-likelihood ratio of a wrong word for each kind of `KINDS`; few words of a kind
+    have that of all.
 
-    Args: evidence of each word and of the word it is compared with, [n_words, 2, 4], NaN if not predicted; the kind
-    of each word, [n_words].
+    Args: evidence of each word and of the word it is compared with, [n_words, 2, 4], NaN if not
+    predicted; the kind of each word, [n_words].
     """
     known = np.isfinite(evidence).all(axis=(1, 2))
     if known.sum() < FEWEST_OF_KIND:
@@ -192,7 +224,9 @@ class CaptionEvidence:
     misfit: np.ndarray  # of each pair
     captions: np.ndarray | None = None  # agreement and margin_out of each caption, [n_captions, 3]
     decoys: np.ndarray | None = None  # the same of decoys, [n_decoys, 3]
-    similar: np.ndarray | None = None  # 1 for a decoy that is a similar caption, 0 for one drawn at random, [n_decoys]
+    similar: np.ndarray | None = (
+        None  # 1 for a decoy that is a similar caption, 0 for one drawn at random, [n_decoys]
+    )
     words: pd.DataFrame | None = None  # caption, surprise, changed and kind of each predicted word
 
 
@@ -202,7 +236,9 @@ class Probabilities:
 
     captions: pd.DataFrame  # p_pair, p_caption, p_word and p_wrong of each caption
     pairs: np.ndarray  # that at least one caption of the pair is wrong, [n_pairs]
-    worst: np.ndarray  # the highest p_wrong of the pair's captions, [n_pairs]; misfit if there is no p_wrong
+    worst: (
+        np.ndarray
+    )  # the highest p_wrong of the pair's captions, [n_pairs]; misfit if there is no p_wrong
     words: np.ndarray  # that each predicted word is wrong
     counts: dict[str, WrongCount]  # of pairs, captions and words
     kinds: list[dict[str, Any]]  # of words: how well wrong ones are seen
@@ -211,15 +247,29 @@ class Probabilities:
 
 def probabilities(evidence: CaptionEvidence) -> Probabilities:
     """Combine the three kinds of evidence. A part without evidence is 0."""
-    n, owner = int(evidence.counts.sum()), np.repeat(np.arange(len(evidence.counts)), evidence.counts)
+    n, owner = (
+        int(evidence.counts.sum()),
+        np.repeat(np.arange(len(evidence.counts)), evidence.counts),
+    )
     whole, by_pair = _wrong_pairs(evidence)
-    parts, counts, kinds, ratio = {c.P_PAIR: by_pair[owner]}, {"pairs": whole}, list[dict[str, Any]](), None
+    parts, counts, kinds, ratio = (
+        {c.P_PAIR: by_pair[owner]},
+        {"pairs": whole},
+        list[dict[str, Any]](),
+        None,
+    )
     fitting = ~(parts[c.P_PAIR] > HALF)
     parts[c.P_CAPTION] = parts[c.P_WORD] = np.zeros(n)
-    if evidence.captions is not None and evidence.decoys is not None and evidence.similar is not None:
+    if (
+        evidence.captions is not None
+        and evidence.decoys is not None
+        and evidence.similar is not None
+    ):
         of_captions = evidence.captions, evidence.decoys, evidence.similar
         twins = np.flatnonzero(evidence.counts[owner] == 2).reshape(-1, 2)
-        ratio, counts["captions"], parts[c.P_CAPTION] = _wrong_captions(*of_captions, fitting, twins)
+        ratio, counts["captions"], parts[c.P_CAPTION] = _wrong_captions(
+            *of_captions, fitting, twins
+        )
     by_word = np.empty(0)
     if evidence.words is not None and len(evidence.words):
         fitting &= parts[c.P_CAPTION] <= HALF
@@ -240,15 +290,16 @@ def probabilities(evidence: CaptionEvidence) -> Probabilities:
 
 
 def suspicion_of(evidence: CaptionEvidence) -> np.ndarray:
-    """Return the score that pairs are ordered by, the highest first: misfit, or −csls_out where no pair has one."""
+    """Return the score that pairs are ordered by, the highest first: misfit, or −csls_out where no
+    pair has one."""
     return evidence.misfit if np.isfinite(evidence.misfit).any() else -evidence.fit
 
 
 def _wrong_pairs(evidence: CaptionEvidence) -> tuple[WrongCount, np.ndarray]:
     """Return the number of wrong pairs, and the probability of each.
 
-    `misfit` orders pairs better than `csls_out`, since it knows what was learned in training; but no known positive has
-    it. So the probabilities by csls_out are assigned in the order of misfit.
+    `misfit` orders pairs better than `csls_out`, since it knows what was learned in training; but
+    no known positive has it. So the probabilities by csls_out are assigned in the order of misfit.
     """
     count = estimate_wrong(evidence.fit, evidence.swapped)
     suspicion = suspicion_of(evidence)
@@ -261,10 +312,11 @@ def _wrong_pairs(evidence: CaptionEvidence) -> tuple[WrongCount, np.ndarray]:
 def _wrong_captions(
     own: np.ndarray, decoys: np.ndarray, similar: np.ndarray, fitting: np.ndarray, twins: np.ndarray
 ) -> tuple[np.ndarray | None, WrongCount, np.ndarray]:
-    """Return the log-likelihood ratio, the number of captions of other pairs, and the probability of each caption.
+    """Return the log-likelihood ratio, the number of captions of other pairs, and the probability
+    of each caption.
 
-    The two captions of a pair, whose numbers are in `twins`, [n, 2], disagree with each other equally if one is wrong:
-    they are counted once, and the errors of both exclude each other.
+    The two captions of a pair, whose numbers are in `twins`, [n, 2], disagree with each other
+    equally if one is wrong: they are counted once, and the errors of both exclude each other.
     """
     usable = [part[np.isfinite(part).all(axis=1)] for part in (own, decoys)]
     if not all(map(len, usable)):
@@ -284,22 +336,28 @@ def _wrong_captions(
 def _wrong_words(
     words: pd.DataFrame, fitting: np.ndarray
 ) -> tuple[WrongCount, np.ndarray, np.ndarray, list[dict[str, Any]]]:
-    """Return the number of captions with a wrong word, the probability of each caption, the share of each of its words,
-    and how well wrong words of each kind are seen.
+    """Return the number of captions with a wrong word, the probability of each caption, the share
+    of each of its words, and how well wrong words of each kind are seen.
 
-    One word of each caption, drawn at random, is compared with the same caption with another word in its place
-    (`changed`): those captions are known to be wrong.
+    One word of each caption, drawn at random, is compared with the same caption with another word
+    in its place (`changed`): those captions are known to be wrong.
     """
     caption, own, changed = (words[name].to_numpy() for name in (c.CAPTION, c.SURPRISE, c.CHANGED))
     start = np.searchsorted(caption, np.arange(len(fitting) + 1))
     of_caption = mean_ratio(own, start)
-    places = np.random.default_rng(0).permutation(np.flatnonzero(np.isfinite(changed) & fitting[caption]))
+    places = np.random.default_rng(0).permutation(
+        np.flatnonzero(np.isfinite(changed) & fitting[caption])
+    )
     drawn = places[np.unique(caption[places], return_index=True)[1]]
     with_change = own.copy()
     with_change[drawn] = changed[drawn]
     wrong = mean_ratio(with_change, start)[caption[drawn]]
     count = estimate_wrong(np.where(fitting, -of_caption, np.nan), -wrong)
-    kinds, right, kind = list[dict[str, Any]](), of_caption[fitting & np.isfinite(of_caption)], words[c.WORD_KIND]
+    kinds, right, kind = (
+        list[dict[str, Any]](),
+        of_caption[fitting & np.isfinite(of_caption)],
+        words[c.WORD_KIND],
+    )
     for number, name in enumerate(KINDS):
         if (known := wrong[kind.to_numpy()[drawn] == number]).size and right.size:
             ranks = scipy.stats.rankdata(np.concatenate([right, known]))[-len(known) :]

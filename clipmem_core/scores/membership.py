@@ -1,8 +1,9 @@
-"""Who trains on what: groups, folds and members of both protocols, and which members count as in and out of a pair.
+"""Who trains on what: groups, folds and members of both protocols, and which members count as in
+and out of a pair.
 
-Pairs of one cluster of near-duplicates always share group and fold, since a twin in training hides memorization;
-`clusters` numbers the cluster of each pair, [n_pairs]. A replicate is a repeat of the ensemble (`r0-f0`, `r0-f1`, …) or
-a seed of the paper (`f-0`, `g-0`).
+Pairs of one cluster of near-duplicates always share group and fold, since a twin in training hides
+memorization; `clusters` numbers the cluster of each pair, [n_pairs]. A replicate is a repeat of the
+ensemble (`r0-f0`, `r0-f1`, …) or a seed of the paper (`f-0`, `g-0`).
 """
 
 import functools
@@ -38,7 +39,8 @@ class Membership:
 
 
 def group_size(n_pairs: int) -> int:
-    """Return how many pairs external, candidate and independent have: the paper's part in 11, from 50 to 5,000.
+    """Return how many pairs external, candidate and independent have: the paper's part in 11, from
+    50 to 5,000.
 
     Example:
         >>> group_size(5_500), group_size(300), group_size(1_000_000)
@@ -46,24 +48,27 @@ def group_size(n_pairs: int) -> int:
     """
     if n_pairs < MIN_PAIRS:
         advice = "add pairs, or repair the rows that `inspect` lists"
-        raise InputError(f"an audit needs at least {MIN_PAIRS} usable pairs, found {n_pairs}: {advice}")
+        raise InputError(
+            f"an audit needs at least {MIN_PAIRS} usable pairs, found {n_pairs}: {advice}"
+        )
     return min(MAX_GROUP, max(MIN_GROUP, n_pairs // 11))
 
 
 def ensemble_membership(
     clusters: np.ndarray, *, folds: int, repeats: int, seed: int, halves: bool = False
 ) -> Membership:
-    """Draw repeated cross-validation: in each repeat every scored pair is left out by one member, or by half of them.
+    """Draw repeated cross-validation: in each repeat every scored pair is left out by one member,
+    or by half of them.
 
-    Each repeat and the external group have a random stream of their own: a larger `repeats` only adds members. Folds
-    differ by at most one cluster.
+    Each repeat and the external group have a random stream of their own: a larger `repeats` only
+    adds members. Folds differ by at most one cluster.
 
     Args:
         clusters: of near-duplicates.
         folds: members of a repeat, at least 2; member `r<repeat>-f<fold>` leaves that fold out.
         repeats: how often the scored pairs are split, at least 1.
-        halves: each pair is left out by a random half of the members of a repeat (`folds` is even), so that the
-            training sets of two members are nearly unrelated.
+        halves: each pair is left out by a random half of the members of a repeat (`folds` is even),
+            so that the training sets of two members are nearly unrelated.
     """
     size = group_size(len(clusters))
     cluster, sizes = _sized(clusters)
@@ -72,7 +77,10 @@ def ensemble_membership(
         raise InputError(_too_many_near_duplicates("external", size))
     scored = np.setdiff1d(np.arange(len(sizes)), external)
     if len(scored) < folds:
-        raise InputError(f"folds must be at most {len(scored)}, the clusters of near-duplicates to score, not {folds}")
+        raise InputError(
+            f"folds must be at most {len(scored)}, the clusters of near-duplicates to score, not "
+            f"{folds}"
+        )
 
     group = np.where(np.isin(cluster, external), EXTERNAL, SCORED)
     trained = np.zeros((repeats * folds, len(cluster)), dtype=bool)
@@ -83,7 +91,9 @@ def ensemble_membership(
             trained[repeat * folds : (repeat + 1) * folds] = (group == SCORED) & ~out[:, cluster]
             continue
         fold = np.full(len(sizes), -1)
-        fold[scored] = _draw_folds(sizes[scored], folds, np.random.default_rng([seed, _FOLD_DRAW, repeat]))
+        fold[scored] = _draw_folds(
+            sizes[scored], folds, np.random.default_rng([seed, _FOLD_DRAW, repeat])
+        )
         for left_out in range(folds):
             trained[repeat * folds + left_out] = (group == SCORED) & (fold[cluster] != left_out)
     members = tuple(f"r{repeat}-f{fold}" for repeat in range(repeats) for fold in range(folds))
@@ -91,10 +101,11 @@ def ensemble_membership(
 
 
 def paper_membership(clusters: np.ndarray, *, seeds: int, seed: int) -> Membership:
-    """Draw the paper's four groups: f trains on shared and candidate, g on shared and independent, neither on external.
+    """Draw the paper's four groups: f trains on shared and candidate, g on shared and independent,
+    neither on external.
 
-    Candidate, independent and external have exactly `group_size` pairs each, the rest is shared. Groups do not depend
-    on `seeds`, the number of f and g (members f-0, g-0, f-1, g-1, …).
+    Candidate, independent and external have exactly `group_size` pairs each, the rest is shared.
+    Groups do not depend on `seeds`, the number of f and g (members f-0, g-0, f-1, g-1, …).
     """
     size = group_size(len(clusters))
     cluster, sizes = _sized(clusters)
@@ -113,9 +124,11 @@ def paper_membership(clusters: np.ndarray, *, seeds: int, seed: int) -> Membersh
 
 
 def draw_utility_pairs(group: np.ndarray, clusters: np.ndarray, *, seed: int) -> np.ndarray:
-    """Draw the half of the external pairs that only utility is measured on, whole clusters, true in [n_pairs].
+    """Draw the half of the external pairs that only utility is measured on, whole clusters, true in
+    [n_pairs].
 
-    The other half centres alignments and steers adaptive mitigations, so no arm is evaluated on pairs that steered it.
+    The other half centres alignments and steers adaptive mitigations, so no arm is evaluated on
+    pairs that steered it.
     """
     rows = np.flatnonzero(group == EXTERNAL)
     cluster, sizes = _sized(clusters[rows])
@@ -128,7 +141,8 @@ def draw_utility_pairs(group: np.ndarray, clusters: np.ndarray, *, seed: int) ->
 def draw_word_halves(group: np.ndarray, clusters: np.ndarray, *, seed: int) -> np.ndarray:
     """Draw which word model trains on each pair, 0 or 1, and -1 for external pairs, [n_pairs].
 
-    The halves are equal in size, consist of whole clusters, and do not depend on members or protocol.
+    The halves are equal in size, consist of whole clusters, and do not depend on members or
+    protocol.
     """
     rows = np.flatnonzero(group != EXTERNAL)
     cluster, sizes = _sized(clusters[rows])
@@ -143,8 +157,11 @@ def _sized(clusters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return cluster, sizes
 
 
-def _draw_groups(sizes: np.ndarray, target: int, count: int, rng: np.random.Generator) -> list[np.ndarray]:
-    """Draw `count` disjoint sets of clusters of `target` pairs each, or the largest possible below it."""
+def _draw_groups(
+    sizes: np.ndarray, target: int, count: int, rng: np.random.Generator
+) -> list[np.ndarray]:
+    """Draw `count` disjoint sets of clusters of `target` pairs each, or the largest possible below
+    it."""
     for _ in range(_ATTEMPTS):
         order, chosen = rng.permutation(len(sizes)), list[np.ndarray]()
         for _ in range(count):
@@ -157,7 +174,8 @@ def _draw_groups(sizes: np.ndarray, target: int, count: int, rng: np.random.Gene
 
 
 def _adding_up(sizes: np.ndarray, target: int) -> list[int]:
-    """Return positions of sizes that add up to `target`, or to the largest sum below it, from the shortest prefix.
+    """Return positions of sizes that add up to `target`, or to the largest sum below it, from the
+    shortest prefix.
 
     Subset sums by dynamic programming: bit s of a number says that a sum of s can be reached.
     """
@@ -180,7 +198,8 @@ def _adding_up(sizes: np.ndarray, target: int) -> list[int]:
 
 
 def _draw_folds(sizes: np.ndarray, folds: int, rng: np.random.Generator) -> np.ndarray:
-    """Return a random fold for each cluster: large clusters first, each into the smallest fold, then single pairs."""
+    """Return a random fold for each cluster: large clusters first, each into the smallest fold,
+    then single pairs."""
     order = rng.permutation(len(sizes))
     names = rng.permutation(folds)
     several = order[sizes[order] > 1]
@@ -206,7 +225,8 @@ def _too_many_near_duplicates(groups: str, size: int) -> str:
 
 
 def protocol_of(members: Sequence[str]) -> str:
-    """Return the protocol that member names belong to: `ensemble` (r0-f0 …) or `paper` (f-0, g-0 …).
+    """Return the protocol that member names belong to: `ensemble` (r0-f0 …) or `paper` (f-0, g-0
+    …).
 
     Example:
         >>> protocol_of(["f-0", "g-0"])
@@ -215,7 +235,10 @@ def protocol_of(members: Sequence[str]) -> str:
     for protocol, name in _NAMES.items():
         if members and all(name.fullmatch(member) for member in members):
             return protocol
-    raise InputError(f"members must be named r<repeat>-f<fold>, or f-<seed> and g-<seed>, not {', '.join(members)}")
+    raise InputError(
+        "members must be named r<repeat>-f<fold>, or f-<seed> and g-<seed>, not "
+        f"{', '.join(members)}"
+    )
 
 
 def replicate_rows(members: Sequence[str]) -> list[np.ndarray]:
@@ -223,7 +246,9 @@ def replicate_rows(members: Sequence[str]) -> list[np.ndarray]:
     protocol = protocol_of(members)
     numbers = [int(match.group(1)) for match in map(_NAMES[protocol].fullmatch, members) if match]
     rows = [np.flatnonzero(np.array(numbers) == number) for number in sorted(set(numbers))]
-    if protocol == "paper" and any(sorted(members[row][0] for row in pair.tolist()) != ["f", "g"] for pair in rows):
+    if protocol == "paper" and any(
+        sorted(members[row][0] for row in pair.tolist()) != ["f", "g"] for pair in rows
+    ):
         raise InputError(f"every seed needs one f and one g, found {', '.join(members)}")
     return rows
 
@@ -235,13 +260,16 @@ class Sides:
     membership: Membership
     protocol: str  # `ensemble` or `paper`
     seed: int  # start of every draw that scoring makes
-    utility_only: np.ndarray | None = None  # true for external pairs that only utility is measured on, [n_pairs]
+    utility_only: np.ndarray | None = (
+        None  # true for external pairs that only utility is measured on, [n_pairs]
+    )
 
     @functools.cached_property
     def inside(self) -> np.ndarray:
         """True where the member counts as `in`, [n_members, n_pairs]; all others count as `out`.
 
-        Paper: f is in and g is out in every row. Ensemble: true membership for scored pairs; an external pair gets one
+        Paper: f is in and g is out in every row. Ensemble: true membership for scored pairs; an
+            external pair gets one
         random labelling that puts as many members of each repeat out as a scored pair has.
         """
         membership = self.membership
@@ -269,8 +297,11 @@ class Sides:
         return external if self.utility_only is None else external & ~self.utility_only
 
     def leaving_out(self, rows: np.ndarray) -> int:
-        """Return how many members of a repeat leave a pair out: the most common number, and at least one."""
-        counts = (~self.membership.trained[np.ix_(rows, self.membership.group != EXTERNAL)]).sum(axis=0)
+        """Return how many members of a repeat leave a pair out: the most common number, and at
+        least one."""
+        counts = (~self.membership.trained[np.ix_(rows, self.membership.group != EXTERNAL)]).sum(
+            axis=0
+        )
         return max(1, min(int(np.bincount(counts).argmax()) if len(counts) else 1, len(rows) - 1))
 
 
@@ -284,12 +315,17 @@ def _draw_out(rows: np.ndarray, count: int, n_pairs: int, rng: np.random.Generat
 def labellings(sides: Sides, n_pairs: int) -> Iterable[np.ndarray]:
     """Yield labellings of external pairs: the members that leave them out, [n_out, n_pairs].
 
-    As many of each repeat as leave a scored pair out. All labellings up to 256, else 256 drawn for each pair.
+    As many of each repeat as leave a scored pair out. All labellings up to 256, else 256 drawn for
+    each pair.
     """
     parts = [(rows, sides.leaving_out(rows)) for rows in sides.replicates]
     if math.prod(math.comb(len(rows), count) for rows, count in parts) <= MAX_LABELLINGS:
-        for chosen in itertools.product(*(itertools.combinations(rows.tolist(), count) for rows, count in parts)):
-            yield np.repeat(np.array([row for own in chosen for row in own])[:, None], n_pairs, axis=1)
+        for chosen in itertools.product(
+            *(itertools.combinations(rows.tolist(), count) for rows, count in parts)
+        ):
+            yield np.repeat(
+                np.array([row for own in chosen for row in own])[:, None], n_pairs, axis=1
+            )
         return
     rng = np.random.default_rng([sides.seed, _NULL_DRAW])
     for _ in range(MAX_LABELLINGS):
@@ -297,7 +333,8 @@ def labellings(sides: Sides, n_pairs: int) -> Iterable[np.ndarray]:
 
 
 def side_means(values: Sequence[np.ndarray], inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the mean over the members that are in, and over those that are out, for each pair; NaN without a member.
+    """Return the mean over the members that are in, and over those that are out, for each pair; NaN
+    without a member.
 
     Args:
         values: one array a member, [n_pairs] each.
@@ -317,9 +354,12 @@ def side_means(values: Sequence[np.ndarray], inside: np.ndarray) -> tuple[np.nda
 def replicate_clipmem(
     alignments: Sequence[np.ndarray], replicates: Sequence[np.ndarray], inside: np.ndarray
 ) -> np.ndarray:
-    """Return clipmem from each repeat or seed alone, [n_replicates, n_pairs]; NaN without a member on a side.
+    """Return clipmem from each repeat or seed alone, [n_replicates, n_pairs]; NaN without a member
+    on a side.
 
     Args: as for `side_means`; `replicates` are the positions of each one's members.
     """
-    sides = (side_means([alignments[row] for row in rows.tolist()], inside[rows]) for rows in replicates)
+    sides = (
+        side_means([alignments[row] for row in rows.tolist()], inside[rows]) for rows in replicates
+    )
     return np.stack([mean_in - mean_out for mean_in, mean_out in sides])

@@ -1,4 +1,5 @@
-"""The scores that compare members trained with and without a pair (clipmem, SSLMem), and how stable they are.
+"""The scores that compare members trained with and without a pair (clipmem, SSLMem), and how stable
+they are.
 
 Alignments are one array a member, [n_pairs] each; `sides` says which members count as in and out.
 """
@@ -13,7 +14,14 @@ from sklearn.metrics import roc_auc_score
 from clipmem_core import columns as c
 from clipmem_core.scores.membership import Membership, Sides, replicate_clipmem, side_means
 from clipmem_core.scores.seeds import MIN_REPLICATES, half_width
-from clipmem_core.scores.uncertainty import in_errors, null_scores, p_values, q_values, shrunk_by_group, standard_errors
+from clipmem_core.scores.uncertainty import (
+    in_errors,
+    null_scores,
+    p_values,
+    q_values,
+    shrunk_by_group,
+    standard_errors,
+)
 
 
 def memorization_table(
@@ -24,19 +32,22 @@ def memorization_table(
 ) -> pd.DataFrame:
     """Score every pair: clipmem = alignment_in − alignment_out (the paper's CLIPMem, A(f) − A(g)).
 
-    Raw clipmem is in cosine units, [−6, 6]: 0 not memorized, positive memorized by the members that are `in`. In
-    protocol `paper`, in is f and out is g in every row, so independent pairs come out negative. In `ensemble`, in
-    and out are members trained with and without the pair; an external pair gets one random labelling.
-    clipmem_relative is raw / max |raw|, in [−1, 1]; the paper does not publish its normaliser.
+    Raw clipmem is in cosine units, [−6, 6]: 0 not memorized, positive memorized by the members that
+    are `in`. In protocol `paper`, in is f and out is g in every row, so independent pairs come out
+    negative. In `ensemble`, in and out are members trained with and without the pair; an external
+    pair gets one random labelling. clipmem_relative is raw / max |raw|, in [−1, 1]; the paper does
+    not publish its normaliser.
 
     Args:
         terms: what `pair_terms` returns, one mapping a member in column order, arrays [n_pairs].
         keep: stores a finished column, where all of them do not fit in memory.
 
     Returns:
-        One row a pair: n_in and n_out (members trained with and without it), clipmem, clipmem_relative, se,
-        p_value, q_value, clipmem_shrunk, and `_in` and `_out` of alignment, positive, negative_text, negative_image
-        and similarity. Similarity follows true membership; NaN without such a member.
+        One row a pair: n_in and n_out (members trained with and without it), clipmem,
+            clipmem_relative, se,
+        p_value, q_value, clipmem_shrunk, and `_in` and `_out` of alignment, positive,
+        negative_text, negative_image and similarity. Similarity follows true membership; NaN
+        without such a member.
     """
     membership = sides.membership
     means = {}
@@ -62,7 +73,9 @@ def memorization_table(
         c.Q_VALUE: q_values(p, membership.group),
         c.CLIPMEM_SHRUNK: shrunk_by_group(clipmem, errors, membership.group, seed=sides.seed),
     }
-    return pd.DataFrame(scores | means, copy=False)  # a copy of fresh columns costs as much as all the sums
+    return pd.DataFrame(
+        scores | means, copy=False
+    )  # a copy of fresh columns costs as much as all the sums
 
 
 def sslmem(
@@ -73,29 +86,40 @@ def sslmem(
     n_views: int | np.ndarray,
     n_captions: int | np.ndarray,
 ) -> pd.DataFrame:
-    """Measure how much closer each encoder alone puts the views (or captions) of a pair that it trained on.
+    """Measure how much closer each encoder alone puts the views (or captions) of a pair that it
+    trained on.
 
-    SSLMem (ICLR 2024) with d = 1 − cosine: E d under out minus E d under in, in [−2, 2], positive memorized. The mean
-    pairwise cosine of n unit vectors with mean μ is (n‖μ‖² − 1) / (n − 1); NaN with fewer than two.
+    SSLMem (ICLR 2024) with d = 1 − cosine: E d under out minus E d under in, in [−2, 2], positive
+    memorized. The mean pairwise cosine of n unit vectors with mean μ is (n‖μ‖² − 1) / (n − 1); NaN
+    with fewer than two.
 
     Args:
-        image_square, text_square: ‖μ_I‖² and ‖μ_T‖² of each member, [n_pairs], as `pair_terms` returns them.
+        image_square, text_square: ‖μ_I‖² and ‖μ_T‖² of each member, [n_pairs], as `pair_terms`
+            returns them.
         n_views, n_captions: behind each μ_I and μ_T, one number or [n_pairs].
     """
     columns = {}
-    for name, squares, count in ((c.SSLMEM_IMAGE, image_square, n_views), (c.SSLMEM_TEXT, text_square, n_captions)):
+    for name, squares, count in (
+        (c.SSLMEM_IMAGE, image_square, n_views),
+        (c.SSLMEM_TEXT, text_square, n_captions),
+    ):
         n = np.broadcast_to(np.asarray(count, dtype=np.float64), len(sides.membership.group))
-        cosines = [np.divide(n * square - 1, n - 1, out=np.full(len(n), np.nan), where=n >= 2) for square in squares]
+        cosines = [
+            np.divide(n * square - 1, n - 1, out=np.full(len(n), np.nan), where=n >= 2)
+            for square in squares
+        ]
         mean_in, mean_out = side_means(cosines, sides.inside)
         columns[name] = mean_in - mean_out
     return pd.DataFrame(columns)
 
 
 def group_summary(alignments: Sequence[np.ndarray], sides: Sides) -> pd.DataFrame:
-    """Summarise clipmem by group, with a t interval over seeds or repeats where there are at least three.
+    """Summarise clipmem by group, with a t interval over seeds or repeats where there are at least
+    three.
 
-    With fewer, low and high are one standard deviation over the pairs either side of the mean. The external group is
-    the offset to compare the others with. One row a group: group, n, mean, low, high, and kind of the interval.
+    With fewer, low and high are one standard deviation over the pairs either side of the mean. The
+    external group is the offset to compare the others with. One row a group: group, n, mean, low,
+    high, and kind of the interval.
     """
     replicates = replicate_clipmem(alignments, sides.replicates, sides.inside)
     mean_in, mean_out = side_means(alignments, sides.inside)
@@ -107,15 +131,27 @@ def group_summary(alignments: Sequence[np.ndarray], sides: Sides) -> pd.DataFram
         if len(replicates) >= MIN_REPLICATES:
             half = half_width(replicates[:, members].mean(axis=1))
             kind = f"95% interval over {'seeds' if sides.protocol == 'paper' else 'repeats'}"
-        rows.append((name, int(members.sum()), clipmem.mean(), clipmem.mean() - half, clipmem.mean() + half, kind))
+        rows.append(
+            (
+                name,
+                int(members.sum()),
+                clipmem.mean(),
+                clipmem.mean() - half,
+                clipmem.mean() + half,
+                kind,
+            )
+        )
     return pd.DataFrame(rows, columns=[c.GROUP, "n", "mean", "low", "high", "kind"])
 
 
-def membership_auroc(alignments: Sequence[np.ndarray], membership: Membership) -> tuple[np.ndarray, float]:
+def membership_auroc(
+    alignments: Sequence[np.ndarray], membership: Membership
+) -> tuple[np.ndarray, float]:
     """Measure how well each member's alignment separates pairs it trained on from pairs it did not.
 
-    In [0, 1]: 0.5 nothing memorized, 1 every trained pair above every other. Over candidate, independent and scored
-    pairs. One value a member, and their mean; NaN for a member that trained on all or none of the pairs.
+    In [0, 1]: 0.5 nothing memorized, 1 every trained pair above every other. Over candidate,
+    independent and scored pairs. One value a member, and their mean; NaN for a member that trained
+    on all or none of the pairs.
     """
     scored = np.isin(membership.group, c.SCORED_GROUPS)
     values = np.full(len(membership.members), np.nan)
@@ -128,14 +164,18 @@ def membership_auroc(alignments: Sequence[np.ndarray], membership: Membership) -
 
 
 def ranking_stability(alignments: Sequence[np.ndarray], sides: Sides) -> float:
-    """Correlate the clipmem ranking of two disjoint halves of the repeats (ensemble) or seeds (paper), by Spearman.
+    """Correlate the clipmem ranking of two disjoint halves of the repeats (ensemble) or seeds
+    (paper), by Spearman.
 
-    In [−1, 1]: 1 the same order, 0 no relation. Over candidate, independent and scored pairs, each by true membership,
-    so that the sign that separates candidate from independent does not count as agreement. NaN with only one repeat or
-    seed, or where all pairs score alike; of an odd number the last is not used.
+    In [−1, 1]: 1 the same order, 0 no relation. Over candidate, independent and scored pairs, each
+    by true membership, so that the sign that separates candidate from independent does not count as
+    agreement. NaN with only one repeat or seed, or where all pairs score alike; of an odd number
+    the last is not used.
     """
     scored = np.isin(sides.membership.group, c.SCORED_GROUPS)
-    replicates = replicate_clipmem(alignments, sides.replicates, sides.membership.trained)[:, scored]
+    replicates = replicate_clipmem(alignments, sides.replicates, sides.membership.trained)[
+        :, scored
+    ]
     half = len(replicates) // 2
     if half == 0:
         return float("nan")
@@ -146,19 +186,22 @@ def ranking_stability(alignments: Sequence[np.ndarray], sides: Sides) -> float:
 
 
 def ranking_reliability(stability: float, replicates: int = 2) -> float:
-    """Return the reliability of scores that are means over all repeats or seeds, from the agreement of two halves.
+    """Return the reliability of scores that are means over all repeats or seeds, from the agreement
+    of two halves.
 
-    The formula of Spearman and Brown (both in British Journal of Psychology 3, 1910): a measurement k times as long
-    as one of reliability r has k r / (1 + (k − 1) r). It is the correlation to expect with a second, independent audit
-    of as many members. We use a rank correlation instead of Pearson's, for which it was derived.
+    The formula of Spearman and Brown (both in British Journal of Psychology 3, 1910): a measurement
+    k times as long as one of reliability r has k r / (1 + (k − 1) r). It is the correlation to
+    expect with a second, independent audit of as many members. We use a rank correlation instead of
+    Pearson's, for which it was derived.
 
     Args:
         stability: Spearman correlation of the halves, as `ranking_stability` returns it.
-        replicates: repeats or seeds behind the scores, at least 2; of an odd number the halves leave one out.
+        replicates: repeats or seeds behind the scores, at least 2; of an odd number the halves
+            leave one out.
 
     Example:
-        >>> ranking_reliability(0.5), ranking_reliability(0.5, replicates=3), ranking_reliability(-0.2)
-        (0.6666666666666666, 0.75, 0.0)
+        >>> ranking_reliability(0.5), ranking_reliability(0.5, replicates=3),
+        ranking_reliability(-0.2) (0.6666666666666666, 0.75, 0.0)
     """
     if np.isnan(stability):
         return float("nan")

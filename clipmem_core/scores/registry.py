@@ -1,7 +1,7 @@
 """The registry of scores. Orders, filters, queues, legends, tables and exports follow from it.
 
-A new score that is computed from other scores is one entry here: its name, its texts, the places where it is shown,
-`needs` and `compute`. Its column of scores.parquet follows.
+A new score that is computed from other scores is one entry here: its name, its texts, the places
+where it is shown, `needs` and `compute`. Its column of scores.parquet follows.
 """
 
 from collections.abc import Callable, Mapping
@@ -27,13 +27,15 @@ EXPORT = "export"  # exported tables and reports
 MISFIT_FORMULA = "−(z(learned) + 2 z(log_probability_out))"
 SECOND_FORMULA = "−(z(learned) + 4 z(log_probability_second))"  # with a second round of training
 SECOND_NOTE = (
-    f"misfit is {SECOND_FORMULA} here. Members were trained a second time without the captions that are probably wrong."
+    f"misfit is {SECOND_FORMULA} here. Members were trained a second time without the "
+    "captions that are probably wrong."
 )
 
 
 @dataclass(frozen=True)
 class Queue:
-    """The list of pairs with the highest score: its name, and the sentence about a pair at its top."""
+    """The list of pairs with the highest score: its name, and the sentence about a pair at its
+    top."""
 
     name: str
     sentence: str
@@ -46,7 +48,9 @@ class Score:
 
     name: str
     direction: int = 1  # 1: the highest are memorized or suspicious; −1: the lowest
-    places: Mapping[str, int] = field(default_factory=dict)  # where it is shown → its position there
+    places: Mapping[str, int] = field(
+        default_factory=dict
+    )  # where it is shown → its position there
     help: str = ""  # on the page of a pair
     legend: str = ""  # in the gallery
     use: str = ""  # what it is for
@@ -85,10 +89,15 @@ TABLE = (
         c.CLIPMEM,
         places={QUEUE: 0, USE: 1, DETECTION: 5, INJECTED: 0, CARD: 0, ROW: 0, COLOUR: 0, EXPORT: 0},
         help=glossary.meaning(glossary.CLIPMEM),
-        legend="alignment of picture and caption under members that were trained on the pair, minus that under "
+        legend="alignment of picture and caption under members that were trained on the pair, "
+        "minus that under "
         "members that were not: high is memorized.",
-        use="says what was memorized: high for wrong captions, and for rare and odd pairs that are right",
-        queue=Queue("Most memorized", "Models trained on this pair match it far better than models that were not."),
+        use="says what was memorized: high for wrong captions, and for rare and odd pairs that "
+        "are right",
+        queue=Queue(
+            "Most memorized",
+            "Models trained on this pair match it far better than models that were not.",
+        ),
     ),
     Score(c.CLIPMEM_RELATIVE),
     Score(c.SE, places={ROW: 1}),
@@ -97,12 +106,19 @@ TABLE = (
     Score(
         c.CLIPMEM_SHRUNK,
         places={CARD: 1, ROW: 2, PAIR: 5, EXPORT: 1},
-        help="What clipmem to expect of the pair under other members: at the top of a list it is less than clipmem, "
+        help="What clipmem to expect of the pair under other members: at the top of a list it is "
+        "less than clipmem, "
         "since pairs are there also by luck.",
-        legend="the clipmem to expect under other members: pairs at the top of a list are there also by luck.",
+        legend="the clipmem to expect under other members: pairs at the top of a list are there "
+        "also by luck.",
         absent="needs 50 scored pairs.",
     ),
-    *(Score(f"{term}_{side}") for term in c.TERMS if term != c.SIMILARITY for side in ("in", "out")),
+    *(
+        Score(f"{term}_{side}")
+        for term in c.TERMS
+        if term != c.SIMILARITY
+        for side in ("in", "out")
+    ),
     Score(
         c.SIMILARITY_IN,
         direction=-1,
@@ -114,9 +130,11 @@ TABLE = (
         direction=-1,
         places={USE: 2, DETECTION: 2, INJECTED: 1, CARD: 2, ROW: 3, PAIR: 0, COLOUR: 2, EXPORT: 3},
         help=glossary.meaning(glossary.SIMILARITY_OUT),
-        legend="cosine of picture and caption under members that were not trained on the pair: low means that the "
+        legend="cosine of picture and caption under members that were not trained on the pair: "
+        "low means that the "
         "caption does not fit, for models that cannot have memorized it.",
-        use="says how well a caption fits, for members that never saw the pair; low with a high clipmem "
+        use="says how well a caption fits, for members that never saw the pair; low with a high "
+        "clipmem "
         "means wrong and memorized",
         use_doubted="says how well a caption fits, for members that never saw the pair",
     ),
@@ -130,21 +148,24 @@ TABLE = (
         help=f"{glossary.meaning(glossary.MISFIT)} {MISFIT_FORMULA}.",
         needs=(c.LEARNED, c.LOG_PROBABILITY_OUT, c.LOG_PROBABILITY_SECOND),
         compute=_misfit_of_rounds,
-        absent="needs the training history of the members, which checkpoints from outside do not have.",
+        absent="needs the training history of the members, which checkpoints from outside do not "
+        "have.",
     ),
     Score(c.LEARNED, direction=-1, places={DETECTION: 4}),
     Score(
         c.LOG_PROBABILITY_OUT,
         direction=-1,
         places={DETECTION: 7, PAIR: 4},
-        help="How sure members that never saw the pair are of its partner among those of external pairs: at most 0, "
+        help="How sure members that never saw the pair are of its partner among those of "
+        "external pairs: at most 0, "
         "near 0 is sure.",
     ),
     Score(
         c.CSLS_OUT,
         direction=-1,
         places={DETECTION: 6, PAIR: 4},
-        help="How much closer picture and caption are than the nearest of other pairs, for members that "
+        help="How much closer picture and caption are than the nearest of other pairs, for "
+        "members that "
         "never saw the pair.",
     ),
     Score(c.CSLS_SWAPPED, direction=-1),
@@ -173,7 +194,8 @@ TABLE = (
     Score(
         c.LOG_PROBABILITY_SECOND,
         direction=-1,
-        help="Log probability out under members trained a second time, without the captions that are probably wrong.",
+        help="Log probability out under members trained a second time, without the captions that "
+        "are probably wrong.",
         absent="is in audits with a second round of training (--rounds 2).",
     ),
 )
@@ -188,5 +210,7 @@ def scores_in(place: str) -> dict[str, Score]:
         >>> list(scores_in(QUEUE))
         ['clipmem', 'review_place']
     """
-    shown = sorted((score for score in TABLE if place in score.places), key=lambda score: score.places[place])
+    shown = sorted(
+        (score for score in TABLE if place in score.places), key=lambda score: score.places[place]
+    )
     return {score.name: score for score in shown}

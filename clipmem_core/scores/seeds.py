@@ -1,4 +1,5 @@
-"""Statistics over training seeds: means with intervals, paired differences of arms, means over members and pairs."""
+"""Statistics over training seeds: means with intervals, paired differences of arms, means over
+members and pairs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,9 +29,11 @@ def seed_interval(values: np.ndarray) -> tuple[float, float]:
 
 
 def over_seeds(table: pd.DataFrame, *, by: Sequence[str], measure: str) -> pd.DataFrame:
-    """Average a measure over seeds, with a t interval; missing values are skipped, groups without a value left out.
+    """Average a measure over seeds, with a t interval; missing values are skipped, groups without a
+    value left out.
 
-    Args: `table` has a row for each seed and combination of the columns `by`, and the numeric column `measure`.
+    Args: `table` has a row for each seed and combination of the columns `by`, and the numeric
+    column `measure`.
     Returns: the columns of `by`, then n (seeds), mean, low and high.
     """
     rows = []
@@ -42,7 +45,8 @@ def over_seeds(table: pd.DataFrame, *, by: Sequence[str], measure: str) -> pd.Da
 
 @dataclass(frozen=True)
 class Difference:
-    """The mean of paired differences with its interval and p value; NaN with fewer than two seeds."""
+    """The mean of paired differences with its interval and p value; NaN with fewer than two
+    seeds."""
 
     n: int  # seeds that both arms have
     mean: float
@@ -51,15 +55,21 @@ class Difference:
     p_value: float  # two-sided
 
 
-def paired_difference(values: ArrayLike, reference: ArrayLike, *, level: float = LEVEL) -> Difference:
+def paired_difference(
+    values: ArrayLike, reference: ArrayLike, *, level: float = LEVEL
+) -> Difference:
     """Compare two arms over the seeds they share: the mean difference, with the paired t test.
 
-    Effects that a seed has on both arms (split, initialisation, draws) cancel. In the units of the values; above 0:
-    the arm has more than the reference.
+    Effects that a seed has on both arms (split, initialisation, draws) cancel. In the units of the
+    values; above 0: the arm has more than the reference.
 
-    Args: values of both arms on the same seeds, [n_seeds] each; `level` is the coverage of the interval.
+    Args: values of both arms on the same seeds, [n_seeds] each; `level` is the coverage of the
+    interval.
     """
-    values, reference = np.asarray(values, dtype=np.float64), np.asarray(reference, dtype=np.float64)
+    values, reference = (
+        np.asarray(values, dtype=np.float64),
+        np.asarray(reference, dtype=np.float64),
+    )
     differences = values - reference
     n, mean = len(differences), float(differences.mean())
     if n < 2:
@@ -73,7 +83,8 @@ def paired_difference(values: ArrayLike, reference: ArrayLike, *, level: float =
 
 
 def holm(p_values: np.ndarray) -> np.ndarray:
-    """Correct p values for multiple comparisons: Holm's step-down (Scandinavian Journal of Statistics, 1979).
+    """Correct p values for multiple comparisons: Holm's step-down (Scandinavian Journal of
+    Statistics, 1979).
 
     Args: one p for each comparison, [n]; NaN is skipped, and stays.
     """
@@ -98,13 +109,14 @@ class CrossedMean:
 def crossed_mean(values: np.ndarray) -> CrossedMean:
     """Return the mean of members × pairs with an interval that treats both as drawn at random.
 
-    The variance of the mean is that of the two-way random model without replication, by the method of moments (Searle,
-    Casella & McCulloch, Variance Components, 1992, section 4.3): of member means over members, plus of pair means over
-    pairs, less the cells' own, which is in both; no less than either. Student's t with the fewer of either, less one.
+    The variance of the mean is that of the two-way random model without replication, by the method
+    of moments (Searle, Casella & McCulloch, Variance Components, 1992, section 4.3): of member
+    means over members, plus of pair means over pairs, less the cells' own, which is in both; no
+    less than either. Student's t with the fewer of either, less one.
 
     Args:
-        values: of each member and pair, in any unit, [n_members, n_pairs]. With fewer than three members the interval
-            is over pairs alone, with fewer than two pairs there is none.
+        values: of each member and pair, in any unit, [n_members, n_pairs]. With fewer than three
+            members the interval is over pairs alone, with fewer than two pairs there is none.
 
     Example:
         >>> found = crossed_mean(np.array([[1.0, 2.0, 3.0], [2.0, 3.0, 4.0], [3.0, 4.0, 5.0]]))

@@ -1,18 +1,19 @@
 """The error of clipmem, p and q values, and clipmem corrected for its noise.
 
-A pair has few members, so its own variance says little: from four members it has one or two degrees of freedom. It is
-pooled with that of like pairs (moderated; Smyth, Statistical Applications in Genetics and Molecular Biology 3, 2004;
-the R package limma): true variances are draws from a scaled inverse chi-square distribution, s0² d0 / χ²(d0), and each
-pair gets the mean of its posterior,
+A pair has few members, so its own variance says little: from four members it has one or two degrees
+of freedom. It is pooled with that of like pairs (moderated; Smyth, Statistical Applications in
+Genetics and Molecular Biology 3, 2004; the R package limma): true variances are draws from a scaled
+inverse chi-square distribution, s0² d0 / χ²(d0), and each pair gets the mean of its posterior,
 
     (d0 s0² + d s²) / (d0 + d), with d0 + d degrees of freedom.
 
-s0² follows a trend over the pair's mean alignment, as limma's `trend=TRUE`. Scored and external pairs have priors of
-their own. Alignments are one array a member, [n_pairs] each; `inside` is true where the member is in, [n_members,
-n_pairs].
+s0² follows a trend over the pair's mean alignment, as limma's `trend=TRUE`. Scored and external
+pairs have priors of their own. Alignments are one array a member, [n_pairs] each; `inside` is true
+where the member is in, [n_members, n_pairs].
 
-q says whether training has any effect on a pair, not how large it is: with more members smaller effects are detected.
-The share of pairs above a size (`share_above`) does not grow with the number of members.
+q says whether training has any effect on a pair, not how large it is: with more members smaller
+effects are detected. The share of pairs above a size (`share_above`) does not grow with the number
+of members.
 """
 
 from collections.abc import Iterator, Sequence
@@ -38,9 +39,15 @@ KNOTS = 4
 MOST_FITTED = 1_000_000  # pairs that the trend is fitted on; of more, evenly spaced ones
 _TINY = 1e-8  # of the median: smaller variances are raised to it, since logs are taken
 # Shrinkage
-GRID, FINEST = 80, 240  # values that the true clipmem may have, from the lowest to the highest observed
+GRID, FINEST = (
+    80,
+    240,
+)  # values that the true clipmem may have, from the lowest to the highest observed
 STEPS = 30  # of EM from equal weights: at convergence all weight would be on a few values
-STRATUM, MAX_STRATA = 250, 4  # pairs of similar error that share a distribution, and the number of such strata
+STRATUM, MAX_STRATA = (
+    250,
+    4,
+)  # pairs of similar error that share a distribution, and the number of such strata
 MIN_PAIRS = 50  # below, no distribution is fitted
 FITTED_ON = 2_000  # pairs of a stratum at most, drawn at random
 RESAMPLED = 40
@@ -60,8 +67,11 @@ class Prior:
 class Design:
     """How the error of clipmem is estimated from the members."""
 
-    blocks: list[np.ndarray]  # members that belong together, balanced over pairs; else one block of all members
-    blocked: bool  # differences are first computed inside a block, so that shared effects of a repeat cancel
+    blocks: list[
+        np.ndarray
+    ]  # members that belong together, balanced over pairs; else one block of all members
+    # differences are first computed inside a block, so that shared effects of a repeat cancel
+    blocked: bool
     within: bool  # members of one side of a block also contribute to the variance
     degrees: int  # of freedom of a pair's own variance, 0 where it cannot be estimated
 
@@ -69,10 +79,11 @@ class Design:
 def design(inside: np.ndarray, blocks: Sequence[np.ndarray]) -> Design:
     """Choose how to estimate the error of clipmem.
 
-    Where every pair has as many members in, and out, of each repeat or seed as any other (as every membership that is
-    drawn here), clipmem is the mean over repeats of in minus out, and its error is that of these differences. With
-    as many in as out, members of one side of a repeat estimate the same variance, with more degrees of freedom. For
-    any other membership: two samples of independent members.
+    Where every pair has as many members in, and out, of each repeat or seed as any other (as every
+    membership that is drawn here), clipmem is the mean over repeats of in minus out, and its error
+    is that of these differences. With as many in as out, members of one side of a repeat estimate
+    the same variance, with more degrees of freedom. For any other membership: two samples of
+    independent members.
 
     Args: `blocks` are the positions of the members of each repeat or seed.
     """
@@ -88,12 +99,17 @@ def design(inside: np.ndarray, blocks: Sequence[np.ndarray]) -> Design:
     return Design([np.arange(n_members)], False, True, n_members - 2 if enough else 0)
 
 
-def error_variances(alignments: Sequence[np.ndarray], inside: np.ndarray, plan: Design) -> np.ndarray:
-    """Estimate the variance of each pair's clipmem from its own members, in squared cosine units, [n_pairs]: from the
-    squares of the differences between blocks, and within the sides of blocks."""
+def error_variances(
+    alignments: Sequence[np.ndarray], inside: np.ndarray, plan: Design
+) -> np.ndarray:
+    """Estimate the variance of each pair's clipmem from its own members, in squared cosine units,
+    [n_pairs]: from the squares of the differences between blocks, and within the sides of
+    blocks."""
     variance = np.empty(inside.shape[1])
     for chunk in (slice(start, start + CHUNK) for start in range(0, len(variance), CHUNK)):
-        values = np.stack([np.asarray(alignment[chunk], dtype=np.float64) for alignment in alignments])
+        values = np.stack(
+            [np.asarray(alignment[chunk], dtype=np.float64) for alignment in alignments]
+        )
         differences, squares = [], np.zeros(values.shape[1])
         for rows in plan.blocks:
             block, is_in = values[rows], inside[rows, chunk]
@@ -107,7 +123,9 @@ def error_variances(alignments: Sequence[np.ndarray], inside: np.ndarray, plan: 
         if not plan.within:
             variance[chunk] = np.var(differences, axis=0, ddof=1) / len(differences)
             continue
-        per_member = 1 / n_in + 1 / n_out  # variance of a block's difference, in units of a member's
+        per_member = (
+            1 / n_in + 1 / n_out
+        )  # variance of a block's difference, in units of a member's
         if plan.blocked:
             squares += len(differences) * np.var(differences, axis=0) / per_member
         variance[chunk] = squares / plan.degrees * per_member / len(plan.blocks)
@@ -117,10 +135,11 @@ def error_variances(alignments: Sequence[np.ndarray], inside: np.ndarray, plan: 
 def fit_prior(variance: np.ndarray, degrees: int, covariate: np.ndarray) -> Prior:
     """Fit the prior of many variances by the moments of their logs (Smyth 2004, section 6.2).
 
-    s0² follows a trend over the covariate, a cubic spline, from 100 pairs on; d0 is infinite where the logs vary no
-    more than samples of one variance do.
+    s0² follows a trend over the covariate, a cubic spline, from 100 pairs on; d0 is infinite where
+    the logs vary no more than samples of one variance do.
 
-    Args: sample variances [n_pairs], the degrees of freedom of each, at least 1, and the covariate [n_pairs].
+    Args: sample variances [n_pairs], the degrees of freedom of each, at least 1, and the covariate
+    [n_pairs].
     """
     floor = _TINY * np.median(variance)
     if floor <= 0:  # most pairs do not vary at all
@@ -128,21 +147,29 @@ def fit_prior(variance: np.ndarray, degrees: int, covariate: np.ndarray) -> Prio
     logs = np.log(np.maximum(variance, floor)) - digamma(degrees / 2) + np.log(degrees / 2)
     fitted, rank = np.full(len(logs), logs.mean()), 1
     if len(logs) >= MIN_TRENDED and np.ptp(covariate) > 0:
-        steps = make_pipeline(SplineTransformer(n_knots=KNOTS, knots="quantile"), LinearRegression())
+        steps = make_pipeline(
+            SplineTransformer(n_knots=KNOTS, knots="quantile"), LinearRegression()
+        )
         some = slice(None, None, -(-len(logs) // MOST_FITTED))
         steps.fit(covariate[some, None], logs[some])
         parts = np.split(covariate[:, None], range(MOST_FITTED, len(logs), MOST_FITTED))
         fitted, rank = np.concatenate([steps.predict(part) for part in parts]), KNOTS + 2
-    beyond = ((logs - fitted) ** 2).sum() / max(len(logs) - rank, 1) - float(polygamma(1, degrees / 2))
+    beyond = ((logs - fitted) ** 2).sum() / max(len(logs) - rank, 1) - float(
+        polygamma(1, degrees / 2)
+    )
     if beyond <= 0:
         return Prior(np.exp(fitted), np.inf)
-    ends = min(1e-3, beyond**-0.5 / 10), 1 + 1 / beyond  # trigamma(x) > 1/x² near 0, and < 1/x + 1/x²
+    ends = (
+        min(1e-3, beyond**-0.5 / 10),
+        1 + 1 / beyond,
+    )  # trigamma(x) > 1/x² near 0, and < 1/x + 1/x²
     d0 = 2 * float(brentq(lambda x: float(polygamma(1, x)) - beyond, *ends))
     return Prior(np.exp(fitted + digamma(d0 / 2) - np.log(d0 / 2)), d0)
 
 
 def moderate(variance: np.ndarray, degrees: int, prior: Prior) -> np.ndarray:
-    """Return the mean of each variance's posterior, of `degrees + prior.degrees` degrees of freedom, [n_pairs]."""
+    """Return the mean of each variance's posterior, of `degrees + prior.degrees` degrees of
+    freedom, [n_pairs]."""
     if np.isinf(prior.degrees):
         return prior.scale.copy()
     return (prior.degrees * prior.scale + degrees * variance) / (prior.degrees + degrees)
@@ -160,16 +187,17 @@ class Errors:
 
     @property
     def se(self) -> np.ndarray:
-        """Standard errors, [n_pairs], widened by the quantile of Student's t: clipmem ± 1.96 se covers 95 %."""
+        """Standard errors, [n_pairs], widened by the quantile of Student's t: clipmem ± 1.96 se
+        covers 95 %."""
         return np.sqrt(self.variance) * t.ppf(0.975, self.degrees) / float(norm.ppf(0.975))
 
 
 def standard_errors(alignments: Sequence[np.ndarray], sides: Sides) -> Errors:
     """Estimate the error of each pair's clipmem.
 
-    `moderated`: a pair's own variance (see `design`), pooled with that of pairs of its group that align alike. Where
-    members cannot estimate it (one seed; one repeat of folds), `sd of external`: one number for all, the standard
-    deviation of the clipmem of external pairs.
+    `moderated`: a pair's own variance (see `design`), pooled with that of pairs of its group that
+    align alike. Where members cannot estimate it (one seed; one repeat of folds), `sd of external`:
+    one number for all, the standard deviation of the clipmem of external pairs.
     """
     group, inside = sides.membership.group, sides.inside
     plans = {name: design(inside[:, group == name], sides.replicates) for name in np.unique(group)}
@@ -181,7 +209,9 @@ def standard_errors(alignments: Sequence[np.ndarray], sides: Sides) -> Errors:
     variance, degrees, priors = np.empty(len(group)), np.empty(len(group)), {}
     for name, plan in plans.items():
         rows = np.flatnonzero(group == name)
-        sample_variance = error_variances([np.asarray(values)[rows] for values in alignments], inside[:, rows], plan)
+        sample_variance = error_variances(
+            [np.asarray(values)[rows] for values in alignments], inside[:, rows], plan
+        )
         priors[name] = fit_prior(sample_variance, plan.degrees, level[rows])
         variance[rows] = moderate(sample_variance, plan.degrees, priors[name])
         degrees[rows] = plan.degrees + priors[name].degrees
@@ -189,11 +219,12 @@ def standard_errors(alignments: Sequence[np.ndarray], sides: Sides) -> Errors:
 
 
 def in_errors(clipmem: np.ndarray, variance: np.ndarray, degrees: np.ndarray) -> np.ndarray:
-    """Return clipmem in units of its error, [n_pairs]: the normal quantile of the same p, for any degrees of freedom.
+    """Return clipmem in units of its error, [n_pairs]: the normal quantile of the same p, for any
+    degrees of freedom.
 
     Example:
-        >>> in_errors(np.array([0.2, -0.2, 0.4]), np.array([0.01, 0.01, 0.04]), np.array([np.inf, np.inf, 2])).round(2)
-        array([ 2.  , -2.  ,  1.33])
+        >>> in_errors(np.array([0.2, -0.2, 0.4]), np.array([0.01, 0.01, 0.04]), np.array([np.inf,
+        np.inf, 2])).round(2) array([ 2.  , -2.  ,  1.33])
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.abs(clipmem) / np.sqrt(variance)
@@ -204,18 +235,23 @@ def in_errors(clipmem: np.ndarray, variance: np.ndarray, degrees: np.ndarray) ->
 
 
 def null_scores(alignments: Sequence[np.ndarray], sides: Sides, errors: Errors) -> np.ndarray:
-    """Return clipmem of external pairs in units of its error: the distribution where nothing is memorized.
+    """Return clipmem of external pairs in units of its error: the distribution where nothing is
+    memorized.
 
-    Computed as `in_errors` computes it for other pairs, since external pairs may be more or less noisy; an offset that
-    all pairs share, as where f is better than g, is in it too. Ensemble: of every external pair under all labellings
-    that leave as many members out of each repeat as scored pairs have, or 256 drawn for each pair if there are more;
-    [n_labellings × n_external].
+    Computed as `in_errors` computes it for other pairs, since external pairs may be more or less
+    noisy; an offset that all pairs share, as where f is better than g, is in it too. Ensemble: of
+    every external pair under all labellings that leave as many members out of each repeat as scored
+    pairs have, or 256 drawn for each pair if there are more; [n_labellings × n_external].
     """
     rows = np.flatnonzero(sides.external)
     external = [np.asarray(values)[rows].astype(np.float64) for values in alignments]
     variance, degrees, prior = errors.variance[rows], errors.degrees[rows], errors.external
-    if prior is not None:  # the prior covers the whole group, with the pairs that only utility is measured on
-        prior = Prior(prior.scale[sides.external[sides.membership.group == EXTERNAL]], prior.degrees)
+    if (
+        prior is not None
+    ):  # the prior covers the whole group, with the pairs that only utility is measured on
+        prior = Prior(
+            prior.scale[sides.external[sides.membership.group == EXTERNAL]], prior.degrees
+        )
     scores = []
     for inside in _null_sides(sides, rows):
         mean_in, mean_out = side_means(external, inside)
@@ -227,7 +263,8 @@ def null_scores(alignments: Sequence[np.ndarray], sides: Sides, errors: Errors) 
 
 
 def _null_sides(sides: Sides, rows: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield which members count as in for external pairs, one labelling after the other, [n_members, n_external]."""
+    """Yield which members count as in for external pairs, one labelling after the other,
+    [n_members, n_external]."""
     if sides.protocol == "paper":
         yield sides.inside[:, rows]
         return
@@ -238,22 +275,27 @@ def _null_sides(sides: Sides, rows: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def p_values(score: np.ndarray, null: np.ndarray, group: np.ndarray) -> np.ndarray:
-    """Compute one-sided p values, p = (1 + #{null ≥ s}) / (1 + #null) with s = clipmem in units of its error.
+    """Compute one-sided p values, p = (1 + #{null ≥ s}) / (1 + #null) with s = clipmem in units of
+    its error.
 
-    Independent pairs are expected to be negative: s = −clipmem, against the negated null. In (0, 1]; small p: memorized
-    more than external pairs, which cannot be.
+    Independent pairs are expected to be negative: s = −clipmem, against the negated null. In (0,
+    1]; small p: memorized more than external pairs, which cannot be.
 
-    Args: `score` and `null` from `in_errors` and `null_scores`; p is NaN where the score is. Group names, [n_pairs].
+    Args: `score` and `null` from `in_errors` and `null_scores`; p is NaN where the score is. Group
+    names, [n_pairs].
     """
     p = np.empty(len(score))
     for rows, sign in ((group == INDEPENDENT, -1), (group != INDEPENDENT, 1)):
-        at_least = len(null) - np.searchsorted(np.sort(sign * null), sign * score[rows], side="left")
+        at_least = len(null) - np.searchsorted(
+            np.sort(sign * null), sign * score[rows], side="left"
+        )
         p[rows] = (1 + at_least) / (1 + len(null))
     return np.where(np.isnan(score), np.nan, p)
 
 
 def q_values(p: np.ndarray, group: np.ndarray) -> np.ndarray:
-    """Adjust p values for multiple testing: Benjamini–Hochberg within candidate, independent and scored each.
+    """Adjust p values for multiple testing: Benjamini–Hochberg within candidate, independent and
+    scored each.
 
     In (0, 1], [n_pairs]; NaN in other groups and where p is.
     """
@@ -267,7 +309,8 @@ def q_values(p: np.ndarray, group: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Noise:
-    """The error distribution of observed values: Student's t with `degrees` of freedom times `error`, [n_pairs]."""
+    """The error distribution of observed values: Student's t with `degrees` of freedom times
+    `error`, [n_pairs]."""
 
     error: np.ndarray
     degrees: float
@@ -278,7 +321,8 @@ class Noise:
         return cls(np.sqrt(errors.variance[rows]), float(errors.degrees[rows[0]]))
 
     def likelihood(self, clipmem: np.ndarray, grid: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Return the likelihood of some pairs' clipmem by true value, up to a factor a pair, [n_rows, n_grid].
+        """Return the likelihood of some pairs' clipmem by true value, up to a factor a pair,
+        [n_rows, n_grid].
 
         Errors below the grid's step count as the step.
         """
@@ -290,14 +334,17 @@ class Noise:
 
 
 def shrunk(clipmem: np.ndarray, noise: Noise, *, seed: int) -> np.ndarray:
-    """Return the clipmem to expect of each pair under other members, in its units: the mean of its posterior.
+    """Return the clipmem to expect of each pair under other members, in its units: the mean of its
+    posterior.
 
-    The distribution of true values is the nonparametric maximum-likelihood estimate of Kiefer and Wolfowitz (Annals of
-    Mathematical Statistics 27, 1956), weights on a grid, by the EM algorithm as in Jiang and Zhang (Annals of
-    Statistics 37, 2009). A normal distribution fits badly: most pairs lie near 0 and a few far above. Pairs of similar
-    error have a distribution of their own, since memorized pairs are noisier.
+    The distribution of true values is the nonparametric maximum-likelihood estimate of Kiefer and
+    Wolfowitz (Annals of Mathematical Statistics 27, 1956), weights on a grid, by the EM algorithm
+    as in Jiang and Zhang (Annals of Statistics 37, 2009). A normal distribution fits badly: most
+    pairs lie near 0 and a few far above. Pairs of similar error have a distribution of their own,
+    since memorized pairs are noisier.
 
-    Args: clipmem of pairs of one group, [n_pairs] (all NaN where there are fewer than 50, or one value), and its noise.
+    Args: clipmem of pairs of one group, [n_pairs] (all NaN where there are fewer than 50, or one
+    value), and its noise.
     """
     expected = np.full(len(clipmem), np.nan)
     if not _enough(clipmem):
@@ -313,8 +360,11 @@ def shrunk(clipmem: np.ndarray, noise: Noise, *, seed: int) -> np.ndarray:
     return expected
 
 
-def shrunk_by_group(clipmem: np.ndarray, errors: Errors, group: np.ndarray, *, seed: int) -> np.ndarray:
-    """Return `shrunk` clipmem of each group; NaN outside candidate, independent and scored, [n_pairs]."""
+def shrunk_by_group(
+    clipmem: np.ndarray, errors: Errors, group: np.ndarray, *, seed: int
+) -> np.ndarray:
+    """Return `shrunk` clipmem of each group; NaN outside candidate, independent and scored,
+    [n_pairs]."""
     expected = np.full(len(clipmem), np.nan)
     for name in SCORED_GROUPS:
         rows = np.flatnonzero((group == name) & np.isfinite(clipmem))
@@ -324,10 +374,11 @@ def shrunk_by_group(clipmem: np.ndarray, errors: Errors, group: np.ndarray, *, s
 
 
 def share_above(clipmem: np.ndarray, noise: Noise, sizes: np.ndarray, *, seed: int) -> pd.DataFrame:
-    """Estimate the share of pairs whose true clipmem exceeds a size, corrected for noise, with a 95 % interval.
+    """Estimate the share of pairs whose true clipmem exceeds a size, corrected for noise, with a 95
+    % interval.
 
-    The interval is a bootstrap over pairs, with distributions fitted anew each time. Below three times the noise a
-    share depends on the model of the noise, which the interval does not cover.
+    The interval is a bootstrap over pairs, with distributions fitted anew each time. Below three
+    times the noise a share depends on the model of the noise, which the interval does not cover.
 
     Args: clipmem of pairs of one group, [n_pairs], their errors, and sizes in cosine units.
     Returns: size, share, low, high, one row a size; no row where there are fewer than 50 pairs.
@@ -336,7 +387,9 @@ def share_above(clipmem: np.ndarray, noise: Noise, sizes: np.ndarray, *, seed: i
         return pd.DataFrame(columns=[SIZE, SHARE, LOW, HIGH], dtype=float)
     grid, rng = _grid(clipmem, noise), np.random.default_rng(seed)
     step = grid[1] - grid[0]
-    beyond = np.clip((grid[:, None] - sizes) / step + 0.5, 0, 1)  # of the piece around each value, [n_grid, n_sizes]
+    beyond = np.clip(
+        (grid[:, None] - sizes) / step + 0.5, 0, 1
+    )  # of the piece around each value, [n_grid, n_sizes]
     share, resampled = np.zeros(len(sizes)), np.zeros((RESAMPLED, len(sizes)))
     for rows in _strata(noise.error):
         part, some = len(rows) / len(clipmem), _some(rows, seed)
@@ -356,7 +409,9 @@ def _enough(clipmem: np.ndarray) -> bool:
 def _grid(clipmem: np.ndarray, noise: Noise) -> np.ndarray:
     """Return the values that true clipmem may have, [n_grid]; about two a typical error."""
     error = max(float(np.median(noise.error)), float(np.ptp(clipmem)) / FINEST)
-    return np.linspace(clipmem.min(), clipmem.max(), int(np.clip(2 * np.ptp(clipmem) / error, GRID, FINEST)))
+    return np.linspace(
+        clipmem.min(), clipmem.max(), int(np.clip(2 * np.ptp(clipmem) / error, GRID, FINEST))
+    )
 
 
 def _strata(error: np.ndarray) -> list[np.ndarray]:
@@ -372,7 +427,8 @@ def _some(rows: np.ndarray, seed: int) -> np.ndarray:
 
 
 def _weights(likelihood: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Return the weights of grid values by EM, for the counts of rows of each resample, [n_resamples, n_grid]."""
+    """Return the weights of grid values by EM, for the counts of rows of each resample,
+    [n_resamples, n_grid]."""
     weights = np.full((len(counts), likelihood.shape[1]), 1 / likelihood.shape[1])
     for _ in range(STEPS):
         weights *= (counts / (weights @ likelihood.T)) @ likelihood

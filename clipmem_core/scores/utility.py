@@ -17,36 +17,48 @@ def retrieval_recalls(
 ) -> dict[str, float]:
     """Measure how often the right partner is among the k nearest, both ways (the COCO protocol).
 
-    In [0, 1], larger better. Image to text: a hit if any of the image's own captions is among the k nearest of all
-    captions. Text to image: a hit if the caption's image is among the k nearest. Ties count against the member.
+    In [0, 1], larger better. Image to text: a hit if any of the image's own captions is among the k
+    nearest of all captions. Text to image: a hit if the caption's image is among the k nearest.
+    Ties count against the member.
 
     Args:
-        image, text: embeddings of images and captions of any length, [n_images, dim] and [n_captions, dim].
-        caption_owner: row of the image that each caption belongs to, [n_captions]; every image has one at least.
+        image, text: embeddings of images and captions of any length, [n_images, dim] and
+            [n_captions, dim].
+        caption_owner: row of the image that each caption belongs to, [n_captions]; every image has
+            one at least.
         ks: numbers of nearest partners.
 
     Example:
         >>> retrieval_recalls(np.eye(2), np.eye(2)[[0, 0]], np.array([0, 1]), ks=(1, 2))
-        {'image_to_text_R@1': 0.0, 'image_to_text_R@2': 1.0, 'text_to_image_R@1': 0.5, 'text_to_image_R@2': 1.0}
+        {'image_to_text_R@1': 0.0, 'image_to_text_R@2': 1.0, 'text_to_image_R@1': 0.5,
+        'text_to_image_R@2': 1.0}
     """
     ranks = retrieval_ranks(image, text, caption_owner)
     return {f"{way}_R@{k}": float((rank < k).mean()) for way, rank in ranks.items() for k in ks}
 
 
-def retrieval_ranks(image: np.ndarray, text: np.ndarray, caption_owner: np.ndarray) -> dict[str, np.ndarray]:
-    """Return how many others come before the right partner, query by query; ties count against the member.
+def retrieval_ranks(
+    image: np.ndarray, text: np.ndarray, caption_owner: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Return how many others come before the right partner, query by query; ties count against the
+    member.
 
     Args: as of `retrieval_recalls`.
-    Returns: `image_to_text`, [n_images], and `text_to_image`, [n_captions] in the order of their owners.
+    Returns: `image_to_text`, [n_images], and `text_to_image`, [n_captions] in the order of their
+    owners.
     """
     owner = np.asarray(caption_owner)
     order = np.argsort(owner, kind="stable")
     image, text, owner = unit(image), unit(text)[order], owner[order]
-    return {"image_to_text": _caption_ranks(image, text, owner), "text_to_image": _image_ranks(image, text, owner)}
+    return {
+        "image_to_text": _caption_ranks(image, text, owner),
+        "text_to_image": _image_ranks(image, text, owner),
+    }
 
 
 def _caption_ranks(image: np.ndarray, text: np.ndarray, owner: np.ndarray) -> np.ndarray:
-    """Return how many other images' captions come before an image's best own, [n_images]; captions sorted by owner."""
+    """Return how many other images' captions come before an image's best own, [n_images]; captions
+    sorted by owner."""
     starts = np.searchsorted(owner, np.arange(len(image) + 1))
     ranks = np.empty(len(image), dtype=np.int64)
     step = max(1, _BLOCK // len(text))
@@ -57,7 +69,8 @@ def _caption_ranks(image: np.ndarray, text: np.ndarray, owner: np.ndarray) -> np
         true_cosines = cosines[owner[begin:end] - first, np.arange(begin, end)]
         bar = np.maximum.reduceat(true_cosines, starts[rows] - begin) - _TIE
         true_before = np.add.reduceat(
-            true_cosines >= np.repeat(bar, np.diff(starts[first : rows[-1] + 2])), starts[rows] - begin
+            true_cosines >= np.repeat(bar, np.diff(starts[first : rows[-1] + 2])),
+            starts[rows] - begin,
         )
         ranks[rows] = (cosines >= bar[:, None]).sum(axis=1) - true_before
     return ranks
@@ -77,10 +90,12 @@ def _image_ranks(image: np.ndarray, text: np.ndarray, owner: np.ndarray) -> np.n
 def linear_probe(
     train_x: np.ndarray, train_y: np.ndarray, test_x: np.ndarray, test_y: np.ndarray, *, seed: int
 ) -> float:
-    """Measure accuracy of logistic regression on frozen, standardised features (the paper's utility).
+    """Measure accuracy of logistic regression on frozen, standardised features (the paper's
+    utility).
 
-    In [0, 1], larger better; NaN with fewer than two classes to fit or no test rows. A class that training lacks cannot
-    be predicted, so its test rows count as errors. Of more than 10,000 training rows a sample is drawn by `seed`.
+    In [0, 1], larger better; NaN with fewer than two classes to fit or no test rows. A class that
+    training lacks cannot be predicted, so its test rows count as errors. Of more than 10,000
+    training rows a sample is drawn by `seed`.
 
     Args: features and labels to fit on and to evaluate on, [n, dim] and [n] each.
     """
@@ -97,7 +112,9 @@ def linear_probe(
 
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=300))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # near its optimum the accuracy no longer moves
+        warnings.simplefilter(
+            "ignore", ConvergenceWarning
+        )  # near its optimum the accuracy no longer moves
         probe.fit(train_x, train_y)
     return float((probe.predict(test_x) == np.asarray(test_y)).mean())
 
@@ -105,9 +122,11 @@ def linear_probe(
 def zero_shot(image: np.ndarray, class_text: np.ndarray, labels: np.ndarray) -> float:
     """Measure how often the name of an image's class is its nearest among all class names.
 
-    In [0, 1], larger better; chance is 1 / n_classes; NaN without images. Ties count against the member.
+    In [0, 1], larger better; chance is 1 / n_classes; NaN without images. Ties count against the
+    member.
 
-    Args: embeddings of images [n_images, dim] and of class names [n_classes, dim], and the row of each image's class.
+    Args: embeddings of images [n_images, dim] and of class names [n_classes, dim], and the row of
+    each image's class.
     """
     if len(image) == 0:
         return float("nan")

@@ -1,8 +1,9 @@
-"""Scores of the words of captions: how surprising a word is, for models that never saw its pair, and its caption.
+"""Scores of the words of captions: how surprising a word is, for models that never saw its pair,
+and its caption.
 
-Words are numbered: 0 is no word, 1 a word that no model reads, and from 2 on the words of all captions. Words below
-`Words.vocabulary_size` are predicted: the frequent ones, the most frequent first, except words of English grammar,
-which say little about a picture.
+Words are numbered: 0 is no word, 1 a word that no model reads, and from 2 on the words of all
+captions. Words below `Words.vocabulary_size` are predicted: the frequent ones, the most frequent
+first, except words of English grammar, which say little about a picture.
 """
 
 import re
@@ -31,7 +32,9 @@ class Words:
     ids: np.ndarray  # int32 [n_words]
     caption_start: np.ndarray  # the first word of each caption, int64 [n_captions + 1]
     pair_start: np.ndarray  # the first caption of each pair, int64 [n_pairs + 1]
-    frequency: np.ndarray  # the share of each predicted word among all, [vocabulary_size]; 0 for the first two numbers
+    frequency: (
+        np.ndarray
+    )  # the share of each predicted word among all, [vocabulary_size]; 0 for the first two numbers
 
 
 def split_words(captions: Iterable[Sequence[str]]) -> Words:
@@ -48,7 +51,9 @@ def split_words(captions: Iterable[Sequence[str]]) -> Words:
     for pair in captions:
         counts.append(len(pair))
         for caption in pair:
-            listed = [numbers.setdefault(word.lower(), len(numbers)) for word in WORD.findall(caption)]
+            listed = [
+                numbers.setdefault(word.lower(), len(numbers)) for word in WORD.findall(caption)
+            ]
             in_captions.update(set(listed))
             ids.append(np.array(listed, np.int32))
             lengths.append(len(listed))
@@ -76,12 +81,15 @@ def split_words(captions: Iterable[Sequence[str]]) -> Words:
 
 
 def number_words(captions: Sequence[Sequence[str]], *, like: Words) -> Words:
-    """Return the words of the captions of other pairs, with the numbers that they have in `like`."""
+    """Return the words of the captions of other pairs, with the numbers that they have in
+    `like`."""
     numbers = {word: number for number, word in enumerate(like.spelled, start=2)}
     listed = [WORD.findall(caption) for pair in captions for caption in pair]
     return replace(
         like,
-        ids=np.array([numbers.get(word.lower(), 1) for caption in listed for word in caption], np.int32),
+        ids=np.array(
+            [numbers.get(word.lower(), 1) for caption in listed for word in caption], np.int32
+        ),
         caption_start=_starts(list(map(len, listed))),
         pair_start=_starts(list(map(len, captions))),
     )
@@ -97,9 +105,11 @@ def kind_of(word: str) -> int:
 
 
 def changed_words(words: Words, *, seed: int) -> np.ndarray:
-    """Draw another word of the same kind for each word, int32 [n_words]; 0 for a word that is not predicted.
+    """Draw another word of the same kind for each word, int32 [n_words]; 0 for a word that is not
+    predicted.
 
-    Models compare each word with it: it is a wrong word that a caption could have, as the scores see it.
+    Models compare each word with it: it is a wrong word that a caption could have, as the scores
+    see it.
     """
     rng, drawn = np.random.default_rng([seed, 13]), np.zeros(len(words.ids), np.int32)
     kinds = np.array([-1, -1, *map(kind_of, words.spelled[: words.vocabulary_size - 2])])
@@ -109,23 +119,28 @@ def changed_words(words: Words, *, seed: int) -> np.ndarray:
         if len(listed) < 2:
             continue
         at = np.flatnonzero(kinds[ids] == kind)
-        place, most = np.searchsorted(listed, ids[at]), min(SIMILAR_RANKS, (len(listed) - 1) // 2) or 1
+        place, most = (
+            np.searchsorted(listed, ids[at]),
+            min(SIMILAR_RANKS, (len(listed) - 1) // 2) or 1,
+        )
         step = rng.integers(1, most + 1, len(at)) * rng.choice([-1, 1], len(at))
         drawn[at] = listed[(place + step) % len(listed)]
     return drawn
 
 
 def mean_ratio(values: np.ndarray, start: np.ndarray) -> np.ndarray:
-    """Return log mean exp of the log-likelihood ratios of each caption's words, NaN for a caption without any.
+    """Return log mean exp of the log-likelihood ratios of each caption's words, NaN for a caption
+    without any.
 
-    It is the log-likelihood ratio that one of the words is wrong, each with the same prior probability.
+    It is the log-likelihood ratio that one of the words is wrong, each with the same prior
+    probability.
 
-    Args: the log-likelihood ratios of all words [n_words]; the first word of each caption and at the end n,
-    [n_captions + 1].
+    Args: the log-likelihood ratios of all words [n_words]; the first word of each caption and at
+    the end n, [n_captions + 1].
 
     Example:
-        >>> mean_ratio(np.log([1.0, 3.0, 5.0]), np.array([0, 2, 2, 3])).tolist()  # log 2, none, log 5
-        [0.6931471805599453, nan, 1.6094379124341003]
+        >>> mean_ratio(np.log([1.0, 3.0, 5.0]), np.array([0, 2, 2, 3])).tolist()  # log 2, none, log
+        5 [0.6931471805599453, nan, 1.6094379124341003]
     """
     finite = np.isfinite(values)
     group = np.repeat(np.arange(len(start) - 1), np.diff(start))[finite]

@@ -13,7 +13,15 @@ import numpy as np
 
 from clipmem_core import columns as c
 from clipmem_core.audit.store import Audit, read_prepared
-from clipmem_core.config import ARM_FIELDS, FIELDS, MODIFIERS, AuditConfig, InputError, fingerprint, switched_on
+from clipmem_core.config import (
+    ARM_FIELDS,
+    FIELDS,
+    MODIFIERS,
+    AuditConfig,
+    InputError,
+    fingerprint,
+    switched_on,
+)
 from clipmem_core.draws import draw_keys, hashed
 from clipmem_core.mitigations import ADAPTIVE
 
@@ -54,8 +62,8 @@ class Decided:
 
 @dataclass(frozen=True)
 class Arm:
-    """Overrides of the baseline: config fields, `removal` (a Removal), `near_duplicates` (only the first of them is
-    trained on) and `decisions` (those in `decided` are applied)."""
+    """Overrides of the baseline: config fields, `removal` (a Removal), `near_duplicates` (only the
+    first of them is trained on) and `decisions` (those in `decided` are applied)."""
 
     overrides: Mapping[str, Any] = field(default_factory=dict)
     decided: Decided = Decided()
@@ -76,7 +84,8 @@ class Arm:
         for name in (*ARM_FIELDS, REMOVAL):
             if name in self.overrides:
                 value = self.overrides[name]
-                parts.append(f"{name}={repr(value).removesuffix('.0') if isinstance(value, float) else value}")
+                shown = repr(value).removesuffix(".0") if isinstance(value, float) else value
+                parts.append(f"{name}={shown}")
         return " ".join(parts + [name for name in SWITCHES if self.overrides.get(name)])
 
     @property
@@ -85,7 +94,11 @@ class Arm:
         name = "_".join(re.sub(r"[^\w.]+", "-", part) for part in self.text.split()) or NONE
         if len(name) > LONGEST_NAME:
             name = f"{name[:LONGEST_NAME]}-{fingerprint(self.text)[:6]}"
-        return f"{name}-{fingerprint(self.decided.values)[:6]}" if self.overrides.get(DECISIONS) else name
+        return (
+            f"{name}-{fingerprint(self.decided.values)[:6]}"
+            if self.overrides.get(DECISIONS)
+            else name
+        )
 
     @property
     def title(self) -> str:
@@ -97,7 +110,9 @@ class Arm:
             early = " for pairs memorized early" if name in ADAPTIVE else ""
             parts.append(f"{FIELDS[name].toggle or FIELDS[name].label} {shown}{early}")
         if self.removal:
-            parts.append(f"Without {self.removal.percent:g} % of the pairs, {RANKINGS[self.removal.by]}")
+            parts.append(
+                f"Without {self.removal.percent:g} % of the pairs, {RANKINGS[self.removal.by]}"
+            )
         titles = {NEAR_DUPLICATES: "Without near-duplicates", DECISIONS: "With my decisions"}
         parts += [title for name, title in titles.items() if self.overrides.get(name)]
         return ", ".join([*parts[:1], *(part[:1].lower() + part[1:] for part in parts[1:])]) or NONE
@@ -107,7 +122,9 @@ class Arm:
         """The options of `python -m clipmem_core mitigate` that train it."""
         valued = {name: value for name, value in self.overrides.items() if name not in SWITCHES}
         flags = [f"--{name.replace('_', '-')}={value}" for name, value in valued.items()]
-        return flags + [f"--{name.replace('_', '-')}" for name in SWITCHES if self.overrides.get(name)]
+        return flags + [
+            f"--{name.replace('_', '-')}" for name in SWITCHES if self.overrides.get(name)
+        ]
 
 
 def parse_arm(text: str) -> Arm:
@@ -140,24 +157,35 @@ def parse_removal(text: str) -> Removal:
         or not re.fullmatch(r"\d{1,3}(\.\d{1,3})?", percent)
         or not 0 < float(percent) <= MOST_REMOVED
     ):
-        options = f"a ranking ({', '.join(RANKINGS)}) and a percentage up to {MOST_REMOVED}, as in clipmem:5"
+        options = (
+            f"a ranking ({', '.join(RANKINGS)}) and a percentage up to {MOST_REMOVED}, as "
+            "in clipmem:5"
+        )
         raise InputError(f"removal must be {options}, not {text[:40]!r}")
     return Removal(by, float(percent))
 
 
 def without_idle(arm: Arm, config: AuditConfig) -> Arm:
-    """Return an arm without overrides that change nothing in a config, so that equal trainings have equal names."""
+    """Return an arm without overrides that change nothing in a config, so that equal trainings have
+    equal names."""
     values = vars(config) | arm.fields
     on = set(switched_on(values))
     idle = {name for name, needs in MODIFIERS.items() if not on & set(needs)}
-    overrides = {name: values[name] for name in ARM_FIELDS if name not in idle and values[name] != vars(config)[name]}
-    overrides |= {name: arm.overrides[name] for name in (REMOVAL, *SWITCHES) if arm.overrides.get(name)}
+    overrides = {
+        name: values[name]
+        for name in ARM_FIELDS
+        if name not in idle and values[name] != vars(config)[name]
+    }
+    overrides |= {
+        name: arm.overrides[name] for name in (REMOVAL, *SWITCHES) if arm.overrides.get(name)
+    }
     return dataclasses.replace(arm, overrides=overrides)
 
 
 @dataclass(frozen=True, eq=False)
 class Changes:
-    """The pairs that an arm removes from training, bool [n_pairs], and the new captions of others by their row."""
+    """The pairs that an arm removes from training, bool [n_pairs], and the new captions of others
+    by their row."""
 
     removed: np.ndarray
     captions: Mapping[int, tuple[str, ...]]
@@ -182,7 +210,9 @@ def changes_of(audit: Audit, arm: Arm) -> Changes:
     if arm.decided.recaptioned:
         most = audit.record.config.captions or None
         before = audit.pairs[c.CAPTIONS]
-        for row in np.flatnonzero(np.isin(ids, list(arm.decided.recaptioned)) & scored & ~removed).tolist():
+        for row in np.flatnonzero(
+            np.isin(ids, list(arm.decided.recaptioned)) & scored & ~removed
+        ).tolist():
             after = tuple(arm.decided.recaptioned[ids[row]])[:most]
             if after != tuple(before.iloc[row]):
                 captions[row] = after

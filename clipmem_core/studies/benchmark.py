@@ -1,6 +1,7 @@
 """Run a benchmark of detectors on a data set: prepare it, and run the injections without a result.
 
-An injection is an audit of pairs with injected errors, which is deleted once each detector is measured.
+An injection is an audit of pairs with injected errors, which is deleted once each detector is
+measured.
 """
 
 import dataclasses
@@ -38,8 +39,21 @@ from clipmem_core.audit.store import (
     write_table,
 )
 from clipmem_core.audit.word_table import predict_words, read_words, surprises, words_of
-from clipmem_core.config import AuditConfig, InputError, affecting, as_dict, data_folder, switched_on
-from clipmem_core.dataset.injected_errors import ERROR_KINDS, WORD_KINDS, Change, inject_errors, picture_sources
+from clipmem_core.config import (
+    AuditConfig,
+    InputError,
+    affecting,
+    as_dict,
+    data_folder,
+    switched_on,
+)
+from clipmem_core.dataset.injected_errors import (
+    ERROR_KINDS,
+    WORD_KINDS,
+    Change,
+    inject_errors,
+    picture_sources,
+)
 from clipmem_core.dataset.pixels import Pixels
 from clipmem_core.dataset.source import RawPairs
 from clipmem_core.scores.detection import (
@@ -88,9 +102,11 @@ def run_benchmark(
     screen: Screen,
     executor: Executor | None = None,
 ) -> Benchmark:
-    """Run a benchmark, or continue it: a number of injections of each kind of error and share of the scored pairs.
+    """Run a benchmark, or continue it: a number of injections of each kind of error and share of
+    the scored pairs.
 
-    The first injection has the config's seed. By default all `kinds` and `shares` run, in processes of this machine.
+    The first injection has the config's seed. By default all `kinds` and `shares` run, in processes
+    of this machine.
     """
     benchmark = benchmark_of(name)
     _check_request(injections, kinds, shares, config)
@@ -99,8 +115,13 @@ def run_benchmark(
         if benchmark.begun:
             request = benchmark.request
             # An audit may get more members, a benchmark not.
-            if differ := differing_fields(request["source"], request["config"], source, config, may_differ=affecting()):
-                raise InputError(f"benchmark {name!r} has another config: {'; '.join(differ)}. Use another --name")
+            if differ := differing_fields(
+                request["source"], request["config"], source, config, may_differ=affecting()
+            ):
+                raise InputError(
+                    f"benchmark {name!r} has another config: {'; '.join(differ)}. Use another "
+                    "--name"
+                )
             screen.say(f"resuming benchmark {name!r}")
         else:
             _prepare(benchmark, source, config, screen)
@@ -108,7 +129,9 @@ def run_benchmark(
             piece
             for number in range(injections)
             for kind in kinds or ERROR_KINDS
-            for share in (shares if shares and len(ERROR_KINDS[kind].shares) > 1 else ERROR_KINDS[kind].shares)
+            for share in (
+                shares if shares and len(ERROR_KINDS[kind].shares) > 1 else ERROR_KINDS[kind].shares
+            )
             if not benchmark.result(piece := Piece(kind, share, config.seed + number)).is_file()
         ]
         if pending:
@@ -116,9 +139,13 @@ def run_benchmark(
     return benchmark
 
 
-def _check_request(injections: int, kinds: Sequence[str], shares: Sequence[float], config: AuditConfig) -> None:
+def _check_request(
+    injections: int, kinds: Sequence[str], shares: Sequence[float], config: AuditConfig
+) -> None:
     if unknown := [kind for kind in kinds if kind not in ERROR_KINDS]:
-        raise InputError(f"kind {unknown[0]!r} of error is unknown: choose from {', '.join(ERROR_KINDS)}")
+        raise InputError(
+            f"kind {unknown[0]!r} of error is unknown: choose from {', '.join(ERROR_KINDS)}"
+        )
     if injections < 1:
         raise InputError(f"--injections must be at least 1, not {injections}: intervals need 3")
     if wrong := [share for share in shares if not 0 < share < 1]:
@@ -128,9 +155,13 @@ def _check_request(injections: int, kinds: Sequence[str], shares: Sequence[float
     if config.features:
         raise InputError("a benchmark embeds changed captions: it cannot use --features")
     if config.inject_miscaptions:
-        raise InputError("a benchmark injects its own errors: use --kinds and --shares, not --inject-miscaptions")
+        raise InputError(
+            "a benchmark injects its own errors: use --kinds and --shares, not --inject-miscaptions"
+        )
     if mitigating := switched_on(as_dict(config)):
-        raise InputError(f"a benchmark trains members without mitigations: remove {', '.join(mitigating)}")
+        raise InputError(
+            f"a benchmark trains members without mitigations: remove {', '.join(mitigating)}"
+        )
 
 
 def _prepare(benchmark: Benchmark, source: str, config: AuditConfig, screen: Screen) -> None:
@@ -152,7 +183,9 @@ def _prepare(benchmark: Benchmark, source: str, config: AuditConfig, screen: Scr
     write_json(folder / BENCHMARK, request)
 
 
-def _run_pieces(benchmark: Benchmark, pending: Sequence[Piece], screen: Screen, executor: Executor | None) -> None:
+def _run_pieces(
+    benchmark: Benchmark, pending: Sequence[Piece], screen: Screen, executor: Executor | None
+) -> None:
     config = benchmark.request["config"]
     if settings.opens_towers(config):
         screen.say("computing features with the locked towers")
@@ -168,7 +201,8 @@ def _run_pieces(benchmark: Benchmark, pending: Sequence[Piece], screen: Screen, 
     screen.say(f"{len(pending)} injections of {config.members} members to run")
     program = program_of("clipmem_core.studies.benchmark:run_pieces", benchmark.folder)
     tasks = [
-        Task((benchmark.audit(piece).folder,), program, (piece.name,), config.threads, "injection") for piece in pending
+        Task((benchmark.audit(piece).folder,), program, (piece.name,), config.threads, "injection")
+        for piece in pending
     ]
     for task in tasks:
         task.folders[0].mkdir(parents=True, exist_ok=True)  # for its error output
@@ -186,7 +220,8 @@ def run_pieces(folder: Path, names: Sequence[str]) -> None:
 
 
 def _run_piece(benchmark: Benchmark, piece: Piece) -> None:
-    """Run one injection and write its result, or the reason if its split has too few suitable pairs."""
+    """Run one injection and write its result, or the reason if its split has too few suitable
+    pairs."""
     request, before, prepared = benchmark.request, benchmark.pairs, read_prepared(benchmark.folder)
     config = dataclasses.replace(request["config"], seed=piece.seed)
     membership = draw_membership(prepared.clusters, config)
@@ -195,7 +230,14 @@ def _run_piece(benchmark: Benchmark, piece: Piece) -> None:
     try:
         pairs, changes = inject_errors(piece.kind, before, rows, share=piece.share, seed=piece.seed)
     except InputError as error:
-        nothing = {"injected": 0, "judged": 0, "absent": str(error), "numbers": [], "detectors": {}, "without": {}}
+        nothing = {
+            "injected": 0,
+            "judged": 0,
+            "absent": str(error),
+            "numbers": [],
+            "detectors": {},
+            "without": {},
+        }
         write_json(benchmark.result(piece), piece._asdict() | nothing)
         return
     audit = benchmark.audit(piece)
@@ -203,8 +245,12 @@ def _run_piece(benchmark: Benchmark, piece: Piece) -> None:
         # A copy shares near-duplicates and members with its original.
         source = picture_sources(before, pairs)
         membership = dataclasses.replace(membership, trained=membership.trained[:, source])
-        pixels = Pixels(data_folder() / prepared.pixels, prepared.cache_rows[source], config.cache_size)
-        raw = RawPairs(Path(request["root"]), BENCHMARK, len(pairs), pairs, quarantine=pd.DataFrame())
+        pixels = Pixels(
+            data_folder() / prepared.pixels, prepared.cache_rows[source], config.cache_size
+        )
+        raw = RawPairs(
+            Path(request["root"]), BENCHMARK, len(pairs), pairs, quarantine=pd.DataFrame()
+        )
         data_set = DataSet(raw, pairs, raw.quarantine, prepared.clusters[source], pixels)
         write_audit(audit, request["source"], config, data_set, pairs, membership, seconds=0.0)
     finish_audit(Progress(audit, RichScreen(), executor=in_this_process))
@@ -223,7 +269,8 @@ def _measure(
     truth, numbers = shared.pairs[c.INJECTED].notna().to_numpy()[rows], numbers_reviewed(len(rows))
     table = detection_table(scores, truth, k=K, n_boot=1).set_index("score")
     measured = {
-        name: table.loc[name, METRICS].to_dict() | {"curve": precision_curve(values, truth, numbers).round(4).tolist()}
+        name: table.loc[name, METRICS].to_dict()
+        | {"curve": precision_curve(values, truth, numbers).round(4).tolist()}
         for name, values in scores.items()
     }
     if changes:
@@ -231,7 +278,9 @@ def _measure(
         wrong = np.bincount(changed["row"], minlength=len(shared.pairs))[rows]
         for name, n in itertools.product(scores, REVIEWED):
             if n <= len(rows):
-                measured[name][f"found_{n}"] = n * float(precision_curve(scores[name], wrong, np.array([n]))[0])
+                measured[name][f"found_{n}"] = n * float(
+                    precision_curve(scores[name], wrong, np.array([n]))[0]
+                )
         changed.index = shared.data.caption_start[changed["row"]] + changed["caption"]
         for name, metrics in _measure_captions(shared, rows, changed, blind=blind).items():
             measured[name] = measured.get(name, {}) | metrics
@@ -249,9 +298,13 @@ def _measure(
 
 
 def _pair_scores(shared: Shared) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Return detectors of pairs, larger more suspicious, [n_pairs] each, and why others are missing."""
+    """Return detectors of pairs, larger more suspicious, [n_pairs] each, and why others are
+    missing."""
     table, seed, without = shared.audit.scores, shared.config.seed, dict[str, str]()
-    scores = {name: score.direction * table[name].to_numpy() for name, score in scores_in(DETECTION).items()}
+    scores = {
+        name: score.direction * table[name].to_numpy()
+        for name, score in scores_in(DETECTION).items()
+    }
     first = table[c.LOG_PROBABILITY_OUT]
     if shared.config.rounds == "1":
         without = dict.fromkeys(SECOND_ROUND, "it needs a second round of training (--rounds 2)")
@@ -266,16 +319,29 @@ def _pair_scores(shared: Shared) -> tuple[dict[str, np.ndarray], dict[str, str]]
     text = shared.features.text
     if text is not None:
         text = mean_by_pair(np.asarray(text, np.float32), shared.data.caption_start)
-    locked = [None if features is None else nearest(features, NEAREST) for features in (shared.features.image, text)]
+    locked = [
+        None if features is None else nearest(features, NEAREST)
+        for features in (shared.features.image, text)
+    ]
     lemons = []
     for member in members:
         found = zip(locked, member, strict=True)
-        neighbours = [nearest(vectors, NEAREST) if rows is None else rows for rows, vectors in found]
+        neighbours = [
+            nearest(vectors, NEAREST) if rows is None else rows for rows, vectors in found
+        ]
         lemons.append(lemon(*member, *neighbours))
-    scores[LEMON_IN], scores[LEMON_OUT] = side_means(lemons, membership_of(shared.membership).trained)
-    scores[MARGIN] = -nan_mean(margin_over_epochs(read_array(folder / TRAJECTORY)) for folder in folders)
-    # Members' spaces cannot be averaged: without features of a locked tower, those of the first member are used.
-    captions, labels = members[0][1] if text is None else text, shared.pairs[c.LABEL].to_numpy(dtype=object)
+    scores[LEMON_IN], scores[LEMON_OUT] = side_means(
+        lemons, membership_of(shared.membership).trained
+    )
+    scores[MARGIN] = -nan_mean(
+        margin_over_epochs(read_array(folder / TRAJECTORY)) for folder in folders
+    )
+    # Members' spaces cannot be averaged: without features of a locked tower, those of the first
+    # member are used.
+    captions, labels = (
+        members[0][1] if text is None else text,
+        shared.pairs[c.LABEL].to_numpy(dtype=object),
+    )
     try:
         scores[CONFIDENT_LEARNING] = confident_learning(captions, labels, seed=seed)
     except ValueError as error:
@@ -294,7 +360,10 @@ def _measure_captions(
     captions, words = read_table(audit.folder / CAPTION_TABLE), read_words(audit, counts)
     owner = np.repeat(np.arange(len(counts)), counts)
     first = np.searchsorted(words[c.CAPTION], np.arange(len(captions) + 1))
-    scores = {c.P_WRONG: captions[c.P_WRONG], c.SURPRISE: mean_ratio(words[c.SURPRISE].to_numpy(), first)}
+    scores = {
+        c.P_WRONG: captions[c.P_WRONG],
+        c.SURPRISE: mean_ratio(words[c.SURPRISE].to_numpy(), first),
+    }
     if blind and len(words):
         listed, nothing = words_of(audit), np.zeros((len(counts), 1), np.float32)
         into = Predictions.empty(len(listed.ids))
@@ -307,7 +376,9 @@ def _measure_captions(
     table = table.fillna(table.min())[np.isin(owner, rows)]
     measured = _caption_metrics(table, changed["word_kind"].reindex(table.index))
     if c.P_WRONG in table:
-        measured[c.P_WRONG] |= _calibration(table[c.P_WRONG].to_numpy(), table.index.isin(changed.index))
+        measured[c.P_WRONG] |= _calibration(
+            table[c.P_WRONG].to_numpy(), table.index.isin(changed.index)
+        )
     by_word = changed[changed["word_kind"] != ""]
     if len(words) and len(by_word):
         positions = read_table(audit.folder / WORD_TABLE, columns=[c.POSITION])
@@ -316,9 +387,11 @@ def _measure_captions(
 
 
 def _caption_metrics(scores: pd.DataFrame, kind: pd.Series) -> dict[str, dict[str, Any]]:
-    """Return how well each score of captions finds those that were changed, all of them and those of a kind of word.
+    """Return how well each score of captions finds those that were changed, all of them and those
+    of a kind of word.
 
-    `kind` is of the word that was changed, empty for a whole caption, NaN where nothing was changed.
+    `kind` is of the word that was changed, empty for a whole caption, NaN where nothing was
+    changed.
     """
     measured: dict[str, dict[str, Any]] = {str(name): {} for name in scores}
     for suffix in ("", *(f"_{word_kind}" for word_kind in WORD_KINDS)):
@@ -334,7 +407,8 @@ def _caption_metrics(scores: pd.DataFrame, kind: pd.Series) -> dict[str, dict[st
 
 
 def _word_metrics(words: pd.DataFrame, changed: pd.DataFrame) -> dict[str, float]:
-    """Return the share of changed words that are the most surprising of their caption, and among the first two."""
+    """Return the share of changed words that are the most surprising of their caption, and among
+    the first two."""
     place = words.groupby(c.CAPTION)[c.SURPRISE].rank(method="min", ascending=False)
     place.index = pd.MultiIndex.from_frame(words[[c.CAPTION, c.POSITION]])
     place = place.reindex(pd.MultiIndex.from_arrays([changed.index, changed["position"]]))
@@ -342,8 +416,12 @@ def _word_metrics(words: pd.DataFrame, changed: pd.DataFrame) -> dict[str, float
 
 
 def _calibration(p_wrong: np.ndarray, changed: np.ndarray) -> dict[str, Any]:
-    """Return Σ p_wrong over the number of changed captions, and the mean and the truth of p_wrong in each tenth."""
+    """Return Σ p_wrong over the number of changed captions, and the mean and the truth of p_wrong
+    in each tenth."""
     tenth = np.minimum(p_wrong * 10, 9).astype(int)
     groups = pd.DataFrame({"p": p_wrong, "wrong": changed}).groupby(tenth)
     tenths = [(len(group), group["p"].mean(), group["wrong"].mean()) for _, group in groups]
-    return {"sum_over_wrong": float(p_wrong.sum() / changed.sum()), "tenths": np.round(tenths, 4).tolist()}
+    return {
+        "sum_over_wrong": float(p_wrong.sum() / changed.sum()),
+        "tenths": np.round(tenths, 4).tolist(),
+    }

@@ -1,8 +1,10 @@
 """A benchmark's folder and its results: tables with intervals, a CSV and curves.
 
 <data>/benchmarks/<name>/   benchmark.json · pairs.parquet, as those of an audit
-    injections/<kind>-<share>-<seed>.json       metrics of each detector of pairs, captions and words; written last
-    injections/<kind>-<share>-<seed>.parquet    row, injected (bool) and each detector's score of the scored pairs
+    injections/<kind>-<share>-<seed>.json       metrics of each detector of pairs, captions and
+                                                words; written last
+    injections/<kind>-<share>-<seed>.parquet    row, injected (bool) and each detector's score of
+                                                the scored pairs
 """
 
 import itertools
@@ -57,7 +59,19 @@ SHORT = {
 }
 DIGITS = {measure: 1 if measure.startswith("found") else 3 for measure in SHORT}
 OVER = "over_reference"
-TABLE_COLUMNS = [KIND, SHARE, DETECTOR, MEASURE, "n", "mean", "low", "high", OVER, f"{OVER}_low", f"{OVER}_high"]
+TABLE_COLUMNS = [
+    KIND,
+    SHARE,
+    DETECTOR,
+    MEASURE,
+    "n",
+    "mean",
+    "low",
+    "high",
+    OVER,
+    f"{OVER}_low",
+    f"{OVER}_high",
+]
 HINT = "delete its folder and run the benchmark again"
 
 
@@ -72,7 +86,8 @@ class BenchmarkFile(TypedDict):
 
 
 class Piece(NamedTuple):
-    """One injection: a kind of error, its share of the pairs, and the seed of split, draw and members."""
+    """One injection: a kind of error, its share of the pairs, and the seed of split, draw and
+    members."""
 
     kind: str
     share: float
@@ -118,7 +133,10 @@ class Benchmark(Named):
     @property
     def done(self) -> list[Piece]:
         """The finished injections, by kind, share and seed."""
-        pieces = [Piece.of(path.name.removesuffix(".json")) for path in (self.folder / "injections").glob("[!.]*.json")]
+        pieces = [
+            Piece.of(path.name.removesuffix(".json"))
+            for path in (self.folder / "injections").glob("[!.]*.json")
+        ]
         return sorted(pieces, key=lambda piece: (list(ERROR_KINDS).index(piece.kind), *piece))
 
     def read(self, piece: Piece) -> dict[str, Any]:
@@ -131,7 +149,11 @@ class Benchmark(Named):
     @property
     def absent(self) -> dict[str, str]:
         """The kinds with too few suitable pairs, with the reason."""
-        return {result[KIND]: result["absent"] for result in map(self.read, self.done) if result["absent"]}
+        return {
+            result[KIND]: result["absent"]
+            for result in map(self.read, self.done)
+            if result["absent"]
+        }
 
 
 benchmark_of, list_benchmarks = Benchmark.of, Benchmark.every
@@ -150,17 +172,24 @@ def metric_rows(results: Sequence[dict[str, Any]]) -> pd.DataFrame:
 def benchmark_table(rows: pd.DataFrame) -> pd.DataFrame:
     """Average over injections, and compare each detector with `REFERENCE` on the same injections.
 
-    Intervals are Student's t over injections; NaN below three. `over_reference` is the mean of the paired differences
-    detector − reference.
+    Intervals are Student's t over injections; NaN below three. `over_reference` is the mean of the
+    paired differences detector − reference.
     """
     table = []
     for (kind, share), injections in rows.groupby([KIND, SHARE], sort=False):
-        wide = {measure: injections.pivot(index=SEED, columns=DETECTOR, values=measure) for measure in SHORT}
+        wide = {
+            measure: injections.pivot(index=SEED, columns=DETECTOR, values=measure)
+            for measure in SHORT
+        }
         for name, measure in itertools.product(dict.fromkeys(injections[DETECTOR]), SHORT):
             values, over = wide[measure][name].dropna(), [np.nan] * 3
             if values.empty:
                 continue
-            both = wide[measure][[name]].assign(reference=wide[measure].get(REFERENCE, np.nan)).dropna()
+            both = (
+                wide[measure][[name]]
+                .assign(reference=wide[measure].get(REFERENCE, np.nan))
+                .dropna()
+            )
             if len(both):
                 paired = paired_difference(both[name], both["reference"])
                 ends = [paired.low, paired.high] if paired.n >= MIN_REPLICATES else [np.nan] * 2
@@ -171,16 +200,22 @@ def benchmark_table(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def mean_curves(results: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """Average the precision by number of reviewed pairs over injections: kind, share, detector, number, precision.
+    """Average the precision by number of reviewed pairs over injections: kind, share, detector,
+    number, precision.
 
-    Curves are interpolated at the numbers of the first injection, up to the smallest number of scored pairs.
+    Curves are interpolated at the numbers of the first injection, up to the smallest number of
+    scored pairs.
     """
     rows = []
-    for (kind, share), group in itertools.groupby(results, lambda result: (result[KIND], result[SHARE])):
+    for (kind, share), group in itertools.groupby(
+        results, lambda result: (result[KIND], result[SHARE])
+    ):
         injections = list(group)
         most = min(result["judged"] for result in injections)
         numbers = [number for number in injections[0]["numbers"] if number <= most]
-        for name in (name for name, metrics in injections[0]["detectors"].items() if "curve" in metrics):
+        for name in (
+            name for name, metrics in injections[0]["detectors"].items() if "curve" in metrics
+        ):
             curves = [
                 np.interp(numbers, result["numbers"], result["detectors"][name]["curve"])
                 for result in injections
@@ -194,30 +229,53 @@ def mean_curves(results: Sequence[dict[str, Any]]) -> pd.DataFrame:
 def show_benchmark(benchmark: Benchmark) -> None:
     """Print a table per kind and share, and the skipped kinds and detectors with reasons."""
     console, results = Console(highlight=False), benchmark.results()
-    for (kind, share), cell_rows in benchmark_table(metric_rows(results)).groupby([KIND, SHARE], sort=False):
+    for (kind, share), cell_rows in benchmark_table(metric_rows(results)).groupby(
+        [KIND, SHARE], sort=False
+    ):
         injected = [result for result in results if (result[KIND], result[SHARE]) == (kind, share)]
-        counts = f"{injected[0]['injected']:,} of {injected[0]['judged']:,} pairs; {len(injected)} injections"
-        found, of_pairs = cell_rows[MEASURE].str.startswith("found"), cell_rows[MEASURE].isin(METRICS)
+        counts = (
+            f"{injected[0]['injected']:,} of {injected[0]['judged']:,} pairs; "
+            f"{len(injected)} injections"
+        )
+        found, of_pairs = (
+            cell_rows[MEASURE].str.startswith("found"),
+            cell_rows[MEASURE].isin(METRICS),
+        )
         parts = {
             f"{ERROR_KINDS[str(kind)].label}, {share:.0%} ({counts})": cell_rows[of_pairs],
-            f"of {injected[0].get('changed', 0):,} changed captions, those in the first pairs": cell_rows[found],
-            "single captions, by the kind of word, and the place of the changed word": cell_rows[~of_pairs & ~found],
+            f"of {injected[0].get('changed', 0):,} changed captions, those in the "
+            "first pairs": cell_rows[found],
+            "single captions, by the kind of word, and the place of the changed word": cell_rows[
+                ~of_pairs & ~found
+            ],
         }
         for heading, part in parts.items():
-            shown = pd.DataFrame(index=pd.Index(part[DETECTOR].unique()).map(words).rename("detector"))
-            for measure, cells in part.set_index(part[DETECTOR].map(words)).groupby(MEASURE, sort=False):
+            shown = pd.DataFrame(
+                index=pd.Index(part[DETECTOR].unique()).map(words).rename("detector")
+            )
+            for measure, cells in part.set_index(part[DETECTOR].map(words)).groupby(
+                MEASURE, sort=False
+            ):
                 name, digits = SHORT[str(measure)].split(": ")[-1], DIGITS[str(measure)]
                 shown[name] = _intervals(cells[["mean", "low", "high"]], f".{digits}f")
                 if measure in METRICS:
-                    shown[f"{name} over {REFERENCE}"] = _intervals(cells[TABLE_COLUMNS[-3:]], f"+.{digits}f")
+                    shown[f"{name} over {REFERENCE}"] = _intervals(
+                        cells[TABLE_COLUMNS[-3:]], f"+.{digits}f"
+                    )
             if len(shown):
                 print_table(console, heading, shown.fillna("").reset_index())
     missing = {f"kind {kind!r}": {reason} for kind, reason in benchmark.absent.items()}
-    missing |= {words(name): {result["without"].get(name) for result in results} - {None} for name in DETECTORS}
+    missing |= {
+        words(name): {result["without"].get(name) for result in results} - {None}
+        for name in DETECTORS
+    }
     for what, reasons in missing.items():
         if reasons:
             console.print(plain(f"{what} is skipped: {'; '.join(sorted(reasons))}"), soft_wrap=True)
-    console.print("In brackets: 95 % over injections (Student's t), each with another split, draw and members.")
+    console.print(
+        "In brackets: 95 % over injections (Student's t), each with another split, draw and "
+        "members."
+    )
     console.print(plain(str(benchmark.folder)), soft_wrap=True)
 
 
@@ -234,11 +292,14 @@ def command_of(benchmark: Benchmark) -> str:
     request, done = benchmark.request, benchmark.done
     config: AuditConfig = request["config"]
     following = (*affecting("machine"), "members" if config.members == 2 * config.folds else "")
-    fields = {name: value for name, value in typed(as_dict(config)).items() if name not in following}
+    fields = {
+        name: value for name, value in typed(as_dict(config)).items() if name not in following
+    }
     swaps = sorted({piece.share for piece in done if len(ERROR_KINDS[piece.kind].shares) > 1})
     source = Path(request["source"])
     parts = [
-        f"python -m clipmem_core benchmark {source.name if source.is_absolute() else source} --name {benchmark.name}",
+        f"python -m clipmem_core benchmark {source.name if source.is_absolute() else source} "
+        f"--name {benchmark.name}",
         f"--preset {config.preset} --injections {len({piece.seed for piece in done})}",
         f"--kinds {' '.join(dict.fromkeys(piece.kind for piece in done))}",
         *([f"--shares {' '.join(map(str, swaps))}"] if swaps else []),
@@ -251,6 +312,7 @@ def write_results(benchmark: Benchmark, path: Path) -> None:
     request, results, pairs = benchmark.request, benchmark.results(), benchmark.pairs
     config = as_dict(request["config"])
     seeds = ", ".join(map(str, sorted({result[SEED] for result in results})))
+    skipped = [f"{kind}: {why}" for kind, why in benchmark.absent.items()]
     second = f"; {words(MISFIT_SECOND)}: {SECOND_FORMULA}" if config["rounds"] != "1" else ""
     head = [
         f"command: {command_of(benchmark)}",
@@ -260,6 +322,6 @@ def write_results(benchmark: Benchmark, path: Path) -> None:
         f"misfit: {MISFIT_FORMULA}{second}",
         f"pairs: {len(pairs):,} with {pairs[c.CAPTIONS].map(len).sum():,} captions; data set: "
         f"{request['dataset_fingerprint']}",
-        f"skipped: {'; '.join(f'{kind}: {why}' for kind, why in benchmark.absent.items()) or 'no kind'}",
+        f"skipped: {'; '.join(skipped) or 'no kind'}",
     ]
     write_csv(path, head, benchmark_table(metric_rows(results)))

@@ -1,13 +1,17 @@
-"""The mitigation lab of an audit: settings that its members train again with, what was measured, and what pages want.
+"""The mitigation lab of an audit: settings that its members train again with, what was measured,
+and what pages want.
 
-    <audit>/mitigations.parquet   the table of `lab_table`, written at four and at all members of an arm
+    <audit>/mitigations.parquet   the table of `lab_table`, written at four and at all members of an
+                                  arm
     <audit>/mitigations/
       <arm>/setting.json          its text, and the pairs that it changes
-      <arm>/<member>/             pairs.npy, measures.json (written last: marks the member as finished), log.jsonl
+      <arm>/<member>/             pairs.npy, measures.json (written last: marks the member as
+                                  finished), log.jsonl
       .wanted/<session>.json      what an open page wants trained, read by the worker of the page
 
-The baseline is the arm `none`: the audit's members. Members are measured in couples, in the order of the audit: what a
-member memorizes is its alignment less its partner's, on the pairs that it trained on and its partner did not.
+The baseline is the arm `none`: the audit's members. Members are measured in couples, in the order
+of the audit: what a member memorizes is its alignment less its partner's, on the pairs that it
+trained on and its partner did not.
 """
 
 import contextlib
@@ -67,9 +71,16 @@ FIRST = 4  # members that train first
 MOST_ATTACKED = 100_000  # pairs
 FEWEST_COMPARED = 10  # pairs that only one member of a couple trained on
 ARM, AGAINST = "arm", "against"
-RETRIEVAL, SECONDS, CLIPMEM_EXTERNAL, MEMBERSHIP_AUROC = "retrieval", "seconds", "clipmem_external", "membership_auroc"
+RETRIEVAL, SECONDS, CLIPMEM_EXTERNAL, MEMBERSHIP_AUROC = (
+    "retrieval",
+    "seconds",
+    "clipmem_external",
+    "membership_auroc",
+)
 RECALLS = tuple(f"{way}_R@{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10))
-NO_RANKING = "with --protocol paper most pairs have no score of their own: audit with --protocol ensemble"
+NO_RANKING = (
+    "with --protocol paper most pairs have no score of their own: audit with --protocol ensemble"
+)
 HINT = "delete its folder: the setting is trained again"
 
 
@@ -79,7 +90,8 @@ def arm_folder(audit: Audit, arm: str) -> Path:
 
 
 def couples(members: Sequence[str]) -> list[tuple[str, str]]:
-    """Return the members two by two, neighbours in the order of an audit; of an odd number the last is left out."""
+    """Return the members two by two, neighbours in the order of an audit; of an odd number the last
+    is left out."""
     return list(zip(members[::2], members[1::2], strict=False))
 
 
@@ -92,7 +104,9 @@ def finished_members(audit: Audit, arm: str) -> list[str]:
     """Return the members of an arm whose couple is measured, in the order of the audit."""
     folder = arm_folder(audit, arm)
     done = (
-        pair for pair in couples(audit.record.members) if all((folder / name / MEASURES).is_file() for name in pair)
+        pair
+        for pair in couples(audit.record.members)
+        if all((folder / name / MEASURES).is_file() for name in pair)
     )
     return [name for couple in done for name in couple]
 
@@ -100,8 +114,12 @@ def finished_members(audit: Audit, arm: str) -> list[str]:
 def obstacles(audit: Audit) -> dict[str, str]:
     """Return why settings cannot act on an audit, by their names."""
     config = audit.record.config
-    locked = {name: f"the {side} tower is locked" for name, side in ineffective_fields(config).items()}
-    found = {} if caption_counts(audit).max() > 1 else {"train_captions": "every pair has one caption"}
+    locked = {
+        name: f"the {side} tower is locked" for name, side in ineffective_fields(config).items()
+    }
+    found = (
+        {} if caption_counts(audit).max() > 1 else {"train_captions": "every pair has one caption"}
+    )
     if config.loss != "clip":
         found["adaptive_rest"] = f"it works with the loss clip only, not {config.loss}"
     if config.protocol == "paper":
@@ -123,38 +141,62 @@ def begin(audit: Audit, arm: Arm) -> Arm:
     if path.is_file():
         return arm
     if audit.member_record(record.members[0]).checkpoint:
-        raise InputError(f"audit {audit.name!r} scores existing checkpoints and cannot train: use an audit that trains")
+        raise InputError(
+            f"audit {audit.name!r} scores existing checkpoints and cannot train: use an audit "
+            "that trains"
+        )
     if len(record.members) < 2:
-        raise InputError(f"audit {audit.name!r} has one member, and mitigations compare two: audit with more members")
+        raise InputError(
+            f"audit {audit.name!r} has one member, and mitigations compare two: audit with more "
+            "members"
+        )
     check_config(dataclasses.replace(record.config, **arm.fields))
     if arm.name == NONE:
         return arm
-    if blocked := [f"{name}: {why}" for name, why in obstacles(audit).items() if name in arm.overrides]:
+    if blocked := [
+        f"{name}: {why}" for name, why in obstacles(audit).items() if name in arm.overrides
+    ]:
         raise InputError(blocked[0])
     changes = changes_of(audit, arm)
     _check_changes(audit, arm, changes)
     ids = read_table(audit.folder / PAIRS, columns=[c.PAIR_ID])[c.PAIR_ID]
     captions = {ids.iloc[row]: list(texts) for row, texts in changes.captions.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    values = {"setting": arm.text, "title": arm.title, "removed": ids[changes.removed].tolist(), "captions": captions}
+    values = {
+        "setting": arm.text,
+        "title": arm.title,
+        "removed": ids[changes.removed].tolist(),
+        "captions": captions,
+    }
     write_json(path, values)
     return arm
 
 
 def _check_changes(audit: Audit, arm: Arm, changes: Changes) -> None:
     if arm.overrides.get(DECISIONS) and not (changes.removed.any() or changes.captions):
-        raise InputError(f"{DECISIONS}: no pair that members train on is removed or has new captions: decide first")
+        raise InputError(
+            f"{DECISIONS}: no pair that members train on is removed or has new captions: "
+            "decide first"
+        )
     if arm.removal and not changes.removed.any():
-        raise InputError(f"{REMOVAL}: no pair of this audit has a {arm.removal.by}: choose another ranking")
+        raise InputError(
+            f"{REMOVAL}: no pair of this audit has a {arm.removal.by}: choose another ranking"
+        )
     if changes.captions and audit.record.config.features:
-        raise InputError(f"{DECISIONS}: features were computed elsewhere, so that new captions cannot be embedded")
+        raise InputError(
+            f"{DECISIONS}: features were computed elsewhere, so that new captions cannot be "
+            "embedded"
+        )
     if not arm.removal and not changes.removed.any() and not changes.captions:
         return
     trained = lab_sides(audit, couples(audit.record.members)[0]).membership.trained
     first, second = trained & changes.compared
     remaining = min(int((first & ~second).sum()), int((second & ~first).sum()))
     if remaining < FEWEST_COMPARED:
-        raise InputError(f"{arm.text}: {remaining} pairs remain to compare, fewer than {FEWEST_COMPARED}: remove fewer")
+        raise InputError(
+            f"{arm.text}: {remaining} pairs remain to compare, fewer than {FEWEST_COMPARED}: "
+            "remove fewer"
+        )
 
 
 def read_setting(audit: Audit, name: str) -> tuple[Arm, Changes]:
@@ -174,7 +216,9 @@ def read_setting(audit: Audit, name: str) -> tuple[Arm, Changes]:
 
 def list_arms(audit: Audit) -> dict[str, str]:
     """Return the titles of all arms that were begun, by their names, the oldest first."""
-    paths = {path: path.stat().st_mtime for path in (audit.folder / MITIGATIONS).glob(f"*/{SETTING}")}
+    paths = {
+        path: path.stat().st_mtime for path in (audit.folder / MITIGATIONS).glob(f"*/{SETTING}")
+    }
     return {
         path.parent.name: str(read_json(path, dict[str, Any], repair=HINT)["title"])
         for path in sorted(paths, key=paths.__getitem__)
@@ -188,14 +232,18 @@ def remove_arm(audit: Audit, name: str) -> None:
 
 
 def arm_rows(audit: Audit, name: str) -> pd.DataFrame:
-    """Return one row per member of an arm, and one of the baseline on the same members and pairs."""
+    """Return one row per member of an arm, and one of the baseline on the same members and
+    pairs."""
     known = set(finished_members(audit, NONE))
     members = tuple(member for member in finished_members(audit, name) if member in known)
-    return _arm_rows(audit, name, members, _stamp(audit, name, members)) if members else pd.DataFrame()
+    return (
+        _arm_rows(audit, name, members, _stamp(audit, name, members)) if members else pd.DataFrame()
+    )
 
 
 def _stamp(audit: Audit, arm: str, members: Sequence[str]) -> int:
-    """Return the time at which the last member was measured: an arm may be removed and trained anew."""
+    """Return the time at which the last member was measured: an arm may be removed and trained
+    anew."""
     return (arm_folder(audit, arm) / members[-1] / MEASURES).stat().st_mtime_ns
 
 
@@ -204,7 +252,9 @@ def _arm_rows(audit: Audit, name: str, members: tuple[str, ...], stamp: int) -> 
     compared = read_setting(audit, name)[1].compared
     sides = lab_sides(audit, members)
     names = dict.fromkeys((name, NONE))
-    tables = [_measured(audit, arm, sides, compared).assign(**{ARM: arm, AGAINST: name}) for arm in names]
+    tables = [
+        _measured(audit, arm, sides, compared).assign(**{ARM: arm, AGAINST: name}) for arm in names
+    ]
     table = pd.concat(tables, ignore_index=True)
     return table.reindex(columns=list(dict.fromkeys([ARM, AGAINST, c.MEMBER, *table.columns])))
 
@@ -217,7 +267,8 @@ def lab_sides(audit: Audit, members: Sequence[str]) -> Sides:
 
 
 def read_values(audit: Audit, arm: str, members: Sequence[str]) -> np.ndarray:
-    """Return alignment, image part and text part of each member's pairs, float32 [n_members, 3, n_pairs]."""
+    """Return alignment, image part and text part of each member's pairs, float32 [n_members, 3,
+    n_pairs]."""
     folder = arm_folder(audit, arm)
     return np.stack([read_array(folder / name / PAIR_VALUES) for name in members])
 
@@ -232,7 +283,9 @@ def _measured(audit: Audit, arm: str, sides: Sides, compared: np.ndarray) -> pd.
     attacked = _attack(values[:, 0], sides, compared)
     rows = []
     for row, member in enumerate(members):
-        measures = read_json(arm_folder(audit, arm) / member / MEASURES, dict[str, Any], repair=HINT)
+        measures = read_json(
+            arm_folder(audit, arm) / member / MEASURES, dict[str, Any], repair=HINT
+        )
         rows.append(
             {
                 c.MEMBER: member,
@@ -257,7 +310,9 @@ def _attack(alignments: np.ndarray, sides: Sides, compared: np.ndarray) -> list[
     attacked[:, chosen] = True
     attacks = (ALIGNMENT, BAVARIA) if len(alignments) >= FEWEST else (ALIGNMENT,)
     measured = []
-    for target in attack(list(alignments), dataclasses.replace(shadows, attacked=attacked), attacks=attacks):
+    for target in attack(
+        list(alignments), dataclasses.replace(shadows, attacked=attacked), attacks=attacks
+    ):
         by_shadows = roc(target, BAVARIA) if BAVARIA in attacks else {}
         named = {column: by_shadows.get(name, np.nan) for name, column in c.ATTACK_METRICS.items()}
         measured.append({MEMBERSHIP_AUROC: roc(target, ALIGNMENT)["auroc"]} | named)
@@ -267,13 +322,17 @@ def _attack(alignments: np.ndarray, sides: Sides, compared: np.ndarray) -> list[
 def lab_table(audit: Audit, arms: Iterable[str] = ()) -> pd.DataFrame:
     """Return the rows of arms, by default of all and the baseline (see `arm_rows`).
 
-    Columns: arm, against (the arm whose members and pairs a row of `none` is measured on), member, clipmem and
-    clipmem_external in cosine units, clipmem_image and clipmem_text, membership_auroc, attack_auroc and attack_TPR@…,
-    retrieval and other utility, seconds of training.
+    Columns: arm, against (the arm whose members and pairs a row of `none` is measured on), member,
+    clipmem and clipmem_external in cosine units, clipmem_image and clipmem_text, membership_auroc,
+    attack_auroc and attack_TPR@…, retrieval and other utility, seconds of training.
     """
     tables = [arm_rows(audit, name) for name in arms or (*list_arms(audit), NONE)]
     tables = [table for table in tables if len(table)]
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame({ARM: [], AGAINST: [], c.MEMBER: []})
+    return (
+        pd.concat(tables, ignore_index=True)
+        if tables
+        else pd.DataFrame({ARM: [], AGAINST: [], c.MEMBER: []})
+    )
 
 
 def write_lab_table(audit: Audit) -> None:
@@ -283,15 +342,17 @@ def write_lab_table(audit: Audit) -> None:
 
 
 def clipmem_by_pair(audit: Audit, arm: str, members: Sequence[str]) -> np.ndarray:
-    """Return the clipmem of each pair by some members of an arm, [n_pairs]; NaN of external pairs and of those that all
-    or none of the members trained on."""
+    """Return the clipmem of each pair by some members of an arm, [n_pairs]; NaN of external pairs
+    and of those that all or none of the members trained on."""
     return _clipmem_by_pair(audit, arm, tuple(members), _stamp(audit, arm, members))
 
 
 @functools.lru_cache(maxsize=8)
 def _clipmem_by_pair(audit: Audit, arm: str, members: tuple[str, ...], stamp: int) -> np.ndarray:
     sides = lab_sides(audit, members)
-    inside, outside = side_means(list(read_values(audit, arm, members)[:, 0]), sides.membership.trained)
+    inside, outside = side_means(
+        list(read_values(audit, arm, members)[:, 0]), sides.membership.trained
+    )
     return np.where(sides.membership.group != c.EXTERNAL, inside - outside, np.nan)
 
 
@@ -309,12 +370,15 @@ def want(audit: Audit, session: str, arms: Sequence[str]) -> None:
 
 def stay_open(audit: Audit, session: str) -> None:
     """Report that a page is still open."""
-    with contextlib.suppress(FileNotFoundError):  # the page was silent for so long that a worker took it for closed
+    with contextlib.suppress(
+        FileNotFoundError
+    ):  # the page was silent for so long that a worker took it for closed
         os.utime(audit.folder / MITIGATIONS / WANTED / f"{session}.json")
 
 
 def wanted_arms(audit: Audit) -> list[str] | None:
-    """Return the arms that open pages want, but for those that failed, the newest first; None without an open page."""
+    """Return the arms that open pages want, but for those that failed, the newest first; None
+    without an open page."""
     requests = []
     for path in (audit.folder / MITIGATIONS / WANTED).glob("*.json"):
         with contextlib.suppress(FileNotFoundError):  # another worker has just deleted it
@@ -322,7 +386,11 @@ def wanted_arms(audit: Audit) -> list[str] | None:
                 requests.append(json.loads(path.read_text()))
             else:
                 path.unlink()
-    arms = [arm for request in sorted(requests, key=lambda request: -request["since"]) for arm in request["arms"]]
+    arms = [
+        arm
+        for request in sorted(requests, key=lambda request: -request["since"])
+        for arm in request["arms"]
+    ]
     return [arm for arm in dict.fromkeys(arms) if not fault_of(audit, arm)] if requests else None
 
 
@@ -333,7 +401,8 @@ def fault_of(audit: Audit, arm: str) -> str:
 
 
 def seconds_needed(audit: Audit, members: int, at_once: int) -> float:
-    """Return the training time of an arm, from the logs of the audit's members; NaN if they have none."""
+    """Return the training time of an arm, from the logs of the audit's members; NaN if they have
+    none."""
     seconds = [member_progress(audit.folder, name).seconds for name in audit.record.members]
     known = [value for value in seconds if value]
     return float(np.mean(known)) * members / at_once if known else float("nan")

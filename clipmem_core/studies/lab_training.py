@@ -1,4 +1,5 @@
-"""Trains members of an audit again with mitigations, two at a time, measures them, and serves open pages."""
+"""Trains members of an audit again with mitigations, two at a time, measures them, and serves open
+pages."""
 
 import dataclasses
 import functools
@@ -19,11 +20,24 @@ from clipmem_core import columns as c
 from clipmem_core.audit import member as members
 from clipmem_core.audit import store
 from clipmem_core.audit.executor import Executor, Task, local_processes, program_of
-from clipmem_core.audit.member import MemberRun, Shared, open_member, open_shared, trained_model, write_embeddings
+from clipmem_core.audit.member import (
+    MemberRun,
+    Shared,
+    open_member,
+    open_shared,
+    trained_model,
+    write_embeddings,
+)
 from clipmem_core.audit.pipeline import Screen, ensure_features, ensure_pixels
 from clipmem_core.audit.settings import shares_process, side_by_side
 from clipmem_core.audit.status import last_line
-from clipmem_core.audit.store import Audit, open_embeddings, read_embeddings, read_utility, write_json
+from clipmem_core.audit.store import (
+    Audit,
+    open_embeddings,
+    read_embeddings,
+    read_utility,
+    write_json,
+)
 from clipmem_core.config import InputError
 from clipmem_core.features.embed import text_features
 from clipmem_core.io import save_array
@@ -34,7 +48,9 @@ from clipmem_core.studies.arm import NONE, Changes
 from clipmem_core.training.names import CHECKPOINT, LOG, TRAJECTORY
 
 EMBEDDINGS = ".embeddings"  # of a member until its couple is measured
-NEARLY_DONE = 0.75  # share of an arm's members from which on it is trained to its end, wanted or not
+NEARLY_DONE = (
+    0.75  # share of an arm's members from which on it is trained to its end, wanted or not
+)
 SECONDS_BETWEEN_POLLS = 0.1
 NICE = 10  # lowers the priority of a worker, so that the page and the browser are not slowed down
 Couple = tuple[str, str]
@@ -52,11 +68,16 @@ class Lab:
         self.audit, self.baseline = Audit(folder), open_shared(folder)
         self.record = self.baseline.record
         self.couples = lab.couples(self.record.members)
-        self.changed = functools.lru_cache(maxsize=2)(functools.partial(with_setting, self.baseline))
+        self.changed = functools.lru_cache(maxsize=2)(
+            functools.partial(with_setting, self.baseline)
+        )
         torch.set_num_threads(self.record.threads)
 
-    def train(self, arm: str, couple: Couple, goes_on: GoesOn = lambda: True, *, wait: bool = True) -> bool:
-        """Train and measure a couple unless it is finished or, without `wait`, in training; tell whether it was."""
+    def train(
+        self, arm: str, couple: Couple, goes_on: GoesOn = lambda: True, *, wait: bool = True
+    ) -> bool:
+        """Train and measure a couple unless it is finished or, without `wait`, in training; tell
+        whether it was."""
         folder = lab.arm_folder(self.audit, arm)
         folder.mkdir(parents=True, exist_ok=True)
         try:
@@ -75,9 +96,11 @@ class Lab:
         return True
 
     def train_any(self, arms: Sequence[str]) -> bool:
-        """Train the first couple of some arms that is neither finished nor in training; tell whether there was one.
+        """Train the first couple of some arms that is neither finished nor in training; tell
+        whether there was one.
 
-        The baseline of a couple is measured before the couple is trained, and that of all others at last.
+        The baseline of a couple is measured before the couple is trained, and that of all others at
+        last.
         """
         for arm in (*arms, NONE):
             for couple, name in itertools.product(self.couples, dict.fromkeys((NONE, arm))):
@@ -89,7 +112,9 @@ class Lab:
                 except NotWantedError:
                     return True
                 except InputError as error:
-                    (lab.arm_folder(self.audit, name) / lab.FAULT).write_text(str(error), encoding="utf-8")
+                    (lab.arm_folder(self.audit, name) / lab.FAULT).write_text(
+                        str(error), encoding="utf-8"
+                    )
                     return True
         return False
 
@@ -103,7 +128,9 @@ class Lab:
 def with_setting(shared: Shared, arm: str) -> Shared:
     """Return the data of an audit's members as an arm changes them."""
     overrides, changes = lab.read_setting(shared.audit, arm)
-    shared = dataclasses.replace(shared, config=dataclasses.replace(shared.config, **overrides.fields))
+    shared = dataclasses.replace(
+        shared, config=dataclasses.replace(shared.config, **overrides.fields)
+    )
     if changes.removed.any():
         membership = shared.membership.copy()
         names = list(shared.record.members)
@@ -114,7 +141,9 @@ def with_setting(shared: Shared, arm: str) -> Shared:
 
 def _with_captions(shared: Shared, changes: Changes) -> Shared:
     """Replace the captions of some pairs, and their tokens or features."""
-    captions = [list(changes.captions.get(row, texts)) for row, texts in enumerate(shared.pairs[c.CAPTIONS])]
+    captions = [
+        list(changes.captions.get(row, texts)) for row, texts in enumerate(shared.pairs[c.CAPTIONS])
+    ]
     pairs = shared.pairs.copy()
     pairs[c.CAPTIONS] = captions
     start = np.concatenate([[0], np.cumsum([len(texts) for texts in captions])]).astype(np.int64)
@@ -145,7 +174,9 @@ def train_couple(shared: Shared, arm: str, couple: Couple, goes_on: GoesOn) -> N
             places.append(run.folder / EMBEDDINGS)
             utility, log = _train(run, goes_on), run.folder / LOG
         retrieval = float(np.mean([utility.pop(recall) for recall in lab.RECALLS]))
-        measures.append({lab.RETRIEVAL: retrieval} | utility | {lab.SECONDS: last_line(log).get("seconds")})
+        measures.append(
+            {lab.RETRIEVAL: retrieval} | utility | {lab.SECONDS: last_line(log).get("seconds")}
+        )
     embedded = list(map(read_embeddings, places))
     for name, values in zip(couple, _pair_values(audit, couple, embedded), strict=True):
         save_array(values, folder / name / lab.PAIR_VALUES)
@@ -166,14 +197,16 @@ def _train(run: MemberRun, goes_on: GoesOn) -> dict[str, float]:
     members.clear_leftovers(run.folder)
     model = trained_model(run, after_epoch=after_epoch)
     write_embeddings(run, model, run.folder / EMBEDDINGS)
-    return members.utility(run, model, open_embeddings(run.folder / EMBEDDINGS / store.IMAGE_EMBEDDINGS))
+    return members.utility(
+        run, model, open_embeddings(run.folder / EMBEDDINGS / store.IMAGE_EMBEDDINGS)
+    )
 
 
 def _pair_values(audit: Audit, couple: Couple, embedded: Sequence[Any]) -> np.ndarray:
     """Return alignment, image part and text part of two members, float32 [2, 3, n_pairs].
 
-    The parts are those of clipmem with the member as the one that trained on the pair and its partner as the one that
-    did not; NaN on other pairs.
+    The parts are those of clipmem with the member as the one that trained on the pair and its
+    partner as the one that did not; NaN on other pairs.
     """
     sides = lab.lab_sides(audit, couple)
     alignments = [pair_terms(image, text, sides.external)[c.ALIGNMENT] for image, text in embedded]
@@ -203,13 +236,21 @@ def train_members(folder: Path, names: Sequence[str]) -> None:
 
 
 def run_arms(
-    audit: Audit, arms: Sequence[str], screen: Screen, *, executor: Executor | None = None, n_members: int = 0
+    audit: Audit,
+    arms: Sequence[str],
+    screen: Screen,
+    *,
+    executor: Executor | None = None,
+    n_members: int = 0,
 ) -> None:
-    """Train the first `n_members` (0: all) members of arms that were begun, and measure the baseline's."""
+    """Train the first `n_members` (0: all) members of arms that were begun, and measure the
+    baseline's."""
     config, names = audit.record.config, audit.record.members
     couples = lab.couples(names[: n_members or len(names)])
     finished = {arm: lab.finished_members(audit, arm) for arm in (NONE, *arms)}
-    todo = [f"{arm}/{first}" for first, _ in couples for arm in finished if first not in finished[arm]]
+    todo = [
+        f"{arm}/{first}" for first, _ in couples for arm in finished if first not in finished[arm]
+    ]
     if todo:
         ensure_pixels(audit, screen)
         ensure_features(audit, screen, executor)
@@ -241,7 +282,10 @@ def serve(folder: Path, names: Sequence[str]) -> None:
     """
     os.nice(NICE)
     trainer = Lab(folder)
-    with suppress(Timeout), FileLock(folder / store.MITIGATIONS / f".worker-{names[0]}.lock", timeout=0):
+    with (
+        suppress(Timeout),
+        FileLock(folder / store.MITIGATIONS / f".worker-{names[0]}.lock", timeout=0),
+    ):
         while (wanted := lab.wanted_arms(trainer.audit)) is not None:
             if not trainer.train_any(wanted):
                 time.sleep(SECONDS_BETWEEN_POLLS)

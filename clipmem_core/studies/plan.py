@@ -1,7 +1,7 @@
 """The built-in studies and their arms.
 
-The baseline trains on one caption a pair, as in the paper, but for the study `settings`. All arms are evaluated on that
-caption and on uncropped pictures, which every arm trains on.
+The baseline trains on one caption a pair, as in the paper, but for the study `settings`. All arms
+are evaluated on that caption and on uncropped pictures, which every arm trains on.
 """
 
 from collections.abc import Callable
@@ -32,7 +32,9 @@ ADAPTIVE_MASK: dict[str, Any] = {"adaptive_mask": 0.6}
 def captions_arms(config: AuditConfig, most: int) -> list[Arm]:
     """Return two captions a pair, three, up to five, and all if there are more."""
     if most < 2:
-        raise InputError("study captions needs pairs with several captions, and this source has none")
+        raise InputError(
+            "study captions needs pairs with several captions, and this source has none"
+        )
     counts = [*range(2, min(most, MOST_CAPTIONS) + 1), *([0] if most > MOST_CAPTIONS else [])]
     return [Arm({"train_captions": count}) for count in counts]
 
@@ -45,8 +47,8 @@ def text_noise_arms(config: AuditConfig, most: int) -> list[Arm]:
 def removal_arms(config: AuditConfig, most: int) -> list[Arm]:
     """Return growing shares of removed pairs, by each ranking.
 
-    The paper removes candidates from the training of f. Here all members lose the same pairs, and memorization is
-    compared on the others.
+    The paper removes candidates from the training of f. Here all members lose the same pairs, and
+    memorization is compared on the others.
     """
     return [Arm({REMOVAL: Removal(by, percent)}) for percent in REMOVED for by in RANKINGS]
 
@@ -67,7 +69,8 @@ def combined_arms(config: AuditConfig, most: int) -> list[Arm]:
         {"stop_epoch": max(1, round(config.epochs * 2 / 3))},
         {"adaptive_noise": 0.15},
         ADAPTIVE_MASK,
-        # At the median, half of all pairs that are not memorized would rest, and nothing is learned.
+        # At the median, half of all pairs that are not memorized would rest, and nothing is
+        # learned.
         {"adaptive_rest": 1.0, "adaptive_quantile": 0.95},
         MIN_DF | FLOOR,
         MASK | {"text_noise": 0.05},
@@ -98,5 +101,8 @@ STUDIES = {
 def find_study(name: str) -> Study:
     """Return the study of a name."""
     if name not in STUDIES:
-        raise InputError(f"study {name!r} is unknown: choose one of {', '.join(STUDIES)}{did_you_mean(name, STUDIES)}")
+        raise InputError(
+            f"study {name!r} is unknown: choose one of "
+            f"{', '.join(STUDIES)}{did_you_mean(name, STUDIES)}"
+        )
     return STUDIES[name]

@@ -1,6 +1,8 @@
-"""Results of mitigations: paired differences of every arm to the baseline, a sentence an arm, tables and a CSV.
+"""Results of mitigations: paired differences of every arm to the baseline, a sentence an arm,
+tables and a CSV.
 
-In the lab of one audit the differences are paired by member, in a study by split: the members of a split are averaged.
+In the lab of one audit the differences are paired by member, in a study by split: the members of a
+split are averaged.
 """
 
 import shlex
@@ -34,7 +36,12 @@ PARTS = {c.CLIPMEM_IMAGE: "image part", c.CLIPMEM_TEXT: "text part"}
 UTILITIES = {RETRIEVAL: "retrieval", "linear_probe": "linear probe", "zero_shot": "zero-shot"}
 MEASURES = MEMORIZATIONS | PARTS | UTILITIES | {SECONDS: "seconds"}
 # The measures on a terminal
-SHOWN = {CLIPMEM_NET: "memorized", c.ATTACK_TPR: "attack", c.CLIPMEM_IMAGE: "image", c.CLIPMEM_TEXT: "text"}
+SHOWN = {
+    CLIPMEM_NET: "memorized",
+    c.ATTACK_TPR: "attack",
+    c.CLIPMEM_IMAGE: "image",
+    c.CLIPMEM_TEXT: "text",
+}
 SHOWN |= {RETRIEVAL: "retrieval"}
 OF_MEMBERS, OF_SPLITS = "members of this audit", c.SPLITS
 COLUMNS = [ARM, "measure", "n", "value", "baseline", "difference", "low", "high", "p_value"]
@@ -43,11 +50,12 @@ LEVEL = 0.05  # of Holm's p
 
 
 def differences(rows: pd.DataFrame) -> pd.DataFrame:
-    """Compare every arm with the baseline by member, or by split if the rows have splits: a row per arm and measure.
+    """Compare every arm with the baseline by member, or by split if the rows have splits: a row per
+    arm and measure.
 
-    Columns: `n` members or splits, the means `value` of the arm and `baseline` on the same, their `difference` with its
-    95 % interval and p value, and the p value corrected for the number of arms by Holm's method. The rows of `none`
-    have the values alone.
+    Columns: `n` members or splits, the means `value` of the arm and `baseline` on the same, their
+    `difference` with its 95 % interval and p value, and the p value corrected for the number of
+    arms by Holm's method. The rows of `none` have the values alone.
     """
     over = SPLIT if SPLIT in rows else c.MEMBER
     if CLIPMEM_NET not in rows and len(rows):
@@ -66,15 +74,21 @@ def differences(rows: pd.DataFrame) -> pd.DataFrame:
             tested = [found.low, found.high, found.p_value]
             if arm == NONE or found.n < MIN_REPLICATES:
                 tested = [np.nan] * 3
-            compared.append([arm, measure, found.n, *values.mean(axis=1).tolist(), found.mean, *tested])
+            compared.append(
+                [arm, measure, found.n, *values.mean(axis=1).tolist(), found.mean, *tested]
+            )
     table = pd.DataFrame(compared, columns=COLUMNS)
-    corrected = table.groupby("measure", sort=False)["p_value"].transform(lambda p: holm(p.to_numpy()))
+    corrected = table.groupby("measure", sort=False)["p_value"].transform(
+        lambda p: holm(p.to_numpy())
+    )
     return table.assign(**{P_OF_ALL: corrected.astype(float)})
 
 
 def front(points: pd.DataFrame, x: str, y: str) -> list[str]:
     """Return the Pareto-optimal arms by ascending x: small x and large y are better."""
-    points = points.dropna(subset=[x, y]).sort_values([x, y], ascending=[True, False], kind="stable")
+    points = points.dropna(subset=[x, y]).sort_values(
+        [x, y], ascending=[True, False], kind="stable"
+    )
     optimal, best, x_of_best = [], -np.inf, np.nan
     for arm, best_x, value in points[[ARM, x, y]].itertuples(index=False, name=None):
         if value > best or (value == best and best_x == x_of_best):
@@ -84,11 +98,15 @@ def front(points: pd.DataFrame, x: str, y: str) -> list[str]:
 
 
 def relative(row: Any) -> str:
-    """Return a difference with its interval in percent of the baseline: −34 % [−36, −33]; as it is if the interval is
-    wider than the baseline, which then is no different from 0."""
+    """Return a difference with its interval in percent of the baseline: −34 % [−36, −33]; as it is
+    if the interval is wider than the baseline, which then is no different from 0."""
     in_percent = row["baseline"] > max(0.0, np.nan_to_num(row["high"] - row["low"]))
     scale, unit, spec = (100 / row["baseline"], " %", "+z.1f") if in_percent else (1.0, "", "+z.3f")
-    ends = "" if np.isnan(row["low"]) else f" [{scale * row['low']:{spec}}, {scale * row['high']:{spec}}]"
+    ends = (
+        ""
+        if np.isnan(row["low"])
+        else f" [{scale * row['low']:{spec}}, {scale * row['high']:{spec}}]"
+    )
     return f"{scale * row['difference']:{spec}}{unit}{ends}".replace("-", "−")
 
 
@@ -97,7 +115,9 @@ def sentence_of(compared: pd.DataFrame, arm: str, title: str) -> str:
     rows = {str(row["measure"]): row for row in compared[compared[ARM] == arm].to_dict("records")}
     parts = [f"memorization {relative(rows[CLIPMEM_NET])}"] if CLIPMEM_NET in rows else []
     if c.ATTACK_TPR in rows:
-        found, before = (f"{100 * rows[c.ATTACK_TPR][name]:.0f} %" for name in ("value", "baseline"))
+        found, before = (
+            f"{100 * rows[c.ATTACK_TPR][name]:.0f} %" for name in ("value", "baseline")
+        )
         parts.append(f"an attacker finds {found} of the training pairs instead of {before}")
     if RETRIEVAL in rows:
         parts.append(f"retrieval {relative(rows[RETRIEVAL])}")
@@ -113,7 +133,10 @@ def show_differences(rows: pd.DataFrame, titles: dict[str, str]) -> None:
     """Print the table of an audit's lab or of a study, and a sentence an arm."""
     console, compared = Console(highlight=False), differences(rows)
     over = OF_SPLITS if SPLIT in rows else OF_MEMBERS
-    title = f"paired differences to the baseline, with half their 95 % interval over {over}; *: other than 0 (Holm)"
+    title = (
+        f"paired differences to the baseline, with half their 95 % interval over {over}; *: "
+        "other than 0 (Holm)"
+    )
     cells = compared.assign(cell=[_cell(row) for row in compared.to_dict("records")])
     wide = cells.pivot(index=ARM, columns="measure", values="cell").reindex(compared[ARM].unique())
     shown = [name for name in SHOWN if name in wide]
@@ -127,7 +150,9 @@ def show_differences(rows: pd.DataFrame, titles: dict[str, str]) -> None:
 def print_table(console: Console, title: str, table: pd.DataFrame) -> None:
     """Print a table of strings; all columns but the first are aligned right."""
     names = list(map(str, table))
-    console.print(make_table(title, table.set_axis(names, axis=1).to_dict("records"), names, right=names[1:]))
+    console.print(
+        make_table(title, table.set_axis(names, axis=1).to_dict("records"), names, right=names[1:])
+    )
 
 
 def _cell(row: dict[Any, Any]) -> str:
@@ -140,25 +165,40 @@ def _cell(row: dict[Any, Any]) -> str:
 def command_of(study: StudyFolder) -> str:
     """Return the command that reproduces the rows of a study."""
     request = study.request
-    config = {name: value for name, value in request["config"].items() if name not in affecting("machine")}
+    config = {
+        name: value for name, value in request["config"].items() if name not in affecting("machine")
+    }
     usual = DEFAULTS | ({"members": config["members"]} if config["protocol"] == "paper" else {})
     fields = typed(config) | {name: config[name] for name in usual if name in config}
     fields = {name: value for name, value in fields.items() if value != usual.get(name)}
-    words = [request["study"], request["source"], f"--name={study.name}", f"--preset={config['preset']}"]
+    words = [
+        request["study"],
+        request["source"],
+        f"--name={study.name}",
+        f"--preset={config['preset']}",
+    ]
     words += [f"--splits={request['splits']}", *(f"--also={text}" for text in request["also"])]
-    return shlex.join(["python", "-m", "clipmem_core", "study", *words, *typed_flags(fields, joint="=")])
+    return shlex.join(
+        ["python", "-m", "clipmem_core", "study", *words, *typed_flags(fields, joint="=")]
+    )
 
 
 def write_results(study: StudyFolder, path: Path) -> None:
-    """Write the results as a CSV with a header of comment lines: command, machine, seeds, and sentences."""
+    """Write the results as a CSV with a header of comment lines: command, machine, seeds, and
+    sentences."""
     if study.rows.empty:
-        raise InputError(f"study {study.name!r} has no result yet: run the same command to resume it")
-    request, compared = study.request, differences(study.rows)
+        raise InputError(
+            f"study {study.name!r} has no result yet: run the same command to resume it"
+        )
+    request = study.request
+    compared = differences(study.rows)
+    seeds = [str(study.audit(split).record.config.seed) for split in range(request["splits"])]
     head = [
         f"command: {command_of(study)}",
         machine_line(request["machine"], request["config"]),
-        f"seeds: {', '.join(str(study.audit(split).record.config.seed) for split in range(request['splits']))}",
-        f"value: mean over splits; low, high: 95 % interval over {OF_SPLITS} of the paired difference to {NONE}; "
+        f"seeds: {', '.join(seeds)}",
+        f"value: mean over splits; low, high: 95 % interval over {OF_SPLITS} of the paired "
+        f"difference to {NONE}; "
         "n: how many; p_of_all: Holm's p",
         *(sentence_of(compared, arm, title) for arm, title in request["arms"].items()),
     ]

@@ -1,4 +1,5 @@
-"""Runs a study: an audit of each split of the pairs, whose members train again with each arm. The same call resumes."""
+"""Runs a study: an audit of each split of the pairs, whose members train again with each arm. The
+same call resumes."""
 
 import dataclasses
 import functools
@@ -10,7 +11,13 @@ from clipmem_core import columns as c
 from clipmem_core.audit import settings
 from clipmem_core.audit.executor import Executor
 from clipmem_core.audit.pipeline import Progress, Screen, finish_audit
-from clipmem_core.audit.prepare import DataSet, draw_membership, inject, load_data_set, with_features
+from clipmem_core.audit.prepare import (
+    DataSet,
+    draw_membership,
+    inject,
+    load_data_set,
+    with_features,
+)
 from clipmem_core.audit.setup import differing_fields, write_audit
 from clipmem_core.audit.store import Audit, acquire_lock, write_json
 from clipmem_core.config import AuditConfig, InputError, affecting, as_dict, ineffective_fields
@@ -37,7 +44,8 @@ def run_study(
 ) -> StudyFolder:
     """Run a study of plan.STUDIES, or continue it, until every arm is trained on every split.
 
-    `also` adds arms to the plan's. `decisions` returns the decisions on a data set from its fingerprint and its pairs.
+    `also` adds arms to the plan's. `decisions` returns the decisions on a data set from its
+    fingerprint and its pairs.
     """
     plan, folder = find_study(study), study_folder(name)
     if splits < 1:
@@ -50,11 +58,16 @@ def run_study(
             differ = differing_fields(request["source"], then, source, config, may_differ=free)
             if differ or request["study"] != study:
                 differ = differ or [f"the study is {request['study']} there and {study} here"]
-                raise InputError(f"study {name!r} exists with another config: {'; '.join(differ)}. Use another --name")
+                raise InputError(
+                    f"study {name!r} exists with another config: {'; '.join(differ)}. Use "
+                    "another --name"
+                )
             screen.say(f"resuming study {name!r}")
         else:
             screen.say(f"reading {source}")
-        load = functools.cache(lambda: load_data_set(source, config, progress=screen.pictures, say=screen.say))
+        load = functools.cache(
+            lambda: load_data_set(source, config, progress=screen.pictures, say=screen.say)
+        )
         first = folder.audit(0)
         pairs = first.pairs if first.begun else load().pairs
         most = int(pairs[c.CAPTIONS].map(len).max())
@@ -63,10 +76,15 @@ def run_study(
         fingerprint = first.record.dataset_fingerprint if first.begun else load().fingerprint
         if any(arm.overrides.get(DECISIONS) for arm in also):
             columns = pa.Table.from_pandas(pairs[[c.PAIR_ID, c.CAPTIONS]], preserve_index=False)
-            also = [dataclasses.replace(arm, decided=decisions(fingerprint, columns)) for arm in also]
+            also = [
+                dataclasses.replace(arm, decided=decisions(fingerprint, columns)) for arm in also
+            ]
         arms = _arms(study, config, most, also, screen)
         request = {"study": study, "source": source, "config": as_dict(requested), "splits": splits}
-        request |= {"also": [arm.text for arm in also], "arms": {arm.name: arm.title for arm in arms}}
+        request |= {
+            "also": [arm.text for arm in also],
+            "arms": {arm.name: arm.title for arm in arms},
+        }
         request |= {"dataset_fingerprint": fingerprint, "machine": settings.machine()}
         folder.folder.mkdir(parents=True, exist_ok=True)
         write_json(folder.folder / STUDY, request)
@@ -78,8 +96,11 @@ def run_study(
     return folder
 
 
-def _arms(study: str, config: AuditConfig, most: int, also: Sequence[Arm], screen: Screen) -> list[Arm]:
-    """Return the arms of a plan that can act on a config, and those of `also`; refuse one that cannot run."""
+def _arms(
+    study: str, config: AuditConfig, most: int, also: Sequence[Arm], screen: Screen
+) -> list[Arm]:
+    """Return the arms of a plan that can act on a config, and those of `also`; refuse one that
+    cannot run."""
     idle = set(ineffective_fields(config)) | ({REMOVAL} if config.protocol == "paper" else set())
     planned = find_study(study).arms(config, most)
     if out := [arm.text for arm in planned if idle & set(arm.overrides)]:
@@ -87,7 +108,9 @@ def _arms(study: str, config: AuditConfig, most: int, also: Sequence[Arm], scree
     arms = [arm for arm in planned if not idle & set(arm.overrides)]
     arms = [without_idle(arm, config) for arm in (*arms, *also)]
     if not arms:
-        raise InputError(f"study {study} has no arm that can act on this config: add --also, or other settings")
+        raise InputError(
+            f"study {study} has no arm that can act on this config: add --also, or other settings"
+        )
     for arm in arms:
         settings.check_config(dataclasses.replace(config, **arm.fields))
         if arm.removal and config.protocol == "paper":

@@ -1,6 +1,7 @@
 """The folder of a study.
 
-<data>/studies/<name>/   study.json: the request · arms.parquet: the rows of `lab_table` of each split ·
+<data>/studies/<name>/   study.json: the request · arms.parquet: the rows of `lab_table` of each
+                         split ·
                          audits/split-<number>/: its baseline, and in mitigations/ its arms
 """
 
@@ -51,7 +52,9 @@ class StudyFolder(Named):
     def rows(self) -> pd.DataFrame:
         """One row per finished split, arm and member; empty before the first."""
         path = self.folder / ARMS
-        return read_table(path, repair=HINT) if path.is_file() else pd.DataFrame({ARM: [], SPLIT: []})
+        return (
+            read_table(path, repair=HINT) if path.is_file() else pd.DataFrame({ARM: [], SPLIT: []})
+        )
 
     def audit(self, split: int) -> Audit:
         """Return the audit of a split."""
@@ -60,7 +63,9 @@ class StudyFolder(Named):
     def write_rows(self, splits: int) -> None:
         """Write arms.parquet from the audits of the first `splits` splits."""
         arms = [*self.request["arms"], NONE]
-        tables = [lab_table(self.audit(split), arms).assign(**{SPLIT: split}) for split in range(splits)]
+        tables = [
+            lab_table(self.audit(split), arms).assign(**{SPLIT: split}) for split in range(splits)
+        ]
         write_table(self.folder / ARMS, pd.concat(tables, ignore_index=True))
 
 

@@ -23,28 +23,41 @@ from clipmem_core.mitigations import can_cut_text
 from clipmem_core.training.names import CHECKPOINT, model_config, model_file
 from clipmem_core.training.views import TrainingData, Views
 
-Model: TypeAlias = Any  # an open_clip model; torch's Module does not declare the attributes of its towers
+Model: TypeAlias = (
+    Any  # an open_clip model; torch's Module does not declare the attributes of its towers
+)
 
-SHORT = 128  # above this length torch's fused attention kernel is faster than plain matrix products on a CPU
+# above this length torch's fused attention kernel is faster than plain matrix products on a CPU
+SHORT = 128
 HIDDEN = 512  # width of the hidden layer of a text head
 BLOCK = 65_536  # features that are read at a time
-MOST_STANDARD = 2_000_000  # features that mean and scale are computed from; of more, blocks evenly spaced
+MOST_STANDARD = (
+    2_000_000  # features that mean and scale are computed from; of more, blocks evenly spaced
+)
 BATCH = 256
 
 
 def build_model(
-    name: str, *, loss: str, seed: int, image_size: int = 0, pretrained: str = "", device: str = "cpu"
+    name: str,
+    *,
+    loss: str,
+    seed: int,
+    image_size: int = 0,
+    pretrained: str = "",
+    device: str = "cpu",
 ) -> Model:
     """Build an open_clip model whose initial weights are a function of the seed.
 
-    Loss "siglip" starts at logit scale 10 and bias -10, "clip" as open_clip. An image size of 0 is the model's own.
-    `pretrained` is a checkpoint file, or a tag of open_clip's, to start from.
+    Loss "siglip" starts at logit scale 10 and bias -10, "clip" as open_clip. An image size of 0 is
+    the model's own. `pretrained` is a checkpoint file, or a tag of open_clip's, to start from.
     """
     import open_clip
 
     registered = _register(name)
     _ask_hub(name, pretrained)
-    options = {"init_logit_scale": math.log(10), "init_logit_bias": -10.0} if loss == "siglip" else {}
+    options = (
+        {"init_logit_scale": math.log(10), "init_logit_bias": -10.0} if loss == "siglip" else {}
+    )
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -57,11 +70,15 @@ def build_model(
                 output_dict=True,
                 **options,
             )
-    except Exception as error:  # config classes, towers, torch and pickle each raise their own kinds
+    except (
+        Exception
+    ) as error:  # config classes, towers, torch and pickle each raise their own kinds
         start = f" from {pretrained!r}, which must be of this model and loss" if pretrained else ""
         raise InputError(f"model {name!r} cannot be built{start}: {one_line(error)}") from None
     for block in model.modules() if device == "cpu" else ():
-        if isinstance(block, open_clip.transformer.ResidualAttentionBlock) and not hasattr(block, "ln_1_kv"):
+        if isinstance(block, open_clip.transformer.ResidualAttentionBlock) and not hasattr(
+            block, "ln_1_kv"
+        ):
             block.attention = functools.partial(short_attention, block.attn, block.attention)
     return model
 
@@ -75,38 +92,55 @@ def _ask_hub(name: str, pretrained: str = "") -> None:
 
 def one_line(error: Exception) -> str:
     """Return the message of an error of torch, open_clip or the hub as one line."""
-    if isinstance(error, pickle.UnpicklingError):  # torch's message advises to run the code in the file
+    if isinstance(
+        error, pickle.UnpicklingError
+    ):  # torch's message advises to run the code in the file
         return "it is no checkpoint, or holds more than weights"
-    if isinstance(error, ModuleNotFoundError):  # an optional package for towers and tokenizers of the hub
+    if isinstance(
+        error, ModuleNotFoundError
+    ):  # an optional package for towers and tokenizers of the hub
         return f"it needs a package: run `pip install {error.name}`"
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def load_weights(model: Model, checkpoint: Path) -> None:
-    """Load an open_clip checkpoint (`epoch_N.pt` or a bare state dict, with or without `module.`), weights only."""
+    """Load an open_clip checkpoint (`epoch_N.pt` or a bare state dict, with or without `module.`),
+    weights only."""
     import open_clip
 
     try:
         open_clip.load_checkpoint(model, str(checkpoint), weights_only=True)
     except Exception as error:  # torch, pickle and zip each raise their own kinds
-        raise InputError(f"checkpoint {str(checkpoint)!r} does not load ({one_line(error)}): use another") from None
+        raise InputError(
+            f"checkpoint {str(checkpoint)!r} does not load ({one_line(error)}): use another"
+        ) from None
     for name, tensor in model.state_dict().items():
         if not torch.isfinite(tensor).all():
-            raise InputError(f"checkpoint {str(checkpoint)!r} holds NaN or infinity in {name}: give an earlier one")
+            raise InputError(
+                f"checkpoint {str(checkpoint)!r} holds NaN or infinity in {name}: give an "
+                "earlier one"
+            )
 
 
 def logit_scale_of(checkpoint: Path) -> float:
-    """Return the factor on cosines in the loss, read from a checkpoint; NaN if the checkpoint lacks it."""
+    """Return the factor on cosines in the loss, read from a checkpoint; NaN if the checkpoint lacks
+    it."""
     if checkpoint.suffix in (".npz", ".npy"):  # JAX weights
         return math.nan
     try:
-        state = torch.load(checkpoint, "cpu", weights_only=True) if checkpoint.name == CHECKPOINT else {}
+        state = (
+            torch.load(checkpoint, "cpu", weights_only=True)
+            if checkpoint.name == CHECKPOINT
+            else {}
+        )
         if "logit_scale" not in state:  # not one of ours
             from open_clip.factory import load_state_dict
 
             state = load_state_dict(str(checkpoint), weights_only=True)
     except Exception as error:  # torch, pickle and zip each raise their own kinds
-        raise InputError(f"checkpoint {str(checkpoint)!r} does not load ({one_line(error)})") from None
+        raise InputError(
+            f"checkpoint {str(checkpoint)!r} does not load ({one_line(error)})"
+        ) from None
     return float(state["logit_scale"].float().exp()) if "logit_scale" in state else math.nan
 
 
@@ -118,31 +152,41 @@ def short_attention(
     v_x: Tensor | None = None,
     attn_mask: Tensor | None = None,
 ) -> Tensor:
-    """Attend over [batch, length, width] by matrix products: torch's CPU kernel is ten times as slow at length 37."""
+    """Attend over [batch, length, width] by matrix products: torch's CPU kernel is ten times as
+    slow at length 37."""
     batch, length, width = q_x.shape
     if length > SHORT or attn.in_proj_weight is None or not attn.batch_first:
         return fallback(q_x, k_x=k_x, v_x=v_x, attn_mask=attn_mask)
     head = width // attn.num_heads
-    qkv = F.linear(q_x, attn.in_proj_weight, attn.in_proj_bias).view(batch, length, 3, attn.num_heads, head)
+    qkv = F.linear(q_x, attn.in_proj_weight, attn.in_proj_bias).view(
+        batch, length, 3, attn.num_heads, head
+    )
     query, key, value = qkv.permute(2, 0, 3, 1, 4).reshape(3, batch * attn.num_heads, length, head)
     weights = torch.bmm(query * head**-0.5, key.transpose(1, 2))
     if attn_mask is not None:
         weights = weights + attn_mask.to(weights.dtype)
-    mixed = torch.bmm(torch.softmax(weights, dim=-1), value).view(batch, attn.num_heads, length, head)
+    mixed = torch.bmm(torch.softmax(weights, dim=-1), value).view(
+        batch, attn.num_heads, length, head
+    )
     return attn.out_proj(mixed.transpose(1, 2).reshape(batch, length, width))
 
 
 def tokenize(name: str, captions: Sequence[str]) -> np.ndarray:
-    """Return tokens int32 [n_captions, context_length], without special tokens in captions: the first end is pooled."""
+    """Return tokens int32 [n_captions, context_length], without special tokens in captions: the
+    first end is pooled."""
     from open_clip.tokenizer import SimpleTokenizer
 
-    context, tokenizer = model_config(name)["text_cfg"].get("context_length", 77), open_tokenizer(name)
+    context, tokenizer = (
+        model_config(name)["text_cfg"].get("context_length", 77),
+        open_tokenizer(name),
+    )
     if type(tokenizer) is not SimpleTokenizer:
         return tokenizer(list(captions), context_length=context).numpy().astype(np.int32)
     special = set(tokenizer.all_special_ids)
     tokens = np.zeros((len(captions), context), dtype=np.int32)
     for row, caption in enumerate(captions):
-        # Far more characters than `context` tokens can span; byte-pair encoding is quadratic in a word's length.
+        # Far more characters than `context` tokens can span; byte-pair encoding is quadratic in a
+        # word's length.
         start = " ".join(caption.split())[: 64 * context]
         words = [token for token in tokenizer.encode(start) if token not in special][: context - 2]
         tokens[row, : len(words) + 2] = [tokenizer.sot_token_id, *words, tokenizer.eot_token_id]
@@ -157,7 +201,9 @@ def open_tokenizer(name: str) -> Any:
     try:
         return open_clip.get_tokenizer(_register(name))
     except Exception as error:  # transformers and the hub client each raise their own kinds
-        raise InputError(f"the tokenizer of model {name!r} is not available: {one_line(error)}") from None
+        raise InputError(
+            f"the tokenizer of model {name!r} is not available: {one_line(error)}"
+        ) from None
 
 
 def _register(name: str) -> str:
@@ -170,12 +216,14 @@ def _register(name: str) -> str:
 
 
 def encode_text(model: Model, tokens: Tensor, *, cut: bool) -> Tensor:
-    """Encode tokens [n, context_length] into unit vectors float32 [n, dim]; `cut` as in `text_features`."""
+    """Encode tokens [n, context_length] into unit vectors float32 [n, dim]; `cut` as in
+    `text_features`."""
     return F.normalize(text_features(model, tokens, cut=cut), dim=-1)
 
 
 def text_features(model: Model, tokens: Tensor, *, cut: bool) -> Tensor:
-    """Encode tokens before normalisation, float32 [n, dim]; `cut` drops what follows the last end, exact if causal."""
+    """Encode tokens before normalisation, float32 [n, dim]; `cut` drops what follows the last end,
+    exact if causal."""
     if not cut:
         return model.encode_text(tokens).float()
     from open_clip.transformer import text_global_pool
@@ -185,7 +233,9 @@ def text_features(model: Model, tokens: Tensor, *, cut: bool) -> Tensor:
     cast = model.transformer.get_cast_dtype()
     x = model.token_embedding(tokens).to(cast) + model.positional_embedding[:length].to(cast)
     x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:length, :length]))
-    x = text_global_pool(x, tokens, model.text_pool_type, eos_token_id=getattr(model, "text_eos_id", None))
+    x = text_global_pool(
+        x, tokens, model.text_pool_type, eos_token_id=getattr(model, "text_eos_id", None)
+    )
     projection = model.text_projection
     if projection is not None:
         x = projection(x) if isinstance(projection, nn.Linear) else x @ projection
@@ -199,7 +249,9 @@ def text_input(tokens: np.ndarray) -> Tensor:
 
 def autocast(precision: str, device: str) -> AbstractContextManager[Any]:
     """Return the context of a precision: bfloat16 products for amp_bf16, no change for fp32."""
-    return torch.autocast(device, dtype=torch.bfloat16) if precision == "amp_bf16" else nullcontext()
+    return (
+        torch.autocast(device, dtype=torch.bfloat16) if precision == "amp_bf16" else nullcontext()
+    )
 
 
 def encode_image(model: Model, images: Tensor) -> Tensor:
@@ -241,7 +293,8 @@ class Standard(nn.Module):
 
 
 class LockedModel(nn.Module):
-    """A CLIP model with one or both towers locked: heads, named as in open_clip, read features [n, width]."""
+    """A CLIP model with one or both towers locked: heads, named as in open_clip, read features [n,
+    width]."""
 
     def __init__(self, visual: nn.Module, text: nn.Module, *, loss: str) -> None:
         super().__init__()
@@ -261,23 +314,41 @@ class LockedModel(nn.Module):
 
 
 def locked_model(
-    image_width: int, text_width: int, *, dim: int, loss: str, seed: int, full_model: Model | None = None
+    image_width: int,
+    text_width: int,
+    *,
+    dim: int,
+    loss: str,
+    seed: int,
+    full_model: Model | None = None,
 ) -> LockedModel:
-    """Build a model with locked towers; the initial weights of its heads are a function of the seed.
+    """Build a model with locked towers; the initial weights of its heads are a function of the
+    seed.
 
-    The widths are those of features, 0 for a trained tower, which comes from `full_model`; `dim` is an embedding's.
+    The widths are those of features, 0 for a trained tower, which comes from `full_model`; `dim` is
+    an embedding's.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if image_width or full_model is None:  # one linear map, named as in open_clip's timm towers
             head = nn.Sequential(OrderedDict({"proj": nn.Linear(image_width, dim, bias=False)}))
-            visual: nn.Module = nn.Sequential(OrderedDict({"standard": Standard(image_width), "head": head}))
+            visual: nn.Module = nn.Sequential(
+                OrderedDict({"standard": Standard(image_width), "head": head})
+            )
         else:
             visual = full_model.visual
-        if text_width or full_model is None:  # two linear maps, named as in open_clip's Hugging Face towers
-            layers = nn.Linear(text_width, HIDDEN, bias=False), nn.GELU(), nn.Linear(HIDDEN, dim, bias=False)
+        if (
+            text_width or full_model is None
+        ):  # two linear maps, named as in open_clip's Hugging Face towers
+            layers = (
+                nn.Linear(text_width, HIDDEN, bias=False),
+                nn.GELU(),
+                nn.Linear(HIDDEN, dim, bias=False),
+            )
             proj = nn.Sequential(*layers)
-            text: nn.Module = nn.Sequential(OrderedDict({"standard": Standard(text_width), "proj": proj}))
+            text: nn.Module = nn.Sequential(
+                OrderedDict({"standard": Standard(text_width), "proj": proj})
+            )
         else:
             text = _TextTower(full_model)
     return LockedModel(visual, text, loss=loss)
@@ -303,7 +374,8 @@ def batched(rows: np.ndarray) -> Iterator[np.ndarray]:
 def image_blocks(
     model: Model, data: TrainingData, views: Views, *, n_views: int, precision: str, device: str
 ) -> Iterator[np.ndarray]:
-    """Embed `n_views` crops of every picture; yield the mean unit vectors of a batch at a time, float32 [n, dim]."""
+    """Embed `n_views` crops of every picture; yield the mean unit vectors of a batch at a time,
+    float32 [n, dim]."""
     model.eval()
     for rows in batched(np.arange(len(data.keys))):
         pixels = data.pixels.gather(rows)
@@ -329,13 +401,17 @@ def text_blocks(
 ) -> Iterator[np.ndarray]:
     """Yield the mean embedding of each pair's captions, all or the `first` ones, float32 [n, dim].
 
-    Features are embedded a batch of pairs at a time; tokens all at once, so that captions of similar length share a
-    batch. `note` iterates over the embeddings of single captions, float32 [n_captions, dim], and yields them again.
+    Features are embedded a batch of pairs at a time; tokens all at once, so that captions of
+    similar length share a batch. `note` iterates over the embeddings of single captions, float32
+    [n_captions, dim], and yields them again.
     """
     at_once = len(caption_start) if tokens.dtype.kind == "i" else BATCH
-    starts = [caption_start[at : at + at_once + 1] for at in range(0, len(caption_start) - 1, at_once)]
+    starts = [
+        caption_start[at : at + at_once + 1] for at in range(0, len(caption_start) - 1, at_once)
+    ]
     embedded = (
-        text_embeddings(model, tokens[start[0] : start[-1]], precision=precision, device=device) for start in starts
+        text_embeddings(model, tokens[start[0] : start[-1]], precision=precision, device=device)
+        for start in starts
     )
     for start, vectors in zip(starts, note(embedded), strict=True):
         yield mean_by_pair(vectors, start - start[0], first=first)
@@ -343,7 +419,8 @@ def text_blocks(
 
 @torch.inference_mode()
 def text_embeddings(model: Model, tokens: np.ndarray, *, precision: str, device: str) -> np.ndarray:
-    """Embed tokens [n, context_length] into unit vectors, float32 [n, dim]; similar lengths share a batch."""
+    """Embed tokens [n, context_length] into unit vectors, float32 [n, dim]; similar lengths share a
+    batch."""
     model.eval()
     cut = can_cut_text(model)
     lengths = (tokens != 0).sum(axis=1) if tokens.dtype.kind == "i" else np.zeros(len(tokens))
@@ -351,12 +428,15 @@ def text_embeddings(model: Model, tokens: np.ndarray, *, precision: str, device:
     blocks = []
     for rows in batched(order):
         with autocast(precision, device):
-            blocks.append(encode_text(model, text_input(tokens[rows]).to(device), cut=cut).cpu().numpy())
+            blocks.append(
+                encode_text(model, text_input(tokens[rows]).to(device), cut=cut).cpu().numpy()
+            )
     return np.concatenate(blocks)[np.argsort(order)]
 
 
 def mean_by_pair(vectors: np.ndarray, caption_start: np.ndarray, *, first: int = 0) -> np.ndarray:
-    """Average caption vectors [n_captions, dim] within each pair, all or the `first` ones, float32 [n_pairs, dim]."""
+    """Average caption vectors [n_captions, dim] within each pair, all or the `first` ones, float32
+    [n_pairs, dim]."""
     counts = np.diff(caption_start)
     if first:
         place = np.arange(len(vectors)) - np.repeat(caption_start[:-1], counts)

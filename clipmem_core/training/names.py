@@ -17,7 +17,9 @@ def _folders() -> tuple[Path, Path]:
     spec = importlib.util.find_spec("open_clip")
     if spec is None or not spec.submodule_search_locations:
         raise InputError("open_clip is not installed: run `pip install -r requirements.txt`")
-    return Path(__file__).parent / "models", Path(spec.submodule_search_locations[0]) / "model_configs"
+    return Path(__file__).parent / "models", Path(
+        spec.submodule_search_locations[0]
+    ) / "model_configs"
 
 
 def model_names() -> list[str]:
@@ -29,7 +31,10 @@ def model_file(name: str) -> Path:
     """Return the JSON file that describes a model."""
     if name.endswith(".json"):
         if not Path(name).is_file():
-            raise InputError(f"model {name!r} is not a file: give the path of a JSON model config in open_clip's form")
+            raise InputError(
+                f"model {name!r} is not a file: give the path of a JSON model config in "
+                "open_clip's form"
+            )
         return Path(name)
     for folder in _folders():
         path = folder / f"{name.replace('/', '-')}.json"
@@ -37,7 +42,9 @@ def model_file(name: str) -> Path:
             return path
     names = model_names()
     similar = [model for model in names if model.lower().startswith(name.lower()[:5])] or names
-    raise InputError(f"model {name!r} is unknown: try {', '.join(similar[:8])}, … or give a JSON model config")
+    raise InputError(
+        f"model {name!r} is unknown: try {', '.join(similar[:8])}, … or give a JSON model config"
+    )
 
 
 def model_config(name: str) -> dict[str, Any]:
@@ -47,5 +54,7 @@ def model_config(name: str) -> dict[str, Any]:
     types = {"embed_dim": int, "vision_cfg": dict, "text_cfg": dict}
     missing = [key for key, kind in types.items() if not isinstance((config or {}).get(key), kind)]
     if missing:
-        raise InputError(f"model {name!r} lacks {', '.join(missing)}: an open_clip model config has all three")
+        raise InputError(
+            f"model {name!r} lacks {', '.join(missing)}: an open_clip model config has all three"
+        )
     return config

@@ -1,4 +1,5 @@
-"""Train one member. A killed run continues from its last saved state and ends with the same weights."""
+"""Train one member. A killed run continues from its last saved state and ends with the same
+weights."""
 
 import inspect
 import io
@@ -23,32 +24,54 @@ from clipmem_core.draws import CAPTION, ORDER, hashed
 from clipmem_core.io import replacing, save_array, shortage
 from clipmem_core.mitigations import ADAPTIVE, Batch, Mitigation, can_cut_text, mitigations_of
 from clipmem_core.scores.alignment import external_means, pair_terms
-from clipmem_core.training.model import Model, autocast, encode_image, encode_text, text_features, text_input
+from clipmem_core.training.model import (
+    Model,
+    autocast,
+    encode_image,
+    encode_text,
+    text_features,
+    text_input,
+)
 from clipmem_core.training.names import CHECKPOINT, LOG, STATE, TRAJECTORY
 from clipmem_core.training.views import PixelSource, TrainingData, Views
 
 SECONDS_BETWEEN_SAVES = 20.0
 TRAINED_TO_SAVED = 20.0  # seconds of training to one of saving, at least
 SECONDS_BETWEEN_LINES = 1.0
-# A larger set may not fit into memory: blocks of neighbouring rows are shuffled, and the pairs of some blocks together.
+# A larger set may not fit into memory: blocks of neighbouring rows are shuffled, and the pairs of
+# some blocks together.
 SHUFFLED_UP_TO = 2_000_000
 BLOCK, BLOCKS_AT_ONCE = 8_192, 32
 
 
-def epoch_batches(data: TrainingData, *, seed: int, epoch: int, batch_size: int) -> list[np.ndarray]:
-    """Cut an epoch's order into batches of equal size (±1), none larger than batch_size and none dropped."""
+def epoch_batches(
+    data: TrainingData, *, seed: int, epoch: int, batch_size: int
+) -> list[np.ndarray]:
+    """Cut an epoch's order into batches of equal size (±1), none larger than batch_size and none
+    dropped."""
     parts = [data.rows]
     if len(data.keys) > SHUFFLED_UP_TO:
         starts = np.searchsorted(data.rows, np.arange(0, len(data.keys) + BLOCK, BLOCK))
-        order = np.argsort(hashed(np.arange(len(starts) - 1, dtype=np.uint64), seed, ORDER, epoch), kind="stable")
+        order = np.argsort(
+            hashed(np.arange(len(starts) - 1, dtype=np.uint64), seed, ORDER, epoch), kind="stable"
+        )
         blocks = [data.rows[starts[block] : starts[block + 1]] for block in order]
-        parts = [np.concatenate(blocks[at : at + BLOCKS_AT_ONCE]) for at in range(0, len(blocks), BLOCKS_AT_ONCE)]
-    shuffled = [rows[np.argsort(hashed(data.keys[rows], seed, ORDER, epoch), kind="stable")] for rows in parts]
+        parts = [
+            np.concatenate(blocks[at : at + BLOCKS_AT_ONCE])
+            for at in range(0, len(blocks), BLOCKS_AT_ONCE)
+        ]
+    shuffled = [
+        rows[np.argsort(hashed(data.keys[rows], seed, ORDER, epoch), kind="stable")]
+        for rows in parts
+    ]
     return np.array_split(np.concatenate(shuffled), math.ceil(len(data.rows) / batch_size))
 
 
-def chosen_captions(data: TrainingData, rows: np.ndarray, *, seed: int, epoch: int, first: int = 0) -> np.ndarray:
-    """Draw one caption for each row, of its `first` captions or (0) of all: caption numbers int64 [n]."""
+def chosen_captions(
+    data: TrainingData, rows: np.ndarray, *, seed: int, epoch: int, first: int = 0
+) -> np.ndarray:
+    """Draw one caption for each row, of its `first` captions or (0) of all: caption numbers int64
+    [n]."""
     counts = data.caption_start[rows + 1] - data.caption_start[rows]
     counts = np.minimum(counts, first) if first else counts
     drawn = hashed(data.keys[rows], seed, CAPTION, epoch) % counts.astype(np.uint64)
@@ -56,7 +79,8 @@ def chosen_captions(data: TrainingData, rows: np.ndarray, *, seed: int, epoch: i
 
 
 def learning_rate(step: int, *, total: int, peak: float, warmup: int) -> float:
-    """Return the rate of a step: linear warm-up over at most a tenth of the run, then half a cosine down to 0."""
+    """Return the rate of a step: linear warm-up over at most a tenth of the run, then half a cosine
+    down to 0."""
     warmup = min(warmup, total // 10)
     if step < warmup:
         return peak * (step + 1) / warmup
@@ -77,23 +101,29 @@ def make_optimizer(model: Model, config: AuditConfig) -> AdamW:
     """Build AdamW; gains, biases and the logit scale have no weight decay, as in open_clip."""
     groups: dict[float, list[Tensor]] = {0.0: [], config.weight_decay: []}
     for name, parameter in model.named_parameters():
-        exempt = parameter.ndim < 2 or any(mark in name for mark in ("bn", "ln", "bias", "logit_scale"))
+        exempt = parameter.ndim < 2 or any(
+            mark in name for mark in ("bn", "ln", "bias", "logit_scale")
+        )
         if parameter.requires_grad:
             groups[0.0 if exempt else config.weight_decay].append(parameter)
     parameters = [{"params": group, "weight_decay": decay} for decay, group in groups.items()]
-    return AdamW(parameters, lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps, fused=True)
+    return AdamW(
+        parameters, lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps, fused=True
+    )
 
 
 class Contrast(torch.autograd.Function):
     """Cosine and in-batch log-probability of each true partner, both directions averaged, [n] each.
 
-    Minus the mean of the log-probabilities is open_clip's ClipLoss, with one matrix product in place of two. Both
-    `image` and `text` are unit vectors [n, dim]; the cosine has no gradient. With amp_bf16 the matrix products of the
-    gradient are in bfloat16.
+    Minus the mean of the log-probabilities is open_clip's ClipLoss, with one matrix product in
+    place of two. Both `image` and `text` are unit vectors [n, dim]; the cosine has no gradient.
+    With amp_bf16 the matrix products of the gradient are in bfloat16.
     """
 
     @staticmethod
-    def forward(ctx: Any, image: Tensor, text: Tensor, scale: Tensor, precision: str) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, image: Tensor, text: Tensor, scale: Tensor, precision: str
+    ) -> tuple[Tensor, Tensor]:
         cosines = image @ text.T
         logits = scale * cosines
         log_probability, shares = logits.diagonal().clone(), []
@@ -116,15 +146,18 @@ class Contrast(torch.autograd.Function):
         by_logit = torch.addcmul(rows * (half[:, None] / row_total), columns, half / column_total)
         by_logit.diagonal().add_(gradients[1])
         by_scale = torch.dot(by_logit.flatten(), logits.flatten()) / scale
-        products, image, text = (values.to(ctx.dtype) for values in (by_logit.mul_(scale), image, text))
+        products, image, text = (
+            values.to(ctx.dtype) for values in (by_logit.mul_(scale), image, text)
+        )
         return (products @ text).float(), (products.T @ image).float(), by_scale, None
 
 
 class HeldOutLevel:
     """The alignment level of the external pairs, and which trained pairs are ahead of it.
 
-    Every few epochs the external pairs are embedded, one view and one caption each; the level is a quantile of their
-    alignments. A trained pair is ahead if its alignment was above the level in its last training step.
+    Every few epochs the external pairs are embedded, one view and one caption each; the level is a
+    quantile of their alignments. A trained pair is ahead if its alignment was above the level in
+    its last training step.
     """
 
     def __init__(self, n_pairs: int, quantile: float, every: int) -> None:
@@ -140,10 +173,13 @@ class HeldOutLevel:
         vectors = image.float().cpu().numpy(), text.float().cpu().numpy()
         external = np.ones(len(image), dtype=bool)
         self.level = float(np.quantile(pair_terms(*vectors, external)[ALIGNMENT], self.quantile))
-        self.means = tuple(torch.from_numpy(mean.astype(np.float32)) for mean in external_means(*vectors, external))
+        self.means = tuple(
+            torch.from_numpy(mean.astype(np.float32)) for mean in external_means(*vectors, external)
+        )
 
     def compare(self, rows: np.ndarray, image: Tensor, text: Tensor) -> None:
-        """Update which pairs of a batch are ahead, from their unit vectors in this step, [n, dim] each."""
+        """Update which pairs of a batch are ahead, from their unit vectors in this step, [n, dim]
+        each."""
         if math.isinf(self.level):
             return
         image_mean, text_mean = (mean.to(image.device) for mean in self.means)
@@ -155,12 +191,21 @@ class Trainer:
     """Runs the steps of one member."""
 
     def __init__(
-        self, model: Model, data: TrainingData, config: AuditConfig, views: Views, *, seed: int, device: str
+        self,
+        model: Model,
+        data: TrainingData,
+        config: AuditConfig,
+        views: Views,
+        *,
+        seed: int,
+        device: str,
     ) -> None:
         self.model, self.data, self.config, self.views = model, data, config, views
         self.seed, self.device = seed, device
         self.cut = can_cut_text(model)
-        self.generator = torch.cuda.default_generators[0] if device == "cuda" else torch.default_generator
+        self.generator = (
+            torch.cuda.default_generators[0] if device == "cuda" else torch.default_generator
+        )
         self.optimizer = make_optimizer(model, config)
         self.batches = math.ceil(len(data.rows) / config.batch_size)
         self.schedule = config.epochs * self.batches  # steps until the learning rate is 0
@@ -176,16 +221,21 @@ class Trainer:
             for mitigation in self.mitigations:
                 mitigation.start(model, data.tokens)
             if any(getattr(config, name) for name in ADAPTIVE):
-                self.held_out = HeldOutLevel(len(data.keys), config.adaptive_quantile, config.adaptive_every)
+                self.held_out = HeldOutLevel(
+                    len(data.keys), config.adaptive_quantile, config.adaptive_every
+                )
 
     def batch(self, rows: np.ndarray, epoch: int) -> Batch:
         """Draw a caption for each pair, and return the batch as mitigations read it."""
-        captions = chosen_captions(self.data, rows, seed=self.seed, epoch=epoch, first=self.config.train_captions)
+        captions = chosen_captions(
+            self.data, rows, seed=self.seed, epoch=epoch, first=self.config.train_captions
+        )
         ahead = None if self.held_out is None else self.held_out.ahead[rows]
         return Batch(self.data.keys[rows], epoch, self.seed, captions, ahead)
 
     def inputs(self, batch: Batch, pixels: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Return the views and captions of a batch: images [n, 3, size, size], tokens [n, context_length]."""
+        """Return the views and captions of a batch: images [n, 3, size, size], tokens [n,
+        context_length]."""
         images = self.views.training_images(pixels, batch.keys, batch.epoch, self.device)
         tokens = self.data.tokens[batch.captions]
         for mitigation in self.mitigations:
@@ -196,12 +246,17 @@ class Trainer:
         """Train on one batch, write its pairs into the trajectory, and return the loss."""
         epoch = self.done // self.batches
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.done, total=self.schedule, peak=self.config.lr, warmup=self.config.warmup)
+            group["lr"] = learning_rate(
+                self.done, total=self.schedule, peak=self.config.lr, warmup=self.config.warmup
+            )
         # Dropout inside a tower must not depend on the step a run resumes at.
         self.generator.manual_seed((self.seed * 1_000_003 + self.done) % 2**63)
         loss, cosine, log_probability = self.forward_loss(rows, epoch, pixels)
         if not torch.isfinite(loss):
-            raise InputError(f"the loss is {loss.item()} at step {self.done}: try a lower --lr or --precision fp32")
+            raise InputError(
+                f"the loss is {loss.item()} at step {self.done}: try a lower --lr or "
+                "--precision fp32"
+            )
         loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -212,8 +267,11 @@ class Trainer:
         self.done += 1
         return loss.item()
 
-    def forward_loss(self, rows: np.ndarray, epoch: int, pixels: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
-        """Return a batch's loss (which mitigations change), and each pair's own cosine and log-probability, [n]."""
+    def forward_loss(
+        self, rows: np.ndarray, epoch: int, pixels: np.ndarray
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return a batch's loss (which mitigations change), and each pair's own cosine and
+        log-probability, [n]."""
         batch = self.batch(rows, epoch)
         images, tokens = self.inputs(batch, pixels)
         with autocast(self.config.precision, self.device):
@@ -247,7 +305,8 @@ class Trainer:
 
     @torch.no_grad()
     def measure_held_out(self, held_out: HeldOutLevel, epoch: int) -> None:
-        """Set the held-out level from one view and one caption of each external pair, drawn as in this epoch."""
+        """Set the held-out level from one view and one caption of each external pair, drawn as in
+        this epoch."""
         external = self.data.external
         if not len(external):
             return
@@ -265,9 +324,16 @@ class Trainer:
         """Run all remaining steps, one per iteration."""
         while self.done < self.total:
             epoch, first = divmod(self.done, self.batches)
-            if self.held_out is not None and epoch and not first and epoch % self.held_out.every == 0:
+            if (
+                self.held_out is not None
+                and epoch
+                and not first
+                and epoch % self.held_out.every == 0
+            ):
                 self.measure_held_out(self.held_out, epoch)
-            batches = epoch_batches(self.data, seed=self.seed, epoch=epoch, batch_size=self.config.batch_size)
+            batches = epoch_batches(
+                self.data, seed=self.seed, epoch=epoch, batch_size=self.config.batch_size
+            )
             for rows, pixels in read_ahead(self.data.pixels, batches[first:]):
                 self.step(rows, pixels)
                 yield
@@ -301,7 +367,8 @@ class Trainer:
             "seconds": self.seconds,
             "trajectory": torch.from_numpy(self.trajectory),
             "sums": self.sums.tolist(),
-            "held_out": held_out and (torch.from_numpy(held_out.ahead), held_out.level, held_out.means),
+            "held_out": held_out
+            and (torch.from_numpy(held_out.ahead), held_out.level, held_out.means),
         }
         save_atomically(state, folder / STATE)
 
@@ -309,20 +376,28 @@ class Trainer:
         """Load the last saved state, if it exists and can be read."""
         try:
             state = torch.load(folder / STATE, map_location=self.device, weights_only=True)
-        except Exception as error:  # no file, or a broken one: torch, pickle and zip each raise their own kinds
+        except (
+            Exception
+        ) as error:  # no file, or a broken one: torch, pickle and zip each raise their own kinds
             if shortage(error):
                 raise
             return
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.done, self.seconds, self.sums = state["step"], state["seconds"], np.array(state["sums"])
+        self.done, self.seconds, self.sums = (
+            state["step"],
+            state["seconds"],
+            np.array(state["sums"]),
+        )
         self.trajectory = state["trajectory"].cpu().numpy()
         if self.held_out is not None:
             ahead, self.held_out.level, means = state["held_out"]
             self.held_out.ahead, self.held_out.means = ahead.cpu().numpy(), tuple(means)
 
 
-def read_ahead(pixels: PixelSource, batches: list[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def read_ahead(
+    pixels: PixelSource, batches: list[np.ndarray]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield each batch with its pixels while a thread reads the next."""
     with ThreadPoolExecutor(1) as pool:
         ahead = [pool.submit(pixels.gather, rows) for rows in batches[:1]]
@@ -332,8 +407,11 @@ def read_ahead(pixels: PixelSource, batches: list[np.ndarray]) -> Iterator[tuple
             yield rows, ready
 
 
-def train(trainer: Trainer, folder: Path, *, after_epoch: Callable[[int], None] | None = None) -> None:
-    """Train a member and write checkpoint.pt, trajectory.npy and log.jsonl; `after_epoch` may not change the model."""
+def train(
+    trainer: Trainer, folder: Path, *, after_epoch: Callable[[int], None] | None = None
+) -> None:
+    """Train a member and write checkpoint.pt, trajectory.npy and log.jsonl; `after_epoch` may not
+    change the model."""
     trainer.resume(folder)
     _truncate_log(folder / LOG, trainer.done)
     began = time.monotonic() - trainer.seconds

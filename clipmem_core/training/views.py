@@ -23,17 +23,23 @@ class TrainingData:
     """The pairs of a member. Rows are those of the pair table."""
 
     pixels: "PixelSource"  # stored pictures by row, or the features of a locked tower
-    tokens: np.ndarray  # int32 [n_captions, context_length]; float16 [n_captions, width] if the text tower is locked
-    caption_start: np.ndarray  # int64 [n_pairs + 1]: captions of pair i are rows start[i] … start[i + 1] - 1
+    tokens: (
+        np.ndarray
+    )  # int32 [n_captions, context_length]; float16 [n_captions, width] if the text tower is locked
+    caption_start: (
+        np.ndarray
+    )  # int64 [n_pairs + 1]: captions of pair i are rows start[i] … start[i + 1] - 1
     keys: np.ndarray  # uint64 [n_pairs], seeds of the random draws
     rows: np.ndarray  # int64 [n_trained], the pairs this member trains on, ascending
-    # int64 [n_external], pairs that no member trains on; adaptive mitigations compare trained pairs with them
+    # int64 [n_external], pairs that no member trains on; adaptive mitigations compare trained pairs
+    # with them
     external: np.ndarray = field(default_factory=lambda: np.array([], dtype=np.int64))
 
 
 @dataclass(frozen=True)
 class ViewMaker:
-    """Random resized crops: area in [crop_scale, 1], aspect log-uniform; mitigations change training views only."""
+    """Random resized crops: area in [crop_scale, 1], aspect log-uniform; mitigations change
+    training views only."""
 
     image_size: int
     crop_scale: float
@@ -43,7 +49,8 @@ class ViewMaker:
     mitigations: Sequence[Mitigation] = ()
 
     def boxes(self, keys: np.ndarray, turn: int) -> np.ndarray:
-        """Draw a box a pair for an epoch or evaluation view: x, y, width, height as shares of the picture, [n, 4]."""
+        """Draw a box a pair for an epoch or evaluation view: x, y, width, height as shares of the
+        picture, [n, 4]."""
         if self.crop_scale >= 1:
             return np.tile([0.0, 0.0, 1.0, 1.0], (len(keys), 1))
         draws = uniforms(keys, 4, self.seed, VIEW, turn)
@@ -51,37 +58,58 @@ class ViewMaker:
         aspect = np.exp(np.log(ASPECT[0]) + np.log(ASPECT[1] / ASPECT[0]) * draws[:, 1])
         width = np.minimum(np.sqrt(area * aspect), 1)
         height = np.minimum(np.sqrt(area / aspect), 1)
-        return np.stack([draws[:, 2] * (1 - width), draws[:, 3] * (1 - height), width, height], axis=1)
+        return np.stack(
+            [draws[:, 2] * (1 - width), draws[:, 3] * (1 - height), width, height], axis=1
+        )
 
-    def training_images(self, pixels: np.ndarray, keys: np.ndarray, epoch: int, device: str = "cpu") -> Tensor:
-        """Draw a view of uint8 pixels [n, size, size, 3] for an epoch: float32 [n, 3, image_size, image_size]."""
-        return self.images(pixels, self.boxes(keys, epoch), device, batch=Batch(keys, epoch, self.seed))
+    def training_images(
+        self, pixels: np.ndarray, keys: np.ndarray, epoch: int, device: str = "cpu"
+    ) -> Tensor:
+        """Draw a view of uint8 pixels [n, size, size, 3] for an epoch: float32 [n, 3, image_size,
+        image_size]."""
+        return self.images(
+            pixels, self.boxes(keys, epoch), device, batch=Batch(keys, epoch, self.seed)
+        )
 
-    def evaluation_images(self, pixels: np.ndarray, keys: np.ndarray, view: int, device: str = "cpu") -> Tensor:
+    def evaluation_images(
+        self, pixels: np.ndarray, keys: np.ndarray, view: int, device: str = "cpu"
+    ) -> Tensor:
         """Draw an evaluation view, as `training_images` without mitigations."""
         return self.images(pixels, self.boxes(keys, view), device)
 
     def images(
-        self, pixels: np.ndarray, boxes: np.ndarray, device: str = "cpu", *, batch: Batch | None = None
+        self,
+        pixels: np.ndarray,
+        boxes: np.ndarray,
+        device: str = "cpu",
+        *,
+        batch: Batch | None = None,
     ) -> Tensor:
-        """Cut boxes [n, 4] out of pixels; with `batch` they are training views, which mitigations change."""
+        """Cut boxes [n, 4] out of pixels; with `batch` they are training views, which mitigations
+        change."""
         stored = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float()
         theta = np.zeros((len(boxes), 2, 3), dtype=np.float32)
         theta[:, 0, 0], theta[:, 1, 1] = boxes[:, 2], boxes[:, 3]
         theta[:, :, 2] = 2 * (boxes[:, :2] + boxes[:, 2:] / 2) - 1  # the centre
         size = [len(boxes), 3, self.image_size, self.image_size]
         grid = F.affine_grid(torch.from_numpy(theta).to(device), size, align_corners=False)
-        images = F.grid_sample(stored, grid, mode="bilinear", padding_mode="border", align_corners=False)
+        images = F.grid_sample(
+            stored, grid, mode="bilinear", padding_mode="border", align_corners=False
+        )
         if batch is not None:
             for mitigation in self.mitigations:
                 images = mitigation.images(images, batch)
-        mean, std = (torch.tensor(value, device=device).view(1, 3, 1, 1) * 255 for value in (self.mean, self.std))
+        mean, std = (
+            torch.tensor(value, device=device).view(1, 3, 1, 1) * 255
+            for value in (self.mean, self.std)
+        )
         return (images - mean) / std
 
 
 @dataclass(frozen=True, eq=False)
 class FeatureRows:
-    """Features of pictures in place of their pixels: float16 [n_pairs, width], may be a memory map."""
+    """Features of pictures in place of their pixels: float16 [n_pairs, width], may be a memory
+    map."""
 
     values: np.ndarray
 
@@ -91,20 +119,27 @@ class FeatureRows:
 
 
 class FeatureViews:
-    """Views of features: dropout to the mean in training views, with one of `MASKS` masks; none in evaluation views."""
+    """Views of features: dropout to the mean in training views, with one of `MASKS` masks; none in
+    evaluation views."""
 
     def __init__(self, mean: Tensor, seed: int) -> None:
         self.mean, self.seed = mean, seed
         drawn = np.random.default_rng([seed, VIEW]).random((MASKS, len(mean)), dtype=np.float32)
         self.masks = torch.from_numpy((drawn >= DROPOUT) / np.float32(1 - DROPOUT))
 
-    def training_images(self, features: np.ndarray, keys: np.ndarray, epoch: int, device: str = "cpu") -> Tensor:
+    def training_images(
+        self, features: np.ndarray, keys: np.ndarray, epoch: int, device: str = "cpu"
+    ) -> Tensor:
         """Return a view of features [n, width] for an epoch, float32 [n, width]."""
         chosen = hashed(keys, self.seed, VIEW, epoch) % np.uint64(MASKS)
         masks = self.masks[torch.from_numpy(chosen.astype(np.int64))].to(device)
-        return torch.addcmul(self.mean, self.evaluation_images(features, keys, 0, device) - self.mean, masks)
+        return torch.addcmul(
+            self.mean, self.evaluation_images(features, keys, 0, device) - self.mean, masks
+        )
 
-    def evaluation_images(self, features: np.ndarray, keys: np.ndarray, view: int, device: str = "cpu") -> Tensor:
+    def evaluation_images(
+        self, features: np.ndarray, keys: np.ndarray, view: int, device: str = "cpu"
+    ) -> Tensor:
         """Return features unchanged, float32 [n, width]."""
         return torch.from_numpy(features).to(device).float()
 

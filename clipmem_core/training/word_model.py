@@ -1,6 +1,8 @@
-"""The word model: predicts each word of a caption from the picture, the caption's other words and the other captions.
+"""The word model: predicts each word of a caption from the picture, the caption's other words and
+the other captions.
 
-Two models share the work: each is trained on half of the pairs and predicts the words of the others.
+Two models share the work: each is trained on half of the pairs and predicts the words of the
+others.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -21,14 +23,17 @@ WINDOW = 3  # words to each side that are read in order; of the others only the 
 EMBEDDING, VECTOR, HIDDEN, PICTURE, OUTPUT, HEADS = 64, 128, 320, 192, 128, 4
 LONGEST = 128  # words that are read together: those of one pair, or a part of them
 BATCH = 32  # pairs
-TRAINED = 1_600_000  # words that a model is trained on, repeats included: more epochs for a smaller set,
+TRAINED = (
+    1_600_000  # words that a model is trained on, repeats included: more epochs for a smaller set,
+)
 FEWEST_EPOCHS, MOST_EPOCHS = 0.25, 10  # within these
 PREDICTED = 3_000  # words that are predicted at a time, in at least 2 * BATCH blocks
 RATE, DECAY, WARMUP = 2e-3, 0.02, 0.1
 DROPPED_WORDS, DROPPED_PICTURE = 0.2, 0.4
 WITHOUT_CAPTIONS = 0.5  # share of training steps in which the pairs' other captions are hidden
 RARE = 5e-3  # words more frequent than this are trained less often, as in word2vec
-SAMPLED = 500  # words beside those of a batch that a step of training compares with, drawn from the vocabulary
+# words beside those of a batch that a step of training compares with, drawn from the vocabulary
+SAMPLED = 500
 MULTIPLE = 32  # a step predicts a multiple of 32 words: in bf16, products of new shapes are slow
 BETTER = 5  # likelier words of each word
 SAVED = 300  # steps between two states on disk
@@ -48,15 +53,17 @@ class Block(NamedTuple):
 class Predictions(NamedTuple):
     """The predictions of both models for each word of a data set."""
 
-    alone: np.ndarray  # log-probabilities given picture and caption, float32 [n_words, 2]; NaN if not predicted
+    alone: (
+        np.ndarray
+    )  # log-probabilities given picture and caption, float32 [n_words, 2]; NaN if not predicted
     together: np.ndarray  # given the pair's other captions too
     better: np.ndarray  # numbers of the likeliest words, uint16 [n_words, BETTER]
     better_probability: np.ndarray  # float16 [n_words, BETTER]
 
     @classmethod
     def empty(cls, n: int) -> "Predictions":
-        """Return predictions of n words, none of which is predicted yet. The two log-probabilities of a word are its
-        own and that of the word it is compared with (`changed_words`)."""
+        """Return predictions of n words, none of which is predicted yet. The two log-probabilities
+        of a word are its own and that of the word it is compared with (`changed_words`)."""
         missing, shape = np.full((n, 2), np.nan, np.float32), (n, BETTER)
         return cls(missing, missing.copy(), np.zeros(shape, np.uint16), np.zeros(shape, np.float16))
 
@@ -64,8 +71,11 @@ class Predictions(NamedTuple):
 class WordModel(nn.Module):
     """Scores of every predicted word at a place of a caption."""
 
-    def __init__(self, vocabulary_size: int, pictures: np.ndarray, vectors: Tensor | None, precision: str) -> None:
-        """Create a model for features of pictures, [n_pairs, width], and vectors of all words that are read, if any."""
+    def __init__(
+        self, vocabulary_size: int, pictures: np.ndarray, vectors: Tensor | None, precision: str
+    ) -> None:
+        """Create a model for features of pictures, [n_pairs, width], and vectors of all words that
+        are read, if any."""
         super().__init__()
         self.vocabulary_size, self.precision = vocabulary_size, precision
         sample = np.asarray(pictures[:: max(1, len(pictures) // 10_000)], np.float32)
@@ -93,38 +103,57 @@ class WordModel(nn.Module):
     def embed(self, words: Tensor) -> Tensor:
         """Return the embeddings of words, [..., EMBEDDING]; 0 for no word."""
         used, places = words.unique(return_inverse=True)
-        table = functional.embedding(used.clamp(max=self.vocabulary_size - 1), self.free.weight, padding_idx=0)
+        table = functional.embedding(
+            used.clamp(max=self.vocabulary_size - 1), self.free.weight, padding_idx=0
+        )
         table = table * (used < self.vocabulary_size)[:, None]
         if self.vectors is not None:
             table = table + self.read(self.vectors[used])
         return table[places] * (words > 0)[..., None]
 
     def forward(
-        self, block: Block, picked: Tensor, others: Sequence[bool], candidates: Tensor, added: Tensor
+        self,
+        block: Block,
+        picked: Tensor,
+        others: Sequence[bool],
+        candidates: Tensor,
+        added: Tensor,
     ) -> list[Tensor]:
-        """Return the logits of the candidates at the picked words, [n_picked, n_candidates], for each of `others`.
+        """Return the logits of the candidates at the picked words, [n_picked, n_candidates], for
+        each of `others`.
 
         Args:
             block: words with their captions and pictures.
             picked: the words to predict, as places in the flattened block, [n_picked].
             others: whether the pairs' other captions are read.
-            candidates: the words that compete, in order, with 0 and all words of the block among them.
+            candidates: the words that compete, in order, with 0 and all words of the block among
+                them.
             added: to the logit of each candidate, [n_candidates].
         """
         words, caption = block.words, block.caption
         n_blocks, n = words.shape
-        table = functional.pad(self.embed(words).flatten(0, 1), (0, 0, 0, 1))  # the last row is no word
+        table = functional.pad(
+            self.embed(words).flatten(0, 1), (0, 0, 0, 1)
+        )  # the last row is no word
         # The places of the words around each word in its caption, [n_blocks * n, 2 * WINDOW].
         place = torch.arange(n)[:, None] + torch.tensor([*range(-WINDOW, 0), *range(1, WINDOW + 1)])
-        inside = (place >= 0) & (place < n) & (caption[:, place.clamp(0, n - 1)] == caption[..., None])
-        around = torch.where(inside, n * torch.arange(n_blocks)[:, None, None] + place, n_blocks * n).flatten(0, 1)
+        inside = (
+            (place >= 0) & (place < n) & (caption[:, place.clamp(0, n - 1)] == caption[..., None])
+        )
+        around = torch.where(
+            inside, n * torch.arange(n_blocks)[:, None, None] + place, n_blocks * n
+        ).flatten(0, 1)
         # Sums over each caption, whose group is its number within the batch.
         most = int(caption.max()) + 1
         group = (caption + most * torch.arange(n_blocks)[:, None]).flatten()
         sums = table.new_zeros(n_blocks * most, EMBEDDING).index_add(0, group, table[:-1])
         counts = table.new_zeros(n_blocks * most).index_add(0, group, torch.ones(len(group)))
-        rest = (sums[group[picked]] - table[picked]) / (counts[group[picked]] - 1).clamp(min=1)[:, None]
-        context = self.dropout(torch.cat([table[around[picked]].flatten(1), rest], 1), DROPPED_WORDS)
+        rest = (sums[group[picked]] - table[picked]) / (counts[group[picked]] - 1).clamp(min=1)[
+            :, None
+        ]
+        context = self.dropout(
+            torch.cat([table[around[picked]].flatten(1), rest], 1), DROPPED_WORDS
+        )
         picture = functional.relu(self.picture((block.picture - self.centre) / self.spread))
         picture = self.dropout(picture, DROPPED_PICTURE)[picked // n]
         hidden = functional.relu(self.first(torch.cat([context, picture], 1)))
@@ -134,23 +163,33 @@ class WordModel(nn.Module):
         added = added + self.out.bias[candidates]
         logits = []
         for others_read in others:
-            attended = self._attend(hidden, table, around, block, picked) if others_read else torch.zeros(1, OUTPUT)
+            attended = (
+                self._attend(hidden, table, around, block, picked)
+                if others_read
+                else torch.zeros(1, OUTPUT)
+            )
             answer = hidden + self.attended(self.dropout(attended, DROPPED_WORDS))
             answer = functional.relu(answer + self.second(functional.relu(answer)))
             output = self.last(self.dropout(answer, DROPPED_WORDS))
             logits.append(functional.linear(output, weight).float() + added)
             if others_read:
                 n_captions = (counts.view(n_blocks, most)[:, 1:] > 0).sum(1)
-                read = torch.searchsorted(candidates, torch.where(words < self.vocabulary_size, words, 0))[picked // n]
+                read = torch.searchsorted(
+                    candidates, torch.where(words < self.vocabulary_size, words, 0)
+                )[picked // n]
                 logits[-1].scatter_add_(1, read, self._copied(answer, block, picked, n_captions))
         return logits
 
-    def _attend(self, hidden: Tensor, table: Tensor, around: Tensor, block: Block, picked: Tensor) -> Tensor:
+    def _attend(
+        self, hidden: Tensor, table: Tensor, around: Tensor, block: Block, picked: Tensor
+    ) -> Tensor:
         """Attend to the words of the pair's other captions, [n_picked, OUTPUT]."""
         beside = table[around[:, WINDOW - 1]], table[:-1], table[around[:, WINDOW]]
         key, value = self.key(torch.cat(beside, -1)), self.value(table[:-1])
         query = torch.zeros_like(key).index_copy(0, picked, self.query(hidden))
-        query, key, value = (part.view(*block.words.shape, HEADS, -1).transpose(1, 2) for part in (query, key, value))
+        query, key, value = (
+            part.view(*block.words.shape, HEADS, -1).transpose(1, 2) for part in (query, key, value)
+        )
         scores = (query @ key.transpose(2, 3)).float() * key.shape[-1] ** -0.5
         scores = scores.masked_fill(~_in_others(block)[:, None], -torch.inf)
         # The first place stands for no word, where there is no other caption.
@@ -158,7 +197,8 @@ class WordModel(nn.Module):
         return attended.transpose(1, 2).flatten(0, 1).flatten(1)[picked]
 
     def _copied(self, answer: Tensor, block: Block, picked: Tensor, n_captions: Tensor) -> Tensor:
-        """Return what the logit of each word of the pair gains if other captions have it too, [n_picked, n].
+        """Return what the logit of each word of the pair gains if other captions have it too,
+        [n_picked, n].
 
         Two parts: for a word that any other caption has, and for the share of captions that has it.
         """
@@ -168,10 +208,14 @@ class WordModel(nn.Module):
         any_other = others / (others @ equal).clamp(min=1)
         share = others / (in_caption * (n_captions - 1).clamp(min=1)[:, None]).clamp(min=1)[:, None]
         gate = self.copied(answer).float()
-        return gate[:, :1] * any_other.flatten(0, 1)[picked] + gate[:, 1:] * share.flatten(0, 1)[picked]
+        return (
+            gate[:, :1] * any_other.flatten(0, 1)[picked]
+            + gate[:, 1:] * share.flatten(0, 1)[picked]
+        )
 
     def dropout(self, values: Tensor, share: float) -> Tensor:
-        """Set a share of values to 0 in training, rounded to 1/256: torch's own takes several times as long."""
+        """Set a share of values to 0 in training, rounded to 1/256: torch's own takes several times
+        as long."""
         if not self.training:
             return values
         drawn = torch.empty(-(-values.numel() // 8), dtype=torch.int64).random_(-(2**63), None)
@@ -186,7 +230,8 @@ def _in_others(block: Block) -> Tensor:
 
 
 def word_vectors(features: np.ndarray) -> Tensor:
-    """Return vectors of all words that are read: a text tower's features of them, reduced to VECTOR dimensions."""
+    """Return vectors of all words that are read: a text tower's features of them, reduced to VECTOR
+    dimensions."""
     vectors = np.asarray(features, np.float32)
     reduced = PCA(min(VECTOR, *vectors.shape), random_state=0).fit_transform(vectors)
     table = np.zeros((len(vectors) + 2, VECTOR), np.float32)
@@ -195,7 +240,8 @@ def word_vectors(features: np.ndarray) -> Tensor:
 
 
 def blocks(words: Words, pictures: np.ndarray, pairs: np.ndarray, *, size: int) -> Iterator[Block]:
-    """Yield the words of some pairs, in their order, `size` blocks at a time; a pair with many words fills several."""
+    """Yield the words of some pairs, in their order, `size` blocks at a time; a pair with many
+    words fills several."""
     start = words.caption_start[words.pair_start]
     lengths = start[pairs + 1] - start[pairs]
     n_parts = -(-lengths // LONGEST)
@@ -212,7 +258,9 @@ def blocks(words: Words, pictures: np.ndarray, pairs: np.ndarray, *, size: int) 
         number = np.searchsorted(words.caption_start, place, side="right")
         caption = np.where(place < 0, 0, number - number[:, :1] + 1)
         picture = torch.from_numpy(np.asarray(pictures[owner[rows]], np.float32))
-        yield Block(torch.from_numpy(ids.astype(np.int64)), torch.from_numpy(caption), picture, place)
+        yield Block(
+            torch.from_numpy(ids.astype(np.int64)), torch.from_numpy(caption), picture, place
+        )
 
 
 def trained_share(words: Words) -> np.ndarray:
@@ -236,21 +284,25 @@ def fit(
 ) -> WordModel:
     """Train a model on some pairs. A killed training resumes from the file `state`.
 
-    The softmax of a step is over the words of the batch and a sample of the others, each with the weight of all that
-    it stands for.
+    The softmax of a step is over the words of the batch and a sample of the others, each with the
+    weight of all that it stands for.
     """
     torch.manual_seed(seed)
     share = trained_share(words)
     model = WordModel(words.vocabulary_size, pictures, vectors, precision)
     bias = np.log(np.maximum(words.frequency * share, 1e-9))
-    model.out.bias.data = torch.from_numpy(np.where(np.arange(words.vocabulary_size) < 2, -1e4, bias)).float()
+    model.out.bias.data = torch.from_numpy(
+        np.where(np.arange(words.vocabulary_size) < 2, -1e4, bias)
+    ).float()
     start = words.caption_start[words.pair_start]
     n_words = max(1, int((start[pairs + 1] - start[pairs]).sum()))
     per_epoch = -(-len(pairs) // BATCH)
     epochs = np.clip(TRAINED / n_words, FEWEST_EPOCHS, MOST_EPOCHS)
     steps = max(1, round(per_epoch * epochs))
     optimizer = AdamW(model.parameters(), lr=RATE, weight_decay=DECAY, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps + 1, pct_start=WARMUP)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, RATE, total_steps=steps + 1, pct_start=WARMUP
+    )
     parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "schedule": schedule}
     first = 0
     if state is not None and state.is_file():
@@ -266,16 +318,25 @@ def fit(
         at = step % per_epoch * BATCH
         for block in blocks(words, pictures, order[at : at + BATCH], size=2 * BATCH):
             ids = np.minimum(block.words.numpy(), words.vocabulary_size)
-            picked = torch.from_numpy(np.flatnonzero(rng.random(ids.shape) < np.append(share, 0.0)[ids]))
+            picked = torch.from_numpy(
+                np.flatnonzero(rng.random(ids.shape) < np.append(share, 0.0)[ids])
+            )
             picked = picked[: len(picked) // MULTIPLE * MULTIPLE or None]
             others = rng.random() >= WITHOUT_CAPTIONS
             if len(picked):
                 read = np.unique(np.append(ids[ids < words.vocabulary_size], 0))
                 rest = np.setdiff1d(np.arange(2, words.vocabulary_size), read, assume_unique=True)
-                sampled = rng.choice(rest, min(SAMPLED + -len(read) % MULTIPLE, len(rest)), replace=False)
+                sampled = rng.choice(
+                    rest, min(SAMPLED + -len(read) % MULTIPLE, len(rest)), replace=False
+                )
                 drawn = np.sort(np.concatenate([read, sampled]))
-                stands_for = np.where(np.isin(drawn, sampled), len(rest) / max(len(sampled), 1), 1.0)
-                candidates, added = torch.from_numpy(drawn), torch.from_numpy(np.log(stands_for)).float()
+                stands_for = np.where(
+                    np.isin(drawn, sampled), len(rest) / max(len(sampled), 1), 1.0
+                )
+                candidates, added = (
+                    torch.from_numpy(drawn),
+                    torch.from_numpy(np.log(stands_for)).float(),
+                )
                 target = torch.searchsorted(candidates, block.words.flatten()[picked])
                 with autocast(precision, "cpu"):
                     logits = model(block, picked, [others], candidates, added)[0]
@@ -287,7 +348,10 @@ def fit(
         schedule.step()
         progress((step + 1) / steps)
         if state is not None and ((step + 1) % SAVED == 0 or step + 1 == steps):
-            save_atomically({name: part.state_dict() for name, part in parts.items()} | {"step": step + 1}, state)
+            save_atomically(
+                {name: part.state_dict() for name, part in parts.items()} | {"step": step + 1},
+                state,
+            )
     return model.eval()
 
 
@@ -303,7 +367,8 @@ def predict(
 ) -> None:
     """Write the predictions of the words of some pairs.
 
-    `changed` has a word to compare each with, [n_words]; −1 for a word that is read, but not predicted.
+    `changed` has a word to compare each with, [n_words]; −1 for a word that is read, but not
+    predicted.
     """
     untrained = torch.from_numpy(-np.log(np.maximum(trained_share(words), 1e-9))).float()
     untrained[:2] = -torch.inf
@@ -315,8 +380,12 @@ def predict(
         predicted &= torch.from_numpy(changed[block.place] >= 0)
         place, picked = block.place[predicted.numpy()], predicted.flatten().nonzero()[:, 0]
         if len(place):
-            ids = torch.stack([block.words[predicted], torch.from_numpy(changed[place].astype(np.int64))], 1)
-            others = [False, True][: min(2, int(block.caption.max()))]  # one caption: there are no others
+            ids = torch.stack(
+                [block.words[predicted], torch.from_numpy(changed[place].astype(np.int64))], 1
+            )
+            others = [False, True][
+                : min(2, int(block.caption.max()))
+            ]  # one caption: there are no others
             with autocast(model.precision, "cpu"):
                 logits = model(block, picked, others, candidates, untrained)
             for values, by_word in ((into.alone, logits[0]), (into.together, logits[-1])):
@@ -324,6 +393,8 @@ def predict(
                 values[place] = (by_word.gather(1, ids) - all_words).numpy()
             top = by_word.topk(min(BETTER, words.vocabulary_size - 2), dim=-1)
             into.better[place, : top.indices.shape[1]] = top.indices.numpy()
-            into.better_probability[place, : top.indices.shape[1]] = (top.values - all_words).exp().numpy()
+            into.better_probability[place, : top.indices.shape[1]] = (
+                (top.values - all_words).exp().numpy()
+            )
         done += int((block.place >= 0).sum())
         progress(done / n_words)

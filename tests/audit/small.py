@@ -1,4 +1,5 @@
-"""Two small audits of the synthetic set, one in each protocol, and their scores recomputed by slow loops."""
+"""Two small audits of the synthetic set, one in each protocol, and their scores recomputed by slow
+loops."""
 
 import os
 import shlex
@@ -21,9 +22,11 @@ from clipmem_core.cli import parse
 from clipmem_core.config import AuditConfig
 
 ROOT = Path(__file__).parents[2]
-# One caption a pair and no crops: few epochs are enough to memorize pairs, and every number can be recomputed.
+# One caption a pair and no crops: few epochs are enough to memorize pairs, and every number can be
+# recomputed.
 PAPER = shlex.split(
-    "--preset tiny --protocol paper --scenes-pairs 400 --captions 1 --crop-scale 1 --epochs 24 --batch-size 32 "
+    "--preset tiny --protocol paper --scenes-pairs 400 --captions 1 --crop-scale 1 --epochs 24 "
+    "--batch-size 32 "
     "--precision fp32 --threads 1"
 )
 LOCKED = shlex.split("--scenes-pairs 330 --folds 4 --members 8 --batch-size 64 --threads 1")
@@ -55,7 +58,8 @@ def in_process(tasks: Sequence[Task], *, at_once: int = 1) -> TaskEvents:
 
 
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
-    """Have a data folder made by the first process of a test run that asks for it; nobody may change it."""
+    """Have a data folder made by the first process of a test run that asks for it; nobody may
+    change it."""
     base = factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
     with filelock.FileLock(f"{folder}.lock"), pytest.MonkeyPatch.context() as patch:
@@ -78,7 +82,8 @@ def vectors(path: Path) -> np.ndarray:
     return index.reconstruct_n(0, index.ntotal).astype(np.float64)
 
 
-# As `python -m clipmem_core`, but with Ctrl-C as in a terminal: where tests run in the background it is ignored.
+# As `python -m clipmem_core`, but with Ctrl-C as in a terminal: where tests run in the background
+# it is ignored.
 START = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -108,7 +113,9 @@ def with_drawn_set(data: Path, made: Path) -> Path:
 
 
 def embeddings(audit: Audit, member: str) -> tuple[np.ndarray, np.ndarray]:
-    return vectors(audit.member(member) / "image.faiss"), vectors(audit.member(member) / "text.faiss")
+    return vectors(audit.member(member) / "image.faiss"), vectors(
+        audit.member(member) / "text.faiss"
+    )
 
 
 def aligned(image: np.ndarray, text: np.ndarray, external: np.ndarray) -> dict[str, np.ndarray]:

@@ -30,7 +30,9 @@ from tests.conftest import Made
         ("pair_id,f-0\na,maybe\n", "column 'f-0'"),
     ],
 )
-def test_a_membership_file_that_cannot_be_used_is_one_line(text: str, message: str, tmp_path: Path) -> None:
+def test_a_membership_file_that_cannot_be_used_is_one_line(
+    text: str, message: str, tmp_path: Path
+) -> None:
     (tmp_path / "m.csv").write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match=f"--membership '.*m.csv':? {message}"):
         read_membership(tmp_path / "m.csv")
@@ -38,13 +40,27 @@ def test_a_membership_file_that_cannot_be_used_is_one_line(text: str, message: s
 
 def test_groups_follow_from_who_saw_what() -> None:
     paper = np.array([[1, 1, 0, 0], [1, 0, 1, 0]], dtype=bool)
-    assert derive_groups(paper, ["f-0", "g-0"]).tolist() == ["shared", "candidate", "independent", "external"]
+    assert derive_groups(paper, ["f-0", "g-0"]).tolist() == [
+        "shared",
+        "candidate",
+        "independent",
+        "external",
+    ]
     ensemble = np.array([[1, 0, 1, 0], [0, 1, 1, 0]], dtype=bool)
-    assert derive_groups(ensemble, ["r0-f0", "r0-f1"]).tolist() == ["scored", "scored", "shared", "external"]
+    assert derive_groups(ensemble, ["r0-f0", "r0-f1"]).tolist() == [
+        "scored",
+        "scored",
+        "shared",
+        "external",
+    ]
 
 
 def membership(**columns: Any) -> pd.DataFrame:
-    rows = {"pair_id": ["d", "c", "b", "a", "x"], "f-0": [0, 0, 0, 1, 1], "g-0": [0, 0, 1, 0, 1]} | columns
+    rows = {
+        "pair_id": ["d", "c", "b", "a", "x"],
+        "f-0": [0, 0, 0, 1, 1],
+        "g-0": [0, 0, 1, 0, 1],
+    } | columns
     return pd.DataFrame(rows).astype({"f-0": bool, "g-0": bool})
 
 
@@ -75,14 +91,20 @@ def files(made: Made, data: Path) -> list[str]:
 
 def score(files: list[str], screen: Silent | None = None) -> Audit:
     options = {"membership": str(Path(files[0]).with_name("membership.csv")), "checkpoints": files}
-    return score_checkpoints("scenes", config_of(PAPER), name="scored", screen=screen or Silent(), **options)
+    return score_checkpoints(
+        "scenes", config_of(PAPER), name="scored", screen=screen or Silent(), **options
+    )
 
 
-def test_checkpoints_score_as_they_did_where_they_were_trained(files: list[str], made: Made) -> None:
+def test_checkpoints_score_as_they_did_where_they_were_trained(
+    files: list[str], made: Made
+) -> None:
     audit = score(files)
     missing = ["misfit", "learned"]
     derived = [*missing, "p_wrong", "suspicion", "review_place"]
-    pd.testing.assert_frame_equal(audit.scores.drop(columns=derived), made.paper.scores.drop(columns=derived))
+    pd.testing.assert_frame_equal(
+        audit.scores.drop(columns=derived), made.paper.scores.drop(columns=derived)
+    )
     assert audit.scores[missing].isna().all(axis=None)
     pd.testing.assert_frame_equal(audit.membership, made.paper.membership)
     assert "misfit" not in {row["score"] for row in audit.verdict["detection"]}
@@ -90,12 +112,16 @@ def test_checkpoints_score_as_they_did_where_they_were_trained(files: list[str],
         score(files[::-1])
 
 
-def test_a_checkpoint_with_nan_is_refused_before_a_picture_is_read(files: list[str], data: Path) -> None:
+def test_a_checkpoint_with_nan_is_refused_before_a_picture_is_read(
+    files: list[str], data: Path
+) -> None:
     saved = torch.load(files[1], weights_only=True)
     saved["state_dict"]["module.visual.conv1.weight"][0, 0, 0, 0] = float("nan")
     torch.save(saved, files[1])
     screen = Silent()
-    with pytest.raises(InputError, match=r"checkpoint '.*g-0.pt' holds NaN or infinity in visual.conv1.weight"):
+    with pytest.raises(
+        InputError, match=r"checkpoint '.*g-0.pt' holds NaN or infinity in visual.conv1.weight"
+    ):
         score(files, screen)
     assert screen.lines == []
     assert not (data / "audits" / "scored").exists()
@@ -103,7 +129,9 @@ def test_a_checkpoint_with_nan_is_refused_before_a_picture_is_read(files: list[s
 
 def test_a_target_and_a_reference_give_each_pair_a_difference(files: list[str], made: Made) -> None:
     table = pd.read_parquet(
-        compare_checkpoints("scenes", config_of(PAPER), name="two", checkpoints=files, screen=Silent())
+        compare_checkpoints(
+            "scenes", config_of(PAPER), name="two", checkpoints=files, screen=Silent()
+        )
     )
     everyone = np.ones(len(table), dtype=bool)
     terms = [

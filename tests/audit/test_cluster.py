@@ -1,4 +1,5 @@
-"""Tasks on a real cluster of Ray: a head without cores, and machines of a core each, all of them processes here."""
+"""Tasks on a real cluster of Ray: a head without cores, and machines of a core each, all of them
+processes here."""
 
 import re
 import sys
@@ -35,7 +36,9 @@ def machines() -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in ray_executor.QUIET.items():
             patch.setenv(name, value)
-        found = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+        found = Cluster(
+            initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}
+        )
         found.nodes = [found.add_node(num_cpus=1, include_dashboard=False) for _ in range(2)]
         patch.setenv(ray_executor.ADDRESS, found.address)
         yield found
@@ -53,7 +56,12 @@ def tasks(tmp_path: Path) -> Callable[..., list[Task]]:
             folder = tmp_path / "members" / name
             folder.mkdir(parents=True)
             found.append(
-                Task((folder,), (sys.executable, "-S", "-c", f"import sys; {script}"), (str(folder),), threads=1)
+                Task(
+                    (folder,),
+                    (sys.executable, "-S", "-c", f"import sys; {script}"),
+                    (str(folder),),
+                    threads=1,
+                )
             )
         return found
 
@@ -89,7 +97,11 @@ def lose_twice(machines: Any, data: Path) -> None:
     above, name = {one.pid for one in member.parents()}, member.cmdline()[5]
     log = data / "audits" / "a" / "members" / name / "log.jsonl"
     until(lambda: log.is_file() and log.read_text(), seconds=600)
-    lost = next(one for one in machines.nodes if above & {kind[0].process.pid for kind in one.all_processes.values()})
+    lost = next(
+        one
+        for one in machines.nodes
+        if above & {kind[0].process.pid for kind in one.all_processes.values()}
+    )
     machines.nodes.remove(lost)
     machines.remove_node(lost, allow_graceful=False)
 
@@ -98,7 +110,10 @@ def test_an_audit_whose_worker_and_machine_are_lost_ends_as_one_that_ran_here(
     machines: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.save(build_model("tiny", loss="clip", seed=5).state_dict(), tmp_path / "tiny.pt")
-    config, found = config_of(flags(str(tmp_path / "tiny.pt"), "--members", "8", "--epochs", "20")), []
+    config, found = (
+        config_of(flags(str(tmp_path / "tiny.pt"), "--members", "8", "--epochs", "20")),
+        [],
+    )
     for name, executor in {"here": None, "there": ray_tasks}.items():
         monkeypatch.setenv("CLIPMEM_DATA", str(tmp_path / name))
         losing = threading.Thread(target=lose_twice, args=(machines, tmp_path / name))
@@ -113,6 +128,9 @@ def test_an_audit_whose_worker_and_machine_are_lost_ends_as_one_that_ran_here(
 
 def test_a_worker_with_other_code_or_without_the_folder_says_so(tmp_path: Path) -> None:
     task = Task((tmp_path / "gone",), (sys.executable, "-c", ""), (), threads=1)
-    assert re.search(rf"does not see {task.folders[0]}: .* share the data folder", str(run_on_worker(task, versions())))
+    assert re.search(
+        rf"does not see {task.folders[0]}: .* share the data folder",
+        str(run_on_worker(task, versions())),
+    )
     said = str(run_on_worker(task, versions() | {"code": "1.0"}))
     assert re.search(r"has code \S+ and not 1\.0: install the same on all machines", said)

@@ -10,28 +10,38 @@ import pyarrow.parquet as pq
 
 from clipmem_core.audit.store import VERSION, Audit
 
-MEMBER_FILES = "config.json checkpoint.pt log.jsonl image.faiss text.faiss trajectory.npy utility.json"
+MEMBER_FILES = (
+    "config.json checkpoint.pt log.jsonl image.faiss text.faiss trajectory.npy utility.json"
+)
 SCORES = (
-    "pair_id group n_in n_out clipmem clipmem_relative se p_value q_value clipmem_shrunk alignment_in alignment_out "
-    "positive_in positive_out negative_text_in negative_text_out negative_image_in negative_image_out "
+    "pair_id group n_in n_out clipmem clipmem_relative se p_value q_value clipmem_shrunk "
+    "alignment_in alignment_out "
+    "positive_in positive_out negative_text_in negative_text_out negative_image_in "
+    "negative_image_out "
     "similarity_in similarity_out clipmem_image clipmem_text sslmem_image sslmem_text misfit "
     "learned log_probability_out csls_out csls_swapped p_wrong suspicion review_place "
     "log_probability_second"
 )
 CHECKS = (
-    "empty_caption short_caption long_caption markup gibberish other_script file_name repeated_caption "
+    "empty_caption short_caption long_caption markup gibberish other_script file_name "
+    "repeated_caption "
     "dark blurred uniform tiny near_duplicate"
 )
 RECALLS = {f"{way}_R@{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10)}
 
 
 def files(audit: Audit) -> list[str]:
-    found = [path for path in audit.folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
+    found = [
+        path for path in audit.folder.rglob("*") if path.is_file() and not path.name.startswith(".")
+    ]
     return sorted(path.relative_to(audit.folder).as_posix() for path in found)
 
 
 def test_the_folder_holds_these_files_and_no_others(audit: Audit) -> None:
-    tables = {f"{name}.parquet" for name in ("pairs", "quarantine", "membership", "scores", "captions", "utility")}
+    tables = {
+        f"{name}.parquet"
+        for name in ("pairs", "quarantine", "membership", "scores", "captions", "utility")
+    }
     member_files = set(MEMBER_FILES.split(" "))
     if audit.pairs["captions"].map(len).max() > 1:
         member_files |= {"captions.npy"}
@@ -58,7 +68,9 @@ def test_the_manifest_is_written_last_with_hash_and_size_of_every_file(audit: Au
 
 def test_tables_have_these_columns_in_this_order(audit: Audit) -> None:
     members = list(audit.record.members)
-    assert audit.pairs.columns.tolist() == shlex.split("pair_id image captions label width height sha256 injected")
+    assert audit.pairs.columns.tolist() == shlex.split(
+        "pair_id image captions label width height sha256 injected"
+    )
     assert audit.quarantine.columns.tolist() == ["source", "pair_id", "reason"]
     assert audit.membership.columns.tolist() == ["pair_id", "group", *members]
     assert audit.scores.columns.tolist() == SCORES.split(" ")
@@ -91,7 +103,9 @@ def test_a_trajectory_has_a_number_where_the_member_trained_and_nowhere_else(aud
 def test_the_config_says_all_that_the_numbers_depend_on(audit: Audit) -> None:
     stored = json.loads((audit.folder / "config.json").read_text())
     assert stored == json.loads(json.dumps(audit.record.values))
-    assert {"torch", "open_clip_torch", "faiss-cpu", "numpy", "pillow", "python"} <= set(stored["versions"])
+    assert {"torch", "open_clip_torch", "faiss-cpu", "numpy", "pillow", "python"} <= set(
+        stored["versions"]
+    )
     assert "auto" not in (stored["config"] | {"rounds": ""}).values()  # decided by the scores
     for name in stored["members"]:
         own = json.loads((audit.member(name) / "config.json").read_text())
@@ -104,6 +118,8 @@ def test_the_checks_have_a_row_a_pair_in_the_order_of_the_tables(audit: Audit) -
     values = ["brightness", "contrast", "sharpness"]
     assert table.column_names == ["pair_id", *CHECKS.split(), *values, "near_duplicate_of"]
     assert {str(table.schema.field(name).type) for name in CHECKS.split()} == {"bool"}
-    assert table.drop_columns(["near_duplicate_of"]).to_pandas().notna().all(axis=None)  # all is known of this one
+    assert (
+        table.drop_columns(["near_duplicate_of"]).to_pandas().notna().all(axis=None)
+    )  # all is known of this one
     twins = table["near_duplicate_of"].to_pandas()
     assert (twins.notna() == table["near_duplicate"].to_pandas()).all()

@@ -13,7 +13,10 @@ from clipmem_core.config import InputError
 
 # What a member's process does, in place of training
 FINISH = "open(f'{sys.argv[1]}/text.faiss', 'w')"
-SAID = 'print("a warning", file=sys.stderr); print(\'{"error": "model is too small"}\', file=sys.stderr); sys.exit(2)'
+SAID = (
+    'print("a warning", file=sys.stderr); print(\'{"error": "model is too small"}\', '
+    "file=sys.stderr); sys.exit(2)"
+)
 
 
 @pytest.fixture
@@ -30,10 +33,19 @@ def run(audit: Audit) -> Callable[..., None]:
     def run(at_once: int = 2, threads: int = 1, **scripts: str) -> None:
         command = (sys.executable, "-S", "-c")
         tasks = [
-            Task((folder := audit.member(name),), (*command, f"import sys, os; {script}"), (str(folder),), threads)
+            Task(
+                (folder := audit.member(name),),
+                (*command, f"import sys, os; {script}"),
+                (str(folder),),
+                threads,
+            )
             for name, script in scripts.items()
         ]
-        ended = [task.folders[0].name for task in local_processes(tasks, at_once=at_once) if task is not None]
+        ended = [
+            task.folders[0].name
+            for task in local_processes(tasks, at_once=at_once)
+            if task is not None
+        ]
         assert sorted(ended) == sorted(scripts)
 
     return run
@@ -52,7 +64,9 @@ def test_members_that_are_not_finished_become_tasks(audit: Audit) -> None:
     (audit.member("b") / "text.faiss").write_text("")
     seen: list[list[MemberProgress]] = []
     run_members(audit, ["a", "b", "c"], threads=3, executor=here, watch=seen.append)
-    assert [(task.folders, task.threads) for task in asked] == [((audit.member(name),), 3) for name in "ac"]
+    assert [(task.folders, task.threads) for task in asked] == [
+        ((audit.member(name),), 3) for name in "ac"
+    ]
     assert asked[0].command[-2:] == (str(audit.folder), "a")
     stages = [[member.stage for member in look] for look in (seen[0], seen[-1])]
     assert stages == [["waiting", "finished", "waiting"], ["finished"] * 3]
@@ -62,8 +76,16 @@ def test_members_that_are_not_finished_become_tasks(audit: Audit) -> None:
     ("script", "error", "message"),
     [
         (SAID, InputError, "^model is too small$"),
-        ("raise ZeroDivisionError('oh')", RuntimeError, r"member a failed: ZeroDivisionError: oh; .* in .*a/\.stderr"),
-        (f"os.kill(os.getpid(), {int(signal.SIGKILL)})", RuntimeError, "ended by signal 9; .* same command resumes it"),
+        (
+            "raise ZeroDivisionError('oh')",
+            RuntimeError,
+            r"member a failed: ZeroDivisionError: oh; .* in .*a/\.stderr",
+        ),
+        (
+            f"os.kill(os.getpid(), {int(signal.SIGKILL)})",
+            RuntimeError,
+            "ended by signal 9; .* same command resumes it",
+        ),
     ],
 )
 def test_a_member_that_fails_says_why_and_stops_the_others(

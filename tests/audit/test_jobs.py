@@ -31,12 +31,15 @@ def _data(data: Path) -> None:
 
 @pytest.fixture
 def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
-    """Starts real detached processes under the names of audits, and kills those that still run at the end."""
+    """Starts real detached processes under the names of audits, and kills those that still run at
+    the end."""
     started: list[Job] = []
     monkeypatch.setattr(jobs, "PROGRAM", SCRIPTS)
 
     def begin(name: str, script: str = SLEEP, *, trains: bool = False) -> Job:
-        started.append(Task(jobs_folder() / name, ["audit" if trains else "export", script]).start())
+        started.append(
+            Task(jobs_folder() / name, ["audit" if trains else "export", script]).start()
+        )
         return started[-1]
 
     yield begin
@@ -63,10 +66,19 @@ def test_a_job_leaves_its_exit_code_and_its_last_line(start: Start) -> None:
     assert (first.exit_code, first.last_line, first.failed) == (2, "two", True)
     second = start("again", "print('second')")
     until(lambda: not second.running)
-    assert (second.exit_code, second.pid != first.pid, second.last_line, second.failed) == (0, True, "second", False)
+    assert (second.exit_code, second.pid != first.pid, second.last_line, second.failed) == (
+        0,
+        True,
+        "second",
+        False,
+    )
     crashed = start("crashed", "raise KeyError('no such thing')")
     until(lambda: not crashed.running)
-    assert (crashed.exit_code, crashed.last_line, crashed.failed) == (1, "KeyError: 'no such thing'", True)
+    assert (crashed.exit_code, crashed.last_line, crashed.failed) == (
+        1,
+        "KeyError: 'no such thing'",
+        True,
+    )
     killed = start("killed")
     os.kill(killed.pid, signal.SIGKILL)
     until(lambda: not killed.running)
@@ -92,7 +104,13 @@ def test_a_job_outlives_the_process_that_started_it_and_finds_the_package_from_a
         f"jobs.Task(jobs.jobs_folder() / 'orphan', ['export', {SLEEP!r}]).start()"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    subprocess.run([sys.executable, "-c", starter], check=True, start_new_session=True, cwd=tmp_path, env=environment)
+    subprocess.run(
+        [sys.executable, "-c", starter],
+        check=True,
+        start_new_session=True,
+        cwd=tmp_path,
+        env=environment,
+    )
     job = find("orphan")
     assert job is not None
     until(lambda: job.last_line == "here")
@@ -105,7 +123,9 @@ def test_a_job_outlives_the_process_that_started_it_and_finds_the_package_from_a
 
 def test_a_job_is_cancelled_with_all_it_started_and_says_so_at_once(start: Start) -> None:
     child = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
-    job = start("parent", f"import subprocess, sys; subprocess.run([sys.executable, '-S', '-c', {child!r}])")
+    job = start(
+        "parent", f"import subprocess, sys; subprocess.run([sys.executable, '-S', '-c', {child!r}])"
+    )
     until(lambda: job.last_line.isdigit())
     pid = int(job.last_line)
     cancel(job)
@@ -115,7 +135,9 @@ def test_a_job_is_cancelled_with_all_it_started_and_says_so_at_once(start: Start
     cancel(job)  # and once more: nothing to interrupt, nothing happens
 
 
-def test_one_trains_the_others_wait_and_the_turn_passes_when_it_ends_or_is_killed(start: Start) -> None:
+def test_one_trains_the_others_wait_and_the_turn_passes_when_it_ends_or_is_killed(
+    start: Start,
+) -> None:
     first = start("first", trains=True)
     until(lambda: first.last_line == "here")
     second = start("second", trains=True)

@@ -1,4 +1,5 @@
-"""Audits with locked towers: records, growth until stable, the second round, and that kills change no score."""
+"""Audits with locked towers: records, growth until stable, the second round, and that kills change
+no score."""
 
 import dataclasses
 import shlex
@@ -27,9 +28,11 @@ from tests.audit.small import Silent, config_of, with_drawn_set
 from tests.audit.test_resume import same
 from tests.forked import Server
 
-# A model of random weights stands for a pretrained one: its embeddings of different pictures differ, and it is small.
+# A model of random weights stands for a pretrained one: its embeddings of different pictures
+# differ, and it is small.
 FLAGS = shlex.split(
-    "--preset small --model tiny --lock-image --lock-text --halves --folds 2 --scenes-pairs 220 --cache-size 40 "
+    "--preset small --model tiny --lock-image --lock-text --halves --folds 2 --scenes-pairs 220 "
+    "--cache-size 40 "
     "--epochs 3 --batch-size 32 --lr 2e-3 --views 2 --threads 1 --precision fp32 --rounds 1"
 )
 
@@ -50,7 +53,9 @@ def flags(start: str, *more: str) -> list[str]:
     return [*FLAGS, "--pretrained", start, *more]
 
 
-def test_an_audit_records_its_towers_and_reads_their_features(finished: Audit, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_audit_records_its_towers_and_reads_their_features(
+    finished: Audit, monkeypatch: pytest.MonkeyPatch
+) -> None:
     towers = finished.record.towers
     assert (list(towers), towers["image"]["name"]) == (["image", "text"], "tiny")
     with pytest.raises(InputError, match="text tower tiny has weights of sha256"):
@@ -67,11 +72,19 @@ def test_an_audit_records_its_towers_and_reads_their_features(finished: Audit, m
 
 
 def test_words_lie_where_their_captions_have_them_and_make_the_scores(finished: Audit) -> None:
-    words, captions = (pd.read_parquet(finished.folder / f"{name}.parquet") for name in ("words", "captions"))
+    words, captions = (
+        pd.read_parquet(finished.folder / f"{name}.parquet") for name in ("words", "captions")
+    )
     pairs, scores = finished.pairs.set_index("pair_id"), finished.scores.set_index("pair_id")
-    names = "pair_id caption position start word probability surprise changed better better_probability p_wrong"
+    names = (
+        "pair_id caption position start word probability surprise changed better "
+        "better_probability p_wrong"
+    )
     assert words.columns.tolist() == names.split()
-    names = "pair_id caption similarity_out margin_out learned agreement p_pair p_caption p_word p_wrong"
+    names = (
+        "pair_id caption similarity_out margin_out learned agreement p_pair p_caption "
+        "p_word p_wrong"
+    )
     assert captions.columns.tolist() == names.split()
     assert len(captions) == 5 * len(pairs)
     for row in words.sample(200, random_state=0).itertuples():
@@ -79,17 +92,25 @@ def test_words_lie_where_their_captions_have_them_and_make_the_scores(finished: 
         assert row.word.lower() not in row.better
         assert (row.better_probability > row.probability).all()
         assert row.surprise > 0 or not len(row.better)
-    # Of the words of a caption, one is wrong with the caption's p_word; the highest p_wrong orders the review.
+    # Of the words of a caption, one is wrong with the caption's p_word; the highest p_wrong orders
+    # the review.
     by_caption = words.groupby(["pair_id", "caption"])["p_wrong"].sum()
     stored = captions.set_index(["pair_id", "caption"])
-    np.testing.assert_allclose(by_caption, stored["p_word"].reindex(by_caption.index), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        by_caption, stored["p_word"].reindex(by_caption.index), rtol=1e-4, atol=1e-5
+    )
     assert (stored["p_word"].drop(by_caption.index) == 0).all()
-    np.testing.assert_allclose(stored[["p_pair", "p_caption", "p_word"]].sum(axis=1), stored["p_wrong"], atol=1e-9)
+    np.testing.assert_allclose(
+        stored[["p_pair", "p_caption", "p_word"]].sum(axis=1), stored["p_wrong"], atol=1e-9
+    )
     worst = captions.groupby("pair_id")["p_wrong"].max()
     np.testing.assert_allclose(scores["suspicion"].reindex(worst.index), worst)
     assert (scores["p_wrong"].reindex(worst.index) >= worst - 1e-9).all()
     # Decoys of other pictures agree less with the captions of the pair, and fit the picture less.
-    decoys, run = np.load(finished.folder / "decoys.npy"), np.load(finished.member("r0-f0") / "captions.npy")
+    decoys, run = (
+        np.load(finished.folder / "decoys.npy"),
+        np.load(finished.member("r0-f0") / "captions.npy"),
+    )
     assert len(run) == len(captions) + len(decoys)
     assert np.nanmean(run[len(captions) :, 1]) < np.nanmean(run[: len(captions), 1])
 
@@ -105,7 +126,8 @@ def test_members_are_added_until_the_ranking_is_stable(start: str, data: Path) -
     assert len(audit.record.members) == 6
 
 
-# Runs in every process of an audit before anything else: KILL_AT names an event and how the path ends that it is about.
+# Runs in every process of an audit before anything else: KILL_AT names an event and how the path
+# ends that it is about.
 KILLS = """
 import os, signal, sys
 
@@ -132,13 +154,20 @@ MOMENTS = (
 
 
 def killed_audit_is_same(
-    uninterrupted: Audit, moments: Sequence[str], arguments: Sequence[str], folder: Path, forks: Server
+    uninterrupted: Audit,
+    moments: Sequence[str],
+    arguments: Sequence[str],
+    folder: Path,
+    forks: Server,
 ) -> None:
-    """Run an audit until it is killed at each moment, and at last to its end: its scores are those without a kill."""
+    """Run an audit until it is killed at each moment, and at last to its end: its scores are those
+    without a kill."""
     data = with_drawn_set(folder / "data", uninterrupted.folder.parents[1])
     command = ["audit", "scenes", "--name", "a", *arguments]
     for moment in (*moments, ""):
-        process = forks.start(*command, data=data, before=KILLS, **({"KILL_AT": moment} if moment else {}))
+        process = forks.start(
+            *command, data=data, before=KILLS, **({"KILL_AT": moment} if moment else {})
+        )
         errors = process.communicate()[1]
         # itself, or one of its members
         assert process.returncode in ((-signal.SIGKILL, 1) if moment else (0,)), (moment, errors)
@@ -148,10 +177,14 @@ def killed_audit_is_same(
 def test_a_kill_at_features_heads_and_growth_changes_no_score(
     finished: Audit, start: str, tmp_path: Path, forks: Server
 ) -> None:
-    killed_audit_is_same(finished, MOMENTS, flags(start, "--members", "6", "--stable", "0.999"), tmp_path, forks)
+    killed_audit_is_same(
+        finished, MOMENTS, flags(start, "--members", "6", "--stable", "0.999"), tmp_path, forks
+    )
 
 
-def test_a_full_disk_is_named_and_the_same_command_resumes(start: str, tmp_path: Path, forks: Server) -> None:
+def test_a_full_disk_is_named_and_the_same_command_resumes(
+    start: str, tmp_path: Path, forks: Server
+) -> None:
     full = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, -1))"
     command = ["audit", "scenes", "--name", "a", *flags(start, "--members", "2", "--epochs", "1")]
     process = forks.start(*command, data=tmp_path, before=full)
@@ -176,7 +209,9 @@ def test_locked_towers_work_in_any_protocol_and_loss_and_word_models_train_on_ha
 ) -> None:
     halves, fit = list[np.ndarray](), word_table.fit
 
-    def noted(words: Words, pictures: np.ndarray, rows: np.ndarray, *more: Any, **options: Any) -> WordModel:
+    def noted(
+        words: Words, pictures: np.ndarray, rows: np.ndarray, *more: Any, **options: Any
+    ) -> WordModel:
         halves.append(rows)
         return fit(words, pictures, rows, *more, **options)
 
@@ -185,16 +220,25 @@ def test_locked_towers_work_in_any_protocol_and_loss_and_word_models_train_on_ha
     if siglip:  # what the trained encoder starts from must be of this loss
         start = str(Path(start).with_name("siglip.pt"))
         torch.save(build_model("tiny", loss="siglip", seed=5).state_dict(), start)
-    config = dataclasses.replace(config_of(flags(start, "--epochs", "1", "--members", "2", "--seeds", "1")), **changes)
+    config = dataclasses.replace(
+        config_of(flags(start, "--epochs", "1", "--members", "2", "--seeds", "1")), **changes
+    )
     audit = run_audit("scenes", config, name="a", screen=Silent())
     assert audit.scores["clipmem"].notna().all()
-    assert list(audit.record.towers) == [kind for kind in ("image", "text") if changes.get(f"lock_{kind}", True)]
-    weights = torch.load(audit.member(audit.record.members[-1]) / "checkpoint.pt", weights_only=True)
+    assert list(audit.record.towers) == [
+        kind for kind in ("image", "text") if changes.get(f"lock_{kind}", True)
+    ]
+    weights = torch.load(
+        audit.member(audit.record.members[-1]) / "checkpoint.pt", weights_only=True
+    )
     assert ("logit_bias" in weights) == siglip
     if audit.record.config.lock_image:
         first, second = halves
         clusters = read_prepared(audit.folder).clusters
-        assert sorted([*first, *second]) == np.flatnonzero(audit.membership["group"] != "external").tolist()
+        assert (
+            sorted([*first, *second])
+            == np.flatnonzero(audit.membership["group"] != "external").tolist()
+        )
         assert abs(len(first) - len(second)) <= np.bincount(clusters).max()
         assert not set(clusters[first]) & set(clusters[second])
 
@@ -213,10 +257,17 @@ def misfit(scores: pd.DataFrame, log_probability: str, weight: int) -> pd.Series
     return -(z["learned"] + weight * z[log_probability])
 
 
-def test_the_most_suspicious_pairs_are_left_out_and_misfit_is_of_the_second_round(two_rounds: Audit) -> None:
+def test_the_most_suspicious_pairs_are_left_out_and_misfit_is_of_the_second_round(
+    two_rounds: Audit,
+) -> None:
     scores = two_rounds.scores
-    scored = scores.loc[scores["group"] == "scored", ["learned", "log_probability_out", "log_probability_second"]]
-    first, second = misfit(scored, "log_probability_out", 2), misfit(scored, "log_probability_second", 4)
+    scored = scores.loc[
+        scores["group"] == "scored", ["learned", "log_probability_out", "log_probability_second"]
+    ]
+    first, second = (
+        misfit(scored, "log_probability_out", 2),
+        misfit(scored, "log_probability_second", 4),
+    )
     count = two_rounds.verdict["second_round_left_out"]
     assert 20 < count < 200
     table = pd.read_parquet(two_rounds.folder / "second.parquet")
@@ -245,7 +296,9 @@ def test_a_kill_in_the_second_round_changes_no_score(
     assert not list(tmp_path.glob("data/audits/a/members/*/second/*.pt"))
 
 
-def test_the_papers_protocol_and_studies_have_one_round(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_papers_protocol_and_studies_have_one_round(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for command in (["audit", "scenes", "--protocol", "paper"], ["study", "combined", "scenes"]):
         assert main([*command, "--name", "s", "--rounds", "2"]) == 2
         assert "--rounds belongs to --protocol ensemble" in capsys.readouterr().err

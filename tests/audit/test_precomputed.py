@@ -1,4 +1,5 @@
-"""Audits of precomputed features, in each form they come in, without a picture, and audits of a random sample."""
+"""Audits of precomputed features, in each form they come in, without a picture, and audits of a
+random sample."""
 
 import shlex
 from collections.abc import Callable
@@ -36,7 +37,10 @@ def drawn(pairs: int = PAIRS) -> tuple[np.ndarray, np.ndarray]:
     """Features that share a latent, float32 [n, 24] and [n, 16]."""
     rng = np.random.default_rng(0)
     latent = rng.normal(size=(pairs, 16))
-    image, text = (latent @ rng.normal(size=(16, width)) + 0.1 * rng.normal(size=(pairs, width)) for width in (24, 16))
+    image, text = (
+        latent @ rng.normal(size=(16, width)) + 0.1 * rng.normal(size=(pairs, width))
+        for width in (24, 16)
+    )
     return image.astype(np.float32), text.astype(np.float32)
 
 
@@ -82,17 +86,24 @@ def test_a_source_with_features_is_inspected_and_audited_without_a_picture(
     assert audit.record.config.features == source
     assert audit.scores["pair_id"].tolist() == audit.pairs["pair_id"].tolist() == IDS
     assert audit.scores["clipmem"].notna().all()
-    for stored, features in zip(precomputed_features(audit, pixels_folder(audit)), drawn(), strict=True):
+    for stored, features in zip(
+        precomputed_features(audit, pixels_folder(audit)), drawn(), strict=True
+    ):
         np.testing.assert_array_equal(stored, features.astype(np.float16))
     cosines = cosine_similarity(drawn()[1].astype(np.float16))
     found = search(audit, like=IDS[3], k=5)
-    assert found.rows.tolist() == [row for row in np.argsort(-cosines[3], kind="stable") if row != 3][:5]
+    assert (
+        found.rows.tolist()
+        == [row for row in np.argsort(-cosines[3], kind="stable") if row != 3][:5]
+    )
     np.testing.assert_allclose(found.similarity, cosines[3, found.rows], atol=1e-3)
     with pytest.raises(InputError, match="cannot embed a text"):
         search(audit, "a red car")
 
 
-def test_rows_keep_their_features_if_captions_are_injected_and_near_duplicates_dropped(folder: Path) -> None:
+def test_rows_keep_their_features_if_captions_are_injected_and_near_duplicates_dropped(
+    folder: Path,
+) -> None:
     source = beside_table(folder)
     image, text = drawn()
     image[200:220] = image[:20] * np.float32(1.001)
@@ -136,10 +147,14 @@ def test_a_sample_follows_ids_and_seed_and_hardly_changes_with_other_rows() -> N
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Features of 700 pairs; rows 0 to 19 are of no use, and every seventh caption is a file name."""
+    """Features of 700 pairs; rows 0 to 19 are of no use, and every seventh caption is a file
+    name."""
     image, text = drawn(SOURCE_PAIRS)
     image[:20] = text[:20] = np.nan
-    captions = [f"IMG_{n:04d}.jpg" if n % 7 == 0 else f"a caption about number {n}" for n in range(SOURCE_PAIRS)]
+    captions = [
+        f"IMG_{n:04d}.jpg" if n % 7 == 0 else f"a caption about number {n}"
+        for n in range(SOURCE_PAIRS)
+    ]
     return write_table(tmp_path_factory.mktemp("features"), image, text, captions)
 
 
@@ -155,8 +170,12 @@ def test_an_audit_of_a_sample_says_so_and_counts_the_whole_set(source: str, data
     flags = pq.read_table(audit.folder / CHECK_TABLE).to_pandas()["file_name"]
     wanted = whole_count(int(flags.sum()), SAMPLE, SOURCE_PAIRS - 20)
     own = counts[CHECKS["file_name"].label]
-    assert (own["found"], own["whole"], own["low"], own["high"]) == pytest.approx((flags.sum(), *wanted), abs=0.05)
+    assert (own["found"], own["whole"], own["low"], own["high"]) == pytest.approx(
+        (flags.sum(), *wanted), abs=0.05
+    )
     assert own["low"] <= 97 <= own["high"]  # of rows 20 to 699, those divisible by 7
     estimate = verdict["wrong_captions"]["pairs"]["estimate"]
-    assert counts[WRONG]["whole"] == pytest.approx(estimate * (SOURCE_PAIRS - 20) / counts[WRONG]["among"], abs=0.1)
+    assert counts[WRONG]["whole"] == pytest.approx(
+        estimate * (SOURCE_PAIRS - 20) / counts[WRONG]["among"], abs=0.1
+    )
     assert counts[WRONG]["among"] == SAMPLE

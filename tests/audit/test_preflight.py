@@ -28,7 +28,9 @@ Captured = pytest.CaptureFixture[str]
         ),
     ],
 )
-def test_what_is_wrong_at_first_sight_is_refused(data: Path, request_: Request, message: str) -> None:
+def test_what_is_wrong_at_first_sight_is_refused(
+    data: Path, request_: Request, message: str
+) -> None:
     with pytest.raises(InputError, match=message):
         check_request(request_)
 
@@ -58,7 +60,8 @@ HOSTILE = "[bold]shout[/bold] :smile: [/] {x} \\"
 
 @pytest.fixture
 def table(tmp_path: Path) -> Path:
-    """A CSV of eight rows: five pictures, one of them twice, one broken, one missing, one without a caption."""
+    """A CSV of eight rows: five pictures, one of them twice, one broken, one missing, one without a
+    caption."""
     for i in range(5):
         noise = np.random.default_rng(i).integers(0, 256, (20, 30 + i, 3), dtype=np.uint8)
         Image.fromarray(noise).save(tmp_path / f"{i}[red].png")
@@ -85,13 +88,22 @@ def test_a_dry_run_shows_what_is_there_and_what_is_broken(
     before = listing(table.parent)
     assert main(["inspect", str(table)]) == 0
     printed = capsys.readouterr().out
-    facts = {line[:24].strip(): line[25:] for line in printed.split("in quarantine  ")[0].splitlines()}
+    facts = {
+        line[:24].strip(): line[25:] for line in printed.split("in quarantine  ")[0].splitlines()
+    }
     assert (facts["format"], facts["rows"]) == ("csv", "8")
     assert facts["pairs that can be used"] == "4 (an audit needs 200)"
     assert facts["captions a pair"] == "1 to 2, 1.25 on average"
     assert facts["labels"] == "2 on 4 pairs"
     assert facts["picture widths"] == "30 to 33 pixels"
-    for part in ("caption is empty", "captions.csv:8", "captions.csv:9", "4[red].png", HOSTILE, "3[red].png"):
+    for part in (
+        "caption is empty",
+        "captions.csv:8",
+        "captions.csv:9",
+        "4[red].png",
+        HOSTILE,
+        "3[red].png",
+    ):
         assert part in printed
     assert listing(table.parent) == before
     assert not data.exists()

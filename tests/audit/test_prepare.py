@@ -29,7 +29,9 @@ def folder(tmp_path: Path, data: Path) -> Path:
     """Six pictures in two classes: the fourth repeats the second's bytes."""
     for number in range(6):
         picture(tmp_path / "set" / ("cat" if number < 3 else "dog") / f"{number}.png", number)
-    (tmp_path / "set" / "dog" / "3.png").write_bytes((tmp_path / "set" / "cat" / "1.png").read_bytes())
+    (tmp_path / "set" / "dog" / "3.png").write_bytes(
+        (tmp_path / "set" / "cat" / "1.png").read_bytes()
+    )
     return tmp_path / "set"
 
 
@@ -43,7 +45,9 @@ def test_every_row_is_a_pair_or_in_quarantine(folder: Path) -> None:
     assert set(reasons) == {"cat/broken.png", "dog/silent.png"}
     assert "no caption file" in reasons["dog/silent.png"]
     assert found.pairs.columns.tolist() == c.PAIR_COLUMNS
-    assert found.pairs[c.PAIR_ID].tolist() == [f"{'cat' if i < 3 else 'dog'}/{i}.png" for i in range(6)]
+    assert found.pairs[c.PAIR_ID].tolist() == [
+        f"{'cat' if i < 3 else 'dog'}/{i}.png" for i in range(6)
+    ]
     assert found.pairs[[c.WIDTH, c.HEIGHT]].drop_duplicates().to_numpy().tolist() == [[32, 24]]
 
 
@@ -52,10 +56,14 @@ def test_near_duplicates_share_a_cluster_and_dropped_ones_name_their_twin(folder
     assert found.clusters.tolist() == [0, 1, 2, 1, 4, 5]
     assert found.near_duplicates == 1
     kept = load_data_set(str(folder), dataclasses.replace(CONFIG, drop_near_duplicates=True))
-    assert kept.quarantine[[c.PAIR_ID, c.REASON]].to_numpy().tolist() == [["dog/3.png", "near-duplicate of cat/1.png"]]
+    assert kept.quarantine[[c.PAIR_ID, c.REASON]].to_numpy().tolist() == [
+        ["dog/3.png", "near-duplicate of cat/1.png"]
+    ]
     assert kept.pairs[c.PAIR_ID].tolist() == [i for i in found.pairs[c.PAIR_ID] if i != "dog/3.png"]
     assert kept.near_duplicates == 0
-    assert np.array_equal(kept.pixels.gather(np.arange(5)), found.pixels.gather(np.array([0, 1, 2, 4, 5])))
+    assert np.array_equal(
+        kept.pixels.gather(np.arange(5)), found.pixels.gather(np.array([0, 1, 2, 4, 5]))
+    )
 
 
 def many(n: int) -> pd.DataFrame:
@@ -77,5 +85,7 @@ def test_wrong_captions_are_injected_where_they_are_scored(protocol: str, group:
     rows = np.flatnonzero(injected[c.INJECTED] == "miscaption")
     assert len(rows) == 20
     assert set(membership.group[rows]) == {group}
-    changed = [list(a) != list(b) for a, b in zip(injected[c.CAPTIONS], pairs[c.CAPTIONS], strict=True)]
+    changed = [
+        list(a) != list(b) for a, b in zip(injected[c.CAPTIONS], pairs[c.CAPTIONS], strict=True)
+    ]
     assert np.flatnonzero(changed).tolist() == rows.tolist()

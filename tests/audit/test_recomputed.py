@@ -1,4 +1,5 @@
-"""A finished audit's scores and utility, recomputed from its files by slow loops, scikit-learn and open_clip."""
+"""A finished audit's scores and utility, recomputed from its files by slow loops, scikit-learn and
+open_clip."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -58,20 +59,32 @@ def test_the_paper_compares_f_with_g_in_every_row(paper: Recomputed) -> None:
 def test_the_ensemble_compares_members_with_and_without_the_pair(ensemble: Recomputed) -> None:
     scored = ~ensemble.external
     for name in TERMS:
-        close(ensemble.scores.loc[scored, f"{name}_in"], ensemble.over(name, ensemble.trained)[scored])
-        close(ensemble.scores.loc[scored, f"{name}_out"], ensemble.over(name, ~ensemble.trained)[scored])
+        close(
+            ensemble.scores.loc[scored, f"{name}_in"], ensemble.over(name, ensemble.trained)[scored]
+        )
+        close(
+            ensemble.scores.loc[scored, f"{name}_out"],
+            ensemble.over(name, ~ensemble.trained)[scored],
+        )
 
 
 def test_clipmem_is_in_minus_out_and_similarity_follows_who_saw_the_pair(run: Recomputed) -> None:
     scores = run.scores
     close(scores["clipmem"], (scores["alignment_in"] - scores["alignment_out"]).to_numpy())
-    close(scores["clipmem_relative"], (scores["clipmem"] / scores["clipmem"].abs().max()).to_numpy())
+    close(
+        scores["clipmem_relative"], (scores["clipmem"] / scores["clipmem"].abs().max()).to_numpy()
+    )
     close(scores["similarity_in"], run.over("similarity", run.trained))
     close(scores["similarity_out"], run.over("similarity", ~run.trained))
 
 
-def test_learned_is_the_mean_over_epochs_and_over_the_members_that_train_on_a_pair(run: Recomputed) -> None:
-    epochs = [np.load(run.audit.member(n) / "trajectory.npy")[..., 1].astype(np.float64) for n in run.members]
+def test_learned_is_the_mean_over_epochs_and_over_the_members_that_train_on_a_pair(
+    run: Recomputed,
+) -> None:
+    epochs = [
+        np.load(run.audit.member(n) / "trajectory.npy")[..., 1].astype(np.float64)
+        for n in run.members
+    ]
     learned = np.full(400, np.nan)
     for i in np.flatnonzero(run.trained.any(axis=0)):
         learned[i] = np.mean([epochs[member][:, i] for member in np.flatnonzero(run.trained[:, i])])
@@ -79,27 +92,38 @@ def test_learned_is_the_mean_over_epochs_and_over_the_members_that_train_on_a_pa
     assert run.scores["misfit"].notna().all()
 
 
-def test_the_encoders_parts_are_shapley_values_of_mapped_members(paper: Recomputed, ensemble: Recomputed) -> None:
+def test_the_encoders_parts_are_shapley_values_of_mapped_members(
+    paper: Recomputed, ensemble: Recomputed
+) -> None:
     for run in (paper, ensemble):
         close(
             run.scores["clipmem_image"] + run.scores["clipmem_text"],
             run.scores["clipmem"].to_numpy(),
         )
-    (f_image, f_text), (g_image, g_text) = (embeddings(paper.audit, name) for name in ("f-0", "g-0"))
+    (f_image, f_text), (g_image, g_text) = (
+        embeddings(paper.audit, name) for name in ("f-0", "g-0")
+    )
     shared = paper.group == "shared"
-    fitted = np.concatenate([f_image[shared], f_text[shared]]), np.concatenate([g_image[shared], g_text[shared]])
+    fitted = (
+        np.concatenate([f_image[shared], f_text[shared]]),
+        np.concatenate([g_image[shared], g_text[shared]]),
+    )
     turn, _ = orthogonal_procrustes(*fitted)
     h = {
         (a, b): aligned(image, text, paper.external)["alignment"]
         for a, image in (("f", f_image @ turn), ("g", g_image))
         for b, text in (("f", f_text @ turn), ("g", g_text))
     }
-    close(paper.scores["clipmem_image"], (h["f", "g"] - h["g", "g"] + h["f", "f"] - h["g", "f"]) / 2)
+    close(
+        paper.scores["clipmem_image"], (h["f", "g"] - h["g", "g"] + h["f", "f"] - h["g", "f"]) / 2
+    )
 
 
 def test_group_means_and_membership_auroc_are_those_of_the_scores(run: Recomputed) -> None:
     verdict, means = run.audit.verdict, run.scores.groupby("group")["clipmem"].mean()
-    assert {row["group"]: row["mean"] for row in verdict["groups"]} == pytest.approx(means.to_dict(), abs=1e-6)
+    assert {row["group"]: row["mean"] for row in verdict["groups"]} == pytest.approx(
+        means.to_dict(), abs=1e-6
+    )
     scored = np.isin(run.group, ["candidate", "independent", "scored"])
     aurocs = [
         roc_auc_score(trained[scored], terms["alignment"][scored])
@@ -110,7 +134,9 @@ def test_group_means_and_membership_auroc_are_those_of_the_scores(run: Recompute
 
 def ranks(queries: np.ndarray, answers: np.ndarray) -> np.ndarray:
     """How many wrong answers come before the right one, row by row; ties count against."""
-    queries, answers = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (queries, answers))
+    queries, answers = (
+        rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (queries, answers)
+    )
     cosines = queries @ answers.T
     return (cosines >= cosines.diagonal()[:, None] - 1e-6).sum(axis=1) - 1
 
@@ -129,16 +155,23 @@ def test_utility_is_that_of_indexes_scikit_learn_and_open_clip(paper: Recomputed
     assert utility["linear_probe"] == pytest.approx(accuracy, abs=0.021)
     config, tokenize = model_config("tiny"), open_clip.SimpleTokenizer(context_length=16)
     model = open_clip.CLIP(config["embed_dim"], config["vision_cfg"], config["text_cfg"]).eval()
-    model.load_state_dict(torch.load(paper.audit.member("f-0") / "checkpoint.pt", weights_only=True))
+    model.load_state_dict(
+        torch.load(paper.audit.member("f-0") / "checkpoint.pt", weights_only=True)
+    )
     classes = np.unique(labels)
     with torch.inference_mode():
         captions, prompted = (
             torch.nn.functional.normalize(model.encode_text(tokenize(texts)), dim=-1).numpy()
-            for texts in (paper.audit.pairs["captions"].str[0].tolist(), [f"a picture of {name}" for name in classes])
+            for texts in (
+                paper.audit.pairs["captions"].str[0].tolist(),
+                [f"a picture of {name}" for name in classes],
+            )
         )
     np.testing.assert_allclose(text, captions, atol=1e-5)
     nearest = classes[np.argmax(a @ prompted.T, axis=1)]
-    assert utility["zero_shot"] == pytest.approx(np.mean(nearest == labels[paper.external]), abs=0.021)
+    assert utility["zero_shot"] == pytest.approx(
+        np.mean(nearest == labels[paper.external]), abs=0.021
+    )
 
 
 @pytest.fixture
@@ -157,12 +190,23 @@ def test_candidate_and_independent_share_every_draw_and_no_others_do(member_run:
     assert member_run.data.rows.tolist() == np.flatnonzero(member_run.membership["f-0"]).tolist()
 
 
-def test_a_class_that_only_external_pairs_have_counts_in_zero_shot(made: Made, member_run: MemberRun) -> None:
+def test_a_class_that_only_external_pairs_have_counts_in_zero_shot(
+    made: Made, member_run: MemberRun
+) -> None:
     labels = member_run.pairs["label"].to_numpy(dtype=object).copy()
     labels[np.flatnonzero(member_run.membership["group"] == "external")] = "zebra"
-    model, image = trained_model(member_run), vectors(member_run.folder / "image.faiss").astype(np.float32)
-    metrics = utility(dataclasses.replace(member_run, pairs=member_run.pairs.assign(label=labels)), model, image)
+    model, image = (
+        trained_model(member_run),
+        vectors(member_run.folder / "image.faiss").astype(np.float32),
+    )
+    metrics = utility(
+        dataclasses.replace(member_run, pairs=member_run.pairs.assign(label=labels)), model, image
+    )
     assert metrics["linear_probe"] == 0
     assert 0 <= metrics["zero_shot"] <= 1
-    without = utility(dataclasses.replace(member_run, pairs=member_run.pairs.assign(label=None)), model, image)
-    assert sorted(without) == sorted(f"{way}_R@{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10))
+    without = utility(
+        dataclasses.replace(member_run, pairs=member_run.pairs.assign(label=None)), model, image
+    )
+    assert sorted(without) == sorted(
+        f"{way}_R@{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10)
+    )

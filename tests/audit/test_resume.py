@@ -1,4 +1,5 @@
-"""Real kills: whatever ends a run, and wherever, the same command goes on and ends with the same bits."""
+"""Real kills: whatever ends a run, and wherever, the same command goes on and ends with the same
+bits."""
 
 from pathlib import Path
 
@@ -15,8 +16,8 @@ from tests.audit.test_jobs import until
 from tests.forked import Forked, Server
 
 SMALL = [*PAPER, "--scenes-pairs", "220", "--epochs", "3"]
-# Runs in every process of an audit before anything else. Members save their state at every step; a process that is
-# about to rename a file to DELETE_BEFORE deletes the audit; with HOLD, one that is
+# Runs in every process of an audit before anything else. Members save their state at every step; a
+# process that is about to rename a file to DELETE_BEFORE deletes the audit; with HOLD, one that is
 # about to save a third state waits.
 STARTUP = """
 import os, shutil, sys, time
@@ -77,17 +78,26 @@ def same(audit: Audit, whole: Audit) -> None:
     """Hold everything a killed audit ended with against an uninterrupted one, bit for bit."""
     assert broken_files(audit.folder) == []
     for name in whole.record.members:
-        weights = (torch.load(a.member(name) / "checkpoint.pt", weights_only=True) for a in (audit, whole))
+        weights = (
+            torch.load(a.member(name) / "checkpoint.pt", weights_only=True) for a in (audit, whole)
+        )
         left, right = (dict(state) for state in weights)
         assert left.keys() == right.keys()
         assert all(torch.equal(left[key], right[key]) for key in left), name
         trajectories = [np.load(a.member(name) / "trajectory.npy") for a in (audit, whole)]
         assert np.array_equal(*(t.view(np.uint16) for t in trajectories))
         for file in ("image.faiss", "text.faiss", "utility.json"):
-            assert (audit.member(name) / file).read_bytes() == (whole.member(name) / file).read_bytes(), (name, file)
+            assert (audit.member(name) / file).read_bytes() == (
+                whole.member(name) / file
+            ).read_bytes(), (name, file)
     for table in ("pairs", "membership", "scores", "utility", "quarantine"):
-        pd.testing.assert_frame_equal(getattr(audit, table), getattr(whole, table), check_exact=True)
-    listed = [sorted(path.name for path in a.folder.rglob("[!.]*") if path.is_file()) for a in (audit, whole)]
+        pd.testing.assert_frame_equal(
+            getattr(audit, table), getattr(whole, table), check_exact=True
+        )
+    listed = [
+        sorted(path.name for path in a.folder.rglob("[!.]*") if path.is_file())
+        for a in (audit, whole)
+    ]
     assert listed[0] == listed[1]
 
 
@@ -96,9 +106,14 @@ def states(runs: Runs) -> list[Path]:
 
 
 def children(process: Forked) -> list[int]:
-    """Return the members that a run trains now; beside them is the resource tracker of multiprocessing."""
+    """Return the members that a run trains now; beside them is the resource tracker of
+    multiprocessing."""
     found = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    return [int(pid) for pid in found if b"resource_tracker" not in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return [
+        int(pid)
+        for pid in found
+        if b"resource_tracker" not in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
 
 
 def alive(pid: int) -> bool:

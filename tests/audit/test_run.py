@@ -48,7 +48,9 @@ def test_the_store_of_small_pictures_can_be_made_again(moved: Audit, data: Path)
     (moved.folder / ".prepared.npz").unlink()
     changed = moved.record.pictures / moved.pairs["image"].iloc[7]
     Image.new("RGB", (64, 64), "red").save(changed)
-    with pytest.raises(InputError, match="have changed since audit 'paper' began: use another --name"):
+    with pytest.raises(
+        InputError, match="have changed since audit 'paper' began: use another --name"
+    ):
         ensure_pixels(moved, Silent())
 
 
@@ -76,7 +78,10 @@ def test_another_config_or_source_is_one_line_with_what_differs(
     start: Audit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = resolve(config_of(PAPER))
-    message = "--seed is 0 there and 3 here; --epochs is 24 there and 7 here; --scenes-pairs is 400 there and 500 here"
+    message = (
+        "--seed is 0 there and 3 here; --epochs is 24 there and 7 here; --scenes-pairs is "
+        "400 there and 500 here"
+    )
     source = SourceOptions(scenes_pairs=500)
     with pytest.raises(InputError, match=f"'start' exists with another config: {message}"):
         check_same(start, "scenes", dataclasses.replace(config, epochs=7, seed=3, source=source))
@@ -89,7 +94,9 @@ def test_another_config_or_source_is_one_line_with_what_differs(
     check_same(start, str(tmp_path / "cats.csv"), config)
 
 
-def test_a_grown_audit_has_the_first_members_and_the_membership_of_one_made_at_once(made: Made) -> None:
+def test_a_grown_audit_has_the_first_members_and_the_membership_of_one_made_at_once(
+    made: Made,
+) -> None:
     assert len(made.before_growth) == 2 * 8
     for name, sha256 in made.before_growth.items():
         assert file_sha256(made.ensemble.folder / name) == sha256, name
@@ -101,7 +108,9 @@ def test_a_grown_audit_has_the_first_members_and_the_membership_of_one_made_at_o
     assert np.array_equal(made.ensemble.membership[list(drawn.members)].to_numpy().T, drawn.trained)
 
 
-def test_growth_that_is_cut_short_is_taken_up_again(start: Audit, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_growth_that_is_cut_short_is_taken_up_again(
+    start: Audit, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = resolve(dataclasses.replace(config_of(PAPER), seeds=2))
     one_seed = start.membership
 
@@ -143,6 +152,8 @@ def test_wrong_captions_of_the_drawn_set_come_out_on_top(typed: Path) -> None:
     assert aurocs["misfit"] > 0.9
     assert aurocs["clipmem"] > 0.65
     assert scores["clipmem"][wrong].mean() > 1.5 * scores["clipmem"][kind.isna()].mean() > 0
-    assert scores["similarity_out"][wrong].mean() < 0.8 * scores["similarity_out"][kind.isna()].mean()
+    assert (
+        scores["similarity_out"][wrong].mean() < 0.8 * scores["similarity_out"][kind.isna()].mean()
+    )
     external = audit.scores["clipmem"][audit.scores["group"] == "external"]
     assert abs(external.mean()) < scores["clipmem"].mean()

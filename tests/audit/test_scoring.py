@@ -20,7 +20,9 @@ N = 220
 
 def test_embeddings_that_cannot_be_mapped_cost_only_the_encoders_parts() -> None:
     rng, membership = np.random.default_rng(0), paper_membership(np.arange(N), seeds=1, seed=0)
-    image, text = ([rng.normal(size=(N, width)).astype(np.float32) for width in (5, 6)] for _ in range(2))
+    image, text = (
+        [rng.normal(size=(N, width)).astype(np.float32) for width in (5, 6)] for _ in range(2)
+    )
     external = membership.group == "external"
     inputs = Evidence(
         pairs=pd.DataFrame({"pair_id": [str(row) for row in range(N)], "injected": None}),
@@ -36,18 +38,24 @@ def test_embeddings_that_cannot_be_mapped_cost_only_the_encoders_parts() -> None
     table, split = score_table(inputs)
     assert "one width" in split["missing"]
     assert table[["clipmem_image", "clipmem_text"]].isna().all(axis=None)
-    assert table[["clipmem", "alignment_in", "alignment_out", "sslmem_image"]].notna().all(axis=None)
+    assert (
+        table[["clipmem", "alignment_in", "alignment_out", "sslmem_image"]].notna().all(axis=None)
+    )
     assert summary(inputs, table, split)["encoders"]["image"] is None
 
 
 def test_every_caption_has_a_row_with_the_cosine_of_members_that_never_saw_it(made: Made) -> None:
     audit = made.ensemble
     table = pd.read_parquet(audit.folder / "captions.parquet")
-    assert table["pair_id"].tolist() == [row.pair_id for row in audit.pairs.itertuples() for _ in row.captions]
+    assert table["pair_id"].tolist() == [
+        row.pair_id for row in audit.pairs.itertuples() for _ in row.captions
+    ]
     assert table["caption"].tolist() == [
         number for captions in audit.pairs["captions"] for number in range(len(captions))
     ]
-    external = table["pair_id"].isin(audit.pairs["pair_id"][audit.membership["group"] == "external"])
+    external = table["pair_id"].isin(
+        audit.pairs["pair_id"][audit.membership["group"] == "external"]
+    )
     assert table.loc[external, "learned"].isna().all()
     assert table[["similarity_out", "margin_out", "p_wrong"]].notna().all(axis=None)
     assert table.loc[~external, "learned"].isna().mean() < 0.2  # 10 epochs of up to five captions
@@ -74,8 +82,12 @@ def test_learned_is_that_of_the_epochs_that_drew_the_caption(made: Made) -> None
         by_caption: dict[int, list[float]] = {}
         for epoch, values in enumerate(trajectory):
             drawn = int(hashed(keys[row : row + 1], audit.record.seeds[name], CAPTION, epoch)[0])
-            by_caption.setdefault(drawn % len(pairs["captions"][row]), []).append(values[row] - values[trained].mean())
-        expected = [np.mean(by_caption.get(number, np.nan)) for number in range(len(pairs["captions"][row]))]
+            by_caption.setdefault(drawn % len(pairs["captions"][row]), []).append(
+                values[row] - values[trained].mean()
+            )
+        expected = [
+            np.mean(by_caption.get(number, np.nan)) for number in range(len(pairs["captions"][row]))
+        ]
         np.testing.assert_allclose(stored[start[row] : start[row + 1]], expected, atol=1e-4)
 
 
@@ -91,8 +103,14 @@ GOOD = {
 }
 
 
-def verdict_of(*, recall: float = 0.5, protocol: str = "ensemble", **changes: Any) -> dict[str, Any]:
-    rows = [("f-0", "image_to_text_R@5", recall), ("f-0", "text_to_image_R@5", recall), ("f-0", "zero_shot", 0.9)]
+def verdict_of(
+    *, recall: float = 0.5, protocol: str = "ensemble", **changes: Any
+) -> dict[str, Any]:
+    rows = [
+        ("f-0", "image_to_text_R@5", recall),
+        ("f-0", "text_to_image_R@5", recall),
+        ("f-0", "zero_shot", 0.9),
+    ]
     utility = pd.DataFrame(rows, columns=["member", "metric", "value"])
     return judge(GOOD | changes, utility, AuditConfig(protocol=protocol))
 
@@ -100,10 +118,12 @@ def verdict_of(*, recall: float = 0.5, protocol: str = "ensemble", **changes: An
 @pytest.mark.parametrize(
     ("place", "changes", "good"),
     [
-        # Members generalise: chance at 5 of 100 is .05, so a tenth of the way from there to 1 is .145.
+        # Members generalise: chance at 5 of 100 is .05, so a tenth of the way from there to 1 is
+        # .145.
         (0, {"recall": 0.144}, False),
         (0, {"recall": 0.146}, True),
-        # The ranking is stable: by Spearman-Brown, halves that agree to .5 have a reliability of 2 · .5 / 1.5.
+        # The ranking is stable: by Spearman-Brown, halves that agree to .5 have a reliability of 2
+        # · .5 / 1.5.
         (2, {"ranking_reliability": 1 / 1.5}, True),
         (2, {"ranking_reliability": 0.66}, False),
         (2, {"ranking_reliability": None}, None),
@@ -127,7 +147,11 @@ def test_a_check_passes_from_its_bound_on_and_gives_advice_otherwise(
     [
         ("ensemble", {"scored": 0.3, "external": 0.029}, True),
         ("ensemble", {"scored": 0.3, "external": -0.031}, False),
-        ("ensemble", {"scored": 0.01, "external": 0.029}, True),  # within three standard errors of 0: .1 / √100 each
+        (
+            "ensemble",
+            {"scored": 0.01, "external": 0.029},
+            True,
+        ),  # within three standard errors of 0: .1 / √100 each
         ("ensemble", {"scored": 0.01, "external": 0.031}, False),
         ("paper", {"candidate": 0.3, "independent": -0.3, "shared": 0.05, "external": 0.0}, False),
         ("ensemble", {"scored": 0.3, "shared": None, "external": 0.0}, True),

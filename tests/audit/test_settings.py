@@ -15,19 +15,30 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"protocol": "paper", "members": 4}, "--members belongs to --protocol ensemble"),
     ({"protocol": "paper", "stable": 0.9}, "--stable belongs to --protocol ensemble"),
     ({"folds": 3, "members": 4}, r"--members must be a multiple of --folds \(3\), not 4"),
-    ({"adaptive_rest": 0.5, "loss": "siglip"}, "--adaptive-rest works on --loss clip alone, not siglip"),
+    (
+        {"adaptive_rest": 0.5, "loss": "siglip"},
+        "--adaptive-rest works on --loss clip alone, not siglip",
+    ),
     ({"min_logit_scale": 30.0, "max_logit_scale": 20.0}, "--min-logit-scale must be at most"),
     ({"stop_epoch": 31}, "--stop-epoch must be one of the 30 epochs"),
-    ({"image_tower": "efficientnet-lite2"}, "--image-tower efficientnet-lite2 is a locked tower: add --lock-image"),
+    (
+        {"image_tower": "efficientnet-lite2"},
+        "--image-tower efficientnet-lite2 is a locked tower: add --lock-image",
+    ),
     ({"lock_text": True}, "--lock-text needs pretrained weights"),
-    ({"lock_text": True, "pretrained": "a.pt", "text_min_df": 3}, "--text-min-df has no effect on a locked text tower"),
+    (
+        {"lock_text": True, "pretrained": "a.pt", "text_min_df": 3},
+        "--text-min-df has no effect on a locked text tower",
+    ),
     ({"halves": True, "folds": 5}, "--folds must be even with --halves, not 5"),
     ({"halves": True, "protocol": "paper"}, "--halves belongs to --protocol ensemble"),
 ]
 
 
 @pytest.mark.parametrize(("changes", "message"), WRONG)
-def test_a_wrong_field_is_one_line_that_names_its_flag(changes: dict[str, Any], message: str) -> None:
+def test_a_wrong_field_is_one_line_that_names_its_flag(
+    changes: dict[str, Any], message: str
+) -> None:
     with pytest.raises(InputError, match=message) as error:
         check_config(dataclasses.replace(preset_config("small"), **changes))
     assert "\n" not in str(error.value)

@@ -43,7 +43,10 @@ def audit(data: Path) -> Audit:
 
 
 def test_an_audit_at_work_is_not_deleted(data: Path, audit: Audit) -> None:
-    with acquire_lock(audit.folder, what="audit"), pytest.raises(InputError, match="is being run by another process"):
+    with (
+        acquire_lock(audit.folder, what="audit"),
+        pytest.raises(InputError, match="is being run by another process"),
+    ):
         delete_audit("old")
     shutil.rmtree(data / "jobs" / "old")
     leave_job(data / "jobs" / "old", running=True)
@@ -52,13 +55,22 @@ def test_an_audit_at_work_is_not_deleted(data: Path, audit: Audit) -> None:
     assert audit.finished
 
 
-def test_deleting_frees_what_it_says_and_leaves_decisions_and_pictures_alone(data: Path, audit: Audit) -> None:
+def test_deleting_frees_what_it_says_and_leaves_decisions_and_pictures_alone(
+    data: Path, audit: Audit
+) -> None:
     (data / "review").mkdir()
     (data / "review" / "fedcba9876543210.sqlite").write_bytes(b"x")
-    files = [path for folder in (audit.folder, data / "jobs" / "old") for path in folder.rglob("*") if path.is_file()]
+    files = [
+        path
+        for folder in (audit.folder, data / "jobs" / "old")
+        for path in folder.rglob("*")
+        if path.is_file()
+    ]
     size = sum(len(path.read_bytes()) for path in files)
     assert delete_audit("old") == size
-    assert [path for name in ("jobs", "audits") for path in (data / name).iterdir() if path.is_dir()] == []
+    assert [
+        path for name in ("jobs", "audits") for path in (data / name).iterdir() if path.is_dir()
+    ] == []
     assert (data / "review" / "fedcba9876543210.sqlite").exists()
     assert (data / "sets" / "old" / "images").is_dir()
 
@@ -126,7 +138,9 @@ def test_audits_are_listed_those_at_work_first(data: Path) -> None:
 HOSTILE = "[bold]not bold[/bold] :smile: [link=x]y[/] \\[red] naïve 日本 👩‍👩‍👧 ends in \\"
 
 
-def test_a_pipe_gets_foreign_text_as_it_is_and_one_line_per_stage(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_pipe_gets_foreign_text_as_it_is_and_one_line_per_stage(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     with RichScreen(64) as screen:
         screen.say(HOSTILE)
         for step in (1, 2):

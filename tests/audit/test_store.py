@@ -1,4 +1,5 @@
-"""Files outside an audit's folder are never touched, and an audit whose beginning is broken does not finish."""
+"""Files outside an audit's folder are never touched, and an audit whose beginning is broken does
+not finish."""
 
 import json
 import shutil
@@ -18,7 +19,9 @@ from tests.conftest import Made
 FLAGS = [*ENSEMBLE, "--members", "4"]
 
 
-@pytest.mark.parametrize("name", ["", "..", ".hidden", "-flag", "a/b", "a\\b", "a b", "a\nb", "a\0", "é\udc80"])
+@pytest.mark.parametrize(
+    "name", ["", "..", ".hidden", "-flag", "a/b", "a\\b", "a b", "a\nb", "a\0", "é\udc80"]
+)
 def test_names_that_are_no_safe_folder_are_refused(name: str) -> None:
     with pytest.raises(InputError, match="must be letters, digits"):
         check_name(name)
@@ -63,7 +66,10 @@ def edit(path: Path, **fields: Any) -> None:
 )
 def test_a_manifest_that_names_a_file_outside_touches_nothing(name: str, copied: Audit) -> None:
     notes = copied.folder.parents[2] / "mine" / "notes.txt"
-    edit(copied.folder / "manifest.json", files={**copied.files, str(notes) if name == "absolute" else name: "0" * 64})
+    edit(
+        copied.folder / "manifest.json",
+        files={**copied.files, str(notes) if name == "absolute" else name: "0" * 64},
+    )
     with pytest.raises(InputError, match=r"manifest\.json.*must lie inside the folder"):
         again()
     assert notes.read_text() == "mine"
@@ -74,7 +80,9 @@ def test_a_manifest_that_names_a_file_outside_touches_nothing(name: str, copied:
     [{"members": [name, "r0-f1", "r1-f0", "r1-f1"]} for name in ("../../../mine", "/mine", "a\\b")]
     + [{"pixels": pixels} for pixels in ("../mine", "/mine", "cache/../../mine")],
 )
-def test_a_member_or_store_outside_the_data_folder_is_refused(fields: dict[str, Any], copied: Audit) -> None:
+def test_a_member_or_store_outside_the_data_folder_is_refused(
+    fields: dict[str, Any], copied: Audit
+) -> None:
     edit(copied.folder / "config.json", **fields)
     (copied.folder / "manifest.json").unlink()
     with pytest.raises(InputError, match=r"config\.json: (members\.0|pixels) is wrong"):
@@ -92,10 +100,13 @@ def test_a_member_behind_a_link_is_refused(copied: Audit) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["quarantine.parquet", "pairs.parquet", "membership.parquet", "members/r0-f0/config.json"]
+    "name",
+    ["quarantine.parquet", "pairs.parquet", "membership.parquet", "members/r0-f0/config.json"],
 )
 @pytest.mark.parametrize("finished", [True, False])
-def test_an_audit_with_a_broken_beginning_does_not_finish(name: str, finished: bool, copied: Audit) -> None:
+def test_an_audit_with_a_broken_beginning_does_not_finish(
+    name: str, finished: bool, copied: Audit
+) -> None:
     if not finished:
         (copied.folder / "manifest.json").unlink()
     (copied.folder / name).write_bytes(b"PAR1")

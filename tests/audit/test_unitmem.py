@@ -17,7 +17,9 @@ from tests.conftest import Made
 
 
 @pytest.fixture
-def audit(made: Made, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Audit:
+def audit(
+    made: Made, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Audit:
     """A copy of a small audit in a data folder of the test's own."""
     for name in ("cache", "sets"):
         shutil.copytree(made.data / name, tmp_path / name, ignore=shutil.ignore_patterns("units"))

@@ -1,4 +1,5 @@
-"""What the benchmarks share: a measurement, the table of them, and a temporary folder in the data folder."""
+"""What the benchmarks share: a measurement, the table of them, and a temporary folder in the data
+folder."""
 
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -17,9 +18,9 @@ from clipmem_core.config import data_folder
 ROOT = Path(__file__).resolve().parents[2]
 HEAD = """# Speed
 
-Each part is one run, made by the command below the table. `value` is ours; `floor` is the least that the work can take,
-in the same unit and run; `ratio` is the alternative's value over ours: above 1, ours is faster. Core ms are
-milliseconds of one processor core.
+Each part is one run, made by the command below the table. `value` is ours; `floor` is the least
+that the work can take, in the same unit and run; `ratio` is the alternative's value over ours:
+above 1, ours is faster. Core ms are milliseconds of one processor core.
 """
 COLUMNS = ["what", "unit", "value", "floor", "alternative", "alternative_value", "ratio", "target"]
 
@@ -34,8 +35,8 @@ class Skipped(Exception):
 class Measure:
     """One line of the table.
 
-    `floor` is the least that the work can take, in the same unit and run. `ratio` is the alternative's value over
-    ours: above 1, ours is faster.
+    `floor` is the least that the work can take, in the same unit and run. `ratio` is the
+    alternative's value over ours: above 1, ours is faster.
     """
 
     what: str
@@ -49,7 +50,9 @@ class Measure:
     @property
     def cells(self) -> list[str]:
         ratio = None if self.alternative_value is None else self.alternative_value / self.value
-        numbers = [_text(number) for number in (self.value, self.floor, self.alternative_value, ratio)]
+        numbers = [
+            _text(number) for number in (self.value, self.floor, self.alternative_value, ratio)
+        ]
         return [self.what, self.unit, *numbers[:2], self.alternative, *numbers[2:], self.target]
 
 

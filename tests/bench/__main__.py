@@ -1,14 +1,17 @@
 """Measures how fast the program is, each part once, and prints one table.
 
-    python -m tests.bench [towers] [heads] [training] [audit] [features] [embeddings] [browse] [review] [lab]
+    python -m tests.bench [towers] [heads] [training] [audit] [features] [embeddings] [browse]
+    [review] [lab]
         [--quick]
     python -m tests.bench wrong coverage|planted: how many captions are wrong
-    python -m tests.bench coverage [AUDIT…] [--seeds 20]: whether standard errors, p and q values hold what they say
-    python -m tests.bench.large FOLDER [--pairs N …] [--epochs E] [--dim D]: up to ten million pairs, exports, Browse
-    python -m tests.bench.suggestions SOURCE…: how often a suggested caption is right
+    python -m tests.bench coverage [AUDIT…] [--seeds 20]: whether standard errors, p and q values
+    hold what they say python -m tests.bench.large FOLDER [--pairs N …] [--epochs E] [--dim D]: up
+    to ten million pairs, exports, Browse python -m tests.bench.suggestions SOURCE…: how often a
+    suggested caption is right
 
 Each part replaces its lines in data/results/bench.csv and the page bench.md;
-`--quick` tries the code on small sizes and writes nothing. Run it on a machine that does nothing else.
+`--quick` tries the code on small sizes and writes nothing. Run it on a machine that does nothing
+else.
 """
 
 import sys
@@ -18,7 +21,18 @@ from typing import Annotated
 
 import tyro
 
-from tests.bench import Measures, Skipped, console, large, pages, save, show, stored, training, validity
+from tests.bench import (
+    Measures,
+    Skipped,
+    console,
+    large,
+    pages,
+    save,
+    show,
+    stored,
+    training,
+    validity,
+)
 
 PARTS: dict[str, Callable[[bool], Measures]] = {
     "towers": large.measure_towers,
@@ -37,14 +51,19 @@ PARTS: dict[str, Callable[[bool], Measures]] = {
 class Bench:
     """Measure how fast the program is."""
 
-    parts: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PART")] = tuple(PARTS)
+    parts: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PART")] = tuple(
+        PARTS
+    )
     quick: bool = False  # small sizes: try the code, write no results
 
 
 def main(bench: Bench) -> int:
     """Run the parts; return the exit code."""
     if unknown := set(bench.parts) - set(PARTS):
-        print(f"error: part {min(unknown)!r} is unknown: choose of {', '.join(PARTS)}", file=sys.stderr)
+        print(
+            f"error: part {min(unknown)!r} is unknown: choose of {', '.join(PARTS)}",
+            file=sys.stderr,
+        )
         return 2
     measured: dict[str, Measures] = {}
     for part in bench.parts:
@@ -62,4 +81,6 @@ def main(bench: Bench) -> int:
 if __name__ == "__main__":
     if sys.argv[1:2] in (["wrong"], ["coverage"]):
         sys.exit(validity.command(sys.argv[1], sys.argv[2:]))
-    sys.exit(main(tyro.cli(Bench, prog="python -m tests.bench", config=(tyro.conf.FlagCreatePairsOff,))))
+    sys.exit(
+        main(tyro.cli(Bench, prog="python -m tests.bench", config=(tyro.conf.FlagCreatePairsOff,)))
+    )

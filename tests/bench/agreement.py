@@ -1,4 +1,5 @@
-"""Whether the lab of one audit says what a study over splits of the same set says of the same settings.
+"""Whether the lab of one audit says what a study over splits of the same set says of the same
+settings.
 
 python -m tests.bench.agreement AUDIT STUDY [--out FILE.csv]
 """
@@ -29,7 +30,8 @@ class Agreement:
 
 
 def main(asked: Agreement) -> None:
-    """Print, and write, one row per setting and measure; differences are in percent of the baseline."""
+    """Print, and write, one row per setting and measure; differences are in percent of the
+    baseline."""
     audit, study = open_audit(asked.audit), open_study(asked.study)
     arms = list(study.request["arms"])
     tables = [differences(rows) for rows in (lab_table(audit, arms), study.rows)]
@@ -45,7 +47,10 @@ def main(asked: Agreement) -> None:
         half = (percent["high_study"] - percent["low_study"]) / 2
         # One more split lies within √(n + 1) times the interval of the mean of n splits
         found = {"set": asked.audit, ARM: row[ARM], "measure": MEASURES[row["measure"]]}
-        held = {"in_interval": off <= half, "as_another_split": off <= half * (row["n_study"] + 1) ** 0.5}
+        held = {
+            "in_interval": off <= half,
+            "as_another_split": off <= half * (row["n_study"] + 1) ** 0.5,
+        }
         rows.append(found | percent | held)
     table = pd.DataFrame(rows).round(2)
     print(table.to_string(index=False))

@@ -1,8 +1,10 @@
-"""One turn of the dashboard's benchmark, in a process of its own: a page opened cold, or Browse used for a while.
+"""One turn of the dashboard's benchmark, in a process of its own: a page opened cold, or Browse
+used for a while.
 
     python tests/bench/browse_turn.py open PAGE | imports | browse REPEATS [KIND…]
 
-Works on the data folder that CLIPMEM_DATA names, on its newest audit; prints what it measured as JSON.
+Works on the data folder that CLIPMEM_DATA names, on its newest audit; prints what it measured as
+JSON.
 """
 
 import json
@@ -13,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 BEGAN = time.perf_counter()
-APP = str(Path(__file__).resolve().parents[2] / "app.py")  # run as a script: the package imports too much
+APP = str(
+    Path(__file__).resolve().parents[2] / "app.py"
+)  # run as a script: the package imports too much
 Address = dict[str, str]
 
 
@@ -34,10 +38,12 @@ def open_cold(page: str) -> dict[str, Any]:
 
 
 def browse(repeats: int, kinds: list[str]) -> dict[str, Any]:
-    """Run the script of Browse for every kind of change, or some, each as often; the first run of each is not counted.
+    """Run the script of Browse for every kind of change, or some, each as often; the first run of
+    each is not counted.
 
     Returns:
-        kind → milliseconds of each run; `plain`: of a query that counts and takes the first page; memory_mb.
+        kind → milliseconds of each run; `plain`: of a query that counts and takes the first page;
+        memory_mb.
     """
     import numpy as np
 
@@ -55,7 +61,10 @@ def browse(repeats: int, kinds: list[str]) -> dict[str, Any]:
 
 def _changes(rng: Any) -> dict[str, Callable[[], Address]]:
     """Return, for each kind of change, what draws an address that was not asked for before."""
-    shapes, colours = ["circle", "square", "triangle"], ["crimson", "teal", "goldenrod", "slateblue", "olivedrab"]
+    shapes, colours = (
+        ["circle", "square", "triangle"],
+        ["crimson", "teal", "goldenrod", "slateblue", "olivedrab"],
+    )
     syllables = [a + b for a in "bdgklmnprst" for b in "aeiou"]
     orders = ["clipmem", "misfit", "similarity_out", "clipmem_text", "se", "learned"]
     return {
@@ -63,7 +72,10 @@ def _changes(rng: Any) -> dict[str, Callable[[], Address]]:
         "page": lambda: {"page": str(rng.integers(2, 400))},
         "deep page": lambda: {"page": str(rng.integers(10_000, 40_000))},
         "order": lambda: {"order": str(rng.choice(orders)), "ascending": str(rng.integers(2))},
-        "group": lambda: {"group": str(rng.choice(["scored", "external"])), "order": str(rng.choice(orders))},
+        "group": lambda: {
+            "group": str(rng.choice(["scored", "external"])),
+            "order": str(rng.choice(orders)),
+        },
         "score range": lambda: {"range": f"clipmem:{rng.normal() * 0.1:.4f}:"},
         "words": lambda: {"words": " ".join(map(rng.choice, (shapes, colours, syllables)))},
         "lasso": lambda: {"outline": _lasso(rng)},
@@ -77,7 +89,10 @@ def _lasso(rng: Any) -> str:
     import numpy as np
 
     turns = np.linspace(0, 2 * np.pi, 40, endpoint=False)
-    x, y = 0.3 + rng.normal() * 0.05 + 0.2 * np.cos(turns), 0.3 + 0.2 * np.sin(turns) + 0.03 * np.cos(7 * turns)
+    x, y = (
+        0.3 + rng.normal() * 0.05 + 0.2 * np.cos(turns),
+        0.3 + 0.2 * np.sin(turns) + 0.03 * np.cos(7 * turns),
+    )
     corners = ":".join(f"{a:.4g}:{b:.4g}" for a, b in zip(x, y, strict=True))
     return f"similarity_out:clipmem:{corners}"
 
@@ -98,19 +113,27 @@ def _run(app: Any, address: Address) -> float:
     app.run()
     took = (time.perf_counter() - began) * 1000
     if app.exception or not app.get("bidi_component"):
-        raise RuntimeError(f"the page failed at {address}: {[error.message for error in app.exception]}")
+        raise RuntimeError(
+            f"the page failed at {address}: {[error.message for error in app.exception]}"
+        )
     return took
 
 
 def _plain(folder: Path) -> float:
-    """Count the scored pairs and take the first page, as a single query without a cache: what the ratio is to."""
+    """Count the scored pairs and take the first page, as a single query without a cache: what the
+    ratio is to."""
     import duckdb
 
     began = time.perf_counter()
     path = str(folder / "scores.parquet")
     with duckdb.connect() as database:
-        database.execute("SELECT count(*) FROM read_parquet(?) WHERE isfinite(clipmem)", [path]).fetchall()
-        query = "SELECT pair_id, clipmem FROM read_parquet(?) WHERE isfinite(clipmem) ORDER BY clipmem DESC LIMIT 24"
+        database.execute(
+            "SELECT count(*) FROM read_parquet(?) WHERE isfinite(clipmem)", [path]
+        ).fetchall()
+        query = (
+            "SELECT pair_id, clipmem FROM read_parquet(?) WHERE isfinite(clipmem) ORDER BY "
+            "clipmem DESC LIMIT 24"
+        )
         database.execute(query, [path]).fetchall()
     return (time.perf_counter() - began) * 1000
 

@@ -1,13 +1,15 @@
-"""Features from towers, and audits of synthetic features: seconds, memory, how both grow; exports and Browse.
+"""Features from towers, and audits of synthetic features: seconds, memory, how both grow; exports
+and Browse.
 
     python -m tests.bench.large FOLDER [--pairs N …] [--epochs E] [--dim D]
 
-Works in FOLDER and leaves features and audits there: 10,000,000 pairs × 512 numbers take 70 GB. An interrupted audit
-resumes, but its seconds are then those of the rest alone. Each measurement is a command of its own; memory is the
-anonymous memory (RssAnon) of all its processes: mapped files do not count.
+Works in FOLDER and leaves features and audits there: 10,000,000 pairs × 512 numbers take 70 GB. An
+interrupted audit resumes, but its seconds are then those of the rest alone. Each measurement is a
+command of its own; memory is the anonymous memory (RssAnon) of all its processes: mapped files do
+not count.
 
-`towers` compares features of synthetic pictures and captions, from files to the cache, with the towers alone on decoded
-pictures and captions (the floor).
+`towers` compares features of synthetic pictures and captions, from files to the cache, with the
+towers alone on decoded pictures and captions (the floor).
 """
 
 import dataclasses
@@ -69,16 +71,23 @@ def growth(spent: dict[int, float]) -> Measures:
     lines = []
     for few, many in itertools.pairwise(spent):
         exponent = math.log(spent[many] / spent[few]) / math.log(many / few)
-        lines.append(Measure(f"growth from {few:,} to {many:,} pairs", exponent, "exponent", target="≤ 1.05"))
+        lines.append(
+            Measure(f"growth from {few:,} to {many:,} pairs", exponent, "exponent", target="≤ 1.05")
+        )
     return lines
 
 
 def audit(table: Path, data: Path, pairs: int, flags: list[str]) -> tuple[Measures, float, float]:
-    """Audit a table of features; return what was measured, the seconds and the processor seconds."""
-    seconds, processor, peak, stages = run_audit(["audit", str(table), "--name", "large", *FLAGS, *flags], data)
+    """Audit a table of features; return what was measured, the seconds and the processor
+    seconds."""
+    seconds, processor, peak, stages = run_audit(
+        ["audit", str(table), "--name", "large", *FLAGS, *flags], data
+    )
     console.print(f"{pairs:,} pairs: {seconds:.0f} s, {peak / 1e6:.0f} MB")
     name = f"audit of {pairs:,} pairs of features × {WIDTH}, 4 members"
-    parts = ", ".join(f"{part} {stages[part]:.0f}" for part in ("prepare", "words", "members", "scoring"))
+    parts = ", ".join(
+        f"{part} {stages[part]:.0f}" for part in ("prepare", "words", "members", "scoring")
+    )
     lines = [
         Measure(f"{name} ({parts} s)", seconds, "s"),
         Measure(f"{name}, each pair", 1e6 * seconds / pairs, "µs"),
@@ -88,30 +97,52 @@ def audit(table: Path, data: Path, pairs: int, flags: list[str]) -> tuple[Measur
 
 
 def measure_audit(quick: bool) -> Measures:
-    """Audit drawn pictures with five captions each, from files to scores, with words; then once more."""
+    """Audit drawn pictures with five captions each, from files to scores, with words; then once
+    more."""
     pairs, members = (300, 8) if quick else (8_000, 16)
     lines: Measures = []
     with scratch() as data:
         read_source("scenes", SourceOptions(scenes_pairs=pairs), data=data)
         for name, target in (("first", "≤ 150"), ("second", "≤ 60")):
-            words = ["audit", "scenes", "--scenes-pairs", str(pairs), "--name", name, "--members", str(members)]
+            words = [
+                "audit",
+                "scenes",
+                "--scenes-pairs",
+                str(pairs),
+                "--name",
+                name,
+                "--members",
+                str(members),
+            ]
             seconds, _, _, stages = run_audit([*words, "--seed", str(len(lines))], data)
-            parts = ", ".join(f"{part} {stages[part]:.0f}" for part in ("prepare", "words", "members", "scoring"))
-            what = f"{name} audit of {pairs:,} drawn pictures × 5 captions, {members} members ({parts} s)"
+            parts = ", ".join(
+                f"{part} {stages[part]:.0f}" for part in ("prepare", "words", "members", "scoring")
+            )
+            what = (
+                f"{name} audit of {pairs:,} drawn pictures × 5 captions, {members} members "
+                f"({parts} s)"
+            )
             lines.append(Measure(what, seconds, "s", target=target))
     return lines
 
 
 def run_audit(words: list[str], data: Path) -> tuple[float, float, int, dict[str, float]]:
     """Run an audit; return what `run_command` does, and the seconds of its stages."""
-    return *run_command(words, data), Audit(data / "audits" / words[words.index("--name") + 1]).verdict["seconds"]
+    return *run_command(words, data), Audit(
+        data / "audits" / words[words.index("--name") + 1]
+    ).verdict["seconds"]
 
 
-def run_command(words: list[str], data: Path, *, module: str = "clipmem_core") -> tuple[float, float, int]:
-    """Run a command of the package; return its seconds, processor seconds and peak of anonymous bytes."""
+def run_command(
+    words: list[str], data: Path, *, module: str = "clipmem_core"
+) -> tuple[float, float, int]:
+    """Run a command of the package; return its seconds, processor seconds and peak of anonymous
+    bytes."""
     command = [sys.executable, "-m", module, *words]
     before, began, peak = os.times(), time.perf_counter(), 0
-    with subprocess.Popen(command, env={**os.environ, DATA_VARIABLE: str(data)}, stdout=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        command, env={**os.environ, DATA_VARIABLE: str(data)}, stdout=subprocess.DEVNULL
+    ) as process:
         while process.poll() is None:
             peak = max(peak, _anonymous(process.pid))
             time.sleep(0.2)
@@ -128,7 +159,9 @@ def _anonymous(pid: int) -> int:
         parent = psutil.Process(pid)
         for process in (parent, *parent.children(recursive=True)):
             lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
-            total += next((int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon")), 0)
+            total += next(
+                (int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon")), 0
+            )
     except (psutil.NoSuchProcess, OSError):  # it has just ended
         pass
     return total
@@ -138,7 +171,9 @@ def measure_towers(quick: bool) -> Measures:
     """Compute the features of each side once in each precision."""
     keep_memory()
     found = resolve(preset_config("locked")).precision
-    return [line for precision in dict.fromkeys(("fp32", found)) for line in _towers(quick, precision)]
+    return [
+        line for precision in dict.fromkeys(("fp32", found)) for line in _towers(quick, precision)
+    ]
 
 
 def _towers(quick: bool, precision: str) -> Measures:
@@ -147,21 +182,44 @@ def _towers(quick: bool, precision: str) -> Measures:
         count = 200 if quick else 1_100
         raw = read_source("scenes", SourceOptions(scenes_pairs=count), data=temporary)
         pairs = raw.pairs.assign(
-            **{c.SHA256: [hashlib.sha256(read_bytes(raw.root, image)).hexdigest() for image in raw.pairs[c.IMAGE]]}
+            **{
+                c.SHA256: [
+                    hashlib.sha256(read_bytes(raw.root, image)).hexdigest()
+                    for image in raw.pairs[c.IMAGE]
+                ]
+            }
         )
         captions = [list(words) for words in pairs[c.CAPTIONS]]
-        texts = list(dict.fromkeys(text for words in captions for text in words))  # equal ones are computed once
+        texts = list(
+            dict.fromkeys(text for words in captions for text in words)
+        )  # equal ones are computed once
         towers = towers_of(config)
         assert towers.image
         assert towers.text
         images = towers.image
-        square = np.random.default_rng(0).integers(0, 256, (images.size, images.size, 3), dtype=np.uint8)
-        squares = [np.stack([square] * len(part)) for part in _parts(pairs.index, batch_size(images))]
+        square = np.random.default_rng(0).integers(
+            0, 256, (images.size, images.size, 3), dtype=np.uint8
+        )
+        squares = [
+            np.stack([square] * len(part)) for part in _parts(pairs.index, batch_size(images))
+        ]
         by_length = _parts(sorted(texts, key=len), batch_size(towers.text))  # as they are embedded
         with mock.patch.object(embed, "COMPILED_FROM", 1):
             return [
-                _compare("picture", len(pairs), images, squares, lambda: image_features(pairs, raw.root, images)),
-                _compare("caption", len(texts), towers.text, by_length, lambda: text_features(captions, towers.text)),
+                _compare(
+                    "picture",
+                    len(pairs),
+                    images,
+                    squares,
+                    lambda: image_features(pairs, raw.root, images),
+                ),
+                _compare(
+                    "caption",
+                    len(texts),
+                    towers.text,
+                    by_length,
+                    lambda: text_features(captions, towers.text),
+                ),
             ]
 
 
@@ -169,10 +227,15 @@ def _parts(values: Sequence[Any], size: int) -> list[Sequence[Any]]:
     return [values[at : at + size] for at in range(0, len(values), size)]
 
 
-def _compare(what: str, count: int, tower: Tower, batches: Sequence[Any], compute: Callable[[], object]) -> Measure:
-    """Compute features; compare their cost with that of the tower alone, by the faster engine and by torch."""
+def _compare(
+    what: str, count: int, tower: Tower, batches: Sequence[Any], compute: Callable[[], object]
+) -> Measure:
+    """Compute features; compare their cost with that of the tower alone, by the faster engine and
+    by torch."""
     opened, alone = tower.open(), dict[str, float]()
-    engines = {embed.TORCH: opened.embed} | ({embed.ONNX: opened.compile(batches[0])} if opened.compile else {})
+    engines = {embed.TORCH: opened.embed} | (
+        {embed.ONNX: opened.compile(batches[0])} if opened.compile else {}
+    )
 
     def timed(run: Callable[[Any], Any], batch: Any) -> float:
         began = time.perf_counter()
@@ -185,11 +248,15 @@ def _compare(what: str, count: int, tower: Tower, batches: Sequence[Any], comput
             alone[engine] = 1000 * sum(pool.map(functools.partial(timed, run), batches)) / count
     before = os.times()
     compute()
-    total = 1000 * (sum(os.times()[:4]) - sum(before[:4])) / count  # also of processes that it starts and ends
+    total = (
+        1000 * (sum(os.times()[:4]) - sum(before[:4])) / count
+    )  # also of processes that it starts and ends
     fastest = min(alone, key=alone.__getitem__)
     name = f"{what}, file to features, {tower.precision}; floor: {tower.name} alone in {fastest}"
     other = f"{tower.name} alone in torch"
-    return Measure(name, total, "core ms", alone[fastest], other, alone[embed.TORCH], target="≤ 1.3 floor")
+    return Measure(
+        name, total, "core ms", alone[fastest], other, alone[embed.TORCH], target="≤ 1.3 floor"
+    )
 
 
 def main(
@@ -207,17 +274,23 @@ def main(
             console.print(f"making {count:,} features")
             make_features(made, pairs=count, dim=dim)
             (made / "done").touch()
-        measured, spent[count], _ = audit(made / "pairs.parquet", data, count, ["--epochs", str(epochs)])
+        measured, spent[count], _ = audit(
+            made / "pairs.parquet", data, count, ["--epochs", str(epochs)]
+        )
         lines += measured
         for kind, ending in (("csv", "csv"), ("datacomp", "npy")):
             out = str(data / f"{kind}.{ending}")
-            seconds, _, peak = run_command(["export", "large", "--format", kind, "--out", out, "--overwrite"], data)
+            seconds, _, peak = run_command(
+                ["export", "large", "--format", kind, "--out", out, "--overwrite"], data
+            )
             lines.append(Measure(f"export of {count:,} pairs to {kind}", seconds, "s"))
             lines.append(Measure(f"export of {count:,} pairs to {kind}: memory", peak / 1e6, "MB"))
         times_by_kind = turn(data, "browse", "2", *CHANGES)
         memory, plain = times_by_kind.pop("memory_mb"), min(times_by_kind.pop("plain"))
         slowest, kind = max((max(times), kind) for kind, times in times_by_kind.items())
-        lines.append(Measure(f"Browse, {count:,} pairs, slowest change ({kind})", slowest, "ms", floor=plain))
+        lines.append(
+            Measure(f"Browse, {count:,} pairs, slowest change ({kind})", slowest, "ms", floor=plain)
+        )
         lines.append(Measure(f"Browse, {count:,} pairs: memory", memory, "MB"))
     lines += growth(spent)
     show({"large": lines})

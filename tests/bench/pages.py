@@ -1,9 +1,10 @@
-"""The dashboard: Browse over a million pairs in Streamlit's test driver, and Browse and Review in Chromium.
+"""The dashboard: Browse over a million pairs in Streamlit's test driver, and Browse and Review in
+Chromium.
 
-The million pairs have random scores, real thumbnails and 200,000 decisions. The floor of a page is the same count and
-first page as plain DuckDB queries; the floor of a cold start is the import of its libraries. In Chromium, a key is lost
-if the page took it and the log has no event for it, or has one on another pair; a key pressed before its pair is
-painted is refused with a sign.
+The million pairs have random scores, real thumbnails and 200,000 decisions. The floor of a page is
+the same count and first page as plain DuckDB queries; the floor of a cold start is the import of
+its libraries. In Chromium, a key is lost if the page took it and the log has no event for it, or
+has one on another pair; a key pressed before its pair is painted is refused with a sign.
 """
 
 import itertools
@@ -57,11 +58,17 @@ def measure_browse(quick: bool) -> Measures:
         console.print(f"making an audit of {pairs:,} pairs")
         audit = make_large_audit(large, "million", pairs=pairs)
         with patch.dict(os.environ, {DATA_VARIABLE: str(large)}):
-            open_review(audit).decide(pair_ids(audit, Selection())[: pairs // 5], KEEP, audit=audit.name)
+            open_review(audit).decide(
+                pair_ids(audit, Selection())[: pairs // 5], KEEP, audit=audit.name
+            )
         times_by_kind = turn(large, "browse", str(runs))
     plain, memory = statistics.median(times_by_kind.pop("plain")), times_by_kind.pop("memory_mb")
     lines = [Measure("Browse, 100 pairs, first page in a fresh process", cold, "s", floor=imported)]
-    lines.append(Measure("Overview, 100 pairs, in a fresh process", overview, "s", floor=imported, target="≤ 2"))
+    lines.append(
+        Measure(
+            "Overview, 100 pairs, in a fresh process", overview, "s", floor=imported, target="≤ 2"
+        )
+    )
     for kind, times in times_by_kind.items():
         lines += _percentiles(f"Browse, {pairs:,} pairs, {kind}", times, 300, floor=plain)
     return [*lines, Measure(f"Browse, {pairs:,} pairs: memory", memory, "MB", target="< 2000")]
@@ -71,7 +78,9 @@ def turn(data: Path, *arguments: str) -> dict[str, Any]:
     """Run a turn of Browse in a process of its own and return what it measured."""
     command = [sys.executable, str(Path(__file__).with_name("browse_turn.py")), *arguments]
     environment = {**os.environ, DATA_VARIABLE: str(data), "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} failed: {done.stderr.strip().splitlines()[-1:]}")
     return json.loads(done.stdout.splitlines()[-1])
@@ -79,7 +88,10 @@ def turn(data: Path, *arguments: str) -> dict[str, Any]:
 
 def _percentiles(what: str, times: list[float], limit: int, floor: float | None = None) -> Measures:
     ends = zip((50, 95), np.percentile(times, (50, 95)).tolist(), ("", f"≤ {limit}"), strict=True)
-    return [Measure(f"{what}: p{end}", value, "ms", floor=floor, target=target) for end, value, target in ends]
+    return [
+        Measure(f"{what}: p{end}", value, "ms", floor=floor, target=target)
+        for end, value, target in ends
+    ]
 
 
 def measure_review(quick: bool) -> Measures:
@@ -89,10 +101,14 @@ def measure_review(quick: bool) -> Measures:
         tempfile.TemporaryDirectory() as folder,
         patch.dict(os.environ, {DATA_VARIABLE: folder}),
     ):
-        subprocess.run([sys.executable, "-m", "clipmem_core", "audit", "scenes", "--name", NAME], check=True)
+        subprocess.run(
+            [sys.executable, "-m", "clipmem_core", "audit", "scenes", "--name", NAME], check=True
+        )
         review = open_review(Audit(Path(folder) / "audits" / NAME))
         with serve(Path(folder)) as address:
-            lines = _interactions(open_watched(browser, size=(1440, 900)), address, 2 if quick else RUNS)
+            lines = _interactions(
+                open_watched(browser, size=(1440, 900)), address, 2 if quick else RUNS
+            )
             pages = [open_watched(browser) for _ in range(2)]
             for page in pages:
                 page.add_init_script(WATCH)
@@ -116,15 +132,20 @@ def measure_lab(quick: bool) -> Measures:
             audit = Audit(Path(folder) / "audits" / NAME)
             with serve(Path(folder)) as address:
                 first, every = _switch(open_watched(browser, size=(1440, 900)), address)
-            floor = seconds_needed(audit, len(audit.record.members), side_by_side(audit.record.config))
+            floor = seconds_needed(
+                audit, len(audit.record.members), side_by_side(audit.record.config)
+            )
         what = f"Mitigations, {pairs:,} pairs × 5, a switch"
-        lines.append(Measure(f"{what}: four members", first, "s", floor=floor / 4, target=targets[0]))
+        lines.append(
+            Measure(f"{what}: four members", first, "s", floor=floor / 4, target=targets[0])
+        )
         lines.append(Measure(f"{what}: all 16", every, "s", floor=floor, target=targets[1]))
     return lines
 
 
 def _switch(page: Any, address: str) -> tuple[float, float]:
-    """Switch noise on, and return the seconds until its effect is on the page, with four members and with all."""
+    """Switch noise on, and return the seconds until its effect is on the page, with four members
+    and with all."""
     page.goto(f"{address}/mitigations?audit={NAME}")
     page.get_by_text("Each dot is a setting").wait_for(timeout=120_000)
     time.sleep(10)  # the page stands open: the workers measure the rest of the baseline
@@ -169,7 +190,8 @@ def _interactions(page: Any, address: str, runs: int) -> Measures:
 
 
 def _tours(page: Any, address: str, tours: int) -> Measures:
-    """Visit every page again and again; measure the server's memory after the first tour, and how much it grows."""
+    """Visit every page again and again; measure the server's memory after the first tour, and how
+    much it grows."""
     server = next(child for child in psutil.Process().children() if "streamlit" in child.cmdline())
     memory = []
     for _ in range(tours):
@@ -179,20 +201,26 @@ def _tours(page: Any, address: str, tours: int) -> Measures:
         memory.append(server.memory_info().rss / 1e6)
     page.close()
     what = "Memory of the server after a tour of all pages"
-    grown = Measure(f"{what}: growth in {tours - 1} more", memory[-1] - memory[0], "MB", target="≤ 20")
+    grown = Measure(
+        f"{what}: growth in {tours - 1} more", memory[-1] - memory[0], "MB", target="≤ 20"
+    )
     return [Measure(what, memory[0], "MB"), grown]
 
 
 def _keys(pages: list[Any], address: str, review: Review, seconds: int) -> Measures:
-    """Press five keys a second in one browser, then three in each of two, and count what was stored."""
+    """Press five keys a second in one browser, then three in each of two, and count what was
+    stored."""
     lines: Measures = []
     for crew, pace in ((pages[:1], 5), (pages, 6)):
-        for place, page in enumerate(crew):  # the queue from both ends: a pair that another tab decides is refused
+        for place, page in enumerate(
+            crew
+        ):  # the queue from both ends: a pair that another tab decides is refused
             open_review_page(page, address, NAME, order="misfit", ascending=str(place))
         before, began = len(events(review)), time.monotonic()
         for place in range(seconds * pace):
             time.sleep(max(0.0, began + place / pace - time.monotonic()))
-            # Of two browsers one keeps and the other removes a caption, so that the log tells them apart.
+            # Of two browsers one keeps and the other removes a caption, so that the log tells them
+            # apart.
             crew[place % len(crew)].keyboard.press("kx"[place % 2])
         for page in crew:
             all_stored(page)
@@ -202,7 +230,10 @@ def _keys(pages: list[Any], address: str, review: Review, seconds: int) -> Measu
             if len(crew) == 1
             else [[each for each in stored_events if each[1] == d] for d in ("keep", "recaption")]
         )
-        pairs = [itertools.zip_longest(accepted(page), stored) for page, stored in zip(crew, by_browser, strict=True)]
+        pairs = [
+            itertools.zip_longest(accepted(page), stored)
+            for page, stored in zip(crew, by_browser, strict=True)
+        ]
         lost = sum(pressed != stored for pair in pairs for pressed, stored in pair)
         refused = seconds * pace - sum(len(accepted(page)) for page in crew)
         what = f"Review, {seconds * pace} keys at {pace} a second in {len(crew)} browser(s)"
@@ -294,5 +325,7 @@ _ACTS: dict[str, Callable[[Any], Callable[[], object]]] = {
     "a picture clicked, until its pair is there": _open_pair,
     "a page turned, until its 24 pictures are there": _turn,
     "a word filtered by": _typed("Words in the caption", "words", itertools.repeat("red")),
-    "a search by meaning": _typed("Search by meaning", "captions close to", map("{} cats".format, itertools.count())),
+    "a search by meaning": _typed(
+        "Search by meaning", "captions close to", map("{} cats".format, itertools.count())
+    ),
 }

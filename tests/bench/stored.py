@@ -1,6 +1,8 @@
-"""Embeddings in FAISS indices beside numpy's files: scoring, a mapped open, a search, and a search by meaning.
+"""Embeddings in FAISS indices beside numpy's files: scoring, a mapped open, a search, and a search
+by meaning.
 
-python -m tests.bench.stored FOLDER KIND     scores the embeddings of a folder, read from `npy` or `faiss` files
+python -m tests.bench.stored FOLDER KIND     scores the embeddings of a folder, read from `npy` or
+                                             `faiss` files
 """
 
 import sys
@@ -37,26 +39,44 @@ def measure_embeddings(quick: bool) -> Measures:
         both = {kind: run_command([str(folder), kind], folder, module=module) for kind in kinds}
         for place, unit_of in ((0, "s"), (2, "MB")):
             npy, ours = (both[kind][place] / (1 if unit_of == "s" else 1e6) for kind in kinds)
-            what = f"scores of {pairs:,} pairs × {DIM}, {MEMBERS} members{'' if unit_of == 's' else ': own memory'}"
-            lines.append(Measure(what, ours, unit_of, alternative="from .npy", alternative_value=npy))
+            what = (
+                f"scores of {pairs:,} pairs × {DIM}, {MEMBERS} "
+                f"members{'' if unit_of == 's' else ': own memory'}"
+            )
+            lines.append(
+                Measure(what, ours, unit_of, alternative="from .npy", alternative_value=npy)
+            )
     with scratch() as folder:
         path = folder / "features.faiss"
         blocks = (
-            unit(rng.standard_normal((10_000, CAPTION_DIM))).astype(np.float16) for _ in range(captions // 10_000)
+            unit(rng.standard_normal((10_000, CAPTION_DIM))).astype(np.float16)
+            for _ in range(captions // 10_000)
         )
         write_vectors(path, blocks)
         rows, query = np.arange(0, captions, 2), rng.standard_normal(CAPTION_DIM).astype(np.float32)
         read_vectors(path).nearest(query, 1)  # reads the file once
         what = f"of {captions:,} features × {CAPTION_DIM}"
-        lines.append(Measure(f"mapped open {what}", best(lambda: read_vectors(path)), "ms", target="≤ 13"))
+        lines.append(
+            Measure(f"mapped open {what}", best(lambda: read_vectors(path)), "ms", target="≤ 13")
+        )
         stored = read_vectors(path)
         alone = faiss.read_index(str(path))
         floor = best(lambda: alone.search(query[None], 10_000))
         lines.append(
-            Measure(f"search {what}", best(lambda: stored.nearest(query, 10_000)), "ms", floor, target="≤ 500")
+            Measure(
+                f"search {what}",
+                best(lambda: stored.nearest(query, 10_000)),
+                "ms",
+                floor,
+                target="≤ 500",
+            )
         )
         half = Vectors(stored.index, rows)
-        lines.append(Measure(f"search in half {what}", best(lambda: half.nearest(query, 10_000)), "ms", floor))
+        lines.append(
+            Measure(
+                f"search in half {what}", best(lambda: half.nearest(query, 10_000)), "ms", floor
+            )
+        )
     return lines
 
 
@@ -72,9 +92,15 @@ def best(run: Callable[[], object], times: int = 5) -> float:
 
 def score(folder: Path, kind: str) -> None:
     """Compute the scores that read embeddings."""
-    read: Callable[[Path], np.ndarray] = read_vectors if kind == "faiss" else lambda path: np.load(path, mmap_mode="r")
-    image, text = ([read(folder / f"{n}-{side}.{kind}") for n in range(MEMBERS)] for side in ("image", "text"))
-    membership = ensemble_membership(np.arange(len(image[0])), folds=MEMBERS, repeats=1, seed=0, halves=True)
+    read: Callable[[Path], np.ndarray] = (
+        read_vectors if kind == "faiss" else lambda path: np.load(path, mmap_mode="r")
+    )
+    image, text = (
+        [read(folder / f"{n}-{side}.{kind}") for n in range(MEMBERS)] for side in ("image", "text")
+    )
+    membership = ensemble_membership(
+        np.arange(len(image[0])), folds=MEMBERS, repeats=1, seed=0, halves=True
+    )
     sides, trained = Sides(membership, "ensemble", 0), membership.trained
     for member in range(MEMBERS):
         pair_terms(image[member], text[member], sides.external)

@@ -1,9 +1,11 @@
-"""How often a suggested caption is right: audits of real sets in which pairs have the caption of another pair.
+"""How often a suggested caption is right: audits of real sets in which pairs have the caption of
+another pair.
 
     python -m tests.bench.suggestions SOURCE… [--seeds 0 1 2 3 4] [--out FILE.csv]
 
-The other pair is left out. A suggestion is usable where its cosine with a right caption, by all-MiniLM-L6-v2, is
-`CLOSE` or more, and fewer than `NEAREST` different captions of other pairs are closer. Audits stay and are resumed.
+The other pair is left out. A suggestion is usable where its cosine with a right caption, by
+all-MiniLM-L6-v2, is `CLOSE` or more, and fewer than `NEAREST` different captions of other pairs are
+closer. Audits stay and are resumed.
 """
 
 import json
@@ -39,7 +41,9 @@ def audited_copy(pairs: pd.DataFrame, root: Path, config: AuditConfig, name: str
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [
         json.dumps({"id": pair_id, "image": str(root / image), "captions": list(own)})
-        for pair_id, image, own in zip(pairs[c.PAIR_ID], pairs[c.IMAGE], pairs[c.CAPTIONS], strict=True)
+        for pair_id, image, own in zip(
+            pairs[c.PAIR_ID], pairs[c.IMAGE], pairs[c.CAPTIONS], strict=True
+        )
     ]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     options = replace(config.source, image_folder=str(root), csv_id_key="id")
@@ -48,7 +52,8 @@ def audited_copy(pairs: pd.DataFrame, root: Path, config: AuditConfig, name: str
 
 @dataclass(frozen=True)
 class Suggestions:
-    """Count how many suggestions for pairs with a injected caption are usable, by the lead that is asked of them."""
+    """Count how many suggestions for pairs with a injected caption are usable, by the lead that is
+    asked of them."""
 
     sources: Annotated[tuple[str, ...], tyro.conf.Positional]
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
@@ -56,40 +61,67 @@ class Suggestions:
 
 
 def measured(source: str, seeds: tuple[int, ...]) -> Iterator[dict[str, object]]:
-    """Yield a row for each seed and lead: the injected pairs, those with a suggestion, suggestions, and usable ones."""
+    """Yield a row for each seed and lead: the injected pairs, those with a suggestion, suggestions,
+    and usable ones."""
     config, name = preset_config("locked"), Path(source).parent.name or source
     config = replace(config, source=replace(config.source, scenes_pairs=SCENES_PAIRS))
     data_set = load_data_set(source, settings.resolve(config))
     pairs = data_set.pairs[data_set.pairs[c.INJECTED].isna()].reset_index(drop=True)
     place = {
-        text: at for at, text in enumerate(dict.fromkeys(text for captions in pairs[c.CAPTIONS] for text in captions))
+        text: at
+        for at, text in enumerate(
+            dict.fromkeys(text for captions in pairs[c.CAPTIONS] for text in captions)
+        )
     }
     embed, texts = minilm().open().embed, list(place)
-    vectors = np.concatenate([embed(texts[start : start + 64]) for start in range(0, len(texts), 64)])
+    vectors = np.concatenate(
+        [embed(texts[start : start + 64]) for start in range(0, len(texts), 64)]
+    )
     for seed in seeds:
-        wrong, donors = np.random.default_rng(seed).permutation(len(pairs))[: 2 * INJECTED].reshape(2, -1)
+        wrong, donors = (
+            np.random.default_rng(seed).permutation(len(pairs))[: 2 * INJECTED].reshape(2, -1)
+        )
         moved = pairs[c.CAPTIONS].copy()
         moved[wrong] = moved[donors].to_numpy()
         table = pairs.assign(**{c.CAPTIONS: moved}).drop(index=donors)
         seeded = replace(config, seed=seed)
         audit = audited_copy(table, data_set.raw.root, seeded, f"suggestions-{name}-{seed}")
         captions = {row: set(pairs[c.CAPTIONS][row]) for row in wrong}
-        right = {pairs[c.PAIR_ID][row]: captions[row] for row in wrong if captions[row].isdisjoint(moved[row])}
-        suggested = compared_with_truth(audit, right, place, vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+        right = {
+            pairs[c.PAIR_ID][row]: captions[row]
+            for row in wrong
+            if captions[row].isdisjoint(moved[row])
+        }
+        suggested = compared_with_truth(
+            audit, right, place, vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        )
         for lead in LEADS:
             shown = suggested[suggested["lead"] >= lead]
-            counts = {"pairs": len(audit.pairs), "injected": len(right), "with_suggestion": shown["row"].nunique()}
-            usable = {"suggestions": len(shown), "usable": shown["usable"].sum(), "precision": shown["usable"].mean()}
+            counts = {
+                "pairs": len(audit.pairs),
+                "injected": len(right),
+                "with_suggestion": shown["row"].nunique(),
+            }
+            usable = {
+                "suggestions": len(shown),
+                "usable": shown["usable"].sum(),
+                "precision": shown["usable"].mean(),
+            }
             yield {"set": name, "seed": seed, "lead": lead} | counts | usable
 
 
 def compared_with_truth(
     audit: Audit, right: dict[str, set[str]], place: dict[str, int], vectors: np.ndarray
 ) -> pd.DataFrame:
-    """Return what is suggested for the injected pairs of an audit whatever it leads by: row, lead, usable."""
+    """Return what is suggested for the injected pairs of an audit whatever it leads by: row, lead,
+    usable."""
     pairs, rows, score_breakdown.LEAD = audit.pairs, [], -np.inf
-    others = np.isin(np.arange(len(place)), [place[text] for captions in pairs[c.CAPTIONS] for text in captions])
-    for row, (pair_id, captions) in enumerate(zip(pairs[c.PAIR_ID], pairs[c.CAPTIONS], strict=True)):
+    others = np.isin(
+        np.arange(len(place)), [place[text] for captions in pairs[c.CAPTIONS] for text in captions]
+    )
+    for row, (pair_id, captions) in enumerate(
+        zip(pairs[c.PAIR_ID], pairs[c.CAPTIONS], strict=True)
+    ):
         if pair_id not in right:
             continue
         suggested = score_breakdown.suggested_captions(audit, row)
@@ -98,7 +130,9 @@ def compared_with_truth(
         for each in suggested.choices:
             fit = close[place[each.caption]]
             if each.cosine > np.nanmin(suggested.cosines):
-                rows.append((row, each.lead, fit >= CLOSE and (rivals > fit + 1e-6).sum() < NEAREST))
+                rows.append(
+                    (row, each.lead, fit >= CLOSE and (rivals > fit + 1e-6).sum() < NEAREST)
+                )
     return pd.DataFrame(rows, columns=["row", "lead", "usable"])
 
 
@@ -107,4 +141,6 @@ if __name__ == "__main__":
     table = pd.DataFrame([row for source in asked.sources for row in measured(source, asked.seeds)])
     console.print(table.round(3).to_string(), markup=False)
     if asked.out:
-        write_csv(Path(asked.out), [" ".join(__doc__.split()), f"{made_on()}; {date.today()}"], table)
+        write_csv(
+            Path(asked.out), [" ".join(__doc__.split()), f"{made_on()}; {date.today()}"], table
+        )

@@ -1,13 +1,16 @@
 """Whether counts of wrong captions, standard errors, p and q values hold what they say.
 
-    python -m tests.bench wrong coverage [--sets 200]        simulated sets and reviews: how often intervals cover
-    python -m tests.bench wrong planted AUDIT [--sets 40]   errors planted in the evidence of a finished audit
+    python -m tests.bench wrong coverage [--sets 200]        simulated sets and reviews: how often
+                                                             intervals cover
+    python -m tests.bench wrong planted AUDIT [--sets 40]   errors planted in the evidence of a
+                                                            finished audit
     python -m tests.bench coverage [AUDIT…] [--seeds 20] [--out FOLDER]
 
-`coverage` takes simulated audits, whose truth is known, and audits of many members, finished or not (`audit … --folds 4
---members 64`): these are cut into blocks of members that share none, and what one block says of a pair is compared with
-another, whose error is known as well. All blocks of an audit have one split of the pairs. Audits stay in the data
-folder and are resumed.
+`coverage` takes simulated audits, whose truth is known, and audits of many members, finished or not
+(`audit … --folds 4
+--members 64`): these are cut into blocks of members that share none, and what one block says of a
+pair is compared with another, whose error is known as well. All blocks of an audit have one split
+of the pairs. Audits stay in the data folder and are resumed.
 """
 
 import dataclasses
@@ -34,7 +37,13 @@ from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.evidence import CaptionEvidence, probabilities
 from clipmem_core.scores.membership import Membership, Sides, replicate_rows, side_means
 from clipmem_core.scores.prevalence import count_reviewed, plan_review
-from clipmem_core.scores.uncertainty import Errors, Noise, share_above, shrunk_by_group, standard_errors
+from clipmem_core.scores.uncertainty import (
+    Errors,
+    Noise,
+    share_above,
+    shrunk_by_group,
+    standard_errors,
+)
 from tests.bench import console, made_on
 from tests.scores.simulated import simulate
 
@@ -48,7 +57,8 @@ TOP = 50
 LEVEL = 0.1  # of q
 SIZES = np.array([0.3, 0.4, 0.5])  # three times the noise of four members and more
 SEEDS = {
-    "simulated": "# seeds: 0 to {} of simulated audits, each of 2,000 scored and 200 external pairs",
+    "simulated": "# seeds: 0 to {} of simulated audits, each of 2,000 scored and 200 external "
+    "pairs",
     "audits": "# seeds: 0, one split; the members of an audit are cut into blocks that share none",
 }
 
@@ -72,13 +82,26 @@ class Block(NamedTuple):
 
 
 def simulated(seeds: int) -> pd.DataFrame:
-    """Return one row a design and number of members: means over seeds, and half a 95 % interval of the coverage."""
+    """Return one row a design and number of members: means over seeds, and half a 95 % interval of
+    the coverage."""
     lines = []
     for name, how in DESIGNS.items():
         for members in (count for count in MEMBERS if count % how["folds"] == 0):
             rows = pd.DataFrame([_one(seed, members=members, **how) for seed in range(seeds)])
-            half = t.ppf(0.975, seeds - 1) * rows["coverage"].std() / seeds**0.5 if seeds > 1 else float("nan")
-            lines.append({"design": name, "members": members, "seeds": seeds, **rows.mean(), "coverage_half": half})
+            half = (
+                t.ppf(0.975, seeds - 1) * rows["coverage"].std() / seeds**0.5
+                if seeds > 1
+                else float("nan")
+            )
+            lines.append(
+                {
+                    "design": name,
+                    "members": members,
+                    "seeds": seeds,
+                    **rows.mean(),
+                    "coverage_half": half,
+                }
+            )
             console.print(str(lines[-1]), markup=False)
     return pd.DataFrame(lines)
 
@@ -86,7 +109,9 @@ def simulated(seeds: int) -> pd.DataFrame:
 def _one(seed: int, **how: Any) -> dict[str, float]:
     nothing = simulate(seed, memorized=0, **how)
     small = (nothing.p() <= 0.05)[nothing.scored]
-    tenths = [small[rows].mean() for rows in np.array_split(np.argsort(nothing.noise[nothing.scored]), 10)]
+    tenths = [
+        small[rows].mean() for rows in np.array_split(np.argsort(nothing.noise[nothing.scored]), 10)
+    ]
     half = simulate(seed, **how)
     rows = np.flatnonzero(half.scored)
     shares = share_above(half.clipmem[rows], Noise.of(half.errors, rows), SIZES, seed=0)
@@ -94,7 +119,11 @@ def _one(seed: int, **how: Any) -> dict[str, float]:
     within = float(((shares["low"] <= true) & (true <= shares["high"])).mean())
     row = {"coverage": half.covered(), "share_coverage": within, "p_05": small.mean()}
     row |= {"p_05_quietest_tenth": tenths[0], "p_05_noisiest_tenth": tenths[-1]}
-    for name, other in {"": {}, "_quiet_external": {"external_noise": 0.8}, "_few": {"memorized": 0.1}}.items():
+    for name, other in {
+        "": {},
+        "_quiet_external": {"external_noise": 0.8},
+        "_few": {"memorized": 0.1},
+    }.items():
         rate, power = simulate(seed, **how, **other).false_finds(LEVEL)
         row |= {f"false_at_q_10{name}": rate, f"found_at_q_10{name}": power}
     return row
@@ -109,21 +138,36 @@ def of_audit(name: str) -> pd.DataFrame:
         blocks = list(_blocks(values, sides, repeats)) if repeats else []
         twos = list(zip(blocks[::2], blocks[1::2], strict=False))
         if twos:
-            read = {"audit": name, "scored_pairs": int((~sides.external).sum()), "members_read": len(values)}
+            read = {
+                "audit": name,
+                "scored_pairs": int((~sides.external).sum()),
+                "members_read": len(values),
+            }
             lines.append({**read, "members": members, **_against(twos, ~sides.external)})
             console.print(str(lines[-1]), markup=False)
     return pd.DataFrame(lines)
 
 
 def _alignments(audit: Audit) -> tuple[np.ndarray, Sides]:
-    """Return the alignments of finished members, as far as these are whole repeats, and who trains on what."""
+    """Return the alignments of finished members, as far as these are whole repeats, and who trains
+    on what."""
     drawn, config = membership_of(audit.membership), audit.record.config
-    names = list(itertools.takewhile(lambda name: (audit.member(name) / TEXT_EMBEDDINGS).is_file(), drawn.members))
+    names = list(
+        itertools.takewhile(
+            lambda name: (audit.member(name) / TEXT_EMBEDDINGS).is_file(), drawn.members
+        )
+    )
     size = len(replicate_rows(drawn.members)[0])
     names = names[: len(names) // size * size]
-    sides = Sides(Membership(drawn.group, tuple(names), drawn.trained[: len(names)]), config.protocol, config.seed)
+    sides = Sides(
+        Membership(drawn.group, tuple(names), drawn.trained[: len(names)]),
+        config.protocol,
+        config.seed,
+    )
     vectors = [read_embeddings(audit.member(name)) for name in names]
-    return np.stack([pair_terms(image, text, sides.external)[c.ALIGNMENT] for image, text in vectors]), sides
+    return np.stack(
+        [pair_terms(image, text, sides.external)[c.ALIGNMENT] for image, text in vectors]
+    ), sides
 
 
 def _blocks(values: np.ndarray, sides: Sides, repeats: int) -> Iterator[Block]:
@@ -132,7 +176,9 @@ def _blocks(values: np.ndarray, sides: Sides, repeats: int) -> Iterator[Block]:
     for first in range(0, len(sides.replicates) - repeats + 1, repeats):
         rows = np.concatenate(sides.replicates[first : first + repeats])
         drawn = Membership(
-            sides.membership.group, tuple(names[row] for row in rows.tolist()), sides.membership.trained[rows]
+            sides.membership.group,
+            tuple(names[row] for row in rows.tolist()),
+            sides.membership.trained[rows],
         )
         block_sides = Sides(drawn, sides.protocol, sides.seed)
         alignments = list(values[rows])
@@ -157,11 +203,16 @@ def _against(twos: Sequence[tuple[Block, Block]], scored: np.ndarray) -> dict[st
         tops += [_top(first, second, scored), _top(second, first, scored)]
     row = {"comparisons": len(twos), "coverage": np.mean(covered)}
     row |= {"coverage_lowest": np.min(covered), "coverage_highest": np.max(covered)}
-    return row | {"coverage_of_own_members_alone": np.mean(before)} | pd.DataFrame(tops).mean().to_dict()
+    return (
+        row
+        | {"coverage_of_own_members_alone": np.mean(before)}
+        | pd.DataFrame(tops).mean().to_dict()
+    )
 
 
 def _top(first: Block, second: Block, scored: np.ndarray) -> dict[str, float]:
-    """Return the means of the pairs that are highest in one block: raw, shrunken, and in the other block."""
+    """Return the means of the pairs that are highest in one block: raw, shrunken, and in the other
+    block."""
     rows = np.flatnonzero(scored)
     top = rows[np.argsort(-first.clipmem[rows])[:TOP]]
     by_shrunk = rows[np.argsort(-first.shrunk[rows])[:TOP]]
@@ -174,7 +225,10 @@ def _top(first: Block, second: Block, scored: np.ndarray) -> dict[str, float]:
     }
 
 
-KINDS = {"random": 3.0, "hard": 1.0}  # standard deviations between the scores of right and of wrong captions
+KINDS = {
+    "random": 3.0,
+    "hard": 1.0,
+}  # standard deviations between the scores of right and of wrong captions
 
 
 @dataclass(frozen=True)
@@ -199,8 +253,13 @@ class Planted:
 
 
 def scores_of(rng: np.random.Generator, wrong: np.ndarray, kind: str) -> np.ndarray:
-    """Draw how well captions fit: normal with a heavier left side, wrong ones lower by so many SD."""
-    right = np.where(rng.random(len(wrong)) < 0.8, rng.normal(0, 1, len(wrong)), rng.normal(-0.5, 1.3, len(wrong)))
+    """Draw how well captions fit: normal with a heavier left side, wrong ones lower by so many
+    SD."""
+    right = np.where(
+        rng.random(len(wrong)) < 0.8,
+        rng.normal(0, 1, len(wrong)),
+        rng.normal(-0.5, 1.3, len(wrong)),
+    )
     return np.where(wrong, rng.normal(-KINDS[kind], 1, len(wrong)), right)
 
 
@@ -236,11 +295,12 @@ def one_set(asked: Intervals, kind: str, share: float, seed: int) -> dict[str, t
 
 
 def counts_of_audit(asked: Planted) -> pd.DataFrame:
-    """Return one row a kind and share: how often the interval holds the number of planted errors, and its mean ends.
+    """Return one row a kind and share: how often the interval holds the number of planted errors,
+    and its mean ends.
 
-    Errors are planted in the evidence of a finished audit, in four fifths of its pairs drawn at random: the score of a
-    picture with another caption, of a decoy, or of another word takes the place of a caption's own. Pairs with injected
-    errors are left out.
+    Errors are planted in the evidence of a finished audit, in four fifths of its pairs drawn at
+    random: the score of a picture with another caption, of a decoy, or of another word takes the
+    place of a caption's own. Pairs with injected errors are left out.
     """
     audit, rows = Audit(data_folder() / "audits" / asked.audit), []
     counts, membership = caption_counts(audit), membership_of(audit.membership)
@@ -252,12 +312,20 @@ def counts_of_audit(asked: Planted) -> pd.DataFrame:
         ends = []
         for seed in range(asked.sets):
             rng = np.random.default_rng([seed, round(1000 * share)])
-            planted, n = plant(evidence, kind, share, np.sort(rng.choice(right, round(0.8 * len(right)), False)), rng)
+            planted, n = plant(
+                evidence,
+                kind,
+                share,
+                np.sort(rng.choice(right, round(0.8 * len(right)), False)),
+                rng,
+            )
             count = probabilities(planted).counts[kind]
             ends.append((count.estimate, count.low, count.high))
         estimate, low, high = np.array(ends, dtype=float).T
         covered = ((low <= n) & (n <= high)).mean()
-        rows.append((asked.audit, kind, share, n, covered, estimate.mean(), low.mean(), high.mean()))
+        rows.append(
+            (asked.audit, kind, share, n, covered, estimate.mean(), low.mean(), high.mean())
+        )
         console.print(*map(str, rows[-1]))
     columns = ["audit", "kind", "share", "planted", "coverage", "estimate", "low", "high"]
     return pd.DataFrame(rows, columns=columns)
@@ -271,7 +339,9 @@ def plant(
     chosen, inside = np.isin(np.arange(len(evidence.counts)), rows), np.isin(owner, rows)
     fit, swapped = (np.where(chosen, values, np.nan) for values in (evidence.fit, evidence.swapped))
     assert evidence.words is not None
-    captions = None if evidence.captions is None else np.where(inside[:, None], evidence.captions, np.nan)
+    captions = (
+        None if evidence.captions is None else np.where(inside[:, None], evidence.captions, np.nan)
+    )
     decoys = None if evidence.decoys is None else evidence.decoys.copy()
     words = evidence.words[inside[evidence.words[c.CAPTION]]].reset_index(drop=True)
     if kind == "pairs":
@@ -279,18 +349,29 @@ def plant(
         wrong = rng.choice(np.flatnonzero(np.isfinite(fit + swapped)), n, replace=False)
         fit[wrong], swapped[wrong] = swapped[wrong], np.nan
     elif kind == "captions" and captions is not None and decoys is not None:
-        places, usable = (np.flatnonzero(np.isfinite(values).all(axis=1)) for values in (captions, decoys))
+        places, usable = (
+            np.flatnonzero(np.isfinite(values).all(axis=1)) for values in (captions, decoys)
+        )
         n = min(round(share * len(places)), len(usable) // 2)
         wrong = rng.choice(usable, n, replace=False)
         captions[rng.choice(places, n, replace=False)], decoys[wrong] = decoys[wrong], np.nan
     else:
-        of_word, drawn = words[c.CAPTION].to_numpy(), rng.permutation(np.flatnonzero(np.isfinite(words[c.CHANGED])))
+        of_word, drawn = (
+            words[c.CAPTION].to_numpy(),
+            rng.permutation(np.flatnonzero(np.isfinite(words[c.CHANGED]))),
+        )
         n = round(share * words[c.CAPTION].nunique())
         drawn = rng.permutation(drawn[np.unique(of_word[drawn], return_index=True)[1]])[:n]
         known = words[c.CHANGED].to_numpy(copy=True)
         words.loc[drawn, c.SURPRISE] = known[drawn]
         words.loc[drawn, c.CHANGED] = rng.permutation(known)[drawn]
-    planted = {"fit": fit, "swapped": swapped, "captions": captions, "decoys": decoys, "words": words}
+    planted = {
+        "fit": fit,
+        "swapped": swapped,
+        "captions": captions,
+        "decoys": decoys,
+        "words": words,
+    }
     return dataclasses.replace(evidence, **planted), n
 
 
@@ -298,7 +379,9 @@ def write(path: str, table: pd.DataFrame, words: Sequence[str], more: Sequence[s
     """Write a table below comments that say what made it."""
     command = f"python -m tests.bench {' '.join(Path(word).name for word in words)}"
     head = [f"# command: {command}", f"# machine: {made_on()}; {date.today().isoformat()}", *more]
-    Path(path).write_text("\n".join(head) + "\n" + table.round(4).to_csv(index=False), encoding="utf-8")
+    Path(path).write_text(
+        "\n".join(head) + "\n" + table.round(4).to_csv(index=False), encoding="utf-8"
+    )
 
 
 def measure_coverage(asked: Coverage, words: Sequence[str]) -> None:
@@ -308,7 +391,12 @@ def measure_coverage(asked: Coverage, words: Sequence[str]) -> None:
     for name, table in tables.items():
         console.print(table.round(3).T.to_string())
         if asked.out:
-            write(f"{asked.out}/coverage-{name}.csv", table, words, [SEEDS[name].format(asked.seeds - 1)])
+            write(
+                f"{asked.out}/coverage-{name}.csv",
+                table,
+                words,
+                [SEEDS[name].format(asked.seeds - 1)],
+            )
 
 
 def command(what: str, arguments: Sequence[str]) -> int:

@@ -1,4 +1,5 @@
-"""A browser, and a served data folder: a small audit that was really trained, and made-up hostile ones."""
+"""A browser, and a served data folder: a small audit that was really trained, and made-up hostile
+ones."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -24,7 +25,9 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-ONE_PROCESS = "--process-per-site"  # a page's scripts are compiled once, not for each page that is opened
+ONE_PROCESS = (
+    "--process-per-site"  # a page's scripts are compiled once, not for each page that is opened
+)
 TRAINED = "scenes"
 
 
@@ -37,7 +40,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Any]:
-    """A chromium without a window. It ends with this folder: its event loop must not run below other tests."""
+    """A chromium without a window. It ends with this folder: its event loop must not run below
+    other tests."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     path = shutil.which("chromium") or shutil.which("google-chrome")
     if path is None:
@@ -54,7 +58,19 @@ def data(browser: Any, tmp_path_factory: pytest.TempPathFactory, run: Callable[.
 
     def make(folder: Path) -> None:
         write_words(make_audit(folder, "hostile"))
-        run(folder, "audit", "scenes", "--name", TRAINED, "--preset", "tiny", "--epochs", "3", "--scenes-pairs", "220")
+        run(
+            folder,
+            "audit",
+            "scenes",
+            "--name",
+            TRAINED,
+            "--preset",
+            "tiny",
+            "--epochs",
+            "3",
+            "--scenes-pairs",
+            "220",
+        )
         write_words(trained := Audit(folder / "audits" / TRAINED))
         wrong = (scores := caption_rows(trained))["caption"].eq(2) / 10 + 0.8
         write_table(trained.folder / CAPTION_TABLE, scores.assign(p_word=wrong, p_wrong=wrong))
@@ -85,7 +101,8 @@ def address(data: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="package")
 def context(browser: Any, address: str) -> Any:  # noqa: ANN401
-    """What pages of one browser have in common: a cache, and a process, which a first page keeps."""
+    """What pages of one browser have in common: a cache, and a process, which a first page
+    keeps."""
     context = browser.new_context()
     context.new_page().goto(f"{address}/_stcore/health")
     return context
@@ -93,9 +110,12 @@ def context(browser: Any, address: str) -> Any:  # noqa: ANN401
 
 @pytest.fixture
 def page(request: pytest.FixtureRequest, context: Any, address: str) -> Iterator[Any]:
-    """A page in the light theme, or the parametrized one, without errors and without requests to other hosts."""
+    """A page in the light theme, or the parametrized one, without errors and without requests to
+    other hosts."""
     if "review" in request.fixturenames:
-        request.getfixturevalue("review")  # its file is deleted after the page, which reads it every second, is closed
+        request.getfixturevalue(
+            "review"
+        )  # its file is deleted after the page, which reads it every second, is closed
     opened = open_watched(context, theme=getattr(request, "param", "light"))
     yield opened
     close_watched(opened, address)

@@ -1,4 +1,5 @@
-"""Browse in a browser: ranges, a page removed with two clicks, keys at five a second; and the pictures of the maps."""
+"""Browse in a browser: ranges, a page removed with two clicks, keys at five a second; and the
+pictures of the maps."""
 
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ from tests.browser.reviewing import STORED, events, press
 from tests.browser.watched import check_pictures, close_watched, open_watched, wait_idle
 
 POINT = """() => {
-    const plot = document.querySelector('.js-plotly-plot'), {x, y, customdata} = plot._fullData.at(-1)
-    const {left, top} = plot.querySelector('.nsewdrag').getBoundingClientRect(), {xaxis, yaxis} = plot._fullLayout
+    const plot = document.querySelector('.js-plotly-plot'), {x, y,
+    customdata} = plot._fullData.at(-1)
+    const {left, top} = plot.querySelector('.nsewdrag').getBoundingClientRect(), {xaxis,
+    yaxis} = plot._fullLayout
     return [left + xaxis.c2p(x.at(-1)), top + yaxis.c2p(y.at(-1)), customdata.at(-1)]
 }"""
 
@@ -25,7 +28,10 @@ def open_browse(page: Any, address: str, audit: str = TRAINED) -> list[str]:
     page.locator(".card").first.wait_for()
     wait_idle(page)
     check_pictures(page, at_least=12)
-    return [text.removeprefix("id: ") for text in page.locator(".card details p:last-of-type").all_text_contents()]
+    return [
+        text.removeprefix("id: ")
+        for text in page.locator(".card details p:last-of-type").all_text_contents()
+    ]
 
 
 def test_two_clicks_remove_a_page_a_key_takes_it_back_and_shift_selects_a_range(
@@ -104,7 +110,9 @@ def test_enter_shows_a_picture_and_opens_its_pair_and_keys_rest_below_a_dialog(
     page.troubles.clear()  # pictures of the previous page
 
 
-def test_one_undo_takes_find_and_replace_back_before_an_older_key(page: Any, address: str, review: Review) -> None:
+def test_one_undo_takes_find_and_replace_back_before_an_older_key(
+    page: Any, address: str, review: Review
+) -> None:
     open_browse(page, address)
     page.keyboard.press("ArrowRight")
     page.keyboard.press("k")

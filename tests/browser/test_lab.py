@@ -10,7 +10,9 @@ from tests.browser.server import serve
 from tests.browser.watched import close_watched, open_watched, wait_idle
 
 
-def test_a_click_trains_the_members_again_and_says_what_changed(browser: Any, typed: Path, tmp_path: Path) -> None:
+def test_a_click_trains_the_members_again_and_says_what_changed(
+    browser: Any, typed: Path, tmp_path: Path
+) -> None:
     data = Path(shutil.copytree(typed, tmp_path / "data"))
     with serve(data) as address:
         page = open_watched(browser)

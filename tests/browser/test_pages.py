@@ -1,4 +1,5 @@
-"""Every page in a real browser: its pictures load, hostile captions do nothing, and it fits the screen."""
+"""Every page in a real browser: its pictures load, hostile captions do nothing, and it fits the
+screen."""
 
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,21 @@ from tests.browser.watched import check_pictures, wait_idle
 NAMES = {Path(path).stem: title for path, (title, _) in PAGES.items()}
 PICTURES = {"overview": 12, "browse": 24, "pair": 1}  # at least so many
 FITS = """() => {
-    const [main, side] = ['stMain', 'stSidebar'].map(name => document.querySelector(`[data-testid=${name}]`))
-    if (innerWidth < 600 && side && side.getBoundingClientRect().right > 1) return false  // it is still closing
+    const [main, side] = ['stMain', 'stSidebar'].map(name =>
+    document.querySelector(`[data-testid=${name}]`))
+    if (innerWidth < 600 && side && side.getBoundingClientRect().right > 1) return false  // it is
+                                                                                          still
+                                                                                          closing
     return main.scrollWidth <= main.clientWidth && document.body.scrollWidth <= innerWidth
 }"""
-ACTIVE = "a[href*='javascript:'], [data-testid=stMain] img[src=x], [data-testid=stMain] script, .katex"
+ACTIVE = (
+    "a[href*='javascript:'], [data-testid=stMain] img[src=x], [data-testid=stMain] script, .katex"
+)
 
 
-@pytest.mark.parametrize(("page", "audit"), [("light", TRAINED), ("dark", "hostile")], indirect=["page"])
+@pytest.mark.parametrize(
+    ("page", "audit"), [("light", TRAINED), ("dark", "hostile")], indirect=["page"]
+)
 @pytest.mark.parametrize("name", NAMES)
 def test_a_page_fits_desk_and_phone_and_hostile_captions_do_nothing(
     page: Any, address: str, name: str, audit: str

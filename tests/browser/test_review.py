@@ -1,4 +1,5 @@
-"""Review mode: keys at five a second, reloads, a server that does not answer, decisions of others, hostile captions."""
+"""Review mode: keys at five a second, reloads, a server that does not answer, decisions of others,
+hostile captions."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,16 @@ from clipmem_core.dataset.pictures import decode
 from clipmem_core.dataset.readers.containers import read_bytes
 from clipmem_core.review.decisions import Review
 from tests.browser.conftest import TRAINED
-from tests.browser.reviewing import WATCH, accepted, all_stored, events, next_pair, open_review_page, press, shown_pair
+from tests.browser.reviewing import (
+    WATCH,
+    accepted,
+    all_stored,
+    events,
+    next_pair,
+    open_review_page,
+    press,
+    shown_pair,
+)
 from tests.browser.watched import wait_idle
 from tests.fixtures import HOSTILE
 
@@ -43,7 +53,9 @@ def test_at_five_keys_a_second_every_key_taken_is_stored_once_on_the_pair_on_scr
     all_stored(page)
     stored = [(pair, decision) for pair, decision, _ in events(review)]
     assert stored == first + second
-    assert len({pair for pair, _ in stored}) == len(stored) > 10  # of 38: on a slow machine some come too early
+    assert (
+        len({pair for pair, _ in stored}) == len(stored) > 10
+    )  # of 38: on a slow machine some come too early
     if name == "pair":  # what is below the pair has followed
         page.wait_for_timeout(1000)
         wait_idle(page)
@@ -103,7 +115,9 @@ def test_a_refusal_is_shown_until_it_was_read_and_its_pair_is_undecided_again(
 def test_the_picture_on_screen_is_that_of_the_pair(page: Any, address: str, data: Path) -> None:
     audit = Audit(data / "audits" / TRAINED)
     order = audit.scores["review_place"].sort_values().index[:8]
-    files = [read_bytes(Path(audit.record.root), image) for image in audit.pairs.loc[order, "image"]]
+    files = [
+        read_bytes(Path(audit.record.root), image) for image in audit.pairs.loc[order, "image"]
+    ]
     small = [np.asarray(decode(file, least=900)[0].resize((8, 8)), dtype=float) for file in files]
     open_review_page(page, address)
     for place in range(len(order) - 1):
@@ -116,20 +130,32 @@ def test_the_picture_on_screen_is_that_of_the_pair(page: Any, address: str, data
 def test_the_most_suspicious_caption_comes_first_and_a_key_stores_a_likelier_word_or_a_suggestion(
     page: Any, address: str, data: Path, review: Review
 ) -> None:
-    choices = [{"caption": caption, "cosine": c} for caption, c in (("a heron", 0.4), ("a stork", 0.25), ("no", 0.15))]
+    choices = [
+        {"caption": caption, "cosine": c}
+        for caption, c in (("a heron", 0.4), ("a stork", 0.25), ("no", 0.15))
+    ]
     suggestions = {"fault": "", "cosines": [0.2] * 5, "choices": choices, "quality": "8 of 10"}
     page.route("**/api/review/suggestions?**", lambda route: route.fulfill(json=suggestions))
     open_review_page(page, address)
-    audit, pair, shown = Audit(data / "audits" / TRAINED), shown_pair(page), page.locator(".captions li")
+    audit, pair, shown = (
+        Audit(data / "audits" / TRAINED),
+        shown_pair(page),
+        page.locator(".captions li"),
+    )
     captions = audit.pairs.set_index("pair_id")["captions"][pair].tolist()
-    first = int(read_table(audit.folder / CAPTION_TABLE).set_index("pair_id").loc[pair, "p_wrong"].argmax())
+    first = int(
+        read_table(audit.folder / CAPTION_TABLE).set_index("pair_id").loc[pair, "p_wrong"].argmax()
+    )
     order = [first, *(number for number in range(5) if number != first)]
     assert shown.all_text_contents() == [captions[number] for number in order]
     page.locator("ol span").nth(2).wait_for()
     start, word = captions[first].rsplit(maxsplit=1)
     assert f"{word} (90 %)" in page.locator(".reason").inner_text()
     assert page.locator("ol span").all_inner_texts() == [f"{word} → fox<b>", "a heron", "a stork"]
-    assert shown.locator("u.strength2").first.get_attribute("title") == "unlikely: 0.3 %; likelier: fox<b> 71 %"
+    assert (
+        shown.locator("u.strength2").first.get_attribute("title")
+        == "unlikely: 0.3 %; likelier: fox<b> 71 %"
+    )
     for number, key, changed in ((first, "1", f"{start} fox<b>"), (order[1], "3", "a stork")):
         before = captions[number]
         press(page, key + "k")
@@ -151,11 +177,17 @@ def test_the_most_suspicious_caption_comes_first_and_a_key_stores_a_likelier_wor
     assert page.locator(".captions p").count() == 0
 
 
-def test_x_removes_the_caption_in_focus_and_with_shift_the_pair(page: Any, address: str, review: Review) -> None:
+def test_x_removes_the_caption_in_focus_and_with_shift_the_pair(
+    page: Any, address: str, review: Review
+) -> None:
     open_review_page(page, address)
     pair, captions = shown_pair(page), page.locator(".captions li").all_text_contents()
     # A caption is removed once alone; a removed pair keeps its captions.
-    for keys, rest in (("ArrowUp x", captions[:-1]), ("x", captions[1:-1]), ("x Shift+X", captions[1:-1])):
+    for keys, rest in (
+        ("ArrowUp x", captions[:-1]),
+        ("x", captions[1:-1]),
+        ("x Shift+X", captions[1:-1]),
+    ):
         page.wait_for_timeout(100)  # until it is painted
         for key in keys.split():
             page.keyboard.press(key)
@@ -222,7 +254,9 @@ def test_a_reload_and_a_way_back_lead_to_the_pair_on_screen_and_double_nothing(
     page.troubles.clear()  # pictures of the previous page
 
 
-def test_a_decision_of_another_tab_is_replaced_by_a_second_press_alone(page: Any, address: str, review: Review) -> None:
+def test_a_decision_of_another_tab_is_replaced_by_a_second_press_alone(
+    page: Any, address: str, review: Review
+) -> None:
     open_review_page(page, address)
     pair = shown_pair(page)
     review.decide([pair], "remove", audit="of somebody else")
@@ -235,7 +269,9 @@ def test_a_decision_of_another_tab_is_replaced_by_a_second_press_alone(page: Any
     second = next_pair(page, pair)
     all_stored(page)
     assert [decision for _, decision, _ in events(review)] == ["remove", "keep"]
-    page.route("**/api/review/changes?**", lambda route: route.abort())  # this tab does not hear of the next one
+    page.route(
+        "**/api/review/changes?**", lambda route: route.abort()
+    )  # this tab does not hear of the next one
     review.decide([second], "remove", audit="of somebody else")
     page.keyboard.press("k")
     page.get_by_text(f"keep of {second}: just marked Remove in another tab").wait_for()
@@ -250,13 +286,16 @@ def test_a_decision_of_another_tab_is_replaced_by_a_second_press_alone(page: Any
 
 
 @pytest.mark.parametrize("page", ["light", "dark"], indirect=True)
-def test_hostile_captions_and_words_show_as_they_are_and_do_nothing(page: Any, address: str) -> None:
+def test_hostile_captions_and_words_show_as_they_are_and_do_nothing(
+    page: Any, address: str
+) -> None:
     open_review_page(page, address, "hostile", order="clipmem")
     for caption in HOSTILE[:-1]:
         page.wait_for_function(
             """expected => {
                 const {shadowRoot} = document.querySelector('[data-testid=stBidiComponentIsolated]')
-                return ['li', 'li u'].every((name, at) => shadowRoot.querySelector(name)?.textContent === expected[at])
+                return ['li', 'li u'].every((name, at) =>
+                shadowRoot.querySelector(name)?.textContent === expected[at])
             }""",
             arg=[caption, caption.split()[-1]],
         )
@@ -264,8 +303,13 @@ def test_hostile_captions_and_words_show_as_they_are_and_do_nothing(page: Any, a
         page.keyboard.press("1")
         page.keyboard.press("ArrowLeft")
         replaced = " ".join([*caption.split()[:-1], "fox<b>"]).lower()  # a capital stays one
-        assert " ".join(page.locator(".captions p").first.text_content().split()).lower() == replaced
+        assert (
+            " ".join(page.locator(".captions p").first.text_content().split()).lower() == replaced
+        )
         page.keyboard.press("u")
         page.keyboard.press("ArrowRight")
     assert page.title() == "Review · CLIPMem"
-    assert page.locator(".review script, .review b:not(.place), .review img[src=x], .review a").count() == 0
+    assert (
+        page.locator(".review script, .review b:not(.place), .review img[src=x], .review a").count()
+        == 0
+    )

@@ -1,4 +1,5 @@
-"""One session: search, open a pair, change its caption, export, read the export, start and cancel an audit."""
+"""One session: search, open a pair, change its caption, export, read the export, start and cancel
+an audit."""
 
 import shlex
 from collections.abc import Callable, Iterator
@@ -36,7 +37,9 @@ def recaption(page: Any, address: str, pair: str, text: str) -> None:
     all_stored(page)
 
 
-def test_the_app_opens_with_the_newest_audit_and_a_search_by_meaning_leads_to_a_pair(page: Any, address: str) -> None:
+def test_the_app_opens_with_the_newest_audit_and_a_search_by_meaning_leads_to_a_pair(
+    page: Any, address: str
+) -> None:
     page.goto(address)
     wait_idle(page)
     assert TRAINED in page.locator("h1").inner_text()
@@ -59,7 +62,9 @@ def test_the_app_opens_with_the_newest_audit_and_a_search_by_meaning_leads_to_a_
     assert parameters(page)["meaning"] == "a red house"
 
 
-def test_a_link_to_a_pair_opens_on_a_server_that_nobody_has_asked_anything_yet(browser: Any, data: Path) -> None:
+def test_a_link_to_a_pair_opens_on_a_server_that_nobody_has_asked_anything_yet(
+    browser: Any, data: Path
+) -> None:
     pair = pair_ids(data)[7]
     with serve(data) as cold:
         page = open_watched(browser)
@@ -85,10 +90,14 @@ def test_what_was_decided_is_exported_and_the_printed_command_reads_it_back(
     printed = page.get_by_test_id("stCode").filter(has_text="clipmem_core audit").inner_text()
     command = shlex.split(printed)
     assert command[:4] == ["python", "-m", "clipmem_core", "audit"]
-    output = run(data, "inspect", command[4], "--image-folder", command[command.index("--image-folder") + 1])
+    output = run(
+        data, "inspect", command[4], "--image-folder", command[command.index("--image-folder") + 1]
+    )
     assert "220" in output
     run(data, *command[3:], "--epochs", "1", "--members", "2")
-    reread = Audit(data / "audits" / command[command.index("--name") + 1]).pairs.set_index("pair_id")
+    reread = Audit(data / "audits" / command[command.index("--name") + 1]).pairs.set_index(
+        "pair_id"
+    )
     assert list(reread.loc[pair, "captions"]) == [text]
     assert len(reread) == 220
 
@@ -105,12 +114,19 @@ def none_left(data: Path) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("none_left")
-def test_an_audit_is_started_still_there_after_a_reload_and_cancelled(page: Any, address: str) -> None:
+def test_an_audit_is_started_still_there_after_a_reload_and_cancelled(
+    page: Any, address: str
+) -> None:
     page.goto(f"{address}/audits?view=start")
     page.get_by_text("tiny", exact=True).click()
     wait_idle(page)
     path = "Path, shards or Hugging Face name"
-    for label, value in ((path, "scenes"), ("Pairs to draw", "220"), ("Epochs", "9000"), ("Name", STARTED)):
+    for label, value in (
+        (path, "scenes"),
+        ("Pairs to draw", "220"),
+        ("Epochs", "9000"),
+        ("Name", STARTED),
+    ):
         page.get_by_label(label, exact=True).fill(value)
         page.keyboard.press("Enter")
         wait_idle(page)
@@ -123,4 +139,6 @@ def test_an_audit_is_started_still_there_after_a_reload_and_cancelled(page: Any,
     assert parameters(page)["view"] == "list"
     page.get_by_role("button", name="Cancel").click()
     page.get_by_text("Cancelled. Resume continues where it stopped.").wait_for()
-    page.get_by_role("button", name="Resume").or_(page.get_by_role("button", name="Try again")).wait_for()
+    page.get_by_role("button", name="Resume").or_(
+        page.get_by_role("button", name="Try again")
+    ).wait_for()

@@ -14,15 +14,19 @@ AT_REST = """() => {
     const app = document.querySelector('[data-testid=stApp]')
     return app && app.dataset.testScriptState === 'notRunning'
         && app.dataset.testConnectionState === 'CONNECTED'
-        && document.querySelector('[data-testid=stMain] h1') && !document.querySelector('[data-testid=stSkeleton]')
+        && document.querySelector('[data-testid=stMain] h1')
+        && !document.querySelector('[data-testid=stSkeleton]')
 }"""
 # Our components have their own shadow root.
-MAIN_IMAGES = """[document, ...[...document.querySelectorAll('[data-testid=stMain] *')].map(each => each.shadowRoot)]
-    .flatMap(root => [...root?.querySelectorAll(root === document ? '[data-testid=stMain] img' : 'img') ?? []])"""
+MAIN_IMAGES = """[document, ...[...document.querySelectorAll('[data-testid=stMain] *')].map(each =>
+each.shadowRoot)]
+    .flatMap(root => [...root?.querySelectorAll(root === document ? '[data-testid=stMain] img'
+    : 'img') ?? []])"""
 
 
 def open_watched(opener: Any, *, theme: str = "light", size: tuple[int, int] = (1280, 900)) -> Any:  # noqa: ANN401
-    """Open a page of a context, or of a browser in a new context; `troubles` lists its errors, `requests` its URLs."""
+    """Open a page of a context, or of a browser in a new context; `troubles` lists its errors,
+    `requests` its URLs."""
     page = opener.new_page()
     page.emulate_media(color_scheme=theme)
     page.set_viewport_size({"width": size[0], "height": size[1]})
@@ -36,7 +40,11 @@ def open_watched(opener: Any, *, theme: str = "light", size: tuple[int, int] = (
 
 def _troubles(message: Any) -> list[str]:  # noqa: ANN401
     place = message.location.get("url", "")
-    return [f"{message.text} ({place})"] if message.type == "error" and not PROBES.search(place) else []
+    return (
+        [f"{message.text} ({place})"]
+        if message.type == "error" and not PROBES.search(place)
+        else []
+    )
 
 
 def close_watched(page: Any, address: str) -> None:  # noqa: ANN401
@@ -56,7 +64,11 @@ def wait_idle(page: Any) -> None:  # noqa: ANN401
 
 
 def check_pictures(page: Any, *, at_least: int = 0) -> None:  # noqa: ANN401
-    """Wait until at least so many pictures are shown and all are loaded; each has an alternative text."""
-    loaded = f"() => {MAIN_IMAGES}.length >= {at_least} && {MAIN_IMAGES}.every(i => i.complete && i.naturalWidth > 0)"
+    """Wait until at least so many pictures are shown and all are loaded; each has an alternative
+    text."""
+    loaded = (
+        f"() => {MAIN_IMAGES}.length >= {at_least} && {MAIN_IMAGES}.every(i => i.complete "
+        "&& i.naturalWidth > 0)"
+    )
     page.wait_for_function(loaded)
     assert page.evaluate(f"{MAIN_IMAGES}.filter(i => !i.alt).map(i => i.outerHTML)") == []

@@ -63,9 +63,15 @@ def chosen() -> None:
 
     from clipmem_core.dashboard.page import choose_listed, choose_segment, draw_pages, read_page
 
-    first = choose_segment("One", {"a": "A", "b": "B"}, parameter="one", key="one-key", clears=["page"])
-    second = choose_segment("Two", {"a": "A", "b": "B"}, parameter="two", key="two-key", default="b", hidden=True)
-    listed = choose_listed("Three", ["", "x"], parameter="three", key="three-key", width=100, clears=["page"])
+    first = choose_segment(
+        "One", {"a": "A", "b": "B"}, parameter="one", key="one-key", clears=["page"]
+    )
+    second = choose_segment(
+        "Two", {"a": "A", "b": "B"}, parameter="two", key="two-key", default="b", hidden=True
+    )
+    listed = choose_listed(
+        "Three", ["", "x"], parameter="three", key="three-key", width=100, clears=["page"]
+    )
     page, pages = read_page(25, 12)
     draw_pages(page, pages, key="pages")
     st.session_state["choices"] = (first, second, listed, page, pages)
@@ -79,7 +85,9 @@ def chosen() -> None:
         ({"page": "-1"}, ("a", "b", "", 1, 3)),
     ],
 )
-def test_the_address_sets_each_widget(parameters: dict[str, str], choices: tuple[str, str, str, int, int]) -> None:
+def test_the_address_sets_each_widget(
+    parameters: dict[str, str], choices: tuple[str, str, str, int, int]
+) -> None:
     assert run(chosen, **parameters).session_state["choices"] == choices
 
 

@@ -1,4 +1,5 @@
-"""The page Audits: the list with its actions, running and stopped audits, and the form that checks and starts one."""
+"""The page Audits: the list with its actions, running and stopped audits, and the form that checks
+and starts one."""
 
 import dataclasses
 import io
@@ -44,7 +45,11 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     def start(task: Task) -> None:
         name, words = task.folder.name, list(task.arguments)
         checked = parse(["audit", *words[1:]]) if words[0] == "check" else None
-        made.append(("check", Request(checked.source, checked.name, checked.config)) if checked else (name, words))
+        made.append(
+            ("check", Request(checked.source, checked.name, checked.config))
+            if checked
+            else (name, words)
+        )
 
     monkeypatch.setattr(Task, "start", start)
     monkeypatch.setattr(running, "cancel", lambda job: made.append(("cancel", job.folder.name)))
@@ -104,7 +109,12 @@ def test_a_running_audit_shows_members_losses_and_output_and_can_be_cancelled(
     leave_job(data / "jobs" / "made", running=True, said="member r0-f0: training\n")
     app = open_page(PAGE, audit="made")
     assert table(app, "size")["state"].tolist() == ["training"]
-    assert table(app, "member")["stage"].tolist() == ["training", "embedding", "finished", "waiting"]
+    assert table(app, "member")["stage"].tolist() == [
+        "training",
+        "embedding",
+        "finished",
+        "waiting",
+    ]
     assert app.get("vega_lite_chart")
     assert "member r0-f0: training" in texts(app)
     assert "Delete for good" not in labels(app)
@@ -124,8 +134,12 @@ def test_a_cancelled_audit_resumes_with_its_settings(copy: Copy, data: Path, cal
 
 
 @pytest.mark.parametrize("exit_code", [2, None])
-def test_a_stopped_audit_says_why_and_can_be_tried_again(data: Path, calls: Calls, exit_code: int | None) -> None:
-    leave_job(data / "jobs" / "refused", exit_code=exit_code, said="error: <b>nothing</b> is left\n")
+def test_a_stopped_audit_says_why_and_can_be_tried_again(
+    data: Path, calls: Calls, exit_code: int | None
+) -> None:
+    leave_job(
+        data / "jobs" / "refused", exit_code=exit_code, said="error: <b>nothing</b> is left\n"
+    )
     app = open_page(PAGE, audit="refused")
     assert app.error
     assert "error: <b>nothing</b> is left" in texts(app)
@@ -147,8 +161,20 @@ def test_what_is_typed_is_what_is_checked(calls: Calls, tmp_path: Path) -> None:
     app.text_input(key="new-csv_caption_key-").set_value("title")
     app.text_input(key="new-name").set_value("mine").run()
     button(app, "Check").click().run()
-    fields = ["--protocol=paper", "--seeds=3", "--drop-near-duplicates", "--loss=siglip", "--epochs=7"]
-    assert calls[-1][1].arguments == [str(path), "--name=mine", "--preset=tiny", *fields, "--csv-caption-key=title"]
+    fields = [
+        "--protocol=paper",
+        "--seeds=3",
+        "--drop-near-duplicates",
+        "--loss=siglip",
+        "--epochs=7",
+    ]
+    assert calls[-1][1].arguments == [
+        str(path),
+        "--name=mine",
+        "--preset=tiny",
+        *fields,
+        "--csv-caption-key=title",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -162,9 +188,13 @@ def test_what_is_typed_is_what_is_checked(calls: Calls, tmp_path: Path) -> None:
         ("new-path", "<b>x</b>.csv", "there is no '<b>x</b>.csv'"),
     ],
 )
-def test_a_wrong_setting_is_one_line_and_nothing_starts(calls: Calls, key: str, value: object, field: str) -> None:
+def test_a_wrong_setting_is_one_line_and_nothing_starts(
+    calls: Calls, key: str, value: object, field: str
+) -> None:
     app = form()
-    getattr(app, "text_input" if isinstance(value, str) else "number_input")(key=key).set_value(value).run()
+    getattr(app, "text_input" if isinstance(value, str) else "number_input")(key=key).set_value(
+        value
+    ).run()
     button(app, "Check").click().run()
     assert calls == []
     assert app.error
@@ -172,10 +202,19 @@ def test_a_wrong_setting_is_one_line_and_nothing_starts(calls: Calls, key: str, 
 
 
 def test_class_folders_without_captions_offer_their_names(calls: Calls, tmp_path: Path) -> None:
-    for place in ("classes/cat/1.jpg", "classes/dog/2.jpg", "captioned/cat/1.jpg", "captioned/cat/1.txt"):
+    for place in (
+        "classes/cat/1.jpg",
+        "classes/dog/2.jpg",
+        "captioned/cat/1.jpg",
+        "captioned/cat/1.txt",
+    ):
         (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / place).touch()
-    assert not [toggle for toggle in form(str(tmp_path / "captioned")).toggle if toggle.key == "new-folder-names"]
+    assert not [
+        toggle
+        for toggle in form(str(tmp_path / "captioned")).toggle
+        if toggle.key == "new-folder-names"
+    ]
     app = form(str(tmp_path / "classes"))
     app.toggle(key="new-folder-names").set_value(True).run()
     button(app, "Check").click().run()
@@ -204,7 +243,9 @@ def test_a_data_set_that_is_too_small_is_refused_with_its_bad_rows(tmp_path: Pat
     request = Request(str(tmp_path / "pairs.csv"), "pairs", TINY)
     with redirect_stdout(io.StringIO()) as printed:
         assert main(list(request.check.arguments)) == 2
-    leave_job(request.check.folder, exit_code=2, said=f"{printed.getvalue()}error: needs at least 200\n")
+    leave_job(
+        request.check.folder, exit_code=2, said=f"{printed.getvalue()}error: needs at least 200\n"
+    )
     app = form(str(tmp_path / "pairs.csv"))
     assert "needs at least 200" in texts(app)
     assert "pairs.csv:2" in table(app, "row")["row"][0]
@@ -213,7 +254,9 @@ def test_a_data_set_that_is_too_small_is_refused_with_its_bad_rows(tmp_path: Pat
 def test_a_finished_check_starts_exactly_what_it_checked(data: Path, calls: Calls) -> None:
     reason = {"rows": 10, "reason": "<b>[x](javascript:alert(1))", "example": "$x$"}
     request = Request("scenes", "scenes", TINY)
-    said = f"{json.dumps({'exact': True, 'reasons': [reason], 'rows_in_quarantine': [], **FOUND})}\n"
+    said = (
+        f"{json.dumps({'exact': True, 'reasons': [reason], 'rows_in_quarantine': [], **FOUND})}\n"
+    )
     leave_job(request.check.folder, exit_code=0, said=said)
     app = form()
     assert [metric.value for metric in app.metric] == ["220", "1,100", "10", "3"]

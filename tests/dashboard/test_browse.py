@@ -1,4 +1,5 @@
-"""The page Browse: which pairs it shows, in which order and how, and decisions on all pairs of a selection."""
+"""The page Browse: which pairs it shows, in which order and how, and decisions on all pairs of a
+selection."""
 
 from dataclasses import replace
 from typing import Any
@@ -31,10 +32,15 @@ def ids(app: AppTest) -> list[str]:
 def scores_of(app: AppTest, place: int) -> dict[str, str]:
     """The shown scores of a pair, by name."""
     data = grid(app)
-    return {name: text for (name, _), text in zip(data["scores"], data["cards"][place]["scores"], strict=True)}
+    return {
+        name: text
+        for (name, _), text in zip(data["scores"], data["cards"][place]["scores"], strict=True)
+    }
 
 
-def ranked(audit: Audit, order: str, where: str = "clipmem < inf", *, ascending: bool = False) -> list[str]:
+def ranked(
+    audit: Audit, order: str, where: str = "clipmem < inf", *, ascending: bool = False
+) -> list[str]:
     """The pairs that have a score, in its order."""
     table = audit.scores.merge(audit.pairs, on="pair_id").query(where).dropna(subset=[order])
     return table.sort_values(order, ascending=ascending)["pair_id"].tolist()
@@ -65,14 +71,18 @@ def test_without_an_order_of_review_it_is_that_of_memorization(copy: Copy) -> No
     audit = copy()
     assert "sorted by memorization: 20 pairs" in texts(open_page(BROWSE, group="external"))
     write_table(audit.folder / "scores.parquet", audit.scores.assign(review_place=float("nan")))
-    assert ids(open_page(BROWSE, label="circle")) == ranked(audit, "clipmem", "label == 'circle'")[:24]
+    assert (
+        ids(open_page(BROWSE, label="circle")) == ranked(audit, "clipmem", "label == 'circle'")[:24]
+    )
     assert address(open_page("pages/pair.py"))["pair"] == ranked(audit, "clipmem")[0]
     app = open_page(BROWSE)
     app.segmented_control(key="queue").select("review_place").run()
     assert "review place" in app.info[0].value
 
 
-def test_pages_follow_each_other_and_independent_pairs_come_with_the_lowest_first(copy: Copy) -> None:
+def test_pages_follow_each_other_and_independent_pairs_come_with_the_lowest_first(
+    copy: Copy,
+) -> None:
     audit = copy("paper")
     expected = ranked(audit, "clipmem", "group == 'independent'", ascending=True)
     app = open_page(BROWSE, order="clipmem", group="independent", size="12")
@@ -105,7 +115,9 @@ def test_filters_narrow_the_pairs_and_their_chips_widen_them(copy: Copy) -> None
     assert not [text for text in texts(app) if text.startswith("without “label")]
 
 
-def test_any_score_orders_and_is_in_bold_and_decided_pairs_wear_a_badge_and_can_be_left_out(copy: Copy) -> None:
+def test_any_score_orders_and_is_in_bold_and_decided_pairs_wear_a_badge_and_can_be_left_out(
+    copy: Copy,
+) -> None:
     audit = copy()
     expected = ranked(audit, "learned", ascending=True)[:25]
     open_review(audit).decide(expected[:1], "remove")
@@ -121,14 +133,19 @@ def test_any_score_orders_and_is_in_bold_and_decided_pairs_wear_a_badge_and_can_
     assert (grid(app)["decided"], grid(app)["total"]) == (1, 80)
 
 
-def test_a_card_shows_the_caption_that_matched_else_the_suspicious_one_as_it_is_now(copy: Copy) -> None:
+def test_a_card_shows_the_caption_that_matched_else_the_suspicious_one_as_it_is_now(
+    copy: Copy,
+) -> None:
     audit = copy()
     first = ranked(audit, "review_place", ascending=True)[0]
     pairs = audit.pairs.set_index("pair_id", drop=False)
     captions = pairs.at[first, "captions"] = ["a crow", "a Square box", "two birds"]
     write_table(audit.folder / PAIRS, pairs)
     rows = caption_rows(audit)
-    write_table(audit.folder / CAPTION_TABLE, rows.assign(p_wrong=rows["caption"] / 9, p_word=rows["caption"] / 9))
+    write_table(
+        audit.folder / CAPTION_TABLE,
+        rows.assign(p_wrong=rows["caption"] / 9, p_word=rows["caption"] / 9),
+    )
     write_words(audit)
     app = open_page(BROWSE)
     card = grid(app)["cards"][0]
@@ -144,21 +161,36 @@ def test_a_card_shows_the_caption_that_matched_else_the_suspicious_one_as_it_is_
     shown = cards(audit, [list(pairs["pair_id"]).index(first)])[0]
     assert first_captions(audit, [replace(shown, matched=0)], Selection(words="box"))[first][0] == 0
     open_review(audit).decide([first], "recaption", captions=["a crow", "two kites"])
-    card = next(card for card in grid(open_page(BROWSE, size="96"))["cards"] if card["pair_id"] == first)
+    card = next(
+        card for card in grid(open_page(BROWSE, size="96"))["cards"] if card["pair_id"] == first
+    )
     assert card["captions"] == ["two kites", "a crow"]
 
 
 def test_captions_and_the_address_reach_the_page_as_data_alone(copy: Copy) -> None:
     copy()
     app = open_page(BROWSE, order="clipmem", words=HOSTILE[0], label=HOSTILE[2], group=HOSTILE[1])
-    parsed = " ".join(element.value for kind in ("markdown", "caption", "warning") for element in app.get(kind))
+    parsed = " ".join(
+        element.value for kind in ("markdown", "caption", "warning") for element in app.get(kind)
+    )
     assert not [value for value in (*HOSTILE[:3], "$x$") if value in parsed]
     app = open_page(BROWSE, order="clipmem", size="12")
     captions = [card["captions"][0] for card in grid(app)["cards"]]
     assert captions[:4] + captions[5:9] == HOSTILE[:4] + HOSTILE[5:9]
     assert len(captions[9]) <= 5001
-    parsed = [element.value for kind in ("markdown", "caption", "error", "info", "html") for element in app.get(kind)]
-    for word in ("script>document", "latex", "javascript:", "material/delete", "struck", "# heading"):
+    parsed = [
+        element.value
+        for kind in ("markdown", "caption", "error", "info", "html")
+        for element in app.get(kind)
+    ]
+    for word in (
+        "script>document",
+        "latex",
+        "javascript:",
+        "material/delete",
+        "struck",
+        "# heading",
+    ):
         assert not [value for value in parsed if word in value]
 
 
@@ -173,7 +205,8 @@ def test_a_whole_selection_is_decided_and_undone(copy: Copy) -> None:
 
 
 def dialog(find: str, replacement: str, **parameters: str) -> AppTest:
-    """Open the dialog and fill it in; AppTest runs whole pages, which closes dialogs, so each run opens it again."""
+    """Open the dialog and fill it in; AppTest runs whole pages, which closes dialogs, so each run
+    opens it again."""
     app = open_page(BROWSE, audit="made", **parameters)
     app.button(key="bulk-edit").click().run()
     assert "bulk-edit-find" in [element.key for element in app.text_input]
@@ -187,7 +220,9 @@ def dialog(find: str, replacement: str, **parameters: str) -> AppTest:
 
 def test_find_and_replace_shows_every_change_stores_all_and_undoes_them_as_one(copy: Copy) -> None:
     audit = copy()
-    having = audit.pairs["captions"].map(lambda texts: any("square" in text for text in texts)).sum()
+    having = (
+        audit.pairs["captions"].map(lambda texts: any("square" in text for text in texts)).sum()
+    )
     app = dialog("square", "<b>box</b>", words="square", order="clipmem")
     table = app.dataframe[0].value
     assert table["pair"].nunique() == having

@@ -1,4 +1,5 @@
-"""The pages Compare audits and Detectors: what can be compared, the numbers, and the pairs that differ most."""
+"""The pages Compare audits and Detectors: what can be compared, the numbers, and the pairs that
+differ most."""
 
 from pathlib import Path
 
@@ -23,15 +24,19 @@ def with_config(audit: Audit, **values: object) -> Audit:
 
 
 def of_other_pairs(audit: Audit, *, common: int = 0) -> Audit:
-    """Make an audit one of another data set, with the same ids, that has the first few pictures in common."""
-    pictures = [each if row < common else f"x{each}" for row, each in enumerate(audit.pairs["sha256"])]
+    """Make an audit one of another data set, with the same ids, that has the first few pictures in
+    common."""
+    pictures = [
+        each if row < common else f"x{each}" for row, each in enumerate(audit.pairs["sha256"])
+    ]
     write_table(audit.folder / PAIRS, audit.pairs.assign(sha256=pictures))
     return with_config(audit, dataset_fingerprint="another")
 
 
 @pytest.fixture
 def two(copy: Copy) -> tuple[Audit, Audit]:
-    """Two audits of one data set; in the second, clipmem has noise, and is far higher for the pair of row 20."""
+    """Two audits of one data set; in the second, clipmem has noise, and is far higher for the pair
+    of row 20."""
     one, other = copy(name="one"), copy(name="other")
     scores = other.scores
     scores["clipmem"] += np.random.default_rng(0).normal(size=100) * 0.1
@@ -48,7 +53,9 @@ def changes(app: AppTest) -> list[str]:
     return [element.value for element in app.get("html") if "difference" in element.value]
 
 
-def test_partners_are_of_the_same_data_set_first_and_then_have_a_picture_in_common(copy: Copy) -> None:
+def test_partners_are_of_the_same_data_set_first_and_then_have_a_picture_in_common(
+    copy: Copy,
+) -> None:
     one = copy(name="one")
     copy("paper", name="again")
     of_other_pairs(copy(name="nothing-common"))
@@ -83,7 +90,9 @@ def test_without_two_audits_of_one_data_set_the_page_says_how_to_make_another(co
     assert {app.selectbox[0].value, app.selectbox[1].value} == {"one", "other"}
 
 
-def test_the_page_has_the_numbers_of_pandas_and_the_pairs_that_changed_most(two: tuple[Audit, Audit]) -> None:
+def test_the_page_has_the_numbers_of_pandas_and_the_pairs_that_changed_most(
+    two: tuple[Audit, Audit],
+) -> None:
     first, second = (audit.scores.set_index("pair_id")["clipmem"] for audit in two)
     app = open_pair()
     assert metrics(app) == {
@@ -110,7 +119,9 @@ def test_the_choice_is_in_the_address(two: tuple[Audit, Audit]) -> None:
     app.selectbox[2].select("similarity_out").run()
     assert app.query_params["column"] == "similarity_out"
     assert "page" not in app.query_params
-    app = open_page(PAGE, one="../../etc", other="[x](javascript:alert(1))", column="pair_id", page="x")
+    app = open_page(
+        PAGE, one="../../etc", other="[x](javascript:alert(1))", column="pair_id", page="x"
+    )
     wrong = [text for text in texts(app) if text.startswith("requested")]
     assert wrong == ["requested: ../../etc", "requested: [x](javascript:alert(1))"]
     assert app.selectbox[2].value == "clipmem"
@@ -138,12 +149,16 @@ def differences(audit: Audit) -> list[str]:
     return [given["order"] for given in shown]
 
 
-def test_a_benchmark_of_the_data_set_is_shown_first_and_injected_errors_can_be_chosen(copy: Copy) -> None:
+def test_a_benchmark_of_the_data_set_is_shown_first_and_injected_errors_can_be_chosen(
+    copy: Copy,
+) -> None:
     audit = copy()
     make_benchmark("mine", root=audit.record.root)
     app = open_page(DETECTORS, audit="made")
     (table,) = app.dataframe
-    assert [name.split(",")[0] for name in table.value.columns[1:4]] == ["captions swapped at random"] * 3
+    assert [name.split(",")[0] for name in table.value.columns[1:4]] == [
+        "captions swapped at random"
+    ] * 3
     assert "▼" in " ".join(table.value.iloc[-1])  # a random order is worse than the reference
     app.selectbox(key="detectors-measure").select("found_100").run()
     assert app.dataframe[0].value.iloc[0, 1].startswith("40.0 [40.0, 40.0]")
@@ -156,9 +171,13 @@ def test_a_benchmark_of_the_data_set_is_shown_first_and_injected_errors_can_be_c
 def test_without_known_errors_the_command_is_shown_and_detectors_are_compared(copy: Copy) -> None:
     audit = copy()
     write_table(audit.folder / PAIRS, audit.pairs.assign(injected=None))
-    write_json(audit.folder / "config.json", audit.record.values | {"source": "my set; rm -rf $HOME"})
+    write_json(
+        audit.folder / "config.json", audit.record.values | {"source": "my set; rm -rf $HOME"}
+    )
     app = open_page(DETECTORS, audit="made")
-    assert [code.value for code in app.code] == ["python -m clipmem_core benchmark 'my set; rm -rf $HOME' --name made"]
+    assert [code.value for code in app.code] == [
+        "python -m clipmem_core benchmark 'my set; rm -rf $HOME' --name made"
+    ]
     assert not app.dataframe
     assert differences(audit) == ["clipmem", "learned"]
 
@@ -167,5 +186,8 @@ def test_a_broken_result_leaves_the_rest_of_the_page(copy: Copy) -> None:
     audit = copy()
     benchmark = make_benchmark("mine", root=audit.record.root)
     benchmark.result(benchmark.done[0]).write_text("{")
-    assert any("This benchmark cannot be shown" in text for text in texts(open_page(DETECTORS, audit="made")))
+    assert any(
+        "This benchmark cannot be shown" in text
+        for text in texts(open_page(DETECTORS, audit="made"))
+    )
     assert differences(audit) == ["clipmem", "learned"]

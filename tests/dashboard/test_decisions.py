@@ -11,7 +11,15 @@ from streamlit.testing.v1 import AppTest
 
 from clipmem_core.audit.jobs import Job, Task, export_task
 from clipmem_core.audit.reaudit_effect import Change, Measured
-from clipmem_core.audit.store import CONFIG, PAIRS, Audit, MemberRecord, write_json, write_prepared, write_table
+from clipmem_core.audit.store import (
+    CONFIG,
+    PAIRS,
+    Audit,
+    MemberRecord,
+    write_json,
+    write_prepared,
+    write_table,
+)
 from clipmem_core.cli import parse
 from clipmem_core.config import data_folder
 from clipmem_core.dataset.checks import CHECKS
@@ -33,10 +41,13 @@ def audit(copy: Copy) -> Audit:
 
 @pytest.fixture
 def review(audit: Audit) -> Review:
-    """Two kept, one recaptioned, three removed, one with a note only: seven pairs in four events."""
+    """Two kept, one recaptioned, three removed, one with a note only: seven pairs in four
+    events."""
     ids, review = audit.pairs["pair_id"].tolist(), open_review(audit)
     review.decide(ids[:2], "keep", audit="made")
-    review.decide([ids[2]], "recaption", captions=["new one", "another"], note="wrong before", audit="made")
+    review.decide(
+        [ids[2]], "recaption", captions=["new one", "another"], note="wrong before", audit="made"
+    )
     review.decide(ids[3:6], "remove", audit="made")
     review.decide([ids[6]], None, note="look again")
     return review
@@ -56,13 +67,28 @@ def keys(app: AppTest) -> list[str]:
     return [button.key for button in app.button if button.key and button.key.startswith("undo-")]
 
 
-def test_the_list_shows_the_last_decision_first_and_the_address_filters_it(audit: Audit, review: Review) -> None:
+def test_the_list_shows_the_last_decision_first_and_the_address_filters_it(
+    audit: Audit, review: Review
+) -> None:
     review.decide(["elsewhere.png"], "keep", audit="other")
     app = open_view()
     assert metrics(app) == {"Keep": "2", "Remove": "3", "Change caption": "1", "Undecided": "94"}
     table, ids = app.dataframe[0].value, audit.pairs["pair_id"].tolist()
-    assert table["pair"].tolist() == ["elsewhere.png", ids[6], *reversed(ids[3:6]), ids[2], *reversed(ids[:2])]
-    assert table["decision"].tolist() == ["keep", "undecided", *["remove"] * 3, "change caption", "keep", "keep"]
+    assert table["pair"].tolist() == [
+        "elsewhere.png",
+        ids[6],
+        *reversed(ids[3:6]),
+        ids[2],
+        *reversed(ids[:2]),
+    ]
+    assert table["decision"].tolist() == [
+        "keep",
+        "undecided",
+        *["remove"] * 3,
+        "change caption",
+        "keep",
+        "keep",
+    ]
     assert "→ another] (caption 2)" in table["changed captions"][5]
     assert table["note"].tolist()[1::4] == ["look again", "wrong before"]
     assert table["picture"][1:].str.startswith("data:image/jpeg;base64,").all()
@@ -81,8 +107,12 @@ def test_hostile_notes_and_captions_are_text(audit: Audit) -> None:
     for view in ("decisions", "history", "export"):
         app = open_view(view)
         read = [element.value for element in (*app.markdown, *app.caption, *app.info, *app.warning)]
-        assert not [value for value in [*read, titles(app)] for text in HOSTILE[:8] if text in value]
-    assert open_view().dataframe[0].value["note"].tolist() == [" ".join(text.split()) for text in HOSTILE[7::-1]]
+        assert not [
+            value for value in [*read, titles(app)] for text in HOSTILE[:8] if text in value
+        ]
+    assert open_view().dataframe[0].value["note"].tolist() == [
+        " ".join(text.split()) for text in HOSTILE[7::-1]
+    ]
 
 
 def test_the_history_undoes_an_event_and_redoes_it_unless_there_is_a_newer_decision(
@@ -110,9 +140,15 @@ def test_a_broken_audit_is_one_line(audit: Audit, view: str) -> None:
 
 def test_each_check_has_its_count_and_leads_to_its_pairs(audit: Audit) -> None:
     counts = check_counts(audit)
-    shown = {f"{check.label}: **{counts[name]:,}**": name for name, check in CHECKS.items() if counts[name]}
+    shown = {
+        f"{check.label}: **{counts[name]:,}**": name
+        for name, check in CHECKS.items()
+        if counts[name]
+    }
     rows = {label: query for label, query in links(open_view("checks")) if label in shown}
-    assert rows == {label: f"audit=made&order=clipmem&check={name}" for label, name in shown.items()}
+    assert rows == {
+        label: f"audit=made&order=clipmem&check={name}" for label, name in shown.items()
+    }
     name = next(iter(shown.values()))
     app = open_page("pages/browse.py", audit="made", order="clipmem", check=name, size="96")
     assert sum(len(data["cards"]) for data in mounted(app)) == counts[name]
@@ -139,7 +175,18 @@ def test_one_near_duplicate_is_kept_and_the_others_removed_or_all_are_kept(audit
 
 LESS = Change(0.3, 0.25, -0.05, -0.06, -0.04, "members and pairs")
 FOUND = Measured(
-    "made", 3, 1, 4, 18, 20, 77, 0.04, dataclasses.replace(LESS, low=-0.1, high=0.1), LESS, None, (0.3, 0.2)
+    "made",
+    3,
+    1,
+    4,
+    18,
+    20,
+    77,
+    0.04,
+    dataclasses.replace(LESS, low=-0.1, high=0.1),
+    LESS,
+    None,
+    (0.3, 0.2),
 )
 
 
@@ -147,7 +194,10 @@ FOUND = Measured(
 def trained(audit: Audit) -> Audit:
     for name in audit.record.members:
         audit.member(name).mkdir(parents=True, exist_ok=True)
-        write_json(audit.member(name) / CONFIG, vars(MemberRecord(name, 0, audit.record.fingerprint, "tiny", 48, {})))
+        write_json(
+            audit.member(name) / CONFIG,
+            vars(MemberRecord(name, 0, audit.record.fingerprint, "tiny", 48, {})),
+        )
     return audit
 
 
@@ -157,16 +207,23 @@ def test_a_re_audit_is_started_by_one_button_once_there_are_decisions(
     assert open_view("again").button(key="start-again").disabled
     open_review(trained).decide(trained.pairs["pair_id"][:3], "remove")
     started: list[tuple[str, list[str]]] = []
-    monkeypatch.setattr(Task, "start", lambda task: started.append((task.folder.name, list(task.arguments))))
+    monkeypatch.setattr(
+        Task, "start", lambda task: started.append((task.folder.name, list(task.arguments)))
+    )
     app = press_key(open_view("again"), "start-again")
     assert started == [("made-again", ["reaudit", "made", "--name", "made-again"])]
     assert app.query_params["again"] in ("made-again", ["made-again"])
 
 
-def test_a_re_audit_is_followed_compared_and_shown(trained: Audit, copy: Copy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_re_audit_is_followed_compared_and_shown(
+    trained: Audit, copy: Copy, monkeypatch: pytest.MonkeyPatch
+) -> None:
     task = reaudit_task(trained, "later")
     leave_job(task.folder, said="reading scenes\n")
-    write_json(task.folder / "job.json", {"pid": task.find().pid, "started": "1", "arguments": list(task.arguments)})
+    write_json(
+        task.folder / "job.json",
+        {"pid": task.find().pid, "started": "1", "arguments": list(task.arguments)},
+    )
     with monkeypatch.context() as patch:
         patch.setattr(Job, "running", True)
         assert "reading scenes" in texts(open_view("again", again="later"))
@@ -178,7 +235,9 @@ def test_a_re_audit_is_followed_compared_and_shown(trained: Audit, copy: Copy, m
     assert "Retrieval −0.050 [−0.100, +0.100], memorization −0.050 [−0.060, −0.040]." in titles(app)
     assert "one=made&other=made-again" in dict(links(app))["Compare pair by pair"]
     write_json(second.folder / AGAIN, {"measured": None})
-    assert "Fewer than ten external pairs are in both" in titles(open_view("again", again="made-again"))
+    assert "Fewer than ten external pairs are in both" in titles(
+        open_view("again", again="made-again")
+    )
 
 
 @pytest.fixture
@@ -195,7 +254,8 @@ def edited(audit: Audit) -> Audit:
 
 @pytest.mark.usefixtures("edited")
 @pytest.mark.parametrize(
-    ("format", "suffix"), [(name, each) for name, about in FORMATS.items() for each in about.suffixes]
+    ("format", "suffix"),
+    [(name, each) for name, about in FORMATS.items() for each in about.suffixes],
 )
 def test_every_export_is_a_job_with_the_command_that_is_shown(
     data: Path, monkeypatch: pytest.MonkeyPatch, format: str, suffix: str
@@ -223,9 +283,19 @@ def test_a_finished_export_is_offered_with_what_it_holds(audit: Audit) -> None:
 
 
 @pytest.mark.usefixtures("audit")
-@pytest.mark.parametrize(("exit_code", "shown"), [(2, "out of space"), (130, "Cancelled"), (None, "failed")])
-def test_an_export_that_did_not_finish_says_why(data: Path, exit_code: int | None, shown: str) -> None:
-    leave_job(data / "jobs" / ".exports" / "made" / "made-html.html", said="out of space\n", exit_code=exit_code)
+@pytest.mark.parametrize(
+    ("exit_code", "shown"), [(2, "out of space"), (130, "Cancelled"), (None, "failed")]
+)
+def test_an_export_that_did_not_finish_says_why(
+    data: Path, exit_code: int | None, shown: str
+) -> None:
+    leave_job(
+        data / "jobs" / ".exports" / "made" / "made-html.html",
+        said="out of space\n",
+        exit_code=exit_code,
+    )
     app = open_view("export", format="html")
-    assert shown in " ".join([*texts(app), *(each.value for kind in ("error", "info") for each in app.get(kind))])
+    assert shown in " ".join(
+        [*texts(app), *(each.value for kind in ("error", "info") for each in app.get(kind))]
+    )
     assert "Export" in [button.label for button in app.button]

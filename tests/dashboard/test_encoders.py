@@ -20,7 +20,11 @@ def test_the_parts_are_drawn_pair_by_pair_and_as_means(copy: Copy, protocol: str
     assert not app.error, said(app)
     pairs, means, _ = figures(app)
     assert [trace["name"] for trace in pairs["data"]] == ["no error injected", "miscaption"]
-    assert {name.split("<")[0] for name in means["layout"]["yaxis"]["ticktext"]} == {"circle", "square", "triangle"}
+    assert {name.split("<")[0] for name in means["layout"]["yaxis"]["ticktext"]} == {
+        "circle",
+        "square",
+        "triangle",
+    }
     assert "mean cosine 0.88" in captions(app)
     app.segmented_control(key="encoder-colour").select("label").run()
     app.segmented_control(key="encoder-by").select("injected").run()
@@ -33,7 +37,9 @@ def test_without_units_and_paradigms_buttons_start_them(
     started: list[list[str]] = []
     monkeypatch.setattr(Task, "start", lambda task: started.append(list(task.arguments)))
     make_members(copy())
-    leave_job(data / "jobs" / ".encoders" / "made" / "paradigms", exit_code=2, said="error: *no* labels\n")
+    leave_job(
+        data / "jobs" / ".encoders" / "made" / "paradigms", exit_code=2, said="error: *no* labels\n"
+    )
     app = open_page(PAGE, view="units")
     assert app.error
     assert "error: *no* labels" in texts(app)
@@ -48,6 +54,10 @@ def test_units_and_paradigms_are_drawn(copy: Copy) -> None:
     make_paradigms(audit)
     app = open_page(PAGE, view="units")
     layers, paradigms = figures(app)
-    assert [trace["name"].split(": ")[0] for trace in layers["data"]] == ["image"] * 4 + ["text"] * 4
+    assert [trace["name"].split(": ")[0] for trace in layers["data"]] == ["image"] * 4 + [
+        "text"
+    ] * 4
     assert len(paradigms["data"]) == 6  # three, and the paper's
-    assert any("CLIP lies between the other two): so it does here." in each.value for each in app.markdown)
+    assert any(
+        "CLIP lies between the other two): so it does here." in each.value for each in app.markdown
+    )

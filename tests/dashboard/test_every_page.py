@@ -1,4 +1,5 @@
-"""Every page of the sidebar with an audit, with none, with a broken one, and with nonsense in its address."""
+"""Every page of the sidebar with an audit, with none, with a broken one, and with nonsense in its
+address."""
 
 from pathlib import Path
 
@@ -21,15 +22,31 @@ MAIN = {  # file → the page that reads it first
     store.MANIFEST: "pages/compare.py",
     store.VERDICT: "pages/overview.py",
 }
-NONSENSE = ("", "\0", "-1", "9" * 40, "<script>", "[x](javascript:alert(1))", "../../etc/passwd", "{}")
-NAMES = "page size layout pair order view format outline map range check colour group label injected decision meaning"
+NONSENSE = (
+    "",
+    "\0",
+    "-1",
+    "9" * 40,
+    "<script>",
+    "[x](javascript:alert(1))",
+    "../../etc/passwd",
+    "{}",
+)
+NAMES = (
+    "page size layout pair order view format outline map range check colour group label "
+    "injected decision meaning"
+)
 NAMES += " like by member one other study setting figure memorization utility paper"
 every_page = pytest.mark.parametrize("page", PAGES)
 
 
 def said(app: AppTest) -> str:
     """Return all that a page says outside its widgets."""
-    messages = [each.value for kind in ("error", "warning", "info", "caption", "markdown") for each in app.get(kind)]
+    messages = [
+        each.value
+        for kind in ("error", "warning", "info", "caption", "markdown")
+        for each in app.get(kind)
+    ]
     return " ".join([*texts(app), *messages, titles(app)])
 
 
@@ -38,17 +55,28 @@ def test_a_page_opens_with_an_audit_with_none_and_with_nonsense_in_its_address(
     copy: Copy, data: Path, page: str
 ) -> None:
     none = open_page(page)
-    offered = said(none) + " ".join(each.value for each in none.code) + " ".join(each.label for each in none.button)
-    assert any(word in offered for word in ("clipmem_core audit", "Start a study", "Check", "Audits"))
+    offered = (
+        said(none)
+        + " ".join(each.value for each in none.code)
+        + " ".join(each.label for each in none.button)
+    )
+    assert any(
+        word in offered for word in ("clipmem_core audit", "Start a study", "Check", "Audits")
+    )
     for protocol in ("ensemble", "paper"):
         audit = copy(protocol, name=protocol)
         embed(audit)
-        open_review(audit).decide(audit.pairs["pair_id"][:3], "remove", note="<b>", audit=audit.name)
+        open_review(audit).decide(
+            audit.pairs["pair_id"][:3], "remove", note="<b>", audit=audit.name
+        )
         app = open_page(page, audit=protocol)
         assert not [*app.error, *none.error], said(app)
         assert titles(app)
     for shift in (0, 3):  # each parameter twice, with another nonsense
-        nonsense = {name: NONSENSE[(place + shift) % len(NONSENSE)] for place, name in enumerate(NAMES.split())}
+        nonsense = {
+            name: NONSENSE[(place + shift) % len(NONSENSE)]
+            for place, name in enumerate(NAMES.split())
+        }
         open_page(page, audit="paper", **nonsense)
 
 
@@ -63,5 +91,7 @@ def test_a_damaged_file_is_one_line_that_names_it(copy: Copy, file: str) -> None
         app = open_page(MAIN[file], audit="made")
         if app.error:
             assert file in said(app)
-            assert all("\n" not in text for text in (*texts(app), *(error.value for error in app.error)))
+            assert all(
+                "\n" not in text for text in (*texts(app), *(error.value for error in app.error))
+            )
         (audit.folder / file).write_bytes(b"")

@@ -11,7 +11,11 @@ import pytest
 from PIL import Image
 
 from clipmem_core.dashboard.cards import SIDE, placeholder, start_thumbnails, thumbnail
-from clipmem_core.figures.audit_scores import contribution_figure, embedding_figure, score_map_figure
+from clipmem_core.figures.audit_scores import (
+    contribution_figure,
+    embedding_figure,
+    score_map_figure,
+)
 from clipmem_core.figures.layout import group_colour
 
 NONE = pd.DataFrame()
@@ -32,7 +36,15 @@ MAPS: dict[str, tuple[Callable[..., go.Figure], str, str]] = {
 
 def points(n: int = 40) -> pd.DataFrame:
     rng = np.random.default_rng(0)
-    columns = ("similarity_out", "clipmem", "map_x", "map_y", "misfit", "clipmem_image", "clipmem_text")
+    columns = (
+        "similarity_out",
+        "clipmem",
+        "map_x",
+        "map_y",
+        "misfit",
+        "clipmem_image",
+        "clipmem_text",
+    )
     frame = pd.DataFrame({name: rng.normal(size=n) for name in columns})
     frame["row"] = np.arange(n) + 100
     frame["group"] = ["scored", "external"] * (n // 2)
@@ -52,7 +64,11 @@ def test_classes_on_a_map_have_their_colours_and_all_their_pairs(name: str) -> N
         assert trace.marker.color == group_colour(trace.name)
         assert (list(trace.x), list(trace.y)) == (own[x].tolist(), own[y].tolist())
         assert list(trace.customdata) == own["row"].tolist()
-    assert [trace.name for trace in draw(frame, "injected").data] == ["no error injected", "miscaption", "vague"]
+    assert [trace.name for trace in draw(frame, "injected").data] == [
+        "no error injected",
+        "miscaption",
+        "vague",
+    ]
     assert [trace.name for trace in draw(points(400), "label").data][0] == "other"
     (hostile,) = draw(frame.assign(label='<img src=x> & "%{x}"\n' + "x" * 100), "label").data
     assert hostile.name.startswith('&lt;img src=x&gt; &amp; "%{x}" xxx')
@@ -68,9 +84,14 @@ def test_pictures_become_small_jpegs_of_the_same_shape(tmp_path: Path) -> None:
     Image.new("RGB", (2000, 1000), "navy").save(tmp_path / "a.png")
     Image.new("RGB", (20, 10), "navy").save(tmp_path / "small.png")
     large, small, late = (
-        picture.result() for picture in start_thumbnails(tmp_path, ["a.png", "small.png", "late.png"])
+        picture.result()
+        for picture in start_thumbnails(tmp_path, ["a.png", "small.png", "late.png"])
     )
-    assert (opened(large[0]).format, opened(large[0]).size, large[1]) == ("JPEG", (SIDE, SIDE // 2), "")
+    assert (opened(large[0]).format, opened(large[0]).size, large[1]) == (
+        "JPEG",
+        (SIDE, SIDE // 2),
+        "",
+    )
     assert opened(small[0]).size == (20, 10)
     assert late[1]
     assert opened(thumbnail(tmp_path, "a.png", side=64)[0]).size == (64, 32)
@@ -79,9 +100,12 @@ def test_pictures_become_small_jpegs_of_the_same_shape(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("image", "reason"), [("broken.png", "not a picture"), ("../up.png", "leaves"), ("no.tar/x.png", "no.tar")]
+    ("image", "reason"),
+    [("broken.png", "not a picture"), ("../up.png", "leaves"), ("no.tar/x.png", "no.tar")],
 )
-def test_an_unreadable_picture_is_a_grey_square_with_the_reason(tmp_path: Path, image: str, reason: str) -> None:
+def test_an_unreadable_picture_is_a_grey_square_with_the_reason(
+    tmp_path: Path, image: str, reason: str
+) -> None:
     root = tmp_path / "root"
     root.mkdir()
     (root / "broken.png").write_bytes(b"nothing")

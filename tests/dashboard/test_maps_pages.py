@@ -1,4 +1,5 @@
-"""The maps of scores and of embeddings: their colours, the pairs selected on them, and how a map is built."""
+"""The maps of scores and of embeddings: their colours, the pairs selected on them, and how a map is
+built."""
 
 from typing import Any
 
@@ -92,7 +93,9 @@ def test_a_clicked_point_shows_its_pair() -> None:
     assert [card["row"] for each in mounted(app) for card in each.get("cards", [])] == [7]
 
 
-def test_a_map_that_is_missing_or_failed_is_built_by_a_button(audit: Audit, started: list[str]) -> None:
+def test_a_map_that_is_missing_or_failed_is_built_by_a_button(
+    audit: Audit, started: list[str]
+) -> None:
     app = open_page(EMBEDDINGS, member="r1-f0", side="text")
     assert app.info
     app.button[0].click().run()

@@ -74,8 +74,15 @@ def turn(app: AppTest, name: str, on: bool = True) -> str:
 
 def test_the_address_sets_every_widget_and_every_field_has_one(audit: Audit) -> None:
     open_review(audit).decide(audit.pairs["pair_id"][:1].tolist(), "remove", audit=audit.name)
-    values = {name: VALUES.get(name, own.slider and own.slider.usual) for name, own in FIELDS.items() if own.part}
-    written = {name: values[name] if isinstance(values[name], str) else f"{values[name]:g}" for name in ARM_FIELDS}
+    values = {
+        name: VALUES.get(name, own.slider and own.slider.usual)
+        for name, own in FIELDS.items()
+        if own.part
+    }
+    written = {
+        name: values[name] if isinstance(values[name], str) else f"{values[name]:g}"
+        for name in ARM_FIELDS
+    }
     setting = " ".join(f"{name}={value}" for name, value in written.items())
     setting += " removal=p_wrong:7 near_duplicates decisions"
     app = open_page(PAGE, setting=setting)
@@ -84,7 +91,10 @@ def test_the_address_sets_every_widget_and_every_field_has_one(audit: Audit) -> 
     toggles = [each for each in app.toggle if each.key.startswith("mitigation-on-")]
     assert {each.value for each in toggles} == {True}
     shown = {name: app.session_state[f"mitigation-{name}"] for name in ARM_FIELDS}
-    found = {name: f"{value:g}" if isinstance(value, float) else str(value) for name, value in shown.items()}
+    found = {
+        name: f"{value:g}" if isinstance(value, float) else str(value)
+        for name, value in shown.items()
+    }
     assert found == written
     assert app.number_input(key="mitigation-removal-percent").value == 7
     assert app.selectbox(key="mitigation-removal-by").value == "p_wrong"
@@ -159,13 +169,17 @@ def test_the_chosen_arm_has_its_sentence_arrow_row_parts_and_pairs(
     add_arm(audit, NOISE, times=0.9, retrieval=-0.1)
     add_arm(audit, STRONG, times=0.5, retrieval=0.1)
     files: dict[str, Callable[[], str]] = {}
-    monkeypatch.setattr(st, "download_button", lambda label, data, file_name, **_: files.update({file_name: data}))
+    monkeypatch.setattr(
+        st, "download_button", lambda label, data, file_name, **_: files.update({file_name: data})
+    )
     app = open_page(PAGE, setting="noise_place=before  text_mask=.30")
     assert not app.error, said(app)
     assert address(app)["setting"] == STRONG
     table = lab.lab_table(audit)
     net = table["clipmem"] - table["clipmem_external"]
-    own, base = (net[(table["arm"] == arm) & (table["against"] == NAME)].mean() for arm in (NAME, "none"))
+    own, base = (
+        net[(table["arm"] == arm) & (table["against"] == NAME)].mean() for arm in (NAME, "none")
+    )
     assert own / base == pytest.approx(0.5, abs=0.05)
     assert base == pytest.approx(MEMORIZED, abs=0.02)
     sentence = f"memorization −{100 * (1 - own / base):.1f} %"
@@ -286,7 +300,9 @@ def test_a_page_asks_its_workers_for_a_setting_and_shows_their_progress(heads: A
     assert lab.wanted_arms(heads) is None
 
 
-def test_a_fault_of_a_worker_is_one_line(heads: Audit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fault_of_a_worker_is_one_line(
+    heads: Audit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fails(*how: object) -> str:
         path = lab.arm_folder(heads, "text_noise-0.15") / "error.txt"
         path.write_text("no\nsuch *thing*")

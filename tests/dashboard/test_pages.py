@@ -38,7 +38,10 @@ def titles(app: AppTest) -> str:
 
 
 def address(app: AppTest) -> dict[str, str]:
-    return {name: value if isinstance(value, str) else value[-1] for name, value in app.query_params.items()}
+    return {
+        name: value if isinstance(value, str) else value[-1]
+        for name, value in app.query_params.items()
+    }
 
 
 def metrics(app: AppTest) -> dict[str, str]:
@@ -75,11 +78,15 @@ def press(app: AppTest, label: str) -> AppTest:
 def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], str]]:
     """Every audit that a button starts, instead of starting it."""
     calls: list[tuple[list[str], str]] = []
-    monkeypatch.setattr(Task, "start", lambda task: calls.append((list(task.arguments[1:]), task.folder.name)))
+    monkeypatch.setattr(
+        Task, "start", lambda task: calls.append((list(task.arguments[1:]), task.folder.name))
+    )
     return calls
 
 
-@pytest.mark.parametrize(("page", "protocol"), [("app.py", "ensemble"), ("pages/overview.py", "paper")])
+@pytest.mark.parametrize(
+    ("page", "protocol"), [("app.py", "ensemble"), ("pages/overview.py", "paper")]
+)
 def test_a_finished_audit_opens_with_its_groups_and_the_first_pairs_of_either_queue(
     copy: Copy, page: str, protocol: str
 ) -> None:
@@ -97,12 +104,20 @@ def test_a_finished_audit_opens_with_its_groups_and_the_first_pairs_of_either_qu
     assert [there for _, there in links(open_page(page)) if "check=repeated_caption" in there]
     found = links(app)
     worst = audit.scores.set_index("pair_id").iloc[top_rows(audit, "review_place", size=6)]
-    for score, values in (("clipmem", audit.scores["clipmem"].nlargest(6)), ("p wrong", worst["p_wrong"])):
-        shown_values = [float(text.removeprefix(score)) for text, _ in found if text.startswith(score)]
+    for score, values in (
+        ("clipmem", audit.scores["clipmem"].nlargest(6)),
+        ("p wrong", worst["p_wrong"]),
+    ):
+        shown_values = [
+            float(text.removeprefix(score)) for text, _ in found if text.startswith(score)
+        ]
         assert shown_values == pytest.approx(values.tolist(), abs=0.006)
     wanted = ["audit=made&order=review_place", "audit=made&order=clipmem"]
     first = worst.index[0].replace("/", "%2F")
-    assert next(there for label, there in found if label.startswith("p wrong")) == f"{wanted[0]}&pair={first}"
+    assert (
+        next(there for label, there in found if label.startswith("p wrong"))
+        == f"{wanted[0]}&pair={first}"
+    )
     assert [there for label, there in found if label.startswith("Browse")] == wanted
     written = [element.value for element in app.get("html") if "pair-card" in element.value]
     assert any("&lt;script&gt;" in value for value in written)
@@ -110,16 +125,25 @@ def test_a_finished_audit_opens_with_its_groups_and_the_first_pairs_of_either_qu
 
 
 @pytest.mark.parametrize("good", [True, False])
-def test_the_overview_calls_captions_wrong_only_where_the_checks_hold(copy: Copy, good: bool) -> None:
+def test_the_overview_calls_captions_wrong_only_where_the_checks_hold(
+    copy: Copy, good: bool
+) -> None:
     audit = copy()
     check = {"name": "the members hardly generalise", "good": good, "sentence": "", "advice": ""}
     write_json(audit.folder / "verdict.json", audit.verdict | {"checks": [check]})
     app = open_page()
     subheaders = {element.value for element in app.subheader}
-    assert {"Most memorized", "Probably wrong" if good else "Low fit, not to be trusted here"} <= subheaders
+    assert {
+        "Most memorized",
+        "Probably wrong" if good else "Low fit, not to be trusted here",
+    } <= subheaders
     told = [element.value for kind in ("caption", "text") for element in app.get(kind)]
-    doubted = [text for text in told if "ot to be trusted here: the members hardly generalise" in text]
-    assert len(doubted) == (0 if good else 5)  # the map, both queues, and what p_wrong and similarity_out are for
+    doubted = [
+        text for text in told if "ot to be trusted here: the members hardly generalise" in text
+    ]
+    assert len(doubted) == (
+        0 if good else 5
+    )  # the map, both queues, and what p_wrong and similarity_out are for
     assert any("probably wrong" in text for text in told) is good
 
 
@@ -140,7 +164,9 @@ def test_an_unfinished_audit_resumes_unless_another_process_works_on_it_or_its_c
     assert table["progress"].tolist() == [0.25, 1, 1, 0]
     assert table["left"].tolist() == ["30 s", "", "", ""]
     app.button[0].click().run()
-    assert [(words[:3], name) for words, name in started] == [(["scenes", "--name=made", "--preset=tiny"], "made")]
+    assert [(words[:3], name) for words, name in started] == [
+        (["scenes", "--name=made", "--preset=tiny"], "made")
+    ]
     with acquire_lock(audit.folder, what="audit"):
         app = open_page()
         assert not app.button
@@ -162,7 +188,9 @@ def test_a_loss_at_chance_is_told_and_an_audit_opens_as_soon_as_it_is_finished(c
     assert len(app.image) == 12
 
 
-def test_an_audit_that_does_not_exist_is_told_in_plain_text_and_odd_names_are_not_offered(copy: Copy) -> None:
+def test_an_audit_that_does_not_exist_is_told_in_plain_text_and_odd_names_are_not_offered(
+    copy: Copy,
+) -> None:
     copy()
     copy(name="a <b>")
     for name in ("absent", "../../etc", "[x](javascript:alert(1))"):
@@ -174,7 +202,8 @@ def test_an_audit_that_does_not_exist_is_told_in_plain_text_and_odd_names_are_no
 
 
 def unfinished(audit: Audit) -> Audit:
-    """Take an audit back to its training: one member at a quarter, one embedding, one done, one waiting."""
+    """Take an audit back to its training: one member at a quarter, one embedding, one done, one
+    waiting."""
     (audit.folder / "manifest.json").unlink()
     for name in ("r0-f0", "r0-f1", "r1-f0", "r1-f1"):
         (audit.folder / "members" / name).mkdir(parents=True, exist_ok=True)
@@ -189,14 +218,26 @@ def unfinished(audit: Audit) -> Audit:
 
 
 def _log(audit: Audit, name: str, *, log_probability: float) -> None:
-    line = {"step": 25, "steps": 100, "epoch": 2.5, "loss": 3.0, "log_probability": log_probability, "seconds": 10.0}
-    (audit.folder / "members" / name / "log.jsonl").write_text(json.dumps(line | {"samples_per_second": 900.0}) + "\n")
+    line = {
+        "step": 25,
+        "steps": 100,
+        "epoch": 2.5,
+        "loss": 3.0,
+        "log_probability": log_probability,
+        "seconds": 10.0,
+    }
+    (audit.folder / "members" / name / "log.jsonl").write_text(
+        json.dumps(line | {"samples_per_second": 900.0}) + "\n"
+    )
 
 
 def test_the_share_of_pairs_above_each_size_has_its_interval(copy: Copy) -> None:
     audit = copy()
     shares = next(table.value for table in open_page().dataframe if "share" in table.value)
-    assert shares.to_numpy().tolist() == [[0.2, "60.0% (50.0% to 70.0%)"], [0.4, "12.0% (8.0% to 16.0%)"]]
+    assert shares.to_numpy().tolist() == [
+        [0.2, "60.0% (50.0% to 70.0%)"],
+        [0.4, "12.0% (8.0% to 16.0%)"],
+    ]
     write_json(audit.folder / "verdict.json", audit.verdict | {"exceeding": []})
     assert not [table for table in open_page().dataframe if "share" in table.value]
 
@@ -204,7 +245,14 @@ def test_the_share_of_pairs_above_each_size_has_its_interval(copy: Copy) -> None
 def test_an_audit_of_a_sample_says_so_and_shows_the_counts_of_the_whole_set(copy: Copy) -> None:
     audit = copy()
     write_json(audit.folder / "config.json", audit.record.values | {"sampled_of": 9_000})
-    count = {"count": "wrong captions", "found": 4.2, "among": 80, "whole": 472.5, "low": 101.0, "high": 1_234.0}
+    count = {
+        "count": "wrong captions",
+        "found": 4.2,
+        "among": 80,
+        "whole": 472.5,
+        "low": 101.0,
+        "high": 1_234.0,
+    }
     sample = {"pairs": 100, "of": 9_000, "basis": "", "counts": [count]}
     write_json(audit.folder / "verdict.json", audit.verdict | {"sample": sample})
     page = open_page()

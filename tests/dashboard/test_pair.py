@@ -1,4 +1,5 @@
-"""The page Pair: which pair it shows, its scores and terms, its note, similar pairs, and gaps in its files."""
+"""The page Pair: which pair it shows, its scores and terms, its note, similar pairs, and gaps in
+its files."""
 
 from collections.abc import Callable
 
@@ -27,7 +28,9 @@ def audit_of(copy: Copy) -> Callable[..., Audit]:
         for name in audit.record.members:
             learned = {"f": "candidate", "g": "independent"}.get(name[0])
             fold = (table["group"] == "scored") & (np.arange(len(table)) % 2 != int(name[-1]) % 2)
-            table = table.assign(**{name: table["group"].isin(["shared", learned]) if learned else fold})
+            table = table.assign(
+                **{name: table["group"].isin(["shared", learned]) if learned else fold}
+            )
         write_table(audit.folder / MEMBERSHIP, table)
         return audit
 
@@ -39,12 +42,18 @@ def gaps(app: AppTest) -> list[str]:
 
 
 @pytest.mark.parametrize("protocol", ["ensemble", "paper"])
-def test_without_a_pair_the_likeliest_wrong_caption_opens(audit_of: Callable[..., Audit], protocol: str) -> None:
+def test_without_a_pair_the_likeliest_wrong_caption_opens(
+    audit_of: Callable[..., Audit], protocol: str
+) -> None:
     audit = audit_of(protocol)
     app = open_page(PAIR, audit="made")
     assert app.query_params["pair"] == audit.scores.sort_values("review_place")["pair_id"].iloc[0]
     (data,) = mounted(app)
-    assert (data["selection"], data["undecided"], data["follows"]) == ({"order": "review_place"}, False, True)
+    assert (data["selection"], data["undecided"], data["follows"]) == (
+        {"order": "review_place"},
+        False,
+        True,
+    )
     assert len(app.image) == 2 * 6
     assert not [*app.error, *gaps(app)]
 
@@ -62,10 +71,14 @@ def test_a_link_opens_its_pair_with_scores_terms_and_checks(audit_of: Callable[.
     captions, words, means = (element.value for element in app.dataframe)
     assert captions["audited caption"].tolist() == audit.pairs["captions"][20].tolist()
     assert captions["p word"].tolist() == [0, 0.25, 0.5]
-    assert words["word"].tolist() == [caption.split()[-1] for caption in captions["audited caption"]]
+    assert words["word"].tolist() == [
+        caption.split()[-1] for caption in captions["audited caption"]
+    ]
     assert set(words["probability"]) == {"unlikely: 0.3 %; likelier: fox<b> 71 %"}
     assert means.loc["positive", "in"] == pytest.approx(score["positive_in"])
-    assert means.loc["positive", "in − out"] == pytest.approx(score["positive_in"] - score["positive_out"])
+    assert means.loc["positive", "in − out"] == pytest.approx(
+        score["positive_in"] - score["positive_out"]
+    )
     (clipmem,) = [metric.value for metric in app.metric if metric.label == "clipmem"]
     assert clipmem.startswith(f"{score['clipmem']:.2f}")
 
@@ -77,7 +90,10 @@ def test_an_unknown_pair_is_one_line_and_a_way_back(copy: Copy) -> None:
         assert app.warning[0].value == "This audit has no such pair."
         assert f"requested: {pair}" in texts(app)
         assert not [*mounted(app), *app.error]
-    assert open_page(PAIR, audit="made", group="candidate").info[0].value == "No pair fits this selection."
+    assert (
+        open_page(PAIR, audit="made", group="candidate").info[0].value
+        == "No pair fits this selection."
+    )
 
 
 def test_a_note_stands_with_any_decision_and_another_tab_s_is_not_overwritten(copy: Copy) -> None:

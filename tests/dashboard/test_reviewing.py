@@ -13,7 +13,11 @@ from tests.dashboard.test_pages import links, open_page, texts, titles
 from tests.fixtures import HOSTILE
 
 REVIEW = "pages/review.py"
-TOLD: dict[str, Any] = {"pairs": {"estimate": 40.2, "low": 25.0, "high": 60.0}, "injected": 0, "injected_vague": 0}
+TOLD: dict[str, Any] = {
+    "pairs": {"estimate": 40.2, "low": 25.0, "high": 60.0},
+    "injected": 0,
+    "injected_vague": 0,
+}
 TOLD |= {"missing": None, "several": True, "kinds": [], "stop": 50, "left": [9.0, 4.0, 14.0]}
 
 
@@ -28,7 +32,9 @@ def mounted(app: AppTest) -> list[dict[str, Any]]:
     return [each for each in data if "keys" not in each]
 
 
-def test_the_pairs_that_are_probably_wrong_come_first_and_the_address_changes_that(audit: Audit) -> None:
+def test_the_pairs_that_are_probably_wrong_come_first_and_the_address_changes_that(
+    audit: Audit,
+) -> None:
     (data,) = mounted(open_page(REVIEW))
     assert data["selection"] == {"order": "review_place"}
     assert (data["audit"], data["dataset"]) == ("made", audit.record.dataset_fingerprint)
@@ -37,7 +43,10 @@ def test_the_pairs_that_are_probably_wrong_come_first_and_the_address_changes_th
     assert (data["selection"], data["undecided"]) == ({"order": "clipmem", "group": "scored"}, True)
     open_review(audit).decide(audit.pairs["pair_id"][:3], "keep", audit="made")
     (data,) = mounted(open_page(REVIEW, order="clipmem", decision="keep"))
-    assert (data["selection"], data["undecided"]) == ({"order": "clipmem", "decision": "keep"}, False)
+    assert (data["selection"], data["undecided"]) == (
+        {"order": "clipmem", "decision": "keep"},
+        False,
+    )
 
 
 @pytest.mark.usefixtures("audit")

@@ -47,18 +47,32 @@ def picture(server: TestClient, row: int, **size: int) -> tuple[Image.Image, dic
     return Image.open(io.BytesIO(answer.content)), answer.headers
 
 
-def send(server: TestClient, *events: dict[str, object], headers: dict[str, str] = OWN, **others: object) -> Any:  # noqa: ANN401
+def send(
+    server: TestClient, *events: dict[str, object], headers: dict[str, str] = OWN, **others: object
+) -> Any:  # noqa: ANN401
     batch = {"audit": "made", "client": CLIENT, "events": list(events), **others}
     return server.post(f"/{PREFIX}/events", headers=headers, content=json.dumps(batch))
 
 
-def event(pair: dict[str, object], number: int, kind: str = "keep", **more: object) -> dict[str, object]:
-    return {"number": number, "kind": kind, "pair_id": pair["pair_id"], "caption_key": pair["caption_key"], **more}
+def event(
+    pair: dict[str, object], number: int, kind: str = "keep", **more: object
+) -> dict[str, object]:
+    return {
+        "number": number,
+        "kind": kind,
+        "pair_id": pair["pair_id"],
+        "caption_key": pair["caption_key"],
+        **more,
+    }
 
 
-def test_the_queue_and_its_pairs_as_the_browser_asks_for_them(server: TestClient, audit: Audit) -> None:
+def test_the_queue_and_its_pairs_as_the_browser_asks_for_them(
+    server: TestClient, audit: Audit
+) -> None:
     queue = ask(server, "queue", order="misfit", pair=audit.pairs["pair_id"][20])
-    assert queue["rows"] == audit.scores["misfit"].dropna().sort_values(ascending=False).index.tolist()
+    assert (
+        queue["rows"] == audit.scores["misfit"].dropna().sort_values(ascending=False).index.tolist()
+    )
     assert (queue["entry"], queue["decided"], queue["first"]) == (0, {}, 20)
     assert ask(server, "queue", pair="absent")["first"] is None
     pairs = ask(server, "pairs", order="misfit", rows=f"{queue['rows'][0]},1,0")
@@ -72,20 +86,33 @@ def test_the_queue_and_its_pairs_as_the_browser_asks_for_them(server: TestClient
     assert "spot check" in ask(server, "pairs", order="random", rows=str(checked[0]))[0]["score"]
 
 
-def test_a_card_has_its_most_suspicious_caption_and_the_most_surprising_words(server: TestClient, audit: Audit) -> None:
-    assert [(pair["first"], pair["words"]) for pair in ask(server, "pairs", rows="0,1")] == [(0, {})] * 2
+def test_a_card_has_its_most_suspicious_caption_and_the_most_surprising_words(
+    server: TestClient, audit: Audit
+) -> None:
+    assert [(pair["first"], pair["words"]) for pair in ask(server, "pairs", rows="0,1")] == [
+        (0, {})
+    ] * 2
     scores = caption_rows(audit).assign(p_wrong=np.nan, similarity_out=[0.2, 0.1, 0.3] * 100)
     scores.loc[:2, "p_wrong"], scores.loc[2, "p_word"] = [0.1, np.nan, 0.9], 0.9
     write_table(audit.folder / CAPTION_TABLE, scores)
-    words = write_words(audit)[:5].assign(pair_id=scores["pair_id"].iloc[0], caption=2, start=range(5))
+    words = write_words(audit)[:5].assign(
+        pair_id=scores["pair_id"].iloc[0], caption=2, start=range(5)
+    )
     words.at[1, "better"] = words.at[1, "better_probability"] = []
     words = words.assign(word=list("Abcde"), surprise=[4.5, 2, 0.9, 1.5, 3])
     write_table(audit.folder / WORD_TABLE, words)
     one, two = ask(server, "pairs", rows="0,1")
     assert (one["first"], two["first"], two["words"]) == (2, 1, {})
     assert (list(one["reasons"]), two["reasons"]) == (["2"], {})
-    marks = [[mark[name] for name in ("word", "end", "rank", "strength", "better")] for mark in one["words"]["2"]]
-    assert marks == [["A", 1, 1, 3, [["Fox<b>", "71 %"]]], ["b", 2, 3, 1, []], ["e", 5, 2, 2, [["fox<b>", "71 %"]]]]
+    marks = [
+        [mark[name] for name in ("word", "end", "rank", "strength", "better")]
+        for mark in one["words"]["2"]
+    ]
+    assert marks == [
+        ["A", 1, 1, 3, [["Fox<b>", "71 %"]]],
+        ["b", 2, 3, 1, []],
+        ["e", 5, 2, 2, [["fox<b>", "71 %"]]],
+    ]
 
 
 def test_pictures_come_in_the_size_that_is_asked_for_and_a_grey_square_tells_why(
@@ -114,18 +141,29 @@ def test_suggestions_are_single_captions_of_other_pairs_and_none_in_a_small_audi
     answer = ask(server, "suggestions", row=2)
     captions = audit.pairs["captions"].map(list).tolist()
     assert len(answer["choices"]) == 3
-    assert {choice["caption"] for choice in answer["choices"]} <= {*sum(captions, [])} - {*captions[2]}
+    assert {choice["caption"] for choice in answer["choices"]} <= {*sum(captions, [])} - {
+        *captions[2]
+    }
     assert len(answer["cosines"]) == len(captions[2])
     assert "has no row 1000" in ask(server, "suggestions", row=1000)["fault"]
 
 
-def test_events_are_stored_once_in_their_order_and_seen_by_others(server: TestClient, audit: Audit) -> None:
+def test_events_are_stored_once_in_their_order_and_seen_by_others(
+    server: TestClient, audit: Audit
+) -> None:
     first, second, third = ask(server, "pairs", rows="20,21,22")
-    batch = [event(first, 1), event(second, 2, "remove"), event(third, 3, "recaption", captions=["a crow"])]
+    batch = [
+        event(first, 1),
+        event(second, 2, "remove"),
+        event(third, 3, "recaption", captions=["a crow"]),
+    ]
     for _ in range(2):
         assert send(server, *batch).json() == {"stored": 3, "refused": {}}
     assert ask(server, "changes", entry=0)["status"].startswith("You changed or removed 2 of 3")
-    assert send(server, event(second, 4, "undo", undoes=[CLIENT, 2])).json() == {"stored": 4, "refused": {}}
+    assert send(server, event(second, 4, "undo", undoes=[CLIENT, 2])).json() == {
+        "stored": 4,
+        "refused": {},
+    }
     changes = ask(server, "changes", entry=0)
     assert changes["decided"] == {"20": "keep", "21": None, "22": "recaption"}
     assert changes["status"].startswith("You changed or removed 1 of 2")
@@ -139,9 +177,18 @@ def test_events_are_stored_once_in_their_order_and_seen_by_others(server: TestCl
 
 def test_another_site_stores_nothing(server: TestClient, audit: Audit) -> None:
     (pair,) = ask(server, "pairs", rows=20)
-    for origin in ("http://evil.test", "http://testserver.evil.test", "http://testserver:81", "null", ""):
+    for origin in (
+        "http://evil.test",
+        "http://testserver.evil.test",
+        "http://testserver:81",
+        "null",
+        "",
+    ):
         assert send(server, event(pair, 1), headers=OWN | {"Origin": origin}).status_code == 403
-    assert send(server, event(pair, 1), headers={"Content-Type": "application/json"}).status_code == 403
+    assert (
+        send(server, event(pair, 1), headers={"Content-Type": "application/json"}).status_code
+        == 403
+    )
     for kind in ("text/plain", "application/x-www-form-urlencoded"):
         assert send(server, event(pair, 1), headers=OWN | {"Content-Type": kind}).status_code == 415
     assert not open_review(audit).path.exists()
@@ -162,7 +209,9 @@ def test_another_site_stores_nothing(server: TestClient, audit: Audit) -> None:
         {"audit": None},
     ],
 )
-def test_what_is_no_batch_is_refused_in_one_line(server: TestClient, audit: Audit, wrong: dict[str, object]) -> None:
+def test_what_is_no_batch_is_refused_in_one_line(
+    server: TestClient, audit: Audit, wrong: dict[str, object]
+) -> None:
     (pair,) = ask(server, "pairs", rows=20)
     refused = send(server, event(pair, 1), **wrong)
     assert refused.status_code == 400
@@ -171,26 +220,43 @@ def test_what_is_no_batch_is_refused_in_one_line(server: TestClient, audit: Audi
 
 
 def test_odd_bodies_are_refused(server: TestClient) -> None:
-    for body, status in ((b"{", 400), (b"[" * 100_000, 400), (b"\xff\xfe", 400), (b" " * (LARGEST + 1), 413)):
+    for body, status in (
+        (b"{", 400),
+        (b"[" * 100_000, 400),
+        (b"\xff\xfe", 400),
+        (b" " * (LARGEST + 1), 413),
+    ):
         assert server.post(f"/{PREFIX}/events", headers=OWN, content=body).status_code == status
 
 
-def test_audits_rows_and_entries_that_cannot_be_are_refused(server: TestClient, audit: Audit) -> None:
+def test_audits_rows_and_entries_that_cannot_be_are_refused(
+    server: TestClient, audit: Audit
+) -> None:
     (pair,) = ask(server, "pairs", rows=20)
     for name in ("absent", "../made", ""):
         assert send(server, event(pair, 1), audit=name).status_code == 404
         for path in ("queue", "changes", "pairs", "picture", "suggestions"):
             assert server.get(f"/{PREFIX}/{path}", params={"audit": name}).status_code == 404
-    for path, parameter in (("pairs", "rows"), ("picture", "row"), ("suggestions", "row"), ("changes", "entry")):
+    for path, parameter in (
+        ("pairs", "rows"),
+        ("picture", "row"),
+        ("suggestions", "row"),
+        ("changes", "entry"),
+    ):
         for value in ("", "-1", "x", "²"):
             parameters = {"audit": "made", parameter: value}
-            assert server.get(f"/{PREFIX}/{path}", params=parameters).status_code == 400, (path, value)
+            assert server.get(f"/{PREFIX}/{path}", params=parameters).status_code == 400, (
+                path,
+                value,
+            )
     refused = server.get(f"/{PREFIX}/picture", params={"audit": "made", "row": 1000})
     assert refused.status_code == 503
     assert "has no row 1000" in refused.json()["error"]
 
 
-def test_a_broken_log_is_told_in_one_line_and_the_browser_tries_again(server: TestClient, audit: Audit) -> None:
+def test_a_broken_log_is_told_in_one_line_and_the_browser_tries_again(
+    server: TestClient, audit: Audit
+) -> None:
     (pair,) = ask(server, "pairs", rows=20)
     path = open_review(audit).path
     path.parent.mkdir(parents=True, exist_ok=True)

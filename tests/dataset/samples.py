@@ -20,7 +20,11 @@ def check_reasons(raw: RawPairs, expected: dict[str, str]) -> None:
     """Check that only these sources are in quarantine, each with these words in its reason."""
     reasons = dict(zip(raw.quarantine.source, raw.quarantine.reason, strict=True))
     assert set(reasons) == set(expected)
-    assert not [(source, reasons[source]) for source, words in expected.items() if words not in reasons[source]]
+    assert not [
+        (source, reasons[source])
+        for source, words in expected.items()
+        if words not in reasons[source]
+    ]
     assert raw.rows == len(expected) + sum(map(len, raw.pairs.captions))
 
 
@@ -39,7 +43,9 @@ def draw(folder: Path, *names: str) -> None:
         path.write_bytes(picture_bytes(at))
 
 
-def write_tar(path: Path, members: dict[str, bytes | str] | Iterable[tuple[str, bytes | str]]) -> None:
+def write_tar(
+    path: Path, members: dict[str, bytes | str] | Iterable[tuple[str, bytes | str]]
+) -> None:
     """Write a tar of files, text as UTF-8."""
     with tarfile.open(path, "w") as tar:
         for name, value in members.items() if isinstance(members, dict) else members:

@@ -1,4 +1,5 @@
-"""For any data set, `inspect` ends with exit code 0 and accounts for every row, or with 2 and one line."""
+"""For any data set, `inspect` ends with exit code 0 and accounts for every row, or with 2 and one
+line."""
 
 import contextlib
 import csv
@@ -40,7 +41,8 @@ def _too_late(*_: object) -> None:
 
 
 def inspected(source: Path | str, *flags: str) -> tuple[tuple[int, int, int] | None, str]:
-    """Return rows, pairs and rows in quarantine, and what was printed; None and the one line of an error."""
+    """Return rows, pairs and rows in quarantine, and what was printed; None and the one line of an
+    error."""
     out, err = io.StringIO(), io.StringIO()
     before = signal.signal(signal.SIGALRM, _too_late)
     signal.alarm(60)
@@ -54,13 +56,16 @@ def inspected(source: Path | str, *flags: str) -> tuple[tuple[int, int, int] | N
         lines = err.getvalue().splitlines()
         assert (code, len(lines)) == (2, 1), err.getvalue()
         return None, lines[0]
-    counts = re.findall(r"^(?:rows|pairs that can be used|in quarantine) +([\d,]+)", out.getvalue(), re.MULTILINE)
+    counts = re.findall(
+        r"^(?:rows|pairs that can be used|in quarantine) +([\d,]+)", out.getvalue(), re.MULTILINE
+    )
     rows, pairs, refused = (int(number.replace(",", "")) for number in counts)
     return (rows, pairs, refused), out.getvalue()
 
 
 def check_balance(source: Path | str) -> None:
-    """Check a source in which every picture has one row: its rows are the pairs and the quarantine."""
+    """Check a source in which every picture has one row: its rows are the pairs and the
+    quarantine."""
     counts, _ = inspected(source)
     if counts is not None:
         rows, pairs, refused = counts
@@ -68,7 +73,9 @@ def check_balance(source: Path | str) -> None:
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.tar", "a"])
-def test_a_source_that_is_a_pipe_or_a_device_is_one_line(folder: Path, tmp_path: Path, name: str) -> None:
+def test_a_source_that_is_a_pipe_or_a_device_is_one_line(
+    folder: Path, tmp_path: Path, name: str
+) -> None:
     os.mkfifo(tmp_path / name)
     assert "regular file" in inspected(tmp_path / name)[1]
     (tmp_path / name).unlink()
@@ -90,11 +97,20 @@ def test_a_member_of_an_impossible_size_neither_hangs_nor_counts_as_a_picture(
     folder: Path, tmp_path: Path, size: str
 ) -> None:
     with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.PAX_FORMAT) as tar:
-        for name, headers in [("0.png", {}), ("0.txt", {}), ("1.txt", {"size": size}), ("1.png", {})]:
+        for name, headers in [
+            ("0.png", {}),
+            ("0.txt", {}),
+            ("1.txt", {"size": size}),
+            ("1.png", {}),
+        ]:
             info, data = tarfile.TarInfo(name), picture_bytes() if name.endswith("png") else b"x"
             info.size, info.pax_headers = len(data), headers
             tar.addfile(info, io.BytesIO(data))
-        for name, kind in [("2.png", b"1"), ("folder", b"5"), ("pipe", b"6")]:  # a link, a folder, a pipe
+        for name, kind in [
+            ("2.png", b"1"),
+            ("folder", b"5"),
+            ("pipe", b"6"),
+        ]:  # a link, a folder, a pipe
             info = tarfile.TarInfo(name)
             info.type, info.linkname = kind, "0.png"
             tar.addfile(info)
@@ -102,13 +118,45 @@ def test_a_member_of_an_impossible_size_neither_hangs_nor_counts_as_a_picture(
 
 
 JUNK: list[Any] = [
-    *(None, "", " ", "x", "nan", float("nan"), float("inf"), 0, 1.0, True, 10**400, [], {}, ["x", ""], [1], {"a": 1}),
-    *("0.png", "image", "../0.png", "/etc/passwd", "a\0b", "\ud83d", "\x1b[31m", "[bold]", '"', "a\nb", "a/" * 3000),
+    *(
+        None,
+        "",
+        " ",
+        "x",
+        "nan",
+        float("nan"),
+        float("inf"),
+        0,
+        1.0,
+        True,
+        10**400,
+        [],
+        {},
+        ["x", ""],
+        [1],
+        {"a": 1},
+    ),
+    *(
+        "0.png",
+        "image",
+        "../0.png",
+        "/etc/passwd",
+        "a\0b",
+        "\ud83d",
+        "\x1b[31m",
+        "[bold]",
+        '"',
+        "a\nb",
+        "a/" * 3000,
+    ),
     *("a.tar/0.png", "set.parquet#0", "%2e%2e/a", "C:\\a", "vague"),
 ]
 VALUES = st.sampled_from(JUNK)
 ROWS = st.lists(
-    st.fixed_dictionaries({"caption": VALUES}, optional={"label": VALUES, "id": VALUES, "injected": VALUES}), max_size=3
+    st.fixed_dictionaries(
+        {"caption": VALUES}, optional={"label": VALUES, "id": VALUES, "injected": VALUES}
+    ),
+    max_size=3,
 )
 
 
@@ -118,7 +166,10 @@ def encoded(value: Any) -> bytes:
 
 def write_rows(folder: Path, kind: str, rows: list[dict[str, Any]]) -> Path:
     """Write rows, each of its own picture, in a format; the last is one of no picture."""
-    named = [{"image": name, **row} for name, row in zip([*PICTURES[: len(rows) - 1], None], rows, strict=True)]
+    named = [
+        {"image": name, **row}
+        for name, row in zip([*PICTURES[: len(rows) - 1], None], rows, strict=True)
+    ]
     path = folder / f"any.{kind}"
     if kind in ("csv", "tsv"):
         text = io.StringIO()
@@ -136,12 +187,20 @@ def write_rows(folder: Path, kind: str, rows: list[dict[str, Any]]) -> Path:
         texts = [{"image_id": at, "caption": row["caption"]} for at, row in enumerate(named)]
         path.write_bytes(encoded({"images": images, "annotations": texts}))
     else:
-        members: dict[str, bytes | str] = {f"{at}.json": encoded(row) for at, row in enumerate(named)}
-        write_tar(path, {**members, **{name: picture_bytes(at) for at, name in enumerate(PICTURES)}})
+        members: dict[str, bytes | str] = {
+            f"{at}.json": encoded(row) for at, row in enumerate(named)
+        }
+        write_tar(
+            path, {**members, **{name: picture_bytes(at) for at, name in enumerate(PICTURES)}}
+        )
     return path
 
 
-@given(kind=st.sampled_from(["csv", "tsv", "jsonl", "json", "coco.json", "tar"]), rows=ROWS, last=VALUES)
+@given(
+    kind=st.sampled_from(["csv", "tsv", "jsonl", "json", "coco.json", "tar"]),
+    rows=ROWS,
+    last=VALUES,
+)
 @settings(max_examples=30)
 def test_values_of_any_kind_are_read_or_set_aside(
     folder: Path, kind: str, rows: list[dict[str, Any]], last: Any
@@ -162,9 +221,13 @@ def test_a_damaged_file_is_read_or_refused_in_one_line(
 ) -> None:
     path = folder / "damaged.parquet"
     if kind == "parquet":
-        pq.write_table(pa.table({"image": [{"bytes": picture_bytes()}] * 2, "text": ["x", "y"]}), path)
+        pq.write_table(
+            pa.table({"image": [{"bytes": picture_bytes()}] * 2, "text": ["x", "y"]}), path
+        )
     else:
-        path = write_rows(folder, kind, [{"caption": "x, “y”"}, {"caption": 'a "b"'}, {"caption": "c"}])
+        path = write_rows(
+            folder, kind, [{"caption": "x, “y”"}, {"caption": 'a "b"'}, {"caption": "c"}]
+        )
     data = path.read_bytes()
     at = int(cut * len(data))
     path.write_bytes(data[:at] + new + data[at + size :])

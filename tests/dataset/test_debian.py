@@ -14,9 +14,13 @@ from clipmem_core.config import InputError
 from clipmem_core.dataset import debian
 from clipmem_core.dataset.debian import DublinCore, read_dublin_core, write_captions
 
-needs_dpkg = pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="dpkg-deb builds the packages")
+needs_dpkg = pytest.mark.skipif(
+    shutil.which("dpkg-deb") is None, reason="dpkg-deb builds the packages"
+)
 
-OWL = """<svg><Work><title>Barn Owl</title><subject><Bag><li>bird</li></Bag></subject></Work></svg>"""
+OWL = (
+    """<svg><Work><title>Barn Owl</title><subject><Bag><li>bird</li></Bag></subject></Work></svg>"""
+)
 
 
 def write(path: Path, content: str | bytes = b"") -> None:
@@ -52,7 +56,10 @@ def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write(stamps / "food/pear.svg", "<svg/>")
     for package in (path for packages in debian.PACKAGES.values() for path in packages):
         build(tmp_path / package, tmp_path / "archive")
-    write(tmp_path / "bin/apt-get", f'#!/bin/sh\nfor last; do :; done; cp {tmp_path}/archive/"$last"_1_all.deb .\n')
+    write(
+        tmp_path / "bin/apt-get",
+        f'#!/bin/sh\nfor last; do :; done; cp {tmp_path}/archive/"$last"_1_all.deb .\n',
+    )
     (tmp_path / "bin/apt-get").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
     return tmp_path / "archive"
@@ -61,23 +68,41 @@ def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def build(tree: Path, archive: Path) -> None:
     """Build a package out of a folder that is named after it."""
     archive.mkdir(exist_ok=True)
-    control = f"Package: {tree.name}\nVersion: 1\nArchitecture: all\nMaintainer: A <a@b.c>\nDescription: t\n"
+    control = (
+        f"Package: {tree.name}\nVersion: 1\nArchitecture: all\nMaintainer: A "
+        "<a@b.c>\nDescription: t\n"
+    )
     write(tree / "DEBIAN" / "control", control)
-    command = ["dpkg-deb", "--root-owner-group", "-Znone", "--build", tree, archive / f"{tree.name}_1_all.deb"]
+    command = [
+        "dpkg-deb",
+        "--root-owner-group",
+        "-Znone",
+        "--build",
+        tree,
+        archive / f"{tree.name}_1_all.deb",
+    ]
     subprocess.run(command, check=True, capture_output=True)
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "captions.jsonl").read_text("utf-8").split("\n")[:-1]]
+    return [
+        json.loads(line) for line in (folder / "captions.jsonl").read_text("utf-8").split("\n")[:-1]
+    ]
 
 
 @needs_dpkg
-def test_openclipart_becomes_pictures_and_captions_sorted_by_path(archive: Path, tmp_path: Path) -> None:
+def test_openclipart_becomes_pictures_and_captions_sorted_by_path(
+    archive: Path, tmp_path: Path
+) -> None:
     lines: list[str] = []
     folder = debian.fetch("openclipart", data=tmp_path / "data", report=lines.append)
     assert folder == tmp_path / "data/sets/openclipart"
     assert rows(folder) == [
-        {"image": "images/animals/birds/barn_owl_02.png", "captions": ["Barn Owl bird"], "label": "animals"},
+        {
+            "image": "images/animals/birds/barn_owl_02.png",
+            "captions": ["Barn Owl bird"],
+            "label": "animals",
+        },
         {"image": "images/logos/barn_owl_02.png", "captions": ["barn owl"], "label": "logos"},
         {"image": "images/plants/old_tree.png", "captions": ["old tree"], "label": "plants"},
     ]
@@ -91,7 +116,9 @@ def test_openclipart_becomes_pictures_and_captions_sorted_by_path(archive: Path,
 
 
 @needs_dpkg
-def test_the_caption_of_a_stamp_is_its_english_text_or_its_name(archive: Path, tmp_path: Path) -> None:
+def test_the_caption_of_a_stamp_is_its_english_text_or_its_name(
+    archive: Path, tmp_path: Path
+) -> None:
     assert rows(debian.fetch("tuxpaint", data=tmp_path / "data", report=print)) == [
         {"image": "images/food/apple.png", "captions": ["A “red” apple."], "label": "food"},
         {"image": "images/food/apple_mirror.png", "captions": ["A “red” apple."], "label": "food"},
@@ -101,7 +128,9 @@ def test_the_caption_of_a_stamp_is_its_english_text_or_its_name(archive: Path, t
 
 
 @needs_dpkg
-def test_an_interrupted_fetch_leaves_nothing_and_a_killed_one_is_cleaned_up(archive: Path, tmp_path: Path) -> None:
+def test_an_interrupted_fetch_leaves_nothing_and_a_killed_one_is_cleaned_up(
+    archive: Path, tmp_path: Path
+) -> None:
     def interrupt(line: str) -> None:
         if line.startswith("captions"):
             raise KeyboardInterrupt
@@ -119,7 +148,9 @@ def test_an_interrupted_fetch_leaves_nothing_and_a_killed_one_is_cleaned_up(arch
     assert not list(sets.rglob("*.deb"))
 
 
-def test_what_cannot_be_fetched_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_fetched_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(shutil, "which", lambda tool: tool)
     write(tmp_path / "sets/tuxpaint/mine.txt", "mine")
     with pytest.raises(InputError, match="tuxpaint exists without captions.jsonl: move it away"):
@@ -147,23 +178,43 @@ DRAWING = """<?xml version="1.0" encoding="{encoding}"?>
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
 def test_the_fields_before_any_fault_are_read_in_any_declared_encoding(encoding: str) -> None:
-    expected = DublinCore("Grande chouette d'été", "Sits on a wall.", ["bird", "night"], ["Ann Lee"])
+    expected = DublinCore(
+        "Grande chouette d'été", "Sits on a wall.", ["bird", "night"], ["Ann Lee"]
+    )
     for rest in ('<path d="M 0 0"/>', "<path d=></wrong>"):
-        assert read_dublin_core(DRAWING.format(encoding=encoding, rest=rest).encode(encoding)) == expected
-    for svg in (b"", b"\x89PNG\r\n\x1a\n", b"<svg><Work><title>Owl</svg>", b"<?xml encoding='x'?><a/>"):
+        assert (
+            read_dublin_core(DRAWING.format(encoding=encoding, rest=rest).encode(encoding))
+            == expected
+        )
+    for svg in (
+        b"",
+        b"\x89PNG\r\n\x1a\n",
+        b"<svg><Work><title>Owl</svg>",
+        b"<?xml encoding='x'?><a/>",
+    ):
         assert read_dublin_core(svg) == DublinCore()
 
 
 def test_entities_are_never_expanded_nor_files_that_they_name_opened() -> None:
     laughs = "".join(f'<!ENTITY l{n} "{f"&l{n - 1};" * 10}">' for n in range(1, 12))
-    svg = f'<!DOCTYPE svg [<!ENTITY l0 "ha">{laughs}]><svg><Work a="&l11;"><title>&l11;</title></Work></svg>'
+    svg = (
+        f'<!DOCTYPE svg [<!ENTITY l0 "ha">{laughs}]><svg><Work '
+        'a="&l11;"><title>&l11;</title></Work></svg>'
+    )
     assert read_dublin_core(svg.encode()) == DublinCore()
-    svg = '<!DOCTYPE svg [<!ENTITY file SYSTEM "file:///etc/hostname">]><Work><title>&file;</title></Work>'
+    svg = (
+        "<!DOCTYPE svg [<!ENTITY file SYSTEM "
+        '"file:///etc/hostname">]><Work><title>&file;</title></Work>'
+    )
     assert read_dublin_core(svg.encode()) == DublinCore()
 
 
-def caption(name: str, title: str = "", description: str = "", keywords: str = "", artist: str = "") -> str:
-    core = DublinCore(title, description, keywords.split(",") if keywords else [], [artist] if artist else [])
+def caption(
+    name: str, title: str = "", description: str = "", keywords: str = "", artist: str = ""
+) -> str:
+    core = DublinCore(
+        title, description, keywords.split(",") if keywords else [], [artist] if artist else []
+    )
     return write_captions([(name, core)])[0]
 
 
@@ -172,10 +223,16 @@ def caption(name: str, title: str = "", description: str = "", keywords: str = "
     [
         # title, then name, then keywords, then description, and no word twice
         (
-            ("barn_owl_on_wall_03", "Barn Owl", "A white owl at night. Drawn in 2004.", "owls,night_birds,Bird"),
+            (
+                "barn_owl_on_wall_03",
+                "Barn Owl",
+                "A white owl at night. Drawn in 2004.",
+                "owls,night_birds,Bird",
+            ),
             "Barn Owl wall night birds white",
         ),
-        # words of names without versions and running numbers; an abbreviated one is part of the title
+        # words of names without versions and running numbers; an abbreviated one is part of the
+        # title
         (("sleepingCat2_v0.1-small_03",), "sleeping Cat small"),
         (("hotel_laundry_serv_01", "Hotel Laundry Service"), "Hotel Laundry Service"),
         # boilerplate of titles, and titles without information
@@ -184,9 +241,21 @@ def caption(name: str, title: str = "", description: str = "", keywords: str = "
         (("x", "Dog&#39;s house 01"), "Dog's house"),
         *((("grey_cat_01", title), "grey cat") for title in ("", "Untitled 3", "Various Cliparts")),
         # the artist at the end of a name
-        (("cavallo_architetto_franc_01", "Cavallo", "", "", "Architetto Francesco Rossi"), "Cavallo"),
+        (
+            ("cavallo_architetto_franc_01", "Cavallo", "", "", "Architetto Francesco Rossi"),
+            "Cavallo",
+        ),
         (("chapeau_celine_b_02", "", "", "", "Céline Bois"), "chapeau"),
-        (("cat", "", "", "hash,hash(0x8a3ecd4),0x8b754fc,unsorted,ann lee,11,clip art,pet", "Ann Lee"), "cat pet"),
+        (
+            (
+                "cat",
+                "",
+                "",
+                "hash,hash(0x8a3ecd4),0x8b754fc,unsorted,ann lee,11,clip art,pet",
+                "Ann Lee",
+            ),
+            "cat pet",
+        ),
     ],
 )
 def test_a_caption_starts_with_distinctive_words(facts: tuple[str, ...], expected: str) -> None:
@@ -200,4 +269,7 @@ def test_a_shared_title_comes_after_the_name_unless_the_names_are_numbered() -> 
         "blue star gramastar shape",
         "green moon gramastar shape",
     ]
-    assert write_captions([(f"horse_0{n}", DublinCore("Cavallo")) for n in range(5)]) == ["Cavallo horse"] * 5
+    assert (
+        write_captions([(f"horse_0{n}", DublinCore("Cavallo")) for n in range(5)])
+        == ["Cavallo horse"] * 5
+    )

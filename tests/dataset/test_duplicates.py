@@ -23,7 +23,9 @@ def drawing(seed: int, *, side: int = 256) -> Image.Image:
         x, y = rng.integers(0, side * 3 // 4, 2).tolist()
         width, height = rng.integers(side // 8, side // 2, 2).tolist()
         colour = tuple(rng.integers(0, 256, 3).tolist())
-        (draw.ellipse if rng.random() < 0.5 else draw.rectangle)((x, y, x + width, y + height), fill=colour)
+        (draw.ellipse if rng.random() < 0.5 else draw.rectangle)(
+            (x, y, x + width, y + height), fill=colour
+        )
     return image
 
 
@@ -34,7 +36,9 @@ def line(position: int) -> Image.Image:
     return image
 
 
-def described(folder: Path, files: list[tuple[Image.Image, str, dict[str, int]]]) -> tuple[np.ndarray, list[str]]:
+def described(
+    folder: Path, files: list[tuple[Image.Image, str, dict[str, int]]]
+) -> tuple[np.ndarray, list[str]]:
     """Write the pictures, read them as an audit does, and return descriptors and hashes."""
     chunk = []
     for i, (image, kind, options) in enumerate(files):
@@ -42,8 +46,13 @@ def described(folder: Path, files: list[tuple[Image.Image, str, dict[str, int]]]
         image.save(file, kind, **options)
         (folder / f"{i}.{kind.lower()}").write_bytes(file.getvalue())
         chunk.append((i, f"{i}.{kind.lower()}"))
-    facts = [fact for _, fact in check_chunk(chunk, root=folder, size=32, resize_mode="squash", pixels=None)]
-    return np.array([np.frombuffer(fact.descriptor, np.uint8) for fact in facts]), [fact.sha256 for fact in facts]
+    facts = [
+        fact
+        for _, fact in check_chunk(chunk, root=folder, size=32, resize_mode="squash", pixels=None)
+    ]
+    return np.array([np.frombuffer(fact.descriptor, np.uint8) for fact in facts]), [
+        fact.sha256 for fact in facts
+    ]
 
 
 def clusters_of(n: int, alike: Callable[[int, int], bool]) -> list[int]:
@@ -57,19 +66,34 @@ def clusters_of(n: int, alike: Callable[[int, int], bool]) -> list[int]:
     return clusters
 
 
-def test_rescaled_and_recompressed_copies_are_near_duplicates_and_other_drawings_are_not(tmp_path: Path) -> None:
+def test_rescaled_and_recompressed_copies_are_near_duplicates_and_other_drawings_are_not(
+    tmp_path: Path,
+) -> None:
     files: list[tuple[Image.Image, str, dict[str, int]]] = []
     for seed in range(8):
         image = drawing(seed)
-        files += [(image, "PNG", {}), (image.resize((120, 120), Image.Resampling.LANCZOS), "PNG", {})]
-        files += [(image, "JPEG", {"quality": 70}), (image.resize((700, 700)), "WEBP", {"quality": 80})]
+        files += [
+            (image, "PNG", {}),
+            (image.resize((120, 120), Image.Resampling.LANCZOS), "PNG", {}),
+        ]
+        files += [
+            (image, "JPEG", {"quality": 70}),
+            (image.resize((700, 700)), "WEBP", {"quality": 80}),
+        ]
     clusters = near_duplicate_clusters(*described(tmp_path, files))
     assert clusters.tolist() == [4 * (row // 4) for row in range(32)]
 
 
-def test_the_same_bytes_are_near_duplicates_and_nearly_blank_or_changed_pictures_are_not(tmp_path: Path) -> None:
+def test_the_same_bytes_are_near_duplicates_and_nearly_blank_or_changed_pictures_are_not(
+    tmp_path: Path,
+) -> None:
     blank = Image.new("RGB", (64, 64), "white")
-    files = [(blank, "PNG", {}), (drawing(1), "PNG", {}), (blank, "PNG", {}), (drawing(1), "PNG", {})]
+    files = [
+        (blank, "PNG", {}),
+        (drawing(1), "PNG", {}),
+        (blank, "PNG", {}),
+        (drawing(1), "PNG", {}),
+    ]
     assert near_duplicate_clusters(*described(tmp_path, files)).tolist() == [0, 1, 0, 1]
     files = [(line(position), "PNG", {}) for position in range(40, 220, 6)]
     files += [(Image.new("RGB", (64 + i, 64), "white"), "PNG", {}) for i in range(5)]
@@ -109,7 +133,11 @@ def test_the_clusters_equal_those_of_a_slow_loop(monkeypatch: pytest.MonkeyPatch
 
 
 def test_pictures_that_could_not_be_read_are_not_alike() -> None:
-    assert near_duplicate_clusters(np.zeros((3, 768), np.uint8), ["", "", "x"]).tolist() == [0, 1, 2]
+    assert near_duplicate_clusters(np.zeros((3, 768), np.uint8), ["", "", "x"]).tolist() == [
+        0,
+        1,
+        2,
+    ]
     assert near_duplicate_clusters(np.zeros((0, 768), np.uint8), []).tolist() == []
 
 
@@ -117,17 +145,23 @@ def test_pictures_that_could_not_be_read_are_not_alike() -> None:
 def test_clusters_by_features_are_those_of_a_slow_loop(threshold: float) -> None:
     rng = np.random.default_rng(4)
     centres = rng.normal(size=(12, 6))
-    features = np.concatenate([centres + rng.normal(scale=0.08, size=centres.shape) for _ in range(5)])
+    features = np.concatenate(
+        [centres + rng.normal(scale=0.08, size=centres.shape) for _ in range(5)]
+    )
     unit = features - features.mean(axis=0)
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)
     expected = clusters_of(len(features), lambda i, j: bool(unit[i] @ unit[j] >= threshold))
     assert alike_by_features(features, threshold=threshold).tolist() == expected
 
 
-def test_many_features_are_searched_in_cells_and_nearly_all_links_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_features_are_searched_in_cells_and_nearly_all_links_are_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     rng = np.random.default_rng(2)
     features = rng.normal(size=(1500, 96)).astype(np.float16)
-    noise = rng.normal(scale=rng.uniform(0.05, 0.4, size=(500, 1)), size=(500, 96))  # cosines of 0.93 to 1
+    noise = rng.normal(
+        scale=rng.uniform(0.05, 0.4, size=(500, 1)), size=(500, 96)
+    )  # cosines of 0.93 to 1
     features = np.concatenate([features, features[:500] + noise.astype(np.float16)])
     exact = alike_by_features(features)
     monkeypatch.setattr(embeddings, "EXACT_UP_TO", 100)

@@ -1,4 +1,5 @@
-"""The changes of each kind of injected error, and swaps of captions against an exhaustive search."""
+"""The changes of each kind of injected error, and swaps of captions against an exhaustive
+search."""
 
 import re
 
@@ -7,7 +8,12 @@ import pandas as pd
 import pytest
 
 from clipmem_core.config import InputError
-from clipmem_core.dataset.injected_errors import ERROR_KINDS, inject_errors, inject_miscaptions, picture_sources
+from clipmem_core.dataset.injected_errors import (
+    ERROR_KINDS,
+    inject_errors,
+    inject_miscaptions,
+    picture_sources,
+)
 
 ANIMALS, PLACES = ["cat", "dog", "cow", "horse", "sheep"], ["garden", "street", "house", "river"]
 COLOURS, COUNTS = ["red", "blue", "green"], ["one", "two", "three"]
@@ -17,7 +23,8 @@ def table(n: int = 120, labels: int = 4) -> pd.DataFrame:
     rng = np.random.default_rng(0)
     captions = [
         [
-            f"{rng.choice(COUNTS)} {rng.choice(COLOURS)} {rng.choice(ANIMALS)} near the {rng.choice(PLACES)} {i}"
+            f"{rng.choice(COUNTS)} {rng.choice(COLOURS)} {rng.choice(ANIMALS)} near the "
+            f"{rng.choice(PLACES)} {i}"
             for _ in range(2)
         ]
         for i in range(n)
@@ -37,7 +44,9 @@ def table(n: int = 120, labels: int = 4) -> pd.DataFrame:
 
 
 def changed(pairs: pd.DataFrame, injected: pd.DataFrame) -> np.ndarray:
-    return np.flatnonzero([a != b for a, b in zip(pairs["captions"], injected["captions"], strict=True)])
+    return np.flatnonzero(
+        [a != b for a, b in zip(pairs["captions"], injected["captions"], strict=True)]
+    )
 
 
 @pytest.mark.parametrize("kind", ERROR_KINDS)
@@ -55,7 +64,11 @@ def test_a_share_of_the_rows_is_injected_and_the_rest_stays(kind: str) -> None:
     else:
         assert changed(pairs, injected).tolist() == marked.tolist()
         at = [(row, number) for row in marked for number in (0, 1)]
-        differ = [key for key in at if pairs["captions"][key[0]][key[1]] != injected["captions"][key[0]][key[1]]]
+        differ = [
+            key
+            for key in at
+            if pairs["captions"][key[0]][key[1]] != injected["captions"][key[0]][key[1]]
+        ]
         assert sorted(change[:2] for change in changes) == differ
         if kind != "mixed":
             assert len(differ) == len(marked) * (1 if kind in ("one-caption", "one-word") else 2)
@@ -74,10 +87,16 @@ def test_a_changed_word_is_at_its_position_and_of_its_kind(kind: str) -> None:
     assert {change.word_kind for change in changes} == set(vocabulary)
     new: dict[int, set[str]] = {}
     for row, number, position, word_kind in changes:
-        old_words, new_words = (frame["captions"][row][number].split() for frame in (pairs, injected))
-        assert [a != b for a, b in zip(old_words, new_words, strict=True)] == [i == position for i in range(7)]
+        old_words, new_words = (
+            frame["captions"][row][number].split() for frame in (pairs, injected)
+        )
+        assert [a != b for a, b in zip(old_words, new_words, strict=True)] == [
+            i == position for i in range(7)
+        ]
         word = old_words[position]
-        assert word in vocabulary[word_kind] or (word_kind == "number" and re.fullmatch(r"\d+", word))
+        assert word in vocabulary[word_kind] or (
+            word_kind == "number" and re.fullmatch(r"\d+", word)
+        )
         new.setdefault(row, set()).add(new_words[position])
     assert len(new) == 60
     assert max(map(len, new.values())) <= 2
@@ -85,12 +104,18 @@ def test_a_changed_word_is_at_its_position_and_of_its_kind(kind: str) -> None:
 
 def test_one_swapped_caption_comes_from_another_pair() -> None:
     pairs = table()
-    pairs["captions"] = [texts if row % 2 else texts[:1] for row, texts in enumerate(pairs["captions"])]
+    pairs["captions"] = [
+        texts if row % 2 else texts[:1] for row, texts in enumerate(pairs["captions"])
+    ]
     injected, changes = inject_errors("one-caption", pairs, np.arange(120), share=0.2, seed=0)
     assert all(change.row % 2 for change in changes)
-    given, taken = ([frame["captions"][row][n] for row, n, *_ in changes] for frame in (injected, pairs))
+    given, taken = (
+        [frame["captions"][row][n] for row, n, *_ in changes] for frame in (injected, pairs)
+    )
     assert sorted(given) == sorted(taken)
-    assert not any(text in pairs["captions"][change.row] for text, change in zip(given, changes, strict=True))
+    assert not any(
+        text in pairs["captions"][change.row] for text, change in zip(given, changes, strict=True)
+    )
 
 
 def test_a_duplicate_has_picture_and_captions_of_another_and_both_are_marked() -> None:
@@ -101,7 +126,9 @@ def test_a_duplicate_has_picture_and_captions_of_another_and_both_are_marked() -
     assert len(copies) == 6
     for row in copies:
         for column in ("image", "captions", "label", "height", "sha256"):
-            assert injected[column][row] == pairs[column][source[row]] == injected[column][source[row]]
+            assert (
+                injected[column][row] == pairs[column][source[row]] == injected[column][source[row]]
+            )
         assert injected["pair_id"][row] == f"p{row}"
     marked = np.flatnonzero(injected["injected"] == "duplicate")
     assert set(marked) == {*copies, *source[copies]}
@@ -113,18 +140,37 @@ def test_a_duplicate_has_picture_and_captions_of_another_and_both_are_marked() -
     [
         ("label", table(labels=0), 0.2, "no pair has a label"),
         ("random", table(n=20), 0.05, "5% of 20 pairs are fewer than 2"),
-        ("one-caption", table().assign(captions=[["a cat"]] * 120), 0.2, "only 0 pairs have several captions, 24 were"),
-        ("one-word", table().assign(captions=[["of the"]] * 120), 0.2, "only 0 pairs have a word in their captions"),
-        ("nearest", table().assign(captions=[["same"]] * 120), 0.2, "only 0 pairs have another pair with similar"),
+        (
+            "one-caption",
+            table().assign(captions=[["a cat"]] * 120),
+            0.2,
+            "only 0 pairs have several captions, 24 were",
+        ),
+        (
+            "one-word",
+            table().assign(captions=[["of the"]] * 120),
+            0.2,
+            "only 0 pairs have a word in their captions",
+        ),
+        (
+            "nearest",
+            table().assign(captions=[["same"]] * 120),
+            0.2,
+            "only 0 pairs have another pair with similar",
+        ),
     ],
 )
-def test_too_few_pairs_are_an_input_error(kind: str, pairs: pd.DataFrame, share: float, message: str) -> None:
+def test_too_few_pairs_are_an_input_error(
+    kind: str, pairs: pd.DataFrame, share: float, message: str
+) -> None:
     with pytest.raises(InputError, match=message):
         inject_errors(kind, pairs, np.arange(len(pairs)), share=share, seed=0)
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_swap_gives_every_pair_other_texts_and_is_refused_if_that_is_impossible(seed: int) -> None:
+def test_a_swap_gives_every_pair_other_texts_and_is_refused_if_that_is_impossible(
+    seed: int,
+) -> None:
     captions = [["a", "b"], ["b", "c"], ["c", "d"], ["d", "a"]] * 2
     pairs = table(n=8).assign(captions=captions)
     injected = inject_miscaptions(pairs, np.arange(8), n=4, seed=seed)

@@ -31,24 +31,43 @@ def png_header(width: int, height: int) -> bytes:
     """Return a PNG that claims a size and holds one short row."""
 
     def part(name: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+        return (
+            struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+        )
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + part(b"IHDR", header) + part(b"IDAT", zlib.compress(bytes(30))) + part(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + part(b"IHDR", header)
+        + part(b"IDAT", zlib.compress(bytes(30)))
+        + part(b"IEND", b"")
+    )
 
 
-@pytest.mark.parametrize(("kind", "orientation"), [*(("JPEG", n) for n in range(1, 9)), ("TIFF", 6), ("PNG", 1)])
-def test_a_picture_is_upright_and_its_square_that_of_the_full_size(kind: str, orientation: int) -> None:
+@pytest.mark.parametrize(
+    ("kind", "orientation"), [*(("JPEG", n) for n in range(1, 9)), ("TIFF", 6), ("PNG", 1)]
+)
+def test_a_picture_is_upright_and_its_square_that_of_the_full_size(
+    kind: str, orientation: int
+) -> None:
     image, exif = photograph(1499, 1101), Image.Exif()
     image.paste((0, 0, 0), (400, 300, 700, 320))  # a hard edge
     exif[0x0112] = orientation
     data = encoded(image, kind, exif=exif)
     expected = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
     full, small = decode(data), decode(data, least=128)
-    assert small[1] == full[1] == full[0].size == expected.size == ((1499, 1101) if orientation < 5 else (1101, 1499))
+    assert (
+        small[1]
+        == full[1]
+        == full[0].size
+        == expected.size
+        == ((1499, 1101) if orientation < 5 else (1101, 1499))
+    )
     assert np.array_equal(np.asarray(full[0]), np.asarray(expected))
     assert small[0].width < 300
-    difference = resize(expected, 64, "squash").astype(int) - resize(small[0], 64, "squash", small[2])
+    difference = resize(expected, 64, "squash").astype(int) - resize(
+        small[0], 64, "squash", small[2]
+    )
     assert np.abs(difference).mean() < 0.5
     assert np.abs(difference).max() < 9
 
@@ -56,8 +75,14 @@ def test_a_picture_is_upright_and_its_square_that_of_the_full_size(kind: str, or
 def test_transparent_pixels_are_white() -> None:
     half = decode(encoded(Image.new("RGBA", (2, 2), (255, 0, 0, 128)), "PNG"))[0]
     assert half.getpixel((0, 0)) == pytest.approx((255, 127, 127), abs=1)
-    assert decode(encoded(Image.new("LA", (2, 2), (0, 0)), "PNG"))[0].getpixel((1, 1)) == (255, 255, 255)
-    pixels = np.zeros((320, 320, 4), np.uint8)  # transparent pixels are black: they must not darken the edge
+    assert decode(encoded(Image.new("LA", (2, 2), (0, 0)), "PNG"))[0].getpixel((1, 1)) == (
+        255,
+        255,
+        255,
+    )
+    pixels = np.zeros(
+        (320, 320, 4), np.uint8
+    )  # transparent pixels are black: they must not darken the edge
     pixels[:, ::2] = (255, 0, 0, 255)
     small = np.asarray(decode(encoded(Image.fromarray(pixels), "PNG"), least=20)[0])
     assert np.abs(small.astype(int) - [255, 127, 127]).max() <= 1
@@ -65,7 +90,11 @@ def test_transparent_pixels_are_white() -> None:
     image.putpalette([0, 0, 0, 0, 0, 255, 0, 255, 0])
     image.putdata([0, 1, 2, 1])
     by_index = decode(encoded(image, "PNG", transparency=1))[0]
-    assert [by_index.getpixel((x, 0)) for x in range(3)] == [(0, 0, 0), (255, 255, 255), (0, 255, 0)]
+    assert [by_index.getpixel((x, 0)) for x in range(3)] == [
+        (0, 0, 0),
+        (255, 255, 255),
+        (0, 255, 0),
+    ]
 
 
 def test_cmyk_as_adobe_writes_it_keeps_its_colours() -> None:
@@ -84,7 +113,10 @@ def test_sixteen_bit_grey_is_scaled_to_eight(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF"])
 def test_a_file_cut_short_is_refused(kind: str) -> None:
-    data = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)), kind)
+    data = encoded(
+        Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)),
+        kind,
+    )
     for share, size in [(0.02, None), (0.5, 16), (0.5, None), (0.9, 16), (0.9, None)]:
         with pytest.raises(PictureError, match="truncated|damaged|not a picture"):
             decode(data[: int(len(data) * share)], least=size)
@@ -95,7 +127,10 @@ def test_a_file_cut_short_is_refused(kind: str) -> None:
     [
         (b"", "empty file"),
         (b"<svg></svg>", "not a picture"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a picture"),  # would run Ghostscript
+        (
+            b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
+            "not a picture",
+        ),  # would run Ghostscript
         (b"GIF89a" + bytes(7), "no pixels|truncated|damaged|not a picture"),
         (png_header(0, 5), "no pixels|damaged|not a picture"),
         (png_header(50_000, 50_000), "too large"),
@@ -111,7 +146,12 @@ ORIGINALS = [encoded(photograph(40, 30), kind) for kind in ("JPEG", "PNG", "WEBP
 
 
 @settings(max_examples=40)
-@given(st.sampled_from(ORIGINALS), st.integers(0, 2000), st.binary(min_size=1, max_size=6), st.sampled_from([None, 8]))
+@given(
+    st.sampled_from(ORIGINALS),
+    st.integers(0, 2000),
+    st.binary(min_size=1, max_size=6),
+    st.sampled_from([None, 8]),
+)
 def test_any_damage_ends_in_a_picture_or_a_picture_error(
     original: bytes, at: int, new: bytes, size: int | None
 ) -> None:
@@ -123,7 +163,9 @@ def test_any_damage_ends_in_a_picture_or_a_picture_error(
 def test_squares_are_cut_from_the_middle_padded_with_white_or_squashed() -> None:
     wide = Image.new("RGB", (30, 10), "red")
     wide.paste("blue", (10, 0, 20, 10))
-    assert np.array_equal(resize(wide, 10, "shortest"), np.asarray(Image.new("RGB", (10, 10), "blue")))
+    assert np.array_equal(
+        resize(wide, 10, "shortest"), np.asarray(Image.new("RGB", (10, 10), "blue"))
+    )
     image = photograph(300, 200)
     middle = np.asarray(image.resize((96, 64), Image.Resampling.BICUBIC))[:, 16:80]
     assert np.abs(resize(image, 64, "shortest").astype(int) - middle)[:, 2:-2].max() <= 3

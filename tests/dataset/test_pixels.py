@@ -1,4 +1,5 @@
-"""Pictures are decoded once, cached, and have the same squares from the cache and from their files."""
+"""Pictures are decoded once, cached, and have the same squares from the cache and from their
+files."""
 
 import hashlib
 import os
@@ -76,7 +77,9 @@ def test_facts_and_squares_match_the_files(shared: Path) -> None:
     assert len(pixels) == len(IMAGES)
     assert pixels.size == 24
     squares = pixels.gather(np.array([3, 0, 0]))
-    expected = [read_square(shared, IMAGES[row], size=24, resize_mode="shortest") for row in (3, 0, 0)]
+    expected = [
+        read_square(shared, IMAGES[row], size=24, resize_mode="shortest") for row in (3, 0, 0)
+    ]
     assert np.array_equal(squares, expected)
 
 
@@ -98,7 +101,11 @@ def test_a_selection_is_numbered_from_zero_and_can_be_opened(shared: Path, budge
     some = pixels.select(GOOD).select(np.array([1, 2]))
     assert len(some) == 2
     assert np.array_equal(some.gather(np.array([1, 0])), pixels.gather(np.array([3, 1])))
-    options: dict[str, Any] = {"images": ["turned.jpg", "sub/clear.png"], "size": 24, "resize_mode": "shortest"}
+    options: dict[str, Any] = {
+        "images": ["turned.jpg", "sub/clear.png"],
+        "size": 24,
+        "resize_mode": "shortest",
+    }
     opened = open_pixels(some.folder, rows=some.rows, root=shared, **options)
     assert np.array_equal(opened.gather(np.arange(2)), some.gather(np.arange(2)))
     assert np.array_equal(opened.descriptors(), pixels.descriptors()[[1, 3]])
@@ -147,8 +154,12 @@ def in_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str
     return prepare
 
 
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads a process's memory in /proc")
-@pytest.mark.parametrize("statement", ["resource.setrlimit(resource.RLIMIT_FSIZE, (2000, -1))", "memory(64 << 20)"])
+@pytest.mark.skipif(
+    not Path("/proc/self/statm").exists(), reason="reads a process's memory in /proc"
+)
+@pytest.mark.parametrize(
+    "statement", ["resource.setrlimit(resource.RLIMIT_FSIZE, (2000, -1))", "memory(64 << 20)"]
+)
 def test_a_shortage_marks_no_picture(
     shared: Path, tmp_path: Path, in_workers: Callable[[str], None], statement: str
 ) -> None:
@@ -171,7 +182,9 @@ def test_a_picture_that_a_process_crashes_on_is_unusable(
     assert "crashed" in facts["reason"][1]
 
 
-def test_an_interruption_leaves_no_cache_and_the_folder_of_a_killed_run_is_replaced(root: Path) -> None:
+def test_an_interruption_leaves_no_cache_and_the_folder_of_a_killed_run_is_replaced(
+    root: Path,
+) -> None:
     def stop(done: int, total: int) -> None:
         raise KeyboardInterrupt
 

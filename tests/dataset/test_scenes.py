@@ -53,7 +53,9 @@ def pixels(folder: Path, number: int) -> np.ndarray:
 def test_every_pair_has_a_picture_five_captions_and_its_injected_error(drawn: Path) -> None:
     rows, planned = records(drawn), list(plan_pairs(PAIRS, seed=3))
     assert [row["pair_id"] for row in rows] == [f"scene-{i:05d}" for i in range(PAIRS)]
-    assert sorted(str(path.relative_to(drawn)) for path in drawn.rglob("*.png")) == [row["image"] for row in rows]
+    assert sorted(str(path.relative_to(drawn)) for path in drawn.rglob("*.png")) == [
+        row["image"] for row in rows
+    ]
     assert pixels(drawn, 0).shape == (SIDE, SIDE, 3)
     assert len({path.read_bytes() for path in drawn.rglob("*.png")}) == PAIRS
 
@@ -82,15 +84,25 @@ def test_the_same_seed_gives_the_same_bytes_and_a_larger_set_begins_with_the_sma
     other = (tmp_path / "images/00000.png").read_bytes()
     draw_scenes(tmp_path, pairs=25, seed=3)  # over the one that is there
     assert (tmp_path / "images/00000.png").read_bytes() != other
-    large, small = ((folder / "captions.jsonl").read_bytes().splitlines() for folder in (drawn, tmp_path))
+    large, small = (
+        (folder / "captions.jsonl").read_bytes().splitlines() for folder in (drawn, tmp_path)
+    )
     # a swap whose other half lies beyond the end is not made
-    cut = {p.number for p in plan_pairs(PAIRS, seed=3) if p.injected == "miscaption" and (p.partner or 0) >= 25}
+    cut = {
+        p.number
+        for p in plan_pairs(PAIRS, seed=3)
+        if p.injected == "miscaption" and (p.partner or 0) >= 25
+    }
     for i in range(25):
         assert small[i] == large[i] or i in cut
-        assert (drawn / f"images/{i:05d}.png").read_bytes() == (tmp_path / f"images/{i:05d}.png").read_bytes()
+        assert (drawn / f"images/{i:05d}.png").read_bytes() == (
+            tmp_path / f"images/{i:05d}.png"
+        ).read_bytes()
 
 
-def test_the_default_injects_the_promised_shares_among_attributes_with_a_long_tail(plans: list[PlannedPair]) -> None:
+def test_the_default_injects_the_promised_shares_among_attributes_with_a_long_tail(
+    plans: list[PlannedPair],
+) -> None:
     counts = Counter(plan.injected for plan in plans)
     assert counts == {None: 957, "miscaption": 44, "vague": 44, "atypical": 33, "duplicate": 22}
     combinations = Counter((plan.scene.main.kind, plan.scene.main.colour) for plan in plans)
@@ -111,14 +123,20 @@ def test_captions_and_places_agree_with_the_plan(seed: int) -> None:
     assert len(set(captions)) == 5
     assert not re.search(r"\ba [aeio]|\ban [^aeiou]|  |[{}]", " ".join(captions))
     # colours and objects that belong to the words for a place or a light
-    phrases = [phrase for group in (STANDING_IN, HANGING_IN, PLACES) for phrase in group[scene.place]]
+    phrases = [
+        phrase for group in (STANDING_IN, HANGING_IN, PLACES) for phrase in group[scene.place]
+    ]
     text = " ".join(captions)
     for phrase in sorted([*phrases, "soft green light", "in blue water"], key=len, reverse=True):
         text = text.replace(phrase, "")
     words = set(re.findall(r"[a-z]+", text.lower()))
     assert words & set(COLOURS) == {thing.colour for thing in scene.things}
-    assert {kind for kind, facts in KINDS.items() if words & {kind, facts.plural}} == {t.kind for t in scene.things}
-    assert {n for n, word in NUMBERS.items() if word in words} <= ({scene.count} if scene.count > 1 else set())
+    assert {kind for kind, facts in KINDS.items() if words & {kind, facts.plural}} == {
+        t.kind for t in scene.things
+    }
+    assert {n for n, word in NUMBERS.items() if word in words} <= (
+        {scene.count} if scene.count > 1 else set()
+    )
     spots = place_objects(scene, rng)
     assert len(spots) == (scene.count if scene.other is None else 2)
     for spot in spots:

@@ -9,7 +9,10 @@ from clipmem_core.dataset.source import FORMATS
 from tests.dataset.samples import draw, read
 
 TABLE = "image,caption\na.png,x\n"
-COCO = '{"images": [{"id": 1, "file_name": "a.png"}], "annotations": [{"image_id": 1, "caption": "x"}]}'
+COCO = (
+    '{"images": [{"id": 1, "file_name": "a.png"}], "annotations": [{"image_id": 1, '
+    '"caption": "x"}]}'
+)
 
 
 @pytest.mark.parametrize(
@@ -23,7 +26,9 @@ COCO = '{"images": [{"id": 1, "file_name": "a.png"}], "annotations": [{"image_id
         ({"a.txt": "x", "info.json": '{"a": 1}', ".captions.csv": TABLE}, "folder"),
     ],
 )
-def test_the_captions_of_a_folder_are_found(tmp_path: Path, files: dict[str, str], chosen: str) -> None:
+def test_the_captions_of_a_folder_are_found(
+    tmp_path: Path, files: dict[str, str], chosen: str
+) -> None:
     draw(tmp_path, "a.png")
     for name, text in files.items():
         (tmp_path / name).write_text(text)
@@ -52,5 +57,7 @@ def test_no_data_set_lists_the_formats_and_several_tables_are_an_error(tmp_path:
         read(tmp_path / "deep")
     for name in ("train.csv", "test.csv"):
         (tmp_path / "deep" / name).write_text(TABLE)
-    with pytest.raises(InputError, match=r"several tables \(test.csv, train.csv\): give the one to read itself"):
+    with pytest.raises(
+        InputError, match=r"several tables \(test.csv, train.csv\): give the one to read itself"
+    ):
         read(tmp_path / "deep")

@@ -1,4 +1,5 @@
-"""Small data sets of each kind with captions that are hard to write, and a finished audit without any training."""
+"""Small data sets of each kind with captions that are hard to write, and a finished audit without
+any training."""
 
 import io
 import json
@@ -73,9 +74,13 @@ def _csv(folder: Path) -> Path:
     rows = []
     for number, captions in enumerate(CAPTIONS):
         (folder / "images" / f"{number}.png").write_bytes(picture(number))
-        rows += [(f"images/{number}.png", text, f"id {number}", LABELS[number]) for text in captions]
+        rows += [
+            (f"images/{number}.png", text, f"id {number}", LABELS[number]) for text in captions
+        ]
     rows.append(("images/gone.png", "lost", "gone", None))
-    pd.DataFrame(rows, columns=["image", "caption", "id", "label"]).to_csv(folder / "captions.csv", index=False)
+    pd.DataFrame(rows, columns=["image", "caption", "id", "label"]).to_csv(
+        folder / "captions.csv", index=False
+    )
     return folder / "captions.csv"
 
 
@@ -96,21 +101,32 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 
 
 def audited(source: Path | str, name: str = "mine", /, **fields: object) -> Audit:
-    """Make a finished audit of a source, with made-up scores; `inject_miscaptions` swaps captions as an audit does."""
+    """Make a finished audit of a source, with made-up scores; `inject_miscaptions` swaps captions
+    as an audit does."""
     config: AuditConfig = replace(preset_config("tiny"), **fields)
     data_set = load_data_set(str(source), config)
     pairs = data_set.pairs
     injected = inject_miscaptions(pairs, np.arange(len(pairs)), n=config.inject_miscaptions, seed=0)
-    scores = pd.DataFrame(np.random.default_rng(0).normal(size=(len(pairs), len(SCORE_COLUMNS))), columns=SCORE_COLUMNS)
+    scores = pd.DataFrame(
+        np.random.default_rng(0).normal(size=(len(pairs), len(SCORE_COLUMNS))),
+        columns=SCORE_COLUMNS,
+    )
     audit = Audit(audits_folder() / name)
     audit.folder.mkdir(parents=True)
     record = made_record(name, data_set.raw.root, config.protocol, np.repeat("scored", len(pairs)))
-    record = replace(record, source=str(source), config=config, dataset_fingerprint=data_set.fingerprint)
+    record = replace(
+        record, source=str(source), config=config, dataset_fingerprint=data_set.fingerprint
+    )
     write_json(audit.folder / CONFIG, record.values)
     write_table(audit.folder / PAIRS, injected)
-    write_table(audit.folder / QUARANTINE, data_set.quarantine.reindex(columns=QUARANTINE_COLUMNS).astype("string"))
+    write_table(
+        audit.folder / QUARANTINE,
+        data_set.quarantine.reindex(columns=QUARANTINE_COLUMNS).astype("string"),
+    )
     write_table(audit.folder / SCORES, scores.assign(pair_id=pairs["pair_id"], group="scored"))
-    write_table(audit.folder / UTILITY, pd.DataFrame([("m0", "zero_shot", 0.5)], columns=UTILITY_COLUMNS))
+    write_table(
+        audit.folder / UTILITY, pd.DataFrame([("m0", "zero_shot", 0.5)], columns=UTILITY_COLUMNS)
+    )
     write_json(audit.folder / VERDICT, {"sentence": "Made up.", "checks": [], "groups": []})
     write_manifest(audit.folder)
     return audit

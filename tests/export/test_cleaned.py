@@ -12,7 +12,14 @@ from clipmem_core.audit.setup import grow
 from clipmem_core.audit.store import Audit
 from clipmem_core.config import InputError
 from clipmem_core.export.cleaned import clean
-from clipmem_core.export.reaudit import AGAIN, check_repeatable, is_outdated, list_reaudits, read_comparison, reaudit
+from clipmem_core.export.reaudit import (
+    AGAIN,
+    check_repeatable,
+    is_outdated,
+    list_reaudits,
+    read_comparison,
+    reaudit,
+)
 from clipmem_core.review.decisions import KEEP, RECAPTION, REMOVE, open_review
 from tests.audit.small import Silent
 from tests.export.sources import audited, make_source
@@ -27,7 +34,9 @@ def mine(tmp_path_factory: pytest.TempPathFactory) -> Audit:
         return audited(make_source("csv", folder / "set"))
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=8, deadline=None)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=8, deadline=None
+)
 @given(decisions=st.lists(st.sampled_from([KEEP, REMOVE, RECAPTION, None]), min_size=9, max_size=9))
 def test_any_decisions_do_what_a_loop_does(
     mine: Audit, tmp_path_factory: pytest.TempPathFactory, decisions: list[str | None]
@@ -38,14 +47,23 @@ def test_any_decisions_do_what_a_loop_does(
         for (row, pair), decision in zip(mine.pairs.iterrows(), [*decisions, None], strict=True):
             captions = [f"new {row}", "more"] if decision == RECAPTION else list(pair["captions"])
             if decision:
-                review.decide([pair["pair_id"]], decision, captions=captions if decision == RECAPTION else ())
+                review.decide(
+                    [pair["pair_id"]], decision, captions=captions if decision == RECAPTION else ()
+                )
             if decision != REMOVE:
                 expected.append((row, pair["pair_id"], captions, decision == RECAPTION))
         result = clean(mine)
-    columns = [result.pairs[name].to_pylist() for name in ("row", "pair_id", "captions", "recaptioned")]
+    columns = [
+        result.pairs[name].to_pylist() for name in ("row", "pair_id", "captions", "recaptioned")
+    ]
     assert list(zip(*columns, strict=True)) == expected
-    assert (result.removed, result.recaptioned) == (decisions.count(REMOVE), decisions.count(RECAPTION))
-    assert [decisions[row] for row in result.removed_pairs["row"].to_pylist()] == [REMOVE] * result.removed
+    assert (result.removed, result.recaptioned) == (
+        decisions.count(REMOVE),
+        decisions.count(RECAPTION),
+    )
+    assert [decisions[row] for row in result.removed_pairs["row"].to_pylist()] == [
+        REMOVE
+    ] * result.removed
 
 
 def test_removing_everything_is_refused(mine: Audit) -> None:
@@ -56,7 +74,10 @@ def test_removing_everything_is_refused(mine: Audit) -> None:
 
 def test_decisions_on_injected_errors_are_in_no_export(tmp_path: Path) -> None:
     source = make_source("csv", tmp_path / "set")
-    clean_audit, injected = audited(source, "clean"), audited(source, "injected", inject_miscaptions=6)
+    clean_audit, injected = (
+        audited(source, "clean"),
+        audited(source, "injected", inject_miscaptions=6),
+    )
     swapped = injected.pairs.loc[injected.pairs["injected"] == "miscaption", "pair_id"].tolist()
     open_review(injected).decide([swapped[0]], REMOVE)
     open_review(injected).decide([swapped[1]], RECAPTION, captions=["better"])
@@ -72,7 +93,8 @@ RECALLS = [f"{way}_R@{k}" for way in ("image_to_text", "text_to_image") for k in
 
 @pytest.fixture(scope="module")
 def loop(typed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder with a small audit of locked towers, and that of the set without ten of its pairs."""
+    """A data folder with a small audit of locked towers, and that of the set without ten of its
+    pairs."""
     folder = tmp_path_factory.mktemp("loop")
     shutil.copytree(typed, folder, dirs_exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
@@ -106,23 +128,37 @@ def second_gone(first: Audit, second: Audit) -> list[str]:
     return sorted(set(first.pairs["pair_id"]) - set(second.pairs["pair_id"]))
 
 
-def test_what_is_measured_is_what_each_audit_found_where_it_can_be_read_there(both: tuple[Audit, Audit]) -> None:
+def test_what_is_measured_is_what_each_audit_found_where_it_can_be_read_there(
+    both: tuple[Audit, Audit],
+) -> None:
     measured, compared = read_comparison(both[1])
     assert compared
     assert measured is not None
     assert (measured.removed, measured.recaptioned, measured.members) == (10, 2, 8)
-    assert measured.external == measured.external_then == (both[0].membership["group"] == "external").sum()
+    assert (
+        measured.external
+        == measured.external_then
+        == (both[0].membership["group"] == "external").sum()
+    )
     for audit, recall in zip(both, (measured.retrieval.then, measured.retrieval.now), strict=True):
         utility = audit.utility  # every pair has five captions, and no external one has changed
-        assert recall == pytest.approx(utility.loc[utility["metric"].isin(RECALLS), "value"].mean(), abs=1e-6)
+        assert recall == pytest.approx(
+            utility.loc[utility["metric"].isin(RECALLS), "value"].mean(), abs=1e-6
+        )
     changed = second_gone(*both)
-    texts, texts_then = (audit.pairs.set_index("pair_id")["captions"].map(list) for audit in (both[1], both[0]))
+    texts, texts_then = (
+        audit.pairs.set_index("pair_id")["captions"].map(list) for audit in (both[1], both[0])
+    )
     changed += [name for name in texts.index if texts[name] != texts_then[name]]
     assert len(changed) == 12
     for audit, clipmem in zip(both, (measured.clipmem.then, measured.clipmem.now), strict=True):
         scores = audit.scores.set_index("pair_id").drop(changed, errors="ignore")
-        assert clipmem == pytest.approx(scores.loc[scores["group"] == "scored", "clipmem"].mean(), abs=1e-5)
-    assert measured.whole[0] == pytest.approx(both[0].scores.query("group == 'scored'")["clipmem"].mean())
+        assert clipmem == pytest.approx(
+            scores.loc[scores["group"] == "scored", "clipmem"].mean(), abs=1e-5
+        )
+    assert measured.whole[0] == pytest.approx(
+        both[0].scores.query("group == 'scored'")["clipmem"].mean()
+    )
     assert measured.trained_less == pytest.approx(40 / first_trained(both[0]))
 
 
@@ -130,7 +166,9 @@ def first_trained(audit: Audit) -> int:
     return int(audit.membership[list(audit.record.members)].to_numpy().sum())
 
 
-def test_the_same_call_does_nothing_and_a_lost_comparison_is_made_anew(both: tuple[Audit, Audit]) -> None:
+def test_the_same_call_does_nothing_and_a_lost_comparison_is_made_anew(
+    both: tuple[Audit, Audit],
+) -> None:
     path = both[1].folder / AGAIN
     before, screen = json.loads(path.read_text()), Silent()
     path.unlink()

@@ -36,9 +36,12 @@ def read_back(summary: Summary) -> DataSet:
 
 
 @pytest.mark.parametrize(
-    ("kind", "out"), [("folder", "clean.csv"), ("csv", "clean.tsv"), ("tar", "clean.json"), ("tar", "images v1.0")]
+    ("kind", "out"),
+    [("folder", "clean.csv"), ("csv", "clean.tsv"), ("tar", "clean.json"), ("tar", "images v1.0")],
 )
-def test_a_cleaned_data_set_is_read_back_as_it_was_written(kind: str, out: str, tmp_path: Path, data: Path) -> None:
+def test_a_cleaned_data_set_is_read_back_as_it_was_written(
+    kind: str, out: str, tmp_path: Path, data: Path
+) -> None:
     audit = audited(make_source(kind, tmp_path / "a set" / kind), protocol="paper")
     ids, review = audit.pairs["pair_id"].tolist(), open_review(audit)
     review.decide([ids[1], ids[4], "nowhere"], REMOVE)
@@ -53,21 +56,31 @@ def test_a_cleaned_data_set_is_read_back_as_it_was_written(kind: str, out: str, 
     back = read_back(summary)
     assert back.quarantine.empty
     for column in ("pair_id", "label", "sha256", "width", "height"):
-        assert back.pairs[column].fillna("").tolist() == expected[column].fillna("").tolist(), column
-    assert [list(texts) for texts in back.pairs["captions"]] == [list(texts) for texts in expected["captions"]]
+        assert back.pairs[column].fillna("").tolist() == expected[column].fillna("").tolist(), (
+            column
+        )
+    assert [list(texts) for texts in back.pairs["captions"]] == [
+        list(texts) for texts in expected["captions"]
+    ]
     written = [path.name for path in (tmp_path / "out folder").iterdir()]
-    assert sorted(written) == sorted([out, *(["clean_images"] if kind == "tar" and "clean" in out else [])])
+    assert sorted(written) == sorted(
+        [out, *(["clean_images"] if kind == "tar" and "clean" in out else [])]
+    )
 
 
 @pytest.mark.parametrize("kind", ["folder", "csv", "tar"])
-def test_pictures_with_texts_are_read_back_with_the_same_captions(kind: str, tmp_path: Path, data: Path) -> None:
+def test_pictures_with_texts_are_read_back_with_the_same_captions(
+    kind: str, tmp_path: Path, data: Path
+) -> None:
     audit = audited(make_source(kind, tmp_path / kind), protocol="paper")
     open_review(audit).decide([audit.pairs["pair_id"][1]], REMOVE)
     back = read_back(write(audit, "folder", tmp_path / "out")).pairs.set_index("sha256")
     expected = audit.pairs.drop(index=[1]).set_index("sha256")
     assert set(back.index) == set(expected.index)
     for sha256, pair in expected.iterrows():
-        one_line = [" ".join(part.strip() for part in text.splitlines()) for text in pair["captions"]]
+        one_line = [
+            " ".join(part.strip() for part in text.splitlines()) for text in pair["captions"]
+        ]
         assert list(back["captions"][sha256]) == one_line
     if kind == "folder":  # paths, and with them ids, are those of the data set
         assert back["pair_id"].to_dict() == expected["pair_id"].to_dict()
@@ -75,17 +88,24 @@ def test_pictures_with_texts_are_read_back_with_the_same_captions(kind: str, tmp
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_every_format_is_complete_and_replaces_only_with_overwrite(format: str, copy: Copy, tmp_path: Path) -> None:
+def test_every_format_is_complete_and_replaces_only_with_overwrite(
+    format: str, copy: Copy, tmp_path: Path
+) -> None:
     audit, out, about = copy(), tmp_path / "out", FORMATS[format]
     ids = audit.pairs["pair_id"].tolist()
     open_review(audit).decide(ids[:3], REMOVE)
     open_review(audit).decide(ids[3:5], RECAPTION, captions=["new"])
     for suffix in about.suffixes:
         path = out / f"it{suffix}"
-        assert write(audit, format, path).line == "97 exported, 95 of them not reviewed; 3 removed, 2 recaptioned"
+        assert (
+            write(audit, format, path).line
+            == "97 exported, 95 of them not reviewed; 3 removed, 2 recaptioned"
+        )
         mark = path / "metadata.jsonl" if about.is_folder else path
         mark.write_text("mine")
-        with pytest.raises(InputError, match="exists already: choose another --out, or replace it with --overwrite"):
+        with pytest.raises(
+            InputError, match="exists already: choose another --out, or replace it with --overwrite"
+        ):
             write(audit, format, path)
         assert mark.read_text() == "mine"
     write(audit, format, path, overwrite=True)
@@ -103,7 +123,9 @@ def test_only_what_an_export_wrote_is_replaced(tmp_path: Path, data: Path) -> No
         (tmp_path / name / "mine.png").write_text("mine")
         for format, out in (("coco", "clean.json"), ("folder", "clean")):
             if name.endswith("images") == (format == "coco"):
-                with pytest.raises(InputError, match=f"{name} has other files than an export: move it"):
+                with pytest.raises(
+                    InputError, match=f"{name} has other files than an export: move it"
+                ):
                     write(audit, format, tmp_path / out, overwrite=True)
         assert [path.name for path in (tmp_path / name).iterdir()] == ["mine.png"]
         (tmp_path / name / "mine.png").unlink()
@@ -178,7 +200,9 @@ def test_an_export_makes_no_folder_outside_of_the_data_folder(
         ("tar", "set/shard-1.tar", r"picture 'shard-1.tar/deep/0005.png' cannot be read"),
     ],
 )
-def test_a_data_set_that_is_gone_is_named(kind: str, gone: str, message: str, tmp_path: Path, data: Path) -> None:
+def test_a_data_set_that_is_gone_is_named(
+    kind: str, gone: str, message: str, tmp_path: Path, data: Path
+) -> None:
     audit = audited(make_source(kind, tmp_path / "set"))
     (tmp_path / gone).rename(tmp_path / "moved")
     for format, out in (("csv", "clean.csv"), ("folder", "clean")):
@@ -188,11 +212,15 @@ def test_a_data_set_that_is_gone_is_named(kind: str, gone: str, message: str, tm
 
 
 @pytest.mark.parametrize("text", ["=1+1", "\r=1", "@x", "a=1", ""])
-def test_no_cell_of_the_decisions_begins_as_a_formula_does(text: str, copy: Copy, tmp_path: Path) -> None:
+def test_no_cell_of_the_decisions_begins_as_a_formula_does(
+    text: str, copy: Copy, tmp_path: Path
+) -> None:
     audit = copy()
     write_table(audit.folder / PAIRS, audit.pairs.assign(label=text or None))
     ids = audit.pairs["pair_id"].tolist()
-    open_review(audit).decide([ids[0], f"{text} id"], RECAPTION, captions=[f"{text} new"], note=text, audit=f"{text}")
+    open_review(audit).decide(
+        [ids[0], f"{text} id"], RECAPTION, captions=[f"{text} new"], note=text, audit=f"{text}"
+    )
     write(audit, "decisions", tmp_path / "it.csv")
     with (tmp_path / "it.csv").open(newline="", encoding="utf-8") as file:
         head, *rows = csv.reader(file)
@@ -213,7 +241,9 @@ NEW_CAPTIONS = {
 
 
 @pytest.mark.parametrize("name", ["decisions.csv", "decisions.parquet"])
-def test_decisions_have_old_and_new_captions_and_the_scores_of_each(copy: Copy, tmp_path: Path, name: str) -> None:
+def test_decisions_have_old_and_new_captions_and_the_scores_of_each(
+    copy: Copy, tmp_path: Path, name: str
+) -> None:
     audit, path = copy(), tmp_path / name
     pairs = audit.pairs.set_index("pair_id", drop=False)
     for pair_id in NEW_CAPTIONS:
@@ -223,14 +253,22 @@ def test_decisions_have_old_and_new_captions_and_the_scores_of_each(copy: Copy, 
     place = scores["caption"]
     scores = scores.assign(similarity_out=place / 4, p_wrong=place.where(place > 0) / 4)
     write_table(audit.folder / CAPTION_TABLE, scores)
-    open_review(audit).edit({pair_id: Edit(tuple(captions), 0) for pair_id, captions in NEW_CAPTIONS.items()})
+    open_review(audit).edit(
+        {pair_id: Edit(tuple(captions), 0) for pair_id, captions in NEW_CAPTIONS.items()}
+    )
     write(audit, "decisions", path)
-    table = (pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)).set_index("pair_id")
+    table = (pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)).set_index(
+        "pair_id"
+    )
 
     def listed(pair_id: str, column: str) -> list[object] | None:
         value = table.at[pair_id, column]
         if not isinstance(value, str):
-            return None if value is None or isinstance(value, float) else [None if v != v else v for v in value]
+            return (
+                None
+                if value is None or isinstance(value, float)
+                else [None if v != v else v for v in value]
+            )
         return json.loads(value)
 
     for pair_id, captions in NEW_CAPTIONS.items():
@@ -244,5 +282,7 @@ def test_decisions_have_old_and_new_captions_and_the_scores_of_each(copy: Copy, 
     cleaned = clean(audit).pairs.to_pandas().set_index("pair_id")["captions"]
     assert {pair_id: list(cleaned[pair_id]) for pair_id in NEW_CAPTIONS} == NEW_CAPTIONS
     write_table(audit.folder / CAPTION_TABLE, scores[::2])
-    with pytest.raises(InputError, match=r"pairs\.parquet and captions\.parquet list other pairs: delete captions"):
+    with pytest.raises(
+        InputError, match=r"pairs\.parquet and captions\.parquet list other pairs: delete captions"
+    ):
         write(audit, "decisions", path, overwrite=True)

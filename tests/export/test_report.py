@@ -19,7 +19,8 @@ VOID = {"meta", "img", "br"}
 
 
 class Page(HTMLParser):
-    """What a browser would find in a page: elements with their attributes, and text outside scripts and styles."""
+    """What a browser would find in a page: elements with their attributes, and text outside scripts
+    and styles."""
 
     def __init__(self, text: str) -> None:
         super().__init__(convert_charrefs=True)
@@ -73,7 +74,15 @@ def page(audit: Audit) -> Page:
 
 
 def test_it_refers_to_nothing_outside_and_captions_and_notes_are_text(page: Page) -> None:
-    assert {tag for tag, _ in page.elements} & {"link", "iframe", "object", "embed", "base", "a", "form"} == set()
+    assert {tag for tag, _ in page.elements} & {
+        "link",
+        "iframe",
+        "object",
+        "embed",
+        "base",
+        "a",
+        "form",
+    } == set()
     references = [
         value
         for _, result in page.elements
@@ -81,7 +90,10 @@ def test_it_refers_to_nothing_outside_and_captions_and_notes_are_text(page: Page
         if name in ("src", "href", "srcset", "style")
     ]
     assert references
-    assert all(value.startswith(("data:image/jpeg;base64,", "text-decoration: underline ")) for value in references)
+    assert all(
+        value.startswith(("data:image/jpeg;base64,", "text-decoration: underline "))
+        for value in references
+    )
     assert "url(" not in page.data["style"]
     assert "@import" not in page.data["style"]
     policy = next(result["content"] for result in page.attributes("meta") if "http-equiv" in result)
@@ -93,7 +105,9 @@ def test_it_refers_to_nothing_outside_and_captions_and_notes_are_text(page: Page
     assert HOSTILE[0] in page.texts
     assert "<script>alert(1)</script>" in page.texts
     assert {"<b>new</b>", "fox<b> 71 %"} <= set(page.texts)
-    assert {mark["title"].lower() for mark in page.attributes("u")} == {"unlikely: 0.3 %; likelier: fox<b> 71 %"}
+    assert {mark["title"].lower() for mark in page.attributes("u")} == {
+        "unlikely: 0.3 %; likelier: fox<b> 71 %"
+    }
     assert not page.open
     figure = json.loads(page.data["figure"])
     assert figure["layout"]["paper_bgcolor"] == "rgba(0, 0, 0, 0)"
@@ -104,7 +118,12 @@ def test_it_refers_to_nothing_outside_and_captions_and_notes_are_text(page: Page
 def test_it_has_the_verdict_the_tables_and_how_it_was_made(audit: Audit, page: Page) -> None:
     texts = [audit.verdict["sentence"], *(check["sentence"] for check in audit.verdict["checks"])]
     texts += ["clipmem by group", "Utility of the members"]
-    texts += ["Most memorized", "Low fit, read with care", "Decisions", audit.record.versions["torch"]]
+    texts += [
+        "Most memorized",
+        "Low fit, read with care",
+        "Decisions",
+        audit.record.versions["torch"],
+    ]
     assert set(texts) <= set(page.texts)
     for row in audit.verdict["groups"]:
         assert {row["group"], number(row["mean"]), number(row["low"])} <= set(page.texts)
@@ -120,7 +139,9 @@ def test_it_has_the_verdict_the_tables_and_how_it_was_made(audit: Audit, page: P
     assert shown[scored:][:50] == top
 
 
-def test_missing_pictures_are_no_errors(copy: Copy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_pictures_are_no_errors(
+    copy: Copy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     audit = copy()
     write_json(audit.folder / "config.json", audit.record.values | {"root": str(tmp_path / "gone")})
     write(audit, "html", tmp_path / "report.html")

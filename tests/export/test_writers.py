@@ -1,4 +1,5 @@
-"""Each format as its tool reads it: pandas and open_clip, COCO, datasets, webdataset, DataComp, Pillow."""
+"""Each format as its tool reads it: pandas and open_clip, COCO, datasets, webdataset, DataComp,
+Pillow."""
 
 import csv
 import hashlib
@@ -35,10 +36,13 @@ def as_pandas_reads(path: Path, **how: object) -> pd.DataFrame:
 
 
 def as_printed(summary: Summary) -> Namespace:
-    """Parse the flags of the line that says how open_clip reads an export, as a shell and open_clip do."""
+    """Parse the flags of the line that says how open_clip reads an export, as a shell and open_clip
+    do."""
     line = next(note for note in summary.notes if note.startswith("open_clip reads it with "))
     script = f'printf "%s\\0" {line.removeprefix("open_clip reads it with ")}'
-    typed = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True).stdout
+    typed = subprocess.run(
+        ["bash", "-c", script], capture_output=True, text=True, check=True
+    ).stdout
     return pytest.importorskip("open_clip_train.params").parse_args(typed.split("\0")[:-1])
 
 
@@ -66,12 +70,17 @@ def test_pandas_and_open_clip_read_every_caption_and_every_picture(
 
 
 @pytest.mark.parametrize("captions", [0, 1])
-def test_the_library_datasets_reads_captions_and_ids_beside_pictures(tmp_path: Path, data: Path, captions: int) -> None:
+def test_the_library_datasets_reads_captions_and_ids_beside_pictures(
+    tmp_path: Path, data: Path, captions: int
+) -> None:
     datasets = pytest.importorskip("datasets")
     audit = audited(make_source("csv", tmp_path / "set"), captions=captions)
     write(audit, "imagefolder", tmp_path / "out")
     read = datasets.load_dataset(
-        "imagefolder", data_dir=str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "cache")
+        "imagefolder",
+        data_dir=str(tmp_path / "out"),
+        split="train",
+        cache_dir=str(tmp_path / "cache"),
     )
     rows = {row["pair_id"]: row for row in read}
     assert set(read.column_names) == {"image", "text", "pair_id", "label"}
@@ -97,7 +106,9 @@ def write_tar(path: Path, names: list[str]) -> None:
 
 
 @pytest.mark.parametrize("prefix", ["", "./deep.er/"])
-def test_webdataset_keeps_exactly_the_samples_of_the_list(tmp_path: Path, data: Path, prefix: str) -> None:
+def test_webdataset_keeps_exactly_the_samples_of_the_list(
+    tmp_path: Path, data: Path, prefix: str
+) -> None:
     write_tar(tmp_path / "set/a.tar", [f"{prefix}{at}.jpg" for at in range(4)])
     write_tar(tmp_path / "set/b.tar", [f"{prefix}{at}.png" for at in (9, 8, 7)])
     audit = audited(tmp_path / "set")
@@ -113,7 +124,9 @@ def test_webdataset_keeps_exactly_the_samples_of_the_list(tmp_path: Path, data: 
     assert (summary.kept, summary.removed, summary.notes, summary.command) == (5, 2, (), "")
 
 
-def test_shared_keys_are_reported_and_new_captions_go_into_a_second_file(tmp_path: Path, data: Path) -> None:
+def test_shared_keys_are_reported_and_new_captions_go_into_a_second_file(
+    tmp_path: Path, data: Path
+) -> None:
     for shard in "ab":
         write_tar(tmp_path / f"set/{shard}.tar", ["1.jpg", "2.jpg"])
     audit = audited(tmp_path / "set")
@@ -129,7 +142,11 @@ def test_shared_keys_are_reported_and_new_captions_go_into_a_second_file(tmp_pat
     assert not second.exists()
 
 
-UIDS = ["ffffffffffffffff0000000000000001", "000000000000000A00000000000000ff", "000000000000000a0000000000000001"]
+UIDS = [
+    "ffffffffffffffff0000000000000001",
+    "000000000000000A00000000000000ff",
+    "000000000000000a0000000000000001",
+]
 
 
 def uid_source(folder: Path, ids: list[str]) -> Path:
@@ -137,7 +154,9 @@ def uid_source(folder: Path, ids: list[str]) -> Path:
     for number in range(len(ids)):
         (folder / f"{number}.png").write_bytes(picture(number))
     images = [f"{number}.png" for number in range(len(ids))]
-    pd.DataFrame({"filepath": images, "title": "x", "uid": ids}).to_csv(folder / "set.csv", index=False)
+    pd.DataFrame({"filepath": images, "title": "x", "uid": ids}).to_csv(
+        folder / "set.csv", index=False
+    )
     return folder / "set.csv"
 
 
@@ -154,7 +173,11 @@ def test_uids_are_two_numbers_each_sorted_by_hand(tmp_path: Path, data: Path) ->
 
 
 def test_other_ids_are_hashed_and_listed(tmp_path: Path, data: Path) -> None:
-    write(audited(uid_source(tmp_path / "set", ["a.jpg", UIDS[0], 'é, "x"'])), "datacomp", tmp_path / "uids.npy")
+    write(
+        audited(uid_source(tmp_path / "set", ["a.jpg", UIDS[0], 'é, "x"'])),
+        "datacomp",
+        tmp_path / "uids.npy",
+    )
     with (tmp_path / "uids.uids.csv").open(newline="", encoding="utf-8") as file:
         listed = dict(list(csv.reader(file))[1:])
     assert (

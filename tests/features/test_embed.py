@@ -1,4 +1,5 @@
-"""Pictures and captions through a locked tower: each different one once, here or in shards, whatever stops the work."""
+"""Pictures and captions through a locked tower: each different one once, here or in shards,
+whatever stops the work."""
 
 import hashlib
 import time
@@ -24,7 +25,9 @@ class Seen:
 
     opened: int = 0
     batches: list[int] = field(default_factory=list)  # different inputs of each
-    shapes: dict[str, set[tuple[int, int]]] = field(default_factory=dict)  # of the batches that had an input
+    shapes: dict[str, set[tuple[int, int]]] = field(
+        default_factory=dict
+    )  # of the batches that had an input
 
 
 def of_caption(caption: str) -> np.ndarray:
@@ -49,19 +52,29 @@ def _fake(seen: Seen, make: Callable[[Any], np.ndarray], fail_after: int, **fact
 
     def open_it() -> Opened:
         seen.opened += 1
-        return Opened(embed, lambda captions: np.array([len(caption.split()) for caption in captions], np.int32))
+        return Opened(
+            embed,
+            lambda captions: np.array([len(caption.split()) for caption in captions], np.int32),
+        )
 
     return Tower(name="fake", version="1", licence="", sha256="0" * 64, open=open_it, **facts)
 
 
 def fake_texts(
-    seen: Seen, *, context: int = 6, make: Callable[[str], np.ndarray] = of_caption, fail_after: int = 10**9
+    seen: Seen,
+    *,
+    context: int = 6,
+    make: Callable[[str], np.ndarray] = of_caption,
+    fail_after: int = 10**9,
 ) -> Tower:
-    """Return a text tower of eight numbers whose tokens are words; it breaks down after some batches."""
+    """Return a text tower of eight numbers whose tokens are words; it breaks down after some
+    batches."""
     return _fake(seen, make, fail_after, kind="text", dim=8, context=context)
 
 
-def fake_images(seen: Seen, *, size: int = 16, make: Callable[[np.ndarray], np.ndarray] = of_square) -> Tower:
+def fake_images(
+    seen: Seen, *, size: int = 16, make: Callable[[np.ndarray], np.ndarray] = of_square
+) -> Tower:
     """Return an image tower of six numbers."""
     return _fake(seen, make, 10**9, kind="image", dim=6, size=size)
 
@@ -140,9 +153,13 @@ def a_set(folder: Path, colours: list[tuple[int, int, int]]) -> pd.DataFrame:
 
 def test_each_different_caption_is_embedded_once(tmp_path: Path) -> None:
     seen, said = Seen(), list[str]()
-    text_features([["of another set"]], fake_texts(Seen()))  # the next set has no caption in the cache
+    text_features(
+        [["of another set"]], fake_texts(Seen())
+    )  # the next set has no caption in the cache
     for captions in (MANY[:50], MANY[::-1], MANY):
-        found, cut = text_features(captions, fake_texts(seen), progress=lambda done, total: None, say=said.append)
+        found, cut = text_features(
+            captions, fake_texts(seen), progress=lambda done, total: None, say=said.append
+        )
         assert found.dtype == np.float16
         np.testing.assert_array_equal(np.asarray(found), expected(captions))
     assert seen.opened == 2
@@ -153,24 +170,35 @@ def test_each_different_caption_is_embedded_once(tmp_path: Path) -> None:
     assert text_features([[]], fake_texts(seen))[0].shape == (0, 8)
 
 
-@pytest.mark.parametrize("alone", [["number 3"], ["caption 4 of very very very very many", "caption 5 of many"]])
+@pytest.mark.parametrize(
+    "alone", [["number 3"], ["caption 4 of very very very very many", "caption 5 of many"]]
+)
 def test_the_shape_of_a_batch_depends_on_the_length_of_its_captions_alone(
     alone: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So that features do not depend on what is computed with them: the last bits of a product do on its shape."""
+    """So that features do not depend on what is computed with them: the last bits of a product do
+    on its shape."""
     seen, few = Seen(), Seen()
     text_features(MANY, fake_texts(seen))
     monkeypatch.setenv(DATA_VARIABLE, str(tmp_path / "alone"))
     text_features([alone], fake_texts(few))
-    assert all({rows for rows, _ in few.shapes[text]} == {rows for rows, _ in seen.shapes[text]} for text in alone)
+    assert all(
+        {rows for rows, _ in few.shapes[text]} == {rows for rows, _ in seen.shapes[text]}
+        for text in alone
+    )
     assert all(len(seen.shapes[text]) == 1 for text in alone)
 
 
 @pytest.mark.parametrize(
-    ("bad", "words"), [(np.nan, "NaN or infinity"), (np.inf, "NaN or infinity"), (1e6, "too large for float16")]
+    ("bad", "words"),
+    [(np.nan, "NaN or infinity"), (np.inf, "NaN or infinity"), (1e6, "too large for float16")],
 )
-def test_a_tower_that_gives_no_number_names_the_caption(tmp_path: Path, bad: float, words: str) -> None:
-    tower = fake_texts(Seen(), make=lambda text: of_caption(text) if text != "number 7" else np.full(8, bad))
+def test_a_tower_that_gives_no_number_names_the_caption(
+    tmp_path: Path, bad: float, words: str
+) -> None:
+    tower = fake_texts(
+        Seen(), make=lambda text: of_caption(text) if text != "number 7" else np.full(8, bad)
+    )
     with pytest.raises(InputError, match=f"{words} for caption 'number 7'"):
         text_features(MANY, tower)
 
@@ -180,7 +208,9 @@ def test_each_different_picture_is_embedded_once_at_each_size(tmp_path: Path) ->
     for size in (16, 24, 16):
         tower = fake_images(seen, size=size)
         found = image_features(pairs, tmp_path, tower)
-        np.testing.assert_array_equal(found[:], np.array([[*colour, *colour] for colour in COLOURS], np.float16))
+        np.testing.assert_array_equal(
+            found[:], np.array([[*colour, *colour] for colour in COLOURS], np.float16)
+        )
     assert sum(seen.batches) == 2 * 40
 
 
@@ -196,9 +226,13 @@ def test_a_picture_that_has_changed_is_named(tmp_path: Path, fault: str) -> None
         image_features(pairs, tmp_path, fake_images(Seen()))
 
 
-def test_shards_give_what_one_process_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shards_give_what_one_process_gives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pairs, compute, told = a_set(tmp_path, COLOURS), Compute(), list[tuple[int, int]]()
-    found, cut = text_features(MANY, fake_texts(Seen()), compute=compute, progress=lambda *counts: told.append(counts))
+    found, cut = text_features(
+        MANY, fake_texts(Seen()), compute=compute, progress=lambda *counts: told.append(counts)
+    )
     assert (found[:] == expected(MANY)).all()
     assert told[:3] == [(0, 240), (128, 240), (240, 240)]
     sharded = image_features(pairs, tmp_path, fake_images(Seen()), compute=compute)
@@ -206,7 +240,9 @@ def test_shards_give_what_one_process_gives(tmp_path: Path, monkeypatch: pytest.
     assert not list(tmp_path.rglob(".part"))
     monkeypatch.setenv(DATA_VARIABLE, str(tmp_path / "here"))
     assert cut == text_features(MANY, fake_texts(Seen()))[1] > 0
-    np.testing.assert_array_equal(sharded[:], image_features(pairs, tmp_path, fake_images(Seen()))[:])
+    np.testing.assert_array_equal(
+        sharded[:], image_features(pairs, tmp_path, fake_images(Seen()))[:]
+    )
 
 
 def test_shards_continue_where_they_were_stopped(tmp_path: Path, small: Seen) -> None:

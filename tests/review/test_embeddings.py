@@ -55,13 +55,20 @@ def meaning_of(text: str) -> np.ndarray:
 @pytest.fixture
 def encoder(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replace the members' encoders."""
-    embed = Mock(side_effect=lambda audit, texts, *, member: np.stack([meaning_of(text) for text in texts]))
+    embed = Mock(
+        side_effect=lambda audit, texts, *, member: np.stack([meaning_of(text) for text in texts])
+    )
     monkeypatch.setattr(search_module, "embed_texts", embed)
 
 
 @pytest.mark.parametrize(("by", "side"), SIDES)
 @pytest.mark.parametrize(
-    "requested", [{"text": "a red car"}, {"like": "images/042.png"}, {"text": "a red car", "like": "images/042.png"}]
+    "requested",
+    [
+        {"text": "a red car"},
+        {"like": "images/042.png"},
+        {"text": "a red car", "like": "images/042.png"},
+    ],
 )
 @pytest.mark.usefixtures("encoder")
 def test_a_search_averages_the_cosines_of_all_members(
@@ -74,11 +81,15 @@ def test_a_search_averages_the_cosines_of_all_members(
         cosines.append(cosine_similarity(np.mean(queries, axis=0)[None], own)[0])
     order = np.argsort(-np.mean(cosines, axis=0), kind="stable").tolist()
     found = search(audit, **requested, by=by, k=20)
-    assert found.rows.tolist() == [row for row in order if row != 42 or "like" not in requested][:20]
+    assert (
+        found.rows.tolist() == [row for row in order if row != 42 or "like" not in requested][:20]
+    )
     np.testing.assert_allclose(found.similarity, np.mean(cosines, axis=0)[found.rows], atol=1e-6)
     if by == "caption" and "text" in requested:
         captions = audit.pairs["captions"][order[0]]
-        assert found.captions[0] == np.argmax([meaning_of(text) @ meaning_of("a red car") for text in captions])
+        assert found.captions[0] == np.argmax(
+            [meaning_of(text) @ meaning_of("a red car") for text in captions]
+        )
     else:
         assert (found.captions == -1).all()
 
@@ -104,7 +115,13 @@ def written(copy: Copy, checkpoints: list[bytes]) -> Audit:
     audit = copy("paper")
     for name in list(audit.record.members):
         audit.member(name).mkdir(parents=True, exist_ok=True)
-        stored = {"member": name, "seed": 0, "fingerprint": "0" * 16, "model": "tiny", "image_size": 0}
+        stored = {
+            "member": name,
+            "seed": 0,
+            "fingerprint": "0" * 16,
+            "model": "tiny",
+            "image_size": 0,
+        }
         write_json(audit.member(name) / CONFIG, stored | {"model_config": model_config("tiny")})
     supplied = audit.folder.parent / "epoch_9.pt"
     paths = [audit.member("f-0") / "checkpoint.pt", audit.member("g-0") / "checkpoint.pt", supplied]
@@ -126,7 +143,9 @@ def plain(checkpoint: Path, text: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("text", ["a red car", "🎻", "word " * 500])
-def test_a_text_is_embedded_as_open_clip_embeds_it_with_each_member_s_checkpoint(written: Audit, text: str) -> None:
+def test_a_text_is_embedded_as_open_clip_embeds_it_with_each_member_s_checkpoint(
+    written: Audit, text: str
+) -> None:
     paths = {name: written.member(name) / "checkpoint.pt" for name in ("f-0", "g-0")}
     for member, path in (paths | {"f-1": written.folder.parent / "epoch_9.pt"}).items():
         result = embed_texts(written, [text], member=member)[0]
@@ -136,12 +155,18 @@ def test_a_text_is_embedded_as_open_clip_embeds_it_with_each_member_s_checkpoint
 
 def test_a_text_is_embedded_with_the_vocabulary_of_the_member(written: Audit) -> None:
     trained = written.pairs[written.membership["g-0"].to_numpy()]
-    words = pd.Series([set(" ".join(own).split()) for own in trained["captions"]]).explode().value_counts()
+    words = (
+        pd.Series([set(" ".join(own).split()) for own in trained["captions"]])
+        .explode()
+        .value_counts()
+    )
     config = written.record.values
     config["config"]["text_min_df"] = int(words.iloc[0])
     write_json(written.folder / CONFIG, config)
     read = embed_texts(written, [f"nonsuch {words.index[0]} unheard"], member="g-0")[0]
-    np.testing.assert_allclose(read, plain(written.member("g-0") / "checkpoint.pt", words.index[0]), atol=1e-5)
+    np.testing.assert_allclose(
+        read, plain(written.member("g-0") / "checkpoint.pt", words.index[0]), atol=1e-5
+    )
 
 
 @pytest.fixture
@@ -155,10 +180,14 @@ def test_captions_are_searched_by_the_features_of_a_locked_text_tower(locked_aud
     captions = locked_audit.pairs.explode("captions", ignore_index=True)
     cosines = cosine_similarity(minilm().open().embed(["a red boat", *captions["captions"]]))[0, 1:]
     captions["similarity"] = cosines
-    best = captions.sort_values("similarity", kind="stable", ascending=False).drop_duplicates("pair_id")[:5]
+    best = captions.sort_values("similarity", kind="stable", ascending=False).drop_duplicates(
+        "pair_id"
+    )[:5]
     found = open_audit(locked_audit.name).search("a red boat", k=5)
     assert found.columns.tolist() == ["pair_id", "caption", "similarity"]
-    np.testing.assert_allclose(found["similarity"], best["similarity"], atol=1e-3)  # stored in half precision
+    np.testing.assert_allclose(
+        found["similarity"], best["similarity"], atol=1e-3
+    )  # stored in half precision
     similarity = captions.set_index(["pair_id", "captions"])["similarity"]
     shown = [similarity.loc[(row.pair_id, row.caption)].max() for row in found.itertuples()]
     np.testing.assert_allclose(found["similarity"], shown, atol=1e-3)
@@ -181,7 +210,15 @@ assert "torch" not in sys.modules
 
 
 NAME = map_name("r0-f0", "image")
-ODD_NAMES = ["", "r0-f0", "r0-f0.picture", "absent.image", "../../../etc.image", "r0-f0/../r0-f0.image", ".image"]
+ODD_NAMES = [
+    "",
+    "r0-f0",
+    "r0-f0.picture",
+    "absent.image",
+    "../../../etc.image",
+    "r0-f0/../r0-f0.image",
+    ".image",
+]
 
 
 @pytest.fixture
@@ -227,7 +264,9 @@ def test_a_map_has_a_place_for_every_pair_and_is_drawn_once(audit: Audit, drawn:
 
 
 def test_each_member_and_side_has_a_map_and_other_names_are_refused(audit: Audit) -> None:
-    names = [map_name(member, side) for member in audit.record.members for side in ("image", "text")]
+    names = [
+        map_name(member, side) for member in audit.record.members for side in ("image", "text")
+    ]
     assert len({map_path(audit, name) for name in names}) == 8
     for name in ODD_NAMES:
         assert map_file(audit, name) is None

@@ -27,12 +27,26 @@ PARTS = ["p_pair", "p_caption", "p_word"]
 
 
 def run(*more: str) -> int:
-    return main(["audit", "scenes", *FLAGS, "--pretrained", "start.pt", "--members", "4", "--epochs", "12", *more])
+    return main(
+        [
+            "audit",
+            "scenes",
+            *FLAGS,
+            "--pretrained",
+            "start.pt",
+            "--members",
+            "4",
+            "--epochs",
+            "12",
+            *more,
+        ]
+    )
 
 
 @pytest.fixture(scope="module")
 def audits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder with an audit of five captions a pair, and one of a single caption; both in full precision."""
+    """A data folder with an audit of five captions a pair, and one of a single caption; both in
+    full precision."""
     folder = tmp_path_factory.mktemp("judged")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -49,8 +63,14 @@ def inside(audits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_caption_of_the_pair_has_the_evidence_that_the_audit_has_of_it() -> None:
-    own = open_audit("five").captions.drop_duplicates(["pair_id", "caption"]).set_index(["pair_id", "caption"])
-    own = own[own["p_caption"].groupby("pair_id").transform("max") < 0.5].sample(200, random_state=0)
+    own = (
+        open_audit("five")
+        .captions.drop_duplicates(["pair_id", "caption"])
+        .set_index(["pair_id", "caption"])
+    )
+    own = own[own["p_caption"].groupby("pair_id").transform("max") < 0.5].sample(
+        200, random_state=0
+    )
     table = open_audit("five").judge(own.index.to_frame(index=False).assign(by="me"))
     assert table["own"].sum() == 5 * own.index.get_level_values(0).nunique()
     assert table.groupby("pair_id")["best"].sum().eq(1).all()
@@ -58,7 +78,9 @@ def test_a_caption_of_the_pair_has_the_evidence_that_the_audit_has_of_it() -> No
     np.testing.assert_allclose(found[SCORES], own[SCORES], atol=1e-4)
     np.testing.assert_allclose(found[PARTS].sum(axis=1), found["p_wrong"], atol=1e-12)
     # The word model, which was kept, gives the log-probabilities that words.parquet was made from.
-    kept, stored = (part["p_word"] / (part["p_word"] + 1 - part["p_wrong"]) for part in (found, own))
+    kept, stored = (
+        part["p_word"] / (part["p_word"] + 1 - part["p_wrong"]) for part in (found, own)
+    )
     np.testing.assert_allclose(kept, stored, rtol=0.02, atol=1e-4)
     assert stored.nunique() > 50
 
@@ -68,8 +90,13 @@ def test_a_single_caption_has_the_posterior_of_its_pair() -> None:
     pairs = audit.pairs.assign(caption=audit.pairs["captions"].str[0])
     table = audit.judge(pairs[["image", "caption"]])
     found = table[~table["own"]]
-    fit, (scores, log_odds) = audit.scores["csls_out"], pd.read_json(audit.folder / "p_wrong.json")["curves"]["pairs"]
-    np.testing.assert_allclose(found["p_pair"], 1 / (1 + np.exp(-np.interp(fit, scores, log_odds))), atol=1e-3)
+    fit, (scores, log_odds) = (
+        audit.scores["csls_out"],
+        pd.read_json(audit.folder / "p_wrong.json")["curves"]["pairs"],
+    )
+    np.testing.assert_allclose(
+        found["p_pair"], 1 / (1 + np.exp(-np.interp(fit, scores, log_odds))), atol=1e-3
+    )
     assert (found["p_caption"] == 0).all()
 
 
@@ -77,19 +104,26 @@ def candidates() -> pd.DataFrame:
     """One of the captions of some pairs, which nobody trained on, and one of another pair."""
     pairs = open_audit("five").pairs.iloc[:60]
     right, wrong = pairs["captions"].str[0], pairs["captions"].str[1].to_numpy()[::-1]
-    table = pd.concat([pairs.assign(caption=right, true="yes"), pairs.assign(caption=wrong, true="no")])
+    table = pd.concat(
+        [pairs.assign(caption=right, true="yes"), pairs.assign(caption=wrong, true="no")]
+    )
     return table[["image", "caption", "true"]]
 
 
 FORMATS: dict[str, tuple[Callable[..., None], Callable[..., pd.DataFrame]]] = {
     "csv": (pd.DataFrame.to_csv, pd.read_csv),
-    "jsonl": (partial(pd.DataFrame.to_json, orient="records", lines=True), partial(pd.read_json, lines=True)),
+    "jsonl": (
+        partial(pd.DataFrame.to_json, orient="records", lines=True),
+        partial(pd.read_json, lines=True),
+    ),
     "parquet": (pd.DataFrame.to_parquet, pd.read_parquet),
 }
 
 
 @pytest.mark.parametrize("ending", FORMATS)
-def test_a_file_of_candidates_is_judged_whatever_else_it_holds(ending: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_of_candidates_is_judged_whatever_else_it_holds(
+    ending: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     table, path = candidates(), f"new.{ending}"
     write, read = FORMATS[ending]
     write(table, path)
@@ -100,7 +134,9 @@ def test_a_file_of_candidates_is_judged_whatever_else_it_holds(ending: str, caps
     assert (by_pair["no"] > by_pair["yes"]).mean() > 0.8
     alone = open_audit("five").judge(table[table["true"] == "no"])
     alone = alone[~alone["own"]].set_index("image")["p_wrong"]
-    np.testing.assert_allclose(by_pair["no"], alone.loc[by_pair.index], atol=1e-3)  # candidates are no siblings
+    np.testing.assert_allclose(
+        by_pair["no"], alone.loc[by_pair.index], atol=1e-3
+    )  # candidates are no siblings
 
 
 @pytest.mark.parametrize(
@@ -108,8 +144,14 @@ def test_a_file_of_candidates_is_judged_whatever_else_it_holds(ending: str, caps
     [
         ({"caption": ["a", "b"]}, "name one caption, and one pair_id or image"),
         ({"pair_id": ["scene-00000"], "text": ["a"]}, "pair_id, text: name one caption"),
-        ({"pair_id": ["scene-00000", "absent"], "caption": ["a", "b"]}, "row 2 of the candidates: no pair has"),
-        ({"pair_id": ["scene-00000", "scene-00001"], "caption": ["a", "  "]}, "row 2 of the candidates has no caption"),
+        (
+            {"pair_id": ["scene-00000", "absent"], "caption": ["a", "b"]},
+            "row 2 of the candidates: no pair has",
+        ),
+        (
+            {"pair_id": ["scene-00000", "scene-00001"], "caption": ["a", "  "]},
+            "row 2 of the candidates has no caption",
+        ),
         ({"pair_id": ["scene-00000"], "caption": [None]}, "row 1 of the candidates has no caption"),
     ],
 )
@@ -141,8 +183,12 @@ def test_the_editor_is_told_how_likely_the_typed_caption_is_wrong() -> None:
 
     now = f"{percent(own['p_wrong'])} now"
     assert text(caption=own["caption"], before=own["caption"]).endswith(f": {now}")
-    typed = audit.judge(pd.DataFrame({"pair_id": own[["pair_id"]], "caption": ["a pink house"]}))["p_wrong"].iloc[-1]
-    assert text(caption="a  pink house ", before=own["caption"]).endswith(f": {percent(typed)} as typed, {now}")
+    typed = audit.judge(pd.DataFrame({"pair_id": own[["pair_id"]], "caption": ["a pink house"]}))[
+        "p_wrong"
+    ].iloc[-1]
+    assert text(caption="a  pink house ", before=own["caption"]).endswith(
+        f": {percent(typed)} as typed, {now}"
+    )
     assert text(caption=" ") == text(caption="a", row=9_999) == ""
 
 
@@ -166,6 +212,8 @@ def test_precomputed_features_and_few_pairs_are_no_traceback(audits: Path) -> No
     with pytest.raises(InputError, match="too few pairs"):
         audit.judge(table)
     config = read_json(audit.folder / "config.json")
-    write_json(audit.folder / "config.json", config | {"config": config["config"] | {"features": "x"}})
+    write_json(
+        audit.folder / "config.json", config | {"config": config["config"] | {"features": "x"}}
+    )
     with pytest.raises(InputError, match="nothing new can be embedded"):
         audit.judge(table)

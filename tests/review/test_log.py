@@ -1,4 +1,5 @@
-"""The log of decisions as a file: broken files, append-only tables, and processes that write at once or are killed."""
+"""The log of decisions as a file: broken files, append-only tables, and processes that write at
+once or are killed."""
 
 import json
 import sqlite3
@@ -46,10 +47,16 @@ def refused(review: Review) -> str:
 
 
 def test_another_file_is_refused_and_not_changed(review: Review) -> None:
-    changes = {"PRAGMA user_version = 5": "version 5", "DROP TABLE standing": "no such table", "": "not a database"}
+    changes = {
+        "PRAGMA user_version = 5": "version 5",
+        "DROP TABLE standing": "no such table",
+        "": "not a database",
+    }
     for change, why in changes.items():
         content = review.path.read_bytes()
-        query(review.path, change) if change else review.path.write_bytes(b"these are notes\n" * 100)
+        query(review.path, change) if change else review.path.write_bytes(
+            b"these are notes\n" * 100
+        )
         before = review.path.read_bytes()
         assert why in refused(review)
         with pytest.raises(InputError, match="move it away"):
@@ -77,7 +84,9 @@ def test_a_log_of_the_version_before_keeps_its_decisions(review: Review) -> None
         query(review.path, "UPDATE entry SET captioned = 0")
 
 
-def test_a_locked_log_is_one_line_and_readable(review: Review, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_locked_log_is_one_line_and_readable(
+    review: Review, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(log, "LOCK_TIMEOUT", 0)
     with closing(sqlite3.connect(review.path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
@@ -94,14 +103,21 @@ def test_the_log_is_append_only(review: Review, table: str, change: str) -> None
     assert review.position() == 3
 
 
-def test_an_error_rolls_back_and_a_deleted_log_leaves_nothing_in_the_next_one(review: Review) -> None:
-    assert {path.name for path in review.path.parent.iterdir()} == {"set.sqlite", ".set.sqlite.lock"}
+def test_an_error_rolls_back_and_a_deleted_log_leaves_nothing_in_the_next_one(
+    review: Review,
+) -> None:
+    assert {path.name for path in review.path.parent.iterdir()} == {
+        "set.sqlite",
+        ".set.sqlite.lock",
+    }
     with pytest.raises(InputError, match="half a character"):
         review.decide(["d", "e", "\ud800", "f"], REMOVE)
     assert (review.position(), review.count_events()) == (3, 1)
     assert review.decide(["d"], REMOVE).event == 2
     with closing(sqlite3.connect(review.path, isolation_level=None)) as other:
-        other.execute("SELECT count(*) FROM entry").fetchone()  # while it is open, what is new stays beside the file
+        other.execute(
+            "SELECT count(*) FROM entry"
+        ).fetchone()  # while it is open, what is new stays beside the file
         review.decide(["z"], REMOVE)
         left = Path(f"{review.path}-wal").read_bytes()
     assert left
@@ -115,7 +131,8 @@ START = """
 import json, os, sqlite3, sys, time
 from pathlib import Path
 from clipmem_core.review.decisions import CHOICES, KEEP, RECAPTION, REMOVE, Review
-review, name, gate, rounds = Review(Path(os.environ["LOG"])), os.environ["NAME"], Path(os.environ["GATE"]), iter("012")
+review, name = Review(Path(os.environ["LOG"])), os.environ["NAME"]
+gate, rounds = Path(os.environ["GATE"]), iter("012")
 def wait():
     own = next(rounds)
     (gate / f"{name}.{own}").touch()
@@ -217,7 +234,9 @@ def assert_consistent(review: Review) -> None:
     events = ask(review, "SELECT id, first_entry, pairs FROM event ORDER BY id")
     assert [number for number, _, _ in events] == list(range(1, len(events) + 1))
     assert counted == {number: pairs for number, _, pairs in events}
-    assert [first for _, first, _ in events] == [1 + sum(e[2] for e in events[:at]) for at in range(len(events))]
+    assert [first for _, first, _ in events] == [
+        1 + sum(e[2] for e in events[:at]) for at in range(len(events))
+    ]
     last = ask(review, "SELECT pair_id, max(id) FROM entry GROUP BY pair_id ORDER BY pair_id")
     assert last == ask(review, "SELECT pair_id, entry FROM standing ORDER BY pair_id")
 
@@ -232,16 +251,22 @@ def test_concurrent_processes_lose_nothing(empty: Review, run: Run) -> None:
     for process in range(4):
         pairs = [pair for pair, *_ in entries if pair.startswith(f"p{process} ")]
         assert pairs == [f"p{process} {number}" for number in range(10)]
-    result = empty.decisions([f"p{process} {number}" for process in range(4) for number in range(10)])
+    result = empty.decisions(
+        [f"p{process} {number}" for process in range(4) for number in range(10)]
+    )
     assert {pair: (d.decision, d.note) for pair, d in result.items()} == {
-        f"p{process} {number}": (CHOICES[number % 2], f"p{process}") for process in range(4) for number in range(10)
+        f"p{process} {number}": (CHOICES[number % 2], f"p{process}")
+        for process in range(4)
+        for number in range(10)
     }
     chain = ask(empty, "SELECT id, previous FROM entry WHERE pair_id = 'everyone''s' ORDER BY id")
     assert [previous for _, previous in chain] == [0, *(entry for entry, _ in chain[:-1])]
     assert_consistent(empty)
 
 
-def test_a_process_killed_before_any_statement_leaves_all_of_its_event_or_nothing(empty: Review, run: Run) -> None:
+def test_a_process_killed_before_any_statement_leaves_all_of_its_event_or_nothing(
+    empty: Review, run: Run
+) -> None:
     (survivor,) = run(DIE_AT_EACH_STATEMENT)
     assert survivor > 15  # those before it died, at one statement more each
     assert ask(empty, "SELECT note, pairs FROM event") == [(str(survivor), 5)]

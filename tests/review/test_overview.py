@@ -24,19 +24,30 @@ from clipmem_core.scores.registry import BY_NAME
 from tests.fixtures import HOSTILE, Copy
 
 
-def test_groups_agree_with_pandas_and_carry_the_intervals_of_the_verdict(made: dict[str, Audit]) -> None:
+def test_groups_agree_with_pandas_and_carry_the_intervals_of_the_verdict(
+    made: dict[str, Audit],
+) -> None:
     groups = group_table(made["paper"])
     expected = {row["group"]: row for row in made["paper"].verdict["groups"]}
     assert groups["group"].tolist() == ["candidate", "independent", "shared", "external"]
     assert groups["low"].tolist() == [expected[group]["low"] for group in groups["group"]]
     assert set(groups["kind"]) == {"SD over pairs"}
-    computed = made["paper"].scores.groupby("group")["clipmem"].agg(["size", "mean", "std"]).loc[groups["group"]]
-    np.testing.assert_allclose(groups[["n", "mean", "sd"]].to_numpy(float), computed.to_numpy(float))
+    computed = (
+        made["paper"]
+        .scores.groupby("group")["clipmem"]
+        .agg(["size", "mean", "std"])
+        .loc[groups["group"]]
+    )
+    np.testing.assert_allclose(
+        groups[["n", "mean", "sd"]].to_numpy(float), computed.to_numpy(float)
+    )
     assert count_rows(made["paper"].folder / "quarantine.parquet") == 120
 
 
 def test_the_utility_table_keeps_its_order_and_has_means() -> None:
-    utility = pd.DataFrame({"member": ["b", "a", "b"], "metric": ["R@5", "R@5", "R@1"], "value": [0.5, 0.25, 0.1]})
+    utility = pd.DataFrame(
+        {"member": ["b", "a", "b"], "metric": ["R@5", "R@5", "R@1"], "value": [0.5, 0.25, 0.1]}
+    )
     table = utility_table(utility).set_index("metric")
     assert table.columns.tolist() == ["mean", "b", "a"]
     assert table.loc["R@5"].tolist() == [0.375, 0.5, 0.25]
@@ -47,7 +58,12 @@ def test_attacks_are_shown_with_both_intervals_and_absent_ones_with_their_reason
     ends = {"members_low": 0.8, "members_high": 0.9, "pairs_low": None, "pairs_high": None}
     rows = [
         {"attack": "bavaria", "measure": "auroc", "value": 0.85, "missing": ""} | ends,
-        {"attack": "bavaria", "measure": "TPR@0.001", "value": None, "missing": "needs 1,000 pairs"},
+        {
+            "attack": "bavaria",
+            "measure": "TPR@0.001",
+            "value": None,
+            "missing": "needs 1,000 pairs",
+        },
     ]
     shown, missing = attack_rows(rows)
     expected = {
@@ -70,16 +86,24 @@ def test_corners_are_quantiles_of_the_external_pairs(made: dict[str, Audit], pro
     assert corners.fits == pytest.approx(np.quantile(external["similarity_out"], 0.25))
     assert corners.high == pytest.approx(np.quantile(external["clipmem"], 0.95))
     assert (corners.low is None) == (protocol == "ensemble")
-    assert corners.low is None or corners.low == pytest.approx(np.quantile(external["clipmem"], 0.05))
+    assert corners.low is None or corners.low == pytest.approx(
+        np.quantile(external["clipmem"], 0.05)
+    )
 
 
 def test_a_card_holds_the_row_of_both_tables(made: dict[str, Audit]) -> None:
     audit = made["ensemble"]
     for card in cards(audit, [7, 0, 99]):
         pair, score = audit.pairs.loc[card.row], audit.scores.loc[card.row]
-        assert (card.pair_id, card.image, card.label) == (pair["pair_id"], pair["image"], pair["label"])
+        assert (card.pair_id, card.image, card.label) == (
+            pair["pair_id"],
+            pair["image"],
+            pair["label"],
+        )
         assert (card.captions, card.group) == (tuple(pair["captions"]), score["group"])
-        assert card.scores == {name: None if np.isnan(score[name]) else score[name] for name in BY_NAME}
+        assert card.scores == {
+            name: None if np.isnan(score[name]) else score[name] for name in BY_NAME
+        }
         assert (card.match, card.decision) == (None, None)
     assert [card.row for card in cards(audit, [7, 0, 99])] == [7, 0, 99]
     assert [card.captions[0] for card in cards(audit, range(10))] == HOSTILE
@@ -88,10 +112,15 @@ def test_a_card_holds_the_row_of_both_tables(made: dict[str, Audit]) -> None:
 def test_a_card_has_the_decision_of_its_pair_and_the_match_of_the_search(
     copy: Copy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    audit, result = copy(), Hits(np.array([5, 3]), np.array([0.75, 0.5], np.float32), np.array([-1, 0]))
+    audit, result = (
+        copy(),
+        Hits(np.array([5, 3]), np.array([0.75, 0.5], np.float32), np.array([-1, 0])),
+    )
     monkeypatch.setattr("clipmem_core.review.cards.search", lambda *args, **named: result)
     write_table(audit.folder / "scores.parquet", audit.scores.assign(se=np.inf))
-    open_review(audit).decide([audit.pairs["pair_id"][3]], "recaption", captions=["right"], note="see")
+    open_review(audit).decide(
+        [audit.pairs["pair_id"][3]], "recaption", captions=["right"], note="see"
+    )
     shown = cards(audit, [3, 5, 9], Selection(order="match", like="x"))
     assert shown[0].scores["se"] is None
     assert [(card.match, card.matched) for card in shown] == [(0.5, 0), (0.75, None), (None, None)]
@@ -100,7 +129,9 @@ def test_a_card_has_the_decision_of_its_pair_and_the_match_of_the_search(
     assert shown[1].decision is None
 
 
-def test_an_audit_opens_as_frames_of_one_order_with_what_was_decided(copy: Callable[..., Audit]) -> None:
+def test_an_audit_opens_as_frames_of_one_order_with_what_was_decided(
+    copy: Callable[..., Audit],
+) -> None:
     audit = copy(name="mine")
     pairs = audit.pairs
     third = pairs.pair_id[2]
@@ -109,9 +140,15 @@ def test_an_audit_opens_as_frames_of_one_order_with_what_was_decided(copy: Calla
     table = opened.table()
     assert list(table.pair_id) == list(pairs.pair_id) == list(opened.scores.pair_id)
     assert list(table.clipmem.dropna()) == list(opened.scores.clipmem.dropna())
-    assert list(table.pair_id[table.decision == REMOVE]) == [third] == list(opened.decisions.pair_id)
+    assert (
+        list(table.pair_id[table.decision == REMOVE]) == [third] == list(opened.decisions.pair_id)
+    )
     assert table.note[2] == "a blur"
     assert Path(table.filepath[0]).is_file()
     captions = opened.captions
-    assert list(captions.caption) == [caption for captions in pairs.captions for caption in captions]
-    assert (captions.groupby("pair_id", sort=False).number.max() + 1).tolist() == pairs.captions.map(len).tolist()
+    assert list(captions.caption) == [
+        caption for captions in pairs.captions for caption in captions
+    ]
+    assert (
+        captions.groupby("pair_id", sort=False).number.max() + 1
+    ).tolist() == pairs.captions.map(len).tolist()

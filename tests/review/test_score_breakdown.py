@@ -43,7 +43,9 @@ def test_the_terms_of_one_pair_agree_with_those_of_all_pairs(audit: Audit) -> No
     for row in [0, 3, 50, *np.flatnonzero(external)[:3]]:
         result = member_terms(audit, int(row))
         assert result["member"].tolist() == list(vectors)
-        expected = pd.DataFrame([{term: whole[name][term][row] for term in TERMS} for name in vectors])
+        expected = pd.DataFrame(
+            [{term: whole[name][term][row] for term in TERMS} for name in vectors]
+        )
         np.testing.assert_allclose(result[TERMS], expected, atol=1e-6)
 
 
@@ -55,13 +57,16 @@ def open_gate(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def slowly_scored(audit: Audit, vectors: Embeddings, row: int) -> tuple[list[str], np.ndarray]:
-    """The members that never saw a pair; mean cosines of its picture with captions and pictures, pair by pair."""
+    """The members that never saw a pair; mean cosines of its picture with captions and pictures,
+    pair by pair."""
     strangers = [name for name in vectors if not audit.membership.iloc[row][name]]
     result = np.zeros((2, len(audit.pairs)))
     for side, other in np.ndindex(result.shape):
         a = [vectors[name][0][row].astype(float) for name in strangers]
         b = [vectors[name][1 - side][other].astype(float) for name in strangers]
-        result[side, other] = np.mean([x @ y / np.sqrt((x @ x) * (y @ y)) for x, y in zip(a, b, strict=True)])
+        result[side, other] = np.mean(
+            [x @ y / np.sqrt((x @ x) * (y @ y)) for x, y in zip(a, b, strict=True)]
+        )
     return strangers, result
 
 
@@ -87,14 +92,21 @@ def test_suggestions_are_those_of_a_slow_search(audit: Audit) -> None:
                 expected.append((other, captions[other][0]))
         result = suggested_captions(audit, row)
         assert [(each.row, each.caption) for each in result.choices] == expected[:3]
-        assert [each.cosine for each in result.choices] == pytest.approx(text[[other for other, _ in expected[:3]]])
-        assert (result.members, result.cosines) == (tuple(strangers), (pytest.approx(text[row], abs=1e-6),))
+        assert [each.cosine for each in result.choices] == pytest.approx(
+            text[[other for other, _ in expected[:3]]]
+        )
+        assert (result.members, result.cosines) == (
+            tuple(strangers),
+            (pytest.approx(text[row], abs=1e-6),),
+        )
         terms = member_terms(audit, row)
         assert result.cosines[0] == pytest.approx(terms.loc[~terms["trained"], "similarity"].mean())
 
 
 @pytest.mark.usefixtures("open_gate")
-def test_a_suggestion_is_one_caption_of_a_pair_the_one_that_fits_its_own_picture_best(copy: Copy) -> None:
+def test_a_suggestion_is_one_caption_of_a_pair_the_one_that_fits_its_own_picture_best(
+    copy: Copy,
+) -> None:
     audit = copy()
     embed(audit)
     write_captions(audit, [[f"poor {row}", f"best {row}", f"fair {row}"] for row in range(100)])
@@ -104,7 +116,11 @@ def test_a_suggestion_is_one_caption_of_a_pair_the_one_that_fits_its_own_picture
     assert len(result.choices) == 3
     assert all(each.caption == f"best {each.row}" for each in result.choices)
     own = member_terms(audit, 99)["similarity"].mean()
-    assert result.cosines == (-0.5, 0.5, pytest.approx(own))  # the pair's own fit where a caption has none
+    assert result.cosines == (
+        -0.5,
+        0.5,
+        pytest.approx(own),
+    )  # the pair's own fit where a caption has none
 
 
 def test_only_a_clear_lead_is_suggested_and_nothing_in_a_small_audit(
@@ -119,7 +135,9 @@ def test_only_a_clear_lead_is_suggested_and_nothing_in_a_small_audit(
     best = np.sort(np.delete(score, 99))[::-1]
     for shown in (0, 1, 2):
         monkeypatch.setattr(
-            score_breakdown, "LEAD", (best[max(shown - 1, 0)] + best[shown]) / 2 - best[9] + (not shown)
+            score_breakdown,
+            "LEAD",
+            (best[max(shown - 1, 0)] + best[shown]) / 2 - best[9] + (not shown),
         )
         assert len(suggested_captions(audit, 99).choices) == shown
 
@@ -163,7 +181,9 @@ def test_a_layer_is_the_mean_over_members_between_the_lowest_and_the_highest(cop
     first = units[(units["tower"] == "image") & (units["layer"] == 1)]
     means = [np.nanmean(values[MEAN]) for _, values in first.groupby("member")]
     assert layers.loc[0, ["tower", "layer"]].tolist() == ["image", 1]
-    assert layers.loc[0, ["mean", "low", "high"]].tolist() == pytest.approx([np.mean(means), min(means), max(means)])
+    assert layers.loc[0, ["mean", "low", "high"]].tolist() == pytest.approx(
+        [np.mean(means), min(means), max(means)]
+    )
     sources = ("members", "before training", "seen", "unseen")
     assert layers["source"].value_counts().to_dict() == dict.fromkeys(sources, 3)
 
@@ -173,14 +193,20 @@ def test_paradigms_go_by_relative_depth_with_an_interval_over_seeds() -> None:
     assert result["depth"].tolist() == [0, 0.25, 0.5, 0.75, 1]
     assert result["mean"].tolist() == pytest.approx([0.4, 0.41, 0.42, 0.43, 0.44])
     # Seeds .001 apart: SD .001, and t.975 with two degrees of freedom is 4.3027.
-    assert (result["high"] - result["mean"]).tolist() == pytest.approx([4.3027 * 0.001 / np.sqrt(3)] * 5, rel=1e-4)
+    assert (result["high"] - result["mean"]).tolist() == pytest.approx(
+        [4.3027 * 0.001 / np.sqrt(3)] * 5, rel=1e-4
+    )
     alone = paradigm_layers(paradigm_rows({"clip": 0.4}, layers=1, seeds=2))
     assert alone["depth"].tolist() == [0.5]
     assert alone["low"].isna().all()
 
 
 def test_a_poor_fit_and_a_null_off_0_are_doubted() -> None:
-    rows = [("candidate", "image", 0.05), ("candidate", "text", 0.35), ("external", "image", -0.041)]
+    rows = [
+        ("candidate", "image", 0.05),
+        ("candidate", "text", 0.35),
+        ("external", "image", -0.041),
+    ]
     table = pd.DataFrame([*rows, ("external", "text", 0.0)], columns=["name", "encoder", "mean"])
     table = table.assign(low=table["mean"] - 0.002, high=table["mean"] + 0.002)
     poor, null = doubts(table, 0.49)
@@ -191,7 +217,11 @@ def test_a_poor_fit_and_a_null_off_0_are_doubted() -> None:
 
 def test_claim_1_is_answered_by_the_seeds() -> None:
     others = {"supervised": 0.5, "self-supervised": 0.3}
-    ends = {0.4: "so it does here.", 0.6: "here it lies above both.", 0.2: "here it lies below both."}
+    ends = {
+        0.4: "so it does here.",
+        0.6: "here it lies above both.",
+        0.2: "here it lies below both.",
+    }
     for mean, end in ends.items():
         assert claim_1(paradigm_rows({"clip": mean, **others}, spread=0.001)).endswith(end)
     table = paradigm_rows({"clip": 0.4, **others})

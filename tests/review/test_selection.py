@@ -1,4 +1,5 @@
-"""The rows of a selection and their order, against a slow loop over every pair; selections in addresses."""
+"""The rows of a selection and their order, against a slow loop over every pair; selections in
+addresses."""
 
 import math
 import random
@@ -31,12 +32,21 @@ from clipmem_core.review.rows import (
     score_span,
 )
 from clipmem_core.review.search import Hits
-from clipmem_core.review.selection import Outline, Range, Selection, box, from_parameters, to_parameters
+from clipmem_core.review.selection import (
+    Outline,
+    Range,
+    Selection,
+    box,
+    from_parameters,
+    to_parameters,
+)
 from clipmem_core.scores.registry import BY_NAME
 from tests.fixtures import Copy
 
 numbers = st.floats(-2, 2).map(lambda value: round(value, 3))
-ranges = st.builds(Range, st.sampled_from(["clipmem", "misfit", "n_in"]), st.none() | numbers, st.none() | numbers)
+ranges = st.builds(
+    Range, st.sampled_from(["clipmem", "misfit", "n_in"]), st.none() | numbers, st.none() | numbers
+)
 corners = st.lists(st.tuples(numbers, numbers), min_size=3, max_size=9).map(tuple)
 selections = st.builds(
     Selection,
@@ -45,7 +55,9 @@ selections = st.builds(
     group=st.sampled_from(["", "", "shared", "independent", "candidate", "x' OR 1=1 --"]),
     label=st.sampled_from(["", "", "", "circle", "%", 'circle" --']),
     injected=st.sampled_from(["", "", "any", "none", "miscaption", "vague"]),
-    words=st.sampled_from(["", "", "", "a", "CIRCLE teal", "%", "_lines_", "' OR 1=1", "צרוקודיל", "é", "\0", "[a-z]"]),
+    words=st.sampled_from(
+        ["", "", "", "a", "CIRCLE teal", "%", "_lines_", "' OR 1=1", "צרוקודיל", "é", "\0", "[a-z]"]
+    ),
     ranges=st.lists(ranges, max_size=2).map(tuple),
     outline=st.none() | st.builds(Outline, st.just("similarity_out"), st.just("clipmem"), corners),
 )
@@ -95,7 +107,9 @@ def slowly(audit: Audit, selection: Selection, decisions: dict[str, str]) -> lis
     pairs = table.astype(object).where(table.notna(), None).fillna(math.nan).to_dict("records")
     for pair in pairs:
         pair["injected"] = pair["injected"] if isinstance(pair["injected"], str) else None
-    result = [row for row, p in enumerate(pairs) if is_selected(selection, p, decisions.get(p["pair_id"]))]
+    result = [
+        row for row, p in enumerate(pairs) if is_selected(selection, p, decisions.get(p["pair_id"]))
+    ]
     result.sort(key=lambda row: (-pairs[row][selection.order], row))
     turned = selection.order == "clipmem" and selection.group == "independent"
     return result[::-1] if selection.ascending != turned else result
@@ -117,7 +131,9 @@ def with_pairs(audit: Audit, **columns: object) -> Audit:
 
 @given(selection=selections, protocol=st.sampled_from(["ensemble", "paper"]))
 @settings(max_examples=40)
-def test_any_selection_agrees_with_a_slow_loop(made: dict[str, Audit], selection: Selection, protocol: str) -> None:
+def test_any_selection_agrees_with_a_slow_loop(
+    made: dict[str, Audit], selection: Selection, protocol: str
+) -> None:
     audit = made[protocol]
     expected, names = slowly(audit, selection, {}), audit.pairs["pair_id"]
     assert every(audit, selection) == expected
@@ -132,7 +148,9 @@ def test_the_span_of_a_score_is_that_of_its_numbers(copy: Copy) -> None:
     assert every(audit, Selection(order="se")) == [3, *range(4, 100), 2]
     assert every(audit, Selection(order="se", ranges=(Range("se", 1),))) == [3]
     named = ["b"] * 50 + ["a"] * 30 + ["c"] * 10 + [None] * 10
-    audit = with_pairs(audit, label=named, injected=["vague"] * 2 + ["miscaption"] * 3 + [None] * 95)
+    audit = with_pairs(
+        audit, label=named, injected=["vague"] * 2 + ["miscaption"] * 3 + [None] * 95
+    )
     assert frequent_values(audit, "label") == ["b", "a", "c"]
     assert frequent_values(audit, "injected") == ["miscaption", "vague"]
 
@@ -147,7 +165,9 @@ def test_a_decision_changes_the_selection_at_once(copy: Copy, decision: str) -> 
         some = draw.sample(ids, 30)
         captions = ["right"] if choice == "recaption" else []
         review.decide([*some, "a pair of another audit"], choice, captions=captions)
-        current = {each: kind for each, kind in (current | dict.fromkeys(some, choice)).items() if kind}
+        current = {
+            each: kind for each, kind in (current | dict.fromkeys(some, choice)).items() if kind
+        }
         assert every(audit, selection) == slowly(audit, selection, current)
     before = every(audit, selection)
     review.decide(ids, "keep")
@@ -162,10 +182,17 @@ def test_an_outline_on_a_map_holds_pairs_of_the_map(
     table = pd.DataFrame({"row": [70, 7, 50], "map_x": [0.5, 0.2, 3.0], "map_y": [0.5, 0.9, 0.5]})
     write_table(path, table.astype({"map_x": "float32", "map_y": "float32"}))
     calls: list[str] = []
-    monkeypatch.setattr(rows, "map_file", lambda audit, name: calls.append(name) or (path if "image" in name else None))
+    monkeypatch.setattr(
+        rows,
+        "map_file",
+        lambda audit, name: calls.append(name) or (path if "image" in name else None),
+    )
     shape = box("map_x", "map_y", (0, 1), (0, 1))
     assert sorted(every(audit, Selection(outline=shape, map="m0.image"))) == [7, 70]
-    with pytest.raises(InputError, match=r"there is no map 'm0\.text' of made yet: draw it on the page Map of embedd"):
+    with pytest.raises(
+        InputError,
+        match=r"there is no map 'm0\.text' of made yet: draw it on the page Map of embedd",
+    ):
         count_pairs(audit, Selection(outline=shape, map="m0.text"))
     assert count_pairs(audit, Selection(map="m0.image", outline=None)) == 100
     assert calls == ["m0.image", "m0.text"]  # only where an outline needs one
@@ -181,10 +208,14 @@ def test_a_search_is_ordered_by_match_and_can_be_filtered_and_turned_round(
     assert every(audit, requested) == [5, 90, 2, 33]
     assert every(audit, Selection(order="match", meaning="a cat", group="scored")) == [5, 2, 33]
     assert every(audit, Selection(order="match", meaning="a cat", ascending=True)) == [33, 2, 90, 5]
-    by_alignment = audit.scores.loc[found, "alignment_in"].sort_values(ascending=False).index.tolist()
+    by_alignment = (
+        audit.scores.loc[found, "alignment_in"].sort_values(ascending=False).index.tolist()
+    )
     assert every(audit, Selection(order="alignment_in", meaning="a cat")) == by_alignment
     search.return_value = Hits(np.array([100]), found, found)
-    with pytest.raises(InputError, match="has embeddings of more pairs than scores: delete it and run it again"):
+    with pytest.raises(
+        InputError, match="has embeddings of more pairs than scores: delete it and run it again"
+    ):
         count_pairs(audit, Selection(order="match", meaning="a dog"))
 
 
@@ -205,7 +236,8 @@ def test_a_file_that_was_replaced_is_read_again(copy: Copy) -> None:
 
 @pytest.fixture
 def checked(copy: Copy) -> Audit:
-    """A made audit without a store of small pictures: those of the data set are looked at instead."""
+    """A made audit without a store of small pictures: those of the data set are looked at
+    instead."""
     made = copy()
     pairs = made.pairs
     pairs.at[3, "captions"] = ["a frog &amp; a toad on a pad"]
@@ -233,7 +265,9 @@ def test_counts_are_those_of_the_table_and_none_where_it_is_not_known(checked: A
     assert {name for name, count in unknown.items() if count is None} == missing
 
 
-def test_a_check_is_a_condition_and_near_duplicates_come_in_groups_the_largest_first(checked: Audit) -> None:
+def test_a_check_is_a_condition_and_near_duplicates_come_in_groups_the_largest_first(
+    checked: Audit,
+) -> None:
     assert failed_checks(checked, 3) == []  # before the checks are made
     assert sorted(every(checked, Selection(check="near_duplicate"))) == [5, 7, 9, 12, 19, 20]
     assert count_pairs(checked, Selection(check="markup", words="frog")) == 1
@@ -249,7 +283,9 @@ searches = st.fixed_dictionaries(
 
 
 @given(selections, searches)
-def test_an_address_reopens_the_same_selection(selection: Selection, search: dict[str, str]) -> None:
+def test_an_address_reopens_the_same_selection(
+    selection: Selection, search: dict[str, str]
+) -> None:
     selection = replace(selection, **search)
     assert from_parameters(to_parameters(selection)) == (selection, [])
 

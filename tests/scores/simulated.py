@@ -1,11 +1,25 @@
-"""Audits whose truth is known: members with effects of their own, pairs of unlike noise, some of them memorized."""
+"""Audits whose truth is known: members with effects of their own, pairs of unlike noise, some of
+them memorized."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from clipmem_core.scores.membership import Membership, Sides, ensemble_membership, paper_membership, side_means
-from clipmem_core.scores.uncertainty import Errors, in_errors, null_scores, p_values, q_values, standard_errors
+from clipmem_core.scores.membership import (
+    Membership,
+    Sides,
+    ensemble_membership,
+    paper_membership,
+    side_means,
+)
+from clipmem_core.scores.uncertainty import (
+    Errors,
+    in_errors,
+    null_scores,
+    p_values,
+    q_values,
+    standard_errors,
+)
 
 NOISE = 0.1  # of a member's alignment of a typical pair
 
@@ -37,18 +51,26 @@ class Simulated:
 
     def covered(self) -> float:
         """Return the share of scored pairs whose true clipmem is within 1.96 se of clipmem."""
-        return float((np.abs(self.clipmem - self.true) <= 1.96 * self.errors.se)[self.scored].mean())
+        return float(
+            (np.abs(self.clipmem - self.true) <= 1.96 * self.errors.se)[self.scored].mean()
+        )
 
     def false_finds(self, level: float) -> tuple[float, float]:
-        """Return the share of pairs with q ≤ level that are not memorized, and the share found of those that are."""
+        """Return the share of pairs with q ≤ level that are not memorized, and the share found of
+        those that are."""
         found = q_values(self.p(), self.sides.membership.group) <= level
         real = self.true > 0
-        return float((found & ~real).sum() / max(found.sum(), 1)), float(found[self.scored & real].mean())
+        return float((found & ~real).sum() / max(found.sum(), 1)), float(
+            found[self.scored & real].mean()
+        )
 
 
 def p_of(alignments: list[np.ndarray], sides: Sides) -> np.ndarray:
     """Return the p values of all pairs."""
-    errors, clipmem = standard_errors(alignments, sides), np.subtract(*side_means(alignments, sides.inside))
+    errors, clipmem = (
+        standard_errors(alignments, sides),
+        np.subtract(*side_means(alignments, sides.inside)),
+    )
     score = in_errors(clipmem, errors.variance, errors.degrees)
     return p_values(score, null_scores(alignments, sides, errors), sides.membership.group)
 
@@ -73,15 +95,29 @@ def simulate(
         external_noise: of external pairs, in that of others.
     """
     rng, pairs = np.random.default_rng([seed, 7]), 2_200
-    drawn = ensemble_membership(np.arange(pairs), folds=folds, repeats=members // folds, seed=seed, halves=halves)
+    drawn = ensemble_membership(
+        np.arange(pairs), folds=folds, repeats=members // folds, seed=seed, halves=halves
+    )
     logs = rng.normal(size=pairs)
     noise = NOISE * np.exp(0.5 * logs) * np.where(drawn.group == "external", external_noise, 1.0)
-    level = 0.5 - 0.1 * (0.5 * logs + np.sqrt(0.75) * rng.normal(size=pairs))  # noise and level correlate by −0.5
+    level = 0.5 - 0.1 * (
+        0.5 * logs + np.sqrt(0.75) * rng.normal(size=pairs)
+    )  # noise and level correlate by −0.5
     true = np.where(rng.random(pairs) < memorized, rng.exponential(0.15, pairs), 0.0)
     own = rng.normal(size=(members // folds, folds, pairs))
     own -= 0.2 * own.mean(axis=1, keepdims=True)  # members of a repeat differ more than others
-    values = level + 0.02 * rng.normal(size=(members, 1)) + true * drawn.trained + noise * own.reshape(members, pairs)
-    return Simulated(Sides(drawn, "ensemble", seed), list(values), np.where(drawn.group == "scored", true, 0.0), noise)
+    values = (
+        level
+        + 0.02 * rng.normal(size=(members, 1))
+        + true * drawn.trained
+        + noise * own.reshape(members, pairs)
+    )
+    return Simulated(
+        Sides(drawn, "ensemble", seed),
+        list(values),
+        np.where(drawn.group == "scored", true, 0.0),
+        noise,
+    )
 
 
 Drawn = tuple[Membership, list[np.ndarray]]
@@ -90,11 +126,16 @@ Drawn = tuple[Membership, list[np.ndarray]]
 def noisy_ensemble(*, folds: int = 2, repeats: int = 2, memorized: float = 0.0) -> Drawn:
     """Members of an ensemble whose alignments are noise, a little higher from member to member."""
     drawn = ensemble_membership(np.arange(2_200), folds=folds, repeats=repeats, seed=0)
-    noise = np.random.default_rng(0).normal(size=drawn.trained.shape) + np.arange(folds * repeats)[:, None] / 10
+    noise = (
+        np.random.default_rng(0).normal(size=drawn.trained.shape)
+        + np.arange(folds * repeats)[:, None] / 10
+    )
     return drawn, list(noise + memorized * drawn.trained)
 
 
 def noisy_paper(n_pairs: int = 2_200, *, seeds: int = 1, memorized: float = 0.0) -> Drawn:
     """Members f and g of each seed whose alignments are noise."""
     drawn = paper_membership(np.arange(n_pairs), seeds=seeds, seed=0)
-    return drawn, list(np.random.default_rng(0).normal(size=drawn.trained.shape) + memorized * drawn.trained)
+    return drawn, list(
+        np.random.default_rng(0).normal(size=drawn.trained.shape) + memorized * drawn.trained
+    )

@@ -31,7 +31,9 @@ def test_the_closed_form_is_the_papers_expectation_as_a_slow_double_loop() -> No
         assert terms["positive"][pair] == pytest.approx(positive, abs=1e-6)
         assert terms["negative_text"][pair] == pytest.approx(negative_text, abs=1e-6)
         assert terms["negative_image"][pair] == pytest.approx(negative_image, abs=1e-6)
-        assert terms["alignment"][pair] == pytest.approx(positive - negative_text - negative_image, abs=1e-6)
+        assert terms["alignment"][pair] == pytest.approx(
+            positive - negative_text - negative_image, abs=1e-6
+        )
 
 
 def test_similarity_is_the_cosine_of_the_means_and_zero_without_length() -> None:

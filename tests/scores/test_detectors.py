@@ -38,7 +38,9 @@ def test_a_pair_with_one_part_gets_the_misfit_at_the_same_quantile() -> None:
     for row in range(1001, 2000, 10):
         share = (strange[~held_out] > strange[row]).mean()
         if 0.01 < share < 0.99:
-            assert np.quantile(both, share - 0.002) <= score[row] <= np.quantile(both, share + 0.002)
+            assert (
+                np.quantile(both, share - 0.002) <= score[row] <= np.quantile(both, share + 0.002)
+            )
     assert both.min() <= score[1001:].min() <= score[1001:].max() <= both.max()
 
 
@@ -64,22 +66,32 @@ def alone(
 def test_csls_is_its_formula_in_a_slow_loop() -> None:
     image, text, external = drawn_embeddings()
     for row, found in enumerate(alone(image, text, external)[0]):
-        assert found == pytest.approx(one_csls(image[row], text[row], image, text, external, row), abs=1e-5)
+        assert found == pytest.approx(
+            one_csls(image[row], text[row], image, text, external, row), abs=1e-5
+        )
 
 
 @pytest.mark.parametrize("scale", [7.0, 100.0])
-def test_the_log_probability_is_torchs_cross_entropy_among_the_external_partners(scale: float) -> None:
+def test_the_log_probability_is_torchs_cross_entropy_among_the_external_partners(
+    scale: float,
+) -> None:
     image, text, external = drawn_embeddings()
-    a, b = (torch.nn.functional.normalize(torch.from_numpy(vectors), dim=1) for vectors in (image, text))
+    a, b = (
+        torch.nn.functional.normalize(torch.from_numpy(vectors), dim=1) for vectors in (image, text)
+    )
     expected = []
     for pair in range(len(image)):
         partners = [pair, *(row for row in np.flatnonzero(external).tolist() if row != pair)]
         both = [
-            torch.nn.functional.cross_entropy(scale * here[pair] @ there[partners].T, torch.tensor(0))
+            torch.nn.functional.cross_entropy(
+                scale * here[pair] @ there[partners].T, torch.tensor(0)
+            )
             for here, there in ((a, b), (b, a))
         ]
         expected.append(-float(sum(both)) / 2)
-    np.testing.assert_allclose(alone(image, text, external, logit_scale=scale)[1], expected, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(
+        alone(image, text, external, logit_scale=scale)[1], expected, rtol=1e-3, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("external", [600, 1_500])
@@ -99,7 +111,10 @@ def test_fit_is_the_mean_over_members_that_never_saw_the_pair() -> None:
     trained = np.random.default_rng(1).random((3, 40)) < 0.5
     trained[:, external], trained[:, 4] = False, True
     found = fit_out([a for a, _ in members], [b for _, b in members], trained, external, scales)
-    each = [alone(a, b, external, logit_scale=scale) for (a, b), scale in zip(members, scales, strict=True)]
+    each = [
+        alone(a, b, external, logit_scale=scale)
+        for (a, b), scale in zip(members, scales, strict=True)
+    ]
     for pair in range(40):
         seen = [own for own, inside in zip(each, trained[:, pair], strict=True) if not inside]
         for measure, values in enumerate(found):
@@ -107,7 +122,7 @@ def test_fit_is_the_mean_over_members_that_never_saw_the_pair() -> None:
             assert values[pair] == pytest.approx(expected, abs=1e-6, nan_ok=True)
 
 
-def test_a_member_of_unknown_logit_scale_has_no_part_in_the_log_probability_and_costs_no_other_score() -> None:
+def test_a_member_of_unknown_logit_scale_is_left_out_of_the_log_probability_only() -> None:
     image, text, external = drawn_embeddings()
     found = fit_out([image] * 2, [text] * 2, np.zeros((2, 40), dtype=bool), external, [5.0, np.nan])
     np.testing.assert_allclose(found, alone(image, text, external, logit_scale=5.0))
@@ -137,7 +152,12 @@ def test_a_swapped_caption_scores_as_csls_of_the_table_with_that_swap() -> None:
 
 
 def one_csls(
-    picture: np.ndarray, caption: np.ndarray, image: np.ndarray, text: np.ndarray, external: np.ndarray, donor: int
+    picture: np.ndarray,
+    caption: np.ndarray,
+    image: np.ndarray,
+    text: np.ndarray,
+    external: np.ndarray,
+    donor: int,
 ) -> float:
     def cosine(a: np.ndarray, b: np.ndarray) -> float:
         return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
@@ -148,7 +168,9 @@ def one_csls(
     return 2 * cosine(picture, caption) - float(np.mean(captions)) - float(np.mean(pictures))
 
 
-def test_some_of_the_pairs_that_a_member_left_out_are_swapped(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_some_of_the_pairs_that_a_member_left_out_are_swapped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     image, text, trained, external = members()
     trained[:, 0] = True
     whole = swapped_csls(image, text, trained, external, seed=0)
@@ -169,14 +191,17 @@ def test_the_margin_is_that_of_a_slow_loop_and_leaves_a_pairs_own_picture_out() 
     similarity = detectors.similarities(vectors, image, owner)
     found = detectors.margins(vectors, similarity, owner, image, beside)
     for caption in range(60):
-        cosines = {row: vectors[caption] @ image[row] / np.linalg.norm(image[row]) for row in range(30)}
+        cosines = {
+            row: vectors[caption] @ image[row] / np.linalg.norm(image[row]) for row in range(30)
+        }
         near = sorted((cosines[row] for row in beside if row != owner[caption]), reverse=True)[:10]
         assert np.isclose(similarity[caption], cosines[owner[caption]])
         assert np.isclose(found[caption], cosines[owner[caption]] - np.mean(near))
 
 
 def test_captions_of_late_epochs_do_not_look_better_learned() -> None:
-    """Every pair gains one with each epoch, and nothing depends on the caption: all captions come out at 0."""
+    """Every pair gains one with each epoch, and nothing depends on the caption: all captions come
+    out at 0."""
     log_probability = np.arange(6.0)[:, None] + np.zeros((6, 4))
     log_probability[:, 3] = np.nan
     rng = np.random.default_rng(0)

@@ -9,7 +9,14 @@ from scipy.special import expit
 from scipy.stats import norm
 
 from clipmem_core.scores import evidence
-from clipmem_core.scores.evidence import CaptionEvidence, agreement, draw_decoys, fit_ratio, log_ratio, probabilities
+from clipmem_core.scores.evidence import (
+    CaptionEvidence,
+    agreement,
+    draw_decoys,
+    fit_ratio,
+    log_ratio,
+    probabilities,
+)
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> float:
@@ -21,7 +28,9 @@ def test_agreement_is_that_of_a_slow_loop(with_decoys: bool) -> None:
     rng = np.random.default_rng(0)
     features, start = rng.normal(size=(13, 5)), np.array([0, 3, 4, 9, 11, 13])
     decoys = np.array([(0, 12), (5, 1), (10, 3), (8, 8)])
-    places = [(place, text) for place, text in (decoys if with_decoys else [(k, k) for k in range(13)])]
+    places = [
+        (place, text) for place, text in (decoys if with_decoys else [(k, k) for k in range(13)])
+    ]
     found = agreement(features, start, decoys if with_decoys else None)
     for row, (place, text) in enumerate(places):
         pair = np.searchsorted(start, place, side="right") - 1
@@ -35,9 +44,14 @@ def test_agreement_is_that_of_a_slow_loop(with_decoys: bool) -> None:
         np.testing.assert_allclose(found[row], expected, atol=1e-6)
 
 
-def test_decoys_are_captions_of_other_pictures_and_half_of_them_are_similar(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decoys_are_captions_of_other_pictures_and_half_of_them_are_similar(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     rng = np.random.default_rng(0)
-    start, clusters = np.arange(0, 601, 2), np.repeat(np.arange(150), 2)  # pictures come in pairs of near-duplicates
+    start, clusters = (
+        np.arange(0, 601, 2),
+        np.repeat(np.arange(150), 2),
+    )  # pictures come in pairs of near-duplicates
     topic = rng.normal(size=(20, 8))
     features = topic[np.arange(600) % 20] + 0.1 * rng.normal(size=(600, 8))
     decoys = draw_decoys(features, start, clusters, seed=3)
@@ -49,7 +63,9 @@ def test_decoys_are_captions_of_other_pictures_and_half_of_them_are_similar(monk
     assert same_topic[similar == 1].mean() == 1
     assert same_topic[similar == 0].mean() < 0.2
     assert (decoys == draw_decoys(features, start, clusters, seed=3)).all()
-    assert not len(draw_decoys(features, np.arange(601), np.arange(600), seed=0))  # no caption has a sibling
+    assert not len(
+        draw_decoys(features, np.arange(601), np.arange(600), seed=0)
+    )  # no caption has a sibling
     monkeypatch.setattr(evidence, "MOST_DECOYS", 50)
     assert len(draw_decoys(features, start, clusters, seed=3)) == pytest.approx(50, abs=3)
 
@@ -58,12 +74,15 @@ def test_the_ratio_of_two_normal_classes_is_that_of_their_densities() -> None:
     rng = np.random.default_rng(0)
     right, wrong = rng.normal([0, 5], [1, 2], (4000, 2)), rng.normal([1, 3], [1, 2], (1000, 2))
     points = rng.normal([0.5, 4], 1.5, (100, 2))
-    expected = (norm.logpdf(points, [1, 3], [1, 2]) - norm.logpdf(points, [0, 5], [1, 2])).sum(axis=1)
+    expected = (norm.logpdf(points, [1, 3], [1, 2]) - norm.logpdf(points, [0, 5], [1, 2])).sum(
+        axis=1
+    )
     np.testing.assert_allclose(log_ratio(fit_ratio(right, wrong), points), expected, atol=0.4)
 
 
 def planted(seed: int) -> tuple[CaptionEvidence, np.ndarray]:
-    """Return evidence on 600 pairs of three captions, and the kind of error of each caption: pair, caption, word."""
+    """Return evidence on 600 pairs of three captions, and the kind of error of each caption: pair,
+    caption, word."""
     rng = np.random.default_rng(seed)
     kind = np.full((600, 3), "", dtype=object)
     kind[:40], kind[40:80, 0], kind[80:120, 1] = "pair", "caption", "word"
@@ -73,12 +92,20 @@ def planted(seed: int) -> tuple[CaptionEvidence, np.ndarray]:
     captions[flat == "caption"] -= 3
     surprise, changed = rng.normal(-3, 1, (1800, 4)), rng.normal(4, 1, (1800, 4))
     surprise[flat == "word", 2] += 7
-    surprise[(flat == "pair") | (flat == "caption")] += 5  # the words of a caption of another picture surprise too
-    columns = {"caption": np.repeat(np.arange(1800), 4), "surprise": surprise.ravel(), "changed": changed.ravel()}
+    surprise[(flat == "pair") | (flat == "caption")] += (
+        5  # the words of a caption of another picture surprise too
+    )
+    columns = {
+        "caption": np.repeat(np.arange(1800), 4),
+        "surprise": surprise.ravel(),
+        "changed": changed.ravel(),
+    }
     words = pd.DataFrame(columns | {"kind": 2})
     similar, counts = np.arange(1000) % 2, np.full(600, 3)
     misfit = -fit + rng.normal(0, 0.1, 600)
-    return CaptionEvidence(counts, fit, rng.normal(0, 1, 600), misfit, captions, decoys, similar, words), flat
+    return CaptionEvidence(
+        counts, fit, rng.normal(0, 1, 600), misfit, captions, decoys, similar, words
+    ), flat
 
 
 def test_each_kind_of_error_is_found_as_what_it_is_and_counted() -> None:
@@ -103,7 +130,9 @@ def test_each_kind_of_error_is_found_as_what_it_is_and_counted() -> None:
     words = found.words.reshape(1800, 4)
     assert words[kind == "word", 2].mean() > 0.9
     assert words[kind == "word"][:, [0, 1, 3]].mean() < 0.05
-    assert found.kinds == [{"kind": "other word", "auroc": pytest.approx(1, abs=0.05), "seen": True}]
+    assert found.kinds == [
+        {"kind": "other word", "auroc": pytest.approx(1, abs=0.05), "seen": True}
+    ]
 
 
 def test_a_pair_is_wrong_if_all_of_it_or_one_of_its_captions_is() -> None:
@@ -120,7 +149,9 @@ def test_parts_without_evidence_are_0_and_few_pairs_are_ordered_by_misfit() -> N
     assert (alone.captions[["p_caption", "p_word"]] == 0).all(axis=None)
     np.testing.assert_allclose(alone.captions["p_wrong"], np.repeat(alone.pairs, 3), atol=1e-12)
     assert (np.diff(alone.worst[np.argsort(-given.misfit)]) <= 0).all()
-    unseen = probabilities(dataclasses.replace(given, decoys=given.decoys * np.nan))  # every member saw a part
+    unseen = probabilities(
+        dataclasses.replace(given, decoys=given.decoys * np.nan)
+    )  # every member saw a part
     assert (unseen.captions["p_caption"] == 0).all()
     assert unseen.counts["captions"].missing
     few = CaptionEvidence(given.counts[:50], given.fit[:50], given.swapped[:50], given.misfit[:50])

@@ -22,8 +22,10 @@ def _is_constant_within(values: np.ndarray, ids: np.ndarray) -> bool:
 
 
 @settings(max_examples=30)
-@given(clusters(), st.sampled_from([2, 3, 4, 6]), st.integers(1, 3), st.integers(0, 99), st.booleans())
-def test_ensemble_leaves_every_scored_pair_out_of_one_or_half_of_a_repeat_and_keeps_near_duplicates_together(
+@given(
+    clusters(), st.sampled_from([2, 3, 4, 6]), st.integers(1, 3), st.integers(0, 99), st.booleans()
+)
+def test_an_ensemble_leaves_each_scored_pair_out_and_keeps_near_duplicates_together(
     ids: np.ndarray, folds: int, repeats: int, seed: int, halves: bool
 ) -> None:
     halves = halves and folds % 2 == 0
@@ -41,11 +43,17 @@ def test_ensemble_leaves_every_scored_pair_out_of_one_or_half_of_a_repeat_and_ke
 
 @settings(max_examples=20)
 @given(clusters(), st.integers(1, 3), st.integers(0, 99))
-def test_paper_groups_have_their_sizes_and_trained_members(ids: np.ndarray, seeds: int, seed: int) -> None:
+def test_paper_groups_have_their_sizes_and_trained_members(
+    ids: np.ndarray, seeds: int, seed: int
+) -> None:
     drawn = paper_membership(ids, seeds=seeds, seed=seed)
     size = membership.group_size(len(ids))
     in_f, in_g = drawn.trained[0::2], drawn.trained[1::2]
-    for name, f, g in (("candidate", True, False), ("independent", False, True), ("external", False, False)):
+    for name, f, g in (
+        ("candidate", True, False),
+        ("independent", False, True),
+        ("external", False, False),
+    ):
         rows = drawn.group == name
         assert rows.sum() == size
         assert (in_f[:, rows] == f).all()
@@ -56,7 +64,9 @@ def test_paper_groups_have_their_sizes_and_trained_members(ids: np.ndarray, seed
     assert _is_constant_within(drawn.group, ids)
 
 
-def test_more_repeats_or_seeds_only_add_members_folds_are_even_and_another_seed_draws_others() -> None:
+def test_more_repeats_or_seeds_only_add_members_folds_are_even_and_another_seed_draws_others() -> (
+    None
+):
     ids = np.random.default_rng(0).integers(300, size=400)
     one, three = (ensemble_membership(ids, folds=3, repeats=repeats, seed=5) for repeats in (1, 3))
     assert (one.group == three.group).all()
@@ -68,7 +78,9 @@ def test_more_repeats_or_seeds_only_add_members_folds_are_even_and_another_seed_
     drawn = ensemble_membership(np.arange(301), folds=4, repeats=2, seed=0)
     sizes = (~drawn.trained[:, drawn.group == "scored"]).sum(axis=1)
     assert sorted(sizes[:4]) == [62, 63, 63, 63]
-    one, other = (ensemble_membership(np.arange(300), folds=2, repeats=1, seed=seed) for seed in (0, 1))
+    one, other = (
+        ensemble_membership(np.arange(300), folds=2, repeats=1, seed=seed) for seed in (0, 1)
+    )
     assert (one.group != other.group).any()
     assert (one.trained != other.trained).any()
 
@@ -81,9 +93,13 @@ def test_more_repeats_or_seeds_only_add_members_folds_are_even_and_another_seed_
         ("near-duplicate pictures leave no way .* --drop-near-duplicates", 3, {"seeds": 1}),
     ],
 )
-def test_what_cannot_be_drawn_is_named_in_one_line(message: str, divisor: int, how: dict[str, Any]) -> None:
+def test_what_cannot_be_drawn_is_named_in_one_line(
+    message: str, divisor: int, how: dict[str, Any]
+) -> None:
     with pytest.raises(InputError, match=message):
-        (paper_membership if "seeds" in how else ensemble_membership)(np.arange(300) // divisor, seed=0, **how)
+        (paper_membership if "seeds" in how else ensemble_membership)(
+            np.arange(300) // divisor, seed=0, **how
+        )
 
 
 def test_half_of_the_external_pairs_is_set_apart_and_near_duplicates_stay_together() -> None:
@@ -98,14 +114,18 @@ def test_half_of_the_external_pairs_is_set_apart_and_near_duplicates_stay_togeth
     assert (utility_only != membership.draw_utility_pairs(drawn.group, clusters, seed=4)).any()
 
 
-def test_external_pairs_have_one_member_out_in_each_repeat_and_scored_pairs_keep_the_truth() -> None:
+def test_external_pairs_have_one_member_out_in_each_repeat_and_scored_pairs_keep_the_truth() -> (
+    None
+):
     drawn = ensemble_membership(np.arange(300), folds=3, repeats=2, seed=0)
     inside = Sides(drawn, "ensemble", 1).inside
     scored = drawn.group == "scored"
     assert (inside[:, scored] == drawn.trained[:, scored]).all()
     assert ((~inside).reshape(2, 3, -1).sum(axis=1) == 1).all()
     assert len(np.unique(inside[:, ~scored], axis=1).T) > 5
-    small, large = (ensemble_membership(np.arange(300), folds=2, repeats=repeats, seed=0) for repeats in (1, 2))
+    small, large = (
+        ensemble_membership(np.arange(300), folds=2, repeats=repeats, seed=0) for repeats in (1, 2)
+    )
     few, many = (Sides(drawn, "ensemble", 1).inside for drawn in (small, large))
     assert (few == many[:2]).all()
     drawn = paper_membership(np.arange(300), seeds=2, seed=0)
@@ -118,12 +138,18 @@ def test_side_means_agree_with_masked_arrays() -> None:
     rng = np.random.default_rng(0)
     values, inside = rng.normal(size=(5, 40)), rng.random((5, 40)) < 0.5
     inside[:, 0], inside[:, 1] = True, False
-    for mean, hidden in zip(membership.side_means(list(values), inside), (~inside, inside), strict=True):
-        np.testing.assert_allclose(mean, np.ma.array(values, mask=hidden).mean(axis=0).filled(np.nan))
+    for mean, hidden in zip(
+        membership.side_means(list(values), inside), (~inside, inside), strict=True
+    ):
+        np.testing.assert_allclose(
+            mean, np.ma.array(values, mask=hidden).mean(axis=0).filled(np.nan)
+        )
     sides = Sides(ensemble_membership(np.arange(300), folds=3, repeats=4, seed=0), "ensemble", 0)
     values = rng.normal(size=(12, 300))
     found = membership.replicate_clipmem(list(values), sides.replicates, sides.inside).mean(axis=0)
-    np.testing.assert_allclose(found, np.subtract(*membership.side_means(list(values), sides.inside)))
+    np.testing.assert_allclose(
+        found, np.subtract(*membership.side_means(list(values), sides.inside))
+    )
 
 
 def test_many_labellings_are_sampled_with_one_member_of_every_repeat() -> None:

@@ -3,10 +3,18 @@ import pytest
 from scipy.stats import hypergeom
 
 from clipmem_core.scores import prevalence
-from clipmem_core.scores.prevalence import count_of_sample, count_reviewed, estimate_wrong, plan_review, whole_count
+from clipmem_core.scores.prevalence import (
+    count_of_sample,
+    count_reviewed,
+    estimate_wrong,
+    plan_review,
+    whole_count,
+)
 
 
-def drawn(seed: int, wrong: int, *, pairs: int = 1000, apart: float = 4.0) -> tuple[np.ndarray, np.ndarray]:
+def drawn(
+    seed: int, wrong: int, *, pairs: int = 1000, apart: float = 4.0
+) -> tuple[np.ndarray, np.ndarray]:
     """Scores of pairs, the wrong ones first, and of as many swapped pairs."""
     rng = np.random.default_rng(seed)
     fit = np.concatenate([rng.normal(0, 1, wrong), rng.normal(apart, 1, pairs - wrong)])
@@ -27,10 +35,13 @@ def test_the_interval_holds_the_number_of_swapped_captions_from_1_to_40_percent(
 
 
 def test_the_upper_bound_needs_no_shape_of_the_scores_of_right_captions() -> None:
-    """Two peaks, one of them below most swapped captions: the count goes wrong, its upper bound does not."""
+    """Two peaks, one of them below most swapped captions: the count goes wrong, its upper bound
+    does not."""
     rng = np.random.default_rng(0)
     for wrong in (20, 200):
-        fit = np.concatenate([rng.normal(0, 1, wrong), rng.normal(4, 1, 900), rng.normal(0.5, 0.3, 100)])
+        fit = np.concatenate(
+            [rng.normal(0, 1, wrong), rng.normal(4, 1, 900), rng.normal(0.5, 0.3, 100)]
+        )
         swapped = rng.normal(0, 1, 1000)
         most, high = prevalence.most_wrong(fit, swapped), estimate_wrong(fit, swapped).high
         assert most >= wrong
@@ -64,7 +75,9 @@ def test_too_few_pairs_or_no_difference_give_a_reason_and_no_number() -> None:
 def test_a_second_round_leaves_out_the_most_suspicious_as_many_as_are_counted() -> None:
     fit, swapped = drawn(0, 50)
     more = np.concatenate([fit, np.full(500, np.nan)])
-    suspicion = np.where(np.isnan(more), np.nan, np.random.default_rng(3).permutation(1500).astype(float))
+    suspicion = np.where(
+        np.isnan(more), np.nan, np.random.default_rng(3).permutation(1500).astype(float)
+    )
     out = prevalence.likely_wrong(suspicion, more, swapped, least=0.01)
     assert out.sum() == round(estimate_wrong(fit, swapped).estimate or 0) > 30
     assert suspicion[out].min() > np.nanmax(suspicion[~out])
@@ -73,7 +86,8 @@ def test_a_second_round_leaves_out_the_most_suspicious_as_many_as_are_counted() 
 
 
 def test_wrong_captions_of_two_kinds_are_counted_whatever_their_shares_are() -> None:
-    """Those of the second kind score like right ones, so that their share is known from the first kind alone."""
+    """Those of the second kind score like right ones, so that their share is known from the first
+    kind alone."""
     rng = np.random.default_rng(0)
     fit = np.concatenate([rng.normal(0, 1, 60), rng.normal(5, 1, 1940)])
     kinds = rng.normal(0, 1, 1000), rng.normal(5, 1, 1000)
@@ -97,12 +111,17 @@ def test_the_review_stops_where_fewer_than_one_in_ten_of_the_next_is_wrong() -> 
     assert prevalence.suggest_stop(np.concatenate([np.full(40, 0.8), np.full(400, 0.01)])) == 40
     assert prevalence.suggest_stop(np.zeros(100)) == 0
     assert prevalence.suggest_stop(np.ones(30)) == 30
-    suspicion, probabilities = -np.arange(440.0), np.concatenate([np.full(80, 0.8), np.full(360, 0.01)])
+    suspicion, probabilities = (
+        -np.arange(440.0),
+        np.concatenate([np.full(80, 0.8), np.full(360, 0.01)]),
+    )
     count = prevalence.WrongCount(70.0, 35.0, 140.0)
     stop, (left, low, high) = prevalence.plan_stop(suspicion, probabilities, [count])
     assert 80 <= stop <= 95  # all likely ones, and the spot checks among them
     assert left == pytest.approx(0.01 * (440 - stop))
-    assert high - left == pytest.approx(np.hypot(left, 1.96 * np.sqrt(left * 0.99)))  # twice as many, and chance
+    assert high - left == pytest.approx(
+        np.hypot(left, 1.96 * np.sqrt(left * 0.99))
+    )  # twice as many, and chance
     assert 0 <= low < left
     assert prevalence.left_after(probabilities[:0], [count]) == (0.0, 0.0, 0.0)
 
@@ -119,13 +138,17 @@ def test_probabilities_follow_what_a_review_finds() -> None:
 
 @pytest.mark.parametrize("apart", [3.0, 0.5, -2.0])
 def test_the_interval_covers_whatever_the_scores_are_worth(apart: float) -> None:
-    """Nominal .95; of 150 reviews at most 15 may miss (P = .003 under .95). At −2 the scores are worse than none."""
+    """Nominal .95; of 150 reviews at most 15 may miss (P = .003 under .95). At −2 the scores are
+    worse than none."""
     missed = 0
     for seed in range(50):
         for share in (0.05, 0.2, 0.4):
             rng = np.random.default_rng(seed)
             wrong = rng.permutation(600) < share * 600
-            review, decided = plan_review(rng.normal(size=600) + apart * wrong, seed=seed), np.zeros(600, dtype=bool)
+            review, decided = (
+                plan_review(rng.normal(size=600) + apart * wrong, seed=seed),
+                np.zeros(600, dtype=bool),
+            )
             decided[review.order[:200]] = True
             count = count_reviewed(review, wrong & decided, decided)
             assert count.low is not None
@@ -142,7 +165,9 @@ def test_a_tenth_of_the_places_is_random_and_every_pair_has_one_place() -> None:
     assert 0.08 < review.at_random.mean() < 0.12
     first = review.order[:100][~review.at_random[:100]]
     assert (np.diff(suspicion[first]) < 0).all()  # the others come by suspicion
-    assert suspicion[review.order[:200][review.at_random[:200]]].mean() == pytest.approx(1050, abs=350)
+    assert suspicion[review.order[:200][review.at_random[:200]]].mean() == pytest.approx(
+        1050, abs=350
+    )
 
 
 def test_the_top_is_counted_and_the_rest_is_estimated_by_its_sample_alone() -> None:
@@ -194,14 +219,19 @@ def test_the_interval_of_a_sample_covers_95_percent_on_average_over_shares() -> 
 
 
 @pytest.mark.parametrize(
-    ("found", "drawn", "total"), [(0, 20, 90), (3, 20, 90), (19, 20, 90), (20, 20, 21), (7, 60, 70), (7, 60, 60)]
+    ("found", "drawn", "total"),
+    [(0, 20, 90), (3, 20, 90), (19, 20, 90), (20, 20, 21), (7, 60, 70), (7, 60, 60)],
 )
 def test_limits_are_those_found_by_trying_every_number(found: int, drawn: int, total: int) -> None:
     estimate, low, high = whole_count(found, drawn, total)
     assert estimate == pytest.approx(found * total / drawn)
     kinds = np.arange(found, total - drawn + found + 1)
-    at_least = np.array([hypergeom.pmf(range(found, drawn + 1), total, kind, drawn).sum() for kind in kinds])
-    at_most = np.array([hypergeom.pmf(range(found + 1), total, kind, drawn).sum() for kind in kinds])
+    at_least = np.array(
+        [hypergeom.pmf(range(found, drawn + 1), total, kind, drawn).sum() for kind in kinds]
+    )
+    at_most = np.array(
+        [hypergeom.pmf(range(found + 1), total, kind, drawn).sum() for kind in kinds]
+    )
     within = kinds[(at_least > 0.025) & (at_most > 0.025)]
     assert (low, high) == (within[0], within[-1])
 

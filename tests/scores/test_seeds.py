@@ -6,7 +6,14 @@ import pandas as pd
 import pytest
 from scipy.stats import ttest_1samp
 
-from clipmem_core.scores.seeds import PAIRS_ALONE, crossed_mean, holm, over_seeds, paired_difference, seed_interval
+from clipmem_core.scores.seeds import (
+    PAIRS_ALONE,
+    crossed_mean,
+    holm,
+    over_seeds,
+    paired_difference,
+    seed_interval,
+)
 
 
 @pytest.mark.parametrize("values", [[0.1, 0.4, -0.3], [3.0, 5.0, 4.0, 9.0, 1.0]])
@@ -39,14 +46,16 @@ def test_paired_differences_by_hand() -> None:
 
 
 def test_holms_p_is_worked_out_by_hand() -> None:
-    # Sorted .005, .01, .03, .04 times 4, 3, 2, 1: .02, .03, .06, .04, and no smaller than the one before.
+    # Sorted .005, .01, .03, .04 times 4, 3, 2, 1: .02, .03, .06, .04, and no smaller than the one
+    # before.
     found = holm(np.array([0.01, 0.04, np.nan, 0.03, 0.005]))
     np.testing.assert_allclose(found, [0.03, 0.06, np.nan, 0.06, 0.02])
     assert holm(np.array([0.9, 0.8])).tolist() == [1.0, 1.0]
 
 
 def test_simultaneous_intervals_hold_for_all_comparisons_at_once() -> None:
-    # Twelve arms against one reference, five splits, nothing true: as dependent as arms of a study are.
+    # Twelve arms against one reference, five splits, nothing true: as dependent as arms of a study
+    # are.
     rng, runs, arms = np.random.default_rng(0), 150, 12
     none, others = rng.normal(size=(runs, 1, 5)), rng.normal(size=(runs, arms, 5))
     covered = {"each": 0, "all": 0}
@@ -59,7 +68,9 @@ def test_simultaneous_intervals_hold_for_all_comparisons_at_once() -> None:
 
 
 @pytest.mark.parametrize(("by_member", "by_pair"), [(0.0, 0.0), (0.5, 0.0), (0.0, 0.5), (0.3, 0.3)])
-def test_the_interval_covers_for_other_members_and_other_pairs(by_member: float, by_pair: float) -> None:
+def test_the_interval_covers_for_other_members_and_other_pairs(
+    by_member: float, by_pair: float
+) -> None:
     """Nominal .95; of 200 tables at most 19 may miss (P = .003 under .95)."""
     missed = 0
     for seed in range(200):

@@ -1,4 +1,5 @@
-"""The words of captions: numbers, the ratio of a caption, and the words that models compare them with."""
+"""The words of captions: numbers, the ratio of a caption, and the words that models compare them
+with."""
 
 import numpy as np
 from numpy.testing import assert_allclose
@@ -32,8 +33,14 @@ def test_a_captions_score_is_log_mean_exp_of_its_words() -> None:
     start = np.array([0, 3, 3, 10])
     values = rng.normal(size=10)
     values[1] = np.nan
-    loop = [[v for v in values[a:b] if np.isfinite(v)] for a, b in zip(start[:-1], start[1:], strict=True)]
-    assert_allclose(mean_ratio(values, start), [np.log(np.mean(np.exp(part))) if part else np.nan for part in loop])
+    loop = [
+        [v for v in values[a:b] if np.isfinite(v)]
+        for a, b in zip(start[:-1], start[1:], strict=True)
+    ]
+    assert_allclose(
+        mean_ratio(values, start),
+        [np.log(np.mean(np.exp(part))) if part else np.nan for part in loop],
+    )
 
 
 def test_words_are_compared_with_another_of_their_kind() -> None:

@@ -36,7 +36,13 @@ KINDS = ["one-caption", "one-word", "duplicates"]
 
 
 def run(config: AuditConfig, **more: Any) -> Benchmark:
-    asked: dict[str, Any] = {"name": "b", "injections": 1, "kinds": ["random"], "shares": [SHARE], "screen": Silent()}
+    asked: dict[str, Any] = {
+        "name": "b",
+        "injections": 1,
+        "kinds": ["random"],
+        "shares": [SHARE],
+        "screen": Silent(),
+    }
     return run_benchmark("scenes", config, **asked | more, executor=in_this_process)
 
 
@@ -70,14 +76,21 @@ def test_an_injection_is_measured_as_by_sklearn_and_resumed_after_a_kill(
     (piece,) = resumed.done
     scores, measured = pd.read_parquet(resumed.scores(piece)), resumed.read(piece)["detectors"]
     for name, values in scores.drop(columns=["row", "injected"]).items():
-        for metric, measure in (("auroc", roc_auc_score), ("average_precision", average_precision_score)):
-            assert measured[name][metric] == pytest.approx(measure(scores["injected"], values), abs=1e-3)
+        for metric, measure in (
+            ("auroc", roc_auc_score),
+            ("average_precision", average_precision_score),
+        ):
+            assert measured[name][metric] == pytest.approx(
+                measure(scores["injected"], values), abs=1e-3
+            )
     assert measured["misfit"]["auroc"] > 0.6
     assert not np.allclose(scores["misfit"], scores["misfit_second"])
     assert not (resumed.folder / "injections" / ".audits").exists()
 
 
-def test_a_finished_injection_stays_and_a_missing_one_comes_back_the_same(made: Benchmark, locked: AuditConfig) -> None:
+def test_a_finished_injection_stays_and_a_missing_one_comes_back_the_same(
+    made: Benchmark, locked: AuditConfig
+) -> None:
     assert made.done == [Piece(kind, 0.05 if kind == "duplicates" else SHARE, 0) for kind in KINDS]
     files = [made.result(piece) for piece in made.done]
     before = {path: path.stat().st_mtime_ns for path in files}
@@ -97,10 +110,14 @@ def test_captions_and_words_are_measured_where_one_of_a_pair_is_wrong(made: Benc
         for name in ("misfit", "p_wrong"):
             first = scores.sort_values(name, ascending=False)[:100]
             assert result["detectors"][name]["found_100"] == pytest.approx(first["injected"].sum())
-        by_caption = {name for name, metrics in result["detectors"].items() if "caption_auroc" in metrics}
+        by_caption = {
+            name for name, metrics in result["detectors"].items() if "caption_auroc" in metrics
+        }
         assert by_caption == {"p_wrong", "surprise", "margin_out", "agreement", "misfit"}
         assert (words <= set(result["detectors"]["surprise"])) == (piece.kind == "one-word")
-        assert ("caption_auroc_noun" in result["detectors"]["p_wrong"]) == (piece.kind == "one-word")
+        assert ("caption_auroc_noun" in result["detectors"]["p_wrong"]) == (
+            piece.kind == "one-word"
+        )
         tenths = np.array(result["detectors"]["p_wrong"]["tenths"])
         n_captions = 5 * result["judged"]
         assert tenths[:, 0].sum() == n_captions
@@ -109,7 +126,9 @@ def test_captions_and_words_are_measured_where_one_of_a_pair_is_wrong(made: Benc
 
 
 @pytest.mark.usefixtures("made")
-def test_a_kind_without_room_is_left_out_with_its_reason(locked: AuditConfig, tmp_path: Path) -> None:
+def test_a_kind_without_room_is_left_out_with_its_reason(
+    locked: AuditConfig, tmp_path: Path
+) -> None:
     single = run(dataclasses.replace(locked, captions=1), name="single", kinds=["one-caption"])
     assert single.results() == []
     assert single.absent["one-caption"].startswith("only 0 pairs have several captions")
@@ -132,7 +151,11 @@ WRONG: list[tuple[dict[str, Any], dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("asked", "fields", "message"), WRONG)
 def test_wrong_input_is_one_line(
-    made: Benchmark, locked: AuditConfig, asked: dict[str, Any], fields: dict[str, Any], message: str
+    made: Benchmark,
+    locked: AuditConfig,
+    asked: dict[str, Any],
+    fields: dict[str, Any],
+    message: str,
 ) -> None:
     with pytest.raises(InputError, match=message):
         run(dataclasses.replace(locked, **fields), **asked)
@@ -142,20 +165,31 @@ def test_a_benchmark_is_shown_and_written_with_its_command(
     made: Benchmark, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     show_benchmark(made)
-    assert "one of several captions swapped, 20% (30 of 151 pairs; 1 injections)" in capsys.readouterr().out
+    assert (
+        "one of several captions swapped, 20% (30 of 151 pairs; 1 injections)"
+        in capsys.readouterr().out
+    )
     write_results(made, tmp_path / "table.csv")
     lines = (tmp_path / "table.csv").read_text().splitlines()
-    command = "# command: python -m clipmem_core benchmark scenes --name b --preset small --injections 1"
+    command = (
+        "# command: python -m clipmem_core benchmark scenes --name b --preset small --injections 1"
+    )
     assert lines[0].startswith(f"{command} --kinds {' '.join(KINDS)} --shares 0.2 ")
     assert " --lr 0.002 " in lines[0]
-    assert lines[[line.startswith("#") for line in lines].index(False)].startswith("kind,share,detector,measure,n,mean")
+    assert lines[[line.startswith("#") for line in lines].index(False)].startswith(
+        "kind,share,detector,measure,n,mean"
+    )
 
 
 def test_intervals_are_scipys_of_the_mean_and_of_the_paired_differences() -> None:
     names, values = ("misfit", "csls_out"), np.random.default_rng(0).uniform(0.5, 1, size=(6, 2))
     results: list[dict[str, Any]] = [
         {"kind": "random", "share": 0.2, "seed": seed}
-        | {"detectors": {name: dict.fromkeys(METRICS, value) for name, value in zip(names, own, strict=True)}}
+        | {
+            "detectors": {
+                name: dict.fromkeys(METRICS, value) for name, value in zip(names, own, strict=True)
+            }
+        }
         for seed, own in enumerate(values)
     ]
     table = benchmark_table(metric_rows(results)).set_index(["detector", "measure"])
@@ -165,6 +199,8 @@ def test_intervals_are_scipys_of_the_mean_and_of_the_paired_differences() -> Non
         assert found.tolist() == pytest.approx([6, np.mean(own), low, high])
     paired = stats.ttest_rel(values[:, 1], values[:, 0]).confidence_interval(0.95)
     row = table.loc["csls_out", "auroc"]
-    assert [row["over_reference_low"], row["over_reference_high"]] == pytest.approx([paired.low, paired.high])
+    assert [row["over_reference_low"], row["over_reference_high"]] == pytest.approx(
+        [paired.low, paired.high]
+    )
     two = benchmark_table(metric_rows(results[:2]))
     assert two[["low", "high", "over_reference_low", "over_reference_high"]].isna().all(axis=None)

@@ -74,7 +74,9 @@ def check_baseline(audit: Audit, arm: str, removed: np.ndarray) -> None:
     partner = PARTNER[: len(members)]
     rows = rows_of(lab.lab_table(audit, [arm]), NONE, arm)
     assert rows[c.MEMBER].tolist() == members
-    alignments = np.stack([aligned(*embeddings(audit, name), external)["alignment"] for name in members])
+    alignments = np.stack(
+        [aligned(*embeddings(audit, name), external)["alignment"] for name in members]
+    )
     attacked = ~removed & np.isin(group, ["scored", "candidate", "independent"])
     everywhere = [np.broadcast_to(where, alignments.shape) for where in (attacked, external)]
     replicate = np.array([int(name.split("-")[0][1:] or name[-1]) for name in members])
@@ -103,7 +105,9 @@ def check_baseline(audit: Audit, arm: str, removed: np.ndarray) -> None:
             "seconds": json.loads(log[-1])["seconds"],
             **utility,
         }
-        assert {name: row[name] for name in expected} == pytest.approx(expected, abs=1e-4, nan_ok=True)
+        assert {name: row[name] for name in expected} == pytest.approx(
+            expected, abs=1e-4, nan_ok=True
+        )
         assert row[c.CLIPMEM_IMAGE] + row[c.CLIPMEM_TEXT] == pytest.approx(row[c.CLIPMEM], abs=1e-5)
 
 
@@ -202,12 +206,16 @@ def check_four(audit: Audit, own: Audit) -> None:
         for member in folder.glob("r1-*"):
             shutil.rmtree(member)
     lab.write_lab_table(own)
-    found, expected = (pd.read_parquet(each.folder / "mitigations.parquet") for each in (audit, own))
+    found, expected = (
+        pd.read_parquet(each.folder / "mitigations.parquet") for each in (audit, own)
+    )
     assert len(found) == 4 * 3
     pd.testing.assert_frame_equal(found.drop(columns="seconds"), expected.drop(columns="seconds"))
 
 
-def test_a_killed_training_ends_with_the_same_table(typed: Path, own: Audit, tmp_path: Path, forks: Server) -> None:
+def test_a_killed_training_ends_with_the_same_table(
+    typed: Path, own: Audit, tmp_path: Path, forks: Server
+) -> None:
     audit = copy_of(typed, tmp_path / "killed")
     data = tmp_path / "killed"
     for moment in ("r0-f1/trajectory.npy", "r0-f1/measures.json"):
@@ -224,7 +232,9 @@ def test_a_killed_training_ends_with_the_same_table(typed: Path, own: Audit, tmp
     assert left == {"log.jsonl", "measures.json", "pairs.npy"}
 
 
-def test_two_processes_train_every_couple_once(typed: Path, own: Audit, tmp_path: Path, forks: Server) -> None:
+def test_two_processes_train_every_couple_once(
+    typed: Path, own: Audit, tmp_path: Path, forks: Server
+) -> None:
     data = tmp_path / "two"
     audit = copy_of(typed, data)
     processes = [forks.start(*TYPED, data=data, before=COUNTS) for _ in range(2)]

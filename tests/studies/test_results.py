@@ -1,4 +1,5 @@
-"""Paired differences against scipy and by hand, sentences, and the command that makes a study again."""
+"""Paired differences against scipy and by hand, sentences, and the command that makes a study
+again."""
 
 import dataclasses
 import shlex
@@ -57,7 +58,9 @@ def test_differences_are_paired_by_member_or_by_split(splits: int) -> None:
     for measure in ("clipmem_net", "retrieval"):
         tests = {}
         for arm, count in ARMS.items():
-            own, base = (side(net, name, arm).groupby(over)[measure].mean() for name in (arm, "none"))
+            own, base = (
+                side(net, name, arm).groupby(over)[measure].mean() for name in (arm, "none")
+            )
             assert len(base) == splits or count  # the baseline on the members of the arm alone
             tests[arm] = ttest_rel(own, base)
             row, interval = found.loc[(arm, measure)], tests[arm].confidence_interval()
@@ -97,7 +100,9 @@ def test_the_front_is_what_no_arm_beats_in_both(values: list[tuple[float, float]
     names = [f"arm-{n}" for n in range(len(values))]
     points = pd.DataFrame(values, columns=["less", "more"]).assign(arm=names)
     beaten = {
-        names[n] for n, (x, y) in enumerate(values) if any(a <= x and b >= y and (a, b) != (x, y) for a, b in values)
+        names[n]
+        for n, (x, y) in enumerate(values)
+        if any(a <= x and b >= y and (a, b) != (x, y) for a, b in values)
     }
     found = front(points, "less", "more")
     assert set(found) == set(names) - beaten
@@ -133,7 +138,9 @@ def asked_for(data: Path, *flags: str, **changes: Any) -> StudyFolder:
     study.folder.mkdir(parents=True, exist_ok=True)
     values = {"study": "combined", "source": "my pairs.csv", "config": as_dict(config)}
     values |= {"splits": 3, "also": ["text_mask=0.3 decisions"], "arms": {}}
-    write_json(study.folder / "study.json", values | {"dataset_fingerprint": "0", "machine": machine()})
+    write_json(
+        study.folder / "study.json", values | {"dataset_fingerprint": "0", "machine": machine()}
+    )
     return study
 
 
@@ -148,7 +155,9 @@ FLAGS: list[tuple[list[str], dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("flags", "changes"), FLAGS)
-def test_the_command_of_a_study_makes_it_again(tmp_path: Path, flags: list[str], changes: dict[str, Any]) -> None:
+def test_the_command_of_a_study_makes_it_again(
+    tmp_path: Path, flags: list[str], changes: dict[str, Any]
+) -> None:
     study = asked_for(tmp_path, *flags, **changes)
     words = shlex.split(command_of(study))
     assert words[:3] == ["python", "-m", "clipmem_core"]
@@ -176,7 +185,9 @@ def test_results_of_a_study_are_written_with_its_command(
     (arm,) = whole.request["arms"]
     assert any(whole.request["arms"][arm] in line for line in lines[4:] if line.startswith("# "))
     table = pd.read_csv(path, comment="#").set_index(["arm", "measure"])
-    by_split = [side(whole.rows, name, arm).groupby("split")["retrieval"].mean() for name in (arm, "none")]
+    by_split = [
+        side(whole.rows, name, arm).groupby("split")["retrieval"].mean() for name in (arm, "none")
+    ]
     difference = (by_split[0] - by_split[1]).mean()
     assert table.loc[(arm, "retrieval"), "difference"] == pytest.approx(difference, abs=1e-4)
     assert main(["results", "nosuch", "x", "--study"]) == 2

@@ -1,4 +1,5 @@
-"""Activations of units, streamed through hooks, against one pair at a time with everything in memory."""
+"""Activations of units, streamed through hooks, against one pair at a time with everything in
+memory."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,9 @@ def scores(
     """Count the units of an encoder and check that progress ends at the number of pairs."""
     told: list[int] = []
     rows, config = data.rows if rows is None else rows, replace(CONFIG, **changes)
-    tally = count_units(model, data, VIEWS, tower, rows=rows, config=config, device="cpu", report=told.append)
+    tally = count_units(
+        model, data, VIEWS, tower, rows=rows, config=config, device="cpu", report=told.append
+    )
     assert told == sorted(set(told))
     assert told[-1] == len(rows)
     assert not any(module._forward_hooks for module in model.modules())
@@ -34,7 +37,8 @@ def scores(
 
 @pytest.fixture
 def model(tmp_path: Path) -> Model:
-    """Return a toy with two layers in each encoder, far from where it started, so that its units differ."""
+    """Return a toy with two layers in each encoder, far from where it started, so that its units
+    differ."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(MODEL, "text_cfg", {**MODEL["text_cfg"], "layers": 2})
         model = build_model(write_model(tmp_path, layers=2), loss="clip", seed=0)
@@ -62,7 +66,9 @@ def image_activations(model: Model, data: TrainingData, row: int, view: int) -> 
 
 
 def text_activations(model: Model, tokens: np.ndarray) -> np.ndarray:
-    alone = torch.from_numpy(tokens[: tokens.argmax() + 1].astype(np.int64))[None]  # without padding
+    alone = torch.from_numpy(tokens[: tokens.argmax() + 1].astype(np.int64))[
+        None
+    ]  # without padding
     length = alone.shape[1]
     x = model.token_embedding(alone) + model.positional_embedding[:length]
     return block_activations(model.transformer, x, model.attn_mask[:length, :length])
@@ -77,16 +83,23 @@ def test_units_are_those_of_one_picture_or_caption_at_a_time(
     found = scores(model, data, tower, rows, views=3, eval_captions=captions)
     with torch.no_grad():
         if tower == "image":
-            each = [[image_activations(model, data, row, view) for view in range(3)] for row in rows]
+            each = [
+                [image_activations(model, data, row, view) for view in range(3)] for row in rows
+            ]
         else:
             own = [range(*data.caption_start[[row, row + 1]])[: captions or None] for row in rows]
-            each = [[text_activations(model, data.tokens[number]) for number in numbers] for numbers in own]
+            each = [
+                [text_activations(model, data.tokens[number]) for number in numbers]
+                for numbers in own
+            ]
     table = np.stack([np.mean(one, axis=0) for one in each])
     assert table.shape == (7, 2 * 64)
     top, rest = table.max(axis=0), np.sort(table, axis=0)[:-1]
     mean, median = rest.mean(axis=0), np.median(rest, axis=0)
     np.testing.assert_allclose(found.unitmem_mean, (top - mean) / (top + mean), atol=1e-4)
-    assert (np.abs(found.unitmem_median - (top - median) / (top + median)) <= found.median_error + 1e-4).all()
+    assert (
+        np.abs(found.unitmem_median - (top - median) / (top + median)) <= found.median_error + 1e-4
+    ).all()
     clear = top - rest[-1] > 1e-4
     assert clear.mean() > 0.9
     np.testing.assert_array_equal(found.row[clear], rows[table.argmax(axis=0)][clear])

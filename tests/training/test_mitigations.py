@@ -1,4 +1,5 @@
-"""Mitigations: off they change nothing, on they draw by pair and epoch alone; removal of rare tokens."""
+"""Mitigations: off they change nothing, on they draw by pair and epoch alone; removal of rare
+tokens."""
 
 import math
 from dataclasses import replace
@@ -39,7 +40,8 @@ def run(member: Trainer, folder: Path) -> Path:
 
 
 def seen(member: Trainer, epoch: int) -> dict[int, np.ndarray]:
-    """What each trained pair meets in an epoch, by its row: view, tokens, noise on image and on text, in one vector."""
+    """What each trained pair meets in an epoch, by its row: view, tokens, noise on image and on
+    text, in one vector."""
     found = {}
     for rows in epoch_batches(member.data, seed=member.seed, epoch=epoch, batch_size=7):
         batch = member.batch(rows, epoch)
@@ -64,11 +66,17 @@ DRAWN = {"text_noise": 0.2, "image_noise": 0.1, "text_mask": 0.4, "colour": 0.5}
 
 def test_candidate_and_independent_share_every_draw(toy: str) -> None:
     whole = held_out_data()
-    keys, tokens, pixels = whole.keys.copy(), whole.tokens.copy(), whole.pixels.gather(np.arange(30)).copy()
+    keys, tokens, pixels = (
+        whole.keys.copy(),
+        whole.tokens.copy(),
+        whole.pixels.gather(np.arange(30)).copy(),
+    )
     candidate, independent = 2, 5  # each of three captions
     keys[independent], pixels[independent] = keys[candidate], pixels[candidate]
     start = whole.caption_start
-    tokens[start[independent] : start[independent + 1]] = tokens[start[candidate] : start[candidate + 1]]
+    tokens[start[independent] : start[independent + 1]] = tokens[
+        start[candidate] : start[candidate + 1]
+    ]
     alike = replace(whole, keys=keys, tokens=tokens, pixels=type(whole.pixels)(pixels))
     f, g = (
         trainer(toy, replace(alike, rows=np.sort(np.append(np.arange(8, 24), row))), **DRAWN)
@@ -82,9 +90,12 @@ def test_candidate_and_independent_share_every_draw(toy: str) -> None:
             np.testing.assert_allclose(drawn, other[row], atol=1e-5)
 
 
-def test_training_that_stops_early_is_the_beginning_of_a_whole_training(toy: str, tmp_path: Path) -> None:
+def test_training_that_stops_early_is_the_beginning_of_a_whole_training(
+    toy: str, tmp_path: Path
+) -> None:
     whole, short = (
-        run(trainer(toy, held_out_data(), epochs=5, stop_epoch=stop), tmp_path / str(stop)) for stop in (0, 2)
+        run(trainer(toy, held_out_data(), epochs=5, stop_epoch=stop), tmp_path / str(stop))
+        for stop in (0, 2)
     )
     one, other = (np.load(folder / "trajectory.npy") for folder in (whole, short))
     np.testing.assert_allclose(one[:2], other[:2], atol=5e-3)
@@ -100,7 +111,9 @@ def test_the_logit_scale_stays_within_its_ends(toy: str, name: str, end: float) 
 
 
 def test_only_pairs_that_are_ahead_get_noise_a_mask_and_rest(toy: str) -> None:
-    member = trainer(toy, held_out_data(), adaptive_noise=0.3, adaptive_mask=0.6, adaptive_rest=0.75)
+    member = trainer(
+        toy, held_out_data(), adaptive_noise=0.3, adaptive_mask=0.6, adaptive_rest=0.75
+    )
     assert member.held_out is not None
     rows = np.arange(12, 24)
     ahead = rows % 2 == 0
@@ -112,7 +125,10 @@ def test_only_pairs_that_are_ahead_get_noise_a_mask_and_rest(toy: str) -> None:
     assert torch.equal(image, unit)
     weights = [weight for each in member.mitigations if (weight := each.weight(batch)) is not None]
     assert [weight.tolist() for weight in weights] == [[0.25 if one else 1.0 for one in ahead]]
-    changed = member.inputs(batch, member.data.pixels.gather(rows))[1].numpy() != member.data.tokens[batch.captions]
+    changed = (
+        member.inputs(batch, member.data.pixels.gather(rows))[1].numpy()
+        != member.data.tokens[batch.captions]
+    )
     assert not changed.any(axis=1)[~ahead].any()
     assert changed.any()
 
@@ -123,19 +139,25 @@ KEYS = draw_keys([f"pair-{number}" for number in range(2000)])
 @pytest.mark.parametrize("sigma", [0.01, 0.15, 0.3])
 def test_noise_has_the_variance_asked_for(sigma: float) -> None:
     mitigation, batch = EmbeddingNoise(noise_place="before"), Batch(KEYS, 3, 0)
-    noise = mitigation.noisy(torch.zeros(2000, 128), np.full(2000, sigma), batch, TEXT_NOISE).numpy()
+    noise = mitigation.noisy(
+        torch.zeros(2000, 128), np.full(2000, sigma), batch, TEXT_NOISE
+    ).numpy()
     assert noise.mean() == pytest.approx(0, abs=4 * sigma / np.sqrt(noise.size))
     assert noise.var() == pytest.approx(sigma**2, rel=4 * np.sqrt(2 / noise.size))
     assert stats.kstest(noise[:, 0] / sigma, "norm").pvalue > 1e-3
 
 
-PICTURES = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (6, 3, 9, 9)).astype(np.float32))
+PICTURES = torch.from_numpy(
+    np.random.default_rng(0).integers(0, 256, (6, 3, 9, 9)).astype(np.float32)
+)
 
 
 def test_it_is_torchvisions_brightness_contrast_and_saturation() -> None:
     factors = np.random.default_rng(1).uniform(0.2, 1.8, (6, 3))
     changed = jitter(PICTURES, factors)
-    for picture, own, (brightness, contrast, saturation) in zip(PICTURES, changed, factors, strict=True):
+    for picture, own, (brightness, contrast, saturation) in zip(
+        PICTURES, changed, factors, strict=True
+    ):
         bright = tv.adjust_brightness(picture / 255, brightness)
         theirs = tv.adjust_saturation(tv.adjust_contrast(bright, contrast), saturation)
         torch.testing.assert_close(own / 255, theirs, atol=1e-5, rtol=0)
@@ -172,10 +194,18 @@ def test_start_and_end_stay_and_what_is_left_keeps_its_order(share: float, epoch
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.5])
 def test_the_share_asked_for_is_left_out_on_average_at_every_length(share: float) -> None:
     counts = ENDS - 1
-    gone = np.mean([counts - [len(words) for words in words_in(masked(share, epoch=epoch))] for epoch in range(20)], 0)
+    gone = np.mean(
+        [
+            counts - [len(words) for words in words_in(masked(share, epoch=epoch))]
+            for epoch in range(20)
+        ],
+        0,
+    )
     for length in range(2, CONTEXT - 1):
         of_this = gone[counts == length]
-        assert of_this.mean() == pytest.approx(share * length, abs=4 * 0.5 / np.sqrt(20 * len(of_this)))
+        assert of_this.mean() == pytest.approx(
+            share * length, abs=4 * 0.5 / np.sqrt(20 * len(of_this))
+        )
     assert not gone[counts == 1].any()  # a caption's only word stays
 
 
@@ -194,7 +224,9 @@ def test_the_end_token_is_found_in_real_captions(toy: str) -> None:
 
 
 def units(n: int, seed: int) -> torch.Tensor:
-    return F.normalize(torch.from_numpy(np.random.default_rng(seed).normal(size=(n, 6)).astype(np.float32)), dim=1)
+    return F.normalize(
+        torch.from_numpy(np.random.default_rng(seed).normal(size=(n, 6)).astype(np.float32)), dim=1
+    )
 
 
 def test_the_level_is_a_quantile_of_alignments_over_all_other_external_pairs() -> None:
@@ -233,8 +265,13 @@ def test_the_tokens_that_are_read_are_scikit_learns(
     pairs: list[list[list[int]]], min_df: int, first: int, data: st.DataObject
 ) -> None:
     rows = data.draw(st.lists(st.integers(0, len(pairs) - 1), unique=True, min_size=1))
-    documents = [" ".join(str(word) for caption in pairs[row][: first or None] for word in caption) for row in rows]
-    words = CountVectorizer(token_pattern=r"\d+", vocabulary=[str(number) for number in range(12)], binary=True)
+    documents = [
+        " ".join(str(word) for caption in pairs[row][: first or None] for word in caption)
+        for row in rows
+    ]
+    words = CountVectorizer(
+        token_pattern=r"\d+", vocabulary=[str(number) for number in range(12)], binary=True
+    )
     frequency = np.asarray(words.fit_transform(documents).sum(axis=0)).ravel()
     start = np.concatenate([[0], np.cumsum([len(own) for own in pairs])])
     tokens = tokens_of([caption for own in pairs for caption in own])

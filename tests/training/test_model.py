@@ -1,4 +1,5 @@
-"""Models start from their seed alone, load safely, and encode as open_clip's own do; heads on locked towers; names."""
+"""Models start from their seed alone, load safely, and encode as open_clip's own do; heads on
+locked towers; names."""
 
 import json
 import math
@@ -54,13 +55,22 @@ def test_a_built_model_computes_what_open_clips_own_computes() -> None:
     ours = build_model("tiny", loss="clip", seed=0).eval()
     theirs = open_clip.create_model("tiny").eval()
     theirs.load_state_dict(ours.state_dict())
-    images, tokens = torch.randn(3, 3, 32, 32), torch.from_numpy(tokenize("tiny", ["a", "a red dog", "!"])).long()
+    images, tokens = (
+        torch.randn(3, 3, 32, 32),
+        torch.from_numpy(tokenize("tiny", ["a", "a red dog", "!"])).long(),
+    )
     with torch.no_grad():
         torch.testing.assert_close(
-            encode_image(ours, images), theirs.encode_image(images, normalize=True), atol=1e-5, rtol=0
+            encode_image(ours, images),
+            theirs.encode_image(images, normalize=True),
+            atol=1e-5,
+            rtol=0,
         )
         torch.testing.assert_close(
-            encode_text(ours, tokens, cut=True), theirs.encode_text(tokens, normalize=True), atol=1e-5, rtol=0
+            encode_text(ours, tokens, cut=True),
+            theirs.encode_text(tokens, normalize=True),
+            atol=1e-5,
+            rtol=0,
         )
 
 
@@ -91,7 +101,9 @@ def test_text_cut_to_the_longest_caption_equals_the_full_context(
 
 
 def test_initial_weights_are_a_function_of_the_seed(toy: str) -> None:
-    first, again, other = (build_model(toy, loss="clip", seed=seed).state_dict() for seed in (3, 3, 4))
+    first, again, other = (
+        build_model(toy, loss="clip", seed=seed).state_dict() for seed in (3, 3, 4)
+    )
     assert all(torch.equal(first[name], again[name]) for name in first)
     for name in ("visual.conv1.weight", "token_embedding.weight", "text_projection"):
         assert not torch.equal(first[name], other[name])
@@ -102,17 +114,28 @@ def test_initial_weights_are_a_function_of_the_seed(toy: str) -> None:
 
 
 START, END = 49406, 49407
-CAPTIONS = ["Two DOGS, one ball & 3 sticks!", "  spaced \t out\n ", "größe – “quoted” 日本語 🐈", "&lt;i&gt;", "!", ""]
+CAPTIONS = [
+    "Two DOGS, one ball & 3 sticks!",
+    "  spaced \t out\n ",
+    "größe – “quoted” 日本語 🐈",
+    "&lt;i&gt;",
+    "!",
+    "",
+]
 
 
 @pytest.mark.parametrize(("model", "context"), [("tiny", 16), ("ViT-B-32", 77)])
 def test_tokens_of_ordinary_captions_are_open_clips(model: str, context: int) -> None:
     tokens = tokenize(model, CAPTIONS)
     assert tokens.dtype == "int32"
-    np.testing.assert_array_equal(tokens, open_clip.get_tokenizer("ViT-B-32")(CAPTIONS, context_length=context))
+    np.testing.assert_array_equal(
+        tokens, open_clip.get_tokenizer("ViT-B-32")(CAPTIONS, context_length=context)
+    )
 
 
-@pytest.mark.parametrize("spelled", ["<end_of_text>", "&amp;lt;end_of_text&amp;gt;", "<START_OF_TEXT>"])
+@pytest.mark.parametrize(
+    "spelled", ["<end_of_text>", "&amp;lt;end_of_text&amp;gt;", "<START_OF_TEXT>"]
+)
 def test_special_tokens_that_a_caption_spells_vanish(spelled: str) -> None:
     plain, odd = tokenize("tiny", ["a red dog", f"a {spelled} red {spelled} dog"])
     assert odd.tolist() == plain.tolist()
@@ -132,7 +155,9 @@ class Trap:
 def assert_refused(name: str, path: Path, reason: str) -> None:
     """Check that a file is refused as a checkpoint and as a start, each in one line."""
     quoted = re.escape(repr(str(path)))
-    with pytest.raises(InputError, match=rf"checkpoint {quoted} does not load \({reason}") as loaded:
+    with pytest.raises(
+        InputError, match=rf"checkpoint {quoted} does not load \({reason}"
+    ) as loaded:
         load_weights(build_model(name, loss="clip", seed=0), path)
     with pytest.raises(InputError, match=f"cannot be built from {quoted}, .*: {reason}") as built:
         build_model(name, loss="clip", seed=0, pretrained=str(path))
@@ -145,13 +170,20 @@ def test_open_clips_own_forms_load(toy: str, tmp_path: Path, prefix: str, bare: 
     optimizer = torch.optim.AdamW(source.parameters()).state_dict()
     state = {prefix + name: value for name, value in source.state_dict().items()}
     path = tmp_path / "epoch_1.pt"
-    torch.save(state if bare else {"epoch": 1, "name": "run", "state_dict": state, "optimizer": optimizer}, path)
+    torch.save(
+        state if bare else {"epoch": 1, "name": "run", "state_dict": state, "optimizer": optimizer},
+        path,
+    )
     load_weights(target, path)
     started = build_model(toy, loss="clip", seed=2, pretrained=str(path))
-    torch.testing.assert_close([target.state_dict(), started.state_dict()], [source.state_dict()] * 2)
+    torch.testing.assert_close(
+        [target.state_dict(), started.state_dict()], [source.state_dict()] * 2
+    )
 
 
-def test_code_in_a_checkpoint_does_not_run_and_a_broken_one_is_refused(toy: str, tmp_path: Path) -> None:
+def test_code_in_a_checkpoint_does_not_run_and_a_broken_one_is_refused(
+    toy: str, tmp_path: Path
+) -> None:
     path, trace = tmp_path / "trap.pt", tmp_path / "trace"
     torch.save({"state_dict": Trap(trace)}, path)
     assert_refused(toy, path, "it is no checkpoint, or holds more than weights")
@@ -165,7 +197,9 @@ def test_code_in_a_checkpoint_does_not_run_and_a_broken_one_is_refused(toy: str,
 HOW = {"precision": "fp32", "device": "cpu"}
 
 
-def test_mean_embeddings_of_pictures_equal_the_slow_mean_over_views(toy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mean_embeddings_of_pictures_equal_the_slow_mean_over_views(
+    toy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(under_test, "BATCH", 3)
     model, data, views = build_model(toy, loss="clip", seed=0), draw_data(10), view_maker(seed=5)
     means = np.concatenate(list(image_blocks(model, data, views, n_views=3, **HOW)))
@@ -189,7 +223,9 @@ def test_captions_are_averaged_within_their_pair_all_or_the_first_where_that_is_
     assert means.dtype == np.float32
     start = np.array([0, 1, 4, 6])
     np.testing.assert_allclose(mean_by_pair(vectors, start, first=1), vectors[[0, 1, 4]])
-    np.testing.assert_allclose(mean_by_pair(vectors, start, first=2), [[1, 0], [0.5, 1], [3.5, 1.5]])
+    np.testing.assert_allclose(
+        mean_by_pair(vectors, start, first=2), [[1, 0], [0.5, 1], [3.5, 1.5]]
+    )
 
 
 FEATURES = np.random.default_rng(0).normal(3, 2, (500, 6)).astype(np.float16)
@@ -216,7 +252,9 @@ def test_a_view_to_train_on_has_a_fifth_of_its_numbers_at_their_mean() -> None:
     alone = FeatureViews(mean, seed=4).training_images(FEATURES[7:8], keys[7:8], 2)
     torch.testing.assert_close(alone[0], seen[7])  # whoever else is in the batch
     assert not torch.equal(views.training_images(FEATURES, keys, 3), seen)
-    assert torch.equal(views.evaluation_images(FEATURES, keys, 0), torch.from_numpy(FEATURES).float())
+    assert torch.equal(
+        views.evaluation_images(FEATURES, keys, 0), torch.from_numpy(FEATURES).float()
+    )
 
 
 def test_models_of_open_clip_ours_and_json_files_are_known(tmp_path: Path) -> None:
@@ -235,14 +273,19 @@ def test_models_of_open_clip_ours_and_json_files_are_known(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ({"embed_dim": 16, "text_cfg": {}}, "lacks vision_cfg: an open_clip model config has all three"),
+        (
+            {"embed_dim": 16, "text_cfg": {}},
+            "lacks vision_cfg: an open_clip model config has all three",
+        ),
         ({"model_cfg": {"vision_cfg": {}}}, "lacks embed_dim, text_cfg"),
         ({"model_cfg": None}, "lacks embed_dim, vision_cfg, text_cfg"),
         ([1, 2], "lacks embed_dim, vision_cfg, text_cfg"),
         (None, "is not valid JSON"),
     ],
 )
-def test_a_file_that_is_no_model_config_is_refused(tmp_path: Path, content: Any, reason: str) -> None:
+def test_a_file_that_is_no_model_config_is_refused(
+    tmp_path: Path, content: Any, reason: str
+) -> None:
     path = tmp_path / "odd.json"
     path.write_text("{" if content is None else json.dumps(content))
     with pytest.raises(InputError, match=reason):

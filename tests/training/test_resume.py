@@ -1,4 +1,5 @@
-"""A member stopped at any step continues from its last saved state and ends with the weights of an unstopped one."""
+"""A member stopped at any step continues from its last saved state and ends with the weights of an
+unstopped one."""
 
 import json
 from collections.abc import Callable
@@ -26,7 +27,8 @@ class Stopped(Exception):
 
 @dataclass
 class Clock:
-    """Ten seconds pass with each step, none otherwise: with states 25 seconds apart one is saved every third step."""
+    """Ten seconds pass with each step, none otherwise: with states 25 seconds apart one is saved
+    every third step."""
 
     now: float = 0.0
 
@@ -82,7 +84,9 @@ def assert_same(one: Path, other: Path) -> None:
         lambda folder: clip(write_model(folder), precision="amp_bf16"),
         lambda folder: clip(write_model(folder, patch_dropout=0.5), loss="siglip"),
         lambda folder: clip(write_model(folder), **ADAPTIVE, **DRAWN),
-        lambda folder: tower_trainer(write_model(folder), held_out_data(PAIRS), labels=np.arange(PAIRS) % 3),
+        lambda folder: tower_trainer(
+            write_model(folder), held_out_data(PAIRS), labels=np.arange(PAIRS) % 3
+        ),
         lambda folder: tower_trainer(write_model(folder), held_out_data(PAIRS)),
     ],
     ids=["bf16", "siglip, dropout", "mitigations", "supervised", "self-supervised"],
@@ -96,7 +100,10 @@ def test_a_stopped_run_ends_with_the_same_weights_and_log(
     again = make(tmp_path)
     run(again, folder, clock)
     assert_same(straight, folder)
-    logs = [[json.loads(line) for line in (own / LOG).read_text().splitlines()] for own in (straight, folder)]
+    logs = [
+        [json.loads(line) for line in (own / LOG).read_text().splitlines()]
+        for own in (straight, folder)
+    ]
     for line in logs[0] + logs[1]:
         del line["peak_mb"]
     assert logs[0] == logs[1]

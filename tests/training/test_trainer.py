@@ -1,4 +1,5 @@
-"""Steps of a small member: its order, captions, loss and rates, what it learns and what it notes about each pair."""
+"""Steps of a small member: its order, captions, loss and rates, what it learns and what it notes
+about each pair."""
 
 import json
 import math
@@ -36,14 +37,19 @@ def test_the_trajectory_is_what_the_model_computes_before_each_step(toy: str) ->
     for epoch in range(2):
         for rows in epoch_batches(member.data, seed=0, epoch=epoch, batch_size=8):
             cosine, log_probability, loss = slowly(member, rows, epoch)
-            assert member.step(rows, member.data.pixels.gather(rows)) == pytest.approx(loss, abs=1e-4)
+            assert member.step(rows, member.data.pixels.gather(rows)) == pytest.approx(
+                loss, abs=1e-4
+            )
             np.testing.assert_allclose(member.trajectory[epoch, rows, 0], cosine, atol=2e-3)
-            np.testing.assert_allclose(member.trajectory[epoch, rows, 1], log_probability, atol=5e-3)
+            np.testing.assert_allclose(
+                member.trajectory[epoch, rows, 1], log_probability, atol=5e-3
+            )
     assert np.isfinite(member.trajectory).all()
 
 
 def slowly(member: Trainer, rows: np.ndarray, epoch: int) -> tuple[np.ndarray, np.ndarray, float]:
-    """Compute cosines, log-probabilities and loss of a batch pair by pair with open_clip's own encoders."""
+    """Compute cosines, log-probabilities and loss of a batch pair by pair with open_clip's own
+    encoders."""
     model, data = member.model, member.data
     captions = chosen_captions(data, rows, seed=member.seed, epoch=epoch)
     images, texts = [], []
@@ -86,9 +92,13 @@ def test_the_first_siglip_loss_is_its_formula(toy: str) -> None:
     member = trainer(toy, draw_data(6), loss="siglip", crop_scale=1.0)
     rows = member.data.rows
     with torch.no_grad():
-        views = member.views.images(member.data.pixels.gather(rows), member.views.boxes(member.data.keys, 0))
+        views = member.views.images(
+            member.data.pixels.gather(rows), member.views.boxes(member.data.keys, 0)
+        )
         images = member.model.encode_image(views, normalize=True)
-        texts = member.model.encode_text(torch.from_numpy(member.data.tokens.astype(np.int64)), normalize=True)
+        texts = member.model.encode_text(
+            torch.from_numpy(member.data.tokens.astype(np.int64)), normalize=True
+        )
     expected = sum(
         math.log1p(math.exp(-(1 if i == j else -1) * (10 * float(images[i] @ texts[j]) - 10))) / 6
         for i in range(6)
@@ -97,25 +107,39 @@ def test_the_first_siglip_loss_is_its_formula(toy: str) -> None:
     assert member.step(rows, member.data.pixels.gather(rows)) == pytest.approx(expected, rel=1e-4)
 
 
-def test_a_member_writes_its_files_a_log_of_each_epoch_and_a_trajectory_of_its_pairs(toy: str, tmp_path: Path) -> None:
+def test_a_member_writes_its_files_a_log_of_each_epoch_and_a_trajectory_of_its_pairs(
+    toy: str, tmp_path: Path
+) -> None:
     data = replace(draw_data(48, captions=2), rows=np.arange(0, 48, 2))
-    member = trainer(toy, data, epochs=3)  # equal batches: the mean over them is the mean over pairs
+    member = trainer(
+        toy, data, epochs=3
+    )  # equal batches: the mean over them is the mean over pairs
     member.model.eval()
     folder = tmp_path / "member"
     folder.mkdir()
     train(member, folder)
     assert member.model.training
-    assert sorted(path.name for path in folder.iterdir()) == ["checkpoint.pt", "log.jsonl", "trajectory.npy"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "checkpoint.pt",
+        "log.jsonl",
+        "trajectory.npy",
+    ]
     trajectory = np.load(folder / TRAJECTORY)
     assert (trajectory.shape, trajectory.dtype) == ((3, 48, 2), np.float16)
     assert np.isnan(trajectory[:, 1::2]).all()
     lines = [json.loads(line) for line in (folder / LOG).read_text().splitlines()]
-    assert [(line["step"], line["epoch"], line["steps"]) for line in lines] == [(3, 1, 9), (6, 2, 9), (9, 3, 9)]
+    assert [(line["step"], line["epoch"], line["steps"]) for line in lines] == [
+        (3, 1, 9),
+        (6, 2, 9),
+        (9, 3, 9),
+    ]
     for line, epoch in zip(lines, trajectory.astype(np.float64), strict=True):
         assert line["log_probability"] == pytest.approx(epoch[::2, 1].mean(), abs=2e-3)
         assert line["loss"] == pytest.approx(-line["log_probability"], abs=1e-3)
         assert line["samples_per_second"] > 0
-    assert lines[-1]["logit_scale"] == pytest.approx(float(member.model.logit_scale.detach().exp()), abs=1e-3)
+    assert lines[-1]["logit_scale"] == pytest.approx(
+        float(member.model.logit_scale.detach().exp()), abs=1e-3
+    )
 
 
 def test_a_loss_that_is_not_finite_ends_the_member_with_one_line(toy: str) -> None:
@@ -142,7 +166,12 @@ SLOW = settings(max_examples=30, suppress_health_check=[HealthCheck.function_sco
 
 
 @SLOW
-@given(st.sets(st.integers(0, 299), min_size=1), st.integers(1, 70), st.integers(0, 9), st.integers(0, 9))
+@given(
+    st.sets(st.integers(0, 299), min_size=1),
+    st.integers(1, 70),
+    st.integers(0, 9),
+    st.integers(0, 9),
+)
 def test_batches_hold_every_pair_once_in_near_equal_sizes(
     by_blocks: bool, rows: set[int], size: int, seed: int, epoch: int
 ) -> None:
@@ -159,7 +188,9 @@ def test_batches_hold_every_pair_once_in_near_equal_sizes(
 @given(st.sets(st.integers(0, 299), min_size=1))
 def test_removing_pairs_keeps_the_order_of_the_others(by_blocks: bool, rows: set[int]) -> None:
     whole = np.concatenate(epoch_batches(DATA, seed=1, epoch=2, batch_size=16))
-    part = np.concatenate(epoch_batches(replace(DATA, rows=np.array(sorted(rows))), seed=1, epoch=2, batch_size=16))
+    part = np.concatenate(
+        epoch_batches(replace(DATA, rows=np.array(sorted(rows))), seed=1, epoch=2, batch_size=16)
+    )
     assert part.tolist() == [row for row in whole.tolist() if row in rows]
 
 
@@ -181,7 +212,9 @@ def test_chosen_captions_are_the_pairs_own_near_uniform_and_do_not_depend_on_the
 def test_the_learning_rate_is_open_clips_schedule(total: int, warmup: int) -> None:
     theirs = cosine_lr(SimpleNamespace(param_groups=[]), 3e-4, warmup, total)
     for step in range(total):
-        assert learning_rate(step, total=total, peak=3e-4, warmup=warmup) == pytest.approx(theirs(step))
+        assert learning_rate(step, total=total, peak=3e-4, warmup=warmup) == pytest.approx(
+            theirs(step)
+        )
 
 
 def test_the_supervised_loss_is_cross_entropy_on_the_view_of_the_epoch(toy: str) -> None:
@@ -196,7 +229,9 @@ def test_the_supervised_loss_is_cross_entropy_on_the_view_of_the_epoch(toy: str)
     labels = torch.tensor([0, 1, 2, 2])
     assert loss.item() == pytest.approx(F.cross_entropy(logits, labels).item(), abs=1e-5)
     np.testing.assert_array_equal(right, (logits.argmax(dim=1) == labels).float())
-    np.testing.assert_allclose(log_probability, -F.cross_entropy(logits, labels, reduction="none"), atol=1e-5)
+    np.testing.assert_allclose(
+        log_probability, -F.cross_entropy(logits, labels, reduction="none"), atol=1e-5
+    )
 
 
 def test_the_self_supervised_loss_is_nt_xent_by_a_double_loop(toy: str) -> None:
@@ -205,7 +240,10 @@ def test_the_self_supervised_loss_is_nt_xent_by_a_double_loop(toy: str) -> None:
     rows = data.rows
     loss, cosine, log_probability = member.forward_loss(rows, 1, data.pixels.gather(rows))
     with torch.no_grad():
-        turns = [member.outputs(data.pixels.gather(rows), rows, turn).double().numpy() for turn in (1, 1 + 3)]
+        turns = [
+            member.outputs(data.pixels.gather(rows), rows, turn).double().numpy()
+            for turn in (1, 1 + 3)
+        ]
     both = np.concatenate(turns)
     both /= np.linalg.norm(both, axis=1, keepdims=True)
     terms = []
@@ -222,15 +260,30 @@ def test_it_learns_on_the_batches_of_a_clip_member_and_writes_the_same_files(
     toy: str, labels: np.ndarray | None, tmp_path: Path
 ) -> None:
     # Mitigations of captions do not concern it.
-    changes = {"epochs": 40, "batch_size": 12, "crop_scale": 0.8, "text_mask": 0.5, "adaptive_rest": 1.0}
+    changes = {
+        "epochs": 40,
+        "batch_size": 12,
+        "crop_scale": 0.8,
+        "text_mask": 0.5,
+        "adaptive_rest": 1.0,
+    }
     member = tower_trainer(toy, draw_data(24), labels=labels, **changes)
     seen, forward_loss = list[list[int]](), member.forward_loss
-    member.forward_loss = lambda rows, *others: (seen.append(rows.tolist()), forward_loss(rows, *others))[1]
+    member.forward_loss = lambda rows, *others: (
+        seen.append(rows.tolist()),
+        forward_loss(rows, *others),
+    )[1]
     train(member, tmp_path)
-    batches = [rows for epoch in range(40) for rows in epoch_batches(member.data, seed=0, epoch=epoch, batch_size=12)]
+    batches = [
+        rows
+        for epoch in range(40)
+        for rows in epoch_batches(member.data, seed=0, epoch=epoch, batch_size=12)
+    ]
     assert seen == [rows.tolist() for rows in batches]
     trajectory = np.load(tmp_path / TRAJECTORY)
     assert trajectory[-5:, :, 1].mean() > trajectory[:5, :, 1].mean() + 0.3
     line = json.loads((tmp_path / LOG).read_text().splitlines()[-1])
     assert line["step"] == line["steps"] == 80
-    assert all(name.startswith(("visual.", "head.")) for name in torch.load(tmp_path / "checkpoint.pt"))
+    assert all(
+        name.startswith(("visual.", "head.")) for name in torch.load(tmp_path / "checkpoint.pt")
+    )

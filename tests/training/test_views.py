@@ -39,20 +39,25 @@ def test_a_box_cuts_the_part_it_names(box: list[float], rows: slice, columns: sl
     np.testing.assert_allclose(same.numpy(), normalised(part), atol=1e-4)
     # Enlarged, the outermost pixels blend with pixels beyond the box: compare the inside.
     larger = view_maker(image_size=16).images(PIXELS, boxes)[:, :, 1:-1, 1:-1]
-    whole = F.interpolate(torch.from_numpy(normalised(part)).float(), size=16, mode="bilinear", align_corners=False)
+    whole = F.interpolate(
+        torch.from_numpy(normalised(part)).float(), size=16, mode="bilinear", align_corners=False
+    )
     torch.testing.assert_close(larger, whole[:, :, 1:-1, 1:-1], atol=1e-4, rtol=0)
 
 
 @settings(max_examples=30)
 @given(st.floats(0.01, 0.999), st.integers(0, 2**41), st.integers(0, 100))
-def test_boxes_lie_inside_the_picture_and_keep_their_share_and_aspect(scale: float, seed: int, turn: int) -> None:
+def test_boxes_lie_inside_the_picture_and_keep_their_share_and_aspect(
+    scale: float, seed: int, turn: int
+) -> None:
     x, y, width, height = view_maker(crop_scale=scale, seed=seed).boxes(KEYS[:100], turn).T
     assert min(x.min(), y.min()) >= 0
     assert max((x + width).max(), (y + height).max()) <= 1 + 1e-12
     clipped = (width == 1) | (height == 1)
     share, aspect = width * height, width / height
     assert (share[~clipped] >= scale - 1e-12).all()
-    # A side is clipped where area × aspect > 1, at areas above 3/4 only: what is left is sqrt(area / aspect).
+    # A side is clipped where area × aspect > 1, at areas above 3/4 only: what is left is sqrt(area
+    # / aspect).
     assert (share[clipped] >= np.sqrt(max(scale, 0.75) * 0.75) - 1e-12).all()
     assert (aspect > 0.75 - 1e-12).all()
     assert (aspect < 4 / 3 + 1e-12).all()

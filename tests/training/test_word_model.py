@@ -1,4 +1,5 @@
-"""The word model: it finds words that the picture or the other captions contradict, and a killed training goes on."""
+"""The word model: it finds words that the picture or the other captions contradict, and a killed
+training goes on."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,14 @@ from clipmem_core.scores.words import mean_ratio, split_words
 from clipmem_core.training import word_model
 
 COLOURS = ("red", "green", "blue", "black")
-ODD = ["", "dog", "🐊 👩‍👩‍👧", "קרוקודיל ירוק", "new " + " ".join(f"w{i}" for i in range(40)), "dog " * 10_000]
+ODD = [
+    "",
+    "dog",
+    "🐊 👩‍👩‍👧",
+    "קרוקודיל ירוק",
+    "new " + " ".join(f"w{i}" for i in range(40)),
+    "dog " * 10_000,
+]
 
 
 def made_set(n: int, rng: np.random.Generator) -> tuple[list[list[str]], np.ndarray]:
@@ -22,12 +30,16 @@ def made_set(n: int, rng: np.random.Generator) -> tuple[list[list[str]], np.ndar
         [f"a {COLOURS[k]} {t} here", f"the {t}, {COLOURS[k]}"]
         for k, t in zip(colour, np.array(["cat", "dog", "cup"])[thing], strict=True)
     ]
-    features = np.hstack([np.eye(4)[colour], np.eye(3)[thing], rng.normal(size=(n, 4))]).astype(np.float16)
+    features = np.hstack([np.eye(4)[colour], np.eye(3)[thing], rng.normal(size=(n, 4))]).astype(
+        np.float16
+    )
     return captions, features
 
 
 @pytest.mark.parametrize("precision", ["fp32", "amp_bf16"])
-@pytest.mark.parametrize("settings", [{"TRAINED": 20_000}, {"TRAINED": 20_000, "BATCH": 4, "SAMPLED": 1}])
+@pytest.mark.parametrize(
+    "settings", [{"TRAINED": 20_000}, {"TRAINED": 20_000, "BATCH": 4, "SAMPLED": 1}]
+)
 def test_changed_words_are_the_most_surprising(
     settings: dict[str, int], precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -43,7 +55,9 @@ def test_changed_words_are_the_most_surprising(
     words = split_words(captions)
     into = word_model.Predictions.empty(len(words.ids))
     for rows in rows_of_models(rng.random(400) >= 0.5):
-        predict_half(words, features, *rows, text_tower=None, seed=0, precision=precision, into=into)
+        predict_half(
+            words, features, *rows, text_tower=None, seed=0, precision=precision, into=into
+        )
     scores = mean_ratio(surprises(words, into)[0][:, 0], words.caption_start)
     wrong = scores[words.pair_start[changed]]
     right = np.delete(scores[words.pair_start[:380]], changed)
@@ -62,7 +76,9 @@ def test_too_few_words_are_no_error() -> None:
         assert np.isnan(surprises(words, into)[0]).all()
 
 
-def test_a_killed_training_ends_with_the_same_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_training_ends_with_the_same_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(word_model, "SAVED", 5)
     monkeypatch.setattr(word_model, "TRAINED", 3_000)
     captions, features = made_set(200, np.random.default_rng(0))

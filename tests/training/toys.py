@@ -1,4 +1,5 @@
-"""A model of a few thousand weights, pictures of noise and captions of random words: a member trains in a moment."""
+"""A model of a few thousand weights, pictures of noise and captions of random words: a member
+trains in a moment."""
 
 import json
 from dataclasses import replace
@@ -21,7 +22,9 @@ MODEL: dict[str, Any] = {
     "vision_cfg": {"image_size": 8, "layers": 1, "width": 16, "patch_size": 4, "head_width": 8},
     "text_cfg": {"context_length": CONTEXT, "vocab_size": 64, "width": 16, "heads": 2, "layers": 1},
 }
-CONFIG = AuditConfig(epochs=3, batch_size=8, lr=1e-2, warmup=2, precision="fp32", device="cpu", crop_scale=0.5)
+CONFIG = AuditConfig(
+    epochs=3, batch_size=8, lr=1e-2, warmup=2, precision="fp32", device="cpu", crop_scale=0.5
+)
 
 
 def write_model(folder: Path, **vision: Any) -> str:
@@ -40,7 +43,9 @@ def draw_tokens(count: int, *, context: int = CONTEXT, seed: int = 0) -> np.ndar
     return tokens
 
 
-def draw_data(pairs: int, *, captions: int = 1, size: int = 10, context: int = CONTEXT) -> TrainingData:
+def draw_data(
+    pairs: int, *, captions: int = 1, size: int = 10, context: int = CONTEXT
+) -> TrainingData:
     """Draw pairs of noise, all of them trained on; pair i has 1 + i mod captions captions."""
     start = np.concatenate([[0], np.cumsum(1 + np.arange(pairs) % captions)])
     noise = np.random.default_rng(1).integers(0, 256, (pairs, size, size, 3), dtype=np.uint8)
@@ -59,9 +64,16 @@ def held_out_data(pairs: int = 30) -> TrainingData:
     return replace(draw_data(pairs, captions=3), rows=rows[:-6], external=rows[-6:])
 
 
-def view_maker(*, image_size: int = 8, crop_scale: float = 0.5, seed: int = 0, colour: float = 0.0) -> ViewMaker:
+def view_maker(
+    *, image_size: int = 8, crop_scale: float = 0.5, seed: int = 0, colour: float = 0.0
+) -> ViewMaker:
     return ViewMaker(
-        image_size, crop_scale, (0.5, 0.4, 0.3), (0.2, 0.25, 0.3), seed, mitigations_of(AuditConfig(colour=colour))
+        image_size,
+        crop_scale,
+        (0.5, 0.4, 0.3),
+        (0.2, 0.25, 0.3),
+        seed,
+        mitigations_of(AuditConfig(colour=colour)),
     )
 
 
@@ -70,11 +82,17 @@ def trainer(name: str, data: TrainingData, *, seed: int = 0, **changes: Any) -> 
     config = replace(CONFIG, **changes)
     model: Model = build_model(name, loss=config.loss, seed=seed)
     size = model.visual.image_size[0]
-    views = view_maker(image_size=size, crop_scale=config.crop_scale, seed=seed, colour=config.colour)
+    views = view_maker(
+        image_size=size, crop_scale=config.crop_scale, seed=seed, colour=config.colour
+    )
     return Trainer(model, data, config, views, seed=seed, device="cpu")
 
 
-def tower_trainer(name: str, data: TrainingData, *, labels: np.ndarray | None = None, **changes: Any) -> TowerTrainer:
+def tower_trainer(
+    name: str, data: TrainingData, *, labels: np.ndarray | None = None, **changes: Any
+) -> TowerTrainer:
     """Return a trainer of the image encoder alone, on labels if there are any."""
     clip = trainer(name, data, **changes)
-    return TowerTrainer(clip.model, data, clip.config, clip.views, labels=labels, seed=0, device="cpu")
+    return TowerTrainer(
+        clip.model, data, clip.config, clip.views, labels=labels, seed=0, device="cpu"
+    )

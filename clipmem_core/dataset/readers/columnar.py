@@ -1,4 +1,5 @@
-"""Reads Parquet files, with pictures inside or paths to them, and folders that Hugging Face's `save_to_disk` made."""
+"""Reads Parquet files, with pictures inside or paths to them, and folders that Hugging Face's
+`save_to_disk` made."""
 
 import contextlib
 import re
@@ -9,8 +10,21 @@ from typing import Any
 import pyarrow as pa
 
 from clipmem_core.config import InputError, SourceOptions
-from clipmem_core.dataset.readers.containers import arrow_table, damage_as_input_error, parquet_file, picture_column
-from clipmem_core.dataset.readers.paths import JSON, LINK_LEAVES, is_inside, parse, read_file, reading_fault, stamped
+from clipmem_core.dataset.readers.containers import (
+    arrow_table,
+    damage_as_input_error,
+    parquet_file,
+    picture_column,
+)
+from clipmem_core.dataset.readers.paths import (
+    JSON,
+    LINK_LEAVES,
+    is_inside,
+    parse,
+    read_file,
+    reading_fault,
+    stamped,
+)
 from clipmem_core.dataset.readers.records import Fields, Row, Rows, find_fields, in_image_folder
 
 _BATCH = 8192  # rows that are Python objects at a time
@@ -23,7 +37,11 @@ def parquet_files(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path] if path.suffix.lower() == ".parquet" else []
     files = (file for file in path.rglob("*.parquet") if not file.is_dir())
-    return sorted(file for file in files if not any(part.startswith(".") for part in file.relative_to(path).parts))
+    return sorted(
+        file
+        for file in files
+        if not any(part.startswith(".") for part in file.relative_to(path).parts)
+    )
 
 
 def read_parquet(path: Path, options: SourceOptions) -> Rows:
@@ -42,7 +60,9 @@ def read_parquet(path: Path, options: SourceOptions) -> Rows:
 
 def _check_split(split: str, splits: Sequence[str], path: Path) -> None:
     if split not in splits:
-        raise InputError(f"{path} has no split {split!r}: choose one of {', '.join(splits)} with --split")
+        raise InputError(
+            f"{path} has no split {split!r}: choose one of {', '.join(splits)} with --split"
+        )
 
 
 def is_saved_folder(folder: Path) -> bool:
@@ -59,16 +79,24 @@ def read_saved_folder(folder: Path, options: SourceOptions) -> Rows:
             _check_split(options.split, splits, folder)
             home = folder / options.split
         path = home / _STATE
-        files = [home / Path(entry["filename"]).name for entry in parse(read_file(path, JSON).decode())["_data_files"]]
+        files = [
+            home / Path(entry["filename"]).name
+            for entry in parse(read_file(path, JSON).decode())["_data_files"]
+        ]
     except InputError:
         raise
     except (OSError, ValueError, LookupError, TypeError) as error:
-        raise InputError(f"{path} cannot be read ({error!r}): save the data set again with save_to_disk") from error
+        raise InputError(
+            f"{path} cannot be read ({error!r}): save the data set again with save_to_disk"
+        ) from error
     return read_arrow_files(files, folder, options, kind="huggingface")
 
 
-def read_arrow_files(files: Sequence[Path], root: Path, options: SourceOptions, *, kind: str) -> Rows:
-    """Read Parquet or Arrow files that make one data set; a damaged one among several is a row in quarantine."""
+def read_arrow_files(
+    files: Sequence[Path], root: Path, options: SourceOptions, *, kind: str
+) -> Rows:
+    """Read Parquet or Arrow files that make one data set; a damaged one among several is a row in
+    quarantine."""
     names = {path: path.relative_to(root).as_posix() for path in files}
     fields, faults, inside = dict[Path, Fields](), dict[Path, str](), False
     for path in files:
@@ -76,17 +104,25 @@ def read_arrow_files(files: Sequence[Path], root: Path, options: SourceOptions, 
             if not is_inside(str(root.resolve()), str(path)):
                 raise InputError(LINK_LEAVES.replace("image", "file"))
             schema = read_schema(path)
-        except (InputError, OSError, ValueError) as error:  # ValueError: a name that no file can have
+        except (
+            InputError,
+            OSError,
+            ValueError,
+        ) as error:  # ValueError: a name that no file can have
             faults[path] = reading_fault(error, path.name)
             continue
         pictures = picture_column(schema)
-        fields[path] = chosen = find_fields(schema.names, options, source=names[path], picture=pictures)
+        fields[path] = chosen = find_fields(
+            schema.names, options, source=names[path], picture=pictures
+        )
         inside |= chosen.image == pictures
         image_type = schema.field(chosen.image).type
         if chosen.image != pictures and pa.types.is_struct(image_type):
             raise InputError(
-                f"{names[path]}: column {chosen.image!r} holds no paths but {image_type}. Pictures inside a file are "
-                f"read from its first column of binary picture bytes ({pictures or 'there is none'})"
+                f"{names[path]}: column {chosen.image!r} holds no paths but {image_type}. "
+                "Pictures inside a file are "
+                "read from its first column of binary picture bytes "
+                f"({pictures or 'there is none'})"
             )
 
     if not fields:
@@ -99,13 +135,19 @@ def read_arrow_files(files: Sequence[Path], root: Path, options: SourceOptions, 
             else:
                 yield from _file_rows(path, names[path], fields[path])
 
-    return in_image_folder(Rows(root, kind, rows(), files=not inside), options.image_folder, files[0])
+    return in_image_folder(
+        Rows(root, kind, rows(), files=not inside), options.image_folder, files[0]
+    )
 
 
 def _file_rows(path: Path, name: str, fields: Fields) -> Iterator[Row]:
     schema, file, row = read_schema(path), stamped(path), 0
     inside = fields.image == picture_column(schema)
-    names = [column for column in dict.fromkeys(fields) if column and not (inside and column == fields.image)]
+    names = [
+        column
+        for column in dict.fromkeys(fields)
+        if column and not (inside and column == fields.image)
+    ]
     with damage_as_input_error(file):
         if path.suffix == ".arrow":
             batches = arrow_table(file).select(names).to_batches(_BATCH)
@@ -113,10 +155,15 @@ def _file_rows(path: Path, name: str, fields: Fields) -> Iterator[Row]:
             batches = parquet_file(file).iter_batches(_BATCH, columns=names)
         for batch in batches:
             batch.validate(full=True)
-            columns = [_values(batch, schema, column) if column in names else [None] * len(batch) for column in fields]
+            columns = [
+                _values(batch, schema, column) if column in names else [None] * len(batch)
+                for column in fields
+            ]
             for image, *values in zip(*columns, strict=True):
                 reference = f"{name}#{row}"
-                fault = next((value for value in (image, *values) if isinstance(value, Exception)), None)
+                fault = next(
+                    (value for value in (image, *values) if isinstance(value, Exception)), None
+                )
                 if fault:
                     yield Row(reference, reason=f"value cannot be read ({fault})")
                 else:
@@ -125,7 +172,8 @@ def _file_rows(path: Path, name: str, fields: Fields) -> Iterator[Row]:
 
 
 def _values(batch: pa.RecordBatch, schema: pa.Schema, column: str) -> list[Any]:
-    """Return a column as Python values: class names for Hugging Face's numbers, errors for what Python cannot hold."""
+    """Return a column as Python values: class names for Hugging Face's numbers, errors for what
+    Python cannot hold."""
     values, classes = list[Any](), dict[Any, Any]()
     with contextlib.suppress(LookupError, TypeError, ValueError):
         features = parse((schema.metadata or {})[b"huggingface"].decode())["info"]["features"]
@@ -134,7 +182,12 @@ def _values(batch: pa.RecordBatch, schema: pa.Schema, column: str) -> list[Any]:
         try:
             value = scalar.as_py()
             values.append(classes.get(value, value) if isinstance(value, int | float) else value)
-        except (ValueError, TypeError, ArithmeticError, LookupError) as error:  # dates out of range, unknown zones
+        except (
+            ValueError,
+            TypeError,
+            ArithmeticError,
+            LookupError,
+        ) as error:  # dates out of range, unknown zones
             values.append(error)
     return values
 

@@ -1,9 +1,10 @@
 """Reads the pictures that references point to, as files or inside tar, Parquet and Arrow files.
 
-A reference is a path relative to the data set's root: `a/b.jpg`, `shard.tar/member.jpg`, `file.parquet#12` or
-`file.arrow#12`. Nothing outside the root is read, whatever dots, links or escapes a reference has. Nothing is unpacked
-and no file stays open. Caches are keyed by the file's size and time: a rewritten file is read anew. The processes that
-decode pictures import this module, so it is light.
+A reference is a path relative to the data set's root: `a/b.jpg`, `shard.tar/member.jpg`,
+`file.parquet#12` or `file.arrow#12`. Nothing outside the root is read, whatever dots, links or
+escapes a reference has. Nothing is unpacked and no file stays open. Caches are keyed by the file's
+size and time: a rewritten file is read anew. The processes that decode pictures import this module,
+so it is light.
 """
 
 import hashlib
@@ -29,14 +30,34 @@ from clipmem_core.io import shortage
 _ROW = re.compile(r"(.+\.(?:parquet|arrow))#(\d+)")
 _TAR = re.compile(r"\.tar/", re.IGNORECASE)
 _TAR_BLOCK = 512  # bytes of a tar header
-_TAR_DAMAGE = (tarfile.TarError, ValueError, LookupError, ArithmeticError, RecursionError)  # what tarfile raises
+_TAR_DAMAGE = (
+    tarfile.TarError,
+    ValueError,
+    LookupError,
+    ArithmeticError,
+    RecursionError,
+)  # what tarfile raises
 _BLOB_NAMES = frozenset(
-    ["image", "images", "img", "picture", "photo", "image_bytes", "bytes", "content", "jpg", "jpeg", "png", "webp"]
+    [
+        "image",
+        "images",
+        "img",
+        "picture",
+        "photo",
+        "image_bytes",
+        "bytes",
+        "content",
+        "jpg",
+        "jpeg",
+        "png",
+        "webp",
+    ]
 )
 
 
 def split_reference(root: Path, image: str) -> tuple[Path, str | int | None]:
-    """Split a normal reference into its file and the tar member or table row in it (None: the file itself)."""
+    """Split a normal reference into its file and the tar member or table row in it (None: the file
+    itself)."""
     row = _ROW.fullmatch(image)
     if row:
         return root / row[1], int(row[2])
@@ -50,7 +71,8 @@ def split_reference(root: Path, image: str) -> tuple[Path, str | int | None]:
 def read_bytes(root: Path, image: str) -> bytes:
     """Read the encoded picture of a reference.
 
-    A reference that leaves the folder or a damaged archive raises InputError, a missing picture FileNotFoundError.
+    A reference that leaves the folder or a damaged archive raises InputError, a missing picture
+    FileNotFoundError.
     """
     try:
         path, part = split_reference(root, paths.normal_reference(image))
@@ -69,7 +91,8 @@ def read_bytes(root: Path, image: str) -> bytes:
 
 
 def source_stamp(root: Path, images: Sequence[str]) -> str:
-    """Return 32 hex digits that change with the references, their order, and the size or time of their files."""
+    """Return 32 hex digits that change with the references, their order, and the size or time of
+    their files."""
     digest = hashlib.sha256()
     for image in images:
         digest.update(image.encode("utf-8", "surrogatepass") + b"\n")
@@ -97,16 +120,22 @@ def scan_tar(path: Path) -> TarContent:
     try:
         with tarfile.open(path, mode="r:") as tar:
             try:
-                while (member := tar.next()) is not None and tar.offset > offset:  # a negative size leads back
+                while (
+                    member := tar.next()
+                ) is not None and tar.offset > offset:  # a negative size leads back
                     offset = tar.offset
                     tar.members = []  # type: ignore[attr-defined]  # tarfile would store every header
                     name = posixpath.normpath(member.name).lstrip("/")
-                    if member.isdir() or (member.isreg() and member.offset_data + member.size > size):
+                    if member.isdir() or (
+                        member.isreg() and member.offset_data + member.size > size
+                    ):
                         continue
                     if not member.isreg() or member.issparse() or member.size < 0:
                         content.refused.append((name, "member is no plain file, or is damaged"))
                     elif name in content.members:
-                        content.refused.append((name, "member comes twice in the tar: the first is used"))
+                        content.refused.append(
+                            (name, "member comes twice in the tar: the first is used")
+                        )
                     else:
                         content.members[name] = (member.offset_data, member.size)
                         if name != member.name:
@@ -122,9 +151,12 @@ def scan_tar(path: Path) -> TarContent:
 
 @lru_cache(maxsize=1024)
 def _tar_pictures(file: paths.Stamped) -> tuple[np.ndarray, np.ndarray]:
-    """Return a tar's pictures sorted by name: names, and int64 [n, 2] offsets and sizes; about 30 bytes a picture."""
+    """Return a tar's pictures sorted by name: names, and int64 [n, 2] offsets and sizes; about 30
+    bytes a picture."""
     members = scan_tar(Path(file.path)).members.items()
-    pictures = sorted((os.fsencode(name), place) for name, place in members if paths.is_picture(name))
+    pictures = sorted(
+        (os.fsencode(name), place) for name, place in members if paths.is_picture(name)
+    )
     places = np.array([place for _, place in pictures], np.int64).reshape(-1, 2)
     return np.array([name for name, _ in pictures], dtype=bytes), places
 
@@ -144,16 +176,23 @@ def _tar_picture(path: Path, name: str) -> bytes:
 
 
 def picture_column(schema: pa.Schema) -> str:
-    """Return the first column that holds pictures: a struct with `bytes`, as Hugging Face writes, or a named blob."""
+    """Return the first column that holds pictures: a struct with `bytes`, as Hugging Face writes,
+    or a named blob."""
 
     def is_blob(kind: pa.DataType) -> bool:
         return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
     def has_bytes(kind: pa.DataType) -> bool:
-        return pa.types.is_struct(kind) and (i := kind.get_field_index("bytes")) >= 0 and is_blob(kind.field(i).type)
+        return (
+            pa.types.is_struct(kind)
+            and (i := kind.get_field_index("bytes")) >= 0
+            and is_blob(kind.field(i).type)
+        )
 
     structs = [field.name for field in schema if has_bytes(field.type)]
-    blobs = [field.name for field in schema if is_blob(field.type) and field.name.lower() in _BLOB_NAMES]
+    blobs = [
+        field.name for field in schema if is_blob(field.type) and field.name.lower() in _BLOB_NAMES
+    ]
     return next(iter(structs + blobs), "")
 
 
@@ -165,7 +204,9 @@ def _table_picture(path: Path, row: int) -> bytes:
     group = int(np.searchsorted(ends, row, side="right"))
     if group == len(ends):
         raise LookupError(f"{path.name} has no row {row}")
-    data = _group_pictures(file, group, column)[row - (int(ends[group - 1]) if group else 0)].as_py()
+    data = _group_pictures(file, group, column)[
+        row - (int(ends[group - 1]) if group else 0)
+    ].as_py()
     if data is None:
         raise LookupError(f"row {row} of {path.name} holds no picture bytes")
     return bytes(data)
@@ -188,7 +229,9 @@ def _group_pictures(file: paths.Stamped, group: int, column: str) -> pa.ChunkedA
         if file.path.endswith(".arrow"):
             pictures = arrow_table(file)[column]
         else:
-            pictures = parquet_file(file).read_row_group(group, columns=[column], use_threads=False)[column]
+            pictures = parquet_file(file).read_row_group(
+                group, columns=[column], use_threads=False
+            )[column]
         return pc.struct_field(pictures, "bytes") if pa.types.is_struct(pictures.type) else pictures
 
 
@@ -217,4 +260,6 @@ def damage_as_input_error(file: paths.Stamped) -> Iterator[None]:
             raise
         kind = "Arrow" if file.path.endswith(".arrow") else "Parquet"
         first = str(error).partition("\n")[0]
-        raise InputError(f"{os.path.basename(file.path)} is not a readable {kind} file ({first})") from error
+        raise InputError(
+            f"{os.path.basename(file.path)} is not a readable {kind} file ({first})"
+        ) from error

@@ -1,4 +1,5 @@
-"""Reads a folder of pictures, each with a `.txt` of one caption a line; the top folders are the labels."""
+"""Reads a folder of pictures, each with a `.txt` of one caption a line; the top folders are the
+labels."""
 
 import os
 import re
@@ -20,20 +21,27 @@ def holds_pictures(root: Path) -> bool:
 
 def has_class_folders(root: Path) -> bool:
     """Tell whether the first subfolder with pictures has no `.txt`."""
-    first = next((files for folder, files in _walk(root) if folder and any(map(paths.is_picture, files))), [])
+    first = next(
+        (files for folder, files in _walk(root) if folder and any(map(paths.is_picture, files))), []
+    )
     return bool(first) and not any(name.lower().endswith(".txt") for name in first)
 
 
 def read_folder(root: Path, options: SourceOptions) -> Rows:
-    """Read a folder; a picture without a `.txt` is captioned by the template or quarantined, as is the reverse."""
+    """Read a folder; a picture without a `.txt` is captioned by the template or quarantined, as is
+    the reverse."""
     template = options.caption_template
     if template and LABEL not in template:
-        raise InputError(f"--caption-template {template!r} must hold {LABEL}: 'a photo of a {LABEL}'")
+        raise InputError(
+            f"--caption-template {template!r} must hold {LABEL}: 'a photo of a {LABEL}'"
+        )
 
     def rows() -> Iterator[Row]:
         used = False
         for folder, files in _walk(root):
-            texts = {os.path.splitext(name)[0]: name for name in files if name.lower().endswith(".txt")}
+            texts = {
+                os.path.splitext(name)[0]: name for name in files if name.lower().endswith(".txt")
+            }
             pictures = {name: os.path.splitext(name)[0] for name in files if paths.is_picture(name)}
             for name, stem in pictures.items():
                 text = os.path.join(folder, texts[stem]) if stem in texts else None
@@ -44,7 +52,8 @@ def read_folder(root: Path, options: SourceOptions) -> Rows:
                 yield Row(os.path.join(folder, texts[stem]), reason="no picture of the same name")
         if not used:
             raise InputError(
-                f"{root} holds pictures but no captions: put a .txt of the same name beside each, give a table, "
+                f"{root} holds pictures but no captions: put a .txt of the same name beside "
+                "each, give a table, "
                 f"or let class folders name them: --caption-template 'a photo of a {LABEL}'"
             )
 
@@ -52,11 +61,15 @@ def read_folder(root: Path, options: SourceOptions) -> Rows:
 
 
 def _walk(root: Path) -> Iterator[tuple[str, list[str]]]:
-    """Yield each folder, relative to the root, with its files, in sorted order; links to folders are not followed."""
+    """Yield each folder, relative to the root, with its files, in sorted order; links to folders
+    are not followed."""
     for path, folders, files in os.walk(root):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         relative = os.path.relpath(path, root)
-        yield "" if relative == "." else relative, sorted(name for name in files if not name.startswith("."))
+        yield (
+            "" if relative == "." else relative,
+            sorted(name for name in files if not name.startswith(".")),
+        )
 
 
 def _row(root: Path, image: str, text: str | None, template: str) -> Row:
@@ -69,7 +82,9 @@ def _row(root: Path, image: str, text: str | None, template: str) -> Row:
     if path.is_symlink() and not paths.is_inside(os.path.realpath(root), os.fspath(path)):
         return Row(image, image, reason=paths.LINK_LEAVES.replace("image", "caption file"))
     try:
-        captions = list(filter(str.strip, _LINE_END.split(paths.decode_text(paths.read_file(path, paths.TEXT)))))
+        captions = list(
+            filter(str.strip, _LINE_END.split(paths.decode_text(paths.read_file(path, paths.TEXT))))
+        )
     except (InputError, OSError) as error:
         return Row(image, image, reason=paths.reading_fault(error, "caption file"))
     return Row(image, image, captions, label)

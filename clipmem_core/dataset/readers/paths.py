@@ -1,4 +1,5 @@
-"""Rules for the files of a data set (inside its folder, regular, up to a size), and decoding of text and values."""
+"""Rules for the files of a data set (inside its folder, regular, up to a size), and decoding of
+text and values."""
 
 import codecs
 import errno
@@ -77,17 +78,23 @@ def is_picture(name: str) -> bool:
 
 
 def normal_reference(image: str) -> str:
-    """Return the reference with forward slashes and without `.` and `..`; InputError if it leaves the folder."""
+    """Return the reference with forward slashes and without `.` and `..`; InputError if it leaves
+    the folder."""
     if len(image) >= PATH_MAX:
         raise InputError(f"image path is longer than {PATH_MAX:,} characters")
     if "\0" in image or printable(image) != image:
         raise InputError("image path is not valid text")
     if is_url(image):
-        raise InputError("image is a URL: download the pictures first, for example with img2dataset")
+        raise InputError(
+            "image is a URL: download the pictures first, for example with img2dataset"
+        )
     for path in (image, unquote(image), unquote(unquote(image))):
         slashed = path.replace("\\", "/")
         if slashed.startswith("/") or _DRIVE.match(slashed):
-            raise InputError("image path is absolute and not in --image-folder: name that folder, or make it relative")
+            raise InputError(
+                "image path is absolute and not in --image-folder: name that folder, or make it "
+                "relative"
+            )
         if posixpath.normpath(slashed).split("/")[0] == "..":
             raise InputError("image path leaves the data set's folder")
     return posixpath.normpath(image.replace("\\", "/")) if image else image
@@ -100,7 +107,8 @@ def is_inside(root: str, path: str) -> bool:
 
 
 def picture_fault(root: str, image: str) -> str:
-    """Return why no picture file can be read from a normal reference below a folder without links; empty if it can."""
+    """Return why no picture file can be read from a normal reference below a folder without links;
+    empty if it can."""
     path = os.path.join(root, image)
     if not is_inside(root, path):
         return LINK_LEAVES
@@ -120,7 +128,8 @@ def read_lines(path: Path) -> Iterator[str]:
 
 
 def decode_text(data: bytes) -> str:
-    """Return a file's text: UTF-16 with a byte order mark, UTF-8, or a line that is not UTF-8 as Windows-1252."""
+    """Return a file's text: UTF-16 with a byte order mark, UTF-8, or a line that is not UTF-8 as
+    Windows-1252."""
     return "".join(_text_lines(io.BytesIO(data)))
 
 
@@ -128,7 +137,9 @@ def _text_lines(stream: BinaryIO) -> Iterator[str]:
     start = stream.read(2)
     stream.seek(0)
     if start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-        yield from io.StringIO(stream.read().decode("utf-16", errors="replace").replace("\0", ""), newline="\n")
+        yield from io.StringIO(
+            stream.read().decode("utf-16", errors="replace").replace("\0", ""), newline="\n"
+        )
         return
     for line in stream:
         try:
@@ -161,7 +172,8 @@ def tidy(text: str) -> str:
 
 
 def printable(text: str) -> str:
-    """Return the text with characters that UTF-8 cannot encode as escapes, for file names that are not text."""
+    """Return the text with characters that UTF-8 cannot encode as escapes, for file names that are
+    not text."""
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 

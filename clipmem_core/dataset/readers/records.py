@@ -1,7 +1,7 @@
 """Checks the rows of a data set and merges them into pairs and a quarantine.
 
-Several rows of one picture become several captions of one pair. Every input row ends in exactly one of the two tables.
-An empty entry in a list of captions counts as a separate row.
+Several rows of one picture become several captions of one pair. Every input row ends in exactly one
+of the two tables. An empty entry in a list of captions counts as a separate row.
 """
 
 import os
@@ -16,14 +16,24 @@ import pandas as pd
 from clipmem_core import columns as c
 from clipmem_core.config import InputError, SourceOptions
 from clipmem_core.dataset.readers import paths
-from clipmem_core.dataset.readers.paths import as_name, is_missing, normal_reference, printable, tidy
+from clipmem_core.dataset.readers.paths import (
+    as_name,
+    is_missing,
+    normal_reference,
+    printable,
+    tidy,
+)
 
 _INJECTED = {c.MISCAPTION, c.VAGUE, c.DUPLICATE, c.ATYPICAL}
 _IMAGE = (
-    "filepath file_path image_path img_path image_file image_filename file_name filename image_name image img images "
+    "filepath file_path image_path img_path image_file image_filename file_name filename "
+    "image_name image img images "
     "picture photo path file local_path image_url url key"
 )
-_CAPTION = "caption captions title text txt description alt_text alttext alt comment sentence sentences raw prompt"
+_CAPTION = (
+    "caption captions title text txt description alt_text alttext alt comment sentence "
+    "sentences raw prompt"
+)
 IMAGE_NAMES, CAPTION_NAMES = _IMAGE.split(), _CAPTION.split()  # the first one in a table is used
 LABEL_NAMES = ["label", "labels", "class", "class_name", "category", "cls"]
 ID_NAMES = ["pair_id", "image_id", "id", "uid"]
@@ -31,7 +41,8 @@ _SHOWN = 12  # columns an error message lists
 
 
 class Row(NamedTuple):
-    """One input row with raw values, which merging cleans; `reason` says why a row cannot be used."""
+    """One input row with raw values, which merging cleans; `reason` says why a row cannot be
+    used."""
 
     source: str  # its place, such as `captions.csv:17`
     image: Any = None  # the reference, relative to the root
@@ -44,7 +55,8 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of one data set, to be iterated once. `files`: images are plain files, which merging looks up."""
+    """The rows of one data set, to be iterated once. `files`: images are plain files, which merging
+    looks up."""
 
     root: Path
     format: str
@@ -53,15 +65,21 @@ class Rows:
 
 
 def named_folder(flag: str, file: Path) -> Path:
-    """Return the folder of --image-folder, relative to the working directory or to the file that lists the pictures."""
-    folders = [folder for folder in (Path(os.path.expanduser(flag)), file.parent / flag) if folder.is_dir()]
+    """Return the folder of --image-folder, relative to the working directory or to the file that
+    lists the pictures."""
+    folders = [
+        folder for folder in (Path(os.path.expanduser(flag)), file.parent / flag) if folder.is_dir()
+    ]
     if not folders:
-        raise InputError(f"--image-folder {flag} is not a folder: name the one with the pictures of {file.name}")
+        raise InputError(
+            f"--image-folder {flag} is not a folder: name the one with the pictures of {file.name}"
+        )
     return folders[0].absolute()
 
 
 def in_image_folder(rows: Rows, flag: str, file: Path) -> Rows:
-    """Resolve picture paths in the folder of the flag; merging refuses absolute paths and links that leave it."""
+    """Resolve picture paths in the folder of the flag; merging refuses absolute paths and links
+    that leave it."""
     if not rows.files:
         return rows
     folder = named_folder(flag, file) if flag else rows.root
@@ -72,13 +90,18 @@ def in_image_folder(rows: Rows, flag: str, file: Path) -> Rows:
         if not isinstance(image, str) or not (image := image.strip()).startswith("/"):
             return image
         path = posixpath.normpath(image)
-        return next((path.removeprefix(prefix) for prefix in prefixes if path.startswith(prefix)), image)
+        return next(
+            (path.removeprefix(prefix) for prefix in prefixes if path.startswith(prefix)), image
+        )
 
-    return replace(rows, root=root, rows=(row._replace(image=relative(row.image)) for row in rows.rows))
+    return replace(
+        rows, root=root, rows=(row._replace(image=relative(row.image)) for row in rows.rows)
+    )
 
 
 def merge_rows(rows: Rows) -> tuple[int, pd.DataFrame, pd.DataFrame]:
-    """Return the number of rows, the pairs in order of first appearance, and the quarantine in the order of rows."""
+    """Return the number of rows, the pairs in order of first appearance, and the quarantine in the
+    order of rows."""
     total, pairs, refused = 0, dict[str, list[Any]](), list[tuple[str, str | None, str]]()
     owners, root = dict[str, str](), os.path.realpath(rows.root)
     for row in (checked for raw in rows.rows for checked in _check(raw)):
@@ -92,11 +115,18 @@ def merge_rows(rows: Rows) -> tuple[int, pd.DataFrame, pd.DataFrame]:
         if reason:
             named = isinstance(row.image, str) and not is_missing(row.image)
             image = tidy(row.image[: paths.PATH_MAX]) if named else None
-            refused.append((printable(row.source), as_name(row.pair_id) or image or None, printable(reason)))
+            refused.append(
+                (printable(row.source), as_name(row.pair_id) or image or None, printable(reason))
+            )
             continue
-        _, _, captions, *facts = pair = pairs.setdefault(row.image, [pair_id, row.image, [], None, None])
+        _, _, captions, *facts = pair = pairs.setdefault(
+            row.image, [pair_id, row.image, [], None, None]
+        )
         captions += [caption for caption in row.captions if caption not in captions]
-        pair[3:] = (facts[0] or row.label, facts[1] or (row.injected if row.injected in _INJECTED else None))
+        pair[3:] = (
+            facts[0] or row.label,
+            facts[1] or (row.injected if row.injected in _INJECTED else None),
+        )
     columns = [c.PAIR_ID, c.IMAGE, c.CAPTIONS, c.LABEL, c.INJECTED]
     return (
         total,
@@ -106,7 +136,8 @@ def merge_rows(rows: Rows) -> tuple[int, pd.DataFrame, pd.DataFrame]:
 
 
 def _check(row: Row) -> Iterator[Row]:
-    """Yield the row with clean values and captions as a list; each empty caption among others is a separate row."""
+    """Yield the row with clean values and captions as a list; each empty caption among others is a
+    separate row."""
     if row.reason:
         yield row
         return
@@ -147,7 +178,9 @@ class Fields(NamedTuple):
     injected: str
 
 
-def find_fields(columns: Sequence[str], options: SourceOptions, *, source: str, picture: str = "") -> Fields:
+def find_fields(
+    columns: Sequence[str], options: SourceOptions, *, source: str, picture: str = ""
+) -> Fields:
     """Choose the columns of a table; `picture` is the column whose type is a picture."""
     listed = ", ".join(repr(column[:40]) for column in columns[:_SHOWN])
     more = f" and {len(columns) - _SHOWN} more" if len(columns) > _SHOWN else ""
@@ -164,19 +197,30 @@ def find_fields(columns: Sequence[str], options: SourceOptions, *, source: str, 
     used = {*flags.values(), picture}
 
     def guess(names: Sequence[str]) -> str:
-        plain = {column.strip().lower(): column for column in reversed(columns) if column not in used}
+        plain = {
+            column.strip().lower(): column for column in reversed(columns) if column not in used
+        }
         column = next((plain[name] for name in names if name in plain), "")
         used.add(column)
         return column
 
     caption = options.csv_caption_key or guess(CAPTION_NAMES)
     image = options.csv_img_key or picture or guess(IMAGE_NAMES)
-    for column, what, flag in ((caption, "captions", "--csv-caption-key"), (image, "pictures", "--csv-img-key")):
+    for column, what, flag in (
+        (caption, "captions", "--csv-caption-key"),
+        (image, "pictures", "--csv-img-key"),
+    ):
         if not column:
             raise InputError(f"{message}, and no usual name for {what}: name it with {flag}")
-    label, pair_id = options.csv_label_key or guess(LABEL_NAMES), options.csv_id_key or guess(ID_NAMES)
+    label, pair_id = (
+        options.csv_label_key or guess(LABEL_NAMES),
+        options.csv_id_key or guess(ID_NAMES),
+    )
     fields = Fields(image, caption, label, pair_id, guess([c.INJECTED]))
     repeated = [name for name in fields if name and list(columns).count(name) > 1]
     if repeated:
-        raise InputError(f"{source} has the column {repeated[0]!r} more than once: rename all but the one to read")
+        raise InputError(
+            f"{source} has the column {repeated[0]!r} more than once: rename all but the one "
+            "to read"
+        )
     return fields

@@ -1,7 +1,8 @@
-"""Fetches a data set from a URL (s3://, gs://, https:// … of fsspec) or the Hugging Face hub into the data folder.
+"""Fetches a data set from a URL (s3://, gs://, https:// … of fsspec) or the Hugging Face hub into
+the data folder.
 
-Many processes read the pictures many times, so a local copy costs less than requests. A file that changed on the
-server, or whose download was killed, is fetched again.
+Many processes read the pictures many times, so a local copy costs less than requests. A file that
+changed on the server, or whose download was killed, is fetched again.
 """
 
 import contextlib
@@ -21,14 +22,28 @@ from clipmem_core.dataset.readers.shards import expand_pattern
 from clipmem_core.io import replacing, shortage
 
 AT_ONCE = 8  # files
-FETCHED = ".fetched.jsonl"  # name of each local file, and a key that changes with the file on the server
+FETCHED = (
+    ".fetched.jsonl"  # name of each local file, and a key that changes with the file on the server
+)
 PATIENCE = 3.0  # seconds in which the hub must answer
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_FILE_ENDINGS = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".ndjson", ".parquet", ".tar", ".zip", ".gz")
+_FILE_ENDINGS = (
+    ".csv",
+    ".tsv",
+    ".txt",
+    ".json",
+    ".jsonl",
+    ".ndjson",
+    ".parquet",
+    ".tar",
+    ".zip",
+    ".gz",
+)
 
 
 def fetch(url: str, *, data: Path, say: Callable[[str], None] = lambda line: None) -> str:
-    """Return the local path of a data set; files at a URL are copied into the data folder once, but not file://."""
+    """Return the local path of a data set; files at a URL are copied into the data folder once, but
+    not file://."""
     if not is_url(url):
         return url
     import fsspec  # slow to import, and most data sets are local
@@ -45,12 +60,18 @@ def fetch(url: str, *, data: Path, say: Callable[[str], None] = lambda line: Non
             names = [part]
         else:
             names = [path.removeprefix(root).lstrip("/") for path in system.find(root)]
-            names = [name for name in names if not any(part.startswith(".") for part in name.split("/"))]
+            names = [
+                name for name in names if not any(part.startswith(".") for part in name.split("/"))
+            ]
         if not names:
             raise InputError(f"there is nothing at {url}")
-        if "file" in (system.protocol if isinstance(system.protocol, tuple) else (system.protocol,)):
+        if "file" in (
+            system.protocol if isinstance(system.protocol, tuple) else (system.protocol,)
+        ):
             return f"{root}/{part}".rstrip("/")
-        target = data / SETS / f"{Path(root).name or 'set'}-{fingerprint([url.partition(':')[0], root])}"
+        target = (
+            data / SETS / f"{Path(root).name or 'set'}-{fingerprint([url.partition(':')[0], root])}"
+        )
         target.mkdir(parents=True, exist_ok=True)
         with FileLock(target / f"{FETCHED}.lock"):
             _fetch_files(system, root, names, target, say)
@@ -64,7 +85,9 @@ def fetch(url: str, *, data: Path, say: Callable[[str], None] = lambda line: Non
     return str(target / part).rstrip("/")
 
 
-def _fetch_files(system: Any, root: str, names: list[str], target: Path, say: Callable[[str], None]) -> None:
+def _fetch_files(
+    system: Any, root: str, names: list[str], target: Path, say: Callable[[str], None]
+) -> None:
     """Copy the files of a remote folder that are missing or have changed."""
     present, lock, missing = dict[str, str](), threading.Lock(), list[str]()
     if (target / FETCHED).is_file():
@@ -80,7 +103,9 @@ def _fetch_files(system: Any, root: str, names: list[str], target: Path, say: Ca
         try:
             key = system.ukey(path)
         except FileNotFoundError as error:  # also raised if a web server does not answer
-            unreachable = isinstance(error.__cause__, OSError) and not isinstance(error.__cause__, FileNotFoundError)
+            unreachable = isinstance(error.__cause__, OSError) and not isinstance(
+                error.__cause__, FileNotFoundError
+            )
             if unreachable or getattr(error.__cause__, "status", 404) >= 500:
                 raise
             missing.append(name)  # a shard of a pattern; its reader lists it
@@ -105,13 +130,19 @@ def _fetch_files(system: Any, root: str, names: list[str], target: Path, say: Ca
 
 
 def is_hub_name(source: str) -> bool:
-    """Tell whether a source has the form `owner/name`, is no file name and not below a local folder."""
+    """Tell whether a source has the form `owner/name`, is no file name and not below a local
+    folder."""
     owner = source.partition("/")[0]
-    return bool(_NAME.fullmatch(source)) and not source.lower().endswith(_FILE_ENDINGS) and not Path(owner).is_dir()
+    return (
+        bool(_NAME.fullmatch(source))
+        and not source.lower().endswith(_FILE_ENDINGS)
+        and not Path(owner).is_dir()
+    )
 
 
 def fetch_from_hub(name: str, *, split: str, data: Path) -> Path:
-    """Download one split of the data set `owner/name` as a Parquet file in `sets/<owner>--<name>/`, once."""
+    """Download one split of the data set `owner/name` as a Parquet file in `sets/<owner>--<name>/`,
+    once."""
     file = f"{re.sub(r'[^A-Za-z0-9_.]+', '-', split)}-00000-of-00001.parquet"
     target = data / SETS / name.replace("/", "--") / file
     if target.is_file():
@@ -123,7 +154,9 @@ def fetch_from_hub(name: str, *, split: str, data: Path) -> Path:
         pairs = datasets.load_dataset(name, split=split)
     except Exception as error:  # the hub's client has a dozen unrelated kinds
         first = " ".join(str(error).split())[:160] if online else "it does not answer"
-        raise InputError(f"{name!r} is no path, and the hub has no split {split!r} of it ({first})") from error
+        raise InputError(
+            f"{name!r} is no path, and the hub has no split {split!r} of it ({first})"
+        ) from error
     target.parent.mkdir(parents=True, exist_ok=True)
     with replacing(target) as partial:
         pairs.to_parquet(partial)
@@ -131,7 +164,8 @@ def fetch_from_hub(name: str, *, split: str, data: Path) -> Path:
 
 
 def hub_answers() -> bool:
-    """Tell whether the hub answers; if not, set its client offline. Call this before `datasets` is imported."""
+    """Tell whether the hub answers; if not, set its client offline. Call this before `datasets` is
+    imported."""
     from huggingface_hub import constants, get_session
 
     try:

@@ -1,4 +1,5 @@
-"""Reads WebDataset shards: tar files where `000.jpg`, `000.txt` and `000.json` make a sample, as img2dataset writes."""
+"""Reads WebDataset shards: tar files where `000.jpg`, `000.txt` and `000.json` make a sample, as
+img2dataset writes."""
 
 import os
 import posixpath
@@ -21,7 +22,9 @@ def shards_in(path: Path) -> list[Path]:
     """List the shards of a folder, or the shard itself."""
     if path.is_file():
         return [path.resolve()] if path.suffix.lower() == ".tar" else []
-    return sorted(file for file in path.glob("*.tar") if not file.is_dir() and not file.name.startswith("."))
+    return sorted(
+        file for file in path.glob("*.tar") if not file.is_dir() and not file.name.startswith(".")
+    )
 
 
 def expand_pattern(pattern: str) -> list[Path]:
@@ -29,11 +32,14 @@ def expand_pattern(pattern: str) -> list[Path]:
     try:
         return [Path(path) for path in braceexpand(os.path.expanduser(pattern))]
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{pattern[:80]}: the braces cannot be expanded: write name-{{000..041}}.tar") from error
+        raise InputError(
+            f"{pattern[:80]}: the braces cannot be expanded: write name-{{000..041}}.tar"
+        ) from error
 
 
 def read_shards(shards: Sequence[Path], options: SourceOptions) -> Rows:
-    """Read shards in order; of one that is cut off the samples before the cut. A fault is a row in quarantine."""
+    """Read shards in order; of one that is cut off the samples before the cut. A fault is a row in
+    quarantine."""
     root = Path(os.path.commonpath([path.parent for path in map(Path.absolute, shards)]))
 
     def rows() -> Iterator[Row]:
@@ -48,14 +54,18 @@ def read_shards(shards: Sequence[Path], options: SourceOptions) -> Rows:
                 faults.append(paths.reading_fault(error, "shard"))
                 yield Row(name, reason=faults[-1])
         if len(faults) == len(shards):
-            raise InputError(f"{shards[0]}: none of the {len(shards)} shards can be used: {faults[0]}")
+            raise InputError(
+                f"{shards[0]}: none of the {len(shards)} shards can be used: {faults[0]}"
+            )
 
     return Rows(root, "webdataset", rows(), files=False)
 
 
 def _shard_rows(shard: Path, name: str, options: SourceOptions) -> Iterator[Row]:
     content = scan_tar(shard)
-    samples: dict[str, dict[str, str]] = {}  # name without suffix → suffix → member; "picture" → the picture's
+    samples: dict[
+        str, dict[str, str]
+    ] = {}  # name without suffix → suffix → member; "picture" → the picture's
     for member in content.members:
         key, suffix = posixpath.splitext(member)
         kind = "picture" if paths.is_picture(member) else suffix[1:].lower()
@@ -73,7 +83,12 @@ def _shard_rows(shard: Path, name: str, options: SourceOptions) -> Iterator[Row]
 
 
 def _sample_rows(
-    source: str, shard: str, sample: dict[str, str], content: TarContent, stream: BinaryIO, options: SourceOptions
+    source: str,
+    shard: str,
+    sample: dict[str, str],
+    content: TarContent,
+    stream: BinaryIO,
+    options: SourceOptions,
 ) -> Iterator[Row]:
     """Yield the sample's row, and a row for each member that cannot be read."""
     texts, meta, members = dict[str, str](), dict[str, Any](), ", ".join(sorted(sample.values()))
@@ -101,7 +116,9 @@ def _sample_rows(
     def first(keys: Sequence[str]) -> Any:
         return next((meta[key] for key in keys if meta.get(key) not in (None, "", [])), None)
 
-    captions = first([options.csv_caption_key] if options.csv_caption_key else ["caption", c.CAPTIONS])
+    captions = first(
+        [options.csv_caption_key] if options.csv_caption_key else ["caption", c.CAPTIONS]
+    )
     captions = texts.get("txt") if captions is None else captions
     label = first([options.csv_label_key] if options.csv_label_key else LABEL_NAMES)
     label = texts.get("cls") if label is None else label
@@ -114,4 +131,12 @@ def _sample_rows(
     if captions is None:
         reason = reason or "sample has no caption: no .txt, and no caption in its .json"
     image = f"{shard}/{member}"
-    yield Row(image, image, captions, label, meta.get(options.csv_id_key or c.PAIR_ID), meta.get(c.INJECTED), reason)
+    yield Row(
+        image,
+        image,
+        captions,
+        label,
+        meta.get(options.csv_id_key or c.PAIR_ID),
+        meta.get(c.INJECTED),
+        reason,
+    )

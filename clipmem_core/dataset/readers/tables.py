@@ -1,4 +1,5 @@
-"""Reads tables of rows: CSV and TSV files, JSON Lines, a JSON list of objects, and COCO captions."""
+"""Reads tables of rows: CSV and TSV files, JSON Lines, a JSON list of objects, and COCO
+captions."""
 
 import csv
 import os
@@ -10,20 +11,32 @@ from pathlib import Path
 from typing import Any
 
 from clipmem_core.config import InputError, SourceOptions
-from clipmem_core.dataset.readers.paths import JSON, as_name, decode_text, parse, read_file, read_lines
+from clipmem_core.dataset.readers.paths import (
+    JSON,
+    as_name,
+    decode_text,
+    parse,
+    read_file,
+    read_lines,
+)
 from clipmem_core.dataset.readers.records import Row, Rows, find_fields, in_image_folder
 
 csv.field_size_limit(sys.maxsize)  # a caption of any length
 _RECORD_LINES = 100  # most lines of a quoted cell; a longer one has a stray quote
-_UNQUOTED = "\t|"  # files with these separators are often written without quoting: a stray quote is part of the text
+# files with these separators are often written without quoting: a stray quote is part of the text
+_UNQUOTED = "\t|"
 _SEARCHED = 50  # pictures looked up in each likely folder
 
 
 def read_delimited(path: Path, options: SourceOptions) -> Rows:
-    """Read a CSV or TSV file. The separator is the most frequent one in the header. Blank lines are no rows."""
+    """Read a CSV or TSV file. The separator is the most frequent one in the header. Blank lines are
+    no rows."""
     separator = "\t" if options.csv_separator in ("\\t", "tab") else options.csv_separator
     if len(separator) > 1 or separator in ('"', "\n", "\r"):
-        raise InputError(f"--csv-separator must be one character other than quotes and line ends, not {separator!r}")
+        raise InputError(
+            "--csv-separator must be one character other than quotes and line ends, not "
+            f"{separator!r}"
+        )
     separator = separator or max("\t,;|", key=next(filter(str.strip, read_lines(path)), "").count)
     _, header, fault = next(_records(path, separator), (0, [], "it is empty"))
     if not header:
@@ -36,16 +49,22 @@ def read_delimited(path: Path, options: SourceOptions) -> Rows:
         for line, values, fault in islice(_records(path, separator), 1, None):
             source = f"{path.name}:{line}"
             if fault or len(values) != len(header):
-                yield Row(source, reason=fault or f"row has {len(values)} columns, the header has {len(header)}")
+                yield Row(
+                    source,
+                    reason=fault or f"row has {len(values)} columns, the header has {len(header)}",
+                )
             else:
-                yield Row._make((source, *(values[place] if place >= 0 else None for place in places), ""))
+                yield Row._make(
+                    (source, *(values[place] if place >= 0 else None for place in places), "")
+                )
 
     kind = "tsv" if separator == "\t" else "csv"
     return in_image_folder(Rows(path.parent, kind, rows()), options.image_folder, path)
 
 
 def _records(path: Path, separator: str) -> Iterator[tuple[int, list[str], str]]:
-    """Yield the number of each record's first line, its cells, and its fault, such as unbalanced quotes."""
+    """Yield the number of each record's first line, its cells, and its fault, such as unbalanced
+    quotes."""
     lines, buffer, number = read_lines(path), deque[str](), 1
     while True:
         buffer.extend(islice(lines, _RECORD_LINES - len(buffer)))
@@ -55,7 +74,11 @@ def _records(path: Path, separator: str) -> Iterator[tuple[int, list[str], str]]
         try:
             cells, fault, consumed = next(reader), "", reader.line_num
         except csv.Error as error:
-            cells, fault, consumed = [], f"quotes do not add up ({error})", 1  # continue at the next line
+            cells, fault, consumed = (
+                [],
+                f"quotes do not add up ({error})",
+                1,
+            )  # continue at the next line
             if separator in _UNQUOTED:
                 cells, fault = buffer[0].rstrip("\r\n").split(separator), ""
         if cells or fault:
@@ -71,7 +94,8 @@ def read_jsonl(path: Path, options: SourceOptions) -> Rows:
 
 
 def read_json(path: Path, options: SourceOptions) -> Rows:
-    """Read COCO captions, or a list of objects as `read_jsonl` reads lines; its rows are numbered from 1."""
+    """Read COCO captions, or a list of objects as `read_jsonl` reads lines; its rows are numbered
+    from 1."""
     text = decode_text(read_file(path, JSON))
     try:
         value = parse(text)
@@ -81,7 +105,9 @@ def read_json(path: Path, options: SourceOptions) -> Rows:
         return _read_coco(path, value["images"], value["annotations"], options)
     if isinstance(value, list):
         return _read_objects(path, lambda: enumerate(value, start=1), options, kind="json")
-    raise InputError(f"{path}: neither COCO captions (images and annotations) nor a list of objects")
+    raise InputError(
+        f"{path}: neither COCO captions (images and annotations) nor a list of objects"
+    )
 
 
 def _json_lines(path: Path) -> Iterator[tuple[int, Any]]:
@@ -96,11 +122,19 @@ def _json_lines(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def _read_objects(
-    path: Path, values: Callable[[], Iterator[tuple[int, Any]]], options: SourceOptions, *, kind: str
+    path: Path,
+    values: Callable[[], Iterator[tuple[int, Any]]],
+    options: SourceOptions,
+    *,
+    kind: str,
 ) -> Rows:
-    columns = list(dict.fromkeys(key for _, value in values() if isinstance(value, dict) for key in value))
+    columns = list(
+        dict.fromkeys(key for _, value in values() if isinstance(value, dict) for key in value)
+    )
     if not columns:
-        raise InputError(f"{path.name} holds no JSON object: write one object a line, or a list of them")
+        raise InputError(
+            f"{path.name} holds no JSON object: write one object a line, or a list of them"
+        )
     fields = find_fields(columns, options, source=path.name)
 
     def rows() -> Iterator[Row]:
@@ -117,15 +151,23 @@ def _read_objects(
 
 
 def _read_coco(path: Path, images: Any, annotations: Any, options: SourceOptions) -> Rows:
-    """Read COCO captions: one row for each annotation, and a quarantined row for each image without annotation.
+    """Read COCO captions: one row for each annotation, and a quarantined row for each image without
+    annotation.
 
-    The pair's id is the image's `pair_id`, else its `id`; `label` and `injected` are optional. Pictures are read from
-    `image_folder`, else from the usual folder of COCO that has most of them.
+    The pair's id is the image's `pair_id`, else its `id`; `label` and `injected` are optional.
+    Pictures are read from `image_folder`, else from the usual folder of COCO that has most of them.
     """
     if not isinstance(images, list) or not isinstance(annotations, list):
-        raise InputError(f"{path.name}: images and annotations must be lists, as in COCO's captions files")
-    if annotations and not any(isinstance(entry, dict) and "caption" in entry for entry in annotations):
-        raise InputError(f"{path.name}: no annotation has a caption: give COCO's captions_*.json, not its instances")
+        raise InputError(
+            f"{path.name}: images and annotations must be lists, as in COCO's captions files"
+        )
+    if annotations and not any(
+        isinstance(entry, dict) and "caption" in entry for entry in annotations
+    ):
+        raise InputError(
+            f"{path.name}: no annotation has a caption: give COCO's captions_*.json, not its "
+            "instances"
+        )
 
     def rows() -> Iterator[Row]:
         by_id = dict[Any, dict[str, Any]]()
@@ -141,7 +183,9 @@ def _read_coco(path: Path, images: Any, annotations: Any, options: SourceOptions
             source = f"{path.name}: annotations[{i}]"
             key = annotation.get("image_id") if isinstance(annotation, dict) else None
             if not isinstance(key, str | int) or key not in by_id:
-                yield Row(source, reason=f"annotation belongs to no image: image_id {key!r} is unknown")
+                yield Row(
+                    source, reason=f"annotation belongs to no image: image_id {key!r} is unknown"
+                )
                 continue
             without_annotation.pop(key, None)
             image = by_id[key]
@@ -150,10 +194,21 @@ def _read_coco(path: Path, images: Any, annotations: Any, options: SourceOptions
             yield Row(source, *values, image.get("injected"))
         for key, image in without_annotation.items():
             pair_id = as_name(image.get("pair_id")) or key
-            yield Row(f"{path.name}: image {key}", pair_id=pair_id, reason="image has no annotation")
+            yield Row(
+                f"{path.name}: image {key}", pair_id=pair_id, reason="image has no annotation"
+            )
 
     folder, split = path.parent.resolve(), path.stem.rpartition("_")[2]
-    likely = [parent / name for parent in (folder, folder.parent) for name in ("", "images", split, f"images/{split}")]
+    likely = [
+        parent / name
+        for parent in (folder, folder.parent)
+        for name in ("", "images", split, f"images/{split}")
+    ]
     names = [image.get("file_name") for image in images[:_SEARCHED] if isinstance(image, dict)]
-    root = max(likely, key=lambda root: sum(os.path.isfile(root / name) for name in names if isinstance(name, str)))
+    root = max(
+        likely,
+        key=lambda root: sum(
+            os.path.isfile(root / name) for name in names if isinstance(name, str)
+        ),
+    )
     return in_image_folder(Rows(root, "coco", rows()), options.image_folder, path)

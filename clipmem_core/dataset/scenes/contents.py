@@ -1,7 +1,9 @@
-"""Plans the content of each picture of the synthetic set, with a long tail, its captions, and the injected errors.
+"""Plans the content of each picture of the synthetic set, with a long tail, its captions, and the
+injected errors.
 
-A pair depends on the seed and its number only, so a larger set begins with the smaller one. The exception: of two pairs
-with swapped captions, the first has the right captions if the set ends before the second.
+A pair depends on the seed and its number only, so a larger set begins with the smaller one. The
+exception: of two pairs with swapped captions, the first has the right captions if the set ends
+before the second.
 """
 
 import json
@@ -32,10 +34,18 @@ LIGHTS: dict[str, tuple[str, ...]] = {  # in each place, most common first
     "underwater": ("deep",),
 }
 RIDERS = ("cat", "bird", "apple", "cup", "butterfly")
-CARRIERS = {"car": -0.48, "house": -0.94, "mushroom": -0.88, "umbrella": -0.88, "tree": -0.9}  # a rider's feet, y
+CARRIERS = {
+    "car": -0.48,
+    "house": -0.94,
+    "mushroom": -0.88,
+    "umbrella": -0.88,
+    "tree": -0.9,
+}  # a rider's feet, y
 BACKS = ("house", "tree", "umbrella", "boat")
 FRONTS = ("cat", "car", "flower", "apple", "cup", "mushroom", "turtle", "lamp")
-RELATIONS: dict[str, Callable[[str, str], bool]] = {  # most common first, with the kinds that it fits
+RELATIONS: dict[
+    str, Callable[[str, str], bool]
+] = {  # most common first, with the kinds that it fits
     "left": lambda main, other: True,
     "right": lambda main, other: True,
     "above": lambda main, other: not KINDS[main].stands and KINDS[other].stands,
@@ -43,7 +53,9 @@ RELATIONS: dict[str, Callable[[str, str], bool]] = {  # most common first, with 
     "below": lambda main, other: KINDS[main].stands and not KINDS[other].stands,
     "on": lambda main, other: main in RIDERS and other in CARRIERS,
 }
-EFFECTS: dict[str, tuple[str, ...]] = {  # of atypical pictures, with the kinds on which an effect is hardly visible
+EFFECTS: dict[
+    str, tuple[str, ...]
+] = {  # of atypical pictures, with the kinds on which an effect is hardly visible
     "upside down": ("star", "kite", "fish", "bird", "flower", "butterfly", "apple", "rocket"),
     "dotted": ("mushroom",),
     "glitch": (),
@@ -94,19 +106,25 @@ def plan_pairs(pairs: int, *, seed: int) -> Iterator[PlannedPair]:
     """Yield the plans of a set's pairs in order."""
     for start in range(0, pairs, BLOCK):
         for plan in _plan_block(start, seed)[: pairs - start]:
-            cut_off = plan.injected == MISCAPTION and plan.partner is not None and plan.partner >= pairs
+            cut_off = (
+                plan.injected == MISCAPTION and plan.partner is not None and plan.partner >= pairs
+            )
             yield replace(plan, injected=None, partner=None) if cut_off else plan
 
 
 def _plan_block(start: int, seed: int) -> list[PlannedPair]:
     """Plan BLOCK pairs: first all without errors, then inject some."""
-    plans = [PlannedPair(start + i, plan_scene(stream(seed, start + i, PLAN))) for i in range(BLOCK)]
+    plans = [
+        PlannedPair(start + i, plan_scene(stream(seed, start + i, PLAN))) for i in range(BLOCK)
+    ]
     order = [int(i) for i in stream(seed, start, COPY).permutation(BLOCK)]
     for i, j in (order[0:2], order[2:4]):
         rng, scene = stream(seed, start + j, PLAN), plans[j].scene
         other = plans[i].scene
         facts = {fact for thing in other.things for fact in thing} | {other.place}
-        while facts & ({fact for thing in scene.things for fact in thing} | {scene.place}):  # kinds, colours, the place
+        while facts & (
+            {fact for thing in scene.things for fact in thing} | {scene.place}
+        ):  # kinds, colours, the place
             scene = plan_scene(rng)
         plans[i] = replace(plans[i], injected=MISCAPTION, partner=start + j)
         plans[j] = replace(plans[j], injected=MISCAPTION, partner=start + i, scene=scene)
@@ -115,12 +133,18 @@ def _plan_block(start: int, seed: int) -> list[PlannedPair]:
     for i in order[8:11]:
         rng = stream(seed, start + i, PLAN)
         scene = _plan_single(rng)
-        effects = [effect for effect, hardly_visible in EFFECTS.items() if scene.main.kind not in hardly_visible]
+        effects = [
+            effect
+            for effect, hardly_visible in EFFECTS.items()
+            if scene.main.kind not in hardly_visible
+        ]
         scene = replace(scene, effect=effects[int(rng.integers(len(effects)))])
         plans[i] = replace(plans[i], injected=ATYPICAL, scene=scene)
     early, late, copy, second_copy = sorted(order[11:15])
     for i, original in ((copy, early), (second_copy, late)):
-        plans[i] = replace(plans[i], injected=DUPLICATE, scene=plans[original].scene, partner=start + original)
+        plans[i] = replace(
+            plans[i], injected=DUPLICATE, scene=plans[original].scene, partner=start + original
+        )
     return plans
 
 
@@ -134,7 +158,11 @@ def plan_scene(rng: np.random.Generator) -> Scene:
         return replace(scene, count=_pick(rng, (2, 3, 4, 5), 1.0))
     main = scene.main.kind
     others = [kind for kind in KINDS if kind != main and scene.place in KINDS[kind].places]
-    relation = _pick(rng, [name for name, fits in RELATIONS.items() if any(fits(main, kind) for kind in others)], 2.0)
+    relation = _pick(
+        rng,
+        [name for name, fits in RELATIONS.items() if any(fits(main, kind) for kind in others)],
+        2.0,
+    )
     kind = _pick(rng, [kind for kind in others if RELATIONS[relation](main, kind)], 2.0)
     other = Thing(kind, _pick_colour(rng, kind, scene.light, scene.main.colour))
     return replace(scene, relation=relation, other=other)
@@ -148,25 +176,45 @@ def _plan_single(rng: np.random.Generator) -> Scene:
 
 
 def _pick_colour(rng: np.random.Generator, kind: str, light: str, other: str = "") -> str:
-    """Draw a colour that differs from the other object's; no black at night, when it is invisible."""
+    """Draw a colour that differs from the other object's; no black at night, when it is
+    invisible."""
     excluded = (other, "black" if light == "night" else "")
     order = dict.fromkeys((*KINDS[kind].colours, *COLOURS))
     return _pick(rng, [colour for colour in order if colour not in excluded], 1.0)
 
 
 def _pick(rng: np.random.Generator, items: Sequence[Item], head: float) -> Item:
-    """Draw an item with probability ∝ 1 / (rank + head): Zipf's law, flatter for a larger `head`."""
+    """Draw an item with probability ∝ 1 / (rank + head): Zipf's law, flatter for a larger
+    `head`."""
     weights = np.cumsum(1 / (np.arange(len(items)) + head))
     return items[int(np.searchsorted(weights, rng.random() * weights[-1], side="right"))]
 
 
 NUMBERS = {1: "one", 2: "two", 3: "three", 4: "four", 5: "five"}
-WEATHER = ("sunny", "cloudy", "sunset", "night")  # lights that are described together with the place
-REVERSED = {"left": "right", "right": "left", "above": "below", "below": "above", "front": "behind", "on": "under"}
+WEATHER = (
+    "sunny",
+    "cloudy",
+    "sunset",
+    "night",
+)  # lights that are described together with the place
+REVERSED = {
+    "left": "right",
+    "right": "left",
+    "above": "below",
+    "below": "above",
+    "front": "behind",
+    "on": "under",
+}
 # The wording of captions, the plainest phrase first; templates are filled in by `captions_of`.
-PHRASES: dict[str, Any] = json.loads((Path(__file__).parent / "phrases.json").read_text(encoding="utf-8"))
-STANDING_IN, HANGING_IN, PLACES = (PHRASES[name] for name in ("standing_in", "hanging_in", "places"))
-LIGHTING, RELATED, VAGUE_CAPTIONS = (PHRASES[name] for name in ("light_phrases", "relation_phrases", "vague_captions"))
+PHRASES: dict[str, Any] = json.loads(
+    (Path(__file__).parent / "phrases.json").read_text(encoding="utf-8")
+)
+STANDING_IN, HANGING_IN, PLACES = (
+    PHRASES[name] for name in ("standing_in", "hanging_in", "places")
+)
+LIGHTING, RELATED, VAGUE_CAPTIONS = (
+    PHRASES[name] for name in ("light_phrases", "relation_phrases", "vague_captions")
+)
 
 
 def captions_of(scene: Scene, rng: np.random.Generator) -> list[str]:
@@ -179,8 +227,14 @@ def captions_of(scene: Scene, rng: np.random.Generator) -> list[str]:
     if other is None:
         where = _choose(standing if KINDS[main.kind].stands else hanging, rng)
     else:  # the plainest phrase, which fits a standing and a hanging object
-        where = standing[0] if any(KINDS[thing.kind].stands for thing in scene.things) else hanging[0]
-    light, count, bare = _choose(LIGHTING[scene.light], rng), NUMBERS[scene.count], _noun(main.kind, scene.count)
+        where = (
+            standing[0] if any(KINDS[thing.kind].stands for thing in scene.things) else hanging[0]
+        )
+    light, count, bare = (
+        _choose(LIGHTING[scene.light], rng),
+        NUMBERS[scene.count],
+        _noun(main.kind, scene.count),
+    )
     words = {
         "thing": _noun(main.kind, scene.count, main.colour),
         "bare": bare,

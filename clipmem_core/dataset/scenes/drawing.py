@@ -1,4 +1,5 @@
-"""Draws the synthetic set, `scenes`: pictures with five captions each, and injected errors as ground truth."""
+"""Draws the synthetic set, `scenes`: pictures with five captions each, and injected errors as
+ground truth."""
 
 import json
 from collections.abc import Callable
@@ -12,26 +13,48 @@ from PIL.ImageColor import getrgb as rgb
 from clipmem_core import columns as c
 from clipmem_core.config import InputError
 from clipmem_core.dataset.scenes import contents as scene_plan
-from clipmem_core.dataset.scenes.objects import COLOURS, KINDS, SHADE, SHINE, Brush, Colour, blend, rotation
+from clipmem_core.dataset.scenes.objects import (
+    COLOURS,
+    KINDS,
+    SHADE,
+    SHINE,
+    Brush,
+    Colour,
+    blend,
+    rotation,
+)
 from clipmem_core.io import replacing
 
 CAPTIONS_FILE = "captions.jsonl"
 SIDE = 128  # pixels of a finished picture
 SUPERSAMPLING = 3  # for smooth edges
 
-# Positions of several objects: (x, y, size) in shares of the side; y is that of the feet or, if hanging, the centre.
+# Positions of several objects: (x, y, size) in shares of the side; y is that of the feet or, if
+# hanging, the centre.
 Slots = dict[int, tuple[tuple[float, float, float], ...]]
 STANDING_SLOTS: Slots = {
     2: ((0.27, 0.84, 0.21), (0.73, 0.88, 0.21)),
     3: ((0.2, 0.82, 0.155), (0.8, 0.82, 0.155), (0.5, 0.92, 0.165)),
     4: ((0.4, 0.74, 0.145), (0.81, 0.74, 0.145), (0.2, 0.95, 0.155), (0.61, 0.95, 0.155)),
-    5: ((0.32, 0.72, 0.135), (0.68, 0.72, 0.135), (0.18, 0.95, 0.145), (0.5, 0.95, 0.145), (0.82, 0.95, 0.145)),
+    5: (
+        (0.32, 0.72, 0.135),
+        (0.68, 0.72, 0.135),
+        (0.18, 0.95, 0.145),
+        (0.5, 0.95, 0.145),
+        (0.82, 0.95, 0.145),
+    ),
 }
 HANGING_SLOTS: Slots = {
     2: ((0.28, 0.36, 0.21), (0.72, 0.5, 0.21)),
     3: ((0.22, 0.46, 0.17), (0.52, 0.26, 0.17), (0.78, 0.54, 0.17)),
     4: ((0.27, 0.26, 0.17), (0.73, 0.3, 0.17), (0.25, 0.68, 0.17), (0.75, 0.7, 0.17)),
-    5: ((0.2, 0.24, 0.15), (0.78, 0.24, 0.15), (0.5, 0.48, 0.15), (0.22, 0.74, 0.15), (0.8, 0.74, 0.15)),
+    5: (
+        (0.2, 0.24, 0.15),
+        (0.78, 0.24, 0.15),
+        (0.5, 0.48, 0.15),
+        (0.22, 0.74, 0.15),
+        (0.8, 0.74, 0.15),
+    ),
 }
 SMALL = ("apple", "bird", "butterfly", "cup", "flower", "mushroom")
 SKIES: dict[str, tuple[Colour, Colour, Colour]] = {  # top, middle, horizon
@@ -51,12 +74,15 @@ TINTS: dict[str, tuple[Colour, float]] = {  # colour and strength of each light 
 def draw_scenes(folder: Path, *, pairs: int = 1100, seed: int = 0) -> None:
     """Draw a data set into a folder: images/NNNNN.png and, written last, captions.jsonl.
 
-    Each line of captions.jsonl has image, pair_id, captions (five), label (kind of the main object) and injected (null,
-    or the injected error: miscaption, vague, duplicate, atypical). An existing set is overwritten. The same seed gives
-    the same bytes with the same versions of Pillow, its zlib and numpy.
+    Each line of captions.jsonl has image, pair_id, captions (five), label (kind of the main object)
+    and injected (null, or the injected error: miscaption, vague, duplicate, atypical). An existing
+    set is overwritten. The same seed gives the same bytes with the same versions of Pillow, its
+    zlib and numpy.
     """
     if pairs < 1 or seed < 0:
-        raise InputError(f"scenes_pairs must be 1 or more and scenes_seed 0 or more, got {pairs} and {seed}")
+        raise InputError(
+            f"scenes_pairs must be 1 or more and scenes_seed 0 or more, got {pairs} and {seed}"
+        )
     (folder / "images").mkdir(parents=True, exist_ok=True)
     listing = folder / CAPTIONS_FILE
     listing.unlink(missing_ok=True)  # a set without it is unfinished
@@ -66,12 +92,18 @@ def draw_scenes(folder: Path, *, pairs: int = 1100, seed: int = 0) -> None:
         partner = plan.number if plan.partner is None else plan.partner
         drawn = partner if plan.injected == c.DUPLICATE else plan.number
         picture = draw_scene(plan.scene, scene_plan.stream(seed, drawn, scene_plan.PICTURE))
-        if plan.injected == c.DUPLICATE:  # a near-duplicate: cropped by about a pixel on two sides, with faint noise
+        if (
+            plan.injected == c.DUPLICATE
+        ):  # a near-duplicate: cropped by about a pixel on two sides, with faint noise
             rng = scene_plan.stream(seed, plan.number, scene_plan.COPY)
             left, top = rng.uniform(0.3, 1.3, size=2)
-            moved = picture.resize(picture.size, Image.Resampling.BICUBIC, box=(left, top, *picture.size))
+            moved = picture.resize(
+                picture.size, Image.Resampling.BICUBIC, box=(left, top, *picture.size)
+            )
             noise = rng.integers(-3, 4, size=(*picture.size, 3))
-            picture = Image.fromarray((np.asarray(moved, dtype=np.int16) + noise).clip(0, 255).astype(np.uint8))
+            picture = Image.fromarray(
+                (np.asarray(moved, dtype=np.int16) + noise).clip(0, 255).astype(np.uint8)
+            )
         picture.save(folder / image, compress_level=4)
         described = plans[partner] if plan.injected == c.MISCAPTION else plan
         rng = scene_plan.stream(seed, described.number, scene_plan.WORDS)
@@ -93,19 +125,26 @@ def draw_scenes(folder: Path, *, pairs: int = 1100, seed: int = 0) -> None:
 
 
 def draw_scene(scene: scene_plan.Scene, rng: np.random.Generator) -> Image.Image:
-    """Draw a scene as an RGB picture of SIDE × SIDE pixels; `rng` varies shapes, sizes, positions and details."""
+    """Draw a scene as an RGB picture of SIDE × SIDE pixels; `rng` varies shapes, sizes, positions
+    and details."""
     canvas = Canvas(SIDE * SUPERSAMPLING, scene.light, rng)
     _BACKGROUNDS[scene.place](canvas)
-    if scene.effect == "glitch":  # shift bands of the background and swap their colours, as in a broken file
+    if (
+        scene.effect == "glitch"
+    ):  # shift bands of the background and swap their colours, as in a broken file
         pixels = np.asarray(canvas.image).copy()
         edges = np.sort(rng.integers(0, canvas.side, size=16))
         for top, bottom in zip(edges[:-1], edges[1:], strict=True):
-            band = np.roll(pixels[top:bottom], int(rng.integers(-canvas.side // 3, canvas.side // 3)), axis=1)
+            band = np.roll(
+                pixels[top:bottom], int(rng.integers(-canvas.side // 3, canvas.side // 3)), axis=1
+            )
             pixels[top:bottom] = band[:, :, rng.permutation(3)]
         canvas.image.paste(Image.fromarray(pixels))
     background = canvas.image.copy()
     for spot in place_objects(scene, rng):
-        _draw_object(canvas, spot, afloat=scene.place == "sea", upside_down=scene.effect == "upside down")
+        _draw_object(
+            canvas, spot, afloat=scene.place == "sea", upside_down=scene.effect == "upside down"
+        )
     if scene.effect == "dotted":
         _dot(canvas, background, COLOURS[scene.main.colour])
     return canvas.image.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
@@ -125,7 +164,9 @@ def place_objects(scene: scene_plan.Scene, rng: np.random.Generator) -> list[Spo
     """Return the position of every object, the farthest first."""
     main, other, stands = scene.main, scene.other, KINDS[scene.main.kind].stands
 
-    def spot(thing: scene_plan.Thing, x: float, y: float, size: float, wobble: float = 0.01) -> Spot:
+    def spot(
+        thing: scene_plan.Thing, x: float, y: float, size: float, wobble: float = 0.01
+    ) -> Spot:
         dx, dy = rng.uniform(-wobble, wobble, size=2)
         size *= rng.uniform(0.93, 1.04)
         kind = KINDS[thing.kind]
@@ -153,7 +194,10 @@ def place_objects(scene: scene_plan.Scene, rng: np.random.Generator) -> list[Spo
         x = rng.uniform(0.4, 0.6)
         return [spot(high, x, 0.25, size_of(high)), spot(low, x, 0.94, 0.2)]
     if scene.relation == "front":
-        return [spot(other, 0.5, 0.83, 0.33), spot(main, 0.5 + rng.choice((-0.19, 0.19)), 0.95, 0.17)]
+        return [
+            spot(other, 0.5, 0.83, 0.33),
+            spot(main, 0.5 + rng.choice((-0.19, 0.19)), 0.95, 0.17),
+        ]
     below = spot(other, 0.5, 0.93, 0.26)
     feet = below.y + scene_plan.CARRIERS[other.kind] * below.size
     return [below, Spot(main, below.x, feet - KINDS[main.kind].half_height * 0.16, 0.16, False)]
@@ -180,7 +224,11 @@ class Canvas:
     def land(self, colour: Colour, height: float, swell: float, *, waves: float = 1.0) -> None:
         """Fill everything below a rolling line at about `height`."""
         x = np.linspace(-0.02, 1.02, 40)
-        y = height + self.lift + swell * np.sin(x * 2 * np.pi * waves + self.rng.uniform(0, 2 * np.pi))
+        y = (
+            height
+            + self.lift
+            + swell * np.sin(x * 2 * np.pi * waves + self.rng.uniform(0, 2 * np.pi))
+        )
         self.shape([*zip(x, y, strict=True), (1.02, 1.02), (-0.02, 1.02)], self.lit(colour))
 
     def shape(self, points: list[tuple[float, float]], colour: Colour) -> None:
@@ -217,9 +265,13 @@ def _draw_object(canvas: Canvas, spot: Spot, *, afloat: bool, upside_down: bool)
     turn = rotation(rng.uniform(-2.5, 2.5) if kind.stands else rng.uniform(-13, 13))
     stretch = np.diag((rng.choice((-1, 1)) * rng.uniform(0.94, 1.03), -1.0 if upside_down else 1.0))
     matrix, origin = turn @ stretch * spot.size * side, np.array((x, spot.y)) * side
-    kind.draw(Brush(canvas.pen, spot.thing.colour, matrix, origin, max(2, round(side * 0.0085))), rng)
+    kind.draw(
+        Brush(canvas.pen, spot.thing.colour, matrix, origin, max(2, round(side * 0.0085))), rng
+    )
     if spot.grounded and afloat:  # the hull sinks into the water
-        canvas.disc(x, feet + 0.004, half * 0.86, (*canvas.lit(rgb("#68a8ca")), 215), ry=half * 0.12)
+        canvas.disc(
+            x, feet + 0.004, half * 0.86, (*canvas.lit(rgb("#68a8ca")), 215), ry=half * 0.12
+        )
         canvas.disc(x, feet - 0.004, half * 0.5, rgb("#ffffff46"), ry=half * 0.03)
 
 
@@ -260,7 +312,9 @@ def _sky(canvas: Canvas, horizon: float) -> None:
     for cx, cy, size in clouds:
         cx, cy = cx + canvas.rng.uniform(-0.06, 0.06), cy + canvas.rng.uniform(-0.04, 0.04)
         for dx, dy, r in ((-0.08, 0.01, 0.05), (0, -0.015, 0.07), (0.08, 0.01, 0.05)):
-            canvas.disc(cx + dx * size, cy + dy * size, r * size, rgb("#fafcff"), ry=r * size * 0.72)
+            canvas.disc(
+                cx + dx * size, cy + dy * size, r * size, rgb("#fafcff"), ry=r * size * 0.72
+            )
 
 
 def _meadow(canvas: Canvas) -> None:
@@ -287,9 +341,18 @@ def _desert(canvas: Canvas) -> None:
     canvas.land(rgb("#daaa6a"), 0.8, 0.025, waves=0.6)
     x = 0.12 if canvas.rng.random() < 0.5 else 0.88
     green = canvas.lit(rgb("#709668"))
-    for left, top, right, bottom in ((-0.02, 0.4, 0.02, 0.66), (-0.07, 0.5, 0.02, 0.53), (-0.07, 0.44, -0.04, 0.53)):
+    for left, top, right, bottom in (
+        (-0.02, 0.4, 0.02, 0.66),
+        (-0.07, 0.5, 0.02, 0.53),
+        (-0.07, 0.44, -0.04, 0.53),
+    ):
         canvas.pen.rounded_rectangle(
-            [(x + left) * canvas.side, top * canvas.side, (x + right) * canvas.side, bottom * canvas.side],
+            [
+                (x + left) * canvas.side,
+                top * canvas.side,
+                (x + right) * canvas.side,
+                bottom * canvas.side,
+            ],
             radius=0.018 * canvas.side,
             fill=green,
         )
@@ -300,7 +363,9 @@ def _snow(canvas: Canvas) -> None:
     canvas.land(rgb("#ccdaea"), 0.55, 0.04)
     for x in canvas.rng.uniform(0.0, 1.0, size=7):
         height = canvas.rng.uniform(0.08, 0.14)
-        canvas.shape([(x, 0.62 - height), (x + 0.045, 0.64), (x - 0.045, 0.64)], canvas.lit(rgb("#809ea0")))
+        canvas.shape(
+            [(x, 0.62 - height), (x + 0.045, 0.64), (x - 0.045, 0.64)], canvas.lit(rgb("#809ea0"))
+        )
     canvas.land(rgb("#e8f0f7"), 0.64, 0.02, waves=0.8)
     canvas.land(rgb("#f6f9fc"), 0.78, 0.02, waves=0.6)
     for x, y, r in canvas.rng.uniform((0, 0, 0.004), (1, 0.95, 0.011), size=(34, 3)):
@@ -314,9 +379,14 @@ def _city(canvas: Canvas) -> None:
     for depth, tone in enumerate((rgb("#a8b6cc"), rgb("#8896b2"))):
         x = -canvas.rng.uniform(0.0, 0.08)
         while x < 1:
-            width, top = canvas.rng.uniform(0.09, 0.17), canvas.rng.uniform(0.3, 0.52) + 0.06 * depth
+            width, top = (
+                canvas.rng.uniform(0.09, 0.17),
+                canvas.rng.uniform(0.3, 0.52) + 0.06 * depth,
+            )
             canvas.box(x, top, x + width - 0.008, 0.76, canvas.lit(tone))
-            for row, column in zip(*np.nonzero(canvas.rng.random((4, 2)) < lit_windows), strict=True):
+            for row, column in zip(
+                *np.nonzero(canvas.rng.random((4, 2)) < lit_windows), strict=True
+            ):
                 left, high = x + width * (0.2 + 0.36 * column), top + 0.035 + 0.06 * row
                 canvas.box(left, high, left + width * 0.2, high + 0.03, glow)
             x += width
@@ -389,7 +459,9 @@ def _underwater(canvas: Canvas) -> None:
     canvas.land(rgb("#cebe96"), 0.88, 0.02, waves=0.8)
     for x in (*canvas.rng.uniform(0.02, 0.2, size=2), *canvas.rng.uniform(0.8, 0.98, size=2)):
         y = np.linspace(0.94, canvas.rng.uniform(0.58, 0.72), 14)
-        canvas.stroke([*zip(x + 0.02 * np.sin(y * 40), y, strict=True)], rgb("#3a8c6e"), canvas.side // 36)
+        canvas.stroke(
+            [*zip(x + 0.02 * np.sin(y * 40), y, strict=True)], rgb("#3a8c6e"), canvas.side // 36
+        )
     for x, y, r in canvas.rng.uniform((0.05, 0.05, 0.008), (0.95, 0.8, 0.02), size=(9, 3)):
         canvas.disc(x, y, r, rgb("#ffffff50"))
 

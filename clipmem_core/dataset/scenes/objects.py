@@ -1,4 +1,5 @@
-"""The kinds of objects of the synthetic set: colours, places and drawing of each, the most common kind first."""
+"""The kinds of objects of the synthetic set: colours, places and drawing of each, the most common
+kind first."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -56,7 +57,12 @@ def _catmull_rom(points: Points, closed: bool = True) -> np.ndarray:
         before[0], after[-1] = knots[0], knots[-1]
     t = np.linspace(0, 1, 6, endpoint=False)[None, :, None]
     p0, p1, p2, p3 = (p[:, None, :] for p in (before, knots, after, np.roll(after, -1, axis=0)))
-    cubic = 2 * p1 + (p2 - p0) * t + (2 * p0 - 5 * p1 + 4 * p2 - p3) * t**2 + (3 * p1 - p0 - 3 * p2 + p3) * t**3
+    cubic = (
+        2 * p1
+        + (p2 - p0) * t
+        + (2 * p0 - 5 * p1 + 4 * p2 - p3) * t**2
+        + (3 * p1 - p0 - 3 * p2 + p3) * t**3
+    )
     curve = (cubic / 2).reshape(-1, 2)
     return curve if closed else np.vstack([curve[:-6], knots[-1:]])
 
@@ -74,10 +80,16 @@ def _mirrored(right: str) -> Points:
 
 
 class Brush:
-    """Draws an object in its colour, with an outline unless `fill` is given, within [-1, 1]: x to the right, y down."""
+    """Draws an object in its colour, with an outline unless `fill` is given, within [-1, 1]: x to
+    the right, y down."""
 
     def __init__(
-        self, pen: ImageDraw.ImageDraw, colour: str, matrix: np.ndarray, origin: np.ndarray, line_width: int
+        self,
+        pen: ImageDraw.ImageDraw,
+        colour: str,
+        matrix: np.ndarray,
+        origin: np.ndarray,
+        line_width: int,
     ) -> None:
         self.pen = pen
         self.fill = COLOURS[colour]
@@ -86,7 +98,9 @@ class Brush:
         self.origin = origin  # [2], pixels
         self.line_width = line_width
 
-    def polygon(self, points: Points | np.ndarray, fill: Colour | None = None, line: Colour | None = None) -> None:
+    def polygon(
+        self, points: Points | np.ndarray, fill: Colour | None = None, line: Colour | None = None
+    ) -> None:
         """Fill a polygon and outline it."""
         if fill is None:
             fill, line = self.fill, self.line
@@ -99,7 +113,9 @@ class Brush:
         """Fill the smooth closed curve through the points."""
         self.polygon(_catmull_rom(points), fill, line)
 
-    def ellipse(self, x: float, y: float, rx: float, ry: float, *colours: Colour, tilt: float = 0.0) -> None:
+    def ellipse(
+        self, x: float, y: float, rx: float, ry: float, *colours: Colour, tilt: float = 0.0
+    ) -> None:
         """Fill an ellipse with centre (x, y) and half-axes rx and ry, rotated by `tilt` degrees."""
         angles = np.linspace(0, 2 * np.pi, 36, endpoint=False)
         ring = np.stack([np.cos(angles), np.sin(angles)], axis=1) * (rx, ry)
@@ -111,7 +127,9 @@ class Brush:
         thick = max(self.line_width, round(width * float(np.sqrt(abs(np.linalg.det(self.matrix))))))
         self.pen.line(pixels, fill=colour, width=thick, joint="curve")
         for x, y in (pixels[:2], pixels[-2:]):
-            self.pen.ellipse((x - thick / 2, y - thick / 2, x + thick / 2, y + thick / 2), fill=colour)
+            self.pen.ellipse(
+                (x - thick / 2, y - thick / 2, x + thick / 2, y + thick / 2), fill=colour
+            )
 
     def curve(self, points: Points, colour: Colour, width: float) -> None:
         """Draw the smooth open curve through the points."""
@@ -141,16 +159,22 @@ class Kind:
 KINDS: dict[str, Kind] = {}  # most common first
 
 
-def _kind(plural: str, colours: str, places: str, *, stands: bool, extent: tuple[float, float]) -> Callable[..., Draw]:
+def _kind(
+    plural: str, colours: str, places: str, *, stands: bool, extent: tuple[float, float]
+) -> Callable[..., Draw]:
     def register(draw: Draw) -> Draw:
         name = draw.__name__.removeprefix("_draw_")
-        KINDS[name] = Kind(plural, stands, *extent, tuple(colours.split()), tuple(places.split()), draw)
+        KINDS[name] = Kind(
+            plural, stands, *extent, tuple(colours.split()), tuple(places.split()), draw
+        )
         return draw
 
     return register
 
 
-@_kind("cats", "orange black white", "room meadow city snow forest", stands=True, extent=(0.84, 1.0))
+@_kind(
+    "cats", "orange black white", "room meadow city snow forest", stands=True, extent=(0.84, 1.0)
+)
 def _draw_cat(brush: Brush, rng: np.random.Generator) -> None:
     brush.curve(path("0.38,0.82 0.7,0.72 0.74,0.38 0.6,0.12"), brush.line, 0.22)
     brush.curve(path("0.38,0.82 0.7,0.72 0.74,0.38 0.6,0.12"), brush.fill, 0.14)
@@ -178,8 +202,14 @@ def _draw_car(brush: Brush, rng: np.random.Generator) -> None:
     low = -0.54 if rng.random() < 0.5 else -0.46
     rear = -0.5 if rng.random() < 0.5 else -0.66
     brush.polygon(((rear, -0.1), (rear + 0.16, low), (0.22, low), (0.56, -0.08)))
-    brush.polygon(((rear + 0.1, -0.1), (rear + 0.22, low + 0.1), (-0.08, low + 0.1), (-0.08, -0.1)), GLASS, GLASS_LINE)
-    brush.polygon(((0.02, -0.1), (0.02, low + 0.1), (0.18, low + 0.1), (0.42, -0.1)), GLASS, GLASS_LINE)
+    brush.polygon(
+        ((rear + 0.1, -0.1), (rear + 0.22, low + 0.1), (-0.08, low + 0.1), (-0.08, -0.1)),
+        GLASS,
+        GLASS_LINE,
+    )
+    brush.polygon(
+        ((0.02, -0.1), (0.02, low + 0.1), (0.18, low + 0.1), (0.42, -0.1)), GLASS, GLASS_LINE
+    )
     body = path("-0.98,0.3 -0.98,-0.02 -0.84,-0.12 0.6,-0.12 0.9,0.0 1,0.14 0.98,0.34 0,0.36")
     brush.polygon(body)
     brush.polygon(path("-0.96,0.16 0.98,0.16 0.96,0.34 -0.96,0.34"), SHADE)
@@ -191,7 +221,9 @@ def _draw_car(brush: Brush, rng: np.random.Generator) -> None:
         brush.ellipse(x, 0.34, 0.1, 0.1, rgb("#ced0d8"))
 
 
-@_kind("trees", "green orange pink", "meadow snow city hills desert", stands=True, extent=(0.72, 1.0))
+@_kind(
+    "trees", "green orange pink", "meadow snow city hills desert", stands=True, extent=(0.72, 1.0)
+)
 def _draw_tree(brush: Brush, rng: np.random.Generator) -> None:
     brush.polygon(path("-0.13,0.2 0.13,0.2 0.19,1 -0.19,1"), BARK, rgb("#52362a"))
     if rng.random() < 0.4:
@@ -215,27 +247,42 @@ def _draw_bird(brush: Brush, rng: np.random.Generator) -> None:
     brush.blob((*back, (-0.3, 0.5), (-0.62, 0.2), (-0.3, -0.02), (0.24, -0.36)))
     brush.blob(path("0.6,0.08 0.5,0.32 0.14,0.5 -0.2,0.44 0.2,0.24"), rgb("#ffffff6e"))
     tip = -0.7 if rng.random() < 0.6 else -0.5
-    wing: Points = ((0.26, 0.06), (0.12, -0.34), (-0.42, tip), (-0.46, -0.3), (-0.3, 0.12), (0.02, 0.24))
+    wing: Points = (
+        (0.26, 0.06),
+        (0.12, -0.34),
+        (-0.42, tip),
+        (-0.46, -0.3),
+        (-0.3, 0.12),
+        (0.02, 0.24),
+    )
     brush.blob(wing, blend(brush.fill, brush.line, 0.22), brush.line)
     brush.curve(path("-0.36,-0.3 -0.16,-0.1 0.1,0.0"), brush.line, 0.04)
     brush.ellipse(0.56, -0.2, 0.08, 0.08, WHITE, DARK)
     brush.ellipse(0.58, -0.2, 0.045, 0.05, DARK)
 
 
-@_kind("houses", "white red yellow", "meadow snow hills beach desert", stands=True, extent=(0.92, 1.0))
+@_kind(
+    "houses", "white red yellow", "meadow snow hills beach desert", stands=True, extent=(0.92, 1.0)
+)
 def _draw_house(brush: Brush, rng: np.random.Generator) -> None:
-    roof, roof_line = (rgb("#7a524e"), rgb("#482e32")) if rng.random() < 0.6 else (rgb("#606880"), rgb("#363a50"))
+    roof, roof_line = (
+        (rgb("#7a524e"), rgb("#482e32")) if rng.random() < 0.6 else (rgb("#606880"), rgb("#363a50"))
+    )
     brush.polygon(path("0.36,-0.9 0.58,-0.9 0.58,-0.2 0.36,-0.2"), rgb("#b07c68"), roof_line)
     brush.polygon(path("-0.72,-0.16 0,-0.86 0.72,-0.16 0.72,1 -0.72,1"))
     brush.polygon(path("0.34,-0.3 0.7,-0.14 0.7,0.98 0.34,0.98"), SHADE)
     brush.polygon(path("0,-1 0.94,-0.12 0.8,0.02 0,-0.72 -0.8,0.02 -0.94,-0.12"), roof, roof_line)
     door = -0.26 if rng.random() < 0.7 else 0.0
-    brush.polygon(((door - 0.2, 0.36), (door + 0.2, 0.36), (door + 0.2, 1), (door - 0.2, 1)), WOOD, WOOD_LINE)
+    brush.polygon(
+        ((door - 0.2, 0.36), (door + 0.2, 0.36), (door + 0.2, 1), (door - 0.2, 1)), WOOD, WOOD_LINE
+    )
     brush.ellipse(door + 0.11, 0.7, 0.04, 0.04, WARM)
     windows = [(0.36, 0.42, 0.2) if door < 0 else (0.48, 0.42, 0.16)]
     round_window = rng.random() < 0.5
     for x, y, r in windows if round_window else [*windows, (0, -0.24, 0.14)]:
-        brush.polygon(((x - r, y - r), (x + r, y - r), (x + r, y + r), (x - r, y + r)), WARM, GLASS_LINE)
+        brush.polygon(
+            ((x - r, y - r), (x + r, y - r), (x + r, y + r), (x - r, y + r)), WARM, GLASS_LINE
+        )
         brush.stroke(((x - r, y), (x + r, y)), GLASS_LINE, 0.04)
         brush.stroke(((x, y - r), (x, y + r)), GLASS_LINE, 0.04)
     if round_window:
@@ -259,7 +306,9 @@ def _draw_flower(brush: Brush, rng: np.random.Generator) -> None:
 
 @_kind("boats", "white red blue", "sea beach", stands=True, extent=(0.95, 1.0))
 def _draw_boat(brush: Brush, rng: np.random.Generator) -> None:
-    sail, line = (rgb("#fcf8ec"), rgb("#96908c")) if rng.random() < 0.7 else (rgb("#fae2b0"), rgb("#a08260"))
+    sail, line = (
+        (rgb("#fcf8ec"), rgb("#96908c")) if rng.random() < 0.7 else (rgb("#fae2b0"), rgb("#a08260"))
+    )
     brush.stroke(path("0,-0.98 0,0.5"), WOOD_LINE, 0.08)
     brush.blob(path("0.08,-0.9 0.34,-0.4 0.76,0.3 0.4,0.34 0.08,0.32"), sail, line)
     brush.polygon(path("-0.08,-0.7 -0.08,0.32 -0.6,0.32"), sail, line)
@@ -281,14 +330,25 @@ def _draw_fish(brush: Brush, rng: np.random.Generator) -> None:
         for x in (-0.26, 0.0, 0.26):
             brush.curve(((x, -0.32), (x + 0.08, 0), (x, 0.32)), rgb("#ffffff96"), 0.09)
     else:  # scales
-        for x, y in ((-0.34, 0.0), (-0.12, -0.16), (-0.12, 0.16), (0.1, 0.0), (0.24, -0.22), (0.24, 0.2)):
+        for x, y in (
+            (-0.34, 0.0),
+            (-0.12, -0.16),
+            (-0.12, 0.16),
+            (0.1, 0.0),
+            (0.24, -0.22),
+            (0.24, 0.2),
+        ):
             brush.curve(((x, y - 0.1), (x - 0.08, y), (x, y + 0.1)), brush.line, 0.03)
-    brush.blob(path("0.26,0.1 -0.02,0.3 0.04,0.06"), blend(brush.fill, brush.line, 0.25), brush.line)
+    brush.blob(
+        path("0.26,0.1 -0.02,0.3 0.04,0.06"), blend(brush.fill, brush.line, 0.25), brush.line
+    )
     brush.ellipse(0.62, -0.1, 0.12, 0.12, WHITE, DARK)
     brush.ellipse(0.65, -0.1, 0.06, 0.07, DARK)
 
 
-@_kind("balloons", "red yellow pink", "city meadow room hills sea", stands=False, extent=(0.56, 1.0))
+@_kind(
+    "balloons", "red yellow pink", "city meadow room hills sea", stands=False, extent=(0.56, 1.0)
+)
 def _draw_balloon(brush: Brush, rng: np.random.Generator) -> None:
     sway = rng.uniform(0.06, 0.16)
     brush.curve(((0, 0.36), (sway, 0.56), (-sway, 0.78), (0.04, 1)), (*DARK, 190), 0.035)
@@ -315,7 +375,14 @@ def _draw_umbrella(brush: Brush, rng: np.random.Generator) -> None:
     dome: Points = path("-1,0.06 -0.86,-0.42 -0.48,-0.76 0,-0.88 0.48,-0.76 0.86,-0.42 1,0.06")
     ribs = (-1.0, -0.36, 0.36, 1.0)
     hem = [(left + right) / 2 for left, right in zip(ribs[:-1], ribs[1:], strict=True)]
-    edge = ((ribs[3], 0.06), (hem[2], -0.06), (ribs[2], 0.06), (hem[1], -0.06), (ribs[1], 0.06), (hem[0], -0.06))
+    edge = (
+        (ribs[3], 0.06),
+        (hem[2], -0.06),
+        (ribs[2], 0.06),
+        (hem[1], -0.06),
+        (ribs[1], 0.06),
+        (hem[0], -0.06),
+    )
     brush.polygon(np.vstack([_catmull_rom(dome, closed=False), np.array(edge)]))
     panel = SHINE if rng.random() < 0.5 else SHADE
     brush.blob(path("0,-0.86 0.24,-0.5 0.34,0.02 0,-0.06 -0.34,0.02 -0.24,-0.5"), panel)
@@ -360,7 +427,9 @@ def _draw_cup(brush: Brush, rng: np.random.Generator) -> None:
     brush.ellipse(0, -0.26, 0.62, 0.16)
     brush.ellipse(0, -0.25, 0.5, 0.1, rgb("#704630") if rng.random() < 0.6 else rgb("#c49646"))
     for x in (-0.24, 0.16):
-        brush.curve(((x, -0.4), (x + 0.1, -0.52), (x, -0.66), (x + 0.08, -0.78)), rgb("#ffffff96"), 0.06)
+        brush.curve(
+            ((x, -0.4), (x + 0.1, -0.52), (x, -0.66), (x + 0.08, -0.78)), rgb("#ffffff96"), 0.06
+        )
 
 
 @_kind("kites", "red teal yellow", "beach meadow sea city desert", stands=False, extent=(0.72, 1.0))
@@ -385,7 +454,12 @@ def _draw_mushroom(brush: Brush, rng: np.random.Generator) -> None:
     cap = path("-0.9,0.06 -0.74,-0.46 -0.36,-0.84 0.06,-0.92 0.48,-0.76 0.8,-0.38 0.9,0.08")
     brush.blob((*cap, (0.5, 0.2), (-0.5, 0.2)))
     spot = blend(CREAM, rgb("#be9682"), 0.5) if brush.fill == COLOURS["white"] else CREAM
-    for x, y, r in ((-0.46, -0.26, 0.17), (0.06, -0.56, 0.15), (0.52, -0.2, 0.15), (0.04, -0.06, 0.11)):
+    for x, y, r in (
+        (-0.46, -0.26, 0.17),
+        (0.06, -0.56, 0.15),
+        (0.52, -0.2, 0.15),
+        (0.04, -0.06, 0.11),
+    ):
         brush.ellipse(x + rng.uniform(-0.05, 0.05), y, r, r * 0.85, spot)
 
 
@@ -403,21 +477,33 @@ def _draw_lamp(brush: Brush, rng: np.random.Generator) -> None:
     top = 0.3 + rng.uniform(-0.04, 0.06)
     brush.polygon(((-top, -0.98), (top, -0.98), (0.64, -0.1), (-0.64, -0.1)))
     brush.polygon(((-0.05, -0.96), (top - 0.02, -0.96), (0.6, -0.12), (0.24, -0.12)), SHADE)
-    brush.polygon(((-top + 0.06, -0.96), (-0.14, -0.96), (-0.2, -0.12), (-0.54, -0.12)), rgb("#fffad264"))
+    brush.polygon(
+        ((-top + 0.06, -0.96), (-0.14, -0.96), (-0.2, -0.12), (-0.54, -0.12)), rgb("#fffad264")
+    )
 
 
-@_kind("turtles", "green brown teal", "beach underwater meadow desert", stands=True, extent=(1.0, 0.58))
+@_kind(
+    "turtles", "green brown teal", "beach underwater meadow desert", stands=True, extent=(1.0, 0.58)
+)
 def _draw_turtle(brush: Brush, rng: np.random.Generator) -> None:
     skin, line = rgb("#98ba6e"), rgb("#526c42")
     for x in (-0.42, 0.34):
-        brush.blob(((x - 0.14, 0.2), (x + 0.16, 0.2), (x + 0.2, 0.54), (x - 0.16, 0.56)), skin, line)
+        brush.blob(
+            ((x - 0.14, 0.2), (x + 0.16, 0.2), (x + 0.2, 0.54), (x - 0.16, 0.56)), skin, line
+        )
     brush.polygon(path("-0.7,0.2 -0.98,0.36 -0.66,0.36"), skin, line)
     brush.blob(path("0.52,0.28 0.66,-0.12 0.88,-0.2 1,0 0.88,0.16 0.74,0.36"), skin, line)
     brush.ellipse(0.84, -0.04, 0.05, 0.06, DARK)
     brush.blob(path("-0.74,0.3 -0.64,-0.16 -0.3,-0.5 0.1,-0.54 0.46,-0.26 0.6,0.3 0,0.36"))
     high = -0.2 if rng.random() < 0.5 else -0.12
-    brush.polygon(((-0.24, high), (0.1, high), (0.22, 0.1), (-0.06, 0.26), (-0.34, 0.1)), SHINE, brush.line)
-    for start, end in (((-0.24, high), (-0.34, -0.42)), ((0.1, high), (0.16, -0.48)), path("0.22,0.1 0.54,0.08")):
+    brush.polygon(
+        ((-0.24, high), (0.1, high), (0.22, 0.1), (-0.06, 0.26), (-0.34, 0.1)), SHINE, brush.line
+    )
+    for start, end in (
+        ((-0.24, high), (-0.34, -0.42)),
+        ((0.1, high), (0.16, -0.48)),
+        path("0.22,0.1 0.54,0.08"),
+    ):
         brush.stroke((start, end), brush.line, 0.04)
     brush.stroke(path("-0.34,0.1 -0.68,0.08"), brush.line, 0.04)
 
@@ -425,7 +511,11 @@ def _draw_turtle(brush: Brush, rng: np.random.Generator) -> None:
 @_kind("rockets", "white red blue", "hills desert city sea", stands=False, extent=(0.6, 1.0))
 def _draw_rocket(brush: Brush, rng: np.random.Generator) -> None:
     flame = rng.uniform(0.88, 0.98)
-    brush.blob(((-0.2, 0.54), (0.2, 0.54), (0.12, 0.8), (0, flame), (-0.12, 0.8)), rgb("#f8a03c"), rgb("#d66032"))
+    brush.blob(
+        ((-0.2, 0.54), (0.2, 0.54), (0.12, 0.8), (0, flame), (-0.12, 0.8)),
+        rgb("#f8a03c"),
+        rgb("#d66032"),
+    )
     brush.blob(path("-0.1,0.56 0.1,0.56 0,0.82"), rgb("#ffe682"))
     fin = blend(brush.fill, brush.line, 0.4)
     for side in (-1, 1):

@@ -25,7 +25,10 @@ def shards(tmp_path: Path) -> Path:
     folder.mkdir()
     for shard in range(2):
         texts = {f"{row}.txt": f"pair {shard}{row}" for row in range(2)}
-        write_tar(folder / f"s-{shard}.tar", texts | {f"{row}.png": picture_bytes(2 * shard + row) for row in range(2)})
+        write_tar(
+            folder / f"s-{shard}.tar",
+            texts | {f"{row}.png": picture_bytes(2 * shard + row) for row in range(2)},
+        )
     return folder
 
 
@@ -34,7 +37,9 @@ def put(shards: Path) -> Iterator[str]:
     """A bucket in memory that holds the shards and a folder of pictures."""
     memory = fsspec.filesystem("memory")
     draw(shards.parent / "pictures", "a/x.png", "a/y.png")
-    (shards.parent / "pictures/captions.csv").write_text("filepath,title\na/x.png,one\na/y.png,two\n")
+    (shards.parent / "pictures/captions.csv").write_text(
+        "filepath,title\na/x.png,one\na/y.png,two\n"
+    )
     memory.put(f"{shards}/", "/bucket/set/", recursive=True)
     memory.put(f"{shards.parent}/pictures/", "/bucket/pictures/", recursive=True)
     yield "memory://bucket/set"
@@ -42,7 +47,9 @@ def put(shards: Path) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("ending", ["", "/s-{0..1}.tar", "/s-1.tar", "/../pictures"])
-def test_a_url_is_read_like_a_local_path(put: str, shards: Path, tmp_path: Path, ending: str) -> None:
+def test_a_url_is_read_like_a_local_path(
+    put: str, shards: Path, tmp_path: Path, ending: str
+) -> None:
     url = put.replace("set", "pictures") if "pictures" in ending else f"{put}{ending}"
     fetched, local = read(url, data=tmp_path / "data"), read(f"{shards}{ending}")
     assert fetched.pairs.equals(local.pairs)
@@ -91,10 +98,16 @@ def test_only_what_changed_or_was_cut_short_is_fetched_again(
     assert raw.quarantine["source"].tolist() == ["s-2.tar"]
 
 
-@pytest.mark.parametrize("url", ["memory://nowhere/set", "memory://nowhere/{0..1}.tar", "nosuch://a/b", "s3://a/b"])
-def test_a_url_that_cannot_be_read_is_one_line(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "url", ["memory://nowhere/set", "memory://nowhere/{0..1}.tar", "nosuch://a/b", "s3://a/b"]
+)
+def test_a_url_that_cannot_be_read_is_one_line(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "s3fs", None)
-    with pytest.raises(InputError, match=r"there is no|cannot be reached: (Protocol not known|Install s3fs)") as caught:
+    with pytest.raises(
+        InputError, match=r"there is no|cannot be reached: (Protocol not known|Install s3fs)"
+    ) as caught:
         read(url, data=tmp_path)
     assert "\n" not in str(caught.value)
 
@@ -102,16 +115,31 @@ def test_a_url_that_cannot_be_read_is_one_line(url: str, tmp_path: Path, monkeyp
 def test_a_hub_name_is_no_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "here").mkdir()
-    names = ["nlphuji/flickr30k", "a/b-c.d_e", "here/set", "a/b.csv", "a/b/c", "name", "../a", "/a/b", "a/{0..3}.tar"]
+    names = [
+        "nlphuji/flickr30k",
+        "a/b-c.d_e",
+        "here/set",
+        "a/b.csv",
+        "a/b/c",
+        "name",
+        "../a",
+        "/a/b",
+        "a/{0..3}.tar",
+    ]
     assert [name for name in names if is_hub_name(name)] == names[:2]
 
 
-def test_a_data_set_of_the_hub_is_downloaded_once_as_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_data_set_of_the_hub_is_downloaded_once_as_parquet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     requests = []
 
     def load(name: str, *, split: str) -> datasets.Dataset:
         requests.append((name, split))
-        columns = {"image": [{"bytes": picture_bytes(at), "path": None} for at in range(3)], "caption": ["x", "y", "z"]}
+        columns = {
+            "image": [{"bytes": picture_bytes(at), "path": None} for at in range(3)],
+            "caption": ["x", "y", "z"],
+        }
         return datasets.Dataset.from_dict(columns).cast_column("image", datasets.Image())
 
     monkeypatch.setattr(remote, "hub_answers", lambda: True)
@@ -120,6 +148,8 @@ def test_a_data_set_of_the_hub_is_downloaded_once_as_parquet(tmp_path: Path, mon
         raw = read("owner/name", data=tmp_path, split="train[:3]")
         assert (raw.root, raw.format) == (tmp_path / "sets/owner--name", "huggingface")
         assert list(raw.pairs.captions) == [["x"], ["y"], ["z"]]
-        assert [read_bytes(raw.root, image) for image in raw.pairs.image] == [picture_bytes(at) for at in range(3)]
+        assert [read_bytes(raw.root, image) for image in raw.pairs.image] == [
+            picture_bytes(at) for at in range(3)
+        ]
     assert requests == [("owner/name", "train[:3]")]
     assert [path.suffix for path in raw.root.iterdir()] == [".parquet"]

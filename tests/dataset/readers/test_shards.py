@@ -19,7 +19,11 @@ def write(path: Path, samples: list[dict[str, Any]]) -> None:
 
 
 def sample(key: str, shade: int, *, kind: str = "png", **rest: Any) -> dict[str, Any]:
-    return {"__key__": key, kind: picture_bytes(shade, format={"jpg": "JPEG"}.get(kind, kind.upper())), **rest}
+    return {
+        "__key__": key,
+        kind: picture_bytes(shade, format={"jpg": "JPEG"}.get(kind, kind.upper())),
+        **rest,
+    }
 
 
 @pytest.fixture
@@ -41,7 +45,13 @@ def shards(tmp_path: Path) -> Path:
 def test_shards_written_by_webdataset_are_read(shards: Path, form: str) -> None:
     raw = read(shards / form)
     assert raw.root == shards
-    names = ["000.tar/000.jpg", "000.tar/001.jpeg", "001.tar/000.webp", "001.tar/deep/er/é.png", "002.tar/000.png"]
+    names = [
+        "000.tar/000.jpg",
+        "000.tar/001.jpeg",
+        "001.tar/000.webp",
+        "001.tar/deep/er/é.png",
+        "002.tar/000.png",
+    ]
     assert list(raw.pairs.image) == [f"s-{name}" for name in names]
     assert list(raw.pairs.captions) == [["a cat"], ["two\nlines"], ["x", "y"], ["é"], ["last"]]
     assert list(raw.pairs.label) == ["cat", None, None, "7", None]
@@ -54,21 +64,65 @@ def test_shards_written_by_webdataset_are_read(shards: Path, form: str) -> None:
 def test_the_json_gives_what_flags_choose_and_no_wrong_label_of_img2dataset(tmp_path: Path) -> None:
     meta = {"caption": "wrong", "words": "right", "kind": "k", "url_id": 5}
     write(tmp_path / "a.tar", [sample("0", 0, txt="wrong", json=meta)])
-    raw = read(tmp_path / "a.tar", csv_caption_key="words", csv_label_key="kind", csv_id_key="url_id")
+    raw = read(
+        tmp_path / "a.tar", csv_caption_key="words", csv_label_key="kind", csv_id_key="url_id"
+    )
     assert raw.pairs.iloc[0][["pair_id", "captions", "label"]].tolist() == ["5", ["right"], "k"]
-    meta = {"caption": "a dog", "url": "https://example.org/1.jpg", "key": "000000001", "status": "success", "width": 8}
-    members = {"000000001.jpg": picture_bytes(), "000000001.json": json.dumps(meta), "000000001.txt": "a dog"}
+    meta = {
+        "caption": "a dog",
+        "url": "https://example.org/1.jpg",
+        "key": "000000001",
+        "status": "success",
+        "width": 8,
+    }
+    members = {
+        "000000001.jpg": picture_bytes(),
+        "000000001.json": json.dumps(meta),
+        "000000001.txt": "a dog",
+    }
     write_tar(tmp_path / "0.tar", members)
     pairs = read(tmp_path / "0.tar").pairs
-    assert pairs.iloc[0].tolist() == ["0.tar/000000001.jpg", "0.tar/000000001.jpg", ["a dog"], None, None]
+    assert pairs.iloc[0].tolist() == [
+        "0.tar/000000001.jpg",
+        "0.tar/000000001.jpg",
+        ["a dog"],
+        None,
+        None,
+    ]
 
 
 def test_every_bad_sample_is_quarantined_with_its_reason(tmp_path: Path) -> None:
     picture, long = picture_bytes(), b"x" * (1 << 20) + b"y"
-    texts = {"good.txt": "Café".encode("cp1252"), "empty.txt": " \n", "null.json": '{"caption": null}'}
-    texts |= {"number.json": '{"caption": 5}', "../climb.txt": "x", "back\\slash.txt": "x", "twin.txt": "x"}
-    texts |= {"broken.txt": "used", "broken.json": "{", "long.txt": long, "README": "hello", "no-picture.txt": "x"}
-    names = ["good", "no-text", "empty", "null", "number", "../climb", "back\\slash", "twin", "broken", "long"]
+    texts = {
+        "good.txt": "Café".encode("cp1252"),
+        "empty.txt": " \n",
+        "null.json": '{"caption": null}',
+    }
+    texts |= {
+        "number.json": '{"caption": 5}',
+        "../climb.txt": "x",
+        "back\\slash.txt": "x",
+        "twin.txt": "x",
+    }
+    texts |= {
+        "broken.txt": "used",
+        "broken.json": "{",
+        "long.txt": long,
+        "README": "hello",
+        "no-picture.txt": "x",
+    }
+    names = [
+        "good",
+        "no-text",
+        "empty",
+        "null",
+        "number",
+        "../climb",
+        "back\\slash",
+        "twin",
+        "broken",
+        "long",
+    ]
     pictures = [(f"{name}.jpg", picture) for name in names]
     again = [("twin.png", picture), ("good.jpg", b"second"), ("a.tar/inner.jpg", b"")]
     write_tar(tmp_path / "a.tar", [*pictures, *texts.items(), *again])
@@ -112,7 +166,14 @@ def test_a_bad_shard_among_good_ones_is_one_row(shards: Path, tmp_path: Path) ->
     (shards / "s-001.tar").symlink_to(tmp_path / "outside.tar")
     raw = read(shards / "s-{000..003}.tar")
     assert list(raw.pairs.image) == ["s-002.tar/000.png"]
-    check_reasons(raw, {"s-000.tar": "not an uncompressed tar", "s-001.tar": "link that", "s-003.tar": "No such file"})
+    check_reasons(
+        raw,
+        {
+            "s-000.tar": "not an uncompressed tar",
+            "s-001.tar": "link that",
+            "s-003.tar": "No such file",
+        },
+    )
 
 
 @pytest.mark.parametrize(
@@ -122,6 +183,8 @@ def test_a_bad_shard_among_good_ones_is_one_row(shards: Path, tmp_path: Path) ->
 def test_unreadable_shards_are_one_line(tmp_path: Path, name: str, data: bytes | None) -> None:
     if data:
         (tmp_path / name).write_bytes(data)
-    with pytest.raises(InputError, match="none of the .* shards can be used|braces cannot be expanded") as caught:
+    with pytest.raises(
+        InputError, match="none of the .* shards can be used|braces cannot be expanded"
+    ) as caught:
         read(tmp_path / name)
     assert "\n" not in str(caught.value)

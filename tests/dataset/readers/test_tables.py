@@ -1,4 +1,5 @@
-"""CSV, TSV, JSON Lines, JSON lists and COCO captions become pairs, or rows in quarantine with a reason."""
+"""CSV, TSV, JSON Lines, JSON lists and COCO captions become pairs, or rows in quarantine with a
+reason."""
 
 import json
 from pathlib import Path
@@ -27,9 +28,17 @@ def captions(raw: RawPairs) -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize("separator", [",", "\t", "|"])
-def test_a_table_written_by_pandas_is_read_whatever_its_separator(tmp_path: Path, separator: str) -> None:
-    texts = ["a cat, sitting; really | so", 'she said "hi"', "two\nlines\r\nand a\ttab " + "x" * 1_000_000]
-    frame = pd.DataFrame({"filepath": ["a.png", "b.png", "c.png"], "title": texts, "label": [1, 2, 1]})
+def test_a_table_written_by_pandas_is_read_whatever_its_separator(
+    tmp_path: Path, separator: str
+) -> None:
+    texts = [
+        "a cat, sitting; really | so",
+        'she said "hi"',
+        "two\nlines\r\nand a\ttab " + "x" * 1_000_000,
+    ]
+    frame = pd.DataFrame(
+        {"filepath": ["a.png", "b.png", "c.png"], "title": texts, "label": [1, 2, 1]}
+    )
     draw(tmp_path, *frame.filepath)
     frame.to_csv(tmp_path / "set.csv", sep=separator)
     raw = read(tmp_path / "set.csv")
@@ -46,18 +55,29 @@ def test_encodings_and_line_ends_are_read(tmp_path: Path, encoding: str, end: st
     assert captions(read(table(tmp_path, text.encode(encoding)))) == expected
 
 
-def test_several_rows_of_one_picture_are_its_captions_and_an_id_belongs_to_one_picture(tmp_path: Path) -> None:
-    rows = ["image,caption,label,injected", "a.png,two,,", "b.png,x,dog,vague", "a.png,one,cat,other"]
+def test_several_rows_of_one_picture_are_its_captions_and_an_id_belongs_to_one_picture(
+    tmp_path: Path,
+) -> None:
+    rows = [
+        "image,caption,label,injected",
+        "a.png,two,,",
+        "b.png,x,dog,vague",
+        "a.png,one,cat,other",
+    ]
     raw = read(table(tmp_path, "\n".join([*rows, "./a.png,two,fox,miscaption"])))
     assert captions(raw) == {"a.png": ["two", "one"], "b.png": ["x"]}
     assert list(raw.pairs.pair_id) == ["a.png", "b.png"]
     assert list(raw.pairs.label) == ["cat", "dog"]
     assert list(raw.pairs.injected) == ["miscaption", "vague"]
     assert (raw.rows, len(raw.quarantine)) == (4, 0)
-    raw = read(table(tmp_path, "id,image,caption\n1,a.png,\n1,b.png,y\n1,a.png,z\n1,b.png,v\n,c.png,w\n"))
+    raw = read(
+        table(tmp_path, "id,image,caption\n1,a.png,\n1,b.png,y\n1,a.png,z\n1,b.png,v\n,c.png,w\n")
+    )
     assert list(raw.pairs.pair_id) == ["1", "c.png"]  # free again where its first row was refused
     assert captions(raw) == {"b.png": ["y", "v"], "c.png": ["w"]}
-    check_reasons(raw, {"captions.csv:2": "caption is empty", "captions.csv:4": "already belongs to 'b.png'"})
+    check_reasons(
+        raw, {"captions.csv:2": "caption is empty", "captions.csv:4": "already belongs to 'b.png'"}
+    )
 
 
 def test_every_bad_row_is_quarantined_with_its_line_and_reason(tmp_path: Path) -> None:
@@ -76,9 +96,16 @@ def test_every_bad_row_is_quarantined_with_its_line_and_reason(tmp_path: Path) -
     }
     draw(tmp_path, "set/a.png", "set/b.png", "out.png")
     (tmp_path / "set/link.png").symlink_to(tmp_path / "out.png")
-    raw = read(table(tmp_path / "set", "\n".join(["image,caption", "a.png,good", *bad, 'b.png,"quoted, well"'])))
+    raw = read(
+        table(
+            tmp_path / "set",
+            "\n".join(["image,caption", "a.png,good", *bad, 'b.png,"quoted, well"']),
+        )
+    )
     assert captions(raw) == {"a.png": ["good"], "b.png": ["quoted, well"]}
-    check_reasons(raw, {f"captions.csv:{line}": reason for line, reason in enumerate(bad.values(), start=3)})
+    check_reasons(
+        raw, {f"captions.csv:{line}": reason for line, reason in enumerate(bad.values(), start=3)}
+    )
 
 
 CELLS = st.text('",a ', max_size=6)
@@ -97,7 +124,11 @@ def test_stray_quotes_lose_no_good_row_before_or_after_them(
 
 
 def test_quotes_in_texts_are_read_and_many_stray_ones_take_linear_time(tmp_path: Path) -> None:
-    raw = read(table(tmp_path, 'image\tcaption\na.png\t"Hello" he said\nb.png\t5" screen\n', "captions.tsv"))
+    raw = read(
+        table(
+            tmp_path, 'image\tcaption\na.png\t"Hello" he said\nb.png\t5" screen\n', "captions.tsv"
+        )
+    )
     assert captions(raw) == {"a.png": ['"Hello" he said'], "b.png": ['5" screen']}
     raw = read(table(tmp_path, 'image, caption\na.png, "one, two"\n'))
     assert captions(raw) == {"a.png": ["one, two"]}
@@ -118,10 +149,16 @@ def test_quotes_in_texts_are_read_and_many_stray_ones_take_linear_time(tmp_path:
         ("set.json", b"no json", "holds no JSON"),
         ("set.json", b'{"images": []}', "neither COCO"),
         ("set.json", b'{"images": {}, "annotations": []}', "must be lists"),
-        ("set.json", b'{"images": [{"id": 1}], "annotations": [{"image_id": 1, "bbox": [0]}]}', "has a caption"),
+        (
+            "set.json",
+            b'{"images": [{"id": 1}], "annotations": [{"image_id": 1, "bbox": [0]}]}',
+            "has a caption",
+        ),
     ],
 )
-def test_a_file_that_is_no_table_is_one_line(tmp_path: Path, name: str, data: bytes, message: str) -> None:
+def test_a_file_that_is_no_table_is_one_line(
+    tmp_path: Path, name: str, data: bytes, message: str
+) -> None:
     with pytest.raises(InputError, match=message) as caught:
         read(table(tmp_path, data, name))
     assert "\n" not in str(caught.value)
@@ -133,7 +170,13 @@ def lines(*values: Any) -> str:
 
 def test_json_lines_become_pairs(tmp_path: Path) -> None:
     text = lines(
-        {"image": "a.png", "captions": ["one", "two"], "label": 3, "pair_id": 7, "injected": "atypical"},
+        {
+            "image": "a.png",
+            "captions": ["one", "two"],
+            "label": 3,
+            "pair_id": 7,
+            "injected": "atypical",
+        },
         {"image": "b.png", "captions": " three\u2028still three\x85 "},
         {"image": "a.png", "captions": ["two", "four"], "pair_id": 7},
     )
@@ -155,14 +198,20 @@ def test_every_bad_json_line_is_quarantined_with_its_number_and_reason(tmp_path:
         ('{"image": "a.png", "caption": {"en": "x"}}', "caption is not text"),
         ('{"image": "\\ud800.png", "caption": "x"}', "not valid text"),
     ]
-    text = "\n".join(['{"image": "b.png", "caption": "lone \\ud800 half"}', *(line for line, _ in bad)])
+    text = "\n".join(
+        ['{"image": "b.png", "caption": "lone \\ud800 half"}', *(line for line, _ in bad)]
+    )
     raw = read(table(tmp_path, text, "captions.jsonl"))
     assert list(raw.pairs.captions) == [["lone \ufffd half"]]
-    check_reasons(raw, {f"captions.jsonl:{number}": reason for number, (_, reason) in enumerate(bad, start=2)})
+    check_reasons(
+        raw, {f"captions.jsonl:{number}": reason for number, (_, reason) in enumerate(bad, start=2)}
+    )
     assert not raw.quarantine.reason.str.contains("\n").any()
 
 
-def test_a_json_list_is_read_like_lines_and_so_are_lines_under_the_name_json(tmp_path: Path) -> None:
+def test_a_json_list_is_read_like_lines_and_so_are_lines_under_the_name_json(
+    tmp_path: Path,
+) -> None:
     values = [{"image": "a.png", "caption": "x"}, {"image": "b.png", "caption": ""}, 5]
     raw = read(table(tmp_path, json.dumps(values, indent=1), "set.json"))
     assert (raw.format, list(raw.pairs.image)) == ("json", ["a.png"])
@@ -172,7 +221,10 @@ def test_a_json_list_is_read_like_lines_and_so_are_lines_under_the_name_json(tmp
     assert (raw.format, len(raw.pairs)) == ("jsonl", 2)
 
 
-IMAGES = [{"id": 11, "file_name": "a.png"}, {"id": 12, "file_name": "b.png", "pair_id": "my id", "label": "cat"}]
+IMAGES = [
+    {"id": 11, "file_name": "a.png"},
+    {"id": 12, "file_name": "b.png", "pair_id": "my id", "label": "cat"},
+]
 ANNOTATIONS = [
     {"id": 1, "image_id": 12, "caption": "b one"},
     {"id": 2, "image_id": 11, "caption": "a one\n"},
@@ -194,7 +246,9 @@ def read_coco(path: Path, images: Any, annotations: Any, *, image_folder: str = 
         ("texts/captions.json", "pictures/train", "../pictures/train"),
     ],
 )
-def test_coco_captions_find_their_pictures(tmp_path: Path, file: str, pictures: str, flag: str) -> None:
+def test_coco_captions_find_their_pictures(
+    tmp_path: Path, file: str, pictures: str, flag: str
+) -> None:
     draw(tmp_path / pictures, "a.png", "b.png")
     raw = read_coco(tmp_path / file, IMAGES, ANNOTATIONS, image_folder=flag)
     assert raw.root == (tmp_path / pictures).resolve()
@@ -209,12 +263,30 @@ def test_every_bad_coco_entry_is_quarantined_with_its_place_and_reason(tmp_path:
     draw(tmp_path / "images", "a.png", "b.png")
     names = {13: None, 14: "../outside.png", 15: "gone.png"}
     images = [{"id": key, "file_name": name} for key, name in names.items()]
-    images = [*IMAGES, {"id": 11, "file_name": "other.png"}, {"file_name": "a.png"}, "a.png", *images]
-    texts: list[Any] = [{"image_id": 99, "caption": "x"}, {"image_id": [11], "caption": "x"}, "x", {"image_id": 11}]
+    images = [
+        *IMAGES,
+        {"id": 11, "file_name": "other.png"},
+        {"file_name": "a.png"},
+        "a.png",
+        *images,
+    ]
+    texts: list[Any] = [
+        {"image_id": 99, "caption": "x"},
+        {"image_id": [11], "caption": "x"},
+        "x",
+        {"image_id": 11},
+    ]
     texts += [{"image_id": key, "caption": "x"} for key in names]
-    raw = read_coco(tmp_path / "captions.json", images, [{"image_id": 11, "caption": "good"}, *texts])
+    raw = read_coco(
+        tmp_path / "captions.json", images, [{"image_id": 11, "caption": "good"}, *texts]
+    )
     assert list(raw.pairs.captions) == [["good"]]
-    reasons = ["belongs to no image"] * 3 + ["caption is missing", "reference is missing", "leaves", "no such picture"]
+    reasons = ["belongs to no image"] * 3 + [
+        "caption is missing",
+        "reference is missing",
+        "leaves",
+        "no such picture",
+    ]
     expected = {f"annotations[{at}]": reason for at, reason in enumerate(reasons, start=1)}
     expected |= {"images[2]": "no id of its own but 11", "images[3]": "no id", "images[4]": "no id"}
     expected |= {"image 12": "no annotation"}
