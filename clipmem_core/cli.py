@@ -22,7 +22,10 @@ if TYPE_CHECKING:  # a command imports only what it needs, to start faster
     from clipmem_core.audit.executor import Executor
     from clipmem_core.audit.store import Audit
 
-DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
+DONE = 0
+FAILED = 1
+WRONG_INPUT = 2
+INTERRUPTED = 130
 AUDIT_IT = "audit it: "  # begins the line with the command that audits an export
 
 # A parameter annotated with a text is a flag; one annotated with (name in messages, text) is
@@ -92,7 +95,8 @@ def _audit(
     from clipmem_core.audit.pipeline import run_audit
     from clipmem_core.audit.settings import audit_name
 
-    executor, name = _executor(engine, config), name or audit_name(source, config)
+    executor = _executor(engine, config)
+    name = name or audit_name(source, config)
     with _screen(config.batch_size) as screen:
         finished = run_audit(source, config, name=name, screen=screen, executor=executor)
     show_verdict(finished)
@@ -273,7 +277,8 @@ def _export(
     """Write an audit's cleaned data set, decisions or report in a format of other tools."""
     from clipmem_core.export.formats import write
 
-    audit, target = _opened(name), Path(out).expanduser()
+    audit = _opened(name)
+    target = Path(out).expanduser()
     with _screen() as screen:
         summary = write(audit, format, target, overwrite=overwrite, progress=screen.pictures)
         lines = [f"{target}: {summary.line}", *(f"note: {note}" for note in summary.notes)]
@@ -420,10 +425,8 @@ def _parse_words(
     metavars = [help[0] for _, (_, help, *_) in fields if isinstance(help, tuple)]
     usage = " ".join([program, "[options]", *metavars])
     suppressed: dict[str, Any] = {"allow_abbrev": False, "argument_default": argparse.SUPPRESS}
-    parser, flags = (
-        _Parser(prog=program, usage=usage, description=command.__doc__, **suppressed),
-        list[str](),
-    )
+    parser = _Parser(prog=program, usage=usage, description=command.__doc__, **suppressed)
+    flags = list[str]()
     for field, (kind, help, *repeated) in fields:
         flags += _add(parser, field.name, kind, field.default, help, repeated=bool(repeated))
     for name in configs.ARM_FIELDS if variable else ():
@@ -506,11 +509,9 @@ def main(arguments: Sequence[str]) -> int:
     except (OSError, RuntimeError, MemoryError) as error:
         from clipmem_core.io import path_fault, shortage
 
-        message, short, fault = (
-            " ".join(str(error).splitlines()),
-            shortage(error),
-            path_fault(error),
-        )
+        message = " ".join(str(error).splitlines())
+        short = shortage(error)
+        fault = path_fault(error)
         if short:
             message = (
                 f"{short}, and the same command resumes it{f' ({message})' if message else ''}"

@@ -8,7 +8,14 @@ import numpy as np
 import scipy
 
 # Random streams
-ORDER, CAPTION, VIEW, TEXT_NOISE, IMAGE_NOISE, MASK, COLOUR, SAMPLE = 1, 2, 3, 4, 5, 6, 7, 9
+ORDER = 1
+CAPTION = 2
+VIEW = 3
+TEXT_NOISE = 4
+IMAGE_NOISE = 5
+MASK = 6
+COLOUR = 7
+SAMPLE = 9
 
 
 def draw_keys(pair_ids: Sequence[str]) -> np.ndarray:

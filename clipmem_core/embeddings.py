@@ -40,7 +40,9 @@ class Vectors(_ARRAY):
     ndim = 2
 
     def __init__(self, index: Any, rows: np.ndarray | None = None) -> None:
-        self.index, self.rows = index, rows  # the mapping ends with the index
+        # the mapping ends with the index
+        self.index = index
+        self.rows = rows
         self.dtype = np.dtype(np.float32 if index.code_size == 4 * index.d else np.float16)
         codes = faiss.rev_swig_ptr(index.codes.data(), index.ntotal * index.code_size)
         self.stored = codes.view(
@@ -67,10 +69,8 @@ class Vectors(_ARRAY):
         """Return the cosine of a vector with each row, or with some rows, float32 [n]; 0 for a row
         of zeros."""
         chosen = np.arange(len(self)) if rows is None else rows
-        unit, found = (
-            (query / np.linalg.norm(query)).astype(np.float32),
-            np.zeros(len(chosen), np.float32),
-        )
+        unit = (query / np.linalg.norm(query)).astype(np.float32)
+        found = np.zeros(len(chosen), np.float32)
         for at in range(0, len(chosen), QUERIES):
             part = slice(at, at + QUERIES)
             block = self[part if rows is None else rows[part]].astype(np.float32, copy=False)
@@ -100,7 +100,8 @@ def write_vectors(path: Path, blocks: Iterable[np.ndarray]) -> None:
         for block in blocks:
             raw.write(np.ascontiguousarray(block).data)
         raw.flush()
-        dim, codes = block.shape[1], np.memmap(raw, np.uint8, "c")
+        dim = block.shape[1]
+        codes = np.memmap(raw, np.uint8, "c")
         halves = dim, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
         index = (
             faiss.IndexScalarQuantizer(*halves)
@@ -203,8 +204,11 @@ def _pairs_by_cell(vectors: np.ndarray, limit: float) -> Iterator[np.ndarray]:
     own, probing = (pd.Series(cells).groupby(cells).indices for cells in (near[:, 0], near.ravel()))
 
     def compare(cell: int) -> np.ndarray:
-        members, queries, pairs = np.asarray(own[cell]), np.asarray(probing[cell]) // PROBES, []
-        inside, rows = vectors[members].T, max(1, COMPARED // len(members))
+        members = np.asarray(own[cell])
+        queries = np.asarray(probing[cell]) // PROBES
+        pairs = []
+        inside = vectors[members].T
+        rows = max(1, COMPARED // len(members))
         for part in (queries[at : at + rows] for at in range(0, len(queries), rows)):
             a, b = np.nonzero(vectors[part] @ inside >= limit)
             pairs.append(np.stack([part[a], members[b]], axis=1)[part[a] < members[b]])

@@ -1,16 +1,18 @@
 """The glossary: twelve terms, what each is and what it means for a decision; pages use it as help
 texts."""
 
-CLIPMEM, MISFIT, SIMILARITY_OUT, Q_VALUE, SURPRISE = (
-    "clipmem",
-    "misfit",
-    "similarity out",
-    "q value",
-    "surprise",
-)
+CLIPMEM = "clipmem"
+MISFIT = "misfit"
+SIMILARITY_OUT = "similarity out"
+Q_VALUE = "q value"
+SURPRISE = "surprise"
 P_WRONG = "p wrong"
-MEMBER, EXTERNAL, AUROC = "member", "external pair", "membership AUROC"
-PROTOCOL, ARM, DRAWN = "protocol", "arm", "synthetic set"
+MEMBER = "member"
+EXTERNAL = "external pair"
+AUROC = "membership AUROC"
+PROTOCOL = "protocol"
+ARM = "arm"
+DRAWN = "synthetic set"
 MEANINGS = {
     MEMBER: (
         "One of the small CLIP models that an audit trains, each on a different part of the pairs.",

@@ -134,7 +134,8 @@ def naming(path: Path) -> Iterator[None]:
         if error.errno is None and str(error).endswith(
             "written"
         ):  # numpy's, of a file that cannot grow
-            error.errno, error.strerror = errno.ENOSPC, os.strerror(errno.ENOSPC)
+            error.errno = errno.ENOSPC
+            error.strerror = os.strerror(errno.ENOSPC)
         if error.filename is None and shortage(error):
             error.filename = os.fspath(path)
         raise
@@ -220,5 +221,6 @@ def parse_json(text: str | bytes, kind: Any, *, path: Path, repair: str) -> Any:
         raise InputError(f"{message}: {repair}") from None
     if isinstance(value, dict):
         value = Fields(value)
-        value.path, value.repair = path, repair
+        value.path = path
+        value.repair = repair
     return value

@@ -468,8 +468,6 @@ def caption_ends(model: Mapping[str, Any], tokens: np.ndarray) -> np.ndarray:
     other = model.get("custom_text") or any(
         text.get(name) for name in ("hf_model_name", "no_causal_mask", "embed_cls")
     )
-    reads_to_end, end = (
-        not other and pool in ("argmax", "eos"),
-        text.get("eos_id", 2) if pool == "eos" else None,
-    )
+    reads_to_end = not other and pool in ("argmax", "eos")
+    end = text.get("eos_id", 2) if pool == "eos" else None
     return find_ends(tokens, reads_to_end=reads_to_end, end=end, flags="--text-min-df")

@@ -95,7 +95,8 @@ def draw_gallery(audit: Audit, selection: Selection, *, actions: DeltaGenerator)
     shown = cards(audit, find_rows(audit, selection, page=page, size=size), selection)
     _draw_legend(audit, selection, count)
     draw_notice(audit, key="browse")
-    table, key = st.query_params.get(LAYOUT) == TABLE, f"browse-{audit.name}"
+    table = st.query_params.get(LAYOUT) == TABLE
+    key = f"browse-{audit.name}"
     draw_grid(audit, shown, selection=selection, key=key, table=table, page=(page, pages))
     with st.container(
         horizontal=True, horizontal_alignment="distribute", vertical_alignment="bottom"

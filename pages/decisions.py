@@ -25,7 +25,9 @@ from clipmem_core.export.formats import FORMATS
 from clipmem_core.review.decisions import count_changed
 from clipmem_core.review.selection import UNDECIDED
 
-FORMAT, SUFFIX = "format", "file"  # in the address
+# in the address
+FORMAT = "format"
+SUFFIX = "file"
 DOWNLOAD_BYTES = 200_000_000  # a download is read into memory
 
 
@@ -69,7 +71,8 @@ def draw_exports(audit: Audit) -> None:
 
 
 def _contents(audit: Audit, format: str) -> str:
-    counts, (removed, changed) = count_decisions(audit), count_changed(audit)
+    counts = count_decisions(audit)
+    (removed, changed) = count_changed(audit)
     total = sum(counts.values())
     if format == "decisions":
         return f"{total - counts[UNDECIDED]:,} decisions on pairs of this audit, and every note."

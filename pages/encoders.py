@@ -204,10 +204,8 @@ def draw_paradigms(audit: Audit) -> None:
 
 def _draw_task(audit: Audit, kind: str, is_done: Callable[[], bool]) -> None:
     """Draw the job of a measurement that is missing or is running again."""
-    task, (reason, label) = (
-        Task(jobs_folder() / ".encoders" / audit.name / kind, [kind, audit.name]),
-        MISSING[kind],
-    )
+    task = Task(jobs_folder() / ".encoders" / audit.name / kind, [kind, audit.name])
+    (reason, label) = MISSING[kind]
     job = task.find()
     if not is_done() or (job is not None and job.running):
         draw_task(task, is_done, key=kind, reason=reason, label=label)

@@ -27,7 +27,8 @@ COVERS = (
 def draw_study(name: str) -> None:
     """Draw the results of a study."""
     study = open_study(name)
-    compared, titles = r.differences(study.rows), study.request["arms"]
+    compared = r.differences(study.rows)
+    titles = study.request["arms"]
     for arm, title in titles.items():
         if (compared[lab.ARM] == arm).any():
             st.text(r.sentence_of(compared, arm, title))

@@ -81,7 +81,8 @@ def draw_verdict(verdict: dict[str, Any]) -> None:
 
 def draw_sizes(audit: Audit, verdict: dict[str, Any]) -> None:
     """Draw which score to use, the audit's sizes and protocol, and its quarantine."""
-    record, quarantine = audit.record, audit.quarantine
+    record = audit.record
+    quarantine = audit.quarantine
     with st.expander("Which score to use", icon=":material/help_center:"):
         for score, use in uses(verdict).items():
             show_text(f"{score}: {use}")
@@ -212,7 +213,9 @@ def _draw_table(values: pd.DataFrame, *, alt: str) -> None:
 audit = open_page("Overview")
 with explained_errors():
     st.html(TIGHT_STYLE)  # the answers fit a screen
-    record, config, verdict = audit.record, audit.record.config, audit.verdict
+    record = audit.record
+    config = audit.record.config
+    verdict = audit.verdict
     sample = f", a random sample of {record.sampled_of:,}" if record.sampled_of else ""
     sizes = f"{count_pairs_of(audit):,} pairs{sample} · {len(record.members)} members"
     show_text(f"{record.source} · {sizes} · {o.model_words(config)} · preset {config.preset}")

@@ -63,12 +63,15 @@ def make_audit(
     data: Path, name: str = "made", *, protocol: str = "ensemble", seed: int = 0
 ) -> Audit:
     """Write a finished audit below a data folder, its pictures beside it."""
-    rng, sizes = np.random.default_rng(seed), GROUP_SIZES[protocol]
-    root, groups = data / "sets" / name, np.repeat(list(sizes), list(sizes.values()))
+    rng = np.random.default_rng(seed)
+    sizes = GROUP_SIZES[protocol]
+    root = data / "sets" / name
+    groups = np.repeat(list(sizes), list(sizes.values()))
     (root / "images").mkdir(parents=True)
     rows = []
     for number in range(len(groups)):
-        shape, colour = str(rng.choice(SHAPES)), rng.choice(COLOURS)
+        shape = str(rng.choice(SHAPES))
+        colour = rng.choice(COLOURS)
         size = tuple(int(side) for side in rng.integers(60, 160, size=2))
         image = f"images/{number:03d}.png"
         Image.new("RGB", size, colour).save(root / image)
@@ -91,7 +94,8 @@ def make_audit(
             )
         )
     pairs = pd.DataFrame(rows, columns=c.PAIR_COLUMNS)
-    scores, record = made_scores(pairs, groups, rng), made_record(name, root, protocol, groups)
+    scores = made_scores(pairs, groups, rng)
+    record = made_record(name, root, protocol, groups)
     return write_audit(data / "audits" / name, record, pairs, scores, groups, rng)
 
 
@@ -157,7 +161,8 @@ def write_words(audit: Audit) -> pd.DataFrame:
     )
     table[c.WORD] = [text.split()[-1] for text in texts]
     table[c.START] = [text.rindex(word) for text, word in zip(texts, table[c.WORD], strict=True)]
-    table[c.BETTER], table[c.BETTER_PROBABILITY] = [["fox<b>"]] * len(table), [[0.71]] * len(table)
+    table[c.BETTER] = [["fox<b>"]] * len(table)
+    table[c.BETTER_PROBABILITY] = [[0.71]] * len(table)
     write_table(audit.folder / store.WORD_TABLE, table)
     return table
 
@@ -165,8 +170,10 @@ def write_words(audit: Audit) -> pd.DataFrame:
 def made_scores(pairs: pd.DataFrame, groups: np.ndarray, rng: np.random.Generator) -> pd.DataFrame:
     """Draw scores.parquet; pairs with hostile captions, the first ones, come out on top."""
     scores = pd.DataFrame({column: rng.normal(size=len(pairs)) for column in SCORE_COLUMNS})
-    scores["pair_id"], scores["group"] = pairs["pair_id"], groups
-    scores["n_in"], scores["n_out"] = 2, 2
+    scores["pair_id"] = pairs["pair_id"]
+    scores["group"] = groups
+    scores["n_in"] = 2
+    scores["n_out"] = 2
     clipmem = rng.normal(size=len(pairs)) * 0.1 + [CENTRES[group] for group in groups]
     clipmem[: len(HOSTILE)] = 1.5 - np.arange(len(HOSTILE)) / 20
     scores["clipmem"] = clipmem
@@ -175,10 +182,8 @@ def made_scores(pairs: pd.DataFrame, groups: np.ndarray, rng: np.random.Generato
     null = ~np.isin(groups, ["candidate", "independent", "scored"])
     scores.loc[null, ["misfit", "learned", "q_value"]] = np.nan
     scores["log_probability_second"] = np.nan  # one round of training
-    scores["suspicion"], scores["review_place"] = (
-        scores["misfit"],
-        scores["misfit"].rank(ascending=False),
-    )
+    scores["suspicion"] = scores["misfit"]
+    scores["review_place"] = scores["misfit"].rank(ascending=False)
     scores["p_wrong"] = pd.Series(rng.uniform(size=len(pairs))).where(
         scores["review_place"].notna()
     )
@@ -329,7 +334,8 @@ Embeddings = dict[str, tuple[np.ndarray, np.ndarray]]
 def embed(audit: Audit, *, seed: int = 0) -> Embeddings:
     """Write the members' indexes and return what is in them: image and text float32 [n_pairs, DIM]
     of each member."""
-    rng, n_pairs = np.random.default_rng(seed), len(audit.membership)
+    rng = np.random.default_rng(seed)
+    n_pairs = len(audit.membership)
     return {name: embed_member(audit, name, rng, n_pairs) for name in audit.record.members}
 
 
@@ -391,7 +397,8 @@ def make_benchmark(
 ) -> Benchmark:
     """Write a benchmark into the data folder: every kind at its shares, and better detectors
     first."""
-    benchmark, rng = benchmark_of(name), np.random.default_rng(0)
+    benchmark = benchmark_of(name)
+    rng = np.random.default_rng(0)
     (benchmark.folder / "injections").mkdir(parents=True)
     config = as_dict(preset_config("tiny")) | {"members": 4}
     request: dict[str, Any] = {

@@ -23,7 +23,8 @@ class Forked:
     def __init__(self, server: "Server", request: dict[str, Any]) -> None:
         self.pid = server.ask(request)
         self.returncode: int | None = None
-        self._server, self._request = server, request
+        self._server = server
+        self._request = request
 
     def poll(self) -> int | None:
         if self.returncode is None:
@@ -46,7 +47,9 @@ class Server:
     """The process that has imported everything; it starts with the first command."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder, self._process, self._count = folder, None, 0
+        self._folder = folder
+        self._process = None
+        self._count = 0
 
     def start(self, *arguments: str, data: Path, before: str = "", **environment: str) -> Forked:
         """Start `python -m clipmem_core` with arguments on a data folder, after some code was run

@@ -29,7 +29,8 @@ def make_large_audit(
 ) -> Audit:
     """Write a finished audit below a data folder, a million pairs in less than a minute, its
     pictures beside it."""
-    rng, root = np.random.default_rng(seed), data / "sets" / name
+    rng = np.random.default_rng(seed)
+    root = data / "sets" / name
     groups = np.where(rng.random(pairs) < EXTERNAL, c.EXTERNAL, c.SCORED)
     groups[: len(HOSTILE)] = c.SCORED
     table = _pairs(_draw_pictures(root, rng, min(PICTURES, pairs)), groups, rng)

@@ -15,7 +15,9 @@ from clipmem_core.studies.arm import NONE, Arm, parse_arm
 from clipmem_core.studies.study_folder import StudyFolder
 
 CHANGED = 17  # the pair whose clipmem an arm changes most
-MEMORIZED, RETRIEVAL = 0.4, 0.5  # of the baseline
+# of the baseline
+MEMORIZED = 0.4
+RETRIEVAL = 0.5
 
 
 def make_lab(audit: Audit, *, heads: bool = False) -> Audit:

@@ -34,7 +34,9 @@ def make_units(audit: Audit) -> pd.DataFrame:
     The last unit of each encoder is silent.
     """
     make_members(audit)
-    rng, tables, ids = np.random.default_rng(0), [], audit.pairs["pair_id"].to_numpy()
+    rng = np.random.default_rng(0)
+    tables = []
+    ids = audit.pairs["pair_id"].to_numpy()
     for name in audit.record.members:
         rows = np.flatnonzero(audit.membership[name])
         table = _units(rng, rows, ids)

@@ -11,7 +11,8 @@ from scipy import stats
 from clipmem_core.draws import CAPTION, ORDER, VIEW, draw_keys, hashed, uniforms
 
 MASK = 2**64 - 1
-GOLDEN, SHIFT = 0x9E3779B97F4A7C15, 0x632BE59BD9B4E019
+GOLDEN = 0x9E3779B97F4A7C15
+SHIFT = 0x632BE59BD9B4E019
 KEYS = draw_keys([f"pair-{number}" for number in range(4000)])
 
 

@@ -36,10 +36,8 @@ def test_an_index_opens_with_faiss_alone_and_is_mapped(tmp_path: Path, dtype: ty
 @pytest.mark.parametrize("dtype", list(KINDS))
 def test_vectors_are_compared_as_by_scikit_learn(tmp_path: Path, dtype: type) -> None:
     rng = np.random.default_rng(1)
-    vectors, query = (
-        rng.normal(size=(3000, 16)).astype(dtype),
-        rng.normal(size=16).astype(np.float32),
-    )
+    vectors = rng.normal(size=(3000, 16)).astype(dtype)
+    query = rng.normal(size=16).astype(np.float32)
     vectors[7] = 0
     write_vectors(tmp_path / "x.faiss", [vectors])
     stored = read_vectors(tmp_path / "x.faiss")
@@ -56,7 +54,8 @@ def test_vectors_are_compared_as_by_scikit_learn(tmp_path: Path, dtype: type) ->
 
 
 def test_a_damaged_index_and_a_full_disk_are_errors_of_their_kind(tmp_path: Path) -> None:
-    path, vectors = tmp_path / "x.faiss", np.ones((1000, 64), np.float32)
+    path = tmp_path / "x.faiss"
+    vectors = np.ones((1000, 64), np.float32)
     write_vectors(path, [vectors])
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(ValueError, match="faiss cannot open it"):

@@ -76,7 +76,8 @@ def test_modules_import_each_other_in_no_circle() -> None:
         for path in sources()
         if base in path.parents
     }
-    modules, graph = set(names.values()), {}
+    modules = set(names.values())
+    graph = {}
     for path, module in names.items():
         imported = {
             name.removeprefix("clipmem_core.")

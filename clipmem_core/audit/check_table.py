@@ -91,7 +91,8 @@ def _captions(audit: Audit) -> Iterator[tuple[Captions, int]]:
 
 def _pictures(audit: Audit, pairs: pd.DataFrame) -> Pictures:
     """Return the measurements of the pictures, without those that need missing files."""
-    shape, config = pairs[[c.WIDTH, c.HEIGHT]].to_numpy(), audit.record.config
+    shape = pairs[[c.WIDTH, c.HEIGHT]].to_numpy()
+    config = audit.record.config
     shorter = shape.min(axis=1) if shape.all() else None
     try:
         prepared = store.read_prepared(audit.folder)
@@ -99,7 +100,9 @@ def _pictures(audit: Audit, pairs: pd.DataFrame) -> Pictures:
         return Pictures(shorter)
     if config.features:
         return Pictures(shorter, prepared.clusters)
-    folder, root, images = pixels_folder(audit), audit.record.pictures, pairs[c.IMAGE].tolist()
+    folder = pixels_folder(audit)
+    root = audit.record.pictures
+    images = pairs[c.IMAGE].tolist()
     square: dict[str, Any] = {"size": config.cache_size, "resize_mode": config.resize_mode}
     try:
         pixels = open_pixels(folder, rows=prepared.cache_rows, root=root, images=images, **square)

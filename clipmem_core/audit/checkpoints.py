@@ -58,7 +58,8 @@ def score_checkpoints(
     for flag, used in refused.items():
         if used:
             raise InputError(f"--{flag} belongs to audit: score trains no members")
-    protocol, replicates = protocol_of(names), replicate_rows(names)
+    protocol = protocol_of(names)
+    replicates = replicate_rows(names)
     config = dataclasses.replace(
         config,
         protocol=protocol,
@@ -100,7 +101,8 @@ def compare_checkpoints(
         ensure_features(audit, screen)
         table = pd.DataFrame({c.PAIR_ID: audit.pairs[c.PAIR_ID]})
         for member in names:
-            run, side = open_member(audit.folder, member), member.removesuffix("-0")
+            run = open_member(audit.folder, member)
+            side = member.removesuffix("-0")
             if not (run.folder / store.TEXT_EMBEDDINGS).is_file():
                 screen.say(f"embedding with the {side}")
                 write_embeddings(run, trained_model(run), run.folder)
@@ -223,5 +225,6 @@ def derive_groups(trained: np.ndarray, names: Sequence[str]) -> np.ndarray:
             [n_trained == 0, n_trained == len(names)], [c.EXTERNAL, c.SHARED], c.SCORED
         )
     is_f = np.array([name.startswith("f") for name in names])
-    by_f, by_g = trained[is_f].any(axis=0), trained[~is_f].any(axis=0)
+    by_f = trained[is_f].any(axis=0)
+    by_g = trained[~is_f].any(axis=0)
     return np.select([by_f & by_g, by_f, by_g], [c.SHARED, c.CANDIDATE, c.INDEPENDENT], c.EXTERNAL)

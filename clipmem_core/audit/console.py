@@ -53,7 +53,8 @@ def command_of(audit: Audit) -> str:
 
 def result_rows(audit: Audit) -> pd.DataFrame:
     """Return an audit's results as a tidy table: what, of, measure, value, low, high, kind, n."""
-    verdict, rows = audit.verdict, list[dict[str, Any]]()
+    verdict = audit.verdict
+    rows = list[dict[str, Any]]()
 
     def add(what: str, of: str, measure: str, value: Any, **more: Any) -> None:
         rows.append({"what": what, "of": of, "measure": measure, "value": value} | more)
@@ -79,7 +80,8 @@ def result_rows(audit: Audit) -> pd.DataFrame:
             ("members", "95% interval over members"),
             ("pairs", "95% bootstrap over pairs"),
         ):
-            low, high = row[f"{unit}_low"], row[f"{unit}_high"]
+            low = row[f"{unit}_low"]
+            high = row[f"{unit}_high"]
             if row["value"] is not None and low is not None:
                 interval = {"low": low, "high": high, "kind": kind}
                 add(
@@ -158,7 +160,9 @@ class RichScreen:
         self.tasks: dict[str, bars.TaskID] = {}
         self.stages: dict[str, str] = {}
         self.warned: set[str] = set()
-        self.last_line, self.counted = "", 0.0  # the second is the time of the last printed count
+        # the second is the time of the last printed count
+        self.last_line = ""
+        self.counted = 0.0
 
     def __enter__(self) -> Self:
         self.progress.start()
@@ -222,7 +226,8 @@ class RichScreen:
 
 def show_verdict(audit: Audit) -> None:
     """Print an audit's tables, its checks of itself and its verdict."""
-    console, verdict = Console(highlight=False), audit.verdict
+    console = Console(highlight=False)
+    verdict = audit.verdict
 
     def show(title: str, rows: Iterable[dict[str, Any]], columns: Sequence[str] = ()) -> None:
         if rows := list(rows):

@@ -119,7 +119,8 @@ def run_member_tasks(tasks: Sequence[Task], executor: Executor, report: Callable
 
 def local_processes(tasks: Sequence[Task], *, at_once: int) -> TaskEvents:
     """Run each task in a process of this machine; an `Executor`."""
-    waiting, running = list(tasks), list[tuple[Task, "subprocess.Popen[bytes]"]]()
+    waiting = list(tasks)
+    running = list[tuple[Task, "subprocess.Popen[bytes]"]]()
     try:
         while waiting or running:
             while waiting and len(running) < at_once:

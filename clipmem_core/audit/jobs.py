@@ -30,10 +30,17 @@ from clipmem_core.audit.store import Audit, check_name, write_json
 from clipmem_core.config import AuditConfig, as_dict, data_folder
 from clipmem_core.io import read_json, replacing
 
-JOB, OUTPUT, EXIT_CODE = "job.json", "output.log", "exit_code"
+JOB = "job.json"
+OUTPUT = "output.log"
+EXIT_CODE = "exit_code"
 CANCEL = "cancel"  # a file that marks a job as cancelled
-UNITS, PARADIGMS = "units", "paradigms"  # commands
-FAILED, WRONG_INPUT, INTERRUPTED = 1, 2, 130  # exit codes
+# commands
+UNITS = "units"
+PARADIGMS = "paradigms"
+# exit codes
+FAILED = 1
+WRONG_INPUT = 2
+INTERRUPTED = 130
 PROGRAM = (sys.executable, "-m", "clipmem_core", "job")  # folder and arguments follow
 TRAINS = (
     "audit",
@@ -189,7 +196,8 @@ def run_job(folder: Path, arguments: Sequence[str], run: Callable[[Sequence[str]
     signal.signal(
         signal.SIGINT, signal.default_int_handler
     )  # ignored where the server runs in the background
-    turn, code = FileLock(jobs_folder() / ".turn.lock"), FAILED
+    turn = FileLock(jobs_folder() / ".turn.lock")
+    code = FAILED
     try:
         if (folder / CANCEL).exists():  # the interrupt came before the line above
             raise KeyboardInterrupt

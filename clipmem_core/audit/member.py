@@ -67,7 +67,9 @@ def features_of(
 ) -> Features:
     """Return the features of pairs, computed once and cached; `compute` runs shards in other
     processes."""
-    image, text, cut = None, None, 0
+    image = None
+    text = None
+    cut = 0
     if towers.image:
         image = image_features(
             pairs, root, towers.image, compute=compute, progress=pictures, say=say
@@ -191,7 +193,8 @@ def open_shared(folder: Path) -> Shared:
     config = record.config
     membership = store.read_table(folder / store.MEMBERSHIP, columns=[c.GROUP, *record.members])
     sides = prepare.sides_of(audit, config, prepare.membership_of(membership))
-    external, utility_pairs = np.flatnonzero(sides.external), prepare.utility_rows(sides)
+    external = np.flatnonzero(sides.external)
+    utility_pairs = prepare.utility_rows(sides)
     del sides
     group = membership[c.GROUP] = membership[c.GROUP].astype("category")
     pairs = (
@@ -206,7 +209,8 @@ def open_shared(folder: Path) -> Shared:
         keys[group == c.INDEPENDENT] = keys[group == c.CANDIDATE]
     towers, features = _open_towers(audit, record, pairs)
     if features.image is None:
-        rows, images = store.read_prepared(folder).cache_rows, pairs[c.IMAGE].tolist()
+        rows = store.read_prepared(folder).cache_rows
+        images = pairs[c.IMAGE].tolist()
         pixels: Any = open_pixels(
             prepare.pixels_folder(audit),
             rows=rows,
@@ -235,11 +239,9 @@ def open_member(
     own folder there."""
     shared = shared or open_shared(folder)
     output = output or shared.audit.member(name)
-    config, data, rows = (
-        shared.config,
-        shared.data,
-        np.flatnonzero(shared.membership[name].to_numpy()),
-    )
+    config = shared.config
+    data = shared.data
+    rows = np.flatnonzero(shared.membership[name].to_numpy())
     vocabulary = _vocabulary(config, data.tokens, data.caption_start, rows)
     tokens = vocabulary.read(data.tokens) if vocabulary else data.tokens
     values = vars(shared) | {"data": dataclasses.replace(data, tokens=tokens, rows=rows)}
@@ -280,7 +282,8 @@ def vocabulary_of_member(audit: Audit, name: str) -> Vocabulary | None:
     config = audit.record.config
     if not config.text_min_df:
         return None  # without reading every caption
-    pairs, rows = audit.pairs, np.flatnonzero(audit.membership[name].to_numpy())
+    pairs = audit.pairs
+    rows = np.flatnonzero(audit.membership[name].to_numpy())
     return _vocabulary(config, cached_tokens(config.model, pairs), _caption_starts(audit), rows)
 
 
@@ -289,7 +292,8 @@ def view_maker(
 ) -> ViewMaker:
     """Return the view maker for a model's input; crops are those of training unless `crop_scale` is
     set."""
-    size, normal = model.visual.image_size, model.visual.preprocess_cfg
+    size = model.visual.image_size
+    normal = model.visual.preprocess_cfg
     size = size[0] if isinstance(size, tuple) else size
     scale = crop_scale or config.crop_scale
     return ViewMaker(
@@ -314,7 +318,8 @@ def finished_model(run: MemberRun) -> Model:
 def trained_model(run: MemberRun, *, after_epoch: Callable[[int], None] | None = None) -> Model:
     """Load the member's model from its checkpoint if it has one, else train it; `after_epoch` may
     end the training."""
-    config, seed = run.config, run.member.seed
+    config = run.config
+    seed = run.member.seed
     if run.member.checkpoint or (run.folder / CHECKPOINT).is_file():  # it is written last
         return finished_model(run)
     model = build_member(config, run.towers, seed=seed, pretrained=config.pretrained)
@@ -339,7 +344,8 @@ def write_embeddings(run: MemberRun, model: Model, folder: Path, *, evaluate: bo
     With `evaluate` also the member's utility and the scores of single captions. text.faiss is
     written last and marks all of them as complete.
     """
-    data, options = run.data, {"precision": run.config.precision, "device": run.record.device}
+    data = run.data
+    options = {"precision": run.config.precision, "device": run.record.device}
     views = _views(run, model, run.config.seed + EVALUATION, crop_scale=run.config.eval_crop_scale)
     n_views = 1 if run.towers.image else run.config.views  # features are of one view
     folder.mkdir(parents=True, exist_ok=True)
@@ -363,7 +369,8 @@ def _score_captions(
 ) -> Iterator[np.ndarray]:
     """Yield the embeddings of captions, and write similarity, margin and learned of each, and below
     them of each decoy, float32 [n_captions + n_decoys, 3]."""
-    data, path = run.data, run.folder / TRAJECTORY
+    data = run.data
+    path = run.folder / TRAJECTORY
     learned = np.full(int(data.caption_start[-1]), np.nan)
     if path.is_file():
         options = {"seed": run.member.seed, "first": run.config.train_captions}
@@ -371,7 +378,9 @@ def _score_captions(
     owner = np.repeat(np.arange(len(data.keys)), np.diff(data.caption_start))
     external = detectors.external_used((run.membership[c.GROUP] == c.EXTERNAL).to_numpy())
     decoys = store.read_decoys(run.audit)
-    scores, of_decoys, done = [], np.full((len(decoys), 3), np.nan, np.float32), 0
+    scores = []
+    of_decoys = np.full((len(decoys), 3), np.nan, np.float32)
+    done = 0
     for vectors in blocks:
         pair = owner[done : done + len(vectors)]
         similarity = detectors.similarities(vectors, image, pair)
@@ -424,7 +433,8 @@ def probe_rows(run: MemberRun) -> np.ndarray:
 def utility(run: MemberRun, model: Model, image: np.ndarray) -> dict[str, float]:
     """Measure retrieval both ways on external pairs, and with labels a linear probe and
     zero-shot."""
-    config, utility_pairs = run.config, run.utility_pairs
+    config = run.config
+    utility_pairs = run.utility_pairs
     metrics = retrieval_recalls(
         image[utility_pairs], *caption_embeddings(run, model, utility_pairs)
     )
@@ -439,7 +449,9 @@ def utility(run: MemberRun, model: Model, image: np.ndarray) -> dict[str, float]
         if (
             not config.features
         ):  # with features computed elsewhere there is no tower to read a prompt
-            classes, texts, tower = np.unique(names[labelled]), prompts(run.pairs), run.towers.text
+            classes = np.unique(names[labelled])
+            texts = prompts(run.pairs)
+            tower = run.towers.text
             inputs = (
                 text_features([texts], tower)[0][:]
                 if tower

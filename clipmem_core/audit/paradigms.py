@@ -42,7 +42,8 @@ from clipmem_core.training.names import CHECKPOINT, LOG
 from clipmem_core.training.trainer import Trainer, train
 
 SETTINGS = "paradigms.json"
-RUNS, RESULT = "runs", "result.json"
+RUNS = "runs"
+RESULT = "result.json"
 PROJECTION = 128  # width of SimCLR's projection, as in its paper
 TEMPERATURE = 0.5  # SimCLR's for small data and batches
 WHY_NOT = {
@@ -59,7 +60,8 @@ class HeadedTower(nn.Module):
     def __init__(self, model: Model, *widths: int, seed: int) -> None:
         super().__init__()
         self.visual = model.visual
-        layers, before = [], self.visual.output_dim
+        layers = []
+        before = self.visual.output_dim
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             for width in widths:
@@ -165,7 +167,10 @@ def plan_runs(audit: Audit, seed: int, epochs: int) -> list[ParadigmRun]:
 
 def complete(planned: ParadigmRun, screen: Screen) -> None:
     """Train and measure a run, and write its result; result.json is written last."""
-    folder, run, config, labels = planned.folder, planned.run, planned.run.config, planned.labels
+    folder = planned.folder
+    run = planned.run
+    config = planned.run.config
+    labels = planned.labels
     folder.mkdir(parents=True, exist_ok=True)
     clear_leftovers(folder)
     model = _trained(planned, screen)
@@ -186,7 +191,8 @@ def complete(planned: ParadigmRun, screen: Screen) -> None:
         accuracy = linear_probe(
             image[fit], labels[fit], image[external], labels[external], seed=config.seed
         )
-    samples, last = len(run.data.rows) * config.trained_epochs, last_line(folder / LOG)
+    samples = len(run.data.rows) * config.trained_epochs
+    last = last_line(folder / LOG)
     result = {
         t.PARADIGM: planned.paradigm,
         t.SEED: planned.seed,
@@ -204,7 +210,10 @@ def complete(planned: ParadigmRun, screen: Screen) -> None:
 
 def _trained(planned: ParadigmRun, screen: Screen) -> Model:
     """Load a run's model from its checkpoint if it has one, else train it."""
-    run, config, seed, folder = planned.run, planned.run.config, planned.seed, planned.folder
+    run = planned.run
+    config = planned.run.config
+    seed = planned.seed
+    folder = planned.folder
     model = build_member(config, run.towers, seed=seed, pretrained=config.pretrained)
     u.unit_layers(model, t.IMAGE_TOWER)  # refuses a model without units before anything is trained
     views = view_maker(model, config, seed)
@@ -240,7 +249,8 @@ def run_paradigms(audit: Audit, *, seeds: int = 3, epochs: int = 0, screen: Scre
             f"--seeds must be at least 1 and --epochs at least 0, not {seeds} and {epochs}"
         )
     ensure_pixels(audit, screen)
-    record, folder = audit.record, t.paradigms_folder(audit)
+    record = audit.record
+    folder = t.paradigms_folder(audit)
     torch.set_num_threads(record.threads)  # as the members had
     folder.mkdir(parents=True, exist_ok=True)
     fixed = {
@@ -282,7 +292,9 @@ def say_paradigms(table: pd.DataFrame, screen: Screen) -> None:
 
 
 def _write_table(audit: Audit) -> None:
-    folder, record, machine = t.paradigms_folder(audit), audit.record, settings.machine()
+    folder = t.paradigms_folder(audit)
+    record = audit.record
+    machine = settings.machine()
     tables = []
     for path in (folder / RUNS).glob(f"*/{RESULT}"):
         repair = f"delete {path.parent} and run the command again"

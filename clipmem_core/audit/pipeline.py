@@ -100,12 +100,10 @@ class Progress:
 
 def _prepare(audit: Audit, progress: Progress) -> None:
     """Read the data set, draw the membership, inject errors, and write the result."""
-    config, screen, again, began = (
-        progress.requested,
-        progress.screen,
-        progress.again,
-        time.monotonic(),
-    )
+    config = progress.requested
+    screen = progress.screen
+    again = progress.again
+    began = time.monotonic()
     assert config is not None
     screen.say(f"reading {progress.source}")
     data_set = prepare.load_data_set(
@@ -123,7 +121,8 @@ def _prepare(audit: Audit, progress: Progress) -> None:
         membership = prepare.repeat_membership(again, data_set.pairs)
     pairs = prepare.inject(data_set.pairs, membership, config)
     screen.say(counts(data_set, membership))
-    name, seconds = again.name if again else "", time.monotonic() - began
+    name = again.name if again else ""
+    seconds = time.monotonic() - began
     setup.write_audit(
         audit, progress.source, config, data_set, pairs, membership, seconds=seconds, again=name
     )
@@ -133,7 +132,8 @@ def _prepare(audit: Audit, progress: Progress) -> None:
 def _features(audit: Audit, progress: Progress) -> None:
     """Check the files of `prepare`, and compute the locked towers' features of pictures and
     captions."""
-    record, path = audit.record, audit.folder / store.MEMBERSHIP
+    record = audit.record
+    path = audit.folder / store.MEMBERSHIP
     audit.quarantine  # noqa: B018
     for name in record.members:
         audit.member_record(name)
@@ -151,13 +151,12 @@ def _features(audit: Audit, progress: Progress) -> None:
 
 def _ensure_decoys(audit: Audit, counts: np.ndarray) -> None:
     """Draw the captions that are put in the place of others, only to be scored."""
-    path, config = audit.folder / store.DECOYS, audit.record.config
+    path = audit.folder / store.DECOYS
+    config = audit.record.config
     if path.is_file() or counts.max(initial=0) < 2:
         return
-    start, clusters = (
-        np.concatenate([[0], np.cumsum(counts)]),
-        store.read_prepared(audit.folder).clusters,
-    )
+    start = np.concatenate([[0], np.cumsum(counts)])
+    clusters = store.read_prepared(audit.folder).clusters
     save_array(
         draw_decoys(prepare.caption_features(audit), start, clusters, seed=config.seed), path
     )
@@ -169,7 +168,8 @@ def _words(audit: Audit, progress: Progress) -> None:
     pair."""
     from clipmem_core.audit.word_table import ensure_words  # torch
 
-    record, screen = audit.record, progress.screen
+    record = audit.record
+    screen = progress.screen
     if not progress.predicts_words:
         return
     if not (record.config.lock_image or record.config.features):
@@ -197,8 +197,11 @@ def _members(audit: Audit, progress: Progress) -> None:
 def _second_round(audit: Audit, progress: Progress) -> None:
     """Train each member a second time, without the pairs whose captions are probably wrong. Only
     its scores on pairs it did not train on are stored."""
-    record, screen, began = audit.record, progress.screen, time.monotonic()
-    names, rounds = record.members, record.config.rounds
+    record = audit.record
+    screen = progress.screen
+    began = time.monotonic()
+    names = record.members
+    rounds = record.config.rounds
     if rounds == "1" or record.protocol == "paper" or audit.member_record(names[0]).checkpoint:
         return
     scores = progress.first_scores[0]
@@ -243,7 +246,8 @@ def _second_round(audit: Audit, progress: Progress) -> None:
 @one_thread
 def _score(audit: Audit, progress: Progress) -> None:
     """Write scores, captions and utility of all pairs."""
-    scores, evidence = progress.first_scores[0], progress.evidence
+    scores = progress.first_scores[0]
+    evidence = progress.evidence
     sides = evidence.sides
     if progress.left_out:
         folders = [audit.member(name) / store.SECOND for name in audit.record.members]
@@ -280,7 +284,10 @@ def _score(audit: Audit, progress: Progress) -> None:
 @one_thread
 def _verdict(audit: Audit, progress: Progress) -> None:
     """Write the audit's results and its checks of itself."""
-    began, spent, record, scores = time.monotonic(), progress.seconds, audit.record, audit.scores
+    began = time.monotonic()
+    spent = progress.seconds
+    record = audit.record
+    scores = audit.scores
     assert progress.wrong is not None
     results = scoring.summary(progress.evidence, scores, progress.first_scores[1]) | {
         "attacks": progress.attacks
@@ -373,7 +380,8 @@ def finish_audit(progress: Progress, *, is_new: bool = False) -> None:
 
     A new audit that cannot start to train is deleted.
     """
-    audit, screen = progress.audit, progress.screen
+    audit = progress.audit
+    screen = progress.screen
     if broken := store.broken_files(audit.folder):
         screen.say(
             f"{len(broken)} of its files are broken or missing, first {broken[0]}: recomputing them"
@@ -416,10 +424,12 @@ def counts(data_set: DataSet, membership: Membership) -> str:
 def _add_repeat(progress: Progress, measure: Callable[[], float | None]) -> bool:
     """Add members if the ranking is less reliable than --stable requests, and tell whether some
     were added."""
-    audit, config = progress.audit, progress.requested
+    audit = progress.audit
+    config = progress.requested
     if config is None or not config.stable:
         return False
-    members, value = len(audit.record.members), measure()
+    members = len(audit.record.members)
+    value = measure()
     reached = value is not None and value >= config.stable
     shown = (
         "is unknown"
@@ -436,7 +446,8 @@ def _add_repeat(progress: Progress, measure: Callable[[], float | None]) -> bool
 
 def ensure_pixels(audit: Audit, screen: Screen) -> None:
     """Store the small pictures or precomputed features again if they are missing."""
-    record, missing = audit.record, audit.folder / store.PREPARED
+    record = audit.record
+    missing = audit.folder / store.PREPARED
     with contextlib.suppress(InputError):
         missing = prepare.pixels_folder(audit)
     if not missing.is_dir():

@@ -63,8 +63,11 @@ def inspect_source(source: str, options: configs.SourceOptions) -> None:
 
 def _show(source: str, data_set: DataSet) -> None:
     """Print the summary, the reasons in quarantine, the flagged captions, and the first pairs."""
-    console, pairs, raw = Console(highlight=False), data_set.pairs, data_set.raw
-    counts, labels = pairs[c.CAPTIONS].map(len), pairs[c.LABEL].dropna()
+    console = Console(highlight=False)
+    pairs = data_set.pairs
+    raw = data_set.raw
+    counts = pairs[c.CAPTIONS].map(len)
+    labels = pairs[c.LABEL].dropna()
     too_few = "" if len(pairs) >= MIN_PAIRS else f" (an audit needs {MIN_PAIRS})"
     facts = {
         "source": source,
@@ -152,7 +155,8 @@ class Check:
 
 def check_request(request: Request) -> None:
     """Refuse a request that is wrong without reading its data set."""
-    audit, job = Audit.of(request.name), audit_task(request.name).find()
+    audit = Audit.of(request.name)
+    job = audit_task(request.name).find()
     if not request.source.strip():
         raise InputError("no data set is given: type its path, or choose one")
     check_source(request.source)
@@ -172,7 +176,8 @@ def find_check(request: Request) -> Check | None:
     job = request.check.find()
     if job is None:
         return None
-    path, error = job.folder / OUTPUT, ""
+    path = job.folder / OUTPUT
+    error = ""
     lines = path.read_bytes().splitlines(keepends=True)
     summaries = [line for line in lines if line.startswith(b"{") and line.endswith(b"\n")]
     found = (

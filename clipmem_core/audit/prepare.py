@@ -135,7 +135,8 @@ def read_features(
                 f"there is no {file}: name a table or a folder, and the folder of its --features"
             )
     folder = features if features.is_dir() else features.parent
-    table, arrays = features, {side: "" for side in SIDES}
+    table = features
+    arrays = {side: "" for side in SIDES}
     has_npz = features.suffix == ".parquet" and features.with_suffix(".npz").is_file()
     if not has_npz and any((folder / name).is_file() for name in ARRAYS.values()):
         arrays = {side: str(folder / name) for side, name in ARRAYS.items()}
@@ -149,7 +150,9 @@ def read_features(
                 )
             table = tables[0]
     stored = stored_features(table, config.source, **arrays, folder=cache)
-    path, image_folder, images = path.absolute(), config.source.image_folder, stored.pairs[c.IMAGE]
+    path = path.absolute()
+    image_folder = config.source.image_folder
+    images = stored.pairs[c.IMAGE]
     root = (
         named_folder(image_folder, path) if image_folder else path if path.is_dir() else path.parent
     )
@@ -246,7 +249,8 @@ def read_pictures(
     quarantine = pd.concat(
         [raw.quarantine, _quarantined(raw.pairs, facts[c.REASON], ~usable)], ignore_index=True
     )
-    facts, pairs = facts[usable].reset_index(drop=True), raw.pairs[usable].reset_index(drop=True)
+    facts = facts[usable].reset_index(drop=True)
+    pairs = raw.pairs[usable].reset_index(drop=True)
     _check_not_empty(raw, pairs, quarantine)
     rows = np.flatnonzero(usable)
     clusters = near_duplicate_clusters(pixels.descriptors()[rows], facts[c.SHA256].tolist())
@@ -304,7 +308,8 @@ def _data_set(
         quarantine = pd.concat(
             [quarantine, _quarantined(pairs, reasons, ~first)], ignore_index=True
         )
-        pairs, pixels = pairs[first].reset_index(drop=True), pixels.select(np.flatnonzero(first))
+        pairs = pairs[first].reset_index(drop=True)
+        pixels = pixels.select(np.flatnonzero(first))
         clusters = np.arange(len(pairs))
     return DataSet(raw, pairs, quarantine, clusters, pixels)
 
@@ -384,10 +389,8 @@ def pixels_folder(audit: Audit) -> Path:
 def rebuild_store(audit: Audit, *, progress: Report | None = None) -> None:
     """Store an audit's small pictures or features again after their store was lost or damaged."""
     record = audit.record
-    changed, pairs = (
-        f"have changed since audit {audit.name!r} began: use another --name",
-        audit.pairs,
-    )
+    changed = f"have changed since audit {audit.name!r} began: use another --name"
+    pairs = audit.pairs
     pixels: Pixels
     if record.config.features:
         stored = read_features(record.source, record.config)[1]

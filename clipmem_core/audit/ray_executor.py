@@ -106,7 +106,8 @@ def _connect(ray: ModuleType) -> None:
 @functools.cache
 def versions() -> dict[str, str]:
     """Return the versions that all machines must share, and a hash of this package's source."""
-    package, digest = Path(__file__).parents[1], hashlib.sha256()
+    package = Path(__file__).parents[1]
+    digest = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
         digest.update(f"{path.relative_to(package).as_posix()}\n".encode() + path.read_bytes())
     libraries = {name: version(name) for name in ("torch", "open_clip_torch", "numpy")}
@@ -120,7 +121,8 @@ def versions() -> dict[str, str]:
 
 def run_on_worker(task: Task, required: dict[str, str], folder: str = ".") -> str | None:
     """Run a task on this worker's machine; return the message of an input error, or None."""
-    worker, here = f"the worker on {platform.node()}", versions()
+    worker = f"the worker on {platform.node()}"
+    here = versions()
     differ = [
         f"{name} {here[name]} and not {required[name]}"
         for name in here

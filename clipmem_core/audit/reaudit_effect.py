@@ -66,13 +66,16 @@ def measure(audit: Audit, again: Audit, screen: Screen) -> Measured | None:
         list(a) == list(b) for a, b in zip(before[c.CAPTIONS], pairs_again[c.CAPTIONS], strict=True)
     ]
     rows_again = np.flatnonzero(same)
-    first, second = membership_of(audit.membership), membership_of(again.membership)
+    first = membership_of(audit.membership)
+    second = membership_of(again.membership)
     membership = Membership(second.group[rows_again], second.members, second.trained[:, rows_again])
     external = membership.group == c.EXTERNAL
     if external.sum() < MIN_EXTERNAL:
         return None
     screen.say("comparing both audits on the pairs they share")
-    alignments, hits, means = [], [], []
+    alignments = []
+    hits = []
+    means = []
     for each, rows in ((audit, row[rows_again]), (again, rows_again)):
         embeddings = [read_embeddings(each.member(name)) for name in each.record.members]
         alignments.append(
@@ -82,10 +85,8 @@ def measure(audit: Audit, again: Audit, screen: Screen) -> Measured | None:
         scores = each.scores
         means.append(scores.loc[scores[c.GROUP].isin(c.TARGET_GROUPS), c.CLIPMEM].mean())
     n_common = int((row >= 0).sum())
-    retrieval, (then, now) = (
-        crossed_mean(hits[1] - hits[0]),
-        (float(values.mean()) for values in hits),
-    )
+    retrieval = crossed_mean(hits[1] - hits[0])
+    (then, now) = (float(values.mean()) for values in hits)
     return Measured(
         of=audit.name,
         removed=len(pairs) - n_common,
@@ -116,7 +117,8 @@ def _hits(audit: Audit, rows: np.ndarray, screen: Screen) -> np.ndarray:
 
     ensure_pixels(audit, screen)
     ensure_features(audit, screen)
-    shared, hits = open_shared(audit.folder), []
+    shared = open_shared(audit.folder)
+    hits = []
     for name in audit.record.members:
         run = open_member(audit.folder, name, shared)
         text, owner = caption_embeddings(run, finished_model(run), rows)
@@ -132,15 +134,18 @@ def _hits(audit: Audit, rows: np.ndarray, screen: Screen) -> np.ndarray:
 def _clipmem(before: np.ndarray, after: np.ndarray, membership: Membership, audit: Audit) -> Change:
     """Return the change of mean clipmem: over the seeds of the paper's protocol, over the members
     of an ensemble."""
-    record, target = audit.record, np.isin(membership.group, c.TARGET_GROUPS)
+    record = audit.record
+    target = np.isin(membership.group, c.TARGET_GROUPS)
     sides = Sides(membership, record.protocol, record.config.seed)
     inside = sides.inside[:, target]
-    before, after = before[:, target], after[:, target]
+    before = before[:, target]
+    after = after[:, target]
     then, now = (
         float((a - b).mean())
         for a, b in (side_means(list(each), inside) for each in (before, after))
     )
-    paper, change = record.protocol == "paper", after - before
+    paper = record.protocol == "paper"
+    change = after - before
     values = (
         replicate_clipmem(list(change), sides.replicates, inside)
         if paper
@@ -165,7 +170,8 @@ def _auroc(before: np.ndarray, after: np.ndarray, membership: Membership) -> Cha
     measured = ~np.isnan(then)  # members trained on some of the scored pairs
     if not measured.any():
         return None
-    then, now = then[measured], now[measured]
+    then = then[measured]
+    now = now[measured]
     difference = paired_difference(now.tolist(), then.tolist())
     low, high = (
         (difference.low, difference.high) if difference.n >= MIN_REPLICATES else (None, None)

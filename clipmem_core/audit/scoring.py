@@ -89,7 +89,8 @@ def gather_evidence(audit: Audit) -> Evidence:
     """Read the outputs of every member; embeddings and other large arrays stay on disk."""
     from clipmem_core.training.model import logit_scale_of  # torch, which nothing else here needs
 
-    record, spill = audit.record, functools.partial(spill_to_disk, folder=audit.folder)
+    record = audit.record
+    spill = functools.partial(spill_to_disk, folder=audit.folder)
     table = store.read_table(audit.folder / store.MEMBERSHIP, columns=[c.GROUP, *record.members])
     sides = sides_of(audit, record.config, membership_of(table))
     folders = [audit.member(name) for name in record.members]
@@ -133,12 +134,11 @@ def score_table(evidence: Evidence) -> tuple[pd.DataFrame, dict[str, Any]]:
     The split has fit, the mean of fit_by_member (of the maps between embeddings), and missing, why
     there is none.
     """
-    sides, spill = evidence.sides, functools.partial(spill_to_disk, folder=evidence.folder)
-    members, trained, external = (
-        (evidence.image, evidence.text),
-        evidence.sides.membership.trained,
-        sides.external,
-    )
+    sides = evidence.sides
+    spill = functools.partial(spill_to_disk, folder=evidence.folder)
+    members = (evidence.image, evidence.text)
+    trained = evidence.sides.membership.trained
+    external = sides.external
     nan = np.full(len(external), np.nan)
     table = memorization.memorization_table(evidence.terms, sides, keep=spill)
     values = {name: spill(table.pop(name).to_numpy()) for name in map(str, table.columns)}
@@ -173,7 +173,8 @@ def score_table(evidence: Evidence) -> tuple[pd.DataFrame, dict[str, Any]]:
 def update_scores(scores: pd.DataFrame, **values: np.ndarray) -> pd.DataFrame:
     """Return scores with new values of some columns, [n_pairs] each, and of the columns derived
     from them."""
-    columns, changed = {name: scores[name].to_numpy() for name in BY_NAME} | values, set(values)
+    columns = {name: scores[name].to_numpy() for name in BY_NAME} | values
+    changed = set(values)
     _compute_derived(columns, changed)
     return scores.assign(**{name: columns[name] for name in changed})
 
@@ -247,7 +248,8 @@ def wrong_captions(
 
 def summary(evidence: Evidence, scores: pd.DataFrame, split: dict[str, Any]) -> dict[str, Any]:
     """Return every number that the verdict reports; `split` as of `score_table`."""
-    sides, alignments = evidence.sides, evidence.alignments
+    sides = evidence.sides
+    alignments = evidence.alignments
     target = scores[c.GROUP].isin(c.TARGET_GROUPS)
     null = scores[scores[c.GROUP] == c.EXTERNAL]
     aurocs, auroc = memorization.membership_auroc(alignments, sides.membership)
@@ -284,7 +286,8 @@ def _injected_errors(
     """Return the mean scores by kind of injected error, and how well each score detects injected
     wrong captions."""
     kind = pairs[c.INJECTED].fillna("none").where(target)
-    injected, detection = [], []
+    injected = []
+    detection = []
     if not kind.dropna().eq("none").all():
         table = scores.groupby(kind.rename(c.INJECTED))[list(scores_in(INJECTED))].mean()
         table.insert(0, "n", kind.value_counts())
@@ -310,7 +313,8 @@ def _error_summary(evidence: Evidence, scores: pd.DataFrame, target: pd.Series) 
     rows = np.flatnonzero(target & np.isfinite(scores[c.CLIPMEM]))
     if not len(rows):
         return {"se_kind": errors.kind, "se_degrees": None, "exceeding": []}
-    clipmem, noise = scores[c.CLIPMEM].to_numpy()[rows], Noise.of(errors, rows)
+    clipmem = scores[c.CLIPMEM].to_numpy()[rows]
+    noise = Noise.of(errors, rows)
     sizes = np.arange(SIZE_STEP, max(clipmem.max(), SIZE_STEP), SIZE_STEP).round(2)
     sizes = sizes[sizes >= MIN_NOISE_RATIO * np.median(noise.error)]
     return {
@@ -323,7 +327,8 @@ def _error_summary(evidence: Evidence, scores: pd.DataFrame, target: pd.Series) 
 def attack_members(evidence: Evidence) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
     """Attack every member with the others as shadow models; return rows of utility.parquet and of
     the verdict."""
-    sides, members = evidence.sides, evidence.sides.membership.members
+    sides = evidence.sides
+    members = evidence.sides.membership.members
     if len(members) < attacks.FEWEST:
         missing = (
             f"needs at least {attacks.FEWEST} members, a target and a shadow on either "
@@ -370,15 +375,11 @@ def caption_table(
     those trained on it. Where no pair has several captions they are the pair's, csls_out for
     margin_out. `counts` are captions of each pair, [n]; `words` are the words that were predicted.
     """
-    owner, start = (
-        np.repeat(np.arange(len(counts)), counts),
-        np.concatenate([[0], np.cumsum(counts)]),
-    )
-    columns, members, decoys = (
-        (c.SIMILARITY_OUT, c.CSLS_OUT, c.LEARNED),
-        sides.membership,
-        store.read_decoys(audit),
-    )
+    owner = np.repeat(np.arange(len(counts)), counts)
+    start = np.concatenate([[0], np.cumsum(counts)])
+    columns = (c.SIMILARITY_OUT, c.CSLS_OUT, c.LEARNED)
+    members = sides.membership
+    decoys = store.read_decoys(audit)
     similarity, margin, learned = (scores[name].to_numpy()[owner] for name in columns)
     if counts.max(initial=0) > 1:
         tables = [
@@ -395,7 +396,9 @@ def caption_table(
             )
             for column, is_in in enumerate((False, False, True))
         )
-    agree, captions, of_decoys = np.full((len(owner), 2), np.nan), None, None
+    agree = np.full((len(owner), 2), np.nan)
+    captions = None
+    of_decoys = None
     if len(decoys):
         features = prepare.caption_features(audit)
         agree = agreement(features, start)
@@ -423,7 +426,8 @@ def whole_set(
 ) -> dict[str, Any]:
     """Return the estimated counts of the full set that an audit's pairs were sampled from; empty
     without a sample."""
-    drawn, of = record.config.sample, record.sampled_of
+    drawn = record.config.sample
+    of = record.sampled_of
     if not of:
         return {}
 

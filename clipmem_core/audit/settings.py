@@ -21,7 +21,9 @@ from clipmem_core.training.names import model_config
 if TYPE_CHECKING:  # torch, which only embedding needs
     from clipmem_core.features.towers import Tower
 
-REPEATS, STABLE_REPEATS = 2, 4  # of an ensemble without --members; the second with --stable
+# of an ensemble without --members; the second with --stable
+REPEATS = 2
+STABLE_REPEATS = 4
 LIBRARIES = (
     "torch",
     "open_clip_torch",
@@ -128,12 +130,12 @@ def check_fields(config: AuditConfig) -> AuditConfig:
         _bounds().model_validate(vars(config))
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
-        flag, valid = (
-            FIELDS[str(fault["loc"][0])].flag,
-            fault["msg"].removeprefix("Input should be "),
-        )
+        flag = FIELDS[str(fault["loc"][0])].flag
+        valid = fault["msg"].removeprefix("Input should be ")
         raise InputError(f"{flag} must be {valid}, not {fault['input']!r}") from None
-    low, high, epochs = config.min_logit_scale, config.max_logit_scale, config.epochs
+    low = config.min_logit_scale
+    high = config.max_logit_scale
+    epochs = config.epochs
     _refuse(
         {
             f"--min-logit-scale must be at most the cap of {high}, not {low}": low > high,

@@ -81,7 +81,8 @@ def write_audit(
 def _write_members(
     audit: Audit, record: Record, names: Sequence[str], checkpoints: Sequence[Path] = ()
 ) -> None:
-    model, size = record.config.model, record.config.image_size
+    model = record.config.model
+    size = record.config.image_size
     for index, name in enumerate(names):
         audit.member(name).mkdir(parents=True, exist_ok=True)
         checkpoint = [
@@ -101,7 +102,8 @@ def _write_members(
 
 def audit_fingerprint(config: AuditConfig, data_set: str) -> str:
     """Return the key of an audit: its config and its data set's content."""
-    values, free = as_dict(config), affecting()
+    values = as_dict(config)
+    free = affecting()
     return fingerprint([{key: value for key, value in values.items() if key not in free}, data_set])
 
 
@@ -136,7 +138,8 @@ def differing_fields(
 ) -> list[str]:
     """Describe how the source and config of an audit, a study or a benchmark differ from the
     requested ones."""
-    now, then = flat(as_dict(config)), flat(as_dict(config_then))
+    now = flat(as_dict(config))
+    then = flat(as_dict(config_then))
     differ = [
         f"{FIELDS[key].flag} is {then[key]!r} there and {now[key]!r} here"
         for key in now
@@ -155,7 +158,8 @@ def grow(audit: Audit, config: AuditConfig, *, members: int = 0) -> int:
     Pairs that the first members don't train on are excluded for the new ones too. The manifest is
     deleted first and membership.parquet is written last, so that growth resumes after a kill.
     """
-    record, drawn = audit.record, membership_of(audit.membership)
+    record = audit.record
+    drawn = membership_of(audit.membership)
     more = (members or config.members) - len(drawn.members)
     if more <= 0:
         return 0

@@ -20,7 +20,9 @@ from clipmem_core.training.names import CHECKPOINT, LOG
 
 CHANCE_SHARE = 0.98  # of ln(batch_size), the loss of a random guess within a batch
 # First words of an output line when a stage begins
-FEATURES, WORDS, TRAINING = "computing features", "predicting the words of captions", "training"
+FEATURES = "computing features"
+WORDS = "predicting the words of captions"
+TRAINING = "training"
 POINTS = 300  # of a loss curve
 
 
@@ -141,15 +143,14 @@ def second_names(names: Sequence[str]) -> list[str]:
 
 WAITING = "waiting"  # another job trains
 PREPARING = "preparing"  # its job reads the data set
-SCORING, DONE, CANCELLING, CANCELLED, STOPPED = (
-    "scoring",
-    "finished",
-    "cancelling",
-    "cancelled",
-    "stopped",
-)
+SCORING = "scoring"
+DONE = "finished"
+CANCELLING = "cancelling"
+CANCELLED = "cancelled"
+STOPPED = "stopped"
 OUTSIDE = "running elsewhere"  # its folder is locked and it has no job, perhaps a terminal
-PAUSED, BROKEN = "not finished", "broken"
+PAUSED = "not finished"
+BROKEN = "broken"
 AT_WORK = (WAITING, PREPARING, FEATURES, WORDS, TRAINING, SCORING, CANCELLING)
 DELETED = ".deleted"
 
@@ -240,7 +241,8 @@ def list_states() -> list[State]:
 
 def delete_audit(name: str) -> int:
     """Delete an audit and its job, but no decision, and return the number of freed bytes."""
-    audit, job = Audit.of(name), audit_task(name).find()
+    audit = Audit.of(name)
+    job = audit_task(name).find()
     if job is not None and job.running:
         raise InputError(f"audit {name!r} is at work: cancel it first")
     with store.acquire_lock(audit.folder, what="audit"):

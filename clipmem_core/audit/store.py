@@ -256,7 +256,9 @@ def read_array(path: Path, *, shared: bool = False) -> np.ndarray:
 def add_column(path: Path, name: str, values: np.ndarray) -> None:
     """Add a column to a Parquet table, or replace it, a row group at a time."""
     with reading(path, repair=DELETE):
-        file, done, writer = pq.ParquetFile(path), 0, None
+        file = pq.ParquetFile(path)
+        done = 0
+        writer = None
     with replacing(path) as temporary:
         for group in range(file.num_row_groups):
             table = file.read_row_group(group).drop_columns(
@@ -387,9 +389,14 @@ def _table(name: str) -> Any:
 class Audit(Named):
     """One audit's folder; its files are read at every access."""
 
-    KIND, PARENT, FIRST = "audit", "audits", CONFIG
-    pairs, quarantine, membership = _table(PAIRS), _table(QUARANTINE), _table(MEMBERSHIP)
-    scores, utility = _table(SCORES), _table(UTILITY)
+    KIND = "audit"
+    PARENT = "audits"
+    FIRST = CONFIG
+    pairs = _table(PAIRS)
+    quarantine = _table(QUARANTINE)
+    membership = _table(MEMBERSHIP)
+    scores = _table(SCORES)
+    utility = _table(UTILITY)
 
     @classmethod
     def every(cls) -> list[Self]:
@@ -453,7 +460,9 @@ class Audit(Named):
         return read_json(self.member(name) / CONFIG, MemberRecord)
 
 
-audits_folder, open_audit, list_audits = Audit.parent, Audit.open, Audit.every
+audits_folder = Audit.parent
+open_audit = Audit.open
+list_audits = Audit.every
 
 
 @contextmanager

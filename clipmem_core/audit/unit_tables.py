@@ -17,17 +17,22 @@ from clipmem_core.scores.encoders import BINS
 from clipmem_core.training.names import CHECKPOINT
 
 VERSION = 1  # of the measure: a new number recomputes every table
-UNITS, REFERENCES = "units.parquet", "references.parquet"
+UNITS = "units.parquet"
+REFERENCES = "references.parquet"
 REFERENCE = "reference"
-BEFORE, SEEN, UNSEEN = "before training", "seen", "unseen"
-TOWER, LAYER, UNIT, ROW = "tower", "layer", "unit", "row"
-IMAGE_TOWER, TEXT_TOWER = "image", "text"
-UNITMEM_MEAN, UNITMEM_MEDIAN, MEDIAN_ERROR, CLIPPED = (
-    "unitmem_mean",
-    "unitmem_median",
-    "median_error",
-    "clipped",
-)
+BEFORE = "before training"
+SEEN = "seen"
+UNSEEN = "unseen"
+TOWER = "tower"
+LAYER = "layer"
+UNIT = "unit"
+ROW = "row"
+IMAGE_TOWER = "image"
+TEXT_TOWER = "text"
+UNITMEM_MEAN = "unitmem_mean"
+UNITMEM_MEDIAN = "unitmem_median"
+MEDIAN_ERROR = "median_error"
+CLIPPED = "clipped"
 # The settings that decide how pictures and captions reach a member's encoders
 _EMBEDDING_FIELDS = [
     "model",
@@ -40,9 +45,12 @@ _EMBEDDING_FIELDS = [
     "crop_scale",
 ]
 _EMBEDDING_FIELDS += ["eval_crop_scale", "eval_captions"]
-CLIP, SUPERVISED, SELF_SUPERVISED = "clip", "supervised", "self-supervised"
+CLIP = "clip"
+SUPERVISED = "supervised"
+SELF_SUPERVISED = "self-supervised"
 PARADIGMS = (CLIP, SUPERVISED, SELF_SUPERVISED)
-PARADIGM, SEED = "paradigm", "seed"
+PARADIGM = "paradigm"
+SEED = "seed"
 PARADIGM_TABLE = "paradigms.csv"
 
 
@@ -62,7 +70,8 @@ def read_units(audit: Audit, table: str = UNITS) -> pd.DataFrame | None:
     References are `before training`, the untrained model on the member's pairs, and `seen` and
     `unseen`, the member on equally many of its training pairs and of the external pairs.
     """
-    repair, tables = f"delete it and run `python -m clipmem_core units {audit.name}`", []
+    repair = f"delete it and run `python -m clipmem_core units {audit.name}`"
+    tables = []
     for name in audit.record.members if audit.finished else ():
         path = table_file(audit, name, table)
         if path.is_file():
@@ -73,7 +82,9 @@ def read_units(audit: Audit, table: str = UNITS) -> pd.DataFrame | None:
 
 def table_file(audit: Audit, name: str, table: str = UNITS) -> Path:
     """Return the path of a table of a finished audit's member."""
-    config, member, files = audit.record.config, audit.member_record(name), audit.files
+    config = audit.record.config
+    member = audit.member_record(name)
+    files = audit.files
     trained = store.read_table(audit.folder / store.MEMBERSHIP, columns=[name])[name].to_numpy(
         dtype=bool
     )

@@ -57,7 +57,8 @@ def run_units(audit: Audit, *, members: Sequence[str] = (), screen: Screen) -> N
 
 def say_units(audit: Audit, *, screen: Screen) -> None:
     """Print UnitMem by layer, of the members and of the references."""
-    units, references = t.read_units(audit), t.read_units(audit, t.REFERENCES)
+    units = t.read_units(audit)
+    references = t.read_units(audit, t.REFERENCES)
     assert units is not None
     assert references is not None
     by = [t.REFERENCE, t.TOWER, t.LAYER]
@@ -90,7 +91,9 @@ def measure_member(
     (column reference)."""
     run = open_member(audit.folder, name)
     torch.set_num_threads(run.record.threads)  # as when it was trained
-    rows, external, towers = run.data.rows, run.data.external, (t.IMAGE_TOWER, t.TEXT_TOWER)
+    rows = run.data.rows
+    external = run.data.external
+    towers = (t.IMAGE_TOWER, t.TEXT_TOWER)
     if table == t.UNITS:
         return measure_model(run, trained_model(run), towers, rows, label=name, screen=screen)
     untrained = build_member(
@@ -126,7 +129,9 @@ def measure_model(
 ) -> pd.DataFrame:
     """Measure encoders of a model on pairs of a run under its evaluation views; returns as
     `unit_table`."""
-    config, pair_ids, tables = run.config, run.pairs[c.PAIR_ID].to_numpy(), []
+    config = run.config
+    pair_ids = run.pairs[c.PAIR_ID].to_numpy()
+    tables = []
     views = view_maker(model, config, config.seed + EVALUATION, crop_scale=config.eval_crop_scale)
     for tower in towers:
 
@@ -221,10 +226,8 @@ def count_units(
             hooks.callback(handle.remove)
         if tower == "image":
             for block in batched(rows):
-                pixels, total = (
-                    data.pixels.gather(block),
-                    np.zeros((2, len(block), sum(layers.widths)), np.float32),
-                )
+                pixels = data.pixels.gather(block)
+                total = np.zeros((2, len(block), sum(layers.widths)), np.float32)
                 for view in range(config.views):
                     images = views.images(pixels, views.boxes(data.keys[block], view), device)
                     with autocast(config.precision, device):

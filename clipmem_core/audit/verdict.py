@@ -29,10 +29,12 @@ LITTLE_AUROC = (
 )
 DISTRUST = "not to be trusted here"
 COUNTED = ("pairs", "captions", "words")  # the counts of wrong ones in a verdict
-RELIABILITY, SECOND_LEFT_OUT = "ranking_reliability", "second_round_left_out"
+RELIABILITY = "ranking_reliability"
+SECOND_LEFT_OUT = "second_round_left_out"
 WRONG = "wrong captions"  # the count of a sample
 WHOLE_HEAD = ("count", "in the sample", "of", "in the whole set", "low", "high")
-LITTLE, HARDLY = "the members have learned little", "the members hardly generalise"
+LITTLE = "the members have learned little"
+HARDLY = "the members hardly generalise"
 NULL_CHECK = (
     "held-out pairs do not score 0",
     "held-out pairs show no memorization",
@@ -42,7 +44,8 @@ NULL_CHECK = (
 def queues(verdict: Mapping[str, Any]) -> dict[str, Queue]:
     """Return name and sentence of each list of pairs to review, by score; weaker if a check
     failed."""
-    tone, warning = _tone(verdict)[0], doubt(verdict)
+    tone = _tone(verdict)[0]
+    warning = doubt(verdict)
     return {
         name: Queue(
             f"{queue.doubted}, {tone}" if tone and queue.doubted else queue.name,
@@ -112,10 +115,8 @@ def _counts(verdict: Mapping[str, Any]) -> list[str]:
         without = ", without the injected errors," if wrong["injected"] else ""
         sentences.append(f"In the whole set{without} about {row[3]} do ({row[4]}–{row[5]}).")
     if captions:
-        found, sentence = (
-            round(captions["estimate"]),
-            "No single caption looks like another picture's",
-        )
+        found = round(captions["estimate"])
+        sentence = "No single caption looks like another picture's"
         if found:
             sentence = f"About {found:,} single caption{' does' if found == 1 else 's do'}"
         if found and n:
@@ -145,7 +146,8 @@ def _ends(count: Mapping[str, float]) -> str:
 
 def _unseen(verdict: Mapping[str, Any]) -> str:
     """Return which errors the counts leave out, and whether a failed check makes them useless."""
-    wrong, (tone, failed) = verdict["wrong_captions"], _tone(verdict)
+    wrong = verdict["wrong_captions"]
+    (tone, failed) = _tone(verdict)
     hardly = [f"wrong {kind['kind']}s" for kind in wrong["kinds"] if not kind["seen"]]
     never = ["single wrong captions"] * (wrong["several"] and "captions" not in wrong)
     never += ["wrong words"] * ("words" not in wrong)
@@ -211,10 +213,8 @@ def _check(name: str, good: bool | None, sentence: str, advice: str = "") -> dic
 
 
 def _generalises(summary: dict[str, Any], recall: float) -> dict[str, Any]:
-    queries, auroc = (
-        summary.get("utility_pairs", summary["external_pairs"]),
-        summary["membership_auroc"],
-    )
+    queries = summary.get("utility_pairs", summary["external_pairs"])
+    auroc = summary["membership_auroc"]
     chance = min(1.0, 5 / queries)
     measured = f"recall at 5 on {queries:,} held-out pairs is {recall:.3f} (chance {chance:.3f})."
     if recall >= chance + GENERALISES * (1 - chance):

@@ -40,7 +40,9 @@ from clipmem_core.training.word_model import (
 )
 
 HALVES = ("0", "1")  # names of the models; each has a folder until words.parquet is written
-STATE, PREDICTED, SHARE = "state.pt", "predictions.npz", "share.json"
+STATE = "state.pt"
+PREDICTED = "predictions.npz"
+SHARE = "share.json"
 RATIOS = "ratios.json"  # of `fit_words`
 MOST_FITTED = 1_000_000  # words that log-likelihood ratios are fitted on, evenly spaced
 NOTABLE = 0.0  # better words are stored of words that are more surprising than this
@@ -100,7 +102,9 @@ def save_model(model: WordModel, words: Words, path: Path) -> None:
 def load_model(path: Path) -> tuple[WordModel, Words]:
     """Read a word model, and the words that it was trained on, without captions."""
     stored = torch.load(path, weights_only=True)
-    state, vectors, size = stored["state"], stored["vectors"], stored["vocabulary_size"]
+    state = stored["state"]
+    vectors = stored["vectors"]
+    size = stored["vocabulary_size"]
     vectors = None if vectors is None else vectors.float()
     model = WordModel(size, np.zeros((1, len(state["centre"]))), vectors, stored["precision"])
     model.load_state_dict(state)
@@ -117,7 +121,8 @@ def _embedded(words: Words) -> list[str]:
 def rows_of_models(half: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return the rows that each model is trained on and those it predicts; the first also predicts
     external pairs."""
-    first, second = np.flatnonzero(half == 0), np.flatnonzero(half == 1)
+    first = np.flatnonzero(half == 0)
+    second = np.flatnonzero(half == 1)
     return [(first, np.flatnonzero(half != 0)), (second, first)]
 
 
@@ -163,11 +168,13 @@ def predict_words(
 
     Word models run on the processor also where members train on a GPU.
     """
-    config, clusters = shared.config, store.read_prepared(shared.audit.folder).clusters
+    config = shared.config
+    clusters = store.read_prepared(shared.audit.folder).clusters
     half = draw_word_halves(shared.membership[c.GROUP].to_numpy(), clusters, seed=config.seed)
     trained, predicted = rows_of_models(half)[number]
     text_tower = None if config.features else shared.towers.text
-    precision, seed = config.precision if config.device == "cpu" else "fp32", config.seed + number
+    precision = config.precision if config.device == "cpu" else "fp32"
+    seed = config.seed + number
     options: dict[str, Any] = {
         "text_tower": text_tower,
         "seed": seed,
@@ -181,10 +188,12 @@ def run_halves(folder: Path, names: Sequence[str]) -> None:
     """Train the models of halves in this process and write their predictions."""
     shared = open_shared(folder)
     torch.set_num_threads(shared.record.threads)
-    words, pictures = words_of(shared.audit), shared.features.image
+    words = words_of(shared.audit)
+    pictures = shared.features.image
     assert pictures is not None
     for name in names:
-        half_folder, before = folder / store.WORD_MODELS / name, time.monotonic()
+        half_folder = folder / store.WORD_MODELS / name
+        before = time.monotonic()
 
         def report(share: float, half_folder: Path = half_folder) -> None:
             nonlocal before
@@ -216,7 +225,8 @@ def ensure_words(
     if (audit.folder / store.WORD_TABLE).is_file():
         _remove_state(folder)
         return
-    words, config = words_of(audit), audit.record.config
+    words = words_of(audit)
+    config = audit.record.config
     if executor is None and opens_towers(config) and (tower := towers_of(config).text):
         text_features(
             [_embedded(words)], tower
@@ -287,13 +297,15 @@ def _write_words(audit: Audit, words: Words, predicted: Predictions) -> None:
         audit.folder / store.WORD_MODELS / RATIOS, [ratio.tolist() for ratio in ratios]
     )
     spelled = np.array(["", "", *words.spelled], dtype=object)
-    first, writer = 0, None
+    first = 0
+    writer = None
     with replacing(audit.folder / store.WORD_TABLE) as temporary:
         batches = store.pair_blocks(audit, [c.PAIR_ID, c.CAPTIONS])
         for batch in (
             whole.slice(at, _PAIRS) for whole in batches for at in range(0, len(whole), _PAIRS)
         ):
-            rows, starts = [], []
+            rows = []
+            starts = []
             for pair, captions in enumerate(batch[c.CAPTIONS].to_pylist()):
                 for number, caption in enumerate(captions):
                     matches = list(WORD.finditer(caption))
@@ -311,10 +323,8 @@ def _write_words(audit: Audit, words: Words, predicted: Predictions) -> None:
                 np.exp(log[part][known, 0]) for log in (predicted.alone, predicted.together)
             )
             probability = CONSISTENT * alone + (1 - CONSISTENT) * together
-            better, better_probability = (
-                predicted.better[part][known],
-                predicted.better_probability[part][known],
-            )
+            better = predicted.better[part][known]
+            better_probability = predicted.better_probability[part][known]
             likelier = (better_probability > probability[:, None]) & (
                 better != words.ids[part][known][:, None]
             )

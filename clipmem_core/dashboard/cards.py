@@ -37,12 +37,17 @@ from clipmem_core.review.rows import top_rows
 from clipmem_core.review.selection import Selection
 from clipmem_core.scores.registry import words
 
-SIDE, LARGE_SIDE, FULL_SIDE = 320, 900, 4000  # pixels: of a card, in review, at full size
+# pixels: of a card, in review, at full size
+SIDE = 320
+LARGE_SIDE = 900
+FULL_SIDE = 4000
 GREY = (150, 150, 150)
 CACHED = 5000  # thumbnails, of about 20 kB each
 WORKERS = 2  # Pillow decodes outside Python's lock; the largest pictures take half a gigabyte each
 _POOL = ThreadPoolExecutor(WORKERS, thread_name_prefix="thumbnail")
-CAPTION_LIMIT, ALT_LIMIT, STRIP_LIMIT = 160, 120, 60
+CAPTION_LIMIT = 160
+ALT_LIMIT = 120
+STRIP_LIMIT = 60
 STRIP_SIZE = 6
 STYLE = """<style>
 [class*="st-key-cards-"] [data-testid="stImage"] img { aspect-ratio: 1; object-fit: contain; }
@@ -84,7 +89,8 @@ def start_thumbnails(
 @functools.cache
 def placeholder(side: int = SIDE) -> bytes:
     """Return a grey square."""
-    side, file = min(side, LARGE_SIDE), io.BytesIO()
+    side = min(side, LARGE_SIDE)
+    file = io.BytesIO()
     Image.new("RGB", (side, side), GREY).save(file, "JPEG")
     return file.getvalue()
 
@@ -172,11 +178,9 @@ def draw_strips(audit: Audit) -> None:
             horizontal=True, horizontal_alignment="distribute", vertical_alignment="bottom"
         ):
             st.subheader(queue.name, anchor=False, width="content")
-            label, icon, parameters = (
-                "Browse in this order",
-                ":material/grid_view:",
-                link(audit, selection),
-            )
+            label = "Browse in this order"
+            icon = ":material/grid_view:"
+            parameters = link(audit, selection)
             st.page_link(BROWSE, label=label, icon=icon, query_params=parameters)
         st.caption(f"{queue.sentence} {marks_note(firsts)}")
         score = shown_score(order)

@@ -18,8 +18,13 @@ from clipmem_core.review.compare import Comparison, compare
 from clipmem_core.review.queries import cached, fetch_arrow
 from clipmem_core.scores.registry import BY_NAME, words
 
-ONE, OTHER, COLUMN = "one", "other", "column"  # in the address
-LISTED, PAGE_SIZE = 96, 12  # pairs that changed most
+# in the address
+ONE = "one"
+OTHER = "other"
+COLUMN = "column"
+# pairs that changed most
+LISTED = 96
+PAGE_SIZE = 12
 CHART = {
     "displaylogo": False,
     "scrollZoom": True,
@@ -160,7 +165,8 @@ def partners(one: Audit, audits: list[Audit]) -> list[Audit]:
 
 def same_data_set(one: Audit, other: Audit) -> bool:
     """Tell whether two audits are of one version of one data set."""
-    first, second = fingerprint(one), fingerprint(other)
+    first = fingerprint(one)
+    second = fingerprint(other)
     return first is not None and first == second
 
 

@@ -35,9 +35,11 @@ from clipmem_core.studies.lab import obstacles
 PARAMETER = "setting"
 LARGEST = 1_000_000  # value of any field; no slider goes further
 KEY = "mitigation-{}"  # of a control; `on-` precedes the name of a toggle
-REMOVAL_BY, REMOVAL_PERCENT = "removal-by", "removal-percent"
+REMOVAL_BY = "removal-by"
+REMOVAL_PERCENT = "removal-percent"
 REMOVED = 5.0  # percent
-CAPTIONS, ALL_CAPTIONS = "train_captions", 0
+CAPTIONS = "train_captions"
+ALL_CAPTIONS = 0
 PLACE = "noise_place"
 PLACE_HELP = (
     "After: noise on the unit vector, which is normalised again. Before: noise on the "
@@ -88,9 +90,14 @@ def draw_setting(audit: Audit, finished: Mapping[str, str]) -> Arm:
         setting = Arm()
     names = {"": "none", setting.text: setting.title, **finished}
     if len(names) > 1:
-        key, titled = "mitigations-listed", lambda text: names.get(text, text)
+        key = "mitigations-listed"
         choose_listed(
-            "Settings", list(names), parameter=PARAMETER, key=key, clears=[PAGE], format_func=titled
+            "Settings",
+            list(names),
+            parameter=PARAMETER,
+            key=key,
+            clears=[PAGE],
+            format_func=lambda text: names.get(text, text),
         )
     decided = Decided()
     with one_line_errors("Decisions"):
@@ -163,7 +170,8 @@ class Controls:
                 self._draw_slider(name, label, label_visibility="visible")
 
     def _draw_captions(self) -> None:
-        value, choices = self.setting.fields[CAPTIONS], self._caption_choices()
+        value = self.setting.fields[CAPTIONS]
+        choices = self._caption_choices()
         options = (
             choices
             if value in choices
@@ -215,7 +223,8 @@ class Controls:
             self._draw(st.selectbox, "Which first", REMOVAL_BY, removal.by, **by)
         text = "Training keeps only the first of several near-duplicate pictures."
         self._draw_toggle(arms.NEAR_DUPLICATES, labels[arms.NEAR_DUPLICATES], text)
-        removed, recaptioned = len(self.decided.removed), len(self.decided.recaptioned)
+        removed = len(self.decided.removed)
+        recaptioned = len(self.decided.recaptioned)
         counts = (
             f"{removed:,} removed, {recaptioned:,} with changed captions"
             if self.decided
@@ -246,7 +255,8 @@ class Controls:
 
     def _draw_slider(self, name: str, label: str, *, label_visibility: str = "collapsed") -> None:
         """Draw a field's value; a value beyond the usual range widens the slider."""
-        slider, value = self._slider(name), self._value(name)
+        slider = self._slider(name)
+        value = self._value(name)
         kind = type(getattr(self.baseline, name))
         ends = {
             "min_value": kind(min(slider.low, value)),
@@ -272,7 +282,8 @@ class Controls:
     def _change(self, control: str) -> None:
         """Write the setting with the new value of a control into the address. A callback."""
         overrides = dict(self.setting.overrides)
-        value, name = st.session_state[KEY.format(control)], control.removeprefix("on-")
+        value = st.session_state[KEY.format(control)]
+        name = control.removeprefix("on-")
         if name != control:  # a toggle
             overrides.pop(name, None)
             overrides |= self._first_values(name) if value else {}

@@ -118,7 +118,8 @@ def undo(audit: Audit, event: int, *, done: str = "Undone") -> None:
 def draw_notice(audit: Audit, *, key: str) -> None:
     """Draw the result of the last pressed button, once, with a button that undoes it."""
     session = review_session()
-    notice, session.notice = session.notice, None
+    notice = session.notice
+    session.notice = None
     if notice is None:
         return
     st.toast(notice.sentence, icon=":material/check:" if notice.good else ":material/warning:")
@@ -187,10 +188,8 @@ def draw_wrong(audit: Audit) -> None:
                 query_params=parameters,
             )
         if text:
-            label, parameters = (
-                f"Check {CHECKED} at random",
-                link(audit, replace(RANDOM_CHECK, decision=UNDECIDED)),
-            )
+            label = f"Check {CHECKED} at random"
+            parameters = link(audit, replace(RANDOM_CHECK, decision=UNDECIDED))
             st.page_link(
                 REVIEW, label=label, icon=":material/casino:", query_params=parameters, help=text
             )

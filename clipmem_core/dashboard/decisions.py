@@ -50,19 +50,25 @@ from clipmem_core.review.queries import ROW, fetch_rows
 from clipmem_core.review.rows import check_counts, near_duplicate_groups
 from clipmem_core.review.selection import DECIDED, UNDECIDED, Selection
 
-DECISION, HISTORY_PAGE, GROUP_PAGE, SECOND = (
-    "decision",
-    "history",
-    "group",
-    "again",
-)  # parameters of the address
-SIZE, HISTORY_SIZE, GROUPS = 12, 10, 6  # on a page
+# parameters of the address
+DECISION = "decision"
+HISTORY_PAGE = "history"
+GROUP_PAGE = "group"
+SECOND = "again"
+# on a page
+SIZE = 12
+HISTORY_SIZE = 10
+GROUPS = 6
 SHOWN = 12  # pictures of a group
-SIDE, GROUP_SIDE = 64, 150  # pixels of a picture
+# pixels of a picture
+SIDE = 64
+GROUP_SIDE = 150
 ROW_HEIGHT = 68
 CAPTION_LIMIT = 60  # three lines; the page Pair shows the full caption
 CHANGE = "changed captions"
-NOTE_LIMIT, ID_LIMIT, GROUP_LIMIT = 1000, 60, 120
+NOTE_LIMIT = 1000
+ID_LIMIT = 60
+GROUP_LIMIT = 120
 OTHER = "other"  # undecided: a note, replaced captions, or a decision on other captions
 COLUMNS = {
     "picture": st.column_config.ImageColumn(width=SIDE + 16),
@@ -95,7 +101,8 @@ def count_decisions(audit: Audit) -> dict[str, int]:
 def draw_reviewed(audit: Audit) -> None:
     """Draw the number of pairs of each decision."""
     counts = count_decisions(audit)
-    total, undecided = sum(counts.values()), counts[UNDECIDED]
+    total = sum(counts.values())
+    undecided = counts[UNDECIDED]
     with st.grid(4, min_column_width=130) as grid:
         for choice in (*CHOICES, UNDECIDED):
             label, icon, _ = BADGES[None if choice == UNDECIDED else choice]
@@ -132,7 +139,8 @@ def draw_decisions(audit: Audit) -> None:
         horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"
     ):
         if choice != OTHER:  # Browse cannot filter by these
-            label, parameters = "Browse these", link(audit, selection)
+            label = "Browse these"
+            parameters = link(audit, selection)
             st.page_link(BROWSE, label=label, icon=":material/grid_view:", query_params=parameters)
         draw_pages(page, pages, key="decision-pages")
     if shown.empty:
@@ -208,7 +216,8 @@ def draw_history(audit: Audit) -> None:
 
 
 def _draw_event(audit: Audit, event: dict[Any, Any]) -> None:
-    number, pair_id = int(event["event"]), event["first_pair_id"]
+    number = int(event["event"])
+    pair_id = event["first_pair_id"]
     label, icon, colour = BADGES[event["decision"]]
     others = f" and {event['pairs'] - 1:,} more" if event["pairs"] > 1 else ""
     facts = [str(number), f"{plain.moment(event['time'])} UTC"]
@@ -250,7 +259,9 @@ def draw_reaudits(audit: Audit) -> None:
 
 
 def _draw_start(audit: Audit) -> None:
-    counts, fault, changed = count_decisions(audit), "", sum(count_changed(audit))
+    counts = count_decisions(audit)
+    fault = ""
+    changed = sum(count_changed(audit))
     try:
         reaudit.check_repeatable(audit)
     except InputError as error:
@@ -295,7 +306,8 @@ def _draw_second(audit: Audit, name: str) -> None:
         plain.show_strong(first)
         for sentence in others:
             plain.show_text(sentence)
-        both, icon = {"one": audit.name, "other": name}, ":material/compare_arrows:"
+        both = {"one": audit.name, "other": name}
+        icon = ":material/compare_arrows:"
         with st.container(horizontal=True):
             st.page_link(
                 "pages/overview.py",
@@ -307,10 +319,8 @@ def _draw_second(audit: Audit, name: str) -> None:
                 "pages/compare.py", label="Compare pair by pair", icon=icon, query_params=both
             )
         return
-    task, reason = (
-        reaudit.reaudit_task(audit, name),
-        "The second audit is finished but not compared yet.",
-    )
+    task = reaudit.reaudit_task(audit, name)
+    reason = "The second audit is finished but not compared yet."
     draw_task(
         task,
         lambda: reaudit.read_comparison(second)[1],

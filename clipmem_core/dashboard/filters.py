@@ -30,7 +30,9 @@ FIELDS = {
     "decision": "decision",
     "words": "words",
 }
-GRID, TABLE = "", "table"  # in the address
+# in the address
+GRID = ""
+TABLE = "table"
 LAYOUTS = {GRID: ":material/grid_view: Grid", TABLE: ":material/table_rows: Table"}
 DECISIONS = {"": "All decisions", s.UNDECIDED: s.UNDECIDED, s.DECIDED: s.DECIDED}
 DECISIONS |= {name: BADGES[name][0] for name in CHOICES}
@@ -40,7 +42,7 @@ STEPS = 200  # of a slider
 HIDDEN = {"label_visibility": "collapsed"}
 
 
-def changed(selection: Selection, **changes: Any) -> Selection:  # noqa: ANN401  the fields of a selection
+def changed(selection: Selection, **changes: Any) -> Selection:
     """Return a selection with other conditions; a search sorts by match from its beginning to its
     end."""
     new = dataclasses.replace(selection, **changes)
@@ -165,10 +167,8 @@ def draw_filters(audit: Audit, selection: Selection) -> None:
         with st.popover("Scores", icon=":material/bar_chart:"):
             _draw_range(audit, selection)
         with st.popover("More", icon=":material/tune:"):
-            kinds, checks = (
-                frequent_values(audit, c.INJECTED),
-                {name: check.label for name, check in CHECKS.items()},
-            )
+            kinds = frequent_values(audit, c.INJECTED)
+            checks = {name: check.label for name, check in CHECKS.items()}
             _choose_listed(selection, "group", "Group", list(audit.record.groups))
             _choose_listed(selection, "label", "Label", frequent_values(audit, c.LABEL))
             _choose_listed(
@@ -253,13 +253,15 @@ def _draw_range(audit: Audit, selection: Selection) -> None:
         low, high = (
             None if end == default else end for end, default in zip(ends, span, strict=True)
         )
-        selection, new = page.peek_selection(), Range(column, low, high)
+        selection = page.peek_selection()
+        new = Range(column, low, high)
         others = tuple(each for each in selection.ranges if each.column != column)
         page.write_selection(
             changed(selection, ranges=others if new == Range(column) else (*others, new))
         )
 
-    step, key = (span[1] - span[0]) / STEPS, f"range-{column}"
+    step = (span[1] - span[0]) / STEPS
+    key = f"range-{column}"
     style = {"min_value": span[0], "max_value": span[1], "step": step, "format": "%.3g"} | HIDDEN
     page.draw_set(
         st.slider, words(column), key=key, value=(low, high), on_choose=choose_range, **style

@@ -24,7 +24,9 @@ from clipmem_core.studies.arm import NONE, Arm
 SESSION = (
     "mitigation-session"  # key in the session of the name by which its page is known to the workers
 )
-POLL, HEARTBEAT = 0.4, 10.0  # seconds: while a setting trains, and while nothing does
+# seconds: while a setting trains, and while nothing does
+POLL = 0.4
+HEARTBEAT = 10.0
 RESTART_AFTER = 60.0  # seconds after which workers that ended are started again
 # Shows an error of a part of the page in its place; the other parts are drawn
 shown_errors = functools.partial(
@@ -58,7 +60,8 @@ def _workers_of(folder: Path) -> Workers:
 
 def ensure_workers(audit: Audit) -> Workers:
     """Start the workers of an audit unless they run or failed a moment ago."""
-    workers, config = _workers_of(audit.folder), audit.record.config
+    workers = _workers_of(audit.folder)
+    config = audit.record.config
     if any(process.poll() is None for process in workers.processes) or workers.fault:
         return workers
     if time.monotonic() - workers.started < RESTART_AFTER and workers.processes:
@@ -113,7 +116,8 @@ def _follow_workers(audit: Audit, arm: Arm, seen: tuple[int, bool]) -> None:
         if fault := workers.fault:
             draw_fault("The training stopped.", fault)
             if st.button("Try again", key="mitigation-again", icon=":material/play_arrow:"):
-                workers.processes, workers.faults = [], []
+                workers.processes = []
+                workers.faults = []
                 st.rerun()
             return
         _draw_members(audit, arm, seen)
@@ -125,7 +129,8 @@ def _draw_members(audit: Audit, arm: Arm, seen: tuple[int, bool]) -> None:
     if fault := lab.fault_of(audit, NONE) or lab.fault_of(audit, arm.name):
         draw_fault("This setting cannot be trained.", fault)
         return
-    done, total = len(lab.finished_members(audit, arm.name)), len(lab.paired_members(audit))
+    done = len(lab.finished_members(audit, arm.name))
+    total = len(lab.paired_members(audit))
     before, was_enough = seen
     if enough_members(audit, arm.name) and (
         not was_enough or done >= min(2 * before, total) > before

@@ -27,11 +27,10 @@ from clipmem_core.review.rows import count_pairs, find_rows
 from clipmem_core.scores.registry import COLOUR as SCORE_COLOUR
 from clipmem_core.scores.registry import scores_in, words
 
-STRIP, STRIP_HEIGHT, STRIP_SIDE = (
-    24,
-    560,
-    110,
-)  # pairs beside a chart, pixels of the strip and of a picture
+# pairs beside a chart, pixels of the strip and of a picture
+STRIP = 24
+STRIP_HEIGHT = 560
+STRIP_SIDE = 110
 CHART = {
     "displaylogo": False,
     "displayModeBar": True,

@@ -272,10 +272,12 @@ def _choose(label: str, options: Sequence[str], default: str, *, help: str | Non
 def _draw_towers(defaults: AuditConfig) -> dict[str, Any]:
     """Draw which towers are locked and the name of each locked one; return these fields and the
     model."""
-    values, locked = dict[str, Any](), PRESETS[configs.DEFAULT_PRESET]
+    values = dict[str, Any]()
+    locked = PRESETS[configs.DEFAULT_PRESET]
     with st.grid(**GRID) as grid:
         for side in TOWERS:
-            lock, tower = f"lock_{side}", f"{side}_tower"
+            lock = f"lock_{side}"
+            tower = f"{side}_tower"
             values |= _draw_fields(grid, [lock], defaults) | {tower: ""}
             if values[lock]:
                 with grid.container():

@@ -22,8 +22,13 @@ from clipmem_core.figures.layout import ENCODER_COLOURS
 from clipmem_core.glossary import MEANINGS
 from clipmem_core.review.selection import Selection, from_parameters, to_parameters
 
-AUDIT, PAGE, SIZE, LAYOUT, PAIR = "audit", "page", "size", "layout", "pair"
-BROWSE, PAIR_PAGE = "pages/browse.py", "pages/pair.py"
+AUDIT = "audit"
+PAGE = "page"
+SIZE = "size"
+LAYOUT = "layout"
+PAIR = "pair"
+BROWSE = "pages/browse.py"
+PAIR_PAGE = "pages/pair.py"
 ALL = ""  # the option without a condition
 SHOWN = "{}-shown"  # key in the session of the last value that a widget showed or sent
 SELECTION_PARAMETERS = ("range", *(field.name for field in dataclasses.fields(Selection)))
@@ -133,7 +138,8 @@ def draw_set(
 def _is_new(key: str) -> bool:
     """Tell whether a value is new: a browser may send that of a widget that is gone, and Streamlit
     calls it changed."""
-    before, now = st.session_state.get(SHOWN.format(key)), st.session_state[key]
+    before = st.session_state.get(SHOWN.format(key))
+    now = st.session_state[key]
     st.session_state[SHOWN.format(key)] = now
     return bool(before != now)
 
@@ -174,7 +180,8 @@ def choose_segment(
 
 def read_page(count: int, size: int, *, parameter: str = PAGE) -> tuple[int, int]:
     """Return the page of the address, clipped to the existing pages, and the number of pages."""
-    pages, text = max(1, -(-count // size)), st.query_params.get(parameter, "")
+    pages = max(1, -(-count // size))
+    text = st.query_params.get(parameter, "")
     page = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 1
     return min(max(page, 1), pages), pages
 
@@ -230,7 +237,8 @@ def _set_up(title: str) -> dict[str, bool]:
 def _choose_audit(names: list[str]) -> str | None:
     """Return the audit of the address, else of the session, else the newest; also one whose job has
     just begun."""
-    requested, jobs = st.query_params.get(AUDIT) or st.session_state.get(CHOICE), list_job_names()
+    requested = st.query_params.get(AUDIT) or st.session_state.get(CHOICE)
+    jobs = list_job_names()
     name = names[0] if names else FIRST if FIRST in jobs else None
     if requested and (requested in names or requested in jobs):
         name = requested

@@ -48,7 +48,8 @@ HTML, CSS, *JS = (
     Path(__file__).with_name(name).read_text("utf-8")
     for name in ("pairs.html", "pairs.css", *SCRIPTS)
 )
-CAPTION_LIMIT, FULL_LIMIT = 160, 5000
+CAPTION_LIMIT = 160
+FULL_LIMIT = 5000
 LIKE = {PICTURE: "picture", CAPTION: "caption"}  # the buttons "More like"
 OPENED = "pair_opened"  # the last row on the page Pair
 # the last pair that the component of that page moved to, and the number of its mount
@@ -156,7 +157,8 @@ def draw_grid(
     """Draw pairs that can be opened, selected and decided; `side` is that of a picture, in
     pixels."""
     follow_destination()
-    order, main = shown_score(selection.order), page is not None
+    order = shown_score(selection.order)
+    main = page is not None
     current, pages = page or (1, 1)
     keys = fetch_numbered(audit.folder / PAIRS, [CAPTION_KEY], [card.row for card in cards])
     firsts = first_captions(audit, cards, selection)
@@ -221,7 +223,8 @@ def _card_data(
     card: PairCard, caption_key: int, shown: Sequence[str], noise: Noise, first: FirstCaption
 ) -> dict[str, Any]:
     start, marks, reason = first
-    decision, values = card.decision, card.scores | {MATCH: card.match}
+    decision = card.decision
+    values = card.scores | {MATCH: card.match}
     around = noise.around(card.scores.get(CLIPMEM), card.scores.get(SE)) if noise.error else ""
     label = [f"label: {cut(card.label, CAPTION_LIMIT)}"] if card.label else []
     return {

@@ -237,17 +237,17 @@ def _pairs(request: Request) -> Response:
     shown = cards(audit, _numbers(request, "rows"), selection)
     ids = [card.pair_id for card in shown]
     keys = caption_keys(audit.folder / PAIRS, ids)
-    first, (reasons, surprising) = suspicious_captions(audit, ids), explain_captions(audit, ids)
+    first = suspicious_captions(audit, ids)
+    (reasons, surprising) = explain_captions(audit, ids)
     random_order = selection.order == RANDOM
-    review, in_order = wrong_estimate(audit)[1], selection.order == REVIEW_PLACE
+    review = wrong_estimate(audit)[1]
+    in_order = selection.order == REVIEW_PLACE
     spot_checks = set(review.order[review.at_random].tolist()) if in_order else set()
     order = shown_score(selection.order)
     answer = []
     for card in shown:
-        score, decision = (
-            card.match if card.match is not None else card.scores.get(order),
-            card.decision,
-        )
+        score = card.match if card.match is not None else card.scores.get(order)
+        decision = card.decision
         at_random = " · random spot check" if random_order or card.row in spot_checks else ""
         answer.append(
             {
@@ -317,7 +317,8 @@ def _suggestions(audit: Audit, row: int) -> dict[str, Any]:
 def _judge(request: Request) -> Response:
     """Answer with the probability that a caption that is being typed is wrong, and that of the
     caption in its place."""
-    audit, row = _parse(request)[0], _numbers(request, "row")[0]
+    audit = _parse(request)[0]
+    row = _numbers(request, "row")[0]
     caption, before = (
         " ".join(request.query_params.get(name, "").split()) for name in ("caption", "before")
     )

@@ -48,7 +48,8 @@ def draw_progress(name: str) -> None:
     """Draw the progress of an audit every two seconds; rerun the page once it is finished or
     gone."""
     state = s.state_of(name)
-    audit, job = state.audit, state.job
+    audit = state.audit
+    job = state.job
     if state.word == s.DONE or not (audit.begun or job):
         st.rerun()
     with explained_errors():
@@ -125,7 +126,8 @@ def draw_job(job: Job, *, key: str, stage: str = "") -> None:
 
 
 def _draw_members(state: s.State) -> None:
-    audit, record = state.audit, state.audit.record
+    audit = state.audit
+    record = state.audit.record
     members = s.all_progress(audit.folder, record.members)
     if all(member.stage == "waiting" for member in members):
         return

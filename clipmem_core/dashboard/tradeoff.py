@@ -149,7 +149,8 @@ def table_of(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return one row per arm, the chosen one first: the numbers that the table sorts by, and the
     texts it shows."""
-    numbers, texts = [], []
+    numbers = []
+    texts = []
     for arm, measures in sorted(
         rows.groupby(lab.ARM, sort=False), key=lambda group: group[0] != chosen
     ):

@@ -16,7 +16,9 @@ import pandas as pd
 VERSION = 1  # of the checks and their thresholds; a new number recomputes every table
 VALUES = ("brightness", "contrast", "sharpness")  # measurements of pictures in the table
 
-SHORT_WORDS, SHORT_LETTERS = 2, 6  # a caption with fewer of either is short
+# a caption with fewer of either is short
+SHORT_WORDS = 2
+SHORT_LETTERS = 6
 REPEATED = 5  # pictures of one caption, from which it counts as repeated
 RARE_SCRIPT = 0.05  # a script is rare below this share of the captions
 ODD_SHARE = 0.5  # of a caption's letters and digits, in words of no language
@@ -33,7 +35,8 @@ _BRIGHTNESS = np.array(
     [0.241, 0.691, 0.068], np.float32
 )  # weights of squared RGB in perceived brightness (HSP)
 _MARKUP = re.compile(
-    r"</?[a-z][a-z0-9]*(?:\s[^<>]*|/)?>|<!--|&(?:#\d+|#x[0-9a-f]+|[a-z][a-z0-9]+);|https?://|\bwww\.|\[\[|\]\(",
+    r"</?[a-z][a-z0-9]*(?:\s[^<>]*|/)?>|<!--|&(?:#\d+|#x[0-9a-f]+|[a-z][a-z0-9]+);"
+    r"|https?://|\bwww\.|\[\[|\]\(",
     re.I,
 )
 _FILE_NAME = re.compile(
@@ -94,7 +97,8 @@ class Captions:
 
 def caption_frequencies(blocks: Iterable[Captions]) -> Frequencies:
     """Count scripts and equal captions over all captions, a block of pairs at a time."""
-    scripts, hashes = Counter[str](), [np.empty(0, np.int64)]
+    scripts = Counter[str]()
+    hashes = [np.empty(0, np.int64)]
     for block in blocks:
         scripts.update(filter(None, map(main_script, block.texts)))
         hashes.append(
@@ -207,9 +211,11 @@ def measure(
             values[:, rows] = _measure_block(squares)
             continue
         for row, square in zip(rows.tolist(), squares, strict=True):
-            size, sides = len(square), shape[row]
+            size = len(square)
+            sides = shape[row]
             wide, high = (max(1, round(side * size / max(*sides, 1))) for side in sides)
-            top, left = (size - high) // 2, (size - wide) // 2
+            top = (size - high) // 2
+            left = (size - wide) // 2
             inner = square[top : top + high, left : left + wide]
             thick = np.pad(
                 inner, ((0, max(0, 3 - high)), (0, max(0, 3 - wide)), (0, 0)), mode="edge"
@@ -241,7 +247,8 @@ def _measure_block(squares: np.ndarray) -> np.ndarray:
     )
     brightness = np.sqrt(percentile(np.tensordot(_BRIGHTNESS, np.square(planes), 1), 99)) / 255
     contrast = planes.reshape(*planes.shape[:2], -1).std(axis=2).max(axis=0)
-    low, high = percentile(grey, 1), percentile(grey, 99)
+    low = percentile(grey, 1)
+    high = percentile(grey, 99)
     sharpness = np.where(
         contrast < UNIFORM, np.inf, percentile(laplacian, 99) / np.maximum(high - low, 1)
     )

@@ -72,7 +72,8 @@ def _build(name: str, target: Path, report: Report) -> None:
     with tempfile.TemporaryDirectory(
         prefix=prefix, dir=target.parent.absolute(), ignore_cleanup_errors=True
     ) as temporary:
-        work, built = Path(temporary), Path(temporary) / name
+        work = Path(temporary)
+        built = Path(temporary) / name
         for package in PACKAGES[name]:
             report(f"downloading and unpacking {package}")
             # As root, apt would give the download to a user who may not write here, and warn.
@@ -163,7 +164,9 @@ class DublinCore:
 def read_dublin_core(svg: bytes) -> DublinCore:
     """Read the Dublin Core metadata of an SVG file, up to the first fault of a broken or unsafe
     file."""
-    core, path, pieces = DublinCore(), [""], list[str]()
+    core = DublinCore()
+    path = [""]
+    pieces = list[str]()
 
     def start(name: str, _attributes: dict[str, str]) -> None:
         path.append(
@@ -191,8 +194,10 @@ def read_dublin_core(svg: bytes) -> DublinCore:
 
     parser = expat.ParserCreate()
     parser.buffer_text = True
-    parser.StartElementHandler, parser.EndElementHandler = start, end
-    parser.CharacterDataHandler, parser.EntityDeclHandler = pieces.append, entity
+    parser.StartElementHandler = start
+    parser.EndElementHandler = end
+    parser.CharacterDataHandler = pieces.append
+    parser.EntityDeclHandler = entity
     parser.DefaultHandler = lambda _data: (
         None
     )  # with a default handler expat expands no entities in text
@@ -246,7 +251,8 @@ _SMALL_WORDS = (
 def write_captions(pictures: Iterable[tuple[str, DublinCore]]) -> list[str]:
     """Write a caption for each picture of a collection from its name without suffix and its
     metadata."""
-    pictures, names = list(pictures), defaultdict[tuple[str, str], set[tuple[str, ...]]](set)
+    pictures = list(pictures)
+    names = defaultdict[tuple[str, str], set[tuple[str, ...]]](set)
     for name, core in pictures:
         for kind, text in (("title", core.title), ("description", core.description)):
             names[kind, text].add(tuple(name_words(name.lower())))
@@ -311,7 +317,8 @@ class _Caption:
         contains it."""
         run_together = "".join(map(_key, self.words))
         for word in words:
-            bare, key = word.strip("\"'.,;:!?()[]"), _key(word)
+            bare = word.strip("\"'.,;:!?()[]")
+            key = _key(word)
             new = bool(key) and key not in self.used and bare.lower() not in _SMALL_WORDS.split()
             if abbreviated and len(key) >= 4:
                 begins = any(used.startswith(key) for used in self.used)
@@ -338,10 +345,12 @@ def _without_signature(words: list[str], artists: list[str], title: str) -> list
     """Drop the artist's name, often abbreviated, at the end of a file name."""
     names = {_key(word) for artist in artists for word in re.findall(r"[^\W_]+", artist)}
     names -= set(_ORGANISATIONS.split())
-    titled, keys = {_key(word) for word in title.split()}, [_key(word) for word in words]
+    titled = {_key(word) for word in title.split()}
+    keys = [_key(word) for word in words]
     begins = [any(name.startswith(key) for name in names) for key in keys]
     for start in range(1, len(words)):
-        first, rest = keys[start], range(start + 1, len(words))
+        first = keys[start]
+        rest = range(start + 1, len(words))
         signed = first in names or (len(first) >= 3 and begins[start])
         if signed and first not in titled and all(len(keys[i]) == 1 or begins[i] for i in rest):
             return words[:start]

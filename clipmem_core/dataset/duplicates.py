@@ -60,7 +60,8 @@ def alike_by_features(features: np.ndarray, *, threshold: float = ALIKE) -> np.n
     all have similar directions. Above 20,000 distinct features the search is approximate.
     `features` [n, dim] may be of any float type and mapped.
     """
-    n, starts = len(features), range(0, len(features), BLOCK)
+    n = len(features)
+    starts = range(0, len(features), BLOCK)
     if n < 2:
         return np.arange(n)
     total = sum(features[at : at + BLOCK].sum(axis=0, dtype=np.float64) for at in starts)
@@ -103,7 +104,8 @@ def _similar_pairs(descriptors: np.ndarray, contrast: np.ndarray) -> Iterator[np
     descriptors."""
     if len(descriptors) < 2:
         return
-    side, blocks = round((descriptors.shape[1] / 3) ** 0.5), []
+    side = round((descriptors.shape[1] / 3) ** 0.5)
+    blocks = []
     for at in range(
         0, len(descriptors), BLOCK
     ):  # at half their side, less their mean, in units of contrast
@@ -117,11 +119,14 @@ def _similar_pairs(descriptors: np.ndarray, contrast: np.ndarray) -> Iterator[np
     for pairs, distances in close_pairs(
         vectors, dim * (2 * TEXTURED_RMS) ** 2, metric=faiss.METRIC_L2
     ):
-        smaller, share = contrast[pairs].min(axis=1), np.sqrt(distances.clip(0) / dim) / 2
+        smaller = contrast[pairs].min(axis=1)
+        share = np.sqrt(distances.clip(0) / dim) / 2
         likely = share < np.where(smaller < TEXTURED, RMS, TEXTURED_RMS) + 1e-3  # room for rounding
-        pairs, smaller = pairs[likely], smaller[likely]
+        pairs = pairs[likely]
+        smaller = smaller[likely]
         for at in range(0, len(pairs), BLOCK):
-            part, unit = pairs[at : at + BLOCK], smaller[at : at + BLOCK]
+            part = pairs[at : at + BLOCK]
+            unit = smaller[at : at + BLOCK]
             difference = np.abs(descriptors[part[:, 0]].astype(np.int16) - descriptors[part[:, 1]])
             rms = np.sqrt(np.square(difference, dtype=np.float32).mean(axis=1)) / unit
             peak = difference.max(axis=1) / unit

@@ -17,10 +17,9 @@ from clipmem_core import columns as c
 from clipmem_core.config import InputError
 
 SWAP_SHARES = (0.05, 0.2, 0.4)
-NEAREST, CONSIDERED = (
-    10,
-    40,
-)  # a pair gets one of the nearest usable captions among those considered
+# a pair gets one of the nearest usable captions among those considered
+NEAREST = 10
+CONSIDERED = 40
 DRAWS = 200  # attempts to draw rows for a swap
 _BLOCK = 512  # pairs in one search for nearest captions
 _SIMILAR_RANKS = 25  # a noun's replacement differs by at most so many ranks in frequency
@@ -127,7 +126,8 @@ def _swap_random(
 ) -> Injected:
     """Swap the captions of n pairs among themselves, or with `single` one caption of n pairs with
     several."""
-    rng, captions = np.random.default_rng(seed), pairs[c.CAPTIONS].tolist()
+    rng = np.random.default_rng(seed)
+    captions = pairs[c.CAPTIONS].tolist()
     free = free[[len(captions[row]) > 1 for row in free]] if single else free
     if len(free) < n:
         raise InputError(f"only {len(free):,} pairs have several captions, {n:,} were requested")
@@ -135,7 +135,8 @@ def _swap_random(
     # with one text a pair the first draw decides; partly overlapping captions may need several
     for _ in range(DRAWS if any(len(texts) > 1 for texts in texts_of) else 1):
         # at most half of the rows may share a text, or no swap exists
-        used, drawn = Counter[str](), list[int]()
+        used = Counter[str]()
+        drawn = list[int]()
         for i in rng.permutation(len(texts_of)):
             if len(drawn) < n and all(used[text] < n // 2 for text in texts_of[i]):
                 used.update(texts_of[i])
@@ -190,7 +191,9 @@ def _swap_inside_label(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int)
             "no pair has a label: swaps inside a label need some (`--csv-label-key`, or class "
             "folders)"
         )
-    swapped, changes, share = pairs, list[Change](), n / len(free)
+    swapped = pairs
+    changes = list[Change]()
+    share = n / len(free)
     for members in groups.values():
         count = round(share * len(members))
         if count >= 2:
@@ -216,7 +219,8 @@ def _swap_nearest(
     from sklearn.feature_extraction.text import TfidfVectorizer  # slow to import
     from sklearn.neighbors import NearestNeighbors
 
-    rng, captions = np.random.default_rng(seed), pairs[c.CAPTIONS].tolist()
+    rng = np.random.default_rng(seed)
+    captions = pairs[c.CAPTIONS].tolist()
     texts = [" ".join(captions[row]) for row in free]
     try:
         words = TfidfVectorizer(token_pattern=r"(?u)\b\w+\b", sublinear_tf=True).fit_transform(
@@ -275,7 +279,8 @@ def _replace_word(
     """
     from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS  # slow to import
 
-    rng, captions = np.random.default_rng(seed), pairs[c.CAPTIONS].tolist()
+    rng = np.random.default_rng(seed)
+    captions = pairs[c.CAPTIONS].tolist()
     words = (
         dict.fromkeys(word.lower() for word in _WORD.findall(text))
         for row in free
@@ -323,12 +328,14 @@ def _replace_word(
         if not choices:
             return None
         position = choices[rng.integers(len(choices))]
-        match, word = matches[position], lower[position]
+        match = matches[position]
+        word = lower[position]
         other = replaced[word] = replaced.get(word) or other_word(word)
         other = other.capitalize() if match[0][0].isupper() else other
         return text[: match.start()] + other + text[match.end() :], position, kind_of(word)
 
-    new, changes = dict[int, list[str]](), list[Change]()
+    new = dict[int, list[str]]()
+    changes = list[Change]()
     for row in rng.permutation(free).tolist():
         if len(new) == n:
             break
@@ -356,7 +363,8 @@ def _mix(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int) -> Injected:
     """Inject four kinds of errors at once: of seven pairs one has the captions of another pair, one
     a single caption of a random pair, one a single caption of a pair with similar words, and four
     have one wrong word."""
-    mixed, changes = pairs, list[Change]()
+    mixed = pairs
+    changes = list[Change]()
     several = any(len(pairs[c.CAPTIONS].iloc[row]) > 1 for row in free)
     single = (partial(_swap_random, single=True), partial(_swap_nearest, single=True))
     kinds = [
@@ -374,7 +382,8 @@ def _mix(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int) -> Injected:
 
 def _make_vague(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int) -> Injected:
     """Replace the captions of pairs, at most ten, by captions that fit any picture."""
-    rng, new = np.random.default_rng(seed), {}
+    rng = np.random.default_rng(seed)
+    new = {}
     for row in rng.choice(free, n, replace=False):
         count = len(pairs[c.CAPTIONS].iloc[row])
         new[int(row)] = [_VAGUE_CAPTIONS[i] for i in rng.permutation(len(_VAGUE_CAPTIONS))[:count]]
@@ -384,7 +393,8 @@ def _make_vague(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int) -> Inj
 def _duplicate(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int) -> Injected:
     """Make half of n drawn pairs, an even number, copies of the other half."""
     drawn = np.random.default_rng(seed).choice(free, n // 2 * 2, replace=False)
-    copies, originals = drawn[: n // 2], drawn[n // 2 :]
+    copies = drawn[: n // 2]
+    originals = drawn[n // 2 :]
     injected = pairs.copy()
     for column in (c.IMAGE, c.CAPTIONS, c.LABEL, c.WIDTH, c.HEIGHT, c.SHA256):
         values = injected[column].to_numpy(copy=True)

@@ -70,12 +70,14 @@ def decode(data: bytes, *, least: int | None = None) -> tuple[Image.Image, tuple
         full, filled = (full, drafted[1][2:]) if drafted else (image.size, image.size)
         # A picture decoded smaller may fill its last column and row in part; turned upright, that
         # is another side.
-        right, below = image.width - filled[0], image.height - filled[1]
+        right = image.width - filled[0]
+        below = image.height - filled[1]
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
         ImageOps.exif_transpose(image, in_place=True)
         if orientation in (5, 6, 7, 8):
             full, right, below = full[::-1], below, right
-        left, top = right * (orientation in (2, 3, 6, 7)), below * (orientation in (3, 4, 7, 8))
+        left = right * (orientation in (2, 3, 6, 7))
+        top = below * (orientation in (3, 4, 7, 8))
         box = left, top, left + image.width - right, top + image.height - below
         plain = _plain(image)
         factor = min(plain.size) // least if least else 1
@@ -83,7 +85,8 @@ def decode(data: bytes, *, least: int | None = None) -> tuple[Image.Image, tuple
             plain = plain.reduce(factor)
             box = box[0] / factor, box[1] / factor, box[2] / factor, box[3] / factor
         if plain.mode in ("LA", "RGBA"):
-            coloured, white = plain.convert("RGBA"), Image.new("RGB", plain.size, "white")
+            coloured = plain.convert("RGBA")
+            white = Image.new("RGB", plain.size, "white")
             white.paste(coloured, mask=coloured.getchannel("A"))
             return white, full, box
         return plain.convert("RGB"), full, box
@@ -121,12 +124,15 @@ def resize(image: Image.Image, size: int, mode: str, box: Box | None = None) -> 
     `shortest` crops the middle, `longest` pads with white, `squash` ignores the aspect ratio.
     """
     left, top, right, bottom = box or (0, 0, *image.size)
-    width, height = right - left, bottom - top
+    width = right - left
+    height = bottom - top
     shape = (size, size)
     if mode == "shortest":
         side = min(width, height)
-        left, top = left + (width - side) / 2, top + (height - side) / 2
-        right, bottom = left + side, top + side
+        left = left + (width - side) / 2
+        top = top + (height - side) / 2
+        right = left + side
+        bottom = top + side
     if mode == "longest":
         longer = max(width, height)
         shape = (max(1, round(width * size / longer)), max(1, round(height * size / longer)))
@@ -135,7 +141,8 @@ def resize(image: Image.Image, size: int, mode: str, box: Box | None = None) -> 
     if mode != "longest":
         return inner
     square = np.full((size, size, 3), 255, np.uint8)
-    top, left = (size - inner.shape[0]) // 2, (size - inner.shape[1]) // 2
+    top = (size - inner.shape[0]) // 2
+    left = (size - inner.shape[1]) // 2
     square[top : top + inner.shape[0], left : left + inner.shape[1]] = inner
     return square
 
@@ -160,7 +167,8 @@ def check_chunk(
     Their squares are written to the rows of `pixels`, a .npy file of uint8 [n_pictures, size, size,
     3].
     """
-    facts, first = [], 0 if pixels is None else np.load(pixels, mmap_mode="r").offset
+    facts = []
+    first = 0 if pixels is None else np.load(pixels, mmap_mode="r").offset
     for row, image in chunk:
         sha256 = ""
         try:

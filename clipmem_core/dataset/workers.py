@@ -72,7 +72,8 @@ def _results(
             if not waiting:
                 return
             part, future = waiting.popleft()
-            result, died = None, None
+            result = None
+            died = None
             try:
                 result = future.result()
             except (ProcessExpired, TimeoutError) as error:

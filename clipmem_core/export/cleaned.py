@@ -68,7 +68,8 @@ def clean(audit: Audit) -> Cleaned:
             f"audit {audit.name!r} injected wrong captions: export an audit without "
             "--inject-miscaptions"
         )
-    path, strings = audit.folder / PAIRS, pa.large_string()
+    path = audit.folder / PAIRS
+    strings = pa.large_string()
     with reading(path):
         table = pq.read_table(path, columns=[PAIR_ID, IMAGE, CAPTIONS, LABEL, WIDTH, HEIGHT])
     types = {PAIR_ID: strings, IMAGE: strings, LABEL: strings, CAPTIONS: _CAPTION_LISTS}
@@ -92,7 +93,8 @@ def clean(audit: Audit) -> Cleaned:
         raise InputError(
             f"every pair of audit {audit.name!r} is marked for removal: there is nothing to export"
         )
-    quarantined, limit = len(audit.quarantine), audit.record.config.captions
+    quarantined = len(audit.quarantine)
+    limit = audit.record.config.captions
     notes = counted(
         (quarantined, f"{quarantined:,} quarantined input rows are not included"),
         (
@@ -151,7 +153,8 @@ def picture_files(cleaned: Cleaned, path: Path, progress: Progress | None) -> It
         note = f"{len(missing):,} pictures are missing, first {missing[0]!r}" if missing else ""
         yield cleaned.root, images, counted((len(missing), note))
         return
-    folder, names = beside(path, IMAGES).absolute(), list[str]()
+    folder = beside(path, IMAGES).absolute()
+    names = list[str]()
     with replacing_folder(folder, mark=MARK) as temporary:
         # named by row, as names in archives are not safe as file names
         for row, _, data in read_pictures(cleaned, progress):

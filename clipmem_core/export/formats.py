@@ -158,10 +158,8 @@ def write_imagefolder(cleaned: Cleaned, path: Path, progress: Progress | None) -
         _picture_folder(cleaned, path, progress) as (folder, names, pairs),
         (folder / METADATA).open("w", encoding="utf-8", newline="\n") as file,
     ):
-        several, labelled = (
-            any(len(pair[CAPTIONS]) > 1 for pair in pairs),
-            any(pair[LABEL] for pair in pairs),
-        )
+        several = any(len(pair[CAPTIONS]) > 1 for pair in pairs)
+        labelled = any(pair[LABEL] for pair in pairs)
         for name, pair in zip(names, pairs, strict=True):
             text = pair[CAPTIONS] if several else pair[CAPTIONS][0]
             row = {"file_name": name, "text": text, PAIR_ID: pair[PAIR_ID]}
@@ -184,7 +182,8 @@ def _picture_folder(
     folder.
     """
     d.check_root(cleaned.root)
-    names, stems = list[str](), {posixpath.splitext(METADATA)[0]}
+    names = list[str]()
+    stems = {posixpath.splitext(METADATA)[0]}
     with replacing_folder(path, mark=d.MARK) as folder:
         pictures = zip(
             d.read_pictures(cleaned, progress), d.values_of(cleaned.pairs[LABEL]), strict=True
@@ -258,7 +257,8 @@ def _write_lines(path: Path, lines: list[str]) -> None:
 
 def _sample_keys(root: Path, images: pa.ChunkedArray) -> list[str]:
     """Return the WebDataset key of each picture; outside of a tar, its path without the suffix."""
-    keys, scan = list[str](), lru_cache(maxsize=4)(scan_tar)
+    keys = list[str]()
+    scan = lru_cache(maxsize=4)(scan_tar)
     for image in images.to_pylist():
         path, part = split_reference(root, image)
         if isinstance(part, str):
@@ -328,7 +328,8 @@ def write_decisions(audit: Audit, path: Path, progress: Progress | None) -> Writ
     for name, columns in files.items():
         values = fetch_pairs(audit.folder / name, columns, table[PAIR_ID])
         table = table.merge(values.to_pandas(), on=PAIR_ID, how="left")
-    texts, numbers = pa.list_(pa.string()), pa.list_(pa.float64())
+    texts = pa.list_(pa.string())
+    numbers = pa.list_(pa.float64())
     kinds = {CAPTIONS: texts, OWN_CAPTIONS: texts} | dict.fromkeys(LISTED.values(), numbers)
     with replacing(path) as temporary:
         if path.suffix.lower() == ".parquet":

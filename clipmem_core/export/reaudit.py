@@ -30,7 +30,8 @@ from clipmem_core.export.formats import write_csv
 from clipmem_core.io import read_json
 from clipmem_core.review.decisions import open_review
 
-AGAIN, CAPTIONS = "again.json", "captions.csv"
+AGAIN = "again.json"
+CAPTIONS = "captions.csv"
 ADVICE = "delete it and repeat the command; what was trained stays"
 
 
@@ -47,8 +48,10 @@ def reaudit(audit: Audit, name: str, screen: Screen) -> Audit:
     )  # scikit-learn, which the page Decisions does without
 
     config = check_repeatable(audit)
-    second, table = Audit(audits_folder() / check_name(name)), cleaned_folder(name) / CAPTIONS
-    started, note = (second.folder / CONFIG).is_file(), table.with_name(CLEANED)
+    second = Audit(audits_folder() / check_name(name))
+    table = cleaned_folder(name) / CAPTIONS
+    started = (second.folder / CONFIG).is_file()
+    note = table.with_name(CLEANED)
     fresh = not started and not table.parent.exists()
     ours = (
         read_json(note, dict[str, Any], repair=ADVICE)["of"] == audit.name
@@ -59,7 +62,8 @@ def reaudit(audit: Audit, name: str, screen: Screen) -> Audit:
         raise InputError(f"{name!r} is another audit or data set already: choose another --name")
     if not table.is_file():
         screen.say(f"writing the cleaned data set to {table}")
-        position, cleaned = open_review(audit).position(), clean(audit)
+        position = open_review(audit).position()
+        cleaned = clean(audit)
         if not cleaned.removed + cleaned.recaptioned:
             raise InputError(
                 f"no pair of audit {audit.name!r} was removed or recaptioned: nothing would change"
@@ -93,7 +97,8 @@ def reaudit(audit: Audit, name: str, screen: Screen) -> Audit:
 def check_repeatable(audit: Audit) -> AuditConfig:
     """Check that a second audit is possible, and return its config."""
     audit.check_finished()
-    record, config = audit.record, audit.record.config
+    record = audit.record
+    config = audit.record.config
     if config.inject_miscaptions:
         raise InputError(
             f"audit {audit.name!r} injected wrong captions: repeat one without --inject-miscaptions"
@@ -128,7 +133,8 @@ def reaudit_task(audit: Audit, name: str) -> Task:
 def list_reaudits(audit: Audit) -> list[str]:
     """Return the names of an audit's second audits, with those that wait or run, the newest
     first."""
-    started, jobs = [], []
+    started = []
+    jobs = []
     for second in list_audits():
         try:
             started += [second.name] if second.record.again == audit.name else []
@@ -156,12 +162,10 @@ def comparison_lines(measured: Measured | None) -> list[str]:
             "Fewer than ten external pairs are in both audits with the same captions: nothing "
             "can be compared."
         ]
-    retrieval, clipmem, auroc, (before, after) = (
-        measured.retrieval,
-        measured.clipmem,
-        measured.auroc,
-        measured.whole,
-    )
+    retrieval = measured.retrieval
+    clipmem = measured.clipmem
+    auroc = measured.auroc
+    (before, after) = measured.whole
     lines = [
         f"Retrieval {_change(retrieval)}, memorization {_change(clipmem)}.",
         "Retrieval (mean of the recalls at 1, 5 and 10, both ways) went from "

@@ -37,7 +37,9 @@ from clipmem_core.scores.registry import EXPORT, scores_in
 
 TEMPLATE = "report.html.j2"
 SIDE = 160  # pixels of a thumbnail's longer side
-SHOWN, DECISIONS_SHOWN = 50, 500  # pairs of a gallery, decisions
+# pairs of a gallery, decisions
+SHOWN = 50
+DECISIONS_SHOWN = 500
 CAPTION_LIMIT = 400
 
 
@@ -52,7 +54,9 @@ class TextTable(NamedTuple):
 
 def render_report(audit: Audit) -> str:
     """Return the report of an audit as HTML."""
-    record, verdict, groups = audit.record, audit.verdict, o.group_table(audit)
+    record = audit.record
+    verdict = audit.verdict
+    groups = o.group_table(audit)
     sample = f", a random sample of {record.sampled_of:,}" if record.sampled_of else ""
     settings = [
         (str(key), str(value)) for key, value in pd.json_normalize(record.values).iloc[0].items()
@@ -108,7 +112,8 @@ def _tables(audit: Audit, groups: pd.DataFrame) -> list[TextTable]:
 def _decision_table(decisions: pd.DataFrame) -> TextTable:
     rows = []
     for row in decisions.head(DECISIONS_SHOWN).to_dict("records"):
-        captions, note = _cut("\n".join(row["captions"])), _cut(row["note"])
+        captions = _cut("\n".join(row["captions"]))
+        note = _cut(row["note"])
         rows.append(
             (
                 row[PAIR_ID],

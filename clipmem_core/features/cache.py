@@ -29,7 +29,9 @@ from clipmem_core.embeddings import BLOCK, Vectors, read_vectors, write_vectors
 from clipmem_core.io import reading, replacing
 
 SHARD = {"image": 1024, "text": 4096}  # inputs: ten seconds of one core
-KEY, LENGTH, CUT = "key", "length", "cut"
+KEY = "key"
+LENGTH = "length"
+CUT = "cut"
 KEYS = np.dtype([(KEY, "V32"), (CUT, "?")])
 DIGEST = pa.binary(32)
 
@@ -55,10 +57,8 @@ class FeatureStore:
 
     def __init__(self, key: str) -> None:
         self.folder = data_folder() / "cache" / "features" / key
-        self.features_file, self.keys_file = (
-            self.folder / "features.faiss",
-            self.folder / "keys.bin",
-        )
+        self.features_file = self.folder / "features.faiss"
+        self.keys_file = self.folder / "keys.bin"
         self.part = self.folder / ".part"
 
     def keys(self) -> np.ndarray:
@@ -89,7 +89,8 @@ class FeatureStore:
 
     def add_shards(self) -> None:
         """Add the rows of the finished shards to the index, and delete the shards."""
-        keys, shards = [self.keys()], list[tuple[Path, np.ndarray]]()
+        keys = [self.keys()]
+        shards = list[tuple[Path, np.ndarray]]()
         if (self.part / "inputs.parquet").is_file():
             with pq.ParquetFile(self.part / "inputs.parquet") as file:
                 for shard in range(file.num_row_groups):

@@ -32,9 +32,13 @@ from clipmem_core.io import keep_memory, naming, read_json, replacing, save_arra
 from clipmem_core.scores.alignment import unit
 
 IMAGE_BATCH = {"fp32": 16, "amp_bf16": 8}  # pictures: larger batches leave the processor's caches
-TEXT_BATCH, TOKENS = 64, 384  # captions, and their tokens, at most
+# captions, and their tokens, at most
+TEXT_BATCH = 64
+TOKENS = 384
 TEXT = "text"
-ENGINE, TORCH, ONNX = "engine.json", "torch", "ONNX Runtime"
+ENGINE = "engine.json"
+TORCH = "torch"
+ONNX = "ONNX Runtime"
 COMPILED_FROM = 64  # batches: fewer are computed by torch in less time than an export takes
 SAME = 1e-3  # 1 − cosine of the features of both engines, at most; measured: 1e-6
 
@@ -162,7 +166,8 @@ def _compute(
 ) -> None:
     """Compute the features of a table's inputs in shards, here or in other processes."""
     request = {"kind": tower.kind, "tower": dict(tower.arguments), "root": str(root.absolute())}
-    shards, report = store.begin(request, table), progress or (lambda done, total: None)
+    shards = store.begin(request, table)
+    report = progress or (lambda done, total: None)
     report(0, len(table))
     if compute is not None:
         with closing(compute(store.part, shards)) as running:
@@ -172,7 +177,8 @@ def _compute(
                 )
         report(len(table), len(table))
         return
-    done, embed = 0, tower.open().embed
+    done = 0
+    embed = tower.open().embed
     if len(table) >= COMPILED_FROM * batch_size(tower):
         first = table.slice(0, batch_size(tower)).to_pydict()
         sample = _load(tower, first, np.arange(len(first[cache.LENGTH])), root)
@@ -228,7 +234,8 @@ def faster(opened: Opened, batch: Any, folder: Path, say: Say) -> Embed:
     if stored is None:
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
-        seconds, found = [], [unit(embed(batch)) for embed in (opened.embed, compiled)]
+        seconds = []
+        found = [unit(embed(batch)) for embed in (opened.embed, compiled)]
         for embed in (opened.embed, compiled):
             began = time.perf_counter()
             embed(batch)
@@ -247,7 +254,8 @@ def faster(opened: Opened, batch: Any, folder: Path, say: Say) -> Embed:
 def _batches(tower: Tower, lengths: np.ndarray) -> Iterator[np.ndarray]:
     """Yield the inputs of each batch: of one length, and as many as that length allows."""
     for length in np.unique(lengths):
-        places, size = np.flatnonzero(lengths == length), batch_size(tower, int(length))
+        places = np.flatnonzero(lengths == length)
+        size = batch_size(tower, int(length))
         yield from (places[at : at + size] for at in range(0, len(places), size))
 
 

@@ -41,7 +41,9 @@ RETRIEVAL = {
     "img_emb": ".npy",
     "text_emb": ".npy",
 }  # folders of clip-retrieval, and endings
-PAIRS_FILE, QUARANTINE_FILE, OFFSETS_FILE = "pairs.arrow", "quarantine.parquet", "offsets.npy"
+PAIRS_FILE = "pairs.arrow"
+QUARANTINE_FILE = "quarantine.parquet"
+OFFSETS_FILE = "offsets.npy"
 TEXTS = (c.PAIR_ID, c.IMAGE, c.LABEL, c.CAPTIONS)
 CAPTION = pa.schema(
     [*((name, pa.string()) for name in TEXTS), ("image_row", pa.int64()), ("text_row", pa.int64())]
@@ -125,11 +127,16 @@ def caption_rows(folder: Path, rows: np.ndarray, captions: Iterable[pa.ListArray
         rows: int64 [n_pairs], ascending, the row of each pair in `Stored.pairs`.
         captions: of each pair, [n_pairs] lists in blocks.
     """
-    offsets, stored = np.load(folder / OFFSETS_FILE), _open_pairs(folder)[c.CAPTIONS]
+    offsets = np.load(folder / OFFSETS_FILE)
+    stored = _open_pairs(folder)[c.CAPTIONS]
     texts = pa.chunked_array([chunk.flatten() for chunk in stored.chunks], pa.string())
-    places, moved, done, at = list[np.ndarray](), dict[int, str](), 0, 0
+    places = list[np.ndarray]()
+    moved = dict[int, str]()
+    done = 0
+    at = 0
     for block in captions:
-        words, counts = block.flatten(), block.value_lengths().to_numpy(zero_copy_only=False)
+        words = block.flatten()
+        counts = block.value_lengths().to_numpy(zero_copy_only=False)
         first = offsets[rows[at : at + len(block)]] - (np.cumsum(counts) - counts)
         place = np.minimum(np.repeat(first, counts) + np.arange(len(words)), len(texts) - 1)
         start = int(place.min(initial=len(texts)))
@@ -141,7 +148,8 @@ def caption_rows(folder: Path, rows: np.ndarray, captions: Iterable[pa.ListArray
         )
         moved |= {done + other: words[other].as_py() for other in np.flatnonzero(~same).tolist()}
         places.append(place)
-        at, done = at + len(block), done + len(words)
+        at = at + len(block)
+        done = done + len(words)
     caption_places = np.concatenate(places)
     if moved:
         place = pc.fill_null(
@@ -188,13 +196,16 @@ def _parts(source: Path, image: str, text: str) -> list[tuple[Path, Path, Path]]
 
 def _store(folder: Path, parts: list[tuple[Path, Path, Path]], options: SourceOptions) -> None:
     """Copy the features of all parts and write the pairs that can use them."""
-    tables, refused, counts = list[pa.Table](), list[tuple[str, str, str]](), [0, 0]
+    tables = list[pa.Table]()
+    refused = list[tuple[str, str, str]]()
+    counts = [0, 0]
     faults: list[list[np.ndarray]] = [[], []]  # of each row, by side and part
     for number, side in enumerate(SIDES):
         paths = [part[number + 1] for part in parts]
         write_vectors(folder / f"{side}.faiss", _copied(side, paths, faults[number]))
     for (table, *files), *part_faults in zip(parts, *faults, strict=True):
-        used, rows = [], [0, 0]
+        used = []
+        rows = [0, 0]
         for row in _read_table(table, options):
             pair_id = as_name(row.pair_id) or as_name(row.image) or row.source
             reason = row.reason or _fault(part_faults[0], rows[0], "picture")
@@ -329,7 +340,8 @@ def _write_pairs(folder: Path, captions: pa.Table) -> None:
         captions = texts.rename_columns(["pair", c.CAPTIONS, "text_row"]).sort_by(
             [("pair", "ascending"), ("text_row", "ascending")]
         )
-        pairs, pair = pairs.take(pa.array(first)), captions["pair"].to_numpy()
+        pairs = pairs.take(pa.array(first))
+        pair = captions["pair"].to_numpy()
     offsets = np.concatenate([[0], np.cumsum(np.bincount(pair))])
     np.save(folder / OFFSETS_FILE, offsets)
     np.save(folder / "image_rows.npy", pairs["image_row"].to_numpy())
@@ -339,7 +351,9 @@ def _write_pairs(folder: Path, captions: pa.Table) -> None:
         for at in range(0, len(pairs), BLOCK):
             ends = offsets[at : at + BLOCK + 1]
             starts = (ends - ends[0]).tolist()
-            pictures, words, sha256 = image[at : at + BLOCK], text[ends[0] : ends[-1]], []
+            pictures = image[at : at + BLOCK]
+            words = text[ends[0] : ends[-1]]
+            sha256 = []
             for picture, start, stop in zip(pictures, starts, starts[1:], strict=False):
                 sha256.append(
                     hashlib.sha256(picture.tobytes() + words[start:stop].tobytes()).hexdigest()

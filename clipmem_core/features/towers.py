@@ -130,7 +130,8 @@ MINILM_WEIGHTS = Weights(
 )
 SIZE = 192  # default image size of a built-in tower, in pixels
 # EfficientNet-Lite's MEAN_RGB and STDDEV_RGB, in grey levels
-LITE_MEAN, LITE_DEVIATION = 127.0, 128.0
+LITE_MEAN = 127.0
+LITE_DEVIATION = 128.0
 TOKENIZED = 4096  # captions at a time
 LONGEST = 20_000  # characters of a caption, for counting tokens
 
@@ -200,7 +201,8 @@ def open_clip_towers(
         model = build_model(name, loss="clip", **options).eval()
     except InputError:
         model = build_model(name, loss="siglip", **options).eval()  # its checkpoint has a bias
-    preprocess, config = open_clip.get_model_preprocess_cfg(model), model_config(name)
+    preprocess = open_clip.get_model_preprocess_cfg(model)
+    config = model_config(name)
     mean, deviation = (
         torch.tensor(preprocess[key], device=device).reshape(3, 1, 1) for key in ("mean", "std")
     )
@@ -482,10 +484,8 @@ def _open_sentences(folder: str, *, precision: Precision, device: str) -> tuple[
         unused = dict.fromkeys(
             ("return_attention_mask", "return_token_type_ids", "verbose", "padding"), False
         )
-        counts, blocks = (
-            [],
-            (captions[at : at + TOKENIZED] for at in range(0, len(captions), TOKENIZED)),
-        )
+        counts = []
+        blocks = (captions[at : at + TOKENIZED] for at in range(0, len(captions), TOKENIZED))
         with tokenizing:
             for block in blocks:
                 ids = model.tokenizer(list(block), truncation=False, **unused)["input_ids"]
@@ -543,7 +543,8 @@ def _opened(
 def installed(name: str, weights: Weights) -> tuple[Path, dict[str, Any]]:
     """Return the weights file of a package, which is not imported, and facts of the tower."""
     with contextlib.suppress(PackageNotFoundError):
-        released, spec = version(weights.package), importlib.util.find_spec(weights.module)
+        released = version(weights.package)
+        spec = importlib.util.find_spec(weights.module)
         if spec and spec.submodule_search_locations:
             path = Path(spec.submodule_search_locations[0]) / weights.file
             if path.is_file():
@@ -582,9 +583,11 @@ class _ConvolutionReLU6(nn.Module):
         self.pad = pad_same if isinstance(convolution, Conv2dSame) else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        layer, padding = self.convolution, self.convolution.padding
+        layer = self.convolution
+        padding = self.convolution.padding
         if self.pad:
-            x, padding = self.pad(x, layer.kernel_size, layer.stride, layer.dilation), (0, 0)
+            x = self.pad(x, layer.kernel_size, layer.stride, layer.dilation)
+            padding = (0, 0)
         settings = padding, layer.stride, layer.dilation, layer.groups, "hardtanh", [0.0, 6.0], ""
         return torch.ops.mkldnn._convolution_pointwise(x, layer.weight, layer.bias, *settings)
 

@@ -17,7 +17,8 @@ from clipmem_core.review.overview import Corners
 from clipmem_core.review.selection import MAP_X, MAP_Y
 from clipmem_core.scores.registry import words
 
-IN, OUT = "in", "out"
+IN = "in"
+OUT = "out"
 TERM_NAMES = {  # in the order in which they are added up
     c.POSITIVE: "positive",
     c.NEGATIVE_TEXT: "negative text",
@@ -33,11 +34,13 @@ NOT_MEMORIZED = "not learned", "typical"
 def group_figure(groups: pd.DataFrame, bins: pd.DataFrame) -> go.Figure:
     """Draw clipmem by group: a ridge from the histogram (low, width, share), and the mean with its
     interval."""
-    figure, heights = go.Figure(), list(range(len(groups)))[::-1]
+    figure = go.Figure()
+    heights = list(range(len(groups)))[::-1]
     for row, height in enumerate(heights):
         rows = groups.iloc[[row]]
         group = str(rows[c.GROUP].item())
-        colour, histogram = layout.group_colour(group), bins[bins[c.GROUP] == group]
+        colour = layout.group_colour(group)
+        histogram = bins[bins[c.GROUP] == group]
         tops = height + 0.72 * histogram["share"] / histogram["share"].max()
         right = histogram["low"] + histogram["width"]
         figure.add_scatter(
@@ -89,12 +92,14 @@ def encoder_figure(parts: dict[str, float]) -> go.Figure:
 def term_figure(members: pd.DataFrame, *, colour: str, names: Mapping[str, str]) -> go.Figure:
     """Draw each of `TERM_NAMES` with and without the pair in training: a dot per member, a bar at
     the mean."""
-    figure, places = go.Figure(), list(range(len(TERM_NAMES)))
+    figure = go.Figure()
+    places = list(range(len(TERM_NAMES)))
     for side, symbol, shift in (
         (IN, "circle", -0.17),
         (OUT, "circle-open", 0.17),
     ):  # the axis runs downwards
-        rows, name = members[members["side"] == side], layout.safe(names[side])
+        rows = members[members["side"] == side]
+        name = layout.safe(names[side])
         if rows.empty:
             continue
         heights = [place + shift for place in places]

@@ -24,7 +24,8 @@ LABEL_COLOURS = (
     *("#0f8f9f", "#d93a3a", "#6f8a1f", "#6a6fd8", "#a0674b", "#c04fc0"),
 )
 SCALE = ("#3f87b5", "#7b74b8", "#b8608c", "#d5552a")  # low to high
-CHOSEN_COLOUR, FRONT_COLOUR = "#6a6fd8", "#0f8f9f"
+CHOSEN_COLOUR = "#6a6fd8"
+FRONT_COLOUR = "#0f8f9f"
 DOTTED = {"color": OTHER, "width": 1, "dash": "dot"}
 LEGEND_ABOVE: dict[str, Any] = {"orientation": "h", "y": 1, "yanchor": "bottom", "x": 0}
 

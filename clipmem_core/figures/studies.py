@@ -24,10 +24,16 @@ SOURCES = {  # name and dash
     t.SEEN: ("as many training pairs", "dot"),
     t.UNSEEN: ("pairs never trained on", "dashdot"),
 }
-MEMORIZATION, UTILITY, TEXT = "memorization", "utility", "text"
+MEMORIZATION = "memorization"
+UTILITY = "utility"
+TEXT = "text"
 # Pixels: the plot on a narrow screen (a wider one only spreads the labels), a dot, and a line and
 # letter of a label
-PLOT_WIDTH, PLOT_HEIGHT, DOT, LINE, LETTER = 300, 330, 9, 14, 6.2
+PLOT_WIDTH = 300
+PLOT_HEIGHT = 330
+DOT = 9
+LINE = 14
+LETTER = 6.2
 _first_round = [name for name in DETECTORS if name != RANDOM and name not in SECOND_ROUND]
 DETECTOR_COLOURS = {RANDOM: layout.OTHER} | dict(
     zip(_first_round, layout.LABEL_COLOURS, strict=False)
@@ -40,7 +46,8 @@ def means_figure(
 ) -> go.Figure:
     """Draw the mean of each encoder by name with its interval, and lines at the means of external
     pairs."""
-    figure, names = go.Figure(), list(dict.fromkeys(means["name"]))
+    figure = go.Figure()
+    names = list(dict.fromkeys(means["name"]))
     places = {name: len(names) - 1 - row for row, name in enumerate(names)}
     for shift, (encoder, colour) in zip((0.16, -0.16), layout.ENCODER_COLOURS.items(), strict=True):
         rows = means[(means["encoder"] == encoder) & means["mean"].notna()]
@@ -167,11 +174,13 @@ def tradeoff_figure(
 ) -> go.Figure:
     """Draw each arm with its intervals and lines of text on hover, the Pareto front, and an arrow
     to the chosen arm."""
-    figure, by_arm = go.Figure(), points.set_index(ARM)
+    figure = go.Figure()
+    by_arm = points.set_index(ARM)
     ranges = []
     for axis in (MEMORIZATION, UTILITY):
         ends = points[[axis, f"{axis}_low", f"{axis}_high"]].to_numpy(dtype=float)
-        low, high = np.nanmin(ends), np.nanmax(ends)
+        low = np.nanmin(ends)
+        high = np.nanmax(ends)
         margin = 0.12 * (high - low) or 0.05
         ranges.append((low - margin, high + margin))
     order = [
@@ -202,7 +211,8 @@ def tradeoff_figure(
         hoverinfo="skip",
         showlegend=False,
     )
-    is_baseline, on_front = points[ARM] == NONE, points[ARM].isin(front)
+    is_baseline = points[ARM] == NONE
+    on_front = points[ARM].isin(front)
     for name, rows, colour, symbol in (
         ("dominated", points[~is_baseline & ~on_front], layout.OTHER, "circle"),
         ("Pareto-optimal", points[~is_baseline & on_front], layout.FRONT_COLOUR, "circle"),

@@ -23,8 +23,11 @@ from clipmem_core.review.decisions import (
 )
 from clipmem_core.review.queries import caption_keys, fetch_pairs
 
-UNDO, UNDECIDE = "undo", "undecide"
-MOST_EVENTS, MOST_PAIRS = 100, 100_000  # in a batch, in an event
+UNDO = "undo"
+UNDECIDE = "undecide"
+# in a batch, in an event
+MOST_EVENTS = 100
+MOST_PAIRS = 100_000
 
 CONTEXT = 4  # words on each side of a change
 
@@ -132,7 +135,10 @@ def preview(
     table = fetch_pairs(audit.folder / PAIRS, [CAPTIONS], pair_ids)
     stored = dict(zip(table[PAIR_ID].to_pylist(), table[CAPTIONS].to_pylist(), strict=True))
     decisions = open_review(audit).decisions(pair_ids)
-    edits, captions, emptied, removed = dict[str, Edit](), list[tuple[str, str, str]](), 0, 0
+    edits = dict[str, Edit]()
+    captions = list[tuple[str, str, str]]()
+    emptied = 0
+    removed = 0
     for pair_id in (pair_id for pair_id in pair_ids if pair_id in stored):
         decision = decisions.get(pair_id)
         kind = decision.decision if decision else None

@@ -39,10 +39,9 @@ FirstCaption: TypeAlias = tuple[
 PARTS = (c.P_WRONG, c.P_PAIR, c.P_CAPTION, c.P_WORD)
 # scores of single captions: column of a list of them, by score
 LISTED = {name: f"{name}_by_caption" for name in (*PARTS, c.SIMILARITY_OUT, c.MARGIN_OUT)}
-MARKED, SURPRISE = (
-    3,
-    (1.0, 2.5, 4.0),
-)  # words of a caption at most; limits of a weak to a strong mark, in nats
+# words of a caption at most; limits of a weak to a strong mark, in nats
+MARKED = 3
+SURPRISE = (1.0, 2.5, 4.0)
 LINES = ("none", "dotted", "solid", "double")
 MARKS = "Underlined words are unlikely with the picture and the other words."
 BY_CAPTION = (
@@ -100,7 +99,8 @@ def cards(audit: Audit, rows: Sequence[int], selection: Selection = _UNSEARCHED)
         }
     shown = []
     for row in rows:
-        (pair_id, image, captions, label, injected), (_, group, *values) = pairs[row], scores[row]
+        (pair_id, image, captions, label, injected) = pairs[row]
+        (_, group, *values) = scores[row]
         numbers = {
             name: value if math.isfinite(value) else None
             for name, value in zip(BY_NAME, values, strict=True)
@@ -130,7 +130,8 @@ def shown_score(order: str) -> str:
 
 def make_jpeg(root: Path, image: str, side: int) -> bytes:
     """Return a picture as a JPEG of at most `side` pixels."""
-    picture, file = decode(read_bytes(root, image), least=side)[0], io.BytesIO()
+    picture = decode(read_bytes(root, image), least=side)[0]
+    file = io.BytesIO()
     picture.thumbnail((side, side))
     picture.save(file, "JPEG", quality=85)
     return file.getvalue()
@@ -158,11 +159,15 @@ def explain_captions(
     surprising word. better has the likeliest word in its place, in its case, and its probability,
     if the caption is likelier right with it than as it is, and probably right with it.
     """
-    reasons, marks = dict[str, dict[int, str]](), _surprising_words(audit, pair_ids)
+    reasons = dict[str, dict[int, str]]()
+    marks = _surprising_words(audit, pair_ids)
     columns = [f'"{c.CAPTION}"', *(f'{number(name)} AS "{name}"' for name in PARTS)]
     for row in fetch_pairs(audit.folder / CAPTION_TABLE, columns, pair_ids).to_pylist():
-        pair_id, caption, right = row[c.PAIR_ID], row[c.CAPTION], 1 - row[c.P_WRONG]
-        of_pair, other = marks.get(pair_id, {}), row[c.P_PAIR] + row[c.P_CAPTION]
+        pair_id = row[c.PAIR_ID]
+        caption = row[c.CAPTION]
+        right = 1 - row[c.P_WRONG]
+        of_pair = marks.get(pair_id, {})
+        other = row[c.P_PAIR] + row[c.P_CAPTION]
         for word in of_pair.get(caption, []):
             if not word.pop("repaired") > max(right, LIKELY):
                 word["better"] = []
@@ -211,7 +216,8 @@ def _surprising_words(audit: Audit, pair_ids: Sequence[str]) -> dict[str, dict[i
     )
     selected = [*(f'"{name}"' for name in columns), rank, f"coalesce({repaired}, 0) AS repaired"]
     for row in fetch_pairs(audit.folder / WORD_TABLE, selected, pair_ids, end=end).to_pylist():
-        word, likelier = row[c.WORD], row[c.BETTER] or []
+        word = row[c.WORD]
+        likelier = row[c.BETTER] or []
         if word[:1].isupper():
             likelier = [other[:1].upper() + other[1:] for other in likelier]
         better = list(zip(likelier, map(percent, row[c.BETTER_PROBABILITY] or []), strict=True))
@@ -245,7 +251,8 @@ def first_captions(
     it was changed.
     """
     ids = [card.pair_id for card in shown]
-    worst, firsts = suspicious_captions(audit, ids), dict[str, FirstCaption]()
+    worst = suspicious_captions(audit, ids)
+    firsts = dict[str, FirstCaption]()
     reasons, marks = explain_captions(audit, ids) if selection.order in BY_CAPTION else ({}, {})
     searched = _folded(selection.words).split()
     for card in shown:
@@ -256,7 +263,8 @@ def first_captions(
             number = next(having, worst.get(card.pair_id, 0))
         text = "".join(card.captions[number : number + 1])
         if text in card.current:
-            words, reason = marks.get(card.pair_id, {}), reasons.get(card.pair_id, {})
+            words = marks.get(card.pair_id, {})
+            reason = reasons.get(card.pair_id, {})
             firsts[card.pair_id] = (
                 card.current.index(text),
                 words.get(number, []),
@@ -279,13 +287,15 @@ def _folded(text: str) -> str:
 def marked(caption: str, words: Sequence[dict[str, Any]]) -> str:
     """Return a caption as escaped HTML, its surprising words underlined, with likelier words on
     hover."""
-    parts, done = [], 0
+    parts = []
+    done = 0
     for word in words:
         style = (
             f"text-decoration: underline {LINES[word['strength']]} #d9660a 2px; "
             "text-underline-offset: .2em"
         )
-        text, title = html.escape(caption[word["start"] : word["end"]]), html.escape(word["hint"])
+        text = html.escape(caption[word["start"] : word["end"]])
+        title = html.escape(word["hint"])
         parts += [
             html.escape(caption[done : word["start"]]),
             f'<u style="{style}" title="{title}">{text}</u>',

@@ -69,7 +69,8 @@ def compare(one: Audit, other: Audit, *, column: str = c.CLIPMEM, limit: int) ->
     )
     joined = joined.drop(columns=["captions_one", "captions_other", "picture_one", "picture_other"])
     finite = np.isfinite(joined["one"]) & np.isfinite(joined["other"])
-    scored, stayed = joined[finite], joined[finite & ~regrouped]
+    scored = joined[finite]
+    stayed = joined[finite & ~regrouped]
     largest = np.argsort(-stayed["difference"].abs().to_numpy(), kind="stable")[:limit]
     sample = np.sort(
         np.random.default_rng(0).choice(len(scored), min(len(scored), POINTS), replace=False)
@@ -146,8 +147,10 @@ def injected_findings(audit: Audit) -> Findings | None:
     """Return how well an audit's detectors find each kind of injected error; None without injected
     errors."""
     scores = detector_scores(audit)
-    names, injected = names_in(scores), scores[c.INJECTED]
-    rows, curves = list[pd.DataFrame](), list[pd.DataFrame]()
+    names = names_in(scores)
+    injected = scores[c.INJECTED]
+    rows = list[pd.DataFrame]()
+    curves = list[pd.DataFrame]()
     for kind in sorted(injected.dropna().unique(), key=lambda kind: (kind != c.MISCAPTION, kind)):
         subset = scores[injected.isna() | (injected == kind)]
         truth = subset[c.INJECTED].notna().to_numpy()
@@ -176,7 +179,9 @@ def injected_findings(audit: Audit) -> Findings | None:
 
 def benchmarks_of(audit: Audit) -> list[b.Benchmark]:
     """Return the benchmarks on an audit's data set, those with the same pairs first."""
-    record, same, others = audit.record, list[b.Benchmark](), list[b.Benchmark]()
+    record = audit.record
+    same = list[b.Benchmark]()
+    others = list[b.Benchmark]()
     for benchmark in b.list_benchmarks():
         try:
             requested = benchmark.request

@@ -130,7 +130,8 @@ class Review:
         ids = dict.fromkeys(pair_ids)
         if not ids:
             raise InputError("no pair is chosen: choose at least one")
-        texts, keys = captions_to_store(decision, captions), self._keys(ids)
+        texts = captions_to_store(decision, captions)
+        keys = self._keys(ids)
         with events.writing(self.path) as log:
             pairs = ((pair_id, keys.get(pair_id, 0)) for pair_id in ids)
             return Outcome(
@@ -198,7 +199,8 @@ class Review:
         self, log: Connection, pair_ids: Iterable[str] | None = None
     ) -> Iterator[Decision]:
         """Yield the current decisions on some pairs or all, the newest first."""
-        entries, values = "SELECT entry FROM standing", []
+        entries = "SELECT entry FROM standing"
+        values = []
         if pair_ids is not None:
             entries += " WHERE pair_id IN (SELECT value FROM json_each(?))"
             values = [json.dumps([t.without_surrogates(pair_id) for pair_id in pair_ids])]
@@ -318,10 +320,12 @@ _codes_lock = threading.Lock()
 def decided(audit: Audit) -> Codes:
     """Return the decisions on the pairs of an audit; each call reads only the new entries of the
     log."""
-    review, version = open_review(audit), [t.stamp(audit.folder / name) for name in (SCORES, PAIRS)]
+    review = open_review(audit)
+    version = [t.stamp(audit.folder / name) for name in (SCORES, PAIRS)]
     with _codes_lock:
         log = str(review.path), review.path.stat().st_ino if review.path.exists() else 0
-        position, cached = review.position(), _codes_cache.pop(audit, None)
+        position = review.position()
+        cached = _codes_cache.pop(audit, None)
         if (
             cached is None
             or (cached.version, cached.log) != (version, log)
@@ -356,11 +360,11 @@ def _apply_entries(
         WHERE caption_key = 0 OR caption_key = {t.CAPTION_KEY} ORDER BY newest
     """
     changed = t.fetch_columns(audit.folder / PAIRS, query, entries=table)
-    all_codes, all_neutral = before.codes.copy(), before.neutral.copy()
-    all_codes[changed[t.ROW]], all_neutral[changed[t.ROW]] = (
-        changed["code"],
-        changed["neutral"],
-    )  # the newest wins
+    all_codes = before.codes.copy()
+    all_neutral = before.neutral.copy()
+    # the newest wins
+    all_codes[changed[t.ROW]] = changed["code"]
+    all_neutral[changed[t.ROW]] = changed["neutral"]
     return replace(before, entry=numbers[-1], codes=all_codes, neutral=all_neutral)
 
 
@@ -382,7 +386,8 @@ def decided_for(audit: Audit) -> Decided:
 
 def count_changed(audit: Audit) -> tuple[int, int]:
     """Return how many pairs of an audit are removed, and how many others have new captions."""
-    made, path = decided_for(audit), audit.folder / PAIRS
+    made = decided_for(audit)
+    path = audit.folder / PAIRS
     removed, captioned = (
         t.fetch_pairs(path, [t.ROW], ids).num_rows for ids in (made.removed, made.recaptioned)
     )

@@ -54,15 +54,13 @@ from clipmem_core.scores.membership import draw_word_halves
 from clipmem_core.scores.prevalence import posterior_at
 from clipmem_core.scores.words import Words, mean_ratio, number_words
 
-OWN, BEST = (
-    "own",
-    "best",
-)  # columns: whether a caption is of the pair's own, and whether it is the pair's best
+# columns: whether a caption is of the pair's own, and whether it is the pair's best
+OWN = "own"
+BEST = "best"
 COLUMNS = (c.SIMILARITY_OUT, c.MARGIN_OUT, c.AGREEMENT, c.P_PAIR, c.P_CAPTION, c.P_WORD, c.P_WRONG)
-PLACE, NUMBER = (
-    "_place",
-    "_number",
-)  # of a pair among those with candidates, and of a caption in its pair
+# of a pair among those with candidates, and of a caption in its pair
+PLACE = "_place"
+NUMBER = "_number"
 BLOCK = 2_048  # candidates whose evidence is in memory at a time
 WORDS_FROM = {"0": (-1, 1), "1": (0,)}  # the halves of the pairs that each word model predicts
 FORMATS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
@@ -119,7 +117,8 @@ def judge(
     new = candidates.reset_index(drop=True)
     new[[c.PAIR_ID, c.IMAGE]] = pairs[[c.PAIR_ID, c.IMAGE]].iloc[place].to_numpy()
     new[[*COLUMNS]] = np.concatenate(scores)
-    new[OWN], new[PLACE] = False, place
+    new[OWN] = False
+    new[PLACE] = place
     table = pd.concat([own, new], ignore_index=True)
     # p_pair counts against a candidate as far as it does not fit the picture. So it does here
     # against own captions.
@@ -243,7 +242,9 @@ def _out_of(audit: Audit, texts: Sequence[str], rows: np.ndarray) -> np.ndarray:
     Means over the members that were not trained on the pair; NaN if all were.
     """
     sides = search.read_sides(audit)
-    beside, membership, by_member = detectors.external_used(sides.external), sides.membership, []
+    beside = detectors.external_used(sides.external)
+    membership = sides.membership
+    by_member = []
     for name, trained in zip(membership.members, membership.trained, strict=True):
         chosen = np.flatnonzero(~trained[rows])
         values = np.full((len(rows), 3), np.nan)
@@ -266,9 +267,12 @@ def _beside_external(
         rows: the pairs of the captions, [n].
         beside: the external pairs that they are compared with, [n_beside].
     """
-    pictures, captions, own = unit(image[beside]), unit(text[beside]), unit(image[rows])
+    pictures = unit(image[beside])
+    captions = unit(text[beside])
+    own = unit(image[rows])
     similarity = np.vecdot(vectors, own)
-    by_image, by_text = own @ captions.T, vectors @ pictures.T
+    by_image = own @ captions.T
+    by_text = vectors @ pictures.T
     itself = rows[:, None] == beside
     by_image[itself] = by_text[itself] = -np.inf
     margin = detectors.margins(vectors, similarity, rows, image, beside)
@@ -327,7 +331,8 @@ def _ratios_of_half(
 
     torch.set_num_threads(1)
     model, known, by_kind = _word_model(audit, name)
-    words, tower = number_words(captions, like=known), towers_of(audit.record.config).image
+    words = number_words(captions, like=known)
+    tower = towers_of(audit.record.config).image
     assert tower is not None
     pictures = image_features(pairs, audit.record.pictures, tower)
     first = np.zeros(len(words.caption_start) - 1, bool)
@@ -345,10 +350,8 @@ def _ratios_of_half(
 def _word_halves(audit: Audit) -> np.ndarray:
     """Return which word model was trained on each pair, 0 or 1, and −1 for external pairs,
     [n_pairs]."""
-    group, clusters = (
-        search.read_sides(audit).membership.group,
-        read_prepared(audit.folder).clusters,
-    )
+    group = search.read_sides(audit).membership.group
+    clusters = read_prepared(audit.folder).clusters
     return draw_word_halves(group, clusters, seed=audit.record.config.seed)
 
 

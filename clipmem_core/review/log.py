@@ -28,7 +28,9 @@ from filelock import FileLock, Timeout
 from clipmem_core.config import InputError
 from clipmem_core.io import replacing
 
-KEEP, REMOVE, RECAPTION = "keep", "remove", "recaption"
+KEEP = "keep"
+REMOVE = "remove"
+RECAPTION = "recaption"
 CHOICES = (KEEP, REMOVE, RECAPTION)
 VERSION = 4
 APPLICATION = 0x434C4D50  # "CLMP" in the file's header: marks our files
@@ -198,7 +200,8 @@ def add_decision(
     `captions` is a JSON list for all pairs; `captions_by_pair` replaces captions and leaves the
     decisions; `note` None leaves the notes; `neutral` judges no caption.
     """
-    number, first = count_rows(log, "event") + 1, count_rows(log, "entry") + 1
+    number = count_rows(log, "event") + 1
+    first = count_rows(log, "entry") + 1
     values = {"event": number, "decision": decision, "edits": captions_by_pair is not None}
     values["noted"] = None if note is None else number
     log.executemany(
@@ -216,7 +219,8 @@ def add_undo(log: Connection, undoes: int) -> tuple[int, int, int]:
     restored and skipped."""
     query = "SELECT audit, decision, first_entry, pairs FROM event WHERE id = ?"
     audit, decision, start, pairs = log.execute(query, (undoes,)).fetchone()
-    number, first = count_rows(log, "event") + 1, count_rows(log, "entry") + 1
+    number = count_rows(log, "event") + 1
+    first = count_rows(log, "entry") + 1
     log.execute(_UNDO, (number, start, start + pairs - 1))
     if count_rows(log, "entry") < first:
         return 0, 0, pairs
@@ -226,7 +230,8 @@ def add_undo(log: Connection, undoes: int) -> tuple[int, int, int]:
 
 def _add_event(log: Connection, first: int, values: tuple[Any, ...]) -> tuple[int, int]:
     """Add the event of the entries from `first` on; return its number and number of pairs."""
-    number, pairs = count_rows(log, "event") + 1, count_rows(log, "entry") + 1 - first
+    number = count_rows(log, "event") + 1
+    pairs = count_rows(log, "entry") + 1 - first
     time = datetime.now(UTC).isoformat(timespec="seconds")
     log.execute(
         "INSERT INTO event VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",

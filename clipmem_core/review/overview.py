@@ -18,7 +18,9 @@ ATTACK_MEASURES = {"auroc": "AUROC", "TPR@0.01": "TPR at 1 % FPR", "TPR@0.001": 
 LIMIT = 6000  # points a browser draws at once, fast enough for a lasso
 BINS = 60  # of the histogram of clipmem
 CELLS = (96, 64)  # of the density, along x and y
-FITTING, NOISE = 0.25, 0.05  # shares of the external pairs
+# shares of the external pairs
+FITTING = 0.25
+NOISE = 0.05
 
 
 def group_table(audit: Audit) -> pd.DataFrame:
@@ -43,7 +45,8 @@ def group_bins(audit: Audit) -> pd.DataFrame:
         audit.folder / SCORES, f'SELECT "{c.GROUP}", {number(c.CLIPMEM)} AS x FROM parquet'
     )
     scores = scores[np.isfinite(scores["x"])]
-    edges, rows = np.histogram_bin_edges(scores["x"], BINS), []
+    edges = np.histogram_bin_edges(scores["x"], BINS)
+    rows = []
     for group, values in scores.groupby(c.GROUP)["x"]:
         counts = np.histogram(values, edges)[0]
         rows += [
@@ -56,7 +59,8 @@ def group_bins(audit: Audit) -> pd.DataFrame:
 def attack_rows(attacks: list[dict[str, Any]]) -> tuple[pd.DataFrame, list[str]]:
     """Return the success of each attack with its intervals, and a sentence for each missing
     number."""
-    shown, missing = [], []
+    shown = []
+    missing = []
     for row in attacks:
         name = ATTACK_MEASURES[row["measure"]]
         if pd.isna(row["value"]):
@@ -64,7 +68,8 @@ def attack_rows(attacks: list[dict[str, Any]]) -> tuple[pd.DataFrame, list[str]]
             continue
         shown.append({"attack": row["attack"], "measure": name, "value": row["value"]})
         for over in ("members", "pairs"):
-            low, high = row[f"{over}_low"], row[f"{over}_high"]
+            low = row[f"{over}_low"]
+            high = row[f"{over}_high"]
             shown[-1][f"over {over}"] = "" if pd.isna(low) else f"{low:.3f} to {high:.3f}"
     return pd.DataFrame(shown), missing
 
@@ -99,7 +104,8 @@ class Corners:
 def load_score_map(audit: Audit) -> tuple[pd.DataFrame, pd.DataFrame, int, Corners | None]:
     """Return `points_and_density` of the map of scores, and its corners; None if no external pair
     has both scores."""
-    x, y = c.SIMILARITY_OUT, c.CLIPMEM
+    x = c.SIMILARITY_OUT
+    y = c.CLIPMEM
     points, density, count = points_and_density(audit, x, y, colour_by=(c.GROUP, c.INJECTED))
     scores = fetch_all(audit, [f'"{c.GROUP}"', f"{number(x)} AS x", f"{number(y)} AS y"]).dropna()
     external = scores[scores[c.GROUP] == c.EXTERNAL]

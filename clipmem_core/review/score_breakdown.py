@@ -21,14 +21,15 @@ from clipmem_core.scores.alignment import external_means, terms_of
 from clipmem_core.scores.membership import Sides
 from clipmem_core.scores.seeds import MIN_REPLICATES, over_seeds, seed_interval
 
-TRAINED, SIDE = "trained", "side"
-IN, OUT = "in", "out"
+TRAINED = "trained"
+SIDE = "side"
+IN = "in"
+OUT = "out"
 SHORTLIST = 2000  # pairs that all members score in an audit of more than ALL_UP_TO pairs
-LEAD, BEHIND, LEAST = (
-    0.55,
-    10,
-    1000,
-)  # required lead over the tenth best pair, and size of the audit
+# required lead over the tenth best pair, and size of the audit
+LEAD = 0.55
+BEHIND = 10
+LEAST = 1000
 QUALITY = (
     "With injected errors, 9 of 10 such suggestions matched on photographs, 19 of 22 on "
     "textbook figures."
@@ -116,7 +117,8 @@ def _different(audit: Audit, excluded: set[str], score: np.ndarray) -> list[tupl
     excluded."""
     size = BEHIND + _MORE
     while True:
-        rows, ranked = s.top_k(score, size).tolist(), dict[str, int]()
+        rows = s.top_k(score, size).tolist()
+        ranked = dict[str, int]()
         for row, captions in zip(rows, _captions(audit, rows), strict=True):
             if captions:
                 best = max(captions, key=lambda each: -math.inf if each[1] is None else each[1])
@@ -134,7 +136,8 @@ def _captions(audit: Audit, rows: Sequence[int]) -> list[list[tuple[str, float |
     captions = []
     for row in rows:
         pair = table.loc[ids[row][0]]
-        texts, fits = pair[OWN_CAPTIONS], pair.get(LISTED[c.SIMILARITY_OUT])
+        texts = pair[OWN_CAPTIONS]
+        fits = pair.get(LISTED[c.SIMILARITY_OUT])
         fits = fits if isinstance(fits, list) else [None] * len(texts)
         captions.append([(str(text), fit) for text, fit in zip(texts, fits, strict=True)])
     return captions
@@ -144,7 +147,8 @@ def member_terms(audit: Audit, row: int) -> pd.DataFrame:
     """Return the terms of one pair by member in cosine units, with whether it trained on it, and
     its side (in, out)."""
     sides = _sides_at(audit, row)
-    membership, external = sides.membership, sides.external
+    membership = sides.membership
+    external = sides.external
     rows = []
     for name in membership.members:
         mean_image, mean_text = _external_means(audit, name)
@@ -194,7 +198,8 @@ POOR_FIT = (
 Z = 1.96
 MEMBERS = "members"
 PARADIGM_NAMES = {t.CLIP: "CLIP", t.SUPERVISED: "supervised", t.SELF_SUPERVISED: "self-supervised"}
-SOURCE, DEPTH = "source", "depth"
+SOURCE = "source"
+DEPTH = "depth"
 
 
 def encoder_means(
@@ -247,7 +252,8 @@ def doubts(groups: pd.DataFrame, fit: float | None) -> list[str]:
         )
     top = groups[groups["name"].isin(c.TARGET_GROUPS)]["mean"].sum()
     for row in groups[groups["name"] == c.EXTERNAL].to_dict("records"):
-        off, three_errors = abs(row["mean"]), 3 * (row["high"] - row["low"]) / (2 * Z)
+        off = abs(row["mean"])
+        three_errors = 3 * (row["high"] - row["low"]) / (2 * Z)
         if off > FLAT * abs(top) and off > three_errors:
             sentences.append(
                 f"The null of the {row['encoder']} encoder is not near 0: {row['mean']:+.3f} on "

@@ -63,7 +63,8 @@ def search(
     counts. Otherwise, and by picture, embeddings of members are compared, and their cosines
     averaged: of ten hits for words of OpenClipart .50 were right with four members, .37 with one.
     """
-    config, row = audit.record.config, find_row(audit, like) if like else None
+    config = audit.record.config
+    row = find_row(audit, like) if like else None
     if by not in SIDES:
         raise InputError(f"by must be {CAPTION!r} or {PICTURE!r}, not {by!r}")
     if like and row is None:
@@ -111,7 +112,8 @@ def _by_features(audit: Audit, text: str, row: int | None) -> Hits:
     queries = [unit(_features_of_text(audit.record.config, text))[0]] if text else []
     if row is not None:
         queries.append(unit(features[start[row] : start[row + 1]].astype(np.float32)).mean(axis=0))
-    query, cosines = np.mean(queries, axis=0), np.full(features.index.ntotal, np.nan, np.float32)
+    query = np.mean(queries, axis=0)
+    cosines = np.full(features.index.ntotal, np.nan, np.float32)
     found = features.nearest(query, MOST)[1]
     cosines[found] = Vectors(features.index).cosines(query, found)
     by_caption = cosines[features.rows]
@@ -158,7 +160,8 @@ def _matching_captions(audit: Audit, text: str, rows: np.ndarray, member: str) -
     encoder."""
     listed = fetch_numbered(audit.folder / PAIRS, [CAPTIONS], rows.tolist())
     captions = [caption for row in rows.tolist() for caption in listed[row][0]]
-    vectors, cosines = embed_texts(audit, [text, *captions], member=member), np.zeros(len(captions))
+    vectors = embed_texts(audit, [text, *captions], member=member)
+    cosines = np.zeros(len(captions))
     found, order = nearest_rows(vectors[1:], vectors[:1], len(captions))
     cosines[order[0]] = found[0]
     ends = np.cumsum([len(listed[row][0]) for row in rows.tolist()])[:-1]
@@ -228,7 +231,8 @@ def _text_encoder(audit: Audit, member: str) -> tuple[Any, Vocabulary | None]:
     from clipmem_core.audit.member import vocabulary_of_member
     from clipmem_core.training.model import build_model
 
-    config, checkpoint = audit.record.config, str(checkpoint_path(audit, member))
+    config = audit.record.config
+    checkpoint = str(checkpoint_path(audit, member))
     if config.lock_image:
         return _locked_model(audit, member), vocabulary_of_member(audit, member)
     model = build_model(

@@ -16,9 +16,12 @@ UNDECIDED = "undecided"
 DECIDED = "decided"
 NONE = "none"  # pairs without injected errors
 ANY = "any"  # pairs with any kind of injected error
-IMAGE_SIDE, TEXT_SIDE = "image", "text"
-CAPTION, PICTURE = "caption", "picture"
-MAP_X, MAP_Y = "map_x", "map_y"
+IMAGE_SIDE = "image"
+TEXT_SIDE = "text"
+CAPTION = "caption"
+PICTURE = "picture"
+MAP_X = "map_x"
+MAP_Y = "map_y"
 MAX_CORNERS = 60  # of an outline in an address
 
 
@@ -122,10 +125,12 @@ def from_parameters(parameters: Mapping[str, str]) -> tuple[Selection, list[str]
     wrong += ["check"] if texts.get("check", "") not in ("", *CHECKS) else []
     selection = Selection(**{name: value for name, value in texts.items() if name not in wrong})
     default = MATCH if selection.searched else REVIEW_PLACE
-    order, ranges = parameters.get("order") or default, _ranges(parameters.get("range", ""))
+    order = parameters.get("order") or default
+    ranges = _ranges(parameters.get("range", ""))
     outline = _outline(parameters.get("outline", ""))
     if order not in (*BY_NAME, RANDOM, default):
-        wrong, order = [*wrong, "order"], default
+        wrong = [*wrong, "order"]
+        order = default
     wrong += ["range"] if ranges is None else []
     wrong += ["outline"] if outline is None and parameters.get("outline") else []
     ascending = parameters.get("ascending") == "1"

@@ -14,10 +14,9 @@ from clipmem_core.scores import prevalence as p
 
 Estimate: TypeAlias = tuple[float, float, float]  # with a 95 % interval
 NEXT = 50  # pairs of the review that a prediction is made for
-LAST, HITS = (
-    10,
-    3,
-)  # nobody is advised to stop with so many wrong ones among the last reviewed pairs
+# nobody is advised to stop with so many wrong ones among the last reviewed pairs
+LAST = 10
+HITS = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,16 +71,19 @@ def review_progress(audit: Audit) -> ReviewProgress:
     A removed or recaptioned pair counts as wrong, a kept pair as right. Neutral decisions do not
     count.
     """
-    (probabilities, review), decisions = wrong_estimate(audit), decided(audit)
+    (probabilities, review) = wrong_estimate(audit)
+    decisions = decided(audit)
     codes = decisions.codes
     scored = np.isin(np.arange(len(codes)), review.order)
     done = scored & ~decisions.neutral & (codes != UNDECIDED_CODE)
     wrong = done & (codes != CODES[KEEP])
-    n_done, n_wrong = int(done.sum()), int(wrong.sum())
+    n_done = int(done.sum())
+    n_wrong = int(wrong.sum())
     counted = audit.verdict.get("wrong_captions", {})
     if not n_done or counted.get("missing", "") is not None:
         return ReviewProgress(n_done, n_wrong)
-    upcoming, reviewed = review.order[~done[review.order]], review.order[done[review.order]]
+    upcoming = review.order[~done[review.order]]
+    reviewed = review.order[done[review.order]]
     now = np.nan_to_num(p.adjusted(probabilities, done, wrong)[upcoming])
     until_stop = max(p.suggest_stop(now), p.CHECKED - n_done)
     if wrong[reviewed[-LAST:]].sum() >= HITS:
@@ -111,11 +113,9 @@ def wrong_lines(audit: Audit) -> list[str]:
     Decisions replace the last line. The result of a random check is the first, since it does not
     depend on scores.
     """
-    lines, progress, (check, finished) = (
-        summary_lines(audit.verdict),
-        review_progress(audit),
-        random_check(audit),
-    )
+    lines = summary_lines(audit.verdict)
+    progress = review_progress(audit)
+    (check, finished) = random_check(audit)
     if progress.sentence:
         lines[2:] = [progress.sentence]
     return list(filter(None, [check if finished else "", *lines]))
@@ -127,8 +127,10 @@ def random_check(audit: Audit) -> tuple[str, bool]:
 
     Empty for a smaller audit.
     """
-    drawn, decisions = wrong_estimate(audit)[1].drawn, decided(audit)
-    pairs, sample = len(drawn), drawn[: p.CHECKED]
+    drawn = wrong_estimate(audit)[1].drawn
+    decisions = decided(audit)
+    pairs = len(drawn)
+    sample = drawn[: p.CHECKED]
     if pairs <= p.CHECKED:
         return "", False
     done = sample[decisions.codes[sample] != UNDECIDED_CODE]

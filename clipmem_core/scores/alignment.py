@@ -16,7 +16,8 @@ import numpy as np
 
 from clipmem_core.columns import ALIGNMENT, NEGATIVE_IMAGE, NEGATIVE_TEXT, POSITIVE, SIMILARITY
 
-IMAGE_SQUARE, TEXT_SQUARE = "image_square", "text_square"
+IMAGE_SQUARE = "image_square"
+TEXT_SQUARE = "text_square"
 _CHUNK = 16_384  # rows that a thread takes at a time
 _BLOCK_BYTES = 1 << 20  # of one matrix: both blocks together fit a core's cache
 
@@ -50,17 +51,17 @@ def pair_terms(image: np.ndarray, text: np.ndarray, external: np.ndarray) -> dic
         which `sslmem` takes.
     """
     nu_image, nu_text = external_means(image, text, external)
-    nu_image, nu_text = nu_image.astype(image.dtype), nu_text.astype(text.dtype)
+    nu_image = nu_image.astype(image.dtype)
+    nu_text = nu_text.astype(text.dtype)
     products = np.empty((5, len(image)), dtype=np.float32)
 
     def measure(start: int) -> None:
         for rows in _blocks(
             start, min(start + _CHUNK, len(image)), image.shape[1] * image.dtype.itemsize
         ):
-            a, b = (
-                image[rows],
-                text[rows],
-            )  # small enough to stay in a core's cache while five products read them
+            # small enough to stay in a core's cache while five products read them
+            a = image[rows]
+            b = text[rows]
             # vecdot, unlike a matrix product, gives a row the same bits whatever block it is read
             # in
             products[0, rows] = np.vecdot(a, b)

@@ -21,7 +21,10 @@ from clipmem_core.columns import SCORED_GROUPS
 from clipmem_core.scores.membership import Sides
 from clipmem_core.scores.seeds import seed_interval
 
-ALIGNMENT, BAVARIA, LIRA, RMIA = "alignment", "bavaria", "lira", "rmia"
+ALIGNMENT = "alignment"
+BAVARIA = "bavaria"
+LIRA = "lira"
+RMIA = "rmia"
 ATTACKS = (BAVARIA, LIRA, RMIA, ALIGNMENT)
 AUROC = "auroc"
 RATES = {"TPR@0.01": 0.01, "TPR@0.001": 0.001}  # true-positive rate by false-positive rate
@@ -44,7 +47,9 @@ FEWEST = 3  # members: a target, and a shadow on either side
 _MOST_SHAPE = 50.0  # of the prior of the variance
 _FLAT = 1e-3  # the least variance of the prior of the mean, as a share of that of one alignment
 _BLOCK = 1_000_000  # weights of pairs in memory at a time
-_KEY_DRAW, _RESAMPLE_DRAW = 5, 6  # random streams
+# random streams
+_KEY_DRAW = 5
+_RESAMPLE_DRAW = 6
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +66,8 @@ class Shadows:
 def shadows_of(sides: Sides) -> Shadows:
     """Return the members of an audit as each other's shadows, on its candidate, independent and
     scored pairs."""
-    trained, group = sides.membership.trained, sides.membership.group
+    trained = sides.membership.trained
+    group = sides.membership.group
     replicate = np.zeros(len(trained), dtype=np.int64)
     for number, rows in enumerate(sides.replicates):
         replicate[rows] = number
@@ -116,9 +122,11 @@ def attack(
             for alignment, where in zip(alignments, shadows.external, strict=True)
         ]
     )
-    centred, trained = values - outside[:, None], shadows.trained[:, columns]
+    centred = values - outside[:, None]
+    trained = shadows.trained[:, columns]
     key = np.random.default_rng([shadows.seed, _KEY_DRAW]).random(trained.shape, dtype=np.float32)
-    noise, external = float("nan"), shadows.external.all(axis=0)
+    noise = float("nan")
+    external = shadows.external.all(axis=0)
     if external.any():
         beyond = np.stack(
             [np.asarray(alignment, dtype=np.float64)[external] for alignment in alignments]
@@ -242,7 +250,8 @@ def _shape(side: Side) -> float:
 def _line(side: Side, other: Side) -> np.ndarray:
     """Return a side's prior mean of each pair: the mean of all, or a line of the pair's mean on the
     other side, [n]."""
-    present, both = side.count > 0, (side.count > 0) & (other.count > 0)
+    present = side.count > 0
+    both = (side.count > 0) & (other.count > 0)
     if both.sum() < 3 or np.ptp(other.mean[both]) == 0:
         return np.full(len(present), side.mean[present].mean())
     line = np.polynomial.Polynomial.fit(other.mean[both], side.mean[both], 1)
@@ -252,12 +261,10 @@ def _line(side: Side, other: Side) -> np.ndarray:
 def _predictive(values: np.ndarray, side: Side, other: Side, noise: float) -> np.ndarray:
     """Return the log density of values under the Student's t predictive of a side's shadows and the
     prior, [n]."""
-    variance, shape, line, present = (
-        _pooled(side, noise),
-        _shape(side),
-        _line(side, other),
-        side.count > 0,
-    )
+    variance = _pooled(side, noise)
+    shape = _shape(side)
+    line = _line(side, other)
+    present = side.count > 0
     # Means scatter about the line by the differences between pairs, and by the remaining noise of
     # single members
     between = np.mean((side.mean - line)[present] ** 2) - variance * np.mean(
@@ -287,7 +294,8 @@ def roc(attacked: Attacked, attack: str) -> dict[str, float]:
     a false-positive rate of at most 1 and .1 %. NaN where a side is empty, a score is missing, or
     the rate is below one false positive.
     """
-    scores, others = attacked.scores[attack], int((~attacked.trained).sum())
+    scores = attacked.scores[attack]
+    others = int((~attacked.trained).sum())
     if np.isnan(scores).any() or others in (0, len(scores)):
         return dict.fromkeys(MEASURES, float("nan"))
     rates = _rates(np.ones((1, attacked.rows[-1] + 1)), *_ranked(attacked, attack))
@@ -312,11 +320,9 @@ def attack_table(attacked: Sequence[Attacked], *, n_boot: int, seed: int) -> pd.
     """
 
     def summarize(name: str) -> list[list[Any]]:
-        values, rows, unknown = (
-            pd.DataFrame([roc(target, name) for target in attacked]),
-            [],
-            (float("nan"),) * 2,
-        )
+        values = pd.DataFrame([roc(target, name) for target in attacked])
+        rows = []
+        unknown = (float("nan"),) * 2
         measured = [
             target for target, known in zip(attacked, values[AUROC].notna(), strict=True) if known
         ]
@@ -375,11 +381,9 @@ def _ranked(
     """Return the pairs trained on and the others, from the highest score on, and for each of the
     others the number of pairs trained on that score higher, and that score at least as high."""
     order = np.argsort(-attacked.scores[attack])
-    falling, trained, rows = (
-        -attacked.scores[attack][order],
-        attacked.trained[order],
-        attacked.rows[order],
-    )
+    falling = -attacked.scores[attack][order]
+    trained = attacked.trained[order]
+    rows = attacked.rows[order]
     above, at_least = (
         np.searchsorted(falling[trained], falling[~trained], side=side)
         for side in ("left", "right")
@@ -401,9 +405,11 @@ def _rates(
     )
     alarm = weights.take(negatives, axis=1)
     alarms = np.cumsum(alarm, axis=1)
-    all_hits, all_alarms = hits[:, -1], alarms[:, -1]
+    all_hits = hits[:, -1]
+    all_alarms = alarms[:, -1]
     area = np.vecdot(alarm, hits.take(above, axis=1) + hits.take(at_least, axis=1)) / 2
-    rates, ends = {AUROC: area / (all_hits * all_alarms)}, np.append(above, len(positives))
+    rates = {AUROC: area / (all_hits * all_alarms)}
+    ends = np.append(above, len(positives))
     for name, most in RATES.items():
         # Slightly above, since the number of alarms allowed may fall short of a whole one by
         # rounding

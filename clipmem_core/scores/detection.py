@@ -19,7 +19,8 @@ MISFIT_SECOND = "misfit_second"
 # to.
 SECOND_ROUND = {MISFIT_SECOND: c.MISFIT, c.LOG_PROBABILITY_SECOND: c.LOG_PROBABILITY_OUT}
 REFERENCE = c.MISFIT  # the detector that others are compared with
-LEMON_IN, LEMON_OUT = "lemon_in", "lemon_out"
+LEMON_IN = "lemon_in"
+LEMON_OUT = "lemon_out"
 MARGIN = "area_under_margin"
 CONFIDENT_LEARNING = "confident_learning"
 RANDOM = "random"
@@ -88,7 +89,8 @@ def lemon(
         image_neighbours: rows of each image's nearest images, itself left out, [n_pairs, k].
         text_neighbours: rows of each caption's nearest captions, itself left out, [n_pairs, k].
     """
-    image, text = unit(image), unit(text)
+    image = unit(image)
+    text = unit(text)
     distance = 1 - np.einsum("nd,nd->n", image, text)
     score = distance.astype(np.float64)
     for start in range(0, len(image), _CHUNK):
@@ -119,7 +121,8 @@ def nearest(vectors: np.ndarray, k: int) -> np.ndarray:
         >>> nearest(np.array([[0.0, 1.0], [0.1, 1.0], [1.0, -2.0]]), 1).ravel().tolist()
         [1, 0, 1]
     """
-    k, vectors = min(k, len(vectors) - 1), np.asarray(vectors, np.float32)
+    k = min(k, len(vectors) - 1)
+    vectors = np.asarray(vectors, np.float32)
     centred = unit(vectors - vectors.mean(axis=0, dtype=np.float32))
     rows = nearest_rows(centred, centred, k + 1)[1]
     itself = rows == np.arange(len(rows))[:, None]
@@ -226,10 +229,8 @@ def detection_table(
     for name, values in scores.items():
         if not np.isfinite(values).all():
             raise ValueError(f"score {name} must be finite for every pair")
-    scores, k = (
-        {name: np.asarray(values, dtype=np.float64) for name, values in scores.items()},
-        min(k, len(truth)),
-    )
+    scores = {name: np.asarray(values, dtype=np.float64) for name, values in scores.items()}
+    k = min(k, len(truth))
     once = np.ones((1, len(truth)), dtype=np.int64)
     points = {name: _metrics(values, truth, once, k)[:, 0] for name, values in scores.items()}
     resampled: dict[str, list[np.ndarray]] = {name: [] for name in scores}
@@ -239,7 +240,8 @@ def detection_table(
     draws = {name: np.concatenate(blocks, axis=1) for name, blocks in resampled.items()}
 
     unknown = np.full((len(METRICS), 1), np.nan)
-    lead, lead_draws = points.get(reference, unknown[:, 0]), draws.get(reference, unknown)
+    lead = points.get(reference, unknown[:, 0])
+    lead_draws = draws.get(reference, unknown)
     rows = []
     for name in scores:
         row: dict[str, Any] = {"score": name}
@@ -267,9 +269,12 @@ def _metrics(score: np.ndarray, truth: np.ndarray, weights: np.ndarray, k: int) 
     computed.
     """
     order = np.argsort(-score, kind="stable")
-    positives, negatives = order[truth[order]], order[~truth[order]]
-    positive, falling = weights[:, positives], -score[positives]
-    hits, passed = _running(positive), _running(weights[:, negatives])
+    positives = order[truth[order]]
+    negatives = order[~truth[order]]
+    positive = weights[:, positives]
+    falling = -score[positives]
+    hits = _running(positive)
+    passed = _running(weights[:, negatives])
     # Of each positive: positives above it, and above or tied with it; then the same of negatives
     hits_before, hits_with = (
         hits[:, np.searchsorted(falling, falling, side=side)] for side in ("left", "right")
@@ -278,7 +283,8 @@ def _metrics(score: np.ndarray, truth: np.ndarray, weights: np.ndarray, k: int) 
         passed[:, np.searchsorted(-score[negatives], falling, side=side)]
         for side in ("left", "right")
     )
-    n_positive, n_negative = hits[:, -1], passed[:, -1]
+    n_positive = hits[:, -1]
+    n_negative = passed[:, -1]
 
     auroc = 1 - (positive * (above + at_least)).sum(axis=1) / (2 * n_positive * n_negative)
     precision = hits_with / np.maximum(hits_with + at_least, 1)

@@ -21,7 +21,8 @@ MOST_SWAPPED = 20_000  # pairs whose caption is swapped, evenly spaced
 LOG_PROBABILITY = (
     1  # place in a trajectory's last axis: training cosine, log-probability of the true partner
 )
-_CHUNK, _CAPTION_CHUNK = 1_024, 4_096
+_CHUNK = 1_024
+_CAPTION_CHUNK = 4_096
 _GROUPED = 10  # cosines whose maximum is compared first
 _SWAP_DRAW = 5  # random stream
 
@@ -113,13 +114,12 @@ def csls(cosine: np.ndarray, by_image: np.ndarray, by_text: np.ndarray) -> np.nd
 
 def _nearest_mean(cosines: np.ndarray, most: int = NEIGHBOURS) -> np.ndarray:
     """Return the mean of each row's 10 largest cosines, or of as many as every row has, [n]."""
-    n, k = len(cosines), min(most, cosines.shape[1])
+    n = len(cosines)
+    k = min(most, cosines.shape[1])
     width = cosines.shape[1] // _GROUPED
     if width > k:  # the k largest are in the k groups with the largest maxima: a third of the time
-        groups, rest = (
-            cosines[:, : width * _GROUPED].reshape(n, _GROUPED, width),
-            cosines[:, width * _GROUPED :],
-        )
+        groups = cosines[:, : width * _GROUPED].reshape(n, _GROUPED, width)
+        rest = cosines[:, width * _GROUPED :]
         chosen = np.argpartition(groups.max(axis=1), -k, axis=1)[:, None, -k:]
         cosines = np.concatenate(
             [np.take_along_axis(groups, chosen, axis=2).reshape(n, -1), rest], axis=1
@@ -205,11 +205,14 @@ def _beside_external(
             "external must name at least 2 pairs, since a pair leaves itself out, not "
             f"{len(partners)}"
         )
-    images, texts = unit(image[partners]).T, unit(text[partners]).T
+    images = unit(image[partners]).T
+    texts = unit(text[partners]).T
     for start in range(0, len(rows), _CHUNK):
         part = slice(start, start + _CHUNK)
-        a, b = unit(image[rows[part]]), unit(text[rows[part]])
-        by_image, by_text = a @ texts, b @ images
+        a = unit(image[rows[part]])
+        b = unit(text[rows[part]])
+        by_image = a @ texts
+        by_text = b @ images
         place = np.searchsorted(partners, rows[part])
         itself = np.flatnonzero(partners[np.minimum(place, len(partners) - 1)] == rows[part])
         for cosines in (by_image, by_text):
@@ -220,10 +223,12 @@ def _beside_external(
 def nan_mean(values: Iterable[np.ndarray]) -> np.ndarray:
     """Return the mean over arrays that skips NaN, one array at a time, of their shape; NaN where
     all are NaN."""
-    total, count = np.zeros(()), np.zeros(())
+    total = np.zeros(())
+    count = np.zeros(())
     for value in values:
         finite = ~np.isnan(value)
-        total, count = total + np.where(finite, value, 0.0), count + finite
+        total = total + np.where(finite, value, 0.0)
+        count = count + finite
     return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
 
 
@@ -254,7 +259,8 @@ def swapped_csls(
     donors = np.random.default_rng([seed, _SWAP_DRAW]).integers(len(donor_rows), size=len(external))
 
     def measure(a: np.ndarray, b: np.ndarray, in_training: np.ndarray) -> np.ndarray:
-        rows, values = pairs[~in_training[pairs]], np.full(len(external), np.nan)
+        rows = pairs[~in_training[pairs]]
+        values = np.full(len(external), np.nan)
         values[rows] = _swapped(a, b, external, rows, donors[rows])
         return values
 
@@ -271,7 +277,8 @@ def _swapped(
     )  # of each donor's caption
     score = np.empty(len(rows))
     for part, _, by_image, _ in _beside_external(image, text, external, rows):
-        each, drawn = np.arange(len(by_image)), donors[part]
+        each = np.arange(len(by_image))
+        drawn = donors[part]
         cosine = by_image[each, drawn].copy()
         by_image[each, drawn] = -np.inf  # a pair's own caption is not among its neighbours
         score[part] = 2 * cosine - _nearest_mean(by_image) - around[drawn]
@@ -307,7 +314,8 @@ def margins(
         beside: rows of the external pairs, [n_beside]; a caption is not compared with its own
             picture.
     """
-    pictures, margin = unit(np.asarray(image[beside])), np.full(len(vectors), np.nan)
+    pictures = unit(np.asarray(image[beside]))
+    margin = np.full(len(vectors), np.nan)
     k = min(NEIGHBOURS, len(beside) - 1)
     if k < 1:
         return margin
@@ -338,7 +346,8 @@ def decoy_scores(
         owner: each caption's pair, [n_captions].
     """
     part = slice(*np.searchsorted(decoys[:, 1], (first, first + len(vectors))))
-    place, row = decoys[part, 0], decoys[part, 1] - first
+    place = decoys[part, 0]
+    row = decoys[part, 1] - first
     similarity = np.vecdot(vectors[row], unit(np.asarray(image[owner[place]])))
     nearest = (
         scores[row, 0] - scores[row, 1]
@@ -370,7 +379,8 @@ def learned_by_caption(
         >>> learned_by_caption(log_probability, np.array([0, 1]), [np.array([0, 2]), np.array([1,
         2])], 3).tolist() [-1.0, 0.0, 0.5]
     """
-    total, count = np.zeros(n_captions), np.zeros(n_captions)
+    total = np.zeros(n_captions)
+    count = np.zeros(n_captions)
     for epoch, captions in zip(log_probability, drawn, strict=True):
         value = epoch[rows].astype(np.float64)
         finite = ~np.isnan(value)

@@ -25,7 +25,9 @@ from clipmem_core.scores.alignment import external_means, leave_out, unit
 from clipmem_core.scores.membership import Sides
 
 BINS = 512  # of a unit's histogram, a power of two
-_FIT_CHUNK, _CHUNK = 8_192, 4_096  # rows at a time: of a fit, of the parts
+# rows at a time: of a fit, of the parts
+_FIT_CHUNK = 8_192
+_CHUNK = 4_096
 _HELD_OUT_DRAW = 4  # random stream
 _TIE = 1e-10  # relative weight of the identity in the fit of a map
 
@@ -51,7 +53,8 @@ def contributions(
         clipmem_image and clipmem_text of each pair, and each mapped member's fit: mean cosine over
         the held-out half.
     """
-    membership, paper = sides.membership, sides.protocol == "paper"
+    membership = sides.membership
+    paper = sides.protocol == "paper"
     widths = sorted({matrix.shape[1] for matrix in (*image, *text)})
     if len(widths) > 1:
         raise InputError(
@@ -67,7 +70,8 @@ def contributions(
     fitted_on = np.random.default_rng([sides.seed, _HELD_OUT_DRAW]).permutation(rows)
     # The members that share a space: those of a seed of the paper's, or all
     comparisons = sides.replicates if paper else [np.arange(len(membership.members))]
-    parts, fits = np.zeros((2, len(sides.external))), dict[str, float]()
+    parts = np.zeros((2, len(sides.external)))
+    fits = dict[str, float]()
     for rows in comparisons:
         reference = int(rows[~sides.inside[rows, 0]][0]) if paper else int(rows[0])
         mapped: list[tuple[Embeddings, np.ndarray | None]] = []
@@ -84,7 +88,8 @@ def contributions(
 def _fit(source: Embeddings, target: Embeddings, rows: np.ndarray) -> tuple[np.ndarray, float]:
     """Return the map fitted on both modalities of all rows, and the fit of one of the first half on
     the other half."""
-    half, held_out = np.sort(rows[: len(rows) // 2]), np.sort(rows[len(rows) // 2 :])
+    half = np.sort(rows[: len(rows) // 2])
+    held_out = np.sort(rows[len(rows) // 2 :])
     crossed = _crossed(source, target, half)
     rotation = _procrustes(crossed)
     total = 0.0
@@ -152,10 +157,12 @@ def _hybrid_parts(
         ):  # a pair without members on one side has no clipmem: NaN
             weights = np.stack([side / side.sum(axis=0) for side in (is_in, ~is_in)])
         shape = (2, is_in.shape[1], nu_image.shape[1])  # [in and out, n_rows, dim]
-        mean_image, mean_text = np.zeros(shape, dtype=np.float32), np.zeros(shape, dtype=np.float32)
+        mean_image = np.zeros(shape, dtype=np.float32)
+        mean_text = np.zeros(shape, dtype=np.float32)
         clipmem = np.zeros(is_in.shape[1])
         for member, ((images, texts), turn) in enumerate(members):
-            image, text = _turned(images[rows], turn), _turned(texts[rows], turn)
+            image = _turned(images[rows], turn)
+            text = _turned(texts[rows], turn)
             for side in (0, 1):
                 share = weights[side, member].astype(np.float32)[:, None]
                 mean_image[side] += share * image
@@ -193,7 +200,8 @@ def unitmem(highest: np.ndarray, rest: np.ndarray) -> np.ndarray:
         rest: mean (the paper) or median (its code) of those of the other pairs, at least 0,
             [n_units].
     """
-    highest, rest = np.asarray(highest, np.float64), np.asarray(rest, np.float64)
+    highest = np.asarray(highest, np.float64)
+    rest = np.asarray(rest, np.float64)
     total = highest + rest
     return np.divide(highest - rest, total, out=np.full(total.shape, np.nan), where=total > 0)
 
@@ -213,8 +221,10 @@ class UnitTally:
 
     def __init__(self, n_units: int) -> None:
         self.count = 0
-        self.total, self.below = np.zeros(n_units), np.zeros(n_units)
-        self.highest, self.second = np.zeros(n_units, np.float32), np.zeros(n_units, np.float32)
+        self.total = np.zeros(n_units)
+        self.below = np.zeros(n_units)
+        self.highest = np.zeros(n_units, np.float32)
+        self.second = np.zeros(n_units, np.float32)
         self.row = np.full(n_units, -1, dtype=np.int64)
         self.zeros = np.zeros(n_units, dtype=np.int64)
         self.histogram = np.zeros((n_units, BINS), dtype=np.int32)
@@ -248,8 +258,10 @@ class UnitTally:
         """Store the two largest activations, and of equal ones the pair with the smaller number."""
         order = np.argsort(rows, kind="stable")
         ranked = values[order]
-        best, units = ranked.argmax(axis=0), np.arange(values.shape[1])
-        high, row = ranked[best, units], np.asarray(rows)[order][best]
+        best = ranked.argmax(axis=0)
+        units = np.arange(values.shape[1])
+        high = ranked[best, units]
+        row = np.asarray(rows)[order][best]
         ranked[best, units] = 0
         self.second = np.maximum(
             np.minimum(self.highest, high), np.maximum(self.second, ranked.max(axis=0))
@@ -279,7 +291,8 @@ class UnitTally:
         rest_mean, rest_median, clipped (share of the activation, in absolute value, that was below
         0), and row (the pair behind `max`; -1 for a silent unit).
         """
-        highest, total = self.highest.astype(np.float64), self.below + self.total
+        highest = self.highest.astype(np.float64)
+        total = self.below + self.total
         rest_mean = np.maximum(self.total - highest, 0) / (self.count - 1)
         rest_median, spread = self._rest_median()
         median = unitmem(highest, rest_median)
@@ -305,7 +318,8 @@ class UnitTally:
         others[fired, self._bin(self.highest)[fired]] -= 1
         reached = others.cumsum(axis=1, dtype=np.int32)
         width = np.ldexp(1 / BINS, np.frexp(self.highest)[1])
-        median, spread = np.zeros(len(width)), np.zeros(len(width))
+        median = np.zeros(len(width))
+        spread = np.zeros(len(width))
         for place in ((self.count - 2) // 2, (self.count - 1) // 2):
             # Zeros come first; a place beyond them is that of a value in some bin.
             above = self.zeros <= place

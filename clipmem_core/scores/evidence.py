@@ -33,10 +33,9 @@ from clipmem_core.scores.words import KINDS, mean_ratio
 
 MOST_DECOYS = 20_000  # captions in whose place a decoy is put, evenly spaced
 MOST_DONORS = 100_000  # captions that decoys are drawn from, evenly spaced
-NEAREST, SEARCHED = (
-    10,
-    40,
-)  # a decoy is one of the ten nearest captions of other pictures, among the forty nearest
+# a decoy is one of the ten nearest captions of other pictures, among the forty nearest
+NEAREST = 10
+SEARCHED = 40
 HALF = 0.5  # a caption more likely wrong than right is not among those of the next kind
 SEEN_FROM = 0.7  # AUROC of a kind of wrong word that an audit can see
 FEWEST_OF_KIND = 200  # words, below which a kind has no log-likelihood ratio of its own
@@ -120,7 +119,8 @@ def agreement(
         step = max(1, _BLOCK // int(count))
         for part in (rows[at : at + step] for at in range(0, len(rows), step)):
             first, pair = np.unique(start[owner[part]], return_inverse=True)
-            slot, each = place[part] - first[pair], np.arange(len(part))
+            slot = place[part] - first[pair]
+            each = np.arange(len(part))
             own = np.asarray(features[(first[:, None] + np.arange(count)).ravel()], np.float32)
             own = unit(own).reshape(len(first), count, -1)
             among = own @ own.swapaxes(1, 2)
@@ -156,7 +156,8 @@ def fit_ratio(right: np.ndarray, wrong: np.ndarray) -> np.ndarray:
 
     parts = [_evenly(part, MOST_FITTED) for part in (right, wrong)]
     values = np.concatenate(parts)
-    centre, spread = values.mean(axis=0), values.std(axis=0) + 1e-9
+    centre = values.mean(axis=0)
+    spread = values.std(axis=0) + 1e-9
     labels = np.repeat([0, 1], [len(part) for part in parts])
     model = LogisticRegression(class_weight="balanced", max_iter=1_000).fit(
         (values - centre) / spread, labels
@@ -247,17 +248,13 @@ class Probabilities:
 
 def probabilities(evidence: CaptionEvidence) -> Probabilities:
     """Combine the three kinds of evidence. A part without evidence is 0."""
-    n, owner = (
-        int(evidence.counts.sum()),
-        np.repeat(np.arange(len(evidence.counts)), evidence.counts),
-    )
+    n = int(evidence.counts.sum())
+    owner = np.repeat(np.arange(len(evidence.counts)), evidence.counts)
     whole, by_pair = _wrong_pairs(evidence)
-    parts, counts, kinds, ratio = (
-        {c.P_PAIR: by_pair[owner]},
-        {"pairs": whole},
-        list[dict[str, Any]](),
-        None,
-    )
+    parts = {c.P_PAIR: by_pair[owner]}
+    counts = {"pairs": whole}
+    kinds = list[dict[str, Any]]()
+    ratio = None
     fitting = ~(parts[c.P_PAIR] > HALF)
     parts[c.P_CAPTION] = parts[c.P_WORD] = np.zeros(n)
     if (
@@ -323,7 +320,8 @@ def _wrong_captions(
         missing = "no member saw neither the picture nor the caption"
         return None, WrongCount(None, None, None, missing=missing), np.zeros(len(own))
     ratio = fit_ratio(*usable)
-    fit, of_decoys = -log_ratio(ratio, own), -log_ratio(ratio, decoys)
+    fit = -log_ratio(ratio, own)
+    of_decoys = -log_ratio(ratio, decoys)
     counted = np.where(fitting, fit, np.nan)
     counted[twins[np.arange(len(twins)), fit[twins].argmax(axis=1)]] = np.nan
     count = estimate_wrong(counted, of_decoys[similar == 0], of_decoys[similar == 1])
@@ -353,11 +351,9 @@ def _wrong_words(
     with_change[drawn] = changed[drawn]
     wrong = mean_ratio(with_change, start)[caption[drawn]]
     count = estimate_wrong(np.where(fitting, -of_caption, np.nan), -wrong)
-    kinds, right, kind = (
-        list[dict[str, Any]](),
-        of_caption[fitting & np.isfinite(of_caption)],
-        words[c.WORD_KIND],
-    )
+    kinds = list[dict[str, Any]]()
+    right = of_caption[fitting & np.isfinite(of_caption)]
+    kind = words[c.WORD_KIND]
     for number, name in enumerate(KINDS):
         if (known := wrong[kind.to_numpy()[drawn] == number]).size and right.size:
             ranks = scipy.stats.rankdata(np.concatenate([right, known]))[-len(known) :]

@@ -163,7 +163,8 @@ def _draw_groups(
     """Draw `count` disjoint sets of clusters of `target` pairs each, or the largest possible below
     it."""
     for _ in range(_ATTEMPTS):
-        order, chosen = rng.permutation(len(sizes)), list[np.ndarray]()
+        order = rng.permutation(len(sizes))
+        chosen = list[np.ndarray]()
         for _ in range(count):
             positions = _adding_up(sizes[order], target)
             chosen.append(order[positions])
@@ -180,7 +181,8 @@ def _adding_up(sizes: np.ndarray, target: int) -> list[int]:
     Subset sums by dynamic programming: bit s of a number says that a sum of s can be reached.
     """
     within = (1 << (target + 1)) - 1
-    reached, grew = [1], []
+    reached = [1]
+    grew = []
     for position in map(int, np.flatnonzero(sizes <= target)):
         grown = (reached[-1] | reached[-1] << int(sizes[position])) & within
         if grown != reached[-1]:
@@ -188,7 +190,8 @@ def _adding_up(sizes: np.ndarray, target: int) -> list[int]:
             grew.append(position)
         if grown >> target:
             break
-    left, chosen = reached[-1].bit_length() - 1, []
+    left = reached[-1].bit_length() - 1
+    chosen = []
     for position, before in zip(reversed(grew), reversed(reached[:-1]), strict=True):
         size = int(sizes[position])
         if size <= left and before >> (left - size) & 1:
@@ -340,7 +343,8 @@ def side_means(values: Sequence[np.ndarray], inside: np.ndarray) -> tuple[np.nda
         values: one array a member, [n_pairs] each.
         inside: true where the member is in, [n_members, n_pairs].
     """
-    total_in, total_out = np.zeros(inside.shape[1]), np.zeros(inside.shape[1])
+    total_in = np.zeros(inside.shape[1])
+    total_out = np.zeros(inside.shape[1])
     for value, is_in in zip(values, inside, strict=True):
         np.add(total_in, value, out=total_in, where=is_in)
         np.add(total_out, value, out=total_out, where=~is_in)

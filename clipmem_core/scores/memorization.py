@@ -123,11 +123,13 @@ def group_summary(alignments: Sequence[np.ndarray], sides: Sides) -> pd.DataFram
     """
     replicates = replicate_clipmem(alignments, sides.replicates, sides.inside)
     mean_in, mean_out = side_means(alignments, sides.inside)
-    rows, group = [], sides.membership.group
+    rows = []
+    group = sides.membership.group
     for name in (name for name in c.GROUPS if (group == name).any()):
         members = group == name
         clipmem = (mean_in - mean_out)[members]
-        half, kind = clipmem.std(ddof=1) if len(clipmem) > 1 else np.nan, "SD over pairs"
+        half = clipmem.std(ddof=1) if len(clipmem) > 1 else np.nan
+        kind = "SD over pairs"
         if len(replicates) >= MIN_REPLICATES:
             half = half_width(replicates[:, members].mean(axis=1))
             kind = f"95% interval over {'seeds' if sides.protocol == 'paper' else 'repeats'}"
@@ -179,7 +181,8 @@ def ranking_stability(alignments: Sequence[np.ndarray], sides: Sides) -> float:
     half = len(replicates) // 2
     if half == 0:
         return float("nan")
-    first, second = replicates[:half].mean(axis=0), replicates[half : 2 * half].mean(axis=0)
+    first = replicates[:half].mean(axis=0)
+    second = replicates[half : 2 * half].mean(axis=0)
     if np.ptp(first) == 0 or np.ptp(second) == 0:
         return float("nan")
     return float(spearmanr(first, second).statistic)

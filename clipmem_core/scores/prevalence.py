@@ -51,15 +51,13 @@ _LIMITS = (
     (0.7, 4.6),
 )  # peak, log width left and right, log degrees of freedom
 _START = (0.0, 0.0, 0.0, 3.0)
-_NEXT, _WORTH = (
-    20,
-    0.1,
-)  # the review goes on while this share of the next pairs is expected to be wrong
+# the review goes on while this share of the next pairs is expected to be wrong
+_NEXT = 20
+_WORTH = 0.1
 _RANDOM_SHARE = 0.1  # of the places of a review
-_SLOT_DRAW, _ORDER_DRAW = (
-    11,
-    12,
-)  # random streams: which places of the review are random, and the random order
+# random streams: which places of the review are random, and the random order
+_SLOT_DRAW = 11
+_ORDER_DRAW = 12
 
 
 Curve: TypeAlias = tuple[Sequence[float] | np.ndarray, Sequence[float] | np.ndarray]
@@ -97,15 +95,19 @@ def estimate_wrong(fit: np.ndarray, *swapped: np.ndarray) -> WrongCount:
         The count among the captions with a score, its 95 % interval, and each caption's
         probability, in [0, 1].
     """
-    scored, kinds = np.isfinite(fit), [values[np.isfinite(values)] for values in swapped]
-    values, reference, posterior = fit[scored], np.concatenate(kinds), np.full(len(fit), np.nan)
+    scored = np.isfinite(fit)
+    kinds = [values[np.isfinite(values)] for values in swapped]
+    values = fit[scored]
+    reference = np.concatenate(kinds)
+    posterior = np.full(len(fit), np.nan)
     if min(len(values), *map(len, kinds)) < FEWEST:
         few = (
             f"a count needs {FEWEST} pairs and swapped pairs with a score, not {len(values)} "
             f"and {len(reference)}"
         )
         return WrongCount(None, None, None, posterior, few)
-    middle, spread = np.median(values), np.percentile(values, 84) - np.percentile(values, 16)
+    middle = np.median(values)
+    spread = np.percentile(values, 84) - np.percentile(values, 16)
     if not spread > 0 or not reference.std() > 0:
         return WrongCount(
             None, None, None, posterior, "the pairs do not differ in how well captions fit"
@@ -118,10 +120,8 @@ def estimate_wrong(fit: np.ndarray, *swapped: np.ndarray) -> WrongCount:
     ]
     edges = np.linspace(ends[0] - 1e-9, ends[1] + 1e-9, _CELLS + 1)
     place = np.clip(np.searchsorted(edges, standard, side="right") - 1, 0, _CELLS - 1)
-    counts, middles = (
-        np.bincount(place, minlength=_CELLS).astype(float),
-        (edges[1:] + edges[:-1]) / 2,
-    )
+    counts = np.bincount(place, minlength=_CELLS).astype(float)
+    middles = (edges[1:] + edges[:-1]) / 2
     densities = [
         scipy.stats.gaussian_kde(part[:: max(1, len(part) // 5_000)])(middles) + _FLOOR
         for part in references
@@ -197,7 +197,8 @@ def _profile(*cells: bytes) -> tuple[np.ndarray, np.ndarray]:
     float64 [n_cells].
     """
     middles, counts, swapped = map(np.frombuffer, cells)
-    filled, total = counts > 0, counts.sum()
+    filled = counts > 0
+    total = counts.sum()
 
     def loss(shape: np.ndarray, share: float) -> tuple[float, np.ndarray]:
         chance, slopes = _two_piece_t(middles, shape)
@@ -206,7 +207,8 @@ def _profile(*cells: bytes) -> tuple[np.ndarray, np.ndarray]:
         return -float(counts[filled] @ np.log(both)) / total, -slope / total
 
     options = {"ftol": 1e-10, "gtol": 1e-6}
-    ends, shape = (np.log(0.05 / total), np.log(0.95 / 0.05)), np.array(_START)
+    ends = (np.log(0.05 / total), np.log(0.95 / 0.05))
+    shape = np.array(_START)
     for _ in range(3):  # narrow the range of likely shares
         logits = np.linspace(*ends, _SHARES)
         shares = 1 / (1 + np.exp(-logits))
@@ -232,7 +234,8 @@ def _two_piece_t(values: np.ndarray, shape: np.ndarray) -> tuple[np.ndarray, np.
     """Return the probability of each cell under a two-piece Student t, and its gradient by the
     shape, [4, n_cells]."""
     centre, left, right, log_df = shape
-    below, df = values < centre, np.exp(log_df)
+    below = values < centre
+    df = np.exp(log_df)
     narrow = np.exp(-np.where(below, left, right))
     z = (values - centre) * narrow
     reach = 1 + z**2 / df
@@ -356,17 +359,20 @@ def plan_review(suspicion: np.ndarray, *, place: np.ndarray | None = None, seed:
     at_random = np.random.default_rng([seed, _SLOT_DRAW]).random(len(rows)) < _RANDOM_SHARE
     if place is not None:
         return Review(ranked, drawn, rows[np.argsort(place[rows], kind="stable")], at_random)
-    order, taken = np.empty_like(rows), np.zeros(len(suspicion), dtype=bool)
+    order = np.empty_like(rows)
+    taken = np.zeros(len(suspicion), dtype=bool)
     queues = {False: iter(ranked), True: iter(drawn)}
     for slot, random in enumerate(at_random.tolist()):
         row = next(row for row in queues[random] if not taken[row])
-        order[slot], taken[row] = row, True
+        order[slot] = row
+        taken[row] = True
     return Review(ranked, drawn, order, at_random)
 
 
 def review_place(suspicion: np.ndarray) -> np.ndarray:
     """Return each pair's place in the review, from 1; NaN for pairs that have no suspicion."""
-    order, place = plan_review(suspicion).order, np.full(len(suspicion), np.nan)
+    order = plan_review(suspicion).order
+    place = np.full(len(suspicion), np.nan)
     place[order] = np.arange(1, len(order) + 1)
     return place
 
@@ -402,10 +408,8 @@ def count_reviewed(review: Review, wrong: np.ndarray, decided: np.ndarray) -> Wr
     checked = decided[drawn]
     sample = drawn[: len(drawn) if checked.all() else int(checked.argmin())]
     counted = int(wrong[review.ranked[:top]].sum())
-    wrong_elsewhere, right = (
-        int((wrong & decided & rest).sum()),
-        int((~wrong & decided & rest).sum()),
-    )
+    wrong_elsewhere = int((wrong & decided & rest).sum())
+    right = int((~wrong & decided & rest).sum())
     wrong_in_sample = int(wrong[sample].sum())
     low, high = count_of_sample(wrong_in_sample, len(sample), len(drawn))
     enough = len(sample) >= min(FEWEST_CHECKED, len(drawn))
@@ -441,10 +445,9 @@ def count_of_sample(found: int, drawn: int, pairs: int) -> tuple[int, int]:
     if drawn == 0:
         return 0, pairs
     rest = pairs - drawn
-    wrong, betaln = (
-        np.arange(rest + 1),
-        scipy.special.betaln,
-    )  # betabinom.pmf without scipy.stats, slow to import
+    # betabinom.pmf without scipy.stats, slow to import
+    wrong = np.arange(rest + 1)
+    betaln = scipy.special.betaln
     log_ways = -np.log(rest + 1) - betaln(rest - wrong + 1, wrong + 1)
     ends = found + 0.5, drawn - found + 0.5
     below = np.cumsum(
@@ -481,7 +484,8 @@ def whole_count(
         )
     scale = total / drawn
     estimate = found * scale
-    below, above = int(np.floor(found)), int(np.ceil(found))
+    below = int(np.floor(found))
+    above = int(np.ceil(found))
     least = _first(
         lambda kind: scipy.stats.hypergeom.sf(below - 1, total, kind, drawn) > _TAIL, below, total
     )

@@ -11,7 +11,8 @@ from numpy.typing import ArrayLike
 
 MIN_REPLICATES = 3  # an interval over fewer seeds or repeats would claim too much
 LEVEL = 0.95
-BOTH, PAIRS_ALONE = "members and pairs", "pairs, of these members alone"
+BOTH = "members and pairs"
+PAIRS_ALONE = "pairs, of these members alone"
 
 
 def half_width(values: np.ndarray) -> float:
@@ -24,7 +25,8 @@ def seed_interval(values: np.ndarray) -> tuple[float, float]:
     """Return Student's t interval of the mean over seeds; NaN with fewer than three."""
     if len(values) < MIN_REPLICATES:
         return float("nan"), float("nan")
-    mean, half = float(np.mean(values)), half_width(values)
+    mean = float(np.mean(values))
+    half = half_width(values)
     return mean - half, mean + half
 
 
@@ -66,12 +68,11 @@ def paired_difference(
     Args: values of both arms on the same seeds, [n_seeds] each; `level` is the coverage of the
     interval.
     """
-    values, reference = (
-        np.asarray(values, dtype=np.float64),
-        np.asarray(reference, dtype=np.float64),
-    )
+    values = np.asarray(values, dtype=np.float64)
+    reference = np.asarray(reference, dtype=np.float64)
     differences = values - reference
-    n, mean = len(differences), float(differences.mean())
+    n = len(differences)
+    mean = float(differences.mean())
     if n < 2:
         return Difference(n, mean, *[float("nan")] * 3)
     if differences.std() <= 1e-12 * abs(mean):  # constant, for which the test is not defined
@@ -124,7 +125,9 @@ def crossed_mean(values: np.ndarray) -> CrossedMean:
         (3.0, -0.51, 6.51, 'members and pairs')
     """
     members, pairs = values.shape
-    mean, by_member, by_pair = float(values.mean()), values.mean(axis=1), values.mean(axis=0)
+    mean = float(values.mean())
+    by_member = values.mean(axis=1)
+    by_pair = values.mean(axis=0)
     if pairs < 2:
         return CrossedMean(mean, None, None, PAIRS_ALONE)
     variance = float(by_pair.var(ddof=1)) / pairs

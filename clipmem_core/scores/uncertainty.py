@@ -39,20 +39,21 @@ KNOTS = 4
 MOST_FITTED = 1_000_000  # pairs that the trend is fitted on; of more, evenly spaced ones
 _TINY = 1e-8  # of the median: smaller variances are raised to it, since logs are taken
 # Shrinkage
-GRID, FINEST = (
-    80,
-    240,
-)  # values that the true clipmem may have, from the lowest to the highest observed
+# values that the true clipmem may have, from the lowest to the highest observed
+GRID = 80
+FINEST = 240
 STEPS = 30  # of EM from equal weights: at convergence all weight would be on a few values
-STRATUM, MAX_STRATA = (
-    250,
-    4,
-)  # pairs of similar error that share a distribution, and the number of such strata
+# pairs of similar error that share a distribution, and the number of such strata
+STRATUM = 250
+MAX_STRATA = 4
 MIN_PAIRS = 50  # below, no distribution is fitted
 FITTED_ON = 2_000  # pairs of a stratum at most, drawn at random
 RESAMPLED = 40
 SHRUNK_CHUNK = 16_384
-SIZE, SHARE, LOW, HIGH = "size", "share", "low", "high"
+SIZE = "size"
+SHARE = "share"
+LOW = "low"
+HIGH = "high"
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,8 @@ def design(inside: np.ndarray, blocks: Sequence[np.ndarray]) -> Design:
     """
     n_members = len(inside)
     counts = np.stack([inside[rows].sum(axis=0) for rows in blocks])  # [n_blocks, n_pairs]
-    n_in, sizes = int(counts[0, 0]), {len(rows) for rows in blocks}
+    n_in = int(counts[0, 0])
+    sizes = {len(rows) for rows in blocks}
     if (counts == n_in).all() and len(sizes) == 1 and 0 < n_in < len(blocks[0]):
         within = 2 * n_in == len(blocks[0])
         degrees = len(blocks) - 1 + (len(blocks) * (2 * n_in - 2) if within else 0)
@@ -110,9 +112,11 @@ def error_variances(
         values = np.stack(
             [np.asarray(alignment[chunk], dtype=np.float64) for alignment in alignments]
         )
-        differences, squares = [], np.zeros(values.shape[1])
+        differences = []
+        squares = np.zeros(values.shape[1])
         for rows in plan.blocks:
-            block, is_in = values[rows], inside[rows, chunk]
+            block = values[rows]
+            is_in = inside[rows, chunk]
             n_in = is_in.sum(axis=0)
             n_out = len(rows) - n_in
             mean_in = (block * is_in).sum(axis=0) / n_in
@@ -145,7 +149,8 @@ def fit_prior(variance: np.ndarray, degrees: int, covariate: np.ndarray) -> Prio
     if floor <= 0:  # most pairs do not vary at all
         return Prior(np.full(len(variance), float(variance.mean())), 0.0)
     logs = np.log(np.maximum(variance, floor)) - digamma(degrees / 2) + np.log(degrees / 2)
-    fitted, rank = np.full(len(logs), logs.mean()), 1
+    fitted = np.full(len(logs), logs.mean())
+    rank = 1
     if len(logs) >= MIN_TRENDED and np.ptp(covariate) > 0:
         steps = make_pipeline(
             SplineTransformer(n_knots=KNOTS, knots="quantile"), LinearRegression()
@@ -153,7 +158,8 @@ def fit_prior(variance: np.ndarray, degrees: int, covariate: np.ndarray) -> Prio
         some = slice(None, None, -(-len(logs) // MOST_FITTED))
         steps.fit(covariate[some, None], logs[some])
         parts = np.split(covariate[:, None], range(MOST_FITTED, len(logs), MOST_FITTED))
-        fitted, rank = np.concatenate([steps.predict(part) for part in parts]), KNOTS + 2
+        fitted = np.concatenate([steps.predict(part) for part in parts])
+        rank = KNOTS + 2
     beyond = ((logs - fitted) ** 2).sum() / max(len(logs) - rank, 1) - float(
         polygamma(1, degrees / 2)
     )
@@ -199,14 +205,17 @@ def standard_errors(alignments: Sequence[np.ndarray], sides: Sides) -> Errors:
     align alike. Where members cannot estimate it (one seed; one repeat of folds), `sd of external`:
     one number for all, the standard deviation of the clipmem of external pairs.
     """
-    group, inside = sides.membership.group, sides.inside
+    group = sides.membership.group
+    inside = sides.inside
     plans = {name: design(inside[:, group == name], sides.replicates) for name in np.unique(group)}
     if min(plan.degrees for plan in plans.values()) == 0:
         mean_in, mean_out = side_means(alignments, inside)
         spread = (mean_in - mean_out)[sides.external].var(ddof=1)
         return Errors(np.full(len(group), spread), np.full(len(group), np.inf), "sd of external")
     level = sum(alignments, np.zeros(len(group))) / len(alignments)  # mean over all members
-    variance, degrees, priors = np.empty(len(group)), np.empty(len(group)), {}
+    variance = np.empty(len(group))
+    degrees = np.empty(len(group))
+    priors = {}
     for name, plan in plans.items():
         rows = np.flatnonzero(group == name)
         sample_variance = error_variances(
@@ -245,7 +254,9 @@ def null_scores(alignments: Sequence[np.ndarray], sides: Sides, errors: Errors) 
     """
     rows = np.flatnonzero(sides.external)
     external = [np.asarray(values)[rows].astype(np.float64) for values in alignments]
-    variance, degrees, prior = errors.variance[rows], errors.degrees[rows], errors.external
+    variance = errors.variance[rows]
+    degrees = errors.degrees[rows]
+    prior = errors.external
     if (
         prior is not None
     ):  # the prior covers the whole group, with the pairs that only utility is measured on
@@ -385,14 +396,17 @@ def share_above(clipmem: np.ndarray, noise: Noise, sizes: np.ndarray, *, seed: i
     """
     if not _enough(clipmem):
         return pd.DataFrame(columns=[SIZE, SHARE, LOW, HIGH], dtype=float)
-    grid, rng = _grid(clipmem, noise), np.random.default_rng(seed)
+    grid = _grid(clipmem, noise)
+    rng = np.random.default_rng(seed)
     step = grid[1] - grid[0]
     beyond = np.clip(
         (grid[:, None] - sizes) / step + 0.5, 0, 1
     )  # of the piece around each value, [n_grid, n_sizes]
-    share, resampled = np.zeros(len(sizes)), np.zeros((RESAMPLED, len(sizes)))
+    share = np.zeros(len(sizes))
+    resampled = np.zeros((RESAMPLED, len(sizes)))
     for rows in _strata(noise.error):
-        part, some = len(rows) / len(clipmem), _some(rows, seed)
+        part = len(rows) / len(clipmem)
+        some = _some(rows, seed)
         likelihood = noise.likelihood(clipmem, grid, some)
         share += part * (_weights(likelihood, np.ones((1, len(some)))) @ beyond)[0]
         counts = rng.multinomial(len(some), np.full(len(some), 1 / len(some)), size=RESAMPLED)

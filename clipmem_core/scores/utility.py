@@ -49,7 +49,9 @@ def retrieval_ranks(
     """
     owner = np.asarray(caption_owner)
     order = np.argsort(owner, kind="stable")
-    image, text, owner = unit(image), unit(text)[order], owner[order]
+    image = unit(image)
+    text = unit(text)[order]
+    owner = owner[order]
     return {
         "image_to_text": _caption_ranks(image, text, owner),
         "text_to_image": _image_ranks(image, text, owner),
@@ -65,7 +67,8 @@ def _caption_ranks(image: np.ndarray, text: np.ndarray, owner: np.ndarray) -> np
     for first in range(0, len(image), step):
         rows = np.arange(first, min(first + step, len(image)))
         cosines = image[rows] @ text.T
-        begin, end = starts[rows[0]], starts[rows[-1] + 1]
+        begin = starts[rows[0]]
+        end = starts[rows[-1] + 1]
         true_cosines = cosines[owner[begin:end] - first, np.arange(begin, end)]
         bar = np.maximum.reduceat(true_cosines, starts[rows] - begin) - _TIE
         true_before = np.add.reduceat(
@@ -99,10 +102,12 @@ def linear_probe(
 
     Args: features and labels to fit on and to evaluate on, [n, dim] and [n] each.
     """
-    train_x, train_y = np.asarray(train_x), np.asarray(train_y)
+    train_x = np.asarray(train_x)
+    train_y = np.asarray(train_y)
     if len(train_x) > PROBE_ROWS:
         rows = np.sort(np.random.default_rng(seed).choice(len(train_x), PROBE_ROWS, replace=False))
-        train_x, train_y = train_x[rows], train_y[rows]
+        train_x = train_x[rows]
+        train_y = train_y[rows]
     if len(set(train_y.tolist())) < 2 or len(test_y) == 0:
         return float("nan")
     from sklearn.exceptions import ConvergenceWarning  # slow to import, and only needed with labels

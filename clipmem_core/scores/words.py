@@ -17,7 +17,9 @@ from clipmem_core.columns import COLOUR_WORDS, NUMBER_WORDS
 
 WORD = re.compile(r"\w+")
 PREDICTED_FROM = 5  # captions that a predicted word occurs in
-MOST_PREDICTED, MOST_READ = 10_000, 30_000  # distinct words
+# distinct words
+MOST_PREDICTED = 10_000
+MOST_READ = 30_000
 CONSISTENT = 0.1  # weight of the prediction without the other captions in the probability of a word
 KINDS = ("colour", "number", "other word")  # of words that are compared with another of their kind
 SIMILAR_RANKS = 25  # which differs in frequency by at most so many ranks
@@ -47,7 +49,10 @@ def split_words(captions: Iterable[Sequence[str]]) -> Words:
     from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS  # slow to import
 
     numbers: dict[str, int] = {}
-    ids, lengths, counts, in_captions = [], [], [], Counter[int]()
+    ids = []
+    lengths = []
+    counts = []
+    in_captions = Counter[int]()
     for pair in captions:
         counts.append(len(pair))
         for caption in pair:
@@ -57,7 +62,8 @@ def split_words(captions: Iterable[Sequence[str]]) -> Words:
             in_captions.update(set(listed))
             ids.append(np.array(listed, np.int32))
             lengths.append(len(listed))
-    words, by_count = list(numbers), [number for number, _ in in_captions.most_common(MOST_READ)]
+    words = list(numbers)
+    by_count = [number for number, _ in in_captions.most_common(MOST_READ)]
     predicted = [
         number
         for number in by_count
@@ -67,7 +73,8 @@ def split_words(captions: Iterable[Sequence[str]]) -> Words:
     order = list(dict.fromkeys([*predicted, *by_count]))
     place = np.ones(len(numbers) + 1, np.int32)
     place[order] = np.arange(2, len(order) + 2)
-    numbered, size = place[np.concatenate([np.empty(0, np.int32), *ids])], 2 + len(predicted)
+    numbered = place[np.concatenate([np.empty(0, np.int32), *ids])]
+    size = 2 + len(predicted)
     occurrences = np.bincount(numbered, minlength=size)[:size].astype(np.float64)
     occurrences[:2] = 0.0
     return Words(
@@ -111,7 +118,8 @@ def changed_words(words: Words, *, seed: int) -> np.ndarray:
     Models compare each word with it: it is a wrong word that a caption could have, as the scores
     see it.
     """
-    rng, drawn = np.random.default_rng([seed, 13]), np.zeros(len(words.ids), np.int32)
+    rng = np.random.default_rng([seed, 13])
+    drawn = np.zeros(len(words.ids), np.int32)
     kinds = np.array([-1, -1, *map(kind_of, words.spelled[: words.vocabulary_size - 2])])
     ids = np.where(words.ids < words.vocabulary_size, words.ids, 0)
     for kind in range(len(KINDS)):
@@ -119,10 +127,8 @@ def changed_words(words: Words, *, seed: int) -> np.ndarray:
         if len(listed) < 2:
             continue
         at = np.flatnonzero(kinds[ids] == kind)
-        place, most = (
-            np.searchsorted(listed, ids[at]),
-            min(SIMILAR_RANKS, (len(listed) - 1) // 2) or 1,
-        )
+        place = np.searchsorted(listed, ids[at])
+        most = min(SIMILAR_RANKS, (len(listed) - 1) // 2) or 1
         step = rng.integers(1, most + 1, len(at)) * rng.choice([-1, 1], len(at))
         drawn[at] = listed[(place + step) % len(listed)]
     return drawn

@@ -25,8 +25,11 @@ from clipmem_core.config import (
 from clipmem_core.draws import draw_keys, hashed
 from clipmem_core.mitigations import ADAPTIVE
 
-NONE, RANDOM = "none", "random"
-REMOVAL, NEAR_DUPLICATES, DECISIONS = "removal", "near_duplicates", "decisions"
+NONE = "none"
+RANDOM = "random"
+REMOVAL = "removal"
+NEAR_DUPLICATES = "near_duplicates"
+DECISIONS = "decisions"
 SWITCHES = (NEAR_DUPLICATES, DECISIONS)
 RANKINGS = {c.CLIPMEM: "highest clipmem", c.P_WRONG: "highest p_wrong", RANDOM: "at random"}
 MOST_REMOVED = 50  # percent

@@ -87,7 +87,9 @@ from clipmem_core.training.names import TRAJECTORY
 from clipmem_core.training.word_model import Predictions
 
 K = 50  # pairs reviewed for precision at k
-MIXED, BLIND = "mixed", "blind"  # blind: words predicted without the picture
+# blind: words predicted without the picture
+MIXED = "mixed"
+BLIND = "blind"
 REVIEWED = (100, 500, 1_000)  # pairs after which the wrong captions found are counted
 
 
@@ -168,7 +170,8 @@ def _prepare(benchmark: Benchmark, source: str, config: AuditConfig, screen: Scr
     """Read the data set and store it; benchmark.json is written last."""
     screen.say(f"reading {source}")
     data_set = load_data_set(source, config, progress=screen.pictures, say=screen.say)
-    pixels, folder = data_set.pixels, benchmark.folder
+    pixels = data_set.pixels
+    folder = benchmark.folder
     folder.mkdir(parents=True, exist_ok=True)
     write_table(folder / PAIRS, data_set.pairs)
     stored = pixels.folder.relative_to(data_folder()).as_posix()
@@ -222,7 +225,9 @@ def run_pieces(folder: Path, names: Sequence[str]) -> None:
 def _run_piece(benchmark: Benchmark, piece: Piece) -> None:
     """Run one injection and write its result, or the reason if its split has too few suitable
     pairs."""
-    request, before, prepared = benchmark.request, benchmark.pairs, read_prepared(benchmark.folder)
+    request = benchmark.request
+    before = benchmark.pairs
+    prepared = read_prepared(benchmark.folder)
     config = dataclasses.replace(request["config"], seed=piece.seed)
     membership = draw_membership(prepared.clusters, config)
     # Only scored pairs without an earlier injected error
@@ -266,7 +271,8 @@ def _measure(
     """Return each detector's scores of the scored pairs `rows`, and the result of an injection."""
     every, without = _pair_scores(shared)
     scores = {name: every[name][rows] for name in DETECTORS if name in every}
-    truth, numbers = shared.pairs[c.INJECTED].notna().to_numpy()[rows], numbers_reviewed(len(rows))
+    truth = shared.pairs[c.INJECTED].notna().to_numpy()[rows]
+    numbers = numbers_reviewed(len(rows))
     table = detection_table(scores, truth, k=K, n_boot=1).set_index("score")
     measured = {
         name: table.loc[name, METRICS].to_dict()
@@ -300,7 +306,9 @@ def _measure(
 def _pair_scores(shared: Shared) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Return detectors of pairs, larger more suspicious, [n_pairs] each, and why others are
     missing."""
-    table, seed, without = shared.audit.scores, shared.config.seed, dict[str, str]()
+    table = shared.audit.scores
+    seed = shared.config.seed
+    without = dict[str, str]()
     scores = {
         name: score.direction * table[name].to_numpy()
         for name, score in scores_in(DETECTION).items()
@@ -338,10 +346,8 @@ def _pair_scores(shared: Shared) -> tuple[dict[str, np.ndarray], dict[str, str]]
     )
     # Members' spaces cannot be averaged: without features of a locked tower, those of the first
     # member are used.
-    captions, labels = (
-        members[0][1] if text is None else text,
-        shared.pairs[c.LABEL].to_numpy(dtype=object),
-    )
+    captions = members[0][1] if text is None else text
+    labels = shared.pairs[c.LABEL].to_numpy(dtype=object)
     try:
         scores[CONFIDENT_LEARNING] = confident_learning(captions, labels, seed=seed)
     except ValueError as error:
@@ -356,8 +362,10 @@ def _measure_captions(
 
     `changed` has the fields of `Change`, by the number of the caption among all.
     """
-    audit, counts = shared.audit, np.diff(shared.data.caption_start)
-    captions, words = read_table(audit.folder / CAPTION_TABLE), read_words(audit, counts)
+    audit = shared.audit
+    counts = np.diff(shared.data.caption_start)
+    captions = read_table(audit.folder / CAPTION_TABLE)
+    words = read_words(audit, counts)
     owner = np.repeat(np.arange(len(counts)), counts)
     first = np.searchsorted(words[c.CAPTION], np.arange(len(captions) + 1))
     scores = {
@@ -365,7 +373,8 @@ def _measure_captions(
         c.SURPRISE: mean_ratio(words[c.SURPRISE].to_numpy(), first),
     }
     if blind and len(words):
-        listed, nothing = words_of(audit), np.zeros((len(counts), 1), np.float32)
+        listed = words_of(audit)
+        nothing = np.zeros((len(counts), 1), np.float32)
         into = Predictions.empty(len(listed.ids))
         for number in (0, 1):
             predict_words(shared, listed, nothing, number, into)

@@ -40,7 +40,11 @@ from clipmem_core.scores.seeds import MIN_REPLICATES, paired_difference, seed_in
 from clipmem_core.studies.results import print_table
 
 BENCHMARK = "benchmark.json"
-KIND, SHARE, SEED, DETECTOR, MEASURE = "kind", "share", "seed", "detector", "measure"
+KIND = "kind"
+SHARE = "share"
+SEED = "seed"
+DETECTOR = "detector"
+MEASURE = "measure"
 SHORT = {
     AUROC: "AUROC",
     AVERAGE_PRECISION: "AP",
@@ -107,7 +111,9 @@ class Piece(NamedTuple):
 class Benchmark(Named):
     """One benchmark's folder. Files are read on access."""
 
-    KIND, PARENT, FIRST = "benchmark", "benchmarks", BENCHMARK
+    KIND = "benchmark"
+    PARENT = "benchmarks"
+    FIRST = BENCHMARK
 
     @property
     def request(self) -> dict[str, Any]:
@@ -156,7 +162,8 @@ class Benchmark(Named):
         }
 
 
-benchmark_of, list_benchmarks = Benchmark.of, Benchmark.every
+benchmark_of = Benchmark.of
+list_benchmarks = Benchmark.every
 
 
 def metric_rows(results: Sequence[dict[str, Any]]) -> pd.DataFrame:
@@ -182,7 +189,8 @@ def benchmark_table(rows: pd.DataFrame) -> pd.DataFrame:
             for measure in SHORT
         }
         for name, measure in itertools.product(dict.fromkeys(injections[DETECTOR]), SHORT):
-            values, over = wide[measure][name].dropna(), [np.nan] * 3
+            values = wide[measure][name].dropna()
+            over = [np.nan] * 3
             if values.empty:
                 continue
             both = (
@@ -228,7 +236,8 @@ def mean_curves(results: Sequence[dict[str, Any]]) -> pd.DataFrame:
 
 def show_benchmark(benchmark: Benchmark) -> None:
     """Print a table per kind and share, and the skipped kinds and detectors with reasons."""
-    console, results = Console(highlight=False), benchmark.results()
+    console = Console(highlight=False)
+    results = benchmark.results()
     for (kind, share), cell_rows in benchmark_table(metric_rows(results)).groupby(
         [KIND, SHARE], sort=False
     ):
@@ -237,10 +246,8 @@ def show_benchmark(benchmark: Benchmark) -> None:
             f"{injected[0]['injected']:,} of {injected[0]['judged']:,} pairs; "
             f"{len(injected)} injections"
         )
-        found, of_pairs = (
-            cell_rows[MEASURE].str.startswith("found"),
-            cell_rows[MEASURE].isin(METRICS),
-        )
+        found = cell_rows[MEASURE].str.startswith("found")
+        of_pairs = cell_rows[MEASURE].isin(METRICS)
         parts = {
             f"{ERROR_KINDS[str(kind)].label}, {share:.0%} ({counts})": cell_rows[of_pairs],
             f"of {injected[0].get('changed', 0):,} changed captions, those in the "
@@ -256,7 +263,8 @@ def show_benchmark(benchmark: Benchmark) -> None:
             for measure, cells in part.set_index(part[DETECTOR].map(words)).groupby(
                 MEASURE, sort=False
             ):
-                name, digits = SHORT[str(measure)].split(": ")[-1], DIGITS[str(measure)]
+                name = SHORT[str(measure)].split(": ")[-1]
+                digits = DIGITS[str(measure)]
                 shown[name] = _intervals(cells[["mean", "low", "high"]], f".{digits}f")
                 if measure in METRICS:
                     shown[f"{name} over {REFERENCE}"] = _intervals(
@@ -289,7 +297,8 @@ def _intervals(cells: pd.DataFrame, style: str) -> pd.Series:
 
 def command_of(benchmark: Benchmark) -> str:
     """Return the command that reproduces a benchmark."""
-    request, done = benchmark.request, benchmark.done
+    request = benchmark.request
+    done = benchmark.done
     config: AuditConfig = request["config"]
     following = (*affecting("machine"), "members" if config.members == 2 * config.folds else "")
     fields = {
@@ -309,7 +318,9 @@ def command_of(benchmark: Benchmark) -> str:
 
 def write_results(benchmark: Benchmark, path: Path) -> None:
     """Write the table below comment lines with command, machine, seeds and means."""
-    request, results, pairs = benchmark.request, benchmark.results(), benchmark.pairs
+    request = benchmark.request
+    results = benchmark.results()
+    pairs = benchmark.pairs
     config = as_dict(request["config"])
     seeds = ", ".join(map(str, sorted({result[SEED] for result in results})))
     skipped = [f"{kind}: {why}" for kind, why in benchmark.absent.items()]

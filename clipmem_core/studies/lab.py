@@ -64,19 +64,21 @@ from clipmem_core.studies.arm import (
     without_idle,
 )
 
-SETTING, PAIR_VALUES, MEASURES, FAULT = "setting.json", "pairs.npy", "measures.json", "error.txt"
+SETTING = "setting.json"
+PAIR_VALUES = "pairs.npy"
+MEASURES = "measures.json"
+FAULT = "error.txt"
 WANTED = ".wanted"
 SECONDS_OPEN = 90  # a page reports more often; browsers wake a hidden tab once a minute
 FIRST = 4  # members that train first
 MOST_ATTACKED = 100_000  # pairs
 FEWEST_COMPARED = 10  # pairs that only one member of a couple trained on
-ARM, AGAINST = "arm", "against"
-RETRIEVAL, SECONDS, CLIPMEM_EXTERNAL, MEMBERSHIP_AUROC = (
-    "retrieval",
-    "seconds",
-    "clipmem_external",
-    "membership_auroc",
-)
+ARM = "arm"
+AGAINST = "against"
+RETRIEVAL = "retrieval"
+SECONDS = "seconds"
+CLIPMEM_EXTERNAL = "clipmem_external"
+MEMBERSHIP_AUROC = "membership_auroc"
 RECALLS = tuple(f"{way}_R@{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10))
 NO_RANKING = (
     "with --protocol paper most pairs have no score of their own: audit with --protocol ensemble"
@@ -205,7 +207,8 @@ def read_setting(audit: Audit, name: str) -> tuple[Arm, Changes]:
     if name == NONE:
         return Arm(), unchanged
     values = read_json(arm_folder(audit, name) / SETTING, dict[str, Any], repair=HINT)
-    removed, captions = values["removed"], values["captions"]
+    removed = values["removed"]
+    captions = values["captions"]
     if not (removed or captions):
         return parse_arm(values["setting"]), unchanged
     ids = read_table(audit.folder / PAIRS, columns=[c.PAIR_ID])[c.PAIR_ID].to_numpy(dtype=str)
@@ -275,7 +278,8 @@ def read_values(audit: Audit, arm: str, members: Sequence[str]) -> np.ndarray:
 
 def _measured(audit: Audit, arm: str, sides: Sides, compared: np.ndarray) -> pd.DataFrame:
     """Return the measures of an arm's members on `compared` pairs, bool [n_pairs]."""
-    members, trained = sides.membership.members, sides.membership.trained
+    members = sides.membership.members
+    trained = sides.membership.trained
     values = read_values(audit, arm, members)
     partner = np.arange(len(members)) ^ 1
     lead = values[:, 0] - values[partner, 0]  # of a member over its partner

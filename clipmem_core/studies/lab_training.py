@@ -65,7 +65,8 @@ class Lab:
     """The data of an audit's members in memory, ready to train them again."""
 
     def __init__(self, folder: Path) -> None:
-        self.audit, self.baseline = Audit(folder), open_shared(folder)
+        self.audit = Audit(folder)
+        self.baseline = open_shared(folder)
         self.record = self.baseline.record
         self.couples = lab.couples(self.record.members)
         self.changed = functools.lru_cache(maxsize=2)(
@@ -147,7 +148,8 @@ def _with_captions(shared: Shared, changes: Changes) -> Shared:
     pairs = shared.pairs.copy()
     pairs[c.CAPTIONS] = captions
     start = np.concatenate([[0], np.cumsum([len(texts) for texts in captions])]).astype(np.int64)
-    features, tower = shared.features, shared.towers.text
+    features = shared.features
+    tower = shared.towers.text
     if tower:
         tokens: Any = text_features(captions, tower)[0]
         features = dataclasses.replace(features, text=tokens)
@@ -162,17 +164,21 @@ def train_couple(shared: Shared, arm: str, couple: Couple, goes_on: GoesOn) -> N
 
     The training ends with `NotWantedError` after an epoch if `goes_on` returns False.
     """
-    audit, folder = shared.audit, lab.arm_folder(shared.audit, arm)
-    measures, places = [], []
+    audit = shared.audit
+    folder = lab.arm_folder(shared.audit, arm)
+    measures = []
+    places = []
     for name in couple:
         (folder / name).mkdir(parents=True, exist_ok=True)
         if arm == NONE:
             places.append(audit.member(name))
-            utility, log = read_utility(audit.member(name)), audit.member(name) / LOG
+            utility = read_utility(audit.member(name))
+            log = audit.member(name) / LOG
         else:
             run = open_member(audit.folder, name, shared, folder / name)
             places.append(run.folder / EMBEDDINGS)
-            utility, log = _train(run, goes_on), run.folder / LOG
+            utility = _train(run, goes_on)
+            log = run.folder / LOG
         retrieval = float(np.mean([utility.pop(recall) for recall in lab.RECALLS]))
         measures.append(
             {lab.RETRIEVAL: retrieval} | utility | {lab.SECONDS: last_line(log).get("seconds")}
@@ -245,7 +251,8 @@ def run_arms(
 ) -> None:
     """Train the first `n_members` (0: all) members of arms that were begun, and measure the
     baseline's."""
-    config, names = audit.record.config, audit.record.members
+    config = audit.record.config
+    names = audit.record.members
     couples = lab.couples(names[: n_members or len(names)])
     finished = {arm: lab.finished_members(audit, arm) for arm in (NONE, *arms)}
     todo = [
@@ -258,7 +265,8 @@ def run_arms(
         blocks = min(len(todo), at_once) if shares_process(config) else len(todo)
         tasks = [_task(audit, todo[block::blocks]) for block in range(blocks)]
         run = executor or functools.partial(local_processes, at_once=at_once)
-        total, shown = 2 * len(couples) * len(arms), -1
+        total = 2 * len(couples) * len(arms)
+        shown = -1
         for _ in run(tasks):
             done = sum(len(lab.finished_members(audit, arm)) for arm in arms)
             if done != shown:

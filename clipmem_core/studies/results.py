@@ -43,7 +43,8 @@ SHOWN = {
     c.CLIPMEM_TEXT: "text",
 }
 SHOWN |= {RETRIEVAL: "retrieval"}
-OF_MEMBERS, OF_SPLITS = "members of this audit", c.SPLITS
+OF_MEMBERS = "members of this audit"
+OF_SPLITS = c.SPLITS
 COLUMNS = [ARM, "measure", "n", "value", "baseline", "difference", "low", "high", "p_value"]
 P_OF_ALL = "p_of_all"
 LEVEL = 0.05  # of Holm's p
@@ -89,11 +90,14 @@ def front(points: pd.DataFrame, x: str, y: str) -> list[str]:
     points = points.dropna(subset=[x, y]).sort_values(
         [x, y], ascending=[True, False], kind="stable"
     )
-    optimal, best, x_of_best = [], -np.inf, np.nan
+    optimal = []
+    best = -np.inf
+    x_of_best = np.nan
     for arm, best_x, value in points[[ARM, x, y]].itertuples(index=False, name=None):
         if value > best or (value == best and best_x == x_of_best):
             optimal.append(str(arm))
-            best, x_of_best = value, best_x
+            best = value
+            x_of_best = best_x
     return optimal
 
 
@@ -131,7 +135,8 @@ def mitigate_command(audit: Audit, arm: Arm) -> str:
 
 def show_differences(rows: pd.DataFrame, titles: dict[str, str]) -> None:
     """Print the table of an audit's lab or of a study, and a sentence an arm."""
-    console, compared = Console(highlight=False), differences(rows)
+    console = Console(highlight=False)
+    compared = differences(rows)
     over = OF_SPLITS if SPLIT in rows else OF_MEMBERS
     title = (
         f"paired differences to the baseline, with half their 95 % interval over {over}; *: "

@@ -47,14 +47,16 @@ def run_study(
     `also` adds arms to the plan's. `decisions` returns the decisions on a data set from its
     fingerprint and its pairs.
     """
-    plan, folder = find_study(study), study_folder(name)
+    plan = find_study(study)
+    folder = study_folder(name)
     if splits < 1:
         raise InputError(f"--splits must be at least 1, not {splits}: intervals need 3")
     with acquire_lock(folder.folder, what="study"):
         requested = config = settings.resolve(with_features(source, config))
         if folder.begun:
             request = folder.request
-            then, free = settings.config_from(request["config"]), affecting()
+            then = settings.config_from(request["config"])
+            free = affecting()
             differ = differing_fields(request["source"], then, source, config, may_differ=free)
             if differ or request["study"] != study:
                 differ = differ or [f"the study is {request['study']} there and {study} here"]

@@ -20,7 +20,8 @@ from clipmem_core.studies.arm import NONE
 from clipmem_core.studies.lab import ARM, lab_table
 
 SPLIT = "split"
-STUDY, ARMS = "study.json", "arms.parquet"
+STUDY = "study.json"
+ARMS = "arms.parquet"
 HINT = "delete it and run the study again; trained members stay"
 
 
@@ -41,7 +42,9 @@ class StudyFile(TypedDict):
 class StudyFolder(Named):
     """One study's folder. Tables are read on access."""
 
-    KIND, PARENT, FIRST = "study", "studies", STUDY
+    KIND = "study"
+    PARENT = "studies"
+    FIRST = STUDY
 
     @property
     def request(self) -> dict[str, Any]:
@@ -69,4 +72,6 @@ class StudyFolder(Named):
         write_table(self.folder / ARMS, pd.concat(tables, ignore_index=True))
 
 
-study_folder, open_study, list_studies = StudyFolder.of, StudyFolder.open, StudyFolder.every
+study_folder = StudyFolder.of
+open_study = StudyFolder.open
+list_studies = StudyFolder.every

@@ -176,10 +176,8 @@ def tokenize(name: str, captions: Sequence[str]) -> np.ndarray:
     first end is pooled."""
     from open_clip.tokenizer import SimpleTokenizer
 
-    context, tokenizer = (
-        model_config(name)["text_cfg"].get("context_length", 77),
-        open_tokenizer(name),
-    )
+    context = model_config(name)["text_cfg"].get("context_length", 77)
+    tokenizer = open_tokenizer(name)
     if type(tokenizer) is not SimpleTokenizer:
         return tokenizer(list(captions), context_length=context).numpy().astype(np.int32)
     special = set(tokenizer.all_special_ids)
@@ -278,7 +276,9 @@ class Standard(nn.Module):
     @torch.no_grad()
     def of(cls, features: np.ndarray) -> "Standard":
         """Fit mean and scale to features [n, width], which may be a memory map."""
-        total, square, count = np.zeros(features.shape[1]), 0.0, 0
+        total = np.zeros(features.shape[1])
+        square = 0.0
+        count = 0
         for start in range(0, len(features), BLOCK * -(-len(features) // MOST_STANDARD)):
             block = features[start : start + BLOCK].astype(np.float64)
             total += block.sum(axis=0)
@@ -298,7 +298,8 @@ class LockedModel(nn.Module):
 
     def __init__(self, visual: nn.Module, text: nn.Module, *, loss: str) -> None:
         super().__init__()
-        self.visual, self.text = visual, text
+        self.visual = visual
+        self.text = text
         siglip = loss == "siglip"
         self.logit_scale = nn.Parameter(torch.tensor(math.log(10 if siglip else 1 / 0.07)))
         # open_clip.load_checkpoint reads this attribute of any model.
@@ -440,7 +441,8 @@ def mean_by_pair(vectors: np.ndarray, caption_start: np.ndarray, *, first: int =
     counts = np.diff(caption_start)
     if first:
         place = np.arange(len(vectors)) - np.repeat(caption_start[:-1], counts)
-        vectors, counts = vectors[place < first], np.minimum(counts, first)
+        vectors = vectors[place < first]
+        counts = np.minimum(counts, first)
     if counts.max(initial=0) == 1 == counts.min(initial=1):
         return vectors
     sums = np.add.reduceat(vectors, np.cumsum(counts) - counts, axis=0, dtype=np.float32)

@@ -41,7 +41,8 @@ SECONDS_BETWEEN_LINES = 1.0
 # A larger set may not fit into memory: blocks of neighbouring rows are shuffled, and the pairs of
 # some blocks together.
 SHUFFLED_UP_TO = 2_000_000
-BLOCK, BLOCKS_AT_ONCE = 8_192, 32
+BLOCK = 8_192
+BLOCKS_AT_ONCE = 32
 
 
 def epoch_batches(
@@ -126,7 +127,8 @@ class Contrast(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         cosines = image @ text.T
         logits = scale * cosines
-        log_probability, shares = logits.diagonal().clone(), []
+        log_probability = logits.diagonal().clone()
+        shares = []
         for dim in (1, 0):
             top = logits.amax(dim, keepdim=True)
             exp = (logits - top).exp_()
@@ -161,7 +163,8 @@ class HeldOutLevel:
     """
 
     def __init__(self, n_pairs: int, quantile: float, every: int) -> None:
-        self.quantile, self.every = quantile, every
+        self.quantile = quantile
+        self.every = every
         self.ahead = np.zeros(n_pairs, dtype=bool)
         self.level = math.inf  # no pair is ahead before the first measurement
         self.means: tuple[Tensor, ...] = ()  # ν_I and ν_T, float32 [dim] each
@@ -200,8 +203,12 @@ class Trainer:
         seed: int,
         device: str,
     ) -> None:
-        self.model, self.data, self.config, self.views = model, data, config, views
-        self.seed, self.device = seed, device
+        self.model = model
+        self.data = data
+        self.config = config
+        self.views = views
+        self.seed = seed
+        self.device = device
         self.cut = can_cut_text(model)
         self.generator = (
             torch.cuda.default_generators[0] if device == "cuda" else torch.default_generator
@@ -277,10 +284,12 @@ class Trainer:
         with autocast(self.config.precision, self.device):
             image_out = self.model.encode_image(images).float()
             text_out = text_features(self.model, tokens, cut=self.cut)
-        image, text = F.normalize(image_out, dim=-1), F.normalize(text_out, dim=-1)
+        image = F.normalize(image_out, dim=-1)
+        text = F.normalize(text_out, dim=-1)
         scale = self.model.logit_scale.exp()
         cosine, log_probability = Contrast.apply(image, text, scale, self.config.precision)
-        changed_image, changed_text = image_out, text_out
+        changed_image = image_out
+        changed_text = text_out
         weight: np.ndarray | None = None
         for mitigation in self.mitigations:
             changed_image, changed_text = mitigation.embeddings(changed_image, changed_text, batch)
@@ -311,7 +320,8 @@ class Trainer:
         if not len(external):
             return
         self.model.eval()
-        images, texts = [], []
+        images = []
+        texts = []
         for rows in np.array_split(external, math.ceil(len(external) / self.config.batch_size)):
             views, tokens = self.inputs(self.batch(rows, epoch), self.data.pixels.gather(rows))
             with autocast(self.config.precision, self.device):
@@ -384,15 +394,14 @@ class Trainer:
             return
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.done, self.seconds, self.sums = (
-            state["step"],
-            state["seconds"],
-            np.array(state["sums"]),
-        )
+        self.done = state["step"]
+        self.seconds = state["seconds"]
+        self.sums = np.array(state["sums"])
         self.trajectory = state["trajectory"].cpu().numpy()
         if self.held_out is not None:
             ahead, self.held_out.level, means = state["held_out"]
-            self.held_out.ahead, self.held_out.means = ahead.cpu().numpy(), tuple(means)
+            self.held_out.ahead = ahead.cpu().numpy()
+            self.held_out.means = tuple(means)
 
 
 def read_ahead(
@@ -416,7 +425,8 @@ def train(
     _truncate_log(folder / LOG, trainer.done)
     began = time.monotonic() - trainer.seconds
     last_line = last_save = time.monotonic()
-    last_step, pause = trainer.done, SECONDS_BETWEEN_SAVES
+    last_step = trainer.done
+    pause = SECONDS_BETWEEN_SAVES
     trainer.model.train()
     for _ in trainer.steps():
         now = time.monotonic()
@@ -427,7 +437,8 @@ def train(
             rate = {"samples_per_second": round(samples / max(now - last_line, 1e-9), 1)}
             with (folder / LOG).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(trainer.log_line() | rate) + "\n")
-            last_line, last_step = now, trainer.done
+            last_line = now
+            last_step = trainer.done
         if after_epoch is not None and step == 0:
             after_epoch(epoch)
             trainer.model.train()

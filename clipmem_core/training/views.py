@@ -89,7 +89,8 @@ class ViewMaker:
         change."""
         stored = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float()
         theta = np.zeros((len(boxes), 2, 3), dtype=np.float32)
-        theta[:, 0, 0], theta[:, 1, 1] = boxes[:, 2], boxes[:, 3]
+        theta[:, 0, 0] = boxes[:, 2]
+        theta[:, 1, 1] = boxes[:, 3]
         theta[:, :, 2] = 2 * (boxes[:, :2] + boxes[:, 2:] / 2) - 1  # the centre
         size = [len(boxes), 3, self.image_size, self.image_size]
         grid = F.affine_grid(torch.from_numpy(theta).to(device), size, align_corners=False)
@@ -123,7 +124,8 @@ class FeatureViews:
     evaluation views."""
 
     def __init__(self, mean: Tensor, seed: int) -> None:
-        self.mean, self.seed = mean, seed
+        self.mean = mean
+        self.seed = seed
         drawn = np.random.default_rng([seed, VIEW]).random((MASKS, len(mean)), dtype=np.float32)
         self.masks = torch.from_numpy((drawn >= DROPOUT) / np.float32(1 - DROPOUT))
 

@@ -20,16 +20,26 @@ from clipmem_core.training.model import autocast
 from clipmem_core.training.trainer import AdamW, save_atomically
 
 WINDOW = 3  # words to each side that are read in order; of the others only the mean
-EMBEDDING, VECTOR, HIDDEN, PICTURE, OUTPUT, HEADS = 64, 128, 320, 192, 128, 4
+EMBEDDING = 64
+VECTOR = 128
+HIDDEN = 320
+PICTURE = 192
+OUTPUT = 128
+HEADS = 4
 LONGEST = 128  # words that are read together: those of one pair, or a part of them
 BATCH = 32  # pairs
 TRAINED = (
     1_600_000  # words that a model is trained on, repeats included: more epochs for a smaller set,
 )
-FEWEST_EPOCHS, MOST_EPOCHS = 0.25, 10  # within these
+# within these
+FEWEST_EPOCHS = 0.25
+MOST_EPOCHS = 10
 PREDICTED = 3_000  # words that are predicted at a time, in at least 2 * BATCH blocks
-RATE, DECAY, WARMUP = 2e-3, 0.02, 0.1
-DROPPED_WORDS, DROPPED_PICTURE = 0.2, 0.4
+RATE = 2e-3
+DECAY = 0.02
+WARMUP = 0.1
+DROPPED_WORDS = 0.2
+DROPPED_PICTURE = 0.4
 WITHOUT_CAPTIONS = 0.5  # share of training steps in which the pairs' other captions are hidden
 RARE = 5e-3  # words more frequent than this are trained less often, as in word2vec
 # words beside those of a batch that a step of training compares with, drawn from the vocabulary
@@ -64,7 +74,8 @@ class Predictions(NamedTuple):
     def empty(cls, n: int) -> "Predictions":
         """Return predictions of n words, none of which is predicted yet. The two log-probabilities
         of a word are its own and that of the word it is compared with (`changed_words`)."""
-        missing, shape = np.full((n, 2), np.nan, np.float32), (n, BETTER)
+        missing = np.full((n, 2), np.nan, np.float32)
+        shape = (n, BETTER)
         return cls(missing, missing.copy(), np.zeros(shape, np.uint16), np.zeros(shape, np.float16))
 
 
@@ -77,7 +88,8 @@ class WordModel(nn.Module):
         """Create a model for features of pictures, [n_pairs, width], and vectors of all words that
         are read, if any."""
         super().__init__()
-        self.vocabulary_size, self.precision = vocabulary_size, precision
+        self.vocabulary_size = vocabulary_size
+        self.precision = precision
         sample = np.asarray(pictures[:: max(1, len(pictures) // 10_000)], np.float32)
         self.vectors: Tensor | None
         self.centre: Tensor
@@ -95,10 +107,13 @@ class WordModel(nn.Module):
         nn.init.normal_(self.write.weight, std=0.1 / VECTOR**0.5)
         self.picture = nn.Linear(pictures.shape[1], PICTURE)
         self.first = nn.Linear((2 * WINDOW + 1) * EMBEDDING + PICTURE, HIDDEN)
-        self.query, self.key = nn.Linear(HIDDEN, OUTPUT), nn.Linear(3 * EMBEDDING, OUTPUT)
-        self.value, self.attended = nn.Linear(EMBEDDING, OUTPUT), nn.Linear(OUTPUT, HIDDEN)
+        self.query = nn.Linear(HIDDEN, OUTPUT)
+        self.key = nn.Linear(3 * EMBEDDING, OUTPUT)
+        self.value = nn.Linear(EMBEDDING, OUTPUT)
+        self.attended = nn.Linear(OUTPUT, HIDDEN)
         self.copied = nn.Linear(HIDDEN, 2)
-        self.second, self.last = nn.Linear(HIDDEN, HIDDEN), nn.Linear(HIDDEN, OUTPUT)
+        self.second = nn.Linear(HIDDEN, HIDDEN)
+        self.last = nn.Linear(HIDDEN, OUTPUT)
 
     def embed(self, words: Tensor) -> Tensor:
         """Return the embeddings of words, [..., EMBEDDING]; 0 for no word."""
@@ -130,7 +145,8 @@ class WordModel(nn.Module):
                 them.
             added: to the logit of each candidate, [n_candidates].
         """
-        words, caption = block.words, block.caption
+        words = block.words
+        caption = block.caption
         n_blocks, n = words.shape
         table = functional.pad(
             self.embed(words).flatten(0, 1), (0, 0, 0, 1)
@@ -185,7 +201,8 @@ class WordModel(nn.Module):
     ) -> Tensor:
         """Attend to the words of the pair's other captions, [n_picked, OUTPUT]."""
         beside = table[around[:, WINDOW - 1]], table[:-1], table[around[:, WINDOW]]
-        key, value = self.key(torch.cat(beside, -1)), self.value(table[:-1])
+        key = self.key(torch.cat(beside, -1))
+        value = self.value(table[:-1])
         query = torch.zeros_like(key).index_copy(0, picked, self.query(hidden))
         query, key, value = (
             part.view(*block.words.shape, HEADS, -1).transpose(1, 2) for part in (query, key, value)
@@ -202,7 +219,9 @@ class WordModel(nn.Module):
 
         Two parts: for a word that any other caption has, and for the share of captions that has it.
         """
-        words, caption, others = block.words, block.caption, _in_others(block).float()
+        words = block.words
+        caption = block.caption
+        others = _in_others(block).float()
         equal = ((words[:, :, None] == words[:, None]) & (words > 0)[:, None]).float()
         in_caption = (equal * (caption[:, :, None] == caption[:, None])).sum(-1)
         any_other = others / (others @ equal).clamp(min=1)
@@ -312,7 +331,8 @@ def fit(
             parts[name].load_state_dict(values)
     for step in range(first, steps):
         torch.manual_seed(seed + step)  # of dropout: a resumed training draws the same
-        rng, epoch = np.random.default_rng([seed, step]), step // per_epoch
+        rng = np.random.default_rng([seed, step])
+        epoch = step // per_epoch
         if step == first or step % per_epoch == 0:
             order = np.random.default_rng([seed, epoch, 1]).permutation(pairs)
         at = step % per_epoch * BATCH
@@ -333,10 +353,8 @@ def fit(
                 stands_for = np.where(
                     np.isin(drawn, sampled), len(rest) / max(len(sampled), 1), 1.0
                 )
-                candidates, added = (
-                    torch.from_numpy(drawn),
-                    torch.from_numpy(np.log(stands_for)).float(),
-                )
+                candidates = torch.from_numpy(drawn)
+                added = torch.from_numpy(np.log(stands_for)).float()
                 target = torch.searchsorted(candidates, block.words.flatten()[picked])
                 with autocast(precision, "cpu"):
                     logits = model(block, picked, [others], candidates, added)[0]
@@ -372,13 +390,15 @@ def predict(
     """
     untrained = torch.from_numpy(-np.log(np.maximum(trained_share(words), 1e-9))).float()
     untrained[:2] = -torch.inf
-    candidates, done = torch.arange(words.vocabulary_size), 0
+    candidates = torch.arange(words.vocabulary_size)
+    done = 0
     n_words = max(1, int(np.diff(words.caption_start[words.pair_start])[pairs].sum()))
     size = max(2 * BATCH, PREDICTED * len(pairs) // n_words)
     for block in blocks(words, pictures, pairs, size=size):
         predicted = (block.words > 1) & (block.words < words.vocabulary_size)
         predicted &= torch.from_numpy(changed[block.place] >= 0)
-        place, picked = block.place[predicted.numpy()], predicted.flatten().nonzero()[:, 0]
+        place = block.place[predicted.numpy()]
+        picked = predicted.flatten().nonzero()[:, 0]
         if len(place):
             ids = torch.stack(
                 [block.words[predicted], torch.from_numpy(changed[place].astype(np.int64))], 1

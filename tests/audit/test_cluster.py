@@ -94,7 +94,8 @@ def lose_twice(machines: Any, data: Path) -> None:
     """Kill the worker of a shard of features, and the machine of a member that is being trained."""
     process_of("clipmem_core.features.embed:run_shards", data).parent().kill()
     member = process_of("clipmem_core.audit.member:run_members", data)
-    above, name = {one.pid for one in member.parents()}, member.cmdline()[5]
+    above = {one.pid for one in member.parents()}
+    name = member.cmdline()[5]
     log = data / "audits" / "a" / "members" / name / "log.jsonl"
     until(lambda: log.is_file() and log.read_text(), seconds=600)
     lost = next(
@@ -110,10 +111,8 @@ def test_an_audit_whose_worker_and_machine_are_lost_ends_as_one_that_ran_here(
     machines: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.save(build_model("tiny", loss="clip", seed=5).state_dict(), tmp_path / "tiny.pt")
-    config, found = (
-        config_of(flags(str(tmp_path / "tiny.pt"), "--members", "8", "--epochs", "20")),
-        [],
-    )
+    config = config_of(flags(str(tmp_path / "tiny.pt"), "--members", "8", "--epochs", "20"))
+    found = []
     for name, executor in {"here": None, "there": ray_tasks}.items():
         monkeypatch.setenv("CLIPMEM_DATA", str(tmp_path / name))
         losing = threading.Thread(target=lose_twice, args=(machines, tmp_path / name))

@@ -75,7 +75,8 @@ def test_words_lie_where_their_captions_have_them_and_make_the_scores(finished: 
     words, captions = (
         pd.read_parquet(finished.folder / f"{name}.parquet") for name in ("words", "captions")
     )
-    pairs, scores = finished.pairs.set_index("pair_id"), finished.scores.set_index("pair_id")
+    pairs = finished.pairs.set_index("pair_id")
+    scores = finished.scores.set_index("pair_id")
     names = (
         "pair_id caption position start word probability surprise changed better "
         "better_probability p_wrong"
@@ -107,10 +108,8 @@ def test_words_lie_where_their_captions_have_them_and_make_the_scores(finished: 
     np.testing.assert_allclose(scores["suspicion"].reindex(worst.index), worst)
     assert (scores["p_wrong"].reindex(worst.index) >= worst - 1e-9).all()
     # Decoys of other pictures agree less with the captions of the pair, and fit the picture less.
-    decoys, run = (
-        np.load(finished.folder / "decoys.npy"),
-        np.load(finished.member("r0-f0") / "captions.npy"),
-    )
+    decoys = np.load(finished.folder / "decoys.npy")
+    run = np.load(finished.member("r0-f0") / "captions.npy")
     assert len(run) == len(captions) + len(decoys)
     assert np.nanmean(run[len(captions) :, 1]) < np.nanmean(run[: len(captions), 1])
 
@@ -207,7 +206,8 @@ def test_a_full_disk_is_named_and_the_same_command_resumes(
 def test_locked_towers_work_in_any_protocol_and_loss_and_word_models_train_on_halves(
     changes: dict[str, Any], start: str, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    halves, fit = list[np.ndarray](), word_table.fit
+    halves = list[np.ndarray]()
+    fit = word_table.fit
 
     def noted(
         words: Words, pictures: np.ndarray, rows: np.ndarray, *more: Any, **options: Any
@@ -264,10 +264,8 @@ def test_the_most_suspicious_pairs_are_left_out_and_misfit_is_of_the_second_roun
     scored = scores.loc[
         scores["group"] == "scored", ["learned", "log_probability_out", "log_probability_second"]
     ]
-    first, second = (
-        misfit(scored, "log_probability_out", 2),
-        misfit(scored, "log_probability_second", 4),
-    )
+    first = misfit(scored, "log_probability_out", 2)
+    second = misfit(scored, "log_probability_second", 4)
     count = two_rounds.verdict["second_round_left_out"]
     assert 20 < count < 200
     table = pd.read_parquet(two_rounds.folder / "second.parquet")

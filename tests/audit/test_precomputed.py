@@ -119,7 +119,8 @@ def test_rows_keep_their_features_if_captions_are_injected_and_near_duplicates_d
     np.testing.assert_array_equal(text_stored[np.arange(len(rows))], text.astype(np.float16)[owner])
 
 
-SOURCE_PAIRS, SAMPLE = 700, 400
+SOURCE_PAIRS = 700
+SAMPLE = 400
 
 
 def _raw(ids: list[str]) -> RawPairs:
@@ -160,7 +161,8 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_an_audit_of_a_sample_says_so_and_counts_the_whole_set(source: str, data: Path) -> None:
     audit = audit_of(source, "--sample", str(SAMPLE))
-    record, verdict = audit.record, audit.verdict
+    record = audit.record
+    verdict = audit.verdict
     assert (record.pairs, record.sampled_of) == (SAMPLE, SOURCE_PAIRS - 20)
     told = verdict["sample"]
     assert (told["pairs"], told["of"]) == (SAMPLE, SOURCE_PAIRS - 20)

@@ -120,7 +120,8 @@ def test_the_encoders_parts_are_shapley_values_of_mapped_members(
 
 
 def test_group_means_and_membership_auroc_are_those_of_the_scores(run: Recomputed) -> None:
-    verdict, means = run.audit.verdict, run.scores.groupby("group")["clipmem"].mean()
+    verdict = run.audit.verdict
+    means = run.scores.groupby("group")["clipmem"].mean()
     assert {row["group"]: row["mean"] for row in verdict["groups"]} == pytest.approx(
         means.to_dict(), abs=1e-6
     )
@@ -142,10 +143,12 @@ def ranks(queries: np.ndarray, answers: np.ndarray) -> np.ndarray:
 
 
 def test_utility_is_that_of_indexes_scikit_learn_and_open_clip(paper: Recomputed) -> None:
-    labels, shared = paper.audit.pairs["label"].to_numpy(dtype=str), paper.group == "shared"
+    labels = paper.audit.pairs["label"].to_numpy(dtype=str)
+    shared = paper.group == "shared"
     image, text = embeddings(paper.audit, "f-0")
     utility = paper.audit.utility.query("member == 'f-0'").set_index("metric")["value"]
-    a, b = image[paper.external], text[paper.external]
+    a = image[paper.external]
+    b = text[paper.external]
     for way, place in (("image_to_text", ranks(a, b)), ("text_to_image", ranks(b, a))):
         for k in (1, 5, 10):
             assert utility[f"{way}_R@{k}"] == pytest.approx(np.mean(place < k)), (way, k)
@@ -153,7 +156,8 @@ def test_utility_is_that_of_indexes_scikit_learn_and_open_clip(paper: Recomputed
     probe = LogisticRegression(max_iter=300).fit(scale.transform(image[shared]), labels[shared])
     accuracy = probe.score(scale.transform(a), labels[paper.external])
     assert utility["linear_probe"] == pytest.approx(accuracy, abs=0.021)
-    config, tokenize = model_config("tiny"), open_clip.SimpleTokenizer(context_length=16)
+    config = model_config("tiny")
+    tokenize = open_clip.SimpleTokenizer(context_length=16)
     model = open_clip.CLIP(config["embed_dim"], config["vision_cfg"], config["text_cfg"]).eval()
     model.load_state_dict(
         torch.load(paper.audit.member("f-0") / "checkpoint.pt", weights_only=True)
@@ -184,7 +188,8 @@ def member_run(made: Made, monkeypatch: pytest.MonkeyPatch) -> Iterator[MemberRu
 
 
 def test_candidate_and_independent_share_every_draw_and_no_others_do(member_run: MemberRun) -> None:
-    group, keys = member_run.membership["group"].to_numpy(), member_run.data.keys
+    group = member_run.membership["group"].to_numpy()
+    keys = member_run.data.keys
     assert np.array_equal(keys[group == "candidate"], keys[group == "independent"])
     assert len(set(keys.tolist())) == 350
     assert member_run.data.rows.tolist() == np.flatnonzero(member_run.membership["f-0"]).tolist()
@@ -195,10 +200,8 @@ def test_a_class_that_only_external_pairs_have_counts_in_zero_shot(
 ) -> None:
     labels = member_run.pairs["label"].to_numpy(dtype=object).copy()
     labels[np.flatnonzero(member_run.membership["group"] == "external")] = "zebra"
-    model, image = (
-        trained_model(member_run),
-        vectors(member_run.folder / "image.faiss").astype(np.float32),
-    )
+    model = trained_model(member_run)
+    image = vectors(member_run.folder / "image.faiss").astype(np.float32)
     metrics = utility(
         dataclasses.replace(member_run, pairs=member_run.pairs.assign(label=labels)), model, image
     )

@@ -47,7 +47,8 @@ class Runs:
     """One audit, the same as the whole one, that is run again and again."""
 
     def __init__(self, data: Path, forks: Server) -> None:
-        self.data, self.forks = data, forks
+        self.data = data
+        self.forks = forks
         self.audit = Audit(data / "audits" / "killed")
 
     def start(self, **environment: str) -> Forked:

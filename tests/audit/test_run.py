@@ -37,7 +37,8 @@ def prepared(audit: Audit) -> tuple[list[int], list[int]]:
 
 
 def test_the_store_of_small_pictures_can_be_made_again(moved: Audit, data: Path) -> None:
-    before, name = prepared(moved), Path(moved.record.root).name
+    before = prepared(moved)
+    name = Path(moved.record.root).name
     (moved.folder / ".prepared.npz").unlink()
     elsewhere = moved.record.values | {"root": f"/on/another/machine/sets/{name}"}
     (moved.folder / "config.json").write_text(json.dumps(elsewhere))
@@ -145,7 +146,8 @@ def test_wrong_captions_of_the_drawn_set_come_out_on_top(typed: Path) -> None:
     audit = Audit(typed / "audits" / "scenes")
     assert audit.verdict["sentence"] in (typed / "printed.txt").read_text()
     scored = (audit.scores["group"] == "scored").to_numpy()
-    scores, kind = audit.scores[scored], audit.pairs["injected"][scored]
+    scores = audit.scores[scored]
+    kind = audit.pairs["injected"][scored]
     wrong = (kind == "miscaption").to_numpy()
     assert wrong.sum() >= 10
     aurocs = {name: roc_auc_score(wrong, scores[name]) for name in ("misfit", "clipmem")}

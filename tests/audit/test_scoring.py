@@ -19,7 +19,8 @@ N = 220
 
 
 def test_embeddings_that_cannot_be_mapped_cost_only_the_encoders_parts() -> None:
-    rng, membership = np.random.default_rng(0), paper_membership(np.arange(N), seeds=1, seed=0)
+    rng = np.random.default_rng(0)
+    membership = paper_membership(np.arange(N), seeds=1, seed=0)
     image, text = (
         [rng.normal(size=(N, width)).astype(np.float32) for width in (5, 6)] for _ in range(2)
     )
@@ -59,7 +60,8 @@ def test_every_caption_has_a_row_with_the_cosine_of_members_that_never_saw_it(ma
     assert table.loc[external, "learned"].isna().all()
     assert table[["similarity_out", "margin_out", "p_wrong"]].notna().all(axis=None)
     assert table.loc[~external, "learned"].isna().mean() < 0.2  # 10 epochs of up to five captions
-    total, count = np.zeros(400), np.zeros(400)
+    total = np.zeros(400)
+    count = np.zeros(400)
     for name in audit.record.members:
         image, text = (vectors(audit.member(name) / f"{kind}.faiss") for kind in ("image", "text"))
         out = ~audit.membership[name].to_numpy()
@@ -72,8 +74,10 @@ def test_every_caption_has_a_row_with_the_cosine_of_members_that_never_saw_it(ma
 
 
 def test_learned_is_that_of_the_epochs_that_drew_the_caption(made: Made) -> None:
-    audit, name = made.ensemble, "r0-f1"
-    pairs, trained = audit.pairs, np.flatnonzero(audit.membership[name])
+    audit = made.ensemble
+    name = "r0-f1"
+    pairs = audit.pairs
+    trained = np.flatnonzero(audit.membership[name])
     trajectory = np.load(audit.member(name) / "trajectory.npy")[:, :, 1].astype(float)
     stored = np.load(audit.member(name) / "captions.npy")[:, 2]
     start = np.cumsum([0, *map(len, pairs["captions"])])

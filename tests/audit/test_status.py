@@ -93,7 +93,8 @@ def test_a_running_job_shows_its_stage(data: Path) -> None:
     said = data / "jobs" / "made" / "output.log"
     leave_job(said.parent, running=True)
     assert state_of("made").word == status.PREPARING
-    audit, stages = unfinished(data), []
+    audit = unfinished(data)
+    stages = []
     with said.open("a") as file, RichScreen() as screen:
         screen.console.file = file
         for tell in (

@@ -39,7 +39,8 @@ def test_every_unit_is_measured_once_on_pairs_of_its_member_or_reference(
     before = (audit.folder / MANIFEST).read_bytes()
     run_units(audit, members=["f-0"], screen=Silent())
     run_units(audit, screen=Silent())
-    units, references = read_units(audit), read_units(audit, REFERENCES)
+    units = read_units(audit)
+    references = read_units(audit, REFERENCES)
     assert units is not None
     assert references is not None
     # tiny: two layers of 4 × 64 units in the image encoder, one in the text encoder
@@ -48,7 +49,8 @@ def test_every_unit_is_measured_once_on_pairs_of_its_member_or_reference(
         assert table.groupby(["tower", "layer"]).size().to_dict() == layers
     assert units["unitmem_mean"].dropna().between(0, 1).all()
     assert (audit.folder / MANIFEST).read_bytes() == before
-    ids, membership = audit.pairs["pair_id"].to_numpy(), audit.membership
+    ids = audit.pairs["pair_id"].to_numpy()
+    membership = audit.membership
     for name, table in units.groupby("member"):
         assert membership[name].to_numpy()[table["row"]].all()
         np.testing.assert_array_equal(table["pair_id"], ids[table["row"]])

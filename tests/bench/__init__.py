@@ -84,10 +84,8 @@ def made_on() -> str:
 
 def save(part: str, measures: Measures, *, command: str) -> None:
     """Replace a part's lines in data/results/bench.csv, and write all of it as a page, bench.md."""
-    path, new = (
-        ROOT / "data" / "results" / "bench.csv",
-        pd.DataFrame([line.cells for line in measures], columns=COLUMNS),
-    )
+    path = ROOT / "data" / "results" / "bench.csv"
+    new = pd.DataFrame([line.cells for line in measures], columns=COLUMNS)
     new.insert(0, "part", part)
     new = new.assign(command=command, machine=made_on(), date=date.today().isoformat())
     old = pd.read_csv(path, dtype=str, keep_default_na=False) if path.is_file() else new[:0]

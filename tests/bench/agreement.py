@@ -32,7 +32,8 @@ class Agreement:
 def main(asked: Agreement) -> None:
     """Print, and write, one row per setting and measure; differences are in percent of the
     baseline."""
-    audit, study = open_audit(asked.audit), open_study(asked.study)
+    audit = open_audit(asked.audit)
+    study = open_study(asked.study)
     arms = list(study.request["arms"])
     tables = [differences(rows) for rows in (lab_table(audit, arms), study.rows)]
     both = tables[0].merge(tables[1], on=[ARM, "measure"], suffixes=("_lab", "_study"))

@@ -49,7 +49,8 @@ def browse(repeats: int, kinds: list[str]) -> dict[str, Any]:
 
     from clipmem_core.audit.store import list_audits
 
-    audit, app = list_audits()[0], _page("browse")
+    audit = list_audits()[0]
+    app = _page("browse")
     rng = np.random.default_rng(0)
     times: dict[str, Any] = {"plain": [_plain(audit.folder) for _ in range(repeats + 1)][1:]}
     for kind, draw in _changes(rng).items():
@@ -61,10 +62,8 @@ def browse(repeats: int, kinds: list[str]) -> dict[str, Any]:
 
 def _changes(rng: Any) -> dict[str, Callable[[], Address]]:
     """Return, for each kind of change, what draws an address that was not asked for before."""
-    shapes, colours = (
-        ["circle", "square", "triangle"],
-        ["crimson", "teal", "goldenrod", "slateblue", "olivedrab"],
-    )
+    shapes = ["circle", "square", "triangle"]
+    colours = ["crimson", "teal", "goldenrod", "slateblue", "olivedrab"]
     syllables = [a + b for a in "bdgklmnprst" for b in "aeiou"]
     orders = ["clipmem", "misfit", "similarity_out", "clipmem_text", "se", "learned"]
     return {
@@ -89,10 +88,8 @@ def _lasso(rng: Any) -> str:
     import numpy as np
 
     turns = np.linspace(0, 2 * np.pi, 40, endpoint=False)
-    x, y = (
-        0.3 + rng.normal() * 0.05 + 0.2 * np.cos(turns),
-        0.3 + 0.2 * np.sin(turns) + 0.03 * np.cos(7 * turns),
-    )
+    x = 0.3 + rng.normal() * 0.05 + 0.2 * np.cos(turns)
+    y = 0.3 + 0.2 * np.sin(turns) + 0.03 * np.cos(7 * turns)
     corners = ":".join(f"{a:.4g}:{b:.4g}" for a, b in zip(x, y, strict=True))
     return f"similarity_out:clipmem:{corners}"
 

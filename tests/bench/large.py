@@ -49,7 +49,8 @@ from tests.large_fixtures import make_features
 
 WIDTH = 512
 FLAGS = ("--preset", "locked", "--folds", "4", "--members", "4")
-SIZES, QUICK = (1_000, 10_000, 100_000), (500, 1_000)
+SIZES = (1_000, 10_000, 100_000)
+QUICK = (500, 1_000)
 CHANGES = ("open", "page", "order", "decision", "table")  # of Browse; these find pairs in any audit
 
 
@@ -139,7 +140,9 @@ def run_command(
     """Run a command of the package; return its seconds, processor seconds and peak of anonymous
     bytes."""
     command = [sys.executable, "-m", module, *words]
-    before, began, peak = os.times(), time.perf_counter(), 0
+    before = os.times()
+    began = time.perf_counter()
+    peak = 0
     with subprocess.Popen(
         command, env={**os.environ, DATA_VARIABLE: str(data)}, stdout=subprocess.DEVNULL
     ) as process:
@@ -232,7 +235,8 @@ def _compare(
 ) -> Measure:
     """Compute features; compare their cost with that of the tower alone, by the faster engine and
     by torch."""
-    opened, alone = tower.open(), dict[str, float]()
+    opened = tower.open()
+    alone = dict[str, float]()
     engines = {embed.TORCH: opened.embed} | (
         {embed.ONNX: opened.compile(batches[0])} if opened.compile else {}
     )
@@ -269,7 +273,8 @@ def main(
     lines: Measures = []
     spent: dict[int, float] = {}
     for count in pairs:
-        made, data = folder / f"features-{count}-{dim}", folder / f"data-{count}-{dim}"
+        made = folder / f"features-{count}-{dim}"
+        data = folder / f"data-{count}-{dim}"
         if not (made / "done").is_file():
             console.print(f"making {count:,} features")
             make_features(made, pairs=count, dim=dim)
@@ -286,7 +291,8 @@ def main(
             lines.append(Measure(f"export of {count:,} pairs to {kind}", seconds, "s"))
             lines.append(Measure(f"export of {count:,} pairs to {kind}: memory", peak / 1e6, "MB"))
         times_by_kind = turn(data, "browse", "2", *CHANGES)
-        memory, plain = times_by_kind.pop("memory_mb"), min(times_by_kind.pop("plain"))
+        memory = times_by_kind.pop("memory_mb")
+        plain = min(times_by_kind.pop("plain"))
         slowest, kind = max((max(times), kind) for kind, times in times_by_kind.items())
         lines.append(
             Measure(f"Browse, {count:,} pairs, slowest change ({kind})", slowest, "ms", floor=plain)

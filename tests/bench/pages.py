@@ -49,7 +49,8 @@ def measure_browse(quick: bool) -> Measures:
     """Measure the cold start of a small audit, and each kind of change over many pairs."""
     pairs, runs = (20_000, 4) if quick else (1_000_000, 40)
     with tempfile.TemporaryDirectory() as folder:
-        small, large = Path(folder) / "small", Path(folder) / "large"
+        small = Path(folder) / "small"
+        large = Path(folder) / "large"
         make_audit(small, "small")
         cold, overview, imported = (
             statistics.median(turn(small, *what.split())["seconds"] for _ in range(3))
@@ -62,7 +63,8 @@ def measure_browse(quick: bool) -> Measures:
                 pair_ids(audit, Selection())[: pairs // 5], KEEP, audit=audit.name
             )
         times_by_kind = turn(large, "browse", str(runs))
-    plain, memory = statistics.median(times_by_kind.pop("plain")), times_by_kind.pop("memory_mb")
+    plain = statistics.median(times_by_kind.pop("plain"))
+    memory = times_by_kind.pop("memory_mb")
     lines = [Measure("Browse, 100 pairs, first page in a fresh process", cold, "s", floor=imported)]
     lines.append(
         Measure(
@@ -216,7 +218,8 @@ def _keys(pages: list[Any], address: str, review: Review, seconds: int) -> Measu
             crew
         ):  # the queue from both ends: a pair that another tab decides is refused
             open_review_page(page, address, NAME, order="misfit", ascending=str(place))
-        before, began = len(events(review)), time.monotonic()
+        before = len(events(review))
+        began = time.monotonic()
         for place in range(seconds * pace):
             time.sleep(max(0.0, began + place / pace - time.monotonic()))
             # Of two browsers one keeps and the other removes a caption, so that the log tells them

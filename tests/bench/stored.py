@@ -21,21 +21,25 @@ from clipmem_core.scores.membership import Sides, ensemble_membership
 from tests.bench import Measure, Measures, scratch
 from tests.bench.large import run_command
 
-MEMBERS, DIM, CAPTION_DIM = 4, 256, 384
+MEMBERS = 4
+DIM = 256
+CAPTION_DIM = 384
 BLOCK = 10_000
 
 
 def measure_embeddings(quick: bool) -> Measures:
     """Score members' embeddings, and search features of captions."""
     pairs, captions = (3_000, 20_000) if quick else (300_000, 1_000_000)
-    rng, lines = np.random.default_rng(0), list[Measure]()
+    rng = np.random.default_rng(0)
+    lines = list[Measure]()
     with scratch() as folder:
         for member in range(MEMBERS):
             for side in ("image", "text"):
                 vectors = unit(rng.standard_normal((pairs, DIM), dtype=np.float32))
                 np.save(folder / f"{member}-{side}.npy", vectors)
                 write_vectors(folder / f"{member}-{side}.faiss", [vectors])
-        module, kinds = "tests.bench.stored", ("npy", "faiss")
+        module = "tests.bench.stored"
+        kinds = ("npy", "faiss")
         both = {kind: run_command([str(folder), kind], folder, module=module) for kind in kinds}
         for place, unit_of in ((0, "s"), (2, "MB")):
             npy, ours = (both[kind][place] / (1 if unit_of == "s" else 1e6) for kind in kinds)
@@ -53,7 +57,8 @@ def measure_embeddings(quick: bool) -> Measures:
             for _ in range(captions // 10_000)
         )
         write_vectors(path, blocks)
-        rows, query = np.arange(0, captions, 2), rng.standard_normal(CAPTION_DIM).astype(np.float32)
+        rows = np.arange(0, captions, 2)
+        query = rng.standard_normal(CAPTION_DIM).astype(np.float32)
         read_vectors(path).nearest(query, 1)  # reads the file once
         what = f"of {captions:,} features × {CAPTION_DIM}"
         lines.append(
@@ -101,7 +106,8 @@ def score(folder: Path, kind: str) -> None:
     membership = ensemble_membership(
         np.arange(len(image[0])), folds=MEMBERS, repeats=1, seed=0, halves=True
     )
-    sides, trained = Sides(membership, "ensemble", 0), membership.trained
+    sides = Sides(membership, "ensemble", 0)
+    trained = membership.trained
     for member in range(MEMBERS):
         pair_terms(image[member], text[member], sides.external)
     contributions(image, text, sides)

@@ -30,7 +30,9 @@ from clipmem_core.features.towers import minilm
 from clipmem_core.review import score_breakdown
 from tests.bench import console, made_on
 
-INJECTED, CLOSE, NEAREST = 150, 0.6, 10
+INJECTED = 150
+CLOSE = 0.6
+NEAREST = 10
 LEADS = (-np.inf, 0.4, 0.45, 0.5, 0.55, 0.6)  # the first: all suggestions, up to three a pair
 SCENES_PAIRS = 1600  # so that enough are left for suggestions
 
@@ -63,7 +65,8 @@ class Suggestions:
 def measured(source: str, seeds: tuple[int, ...]) -> Iterator[dict[str, object]]:
     """Yield a row for each seed and lead: the injected pairs, those with a suggestion, suggestions,
     and usable ones."""
-    config, name = preset_config("locked"), Path(source).parent.name or source
+    config = preset_config("locked")
+    name = Path(source).parent.name or source
     config = replace(config, source=replace(config.source, scenes_pairs=SCENES_PAIRS))
     data_set = load_data_set(source, settings.resolve(config))
     pairs = data_set.pairs[data_set.pairs[c.INJECTED].isna()].reset_index(drop=True)
@@ -73,7 +76,8 @@ def measured(source: str, seeds: tuple[int, ...]) -> Iterator[dict[str, object]]
             dict.fromkeys(text for captions in pairs[c.CAPTIONS] for text in captions)
         )
     }
-    embed, texts = minilm().open().embed, list(place)
+    embed = minilm().open().embed
+    texts = list(place)
     vectors = np.concatenate(
         [embed(texts[start : start + 64]) for start in range(0, len(texts), 64)]
     )
@@ -115,7 +119,9 @@ def compared_with_truth(
 ) -> pd.DataFrame:
     """Return what is suggested for the injected pairs of an audit whatever it leads by: row, lead,
     usable."""
-    pairs, rows, score_breakdown.LEAD = audit.pairs, [], -np.inf
+    pairs = audit.pairs
+    rows = []
+    score_breakdown.LEAD = -np.inf
     others = np.isin(
         np.arange(len(place)), [place[text] for captions in pairs[c.CAPTIONS] for text in captions]
     )

@@ -42,7 +42,9 @@ from clipmem_core.training.views import FeatureRows, TrainingData
 from tests.bench import Measure, Measures, Skipped, console, scratch
 
 WORKERS = (1, 2)  # of their data loader; the better one counts
-IMAGE, CAPTION = "filepath", "title"  # open_clip's defaults, with tabs between
+# open_clip's defaults, with tabs between
+IMAGE = "filepath"
+CAPTION = "title"
 
 
 @dataclass(frozen=True)
@@ -251,17 +253,17 @@ def run_command(
 def measure_heads(quick: bool) -> Measures:
     """Time a step of the heads of a locked audit on one thread; its floor is its matrix products at
     the peak rate."""
-    lines, rng, (image, text), pairs = (
-        [],
-        np.random.default_rng(0),
-        (1280, 384),
-        6_000 if quick else 20_000,
-    )
+    lines = []
+    rng = np.random.default_rng(0)
+    image = 1280
+    text = 384
+    pairs = 6_000 if quick else 20_000
     features = [
         rng.standard_normal((pairs, width), dtype=np.float32).astype(np.float16)
         for width in (image, text)
     ]
-    dim, before = model_config("locked")["embed_dim"], torch.get_num_threads()
+    dim = model_config("locked")["embed_dim"]
+    before = torch.get_num_threads()
     torch.set_num_threads(1)
     for precision in ("fp32", "amp_bf16")[
         : 1 + (resolve(preset_config("locked")).precision == "amp_bf16")
@@ -279,7 +281,8 @@ def measure_heads(quick: bool) -> Measures:
         trainer = Trainer(
             model.train(), data, config, feature_views(model, 0), seed=0, device="cpu"
         )
-        steps, square = trainer.steps(), torch.randn(1024, 1024)
+        steps = trainer.steps()
+        square = torch.randn(1024, 1024)
         square = square.bfloat16() if precision == "amp_bf16" else square
         rate = 2 * 1024**3 / _seconds(lambda: square @ square)  # noqa: B023
         batch = pairs / trainer.batches

@@ -151,7 +151,8 @@ def of_audit(name: str) -> pd.DataFrame:
 def _alignments(audit: Audit) -> tuple[np.ndarray, Sides]:
     """Return the alignments of finished members, as far as these are whole repeats, and who trains
     on what."""
-    drawn, config = membership_of(audit.membership), audit.record.config
+    drawn = membership_of(audit.membership)
+    config = audit.record.config
     names = list(
         itertools.takewhile(
             lambda name: (audit.member(name) / TEXT_EMBEDDINGS).is_file(), drawn.members
@@ -195,7 +196,9 @@ def _blocks(values: np.ndarray, sides: Sides, repeats: int) -> Iterator[Block]:
 
 def _against(twos: Sequence[tuple[Block, Block]], scored: np.ndarray) -> dict[str, float]:
     """Compare blocks two by two."""
-    covered, before, tops = [], [], []
+    covered = []
+    before = []
+    tops = []
     for first, second in twos:
         off = np.abs(first.clipmem - second.clipmem)[scored]
         covered.append((off <= 1.96 * np.hypot(first.errors.se, second.errors.se)[scored]).mean())
@@ -302,8 +305,10 @@ def counts_of_audit(asked: Planted) -> pd.DataFrame:
     random: the score of a picture with another caption, of a decoy, or of another word takes the
     place of a caption's own. Pairs with injected errors are left out.
     """
-    audit, rows = Audit(data_folder() / "audits" / asked.audit), []
-    counts, membership = caption_counts(audit), membership_of(audit.membership)
+    audit = Audit(data_folder() / "audits" / asked.audit)
+    rows = []
+    counts = caption_counts(audit)
+    membership = membership_of(audit.membership)
     sides = sides_of(audit, audit.record.config, membership)
     evidence = caption_table(audit, audit.scores, counts, sides, read_words(audit, counts))[1]
     right = np.flatnonzero(audit.pairs[c.INJECTED].isna())
@@ -336,7 +341,8 @@ def plant(
 ) -> tuple[CaptionEvidence, int]:
     """Return the evidence of some pairs with errors of one kind, and their number."""
     owner = np.repeat(np.arange(len(evidence.counts)), evidence.counts)
-    chosen, inside = np.isin(np.arange(len(evidence.counts)), rows), np.isin(owner, rows)
+    chosen = np.isin(np.arange(len(evidence.counts)), rows)
+    inside = np.isin(owner, rows)
     fit, swapped = (np.where(chosen, values, np.nan) for values in (evidence.fit, evidence.swapped))
     assert evidence.words is not None
     captions = (
@@ -347,19 +353,19 @@ def plant(
     if kind == "pairs":
         n = round(share * np.isfinite(fit).sum())
         wrong = rng.choice(np.flatnonzero(np.isfinite(fit + swapped)), n, replace=False)
-        fit[wrong], swapped[wrong] = swapped[wrong], np.nan
+        fit[wrong] = swapped[wrong]
+        swapped[wrong] = np.nan
     elif kind == "captions" and captions is not None and decoys is not None:
         places, usable = (
             np.flatnonzero(np.isfinite(values).all(axis=1)) for values in (captions, decoys)
         )
         n = min(round(share * len(places)), len(usable) // 2)
         wrong = rng.choice(usable, n, replace=False)
-        captions[rng.choice(places, n, replace=False)], decoys[wrong] = decoys[wrong], np.nan
+        captions[rng.choice(places, n, replace=False)] = decoys[wrong]
+        decoys[wrong] = np.nan
     else:
-        of_word, drawn = (
-            words[c.CAPTION].to_numpy(),
-            rng.permutation(np.flatnonzero(np.isfinite(words[c.CHANGED]))),
-        )
+        of_word = words[c.CAPTION].to_numpy()
+        drawn = rng.permutation(np.flatnonzero(np.isfinite(words[c.CHANGED])))
         n = round(share * words[c.CAPTION].nunique())
         drawn = rng.permutation(drawn[np.unique(of_word[drawn], return_index=True)[1]])[:n]
         known = words[c.CHANGED].to_numpy(copy=True)
@@ -401,7 +407,8 @@ def measure_coverage(asked: Coverage, words: Sequence[str]) -> None:
 
 def command(what: str, arguments: Sequence[str]) -> int:
     """Run `wrong` or `coverage` from the command line; return the exit code."""
-    prog, words = f"python -m tests.bench {what}", [what, *arguments]
+    prog = f"python -m tests.bench {what}"
+    words = [what, *arguments]
     try:
         if what == "coverage":
             flags = (tyro.conf.FlagCreatePairsOff,)

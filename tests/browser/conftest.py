@@ -100,7 +100,7 @@ def address(data: Path) -> Iterator[str]:
 
 
 @pytest.fixture(scope="package")
-def context(browser: Any, address: str) -> Any:  # noqa: ANN401
+def context(browser: Any, address: str) -> Any:
     """What pages of one browser have in common: a cache, and a process, which a first page
     keeps."""
     context = browser.new_context()

@@ -83,7 +83,8 @@ def test_enter_shows_a_picture_and_opens_its_pair_and_keys_rest_below_a_dialog(
     page: Any, address: str, review: Review
 ) -> None:
     ids = open_browse(page, address)
-    image, keys = page.locator("dialog img"), page.locator("dialog.keys")
+    image = page.locator("dialog img")
+    keys = page.locator("dialog.keys")
     page.locator(".card .picture").nth(2).click()
     image.wait_for()
     check_pictures(page)

@@ -54,10 +54,8 @@ def test_another_name_is_answered_nowhere(port: int, host: str) -> None:
 def test_only_this_servers_pages_open_the_websocket_and_those_of_a_proxy_that_keeps_its_name(
     port: int,
 ) -> None:
-    own, others = (
-        f"localhost:{port}",
-        (f"http://localhost:{port + 1}", f"http://127.0.0.1:{port}", "null"),
-    )
+    own = f"localhost:{port}"
+    others = (f"http://localhost:{port + 1}", f"http://127.0.0.1:{port}", "null")
     for origin in others:
         assert ask(port, "/_stcore/stream", host=own, origin=origin).status == 403
     assert ask(port, "/_stcore/stream", host="localhost", origin="https://localhost").status == 101

@@ -79,7 +79,7 @@ def test_decisions_are_kept_while_the_server_cannot_be_reached_and_stored_once(
     page.unroute(EVENTS)
     all_stored(page)
 
-    def lose_the_answer(route: Any) -> None:  # noqa: ANN401
+    def lose_the_answer(route: Any) -> None:
         route.fetch()
         route.abort()
 
@@ -95,7 +95,7 @@ def test_decisions_are_kept_while_the_server_cannot_be_reached_and_stored_once(
 def test_a_refusal_is_shown_until_it_was_read_and_its_pair_is_undecided_again(
     page: Any, address: str, review: Review
 ) -> None:
-    def refuse(route: Any) -> None:  # noqa: ANN401
+    def refuse(route: Any) -> None:
         (event,) = route.request.post_data_json["events"]
         number = event["number"]
         route.fulfill(json={"stored": number, "refused": {str(number): "<b>other captions</b>"}})
@@ -137,11 +137,9 @@ def test_the_most_suspicious_caption_comes_first_and_a_key_stores_a_likelier_wor
     suggestions = {"fault": "", "cosines": [0.2] * 5, "choices": choices, "quality": "8 of 10"}
     page.route("**/api/review/suggestions?**", lambda route: route.fulfill(json=suggestions))
     open_review_page(page, address)
-    audit, pair, shown = (
-        Audit(data / "audits" / TRAINED),
-        shown_pair(page),
-        page.locator(".captions li"),
-    )
+    audit = Audit(data / "audits" / TRAINED)
+    pair = shown_pair(page)
+    shown = page.locator(".captions li")
     captions = audit.pairs.set_index("pair_id")["captions"][pair].tolist()
     first = int(
         read_table(audit.folder / CAPTION_TABLE).set_index("pair_id").loc[pair, "p_wrong"].argmax()
@@ -181,7 +179,8 @@ def test_x_removes_the_caption_in_focus_and_with_shift_the_pair(
     page: Any, address: str, review: Review
 ) -> None:
     open_review_page(page, address)
-    pair, captions = shown_pair(page), page.locator(".captions li").all_text_contents()
+    pair = shown_pair(page)
+    captions = page.locator(".captions li").all_text_contents()
     # A caption is removed once alone; a removed pair keeps its captions.
     for keys, rest in (
         ("ArrowUp x", captions[:-1]),

@@ -79,7 +79,8 @@ def test_a_link_to_a_pair_opens_on_a_server_that_nobody_has_asked_anything_yet(
 def test_what_was_decided_is_exported_and_the_printed_command_reads_it_back(
     page: Any, address: str, data: Path, tmp_path: Path, run: Callable[..., str]
 ) -> None:
-    pair, text = pair_ids(data)[23], 'a caption, with a comma and "quotes"'
+    pair = pair_ids(data)[23]
+    text = 'a caption, with a comma and "quotes"'
     recaption(page, address, pair, text)
     page.goto(f"{address}/decisions?audit={TRAINED}&view=export&format=csv")
     page.get_by_role("button", name="Export", exact=True).click()

@@ -24,21 +24,22 @@ each.shadowRoot)]
     : 'img') ?? []])"""
 
 
-def open_watched(opener: Any, *, theme: str = "light", size: tuple[int, int] = (1280, 900)) -> Any:  # noqa: ANN401
+def open_watched(opener: Any, *, theme: str = "light", size: tuple[int, int] = (1280, 900)) -> Any:
     """Open a page of a context, or of a browser in a new context; `troubles` lists its errors,
     `requests` its URLs."""
     page = opener.new_page()
     page.emulate_media(color_scheme=theme)
     page.set_viewport_size({"width": size[0], "height": size[1]})
     page.set_default_timeout(PATIENCE)
-    page.troubles, page.requests = [], []
+    page.troubles = []
+    page.requests = []
     page.on("console", lambda message: page.troubles.extend(_troubles(message)))
     page.on("pageerror", lambda error: page.troubles.append(str(error)))
     page.on("request", lambda request: page.requests.append(request.url))
     return page
 
 
-def _troubles(message: Any) -> list[str]:  # noqa: ANN401
+def _troubles(message: Any) -> list[str]:
     place = message.location.get("url", "")
     return (
         [f"{message.text} ({place})"]
@@ -47,7 +48,7 @@ def _troubles(message: Any) -> list[str]:  # noqa: ANN401
     )
 
 
-def close_watched(page: Any, address: str) -> None:  # noqa: ANN401
+def close_watched(page: Any, address: str) -> None:
     """Close a page and clear its storage; it must have no errors and no requests to other hosts."""
     if page.url.startswith(address):
         page.evaluate("localStorage.clear()")
@@ -57,13 +58,13 @@ def close_watched(page: Any, address: str) -> None:  # noqa: ANN401
     assert not foreign, foreign
 
 
-def wait_idle(page: Any) -> None:  # noqa: ANN401
+def wait_idle(page: Any) -> None:
     """Wait until a page has a heading and its script has run; it shows no traceback."""
     page.wait_for_function(AT_REST)
     assert page.get_by_test_id("stException").count() == 0
 
 
-def check_pictures(page: Any, *, at_least: int = 0) -> None:  # noqa: ANN401
+def check_pictures(page: Any, *, at_least: int = 0) -> None:
     """Wait until at least so many pictures are shown and all are loaded; each has an alternative
     text."""
     loaded = (

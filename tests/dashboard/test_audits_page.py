@@ -43,7 +43,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     made: Calls = []
 
     def start(task: Task) -> None:
-        name, words = task.folder.name, list(task.arguments)
+        name = task.folder.name
+        words = list(task.arguments)
         checked = parse(["audit", *words[1:]]) if words[0] == "check" else None
         made.append(
             ("check", Request(checked.source, checked.name, checked.config))

@@ -46,7 +46,7 @@ def ranked(
     return table.sort_values(order, ascending=ascending)["pair_id"].tolist()
 
 
-def legend(app: AppTest) -> Any:  # noqa: ANN401
+def legend(app: AppTest) -> Any:
     """The line above the pairs."""
     return next(each for each in app.caption if each.value.startswith("**"))
 

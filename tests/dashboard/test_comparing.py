@@ -15,7 +15,8 @@ from tests.dashboard.test_pages import metrics, open_page, texts, titles
 from tests.dashboard.test_reviewing import mounted
 from tests.fixtures import HOSTILE, Copy, make_benchmark
 
-PAGE, DETECTORS = "pages/compare.py", "pages/detectors.py"
+PAGE = "pages/compare.py"
+DETECTORS = "pages/detectors.py"
 
 
 def with_config(audit: Audit, **values: object) -> Audit:
@@ -37,7 +38,8 @@ def of_other_pairs(audit: Audit, *, common: int = 0) -> Audit:
 def two(copy: Copy) -> tuple[Audit, Audit]:
     """Two audits of one data set; in the second, clipmem has noise, and is far higher for the pair
     of row 20."""
-    one, other = copy(name="one"), copy(name="other")
+    one = copy(name="one")
+    other = copy(name="other")
     scores = other.scores
     scores["clipmem"] += np.random.default_rng(0).normal(size=100) * 0.1
     scores.loc[20, "clipmem"] += 2
@@ -66,7 +68,8 @@ def test_partners_are_of_the_same_data_set_first_and_then_have_a_picture_in_comm
 
 
 def test_the_settings_that_differ_are_listed(copy: Copy) -> None:
-    one, other = copy(name="one"), copy(name="other")
+    one = copy(name="one")
+    other = copy(name="other")
     with_config(other, config=as_dict(other.record.config) | {"epochs": 3, "pretrained": "x.pt"})
     table = differing_fields(one, other).set_index("setting")
     assert {name: row.tolist() for name, row in table.iterrows()} == {
@@ -80,7 +83,9 @@ def test_the_settings_that_differ_are_listed(copy: Copy) -> None:
 
 
 def test_without_two_audits_of_one_data_set_the_page_says_how_to_make_another(copy: Copy) -> None:
-    none, _, one = open_page(PAGE), copy(name="one"), open_page(PAGE)
+    none = open_page(PAGE)
+    _ = copy(name="one")
+    one = open_page(PAGE)
     of_other_pairs(copy(name="unlike"))
     for app in (none, one, open_page(PAGE, one="unlike")):
         assert app.info
@@ -130,7 +135,8 @@ def test_the_choice_is_in_the_address(two: tuple[Audit, Audit]) -> None:
 def test_foreign_captions_are_escaped_and_a_click_shows_its_pair(
     two: tuple[Audit, Audit], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one, other = with_config(two[0], root=str(tmp_path / "gone")), two[1]
+    one = with_config(two[0], root=str(tmp_path / "gone"))
+    other = two[1]
     pairs = other.pairs
     pairs.at[42, "captions"] = [HOSTILE[0]]
     write_table(other.folder / PAIRS, pairs)

@@ -43,7 +43,8 @@ def audit(copy: Copy) -> Audit:
 def review(audit: Audit) -> Review:
     """Two kept, one recaptioned, three removed, one with a note only: seven pairs in four
     events."""
-    ids, review = audit.pairs["pair_id"].tolist(), open_review(audit)
+    ids = audit.pairs["pair_id"].tolist()
+    review = open_review(audit)
     review.decide(ids[:2], "keep", audit="made")
     review.decide(
         [ids[2]], "recaption", captions=["new one", "another"], note="wrong before", audit="made"
@@ -73,7 +74,8 @@ def test_the_list_shows_the_last_decision_first_and_the_address_filters_it(
     review.decide(["elsewhere.png"], "keep", audit="other")
     app = open_view()
     assert metrics(app) == {"Keep": "2", "Remove": "3", "Change caption": "1", "Undecided": "94"}
-    table, ids = app.dataframe[0].value, audit.pairs["pair_id"].tolist()
+    table = app.dataframe[0].value
+    ids = audit.pairs["pair_id"].tolist()
     assert table["pair"].tolist() == [
         "elsewhere.png",
         ids[6],
@@ -159,7 +161,8 @@ def test_one_near_duplicate_is_kept_and_the_others_removed_or_all_are_kept(audit
     clusters = rows.copy()
     clusters[[7, 9]] = 5
     write_prepared(audit.folder, cache_rows=rows, clusters=clusters)
-    ids, review = audit.pairs["pair_id"].iloc[[5, 7, 9]].tolist(), open_review(audit)
+    ids = audit.pairs["pair_id"].iloc[[5, 7, 9]].tolist()
+    review = open_review(audit)
 
     def decided() -> list[str | None]:
         rows = review.decisions(ids)
@@ -246,7 +249,8 @@ def edited(audit: Audit) -> Audit:
     pairs = audit.pairs
     pairs["injected"] = None  # an export would have to take injected captions back
     write_table(audit.folder / PAIRS, pairs)
-    ids, review = pairs["pair_id"].tolist(), open_review(audit)
+    ids = pairs["pair_id"].tolist()
+    review = open_review(audit)
     review.decide(ids[3:6], "remove")
     review.decide([ids[2]], "recaption", captions=["new one"])
     return audit

@@ -55,7 +55,8 @@ def points(n: int = 40) -> pd.DataFrame:
 
 @pytest.mark.parametrize("name", MAPS)
 def test_classes_on_a_map_have_their_colours_and_all_their_pairs(name: str) -> None:
-    (draw, x, y), frame = MAPS[name], points()
+    (draw, x, y) = MAPS[name]
+    frame = points()
     figure = draw(frame, "group")
     assert figure.layout.dragmode == "lasso"
     assert [trace.name for trace in figure.data] == ["external", "scored"]

@@ -14,7 +14,8 @@ from tests.dashboard.test_pages import open_page, press, texts, toasts
 from tests.dashboard.test_reviewing import mounted
 from tests.fixtures import Copy, caption_rows, embed, write_words
 
-PAIR, ID = "pages/pair.py", "images/020.png"
+PAIR = "pages/pair.py"
+ID = "images/020.png"
 
 
 @pytest.fixture
@@ -98,7 +99,8 @@ def test_an_unknown_pair_is_one_line_and_a_way_back(copy: Copy) -> None:
 
 def test_a_note_stands_with_any_decision_and_another_tab_s_is_not_overwritten(copy: Copy) -> None:
     audit = copy()
-    app, review = open_page(PAIR, audit="made", pair=ID), open_review(audit)
+    app = open_page(PAIR, audit="made", pair=ID)
+    review = open_review(audit)
     app.text_area[0].set_value("odd :smile:")
     press(app, "Save note")
     review.decide([ID], "keep")

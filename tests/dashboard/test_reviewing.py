@@ -60,7 +60,8 @@ def test_an_empty_selection_is_told_with_the_way_to_another() -> None:
 
 def test_the_number_of_wrong_captions_is_plain_text(audit: Audit) -> None:
     assert "wrong captions" not in titles(open_page(audit="made"))
-    ids, review = audit.pairs["pair_id"].tolist(), open_review(audit)
+    ids = audit.pairs["pair_id"].tolist()
+    review = open_review(audit)
     review.decide(ids[:3], "remove")
     review.decide(ids[3:5], "keep")
     assert "3 of 5" in titles(open_page("pages/decisions.py", audit="made"))

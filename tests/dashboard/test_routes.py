@@ -35,7 +35,7 @@ def audit(copy: Callable[..., Audit]) -> Audit:
     return audit
 
 
-def ask(server: TestClient, name: str, **parameters: object) -> Any:  # noqa: ANN401
+def ask(server: TestClient, name: str, **parameters: object) -> Any:
     answer = server.get(f"/{PREFIX}/{name}", params={"audit": "made", **parameters})
     assert answer.status_code == 200, answer.text
     return answer.json()
@@ -49,7 +49,7 @@ def picture(server: TestClient, row: int, **size: int) -> tuple[Image.Image, dic
 
 def send(
     server: TestClient, *events: dict[str, object], headers: dict[str, str] = OWN, **others: object
-) -> Any:  # noqa: ANN401
+) -> Any:
     batch = {"audit": "made", "client": CLIENT, "events": list(events), **others}
     return server.post(f"/{PREFIX}/events", headers=headers, content=json.dumps(batch))
 
@@ -93,7 +93,8 @@ def test_a_card_has_its_most_suspicious_caption_and_the_most_surprising_words(
         (0, {})
     ] * 2
     scores = caption_rows(audit).assign(p_wrong=np.nan, similarity_out=[0.2, 0.1, 0.3] * 100)
-    scores.loc[:2, "p_wrong"], scores.loc[2, "p_word"] = [0.1, np.nan, 0.9], 0.9
+    scores.loc[:2, "p_wrong"] = [0.1, np.nan, 0.9]
+    scores.loc[2, "p_word"] = 0.9
     write_table(audit.folder / CAPTION_TABLE, scores)
     words = write_words(audit)[:5].assign(
         pair_id=scores["pair_id"].iloc[0], caption=2, start=range(5)

@@ -43,7 +43,8 @@ def _too_late(*_: object) -> None:
 def inspected(source: Path | str, *flags: str) -> tuple[tuple[int, int, int] | None, str]:
     """Return rows, pairs and rows in quarantine, and what was printed; None and the one line of an
     error."""
-    out, err = io.StringIO(), io.StringIO()
+    out = io.StringIO()
+    err = io.StringIO()
     before = signal.signal(signal.SIGALRM, _too_late)
     signal.alarm(60)
     try:
@@ -103,8 +104,10 @@ def test_a_member_of_an_impossible_size_neither_hangs_nor_counts_as_a_picture(
             ("1.txt", {"size": size}),
             ("1.png", {}),
         ]:
-            info, data = tarfile.TarInfo(name), picture_bytes() if name.endswith("png") else b"x"
-            info.size, info.pax_headers = len(data), headers
+            info = tarfile.TarInfo(name)
+            data = picture_bytes() if name.endswith("png") else b"x"
+            info.size = len(data)
+            info.pax_headers = headers
             tar.addfile(info, io.BytesIO(data))
         for name, kind in [
             ("2.png", b"1"),
@@ -112,7 +115,8 @@ def test_a_member_of_an_impossible_size_neither_hangs_nor_counts_as_a_picture(
             ("pipe", b"6"),
         ]:  # a link, a folder, a pipe
             info = tarfile.TarInfo(name)
-            info.type, info.linkname = kind, "0.png"
+            info.type = kind
+            info.linkname = "0.png"
             tar.addfile(info)
     check_balance(tmp_path / "a.tar")
 

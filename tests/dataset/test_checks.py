@@ -163,10 +163,8 @@ def measured(
 
 def test_a_picture_with_edges_passes_and_dark_blurred_and_blank_ones_do_not() -> None:
     sharp = drawn()
-    dark, blurred = (
-        sharp.point(lambda value: value // 5),
-        sharp.filter(ImageFilter.GaussianBlur(12)),
-    )
+    dark = sharp.point(lambda value: value // 5)
+    blurred = sharp.filter(ImageFilter.GaussianBlur(12))
     brightness, contrast, sharpness = measured(
         sharp, dark, blurred, Image.new("RGB", sharp.size, (200, 190, 180))
     )
@@ -189,7 +187,8 @@ def test_the_measurements_equal_a_slow_loop() -> None:
     assert contrast == pytest.approx(
         max(square[..., channel].std() for channel in range(3)), rel=1e-4
     )
-    grey, bends = square.mean(axis=2), []
+    grey = square.mean(axis=2)
+    bends = []
     for row in range(1, SIZE - 1):
         for column in range(1, SIZE - 1):
             around = (

@@ -99,7 +99,8 @@ def test_the_same_bytes_are_near_duplicates_and_nearly_blank_or_changed_pictures
     files += [(Image.new("RGB", (64 + i, 64), "white"), "PNG", {}) for i in range(5)]
     assert near_duplicate_clusters(*described(tmp_path, files)).tolist() == list(range(len(files)))
     plain = drawing(3)
-    detail, tinted = plain.copy(), Image.merge("RGB", plain.split()[::-1])
+    detail = plain.copy()
+    tinted = Image.merge("RGB", plain.split()[::-1])
     ImageDraw.Draw(detail).ellipse((100, 100, 140, 140), fill="black")
     files = [(image, "PNG", {}) for image in (plain, detail, tinted)]
     assert near_duplicate_clusters(*described(tmp_path, files)).tolist() == [0, 1, 2]
@@ -120,11 +121,14 @@ def test_the_clusters_equal_those_of_a_slow_loop(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(embeddings, "QUERIES", 37)
     monkeypatch.setattr(duplicates, "BLOCK", 50)
     descriptors = noisy_copies(30, 5, seed=0)
-    values, contrasts = descriptors.astype(float), descriptors.std(axis=1)
+    values = descriptors.astype(float)
+    contrasts = descriptors.std(axis=1)
 
     def alike(i: int, j: int) -> bool:
-        contrast, gap = min(contrasts[i], contrasts[j]), np.abs(values[i] - values[j])
-        rms, peak = np.sqrt((gap**2).mean()) / contrast, gap.max() / contrast
+        contrast = min(contrasts[i], contrasts[j])
+        gap = np.abs(values[i] - values[j])
+        rms = np.sqrt((gap**2).mean()) / contrast
+        peak = gap.max() / contrast
         return bool(rms < 0.03 or (contrast >= 25 and rms < 0.1 and peak < 0.35))
 
     clusters = near_duplicate_clusters(descriptors, [str(row) for row in range(len(descriptors))])

@@ -15,8 +15,10 @@ from clipmem_core.dataset.injected_errors import (
     picture_sources,
 )
 
-ANIMALS, PLACES = ["cat", "dog", "cow", "horse", "sheep"], ["garden", "street", "house", "river"]
-COLOURS, COUNTS = ["red", "blue", "green"], ["one", "two", "three"]
+ANIMALS = ["cat", "dog", "cow", "horse", "sheep"]
+PLACES = ["garden", "street", "house", "river"]
+COLOURS = ["red", "blue", "green"]
+COUNTS = ["one", "two", "three"]
 
 
 def table(n: int = 120, labels: int = 4) -> pd.DataFrame:
@@ -51,7 +53,8 @@ def changed(pairs: pd.DataFrame, injected: pd.DataFrame) -> np.ndarray:
 
 @pytest.mark.parametrize("kind", ERROR_KINDS)
 def test_a_share_of_the_rows_is_injected_and_the_rest_stays(kind: str) -> None:
-    pairs, rows = table(), np.arange(20, 120)
+    pairs = table()
+    rows = np.arange(20, 120)
     pairs.loc[25, "injected"] = "vague"
     before = pairs.copy(deep=True)
     injected, changes = inject_errors(kind, pairs, rows, share=0.2, seed=3)

@@ -50,12 +50,14 @@ def png_header(width: int, height: int) -> bytes:
 def test_a_picture_is_upright_and_its_square_that_of_the_full_size(
     kind: str, orientation: int
 ) -> None:
-    image, exif = photograph(1499, 1101), Image.Exif()
+    image = photograph(1499, 1101)
+    exif = Image.Exif()
     image.paste((0, 0, 0), (400, 300, 700, 320))  # a hard edge
     exif[0x0112] = orientation
     data = encoded(image, kind, exif=exif)
     expected = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
-    full, small = decode(data), decode(data, least=128)
+    full = decode(data)
+    small = decode(data, least=128)
     assert (
         small[1]
         == full[1]

@@ -51,7 +51,8 @@ def pixels(folder: Path, number: int) -> np.ndarray:
 
 
 def test_every_pair_has_a_picture_five_captions_and_its_injected_error(drawn: Path) -> None:
-    rows, planned = records(drawn), list(plan_pairs(PAIRS, seed=3))
+    rows = records(drawn)
+    planned = list(plan_pairs(PAIRS, seed=3))
     assert [row["pair_id"] for row in rows] == [f"scene-{i:05d}" for i in range(PAIRS)]
     assert sorted(str(path.relative_to(drawn)) for path in drawn.rglob("*.png")) == [
         row["image"] for row in rows

@@ -43,7 +43,8 @@ def test_any_decisions_do_what_a_loop_does(
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CLIPMEM_DATA", str(tmp_path_factory.mktemp("data")))
-        review, expected = open_review(mine), []
+        review = open_review(mine)
+        expected = []
         for (row, pair), decision in zip(mine.pairs.iterrows(), [*decisions, None], strict=True):
             captions = [f"new {row}", "more"] if decision == RECAPTION else list(pair["captions"])
             if decision:
@@ -74,10 +75,8 @@ def test_removing_everything_is_refused(mine: Audit) -> None:
 
 def test_decisions_on_injected_errors_are_in_no_export(tmp_path: Path) -> None:
     source = make_source("csv", tmp_path / "set")
-    clean_audit, injected = (
-        audited(source, "clean"),
-        audited(source, "injected", inject_miscaptions=6),
-    )
+    clean_audit = audited(source, "clean")
+    injected = audited(source, "injected", inject_miscaptions=6)
     swapped = injected.pairs.loc[injected.pairs["injected"] == "miscaption", "pair_id"].tolist()
     open_review(injected).decide([swapped[0]], REMOVE)
     open_review(injected).decide([swapped[1]], RECAPTION, captions=["better"])
@@ -170,7 +169,8 @@ def test_the_same_call_does_nothing_and_a_lost_comparison_is_made_anew(
     both: tuple[Audit, Audit],
 ) -> None:
     path = both[1].folder / AGAIN
-    before, screen = json.loads(path.read_text()), Silent()
+    before = json.loads(path.read_text())
+    screen = Silent()
     path.unlink()
     reaudit(both[0], "second", screen)
     assert "it is finished: nothing to do" in screen.lines

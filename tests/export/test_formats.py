@@ -43,7 +43,8 @@ def test_a_cleaned_data_set_is_read_back_as_it_was_written(
     kind: str, out: str, tmp_path: Path, data: Path
 ) -> None:
     audit = audited(make_source(kind, tmp_path / "a set" / kind), protocol="paper")
-    ids, review = audit.pairs["pair_id"].tolist(), open_review(audit)
+    ids = audit.pairs["pair_id"].tolist()
+    review = open_review(audit)
     review.decide([ids[1], ids[4], "nowhere"], REMOVE)
     review.decide([ids[5]], RECAPTION, captions=[f" {NEW[0]} ", NEW[1], NEW[0], ""])
     review.decide([ids[2]], "keep", note="fine")
@@ -91,7 +92,9 @@ def test_pictures_with_texts_are_read_back_with_the_same_captions(
 def test_every_format_is_complete_and_replaces_only_with_overwrite(
     format: str, copy: Copy, tmp_path: Path
 ) -> None:
-    audit, out, about = copy(), tmp_path / "out", FORMATS[format]
+    audit = copy()
+    out = tmp_path / "out"
+    about = FORMATS[format]
     ids = audit.pairs["pair_id"].tolist()
     open_review(audit).decide(ids[:3], REMOVE)
     open_review(audit).decide(ids[3:5], RECAPTION, captions=["new"])
@@ -168,7 +171,8 @@ def test_an_export_waits_for_no_other_and_removes_the_files_of_a_killed_one(
 ) -> None:
     audit = audited(make_source("tar", tmp_path / "set"))
     other = audited(make_source("csv", tmp_path / "other"), "other")
-    format, path = ("csv" if "." in out else out), tmp_path / "out" / out
+    format = "csv" if "." in out else out
+    path = tmp_path / "out" / out
     assert start_export(path, format, "die").wait() == -signal.SIGKILL
     assert not path.exists()
     assert list(path.parent.glob(".*"))
@@ -244,7 +248,8 @@ NEW_CAPTIONS = {
 def test_decisions_have_old_and_new_captions_and_the_scores_of_each(
     copy: Copy, tmp_path: Path, name: str
 ) -> None:
-    audit, path = copy(), tmp_path / name
+    audit = copy()
+    path = tmp_path / name
     pairs = audit.pairs.set_index("pair_id", drop=False)
     for pair_id in NEW_CAPTIONS:
         pairs.at[pair_id, "captions"] = OWN

@@ -115,7 +115,8 @@ def test_webdataset_keeps_exactly_the_samples_of_the_list(
     remove(audit, 1, 5)
     summary = write(audit, "wds", tmp_path / "keys.txt")
     expected = [f"{prefix}{at}" for at in (0, 2, 3, 9, 7)]
-    listed, samples_kept = (tmp_path / "keys.txt").read_text().splitlines(), list[str]()
+    listed = (tmp_path / "keys.txt").read_text().splitlines()
+    samples_kept = list[str]()
     for shard in sorted((tmp_path / "set").glob("*.tar")):
         with shard.open("rb") as stream:  # webdataset would leave it open
             samples = group_by_keys(tar_file_expander([{"url": str(shard), "stream": stream}]))
@@ -131,7 +132,8 @@ def test_shared_keys_are_reported_and_new_captions_go_into_a_second_file(
         write_tar(tmp_path / f"set/{shard}.tar", ["1.jpg", "2.jpg"])
     audit = audited(tmp_path / "set")
     remove(audit, 2)
-    review, second = open_review(audit), tmp_path / "keys.txt.captions.jsonl"
+    review = open_review(audit)
+    second = tmp_path / "keys.txt.captions.jsonl"
     review.decide([audit.pairs["pair_id"][1]], RECAPTION, captions=["new 🐊"])
     notes = write(audit, "wds", tmp_path / "keys.txt").notes
     assert notes[0].startswith("1 new captions cannot be in a list of keys")

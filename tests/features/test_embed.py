@@ -123,7 +123,8 @@ class Compute:
 def test_the_faster_engine_computes_all_features_if_both_agree(
     tmp_path: Path, torch_s: float, onnx_s: float, angle: float, engine: str
 ) -> None:
-    calls, said = list[str](), list[str]()
+    calls = list[str]()
+    said = list[str]()
 
     def runs(name: str, seconds: float, vector: list[float]) -> Callable[[Any], np.ndarray]:
         def embed(batch: Sequence[Any]) -> np.ndarray:
@@ -152,7 +153,8 @@ def a_set(folder: Path, colours: list[tuple[int, int, int]]) -> pd.DataFrame:
 
 
 def test_each_different_caption_is_embedded_once(tmp_path: Path) -> None:
-    seen, said = Seen(), list[str]()
+    seen = Seen()
+    said = list[str]()
     text_features(
         [["of another set"]], fake_texts(Seen())
     )  # the next set has no caption in the cache
@@ -178,7 +180,8 @@ def test_the_shape_of_a_batch_depends_on_the_length_of_its_captions_alone(
 ) -> None:
     """So that features do not depend on what is computed with them: the last bits of a product do
     on its shape."""
-    seen, few = Seen(), Seen()
+    seen = Seen()
+    few = Seen()
     text_features(MANY, fake_texts(seen))
     monkeypatch.setenv(DATA_VARIABLE, str(tmp_path / "alone"))
     text_features([alone], fake_texts(few))
@@ -204,7 +207,8 @@ def test_a_tower_that_gives_no_number_names_the_caption(
 
 
 def test_each_different_picture_is_embedded_once_at_each_size(tmp_path: Path) -> None:
-    pairs, seen = a_set(tmp_path, COLOURS), Seen()
+    pairs = a_set(tmp_path, COLOURS)
+    seen = Seen()
     for size in (16, 24, 16):
         tower = fake_images(seen, size=size)
         found = image_features(pairs, tmp_path, tower)
@@ -229,7 +233,9 @@ def test_a_picture_that_has_changed_is_named(tmp_path: Path, fault: str) -> None
 def test_shards_give_what_one_process_gives(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pairs, compute, told = a_set(tmp_path, COLOURS), Compute(), list[tuple[int, int]]()
+    pairs = a_set(tmp_path, COLOURS)
+    compute = Compute()
+    told = list[tuple[int, int]]()
     found, cut = text_features(
         MANY, fake_texts(Seen()), compute=compute, progress=lambda *counts: told.append(counts)
     )

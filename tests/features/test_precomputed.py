@@ -13,7 +13,8 @@ from clipmem_core.config import InputError, SourceOptions
 from clipmem_core.features.precomputed import Stored, caption_rows, open_features, stored_features
 
 RNG = np.random.default_rng(1)
-IMAGE, TEXT = RNG.normal(size=(7, 5)).astype(np.float32), RNG.normal(size=(7, 4)).astype(np.float32)
+IMAGE = RNG.normal(size=(7, 5)).astype(np.float32)
+TEXT = RNG.normal(size=(7, 4)).astype(np.float32)
 CAPTIONS = [f"caption {i}" for i in range(7)]
 IDS = [f"pictures/{i}.jpg" for i in range(7)]
 
@@ -133,8 +134,10 @@ def test_a_list_of_captions_has_a_row_of_features_each_and_captions_are_found_wh
 def test_a_row_that_cannot_be_used_is_in_quarantine_with_the_reason(
     tmp_path: Path, value: float, reason: str
 ) -> None:
-    image, text = IMAGE.copy(), TEXT.copy()
-    image[2], text[5] = value, value
+    image = IMAGE.copy()
+    text = TEXT.copy()
+    image[2] = value
+    text[5] = value
     found = stored_features(
         clip_retrieval(tmp_path / "set", image, text), SourceOptions(), folder=tmp_path / "cache"
     )
@@ -147,7 +150,8 @@ def test_a_row_that_cannot_be_used_is_in_quarantine_with_the_reason(
 
 def test_files_that_do_not_fit_are_one_line_that_names_them(tmp_path: Path) -> None:
     folder = clip_retrieval(tmp_path / "set")
-    part, table = folder / "img_emb" / "img_emb_1.npy", folder / "metadata" / "metadata_1.parquet"
+    part = folder / "img_emb" / "img_emb_1.npy"
+    table = folder / "metadata" / "metadata_1.parquet"
 
     def refused(words: str, source: Path = folder) -> None:
         with pytest.raises(InputError, match=words) as error:

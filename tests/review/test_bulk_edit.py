@@ -20,7 +20,8 @@ from clipmem_core.review.rows import find_rows
 from clipmem_core.review.selection import Selection
 from tests.fixtures import Copy
 
-CLIENT, OTHER = "client01", "client02"
+CLIENT = "client01"
+OTHER = "client02"
 IDS = ["images/010.png", "images/011.png", "images/012.png"]
 Event = dict[str, Any]
 Answer = tuple[int, dict[int, str]]
@@ -152,7 +153,8 @@ def texts(audit: Audit) -> dict[str, tuple[str, ...]]:
 
 
 def test_a_preview_shows_what_storing_does(copy: Copy) -> None:
-    audit, review = copy(), open_review(copy(name="other"))
+    audit = copy()
+    review = open_review(copy(name="other"))
     before = texts(audit)
     ids = [pair_id for pair_id, own in before.items() if any("square" in text for text in own)]
     assert preview(audit, list(before), "SQUARE", r"\1").edits == {}
@@ -187,7 +189,8 @@ def test_captions_are_not_left_empty_and_pairs_to_be_removed_stay(copy: Copy) ->
 
 def test_replaced_captions_are_no_decision_and_outlast_other_decisions(copy: Copy) -> None:
     audit = copy()
-    review, (first, second, third, *_) = open_review(audit), list(texts(audit))
+    review = open_review(audit)
+    (first, second, third, *_) = list(texts(audit))
     review.decide([second], KEEP)
     review.decide([third], RECAPTION, captions=["by hand"])
     entries = review.decisions([second, third])
@@ -229,7 +232,8 @@ def test_an_event_of_a_button_is_undone_by_its_number_in_the_log(
 
 def test_neutral_decisions_are_marked_until_another_decision(copy: Copy) -> None:
     audit = copy()
-    review, (first, second, *_) = open_review(audit), list(texts(audit))
+    review = open_review(audit)
+    (first, second, *_) = list(texts(audit))
     review.decide([first, second], REMOVE, neutral=True)
     assert decided(audit).neutral[:3].tolist() == [True, True, False]
     review.decide([second], KEEP)

@@ -29,11 +29,13 @@ def with_config(audit: Audit, **fields: object) -> Audit:
 def test_an_audit_agrees_with_itself_but_for_changed_captions_and_is_sampled_alike(
     copy: Copy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one, other = copy(name="a"), copy(name="b")
+    one = copy(name="a")
+    other = copy(name="b")
     same = compare(one, other, limit=5)
     assert (same.mean_difference, same.low, same.high, same.warnings) == (0, 0, 0, ())
     monkeypatch.setattr("clipmem_core.review.compare.POINTS", 30)
-    first, again = compare(one, other, limit=1).points, compare(one, other, limit=1).points
+    first = compare(one, other, limit=1).points
+    again = compare(one, other, limit=1).points
     assert len(first) == 30
     assert first.equals(again)
     assert first["row_one"].is_monotonic_increasing
@@ -49,7 +51,8 @@ def test_an_audit_agrees_with_itself_but_for_changed_captions_and_is_sampled_ali
 
 
 def test_it_agrees_with_pandas_on_audits_of_other_order_and_size(copy: Copy) -> None:
-    one, other = copy(name="a"), copy(name="b")
+    one = copy(name="a")
+    other = copy(name="b")
     rng = np.random.default_rng(1)
     rows = rng.permutation(100)[:80]
     scores = other.scores.iloc[rows].reset_index(drop=True)
@@ -95,7 +98,8 @@ def test_settings_that_forbid_a_comparison_are_named(copy: Copy) -> None:
 @pytest.mark.parametrize("protocol", ["ensemble", "paper"])
 def test_detector_scores_are_oriented_scores_of_complete_pairs(copy: Copy, protocol: str) -> None:
     audit = copy(protocol)
-    table, scores = detector_scores(audit), audit.scores
+    table = detector_scores(audit)
+    scores = audit.scores
     complete = scores["group"].isin(["candidate", "scored"])
     complete &= scores[list(scores_in(DETECTION))].notna().all(axis=1)
     assert table["row"].tolist() == np.flatnonzero(complete).tolist()
@@ -109,7 +113,8 @@ def test_injected_findings_agree_with_scikit_learn(copy: Copy) -> None:
     pairs = audit.pairs
     pairs.loc[[1, 2, 3], "injected"] = "vague"
     write_table(audit.folder / PAIRS, pairs)
-    findings, scores = injected_findings(audit), detector_scores(audit)
+    findings = injected_findings(audit)
+    scores = detector_scores(audit)
     assert findings is not None
     table = findings.table.set_index(["kind", "detector", "measure"])
     for kind in ("miscaption", "vague"):

@@ -40,10 +40,9 @@ def review(data: Path) -> Review:
 def test_a_decision_is_visible_to_every_audit_of_the_data_set(
     copy: Callable[..., Audit], data: Path
 ) -> None:
-    first, second = (
-        open_review(copy(name="one")),
-        open_review(copy("paper", name="two")),
-    )  # of one fingerprint
+    # of one fingerprint
+    first = open_review(copy(name="one"))
+    second = open_review(copy("paper", name="two"))
     before = datetime.now(UTC).replace(microsecond=0)
     outcome = first.decide(
         ["a.png"], RECAPTION, captions=[" a crow ", "", "\n"], note="it is no raven", audit="one"
@@ -95,7 +94,8 @@ def test_every_text_is_stored_unchanged(review: Review) -> None:
         '"',
         "[]",
     ):
-        before, caption = review.position(), text.replace("\0", "")
+        before = review.position()
+        caption = text.replace("\0", "")
         review.decide(
             [text, text + "x"], RECAPTION, captions=[caption, f"x{caption}x"], note=text, audit=text
         )
@@ -143,7 +143,8 @@ class Rounds(RuleBasedStateMachine):
         note=st.sampled_from([None, None, "", "x", "y"]),
     )
     def decide(self, pairs: list[str], decision: str | None, note: str | None) -> None:
-        event, distinct = len(self.changes) + 1, list(dict.fromkeys(pairs))
+        event = len(self.changes) + 1
+        distinct = list(dict.fromkeys(pairs))
         captions = (f"caption {event}",) if decision == RECAPTION else ()
         after = {}
         for pair in distinct:
@@ -222,7 +223,8 @@ SWAPPED = [20, 30]  # rows that have each other's captions in the second audit
 @pytest.fixture
 def twins(copy: Copy) -> tuple[Audit, Audit]:
     """Two audits of one data set; the second has injected captions."""
-    clean, injected = copy(name="clean"), copy(name="injected")
+    clean = copy(name="clean")
+    injected = copy(name="injected")
     pairs = injected.pairs
     captions = pairs["captions"].copy()
     captions[SWAPPED] = captions[SWAPPED[::-1]].tolist()
@@ -242,7 +244,8 @@ def rows_so(audit: Audit, decision: str) -> list[int]:
 def test_a_decision_applies_in_other_audits_to_pairs_with_the_same_captions(
     twins: tuple[Audit, Audit], at: int
 ) -> None:
-    here, there = twins[at], twins[1 - at]
+    here = twins[at]
+    there = twins[1 - at]
     ids = ids_of(here)
     open_review(here).decide([ids[SWAPPED[0]], ids[5]], REMOVE, audit=here.name)
     for audit, expected in ((here, [5, SWAPPED[0]]), (there, [5])):

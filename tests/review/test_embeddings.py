@@ -236,7 +236,8 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def blobs(*, each: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Return three clouds of unit vectors around orthogonal axes, and the cloud of each vector."""
-    rng, of = np.random.default_rng(seed), np.repeat(np.arange(3), each)
+    rng = np.random.default_rng(seed)
+    of = np.repeat(np.arange(3), each)
     vectors = np.eye(16)[of] + rng.normal(scale=0.1, size=(3 * each, 16))
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32), of
 

@@ -90,10 +90,8 @@ def test_a_single_caption_has_the_posterior_of_its_pair() -> None:
     pairs = audit.pairs.assign(caption=audit.pairs["captions"].str[0])
     table = audit.judge(pairs[["image", "caption"]])
     found = table[~table["own"]]
-    fit, (scores, log_odds) = (
-        audit.scores["csls_out"],
-        pd.read_json(audit.folder / "p_wrong.json")["curves"]["pairs"],
-    )
+    fit = audit.scores["csls_out"]
+    (scores, log_odds) = pd.read_json(audit.folder / "p_wrong.json")["curves"]["pairs"]
     np.testing.assert_allclose(
         found["p_pair"], 1 / (1 + np.exp(-np.interp(fit, scores, log_odds))), atol=1e-3
     )
@@ -103,7 +101,8 @@ def test_a_single_caption_has_the_posterior_of_its_pair() -> None:
 def candidates() -> pd.DataFrame:
     """One of the captions of some pairs, which nobody trained on, and one of another pair."""
     pairs = open_audit("five").pairs.iloc[:60]
-    right, wrong = pairs["captions"].str[0], pairs["captions"].str[1].to_numpy()[::-1]
+    right = pairs["captions"].str[0]
+    wrong = pairs["captions"].str[1].to_numpy()[::-1]
     table = pd.concat(
         [pairs.assign(caption=right, true="yes"), pairs.assign(caption=wrong, true="no")]
     )
@@ -124,7 +123,8 @@ FORMATS: dict[str, tuple[Callable[..., None], Callable[..., pd.DataFrame]]] = {
 def test_a_file_of_candidates_is_judged_whatever_else_it_holds(
     ending: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    table, path = candidates(), f"new.{ending}"
+    table = candidates()
+    path = f"new.{ending}"
     write, read = FORMATS[ending]
     write(table, path)
     assert main(["judge", "five", path]) == 0
@@ -174,7 +174,8 @@ def test_a_file_that_is_no_table_is_one_line(capsys: pytest.CaptureFixture[str])
 
 
 def test_the_editor_is_told_how_likely_the_typed_caption_is_wrong() -> None:
-    server, audit = TestClient(Starlette(routes=routes())), open_audit("five")
+    server = TestClient(Starlette(routes=routes()))
+    audit = open_audit("five")
     own = audit.captions.iloc[0]
 
     def text(**parameters: object) -> str:
@@ -193,7 +194,8 @@ def test_the_editor_is_told_how_likely_the_typed_caption_is_wrong() -> None:
 
 
 def test_a_lost_word_model_is_trained_again_and_predicts_the_same() -> None:
-    audit, table = open_audit("one"), candidates()
+    audit = open_audit("one")
+    table = candidates()
     before = audit.judge(table)
     (audit.folder / "words" / "1.pt").unlink()
     lost = audit.judge(table)["p_word"]
@@ -206,7 +208,8 @@ def test_a_lost_word_model_is_trained_again_and_predicts_the_same() -> None:
 def test_precomputed_features_and_few_pairs_are_no_traceback(audits: Path) -> None:
     folder = audits / "data" / "audits"
     shutil.copytree(folder / "five", folder / "other")
-    audit, table = open_audit("other"), candidates()
+    audit = open_audit("other")
+    table = candidates()
     fitted = read_json(audit.folder / "p_wrong.json")
     write_json(audit.folder / "p_wrong.json", fitted | {"missing": "too few pairs"})
     with pytest.raises(InputError, match="too few pairs"):

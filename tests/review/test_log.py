@@ -188,7 +188,8 @@ class Processes:
     """Processes with a script each, which all go on at the same moment."""
 
     def __init__(self, forks: Server, path: Path, scripts: Sequence[str]) -> None:
-        self.gate, self.rounds = path.parents[1] / f"gate-{uuid4()}", 0
+        self.gate = path.parents[1] / f"gate-{uuid4()}"
+        self.rounds = 0
         self.gate.mkdir()
         own = {"LOG": str(path), "GATE": str(self.gate)}
         names = [f"p{at}" for at in range(len(scripts))]

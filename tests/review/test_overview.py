@@ -94,7 +94,8 @@ def test_corners_are_quantiles_of_the_external_pairs(made: dict[str, Audit], pro
 def test_a_card_holds_the_row_of_both_tables(made: dict[str, Audit]) -> None:
     audit = made["ensemble"]
     for card in cards(audit, [7, 0, 99]):
-        pair, score = audit.pairs.loc[card.row], audit.scores.loc[card.row]
+        pair = audit.pairs.loc[card.row]
+        score = audit.scores.loc[card.row]
         assert (card.pair_id, card.image, card.label) == (
             pair["pair_id"],
             pair["image"],
@@ -112,10 +113,8 @@ def test_a_card_holds_the_row_of_both_tables(made: dict[str, Audit]) -> None:
 def test_a_card_has_the_decision_of_its_pair_and_the_match_of_the_search(
     copy: Copy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    audit, result = (
-        copy(),
-        Hits(np.array([5, 3]), np.array([0.75, 0.5], np.float32), np.array([-1, 0])),
-    )
+    audit = copy()
+    result = Hits(np.array([5, 3]), np.array([0.75, 0.5], np.float32), np.array([-1, 0]))
     monkeypatch.setattr("clipmem_core.review.cards.search", lambda *args, **named: result)
     write_table(audit.folder / "scores.parquet", audit.scores.assign(se=np.inf))
     open_review(audit).decide(

@@ -69,11 +69,13 @@ def folded(text: str) -> str:
 
 def is_in(outline: Outline, x: float, y: float) -> bool:
     """Walk the edges one by one and count those to the right of a point."""
-    crossed, (x0, y0) = False, outline.corners[-1]
+    crossed = False
+    (x0, y0) = outline.corners[-1]
     for x1, y1 in outline.corners:
         if (y0 > y) != (y1 > y) and x < (x1 - x0) * (y - y0) / (y1 - y0) + x0:
             crossed = not crossed
-        x0, y0 = x1, y1
+        x0 = x1
+        y0 = y1
     return crossed
 
 
@@ -135,7 +137,8 @@ def test_any_selection_agrees_with_a_slow_loop(
     made: dict[str, Audit], selection: Selection, protocol: str
 ) -> None:
     audit = made[protocol]
-    expected, names = slowly(audit, selection, {}), audit.pairs["pair_id"]
+    expected = slowly(audit, selection, {})
+    names = audit.pairs["pair_id"]
     assert every(audit, selection) == expected
     assert count_pairs(audit, selection) == len(expected)
     ids = pair_ids(audit, selection)
@@ -158,8 +161,10 @@ def test_the_span_of_a_score_is_that_of_its_numbers(copy: Copy) -> None:
 @pytest.mark.parametrize("decision", ["remove", "decided", "undecided", "'; --"])
 def test_a_decision_changes_the_selection_at_once(copy: Copy, decision: str) -> None:
     audit = copy()
-    review, ids = open_review(audit), audit.pairs["pair_id"].tolist()
-    draw, current = random.Random(decision), dict[str, str]()
+    review = open_review(audit)
+    ids = audit.pairs["pair_id"].tolist()
+    draw = random.Random(decision)
+    current = dict[str, str]()
     selection = Selection(decision=decision, order="misfit")
     for choice in ("keep", "remove", "recaption", None, "remove"):
         some = draw.sample(ids, 30)
@@ -178,7 +183,8 @@ def test_a_decision_changes_the_selection_at_once(copy: Copy, decision: str) -> 
 def test_an_outline_on_a_map_holds_pairs_of_the_map(
     copy: Copy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    audit, path = copy(), tmp_path / "map.parquet"
+    audit = copy()
+    path = tmp_path / "map.parquet"
     table = pd.DataFrame({"row": [70, 7, 50], "map_x": [0.5, 0.2, 3.0], "map_y": [0.5, 0.9, 0.5]})
     write_table(path, table.astype({"map_x": "float32", "map_y": "float32"}))
     calls: list[str] = []
@@ -201,7 +207,8 @@ def test_an_outline_on_a_map_holds_pairs_of_the_map(
 def test_a_search_is_ordered_by_match_and_can_be_filtered_and_turned_round(
     made: dict[str, Audit], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    audit, found = made["ensemble"], np.array([5, 90, 2, 33])
+    audit = made["ensemble"]
+    found = np.array([5, 90, 2, 33])
     search = Mock(return_value=Hits(found, found, found))
     monkeypatch.setattr(rows, "search", search)
     requested = Selection(order="match", meaning="a cat")
@@ -220,7 +227,8 @@ def test_a_search_is_ordered_by_match_and_can_be_filtered_and_turned_round(
 
 
 def test_a_file_that_was_replaced_is_read_again(copy: Copy) -> None:
-    audit, requested = copy(), Selection(words="circle", ranges=(Range("clipmem", -50),))
+    audit = copy()
+    requested = Selection(words="circle", ranges=(Range("clipmem", -50),))
     assert count_pairs(audit, requested) > 0
     with_pairs(audit, captions=[["square"]] * 100)
     assert count_pairs(audit, requested) == 0

@@ -61,7 +61,8 @@ def with_counts(audit: Audit, wrong: int, pairs: int) -> None:
 def with_even(audit: Audit, probability: float, pairs: int) -> list[str]:
     """Give an audit pairs that are equally likely wrong, and return their ids in the order of the
     review."""
-    estimate, even = probability * pairs, np.full(pairs, probability)
+    estimate = probability * pairs
+    even = np.full(pairs, probability)
     counts = {"pairs": WrongCount(estimate, estimate / 2, 2 * estimate)}
     with_scores(
         audit,
@@ -73,7 +74,8 @@ def with_even(audit: Audit, probability: float, pairs: int) -> list[str]:
 def test_removed_and_recaptioned_pairs_count_as_wrong(audit: Audit) -> None:
     with_counts(audit, 30, 400)
     assert review_progress(audit).sentence == ""
-    review, order = open_review(audit), wrong_estimate(audit)[1].order[:200]
+    review = open_review(audit)
+    order = wrong_estimate(audit)[1].order[:200]
     ids = [f"p{row}" for row in order]
     wrong = [name for name, row in zip(ids, order, strict=True) if row < 30]
     review.decide([name for name in ids if name not in wrong], "keep")
@@ -93,7 +95,8 @@ def test_spot_checks_replace_an_estimate_that_they_contradict_and_a_finished_che
     audit: Audit,
 ) -> None:
     with_counts(audit, 0, 4000)
-    order, review = wrong_estimate(audit)[1], open_review(audit)
+    order = wrong_estimate(audit)[1]
+    review = open_review(audit)
     assert "at most 194 of the 4,000" in random_check(audit)[0]  # betabinom(3950, .5, 50.5), 97.5 %
     assert "Random check" not in wrong_lines(audit)[0]
     checked = [f"p{row}" for row in order.drawn[:50]]
@@ -112,7 +115,8 @@ def test_spot_checks_replace_an_estimate_that_they_contradict_and_a_finished_che
 def test_a_reviewer_who_finds_more_than_predicted_sees_both_numbers_rise_at_once(
     audit: Audit,
 ) -> None:
-    ids, review = with_even(audit, 0.02, 4000), open_review(audit)
+    ids = with_even(audit, 0.02, 4000)
+    review = open_review(audit)
     review.decide(ids[:10], "keep")
     assert review_progress(audit).until_stop == 40  # fifty at least
     review.decide(ids[10:60], "keep")
@@ -131,7 +135,8 @@ def test_a_reviewer_who_finds_more_than_predicted_sees_both_numbers_rise_at_once
 def test_three_wrong_ones_in_the_last_ten_forbid_the_stop(
     audit: Audit, hits: int, until_stop: int
 ) -> None:
-    ids, review = with_even(audit, 0.02, 4000), open_review(audit)
+    ids = with_even(audit, 0.02, 4000)
+    review = open_review(audit)
     assert top_rows(audit, "review_place", size=30) == list(range(30))  # no random spot check
     review.decide(ids[: 300 - hits], "keep")
     review.decide(ids[300 - hits : 300], "remove")
@@ -185,7 +190,8 @@ def test_unlikely_words_are_marked_in_escaped_text(copy: Copy) -> None:
 def test_a_word_is_suggested_if_it_makes_the_caption_likelier_right(
     audit: Audit,
 ) -> None:
-    rows, words = caption_rows(audit), write_words(audit)
+    rows = caption_rows(audit)
+    words = write_words(audit)
     parts = [[0.6, 0.3, 0.05, 0.95], [0.0, 0.1, 0.8, 0.9], [0.0, 0.3, 0.3, 0.6]]
     rows.loc[:2, ["p_pair", "p_caption", "p_word", "p_wrong"]] = parts
     write_table(audit.folder / CAPTION_TABLE, rows)

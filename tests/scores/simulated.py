@@ -67,10 +67,8 @@ class Simulated:
 
 def p_of(alignments: list[np.ndarray], sides: Sides) -> np.ndarray:
     """Return the p values of all pairs."""
-    errors, clipmem = (
-        standard_errors(alignments, sides),
-        np.subtract(*side_means(alignments, sides.inside)),
-    )
+    errors = standard_errors(alignments, sides)
+    clipmem = np.subtract(*side_means(alignments, sides.inside))
     score = in_errors(clipmem, errors.variance, errors.degrees)
     return p_values(score, null_scores(alignments, sides, errors), sides.membership.group)
 
@@ -94,7 +92,8 @@ def simulate(
         memorized: share of the pairs that are; their clipmem is exponential, 0.15 in the mean.
         external_noise: of external pairs, in that of others.
     """
-    rng, pairs = np.random.default_rng([seed, 7]), 2_200
+    rng = np.random.default_rng([seed, 7])
+    pairs = 2_200
     drawn = ensemble_membership(
         np.arange(pairs), folds=folds, repeats=members // folds, seed=seed, halves=halves
     )

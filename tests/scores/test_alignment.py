@@ -20,8 +20,10 @@ def _expectation(left: np.ndarray, right: np.ndarray) -> float:
 
 def test_the_closed_form_is_the_papers_expectation_as_a_slow_double_loop() -> None:
     rng = np.random.default_rng(0)
-    views, captions = _units(rng, 6, 4, 8), [_units(rng, 1 + pair % 3, 8) for pair in range(6)]
-    image, text = views.mean(axis=1), np.stack([some.mean(axis=0) for some in captions])
+    views = _units(rng, 6, 4, 8)
+    captions = [_units(rng, 1 + pair % 3, 8) for pair in range(6)]
+    image = views.mean(axis=1)
+    text = np.stack([some.mean(axis=0) for some in captions])
     terms = pair_terms(image, text, EXTERNAL)
     for pair in range(6):
         others = [other for other in np.flatnonzero(EXTERNAL) if other != pair]

@@ -89,7 +89,8 @@ def test_where_nothing_is_memorized_no_attack_finds_anything(design: str) -> Non
 
 def _evidence(values: np.ndarray, centre: float, weight: float, shape: float, rate: float) -> float:
     """Log density of values under a normal–inverse-gamma prior (Murphy 2007, equation 95)."""
-    n, mean = len(values), np.mean(values) if len(values) else 0.0
+    n = len(values)
+    mean = np.mean(values) if len(values) else 0.0
     late = (
         rate
         + np.sum((values - mean) ** 2) / 2
@@ -155,8 +156,11 @@ def test_rmia_ranks_pairs_as_the_share_of_population_pairs_they_beat() -> None:
     """The attack as published, pair by pair of the population, with likelihoods exp(alignment /
     1000)."""
     rng = np.random.default_rng(0)
-    target, shadows = rng.normal(size=60), rng.normal(size=(2, 5, 60))  # with and without the pair
-    others, population = rng.normal(size=(10, 2_000)), rng.normal(size=2_000)
+    # with and without the pair
+    target = rng.normal(size=60)
+    shadows = rng.normal(size=(2, 5, 60))
+    others = rng.normal(size=(10, 2_000))
+    population = rng.normal(size=2_000)
     ratio = target / 1000 - np.mean([logsumexp(side / 1000, axis=0) for side in shadows], axis=0)
     beside = (
         population / 1000 - logsumexp(others / 1000, axis=0) + math.log(2)
@@ -200,7 +204,8 @@ def test_intervals_over_pairs_are_those_of_pairs_drawn_anew() -> None:
     among = shadows(550, folds=4)
     found = attack(drawn_members(among.trained), among, attacks=(ALIGNMENT,))
     table = attack_table(found, n_boot=60, seed=3).set_index("measure")
-    pairs, rng = found[0].rows, np.random.default_rng([3, 6])
+    pairs = found[0].rows
+    rng = np.random.default_rng([3, 6])
     means = []
     for _ in range(60):
         drawn = rng.integers(len(pairs), size=len(pairs))

@@ -38,7 +38,8 @@ def test_the_margin_is_the_own_logit_less_torchs_logsumexp_of_the_others() -> No
         torch.nn.functional.normalize(torch.randn(9, 4, generator=generator), dim=1)
         for _ in range(3)
     ]
-    trajectory, expected = np.full((4, 10, 2), np.nan), []
+    trajectory = np.full((4, 10, 2), np.nan)
+    expected = []
     for epoch, same in enumerate(vectors):  # equal towers: both directions have one probability
         logits = 5 * same @ same.T
         others = torch.where(torch.eye(9, dtype=torch.bool), -torch.inf, logits)
@@ -52,7 +53,8 @@ def test_the_margin_is_the_own_logit_less_torchs_logsumexp_of_the_others() -> No
 
 def test_confident_learning_holds_classes_against_their_thresholds_as_a_slow_loop_does() -> None:
     rng = np.random.default_rng(0)
-    probability, classes = rng.dirichlet(np.ones(4), size=50), rng.permutation(np.arange(50) % 4)
+    probability = rng.dirichlet(np.ones(4), size=50)
+    classes = rng.permutation(np.arange(50) % 4)
     found = detection._over_thresholds(probability, classes)
     threshold = [
         np.mean([p[k] for p, own in zip(probability, classes, strict=True) if own == k])
@@ -69,7 +71,8 @@ def test_confident_learning_finds_captions_that_go_with_another_label() -> None:
     features = rng.normal(size=(300, 8)) + 3 * np.eye(8)[classes]
     labels = np.array([f"c{k}" for k in classes], dtype=object)
     labels[:30] = [f"c{(k + 1) % 3}" for k in classes[:30]]
-    labels[290:], labels[280:284] = None, "rare"
+    labels[290:] = None
+    labels[280:284] = "rare"
     score = detection.confident_learning(features, labels, seed=0)
     assert roc_auc_score(np.arange(280) < 30, score[:280]) > 0.98
     assert (score[280:284] == 0).all()
@@ -120,7 +123,8 @@ def test_precision_at_k_is_its_mean_over_random_orders_of_ties(
     if truth.all() or not truth.any():
         return
     k = min(k, len(truth))
-    before, found = 0, 0.0
+    before = 0
+    found = 0.0
     for value in sorted(set(score.tolist()), reverse=True):
         tied = truth[score == value]
         taken = min(len(tied), max(0, k - before))
@@ -145,7 +149,8 @@ def test_the_lead_of_the_reference_is_paired() -> None:
 
 def test_the_precision_curve_is_precision_at_k_and_ends_at_the_share_of_wrong_pairs() -> None:
     rng = np.random.default_rng(0)
-    truth, score = rng.random(200) < 0.2, rng.integers(0, 12, size=200).astype(float)
+    truth = rng.random(200) < 0.2
+    score = rng.integers(0, 12, size=200).astype(float)
     numbers = np.array([1, 7, 50, 200])
     expected = [
         detection_table({"score": score}, truth, k=int(k), n_boot=1)["precision_at_k"][0]

@@ -20,7 +20,8 @@ def test_learned_is_the_mean_over_epochs_and_over_the_members_that_train_on_a_pa
 
 def test_misfit_is_minus_the_weighted_sum_of_scipys_z_scores() -> None:
     late, strange = np.random.default_rng(0).normal(size=(2, 30))
-    late[20:], strange[0] = np.nan, np.nan
+    late[20:] = np.nan
+    strange[0] = np.nan
     pair = misfit(late, strange)
     np.testing.assert_allclose(pair[1:20], -(zscore(late[1:20]) + 2 * zscore(strange[1:20])))
     assert np.isfinite(pair).all()
@@ -30,7 +31,8 @@ def test_a_pair_with_one_part_gets_the_misfit_at_the_same_quantile() -> None:
     rng = np.random.default_rng(0)
     late, strange = rng.normal(size=(2, 2000))
     held_out = np.arange(2000) >= 1000
-    late[held_out], late[1000] = np.nan, np.nan
+    late[held_out] = np.nan
+    late[1000] = np.nan
     strange[1000] = np.nan
     score = misfit(late, strange)
     assert np.isnan(score[1000])
@@ -107,9 +109,11 @@ def test_of_many_external_pairs_a_thousand_are_enough(external: int) -> None:
 
 def test_fit_is_the_mean_over_members_that_never_saw_the_pair() -> None:
     members = [drawn_embeddings()[:2], drawn_embeddings()[1::-1], drawn_embeddings()[:2]]
-    external, scales = drawn_embeddings()[2], [3.0, 9.0, 20.0]
+    external = drawn_embeddings()[2]
+    scales = [3.0, 9.0, 20.0]
     trained = np.random.default_rng(1).random((3, 40)) < 0.5
-    trained[:, external], trained[:, 4] = False, True
+    trained[:, external] = False
+    trained[:, 4] = True
     found = fit_out([a for a, _ in members], [b for _, b in members], trained, external, scales)
     each = [
         alone(a, b, external, logit_scale=scale)
@@ -185,7 +189,9 @@ def test_some_of_the_pairs_that_a_member_left_out_are_swapped(
 
 def test_the_margin_is_that_of_a_slow_loop_and_leaves_a_pairs_own_picture_out() -> None:
     rng = np.random.default_rng(0)
-    image, owner, beside = rng.normal(size=(30, 5)), np.repeat(np.arange(30), 2), np.arange(15, 30)
+    image = rng.normal(size=(30, 5))
+    owner = np.repeat(np.arange(30), 2)
+    beside = np.arange(15, 30)
     vectors = rng.normal(size=(60, 5))
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     similarity = detectors.similarities(vectors, image, owner)

@@ -11,7 +11,8 @@ from clipmem_core.scores.alignment import unit
 from clipmem_core.scores.encoders import UnitTally, contributions
 from clipmem_core.scores.membership import Sides, ensemble_membership, paper_membership
 
-N, DIM = 220, 6
+N = 220
+DIM = 6
 
 
 def _units(rng: np.random.Generator, n_rows: int = N) -> np.ndarray:
@@ -52,14 +53,16 @@ def test_turning_a_members_whole_space_changes_nothing() -> None:
     before, _ = contributions(image, text, Sides(drawn, "ensemble", 0))
     for member in (0, 2):
         turn = ortho_group.rvs(DIM, random_state=member).astype(np.float32)
-        image[member], text[member] = image[member] @ turn, text[member] @ turn
+        image[member] = image[member] @ turn
+        text[member] = text[member] @ turn
     after, _ = contributions(image, text, Sides(drawn, "ensemble", 0))
     np.testing.assert_allclose(after, before, atol=1e-5)
 
 
 def test_the_linear_form_is_the_mean_over_all_pairs_of_in_and_out_members() -> None:
     drawn = ensemble_membership(np.arange(N), folds=3, repeats=2, seed=0)
-    (image, text), external = _members(6, noise=0.0), drawn.group == "external"
+    (image, text) = _members(6, noise=0.0)
+    external = drawn.group == "external"
     rng = np.random.default_rng(
         5
     )  # members agree on external pairs, so that every map is the identity
@@ -89,11 +92,13 @@ def streamed(values: np.ndarray, order: np.ndarray, *, batch: int) -> pd.DataFra
 def tables(draw: st.DrawFn) -> np.ndarray:
     """Tables of activations of many sizes, with zeros, ties and one large value among small
     ones."""
-    rng, pairs = np.random.default_rng(draw(st.integers(0, 10**6))), draw(st.integers(2, 60))
+    rng = np.random.default_rng(draw(st.integers(0, 10**6)))
+    pairs = draw(st.integers(2, 60))
     values = np.exp(draw(st.floats(0.01, 8)) * rng.standard_normal((pairs, 5))) * (
         rng.random((pairs, 5)) < 0.8
     )
-    values[:, 3], values[:, 4] = rng.integers(0, 3, pairs), 0
+    values[:, 3] = rng.integers(0, 3, pairs)
+    values[:, 4] = 0
     return values.astype(np.float32)
 
 
@@ -108,7 +113,8 @@ def test_streaming_in_any_order_is_the_table_in_memory(
     for at in np.flatnonzero(values.any(axis=0)):
         activations = values[:, at].astype(np.float64)
         row = activations.argmax()
-        top, others = activations[row], np.delete(activations, row)
+        top = activations[row]
+        others = np.delete(activations, row)
         by_mean, by_median = (
             (top - rest) / (top + rest) for rest in (others.mean(), np.median(others))
         )

@@ -26,7 +26,8 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
 @pytest.mark.parametrize("with_decoys", [False, True])
 def test_agreement_is_that_of_a_slow_loop(with_decoys: bool) -> None:
     rng = np.random.default_rng(0)
-    features, start = rng.normal(size=(13, 5)), np.array([0, 3, 4, 9, 11, 13])
+    features = rng.normal(size=(13, 5))
+    start = np.array([0, 3, 4, 9, 11, 13])
     decoys = np.array([(0, 12), (5, 1), (10, 3), (8, 8)])
     places = [
         (place, text) for place, text in (decoys if with_decoys else [(k, k) for k in range(13)])
@@ -48,10 +49,9 @@ def test_decoys_are_captions_of_other_pictures_and_half_of_them_are_similar(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     rng = np.random.default_rng(0)
-    start, clusters = (
-        np.arange(0, 601, 2),
-        np.repeat(np.arange(150), 2),
-    )  # pictures come in pairs of near-duplicates
+    # pictures come in pairs of near-duplicates
+    start = np.arange(0, 601, 2)
+    clusters = np.repeat(np.arange(150), 2)
     topic = rng.normal(size=(20, 8))
     features = topic[np.arange(600) % 20] + 0.1 * rng.normal(size=(600, 8))
     decoys = draw_decoys(features, start, clusters, seed=3)
@@ -72,7 +72,8 @@ def test_decoys_are_captions_of_other_pictures_and_half_of_them_are_similar(
 
 def test_the_ratio_of_two_normal_classes_is_that_of_their_densities() -> None:
     rng = np.random.default_rng(0)
-    right, wrong = rng.normal([0, 5], [1, 2], (4000, 2)), rng.normal([1, 3], [1, 2], (1000, 2))
+    right = rng.normal([0, 5], [1, 2], (4000, 2))
+    wrong = rng.normal([1, 3], [1, 2], (1000, 2))
     points = rng.normal([0.5, 4], 1.5, (100, 2))
     expected = (norm.logpdf(points, [1, 3], [1, 2]) - norm.logpdf(points, [0, 5], [1, 2])).sum(
         axis=1
@@ -85,12 +86,16 @@ def planted(seed: int) -> tuple[CaptionEvidence, np.ndarray]:
     caption, word."""
     rng = np.random.default_rng(seed)
     kind = np.full((600, 3), "", dtype=object)
-    kind[:40], kind[40:80, 0], kind[80:120, 1] = "pair", "caption", "word"
+    kind[:40] = "pair"
+    kind[40:80, 0] = "caption"
+    kind[80:120, 1] = "word"
     fit = rng.normal(5, 1, 600) - 5 * (kind[:, 0] == "pair")
     flat = kind.ravel()
-    captions, decoys = rng.normal(0, 1, (1800, 3)), rng.normal(-3, 1, (1000, 3))
+    captions = rng.normal(0, 1, (1800, 3))
+    decoys = rng.normal(-3, 1, (1000, 3))
     captions[flat == "caption"] -= 3
-    surprise, changed = rng.normal(-3, 1, (1800, 4)), rng.normal(4, 1, (1800, 4))
+    surprise = rng.normal(-3, 1, (1800, 4))
+    changed = rng.normal(4, 1, (1800, 4))
     surprise[flat == "word", 2] += 7
     surprise[(flat == "pair") | (flat == "caption")] += (
         5  # the words of a caption of another picture surprise too
@@ -101,7 +106,8 @@ def planted(seed: int) -> tuple[CaptionEvidence, np.ndarray]:
         "changed": changed.ravel(),
     }
     words = pd.DataFrame(columns | {"kind": 2})
-    similar, counts = np.arange(1000) % 2, np.full(600, 3)
+    similar = np.arange(1000) % 2
+    counts = np.full(600, 3)
     misfit = -fit + rng.normal(0, 0.1, 600)
     return CaptionEvidence(
         counts, fit, rng.normal(0, 1, 600), misfit, captions, decoys, similar, words

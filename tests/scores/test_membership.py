@@ -48,7 +48,8 @@ def test_paper_groups_have_their_sizes_and_trained_members(
 ) -> None:
     drawn = paper_membership(ids, seeds=seeds, seed=seed)
     size = membership.group_size(len(ids))
-    in_f, in_g = drawn.trained[0::2], drawn.trained[1::2]
+    in_f = drawn.trained[0::2]
+    in_g = drawn.trained[1::2]
     for name, f, g in (
         ("candidate", True, False),
         ("independent", False, True),
@@ -136,8 +137,10 @@ def test_external_pairs_have_one_member_out_in_each_repeat_and_scored_pairs_keep
 
 def test_side_means_agree_with_masked_arrays() -> None:
     rng = np.random.default_rng(0)
-    values, inside = rng.normal(size=(5, 40)), rng.random((5, 40)) < 0.5
-    inside[:, 0], inside[:, 1] = True, False
+    values = rng.normal(size=(5, 40))
+    inside = rng.random((5, 40)) < 0.5
+    inside[:, 0] = True
+    inside[:, 1] = False
     for mean, hidden in zip(
         membership.side_means(list(values), inside), (~inside, inside), strict=True
     ):

@@ -19,7 +19,8 @@ from tests.scores.simulated import noisy_ensemble, noisy_paper
 
 
 def test_a_two_by_two_ensemble_by_hand() -> None:
-    groups, members = np.repeat(["scored", "external"], 2), ("r0-f0", "r0-f1", "r1-f0", "r1-f1")
+    groups = np.repeat(["scored", "external"], 2)
+    members = ("r0-f0", "r0-f1", "r1-f0", "r1-f1")
     drawn = Membership(groups, members, np.eye(2, 4, dtype=bool)[[0, 1, 0, 1]])
     alignment = [
         [0.9, 0.1, 0.2, 0.0],
@@ -55,7 +56,8 @@ def test_a_paper_audit_by_hand() -> None:
     drawn = Membership(
         groups, ("f-0", "g-0"), np.array([[1, 1, 0, 0, 0], [1, 0, 1, 0, 0]], dtype=bool)
     )
-    f, g = np.array([0.5, 0.9, 0.2, 0.1, 0.2]), np.array([0.5, 0.3, 0.7, 0.2, 0.1])
+    f = np.array([0.5, 0.9, 0.2, 0.1, 0.2])
+    g = np.array([0.5, 0.3, 0.7, 0.2, 0.1])
     terms = [dict.fromkeys(TERMS, f), dict.fromkeys(TERMS, g)]
     table = memorization_table(terms, Sides(drawn, "paper", 0))
     assert table["clipmem"].tolist() == pytest.approx([0, 0.6, -0.5, -0.1, 0.1])
@@ -145,7 +147,8 @@ def test_reliability_is_the_rank_agreement_with_a_second_audit_of_as_many_member
     their own."""
     n_pairs = 22_000
     drawn = ensemble_membership(np.arange(n_pairs), folds=2, repeats=repeats, seed=0)
-    scored, lasting = drawn.group == "scored", np.random.default_rng(9).normal(size=n_pairs)
+    scored = drawn.group == "scored"
+    lasting = np.random.default_rng(9).normal(size=n_pairs)
     noises = (
         noise * np.random.default_rng(seed).normal(size=drawn.trained.shape) for seed in (1, 2)
     )

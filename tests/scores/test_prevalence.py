@@ -23,7 +23,8 @@ def drawn(
 
 def test_the_interval_holds_the_number_of_swapped_captions_from_1_to_40_percent() -> None:
     """Nominal .95; of 16 sets at most four may miss (P = .0009 under .95)."""
-    missed, widths = 0, []
+    missed = 0
+    widths = []
     for seed in range(4):
         for wrong in (10, 50, 200, 400):
             found = estimate_wrong(*drawn(seed, wrong))
@@ -43,7 +44,8 @@ def test_the_upper_bound_needs_no_shape_of_the_scores_of_right_captions() -> Non
             [rng.normal(0, 1, wrong), rng.normal(4, 1, 900), rng.normal(0.5, 0.3, 100)]
         )
         swapped = rng.normal(0, 1, 1000)
-        most, high = prevalence.most_wrong(fit, swapped), estimate_wrong(fit, swapped).high
+        most = prevalence.most_wrong(fit, swapped)
+        high = estimate_wrong(fit, swapped).high
         assert most >= wrong
         assert high is not None
         assert high >= most - 1e-9
@@ -53,13 +55,15 @@ def test_the_posterior_is_that_of_two_known_densities() -> None:
     """Bayes' rule with the true normal densities is the independent answer."""
     fit, swapped = drawn(0, 300, pairs=4000, apart=3.0)
     found = estimate_wrong(fit, swapped)
-    wrong, right = 300 * np.exp(-(fit**2) / 2), 3700 * np.exp(-((fit - 3) ** 2) / 2)
+    wrong = 300 * np.exp(-(fit**2) / 2)
+    right = 3700 * np.exp(-((fit - 3) ** 2) / 2)
     assert np.abs(found.posterior - wrong / (wrong + right)).mean() < 0.02
     assert found.estimate == pytest.approx(found.posterior.sum(), rel=0.01)
 
 
 def test_the_slopes_of_the_shape_are_those_of_finite_differences() -> None:
-    cells, shape = np.linspace(-4, 4, 50), np.array([0.3, -0.2, 0.4, 1.5])
+    cells = np.linspace(-4, 4, 50)
+    shape = np.array([0.3, -0.2, 0.4, 1.5])
     for slope, step in zip(prevalence._two_piece_t(cells, shape)[1], np.eye(4) * 1e-6, strict=True):
         after, before = (prevalence._two_piece_t(cells, shape + move)[0] for move in (step, -step))
         np.testing.assert_allclose(slope, (after - before) / 2e-6, atol=1e-7)
@@ -111,10 +115,8 @@ def test_the_review_stops_where_fewer_than_one_in_ten_of_the_next_is_wrong() -> 
     assert prevalence.suggest_stop(np.concatenate([np.full(40, 0.8), np.full(400, 0.01)])) == 40
     assert prevalence.suggest_stop(np.zeros(100)) == 0
     assert prevalence.suggest_stop(np.ones(30)) == 30
-    suspicion, probabilities = (
-        -np.arange(440.0),
-        np.concatenate([np.full(80, 0.8), np.full(360, 0.01)]),
-    )
+    suspicion = -np.arange(440.0)
+    probabilities = np.concatenate([np.full(80, 0.8), np.full(360, 0.01)])
     count = prevalence.WrongCount(70.0, 35.0, 140.0)
     stop, (left, low, high) = prevalence.plan_stop(suspicion, probabilities, [count])
     assert 80 <= stop <= 95  # all likely ones, and the spot checks among them
@@ -127,7 +129,8 @@ def test_the_review_stops_where_fewer_than_one_in_ten_of_the_next_is_wrong() -> 
 
 
 def test_probabilities_follow_what_a_review_finds() -> None:
-    probabilities, decided = np.full(100, 0.02), np.arange(100) < 50
+    probabilities = np.full(100, 0.02)
+    decided = np.arange(100) < 50
     more = prevalence.adjusted(probabilities, decided, np.arange(100) < 17)
     assert more[50:] == pytest.approx(0.02 * 18 / 2)
     fewer = prevalence.adjusted(np.full(100, 0.5), decided, np.zeros(100, bool))
@@ -145,10 +148,8 @@ def test_the_interval_covers_whatever_the_scores_are_worth(apart: float) -> None
         for share in (0.05, 0.2, 0.4):
             rng = np.random.default_rng(seed)
             wrong = rng.permutation(600) < share * 600
-            review, decided = (
-                plan_review(rng.normal(size=600) + apart * wrong, seed=seed),
-                np.zeros(600, dtype=bool),
-            )
+            review = plan_review(rng.normal(size=600) + apart * wrong, seed=seed)
+            decided = np.zeros(600, dtype=bool)
             decided[review.order[:200]] = True
             count = count_reviewed(review, wrong & decided, decided)
             assert count.low is not None
@@ -190,16 +191,20 @@ def test_without_a_random_pair_the_decisions_bound_the_count_and_with_all_it_is_
     count = count_reviewed(review, decided & (np.arange(100) < 4), decided)
     assert (count.estimate, count.low, count.high) == (None, 4.0, 94.0)
     assert "at random" in count.missing
-    wrong, decided = np.arange(50) % 7 == 0, np.ones(50, dtype=bool)
+    wrong = np.arange(50) % 7 == 0
+    decided = np.ones(50, dtype=bool)
     count = count_reviewed(plan_review(np.arange(50.0)), wrong, decided)
     assert (count.low, count.estimate, count.high) == (8.0, 8.0, 8.0)
 
 
 def test_pairs_that_a_person_picked_widen_nothing_and_are_counted() -> None:
     review = plan_review(-np.arange(200.0), seed=1)
-    decided, wrong = np.arange(200) < 20, np.zeros(200, dtype=bool)
+    decided = np.arange(200) < 20
+    wrong = np.zeros(200, dtype=bool)
     rest = review.drawn[review.drawn >= 20]
-    decided[rest[:5]], decided[rest[50:80]], wrong[rest[50:80]] = True, True, True
+    decided[rest[:5]] = True
+    decided[rest[50:80]] = True
+    wrong[rest[50:80]] = True
     count = count_reviewed(review, wrong, decided)
     assert count.low == 30
     assert count.high is not None
@@ -208,7 +213,8 @@ def test_pairs_that_a_person_picked_widen_nothing_and_are_counted() -> None:
 
 def test_the_interval_of_a_sample_covers_95_percent_on_average_over_shares() -> None:
     """Exactly, by the hypergeometric distribution of what is found; never below 90 %."""
-    pairs, drawn = 300, 20
+    pairs = 300
+    drawn = 20
     ends = np.array([count_of_sample(found, drawn, pairs) for found in range(drawn + 1)])
     coverage = []
     for wrong in range(3, 150):
@@ -237,7 +243,8 @@ def test_limits_are_those_found_by_trying_every_number(found: int, drawn: int, t
 
 
 def test_a_count_that_is_uncertain_makes_it_wider() -> None:
-    plain, uncertain = whole_count(20, 100, 1_000), whole_count(20, 100, 1_000, low=12, high=31)
+    plain = whole_count(20, 100, 1_000)
+    uncertain = whole_count(20, 100, 1_000, low=12, high=31)
     assert uncertain[0] == plain[0]
     assert plain[0] - uncertain[1] == pytest.approx(np.hypot(plain[0] - plain[1], 80))
     assert uncertain[2] - plain[0] == pytest.approx(np.hypot(plain[2] - plain[0], 110))

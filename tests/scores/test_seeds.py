@@ -56,8 +56,11 @@ def test_holms_p_is_worked_out_by_hand() -> None:
 def test_simultaneous_intervals_hold_for_all_comparisons_at_once() -> None:
     # Twelve arms against one reference, five splits, nothing true: as dependent as arms of a study
     # are.
-    rng, runs, arms = np.random.default_rng(0), 150, 12
-    none, others = rng.normal(size=(runs, 1, 5)), rng.normal(size=(runs, arms, 5))
+    rng = np.random.default_rng(0)
+    runs = 150
+    arms = 12
+    none = rng.normal(size=(runs, 1, 5))
+    others = rng.normal(size=(runs, arms, 5))
     covered = {"each": 0, "all": 0}
     for own, base in zip(others, none, strict=True):
         for name, level in (("each", 0.95), ("all", 1 - 0.05 / arms)):

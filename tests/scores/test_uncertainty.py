@@ -50,14 +50,14 @@ def test_with_more_members_in_than_out_the_error_is_that_of_the_differences_of_r
 def test_members_that_were_given_without_a_plan_are_two_samples() -> None:
     rng = np.random.default_rng(0)
     inside = rng.random((9, 60)) < 0.5
-    inside[:2], inside[2:4] = True, False
-    values, plan = (
-        rng.normal(size=(9, 60)),
-        uncertainty.design(inside, [np.arange(4), np.arange(4, 9)]),
-    )
+    inside[:2] = True
+    inside[2:4] = False
+    values = rng.normal(size=(9, 60))
+    plan = uncertainty.design(inside, [np.arange(4), np.arange(4, 9)])
     found = uncertainty.error_variances(list(values), inside, plan)
     for pair in range(60):
-        one, other = values[inside[:, pair], pair], values[~inside[:, pair], pair]
+        one = values[inside[:, pair], pair]
+        other = values[~inside[:, pair], pair]
         assert found[pair] == pytest.approx(
             ((one.mean() - other.mean()) / ttest_ind(one, other).statistic) ** 2
         )
@@ -68,7 +68,8 @@ def test_members_that_were_given_without_a_plan_are_two_samples() -> None:
 def test_a_prior_is_found_again_with_its_trend(degrees: int, d0: float) -> None:
     rng = np.random.default_rng(0)
     level = rng.normal(size=40_000)
-    scale, inner = np.exp(0.5 * level), np.abs(level) < 2
+    scale = np.exp(0.5 * level)
+    inner = np.abs(level) < 2
     variance = scale * f.rvs(degrees, d0, size=40_000, random_state=rng)
     prior = fit_prior(variance, degrees, level)
     assert prior.degrees == pytest.approx(d0, rel=0.15)
@@ -132,8 +133,10 @@ def test_too_few_pairs_or_equal_ones_have_no_distribution(seen: np.ndarray) -> N
 def test_p_is_uniform_on_noise_in_the_paper(group: str) -> None:
     """One random pair of each audit, since pairs of one audit share its null; g is higher than f by
     an offset."""
-    drawn, rng = noisy_paper(250)[0], np.random.default_rng(0)
-    sides, rows = Sides(drawn, "paper", 0), np.flatnonzero(drawn.group == group)
+    drawn = noisy_paper(250)[0]
+    rng = np.random.default_rng(0)
+    sides = Sides(drawn, "paper", 0)
+    rows = np.flatnonzero(drawn.group == group)
     audits = (list(rng.normal(size=drawn.trained.shape) + [[0], [0.3]]) for _ in range(1_000))
     p = np.array([p_of(alignments, sides)[rng.choice(rows)] for alignments in audits])
     steps = (
@@ -176,7 +179,8 @@ def test_of_what_q_finds_at_most_the_share_it_says_is_false(other: dict[str, flo
 
 
 def test_p_and_q_by_hand() -> None:
-    clipmem, null = np.array([0.3, -0.3, 0.1, np.nan]), np.array([0.1, 0.2, -0.4])
+    clipmem = np.array([0.3, -0.3, 0.1, np.nan])
+    null = np.array([0.1, 0.2, -0.4])
     groups = np.array(["candidate", "independent", "scored", "scored"])
     np.testing.assert_allclose(
         uncertainty.p_values(clipmem, null, groups), [1 / 4, 2 / 4, 3 / 4, np.nan]
@@ -192,20 +196,16 @@ def test_p_and_q_by_hand() -> None:
 def test_with_one_member_on_a_side_the_error_is_the_spread_of_external_pairs(protocol: str) -> None:
     drawn, alignments = noisy_paper() if protocol == "paper" else noisy_ensemble(folds=3, repeats=1)
     sides = Sides(drawn, protocol, 0)
-    errors, clipmem = (
-        standard_errors(alignments, sides),
-        np.subtract(*side_means(alignments, sides.inside)),
-    )
+    errors = standard_errors(alignments, sides)
+    clipmem = np.subtract(*side_means(alignments, sides.inside))
     assert errors.kind == "sd of external"
     np.testing.assert_allclose(errors.se, np.std(clipmem[drawn.group == "external"], ddof=1))
 
 
 def test_the_error_is_the_posterior_variance_widened_by_students_t() -> None:
     drawn, alignments = noisy_paper(550, seeds=4)
-    errors, candidates = (
-        standard_errors(alignments, Sides(drawn, "paper", 0)),
-        drawn.group == "candidate",
-    )
+    errors = standard_errors(alignments, Sides(drawn, "paper", 0))
+    candidates = drawn.group == "candidate"
     own = (
         np.var(np.stack(alignments[0::2]) - np.stack(alignments[1::2]), axis=0, ddof=1)[candidates]
         / 4

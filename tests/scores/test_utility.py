@@ -70,7 +70,8 @@ def test_the_probe_reads_classes_that_differ_and_not_noise() -> None:
     noise = rng.normal(size=(300, 5))
     assert linear_probe(noise[:200], labels[:200], noise[200:], labels[200:], seed=0) < 0.55
     # A class without training rows is an error, and one class is no probe
-    x, y = np.array([[0.0], [0.1], [5.0], [5.1]]), np.array([0, 0, 1, 1])
+    x = np.array([[0.0], [0.1], [5.0], [5.1]])
+    y = np.array([0, 0, 1, 1])
     assert (
         linear_probe(x, y, np.array([[0.0], [5.0], [9.0], [-4.0]]), np.array([0, 1, 2, 2]), seed=0)
         == 0.5

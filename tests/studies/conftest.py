@@ -18,7 +18,9 @@ from clipmem_core.studies.run import run_study
 from clipmem_core.studies.study_folder import StudyFolder
 from tests.audit.small import Silent, in_process, made_once
 
-AGAIN, NOISE, REMOVED = "again", "text_noise-0.15", "removal-clipmem-9"
+AGAIN = "again"
+NOISE = "text_noise-0.15"
+REMOVED = "removal-clipmem-9"
 FLAGS = ["--preset", "tiny", "--scenes-pairs", "220", "--epochs", "2", "--threads", "1"]
 
 

@@ -74,7 +74,8 @@ def test_an_injection_is_measured_as_by_sklearn_and_resumed_after_a_kill(
     monkeypatch.setattr("clipmem_core.audit.member.train", Mock(side_effect=AssertionError))
     resumed = run(twice, **asked)
     (piece,) = resumed.done
-    scores, measured = pd.read_parquet(resumed.scores(piece)), resumed.read(piece)["detectors"]
+    scores = pd.read_parquet(resumed.scores(piece))
+    measured = resumed.read(piece)["detectors"]
     for name, values in scores.drop(columns=["row", "injected"]).items():
         for metric, measure in (
             ("auroc", roc_auc_score),
@@ -105,7 +106,8 @@ def test_a_finished_injection_stays_and_a_missing_one_comes_back_the_same(
 def test_captions_and_words_are_measured_where_one_of_a_pair_is_wrong(made: Benchmark) -> None:
     words = {"word_first", "word_first_two"}
     for piece in made.done[:2]:
-        result, scores = made.read(piece), pd.read_parquet(made.scores(piece))
+        result = made.read(piece)
+        scores = pd.read_parquet(made.scores(piece))
         assert result["changed"] == result["injected"] == scores["injected"].sum()
         for name in ("misfit", "p_wrong"):
             first = scores.sort_values(name, ascending=False)[:100]
@@ -182,7 +184,8 @@ def test_a_benchmark_is_shown_and_written_with_its_command(
 
 
 def test_intervals_are_scipys_of_the_mean_and_of_the_paired_differences() -> None:
-    names, values = ("misfit", "csls_out"), np.random.default_rng(0).uniform(0.5, 1, size=(6, 2))
+    names = ("misfit", "csls_out")
+    values = np.random.default_rng(0).uniform(0.5, 1, size=(6, 2))
     results: list[dict[str, Any]] = [
         {"kind": "random", "share": 0.2, "seed": seed}
         | {

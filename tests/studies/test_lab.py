@@ -65,9 +65,12 @@ def test_members_train_again_as_they_did(measured: Audit) -> None:
 
 def check_baseline(audit: Audit, arm: str, removed: np.ndarray) -> None:
     """Compare the rows of the baseline for an arm with slow loops over its embeddings."""
-    table, seed = pd.read_parquet(audit.folder / "membership.parquet"), audit.record.config.seed
-    group, members = table["group"].to_numpy(), table.columns[2:].tolist()
-    in_training, external = table[members].to_numpy().T, group == "external"
+    table = pd.read_parquet(audit.folder / "membership.parquet")
+    seed = audit.record.config.seed
+    group = table["group"].to_numpy()
+    members = table.columns[2:].tolist()
+    in_training = table[members].to_numpy().T
+    external = group == "external"
     if audit.record.config.retrieval_apart:
         clusters = np.load(audit.folder / ".prepared.npz")["clusters"]
         external &= ~draw_utility_pairs(group, clusters, seed=seed)
@@ -84,11 +87,13 @@ def check_baseline(audit: Audit, arm: str, removed: np.ndarray) -> None:
     guesses = attack(alignments, shadows, attacks=(BAVARIA,))
     for number, row in enumerate(rows.to_dict("records")):
         folder = audit.member(row[c.MEMBER])
-        own, other = alignments[number], alignments[partner[number]]
+        own = alignments[number]
+        other = alignments[partner[number]]
         only = in_training[number] & ~in_training[partner[number]] & ~removed
         assert only.sum() > 20
         auroc = roc_auc_score(in_training[number][attacked], own[attacked])
-        trained, scores = guesses[number].trained, guesses[number].scores[BAVARIA]
+        trained = guesses[number].trained
+        scores = guesses[number].scores[BAVARIA]
         alarms, detected, _ = roc_curve(trained, scores, drop_intermediate=False)
         utility = json.loads((folder / "utility.json").read_text())
         recalls = [utility.pop(name) for name in list(utility) if "_R@" in name]
@@ -150,8 +155,10 @@ def test_the_highest_pairs_are_in_no_training_and_the_others_are_compared(measur
 
 
 def test_decided_pairs_are_not_compared_and_new_captions_are_embedded(audit: Audit) -> None:
-    ids, group = audit.pairs[c.PAIR_ID], audit.membership[c.GROUP]
-    trained, external = np.flatnonzero(group == c.SCORED), np.flatnonzero(group == c.EXTERNAL)
+    ids = audit.pairs[c.PAIR_ID]
+    group = audit.membership[c.GROUP]
+    trained = np.flatnonzero(group == c.SCORED)
+    external = np.flatnonzero(group == c.EXTERNAL)
     review = open_review(audit)
     review.decide(ids[[*trained[:3], external[0]]].tolist(), REMOVE)
     text = "a purple zebra on a bicycle"
@@ -163,7 +170,8 @@ def test_decided_pairs_are_not_compared_and_new_captions_are_embedded(audit: Aud
     assert np.flatnonzero(~changes.compared).tolist() == sorted([*trained[:3], trained[5]])
     before = open_shared(audit.folder)
     after = with_setting(before, name)
-    start, old = after.data.caption_start, before.data.caption_start
+    start = after.data.caption_start
+    old = before.data.caption_start
     assert np.diff(start).tolist() == [1 if row == trained[5] else 5 for row in range(330)]
     tower = after.towers.text
     assert tower is not None
@@ -285,7 +293,8 @@ def test_a_worker_abandons_what_no_page_wants_unless_it_is_nearly_done(
 def test_a_worker_trains_the_newest_wish_after_its_baseline_and_reports_faults(
     own: Audit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    done, other = [], "text_noise-0.3"
+    done = []
+    other = "text_noise-0.3"
     lab.begin(own, parse_arm("text_noise=0.3"))
     forget(own, NONE, "r1-f2")
     forget(own, NOISE, "r1-f2")

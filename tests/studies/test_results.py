@@ -33,7 +33,8 @@ ARMS = {"a": 8, "b": 4, "c": 8}  # members of each
 
 def made_rows(splits: int = 0) -> pd.DataFrame:
     """A table as of a lab, or of several splits: the baseline differs between arms."""
-    rng, rows = np.random.default_rng(0), []
+    rng = np.random.default_rng(0)
+    rows = []
     for split in range(max(1, splits)):
         for arm, count in ({**ARMS, "none": 8}).items():
             for name in dict.fromkeys((arm, "none")):
@@ -63,7 +64,8 @@ def test_differences_are_paired_by_member_or_by_split(splits: int) -> None:
             )
             assert len(base) == splits or count  # the baseline on the members of the arm alone
             tests[arm] = ttest_rel(own, base)
-            row, interval = found.loc[(arm, measure)], tests[arm].confidence_interval()
+            row = found.loc[(arm, measure)]
+            interval = tests[arm].confidence_interval()
             assert row["n"] == (splits or count)
             expected = [own.mean(), base.mean(), (own - base).mean(), *interval, tests[arm].pvalue]
             names = ["value", "baseline", "difference", "low", "high", "p_value"]
@@ -166,7 +168,8 @@ def test_the_command_of_a_study_makes_it_again(
     expected = ("combined", "my pairs.csv", "asked", 3, ("text_mask=0.3 decisions",))
     assert found == expected
     apart = affecting("machine")
-    again, asked = as_dict(resolve(command.config)), study.request["config"]
+    again = as_dict(resolve(command.config))
+    asked = study.request["config"]
     assert {name: again[name] for name in again if name not in apart} == {
         name: asked[name] for name in asked if name not in apart
     }

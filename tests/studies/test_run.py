@@ -32,7 +32,8 @@ def data(study_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
 @pytest.fixture
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What is trained with an arm: split, arm and member."""
-    found, before = [], lab_training._train
+    found = []
+    before = lab_training._train
 
     def noted(run: object, *how: object) -> dict[str, float]:
         found.append("/".join(run.folder.parts[-4::2]) + f"/{run.name}")
@@ -63,7 +64,8 @@ def test_the_rows_are_the_labs_of_its_splits(whole: StudyFolder) -> None:
 def test_an_interrupted_study_trains_nothing_twice(
     data: Path, trained: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before, couples = lab_training.train_couple, []
+    before = lab_training.train_couple
+    couples = []
 
     def interrupted(shared: object, arm: str, couple: object, *how: object) -> None:
         if len(couples) == 3:  # the baseline and the arm of the first split, the other baseline

@@ -25,7 +25,8 @@ def scores(
 ) -> pd.DataFrame:
     """Count the units of an encoder and check that progress ends at the number of pairs."""
     told: list[int] = []
-    rows, config = data.rows if rows is None else rows, replace(CONFIG, **changes)
+    rows = data.rows if rows is None else rows
+    config = replace(CONFIG, **changes)
     tally = count_units(
         model, data, VIEWS, tower, rows=rows, config=config, device="cpu", report=told.append
     )
@@ -79,7 +80,8 @@ def test_units_are_those_of_one_picture_or_caption_at_a_time(
     model: Model, tower: str, captions: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(models, "BATCH", 3)
-    data, rows = draw_data(12, captions=3), np.array([0, 1, 2, 5, 7, 8, 11])
+    data = draw_data(12, captions=3)
+    rows = np.array([0, 1, 2, 5, 7, 8, 11])
     found = scores(model, data, tower, rows, views=3, eval_captions=captions)
     with torch.no_grad():
         if tower == "image":
@@ -94,8 +96,10 @@ def test_units_are_those_of_one_picture_or_caption_at_a_time(
             ]
     table = np.stack([np.mean(one, axis=0) for one in each])
     assert table.shape == (7, 2 * 64)
-    top, rest = table.max(axis=0), np.sort(table, axis=0)[:-1]
-    mean, median = rest.mean(axis=0), np.median(rest, axis=0)
+    top = table.max(axis=0)
+    rest = np.sort(table, axis=0)[:-1]
+    mean = rest.mean(axis=0)
+    median = np.median(rest, axis=0)
     np.testing.assert_allclose(found.unitmem_mean, (top - mean) / (top + mean), atol=1e-4)
     assert (
         np.abs(found.unitmem_median - (top - median) / (top + median)) <= found.median_error + 1e-4

@@ -55,7 +55,8 @@ def seen(member: Trainer, epoch: int) -> dict[int, np.ndarray]:
 
 
 def changed_embeddings(member: Trainer, unit: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-    image, text = unit, unit
+    image = unit
+    text = unit
     for each in member.mitigations:
         image, text = each.embeddings(image, text, batch)
     return image, text
@@ -66,13 +67,14 @@ DRAWN = {"text_noise": 0.2, "image_noise": 0.1, "text_mask": 0.4, "colour": 0.5}
 
 def test_candidate_and_independent_share_every_draw(toy: str) -> None:
     whole = held_out_data()
-    keys, tokens, pixels = (
-        whole.keys.copy(),
-        whole.tokens.copy(),
-        whole.pixels.gather(np.arange(30)).copy(),
-    )
-    candidate, independent = 2, 5  # each of three captions
-    keys[independent], pixels[independent] = keys[candidate], pixels[candidate]
+    keys = whole.keys.copy()
+    tokens = whole.tokens.copy()
+    pixels = whole.pixels.gather(np.arange(30)).copy()
+    # each of three captions
+    candidate = 2
+    independent = 5
+    keys[independent] = keys[candidate]
+    pixels[independent] = pixels[candidate]
     start = whole.caption_start
     tokens[start[independent] : start[independent + 1]] = tokens[
         start[candidate] : start[candidate + 1]
@@ -83,7 +85,8 @@ def test_candidate_and_independent_share_every_draw(toy: str) -> None:
         for row in (candidate, independent)
     )
     for epoch in range(3):
-        mine, other = seen(f, epoch), seen(g, epoch)
+        mine = seen(f, epoch)
+        other = seen(g, epoch)
         other[candidate] = other.pop(independent)
         assert mine.keys() == other.keys()
         for row, drawn in mine.items():
@@ -138,7 +141,8 @@ KEYS = draw_keys([f"pair-{number}" for number in range(2000)])
 
 @pytest.mark.parametrize("sigma", [0.01, 0.15, 0.3])
 def test_noise_has_the_variance_asked_for(sigma: float) -> None:
-    mitigation, batch = EmbeddingNoise(noise_place="before"), Batch(KEYS, 3, 0)
+    mitigation = EmbeddingNoise(noise_place="before")
+    batch = Batch(KEYS, 3, 0)
     noise = mitigation.noisy(
         torch.zeros(2000, 128), np.full(2000, sigma), batch, TEXT_NOISE
     ).numpy()
@@ -218,7 +222,8 @@ def test_the_end_token_is_found_in_real_captions(toy: str) -> None:
     model.text_pool_type = "last"
     with pytest.raises(InputError, match="--text-mask and --adaptive-mask"):
         mask.start(model, TOKENS)
-    model.text_pool_type, model.text_eos_id = "eos", END
+    model.text_pool_type = "eos"
+    model.text_eos_id = END
     mask.start(model, TOKENS)
     assert (mask.ends == ENDS).all()
 
@@ -230,7 +235,8 @@ def units(n: int, seed: int) -> torch.Tensor:
 
 
 def test_the_level_is_a_quantile_of_alignments_over_all_other_external_pairs() -> None:
-    image, text = units(20, 0), units(20, 1)
+    image = units(20, 0)
+    text = units(20, 1)
     held_out = HeldOutLevel(50, 0.75, 2)
     held_out.measure(image, text)
     alignments = []
@@ -244,7 +250,8 @@ def test_the_level_is_a_quantile_of_alignments_over_all_other_external_pairs() -
 
 
 TINY: dict[str, Any] = {"text_cfg": {"vocab_size": 12, "context_length": 7}}
-FIRST, LAST = 10, 11
+FIRST = 10
+LAST = 11
 captions = st.lists(st.integers(1, 9), max_size=5)
 pair_lists = st.lists(st.lists(captions, min_size=1, max_size=3), min_size=1, max_size=12)
 

@@ -41,7 +41,8 @@ def test_short_attention_and_its_gradients_equal_torchs(length: int, causal: boo
     torch.manual_seed(0)
     attn = nn.MultiheadAttention(24, 3, batch_first=True)
     nn.init.normal_(attn.in_proj_bias)
-    x, weights = torch.randn(4, length, 24), torch.randn(4, length, 24) / length
+    x = torch.randn(4, length, 24)
+    weights = torch.randn(4, length, 24) / length
     mask = torch.full((length, length), -math.inf).triu(1) if causal else None
     inputs = [x.requires_grad_(), *attn.parameters()]
     ours = short_attention(attn, lambda *_, **__: pytest.fail("it is short"), x, attn_mask=mask)
@@ -55,10 +56,8 @@ def test_a_built_model_computes_what_open_clips_own_computes() -> None:
     ours = build_model("tiny", loss="clip", seed=0).eval()
     theirs = open_clip.create_model("tiny").eval()
     theirs.load_state_dict(ours.state_dict())
-    images, tokens = (
-        torch.randn(3, 3, 32, 32),
-        torch.from_numpy(tokenize("tiny", ["a", "a red dog", "!"])).long(),
-    )
+    images = torch.randn(3, 3, 32, 32)
+    tokens = torch.from_numpy(tokenize("tiny", ["a", "a red dog", "!"])).long()
     with torch.no_grad():
         torch.testing.assert_close(
             encode_image(ours, images),
@@ -107,13 +106,15 @@ def test_initial_weights_are_a_function_of_the_seed(toy: str) -> None:
     assert all(torch.equal(first[name], again[name]) for name in first)
     for name in ("visual.conv1.weight", "token_embedding.weight", "text_projection"):
         assert not torch.equal(first[name], other[name])
-    before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()
+    before = torch.get_rng_state()
+    numpy_before = np.random.get_state()[1].copy()
     build_model(toy, loss="clip", seed=0)
     assert torch.equal(torch.get_rng_state(), before)
     assert (np.random.get_state()[1] == numpy_before).all()
 
 
-START, END = 49406, 49407
+START = 49406
+END = 49407
 CAPTIONS = [
     "Two DOGS, one ball & 3 sticks!",
     "  spaced \t out\n ",
@@ -184,7 +185,8 @@ def test_open_clips_own_forms_load(toy: str, tmp_path: Path, prefix: str, bare: 
 def test_code_in_a_checkpoint_does_not_run_and_a_broken_one_is_refused(
     toy: str, tmp_path: Path
 ) -> None:
-    path, trace = tmp_path / "trap.pt", tmp_path / "trace"
+    path = tmp_path / "trap.pt"
+    trace = tmp_path / "trace"
     torch.save({"state_dict": Trap(trace)}, path)
     assert_refused(toy, path, "it is no checkpoint, or holds more than weights")
     assert not trace.exists()
@@ -201,7 +203,9 @@ def test_mean_embeddings_of_pictures_equal_the_slow_mean_over_views(
     toy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(under_test, "BATCH", 3)
-    model, data, views = build_model(toy, loss="clip", seed=0), draw_data(10), view_maker(seed=5)
+    model = build_model(toy, loss="clip", seed=0)
+    data = draw_data(10)
+    views = view_maker(seed=5)
     means = np.concatenate(list(image_blocks(model, data, views, n_views=3, **HOW)))
     assert means.dtype == np.float32
     assert means.shape == (10, 16)

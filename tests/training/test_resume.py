@@ -94,7 +94,8 @@ def assert_same(one: Path, other: Path) -> None:
 def test_a_stopped_run_ends_with_the_same_weights_and_log(
     tmp_path: Path, clock: Clock, make: Callable[[Path], Trainer]
 ) -> None:
-    folder, straight = tmp_path / "stopped", tmp_path / "straight"
+    folder = tmp_path / "stopped"
+    straight = tmp_path / "straight"
     run(make(tmp_path), straight, clock)
     stopped(lambda: make(tmp_path), folder, clock, 2, 5, 7, 8)
     again = make(tmp_path)
@@ -112,7 +113,8 @@ def test_a_stopped_run_ends_with_the_same_weights_and_log(
 
 
 def test_a_run_whose_state_is_broken_begins_again(toy: str, tmp_path: Path, clock: Clock) -> None:
-    folder, straight = tmp_path / "stopped", tmp_path / "straight"
+    folder = tmp_path / "stopped"
+    straight = tmp_path / "straight"
     run(clip(toy), straight, clock)
     stopped(lambda: clip(toy), folder, clock, 8)
     resumed = clip(toy)

@@ -50,9 +50,11 @@ def test_the_trajectory_is_what_the_model_computes_before_each_step(toy: str) ->
 def slowly(member: Trainer, rows: np.ndarray, epoch: int) -> tuple[np.ndarray, np.ndarray, float]:
     """Compute cosines, log-probabilities and loss of a batch pair by pair with open_clip's own
     encoders."""
-    model, data = member.model, member.data
+    model = member.model
+    data = member.data
     captions = chosen_captions(data, rows, seed=member.seed, epoch=epoch)
-    images, texts = [], []
+    images = []
+    texts = []
     with torch.no_grad():
         for row, caption in zip(rows, captions, strict=True):
             box = member.views.boxes(data.keys[[row]], epoch)
@@ -268,7 +270,8 @@ def test_it_learns_on_the_batches_of_a_clip_member_and_writes_the_same_files(
         "adaptive_rest": 1.0,
     }
     member = tower_trainer(toy, draw_data(24), labels=labels, **changes)
-    seen, forward_loss = list[list[int]](), member.forward_loss
+    seen = list[list[int]]()
+    forward_loss = member.forward_loss
     member.forward_loss = lambda rows, *others: (
         seen.append(rows.tolist()),
         forward_loss(rows, *others),

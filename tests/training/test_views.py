@@ -54,7 +54,8 @@ def test_boxes_lie_inside_the_picture_and_keep_their_share_and_aspect(
     assert min(x.min(), y.min()) >= 0
     assert max((x + width).max(), (y + height).max()) <= 1 + 1e-12
     clipped = (width == 1) | (height == 1)
-    share, aspect = width * height, width / height
+    share = width * height
+    aspect = width / height
     assert (share[~clipped] >= scale - 1e-12).all()
     # A side is clipped where area × aspect > 1, at areas above 3/4 only: what is left is sqrt(area
     # / aspect).
@@ -65,7 +66,8 @@ def test_boxes_lie_inside_the_picture_and_keep_their_share_and_aspect(
 
 def test_area_is_uniform_and_aspect_log_uniform() -> None:
     _, _, width, height = view_maker(crop_scale=0.01).boxes(KEYS, 0).T
-    share, aspect = width * height, width / height
+    share = width * height
+    aspect = width / height
     whole = share < 0.74  # nothing is clipped there
     assert stats.kstest(share[whole], "uniform", args=(0.01, 0.73)).pvalue > 1e-3
     low = np.log(0.75)

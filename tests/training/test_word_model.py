@@ -25,7 +25,8 @@ ODD = [
 
 def made_set(n: int, rng: np.random.Generator) -> tuple[list[list[str]], np.ndarray]:
     """Return captions of pictures whose features show the colour and the thing."""
-    colour, thing = rng.integers(4, size=n), rng.integers(3, size=n)
+    colour = rng.integers(4, size=n)
+    thing = rng.integers(3, size=n)
     captions = [
         [f"a {COLOURS[k]} {t} here", f"the {t}, {COLOURS[k]}"]
         for k, t in zip(colour, np.array(["cat", "dog", "cup"])[thing], strict=True)
@@ -69,8 +70,10 @@ def test_changed_words_are_the_most_surprising(
 
 def test_too_few_words_are_no_error() -> None:
     for captions in ([["你好"], [""], ["x"]], [["same"]] * 12):
-        words, rows = split_words(captions), np.arange(len(captions))
-        into, pictures = word_model.Predictions.empty(len(words.ids)), np.ones((len(rows), 3))
+        words = split_words(captions)
+        rows = np.arange(len(captions))
+        into = word_model.Predictions.empty(len(words.ids))
+        pictures = np.ones((len(rows), 3))
         options: dict[str, Any] = {"text_tower": None, "seed": 0, "precision": "fp32"}
         assert predict_half(words, pictures, rows, rows, into=into, **options) is None
         assert np.isnan(surprises(words, into)[0]).all()
@@ -82,7 +85,8 @@ def test_a_killed_training_ends_with_the_same_model(
     monkeypatch.setattr(word_model, "SAVED", 5)
     monkeypatch.setattr(word_model, "TRAINED", 3_000)
     captions, features = made_set(200, np.random.default_rng(0))
-    words, rows = split_words(captions), np.arange(200)
+    words = split_words(captions)
+    rows = np.arange(200)
     whole = word_model.fit(words, features, rows, None, seed=1)
 
     def kill(share: float) -> None:

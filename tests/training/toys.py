@@ -16,7 +16,10 @@ from clipmem_core.training.model import Model, build_model
 from clipmem_core.training.trainer import Trainer
 from clipmem_core.training.views import FeatureRows, TrainingData, ViewMaker
 
-CONTEXT, START, END = 8, 62, 63  # END is the largest token, as in CLIP
+# END is the largest token, as in CLIP
+CONTEXT = 8
+START = 62
+END = 63
 MODEL: dict[str, Any] = {
     "embed_dim": 16,
     "vision_cfg": {"image_size": 8, "layers": 1, "width": 16, "patch_size": 4, "head_width": 8},

@@ -29,7 +29,8 @@ from clipmem_core.dataset.readers.records import Fields, Row, Rows, find_fields,
 
 _BATCH = 8192  # rows that are Python objects at a time
 _SPLIT = re.compile(r"(.+)-\d{5}-of-\d{5}$|(train|validation|valid|val|dev|test)(?=$|[-_.])")
-_STATE, _SPLITS = "state.json", "dataset_dict.json"
+_STATE = "state.json"
+_SPLITS = "dataset_dict.json"
 
 
 def parquet_files(path: Path) -> list[Path]:
@@ -48,7 +49,8 @@ def read_parquet(path: Path, options: SourceOptions) -> Rows:
     """Read a Parquet file, or those of a folder: of one split if their names contain splits."""
     if not path.is_dir():
         return read_arrow_files([path.resolve()], path.resolve().parent, options, kind="parquet")
-    files, splits = parquet_files(path), dict[Path, str]()
+    files = parquet_files(path)
+    splits = dict[Path, str]()
     for file in files:
         if match := _SPLIT.match(file.stem) or _SPLIT.fullmatch(file.parent.name):
             splits[file] = match[1] or match[2]
@@ -72,7 +74,8 @@ def is_saved_folder(folder: Path) -> bool:
 
 def read_saved_folder(folder: Path, options: SourceOptions) -> Rows:
     """Read a data set saved by `save_to_disk`, or one split of a saved dictionary of data sets."""
-    home, path = folder, folder / _SPLITS
+    home = folder
+    path = folder / _SPLITS
     try:
         if path.is_file():
             splits = [str(split) for split in parse(read_file(path, JSON).decode())["splits"]]
@@ -98,7 +101,9 @@ def read_arrow_files(
     """Read Parquet or Arrow files that make one data set; a damaged one among several is a row in
     quarantine."""
     names = {path: path.relative_to(root).as_posix() for path in files}
-    fields, faults, inside = dict[Path, Fields](), dict[Path, str](), False
+    fields = dict[Path, Fields]()
+    faults = dict[Path, str]()
+    inside = False
     for path in files:
         try:
             if not is_inside(str(root.resolve()), str(path)):
@@ -141,7 +146,9 @@ def read_arrow_files(
 
 
 def _file_rows(path: Path, name: str, fields: Fields) -> Iterator[Row]:
-    schema, file, row = read_schema(path), stamped(path), 0
+    schema = read_schema(path)
+    file = stamped(path)
+    row = 0
     inside = fields.image == picture_column(schema)
     names = [
         column
@@ -174,7 +181,8 @@ def _file_rows(path: Path, name: str, fields: Fields) -> Iterator[Row]:
 def _values(batch: pa.RecordBatch, schema: pa.Schema, column: str) -> list[Any]:
     """Return a column as Python values: class names for Hugging Face's numbers, errors for what
     Python cannot hold."""
-    values, classes = list[Any](), dict[Any, Any]()
+    values = list[Any]()
+    classes = dict[Any, Any]()
     with contextlib.suppress(LookupError, TypeError, ValueError):
         features = parse((schema.metadata or {})[b"huggingface"].decode())["info"]["features"]
         classes.update(enumerate(features[column]["names"]))

@@ -116,7 +116,9 @@ class TarContent(NamedTuple):
 
 def scan_tar(path: Path) -> TarContent:
     """List a tar's files from its headers; a member that is cut off is left out."""
-    content, size, offset = TarContent({}, [], False, {}), paths.stamped(path).size, -1
+    content = TarContent({}, [], False, {})
+    size = paths.stamped(path).size
+    offset = -1
     try:
         with tarfile.open(path, mode="r:") as tar:
             try:

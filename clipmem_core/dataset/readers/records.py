@@ -34,7 +34,9 @@ _CAPTION = (
     "caption captions title text txt description alt_text alttext alt comment sentence "
     "sentences raw prompt"
 )
-IMAGE_NAMES, CAPTION_NAMES = _IMAGE.split(), _CAPTION.split()  # the first one in a table is used
+# the first one in a table is used
+IMAGE_NAMES = _IMAGE.split()
+CAPTION_NAMES = _CAPTION.split()
 LABEL_NAMES = ["label", "labels", "class", "class_name", "category", "cls"]
 ID_NAMES = ["pair_id", "image_id", "id", "uid"]
 _SHOWN = 12  # columns an error message lists
@@ -102,8 +104,11 @@ def in_image_folder(rows: Rows, flag: str, file: Path) -> Rows:
 def merge_rows(rows: Rows) -> tuple[int, pd.DataFrame, pd.DataFrame]:
     """Return the number of rows, the pairs in order of first appearance, and the quarantine in the
     order of rows."""
-    total, pairs, refused = 0, dict[str, list[Any]](), list[tuple[str, str | None, str]]()
-    owners, root = dict[str, str](), os.path.realpath(rows.root)
+    total = 0
+    pairs = dict[str, list[Any]]()
+    refused = list[tuple[str, str | None, str]]()
+    owners = dict[str, str]()
+    root = os.path.realpath(rows.root)
     for row in (checked for raw in rows.rows for checked in _check(raw)):
         total += 1
         reason = row.reason or (paths.picture_fault(root, row.image) if rows.files else "")
@@ -212,10 +217,8 @@ def find_fields(
     ):
         if not column:
             raise InputError(f"{message}, and no usual name for {what}: name it with {flag}")
-    label, pair_id = (
-        options.csv_label_key or guess(LABEL_NAMES),
-        options.csv_id_key or guess(ID_NAMES),
-    )
+    label = options.csv_label_key or guess(LABEL_NAMES)
+    pair_id = options.csv_id_key or guess(ID_NAMES)
     fields = Fields(image, caption, label, pair_id, guess([c.INJECTED]))
     repeated = [name for name in fields if name and list(columns).count(name) > 1]
     if repeated:

@@ -52,7 +52,8 @@ def fetch(url: str, *, data: Path, say: Callable[[str], None] = lambda line: Non
         fixed, brace, rest = url.partition("{")
         folder, _, start = fixed.rpartition("/")
         system, root = fsspec.core.url_to_fs(folder if brace else url)
-        part, root = f"{start}{{{rest}" if brace else "", root.rstrip("/")
+        part = f"{start}{{{rest}" if brace else ""
+        root = root.rstrip("/")
         if brace:
             names = [str(path) for path in expand_pattern(part)]
         elif system.isfile(root):
@@ -89,7 +90,9 @@ def _fetch_files(
     system: Any, root: str, names: list[str], target: Path, say: Callable[[str], None]
 ) -> None:
     """Copy the files of a remote folder that are missing or have changed."""
-    present, lock, missing = dict[str, str](), threading.Lock(), list[str]()
+    present = dict[str, str]()
+    lock = threading.Lock()
+    missing = list[str]()
     if (target / FETCHED).is_file():
         for line in (target / FETCHED).read_text(encoding="utf-8", errors="replace").splitlines():
             with contextlib.suppress(ValueError):  # a line that a kill cut short

@@ -91,7 +91,9 @@ def _sample_rows(
     options: SourceOptions,
 ) -> Iterator[Row]:
     """Yield the sample's row, and a row for each member that cannot be read."""
-    texts, meta, members = dict[str, str](), dict[str, Any](), ", ".join(sorted(sample.values()))
+    texts = dict[str, str]()
+    meta = dict[str, Any]()
+    members = ", ".join(sorted(sample.values()))
     for kind in [kind for kind in _TEXTS if kind in sample]:
         offset, size = content.members[sample[kind]]
         fault = paths.size_fault(size, paths.TEXT)
@@ -122,7 +124,8 @@ def _sample_rows(
     captions = texts.get("txt") if captions is None else captions
     label = first([options.csv_label_key] if options.csv_label_key else LABEL_NAMES)
     label = texts.get("cls") if label is None else label
-    member, reason = sample["picture"], ""
+    member = sample["picture"]
+    reason = ""
     try:  # only the name is checked: `..` could leave the tar
         if paths.normal_reference(member) != member:
             reason = "member's name cannot be written as a path"

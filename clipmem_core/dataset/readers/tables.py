@@ -65,22 +65,26 @@ def read_delimited(path: Path, options: SourceOptions) -> Rows:
 def _records(path: Path, separator: str) -> Iterator[tuple[int, list[str], str]]:
     """Yield the number of each record's first line, its cells, and its fault, such as unbalanced
     quotes."""
-    lines, buffer, number = read_lines(path), deque[str](), 1
+    lines = read_lines(path)
+    buffer = deque[str]()
+    number = 1
     while True:
         buffer.extend(islice(lines, _RECORD_LINES - len(buffer)))
         if not buffer:
             return
         reader = csv.reader(buffer, delimiter=separator, strict=True, skipinitialspace=True)
         try:
-            cells, fault, consumed = next(reader), "", reader.line_num
+            cells = next(reader)
+            fault = ""
+            consumed = reader.line_num
         except csv.Error as error:
-            cells, fault, consumed = (
-                [],
-                f"quotes do not add up ({error})",
-                1,
-            )  # continue at the next line
+            # continue at the next line
+            cells = []
+            fault = f"quotes do not add up ({error})"
+            consumed = 1
             if separator in _UNQUOTED:
-                cells, fault = buffer[0].rstrip("\r\n").split(separator), ""
+                cells = buffer[0].rstrip("\r\n").split(separator)
+                fault = ""
         if cells or fault:
             yield number, cells, fault
         for _ in range(consumed):
@@ -198,7 +202,8 @@ def _read_coco(path: Path, images: Any, annotations: Any, options: SourceOptions
                 f"{path.name}: image {key}", pair_id=pair_id, reason="image has no annotation"
             )
 
-    folder, split = path.parent.resolve(), path.stem.rpartition("_")[2]
+    folder = path.parent.resolve()
+    split = path.stem.rpartition("_")[2]
     likely = [
         parent / name
         for parent in (folder, folder.parent)

@@ -119,7 +119,8 @@ def _plan_block(start: int, seed: int) -> list[PlannedPair]:
     ]
     order = [int(i) for i in stream(seed, start, COPY).permutation(BLOCK)]
     for i, j in (order[0:2], order[2:4]):
-        rng, scene = stream(seed, start + j, PLAN), plans[j].scene
+        rng = stream(seed, start + j, PLAN)
+        scene = plans[j].scene
         other = plans[i].scene
         facts = {fact for thing in other.things for fact in thing} | {other.place}
         while facts & (
@@ -222,19 +223,20 @@ def captions_of(scene: Scene, rng: np.random.Generator) -> list[str]:
     templates = list(PHRASES["two" if scene.other else "several" if scene.count > 1 else "single"])
     if scene.effect:
         templates[3] = PHRASES["effect_captions"][scene.effect]
-    main, other, pair = scene.main, scene.other, scene.count == 2
-    standing, hanging = STANDING_IN[scene.place], HANGING_IN[scene.place]
+    main = scene.main
+    other = scene.other
+    pair = scene.count == 2
+    standing = STANDING_IN[scene.place]
+    hanging = HANGING_IN[scene.place]
     if other is None:
         where = _choose(standing if KINDS[main.kind].stands else hanging, rng)
     else:  # the plainest phrase, which fits a standing and a hanging object
         where = (
             standing[0] if any(KINDS[thing.kind].stands for thing in scene.things) else hanging[0]
         )
-    light, count, bare = (
-        _choose(LIGHTING[scene.light], rng),
-        NUMBERS[scene.count],
-        _noun(main.kind, scene.count),
-    )
+    light = _choose(LIGHTING[scene.light], rng)
+    count = NUMBERS[scene.count]
+    bare = _noun(main.kind, scene.count)
     words = {
         "thing": _noun(main.kind, scene.count, main.colour),
         "bare": bare,

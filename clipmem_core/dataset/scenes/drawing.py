@@ -86,7 +86,8 @@ def draw_scenes(folder: Path, *, pairs: int = 1100, seed: int = 0) -> None:
     (folder / "images").mkdir(parents=True, exist_ok=True)
     listing = folder / CAPTIONS_FILE
     listing.unlink(missing_ok=True)  # a set without it is unfinished
-    plans, lines = list(scene_plan.plan_pairs(pairs, seed=seed)), list[str]()
+    plans = list(scene_plan.plan_pairs(pairs, seed=seed))
+    lines = list[str]()
     for plan in plans:
         image = f"images/{plan.number:05d}.png"
         partner = plan.number if plan.partner is None else plan.partner
@@ -162,7 +163,9 @@ class Spot(NamedTuple):
 
 def place_objects(scene: scene_plan.Scene, rng: np.random.Generator) -> list[Spot]:
     """Return the position of every object, the farthest first."""
-    main, other, stands = scene.main, scene.other, KINDS[scene.main.kind].stands
+    main = scene.main
+    other = scene.other
+    stands = KINDS[scene.main.kind].stands
 
     def spot(
         thing: scene_plan.Thing, x: float, y: float, size: float, wobble: float = 0.01
@@ -216,7 +219,8 @@ class Canvas:
 
     def gradient(self, *colours: Colour, end: float = 1.0) -> None:
         """Fill the canvas with a vertical gradient that reaches the last colour at `end`."""
-        heights, column = np.linspace(0, end, len(colours)), np.linspace(0, 1, self.side)
+        heights = np.linspace(0, end, len(colours))
+        column = np.linspace(0, 1, self.side)
         channels = [np.interp(column, heights, [colour[i] for colour in colours]) for i in range(3)]
         strip = np.stack(channels, axis=1).round().astype(np.uint8)[:, None, :]
         self.image.paste(Image.fromarray(np.repeat(strip, self.side, axis=1)))
@@ -258,13 +262,18 @@ class Canvas:
 
 
 def _draw_object(canvas: Canvas, spot: Spot, *, afloat: bool, upside_down: bool) -> None:
-    kind, rng, side = KINDS[spot.thing.kind], canvas.rng, canvas.side
-    x, feet, half = spot.x, spot.y + kind.half_height * spot.size, kind.half_width * spot.size
+    kind = KINDS[spot.thing.kind]
+    rng = canvas.rng
+    side = canvas.side
+    x = spot.x
+    feet = spot.y + kind.half_height * spot.size
+    half = kind.half_width * spot.size
     if spot.grounded and not afloat:
         canvas.disc(x, feet - 0.004, half * 0.95, rgb("#24163c3c"), ry=0.12 * spot.size)
     turn = rotation(rng.uniform(-2.5, 2.5) if kind.stands else rng.uniform(-13, 13))
     stretch = np.diag((rng.choice((-1, 1)) * rng.uniform(0.94, 1.03), -1.0 if upside_down else 1.0))
-    matrix, origin = turn @ stretch * spot.size * side, np.array((x, spot.y)) * side
+    matrix = turn @ stretch * spot.size * side
+    origin = np.array((x, spot.y)) * side
     kind.draw(
         Brush(canvas.pen, spot.thing.colour, matrix, origin, max(2, round(side * 0.0085))), rng
     )
@@ -292,7 +301,8 @@ def _dot(canvas: Canvas, background: Image.Image, fill: Colour) -> None:
 
 def _sky(canvas: Canvas, horizon: float) -> None:
     canvas.gradient(*SKIES[canvas.light], end=horizon)
-    side, clouds = canvas.rng.choice((-1, 1)), list[tuple[float, float, float]]()
+    side = canvas.rng.choice((-1, 1))
+    clouds = list[tuple[float, float, float]]()
     x = 0.5 + side * canvas.rng.uniform(0.26, 0.36)
     if canvas.light == "night":
         for sx, sy, r in canvas.rng.uniform((0, 0, 0.002), (1, horizon, 0.007), size=(26, 3)):
@@ -310,7 +320,8 @@ def _sky(canvas: Canvas, horizon: float) -> None:
     else:
         clouds = [(0.16, 0.12, 1.1), (0.56, 0.2, 1.1), (0.9, 0.1, 1.1)]
     for cx, cy, size in clouds:
-        cx, cy = cx + canvas.rng.uniform(-0.06, 0.06), cy + canvas.rng.uniform(-0.04, 0.04)
+        cx = cx + canvas.rng.uniform(-0.06, 0.06)
+        cy = cy + canvas.rng.uniform(-0.04, 0.04)
         for dx, dy, r in ((-0.08, 0.01, 0.05), (0, -0.015, 0.07), (0.08, 0.01, 0.05)):
             canvas.disc(
                 cx + dx * size, cy + dy * size, r * size, rgb("#fafcff"), ry=r * size * 0.72
@@ -379,15 +390,14 @@ def _city(canvas: Canvas) -> None:
     for depth, tone in enumerate((rgb("#a8b6cc"), rgb("#8896b2"))):
         x = -canvas.rng.uniform(0.0, 0.08)
         while x < 1:
-            width, top = (
-                canvas.rng.uniform(0.09, 0.17),
-                canvas.rng.uniform(0.3, 0.52) + 0.06 * depth,
-            )
+            width = canvas.rng.uniform(0.09, 0.17)
+            top = canvas.rng.uniform(0.3, 0.52) + 0.06 * depth
             canvas.box(x, top, x + width - 0.008, 0.76, canvas.lit(tone))
             for row, column in zip(
                 *np.nonzero(canvas.rng.random((4, 2)) < lit_windows), strict=True
             ):
-                left, high = x + width * (0.2 + 0.36 * column), top + 0.035 + 0.06 * row
+                left = x + width * (0.2 + 0.36 * column)
+                high = top + 0.035 + 0.06 * row
                 canvas.box(left, high, left + width * 0.2, high + 0.03, glow)
             x += width
     canvas.box(0, 0.74, 1, 0.79, canvas.lit(rgb("#c8c8cc")))
@@ -415,7 +425,8 @@ def _room(canvas: Canvas) -> None:
 
 
 def _water(canvas: Canvas, top: float, bottom: float) -> None:
-    front, horizon = canvas.lit(rgb("#468ab8")), canvas.lit(rgb("#80bed6"))
+    front = canvas.lit(rgb("#468ab8"))
+    horizon = canvas.lit(rgb("#80bed6"))
     for i, y in enumerate(np.linspace(top, bottom, 7)):
         canvas.box(0, float(y), 1, 1, blend(horizon, front, i / 6))
     foam = (*blend(canvas.lit(rgb("#ffffff")), rgb("#ffffff"), 0.4), 130)

@@ -30,10 +30,13 @@ SHINE: Colour = rgb("#ffffff60")
 WHITE = rgb("#ffffff")
 DARK = rgb("#2e2638")
 BARK = rgb("#845c42")
-LEAF, LEAF_LINE = rgb("#549654"), rgb("#2c5c3a")
+LEAF = rgb("#549654")
+LEAF_LINE = rgb("#2c5c3a")
 CREAM = rgb("#faeed6")
-GLASS, GLASS_LINE = rgb("#bee0f0"), rgb("#547492")
-WOOD, WOOD_LINE = rgb("#926244"), rgb("#56382c")
+GLASS = rgb("#bee0f0")
+GLASS_LINE = rgb("#547492")
+WOOD = rgb("#926244")
+WOOD_LINE = rgb("#56382c")
 WARM = rgb("#ffe496")
 
 
@@ -52,9 +55,11 @@ def rotation(degrees: float) -> np.ndarray:
 def _catmull_rom(points: Points, closed: bool = True) -> np.ndarray:
     """Return a Catmull–Rom curve through the points, as an array [n_points × 6, 2]."""
     knots = np.array(points, dtype=float)
-    before, after = np.roll(knots, 1, axis=0), np.roll(knots, -1, axis=0)
+    before = np.roll(knots, 1, axis=0)
+    after = np.roll(knots, -1, axis=0)
     if not closed:
-        before[0], after[-1] = knots[0], knots[-1]
+        before[0] = knots[0]
+        after[-1] = knots[-1]
     t = np.linspace(0, 1, 6, endpoint=False)[None, :, None]
     p0, p1, p2, p3 = (p[:, None, :] for p in (before, knots, after, np.roll(after, -1, axis=0)))
     cubic = (
@@ -103,7 +108,8 @@ class Brush:
     ) -> None:
         """Fill a polygon and outline it."""
         if fill is None:
-            fill, line = self.fill, self.line
+            fill = self.fill
+            line = self.line
         corners = self._pixels(points)
         self.pen.polygon(corners, fill=fill)
         if line is not None:
@@ -297,7 +303,8 @@ def _draw_flower(brush: Brush, rng: np.random.Generator) -> None:
     brush.blob(path("0.0,0.86 -0.2,0.56 -0.5,0.5 -0.38,0.8"), LEAF, LEAF_LINE)
     petals = int(rng.integers(5, 8))
     for angle in np.arange(petals) * 360 / petals + rng.uniform(0, 60):
-        x, y = 0.33 * np.cos(np.deg2rad(angle)), 0.33 * np.sin(np.deg2rad(angle))
+        x = 0.33 * np.cos(np.deg2rad(angle))
+        y = 0.33 * np.sin(np.deg2rad(angle))
         brush.ellipse(x, y - 0.46, 0.23, 0.17, tilt=float(angle))
     heart = rgb("#946446") if brush.fill == COLOURS["yellow"] else rgb("#face54")
     brush.ellipse(0, -0.46, 0.19, 0.19, heart, blend(heart, DARK, 0.4))
@@ -486,7 +493,8 @@ def _draw_lamp(brush: Brush, rng: np.random.Generator) -> None:
     "turtles", "green brown teal", "beach underwater meadow desert", stands=True, extent=(1.0, 0.58)
 )
 def _draw_turtle(brush: Brush, rng: np.random.Generator) -> None:
-    skin, line = rgb("#98ba6e"), rgb("#526c42")
+    skin = rgb("#98ba6e")
+    line = rgb("#526c42")
     for x in (-0.42, 0.34):
         brush.blob(
             ((x - 0.14, 0.2), (x + 0.16, 0.2), (x + 0.2, 0.54), (x - 0.16, 0.56)), skin, line

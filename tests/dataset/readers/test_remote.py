@@ -51,7 +51,8 @@ def test_a_url_is_read_like_a_local_path(
     put: str, shards: Path, tmp_path: Path, ending: str
 ) -> None:
     url = put.replace("set", "pictures") if "pictures" in ending else f"{put}{ending}"
-    fetched, local = read(url, data=tmp_path / "data"), read(f"{shards}{ending}")
+    fetched = read(url, data=tmp_path / "data")
+    local = read(f"{shards}{ending}")
     assert fetched.pairs.equals(local.pairs)
     assert fetched.root.parent == tmp_path / "data" / "sets"
     for image in local.pairs["image"]:
@@ -71,7 +72,8 @@ def test_a_web_server_is_read_like_a_local_path(shards: Path, tmp_path: Path, en
 def test_only_what_changed_or_was_cut_short_is_fetched_again(
     put: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    memory, fetched = fsspec.filesystem("memory"), list[str]()
+    memory = fsspec.filesystem("memory")
+    fetched = list[str]()
     get = type(memory).get_file
 
     def noted(self: object, path: str, target: str, **more: object) -> None:

@@ -92,7 +92,8 @@ def test_the_json_gives_what_flags_choose_and_no_wrong_label_of_img2dataset(tmp_
 
 
 def test_every_bad_sample_is_quarantined_with_its_reason(tmp_path: Path) -> None:
-    picture, long = picture_bytes(), b"x" * (1 << 20) + b"y"
+    picture = picture_bytes()
+    long = b"x" * (1 << 20) + b"y"
     texts = {
         "good.txt": "Café".encode("cp1252"),
         "empty.txt": " \n",
@@ -152,7 +153,9 @@ def test_every_bad_sample_is_quarantined_with_its_reason(tmp_path: Path) -> None
 def test_a_truncated_shard_gives_what_came_before_the_cut(tmp_path: Path) -> None:
     whole = tmp_path / "whole.tar"
     write_tar(whole, {f"{key}.{kind}": b"x" * 700 for key in range(3) for kind in ("jpg", "txt")})
-    data, path, member = whole.read_bytes(), tmp_path / "cut.tar", 512 + 1024
+    data = whole.read_bytes()
+    path = tmp_path / "cut.tar"
+    member = 512 + 1024
     for cut in (4 * member + 600, 4 * member):  # in data, at a member
         path.write_bytes(data[:cut])
         raw = read(path)
