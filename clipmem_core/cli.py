@@ -22,10 +22,10 @@ if TYPE_CHECKING:  # a command imports only what it needs, to start faster
     from clipmem_core.audit.executor import Executor
     from clipmem_core.audit.store import Audit
 
-DONE = 0
-FAILED = 1
-WRONG_INPUT = 2
-INTERRUPTED = 130
+_DONE = 0
+_FAILED = 1
+_WRONG_INPUT = 2
+_INTERRUPTED = 130
 AUDIT_IT = "audit it: "  # begins the line with the command that audits an export
 
 # A parameter annotated with a text is a flag; one annotated with (name in messages, text) is
@@ -395,11 +395,11 @@ def parse(arguments: Sequence[str]) -> SimpleNamespace:
             "COMMAND --help lists every flag.",
         ]
         print("\n".join(overview), file=sys.stdout if arguments else sys.stderr)
-        raise SystemExit(DONE if arguments else WRONG_INPUT)
+        raise SystemExit(_DONE if arguments else _WRONG_INPUT)
     name, *words = arguments
     if name == "--version":
         print(f"clipmem {__version__}")
-        raise SystemExit(DONE)
+        raise SystemExit(_DONE)
     if name not in COMMANDS:
         hint = configs.did_you_mean(name, COMMANDS)
         raise InputError(f"command {name!r} is unknown: choose one of {', '.join(COMMANDS)}{hint}")
@@ -495,15 +495,15 @@ def main(arguments: Sequence[str]) -> int:
     logging.getLogger().setLevel(logging.ERROR)
     try:
         if arguments and arguments[0] in PROCESSES:
-            return PROCESSES[arguments[0]](*arguments[1:]) or DONE
+            return PROCESSES[arguments[0]](*arguments[1:]) or _DONE
         values = vars(parse(arguments))
         values.pop("command")(**values)
     except InputError as error:
         print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
-        return WRONG_INPUT
+        return _WRONG_INPUT
     except KeyboardInterrupt:
         print("interrupted: the same command resumes it", file=sys.stderr)
-        return INTERRUPTED
+        return _INTERRUPTED
     except BrokenPipeError:  # of `… | head`
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     except (OSError, RuntimeError, MemoryError) as error:
@@ -517,5 +517,5 @@ def main(arguments: Sequence[str]) -> int:
                 f"{short}, and the same command resumes it{f' ({message})' if message else ''}"
             )
         print(f"error: {fault or message}", file=sys.stderr)
-        return WRONG_INPUT if short or fault else FAILED
-    return DONE
+        return _WRONG_INPUT if short or fault else _FAILED
+    return _DONE

@@ -22,7 +22,7 @@ QUERIES = 1024  # vectors in a search
 # vectors whose similar pairs are searched exhaustively; above, the search is approximate
 EXACT_UP_TO = 20_000
 SHORT = 64  # numbers of a shortened vector
-CELLS = 2  # times the root of their number
+_CELLS = 2  # times the root of their number
 PROBES = 8  # cells searched for each vector
 COMPARED = 1 << 20  # vectors by vectors at a time
 
@@ -198,7 +198,7 @@ def _pairs_by_cell(vectors: np.ndarray, limit: float) -> Iterator[np.ndarray]:
         "min_points_per_centroid": 1,
         "max_points_per_centroid": 40,
     }
-    kmeans = faiss.Kmeans(vectors.shape[1], int(CELLS * len(vectors) ** 0.5), **options)
+    kmeans = faiss.Kmeans(vectors.shape[1], int(_CELLS * len(vectors) ** 0.5), **options)
     kmeans.train(vectors)
     near = kmeans.index.search(vectors, PROBES)[1]
     own, probing = (pd.Series(cells).groupby(cells).indices for cells in (near[:, 0], near.ravel()))

@@ -5,7 +5,7 @@ CLIPMEM = "clipmem"
 MISFIT = "misfit"
 SIMILARITY_OUT = "similarity out"
 Q_VALUE = "q value"
-SURPRISE = "surprise"
+_SURPRISE = "surprise"
 P_WRONG = "p wrong"
 MEMBER = "member"
 EXTERNAL = "external pair"
@@ -37,7 +37,7 @@ MEANINGS = {
         "It is evidence on whole pairs, and orders the probability that all captions of a pair "
         "are wrong.",
     ),
-    SURPRISE: (
+    _SURPRISE: (
         "How much less likely a word is here, given picture and other words, than anywhere, in "
         "log-odds.",
         "Underlined words are suspicious. Rare but correct words surprise too; a word in few "

@@ -69,7 +69,7 @@ LEGEND = {name: score.legend for name, score in scores_in(CARD).items()} | {
     MATCH: "cosine with the search."
 }
 MAX_TEXT = 500  # characters
-ID_LIMIT = 80
+_ID_LIMIT = 80
 OPENED = "bulk_edit_opened"
 
 
@@ -158,7 +158,7 @@ def _draw_nothing(audit: Audit, selection: Selection) -> None:
     )
     for text, rest in rests:
         if count := count_pairs(audit, rest):
-            show_text(f"{text}: {pairs_in_words(count)}", limit=ID_LIMIT)
+            show_text(f"{text}: {pairs_in_words(count)}", limit=_ID_LIMIT)
 
 
 def _draw_bulk(audit: Audit, selection: Selection, count: int) -> None:

@@ -124,20 +124,20 @@ def _draw_end(job: Job, path: Path) -> None:
                 )
 
 
-VIEWS = {
+_VIEWS = {
     "decisions": (":material/checklist: Decisions", draw_decisions),
     "checks": (":material/rule: Checks", draw_checks),
     "history": (":material/history: History", draw_history),
     "export": (":material/output: Export", draw_exports),
     "again": (":material/autorenew: Re-audit", draw_reaudits),
 }
-VIEW = "view"  # in the address
+_VIEW = "view"  # in the address
 
 audit = open_page("Decisions and export")
 with explained_errors():
     draw_reviewed(audit)
     draw_wrong(audit)
-    names = {view: name for view, (name, _) in VIEWS.items()}
-    view = choose_segment("View", names, parameter=VIEW, key="decisions-view", hidden=True)
+    names = {view: name for view, (name, _) in _VIEWS.items()}
+    view = choose_segment("View", names, parameter=_VIEW, key="decisions-view", hidden=True)
     draw_notice(audit, key="decisions")
-    VIEWS[view][1](audit)
+    _VIEWS[view][1](audit)

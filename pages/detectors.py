@@ -28,7 +28,7 @@ from clipmem_core.studies.benchmark_results import (
 )
 
 THIS_AUDIT = "this audit"
-CHART = {"displaylogo": False, "displayModeBar": False}
+_CHART = {"displaylogo": False, "displayModeBar": False}
 INJECTED_WORDS = {
     "miscaption": "another pair's captions",
     "vague": "vague captions",
@@ -134,7 +134,7 @@ def _draw_curves(curves: pd.DataFrame) -> None:
     kind, share = errors[chosen]
     st.plotly_chart(
         precision_figure(curves[(curves[KIND] == kind) & (curves[SHARE] == share)], share=share),
-        config=CHART,
+        config=_CHART,
         alt=f"Precision of each detector against the number of pairs reviewed: {names[chosen]}",
     )
     st.caption("Dotted: a random order. Click a name to hide its line.")

@@ -18,14 +18,14 @@ from clipmem_core.review import score_breakdown as b
 from clipmem_core.review.overview import locked_towers, points_and_density
 from clipmem_core.review.selection import Selection
 
-LABELS_SHOWN = 12
-CHART = {"displayModeBar": False}
+_LABELS_SHOWN = 12
+_CHART = {"displayModeBar": False}
 CLASSES = {c.GROUP: "Group", c.LABEL: "Label", c.INJECTED: "Injected error"}
 BARS = (
     "Bars: mean ± 1.96 standard errors over pairs. Dotted: the same over external pairs, "
     "which no model memorized."
 )
-MIRRORED = "Independent pairs were learned by g, which is subtracted: theirs are negative."
+_MIRRORED = "Independent pairs were learned by g, which is subtracted: theirs are negative."
 SSLMEM = (
     "How much closer an encoder puts the views of one picture (text: the captions of one pair) "
     "if it trained on the "
@@ -117,7 +117,7 @@ def draw_means(audit: Audit) -> None:
     st.subheader("Mean parts", anchor=False)
     by = choose_segment("By", CLASSES, parameter="by", key="encoder-by")
     means = b.encoder_means(
-        audit, by=by, limit=LABELS_SHOWN, groups=c.GROUPS if by == c.GROUP else c.TARGET_GROUPS
+        audit, by=by, limit=_LABELS_SHOWN, groups=c.GROUPS if by == c.GROUP else c.TARGET_GROUPS
     )
     if means["mean"].isna().all() or set(means["name"]) <= {b.NOT_INJECTED}:
         st.info(
@@ -129,11 +129,11 @@ def draw_means(audit: Audit) -> None:
     st.plotly_chart(
         f.means_figure(means, null, title="mean part of clipmem (cosine units)"),
         key=f"encoder-means-{by}",
-        config=CHART,
+        config=_CHART,
         alt=f"Mean part of each encoder by {by}",
     )
     mirrored = by == c.GROUP and (means["name"] == c.INDEPENDENT).any()
-    st.caption(f"{BARS} {MIRRORED if mirrored else ''}".strip())
+    st.caption(f"{BARS} {_MIRRORED if mirrored else ''}".strip())
 
 
 def draw_sslmem(audit: Audit) -> None:
@@ -151,7 +151,7 @@ def draw_sslmem(audit: Audit) -> None:
             means, means[means["name"] == c.EXTERNAL], title="mean SSLMem (cosine units)"
         ),
         key="encoder-sslmem",
-        config=CHART,
+        config=_CHART,
         alt="Mean SSLMem of each encoder by group",
     )
     st.caption(f"{SSLMEM} {BARS}")
@@ -177,7 +177,7 @@ def draw_units(audit: Audit) -> None:
     st.plotly_chart(
         f.unitmem_figure(layers),
         key="units",
-        config=CHART,
+        config=_CHART,
         alt="Mean UnitMem of both encoders by layer",
     )
     members = f"{units[c.MEMBER].nunique()} of {len(audit.record.members)} members"
@@ -196,7 +196,7 @@ def draw_paradigms(audit: Audit) -> None:
         figure = f.paradigm_figure(b.paradigm_layers(table))
         sentence = b.claim_1(table)
         st.plotly_chart(
-            figure, key="paradigms", config=CHART, alt=f"Mean UnitMem by depth. {sentence}"
+            figure, key="paradigms", config=_CHART, alt=f"Mean UnitMem by depth. {sentence}"
         )
         st.markdown(sentence)
         st.caption(PARADIGMS_MEANING)
@@ -211,18 +211,18 @@ def _draw_task(audit: Audit, kind: str, is_done: Callable[[], bool]) -> None:
         draw_task(task, is_done, key=kind, reason=reason, label=label)
 
 
-VIEWS = {
+_VIEWS = {
     "parts": (
         ":material/call_split: Parts of clipmem",
         [draw_doubts, draw_contribution_map, draw_means, draw_sslmem],
     ),
     "units": (":material/blur_on: Units", [draw_units, draw_paradigms]),
 }
-VIEW = "view"  # in the address
+_VIEW = "view"  # in the address
 
 audit = open_page("Encoders")
 with explained_errors():
-    names = {view: name for view, (name, _) in VIEWS.items()}
-    view = choose_segment("View", names, parameter=VIEW, key="encoders-view", hidden=True)
-    for draw in VIEWS[view][1]:
+    names = {view: name for view, (name, _) in _VIEWS.items()}
+    view = choose_segment("View", names, parameter=_VIEW, key="encoders-view", hidden=True)
+    for draw in _VIEWS[view][1]:
         draw(audit)

@@ -30,8 +30,8 @@ MEASURES = (
     "auroc_difference",
     "average_precision_difference",
 )
-SECONDS_BETWEEN_LINES = 1.0  # of counts, on a pipe
-PAGE = "http://localhost:8501/overview"
+_SECONDS_BETWEEN_LINES = 1.0  # of counts, on a pipe
+_PAGE = "http://localhost:8501/overview"
 
 
 def command_of(audit: Audit) -> str:
@@ -211,7 +211,7 @@ class RichScreen:
         reads one line."""
         if self.console.is_terminal:
             self._bar(what, done, total)
-        elif done == total or time.monotonic() - self.counted >= SECONDS_BETWEEN_LINES:
+        elif done == total or time.monotonic() - self.counted >= _SECONDS_BETWEEN_LINES:
             self.counted = time.monotonic()
             line = f"{done:,} of {total:,} {what}"
             self.console.print(
@@ -270,7 +270,7 @@ def show_verdict(audit: Audit) -> None:
     console.print()
     console.print(plain(f"{audit.folder}"), soft_wrap=True)
     console.print(
-        plain(f"browse it: `streamlit run app.py`, then {PAGE}?audit={audit.name}"), soft_wrap=True
+        plain(f"browse it: `streamlit run app.py`, then {_PAGE}?audit={audit.name}"), soft_wrap=True
     )
 
 

@@ -41,7 +41,7 @@ from clipmem_core.training.model import Model, autocast, image_blocks
 from clipmem_core.training.names import CHECKPOINT, LOG
 from clipmem_core.training.trainer import Trainer, train
 
-SETTINGS = "paradigms.json"
+_SETTINGS = "paradigms.json"
 RUNS = "runs"
 RESULT = "result.json"
 PROJECTION = 128  # width of SimCLR's projection, as in its paper
@@ -260,9 +260,12 @@ def run_paradigms(audit: Audit, *, seeds: int = 3, epochs: int = 0, screen: Scre
     }
     key = fingerprint([fixed, record.dataset_fingerprint, epochs or record.config.epochs])
     with store.acquire_lock(folder, what="comparison"):
-        if not (folder / SETTINGS).is_file():
-            store.write_json(folder / SETTINGS, key)
-        if read_json(folder / SETTINGS, repair=f"delete {folder} and run the command again") != key:
+        if not (folder / _SETTINGS).is_file():
+            store.write_json(folder / _SETTINGS, key)
+        if (
+            read_json(folder / _SETTINGS, repair=f"delete {folder} and run the command again")
+            != key
+        ):
             raise InputError(
                 f"{folder} has runs of another audit or other --epochs: delete it, or use the same"
             )

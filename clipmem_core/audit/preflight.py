@@ -35,8 +35,8 @@ from clipmem_core.dataset.source import check_source, read_source
 from clipmem_core.io import parse_json
 from clipmem_core.scores.membership import MIN_PAIRS
 
-SHOWN = 5  # pairs, and reasons of a check
-LISTED = 1000  # rows in quarantine
+_SHOWN = 5  # pairs, and reasons of a check
+_LISTED = 1000  # rows in quarantine
 PIXELS = 32  # enough to find near-duplicates
 RETRY = "check the audit again"
 
@@ -106,10 +106,10 @@ def _show(source: str, data_set: DataSet) -> None:
             for name in (c.PAIR_ID, c.IMAGE, c.LABEL)
         }
         | {c.CAPTIONS: " | ".join(caption[:200] for caption in row[c.CAPTIONS])}
-        for row in pairs.head(SHOWN).to_dict("records")
+        for row in pairs.head(_SHOWN).to_dict("records")
     ]
     console.print(
-        make_table(f"the first {SHOWN} pairs", first, [c.PAIR_ID, c.IMAGE, c.LABEL, c.CAPTIONS])
+        make_table(f"the first {_SHOWN} pairs", first, [c.PAIR_ID, c.IMAGE, c.LABEL, c.CAPTIONS])
     )
 
 
@@ -233,9 +233,9 @@ def _print_found(
         "pairs": len(pairs),
         "captions": int((counts.clip(upper=config.captions) if config.captions else counts).sum()),
         "quarantined": len(quarantine),
-        "reasons": _reasons(quarantine, kinds)[:SHOWN],
+        "reasons": _reasons(quarantine, kinds)[:_SHOWN],
         "rows_in_quarantine": quarantine[[c.SOURCE, c.REASON]]
-        .head(LISTED)
+        .head(_LISTED)
         .astype(str)
         .to_numpy()
         .tolist(),

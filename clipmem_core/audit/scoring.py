@@ -44,7 +44,7 @@ MIN_NOISE_RATIO = (
     3  # a size must be this many errors: the share above smaller ones depends on the noise model
 )
 SPILL_BYTES = 1 << 22  # larger arrays are held in a file instead of memory
-RESAMPLED = 100_000_000  # pairs drawn by all bootstrap resamples together
+_RESAMPLED = 100_000_000  # pairs drawn by all bootstrap resamples together
 LATER = (c.LOG_PROBABILITY_SECOND, c.P_WRONG, c.SUSPICION)  # added by later steps
 FEWEST_COUNTED = 300  # pairs, below which wrong captions are not counted
 TOO_FEW = "too few pairs to estimate: review all"
@@ -299,7 +299,7 @@ def _injected_errors(
     }
     complete = {name: score for name, score in values.items() if not np.isnan(score).any()}
     if complete and 2 <= truth.sum() < len(truth) - 1:
-        n_boot = int(np.clip(RESAMPLED // len(truth), 100, 2000))
+        n_boot = int(np.clip(_RESAMPLED // len(truth), 100, 2000))
         reference = next(iter(complete))
         detection = records(
             detection_table(complete, truth, k=TOP_K, n_boot=n_boot, seed=seed, reference=reference)
@@ -354,7 +354,7 @@ def attack_members(evidence: Evidence) -> tuple[pd.DataFrame, list[dict[str, Any
             shadows, attacked=np.broadcast_to(sampled, shadows.attacked.shape)
         )
     results = attacks.attack(evidence.alignments, shadows)
-    n_boot = int(np.clip(RESAMPLED // sum(len(result.rows) for result in results), 100, 300))
+    n_boot = int(np.clip(_RESAMPLED // sum(len(result.rows) for result in results), 100, 300))
     metrics = [
         (name, c.ATTACK_METRICS[measure], value)
         for name, result in zip(members, results, strict=True)

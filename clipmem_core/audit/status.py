@@ -23,7 +23,7 @@ CHANCE_SHARE = 0.98  # of ln(batch_size), the loss of a random guess within a ba
 FEATURES = "computing features"
 WORDS = "predicting the words of captions"
 TRAINING = "training"
-POINTS = 300  # of a loss curve
+_POINTS = 300  # of a loss curve
 
 
 def seconds_left(seconds: float, done: float, total: float) -> float:
@@ -94,7 +94,7 @@ def loss_curves(audit: Path, names: Sequence[str]) -> pd.DataFrame:
     for name in names:
         with contextlib.suppress(FileNotFoundError):
             lines = (audit / store.MEMBERS / name / LOG).read_bytes().splitlines()
-            step = max(1, math.ceil(len(lines) / POINTS))
+            step = max(1, math.ceil(len(lines) / _POINTS))
             points += [_parsed(line) | {"member": name} for line in lines[::-step][::-1]]
     return pd.DataFrame(points).reindex(columns=["member", "epoch", "loss"]).dropna()
 

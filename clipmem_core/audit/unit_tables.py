@@ -16,7 +16,7 @@ from clipmem_core.io import reading
 from clipmem_core.scores.encoders import BINS
 from clipmem_core.training.names import CHECKPOINT
 
-VERSION = 1  # of the measure: a new number recomputes every table
+_VERSION = 1  # of the measure: a new number recomputes every table
 UNITS = "units.parquet"
 REFERENCES = "references.parquet"
 REFERENCE = "reference"
@@ -89,7 +89,7 @@ def table_file(audit: Audit, name: str, table: str = UNITS) -> Path:
         dtype=bool
     )
     content = [
-        [VERSION, BINS],
+        [_VERSION, BINS],
         member.checkpoint_sha256 or files[f"{store.MEMBERS}/{name}/{CHECKPOINT}"],
         [member.model_config, member.seed, config.pretrained, config.loss],
         files[store.PAIRS],

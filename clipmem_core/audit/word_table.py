@@ -40,15 +40,15 @@ from clipmem_core.training.word_model import (
 )
 
 HALVES = ("0", "1")  # names of the models; each has a folder until words.parquet is written
-STATE = "state.pt"
-PREDICTED = "predictions.npz"
-SHARE = "share.json"
+_STATE = "state.pt"
+_PREDICTED = "predictions.npz"
+_SHARE = "share.json"
 RATIOS = "ratios.json"  # of `fit_words`
-MOST_FITTED = 1_000_000  # words that log-likelihood ratios are fitted on, evenly spaced
+_MOST_FITTED = 1_000_000  # words that log-likelihood ratios are fitted on, evenly spaced
 NOTABLE = 0.0  # better words are stored of words that are more surprising than this
-SMALL = 2_000  # captions: their models train in less time than a process takes to start
+_SMALL = 2_000  # captions: their models train in less time than a process takes to start
 REPORTED = 2.0  # seconds between two reports of progress
-SEED = 0  # of the words that words are compared with
+_SEED = 0  # of the words that words are compared with
 _PAIRS = 4_096  # pairs whose words are Python objects at a time
 
 
@@ -80,7 +80,7 @@ def predict_half(
     model = fit(
         words, pictures, trained, vectors, progress=lambda share: progress(0.8 * share), **options
     )
-    changed = changed_words(words, seed=SEED)
+    changed = changed_words(words, seed=_SEED)
     predict(
         model, words, pictures, predicted, changed, into, lambda share: progress(0.8 + 0.2 * share)
     )
@@ -150,12 +150,12 @@ def predicted_evidence(
 def surprises(words: Words, predicted: Predictions) -> tuple[np.ndarray, list[np.ndarray]]:
     """Return how surprising each word is, and the word it is compared with, [n_words, 2]:
     log-likelihood ratios that it is wrong, NaN if not predicted; and the result of `fit_words`."""
-    evidence, kinds = predicted_evidence(words, predicted, changed_words(words, seed=SEED))
+    evidence, kinds = predicted_evidence(words, predicted, changed_words(words, seed=_SEED))
     # A word that a caption repeats a thousand times counts once.
     caption = np.repeat(np.arange(len(words.caption_start) - 1), np.diff(words.caption_start))
     keys = caption * words.vocabulary_size + np.minimum(words.ids, words.vocabulary_size)
     different = np.unique(keys, return_index=True)[1]
-    different = different[:: 1 + len(different) // MOST_FITTED]
+    different = different[:: 1 + len(different) // _MOST_FITTED]
     ratios = fit_words(evidence[different], kinds[different])
     return surprise(ratios, evidence, kinds), ratios
 
@@ -199,15 +199,15 @@ def run_halves(folder: Path, names: Sequence[str]) -> None:
             nonlocal before
             if time.monotonic() > before + REPORTED:
                 before = time.monotonic()
-                store.write_json(half_folder / SHARE, share)
+                store.write_json(half_folder / _SHARE, share)
 
         into = Predictions.empty(len(words.ids))
         model = predict_words(
-            shared, words, pictures, int(name), into, state=half_folder / STATE, progress=report
+            shared, words, pictures, int(name), into, state=half_folder / _STATE, progress=report
         )
         if model:
             save_model(model, words, half_folder.with_suffix(".pt"))
-        with replacing(half_folder / PREDICTED) as temporary, temporary.open("wb") as file:
+        with replacing(half_folder / _PREDICTED) as temporary, temporary.open("wb") as file:
             np.savez(file, **into._asdict())
 
 
@@ -231,25 +231,25 @@ def ensure_words(
         text_features(
             [_embedded(words)], tower
         )  # once, for both models; the tower may be loaded already
-    missing = [name for name in HALVES if not (folder / name / PREDICTED).is_file()]
+    missing = [name for name in HALVES if not (folder / name / _PREDICTED).is_file()]
     for name in missing:
         (folder / name).mkdir(parents=True, exist_ok=True)
     program = program_of("clipmem_core.audit.word_table:run_halves", audit.folder)
     tasks = [Task((folder / name,), program, (name,), threads, "word model") for name in missing]
-    small = int(store.caption_counts(audit).sum()) < SMALL
+    small = int(store.caption_counts(audit).sum()) < _SMALL
     run = executor or (
         in_this_process if small else functools.partial(local_processes, at_once=at_once)
     )
     shown = 0.0
     with closing(run(tasks)) as events:
         for _ in events:
-            shares = [folder / name / SHARE for name in missing]
+            shares = [folder / name / _SHARE for name in missing]
             done = sum(json.loads(share.read_text()) for share in shares if share.is_file()) / len(
                 HALVES
             )
             if done != shown:
                 watch(shown := done)
-    files: Any = [store.read_array(folder / name / PREDICTED) for name in HALVES]
+    files: Any = [store.read_array(folder / name / _PREDICTED) for name in HALVES]
     merged, second = (Predictions(**file) for file in files)
     added = np.isfinite(second.alone[:, 0])
     for whole, part in zip(merged, second, strict=True):

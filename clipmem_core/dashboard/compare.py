@@ -23,7 +23,7 @@ ONE = "one"
 OTHER = "other"
 COLUMN = "column"
 # pairs that changed most
-LISTED = 96
+_LISTED = 96
 PAGE_SIZE = 12
 CHART = {
     "displaylogo": False,
@@ -190,7 +190,7 @@ def _share_pairs(one: Audit, other: Audit) -> bool:
 )
 def compared(one: Audit, other: Audit, column: str) -> Comparison:
     """Return how a score compares between two audits, computed once per version of their files."""
-    return compare(one, other, column=column, limit=LISTED)
+    return compare(one, other, column=column, limit=_LISTED)
 
 
 def differing_fields(one: Audit, other: Audit) -> pd.DataFrame:

@@ -33,14 +33,14 @@ from clipmem_core.studies.arm import (
 from clipmem_core.studies.lab import obstacles
 
 PARAMETER = "setting"
-LARGEST = 1_000_000  # value of any field; no slider goes further
-KEY = "mitigation-{}"  # of a control; `on-` precedes the name of a toggle
+_LARGEST = 1_000_000  # value of any field; no slider goes further
+_KEY = "mitigation-{}"  # of a control; `on-` precedes the name of a toggle
 REMOVAL_BY = "removal-by"
 REMOVAL_PERCENT = "removal-percent"
-REMOVED = 5.0  # percent
-CAPTIONS = "train_captions"
-ALL_CAPTIONS = 0
-PLACE = "noise_place"
+_REMOVED = 5.0  # percent
+_CAPTIONS = "train_captions"
+_ALL_CAPTIONS = 0
+_PLACE = "noise_place"
 PLACE_HELP = (
     "After: noise on the unit vector, which is normalised again. Before: noise on the "
     "output, whatever its length."
@@ -76,8 +76,8 @@ def draw_setting(audit: Audit, finished: Mapping[str, str]) -> Arm:
     try:
         setting = parse_arm(st.query_params.get(PARAMETER, ""))
         for name, value in setting.fields.items():
-            if not isinstance(value, str) and abs(value) > LARGEST:
-                raise InputError(f"{name} must be at most {LARGEST:,}")
+            if not isinstance(value, str) and abs(value) > _LARGEST:
+                raise InputError(f"{name} must be at most {_LARGEST:,}")
         check_config(dataclasses.replace(config, **setting.fields))
         setting = without_idle(setting, config)
         if st.query_params.get(PARAMETER, "") != setting.text:
@@ -142,17 +142,17 @@ class Controls:
     def _draw_fields(self, group: str) -> None:
         fields = self.setting.fields
         # Where noise is added appears once, below the first field that it has an effect on.
-        noise = next((each for each in MODIFIERS[PLACE] if each in fields), "")
+        noise = next((each for each in MODIFIERS[_PLACE] if each in fields), "")
         for name, (label, text) in WORDS[group].items():
             self._draw_toggle(name, label, text)
             if name in fields:
-                if name == CAPTIONS:
+                if name == _CAPTIONS:
                     self._draw_captions()
                 else:
                     self._draw_slider(name, label)
                 if name == noise:
                     shown = {
-                        "options": FIELDS[PLACE].choices,
+                        "options": FIELDS[_PLACE].choices,
                         "format_func": str.capitalize,
                         "required": True,
                     }
@@ -160,8 +160,8 @@ class Controls:
                     self._draw(
                         st.segmented_control,
                         label,
-                        PLACE,
-                        self._value(PLACE),
+                        _PLACE,
+                        self._value(_PLACE),
                         help=PLACE_HELP,
                         **shown,
                     )
@@ -170,7 +170,7 @@ class Controls:
                 self._draw_slider(name, label, label_visibility="visible")
 
     def _draw_captions(self) -> None:
-        value = self.setting.fields[CAPTIONS]
+        value = self.setting.fields[_CAPTIONS]
         choices = self._caption_choices()
         options = (
             choices
@@ -181,17 +181,17 @@ class Controls:
             "options": options,
             "format_func": lambda count: str(count) if count else "all",
         }
-        self._draw(st.select_slider, "Captions per pair", CAPTIONS, value, **shown)
+        self._draw(st.select_slider, "Captions per pair", _CAPTIONS, value, **shown)
 
     def _caption_choices(self) -> list[int]:
         """Return the counts of captions that differ from the baseline; 0 stands for all."""
         usual = self.baseline.train_captions
         alike = {
             usual,
-            *((ALL_CAPTIONS, self.captions) if usual in (ALL_CAPTIONS, self.captions) else ()),
+            *((_ALL_CAPTIONS, self.captions) if usual in (_ALL_CAPTIONS, self.captions) else ()),
         }
         return [
-            count for count in (*range(1, self.captions + 1), ALL_CAPTIONS) if count not in alike
+            count for count in (*range(1, self.captions + 1), _ALL_CAPTIONS) if count not in alike
         ]
 
     def _draw_pairs(self) -> dict[str, str]:
@@ -275,21 +275,21 @@ class Controls:
     ) -> None:
         """Draw a widget that shows a value of the address, and writes its change into the
         address."""
-        key = KEY.format(control)
+        key = _KEY.format(control)
         st.session_state[key] = value
         widget(label, key=key, on_change=self._change, args=(control,), **options)
 
     def _change(self, control: str) -> None:
         """Write the setting with the new value of a control into the address. A callback."""
         overrides = dict(self.setting.overrides)
-        value = st.session_state[KEY.format(control)]
+        value = st.session_state[_KEY.format(control)]
         name = control.removeprefix("on-")
         if name != control:  # a toggle
             overrides.pop(name, None)
             overrides |= self._first_values(name) if value else {}
         elif name in (REMOVAL_BY, REMOVAL_PERCENT):
             by, percent = (
-                st.session_state[KEY.format(part)] for part in (REMOVAL_BY, REMOVAL_PERCENT)
+                st.session_state[_KEY.format(part)] for part in (REMOVAL_BY, REMOVAL_PERCENT)
             )
             overrides[REMOVAL] = Removal(by, round(float(percent), 3))
         else:
@@ -301,8 +301,8 @@ class Controls:
         if name in arms.SWITCHES:
             return {name: True}
         if name == REMOVAL:
-            return {REMOVAL: Removal(c.CLIPMEM, REMOVED)}
-        if name == CAPTIONS:
-            return {CAPTIONS: self._caption_choices()[-1 if self.baseline.train_captions else 0]}
+            return {REMOVAL: Removal(c.CLIPMEM, _REMOVED)}
+        if name == _CAPTIONS:
+            return {_CAPTIONS: self._caption_choices()[-1 if self.baseline.train_captions else 0]}
         slider = self._slider(name)
         return {name: slider.usual, **slider.brings}

@@ -37,10 +37,10 @@ BADGES: dict[str | None, tuple[str, str, Colour]] = {  # decision → label, ico
     None: ("undecided", ":material/radio_button_unchecked:", "gray"),
 }
 REVIEW = "pages/review.py"
-SESSION = "review_session"
+_SESSION = "review_session"
 LIMIT = 300  # characters of a note or an error
 NEXT_LABEL = "Review next (includes 10 % random spot checks)"
-REPEATED = "repeated_caption"  # a check
+_REPEATED = "repeated_caption"  # a check
 ESTIMATED = (
     "Counts are sums of these probabilities, with 95 % intervals. If you find more wrong "
     "captions than expected, or "
@@ -80,9 +80,9 @@ class ReviewSession:
 
 def review_session() -> ReviewSession:
     """Return the state of the browser's session."""
-    if SESSION not in st.session_state:
-        st.session_state[SESSION] = ReviewSession()
-    session: ReviewSession = st.session_state[SESSION]
+    if _SESSION not in st.session_state:
+        st.session_state[_SESSION] = ReviewSession()
+    session: ReviewSession = st.session_state[_SESSION]
     return session
 
 
@@ -193,9 +193,9 @@ def draw_wrong(audit: Audit) -> None:
             st.page_link(
                 REVIEW, label=label, icon=":material/casino:", query_params=parameters, help=text
             )
-        if count := stored_checks(audit) and check_counts(audit)[REPEATED]:
+        if count := stored_checks(audit) and check_counts(audit)[_REPEATED]:
             label = f"Same caption on many pictures: {pairs_in_words(count)}"
-            parameters = link(audit, Selection(check=REPEATED))
+            parameters = link(audit, Selection(check=_REPEATED))
             st.page_link(BROWSE, label=label, icon=":material/notes:", query_params=parameters)
     with st.expander("How this is estimated", icon=":material/help_center:"):
         show_text(meaning(P_WRONG))

@@ -54,11 +54,11 @@ from clipmem_core.review.selection import DECIDED, UNDECIDED, Selection
 DECISION = "decision"
 HISTORY_PAGE = "history"
 GROUP_PAGE = "group"
-SECOND = "again"
+_SECOND = "again"
 # on a page
 SIZE = 12
 HISTORY_SIZE = 10
-GROUPS = 6
+_GROUPS = 6
 SHOWN = 12  # pictures of a group
 # pixels of a picture
 SIDE = 64
@@ -70,7 +70,7 @@ NOTE_LIMIT = 1000
 ID_LIMIT = 60
 GROUP_LIMIT = 120
 OTHER = "other"  # undecided: a note, replaced captions, or a decision on other captions
-COLUMNS = {
+_COLUMNS = {
     "picture": st.column_config.ImageColumn(width=SIDE + 16),
     "open": st.column_config.LinkColumn(display_text="Open", width=60),
     "audit": st.column_config.TextColumn(help="The audit on screen at the time of the decision."),
@@ -83,7 +83,7 @@ WIDTHS = {
     "pair": 170,
     "decided (UTC)": 130,
 }
-COLUMNS |= {name: st.column_config.TextColumn(width=width) for name, width in WIDTHS.items()}
+_COLUMNS |= {name: st.column_config.TextColumn(width=width) for name, width in WIDTHS.items()}
 AGAIN = (
     "Writes the data set without the pairs you removed and with the captions you changed, audits "
     "it with the same "
@@ -193,7 +193,7 @@ def _draw_page(audit: Audit, part: pd.DataFrame, selection: Selection) -> None:
         hide_index=True,
         row_height=ROW_HEIGHT,
         height=len(lines) * ROW_HEIGHT + 40,
-        column_config=COLUMNS,
+        column_config=_COLUMNS,
         placeholder="",
         alt="The decisions of this page: pair, captions, note, time",
     )
@@ -248,7 +248,7 @@ def draw_reaudits(audit: Audit) -> None:
     if not names:
         _draw_start(audit)
         return
-    name = choose_listed("Re-audits", names, parameter=SECOND, key="again-second", width=320)
+    name = choose_listed("Re-audits", names, parameter=_SECOND, key="again-second", width=320)
     if reaudit.is_outdated(audit, name):
         st.caption(
             ":material/update: There are newer decisions than this audit: re-audit to include them."
@@ -284,7 +284,7 @@ def _draw_start(audit: Audit) -> None:
         except InputError as error:
             plain.draw_fault("The re-audit did not start.", error)
             return
-        write(**{SECOND: name})
+        write(**{_SECOND: name})
         st.rerun()
     if fault:
         plain.show_text(fault, limit=plain.LIMIT)
@@ -355,14 +355,14 @@ def draw_checks(audit: Audit) -> None:
     if not groups:
         st.caption("No near-duplicate pictures in this audit.")
         return
-    page, pages = read_page(len(groups), GROUPS, parameter=GROUP_PAGE)
+    page, pages = read_page(len(groups), _GROUPS, parameter=GROUP_PAGE)
     with st.container(
         horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"
     ):
         count_text = f"{len(groups):,} {'group' if len(groups) == 1 else 'groups'}"
         st.caption(f"{count_text}, {plain.pairs_in_words(sum(map(len, groups)))}", width="content")
         draw_pages(page, pages, key="near_duplicate-pages", parameter=GROUP_PAGE)
-    for group in groups[(page - 1) * GROUPS : page * GROUPS]:
+    for group in groups[(page - 1) * _GROUPS : page * _GROUPS]:
         _draw_group(audit, cards(audit, group[:SHOWN]), hidden=len(group) - SHOWN)
 
 

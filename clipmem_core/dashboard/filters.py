@@ -22,8 +22,8 @@ from clipmem_core.review.rows import frequent_values, score_span
 from clipmem_core.review.selection import Range, Selection
 from clipmem_core.scores.registry import BY_NAME, QUEUE, scores_in, words
 
-SIDES = {s.CAPTION: "captions", s.PICTURE: "pictures"}
-FIELDS = {
+_SIDES = {s.CAPTION: "captions", s.PICTURE: "pictures"}
+_FIELDS = {
     "group": "group",
     "label": "label",
     "injected": "injected error",
@@ -31,15 +31,15 @@ FIELDS = {
     "words": "words",
 }
 # in the address
-GRID = ""
+_GRID = ""
 TABLE = "table"
-LAYOUTS = {GRID: ":material/grid_view: Grid", TABLE: ":material/table_rows: Table"}
-DECISIONS = {"": "All decisions", s.UNDECIDED: s.UNDECIDED, s.DECIDED: s.DECIDED}
-DECISIONS |= {name: BADGES[name][0] for name in CHOICES}
+LAYOUTS = {_GRID: ":material/grid_view: Grid", TABLE: ":material/table_rows: Table"}
+_DECISIONS = {"": "All decisions", s.UNDECIDED: s.UNDECIDED, s.DECIDED: s.DECIDED}
+_DECISIONS |= {name: BADGES[name][0] for name in CHOICES}
 INJECTED = {s.ANY: "any injected error", s.NONE: "no injected error"}
 DIRECTIONS = {False: "high to low", True: "low to high"}
-STEPS = 200  # of a slider
-HIDDEN = {"label_visibility": "collapsed"}
+_STEPS = 200  # of a slider
+_HIDDEN = {"label_visibility": "collapsed"}
 
 
 def changed(selection: Selection, **changes: Any) -> Selection:
@@ -78,8 +78,8 @@ def with_queue(selection: Selection, order: str) -> Selection:
 def conditions(selection: Selection) -> list[tuple[str, Selection]]:
     """Return every condition as text, with the selection without it."""
     chips = [
-        (f"{name}: {DECISIONS.get(value, value)}", changed(selection, **{field: ""}))
-        for field, name in FIELDS.items()
+        (f"{name}: {_DECISIONS.get(value, value)}", changed(selection, **{field: ""}))
+        for field, name in _FIELDS.items()
         if (value := getattr(selection, field))
     ]
     if selection.check:
@@ -98,7 +98,7 @@ def conditions(selection: Selection) -> list[tuple[str, Selection]]:
             selection.map if outline.x == s.MAP_X else f"{words(outline.x)} and {words(outline.y)}"
         )
         chips.append((f"outlined on the map of {place}", changed(selection, outline=None, map="")))
-    side = SIDES[selection.by]
+    side = _SIDES[selection.by]
     if selection.meaning:
         chips.append((f"{side} close to: {selection.meaning}", changed(selection, meaning="")))
     if selection.like:
@@ -120,7 +120,7 @@ def draw_queues(audit: Audit, selection: Selection) -> None:
         if order:
             page.write_selection(with_queue(page.peek_selection(), order))
 
-    style = {"value": queue_of(selection), "format_func": names.__getitem__} | HIDDEN
+    style = {"value": queue_of(selection), "format_func": names.__getitem__} | _HIDDEN
     page.draw_set(
         st.segmented_control, "Queue", list(names), key="queue", on_choose=choose_queue, **style
     )
@@ -135,14 +135,20 @@ def draw_filters(audit: Audit, selection: Selection) -> None:
             selection,
             "by",
             "Search in",
-            list(SIDES),
-            lambda side: f"in {SIDES[side]}",
+            list(_SIDES),
+            lambda side: f"in {_SIDES[side]}",
             width=125,
-            **HIDDEN,
+            **_HIDDEN,
         )
         _type(selection, "words", "Words in the caption", width=165)
         _choose(
-            selection, "decision", "Decision", DECISIONS, DECISIONS.__getitem__, width=155, **HIDDEN
+            selection,
+            "decision",
+            "Decision",
+            _DECISIONS,
+            _DECISIONS.__getitem__,
+            width=155,
+            **_HIDDEN,
         )
         scores = [*([s.MATCH] if selection.searched else []), *BY_NAME, s.RANDOM]
         names = {score: f"Sort by {words(score)}" for score in scores}
@@ -151,7 +157,7 @@ def draw_filters(audit: Audit, selection: Selection) -> None:
             c.REVIEW_PLACE: "Order of review",
             s.RANDOM: "Random order",
         }
-        _choose(selection, "order", "Sort by", scores, names.__getitem__, width=170, **HIDDEN)
+        _choose(selection, "order", "Sort by", scores, names.__getitem__, width=170, **_HIDDEN)
         directions = {
             ascending: DIRECTIONS[ascending != selection.lowest_first] for ascending in DIRECTIONS
         }
@@ -162,7 +168,7 @@ def draw_filters(audit: Audit, selection: Selection) -> None:
             directions,
             directions.__getitem__,
             width=128,
-            **HIDDEN,
+            **_HIDDEN,
         )
         with st.popover("Scores", icon=":material/bar_chart:"):
             _draw_range(audit, selection)
@@ -188,7 +194,7 @@ def _type(selection: Selection, field: str, label: str, *, width: int) -> None:
         "placeholder": label,
         "width": width,
         "value": getattr(selection, field),
-    } | HIDDEN
+    } | _HIDDEN
     page.draw_set(st.text_input, label, key=field, on_choose=_setter(field), **style)
 
 
@@ -222,7 +228,7 @@ def draw_conditions(selection: Selection) -> None:
         style: dict[str, Any] = {
             "format_func": lambda place: chips[place][0],
             "wrap": True,
-        } | HIDDEN
+        } | _HIDDEN
         style |= {"key": "conditions", "value": places, "on_choose": remove}
         page.draw_set(st.multiselect, "Active filters", places, **style)
         icon = ":material/close:"
@@ -260,9 +266,9 @@ def _draw_range(audit: Audit, selection: Selection) -> None:
             changed(selection, ranges=others if new == Range(column) else (*others, new))
         )
 
-    step = (span[1] - span[0]) / STEPS
+    step = (span[1] - span[0]) / _STEPS
     key = f"range-{column}"
-    style = {"min_value": span[0], "max_value": span[1], "step": step, "format": "%.3g"} | HIDDEN
+    style = {"min_value": span[0], "max_value": span[1], "step": step, "format": "%.3g"} | _HIDDEN
     page.draw_set(
         st.slider, words(column), key=key, value=(low, high), on_choose=choose_range, **style
     )

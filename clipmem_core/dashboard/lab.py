@@ -21,7 +21,7 @@ from clipmem_core.dashboard.running import draw_task
 from clipmem_core.studies import lab
 from clipmem_core.studies.arm import NONE, Arm
 
-SESSION = (
+_SESSION = (
     "mitigation-session"  # key in the session of the name by which its page is known to the workers
 )
 # seconds: while a setting trains, and while nothing does
@@ -95,7 +95,7 @@ def enough_members(audit: Audit, arm: str) -> bool:
 def ask(audit: Audit, arm: Arm) -> None:
     """Ask the workers for a setting, before anything else is drawn."""
     if shares_process(audit.record.config):
-        session = st.session_state.setdefault(SESSION, uuid.uuid4().hex)
+        session = st.session_state.setdefault(_SESSION, uuid.uuid4().hex)
         lab.want(audit, session, [arm.name] if arm.overrides else [])
 
 
@@ -111,7 +111,7 @@ def follow(audit: Audit, arm: Arm) -> None:
 
 def _follow_workers(audit: Audit, arm: Arm, seen: tuple[int, bool]) -> None:
     with shown_errors():
-        lab.stay_open(audit, st.session_state[SESSION])
+        lab.stay_open(audit, st.session_state[_SESSION])
         workers = ensure_workers(audit)
         if fault := workers.fault:
             draw_fault("The training stopped.", fault)

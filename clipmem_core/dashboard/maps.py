@@ -39,7 +39,7 @@ CHART = {
 }
 MAP_COLOURS = {c.GROUP: "Group", c.INJECTED: "Injected error"}
 SIDES = {s.IMAGE_SIDE: "Pictures", s.TEXT_SIDE: "Captions"}
-LINES = (
+_LINES = (
     "The lines come from the external pairs, which no member trained on: three quarters of them "
     "lie to the right of "
     "the vertical line, and one in twenty above the horizontal line."
@@ -153,7 +153,7 @@ def draw_score_map(audit: Audit) -> None:
             alt=f"Map of {count:,} pairs: similarity out against clipmem, its corners named.",
         )
     notes = [
-        LINES if corners else "",
+        _LINES if corners else "",
         MIRRORED if corners and corners.low is not None else "",
         sample_note(len(points), count),
         doubt(read_verdict(audit)),

@@ -48,7 +48,7 @@ PRESET_HELP = {
 }
 TOWERS = {"image": "sees pictures unchanged", "text": "reads captions unchanged"}
 PERSIST: dict[str, Any] = {"persist_state": "session"}
-GRID: dict[str, Any] = {"columns": 4, "min_column_width": 150, "vertical_alignment": "bottom"}
+_GRID: dict[str, Any] = {"columns": 4, "min_column_width": 150, "vertical_alignment": "bottom"}
 
 
 def draw_request() -> Request:
@@ -68,7 +68,7 @@ def draw_request() -> Request:
     st.caption(PRESET_HELP[preset])
     defaults = dataclasses.replace(configs.preset_config(preset), protocol=protocol)
     defaults = dataclasses.replace(defaults, **_draw_towers(defaults))
-    with st.grid(**GRID) as grid:
+    with st.grid(**_GRID) as grid:
         label, default, help_text = REPETITIONS[protocol]
         key = key_of(f"new-{label.lower()}", default)
         repetitions = int(grid.number_input(label, step=1, key=key, help=help_text, **PERSIST) or 0)
@@ -87,7 +87,7 @@ def draw_request() -> Request:
         reader_names = [
             name for name in _field_names(SourceOptions) if name not in {*options, "scenes_pairs"}
         ]
-        with st.grid(**GRID) as grid:
+        with st.grid(**_GRID) as grid:
             values |= _draw_fields(grid, names, defaults)
             options |= _draw_fields(grid, reader_names, SourceOptions())
         draw_left_out(unavailable)
@@ -274,7 +274,7 @@ def _draw_towers(defaults: AuditConfig) -> dict[str, Any]:
     model."""
     values = dict[str, Any]()
     locked = PRESETS[configs.DEFAULT_PRESET]
-    with st.grid(**GRID) as grid:
+    with st.grid(**_GRID) as grid:
         for side in TOWERS:
             lock = f"lock_{side}"
             tower = f"{side}_tower"

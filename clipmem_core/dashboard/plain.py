@@ -18,7 +18,7 @@ from clipmem_core.audit.store import Audit
 from clipmem_core.config import InputError
 
 LIMIT = 1000  # characters of a message
-LINES = 6
+_LINES = 6
 MODERATED = "moderated"  # `se_kind` of the verdict if single pairs have errors
 MODERATED_ERROR = "standard error, pooled over similar pairs (95 % interval: 1.96 times it)"
 UNITS = ("B", "kB", "MB", "GB", "TB")
@@ -31,7 +31,7 @@ def show_text(text: str, *, limit: int = 0) -> None:
 
 def cut(text: str, limit: int) -> str:
     """Return text of at most `limit` characters and a few lines, with an ellipsis if it was cut."""
-    short = "\n".join(text.splitlines()[:LINES]) if text.count("\n") >= LINES else text
+    short = "\n".join(text.splitlines()[:_LINES]) if text.count("\n") >= _LINES else text
     short = short[:limit].rstrip() if len(short) > limit else short
     return short if short == text else f"{short}…"
 

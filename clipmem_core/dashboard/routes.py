@@ -86,8 +86,8 @@ MOST_ROWS = 100  # of one answer
 LARGEST = 8_000_000  # bytes of a batch
 SAME_ORIGIN = {"Cross-Origin-Resource-Policy": "same-origin"}
 CLOSED = SAME_ORIGIN | {"Cache-Control": "no-store"}
-CACHED = SAME_ORIGIN | {"Cache-Control": "private, max-age=600"}
-JSON = "application/json"
+_CACHED = SAME_ORIGIN | {"Cache-Control": "private, max-age=600"}
+_JSON = "application/json"
 _few_pictures = threading.BoundedSemaphore(WORKERS)
 _one_search = threading.Lock()  # a search reads all captions; pictures do not wait for it
 
@@ -285,7 +285,7 @@ def _picture(request: Request) -> Response:
     )
     with _few_pictures:
         jpeg, fault = thumbnail(audit.record.pictures, images[row][0], side=side)
-    headers = CLOSED | {"X-Fault": quote(one_line(fault))} if fault else CACHED
+    headers = CLOSED | {"X-Fault": quote(one_line(fault))} if fault else _CACHED
     return Response(jpeg, media_type="image/jpeg", headers=headers)
 
 
@@ -356,8 +356,8 @@ async def take_events(request: Request) -> Response:
     number."""
     if not _is_own(request.headers):
         return _json({"error": "only pages of this dashboard may send decisions"}, 403)
-    if request.headers.get("content-type", "").split(";")[0].strip() != JSON:
-        return _json({"error": f"decisions must be sent as {JSON}"}, 415)
+    if request.headers.get("content-type", "").split(";")[0].strip() != _JSON:
+        return _json({"error": f"decisions must be sent as {_JSON}"}, 415)
     body = b""
     async for part in request.stream():
         body += part

@@ -21,7 +21,7 @@ from clipmem_core.studies import results as r
 from clipmem_core.studies.arm import NONE
 
 NO_VALUE = "–"
-PAGE_SIZE = 12  # pairs that changed
+_PAGE_SIZE = 12  # pairs that changed
 PERCENT = {r.CLIPMEM_NET, lab.RETRIEVAL}
 HELP = {
     r.CLIPMEM_NET: "Mean clipmem less that of held-out pairs, in % of the baseline's.",
@@ -224,7 +224,7 @@ def draw_changed_pairs(audit: Audit, arm: str) -> None:
         f"By the change of their clipmem in {len(members)} members. The largest changes are "
         "partly chance."
     )
-    page, pages = read_page(len(order), PAGE_SIZE)
+    page, pages = read_page(len(order), _PAGE_SIZE)
     records = [
         {
             "row_one": row,
@@ -233,7 +233,7 @@ def draw_changed_pairs(audit: Audit, arm: str) -> None:
             "other": after[row],
             "difference": change[row],
         }
-        for row in order[(page - 1) * PAGE_SIZE : page * PAGE_SIZE].tolist()
+        for row in order[(page - 1) * _PAGE_SIZE : page * _PAGE_SIZE].tolist()
     ]
     sides = Sides(audit, audit, names=("without", "with"), links={"Open pair": audit})
     draw_change_cards(sides, c.CLIPMEM, records, key="mitigation")

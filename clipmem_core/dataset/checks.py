@@ -22,7 +22,7 @@ SHORT_LETTERS = 6
 REPEATED = 5  # pictures of one caption, from which it counts as repeated
 RARE_SCRIPT = 0.05  # a script is rare below this share of the captions
 ODD_SHARE = 0.5  # of a caption's letters and digits, in words of no language
-DARK = 0.32  # of full brightness, below which 99 of 100 pixels are (the threshold of cleanvision)
+_DARK = 0.32  # of full brightness, below which 99 of 100 pixels are (the threshold of cleanvision)
 BLURRED = 0.2  # see `measure`: no edge is narrower than about a sixtieth of the picture's side
 # grey levels: a blank page with the noise of JPEG has about 1, thin lines on white 2.5 and more
 UNIFORM = 2.0
@@ -349,7 +349,7 @@ _CHECKS = (
     Check(
         "dark",
         "Dark picture",
-        lambda brightness: brightness < DARK,
+        lambda brightness: brightness < _DARK,
         "99 of 100 pixels are below 32 % of full brightness.",
         "Brighten it, or remove the pair if nothing is recognizable.",
         "brightness",

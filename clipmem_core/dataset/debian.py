@@ -32,7 +32,7 @@ PACKAGES = {
     "openclipart": ["openclipart-png", "openclipart-svg"],
     "tuxpaint": ["tuxpaint-stamps-default"],
 }
-CAPTIONS_FILE = "captions.jsonl"
+_CAPTIONS_FILE = "captions.jsonl"
 INSTEAD = "use any folder of pictures with captions, or `scenes`"
 LONGEST_FIELD = 4000  # characters of a metadata field
 LONGEST_ENTITY = 300  # characters; harmless entities only abbreviate namespace addresses
@@ -47,7 +47,7 @@ def fetch(name: str, *, data: Path, report: Report) -> Path:
     if name not in PACKAGES:
         raise InputError(f"data set {name!r} is unknown: choose one of {', '.join(PACKAGES)}")
     target = data / SETS / name
-    captions = target / CAPTIONS_FILE
+    captions = target / _CAPTIONS_FILE
     if not captions.is_file():
         if not shutil.which("apt-get") or not shutil.which("dpkg-deb"):
             raise InputError(
@@ -64,7 +64,7 @@ def fetch(name: str, *, data: Path, report: Report) -> Path:
 
 def _build(name: str, target: Path, report: Report) -> None:
     if target.exists():
-        raise InputError(f"{target} exists without {CAPTIONS_FILE}: move it away and fetch again")
+        raise InputError(f"{target} exists without {_CAPTIONS_FILE}: move it away and fetch again")
     prefix = f".{name}.partial-"
     for partial in target.parent.glob(f"{prefix}*"):  # from a killed fetch
         shutil.rmtree(partial, ignore_errors=True)
@@ -117,7 +117,7 @@ def _build(name: str, target: Path, report: Report) -> None:
             label = path.parts[0] if len(path.parts) > 1 else None
             row = {"image": f"images/{path.as_posix()}", "captions": [caption], "label": label}
             lines.append(json.dumps(row, ensure_ascii=False) + "\n")
-        (built / CAPTIONS_FILE).write_text("".join(lines), encoding="utf-8")
+        (built / _CAPTIONS_FILE).write_text("".join(lines), encoding="utf-8")
         built.rename(target)
 
 

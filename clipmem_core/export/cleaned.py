@@ -23,7 +23,7 @@ from clipmem_core.dataset.readers.paths import picture_fault, tidy
 from clipmem_core.io import replacing_folder
 from clipmem_core.review.decisions import FOR_OTHER, REMOVE, open_review
 
-ROW = "row"  # the pair's row in the audit
+_ROW = "row"  # the pair's row in the audit
 RECAPTIONED = "recaptioned"
 MARK = ".clipmem-export"  # file in a folder that an export may replace
 IMAGES = "{stem}_images"  # folder of extracted pictures
@@ -76,7 +76,7 @@ def clean(audit: Audit) -> Cleaned:
     table = table.cast(
         pa.schema([(field.name, types.get(field.name, field.type)) for field in table.schema])
     )
-    table = table.add_column(0, ROW, pa.array(np.arange(table.num_rows)))
+    table = table.add_column(0, _ROW, pa.array(np.arange(table.num_rows)))
     decisions = open_review(audit).table()
     remove = _is_in(table, decisions.loc[decisions["decision"] == REMOVE, PAIR_ID])
     other_captions = (
@@ -178,7 +178,7 @@ def beside(path: Path, pattern: str) -> Path:
 
 def read_pictures(cleaned: Cleaned, progress: Progress | None) -> Iterator[tuple[int, str, bytes]]:
     """Yield row, reference and content of each picture; a missing one is an input error."""
-    rows = zip(cleaned.pairs[ROW].to_pylist(), values_of(cleaned.pairs[IMAGE]), strict=True)
+    rows = zip(cleaned.pairs[_ROW].to_pylist(), values_of(cleaned.pairs[IMAGE]), strict=True)
     for done, (row, image) in enumerate(rows):
         if progress and done % 100 == 0:
             progress(done, cleaned.kept)

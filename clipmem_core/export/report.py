@@ -36,9 +36,9 @@ from clipmem_core.review.wrong_captions import wrong_lines
 from clipmem_core.scores.registry import EXPORT, scores_in
 
 TEMPLATE = "report.html.j2"
-SIDE = 160  # pixels of a thumbnail's longer side
+_SIDE = 160  # pixels of a thumbnail's longer side
 # pairs of a gallery, decisions
-SHOWN = 50
+_SHOWN = 50
 DECISIONS_SHOWN = 500
 CAPTION_LIMIT = 400
 
@@ -81,7 +81,7 @@ def render_report(audit: Audit) -> str:
         "counts": open_review(audit).counts(),
         "decisions": _decision_table(open_review(audit).table()),
         "settings": TextTable("How this audit was made", ("setting", "value"), settings),
-        "side": SIDE,
+        "side": _SIDE,
     }
     loader = FileSystemLoader(Path(__file__).parent)
     template = Environment(loader=loader, autoescape=True, undefined=StrictUndefined).get_template(
@@ -143,7 +143,7 @@ def _figure(groups: pd.DataFrame, bins: pd.DataFrame) -> Any:
 def _galleries(audit: Audit) -> list[dict[str, Any]]:
     galleries = []
     for order, queue in reversed(verdict_queues(audit.verdict).items()):
-        top = cards(audit, top_rows(audit, order, size=SHOWN))
+        top = cards(audit, top_rows(audit, order, size=_SHOWN))
         firsts = first_captions(audit, top, Selection(order=order))
         shown = [_card(card, audit.record.pictures, firsts[card.pair_id]) for card in top]
         explanation = f"{queue.sentence} {marks_note(firsts)}"
@@ -158,19 +158,18 @@ def _card(card: PairCard, root: Path, first_caption: FirstCaption) -> dict[str, 
     cannot be read."""
     first, marks, reason = first_caption
     try:
-        uri = (
-            f"data:image/jpeg;base64,{base64.b64encode(make_jpeg(root, card.image, SIDE)).decode()}"
-        )
+        jpeg = base64.b64encode(make_jpeg(root, card.image, _SIDE)).decode()
+        picture = f"data:image/jpeg;base64,{jpeg}"
     except (OSError, ValueError) as error:  # missing or damaged
         if shortage(error):
             raise
-        uri = ""
+        picture = ""
     facts = {name: number(card.scores.get(name)) for name in scores_in(EXPORT)}
     facts |= {"group": card.group, "label": card.label or "", "injected": card.injected or ""}
     facts |= {f"{mark['word']} →": " ".join(mark["better"][0]) for mark in marks if mark["better"]}
     captions = [_cut(caption) for caption in (*card.current[first:], *card.current[:first])]
     return {
-        "picture": uri,
+        "picture": picture,
         "captions": captions,
         "marked": marked(captions[0], marks) if captions else "",
         "reason": reason,

@@ -35,7 +35,7 @@ IMAGE_BATCH = {"fp32": 16, "amp_bf16": 8}  # pictures: larger batches leave the 
 # captions, and their tokens, at most
 TEXT_BATCH = 64
 TOKENS = 384
-TEXT = "text"
+_TEXT = "text"
 ENGINE = "engine.json"
 TORCH = "torch"
 ONNX = "ONNX Runtime"
@@ -88,7 +88,7 @@ def text_features(
     """
     texts = [caption for pair in captions for caption in pair]
     features, cut = _cached(
-        tower, {TEXT: texts}, cache.text_keys(texts), Path(), compute, progress, say
+        tower, {_TEXT: texts}, cache.text_keys(texts), Path(), compute, progress, say
     )
     if cut:
         say(
@@ -140,7 +140,7 @@ def _table(tower: Tower, inputs: Inputs, keys: pa.Array, rows: np.ndarray) -> pa
     """Return the inputs to compute with their keys and lengths, the shortest first."""
     lengths = np.zeros(len(rows), np.int32)
     if tower.kind == "text":
-        lengths = tower.open().lengths([inputs[TEXT][row] for row in rows])
+        lengths = tower.open().lengths([inputs[_TEXT][row] for row in rows])
     order = np.argsort(lengths, kind="stable")
     columns = {
         name: pa.array([values[row] for row in rows], pa.large_string())
@@ -269,7 +269,7 @@ def _load(tower: Tower, inputs: Inputs, batch: np.ndarray, root: Path) -> Any:
     """
     padded = np.resize(batch, batch_size(tower, inputs[cache.LENGTH][batch[0]]))
     if tower.kind == "text":
-        return [inputs[TEXT][row] for row in padded]
+        return [inputs[_TEXT][row] for row in padded]
     return _squares(tower, inputs, batch, root)[np.resize(np.arange(len(batch)), len(padded))]
 
 
@@ -296,7 +296,7 @@ def _embed(
             source = (
                 f"picture {inputs[c.IMAGE][row]!r}"
                 if c.IMAGE in inputs
-                else f"caption {inputs[TEXT][row][:60]!r}"
+                else f"caption {inputs[_TEXT][row][:60]!r}"
             )
             fault = (
                 "numbers too large for float16"

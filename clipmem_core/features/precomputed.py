@@ -36,7 +36,7 @@ from clipmem_core.io import naming, replacing_folder, shortage
 BLOCK = 65_536  # rows checked and copied at a time
 SIDES = ("image", "text")
 DATACOMP = {"image": "l14_img", "text": "l14_txt"}  # arrays of its .npz
-RETRIEVAL = {
+_RETRIEVAL = {
     "metadata": ".parquet",
     "img_emb": ".npy",
     "text_emb": ".npy",
@@ -48,7 +48,7 @@ TEXTS = (c.PAIR_ID, c.IMAGE, c.LABEL, c.CAPTIONS)
 CAPTION = pa.schema(
     [*((name, pa.string()) for name in TEXTS), ("image_row", pa.int64()), ("text_row", pa.int64())]
 )
-PAIR = pa.schema(
+_PAIR = pa.schema(
     [(name, pa.string()) for name in (c.PAIR_ID, c.IMAGE)]
     + [(c.CAPTIONS, pa.list_(pa.string()))]
     + [(name, pa.string()) for name in (c.LABEL, c.SHA256)]
@@ -171,14 +171,14 @@ def _open_pairs(folder: Path) -> pa.Table:
 def _parts(source: Path, image: str, text: str) -> list[tuple[Path, Path, Path]]:
     """Return the table, and the files of picture and caption features, of each part."""
     if (source / "metadata").is_dir():
-        found = [path for name in RETRIEVAL for path in (source / name).glob(f"{name}_*[0-9].*")]
+        found = [path for name in _RETRIEVAL for path in (source / name).glob(f"{name}_*[0-9].*")]
         numbers = sorted(
             {path.stem.rpartition("_")[2] for path in found},
             key=lambda number: (len(number), number),
         )
         if numbers:
             named = [
-                [source / name / f"{name}_{number}{end}" for name, end in RETRIEVAL.items()]
+                [source / name / f"{name}_{number}{end}" for name, end in _RETRIEVAL.items()]
                 for number in numbers
             ]
             return [(table, picture, caption) for table, picture, caption in named]
@@ -347,7 +347,7 @@ def _write_pairs(folder: Path, captions: pa.Table) -> None:
     np.save(folder / "image_rows.npy", pairs["image_row"].to_numpy())
     np.save(folder / "text_rows.npy", captions["text_row"].to_numpy())
     image, text = (open_features(folder, side) for side in SIDES)
-    with pa.ipc.new_file(str(folder / PAIRS_FILE), PAIR) as writer:
+    with pa.ipc.new_file(str(folder / PAIRS_FILE), _PAIR) as writer:
         for at in range(0, len(pairs), BLOCK):
             ends = offsets[at : at + BLOCK + 1]
             starts = (ends - ends[0]).tolist()
@@ -362,4 +362,4 @@ def _write_pairs(folder: Path, captions: pa.Table) -> None:
             texts = captions[c.CAPTIONS].slice(ends[0], ends[-1] - ends[0]).combine_chunks()
             lists = pa.ListArray.from_arrays(pa.array(starts, pa.int32()), texts)
             columns = [block[c.PAIR_ID], block[c.IMAGE], lists, block[c.LABEL], pa.array(sha256)]
-            writer.write_table(pa.table(columns, schema=PAIR))
+            writer.write_table(pa.table(columns, schema=_PAIR))

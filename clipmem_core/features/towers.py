@@ -128,12 +128,12 @@ MINILM_WEIGHTS = Weights(
     # of model.safetensors inside
     "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
 )
-SIZE = 192  # default image size of a built-in tower, in pixels
+_SIZE = 192  # default image size of a built-in tower, in pixels
 # EfficientNet-Lite's MEAN_RGB and STDDEV_RGB, in grey levels
 LITE_MEAN = 127.0
 LITE_DEVIATION = 128.0
 TOKENIZED = 4096  # captions at a time
-LONGEST = 20_000  # characters of a caption, for counting tokens
+_LONGEST = 20_000  # characters of a caption, for counting tokens
 
 
 def image_tower(
@@ -152,7 +152,7 @@ def image_tower(
     """
     options: dict[str, Any] = {"size": size, "precision": precision, "device": device}
     if name in LITE:
-        tower = efficientnet_lite(name, **options | {"size": size or SIZE})
+        tower = efficientnet_lite(name, **options | {"size": size or _SIZE})
     elif name in model_names() or name.endswith(".json"):
         tower = open_clip_towers(name, pretrained=pretrained, **options)[0]
     else:
@@ -253,7 +253,7 @@ def open_clip_lengths(tokenizer: Any, captions: Sequence[str]) -> np.ndarray:
 
     if isinstance(tokenizer, SimpleTokenizer):  # byte-pair encoding is slow on a very long word
         return np.array(
-            [len(tokenizer.encode(caption[:LONGEST])) + 2 for caption in captions], np.int32
+            [len(tokenizer.encode(caption[:_LONGEST])) + 2 for caption in captions], np.int32
         )
     return np.array(
         [len(ids) for ids in tokenizer.tokenizer(list(captions))["input_ids"]], np.int32
@@ -338,7 +338,7 @@ def _weights_sha256(model: nn.Module) -> str:
 def efficientnet_lite(
     name: str = "efficientnet-lite2",
     *,
-    size: int = SIZE,
+    size: int = _SIZE,
     precision: Precision = "fp32",
     device: str = "cpu",
 ) -> Tower:

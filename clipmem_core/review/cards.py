@@ -41,8 +41,8 @@ PARTS = (c.P_WRONG, c.P_PAIR, c.P_CAPTION, c.P_WORD)
 LISTED = {name: f"{name}_by_caption" for name in (*PARTS, c.SIMILARITY_OUT, c.MARGIN_OUT)}
 # words of a caption at most; limits of a weak to a strong mark, in nats
 MARKED = 3
-SURPRISE = (1.0, 2.5, 4.0)
-LINES = ("none", "dotted", "solid", "double")
+_SURPRISE = (1.0, 2.5, 4.0)
+_LINES = ("none", "dotted", "solid", "double")
 MARKS = "Underlined words are unlikely with the picture and the other words."
 BY_CAPTION = (
     c.REVIEW_PLACE,
@@ -208,7 +208,7 @@ def _surprising_words(audit: Audit, pair_ids: Sequence[str]) -> dict[str, dict[i
         f'"{c.SURPRISE}" DESC) AS rank'
     )
     end = (
-        f'WHERE "{c.SURPRISE}" > {SURPRISE[0]} QUALIFY rank <= {MARKED} ORDER BY '
+        f'WHERE "{c.SURPRISE}" > {_SURPRISE[0]} QUALIFY rank <= {MARKED} ORDER BY '
         f'"{c.CAPTION}", "{c.START}"'
     )
     repaired = (
@@ -223,7 +223,7 @@ def _surprising_words(audit: Audit, pair_ids: Sequence[str]) -> dict[str, dict[i
         better = list(zip(likelier, map(percent, row[c.BETTER_PROBABILITY] or []), strict=True))
         listed = f"; likelier: {', '.join(map(' '.join, better[:MARKED]))}" if better else ""
         hint = f"unlikely: {percent(row[c.PROBABILITY])}{listed}"
-        strength = sum(row[c.SURPRISE] > low for low in SURPRISE)
+        strength = sum(row[c.SURPRISE] > low for low in _SURPRISE)
         mark = row | {
             "end": row[c.START] + len(word),
             "strength": strength,
@@ -291,7 +291,7 @@ def marked(caption: str, words: Sequence[dict[str, Any]]) -> str:
     done = 0
     for word in words:
         style = (
-            f"text-decoration: underline {LINES[word['strength']]} #d9660a 2px; "
+            f"text-decoration: underline {_LINES[word['strength']]} #d9660a 2px; "
             "text-underline-offset: .2em"
         )
         text = html.escape(caption[word["start"] : word["end"]])

@@ -23,7 +23,7 @@ from clipmem_core.scores.seeds import paired_difference
 from clipmem_core.studies import benchmark_results as b
 
 POINTS = 5_000  # pairs in a scatter plot
-RESAMPLED = 2_000_000  # pairs in all bootstrap resamples of one kind of error
+_RESAMPLED = 2_000_000  # pairs in all bootstrap resamples of one kind of error
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ def injected_findings(audit: Audit) -> Findings | None:
             continue
         values = {name: subset[name].to_numpy(dtype=float) for name in names}
         cell: dict[str, Any] = {b.KIND: str(kind), b.SHARE: float(truth.mean())}
-        n_boot = int(np.clip(RESAMPLED // len(subset), 50, 500))
+        n_boot = int(np.clip(_RESAMPLED // len(subset), 50, 500))
         detected = detection_table(values, truth, n_boot=n_boot).rename(
             columns={"score": b.DETECTOR}
         )

@@ -28,7 +28,7 @@ from clipmem_core.studies.arm import Decided
 
 __all__ = ["CHOICES", "KEEP", "RECAPTION", "REMOVE"]
 FOR_OTHER = "for_other_captions"
-TABLE_COLUMNS = [PAIR_ID, "decision", CAPTIONS, "note", "time", "audit", FOR_OTHER]
+_TABLE_COLUMNS = [PAIR_ID, "decision", CAPTIONS, "note", "time", "audit", FOR_OTHER]
 HISTORY_COLUMNS = [
     "event",
     "time",
@@ -192,7 +192,7 @@ class Review:
                 each for each in self._decisions(log) if each.words or each.captions or each.note
             ]
         table = pd.DataFrame(rows, columns=Decision._fields, dtype=object)
-        table = table.rename(columns={"for_other": FOR_OTHER})[TABLE_COLUMNS]
+        table = table.rename(columns={"for_other": FOR_OTHER})[_TABLE_COLUMNS]
         return table.assign(**{CAPTIONS: table[CAPTIONS].map(list)})
 
     def _decisions(

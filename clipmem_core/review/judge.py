@@ -57,11 +57,11 @@ from clipmem_core.scores.words import Words, mean_ratio, number_words
 # columns: whether a caption is of the pair's own, and whether it is the pair's best
 OWN = "own"
 BEST = "best"
-COLUMNS = (c.SIMILARITY_OUT, c.MARGIN_OUT, c.AGREEMENT, c.P_PAIR, c.P_CAPTION, c.P_WORD, c.P_WRONG)
+_COLUMNS = (c.SIMILARITY_OUT, c.MARGIN_OUT, c.AGREEMENT, c.P_PAIR, c.P_CAPTION, c.P_WORD, c.P_WRONG)
 # of a pair among those with candidates, and of a caption in its pair
-PLACE = "_place"
+_PLACE = "_place"
 NUMBER = "_number"
-BLOCK = 2_048  # candidates whose evidence is in memory at a time
+_BLOCK = 2_048  # candidates whose evidence is in memory at a time
 WORDS_FROM = {"0": (-1, 1), "1": (0,)}  # the halves of the pairs that each word model predicts
 FORMATS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     ".csv": (
@@ -105,30 +105,30 @@ def judge(
     pairs, place = _find_pairs(audit, candidates)
     own = _own_captions(audit, pairs)
     scores = []
-    for at in range(0, len(place), BLOCK):
-        part = slice(at, at + BLOCK)
+    for at in range(0, len(place), _BLOCK):
+        part = slice(at, at + _BLOCK)
         scores.append(
             _judge_block(
                 audit, fitted, pairs, own, place[part], candidates[c.CAPTION].tolist()[part]
             )
         )
-        if len(place) > BLOCK:
-            progress(min(at + BLOCK, len(place)), len(place))
+        if len(place) > _BLOCK:
+            progress(min(at + _BLOCK, len(place)), len(place))
     new = candidates.reset_index(drop=True)
     new[[c.PAIR_ID, c.IMAGE]] = pairs[[c.PAIR_ID, c.IMAGE]].iloc[place].to_numpy()
-    new[[*COLUMNS]] = np.concatenate(scores)
+    new[[*_COLUMNS]] = np.concatenate(scores)
     new[OWN] = False
-    new[PLACE] = place
+    new[_PLACE] = place
     table = pd.concat([own, new], ignore_index=True)
     # p_pair counts against a candidate as far as it does not fit the picture. So it does here
     # against own captions.
     excused = own[c.P_PAIR] * (1 - _posterior(fitted, "pairs", own[c.CSLS_OUT].to_numpy()))
     wrong = table[c.P_WRONG].sub(excused, fill_value=0.0)
-    table[BEST] = table.index.isin(wrong.dropna().groupby(table[PLACE]).idxmin())
-    table = table.sort_values(PLACE, kind="stable", ignore_index=True).drop(
-        columns=[PLACE, NUMBER, c.CSLS_OUT]
+    table[BEST] = table.index.isin(wrong.dropna().groupby(table[_PLACE]).idxmin())
+    table = table.sort_values(_PLACE, kind="stable", ignore_index=True).drop(
+        columns=[_PLACE, NUMBER, c.CSLS_OUT]
     )
-    first = [c.PAIR_ID, c.IMAGE, c.CAPTION, OWN, BEST, *COLUMNS]
+    first = [c.PAIR_ID, c.IMAGE, c.CAPTION, OWN, BEST, *_COLUMNS]
     return table[[*first, *(name for name in table if name not in first)]]
 
 
@@ -165,10 +165,13 @@ def _own_captions(audit: Audit, pairs: pd.DataFrame) -> pd.DataFrame:
     """Return the captions that pairs have, their stored scores, and csls_out and the place of their
     pair."""
     listed = (
-        pairs[[c.PAIR_ID, c.IMAGE, c.CAPTIONS]].rename_axis(PLACE).reset_index().explode(c.CAPTIONS)
+        pairs[[c.PAIR_ID, c.IMAGE, c.CAPTIONS]]
+        .rename_axis(_PLACE)
+        .reset_index()
+        .explode(c.CAPTIONS)
     )
-    listed[NUMBER] = listed.groupby(PLACE).cumcount()
-    columns = [f'"{c.CAPTION}" AS {NUMBER}', *(f'"{name}"' for name in COLUMNS)]
+    listed[NUMBER] = listed.groupby(_PLACE).cumcount()
+    columns = [f'"{c.CAPTION}" AS {NUMBER}', *(f'"{name}"' for name in _COLUMNS)]
     scores = fetch_pairs(audit.folder / CAPTION_TABLE, columns, pairs[c.PAIR_ID]).to_pandas()
     fit = fetch_pairs(audit.folder / SCORES, [c.CSLS_OUT], pairs[c.PAIR_ID]).to_pandas()
     table = listed.merge(scores, on=[c.PAIR_ID, NUMBER], how="left").merge(
@@ -191,7 +194,7 @@ def _judge_block(
         list
     )  # captions that are probably wrong say nothing about a candidate
     right = own[~(own[c.P_CAPTION] > HALF)]
-    for at, number, caption in zip(right[PLACE], right[NUMBER], right[c.CAPTION], strict=True):
+    for at, number, caption in zip(right[_PLACE], right[NUMBER], right[c.CAPTION], strict=True):
         usable[at].append((number, caption))
     siblings = [
         [each for each in usable[at] if each[1] != text]
@@ -209,7 +212,7 @@ def _judge_block(
         by_siblings = _posterior(fitted, "captions", -ratios)
     by_picture = _posterior(fitted, "pairs", fit)
     alone = np.isnan(by_siblings)
-    wrong_pair = own.groupby(PLACE)[c.P_PAIR].first().fillna(0.0).to_numpy()[place]
+    wrong_pair = own.groupby(_PLACE)[c.P_PAIR].first().fillna(0.0).to_numpy()[place]
     elsewhere = np.where(
         alone, by_picture, wrong_pair * by_picture + (1 - wrong_pair) * by_siblings
     )

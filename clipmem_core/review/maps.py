@@ -34,10 +34,10 @@ from clipmem_core.review.selection import MAP_X, MAP_Y
 MAP_ROW = "row"
 LIMIT = 20_000  # pairs on a map
 FEWEST = 5
-SEED = 0  # of the map and of the pairs drawn for it
+_SEED = 0  # of the map and of the pairs drawn for it
 NEIGHBOURS = 15
-SETTINGS = {"min_dist": 0.1, "metric": "cosine"}
-LIBRARIES = ("umap-learn", "pynndescent")
+_SETTINGS = {"min_dist": 0.1, "metric": "cosine"}
+_LIBRARIES = ("umap-learn", "pynndescent")
 
 
 def map_name(member: str, side: str) -> str:
@@ -55,8 +55,8 @@ def map_path(audit: Audit, name: str) -> Path:
         )
     content = {
         "embeddings": recorded_sha256(audit, embeddings_path(audit, member, side)),
-        "settings": {**SETTINGS, "n_neighbors": NEIGHBOURS, "seed": SEED, "limit": LIMIT},
-        "versions": {library: importlib.metadata.version(library) for library in LIBRARIES},
+        "settings": {**_SETTINGS, "n_neighbors": NEIGHBOURS, "seed": _SEED, "limit": LIMIT},
+        "versions": {library: importlib.metadata.version(library) for library in _LIBRARIES},
     }
     return data_folder() / "cache" / "maps" / f"{fingerprint(content)}.parquet"
 
@@ -102,7 +102,7 @@ def make_map(audit: Audit, name: str, *, say: Callable[[str], None] = lambda lin
         vectors = open_embeddings(embeddings_path(audit, *name.rsplit(".", 1)))
         rows = np.arange(len(vectors))
         if len(rows) > LIMIT:
-            rows = np.sort(np.random.default_rng(SEED).choice(len(rows), LIMIT, replace=False))
+            rows = np.sort(np.random.default_rng(_SEED).choice(len(rows), LIMIT, replace=False))
         places = lay_out(vectors[rows], say=say)
         table = pd.DataFrame({MAP_ROW: rows, MAP_X: places[:, 0], MAP_Y: places[:, 1]})
         write_table(temporary, table)
@@ -125,7 +125,7 @@ def lay_out(vectors: np.ndarray, *, say: Callable[[str], None] = lambda line: No
         from umap import UMAP
     say(f"placing {len(vectors):,} pairs")
     neighbours = min(NEIGHBOURS, len(vectors) - 1)
-    return UMAP(n_neighbors=neighbours, random_state=SEED, n_jobs=1, **SETTINGS).fit_transform(
+    return UMAP(n_neighbors=neighbours, random_state=_SEED, n_jobs=1, **_SETTINGS).fit_transform(
         vectors
     )
 

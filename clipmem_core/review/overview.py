@@ -16,8 +16,8 @@ from clipmem_core.review.queries import cached, fetch_all, fetch_frame, number
 MEMBERS_SHOWN = 6  # with a column each
 ATTACK_MEASURES = {"auroc": "AUROC", "TPR@0.01": "TPR at 1 % FPR", "TPR@0.001": "TPR at .1 % FPR"}
 LIMIT = 6000  # points a browser draws at once, fast enough for a lasso
-BINS = 60  # of the histogram of clipmem
-CELLS = (96, 64)  # of the density, along x and y
+_BINS = 60  # of the histogram of clipmem
+_CELLS = (96, 64)  # of the density, along x and y
 # shares of the external pairs
 FITTING = 0.25
 NOISE = 0.05
@@ -45,7 +45,7 @@ def group_bins(audit: Audit) -> pd.DataFrame:
         audit.folder / SCORES, f'SELECT "{c.GROUP}", {number(c.CLIPMEM)} AS x FROM parquet'
     )
     scores = scores[np.isfinite(scores["x"])]
-    edges = np.histogram_bin_edges(scores["x"], BINS)
+    edges = np.histogram_bin_edges(scores["x"], _BINS)
     rows = []
     for group, values in scores.groupby(c.GROUP)["x"]:
         counts = np.histogram(values, edges)[0]
@@ -135,7 +135,7 @@ def points_and_density(
     if len(finite) > LIMIT:
         rows = np.sort(np.random.default_rng(0).choice(finite, LIMIT, replace=False))
         counts, x_edges, y_edges = np.histogram2d(
-            table[x].iloc[finite], table[y].iloc[finite], CELLS
+            table[x].iloc[finite], table[y].iloc[finite], _CELLS
         )
         i, j = np.nonzero(counts)
         centres = [(edges[1:] + edges[:-1]) / 2 for edges in (x_edges, y_edges)]

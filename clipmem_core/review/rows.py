@@ -22,7 +22,7 @@ from clipmem_core.review.selection import Outline, Selection
 from clipmem_core.review.wrong_captions import wrong_estimate
 from clipmem_core.scores.registry import SECOND_NOTE
 
-LABELS_SHOWN = 200
+_LABELS_SHOWN = 200
 _FOLDED = "lower(upper(nfc_normalize({})))"  # both, so that the two forms of a sigma match
 
 
@@ -191,7 +191,7 @@ def frequent_values(audit: Audit, column: str) -> list[str]:
     `LABELS_SHOWN`."""
     query = f"""
         SELECT "{column}" FROM parquet WHERE "{column}" IS NOT NULL
-        GROUP BY 1 ORDER BY count(*) DESC, 1 LIMIT {LABELS_SHOWN}
+        GROUP BY 1 ORDER BY count(*) DESC, 1 LIMIT {_LABELS_SHOWN}
     """
     return [str(value) for (value,) in fetch_rows(audit.folder / PAIRS, query)]
 

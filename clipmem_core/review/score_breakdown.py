@@ -21,7 +21,7 @@ from clipmem_core.scores.alignment import external_means, terms_of
 from clipmem_core.scores.membership import Sides
 from clipmem_core.scores.seeds import MIN_REPLICATES, over_seeds, seed_interval
 
-TRAINED = "trained"
+_TRAINED = "trained"
 SIDE = "side"
 IN = "in"
 OUT = "out"
@@ -167,7 +167,7 @@ def member_terms(audit: Audit, row: int) -> pd.DataFrame:
         rows.append({term: float(terms[term][0]) for term in c.TERMS})
     side = np.where(sides.inside[:, row], IN, OUT).tolist()
     facts = pd.DataFrame(
-        {c.MEMBER: membership.members, TRAINED: membership.trained[:, row], SIDE: side}
+        {c.MEMBER: membership.members, _TRAINED: membership.trained[:, row], SIDE: side}
     )
     return facts.join(pd.DataFrame(rows))
 

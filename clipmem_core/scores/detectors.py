@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits
 
 from clipmem_core.scores.alignment import unit
 
-NEIGHBOURS = 10  # nearest external partners that a cosine is compared with
+_NEIGHBOURS = 10  # nearest external partners that a cosine is compared with
 MOST_EXTERNAL = 1_000  # external pairs among which they are searched
 MOST_SWAPPED = 20_000  # pairs whose caption is swapped, evenly spaced
 LOG_PROBABILITY = (
@@ -112,7 +112,7 @@ def csls(cosine: np.ndarray, by_image: np.ndarray, by_text: np.ndarray) -> np.nd
     return 2 * cosine - _nearest_mean(by_image) - _nearest_mean(by_text)
 
 
-def _nearest_mean(cosines: np.ndarray, most: int = NEIGHBOURS) -> np.ndarray:
+def _nearest_mean(cosines: np.ndarray, most: int = _NEIGHBOURS) -> np.ndarray:
     """Return the mean of each row's 10 largest cosines, or of as many as every row has, [n]."""
     n = len(cosines)
     k = min(most, cosines.shape[1])
@@ -316,7 +316,7 @@ def margins(
     """
     pictures = unit(np.asarray(image[beside]))
     margin = np.full(len(vectors), np.nan)
-    k = min(NEIGHBOURS, len(beside) - 1)
+    k = min(_NEIGHBOURS, len(beside) - 1)
     if k < 1:
         return margin
     for start in range(0, len(vectors), _CAPTION_CHUNK):

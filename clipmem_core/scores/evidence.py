@@ -34,12 +34,12 @@ from clipmem_core.scores.words import KINDS, mean_ratio
 MOST_DECOYS = 20_000  # captions in whose place a decoy is put, evenly spaced
 MOST_DONORS = 100_000  # captions that decoys are drawn from, evenly spaced
 # a decoy is one of the ten nearest captions of other pictures, among the forty nearest
-NEAREST = 10
+_NEAREST = 10
 SEARCHED = 40
 HALF = 0.5  # a caption more likely wrong than right is not among those of the next kind
 SEEN_FROM = 0.7  # AUROC of a kind of wrong word that an audit can see
 FEWEST_OF_KIND = 200  # words, below which a kind has no log-likelihood ratio of its own
-MOST_FITTED = 200_000  # examples of a class that a log-likelihood ratio is fitted on
+_MOST_FITTED = 200_000  # examples of a class that a log-likelihood ratio is fitted on
 MEAN_SURPRISE = np.array(
     [0.5, 0.5, 0.0, 0.0, 0.0]
 )  # the log-likelihood ratio of too few words to fit one
@@ -78,7 +78,7 @@ def draw_decoys(
     queries = unit(np.asarray(features[places[1::2]], np.float32))
     cosines, near = nearest_rows(vectors, queries, min(SEARCHED, len(donors)))
     usable = (cluster[donors[near]] != cluster[places[1::2], None]) & (cosines < _SAME)
-    usable &= np.cumsum(usable, axis=1) <= NEAREST
+    usable &= np.cumsum(usable, axis=1) <= _NEAREST
     drawn = np.where(usable, rng.random(usable.shape), -1.0).argmax(axis=1)
     found = usable.any(axis=1)
     at_random[1::2][found] = donors[near[np.arange(len(near)), drawn]][found]
@@ -154,7 +154,7 @@ def fit_ratio(right: np.ndarray, wrong: np.ndarray) -> np.ndarray:
     """
     from sklearn.linear_model import LogisticRegression  # slow to import
 
-    parts = [_evenly(part, MOST_FITTED) for part in (right, wrong)]
+    parts = [_evenly(part, _MOST_FITTED) for part in (right, wrong)]
     values = np.concatenate(parts)
     centre = values.mean(axis=0)
     spread = values.std(axis=0) + 1e-9

@@ -36,22 +36,22 @@ from clipmem_core.scores.membership import Sides, labellings, side_means
 CHUNK = 65_536  # pairs at a time, to bound memory
 MIN_TRENDED = 100  # pairs below which s0² is one number
 KNOTS = 4
-MOST_FITTED = 1_000_000  # pairs that the trend is fitted on; of more, evenly spaced ones
+_MOST_FITTED = 1_000_000  # pairs that the trend is fitted on; of more, evenly spaced ones
 _TINY = 1e-8  # of the median: smaller variances are raised to it, since logs are taken
 # Shrinkage
 # values that the true clipmem may have, from the lowest to the highest observed
-GRID = 80
+_GRID = 80
 FINEST = 240
-STEPS = 30  # of EM from equal weights: at convergence all weight would be on a few values
+_STEPS = 30  # of EM from equal weights: at convergence all weight would be on a few values
 # pairs of similar error that share a distribution, and the number of such strata
 STRATUM = 250
 MAX_STRATA = 4
-MIN_PAIRS = 50  # below, no distribution is fitted
+_MIN_PAIRS = 50  # below, no distribution is fitted
 FITTED_ON = 2_000  # pairs of a stratum at most, drawn at random
-RESAMPLED = 40
+_RESAMPLED = 40
 SHRUNK_CHUNK = 16_384
-SIZE = "size"
-SHARE = "share"
+_SIZE = "size"
+_SHARE = "share"
 LOW = "low"
 HIGH = "high"
 
@@ -155,9 +155,9 @@ def fit_prior(variance: np.ndarray, degrees: int, covariate: np.ndarray) -> Prio
         steps = make_pipeline(
             SplineTransformer(n_knots=KNOTS, knots="quantile"), LinearRegression()
         )
-        some = slice(None, None, -(-len(logs) // MOST_FITTED))
+        some = slice(None, None, -(-len(logs) // _MOST_FITTED))
         steps.fit(covariate[some, None], logs[some])
-        parts = np.split(covariate[:, None], range(MOST_FITTED, len(logs), MOST_FITTED))
+        parts = np.split(covariate[:, None], range(_MOST_FITTED, len(logs), _MOST_FITTED))
         fitted = np.concatenate([steps.predict(part) for part in parts])
         rank = KNOTS + 2
     beyond = ((logs - fitted) ** 2).sum() / max(len(logs) - rank, 1) - float(
@@ -395,7 +395,7 @@ def share_above(clipmem: np.ndarray, noise: Noise, sizes: np.ndarray, *, seed: i
     Returns: size, share, low, high, one row a size; no row where there are fewer than 50 pairs.
     """
     if not _enough(clipmem):
-        return pd.DataFrame(columns=[SIZE, SHARE, LOW, HIGH], dtype=float)
+        return pd.DataFrame(columns=[_SIZE, _SHARE, LOW, HIGH], dtype=float)
     grid = _grid(clipmem, noise)
     rng = np.random.default_rng(seed)
     step = grid[1] - grid[0]
@@ -403,28 +403,28 @@ def share_above(clipmem: np.ndarray, noise: Noise, sizes: np.ndarray, *, seed: i
         (grid[:, None] - sizes) / step + 0.5, 0, 1
     )  # of the piece around each value, [n_grid, n_sizes]
     share = np.zeros(len(sizes))
-    resampled = np.zeros((RESAMPLED, len(sizes)))
+    resampled = np.zeros((_RESAMPLED, len(sizes)))
     for rows in _strata(noise.error):
         part = len(rows) / len(clipmem)
         some = _some(rows, seed)
         likelihood = noise.likelihood(clipmem, grid, some)
         share += part * (_weights(likelihood, np.ones((1, len(some)))) @ beyond)[0]
-        counts = rng.multinomial(len(some), np.full(len(some), 1 / len(some)), size=RESAMPLED)
+        counts = rng.multinomial(len(some), np.full(len(some), 1 / len(some)), size=_RESAMPLED)
         resampled += part * (_weights(likelihood, counts) @ beyond)
-    half = t.ppf(0.975, RESAMPLED - 1) * resampled.std(axis=0, ddof=1)
+    half = t.ppf(0.975, _RESAMPLED - 1) * resampled.std(axis=0, ddof=1)
     low, high = np.clip([share - half, share + half], 0, 1)
-    return pd.DataFrame({SIZE: sizes, SHARE: share, LOW: low, HIGH: high})
+    return pd.DataFrame({_SIZE: sizes, _SHARE: share, LOW: low, HIGH: high})
 
 
 def _enough(clipmem: np.ndarray) -> bool:
-    return len(clipmem) >= MIN_PAIRS and bool(np.ptp(clipmem) > 0)
+    return len(clipmem) >= _MIN_PAIRS and bool(np.ptp(clipmem) > 0)
 
 
 def _grid(clipmem: np.ndarray, noise: Noise) -> np.ndarray:
     """Return the values that true clipmem may have, [n_grid]; about two a typical error."""
     error = max(float(np.median(noise.error)), float(np.ptp(clipmem)) / FINEST)
     return np.linspace(
-        clipmem.min(), clipmem.max(), int(np.clip(2 * np.ptp(clipmem) / error, GRID, FINEST))
+        clipmem.min(), clipmem.max(), int(np.clip(2 * np.ptp(clipmem) / error, _GRID, FINEST))
     )
 
 
@@ -444,7 +444,7 @@ def _weights(likelihood: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Return the weights of grid values by EM, for the counts of rows of each resample,
     [n_resamples, n_grid]."""
     weights = np.full((len(counts), likelihood.shape[1]), 1 / likelihood.shape[1])
-    for _ in range(STEPS):
+    for _ in range(_STEPS):
         weights *= (counts / (weights @ likelihood.T)) @ likelihood
         weights /= weights.sum(axis=1, keepdims=True)
     return weights

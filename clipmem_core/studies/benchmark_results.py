@@ -42,7 +42,7 @@ from clipmem_core.studies.results import print_table
 BENCHMARK = "benchmark.json"
 KIND = "kind"
 SHARE = "share"
-SEED = "seed"
+_SEED = "seed"
 DETECTOR = "detector"
 MEASURE = "measure"
 SHORT = {
@@ -76,7 +76,7 @@ TABLE_COLUMNS = [
     f"{OVER}_low",
     f"{OVER}_high",
 ]
-HINT = "delete its folder and run the benchmark again"
+_HINT = "delete its folder and run the benchmark again"
 
 
 class BenchmarkFile(TypedDict):
@@ -118,11 +118,11 @@ class Benchmark(Named):
     @property
     def request(self) -> dict[str, Any]:
         """The content of benchmark.json; its config as an `AuditConfig`."""
-        return read_json(self.folder / BENCHMARK, BenchmarkFile, repair=HINT)
+        return read_json(self.folder / BENCHMARK, BenchmarkFile, repair=_HINT)
 
     @property
     def pairs(self) -> pd.DataFrame:
-        return read_table(self.folder / PAIRS, repair=HINT)
+        return read_table(self.folder / PAIRS, repair=_HINT)
 
     def result(self, piece: Piece) -> Path:
         """Return the result file of an injection; it exists if the injection is done."""
@@ -146,7 +146,7 @@ class Benchmark(Named):
         return sorted(pieces, key=lambda piece: (list(ERROR_KINDS).index(piece.kind), *piece))
 
     def read(self, piece: Piece) -> dict[str, Any]:
-        return read_json(self.result(piece), dict[str, Any], repair=HINT)
+        return read_json(self.result(piece), dict[str, Any], repair=_HINT)
 
     def results(self) -> list[dict[str, Any]]:
         """Return the results, without injections that had too few suitable pairs."""
@@ -169,11 +169,11 @@ list_benchmarks = Benchmark.every
 def metric_rows(results: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """Return one row per injection and detector: kind, share, seed, detector and the metrics."""
     rows = [
-        {KIND: result[KIND], SHARE: result[SHARE], SEED: result[SEED], DETECTOR: name, **metrics}
+        {KIND: result[KIND], SHARE: result[SHARE], _SEED: result[_SEED], DETECTOR: name, **metrics}
         for result in results
         for name, metrics in result["detectors"].items()
     ]
-    return pd.DataFrame(rows, columns=[KIND, SHARE, SEED, DETECTOR, *SHORT])
+    return pd.DataFrame(rows, columns=[KIND, SHARE, _SEED, DETECTOR, *SHORT])
 
 
 def benchmark_table(rows: pd.DataFrame) -> pd.DataFrame:
@@ -185,7 +185,7 @@ def benchmark_table(rows: pd.DataFrame) -> pd.DataFrame:
     table = []
     for (kind, share), injections in rows.groupby([KIND, SHARE], sort=False):
         wide = {
-            measure: injections.pivot(index=SEED, columns=DETECTOR, values=measure)
+            measure: injections.pivot(index=_SEED, columns=DETECTOR, values=measure)
             for measure in SHORT
         }
         for name, measure in itertools.product(dict.fromkeys(injections[DETECTOR]), SHORT):
@@ -322,7 +322,7 @@ def write_results(benchmark: Benchmark, path: Path) -> None:
     results = benchmark.results()
     pairs = benchmark.pairs
     config = as_dict(request["config"])
-    seeds = ", ".join(map(str, sorted({result[SEED] for result in results})))
+    seeds = ", ".join(map(str, sorted({result[_SEED] for result in results})))
     skipped = [f"{kind}: {why}" for kind, why in benchmark.absent.items()]
     second = f"; {words(MISFIT_SECOND)}: {SECOND_FORMULA}" if config["rounds"] != "1" else ""
     head = [

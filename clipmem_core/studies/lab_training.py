@@ -47,11 +47,11 @@ from clipmem_core.studies import lab
 from clipmem_core.studies.arm import NONE, Changes
 from clipmem_core.training.names import CHECKPOINT, LOG, TRAJECTORY
 
-EMBEDDINGS = ".embeddings"  # of a member until its couple is measured
+_EMBEDDINGS = ".embeddings"  # of a member until its couple is measured
 NEARLY_DONE = (
     0.75  # share of an arm's members from which on it is trained to its end, wanted or not
 )
-SECONDS_BETWEEN_POLLS = 0.1
+_SECONDS_BETWEEN_POLLS = 0.1
 NICE = 10  # lowers the priority of a worker, so that the page and the browser are not slowed down
 Couple = tuple[str, str]
 GoesOn = Callable[[], bool]
@@ -176,7 +176,7 @@ def train_couple(shared: Shared, arm: str, couple: Couple, goes_on: GoesOn) -> N
             log = audit.member(name) / LOG
         else:
             run = open_member(audit.folder, name, shared, folder / name)
-            places.append(run.folder / EMBEDDINGS)
+            places.append(run.folder / _EMBEDDINGS)
             utility = _train(run, goes_on)
             log = run.folder / LOG
         retrieval = float(np.mean([utility.pop(recall) for recall in lab.RECALLS]))
@@ -188,7 +188,7 @@ def train_couple(shared: Shared, arm: str, couple: Couple, goes_on: GoesOn) -> N
         save_array(values, folder / name / lab.PAIR_VALUES)
     for name, values in zip(couple, measures, strict=True):
         write_json(folder / name / lab.MEASURES, values)
-        shutil.rmtree(folder / name / EMBEDDINGS, ignore_errors=True)
+        shutil.rmtree(folder / name / _EMBEDDINGS, ignore_errors=True)
         for leftover in (CHECKPOINT, TRAJECTORY):
             (folder / name / leftover).unlink(missing_ok=True)
 
@@ -202,9 +202,9 @@ def _train(run: MemberRun, goes_on: GoesOn) -> dict[str, float]:
 
     members.clear_leftovers(run.folder)
     model = trained_model(run, after_epoch=after_epoch)
-    write_embeddings(run, model, run.folder / EMBEDDINGS)
+    write_embeddings(run, model, run.folder / _EMBEDDINGS)
     return members.utility(
-        run, model, open_embeddings(run.folder / EMBEDDINGS / store.IMAGE_EMBEDDINGS)
+        run, model, open_embeddings(run.folder / _EMBEDDINGS / store.IMAGE_EMBEDDINGS)
     )
 
 
@@ -296,4 +296,4 @@ def serve(folder: Path, names: Sequence[str]) -> None:
     ):
         while (wanted := lab.wanted_arms(trainer.audit)) is not None:
             if not trainer.train_any(wanted):
-                time.sleep(SECONDS_BETWEEN_POLLS)
+                time.sleep(_SECONDS_BETWEEN_POLLS)

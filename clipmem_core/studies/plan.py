@@ -19,13 +19,13 @@ DEFAULTS: dict[str, Any] = {
 }
 MOST_CAPTIONS = 5
 ONE_CAPTION: dict[str, Any] = {"train_captions": 1}
-ALL_CAPTIONS: dict[str, Any] = {"train_captions": 0}
+_ALL_CAPTIONS: dict[str, Any] = {"train_captions": 0}
 NOISE_LEVELS = (0.01, 0.05, 0.10, 0.15, 0.20, 0.25, 0.30)
 REMOVED = (1, 2, 5, 10, 20)  # percent
 CROPS: dict[str, Any] = {"crop_scale": 0.2, "colour": 0.4}
 FLOOR: dict[str, Any] = {"min_logit_scale": 30.0}  # open_clip starts at 14.3
 MIN_DF: dict[str, Any] = {"text_min_df": 10}
-MASK: dict[str, Any] = {"text_mask": 0.15}
+_MASK: dict[str, Any] = {"text_mask": 0.15}
 ADAPTIVE_MASK: dict[str, Any] = {"adaptive_mask": 0.6}
 
 
@@ -58,7 +58,7 @@ def combined_arms(config: AuditConfig, most: int) -> list[Arm]:
     settings: list[dict[str, Any]] = [
         {"text_noise": 0.15},
         {"image_noise": 0.15},
-        MASK,
+        _MASK,
         {"text_mask": 0.3},
         CROPS,
         {"weight_decay": 1.0},  # ten times the presets'
@@ -73,12 +73,12 @@ def combined_arms(config: AuditConfig, most: int) -> list[Arm]:
         # learned.
         {"adaptive_rest": 1.0, "adaptive_quantile": 0.95},
         MIN_DF | FLOOR,
-        MASK | {"text_noise": 0.05},
-        MASK | CROPS,
+        _MASK | {"text_noise": 0.05},
+        _MASK | CROPS,
         ADAPTIVE_MASK | CROPS,
     ]
     if most > 1:
-        settings += [ALL_CAPTIONS, ALL_CAPTIONS | MASK, ALL_CAPTIONS | ADAPTIVE_MASK]
+        settings += [_ALL_CAPTIONS, _ALL_CAPTIONS | _MASK, _ALL_CAPTIONS | ADAPTIVE_MASK]
     return [Arm(fields) for fields in settings]
 
 

@@ -36,13 +36,13 @@ PARTS = {c.CLIPMEM_IMAGE: "image part", c.CLIPMEM_TEXT: "text part"}
 UTILITIES = {RETRIEVAL: "retrieval", "linear_probe": "linear probe", "zero_shot": "zero-shot"}
 MEASURES = MEMORIZATIONS | PARTS | UTILITIES | {SECONDS: "seconds"}
 # The measures on a terminal
-SHOWN = {
+_SHOWN = {
     CLIPMEM_NET: "memorized",
     c.ATTACK_TPR: "attack",
     c.CLIPMEM_IMAGE: "image",
     c.CLIPMEM_TEXT: "text",
 }
-SHOWN |= {RETRIEVAL: "retrieval"}
+_SHOWN |= {RETRIEVAL: "retrieval"}
 OF_MEMBERS = "members of this audit"
 OF_SPLITS = c.SPLITS
 COLUMNS = [ARM, "measure", "n", "value", "baseline", "difference", "low", "high", "p_value"]
@@ -144,8 +144,8 @@ def show_differences(rows: pd.DataFrame, titles: dict[str, str]) -> None:
     )
     cells = compared.assign(cell=[_cell(row) for row in compared.to_dict("records")])
     wide = cells.pivot(index=ARM, columns="measure", values="cell").reindex(compared[ARM].unique())
-    shown = [name for name in SHOWN if name in wide]
-    table = wide[shown].fillna("–").rename(columns=SHOWN).reset_index()
+    shown = [name for name in _SHOWN if name in wide]
+    table = wide[shown].fillna("–").rename(columns=_SHOWN).reset_index()
     print_table(console, title, table)
     for arm, text in titles.items():
         if (compared[ARM] == arm).any():

@@ -22,7 +22,7 @@ from clipmem_core.studies.lab import ARM, lab_table
 SPLIT = "split"
 STUDY = "study.json"
 ARMS = "arms.parquet"
-HINT = "delete it and run the study again; trained members stay"
+_HINT = "delete it and run the study again; trained members stay"
 
 
 class StudyFile(TypedDict):
@@ -49,14 +49,14 @@ class StudyFolder(Named):
     @property
     def request(self) -> dict[str, Any]:
         """The content of study.json."""
-        return read_json(self.folder / STUDY, StudyFile, repair=HINT)
+        return read_json(self.folder / STUDY, StudyFile, repair=_HINT)
 
     @property
     def rows(self) -> pd.DataFrame:
         """One row per finished split, arm and member; empty before the first."""
         path = self.folder / ARMS
         return (
-            read_table(path, repair=HINT) if path.is_file() else pd.DataFrame({ARM: [], SPLIT: []})
+            read_table(path, repair=_HINT) if path.is_file() else pd.DataFrame({ARM: [], SPLIT: []})
         )
 
     def audit(self, split: int) -> Audit:

@@ -28,7 +28,7 @@ Model: TypeAlias = (
 )
 
 # above this length torch's fused attention kernel is faster than plain matrix products on a CPU
-SHORT = 128
+_SHORT = 128
 HIDDEN = 512  # width of the hidden layer of a text head
 BLOCK = 65_536  # features that are read at a time
 MOST_STANDARD = (
@@ -155,7 +155,7 @@ def short_attention(
     """Attend over [batch, length, width] by matrix products: torch's CPU kernel is ten times as
     slow at length 37."""
     batch, length, width = q_x.shape
-    if length > SHORT or attn.in_proj_weight is None or not attn.batch_first:
+    if length > _SHORT or attn.in_proj_weight is None or not attn.batch_first:
         return fallback(q_x, k_x=k_x, v_x=v_x, attn_mask=attn_mask)
     head = width // attn.num_heads
     qkv = F.linear(q_x, attn.in_proj_weight, attn.in_proj_bias).view(

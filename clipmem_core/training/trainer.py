@@ -37,7 +37,7 @@ from clipmem_core.training.views import PixelSource, TrainingData, Views
 
 SECONDS_BETWEEN_SAVES = 20.0
 TRAINED_TO_SAVED = 20.0  # seconds of training to one of saving, at least
-SECONDS_BETWEEN_LINES = 1.0
+_SECONDS_BETWEEN_LINES = 1.0
 # A larger set may not fit into memory: blocks of neighbouring rows are shuffled, and the pairs of
 # some blocks together.
 SHUFFLED_UP_TO = 2_000_000
@@ -432,7 +432,7 @@ def train(
         now = time.monotonic()
         trainer.seconds = now - began
         epoch, step = divmod(trainer.done, trainer.batches)
-        if now - last_line > SECONDS_BETWEEN_LINES or step == 0:
+        if now - last_line > _SECONDS_BETWEEN_LINES or step == 0:
             samples = (trainer.done - last_step) * len(trainer.data.rows) / trainer.batches
             rate = {"samples_per_second": round(samples / max(now - last_line, 1e-9), 1)}
             with (folder / LOG).open("a", encoding="utf-8") as file:

@@ -22,11 +22,11 @@ from clipmem_core.training.trainer import AdamW, save_atomically
 WINDOW = 3  # words to each side that are read in order; of the others only the mean
 EMBEDDING = 64
 VECTOR = 128
-HIDDEN = 320
-PICTURE = 192
-OUTPUT = 128
+_HIDDEN = 320
+_PICTURE = 192
+_OUTPUT = 128
 HEADS = 4
-LONGEST = 128  # words that are read together: those of one pair, or a part of them
+_LONGEST = 128  # words that are read together: those of one pair, or a part of them
 BATCH = 32  # pairs
 TRAINED = (
     1_600_000  # words that a model is trained on, repeats included: more epochs for a smaller set,
@@ -34,7 +34,7 @@ TRAINED = (
 # within these
 FEWEST_EPOCHS = 0.25
 MOST_EPOCHS = 10
-PREDICTED = 3_000  # words that are predicted at a time, in at least 2 * BATCH blocks
+_PREDICTED = 3_000  # words that are predicted at a time, in at least 2 * BATCH blocks
 RATE = 2e-3
 DECAY = 0.02
 WARMUP = 0.1
@@ -98,22 +98,22 @@ class WordModel(nn.Module):
         self.register_buffer("centre", torch.from_numpy(sample.mean(axis=0)))
         self.register_buffer("spread", torch.from_numpy(sample.std(axis=0) + 1e-3))
         self.free = nn.Embedding(vocabulary_size, EMBEDDING, padding_idx=0)
-        self.out = nn.Linear(OUTPUT, vocabulary_size)
+        self.out = nn.Linear(_OUTPUT, vocabulary_size)
         nn.init.normal_(self.free.weight, std=0.1 if vectors is not None else 0.3)
         nn.init.normal_(self.out.weight, std=0.03)
         self.read = nn.Linear(VECTOR, EMBEDDING, bias=False)
-        self.write = nn.Linear(VECTOR, OUTPUT, bias=False)
+        self.write = nn.Linear(VECTOR, _OUTPUT, bias=False)
         nn.init.normal_(self.read.weight, std=0.3 / VECTOR**0.5)
         nn.init.normal_(self.write.weight, std=0.1 / VECTOR**0.5)
-        self.picture = nn.Linear(pictures.shape[1], PICTURE)
-        self.first = nn.Linear((2 * WINDOW + 1) * EMBEDDING + PICTURE, HIDDEN)
-        self.query = nn.Linear(HIDDEN, OUTPUT)
-        self.key = nn.Linear(3 * EMBEDDING, OUTPUT)
-        self.value = nn.Linear(EMBEDDING, OUTPUT)
-        self.attended = nn.Linear(OUTPUT, HIDDEN)
-        self.copied = nn.Linear(HIDDEN, 2)
-        self.second = nn.Linear(HIDDEN, HIDDEN)
-        self.last = nn.Linear(HIDDEN, OUTPUT)
+        self.picture = nn.Linear(pictures.shape[1], _PICTURE)
+        self.first = nn.Linear((2 * WINDOW + 1) * EMBEDDING + _PICTURE, _HIDDEN)
+        self.query = nn.Linear(_HIDDEN, _OUTPUT)
+        self.key = nn.Linear(3 * EMBEDDING, _OUTPUT)
+        self.value = nn.Linear(EMBEDDING, _OUTPUT)
+        self.attended = nn.Linear(_OUTPUT, _HIDDEN)
+        self.copied = nn.Linear(_HIDDEN, 2)
+        self.second = nn.Linear(_HIDDEN, _HIDDEN)
+        self.last = nn.Linear(_HIDDEN, _OUTPUT)
 
     def embed(self, words: Tensor) -> Tensor:
         """Return the embeddings of words, [..., EMBEDDING]; 0 for no word."""
@@ -182,7 +182,7 @@ class WordModel(nn.Module):
             attended = (
                 self._attend(hidden, table, around, block, picked)
                 if others_read
-                else torch.zeros(1, OUTPUT)
+                else torch.zeros(1, _OUTPUT)
             )
             answer = hidden + self.attended(self.dropout(attended, DROPPED_WORDS))
             answer = functional.relu(answer + self.second(functional.relu(answer)))
@@ -263,11 +263,11 @@ def blocks(words: Words, pictures: np.ndarray, pairs: np.ndarray, *, size: int) 
     words fills several."""
     start = words.caption_start[words.pair_start]
     lengths = start[pairs + 1] - start[pairs]
-    n_parts = -(-lengths // LONGEST)
+    n_parts = -(-lengths // _LONGEST)
     owner = np.repeat(pairs, n_parts)
     part = np.arange(len(owner)) - np.repeat(np.cumsum(n_parts) - n_parts, n_parts)
-    first = start[owner] + part * LONGEST
-    end = np.minimum(first + LONGEST, start[owner + 1])
+    first = start[owner] + part * _LONGEST
+    end = np.minimum(first + _LONGEST, start[owner + 1])
     for at in range(0, len(owner), size):
         rows = slice(at, at + size)
         longest = int((end[rows] - first[rows]).max())
@@ -393,7 +393,7 @@ def predict(
     candidates = torch.arange(words.vocabulary_size)
     done = 0
     n_words = max(1, int(np.diff(words.caption_start[words.pair_start])[pairs].sum()))
-    size = max(2 * BATCH, PREDICTED * len(pairs) // n_words)
+    size = max(2 * BATCH, _PREDICTED * len(pairs) // n_words)
     for block in blocks(words, pictures, pairs, size=size):
         predicted = (block.words > 1) & (block.words < words.vocabulary_size)
         predicted &= torch.from_numpy(changed[block.place] >= 0)

@@ -19,7 +19,7 @@ from clipmem_core.dataset.scenes.objects import COLOURS, KINDS
 
 Item = TypeVar("Item", str, int)
 
-BLOCK = 100  # pairs with 4 miscaption, 4 vague, 3 atypical and 2 duplicate
+_BLOCK = 100  # pairs with 4 miscaption, 4 vague, 3 atypical and 2 duplicate
 PLAN, PICTURE, WORDS, COPY = range(4)  # streams of random numbers of one pair
 LIGHTS: dict[str, tuple[str, ...]] = {  # in each place, most common first
     "meadow": ("sunny", "cloudy", "sunset"),
@@ -104,7 +104,7 @@ def stream(seed: int, number: int, which: int) -> np.random.Generator:
 
 def plan_pairs(pairs: int, *, seed: int) -> Iterator[PlannedPair]:
     """Yield the plans of a set's pairs in order."""
-    for start in range(0, pairs, BLOCK):
+    for start in range(0, pairs, _BLOCK):
         for plan in _plan_block(start, seed)[: pairs - start]:
             cut_off = (
                 plan.injected == MISCAPTION and plan.partner is not None and plan.partner >= pairs
@@ -115,9 +115,9 @@ def plan_pairs(pairs: int, *, seed: int) -> Iterator[PlannedPair]:
 def _plan_block(start: int, seed: int) -> list[PlannedPair]:
     """Plan BLOCK pairs: first all without errors, then inject some."""
     plans = [
-        PlannedPair(start + i, plan_scene(stream(seed, start + i, PLAN))) for i in range(BLOCK)
+        PlannedPair(start + i, plan_scene(stream(seed, start + i, PLAN))) for i in range(_BLOCK)
     ]
-    order = [int(i) for i in stream(seed, start, COPY).permutation(BLOCK)]
+    order = [int(i) for i in stream(seed, start, COPY).permutation(_BLOCK)]
     for i, j in (order[0:2], order[2:4]):
         rng = stream(seed, start + j, PLAN)
         scene = plans[j].scene

@@ -56,7 +56,7 @@ HANGING_SLOTS: Slots = {
         (0.8, 0.74, 0.15),
     ),
 }
-SMALL = ("apple", "bird", "butterfly", "cup", "flower", "mushroom")
+_SMALL = ("apple", "bird", "butterfly", "cup", "flower", "mushroom")
 SKIES: dict[str, tuple[Colour, Colour, Colour]] = {  # top, middle, horizon
     "sunny": (rgb("#7cbcea"), rgb("#b0d8f2"), rgb("#e4f3fa")),
     "cloudy": (rgb("#a0b4c8"), rgb("#beceda"), rgb("#e0e6ea")),
@@ -177,7 +177,7 @@ def place_objects(scene: scene_plan.Scene, rng: np.random.Generator) -> list[Spo
         return Spot(thing, x + dx, y, size, kind.stands)
 
     def size_of(thing: scene_plan.Thing) -> float:
-        return 0.17 if thing.kind in SMALL else 0.21
+        return 0.17 if thing.kind in _SMALL else 0.21
 
     if other is None and scene.count > 1:
         slots = (STANDING_SLOTS if stands else HANGING_SLOTS)[scene.count]

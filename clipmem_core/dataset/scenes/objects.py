@@ -28,7 +28,7 @@ COLOURS: dict[str, Colour] = {
 SHADE: Colour = rgb("#28143c2a")
 SHINE: Colour = rgb("#ffffff60")
 WHITE = rgb("#ffffff")
-DARK = rgb("#2e2638")
+_DARK = rgb("#2e2638")
 BARK = rgb("#845c42")
 LEAF = rgb("#549654")
 LEAF_LINE = rgb("#2c5c3a")
@@ -196,10 +196,10 @@ def _draw_cat(brush: Brush, rng: np.random.Generator) -> None:
             brush.stroke(((x, -0.7), (x, -0.56)), brush.line, 0.05)
     brush.ellipse(0, -0.19, 0.2, 0.13, rgb("#ffffff82"))
     for side in (-1, 1):
-        brush.ellipse(0.23 * side, -0.38, 0.1, 0.12, rgb("#c4de78"), DARK)
-        brush.ellipse(0.23 * side, -0.37, 0.05, 0.1, DARK)
-        brush.stroke(path("0.3,-0.18 0.64,-0.22", side), (*DARK, 150), 0.02)
-        brush.stroke(path("0.3,-0.13 0.62,-0.06", side), (*DARK, 150), 0.02)
+        brush.ellipse(0.23 * side, -0.38, 0.1, 0.12, rgb("#c4de78"), _DARK)
+        brush.ellipse(0.23 * side, -0.37, 0.05, 0.1, _DARK)
+        brush.stroke(path("0.3,-0.18 0.64,-0.22", side), (*_DARK, 150), 0.02)
+        brush.stroke(path("0.3,-0.13 0.62,-0.06", side), (*_DARK, 150), 0.02)
     brush.polygon(path("-0.07,-0.25 0.07,-0.25 0,-0.17"), rgb("#ec7882"))
 
 
@@ -263,8 +263,8 @@ def _draw_bird(brush: Brush, rng: np.random.Generator) -> None:
     )
     brush.blob(wing, blend(brush.fill, brush.line, 0.22), brush.line)
     brush.curve(path("-0.36,-0.3 -0.16,-0.1 0.1,0.0"), brush.line, 0.04)
-    brush.ellipse(0.56, -0.2, 0.08, 0.08, WHITE, DARK)
-    brush.ellipse(0.58, -0.2, 0.045, 0.05, DARK)
+    brush.ellipse(0.56, -0.2, 0.08, 0.08, WHITE, _DARK)
+    brush.ellipse(0.58, -0.2, 0.045, 0.05, _DARK)
 
 
 @_kind(
@@ -307,7 +307,7 @@ def _draw_flower(brush: Brush, rng: np.random.Generator) -> None:
         y = 0.33 * np.sin(np.deg2rad(angle))
         brush.ellipse(x, y - 0.46, 0.23, 0.17, tilt=float(angle))
     heart = rgb("#946446") if brush.fill == COLOURS["yellow"] else rgb("#face54")
-    brush.ellipse(0, -0.46, 0.19, 0.19, heart, blend(heart, DARK, 0.4))
+    brush.ellipse(0, -0.46, 0.19, 0.19, heart, blend(heart, _DARK, 0.4))
     brush.ellipse(-0.05, -0.51, 0.06, 0.06, SHINE)
 
 
@@ -349,8 +349,8 @@ def _draw_fish(brush: Brush, rng: np.random.Generator) -> None:
     brush.blob(
         path("0.26,0.1 -0.02,0.3 0.04,0.06"), blend(brush.fill, brush.line, 0.25), brush.line
     )
-    brush.ellipse(0.62, -0.1, 0.12, 0.12, WHITE, DARK)
-    brush.ellipse(0.65, -0.1, 0.06, 0.07, DARK)
+    brush.ellipse(0.62, -0.1, 0.12, 0.12, WHITE, _DARK)
+    brush.ellipse(0.65, -0.1, 0.06, 0.07, _DARK)
 
 
 @_kind(
@@ -358,7 +358,7 @@ def _draw_fish(brush: Brush, rng: np.random.Generator) -> None:
 )
 def _draw_balloon(brush: Brush, rng: np.random.Generator) -> None:
     sway = rng.uniform(0.06, 0.16)
-    brush.curve(((0, 0.36), (sway, 0.56), (-sway, 0.78), (0.04, 1)), (*DARK, 190), 0.035)
+    brush.curve(((0, 0.36), (sway, 0.56), (-sway, 0.78), (0.04, 1)), (*_DARK, 190), 0.035)
     brush.polygon(path("0,0.22 0.12,0.4 -0.12,0.4"))
     brush.blob(_mirrored("0,-1 0.38,-0.86 0.55,-0.44 0.38,0.04 0,0.28"))
     brush.blob(path("0.48,-0.4 0.32,0.02 0,0.23 -0.2,0.12 0.2,-0.1"), SHADE)
@@ -408,8 +408,8 @@ def _draw_butterfly(brush: Brush, rng: np.random.Generator) -> None:
         brush.ellipse(0.66 * s, -0.42, 0.15, 0.13, spot)
         brush.ellipse(0.4 * s, -0.16, 0.08, 0.08, spot)
         brush.ellipse(0.42 * s, 0.4, 0.1, 0.1, spot)
-        brush.curve(path("0.02,-0.4 0.1,-0.66 0.24,-0.78", s), DARK, 0.03)
-    brush.ellipse(0, 0.06, 0.08, 0.5, DARK)
+        brush.curve(path("0.02,-0.4 0.1,-0.66 0.24,-0.78", s), _DARK, 0.03)
+    brush.ellipse(0, 0.06, 0.08, 0.5, _DARK)
 
 
 @_kind("apples", "red green yellow", "room meadow forest snow", stands=True, extent=(0.86, 0.92))
@@ -442,7 +442,7 @@ def _draw_cup(brush: Brush, rng: np.random.Generator) -> None:
 @_kind("kites", "red teal yellow", "beach meadow sea city desert", stands=False, extent=(0.72, 1.0))
 def _draw_kite(brush: Brush, rng: np.random.Generator) -> None:
     sway = 0.2 if rng.random() < 0.5 else -0.2
-    brush.curve(((0, 0.34), (sway, 0.56), (-sway, 0.78), (0.1, 0.98)), DARK, 0.035)
+    brush.curve(((0, 0.34), (sway, 0.56), (-sway, 0.78), (0.1, 0.98)), _DARK, 0.035)
     for x, y in ((sway * 0.9, 0.56), (-sway * 0.9, 0.78)):
         brush.polygon(((x - 0.13, y - 0.09), (x, y), (x - 0.13, y + 0.09)))
         brush.polygon(((x + 0.13, y - 0.09), (x, y), (x + 0.13, y + 0.09)))
@@ -501,7 +501,7 @@ def _draw_turtle(brush: Brush, rng: np.random.Generator) -> None:
         )
     brush.polygon(path("-0.7,0.2 -0.98,0.36 -0.66,0.36"), skin, line)
     brush.blob(path("0.52,0.28 0.66,-0.12 0.88,-0.2 1,0 0.88,0.16 0.74,0.36"), skin, line)
-    brush.ellipse(0.84, -0.04, 0.05, 0.06, DARK)
+    brush.ellipse(0.84, -0.04, 0.05, 0.06, _DARK)
     brush.blob(path("-0.74,0.3 -0.64,-0.16 -0.3,-0.5 0.1,-0.54 0.46,-0.26 0.6,0.3 0,0.36"))
     high = -0.2 if rng.random() < 0.5 else -0.12
     brush.polygon(
