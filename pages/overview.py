@@ -199,7 +199,7 @@ def draw_tables(audit: Audit, verdict: dict[str, Any]) -> None:
     else:
         _draw_table(utility, alt="Utility of the members, by metric")
     with st.expander("Settings of this audit", icon=":material/settings:"):
-        st.json(audit.record.values | {"seconds": verdict.get("seconds")})
+        st.json(audit.record.values | {"seconds": audit.seconds})
 
 
 def _draw_table(values: pd.DataFrame, *, alt: str) -> None:

@@ -213,7 +213,6 @@ def made_record(name: str, root: Path, protocol: str, groups: np.ndarray) -> Rec
         quarantined=QUARANTINED,
         dataset_fingerprint="fedcba9876543210",
         fingerprint=audit_fingerprint(config, "fedcba9876543210"),
-        prepare_seconds=1.0,
         versions=versions(),
         machine=machine(),
         config=config,
@@ -291,8 +290,7 @@ def made_verdict(
     checks = [dict(zip(("name", "good", "sentence", "advice"), row, strict=True)) for row in rows]
     sentence = "Usable with care: the members generalise, but one null group is not flat."
     checked = {"sentence": sentence, "checks": checks}
-    seconds = {"prepare": 1.0, "members": 41.0, "scoring": 0.5, "training_by_member": {}}
-    return judge(summary, utility, config) | checked | {"uses": uses(checked), "seconds": seconds}
+    return judge(summary, utility, config) | checked | {"uses": uses(checked)}
 
 
 Copy = Callable[..., Audit]  # of the fixture `copy`

@@ -11,7 +11,7 @@ from clipmem_core import columns as c
 from clipmem_core.audit import settings, store
 from clipmem_core.audit.member import build_member, open_member, trained_model, write_embeddings
 from clipmem_core.audit.pipeline import (
-    Progress,
+    Run,
     Screen,
     counts,
     ensure_features,
@@ -78,7 +78,7 @@ def score_checkpoints(
             screen,
             lambda pairs: align_membership(table, names, pairs),
         )
-        finish_audit(Progress(audit, screen), is_new=fresh)
+        finish_audit(Run(audit, screen), is_new=fresh)
     return audit
 
 
@@ -163,7 +163,6 @@ def _begin(
         data_set,
         data_set.pairs,
         membership,
-        seconds=0.0,
         checkpoints=weights,
     )
 

@@ -101,8 +101,8 @@ def result_rows(audit: Audit) -> pd.DataFrame:
             "n": len(values),
         }
         add("utility", "external", str(metric), values.mean(), **spread)
-    for name in ("prepare", "members", "scoring"):
-        add("seconds", "audit", name, verdict["seconds"][name])
+    for name, value in audit.seconds.items():
+        add("seconds", "audit", name, value)
     return pd.DataFrame(
         rows, columns=["what", "of", "measure", "value", "low", "high", "kind", "n"]
     )

@@ -1,77 +1,85 @@
 """Runs an audit stage by stage, from a data set to its scores. The same call resumes it, or does
 nothing.
 
-A new stage is a function and its place in `PIPELINE`.
+A new stage is a class and its place in `PIPELINE`.
 """
 
-import collections
 import contextlib
 import functools
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from threading import Thread
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from threadpoolctl import threadpool_limits
 
 from clipmem_core import columns as c
-from clipmem_core.audit import prepare, scoring, settings, setup, store
+from clipmem_core.audit import prepare, scoring, settings, setup, status, store
 from clipmem_core.audit.check_table import ensure_checks
-from clipmem_core.audit.executor import Executor, local_processes, run_members
+from clipmem_core.audit.executor import (
+    SMALL,
+    Executor,
+    in_this_process,
+    local_processes,
+    run_members,
+)
 from clipmem_core.audit.prepare import DataSet
-from clipmem_core.audit.status import FEATURES, LOG, TRAINING, WORDS, Screen, member_progress
+from clipmem_core.audit.status import LOG, Screen
 from clipmem_core.audit.store import Audit
 from clipmem_core.audit.verdict import RELIABILITY, SECOND_LEFT_OUT, judge
 from clipmem_core.config import AuditConfig, InputError
-from clipmem_core.io import DELETE, reading, save_array
+from clipmem_core.io import save_array
 from clipmem_core.scores.evidence import Probabilities, draw_decoys, probabilities
 from clipmem_core.scores.membership import Membership, side_means
 from clipmem_core.scores.prevalence import SECOND_ROUND_FROM, likely_wrong
 
-# On a busy machine BLAS threads wait for each other, ten times as long as these small products
-# take.
-one_thread = threadpool_limits.wrap(limits=1, user_api="blas")
-
 
 @dataclass
-class Progress:
-    """The inputs and intermediate results of a run, shared by its stages."""
+class Run:
+    """An audit at work: what was requested, its intermediate results, and what stages pass on."""
 
     audit: Audit
     screen: Screen
     source: str = ""
-    requested: AuditConfig | None = (
-        None  # the resolved config of the command, which may request more members
-    )
-    again: Audit | None = None  # the audit whose membership is repeated
+    requested: AuditConfig | None = None  # resolved; it may request more members than there are
+    reaudit_of: Audit | None = None  # the audit whose membership is repeated
     executor: Executor | None = None
     predicts_words: bool = True  # a study does not use them
-    seconds: dict[str, float] = field(
-        default_factory=lambda: collections.defaultdict(float)
-    )  # by stage
-    second_seconds: float = 0.0  # of the second training
-    cut: int = 0  # captions longer than the locked text tower reads
-    left_out: int = 0  # pairs excluded by the second round
-    attacks: list[dict[str, Any]] = field(default_factory=list)
-    words_missing: str = ""  # why there is no words.parquet
+    opening: Thread | None = None  # opens the locked towers while pictures are read
+    truncated: int = 0  # captions longer than the locked text tower reads
     wrong: Probabilities | None = None  # that captions are wrong
 
-    def train(self, *, again: bool = False) -> None:
-        """Train all members that are not finished (`again`: in the second round)."""
+    def train(self, *, second_round: bool = False) -> None:
+        """Train all members that are not finished."""
         record = self.audit.record
         at_once = settings.side_by_side(record.config)
-        executor = self.executor or functools.partial(local_processes, at_once=at_once)
         blocks = at_once if settings.shares_process(record.config) else 0
-        options: dict[str, Any] = {"threads": record.threads, "blocks": blocks, "again": again}
+        executor = self.executor or functools.partial(local_processes, at_once=at_once)
+        if blocks and self.executor is None and self.is_small:
+            executor = in_this_process
         run_members(
-            self.audit, record.members, executor=executor, watch=self.screen.members, **options
+            self.audit,
+            record.members,
+            threads=record.threads,
+            blocks=blocks,
+            executor=executor,
+            watch=self.screen.members,
+            second_round=second_round,
         )
+
+    @functools.cached_property
+    def caption_counts(self) -> np.ndarray:
+        return store.caption_counts(self.audit)
+
+    @property
+    def is_small(self) -> bool:
+        return int(self.caption_counts.sum()) <= SMALL
 
     @functools.cached_property
     def words(self) -> pd.DataFrame:
@@ -80,9 +88,13 @@ class Progress:
 
         return read_words(self.audit, self.caption_counts)
 
-    @functools.cached_property
-    def caption_counts(self) -> np.ndarray:
-        return store.caption_counts(self.audit)
+    @property
+    def words_missing(self) -> str:
+        """Why no word is predicted; empty if words are."""
+        config = self.audit.record.config
+        if config.lock_image or config.features:
+            return ""
+        return "the words of captions are scored with a locked image tower only"
 
     @functools.cached_property
     def evidence(self) -> scoring.Evidence:
@@ -91,247 +103,261 @@ class Progress:
     @functools.cached_property
     def first_scores(self) -> tuple[pd.DataFrame, dict[str, Any]]:
         """The scores of the first round, and how clipmem was split between the encoders."""
-        self.screen.say("scoring")
         scores, split = scoring.score_table(self.evidence)
         if split["missing"]:
             self.screen.say(f"note: {split['missing']}. Every other score is there")
         return scores, split
 
+    @property
+    def left_out(self) -> int:
+        """The number of pairs that the second round excludes."""
+        path = self.audit.folder / store.SECOND_TABLE
+        return int(store.read_table(path)[store.LEFT_OUT].sum()) if path.is_file() else 0
 
-def _prepare(audit: Audit, progress: Progress) -> None:
+
+class Stage:
+    """A stage of an audit: `run` computes what is missing, and is not called if `is_done`."""
+
+    name: ClassVar[str]  # of its time in seconds.json, and on pages while it runs
+    # On a busy machine BLAS threads wait for each other, ten times as long as the small products
+    # of most stages take. None: no limit.
+    blas_threads: ClassVar[int | None] = 1
+
+    def is_done(self, run: Run) -> bool:
+        """Tell whether nothing is left to do; a stage that checks this itself is never done."""
+        return False
+
+    def run(self, run: Run) -> None:
+        raise NotImplementedError
+
+
+class Prepare(Stage):
     """Read the data set, draw the membership, inject errors, and write the result."""
-    config = progress.requested
-    screen = progress.screen
-    again = progress.again
-    began = time.monotonic()
-    assert config is not None
-    screen.say(f"reading {progress.source}")
-    data_set = prepare.load_data_set(
-        progress.source, config, progress=screen.pictures, say=screen.say
-    )
-    if again is None:
-        # With --stable start from two repeats
-        first = (
-            min(config.members, settings.REPEATS * config.folds)
-            if config.stable
-            else config.members
+
+    name = status.PREPARING
+    blas_threads = None
+
+    def is_done(self, run: Run) -> bool:
+        return run.audit.begun
+
+    def run(self, run: Run) -> None:
+        config = run.requested
+        screen = run.screen
+        assert config is not None
+        screen.say(f"reading {run.source}")
+        run.opening = settings.open_in_background(config)
+        data_set = prepare.load_data_set(
+            run.source, config, progress=screen.pictures, say=screen.say
         )
-        membership = prepare.draw_membership(data_set.clusters, config, members=first)
-    else:
-        membership = prepare.repeat_membership(again, data_set.pairs)
-    pairs = prepare.inject(data_set.pairs, membership, config)
-    screen.say(counts(data_set, membership))
-    name = again.name if again else ""
-    seconds = time.monotonic() - began
-    setup.write_audit(
-        audit, progress.source, config, data_set, pairs, membership, seconds=seconds, again=name
-    )
-    pa.default_memory_pool().release_unused()  # captions, before members need the memory
-
-
-def _features(audit: Audit, progress: Progress) -> None:
-    """Check the files of `prepare`, and compute the locked towers' features of pictures and
-    captions."""
-    record = audit.record
-    path = audit.folder / store.MEMBERSHIP
-    audit.quarantine  # noqa: B018
-    for name in record.members:
-        audit.member_record(name)
-    with reading(path, repair=DELETE):
-        names = pq.read_schema(path).names
-    if tuple(name for name in names if name not in (c.PAIR_ID, c.GROUP)) != record.members:
-        raise InputError(
-            f"{path} and {store.CONFIG} differ in members: delete {audit.folder} and run it again"
+        if run.reaudit_of:
+            membership = prepare.repeat_membership(run.reaudit_of, data_set.pairs)
+        else:
+            members = config.members
+            if config.stable:  # begin with two repeats
+                members = min(members, settings.REPEATS * config.folds)
+            membership = prepare.draw_membership(data_set.clusters, config, members=members)
+        pairs = prepare.inject(data_set.pairs, membership, config)
+        screen.say(counts(data_set, membership))
+        name = run.reaudit_of.name if run.reaudit_of else ""
+        setup.write_audit(
+            run.audit, run.source, config, data_set, pairs, membership, reaudit_of=name
         )
-    ensure_pixels(audit, progress.screen)
-    progress.cut = ensure_features(audit, progress.screen, progress.executor)
-    if progress.predicts_words and (record.config.lock_text or record.config.features):
-        _ensure_decoys(audit, progress.caption_counts)
+        pa.default_memory_pool().release_unused()  # captions, before members need the memory
 
 
-def _ensure_decoys(audit: Audit, counts: np.ndarray) -> None:
-    """Draw the captions that are put in the place of others, only to be scored."""
-    path = audit.folder / store.DECOYS
-    config = audit.record.config
-    if path.is_file() or counts.max(initial=0) < 2:
-        return
-    start = np.concatenate([[0], np.cumsum(counts)])
-    clusters = store.read_prepared(audit.folder).clusters
-    save_array(
-        draw_decoys(prepare.caption_features(audit), start, clusters, seed=config.seed), path
-    )
+class ExtractFeatures(Stage):
+    """Compute the locked towers' features of pictures and captions, and draw decoys."""
+
+    name = status.FEATURES
+    blas_threads = None
+
+    def run(self, run: Run) -> None:
+        audit = run.audit
+        config = audit.record.config
+        setup.check_prepared(audit)
+        if run.opening:
+            run.opening.join()
+        ensure_pixels(audit, run.screen)
+        run.truncated = ensure_features(audit, run.screen, run.executor)
+        path = audit.folder / store.DECOYS
+        has_captions = config.lock_text or config.features
+        several = run.caption_counts.max(initial=0) > 1
+        if run.predicts_words and has_captions and several and not path.is_file():
+            start = np.concatenate([[0], np.cumsum(run.caption_counts)])
+            clusters = store.read_prepared(audit.folder).clusters
+            features = prepare.caption_features(audit)
+            save_array(draw_decoys(features, start, clusters, seed=config.seed), path)
 
 
-@one_thread
-def _words(audit: Audit, progress: Progress) -> None:
-    """Train the word models, and predict the words of captions by the model that never saw their
-    pair."""
-    from clipmem_core.audit.word_table import ensure_words  # torch
+class PredictWords(Stage):
+    """Train the word models; each predicts the words of the pairs that it did not train on."""
 
-    record = audit.record
-    screen = progress.screen
-    if not progress.predicts_words:
-        return
-    if not (record.config.lock_image or record.config.features):
-        progress.words_missing = "the words of captions are scored with a locked image tower only"
-        return
-    screen.say(WORDS)
-    at_once = min(2, settings.side_by_side(record.config))
-    n = int(progress.caption_counts.sum())
-    report: Callable[[float], None] = lambda share: screen.captions(round(share * n), n)  # noqa: E731
-    ensure_words(audit, progress.executor, at_once=at_once, threads=record.threads, watch=report)
+    name = status.WORDS
+
+    def is_done(self, run: Run) -> bool:
+        return not run.predicts_words or bool(run.words_missing)
+
+    def run(self, run: Run) -> None:
+        from clipmem_core.audit.word_table import ensure_words  # torch
+
+        record = run.audit.record
+        run.screen.say(self.name)
+        n = int(run.caption_counts.sum())
+
+        def report(share: float) -> None:
+            run.screen.captions(round(share * n), n)
+
+        at_once = min(2, settings.side_by_side(record.config))
+        threads = record.threads
+        ensure_words(run.audit, run.executor, at_once=at_once, threads=threads, watch=report)
 
 
-@one_thread
-def _members(audit: Audit, progress: Progress) -> None:
+class TrainMembers(Stage):
     """Train the members; with --stable, more of them until the ranking is reliable enough."""
-    while True:
-        progress.screen.say(f"{TRAINING} {len(audit.record.members)} members")
-        progress.train()
-        if not _add_repeat(progress, lambda: scoring.reliability(progress.evidence)):
-            return
-        del progress.evidence
+
+    name = status.TRAINING
+
+    def run(self, run: Run) -> None:
+        while True:
+            run.screen.say(f"training {len(run.audit.record.members)} members")
+            run.train()
+            if not _add_repeat(run, lambda: scoring.reliability(run.evidence)):
+                return
+            del run.evidence
 
 
-@one_thread
-def _second_round(audit: Audit, progress: Progress) -> None:
+class SecondRound(Stage):
     """Train each member a second time, without the pairs whose captions are probably wrong. Only
     its scores on pairs it did not train on are stored."""
-    record = audit.record
-    screen = progress.screen
-    began = time.monotonic()
-    names = record.members
-    rounds = record.config.rounds
-    if rounds == "1" or record.protocol == "paper" or audit.member_record(names[0]).checkpoint:
-        return
-    scores = progress.first_scores[0]
-    scored = scores[c.GROUP].isin(c.SCORED_GROUPS).to_numpy()
-    misfit, fit = (np.where(scored, scores[name], np.nan) for name in (c.MISFIT, c.CSLS_OUT))
-    left_out = likely_wrong(
-        misfit, fit, scores[c.CSLS_SWAPPED].to_numpy(), least=SECOND_ROUND_FROM[rounds]
-    )
-    path = audit.folder / store.SECOND_TABLE
-    before = (
-        store.read_table(path)[store.LEFT_OUT].to_numpy()
-        if path.is_file()
-        else np.zeros(len(scores), bool)
-    )
-    if not np.array_equal(before, left_out):
-        for name in names:
-            shutil.rmtree(audit.member(name) / store.SECOND, ignore_errors=True)
-        store.write_table(
-            path, pd.DataFrame({c.PAIR_ID: scores[c.PAIR_ID], store.LEFT_OUT: left_out})
-        )
-    progress.left_out = int(left_out.sum())
-    if not progress.left_out:
-        if rounds == "2":
-            screen.say(
-                "note: no second round: hardly any caption is wrong, or the number of wrong ones "
-                "is unknown"
-            )
-        return
-    screen.say(
-        f"second round: members train again without the {progress.left_out:,} pairs that are "
-        "probably wrong"
-    )
-    for folder in (audit.member(name) / store.SECOND for name in names):
-        if (
-            folder / store.SECOND_FIT
-        ).is_file():  # a kill may have come before its model was removed
-            store.remove_second_model(folder)
-    progress.train(again=True)
-    progress.second_seconds = time.monotonic() - began
 
+    name = status.SECOND_ROUND
 
-@one_thread
-def _score(audit: Audit, progress: Progress) -> None:
-    """Write scores, captions and utility of all pairs."""
-    scores = progress.first_scores[0]
-    evidence = progress.evidence
-    sides = evidence.sides
-    if progress.left_out:
+    def is_done(self, run: Run) -> bool:
+        record = run.audit.record
+        is_checkpoint = run.audit.member_record(record.members[0]).checkpoint
+        return record.config.rounds == "1" or record.protocol == "paper" or bool(is_checkpoint)
+
+    def run(self, run: Run) -> None:
+        audit = run.audit
         folders = [audit.member(name) / store.SECOND for name in audit.record.members]
-        fits = [store.read_array(folder / store.SECOND_FIT, shared=True) for folder in folders]
-        second = side_means(fits, sides.membership.trained)[1]
-        scores = scoring.update_scores(scores, **{c.LOG_PROBABILITY_SECOND: second})
-    captions, of_captions = scoring.caption_table(
-        audit, scores, progress.caption_counts, sides, progress.words
-    )
-    progress.wrong = wrong = probabilities(of_captions)
-    curves = {
-        name: np.array(count.curve).tolist()
-        for name, count in wrong.counts.items()
-        if not count.missing
-    }
-    ratio = None if wrong.ratio is None else wrong.ratio.tolist()
-    fitted = {"missing": wrong.counts["pairs"].missing, "curves": curves, "ratio": ratio}
-    store.write_json(audit.folder / store.FITTED, fitted)
-    store.write_table(
-        audit.folder / store.CAPTION_TABLE, pd.concat([captions, wrong.captions], axis=1)
-    )
-    if len(progress.words):
-        store.add_column(audit.folder / store.WORD_TABLE, c.P_WRONG, wrong.words)
-    scores = scoring.update_scores(scores, **{c.P_WRONG: wrong.pairs, c.SUSPICION: wrong.worst})
-    store.write_table(audit.folder / store.SCORES, scores)
-    utility = scoring.utility_table(audit, sides.membership.members)
-    attacked, progress.attacks = scoring.attack_members(evidence)
-    tables = [
-        table for table in (utility, attacked) if len(table)
-    ]  # an empty one would decide the column type
-    store.write_table(audit.folder / store.UTILITY, pd.concat(tables, ignore_index=True))
+        if not self.select(run):
+            if audit.record.config.rounds == "2":
+                run.screen.say(
+                    "note: no second round: hardly any caption is wrong, or the number of wrong "
+                    "ones is unknown"
+                )
+            return
+        run.screen.say(
+            f"second round: members train again without the {run.left_out:,} pairs that are "
+            "probably wrong"
+        )
+        for folder in folders:
+            if (folder / store.SECOND_FIT).is_file():  # a kill may have left its model
+                store.remove_second_model(folder)
+        run.train(second_round=True)
+
+    def select(self, run: Run) -> int:
+        """Write which pairs are left out, discard members trained without others, and return the
+        number of pairs."""
+        audit = run.audit
+        scores = run.first_scores[0]
+        scored = scores[c.GROUP].isin(c.SCORED_GROUPS).to_numpy()
+        misfit, fit = (np.where(scored, scores[name], np.nan) for name in (c.MISFIT, c.CSLS_OUT))
+        least = SECOND_ROUND_FROM[audit.record.config.rounds]
+        left_out = likely_wrong(misfit, fit, scores[c.CSLS_SWAPPED].to_numpy(), least=least)
+        path = audit.folder / store.SECOND_TABLE
+        before = np.zeros(len(scores), bool)
+        if path.is_file():
+            before = store.read_table(path)[store.LEFT_OUT].to_numpy()
+        if not np.array_equal(before, left_out):
+            for name in audit.record.members:
+                shutil.rmtree(audit.member(name) / store.SECOND, ignore_errors=True)
+            table = pd.DataFrame({c.PAIR_ID: scores[c.PAIR_ID], store.LEFT_OUT: left_out})
+            store.write_table(path, table)
+        return int(left_out.sum())
 
 
-@one_thread
-def _verdict(audit: Audit, progress: Progress) -> None:
-    """Write the audit's results and its checks of itself."""
-    began = time.monotonic()
-    spent = progress.seconds
-    record = audit.record
-    scores = audit.scores
-    assert progress.wrong is not None
-    results = scoring.summary(progress.evidence, scores, progress.first_scores[1]) | {
-        "attacks": progress.attacks
-    }
-    results["wrong_captions"] = scoring.wrong_captions(
-        audit.pairs[c.INJECTED], scores, progress.wrong
-    )
-    if sample := scoring.whole_set(
-        audit, record, scores, ensure_checks(audit), results["wrong_captions"]
-    ):
-        results["sample"] = sample
-    if progress.left_out:
-        results[SECOND_LEFT_OUT] = progress.left_out
-    utility = scoring.utility_table(audit, record.members)
-    verdict = judge(results, utility, record.config, towers=record.towers, cut=progress.cut)
-    scoring_seconds = (
-        spent["second round"] - progress.second_seconds + spent["score"] + time.monotonic() - began
-    )
-    training = {
-        name: member_progress(audit.folder, name).seconds or None for name in record.members
-    }
-    seconds = {
-        "prepare": record.prepare_seconds,
-        "words": round(spent["words"], 2),
-        "members": round(spent["features"] + spent["members"], 2),
-        "scoring": round(scoring_seconds, 2),
-        "second_round": round(progress.second_seconds, 2),
-        "training_by_member": training,
-    }
-    more = {"words_missing": progress.words_missing or None, "seconds": seconds}
-    store.write_json(audit.folder / store.VERDICT, verdict | more)
+class Score(Stage):
+    """Write the scores of pairs, captions and words."""
+
+    name = status.SCORING
+
+    def run(self, run: Run) -> None:
+        audit = run.audit
+        run.screen.say(self.name)
+        scores = run.first_scores[0]
+        sides = run.evidence.sides
+        if run.left_out:
+            folders = [audit.member(name) / store.SECOND for name in audit.record.members]
+            fits = [store.read_array(folder / store.SECOND_FIT, shared=True) for folder in folders]
+            second = side_means(fits, sides.membership.trained)[1]
+            scores = scoring.update_scores(scores, **{c.LOG_PROBABILITY_SECOND: second})
+        captions, of_captions = scoring.caption_table(
+            audit, scores, run.caption_counts, sides, run.words
+        )
+        run.wrong = wrong = probabilities(of_captions)
+        curves = {
+            name: np.array(count.curve).tolist()
+            for name, count in wrong.counts.items()
+            if not count.missing
+        }
+        ratio = None if wrong.ratio is None else wrong.ratio.tolist()
+        fitted = {"missing": wrong.counts["pairs"].missing, "curves": curves, "ratio": ratio}
+        store.write_json(audit.folder / store.FITTED, fitted)
+        captions = pd.concat([captions, wrong.captions], axis=1)
+        store.write_table(audit.folder / store.CAPTION_TABLE, captions)
+        if len(run.words):
+            store.add_column(audit.folder / store.WORD_TABLE, c.P_WRONG, wrong.words)
+        scores = scoring.update_scores(scores, **{c.P_WRONG: wrong.pairs, c.SUSPICION: wrong.worst})
+        store.write_table(audit.folder / store.SCORES, scores)
 
 
-# All run until the manifest is written, except `prepare`, which is done once config.json exists.
-PIPELINE: dict[str, Callable[[Audit, Progress], None]] = {
-    "prepare": _prepare,
-    "features": _features,
-    "words": _words,
-    "members": _members,
-    "second round": _second_round,
-    "score": _score,
-    "verdict": _verdict,
-    "manifest": lambda audit, _: store.write_manifest(audit.folder),
-}
+class Judge(Stage):
+    """Write the members' utility, the audit's results, and its checks of itself."""
+
+    name = status.JUDGING
+
+    def run(self, run: Run) -> None:
+        audit = run.audit
+        record = audit.record
+        scores = audit.scores
+        assert run.wrong is not None
+        utility = scoring.utility_table(audit, record.members)
+        attacked, attacks = scoring.attack_members(run.evidence)
+        # An empty table would decide the column type
+        tables = [table for table in (utility, attacked) if len(table)]
+        store.write_table(audit.folder / store.UTILITY, pd.concat(tables, ignore_index=True))
+        results = scoring.summary(run.evidence, scores, run.first_scores[1]) | {"attacks": attacks}
+        wrong = scoring.wrong_captions(audit.pairs[c.INJECTED], scores, run.wrong)
+        results["wrong_captions"] = wrong
+        if sample := scoring.whole_set(audit, record, scores, ensure_checks(audit), wrong):
+            results["sample"] = sample
+        if run.left_out:
+            results[SECOND_LEFT_OUT] = run.left_out
+        verdict = judge(results, utility, record.config, towers=record.towers, cut=run.truncated)
+        verdict["words_missing"] = run.words_missing or None
+        store.write_json(audit.folder / store.VERDICT, verdict)
+
+
+class WriteManifest(Stage):
+    """Write the hash of every file, which marks the audit as finished."""
+
+    name = status.FINISHING
+
+    def run(self, run: Run) -> None:
+        store.write_manifest(run.audit.folder)
+
+
+PIPELINE = (
+    Prepare(),
+    ExtractFeatures(),
+    PredictWords(),
+    TrainMembers(),
+    SecondRound(),
+    Score(),
+    Judge(),
+    WriteManifest(),
+)
 
 
 def run_audit(
@@ -341,7 +367,7 @@ def run_audit(
     name: str,
     screen: Screen,
     executor: Executor | None = None,
-    again: Audit | None = None,
+    reaudit_of: Audit | None = None,
 ) -> Audit:
     """Run an audit, or resume it, and return it."""
     audit = Audit(store.audits_folder() / store.check_name(name))
@@ -350,23 +376,18 @@ def run_audit(
         if audit.begun:
             setup.check_same(audit, source, config)
             # With --stable only growth that a kill interrupted is resumed here
-            more = setup.grow(
-                audit, config, members=len(audit.record.members) if config.stable else 0
-            )
-            added = (
-                f"{more} members"
-                if more
-                else "a second round"
-                if setup.add_round(audit, config)
-                else ""
-            )
-            screen.say(f"adding {added} to audit {name!r}" if added else f"resuming audit {name!r}")
+            members = len(audit.record.members) if config.stable else 0
+            if more := setup.grow(audit, config, members=members):
+                screen.say(f"adding {more} members to audit {name!r}")
+            elif setup.add_round(audit, config):
+                screen.say(f"adding a second round to audit {name!r}")
+            else:
+                screen.say(f"resuming audit {name!r}")
+        run = Run(audit, screen, source, config, reaudit_of, executor)
         try:
-            finish_audit(
-                Progress(audit, screen, source, config, again, executor), is_new=not audit.begun
-            )
+            finish_audit(run, is_new=not audit.begun)
         except FileNotFoundError:
-            if audit.begun:  # another member may have made its folder again
+            if audit.begun:  # another process may have made its folder again
                 raise
             raise InputError(
                 f"{audit.folder} was deleted while the audit ran: repeat the command"
@@ -374,38 +395,44 @@ def run_audit(
     return audit
 
 
-def finish_audit(progress: Progress, *, is_new: bool = False) -> None:
-    """Run the first stage that is not done and all after it; broken and missing files are
-    recomputed.
+def finish_audit(run: Run, *, is_new: bool = False) -> None:
+    """Run every stage that is not done; broken and missing files are recomputed.
 
     A new audit that cannot start to train is deleted.
     """
-    audit = progress.audit
-    screen = progress.screen
+    audit = run.audit
     if broken := store.broken_files(audit.folder):
-        screen.say(
+        run.screen.say(
             f"{len(broken)} of its files are broken or missing, first {broken[0]}: recomputing them"
         )
         store.reopen(audit, broken)
     elif audit.finished:
-        _add_repeat(progress, lambda: audit.verdict[RELIABILITY])
+        _add_repeat(run, lambda: audit.verdict[RELIABILITY])
     if audit.finished:
-        screen.say("it is finished: nothing to do")
+        run.screen.say("it is finished: nothing to do")
         return
     try:
-        for name, stage in PIPELINE.items():
-            if name != "prepare" or not audit.begun:
-                began = time.monotonic()
-                stage(audit, progress)
-                progress.seconds[name] = time.monotonic() - began
+        for stage in PIPELINE:
+            if not stage.is_done(run):
+                run_stage(stage, run)
     except InputError:
-        if (
-            is_new
-            and audit.folder.exists()
-            and not any((audit.folder / store.MEMBERS).glob(f"*/{LOG}"))
-        ):
+        logs = (audit.folder / store.MEMBERS).glob(f"*/{LOG}")
+        if is_new and audit.folder.exists() and not any(logs):
             shutil.rmtree(audit.folder)
         raise
+
+
+def run_stage(stage: Stage, run: Run) -> None:
+    """Run a stage, show its name on pages meanwhile, and add its time to seconds.json."""
+    audit = run.audit
+    began = time.monotonic()
+    if audit.begun:
+        store.write_json(audit.folder / store.STAGE, stage.name)
+    with threadpool_limits(limits=stage.blas_threads, user_api="blas"):
+        stage.run(run)
+    seconds = audit.seconds
+    seconds[stage.name] = round(seconds.get(stage.name, 0.0) + time.monotonic() - began, 2)
+    store.write_json(audit.folder / store.SECONDS, seconds)
 
 
 def counts(data_set: DataSet, membership: Membership) -> str:
@@ -421,26 +448,24 @@ def counts(data_set: DataSet, membership: Membership) -> str:
     )
 
 
-def _add_repeat(progress: Progress, measure: Callable[[], float | None]) -> bool:
+def _add_repeat(run: Run, measure: Callable[[], float | None]) -> bool:
     """Add members if the ranking is less reliable than --stable requests, and tell whether some
     were added."""
-    audit = progress.audit
-    config = progress.requested
+    audit = run.audit
+    config = run.requested
     if config is None or not config.stable:
         return False
     members = len(audit.record.members)
     value = measure()
     reached = value is not None and value >= config.stable
-    shown = (
-        "is unknown"
-        if value is None
-        else f"{value:.3f} {'≥' if reached else '<'} {config.stable:g}"
-    )
-    progress.screen.say(f"reliability {shown} with {members} of {config.members} members")
+    shown = "is unknown"
+    if value is not None:
+        shown = f"{value:.3f} {'≥' if reached else '<'} {config.stable:g}"
+    run.screen.say(f"reliability {shown} with {members} of {config.members} members")
     if reached or members >= config.members:
         return False
     more = setup.grow(audit, config, members=members + config.folds)
-    progress.screen.say(f"adding {more} members to audit {audit.name!r}")
+    run.screen.say(f"adding {more} members to audit {audit.name!r}")
     return True
 
 
@@ -464,12 +489,13 @@ def ensure_features(audit: Audit, screen: Screen, executor: Executor | None = No
         return 0
     from clipmem_core.audit.member import features_of, shards_by  # torch
 
-    screen.say(f"{FEATURES} with the locked towers")
-    towers = settings.checked_towers(record.config, record.towers)
-    report: dict[str, Any] = {
-        "pictures": screen.pictures,
-        "captions": screen.captions,
-        "say": screen.say,
-    }
-    compute = shards_by(executor, record.threads)
-    return features_of(towers, audit.pairs, record.pictures, compute=compute, **report).cut
+    screen.say(f"{status.FEATURES} with the locked towers")
+    return features_of(
+        settings.checked_towers(record.config, record.towers),
+        audit.pairs,
+        record.pictures,
+        compute=shards_by(executor, record.threads),
+        pictures=screen.pictures,
+        captions=screen.captions,
+        say=screen.say,
+    ).cut

@@ -5,9 +5,11 @@ import functools
 import platform
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import MISSING, dataclass
 from importlib.metadata import version
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
@@ -284,6 +286,23 @@ def _towers(
         image_tower(image[0], pretrained=image[1], size=size, **options) if image else None,
         text_tower(text[0], pretrained=text[1], **options) if text else None,
     )
+
+
+def open_in_background(config: AuditConfig) -> Thread:
+    """Import torch and open the locked towers of a resolved config in a thread."""
+
+    def open_towers() -> None:
+        import torch  # noqa: F401
+
+        if opens_towers(config):
+            towers = towers_of(config)
+            for tower in filter(None, (towers.image, towers.text)):
+                with suppress(Exception):  # the stage that needs this tower raises it again
+                    tower.open()
+
+    thread = Thread(target=open_towers, daemon=True)
+    thread.start()
+    return thread
 
 
 def checked_towers(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
+import pyarrow.parquet as pq
 
 from clipmem_core import columns as c
 from clipmem_core.audit import settings, store
@@ -22,6 +23,7 @@ from clipmem_core.config import (
     fingerprint,
     flat,
 )
+from clipmem_core.io import DELETE, reading
 from clipmem_core.scores.membership import Membership
 from clipmem_core.training.names import model_config
 
@@ -36,9 +38,8 @@ def write_audit(
     pairs: pd.DataFrame,
     membership: Membership,
     *,
-    seconds: float,
     checkpoints: Sequence[Path] = (),
-    again: str = "",
+    reaudit_of: str = "",
 ) -> None:
     """Write everything the members start from; config.json is written last and makes the folder an
     audit."""
@@ -66,13 +67,12 @@ def write_audit(
         quarantined=len(data_set.quarantine),
         dataset_fingerprint=data_set.fingerprint,
         fingerprint=audit_fingerprint(config, data_set.fingerprint),
-        prepare_seconds=round(seconds, 2),
         versions=settings.versions(),
         machine=settings.machine(),
         config=config,
         towers=settings.towers_of(config).records if settings.opens_towers(config) else {},
         sampled_of=data_set.raw.drawn_of,
-        again=again,
+        reaudit_of=reaudit_of,
     )
     _write_members(audit, record, record.members, checkpoints)
     store.write_json(audit.folder / store.CONFIG, record.values)
@@ -100,6 +100,21 @@ def _write_members(
         store.write_json(audit.member(name) / store.CONFIG, vars(member))
 
 
+def check_prepared(audit: Audit) -> None:
+    """Refuse an audit that cannot resume because a file of its beginning cannot be read."""
+    record = audit.record
+    store.read_table(audit.folder / store.QUARANTINE)
+    for name in record.members:
+        audit.member_record(name)
+    path = audit.folder / store.MEMBERSHIP
+    with reading(path, repair=DELETE):
+        columns = pq.read_schema(path).names
+    if tuple(name for name in columns if name not in (c.PAIR_ID, c.GROUP)) != record.members:
+        raise InputError(
+            f"{path} and {store.CONFIG} differ in members: delete {audit.folder} and run it again"
+        )
+
+
 def audit_fingerprint(config: AuditConfig, data_set: str) -> str:
     """Return the key of an audit: its config and its data set's content."""
     values = as_dict(config)
@@ -121,9 +136,8 @@ def check_same(audit: Audit, source: str, config: AuditConfig) -> None:
             f"audit {audit.name!r} exists with another config: {'; '.join(differ)}. Use another "
             "--name"
         )
-    members = len(
-        record.members
-    )  # with --stable, an audit may have stopped with fewer than requested
+    # With --stable, an audit may have stopped with fewer than requested
+    members = len(record.members)
     if config.members < members:
         raise InputError(f"audit {audit.name!r} has {members} members: --members must not be fewer")
 
@@ -163,9 +177,10 @@ def grow(audit: Audit, config: AuditConfig, *, members: int = 0) -> int:
     more = (members or config.members) - len(drawn.members)
     if more <= 0:
         return 0
-    if record.again:
+    if record.reaudit_of:
         raise InputError(
-            f"audit {audit.name!r} has the members of audit {record.again!r}: use another --name"
+            f"audit {audit.name!r} has the members of audit {record.reaudit_of!r}: use another "
+            "--name"
         )
     _check_trains(audit, drawn.members[0])
     rounds = "2" if config.rounds == "2" else record.config.rounds

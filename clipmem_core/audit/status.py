@@ -14,15 +14,12 @@ import pandas as pd
 
 from clipmem_core.audit import store
 from clipmem_core.audit.jobs import Job, audit_task, jobs_folder, list_job_names, tail
-from clipmem_core.audit.store import Audit, is_name
+from clipmem_core.audit.store import Audit, Record, is_name
 from clipmem_core.config import InputError
+from clipmem_core.io import read_json
 from clipmem_core.training.names import CHECKPOINT, LOG
 
 CHANCE_SHARE = 0.98  # of ln(batch_size), the loss of a random guess within a batch
-# First words of an output line when a stage begins
-FEATURES = "computing features"
-WORDS = "predicting the words of captions"
-TRAINING = "training"
 _POINTS = 300  # of a loss curve
 
 
@@ -141,9 +138,17 @@ def second_names(names: Sequence[str]) -> list[str]:
     return [f"{name}/{store.SECOND}" for name in names]
 
 
-WAITING = "waiting"  # another job trains
-PREPARING = "preparing"  # its job reads the data set
+# Names of stages
+PREPARING = "preparing"
+FEATURES = "computing features"
+WORDS = "predicting words"
+TRAINING = "training"
+SECOND_ROUND = "training a second time"
 SCORING = "scoring"
+JUDGING = "checking the results"
+FINISHING = "finishing"
+# Other states of an audit
+WAITING = "waiting"  # another job trains
 DONE = "finished"
 CANCELLING = "cancelling"
 CANCELLED = "cancelled"
@@ -151,7 +156,6 @@ STOPPED = "stopped"
 OUTSIDE = "running elsewhere"  # its folder is locked and it has no job, perhaps a terminal
 PAUSED = "not finished"
 BROKEN = "broken"
-AT_WORK = (WAITING, PREPARING, FEATURES, WORDS, TRAINING, SCORING, CANCELLING)
 DELETED = ".deleted"
 
 
@@ -162,29 +166,28 @@ class State:
     audit: Audit
     word: str
     job: Job | None = None
+    record: Record | None = None  # None before it has begun, or if it is broken
     fault: str = ""
 
     @property
     def at_work(self) -> bool:
-        return self.word in AT_WORK
+        """Tell whether its job runs or waits."""
+        return self.job is not None and self.job.running
 
     @property
     def row(self) -> dict[str, Any]:
         """Its row in a list of audits."""
         row: dict[str, Any] = {"name": self.audit.name, "state": self.word}
-        row |= dict.fromkeys(("data set", "protocol", "preset", "pairs", "members"))
-        if not self.audit.begun:
-            return row
-        try:
-            record = self.audit.record
-        except InputError:
-            return row | {"state": BROKEN}
-        row |= {
+        record = self.record
+        if record is None:
+            return row | dict.fromkeys(("data set", "protocol", "preset", "pairs", "members"))
+        return row | {
             "data set": record.source,
             "protocol": record.protocol,
             "preset": record.config.preset,
+            "pairs": record.pairs,
+            "members": len(record.members),
         }
-        return row | {"pairs": record.pairs, "members": len(record.members)}
 
 
 def state_of(name: str) -> State:
@@ -192,41 +195,29 @@ def state_of(name: str) -> State:
     audit = Audit(store.audits_folder() / name)
     try:
         job = audit_task(name).find()
-        members = audit.record.members if audit.begun else ()
-        if job is not None and job.running:
-            word = _running(audit, members, job)
-        elif audit.finished:
-            word = DONE
-        elif store.is_locked(audit.folder):
-            word = OUTSIDE
-        else:
-            word = (
-                PAUSED
-                if job is None or job.exit_code == 0
-                else CANCELLED
-                if job.cancelled
-                else STOPPED
-            )
-        return State(audit, word, job)
+        record = audit.record if audit.begun else None
+        return State(audit, _word(audit, job), job, record)
     except InputError as error:
         return State(audit, BROKEN, fault=str(error))
 
 
-def _running(audit: Audit, members: Sequence[str], job: Job) -> str:
-    """Return the stage of a running job, by its last line and the files of the members."""
-    if job.cancelling or job.waiting or audit.finished:
-        return CANCELLING if job.cancelling else WAITING if job.waiting else DONE
-    stages = {member.stage for member in all_progress(audit.folder, members)}
-    for word in (FEATURES, WORDS):
-        if members and word in job.last_line:
-            return word
-    if (
-        not members
-        or job.count
-        or (stages == {"waiting"} and not job.last_line.startswith(TRAINING))
-    ):
-        return PREPARING
-    return SCORING if stages == {"finished"} else TRAINING
+def _word(audit: Audit, job: Job | None) -> str:
+    """Return the state of an audit; of a running job the stage."""
+    if job and job.running:
+        if job.cancelling:
+            return CANCELLING
+        if job.waiting:
+            return WAITING
+        if not audit.finished:
+            path = audit.folder / store.STAGE
+            return read_json(path, str, repair="delete it") if path.is_file() else PREPARING
+    if audit.finished:
+        return DONE
+    if store.is_locked(audit.folder):
+        return OUTSIDE
+    if job is None or job.exit_code == 0:
+        return PAUSED
+    return CANCELLED if job.cancelled else STOPPED
 
 
 def list_states() -> list[State]:

@@ -29,7 +29,7 @@ from clipmem_core.embeddings import Vectors, read_vectors
 from clipmem_core.io import DELETE, read_json, reading, replacing
 from clipmem_core.training.names import CHECKPOINT, TRAJECTORY
 
-VERSION = 5  # of an audit's folder; other versions cannot be read
+VERSION = 6  # of an audit's folder; other versions cannot be read
 MAX_NAME = (
     100  # bytes; file systems allow 255, and the names of locks and temporary files are longer
 )
@@ -103,15 +103,12 @@ class Record:
     quarantined: Count
     dataset_fingerprint: str
     fingerprint: str
-    prepare_seconds: float
     versions: dict[str, str]
     machine: dict[str, str | int]
     config: CheckedConfig
     towers: dict[str, dict[str, Any]] = field(default_factory=dict)  # the locked towers, by kind
     sampled_of: Count = 0  # pairs of the data set, if the audit's are a random sample of them
-    again: str = (
-        ""  # the audit that this one repeats on its cleaned data set, with the same members
-    )
+    reaudit_of: str = ""  # the audit whose members this one trains on its cleaned data set
 
     @property
     def pictures(self) -> Path:
@@ -178,6 +175,8 @@ UTILITY = "utility.parquet"
 MITIGATIONS = "mitigations"
 MITIGATION_TABLE = "mitigations.parquet"  # optional, not in the manifest: what was measured of them
 VERDICT = "verdict.json"
+SECONDS = "seconds.json"  # not in the manifest: the time of each stage, over all runs
+STAGE = ".stage"  # the stage that runs, or ran last
 MANIFEST = "manifest.json"
 MEMBERS = "members"
 IMAGE_EMBEDDINGS = "image.faiss"
@@ -438,6 +437,12 @@ class Audit(Named):
         )
 
     @property
+    def seconds(self) -> dict[str, float]:
+        """The time of each stage over all runs; empty if none has ended."""
+        path = self.folder / SECONDS
+        return read_json(path, dict[str, float], repair="delete it") if path.is_file() else {}
+
+    @property
     def manifest(self) -> ManifestFile:
         """The content of manifest.json; empty for an unfinished audit."""
         if not self.finished:
@@ -529,7 +534,7 @@ def write_manifest(folder: Path) -> None:
         path for path in sorted(folder.rglob("[!.]*")) if path.is_file() and path.suffix != ".lock"
     ]
     files = {path.relative_to(folder).as_posix(): path for path in paths}
-    free = (MANIFEST, CHECK_TABLE, MITIGATION_TABLE)
+    free = (MANIFEST, SECONDS, CHECK_TABLE, MITIGATION_TABLE)
     files = {
         name: path for name, path in files.items() if name.split("/")[0] not in (MITIGATIONS, *free)
     }

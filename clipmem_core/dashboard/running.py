@@ -18,13 +18,6 @@ from clipmem_core.dashboard.plain import (
 from clipmem_core.glossary import DRAWN, meaning
 
 FIRST = "scenes"
-STAGES = {
-    s.PREPARING: "Preparing.",
-    s.FEATURES: "Computing features with the locked towers.",
-    s.WORDS: "Predicting the words of captions.",
-    s.TRAINING: "Training members.",
-    s.SCORING: "Scoring pairs.",
-}
 
 
 def draw_empty() -> None:
@@ -58,7 +51,7 @@ def draw_progress(name: str) -> None:
         if audit.begun:
             _draw_members(state)
     if state.at_work and job is not None:
-        draw_job(job, key="cancel-audit", stage=STAGES.get(state.word, ""))
+        draw_job(job, key="cancel-audit", stage=f"{state.word.capitalize()}.")
         return
     if state.word == s.OUTSIDE:
         st.caption("Another process is running it, perhaps in a terminal.")

@@ -58,7 +58,7 @@ def reaudit(audit: Audit, name: str, screen: Screen) -> Audit:
         if note.is_file()
         else fresh
     )
-    if not ours or (started and second.record.again != audit.name):
+    if not ours or (started and second.record.reaudit_of != audit.name):
         raise InputError(f"{name!r} is another audit or data set already: choose another --name")
     if not table.is_file():
         screen.say(f"writing the cleaned data set to {table}")
@@ -86,7 +86,7 @@ def reaudit(audit: Audit, name: str, screen: Screen) -> Audit:
         dataclasses.replace(config, source=source),
         name=name,
         screen=screen,
-        again=audit,
+        reaudit_of=audit,
     )
     if not (second.folder / AGAIN).is_file():
         measured = measure(audit, second, screen)
@@ -137,7 +137,7 @@ def list_reaudits(audit: Audit) -> list[str]:
     jobs = []
     for second in list_audits():
         try:
-            started += [second.name] if second.record.again == audit.name else []
+            started += [second.name] if second.record.reaudit_of == audit.name else []
         except InputError:  # its page reports the broken file
             continue
     for name in (name for name in list_job_names() if name not in started):

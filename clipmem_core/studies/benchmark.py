@@ -22,7 +22,7 @@ from clipmem_core.audit import settings
 from clipmem_core.audit.console import RichScreen
 from clipmem_core.audit.executor import Executor, Task, in_this_process, local_processes, program_of
 from clipmem_core.audit.member import Shared, features_of, open_shared, shards_by
-from clipmem_core.audit.pipeline import Progress, Screen, finish_audit
+from clipmem_core.audit.pipeline import Run, Screen, finish_audit
 from clipmem_core.audit.prepare import DataSet, draw_membership, load_data_set, membership_of
 from clipmem_core.audit.setup import differing_fields, write_audit
 from clipmem_core.audit.store import (
@@ -257,8 +257,8 @@ def _run_piece(benchmark: Benchmark, piece: Piece) -> None:
             Path(request["root"]), BENCHMARK, len(pairs), pairs, quarantine=pd.DataFrame()
         )
         data_set = DataSet(raw, pairs, raw.quarantine, prepared.clusters[source], pixels)
-        write_audit(audit, request["source"], config, data_set, pairs, membership, seconds=0.0)
-    finish_audit(Progress(audit, RichScreen(), executor=in_this_process))
+        write_audit(audit, request["source"], config, data_set, pairs, membership)
+    finish_audit(Run(audit, RichScreen(), executor=in_this_process))
     scores, result = _measure(open_shared(audit.folder), rows, changes, blind=piece.kind == MIXED)
     write_table(benchmark.scores(piece), scores)
     write_json(benchmark.result(piece), piece._asdict() | result)

@@ -10,7 +10,7 @@ import pyarrow as pa
 from clipmem_core import columns as c
 from clipmem_core.audit import settings
 from clipmem_core.audit.executor import Executor
-from clipmem_core.audit.pipeline import Progress, Screen, finish_audit
+from clipmem_core.audit.pipeline import Run, Screen, finish_audit
 from clipmem_core.audit.prepare import (
     DataSet,
     draw_membership,
@@ -138,7 +138,7 @@ def _baseline(
         config = dataclasses.replace(config, seed=config.seed + split * replicates)
         membership = draw_membership(data_set.clusters, config)
         pairs = inject(data_set.pairs, membership, config)
-        write_audit(audit, source, config, data_set, pairs, membership, seconds=0.0)
+        write_audit(audit, source, config, data_set, pairs, membership)
     if not audit.finished:
-        finish_audit(Progress(audit, screen, executor=executor, predicts_words=False))
+        finish_audit(Run(audit, screen, executor=executor, predicts_words=False))
     return audit

@@ -46,7 +46,8 @@ def test_the_folder_holds_these_files_and_no_others(audit: Audit) -> None:
     if audit.pairs["captions"].map(len).max() > 1:
         member_files |= {"captions.npy"}
     members = {f"members/{name}/{file}" for name in audit.record.members for file in member_files}
-    others = {"config.json", "verdict.json", "p_wrong.json", "manifest.json", "checks.parquet"}
+    others = {"config.json", "verdict.json", "seconds.json", "p_wrong.json", "manifest.json"}
+    others |= {"checks.parquet"}
     assert set(files(audit)) == tables | members | others
 
 
@@ -55,7 +56,7 @@ def test_the_manifest_is_written_last_with_hash_and_size_of_every_file(audit: Au
     contents = {
         name: (audit.folder / name).read_bytes()
         for name in files(audit)
-        if name not in ("manifest.json", "checks.parquet")
+        if name not in ("manifest.json", "seconds.json", "checks.parquet")
     }
     assert listed == {
         "version": VERSION,

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from clipmem_core.audit import status
+from clipmem_core.audit import status, store
 from clipmem_core.audit.console import RichScreen
+from clipmem_core.audit.pipeline import PIPELINE
 from clipmem_core.audit.status import (
     MemberProgress,
     delete_audit,
@@ -81,43 +82,20 @@ def unfinished(data: Path) -> Audit:
     return audit
 
 
-def member_files(audit: Audit, *names: str) -> None:
-    for member in ("r0-f0", "r0-f1", "r1-f0", "r1-f1"):
-        folder = audit.folder / "members" / member
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in names:
-            (folder / name).write_text("{}")
-
-
-def test_a_running_job_shows_its_stage(data: Path) -> None:
-    said = data / "jobs" / "made" / "output.log"
-    leave_job(said.parent, running=True)
+def test_a_running_job_shows_its_stage_and_counts(data: Path) -> None:
+    output = data / "jobs" / "made" / "output.log"
+    leave_job(output.parent, running=True)
     assert state_of("made").word == status.PREPARING
-    audit = unfinished(data)
-    stages = []
-    with said.open("a") as file, RichScreen() as screen:
+    with output.open("a") as file, RichScreen() as screen:
         screen.console.file = file
-        for tell in (
-            lambda: screen.say("100 pairs with 120 captions"),
-            lambda: screen.pictures(100, 100),
-            lambda: screen.say("computing features with the locked towers"),
-            lambda: screen.captions(120, 120),
-            lambda: screen.say("training 4 members"),
-        ):
-            tell()
-            file.flush()
-            stages.append((state_of("made").word, state_of("made").job.count))
-    assert stages == [
-        ("preparing", None),
-        ("preparing", (100, 100, "pictures")),
-        ("computing features", None),
-        ("computing features", (120, 120, "captions")),
-        ("training", None),
-    ]
-    member_files(audit, "log.jsonl", "checkpoint.pt")
-    assert state_of("made").word == status.TRAINING
-    member_files(audit, "text.faiss")
-    assert state_of("made").word == status.SCORING
+        screen.say("reading scenes")
+        screen.pictures(100, 100)
+    assert state_of("made").job.count == (100, 100, "pictures")
+    audit = unfinished(data)
+    for stage in PIPELINE:
+        store.write_json(audit.folder / store.STAGE, stage.name)
+        assert state_of("made").word == stage.name
+        assert state_of("made").at_work
 
 
 def test_audits_are_listed_those_at_work_first(data: Path) -> None:

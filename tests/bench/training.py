@@ -173,7 +173,7 @@ def run_ours(clipart: Clipart, config: AuditConfig, data: Path) -> tuple[float, 
             )
     written = [(audit.member(name) / "checkpoint.pt").stat().st_mtime for name in clipart.trained]
     console.print(f"ours {max(written) - began:.1f} s, the audit {ended - began:.1f} s")
-    return max(written) - began, ended - began, audit.record.prepare_seconds
+    return max(written) - began, ended - began, audit.seconds["preparing"]
 
 
 def run_theirs(clipart: Clipart, config: AuditConfig, folder: Path, *, workers: int) -> float:

@@ -118,7 +118,7 @@ def test_members_train_on_the_same_pairs_less_the_removed_ones(both: tuple[Audit
     table = first.membership.set_index("pair_id").drop(second_gone(*both))
     assert second.membership.set_index("pair_id").equals(table)
     assert len(table) == len(first.membership) - 10
-    assert (second.record.seeds, second.record.again) == (first.record.seeds, "scenes")
+    assert (second.record.seeds, second.record.reaudit_of) == (first.record.seeds, "scenes")
     with pytest.raises(InputError, match="has the members of audit 'scenes'"):
         grow(second, second.record.config, members=16)
 
