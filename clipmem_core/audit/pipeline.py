@@ -442,9 +442,8 @@ def counts(data_set: DataSet, membership: Membership) -> str:
         f"{count:,} {name}" for name, count in pd.Series(membership.group).value_counts().items()
     )
     return (
-        f"{len(data_set.pairs):,} pairs with {captions:,} captions ({groups}); "
-        f"near-duplicates: {data_set.near_duplicates:,}; rows in quarantine: "
-        f"{len(data_set.quarantine):,}"
+        f"{len(data_set.pairs):,} pairs with {captions:,} captions ({groups}); near-duplicates: "
+        f"{data_set.near_duplicates:,}; rows in quarantine: {len(data_set.quarantine):,}"
     )
 
 

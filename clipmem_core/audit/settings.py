@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import platform
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import MISSING, dataclass
 from importlib.metadata import version
@@ -85,35 +85,50 @@ def check_config(config: AuditConfig) -> None:
     ensemble = config.protocol == "ensemble"
     paper_only = "belongs to --protocol paper; an ensemble grows by --members"
     ensemble_only = "belongs to --protocol ensemble; the paper's protocol grows by --seeds"
-    wrong: dict[str, Any] = {
-        f"--seeds {paper_only}": ensemble and config.seeds != 1,
-        f"--members must be a multiple of --folds ({config.folds}), not {config.members}": ensemble
-        and config.members % config.folds,
-        f"--folds must be even with --halves, not {config.folds}": ensemble
-        and config.halves
-        and config.folds % 2,
-        f"--members {ensemble_only}": not ensemble and config.members not in (0, 2 * config.seeds),
-        f"--halves {ensemble_only}": not ensemble and config.halves and not preset.get("halves"),
-        f"--stable {ensemble_only}": not ensemble and config.stable,
-        f"--rounds {ensemble_only}": not ensemble and config.rounds == "2",
-        "--tower-size is the picture size of a locked image tower: add "
-        "--lock-image": config.tower_size and not config.lock_image,
-        "--model locked has two locked towers and none to train: use --model small": config.model
-        == "locked"
-        and config.lock_image != config.lock_text,
-    }
-    kinds = (
-        ("image", config.lock_image, config.image_tower),
-        ("text", config.lock_text, config.text_tower),
-    )
-    for kind, locked, tower in kinds:
-        wrong[
-            f"--{kind}-tower {tower} is a locked tower: add --lock-{kind}, or set --{kind}-tower ''"
-        ] = tower and not locked
-        wrong[f"--lock-{kind} needs pretrained weights: set --{kind}-tower or --pretrained"] = (
-            locked and not (tower or config.pretrained)
-        )
-    _refuse(wrong)
+    rules = [
+        (ensemble and config.seeds != 1, f"--seeds {paper_only}"),
+        (
+            ensemble and config.members % config.folds,
+            f"--members must be a multiple of --folds ({config.folds}), not {config.members}",
+        ),
+        (
+            ensemble and config.halves and config.folds % 2,
+            f"--folds must be even with --halves, not {config.folds}",
+        ),
+        (
+            not ensemble and config.members not in (0, 2 * config.seeds),
+            f"--members {ensemble_only}",
+        ),
+        (
+            not ensemble and config.halves and not preset.get("halves"),
+            f"--halves {ensemble_only}",
+        ),
+        (not ensemble and config.stable, f"--stable {ensemble_only}"),
+        (not ensemble and config.rounds == "2", f"--rounds {ensemble_only}"),
+        (
+            config.tower_size and not config.lock_image,
+            "--tower-size is the picture size of a locked image tower: add --lock-image",
+        ),
+        (
+            config.model == "locked" and config.lock_image != config.lock_text,
+            "--model locked has two locked towers and none to train: use --model small",
+        ),
+    ]
+    for side in ("image", "text"):
+        locked = getattr(config, f"lock_{side}")
+        tower = getattr(config, f"{side}_tower")
+        rules += [
+            (
+                tower and not locked,
+                f"--{side}-tower {tower} is a locked tower: add --lock-{side}, or set "
+                f"--{side}-tower ''",
+            ),
+            (
+                locked and not (tower or config.pretrained),
+                f"--lock-{side} needs pretrained weights: set --{side}-tower or --pretrained",
+            ),
+        ]
+    _refuse(rules)
     model_config(config.model)
     for name, kind in configs.ineffective_fields(config).items():
         if FIELDS[name].part and getattr(config, name) not in (
@@ -139,23 +154,28 @@ def check_fields(config: AuditConfig) -> AuditConfig:
     high = config.max_logit_scale
     epochs = config.epochs
     _refuse(
-        {
-            f"--min-logit-scale must be at most the cap of {high}, not {low}": low > high,
-            f"--sample must be at least {MIN_PAIRS} pairs, or 0 for all": 0
-            < config.sample
-            < MIN_PAIRS,
-            f"--stop-epoch must be one of the {epochs} epochs, or 0 for none": config.stop_epoch
-            > epochs,
-            f"--adaptive-rest works on --loss clip alone, not {config.loss}": config.adaptive_rest
-            and config.loss != "clip",
-        }
+        [
+            (low > high, f"--min-logit-scale must be at most the cap of {high}, not {low}"),
+            (
+                0 < config.sample < MIN_PAIRS,
+                f"--sample must be at least {MIN_PAIRS} pairs, or 0 for all",
+            ),
+            (
+                config.stop_epoch > epochs,
+                f"--stop-epoch must be one of the {epochs} epochs, or 0 for none",
+            ),
+            (
+                config.adaptive_rest and config.loss != "clip",
+                f"--adaptive-rest works on --loss clip alone, not {config.loss}",
+            ),
+        ]
     )
     return config
 
 
-def _refuse(wrong: Mapping[str, object]) -> None:
-    """Raise the first message whose condition is true."""
-    for message, is_wrong in wrong.items():
+def _refuse(rules: Sequence[tuple[object, str]]) -> None:
+    """Raise the message of the first rule whose condition is true."""
+    for is_wrong, message in rules:
         if is_wrong:
             raise InputError(message)
 

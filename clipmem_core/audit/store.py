@@ -30,9 +30,8 @@ from clipmem_core.io import DELETE, read_json, reading, replacing
 from clipmem_core.training.names import CHECKPOINT, TRAJECTORY
 
 VERSION = 6  # of an audit's folder; other versions cannot be read
-MAX_NAME = (
-    100  # bytes; file systems allow 255, and the names of locks and temporary files are longer
-)
+# bytes; file systems allow 255, and the names of locks and temporary files are longer
+MAX_NAME = 100
 
 
 def check_name(name: str) -> str:
@@ -187,18 +186,15 @@ LEFT_OUT = "left_out"  # its column
 SECOND = "second"  # folder of a member's second training
 SECOND_FIT = "log_probability_out.npy"  # its result, written last
 SECOND_EMBEDDINGS = ".embeddings"  # deleted once the result is written
-CAPTION_SCORES = (
-    "captions.npy"  # of a member, if pairs have several captions; below them those of the decoys
-)
+# of a member, if pairs have several captions; below them those of the decoys
+CAPTION_SCORES = "captions.npy"
 DECOYS = "decoys.npy"  # if pairs have several captions and their features are known
 RETRAIN = f"delete it and {TEXT_EMBEDDINGS} next to it, and run the audit again"
-ROW_GROUP = (
-    8192  # rows of a Parquet file that are read together; a page shows few of a million pairs
-)
+# rows of a Parquet file that are read together; a page shows few of a million pairs
+ROW_GROUP = 8192
 PAIR_BLOCK = 65_536  # pairs that are Python objects at a time
-PREPARED = (
-    ".prepared.npz"  # each pair's stored picture and near-duplicate cluster; can be recomputed
-)
+# each pair's stored picture and near-duplicate cluster; can be recomputed
+PREPARED = ".prepared.npz"
 
 
 def write_json(path: Path, values: Any) -> None:
@@ -256,19 +252,16 @@ def add_column(path: Path, name: str, values: np.ndarray) -> None:
     """Add a column to a Parquet table, or replace it, a row group at a time."""
     with reading(path, repair=DELETE):
         file = pq.ParquetFile(path)
-        done = 0
-        writer = None
-    with replacing(path) as temporary:
+    schema = file.schema_arrow
+    others = [other for other in schema.names if other != name]
+    schema = pa.schema([*map(schema.field, others), pa.field(name, pa.float32())], schema.metadata)
+    done = 0
+    with replacing(path) as temporary, pq.ParquetWriter(temporary, schema) as writer:
         for group in range(file.num_row_groups):
-            table = file.read_row_group(group).drop_columns(
-                [name] if name in file.schema_arrow.names else []
-            )
+            table = file.read_row_group(group, others)
             column = pa.array(values[done : done + len(table)], pa.float32())
-            table, done = table.append_column(name, column), done + len(table)
-            writer = writer or pq.ParquetWriter(temporary, table.schema)
-            writer.write_table(table)
-        if writer:
-            writer.close()
+            done += len(table)
+            writer.write_table(table.append_column(schema.field(name), column))
 
 
 def read_decoys(audit: "Audit") -> np.ndarray:

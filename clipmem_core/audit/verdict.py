@@ -12,10 +12,9 @@ from clipmem_core.scores.registry import QUEUE, USE, Queue, scores_in
 
 BASIS = (
     "Estimates with 95 % intervals of sampling without replacement (hypergeometric); for wrong "
-    "captions the interval "
-    "also covers the uncertainty of their count in the sample. Near-duplicates and repeated "
-    "captions cannot be "
-    "estimated from a sample: there are at least as many as in it."
+    "captions the interval also covers the uncertainty of their count in the sample. "
+    "Near-duplicates and repeated captions cannot be estimated from a sample: there are at least "
+    "as many as in it."
 )
 # Members generalise if recall at 5 on external pairs closes this share of the gap between chance
 # and 1.
@@ -24,9 +23,8 @@ GENERALISES = 0.10
 # within three standard errors of 0.
 FLAT = 0.10
 STABLE = 2 / 3  # reliability: halves of the members of two repeats agree to .5
-LITTLE_AUROC = (
-    0.65  # members that do not generalise and have a membership AUROC below this learned little
-)
+# members that do not generalise and have a membership AUROC below this learned little
+LITTLE_AUROC = 0.65
 DISTRUST = "not to be trusted here"
 COUNTED = ("pairs", "captions", "words")  # the counts of wrong ones in a verdict
 RELIABILITY = "ranking_reliability"
@@ -268,8 +266,8 @@ def _ranking_is_stable(summary: dict[str, Any], protocol: str) -> dict[str, Any]
         "the ranking is stable" if good else "the ranking is not stable",
         good,
         f"The ranking of the pairs has a reliability of {reliability:.2f} (Spearman–Brown): the "
-        "rankings by two halves "
-        f"of the members correlate by {summary['ranking_stability']:.2f} (Spearman).",
+        f"rankings by two halves of the members correlate by {summary['ranking_stability']:.2f} "
+        "(Spearman).",
         f"train more {repeat}s ({flag}), or for more epochs, and trust group means more than "
         "single pairs",
     )
@@ -285,8 +283,7 @@ def _memorization_is_measurable(auroc: float | None) -> dict[str, Any]:
         "memorization is measurable" if good else "hardly any memorization is measurable",
         good,
         "Alignment separates pairs in a member's training set from others with an AUROC of "
-        f"{auroc:.3f} (0.5 is "
-        "chance).",
+        f"{auroc:.3f} (0.5 is chance).",
         "the model memorizes little, and scores of single pairs are noise: train longer "
         "(--epochs) to see more",
     )
@@ -300,8 +297,8 @@ def _notes(
     if share := summary.get("trained_share"):
         notes["share of the pairs in training"] = (
             f"Each member trains on {share:.0%} of the scored pairs, and clipmem measures "
-            "memorization at that size. "
-            "A model trained on all of them may memorize a pair more or less."
+            "memorization at that size. A model trained on all of them may memorize a pair more or "
+            "less."
         )
     if sample := summary.get("sample"):
         notes["random sample"] = (
@@ -309,16 +306,14 @@ def _notes(
         )
     if left_out := summary.get(SECOND_LEFT_OUT):
         notes["second round of training"] = (
-            f"Members were trained a second time without the {left_out:,} pairs that are "
-            "probably wrong. misfit uses "
-            "the second round; all other scores use the first."
+            f"Members were trained a second time without the {left_out:,} pairs that are probably "
+            "wrong. misfit uses the second round; all other scores use the first."
         )
     if towers:
         trained = "the heads" if len(towers) > 1 else "the heads and the other encoder"
         sentences = [
-            f"Locked and the same in all members: the {' and the '.join(towers)} encoder. "
-            f"clipmem is what {trained} "
-            "memorized, not what a pretrained encoder knew before."
+            f"Locked and the same in all members: the {' and the '.join(towers)} encoder. clipmem "
+            f"is what {trained} memorized, not what a pretrained encoder knew before."
         ]
         for tower in towers.values():
             seen = str(tower.get("seen", ""))
