@@ -260,10 +260,10 @@ def roc(attacked: Attacked, attack: str) -> dict[str, float]:
     others = int((~trained).sum())
     if np.isnan(attacked.scores[attack]).any() or others in (0, len(trained)):
         return dict.fromkeys(ROC_MEASURES, float("nan"))
-    rates = _rates(attacked, attack, np.ones((1, len(trained))))
+    rates = _rates(attacked, attack, np.ones((1, len(trained))))[:, 0]
     return {
-        name: float("nan") if _RATES.get(name, 1) * others < 1 else float(value[0])
-        for name, value in rates.items()
+        name: float("nan") if _RATES.get(name, 1) * others < 1 else float(rate)
+        for name, rate in zip(ROC_MEASURES, rates, strict=True)
     }
 
 
@@ -323,21 +323,21 @@ def _pair_intervals(
     n_pairs = len(attacked[0].trained)
     rng = np.random.default_rng([seed, _RESAMPLE_DRAW])
     means = [
-        np.mean([list(_rates(target, attack, weights).values()) for target in attacked], axis=0)
+        np.mean([_rates(target, attack, weights) for target in attacked], axis=0)
         for weights in resamples([np.arange(n_pairs)], n_pairs, n_boot, rng)
     ]
     ends = np.nanpercentile(np.hstack(means), (2.5, 97.5), axis=1)
     return dict(zip(ROC_MEASURES, ends.T.tolist(), strict=True))
 
 
-def _rates(attacked: Attacked, attack: str, weights: np.ndarray) -> dict[str, np.ndarray]:
-    """Return each measure in resamples of the pairs, [n_resamples] each; weights count how often a
+def _rates(attacked: Attacked, attack: str, weights: np.ndarray) -> np.ndarray:
+    """Return `ROC_MEASURES` in resamples of the pairs, [3, n_resamples]; weights count how often a
     pair is drawn, [n_resamples, n]."""
     hits, alarms = roc_counts(attacked.scores[attack], attacked.trained, weights)
-    rates = {ROC_AUC: roc_auc(hits, alarms)}
-    for name, most in _RATES.items():
+    rates = [roc_auc(hits, alarms)]
+    for most in _RATES.values():
         # Slightly above, since the number of alarms allowed may fall short of an integer by
         # rounding
         lowest = (alarms <= most * alarms[:, -1:] + 1e-9).sum(axis=1, keepdims=True) - 1
-        rates[name] = np.take_along_axis(hits, lowest, axis=1)[:, 0] / hits[:, -1]
-    return rates
+        rates.append(np.take_along_axis(hits, lowest, axis=1)[:, 0] / hits[:, -1])
+    return np.stack(rates)

@@ -96,13 +96,11 @@ def linear_probe(
     Returns:
         NaN with fewer than two classes to fit or no test rows.
     """
-    train_x = np.asarray(train_x)
-    train_y = np.asarray(train_y)
     if len(train_x) > _PROBE_ROWS:
         rows = np.sort(np.random.default_rng(seed).choice(len(train_x), _PROBE_ROWS, replace=False))
         train_x = train_x[rows]
         train_y = train_y[rows]
-    if len(set(train_y.tolist())) < 2 or len(test_y) == 0:
+    if len(np.unique(train_y)) < 2 or len(test_y) == 0:
         return float("nan")
     from sklearn.exceptions import ConvergenceWarning  # slow to import, and only needed with labels
     from sklearn.linear_model import LogisticRegression
@@ -113,7 +111,7 @@ def linear_probe(
     # Near its optimum the accuracy no longer moves
     with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):
         probe.fit(train_x, train_y)
-    return float((probe.predict(test_x) == np.asarray(test_y)).mean())
+    return float((probe.predict(test_x) == test_y).mean())
 
 
 def zero_shot(image: np.ndarray, class_text: np.ndarray, labels: np.ndarray) -> float:

@@ -97,16 +97,21 @@ def simulate(
     return Simulated(MemberSides(drawn, seed), list(values), true, noise)
 
 
-def noisy_ensemble(*, folds: int = 2, repeats: int = 2, memorized: float = 0.0) -> Drawn:
-    """Members of an ensemble whose alignments are noise, a little higher from member to member."""
-    drawn = ensemble_membership(np.arange(2_200), folds=folds, repeats=repeats, seed=0)
-    noise = np.random.default_rng(0).normal(size=drawn.trained.shape)
-    offsets = np.arange(folds * repeats)[:, None] / 10
-    return MemberSides(drawn, 0), list(noise + offsets + memorized * drawn.trained)
+def ensemble_sides(
+    n_pairs: int, *, folds: int = 2, repeats: int = 2, halves: bool = False
+) -> MemberSides:
+    ids = np.arange(n_pairs)
+    drawn = ensemble_membership(ids, folds=folds, repeats=repeats, seed=0, halves=halves)
+    return MemberSides(drawn, 0)
 
 
-def noisy_paper(n_pairs: int = 2_200, *, seeds: int = 1, memorized: float = 0.0) -> Drawn:
-    """Members f and g of each seed whose alignments are noise."""
-    drawn = paper_membership(np.arange(n_pairs), seeds=seeds, seed=0)
-    noise = np.random.default_rng(0).normal(size=drawn.trained.shape)
-    return MemberSides(drawn, 0), list(noise + memorized * drawn.trained)
+def paper_sides(n_pairs: int, *, seeds: int = 1) -> MemberSides:
+    return MemberSides(paper_membership(np.arange(n_pairs), seeds=seeds, seed=0), 0)
+
+
+def noisy(sides: MemberSides, *, memorized: float = 0.0) -> Drawn:
+    """Add members whose alignments are noise, a little higher from member to member."""
+    trained = sides.membership.trained
+    noise = np.random.default_rng(0).normal(size=trained.shape)
+    offsets = np.arange(len(trained))[:, None] / 10
+    return sides, list(noise + offsets + memorized * trained)

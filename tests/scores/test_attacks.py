@@ -8,7 +8,8 @@ from sklearn.metrics import roc_auc_score, roc_curve
 
 from clipmem_core.scores import attacks
 from clipmem_core.scores.attacks import Attacked, Side, attack, attack_table, roc
-from clipmem_core.scores.membership import MemberSides, ensemble_membership, paper_membership
+from clipmem_core.scores.membership import MemberSides
+from tests.scores.simulated import ensemble_sides, paper_sides
 
 ALIGNMENT, BAVARIA, LIRA, RMIA = ATTACKS = ("alignment", "bavaria", "lira", "rmia")
 
@@ -26,13 +27,6 @@ def drawn_members(
     )
 
 
-def drawn_sides(n_pairs: int, *, folds: int, repeats: int = 1, halves: bool = True) -> MemberSides:
-    drawn = ensemble_membership(
-        np.arange(n_pairs), folds=folds, repeats=repeats, seed=0, halves=halves
-    )
-    return MemberSides(drawn, 0)
-
-
 def attacked(
     sides: MemberSides, attacks: tuple[str, ...] = ATTACKS, **how: float
 ) -> list[Attacked]:
@@ -45,7 +39,9 @@ def test_many_shadows_give_the_best_attack() -> None:
     """Gaussian noise of σ 1 about a mean that training moves by 1.5: by Neyman and Pearson nothing
     beats the value itself less the pair's own mean, whose AUROC is Φ(1.5 / √2) and which finds
     Φ(1.5 − z) at a rate of false alarms."""
-    found = attacked(drawn_sides(5_500, folds=64), (BAVARIA, ALIGNMENT), memorized=1.5)[::16]
+    found = attacked(
+        ensemble_sides(5_500, folds=64, repeats=1, halves=True), (BAVARIA, ALIGNMENT), memorized=1.5
+    )[::16]
     table = attack_table(found, n_boot=20, seed=0).set_index(["attack", "measure"])["value"]
     assert table[BAVARIA, "auroc"] == pytest.approx(norm.cdf(1.5 / math.sqrt(2)), abs=0.008)
     for rate in (0.01, 0.001):
@@ -56,10 +52,10 @@ def test_many_shadows_give_the_best_attack() -> None:
 
 
 DESIGNS = {
-    "2 folds": drawn_sides(1_100, folds=2, repeats=2, halves=False),
-    "halves": drawn_sides(1_100, folds=8, repeats=2),
-    "4 folds": drawn_sides(1_100, folds=4, repeats=2, halves=False),
-    "paper": MemberSides(paper_membership(np.arange(2_200), seeds=3, seed=0), 0),
+    "2 folds": ensemble_sides(1_100),
+    "halves": ensemble_sides(1_100, folds=8, halves=True),
+    "4 folds": ensemble_sides(1_100, folds=4),
+    "paper": paper_sides(2_200, seeds=3),
 }
 
 
@@ -147,7 +143,7 @@ def test_rmia_ranks_pairs_as_published() -> None:
 
 def test_no_shadow_is_the_target_or_its_complement() -> None:
     """Alignments of r0-f1, the complement of r0-f0, change nothing for that target."""
-    sides = drawn_sides(550, folds=2, repeats=3, halves=False)
+    sides = ensemble_sides(550, repeats=3)
     rows = np.flatnonzero(~sides.external)
     alignments = drawn_members(sides.membership.trained)
     before = attack(alignments, sides, rows, attacks=(RMIA,))
@@ -169,7 +165,7 @@ def test_measures_are_those_of_scikit_learn() -> None:
 
 
 def test_intervals_over_pairs_are_those_of_a_slow_bootstrap() -> None:
-    found = attacked(drawn_sides(550, folds=4), (ALIGNMENT,))
+    found = attacked(ensemble_sides(550, folds=4, repeats=1, halves=True), (ALIGNMENT,))
     row = attack_table(found, n_boot=60, seed=3).set_index("measure").loc["auroc"]
     n_pairs = len(found[0].trained)
     rng = np.random.default_rng([3, 6])
@@ -183,12 +179,14 @@ def test_intervals_over_pairs_are_those_of_a_slow_bootstrap() -> None:
 
 
 def test_what_cannot_be_measured_is_missing_with_its_reason() -> None:
-    table = attack_table(attacked(drawn_sides(1_100, folds=4)), n_boot=5, seed=0)
+    table = attack_table(
+        attacked(ensemble_sides(1_100, folds=4, repeats=1, halves=True)), n_boot=5, seed=0
+    )
     rows = table[table["attack"] == BAVARIA].set_index("measure")
     assert np.isfinite(rows.loc["TPR@0.01", "value"])
     assert rows.loc["TPR@0.001", ["value", "pairs_low"]].isna().all()
     assert "1,000 pairs" in rows.loc["TPR@0.001", "missing"]
-    found = attacked(drawn_sides(550, folds=4, halves=False))  # one of four leaves a pair out
+    found = attacked(ensemble_sides(550, folds=4, repeats=1))  # one of four leaves a pair out
     rows = attack_table(found, n_boot=5, seed=0).query("measure == 'auroc'").set_index("attack")
     assert rows.index[rows["value"].notna()].tolist() == [ALIGNMENT]
     assert "no shadow" in rows.loc[BAVARIA, "missing"]

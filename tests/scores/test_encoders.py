@@ -9,7 +9,7 @@ from scipy.stats import ortho_group
 
 from clipmem_core.scores.alignment import unit
 from clipmem_core.scores.encoders import UnitTally, contributions
-from clipmem_core.scores.membership import MemberSides, ensemble_membership, paper_membership
+from tests.scores.simulated import ensemble_sides, paper_sides
 
 N = 220
 DIM = 6
@@ -35,39 +35,39 @@ def _h(image: np.ndarray, text: np.ndarray, external: np.ndarray, pair: int) -> 
 
 
 def test_members_that_differ_in_text_have_a_text_part_alone() -> None:
-    drawn = paper_membership(np.arange(N), seeds=1, seed=0)
+    sides = paper_sides(N)
     (image,), (text,) = _members(1)
-    parts, fits = contributions([image] * 2, [text] * 2, MemberSides(drawn, 0))
+    parts, fits = contributions([image] * 2, [text] * 2, sides)
     np.testing.assert_allclose(parts, 0, atol=1e-6)
     assert fits == {"f-0": pytest.approx(1)}
     # Equal on shared pairs: R is the identity
-    memorizing = np.where((drawn.group == "candidate")[:, None], image, text)
-    parts, _ = contributions([image] * 2, [memorizing, text], MemberSides(drawn, 0))
+    candidate = sides.membership.group == "candidate"
+    memorizing = np.where(candidate[:, None], image, text)
+    parts, _ = contributions([image] * 2, [memorizing, text], sides)
     np.testing.assert_allclose(parts["clipmem_image"], 0, atol=1e-6)
-    assert parts["clipmem_text"][drawn.group == "candidate"].mean() > 0.5
+    assert parts["clipmem_text"][candidate].mean() > 0.5
 
 
 def test_rotating_a_members_space_changes_nothing() -> None:
-    drawn = ensemble_membership(np.arange(N), folds=2, repeats=2, seed=0)
+    sides = ensemble_sides(N)
     image, text = _members(4)
-    before, _ = contributions(image, text, MemberSides(drawn, 0))
+    before, _ = contributions(image, text, sides)
     for member in (0, 2):
         rotation = ortho_group.rvs(DIM, random_state=member).astype(np.float32)
         image[member] = image[member] @ rotation
         text[member] = text[member] @ rotation
-    after, _ = contributions(image, text, MemberSides(drawn, 0))
+    after, _ = contributions(image, text, sides)
     np.testing.assert_allclose(after, before, atol=1e-5)
 
 
 def test_the_linear_form_is_the_mean_over_all_pairs_of_in_and_out_members() -> None:
-    drawn = ensemble_membership(np.arange(N), folds=3, repeats=2, seed=0)
-    (image, text) = _members(6, noise=0.0)
-    external = drawn.group == "external"
+    sides = ensemble_sides(N, folds=3)
+    image, text = _members(6, noise=0.0)
+    external = sides.external
     rng = np.random.default_rng(5)
     # Members agree on external pairs, so that every map is the identity
     for matrix in (*image, *text):
         matrix[~external] += 0.5 * _units(rng, int((~external).sum()))
-    sides = MemberSides(drawn, 0)
     parts, _ = contributions(image, text, sides)
     for pair in [*np.flatnonzero(external)[:3], *np.flatnonzero(~external)[:5]]:
         shares = []

@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 
 from clipmem_core.config import InputError
 from clipmem_core.scores import membership
-from clipmem_core.scores.membership import MemberSides, ensemble_membership, paper_membership
+from clipmem_core.scores.membership import ensemble_membership, paper_membership
+from tests.scores.simulated import ensemble_sides, paper_sides
 
 
 @st.composite
@@ -99,15 +100,13 @@ def test_half_of_the_external_pairs_is_for_utility_only() -> None:
 
 
 def test_external_pairs_have_random_sides_in_an_ensemble_and_f_in_the_paper() -> None:
-    drawn = ensemble_membership(np.arange(300), folds=3, repeats=2, seed=0)
-    inside = MemberSides(drawn, 1).inside
-    scored = drawn.group == "scored"
-    assert (inside[:, scored] == drawn.trained[:, scored]).all()
-    assert ((~inside).reshape(2, 3, -1).sum(axis=1) == 1).all()
-    assert len(np.unique(inside[:, ~scored], axis=1).T) > 5
-    fewer = ensemble_membership(np.arange(300), folds=3, repeats=1, seed=0)
-    assert (MemberSides(fewer, 1).inside == inside[:3]).all()
-    inside = MemberSides(paper_membership(np.arange(300), seeds=2, seed=0), 0).inside
+    sides = ensemble_sides(300, folds=3)
+    external = sides.external
+    assert (sides.inside == sides.membership.trained)[:, ~external].all()
+    assert ((~sides.inside).reshape(2, 3, -1).sum(axis=1) == 1).all()
+    assert len(np.unique(sides.inside[:, external], axis=1).T) > 5
+    assert (ensemble_sides(300, folds=3, repeats=1).inside == sides.inside[:3]).all()
+    inside = paper_sides(300, seeds=2).inside
     assert (inside == np.array([True, False, True, False])[:, None]).all()
 
 
@@ -120,22 +119,19 @@ def test_side_means_agree_with_masked_arrays() -> None:
     for mean, hidden in zip(means, (~inside, inside), strict=True):
         expected = np.ma.array(values, mask=hidden).mean(axis=0).filled(np.nan)
         np.testing.assert_allclose(mean, expected)
-    drawn = ensemble_membership(np.arange(300), folds=3, repeats=4, seed=0)
-    sides = MemberSides(drawn, 0)
+    sides = ensemble_sides(300, folds=3, repeats=4)
     values = list(rng.normal(size=(12, 300)))
     found = membership.replicate_clipmem(values, sides.replicates, sides.inside).mean(axis=0)
     np.testing.assert_allclose(found, np.subtract(*membership.side_means(values, sides.inside)))
 
 
 def test_many_labellings_are_sampled_and_few_are_all() -> None:
-    drawn = ensemble_membership(np.arange(300), folds=3, repeats=6, seed=0)
-    sides = MemberSides(drawn, 0)
+    sides = ensemble_sides(300, folds=3, repeats=6)
     inside = np.stack(list(membership.labellings(sides, np.arange(5))))  # of 729 in all
     assert inside.shape == (256, 18, 5)
     assert ((~inside).reshape(256, 6, 3, 5).sum(axis=2) == 1).all()
     assert len(np.unique(inside[:, :, 0], axis=0)) > 150
-    halves = ensemble_membership(np.arange(300), folds=4, repeats=3, seed=0, halves=True)
-    sides = MemberSides(halves, 0)
+    sides = ensemble_sides(300, folds=4, repeats=3, halves=True)
     inside = np.stack(list(membership.labellings(sides, np.arange(2))))  # of 216: all
     assert inside.shape == (216, 12, 2)
     assert len(np.unique(inside[:, :, 0], axis=0)) == 216

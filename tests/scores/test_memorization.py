@@ -9,13 +9,11 @@ from clipmem_core.scores import memorization
 from clipmem_core.scores.membership import (
     Membership,
     MemberSides,
-    ensemble_membership,
-    paper_membership,
     side_means,
 )
 from clipmem_core.scores.memorization import group_summary, memorization_table
 from clipmem_core.scores.registry import SCORE_COLUMNS
-from tests.scores.simulated import Drawn, noisy_ensemble, noisy_paper
+from tests.scores.simulated import ensemble_sides, noisy, paper_sides
 
 
 def test_a_two_by_two_ensemble_by_hand() -> None:
@@ -74,7 +72,7 @@ def test_a_paper_audit_by_hand() -> None:
 
 
 def test_three_seeds_give_a_t_interval_over_the_means_of_each_seed() -> None:
-    sides, alignments = noisy_paper(seeds=3, memorized=1.0)
+    sides, alignments = noisy(paper_sides(2_200, seeds=3), memorized=1.0)
     group = sides.membership.group
     summary = group_summary(alignments, sides).set_index("group")
     assert list(summary.index) == ["candidate", "independent", "shared", "external"]
@@ -88,9 +86,9 @@ def test_three_seeds_give_a_t_interval_over_the_means_of_each_seed() -> None:
     assert summary.loc["independent", "mean"] == pytest.approx(-1, abs=0.2)
 
 
-@pytest.mark.parametrize("drawn", [noisy_paper(seeds=2), noisy_ensemble()])
-def test_two_replicates_show_the_spread_of_pairs(drawn: Drawn) -> None:
-    sides, alignments = drawn
+@pytest.mark.parametrize("sides", [paper_sides(2_200, seeds=2), ensemble_sides(2_200)])
+def test_two_replicates_show_the_spread_of_pairs(sides: MemberSides) -> None:
+    _, alignments = noisy(sides)
     summary = group_summary(alignments, sides).set_index("group")
     external = np.subtract(*side_means(alignments, sides.inside))[sides.external]
     assert set(summary["kind"]) == {"SD over pairs"}
@@ -99,7 +97,7 @@ def test_two_replicates_show_the_spread_of_pairs(drawn: Drawn) -> None:
 
 
 def test_membership_auroc_is_that_of_scikit_learn() -> None:
-    sides, alignments = noisy_paper(memorized=1.0)
+    sides, alignments = noisy(paper_sides(2_200), memorized=1.0)
     values, mean = memorization.membership_auroc(alignments, sides.membership)
     chosen = np.isin(sides.membership.group, ["candidate", "independent"])
     trained = sides.membership.trained[:, chosen]
@@ -112,7 +110,7 @@ def test_membership_auroc_is_that_of_scikit_learn() -> None:
 
 
 def test_ranking_stability_is_the_rank_correlation_of_two_disjoint_halves() -> None:
-    sides, alignments = noisy_ensemble()
+    sides, alignments = noisy(ensemble_sides(2_200))
     trained = sides.membership.trained
     lasting = np.random.default_rng(9).normal(size=2_200)
     alignments = list(alignments + 2 * lasting * trained)
@@ -128,15 +126,15 @@ def test_reliability_is_the_rank_agreement_with_a_second_audit(repeats: int, noi
     """Two audits of 20,000 pairs, whose members see what is lasting in each pair with noise of
     their own."""
     n_pairs = 22_000
-    drawn = ensemble_membership(np.arange(n_pairs), folds=2, repeats=repeats, seed=0)
+    sides = ensemble_sides(n_pairs, repeats=repeats)
+    trained = sides.membership.trained
     lasting = np.random.default_rng(9).normal(size=n_pairs)
     audits = []
     for seed in (1, 2):
-        deviations = np.random.default_rng(seed).normal(size=drawn.trained.shape)
-        audits.append(list(lasting * drawn.trained + noise * deviations))
-    scored = drawn.group == "scored"
-    clipmem = [np.subtract(*side_means(audit, drawn.trained))[scored] for audit in audits]
-    stability = memorization.ranking_stability(audits[0], MemberSides(drawn, 0))
+        deviations = np.random.default_rng(seed).normal(size=trained.shape)
+        audits.append(list(lasting * trained + noise * deviations))
+    clipmem = [np.subtract(*side_means(audit, trained))[~sides.external] for audit in audits]
+    stability = memorization.ranking_stability(audits[0], sides)
     found = memorization.ranking_reliability(stability, repeats)
     assert found == pytest.approx(spearmanr(*clipmem).statistic, abs=0.02)
     # Variance of what lasts in that of the mean, of Pearson's kind
@@ -145,13 +143,12 @@ def test_reliability_is_the_rank_agreement_with_a_second_audit(repeats: int, noi
 
 def test_sslmem_is_the_mean_cosine_of_different_views_in_minus_out() -> None:
     rng = np.random.default_rng(0)
-    drawn = paper_membership(np.arange(220), seeds=2, seed=0)
     views = rng.normal(size=(4, 220, 4, 5))
     views /= np.linalg.norm(views, axis=-1, keepdims=True)
     squares = list((views.mean(axis=2) ** 2).sum(axis=-1))
     captions = np.where(np.arange(220) < 3, 1, 4)
     table = memorization.sslmem(
-        squares, squares, MemberSides(drawn, 0), n_views=4, n_captions=captions
+        squares, squares, paper_sides(220, seeds=2), n_views=4, n_captions=captions
     )
     cosine = (views @ views.swapaxes(2, 3))[..., ~np.eye(4, dtype=bool)].mean(axis=-1)
     expected = (cosine[0] + cosine[2] - cosine[1] - cosine[3]) / 2

@@ -5,7 +5,6 @@ from scipy.stats import f, kstest, t, ttest_1samp, ttest_ind
 from clipmem_core.scores import uncertainty
 from clipmem_core.scores.membership import (
     MemberSides,
-    ensemble_membership,
     replicate_clipmem,
     side_means,
 )
@@ -16,14 +15,7 @@ from clipmem_core.scores.uncertainty import (
     shrunk,
     standard_errors,
 )
-from tests.scores.simulated import NOISE, Drawn, noisy_ensemble, noisy_paper, p_of, simulate
-
-
-def _drawn(*, folds: int, repeats: int, halves: bool) -> Drawn:
-    drawn = ensemble_membership(np.arange(250), folds=folds, repeats=repeats, seed=0, halves=halves)
-    noise = np.random.default_rng(0).normal(size=drawn.trained.shape)
-    offsets = np.arange(folds * repeats)[:, None] / 10
-    return MemberSides(drawn, 0), list(noise + offsets)
+from tests.scores.simulated import NOISE, ensemble_sides, noisy, p_of, paper_sides, simulate
 
 
 @pytest.mark.parametrize(
@@ -33,7 +25,8 @@ def _drawn(*, folds: int, repeats: int, halves: bool) -> Drawn:
 def test_the_error_is_that_of_a_regression_on_side_and_repeat(
     folds: int, repeats: int, halves: bool, degrees: int
 ) -> None:
-    sides, alignments = _drawn(folds=folds, repeats=repeats, halves=halves)
+    sides = ensemble_sides(250, folds=folds, repeats=repeats, halves=halves)
+    _, alignments = noisy(sides)
     plan = uncertainty.design(sides.inside, sides.replicates)
     found = uncertainty.error_variances(alignments, sides.inside, plan)
     repeat = np.kron(np.eye(repeats), np.ones((folds, 1)))
@@ -46,7 +39,7 @@ def test_the_error_is_that_of_a_regression_on_side_and_repeat(
 
 
 def test_uneven_sides_have_the_error_of_the_differences_of_repeats() -> None:
-    sides, alignments = _drawn(folds=4, repeats=3, halves=False)
+    sides, alignments = noisy(ensemble_sides(250, folds=4, repeats=3))
     plan = uncertainty.design(sides.inside, sides.replicates)
     found = uncertainty.error_variances(alignments, sides.inside, plan)
     differences = replicate_clipmem(alignments, sides.replicates, sides.inside)
@@ -137,7 +130,7 @@ def test_too_few_pairs_or_equal_ones_have_no_distribution(seen: np.ndarray) -> N
 def test_p_is_uniform_on_noise_in_the_paper(group: str) -> None:
     """One random pair of each audit, since pairs of one audit share its null; g is higher than f by
     an offset."""
-    sides, _ = noisy_paper(250)
+    sides = paper_sides(250)
     rng = np.random.default_rng(0)
     rows = np.flatnonzero(sides.membership.group == group)
     audits = (list(rng.normal(size=(2, 250)) + [[0], [0.3]]) for _ in range(1_000))
@@ -189,9 +182,9 @@ def test_p_and_q_by_hand() -> None:
     )
 
 
-@pytest.mark.parametrize("drawn", [noisy_paper(), noisy_ensemble(folds=3, repeats=1)])
-def test_with_one_member_on_a_side_the_error_is_the_spread_of_external_pairs(drawn: Drawn) -> None:
-    sides, alignments = drawn
+@pytest.mark.parametrize("sides", [paper_sides(2_200), ensemble_sides(2_200, folds=3, repeats=1)])
+def test_one_member_on_a_side_has_the_spread_of_external_pairs(sides: MemberSides) -> None:
+    _, alignments = noisy(sides)
     errors = standard_errors(alignments, sides)
     clipmem = np.subtract(*side_means(alignments, sides.inside))
     assert errors.kind == "sd of external"
@@ -199,7 +192,7 @@ def test_with_one_member_on_a_side_the_error_is_the_spread_of_external_pairs(dra
 
 
 def test_the_error_is_the_posterior_variance_widened_by_students_t() -> None:
-    sides, alignments = noisy_paper(550, seeds=4)
+    sides, alignments = noisy(paper_sides(550, seeds=4))
     errors = standard_errors(alignments, sides)
     candidates = sides.membership.group == "candidate"
     values = np.stack(alignments)[:, candidates]
