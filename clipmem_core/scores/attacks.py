@@ -99,8 +99,8 @@ def attack(
     replicate = np.empty(len(trained), dtype=np.int64)
     for number, members in enumerate(sides.replicates):
         replicate[members] = number
-    external = np.stack([values[sides.external] for values in alignments]).astype(np.float64)
-    external_mean = external.mean(axis=1, keepdims=True)
+    external = np.stack([values[sides.external] for values in alignments])
+    external_mean = external.mean(axis=1, keepdims=True).astype(np.float64)
     noise = float((external - external_mean).var(axis=0, ddof=1).mean())
     centred = np.stack([values[rows] for values in alignments]) - external_mean
     key = np.random.default_rng([sides.seed, _KEY_DRAW]).random(trained.shape, dtype=np.float32)

@@ -17,7 +17,7 @@ from clipmem_core.scores.alignment import unit
 
 _NEIGHBOURS = 10  # nearest external partners that a cosine is compared with
 _MOST_EXTERNAL = 1_000  # external pairs among which they are searched
-MOST_SWAPPED = 20_000  # pairs whose caption is swapped, evenly spaced
+_MOST_SWAPPED = 20_000  # pairs whose caption is swapped, evenly spaced
 # Place in a trajectory's last axis: training cosine, log-probability of the true partner
 LOG_PROBABILITY = 1
 _CHUNK = 1_024
@@ -274,7 +274,7 @@ def swapped_csls(
         among the 20,000 used.
     """
     partners = external_used(external)
-    pairs = evenly_spaced(np.flatnonzero(~external & ~trained.all(axis=0)), MOST_SWAPPED)
+    pairs = evenly_spaced(np.flatnonzero(~external & ~trained.all(axis=0)), _MOST_SWAPPED)
     rng = np.random.default_rng([seed, _SWAP_DRAW])
     donors = rng.integers(len(partners), size=len(external))  # places in `partners`
 

@@ -1,21 +1,22 @@
-"""The probability that a caption is wrong, from three kinds of evidence, each against known
-positives.
+"""The probability that a caption is wrong, from three kinds of evidence, each fitted against
+captions that are wrong by construction.
 
-| part | what is wrong | evidence | known positives |
-|---|---|---|---|
-| `p_pair` | all captions of the pair belong to other pairs | `csls_out`, ordered by `misfit` |
-pictures with the caption of a held-out pair (`swapped_csls`) |
-| `p_caption` | this caption belongs to another pair | its agreement with the pair's other captions,
-and `margin_out` | decoys: captions of other pairs in its place |
-| `p_word` | one word of the caption | the log-likelihood ratio of each word | another word of its
-kind in its place (`changed_words`) |
+`p_pair`: all captions of the pair belong to other pairs. Evidence: `csls_out`, ordered by `misfit`.
+Fitted against pictures with the caption of a held-out pair (`swapped_csls`).
+
+`p_caption`: this caption belongs to another pair. Evidence: its agreement with the pair's other
+captions, and `margin_out`. Fitted against decoys: captions of other pairs in its place.
+
+`p_word`: one word of the caption is wrong. Evidence: the log-likelihood ratio of each word. Fitted
+against another word of its kind in its place (`changed_words`).
 
 Each part is a posterior of `estimate_wrong`, whose prior is the share of wrong captions in the
 mixture. The parts exclude each other: a caption of a wrong pair is not counted as a single wrong
 caption, and a wrong caption has no wrong word.
 
 Captions of all pairs are numbered; `start` has the number of each pair's first caption, and at the
-end n, [n_pairs + 1]."""  # noqa: E501
+end n, [n_pairs + 1].
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ from clipmem_core.scores.detectors import evenly_spaced
 from clipmem_core.scores.prevalence import WrongCount, estimate_wrong, posterior_at
 from clipmem_core.scores.words import COMPARED_KINDS, mean_ratio
 
-MOST_DECOYS = 20_000  # captions in whose place a decoy is put, evenly spaced
+_MOST_DECOYS = 20_000  # captions in whose place a decoy is put, evenly spaced
 _MOST_DONORS = 100_000  # captions that decoys are drawn from, evenly spaced
 # A decoy is one of the ten nearest captions of other pictures, among the forty nearest
 _NEAREST = 10
@@ -44,7 +45,7 @@ _MOST_FITTED = 200_000  # examples of a class that a log-likelihood ratio is fit
 # The log-likelihood ratio of too few words to fit one
 _MEAN_SURPRISE = np.array([0.5, 0.5, 0.0, 0.0, 0.0])
 _SAME = 0.999  # cosine from which two captions count as equal
-_BLOCK = 1_024  # captions whose siblings are in memory at a time
+_BLOCK = 8_192  # siblings in memory at a time
 _DECOY_DRAW = 21  # random stream
 
 
@@ -70,7 +71,7 @@ def draw_decoys(
     """
     counts = np.diff(start)
     cluster = np.repeat(clusters, counts)
-    places = evenly_spaced(np.flatnonzero(np.repeat(counts > 1, counts)), MOST_DECOYS)
+    places = evenly_spaced(np.flatnonzero(np.repeat(counts > 1, counts)), _MOST_DECOYS)
     donors = evenly_spaced(np.arange(len(cluster)), _MOST_DONORS)
     if not len(places):
         return np.empty((0, 3), np.int64)
@@ -121,7 +122,8 @@ def agreement(
     slot = place - start[pair]
     result = np.full((len(place), 2), np.nan)
     with_siblings = np.flatnonzero(n_siblings)
-    for block in np.split(with_siblings, range(_BLOCK, len(with_siblings), _BLOCK)):
+    size = max(1, _BLOCK // counts.max())
+    for block in np.split(with_siblings, range(size, len(with_siblings), size)):
         n = n_siblings[block]
         steps = np.arange(1, n.max(initial=0) + 1)
         present = steps <= n[:, None]  # [n_block, most siblings]

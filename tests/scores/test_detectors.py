@@ -1,5 +1,4 @@
 import numpy as np
-import pytest
 import torch
 from scipy.stats import zscore
 from torch.nn import functional
@@ -105,7 +104,7 @@ def test_a_member_of_unknown_logit_scale_has_no_log_probability() -> None:
     assert np.isnan(alone(image, text, external, logit_scale=np.nan)[1]).all()
 
 
-def test_a_swapped_caption_scores_as_csls_with_that_swap(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_swapped_caption_scores_as_csls_with_that_swap() -> None:
     rng = np.random.default_rng(0)
     image, text = (list(side) for side in rng.normal(size=(2, 3, 40, 6)))
     external = np.arange(40) >= 24
@@ -121,11 +120,6 @@ def test_a_swapped_caption_scores_as_csls_with_that_swap(monkeypatch: pytest.Mon
             for donor in np.flatnonzero(external)
         ]
         assert np.isclose(found[row], slow).any()
-    monkeypatch.setattr(detectors, "MOST_SWAPPED", 5)
-    some = swapped_csls(image, text, trained, external, seed=0)
-    chosen = np.isfinite(some)
-    assert chosen.sum() == 5
-    np.testing.assert_allclose(some[chosen], found[chosen])
 
 
 def test_scores_of_captions_are_those_of_a_slow_loop() -> None:

@@ -119,10 +119,6 @@ def test_side_means_agree_with_masked_arrays() -> None:
     for mean, hidden in zip(means, (~inside, inside), strict=True):
         expected = np.ma.array(values, mask=hidden).mean(axis=0).filled(np.nan)
         np.testing.assert_allclose(mean, expected)
-    sides = ensemble_sides(300, folds=3, repeats=4)
-    values = list(rng.normal(size=(12, 300)))
-    found = membership.replicate_clipmem(values, sides.replicates, sides.inside).mean(axis=0)
-    np.testing.assert_allclose(found, np.subtract(*membership.side_means(values, sides.inside)))
 
 
 def test_many_labellings_are_sampled_and_few_are_all() -> None:

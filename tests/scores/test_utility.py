@@ -32,11 +32,8 @@ def test_a_member_that_maps_everything_to_one_point_finds_nothing() -> None:
 def test_the_probe_finds_classes_that_differ() -> None:
     rng = np.random.default_rng(0)
     labels = np.array(["cat", "dog", "owl"])[np.arange(300) % 3]
-    noise = rng.normal(size=(300, 5))
-    apart = noise + 6 * np.eye(5)[np.arange(300) % 3]
-    train, test = slice(200), slice(200, None)
-    assert linear_probe(apart[train], labels[train], apart[test], labels[test], seed=0) > 0.97
-    assert linear_probe(noise[train], labels[train], noise[test], labels[test], seed=0) < 0.55
+    apart = rng.normal(size=(300, 5)) + 6 * np.eye(5)[np.arange(300) % 3]
+    assert linear_probe(apart[:200], labels[:200], apart[200:], labels[200:], seed=0) > 0.97
     # A class without training rows is an error, and one class is no probe
     x = np.array([[0.0], [0.1], [5.0], [5.1]])
     y = np.array([0, 0, 1, 1])
