@@ -1,5 +1,4 @@
-"""Names of columns and groups in the tables of an audit, what an interval over seeds covers, and
-kinds of words."""
+"""Names of columns and groups in the tables of an audit, and what an interval over seeds covers."""
 
 PAIR_COLUMNS = ["pair_id", "image", "captions", "label", "width", "height", "sha256", "injected"]
 PAIR_ID, IMAGE, CAPTIONS, LABEL, WIDTH, HEIGHT, SHA256, INJECTED = PAIR_COLUMNS
@@ -72,31 +71,10 @@ ATTACK_METRICS = {"auroc": ATTACK_AUROC, "TPR@0.01": ATTACK_TPR, "TPR@0.001": "a
 
 # What an interval over seeds covers: with other pairs drawn for each group a result may move
 # further.
-ONE_SPLIT = "training seeds of one split"
+_ONE_SPLIT = "training seeds of one split"
 SPLITS = "splits of the pairs"  # where every replicate draws the groups anew
 
 
 def of_one_split(kind: str) -> str:
     """Return the name of an interval, and for one over seeds also what it covers."""
-    return kind.replace("over seeds", f"over {ONE_SPLIT}")
-
-
-# Words of captions that are replaced by another one of their kind
-COLOUR_WORDS = (
-    *("red", "orange", "yellow", "green", "blue", "purple", "violet", "pink", "brown"),
-    *("black", "white", "grey", "gray", "gold", "golden", "silver", "beige"),
-)
-NUMBER_WORDS = (
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-    "ten",
-    "eleven",
-    "twelve",
-)
+    return kind.replace("over seeds", f"over {_ONE_SPLIT}")

@@ -57,7 +57,7 @@ from clipmem_core.review.decisions import KEEP, REMOVE, open_review
 from clipmem_core.review.rows import count_pairs, find_rows, pair_ids, score_span
 from clipmem_core.review.search import prepare_search
 from clipmem_core.review.selection import MATCH, Selection
-from clipmem_core.scores.registry import BY_NAME, CARD, scores_in, words
+from clipmem_core.scores.registry import BY_NAME, CARD_SCORES, words
 
 PAGE_SIZES = ("12", "24", "48", "96")
 DEFAULT_SIZE = "24"
@@ -65,7 +65,7 @@ SUBTRACTED = (
     "These pairs were learned by g, which is subtracted, so the lowest clipmem is the "
     "most memorized."
 )
-LEGEND = {name: score.legend for name, score in scores_in(CARD).items()} | {
+LEGEND = {name: score.legend for name, score in CARD_SCORES.items()} | {
     MATCH: "cosine with the search."
 }
 MAX_TEXT = 500  # characters

@@ -22,7 +22,7 @@ from clipmem_core.studies.benchmark_results import (
     KIND,
     MEASURE,
     OVER,
-    REFERENCE,
+    REFERENCE_DETECTOR,
     SHARE,
     SHORT,
 )
@@ -103,7 +103,9 @@ def _draw_table(findings: r.Findings) -> None:
     )
     alt = f"{SHORT[measure]} of each detector by kind of error, with intervals"
     st.dataframe(table, hide_index=True, height="content", alt=alt)
-    better = f" ▲ ▼: better or worse than {words(REFERENCE)}; the paired interval excludes 0."
+    better = (
+        f" ▲ ▼: better or worse than {words(REFERENCE_DETECTOR)}; the paired interval excludes 0."
+    )
     paired = better if rows[OVER].notna().any() else ""
     st.caption(f"{SHORT[measure]}, in brackets {findings.interval}.{paired}")
 

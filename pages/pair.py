@@ -37,8 +37,7 @@ from clipmem_core.review.rows import failed_checks, find_rows, misfit_note
 from clipmem_core.review.score_breakdown import member_terms
 from clipmem_core.review.search import search
 from clipmem_core.review.selection import CAPTION, PICTURE, Selection
-from clipmem_core.scores.registry import BY_NAME, scores_in, words
-from clipmem_core.scores.registry import PAIR as SHOWN_HERE
+from clipmem_core.scores.registry import BY_NAME, PAGE_SCORES, words
 
 CAPTION_LIMIT = 600
 FIXED = {"displayModeBar": False}
@@ -135,9 +134,9 @@ def draw_scores(audit: Audit, card: PairCard) -> None:
     )
     st.caption(noise.explain())
     with st.grid(2, min_column_width=130) as grid:
-        for name, score in scores_in(SHOWN_HERE).items():
+        for name, score in PAGE_SCORES.items():
             text = f"{score.help} {misfit_note(audit) if name == c.MISFIT else ''}"
-            grid.metric(score.label, plain.number(card.scores.get(name)), help=text.strip() or None)
+            grid.metric(words(name), plain.number(card.scores.get(name)), help=text.strip() or None)
 
 
 def draw_terms(audit: Audit, card: PairCard) -> None:

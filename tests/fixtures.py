@@ -27,9 +27,9 @@ from clipmem_core.audit.verdict import NULL_CHECK, judge, uses
 from clipmem_core.config import AuditConfig, as_dict, preset_config
 from clipmem_core.dataset.injected_errors import ERROR_KINDS
 from clipmem_core.embeddings import write_vectors
-from clipmem_core.scores.detection import DETECTORS, METRICS, detection_table, numbers_reviewed
+from clipmem_core.scores.detection import METRICS, detection_table, numbers_reviewed
 from clipmem_core.scores.membership import Membership
-from clipmem_core.scores.registry import SCORE_COLUMNS
+from clipmem_core.scores.registry import DETECTORS, SCORE_COLUMNS
 from clipmem_core.studies.benchmark_results import BENCHMARK, Benchmark, Piece, benchmark_of
 
 HOSTILE = [

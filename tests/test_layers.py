@@ -9,7 +9,17 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 LAYERS = [
-    {"facts", "mitigations", "config", "columns", "io", "embeddings", "glossary", "draws"},
+    {
+        "facts",
+        "mitigations",
+        "config",
+        "columns",
+        "io",
+        "embeddings",
+        "glossary",
+        "draws",
+        "word_kinds",
+    },
     {"dataset", "scores"},  # side by side: neither imports the other
     {"features", "training"},  # what a locked tower gives, and what is trained on it
     {"audit"},

@@ -21,7 +21,7 @@ from clipmem_core.audit.status import MemberProgress, State
 from clipmem_core.audit.store import Audit, audits_folder
 from clipmem_core.audit.verdict import RELIABILITY, WHOLE_HEAD, summary_lines, uses, whole_rows
 from clipmem_core.config import affecting, as_dict
-from clipmem_core.scores.registry import INJECTED, scores_in
+from clipmem_core.scores.registry import INJECTED_SCORES
 
 MEASURES = (
     "auroc",
@@ -235,7 +235,7 @@ def show_verdict(audit: Audit) -> None:
 
     groups = [row | {"kind": c.of_one_split(row["kind"])} for row in verdict["groups"]]
     show("clipmem by group", groups, ["group", "n", "mean", "low", "high", "kind"])
-    scores = sorted(scores_in(INJECTED), key=lambda name: not name.startswith("clipmem"))
+    scores = sorted(INJECTED_SCORES, key=lambda name: not name.startswith("clipmem"))
     injected = [row | {"injected error": row["injected"]} for row in verdict["injected"]]
     show("injected errors and other pairs (means)", injected, ["injected error", "n", *scores])
     show(

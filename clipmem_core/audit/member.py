@@ -383,12 +383,7 @@ def _score_captions(
     done = 0
     for vectors in blocks:
         pair = owner[done : done + len(vectors)]
-        similarity = detectors.similarities(vectors, image, pair)
-        scores.append(
-            np.column_stack(
-                [similarity, detectors.margins(vectors, similarity, pair, image, external)]
-            )
-        )
+        scores.append(detectors.caption_scores(vectors, pair, image, external))
         part, values = detectors.decoy_scores(vectors, scores[-1], done, decoys, image, owner)
         of_decoys[part, :2] = values
         done += len(vectors)

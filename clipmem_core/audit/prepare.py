@@ -35,7 +35,7 @@ from clipmem_core.features.precomputed import (
 )
 from clipmem_core.scores.membership import (
     Membership,
-    Sides,
+    MemberSides,
     draw_utility_pairs,
     ensemble_membership,
     paper_membership,
@@ -342,17 +342,17 @@ def repeat_membership(audit: Audit, pairs: pd.DataFrame) -> Membership:
     return membership_of(table.loc[pairs[c.PAIR_ID]].reset_index())
 
 
-def sides_of(audit: Audit, config: AuditConfig, membership: Membership) -> Sides:
+def sides_of(audit: Audit, config: AuditConfig, membership: Membership) -> MemberSides:
     """Return each pair's side for each member, and the external pairs reserved for utility."""
     utility_only = None
     if config.retrieval_apart:
         utility_only = draw_utility_pairs(
             membership.group, read_prepared(audit.folder).clusters, seed=config.seed
         )
-    return Sides(membership, config.protocol, config.seed, utility_only)
+    return MemberSides(membership, config.seed, utility_only)
 
 
-def utility_rows(sides: Sides) -> np.ndarray:
+def utility_rows(sides: MemberSides) -> np.ndarray:
     """Return the external pairs that utility is measured on."""
     return np.flatnonzero(sides.external if sides.utility_only is None else sides.utility_only)
 

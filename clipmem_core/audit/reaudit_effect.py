@@ -10,7 +10,7 @@ from clipmem_core.audit.prepare import membership_of
 from clipmem_core.audit.status import Screen
 from clipmem_core.audit.store import Audit, read_embeddings
 from clipmem_core.scores.alignment import pair_terms
-from clipmem_core.scores.membership import Membership, Sides, replicate_clipmem, side_means
+from clipmem_core.scores.membership import Membership, MemberSides, replicate_clipmem, side_means
 from clipmem_core.scores.seeds import MIN_REPLICATES, crossed_mean, paired_difference
 
 MIN_EXTERNAL = 10  # external pairs of both audits, below which nothing is measured
@@ -136,7 +136,7 @@ def _clipmem(before: np.ndarray, after: np.ndarray, membership: Membership, audi
     of an ensemble."""
     record = audit.record
     target = np.isin(membership.group, c.TARGET_GROUPS)
-    sides = Sides(membership, record.protocol, record.config.seed)
+    sides = MemberSides(membership, record.config.seed)
     inside = sides.inside[:, target]
     before = before[:, target]
     after = after[:, target]

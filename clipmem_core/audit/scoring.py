@@ -1,7 +1,6 @@
 """Computes an audit's tables from the files of its members: scores.parquet, captions.parquet,
 utility, verdict."""
 
-import dataclasses
 import functools
 import tempfile
 from dataclasses import dataclass
@@ -24,17 +23,10 @@ from clipmem_core.scores.alignment import IMAGE_SQUARE, TEXT_SQUARE, pair_terms
 from clipmem_core.scores.detection import detection_table
 from clipmem_core.scores.encoders import contributions
 from clipmem_core.scores.evidence import CaptionEvidence, Probabilities, agreement
-from clipmem_core.scores.membership import Sides
+from clipmem_core.scores.membership import MemberSides
 from clipmem_core.scores.prevalence import plan_stop, whole_count
-from clipmem_core.scores.registry import (
-    BY_NAME,
-    DETECTION,
-    INJECTED,
-    SCORE_COLUMNS,
-    TABLE,
-    scores_in,
-)
-from clipmem_core.scores.uncertainty import Noise, share_above, standard_errors
+from clipmem_core.scores.registry import BY_NAME, DETECTION_SCORES, INJECTED_SCORES, SCORE_COLUMNS
+from clipmem_core.scores.uncertainty import NoiseModel, share_above, standard_errors
 from clipmem_core.training.names import CHECKPOINT, TRAJECTORY
 
 UNUSABLE = "rows that cannot be used"
@@ -57,7 +49,7 @@ class Evidence:
     memory-mapped."""
 
     pairs: pd.DataFrame  # pair_id, injected
-    sides: Sides
+    sides: MemberSides
     views: int
     terms: list[dict[str, np.ndarray]]
     image: list[np.ndarray]  # μ_I of each member, [n_pairs, dim]
@@ -181,7 +173,7 @@ def update_scores(scores: pd.DataFrame, **values: np.ndarray) -> pd.DataFrame:
 
 def _compute_derived(values: dict[str, np.ndarray], changed: set[str]) -> None:
     """Add to both arguments the scores that are derived from changed ones."""
-    for score in TABLE:
+    for score in BY_NAME.values():
         if score.compute and changed & set(score.needs):
             values[score.name] = score.compute(*(values[name] for name in score.needs))
             changed.add(score.name)
@@ -289,13 +281,13 @@ def _injected_errors(
     injected = []
     detection = []
     if not kind.dropna().eq("none").all():
-        table = scores.groupby(kind.rename(c.INJECTED))[list(scores_in(INJECTED))].mean()
+        table = scores.groupby(kind.rename(c.INJECTED))[list(INJECTED_SCORES)].mean()
         table.insert(0, "n", kind.value_counts())
         injected = records(table.reset_index())
     truth = (kind[target] == c.MISCAPTION).to_numpy()
     values = {
         name: (score.direction * scores[name])[target].to_numpy()
-        for name, score in scores_in(DETECTION).items()
+        for name, score in DETECTION_SCORES.items()
     }
     complete = {name: score for name, score in values.items() if not np.isnan(score).any()}
     if complete and 2 <= truth.sum() < len(truth) - 1:
@@ -314,7 +306,7 @@ def _error_summary(evidence: Evidence, scores: pd.DataFrame, target: pd.Series) 
     if not len(rows):
         return {"se_kind": errors.kind, "se_degrees": None, "exceeding": []}
     clipmem = scores[c.CLIPMEM].to_numpy()[rows]
-    noise = Noise.of(errors, rows)
+    noise = NoiseModel.of(errors, rows)
     sizes = np.arange(SIZE_STEP, max(clipmem.max(), SIZE_STEP), SIZE_STEP).round(2)
     sizes = sizes[sizes >= MIN_NOISE_RATIO * np.median(noise.error)]
     return {
@@ -329,32 +321,26 @@ def attack_members(evidence: Evidence) -> tuple[pd.DataFrame, list[dict[str, Any
     the verdict."""
     sides = evidence.sides
     members = evidence.sides.membership.members
-    if len(members) < attacks.FEWEST:
+    if len(members) < attacks.FEWEST_MEMBERS:
         missing = (
-            f"needs at least {attacks.FEWEST} members, a target and a shadow on either "
+            f"needs at least {attacks.FEWEST_MEMBERS} members, a target and a shadow on either "
             f"side, not {len(members)}"
         )
         rows = {
             "attack": attacks.BAVARIA,
-            "measure": attacks.MEASURES,
+            "measure": attacks.ROC_MEASURES,
             "targets": 0,
             "missing": missing,
         }
         return pd.DataFrame(columns=c.UTILITY_COLUMNS), records(
-            pd.DataFrame(rows).reindex(columns=attacks.COLUMNS)
+            pd.DataFrame(rows).reindex(columns=attacks.ATTACK_COLUMNS)
         )
-    shadows = attacks.shadows_of(sides)
-    attacked = np.flatnonzero(shadows.attacked.all(axis=0))
-    if len(attacked) > MAX_ATTACKED:
-        sampled = np.zeros(shadows.attacked.shape[1], bool)
-        sampled[
-            np.random.default_rng([shadows.seed, 7]).choice(attacked, MAX_ATTACKED, replace=False)
-        ] = True
-        shadows = dataclasses.replace(
-            shadows, attacked=np.broadcast_to(sampled, shadows.attacked.shape)
-        )
-    results = attacks.attack(evidence.alignments, shadows)
-    n_boot = int(np.clip(_RESAMPLED // sum(len(result.rows) for result in results), 100, 300))
+    rows = np.flatnonzero(np.isin(sides.membership.group, c.SCORED_GROUPS))
+    if len(rows) > MAX_ATTACKED:
+        rng = np.random.default_rng([sides.seed, 7])
+        rows = np.sort(rng.choice(rows, MAX_ATTACKED, replace=False))
+    results = attacks.attack(evidence.alignments, sides, rows)
+    n_boot = int(np.clip(_RESAMPLED // (len(rows) * len(members)), 100, 300))
     metrics = [
         (name, c.ATTACK_METRICS[measure], value)
         for name, result in zip(members, results, strict=True)
@@ -366,7 +352,7 @@ def attack_members(evidence: Evidence) -> tuple[pd.DataFrame, list[dict[str, Any
 
 
 def caption_table(
-    audit: Audit, scores: pd.DataFrame, counts: np.ndarray, sides: Sides, words: pd.DataFrame
+    audit: Audit, scores: pd.DataFrame, counts: np.ndarray, sides: MemberSides, words: pd.DataFrame
 ) -> tuple[pd.DataFrame, CaptionEvidence]:
     """Return captions.parquet without probabilities, one row per caption, and the evidence that
     captions are wrong.
@@ -397,13 +383,12 @@ def caption_table(
             for column, is_in in enumerate((False, False, True))
         )
     agree = np.full((len(owner), 2), np.nan)
-    captions = None
-    of_decoys = None
+    of_decoys = np.empty((0, 3))
     if len(decoys):
         features = prepare.caption_features(audit)
         agree = agreement(features, start)
-        captions = np.column_stack([agree, margin[: len(owner)]])
         of_decoys = np.column_stack([agreement(features, start, decoys), margin[len(owner) :]])
+    captions = np.column_stack([agree, margin[: len(owner)]])
     fit, swapped, misfit = (
         scores[name].to_numpy() for name in (c.CSLS_OUT, c.CSLS_SWAPPED, c.MISFIT)
     )

@@ -8,7 +8,7 @@ import pandas as pd
 
 from clipmem_core import columns as c
 from clipmem_core.config import AuditConfig
-from clipmem_core.scores.registry import QUEUE, USE, Queue, scores_in
+from clipmem_core.scores.registry import QUEUE_SCORES, USE_SCORES, Queue
 
 BASIS = (
     "Estimates with 95 % intervals of sampling without replacement (hypergeometric); for wrong "
@@ -49,7 +49,7 @@ def queues(verdict: Mapping[str, Any]) -> dict[str, Queue]:
             f"{queue.doubted}, {tone}" if tone and queue.doubted else queue.name,
             f"{queue.sentence} {warning}".strip(),
         )
-        for name, score in scores_in(QUEUE).items()
+        for name, score in QUEUE_SCORES.items()
         if (queue := score.queue)
     }
 
@@ -59,7 +59,7 @@ def uses(verdict: Mapping[str, Any]) -> dict[str, str]:
     tone, failed = _tone(verdict)
     return {
         name: f"{score.use_doubted}; {tone}: {failed}" if tone and score.use_doubted else score.use
-        for name, score in scores_in(USE).items()
+        for name, score in USE_SCORES.items()
     }
 
 

@@ -28,7 +28,14 @@ from clipmem_core.features.towers import Tower
 from clipmem_core.io import DELETE, reading, replacing
 from clipmem_core.scores.evidence import fit_words, surprise, word_evidence
 from clipmem_core.scores.membership import draw_word_halves
-from clipmem_core.scores.words import CONSISTENT, WORD, Words, changed_words, kind_of, split_words
+from clipmem_core.scores.words import (
+    CONSISTENT,
+    WORD_PATTERN,
+    Words,
+    changed_words,
+    kind_of,
+    split_words,
+)
 from clipmem_core.training.trainer import save_atomically
 from clipmem_core.training.word_model import (
     VECTOR,
@@ -308,7 +315,7 @@ def _write_words(audit: Audit, words: Words, predicted: Predictions) -> None:
             starts = []
             for pair, captions in enumerate(batch[c.CAPTIONS].to_pylist()):
                 for number, caption in enumerate(captions):
-                    matches = list(WORD.finditer(caption))
+                    matches = list(WORD_PATTERN.finditer(caption))
                     rows += [
                         (pair, number, position, match.start())
                         for position, match in enumerate(matches)

@@ -20,7 +20,7 @@ from clipmem_core.review import selection as s
 from clipmem_core.review.decisions import CHOICES
 from clipmem_core.review.rows import frequent_values, score_span
 from clipmem_core.review.selection import Range, Selection
-from clipmem_core.scores.registry import BY_NAME, QUEUE, scores_in, words
+from clipmem_core.scores.registry import BY_NAME, QUEUE_SCORES, words
 
 _SIDES = {s.CAPTION: "captions", s.PICTURE: "pictures"}
 _FIELDS = {
@@ -64,9 +64,8 @@ def read_filters(audit: Audit) -> Selection:
 
 def queue_of(selection: Selection) -> str | None:
     """Return the score of the queue whose order a selection has, or None."""
-    in_queue = selection == with_queue(selection, selection.order) and selection.order in scores_in(
-        QUEUE
-    )
+    by_queue = with_queue(selection, selection.order)
+    in_queue = selection == by_queue and selection.order in QUEUE_SCORES
     return selection.order if in_queue else None
 
 

@@ -24,8 +24,7 @@ from clipmem_core.review.maps import map_file, map_name, map_points, map_task
 from clipmem_core.review.overview import load_score_map
 from clipmem_core.review.queries import count_rows
 from clipmem_core.review.rows import count_pairs, find_rows
-from clipmem_core.scores.registry import COLOUR as SCORE_COLOUR
-from clipmem_core.scores.registry import scores_in, words
+from clipmem_core.scores.registry import COLOUR_SCORES, words
 
 # pairs beside a chart, pixels of the strip and of a picture
 STRIP = 24
@@ -175,7 +174,7 @@ def draw_choices(audit: Audit) -> tuple[str, str]:
     """Draw the choice of embeddings and colour, and return the map's name and the colour's
     column."""
     st.html(TIGHT_STYLE)
-    colours = [*scores_in(SCORE_COLOUR), c.GROUP, c.LABEL, c.INJECTED]
+    colours = [*COLOUR_SCORES, c.GROUP, c.LABEL, c.INJECTED]
     with st.container(horizontal=True, vertical_alignment="bottom"):
         member, side, colour = (
             choose_listed(

@@ -41,7 +41,7 @@ from clipmem_core.review.selection import (
     Selection,
     to_parameters,
 )
-from clipmem_core.scores.registry import BY_NAME, CARD, ROW, scores_in, words
+from clipmem_core.scores.registry import BY_NAME, CARD_SCORES, ROW_SCORES, words
 
 SCRIPTS = ("outbox.js", "pairs.js", "pairs_grid.js", "pairs_single.js")
 HTML, CSS, *JS = (
@@ -214,7 +214,7 @@ def shown_scores(cards: Sequence[PairCard], noise: Noise, order: str, *, table: 
     hidden = {MATCH} if noise.error and table else {MATCH, SE}
     if not table and order not in (CLIPMEM, CLIPMEM_SHRUNK):
         hidden.add(CLIPMEM_SHRUNK)
-    names = dict.fromkeys((order, *scores_in(ROW if table else CARD)))
+    names = dict.fromkeys((order, *(ROW_SCORES if table else CARD_SCORES)))
     match = [MATCH] if any(card.match is not None for card in cards) else []
     return [*match, *(name for name in names if name not in hidden and name in BY_NAME)]
 

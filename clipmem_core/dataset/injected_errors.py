@@ -15,6 +15,7 @@ import scipy
 
 from clipmem_core import columns as c
 from clipmem_core.config import InputError
+from clipmem_core.word_kinds import COLOUR_WORDS, NUMBER_WORDS
 
 SWAP_SHARES = (0.05, 0.2, 0.4)
 # a pair gets one of the nearest usable captions among those considered
@@ -287,7 +288,7 @@ def _replace_word(
         for text in captions[row]
     )
     counts = Counter(word for words_of_caption in words for word in words_of_caption)
-    ignored = {*ENGLISH_STOP_WORDS, *c.COLOUR_WORDS, *c.NUMBER_WORDS}
+    ignored = {*ENGLISH_STOP_WORDS, *COLOUR_WORDS, *NUMBER_WORDS}
     nouns = [
         word
         for word, count in counts.most_common()
@@ -297,16 +298,16 @@ def _replace_word(
     rank = {noun: place for place, noun in enumerate(nouns if len(nouns) > 1 else [])}
 
     def kind_of(word: str) -> str:
-        if word in c.COLOUR_WORDS or word in rank:
-            return "colour" if word in c.COLOUR_WORDS else "noun"
-        return "number" if word in c.NUMBER_WORDS or (word.isdecimal() and word.isascii()) else ""
+        if word in COLOUR_WORDS or word in rank:
+            return "colour" if word in COLOUR_WORDS else "noun"
+        return "number" if word in NUMBER_WORDS or (word.isdecimal() and word.isascii()) else ""
 
     def other_word(word: str) -> str:
         if word.isdecimal():
             return word[:-1] + str(
                 rng.choice([digit for digit in "0123456789" if digit != word[-1]])
             )
-        choices = c.COLOUR_WORDS if word in c.COLOUR_WORDS else c.NUMBER_WORDS
+        choices = COLOUR_WORDS if word in COLOUR_WORDS else NUMBER_WORDS
         if word in rank:
             choices = tuple(
                 nouns[max(0, rank[word] - _SIMILAR_RANKS) : rank[word] + _SIMILAR_RANKS + 1]

@@ -38,7 +38,7 @@ from clipmem_core.review.decisions import (
     open_review,
 )
 from clipmem_core.review.queries import count_rows, fetch_pairs, number
-from clipmem_core.scores.registry import EXPORT, scores_in
+from clipmem_core.scores.registry import EXPORT_SCORES
 
 Written = tuple[
     tuple[str, ...], str
@@ -323,7 +323,7 @@ def write_decisions(audit: Audit, path: Path, progress: Progress | None) -> Writ
     table.insert(list(table).index(CAPTIONS) + 1, "word_changes", changes)
     files = {
         PAIRS: [f'"{IMAGE}"', f'"{LABEL}"'],
-        SCORES: [f'{number(name)} AS "{name}"' for name in scores_in(EXPORT)],
+        SCORES: [f'{number(name)} AS "{name}"' for name in EXPORT_SCORES],
     }
     for name, columns in files.items():
         values = fetch_pairs(audit.folder / name, columns, table[PAIR_ID])

@@ -33,7 +33,7 @@ from clipmem_core.review.queries import count_pairs_of
 from clipmem_core.review.rows import top_rows
 from clipmem_core.review.selection import Selection
 from clipmem_core.review.wrong_captions import wrong_lines
-from clipmem_core.scores.registry import EXPORT, scores_in
+from clipmem_core.scores.registry import EXPORT_SCORES
 
 TEMPLATE = "report.html.j2"
 _SIDE = 160  # pixels of a thumbnail's longer side
@@ -164,7 +164,7 @@ def _card(card: PairCard, root: Path, first_caption: FirstCaption) -> dict[str, 
         if shortage(error):
             raise
         picture = ""
-    facts = {name: number(card.scores.get(name)) for name in scores_in(EXPORT)}
+    facts = {name: number(card.scores.get(name)) for name in EXPORT_SCORES}
     facts |= {"group": card.group, "label": card.label or "", "injected": card.injected or ""}
     facts |= {f"{mark['word']} →": " ".join(mark["better"][0]) for mark in marks if mark["better"]}
     captions = [_cut(caption) for caption in (*card.current[first:], *card.current[:first])]

@@ -9,8 +9,13 @@ import plotly.graph_objects as go
 from clipmem_core.audit import unit_tables as t
 from clipmem_core.figures import layout
 from clipmem_core.review.score_breakdown import DEPTH, MEMBERS, PARADIGM_NAMES, SOURCE
-from clipmem_core.scores.detection import DETECTORS, RANDOM, REFERENCE, SECOND_ROUND
-from clipmem_core.scores.registry import words
+from clipmem_core.scores.registry import (
+    DETECTORS,
+    RANDOM_DETECTOR,
+    REFERENCE_DETECTOR,
+    SECOND_ROUND,
+    words,
+)
 from clipmem_core.studies.arm import NONE
 from clipmem_core.studies.lab import ARM
 
@@ -34,8 +39,8 @@ PLOT_HEIGHT = 330
 DOT = 9
 LINE = 14
 LETTER = 6.2
-_first_round = [name for name in DETECTORS if name != RANDOM and name not in SECOND_ROUND]
-DETECTOR_COLOURS = {RANDOM: layout.OTHER} | dict(
+_first_round = [name for name in DETECTORS if name != RANDOM_DETECTOR and name not in SECOND_ROUND]
+DETECTOR_COLOURS = {RANDOM_DETECTOR: layout.OTHER} | dict(
     zip(_first_round, layout.LABEL_COLOURS, strict=False)
 )
 Line = tuple[str, pd.DataFrame, str, str]  # name, rows, colour and dash
@@ -302,7 +307,7 @@ def precision_figure(curves: pd.DataFrame, *, share: float) -> go.Figure:
             y=rows["precision"],
             name=words(name),
             mode="lines",
-            line={"color": colour, "width": 4 if name == REFERENCE else 1.8, "dash": dash},
+            line={"color": colour, "width": 4 if name == REFERENCE_DETECTOR else 1.8, "dash": dash},
             hovertemplate=f"{words(name)}: %{{y:.3f}} of the first %{{x:,}}<extra></extra>",
         )
     figure.add_hline(share, line=layout.DOTTED)

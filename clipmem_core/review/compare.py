@@ -18,7 +18,7 @@ from clipmem_core.scores.detection import (
     numbers_reviewed,
     precision_curve,
 )
-from clipmem_core.scores.registry import DETECTION, scores_in
+from clipmem_core.scores.registry import DETECTION_SCORES
 from clipmem_core.scores.seeds import paired_difference
 from clipmem_core.studies import benchmark_results as b
 
@@ -126,7 +126,7 @@ class Findings:
 def detector_scores(audit: Audit) -> pd.DataFrame:
     """Return row, injected and each detector with values (larger: more suspicious), of scored or
     candidate pairs."""
-    detectors = scores_in(DETECTION)
+    detectors = DETECTION_SCORES
     oriented = (
         f'{score.direction} * {number(name)} AS "{name}"' for name, score in detectors.items()
     )

@@ -278,8 +278,8 @@ def _beside_external(
     by_text = vectors @ pictures.T
     itself = rows[:, None] == beside
     by_image[itself] = by_text[itself] = -np.inf
-    margin = detectors.margins(vectors, similarity, rows, image, beside)
-    return np.column_stack([similarity, margin, detectors.csls(similarity, by_image, by_text)])
+    scores = detectors.caption_scores(vectors, rows, image, beside)
+    return np.column_stack([scores, detectors.csls(similarity, by_image, by_text)])
 
 
 def _agreement(

@@ -18,7 +18,7 @@ from clipmem_core.review import search as s
 from clipmem_core.review.cards import LISTED, OWN_CAPTIONS, listed_scores
 from clipmem_core.review.queries import cached, fetch_all, fetch_numbered, number
 from clipmem_core.scores.alignment import external_means, terms_of
-from clipmem_core.scores.membership import Sides
+from clipmem_core.scores.membership import MemberSides
 from clipmem_core.scores.seeds import MIN_REPLICATES, over_seeds, seed_interval
 
 _TRAINED = "trained"
@@ -163,7 +163,7 @@ def member_terms(audit: Audit, row: int) -> pd.DataFrame:
                 [text @ text],
             ]
         )
-        terms = terms_of(products, np.flatnonzero([external[row]]), int(external.sum()))
+        terms = terms_of(products, external[[row]], int(external.sum()))
         rows.append({term: float(terms[term][0]) for term in c.TERMS})
     side = np.where(sides.inside[:, row], IN, OUT).tolist()
     facts = pd.DataFrame(
@@ -182,7 +182,7 @@ def _external_means(audit: Audit, member: str) -> tuple[np.ndarray, np.ndarray]:
     return external_means(*read_embeddings(audit.member(member)), s.read_sides(audit).external)
 
 
-def _sides_at(audit: Audit, row: int) -> Sides:
+def _sides_at(audit: Audit, row: int) -> MemberSides:
     sides = s.read_sides(audit)
     if not 0 <= row < len(sides.external):
         raise InputError(f"audit {audit.name!r} has no row {row}, only {len(sides.external):,}")

@@ -31,7 +31,7 @@ from clipmem_core.mitigations import Vocabulary
 from clipmem_core.review.queries import ROW, cached, fetch_columns, fetch_numbered, find_row
 from clipmem_core.review.selection import CAPTION, IMAGE_SIDE, PICTURE, TEXT_SIDE
 from clipmem_core.scores.alignment import unit
-from clipmem_core.scores.membership import Membership, Sides
+from clipmem_core.scores.membership import Membership, MemberSides
 from clipmem_core.training.names import CHECKPOINT
 
 LIMIT = 1000  # pairs in the result of a search
@@ -283,7 +283,7 @@ def _text_tower(config: AuditConfig) -> Any:
 
 
 @cached(2, MEMBERSHIP)
-def read_sides(audit: Audit) -> Sides:
+def read_sides(audit: Audit) -> MemberSides:
     """Read the membership, without the pair ids, which are most of the file."""
     columns = fetch_columns(
         audit.folder / MEMBERSHIP, f"SELECT * EXCLUDE ({PAIR_ID}, {ROW}) FROM parquet"

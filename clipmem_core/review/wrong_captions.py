@@ -56,7 +56,7 @@ class ReviewProgress:
 
 
 @cached(2, SCORES)
-def wrong_estimate(audit: Audit) -> tuple[np.ndarray, p.Review]:
+def wrong_estimate(audit: Audit) -> tuple[np.ndarray, p.ReviewOrder]:
     """Return the probability that each pair has a wrong caption, and the order of the review."""
     columns = [c.P_WRONG, c.SUSPICION, c.REVIEW_PLACE]
     probabilities, suspicion, place = (
@@ -88,7 +88,9 @@ def review_progress(audit: Audit) -> ReviewProgress:
     until_stop = max(p.suggest_stop(now), p.CHECKED - n_done)
     if wrong[reviewed[-LAST:]].sum() >= HITS:
         until_stop = max(until_stop, LAST)
-    remaining = p.left_after(now, [counted[name] for name in COUNTED if name in counted])
+    remaining = p.left_after(
+        now, [p.WrongCount(**counted[name]) for name in COUNTED if name in counted]
+    )
     checks = p.count_reviewed(review, wrong, done)
     checked = [
         end - n_wrong for end in (checks.estimate, checks.low, checks.high) if end is not None

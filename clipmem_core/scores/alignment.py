@@ -9,32 +9,31 @@ expectations over augmentations, test captions and test images are exact inner p
 Nothing is sampled; the paper draws its negatives.
 """
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 
 from clipmem_core.columns import ALIGNMENT, NEGATIVE_IMAGE, NEGATIVE_TEXT, POSITIVE, SIMILARITY
 
 IMAGE_SQUARE = "image_square"
 TEXT_SQUARE = "text_square"
-_CHUNK = 16_384  # rows that a thread takes at a time
-_BLOCK_BYTES = 1 << 20  # of one matrix: both blocks together fit a core's cache
+_CHUNK = 1_024  # pairs at a time, so that a block stays in a core's cache
 
 
 def external_means(
     image: np.ndarray, text: np.ndarray, external: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return ν_I and ν_T, [dim] each, float64: the means of mean embeddings over the external
-    pairs.
+    """Return ν_I and ν_T, the means of mean embeddings over the external pairs.
 
     Args:
         image, text: μ_I and μ_T, means of the unit embeddings of a pair's views and captions,
             [n_pairs, dim].
         external: true for external pairs, [n_pairs]; at least two.
+
+    Returns:
+        float64 [dim] each.
     """
     rows = np.flatnonzero(external)
-    return _mean_of(image, rows), _mean_of(text, rows)
+    nu_image, nu_text = (side[rows].mean(axis=0, dtype=np.float64) for side in (image, text))
+    return nu_image, nu_text
 
 
 def pair_terms(image: np.ndarray, text: np.ndarray, external: np.ndarray) -> dict[str, np.ndarray]:
@@ -44,7 +43,9 @@ def pair_terms(image: np.ndarray, text: np.ndarray, external: np.ndarray) -> dic
     caption and any image would get. An external pair leaves itself out of ν. Both matrices may be
     memory maps of any size.
 
-    Args: as for `external_means`.
+    Args:
+        image, text, external: as for `external_means`.
+
     Returns:
         float32 [n_pairs] each: positive, negative_text, negative_image, alignment, similarity
         (positive as a cosine, 0 where a mean has no length), and image_square, text_square: ‖μ‖²,
@@ -55,29 +56,29 @@ def pair_terms(image: np.ndarray, text: np.ndarray, external: np.ndarray) -> dic
     nu_text = nu_text.astype(text.dtype)
     products = np.empty((5, len(image)), dtype=np.float32)
 
-    def measure(start: int) -> None:
-        for rows in _blocks(
-            start, min(start + _CHUNK, len(image)), image.shape[1] * image.dtype.itemsize
-        ):
-            # small enough to stay in a core's cache while five products read them
-            a = image[rows]
-            b = text[rows]
-            # vecdot, unlike a matrix product, gives a row the same bits whatever block it is read
-            # in
-            products[0, rows] = np.vecdot(a, b)
-            products[1, rows] = np.vecdot(a, nu_text)
-            products[2, rows] = np.vecdot(b, nu_image)
-            products[3, rows] = np.vecdot(a, a)
-            products[4, rows] = np.vecdot(b, b)
-
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(measure, range(0, len(image), _CHUNK)))
-    return terms_of(products, np.flatnonzero(external), int(np.sum(external)))
+    for start in range(0, len(image), _CHUNK):
+        rows = slice(start, start + _CHUNK)
+        a = image[rows]
+        b = text[rows]
+        products[0, rows] = np.vecdot(a, b)
+        products[1, rows] = np.vecdot(a, nu_text)
+        products[2, rows] = np.vecdot(b, nu_image)
+        products[3, rows] = np.vecdot(a, a)
+        products[4, rows] = np.vecdot(b, b)
+    return terms_of(products, external, int(np.sum(external)))
 
 
 def leave_out(with_all: np.ndarray, pair_product: np.ndarray, n_external: int) -> np.ndarray:
-    """Turn a product with ν, the mean over all external pairs, into that with the mean without the
-    pair's own μ.
+    """Turn products with ν, the mean over all external pairs, into those with the mean without the
+    pair itself: (n ν·μ − μ·μ) / (n − 1).
+
+    Args:
+        with_all: products with ν, [n_pairs].
+        pair_product: products with the pair's own mean embedding, [n_pairs].
+        n_external: external pairs behind ν.
+
+    Returns:
+        [n_pairs].
 
     Example:
         >>> float(leave_out(np.array(2.0), np.array(3.0), 2))  # (3 + 1) / 2 without the 3
@@ -92,8 +93,11 @@ def terms_of(products: np.ndarray, external: np.ndarray, n_external: int) -> dic
 
     Args:
         products: μ_I·μ_T, μ_I·ν_T, ν_I·μ_T, ‖μ_I‖² and ‖μ_T‖² of n pairs, [5, n]; changed in place.
-        external: rows of the external pairs among them.
+        external: true for external pairs, [n].
         n_external: external pairs behind ν.
+
+    Returns:
+        [n] each, as of `pair_terms`.
     """
     positive, negative_text, negative_image, image_square, text_square = products
     for negative in (negative_text, negative_image):
@@ -113,20 +117,9 @@ def terms_of(products: np.ndarray, external: np.ndarray, n_external: int) -> dic
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
-    """Scale rows to unit length; a row of zeros stays."""
+    """Scale rows to unit length; a row of zeros stays.
+
+    Args: [n, dim]. Returns: floating, [n, dim].
+    """
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.divide(
-        vectors, lengths, out=np.zeros(vectors.shape, dtype=lengths.dtype), where=lengths > 0
-    )
-
-
-def _mean_of(matrix: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    total = np.zeros(matrix.shape[1])
-    for block in _blocks(0, len(rows), matrix.shape[1] * matrix.dtype.itemsize):
-        total += matrix[rows[block]].sum(axis=0, dtype=np.float64)
-    return total / len(rows)
-
-
-def _blocks(start: int, stop: int, row_bytes: int) -> Iterator[slice]:
-    rows = max(1, _BLOCK_BYTES // row_bytes)
-    return (slice(first, min(first + rows, stop)) for first in range(start, stop, rows))
+    return vectors / np.where(lengths > 0, lengths, 1)

@@ -9,7 +9,6 @@ target's repeat or seed where possible.
 """
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,87 +16,68 @@ import numpy as np
 import pandas as pd
 import scipy  # scipy.stats is loaded when it is used
 
-from clipmem_core.columns import SCORED_GROUPS
-from clipmem_core.scores.membership import Sides
+from clipmem_core.columns import ALIGNMENT
+from clipmem_core.scores.detection import ROC_AUC, resamples, roc_auc, roc_counts
+from clipmem_core.scores.membership import MemberSides
 from clipmem_core.scores.seeds import seed_interval
 
-ALIGNMENT = "alignment"
 BAVARIA = "bavaria"
 LIRA = "lira"
 RMIA = "rmia"
-ATTACKS = (BAVARIA, LIRA, RMIA, ALIGNMENT)
-AUROC = "auroc"
-RATES = {"TPR@0.01": 0.01, "TPR@0.001": 0.001}  # true-positive rate by false-positive rate
-MEASURES = (AUROC, *RATES)
-COLUMNS = [
-    "attack",
-    "measure",
-    "value",
-    "members_low",
-    "members_high",
-    "pairs_low",
-    "pairs_high",
-    "targets",
-    "missing",
+_RATES = {"TPR@0.01": 0.01, "TPR@0.001": 0.001}  # true-positive rate by false-positive rate
+ROC_MEASURES = (ROC_AUC, *_RATES)
+ATTACK_COLUMNS = [
+    *("attack", "measure", "value", "members_low", "members_high"),
+    *("pairs_low", "pairs_high", "targets", "missing"),
 ]
-OWN_VARIANCE = (
-    64  # shadows of a pair, from which LiRA uses the variance of the pair alone (its section VI)
-)
-FEWEST = 3  # members: a target, and a shadow on either side
+# Shadows of a pair, from which LiRA uses the variance of the pair alone (its section VI)
+_OWN_VARIANCE = 64
+FEWEST_MEMBERS = 3  # a target, and a shadow on either side
 _MOST_SHAPE = 50.0  # of the prior of the variance
 _FLAT = 1e-3  # the least variance of the prior of the mean, as a share of that of one alignment
-_BLOCK = 1_000_000  # weights of pairs in memory at a time
-# random streams
+# Random streams
 _KEY_DRAW = 5
 _RESAMPLE_DRAW = 6
 
 
 @dataclass(frozen=True, eq=False)
-class Shadows:
-    """Members that are each other's shadows; arrays are true in [n_members, n_pairs]."""
-
-    trained: np.ndarray  # on the pair
-    attacked: np.ndarray
-    external: np.ndarray  # pairs that the member's alignments are centred on
-    replicate: np.ndarray  # number of the repeat or seed of each member, [n_members]
-    seed: int
-
-
-def shadows_of(sides: Sides) -> Shadows:
-    """Return the members of an audit as each other's shadows, on its candidate, independent and
-    scored pairs."""
-    trained = sides.membership.trained
-    group = sides.membership.group
-    replicate = np.zeros(len(trained), dtype=np.int64)
-    for number, rows in enumerate(sides.replicates):
-        replicate[rows] = number
-    attacked = np.broadcast_to(np.isin(group, SCORED_GROUPS), trained.shape)
-    external = np.broadcast_to(sides.external, trained.shape)
-    return Shadows(trained, attacked, external, replicate, sides.seed)
-
-
-@dataclass(frozen=True, eq=False)
 class Side:
-    """The alignments of the shadows on one side: their number, mean, and sum of squared deviations,
-    [n] each."""
+    """The alignments of the shadows on one side: their number, mean (0 without a shadow), and sum
+    of squared deviations, [n] each."""
 
     count: np.ndarray
     mean: np.ndarray
     squares: np.ndarray
+    noise: float  # variance of an alignment between members
+
+    @property
+    def variance(self) -> float:
+        """The variance of one alignment, pooled over pairs; the noise where no pair has two
+        shadows."""
+        freedom = np.maximum(self.count - 1, 0).sum()
+        return float(self.squares.sum() / freedom) if freedom else self.noise
+
+    @property
+    def mean_or_nan(self) -> np.ndarray:
+        """The mean, NaN without a shadow, [n]."""
+        return np.where(self.count > 0, self.mean, np.nan)
 
 
 @dataclass(frozen=True, eq=False)
 class Attacked:
-    """One target: the pairs it is attacked on, whether it was trained on them, and each attack's
-    scores, [n] each."""
+    """One target: whether it was trained on each attacked pair, and each attack's scores, [n]
+    each."""
 
-    rows: np.ndarray  # which of all pairs these are
     trained: np.ndarray
     scores: dict[str, np.ndarray]
 
 
 def attack(
-    alignments: Sequence[np.ndarray], shadows: Shadows, *, attacks: Sequence[str] = ATTACKS
+    alignments: Sequence[np.ndarray],
+    sides: MemberSides,
+    rows: np.ndarray,
+    *,
+    attacks: Sequence[str] = (BAVARIA, LIRA, RMIA, ALIGNMENT),
 ) -> list[Attacked]:
     """Attack every member with the others; NaN where an attack needs a shadow on either side and a
     pair has none.
@@ -107,50 +87,34 @@ def attack(
     within one target.
 
     Args:
-        alignments: one array a member, [n_pairs] each, of at least `FEWEST` members.
-        shadows: who was trained on what.
-        attacks: which of `ATTACKS`.
+        alignments: one array a member, [n_pairs] each, of at least `FEWEST_MEMBERS` members.
+        sides: who was trained on what.
+        rows: the pairs that are attacked, int [n], ascending; no external ones.
+        attacks: which attacks, by name.
+
+    Returns:
+        One result a member, arrays [n].
     """
-    columns = shadows.attacked.any(axis=0)
-    places = np.flatnonzero(columns)
-    values = np.stack([np.asarray(alignment)[columns] for alignment in alignments]).astype(
-        np.float64
-    )
-    outside = np.array(
-        [
-            np.mean(alignment[where])
-            for alignment, where in zip(alignments, shadows.external, strict=True)
-        ]
-    )
-    centred = values - outside[:, None]
-    trained = shadows.trained[:, columns]
-    key = np.random.default_rng([shadows.seed, _KEY_DRAW]).random(trained.shape, dtype=np.float32)
-    noise = float("nan")
-    external = shadows.external.all(axis=0)
-    if external.any():
-        beyond = np.stack(
-            [np.asarray(alignment, dtype=np.float64)[external] for alignment in alignments]
-        )
-        noise = float((beyond - outside[:, None]).var(axis=0, ddof=1).mean())
-
-    def one(target: int) -> Attacked:
-        rows = np.flatnonzero(shadows.attacked[target, columns])
-        in_target = trained[:, rows]
-        used = _used(in_target, target, shadows.replicate, key[:, rows])
-        inside, outer = (_side(centred[:, rows], used & side) for side in (in_target, ~in_target))
-        scores = {
-            name: values[target, rows]
-            if name == ALIGNMENT
-            else _SCORES[name](centred[target, rows], inside, outer, noise)
-            for name in attacks
-        }
-        return Attacked(places[rows], in_target[target], scores)
-
-    with ThreadPoolExecutor(2) as pool:
-        return list(pool.map(one, range(len(alignments))))
+    trained = sides.membership.trained[:, rows]
+    replicate = np.empty(len(trained), dtype=np.int64)
+    for number, members in enumerate(sides.replicates):
+        replicate[members] = number
+    external = np.stack([values[sides.external] for values in alignments])
+    external_mean = external.mean(axis=1, keepdims=True).astype(np.float64)
+    noise = float((external - external_mean).var(axis=0, ddof=1).mean())
+    centred = np.stack([values[rows] for values in alignments]) - external_mean
+    key = np.random.default_rng([sides.seed, _KEY_DRAW]).random(trained.shape, dtype=np.float32)
+    results = []
+    for target in range(len(trained)):
+        used = _shadows(trained, target, replicate, key)
+        inside = _side(centred, used & trained, noise)
+        outside = _side(centred, used & ~trained, noise)
+        scores = {name: _SCORES[name](centred[target], inside, outside) for name in attacks}
+        results.append(Attacked(trained[target], scores))
+    return results
 
 
-def bavaria(values: np.ndarray, inside: Side, outside: Side, noise: float) -> np.ndarray:
+def bavaria(values: np.ndarray, inside: Side, outside: Side) -> np.ndarray:
     """Return log p(value | trained on) − log p(value | not) by Student's t predictives (BaVarIA-t),
     [n].
 
@@ -164,15 +128,13 @@ def bavaria(values: np.ndarray, inside: Side, outside: Side, noise: float) -> np
     Args:
         values: the target's alignments, [n].
         inside, outside: the shadows that were trained on the pair, and the others.
-        noise: variance of an alignment between members, used where no side has two shadows of a
-            pair.
     """
     if not (inside.count.any() and outside.count.any()):
         return np.full(len(values), np.nan)
-    return _predictive(values, inside, outside, noise) - _predictive(values, outside, inside, noise)
+    return _predictive(values, inside, outside) - _predictive(values, outside, inside)
 
 
-def lira(values: np.ndarray, inside: Side, outside: Side, noise: float) -> np.ndarray:
+def lira(values: np.ndarray, inside: Side, outside: Side) -> np.ndarray:
     """Return the log-likelihood ratio of two Gaussians (Carlini et al., "Membership Inference
     Attacks From First Principles", IEEE S&P 2022): the pair's means, and variances pooled over
     pairs where its shadows are few.
@@ -182,12 +144,12 @@ def lira(values: np.ndarray, inside: Side, outside: Side, noise: float) -> np.nd
     ratio = np.zeros(len(values))
     for sign, side in ((1, inside), (-1, outside)):
         sample_variance = side.squares / np.maximum(side.count - 1, 1)
-        variance = np.where(side.count >= OWN_VARIANCE, sample_variance, _pooled(side, noise))
-        ratio += sign * scipy.stats.norm.logpdf(values, _known_mean(side), np.sqrt(variance))
+        variance = np.where(side.count >= _OWN_VARIANCE, sample_variance, side.variance)
+        ratio += sign * scipy.stats.norm.logpdf(values, side.mean_or_nan, np.sqrt(variance))
     return ratio
 
 
-def rmia(values: np.ndarray, inside: Side, outside: Side, noise: float) -> np.ndarray:
+def rmia(values: np.ndarray, inside: Side, outside: Side) -> np.ndarray:
     """Return how far a pair lies above its mean under shadows, with equal weight of those with and
     without it.
 
@@ -197,38 +159,43 @@ def rmia(values: np.ndarray, inside: Side, outside: Side, noise: float) -> np.nd
     for one target the ROC is the same, but for ties. We use alignment as the log-likelihood, in
     units so large that the log of its mean is the mean.
 
-    Args: as for `bavaria`; `noise` is not used. In cosine units; NaN for a pair without a shadow on
+    Args: as for `bavaria`. In cosine units; NaN for a pair without a shadow on
     either side.
     """
-    return values - (_known_mean(inside) + _known_mean(outside)) / 2
+    return values - (inside.mean_or_nan + outside.mean_or_nan) / 2
 
 
-_SCORES = {BAVARIA: bavaria, LIRA: lira, RMIA: rmia}
+def _alignment(values: np.ndarray, inside: Side, outside: Side) -> np.ndarray:
+    """Return the target's alignments, whatever the shadows."""
+    return values
 
 
-def _used(trained: np.ndarray, target: int, replicate: np.ndarray, key: np.ndarray) -> np.ndarray:
-    """Return which members are shadows of each pair: all but the target and one that is opposite to
-    it."""
+_SCORES = {BAVARIA: bavaria, LIRA: lira, RMIA: rmia, ALIGNMENT: _alignment}
+
+
+def _shadows(
+    trained: np.ndarray, target: int, replicate: np.ndarray, key: np.ndarray
+) -> np.ndarray:
+    """Return which members are shadows of each pair, bool [n_members, n]: all but the target and
+    one that is opposite to it, of its replicate where possible.
+
+    Args: `trained` is true where the member trained on the pair, and `key` a random number,
+    [n_members, n] each; `replicate` is the number of each member's repeat or seed, [n_members].
+    """
     opposite = trained != trained[target]
-    preference = np.where(opposite, key + (replicate == replicate[target])[:, None], -1.0)
-    used = np.ones(trained.shape, dtype=bool)
-    left_out = preference.argmax(axis=0)
-    some = opposite.any(axis=0)
-    used[left_out[some], np.flatnonzero(some)] = False
+    same_replicate = (replicate == replicate[target])[:, None]
+    preference = np.where(opposite, key + same_replicate, -1.0)
+    is_first = np.arange(len(trained))[:, None] == preference.argmax(axis=0)
+    used = ~(opposite & is_first)
     used[target] = False
     return used
 
 
-def _side(values: np.ndarray, used: np.ndarray) -> Side:
+def _side(values: np.ndarray, used: np.ndarray, noise: float) -> Side:
+    """Summarise the alignments of the members `used`, [n_members, n] each."""
     count = used.sum(axis=0)
     mean = np.sum(values, axis=0, where=used) / np.maximum(count, 1)
-    return Side(count, mean, np.sum((values - mean) ** 2, axis=0, where=used))
-
-
-def _pooled(side: Side, noise: float) -> float:
-    """Return the variance of one alignment, pooled over pairs."""
-    freedom = np.maximum(side.count - 1, 0).sum()
-    return float(side.squares.sum() / freedom) if freedom else noise
+    return Side(count, mean, np.sum((values - mean) ** 2, axis=0, where=used), noise)
 
 
 def _shape(side: Side) -> float:
@@ -237,71 +204,66 @@ def _shape(side: Side) -> float:
     With d degrees of freedom s² has E[s⁴] = E[σ⁴] (1 + 2/d), and E[σ⁴] / E[σ²]² = (shape − 1) /
     (shape − 2).
     """
-    freedom = side.count - 1
-    several = freedom > 0
-    if not several.any():
+    several = side.count > 1
+    if not side.squares[several].any():
         return _MOST_SHAPE
-    squares = side.squares[several] / freedom[several]
-    mean = squares.mean()
-    ratio = (squares**2 / (1 + 2 / freedom[several])).mean() / mean**2 if mean > 0 else 1.0
+    freedom = side.count[several] - 1
+    variance = side.squares[several] / freedom
+    ratio = (variance**2 / (1 + 2 / freedom)).mean() / variance.mean() ** 2
     return float(min(2 + 1 / (ratio - 1), _MOST_SHAPE)) if ratio > 1 else _MOST_SHAPE
 
 
-def _line(side: Side, other: Side) -> np.ndarray:
+def _prior_mean(side: Side, other: Side) -> np.ndarray:
     """Return a side's prior mean of each pair: the mean of all, or a line of the pair's mean on the
     other side, [n]."""
-    present = side.count > 0
+    mean_of_all = side.mean[side.count > 0].mean()
     both = (side.count > 0) & (other.count > 0)
     if both.sum() < 3 or np.ptp(other.mean[both]) == 0:
-        return np.full(len(present), side.mean[present].mean())
+        return np.full(len(both), mean_of_all)
     line = np.polynomial.Polynomial.fit(other.mean[both], side.mean[both], 1)
-    return np.where(other.count > 0, line(other.mean), side.mean[present].mean())
+    return np.where(other.count > 0, line(other.mean), mean_of_all)
 
 
-def _predictive(values: np.ndarray, side: Side, other: Side, noise: float) -> np.ndarray:
+def _predictive(values: np.ndarray, side: Side, other: Side) -> np.ndarray:
     """Return the log density of values under the Student's t predictive of a side's shadows and the
     prior, [n]."""
-    variance = _pooled(side, noise)
+    variance = side.variance
     shape = _shape(side)
-    line = _line(side, other)
-    present = side.count > 0
+    prior_mean = _prior_mean(side, other)
+    off = (side.mean - prior_mean) ** 2
     # Means scatter about the line by the differences between pairs, and by the remaining noise of
     # single members
-    between = np.mean((side.mean - line)[present] ** 2) - variance * np.mean(
-        1 / side.count[present]
-    )
+    present = side.count > 0
+    between = off[present].mean() - variance * np.mean(1 / side.count[present])
     weight = variance / max(between, _FLAT * variance)  # of the prior mean, in shadows
     n = weight + side.count
-    mean = (weight * line + side.count * side.mean) / n
+    mean = (weight * prior_mean + side.count * side.mean) / n
     a = shape + side.count / 2
-    b = (
-        variance * (shape - 1)
-        + side.squares / 2
-        + weight * side.count * (side.mean - line) ** 2 / (2 * n)
-    )
+    b = variance * (shape - 1) + side.squares / 2 + weight * side.count * off / (2 * n)
     return scipy.stats.t.logpdf(values, 2 * a, mean, np.sqrt(b * (n + 1) / (a * n)))
-
-
-def _known_mean(side: Side) -> np.ndarray:
-    return np.where(side.count > 0, side.mean, np.nan)
 
 
 def roc(attacked: Attacked, attack: str) -> dict[str, float]:
     """Measure how well an attack separates the pairs that its target was trained on from the
     others.
 
-    `auroc`, in [0, 1], ties counting half, and the true-positive rate at the lowest threshold with
-    a false-positive rate of at most 1 and .1 %. NaN where a side is empty, a score is missing, or
-    the rate is below one false positive.
+    Args:
+        attacked: one target.
+        attack: name of the attack.
+
+    Returns:
+        `auroc`, in [0, 1], ties counting half, and the true-positive rate at the lowest threshold
+        with a false-positive rate of at most 1 and .1 %. NaN where a side is empty, a score is
+        missing, or the rate is below one false positive.
     """
-    scores = attacked.scores[attack]
-    others = int((~attacked.trained).sum())
-    if np.isnan(scores).any() or others in (0, len(scores)):
-        return dict.fromkeys(MEASURES, float("nan"))
-    rates = _rates(np.ones((1, attacked.rows[-1] + 1)), *_ranked(attacked, attack))
+    trained = attacked.trained
+    others = int((~trained).sum())
+    if np.isnan(attacked.scores[attack]).any() or others in (0, len(trained)):
+        return dict.fromkeys(ROC_MEASURES, float("nan"))
+    rates = _rates(attacked, attack, np.ones((1, len(trained))))[:, 0]
     return {
-        name: float("nan") if RATES.get(name, 1) * others < 1 else float(value[0])
-        for name, value in rates.items()
+        name: float("nan") if _RATES.get(name, 1) * others < 1 else float(rate)
+        for name, rate in zip(ROC_MEASURES, rates, strict=True)
     }
 
 
@@ -318,101 +280,64 @@ def attack_table(attacked: Sequence[Attacked], *, n_boot: int, seed: int) -> pd.
         pairs_low and pairs_high (95 % percentile bootstrap over pairs; of the default attack and of
         alignment), targets, and missing: why there is no value.
     """
-
-    def summarize(name: str) -> list[list[Any]]:
+    rows = []
+    for name in attacked[0].scores:
         values = pd.DataFrame([roc(target, name) for target in attacked])
-        rows = []
-        unknown = (float("nan"),) * 2
-        measured = [
-            target for target, known in zip(attacked, values[AUROC].notna(), strict=True) if known
-        ]
-        resampled = measured and name in (BAVARIA, ALIGNMENT)
-        over_pairs = _resampled(measured, name, n_boot=n_boot, seed=seed) if resampled else {}
-        for measure in MEASURES:
+        has_value = values[ROC_AUC].notna()
+        ends: dict[str, Any] = {}
+        if has_value.any() and name in (BAVARIA, ALIGNMENT):
+            measured = [attacked[target] for target in np.flatnonzero(has_value)]
+            ends = _pair_intervals(measured, name, n_boot=n_boot, seed=seed)
+        for measure in ROC_MEASURES:
             finite = values[measure].dropna().to_numpy()
-            mean = float(finite.mean()) if len(finite) else float("nan")
-            ends = over_pairs.get(measure, unknown) if len(finite) else unknown
-            missing = "" if len(finite) else _missing(attacked, name, measure)
-            rows.append([name, measure, mean, *seed_interval(finite), *ends, len(finite), missing])
-        return rows
-
-    with ThreadPoolExecutor(2) as pool:
-        rows = [row for part in pool.map(summarize, attacked[0].scores) for row in part]
-    return pd.DataFrame(rows, columns=COLUMNS)
+            row: dict[str, Any] = {"attack": name, "measure": measure, "targets": len(finite)}
+            if len(finite):
+                row["value"] = finite.mean()
+                row["members_low"], row["members_high"] = seed_interval(finite)
+                row["pairs_low"], row["pairs_high"] = ends.get(measure, (np.nan, np.nan))
+                row["missing"] = ""
+            else:
+                row["missing"] = _missing(attacked, name, measure)
+            rows.append(row)
+    return pd.DataFrame(rows, columns=ATTACK_COLUMNS)
 
 
 def _missing(attacked: Sequence[Attacked], name: str, measure: str) -> str:
+    """Return why no target has a value of a measure."""
     others = max(int((~target.trained).sum()) for target in attacked)
     if any(np.isnan(target.scores[name]).any() for target in attacked):
         return "some pair has no shadow on one side"
-    if measure in RATES and others * RATES[measure] < 1:
+    if measure in _RATES and others * _RATES[measure] < 1:
         return (
-            f"needs {round(1 / RATES[measure]):,} pairs that a member was not trained on, "
+            f"needs {round(1 / _RATES[measure]):,} pairs that a member was not trained on, "
             f"and there are {others:,}"
         )
     return "no member has pairs that it was trained on beside pairs that it was not"
 
 
-def _resampled(
-    attacked: Sequence[Attacked], name: str, *, n_boot: int, seed: int
-) -> dict[str, tuple[float, float]]:
-    """Return the 2.5 and 97.5 percentiles of the mean over targets, over resamples of pairs."""
-    pairs = np.unique(np.concatenate([target.rows for target in attacked]))
-    ranked = [_ranked(target, name) for target in attacked]
+def _pair_intervals(
+    attacked: Sequence[Attacked], attack: str, *, n_boot: int, seed: int
+) -> dict[str, list[float]]:
+    """Return the 2.5 and 97.5 percentiles of each measure's mean over targets, over resamples of
+    pairs."""
+    n_pairs = len(attacked[0].trained)
     rng = np.random.default_rng([seed, _RESAMPLE_DRAW])
-    at_once = max(1, _BLOCK // len(pairs))
-    means = []
-    for size in np.diff([*range(0, n_boot, at_once), n_boot]).tolist():
-        weights = np.zeros((size, pairs[-1] + 1))
-        for drawn in weights:
-            drawn[pairs] = np.bincount(
-                rng.integers(len(pairs), size=len(pairs)), minlength=len(pairs)
-            )
-        means.append(
-            np.mean([list(_rates(weights, *target).values()) for target in ranked], axis=0)
-        )
-    low, high = np.nanpercentile(np.hstack(means), (2.5, 97.5), axis=1)
-    return {measure: (float(low[at]), float(high[at])) for at, measure in enumerate(MEASURES)}
+    means = [
+        np.mean([_rates(target, attack, weights) for target in attacked], axis=0)
+        for weights in resamples([np.arange(n_pairs)], n_pairs, n_boot, rng)
+    ]
+    ends = np.nanpercentile(np.hstack(means), (2.5, 97.5), axis=1)
+    return dict(zip(ROC_MEASURES, ends.T.tolist(), strict=True))
 
 
-def _ranked(
-    attacked: Attacked, attack: str
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return the pairs trained on and the others, from the highest score on, and for each of the
-    others the number of pairs trained on that score higher, and that score at least as high."""
-    order = np.argsort(-attacked.scores[attack])
-    falling = -attacked.scores[attack][order]
-    trained = attacked.trained[order]
-    rows = attacked.rows[order]
-    above, at_least = (
-        np.searchsorted(falling[trained], falling[~trained], side=side)
-        for side in ("left", "right")
-    )
-    return rows[trained], rows[~trained], above, at_least
-
-
-def _rates(
-    weights: np.ndarray,
-    positives: np.ndarray,
-    negatives: np.ndarray,
-    above: np.ndarray,
-    at_least: np.ndarray,
-) -> dict[str, np.ndarray]:
-    """Return the measures, [n_draws] each; weights count pairs, [n_draws, n], the others are as of
-    `_ranked`."""
-    hits = np.hstack(
-        [np.zeros((len(weights), 1)), np.cumsum(weights.take(positives, axis=1), axis=1)]
-    )
-    alarm = weights.take(negatives, axis=1)
-    alarms = np.cumsum(alarm, axis=1)
-    all_hits = hits[:, -1]
-    all_alarms = alarms[:, -1]
-    area = np.vecdot(alarm, hits.take(above, axis=1) + hits.take(at_least, axis=1)) / 2
-    rates = {AUROC: area / (all_hits * all_alarms)}
-    ends = np.append(above, len(positives))
-    for name, most in RATES.items():
-        # Slightly above, since the number of alarms allowed may fall short of a whole one by
+def _rates(attacked: Attacked, attack: str, weights: np.ndarray) -> np.ndarray:
+    """Return `ROC_MEASURES` in resamples of the pairs, [3, n_resamples]; weights count how often a
+    pair is drawn, [n_resamples, n]."""
+    hits, alarms = roc_counts(attacked.scores[attack], attacked.trained, weights)
+    rates = [roc_auc(hits, alarms)]
+    for most in _RATES.values():
+        # Slightly above, since the number of alarms allowed may fall short of an integer by
         # rounding
-        first = (alarms <= most * all_alarms[:, None] + 1e-9).sum(axis=1)  # that is one too many
-        rates[name] = np.take_along_axis(hits, ends[first][:, None], axis=1)[:, 0] / all_hits
-    return rates
+        lowest = (alarms <= most * alarms[:, -1:] + 1e-9).sum(axis=1, keepdims=True) - 1
+        rates.append(np.take_along_axis(hits, lowest, axis=1)[:, 0] / hits[:, -1])
+    return np.stack(rates)

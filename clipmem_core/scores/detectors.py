@@ -16,15 +16,26 @@ from threadpoolctl import threadpool_limits
 from clipmem_core.scores.alignment import unit
 
 _NEIGHBOURS = 10  # nearest external partners that a cosine is compared with
-MOST_EXTERNAL = 1_000  # external pairs among which they are searched
-MOST_SWAPPED = 20_000  # pairs whose caption is swapped, evenly spaced
-LOG_PROBABILITY = (
-    1  # place in a trajectory's last axis: training cosine, log-probability of the true partner
-)
+_MOST_EXTERNAL = 1_000  # external pairs among which they are searched
+_MOST_SWAPPED = 20_000  # pairs whose caption is swapped, evenly spaced
+# Place in a trajectory's last axis: training cosine, log-probability of the true partner
+LOG_PROBABILITY = 1
 _CHUNK = 1_024
-_CAPTION_CHUNK = 4_096
-_GROUPED = 10  # cosines whose maximum is compared first
 _SWAP_DRAW = 5  # random stream
+
+
+def evenly_spaced(values: np.ndarray, most: int) -> np.ndarray:
+    """Return at most `most` of the values, evenly spaced.
+
+    Args:
+        values: [n, ...].
+        most: how many.
+
+    Example:
+        >>> evenly_spaced(np.arange(7), 3).tolist()
+        [0, 2, 4]
+    """
+    return values if len(values) <= most else values[np.arange(most) * len(values) // most]
 
 
 def mean_over_epochs(trajectory: np.ndarray) -> np.ndarray:
@@ -37,7 +48,7 @@ def mean_over_epochs(trajectory: np.ndarray) -> np.ndarray:
     Returns:
         float64 [n_pairs]; NaN for pairs the member never trained on.
     """
-    return nan_mean([epoch[:, LOG_PROBABILITY] for epoch in trajectory])
+    return nan_mean(trajectory[:, :, LOG_PROBABILITY])
 
 
 def learned(log_probabilities: Sequence[np.ndarray]) -> np.ndarray:
@@ -47,13 +58,20 @@ def learned(log_probabilities: Sequence[np.ndarray]) -> np.ndarray:
     At most 0; near 0 learned at once, far below late or never. Paper: candidates have it from f,
     independents from g.
 
-    Args: one array a member, [n_pairs]; NaN where the member does not train on the pair.
+    Args:
+        log_probabilities: one array a member, [n_pairs]; NaN where the member does not train on
+            the pair.
+
+    Returns:
+        float64 [n_pairs]; NaN for pairs that no member trains on.
     """
     return nan_mean(log_probabilities)
 
 
 def misfit(
-    learned: np.ndarray, log_probability_out: np.ndarray, *, second: bool = False
+    learned: np.ndarray,
+    log_probability_out: np.ndarray,
+    log_probability_second: np.ndarray | None = None,
 ) -> np.ndarray:
     """Score how badly a pair's captions fit its image: misfit = −(z(learned) + 2
     z(log_probability_out)).
@@ -69,27 +87,32 @@ def misfit(
         learned: mean log-probability in training, [n_pairs]; NaN for held-out pairs.
         log_probability_out: of the true partner among held-out ones, under members that never saw
             the pair, [n_pairs].
-        second: whether log_probability_out is of a second round of training, and then weighs 4.
+        log_probability_second: the same after a second round of training, [n_pairs]; where any pair
+            has it, it takes the place of log_probability_out and weighs 4.
+
+    Returns:
+        float64 [n_pairs].
     """
-    return _sum_of_z((learned, 1.0), (log_probability_out, 4.0 if second else 2.0))
-
-
-def _sum_of_z(*parts: tuple[np.ndarray, float]) -> np.ndarray:
-    """Return minus the weighted sum of z-scores; a row with one part gets the score at the same
-    quantile."""
-
-    def z(values: np.ndarray) -> np.ndarray:
-        spread = values.std()
-        return (values - values.mean()) / spread if spread > 0 else np.zeros(len(values))
-
-    score = np.full(len(parts[0][0]), np.nan)
-    both = np.flatnonzero(~np.isnan([values for values, _ in parts]).any(axis=0))
-    if len(both):
-        score[both] = -sum(weight * z(values[both]) for values, weight in parts)
-        for values, _ in parts:
-            alone = np.flatnonzero(np.isnan(score) & ~np.isnan(values))
-            score[alone] = np.interp(-values[alone], np.sort(-values[both]), np.sort(score[both]))
+    out = log_probability_out
+    weight = 2.0
+    if log_probability_second is not None and np.isfinite(log_probability_second).any():
+        out = log_probability_second
+        weight = 4.0
+    score = np.full(len(learned), np.nan)
+    both = np.isfinite(learned) & np.isfinite(out)
+    if not both.any():
+        return score
+    score[both] = -(_z(learned[both]) + weight * _z(out[both]))
+    for part in (learned, out):
+        single = np.isnan(score) & np.isfinite(part)
+        score[single] = np.interp(-part[single], np.sort(-part[both]), np.sort(score[both]))
     return score
+
+
+def _z(values: np.ndarray) -> np.ndarray:
+    """Return z-scores, [n]; 0 where all values are equal."""
+    off = values - values.mean()
+    return np.divide(off, values.std(), out=np.zeros(len(values)), where=off != 0)
 
 
 def csls(cosine: np.ndarray, by_image: np.ndarray, by_text: np.ndarray) -> np.ndarray:
@@ -105,29 +128,23 @@ def csls(cosine: np.ndarray, by_image: np.ndarray, by_text: np.ndarray) -> np.nd
         by_image: the picture's with external captions, [n, n_external].
         by_text: the caption's with external pictures, [n, n_external].
 
+    Returns:
+        [n].
+
     Example:
         >>> csls(np.array([1.0]), np.array([[0.0, 0.5]]), np.array([[0.5, -np.inf]])).tolist()
         [1.25]
     """
-    return 2 * cosine - _nearest_mean(by_image) - _nearest_mean(by_text)
+    return 2 * cosine - _mean_of_nearest(by_image) - _mean_of_nearest(by_text)
 
 
-def _nearest_mean(cosines: np.ndarray, most: int = _NEIGHBOURS) -> np.ndarray:
-    """Return the mean of each row's 10 largest cosines, or of as many as every row has, [n]."""
-    n = len(cosines)
-    k = min(most, cosines.shape[1])
-    width = cosines.shape[1] // _GROUPED
-    if width > k:  # the k largest are in the k groups with the largest maxima: a third of the time
-        groups = cosines[:, : width * _GROUPED].reshape(n, _GROUPED, width)
-        rest = cosines[:, width * _GROUPED :]
-        chosen = np.argpartition(groups.max(axis=1), -k, axis=1)[:, None, -k:]
-        cosines = np.concatenate(
-            [np.take_along_axis(groups, chosen, axis=2).reshape(n, -1), rest], axis=1
-        )
-    largest = np.partition(cosines, -k, axis=1)[:, -k:]
-    if missing := int(np.isinf(largest).sum(axis=1).max(initial=0)):
-        largest = np.sort(largest, axis=1)[:, missing:]
-    return largest.mean(axis=1)
+def _mean_of_nearest(cosines: np.ndarray) -> np.ndarray:
+    """Return the mean of each row's 10 largest cosines, or of as many finite ones as every row has.
+
+    Args: [n, n_external]; −∞ for a pair's own partner. Returns: [n].
+    """
+    k = np.isfinite(cosines).sum(axis=1).min(initial=_NEIGHBOURS)
+    return np.partition(cosines, -k, axis=1)[:, -k:].mean(axis=1)
 
 
 def log_probability(
@@ -142,6 +159,9 @@ def log_probability(
     Args:
         cosine, by_image, by_text: as for `csls`.
         logit_scale: of the member; NaN where unknown, as is the result then.
+
+    Returns:
+        [n].
     """
     total = np.zeros_like(cosine)
     for cosines in (by_image, by_text):  # scipy's logsumexp takes seven times as long
@@ -165,6 +185,12 @@ def fit_out(
     An external pair is not compared with itself. Of more than 1,000 external pairs 1,000 are used,
     evenly spaced.
 
+    Args:
+        image, text: embeddings of each member, [n_pairs, dim].
+        trained: true where the member trains on the pair, [n_members, n_pairs].
+        external: true for external pairs, at least two, [n_pairs].
+        logit_scales: of each member; NaN where unknown.
+
     Returns:
         csls_out and log_probability_out, float64 [n_pairs] each; NaN for pairs that every member
         trains on.
@@ -184,45 +210,38 @@ def fit_out(
 
 
 def external_used(external: np.ndarray) -> np.ndarray:
-    """Return the external pairs that others are compared with: all, or 1,000 evenly spaced; int
-    [n]."""
-    rows = np.flatnonzero(external)
-    return (
-        rows
-        if len(rows) <= MOST_EXTERNAL
-        else rows[np.arange(MOST_EXTERNAL) * len(rows) // MOST_EXTERNAL]
-    )
+    """Return the rows of the external pairs that others are compared with: all, or 1,000 evenly
+    spaced.
+
+    Args: true for external pairs, [n_pairs]. Returns: int64 [n].
+    """
+    return evenly_spaced(np.flatnonzero(external), _MOST_EXTERNAL)
 
 
 def _beside_external(
     image: np.ndarray, text: np.ndarray, external: np.ndarray, rows: np.ndarray
 ) -> Iterator[tuple[slice, np.ndarray, np.ndarray, np.ndarray]]:
-    """Yield for blocks of rows: the slice, own cosine [n], image's cosines with external captions
-    [n, n_external], and caption's with external images; −∞ for an external pair's own."""
+    """Yield for blocks of rows: the slice, cosine of picture and caption [n], the picture's cosines
+    with external captions and the caption's with external pictures, [n, n_external] each; −∞ for
+    an external pair with itself."""
     partners = external_used(external)
-    if len(partners) < 2:
-        raise ValueError(
-            "external must name at least 2 pairs, since a pair leaves itself out, not "
-            f"{len(partners)}"
-        )
     images = unit(image[partners]).T
     texts = unit(text[partners]).T
     for start in range(0, len(rows), _CHUNK):
         part = slice(start, start + _CHUNK)
         a = unit(image[rows[part]])
         b = unit(text[rows[part]])
-        by_image = a @ texts
-        by_text = b @ images
-        place = np.searchsorted(partners, rows[part])
-        itself = np.flatnonzero(partners[np.minimum(place, len(partners) - 1)] == rows[part])
-        for cosines in (by_image, by_text):
-            cosines[itself, place[itself]] = -np.inf
+        itself = rows[part, None] == partners
+        by_image = np.where(itself, -np.inf, a @ texts)
+        by_text = np.where(itself, -np.inf, b @ images)
         yield part, np.vecdot(a, b), by_image, by_text
 
 
 def nan_mean(values: Iterable[np.ndarray]) -> np.ndarray:
-    """Return the mean over arrays that skips NaN, one array at a time, of their shape; NaN where
-    all are NaN."""
+    """Return the mean over arrays that skips NaN, one array at a time.
+
+    Args: arrays of one shape. Returns: float64 of that shape; NaN where all are NaN.
+    """
     total = np.zeros(())
     count = np.zeros(())
     for value in values:
@@ -246,85 +265,64 @@ def swapped_csls(
     No member was trained on an external pair, so the members that leave a picture out have seen
     neither: these are positives of a set whose other pairs are unlabelled.
 
+    Args:
+        image, text, trained, external: as for `fit_out`.
+        seed: of the draw.
+
     Returns:
-        float64 [n_pairs], NaN for external pairs, those that every member trains on, those not
-        among the 20,000 used, and everywhere with fewer than three external pairs.
+        float64 [n_pairs], NaN for external pairs, those that every member trains on, and those not
+        among the 20,000 used.
     """
-    donor_rows = external_used(external)
-    pairs = np.flatnonzero(~external & ~trained.all(axis=0))
-    if len(donor_rows) < 3 or not len(pairs):
-        return np.full(len(external), np.nan)
-    if len(pairs) > MOST_SWAPPED:
-        pairs = pairs[np.arange(MOST_SWAPPED) * len(pairs) // MOST_SWAPPED]
-    donors = np.random.default_rng([seed, _SWAP_DRAW]).integers(len(donor_rows), size=len(external))
+    partners = external_used(external)
+    pairs = evenly_spaced(np.flatnonzero(~external & ~trained.all(axis=0)), _MOST_SWAPPED)
+    rng = np.random.default_rng([seed, _SWAP_DRAW])
+    donors = rng.integers(len(partners), size=len(external))  # places in `partners`
 
     def measure(a: np.ndarray, b: np.ndarray, in_training: np.ndarray) -> np.ndarray:
-        rows = pairs[~in_training[pairs]]
+        blocks = _beside_external(a, b, external, partners)
+        of_donors = np.concatenate([_mean_of_nearest(by_text) for *_, by_text in blocks])
         values = np.full(len(external), np.nan)
-        values[rows] = _swapped(a, b, external, rows, donors[rows])
+        rows = pairs[~in_training[pairs]]
+        for part, _, by_image, _ in _beside_external(a, b, external, rows):
+            donor = donors[rows[part]]
+            each = np.arange(len(donor))
+            cosine = by_image[each, donor]
+            by_image[each, donor] = -np.inf  # not a neighbour of the picture
+            near = _mean_of_nearest(by_image) + of_donors[donor]
+            values[rows[part]] = 2 * cosine - near
         return values
 
     return nan_mean(map(measure, image, text, trained))
 
 
-def _swapped(
-    image: np.ndarray, text: np.ndarray, external: np.ndarray, rows: np.ndarray, donors: np.ndarray
+def caption_scores(
+    vectors: np.ndarray, owner: np.ndarray, image: np.ndarray, beside: np.ndarray
 ) -> np.ndarray:
-    """Return one member's CSLS of pictures with donors' captions, [n_rows]."""
-    blocks = _beside_external(image, text, external, external_used(external))
-    around = np.concatenate(
-        [_nearest_mean(by_text) for _, _, _, by_text in blocks]
-    )  # of each donor's caption
-    score = np.empty(len(rows))
-    for part, _, by_image, _ in _beside_external(image, text, external, rows):
-        each = np.arange(len(by_image))
-        drawn = donors[part]
-        cosine = by_image[each, drawn].copy()
-        by_image[each, drawn] = -np.inf  # a pair's own caption is not among its neighbours
-        score[part] = 2 * cosine - _nearest_mean(by_image) - around[drawn]
-    return score
+    """Return similarity and margin of captions.
 
-
-def similarities(vectors: np.ndarray, image: np.ndarray, owner: np.ndarray) -> np.ndarray:
-    """Return the cosine of each caption with its picture, in [−1, 1].
+    Similarity, in [−1, 1], is the cosine with the caption's picture. Margin, in [−2, 2], half of
+    `csls`: similarity − mean cosine with the 10 nearest external pictures.
 
     Args:
-        vectors: unit embeddings of captions, [n, dim].
-        image: embeddings of pictures of any length, [n_pairs, dim].
+        vectors: unit embeddings of the captions, [n, dim].
         owner: each caption's pair, [n].
+        image: embeddings of pictures of any length, [n_pairs, dim].
+        beside: rows of the external pairs, at least two, [n_beside]; a caption is not compared
+            with its own picture.
+
+    Returns:
+        [n, 2].
     """
-    first, last = (int(owner.min()), int(owner.max()) + 1) if len(owner) else (0, 0)
-    return np.vecdot(vectors, unit(np.asarray(image[first:last]))[owner - first])
-
-
-def margins(
-    vectors: np.ndarray,
-    similarity: np.ndarray,
-    owner: np.ndarray,
-    image: np.ndarray,
-    beside: np.ndarray,
-) -> np.ndarray:
-    """Return how much closer each caption is to its picture than to the nearest external pictures.
-
-    Half of `csls`: similarity − mean cosine with the 10 nearest external pictures. In [−2, 2].
-
-    Args:
-        vectors, image, owner: as for `similarities`.
-        similarity: with their pictures, [n].
-        beside: rows of the external pairs, [n_beside]; a caption is not compared with its own
-            picture.
-    """
-    pictures = unit(np.asarray(image[beside]))
-    margin = np.full(len(vectors), np.nan)
-    k = min(_NEIGHBOURS, len(beside) - 1)
-    if k < 1:
-        return margin
-    for start in range(0, len(vectors), _CAPTION_CHUNK):
-        part = slice(start, start + _CAPTION_CHUNK)
-        cosines = vectors[part] @ pictures.T  # a search among so few pictures takes twice as long
-        cosines[owner[part, None] == beside] = -np.inf
-        margin[part] = similarity[part] - _nearest_mean(cosines, k)
-    return margin
+    pictures = unit(image[beside])
+    scores = np.empty((len(vectors), 2))
+    for start in range(0, len(vectors), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        similarity = np.vecdot(vectors[part], unit(image[owner[part]]))
+        itself = owner[part, None] == beside
+        cosines = np.where(itself, -np.inf, vectors[part] @ pictures.T)
+        scores[part, 0] = similarity
+        scores[part, 1] = similarity - _mean_of_nearest(cosines)
+    return scores
 
 
 def decoy_scores(
@@ -348,10 +346,9 @@ def decoy_scores(
     part = slice(*np.searchsorted(decoys[:, 1], (first, first + len(vectors))))
     place = decoys[part, 0]
     row = decoys[part, 1] - first
-    similarity = np.vecdot(vectors[row], unit(np.asarray(image[owner[place]])))
-    nearest = (
-        scores[row, 0] - scores[row, 1]
-    )  # the caption's mean cosine with the nearest external pictures
+    similarity = np.vecdot(vectors[row], unit(image[owner[place]]))
+    # The caption's mean cosine with the nearest external pictures
+    nearest = scores[row, 0] - scores[row, 1]
     return part, np.column_stack([similarity, similarity - nearest])
 
 
@@ -376,17 +373,15 @@ def learned_by_caption(
 
     Example:
         >>> log_probability = np.array([[-4.0, -2.0], [-1.0, -1.0]])
-        >>> learned_by_caption(log_probability, np.array([0, 1]), [np.array([0, 2]), np.array([1,
-        2])], 3).tolist() [-1.0, 0.0, 0.5]
+        >>> drawn = [np.array([0, 2]), np.array([1, 2])]
+        >>> learned_by_caption(log_probability, np.array([0, 1]), drawn, 3).tolist()
+        [-1.0, 0.0, 0.5]
     """
     total = np.zeros(n_captions)
     count = np.zeros(n_captions)
-    for epoch, captions in zip(log_probability, drawn, strict=True):
-        value = epoch[rows].astype(np.float64)
-        finite = ~np.isnan(value)
-        if finite.any():
-            total += np.bincount(
-                captions[finite], value[finite] - value[finite].mean(), minlength=n_captions
-            )
-            count += np.bincount(captions[finite], minlength=n_captions)
+    for values, captions in zip(log_probability[:, rows].astype(np.float64), drawn, strict=True):
+        finite = np.isfinite(values)
+        off = values - values[finite].mean() if finite.any() else values
+        total += np.bincount(captions[finite], off[finite], n_captions)
+        count += np.bincount(captions[finite], minlength=n_captions)
     return np.divide(total, count, out=np.full(n_captions, np.nan), where=count > 0)

@@ -1,21 +1,22 @@
-"""The probability that a caption is wrong, from three kinds of evidence, each against known
-positives.
+"""The probability that a caption is wrong, from three kinds of evidence, each fitted against
+captions that are wrong by construction.
 
-| part | what is wrong | evidence | known positives |
-|---|---|---|---|
-| `p_pair` | all captions of the pair belong to other pairs | `csls_out`, ordered by `misfit` |
-pictures with the caption of a held-out pair (`swapped_csls`) |
-| `p_caption` | this caption belongs to another pair | its agreement with the pair's other captions,
-and `margin_out` | decoys: captions of other pairs in its place |
-| `p_word` | one word of the caption | the log-likelihood ratio of each word | another word of its
-kind in its place (`changed_words`) |
+`p_pair`: all captions of the pair belong to other pairs. Evidence: `csls_out`, ordered by `misfit`.
+Fitted against pictures with the caption of a held-out pair (`swapped_csls`).
+
+`p_caption`: this caption belongs to another pair. Evidence: its agreement with the pair's other
+captions, and `margin_out`. Fitted against decoys: captions of other pairs in its place.
+
+`p_word`: one word of the caption is wrong. Evidence: the log-likelihood ratio of each word. Fitted
+against another word of its kind in its place (`changed_words`).
 
 Each part is a posterior of `estimate_wrong`, whose prior is the share of wrong captions in the
 mixture. The parts exclude each other: a caption of a wrong pair is not counted as a single wrong
 caption, and a wrong caption has no wrong word.
 
 Captions of all pairs are numbered; `start` has the number of each pair's first caption, and at the
-end n, [n_pairs + 1]."""  # noqa: E501
+end n, [n_pairs + 1].
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,23 +29,23 @@ import scipy
 from clipmem_core import columns as c
 from clipmem_core.embeddings import nearest_rows
 from clipmem_core.scores.alignment import unit
+from clipmem_core.scores.detectors import evenly_spaced
 from clipmem_core.scores.prevalence import WrongCount, estimate_wrong, posterior_at
-from clipmem_core.scores.words import KINDS, mean_ratio
+from clipmem_core.scores.words import COMPARED_KINDS, mean_ratio
 
-MOST_DECOYS = 20_000  # captions in whose place a decoy is put, evenly spaced
-MOST_DONORS = 100_000  # captions that decoys are drawn from, evenly spaced
-# a decoy is one of the ten nearest captions of other pictures, among the forty nearest
+_MOST_DECOYS = 20_000  # captions in whose place a decoy is put, evenly spaced
+_MOST_DONORS = 100_000  # captions that decoys are drawn from, evenly spaced
+# A decoy is one of the ten nearest captions of other pictures, among the forty nearest
 _NEAREST = 10
-SEARCHED = 40
+_SEARCHED = 40
 HALF = 0.5  # a caption more likely wrong than right is not among those of the next kind
-SEEN_FROM = 0.7  # AUROC of a kind of wrong word that an audit can see
-FEWEST_OF_KIND = 200  # words, below which a kind has no log-likelihood ratio of its own
+_SEEN_FROM = 0.7  # AUROC of a kind of wrong word that an audit can see
+_FEWEST_OF_KIND = 200  # words, below which a kind has no log-likelihood ratio of its own
 _MOST_FITTED = 200_000  # examples of a class that a log-likelihood ratio is fitted on
-MEAN_SURPRISE = np.array(
-    [0.5, 0.5, 0.0, 0.0, 0.0]
-)  # the log-likelihood ratio of too few words to fit one
+# The log-likelihood ratio of too few words to fit one
+_MEAN_SURPRISE = np.array([0.5, 0.5, 0.0, 0.0, 0.0])
 _SAME = 0.999  # cosine from which two captions count as equal
-_BLOCK = 8_192  # captions whose siblings are in memory at a time
+_BLOCK = 8_192  # siblings in memory at a time
 _DECOY_DRAW = 21  # random stream
 
 
@@ -59,8 +60,10 @@ def draw_decoys(
 
     Args:
         features: of captions, [n_captions, width].
+        start: number of each pair's first caption, and at the end n_captions, [n_pairs + 1].
         clusters: each pair's cluster of near-duplicates, whose captions are no decoys for each
             other, [n_pairs].
+        seed: of the draw.
 
     Returns:
         The number of a caption and of the caption in its place, and 1 for a similar one, int64 [n,
@@ -68,29 +71,25 @@ def draw_decoys(
     """
     counts = np.diff(start)
     cluster = np.repeat(clusters, counts)
-    places = _evenly(np.flatnonzero(np.repeat(counts > 1, counts)), MOST_DECOYS)
-    donors = _evenly(np.arange(len(cluster)), MOST_DONORS)
+    places = evenly_spaced(np.flatnonzero(np.repeat(counts > 1, counts)), _MOST_DECOYS)
+    donors = evenly_spaced(np.arange(len(cluster)), _MOST_DONORS)
     if not len(places):
         return np.empty((0, 3), np.int64)
     rng = np.random.default_rng([seed, _DECOY_DRAW])
-    at_random = rng.choice(donors, len(places))
+    texts = rng.choice(donors, len(places))
+    similar_to = places[1::2]
     vectors = unit(np.asarray(features[donors], np.float32))
-    queries = unit(np.asarray(features[places[1::2]], np.float32))
-    cosines, near = nearest_rows(vectors, queries, min(SEARCHED, len(donors)))
-    usable = (cluster[donors[near]] != cluster[places[1::2], None]) & (cosines < _SAME)
+    queries = unit(np.asarray(features[similar_to], np.float32))
+    cosines, near = nearest_rows(vectors, queries, min(_SEARCHED, len(donors)))
+    near = donors[near]
+    usable = (cluster[near] != cluster[similar_to, None]) & (cosines < _SAME)
     usable &= np.cumsum(usable, axis=1) <= _NEAREST
     drawn = np.where(usable, rng.random(usable.shape), -1.0).argmax(axis=1)
     found = usable.any(axis=1)
-    at_random[1::2][found] = donors[near[np.arange(len(near)), drawn]][found]
-    decoys = np.column_stack([places, at_random, np.arange(len(places)) % 2])[
-        cluster[places] != cluster[at_random]
-    ]
+    texts[1::2][found] = near[found, drawn[found]]
+    decoys = np.column_stack([places, texts, np.arange(len(places)) % 2])
+    decoys = decoys[cluster[places] != cluster[texts]]
     return decoys[np.argsort(decoys[:, 1], kind="stable")]
-
-
-def _evenly(values: np.ndarray, most: int) -> np.ndarray:
-    """Return at most so many of the values, evenly spaced."""
-    return values if len(values) <= most else values[np.arange(most) * len(values) // most]
 
 
 def agreement(
@@ -102,6 +101,12 @@ def agreement(
     Two cosines by the features of a text tower: the highest with a sibling, and the mean with all
     siblings less the mean of the siblings among themselves (0 with a single sibling).
 
+    Args:
+        features: of captions, [n_captions, width].
+        start: number of each pair's first caption, and at the end n_captions, [n_pairs + 1].
+        decoys: the number of a caption and of the caption in its place, [n_decoys, ≥ 2]; None: each
+            caption in its own place.
+
     Returns:
         [n_captions, 2] or [n_decoys, 2]; NaN without siblings.
 
@@ -110,33 +115,28 @@ def agreement(
         >>> agreement(features, np.array([0, 3])).round(2).tolist()
         [[1.0, 0.2], [1.0, 0.2], [0.6, -0.4]]
     """
+    place, text = np.tile(np.arange(start[-1]), (2, 1)) if decoys is None else decoys[:, :2].T
     counts = np.diff(start)
-    place = np.arange(start[-1]) if decoys is None else decoys[:, 0]
-    owner = np.repeat(np.arange(len(counts)), counts)[place]
+    pair = np.repeat(np.arange(len(counts)), counts)[place]
+    n_siblings = counts[pair] - 1
+    slot = place - start[pair]
     result = np.full((len(place), 2), np.nan)
-    for count in np.unique(counts[counts > 1]):
-        rows = np.flatnonzero(counts[owner] == count)
-        step = max(1, _BLOCK // int(count))
-        for part in (rows[at : at + step] for at in range(0, len(rows), step)):
-            first, pair = np.unique(start[owner[part]], return_inverse=True)
-            slot = place[part] - first[pair]
-            each = np.arange(len(part))
-            own = np.asarray(features[(first[:, None] + np.arange(count)).ravel()], np.float32)
-            own = unit(own).reshape(len(first), count, -1)
-            among = own @ own.swapaxes(1, 2)
-            cosines = among[pair, slot]
-            others = (among.sum(axis=(1, 2)) - count)[pair] - 2 * (
-                cosines.sum(axis=1) - cosines[each, slot]
-            )
-            if decoys is not None:
-                cosines = np.vecdot(
-                    own[pair], unit(np.asarray(features[decoys[part, 1]], np.float32))[:, None]
-                )
-            cosines[each, slot] = 0.0
-            mean = cosines.sum(axis=1) / (count - 1)
-            cosines[each, slot] = -np.inf
-            result[part, 0] = cosines.max(axis=1)
-            result[part, 1] = mean - others / ((count - 1) * (count - 2)) if count > 2 else 0.0
+    with_siblings = np.flatnonzero(n_siblings)
+    size = max(1, _BLOCK // counts.max())
+    for block in np.split(with_siblings, range(size, len(with_siblings), size)):
+        n = n_siblings[block]
+        steps = np.arange(1, n.max(initial=0) + 1)
+        present = steps <= n[:, None]  # [n_block, most siblings]
+        siblings = start[pair[block], None] + (slot[block, None] + steps) % (n[:, None] + 1)
+        vectors = unit(np.asarray(features[text[block]], np.float32))
+        others = unit(np.asarray(features[siblings.ravel()], np.float32))
+        others = others.reshape(*siblings.shape, -1) * present[..., None]
+        total = others.sum(axis=1)
+        cosines = np.vecdot(others, vectors[:, None])
+        mean = cosines.sum(axis=1) / n
+        among_siblings = (np.vecdot(total, total) - n) / np.maximum(n * (n - 1), 1)
+        result[block, 0] = cosines.max(axis=1, where=present, initial=-1.0)
+        result[block, 1] = np.where(n > 1, mean - among_siblings, 0.0)
     return result
 
 
@@ -154,7 +154,7 @@ def fit_ratio(right: np.ndarray, wrong: np.ndarray) -> np.ndarray:
     """
     from sklearn.linear_model import LogisticRegression  # slow to import
 
-    parts = [_evenly(part, _MOST_FITTED) for part in (right, wrong)]
+    parts = [evenly_spaced(part, _MOST_FITTED) for part in (right, wrong)]
     values = np.concatenate(parts)
     centre = values.mean(axis=0)
     spread = values.std(axis=0) + 1e-9
@@ -167,47 +167,72 @@ def fit_ratio(right: np.ndarray, wrong: np.ndarray) -> np.ndarray:
 
 
 def log_ratio(ratio: np.ndarray, evidence: np.ndarray) -> np.ndarray:
-    """Return the log-likelihood ratio of evidence, [..., n_features], by the result of
-    `fit_ratio`."""
+    """Return the log-likelihood ratio of evidence.
+
+    Args: the result of `fit_ratio`, [n_features + 1]; evidence, [..., n_features].
+    Returns: [...].
+    """
     return evidence @ ratio[:-1] + ratio[-1]
 
 
-def word_evidence(alone: np.ndarray, together: np.ndarray, frequency: np.ndarray) -> np.ndarray:
+def word_evidence(
+    without_siblings: np.ndarray, with_siblings: np.ndarray, frequency: np.ndarray
+) -> np.ndarray:
     """Return how much less likely words are here than anywhere, in nats, and the parts of it above
     0.
 
     log p(word) − log p(word | picture, caption), log p(word) − log p(word | the pair's other
     captions too). An error of all captions of a pair goes unnoticed in the second.
 
-    Args: log-probabilities given picture and caption (`alone`) and given the pair's other captions
-    too (`together`), NaN for words that are not predicted; frequency among all words. Of one shape;
-    returns float32 [..., 4].
+    Args:
+        without_siblings: log-probabilities of words given picture and caption, [...]; NaN for words
+            that are not predicted.
+        with_siblings: given the pair's other captions too, [...].
+        frequency: among all words, [...].
+
+    Returns:
+        float32 [..., 4].
     """
+    given = np.stack([without_siblings, with_siblings], axis=-1)
     with np.errstate(divide="ignore"):
-        surprise = np.log(frequency)[..., None] - np.stack([alone, together], axis=-1)
+        surprise = np.log(frequency)[..., None] - given
     surprise = surprise.astype(np.float32)  # of ten million words in a large set
     return np.concatenate([surprise, np.maximum(surprise, 0.0)], axis=-1)
 
 
 def fit_words(evidence: np.ndarray, kinds: np.ndarray) -> list[np.ndarray]:
-    """Fit the log-likelihood ratio of a wrong word for each kind of `KINDS`; few words of a kind
-    have that of all.
+    """Fit the log-likelihood ratio of a wrong word for each kind of `COMPARED_KINDS`; few words of
+    a kind have that of all.
 
-    Args: evidence of each word and of the word it is compared with, [n_words, 2, 4], NaN if not
-    predicted; the kind of each word, [n_words].
+    Args:
+        evidence: of each word and of the word it is compared with, [n_words, 2, 4]; NaN if not
+            predicted.
+        kinds: place of each word's kind in `COMPARED_KINDS`, [n_words].
+
+    Returns:
+        One result of `fit_ratio` a kind, [5] each.
     """
-    known = np.isfinite(evidence).all(axis=(1, 2))
-    if known.sum() < FEWEST_OF_KIND:
-        return [MEAN_SURPRISE] * len(KINDS)
-    chosen = [known & (kinds == kind) for kind in range(len(KINDS))]
-    chosen = [rows if rows.sum() >= FEWEST_OF_KIND else known for rows in chosen]
-    return [fit_ratio(*evidence[rows].swapaxes(0, 1)) for rows in chosen]
+    predicted = np.isfinite(evidence).all(axis=(1, 2))
+    if predicted.sum() < _FEWEST_OF_KIND:
+        return [_MEAN_SURPRISE] * len(COMPARED_KINDS)
+    ratios = []
+    for kind in range(len(COMPARED_KINDS)):
+        rows = predicted & (kinds == kind)
+        examples = evidence[rows if rows.sum() >= _FEWEST_OF_KIND else predicted]
+        ratios.append(fit_ratio(examples[:, 0], examples[:, 1]))
+    return ratios
 
 
 def surprise(ratios: Sequence[np.ndarray], evidence: np.ndarray, kinds: np.ndarray) -> np.ndarray:
-    """Return the log-likelihood ratio that words are wrong, in nats, by the result of `fit_words`.
+    """Return the log-likelihood ratio that words are wrong, in nats.
 
-    Args: evidence, [n_words, ..., 4], and the kind of each word, [n_words].
+    Args:
+        ratios: the result of `fit_words`.
+        evidence: [n_words, ..., 4].
+        kinds: place of each word's kind in `COMPARED_KINDS`, [n_words].
+
+    Returns:
+        [n_words, ...].
     """
     values = np.full(evidence.shape[:-1], np.nan)
     for kind, ratio in enumerate(ratios):
@@ -217,18 +242,16 @@ def surprise(ratios: Sequence[np.ndarray], evidence: np.ndarray, kinds: np.ndarr
 
 @dataclass(frozen=True, eq=False)
 class CaptionEvidence:
-    """The evidence on the captions of a data set. Without siblings or words a part is None."""
+    """The evidence on the captions of a data set."""
 
     counts: np.ndarray  # captions of each pair, [n_pairs]
     fit: np.ndarray  # csls_out of each pair
     swapped: np.ndarray  # csls_swapped of each pair
     misfit: np.ndarray  # of each pair
-    captions: np.ndarray | None = None  # agreement and margin_out of each caption, [n_captions, 3]
-    decoys: np.ndarray | None = None  # the same of decoys, [n_decoys, 3]
-    similar: np.ndarray | None = (
-        None  # 1 for a decoy that is a similar caption, 0 for one drawn at random, [n_decoys]
-    )
-    words: pd.DataFrame | None = None  # caption, surprise, changed and kind of each predicted word
+    captions: np.ndarray  # agreement and margin_out of each caption, [n_captions, 3]
+    decoys: np.ndarray  # the same of decoys, [n_decoys, 3]
+    similar: np.ndarray  # 1: the decoy is a similar caption, 0: it is drawn at random, [n_decoys]
+    words: pd.DataFrame  # caption, surprise, changed and kind of each predicted word
 
 
 @dataclass(frozen=True, eq=False)
@@ -237,9 +260,8 @@ class Probabilities:
 
     captions: pd.DataFrame  # p_pair, p_caption, p_word and p_wrong of each caption
     pairs: np.ndarray  # that at least one caption of the pair is wrong, [n_pairs]
-    worst: (
-        np.ndarray
-    )  # the highest p_wrong of the pair's captions, [n_pairs]; misfit if there is no p_wrong
+    # The highest p_wrong of the pair's captions, [n_pairs]; misfit if there is no p_wrong
+    worst: np.ndarray
     words: np.ndarray  # that each predicted word is wrong
     counts: dict[str, WrongCount]  # of pairs, captions and words
     kinds: list[dict[str, Any]]  # of words: how well wrong ones are seen
@@ -247,46 +269,45 @@ class Probabilities:
 
 
 def probabilities(evidence: CaptionEvidence) -> Probabilities:
-    """Combine the three kinds of evidence. A part without evidence is 0."""
-    n = int(evidence.counts.sum())
+    """Combine the three kinds of evidence into the probability that each caption is wrong.
+
+    p_wrong = p_pair + p_caption + p_word, where each part excludes those before it. A part without
+    evidence is 0.
+
+    Args:
+        evidence: on all captions.
+
+    Returns:
+        Probabilities of captions, pairs and words, and how many are wrong.
+    """
     owner = np.repeat(np.arange(len(evidence.counts)), evidence.counts)
-    whole, by_pair = _wrong_pairs(evidence)
-    parts = {c.P_PAIR: by_pair[owner]}
-    counts = {"pairs": whole}
-    kinds = list[dict[str, Any]]()
-    ratio = None
-    fitting = ~(parts[c.P_PAIR] > HALF)
-    parts[c.P_CAPTION] = parts[c.P_WORD] = np.zeros(n)
-    if (
-        evidence.captions is not None
-        and evidence.decoys is not None
-        and evidence.similar is not None
-    ):
-        of_captions = evidence.captions, evidence.decoys, evidence.similar
-        twins = np.flatnonzero(evidence.counts[owner] == 2).reshape(-1, 2)
-        ratio, counts["captions"], parts[c.P_CAPTION] = _wrong_captions(
-            *of_captions, fitting, twins
-        )
-    by_word = np.empty(0)
-    if evidence.words is not None and len(evidence.words):
-        fitting &= parts[c.P_CAPTION] <= HALF
-        counts["words"], parts[c.P_WORD], by_word, kinds = _wrong_words(evidence.words, fitting)
-    right = np.ones(n)
-    for name, values in parts.items():
-        parts[name] = right * values
-        right = right * (1 - values)
-    table = pd.DataFrame(parts | {c.P_WRONG: np.sum(list(parts.values()), axis=0)})
-    if evidence.words is not None:
-        by_word = by_word * table[c.P_WORD].to_numpy()[evidence.words[c.CAPTION]]
-    first = np.cumsum(evidence.counts) - evidence.counts
-    worst = np.maximum.reduceat(table[c.P_WRONG].to_numpy(), first)
-    worst = worst if np.isfinite(worst).any() else suspicion_of(evidence)
+    counts = {}
+    counts["pairs"], by_pair = _wrong_pairs(evidence)
+    p_pair = by_pair[owner]
+    fitting = ~(p_pair > HALF)
+    ratio, counts["captions"], p_caption = _wrong_captions(evidence, fitting)
+    fitting &= p_caption <= HALF
+    counts["words"], p_word, by_word, kinds = _wrong_words(evidence.words, fitting)
     # Of a wrong pair all captions are wrong; errors of single captions are independent.
-    others = np.multiply.reduceat(right / (1 - parts[c.P_PAIR]), first)
-    return Probabilities(table, 1 - (1 - by_pair) * others, worst, by_word, counts, kinds, ratio)
+    first = np.cumsum(evidence.counts) - evidence.counts
+    all_right = np.multiply.reduceat((1 - p_caption) * (1 - p_word), first)
+    p_caption = (1 - p_pair) * p_caption
+    p_word = (1 - p_pair - p_caption) * p_word
+    p_wrong = p_pair + p_caption + p_word
+    worst = np.maximum.reduceat(p_wrong, first)
+    table = {c.P_PAIR: p_pair, c.P_CAPTION: p_caption, c.P_WORD: p_word, c.P_WRONG: p_wrong}
+    return Probabilities(
+        captions=pd.DataFrame(table),
+        pairs=1 - (1 - by_pair) * all_right,
+        worst=worst if np.isfinite(worst).any() else _suspicion(evidence),
+        words=by_word * p_word[evidence.words[c.CAPTION]],
+        counts=counts,
+        kinds=kinds,
+        ratio=ratio,
+    )
 
 
-def suspicion_of(evidence: CaptionEvidence) -> np.ndarray:
+def _suspicion(evidence: CaptionEvidence) -> np.ndarray:
     """Return the score that pairs are ordered by, the highest first: misfit, or −csls_out where no
     pair has one."""
     return evidence.misfit if np.isfinite(evidence.misfit).any() else -evidence.fit
@@ -299,7 +320,7 @@ def _wrong_pairs(evidence: CaptionEvidence) -> tuple[WrongCount, np.ndarray]:
     no known positive has it. So the probabilities by csls_out are assigned in the order of misfit.
     """
     count = estimate_wrong(evidence.fit, evidence.swapped)
-    suspicion = suspicion_of(evidence)
+    suspicion = _suspicion(evidence)
     both = np.isfinite(count.posterior) & np.isfinite(suspicion)
     if not both.any():
         return count, np.full(len(suspicion), np.nan)
@@ -307,24 +328,30 @@ def _wrong_pairs(evidence: CaptionEvidence) -> tuple[WrongCount, np.ndarray]:
 
 
 def _wrong_captions(
-    own: np.ndarray, decoys: np.ndarray, similar: np.ndarray, fitting: np.ndarray, twins: np.ndarray
+    evidence: CaptionEvidence, fitting: np.ndarray
 ) -> tuple[np.ndarray | None, WrongCount, np.ndarray]:
     """Return the log-likelihood ratio, the number of captions of other pairs, and the probability
     of each caption.
 
-    The two captions of a pair, whose numbers are in `twins`, [n, 2], disagree with each other
-    equally if one is wrong: they are counted once, and the errors of both exclude each other.
+    The two captions of a pair, numbered in `twins`, [n, 2], disagree with each other equally if one
+    is wrong: they are counted once, and the errors of both exclude each other.
+
+    Args:
+        evidence: on all captions.
+        fitting: false for captions of pairs that are probably wrong, [n_captions].
     """
-    usable = [part[np.isfinite(part).all(axis=1)] for part in (own, decoys)]
+    usable = [part[np.isfinite(part).all(axis=1)] for part in (evidence.captions, evidence.decoys)]
     if not all(map(len, usable)):
         missing = "no member saw neither the picture nor the caption"
-        return None, WrongCount(None, None, None, missing=missing), np.zeros(len(own))
+        return None, WrongCount(None, None, None, missing), np.zeros(len(fitting))
     ratio = fit_ratio(*usable)
-    fit = -log_ratio(ratio, own)
-    of_decoys = -log_ratio(ratio, decoys)
+    fit = -log_ratio(ratio, evidence.captions)
+    of_decoys = -log_ratio(ratio, evidence.decoys)
+    twins = np.flatnonzero(np.repeat(evidence.counts == 2, evidence.counts)).reshape(-1, 2)
     counted = np.where(fitting, fit, np.nan)
     counted[twins[np.arange(len(twins)), fit[twins].argmax(axis=1)]] = np.nan
-    count = estimate_wrong(counted, of_decoys[similar == 0], of_decoys[similar == 1])
+    by_kind = [of_decoys[evidence.similar == similar] for similar in (0, 1)]
+    count = estimate_wrong(counted, *by_kind)
     p_caption = np.nan_to_num(posterior_at(count.curve, fit))
     odds = p_caption[twins] / (1 - p_caption[twins])
     p_caption[twins] = odds / (1 + odds.sum(axis=1, keepdims=True))
@@ -339,25 +366,29 @@ def _wrong_words(
 
     One word of each caption, drawn at random, is compared with the same caption with another word
     in its place (`changed`): those captions are known to be wrong.
+
+    Args:
+        words: caption, surprise, changed and kind of each predicted word.
+        fitting: false for captions that are probably wrong already, [n_captions].
     """
-    caption, own, changed = (words[name].to_numpy() for name in (c.CAPTION, c.SURPRISE, c.CHANGED))
+    columns = [c.CAPTION, c.SURPRISE, c.CHANGED, c.WORD_KIND]
+    caption, observed, changed, kind = (words[name].to_numpy() for name in columns)
     start = np.searchsorted(caption, np.arange(len(fitting) + 1))
-    of_caption = mean_ratio(own, start)
-    places = np.random.default_rng(0).permutation(
-        np.flatnonzero(np.isfinite(changed) & fitting[caption])
-    )
+    of_caption = mean_ratio(observed, start)
+    places = np.flatnonzero(np.isfinite(changed) & fitting[caption])
+    places = np.random.default_rng(0).permutation(places)
     drawn = places[np.unique(caption[places], return_index=True)[1]]
-    with_change = own.copy()
+    with_change = observed.copy()
     with_change[drawn] = changed[drawn]
     wrong = mean_ratio(with_change, start)[caption[drawn]]
     count = estimate_wrong(np.where(fitting, -of_caption, np.nan), -wrong)
     kinds = list[dict[str, Any]]()
     right = of_caption[fitting & np.isfinite(of_caption)]
-    kind = words[c.WORD_KIND]
-    for number, name in enumerate(KINDS):
-        if (known := wrong[kind.to_numpy()[drawn] == number]).size and right.size:
-            ranks = scipy.stats.rankdata(np.concatenate([right, known]))[-len(known) :]
-            auroc = float((ranks.mean() - (len(known) + 1) / 2) / len(right))
-            kinds.append({"kind": name, "auroc": auroc, "seen": auroc >= SEEN_FROM})
-    share = np.exp(own - of_caption[caption]) / np.diff(start)[caption]
+    for number, name in enumerate(COMPARED_KINDS):
+        of_kind = wrong[kind[drawn] == number]
+        if len(of_kind) and len(right):
+            ranks = scipy.stats.rankdata(np.concatenate([of_kind, right]))[: len(of_kind)]
+            auroc = float((ranks.mean() - (len(of_kind) + 1) / 2) / len(right))
+            kinds.append({"kind": name, "auroc": auroc, "seen": auroc >= _SEEN_FROM})
+    share = np.exp(observed - of_caption[caption]) / np.diff(start)[caption]
     return count, np.nan_to_num(posterior_at(count.curve, -of_caption)), share, kinds

@@ -7,11 +7,10 @@ ensemble (`r0-f0`, `r0-f1`, …) or a seed of the paper (`f-0`, `g-0`).
 """
 
 import functools
-import heapq
 import itertools
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,12 +19,12 @@ from clipmem_core.columns import CANDIDATE, EXTERNAL, INDEPENDENT, SCORED, SHARE
 from clipmem_core.config import InputError
 
 MIN_PAIRS = 200
-MIN_GROUP = 50
-MAX_GROUP = 5_000
-MAX_LABELLINGS = 256
+_MIN_GROUP = 50
+_MAX_GROUP = 5_000
+_MAX_LABELLINGS = 256
 _ATTEMPTS = 16  # random orders tried for groups of an exact size
 # Random streams
-_GROUP_DRAW, _FOLD_DRAW, _LABEL_DRAW, _NULL_DRAW, _HALF_DRAW, _APART_DRAW, _WORD_DRAW = range(7)
+_GROUP_DRAW, _FOLD_DRAW, _LABEL_DRAW, _NULL_DRAW, _HALF_DRAW, _UTILITY_DRAW, _WORD_DRAW = range(7)
 _NAMES = {"ensemble": re.compile(r"r(\d+)-f\d+"), "paper": re.compile(r"[fg]-(\d+)")}
 
 
@@ -42,16 +41,18 @@ def group_size(n_pairs: int) -> int:
     """Return how many pairs external, candidate and independent have: the paper's part in 11, from
     50 to 5,000.
 
+    Args: the number of pairs, at least 200.
+
     Example:
         >>> group_size(5_500), group_size(300), group_size(1_000_000)
         (500, 50, 5000)
     """
     if n_pairs < MIN_PAIRS:
-        advice = "add pairs, or repair the rows that `inspect` lists"
         raise InputError(
-            f"an audit needs at least {MIN_PAIRS} usable pairs, found {n_pairs}: {advice}"
+            f"an audit needs at least {MIN_PAIRS} usable pairs, found {n_pairs}: add pairs, or "
+            "repair the rows that `inspect` lists"
         )
-    return min(MAX_GROUP, max(MIN_GROUP, n_pairs // 11))
+    return min(_MAX_GROUP, max(_MIN_GROUP, n_pairs // 11))
 
 
 def ensemble_membership(
@@ -64,40 +65,40 @@ def ensemble_membership(
     adds members. Folds differ by at most one cluster.
 
     Args:
-        clusters: of near-duplicates.
+        clusters: of near-duplicates, [n_pairs].
         folds: members of a repeat, at least 2; member `r<repeat>-f<fold>` leaves that fold out.
         repeats: how often the scored pairs are split, at least 1.
         halves: each pair is left out by a random half of the members of a repeat (`folds` is even),
             so that the training sets of two members are nearly unrelated.
+        seed: start of all draws.
+
+    Returns:
+        Groups scored and external; members r0-f0, r0-f1, …
     """
     size = group_size(len(clusters))
-    cluster, sizes = _sized(clusters)
-    (external,) = _draw_groups(sizes, size, 1, np.random.default_rng([seed, _GROUP_DRAW]))
-    if sizes[external].sum() < MIN_GROUP:
+    external = _draw_groups(clusters, size, 1, np.random.default_rng([seed, _GROUP_DRAW])) == 0
+    if external.sum() < _MIN_GROUP:
         raise InputError(_too_many_near_duplicates("external", size))
-    scored = np.setdiff1d(np.arange(len(sizes)), external)
-    if len(scored) < folds:
+    scored = np.flatnonzero(~external)
+    n_clusters = len(np.unique(clusters[scored]))
+    if n_clusters < folds:
         raise InputError(
-            f"folds must be at most {len(scored)}, the clusters of near-duplicates to score, not "
+            f"folds must be at most {n_clusters}, the clusters of near-duplicates to score, not "
             f"{folds}"
         )
-
-    group = np.where(np.isin(cluster, external), EXTERNAL, SCORED)
-    trained = np.zeros((repeats * folds, len(cluster)), dtype=bool)
-    for repeat in range(repeats):
+    cluster = np.unique(clusters, return_inverse=True)[1]
+    trained = np.zeros((repeats * folds, len(clusters)), dtype=bool)
+    for repeat, in_training in enumerate(trained.reshape(repeats, folds, -1)):
         if halves:
-            numbers = np.random.default_rng([seed, _HALF_DRAW, repeat]).random((folds, len(sizes)))
-            out = numbers.argsort(axis=0).argsort(axis=0) < folds // 2
-            trained[repeat * folds : (repeat + 1) * folds] = (group == SCORED) & ~out[:, cluster]
-            continue
-        fold = np.full(len(sizes), -1)
-        fold[scored] = _draw_folds(
-            sizes[scored], folds, np.random.default_rng([seed, _FOLD_DRAW, repeat])
-        )
-        for left_out in range(folds):
-            trained[repeat * folds + left_out] = (group == SCORED) & (fold[cluster] != left_out)
+            rng = np.random.default_rng([seed, _HALF_DRAW, repeat])
+            ranks = rng.random((folds, cluster.max() + 1)).argsort(axis=0).argsort(axis=0)
+            in_training[:, scored] = ranks[:, cluster[scored]] >= folds // 2
+        else:
+            rng = np.random.default_rng([seed, _FOLD_DRAW, repeat])
+            fold = _draw_folds(clusters[scored], folds, rng)
+            in_training[:, scored] = fold != np.arange(folds)[:, None]
     members = tuple(f"r{repeat}-f{fold}" for repeat in range(repeats) for fold in range(folds))
-    return Membership(group, members, trained)
+    return Membership(np.where(external, EXTERNAL, SCORED), members, trained)
 
 
 def paper_membership(clusters: np.ndarray, *, seeds: int, seed: int) -> Membership:
@@ -105,18 +106,21 @@ def paper_membership(clusters: np.ndarray, *, seeds: int, seed: int) -> Membersh
     neither on external.
 
     Candidate, independent and external have exactly `group_size` pairs each, the rest is shared.
-    Groups do not depend on `seeds`, the number of f and g (members f-0, g-0, f-1, g-1, …).
+    Groups do not depend on `seeds`.
+
+    Args:
+        clusters: of near-duplicates, [n_pairs].
+        seeds: number of f and g: members f-0, g-0, f-1, g-1, …
+        seed: start of the draw.
+
+    Returns:
+        Groups candidate, independent, external and shared; members f-0, g-0, …
     """
     size = group_size(len(clusters))
-    cluster, sizes = _sized(clusters)
-    names = (CANDIDATE, INDEPENDENT, EXTERNAL)
-    chosen = _draw_groups(sizes, size, len(names), np.random.default_rng([seed, _GROUP_DRAW]))
-    group = np.full(len(cluster), SHARED, dtype=f"<U{len(INDEPENDENT)}")
-    for name, ids in zip(names, chosen, strict=True):
-        if sizes[ids].sum() != size:
-            raise InputError(_too_many_near_duplicates("candidate, independent and external", size))
-        group[np.isin(cluster, ids)] = name
-
+    drawn = _draw_groups(clusters, size, 3, np.random.default_rng([seed, _GROUP_DRAW]))
+    if (np.bincount(drawn + 1, minlength=4)[1:] != size).any():
+        raise InputError(_too_many_near_duplicates("candidate, independent and external", size))
+    group = np.array([CANDIDATE, INDEPENDENT, EXTERNAL, SHARED])[drawn]
     shared = group == SHARED
     trained = np.stack([shared | (group == CANDIDATE), shared | (group == INDEPENDENT)] * seeds)
     members = tuple(f"{side}-{number}" for number in range(seeds) for side in "fg")
@@ -124,54 +128,57 @@ def paper_membership(clusters: np.ndarray, *, seeds: int, seed: int) -> Membersh
 
 
 def draw_utility_pairs(group: np.ndarray, clusters: np.ndarray, *, seed: int) -> np.ndarray:
-    """Draw the half of the external pairs that only utility is measured on, whole clusters, true in
-    [n_pairs].
+    """Draw the half of the external pairs that only utility is measured on, in complete clusters.
 
     The other half centres alignments and steers adaptive mitigations, so no arm is evaluated on
     pairs that steered it.
+
+    Args:
+        group: names of groups, [n_pairs].
+        clusters: of near-duplicates, [n_pairs].
+        seed: start of the draw.
+
+    Returns:
+        bool [n_pairs].
     """
-    rows = np.flatnonzero(group == EXTERNAL)
-    cluster, sizes = _sized(clusters[rows])
-    (chosen,) = _draw_groups(sizes, len(rows) // 2, 1, np.random.default_rng([seed, _APART_DRAW]))
+    external = group == EXTERNAL
+    rng = np.random.default_rng([seed, _UTILITY_DRAW])
     utility_only = np.zeros(len(group), dtype=bool)
-    utility_only[rows[np.isin(cluster, chosen)]] = True
+    utility_only[external] = _draw_groups(clusters[external], external.sum() // 2, 1, rng) == 0
     return utility_only
 
 
 def draw_word_halves(group: np.ndarray, clusters: np.ndarray, *, seed: int) -> np.ndarray:
-    """Draw which word model trains on each pair, 0 or 1, and -1 for external pairs, [n_pairs].
+    """Draw which word model trains on each pair.
 
-    The halves are equal in size, consist of whole clusters, and do not depend on members or
+    The halves are equal in size, consist of complete clusters, and do not depend on members or
     protocol.
+
+    Args: as for `draw_utility_pairs`.
+    Returns: 0 or 1, and −1 for external pairs, int64 [n_pairs].
     """
-    rows = np.flatnonzero(group != EXTERNAL)
-    cluster, sizes = _sized(clusters[rows])
+    trained = group != EXTERNAL
     half = np.full(len(group), -1)
-    half[rows] = _draw_folds(sizes, 2, np.random.default_rng([seed, _WORD_DRAW]))[cluster]
+    half[trained] = _draw_folds(clusters[trained], 2, np.random.default_rng([seed, _WORD_DRAW]))
     return half
 
 
-def _sized(clusters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return each pair's cluster numbered from 0, [n_pairs], and the size of each cluster."""
-    _, cluster, sizes = np.unique(clusters, return_inverse=True, return_counts=True)
-    return cluster, sizes
-
-
 def _draw_groups(
-    sizes: np.ndarray, target: int, count: int, rng: np.random.Generator
-) -> list[np.ndarray]:
-    """Draw `count` disjoint sets of clusters of `target` pairs each, or the largest possible below
-    it."""
+    clusters: np.ndarray, target: int, count: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Draw `count` groups of complete clusters with `target` pairs each, or with the largest
+    possible number below it; return the group of each pair, −1 for none."""
+    _, cluster, sizes = np.unique(clusters, return_inverse=True, return_counts=True)
     for _ in range(_ATTEMPTS):
         order = rng.permutation(len(sizes))
-        chosen = list[np.ndarray]()
-        for _ in range(count):
-            positions = _adding_up(sizes[order], target)
-            chosen.append(order[positions])
+        group = np.full(len(sizes), -1)
+        for number in range(count):
+            positions = _adding_up(sizes[order], int(target))
+            group[order[positions]] = number
             order = np.delete(order, positions)
-        if all(sizes[ids].sum() == target for ids in chosen):
+        if (np.bincount(group[cluster] + 1, minlength=count + 1)[1:] == target).all():
             break
-    return chosen
+    return group[cluster]
 
 
 def _adding_up(sizes: np.ndarray, target: int) -> list[int]:
@@ -200,27 +207,27 @@ def _adding_up(sizes: np.ndarray, target: int) -> list[int]:
     return chosen
 
 
-def _draw_folds(sizes: np.ndarray, folds: int, rng: np.random.Generator) -> np.ndarray:
-    """Return a random fold for each cluster: large clusters first, each into the smallest fold,
-    then single pairs."""
+def _draw_folds(clusters: np.ndarray, folds: int, rng: np.random.Generator) -> np.ndarray:
+    """Return a random fold for each pair, the same within a cluster: large clusters first, each
+    into the smallest fold, then single pairs."""
+    _, cluster, sizes = np.unique(clusters, return_inverse=True, return_counts=True)
     order = rng.permutation(len(sizes))
     names = rng.permutation(folds)
     several = order[sizes[order] > 1]
     single = order[sizes[order] == 1]
     fold = np.empty(len(sizes), dtype=np.int64)
-    load = [(0, position) for position in range(folds)]
-    for cluster in several[np.argsort(-sizes[several], kind="stable")].tolist():
-        filled, position = heapq.heappop(load)
-        fold[cluster] = position
-        heapq.heappush(load, (filled + int(sizes[cluster]), position))
+    load = np.zeros(folds, dtype=np.int64)
+    for number in several[np.argsort(-sizes[several], kind="stable")]:
+        fold[number] = load.argmin()
+        load[fold[number]] += sizes[number]
     # Single pairs fill the folds to equal sizes: the lowest levels are taken in order.
-    filled_to = np.array([filled for filled, _ in sorted(load, key=lambda entry: entry[1])])
-    levels = np.arange(len(single))[:, None] + filled_to
+    levels = np.arange(len(single))[:, None] + load
     fold[single] = np.argsort(levels.ravel(), kind="stable")[: len(single)] % folds
-    return names[fold]
+    return names[fold[cluster]]
 
 
 def _too_many_near_duplicates(groups: str, size: int) -> str:
+    """Return why groups cannot be filled."""
     return (
         f"near-duplicate pictures leave no way to fill the group {groups} with {size} pairs each: "
         "use --drop-near-duplicates, or add other pairs"
@@ -231,12 +238,14 @@ def protocol_of(members: Sequence[str]) -> str:
     """Return the protocol that member names belong to: `ensemble` (r0-f0 …) or `paper` (f-0, g-0
     …).
 
+    Args: names of members, [n_members].
+
     Example:
         >>> protocol_of(["f-0", "g-0"])
         'paper'
     """
     for protocol, name in _NAMES.items():
-        if members and all(name.fullmatch(member) for member in members):
+        if members and all(map(name.fullmatch, members)):
             return protocol
     raise InputError(
         "members must be named r<repeat>-f<fold>, or f-<seed> and g-<seed>, not "
@@ -245,35 +254,40 @@ def protocol_of(members: Sequence[str]) -> str:
 
 
 def replicate_rows(members: Sequence[str]) -> list[np.ndarray]:
-    """Return, for each repeat or seed in order, the positions of its members."""
+    """Return the positions of the members of each repeat or seed, in the order of their numbers.
+
+    Args: names of members, [n_members]. Returns: one int array a repeat or seed.
+    """
     protocol = protocol_of(members)
-    numbers = [int(match.group(1)) for match in map(_NAMES[protocol].fullmatch, members) if match]
-    rows = [np.flatnonzero(np.array(numbers) == number) for number in sorted(set(numbers))]
-    if protocol == "paper" and any(
-        sorted(members[row][0] for row in pair.tolist()) != ["f", "g"] for pair in rows
-    ):
+    numbers = np.array([int(_NAMES[protocol].sub(r"\1", member)) for member in members])
+    rows = [np.flatnonzero(numbers == number) for number in np.unique(numbers)]
+    names = [sorted(members[row][0] for row in pair) for pair in rows]
+    if protocol == "paper" and any(pair != ["f", "g"] for pair in names):
         raise InputError(f"every seed needs one f and one g, found {', '.join(members)}")
     return rows
 
 
 @dataclass(frozen=True, eq=False)
-class Sides:
+class MemberSides:
     """Who trains on what, and which members count as in and out of each pair."""
 
     membership: Membership
-    protocol: str  # `ensemble` or `paper`
     seed: int  # start of every draw that scoring makes
-    utility_only: np.ndarray | None = (
-        None  # true for external pairs that only utility is measured on, [n_pairs]
-    )
+    # True for external pairs that only utility is measured on, [n_pairs]
+    utility_only: np.ndarray | None = None
+
+    @functools.cached_property
+    def protocol(self) -> str:
+        """`ensemble` or `paper`."""
+        return protocol_of(self.membership.members)
 
     @functools.cached_property
     def inside(self) -> np.ndarray:
         """True where the member counts as `in`, [n_members, n_pairs]; all others count as `out`.
 
         Paper: f is in and g is out in every row. Ensemble: true membership for scored pairs; an
-            external pair gets one
-        random labelling that puts as many members of each repeat out as a scored pair has.
+        external pair gets one random labelling that puts as many members of each repeat out as a
+        scored pair has.
         """
         membership = self.membership
         if self.protocol == "paper":
@@ -284,8 +298,8 @@ class Sides:
         inside[:, external] = True
         for repeat, rows in enumerate(self.replicates):
             rng = np.random.default_rng([self.seed, _LABEL_DRAW, repeat])
-            for left_out in _draw_out(rows, self.leaving_out(rows), inside.shape[1], rng):
-                inside[left_out[external], external] = False
+            out = _draw_out(rows, self.leaving_out(rows), inside.shape[1], rng)
+            inside[out[:, external], external] = False
         return inside
 
     @functools.cached_property
@@ -301,11 +315,13 @@ class Sides:
 
     def leaving_out(self, rows: np.ndarray) -> int:
         """Return how many members of a repeat leave a pair out: the most common number, and at
-        least one."""
-        counts = (~self.membership.trained[np.ix_(rows, self.membership.group != EXTERNAL)]).sum(
-            axis=0
-        )
-        return max(1, min(int(np.bincount(counts).argmax()) if len(counts) else 1, len(rows) - 1))
+        least one.
+
+        Args: positions of the members of the repeat.
+        """
+        trained = self.membership.trained[rows][:, self.membership.group != EXTERNAL]
+        most_common = int(np.bincount((~trained).sum(axis=0)).argmax())
+        return max(1, min(most_common, len(rows) - 1))
 
 
 def _draw_out(rows: np.ndarray, count: int, n_pairs: int, rng: np.random.Generator) -> np.ndarray:
@@ -315,55 +331,70 @@ def _draw_out(rows: np.ndarray, count: int, n_pairs: int, rng: np.random.Generat
     return rows[rng.random((len(rows), n_pairs)).argsort(axis=0)[:count]]
 
 
-def labellings(sides: Sides, n_pairs: int) -> Iterable[np.ndarray]:
-    """Yield labellings of external pairs: the members that leave them out, [n_out, n_pairs].
+def labellings(sides: MemberSides, rows: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield labellings of external pairs: which members count as in for them.
 
-    As many of each repeat as leave a scored pair out. All labellings up to 256, else 256 drawn for
-    each pair.
+    Paper: f is in. Ensemble: as many members of each repeat are out as leave a scored pair out; all
+    such labellings up to 256, else 256 drawn for each pair.
+
+    Args:
+        sides: who trains on what.
+        rows: the external pairs, [n].
+
+    Returns:
+        bool [n_members, n] each.
     """
-    parts = [(rows, sides.leaving_out(rows)) for rows in sides.replicates]
-    if math.prod(math.comb(len(rows), count) for rows, count in parts) <= MAX_LABELLINGS:
-        for chosen in itertools.product(
-            *(itertools.combinations(rows.tolist(), count) for rows, count in parts)
-        ):
-            yield np.repeat(
-                np.array([row for own in chosen for row in own])[:, None], n_pairs, axis=1
-            )
+    if sides.protocol == "paper":
+        yield sides.inside[:, rows]
         return
-    rng = np.random.default_rng([sides.seed, _NULL_DRAW])
-    for _ in range(MAX_LABELLINGS):
-        yield np.concatenate([_draw_out(rows, count, n_pairs, rng) for rows, count in parts])
+    parts = [(members, sides.leaving_out(members)) for members in sides.replicates]
+    labels: Iterable[np.ndarray]
+    if math.prod(math.comb(len(members), count) for members, count in parts) <= _MAX_LABELLINGS:
+        chosen = [itertools.combinations(members, count) for members, count in parts]
+        labels = (np.concatenate(label)[:, None] for label in itertools.product(*chosen))
+    else:
+        rng = np.random.default_rng([sides.seed, _NULL_DRAW])
+        labels = (
+            np.concatenate([_draw_out(*part, len(rows), rng) for part in parts])
+            for _ in range(_MAX_LABELLINGS)
+        )
+    for out in labels:
+        inside = np.ones((len(sides.inside), len(rows)), dtype=bool)
+        np.put_along_axis(inside, out, False, axis=0)
+        yield inside
 
 
 def side_means(values: Sequence[np.ndarray], inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the mean over the members that are in, and over those that are out, for each pair; NaN
-    without a member.
+    """Return the mean over the members that are in, and over those that are out, for each pair.
 
     Args:
         values: one array a member, [n_pairs] each.
         inside: true where the member is in, [n_members, n_pairs].
+
+    Returns:
+        float64 [n_pairs] each; NaN without a member on the side.
     """
-    total_in = np.zeros(inside.shape[1])
-    total_out = np.zeros(inside.shape[1])
+    total_in, total_out = np.zeros((2, inside.shape[1]))
     for value, is_in in zip(values, inside, strict=True):
         np.add(total_in, value, out=total_in, where=is_in)
         np.add(total_out, value, out=total_out, where=~is_in)
     n_in = inside.sum(axis=0)
     with np.errstate(invalid="ignore"):
-        total_in /= n_in
-        total_out /= len(inside) - n_in
-    return total_in, total_out
+        return total_in / n_in, total_out / (len(inside) - n_in)
 
 
 def replicate_clipmem(
     alignments: Sequence[np.ndarray], replicates: Sequence[np.ndarray], inside: np.ndarray
 ) -> np.ndarray:
-    """Return clipmem from each repeat or seed alone, [n_replicates, n_pairs]; NaN without a member
-    on a side.
+    """Return clipmem from each repeat or seed alone.
 
-    Args: as for `side_means`; `replicates` are the positions of each one's members.
+    Args:
+        alignments: one array a member, [n_pairs] each.
+        replicates: positions of the members of each repeat or seed.
+        inside: true where the member is in, [n_members, n_pairs].
+
+    Returns:
+        float64 [n_replicates, n_pairs]; NaN without a member on a side.
     """
-    sides = (
-        side_means([alignments[row] for row in rows.tolist()], inside[rows]) for rows in replicates
-    )
+    sides = (side_means([alignments[row] for row in rows], inside[rows]) for rows in replicates)
     return np.stack([mean_in - mean_out for mean_in, mean_out in sides])

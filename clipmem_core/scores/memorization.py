@@ -12,7 +12,7 @@ from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
 from clipmem_core import columns as c
-from clipmem_core.scores.membership import Membership, Sides, replicate_clipmem, side_means
+from clipmem_core.scores.membership import Membership, MemberSides, replicate_clipmem, side_means
 from clipmem_core.scores.seeds import MIN_REPLICATES, half_width
 from clipmem_core.scores.uncertainty import (
     in_errors,
@@ -26,7 +26,7 @@ from clipmem_core.scores.uncertainty import (
 
 def memorization_table(
     terms: Sequence[Mapping[str, np.ndarray]],
-    sides: Sides,
+    sides: MemberSides,
     *,
     keep: Callable[[np.ndarray], np.ndarray] = lambda values: values,
 ) -> pd.DataFrame:
@@ -40,14 +40,14 @@ def memorization_table(
 
     Args:
         terms: what `pair_terms` returns, one mapping a member in column order, arrays [n_pairs].
+        sides: which members count as in and out.
         keep: stores a finished column, where all of them do not fit in memory.
 
     Returns:
         One row a pair: n_in and n_out (members trained with and without it), clipmem,
-            clipmem_relative, se,
-        p_value, q_value, clipmem_shrunk, and `_in` and `_out` of alignment, positive,
-        negative_text, negative_image and similarity. Similarity follows true membership; NaN
-        without such a member.
+        clipmem_relative, se, p_value, q_value, clipmem_shrunk, and `_in` and `_out` of alignment,
+        positive, negative_text, negative_image and similarity. Similarity follows true membership;
+        NaN without such a member.
     """
     membership = sides.membership
     means = {}
@@ -73,15 +73,14 @@ def memorization_table(
         c.Q_VALUE: q_values(p, membership.group),
         c.CLIPMEM_SHRUNK: shrunk_by_group(clipmem, errors, membership.group, seed=sides.seed),
     }
-    return pd.DataFrame(
-        scores | means, copy=False
-    )  # a copy of fresh columns costs as much as all the sums
+    # A copy of fresh columns costs as much as all the sums
+    return pd.DataFrame(scores | means, copy=False)
 
 
 def sslmem(
     image_square: Sequence[np.ndarray],
     text_square: Sequence[np.ndarray],
-    sides: Sides,
+    sides: MemberSides,
     *,
     n_views: int | np.ndarray,
     n_captions: int | np.ndarray,
@@ -96,54 +95,53 @@ def sslmem(
     Args:
         image_square, text_square: ‖μ_I‖² and ‖μ_T‖² of each member, [n_pairs], as `pair_terms`
             returns them.
+        sides: which members count as in and out.
         n_views, n_captions: behind each μ_I and μ_T, one number or [n_pairs].
+
+    Returns:
+        sslmem_image and sslmem_text, one row a pair.
     """
     columns = {}
     for name, squares, count in (
         (c.SSLMEM_IMAGE, image_square, n_views),
         (c.SSLMEM_TEXT, text_square, n_captions),
     ):
-        n = np.broadcast_to(np.asarray(count, dtype=np.float64), len(sides.membership.group))
-        cosines = [
-            np.divide(n * square - 1, n - 1, out=np.full(len(n), np.nan), where=n >= 2)
-            for square in squares
-        ]
+        n = np.broadcast_to(count, len(sides.membership.group))
+        divisor = np.where(n >= 2, n - 1.0, np.nan)
+        cosines = [(n * square - 1) / divisor for square in squares]
         mean_in, mean_out = side_means(cosines, sides.inside)
         columns[name] = mean_in - mean_out
     return pd.DataFrame(columns)
 
 
-def group_summary(alignments: Sequence[np.ndarray], sides: Sides) -> pd.DataFrame:
+def group_summary(alignments: Sequence[np.ndarray], sides: MemberSides) -> pd.DataFrame:
     """Summarise clipmem by group, with a t interval over seeds or repeats where there are at least
     three.
 
     With fewer, low and high are one standard deviation over the pairs either side of the mean. The
-    external group is the offset to compare the others with. One row a group: group, n, mean, low,
-    high, and kind of the interval.
+    external group is the offset to compare the others with.
+
+    Args:
+        alignments: one array a member, [n_pairs] each.
+        sides: which members count as in and out.
+
+    Returns:
+        One row a group: group, n, mean, low, high, and kind of the interval.
     """
     replicates = replicate_clipmem(alignments, sides.replicates, sides.inside)
     mean_in, mean_out = side_means(alignments, sides.inside)
-    rows = []
-    group = sides.membership.group
-    for name in (name for name in c.GROUPS if (group == name).any()):
-        members = group == name
-        clipmem = (mean_in - mean_out)[members]
-        half = clipmem.std(ddof=1) if len(clipmem) > 1 else np.nan
-        kind = "SD over pairs"
-        if len(replicates) >= MIN_REPLICATES:
-            half = half_width(replicates[:, members].mean(axis=1))
-            kind = f"95% interval over {'seeds' if sides.protocol == 'paper' else 'repeats'}"
-        rows.append(
-            (
-                name,
-                int(members.sum()),
-                clipmem.mean(),
-                clipmem.mean() - half,
-                clipmem.mean() + half,
-                kind,
-            )
-        )
-    return pd.DataFrame(rows, columns=[c.GROUP, "n", "mean", "low", "high", "kind"])
+    of_pairs = pd.Series(mean_in - mean_out).groupby(sides.membership.group)
+    table = of_pairs.agg(n="size", mean="mean", half="std")
+    kind = "SD over pairs"
+    if len(replicates) >= MIN_REPLICATES:
+        for name, rows in of_pairs.indices.items():
+            table.loc[name, "half"] = half_width(replicates[:, rows].mean(axis=1))
+        kind = f"95% interval over {'seeds' if sides.protocol == 'paper' else 'repeats'}"
+    table["low"] = table["mean"] - table["half"]
+    table["high"] = table["mean"] + table["half"]
+    table = table.reindex([name for name in c.GROUPS if name in table.index])
+    table = table.rename_axis(c.GROUP).reset_index().assign(kind=kind)
+    return table[[c.GROUP, "n", "mean", "low", "high", "kind"]]
 
 
 def membership_auroc(
@@ -152,8 +150,15 @@ def membership_auroc(
     """Measure how well each member's alignment separates pairs it trained on from pairs it did not.
 
     In [0, 1]: 0.5 nothing memorized, 1 every trained pair above every other. Over candidate,
-    independent and scored pairs. One value a member, and their mean; NaN for a member that trained
-    on all or none of the pairs.
+    independent and scored pairs.
+
+    Args:
+        alignments: one array a member, [n_pairs] each.
+        membership: who trained on what.
+
+    Returns:
+        One value a member, [n_members], NaN for one that trained on all or none of the pairs; and
+        their mean.
     """
     scored = np.isin(membership.group, c.SCORED_GROUPS)
     values = np.full(len(membership.members), np.nan)
@@ -165,19 +170,24 @@ def membership_auroc(
     return values, float(finite.mean()) if len(finite) else float("nan")
 
 
-def ranking_stability(alignments: Sequence[np.ndarray], sides: Sides) -> float:
+def ranking_stability(alignments: Sequence[np.ndarray], sides: MemberSides) -> float:
     """Correlate the clipmem ranking of two disjoint halves of the repeats (ensemble) or seeds
     (paper), by Spearman.
 
     In [−1, 1]: 1 the same order, 0 no relation. Over candidate, independent and scored pairs, each
     by true membership, so that the sign that separates candidate from independent does not count as
-    agreement. NaN with only one repeat or seed, or where all pairs score alike; of an odd number
-    the last is not used.
+    agreement. Of an odd number of repeats or seeds the last is not used.
+
+    Args:
+        alignments: one array a member, [n_pairs] each.
+        sides: which members count as in and out.
+
+    Returns:
+        NaN with only one repeat or seed, or where all pairs score alike.
     """
     scored = np.isin(sides.membership.group, c.SCORED_GROUPS)
-    replicates = replicate_clipmem(alignments, sides.replicates, sides.membership.trained)[
-        :, scored
-    ]
+    trained = sides.membership.trained
+    replicates = replicate_clipmem(alignments, sides.replicates, trained)[:, scored]
     half = len(replicates) // 2
     if half == 0:
         return float("nan")
@@ -203,8 +213,8 @@ def ranking_reliability(stability: float, replicates: int = 2) -> float:
             leave one out.
 
     Example:
-        >>> ranking_reliability(0.5), ranking_reliability(0.5, replicates=3),
-        ranking_reliability(-0.2) (0.6666666666666666, 0.75, 0.0)
+        >>> ranking_reliability(0.5), ranking_reliability(0.5, replicates=3)
+        (0.6666666666666666, 0.75)
     """
     if np.isnan(stability):
         return float("nan")

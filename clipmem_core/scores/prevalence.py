@@ -16,50 +16,43 @@ the same of pairs with a caption swapped at random, [n_swapped]; `suspicion` is 
 is reviewed first, [n_pairs].
 """
 
-import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
 import scipy
 
-FEWEST = 100  # pairs, and swapped pairs, below which there is no count
+_FEWEST_PAIRS = 100  # and swapped pairs, below which there is no count
 # The share of wrong pairs from which a second round leaves them out, by the setting `rounds`.
 # Members hardly improve below a hundredth; a second round finds clearly more from a tenth on.
 SECOND_ROUND_FROM = {"2": 0.01, "auto": 0.1}
 CHECKED = 50  # pairs that a person reviews at least: scores miss small errors
-FEWEST_CHECKED = 10  # random spot checks, below which a review gives no estimate
+_FEWEST_CHECKED = 10  # random spot checks, below which a review gives no estimate
 _TAIL = 0.025
 _CELLS = 200
 _SHARES = 12  # shares that are tried at once
 _POWER = 0.5  # of the likelihood
 _MODEL_ERROR = 0.1  # of the estimate, for shapes of scores that no member of the family has
-_KIND_SHARES = (
-    0.5,
-    0.75,
-    1.0,
-)  # of the first of two kinds of swapped captions among the wrong ones
+# Of the first of two kinds of swapped captions among the wrong ones
+_KIND_SHARES = np.array([0.5, 0.75, 1.0])
 _DROP = 18.0  # of log-likelihood, beyond which a share is ignored
 _FLOOR = 1e-9
 _SLOPE = 1e-3  # of the log-odds of the posterior, per standard deviation of the scores
 _QUANTILES = np.arange(1, 10) / 10  # of the swapped pairs
-_LIMITS = (
-    (-4.0, 4.0),
-    (-3.0, 2.0),
-    (-3.0, 2.0),
-    (0.7, 4.6),
-)  # peak, log width left and right, log degrees of freedom
+# Peak, log width left and right, log degrees of freedom
+_LIMITS = ((-4.0, 4.0), (-3.0, 2.0), (-3.0, 2.0), (0.7, 4.6))
 _START = (0.0, 0.0, 0.0, 3.0)
-# the review goes on while this share of the next pairs is expected to be wrong
+# The review goes on while this share of the next pairs is expected to be wrong
 _NEXT = 20
 _WORTH = 0.1
 _RANDOM_SHARE = 0.1  # of the places of a review
-# random streams: which places of the review are random, and the random order
+# Random streams: which places of the review are random, and the random order
 _SLOT_DRAW = 11
 _ORDER_DRAW = 12
 
-
+# A function that is interpolated: its arguments in ascending order, and its values, [n] each
 Curve: TypeAlias = tuple[Sequence[float] | np.ndarray, Sequence[float] | np.ndarray]
 
 
@@ -71,12 +64,10 @@ class WrongCount:
     estimate: float | None
     low: float | None  # of a 95 % interval
     high: float | None
-    posterior: np.ndarray = field(
-        repr=False, default_factory=lambda: np.empty(0)
-    )  # probability that each caption is wrong; NaN if unknown
     missing: str = ""
-    # the posterior as a function: scores in ascending order, and its log-odds, which descend, [n]
-    # each
+    # The probability that each caption is wrong; NaN if unknown
+    posterior: np.ndarray = field(repr=False, default_factory=lambda: np.empty(0))
+    # The log-odds of the posterior, which descend, as a function of the scores
     curve: Curve = field(repr=False, default=((0.0,), (-np.inf,)))
 
 
@@ -91,6 +82,10 @@ def estimate_wrong(fit: np.ndarray, *swapped: np.ndarray) -> WrongCount:
     is used, and the error contains a tenth of the count. The interval's upper end is no lower than
     `most_wrong`, which needs no shape.
 
+    Args:
+        fit: of the captions, [n]; NaN without a score.
+        swapped: of captions swapped in one way, [n_swapped], and in a second way if there is one.
+
     Returns:
         The count among the captions with a score, its 95 % interval, and each caption's
         probability, in [0, 1].
@@ -100,68 +95,69 @@ def estimate_wrong(fit: np.ndarray, *swapped: np.ndarray) -> WrongCount:
     values = fit[scored]
     reference = np.concatenate(kinds)
     posterior = np.full(len(fit), np.nan)
-    if min(len(values), *map(len, kinds)) < FEWEST:
+    if min(len(values), *map(len, kinds)) < _FEWEST_PAIRS:
         few = (
-            f"a count needs {FEWEST} pairs and swapped pairs with a score, not {len(values)} "
-            f"and {len(reference)}"
+            f"a count needs {_FEWEST_PAIRS} pairs and swapped pairs with a score, not "
+            f"{len(values)} and {len(reference)}"
         )
-        return WrongCount(None, None, None, posterior, few)
+        return WrongCount(None, None, None, few, posterior)
     middle = np.median(values)
-    spread = np.percentile(values, 84) - np.percentile(values, 16)
-    if not spread > 0 or not reference.std() > 0:
-        return WrongCount(
-            None, None, None, posterior, "the pairs do not differ in how well captions fit"
-        )
-    standard, *references = ((part - middle) / (spread / 2) for part in (values, *kinds))
+    low, high = np.percentile(values, (16, 84))
+    spread = (high - low) / 2  # the standard deviation of a normal distribution
+    if spread == 0 or reference.std() == 0:
+        alike = "the pairs do not differ in how well captions fit"
+        return WrongCount(None, None, None, alike, posterior)
+    standard, *references = ((part - middle) / spread for part in (values, *kinds))
     # Counted in cells, so that the time does not depend on the number of pairs
-    ends = [
-        function([function(part) for part in (standard, *references)])
-        for function in (np.min, np.max)
-    ]
-    edges = np.linspace(ends[0] - 1e-9, ends[1] + 1e-9, _CELLS + 1)
-    place = np.clip(np.searchsorted(edges, standard, side="right") - 1, 0, _CELLS - 1)
-    counts = np.bincount(place, minlength=_CELLS).astype(float)
+    ends = np.concatenate([standard, *references])
+    edges = np.linspace(ends.min() - 1e-9, ends.max() + 1e-9, _CELLS + 1)
+    counts = np.histogram(standard, edges)[0]
     middles = (edges[1:] + edges[:-1]) / 2
-    densities = [
-        scipy.stats.gaussian_kde(part[:: max(1, len(part) // 5_000)])(middles) + _FLOOR
-        for part in references
-    ]
-    shares = [(share, 1 - share) for share in _KIND_SHARES] if len(kinds) > 1 else [(1.0,)]
-    fitted = []
-    for weights in shares:
-        density = sum(
-            weight * part / part.sum() for weight, part in zip(weights, densities, strict=True)
-        )
-        fitted.append(_profile(*(cells.tobytes() for cells in (middles, counts, density))))
-    heights, wrong = (np.concatenate(parts) for parts in zip(*fitted, strict=True))
+    samples = [part[:: max(1, len(part) // 5_000)] for part in references]
+    densities = np.stack([scipy.stats.gaussian_kde(part)(middles) + _FLOOR for part in samples])
+    densities /= densities.sum(axis=1, keepdims=True)
+    if len(kinds) > 1:
+        densities = np.column_stack([_KIND_SHARES, 1 - _KIND_SHARES]) @ densities
+    profiles = [_profile(middles, counts, density) for density in densities]
+    heights, wrong = (np.concatenate(parts) for parts in zip(*profiles, strict=True))
     weights = np.exp(heights - heights.max())
     weights /= weights.sum()
-    mean = (counts * wrong).sum(axis=1)
-    spread_of_count = np.maximum(np.sqrt((counts * wrong * (1 - wrong)).sum(axis=1)), 1e-6)
+    mean = wrong @ counts
+    deviation = np.maximum(np.sqrt((wrong * (1 - wrong)) @ counts), 1e-6)
     # A fit that is worse never has a lower probability; the slope keeps the order of scores where
     # it is constant.
     descending = scipy.optimize.isotonic_regression(
         weights @ wrong, weights=counts + 1e-6, increasing=False
     ).x
     log_odds = scipy.special.logit(np.clip(descending, 1e-12, 1 - 1e-12)) - _SLOPE * middles
-    curve = (middle + middles * spread / 2, log_odds)
+    curve = (middle + middles * spread, log_odds)
     posterior[scored] = posterior_at(curve, values)
-    low, high = (_quantile(q, weights, mean, spread_of_count) for q in (_TAIL, 1 - _TAIL))
     estimate = float(weights @ mean)
+    quantiles = np.array([_quantile(q, weights, mean, deviation) for q in (_TAIL, 1 - _TAIL)])
     # The scores of swapped captions are a sample too, which matters where as many captions are
     # wrong.
-    wider = float(np.sqrt(1 + estimate / len(reference)))
-    low = estimate - np.hypot(wider * (estimate - low), _MODEL_ERROR * estimate)
-    high = estimate + np.hypot(wider * (high - estimate), _MODEL_ERROR * estimate)
-    high = min(max(high, most_wrong(values, reference)), len(values))
+    wider = np.sqrt(1 + estimate / len(reference))
+    below, above = np.hypot(wider * (quantiles - estimate), _MODEL_ERROR * estimate)
+    high = max(estimate + above, most_wrong(values, reference))
     return WrongCount(
-        estimate, min(max(low, 0.0), estimate), max(high, estimate), posterior, curve=curve
+        estimate,
+        float(max(estimate - below, 0.0)),
+        float(min(high, len(values))),
+        posterior=posterior,
+        curve=curve,
     )
 
 
 def posterior_at(curve: Curve, fit: np.ndarray) -> np.ndarray:
-    """Return the probability that captions with such scores are wrong, by the curve of a
-    `WrongCount`."""
+    """Return the probability that captions with such scores are wrong.
+
+    Args:
+        curve: of a `WrongCount`.
+        fit: scores, [n].
+
+    Returns:
+        [n], in [0, 1].
+    """
     return scipy.special.expit(np.interp(fit, *curve))
 
 
@@ -174,9 +170,14 @@ def most_wrong(fit: np.ndarray, swapped: np.ndarray) -> float:
     theorem 11, with normal approximations). The lowest bound of nine quantiles, each at the level
     that holds for all of them.
 
+    Args:
+        fit: of the pairs, [n].
+        swapped: of swapped pairs, [n_swapped].
+
     Example:
-        >>> round(most_wrong(np.concatenate([np.full(900, 9.0), np.arange(100) / 100]),
-        np.arange(1000) / 1000)) 113
+        >>> fit = np.concatenate([np.full(900, 9.0), np.arange(100) / 100])
+        >>> round(most_wrong(fit, np.arange(1000) / 1000))
+        113
     """
     z = scipy.special.ndtri(1 - 0.025 / len(_QUANTILES))
     below = np.searchsorted(np.sort(fit), np.quantile(swapped, _QUANTILES), side="right")
@@ -188,15 +189,15 @@ def most_wrong(fit: np.ndarray, swapped: np.ndarray) -> float:
     return float((root**2).min())
 
 
-@functools.lru_cache(maxsize=64)  # the verdict's count and p_wrong are of the same scores
-def _profile(*cells: bytes) -> tuple[np.ndarray, np.ndarray]:
-    """Return the log of the weight of each share of wrong captions tried, and each cell's
-    probability of wrong by it.
+def _profile(
+    middles: np.ndarray, counts: np.ndarray, swapped: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the log of the weight of each share of wrong captions tried, [n_shares], and each
+    cell's probability of wrong by it, [n_shares, n_cells].
 
     Args: the middle of each cell, its number of pairs, and the probability of a swapped pair in it,
-    float64 [n_cells].
+    [n_cells] each.
     """
-    middles, counts, swapped = map(np.frombuffer, cells)
     filled = counts > 0
     total = counts.sum()
 
@@ -214,7 +215,7 @@ def _profile(*cells: bytes) -> tuple[np.ndarray, np.ndarray]:
         shares = 1 / (1 + np.exp(-logits))
         fitted = [
             scipy.optimize.minimize(
-                loss, shape, (share,), jac=True, method="L-BFGS-B", bounds=_LIMITS, options=options
+                loss, shape, (share,), "L-BFGS-B", jac=True, bounds=_LIMITS, options=options
             )
             for share in shares
         ]
@@ -232,7 +233,15 @@ def _profile(*cells: bytes) -> tuple[np.ndarray, np.ndarray]:
 
 def _two_piece_t(values: np.ndarray, shape: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the probability of each cell under a two-piece Student t, and its gradient by the
-    shape, [4, n_cells]."""
+    shape.
+
+    Args:
+        values: the middle of each cell, [n_cells].
+        shape: peak, log width left and right, log degrees of freedom, [4].
+
+    Returns:
+        [n_cells] and [4, n_cells].
+    """
     centre, left, right, log_df = shape
     below = values < centre
     df = np.exp(log_df)
@@ -249,14 +258,16 @@ def _two_piece_t(values: np.ndarray, shape: np.ndarray) -> tuple[np.ndarray, np.
     return chance, (slopes - chance * slopes.sum(axis=1, keepdims=True)) / total
 
 
-def _quantile(q: float, weights: np.ndarray, mean: np.ndarray, spread: np.ndarray) -> float:
-    """Return a quantile of the count: a normal about each share's mean, mixed by the weights."""
-    ends = (mean - 8 * spread).min() - 1, (mean + 8 * spread).max() + 1
-    return float(
-        scipy.optimize.brentq(
-            lambda count: weights @ scipy.special.ndtr((count - mean) / spread) - q, *ends
-        )
-    )
+def _quantile(q: float, weights: np.ndarray, mean: np.ndarray, deviation: np.ndarray) -> float:
+    """Return a quantile of the count: a normal about each share's mean, mixed by the weights,
+    [n_shares] each."""
+
+    def beyond(count: float) -> float:
+        return weights @ scipy.special.ndtr((count - mean) / deviation) - q
+
+    low = (mean - 8 * deviation).min() - 1
+    high = (mean + 8 * deviation).max() + 1
+    return float(scipy.optimize.brentq(beyond, low, high))
 
 
 def likely_wrong(
@@ -268,13 +279,18 @@ def likely_wrong(
     Sample selection between rounds of training, as by trimmed loss (Shen & Sanghavi, ICML 2019),
     here by members that never saw the pair.
 
-    Args: `least` is a share of the pairs with a score; if fewer are wrong, nothing is left out.
+    Args:
+        suspicion, fit: [n_pairs].
+        swapped: [n_swapped].
+        least: share of the pairs with a score; if fewer are wrong, nothing is left out.
+
+    Returns:
+        True for pairs that are left out, [n_pairs].
     """
     count = round(estimate_wrong(fit, swapped).estimate or 0.0)
     left_out = np.zeros(len(fit), dtype=bool)
     if count >= least * np.isfinite(fit).sum():
-        order = np.argsort(-np.where(np.isfinite(suspicion), suspicion, -np.inf), kind="stable")
-        left_out[order[:count]] = True
+        left_out[plan_review(suspicion).ranked[:count]] = True
     return left_out
 
 
@@ -284,9 +300,11 @@ def suggest_stop(probabilities: np.ndarray) -> int:
 
     Args: the probability that a pair has a wrong caption, in the order of review, [n].
     """
-    ahead = np.concatenate([[0.0], np.cumsum(probabilities)])
     window = min(_NEXT, len(probabilities))
-    few = np.flatnonzero((ahead[window:] - ahead[: -window or None]) / max(window, 1) < _WORTH)
+    if not window:
+        return 0
+    shares = np.lib.stride_tricks.sliding_window_view(probabilities, window).mean(axis=1)
+    few = np.flatnonzero(shares < _WORTH)
     if not len(few):
         return len(probabilities)
     worth = np.flatnonzero(probabilities[: few[0] + window] >= _WORTH)
@@ -294,21 +312,24 @@ def suggest_stop(probabilities: np.ndarray) -> int:
 
 
 def left_after(
-    probabilities: np.ndarray, counts: Iterable[WrongCount | Mapping[str, float]]
+    probabilities: np.ndarray, counts: Iterable[WrongCount]
 ) -> tuple[float, float, float]:
     """Return how many pairs with a wrong caption are probably among pairs not reviewed, and a 95 %
     interval.
 
-    `probabilities` are of these pairs; `counts` of wrong pairs, captions and words of all pairs,
-    whose relative errors are added in quadrature.
+    Args:
+        probabilities: that each of these pairs has a wrong caption, [n].
+        counts: of wrong pairs, captions and words of all pairs, whose relative errors are added in
+            quadrature.
     """
     left = float(np.nansum(probabilities))
-    sampling = 1.96 * float(np.sqrt(np.nansum(probabilities * (1 - probabilities))))
-    ends = [count if isinstance(count, Mapping) else vars(count) for count in counts]
-    share = left / max(sum(end["estimate"] for end in ends), 1e-9)
-    below = share * float(np.linalg.norm([end["estimate"] - end["low"] for end in ends]))
-    above = share * float(np.linalg.norm([end["high"] - end["estimate"] for end in ends]))
-    return left, max(0.0, left - np.hypot(below, sampling)), left + np.hypot(above, sampling)
+    sampling = 1.96 * np.sqrt(np.nansum(probabilities * (1 - probabilities)))
+    ends = [(count.low, count.estimate, count.high) for count in counts]
+    low, estimate, high = np.array(ends, dtype=float).T
+    share = left / max(estimate.sum(), 1e-9)
+    below = np.hypot(share * np.linalg.norm(estimate - low), sampling)
+    above = np.hypot(share * np.linalg.norm(high - estimate), sampling)
+    return left, float(max(0.0, left - below)), float(left + above)
 
 
 def adjusted(probabilities: np.ndarray, decided: np.ndarray, wrong: np.ndarray) -> np.ndarray:
@@ -317,8 +338,10 @@ def adjusted(probabilities: np.ndarray, decided: np.ndarray, wrong: np.ndarray) 
 
     No pair gets a higher probability than the share found so far, unless it had one before.
 
-    Args: the probability that each pair has a wrong caption, which pairs are reviewed, and which of
-    them are wrong, [n_pairs] each.
+    Args:
+        probabilities: that each pair has a wrong caption, [n_pairs].
+        decided: true for reviewed pairs, [n_pairs].
+        wrong: true for those of them that are wrong, [n_pairs].
 
     Example:
         >>> decided = np.arange(100) < 50
@@ -334,7 +357,7 @@ def adjusted(probabilities: np.ndarray, decided: np.ndarray, wrong: np.ndarray) 
 
 
 @dataclass(frozen=True, eq=False)
-class Review:
+class ReviewOrder:
     """The order in which a person reviews pairs."""
 
     ranked: np.ndarray  # rows of the pairs with a suspicion, the most suspicious first
@@ -343,7 +366,9 @@ class Review:
     at_random: np.ndarray  # true where the place in the order is one of the random share
 
 
-def plan_review(suspicion: np.ndarray, *, place: np.ndarray | None = None, seed: int = 0) -> Review:
+def plan_review(
+    suspicion: np.ndarray, *, place: np.ndarray | None = None, seed: int = 0
+) -> ReviewOrder:
     """Order pairs for a review: the most suspicious first, mixed with a tenth that is drawn at
     random.
 
@@ -352,25 +377,31 @@ def plan_review(suspicion: np.ndarray, *, place: np.ndarray | None = None, seed:
         place: of each pair in the order where it is stored, as `review_place` returns it,
             [n_pairs].
         seed: start of both draws.
+
+    Returns:
+        The order of the pairs with a suspicion.
     """
     rows = np.flatnonzero(np.isfinite(suspicion))
     ranked = rows[np.argsort(-suspicion[rows], kind="stable")]
     drawn = np.random.default_rng([seed, _ORDER_DRAW]).permutation(rows)
     at_random = np.random.default_rng([seed, _SLOT_DRAW]).random(len(rows)) < _RANDOM_SHARE
     if place is not None:
-        return Review(ranked, drawn, rows[np.argsort(place[rows], kind="stable")], at_random)
-    order = np.empty_like(rows)
-    taken = np.zeros(len(suspicion), dtype=bool)
-    queues = {False: iter(ranked), True: iter(drawn)}
-    for slot, random in enumerate(at_random.tolist()):
-        row = next(row for row in queues[random] if not taken[row])
-        order[slot] = row
-        taken[row] = True
-    return Review(ranked, drawn, order, at_random)
+        return ReviewOrder(ranked, drawn, rows[np.argsort(place[rows], kind="stable")], at_random)
+    order = list[int]()
+    taken = set[int]()
+    queues = {False: iter(ranked.tolist()), True: iter(drawn.tolist())}
+    for random in at_random.tolist():
+        row = next(row for row in queues[random] if row not in taken)
+        taken.add(row)
+        order.append(row)
+    return ReviewOrder(ranked, drawn, np.array(order, dtype=np.int64), at_random)
 
 
 def review_place(suspicion: np.ndarray) -> np.ndarray:
-    """Return each pair's place in the review, from 1; NaN for pairs that have no suspicion."""
+    """Return each pair's place in the review, from 1.
+
+    Args: suspicion, [n_pairs]. Returns: float64 [n_pairs]; NaN for pairs without a suspicion.
+    """
     order = plan_review(suspicion).order
     place = np.full(len(suspicion), np.nan)
     place[order] = np.arange(1, len(order) + 1)
@@ -381,13 +412,19 @@ def plan_stop(
     suspicion: np.ndarray, probabilities: np.ndarray, counts: Iterable[WrongCount]
 ) -> tuple[int, tuple[float, float, float]]:
     """Return the number of pairs to review, at least 50, and how many wrong ones are left then,
-    with an interval."""
+    with an interval.
+
+    Args:
+        suspicion: NaN for pairs that are not reviewed, [n_pairs].
+        probabilities: that each pair has a wrong caption, [n_pairs].
+        counts: as for `left_after`.
+    """
     order = plan_review(suspicion).order
     stop = min(max(suggest_stop(np.nan_to_num(probabilities[order])), CHECKED), len(order))
     return stop, left_after(probabilities[order[stop:]], counts)
 
 
-def count_reviewed(review: Review, wrong: np.ndarray, decided: np.ndarray) -> WrongCount:
+def count_reviewed(review: ReviewOrder, wrong: np.ndarray, decided: np.ndarray) -> WrongCount:
     """Count wrong captions from the decisions so far, with a 95 % interval that does not depend on
     the scores.
 
@@ -400,30 +437,33 @@ def count_reviewed(review: Review, wrong: np.ndarray, decided: np.ndarray) -> Wr
         The count among all pairs with a score. While no random pair of the rest is reviewed, the
         interval runs from the wrong captions found to all that are not known to be right.
     """
-    reviewed = decided[review.ranked]
-    top = len(reviewed) if reviewed.all() else int(reviewed.argmin())
+    top = _leading(decided[review.ranked])
     rest = np.zeros(len(decided), dtype=bool)
     rest[review.ranked[top:]] = True
     drawn = review.drawn[rest[review.drawn]]
-    checked = decided[drawn]
-    sample = drawn[: len(drawn) if checked.all() else int(checked.argmin())]
+    sample = drawn[: _leading(decided[drawn])]
     counted = int(wrong[review.ranked[:top]].sum())
-    wrong_elsewhere = int((wrong & decided & rest).sum())
-    right = int((~wrong & decided & rest).sum())
+    wrong_in_rest = int((wrong & decided & rest).sum())
+    right_in_rest = int((~wrong & decided & rest).sum())
     wrong_in_sample = int(wrong[sample].sum())
     low, high = count_of_sample(wrong_in_sample, len(sample), len(drawn))
-    enough = len(sample) >= min(FEWEST_CHECKED, len(drawn))
-    estimate = (
-        counted + max(len(drawn) * wrong_in_sample / max(len(sample), 1), wrong_elsewhere)
-        if enough
-        else None
-    )
+    estimate = None
+    missing = f"fewer than {_FEWEST_CHECKED} pairs were checked at random"
+    if len(sample) >= min(_FEWEST_CHECKED, len(drawn)):
+        by_sample = len(drawn) * wrong_in_sample / max(len(sample), 1)
+        estimate = counted + max(by_sample, wrong_in_rest)
+        missing = ""
     return WrongCount(
         estimate,
-        float(counted + max(low, wrong_elsewhere)),
-        float(counted + min(high, len(drawn) - right)),
-        missing="" if enough else f"fewer than {FEWEST_CHECKED} pairs were checked at random",
+        float(counted + max(low, wrong_in_rest)),
+        float(counted + min(high, len(drawn) - right_in_rest)),
+        missing,
     )
+
+
+def _leading(flags: np.ndarray) -> int:
+    """Return how many flags are true before the first that is false."""
+    return int(np.append(flags, False).argmin())
 
 
 def count_of_sample(found: int, drawn: int, pairs: int) -> tuple[int, int]:
@@ -450,10 +490,9 @@ def count_of_sample(found: int, drawn: int, pairs: int) -> tuple[int, int]:
     betaln = scipy.special.betaln
     log_ways = -np.log(rest + 1) - betaln(rest - wrong + 1, wrong + 1)
     ends = found + 0.5, drawn - found + 0.5
-    below = np.cumsum(
-        np.exp(log_ways + betaln(wrong + ends[0], rest - wrong + ends[1]) - betaln(*ends))
-    )
-    low, high = (min(int(np.searchsorted(below, q)), rest) for q in (_TAIL, 1 - _TAIL))
+    log_chance = betaln(wrong + ends[0], rest - wrong + ends[1]) - betaln(*ends)
+    below = np.cumsum(np.exp(log_ways + log_chance))
+    low, high = np.minimum(np.searchsorted(below, (_TAIL, 1 - _TAIL)), rest).tolist()
     return found + (low if found else 0), found + (high if found < drawn else rest)
 
 
@@ -478,40 +517,23 @@ def whole_count(
     Returns:
         Estimate, and low and high of a 95 % interval.
     """
-    if not 0 <= found <= drawn <= total or drawn < 1:
-        raise ValueError(
-            f"found, drawn and total must ascend from 0, not {found}, {drawn}, {total}"
-        )
     scale = total / drawn
     estimate = found * scale
     below = int(np.floor(found))
     above = int(np.ceil(found))
-    least = _first(
-        lambda kind: scipy.stats.hypergeom.sf(below - 1, total, kind, drawn) > _TAIL, below, total
+    hypergeom = scipy.stats.hypergeom
+    least = below + bisect_left(
+        range(below, total),
+        True,
+        key=lambda kind: hypergeom.sf(below - 1, total, kind, drawn) > _TAIL,
     )
-    most = (
-        _first(
-            lambda kind: scipy.stats.hypergeom.cdf(above, total, kind, drawn) <= _TAIL,
-            above,
-            total + 1,
-        )
-        - 1
+    most = above + bisect_left(
+        range(above, total - (drawn - above)),
+        True,
+        key=lambda kind: hypergeom.cdf(above, total, kind + 1, drawn) <= _TAIL,
     )
-    most = min(most, total - (drawn - above))
-    model = (
-        scale * (found - (found if low is None else low)),
-        scale * ((found if high is None else high) - found),
-    )
-    ends = (
-        estimate - np.hypot(estimate - least, model[0]),
-        estimate + np.hypot(most - estimate, model[1]),
-    )
-    return float(estimate), float(max(ends[0], 0.0)), float(min(ends[1], total))
-
-
-def _first(holds: Callable[[int], bool], start: int, stop: int) -> int:
-    """Return the first number for which `holds` is true, or `stop`, by bisection."""
-    while start < stop:
-        middle = (start + stop) // 2
-        start, stop = (start, middle) if holds(middle) else (middle + 1, stop)
-    return start
+    low = found if low is None else low
+    high = found if high is None else high
+    down = np.hypot(estimate - least, scale * (found - low))
+    up = np.hypot(most - estimate, scale * (high - found))
+    return float(estimate), float(max(estimate - down, 0.0)), float(min(estimate + up, total))

@@ -1,29 +1,32 @@
 """The registry of scores. Orders, filters, queues, legends, tables and exports follow from it.
 
-A new score that is computed from other scores is one entry here: its name, its texts, the places
-where it is shown, `needs` and `compute`. Its column of scores.parquet follows.
+A new score that is computed from other scores is one entry in `_SCORES` (its name, its texts,
+`needs` and `compute`), and its name in the list of each place where it is shown, at the end of this
+module. Its column of scores.parquet follows.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
 from clipmem_core import columns as c
 from clipmem_core import glossary
+from clipmem_core.scores import baselines
 from clipmem_core.scores.detectors import misfit
 from clipmem_core.scores.prevalence import review_place
 
-# Where a score is shown or used; an entry has its position there.
-QUEUE = "queue"  # the lists of pairs to review first, the highest first
-USE = "use"  # the verdict's advice on the use of scores
-DETECTION = "detection"  # the comparison at finding injected errors; the first is the reference
-INJECTED = "injected"  # the means of injected errors by kind
-CARD = "card"  # a pair's card in the gallery, and the legend above it
-ROW = "row"  # the gallery as a table
-PAIR = "pair"  # a pair's own page, below clipmem
-COLOUR = "colour"  # the colours of a map of embeddings
-EXPORT = "export"  # exported tables and reports
+MISFIT_SECOND = "misfit_second"
+# Detectors by a second round of training, and the corresponding ones of the first round
+SECOND_ROUND = {MISFIT_SECOND: c.MISFIT, c.LOG_PROBABILITY_SECOND: c.LOG_PROBABILITY_OUT}
+RANDOM_DETECTOR = "random"
+REFERENCE_DETECTOR = c.MISFIT  # the one that benchmarks compare the others with
+# Detectors of wrong pairs that benchmarks compare
+DETECTORS = (
+    *(c.P_WRONG, c.MISFIT, MISFIT_SECOND, c.SIMILARITY_IN, c.SIMILARITY_OUT, c.CSLS_OUT),
+    *(c.LOG_PROBABILITY_OUT, c.LOG_PROBABILITY_SECOND, baselines.LEMON_IN, baselines.LEMON_OUT),
+    *(c.LEARNED, baselines.MARGIN, baselines.CONFIDENT_LEARNING, c.CLIPMEM, RANDOM_DETECTOR),
+)
 MISFIT_FORMULA = "−(z(learned) + 2 z(log_probability_out))"
 SECOND_FORMULA = "−(z(learned) + 4 z(log_probability_second))"  # with a second round of training
 SECOND_NOTE = (
@@ -48,9 +51,6 @@ class Score:
 
     name: str
     direction: int = 1  # 1: the highest are memorized or suspicious; −1: the lowest
-    places: Mapping[str, int] = field(
-        default_factory=dict
-    )  # where it is shown → its position there
     help: str = ""  # on the page of a pair
     legend: str = ""  # in the gallery
     use: str = ""  # what it is for
@@ -59,11 +59,6 @@ class Score:
     needs: tuple[str, ...] = ()  # arguments of `compute`: other scores
     compute: Callable[..., np.ndarray] | None = None  # None: computed by scoring
     absent: str = ""  # why an audit may not have it
-
-    @property
-    def label(self) -> str:
-        """Return the name as words."""
-        return words(self.name)
 
 
 def words(column: str) -> str:
@@ -76,22 +71,14 @@ def words(column: str) -> str:
     return column.replace("_", " ")
 
 
-def _misfit_of_rounds(learned: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Return misfit, by the log-probability of the second round of training if any."""
-    two_rounds = bool(np.isfinite(second).any())
-    return misfit(learned, second if two_rounds else first, second=two_rounds)
-
-
-TABLE = (
+_SCORES = (
     Score(c.N_IN),
     Score(c.N_OUT),
     Score(
         c.CLIPMEM,
-        places={QUEUE: 0, USE: 1, DETECTION: 5, INJECTED: 0, CARD: 0, ROW: 0, COLOUR: 0, EXPORT: 0},
         help=glossary.meaning(glossary.CLIPMEM),
         legend="alignment of picture and caption under members that were trained on the pair, "
-        "minus that under "
-        "members that were not: high is memorized.",
+        "minus that under members that were not: high is memorized.",
         use="says what was memorized: high for wrong captions, and for rare and odd pairs that "
         "are right",
         queue=Queue(
@@ -100,78 +87,61 @@ TABLE = (
         ),
     ),
     Score(c.CLIPMEM_RELATIVE),
-    Score(c.SE, places={ROW: 1}),
+    Score(c.SE),
     Score(c.P_VALUE, direction=-1),
-    Score(c.Q_VALUE, direction=-1, places={PAIR: 3}, help=glossary.meaning(glossary.Q_VALUE)),
+    Score(c.Q_VALUE, direction=-1, help=glossary.meaning(glossary.Q_VALUE)),
     Score(
         c.CLIPMEM_SHRUNK,
-        places={CARD: 1, ROW: 2, PAIR: 5, EXPORT: 1},
         help="What clipmem to expect of the pair under other members: at the top of a list it is "
-        "less than clipmem, "
-        "since pairs are there also by luck.",
+        "less than clipmem, since pairs are there also by luck.",
         legend="the clipmem to expect under other members: pairs at the top of a list are there "
         "also by luck.",
         absent="needs 50 scored pairs.",
     ),
-    *(
-        Score(f"{term}_{side}")
-        for term in c.TERMS
-        if term != c.SIMILARITY
-        for side in ("in", "out")
-    ),
+    *(Score(f"{term}_{side}") for term in c.TERMS[:-1] for side in ("in", "out")),
     Score(
         c.SIMILARITY_IN,
         direction=-1,
-        places={DETECTION: 3, PAIR: 1},
         help="How well the caption fits, for members that were trained on the pair.",
     ),
     Score(
         c.SIMILARITY_OUT,
         direction=-1,
-        places={USE: 2, DETECTION: 2, INJECTED: 1, CARD: 2, ROW: 3, PAIR: 0, COLOUR: 2, EXPORT: 3},
         help=glossary.meaning(glossary.SIMILARITY_OUT),
         legend="cosine of picture and caption under members that were not trained on the pair: "
-        "low means that the "
-        "caption does not fit, for models that cannot have memorized it.",
+        "low means that the caption does not fit, for models that cannot have memorized it.",
         use="says how well a caption fits, for members that never saw the pair; low with a high "
-        "clipmem "
-        "means wrong and memorized",
+        "clipmem means wrong and memorized",
         use_doubted="says how well a caption fits, for members that never saw the pair",
     ),
-    Score(c.CLIPMEM_IMAGE, places={INJECTED: 3}),
-    Score(c.CLIPMEM_TEXT, places={INJECTED: 4}),
+    Score(c.CLIPMEM_IMAGE),
+    Score(c.CLIPMEM_TEXT),
     Score(c.SSLMEM_IMAGE),
     Score(c.SSLMEM_TEXT),
     Score(
         c.MISFIT,
-        places={DETECTION: 1, INJECTED: 5, ROW: 5, PAIR: 3, EXPORT: 4},
         help=f"{glossary.meaning(glossary.MISFIT)} {MISFIT_FORMULA}.",
         needs=(c.LEARNED, c.LOG_PROBABILITY_OUT, c.LOG_PROBABILITY_SECOND),
-        compute=_misfit_of_rounds,
+        compute=misfit,
         absent="needs the training history of the members, which checkpoints from outside do not "
         "have.",
     ),
-    Score(c.LEARNED, direction=-1, places={DETECTION: 4}),
+    Score(c.LEARNED, direction=-1),
     Score(
         c.LOG_PROBABILITY_OUT,
         direction=-1,
-        places={DETECTION: 7, PAIR: 4},
         help="How sure members that never saw the pair are of its partner among those of "
-        "external pairs: at most 0, "
-        "near 0 is sure.",
+        "external pairs: at most 0, near 0 is sure.",
     ),
     Score(
         c.CSLS_OUT,
         direction=-1,
-        places={DETECTION: 6, PAIR: 4},
         help="How much closer picture and caption are than the nearest of other pairs, for "
-        "members that "
-        "never saw the pair.",
+        "members that never saw the pair.",
     ),
     Score(c.CSLS_SWAPPED, direction=-1),
     Score(
         c.P_WRONG,
-        places={USE: 0, DETECTION: 0, CARD: 3, ROW: 4, PAIR: 2, COLOUR: 1, EXPORT: 2, INJECTED: 2},
         legend="the probability that at least one caption of the pair is wrong.",
         help=glossary.meaning(glossary.P_WRONG),
         use="finds captions that are probably wrong: start with the highest",
@@ -182,12 +152,7 @@ TABLE = (
     Score(
         c.REVIEW_PLACE,
         direction=-1,
-        places={QUEUE: 1},
-        queue=Queue(
-            "Probably wrong",
-            "Ordered by each pair's worst caption.",
-            doubted="Low fit",
-        ),
+        queue=Queue("Probably wrong", "Ordered by each pair's worst caption.", doubted="Low fit"),
         needs=(c.SUSPICION,),
         compute=review_place,
     ),
@@ -199,18 +164,39 @@ TABLE = (
         absent="is in audits with a second round of training (--rounds 2).",
     ),
 )
-BY_NAME = {score.name: score for score in TABLE}
+BY_NAME = {score.name: score for score in _SCORES}
 SCORE_COLUMNS = [c.PAIR_ID, c.GROUP, *BY_NAME]
 
 
-def scores_in(place: str) -> dict[str, Score]:
-    """Return the scores that are shown or used at a place, in their order, by name.
+def _scores(*names: str) -> dict[str, Score]:
+    """Return scores by name."""
+    return {name: BY_NAME[name] for name in names}
 
-    Example:
-        >>> list(scores_in(QUEUE))
-        ['clipmem', 'review_place']
-    """
-    shown = sorted(
-        (score for score in TABLE if place in score.places), key=lambda score: score.places[place]
-    )
-    return {score.name: score for score in shown}
+
+# Where scores are shown or used, in their order, by name.
+# The lists of pairs to review first, the highest first
+QUEUE_SCORES = _scores(c.CLIPMEM, c.REVIEW_PLACE)
+# The verdict's advice on the use of scores
+USE_SCORES = _scores(c.P_WRONG, c.CLIPMEM, c.SIMILARITY_OUT)
+# The comparison at finding injected errors; the first is the reference
+DETECTION_SCORES = _scores(
+    *(c.P_WRONG, c.MISFIT, c.SIMILARITY_OUT, c.SIMILARITY_IN),
+    *(c.LEARNED, c.CLIPMEM, c.CSLS_OUT, c.LOG_PROBABILITY_OUT),
+)
+# The means of injected errors by kind
+INJECTED_SCORES = _scores(
+    *(c.CLIPMEM, c.SIMILARITY_OUT, c.P_WRONG, c.CLIPMEM_IMAGE, c.CLIPMEM_TEXT, c.MISFIT)
+)
+# A pair's card in the gallery, and the legend above it
+CARD_SCORES = _scores(c.CLIPMEM, c.CLIPMEM_SHRUNK, c.SIMILARITY_OUT, c.P_WRONG)
+# The gallery as a table
+ROW_SCORES = _scores(*(c.CLIPMEM, c.SE, c.CLIPMEM_SHRUNK, c.SIMILARITY_OUT, c.P_WRONG, c.MISFIT))
+# A pair's own page, below clipmem
+PAGE_SCORES = _scores(
+    *(c.SIMILARITY_OUT, c.SIMILARITY_IN, c.P_WRONG, c.Q_VALUE, c.MISFIT),
+    *(c.LOG_PROBABILITY_OUT, c.CSLS_OUT, c.CLIPMEM_SHRUNK),
+)
+# The colours of a map of embeddings
+COLOUR_SCORES = _scores(c.CLIPMEM, c.P_WRONG, c.SIMILARITY_OUT)
+# Exported tables and reports
+EXPORT_SCORES = _scores(c.CLIPMEM, c.CLIPMEM_SHRUNK, c.P_WRONG, c.SIMILARITY_OUT, c.MISFIT)

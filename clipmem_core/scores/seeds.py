@@ -10,19 +10,25 @@ import scipy
 from numpy.typing import ArrayLike
 
 MIN_REPLICATES = 3  # an interval over fewer seeds or repeats would claim too much
-LEVEL = 0.95
-BOTH = "members and pairs"
+_LEVEL = 0.95
+_BOTH = "members and pairs"
 PAIRS_ALONE = "pairs, of these members alone"
 
 
 def half_width(values: np.ndarray) -> float:
-    """Return half the width of Student's t interval of a mean."""
+    """Return half the width of Student's t interval of a mean: t₀.₉₇₅(n − 1) s / √n.
+
+    Args: values, [n], at least two.
+    """
     n = len(values)
-    return float(scipy.stats.t.ppf((1 + LEVEL) / 2, n - 1) * np.std(values, ddof=1) / np.sqrt(n))
+    return float(scipy.stats.t.ppf((1 + _LEVEL) / 2, n - 1) * np.std(values, ddof=1) / np.sqrt(n))
 
 
 def seed_interval(values: np.ndarray) -> tuple[float, float]:
-    """Return Student's t interval of the mean over seeds; NaN with fewer than three."""
+    """Return Student's t interval of the mean over seeds.
+
+    Args: one value a seed, [n_seeds]. Returns: its ends; NaN with fewer than three seeds.
+    """
     if len(values) < MIN_REPLICATES:
         return float("nan"), float("nan")
     mean = float(np.mean(values))
@@ -34,9 +40,13 @@ def over_seeds(table: pd.DataFrame, *, by: Sequence[str], measure: str) -> pd.Da
     """Average a measure over seeds, with a t interval; missing values are skipped, groups without a
     value left out.
 
-    Args: `table` has a row for each seed and combination of the columns `by`, and the numeric
-    column `measure`.
-    Returns: the columns of `by`, then n (seeds), mean, low and high.
+    Args:
+        table: a row for each seed and combination of the columns `by`.
+        by: names of columns.
+        measure: name of a numeric column.
+
+    Returns:
+        The columns of `by`, then n (seeds), mean, low and high.
     """
     rows = []
     for key, values in table.dropna(subset=[measure]).groupby(list(by), sort=False)[measure]:
@@ -58,15 +68,19 @@ class Difference:
 
 
 def paired_difference(
-    values: ArrayLike, reference: ArrayLike, *, level: float = LEVEL
+    values: ArrayLike, reference: ArrayLike, *, level: float = _LEVEL
 ) -> Difference:
     """Compare two arms over the seeds they share: the mean difference, with the paired t test.
 
     Effects that a seed has on both arms (split, initialisation, draws) cancel. In the units of the
     values; above 0: the arm has more than the reference.
 
-    Args: values of both arms on the same seeds, [n_seeds] each; `level` is the coverage of the
-    interval.
+    Args:
+        values, reference: of both arms on the same seeds, [n_seeds] each.
+        level: coverage of the interval.
+
+    Returns:
+        The mean of values − reference, its interval and p value.
     """
     values = np.asarray(values, dtype=np.float64)
     reference = np.asarray(reference, dtype=np.float64)
@@ -87,7 +101,7 @@ def holm(p_values: np.ndarray) -> np.ndarray:
     """Correct p values for multiple comparisons: Holm's step-down (Scandinavian Journal of
     Statistics, 1979).
 
-    Args: one p for each comparison, [n]; NaN is skipped, and stays.
+    Args: one p for each comparison, [n]. Returns: [n]; NaN is skipped, and stays.
     """
     corrected = np.full(len(p_values), np.nan)
     finite = np.flatnonzero(~np.isnan(p_values))
@@ -120,23 +134,25 @@ def crossed_mean(values: np.ndarray) -> CrossedMean:
             members the interval is over pairs alone, with fewer than two pairs there is none.
 
     Example:
-        >>> found = crossed_mean(np.array([[1.0, 2.0, 3.0], [2.0, 3.0, 4.0], [3.0, 4.0, 5.0]]))
-        >>> found.mean, round(found.low, 2), round(found.high, 2), found.over
+        >>> crossed = crossed_mean(np.array([[1.0, 2.0, 3.0], [2.0, 3.0, 4.0], [3.0, 4.0, 5.0]]))
+        >>> crossed.mean, round(crossed.low, 2), round(crossed.high, 2), crossed.over
         (3.0, -0.51, 6.51, 'members and pairs')
     """
     members, pairs = values.shape
     mean = float(values.mean())
-    by_member = values.mean(axis=1)
-    by_pair = values.mean(axis=0)
     if pairs < 2:
         return CrossedMean(mean, None, None, PAIRS_ALONE)
+    by_member = values.mean(axis=1)
+    by_pair = values.mean(axis=0)
     variance = float(by_pair.var(ddof=1)) / pairs
-    few = members < MIN_REPLICATES
-    if not few:
-        by_members = float(by_member.var(ddof=1)) / members
+    degrees = pairs - 1
+    over = PAIRS_ALONE
+    if members >= MIN_REPLICATES:
+        of_members = float(by_member.var(ddof=1)) / members
         rest = values - by_member[:, None] - by_pair + mean
         cells = float((rest**2).sum()) / ((members - 1) * (pairs - 1)) / values.size
-        variance = max(by_members + variance - cells, by_members, variance)
-    degrees = (pairs if few else min(members, pairs)) - 1
-    half = float(scipy.stats.t.ppf((1 + LEVEL) / 2, degrees)) * variance**0.5
-    return CrossedMean(mean, mean - half, mean + half, PAIRS_ALONE if few else BOTH)
+        variance = max(of_members + variance - cells, of_members, variance)
+        degrees = min(members, pairs) - 1
+        over = _BOTH
+    half = float(scipy.special.stdtrit(degrees, (1 + _LEVEL) / 2)) * variance**0.5
+    return CrossedMean(mean, mean - half, mean + half, over)

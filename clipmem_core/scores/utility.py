@@ -7,8 +7,8 @@ import numpy as np
 
 from clipmem_core.scores.alignment import unit
 
-PROBE_ROWS = 10_000
-_BLOCK = 8_000_000  # cosines in memory at a time
+_PROBE_ROWS = 10_000
+_BLOCK = 2_000_000  # cosines in memory at a time
 _TIE = 1e-6  # equal vectors may differ by this much after a matrix product
 
 
@@ -28,10 +28,12 @@ def retrieval_recalls(
             one at least.
         ks: numbers of nearest partners.
 
+    Returns:
+        `image_to_text_R@k` and `text_to_image_R@k` for each k.
+
     Example:
-        >>> retrieval_recalls(np.eye(2), np.eye(2)[[0, 0]], np.array([0, 1]), ks=(1, 2))
-        {'image_to_text_R@1': 0.0, 'image_to_text_R@2': 1.0, 'text_to_image_R@1': 0.5,
-        'text_to_image_R@2': 1.0}
+        >>> retrieval_recalls(np.eye(2), np.eye(2)[[0, 0]], np.array([0, 1]), ks=(1,))
+        {'image_to_text_R@1': 0.0, 'text_to_image_R@1': 0.5}
     """
     ranks = retrieval_ranks(image, text, caption_owner)
     return {f"{way}_R@{k}": float((rank < k).mean()) for way, rank in ranks.items() for k in ks}
@@ -43,50 +45,37 @@ def retrieval_ranks(
     """Return how many others come before the right partner, query by query; ties count against the
     member.
 
-    Args: as of `retrieval_recalls`.
-    Returns: `image_to_text`, [n_images], and `text_to_image`, [n_captions] in the order of their
-    owners.
+    Args:
+        image, text, caption_owner: as for `retrieval_recalls`.
+
+    Returns:
+        `image_to_text`, int [n_images], and `text_to_image`, int [n_captions].
     """
-    owner = np.asarray(caption_owner)
-    order = np.argsort(owner, kind="stable")
     image = unit(image)
-    text = unit(text)[order]
-    owner = owner[order]
+    text = unit(text)
+    owner = np.asarray(caption_owner)
+    pairs = np.arange(len(image))
     return {
-        "image_to_text": _caption_ranks(image, text, owner),
-        "text_to_image": _image_ranks(image, text, owner),
+        "image_to_text": _ranks(image, text, pairs, owner),
+        "text_to_image": _ranks(text, image, owner, pairs),
     }
 
 
-def _caption_ranks(image: np.ndarray, text: np.ndarray, owner: np.ndarray) -> np.ndarray:
-    """Return how many other images' captions come before an image's best own, [n_images]; captions
-    sorted by owner."""
-    starts = np.searchsorted(owner, np.arange(len(image) + 1))
-    ranks = np.empty(len(image), dtype=np.int64)
-    step = max(1, _BLOCK // len(text))
-    for first in range(0, len(image), step):
-        rows = np.arange(first, min(first + step, len(image)))
-        cosines = image[rows] @ text.T
-        begin = starts[rows[0]]
-        end = starts[rows[-1] + 1]
-        true_cosines = cosines[owner[begin:end] - first, np.arange(begin, end)]
-        bar = np.maximum.reduceat(true_cosines, starts[rows] - begin) - _TIE
-        true_before = np.add.reduceat(
-            true_cosines >= np.repeat(bar, np.diff(starts[first : rows[-1] + 2])),
-            starts[rows] - begin,
-        )
-        ranks[rows] = (cosines >= bar[:, None]).sum(axis=1) - true_before
-    return ranks
+def _ranks(
+    queries: np.ndarray, candidates: np.ndarray, query_pair: np.ndarray, candidate_pair: np.ndarray
+) -> np.ndarray:
+    """Return how many candidates of other pairs come before the best of the query's own pair.
 
-
-def _image_ranks(image: np.ndarray, text: np.ndarray, owner: np.ndarray) -> np.ndarray:
-    """Return how many other images come before a caption's own, [n_captions]."""
-    ranks = np.empty(len(text), dtype=np.int64)
-    step = max(1, _BLOCK // len(image))
-    for first in range(0, len(text), step):
-        cosines = text[first : first + step] @ image.T
-        true_cosines = cosines[np.arange(len(cosines)), owner[first : first + step]]
-        ranks[first : first + step] = (cosines >= true_cosines[:, None] - _TIE).sum(axis=1) - 1
+    Args: unit embeddings, [n, dim] each, and their pairs, [n] each. Returns: int [n_queries].
+    """
+    ranks = np.empty(len(queries), dtype=np.int64)
+    step = max(1, _BLOCK // len(candidates))
+    for start in range(0, len(queries), step):
+        part = slice(start, start + step)
+        cosines = queries[part] @ candidates.T
+        partner = query_pair[part, None] == candidate_pair
+        best = cosines.max(axis=1, where=partner, initial=-1.0, keepdims=True)
+        ranks[part] = ((cosines >= best - _TIE) & ~partner).sum(axis=1)
     return ranks
 
 
@@ -96,19 +85,22 @@ def linear_probe(
     """Measure accuracy of logistic regression on frozen, standardised features (the paper's
     utility).
 
-    In [0, 1], larger better; NaN with fewer than two classes to fit or no test rows. A class that
-    training lacks cannot be predicted, so its test rows count as errors. Of more than 10,000
-    training rows a sample is drawn by `seed`.
+    In [0, 1], larger better. A class that training lacks cannot be predicted, so its test rows
+    count as errors. Of more than 10,000 training rows a sample is drawn by `seed`.
 
-    Args: features and labels to fit on and to evaluate on, [n, dim] and [n] each.
+    Args:
+        train_x, train_y: features and labels to fit on, [n, dim] and [n].
+        test_x, test_y: those to evaluate on.
+        seed: of the draw.
+
+    Returns:
+        NaN with fewer than two classes to fit or no test rows.
     """
-    train_x = np.asarray(train_x)
-    train_y = np.asarray(train_y)
-    if len(train_x) > PROBE_ROWS:
-        rows = np.sort(np.random.default_rng(seed).choice(len(train_x), PROBE_ROWS, replace=False))
+    if len(train_x) > _PROBE_ROWS:
+        rows = np.sort(np.random.default_rng(seed).choice(len(train_x), _PROBE_ROWS, replace=False))
         train_x = train_x[rows]
         train_y = train_y[rows]
-    if len(set(train_y.tolist())) < 2 or len(test_y) == 0:
+    if len(np.unique(train_y)) < 2 or len(test_y) == 0:
         return float("nan")
     from sklearn.exceptions import ConvergenceWarning  # slow to import, and only needed with labels
     from sklearn.linear_model import LogisticRegression
@@ -116,25 +108,26 @@ def linear_probe(
     from sklearn.preprocessing import StandardScaler
 
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=300))
-    with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", ConvergenceWarning
-        )  # near its optimum the accuracy no longer moves
+    # Near its optimum the accuracy no longer moves
+    with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):
         probe.fit(train_x, train_y)
-    return float((probe.predict(test_x) == np.asarray(test_y)).mean())
+    return float((probe.predict(test_x) == test_y).mean())
 
 
 def zero_shot(image: np.ndarray, class_text: np.ndarray, labels: np.ndarray) -> float:
     """Measure how often the name of an image's class is its nearest among all class names.
 
-    In [0, 1], larger better; chance is 1 / n_classes; NaN without images. Ties count against the
-    member.
+    In [0, 1], larger better; chance is 1 / n_classes. Ties count against the member.
 
-    Args: embeddings of images [n_images, dim] and of class names [n_classes, dim], and the row of
-    each image's class.
+    Args:
+        image: embeddings of images, [n_images, dim].
+        class_text: embeddings of class names, [n_classes, dim].
+        labels: row of each image's class, [n_images].
+
+    Returns:
+        NaN without images.
     """
     if len(image) == 0:
         return float("nan")
-    cosines = unit(image) @ unit(class_text).T
-    true_cosines = cosines[np.arange(len(image)), labels]
-    return float(((cosines >= true_cosines[:, None] - _TIE).sum(axis=1) == 1).mean())
+    ranks = _ranks(unit(image), unit(class_text), labels, np.arange(len(class_text)))
+    return float((ranks == 0).mean())

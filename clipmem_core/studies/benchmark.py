@@ -56,30 +56,34 @@ from clipmem_core.dataset.injected_errors import (
 )
 from clipmem_core.dataset.pixels import Pixels
 from clipmem_core.dataset.source import RawPairs
-from clipmem_core.scores.detection import (
-    AUROC,
-    AVERAGE_PRECISION,
+from clipmem_core.scores.baselines import (
     CONFIDENT_LEARNING,
-    DETECTORS,
     LEMON_IN,
+    LEMON_NEIGHBOURS,
     LEMON_OUT,
     MARGIN,
-    METRICS,
-    MISFIT_SECOND,
-    NEAREST,
-    RANDOM,
-    SECOND_ROUND,
     confident_learning,
-    detection_table,
     lemon,
     margin_over_epochs,
     nearest,
+)
+from clipmem_core.scores.detection import (
+    AVERAGE_PRECISION,
+    METRICS,
+    ROC_AUC,
+    detection_table,
     numbers_reviewed,
     precision_curve,
 )
 from clipmem_core.scores.detectors import misfit, nan_mean
 from clipmem_core.scores.membership import side_means
-from clipmem_core.scores.registry import DETECTION, scores_in
+from clipmem_core.scores.registry import (
+    DETECTION_SCORES,
+    DETECTORS,
+    MISFIT_SECOND,
+    RANDOM_DETECTOR,
+    SECOND_ROUND,
+)
 from clipmem_core.scores.words import mean_ratio
 from clipmem_core.studies.benchmark_results import BENCHMARK, Benchmark, Piece, benchmark_of
 from clipmem_core.training.model import mean_by_pair
@@ -310,8 +314,7 @@ def _pair_scores(shared: Shared) -> tuple[dict[str, np.ndarray], dict[str, str]]
     seed = shared.config.seed
     without = dict[str, str]()
     scores = {
-        name: score.direction * table[name].to_numpy()
-        for name, score in scores_in(DETECTION).items()
+        name: score.direction * table[name].to_numpy() for name, score in DETECTION_SCORES.items()
     }
     first = table[c.LOG_PROBABILITY_OUT]
     if shared.config.rounds == "1":
@@ -321,21 +324,21 @@ def _pair_scores(shared: Shared) -> tuple[dict[str, np.ndarray], dict[str, str]]
         scores[c.LOG_PROBABILITY_SECOND] = -table[c.LOG_PROBABILITY_SECOND].fillna(first).to_numpy()
     scores[c.MISFIT] = misfit(table[c.LEARNED].to_numpy(), first.to_numpy())
     scores[c.P_WRONG] = table[c.SUSPICION].to_numpy()
-    scores[RANDOM] = np.random.default_rng([seed, len(table)]).random(len(table))
+    scores[RANDOM_DETECTOR] = np.random.default_rng([seed, len(table)]).random(len(table))
     folders = list(map(shared.audit.member, shared.record.members))
     members = [[vectors[:] for vectors in read_embeddings(folder)] for folder in folders]
     text = shared.features.text
     if text is not None:
         text = mean_by_pair(np.asarray(text, np.float32), shared.data.caption_start)
     locked = [
-        None if features is None else nearest(features, NEAREST)
+        None if features is None else nearest(features, LEMON_NEIGHBOURS)
         for features in (shared.features.image, text)
     ]
     lemons = []
     for member in members:
         found = zip(locked, member, strict=True)
         neighbours = [
-            nearest(vectors, NEAREST) if rows is None else rows for rows, vectors in found
+            nearest(vectors, LEMON_NEIGHBOURS) if rows is None else rows for rows, vectors in found
         ]
         lemons.append(lemon(*member, *neighbours))
     scores[LEMON_IN], scores[LEMON_OUT] = side_means(
@@ -409,7 +412,7 @@ def _caption_metrics(scores: pd.DataFrame, kind: pd.Series) -> dict[str, dict[st
             among = changed | kind.isna()
             for name, metrics in measured.items():
                 found = changed[among], scores.loc[among, name]
-                metrics[f"caption_{AUROC}{suffix}"] = float(roc_auc_score(*found))
+                metrics[f"caption_{ROC_AUC}{suffix}"] = float(roc_auc_score(*found))
                 if not suffix:
                     metrics[f"caption_{AVERAGE_PRECISION}"] = float(average_precision_score(*found))
     return measured

@@ -26,16 +26,15 @@ from clipmem_core.audit.store import PAIRS, Audit, Named, read_table
 from clipmem_core.config import AuditConfig, affecting, as_dict
 from clipmem_core.dataset.injected_errors import ERROR_KINDS, WORD_KINDS
 from clipmem_core.io import read_json
-from clipmem_core.scores.detection import (
-    AUROC,
-    AVERAGE_PRECISION,
+from clipmem_core.scores.detection import AVERAGE_PRECISION, METRICS, PRECISION_AT_K, ROC_AUC
+from clipmem_core.scores.registry import (
     DETECTORS,
-    METRICS,
+    MISFIT_FORMULA,
     MISFIT_SECOND,
-    PRECISION_AT_K,
-    REFERENCE,
+    REFERENCE_DETECTOR,
+    SECOND_FORMULA,
+    words,
 )
-from clipmem_core.scores.registry import MISFIT_FORMULA, SECOND_FORMULA, words
 from clipmem_core.scores.seeds import MIN_REPLICATES, paired_difference, seed_interval
 from clipmem_core.studies.results import print_table
 
@@ -46,7 +45,7 @@ _SEED = "seed"
 DETECTOR = "detector"
 MEASURE = "measure"
 SHORT = {
-    AUROC: "AUROC",
+    ROC_AUC: "AUROC",
     AVERAGE_PRECISION: "AP",
     PRECISION_AT_K: "P@50",
     # changed captions among the pairs reviewed first
@@ -177,7 +176,7 @@ def metric_rows(results: Sequence[dict[str, Any]]) -> pd.DataFrame:
 
 
 def benchmark_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Average over injections, and compare each detector with `REFERENCE` on the same injections.
+    """Average over injections, and compare each detector with the reference on the same injections.
 
     Intervals are Student's t over injections; NaN below three. `over_reference` is the mean of the
     paired differences detector − reference.
@@ -195,7 +194,7 @@ def benchmark_table(rows: pd.DataFrame) -> pd.DataFrame:
                 continue
             both = (
                 wide[measure][[name]]
-                .assign(reference=wide[measure].get(REFERENCE, np.nan))
+                .assign(reference=wide[measure].get(REFERENCE_DETECTOR, np.nan))
                 .dropna()
             )
             if len(both):
@@ -267,7 +266,7 @@ def show_benchmark(benchmark: Benchmark) -> None:
                 digits = DIGITS[str(measure)]
                 shown[name] = _intervals(cells[["mean", "low", "high"]], f".{digits}f")
                 if measure in METRICS:
-                    shown[f"{name} over {REFERENCE}"] = _intervals(
+                    shown[f"{name} over {REFERENCE_DETECTOR}"] = _intervals(
                         cells[TABLE_COLUMNS[-3:]], f"+.{digits}f"
                     )
             if len(shown):

@@ -49,8 +49,8 @@ from clipmem_core.audit.store import (
 )
 from clipmem_core.config import InputError, ineffective_fields
 from clipmem_core.io import read_json
-from clipmem_core.scores.attacks import ALIGNMENT, BAVARIA, FEWEST, attack, roc, shadows_of
-from clipmem_core.scores.membership import Sides, side_means
+from clipmem_core.scores.attacks import BAVARIA, FEWEST_MEMBERS, attack, roc
+from clipmem_core.scores.membership import MemberSides, side_means
 from clipmem_core.studies.arm import (
     DECISIONS,
     NEAR_DUPLICATES,
@@ -262,7 +262,7 @@ def _arm_rows(audit: Audit, name: str, members: tuple[str, ...], stamp: int) -> 
     return table.reindex(columns=list(dict.fromkeys([ARM, AGAINST, c.MEMBER, *table.columns])))
 
 
-def lab_sides(audit: Audit, members: Sequence[str]) -> Sides:
+def lab_sides(audit: Audit, members: Sequence[str]) -> MemberSides:
     """Return which of some members trained on each pair."""
     table = read_table(audit.folder / MEMBERSHIP, columns=[c.PAIR_ID, c.GROUP, *members])
     membership = membership_of(table)
@@ -276,7 +276,7 @@ def read_values(audit: Audit, arm: str, members: Sequence[str]) -> np.ndarray:
     return np.stack([read_array(folder / name / PAIR_VALUES) for name in members])
 
 
-def _measured(audit: Audit, arm: str, sides: Sides, compared: np.ndarray) -> pd.DataFrame:
+def _measured(audit: Audit, arm: str, sides: MemberSides, compared: np.ndarray) -> pd.DataFrame:
     """Return the measures of an arm's members on `compared` pairs, bool [n_pairs]."""
     members = sides.membership.members
     trained = sides.membership.trained
@@ -304,22 +304,20 @@ def _measured(audit: Audit, arm: str, sides: Sides, compared: np.ndarray) -> pd.
     return pd.DataFrame(rows)
 
 
-def _attack(alignments: np.ndarray, sides: Sides, compared: np.ndarray) -> list[dict[str, float]]:
+def _attack(
+    alignments: np.ndarray, sides: MemberSides, compared: np.ndarray
+) -> list[dict[str, float]]:
     """Attack each member by its alignment alone, and with the others as its shadows."""
-    shadows = shadows_of(sides)
-    chosen = np.flatnonzero(shadows.attacked[0] & compared)
+    chosen = np.flatnonzero(np.isin(sides.membership.group, c.SCORED_GROUPS) & compared)
     if len(chosen) > MOST_ATTACKED:
-        chosen = np.random.default_rng(sides.seed).choice(chosen, MOST_ATTACKED, replace=False)
-    attacked = np.zeros_like(shadows.trained)
-    attacked[:, chosen] = True
-    attacks = (ALIGNMENT, BAVARIA) if len(alignments) >= FEWEST else (ALIGNMENT,)
+        rng = np.random.default_rng(sides.seed)
+        chosen = np.sort(rng.choice(chosen, MOST_ATTACKED, replace=False))
+    attacks = (c.ALIGNMENT, BAVARIA) if len(alignments) >= FEWEST_MEMBERS else (c.ALIGNMENT,)
     measured = []
-    for target in attack(
-        list(alignments), dataclasses.replace(shadows, attacked=attacked), attacks=attacks
-    ):
+    for target in attack(list(alignments), sides, chosen, attacks=attacks):
         by_shadows = roc(target, BAVARIA) if BAVARIA in attacks else {}
         named = {column: by_shadows.get(name, np.nan) for name, column in c.ATTACK_METRICS.items()}
-        measured.append({MEMBERSHIP_AUROC: roc(target, ALIGNMENT)["auroc"]} | named)
+        measured.append({MEMBERSHIP_AUROC: roc(target, c.ALIGNMENT)["auroc"]} | named)
     return measured
 
 

@@ -11,7 +11,7 @@ from clipmem_core.audit.verdict import doubt, judge, queues, uses
 from clipmem_core.config import AuditConfig
 from clipmem_core.draws import CAPTION, draw_keys, hashed
 from clipmem_core.scores.alignment import pair_terms
-from clipmem_core.scores.membership import Sides, paper_membership
+from clipmem_core.scores.membership import MemberSides, paper_membership
 from tests.audit.small import vectors
 from tests.conftest import Made
 
@@ -27,7 +27,7 @@ def test_embeddings_that_cannot_be_mapped_cost_only_the_encoders_parts() -> None
     external = membership.group == "external"
     inputs = Evidence(
         pairs=pd.DataFrame({"pair_id": [str(row) for row in range(N)], "injected": None}),
-        sides=Sides(membership, "paper", 0),
+        sides=MemberSides(membership, 0),
         views=2,
         terms=[pair_terms(a, b, external) for a, b in zip(image, text, strict=True)],
         image=image,

@@ -17,7 +17,7 @@ from clipmem_core.embeddings import Vectors, read_vectors, write_vectors
 from clipmem_core.scores.alignment import pair_terms, unit
 from clipmem_core.scores.detectors import fit_out, swapped_csls
 from clipmem_core.scores.encoders import contributions
-from clipmem_core.scores.membership import Sides, ensemble_membership
+from clipmem_core.scores.membership import MemberSides, ensemble_membership
 from tests.bench import Measure, Measures, scratch
 from tests.bench.large import run_command
 
@@ -106,7 +106,7 @@ def score(folder: Path, kind: str) -> None:
     membership = ensemble_membership(
         np.arange(len(image[0])), folds=MEMBERS, repeats=1, seed=0, halves=True
     )
-    sides = Sides(membership, "ensemble", 0)
+    sides = MemberSides(membership, 0)
     trained = membership.trained
     for member in range(MEMBERS):
         pair_terms(image[member], text[member], sides.external)

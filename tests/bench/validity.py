@@ -35,11 +35,11 @@ from clipmem_core.audit.word_table import read_words
 from clipmem_core.config import InputError, data_folder
 from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.evidence import CaptionEvidence, probabilities
-from clipmem_core.scores.membership import Membership, Sides, replicate_rows, side_means
+from clipmem_core.scores.membership import Membership, MemberSides, replicate_rows, side_means
 from clipmem_core.scores.prevalence import count_reviewed, plan_review
 from clipmem_core.scores.uncertainty import (
     Errors,
-    Noise,
+    NoiseModel,
     share_above,
     shrunk_by_group,
     standard_errors,
@@ -114,7 +114,7 @@ def _one(seed: int, **how: Any) -> dict[str, float]:
     ]
     half = simulate(seed, **how)
     rows = np.flatnonzero(half.scored)
-    shares = share_above(half.clipmem[rows], Noise.of(half.errors, rows), SIZES, seed=0)
+    shares = share_above(half.clipmem[rows], NoiseModel.of(half.errors, rows), SIZES, seed=0)
     true = (half.true[rows, None] >= SIZES).mean(axis=0)
     within = float(((shares["low"] <= true) & (true <= shares["high"])).mean())
     row = {"coverage": half.covered(), "share_coverage": within, "p_05": small.mean()}
@@ -148,7 +148,7 @@ def of_audit(name: str) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def _alignments(audit: Audit) -> tuple[np.ndarray, Sides]:
+def _alignments(audit: Audit) -> tuple[np.ndarray, MemberSides]:
     """Return the alignments of finished members, as far as these are whole repeats, and who trains
     on what."""
     drawn = membership_of(audit.membership)
@@ -160,9 +160,8 @@ def _alignments(audit: Audit) -> tuple[np.ndarray, Sides]:
     )
     size = len(replicate_rows(drawn.members)[0])
     names = names[: len(names) // size * size]
-    sides = Sides(
+    sides = MemberSides(
         Membership(drawn.group, tuple(names), drawn.trained[: len(names)]),
-        config.protocol,
         config.seed,
     )
     vectors = [read_embeddings(audit.member(name)) for name in names]
@@ -171,7 +170,7 @@ def _alignments(audit: Audit) -> tuple[np.ndarray, Sides]:
     ), sides
 
 
-def _blocks(values: np.ndarray, sides: Sides, repeats: int) -> Iterator[Block]:
+def _blocks(values: np.ndarray, sides: MemberSides, repeats: int) -> Iterator[Block]:
     """Yield what each block of whole repeats says."""
     names = sides.membership.members
     for first in range(0, len(sides.replicates) - repeats + 1, repeats):
@@ -181,7 +180,7 @@ def _blocks(values: np.ndarray, sides: Sides, repeats: int) -> Iterator[Block]:
             tuple(names[row] for row in rows.tolist()),
             sides.membership.trained[rows],
         )
-        block_sides = Sides(drawn, sides.protocol, sides.seed)
+        block_sides = MemberSides(drawn, sides.seed)
         alignments = list(values[rows])
         mean_in, mean_out = side_means(alignments, block_sides.inside)
         errors = standard_errors(alignments, block_sides)

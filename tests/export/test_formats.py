@@ -18,7 +18,7 @@ from clipmem_core.config import InputError
 from clipmem_core.export.cleaned import clean
 from clipmem_core.export.formats import FORMATS, Summary, write
 from clipmem_core.review.decisions import RECAPTION, REMOVE, Edit, open_review
-from clipmem_core.scores.registry import EXPORT, scores_in
+from clipmem_core.scores.registry import EXPORT_SCORES
 from tests.audit.test_jobs import until
 from tests.export.sources import audited, make_source
 from tests.fixtures import Copy, caption_rows
@@ -230,7 +230,7 @@ def test_no_cell_of_the_decisions_begins_as_a_formula_does(
         head, *rows = csv.reader(file)
     assert len(rows) == 2
     for name, cell in ((name, cell) for row in rows for name, cell in zip(head, row, strict=True)):
-        assert not cell.startswith(("=", "+", "@", "\t", "\r", "-")) or name in scores_in(EXPORT)
+        assert not cell.startswith(("=", "+", "@", "\t", "\r", "-")) or name in EXPORT_SCORES
     there = dict(zip(head, rows[-1], strict=True))
     quote = "'" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else ""
     assert (there["note"], there["audit"]) == (quote + text, quote + text)

@@ -11,7 +11,7 @@ from clipmem_core.review.compare import (
     injected_findings,
     names_in,
 )
-from clipmem_core.scores.registry import BY_NAME, DETECTION, scores_in
+from clipmem_core.scores.registry import BY_NAME, DETECTION_SCORES
 from tests.fixtures import Copy
 
 
@@ -101,9 +101,9 @@ def test_detector_scores_are_oriented_scores_of_complete_pairs(copy: Copy, proto
     table = detector_scores(audit)
     scores = audit.scores
     complete = scores["group"].isin(["candidate", "scored"])
-    complete &= scores[list(scores_in(DETECTION))].notna().all(axis=1)
+    complete &= scores[list(DETECTION_SCORES)].notna().all(axis=1)
     assert table["row"].tolist() == np.flatnonzero(complete).tolist()
-    assert names_in(table) == list(scores_in(DETECTION))
+    assert names_in(table) == list(DETECTION_SCORES)
     for name in names_in(table):
         np.testing.assert_allclose(table[name], BY_NAME[name].direction * scores[name][complete])
 

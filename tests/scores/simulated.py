@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from clipmem_core.scores.membership import (
-    Membership,
-    Sides,
+    MemberSides,
     ensemble_membership,
     paper_membership,
     side_means,
@@ -17,18 +16,20 @@ from clipmem_core.scores.uncertainty import (
     in_errors,
     null_scores,
     p_values,
-    q_values,
     standard_errors,
 )
 
 NOISE = 0.1  # of a member's alignment of a typical pair
 
 
+Drawn = tuple[MemberSides, list[np.ndarray]]
+
+
 @dataclass(frozen=True, eq=False)
 class Simulated:
     """Alignments of members, and what is true of each pair."""
 
-    sides: Sides
+    sides: MemberSides
     alignments: list[np.ndarray]
     true: np.ndarray  # clipmem without noise, [n_pairs]
     noise: np.ndarray  # standard deviation over members, [n_pairs]
@@ -49,23 +50,8 @@ class Simulated:
         """Return the p values of all pairs."""
         return p_of(self.alignments, self.sides)
 
-    def covered(self) -> float:
-        """Return the share of scored pairs whose true clipmem is within 1.96 se of clipmem."""
-        return float(
-            (np.abs(self.clipmem - self.true) <= 1.96 * self.errors.se)[self.scored].mean()
-        )
 
-    def false_finds(self, level: float) -> tuple[float, float]:
-        """Return the share of pairs with q ≤ level that are not memorized, and the share found of
-        those that are."""
-        found = q_values(self.p(), self.sides.membership.group) <= level
-        real = self.true > 0
-        return float((found & ~real).sum() / max(found.sum(), 1)), float(
-            found[self.scored & real].mean()
-        )
-
-
-def p_of(alignments: list[np.ndarray], sides: Sides) -> np.ndarray:
+def p_of(alignments: list[np.ndarray], sides: MemberSides) -> np.ndarray:
     """Return the p values of all pairs."""
     errors = standard_errors(alignments, sides)
     clipmem = np.subtract(*side_means(alignments, sides.inside))
@@ -99,42 +85,33 @@ def simulate(
     )
     logs = rng.normal(size=pairs)
     noise = NOISE * np.exp(0.5 * logs) * np.where(drawn.group == "external", external_noise, 1.0)
-    level = 0.5 - 0.1 * (
-        0.5 * logs + np.sqrt(0.75) * rng.normal(size=pairs)
-    )  # noise and level correlate by −0.5
+    # Noise and level correlate by −0.5
+    level = 0.5 - 0.1 * (0.5 * logs + np.sqrt(0.75) * rng.normal(size=pairs))
     true = np.where(rng.random(pairs) < memorized, rng.exponential(0.15, pairs), 0.0)
-    own = rng.normal(size=(members // folds, folds, pairs))
-    own -= 0.2 * own.mean(axis=1, keepdims=True)  # members of a repeat differ more than others
-    values = (
-        level
-        + 0.02 * rng.normal(size=(members, 1))
-        + true * drawn.trained
-        + noise * own.reshape(members, pairs)
-    )
-    return Simulated(
-        Sides(drawn, "ensemble", seed),
-        list(values),
-        np.where(drawn.group == "scored", true, 0.0),
-        noise,
-    )
+    deviations = rng.normal(size=(members // folds, folds, pairs))
+    # Members of a repeat differ more than others
+    deviations -= 0.2 * deviations.mean(axis=1, keepdims=True)
+    offsets = 0.02 * rng.normal(size=(members, 1))
+    values = level + offsets + true * drawn.trained + noise * deviations.reshape(members, pairs)
+    true = np.where(drawn.group == "scored", true, 0.0)
+    return Simulated(MemberSides(drawn, seed), list(values), true, noise)
 
 
-Drawn = tuple[Membership, list[np.ndarray]]
+def ensemble_sides(
+    n_pairs: int, *, folds: int = 2, repeats: int = 2, halves: bool = False
+) -> MemberSides:
+    ids = np.arange(n_pairs)
+    drawn = ensemble_membership(ids, folds=folds, repeats=repeats, seed=0, halves=halves)
+    return MemberSides(drawn, 0)
 
 
-def noisy_ensemble(*, folds: int = 2, repeats: int = 2, memorized: float = 0.0) -> Drawn:
-    """Members of an ensemble whose alignments are noise, a little higher from member to member."""
-    drawn = ensemble_membership(np.arange(2_200), folds=folds, repeats=repeats, seed=0)
-    noise = (
-        np.random.default_rng(0).normal(size=drawn.trained.shape)
-        + np.arange(folds * repeats)[:, None] / 10
-    )
-    return drawn, list(noise + memorized * drawn.trained)
+def paper_sides(n_pairs: int, *, seeds: int = 1) -> MemberSides:
+    return MemberSides(paper_membership(np.arange(n_pairs), seeds=seeds, seed=0), 0)
 
 
-def noisy_paper(n_pairs: int = 2_200, *, seeds: int = 1, memorized: float = 0.0) -> Drawn:
-    """Members f and g of each seed whose alignments are noise."""
-    drawn = paper_membership(np.arange(n_pairs), seeds=seeds, seed=0)
-    return drawn, list(
-        np.random.default_rng(0).normal(size=drawn.trained.shape) + memorized * drawn.trained
-    )
+def noisy(sides: MemberSides, *, memorized: float = 0.0) -> Drawn:
+    """Add members whose alignments are noise, a little higher from member to member."""
+    trained = sides.membership.trained
+    noise = np.random.default_rng(0).normal(size=trained.shape)
+    offsets = np.arange(len(trained))[:, None] / 10
+    return sides, list(noise + offsets + memorized * trained)

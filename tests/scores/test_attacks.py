@@ -1,23 +1,15 @@
-import dataclasses
 import math
 
 import numpy as np
 import pytest
-from scipy.special import gammaln, logsumexp
-from scipy.stats import norm, spearmanr
+from scipy.special import logsumexp
+from scipy.stats import multivariate_t, norm, spearmanr
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from clipmem_core.scores import attacks
-from clipmem_core.scores.attacks import (
-    Attacked,
-    Shadows,
-    Side,
-    attack,
-    attack_table,
-    roc,
-    shadows_of,
-)
-from clipmem_core.scores.membership import Sides, ensemble_membership, paper_membership
+from clipmem_core.scores.attacks import Attacked, Side, attack, attack_table, roc
+from clipmem_core.scores.membership import MemberSides
+from tests.scores.simulated import ensemble_sides, paper_sides
 
 ALIGNMENT, BAVARIA, LIRA, RMIA = ATTACKS = ("alignment", "bavaria", "lira", "rmia")
 
@@ -35,207 +27,166 @@ def drawn_members(
     )
 
 
-def shadows(n_pairs: int, *, folds: int, repeats: int = 1, halves: bool = True) -> Shadows:
-    drawn = ensemble_membership(
-        np.arange(n_pairs), folds=folds, repeats=repeats, seed=0, halves=halves
-    )
-    return shadows_of(Sides(drawn, "ensemble", 0))
+def attacked(
+    sides: MemberSides, attacks: tuple[str, ...] = ATTACKS, **how: float
+) -> list[Attacked]:
+    """The result of attacking drawn members."""
+    alignments = drawn_members(sides.membership.trained, **how)
+    return attack(alignments, sides, np.flatnonzero(~sides.external), attacks=attacks)
 
 
-def test_with_many_shadows_the_attack_is_the_best_there_is() -> None:
+def test_many_shadows_give_the_best_attack() -> None:
     """Gaussian noise of σ 1 about a mean that training moves by 1.5: by Neyman and Pearson nothing
     beats the value itself less the pair's own mean, whose AUROC is Φ(1.5 / √2) and which finds
     Φ(1.5 − z) at a rate of false alarms."""
-    among = shadows(5_500, folds=64)
-    among = dataclasses.replace(among, attacked=among.attacked & (np.arange(64) % 16 == 0)[:, None])
-    alignments = drawn_members(among.trained, memorized=1.5)
-    found = [
-        one for one in attack(alignments, among, attacks=(BAVARIA, ALIGNMENT)) if len(one.rows)
-    ]
+    found = attacked(
+        ensemble_sides(5_500, folds=64, repeats=1, halves=True), (BAVARIA, ALIGNMENT), memorized=1.5
+    )[::16]
     table = attack_table(found, n_boot=20, seed=0).set_index(["attack", "measure"])["value"]
     assert table[BAVARIA, "auroc"] == pytest.approx(norm.cdf(1.5 / math.sqrt(2)), abs=0.008)
     for rate in (0.01, 0.001):
-        assert table[BAVARIA, f"TPR@{rate}"] == pytest.approx(
-            norm.cdf(1.5 - norm.isf(rate)), abs=0.02
-        )
-    assert table[ALIGNMENT, "auroc"] == pytest.approx(
-        norm.cdf(1.5 / 2), abs=0.008
-    )  # the pairs' own spread is in it
+        expected = norm.cdf(1.5 - norm.isf(rate))
+        assert table[BAVARIA, f"TPR@{rate}"] == pytest.approx(expected, abs=0.02)
+    # The spread of the pairs is in it
+    assert table[ALIGNMENT, "auroc"] == pytest.approx(norm.cdf(1.5 / 2), abs=0.008)
 
 
 DESIGNS = {
-    "2 folds": shadows(1_100, folds=2, repeats=2, halves=False),
-    "halves": shadows(1_100, folds=8, repeats=2),
-    "4 folds": shadows(1_100, folds=4, repeats=2, halves=False),
-    "paper": shadows_of(Sides(paper_membership(np.arange(2_200), seeds=3, seed=0), "paper", 0)),
+    "2 folds": ensemble_sides(1_100),
+    "halves": ensemble_sides(1_100, folds=8, halves=True),
+    "4 folds": ensemble_sides(1_100, folds=4),
+    "paper": paper_sides(2_200, seeds=3),
 }
 
 
 @pytest.mark.parametrize("design", DESIGNS)
-def test_where_nothing_is_memorized_no_attack_finds_anything(design: str) -> None:
+def test_no_attack_finds_anything_without_memorization(design: str) -> None:
     """Neither the number of a pair's shadows nor an offset of a member may show which side the
     target is on."""
-    among = DESIGNS[design]
-    draws = (
-        drawn_members(among.trained, memorized=0.0, uneven=0.5, seed=seed) for seed in range(12)
-    )
-    runs = [attack(alignments, among) for alignments in draws]
+    sides = DESIGNS[design]
+    rows = np.flatnonzero(np.isin(sides.membership.group, ["scored", "candidate", "independent"]))
+    runs = []
+    for seed in range(12):
+        trained = sides.membership.trained
+        alignments = drawn_members(trained, memorized=0.0, uneven=0.5, seed=seed)
+        runs.append(attack(alignments, sides, rows))
     for name in ATTACKS:
         values = np.array([np.mean([roc(one, name)["auroc"] for one in found]) for found in runs])
-        assert abs(values.mean() - 0.5) < 0.003 + 3 * values.std(ddof=1) / math.sqrt(len(values)), (
-            name
-        )
+        error = values.std(ddof=1) / math.sqrt(len(values))
+        assert abs(values.mean() - 0.5) < 0.003 + 3 * error, name
 
 
 def _evidence(values: np.ndarray, centre: float, weight: float, shape: float, rate: float) -> float:
-    """Log density of values under a normal–inverse-gamma prior (Murphy 2007, equation 95)."""
+    """Log density of values under a normal–inverse-gamma prior: a multivariate Student t."""
     n = len(values)
-    mean = np.mean(values) if len(values) else 0.0
-    late = (
-        rate
-        + np.sum((values - mean) ** 2) / 2
-        + weight * n * (mean - centre) ** 2 / (2 * (weight + n))
-    )
-    grown = (
-        gammaln(shape + n / 2)
-        - gammaln(shape)
-        + shape * math.log(rate)
-        - (shape + n / 2) * math.log(late)
-    )
-    return grown + 0.5 * math.log(weight / (weight + n)) - n / 2 * math.log(2 * math.pi)
+    scale = rate / shape * (np.eye(n) + 1 / weight)
+    return multivariate_t.logpdf(values, np.full(n, centre), scale, df=2 * shape)
 
 
-def _fitted(own: list[np.ndarray], other: list[np.ndarray]) -> tuple[float, float, np.ndarray]:
+def _fitted(observed: list[np.ndarray], other: list[np.ndarray]) -> tuple[float, float, np.ndarray]:
     """Variance and shape of the prior and its mean of each pair, pair by pair from the shadows on
     both sides."""
-    freedom = [len(values) - 1 for values in own]
-    squares = [np.var(values, ddof=1) for values in own]
-    variance = np.average(squares, weights=freedom)
-    ratio = (
-        np.mean([s**2 / (1 + 2 / d) for s, d in zip(squares, freedom, strict=True)])
-        / np.mean(squares) ** 2
-    )
-    shape = min(2 + 1 / (ratio - 1), 50.0) if ratio > 1 else 50.0
-    means, others = ([values.mean() for values in side] for side in (own, other))
-    return float(variance), shape, np.polyval(np.polyfit(others, means, 1), others)
+    squares = np.array([np.var(values, ddof=1) for values in observed])
+    freedom = np.array([len(values) - 1 for values in observed])
+    variance = float(np.average(squares, weights=freedom))
+    ratio = np.mean(squares**2 / (1 + 2 / freedom)) / np.mean(squares) ** 2
+    means, others = ([values.mean() for values in side] for side in (observed, other))
+    return variance, 2 + 1 / (ratio - 1), np.polyval(np.polyfit(others, means, 1), others)
 
 
-def test_bavaria_is_the_ratio_of_marginal_likelihoods_of_a_slow_loop() -> None:
+def test_bavaria_is_a_ratio_of_marginal_likelihoods() -> None:
     rng = np.random.default_rng(0)
     sides = [
         [rng.normal(pair / 9, 1 + pair % 3, size=4 + pair % 2) for pair in range(30)]
         for _ in range(2)
     ]
     values = rng.normal(size=30)
-    packed = [
-        Side(*np.array([(len(x), x.mean(), ((x - x.mean()) ** 2).sum()) for x in side]).T)
-        for side in sides
-    ]
+    statistics = [np.array([(len(x), x.mean(), len(x) * x.var()) for x in side]) for side in sides]
+    packed = [Side(*columns.T, noise=1.0) for columns in statistics]
     expected = np.zeros(30)
-    for sign, own, other in ((1, *sides), (-1, *reversed(sides))):
-        variance, shape, line = _fitted(own, other)
-        left = np.mean([(x.mean() - at) ** 2 for x, at in zip(own, line, strict=True)])
-        between = max(left - variance * np.mean([1 / len(x) for x in own]), 1e-3 * variance)
+    for sign, side, other in ((1, *sides), (-1, *reversed(sides))):
+        variance, shape, line = _fitted(side, other)
+        left = np.mean([(x.mean() - at) ** 2 for x, at in zip(side, line, strict=True)])
+        between = max(left - variance * np.mean([1 / len(x) for x in side]), 1e-3 * variance)
         prior = (variance / between, shape, variance * (shape - 1))
         for pair in range(30):
-            with_it = _evidence(np.append(own[pair], values[pair]), line[pair], *prior)
-            expected[pair] += sign * (with_it - _evidence(own[pair], line[pair], *prior))
-    np.testing.assert_allclose(attacks.bavaria(values, *packed, noise=1.0), expected, rtol=1e-9)
+            with_it = _evidence(np.append(side[pair], values[pair]), line[pair], *prior)
+            expected[pair] += sign * (with_it - _evidence(side[pair], line[pair], *prior))
+    np.testing.assert_allclose(attacks.bavaria(values, *packed), expected, rtol=1e-9)
 
 
-def test_lira_is_the_ratio_of_gaussians_with_the_pooled_variance() -> None:
-    inside, outside = (
-        Side(np.array([2, 2]), mean, np.array([2.0, 4.0])) for mean in (np.ones(2), np.zeros(2))
-    )
+def test_lira_is_a_ratio_of_gaussians_with_the_pooled_variance() -> None:
+    count = np.array([2, 2])
+    squares = np.array([2.0, 4.0])
+    inside, outside = (Side(count, mean, squares, noise=9.0) for mean in (np.ones(2), np.zeros(2)))
     values = np.array([1.0, 0.25])
-    expected = [norm.logpdf(x, 1, math.sqrt(3)) - norm.logpdf(x, 0, math.sqrt(3)) for x in values]
-    np.testing.assert_allclose(attacks.lira(values, inside, outside, noise=9.0), expected)
+    deviation = math.sqrt(3)
+    expected = norm.logpdf(values, 1, deviation) - norm.logpdf(values, 0, deviation)
+    np.testing.assert_allclose(attacks.lira(values, inside, outside), expected)
 
 
-def test_rmia_ranks_pairs_as_the_share_of_population_pairs_they_beat() -> None:
+def test_rmia_ranks_pairs_as_published() -> None:
     """The attack as published, pair by pair of the population, with likelihoods exp(alignment /
     1000)."""
     rng = np.random.default_rng(0)
-    # with and without the pair
     target = rng.normal(size=60)
-    shadows = rng.normal(size=(2, 5, 60))
+    shadows = rng.normal(size=(2, 5, 60))  # with and without the pair
     others = rng.normal(size=(10, 2_000))
     population = rng.normal(size=2_000)
-    ratio = target / 1000 - np.mean([logsumexp(side / 1000, axis=0) for side in shadows], axis=0)
-    beside = (
-        population / 1000 - logsumexp(others / 1000, axis=0) + math.log(2)
-    )  # ten shadows, not five
+    ratio = target / 1000 - logsumexp(shadows / 1000, axis=1).mean(axis=0)
+    # Ten shadows, not five
+    beside = population / 1000 - logsumexp(others / 1000, axis=0) + math.log(2)
     share = [(one >= beside).mean() for one in ratio]
-    ours = attacks.rmia(
-        target,
-        *(Side(np.full(60, 5), side.mean(axis=0), np.zeros(60)) for side in shadows),
-        noise=1.0,
-    )
-    assert spearmanr(ours, share).statistic > 0.999
+    sides = (Side(np.full(60, 5), side.mean(axis=0), np.zeros(60), 1.0) for side in shadows)
+    assert spearmanr(attacks.rmia(target, *sides), share).statistic > 0.999
 
 
-def test_a_target_is_compared_with_the_others_alone_and_one_of_its_repeat_less() -> None:
-    """Alignments of the target, and of its complement in the repeat, move no shadow's mean."""
-    among = shadows(550, folds=2, repeats=3, halves=False)
-    alignments = drawn_members(among.trained)
-    before = attack(alignments, among, attacks=(RMIA,))
-    changed = [
-        values + 5 * (row == 1) * among.attacked[row] for row, values in enumerate(alignments)
-    ]
-    after = attack(changed, among, attacks=(RMIA,))
-    np.testing.assert_allclose(
-        after[0].scores[RMIA], before[0].scores[RMIA]
-    )  # r0-f1 is the complement of r0-f0
+def test_no_shadow_is_the_target_or_its_complement() -> None:
+    """Alignments of r0-f1, the complement of r0-f0, change nothing for that target."""
+    sides = ensemble_sides(550, repeats=3)
+    rows = np.flatnonzero(~sides.external)
+    alignments = drawn_members(sides.membership.trained)
+    before = attack(alignments, sides, rows, attacks=(RMIA,))
+    alignments[1] = alignments[1] + 5 * ~sides.external
+    after = attack(alignments, sides, rows, attacks=(RMIA,))
+    np.testing.assert_allclose(after[0].scores[RMIA], before[0].scores[RMIA])
     assert not np.allclose(after[2].scores[RMIA], before[2].scores[RMIA])
 
 
-def test_the_measures_are_those_of_scikit_learn_ties_counting_against_the_attack() -> None:
+def test_measures_are_those_of_scikit_learn() -> None:
     rng = np.random.default_rng(0)
     trained = rng.random(3_000) < 0.5
     scores = np.round(rng.normal(size=3_000) + trained, 1)
-    rates = roc(Attacked(np.arange(3_000), trained, {LIRA: scores}), LIRA)
+    rates = roc(Attacked(trained, {LIRA: scores}), LIRA)
     assert rates["auroc"] == pytest.approx(roc_auc_score(trained, scores))
     alarms, found, _ = roc_curve(trained, scores, drop_intermediate=False)
     for rate in (0.01, 0.001):
         assert rates[f"TPR@{rate}"] == pytest.approx(found[alarms <= rate].max())
 
 
-def test_intervals_over_pairs_are_those_of_pairs_drawn_anew() -> None:
-    among = shadows(550, folds=4)
-    found = attack(drawn_members(among.trained), among, attacks=(ALIGNMENT,))
-    table = attack_table(found, n_boot=60, seed=3).set_index("measure")
-    pairs = found[0].rows
+def test_intervals_over_pairs_are_those_of_a_slow_bootstrap() -> None:
+    found = attacked(ensemble_sides(550, folds=4, repeats=1, halves=True), (ALIGNMENT,))
+    row = attack_table(found, n_boot=60, seed=3).set_index("measure").loc["auroc"]
+    n_pairs = len(found[0].trained)
     rng = np.random.default_rng([3, 6])
     means = []
     for _ in range(60):
-        drawn = rng.integers(len(pairs), size=len(pairs))
-        means.append(
-            np.mean(
-                [roc_auc_score(one.trained[drawn], one.scores[ALIGNMENT][drawn]) for one in found]
-            )
-        )
-    row = table.loc["auroc"]
-    np.testing.assert_allclose(
-        [row["pairs_low"], row["pairs_high"]], np.percentile(means, (2.5, 97.5))
+        drawn = rng.integers(n_pairs, size=n_pairs)
+        values = [roc_auc_score(one.trained[drawn], one.scores[ALIGNMENT][drawn]) for one in found]
+        means.append(np.mean(values))
+    expected = np.percentile(means, (2.5, 97.5))
+    np.testing.assert_allclose([row["pairs_low"], row["pairs_high"]], expected)
+
+
+def test_what_cannot_be_measured_is_missing_with_its_reason() -> None:
+    table = attack_table(
+        attacked(ensemble_sides(1_100, folds=4, repeats=1, halves=True)), n_boot=5, seed=0
     )
-
-
-def test_a_rate_below_one_false_alarm_and_an_attack_without_shadows_are_absent() -> None:
-    among = shadows(1_100, folds=4)
-    table = attack_table(attack(drawn_members(among.trained), among), n_boot=5, seed=0)
     rows = table[table["attack"] == BAVARIA].set_index("measure")
     assert np.isfinite(rows.loc["TPR@0.01", "value"])
     assert rows.loc["TPR@0.001", ["value", "pairs_low"]].isna().all()
-    assert rows.loc["TPR@0.001", "missing"].startswith(
-        "needs 1,000 pairs that a member was not trained on"
-    )
-    among = shadows(550, folds=4, halves=False)  # one of four leaves a pair out
-    found = attack(drawn_members(among.trained), among)
+    assert "1,000 pairs" in rows.loc["TPR@0.001", "missing"]
+    found = attacked(ensemble_sides(550, folds=4, repeats=1))  # one of four leaves a pair out
     rows = attack_table(found, n_boot=5, seed=0).query("measure == 'auroc'").set_index("attack")
-    assert rows["value"].isna().to_dict() == {
-        BAVARIA: True,
-        LIRA: True,
-        RMIA: True,
-        ALIGNMENT: False,
-    }
-    assert rows.loc[BAVARIA, "missing"] == "some pair has no shadow on one side"
+    assert rows.index[rows["value"].notna()].tolist() == [ALIGNMENT]
+    assert "no shadow" in rows.loc[BAVARIA, "missing"]

@@ -9,7 +9,7 @@ from scipy.stats import ortho_group
 
 from clipmem_core.scores.alignment import unit
 from clipmem_core.scores.encoders import UnitTally, contributions
-from clipmem_core.scores.membership import Sides, ensemble_membership, paper_membership
+from tests.scores.simulated import ensemble_sides, paper_sides
 
 N = 220
 DIM = 6
@@ -34,41 +34,40 @@ def _h(image: np.ndarray, text: np.ndarray, external: np.ndarray, pair: int) -> 
     return float(image[pair] @ text[pair] - negatives)
 
 
-def test_members_that_differ_in_text_only_owe_everything_to_the_text_encoder() -> None:
-    drawn = paper_membership(np.arange(N), seeds=1, seed=0)
+def test_members_that_differ_in_text_have_a_text_part_alone() -> None:
+    sides = paper_sides(N)
     (image,), (text,) = _members(1)
-    parts, fits = contributions([image] * 2, [text] * 2, Sides(drawn, "paper", 0))
+    parts, fits = contributions([image] * 2, [text] * 2, sides)
     np.testing.assert_allclose(parts, 0, atol=1e-6)
     assert fits == {"f-0": pytest.approx(1)}
     # Equal on shared pairs: R is the identity
-    memorizing = np.where((drawn.group == "candidate")[:, None], image, text)
-    parts, _ = contributions([image] * 2, [memorizing, text], Sides(drawn, "paper", 0))
+    candidate = sides.membership.group == "candidate"
+    memorizing = np.where(candidate[:, None], image, text)
+    parts, _ = contributions([image] * 2, [memorizing, text], sides)
     np.testing.assert_allclose(parts["clipmem_image"], 0, atol=1e-6)
-    assert parts["clipmem_text"][drawn.group == "candidate"].mean() > 0.5
+    assert parts["clipmem_text"][candidate].mean() > 0.5
 
 
-def test_turning_a_members_whole_space_changes_nothing() -> None:
-    drawn = ensemble_membership(np.arange(N), folds=2, repeats=2, seed=0)
+def test_rotating_a_members_space_changes_nothing() -> None:
+    sides = ensemble_sides(N)
     image, text = _members(4)
-    before, _ = contributions(image, text, Sides(drawn, "ensemble", 0))
+    before, _ = contributions(image, text, sides)
     for member in (0, 2):
-        turn = ortho_group.rvs(DIM, random_state=member).astype(np.float32)
-        image[member] = image[member] @ turn
-        text[member] = text[member] @ turn
-    after, _ = contributions(image, text, Sides(drawn, "ensemble", 0))
+        rotation = ortho_group.rvs(DIM, random_state=member).astype(np.float32)
+        image[member] = image[member] @ rotation
+        text[member] = text[member] @ rotation
+    after, _ = contributions(image, text, sides)
     np.testing.assert_allclose(after, before, atol=1e-5)
 
 
 def test_the_linear_form_is_the_mean_over_all_pairs_of_in_and_out_members() -> None:
-    drawn = ensemble_membership(np.arange(N), folds=3, repeats=2, seed=0)
-    (image, text) = _members(6, noise=0.0)
-    external = drawn.group == "external"
-    rng = np.random.default_rng(
-        5
-    )  # members agree on external pairs, so that every map is the identity
+    sides = ensemble_sides(N, folds=3)
+    image, text = _members(6, noise=0.0)
+    external = sides.external
+    rng = np.random.default_rng(5)
+    # Members agree on external pairs, so that every map is the identity
     for matrix in (*image, *text):
         matrix[~external] += 0.5 * _units(rng, int((~external).sum()))
-    sides = Sides(drawn, "ensemble", 0)
     parts, _ = contributions(image, text, sides)
     for pair in [*np.flatnonzero(external)[:3], *np.flatnonzero(~external)[:5]]:
         shares = []
@@ -94,9 +93,8 @@ def tables(draw: st.DrawFn) -> np.ndarray:
     ones."""
     rng = np.random.default_rng(draw(st.integers(0, 10**6)))
     pairs = draw(st.integers(2, 60))
-    values = np.exp(draw(st.floats(0.01, 8)) * rng.standard_normal((pairs, 5))) * (
-        rng.random((pairs, 5)) < 0.8
-    )
+    values = np.exp(draw(st.floats(0.01, 8)) * rng.standard_normal((pairs, 5)))
+    values *= rng.random((pairs, 5)) < 0.8
     values[:, 3] = rng.integers(0, 3, pairs)
     values[:, 4] = 0
     return values.astype(np.float32)
@@ -110,23 +108,22 @@ def test_streaming_in_any_order_is_the_table_in_memory(
     same = ["unitmem_median", "median_error", "max", "second", "rest_median", "row"]
     at_once = streamed(values, np.arange(len(values)), batch=100)
     pd.testing.assert_frame_equal(scores[same], at_once[same], check_exact=True)
-    for at in np.flatnonzero(values.any(axis=0)):
-        activations = values[:, at].astype(np.float64)
+    for unit_number in np.flatnonzero(values.any(axis=0)):
+        activations = values[:, unit_number].astype(np.float64)
+        found = scores.loc[unit_number]
         row = activations.argmax()
-        top = activations[row]
         others = np.delete(activations, row)
-        by_mean, by_median = (
-            (top - rest) / (top + rest) for rest in (others.mean(), np.median(others))
-        )
-        np.testing.assert_allclose(scores.unitmem_mean[at], by_mean, rtol=1e-9, atol=1e-12)
-        assert (scores.row[at], scores.second[at]) == (row, others.max())
-        assert abs(scores.unitmem_median[at] - by_median) <= scores.median_error[at] + 1e-12
-        assert 0 <= scores.median_error[at] <= 2 / 512
+        rests = np.array([others.mean(), np.median(others)])
+        by_mean, by_median = (activations[row] - rests) / (activations[row] + rests)
+        np.testing.assert_allclose(found.unitmem_mean, by_mean, rtol=1e-9, atol=1e-12)
+        assert (found.row, found.second) == (row, others.max())
+        assert abs(found.unitmem_median - by_median) <= found.median_error + 1e-12
+        assert 0 <= found.median_error <= 2 / 512
     assert scores.loc[4, ["unitmem_mean", "unitmem_median"]].isna().all()
     assert scores.row[4] == -1
 
 
-def test_what_is_left_out_below_zero_is_a_share() -> None:
+def test_clipped_is_the_share_below_zero() -> None:
     tally = UnitTally(3)
     values = np.array([[3, 0, 1], [0, 0, 1]], dtype=np.float32)
     tally.add(np.array([4, 9]), values, np.array([[0, 0.1, 0.5], [1, 0, 0.5]], dtype=np.float32))

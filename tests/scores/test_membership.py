@@ -1,5 +1,3 @@
-from typing import Any
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,7 +5,8 @@ from hypothesis import strategies as st
 
 from clipmem_core.config import InputError
 from clipmem_core.scores import membership
-from clipmem_core.scores.membership import Sides, ensemble_membership, paper_membership
+from clipmem_core.scores.membership import ensemble_membership, paper_membership
+from tests.scores.simulated import ensemble_sides, paper_sides
 
 
 @st.composite
@@ -18,14 +17,15 @@ def clusters(draw: st.DrawFn) -> np.ndarray:
 
 
 def _is_constant_within(values: np.ndarray, ids: np.ndarray) -> bool:
-    return all(len(np.unique(values[..., ids == one], axis=-1).T) == 1 for one in np.unique(ids))
+    _, first, cluster = np.unique(ids, return_index=True, return_inverse=True)
+    return bool((values == values[..., first[cluster]]).all())
 
 
 @settings(max_examples=30)
 @given(
     clusters(), st.sampled_from([2, 3, 4, 6]), st.integers(1, 3), st.integers(0, 99), st.booleans()
 )
-def test_an_ensemble_leaves_each_scored_pair_out_and_keeps_near_duplicates_together(
+def test_an_ensemble_leaves_each_scored_pair_out(
     ids: np.ndarray, folds: int, repeats: int, seed: int, halves: bool
 ) -> None:
     halves = halves and folds % 2 == 0
@@ -50,24 +50,15 @@ def test_paper_groups_have_their_sizes_and_trained_members(
     size = membership.group_size(len(ids))
     in_f = drawn.trained[0::2]
     in_g = drawn.trained[1::2]
-    for name, f, g in (
-        ("candidate", True, False),
-        ("independent", False, True),
-        ("external", False, False),
-    ):
-        rows = drawn.group == name
-        assert rows.sum() == size
-        assert (in_f[:, rows] == f).all()
-        assert (in_g[:, rows] == g).all()
-    shared = drawn.group == "shared"
-    assert shared.sum() == len(ids) - 3 * size
-    assert drawn.trained[:, shared].all()
+    assert (in_f == np.isin(drawn.group, ["shared", "candidate"])).all()
+    assert (in_g == np.isin(drawn.group, ["shared", "independent"])).all()
+    names, counts = np.unique(drawn.group, return_counts=True)
+    assert names.tolist() == ["candidate", "external", "independent", "shared"]
+    assert counts[:3].tolist() == [size] * 3
     assert _is_constant_within(drawn.group, ids)
 
 
-def test_more_repeats_or_seeds_only_add_members_folds_are_even_and_another_seed_draws_others() -> (
-    None
-):
+def test_more_repeats_or_seeds_only_add_members() -> None:
     ids = np.random.default_rng(0).integers(300, size=400)
     one, three = (ensemble_membership(ids, folds=3, repeats=repeats, seed=5) for repeats in (1, 3))
     assert (one.group == three.group).all()
@@ -76,34 +67,27 @@ def test_more_repeats_or_seeds_only_add_members_folds_are_even_and_another_seed_
     one, three = (paper_membership(ids, seeds=seeds, seed=5) for seeds in (1, 3))
     assert (one.group == three.group).all()
     assert three.members == ("f-0", "g-0", "f-1", "g-1", "f-2", "g-2")
-    drawn = ensemble_membership(np.arange(301), folds=4, repeats=2, seed=0)
+
+
+def test_folds_are_even_and_another_seed_draws_others() -> None:
+    ids = np.arange(301)
+    drawn, other = (ensemble_membership(ids, folds=4, repeats=2, seed=seed) for seed in (0, 1))
     sizes = (~drawn.trained[:, drawn.group == "scored"]).sum(axis=1)
     assert sorted(sizes[:4]) == [62, 63, 63, 63]
-    one, other = (
-        ensemble_membership(np.arange(300), folds=2, repeats=1, seed=seed) for seed in (0, 1)
-    )
-    assert (one.group != other.group).any()
-    assert (one.trained != other.trained).any()
+    assert (drawn.group != other.group).any()
+    assert (drawn.trained != other.trained).any()
 
 
-@pytest.mark.parametrize(
-    ("message", "divisor", "how"),
-    [
-        ("folds must be at most 250", 1, {"folds": 251, "repeats": 1}),
-        ("no way to fill the group external with 50 pairs", 60, {"folds": 2, "repeats": 1}),
-        ("near-duplicate pictures leave no way .* --drop-near-duplicates", 3, {"seeds": 1}),
-    ],
-)
-def test_what_cannot_be_drawn_is_named_in_one_line(
-    message: str, divisor: int, how: dict[str, Any]
-) -> None:
-    with pytest.raises(InputError, match=message):
-        (paper_membership if "seeds" in how else ensemble_membership)(
-            np.arange(300) // divisor, seed=0, **how
-        )
+def test_what_cannot_be_drawn_is_an_input_error() -> None:
+    ids = np.arange(300)
+    for clusters, folds in ((ids, 251), (ids // 60, 2)):
+        with pytest.raises(InputError, match="folds|external"):
+            ensemble_membership(clusters, folds=folds, repeats=1, seed=0)
+    with pytest.raises(InputError, match="--drop-near-duplicates"):
+        paper_membership(ids // 3, seeds=1, seed=0)
 
 
-def test_half_of_the_external_pairs_is_set_apart_and_near_duplicates_stay_together() -> None:
+def test_half_of_the_external_pairs_is_for_utility_only() -> None:
     clusters = np.arange(600)
     clusters[1::5] = clusters[::5]  # a fifth of the pairs has a twin
     drawn = paper_membership(clusters, seeds=1, seed=3)
@@ -115,63 +99,43 @@ def test_half_of_the_external_pairs_is_set_apart_and_near_duplicates_stay_togeth
     assert (utility_only != membership.draw_utility_pairs(drawn.group, clusters, seed=4)).any()
 
 
-def test_external_pairs_have_one_member_out_in_each_repeat_and_scored_pairs_keep_the_truth() -> (
-    None
-):
-    drawn = ensemble_membership(np.arange(300), folds=3, repeats=2, seed=0)
-    inside = Sides(drawn, "ensemble", 1).inside
-    scored = drawn.group == "scored"
-    assert (inside[:, scored] == drawn.trained[:, scored]).all()
-    assert ((~inside).reshape(2, 3, -1).sum(axis=1) == 1).all()
-    assert len(np.unique(inside[:, ~scored], axis=1).T) > 5
-    small, large = (
-        ensemble_membership(np.arange(300), folds=2, repeats=repeats, seed=0) for repeats in (1, 2)
-    )
-    few, many = (Sides(drawn, "ensemble", 1).inside for drawn in (small, large))
-    assert (few == many[:2]).all()
-    drawn = paper_membership(np.arange(300), seeds=2, seed=0)
-    inside = Sides(drawn, "paper", 0).inside
-    assert inside[:, 7].tolist() == [True, False, True, False]
-    assert (inside == inside[:, :1]).all()
+def test_external_pairs_have_random_sides_in_an_ensemble_and_f_in_the_paper() -> None:
+    sides = ensemble_sides(300, folds=3)
+    external = sides.external
+    assert (sides.inside == sides.membership.trained)[:, ~external].all()
+    assert ((~sides.inside).reshape(2, 3, -1).sum(axis=1) == 1).all()
+    assert len(np.unique(sides.inside[:, external], axis=1).T) > 5
+    assert (ensemble_sides(300, folds=3, repeats=1).inside == sides.inside[:3]).all()
+    inside = paper_sides(300, seeds=2).inside
+    assert (inside == np.array([True, False, True, False])[:, None]).all()
 
 
 def test_side_means_agree_with_masked_arrays() -> None:
     rng = np.random.default_rng(0)
     values = rng.normal(size=(5, 40))
     inside = rng.random((5, 40)) < 0.5
-    inside[:, 0] = True
-    inside[:, 1] = False
-    for mean, hidden in zip(
-        membership.side_means(list(values), inside), (~inside, inside), strict=True
-    ):
-        np.testing.assert_allclose(
-            mean, np.ma.array(values, mask=hidden).mean(axis=0).filled(np.nan)
-        )
-    sides = Sides(ensemble_membership(np.arange(300), folds=3, repeats=4, seed=0), "ensemble", 0)
-    values = rng.normal(size=(12, 300))
-    found = membership.replicate_clipmem(list(values), sides.replicates, sides.inside).mean(axis=0)
-    np.testing.assert_allclose(
-        found, np.subtract(*membership.side_means(list(values), sides.inside))
-    )
+    inside[:, :2] = [True, False]
+    means = membership.side_means(list(values), inside)
+    for mean, hidden in zip(means, (~inside, inside), strict=True):
+        expected = np.ma.array(values, mask=hidden).mean(axis=0).filled(np.nan)
+        np.testing.assert_allclose(mean, expected)
 
 
-def test_many_labellings_are_sampled_with_one_member_of_every_repeat() -> None:
-    drawn = ensemble_membership(np.arange(300), folds=3, repeats=6, seed=0)
-    drawn = np.stack(list(membership.labellings(Sides(drawn, "ensemble", 0), 5)))  # of 729 in all
-    assert drawn.shape == (256, 6, 5)
-    assert (drawn // 3 == np.arange(6)[None, :, None]).all()
-    assert len(np.unique(drawn[:, :, 0], axis=0)) > 150
-    halves = ensemble_membership(np.arange(300), folds=4, repeats=3, seed=0, halves=True)
-    sides = Sides(halves, "ensemble", 0)
-    drawn = np.stack(list(membership.labellings(sides, 2)))  # of 216: all
-    assert drawn.shape == (216, 6, 2)
-    assert drawn[:6, -2:, 0].tolist() == [[8, 9], [8, 10], [8, 11], [9, 10], [9, 11], [10, 11]]
-    assert (np.bincount(drawn[:, :, 0].ravel()) == 108).all()
-    external = halves.group == "external"
-    assert (sides.inside[:, external].reshape(3, 4, -1).sum(axis=1) == 2).all()
+def test_many_labellings_are_sampled_and_few_are_all() -> None:
+    sides = ensemble_sides(300, folds=3, repeats=6)
+    inside = np.stack(list(membership.labellings(sides, np.arange(5))))  # of 729 in all
+    assert inside.shape == (256, 18, 5)
+    assert ((~inside).reshape(256, 6, 3, 5).sum(axis=2) == 1).all()
+    assert len(np.unique(inside[:, :, 0], axis=0)) > 150
+    sides = ensemble_sides(300, folds=4, repeats=3, halves=True)
+    inside = np.stack(list(membership.labellings(sides, np.arange(2))))  # of 216: all
+    assert inside.shape == (216, 12, 2)
+    assert len(np.unique(inside[:, :, 0], axis=0)) == 216
+    assert (inside.reshape(216, 3, 4, 2).sum(axis=2) == 2).all()
+    assert (sides.inside[:, sides.external].reshape(3, 4, -1).sum(axis=1) == 2).all()
 
 
-def test_names_that_do_not_fit_are_named() -> None:
+def test_names_of_no_protocol_are_an_input_error() -> None:
     assert membership.protocol_of(("r0-f0", "r0-f1")) == "ensemble"
     with pytest.raises(InputError, match="not a, b"):
         membership.protocol_of(("a", "b"))

@@ -1,10 +1,9 @@
 import dataclasses
-import math
 
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import ttest_1samp
+from scipy.stats import ttest_1samp, ttest_rel
 
 from clipmem_core.scores.seeds import (
     PAIRS_ALONE,
@@ -23,7 +22,7 @@ def test_the_interval_is_that_of_a_t_test_from_three_seeds_on(values: list[float
     assert np.isnan(seed_interval(np.array(values[:2]))).all()
 
 
-def test_means_are_taken_over_the_seeds_of_each_thing() -> None:
+def test_means_are_over_seeds() -> None:
     table = pd.DataFrame({"arm": ["a", "a", "a", "b", "c"], "x": [1.0, 2.0, 3.0, 5.0, np.nan]})
     found = over_seeds(table, by=["arm"], measure="x")
     assert found[["arm", "n", "mean"]].to_numpy().tolist() == [["a", 3, 2.0], ["b", 1, 5.0]]
@@ -33,41 +32,30 @@ def test_means_are_taken_over_the_seeds_of_each_thing() -> None:
     assert over_seeds(table[:0], by=["arm"], measure="x").empty
 
 
-def test_paired_differences_by_hand() -> None:
-    # Differences 1, 2, 3: mean 2, SD 1, error 1/√3; t.975 with two degrees of freedom is 4.3027.
-    found = paired_difference([3.0, 5.0, 7.0], [2.0, 3.0, 4.0])
-    half = 4.3027 / math.sqrt(3)
-    assert dataclasses.astuple(found)[:4] == pytest.approx((3, 2, 2 - half, 2 + half), abs=1e-4)
-    assert found.p_value == pytest.approx(ttest_1samp([1.0, 2.0, 3.0], 0).pvalue)
-    of_one = dataclasses.astuple(paired_difference([2.0], [1.0]))
-    np.testing.assert_array_equal(of_one, [1, 1, np.nan, np.nan, np.nan])
+@pytest.mark.parametrize("level", [0.95, 0.99])
+def test_paired_differences_are_those_of_a_t_test(level: float) -> None:
+    values = np.array([3.0, 5.0, 7.0])
+    reference = np.array([2.0, 3.0, 4.5])
+    test = ttest_rel(values, reference)
+    interval = test.confidence_interval(level)
+    found = dataclasses.astuple(paired_difference(values, reference, level=level))
+    mean = (values - reference).mean()
+    assert found == pytest.approx((3, mean, interval.low, interval.high, test.pvalue))
+
+
+def test_paired_differences_that_no_test_is_defined_for() -> None:
+    found = paired_difference([2.0], [1.0])
+    np.testing.assert_array_equal(dataclasses.astuple(found), [1, 1, np.nan, np.nan, np.nan])
     assert dataclasses.astuple(paired_difference([2.0, 3.0], [2.0, 3.0])) == (2, 0, 0, 0, 1)
     assert paired_difference([2.0, 3.0], [1.0, 2.0]).p_value == 0
 
 
-def test_holms_p_is_worked_out_by_hand() -> None:
+def test_holm_by_hand() -> None:
     # Sorted .005, .01, .03, .04 times 4, 3, 2, 1: .02, .03, .06, .04, and no smaller than the one
     # before.
     found = holm(np.array([0.01, 0.04, np.nan, 0.03, 0.005]))
     np.testing.assert_allclose(found, [0.03, 0.06, np.nan, 0.06, 0.02])
     assert holm(np.array([0.9, 0.8])).tolist() == [1.0, 1.0]
-
-
-def test_simultaneous_intervals_hold_for_all_comparisons_at_once() -> None:
-    # Twelve arms against one reference, five splits, nothing true: as dependent as arms of a study
-    # are.
-    rng = np.random.default_rng(0)
-    runs = 150
-    arms = 12
-    none = rng.normal(size=(runs, 1, 5))
-    others = rng.normal(size=(runs, arms, 5))
-    covered = {"each": 0, "all": 0}
-    for own, base in zip(others, none, strict=True):
-        for name, level in (("each", 0.95), ("all", 1 - 0.05 / arms)):
-            found = [paired_difference(arm, base[0], level=level) for arm in own]
-            covered[name] += all(one.low <= 0 <= one.high for one in found)
-    assert covered["each"] / runs < 0.8
-    assert covered["all"] / runs > 0.95 - 2 * (0.05 * 0.95 / runs) ** 0.5
 
 
 @pytest.mark.parametrize(("by_member", "by_pair"), [(0.0, 0.0), (0.5, 0.0), (0.0, 0.5), (0.3, 0.3)])
@@ -80,13 +68,11 @@ def test_the_interval_covers_for_other_members_and_other_pairs(
         rng = np.random.default_rng(seed)
         effects = by_member * rng.normal(size=(8, 1)) + by_pair * rng.normal(size=(1, 60))
         found = crossed_mean(0.3 + effects + rng.normal(size=(8, 60)))
-        assert found.low is not None
-        assert found.high is not None
         missed += not found.low <= 0.3 <= found.high
     assert missed <= 19
 
 
-def test_of_two_members_only_other_pairs_are_spoken_of() -> None:
+def test_the_interval_of_two_members_is_over_pairs() -> None:
     values = np.array([[1.0, 2.0, 4.0], [3.0, 2.0, 6.0]])
     found = crossed_mean(values)
     expected = ttest_1samp([2.0, 2.0, 5.0], 0).confidence_interval()

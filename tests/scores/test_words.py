@@ -1,10 +1,18 @@
 """The words of captions: numbers, the ratio of a caption, and the words that models compare them
 with."""
 
+import itertools
+
 import numpy as np
 from numpy.testing import assert_allclose
 
-from clipmem_core.scores.words import KINDS, changed_words, kind_of, mean_ratio, split_words
+from clipmem_core.scores.words import (
+    COMPARED_KINDS,
+    changed_words,
+    kind_of,
+    mean_ratio,
+    split_words,
+)
 
 CAPTIONS = [
     ["A red dog, two cats", "a RED dog"],
@@ -21,11 +29,8 @@ def test_words_are_numbered_by_frequency_without_grammar() -> None:
     assert np.diff(words.caption_start)[:5].tolist() == [5, 3, 6, 0, 6]
     assert np.diff(words.pair_start)[:4].tolist() == [2, 1, 1, 1]
     assert_allclose(words.frequency.sum(), 1)
-
-
-def test_a_word_in_few_captions_is_not_predicted() -> None:
-    words = split_words([["zebra zebra zebra zebra zebra"], *[["dog"]] * 5])
-    assert words.spelled[: words.vocabulary_size - 2] == ["dog"]
+    rare = split_words([["zebra zebra zebra zebra zebra"], *[["dog"]] * 5])
+    assert rare.spelled[: rare.vocabulary_size - 2] == ["dog"]
 
 
 def test_a_captions_score_is_log_mean_exp_of_its_words() -> None:
@@ -33,32 +38,16 @@ def test_a_captions_score_is_log_mean_exp_of_its_words() -> None:
     start = np.array([0, 3, 3, 10])
     values = rng.normal(size=10)
     values[1] = np.nan
-    loop = [
-        [v for v in values[a:b] if np.isfinite(v)]
-        for a, b in zip(start[:-1], start[1:], strict=True)
-    ]
-    assert_allclose(
-        mean_ratio(values, start),
-        [np.log(np.mean(np.exp(part))) if part else np.nan for part in loop],
-    )
+    parts = [values[a:b][np.isfinite(values[a:b])] for a, b in itertools.pairwise(start)]
+    expected = [np.log(np.exp(part).mean()) if len(part) else np.nan for part in parts]
+    assert_allclose(mean_ratio(values, start), expected)
 
 
 def test_words_are_compared_with_another_of_their_kind() -> None:
     words = split_words(CAPTIONS)
     changed = changed_words(words, seed=0)
     spelled = np.array(["", "", *words.spelled])
-    pairs = {(spelled[a], spelled[b]) for a, b in zip(words.ids, changed, strict=True) if b}
-    assert pairs == {
-        ("red", "blue"),
-        ("blue", "red"),
-        ("two", "three"),
-        ("three", "two"),
-        ("dog", "cats"),
-        ("cats", "dog"),
-    }
-    assert [KINDS[kind_of(word)] for word in ("red", "two", "17", "dog")] == [
-        "colour",
-        "number",
-        "number",
-        "other word",
-    ]
+    pairs = {f"{spelled[a]} {spelled[b]}" for a, b in zip(words.ids, changed, strict=True) if b}
+    assert pairs == {"red blue", "blue red", "two three", "three two", "dog cats", "cats dog"}
+    kinds = [COMPARED_KINDS[kind_of(word)] for word in ("red", "two", "17", "dog")]
+    assert kinds == ["colour", "number", "number", "other word"]

@@ -18,7 +18,7 @@ from clipmem_core.audit.store import Audit, write_json
 from clipmem_core.cli import main
 from clipmem_core.config import InputError
 from clipmem_core.review.decisions import RECAPTION, REMOVE, decided_for, open_review
-from clipmem_core.scores.attacks import BAVARIA, Shadows, attack
+from clipmem_core.scores.attacks import BAVARIA, attack
 from clipmem_core.scores.membership import draw_utility_pairs
 from clipmem_core.studies import lab, lab_training
 from clipmem_core.studies.arm import NONE, Arm, parse_arm
@@ -81,10 +81,8 @@ def check_baseline(audit: Audit, arm: str, removed: np.ndarray) -> None:
         [aligned(*embeddings(audit, name), external)["alignment"] for name in members]
     )
     attacked = ~removed & np.isin(group, ["scored", "candidate", "independent"])
-    everywhere = [np.broadcast_to(where, alignments.shape) for where in (attacked, external)]
-    replicate = np.array([int(name.split("-")[0][1:] or name[-1]) for name in members])
-    shadows = Shadows(in_training, *everywhere, replicate, seed=seed)
-    guesses = attack(alignments, shadows, attacks=(BAVARIA,))
+    sides = lab.lab_sides(audit, members)
+    guesses = attack(list(alignments), sides, np.flatnonzero(attacked), attacks=(BAVARIA,))
     for number, row in enumerate(rows.to_dict("records")):
         folder = audit.member(row[c.MEMBER])
         own = alignments[number]
