@@ -78,7 +78,6 @@ def test_a_share_of_the_rows_is_injected_and_the_rest_stays(kind: str) -> None:
     rest = np.setdiff1d(np.arange(120), marked)
     pd.testing.assert_frame_equal(injected.iloc[rest], pairs.iloc[rest], check_dtype=False)
     pd.testing.assert_frame_equal(pairs, before)
-    pd.testing.assert_frame_equal(inject_errors(kind, pairs, rows, share=0.2, seed=3)[0], injected)
     assert not inject_errors(kind, pairs, rows, share=0.2, seed=4)[0].equals(injected)
 
 
@@ -139,41 +138,27 @@ def test_a_duplicate_has_picture_and_captions_of_another_and_both_are_marked() -
 
 
 @pytest.mark.parametrize(
-    ("kind", "pairs", "share", "message"),
+    ("kind", "captions", "message"),
     [
-        ("label", table(labels=0), 0.2, "no pair has a label"),
-        ("random", table(n=20), 0.05, "5% of 20 pairs are fewer than 2"),
-        (
-            "one-caption",
-            table().assign(captions=[["a cat"]] * 120),
-            0.2,
-            "only 0 pairs have several captions, 24 were",
-        ),
-        (
-            "one-word",
-            table().assign(captions=[["of the"]] * 120),
-            0.2,
-            "only 0 pairs have a word in their captions",
-        ),
-        (
-            "nearest",
-            table().assign(captions=[["same"]] * 120),
-            0.2,
-            "only 0 pairs have another pair with similar",
-        ),
+        ("one-caption", ["a cat"], "several captions"),
+        ("one-word", ["of the"], "a word in their captions"),
+        ("nearest", ["same"], "similar words"),
     ],
 )
-def test_too_few_pairs_are_an_input_error(
-    kind: str, pairs: pd.DataFrame, share: float, message: str
-) -> None:
+def test_too_few_pairs_are_an_input_error(kind: str, captions: list[str], message: str) -> None:
+    pairs = table().assign(captions=[captions] * 120)
+    with pytest.raises(InputError, match=f"only 0 pairs .*{message}.* 24 were"):
+        inject_errors(kind, pairs, np.arange(120), share=0.2, seed=0)
+
+
+@pytest.mark.parametrize(("kind", "n", "message"), [("label", 20, "label"), ("random", 4, "20%")])
+def test_no_labels_or_a_small_set_is_an_input_error(kind: str, n: int, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        inject_errors(kind, pairs, np.arange(len(pairs)), share=share, seed=0)
+        inject_errors(kind, table(n, labels=0), np.arange(n), share=0.2, seed=0)
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_swap_gives_every_pair_other_texts_and_is_refused_if_that_is_impossible(
-    seed: int,
-) -> None:
+def test_a_swap_gives_every_pair_other_texts_or_is_refused(seed: int) -> None:
     captions = [["a", "b"], ["b", "c"], ["c", "d"], ["d", "a"]] * 2
     pairs = table(n=8).assign(captions=captions)
     injected = inject_miscaptions(pairs, np.arange(8), n=4, seed=seed)
@@ -182,5 +167,5 @@ def test_a_swap_gives_every_pair_other_texts_and_is_refused_if_that_is_impossibl
     assert all(set(injected["captions"][row]).isdisjoint(captions[row]) for row in rows)
     assert sorted(injected["captions"]) == sorted(captions)
     for equal, n in (([["a"]] * 8, 4), (captions, 1), (captions, 9)):
-        with pytest.raises(InputError, match="cannot swap|inject_miscaptions must be"):
+        with pytest.raises(InputError, match="cannot swap|only 8 pairs"):
             inject_miscaptions(table(n=8).assign(captions=equal), np.arange(8), n=n, seed=seed)
