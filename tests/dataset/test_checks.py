@@ -9,11 +9,11 @@ from clipmem_core.dataset.checks import (
     REPEATED,
     VALUES,
     Captions,
-    Pictures,
-    check_captions,
+    PictureMeasures,
+    caption_flags,
     check_table,
     main_script,
-    measure,
+    measure_pictures,
 )
 from clipmem_core.dataset.pictures import resize
 
@@ -36,12 +36,12 @@ PLAIN = [
 
 
 def flags_of(pairs: list[list[str]], name: str) -> list[bool]:
-    return check_captions(Captions.from_pairs(pairs))[name].tolist()
+    return caption_flags(Captions.from_pairs(pairs))[name].tolist()
 
 
 def test_plain_captions_pass_every_check() -> None:
     for text in PLAIN:
-        results = check_captions(Captions.from_pairs([[text]]))
+        results = caption_flags(Captions.from_pairs([[text]]))
         assert not [name for name, flags in results.items() if flags.any()], text
 
 
@@ -136,7 +136,7 @@ def test_hostile_text_takes_no_time() -> None:
         "a1" * 50_000,
         "<a " * 20_000,
     ):
-        check_captions(Captions.from_pairs([[text]]))
+        caption_flags(Captions.from_pairs([[text]]))
 
 
 def drawn(side: int = 256) -> Image.Image:
@@ -158,7 +158,7 @@ def measured(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     squares = np.stack([resize(image, SIZE, mode) for image in images])
     shape = np.array([image.size for image in images])
-    return measure(lambda rows: squares[rows], shape, padded=mode == "longest")
+    return measure_pictures(lambda rows: squares[rows], shape, padded=mode == "longest")
 
 
 def test_a_picture_with_edges_passes_and_dark_blurred_and_blank_ones_do_not() -> None:
@@ -217,7 +217,7 @@ def test_a_table_has_the_flags_and_null_if_unknown() -> None:
     captions = Captions(uncut.texts, uncut.owner, np.array([False, True, False, False, False]))
     numbers = np.array([0.1, 0.9, 0.9]), np.array([50.0, 1.0, 50.0]), np.array([1.0, np.inf, 0.1])
     table = check_table(
-        captions, Pictures(np.array([64, 63, 100]), np.array([0, 1, 0]), *numbers), pairs=3
+        captions, PictureMeasures(np.array([64, 63, 100]), np.array([0, 1, 0]), *numbers), pairs=3
     )
     flagged = {name: np.flatnonzero(table[name].to_numpy(bool)).tolist() for name in CHECKS}
     assert {name: rows for name, rows in flagged.items() if rows} == {
@@ -234,8 +234,8 @@ def test_a_table_has_the_flags_and_null_if_unknown() -> None:
     assert table.dtypes.map(str).to_dict() == dict.fromkeys(CHECKS, "boolean") | dict.fromkeys(
         VALUES, "float32"
     )
-    table = check_table(uncut, Pictures(shorter=np.array([10, 100, 0])), pairs=3)
+    table = check_table(uncut, PictureMeasures(shorter=np.array([10, 100, 0])), pairs=3)
     unknown = ["long_caption", "dark", "blurred", "uniform", "near_duplicate", *VALUES]
     assert table[unknown].isna().all(axis=None)
     assert table["tiny"].tolist()[:2] == [True, False]
-    assert check_table(Captions.from_pairs([]), Pictures(), pairs=0).empty
+    assert check_table(Captions.from_pairs([]), PictureMeasures(), pairs=0).empty
