@@ -12,8 +12,8 @@ from braceexpand import braceexpand
 from clipmem_core import columns as c
 from clipmem_core.config import InputError, SourceOptions
 from clipmem_core.dataset.readers import paths
-from clipmem_core.dataset.readers.containers import TarContent, scan_tar
-from clipmem_core.dataset.readers.records import LABEL_NAMES, Row, Rows
+from clipmem_core.dataset.readers.containers import COLUMN_NAMES, TarContent, scan_tar
+from clipmem_core.dataset.readers.records import Row, Rows
 
 _TEXTS = ("txt", "json", "cls")
 
@@ -63,9 +63,8 @@ def read_shards(shards: Sequence[Path], options: SourceOptions) -> Rows:
 
 def _shard_rows(shard: Path, name: str, options: SourceOptions) -> Iterator[Row]:
     content = scan_tar(shard)
-    samples: dict[
-        str, dict[str, str]
-    ] = {}  # name without suffix → suffix → member; "picture" → the picture's
+    # name without suffix → suffix → member; "picture" → the picture's
+    samples = dict[str, dict[str, str]]()
     for member in content.members:
         key, suffix = posixpath.splitext(member)
         kind = "picture" if paths.is_picture(member) else suffix[1:].lower()
@@ -102,7 +101,7 @@ def _sample_rows(
             texts[kind] = paths.decode_text(stream.read(size))
             if kind == "json":
                 try:
-                    meta = paths.parse(texts[kind])
+                    meta = paths.decode_json(texts[kind])
                     fault = "" if isinstance(meta, dict) else "not a JSON object"
                 except ValueError as error:
                     fault = f"not JSON ({error})"
@@ -118,28 +117,17 @@ def _sample_rows(
     def first(keys: Sequence[str]) -> Any:
         return next((meta[key] for key in keys if meta.get(key) not in (None, "", [])), None)
 
-    captions = first(
-        [options.csv_caption_key] if options.csv_caption_key else ["caption", c.CAPTIONS]
-    )
+    captions = first([options.csv_caption_key or "caption", options.csv_caption_key or c.CAPTIONS])
     captions = texts.get("txt") if captions is None else captions
-    label = first([options.csv_label_key] if options.csv_label_key else LABEL_NAMES)
+    label = first([options.csv_label_key] if options.csv_label_key else COLUMN_NAMES["label"])
     label = texts.get("cls") if label is None else label
     member = sample["picture"]
-    reason = ""
+    reason = "" if captions is not None else "sample has no caption: no .txt, none in its .json"
     try:  # only the name is checked: `..` could leave the tar
         if paths.normal_reference(member) != member:
             reason = "member's name cannot be written as a path"
     except InputError as error:
         reason = str(error)
-    if captions is None:
-        reason = reason or "sample has no caption: no .txt, and no caption in its .json"
     image = f"{shard}/{member}"
-    yield Row(
-        image,
-        image,
-        captions,
-        label,
-        meta.get(options.csv_id_key or c.PAIR_ID),
-        meta.get(c.INJECTED),
-        reason,
-    )
+    pair_id = meta.get(options.csv_id_key or c.PAIR_ID)
+    yield Row(image, image, captions, label, pair_id, meta.get(c.INJECTED), reason)

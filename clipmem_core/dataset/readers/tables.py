@@ -14,8 +14,8 @@ from clipmem_core.config import InputError, SourceOptions
 from clipmem_core.dataset.readers.paths import (
     JSON,
     as_name,
+    decode_json,
     decode_text,
-    parse,
     read_file,
     read_lines,
 )
@@ -48,15 +48,12 @@ def read_delimited(path: Path, options: SourceOptions) -> Rows:
     def rows() -> Iterator[Row]:
         for line, values, fault in islice(_records(path, separator), 1, None):
             source = f"{path.name}:{line}"
-            if fault or len(values) != len(header):
-                yield Row(
-                    source,
-                    reason=fault or f"row has {len(values)} columns, the header has {len(header)}",
-                )
+            if len(values) != len(header):
+                fault = fault or f"row has {len(values)} columns, the header has {len(header)}"
+            if fault:
+                yield Row(source, reason=fault)
             else:
-                yield Row._make(
-                    (source, *(values[place] if place >= 0 else None for place in places), "")
-                )
+                yield Row(source, *(values[place] if place >= 0 else None for place in places))
 
     kind = "tsv" if separator == "\t" else "csv"
     return in_image_folder(Rows(path.parent, kind, rows()), options.image_folder, path)
@@ -97,12 +94,12 @@ def read_jsonl(path: Path, options: SourceOptions) -> Rows:
     return _read_objects(path, lambda: _json_lines(path), options, kind="jsonl")
 
 
-def read_json(path: Path, options: SourceOptions) -> Rows:
+def read_json_table(path: Path, options: SourceOptions) -> Rows:
     """Read COCO captions, or a list of objects as `read_jsonl` reads lines; its rows are numbered
     from 1."""
     text = decode_text(read_file(path, JSON))
     try:
-        value = parse(text)
+        value = decode_json(text)
     except ValueError:  # Hugging Face also calls JSON Lines `.json`
         return read_jsonl(path, options)
     if isinstance(value, dict) and "images" in value and "annotations" in value:
@@ -120,7 +117,7 @@ def _json_lines(path: Path) -> Iterator[tuple[int, Any]]:
         if not line.strip():
             continue
         try:
-            yield number, parse(line)
+            yield number, decode_json(line)
         except ValueError as error:
             yield number, error
 
@@ -145,7 +142,7 @@ def _read_objects(
         for number, value in values():
             source = f"{path.name}:{number}"
             if isinstance(value, dict):
-                yield Row._make((source, *map(value.get, fields), ""))
+                yield Row(source, *map(value.get, fields))
             elif isinstance(value, ValueError):
                 yield Row(source, reason=f"line is not JSON ({value})")
             else:
@@ -177,30 +174,32 @@ def _read_coco(path: Path, images: Any, annotations: Any, options: SourceOptions
         by_id = dict[Any, dict[str, Any]]()
         for i, image in enumerate(images):
             key = image.get("id") if isinstance(image, dict) else None
-            if not isinstance(key, str | int) or key in by_id:
+            if isinstance(key, str | int) and key not in by_id:
+                by_id[key] = image | {"pair_id": as_name(image.get("pair_id")) or key}
+            else:
                 reason = f"image entry has no id of its own but {key!r}"
                 yield Row(f"{path.name}: images[{i}]", reason=reason)
-            else:
-                by_id[key] = image
         without_annotation = dict(by_id)
         for i, annotation in enumerate(annotations):
             source = f"{path.name}: annotations[{i}]"
             key = annotation.get("image_id") if isinstance(annotation, dict) else None
             if not isinstance(key, str | int) or key not in by_id:
-                yield Row(
-                    source, reason=f"annotation belongs to no image: image_id {key!r} is unknown"
-                )
+                reason = f"annotation belongs to no image: image_id {key!r} is unknown"
+                yield Row(source, reason=reason)
                 continue
             without_annotation.pop(key, None)
             image = by_id[key]
-            pair_id = as_name(image.get("pair_id")) or key
-            values = image.get("file_name"), annotation.get("caption"), image.get("label"), pair_id
-            yield Row(source, *values, image.get("injected"))
-        for key, image in without_annotation.items():
-            pair_id = as_name(image.get("pair_id")) or key
             yield Row(
-                f"{path.name}: image {key}", pair_id=pair_id, reason="image has no annotation"
+                source,
+                image.get("file_name"),
+                annotation.get("caption"),
+                image.get("label"),
+                image["pair_id"],
+                image.get("injected"),
             )
+        for key, image in without_annotation.items():
+            reason = "image has no annotation"
+            yield Row(f"{path.name}: image {key}", pair_id=image["pair_id"], reason=reason)
 
     folder = path.parent.resolve()
     split = path.stem.rpartition("_")[2]
@@ -210,10 +209,6 @@ def _read_coco(path: Path, images: Any, annotations: Any, options: SourceOptions
         for name in ("", "images", split, f"images/{split}")
     ]
     names = [image.get("file_name") for image in images[:_SEARCHED] if isinstance(image, dict)]
-    root = max(
-        likely,
-        key=lambda root: sum(
-            os.path.isfile(root / name) for name in names if isinstance(name, str)
-        ),
-    )
+    names = [name for name in names if isinstance(name, str)]
+    root = max(likely, key=lambda root: sum(os.path.isfile(root / name) for name in names))
     return in_image_folder(Rows(root, "coco", rows()), options.image_folder, path)

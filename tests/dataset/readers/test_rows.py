@@ -57,7 +57,7 @@ def test_flags_choose_columns_and_a_missing_one_is_an_error() -> None:
         (["image", "other"], "--csv-caption-key"),
         (["caption", "other"], "--csv-img-key"),
     ):
-        with pytest.raises(InputError, match=f"name it with {flag}"):
+        with pytest.raises(InputError, match=flag):
             find_fields(columns, SourceOptions(), source="a.csv")
 
 
