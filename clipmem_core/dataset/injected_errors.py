@@ -320,9 +320,13 @@ def _replace_word(
         replaced = dict[str, str]()
         texts = list(captions[row])
         numbers = range(len(texts)) if every else [int(rng.integers(len(texts)))]
-        changed = {number: change_one_word(texts[number], replaced) for number in numbers}
-        if all(changed.values()):
-            for number, (text, position, word_kind) in changed.items():
+        changed = [
+            (number, change)
+            for number in numbers
+            if (change := change_one_word(texts[number], replaced))
+        ]
+        if len(changed) == len(numbers):
+            for number, (text, position, word_kind) in changed:
                 texts[number] = text
                 changes.append(ChangedCaption(row, number, position, word_kind))
             new[row] = texts

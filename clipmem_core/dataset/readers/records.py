@@ -102,7 +102,7 @@ def merge_rows(rows: Rows) -> tuple[int, pd.DataFrame, pd.DataFrame]:
             if owner != row.image:
                 reason = f"id {pair_id!r} already belongs to {owner!r}"
         if reason:
-            image = row.image[: paths.PATH_MAX] if isinstance(row.image, str) else None
+            image = row.image if isinstance(row.image, str) else None
             name = as_name(row.pair_id) or as_name(image)
             refused.append((printable(row.source), name, printable(reason)))
             continue

@@ -106,11 +106,7 @@ def _fetch_files(
 
     say(f"fetching {len(names):,} files into {target}")
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        try:
-            list(pool.map(fetch_file, names))
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+        list(pool.map(fetch_file, names))
     if len(missing) == len(names):
         raise InputError(f"there is no {missing[0]!r} in {root}")
 

@@ -53,7 +53,8 @@ def read_delimited(path: Path, options: SourceOptions) -> Rows:
             if fault:
                 yield Row(source, reason=fault)
             else:
-                yield Row(source, *(values[place] if place >= 0 else None for place in places))
+                cells = (values[place] if place >= 0 else None for place in places)
+                yield Row._make((source, *cells, ""))
 
     kind = "tsv" if separator == "\t" else "csv"
     return in_image_folder(Rows(path.parent, kind, rows()), options.image_folder, path)
@@ -142,7 +143,7 @@ def _read_objects(
         for number, value in values():
             source = f"{path.name}:{number}"
             if isinstance(value, dict):
-                yield Row(source, *map(value.get, fields))
+                yield Row._make((source, *map(value.get, fields), ""))
             elif isinstance(value, ValueError):
                 yield Row(source, reason=f"line is not JSON ({value})")
             else:
@@ -208,7 +209,7 @@ def _read_coco(path: Path, images: Any, annotations: Any, options: SourceOptions
         for parent in (folder, folder.parent)
         for name in ("", "images", split, f"images/{split}")
     ]
-    names = [image.get("file_name") for image in images[:_SEARCHED] if isinstance(image, dict)]
-    names = [name for name in names if isinstance(name, str)]
+    entries = [image for image in images[:_SEARCHED] if isinstance(image, dict)]
+    names = [image["file_name"] for image in entries if isinstance(image.get("file_name"), str)]
     root = max(likely, key=lambda root: sum(os.path.isfile(root / name) for name in names))
     return in_image_folder(Rows(root, "coco", rows()), options.image_folder, path)

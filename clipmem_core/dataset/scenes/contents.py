@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeVar
 
 import numpy as np
+from numpy.random import Generator
 
 from clipmem_core.columns import ATYPICAL, DUPLICATE, MISCAPTION, VAGUE
-from clipmem_core.dataset.scenes.objects import COLOURS, OBJECT_KINDS, read_data
+from clipmem_core.dataset.scenes.objects import COLOURS, OBJECT_KINDS, ObjectKind, read_data
 
 Choice = TypeVar("Choice", str, int)
 
@@ -31,6 +32,11 @@ class Thing(NamedTuple):
 
     kind: str
     colour: str
+
+    @property
+    def facts(self) -> ObjectKind:
+        """The description of its kind."""
+        return OBJECT_KINDS[self.kind]
 
 
 @dataclass(frozen=True)
@@ -66,7 +72,7 @@ class PlannedPair:
     partner: int | None = None  # the pair whose captions (miscaption) or picture (duplicate) it has
 
 
-def stream(seed: int, number: int, which: int) -> np.random.Generator:
+def stream(seed: int, number: int, which: int) -> Generator:
     """Return one of the random streams of a pair: PLAN, PICTURE, WORDS or COPY."""
     return np.random.default_rng((seed, number, which))
 
@@ -98,7 +104,7 @@ def _plan_block(start: int, seed: int) -> list[PlannedPair]:
     for i in order[8:11]:
         rng = stream(seed, start + i, PLAN)
         scene = _plan_single(rng)
-        hidden = OBJECT_KINDS[scene.main.kind].hides
+        hidden = scene.main.facts.hides
         effects = [effect for effect in PHRASES["effect_captions"] if effect not in hidden]
         scene = replace(scene, effect=_choose(effects, rng))
         plans[i] = replace(plans[i], injected=ATYPICAL, scene=scene)
@@ -109,7 +115,7 @@ def _plan_block(start: int, seed: int) -> list[PlannedPair]:
     return plans
 
 
-def plan_scene(rng: np.random.Generator) -> Scene:
+def plan_scene(rng: Generator) -> Scene:
     """Plan a picture of one object, several equal ones, or two in a relation."""
     scene = _plan_single(rng)
     share = rng.random()
@@ -145,14 +151,14 @@ def _relations(main: str, other: str) -> set[str]:
     return {name for name, fits in possible.items() if fits}
 
 
-def _plan_single(rng: np.random.Generator) -> Scene:
+def _plan_single(rng: Generator) -> Scene:
     kind = _pick(rng, list(OBJECT_KINDS), 3.0)
     place = _pick(rng, OBJECT_KINDS[kind].places, 1.0)
     light = _pick(rng, PLACES[place]["lights"], 1.0)
     return Scene(Thing(kind, _pick_colour(rng, kind, light)), place, light)
 
 
-def _pick_colour(rng: np.random.Generator, kind: str, light: str, other: str = "") -> str:
+def _pick_colour(rng: Generator, kind: str, light: str, other: str = "") -> str:
     """Draw a colour that differs from the other object's; no black at night, when it is
     invisible."""
     excluded = (other, "black" if light == "night" else "")
@@ -160,42 +166,37 @@ def _pick_colour(rng: np.random.Generator, kind: str, light: str, other: str = "
     return _pick(rng, [colour for colour in order if colour not in excluded], 1.0)
 
 
-def _pick(rng: np.random.Generator, items: Sequence[Choice], head: float) -> Choice:
+def _pick(rng: Generator, items: Sequence[Choice], head: float) -> Choice:
     """Draw an item with probability ∝ 1 / (rank + head): Zipf's law, flatter for a larger
     `head`."""
     weights = np.cumsum(1 / (np.arange(len(items)) + head))
     return items[int(np.searchsorted(weights, rng.random() * weights[-1], side="right"))]
 
 
-def captions_of(scene: Scene | None, rng: np.random.Generator) -> list[str]:
+def captions_of(scene: Scene | None, rng: Generator) -> list[str]:
     """Return five captions of a scene that differ in wording and content; vague ones without
     a scene."""
     if scene is None:
         vague = PHRASES["vague_captions"]
         return [vague[i] for i in rng.permutation(len(vague))[:5]]
-    templates = list(PHRASES["two" if scene.other else "several" if scene.count > 1 else "single"])
+    number = {1: "single", 2: "equal_pair"}.get(scene.count, "several")
+    templates = list(PHRASES["two" if scene.other else number])
     if scene.effect:
         templates[3] = PHRASES["effect_captions"][scene.effect]
     main = scene.main
     other = scene.other
-    stands = any(OBJECT_KINDS[thing.kind].stands for thing in scene.things)
+    stands = any(thing.facts.stands for thing in scene.things)
     places = PHRASES["standing_in" if stands else "hanging_in"][scene.place]
     # the plainest phrase fits a standing and a hanging object
     where = _choose(places, rng) if other is None else places[0]
     light = _choose(PHRASES["light_phrases"][scene.light], rng)
-    count = NUMBERS[scene.count]
     bare = _noun(main.kind, scene.count)
-    pair = scene.count == 2
     words = {
         "thing": _noun(main.kind, scene.count, main.colour),
         "bare": bare,
-        "kind": main.kind if scene.count == 1 else OBJECT_KINDS[main.kind].plural,
+        "kind": main.kind if scene.count == 1 else main.facts.plural,
         "colour": main.colour,
-        "group": "a pair" if pair else "a group",
-        "every": "both" if pair else "all",
-        "all": "Both" if pair else "All the",
-        "all_counted": "Both" if pair else f"All {count}",
-        "count": count,
+        "count": NUMBERS[scene.count],
         "where": where,
         "scene": _choose(PHRASES["places"][scene.place], rng),
         "light": light,
@@ -221,5 +222,5 @@ def _noun(kind: str, count: int, colour: str = "") -> str:
     return f"an {name}" if name[0] in "aeiou" else f"a {name}"
 
 
-def _choose(choices: Sequence[str], rng: np.random.Generator) -> str:
+def _choose(choices: Sequence[str], rng: Generator) -> str:
     return choices[int(rng.integers(len(choices)))]

@@ -6,17 +6,27 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.random import Generator
 from PIL import Image, ImageDraw
 from PIL.ImageColor import getrgb
 
 from clipmem_core import columns as c
 from clipmem_core.config import InputError
-from clipmem_core.dataset.scenes import contents
-from clipmem_core.dataset.scenes.contents import PLACES, SKIES, Scene, Thing
+from clipmem_core.dataset.scenes.contents import (
+    COPY,
+    PICTURE,
+    PLACES,
+    SKIES,
+    WORDS,
+    Scene,
+    Thing,
+    captions_of,
+    plan_pairs,
+    stream,
+)
 from clipmem_core.dataset.scenes.objects import (
     COLOURS,
     DETAILS,
-    OBJECT_KINDS,
     Brush,
     Drawing,
     Points,
@@ -26,6 +36,8 @@ from clipmem_core.dataset.scenes.objects import (
     rotation,
 )
 from clipmem_core.io import replacing
+
+Ink = Rgb | str  # a colour, or its hexadecimal code
 
 CAPTIONS_FILE = "captions.jsonl"
 SIDE = 128  # pixels of a finished picture
@@ -50,23 +62,23 @@ def draw_scenes(folder: Path, *, pairs: int = 1100, seed: int = 0) -> None:
     (folder / "images").mkdir(parents=True, exist_ok=True)
     listing = folder / CAPTIONS_FILE
     listing.unlink(missing_ok=True)  # a set without it is unfinished
-    plans = list(contents.plan_pairs(pairs, seed=seed))
+    plans = list(plan_pairs(pairs, seed=seed))
     lines = list[str]()
     for plan in plans:
         image = f"images/{plan.number:05d}.png"
         partner = plan if plan.partner is None else plans[plan.partner]
         drawn = partner if plan.injected == c.DUPLICATE else plan
-        picture = draw_scene(drawn.scene, contents.stream(seed, drawn.number, contents.PICTURE))
+        picture = draw_scene(drawn.scene, stream(seed, drawn.number, PICTURE))
         if plan.injected == c.DUPLICATE:
-            picture = _near_duplicate(picture, contents.stream(seed, plan.number, contents.COPY))
+            picture = _near_duplicate(picture, stream(seed, plan.number, COPY))
         picture.save(folder / image, compress_level=4)
         described = partner if plan.injected == c.MISCAPTION else plan
-        words = contents.stream(seed, described.number, contents.WORDS)
+        words = stream(seed, described.number, WORDS)
         vague = plan.injected == c.VAGUE
         record = {
             c.IMAGE: image,
             c.PAIR_ID: f"scene-{plan.number:05d}",
-            c.CAPTIONS: contents.captions_of(None if vague else described.scene, words),
+            c.CAPTIONS: captions_of(None if vague else described.scene, words),
             c.LABEL: plan.scene.main.kind,
             c.INJECTED: plan.injected,
         }
@@ -75,7 +87,7 @@ def draw_scenes(folder: Path, *, pairs: int = 1100, seed: int = 0) -> None:
         unfinished.write_text("".join(lines), encoding="utf-8")
 
 
-def _near_duplicate(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
+def _near_duplicate(picture: Image.Image, rng: Generator) -> Image.Image:
     """Crop about a pixel on two sides, and add faint noise."""
     left, top = rng.uniform(0.3, 1.3, size=2)
     box = (left, top, *picture.size)
@@ -84,7 +96,7 @@ def _near_duplicate(picture: Image.Image, rng: np.random.Generator) -> Image.Ima
     return Image.fromarray((moved + noise).clip(0, 255).astype(np.uint8))
 
 
-def draw_scene(scene: Scene, rng: np.random.Generator) -> Image.Image:
+def draw_scene(scene: Scene, rng: Generator) -> Image.Image:
     """Draw a scene as an RGB picture of SIDE × SIDE pixels; `rng` varies shapes, sizes, positions
     and details."""
     canvas = Canvas(scene.light, rng)
@@ -109,51 +121,47 @@ class Spot(NamedTuple):
     grounded: bool  # with a shadow, or floating on the water
 
 
-def place_objects(scene: Scene, rng: np.random.Generator) -> list[Spot]:
+def place_objects(scene: Scene, rng: Generator) -> list[Spot]:
     """Return the position of every object, the farthest first."""
     main = scene.main
     other = scene.other
-    main_kind = OBJECT_KINDS[main.kind]
 
     def spot(thing: Thing, x: float, y: float, size: float, wobble: float = 0.01) -> Spot:
         dx, dy = rng.uniform(-wobble, wobble, size=2)
         size *= rng.uniform(0.93, 1.04)
-        kind = OBJECT_KINDS[thing.kind]
+        kind = thing.facts
         y += dy - (kind.half_height * size if kind.stands else 0.0)
         return Spot(thing, x + dx, y, size, kind.stands)
 
-    def size_of(thing: Thing) -> float:
-        return OBJECT_KINDS[thing.kind].size_beside
-
     if other is None and scene.count > 1:
-        slots = _SLOTS["standing" if main_kind.stands else "hanging"][str(scene.count)]
+        slots = _SLOTS["standing" if main.facts.stands else "hanging"][str(scene.count)]
         return [spot(main, x, y, size, wobble=0.015) for x, y, size in slots]
     if other is None:
         size = rng.uniform(0.25, 0.35)
         x = 0.5 + rng.uniform(-1, 1) * (0.45 - size)  # a small one may be farther from the middle
-        return [spot(main, x, 0.9 if main_kind.stands else 0.46, size, wobble=0.03)]
+        return [spot(main, x, 0.9 if main.facts.stands else 0.46, size, wobble=0.03)]
     if scene.relation in ("left", "right"):
         side = -0.23 if scene.relation == "left" else 0.23
         return [
-            spot(thing, x, 0.88 if OBJECT_KINDS[thing.kind].stands else 0.42, size_of(thing), 0.02)
+            spot(thing, x, 0.88 if thing.facts.stands else 0.42, thing.facts.size_beside, 0.02)
             for thing, x in ((main, 0.5 + side), (other, 0.5 - side))
         ]
     if scene.relation in ("above", "below"):
         high, low = (main, other) if scene.relation == "above" else (other, main)
         x = rng.uniform(0.4, 0.6)
-        return [spot(high, x, 0.25, size_of(high)), spot(low, x, 0.94, 0.2)]
+        return [spot(high, x, 0.25, high.facts.size_beside), spot(low, x, 0.94, 0.2)]
     if scene.relation == "front":
         behind = spot(other, 0.5, 0.83, 0.33)
         return [behind, spot(main, 0.5 + rng.choice((-0.19, 0.19)), 0.95, 0.17)]
     below = spot(other, 0.5, 0.93, 0.26)
-    feet = below.y + (OBJECT_KINDS[other.kind].carries_at or 0) * below.size
-    return [below, Spot(main, below.x, feet - main_kind.half_height * 0.16, 0.16, False)]
+    feet = below.y + (other.facts.carries_at or 0) * below.size
+    return [below, Spot(main, below.x, feet - main.facts.half_height * 0.16, 0.16, False)]
 
 
 class Canvas(Drawing):
     """A square canvas in units of its side: (0, 0) top left, (1, 1) bottom right."""
 
-    def __init__(self, light: str, rng: np.random.Generator) -> None:
+    def __init__(self, light: str, rng: Generator) -> None:
         self.light = light
         self.rng = rng
         self.lift = float(rng.uniform(-0.03, 0.03))  # of the horizon
@@ -187,16 +195,16 @@ class Canvas(Drawing):
         self.gradient(horizon, *map(getrgb, sky["gradient"]))
         side = self.rng.choice((-1, 1))
         x = 0.5 + side * self.rng.uniform(0.26, 0.36)
-        self.specks(sky["stars"], (0, 0, 0.002), (1, horizon, 0.007), getrgb("#fffae1d2"))
+        self.specks(sky["stars"], (0, 0, 0.002), (1, horizon, 0.007), "#fffae1d2")
         for dx, y, r, colour in sky["discs"]:
-            self.disc((x + dx, y if y > 0 else horizon + y), r, getrgb(colour))
+            self.disc((x + dx, y if y > 0 else horizon + y), r, colour)
         for cx, cy, size in sky["clouds"]:
             cx = 0.5 - side * 0.3 if cx is None else cx  # opposite the sun
             cx += self.rng.uniform(-0.06, 0.06)
             cy += self.rng.uniform(-0.04, 0.04)
             for dx, dy, r in ((-0.08, 0.01, 0.05), (0, -0.015, 0.07), (0.08, 0.01, 0.05)):
                 centre = (cx + dx * size, cy + dy * size)
-                self.disc(centre, r * size, getrgb("#fafcff"), r * size * 0.72)
+                self.disc(centre, r * size, "#fafcff", r * size * 0.72)
 
     def land(self, colour: Rgb, height: float, swell: float, waves: float = 1.0) -> None:
         """Fill everything below a rolling line at about `height`."""
@@ -231,8 +239,8 @@ class Canvas(Drawing):
             for row, column in zip(*np.nonzero(windows), strict=True):
                 left = x + width * (0.2 + 0.36 * column)
                 high = top + 0.035 + 0.06 * row
-                glow = getrgb("#ffde8ce6" if night else "#f0f4fa6e")
-                self.box((left, high, left + width * 0.2, high + 0.03), glow)
+                window = (left, high, left + width * 0.2, high + 0.03)
+                self.box(window, "#ffde8ce6" if night else "#f0f4fa6e")
             x += width
 
     def crowns(self, colour: Rgb) -> None:
@@ -254,26 +262,26 @@ class Canvas(Drawing):
         for x, y in self.rng.uniform(low, high, size=(count, 2)):
             self.disc((x, y), radii[0], colours[int(x * 97) % len(colours)], radii[1])
 
-    def specks(self, count: int, low: Points, high: Points, colour: Rgb) -> None:
+    def specks(self, count: int, low: Points, high: Points, colour: Ink) -> None:
         """Draw discs with a centre and a radius between `low` and `high`, (x, y, radius)."""
         for x, y, r in self.rng.uniform(low, high, size=(count, 3)):
             self.disc((x, y), r, colour)
 
-    def shape(self, points: Points, colour: Rgb) -> None:
+    def shape(self, points: Points, colour: Ink) -> None:
         """Fill a polygon."""
         self.pen.polygon(_pixels(points), colour)
 
-    def disc(self, centre: Points, rx: float, colour: Rgb, ry: float | None = None) -> None:
+    def disc(self, centre: Points, rx: float, colour: Ink, ry: float | None = None) -> None:
         """Fill an upright ellipse; a circle unless `ry` is given."""
         x, y = centre
         ry = rx if ry is None else ry
         self.pen.ellipse(_pixels((x - rx, y - ry, x + rx, y + ry)), colour)
 
-    def box(self, corners: Points, colour: Rgb) -> None:
+    def box(self, corners: Points, colour: Ink) -> None:
         """Fill an upright rectangle: left, top, right, bottom."""
         self.pen.rectangle(_pixels(corners), colour)
 
-    def bar(self, corners: Points, colour: Rgb) -> None:
+    def bar(self, corners: Points, colour: Ink) -> None:
         """Fill an upright rectangle with round corners."""
         self.pen.rounded_rectangle(_pixels(corners), 0.018 * _CANVAS, colour)
 
@@ -295,14 +303,14 @@ def _pixels(points: Points) -> list[float]:
 
 def _draw_object(canvas: Canvas, spot: Spot, scene: Scene) -> None:
     """Draw an object with its shadow, or with its hull in the water."""
-    kind = OBJECT_KINDS[spot.thing.kind]
+    kind = spot.thing.facts
     rng = canvas.rng
     x = spot.x
     feet = spot.y + kind.half_height * spot.size
     half = kind.half_width * spot.size
     afloat = scene.place == "sea"
     if spot.grounded and not afloat:
-        canvas.disc((x, feet - 0.004), half * 0.95, getrgb("#24163c3c"), 0.12 * spot.size)
+        canvas.disc((x, feet - 0.004), half * 0.95, "#24163c3c", 0.12 * spot.size)
     turn = rotation(rng.uniform(-2.5, 2.5) if kind.stands else rng.uniform(-13, 13))
     upright = -1.0 if scene.effect == "upside down" else 1.0
     stretch = np.diag((rng.choice((-1, 1)) * rng.uniform(0.94, 1.03), upright))
@@ -312,14 +320,14 @@ def _draw_object(canvas: Canvas, spot: Spot, scene: Scene) -> None:
     if spot.grounded and afloat:
         water = (*canvas.colour("#68a8ca"), 215)
         canvas.disc((x, feet + 0.004), half * 0.86, water, half * 0.12)
-        canvas.disc((x, feet - 0.004), half * 0.5, getrgb("#ffffff46"), half * 0.03)
+        canvas.disc((x, feet - 0.004), half * 0.5, "#ffffff46", half * 0.03)
 
 
 def _dot(canvas: Canvas, background: Image.Image, fill: Rgb) -> None:
     """Put dots on the areas of a colour in front of the background, not on outlines and details."""
     pixels = np.asarray(canvas.image).astype(int)
     drawn = (pixels != np.asarray(background)).any(axis=2)
-    overlays = [getrgb(DETAILS[name]) for name in ("shade", "shine")]
+    overlays: list[Rgb] = [getrgb(DETAILS[name]) for name in ("shade", "shine")]
     tones = [fill, *(blend(fill, over[:3], over[3] / 255) for over in overlays)]
     flat = np.any([np.abs(pixels - tone).max(axis=2) < 4 for tone in tones], axis=0)
     dots = Canvas(canvas.light, canvas.rng)

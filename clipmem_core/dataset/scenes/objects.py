@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import scipy
+from numpy.random import Generator
 from PIL import ImageDraw
 from PIL.ImageColor import getrgb
 
@@ -88,7 +89,7 @@ class Drawing:
         {"copies": n, "low": [x, y], "high": [x, y], "steps": steps}    n times, each at an offset
     """
 
-    rng: np.random.Generator
+    rng: Generator
 
     def colour(self, name: str) -> Rgb:
         """Return the colour with a name or a hexadecimal code."""
@@ -129,7 +130,7 @@ class Brush(Drawing):
     def __init__(
         self,
         pen: ImageDraw.ImageDraw,
-        rng: np.random.Generator,
+        rng: Generator,
         names: tuple[str, str],
         matrix: np.ndarray,
         origin: np.ndarray,
