@@ -187,31 +187,21 @@ def test_the_fields_before_any_fault_are_read_in_any_declared_encoding(encoding:
         "Grande chouette d'été", "Sits on a wall.", ["bird", "night"], ["Ann Lee"]
     )
     for rest in ('<path d="M 0 0"/>', "<path d=></wrong>"):
-        assert (
-            read_dublin_core(DRAWING.format(encoding=encoding, rest=rest).encode(encoding))
-            == expected
-        )
-    for svg in (
-        b"",
-        b"\x89PNG\r\n\x1a\n",
-        b"<svg><Work><title>Owl</svg>",
-        b"<?xml encoding='x'?><a/>",
-    ):
+        svg = DRAWING.format(encoding=encoding, rest=rest).encode(encoding)
+        assert read_dublin_core(svg) == expected
+    for svg in (b"", b"\x89PNG\r\n", b"<svg><Work><title>Owl</svg>", b"<?xml encoding='x'?><a/>"):
         assert read_dublin_core(svg) == DublinCore()
 
 
 def test_entities_are_never_expanded_nor_files_that_they_name_opened() -> None:
     laughs = "".join(f'<!ENTITY l{n} "{f"&l{n - 1};" * 10}">' for n in range(1, 12))
-    svg = (
-        f'<!DOCTYPE svg [<!ENTITY l0 "ha">{laughs}]><svg><Work '
-        'a="&l11;"><title>&l11;</title></Work></svg>'
-    )
-    assert read_dublin_core(svg.encode()) == DublinCore()
-    svg = (
-        "<!DOCTYPE svg [<!ENTITY file SYSTEM "
-        '"file:///etc/hostname">]><Work><title>&file;</title></Work>'
-    )
-    assert read_dublin_core(svg.encode()) == DublinCore()
+    titles = {
+        f'[<!ENTITY l0 "ha">{laughs}]': "&l11;",
+        '[<!ENTITY file SYSTEM "file:///etc/hostname">]': "&file;",
+    }
+    for entities, title in titles.items():
+        svg = f'<!DOCTYPE svg {entities}><Work a="{title}"><title>{title}</title></Work>'
+        assert read_dublin_core(svg.encode()) == DublinCore()
 
 
 def caption(

@@ -25,16 +25,9 @@ def write_parquet(path: Path, blobs: list[bytes | None]) -> pa.Table:
 @pytest.mark.parametrize(
     "image",
     [
-        *(
-            "/etc/passwd",
-            "C:\\pictures\\a.jpg",
-            "\\\\server\\a.jpg",
-            "../a.jpg",
-            "a/../../a.jpg",
-            "..\\a.jpg",
-        ),
-        *("a\\..\\..\\b.jpg", "..%2fa.jpg", "%2e%2e/a.jpg", "..%252fa.jpg", "%2Fetc%2Fpasswd"),
-        *("https://example.org/a.jpg", "a\udcff.jpg", "a\0.jpg"),
+        *("/etc/passwd", "C:\\pictures\\a.jpg", "\\\\server\\a.jpg", "../a.jpg", "a/../../a.jpg"),
+        *("..\\a.jpg", "a\\..\\..\\b.jpg", "..%2fa.jpg", "%2e%2e/a.jpg", "..%252fa.jpg"),
+        *("%2Fetc%2Fpasswd", "https://example.org/a.jpg", "a\udcff.jpg", "a\0.jpg"),
     ],
 )
 def test_a_reference_that_leaves_the_folder_or_is_no_text_is_refused_and_named(
@@ -61,16 +54,8 @@ def test_links_are_followed_inside_the_folder_only(tmp_path: Path) -> None:
             read_bytes(root, image)
     with pytest.raises(FileNotFoundError, match="loop.png"):
         read_bytes(root, "loop.png")
-    images = [
-        "real/a.png",
-        "near/a.png",
-        "far/b.png",
-        "far.png",
-        "loop.png",
-        "real",
-        "gone/a.png",
-        "x" * 5000,
-    ]
+    images = ["real/a.png", "near/a.png", "far/b.png", "far.png", "loop.png", "real", "gone/a.png"]
+    images.append("x" * 5000)
     faults = {image: picture_fault(os.path.realpath(root), image) for image in images}
     assert [image for image, fault in faults.items() if not fault] == images[:2]
     assert [faults[image].split()[-1] for image in images[2:4]] == ["folder", "folder"]
@@ -83,15 +68,8 @@ def test_a_missing_or_damaged_picture_is_named(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     write_tar(tmp_path / "t.tar", {"a.jpg": b"a"})
     write_parquet(tmp_path / "p.parquet", [b"a", None])
-    missing = [
-        "gone.jpg",
-        "folder",
-        "t.tar/gone.jpg",
-        "p.parquet#9",
-        "p.parquet#1",
-        "gone.tar/a.jpg",
-        "y" * 999,
-    ]
+    missing = ["gone.jpg", "folder", "t.tar/gone.jpg", "p.parquet#9", "p.parquet#1"]
+    missing += ["gone.tar/a.jpg", "y" * 999]
     for image in missing:
         with pytest.raises(FileNotFoundError) as caught:
             read_bytes(tmp_path, image)
