@@ -161,11 +161,7 @@ def test_a_table_has_the_flags_and_null_if_unknown() -> None:
         "tiny": [1],
         "near_duplicate": [0, 2],
     }
-    assert table.dtypes.map(str).to_dict() == dict.fromkeys(CHECKS, "boolean") | dict.fromkeys(
-        VALUES, "float32"
-    )
     table = check_table(uncut, PictureMeasures(shorter=np.array([10, 100, 0])), pairs=3)
     unknown = ["long_caption", "dark", "blurred", "uniform", "near_duplicate", *VALUES]
     assert table[unknown].isna().all(axis=None)
-    assert table["tiny"].tolist()[:2] == [True, False]
-    assert check_table(Captions.from_pairs([]), PictureMeasures(), pairs=0).empty
+    assert table["tiny"].tolist() == [True, False, True]

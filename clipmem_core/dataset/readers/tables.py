@@ -19,12 +19,19 @@ from clipmem_core.dataset.readers.paths import (
     read_file,
     read_lines,
 )
-from clipmem_core.dataset.readers.records import Row, Rows, find_fields, in_image_folder
+from clipmem_core.dataset.readers.records import (
+    FieldColumns,
+    Row,
+    Rows,
+    find_fields,
+    in_image_folder,
+)
 
 csv.field_size_limit(sys.maxsize)  # a caption of any length
 _RECORD_LINES = 100  # most lines of a quoted cell; a longer one has a stray quote
 # files with these separators are often written without quoting: a stray quote is part of the text
 _UNQUOTED = "\t|"
+_COCO_FIELDS = FieldColumns("file_name", "caption", "label", "pair_id", "injected")
 _SEARCHED = 50  # pictures looked up in each likely folder
 
 
@@ -163,13 +170,6 @@ def _read_coco(path: Path, images: Any, annotations: Any, options: SourceOptions
         raise InputError(
             f"{path.name}: images and annotations must be lists, as in COCO's captions files"
         )
-    if annotations and not any(
-        isinstance(entry, dict) and "caption" in entry for entry in annotations
-    ):
-        raise InputError(
-            f"{path.name}: no annotation has a caption: give COCO's captions_*.json, not its "
-            "instances"
-        )
 
     def rows() -> Iterator[Row]:
         by_id = dict[Any, dict[str, Any]]()
@@ -190,14 +190,7 @@ def _read_coco(path: Path, images: Any, annotations: Any, options: SourceOptions
                 continue
             without_annotation.pop(key, None)
             image = by_id[key]
-            yield Row(
-                source,
-                image.get("file_name"),
-                annotation.get("caption"),
-                image.get("label"),
-                image["pair_id"],
-                image.get("injected"),
-            )
+            yield Row._make((source, *map((image | annotation).get, _COCO_FIELDS), ""))
         for key, image in without_annotation.items():
             reason = "image has no annotation"
             yield Row(f"{path.name}: image {key}", pair_id=image["pair_id"], reason=reason)

@@ -132,12 +132,13 @@ def test_a_data_set_of_the_hub_is_downloaded_once_as_parquet(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     requests = []
+    pictures = [{"bytes": picture_bytes(at), "path": None} for at in range(3)]
+    columns = {"image": pictures, "caption": ["x", "y", "z"]}
+    rows = datasets.Dataset.from_dict(columns).cast_column("image", datasets.Image())
 
     def load(name: str, *, split: str) -> datasets.Dataset:
         requests.append((name, split))
-        pictures = [{"bytes": picture_bytes(at), "path": None} for at in range(3)]
-        columns = {"image": pictures, "caption": ["x", "y", "z"]}
-        return datasets.Dataset.from_dict(columns).cast_column("image", datasets.Image())
+        return rows
 
     monkeypatch.setattr(remote, "hub_answers", lambda: True)
     monkeypatch.setattr(datasets, "load_dataset", load)

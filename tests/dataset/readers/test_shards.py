@@ -62,9 +62,9 @@ def test_the_json_gives_what_flags_choose_and_no_wrong_label_of_img2dataset(tmp_
         tmp_path / "a.tar", csv_caption_key="words", csv_label_key="kind", csv_id_key="url_id"
     )
     assert raw.pairs.iloc[0][["pair_id", "captions", "label"]].tolist() == ["5", ["right"], "k"]
-    meta = {"caption": "a dog", "url": "https://example.org/1.jpg", "key": "1", "status": "success"}
-    members = {"1.jpg": picture_bytes(), "1.json": json.dumps(meta), "1.txt": "a dog"}
-    write_tar(tmp_path / "0.tar", members)
+    # as img2dataset writes: its `key` is no label
+    meta = {"caption": "a dog", "key": "1"}
+    write_tar(tmp_path / "0.tar", {"1.jpg": picture_bytes(), "1.json": json.dumps(meta)})
     pairs = read(tmp_path / "0.tar").pairs
     assert pairs.iloc[0].tolist() == ["0.tar/1.jpg", "0.tar/1.jpg", ["a dog"], None, None]
 
@@ -99,7 +99,7 @@ def test_every_bad_sample_is_quarantined_with_its_reason(tmp_path: Path) -> None
         "../climb.jpg": "leaves",
         "back\\slash.jpg": "cannot be written",
         "twin.png": "no caption",
-        "broken.json": "not JSON",
+        "broken.json": "not a JSON object",
         "good.jpg": "comes twice",
         "long.txt": "larger than 1 MiB",
         "long.jpg": "no caption",
