@@ -1,13 +1,15 @@
 """Checks of captions and pictures (small squares of them) that need no model, each with its help
-and advice."""
+and advice in checks.json."""
 
 import contextlib
 import functools
+import json
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -239,9 +241,9 @@ class DataCheck:
     has."""
 
     name: str
-    label: str
     # Captions → bool [n_captions], or a field of PictureMeasures → bool [n_pairs]
     find: Callable[[Any], np.ndarray]
+    label: str
     help: str
     advice: str
     needs: str = ""  # the field of Captions or PictureMeasures that the check needs
@@ -256,117 +258,25 @@ def _each(matches: Callable[[str], object]) -> Callable[[Captions], np.ndarray]:
     return lambda captions: np.array([bool(matches(text)) for text in captions.texts], bool)
 
 
-_CHECKS = (
-    DataCheck(
-        "empty_caption",
-        "Caption without a word",
-        _each(_is_empty),
-        "No letter in it: signs or numbers only.",
-        "Write a caption, or remove it.",
+_FINDERS: dict[str, Callable[[Any], Any]] = {
+    "empty_caption": _each(_is_empty),
+    "short_caption": _each(_is_short),
+    "long_caption": lambda captions: captions.cut,
+    "markup": _each(_MARKUP.search),
+    "gibberish": _each(_is_gibberish),
+    "other_script": lambda captions: np.array(
+        [main_script(text) in captions.data_set.rare_scripts for text in captions.texts], bool
     ),
-    DataCheck(
-        "short_caption",
-        "Very short caption",
-        _each(_is_short),
-        "One word, or fewer than 6 characters: it fits many pictures. (DataComp's basic filter "
-        "requires more than two "
-        "words.)",
-        "Write a longer caption, unless one word is enough.",
-    ),
-    DataCheck(
-        "long_caption",
-        "Caption cut off",
-        lambda captions: captions.cut,
-        "Longer than the limit of this audit's text encoder, which ignores the rest.",
-        "Begin with the content of the picture, or shorten the caption.",
-        "cut",
-    ),
-    DataCheck(
-        "markup",
-        "Markup or web address",
-        _each(_MARKUP.search),
-        "Tags or entities of HTML, links of a wiki or of Markdown, web addresses: a text encoder "
-        "reads them as words.",
-        "Remove them with find and replace.",
-    ),
-    DataCheck(
-        "gibberish",
-        "Gibberish",
-        _each(_is_gibberish),
-        "Letters decoded wrongly (Ã© for é), or mostly words of no language: without vowels, "
-        "with one letter four "
-        "times, or with letters and digits mixed.",
-        "Write a new caption, or remove the pair.",
-    ),
-    DataCheck(
-        "other_script",
-        "Another script",
-        lambda captions: np.array(
-            [main_script(text) in captions.data_set.rare_scripts for text in captions.texts], bool
-        ),
-        "Mostly in a script of fewer than 5 % of the captions: encoders learn little of it.",
-        "Translate it, or remove it.",
-    ),
-    DataCheck(
-        "file_name",
-        "File name",
-        _each(lambda text: _FILE_NAME.fullmatch(text.strip())),
-        "A typical file name (IMG_0042, red_car_3), or a text that ends in .jpg or similar.",
-        "Write a caption, or remove it.",
-    ),
-    DataCheck(
-        "repeated_caption",
-        "Same caption on many pictures",
-        lambda captions: np.isin(_hashes(captions), captions.data_set.repeated),
-        "The caption of 5 pictures or more: it describes none of them in particular, and is a "
-        "false negative for the "
-        "others.",
-        "Describe the differences, or keep one pair.",
-    ),
-    DataCheck(
-        "dark",
-        "Dark picture",
-        lambda brightness: brightness < _DARK,
-        "99 of 100 pixels are below 32 % of full brightness.",
-        "Brighten it, or remove the pair if nothing is recognizable.",
-        "brightness",
-    ),
-    DataCheck(
-        "blurred",
-        "Blurred picture",
-        lambda sharpness: sharpness < BLURRED,
-        "No edge is narrower than about a sixtieth of the picture's side: blurred even at the "
-        "size that encoders read.",
-        "Remove the pair if nothing is recognizable.",
-        "sharpness",
-    ),
-    DataCheck(
-        "uniform",
-        "Nearly uniform picture",
-        lambda contrast: contrast < UNIFORM,
-        "Every colour varies by less than 2 of 255 levels: practically blank.",
-        "Remove the pair.",
-        "contrast",
-    ),
-    DataCheck(
-        "tiny",
-        "Tiny picture",
-        lambda shorter: shorter < TINY,
-        "Shorter side below 64 pixels: encoders read 192 and more.",
-        "Find a larger copy, or remove the pair.",
-        "shorter",
-    ),
-    DataCheck(
-        "near_duplicate",
-        "Near-duplicates",
-        lambda clusters: np.bincount(clusters, minlength=len(clusters))[clusters] > 1,
-        "A rescaled or recompressed copy of another picture: copies in training hide "
-        "memorization, and count twice.",
-        "Compare each group: keep one, or keep all.",
-        "clusters",
-    ),
-)
-CHECKS = {check.name: check for check in _CHECKS}
+    "file_name": _each(lambda text: _FILE_NAME.fullmatch(text.strip())),
+    "repeated_caption": lambda captions: np.isin(_hashes(captions), captions.data_set.repeated),
+    "dark": lambda brightness: brightness < _DARK,
+    "blurred": lambda sharpness: sharpness < BLURRED,
+    "uniform": lambda contrast: contrast < UNIFORM,
+    "tiny": lambda shorter: shorter < TINY,
+    "near_duplicate": lambda clusters: np.bincount(clusters)[clusters] > 1,
+}
+_FACTS = json.loads((Path(__file__).parent / "checks.json").read_text("utf-8"))
+CHECKS = {name: DataCheck(name, find=find, **_FACTS[name]) for name, find in _FINDERS.items()}
 
 
 def caption_flags(captions: Captions) -> dict[str, np.ndarray]:
