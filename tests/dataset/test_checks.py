@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import scipy
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageFilter
 
 from clipmem_core.dataset.checks import (
     CHECKS,
@@ -17,6 +17,7 @@ from clipmem_core.dataset.checks import (
     measure_pictures,
 )
 from clipmem_core.dataset.pictures import resize
+from tests.dataset.samples import drawing
 
 SIZE = 64
 PLAIN = [
@@ -86,18 +87,6 @@ def test_hostile_text_takes_no_time() -> None:
         caption_flags(Captions.from_pairs([[text * 30_000]]))
 
 
-def drawn(side: int = 256) -> Image.Image:
-    """A picture with edges: rectangles of random colours."""
-    rng = np.random.default_rng(3)
-    image = Image.new("RGB", (side, side), "white")
-    draw = ImageDraw.Draw(image)
-    for _ in range(12):
-        left, top, wide, high = rng.integers(10, side // 2, 4).tolist()
-        colour = tuple(rng.integers(0, 256, 3).tolist())
-        draw.rectangle((left, top, left + wide, top + high), fill=colour)
-    return image
-
-
 def measured(*images: Image.Image, mode: str = "squash") -> np.ndarray:
     squares = np.stack([resize(image, SIZE, mode) for image in images])
     shape = np.array([image.size for image in images])
@@ -105,7 +94,7 @@ def measured(*images: Image.Image, mode: str = "squash") -> np.ndarray:
 
 
 def test_a_picture_with_edges_passes_and_dark_blurred_and_blank_ones_do_not() -> None:
-    sharp = drawn()
+    sharp = drawing(3)
     dark = sharp.point(lambda value: value // 5)
     blurred = sharp.filter(ImageFilter.GaussianBlur(12))
     brightness, contrast, sharpness = measured(
@@ -122,8 +111,8 @@ def test_a_picture_with_edges_passes_and_dark_blurred_and_blank_ones_do_not() ->
 
 
 def test_the_measurements_equal_a_slow_loop() -> None:
-    square = resize(drawn(), SIZE, "squash").astype(float)
-    brightness, contrast, sharpness = measured(drawn())[:, 0]
+    square = resize(drawing(3), SIZE, "squash").astype(float)
+    brightness, contrast, sharpness = measured(drawing(3))[:, 0]
     perceived = sorted(np.sqrt(square**2 @ [0.241, 0.691, 0.068]).ravel() / 255)
     assert brightness == pytest.approx(perceived[round(0.99 * (SIZE**2 - 1))], abs=1e-5)
     assert contrast == pytest.approx(square.std(axis=(0, 1)).max(), rel=1e-4)

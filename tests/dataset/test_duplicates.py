@@ -5,26 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy
 from PIL import Image, ImageDraw
 
 from clipmem_core import embeddings
 from clipmem_core.dataset import duplicates
 from clipmem_core.dataset.duplicates import alike_by_features, near_duplicate_clusters
 from clipmem_core.dataset.pictures import check_chunk
-
-
-def drawing(seed: int, *, side: int = 256) -> Image.Image:
-    """Draw a few coloured shapes on a coloured ground."""
-    rng = np.random.default_rng(seed)
-    image = Image.new("RGB", (side, side), tuple(rng.integers(120, 256, 3).tolist()))
-    draw = ImageDraw.Draw(image)
-    for _ in range(6):
-        x, y = rng.integers(0, side * 3 // 4, 2).tolist()
-        width, height = rng.integers(side // 8, side // 2, 2).tolist()
-        colour = tuple(rng.integers(0, 256, 3).tolist())
-        shape = draw.ellipse if rng.random() < 0.5 else draw.rectangle
-        shape((x, y, x + width, y + height), fill=colour)
-    return image
+from tests.dataset.samples import drawing
 
 
 def line(position: int) -> Image.Image:
@@ -49,14 +37,10 @@ def described(
 
 
 def clusters_of(n: int, alike: Callable[[int, int], bool]) -> list[int]:
-    """Compare each row with each, and follow the links."""
-    clusters = list(range(n))
-    for i in range(n):
-        for j in range(i):
-            if alike(i, j):
-                low, high = sorted((clusters[i], clusters[j]))
-                clusters = [low if cluster == high else cluster for cluster in clusters]
-    return clusters
+    """Compare each row with each, and follow the links: the first row of each cluster."""
+    links = [[i == j or alike(i, j) for j in range(n)] for i in range(n)]
+    _, component = scipy.sparse.csgraph.connected_components(np.array(links), directed=False)
+    return [component.tolist().index(number) for number in component]
 
 
 def test_rescaled_and_recompressed_copies_are_near_duplicates_and_other_drawings_are_not(

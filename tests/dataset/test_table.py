@@ -38,11 +38,9 @@ def test_the_captions_of_a_folder_are_found(
 
 
 @pytest.mark.parametrize("source", ["gone.csv", "x" * 5000, "nul\0"])
-def test_a_missing_source_lists_the_formats(tmp_path: Path, source: str) -> None:
-    with pytest.raises(InputError) as caught:
+def test_a_missing_source_is_one_line(tmp_path: Path, source: str) -> None:
+    with pytest.raises(InputError, match="there is no|too long") as caught:
         read(f"{tmp_path}/none/{source}")
-    assert source[:20].strip("/\0") in str(caught.value)
-    assert KNOWN_SOURCES in str(caught.value) or "too long" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

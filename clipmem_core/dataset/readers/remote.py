@@ -37,12 +37,11 @@ def fetch_source(url: str, *, data: Path, say: Callable[[str], None] = lambda li
     import fsspec  # slow to import, and most data sets are local
 
     try:
-        fixed, brace, rest = url.partition("{")
-        folder, _, start = fixed.rpartition("/")
-        system, root = fsspec.core.url_to_fs(folder if brace else url)
-        part = f"{start}{{{rest}" if brace else ""
+        folder = url.partition("{")[0].rpartition("/")[0] if "{" in url else url
+        system, root = fsspec.core.url_to_fs(folder)
+        part = url.removeprefix(folder).lstrip("/")
         root = root.rstrip("/")
-        if brace:
+        if part:
             names = [str(path) for path in expand_pattern(part)]
         elif system.isfile(root):
             root, _, part = root.rpartition("/")

@@ -195,7 +195,7 @@ class Canvas(Drawing):
         self.gradient(horizon, *map(getrgb, sky["gradient"]))
         side = self.rng.choice((-1, 1))
         x = 0.5 + side * self.rng.uniform(0.26, 0.36)
-        self.specks(sky["stars"], (0, 0, 0.002), (1, horizon, 0.007), "#fffae1d2")
+        self.scatter(sky["stars"], (0, 0, 0.002), (1, horizon, 0.007), None, "#fffae1d2")
         for dx, y, r, colour in sky["discs"]:
             self.disc((x + dx, y if y > 0 else horizon + y), r, colour)
         for cx, cy, size in sky["clouds"]:
@@ -256,16 +256,18 @@ class Canvas(Drawing):
             self.pen.line(_pixels(np.stack([x + 0.02 * np.sin(y * 40), y], axis=1)), colour, 10)
 
     def scatter(
-        self, count: int, low: Points, high: Points, radii: tuple[float, float], *colours: Rgb
+        self,
+        count: int,
+        low: Points,
+        high: Points,
+        radii: tuple[float, float] | None,
+        *colours: Ink,
     ) -> None:
-        """Draw ellipses of one size with centres between two corners, in varied colours."""
-        for x, y in self.rng.uniform(low, high, size=(count, 2)):
-            self.disc((x, y), radii[0], colours[int(x * 97) % len(colours)], radii[1])
-
-    def specks(self, count: int, low: Points, high: Points, colour: Ink) -> None:
-        """Draw discs with a centre and a radius between `low` and `high`, (x, y, radius)."""
-        for x, y, r in self.rng.uniform(low, high, size=(count, 3)):
-            self.disc((x, y), r, colour)
+        """Draw ellipses between two corners, in varied colours; without radii, the third numbers of
+        the corners are the limits of a circle's radius."""
+        for x, y, *radius in self.rng.uniform(low, high, size=(count, len(low))):
+            rx, ry = radii or (radius[0], radius[0])
+            self.disc((x, y), rx, colours[int(x * 97) % len(colours)], ry)
 
     def shape(self, points: Points, colour: Ink) -> None:
         """Fill a polygon."""

@@ -30,10 +30,7 @@ def test_an_empty_entry_among_captions_is_a_separate_row(lists: list[list[str | 
         (["filepath", "caption"], ("filepath", "caption", "", "", "")),
         (["key", "caption", "url"], ("url", "caption", "", "", "")),
         (["id", "path", "description", "title", "class"], ("path", "title", "class", "id", "")),
-        (
-            ["pair_id", "image", "captions", "label", "injected"],
-            ("image", "captions", "label", "pair_id", "injected"),
-        ),
+        (["injected", "image", "captions"], ("image", "captions", "", "", "injected")),
     ],
 )
 def test_columns_have_usual_names(columns: list[str], fields: tuple[str, ...]) -> None:
