@@ -76,10 +76,10 @@ def _inspect(source: Source, options: SourceOptions = SourceOptions()) -> None: 
 
 def _fetch(name: Annotated[str, ("SET", "openclipart | tuxpaint")]) -> None:
     """Fetch a data set from Debian's archive into the data folder."""
-    from clipmem_core.dataset.debian import fetch
+    from clipmem_core.dataset.debian import fetch_debian_set
 
     with _screen() as screen:
-        folder = fetch(name, data=configs.data_folder(), report=screen.say)
+        folder = fetch_debian_set(name, data=configs.data_folder(), say=screen.say)
         screen.say(f"next: python -m clipmem_core audit {folder} --name {name}")
 
 

@@ -21,10 +21,10 @@ from clipmem_core.dataset.checks import (
     CHECKS,
     VERSION,
     Captions,
-    Pictures,
+    PictureMeasures,
     caption_frequencies,
     check_table,
-    measure,
+    measure_pictures,
 )
 from clipmem_core.dataset.pictures import PictureError
 from clipmem_core.dataset.pixels import open_pixels
@@ -70,7 +70,7 @@ def _write(audit: Audit, path: Path) -> None:
     for captions, count in _captions(audit):
         cut = _cut(record.config, list(captions.texts))
         captions = dataclasses.replace(captions, cut=cut, frequencies=frequencies)
-        blocks.append(check_table(captions, Pictures(), pairs=count)[names])
+        blocks.append(check_table(captions, PictureMeasures(), pairs=count)[names])
     table = check_table(Captions.from_pairs([]), pictures, pairs=len(pairs))
     table = table.assign(**pd.concat(blocks, ignore_index=True))
     table.insert(0, c.PAIR_ID, pairs[c.PAIR_ID])
@@ -89,7 +89,7 @@ def _captions(audit: Audit) -> Iterator[tuple[Captions, int]]:
         yield Captions.from_pairs(block[c.CAPTIONS].to_pylist()), len(block)
 
 
-def _pictures(audit: Audit, pairs: pd.DataFrame) -> Pictures:
+def _pictures(audit: Audit, pairs: pd.DataFrame) -> PictureMeasures:
     """Return the measurements of the pictures, without those that need missing files."""
     shape = pairs[[c.WIDTH, c.HEIGHT]].to_numpy()
     config = audit.record.config
@@ -97,19 +97,19 @@ def _pictures(audit: Audit, pairs: pd.DataFrame) -> Pictures:
     try:
         prepared = store.read_prepared(audit.folder)
     except InputError:  # it may be missing from a finished audit
-        return Pictures(shorter)
+        return PictureMeasures(shorter)
     if config.features:
-        return Pictures(shorter, prepared.clusters)
+        return PictureMeasures(shorter, prepared.clusters)
     folder = pixels_folder(audit)
     root = audit.record.pictures
     images = pairs[c.IMAGE].tolist()
     square: dict[str, Any] = {"size": config.cache_size, "resize_mode": config.resize_mode}
     try:
         pixels = open_pixels(folder, rows=prepared.cache_rows, root=root, images=images, **square)
-        values = measure(pixels.gather, shape, padded=config.resize_mode == "longest")
+        values = measure_pictures(pixels.gather, shape, padded=config.resize_mode == "longest")
     except (FileNotFoundError, InputError, PictureError):
-        return Pictures(shorter, prepared.clusters)
-    return Pictures(shorter, prepared.clusters, *values)
+        return PictureMeasures(shorter, prepared.clusters)
+    return PictureMeasures(shorter, prepared.clusters, *values)
 
 
 def _cut(config: AuditConfig, texts: list[str]) -> np.ndarray | None:

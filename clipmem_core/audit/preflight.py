@@ -30,7 +30,7 @@ from clipmem_core.audit.settings import check_config, resolve
 from clipmem_core.audit.setup import check_same
 from clipmem_core.audit.store import Audit
 from clipmem_core.config import AuditConfig, InputError, as_dict, data_folder
-from clipmem_core.dataset.checks import CHECKS, Captions, check_captions
+from clipmem_core.dataset.checks import CHECKS, Captions, caption_flags
 from clipmem_core.dataset.source import check_source, read_source
 from clipmem_core.io import parse_json
 from clipmem_core.scores.membership import MIN_PAIRS
@@ -97,7 +97,7 @@ def _show(source: str, data_set: DataSet) -> None:
     checks = [
         {"captions": int(flags.sum()), "check": CHECKS[name].label}
         | {"example": captions.texts[int(flags.argmax())][:80] if flags.any() else ""}
-        for name, flags in check_captions(captions).items()
+        for name, flags in caption_flags(captions).items()
     ]
     console.print(make_table("flagged captions", checks, ["captions", "check", "example"]))
     first = [

@@ -21,7 +21,7 @@ from clipmem_core.dataset.duplicates import alike_by_features, near_duplicate_cl
 from clipmem_core.dataset.injected_errors import inject_miscaptions
 from clipmem_core.dataset.pixels import Pixels, check_pictures
 from clipmem_core.dataset.readers.records import named_folder
-from clipmem_core.dataset.readers.remote import fetch
+from clipmem_core.dataset.readers.remote import fetch_source
 from clipmem_core.dataset.source import RawPairs, read_source
 from clipmem_core.draws import SAMPLE, draw_keys, hashed
 from clipmem_core.embeddings import Vectors
@@ -127,7 +127,9 @@ def read_features(
     source: str, config: AuditConfig, *, cache: Path | None = None, say: Say = lambda line: None
 ) -> tuple[RawPairs, Stored]:
     """Read a table and its precomputed features."""
-    local = {name: fetch(name, data=data_folder(), say=say) for name in {source, config.features}}
+    local = {
+        name: fetch_source(name, data=data_folder(), say=say) for name in {source, config.features}
+    }
     path, features = (Path(os.path.expanduser(local[name])) for name in (source, config.features))
     for file in (path, features):
         if not file.exists():

@@ -1,13 +1,15 @@
 """Checks of captions and pictures (small squares of them) that need no model, each with its help
-and advice."""
+and advice in checks.json."""
 
 import contextlib
 import functools
+import json
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,17 +25,17 @@ REPEATED = 5  # pictures of one caption, from which it counts as repeated
 RARE_SCRIPT = 0.05  # a script is rare below this share of the captions
 ODD_SHARE = 0.5  # of a caption's letters and digits, in words of no language
 _DARK = 0.32  # of full brightness, below which 99 of 100 pixels are (the threshold of cleanvision)
-BLURRED = 0.2  # see `measure`: no edge is narrower than about a sixtieth of the picture's side
+BLURRED = (
+    0.2  # see `measure_pictures`: no edge is narrower than about a sixtieth of the picture's side
+)
 # grey levels: a blank page with the noise of JPEG has about 1, thin lines on white 2.5 and more
 UNIFORM = 2.0
-TINY = (
-    64  # pixels: towers read 192 and more, where each pixel of a tiny picture becomes nine or more
-)
+# pixels: towers read 192 and more, where each pixel of a tiny picture becomes nine or more
+TINY = 64
 
 _BLOCK = 256  # squares in memory
-_BRIGHTNESS = np.array(
-    [0.241, 0.691, 0.068], np.float32
-)  # weights of squared RGB in perceived brightness (HSP)
+# weights of squared RGB in perceived brightness (HSP)
+_BRIGHTNESS = np.array([0.241, 0.691, 0.068], np.float32)
 _MARKUP = re.compile(
     r"</?[a-z][a-z0-9]*(?:\s[^<>]*|/)?>|<!--|&(?:#\d+|#x[0-9a-f]+|[a-z][a-z0-9]+);"
     r"|https?://|\bwww\.|\[\[|\]\(",
@@ -76,12 +78,10 @@ class Captions:
 
     texts: Sequence[str]
     owner: np.ndarray  # int64 [n_captions], the pair of each
-    cut: np.ndarray | None = (
-        None  # bool [n_captions], longer than the text tower reads; None for an unknown tower
-    )
-    frequencies: Frequencies | None = (
-        None  # of the data set; None computes them from these captions
-    )
+    # bool [n_captions], longer than the text tower reads; None for an unknown tower
+    cut: np.ndarray | None = None
+    # of the data set; None computes them from these captions
+    frequencies: Frequencies | None = None
 
     @functools.cached_property
     def data_set(self) -> Frequencies:
@@ -101,9 +101,8 @@ def caption_frequencies(blocks: Iterable[Captions]) -> Frequencies:
     hashes = [np.empty(0, np.int64)]
     for block in blocks:
         scripts.update(filter(None, map(main_script, block.texts)))
-        hashes.append(
-            np.unique(np.stack([block.owner, _hashes(block)]), axis=1)[1]
-        )  # once for each pair
+        once_a_pair = np.unique(np.stack([block.owner, _hashes(block)]), axis=1)
+        hashes.append(once_a_pair[1])
     values, counts = np.unique(np.concatenate(hashes), return_counts=True)
     rare = frozenset(
         script for script, count in scripts.items() if count < RARE_SCRIPT * scripts.total()
@@ -160,12 +159,8 @@ def _is_gibberish(text: str) -> bool:
 def _is_odd_word(word: str) -> bool:
     """Check for one letter four times, three switches between letters and digits, seven consonants
     or no vowel."""
-    plain = unicodedata.normalize("NFD", word.casefold())
-    plain = (
-        plain
-        if plain.isascii()
-        else "".join(letter for letter in plain if not unicodedata.combining(letter))
-    )
+    letters = unicodedata.normalize("NFD", word.casefold())
+    plain = "".join(letter for letter in letters if not unicodedata.combining(letter))
     if _SAME.search(plain) or len(_SWITCHES.findall(plain)) >= 3:
         return True
     if not (plain.isascii() and plain.isalpha()) or word.isupper():
@@ -174,25 +169,23 @@ def _is_odd_word(word: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Pictures:
+class PictureMeasures:
     """Measurements of the pictures of pairs, arrays [n_pairs]; None if unknown."""
 
     shorter: np.ndarray | None = None  # pixels of the shorter side
     clusters: np.ndarray | None = None  # the first row of each cluster of near-duplicates
     brightness: np.ndarray | None = None  # from 0 to 1: the 99th percentile of the pixels
-    contrast: np.ndarray | None = (
-        None  # grey levels: standard deviation of the channel that varies most
-    )
-    sharpness: np.ndarray | None = (
-        None  # of the strongest edges, see `measure`; lower is more blurred
-    )
+    # grey levels: standard deviation of the channel that varies most
+    contrast: np.ndarray | None = None
+    # of the strongest edges, see `measure_pictures`; lower is more blurred
+    sharpness: np.ndarray | None = None
 
 
-def measure(
+def measure_pictures(
     gather: Callable[[np.ndarray], np.ndarray], shape: np.ndarray, *, padded: bool
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Measure brightness, contrast and sharpness of small squares, see `Pictures`, float32
-    [n_pairs] each.
+) -> np.ndarray:
+    """Return brightness, contrast and sharpness of small squares, see `PictureMeasures`, float32
+    [3, n_pairs].
 
     Sharpness is the 99th percentile of the absolute Laplacian of the grey picture over the range
     from its 1st to its 99th percentile. For a step blurred by a Gaussian of s pixels it is 0.24 /
@@ -212,206 +205,100 @@ def measure(
             continue
         for row, square in zip(rows.tolist(), squares, strict=True):
             size = len(square)
-            sides = shape[row]
-            wide, high = (max(1, round(side * size / max(*sides, 1))) for side in sides)
+            scaled = shape[row] * size / max(*shape[row], 1)
+            wide, high = np.maximum(1, np.round(scaled).astype(int))
             top = (size - high) // 2
             left = (size - wide) // 2
             inner = square[top : top + high, left : left + wide]
-            thick = np.pad(
-                inner, ((0, max(0, 3 - high)), (0, max(0, 3 - wide)), (0, 0)), mode="edge"
-            )
-            values[:, row] = _measure_block(thick[None])[:, 0]
-    return values[0], values[1], values[2]
+            thicker = ((0, max(0, 3 - high)), (0, max(0, 3 - wide)), (0, 0))
+            values[:, row] = _measure_block(np.pad(inner, thicker, mode="edge")[None])[:, 0]
+    return values
 
 
 def _measure_block(squares: np.ndarray) -> np.ndarray:
     """Measure pictures of one size, uint8 [n, height, width, 3]: float32 [3, n]."""
 
-    def percentile(
-        values: np.ndarray, share: int
-    ) -> np.ndarray:  # three times as fast as np.percentile
+    def percentile(values: np.ndarray, share: int) -> np.ndarray:
         flat = values.reshape(len(values), -1)
-        rank = round((flat.shape[1] - 1) * share / 100)
-        return np.partition(flat, rank, axis=1)[:, rank]
+        return np.percentile(flat, share, axis=1, method="nearest")
 
-    planes = np.ascontiguousarray(
-        squares.transpose(3, 0, 1, 2), np.float32
-    )  # numpy is slow along a short last axis
+    # numpy is slow along a short last axis
+    planes = np.ascontiguousarray(squares.transpose(3, 0, 1, 2), np.float32)
     grey = planes.mean(axis=0)
-    laplacian = np.abs(
-        4 * grey[:, 1:-1, 1:-1]
-        - grey[:, :-2, 1:-1]
-        - grey[:, 2:, 1:-1]
-        - grey[:, 1:-1, :-2]
-        - grey[:, 1:-1, 2:]
-    )
+    bends = np.diff(grey, 2, axis=1)[:, :, 1:-1] + np.diff(grey, 2, axis=2)[:, 1:-1]
     brightness = np.sqrt(percentile(np.tensordot(_BRIGHTNESS, np.square(planes), 1), 99)) / 255
     contrast = planes.reshape(*planes.shape[:2], -1).std(axis=2).max(axis=0)
     low = percentile(grey, 1)
     high = percentile(grey, 99)
-    sharpness = np.where(
-        contrast < UNIFORM, np.inf, percentile(laplacian, 99) / np.maximum(high - low, 1)
-    )
+    edges = percentile(np.abs(bends), 99) / np.maximum(high - low, 1)
+    sharpness = np.where(contrast < UNIFORM, np.inf, edges)
     return np.stack([brightness, contrast, sharpness])
 
 
 @dataclass(frozen=True)
-class Check:
+class DataCheck:
     """One check of pictures or captions; a pair has it if its picture or one of its captions
     has."""
 
     name: str
+    # Captions → bool [n_captions], or a field of PictureMeasures → bool [n_pairs]
+    find: Callable[[Any], np.ndarray]
     label: str
-    find: Callable[
-        [Any], np.ndarray
-    ]  # Captions → bool [n_captions], or a field of Pictures → bool [n_pairs]
     help: str
     advice: str
-    needs: str = ""  # the field of Captions or Pictures that the check needs
+    needs: str = ""  # the field of Captions or PictureMeasures that the check needs
 
     @property
     def of(self) -> str:
         """Return captions or pictures."""
-        return "pictures" if self.needs in Pictures.__dataclass_fields__ else "captions"
+        return "pictures" if self.needs in PictureMeasures.__dataclass_fields__ else "captions"
 
 
 def _each(matches: Callable[[str], object]) -> Callable[[Captions], np.ndarray]:
     return lambda captions: np.array([bool(matches(text)) for text in captions.texts], bool)
 
 
-_CHECKS = (
-    Check(
-        "empty_caption",
-        "Caption without a word",
-        _each(_is_empty),
-        "No letter in it: signs or numbers only.",
-        "Write a caption, or remove it.",
+_FINDERS: dict[str, Callable[[Any], Any]] = {
+    "empty_caption": _each(_is_empty),
+    "short_caption": _each(_is_short),
+    "long_caption": lambda captions: captions.cut,
+    "markup": _each(_MARKUP.search),
+    "gibberish": _each(_is_gibberish),
+    "other_script": lambda captions: np.array(
+        [main_script(text) in captions.data_set.rare_scripts for text in captions.texts], bool
     ),
-    Check(
-        "short_caption",
-        "Very short caption",
-        _each(_is_short),
-        "One word, or fewer than 6 characters: it fits many pictures. (DataComp's basic filter "
-        "requires more than two "
-        "words.)",
-        "Write a longer caption, unless one word is enough.",
-    ),
-    Check(
-        "long_caption",
-        "Caption cut off",
-        lambda captions: captions.cut,
-        "Longer than the limit of this audit's text encoder, which ignores the rest.",
-        "Begin with the content of the picture, or shorten the caption.",
-        "cut",
-    ),
-    Check(
-        "markup",
-        "Markup or web address",
-        _each(_MARKUP.search),
-        "Tags or entities of HTML, links of a wiki or of Markdown, web addresses: a text encoder "
-        "reads them as words.",
-        "Remove them with find and replace.",
-    ),
-    Check(
-        "gibberish",
-        "Gibberish",
-        _each(_is_gibberish),
-        "Letters decoded wrongly (Ã© for é), or mostly words of no language: without vowels, "
-        "with one letter four "
-        "times, or with letters and digits mixed.",
-        "Write a new caption, or remove the pair.",
-    ),
-    Check(
-        "other_script",
-        "Another script",
-        lambda captions: np.array(
-            [main_script(text) in captions.data_set.rare_scripts for text in captions.texts], bool
-        ),
-        "Mostly in a script of fewer than 5 % of the captions: encoders learn little of it.",
-        "Translate it, or remove it.",
-    ),
-    Check(
-        "file_name",
-        "File name",
-        _each(lambda text: _FILE_NAME.fullmatch(text.strip())),
-        "A typical file name (IMG_0042, red_car_3), or a text that ends in .jpg or similar.",
-        "Write a caption, or remove it.",
-    ),
-    Check(
-        "repeated_caption",
-        "Same caption on many pictures",
-        lambda captions: np.isin(_hashes(captions), captions.data_set.repeated),
-        "The caption of 5 pictures or more: it describes none of them in particular, and is a "
-        "false negative for the "
-        "others.",
-        "Describe the differences, or keep one pair.",
-    ),
-    Check(
-        "dark",
-        "Dark picture",
-        lambda brightness: brightness < _DARK,
-        "99 of 100 pixels are below 32 % of full brightness.",
-        "Brighten it, or remove the pair if nothing is recognizable.",
-        "brightness",
-    ),
-    Check(
-        "blurred",
-        "Blurred picture",
-        lambda sharpness: sharpness < BLURRED,
-        "No edge is narrower than about a sixtieth of the picture's side: blurred even at the "
-        "size that encoders read.",
-        "Remove the pair if nothing is recognizable.",
-        "sharpness",
-    ),
-    Check(
-        "uniform",
-        "Nearly uniform picture",
-        lambda contrast: contrast < UNIFORM,
-        "Every colour varies by less than 2 of 255 levels: practically blank.",
-        "Remove the pair.",
-        "contrast",
-    ),
-    Check(
-        "tiny",
-        "Tiny picture",
-        lambda shorter: shorter < TINY,
-        "Shorter side below 64 pixels: encoders read 192 and more.",
-        "Find a larger copy, or remove the pair.",
-        "shorter",
-    ),
-    Check(
-        "near_duplicate",
-        "Near-duplicates",
-        lambda clusters: np.bincount(clusters, minlength=len(clusters))[clusters] > 1,
-        "A rescaled or recompressed copy of another picture: copies in training hide "
-        "memorization, and count twice.",
-        "Compare each group: keep one, or keep all.",
-        "clusters",
-    ),
-)
-CHECKS = {check.name: check for check in _CHECKS}
+    "file_name": _each(lambda text: _FILE_NAME.fullmatch(text.strip())),
+    "repeated_caption": lambda captions: np.isin(_hashes(captions), captions.data_set.repeated),
+    "dark": lambda brightness: brightness < _DARK,
+    "blurred": lambda sharpness: sharpness < BLURRED,
+    "uniform": lambda contrast: contrast < UNIFORM,
+    "tiny": lambda shorter: shorter < TINY,
+    "near_duplicate": lambda clusters: np.bincount(clusters)[clusters] > 1,
+}
+_FACTS = json.loads((Path(__file__).parent / "checks.json").read_text("utf-8"))
+CHECKS = {name: DataCheck(name, find=find, **_FACTS[name]) for name, find in _FINDERS.items()}
 
 
-def check_captions(captions: Captions) -> dict[str, np.ndarray]:
+def caption_flags(captions: Captions) -> dict[str, np.ndarray]:
     """Return the flags of each check of captions, bool [n_captions], by name, without checks that
     cannot be done."""
-    checks = [check for check in CHECKS.values() if check.of == "captions"]
     return {
-        check.name: check.find(captions)
-        for check in checks
-        if check.needs != "cut" or captions.cut is not None
+        name: check.find(captions)
+        for name, check in CHECKS.items()
+        if check.of == "captions" and (check.needs != "cut" or captions.cut is not None)
     }
 
 
-def check_table(captions: Captions, pictures: Pictures, *, pairs: int) -> pd.DataFrame:
+def check_table(captions: Captions, pictures: PictureMeasures, *, pairs: int) -> pd.DataFrame:
     """Return one row a pair: true or false for each check, null if unknown, and the measured
     values."""
     columns = dict[str, Any].fromkeys(CHECKS)
-    for name, flags in check_captions(captions).items():
+    for name, flags in caption_flags(captions).items():
         columns[name] = np.bincount(captions.owner, weights=flags, minlength=pairs) > 0
-    for check in CHECKS.values():
-        if check.of == "pictures" and (values := getattr(pictures, check.needs)) is not None:
-            columns[check.name] = check.find(values)
+    for name, check in CHECKS.items():
+        values = getattr(pictures, check.needs) if check.of == "pictures" else None
+        if values is not None:
+            columns[name] = check.find(values)
     table = pd.DataFrame(
         columns | {name: getattr(pictures, name) for name in VALUES}, index=range(pairs)
     )

@@ -14,10 +14,9 @@ import os
 import re
 import shutil
 import subprocess
-import tempfile
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from xml.parsers import expat
@@ -25,100 +24,83 @@ from xml.parsers import expat
 from filelock import FileLock
 
 from clipmem_core.config import SETS, InputError
-
-Report = Callable[[str], None]
+from clipmem_core.io import replacing_folder
 
 PACKAGES = {
     "openclipart": ["openclipart-png", "openclipart-svg"],
     "tuxpaint": ["tuxpaint-stamps-default"],
 }
 _CAPTIONS_FILE = "captions.jsonl"
-INSTEAD = "use any folder of pictures with captions, or `scenes`"
-LONGEST_FIELD = 4000  # characters of a metadata field
-LONGEST_ENTITY = 300  # characters; harmless entities only abbreviate namespace addresses
+_INSTEAD = "use any folder of pictures with captions, or `scenes`"
+_LONGEST_FIELD = 4000  # characters of a metadata field
+_LONGEST_ENTITY = 300  # characters; harmless entities only abbreviate namespace addresses
 # pictures of so many different names with one title or description: it describes none of them
-SHARED_BY = 3
-DESCRIPTION_WORDS = 12  # of a description in a caption
+_SHARED_BY = 3
+_DESCRIPTION_WORDS = 12  # of a description in a caption
 
 
-def fetch(name: str, *, data: Path, report: Report) -> Path:
+def fetch_debian_set(name: str, *, data: Path, say: Callable[[str], None]) -> Path:
     """Fetch a data set from Debian's archive if it is not in `sets/`, and return its folder with a
     captions.jsonl."""
     if name not in PACKAGES:
         raise InputError(f"data set {name!r} is unknown: choose one of {', '.join(PACKAGES)}")
     target = data / SETS / name
     captions = target / _CAPTIONS_FILE
-    if not captions.is_file():
-        if not shutil.which("apt-get") or not shutil.which("dpkg-deb"):
-            raise InputError(
-                f"fetch {name} needs apt-get and dpkg-deb, found on Debian and Ubuntu only: "
-                f"{INSTEAD}"
-            )
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(target.parent / f".{name}.lock"):
-            if not captions.is_file():  # another process may have written it in the meantime
-                _build(name, target, report)
-    report(f"{target}: {len(captions.read_bytes().splitlines()):,} pictures")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(target.parent / f".{name}.lock"):
+        if not captions.is_file():
+            _build(name, target, say)
+    say(f"{target}: {len(captions.read_bytes().splitlines()):,} pictures")
     return target
 
 
-def _build(name: str, target: Path, report: Report) -> None:
+def _build(name: str, target: Path, say: Callable[[str], None]) -> None:
+    """Unpack the packages, write captions and copy the pictures."""
+    if not shutil.which("apt-get") or not shutil.which("dpkg-deb"):
+        raise InputError(
+            f"fetch {name} needs apt-get and dpkg-deb, found on Debian and Ubuntu only: {_INSTEAD}"
+        )
     if target.exists():
         raise InputError(f"{target} exists without {_CAPTIONS_FILE}: move it away and fetch again")
-    prefix = f".{name}.partial-"
-    for partial in target.parent.glob(f"{prefix}*"):  # from a killed fetch
-        shutil.rmtree(partial, ignore_errors=True)
-    # A new name each time: after a kill, dpkg-deb may still be writing into the last folder.
-    with tempfile.TemporaryDirectory(
-        prefix=prefix, dir=target.parent.absolute(), ignore_cleanup_errors=True
-    ) as temporary:
-        work = Path(temporary)
-        built = Path(temporary) / name
+    with replacing_folder(target) as folder:
+        work = folder / "packages"
+        work.mkdir()
         for package in PACKAGES[name]:
-            report(f"downloading and unpacking {package}")
+            say(f"downloading and unpacking {package}")
             # As root, apt would give the download to a user who may not write here, and warn.
             options = ["-q", "-o", "APT::Sandbox::User=root", "-o", "Acquire::http::Timeout=30"]
             _run("apt-get", *options, "download", package, folder=work)
             archive = next(work.glob(f"{package}_*.deb"))
-            _run("dpkg-deb", "-x", str(archive), str(work / "unpacked"), folder=work)
+            _run("dpkg-deb", "-x", archive.name, "unpacked", folder=work)
             archive.unlink()
-        share = work / "unpacked" / "usr" / "share" / name
+        share = work.resolve() / "unpacked" / "usr" / "share" / name
         root = share / ("png" if name == "openclipart" else "stamps")
-        files = sorted(
-            root.rglob("*.png"), key=Path.as_posix
-        )  # without links that leave the folder
         files = [
             file
-            for file in files
-            if (real := file.resolve()).is_relative_to(root.resolve()) and real.is_file()
+            for file in sorted(root.rglob("*.png"), key=Path.as_posix)
+            # without links that leave the folder
+            if file.resolve().is_relative_to(root) and file.is_file()
         ]
         if not files:
             raise InputError(
-                f"no pictures below {root.name}/ in the package: its layout has changed, {INSTEAD}"
+                f"no pictures below {root.name}/ in the package: its layout has changed, {_INSTEAD}"
             )
-        report(f"captions of {len(files):,} pictures")
+        say(f"captions of {len(files):,} pictures")
         if name == "openclipart":
-            drawings = [
-                share / "svg" / file.relative_to(root).with_suffix(".svg") for file in files
-            ]
-            cores = [
-                read_dublin_core(svg.read_bytes() if svg.is_file() else b"") for svg in drawings
-            ]
-            captions = write_captions(
-                (file.stem, core) for file, core in zip(files, cores, strict=True)
-            )
+            captions = write_captions([(file.stem, _metadata(file, share)) for file in files])
         else:
             captions = [_stamp_caption(file) for file in files]
         lines = []
         for file, caption in zip(files, captions, strict=True):
             path = file.relative_to(root)
-            (built / "images" / path).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, built / "images" / path)
+            copy = folder / "images" / path
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, copy)
             label = path.parts[0] if len(path.parts) > 1 else None
             row = {"image": f"images/{path.as_posix()}", "captions": [caption], "label": label}
             lines.append(json.dumps(row, ensure_ascii=False) + "\n")
-        (built / _CAPTIONS_FILE).write_text("".join(lines), encoding="utf-8")
-        built.rename(target)
+        (folder / _CAPTIONS_FILE).write_text("".join(lines), encoding="utf-8")
+        shutil.rmtree(work)
 
 
 def _run(*command: str, folder: Path) -> None:
@@ -134,21 +116,27 @@ def _run(*command: str, folder: Path) -> None:
     )
     if process.returncode:
         reason = " ".join(process.stderr.split())[-300:] or "no reason given"
-        advice = f"check the network and try `sudo apt-get update`, or {INSTEAD}"
+        advice = f"check the network and try `sudo apt-get update`, or {_INSTEAD}"
         raise InputError(f"{command[0]} failed on {command[-1]} ({reason}): {advice}")
 
 
 def _stamp_caption(png: Path) -> str:
     """Read the English first line of a stamp's text file; a mirrored stamp shares the text of the
     original."""
-    for text in (png.with_suffix(".txt"), png.with_name(png.stem.removesuffix("_mirror") + ".txt")):
+    for stem in (png.stem, png.stem.removesuffix("_mirror")):
+        text = png.with_name(f"{stem}.txt")
         lines = text.read_text("utf-8-sig", errors="replace").splitlines() if text.is_file() else []
         english = " ".join(lines[0].split()) if lines else ""
-        if english and not re.match(
-            r"[\w@]+\.utf8=", english, re.I
-        ):  # a translation: `de.utf8=Ein Apfel.`
+        # else a translation: `de.utf8=Ein Apfel.`
+        if english and not re.match(r"[\w@]+\.utf8=", english, re.I):
             return english
     return " ".join(name_words(png.stem))
+
+
+def _metadata(png: Path, share: Path) -> "DublinCore":
+    """Read the metadata of the drawing that a picture was made from."""
+    svg = share / "svg" / png.relative_to(share / "png").with_suffix(".svg")
+    return read_dublin_core(svg.read_bytes() if svg.is_file() else b"")
 
 
 @dataclass
@@ -169,18 +157,15 @@ def read_dublin_core(svg: bytes) -> DublinCore:
     pieces = list[str]()
 
     def start(name: str, _attributes: dict[str, str]) -> None:
-        path.append(
-            name.rpartition(":")[2]
-        )  # prefixes differ from file to file, and some are never declared
+        # prefixes differ from file to file, and some are never declared
+        path.append(name.rpartition(":")[2])
         pieces.clear()
 
     def end(_name: str) -> None:
-        text = " ".join("".join(pieces)[:LONGEST_FIELD].split())
+        text = " ".join("".join(pieces)[:_LONGEST_FIELD].split())
         parent, name = path[-2:]
-        if text and (parent, name) == ("Work", "title"):
-            core.title = core.title or text
-        elif text and (parent, name) == ("Work", "description"):
-            core.description = core.description or text
+        if text and parent == "Work" and name in ("title", "description"):
+            setattr(core, name, getattr(core, name) or text)
         elif text and (parent, name) == ("Agent", "title"):
             core.artists.append(text)
         elif text and name == "li" and "subject" in path:
@@ -189,7 +174,7 @@ def read_dublin_core(svg: bytes) -> DublinCore:
         path.pop()
 
     def entity(name: str, _parameter: bool, value: str | None, *_where: str | None) -> None:
-        if value is None or len(value) > LONGEST_ENTITY or "&" in value or "%" in value:
+        if value is None or len(value) > _LONGEST_ENTITY or "&" in value or "%" in value:
             raise ValueError(f"entity {name} refers to another entity or file, or is long")
 
     parser = expat.ParserCreate()
@@ -198,15 +183,15 @@ def read_dublin_core(svg: bytes) -> DublinCore:
     parser.EndElementHandler = end
     parser.CharacterDataHandler = pieces.append
     parser.EntityDeclHandler = entity
-    parser.DefaultHandler = lambda _data: (
-        None
-    )  # with a default handler expat expands no entities in text
+    # with a default handler expat expands no entities in text
+    parser.DefaultHandler = lambda _data: None
     with contextlib.suppress(expat.ExpatError, ValueError, LookupError):
         parser.Parse(svg, True)
     return core
 
 
 _ADDRESS = re.compile(r"\S+@\S+|https?://\S+|www\.\S+", re.I)
+_CONTROLS = re.compile(r"(?!\s)[\x00-\x1f\x7f-\x9f]")
 _DATED = re.compile(r"\([^()]*\b(?:19|20)\d\d\)|,? (?:19|20)\d\d\.?$")
 _CLIPART_BY = re.compile(r"^clip ?art by .*? - ", re.I)
 _NOISE = re.compile(
@@ -219,69 +204,49 @@ _NAMELESS = re.compile(
 _VERSION = re.compile(r"(?<![a-z0-9])v?\d+\.\d+|\.svg\b", re.I)
 _SEPARATORS = re.compile(r"[\s_\-.,;:()\[\]&]+|(?<=[a-z])(?=[A-Z][a-z])")
 _COUNTER = re.compile(r"0\d+[a-z]?")
-_NUMBERED = re.compile(r"([^\W\d_]{3,})\d+")
+_NUMBERED = re.compile(r"\A([^\W\d_]{3,})\d+\Z")
 _PERL_HASH = re.compile(r"(?:hash)?\(?0x[0-9a-f]+\)?|hash", re.I)
 _ABOUT_THE_FILE = re.compile(
     r"@|://|www\.|hash\(|\b(?:made|created|traced|converted|released|inkscape|public domain|"
     r"clip ?art|contact|eps|enjoy|licen[sc]e|part of)\b",
     re.I,
 )
-_EMPTY_KEYWORDS = {
-    "unsorted",
-    "clipart",
-    "clip",
-    "clip art",
-    "openclipart",
-    "svg",
-    "inkscape",
-    "vector",
-}
-# organisations that sign as artists
-_ORGANISATIONS = (
-    "open clip art clipart library project public domain army navy royal "
-    "international code of signals the"
-)
-_SMALL_WORDS = (
-    "a also an and are as at be been by for from has have in is it its may of on or that the "
-    "there this to was were "
-    "with your svg"
+# keywords without information, organisations that sign as artists, and words of little meaning
+_WORDS: dict[str, list[str]] = json.loads(
+    (Path(__file__).parent / "debian_words.json").read_text("utf-8")
 )
 
 
-def write_captions(pictures: Iterable[tuple[str, DublinCore]]) -> list[str]:
+def write_captions(pictures: Sequence[tuple[str, DublinCore]]) -> list[str]:
     """Write a caption for each picture of a collection from its name without suffix and its
     metadata."""
-    pictures = list(pictures)
     names = defaultdict[tuple[str, str], set[tuple[str, ...]]](set)
     for name, core in pictures:
-        for kind, text in (("title", core.title), ("description", core.description)):
-            names[kind, text].add(tuple(name_words(name.lower())))
-    shared = {text for text, different in names.items() if len(different) >= SHARED_BY}
-    return [
-        _caption(
-            name, core, ("title", core.title) in shared, ("description", core.description) in shared
-        )
-        for name, core in pictures
-    ]
+        for kind in ("title", "description"):
+            names[kind, getattr(core, kind)].add(tuple(name_words(name.lower())))
+    shared = {key for key, different in names.items() if len(different) >= _SHARED_BY}
+    return [_caption(name, core, shared) for name, core in pictures]
 
 
 def name_words(name: str) -> list[str]:
     """Return the words of a file name without suffix, versions and running numbers."""
     pieces = [piece for piece in _SEPARATORS.split(_VERSION.sub(" ", name)) if piece]
+    words = [_NUMBERED.sub(r"\1", piece) for piece in pieces]
     words = [
-        _NUMBERED.sub(r"\1", piece) if _NUMBERED.fullmatch(piece) else piece for piece in pieces
+        word
+        for word in words
+        if len(word) < 5 or not "openclipart".startswith(word.lower())
+        if not _COUNTER.fullmatch(word)
     ]
-    words = [word for word in words if len(word) < 5 or not "openclipart".startswith(word.lower())]
-    words = [word for word in words if not _COUNTER.fullmatch(word)]
     return list(dict.fromkeys(words)) or pieces or [name]
 
 
-def _caption(name: str, core: DublinCore, title_shared: bool, description_shared: bool) -> str:
-    title = (
-        ""
-        if title_shared and _CLIPART_BY.match(core.title)
-        else _clean_title(core.title, core.artists)
-    )
+def _caption(name: str, core: DublinCore, shared: set[tuple[str, str]]) -> str:
+    """Write the caption of one picture; `shared`: titles and descriptions of many pictures."""
+    title_shared = ("title", core.title) in shared
+    title = _clean_title(core.title, core.artists)
+    if title_shared and _CLIPART_BY.match(core.title):
+        title = ""
     words = _without_signature(name_words(name), core.artists, title)
     if title and not title_shared:
         caption = _Caption(title.split())
@@ -289,19 +254,14 @@ def _caption(name: str, core: DublinCore, title_shared: bool, description_shared
     else:
         caption = _Caption(words)
         caption.add(title.split())
-    ignored = _EMPTY_KEYWORDS | {artist.lower() for artist in core.artists}
-    keywords = [text for text in map(_printable, core.keywords) if text.lower() not in ignored]
-    texts = [
-        _ADDRESS.sub("", text).replace("_", " ")
-        for text in keywords
-        if not _PERL_HASH.fullmatch(text)
-    ]
-    caption.add(
-        word for text in texts for word in text.split() if len(word) > 1 and not word.isdigit()
-    )
+    ignored = {*_WORDS["empty_keywords"], *map(str.lower, core.artists)}
+    for keyword in map(_printable, core.keywords):
+        if keyword.lower() not in ignored and not _PERL_HASH.fullmatch(keyword):
+            words = _ADDRESS.sub("", keyword).replace("_", " ").split()
+            caption.add(word for word in words if len(word) > 1 and not word.isdigit())
     sentence = re.split(r"(?<=[.!?])\s", _printable(core.description), maxsplit=1)[0]
-    if not description_shared and not _ABOUT_THE_FILE.search(sentence):
-        caption.add(sentence.split(), limit=DESCRIPTION_WORDS)
+    if ("description", core.description) not in shared and not _ABOUT_THE_FILE.search(sentence):
+        caption.add(sentence.split(), limit=_DESCRIPTION_WORDS)
     return " ".join(caption.words) or name
 
 
@@ -319,14 +279,15 @@ class _Caption:
         for word in words:
             bare = word.strip("\"'.,;:!?()[]")
             key = _key(word)
-            new = bool(key) and key not in self.used and bare.lower() not in _SMALL_WORDS.split()
+            if not key or key in self.used or bare.lower() in _WORDS["small_words"] or limit == 0:
+                continue
             if abbreviated and len(key) >= 4:
-                begins = any(used.startswith(key) for used in self.used)
-                new &= not begins and not (len(key) > 4 and key in run_together)
-            if new and limit > 0:
-                self.words.append(bare)
-                self.used.add(key)
-                limit -= 1
+                contained = len(key) > 4 and key in run_together
+                if contained or any(used.startswith(key) for used in self.used):
+                    continue
+            self.words.append(bare)
+            self.used.add(key)
+            limit -= 1
 
 
 def _clean_title(title: str, artists: list[str]) -> str:
@@ -344,7 +305,7 @@ def _clean_title(title: str, artists: list[str]) -> str:
 def _without_signature(words: list[str], artists: list[str], title: str) -> list[str]:
     """Drop the artist's name, often abbreviated, at the end of a file name."""
     names = {_key(word) for artist in artists for word in re.findall(r"[^\W_]+", artist)}
-    names -= set(_ORGANISATIONS.split())
+    names -= set(_WORDS["organisations"])
     titled = {_key(word) for word in title.split()}
     keys = [_key(word) for word in words]
     begins = [any(name.startswith(key) for name in names) for key in keys]
@@ -358,10 +319,8 @@ def _without_signature(words: list[str], artists: list[str], title: str) -> list
 
 
 def _printable(text: str) -> str:
-    text = html.unescape(text)
-    return " ".join(
-        "".join(c if c.isspace() or unicodedata.category(c) != "Cc" else "" for c in text).split()
-    )
+    """Return the text without entities of HTML, control characters and repeated spaces."""
+    return " ".join(_CONTROLS.sub("", html.unescape(text)).split())
 
 
 def _key(word: str) -> str:

@@ -4,7 +4,7 @@ duplicated pairs."""
 import contextlib
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -17,11 +17,11 @@ from clipmem_core import columns as c
 from clipmem_core.config import InputError
 from clipmem_core.word_kinds import COLOUR_WORDS, NUMBER_WORDS
 
-SWAP_SHARES = (0.05, 0.2, 0.4)
+_SWAP_SHARES = (0.05, 0.2, 0.4)
 # a pair gets one of the nearest usable captions among those considered
-NEAREST = 10
-CONSIDERED = 40
-DRAWS = 200  # attempts to draw rows for a swap
+_NEAREST = 10
+_CONSIDERED = 40
+_DRAWS = 200  # attempts to draw rows for a swap
 _BLOCK = 512  # pairs in one search for nearest captions
 _SIMILAR_RANKS = 25  # a noun's replacement differs by at most so many ranks in frequency
 WORD_KINDS = ("colour", "number", "noun")
@@ -32,7 +32,7 @@ _VAGUE_CAPTIONS = (
 )
 
 
-class Change(NamedTuple):
+class ChangedCaption(NamedTuple):
     """A caption that was changed, and the one word of it that was, if not all of it."""
 
     row: int
@@ -41,7 +41,7 @@ class Change(NamedTuple):
     word_kind: str = ""  # of `WORD_KINDS`
 
 
-Injected = tuple[pd.DataFrame, list[Change]]  # pairs, and their captions that were changed
+Injected = tuple[pd.DataFrame, list[ChangedCaption]]  # pairs, and their captions that were changed
 
 
 @dataclass(frozen=True)
@@ -75,17 +75,7 @@ def inject_errors(
 def inject_miscaptions(pairs: pd.DataFrame, rows: np.ndarray, *, n: int, seed: int) -> pd.DataFrame:
     """Swap the captions of n of the rows without an error among themselves, so that no pair gets a
     text that it had."""
-    free = _not_injected(pairs, rows)
-    if n < 0 or n == 1:
-        raise InputError(
-            f"inject_miscaptions must be 0, or 2 and more, got {n}: a swap needs two pairs"
-        )
-    if n > len(free):
-        raise InputError(
-            f"inject_miscaptions must be at most {len(free)}, the number of pairs without "
-            f"errors, got {n}"
-        )
-    return _swap_random(pairs, free, n, seed)[0] if n else pairs.copy()
+    return _swap_random(pairs, _not_injected(pairs, rows), n, seed)[0] if n else pairs
 
 
 def picture_sources(pairs: pd.DataFrame, injected: pd.DataFrame) -> np.ndarray:
@@ -102,24 +92,30 @@ def _not_injected(pairs: pd.DataFrame, rows: np.ndarray) -> np.ndarray:
 
 
 def _with_captions(
-    pairs: pd.DataFrame,
-    new: dict[int, list[str]],
-    changes: list[Change] | None = None,
-    *,
-    kind: str = c.MISCAPTION,
+    pairs: pd.DataFrame, new: dict[int, list[str]], *, kind: str = c.MISCAPTION
 ) -> Injected:
-    """Return the pairs with new captions; all captions of these pairs count as changed if no
-    changes are passed."""
-    captions = [new.get(row, old) for row, old in enumerate(pairs[c.CAPTIONS])]
+    """Return the pairs with new captions by row, and the captions that a pair did not have."""
+    old = pairs[c.CAPTIONS].tolist()
+    captions = [new.get(row, texts) for row, texts in enumerate(old)]
     pairs = pairs.assign(**{c.CAPTIONS: pd.Series(captions, index=pairs.index, dtype=object)})
-    every = [Change(row, number) for row, texts in new.items() for number in range(len(texts))]
-    return _marked(pairs, list(new), kind), every if changes is None else changes
+    changes = [
+        ChangedCaption(row, number)
+        for row, texts in new.items()
+        for number, text in enumerate(texts)
+        if text not in old[row]
+    ]
+    return _marked(pairs, list(new), kind), changes
 
 
 def _marked(pairs: pd.DataFrame, rows: list[int] | np.ndarray, kind: str) -> pd.DataFrame:
     injected = pairs[c.INJECTED].astype(object)
     injected.iloc[rows] = kind
     return pairs.assign(**{c.INJECTED: injected})
+
+
+def _replaced(texts: list[str], number: int, text: str) -> list[str]:
+    """Return the captions of a pair with another one at a number."""
+    return [*texts[:number], text, *texts[number + 1 :]]
 
 
 def _swap_random(
@@ -131,10 +127,10 @@ def _swap_random(
     captions = pairs[c.CAPTIONS].tolist()
     free = free[[len(captions[row]) > 1 for row in free]] if single else free
     if len(free) < n:
-        raise InputError(f"only {len(free):,} pairs have several captions, {n:,} were requested")
+        several = " with several captions" if single else ""
+        raise InputError(f"only {len(free):,} pairs{several} can be changed, {n:,} were requested")
     texts_of = [frozenset(captions[row]) for row in free]
-    # with one text a pair the first draw decides; partly overlapping captions may need several
-    for _ in range(DRAWS if any(len(texts) > 1 for texts in texts_of) else 1):
+    for _ in range(_DRAWS):
         # at most half of the rows may share a text, or no swap exists
         used = Counter[str]()
         drawn = list[int]()
@@ -142,17 +138,21 @@ def _swap_random(
             if len(drawn) < n and all(used[text] < n // 2 for text in texts_of[i]):
                 used.update(texts_of[i])
                 drawn.append(int(i))
-        donors = _derange([texts_of[i] for i in drawn], rng) if len(drawn) == n else None
-        if donors is not None:
-            targets = free[drawn]
-            swapped = list(zip(targets.tolist(), targets[donors].tolist(), strict=True))
-            if not single:
-                return _with_captions(pairs, {row: captions[donor] for row, donor in swapped})
-            numbers = {row: int(rng.integers(len(captions[row]))) for row, _ in swapped}
-            new = {row: list(captions[row]) for row, _ in swapped}
-            for row, donor in swapped:
-                new[row][numbers[row]] = captions[donor][numbers[donor]]
-            return _with_captions(pairs, new, [Change(*change) for change in numbers.items()])
+        sources = _derange([texts_of[i] for i in drawn], rng) if len(drawn) == n else None
+        if sources is None:
+            continue
+        targets = free[drawn]
+        donors = dict(zip(targets.tolist(), targets[sources].tolist(), strict=True))
+        if not single:
+            return _with_captions(pairs, {row: captions[donor] for row, donor in donors.items()})
+        numbers = {row: int(rng.integers(len(captions[row]))) for row in donors}
+        return _with_captions(
+            pairs,
+            {
+                row: _replaced(captions[row], numbers[row], captions[donor][numbers[donor]])
+                for row, donor in donors.items()
+            },
+        )
     raise InputError(
         f"{n} pairs cannot swap captions so that each gets another: too many share a text, "
         "inject fewer"
@@ -192,20 +192,19 @@ def _swap_inside_label(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int)
             "no pair has a label: swaps inside a label need some (`--csv-label-key`, or class "
             "folders)"
         )
-    swapped = pairs
-    changes = list[Change]()
+    changes = list[ChangedCaption]()
     share = n / len(free)
     for members in groups.values():
         count = round(share * len(members))
         if count >= 2:
             with contextlib.suppress(InputError):  # the pairs of a label may share their captions
-                swapped, more = _swap_random(swapped, free[members], count, seed)
+                pairs, more = _swap_random(pairs, free[members], count, seed)
                 changes += more
     if not changes:
         raise InputError(
             f"no label has two pairs to swap at a share of {share:.0%}: inject a larger share"
         )
-    return swapped, changes
+    return pairs, changes
 
 
 def _swap_nearest(
@@ -221,51 +220,47 @@ def _swap_nearest(
     from sklearn.neighbors import NearestNeighbors
 
     rng = np.random.default_rng(seed)
+    n = n // 2 * 2
     captions = pairs[c.CAPTIONS].tolist()
     texts = [" ".join(captions[row]) for row in free]
+    tfidf = TfidfVectorizer(token_pattern=r"(?u)\b\w+\b", sublinear_tf=True)
     try:
-        words = TfidfVectorizer(token_pattern=r"(?u)\b\w+\b", sublinear_tf=True).fit_transform(
-            texts
-        )
+        words = tfidf.fit_transform(texts)
     except ValueError:
         raise InputError("the captions have no words that could be compared") from None
     index = NearestNeighbors(
-        n_neighbors=min(CONSIDERED, len(free)), metric="cosine", algorithm="brute"
+        n_neighbors=min(_CONSIDERED, len(free)), metric="cosine", algorithm="brute"
     ).fit(words)
-    new: dict[int, list[str]] = {}
+    donors = dict[int, int]()
     order = rng.permutation(len(free))
     for start in range(0, len(order), _BLOCK):
         block = order[start : start + _BLOCK]
-        for i, neighbours in zip(
-            block, index.kneighbors(words[block], return_distance=False), strict=True
-        ):
-            row = int(free[i])
-            if row in new or len(new) >= n // 2 * 2:
+        nearest = free[index.kneighbors(words[block], return_distance=False)]
+        for row, neighbours in zip(free[block].tolist(), nearest.tolist(), strict=True):
+            if row in donors or len(donors) == n:
                 continue
             texts_of_row = set(captions[row])
             others = [
-                int(k)
-                for k in free[neighbours]
-                if k not in new and texts_of_row.isdisjoint(captions[k])
+                other
+                for other in neighbours
+                if other not in donors and texts_of_row.isdisjoint(captions[other])
             ]
             if others:
-                other = int(rng.choice(others[:NEAREST]))
-                new |= {row: list(captions[other]), other: list(captions[row])}
-        if len(new) >= n // 2 * 2:
-            if not single:
-                return _with_captions(pairs, new)
-            changes = [
-                Change(row, int(rng.integers(min(len(captions[row]), len(own)))))
-                for row, own in new.items()
-            ]
-            for row, number in [change[:2] for change in changes]:
-                own = list(captions[row])
-                own[number] = new[row][number]
-                new[row] = own
-            return _with_captions(pairs, new, changes)
-    raise InputError(
-        f"only {len(new):,} pairs have another pair with similar words, {n:,} were requested"
-    )
+                other = int(rng.choice(others[:_NEAREST]))
+                donors |= {row: other, other: row}
+        if len(donors) == n:
+            break
+    else:
+        raise InputError(
+            f"only {len(donors):,} pairs have another pair with similar words, {n:,} were requested"
+        )
+    if not single:
+        return _with_captions(pairs, {row: captions[donor] for row, donor in donors.items()})
+    new = {}
+    for row, donor in donors.items():
+        number = int(rng.integers(min(len(captions[row]), len(captions[donor]))))
+        new[row] = _replaced(captions[row], number, captions[donor][number])
+    return _with_captions(pairs, new)
 
 
 def _replace_word(
@@ -278,69 +273,52 @@ def _replace_word(
     no digit and does not end like adverbs and participles. It is replaced by one of similar
     frequency.
     """
-    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS  # slow to import
-
     rng = np.random.default_rng(seed)
     captions = pairs[c.CAPTIONS].tolist()
-    words = (
-        dict.fromkeys(word.lower() for word in _WORD.findall(text))
-        for row in free
-        for text in captions[row]
-    )
-    counts = Counter(word for words_of_caption in words for word in words_of_caption)
-    ignored = {*ENGLISH_STOP_WORDS, *COLOUR_WORDS, *NUMBER_WORDS}
-    nouns = [
-        word
-        for word, count in counts.most_common()
-        if count > 1 and len(word) > 2 and word.isalpha() and not word.endswith(("ly", "ing", "ed"))
-        if word not in ignored
-    ]
-    rank = {noun: place for place, noun in enumerate(nouns if len(nouns) > 1 else [])}
+    nouns = _nouns(text for row in free for text in captions[row])
+    rank = {noun: place for place, noun in enumerate(nouns)}
 
-    def kind_of(word: str) -> str:
-        if word in COLOUR_WORDS or word in rank:
-            return "colour" if word in COLOUR_WORDS else "noun"
-        return "number" if word in NUMBER_WORDS or (word.isdecimal() and word.isascii()) else ""
-
-    def other_word(word: str) -> str:
-        if word.isdecimal():
-            return word[:-1] + str(
-                rng.choice([digit for digit in "0123456789" if digit != word[-1]])
-            )
-        choices = COLOUR_WORDS if word in COLOUR_WORDS else NUMBER_WORDS
+    def alternatives(word: str) -> tuple[str, Sequence[str]]:
+        """Return the kind of a word, empty if it is not replaced, and the words of its kind."""
+        if word in COLOUR_WORDS:
+            return "colour", COLOUR_WORDS
+        if word in NUMBER_WORDS:
+            return "number", NUMBER_WORDS
+        if word.isdecimal() and word.isascii():
+            return "number", [word[:-1] + digit for digit in "0123456789"]
         if word in rank:
-            choices = tuple(
-                nouns[max(0, rank[word] - _SIMILAR_RANKS) : rank[word] + _SIMILAR_RANKS + 1]
-            )
-        return str(rng.choice([other for other in choices if other != word]))
+            first = max(0, rank[word] - _SIMILAR_RANKS)
+            return "noun", nouns[first : rank[word] + _SIMILAR_RANKS + 1]
+        return "", ()
 
     def change_one_word(text: str, replaced: dict[str, str]) -> tuple[str, int, str] | None:
         """Return the new caption, the position of the word and its kind."""
         matches = list(_WORD.finditer(text))
         lower = [match[0].lower() for match in matches]
-        choices = [
-            i for i, word in enumerate(lower) if word in replaced
-        ]  # so that a pair's captions agree
-        if not choices:
-            by_kind = [
-                [i for i, word in enumerate(lower) if kind_of(word) == kind] for kind in WORD_KINDS
+        # the same word again, so that a pair's captions agree
+        choices = [i for i, word in enumerate(lower) if word in replaced]
+        for kind in () if choices else rng.permutation(WORD_KINDS):
+            choices = choices or [
+                i for i, word in enumerate(lower) if alternatives(word)[0] == kind
             ]
-            choices = next((by_kind[i] for i in rng.permutation(len(by_kind)) if by_kind[i]), [])
         if not choices:
             return None
         position = choices[rng.integers(len(choices))]
         match = matches[position]
         word = lower[position]
-        other = replaced[word] = replaced.get(word) or other_word(word)
-        other = other.capitalize() if match[0][0].isupper() else other
-        return text[: match.start()] + other + text[match.end() :], position, kind_of(word)
+        word_kind, others = alternatives(word)
+        if word not in replaced:
+            replaced[word] = str(rng.choice([other for other in others if other != word]))
+        new = replaced[word]
+        new = new.capitalize() if match[0][0].isupper() else new
+        return text[: match.start()] + new + text[match.end() :], position, word_kind
 
     new = dict[int, list[str]]()
-    changes = list[Change]()
+    changes = list[ChangedCaption]()
     for row in rng.permutation(free).tolist():
         if len(new) == n:
             break
-        replaced: dict[str, str] = {}
+        replaced = dict[str, str]()
         texts = list(captions[row])
         numbers = range(len(texts)) if every else [int(rng.integers(len(texts)))]
         changed = [
@@ -349,36 +327,46 @@ def _replace_word(
             if (change := change_one_word(texts[number], replaced))
         ]
         if len(changed) == len(numbers):
-            for number, (text, position, kind) in changed:
+            for number, (text, position, word_kind) in changed:
                 texts[number] = text
-                changes.append(Change(row, number, position, kind))
+                changes.append(ChangedCaption(row, number, position, word_kind))
             new[row] = texts
     if len(new) < n:
         raise InputError(
             f"only {len(new):,} pairs have a word in their captions to change, {n:,} were requested"
         )
-    return _with_captions(pairs, new, changes)
+    return _with_captions(pairs, new)[0], changes
+
+
+def _nouns(captions: Iterable[str]) -> list[str]:
+    """Return words that are probably nouns, the most frequent first; none if there is only one."""
+    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS  # slow to import
+
+    counts = Counter[str]()
+    for text in captions:
+        counts.update(list(dict.fromkeys(_WORD.findall(text.lower()))))
+    ignored = {*ENGLISH_STOP_WORDS, *COLOUR_WORDS, *NUMBER_WORDS}
+    nouns = [
+        word
+        for word, count in counts.most_common()
+        if count > 1 and len(word) > 2 and word.isalpha() and word not in ignored
+        if not word.endswith(("ly", "ing", "ed"))
+    ]
+    return nouns if len(nouns) > 1 else []
 
 
 def _mix(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int) -> Injected:
     """Inject four kinds of errors at once: of seven pairs one has the captions of another pair, one
     a single caption of a random pair, one a single caption of a pair with similar words, and four
     have one wrong word."""
-    mixed = pairs
-    changes = list[Change]()
     several = any(len(pairs[c.CAPTIONS].iloc[row]) > 1 for row in free)
-    single = (partial(_swap_random, single=True), partial(_swap_nearest, single=True))
-    kinds = [
-        _swap_random,
-        *(single if several else (_swap_nearest,)),
-        *[partial(_replace_word, every=False)] * 4,
-    ]
+    kinds = [_swap_random, *(_SINGLE_SWAPS if several else (_swap_nearest,)), *[_ONE_WORD] * 4]
+    share = max(2, round(n / len(kinds)))
+    changes = list[ChangedCaption]()
     for number, inject in enumerate(kinds):
-        mixed, more = inject(
-            mixed, _not_injected(mixed, free), max(2, round(n / len(kinds))), seed + number
-        )
+        pairs, more = inject(pairs, _not_injected(pairs, free), share, seed + number)
         changes += more
-    return mixed, changes
+    return pairs, changes
 
 
 def _make_vague(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int) -> Injected:
@@ -387,7 +375,7 @@ def _make_vague(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int) -> Inj
     new = {}
     for row in rng.choice(free, n, replace=False):
         count = len(pairs[c.CAPTIONS].iloc[row])
-        new[int(row)] = [_VAGUE_CAPTIONS[i] for i in rng.permutation(len(_VAGUE_CAPTIONS))[:count]]
+        new[int(row)] = rng.permutation(_VAGUE_CAPTIONS)[:count].tolist()
     return _with_captions(pairs, new, kind=c.VAGUE)
 
 
@@ -397,28 +385,24 @@ def _duplicate(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int) -> Inje
     copies = drawn[: n // 2]
     originals = drawn[n // 2 :]
     injected = pairs.copy()
-    for column in (c.IMAGE, c.CAPTIONS, c.LABEL, c.WIDTH, c.HEIGHT, c.SHA256):
-        values = injected[column].to_numpy(copy=True)
-        values[copies] = values[originals]
-        injected[column] = pd.Series(values, index=pairs.index, dtype=pairs[column].dtype)
-    return _marked(injected, drawn, c.DUPLICATE), []
+    copied = [c.IMAGE, c.CAPTIONS, c.LABEL, c.WIDTH, c.HEIGHT, c.SHA256]
+    injected.loc[pairs.index[copies], copied] = pairs.iloc[originals][copied].to_numpy()
+    return _marked(injected.astype(pairs.dtypes), drawn, c.DUPLICATE), []
 
 
+_SINGLE_SWAPS = (partial(_swap_random, single=True), partial(_swap_nearest, single=True))
+_ONE_WORD = partial(_replace_word, every=False)
 ERROR_KINDS = {
-    "random": ErrorKind("captions swapped at random", _swap_random, SWAP_SHARES),
+    "random": ErrorKind("captions swapped at random", _swap_random, _SWAP_SHARES),
     "label": ErrorKind(
-        "captions swapped among pairs of one label", _swap_inside_label, SWAP_SHARES
+        "captions swapped among pairs of one label", _swap_inside_label, _SWAP_SHARES
     ),
     "nearest": ErrorKind(
-        "captions swapped with one of the ten nearest", _swap_nearest, SWAP_SHARES
+        "captions swapped with one of the ten nearest", _swap_nearest, _SWAP_SHARES
     ),
-    "one-caption": ErrorKind(
-        "one of several captions swapped", partial(_swap_random, single=True), SWAP_SHARES
-    ),
+    "one-caption": ErrorKind("one of several captions swapped", _SINGLE_SWAPS[0], _SWAP_SHARES),
     # typical of captioning models: many captions, each with one wrong word
-    "one-word": ErrorKind(
-        "one word of one caption changed", partial(_replace_word, every=False), (0.2,)
-    ),
+    "one-word": ErrorKind("one word of one caption changed", _ONE_WORD, (0.2,)),
     "one-word-all": ErrorKind(
         "one word of each caption changed", partial(_replace_word, every=True), (0.2,)
     ),

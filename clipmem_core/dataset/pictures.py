@@ -17,21 +17,12 @@ from clipmem_core.dataset.readers.containers import read_bytes
 from clipmem_core.io import naming, shortage
 
 PIXEL_LIMIT = 178_956_970  # Pillow's limit for decompression bombs: half a gigabyte of RGB
-FORMATS = (
-    "JPEG",
-    "MPO",
-    "PNG",
-    "GIF",
-    "WEBP",
-    "AVIF",
-    "BMP",
-    "TIFF",
-    "PPM",
-    "JPEG2000",
-)  # none runs another program
-SPARE = (
-    2  # pictures are decoded to sides of at least SPARE · size before they are resized to `size`
-)
+Image.init()
+# formats of Pillow, none of which runs another program; AVIF needs a newer version
+_FORMATS = ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000"]
+_FORMATS += ["AVIF"] if "AVIF" in Image.OPEN else []
+# pictures are decoded to sides of at least SPARE · size before they are resized to `size`
+SPARE = 2
 # the same for a tower, and Pillow's `reducing_gap`: the result is nearly that of a resize in one
 # step
 GAP = 3
@@ -56,10 +47,7 @@ def decode(data: bytes, *, least: int | None = None) -> tuple[Image.Image, tuple
     if not data:
         raise PictureError("empty file")
     try:
-        Image.init()
-        image: Any = Image.open(
-            io.BytesIO(data), formats=[name for name in FORMATS if name in Image.OPEN]
-        )
+        image: Any = Image.open(io.BytesIO(data), formats=_FORMATS)
         if not image.width or not image.height:
             raise PictureError(f"no pixels: {image.width} × {image.height}")
         if image.width * image.height > PIXEL_LIMIT:
@@ -178,9 +166,8 @@ def check_chunk(
         except (OSError, ValueError) as error:
             if shortage(error):
                 raise
-            reason = str(error).replace(
-                str(root), "the data set's folder"
-            )  # stays true if the folder moves
+            # stays true if the folder moves
+            reason = str(error).replace(str(root), "the data set's folder")
             facts.append((row, Fact(sha256=sha256, reason=reason)))
             continue
         # The smooth filter is on purpose: plain means of blocks change with the positions of the

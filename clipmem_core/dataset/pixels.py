@@ -34,9 +34,7 @@ FACTS_FILE = "facts.parquet"
 DESCRIPTORS_FILE = "descriptors.npy"
 PIXELS_FILE = "pixels.npy"
 
-Progress = Callable[[int, int], None]
-Work = Callable[[list[tuple[int, str]]], list[tuple[int, Fact]]]
-
+_CRASHED = "the process decoding it crashed or hung"
 _CHUNK = 16  # pictures handed to a process at a time
 
 
@@ -50,9 +48,8 @@ class Pixels:
     size: int  # pixels of a square's side
     images: Sequence[str] = ()  # reference of each picture
     read: Callable[[str], np.ndarray] | None = None  # decodes the square of a reference
-    stored: np.ndarray | None = (
-        None  # uint8 [n_cached, size, size, 3]; None: the cache has no squares
-    )
+    # uint8 [n_cached, size, size, 3]; None: the cache has no squares
+    stored: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -104,7 +101,7 @@ def check_pictures(
     cache: Path,
     budget_bytes: int,
     workers: int | None = None,
-    progress: Progress | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> tuple[pd.DataFrame, Pixels]:
     """Decode every picture of a data set once, or read the facts and squares (`Pixels`) that an
     earlier run stored.
@@ -129,13 +126,23 @@ def check_pictures(
                 work = functools.partial(
                     check_chunk, root=root, size=size, resize_mode=resize_mode, pixels=squares
                 )
-                _decode_into(part, work, images, workers or cores(), progress)
+                facts = dict[int, Fact]()
+                chunks = map_chunks(
+                    work, list(enumerate(images)), workers=workers or cores(), chunk=_CHUNK
+                )
+                with closing(chunks):
+                    for chunk, result in chunks:
+                        crashed = [(row, Fact(reason=_CRASHED)) for row, _ in chunk]
+                        facts.update(result or crashed)
+                        if progress is not None:
+                            progress(len(facts), len(images))
+                _write_facts(part, [facts[row] for row in range(len(images))])
                 for path in (*part.iterdir(), part):
                     sync(path)
             sync(cache)
-    facts = pq.read_table(folder / FACTS_FILE).to_pydict()
-    texts = {name: pd.Series(facts[name], dtype=object) for name in (c.SHA256, c.REASON)}
-    numbers = {name: np.array(facts[name], np.int64) for name in (c.WIDTH, c.HEIGHT)}
+    columns = pq.read_table(folder / FACTS_FILE).to_pydict()
+    texts = {name: pd.Series(columns[name], dtype=object) for name in (c.SHA256, c.REASON)}
+    numbers = {name: np.array(columns[name], np.int64) for name in (c.WIDTH, c.HEIGHT)}
     rows = np.arange(len(images))
     pixels = open_pixels(
         folder, rows=rows, root=root, images=images, size=size, resize_mode=resize_mode
@@ -143,22 +150,10 @@ def check_pictures(
     return pd.DataFrame(numbers | texts), pixels
 
 
-def _decode_into(
-    folder: Path, work: Work, images: Sequence[str], workers: int, progress: Progress | None
-) -> None:
-    facts: dict[int, Fact] = {}
-    with closing(
-        map_chunks(work, list(enumerate(images)), workers=workers, chunk=_CHUNK)
-    ) as results:
-        for part, result in results:
-            facts.update(
-                result
-                or {row: Fact(reason="the process decoding it crashed or hung") for row, _ in part}
-            )
-            if progress is not None:
-                progress(len(facts), len(images))
-    table = pd.DataFrame([facts[row] for row in range(len(images))], columns=Fact._fields)
+def _write_facts(folder: Path, facts: list[Fact]) -> None:
+    """Write the facts and the descriptors of the pictures."""
+    table = pd.DataFrame(facts, columns=Fact._fields)
     descriptors = np.frombuffer(b"".join(table.pop("descriptor")), np.uint8)
-    np.save(folder / DESCRIPTORS_FILE, descriptors.reshape(len(images), len(Fact().descriptor)))
+    np.save(folder / DESCRIPTORS_FILE, descriptors.reshape(len(facts), len(Fact().descriptor)))
     types = {c.WIDTH: "int64", c.HEIGHT: "int64", c.SHA256: "string", c.REASON: "string"}
     table.astype(types).to_parquet(folder / FACTS_FILE, index=False)

@@ -10,19 +10,23 @@ import pandas as pd
 
 from clipmem_core.config import SETS, InputError, SourceOptions
 from clipmem_core.dataset.readers import columnar, folders, shards, tables
-from clipmem_core.dataset.readers.paths import is_url
+from clipmem_core.dataset.readers.paths import (
+    DELIMITED_SUFFIXES,
+    JSON_LINES_SUFFIXES,
+    SOURCE_SUFFIXES,
+    TABLE_SUFFIXES,
+    is_url,
+)
 from clipmem_core.dataset.readers.records import Rows, merge_rows
-from clipmem_core.dataset.readers.remote import fetch, fetch_from_hub, is_hub_name
+from clipmem_core.dataset.readers.remote import fetch_from_hub, fetch_source, is_hub_name
 from clipmem_core.dataset.scenes import drawing
 
 DRAWN = "scenes"
-FORMATS = (
+KNOWN_SOURCES = (
     "a CSV, TSV, JSONL or Parquet file, COCO captions JSON, WebDataset shards "
-    "(name-{000..041}.tar), "
-    "a Hugging Face data set (saved folder, Parquet or owner/name), a folder of pictures with "
-    ".txt captions, or scenes"
+    "(name-{000..041}.tar), a Hugging Face data set (saved folder, Parquet or owner/name), "
+    "a folder of pictures with .txt captions, or scenes"
 )
-_TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")
 _PATTERN = re.compile(r".*\{.*\.tar", re.DOTALL)  # of shards
 _USUAL = ("captions", "metadata", "annotations")  # names that win if a folder has several tables
 
@@ -35,9 +39,9 @@ def _ends(*suffixes: str) -> Callable[[Path], bool]:
 READERS: tuple[tuple[Callable[[Path], object], Callable[[Path, SourceOptions], Rows]], ...] = (
     (columnar.is_saved_folder, columnar.read_saved_folder),
     (shards.shards_in, lambda path, options: shards.read_shards(shards.shards_in(path), options)),
-    (_ends(".csv", ".tsv", ".txt"), tables.read_delimited),
-    (_ends(".jsonl", ".ndjson"), tables.read_jsonl),
-    (_ends(".json"), tables.read_json),
+    (_ends(*DELIMITED_SUFFIXES, ".txt"), tables.read_delimited),
+    (_ends(*JSON_LINES_SUFFIXES), tables.read_jsonl),
+    (_ends(".json"), tables.read_json_table),
     (columnar.parquet_files, columnar.read_parquet),
     (folders.holds_pictures, folders.read_folder),
 )
@@ -69,7 +73,7 @@ def read_source(
 ) -> RawPairs:
     """Read a data set: a path, a brace pattern of shards, a URL of either, `owner/name` on the hub,
     or `scenes`."""
-    source = fetch(source, data=data, say=say)
+    source = fetch_source(source, data=data, say=say)
     try:
         rows = _read(source, options, data)
         total, pairs, quarantine = merge_rows(rows)
@@ -82,15 +86,16 @@ def check_source(source: str) -> None:
     """Refuse a source that is no path, URL, pattern, synthetic set or name on the hub."""
     named = source == DRAWN or is_url(source) or _PATTERN.fullmatch(source) or is_hub_name(source)
     if not named and not Path(os.path.expanduser(source)).exists():
-        raise InputError(f"there is no {source!r}: give {FORMATS}")
+        raise InputError(f"there is no {source!r}: give {KNOWN_SOURCES}")
 
 
 def lacks_captions(source: str) -> bool:
     """Tell whether a source is class folders of pictures without captions, which need a
     `--caption-template`."""
     folder = Path(os.path.expanduser(source))
-    tables = {*_TABLES, ".json", ".tar", ".parquet"}
-    if not folder.is_dir() or any(path.suffix.lower() in tables for path in folder.iterdir()):
+    if not folder.is_dir():
+        return False
+    if any(path.suffix.lower() in SOURCE_SUFFIXES for path in folder.iterdir()):
         return False
     return folders.has_class_folders(folder)
 
@@ -110,26 +115,23 @@ def _read(source: str, options: SourceOptions, data: Path) -> Rows:
         file = fetch_from_hub(source, split=options.split, data=data)
         return columnar.read_arrow_files([file], file.parent, options, kind="huggingface")
     if not path.is_dir() and not path.is_file():
-        raise InputError(f"{source} is neither a folder nor a regular file: give {FORMATS}")
+        raise InputError(f"{source} is neither a folder nor a regular file: give {KNOWN_SOURCES}")
     if path.is_dir() and not columnar.is_saved_folder(path) and not shards.shards_in(path):
         path = _captions_file(path) or path
     if path.is_file() and path.stat().st_size == 0:
-        raise InputError(f"{path} is empty: give {FORMATS}")
+        raise InputError(f"{path} is empty: give {KNOWN_SOURCES}")
     for matches, read in READERS:
         if matches(path):
             return read(path, options)
-    raise InputError(f"{path} holds no data set of a known format: give {FORMATS}")
+    raise InputError(f"{path} holds no data set of a known format: give {KNOWN_SOURCES}")
 
 
 def _captions_file(folder: Path) -> Path | None:
     """Return the only table of a folder, or the only one with a usual name; a JSON file needs a
     usual name."""
-    files = [
-        path
-        for path in sorted(folder.iterdir())
-        if path.is_file() and not path.name.startswith(".")
-    ]
-    candidates = [path for path in files if path.suffix.lower() in _TABLES]
+    files = [path for path in sorted(folder.iterdir()) if path.is_file()]
+    files = [path for path in files if not path.name.startswith(".")]
+    candidates = [path for path in files if path.suffix.lower() in TABLE_SUFFIXES]
     named = [path for path in files if path.suffix.lower() == ".json"] + candidates
     usual = [path for path in named if path.stem.lower().startswith(_USUAL)]
     candidates = usual if len(usual) == 1 else candidates or usual

@@ -8,27 +8,15 @@ import multiprocessing
 import os
 import signal
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
-from itertools import islice
-from typing import Any, TypeVar
+from collections.abc import Callable, Generator, Sequence
+from typing import TypeVar
 
 from pebble import ProcessExpired, ProcessPool
 
-Item = TypeVar("Item")
+Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 SECONDS = 300.0  # limit of a chunk; the largest picture takes a few seconds
-_AHEAD = 32  # finished chunks a worker that may wait for the caller
-# Signals that a process raises itself. Any other one was sent from outside, for example when memory
-# ran out.
-_CRASHES = {
-    -signal.SIGSEGV,
-    -signal.SIGBUS,
-    -signal.SIGABRT,
-    -signal.SIGILL,
-    -signal.SIGFPE,
-    -signal.SIGTRAP,
-}
 
 
 def cores() -> int:
@@ -37,8 +25,8 @@ def cores() -> int:
 
 
 def map_chunks(
-    work: Callable[[list[Item]], Result], items: Sequence[Item], *, workers: int, chunk: int
-) -> Generator[tuple[list[Item], Result | None], None, None]:
+    work: Callable[[list[Task]], Result], items: Sequence[Task], *, workers: int, chunk: int
+) -> Generator[tuple[list[Task], Result | None], None, None]:
     """Yield each chunk of items with the result of `work`, a function of a module or a partial of
     one.
 
@@ -46,39 +34,35 @@ def map_chunks(
     process. An item that crashes or hangs its process again has the result None; one whose process
     is killed again raises MemoryError.
     """
-    retries: list[list[Item]] = []
-    chunks = (list(items[start : start + chunk]) for start in range(0, len(items), chunk))
+    chunks = [list(items[start : start + chunk]) for start in range(0, len(items), chunk)]
+    retries = list[list[Task]]()
     for part, result, error in _results(work, chunks, workers):
         if error:
             retries += [[item] for item in part]
         else:
             yield part, result
-    for part, result, error in _results(work, iter(retries), 1):
-        if isinstance(error, ProcessExpired) and error.exitcode not in _CRASHES:
+    for part, result, error in _results(work, retries, 1):
+        # by the system, for example when memory ran out
+        if isinstance(error, ProcessExpired) and error.exitcode == -signal.SIGKILL:
             raise MemoryError(f"the process working on {part[0]!r} was killed, alone as well")
         yield part, result
 
 
 def _results(
-    work: Callable[[list[Item]], Result], chunks: Iterator[list[Item]], workers: int
-) -> Generator[tuple[list[Item], Result | None, Exception | None], None, None]:
+    work: Callable[[list[Task]], Result], chunks: Sequence[list[Task]], workers: int
+) -> Generator[tuple[list[Task], Result | None, Exception | None], None, None]:
     """Yield each chunk in order with its result, or with the error that ended its process."""
-    waiting: deque[tuple[list[Item], Any]] = deque()
     pool = ProcessPool(workers, initializer=_silence, context=multiprocessing.get_context("spawn"))
     try:
-        while True:
-            for part in islice(chunks, _AHEAD * workers - len(waiting)):
-                waiting.append((part, pool.schedule(work, (part,), timeout=SECONDS)))
-            if not waiting:
-                return
-            part, future = waiting.popleft()
+        futures = deque(pool.schedule(work, (part,), timeout=SECONDS) for part in chunks)
+        for part in chunks:
             result = None
-            died = None
+            failure = None
             try:
-                result = future.result()
+                result = futures.popleft().result()
             except (ProcessExpired, TimeoutError) as error:
-                died = error
-            yield part, result, died
+                failure = error
+            yield part, result, failure
     finally:
         pool.stop()
         pool.join()

@@ -50,7 +50,7 @@ from clipmem_core.config import (
 from clipmem_core.dataset.injected_errors import (
     ERROR_KINDS,
     WORD_KINDS,
-    Change,
+    ChangedCaption,
     inject_errors,
     picture_sources,
 )
@@ -270,7 +270,7 @@ def _run_piece(benchmark: Benchmark, piece: Piece) -> None:
 
 
 def _measure(
-    shared: Shared, rows: np.ndarray, changes: Sequence[Change], *, blind: bool
+    shared: Shared, rows: np.ndarray, changes: Sequence[ChangedCaption], *, blind: bool
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Return each detector's scores of the scored pairs `rows`, and the result of an injection."""
     every, without = _pair_scores(shared)
@@ -363,7 +363,7 @@ def _measure_captions(
 ) -> dict[str, dict[str, Any]]:
     """Return how well detectors find single captions and words of the scored pairs `rows`.
 
-    `changed` has the fields of `Change`, by the number of the caption among all.
+    `changed` has the fields of `ChangedCaption`, by the number of the caption among all.
     """
     audit = shared.audit
     counts = np.diff(shared.data.caption_start)

@@ -5,7 +5,8 @@ import tarfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from PIL import Image
+import numpy as np
+from PIL import Image, ImageDraw
 
 from clipmem_core.config import SourceOptions
 from clipmem_core.dataset.source import RawPairs, read_source
@@ -33,6 +34,20 @@ def picture_bytes(shade: int = 100, *, format: str = "PNG") -> bytes:
     stream = io.BytesIO()
     Image.new("RGB", (8, 8), (shade, 80, 20)).save(stream, format=format)
     return stream.getvalue()
+
+
+def drawing(seed: int, *, side: int = 256) -> Image.Image:
+    """Draw a few coloured shapes on a coloured ground."""
+    rng = np.random.default_rng(seed)
+    image = Image.new("RGB", (side, side), tuple(rng.integers(120, 256, 3).tolist()))
+    draw = ImageDraw.Draw(image)
+    for _ in range(6):
+        x, y = rng.integers(0, side * 3 // 4, 2).tolist()
+        width, height = rng.integers(side // 8, side // 2, 2).tolist()
+        colour = tuple(rng.integers(0, 256, 3).tolist())
+        shape = draw.ellipse if rng.random() < 0.5 else draw.rectangle
+        shape((x, y, x + width, y + height), fill=colour)
+    return image
 
 
 def draw(folder: Path, *names: str) -> None:

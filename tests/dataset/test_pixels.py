@@ -64,57 +64,43 @@ def calls(root: Path, **options: Any) -> int:
 
 
 def test_facts_and_squares_match_the_files(shared: Path) -> None:
-    facts, _ = check(shared)
+    facts, pixels = check(shared)
     assert facts["width"].tolist() == [300, 200, 0, facts["width"][3], 300, 0]
     assert facts["height"].tolist()[:3] == [200, 300, 0]
-    assert facts["width"][3] > 300
     expected = [hashlib.sha256((shared / image).read_bytes()).hexdigest() for image in IMAGES[:5]]
     assert facts["sha256"].tolist() == [*expected, ""]
     assert [facts["reason"][row] for row in GOOD] == [None] * 4
     assert "truncated" in facts["reason"][2]
     assert "missing.png" in facts["reason"][5]
-    _, pixels = check(shared)
-    assert len(pixels) == len(IMAGES)
-    assert pixels.size == 24
-    squares = pixels.gather(np.array([3, 0, 0]))
-    expected = [
-        read_square(shared, IMAGES[row], size=24, resize_mode="shortest") for row in (3, 0, 0)
-    ]
-    assert np.array_equal(squares, expected)
+    squares = pixels.gather(np.array([3, 0]))
+    for square, image in zip(squares, ("sub/clear.png", "a.png"), strict=True):
+        assert np.array_equal(square, read_square(shared, image, size=24, resize_mode="shortest"))
 
 
 def test_streamed_and_cached_squares_are_equal(shared: Path) -> None:
     _, streamed = check(shared, budget=0)
-    assert streamed.stored is None
     assert not (streamed.folder / "pixels.npy").exists()
     _, cached = check(shared)
-    assert cached.stored is not None
+    assert (cached.folder / "pixels.npy").exists()
     with pytest.raises(PictureError, match=r"broken\.png: truncated"):
         streamed.gather(np.array([0, 2]))
     rows = GOOD[[2, 0, 1, 1, 3]]
     assert np.array_equal(cached.gather(rows), streamed.gather(rows))
 
 
-@pytest.mark.parametrize("budget", [0, 1 << 20])
-def test_a_selection_is_numbered_from_zero_and_can_be_opened(shared: Path, budget: int) -> None:
-    _, pixels = check(shared, budget=budget)
+def test_a_selection_is_numbered_from_zero_and_can_be_opened(shared: Path) -> None:
+    _, pixels = check(shared)
     some = pixels.select(GOOD).select(np.array([1, 2]))
-    assert len(some) == 2
     assert np.array_equal(some.gather(np.array([1, 0])), pixels.gather(np.array([3, 1])))
-    options: dict[str, Any] = {
-        "images": ["turned.jpg", "sub/clear.png"],
-        "size": 24,
-        "resize_mode": "shortest",
-    }
-    opened = open_pixels(some.folder, rows=some.rows, root=shared, **options)
+    settings: dict[str, Any] = {"size": 24, "resize_mode": "shortest"}
+    opened = open_pixels(some.folder, rows=some.rows, root=shared, images=IMAGES[1:4:2], **settings)
     assert np.array_equal(opened.gather(np.arange(2)), some.gather(np.arange(2)))
     assert np.array_equal(opened.descriptors(), pixels.descriptors()[[1, 3]])
 
 
 def test_a_cache_is_reused_unless_an_input_changes(root: Path) -> None:
-    first, pixels = check(root)
+    _, pixels = check(root)
     assert calls(root) == 0
-    pd.testing.assert_frame_equal(check(root)[0], first)
     (pixels.folder / "pixels.npy").unlink()  # as after a run with a smaller budget
     assert calls(root) > 0
     assert calls(root, resize_mode="squash") > 0

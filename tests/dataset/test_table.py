@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from clipmem_core.config import InputError
-from clipmem_core.dataset.source import FORMATS
+from clipmem_core.dataset.source import KNOWN_SOURCES
 from tests.dataset.samples import draw, read
 
 TABLE = "image,caption\na.png,x\n"
@@ -38,11 +38,9 @@ def test_the_captions_of_a_folder_are_found(
 
 
 @pytest.mark.parametrize("source", ["gone.csv", "x" * 5000, "nul\0"])
-def test_a_missing_source_lists_the_formats(tmp_path: Path, source: str) -> None:
-    with pytest.raises(InputError) as caught:
+def test_a_missing_source_is_one_line(tmp_path: Path, source: str) -> None:
+    with pytest.raises(InputError, match="there is no|too long") as caught:
         read(f"{tmp_path}/none/{source}")
-    assert source[:20].strip("/\0") in str(caught.value)
-    assert FORMATS in str(caught.value) or "too long" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -51,7 +49,7 @@ def test_no_data_set_lists_the_formats_and_several_tables_are_an_error(tmp_path:
         (tmp_path / name).write_bytes(b"" if name.startswith("empty") else b"data")
         with pytest.raises(InputError, match="of a known format|is empty") as caught:
             read(tmp_path / name)
-        assert FORMATS in str(caught.value)
+        assert KNOWN_SOURCES in str(caught.value)
     (tmp_path / "deep").mkdir()
     with pytest.raises(InputError, match="holds no data set"):
         read(tmp_path / "deep")

@@ -17,15 +17,19 @@ from clipmem_core.dataset.readers.containers import (
     picture_column,
 )
 from clipmem_core.dataset.readers.paths import (
-    JSON,
     LINK_LEAVES,
+    decode_json,
     is_inside,
-    parse,
-    read_file,
     reading_fault,
     stamped,
 )
-from clipmem_core.dataset.readers.records import Fields, Row, Rows, find_fields, in_image_folder
+from clipmem_core.dataset.readers.records import (
+    FieldColumns,
+    Row,
+    Rows,
+    find_fields,
+    in_image_folder,
+)
 
 _BATCH = 8192  # rows that are Python objects at a time
 _SPLIT = re.compile(r"(.+)-\d{5}-of-\d{5}$|(train|validation|valid|val|dev|test)(?=$|[-_.])")
@@ -78,17 +82,14 @@ def read_saved_folder(folder: Path, options: SourceOptions) -> Rows:
     path = folder / _SPLITS
     try:
         if path.is_file():
-            splits = [str(split) for split in parse(read_file(path, JSON).decode())["splits"]]
-            _check_split(options.split, splits, folder)
+            _check_split(options.split, list(decode_json(path.read_text())["splits"]), folder)
             home = folder / options.split
         path = home / _STATE
-        files = [
-            home / Path(entry["filename"]).name
-            for entry in parse(read_file(path, JSON).decode())["_data_files"]
-        ]
-    except InputError:
-        raise
+        entries = decode_json(path.read_text())["_data_files"]
+        files = [home / Path(entry["filename"]).name for entry in entries]
     except (OSError, ValueError, LookupError, TypeError) as error:
+        if isinstance(error, InputError):
+            raise
         raise InputError(
             f"{path} cannot be read ({error!r}): save the data set again with save_to_disk"
         ) from error
@@ -101,7 +102,7 @@ def read_arrow_files(
     """Read Parquet or Arrow files that make one data set; a damaged one among several is a row in
     quarantine."""
     names = {path: path.relative_to(root).as_posix() for path in files}
-    fields = dict[Path, Fields]()
+    fields = dict[Path, FieldColumns]()
     faults = dict[Path, str]()
     inside = False
     for path in files:
@@ -109,24 +110,18 @@ def read_arrow_files(
             if not is_inside(str(root.resolve()), str(path)):
                 raise InputError(LINK_LEAVES.replace("image", "file"))
             schema = read_schema(path)
-        except (
-            InputError,
-            OSError,
-            ValueError,
-        ) as error:  # ValueError: a name that no file can have
+        except (InputError, OSError, ValueError) as error:  # ValueError: no file has such a name
             faults[path] = reading_fault(error, path.name)
             continue
         pictures = picture_column(schema)
-        fields[path] = chosen = find_fields(
-            schema.names, options, source=names[path], picture=pictures
-        )
+        chosen = find_fields(schema.names, options, source=names[path], picture=pictures)
+        fields[path] = chosen
         inside |= chosen.image == pictures
         image_type = schema.field(chosen.image).type
         if chosen.image != pictures and pa.types.is_struct(image_type):
             raise InputError(
                 f"{names[path]}: column {chosen.image!r} holds no paths but {image_type}. "
-                "Pictures inside a file are "
-                "read from its first column of binary picture bytes "
+                "Pictures inside a file are read from its first column of binary picture bytes "
                 f"({pictures or 'there is none'})"
             )
 
@@ -140,21 +135,17 @@ def read_arrow_files(
             else:
                 yield from _file_rows(path, names[path], fields[path])
 
-    return in_image_folder(
-        Rows(root, kind, rows(), files=not inside), options.image_folder, files[0]
-    )
+    found = Rows(root, kind, rows(), files=not inside)
+    return in_image_folder(found, options.image_folder, files[0])
 
 
-def _file_rows(path: Path, name: str, fields: Fields) -> Iterator[Row]:
+def _file_rows(path: Path, name_of_file: str, fields: FieldColumns) -> Iterator[Row]:
     schema = read_schema(path)
     file = stamped(path)
-    row = 0
     inside = fields.image == picture_column(schema)
-    names = [
-        column
-        for column in dict.fromkeys(fields)
-        if column and not (inside and column == fields.image)
-    ]
+    read = fields._replace(image="") if inside else fields
+    names = list(dict.fromkeys(filter(None, read)))
+    row = 0
     with damage_as_input_error(file):
         if path.suffix == ".arrow":
             batches = arrow_table(file).select(names).to_batches(_BATCH)
@@ -162,42 +153,37 @@ def _file_rows(path: Path, name: str, fields: Fields) -> Iterator[Row]:
             batches = parquet_file(file).iter_batches(_BATCH, columns=names)
         for batch in batches:
             batch.validate(full=True)
-            columns = [
-                _values(batch, schema, column) if column in names else [None] * len(batch)
-                for column in fields
-            ]
-            for image, *values in zip(*columns, strict=True):
-                reference = f"{name}#{row}"
-                fault = next(
-                    (value for value in (image, *values) if isinstance(value, Exception)), None
-                )
-                if fault:
-                    yield Row(reference, reason=f"value cannot be read ({fault})")
-                else:
-                    yield Row(reference, reference if inside else image, *values)
+            values = {name: _values(batch[name], _classes(schema, name)) for name in names}
+            for i in range(len(batch)):
+                reference = f"{name_of_file}#{row}"
                 row += 1
+                image, *rest = (values[column][i] if column else None for column in read)
+                faults = [value for value in (image, *rest) if isinstance(value, Exception)]
+                if faults:
+                    yield Row(reference, reason=f"value cannot be read ({faults[0]})")
+                else:
+                    yield Row._make((reference, reference if inside else image, *rest, ""))
 
 
-def _values(batch: pa.RecordBatch, schema: pa.Schema, column: str) -> list[Any]:
-    """Return a column as Python values: class names for Hugging Face's numbers, errors for what
-    Python cannot hold."""
-    values = list[Any]()
-    classes = dict[Any, Any]()
+def _classes(schema: pa.Schema, column: str) -> dict[Any, str]:
+    """Return the class names of Hugging Face by their numbers; empty without any."""
     with contextlib.suppress(LookupError, TypeError, ValueError):
-        features = parse((schema.metadata or {})[b"huggingface"].decode())["info"]["features"]
-        classes.update(enumerate(features[column]["names"]))
-    for scalar in batch[column]:
+        features = decode_json((schema.metadata or {})[b"huggingface"].decode())["info"]["features"]
+        return dict(enumerate(features[column]["names"]))
+    return {}
+
+
+def _values(values: pa.Array, classes: dict[Any, str]) -> list[Any]:
+    """Return Python values: class names for their numbers, errors for what Python cannot hold."""
+    converted = list[Any]()
+    for scalar in values:
         try:
             value = scalar.as_py()
-            values.append(classes.get(value, value) if isinstance(value, int | float) else value)
-        except (
-            ValueError,
-            TypeError,
-            ArithmeticError,
-            LookupError,
-        ) as error:  # dates out of range, unknown zones
-            values.append(error)
-    return values
+            converted.append(classes.get(value, value) if isinstance(value, int | float) else value)
+        # dates out of range, unknown zones
+        except (ValueError, TypeError, ArithmeticError, LookupError) as error:
+            converted.append(error)
+    return converted
 
 
 def read_schema(path: Path) -> pa.Schema:

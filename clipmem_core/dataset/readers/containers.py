@@ -7,13 +7,14 @@ size and time: a rewritten file is read anew. The processes that decode pictures
 so it is light.
 """
 
+import contextlib
 import hashlib
+import json
 import os
 import posixpath
 import re
 import tarfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -30,29 +31,12 @@ from clipmem_core.io import shortage
 _ROW = re.compile(r"(.+\.(?:parquet|arrow))#(\d+)")
 _TAR = re.compile(r"\.tar/", re.IGNORECASE)
 _TAR_BLOCK = 512  # bytes of a tar header
-_TAR_DAMAGE = (
-    tarfile.TarError,
-    ValueError,
-    LookupError,
-    ArithmeticError,
-    RecursionError,
-)  # what tarfile raises
-_BLOB_NAMES = frozenset(
-    [
-        "image",
-        "images",
-        "img",
-        "picture",
-        "photo",
-        "image_bytes",
-        "bytes",
-        "content",
-        "jpg",
-        "jpeg",
-        "png",
-        "webp",
-    ]
+# usual names of columns; the first one in a table is used
+COLUMN_NAMES: dict[str, list[str]] = json.loads(
+    (Path(__file__).parent / "column_names.json").read_text("utf-8")
 )
+# what tarfile raises
+_TAR_DAMAGE = (tarfile.TarError, ValueError, LookupError, ArithmeticError, RecursionError)
 
 
 def split_reference(root: Path, image: str) -> tuple[Path, str | int | None]:
@@ -94,14 +78,10 @@ def source_stamp(root: Path, images: Sequence[str]) -> str:
     """Return 32 hex digits that change with the references, their order, and the size or time of
     their files."""
     digest = hashlib.sha256()
-    for image in images:
-        digest.update(image.encode("utf-8", "surrogatepass") + b"\n")
-    for path in dict.fromkeys(split_reference(root, image)[0] for image in images):
-        try:
-            status = path.stat()
-            digest.update(f"{status.st_size} {status.st_mtime_ns // 1_000_000}\n".encode())
-        except OSError:
-            digest.update(b"missing\n")
+    files = dict.fromkeys(split_reference(root, image)[0] for image in images)
+    stamps = [paths.stamped(file)[1:] if file.is_file() else () for file in files]
+    for line in (*images, *map(str, stamps)):
+        digest.update(line.encode("utf-8", "surrogatepass") + b"\n")
     return digest.hexdigest()[:32]
 
 
@@ -118,58 +98,46 @@ def scan_tar(path: Path) -> TarContent:
     """List a tar's files from its headers; a member that is cut off is left out."""
     content = TarContent({}, [], False, {})
     size = paths.stamped(path).size
-    offset = -1
     try:
-        with tarfile.open(path, mode="r:") as tar:
-            try:
-                while (
-                    member := tar.next()
-                ) is not None and tar.offset > offset:  # a negative size leads back
-                    offset = tar.offset
-                    tar.members = []  # type: ignore[attr-defined]  # tarfile would store every header
-                    name = posixpath.normpath(member.name).lstrip("/")
-                    if member.isdir() or (
-                        member.isreg() and member.offset_data + member.size > size
-                    ):
-                        continue
-                    if not member.isreg() or member.issparse() or member.size < 0:
-                        content.refused.append((name, "member is no plain file, or is damaged"))
-                    elif name in content.members:
-                        content.refused.append(
-                            (name, "member comes twice in the tar: the first is used")
-                        )
-                    else:
-                        content.members[name] = (member.offset_data, member.size)
-                        if name != member.name:
-                            content.original_names[name] = member.name
-            except _TAR_DAMAGE:
-                return content
-            with path.open("rb") as stream:
-                stream.seek(tar.offset)
-                return content._replace(complete=stream.read(_TAR_BLOCK) == bytes(_TAR_BLOCK))
+        tar = tarfile.open(path, mode="r:")  # noqa: SIM115
     except _TAR_DAMAGE as error:
         raise InputError(f"{path.name} is not an uncompressed tar archive ({error})") from error
+    with tar, contextlib.suppress(*_TAR_DAMAGE):
+        offset = -1
+        # a negative size leads back
+        while (member := tar.next()) is not None and tar.offset > offset:
+            offset = tar.offset
+            tar.members = []  # type: ignore[attr-defined]  # tarfile would store every header
+            name = posixpath.normpath(member.name).lstrip("/")
+            cut_off = member.isreg() and member.offset_data + member.size > size
+            if member.isdir() or cut_off:
+                continue
+            if not member.isreg() or member.issparse() or member.size < 0:
+                content.refused.append((name, "member is no plain file, or is damaged"))
+            elif name in content.members:
+                content.refused.append((name, "member comes twice in the tar: the first is used"))
+            else:
+                content.members[name] = (member.offset_data, member.size)
+                if name != member.name:
+                    content.original_names[name] = member.name
+        with path.open("rb") as stream:
+            stream.seek(tar.offset)
+            return content._replace(complete=stream.read(_TAR_BLOCK) == bytes(_TAR_BLOCK))
+    return content
 
 
-@lru_cache(maxsize=1024)
-def _tar_pictures(file: paths.Stamped) -> tuple[np.ndarray, np.ndarray]:
-    """Return a tar's pictures sorted by name: names, and int64 [n, 2] offsets and sizes; about 30
-    bytes a picture."""
-    members = scan_tar(Path(file.path)).members.items()
-    pictures = sorted(
-        (os.fsencode(name), place) for name, place in members if paths.is_picture(name)
-    )
-    places = np.array([place for _, place in pictures], np.int64).reshape(-1, 2)
-    return np.array([name for name, _ in pictures], dtype=bytes), places
+@lru_cache(maxsize=256)
+def _tar_pictures(file: paths.Stamped) -> dict[str, tuple[int, int]]:
+    """Return the offset and size of a tar's pictures by name."""
+    members = scan_tar(Path(file.path)).members
+    return {name: place for name, place in members.items() if paths.is_picture(name)}
 
 
 def _tar_picture(path: Path, name: str) -> bytes:
-    names, places = _tar_pictures(paths.stamped(path))
-    key = os.fsencode(name)
-    index = int(np.searchsorted(names, key)) if len(names) else 0
-    if index == len(names) or names[index] != key:
+    places = _tar_pictures(paths.stamped(path))
+    if name not in places:
         raise LookupError(f"no such picture in {path.name}")
-    offset, size = places[index].tolist()
+    offset, size = places[name]
     if fault := paths.size_fault(size, paths.PICTURE):
         raise InputError(f"it is {fault}")
     with path.open("rb") as stream:
@@ -184,18 +152,12 @@ def picture_column(schema: pa.Schema) -> str:
     def is_blob(kind: pa.DataType) -> bool:
         return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
-    def has_bytes(kind: pa.DataType) -> bool:
-        return (
-            pa.types.is_struct(kind)
-            and (i := kind.get_field_index("bytes")) >= 0
-            and is_blob(kind.field(i).type)
-        )
-
-    structs = [field.name for field in schema if has_bytes(field.type)]
-    blobs = [
-        field.name for field in schema if is_blob(field.type) and field.name.lower() in _BLOB_NAMES
-    ]
-    return next(iter(structs + blobs), "")
+    for field in schema:
+        parts = list(field.type) if pa.types.is_struct(field.type) else []
+        if any(part.name == "bytes" and is_blob(part.type) for part in parts):
+            return str(field.name)
+    blobs = [field.name for field in schema if is_blob(field.type)]
+    return next((name for name in blobs if name.lower() in COLUMN_NAMES["picture_bytes"]), "")
 
 
 def _table_picture(path: Path, row: int) -> bytes:
@@ -206,9 +168,8 @@ def _table_picture(path: Path, row: int) -> bytes:
     group = int(np.searchsorted(ends, row, side="right"))
     if group == len(ends):
         raise LookupError(f"{path.name} has no row {row}")
-    data = _group_pictures(file, group, column)[
-        row - (int(ends[group - 1]) if group else 0)
-    ].as_py()
+    # counted from the end of the row group
+    data = _group_pictures(file, group, column)[row - int(ends[group])].as_py()
     if data is None:
         raise LookupError(f"row {row} of {path.name} holds no picture bytes")
     return bytes(data)
@@ -231,9 +192,8 @@ def _group_pictures(file: paths.Stamped, group: int, column: str) -> pa.ChunkedA
         if file.path.endswith(".arrow"):
             pictures = arrow_table(file)[column]
         else:
-            pictures = parquet_file(file).read_row_group(
-                group, columns=[column], use_threads=False
-            )[column]
+            parquet = parquet_file(file)
+            pictures = parquet.read_row_group(group, columns=[column], use_threads=False)[column]
         return pc.struct_field(pictures, "bytes") if pa.types.is_struct(pictures.type) else pictures
 
 
@@ -252,7 +212,7 @@ def arrow_table(file: paths.Stamped) -> pa.Table:
         return table
 
 
-@contextmanager
+@contextlib.contextmanager
 def damage_as_input_error(file: paths.Stamped) -> Iterator[None]:
     """Turn any error of pyarrow on a damaged file into an InputError of one line."""
     try:

@@ -40,16 +40,17 @@ def read_folder(root: Path, options: SourceOptions) -> Rows:
         used = False
         for folder, files in _walk(root):
             texts = {
-                os.path.splitext(name)[0]: name for name in files if name.lower().endswith(".txt")
+                os.path.splitext(name)[0]: os.path.join(folder, name)
+                for name in files
+                if name.lower().endswith(".txt")
             }
             pictures = {name: os.path.splitext(name)[0] for name in files if paths.is_picture(name)}
             for name, stem in pictures.items():
-                text = os.path.join(folder, texts[stem]) if stem in texts else None
-                row = _row(root, os.path.join(folder, name), text, template)
+                row = _row(root, os.path.join(folder, name), texts.get(stem), template)
                 used = used or not row.reason
                 yield row
             for stem in sorted(texts.keys() - pictures.values()):
-                yield Row(os.path.join(folder, texts[stem]), reason="no picture of the same name")
+                yield Row(texts[stem], reason="no picture of the same name")
         if not used:
             raise InputError(
                 f"{root} holds pictures but no captions: put a .txt of the same name beside "
@@ -66,10 +67,8 @@ def _walk(root: Path) -> Iterator[tuple[str, list[str]]]:
     for path, folders, files in os.walk(root):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         relative = os.path.relpath(path, root)
-        yield (
-            "" if relative == "." else relative,
-            sorted(name for name in files if not name.startswith(".")),
-        )
+        shown = sorted(name for name in files if not name.startswith("."))
+        yield "" if relative == "." else relative, shown
 
 
 def _row(root: Path, image: str, text: str | None, template: str) -> Row:
@@ -79,12 +78,10 @@ def _row(root: Path, image: str, text: str | None, template: str) -> Row:
     if text is None:
         return Row(image, image, reason=f"no caption file: {Path(image).stem}.txt is missing")
     path = root / text
-    if path.is_symlink() and not paths.is_inside(os.path.realpath(root), os.fspath(path)):
+    if not paths.is_inside(os.path.realpath(root), os.fspath(path)):
         return Row(image, image, reason=paths.LINK_LEAVES.replace("image", "caption file"))
     try:
-        captions = list(
-            filter(str.strip, _LINE_END.split(paths.decode_text(paths.read_file(path, paths.TEXT))))
-        )
+        lines = _LINE_END.split(paths.decode_text(paths.read_file(path, paths.TEXT)))
     except (InputError, OSError) as error:
         return Row(image, image, reason=paths.reading_fault(error, "caption file"))
-    return Row(image, image, captions, label)
+    return Row(image, image, list(filter(str.strip, lines)), label)

@@ -18,8 +18,11 @@ from urllib.parse import unquote
 from clipmem_core.facts import InputError
 from clipmem_core.io import shortage
 
-PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
-PATH_MAX = 4096  # characters, the limit of Linux
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+DELIMITED_SUFFIXES = (".csv", ".tsv")
+JSON_LINES_SUFFIXES = (".jsonl", ".ndjson")
+TABLE_SUFFIXES = (*DELIMITED_SUFFIXES, *JSON_LINES_SUFFIXES)
+SOURCE_SUFFIXES = (*TABLE_SUFFIXES, ".json", ".parquet", ".tar")  # of files that are a data set
 LINK_LEAVES = "image is reached by a link that leaves the data set's folder"
 
 # Size limits in bytes.
@@ -74,14 +77,12 @@ def is_url(text: str) -> bool:
 
 def is_picture(name: str) -> bool:
     """Tell whether a file name ends like a picture's."""
-    return posixpath.splitext(name)[1].lower() in PICTURE_SUFFIXES
+    return name.lower().endswith(PICTURE_SUFFIXES)
 
 
 def normal_reference(image: str) -> str:
     """Return the reference with forward slashes and without `.` and `..`; InputError if it leaves
     the folder."""
-    if len(image) >= PATH_MAX:
-        raise InputError(f"image path is longer than {PATH_MAX:,} characters")
     if "\0" in image or printable(image) != image:
         raise InputError("image path is not valid text")
     if is_url(image):
@@ -113,11 +114,12 @@ def picture_fault(root: str, image: str) -> str:
     if not is_inside(root, path):
         return LINK_LEAVES
     try:
-        return "" if stat.S_ISREG(os.stat(path).st_mode) else "image path is not a file"
+        stamped(Path(path))
     except OSError as error:
         if shortage(error):
             raise
-        return "no such picture file"
+        return "no such picture file" if error.errno != errno.EINVAL else "image path is not a file"
+    return ""
 
 
 def read_lines(path: Path) -> Iterator[str]:
@@ -137,9 +139,8 @@ def _text_lines(stream: BinaryIO) -> Iterator[str]:
     start = stream.read(2)
     stream.seek(0)
     if start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-        yield from io.StringIO(
-            stream.read().decode("utf-16", errors="replace").replace("\0", ""), newline="\n"
-        )
+        text = stream.read().decode("utf-16", errors="replace").replace("\0", "")
+        yield from io.StringIO(text, newline="\n")
         return
     for line in stream:
         try:
@@ -149,7 +150,7 @@ def _text_lines(stream: BinaryIO) -> Iterator[str]:
         yield text.replace("\0", "")
 
 
-def parse(text: str) -> Any:
+def decode_json(text: str) -> Any:
     """Return the JSON value in a text; ValueError if it is not JSON or nested too deeply."""
     try:
         return json.loads(text)

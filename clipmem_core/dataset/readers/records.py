@@ -4,6 +4,7 @@ Several rows of one picture become several captions of one pair. Every input row
 of the two tables. An empty entry in a list of captions counts as a separate row.
 """
 
+import itertools
 import os
 import posixpath
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,6 +17,7 @@ import pandas as pd
 from clipmem_core import columns as c
 from clipmem_core.config import InputError, SourceOptions
 from clipmem_core.dataset.readers import paths
+from clipmem_core.dataset.readers.containers import COLUMN_NAMES
 from clipmem_core.dataset.readers.paths import (
     as_name,
     is_missing,
@@ -24,21 +26,7 @@ from clipmem_core.dataset.readers.paths import (
     tidy,
 )
 
-_INJECTED = {c.MISCAPTION, c.VAGUE, c.DUPLICATE, c.ATYPICAL}
-_IMAGE = (
-    "filepath file_path image_path img_path image_file image_filename file_name filename "
-    "image_name image img images "
-    "picture photo path file local_path image_url url key"
-)
-_CAPTION = (
-    "caption captions title text txt description alt_text alttext alt comment sentence "
-    "sentences raw prompt"
-)
-# the first one in a table is used
-IMAGE_NAMES = _IMAGE.split()
-CAPTION_NAMES = _CAPTION.split()
-LABEL_NAMES = ["label", "labels", "class", "class_name", "category", "cls"]
-ID_NAMES = ["pair_id", "image_id", "id", "uid"]
+_INJECTED = (c.MISCAPTION, c.VAGUE, c.DUPLICATE, c.ATYPICAL)
 _SHOWN = 12  # columns an error message lists
 
 
@@ -69,36 +57,32 @@ class Rows:
 def named_folder(flag: str, file: Path) -> Path:
     """Return the folder of --image-folder, relative to the working directory or to the file that
     lists the pictures."""
-    folders = [
-        folder for folder in (Path(os.path.expanduser(flag)), file.parent / flag) if folder.is_dir()
-    ]
-    if not folders:
-        raise InputError(
-            f"--image-folder {flag} is not a folder: name the one with the pictures of {file.name}"
-        )
-    return folders[0].absolute()
+    for folder in (Path(os.path.expanduser(flag)), file.parent / flag):
+        if folder.is_dir():
+            return folder.absolute()
+    raise InputError(
+        f"--image-folder {flag} is not a folder: name the one with the pictures of {file.name}"
+    )
 
 
 def in_image_folder(rows: Rows, flag: str, file: Path) -> Rows:
     """Resolve picture paths in the folder of the flag; merging refuses absolute paths and links
     that leave it."""
-    if not rows.files:
+    if not rows.files or not flag:
         return rows
-    folder = named_folder(flag, file) if flag else rows.root
-    root = folder.resolve() if flag else folder
-    prefixes = [f"{os.path.normpath(path).rstrip('/')}/" for path in (folder, root)] if flag else []
+    folder = named_folder(flag, file)
+    root = folder.resolve()
+    prefixes = [f"{os.path.normpath(path).rstrip('/')}/" for path in (folder, root)]
 
     def relative(image: Any) -> Any:
-        if not isinstance(image, str) or not (image := image.strip()).startswith("/"):
+        if not isinstance(image, str) or not image.strip().startswith("/"):
             return image
-        path = posixpath.normpath(image)
-        return next(
-            (path.removeprefix(prefix) for prefix in prefixes if path.startswith(prefix)), image
-        )
+        path = posixpath.normpath(image.strip())
+        inside = [path.removeprefix(prefix) for prefix in prefixes if path.startswith(prefix)]
+        return inside[0] if inside else image
 
-    return replace(
-        rows, root=root, rows=(row._replace(image=relative(row.image)) for row in rows.rows)
-    )
+    moved = (row._replace(image=relative(row.image)) for row in rows.rows)
+    return replace(rows, root=root, rows=moved)
 
 
 def merge_rows(rows: Rows) -> tuple[int, pd.DataFrame, pd.DataFrame]:
@@ -109,7 +93,7 @@ def merge_rows(rows: Rows) -> tuple[int, pd.DataFrame, pd.DataFrame]:
     refused = list[tuple[str, str | None, str]]()
     owners = dict[str, str]()
     root = os.path.realpath(rows.root)
-    for row in (checked for raw in rows.rows for checked in _check(raw)):
+    for row in itertools.chain.from_iterable(map(_check, rows.rows)):
         total += 1
         reason = row.reason or (paths.picture_fault(root, row.image) if rows.files else "")
         if not reason:
@@ -118,20 +102,14 @@ def merge_rows(rows: Rows) -> tuple[int, pd.DataFrame, pd.DataFrame]:
             if owner != row.image:
                 reason = f"id {pair_id!r} already belongs to {owner!r}"
         if reason:
-            named = isinstance(row.image, str) and not is_missing(row.image)
-            image = tidy(row.image[: paths.PATH_MAX]) if named else None
-            refused.append(
-                (printable(row.source), as_name(row.pair_id) or image or None, printable(reason))
-            )
+            image = row.image if isinstance(row.image, str) else None
+            name = as_name(row.pair_id) or as_name(image)
+            refused.append((printable(row.source), name, printable(reason)))
             continue
-        _, _, captions, *facts = pair = pairs.setdefault(
-            row.image, [pair_id, row.image, [], None, None]
-        )
-        captions += [caption for caption in row.captions if caption not in captions]
-        pair[3:] = (
-            facts[0] or row.label,
-            facts[1] or (row.injected if row.injected in _INJECTED else None),
-        )
+        pair = pairs.setdefault(row.image, [pair_id, row.image, [], None, None])
+        pair[2] += [caption for caption in row.captions if caption not in pair[2]]
+        pair[3] = pair[3] or row.label
+        pair[4] = pair[4] or (row.injected if row.injected in _INJECTED else None)
     columns = [c.PAIR_ID, c.IMAGE, c.CAPTIONS, c.LABEL, c.INJECTED]
     return (
         total,
@@ -173,7 +151,7 @@ def _text(value: Any, what: str) -> str:
     return value
 
 
-class Fields(NamedTuple):
+class FieldColumns(NamedTuple):
     """The column of each value of a row; an empty string if there is none."""
 
     image: str
@@ -185,7 +163,7 @@ class Fields(NamedTuple):
 
 def find_fields(
     columns: Sequence[str], options: SourceOptions, *, source: str, picture: str = ""
-) -> Fields:
+) -> FieldColumns:
     """Choose the columns of a table; `picture` is the column whose type is a picture."""
     listed = ", ".join(repr(column[:40]) for column in columns[:_SHOWN])
     more = f" and {len(columns) - _SHOWN} more" if len(columns) > _SHOWN else ""
@@ -200,26 +178,21 @@ def find_fields(
         if name and name not in columns:
             raise InputError(f"{flag} names column {name!r}, but {message}")
     used = {*flags.values(), picture}
+    usual = {column.strip().lower(): column for column in reversed(columns) if column not in used}
 
-    def guess(names: Sequence[str]) -> str:
-        plain = {
-            column.strip().lower(): column for column in reversed(columns) if column not in used
-        }
-        column = next((plain[name] for name in names if name in plain), "")
-        used.add(column)
-        return column
+    def guess(kind: str) -> str:
+        names = [name for name in COLUMN_NAMES[kind] if name in usual]
+        return usual.pop(names[0]) if names else ""
 
-    caption = options.csv_caption_key or guess(CAPTION_NAMES)
-    image = options.csv_img_key or picture or guess(IMAGE_NAMES)
-    for column, what, flag in (
-        (caption, "captions", "--csv-caption-key"),
-        (image, "pictures", "--csv-img-key"),
-    ):
-        if not column:
-            raise InputError(f"{message}, and no usual name for {what}: name it with {flag}")
-    label = options.csv_label_key or guess(LABEL_NAMES)
-    pair_id = options.csv_id_key or guess(ID_NAMES)
-    fields = Fields(image, caption, label, pair_id, guess([c.INJECTED]))
+    caption = options.csv_caption_key or guess("caption")
+    image = options.csv_img_key or picture or guess("image")
+    if not caption:
+        raise InputError(f"{message}, and no usual name for captions: --csv-caption-key names it")
+    if not image:
+        raise InputError(f"{message}, and no usual name for pictures: --csv-img-key names it")
+    label = options.csv_label_key or guess("label")
+    pair_id = options.csv_id_key or guess("id")
+    fields = FieldColumns(image, caption, label, pair_id, guess("injected"))
     repeated = [name for name in fields if name and list(columns).count(name) > 1]
     if repeated:
         raise InputError(

@@ -17,31 +17,19 @@ from typing import Any
 from filelock import FileLock
 
 from clipmem_core.config import SETS, InputError, fingerprint
-from clipmem_core.dataset.readers.paths import is_url, normal_reference
+from clipmem_core.dataset.readers.paths import SOURCE_SUFFIXES, is_url, normal_reference
 from clipmem_core.dataset.readers.shards import expand_pattern
 from clipmem_core.io import replacing, shortage
 
 AT_ONCE = 8  # files
-FETCHED = (
-    ".fetched.jsonl"  # name of each local file, and a key that changes with the file on the server
-)
-PATIENCE = 3.0  # seconds in which the hub must answer
+# name of each local file, and a key that changes with the file on the server
+_FETCHED = ".fetched.jsonl"
+_PATIENCE = 3.0  # seconds in which the hub must answer
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_FILE_ENDINGS = (
-    ".csv",
-    ".tsv",
-    ".txt",
-    ".json",
-    ".jsonl",
-    ".ndjson",
-    ".parquet",
-    ".tar",
-    ".zip",
-    ".gz",
-)
+_ARCHIVE_SUFFIXES = (".zip", ".gz", ".txt")  # of files that are no data set
 
 
-def fetch(url: str, *, data: Path, say: Callable[[str], None] = lambda line: None) -> str:
+def fetch_source(url: str, *, data: Path, say: Callable[[str], None] = lambda line: None) -> str:
     """Return the local path of a data set; files at a URL are copied into the data folder once, but
     not file://."""
     if not is_url(url):
@@ -49,32 +37,26 @@ def fetch(url: str, *, data: Path, say: Callable[[str], None] = lambda line: Non
     import fsspec  # slow to import, and most data sets are local
 
     try:
-        fixed, brace, rest = url.partition("{")
-        folder, _, start = fixed.rpartition("/")
-        system, root = fsspec.core.url_to_fs(folder if brace else url)
-        part = f"{start}{{{rest}" if brace else ""
+        folder = url.partition("{")[0].rpartition("/")[0] if "{" in url else url
+        system, root = fsspec.core.url_to_fs(folder)
+        part = url.removeprefix(folder).lstrip("/")
         root = root.rstrip("/")
-        if brace:
+        if part:
             names = [str(path) for path in expand_pattern(part)]
         elif system.isfile(root):
             root, _, part = root.rpartition("/")
             names = [part]
         else:
             names = [path.removeprefix(root).lstrip("/") for path in system.find(root)]
-            names = [
-                name for name in names if not any(part.startswith(".") for part in name.split("/"))
-            ]
+            names = [name for name in names if "/." not in f"/{name}"]
         if not names:
             raise InputError(f"there is nothing at {url}")
-        if "file" in (
-            system.protocol if isinstance(system.protocol, tuple) else (system.protocol,)
-        ):
+        if isinstance(system, fsspec.implementations.local.LocalFileSystem):
             return f"{root}/{part}".rstrip("/")
-        target = (
-            data / SETS / f"{Path(root).name or 'set'}-{fingerprint([url.partition(':')[0], root])}"
-        )
+        key = fingerprint([url.partition(":")[0], root])
+        target = data / SETS / f"{Path(root).name or 'set'}-{key}"
         target.mkdir(parents=True, exist_ok=True)
-        with FileLock(target / f"{FETCHED}.lock"):
+        with FileLock(target / f"{_FETCHED}.lock"):
             _fetch_files(system, root, names, target, say)
     except InputError:
         raise
@@ -93,8 +75,8 @@ def _fetch_files(
     present = dict[str, str]()
     lock = threading.Lock()
     missing = list[str]()
-    if (target / FETCHED).is_file():
-        for line in (target / FETCHED).read_text(encoding="utf-8", errors="replace").splitlines():
+    if (target / _FETCHED).is_file():
+        for line in (target / _FETCHED).read_text(encoding="utf-8", errors="replace").splitlines():
             with contextlib.suppress(ValueError):  # a line that a kill cut short
                 name, key = json.loads(line)
                 present[name] = key
@@ -118,16 +100,12 @@ def _fetch_files(
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         with replacing(target / name) as temporary:
             system.get_file(path, str(temporary))
-        with lock, (target / FETCHED).open("a", encoding="utf-8") as file:
+        with lock, (target / _FETCHED).open("a", encoding="utf-8") as file:
             file.write(json.dumps([name, key]) + "\n")
 
     say(f"fetching {len(names):,} files into {target}")
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        try:
-            list(pool.map(fetch_file, names))
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+        list(pool.map(fetch_file, names))
     if len(missing) == len(names):
         raise InputError(f"there is no {missing[0]!r} in {root}")
 
@@ -138,7 +116,7 @@ def is_hub_name(source: str) -> bool:
     owner = source.partition("/")[0]
     return (
         bool(_NAME.fullmatch(source))
-        and not source.lower().endswith(_FILE_ENDINGS)
+        and not source.lower().endswith((*SOURCE_SUFFIXES, *_ARCHIVE_SUFFIXES))
         and not Path(owner).is_dir()
     )
 
@@ -172,7 +150,7 @@ def hub_answers() -> bool:
     from huggingface_hub import constants, get_session
 
     try:
-        get_session().head(constants.ENDPOINT, timeout=PATIENCE)
+        get_session().head(constants.ENDPOINT, timeout=_PATIENCE)
     except Exception:  # each version of the client has kinds of its own
         constants.HF_HUB_OFFLINE = True
         return False

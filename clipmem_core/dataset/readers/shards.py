@@ -12,10 +12,10 @@ from braceexpand import braceexpand
 from clipmem_core import columns as c
 from clipmem_core.config import InputError, SourceOptions
 from clipmem_core.dataset.readers import paths
-from clipmem_core.dataset.readers.containers import TarContent, scan_tar
-from clipmem_core.dataset.readers.records import LABEL_NAMES, Row, Rows
+from clipmem_core.dataset.readers.containers import COLUMN_NAMES, TarContent, scan_tar
+from clipmem_core.dataset.readers.records import Row, Rows
 
-_TEXTS = ("txt", "json", "cls")
+_TEXTS = ("json", "txt", "cls")
 
 
 def shards_in(path: Path) -> list[Path]:
@@ -63,9 +63,8 @@ def read_shards(shards: Sequence[Path], options: SourceOptions) -> Rows:
 
 def _shard_rows(shard: Path, name: str, options: SourceOptions) -> Iterator[Row]:
     content = scan_tar(shard)
-    samples: dict[
-        str, dict[str, str]
-    ] = {}  # name without suffix → suffix → member; "picture" → the picture's
+    # name without suffix → suffix → member; "picture" → the picture's
+    samples = dict[str, dict[str, str]]()
     for member in content.members:
         key, suffix = posixpath.splitext(member)
         kind = "picture" if paths.is_picture(member) else suffix[1:].lower()
@@ -91,55 +90,40 @@ def _sample_rows(
     options: SourceOptions,
 ) -> Iterator[Row]:
     """Yield the sample's row, and a row for each member that cannot be read."""
-    texts = dict[str, str]()
-    meta = dict[str, Any]()
+    values = dict[str, Any]()
     members = ", ".join(sorted(sample.values()))
     for kind in [kind for kind in _TEXTS if kind in sample]:
         offset, size = content.members[sample[kind]]
         fault = paths.size_fault(size, paths.TEXT)
         if not fault:
             stream.seek(offset)
-            texts[kind] = paths.decode_text(stream.read(size))
-            if kind == "json":
-                try:
-                    meta = paths.parse(texts[kind])
-                    fault = "" if isinstance(meta, dict) else "not a JSON object"
-                except ValueError as error:
-                    fault = f"not JSON ({error})"
+            text = paths.decode_text(stream.read(size))
+            try:
+                values |= paths.decode_json(text) if kind == "json" else {kind: text}
+            except (ValueError, TypeError) as error:
+                fault = f"not a JSON object ({error})"
         if fault:
             yield Row(f"{shard}/{sample.pop(kind)}", reason=f"member is {fault}")
-            meta = {}
     if not sample:
         return
     if "picture" not in sample:
         yield Row(source, reason=f"sample has no picture, only {members}")
         return
 
-    def first(keys: Sequence[str]) -> Any:
-        return next((meta[key] for key in keys if meta.get(key) not in (None, "", [])), None)
+    def first(flag: str, *names: str) -> Any:
+        keys = [key for key in ([flag] if flag else names) if values.get(key) not in (None, "", [])]
+        return values[keys[0]] if keys else None
 
-    captions = first(
-        [options.csv_caption_key] if options.csv_caption_key else ["caption", c.CAPTIONS]
-    )
-    captions = texts.get("txt") if captions is None else captions
-    label = first([options.csv_label_key] if options.csv_label_key else LABEL_NAMES)
-    label = texts.get("cls") if label is None else label
+    captions = first(options.csv_caption_key, "caption", c.CAPTIONS)
+    captions = values.get("txt") if captions is None else captions
+    label = first(options.csv_label_key, *COLUMN_NAMES["label"])  # cls is one of the names
     member = sample["picture"]
-    reason = ""
+    reason = "" if captions is not None else "sample has no caption: no .txt, none in its .json"
     try:  # only the name is checked: `..` could leave the tar
         if paths.normal_reference(member) != member:
             reason = "member's name cannot be written as a path"
     except InputError as error:
         reason = str(error)
-    if captions is None:
-        reason = reason or "sample has no caption: no .txt, and no caption in its .json"
     image = f"{shard}/{member}"
-    yield Row(
-        image,
-        image,
-        captions,
-        label,
-        meta.get(options.csv_id_key or c.PAIR_ID),
-        meta.get(c.INJECTED),
-        reason,
-    )
+    pair_id = values.get(options.csv_id_key or c.PAIR_ID)
+    yield Row(image, image, captions, label, pair_id, values.get(c.INJECTED), reason)

@@ -14,17 +14,24 @@ from clipmem_core.config import InputError, SourceOptions
 from clipmem_core.dataset.readers.paths import (
     JSON,
     as_name,
+    decode_json,
     decode_text,
-    parse,
     read_file,
     read_lines,
 )
-from clipmem_core.dataset.readers.records import Row, Rows, find_fields, in_image_folder
+from clipmem_core.dataset.readers.records import (
+    FieldColumns,
+    Row,
+    Rows,
+    find_fields,
+    in_image_folder,
+)
 
 csv.field_size_limit(sys.maxsize)  # a caption of any length
 _RECORD_LINES = 100  # most lines of a quoted cell; a longer one has a stray quote
 # files with these separators are often written without quoting: a stray quote is part of the text
 _UNQUOTED = "\t|"
+_COCO_FIELDS = FieldColumns("file_name", "caption", "label", "pair_id", "injected")
 _SEARCHED = 50  # pictures looked up in each likely folder
 
 
@@ -48,15 +55,13 @@ def read_delimited(path: Path, options: SourceOptions) -> Rows:
     def rows() -> Iterator[Row]:
         for line, values, fault in islice(_records(path, separator), 1, None):
             source = f"{path.name}:{line}"
-            if fault or len(values) != len(header):
-                yield Row(
-                    source,
-                    reason=fault or f"row has {len(values)} columns, the header has {len(header)}",
-                )
+            if len(values) != len(header):
+                fault = fault or f"row has {len(values)} columns, the header has {len(header)}"
+            if fault:
+                yield Row(source, reason=fault)
             else:
-                yield Row._make(
-                    (source, *(values[place] if place >= 0 else None for place in places), "")
-                )
+                cells = (values[place] if place >= 0 else None for place in places)
+                yield Row._make((source, *cells, ""))
 
     kind = "tsv" if separator == "\t" else "csv"
     return in_image_folder(Rows(path.parent, kind, rows()), options.image_folder, path)
@@ -97,12 +102,12 @@ def read_jsonl(path: Path, options: SourceOptions) -> Rows:
     return _read_objects(path, lambda: _json_lines(path), options, kind="jsonl")
 
 
-def read_json(path: Path, options: SourceOptions) -> Rows:
+def read_json_table(path: Path, options: SourceOptions) -> Rows:
     """Read COCO captions, or a list of objects as `read_jsonl` reads lines; its rows are numbered
     from 1."""
     text = decode_text(read_file(path, JSON))
     try:
-        value = parse(text)
+        value = decode_json(text)
     except ValueError:  # Hugging Face also calls JSON Lines `.json`
         return read_jsonl(path, options)
     if isinstance(value, dict) and "images" in value and "annotations" in value:
@@ -120,7 +125,7 @@ def _json_lines(path: Path) -> Iterator[tuple[int, Any]]:
         if not line.strip():
             continue
         try:
-            yield number, parse(line)
+            yield number, decode_json(line)
         except ValueError as error:
             yield number, error
 
@@ -165,42 +170,30 @@ def _read_coco(path: Path, images: Any, annotations: Any, options: SourceOptions
         raise InputError(
             f"{path.name}: images and annotations must be lists, as in COCO's captions files"
         )
-    if annotations and not any(
-        isinstance(entry, dict) and "caption" in entry for entry in annotations
-    ):
-        raise InputError(
-            f"{path.name}: no annotation has a caption: give COCO's captions_*.json, not its "
-            "instances"
-        )
 
     def rows() -> Iterator[Row]:
         by_id = dict[Any, dict[str, Any]]()
         for i, image in enumerate(images):
             key = image.get("id") if isinstance(image, dict) else None
-            if not isinstance(key, str | int) or key in by_id:
+            if isinstance(key, str | int) and key not in by_id:
+                by_id[key] = image | {"pair_id": as_name(image.get("pair_id")) or key}
+            else:
                 reason = f"image entry has no id of its own but {key!r}"
                 yield Row(f"{path.name}: images[{i}]", reason=reason)
-            else:
-                by_id[key] = image
         without_annotation = dict(by_id)
         for i, annotation in enumerate(annotations):
             source = f"{path.name}: annotations[{i}]"
             key = annotation.get("image_id") if isinstance(annotation, dict) else None
             if not isinstance(key, str | int) or key not in by_id:
-                yield Row(
-                    source, reason=f"annotation belongs to no image: image_id {key!r} is unknown"
-                )
+                reason = f"annotation belongs to no image: image_id {key!r} is unknown"
+                yield Row(source, reason=reason)
                 continue
             without_annotation.pop(key, None)
             image = by_id[key]
-            pair_id = as_name(image.get("pair_id")) or key
-            values = image.get("file_name"), annotation.get("caption"), image.get("label"), pair_id
-            yield Row(source, *values, image.get("injected"))
+            yield Row._make((source, *map((image | annotation).get, _COCO_FIELDS), ""))
         for key, image in without_annotation.items():
-            pair_id = as_name(image.get("pair_id")) or key
-            yield Row(
-                f"{path.name}: image {key}", pair_id=pair_id, reason="image has no annotation"
-            )
+            reason = "image has no annotation"
+            yield Row(f"{path.name}: image {key}", pair_id=image["pair_id"], reason=reason)
 
     folder = path.parent.resolve()
     split = path.stem.rpartition("_")[2]
@@ -209,11 +202,7 @@ def _read_coco(path: Path, images: Any, annotations: Any, options: SourceOptions
         for parent in (folder, folder.parent)
         for name in ("", "images", split, f"images/{split}")
     ]
-    names = [image.get("file_name") for image in images[:_SEARCHED] if isinstance(image, dict)]
-    root = max(
-        likely,
-        key=lambda root: sum(
-            os.path.isfile(root / name) for name in names if isinstance(name, str)
-        ),
-    )
+    entries = [image for image in images[:_SEARCHED] if isinstance(image, dict)]
+    names = [image["file_name"] for image in entries if isinstance(image.get("file_name"), str)]
+    root = max(likely, key=lambda root: sum(os.path.isfile(root / name) for name in names))
     return in_image_folder(Rows(root, "coco", rows()), options.image_folder, path)

@@ -6,60 +6,25 @@ exception: of two pairs with swapped captions, the first has the right captions 
 before the second.
 """
 
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
+from numpy.random import Generator
 
 from clipmem_core.columns import ATYPICAL, DUPLICATE, MISCAPTION, VAGUE
-from clipmem_core.dataset.scenes.objects import COLOURS, KINDS
+from clipmem_core.dataset.scenes.objects import COLOURS, OBJECT_KINDS, ObjectKind, read_data
 
-Item = TypeVar("Item", str, int)
+Choice = TypeVar("Choice", str, int)
 
 _BLOCK = 100  # pairs with 4 miscaption, 4 vague, 3 atypical and 2 duplicate
 PLAN, PICTURE, WORDS, COPY = range(4)  # streams of random numbers of one pair
-LIGHTS: dict[str, tuple[str, ...]] = {  # in each place, most common first
-    "meadow": ("sunny", "cloudy", "sunset"),
-    "sea": ("sunny", "sunset", "cloudy", "night"),
-    "hills": ("night",),
-    "desert": ("sunny", "sunset"),
-    "snow": ("cloudy", "sunny", "night"),
-    "city": ("sunny", "night", "sunset"),
-    "room": ("indoors",),
-    "beach": ("sunny", "sunset", "cloudy"),
-    "forest": ("shade",),
-    "underwater": ("deep",),
-}
-RIDERS = ("cat", "bird", "apple", "cup", "butterfly")
-CARRIERS = {
-    "car": -0.48,
-    "house": -0.94,
-    "mushroom": -0.88,
-    "umbrella": -0.88,
-    "tree": -0.9,
-}  # a rider's feet, y
-BACKS = ("house", "tree", "umbrella", "boat")
-FRONTS = ("cat", "car", "flower", "apple", "cup", "mushroom", "turtle", "lamp")
-RELATIONS: dict[
-    str, Callable[[str, str], bool]
-] = {  # most common first, with the kinds that it fits
-    "left": lambda main, other: True,
-    "right": lambda main, other: True,
-    "above": lambda main, other: not KINDS[main].stands and KINDS[other].stands,
-    "front": lambda main, other: main in FRONTS and other in BACKS,
-    "below": lambda main, other: KINDS[main].stands and not KINDS[other].stands,
-    "on": lambda main, other: main in RIDERS and other in CARRIERS,
-}
-EFFECTS: dict[
-    str, tuple[str, ...]
-] = {  # of atypical pictures, with the kinds on which an effect is hardly visible
-    "upside down": ("star", "kite", "fish", "bird", "flower", "butterfly", "apple", "rocket"),
-    "dotted": ("mushroom",),
-    "glitch": (),
-}
+_DATA = read_data("places.json")
+PLACES = _DATA["places"]  # with the lights of each, most common first
+SKIES = _DATA["skies"]  # of the lights outdoors
+PHRASES = read_data("phrases.json")  # of captions, the plainest first; see `captions_of`
+NUMBERS: list[str] = PHRASES["numbers"]
 
 
 class Thing(NamedTuple):
@@ -67,6 +32,11 @@ class Thing(NamedTuple):
 
     kind: str
     colour: str
+
+    @property
+    def facts(self) -> ObjectKind:
+        """The description of its kind."""
+        return OBJECT_KINDS[self.kind]
 
 
 @dataclass(frozen=True)
@@ -79,12 +49,17 @@ class Scene:
     count: int = 1
     relation: str = ""  # of the main object to the other one
     other: Thing | None = None
-    effect: str = ""  # one of EFFECTS: an atypical picture
+    effect: str = ""  # one of `effect_captions` in phrases.json: an atypical picture
 
     @property
     def things(self) -> tuple[Thing, ...]:
         """The main object and the other one, if any."""
         return (self.main,) if self.other is None else (self.main, self.other)
+
+    @property
+    def subjects(self) -> set[str]:
+        """The kinds and colours of the objects, and the place."""
+        return {fact for thing in self.things for fact in thing} | {self.place}
 
 
 @dataclass(frozen=True)
@@ -97,7 +72,7 @@ class PlannedPair:
     partner: int | None = None  # the pair whose captions (miscaption) or picture (duplicate) it has
 
 
-def stream(seed: int, number: int, which: int) -> np.random.Generator:
+def stream(seed: int, number: int, which: int) -> Generator:
     """Return one of the random streams of a pair: PLAN, PICTURE, WORDS or COPY."""
     return np.random.default_rng((seed, number, which))
 
@@ -106,26 +81,21 @@ def plan_pairs(pairs: int, *, seed: int) -> Iterator[PlannedPair]:
     """Yield the plans of a set's pairs in order."""
     for start in range(0, pairs, _BLOCK):
         for plan in _plan_block(start, seed)[: pairs - start]:
-            cut_off = (
-                plan.injected == MISCAPTION and plan.partner is not None and plan.partner >= pairs
-            )
-            yield replace(plan, injected=None, partner=None) if cut_off else plan
+            if plan.injected == MISCAPTION and plan.partner is not None and plan.partner >= pairs:
+                plan = replace(plan, injected=None, partner=None)
+            yield plan
 
 
 def _plan_block(start: int, seed: int) -> list[PlannedPair]:
-    """Plan BLOCK pairs: first all without errors, then inject some."""
+    """Plan a block of pairs: first all without errors, then inject some."""
     plans = [
         PlannedPair(start + i, plan_scene(stream(seed, start + i, PLAN))) for i in range(_BLOCK)
     ]
-    order = [int(i) for i in stream(seed, start, COPY).permutation(_BLOCK)]
+    order = stream(seed, start, COPY).permutation(_BLOCK).tolist()
     for i, j in (order[0:2], order[2:4]):
         rng = stream(seed, start + j, PLAN)
         scene = plans[j].scene
-        other = plans[i].scene
-        facts = {fact for thing in other.things for fact in thing} | {other.place}
-        while facts & (
-            {fact for thing in scene.things for fact in thing} | {scene.place}
-        ):  # kinds, colours, the place
+        while scene.subjects & plans[i].scene.subjects:
             scene = plan_scene(rng)
         plans[i] = replace(plans[i], injected=MISCAPTION, partner=start + j)
         plans[j] = replace(plans[j], injected=MISCAPTION, partner=start + i, scene=scene)
@@ -134,22 +104,18 @@ def _plan_block(start: int, seed: int) -> list[PlannedPair]:
     for i in order[8:11]:
         rng = stream(seed, start + i, PLAN)
         scene = _plan_single(rng)
-        effects = [
-            effect
-            for effect, hardly_visible in EFFECTS.items()
-            if scene.main.kind not in hardly_visible
-        ]
-        scene = replace(scene, effect=effects[int(rng.integers(len(effects)))])
+        hidden = scene.main.facts.hides
+        effects = [effect for effect in PHRASES["effect_captions"] if effect not in hidden]
+        scene = replace(scene, effect=_choose(effects, rng))
         plans[i] = replace(plans[i], injected=ATYPICAL, scene=scene)
     early, late, copy, second_copy = sorted(order[11:15])
     for i, original in ((copy, early), (second_copy, late)):
-        plans[i] = replace(
-            plans[i], injected=DUPLICATE, scene=plans[original].scene, partner=start + original
-        )
+        scene = plans[original].scene
+        plans[i] = PlannedPair(start + i, scene, DUPLICATE, start + original)
     return plans
 
 
-def plan_scene(rng: np.random.Generator) -> Scene:
+def plan_scene(rng: Generator) -> Scene:
     """Plan a picture of one object, several equal ones, or two in a relation."""
     scene = _plan_single(rng)
     share = rng.random()
@@ -158,118 +124,103 @@ def plan_scene(rng: np.random.Generator) -> Scene:
     if share < 0.66:
         return replace(scene, count=_pick(rng, (2, 3, 4, 5), 1.0))
     main = scene.main.kind
-    others = [kind for kind in KINDS if kind != main and scene.place in KINDS[kind].places]
-    relation = _pick(
-        rng,
-        [name for name, fits in RELATIONS.items() if any(fits(main, kind) for kind in others)],
-        2.0,
-    )
-    kind = _pick(rng, [kind for kind in others if RELATIONS[relation](main, kind)], 2.0)
+    others = {
+        kind: _relations(main, kind)
+        for kind, facts in OBJECT_KINDS.items()
+        if kind != main and scene.place in facts.places
+    }
+    possible = set().union(*others.values())
+    relation = _pick(rng, [name for name in PHRASES["reversed"] if name in possible], 2.0)
+    kind = _pick(rng, [kind for kind, relations in others.items() if relation in relations], 2.0)
     other = Thing(kind, _pick_colour(rng, kind, scene.light, scene.main.colour))
     return replace(scene, relation=relation, other=other)
 
 
-def _plan_single(rng: np.random.Generator) -> Scene:
-    kind = _pick(rng, list(KINDS), 3.0)
-    place = _pick(rng, KINDS[kind].places, 1.0)
-    light = _pick(rng, LIGHTS[place], 1.0)
+def _relations(main: str, other: str) -> set[str]:
+    """Return the possible relations of a kind of object to another."""
+    one = OBJECT_KINDS[main]
+    two = OBJECT_KINDS[other]
+    possible = {
+        "left": True,
+        "right": True,
+        "above": two.stands and not one.stands,
+        "below": one.stands and not two.stands,
+        "front": one.in_front and two.behind,
+        "on": one.rides and two.carries_at is not None,
+    }
+    return {name for name, fits in possible.items() if fits}
+
+
+def _plan_single(rng: Generator) -> Scene:
+    kind = _pick(rng, list(OBJECT_KINDS), 3.0)
+    place = _pick(rng, OBJECT_KINDS[kind].places, 1.0)
+    light = _pick(rng, PLACES[place]["lights"], 1.0)
     return Scene(Thing(kind, _pick_colour(rng, kind, light)), place, light)
 
 
-def _pick_colour(rng: np.random.Generator, kind: str, light: str, other: str = "") -> str:
+def _pick_colour(rng: Generator, kind: str, light: str, other: str = "") -> str:
     """Draw a colour that differs from the other object's; no black at night, when it is
     invisible."""
     excluded = (other, "black" if light == "night" else "")
-    order = dict.fromkeys((*KINDS[kind].colours, *COLOURS))
+    order = dict.fromkeys((*OBJECT_KINDS[kind].colours, *COLOURS))
     return _pick(rng, [colour for colour in order if colour not in excluded], 1.0)
 
 
-def _pick(rng: np.random.Generator, items: Sequence[Item], head: float) -> Item:
+def _pick(rng: Generator, items: Sequence[Choice], head: float) -> Choice:
     """Draw an item with probability ∝ 1 / (rank + head): Zipf's law, flatter for a larger
     `head`."""
     weights = np.cumsum(1 / (np.arange(len(items)) + head))
     return items[int(np.searchsorted(weights, rng.random() * weights[-1], side="right"))]
 
 
-NUMBERS = {1: "one", 2: "two", 3: "three", 4: "four", 5: "five"}
-WEATHER = (
-    "sunny",
-    "cloudy",
-    "sunset",
-    "night",
-)  # lights that are described together with the place
-REVERSED = {
-    "left": "right",
-    "right": "left",
-    "above": "below",
-    "below": "above",
-    "front": "behind",
-    "on": "under",
-}
-# The wording of captions, the plainest phrase first; templates are filled in by `captions_of`.
-PHRASES: dict[str, Any] = json.loads(
-    (Path(__file__).parent / "phrases.json").read_text(encoding="utf-8")
-)
-STANDING_IN, HANGING_IN, PLACES = (
-    PHRASES[name] for name in ("standing_in", "hanging_in", "places")
-)
-LIGHTING, RELATED, VAGUE_CAPTIONS = (
-    PHRASES[name] for name in ("light_phrases", "relation_phrases", "vague_captions")
-)
-
-
-def captions_of(scene: Scene, rng: np.random.Generator) -> list[str]:
-    """Return five captions of a scene that differ in wording and content."""
-    templates = list(PHRASES["two" if scene.other else "several" if scene.count > 1 else "single"])
+def captions_of(scene: Scene | None, rng: Generator) -> list[str]:
+    """Return five captions of a scene that differ in wording and content; vague ones without
+    a scene."""
+    if scene is None:
+        vague = PHRASES["vague_captions"]
+        return [vague[i] for i in rng.permutation(len(vague))[:5]]
+    number = {1: "single", 2: "equal_pair"}.get(scene.count, "several")
+    templates = list(PHRASES["two" if scene.other else number])
     if scene.effect:
         templates[3] = PHRASES["effect_captions"][scene.effect]
     main = scene.main
     other = scene.other
-    pair = scene.count == 2
-    standing = STANDING_IN[scene.place]
-    hanging = HANGING_IN[scene.place]
-    if other is None:
-        where = _choose(standing if KINDS[main.kind].stands else hanging, rng)
-    else:  # the plainest phrase, which fits a standing and a hanging object
-        where = (
-            standing[0] if any(KINDS[thing.kind].stands for thing in scene.things) else hanging[0]
-        )
-    light = _choose(LIGHTING[scene.light], rng)
-    count = NUMBERS[scene.count]
+    stands = any(thing.facts.stands for thing in scene.things)
+    places = PHRASES["standing_in" if stands else "hanging_in"][scene.place]
+    # the plainest phrase fits a standing and a hanging object
+    where = _choose(places, rng) if other is None else places[0]
+    light = _choose(PHRASES["light_phrases"][scene.light], rng)
     bare = _noun(main.kind, scene.count)
     words = {
         "thing": _noun(main.kind, scene.count, main.colour),
         "bare": bare,
-        "kind": main.kind if scene.count == 1 else KINDS[main.kind].plural,
+        "kind": main.kind if scene.count == 1 else main.facts.plural,
         "colour": main.colour,
-        "group": "a pair" if pair else "a group",
-        "every": "both" if pair else "all",
-        "all": "Both" if pair else "All the",
-        "all_counted": "Both" if pair else f"All {count}",
-        "count": count,
+        "count": NUMBERS[scene.count],
         "where": where,
-        "scene": _choose(PLACES[scene.place], rng),
+        "scene": _choose(PHRASES["places"][scene.place], rng),
         "light": light,
-        "when": f"{where} {light}" if scene.light in WEATHER else light,
+        "when": f"{where} {light}" if scene.light in SKIES else light,
     }
     if other is not None:
+        relations = PHRASES["relation_phrases"]
         words |= {
             "other": _noun(other.kind, 1, other.colour),
             "bare_other": _noun(other.kind, 1),
             "pair": f"{bare} and {_noun(other.kind, 1)}",
-            "relation": _choose(RELATED[scene.relation], rng),
-            "reverse": _choose(RELATED[REVERSED[scene.relation]], rng),
+            "relation": _choose(relations[scene.relation], rng),
+            "reverse": _choose(relations[PHRASES["reversed"][scene.relation]], rng),
         }
     return [_choose(choices, rng).format(**words) for choices in templates]
 
 
 def _noun(kind: str, count: int, colour: str = "") -> str:
     """Return a noun phrase: an apple, a red apple, three blue fish."""
-    name = f"{colour} {kind if count == 1 else KINDS[kind].plural}".strip()
+    name = f"{colour} {kind if count == 1 else OBJECT_KINDS[kind].plural}".strip()
     if count > 1:
         return f"{NUMBERS[count]} {name}"
     return f"an {name}" if name[0] in "aeiou" else f"a {name}"
 
 
-def _choose(choices: Sequence[str], rng: np.random.Generator) -> str:
+def _choose(choices: Sequence[str], rng: Generator) -> str:
     return choices[int(rng.integers(len(choices)))]

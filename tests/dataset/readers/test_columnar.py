@@ -18,13 +18,8 @@ from tests.dataset.samples import check_reasons, draw, picture_bytes, read
 
 def saved(n: int = 5) -> Dataset:
     """A data set of the datasets library: pictures, several captions each, named classes."""
-    features = Features(
-        {
-            "image": Image(),
-            "captions": List(Value("string")),
-            "label": ClassLabel(names=["cat", "dog"]),
-        }
-    )
+    classes = ClassLabel(names=["cat", "dog"])
+    features = Features(image=Image(), captions=List(Value("string")), label=classes)
     columns = {
         "image": [{"bytes": picture_bytes(at), "path": f"{at}.png"} for at in range(n)],
         "captions": [[f"{at} a", f"{at} b"] for at in range(n)],
@@ -48,17 +43,13 @@ def test_a_folder_of_save_to_disk_and_the_split_of_a_saved_dictionary_are_read(
 ) -> None:
     saved().save_to_disk(tmp_path / "set", num_shards=2)
     raw = read(tmp_path / "set")
-    names = ["data-00000-of-00002.arrow", "data-00001-of-00002.arrow"]
-    check(
-        raw, [f"{names[0]}#{row}" for row in range(3)] + [f"{names[1]}#{row}" for row in range(2)]
-    )
+    places = [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)]
+    check(raw, [f"data-{shard:05d}-of-00002.arrow#{row}" for shard, row in places])
     assert raw.format == "huggingface"
     DatasetDict({"train": saved(), "test": saved(2)}).save_to_disk(tmp_path / "sets")
-    check(read(tmp_path / "sets"), [f"train/data-00000-of-00001.arrow#{row}" for row in range(5)])
-    check(
-        read(tmp_path / "sets", split="test"),
-        [f"test/data-00000-of-00001.arrow#{row}" for row in range(2)],
-    )
+    for split, n in {"train": 5, "test": 2}.items():
+        raw = read(tmp_path / "sets", split=split)
+        check(raw, [f"{split}/data-00000-of-00001.arrow#{row}" for row in range(n)])
     with pytest.raises(InputError, match="no split 'val': choose one of train, test with --split"):
         read(tmp_path / "sets", split="val")
 
@@ -69,13 +60,11 @@ def test_parquet_files_written_by_datasets_are_read_alone_or_as_the_split_of_a_f
     saved().to_parquet(tmp_path / "set.parquet", batch_size=2)
     check(read(tmp_path / "set.parquet"), [f"set.parquet#{row}" for row in range(5)])
     (tmp_path / "set/data").mkdir(parents=True)
-    saved().to_parquet(tmp_path / "set/data/train-00000-of-00001.parquet")
-    saved(2).to_parquet(tmp_path / "set/data/test-00000-of-00001.parquet")
-    check(read(tmp_path / "set"), [f"data/train-00000-of-00001.parquet#{row}" for row in range(5)])
-    check(
-        read(tmp_path / "set", split="test"),
-        [f"data/test-00000-of-00001.parquet#{row}" for row in range(2)],
-    )
+    for split, n in {"train": 5, "test": 2}.items():
+        name = f"data/{split}-00000-of-00001.parquet"
+        saved(n).to_parquet(tmp_path / "set" / name)
+        raw = read(tmp_path / "set", split=split)
+        check(raw, [f"{name}#{row}" for row in range(n)])
     with pytest.raises(InputError, match="no split 'all': choose one of test, train with --split"):
         read(tmp_path / "set", split="all")
 
@@ -97,29 +86,20 @@ def test_a_parquet_table_of_paths_written_by_pandas_is_read(tmp_path: Path) -> N
         ["1", "a.png", ["x", "z"], "c", "vague"],
         ["2", "b.png", ["y"], None, None],
     ]
-    check_reasons(
-        raw,
-        {
-            "set.parquet#3": "no such",
-            "set.parquet#4": "image",
-            "set.parquet#5": "caption is missing",
-        },
-    )
+    reasons = {3: "no such", 4: "image", 5: "caption is missing"}
+    check_reasons(raw, {f"set.parquet#{row}": reason for row, reason in reasons.items()})
     assert list(raw.quarantine.pair_id) == ["4", "5", "b.png"]
 
 
 def test_rows_without_caption_are_quarantined_and_null_pictures_when_they_are_read(
     tmp_path: Path,
 ) -> None:
-    pictures = pa.array(
-        [{"bytes": b"a"}, {"bytes": None}, {"bytes": b"c"}, None], pa.struct({"bytes": pa.binary()})
-    )
-    pq.write_table(
-        pa.table({"text": ["x", "x", " ", "x"], "jpg": pictures}), tmp_path / "set.parquet"
-    )
-    raw = read(
-        tmp_path / "set.parquet", image_folder=str(tmp_path)
-    )  # which pictures inside do not need
+    blobs = [{"bytes": b"a"}, {"bytes": None}, {"bytes": b"c"}, None]
+    pictures = pa.array(blobs, pa.struct({"bytes": pa.binary()}))
+    table = pa.table({"text": ["x", "x", " ", "x"], "jpg": pictures})
+    pq.write_table(table, tmp_path / "set.parquet")
+    # a flag that pictures inside do not need
+    raw = read(tmp_path / "set.parquet", image_folder=str(tmp_path))
     check_reasons(raw, {"set.parquet#2": "caption is empty"})
     assert read_bytes(raw.root, raw.pairs.image[0]) == b"a"
     for image in raw.pairs.image[1:]:
@@ -130,12 +110,8 @@ def test_rows_without_caption_are_quarantined_and_null_pictures_when_they_are_re
 def test_a_value_that_python_cannot_hold_is_one_row(tmp_path: Path) -> None:
     draw(tmp_path, "a.png", "b.png")
     times = pa.array([0, 2**62], pa.int64()).view(pa.timestamp("us"))
-    schema = {
-        "image": pa.array(["a.png", "b.png"]),
-        "caption": pa.array(["x", "y"]),
-        "label": times,
-    }
-    pq.write_table(pa.table(schema), tmp_path / "set.parquet")
+    table = pa.table({"image": ["a.png", "b.png"], "caption": ["x", "y"], "label": times})
+    pq.write_table(table, tmp_path / "set.parquet")
     check_reasons(read(tmp_path / "set.parquet"), {"set.parquet#1": "value cannot be read"})
 
 

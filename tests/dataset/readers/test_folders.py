@@ -17,12 +17,8 @@ def test_pictures_with_texts_beside_them_are_read(tmp_path: Path) -> None:
     (tmp_path / "c.txt").write_text("c")
     raw = read(tmp_path)
     assert list(raw.pairs.image) == ["c.webp", "cats/a.png", "cats/deep/b.PNG", "dogs/a.jpg"]
-    assert list(raw.pairs.captions) == [
-        ["c"],
-        ["one", "two", "three\u2028still three"],
-        ["Café"],
-        ["dog"],
-    ]
+    texts = [["c"], ["one", "two", "three\u2028still three"], ["Café"], ["dog"]]
+    assert list(raw.pairs.captions) == texts
     assert list(raw.pairs.label) == [None, "cats", "cats", "dogs"]
     assert list(raw.pairs.pair_id) == list(raw.pairs.image)
     assert (raw.format, raw.rows, len(raw.quarantine), raw.root) == ("folder", 4, 0, tmp_path)
@@ -30,18 +26,8 @@ def test_pictures_with_texts_beside_them_are_read(tmp_path: Path) -> None:
 
 def test_every_bad_file_is_quarantined_with_its_reason(tmp_path: Path) -> None:
     root = tmp_path / "set"
-    draw(
-        root,
-        "a.png",
-        "silent.png",
-        "empty.png",
-        "leak.png",
-        "dir.png",
-        "long.png",
-        ".hidden.png",
-        ".git/b.png",
-    )
-    draw(root, "pipe.png")
+    names = ["a", "silent", "empty", "leak", "dir", "long", ".hidden", ".git/b", "pipe"]
+    draw(root, *(f"{name}.png" for name in names))
     draw(tmp_path, "out.png")
     (tmp_path / "secret.txt").write_text("secret")
     for name in ("a", "lonely", "link", "bad\udcff", "folder"):

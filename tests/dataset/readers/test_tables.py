@@ -34,16 +34,14 @@ def test_a_table_written_by_pandas_is_read_whatever_its_separator(
     texts = [
         "a cat, sitting; really | so",
         'she said "hi"',
-        "two\nlines\r\nand a\ttab " + "x" * 1_000_000,
+        "two\nlines\r\nand a\ttab" + "x" * 10**6,
     ]
-    frame = pd.DataFrame(
-        {"filepath": ["a.png", "b.png", "c.png"], "title": texts, "label": [1, 2, 1]}
-    )
+    frame = pd.DataFrame({"filepath": ["a.png", "b.png", "c.png"], "title": texts, "label": 1})
     draw(tmp_path, *frame.filepath)
     frame.to_csv(tmp_path / "set.csv", sep=separator)
     raw = read(tmp_path / "set.csv")
     assert captions(raw) == {name: [text] for name, text in zip(frame.filepath, texts, strict=True)}
-    assert list(raw.pairs.label) == ["1", "2", "1"]
+    assert list(raw.pairs.label) == ["1"] * 3
     assert (raw.rows, len(raw.quarantine), raw.root) == (3, 0, tmp_path)
     assert raw.format == ("tsv" if separator == "\t" else "csv")
 
@@ -58,26 +56,19 @@ def test_encodings_and_line_ends_are_read(tmp_path: Path, encoding: str, end: st
 def test_several_rows_of_one_picture_are_its_captions_and_an_id_belongs_to_one_picture(
     tmp_path: Path,
 ) -> None:
-    rows = [
-        "image,caption,label,injected",
-        "a.png,two,,",
-        "b.png,x,dog,vague",
-        "a.png,one,cat,other",
+    rows = "a.png,two,,\nb.png,x,dog,vague\na.png,one,cat,other\n./a.png,two,fox,miscaption"
+    raw = read(table(tmp_path, f"image,caption,label,injected\n{rows}"))
+    assert raw.pairs.to_numpy().tolist() == [
+        ["a.png", "a.png", ["two", "one"], "cat", "miscaption"],
+        ["b.png", "b.png", ["x"], "dog", "vague"],
     ]
-    raw = read(table(tmp_path, "\n".join([*rows, "./a.png,two,fox,miscaption"])))
-    assert captions(raw) == {"a.png": ["two", "one"], "b.png": ["x"]}
-    assert list(raw.pairs.pair_id) == ["a.png", "b.png"]
-    assert list(raw.pairs.label) == ["cat", "dog"]
-    assert list(raw.pairs.injected) == ["miscaption", "vague"]
     assert (raw.rows, len(raw.quarantine)) == (4, 0)
-    raw = read(
-        table(tmp_path, "id,image,caption\n1,a.png,\n1,b.png,y\n1,a.png,z\n1,b.png,v\n,c.png,w\n")
-    )
+    rows = "1,a.png,\n1,b.png,y\n1,a.png,z\n1,b.png,v\n,c.png,w\n"
+    raw = read(table(tmp_path, f"id,image,caption\n{rows}"))
     assert list(raw.pairs.pair_id) == ["1", "c.png"]  # free again where its first row was refused
     assert captions(raw) == {"b.png": ["y", "v"], "c.png": ["w"]}
-    check_reasons(
-        raw, {"captions.csv:2": "caption is empty", "captions.csv:4": "already belongs to 'b.png'"}
-    )
+    reasons = {2: "caption is empty", 4: "already belongs to 'b.png'"}
+    check_reasons(raw, {f"captions.csv:{line}": reason for line, reason in reasons.items()})
 
 
 def test_every_bad_row_is_quarantined_with_its_line_and_reason(tmp_path: Path) -> None:
@@ -96,16 +87,11 @@ def test_every_bad_row_is_quarantined_with_its_line_and_reason(tmp_path: Path) -
     }
     draw(tmp_path, "set/a.png", "set/b.png", "out.png")
     (tmp_path / "set/link.png").symlink_to(tmp_path / "out.png")
-    raw = read(
-        table(
-            tmp_path / "set",
-            "\n".join(["image,caption", "a.png,good", *bad, 'b.png,"quoted, well"']),
-        )
-    )
+    lines = ["image,caption", "a.png,good", *bad, 'b.png,"quoted, well"']
+    raw = read(table(tmp_path / "set", "\n".join(lines)))
     assert captions(raw) == {"a.png": ["good"], "b.png": ["quoted, well"]}
-    check_reasons(
-        raw, {f"captions.csv:{line}": reason for line, reason in enumerate(bad.values(), start=3)}
-    )
+    expected = {f"captions.csv:{line}": reason for line, reason in enumerate(bad.values(), start=3)}
+    check_reasons(raw, expected)
 
 
 CELLS = st.text('",a ', max_size=6)
@@ -124,11 +110,8 @@ def test_stray_quotes_lose_no_good_row_before_or_after_them(
 
 
 def test_quotes_in_texts_are_read_and_many_stray_ones_take_linear_time(tmp_path: Path) -> None:
-    raw = read(
-        table(
-            tmp_path, 'image\tcaption\na.png\t"Hello" he said\nb.png\t5" screen\n', "captions.tsv"
-        )
-    )
+    text = 'image\tcaption\na.png\t"Hello" he said\nb.png\t5" screen\n'
+    raw = read(table(tmp_path, text, "captions.tsv"))
     assert captions(raw) == {"a.png": ['"Hello" he said'], "b.png": ['5" screen']}
     raw = read(table(tmp_path, 'image, caption\na.png, "one, two"\n'))
     assert captions(raw) == {"a.png": ["one, two"]}
@@ -142,18 +125,12 @@ def test_quotes_in_texts_are_read_and_many_stray_ones_take_linear_time(tmp_path:
         ("set.csv", b"", "is empty"),
         ("set.csv", b'"open,caption\n', "no header line"),
         ("set.csv", b"\x89PNG\r\n\x1a\n\x00\x00\x01\xff\xfe" * 50, "set.csv"),
-        ("set.csv", b"a.png,a cat\nb.png,a dog\n", "name it with --csv-caption-key"),
+        ("set.csv", b"a.png,a cat\nb.png,a dog\n", "--csv-caption-key names it"),
         ("set.csv", b"image,caption,image\na.png,x,y\n", "more than once"),
         ("set.jsonl", b"[1, 2]", "holds no JSON"),
         ("set.json", b"[1, 2]", "holds no JSON"),
-        ("set.json", b"no json", "holds no JSON"),
         ("set.json", b'{"images": []}', "neither COCO"),
         ("set.json", b'{"images": {}, "annotations": []}', "must be lists"),
-        (
-            "set.json",
-            b'{"images": [{"id": 1}], "annotations": [{"image_id": 1, "bbox": [0]}]}',
-            "has a caption",
-        ),
     ],
 )
 def test_a_file_that_is_no_table_is_one_line(
@@ -169,43 +146,35 @@ def lines(*values: Any) -> str:
 
 
 def test_json_lines_become_pairs(tmp_path: Path) -> None:
+    first = {"captions": ["one", "two"], "label": 3, "pair_id": 7, "injected": "atypical"}
     text = lines(
-        {
-            "image": "a.png",
-            "captions": ["one", "two"],
-            "label": 3,
-            "pair_id": 7,
-            "injected": "atypical",
-        },
+        {"image": "a.png", **first},
         {"image": "b.png", "captions": " three\u2028still three\x85 "},
         {"image": "a.png", "captions": ["two", "four"], "pair_id": 7},
     )
     raw = read(table(tmp_path, text + "\r\n\n", "captions.jsonl"))
-    assert list(raw.pairs.captions) == [["one", "two", "four"], ["three\u2028still three"]]
-    assert list(raw.pairs.pair_id) == ["7", "b.png"]
-    assert list(raw.pairs.label) == ["3", None]
-    assert list(raw.pairs.injected) == ["atypical", None]
+    assert raw.pairs.to_numpy().tolist() == [
+        ["7", "a.png", ["one", "two", "four"], "3", "atypical"],
+        ["b.png", "b.png", ["three\u2028still three"], None, None],
+    ]
     assert (raw.format, raw.rows, len(raw.quarantine)) == ("jsonl", 3, 0)
 
 
 def test_every_bad_json_line_is_quarantined_with_its_number_and_reason(tmp_path: Path) -> None:
-    bad = [
-        ('{"image": "a.png", ', "line is not JSON"),
-        ("[1]", "row is not a JSON object but list"),
-        ("[" * 100_000, "nested too deeply"),
-        ('{"image": "a.png", "caption": NaN}', "caption is missing"),
-        ('{"image": "a.png", "caption": ["", null]}', "caption is empty"),
-        ('{"image": "a.png", "caption": {"en": "x"}}', "caption is not text"),
-        ('{"image": "\\ud800.png", "caption": "x"}', "not valid text"),
-    ]
-    text = "\n".join(
-        ['{"image": "b.png", "caption": "lone \\ud800 half"}', *(line for line, _ in bad)]
-    )
+    bad = {
+        '{"image": "a.png", ': "line is not JSON",
+        "[1]": "row is not a JSON object but list",
+        "[" * 100_000: "nested too deeply",
+        '{"image": "a.png", "caption": NaN}': "caption is missing",
+        '{"image": "a.png", "caption": ["", null]}': "caption is empty",
+        '{"image": "a.png", "caption": {"en": "x"}}': "caption is not text",
+        '{"image": "\\ud800.png", "caption": "x"}': "not valid text",
+    }
+    text = "\n".join(['{"image": "b.png", "caption": "lone \\ud800 half"}', *bad])
     raw = read(table(tmp_path, text, "captions.jsonl"))
     assert list(raw.pairs.captions) == [["lone \ufffd half"]]
-    check_reasons(
-        raw, {f"captions.jsonl:{number}": reason for number, (_, reason) in enumerate(bad, start=2)}
-    )
+    reasons = {f"captions.jsonl:{line}": reason for line, reason in enumerate(bad.values(), 2)}
+    check_reasons(raw, reasons)
     assert not raw.quarantine.reason.str.contains("\n").any()
 
 
@@ -262,31 +231,15 @@ def test_coco_captions_find_their_pictures(
 def test_every_bad_coco_entry_is_quarantined_with_its_place_and_reason(tmp_path: Path) -> None:
     draw(tmp_path / "images", "a.png", "b.png")
     names = {13: None, 14: "../outside.png", 15: "gone.png"}
-    images = [{"id": key, "file_name": name} for key, name in names.items()]
-    images = [
-        *IMAGES,
-        {"id": 11, "file_name": "other.png"},
-        {"file_name": "a.png"},
-        "a.png",
-        *images,
-    ]
-    texts: list[Any] = [
-        {"image_id": 99, "caption": "x"},
-        {"image_id": [11], "caption": "x"},
-        "x",
-        {"image_id": 11},
-    ]
-    texts += [{"image_id": key, "caption": "x"} for key in names]
-    raw = read_coco(
-        tmp_path / "captions.json", images, [{"image_id": 11, "caption": "good"}, *texts]
-    )
+    bad_images = [{"id": 11, "file_name": "other.png"}, {"file_name": "a.png"}, "a.png"]
+    named = [{"id": key, "file_name": name} for key, name in names.items()]
+    keys: list[Any] = [99, [11], *names]
+    texts = [{"image_id": key, "caption": "x"} for key in keys]
+    texts = [{"image_id": 11, "caption": "good"}, *texts, {"image_id": 11}, "x"]
+    raw = read_coco(tmp_path / "captions.json", [*IMAGES, *bad_images, *named], texts)
     assert list(raw.pairs.captions) == [["good"]]
-    reasons = ["belongs to no image"] * 3 + [
-        "caption is missing",
-        "reference is missing",
-        "leaves",
-        "no such picture",
-    ]
+    reasons = ["belongs to no image"] * 2 + ["reference is missing", "leaves", "no such picture"]
+    reasons += ["caption is missing", "belongs to no image"]
     expected = {f"annotations[{at}]": reason for at, reason in enumerate(reasons, start=1)}
     expected |= {"images[2]": "no id of its own but 11", "images[3]": "no id", "images[4]": "no id"}
     expected |= {"image 12": "no annotation"}
