@@ -68,9 +68,7 @@ def draw_list() -> None:
         return
     with st.container(border=True):
         show_strong(selected.audit.name)
-        if selected.word == s.BROKEN:
-            draw_fault("This audit is broken.", selected.fault)
-        elif selected.word != s.DONE:
+        if selected.word != s.DONE:
             draw_progress(selected.audit.name)
         if not selected.at_work:
             _draw_actions(selected)

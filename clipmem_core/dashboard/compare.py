@@ -235,15 +235,13 @@ def draw_findings(audit: Audit) -> None:
     options = [*benchmarks, *([_THIS_AUDIT] if audit_findings else [])]
     if not options:
         st.info(
-            "No injected error, no benchmark: compare detectors with each other.",
+            "No injected error, no benchmark: compare detectors with each other. A benchmark "
+            "injects errors of every kind into copies of the data set, and measures every detector "
+            "on them.",
             icon=":material/quiz:",
         )
-        st.caption(
-            "To inject errors of every kind into copies of the data set and measure every "
-            "detector, run:"
-        )
         source = shlex.quote(audit.record.source)
-        st.code(f"python -m clipmem_core benchmark {source} --name {audit.name}", language="bash")
+        show_command(f"python -m clipmem_core benchmark {source} --name {audit.name}")
         return
     chosen = choose_listed(
         "Errors injected in", options, parameter="from", key="detectors-from", width=320

@@ -68,10 +68,11 @@ def draw_setting(audit: Audit, finished: Mapping[str, str]) -> Arm:
     with explained_errors("Decisions", ends=False):
         decided = decided_for(audit)
     controls = Controls(setting, audit.record.config, decided, *_facts(audit))
-    with st.container(gap="xsmall"):
-        for group in GROUPS:
+    for group in GROUPS:
+        with st.container(gap="xsmall"):
             st.markdown(f"**{group}**")
             controls.draw_group(group)
+    with st.container(gap="xsmall"):
         st.markdown("**Pairs**")
         controls.draw_pairs()
     if setting.overrides.get(arms.DECISIONS):

@@ -194,10 +194,9 @@ def draw_terms(audit: Audit, card: PairCard) -> None:
         st.caption(
             "alignment = positive − negative text − negative image; its in − out is clipmem."
         )
-        encoders = {"image encoder": c.CLIPMEM_IMAGE, "text encoder": c.CLIPMEM_TEXT}
-        parts = {name: means.get(score) for name, score in encoders.items()}
-        alt = "The part of each encoder in this pair's clipmem"
-        st.bar_chart(pd.Series(parts, dtype=float), horizontal=True, height=190, alt=alt)
+        with st.grid(2, min_column_width=130) as grid:
+            for name in (c.CLIPMEM_IMAGE, c.CLIPMEM_TEXT):
+                grid.metric(words(name), format_score(means.get(name)))
 
 
 def draw_nearest(audit: Audit, card: PairCard) -> None:

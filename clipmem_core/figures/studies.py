@@ -1,10 +1,10 @@
 """Figures of studies: encoders, mitigations (utility against memorization) and detectors."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
+import plotly.express as px
 import plotly.graph_objects as go
 
 from clipmem_core.audit import unit_tables as t
@@ -130,22 +130,47 @@ def tradeoff_figure(
 ) -> go.Figure:
     """Draw each arm with its intervals and lines of text on hover, the Pareto front, and an arrow
     to the chosen arm."""
-    figure = go.Figure()
     points = points.set_index(ARM)
-    ranges = {}
     for axis in (MEMORIZATION, UTILITY):
-        ends = points.filter(like=axis).to_numpy(dtype=float)
-        low = np.nanmin(ends)
-        high = np.nanmax(ends)
-        margin = 0.12 * (high - low) or 0.05
-        ranges[axis] = (low - margin, high + margin)
-    # Labels grow towards the middle of the chart; those of dominated arms would cover each other.
-    named = points.index.isin([chosen, NONE, *front])
+        points[f"{axis}_up"] = points[f"{axis}_high"] - points[axis]
+        points[f"{axis}_down"] = points[axis] - points[f"{axis}_low"]
+    points["kind"] = np.where(points.index.isin(front), "Pareto-optimal", "dominated")
+    points.loc[NONE, "kind"] = "baseline"
+    points["hover"] = ["<br>".join(map(layout.safe, lines)) for lines in points[TEXT]]
+    # Labels of dominated arms would cover each other.
     names = points.index.str.replace("[-_]", " ", regex=True)
     labels = [layout.short_name(name, NAME_LENGTH) for name in names]
-    in_left_half = points[MEMORIZATION] < np.mean(ranges[MEMORIZATION])
-    points["label"] = np.where(named, labels, "")
-    points["position"] = np.where(in_left_half, "top right", "top left")
+    points["label"] = np.where(points.index.isin([chosen, NONE, *front]), labels, "")
+    baseline_colour = layout.FRONT_COLOUR if NONE in front else layout.OTHER
+    figure = px.scatter(
+        points,
+        x=MEMORIZATION,
+        y=UTILITY,
+        error_x=f"{MEMORIZATION}_up",
+        error_x_minus=f"{MEMORIZATION}_down",
+        error_y=f"{UTILITY}_up",
+        error_y_minus=f"{UTILITY}_down",
+        color="kind",
+        symbol="kind",
+        text="label",
+        custom_data=["hover"],
+        color_discrete_map={
+            "dominated": layout.OTHER,
+            "Pareto-optimal": layout.FRONT_COLOUR,
+            "baseline": baseline_colour,
+        },
+        symbol_map={"dominated": "circle", "Pareto-optimal": "circle", "baseline": "diamond"},
+    )
+    thin = {"thickness": 1, "width": 0}
+    figure.update_traces(
+        marker={"opacity": 1, "size": 11},
+        error_x=thin,
+        error_y=thin,
+        textposition="top center",
+        textfont={"size": 11},
+        cliponaxis=False,
+        hovertemplate="%{customdata[0]}<extra></extra>",
+    )
     best = points.loc[list(front)]
     figure.add_scatter(
         x=best[MEMORIZATION],
@@ -155,29 +180,6 @@ def tradeoff_figure(
         hoverinfo="skip",
         showlegend=False,
     )
-    optimal = points.index.isin(front)
-    baseline = points.index == NONE
-    front_colour = layout.FRONT_COLOUR if NONE in front else layout.OTHER
-    for name, chosen_rows, colour, symbol in (
-        ("dominated", ~baseline & ~optimal, layout.OTHER, "circle"),
-        ("Pareto-optimal", ~baseline & optimal, layout.FRONT_COLOUR, "circle"),
-        ("baseline", baseline, front_colour, "diamond"),
-    ):
-        rows = points[chosen_rows]
-        figure.add_scatter(
-            x=rows[MEMORIZATION],
-            y=rows[UTILITY],
-            error_x=_thin_bar(rows, MEMORIZATION, colour),
-            error_y=_thin_bar(rows, UTILITY, colour),
-            name=name,
-            mode="markers+text",
-            marker={"color": colour, "symbol": symbol, "opacity": 1, "size": 11},
-            text=rows["label"],
-            textposition=rows["position"],
-            textfont={"size": 11},
-            customdata=["<br>".join(map(layout.safe, lines)) for lines in rows[TEXT]],
-            hovertemplate="%{customdata}<extra></extra>",
-        )
     if chosen is not None and chosen in points.index:
         x, y = points.loc[chosen, [MEMORIZATION, UTILITY]]
         figure.add_scatter(
@@ -193,7 +195,7 @@ def tradeoff_figure(
             hoverinfo="skip",
             showlegend=False,
         )
-        if chosen != NONE and NONE in points.index:
+        if chosen != NONE:
             start_x, start_y = points.loc[NONE, [MEMORIZATION, UTILITY]]
             figure.add_annotation(
                 x=x,
@@ -210,16 +212,12 @@ def tradeoff_figure(
                 startstandoff=10,
             )
     memorization, utility = map(layout.safe, titles)
-    figure.update_xaxes(title=f"← less memorized · {memorization}", range=ranges[MEMORIZATION])
-    figure.update_yaxes(title=f"{utility} · more useful →", range=ranges[UTILITY])
+    figure.update_xaxes(title=f"← less memorized · {memorization}")
+    figure.update_yaxes(title=f"{utility} · more useful →")
+    legend = layout.LEGEND_ABOVE | {"title": ""}
     return layout.set_layout(
-        figure, 440, legend=layout.LEGEND_ABOVE, dragmode=False, hoverlabel={"align": "left"}
+        figure, 440, legend=legend, dragmode=False, hoverlabel={"align": "left"}
     )
-
-
-def _thin_bar(points: pd.DataFrame, axis: str, colour: str) -> dict[str, Any]:
-    means = points.filter(like=axis).set_axis(["mean", "low", "high"], axis=1)
-    return layout.error_bar(means, colour) | {"thickness": 1, "width": 0}
 
 
 def precision_figure(curves: pd.DataFrame, *, share: float) -> go.Figure:
