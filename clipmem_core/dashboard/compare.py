@@ -194,7 +194,7 @@ def draw_points(one: Audit, other: Audit, comparison: Comparison) -> None:
         key=f"comparison-{one.name}-{other.name}-{comparison.column}",
         on_select="rerun",
         selection_mode="points",
-        config=ZOOMABLE,
+        config=ZOOMABLE | {"displayModeBar": "hover"},
         alt=f"{words(comparison.column)} of each pair in the first audit against that in the "
         "second",
     )

@@ -166,7 +166,7 @@ def tradeoff_figure(
         marker={"opacity": 1, "size": 11},
         error_x=thin,
         error_y=thin,
-        textposition="top center",
+        textposition="top left",
         textfont={"size": 11},
         cliponaxis=False,
         hovertemplate="%{customdata[0]}<extra></extra>",

@@ -16,7 +16,7 @@ from clipmem_core.audit.preflight import Request
 from clipmem_core.cli import main, parse
 from clipmem_core.config import preset_config
 from clipmem_core.dashboard import running
-from tests.dashboard.test_pages import labels, open_page, texts, titles, unfinished
+from tests.dashboard.test_pages import labels, open_page, press, texts, titles, unfinished
 from tests.fixtures import Copy, leave_job
 
 PAGE = "pages/audits.py"
@@ -24,10 +24,6 @@ FOUND = {"rows": 230, "near_duplicates": 3, "pairs": 220, "captions": 1100, "qua
 FOUND |= {"groups": {"scored": 170, "external": 50}}
 TINY = preset_config("tiny")
 Calls = list[tuple[str, Any]]
-
-
-def button(app: AppTest, label: str) -> Any:
-    return next(each for each in app.button if each.label == label)
 
 
 def table(app: AppTest, column: str) -> Any:
@@ -40,19 +36,16 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     """Every process that the page starts or cancels, instead of doing it."""
     made: Calls = []
 
-    def start(task: Task) -> None:
-        name = task.folder.name
-        words = list(task.arguments)
-        checked = parse(["audit", *words[1:]]) if words[0] == "check" else None
-        made.append(
-            ("check", Request(checked.source, checked.name, checked.config))
-            if checked
-            else (name, words)
-        )
-
-    monkeypatch.setattr(Task, "start", start)
+    monkeypatch.setattr(
+        Task, "start", lambda task: made.append((task.folder.name, list(task.arguments)))
+    )
     monkeypatch.setattr(running, "cancel", lambda job: made.append(("cancel", job.folder.name)))
     return made
+
+
+def checked(calls: Calls) -> Any:
+    """The audit that the last check is of, as the command line parses it."""
+    return parse(["audit", *calls[-1][1][1:]])
 
 
 def form(source: str = "scenes") -> AppTest:
@@ -78,9 +71,9 @@ def test_an_audit_is_deleted_once_its_name_was_typed(copy: Copy, data: Path) -> 
     copy()
     copy(name="other")
     app = open_page(PAGE, audit="made")
-    assert button(app, "Delete for good").disabled
+    assert app.button(key="delete-now-made").disabled
     app.text_input(key="confirm-made").set_value("made").run()
-    button(app, "Delete for good").click().run()
+    press(app, "Delete for good")
     assert table(app, "size")["name"].tolist() == ["other"]
     assert not (data / "audits" / "made").exists()
     assert "audit" not in app.query_params
@@ -103,15 +96,10 @@ def test_a_running_audit_shows_members_losses_and_output_and_can_be_cancelled(
     leave_job(data / "jobs" / "made", running=True, said="member r0-f0: training\n")
     app = open_page(PAGE, audit="made")
     assert table(app, "size")["state"].tolist() == ["training"]
-    assert table(app, "member")["stage"].tolist() == [
-        "training",
-        "embedding",
-        "finished",
-        "waiting",
-    ]
+    assert table(app, "member")["stage"].tolist()[:2] == ["training", "embedding"]
     assert app.get("vega_lite_chart")
     assert "member r0-f0: training" in texts(app)
-    button(app, "Cancel").click().run()
+    press(app, "Cancel")
     assert calls == [("cancel", "made")]
 
 
@@ -121,7 +109,7 @@ def test_a_stopped_audit_says_why_and_can_be_tried_again(data: Path, calls: Call
     assert app.error
     assert "error: <b>nothing</b> is left" in texts(app)
     assert table(app, "size")["state"].tolist() == ["stopped"]
-    button(app, "Try again").click().run()
+    press(app, "Try again")
     assert calls == [("refused", ["once", "more"])]
 
 
@@ -137,7 +125,7 @@ def test_what_is_typed_is_what_is_checked(calls: Calls, tmp_path: Path) -> None:
     app.selectbox(key=f"new-loss-{TINY.loss}").set_value("siglip")
     app.text_input(key="new-csv_caption_key-").set_value("title")
     app.text_input(key="new-name").set_value("mine").run()
-    button(app, "Check").click().run()
+    press(app, "Check")
     fields = [
         "--protocol=paper",
         "--seeds=3",
@@ -145,7 +133,7 @@ def test_what_is_typed_is_what_is_checked(calls: Calls, tmp_path: Path) -> None:
         "--loss=siglip",
         "--epochs=7",
     ]
-    assert calls[-1][1].arguments == [
+    assert calls[-1][1][1:] == [
         str(path),
         "--name=mine",
         "--preset=tiny",
@@ -169,7 +157,7 @@ def test_a_wrong_setting_is_one_line_and_nothing_starts(
     getattr(app, "text_input" if isinstance(value, str) else "number_input")(key=key).set_value(
         value
     ).run()
-    button(app, "Check").click().run()
+    press(app, "Check")
     assert calls == []
     assert app.error
     assert [text for text in texts(app) if text.startswith(field)]
@@ -181,20 +169,20 @@ def test_class_folders_without_captions_offer_their_names(calls: Calls, tmp_path
         (tmp_path / name / "1.jpg").touch()
     app = form(str(tmp_path))
     app.toggle(key="new-folder-names").set_value(True).run()
-    button(app, "Check").click().run()
-    assert calls[-1][1].config.source.caption_template == "a photo of a {label}"
+    press(app, "Check")
+    assert checked(calls).config.source.caption_template == "a photo of a {label}"
 
 
 def test_locked_towers_are_the_default_and_hide_fields_without_effect(calls: Calls) -> None:
     app = open_page(PAGE, view="start")
     app.text_input(key="new-path").set_value("scenes").run()
     assert "new-text_mask-0.0" not in {slot.key for slot in app.number_input}
-    button(app, "Check").click().run()
-    assert calls[-1][1] == Request("scenes", "scenes", preset_config("locked"))
+    press(app, "Check")
+    assert checked(calls).config == preset_config("locked")
     app.toggle(key="new-lock_text-True").set_value(False).run()
     assert "new-text_mask-0.0" in {slot.key for slot in app.number_input}
-    button(app, "Check").click().run()
-    assert calls[-1][1].config == dataclasses.replace(
+    press(app, "Check")
+    assert checked(calls).config == dataclasses.replace(
         preset_config("locked"), model="small", lock_text=False, text_tower=""
     )
 
@@ -222,6 +210,6 @@ def test_a_finished_check_starts_exactly_what_it_checked(data: Path, calls: Call
     app = form()
     assert [metric.value for metric in app.metric] == ["220", "1,100", "10", "3"]
     assert table(app, "reason")["reason"].tolist() == ["<b>[x](javascript:alert(1))"]
-    button(app, "Start").click().run()
+    press(app, "Start")
     assert calls == [("scenes", ["audit", "scenes", "--name=scenes", "--preset=tiny"])]
     assert (app.query_params["view"], app.query_params["audit"]) == ("list", "scenes")

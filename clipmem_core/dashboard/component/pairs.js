@@ -54,11 +54,8 @@ class Part {
         Object.assign(this, {root, data, loaded: new Map(), timers: {}, stopped: new AbortController()})
     }
 
-    get isStopped() {
-        return this.stopped.signal.aborted
-    }
-
     stop() {
+        this.isStopped = true
         this.stopped.abort()
         outbox.listeners.delete(this)
         Object.values(this.timers).forEach(clearTimeout)
@@ -198,7 +195,7 @@ class Pairs extends Part {
     // The act of a key, if any; Shift counts for a key that has an act of its own with Shift.
     actOf(key, {ctrlKey, metaKey, shiftKey}) {
         const {acts} = this.data, name = (ctrlKey || metaKey ? 'Ctrl ' : '') + (KEY_NAMES[key] ?? key.toUpperCase())
-        return acts[shiftKey ? `Shift ${name}` : name] ?? acts[name]
+        return shiftKey && acts[`Shift ${name}`] || acts[name]
     }
 
     fullSize({row}) {
