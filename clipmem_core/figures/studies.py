@@ -41,13 +41,13 @@ def means_figure(
     """Draw the mean of each encoder by name with its interval, and lines at the means of external
     pairs."""
     figure = go.Figure()
-    names = list(dict.fromkeys(means["name"]))
-    places = {name: len(names) - 1 - row for row, name in enumerate(names)}
-    for shift, (encoder, colour) in zip((0.16, -0.16), layout.ENCODER_COLOURS.items(), strict=True):
+    counts = means.groupby("name", sort=False)["n"].max()
+    places = {name: place for place, name in enumerate(counts.index)}
+    for shift, (encoder, colour) in zip((-0.16, 0.16), layout.ENCODER_COLOURS.items(), strict=True):
         rows = means[(means["encoder"] == encoder) & means["mean"].notna()]
         figure.add_scatter(
             x=rows["mean"],
-            y=[places[name] + shift for name in rows["name"]],
+            y=rows["name"].map(places) + shift,
             error_x=layout.error_bar(rows, colour),
             mode="markers",
             marker={"color": colour, "size": 9},
@@ -55,19 +55,17 @@ def means_figure(
             customdata=layout.mean_texts(rows),
             hovertemplate="%{customdata}<extra>%{fullData.name}</extra>",
         )
-        for mean in null.loc[(null["encoder"] == encoder) & null["mean"].notna(), "mean"]:
+        for mean in null.loc[null["encoder"] == encoder, "mean"].dropna():
             figure.add_vline(mean, line=layout.DOTTED | {"color": colour})
-    counts = means.groupby("name", sort=False)["n"].max()
-    labels = [
-        f"{layout.short_name(name, NAME_LENGTH)}<br>{counts[name]:,} {noun}" for name in names
-    ]
-    figure.update_yaxes(tickvals=[places[name] for name in names], ticktext=labels, showgrid=False)
-    figure.update_yaxes(range=[-0.6, len(names) - 0.4], fixedrange=True)
     figure.add_vline(0, line={"color": layout.OTHER, "width": 1})
     figure.update_xaxes(title=title)
-    return layout.set_layout(
-        figure, 110 + 44 * len(names), showlegend=True, legend=layout.LEGEND_ABOVE
-    )
+    labels = [
+        f"{layout.short_name(name, NAME_LENGTH)}<br>{n:,} {noun}" for name, n in counts.items()
+    ]
+    figure.update_yaxes(tickvals=list(places.values()), ticktext=labels, showgrid=False)
+    figure.update_yaxes(range=[len(counts) - 0.4, -0.6], fixedrange=True)
+    height = 110 + 44 * len(counts)
+    return layout.set_layout(figure, height, showlegend=True, legend=layout.LEGEND_ABOVE)
 
 
 def line_figure(lines: Iterable[Line], x: str, titles: tuple[str, str]) -> go.Figure:
